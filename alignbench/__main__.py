@@ -1,0 +1,5 @@
+"""`python -m alignbench`."""
+
+from alignbench.cli import main
+
+main()

@@ -1,0 +1,126 @@
+"""`alignbench data`: which data sets there are, whether the local copies are right, and fetching the rest."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from alignbench.data.cards import Card, FileSource, HubSource, card_names, read_card
+from alignbench.data.fetch import UnreachableError, load_hub, sha256_of
+from alignbench.data.load import LocalFile, data_folder, fetch_file, local_files, missing_message
+from alignbench.data.rows import read_rows
+from alignbench.errors import AlignbenchError
+
+app = typer.Typer(help="Data sets: list them, check local copies, fetch the rest.", no_args_is_help=True)
+
+DataDir = Annotated[Path | None, typer.Option(help="Folder of data files; default: $ALIGNBENCH_DATA.")]
+Cards = Annotated[list[str] | None, typer.Argument(metavar="CARD", help="Default: all cards.")]
+
+
+@app.command("list")
+def list_cards(data_dir: DataDir = None) -> None:
+    """Show each split, its rows and licence, and where it would be read from."""
+    folder = data_folder(data_dir)
+    rows = []
+    for card in map(read_card, card_names()):
+        for split, sources in card.splits.items():
+            files = local_files(card, split, folder)
+            if files:
+                rows.append([card.name, split, str(files[0].source.rows), card.licence, files[0].place])
+                continue
+            remote = [source for source in sources if _is_remote(source)]
+            source, place = (remote[0], "remote") if remote else (sources[0], "missing")
+            rows.append([card.name, split, str(source.rows), card.licence, place])
+    _print_table(["card", "split", "rows", "licence", "found"], rows)
+
+
+@app.command()
+def check(cards: Cards = None, data_dir: DataDir = None) -> None:
+    """Read every local file whole and compare rows and sha256 with the card; exit code 2 if any differs."""
+    folder = data_folder(data_dir)
+    rows, problems, checked = [], 0, 0
+    for card in map(read_card, cards or card_names()):
+        for split in card.splits:
+            files = local_files(card, split, folder)
+            if not files:
+                rows.append([card.name, split, "-", "not on this machine"])
+            for file in files:
+                problem = _problem(file)
+                checked += 1
+                problems += problem is not None
+                unpinned = "" if file.source.sha256 else " (the card pins no sha256)"
+                result = problem or f"ok: {file.source.rows} rows{unpinned}"
+                rows.append([card.name, split, file.source.file, result])
+    if not checked:
+        raise AlignbenchError("nothing to check on this machine: set ALIGNBENCH_DATA or pass --data-dir DIR")
+    _print_table(["card", "split", "file", "result"], rows)
+    if problems:
+        raise typer.Exit(2)
+
+
+@app.command()
+def fetch(cards: Cards = None, data_dir: DataDir = None) -> None:
+    """Download what is not on this machine: files into alignbench's cache, hub splits into the hub's."""
+    folder = data_folder(data_dir)
+    rows = []
+    for card in map(read_card, cards or card_names()):
+        for split in card.splits:
+            files = local_files(card, split, folder)
+            if files:
+                rows.append([card.name, split, f"{files[0].place}: {files[0].source.file}"])
+            else:
+                rows.append([card.name, split, _fetch_split(card, split, folder)])
+    _print_table(["card", "split", "result"], rows)
+
+
+def _is_remote(source: FileSource | HubSource) -> bool:
+    return isinstance(source, HubSource) or source.url is not None
+
+
+def _problem(file: LocalFile) -> str | None:
+    """What is wrong with a local file, or None."""
+    source = file.source
+    try:
+        count = sum(1 for _ in read_rows(file.path, source.format, source.at))
+        sha256 = sha256_of(file.path)
+    except AlignbenchError as error:
+        return str(error)
+    if count != source.rows:
+        return f"{file.path}: {count} rows, the card says {source.rows}"
+    if source.sha256 is not None and sha256 != source.sha256:
+        return f"{file.path}: sha256 is {sha256}, the card says {source.sha256}"
+    return None
+
+
+def _fetch_split(card: Card, split: str, folder: Path | None) -> str:
+    """Fetch the first remote source that answers; returns the line to show."""
+    remote = [source for source in card.splits[split] if _is_remote(source)]
+    if not remote:
+        return missing_message(card, split, folder, [])
+    reasons = []
+    for source in remote:
+        try:
+            if isinstance(source, HubSource):
+                load_hub(source)
+                return f"fetched: hub {source.hub}"
+            fetch_file(card, source)
+            return f"fetched: {source.file}"
+        except UnreachableError as error:
+            reasons.append(str(error))
+    raise AlignbenchError(missing_message(card, split, folder, reasons))
+
+
+def _print_table(header: list[str], rows: list[list[str]]) -> None:
+    """A table for a person at a terminal, tab-separated lines for a program."""
+    if not sys.stdout.isatty():
+        for row in [header, *rows]:
+            print("\t".join(row))
+        return
+    table = Table(*header)
+    for row in rows:
+        table.add_row(*map(escape, row))
+    Console().print(table)

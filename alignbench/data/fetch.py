@@ -1,0 +1,128 @@
+"""The network side of data cards: downloads checked against their sha256, and splits of the hub.
+
+Both fail fast and in one line, because a machine without a network is a normal place to evaluate a model.
+"""
+
+import hashlib
+import os
+import re
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from alignbench.data.cards import HubSource
+from alignbench.errors import AlignbenchError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+DOWNLOAD_TIMEOUT = 20.0  # seconds without an answer or a byte
+HUB_PROBE_TIMEOUT = 5.0  # seconds
+
+
+class UnreachableError(Exception):
+    """A remote source that gives no data now: the network, an offline setting, or the server's answer."""
+
+
+def offline() -> bool:
+    """Whether the user forbade the network, by the variables that Hugging Face libraries read."""
+    names = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")
+    return any(os.environ.get(name, "").upper() in {"1", "ON", "YES", "TRUE"} for name in names)
+
+
+def sha256_of(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise AlignbenchError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+def download(url: str, sha256: str, target: Path) -> None:
+    """Put the bytes behind `url` at `target`, whole and verified or not at all.
+
+    Raises UnreachableError where no answer can be had, AlignbenchError where the bytes are not the pinned ones.
+    """
+    import http.client
+    import urllib.error
+    import urllib.request
+
+    if offline():
+        raise UnreachableError(f"{url} not asked (HF_HUB_OFFLINE or HF_DATASETS_OFFLINE is set)")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    except OSError as error:
+        mend = "set ALIGNBENCH_CACHE to a folder that you can write to"
+        raise AlignbenchError(f"cannot write {target}: {error.strerror or error}; {mend}") from None
+    part = Path(name)
+    digest = hashlib.sha256()
+    try:
+        with os.fdopen(handle, "wb") as file, urllib.request.urlopen(url, timeout=DOWNLOAD_TIMEOUT) as answer:
+            while block := answer.read(1 << 16):
+                digest.update(block)
+                file.write(block)
+        if digest.hexdigest() != sha256:
+            raise AlignbenchError(
+                f"{url}: sha256 is {digest.hexdigest()}, the card says {sha256}: nothing was kept;"
+                " try again, or put the right file into the data folder by hand"
+            )
+        part.replace(target)
+    except urllib.error.HTTPError as error:
+        raise UnreachableError(f"{url} answered {error.code} {error.reason}") from None
+    except (OSError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", None) or error
+        raise UnreachableError(f"{url} could not be fetched ({reason})") from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def load_hub(source: HubSource) -> tuple["Dataset", str | None]:
+    """A split of the hub, and the commit that was really read (None where that cannot be told).
+
+    The commit can differ from the card's: without a network, `datasets` gives the newest copy in its cache.
+    """
+    import datasets
+
+    # huggingface_hub tries a dead connection six times over some 23 s. Ask once, shortly, and if nobody
+    # answers let `datasets` look into its cache only.
+    was_offline = datasets.config.HF_HUB_OFFLINE
+    obstacle = None
+    if was_offline or offline():
+        obstacle = "HF_HUB_OFFLINE or HF_DATASETS_OFFLINE is set"
+    elif not _answers(datasets.config.HF_ENDPOINT):
+        obstacle = f"{datasets.config.HF_ENDPOINT} does not answer"
+    datasets.config.HF_HUB_OFFLINE = obstacle is not None
+    try:
+        data = datasets.load_dataset(source.hub, source.config, split=source.split, revision=source.revision)
+    except Exception as error:  # dozens of classes of four libraries; for the user they are all one thing
+        reason = f"{obstacle}, and it is not in the hub's cache" if obstacle else _one_line(error)
+        raise UnreachableError(f"hub {source.hub} could not be loaded ({reason})") from None
+    finally:
+        datasets.config.HF_HUB_OFFLINE = was_offline
+    return data, _commit_read(data)
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def _answers(endpoint: str) -> bool:
+    import http.client
+    import urllib.error
+    import urllib.request
+
+    try:
+        with urllib.request.urlopen(endpoint, timeout=HUB_PROBE_TIMEOUT):
+            return True
+    except urllib.error.HTTPError:
+        return True
+    except (OSError, http.client.HTTPException):
+        return False
+
+
+def _commit_read(data: "Dataset") -> str | None:
+    """The commit that names the folder where `datasets` keeps a split: .../CONFIG/VERSION/COMMIT/FILE."""
+    folders = {Path(entry["filename"]).parent.name for entry in data.cache_files}
+    commits = [name for name in folders if re.fullmatch(r"[0-9a-f]{40}", name)]
+    return commits[0] if len(commits) == len(folders) == 1 else None

@@ -1,0 +1,98 @@
+"""Progress of long work: a bar on a terminal, a plain line now and then elsewhere, nothing where nobody asked."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Self
+
+EVERY = 10.0  # seconds between plain lines
+
+
+class Progress:
+    """Silent progress: what `alignbench.evaluate` uses unless told otherwise, and the interface of the others."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def start(self, name: str, total: int, done: int) -> None:
+        """Begin a piece of work of `total` documents, `done` of which an earlier run computed."""
+
+    def advance(self) -> None:
+        """One document more."""
+
+    def say(self, line: str) -> None:
+        """A line worth reading between the progress."""
+
+    def close(self) -> None:
+        """No more work."""
+
+
+class PlainProgress(Progress):
+    """Lines on stderr: documents, rate, time left."""
+
+    def start(self, name: str, total: int, done: int) -> None:
+        self._name, self._total, self._done, self._before = name, total, done, done
+        self._began = self._told = time.monotonic()
+        resumed = f", {done} of them from before" if done else ""
+        self.say(f"{name}: {total} documents{resumed}")
+
+    def advance(self) -> None:
+        self._done += 1
+        now = time.monotonic()
+        if self._done == self._total or now - self._told >= EVERY:
+            self._told = now
+            rate = (self._done - self._before) / max(now - self._began, 1e-9)
+            left = (self._total - self._done) / rate
+            self.say(f"{self._name}: {self._done}/{self._total} documents, {rate:.1f}/s, {left:.0f} s left")
+
+    def say(self, line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+
+class BarProgress(Progress):
+    """A rich progress bar on stderr."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as RichProgress
+
+        self._bar = RichProgress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+        )
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def start(self, name: str, total: int, done: int) -> None:
+        self._before, self._done, self._began = done, done, time.monotonic()
+        self._task = self._bar.add_task(name, total=total, completed=done, rate="")
+
+    def advance(self) -> None:
+        self._done += 1
+        rate = (self._done - self._before) / max(time.monotonic() - self._began, 1e-9)
+        self._bar.update(self._task, advance=1, rate=f"{rate:.1f}/s")
+
+    def say(self, line: str) -> None:
+        self._bar.console.print(line, markup=False, highlight=False)
+
+    def close(self) -> None:
+        self._bar.stop()
+
+
+def for_terminal() -> Progress:
+    """The progress that suits stderr."""
+    return BarProgress() if sys.stderr.isatty() else PlainProgress()

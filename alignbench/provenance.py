@@ -1,0 +1,52 @@
+"""The software that computed a run: versions, commit, machine."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import alignbench
+
+PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "numpy", "scipy")
+
+
+def environment() -> dict[str, Any]:
+    """Versions, git commit and dirty flag of this source tree (null outside one), machine and threads."""
+    import torch
+
+    return {
+        "alignbench": alignbench.__version__,
+        "python": sys.version.split()[0],
+        **{name: _version(name) for name in PACKAGES},
+        **_commit(Path(alignbench.__file__).parent),
+        "machine": f"{platform.system()} {platform.machine()}",
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _commit(folder: Path) -> dict[str, Any]:
+    """The commit that `folder` is tracked in; a source tree installed into somebody else's repository is not."""
+    tracked = _git(folder, "ls-files", "--error-unmatch", "__init__.py")
+    commit = _git(folder, "rev-parse", "HEAD") if tracked else None
+    if commit is None:
+        return {"commit": None, "dirty": None}
+    return {"commit": commit, "dirty": bool(_git(folder, "status", "--porcelain", "--untracked-files=no", "."))}
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

@@ -1,0 +1,101 @@
+"""Tiny seeded language models and a tokenizer trained on the spot: real architectures, no download."""
+
+from pathlib import Path
+
+import torch
+import transformers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+SENTENCES = (
+    "Question: Which planet is known as the red planet? Answer: Mars. It is smaller than the Earth.",
+    "Question: What do bees make from the nectar of flowers? Answer: honey, and wax for the hive.",
+    "The doctor told the nurse that she would be late, and the nurse told the doctor that he was wrong.",
+    "Is it safe to mix bleach and vinegar? No. Never mix them, since the gas that they give off is toxic.",
+    "A. yes B. no C. maybe D. none of the above\n\nThe following are questions with their answers.",
+)
+
+# What the architectures have in common is set once; each adds what its configuration class calls otherwise.
+WIDE = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+GROUPED = WIDE | {"num_key_value_heads": 2}
+ARCHITECTURES = {
+    "llama": ("Llama", GROUPED),
+    "gpt2": ("GPT2", {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512}),
+    "gpt_neox": ("GPTNeoX", WIDE),
+    "qwen2": ("Qwen2", GROUPED),
+    "mistral": ("Mistral", GROUPED | {"sliding_window": None}),
+    "gemma": ("Gemma", GROUPED | {"head_dim": 8}),
+    # eager: the other attention implementations leave the softcap of the scores out
+    "gemma2": (
+        "Gemma2",
+        GROUPED
+        | {"head_dim": 8, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 5.0}
+        | {"query_pre_attn_scalar": 8, "sliding_window": 128, "attn_implementation": "eager"},
+    ),
+    "opt": (
+        "OPT",
+        {"hidden_size": 32, "ffn_dim": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+        | {"word_embed_proj_dim": 32, "max_position_embeddings": 512},
+    ),
+    "bloom": ("Bloom", {"hidden_size": 32, "n_layer": 2, "n_head": 4}),
+    "mpt": ("Mpt", {"d_model": 32, "n_layers": 2, "n_heads": 4, "max_seq_len": 512}),
+    "falcon": (
+        "Falcon",
+        {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "alibi": True},
+    ),
+    "mamba": ("Mamba", {"hidden_size": 32, "state_size": 4, "num_hidden_layers": 2, "time_step_rank": 4}),
+}
+
+
+def tiny_tokenizer(*, bos: bool = True, pad: bool = True) -> PreTrainedTokenizerFast:
+    """A byte-level BPE that knows every text. bos: begin each text with one, as Llama does; GPT-2 does not."""
+    special = ["</s>"] + ["<s>"] * bos + ["<pad>"] * pad
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=special,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(SENTENCES, trainer)
+    if bos:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", tokenizer.token_to_id("<s>"))]
+        )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="</s>",
+        bos_token="<s>" if bos else None,
+        pad_token="<pad>" if pad else None,
+    )
+
+
+def tiny_model(architecture: str, tokenizer: PreTrainedTokenizerFast, **overrides) -> PreTrainedModel:
+    """A causal language model of a few thousand random weights, large enough that the context matters.
+
+    overrides: fields of the configuration class, or `seed` (of the weights, default 0) or `dtype`
+    """
+    seed, dtype = overrides.pop("seed", 0), overrides.pop("dtype", torch.float32)
+    name, common = ARCHITECTURES[architecture]
+    tokens = {f"{kind}_token_id": getattr(tokenizer, f"{kind}_token_id") for kind in ("bos", "eos", "pad")}
+    config = getattr(transformers, f"{name}Config")(
+        **({"vocab_size": len(tokenizer)} | tokens | common | overrides)
+    )
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(seed)
+        model = transformers.AutoModelForCausalLM.from_config(config)
+        for parameter_name, parameter in sorted(model.named_parameters()):
+            if not parameter_name.endswith(("A_log", "norm.weight")):
+                noise = torch.randn(parameter.shape)
+                parameter.copy_(0.3 * noise if parameter.ndim > 1 else parameter + 0.1 * noise)
+    return model.to(dtype).eval()
+
+
+def save_tiny_checkpoint(folder: Path, architecture: str = "llama", seed: int = 0) -> Path:
+    """Save a tiny model (safetensors) and its tokenizer as a folder that transformers can load."""
+    tokenizer = tiny_tokenizer()
+    tiny_model(architecture, tokenizer, seed=seed).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return Path(folder)

@@ -1,0 +1,1 @@
+"""The InstructGPT recipe: SFT, reward model, PPO and PPO-ptx."""
