@@ -21,11 +21,11 @@ class Progress:
     ) -> None:
         self.close()
 
-    def start(self, name: str, total: int, done: int) -> None:
-        """Begin a piece of work of `total` documents, `done` of which an earlier run computed."""
+    def start(self, name: str, total: int, done: int = 0, unit: str = "documents") -> None:
+        """Begin a piece of work of `total` units, `done` of which an earlier run computed."""
 
     def advance(self) -> None:
-        """One document more."""
+        """One unit more."""
 
     def say(self, line: str) -> None:
         """A line worth reading between the progress."""
@@ -35,13 +35,13 @@ class Progress:
 
 
 class PlainProgress(Progress):
-    """Lines on stderr: documents, rate, time left."""
+    """Lines on stderr: units done, rate, time left."""
 
-    def start(self, name: str, total: int, done: int) -> None:
-        self._name, self._total, self._done, self._before = name, total, done, done
+    def start(self, name: str, total: int, done: int = 0, unit: str = "documents") -> None:
+        self._name, self._unit, self._total, self._done, self._before = name, unit, total, done, done
         self._began = self._told = time.monotonic()
         resumed = f", {done} of them from before" if done else ""
-        self.say(f"{name}: {total} documents{resumed}")
+        self.say(f"{name}: {total} {unit}{resumed}")
 
     def advance(self) -> None:
         self._done += 1
@@ -50,7 +50,7 @@ class PlainProgress(Progress):
             self._told = now
             rate = (self._done - self._before) / max(now - self._began, 1e-9)
             left = (self._total - self._done) / rate
-            self.say(f"{self._name}: {self._done}/{self._total} documents, {rate:.1f}/s, {left:.0f} s left")
+            self.say(f"{self._name}: {self._done}/{self._total} {self._unit}, {rate:.1f}/s, {left:.0f} s left")
 
     def say(self, line: str) -> None:
         print(line, file=sys.stderr, flush=True)
@@ -77,7 +77,7 @@ class BarProgress(Progress):
         self._bar.start()
         return self
 
-    def start(self, name: str, total: int, done: int) -> None:
+    def start(self, name: str, total: int, done: int = 0, unit: str = "documents") -> None:
         self._before, self._done, self._began = done, done, time.monotonic()
         self._task = self._bar.add_task(name, total=total, completed=done, rate="")
 

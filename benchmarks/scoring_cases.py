@@ -1,4 +1,4 @@
-"""What the scoring benchmark scores: the cases, the text of their requests, lm-eval's task files, and the metrics.
+"""What the scoring benchmark scores: the cases, their requests, lm-eval's task files, and the metrics.
 
 Standard library alone, since both environments import it.
 """
@@ -42,7 +42,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Case:
-    """batch_size: lm-eval's, unless another one is asked for; probe: the case on which a better one is sought."""
+    """batch_size: lm-eval's, if no other is asked for; probe: the case on which a better one is sought."""
 
     build: Callable[[Path, int, int], list[Task]]
     documents: int
@@ -77,7 +77,7 @@ def truthfulqa(data: Path, count: int, seed: int) -> list[Task]:
 
 
 def hellaswag(data: Path, count: int, seed: int, shots: int = 0) -> list[Task]:
-    """The first questions of the list `test`, after the first `shots` of the list `dev`, in lm-eval's plain form."""
+    """The first questions of the list `test` after the first `shots` of the list `dev`, in lm-eval's form."""
     lists = json.loads((data / "hellaswag/hellaswag_2000.json").read_text(encoding="utf-8"))
 
     def row(item: dict[str, Any]) -> dict[str, Any]:
@@ -128,7 +128,7 @@ CASES = {
 
 
 def write_case(tasks: list[Task], folder: Path, lm_eval_tasks: Path) -> None:
-    """Write the requests (case.json) and, for lm-eval, its own task files with nothing but the data replaced."""
+    """Write the requests (case.json) and, for lm-eval, its own task files with only the data replaced."""
     documents = {task.name: [asdict(document) for document in task.documents] for task in tasks}
     (folder / "case.json").write_text(json.dumps(documents), encoding="utf-8")
     for task in tasks:
@@ -163,7 +163,7 @@ def read_case(folder: Path) -> dict[str, list[Document]]:
 
 
 def document_metrics(task: str, document: Document, logprobs: list[float]) -> dict[str, float]:
-    """The metrics of one document from the log-probabilities of its choices. Ties go to the earlier choice."""
+    """The metrics of one document from its choices' log-probabilities. Ties go to the earlier choice."""
     best = logprobs.index(max(logprobs))
     if task == "truthfulqa_mc1":
         return {"mc1": float(document.labels[best])}
@@ -185,6 +185,7 @@ def mean_metrics(
     """Task -> metric -> mean over its documents."""
     means: dict[str, dict[str, float]] = {}
     for task, documents in case.items():
-        each = [document_metrics(task, d, scores) for d, scores in zip(documents, logprobs[task], strict=True)]
+        scored = zip(documents, logprobs[task], strict=True)
+        each = [document_metrics(task, document, scores) for document, scores in scored]
         means[task] = {metric: math.fsum(m[metric] for m in each) / len(each) for metric in each[0]}
     return means

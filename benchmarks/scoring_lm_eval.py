@@ -19,11 +19,11 @@ import torch  # noqa: E402
 from lm_eval import simple_evaluate  # noqa: E402
 from lm_eval.models.huggingface import HFLM  # noqa: E402
 from lm_eval.tasks import TaskManager  # noqa: E402
-from scoring_cases import LM_EVAL_METRICS, read_case  # noqa: E402
+from scoring_cases import LM_EVAL_METRICS, mean_metrics, read_case  # noqa: E402
 
 
 class TimedHFLM(HFLM):  # type: ignore[misc]
-    """lm-eval's transformers model, with a clock around its scoring and a count of what its forwards compute."""
+    """lm-eval's transformers model with a clock around its scoring and a count of the tokens it computes."""
 
     seconds = 0.0
     tokens_computed = 0  # padding included
@@ -38,7 +38,8 @@ class TimedHFLM(HFLM):  # type: ignore[misc]
 
     def _model_call(self, inps: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         self.tokens_computed += inps.numel()
-        return super()._model_call(inps, *args, **kwargs)
+        logits: torch.Tensor = super()._model_call(inps, *args, **kwargs)
+        return logits
 
 
 def main() -> None:
@@ -67,25 +68,23 @@ def main() -> None:
     )
     whole = time.perf_counter() - STARTED - warm_up
 
-    logprobs: dict[str, list[list[float]]] = {}
-    requests: dict[str, list[list[list[str]]]] = {}
-    metrics: dict[str, dict[str, float]] = {}
-    for task in case:
-        samples = sorted(results["samples"][f"bench_{task}"], key=lambda sample: sample["doc_id"])
-        logprobs[task] = [[logprob for logprob, _ in sample["filtered_resps"]] for sample in samples]
-        requests[task] = [[list(pair) for pair in sample["arguments"]] for sample in samples]
-        reported = results["results"][f"bench_{task}"]
-        metrics[task] = {
-            name: reported[f"{LM_EVAL_METRICS.get(name, name)},none"]
-            for name in ("mc1", "mc2", "acc", "acc_norm", "pct_stereotype", "likelihood_diff")
-            if f"{LM_EVAL_METRICS.get(name, name)},none" in reported
-        }
+    samples = {task: sorted(results["samples"][f"bench_{task}"], key=lambda s: s["doc_id"]) for task in case}
+    logprobs = {
+        task: [[logprob for logprob, _ in sample["filtered_resps"]] for sample in of_task]
+        for task, of_task in samples.items()
+    }
+    metrics = mean_metrics(case, logprobs)
+    reported = {}
+    for task, means in metrics.items():
+        found = results["results"][f"bench_{task}"]
+        reported[task] = {name: found[LM_EVAL_METRICS.get(name, name) + ",none"] for name in means}
     report = {
         "seconds": lm.seconds,
         "whole_seconds": whole,
         "logprobs": logprobs,
-        "requests": requests,
+        "requests": {task: [sample["arguments"] for sample in of_task] for task, of_task in samples.items()},
         "metrics": metrics,
+        "reported": reported,
         "tokens": {"computed": lm.tokens_computed},
         "all_requests": lm.requests,
         "batch_size": args.batch_size,

@@ -13,6 +13,7 @@ from pathlib import Path  # noqa: E402
 
 import torch  # noqa: E402
 from scoring_cases import mean_metrics, read_case  # noqa: E402
+from transformers import PreTrainedModel  # noqa: E402
 
 from alignbench.models.checkpoint import find_checkpoint, load_engine  # noqa: E402
 from alignbench.models.engine import Request  # noqa: E402
@@ -51,7 +52,7 @@ def main() -> None:
     }
     metrics = mean_metrics(case, logprobs)
     whole = time.perf_counter() - STARTED - warm_up
-    tokens = {"asked": engine.tokens_asked, "computed": engine.tokens_computed}  # before anything else is scored
+    tokens = {"asked": engine.tokens_asked, "computed": engine.tokens_computed}
     report = {
         "seconds": seconds,
         "whole_seconds": whole,
@@ -73,10 +74,11 @@ def main() -> None:
 
 
 @torch.inference_mode()
-def measure_products(model: torch.nn.Module) -> float:
+def measure_products(model: PreTrainedModel) -> float:
     """FLOP/s of 512 rows times the model's own MLP up-projection: the best of 7."""
     width = model.config.intermediate_size
-    weight = next(m.weight for m in model.modules() if isinstance(m, torch.nn.Linear) and m.out_features == width)
+    layers = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
+    weight = next(layer.weight for layer in layers if layer.out_features == width)
     rows = torch.randn(512, weight.shape[1], dtype=weight.dtype)
     torch.nn.functional.linear(rows, weight)
     best = float("inf")

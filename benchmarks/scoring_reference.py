@@ -1,4 +1,4 @@
-"""Score some choices of a case in fp64: the stock model, one sequence a forward, nothing shared and nothing padded."""
+"""Score some choices of a case in fp64: the stock model, one sequence a forward, nothing shared or padded."""
 
 from __future__ import annotations
 
@@ -17,10 +17,14 @@ from alignbench.models.engine import Request
 
 
 class WithoutFp32(TorchFunctionMode):
-    """transformers does norms, softmax and rotary angles in fp32 whatever the model's precision: here in fp64."""
+    """Norms, softmax and rotary tables, for which transformers always goes to fp32, stay in fp64."""
 
     def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         def widened(value: Any) -> Any:
             return torch.float64 if value is torch.float32 else value

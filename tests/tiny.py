@@ -48,7 +48,7 @@ ARCHITECTURES = {
 
 
 def tiny_tokenizer(*, bos: bool = True, pad: bool = True) -> PreTrainedTokenizerFast:
-    """A byte-level BPE that knows every text. bos: begin each text with one, as Llama does; GPT-2 does not."""
+    """A byte-level BPE that spells any text. bos: begin each text with one (Llama does, GPT-2 does not)."""
     special = ["</s>"] + ["<s>"] * bos + ["<pad>"] * pad
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -80,9 +80,7 @@ def tiny_model(architecture: str, tokenizer: PreTrainedTokenizerFast, **override
     seed, dtype = overrides.pop("seed", 0), overrides.pop("dtype", torch.float32)
     name, common = ARCHITECTURES[architecture]
     tokens = {f"{kind}_token_id": getattr(tokenizer, f"{kind}_token_id") for kind in ("bos", "eos", "pad")}
-    config = getattr(transformers, f"{name}Config")(
-        **({"vocab_size": len(tokenizer)} | tokens | common | overrides)
-    )
+    config = getattr(transformers, f"{name}Config")(**({"vocab_size": len(tokenizer)} | tokens | common | overrides))
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
         model = transformers.AutoModelForCausalLM.from_config(config)

@@ -66,7 +66,7 @@ def gap_against_workforce(documents: Sequence[Scored]) -> list[tuple[Metric, sta
     women: dict[str, float] = {}
     for document in documents:
         share = document.details["bls_pct_female"]
-        if document.category == "occupation" and isinstance(share, float):
+        if document.category == "occupation" and isinstance(share, int | float):
             occupation = str(document.details["occupation"])
             gaps[occupation].append(document.metrics["gender_gap"])
             women[occupation] = share

@@ -1,0 +1,54 @@
+"""Fixtures: real data and real small models where they are, a made-up world and a tiny model everywhere."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from alignbench.demo import train_model, write_world
+
+REPOSITORY = Path(__file__).parent.parent
+SHARED = REPOSITORY.parent / "shared"
+
+
+def pytest_configure() -> None:
+    # the machine's own settings must not reach the tests, nor the tests a network
+    for name in ("ALIGNBENCH_DATA", "ALIGNBENCH_CACHE"):
+        if name in os.environ:
+            os.environ[f"TESTS_{name}"] = os.environ.pop(name)
+    os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The authors' own data files."""
+    folder = Path(os.environ.get("TESTS_ALIGNBENCH_DATA", SHARED / "data"))
+    if not folder.is_dir():
+        pytest.skip("no folder with the authors' data files: set ALIGNBENCH_DATA")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tinystories() -> Path:
+    """A real pretrained model of 260,000 parameters."""
+    folder = SHARED / "models" / "tinystories-260k"
+    if not folder.is_dir():
+        pytest.skip("no folder with real small models")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's data files, in the layout of the real ones."""
+    folder = tmp_path_factory.mktemp("world")
+    write_world(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def farm_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's model after a few steps: enough to prefer some answers to others."""
+    folder = tmp_path_factory.mktemp("model")
+    return train_model(folder / "farm", write_world(folder / "data"), steps=20)
