@@ -180,7 +180,7 @@ def describe_machine() -> Report:
 def summarise(ours: list[Report], peers: list[Report], reference: list[Any]) -> Report:
     """Medians, their ratio, and both against the arithmetic floor of the tokens that our tree computes."""
     first = ours[0]
-    gflops = max(report["gflops"] for report in ours)
+    gflops = max(report["gflops"] for report in ours + peers)
     floor = first["tokens"]["computed"] * 2 * first["parameters"] / (gflops * 1e9)
     sides: Report = {}
     for side, reports in (("ours", ours), ("lm_eval", peers)):
@@ -213,18 +213,13 @@ def summarise(ours: list[Report], peers: list[Report], reference: list[Any]) -> 
 
 
 def print_summary(summary: Report) -> None:
+    sides = ("ours", "lm_eval")
     if fp64 := summary["fp64"]:
-        errors = (
-            f"{side} {fp64[side]['mean']:.2g} (largest {fp64[side]['max']:.2g})"
-            for side in ("ours", "lm_eval")
-        )
-        print(
-            f"  mean error against fp64 over {fp64['choices']} choices: {', '.join(errors)}; nearer: {fp64['nearer']}"
-        )
-    times = ", ".join(f"{side} {summary[side]['times_floor']:.2f}" for side in ("ours", "lm_eval"))
-    print(
-        f"  arithmetic floor {summary['floor_seconds']:.2f} s at {summary['gflops']:.0f} GFLOP/s; times it: {times}"
-    )
+        errors = [f"{side} {fp64[side]['mean']:.2g} (largest {fp64[side]['max']:.2g})" for side in sides]
+        print(f"  mean error against fp64, {fp64['choices']} choices: {', '.join(errors)}")
+        print(f"  nearer to fp64: {fp64['nearer']}")
+    times = ", ".join(f"{side} {summary[side]['times_floor']:.2f}" for side in sides)
+    print(f"  floor {summary['floor_seconds']:.2f} s at {summary['gflops']:.0f} GFLOP/s; times it: {times}")
     print(f"  lm-eval's seconds over ours: {summary['ratio']:.2f}", flush=True)
 
 

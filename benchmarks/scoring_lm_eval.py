@@ -20,6 +20,7 @@ from lm_eval import simple_evaluate  # noqa: E402
 from lm_eval.models.huggingface import HFLM  # noqa: E402
 from lm_eval.tasks import TaskManager  # noqa: E402
 from scoring_cases import LM_EVAL_METRICS, mean_metrics, read_case  # noqa: E402
+from scoring_rate import measure_gflops  # noqa: E402
 
 
 class TimedHFLM(HFLM):  # type: ignore[misc]
@@ -88,6 +89,7 @@ def main() -> None:
         "tokens": {"computed": lm.tokens_computed},
         "all_requests": lm.requests,
         "batch_size": args.batch_size,
+        "gflops": measure_gflops(lm.model),
         "threads": torch.get_num_threads(),
         "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
     }

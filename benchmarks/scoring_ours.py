@@ -13,7 +13,7 @@ from pathlib import Path  # noqa: E402
 
 import torch  # noqa: E402
 from scoring_cases import mean_metrics, read_case  # noqa: E402
-from transformers import PreTrainedModel  # noqa: E402
+from scoring_rate import measure_gflops  # noqa: E402
 
 from alignbench.models.checkpoint import find_checkpoint, load_engine  # noqa: E402
 from alignbench.models.engine import Request  # noqa: E402
@@ -64,29 +64,13 @@ def main() -> None:
         "notes": notes,
         "parameters": engine.model.num_parameters(),
         "vocabulary": engine.model.config.vocab_size,
-        "gflops": measure_products(engine.model) / 1e9,
+        "gflops": measure_gflops(engine.model),
         "threads": torch.get_num_threads(),
         "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
         "model": checkpoint.name,
         "weights_sha256": checkpoint.weights_sha256,
     }
     args.output.write_text(json.dumps(report), encoding="utf-8")
-
-
-@torch.inference_mode()
-def measure_products(model: PreTrainedModel) -> float:
-    """FLOP/s of 512 rows times the model's own MLP up-projection: the best of 7."""
-    width = model.config.intermediate_size
-    layers = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
-    weight = next(layer.weight for layer in layers if layer.out_features == width)
-    rows = torch.randn(512, weight.shape[1], dtype=weight.dtype)
-    torch.nn.functional.linear(rows, weight)
-    best = float("inf")
-    for _ in range(7):
-        started = time.perf_counter()
-        torch.nn.functional.linear(rows, weight)
-        best = min(best, time.perf_counter() - started)
-    return 2 * len(rows) * weight.numel() / best
 
 
 if __name__ == "__main__":

@@ -337,8 +337,8 @@ def test_a_prefix_in_the_cache_is_not_computed_for_the_next_window_either(tokeni
 
 def test_another_prefix_replaces_the_one_in_the_cache(tokenizer, llama):
     engine = engine_of(llama, tokenizer)
-    for first_word in ("The", "All", "The"):
-        requests = [Request(first_word + r.context[3:], r.continuation) for r in QUESTIONS]
+    for letter in "ABA":  # as many tokens each, so that the tokens have to be compared
+        requests = [Request(letter + question.context, question.continuation) for question in QUESTIONS]
         assert_each_as_alone(answers(engine, requests), llama, tokenizer, requests)
 
 
