@@ -47,8 +47,7 @@ def main() -> None:
     seconds = time.perf_counter() - scoring_started
 
     logprobs = {
-        task: [[answers[request].logprob for request in rs] for rs in documents]
-        for task, documents in requests.items()
+        task: [[answers[request].logprob for request in rs] for rs in documents] for task, documents in requests.items()
     }
     metrics = mean_metrics(case, logprobs)
     whole = time.perf_counter() - STARTED - warm_up

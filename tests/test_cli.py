@@ -314,7 +314,8 @@ def test_a_tokenizer_without_a_pad_token_works(farm_model):
 def test_help_answers_without_importing_torch():
     probe = (
         "import sys, typer.testing, alignbench.cli as c; r = typer.testing.CliRunner().invoke(c.app, ['--help']); "
-        "assert r.exit_code == 0; print([m for m in ('torch', 'transformers', 'datasets', 'pandas') if m in sys.modules])"
+        "assert r.exit_code == 0; "
+        "print([m for m in ('torch', 'transformers', 'datasets', 'pandas') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
@@ -329,7 +330,8 @@ def test_tasks_are_listed_with_direction_and_chance():
 @pytest.mark.needs_models
 def test_a_real_model_prefers_real_endings_more_than_chance_would(tinystories, data_dir, tmp_path):
     done = run(
-        "evaluate", tinystories, "--tasks", "hellaswag", "--limit", 200, "--data-dir", data_dir, "--out", tmp_path, "--json"
+        "evaluate", tinystories, "--tasks", "hellaswag", "--limit", 200,
+        "--data-dir", data_dir, "--out", tmp_path, "--json",
     )  # fmt: skip
     (result,) = json.loads(done.stdout)
     metrics = {metric["metric"]: metric for metric in result["results"][0]["metrics"]}

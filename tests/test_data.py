@@ -261,9 +261,7 @@ def test_a_malformed_card_names_the_card_and_the_field(
 # Loading local files
 
 
-def test_a_local_file_is_pinned_only_where_its_sha256_is_the_card_s(
-    write_card: Any, write_local: Any
-) -> None:
+def test_a_local_file_is_pinned_only_where_its_sha256_is_the_card_s(write_card: Any, write_local: Any) -> None:
     write_card(file_source(b'{"q": 1}\n'))
     loaded = load("quiz", "test", as_is, data_dir=write_local('{"q": 1}\n'))
     assert loaded.items == [{"q": 1}]
@@ -304,9 +302,7 @@ def test_an_empty_file_is_an_error(write_card: Any, write_local: Any) -> None:
         load("quiz", "test", as_is, data_dir=write_local("\n"))
 
 
-def test_the_first_source_that_is_there_wins_and_its_schema_reaches_the_task(
-    write_card: Any, write_local: Any
-) -> None:
+def test_the_first_source_that_is_there_wins_and_its_schema_reaches_the_task(write_card: Any, write_local: Any) -> None:
     write_card(file_source(file="better.jsonl"), file_source(schema="other"))
     loaded = load("quiz", "test", lambda row, schema: schema, data_dir=write_local('{"q": 1}\n'))
     assert loaded.items == ["other"]
@@ -401,9 +397,7 @@ def hub_copy(folder: Path, commit: str) -> datasets.Dataset:
     split.info.version = datasets.Version("0.0.0")
     split.info.splits = datasets.SplitDict({"test": datasets.SplitInfo("test", num_bytes=16, num_examples=2)})
     split.info.write_to_directory(str(target))
-    with datasets.arrow_writer.ArrowWriter(
-        path=str(target / "quiz-test.arrow"), features=split.features
-    ) as writer:
+    with datasets.arrow_writer.ArrowWriter(path=str(target / "quiz-test.arrow"), features=split.features) as writer:
         for row in split:
             writer.write(row)
         writer.finalize()

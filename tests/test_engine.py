@@ -132,7 +132,8 @@ def assert_each_as_alone(found, model, tokenizer, requests, within=CLOSE):
 
 def trie_size(tokenizer, requests):
     sequences = [spelled(tokenizer, request)[0] for request in requests]
-    return len({tuple(tokens[:end]) for tokens in sequences for end in range(1, len(tokens) + 1)})
+    # a sequence's last token is predicted and predicts nothing: it is not computed
+    return len({tuple(tokens[:end]) for tokens in sequences for end in range(1, len(tokens))})
 
 
 # ---- the tree and the loop ---------------------------------------------------------------------------------
@@ -307,7 +308,7 @@ def test_each_distinct_prefix_of_a_question_is_computed_once(tokenizer, llama):
     answers(engine, [Request("A.", " yes")])  # the model's mask has been tried out
     asked, computed = engine.tokens_asked, engine.tokens_computed
     answers(engine, QUESTIONS)
-    assert engine.tokens_asked - asked == sum(len(spelled(tokenizer, request)[0]) for request in QUESTIONS)
+    assert engine.tokens_asked - asked == sum(len(spelled(tokenizer, request)[0]) - 1 for request in QUESTIONS)
     assert engine.tokens_computed - computed == trie_size(tokenizer, QUESTIONS)
 
 
@@ -357,7 +358,7 @@ def test_one_text_cut_at_two_places_is_computed_once_and_scored_from_each(tokeni
     early, late = Request("The doctor", " told the nurse that"), Request("The doctor told the nurse", " that")
     engine, calls = engine_of(llama, tokenizer), Calls(llama)
     found = answers(engine, [late, early])
-    assert calls.arguments[-1]["input_ids"].numel() == len(tokenizer("The doctor told the nurse that").input_ids)
+    assert calls.arguments[-1]["input_ids"].numel() == len(tokenizer("The doctor told the nurse that").input_ids) - 1
     assert_each_as_alone(found, llama, tokenizer, [late, early])
     assert found[1].logprob < found[0].logprob - 1
 
@@ -474,7 +475,7 @@ def test_a_context_that_the_tokenizer_drops_is_an_empty_one_or_unscored(follow_t
 
 
 def test_a_request_longer_than_the_window_is_unscored_and_the_others_are_scored(tokenizer, llama):
-    lengths = [len(spelled(tokenizer, request)[0]) for request in REQUESTS]
+    lengths = [len(spelled(tokenizer, request)[0]) - 1 for request in REQUESTS]  # what the model reads
     window = sorted(lengths)[-4]
     found = answers(engine_of(llama, tokenizer, window=window), REQUESTS)
     fitting = [index for index, length in enumerate(lengths) if length <= window]
@@ -515,11 +516,11 @@ def test_a_tree_that_memory_does_not_hold_is_split_and_its_answers_are_the_same(
     choices = ("Mars", "Venus", "honey", "wax", "the Moon", "toxic gas", "flowers", "the nurse", "vinegar")
     requests = [Request("Which planet is red?", " " + choice) for choice in choices]
     requests.append(Request("A.", " yes"))  # so that the question is no shared prefix, but the trunk of a tree
-    assert max(len(spelled(tokenizer, request)[0]) for request in requests) < 30
+    assert max(len(spelled(tokenizer, request)[0]) for request in requests) < 20
     calls = Calls(llama)
     answers(engine_of(llama, tokenizer), requests)
-    assert max(arguments["input_ids"].shape[1] for arguments in calls.arguments) > 30  # one tree, not rows
-    notes, calls = [], Calls(llama, most_tokens=30)
+    assert max(arguments["input_ids"].shape[1] for arguments in calls.arguments) > 20  # one tree, not rows
+    notes, calls = [], Calls(llama, most_tokens=20)
     found = answers(engine_of(llama, tokenizer, notes), requests)
     assert "out of memory" in notes[0]
     assert_each_as_alone(found, llama, tokenizer, requests)
@@ -774,3 +775,22 @@ def test_a_chat_template_has_a_hash_of_its_own(tmp_path):
 def test_a_device_that_is_not_on_this_machine_is_refused():
     with pytest.raises(AlignbenchError, match="device cuda:99: not on this machine"):
         resolve_device("cuda:99")
+
+
+def test_a_model_that_sees_the_answer_is_refused(tokenizer):
+    """BERT loads as a causal language model and attends to what follows: its log-probabilities mean nothing."""
+    config = transformers.BertConfig(
+        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
+        initializer_range=0.5,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = transformers.BertLMHeadModel(config).eval()
+    with pytest.raises(AlignbenchError, match="no causal language model"):
+        answers(engine_of(model, tokenizer), QUESTIONS)
+
+
+def test_a_token_outside_the_models_vocabulary_is_unscored(tokenizer):
+    model = tiny_model("llama", tokenizer)
+    model.resize_token_embeddings(len(tokenizer) - 8, mean_resizing=False)
+    found = answers(engine_of(model, tokenizer), QUESTIONS)
+    assert any("not in the model's vocabulary" in (answer.unscored or "") for answer in found.values())

@@ -40,7 +40,7 @@ class Checkpoint:
     chat_template_sha256: of the chat template's text, None where there is none
     dtype: the number format of the weights ("float32", "bfloat16", …)
     window: the longest sequence that the model takes, in tokens; None where the configuration names no limit
-    custom_code: the user has agreed to run Python code from the checkpoint
+    custom_code: it brings Python code, which the user has agreed to run
     """
 
     name: str
@@ -71,7 +71,11 @@ def find_checkpoint(spec: str, *, trust_remote_code: bool = False) -> Checkpoint
     else:
         folder, name, revision = _download(spec, trust_remote_code)
     config = _read_json(folder / "config.json", spec)
-    if "auto_map" in config and not trust_remote_code:
+    tokenizer_config = folder / "tokenizer_config.json"
+    brings_code = "auto_map" in config or (
+        tokenizer_config.is_file() and "auto_map" in _read_json(tokenizer_config, spec)
+    )
+    if brings_code and not trust_remote_code:
         raise AlignbenchError(
             f"checkpoint {spec}: it brings its own Python code; read it, then allow it with --trust-remote-code"
         )
@@ -92,7 +96,7 @@ def find_checkpoint(spec: str, *, trust_remote_code: bool = False) -> Checkpoint
         chat_template_sha256=_hash_chat_template(folder),
         dtype=str(dtype),
         window=_window(config | text_config),
-        custom_code=trust_remote_code and "auto_map" in config,
+        custom_code=brings_code,
     )
 
 
@@ -191,8 +195,10 @@ def _read_json(path: Path, spec: str) -> dict[str, Any]:
 
 
 def _weight_files(folder: Path, spec: str) -> list[Path]:
-    """The safetensors files of a checkpoint, all of those that its index names."""
-    index = folder / "model.safetensors.index.json"
+    """The safetensors files that transformers loads: model.safetensors, or else all that the index names."""
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if single.is_file():
+        return [single]
     if index.is_file():
         weight_map = _read_json(index, spec).get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
@@ -201,16 +207,13 @@ def _weight_files(folder: Path, spec: str) -> list[Path]:
         if absent := [file.name for file in files if not file.is_file()]:
             raise AlignbenchError(f"checkpoint {spec}: {index.name} names {absent[0]}, which is not in {folder}")
         return files
-    files = sorted(folder.glob("*.safetensors"))
-    if files:
-        return files
     pickled = sorted(file.name for file in folder.iterdir() if file.suffix in PICKLED)
     if pickled:
         raise AlignbenchError(
             f"checkpoint {spec}: its weights are pickled ({pickled[0]}), which can run code when opened; "
             "convert them to safetensors (save_pretrained) where you trust them"
         )
-    raise AlignbenchError(f"checkpoint {spec}: no weights (*.safetensors) in {folder}")
+    raise AlignbenchError(f"checkpoint {spec}: no weights (model.safetensors) in {folder}")
 
 
 def _check_safetensors(file: Path, spec: str) -> str:
@@ -223,15 +226,15 @@ def _check_safetensors(file: Path, spec: str) -> str:
             raise AlignbenchError(f"checkpoint {spec}: {file} is truncated; download it again")
         try:
             header: dict[str, Any] = json.loads(stream.read(length))
-        except ValueError as error:
+            tensors = [entry for name, entry in header.items() if name != "__metadata__"]
+            expected = 8 + length + max((int(entry["data_offsets"][1]) for entry in tensors), default=0)
+            dtypes = [SAFETENSORS_DTYPES[e["dtype"]] for e in tensors if e["dtype"] in SAFETENSORS_DTYPES]
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
             raise AlignbenchError(f"checkpoint {spec}: {file} has no safetensors header") from error
-    tensors = [entry for name, entry in header.items() if name != "__metadata__"]
-    expected = 8 + length + max((entry["data_offsets"][1] for entry in tensors), default=0)
     if size != expected:
         raise AlignbenchError(
             f"checkpoint {spec}: {file} is truncated ({size:,} of {expected:,} bytes); download it again"
         )
-    dtypes = [SAFETENSORS_DTYPES[e["dtype"]] for e in tensors if e["dtype"] in SAFETENSORS_DTYPES]
     return dtypes[0] if dtypes else "float32"
 
 

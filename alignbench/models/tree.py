@@ -89,6 +89,12 @@ def grow_trees(sequences: Sequence[Tokens], skip: int, *, pairs_per_token: float
     return trees
 
 
+def tree_of(indices: Sequence[int], sequences: Sequence[Tokens], skip: int) -> Tree:
+    """Some of the sequences as one tree, whatever its size."""
+    (tree,) = grow_trees([sequences[i] for i in indices], skip, pairs_per_token=float("inf"), largest=2**31)
+    return Tree(tree.tokens, tree.depths, tree.ends, {indices[i]: path for i, path in tree.paths.items()})
+
+
 def chain(index: int, sequence: Tokens) -> Tree:
     """A sequence on its own: the tree without branches that the padded path uses."""
     return _tree([(index, sequence, 0)])
