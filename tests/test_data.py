@@ -353,6 +353,23 @@ def test_a_damaged_file_in_the_cache_is_not_used(write_card: Any, server: Any, t
     assert cached.read_bytes() == b'{"q": 1}\n'
 
 
+def test_a_constant_is_read_out_of_python_source_that_never_runs(write_card: Any, server: Any, tmp_path: Path) -> None:
+    address, web = server
+    ran = tmp_path / "ran"
+    source = f'open({str(ran)!r}, "w")\nOTHER = 1\nPRIMER = """Q: a\nA: b\n"""\n'
+    (web / "presets.py").write_text(source)
+    sha256 = hashlib.sha256(b"Q: a\nA: b").hexdigest()
+    text = {"format": "text", "sha256": sha256, "url": f"{address}/presets.py"}
+    write_card(file_source(**text, constant="PRIMER"))
+    loaded = load("quiz", "test", as_is)
+    assert loaded.items == [{"text": "Q: a\nA: b"}]
+    assert loaded.provenance.pinned
+    assert not ran.exists()
+    write_card(file_source(**text, constant="ABSENT", file="other.txt"))
+    with pytest.raises(AlignbenchError, match="no text constant ABSENT"):
+        load("quiz", "test", as_is)
+
+
 def test_a_cache_that_cannot_be_written_is_one_line_with_the_remedy(tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file, not a folder")
     with pytest.raises(AlignbenchError, match="set ALIGNBENCH_CACHE"):

@@ -514,13 +514,14 @@ def test_a_batch_that_memory_does_not_hold_is_halved_and_its_answers_are_the_sam
 
 def test_a_tree_that_memory_does_not_hold_is_split_and_its_answers_are_the_same(tokenizer, llama):
     choices = ("Mars", "Venus", "honey", "wax", "the Moon", "toxic gas", "flowers", "the nurse", "vinegar")
+    choices += tuple(f"{choice} and flowers" for choice in choices)
     requests = [Request("Which planet is red?", " " + choice) for choice in choices]
     requests.append(Request("A.", " yes"))  # so that the question is no shared prefix, but the trunk of a tree
-    assert max(len(spelled(tokenizer, request)[0]) for request in requests) < 20
+    assert max(len(spelled(tokenizer, request)[0]) for request in requests) < 30
     calls = Calls(llama)
     answers(engine_of(llama, tokenizer), requests)
-    assert max(arguments["input_ids"].shape[1] for arguments in calls.arguments) > 20  # one tree, not rows
-    notes, calls = [], Calls(llama, most_tokens=20)
+    assert max(arguments["input_ids"].shape[1] for arguments in calls.arguments) > 30  # one tree, not rows
+    notes, calls = [], Calls(llama, most_tokens=30)
     found = answers(engine_of(llama, tokenizer, notes), requests)
     assert "out of memory" in notes[0]
     assert_each_as_alone(found, llama, tokenizer, requests)
@@ -791,6 +792,21 @@ def test_a_model_that_sees_the_answer_is_refused(tokenizer):
 
 def test_a_token_outside_the_models_vocabulary_is_unscored(tokenizer):
     model = tiny_model("llama", tokenizer)
-    model.resize_token_embeddings(len(tokenizer) - 8, mean_resizing=False)
+    highest = max(max(spelled(tokenizer, request)[0]) for request in QUESTIONS)
+    model.resize_token_embeddings(highest, mean_resizing=False)
     found = answers(engine_of(model, tokenizer), QUESTIONS)
     assert any("not in the model's vocabulary" in (answer.unscored or "") for answer in found.values())
+
+
+@pytest.mark.needs_gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma2"])
+def test_a_gpu_gives_the_log_probabilities_of_the_cpu(tokenizer, architecture):
+    model = tiny_model(architecture, tokenizer)
+    expected = answers(engine_of(model, tokenizer), REQUESTS)
+    engine = engine_of(model.to("cuda"), tokenizer)
+    found = answers(engine, REQUESTS)
+    assert engine.layout == "prefix tree"
+    assert engine.token_budget >= 256
+    for index, answer in expected.items():
+        assert found[index].logprob == pytest.approx(answer.logprob, abs=1e-3)

@@ -77,7 +77,16 @@ def test_hellaswag_norm_is_per_character_and_instructgpts_per_token():
 
 
 def test_hellaswag_text_is_cleaned_of_wikihow_marks():
-    assert hellaswag.clean("[header] How to bake [title] Mix. [step] Stir well.") == "How to bake. Mix. Stir well."
+    assert hellaswag.clean("[header] How to bake [title] Mix. [step] Stir well.") == " How to bake. Mix. Stir well."
+    assert hellaswag.clean(" Stir well. ") == "Stir well."
+
+
+def test_instructgpts_form_has_no_space_where_a_mark_was(world):
+    for name, space in (("hellaswag", True), ("hellaswag_instructgpt", False)):
+        data = find_task(name).load(Options(data_dir=world, shots=2))
+        assert data.prefix.startswith(hellaswag.INSTRUCTION) != space
+        assert data.prefix.count("\n\n") == (2 if space else 3)
+        assert all(choice.startswith(" ") for document in data.documents for choice in document.choices)
 
 
 def test_both_layouts_of_hellaswag_give_the_same_scene():

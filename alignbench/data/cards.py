@@ -31,6 +31,7 @@ class FileSource:
     rows: int
     sha256: str | None  # None: any content is accepted, and never counts as pinned
     url: str | None
+    constant: str | None  # the file is the text of this constant in the Python source behind the url
     at: str | None  # key of the list inside a JSON object
     schema: str | None  # row layout, for the task's parser, where a split has more than one
     note: str | None
@@ -142,6 +143,7 @@ def _parse_source(value: object, where: str) -> Source:
             rows=fields.count("rows"),
             sha256=fields.optional_text("sha256", r"[0-9a-f]{64}"),
             url=fields.optional_text("url", r"https?://\S+"),
+            constant=fields.optional_text("constant"),
             at=fields.optional_text("at"),
             schema=fields.optional_text("schema"),
             note=fields.optional_text("note"),

@@ -1,19 +1,16 @@
 """`alignbench data`: which data sets there are, whether the local copies are right, and fetching the rest."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from alignbench.data.cards import Card, FileSource, HubSource, card_names, read_card
 from alignbench.data.fetch import UnreachableError, load_hub, sha256_of
 from alignbench.data.load import LocalFile, data_folder, fetch_file, local_files, missing_message
 from alignbench.data.rows import read_rows
 from alignbench.errors import AlignbenchError
+from alignbench.tables import print_table
 
 app = typer.Typer(help="Data sets: list them, check local copies, fetch the rest.", no_args_is_help=True)
 
@@ -35,7 +32,7 @@ def list_cards(data_dir: DataDir = None) -> None:
             remote = [source for source in sources if _is_remote(source)]
             source, place = (remote[0], "remote") if remote else (sources[0], "missing")
             rows.append([card.name, split, str(source.rows), card.licence, place])
-    _print_table(["card", "split", "rows", "licence", "found"], rows)
+    print_table(["card", "split", "rows", "licence", "found"], rows)
 
 
 @app.command()
@@ -57,7 +54,7 @@ def check(cards: Cards = None, data_dir: DataDir = None) -> None:
                 rows.append([card.name, split, file.source.file, result])
     if not checked:
         raise AlignbenchError("nothing to check on this machine: set ALIGNBENCH_DATA or pass --data-dir DIR")
-    _print_table(["card", "split", "file", "result"], rows)
+    print_table(["card", "split", "file", "result"], rows)
     if problems:
         raise typer.Exit(2)
 
@@ -74,7 +71,7 @@ def fetch(cards: Cards = None, data_dir: DataDir = None) -> None:
                 rows.append([card.name, split, f"{files[0].place}: {files[0].source.file}"])
             else:
                 rows.append([card.name, split, _fetch_split(card, split, folder)])
-    _print_table(["card", "split", "result"], rows)
+    print_table(["card", "split", "result"], rows)
 
 
 def _is_remote(source: FileSource | HubSource) -> bool:
@@ -112,15 +109,3 @@ def _fetch_split(card: Card, split: str, folder: Path | None) -> str:
         except UnreachableError as error:
             reasons.append(str(error))
     raise AlignbenchError(missing_message(card, split, folder, reasons))
-
-
-def _print_table(header: list[str], rows: list[list[str]]) -> None:
-    """A table for a person at a terminal, tab-separated lines for a program."""
-    if not sys.stdout.isatty():
-        for row in [header, *rows]:
-            print("\t".join(row))
-        return
-    table = Table(*header)
-    for row in rows:
-        table.add_row(*map(escape, row))
-    Console().print(table)

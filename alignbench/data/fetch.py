@@ -3,6 +3,7 @@
 Both fail fast and in one line, because a machine without a network is a normal place to evaluate a model.
 """
 
+import ast
 import hashlib
 import os
 import re
@@ -38,9 +39,10 @@ def sha256_of(path: Path) -> str:
         raise AlignbenchError(f"{path}: cannot be read: {error.strerror or error}") from None
 
 
-def download(url: str, sha256: str, target: Path) -> None:
+def download(url: str, sha256: str, target: Path, constant: str | None = None) -> None:
     """Put the bytes behind `url` at `target`, whole and verified or not at all.
 
+    constant: keep only the text of this constant of the Python source behind `url`, and verify that.
     Raises UnreachableError where no answer can be had, AlignbenchError where the bytes are not the pinned ones.
     """
     import http.client
@@ -56,15 +58,15 @@ def download(url: str, sha256: str, target: Path) -> None:
         mend = "set ALIGNBENCH_CACHE to a folder that you can write to"
         raise AlignbenchError(f"cannot write {target}: {error.strerror or error}; {mend}") from None
     part = Path(name)
-    digest = hashlib.sha256()
     try:
         with os.fdopen(handle, "wb") as file, urllib.request.urlopen(url, timeout=DOWNLOAD_TIMEOUT) as answer:
             while block := answer.read(1 << 16):
-                digest.update(block)
                 file.write(block)
-        if digest.hexdigest() != sha256:
+        if constant is not None:
+            part.write_text(_constant(part, constant, url), encoding="utf-8")
+        if (found := sha256_of(part)) != sha256:
             raise AlignbenchError(
-                f"{url}: sha256 is {digest.hexdigest()}, the card says {sha256}: nothing was kept;"
+                f"{url}: sha256 is {found}, the card says {sha256}: nothing was kept;"
                 " try again, or put the right file into the data folder by hand"
             )
         part.replace(target)
@@ -75,6 +77,20 @@ def download(url: str, sha256: str, target: Path) -> None:
         raise UnreachableError(f"{url} could not be fetched ({reason})") from None
     finally:
         part.unlink(missing_ok=True)
+
+
+def _constant(file: Path, name: str, url: str) -> str:
+    """The text of a string constant in a Python file, which is read as data and never run."""
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (SyntaxError, ValueError) as error:
+        raise AlignbenchError(f"{url}: not Python source ({error}): nothing was kept; report the card") from None
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in node.targets):
+            value = ast.literal_eval(node.value)
+            if isinstance(value, str):
+                return value.strip()
+    raise AlignbenchError(f"{url}: no text constant {name}: nothing was kept; report the card")
 
 
 def load_hub(source: HubSource) -> tuple["Dataset", str | None]:

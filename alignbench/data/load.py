@@ -119,7 +119,7 @@ def fetch_file(card: Card, source: FileSource) -> Path:
     assert source.url is not None
     assert source.sha256 is not None
     path = cache_path(card, source)
-    download(source.url, source.sha256, path)
+    download(source.url, source.sha256, path, source.constant)
     return path
 
 

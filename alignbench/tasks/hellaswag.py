@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -61,9 +61,13 @@ def score_instructgpt(document: Document, answers: Sequence[Loglikelihood]) -> d
 
 
 def clean(text: str) -> str:
-    """Take out the marks that WikiHow left, as lm-evaluation-harness does: " [title]" ends a sentence."""
+    """Take out the marks that WikiHow left: " [title]" ends a sentence.
+
+    To the letter what lm-evaluation-harness does, so that numbers compare: an ending that began with a mark keeps a
+    space before its first word.
+    """
     text = text.strip().replace(" [title]", ". ")
-    return re.sub(r"\[.*?\]", "", text).replace("  ", " ").strip()
+    return re.sub(r"\[.*?\]", "", text).replace("  ", " ")
 
 
 def _load(options: Options, instruction: str) -> TaskData:
@@ -77,8 +81,15 @@ def _load(options: Options, instruction: str) -> TaskData:
             raise AlignbenchError(f"hellaswag: {shots} shots asked for, the training split has {len(train.items)}")
         examples = random.Random(options.seed).sample(train.items, shots)
         provenance.append(train.provenance)
+    if instruction:
+        scenes = replace(scenes, items=[_stripped(scene) for scene in scenes.items])
+        examples = [_stripped(scene) for scene in examples]
     prefix = instruction + "".join(f"{scene.text} {scene.endings[scene.label]}\n\n" for scene in examples)
     return TaskData([_document(scene) for scene in scenes.items], tuple(provenance), prefix, shots)
+
+
+def _stripped(scene: Scene) -> Scene:
+    return replace(scene, text=scene.text.strip(), endings=tuple(ending.strip() for ending in scene.endings))
 
 
 def _document(scene: Scene) -> Document:
@@ -102,7 +113,7 @@ def parse_scene(row: dict[str, Any], schema: str | None) -> Scene:
         endings, label, identifier, source = row["endings"], int(row["label"]), row["ind"], row.get("source_id")
     if not 0 <= label < len(endings):
         raise ValueError(f"label {label} names none of the {len(endings)} endings")
-    return Scene(str(identifier), clean(text), tuple(clean(ending) for ending in endings), label, source)
+    return Scene(str(identifier), clean(text).lstrip(), tuple(clean(ending) for ending in endings), label, source)
 
 
 def _task(name: str, title: str, **parts: Any) -> Task:
