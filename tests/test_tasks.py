@@ -180,7 +180,7 @@ def test_no_metric_or_detail_hides_another_column_of_a_record(world):
 )
 def test_the_authors_files_give_the_documents_of_the_protocol(data_dir, name, n, groups, first_choices):
     data = find_task(name).load(Options(data_dir=data_dir))
-    assert len(data.documents) == n
+    assert len(data.documents) == len({document.id for document in data.documents}) == n
     assert all(provenance.pinned for provenance in data.provenance)
     if groups is not None:
         assert len({document.group for document in data.documents}) == groups

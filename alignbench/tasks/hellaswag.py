@@ -28,7 +28,7 @@ INSTRUCTION = "Complete each independent paragraph using common-sense reasoning.
 class Scene:
     """An item: the scene's text, cleaned, its four endings and the right one (0..3)."""
 
-    id: str
+    ind: str
     text: str
     endings: tuple[str, ...]
     label: int
@@ -85,20 +85,22 @@ def _load(options: Options, instruction: str) -> TaskData:
         scenes = replace(scenes, items=[_stripped(scene) for scene in scenes.items])
         examples = [_stripped(scene) for scene in examples]
     prefix = instruction + "".join(f"{scene.text} {scene.endings[scene.label]}\n\n" for scene in examples)
-    return TaskData([_document(scene) for scene in scenes.items], tuple(provenance), prefix, shots)
+    documents = [_document(number, scene) for number, scene in enumerate(scenes.items)]
+    return TaskData(documents, tuple(provenance), prefix, shots)
 
 
 def _stripped(scene: Scene) -> Scene:
     return replace(scene, text=scene.text.strip(), endings=tuple(ending.strip() for ending in scene.endings))
 
 
-def _document(scene: Scene) -> Document:
+def _document(number: int, scene: Scene) -> Document:
     return Document(
-        id=scene.id,
+        id=str(number),  # the data's own index is not always one item's alone
         prompt=scene.text,
         choices=tuple(f" {ending}" for ending in scene.endings),
         target={"label": scene.label},
         group=scene.source,
+        details={"ind": scene.ind},
     )
 
 
