@@ -33,6 +33,15 @@ SAFETENSORS_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF1
 
 
 @dataclass(frozen=True)
+class Ancestor:
+    """A checkpoint in a lineage: what made it ("base", "sft", "reward", "ppo", "ppo-ptx"), and which it is."""
+
+    stage: str
+    name: str
+    weights_sha256: str
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """A causal language model on disk, and what identifies it.
 
@@ -44,6 +53,7 @@ class Checkpoint:
     dtype: the number format of the weights ("float32", "bfloat16", …)
     window: the longest sequence that the model takes, in tokens; None where the configuration names no limit
     custom_code: it brings Python code, which the user has agreed to run
+    lineage: base → … → this one, for a checkpoint of our trainers; not part of what its numbers depend on
     """
 
     name: str
@@ -56,6 +66,7 @@ class Checkpoint:
     dtype: str
     window: int | None
     custom_code: bool = False
+    lineage: tuple[Ancestor, ...] = ()
 
 
 def find_checkpoint(spec: str, *, trust_remote_code: bool = False) -> Checkpoint:
@@ -66,7 +77,7 @@ def find_checkpoint(spec: str, *, trust_remote_code: bool = False) -> Checkpoint
     """
     path = Path(spec).expanduser()
     if path.is_dir():
-        folder, name, revision = path, path.resolve().name, None
+        folder, name, revision = path, _folder_name(path.resolve()), None
     elif spec.startswith((".", "/", "~")) or spec.count("/") != 1:
         raise AlignbenchError(
             f"checkpoint {spec}: no such folder, and no hub id (owner/name, or owner/name@revision) either"
@@ -89,17 +100,19 @@ def find_checkpoint(spec: str, *, trust_remote_code: bool = False) -> Checkpoint
     tokenizer_files = [folder / file for file in TOKENIZER_FILES if (folder / file).is_file()]
     if not tokenizer_files:
         raise AlignbenchError(f"checkpoint {spec}: no tokenizer files (such as tokenizer.json) in {folder}")
+    weights_sha256 = hash_files(weights)
     return Checkpoint(
         name=name,
         path=folder,
         revision=revision,
         model_type=str(config.get("model_type", "unknown")),
-        weights_sha256=hash_files(weights),
+        weights_sha256=weights_sha256,
         tokenizer_sha256=hash_files(tokenizer_files),
         chat_template_sha256=_hash_chat_template(folder),
         dtype=str(dtype),
         window=_window(config | text_config),
         custom_code=brings_code,
+        lineage=_lineage(folder, spec, name, weights_sha256),
     )
 
 
@@ -203,6 +216,29 @@ def _read_json(path: Path, spec: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise AlignbenchError(f"checkpoint {spec}: {path} is not a JSON object")
     return found
+
+
+def _folder_name(folder: Path) -> str:
+    """A trained checkpoint's says which run made it: the folder itself is `final` in all of them."""
+    if (folder / "recipe.json").is_file():
+        if folder.name == "final":
+            return folder.parent.name
+        if folder.parent.name == "checkpoints":
+            return f"{folder.parent.parent.name}-{folder.name}"
+    return folder.name
+
+
+def _lineage(folder: Path, spec: str, name: str, weights_sha256: str) -> tuple[Ancestor, ...]:
+    if not (folder / "recipe.json").is_file():
+        return ()
+    recipe = _read_json(folder / "recipe.json", spec)
+    try:
+        before = [Ancestor(**entry) for entry in recipe["lineage"]]
+        return (*before, Ancestor(recipe["stage"], name, weights_sha256))
+    except (KeyError, TypeError) as error:
+        raise AlignbenchError(
+            f"checkpoint {spec}: {folder / 'recipe.json'} lacks stage or lineage; mend it, or remove it"
+        ) from error
 
 
 def weight_files(folder: Path, spec: str) -> list[Path]:

@@ -41,6 +41,10 @@ class Forward:
         self.model = model
         self.device: torch.device = model.device
         self.tokens_computed = 0
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop the shared prefix: it was computed with weights that have changed."""
         self._prefix = Prefix(np.empty(0, np.int32), [])
 
     @torch.inference_mode()

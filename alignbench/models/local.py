@@ -90,6 +90,11 @@ class LocalEngine:
         """Tokens that went through the model, padding not counted."""
         return self.forward.tokens_computed + self._writer.tokens_computed
 
+    def weights_changed(self) -> None:
+        """Forget what was computed with the old weights: for models that are trained between calls."""
+        self.forward.forget()
+        self._writer.generator.forget()
+
     def work(self) -> dict[str, int | str]:
         """See `Engine.work`. `tokens_asked` is what every request and continuation alone would have computed."""
         wrote = self._writer.tokens_generated > 0

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from alignbench.errors import AlignbenchError
-from alignbench.models.checkpoint import find_checkpoint, load_engine, resolve_device
+from alignbench.models.checkpoint import Ancestor, find_checkpoint, load_engine, resolve_device
 from alignbench.models.engine import Engine
 from alignbench.shards import ALONE, Shard
 
@@ -23,6 +23,7 @@ class Model:
     chat_template: whether it can be asked as a chat
     scores: whether it gives log-likelihoods of given text
     open: loads it
+    lineage: the checkpoints that it was trained from, and itself; empty where nobody has said
     """
 
     name: str
@@ -30,6 +31,7 @@ class Model:
     chat_template: bool
     scores: bool
     open: Callable[[], Engine]
+    lineage: tuple[Ancestor, ...] = ()
 
 
 def find_model(
@@ -63,7 +65,7 @@ def find_model(
     if chosen not in DTYPES:
         raise AlignbenchError(f"checkpoint {checkpoint.name}: number format {chosen} is not supported; set --dtype")
     found = resolve_device(device)
-    model = {key: value for key, value in asdict(checkpoint).items() if key not in ("path", "dtype")}
+    model = {key: value for key, value in asdict(checkpoint).items() if key not in ("path", "dtype", "lineage")}
     settings = {"kind": engine, "dtype": chosen, "device": found, "token_budget": token_budget or "auto"}
     if found == "cuda" and shard.world > 1:
         found = f"cuda:{shard.local_rank}"
@@ -76,4 +78,4 @@ def find_model(
         return load_engine(checkpoint, dtype=chosen, device=found, token_budget=token_budget, notify=notify)
 
     chat = checkpoint.chat_template_sha256 is not None
-    return Model(checkpoint.name, {"model": model, "engine": settings}, chat, True, load)
+    return Model(checkpoint.name, {"model": model, "engine": settings}, chat, True, load, checkpoint.lineage)

@@ -7,14 +7,16 @@ fp64 1.6e-7 and 1.1e-7).
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
 
 def use_onednn(model: nn.Module) -> bool:
-    """Let the linear layers of a float32 model on a CPU multiply by oneDNN. For inference: it has no gradient.
+    """Let the linear layers of a float32 model on a CPU multiply by oneDNN, in training too.
 
-    Returns whether it does; where oneDNN is not there, or another format or device is used, nothing changes.
+    Under autocast, and for rows in another format, they multiply as before. Returns whether anything changed; where oneDNN is not there, or another format or device is used, nothing changes.
     """
     layers = [module for module in model.modules() if type(module) is nn.Linear]
     # a strided weight or bias would be read as if it were whole
@@ -37,7 +39,39 @@ class _Product:
         self.layer = layer
 
     def __call__(self, input: torch.Tensor) -> torch.Tensor:
-        return _multiply(input, self.layer.weight, self.layer.bias)
+        weight, bias = self.layer.weight, self.layer.bias
+        if input.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
+            return nn.functional.linear(input, weight, bias)
+        if torch.is_grad_enabled() and (input.requires_grad or weight.requires_grad):
+            product: torch.Tensor = _Differentiable.apply(input, weight, bias)  # type: ignore[no-untyped-call]
+            return product
+        return _multiply(input, weight, bias)
+
+
+class _Differentiable(torch.autograd.Function):
+    """The product with its gradients, which are products too.
+
+    The operation takes whole matrices only, so the backward pass copies what it has to turn: little beside the product.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        ctx.save_for_backward(rows, weight)
+        return _multiply(rows, weight, bias)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        rows, weight = ctx.saved_tensors
+        wants_rows, wants_weight, wants_bias = ctx.needs_input_grad
+        flat = gradient.reshape(-1, gradient.shape[-1])
+        return (
+            _multiply(gradient.contiguous(), weight.t().contiguous(), None) if wants_rows else None,
+            _multiply(flat.t().contiguous(), rows.reshape(-1, rows.shape[-1]).t().contiguous(), None)
+            if wants_weight
+            else None,
+            flat.sum(0) if wants_bias else None,
+        )
 
 
 def _multiply(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:

@@ -63,6 +63,10 @@ class Generator:
         self.least_prefix = least_prefix
         self._prefix: Prefix | None = None
 
+    def forget(self) -> None:
+        """Drop the shared prefix: it was computed with weights that have changed."""
+        self._prefix = None
+
     def run(self, jobs: Sequence[Job], sampling: Sampling, ending: Ending, seed: int) -> Iterator[Job]:
         """Continue the jobs, and yield each when all its continuations are there."""
         if not jobs:

@@ -1,0 +1,118 @@
+"""The mathematics of the recipe, as pure functions.
+
+There is no padding anywhere in the trainers: values of many responses stand one after another, (tokens,), so no mean
+needs a mask. Log-probabilities, KL and entropy are in nats.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.signal import lfilter
+from torch.nn import functional
+
+Array = NDArray[np.float64]
+
+
+def token_logprobs(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """log softmax(logits)[target], with gradient, and the entropy of each row, without: (tokens,) each, fp32.
+
+    logits: (tokens, vocabulary), which the backward pass overwrites; targets: (tokens,)
+    """
+    logprobs, entropies = _TokenLogprobs.apply(logits, targets)  # type: ignore[no-untyped-call]
+    return logprobs, entropies
+
+
+class _TokenLogprobs(torch.autograd.Function):
+    """log_softmax and gather keep three tensors of the size of the logits; this keeps the logits, and one at work."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        wide = logits.float()
+        normaliser = torch.logsumexp(wide, -1)
+        chosen = wide.gather(-1, targets[:, None])[:, 0]
+        # H = log Z − Σ p·x
+        entropies = normaliser - (wide - normaliser[:, None]).exp_().mul_(wide).sum(-1)
+        ctx.save_for_backward(logits, normaliser, targets)
+        ctx.mark_non_differentiable(entropies)
+        return chosen - normaliser, entropies
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor, None]:
+        logits, normaliser, targets = ctx.saved_tensors
+        found = logits.float().sub_(normaliser[:, None]).exp_().mul_(-gradient[:, None])
+        found.scatter_add_(-1, targets[:, None], gradient[:, None])
+        return found.to(logits.dtype), None
+
+
+def ranking_loss(scores: torch.Tensor, ranks: torch.Tensor) -> torch.Tensor:
+    """−1/P Σ log σ(r_w − r_l) over the P of a prompt's K-choose-2 pairs that are no ties (InstructGPT, eq. 1).
+
+    scores: (K,) rewards; ranks: (K,) 1 is best, equal ranks are a tie. All ties: NaN, which the data reader refuses.
+    """
+    better = ranks[:, None] < ranks[None, :]
+    return -functional.logsigmoid(scores[:, None] - scores[None, :])[better].mean()
+
+
+def whiten(values: Array, *, keep_mean: bool) -> Array:
+    """(tokens,) with variance 1, and mean 0 unless it is kept (lm-human-preferences: rewards keep theirs)."""
+    mean = values.mean()
+    whitened: Array = (values - mean) / np.sqrt(values.var() + 1e-8)
+    return whitened + mean if keep_mean else whitened
+
+
+def token_rewards(score: float, logprobs: Array, reference: Array, beta: float) -> Array:
+    """−β (log π − log π_ref) at every token of one response, and the score once, at its last: (tokens,)."""
+    rewards: Array = -beta * kl_k1(logprobs, reference)
+    rewards[-1] += score
+    return rewards
+
+
+def kl_k1(logprobs: Array, reference: Array) -> Array:
+    """The unbiased estimator of KL(π ‖ π_ref) at each sampled token, which may be negative: what the reward uses."""
+    return logprobs - reference
+
+
+def kl_k3(logprobs: Array, reference: Array) -> Array:
+    """The estimator e^−k1 − 1 + k1 (Schulman, "Approximating KL divergence"): never negative; what the logs use."""
+    k1 = logprobs - reference
+    found: Array = np.expm1(-k1) + k1
+    return found
+
+
+def gae(rewards: Array, values: Array, *, discount: float, lam: float) -> Array:
+    """Generalised advantage estimates of one response, (tokens,); the value after its end is 0 (arXiv 1506.02438).
+
+    A_t = δ_t + γλ A_{t+1} is a linear filter over the reversed δ_t = r_t + γ V_{t+1} − V_t.
+    """
+    deltas = rewards + discount * np.append(values[1:], 0.0) - values
+    advantages: Array = lfilter([1.0], [1.0, -discount * lam], deltas[::-1])[::-1]
+    return advantages.copy()
+
+
+def policy_loss(
+    logprobs: torch.Tensor, old: torch.Tensor, advantages: torch.Tensor, clip: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """PPO's clipped surrogate at each token, to be minimised, and where the clip took hold (arXiv 1707.06347, eq. 7).
+
+    All (tokens,). The caller divides the sum by the tokens of the whole minibatch, not of a micro-batch.
+    """
+    ratio = torch.exp(logprobs - old)
+    free, clipped = -advantages * ratio, -advantages * ratio.clamp(1 - clip, 1 + clip)
+    return torch.maximum(free, clipped), clipped > free
+
+
+def value_loss(values: torch.Tensor, old: torch.Tensor, returns: torch.Tensor, clip: float) -> torch.Tensor:
+    """½ max of the squared errors of the value and of the value kept within `clip` of the old one: (tokens,)."""
+    near = torch.clamp(values, old - clip, old + clip)
+    return 0.5 * torch.maximum((values - returns) ** 2, (near - returns) ** 2)
+
+
+def explained_variance(values: Array, returns: Array) -> float:
+    """1 − Var(returns − values) / Var(returns); NaN where the returns do not vary."""
+    spread = returns.var()
+    return float(1 - (returns - values).var() / spread) if spread > 0 else float("nan")

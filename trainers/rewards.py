@@ -1,0 +1,97 @@
+"""Rewards of finished texts: a reward model's folder, or any Python function, behind one call on strings."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import sys
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from alignbench.errors import AlignbenchError, first_line
+from trainers.models import Scalar, Texts, load
+from trainers.packing import Example, micro_batches, pack
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+Reward = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
+
+
+class RewardModel:
+    """A sequence classifier with one label, read at the end token that follows each response. Its tokenizer is its own.
+
+    micro_tokens: tokens of one packed row
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, window: int | None, micro_tokens: int) -> None:
+        self.scalar = Scalar(model)
+        self.texts = Texts(tokenizer)
+        self.window = window
+        self.micro_tokens = micro_tokens
+
+    def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
+        """Neighbours with one prompt share its computation."""
+        examples: list[Example] = []
+        for prompt, pairs in groupby(zip(prompts, responses, strict=True), key=lambda pair: pair[0]):
+            (ids,) = self.texts.prompts([prompt])
+            examples.append(Example(ids, [self.texts.response(prompt, ids, response) for _, response in pairs]))
+        for example in examples:
+            longest = len(example.prompt) + max(map(len, example.responses))
+            if self.window is not None and longest > self.window:
+                raise AlignbenchError(f"{longest} tokens do not fit the reward model's window of {self.window}")
+        return [score for scores in self.scores(examples) for score in scores]
+
+    @torch.no_grad()
+    def scores(self, examples: Sequence[Example]) -> list[list[float]]:
+        """One score a response, example by example."""
+        found: dict[int, list[float]] = {}
+        (batches,) = micro_batches([len(example) for example in examples], 1, self.micro_tokens)
+        for batch in batches:
+            packed = pack([examples[i] for i in batch], self.scalar.model.device)
+            scores = iter(self.scalar(packed, packed.last).tolist())
+            found |= {i: [next(scores) for _ in examples[i].responses] for i in batch}
+        return [found[i] for i in range(len(examples))]
+
+
+def load_reward(spec: str, accelerator: Accelerator, micro_tokens: int) -> Reward:
+    """The reward that `spec` names: a checkpoint, or module:function, looked for in the working folder too."""
+    module_name, colon, function_name = spec.partition(":")
+    if not colon or Path(spec).exists():
+        model, tokenizer, checkpoint = load(spec, "reward")
+        return RewardModel(model.to(accelerator.device), tokenizer, checkpoint.window, micro_tokens)
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        function = getattr(importlib.import_module(module_name), function_name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise AlignbenchError(f"reward {spec}: no such function ({first_line(error)})") from error
+    finally:
+        sys.path.pop(0)
+    if not callable(function):
+        raise AlignbenchError(f"reward {spec}: not a function of (prompts, responses)")
+    found: Reward = function
+    return found
+
+
+def checked(reward: Reward, name: str, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
+    """The rewards, one finite number a response; anything else raises AlignbenchError."""
+    try:
+        scores = list(reward(prompts, responses))
+    except AlignbenchError as error:
+        raise AlignbenchError(f"reward {name}: {error}") from error
+    except Exception as error:  # a function of the user's raises what it likes
+        raise AlignbenchError(f"reward {name}: it raised {type(error).__name__} ({first_line(error)})") from error
+    if len(scores) != len(responses):
+        raise AlignbenchError(f"reward {name}: {len(scores)} scores for {len(responses)} responses")
+    try:
+        numbers = [float(score) for score in scores]
+    except (TypeError, ValueError) as error:
+        raise AlignbenchError(f"reward {name}: a score is no number ({first_line(error)})") from error
+    for number, response in zip(numbers, responses, strict=True):
+        if not math.isfinite(number):
+            raise AlignbenchError(f"reward {name}: {number} for the response {response[:60]!r}; a score must be finite")
+    return numbers

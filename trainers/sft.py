@@ -1,0 +1,234 @@
+"""Supervised fine-tuning on demonstrations (InstructGPT, section 3.5 and App. C.1).
+
+`train` reads top to bottom: read and tokenise, then epoch by epoch and step by step; each epoch's checkpoint is kept,
+and the one whose samples a reward model likes best is the result.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from alignbench.errors import AlignbenchError
+from alignbench.models.engine import Sampling
+from alignbench.progress import Progress
+from trainers.config import REQUIRED, setting
+from trainers.data import chat_template, fingerprint, read_demonstrations, read_texts
+from trainers.models import Policy, Texts, load, residual_dropout, save_model
+from trainers.optimisation import adam, cosine, set_rate
+from trainers.packing import Example, micro_batches, pack
+from trainers.recipe import identify, write_recipe
+from trainers.rewards import checked, load_reward
+from trainers.rollout import Sampler
+from trainers.run import make_accelerator, open_run
+from trainers.steps import (
+    NotFiniteError,
+    accumulate,
+    check_lengths,
+    load_training,
+    save_training,
+    seed_dropout,
+    share,
+    shuffled,
+    take_step,
+    total,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SFTConfig:
+    """Settings of supervised fine-tuning. The defaults are the paper's where it gives a number."""
+
+    model: str = setting(REQUIRED, "checkpoint to start from: local folder or hub id")
+    data: str = setting(REQUIRED, "demonstrations: file of {prompt, response} or {messages}, or hub data set")
+    out: str = setting(REQUIRED, "folder of the run", free=True)
+    validation: str | None = setting(None, "held-out demonstrations: their loss, and the prompts of the selection")
+    reward: str | None = setting(None, "reward model or module:function that selects the epoch; none: the last one")
+    pretraining: str | None = setting(None, "text that is mixed in: the paper's initial model for PPO has it")
+    pretraining_share: float = setting(0.1, "of all examples, with pretraining text (paper: .1, with epochs=2)")
+    pretraining_tokens: int = setting(512, "length of one example of pretraining text")
+    template: bool = setting(False, "put prompts into the model's chat template")
+    epochs: int = setting(16, "passes over the data (paper: 16; 2 for PPO's initial model)")
+    batch: int = setting(32, "examples of a step (paper: 32 at 1.3B and 6B, 8 at 175B)")
+    lr: float = setting(9.65e-6, "peak, falling along a cosine to a tenth (paper: 9.65e-6 at 1.3B and 6B)")
+    dropout: float = setting(0.2, "residual dropout (paper: .2)")
+    max_gradient_norm: float | None = setting(None, "clip the gradient to this norm (not in the paper)")
+    selection_prompts: int = setting(256, "validation prompts that are answered for the selection")
+    selection_tokens: int = setting(128, "longest answer of the selection, sampled at temperature 1")
+    mixed_precision: str = setting("no", "no, or bf16 (autocast; the weights stay fp32)")
+    micro_tokens: int = setting(8192, "tokens that go through the model at once")
+    seed: int = setting(0, "of the order of the data and the dropout")
+    save_every: int = setting(100, "steps between resumable states", free=True)
+    trackers: tuple[str, ...] | None = setting(None, "tensorboard, wandb; none: tensorboard if installed", free=True)
+    cpu: bool = setting(False, "train on the CPU even where there is a GPU")
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "instructgpt-1.3b": {"epochs": 16, "batch": 32, "lr": 9.65e-6, "dropout": 0.2},
+    "instructgpt-6b": {"epochs": 16, "batch": 32, "lr": 9.65e-6, "dropout": 0.2},
+    "instructgpt-175b": {"epochs": 16, "batch": 8, "lr": 5.03e-6, "dropout": 0.2},
+}
+
+
+def train(config: SFTConfig, *, progress: Progress | None = None) -> tuple[Path, dict[str, float]]:
+    """Fine-tune, or go on where a stopped run stood: the final checkpoint's folder and its metrics."""
+    progress = progress or Progress()
+    if config.reward and not config.validation:
+        raise AlignbenchError("reward: the selection needs validation=FILE for its prompts")
+    accelerator = make_accelerator(config.mixed_precision, config.trackers, Path(config.out), config.cpu, progress.say)
+    model, tokenizer, checkpoint = load(config.model, "causal")
+    render = chat_template(tokenizer) if config.template else None
+    texts = Texts(tokenizer)
+    data = [config.data, *filter(None, (config.validation, config.pretraining))]
+    examples = _examples(read_demonstrations(config.data, render), texts)
+    held_out = read_demonstrations(config.validation, render) if config.validation else []
+    held_out_examples = _examples(held_out, texts)
+    extra = pretraining_examples(config.pretraining, texts, config.pretraining_tokens) if config.pretraining else []
+    for rows, source in ((examples, config.data), (held_out_examples, str(config.validation))):
+        check_lengths([len(row) for row in rows], checkpoint.window, "demonstration", source)
+    if len(examples) < accelerator.num_processes:
+        raise AlignbenchError(f"{config.data}: fewer demonstrations ({len(examples)}) than processes")
+
+    residual_dropout(model, config.dropout)
+    policy = Policy(model.to(accelerator.device))
+    sampler = Sampler(policy, tokenizer, checkpoint.window, accelerator) if config.reward else None
+    reward = load_reward(config.reward, accelerator, config.micro_tokens) if config.reward else None
+    module, optimizer = accelerator.prepare(policy, adam([(policy.parameters(), config.lr)]))
+
+    prints = [fingerprint(source) for source in data]
+    mixed = round(len(examples) * config.pretraining_share / (1 - config.pretraining_share)) if extra else 0
+    a_epoch = math.ceil((len(examples) + mixed) / config.batch)
+    steps = a_epoch * config.epochs
+    with open_run(Path(config.out), config, {"model": identify(config.model), "data": prints}, accelerator) as run:
+
+        def losses(rows: Sequence[Example], places: list[int]) -> list[float]:
+            """Summed loss in nats of each of some rows, without dropout."""
+            policy.eval()
+            with torch.no_grad(), accelerator.autocast():
+                return [-float(policy(pack([rows[i]], accelerator.device))[0].sum()) for i in places]
+
+        def validate(epoch: int) -> dict[str, float]:
+            found: dict[str, float] = {"epoch": epoch}
+            if held_out:
+                summed = share(accelerator, len(held_out), lambda places: losses(held_out_examples, places))
+                found["validation_loss"] = sum(summed) / sum(len(e.responses[0]) for e in held_out_examples)
+            if reward and sampler:
+                prompts = [row.prompt for row in held_out[: config.selection_prompts]]
+                sampling = Sampling(max_tokens=config.selection_tokens, temperature=1.0)
+                wrote = sampler.sample([str(i) for i in range(len(prompts))], prompts, sampling, config.seed)
+                scores = share(
+                    accelerator,
+                    len(prompts),
+                    lambda places: checked(
+                        reward, str(config.reward), [prompts[i] for i in places], [wrote[i].text for i in places]
+                    ),
+                )
+                found["reward"] = sum(scores) / len(scores)
+                rows = zip(prompts, wrote, scores, strict=True)
+                run.sample(epoch * a_epoch, [{"prompt": p, "response": w.text, "score": s} for p, w, s in rows][:8])
+            return found
+
+        def save(folder: Path) -> None:
+            whole = accelerator.get_state_dict(module)
+            if accelerator.is_main_process:
+                weights = {name.removeprefix("model."): w for name, w in whole.items()}
+                save_model(folder, policy.model, tokenizer, weights)
+                models = {"reward": config.reward} if config.reward and Path(config.reward).is_dir() else {}
+                write_recipe(
+                    folder, stage="sft", parent=config.model, models=models, data=prints, config=config,
+                    metrics=epochs[-1],
+                )  # fmt: skip
+
+        epochs: list[dict[str, float]] = []
+        step = 0
+        if state := run.resume():
+            load_training(state, accelerator)
+            before = run.state(state)
+            step, epochs = before["step"], before["epochs"]
+        progress.start("sft", steps, step, "steps")
+        while step < steps:
+            if step % config.save_every == 0:
+                run.save_state(step, lambda folder: save_training(folder, accelerator), {"epochs": epochs})
+            epoch, place = divmod(step, a_epoch)
+            rows = examples + [extra[i % len(extra)] for i in _mixture(len(extra), mixed, config.seed, epoch)]
+            order = shuffled(len(rows), config.seed, epoch)
+            batch = [rows[i] for i in order[place * config.batch :][: config.batch]]
+            tokens = sum(len(example.responses[0]) for example in batch)
+            micro = micro_batches([len(e) for e in batch], accelerator.num_processes, config.micro_tokens)
+            module.train()
+            seed_dropout(accelerator, config.seed, step)
+            set_rate(optimizer, cosine(step, steps))
+            summed = [0.0]
+
+            def loss_of(places: list[int], batch: list[Example] = batch, tokens: int = tokens) -> torch.Tensor:
+                logprobs, _ = module(pack([batch[i] for i in places], accelerator.device))
+                summed[0] -= float(logprobs.detach().sum())  # noqa: B023
+                loss: torch.Tensor = -logprobs.sum() / tokens
+                return loss
+
+            accumulate(accelerator, module, micro[accelerator.process_index], loss_of)
+            try:
+                norm = take_step(module, optimizer, config.max_gradient_norm)
+            except NotFiniteError:
+                raise AlignbenchError(
+                    f"step {step + 1}: the gradient is not finite; the state before is kept in {run.out / 'state'}"
+                ) from None
+            loss = total(accelerator, summed[0]) / tokens
+            step += 1
+            run.log(step, {"loss": loss, "gradient_norm": norm, "lr": config.lr * cosine(step - 1, steps)})
+            progress.advance()
+            if step % a_epoch == 0:
+                epochs.append(validate(step // a_epoch))
+                run.log(step, epochs[-1])
+                run.save_checkpoint(f"checkpoints/epoch-{step // a_epoch}", save)
+                run.save_state(step, lambda folder: save_training(folder, accelerator), {"epochs": epochs})
+        best = max(epochs, key=lambda found: found["reward"]) if config.reward else epochs[-1]
+        if not run.finished:
+            chosen = run.out / f"checkpoints/epoch-{int(best['epoch'])}"
+
+            def copy(folder: Path) -> None:
+                if accelerator.is_main_process:
+                    shutil.copytree(chosen, folder, dirs_exist_ok=True)
+
+            run.save_checkpoint("final", copy)
+        return run.out / "final", best
+
+
+def _examples(rows: Sequence[Any], texts: Texts) -> list[Example]:
+    prompts = texts.prompts([row.prompt for row in rows])
+    return [
+        Example(ids, [texts.response(row.prompt, ids, row.response)]) for row, ids in zip(rows, prompts, strict=True)
+    ]
+
+
+def pretraining_examples(source: str, texts: Texts, length: int) -> list[Example]:
+    """Pretraining text, cut to pieces of `length` tokens; a piece's first token is given, the others are learnt."""
+    pieces = []
+    for ids in texts.prompts([text for text in read_texts(source) if text]):
+        pieces += [ids[at : at + length] for at in range(0, len(ids), length)]
+    found = [Example(piece[:1], [piece[1:]]) for piece in pieces if len(piece) > 1]
+    if not found:
+        raise AlignbenchError(f"{source}: no pretraining text of two tokens or more")
+    return found
+
+
+def _mixture(there: int, wanted: int, seed: int, epoch: int) -> list[int]:
+    """Which pretraining examples an epoch has: each pass takes all in a new order before any comes again."""
+    found: list[int] = []
+    first = epoch * wanted
+    for round_ in range(first // there if there else 0, (first + wanted) // there + 1 if there else 0):
+        order = shuffled(there, seed, 1, round_)
+        found += order[max(0, first - round_ * there) : max(0, first + wanted - round_ * there)]
+    return found
+
+
+if __name__ == "__main__":
+    from trainers.cli import main
+
+    main("sft")
