@@ -230,6 +230,11 @@ def save_model(folder: Path, model: Any, tokenizer: PreTrainedTokenizerBase, wei
     tokenizer.save_pretrained(folder)
 
 
+def part(weights: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """What a module's state dict holds of one of its modules."""
+    return {name.removeprefix(prefix): w for name, w in weights.items() if name.startswith(prefix)}
+
+
 def scalar_padding(tokenizer: PreTrainedTokenizerBase) -> int | None:
     """A pad token for the configuration of a reward model that is not its end token.
 

@@ -15,6 +15,7 @@ import torch
 from alignbench.errors import AlignbenchError, first_line
 from trainers.models import Scalar, Texts, load
 from trainers.packing import Example, micro_batches, pack
+from trainers.steps import share
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -28,8 +29,8 @@ class RewardModel:
     micro_tokens: tokens of one packed row
     """
 
-    def __init__(self, model: Any, tokenizer: Any, window: int | None, micro_tokens: int) -> None:
-        self.scalar = Scalar(model)
+    def __init__(self, scalar: Scalar, tokenizer: Any, window: int | None, micro_tokens: int) -> None:
+        self.scalar = scalar
         self.texts = Texts(tokenizer)
         self.window = window
         self.micro_tokens = micro_tokens
@@ -60,10 +61,10 @@ class RewardModel:
 
 def load_reward(spec: str, accelerator: Accelerator, micro_tokens: int) -> Reward:
     """The reward that `spec` names: a checkpoint, or module:function, looked for in the working folder too."""
-    module_name, colon, function_name = spec.partition(":")
-    if not colon or Path(spec).exists():
+    module_name, _, function_name = spec.partition(":")
+    if is_checkpoint(spec):
         model, tokenizer, checkpoint = load(spec, "reward")
-        return RewardModel(model.to(accelerator.device), tokenizer, checkpoint.window, micro_tokens)
+        return RewardModel(Scalar(model.to(accelerator.device)), tokenizer, checkpoint.window, micro_tokens)
     sys.path.insert(0, str(Path.cwd()))
     try:
         function = getattr(importlib.import_module(module_name), function_name)
@@ -75,6 +76,22 @@ def load_reward(spec: str, accelerator: Accelerator, micro_tokens: int) -> Rewar
         raise AlignbenchError(f"reward {spec}: not a function of (prompts, responses)")
     found: Reward = function
     return found
+
+
+def is_checkpoint(spec: str) -> bool:
+    """Whether a reward names a checkpoint, not module:function."""
+    return ":" not in spec or Path(spec).exists()
+
+
+def score_all(
+    accelerator: Accelerator, reward: Reward, name: str, prompts: Sequence[str], responses: Sequence[str]
+) -> list[float]:
+    """The rewards of all texts, each process computing its share."""
+    return share(
+        accelerator,
+        len(prompts),
+        lambda places: checked(reward, name, [prompts[i] for i in places], [responses[i] for i in places]),
+    )
 
 
 def checked(reward: Reward, name: str, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:

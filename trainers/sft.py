@@ -6,7 +6,6 @@ and the one whose samples a reward model likes best is the result.
 
 from __future__ import annotations
 
-import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,25 +19,15 @@ from alignbench.models.engine import Sampling
 from alignbench.progress import Progress
 from trainers.config import REQUIRED, setting
 from trainers.data import chat_template, fingerprint, read_demonstrations, read_texts
-from trainers.models import Policy, Texts, load, residual_dropout, save_model
-from trainers.optimisation import adam, cosine, set_rate
-from trainers.packing import Example, micro_batches, pack
+from trainers.models import Policy, Texts, load, part, residual_dropout, save_model
+from trainers.optimisation import adam
+from trainers.packing import Example, pack
 from trainers.recipe import identify, write_recipe
-from trainers.rewards import checked, load_reward
+from trainers.rewards import is_checkpoint, load_reward, score_all
 from trainers.rollout import Sampler
 from trainers.run import make_accelerator, open_run
-from trainers.steps import (
-    NotFiniteError,
-    accumulate,
-    check_lengths,
-    load_training,
-    save_training,
-    seed_dropout,
-    share,
-    shuffled,
-    take_step,
-    total,
-)  # fmt: skip
+from trainers.steps import check_lengths, share, shuffled
+from trainers.supervised import Metrics, fit
 
 
 @dataclass(frozen=True)
@@ -100,97 +89,65 @@ def train(config: SFTConfig, *, progress: Progress | None = None) -> tuple[Path,
     sampler = Sampler(policy, tokenizer, checkpoint.window, accelerator) if config.reward else None
     reward = load_reward(config.reward, accelerator, config.micro_tokens) if config.reward else None
     module, optimizer = accelerator.prepare(policy, adam([(policy.parameters(), config.lr)]))
-
     prints = [fingerprint(source) for source in data]
     mixed = round(len(examples) * config.pretraining_share / (1 - config.pretraining_share)) if extra else 0
-    a_epoch = math.ceil((len(examples) + mixed) / config.batch)
-    steps = a_epoch * config.epochs
+
     with open_run(Path(config.out), config, {"model": identify(config.model), "data": prints}, accelerator) as run:
 
-        def losses(rows: Sequence[Example], places: list[int]) -> list[float]:
-            """Summed loss in nats of each of some rows, without dropout."""
-            policy.eval()
-            with torch.no_grad(), accelerator.autocast():
-                return [-float(policy(pack([rows[i]], accelerator.device))[0].sum()) for i in places]
+        def rows_of(epoch: int) -> list[Example]:
+            return examples + [extra[i] for i in _mixture(len(extra), mixed, config.seed, epoch)]
 
-        def validate(epoch: int) -> dict[str, float]:
-            found: dict[str, float] = {"epoch": epoch}
-            if held_out:
-                summed = share(accelerator, len(held_out), lambda places: losses(held_out_examples, places))
-                found["validation_loss"] = sum(summed) / sum(len(e.responses[0]) for e in held_out_examples)
+        def loss_of(rows: Sequence[Example]) -> torch.Tensor:
+            logprobs: torch.Tensor = module(pack(rows, accelerator.device))[0]
+            return -logprobs.sum()
+
+        def after_epoch(epoch: int, step: int) -> Metrics:
+            metrics = validation_loss()
             if reward and sampler:
-                prompts = [row.prompt for row in held_out[: config.selection_prompts]]
-                sampling = Sampling(max_tokens=config.selection_tokens, temperature=1.0)
-                wrote = sampler.sample([str(i) for i in range(len(prompts))], prompts, sampling, config.seed)
-                scores = share(
-                    accelerator,
-                    len(prompts),
-                    lambda places: checked(
-                        reward, str(config.reward), [prompts[i] for i in places], [wrote[i].text for i in places]
-                    ),
-                )
-                found["reward"] = sum(scores) / len(scores)
-                rows = zip(prompts, wrote, scores, strict=True)
-                run.sample(epoch * a_epoch, [{"prompt": p, "response": w.text, "score": s} for p, w, s in rows][:8])
-            return found
+                metrics |= selection_reward(step)
+            run.save_checkpoint(f"checkpoints/epoch-{epoch}", lambda folder: save(folder, metrics))
+            return metrics
 
-        def save(folder: Path) -> None:
+        @torch.no_grad()
+        def validation_loss() -> Metrics:
+            def summed(places: list[int]) -> list[float]:
+                module.eval()
+                return [float(loss_of([held_out_examples[i]])) for i in places]
+
+            if not held_out:
+                return {}
+            tokens = sum(len(example.responses[0]) for example in held_out_examples)
+            return {"validation_loss": sum(share(accelerator, len(held_out), summed)) / tokens}
+
+        def selection_reward(step: int) -> Metrics:
+            assert reward
+            assert sampler
+            prompts = [row.prompt for row in held_out[: config.selection_prompts]]
+            sampling = Sampling(max_tokens=config.selection_tokens, temperature=1.0)
+            wrote = [
+                c.text for c in sampler.sample(list(map(str, range(len(prompts)))), prompts, sampling, config.seed)
+            ]
+            scores = score_all(accelerator, reward, str(config.reward), prompts, wrote)
+            rows = zip(prompts, wrote, scores, strict=True)
+            run.sample(step, [{"prompt": p, "response": r, "score": s} for p, r, s in rows][:8])
+            return {"reward": sum(scores) / len(scores)}
+
+        def save(folder: Path, metrics: Metrics) -> None:
             whole = accelerator.get_state_dict(module)
             if accelerator.is_main_process:
-                weights = {name.removeprefix("model."): w for name, w in whole.items()}
-                save_model(folder, policy.model, tokenizer, weights)
-                models = {"reward": config.reward} if config.reward and Path(config.reward).is_dir() else {}
+                save_model(folder, policy.model, tokenizer, part(whole, "model."))
+                models = {"reward": config.reward} if config.reward and is_checkpoint(config.reward) else {}
                 write_recipe(
-                    folder, stage="sft", parent=config.model, models=models, data=prints, config=config,
-                    metrics=epochs[-1],
-                )  # fmt: skip
+                    folder, stage="sft", parent=config.model, models=models, data=prints, config=config, metrics=metrics
+                )
 
-        epochs: list[dict[str, float]] = []
-        step = 0
-        if state := run.resume():
-            load_training(state, accelerator)
-            before = run.state(state)
-            step, epochs = before["step"], before["epochs"]
-        progress.start("sft", steps, step, "steps")
-        while step < steps:
-            if step % config.save_every == 0:
-                run.save_state(step, lambda folder: save_training(folder, accelerator), {"epochs": epochs})
-            epoch, place = divmod(step, a_epoch)
-            rows = examples + [extra[i % len(extra)] for i in _mixture(len(extra), mixed, config.seed, epoch)]
-            order = shuffled(len(rows), config.seed, epoch)
-            batch = [rows[i] for i in order[place * config.batch :][: config.batch]]
-            tokens = sum(len(example.responses[0]) for example in batch)
-            micro = micro_batches([len(e) for e in batch], accelerator.num_processes, config.micro_tokens)
-            module.train()
-            seed_dropout(accelerator, config.seed, step)
-            set_rate(optimizer, cosine(step, steps))
-            summed = [0.0]
-
-            def loss_of(places: list[int], batch: list[Example] = batch, tokens: int = tokens) -> torch.Tensor:
-                logprobs, _ = module(pack([batch[i] for i in places], accelerator.device))
-                summed[0] -= float(logprobs.detach().sum())  # noqa: B023
-                loss: torch.Tensor = -logprobs.sum() / tokens
-                return loss
-
-            accumulate(accelerator, module, micro[accelerator.process_index], loss_of)
-            try:
-                norm = take_step(module, optimizer, config.max_gradient_norm)
-            except NotFiniteError:
-                raise AlignbenchError(
-                    f"step {step + 1}: the gradient is not finite; the state before is kept in {run.out / 'state'}"
-                ) from None
-            loss = total(accelerator, summed[0]) / tokens
-            step += 1
-            run.log(step, {"loss": loss, "gradient_norm": norm, "lr": config.lr * cosine(step - 1, steps)})
-            progress.advance()
-            if step % a_epoch == 0:
-                epochs.append(validate(step // a_epoch))
-                run.log(step, epochs[-1])
-                run.save_checkpoint(f"checkpoints/epoch-{step // a_epoch}", save)
-                run.save_state(step, lambda folder: save_training(folder, accelerator), {"epochs": epochs})
-        best = max(epochs, key=lambda found: found["reward"]) if config.reward else epochs[-1]
+        epochs = fit(
+            config, run, accelerator, module, optimizer, name="sft", rows_of=rows_of, size=len,
+            weight=lambda row: len(row.responses[0]), loss_of=loss_of, after_epoch=after_epoch, progress=progress,
+        )  # fmt: skip
+        best = max(epochs, key=lambda found: found["reward"]) if reward else epochs[-1]
         if not run.finished:
-            chosen = run.out / f"checkpoints/epoch-{int(best['epoch'])}"
+            chosen = run.out / f"checkpoints/epoch-{best['epoch']:.0f}"
 
             def copy(folder: Path) -> None:
                 if accelerator.is_main_process:

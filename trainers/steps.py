@@ -37,16 +37,20 @@ def seed_dropout(accelerator: Accelerator, *key: int) -> None:
 
 def accumulate(
     accelerator: Accelerator, module: nn.Module, batches: Sequence[T], loss_of: Callable[[T], torch.Tensor]
-) -> None:
-    """Add the gradient of the summed losses to the parameters' gradients, averaged over the processes.
+) -> float:
+    """Add the gradient of the summed losses to the parameters' gradients; this process's sum of the losses.
 
-    Losses are sums divided by a count of the whole batch, so micro-batches add up to it exactly; the average over
-    processes is undone by their number.
+    Losses are sums divided by a count of the whole batch, so micro-batches add up to it exactly; the average that is
+    taken over the processes is undone by their number.
     """
+    summed = 0.0
     for number, batch in enumerate(batches):
         last = number == len(batches) - 1
         with nullcontext() if last else accelerator.no_sync(module):
-            accelerator.backward(loss_of(batch) * accelerator.num_processes)
+            loss = loss_of(batch)
+            accelerator.backward(loss * accelerator.num_processes)
+        summed += float(loss.detach())
+    return summed
 
 
 def take_step(module: nn.Module, optimizer: Any, largest_norm: float | None) -> float:
