@@ -1,4 +1,4 @@
-"""The command line: `alignbench evaluate | score | rescore | tasks | scorers | data`."""
+"""The command line: `alignbench evaluate | score | rescore | tasks | scorers | data | train`."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from alignbench.data.cli import app as data_app
 from alignbench.errors import AlignbenchError
 from alignbench.progress import printable
 from alignbench.scorers.cli import app as scorers_app
+from trainers.cli import app as train_app
 
 if TYPE_CHECKING:
     from alignbench.evaluation import RunResult
@@ -28,6 +29,7 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data", help="The data sets: what is there, what is missing, fetch it.")
 app.add_typer(scorers_app, name="scorers", help="The scorers of what a model wrote: what is there, how good they are.")
+app.add_typer(train_app, name="train", help="Train: SFT, a reward model, PPO and PPO-ptx.")
 
 DataDir = Annotated[Path | None, typer.Option(help="Folder with the authors' files (default: $ALIGNBENCH_DATA).")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]

@@ -216,7 +216,10 @@ def _evaluate_model(
                 progress.say(f"loading {model.name}")
                 engine = model.open()
                 budget = getattr(engine, "token_budget", None)  # of the local engine
-                begun = run.describe({**model.identity, "tokens_a_batch": budget, "environment": environment()})
+                lineage = [asdict(ancestor) for ancestor in model.lineage]
+                begun = run.describe(
+                    {**model.identity, "lineage": lineage, "tokens_a_batch": budget, "environment": environment()}
+                )
                 if budget is not None:
                     # a resumed run makes the batches that the run began with, whatever memory is free now
                     engine.token_budget = int(begun["tokens_a_batch"])  # type: ignore[attr-defined]

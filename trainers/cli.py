@@ -74,6 +74,6 @@ def _run(stage: str, settings: list[str], preset: str | None, show: bool) -> Non
         module.train(config, progress=progress)
     if first:
         final = Path(config.out) / "final"
-        recipe = read_object(final / "recipe.json") or {}
-        print_table(("metric", "value"), [[k, str(v)] for k, v in recipe.get("metrics", {}).items()])
+        if metrics := (read_object(final / "recipe.json") or {}).get("metrics"):
+            print_table(("metric", "value"), [[name, str(value)] for name, value in metrics.items()])
         print(f"checkpoint: {final}")

@@ -8,7 +8,7 @@ import types
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, asdict, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from alignbench.errors import AlignbenchError, first_line
 
@@ -119,11 +119,10 @@ def _convert(value: Any, kind: Any) -> Any:
     if value is None and type(None) in options:
         return None
     (kind,) = [option for option in options if option is not type(None)]
-    if get_origin(kind) is Literal:
-        if value in get_args(kind):
-            return value
-    elif get_origin(kind) is tuple:
-        items = [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+    if get_origin(kind) is tuple:
+        items = value
+        if isinstance(value, str):  # one string may be white space: stop="\n"
+            items = [part.strip() for part in value.split(",")] if "," in value else [value]
         if isinstance(items, list | tuple) and all(isinstance(item, str) for item in items):
             return tuple(items)
     elif kind is float and not isinstance(value, bool) and isinstance(value, int | float | str):

@@ -106,7 +106,7 @@ def _parse(source: str, parse: Callable[[SourceRow], T]) -> list[T]:
     for row in read_source(source):
         try:
             items.append(parse(row))
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             raise AlignbenchError(f"{row.where}: {error}") from None
     return items
 
@@ -129,7 +129,7 @@ def _ranking(row: SourceRow, template: Render | None) -> Ranking:
         raise ValueError(f"{len(ranks)} ranks for {len(responses)} responses")
     for rank in ranks:
         if type(rank) not in (int, float) or not math.isfinite(rank):
-            raise ValueError(f"ranks holds {json.dumps(rank)}, which is not a finite number")
+            raise ValueError(f"ranks holds {json.dumps(rank, default=str)}, which is not a finite number")
     if len(set(ranks)) == 1:
         raise ValueError("all responses are tied, which teaches nothing: remove the row")
     labeler = row.fields.get("labeler")

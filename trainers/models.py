@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,12 +18,13 @@ from transformers import PreTrainedTokenizerBase
 from alignbench.errors import AlignbenchError, first_line
 from alignbench.models.checkpoint import Checkpoint, find_checkpoint
 from alignbench.models.encode import Encoder
+from alignbench.models.probe import attention_span
 from alignbench.models.products import use_onednn
 from trainers.losses import token_logprobs
 from trainers.packing import Example, Packed, pack, packed_attention
 
 BIAS = "alignbench_reward_bias"  # the field of config.json that holds what is added to the head's output
-SUBLAYERS = ("self_attn", "attn", "attention", "self_attention", "mlp", "feed_forward")
+SUBLAYERS = ("self_attn", "attn", "attention", "self_attention", "mlp", "feed_forward", "fc2")
 AGREEMENT = 1e-3  # nats that packed rows may differ from the model as it is, in fp32
 
 
@@ -149,6 +152,9 @@ def load(
         raise AlignbenchError(f"checkpoint {spec}: {len(missing)} weights are not in its files (first: {min(missing)})")
     check_packing(model, spec, kind)
     use_onednn(model)
+    span = attention_span(model)  # packed rows do not slide the window: within it there is no difference
+    if math.isfinite(span):
+        checkpoint = replace(checkpoint, window=min(int(span), checkpoint.window or int(span)))
     return model.eval(), tokenizer, checkpoint
 
 
@@ -194,10 +200,14 @@ def residual_dropout(model: nn.Module, share: float) -> None:
             return (nn.functional.dropout(output[0], share, module.training), *output[1:])
         return nn.functional.dropout(output, share, module.training)
 
-    blocks = [m for name, m in model.named_modules() if name.split(".")[-1] in SUBLAYERS and "." in name]
+    paths = [(name.split("."), module) for name, module in model.named_modules()]
+    blocks = [m for path, m in paths if len(path) > 1 and path[-1] in SUBLAYERS and not set(path[:-1]) & set(SUBLAYERS)]
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
+        for name in ("dropout", "layerdrop"):  # OPT's, which are no modules
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
     if not blocks and share:
         raise AlignbenchError("dropout: the model's attention and feed-forward blocks were not found; set dropout=0")
     for block in blocks if share else []:
@@ -221,11 +231,11 @@ def add_lora(model: Any, rank: int, seed: int) -> Any:
 def save_model(folder: Path, model: Any, tokenizer: PreTrainedTokenizerBase, weights: dict[str, Any] | None) -> None:
     """Write a folder that `from_pretrained` loads; LoRA adapters are merged into it, and kept beside it.
 
-    weights: the whole state dict where the model itself holds shards
+    weights: the whole state dict where the model itself holds shards; adapters are never sharded
     """
     if hasattr(model, "merge_and_unload"):
         model.save_pretrained(folder / "adapter")
-        model = copy.deepcopy(model).merge_and_unload()
+        model, weights = copy.deepcopy(model).merge_and_unload(), None
     model.save_pretrained(folder, state_dict=weights)
     tokenizer.save_pretrained(folder)
 

@@ -10,6 +10,8 @@ import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +36,9 @@ from trainers.steps import (
     NotFiniteError,
     accumulate,
     check_lengths,
+    endless,
     load_training,
+    my_batches,
     save_training,
     share,
     shuffled,
@@ -53,6 +57,7 @@ class PPOConfig:
     reward: str = setting(REQUIRED, "reward model's checkpoint, or module:function of (prompts, responses)")
     prompts: str = setting(REQUIRED, "file of {prompt}, or hub data set")
     out: str = setting(REQUIRED, "folder of the run", free=True)
+    reference: str | None = setting(None, "whose KL is penalised; none: the model as it starts (paper)")
     value: str | None = setting(None, "checkpoint of the value's start; none: the reward model, or else the policy")
     pretraining: str | None = setting(None, "text for ptx > 0")
     template: bool = setting(False, "put prompts into the model's chat template")
@@ -85,7 +90,7 @@ class PPOConfig:
     lora: int = setting(0, "train adapters of this rank; the reference is then the policy without them; 0: all weights")
     stop_kl: float | None = setting(None, "end with the last good checkpoint when KL per response exceeds this")
     mixed_precision: str = setting("no", "no, or bf16 (autocast, and sampling in bf16; the weights stay fp32)")
-    micro_tokens: int = setting(8192, "tokens that go through the model at once")
+    micro_tokens: int = setting(4096, "tokens that go through the model at once")
     seed: int = setting(0, "of sampling, order of the data and new heads")
     save_every: int = setting(10, "iterations between resumable states", free=True)
     sample_rows: int = setting(4, "responses of each iteration that go to samples.jsonl")
@@ -113,8 +118,10 @@ def train(config: PPOConfig, *, progress: Progress | None = None) -> tuple[Path,
     text = pretraining_examples(str(config.pretraining), texts, config.ptx_tokens) if config.ptx else []
     reward = load_reward(config.reward, accelerator, config.micro_tokens)
 
-    value_model = _value_model(config, tokenizer, model)
-    reference = None if config.lora else Policy(load(config.model, "causal")[0], config.temperature).eval()
+    value_model = _value_model(config, tokenizer)
+    reference = None
+    if config.reference or not config.lora:
+        reference = Policy(_reference_model(config, tokenizer), config.temperature).eval()
     if config.lora:
         model, value_model = (add_lora(m, config.lora, config.seed) for m in (model, value_model))
     policy, value = Policy(model, config.temperature), Scalar(value_model)
@@ -125,22 +132,22 @@ def train(config: PPOConfig, *, progress: Progress | None = None) -> tuple[Path,
     optimizer = adam([(policy.parameters(), config.lr), (value.parameters(), config.value_lr)])
     module, optimizer = accelerator.prepare(actor, optimizer)
     ema = Ema(policy, config.ema) if config.ema else None
+    batches = partial(my_batches, accelerator, budget=config.micro_tokens)
     sampling = Sampling(max_tokens=config.max_tokens, temperature=config.temperature, stop=config.stop)  # detail 4
     iterations = config.episodes // config.batch
     prints = [fingerprint(source) for source in filter(None, (config.prompts, config.pretraining if text else None))]
     models = {"reward": config.reward} if is_checkpoint(config.reward) else {}
+    models |= {role: spec for role in ("reference", "value") if (spec := getattr(config, role))}
     identity = {"model": identify(config.model), **{role: identify(spec) for role, spec in models.items()}}
 
     def sample(iteration: int) -> list[Rollout]:
         """A batch of scored responses; prompts in a new order in every pass over them."""
-        episodes = range(iteration * config.batch, (iteration + 1) * config.batch)
-        orders = {p: shuffled(len(prompts), config.seed, p) for p in {e // len(prompts) for e in episodes}}
-        chosen = [orders[e // len(prompts)][e % len(prompts)] for e in episodes]
-        keys = [f"{e // len(prompts)}:{i}" for e, i in zip(episodes, chosen, strict=True)]
-        wrote = sampler.sample(keys, [prompts[i] for i in chosen], sampling, config.seed)
+        chosen = endless(len(prompts), iteration * config.batch, config.batch, config.seed)
+        keys = [f"{lap}:{i}" for lap, i in chosen]
+        wrote = sampler.sample(keys, [prompts[i] for _, i in chosen], sampling, config.seed)
         rollouts = [  # details 10 and 19: the text is cut at its stop string, the ids are those sampled
             Rollout(prompts[i], prompt_ids[i], w.text, list(w.tokens), w.finish != "length")
-            for i, w in zip(chosen, wrote, strict=True)
+            for (_, i), w in zip(chosen, wrote, strict=True)
         ]
         answers = [rollout.response for rollout in rollouts]
         scores = score_all(accelerator, reward, config.reward, [rollout.prompt for rollout in rollouts], answers)
@@ -179,23 +186,23 @@ def train(config: PPOConfig, *, progress: Progress | None = None) -> tuple[Path,
         for inner in range(config.inner_epochs):
             order = shuffled(len(rollouts), config.seed, iteration, inner)  # detail 17
             for start in range(0, len(order), config.minibatch):
-                step = (iteration * config.inner_epochs + inner) * len(order) + start
+                first = (iteration * config.inner_epochs + inner) * len(order) + start
                 episodes = [rollouts[i] for i in order[start : start + config.minibatch]]
-                for name, number in minibatch(step, episodes).items():
+                for name, number in minibatch(first, episodes).items():
                     found.setdefault(name, []).append(number)
         return {name: float(np.mean(numbers)) for name, numbers in found.items()}
 
-    def minibatch(step: int, episodes: Sequence[Rollout]) -> Metrics:
+    def minibatch(first: int, episodes: Sequence[Rollout]) -> Metrics:
         metrics, pretraining_gradient = {}, None
         if text:  # the same gradient, accumulated into the same step
-            metrics["ptx_loss"], metrics["ptx_gradient_norm"] = pretrain(step)
+            metrics["ptx_loss"], metrics["ptx_gradient_norm"] = pretrain(first)
             pretraining_gradient = [None if p.grad is None else p.grad.clone() for p in policy.parameters()]
         tokens = sum(len(rollout.response_ids) for rollout in episodes)
-        sums = np.zeros(6)
+        sums = np.zeros(5)
 
         def loss_of(batch: Sequence[Rollout]) -> torch.Tensor:
             """Policy and value loss, the token mean over the whole minibatch (detail 15)."""
-            logprobs, entropies, values = module(pack([rollout.example for rollout in batch], accelerator.device))
+            logprobs, _, values = module(pack([rollout.example for rollout in batch], accelerator.device))
             old, advantages, before, returns = (
                 torch.from_numpy(np.concatenate([getattr(r, name) for r in batch])).float().to(logprobs.device)
                 for name in ("logprobs", "advantages", "values", "returns")
@@ -203,35 +210,25 @@ def train(config: PPOConfig, *, progress: Progress | None = None) -> tuple[Path,
             policy_loss, clipped = losses.policy_loss(logprobs, old, advantages, config.clip)
             value_loss = losses.value_loss(values, before, returns, config.value_clip)
             ratio = torch.exp(logprobs.detach() - old)
-            kept = (policy_loss, value_loss, clipped, ratio, ratio - 1 - ratio.log(), entropies)
+            kept = (policy_loss, value_loss, clipped, ratio, ratio - 1 - ratio.log())
             sums[:] += [float(k.detach().double().sum()) for k in kept]
             loss: torch.Tensor = (policy_loss.sum() + value_loss.sum()) / tokens
             return loss
 
-        micro = micro_batches([len(r.example) for r in episodes], accelerator.num_processes, config.micro_tokens)
-        mine = [[episodes[i] for i in places] for places in micro[accelerator.process_index]]
-        accumulate(accelerator, module, mine, loss_of)
-        names = ("policy_loss", "value_loss", "clip_fraction", "ratio", "approximate_kl", "entropy_during")
+        accumulate(accelerator, module, batches(episodes, size=lambda rollout: len(rollout.example)), loss_of)
+        names = ("policy_loss", "value_loss", "clip_fraction", "ratio", "approximate_kl")
         metrics |= {n: total(accelerator, s) / tokens for n, s in zip(names, sums.tolist(), strict=True)}
-        gradients = [p.grad for p in policy.parameters()]
-        if pretraining_gradient is not None:
-            pairs = zip(gradients, pretraining_gradient, strict=True)
-            gradients = [g if g is None or before is None else g - before for g, before in pairs]
-        metrics["ppo_gradient_norm"] = gradient_norm(gradients)
+        pairs = zip([p.grad for p in policy.parameters()], pretraining_gradient or repeat(None), strict=False)
+        metrics["ppo_gradient_norm"] = gradient_norm(g if g is None or b is None else g - b for g, b in pairs)
         metrics["gradient_norm"] = take_step(actor, optimizer, config.max_gradient_norm)
         if ema:
             ema.update(policy)
         return metrics
 
-    def pretrain(step: int) -> tuple[float, float]:
-        """Add γ times the gradient of the pretraining loss: the loss, in nats a token, and the added gradient's norm."""
+    def pretrain(episode: int) -> tuple[float, float]:
+        """Add γ times the gradient of the pretraining loss; that loss in nats a token, and the added gradient's norm."""
         count = config.ptx_examples * config.minibatch
-        first = step * config.ptx_examples
-        orders = {
-            p: shuffled(len(text), config.seed, 1, p)
-            for p in range(first // len(text), (first + count) // len(text) + 1)
-        }
-        batch = [text[orders[e // len(text)][e % len(text)]] for e in range(first, first + count)]
+        batch = [text[i] for _, i in endless(len(text), episode * config.ptx_examples, count, config.seed, 1)]
         tokens = sum(len(example.responses[0]) for example in batch)
         divisor = tokens if config.ptx_mean == "token" else len(batch)
 
@@ -239,9 +236,8 @@ def train(config: PPOConfig, *, progress: Progress | None = None) -> tuple[Path,
             logprobs: torch.Tensor = module(pack(examples, accelerator.device), with_values=False)[0]
             return -config.ptx * logprobs.sum() / divisor
 
-        micro = micro_batches([len(e) for e in batch], accelerator.num_processes, config.micro_tokens)
-        mine = [[batch[i] for i in places] for places in micro[accelerator.process_index]]
-        loss = total(accelerator, accumulate(accelerator, module, mine, loss_of)) * divisor / config.ptx / tokens
+        summed = accumulate(accelerator, module, batches(batch, size=len), loss_of)
+        loss = total(accelerator, summed) * divisor / config.ptx / tokens
         return loss, gradient_norm(p.grad for p in policy.parameters())
 
     def save(folder: Path, metrics: Metrics) -> None:
@@ -307,7 +303,7 @@ def train(config: PPOConfig, *, progress: Progress | None = None) -> tuple[Path,
 
 
 def estimate_advantages(config: PPOConfig, beta: float, rollouts: Sequence[Rollout]) -> None:
-    """Rewards, advantages and returns of every token of the batch, whitened over the real tokens (details 8, 11, 12)."""
+    """Rewards, advantages and returns of every token, whitened over the batch's real tokens (details 8, 11, 12)."""
     for rollout in rollouts:
         rollout.rewards = losses.token_rewards(rollout.score, rollout.logprobs, rollout.reference, beta)
     if config.whiten_rewards:
@@ -354,7 +350,7 @@ def _sample_row(rollout: Rollout) -> dict[str, Any]:
     return {"prompt": rollout.prompt, "response": rollout.response, "score": rollout.score, "kl": kl}
 
 
-def _value_model(config: PPOConfig, tokenizer: Any, model: Any) -> Any:
+def _value_model(config: PPOConfig, tokenizer: Any) -> Any:
     """The value starts from the reward model, where that reads the policy's tokens (InstructGPT, C.4)."""
     spec = config.value or (config.reward if is_checkpoint(config.reward) else None)
     if spec is not None:
@@ -364,6 +360,13 @@ def _value_model(config: PPOConfig, tokenizer: Any, model: Any) -> Any:
         if config.value:
             raise AlignbenchError(f"value {config.value}: its tokenizer is not the policy's; choose another, or none")
     return load(config.model, "reward", new_head=config.seed)[0]
+
+
+def _reference_model(config: PPOConfig, tokenizer: Any) -> Any:
+    found, its_tokenizer, _ = load(config.reference or config.model, "causal")
+    if its_tokenizer.get_vocab() != tokenizer.get_vocab():
+        raise AlignbenchError(f"reference {config.reference}: its vocabulary is not that of {config.model}")
+    return found
 
 
 def _check(config: PPOConfig) -> None:

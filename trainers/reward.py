@@ -48,7 +48,7 @@ class RewardConfig:
     lr: float = setting(9e-6, "peak, falling along a cosine to a tenth (paper: 9e-6)")
     max_gradient_norm: float | None = setting(None, "clip the gradient to this norm (not in the paper)")
     mixed_precision: str = setting("no", "no, or bf16 (autocast; the weights stay fp32)")
-    micro_tokens: int = setting(8192, "tokens that go through the model at once")
+    micro_tokens: int = setting(4096, "tokens that go through the model at once")
     seed: int = setting(0, "of the new head, the held-out prompts and the order of the data")
     save_every: int = setting(100, "steps between resumable states", free=True)
     trackers: tuple[str, ...] | None = setting(None, "tensorboard, wandb; none: tensorboard if installed", free=True)
@@ -85,6 +85,7 @@ def train(config: RewardConfig, *, progress: Progress | None = None) -> tuple[Pa
         check_lengths(longest, checkpoint.window, "ranking", source)
     if len(rows) < accelerator.num_processes:
         raise AlignbenchError(f"{config.data}: {len(rows)} rankings to train on: too few")
+    longer = longer_wins(rows)
     held_out_folds = _train_folds(config, progress) if config.folds and config.fold is None else {}
 
     scalar = Scalar(model.to(accelerator.device))
@@ -105,9 +106,9 @@ def train(config: RewardConfig, *, progress: Progress | None = None) -> tuple[Pa
             return share(accelerator, len(rows), lambda places: reader.scores([rows[i].example for i in places]))
 
         def after_epoch(epoch: int, step: int) -> Metrics:
-            found = agreement(validation, scores_of(validation)).metrics
+            found = agreement(validation, scores_of(validation), longer_is_better=longer).metrics
             if foreign:
-                other = agreement(foreign, scores_of(foreign)).metrics
+                other = agreement(foreign, scores_of(foreign), longer_is_better=longer).metrics
                 found |= {f"held_out_labelers_{name}": value for name, value in other.items()}
             return found
 
@@ -130,7 +131,7 @@ def train(config: RewardConfig, *, progress: Progress | None = None) -> tuple[Pa
         )  # fmt: skip
         metrics = epochs[-1] | held_out_folds
         if not run.finished:
-            found = agreement(validation, scores_of(validation))
+            found = agreement(validation, scores_of(validation), longer_is_better=longer)
             if demonstrations:
                 setattr(model.config, BIAS, 0.0)
                 prompts, responses = [d.prompt for d in demonstrations], [d.response for d in demonstrations]
@@ -156,50 +157,60 @@ class Agreement:
     bins: list[dict[str, float]]
 
 
-def agreement(rows: Sequence[Row], scores: Sequence[Sequence[float]]) -> Agreement:
-    """Accuracy on all pairs that are no ties, with intervals clustered by prompt, beside always preferring the longer.
+def agreement(rows: Sequence[Row], scores: Sequence[Sequence[float]], *, longer_is_better: bool = True) -> Agreement:
+    """Accuracy on all pairs that are no ties, with intervals clustered by prompt, beside a preference for length alone.
 
+    longer_is_better: what that preference is, found on other rows (see `longer_wins`)
     Each pair is read once, in the order of the row: p = σ(r_i − r_j) predicts that i was preferred to j.
     """
-    right, longer, prompts, predicted, happened = [], [], [], [], []
+    right, by_length, prompts, predicted, happened = [], [], [], [], []
     for row, found in zip(rows, scores, strict=True):
-        for i in range(len(found)):
-            for j in range(i + 1, len(found)):
-                if row.ranks[i] == row.ranks[j]:
-                    continue
-                better = bool(row.ranks[i] < row.ranks[j])
-                lengths = [len(row.ranking.responses[k]) for k in (i, j)]
-                margin = found[i] - found[j]
-                right.append(0.5 if margin == 0 else float((margin > 0) == better))
-                longer.append(0.5 if lengths[0] == lengths[1] else float((lengths[0] > lengths[1]) == better))
-                predicted.append(1 / (1 + np.exp(-margin)))
-                happened.append(float(better))
-                prompts.append(row.ranking.prompt)
-    accuracy = stats.share(right, prompts)
-    baseline = stats.share(longer, prompts)
-    difference = stats.mean(np.subtract(right, longer), prompts)
+        for i, j, better in _pairs(row):
+            margin, longer = found[i] - found[j], _longer(row, i, j)
+            right.append(0.5 if margin == 0 else float((margin > 0) == better))
+            by_length.append(0.5 if longer == 0 else float((longer > 0) == (better == longer_is_better)))
+            predicted.append(1 / (1 + np.exp(-margin)))
+            happened.append(float(better))
+            prompts.append(row.ranking.prompt)
+    if not right:
+        raise AlignbenchError("no pair to validate on: give more rankings, or validation=FILE")
     p, y = np.array(predicted), np.array(happened)
     edges = np.linspace(0, 1, 11)
     place = np.clip(np.digitize(p, edges) - 1, 0, 9)
+    inside = [(b, place == b) for b in range(10) if (place == b).any()]
     bins = [
-        {
-            "from": edges[b],
-            "to": edges[b + 1],
-            "pairs": n,
-            "predicted": p[place == b].mean(),
-            "share": y[place == b].mean(),
-        }
-        for b in range(10)
-        if (n := int((place == b).sum()))
+        {"from": edges[b], "to": edges[b + 1], "pairs": int(m.sum()), "predicted": p[m].mean(), "share": y[m].mean()}
+        for b, m in inside
     ]
     metrics: Metrics = {"pairs": len(right)}
-    for name, estimate in (("accuracy", accuracy), ("longer_accuracy", baseline), ("over_longer", difference)):
+    for name, estimate in (
+        ("accuracy", stats.share(right, prompts)),
+        ("length_accuracy", stats.share(by_length, prompts)),
+        ("over_length", stats.mean(np.subtract(right, by_length), prompts)),
+    ):
         values = (estimate.value, estimate.low, estimate.high)
         for suffix, value in zip(("", "_low", "_high"), values, strict=True):
             metrics[name + suffix] = float("nan") if value is None else value
     metrics["log_loss"] = float(-np.log(np.where(y == 1, p, 1 - p) + 1e-12).mean())
     metrics["calibration_error"] = float(sum(b["pairs"] * abs(b["predicted"] - b["share"]) for b in bins) / len(p))
     return Agreement(metrics, bins)
+
+
+def longer_wins(rows: Sequence[Row]) -> bool:
+    """Whether the longer response is preferred more often than not."""
+    votes = [np.sign(_longer(row, i, j)) * (1 if better else -1) for row in rows for i, j, better in _pairs(row)]
+    return bool(sum(votes) >= 0)
+
+
+def _pairs(row: Row) -> list[tuple[int, int, bool]]:
+    """(i, j, whether i was preferred) for each pair of a ranking that is no tie."""
+    ranks = row.ranks.tolist()
+    pairs = [(i, j) for i in range(len(ranks)) for j in range(i + 1, len(ranks))]
+    return [(i, j, ranks[i] < ranks[j]) for i, j in pairs if ranks[i] != ranks[j]]
+
+
+def _longer(row: Row, i: int, j: int) -> int:
+    return len(row.ranking.responses[i]) - len(row.ranking.responses[j])
 
 
 def _split(config: RewardConfig, rankings: list[Ranking], render: Any) -> tuple[list[Ranking], ...]:

@@ -15,6 +15,7 @@ out/
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -67,6 +68,7 @@ def make_accelerator(
         trackers = ["tensorboard"] if find_spec("tensorboard") else []
         if not trackers:
             notify("without TensorBoard (pip install 'alignbench[train]'), the numbers go to metrics.jsonl alone")
+    logging.getLogger("accelerate").setLevel(logging.ERROR)  # it says at every state that tied weights are saved once
     AcceleratorState._reset_state()  # it would keep the precision of a stage that this process has trained before
     return Accelerator(
         mixed_precision=mixed_precision,

@@ -26,7 +26,7 @@ from trainers.recipe import identify, write_recipe
 from trainers.rewards import is_checkpoint, load_reward, score_all
 from trainers.rollout import Sampler
 from trainers.run import make_accelerator, open_run
-from trainers.steps import check_lengths, share, shuffled
+from trainers.steps import check_lengths, endless, share
 from trainers.supervised import Metrics, fit
 
 
@@ -51,7 +51,7 @@ class SFTConfig:
     selection_prompts: int = setting(256, "validation prompts that are answered for the selection")
     selection_tokens: int = setting(128, "longest answer of the selection, sampled at temperature 1")
     mixed_precision: str = setting("no", "no, or bf16 (autocast; the weights stay fp32)")
-    micro_tokens: int = setting(8192, "tokens that go through the model at once")
+    micro_tokens: int = setting(4096, "tokens that go through the model at once")
     seed: int = setting(0, "of the order of the data and the dropout")
     save_every: int = setting(100, "steps between resumable states", free=True)
     trackers: tuple[str, ...] | None = setting(None, "tensorboard, wandb; none: tensorboard if installed", free=True)
@@ -95,7 +95,7 @@ def train(config: SFTConfig, *, progress: Progress | None = None) -> tuple[Path,
     with open_run(Path(config.out), config, {"model": identify(config.model), "data": prints}, accelerator) as run:
 
         def rows_of(epoch: int) -> list[Example]:
-            return examples + [extra[i] for i in _mixture(len(extra), mixed, config.seed, epoch)]
+            return examples + [extra[i] for _, i in endless(len(extra), epoch * mixed, mixed, config.seed, 1)]
 
         def loss_of(rows: Sequence[Example]) -> torch.Tensor:
             logprobs: torch.Tensor = module(pack(rows, accelerator.device))[0]
@@ -105,7 +105,7 @@ def train(config: SFTConfig, *, progress: Progress | None = None) -> tuple[Path,
             metrics = validation_loss()
             if reward and sampler:
                 metrics |= selection_reward(step)
-            run.save_checkpoint(f"checkpoints/epoch-{epoch}", lambda folder: save(folder, metrics))
+            run.save_checkpoint(f"checkpoints/epoch-{epoch}", lambda folder: save(folder, {"epoch": epoch, **metrics}))
             return metrics
 
         @torch.no_grad()
@@ -172,16 +172,6 @@ def pretraining_examples(source: str, texts: Texts, length: int) -> list[Example
     found = [Example(piece[:1], [piece[1:]]) for piece in pieces if len(piece) > 1]
     if not found:
         raise AlignbenchError(f"{source}: no pretraining text of two tokens or more")
-    return found
-
-
-def _mixture(there: int, wanted: int, seed: int, epoch: int) -> list[int]:
-    """Which pretraining examples an epoch has: each pass takes all in a new order before any comes again."""
-    found: list[int] = []
-    first = epoch * wanted
-    for round_ in range(first // there if there else 0, (first + wanted) // there + 1 if there else 0):
-        order = shuffled(there, seed, 1, round_)
-        found += order[max(0, first - round_ * there) : max(0, first + wanted - round_ * there)]
     return found
 
 

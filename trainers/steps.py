@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,6 +15,7 @@ from torch import nn
 
 from alignbench.errors import AlignbenchError
 from trainers.optimisation import Ema, gradient_norm
+from trainers.packing import micro_batches
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -25,14 +27,28 @@ class NotFiniteError(Exception):
     """A gradient is NaN or infinite; the weights are still those before the step."""
 
 
-def shuffled(count: int, *key: int) -> list[int]:
+@lru_cache(maxsize=8)
+def shuffled(count: int, *key: int) -> tuple[int, ...]:
     """A permutation of 0 … count − 1 that the key alone decides: seed, epoch, …"""
-    return [int(i) for i in np.random.default_rng(key).permutation(count)]
+    return tuple(np.random.default_rng(key).permutation(count).tolist())
+
+
+def endless(count: int, start: int, number: int, *key: int) -> list[tuple[int, int]]:
+    """Places start … start + number − 1 of an endless sequence of passes over `count` things, each in a new order:
+    (pass, thing)."""
+    places = [divmod(place, count) for place in range(start, start + number)]
+    return [(lap, shuffled(count, *key, lap)[at]) for lap, at in places]
 
 
 def seed_dropout(accelerator: Accelerator, *key: int) -> None:
     """Random numbers of this step and process, whatever ran before."""
     torch.manual_seed(int(np.random.SeedSequence((*key, accelerator.process_index)).generate_state(1)[0]))
+
+
+def my_batches(accelerator: Accelerator, rows: Sequence[T], size: Callable[[T], int], budget: int) -> list[list[T]]:
+    """This process's micro-batches of a batch that all processes know."""
+    shares = micro_batches([size(row) for row in rows], accelerator.num_processes, budget)
+    return [[rows[i] for i in places] for places in shares[accelerator.process_index]]
 
 
 def accumulate(

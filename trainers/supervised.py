@@ -16,12 +16,12 @@ from torch import nn
 from alignbench.errors import AlignbenchError
 from alignbench.progress import Progress
 from trainers.optimisation import cosine, set_rate
-from trainers.packing import micro_batches
 from trainers.run import Run
 from trainers.steps import (
     NotFiniteError,
     accumulate,
     load_training,
+    my_batches,
     save_training,
     seed_dropout,
     shuffled,
@@ -90,8 +90,7 @@ def fit(
         rows = rows_of(epoch)
         order = shuffled(len(rows), config.seed, epoch)
         batch = [rows[i] for i in order[place * config.batch :][: config.batch]]
-        micro = micro_batches([size(row) for row in batch], accelerator.num_processes, config.micro_tokens)
-        mine = [[batch[i] for i in places] for places in micro[accelerator.process_index]]
+        mine = my_batches(accelerator, batch, size, config.micro_tokens)
         divisor = sum(weight(row) for row in batch)
         rate = cosine(step, steps)
         set_rate(optimizer, rate)

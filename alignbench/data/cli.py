@@ -1,7 +1,7 @@
 """`alignbench data`: which data sets there are, whether the local copies are right, and fetching the rest."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,9 @@ from alignbench.data.load import LocalFile, data_folder, fetch_file, local_files
 from alignbench.data.rows import read_rows
 from alignbench.errors import AlignbenchError
 from alignbench.tables import print_table
+
+if TYPE_CHECKING:
+    from alignbench.data.prepare import Prepared
 
 app = typer.Typer(help="Data sets: list them, check local copies, fetch the rest.", no_args_is_help=True)
 
@@ -72,6 +75,74 @@ def fetch(cards: Cards = None, data_dir: DataDir = None) -> None:
             else:
                 rows.append([card.name, split, _fetch_split(card, split, folder)])
     print_table(["card", "split", "result"], rows)
+
+
+@app.command("prepare")
+def prepare_prompts(
+    source: Annotated[
+        str,
+        typer.Argument(help="JSON lines, JSON or CSV, also as .gz, or a hub data set owner/name[:split][@revision]."),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for train, validation and test .jsonl and prepared.json.")],
+    prompt_field: Annotated[str, typer.Option(help="Field of the prompt.")] = "prompt",
+    user_field: Annotated[str, typer.Option(help="Field of the user's id.")] = "user",
+    no_users: Annotated[
+        bool, typer.Option("--no-users", help="No user ids: each prompt counts as its own user's.")
+    ] = False,
+    tokenizer: Annotated[str | None, typer.Option(help="Checkpoint whose tokens prompts are measured in.")] = None,
+    max_prompt_tokens: Annotated[int | None, typer.Option(help="Remove longer prompts (the paper: 1000).")] = None,
+    max_prompt_characters: Annotated[int | None, typer.Option(help="Remove longer prompts.")] = None,
+    prefix_characters: Annotated[
+        int, typer.Option(help="Prompts that share so long a prefix are duplicates; ours, the paper gives no number.")
+    ] = 200,
+    per_user: Annotated[int, typer.Option(help="Prompts of one user, the first ones.")] = 200,
+    validation: Annotated[float, typer.Option(help="Share of the users.")] = 0.1,
+    test: Annotated[float, typer.Option(help="Share of the users.")] = 0.1,
+    seed: Annotated[int, typer.Option(help="Of the hash that splits the users.")] = 0,
+    no_pii: Annotated[bool, typer.Option("--no-pii", help="Leave personal data in the training split.")] = False,
+) -> None:
+    """Make prompts ready for training, as InstructGPT did: duplicates, limits, splits by user, personal data."""
+    from alignbench.data.prepare import Settings, prepare
+
+    settings = Settings(
+        prompt_field=prompt_field,
+        user_field=None if no_users else user_field,
+        tokenizer=tokenizer,
+        max_prompt_tokens=max_prompt_tokens,
+        max_prompt_characters=max_prompt_characters,
+        prefix_characters=prefix_characters,
+        per_user=per_user,
+        validation=validation,
+        test=test,
+        seed=seed,
+        pii=not no_pii,
+    )
+    _print_prepared(prepare(source, out, settings), out)
+
+
+def _print_prepared(done: "Prepared", out: Path) -> None:
+    """The paper's Tables 6 to 9 in one, then what was removed."""
+    lengths = ("mean", "std", "min", "25%", "50%", "75%", "max")
+    header = ["split", "prompts", "users", "per user: mean", "max", f"{done.length_unit}: mean", *lengths[1:]]
+    rows = []
+    for name, split in done.splits.items():
+        cells = [split.users, split.per_user_mean, split.per_user_max, *map(split.length.get, lengths)]
+        rows.append(
+            [name, str(split.prompts), *("–" if cell is None else f"{cell:.1f}".removesuffix(".0") for cell in cells)]
+        )
+    print_table(header, rows)
+    removed = [
+        ["read", str(done.source["rows"])],
+        *([f"removed: {reason}", str(n)] for reason, n in done.removed.items()),
+    ]
+    removed += [[f"personal data: {kind}", str(len(found))] for kind, found in done.pii.items()]
+    print_table(["prompts", ""], removed)
+    print(
+        "personal data: found by pattern (addresses and numbers), in the training split; names are not found"
+        if done.settings.pii
+        else "personal data: not looked for (--no-pii)"
+    )
+    print(f"written: {out}")
 
 
 def _is_remote(source: FileSource | HubSource) -> bool:

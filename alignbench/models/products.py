@@ -16,7 +16,8 @@ from torch import nn
 def use_onednn(model: nn.Module) -> bool:
     """Let the linear layers of a float32 model on a CPU multiply by oneDNN, in training too.
 
-    Under autocast, and for rows in another format, they multiply as before. Returns whether anything changed; where oneDNN is not there, or another format or device is used, nothing changes.
+    Under autocast, after a move to a GPU, and for rows in another format, they multiply as before. Returns whether
+    anything changed; where oneDNN is not there, or another format or device is used, nothing changes.
     """
     layers = [module for module in model.modules() if type(module) is nn.Linear]
     # a strided weight or bias would be read as if it were whole
@@ -40,7 +41,9 @@ class _Product:
 
     def __call__(self, input: torch.Tensor) -> torch.Tensor:
         weight, bias = self.layer.weight, self.layer.bias
-        if input.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
+        # the layer may have moved since: to a GPU, or to another format
+        moved = weight.device.type != "cpu" or weight.dtype != torch.float32 or input.dtype != torch.float32
+        if moved or torch.is_autocast_enabled("cpu"):
             return nn.functional.linear(input, weight, bias)
         if torch.is_grad_enabled() and (input.requires_grad or weight.requires_grad):
             product: torch.Tensor = _Differentiable.apply(input, weight, bias)  # type: ignore[no-untyped-call]
