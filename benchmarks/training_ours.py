@@ -89,25 +89,45 @@ def train(args: argparse.Namespace, out: str) -> None:
     if args.case == "ppo":
         ppo.train(
             ppo.PPOConfig(
-                model=str(inputs / "model"), reward=str(inputs / "reward"), prompts=str(inputs / "ppo_prompts.jsonl"),
-                episodes=64 * args.updates, batch=64, minibatch=args.minibatch, max_tokens=RESPONSE_TOKENS,
-                no_end_score=None, warmup=0, ema=0.0, lr=args.learning_rate, value_lr=args.learning_rate, **common,
-            )  # fmt: skip
+                model=str(inputs / "model"),
+                reward=str(inputs / "reward"),
+                prompts=str(inputs / "ppo_prompts.jsonl"),
+                episodes=64 * args.updates,
+                batch=64,
+                minibatch=args.minibatch,
+                max_tokens=RESPONSE_TOKENS,
+                no_end_score=None,
+                warmup=0,
+                ema=0.0,
+                lr=args.learning_rate,
+                value_lr=args.learning_rate,
+                **common,
+            )
         )
     elif args.case == "sft":
         sft.train(
             sft.SFTConfig(
-                model=str(inputs / "model"), data=str(inputs / "demonstrations.jsonl"), epochs=args.updates, batch=96,
-                dropout=0.0, lr=args.learning_rate, **common,
-            )  # fmt: skip
+                model=str(inputs / "model"),
+                data=str(inputs / "demonstrations.jsonl"),
+                epochs=args.updates,
+                batch=96,
+                dropout=0.0,
+                lr=args.learning_rate,
+                **common,
+            )
         )
     else:
         data = str(inputs / f"rankings_{args.case.removeprefix('reward_')}.jsonl")
         reward.train(
             reward.RewardConfig(
-                model=str(inputs / "reward"), data=data, validation=data, epochs=args.updates, batch=64,
-                lr=args.learning_rate, **common,
-            )  # fmt: skip
+                model=str(inputs / "reward"),
+                data=data,
+                validation=data,
+                epochs=args.updates,
+                batch=64,
+                lr=args.learning_rate,
+                **common,
+            )
         )
 
 

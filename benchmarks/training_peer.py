@@ -264,7 +264,7 @@ def main() -> None:
     parser.add_argument("--rollout-batch", type=int, default=64, help="ppo: sequences written at once")
     parser.add_argument("--pack", type=int, default=512, help="sft: tokens of a packed row; 0: padded batches instead")
     parser.add_argument("--packing-strategy", default="bfd", help="sft: wrapped lets examples attend to each other")
-    parser.add_argument("--loss-type", default="chunked_nll", help="sft: nll computes the logits of all tokens")
+    parser.add_argument("--loss-type", default="nll", help="sft: chunked_nll is TRL's own default")
     parser.add_argument("--attention", default="sdpa", help="sft")
     parser.add_argument("--phases", action="store_true", help="ppo: seconds of an update's parts too")
     args = parser.parse_args()

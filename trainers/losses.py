@@ -15,6 +15,7 @@ from scipy.signal import lfilter
 from torch.nn import functional
 
 Array = NDArray[np.float64]
+LOWEST = -200.0  # nats below the highest logit: e to this is 0 in fp32, and 0 · −200 is no NaN as 0 · −∞ would be
 
 
 def token_logprobs(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -27,26 +28,40 @@ def token_logprobs(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.T
 
 
 class _TokenLogprobs(torch.autograd.Function):
-    """log_softmax and gather keep three tensors of the size of the logits; this keeps the logits, and one at work."""
+    """log_softmax and gather would keep three tensors of the size of the logits; this keeps the logits alone, and
+    works on a few rows at a time, which stay in the processor's cache."""
 
     @staticmethod
     def forward(ctx: Any, logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        wide = logits.float()
-        normaliser = torch.logsumexp(wide, -1)
-        chosen = wide.gather(-1, targets[:, None])[:, 0]
-        # H = log Z − Σ p·x
-        entropies = normaliser - (wide - normaliser[:, None]).exp_().mul_(wide).sum(-1)
+        kind = logits.dtype if logits.dtype.itemsize >= 4 else torch.float32
+        normaliser, entropies = logits.new_empty((2, len(logits)), dtype=kind).unbind()
+        for rows in _row_chunks(logits):
+            wide = logits[rows].to(kind)
+            highest = wide.amax(-1, keepdim=True)
+            below = (wide - highest).clamp_(min=LOWEST)
+            weights = below.exp()
+            mass = weights.sum(-1)
+            normaliser[rows] = mass.log() + highest[:, 0]
+            entropies[rows] = mass.log() - weights.mul_(below).sum(-1) / mass  # H = log Z − Σ p·x
         ctx.save_for_backward(logits, normaliser, targets)
         ctx.mark_non_differentiable(entropies)
-        return chosen - normaliser, entropies
+        return logits.gather(-1, targets[:, None])[:, 0].to(kind) - normaliser, entropies
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor, None]:
         logits, normaliser, targets = ctx.saved_tensors
-        found = logits.float().sub_(normaliser[:, None]).exp_().mul_(-gradient[:, None])
-        found.scatter_add_(-1, targets[:, None], gradient[:, None])
-        return found.to(logits.dtype), None
+        for rows in _row_chunks(logits):
+            wide = logits[rows].to(normaliser.dtype)
+            slope = gradient[rows, None]
+            wide.sub_(normaliser[rows, None]).exp_().mul_(-slope).scatter_add_(-1, targets[rows, None], slope)
+            logits[rows] = wide
+        return logits, None
+
+
+def _row_chunks(logits: torch.Tensor) -> list[slice]:
+    at_once = max(1, (2**19 if logits.device.type == "cpu" else 2**28) // logits.shape[-1])
+    return [slice(start, start + at_once) for start in range(0, len(logits), at_once)]
 
 
 def ranking_loss(scores: torch.Tensor, ranks: torch.Tensor) -> torch.Tensor:

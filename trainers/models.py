@@ -53,7 +53,7 @@ class Policy(nn.Module):
             with packed_attention(base_model(self.model)):
                 logits = self.model(
                     input_ids=packed.tokens, position_ids=packed.positions, use_cache=False, packed=packed
-                ).logits[0]
+                ).logits.squeeze(0)
         finally:
             self._columns = None
         return token_logprobs(logits / self.temperature if self.temperature != 1 else logits, packed.targets)
@@ -82,7 +82,7 @@ class Scalar(nn.Module):
         with packed_attention(model):
             states = getattr(model, model.base_model_prefix)(
                 input_ids=packed.tokens, position_ids=packed.positions, use_cache=False, packed=packed
-            ).last_hidden_state[0]
+            ).last_hidden_state.squeeze(0)
         scores: torch.Tensor = model.score(states.index_select(0, columns))[:, 0]
         return scores.float() + self.bias
 
@@ -205,7 +205,7 @@ def residual_dropout(model: nn.Module, share: float) -> None:
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-        for name in ("dropout", "layerdrop"):  # OPT's, which are no modules
+        for name in ("dropout", "attention_dropout", "layerdrop"):  # where they are no modules
             if isinstance(getattr(module, name, None), float):
                 setattr(module, name, 0.0)
     if not blocks and share:

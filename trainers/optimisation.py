@@ -18,6 +18,7 @@ def adam(groups: Iterable[tuple[Iterable[nn.Parameter], float]]) -> torch.optim.
         [{"params": [p for p in parameters if p.requires_grad], "lr": lr, "peak": lr} for parameters, lr in groups],
         betas=(0.9, 0.95),
         eps=1e-5,
+        fused=True,
     )
 
 
@@ -68,8 +69,5 @@ class Ema:
 
 def gradient_norm(gradients: Iterable[torch.Tensor | None]) -> float:
     """The Euclidean norm over all the tensors, shards of them included."""
-    squares = [gradient.detach().float().pow(2).sum() for gradient in gradients if gradient is not None]
-    if not squares:
-        return 0.0
-    total = torch.stack([s.full_tensor() if hasattr(s, "full_tensor") else s for s in squares]).sum()
-    return float(total.sqrt())
+    norm = torch.nn.utils.get_total_norm([gradient for gradient in gradients if gradient is not None])
+    return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)

@@ -226,7 +226,7 @@ def train(config: PPOConfig, *, progress: Progress | None = None) -> tuple[Path,
         return metrics
 
     def pretrain(episode: int) -> tuple[float, float]:
-        """Add γ times the gradient of the pretraining loss; that loss in nats a token, and the added gradient's norm."""
+        """Add γ times the pretraining gradient; the loss in nats a token, and the norm of what was added."""
         count = config.ptx_examples * config.minibatch
         batch = [text[i] for _, i in endless(len(text), episode * config.ptx_examples, count, config.seed, 1)]
         tokens = sum(len(example.responses[0]) for example in batch)

@@ -55,8 +55,8 @@ def make_accelerator(
     from accelerate.state import AcceleratorState
     from accelerate.utils import ProjectConfiguration
 
-    if mixed_precision not in ("no", "bf16", "fp16"):
-        raise AlignbenchError(f"mixed_precision {mixed_precision!r}: choose no, bf16 or fp16")
+    if mixed_precision not in ("no", "bf16"):
+        raise AlignbenchError(f"mixed_precision {mixed_precision!r}: choose no or bf16")
     for tracker in trackers or ():
         if tracker not in TRACKERS:
             raise AlignbenchError(f"tracker {tracker!r}: choose among {', '.join(TRACKERS)}, or trackers=[]")
