@@ -178,7 +178,8 @@ def _attention(
     if softcap or any(arguments.get(name) is not None for name in ("s_aux", "position_bias", "head_mask")):
         raise ValueError("attention sinks, biases and soft caps are not supported")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    q, k, v = (states.squeeze(0).transpose(0, 1) for states in (query, key, value))
+    # under autocast rotary positions leave queries and keys in fp32
+    q, k, v = (states.squeeze(0).transpose(0, 1).to(value.dtype) for states in (query, key, value))
     found = []
     for group in packed.groups:
         mine, keys, values = (

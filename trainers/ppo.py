@@ -110,6 +110,10 @@ def train(config: PPOConfig, *, progress: Progress | None = None) -> tuple[Path,
     progress = progress or Progress()
     _check(config)
     accelerator = make_accelerator(config.mixed_precision, config.trackers, Path(config.out), config.cpu, progress.say)
+    if config.minibatch < accelerator.num_processes:
+        raise AlignbenchError(f"minibatch {config.minibatch}: fewer episodes than processes")
+    if config.lora and accelerator.distributed_type in ("FSDP", "DEEPSPEED"):
+        raise AlignbenchError("lora: adapters are not sharded; start with plain data parallelism (DDP)")
     model, tokenizer, checkpoint = load(config.model, "causal")
     texts = Texts(tokenizer)
     prompts = read_prompts(config.prompts, chat_template(tokenizer) if config.template else None)

@@ -20,7 +20,7 @@ from alignbench.runs import write_json
 from trainers.config import REQUIRED, setting
 from trainers.data import Ranking, chat_template, fingerprint, read_demonstrations, read_rankings
 from trainers.losses import ranking_loss
-from trainers.models import BIAS, Scalar, Texts, load, part, save_model, scalar_padding
+from trainers.models import BIAS, Scalar, Texts, load, part, residual_dropout, save_model, scalar_padding
 from trainers.optimisation import adam
 from trainers.packing import Example, pack
 from trainers.recipe import identify, write_recipe
@@ -83,11 +83,12 @@ def train(config: RewardConfig, *, progress: Progress | None = None) -> tuple[Pa
     for some, source in ((rows, config.data), (validation, config.validation or config.data), (foreign, config.data)):
         longest = [len(row.example.prompt) + max(map(len, row.example.responses)) for row in some]
         check_lengths(longest, checkpoint.window, "ranking", source)
-    if len(rows) < accelerator.num_processes:
-        raise AlignbenchError(f"{config.data}: {len(rows)} rankings to train on: too few")
+    if not rows:
+        raise AlignbenchError(f"{config.data}: no ranking is left to train on")
     longer = longer_wins(rows)
     held_out_folds = _train_folds(config, progress) if config.folds and config.fold is None else {}
 
+    residual_dropout(model, 0.0)
     scalar = Scalar(model.to(accelerator.device))
     reader = RewardModel(scalar, tokenizer, checkpoint.window, config.micro_tokens)
     module, optimizer = accelerator.prepare(scalar, adam([(scalar.parameters(), config.lr)]))
@@ -115,9 +116,9 @@ def train(config: RewardConfig, *, progress: Progress | None = None) -> tuple[Pa
         def save(folder: Path) -> None:
             whole = accelerator.get_state_dict(module)
             if accelerator.is_main_process:
-                pad = scalar_padding(tokenizer)
-                if pad is not None:
-                    model.config.pad_token_id = tokenizer.pad_token_id = pad
+                model.config.pad_token_id = scalar_padding(tokenizer)
+                if model.config.pad_token_id is not None:
+                    tokenizer.pad_token_id = model.config.pad_token_id
                 save_model(folder, model, tokenizer, part(whole, "model."))
                 write_json(folder / "calibration.json", {"bins": found.bins})
                 write_recipe(

@@ -81,9 +81,6 @@ def train(config: SFTConfig, *, progress: Progress | None = None) -> tuple[Path,
     extra = pretraining_examples(config.pretraining, texts, config.pretraining_tokens) if config.pretraining else []
     for rows, source in ((examples, config.data), (held_out_examples, str(config.validation))):
         check_lengths([len(row) for row in rows], checkpoint.window, "demonstration", source)
-    if len(examples) < accelerator.num_processes:
-        raise AlignbenchError(f"{config.data}: fewer demonstrations ({len(examples)}) than processes")
-
     residual_dropout(model, config.dropout)
     policy = Policy(model.to(accelerator.device))
     sampler = Sampler(policy, tokenizer, checkpoint.window, accelerator) if config.reward else None

@@ -78,6 +78,10 @@ def fit(
     after_epoch: (epochs, steps) so far
     """
     a_epoch = math.ceil(len(rows_of(0)) / config.batch)
+    if (last := len(rows_of(0)) - (a_epoch - 1) * config.batch) < accelerator.num_processes:
+        raise AlignbenchError(
+            f"batch {config.batch}: an epoch's last has {last} rows, fewer than processes; change batch"
+        )
     steps, step, epochs = a_epoch * config.epochs, 0, list[Metrics]()
     if state := run.resume():
         load_training(state, accelerator)
