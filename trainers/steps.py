@@ -105,6 +105,11 @@ def total(accelerator: Accelerator, value: float) -> float:
 
 def save_training(folder: Path, accelerator: Accelerator, ema: Ema | None = None) -> None:
     """Weights and optimizer of all that was prepared, and the averages; on every process."""
+    for optimizer in accelerator._optimizers if accelerator.distributed_type == "FSDP" else []:
+        # before the first step torch would fill Adam's state with a step of zero gradients, which Adam would count
+        for p in [p for group in optimizer.param_groups for p in group["params"] if not optimizer.state]:
+            zeros = (torch.zeros_like(p) for _ in range(2))
+            optimizer.state[p] = dict(zip(("step", "exp_avg", "exp_avg_sq"), (torch.tensor(0.0), *zeros), strict=True))
     accelerator.save_state(str(folder))
     if ema is not None:
         local = {n: w.to_local() if hasattr(w, "to_local") else w for n, w in ema.weights.items()}
