@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
+BLOCK = 4096  # outputs of a layer that its gradient is worked out for at once
+
 
 def use_onednn(model: nn.Module) -> bool:
     """Let the linear layers of a float32 model on a CPU multiply by oneDNN, in training too.
@@ -54,27 +56,39 @@ class _Product:
 class _Differentiable(torch.autograd.Function):
     """The product with its gradients, which are products too.
 
-    The operation takes whole matrices only, so the backward pass copies what it has to turn: little beside the product.
+    The operation takes whole matrices only, so the backward pass copies what it has to turn. That is little beside the
+    product; of a language model's head it would be hundreds of megabytes, so a wide layer goes in blocks of outputs.
     """
 
     @staticmethod
     def forward(ctx: Any, rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         ctx.save_for_backward(rows, weight)
-        return _multiply(rows, weight, bias)
+        if len(weight) <= BLOCK:
+            return _multiply(rows, weight, bias)
+        product = rows.new_empty((*rows.shape[:-1], len(weight)))
+        for block in _blocks(weight):
+            product[..., block] = _multiply(rows, weight[block], None if bias is None else bias[block])
+        return product
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         rows, weight = ctx.saved_tensors
         wants_rows, wants_weight, wants_bias = ctx.needs_input_grad
-        flat = gradient.reshape(-1, gradient.shape[-1])
-        return (
-            _multiply(gradient.contiguous(), weight.t().contiguous(), None) if wants_rows else None,
-            _multiply(flat.t().contiguous(), rows.reshape(-1, rows.shape[-1]).t().contiguous(), None)
-            if wants_weight
-            else None,
-            flat.sum(0) if wants_bias else None,
-        )
+        flat, turned = gradient.reshape(-1, gradient.shape[-1]), rows.reshape(-1, rows.shape[-1]).t().contiguous()
+        of_rows = rows.new_zeros(rows.shape) if wants_rows else None
+        of_weight = torch.empty_like(weight) if wants_weight else None
+        for block in _blocks(weight):
+            part = flat[:, block].contiguous()
+            if of_rows is not None:
+                of_rows += _multiply(part, weight[block].t().contiguous(), None).view(rows.shape)
+            if of_weight is not None:
+                of_weight[block] = _multiply(part.t().contiguous(), turned, None)
+        return of_rows, of_weight, flat.sum(0) if wants_bias else None
+
+
+def _blocks(weight: torch.Tensor) -> list[slice]:
+    return [slice(start, start + BLOCK) for start in range(0, len(weight), BLOCK)]
 
 
 def _multiply(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
