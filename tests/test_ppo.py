@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -28,13 +29,14 @@ from tiny import SENTENCES, tiny_model, tiny_tokenizer
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from trainers import ppo
-from trainers.models import load
+from trainers.models import Texts, load
 from trainers.ppo import PPOConfig, train
 from trainers.recipe import identify
 from trainers.reward import RewardConfig
 from trainers.reward import train as train_reward
 from trainers.rewards import RewardModel
 from trainers.rollout import Sampler
+from trainers.run import Run
 
 LENGTH = "def score(prompts, responses):\n    return [len(response) / 10 for response in responses]\n"
 RANKINGS = [{"prompt": q, "responses": [" honey", " wax", " no no"], "ranks": [1, 2, 3]} for q in QUESTIONS]
@@ -439,6 +441,10 @@ def test_the_checkpoint_loads_without_us_and_knows_its_lineage(base, judge, opti
 # What stops it
 
 
+def stop_of(out: Path) -> dict:
+    return next(line for line in lines_of(out / "log.jsonl") if line["event"] == "stopped")
+
+
 def test_too_much_kl_ends_with_the_last_good_checkpoint(base, optimise):
     settings = {"episodes": 80, "lr": 3e-2, "warmup": 0, "ema": 0.0, "save_every": 1}
     free = [line["kl"] for line in metrics_of(optimise(**settings))]
@@ -448,9 +454,8 @@ def test_too_much_kl_ends_with_the_last_good_checkpoint(base, optimise):
     out = optimise(stop_kl=limit, **settings)
     lines = metrics_of(out)
     assert max(line["kl"] for line in lines) <= limit
-    stop = next(line for line in lines_of(out / "log.jsonl") if line["event"] == "stopped")
-    assert "exceeds" in stop["reason"]
-    assert stop["kept"] == good - 1  # the weights that sampled the last good batch
+    assert "exceeds" in stop_of(out)["reason"]
+    assert stop_of(out)["kept"] == good - 1  # the weights that sampled the last good batch
     shorter = optimise(**(settings | {"episodes": 8 * (good - 1)})) if good > 1 else None
     assert same_weights(out / "final", shorter / "final" if shorter else Path(base))
     assert json.loads((out / "final" / "recipe.json").read_text())["metrics"]["iterations"] == good - 1
@@ -468,14 +473,68 @@ def test_a_gradient_that_is_not_finite_ends_with_the_last_good_checkpoint(base, 
     assert json.loads((out / "final" / "recipe.json").read_text())["metrics"]["iterations"] == 2
     assert all(weight.isfinite().all() for weight in weights_of(out / "final").values())
     assert not same_weights(out / "final", Path(base))
-    stop = next(line for line in lines_of(out / "log.jsonl") if line["event"] == "stopped")
-    assert stop["reason"] == "the gradient of iteration 3 is not finite"
+    assert stop_of(out)["reason"] == "iteration 3: the gradient is not finite"
 
 
 def test_a_learning_rate_beyond_all_bounds_does_not_leave_broken_weights(optimise):
     out = optimise(episodes=40, value_lr=1e30, warmup=0, save_every=1)
     for folder in (out / "final", out / "final" / "value"):
         assert all(weight.isfinite().all() for weight in weights_of(folder).values())
+
+
+def test_a_policy_that_can_no_longer_write_ends_with_the_last_good_checkpoint(base, optimise):
+    out = optimise(episodes=40, lr=1e25, warmup=0, save_every=1, ema=0.0)  # finite weights, and logits that are not
+    assert "no response (the logits are not finite)" in stop_of(out)["reason"]
+    assert same_weights(out / "final", Path(base))
+
+
+def test_log_probabilities_that_are_not_finite_end_with_the_last_good_checkpoint(base, optimise, monkeypatch):
+    calls, look = iter(range(100)), ppo.look
+    monkeypatch.setattr(
+        ppo, "look", lambda *arguments: [a * (math.nan if next(calls) == 12 else 1) for a in look(*arguments)]
+    )
+    out = optimise(episodes=40, save_every=1, ema=0.0)
+    assert stop_of(out)["reason"] == "iteration 2: log-probabilities or values are not finite"
+    assert stop_of(out)["kept"] == 0  # what the first step left cannot be trusted
+    assert same_weights(out / "final", Path(base))
+
+
+@pytest.mark.parametrize("broken", ["lr", "value_lr"])
+def test_weights_that_the_last_step_broke_are_not_the_result(base, judge, optimise, broken):
+    out = optimise(reward=judge, warmup=0, **{broken: 1e39})  # more than fp32 holds
+    assert stop_of(out)["reason"] == "iteration 1: the step left weights that are not finite"
+    assert same_weights(out / "final", Path(base))
+    assert same_weights(out / "final" / "value", Path(judge))
+
+
+# A finished run
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_finished_run_is_not_trained_again_and_keeps_its_lines(optimise, monkeypatch, killed):
+    save = Run.save_checkpoint
+
+    def save_and_die(self, name, write):
+        save(self, name, write)
+        raise KeyboardInterrupt
+
+    settings = optimise.settings | {"episodes": 24, "save_every": 10}  # its last state is older than its last line
+    out = Path(settings["out"])
+    if killed:  # between the renaming of final/ and the end
+        with monkeypatch.context() as patched:
+            patched.setattr(Run, "save_checkpoint", save_and_die)
+            with pytest.raises(KeyboardInterrupt):
+                train(PPOConfig(**settings))
+    first = None if killed else train(PPOConfig(**settings))
+    names = ("metrics.jsonl", "samples.jsonl", "final/model.safetensors", "final/recipe.json")
+    before = [(out / name).read_bytes() for name in names]
+    assert [line["step"] for line in metrics_of(out)] == [1, 2, 3]
+    monkeypatch.setattr(Sampler, "sample", None)
+    folder, metrics = train(PPOConfig(**settings))
+    assert (folder, metrics["iterations"]) == (out / "final", 3)
+    assert first in (None, (folder, metrics))
+    assert {"step": 3, **metrics} == metrics_of(out)[-1] | {"iterations": 3}
+    assert [(out / name).read_bytes() for name in names] == before
 
 
 # Mistakes
@@ -506,18 +565,70 @@ def test_mistakes_in_the_settings_are_one_line(optimise, judge, tmp_path):
     assert "batch 8 is no multiple of minibatch 3" in refusal(lambda: optimise(minibatch=3))
     assert "less than one batch" in refusal(lambda: optimise(episodes=4))
     assert "pretraining=FILE" in refusal(lambda: optimise(ptx=1.0))
-    assert "temperature 0" in refusal(lambda: optimise(temperature=0.0))
+    assert "temperature: 0.0 is not above 0" in refusal(lambda: optimise(temperature=0.0))
     other = checkpoint(tmp_path / "other", tokenizer=tiny_tokenizer(bos=False))
     data = write_rows(tmp_path / "rankings.jsonl", RANKINGS)
     foreign, _ = train_reward(RewardConfig(model=other, data=data, out=str(tmp_path / "rm"), batch=5, **HERE))
     assert "its tokenizer is not the policy's" in refusal(lambda: optimise(value=str(foreign)))
 
 
+def with_window(source: str, folder: Path, window: int) -> str:
+    shutil.copytree(source, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": window}))
+    return str(folder)
+
+
+def test_the_longest_episode_fits_the_smallest_window(base, judge, optimise, tmp_path, monkeypatch):
+    longest = max(map(len, Texts(tiny_tokenizer()).prompts(list(QUESTIONS)))) + 8
+    policies = [with_window(base, tmp_path / f"policy-{n}", n) for n in (longest - 1, longest)]
+    judges = [with_window(judge, tmp_path / f"judge-{n}", n) for n in (longest - 1, longest, longest + 1)]
+    assert f"reference's window {longest - 1}; drop it" in refusal(lambda: optimise(reference=policies[0]))
+    assert f"value model's window {longest - 1}; drop it" in refusal(lambda: optimise(value=judges[0]))
+    assert f"reward model's window {longest}; drop it" in refusal(lambda: optimise(reward=judges[1]))
+    # half a letter that the policy writes may be several tokens when it is read
+    monkeypatch.setattr(ppo, "score_all", lambda *arguments: [0.0] * len(arguments[-1]))
+    optimise(reference=policies[1], value=judges[1], reward=judges[2])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("batch", 0), ("minibatch", 0), ("inner_epochs", 0), ("max_tokens", 0), ("horizon", 0), ("target_kl", 0.0)),
+        *(("ptx_examples", 0), ("ptx_tokens", 1), ("ptx_mean", "text"), ("ema", 1.0), ("warmup", -1), ("lora", -1)),
+        *(("clip", 0.0), ("lam", 1.1), ("discount", -0.1), ("temperature", math.inf), ("stop", ("", "\n"))),
+    ],
+)
+def test_a_setting_outside_its_range_is_named(optimise, name, value):
+    assert refusal(lambda: optimise(**{name: value})).startswith(f"{name}: ")
+
+
+def test_the_presets_are_the_papers_numbers():
+    for name, preset in ppo.PRESETS.items():
+        config = PPOConfig(model="sft", reward="rm", prompts="p.jsonl", out="o", **preset)
+        assert (config.episodes, config.batch, config.minibatch, config.inner_epochs) == (256_000, 512, 64, 1)
+        assert (config.beta, config.clip, config.ema, config.value_lr) == (0.02, 0.2, 0.992, 9e-6)
+        assert (config.ptx, config.ptx_examples) == (0 if name.endswith("no-ptx") else 27.8, 8)
+
+
+def test_a_training_step_needs_no_fp64(optimise, monkeypatch):
+    """Apple's GPUs have none."""
+    accumulate = ppo.accumulate
+
+    def without(*arguments):
+        with monkeypatch.context() as patched:
+            patched.setattr(torch.Tensor, "double", None)
+            return accumulate(*arguments)
+
+    monkeypatch.setattr(ppo, "accumulate", without)
+    optimise()
+
+
 def test_tokens_that_the_model_does_not_know_are_one_line(optimise, tmp_path):
     tokenizer = tiny_tokenizer()
     tiny_model("llama", tokenizer, vocab_size=len(tokenizer) - 60).save_pretrained(tmp_path / "small")
     tokenizer.save_pretrained(tmp_path / "small")
-    assert "vocabulary" in refusal(lambda: optimise(model=str(tmp_path / "small")))
+    assert "embeddings for" in refusal(lambda: optimise(model=str(tmp_path / "small")))
 
 
 def test_on_the_command_line_a_mistake_is_one_line_and_code_2(optimise, tmp_path):

@@ -9,16 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from stages import HERE, QUESTIONS, checkpoint, lines_of, refusal, steps_of, weights_of, write_rows
 from tiny import tiny_tokenizer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from alignbench.models.checkpoint import find_checkpoint
 from trainers import reward, supervised
+from trainers.agreement import agreement, longer_wins
 from trainers.data import Ranking
 from trainers.models import load
-from trainers.packing import Example
-from trainers.reward import RewardConfig, Row, agreement, train
+from trainers.reward import RewardConfig, train
 from trainers.rewards import load_reward
 from trainers.run import make_accelerator
 
@@ -142,9 +144,8 @@ def test_without_demonstrations_there_is_no_bias(fit):
 # Agreement, on scores made by hand
 
 
-def row(ranks, lengths, prompt="p") -> Row:
-    responses = tuple("x" * n for n in lengths)
-    return Row(Ranking(prompt, responses, tuple(ranks), None), Example([1], [[1]] * len(ranks)), torch.tensor(ranks))
+def row(ranks, lengths, prompt="p") -> Ranking:
+    return Ranking(prompt, tuple("x" * n for n in lengths), tuple(ranks), None)
 
 
 def test_agreement_counts_pairs_without_ties_and_half_for_equal_scores():
@@ -164,8 +165,8 @@ def test_the_baseline_may_be_that_the_shorter_is_better():
     rows = [row([1, 2], [1, 4]), row([2, 1], [9, 3]), row([1, 2], [7, 2])]
     found = [agreement(rows, [[1.0, 0.0]] * 3, longer_is_better=longer).metrics for longer in (True, False)]
     assert [metrics["length_accuracy"] for metrics in found] == pytest.approx([1 / 3, 2 / 3])
-    assert not reward.longer_wins(rows)
-    assert reward.longer_wins(rows[2:])
+    assert not longer_wins(rows)
+    assert longer_wins(rows[2:])
 
 
 def test_the_interval_is_of_prompts_not_of_pairs():
@@ -182,12 +183,41 @@ def test_the_interval_is_of_prompts_not_of_pairs():
 
 def test_calibration_compares_predicted_with_found_shares():
     sure, unsure = np.log(9), np.log(1.5)  # 0.9 and 0.6
-    rows = [row([1, 2], [1, 1], f"p{i}") for i in range(5)] + [row([2, 1], [1, 1], f"q{i}") for i in range(5)]
-    scores = [[sure, 0.0]] * 4 + [[unsure, 0.0]] + [[sure, 0.0]] + [[unsure, 0.0]] * 4
+    rows = [row([1, 2], [1, 1], f"p{i}") for i in range(11)]
+    scores = [[sure, 0.0]] * 4 + [[0.0, sure]] + [[unsure, 0.0]] + [[0.0, unsure]] * 4 + [[1.0, 1.0]]
     found = agreement(rows, scores)
     shares = {round(b["predicted"], 2): (b["pairs"], b["share"]) for b in found.bins}
-    assert shares == {0.9: (5, pytest.approx(0.8)), 0.6: (5, pytest.approx(0.2))}
-    assert found.metrics["calibration_error"] == pytest.approx(0.5 * 0.1 + 0.5 * 0.4)
+    # equal scores predict 1/2 and count half
+    assert shares == {0.9: (5, pytest.approx(0.8)), 0.6: (5, pytest.approx(0.2)), 0.5: (1, 0.5)}
+    assert found.metrics["calibration_error"] == pytest.approx((5 * 0.1 + 5 * 0.4 + 0) / 11)
+
+
+def pairs_that_follow(margins, sharper: float = 1.0):
+    """Pairs, the chosen one always named first, of people who choose as σ(margin) says; and a model's scores, whose
+    margins are `sharper` times those."""
+    rng = np.random.default_rng(0)
+    first_wins = rng.random(len(margins)) < 1 / (1 + np.exp(-margins))
+    scores = [[sharper * m, 0.0] if won else [0.0, sharper * m] for m, won in zip(margins, first_wins, strict=True)]
+    return [row([1, 2], [1, 1], f"p{i}") for i in range(len(margins))], scores
+
+
+def test_a_calibrated_model_has_a_small_error_though_each_row_names_its_best_first():
+    margins = np.random.default_rng(1).normal(0, 1.5, 4000)
+    assert agreement(*pairs_that_follow(margins)).metrics["calibration_error"] < 0.02
+    overconfident, timid = (agreement(*pairs_that_follow(margins, s)) for s in (4.0, 0.25))
+    assert overconfident.metrics["calibration_error"] > 0.1
+    assert all(b["predicted"] > b["share"] for b in overconfident.bins if b["from"] > 0.7)
+    assert timid.metrics["calibration_error"] > 0.1
+    assert all(b["predicted"] < b["share"] for b in timid.bins if b["from"] > 0.55)
+
+
+@given(st.lists(st.floats(-5, 5), min_size=2, max_size=6, unique=True), st.randoms(use_true_random=False))
+def test_agreement_does_not_depend_on_the_order_in_which_a_row_names_its_responses(scores, random):
+    ranks, places = [1 + i % 3 for i in range(len(scores))], list(range(len(scores)))
+    random.shuffle(places)
+    named = [row(ranks, range(len(scores)))], [row([ranks[i] for i in places], places)]
+    one, other = agreement(named[0], [scores]).metrics, agreement(named[1], [[scores[i] for i in places]]).metrics
+    assert one == pytest.approx(other, nan_ok=True)
 
 
 def test_the_calibration_lies_beside_the_checkpoint(fit):
@@ -258,6 +288,40 @@ def test_too_few_labelers_for_the_folds_are_one_line(fit, tmp_path):
     assert "6 labelers for 7 folds" in refusal(lambda: fit(data=labelled(tmp_path), folds=7))
 
 
+def test_a_fold_without_a_validation_pair_is_refused_before_anything_is_trained(fit, tmp_path, monkeypatch):
+    def never(*arguments, **settings):
+        raise AssertionError("it trains")
+
+    monkeypatch.setattr(reward, "fit", never)
+    data = labelled(tmp_path)
+    held_out = [{"prompt": "q", "chosen": " a", "rejected": " b", "labeler": "labeler 1"}]
+    validation = write_rows(tmp_path / "held-out.jsonl", held_out)
+    assert "no ranking is left to validate on" in refusal(lambda: fit(data=data, validation=validation, folds=3))
+    one = write_rows(tmp_path / "one.jsonl", RANKINGS[:1])
+    assert "no ranking is left to train on" in refusal(lambda: fit(data=one))
+    assert "two folds or more" in refusal(lambda: fit(data=data, folds=1))
+    assert "two folds or more" in refusal(lambda: fit(data=data, folds=2, fold=2))
+    assert not list(tmp_path.glob("run-*/**/identity.json"))
+
+
+def test_only_one_model_is_in_memory_while_folds_are_trained(fit, tmp_path, monkeypatch):
+    import gc
+    import weakref
+
+    alive, load_model = weakref.WeakSet(), reward.load
+
+    def keep(*arguments, **settings):
+        gc.collect()
+        assert not alive
+        found = load_model(*arguments, **settings)
+        alive.add(found[0])
+        return found
+
+    monkeypatch.setattr(reward, "load", keep)
+    fit(data=labelled(tmp_path), folds=2)
+    assert len(alive) <= 1
+
+
 def test_held_out_rankings_may_be_given(fit, parts, tmp_path):
     fit(validation=write_rows(tmp_path / "held-out.jsonl", texts_with_honey(3)))
     ((training, held_out, _),) = parts
@@ -288,3 +352,30 @@ def test_a_checkpoint_says_what_it_was_made_from_and_can_be_trained_on(fit, base
 def test_a_ranking_longer_than_the_window_is_one_line(fit, tmp_path):
     short = checkpoint(tmp_path / "short", max_position_embeddings=16)
     assert "window 16" in refusal(lambda: fit(model=short))
+
+
+def test_a_finished_run_gives_back_all_its_metrics_with_the_bias(fit, tmp_path):
+    rows = [{"prompt": q, "response": " yes"} for q in QUESTIONS]
+    config = json.loads((fit(demonstrations=write_rows(tmp_path / "d.jsonl", rows)) / "final/recipe.json").read_text())
+    final, metrics = train(RewardConfig(**config["config"]))
+    assert metrics == config["metrics"]
+    assert metrics["bias"] == load(str(final), "reward")[0].config.alignbench_reward_bias != 0
+
+
+def test_a_parents_bias_is_not_inherited(fit, tmp_path):
+    rows = [{"prompt": q, "response": " yes"} for q in QUESTIONS]
+    parent = fit(demonstrations=write_rows(tmp_path / "demonstrations.jsonl", rows)) / "final"
+    assert load(str(parent), "reward")[0].config.alignbench_reward_bias != 0
+    child = fit(model=str(parent)) / "final"
+    assert load(str(child), "reward")[0].config.alignbench_reward_bias == 0
+
+
+def test_a_demonstration_longer_than_the_window_is_refused_before_anything_is_trained(fit, tmp_path):
+    short = checkpoint(tmp_path / "short", max_position_embeddings=64)
+    rows = write_rows(tmp_path / "long.jsonl", [{"prompt": "q", "response": " wax" * 80}])
+    assert "long.jsonl: demonstration 1 has" in refusal(lambda: fit(model=short, demonstrations=rows))
+    assert not list(tmp_path.glob("run-*/identity.json"))
+
+
+def test_a_token_without_an_embedding_is_one_line(fit, tmp_path):
+    assert "embeddings for 300" in refusal(lambda: fit(model=checkpoint(tmp_path / "small", vocab_size=300)))

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -212,7 +215,10 @@ def test_a_checkpoint_says_what_it_was_made_from(fine_tune, base, tmp_path):
 def test_a_finished_run_is_not_trained_again(fine_tune, tmp_path):
     out = fine_tune(epochs=2)
     before, lines = (out / "final" / "model.safetensors").stat().st_mtime_ns, lines_of(out / "metrics.jsonl")
-    fine_tune(epochs=2, out=str(out))
+    assert train(SFTConfig(**json.loads((out / "final" / "recipe.json").read_text())["config"])) == (
+        out / "final",
+        {"epoch": 2},
+    )
     assert (out / "final" / "model.safetensors").stat().st_mtime_ns == before
     assert lines_of(out / "metrics.jsonl") == lines
 
@@ -230,7 +236,58 @@ def test_mistakes_are_one_line(fine_tune, tmp_path):
     short = checkpoint(tmp_path / "short", max_position_embeddings=24)
     assert "demonstration 1 has" in (line := refusal(lambda: fine_tune(model=short)))
     assert "window 24" in line
+    held_out = write_rows(tmp_path / "held-out.jsonl", DEMONSTRATIONS[:2])
+    selection = {"validation": held_out, "reward": "math:fsum", "selection_tokens": 500}
+    line = refusal(lambda: fine_tune(model=checkpoint(tmp_path / "512", max_position_embeddings=512), **selection))
+    assert "held-out.jsonl: prompt + selection_tokens of row 1 has" in line
     assert "the gradient is not finite" in refusal(lambda: fine_tune(lr=1e30, epochs=4))
     turns = [{"role": role, "content": "Hi"} for role in ("user", "assistant")]
     messages = write_rows(tmp_path / "chat.jsonl", [{"messages": turns}])
     assert "chat.jsonl:1: chat messages need" in refusal(lambda: fine_tune(data=messages))
+
+
+def test_a_token_without_an_embedding_is_one_line_and_others_do_no_harm(fine_tune, tmp_path):
+    """A tokenizer may have more tokens than the model has embeddings: those that occur are what counts."""
+    model = checkpoint(tmp_path / "small", vocab_size=300)
+    line = refusal(lambda: fine_tune(model=model))
+    assert "the model has embeddings for 300" in line
+    data = write_rows(tmp_path / "plain.jsonl", [{"prompt": "q", "response": "zz"}] * 4)
+    fine_tune(model=model, data=data)
+    text = tmp_path / "text.txt"
+    text.write_text(SENTENCES[0])
+    assert "embeddings for 300" in refusal(lambda: fine_tune(model=model, data=data, pretraining=str(text)))
+
+
+SCRIPT = """
+import faulthandler
+import sys
+from pathlib import Path
+import training_runs
+faulthandler.dump_traceback_later(200, exit=True)  # processes that wait for each other end, and the test fails
+folder = Path(sys.argv[1])
+for stage in ("sft", "reward"):
+    training_runs.train(folder, stage, f"two-{stage}", validation=str(folder / f"one-{stage}.jsonl"), epochs=1)
+"""
+
+
+def test_a_validation_row_for_two_processes_is_looked_at_by_both(tmp_path):
+    """With fewer rows than processes, none may wait for another's forward pass: each has all weights."""
+    import training_runs
+
+    training_runs.prepare(tmp_path)
+    write_rows(tmp_path / "one-sft.jsonl", DEMONSTRATIONS[:1])
+    write_rows(tmp_path / "one-reward.jsonl", [{"prompt": QUESTIONS[0], "chosen": " honey", "rejected": " toxic"}])
+    (tmp_path / "script.py").write_text(SCRIPT)
+    here = Path(__file__).parent
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{here}:{here.parent}"}
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    found = subprocess.run(
+        [*launch, str(tmp_path / "script.py"), str(tmp_path)],
+        capture_output=True, text=True, env=environment,
+    )  # fmt: skip
+    assert found.returncode == 0, found.stderr[-3000:]
+    final = tmp_path / "two-sft" / "final"
+    recipe = json.loads((final / "recipe.json").read_text())
+    expected = torch.cat(plain_losses(str(final), DEMONSTRATIONS[:1])).mean().item()
+    assert recipe["metrics"]["validation_loss"] == pytest.approx(expected, rel=1e-4)
+    assert json.loads((tmp_path / "two-reward" / "final" / "recipe.json").read_text())["metrics"]["pairs"] == 1

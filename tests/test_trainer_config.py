@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import math
+from dataclasses import dataclass, fields, replace
+from importlib import import_module
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from alignbench.errors import AlignbenchError
-from trainers.config import REQUIRED, describe, read_config, setting, to_yaml
+from trainers.cli import CONFIGS
+from trainers.config import REQUIRED, StageConfig, check, describe, read_config, setting, to_yaml
 
 
 @dataclass(frozen=True)
@@ -140,3 +143,65 @@ def test_the_table_names_type_value_and_meaning_of_every_setting():
     assert rows["model"] == ["str", "(required)", "checkpoint to start from"]
     assert rows["target_kl"] == ["float | None", "None", "stop above it, in nats"]
     assert {name: rest for name, *rest in describe(Config, {"lr": 1.0})}["lr"][1] == "1.0"
+
+
+# What a value may be
+
+
+@dataclass(frozen=True)
+class Limited(StageConfig):
+    share: float = setting(0.5, "of something", above=0, high=1)
+    count: int | None = setting(None, "of things", low=2)
+    mean: str = setting("token", "of what", choices=("token", "example"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "line"),
+    [
+        ("share", 0.0, "share: 0.0 is not above 0 and at most 1"),
+        ("share", 1.01, "share: 1.01 is not above 0 and at most 1"),
+        ("share", math.nan, "share: nan is not float"),
+        ("share", math.inf, "share: inf is not finite and above 0 and at most 1"),
+        ("count", 1, "count: 1 is not at least 2"),
+        ("count", "3", "count: '3' is not int | None"),
+        ("mean", "mode", "mean: 'mode' is not one of token, example"),
+        ("mixed_precision", "fp16", "mixed_precision: 'fp16' is not one of no, bf16"),
+        ("max_gradient_norm", 0.0, "max_gradient_norm: 0.0 is not above 0"),
+        ("micro_tokens", 0, "micro_tokens: 0 is not at least 1"),
+        ("save_every", 0, "save_every: 0 is not at least 1"),
+        ("seed", -1, "seed: -1 is not at least 0"),
+    ],
+)
+def test_a_value_outside_its_limits_is_one_line(name, value, line):
+    with pytest.raises(AlignbenchError) as caught:
+        check(Limited(out="o", **{name: value}))
+    assert str(caught.value) == line
+
+
+def test_limits_are_inclusive_and_none_has_none():
+    check(Limited(out="o", share=1.0, count=2, mean="example", seed=0, max_gradient_norm=None))
+    check(Limited(out="o", share=1e-9, count=None, trackers=("wandb",)))
+
+
+@pytest.mark.parametrize("stage", CONFIGS)
+def test_every_stage_checks_its_settings_before_anything_else(stage):
+    module = import_module(f"trainers.{stage}")
+    kind = getattr(module, CONFIGS[stage])
+    given = {f.name: "absent" for f in fields(kind) if f.default is REQUIRED}
+    check(kind(**given))  # the defaults are allowed
+    with pytest.raises(AlignbenchError, match=r"^lr: nan is not float$"):
+        module.train(kind(**given, lr=math.nan))
+
+
+@pytest.mark.parametrize("stage", CONFIGS)
+def test_a_preset_says_only_what_is_no_default(stage):
+    module = import_module(f"trainers.{stage}")
+    defaults = {f.name: f.default for f in fields(getattr(module, CONFIGS[stage]))}
+    for preset in module.PRESETS.values():
+        assert all(defaults[name] != value for name, value in preset.items())
+
+
+def test_a_stages_own_settings_are_listed_first():
+    names = [name for name, *_ in describe(Limited)]
+    assert names[:4] == ["share", "count", "mean", "out"]
+    assert len(set(names)) == len(names) == len(fields(Limited))

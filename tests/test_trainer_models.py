@@ -5,7 +5,12 @@ from __future__ import annotations
 import copy
 import json
 import math
+import os
 import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -38,7 +43,18 @@ from trainers.optimisation import adam
 from trainers.packing import Example, pack
 from trainers.rewards import RewardModel, checked, load_reward
 from trainers.run import make_accelerator
-from trainers.steps import NotFiniteError, accumulate, check_lengths, endless, share, shuffled, take_step, total
+from trainers.steps import (
+    NotFiniteError,
+    accumulate,
+    by_example,
+    check_lengths,
+    endless,
+    look,
+    share,
+    shuffled,
+    take_step,
+    total,
+)  # fmt: skip
 
 EXAMPLES = [Example([1, 9, 30, 4], [[50, 61, 7], [8]]), Example([1, 5], [[70, 12, 13, 14, 90]])]
 PAIRS = [
@@ -203,6 +219,32 @@ def test_a_sliding_window_bounds_what_may_be_trained_on(tmp_path):
             found = Policy(copy.deepcopy(model))(pack([Example(tokens[:4], [tokens[4:]])]))[0]
             off.append(float((found - logprobs_alone(model, tokens[:4], tokens[4:])).abs().max()))
     assert off[0] < 1e-4 < off[1]
+
+
+def test_a_model_that_computes_all_logits_is_refused_and_no_hook_is_left_behind(causal, monkeypatch):
+    """The head is asked for the columns before response tokens alone, in the way that transformers has for it."""
+    model, _, _ = load(str(causal), "causal")
+    assert not any(module._forward_pre_hooks or module._forward_hooks for module in model.modules())
+    packed, shapes = pack(EXAMPLES), []
+    hook = model.lm_head.register_forward_hook(lambda module, given, out: shapes.append(tuple(out.shape)))
+    with torch.no_grad():
+        Policy(model)(packed)
+    hook.remove()
+    assert shapes == [(1, len(packed.targets), model.config.vocab_size)]
+    forward = type(model).forward
+    monkeypatch.setattr(type(model), "forward", lambda self, input_ids=None, **rest: forward(self, input_ids, **rest))
+    assert "cannot be trained packed (its forward does not take logits_to_keep)" in refusal(load, str(causal), "causal")
+
+
+def test_a_checkpoints_own_code_is_refused_and_no_option_is_named_that_there_is_not(causal, tmp_path):
+    folder = shutil.copytree(causal, tmp_path / "code")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModelForCausalLM": "own.Model"}}))
+    (folder / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    line = refusal(load, str(folder), "causal")
+    assert "Python code of its own, which the trainers do not run" in line
+    assert "trust" not in line
+    assert not (tmp_path / "ran").exists()
 
 
 # Dropout
@@ -538,26 +580,27 @@ def test_a_gradient_that_is_not_finite_leaves_weights_and_moments_untouched(bad)
 
 @given(st.integers(0, 200), st.lists(st.integers(0, 2**32), min_size=1, max_size=3))
 def test_an_order_is_a_permutation_that_its_key_decides(count, key):
-    order = shuffled(count, *key)
+    order = shuffled(count, "epoch", *key)
     assert sorted(order) == list(range(count))
     shuffled.cache_clear()
-    assert shuffled(count, *key) == order
+    assert shuffled(count, "epoch", *key) == order
 
 
-def test_other_keys_give_other_orders():
-    assert len({tuple(shuffled(50, *key)) for key in ((0, 0), (0, 1), (1, 0), (1, 1), (0, 0, 1))}) == 5
+def test_other_purposes_and_keys_give_other_orders():
+    keys = ((0,), (0, 0), (0, 1), (1, 0), (1, 1), (0, 0, 1))  # numpy's seeds (0,) and (0, 0) are one
+    assert len({shuffled(50, purpose, *key) for key in keys for purpose in ("prompts", "text")}) == 12
 
 
 @given(st.integers(1, 12), st.integers(0, 60), st.integers(0, 40), st.integers(0, 3))
 def test_endless_passes_take_everything_once_before_anything_again_from_wherever_they_go_on(count, start, number, key):
-    whole = endless(count, 0, start + number, key)
-    assert endless(count, start, number, key) == whole[start:]
+    whole = endless(count, 0, start + number, "text", key)
+    assert endless(count, start, number, "text", key) == whole[start:]
     for lap in range((start + number) // count):
         assert sorted(whole[lap * count : (lap + 1) * count]) == [(lap, thing) for thing in range(count)]
 
 
 def test_each_pass_has_an_order_of_its_own():
-    passes = endless(30, 0, 90, 7)
+    passes = endless(30, 0, 90, "text", 7)
     assert len({tuple(thing for _, thing in passes[at : at + 30]) for at in (0, 30, 60)}) == 3
 
 
@@ -565,6 +608,66 @@ def test_one_process_computes_its_share_in_order(accelerator):
     assert share(accelerator, 5, lambda places: [place * 2 for place in places]) == [0, 2, 4, 6, 8]
     assert share(accelerator, 0, lambda places: places) == []
     assert total(accelerator, 2.5) == 2.5
+
+
+@given(st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=3), max_size=9), st.integers(1, 40))
+def test_looking_gives_a_result_an_example_in_order(accelerator, lengths, budget):
+    examples = [Example([7] * (1 + i), [[i] * length for length in some]) for i, some in enumerate(lengths)]
+
+    def compute(packed):
+        tokens = by_example(packed, packed.before, torch.stack([packed.targets, packed.targets + 1]))
+        last = by_example(packed, packed.last, packed.tokens[0, packed.last])
+        return [(t.tolist(), found.tolist()) for t, found in zip(tokens, last, strict=True)]
+
+    found = look(accelerator, examples, budget, compute)
+    assert found == [([[i] * sum(some), [i + 1] * sum(some)], [i] * len(some)) for i, some in enumerate(lengths)]
+
+
+def test_processes_look_equally_often_and_raise_together(tmp_path):
+    """A sharded model would wait for ever for a process that has one row less."""
+    (tmp_path / "work.py").write_text(
+        textwrap.dedent("""
+        from pathlib import Path
+        import torch
+        from tiny import tiny_tokenizer
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+        from training_models import tiny_classifier
+        from alignbench.errors import AlignbenchError
+        from trainers.models import Scalar
+        from trainers.rewards import RewardModel, score_all
+        from trainers.run import make_accelerator
+
+        accelerator = make_accelerator("no", [], Path("out"), cpu=True)
+        rank, tokenizer = accelerator.process_index, tiny_tokenizer()
+        whole, sharded = (
+            RewardModel(Scalar(tiny_classifier("llama", tokenizer)), tokenizer, None, 12) for _ in range(2)
+        )
+        fully_shard(sharded.scalar, mesh=init_device_mesh("cpu", (2,)))
+        for count in (1, 3, 5):
+            prompts = [f"{i} bees" for i in range(count)]
+            responses = [" and bees" * (1 + 5 * (i % 2)) for i in range(count)]
+            found = score_all(accelerator, sharded, "judge", prompts, responses)
+            torch.testing.assert_close(found, whole(prompts, responses))
+
+        def reward(prompts, responses):
+            return ["good" if rank else 1.0 for _ in responses]
+
+        try:
+            score_all(accelerator, reward, "mine", ["a", "b"], [" c", " d"])
+        except AlignbenchError as error:
+            Path(f"said-{rank}").write_text(str(error))
+        accelerator.end_training()
+        """)
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "work.py"]
+    paths = f"{Path(__file__).parent}:{Path(__file__).parent.parent}"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, timeout=120)
+    assert done.returncode == 0, done.stderr
+    first, second = ((tmp_path / f"said-{rank}").read_text() for rank in (0, 1))
+    assert first == second
+    assert "a score is no number" in first
 
 
 def test_a_row_longer_than_the_window_is_named():

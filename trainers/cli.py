@@ -52,7 +52,6 @@ def main(stage: str) -> None:
 
 def _run(stage: str, settings: list[str], preset: str | None, show: bool) -> None:
     from alignbench.progress import Progress, for_terminal
-    from alignbench.runs import read_object
     from alignbench.tables import print_table
     from trainers.config import describe, read_config, read_settings
 
@@ -71,9 +70,7 @@ def _run(stage: str, settings: list[str], preset: str | None, show: bool) -> Non
     config = read_config(kind, file=file, preset=start, overrides=settings)
     first = int(os.environ.get("RANK", "0")) == 0  # of several processes one prints
     with for_terminal() if first else Progress() as progress:
-        module.train(config, progress=progress)
+        final, metrics = module.train(config, progress=progress)
     if first:
-        final = Path(config.out) / "final"
-        if metrics := (read_object(final / "recipe.json") or {}).get("metrics"):
-            print_table(("metric", "value"), [[name, str(value)] for name, value in metrics.items()])
+        print_table(("metric", "value"), [[name, str(value)] for name, value in metrics.items()])
         print(f"checkpoint: {final}")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import json
+import math
 import types
-from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, Field, asdict, field, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields
+from operator import ge, gt, le
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -17,14 +20,63 @@ if TYPE_CHECKING:
 
 T = TypeVar("T", bound="DataclassInstance")
 REQUIRED: Any = MISSING
+LIMITS: dict[str, Callable[[Any, Any], bool]] = {
+    "above": gt,
+    "at least": ge,
+    "at most": le,
+    "one of": lambda value, choices: value in choices,
+}
 
 
-def setting(default: Any, meaning: str, *, free: bool = False) -> Any:
+def setting(
+    default: Any,
+    meaning: str,
+    *,
+    free: bool = False,
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    choices: Sequence[Any] | None = None,
+) -> Any:
     """A field of a stage's settings; `default` may be REQUIRED.
 
     free: the results do not depend on it, so that a resumed run may change it
+    low, high, above: a value is at least, at most, above this, and finite; choices: it is one of these
     """
-    return field(default=default, kw_only=True, metadata={"meaning": meaning, "free": free})
+    limits = {k: v for k, v in zip(LIMITS, (above, low, high, choices), strict=True) if v is not None}
+    return field(default=default, kw_only=True, metadata={"meaning": meaning, "free": free, "limits": limits})
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """Settings that all stages have."""
+
+    out: str = setting(REQUIRED, "folder of the run", free=True)
+    template: bool = setting(False, "put prompts into the model's chat template")
+    max_gradient_norm: float | None = setting(None, "clip the gradient to this norm (not in the paper)", above=0)
+    mixed_precision: str = setting(
+        "no", "no, or bf16 (autocast, and sampling in bf16; the weights stay fp32)", choices=("no", "bf16")
+    )
+    micro_tokens: int = setting(4096, "tokens that go through the model at once", low=1)
+    seed: int = setting(0, "of all that is random", low=0)
+    save_every: int = setting(100, "steps between resumable states", free=True, low=1)
+    trackers: tuple[str, ...] | None = setting(None, "tensorboard, wandb; none: tensorboard if installed", free=True)
+    cpu: bool = setting(False, "train on the CPU even where there is a GPU")
+
+
+def check(config: DataclassInstance) -> None:
+    """Raise AlignbenchError for a value of the wrong type, not a number, or outside its setting's limits."""
+    types_of = get_type_hints(type(config))
+    for f in fields(config):
+        value, limits = getattr(config, f.name), f.metadata["limits"]
+        try:
+            _convert(value, types_of[f.name])
+        except (TypeError, ValueError):
+            raise AlignbenchError(f"{f.name}: {value!r} is not {_type_name(f)}") from None
+        infinite = isinstance(value, float) and math.isinf(value)
+        if value is not None and limits and (infinite or not all(LIMITS[k](value, v) for k, v in limits.items())):
+            allowed = [f"{word} {', '.join(v) if word == 'one of' else v}" for word, v in limits.items()]
+            raise AlignbenchError(f"{f.name}: {value!r} is not {' and '.join(['finite'] * infinite + allowed)}")
 
 
 def read_config(
@@ -80,10 +132,12 @@ def read_settings(
 
 
 def describe(kind: type[DataclassInstance], given: Mapping[str, Any] | None = None) -> list[list[str]]:
-    """A row a setting: name, type, value (`given`, or the default), meaning."""
-    values = {f.name: f.default for f in fields(kind)} | dict(given or {})
+    """A row a setting: name, type, value (`given`, or the default), meaning. A stage's own stand first."""
+    known = {f.name: f for f in fields(kind)}
+    order = dict.fromkeys(name for base in kind.__mro__ for name in inspect.get_annotations(base))
+    values = {name: known[name].default for name in order} | dict(given or {})
     shown = {name: "(required)" if value is MISSING else str(value) for name, value in values.items()}
-    return [[f.name, _type_name(f), shown[f.name], f.metadata["meaning"]] for f in fields(kind)]
+    return [[name, _type_name(known[name]), shown[name], known[name].metadata["meaning"]] for name in order]
 
 
 def to_yaml(config: DataclassInstance) -> str:

@@ -11,23 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from alignbench.data.sources import (
-    SourceRow,
-    checked_messages,
-    dialogue_messages,
-    fingerprint,
-    read_source,
-    shared_prompt,
-)
+from alignbench.data.sources import SourceRow, checked_messages, dialogue_messages, read_source, shared_prompt
 from alignbench.errors import AlignbenchError, first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-__all__ = [
-    "Demonstration", "Ranking", "Render",
-    "chat_template", "fingerprint", "read_demonstrations", "read_prompts", "read_rankings", "read_texts",
-]  # fmt: skip
 
 T = TypeVar("T")
 Messages = list[dict[str, str]]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -38,24 +39,14 @@ class Policy(nn.Module):
         super().__init__()
         self.model = model
         self.temperature = temperature
-        self._columns: torch.Tensor | None = None
-        model.get_output_embeddings().register_forward_pre_hook(self._pick)
-
-    def _pick(self, head: nn.Module, arguments: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...] | None:
-        if self._columns is None:
-            return None
-        return (arguments[0].index_select(1, self._columns), *arguments[1:])
 
     def forward(self, packed: Packed) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-probabilities, with gradient, and entropies, without, of `packed.targets`: (targets,) each, in nats."""
-        self._columns = packed.before  # the head runs at these columns alone
-        try:
-            with packed_attention(base_model(self.model)):
-                logits = self.model(
-                    input_ids=packed.tokens, position_ids=packed.positions, use_cache=False, packed=packed
-                ).logits.squeeze(0)
-        finally:
-            self._columns = None
+        with packed_attention(base_model(self.model)):
+            logits = self.model(
+                input_ids=packed.tokens, position_ids=packed.positions, use_cache=False, packed=packed,
+                logits_to_keep=packed.before,  # the head runs at these columns alone
+            ).logits.squeeze(0)  # fmt: skip
         return token_logprobs(logits / self.temperature if self.temperature != 1 else logits, packed.targets)
 
     @contextmanager
@@ -66,7 +57,11 @@ class Policy(nn.Module):
 
 
 class Scalar(nn.Module):
-    """A sequence classifier with one label, read at chosen columns: a reward model at last tokens, a value at all."""
+    """A sequence classifier with one label, read at chosen columns: a reward model at last tokens, a value at all.
+
+    The bias that the configuration holds under BIAS is added. The stock class, whose heads have none, leaves it out:
+    its logits plus `model.config.alignbench_reward_bias` are these scores.
+    """
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -88,7 +83,7 @@ class Scalar(nn.Module):
 
 
 class ActorCritic(nn.Module):
-    """Policy and value as one module: one optimizer, and one thing for DDP, FSDP2 or DeepSpeed to wrap."""
+    """Policy and value as one module: one optimizer, and one thing for DDP or FSDP2 to wrap."""
 
     def __init__(self, policy: Policy, value: Scalar) -> None:
         super().__init__()
@@ -120,16 +115,19 @@ def load(
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    checkpoint = find_checkpoint(spec)
+    checkpoint = find_checkpoint(spec, trust_remote_code=True)  # to say the line below; none is ever run
+    if checkpoint.custom_code:
+        raise AlignbenchError(f"checkpoint {spec}: it needs Python code of its own, which the trainers do not run")
     form = AutoModelForCausalLM if kind == "causal" else AutoModelForSequenceClassification
     options: dict[str, Any] = {} if kind == "causal" else {"num_labels": 1}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint.path, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint.path, local_files_only=True, trust_remote_code=False)
         model, loading = form.from_pretrained(
             checkpoint.path,
             dtype=torch.float32,
             use_safetensors=True,
             local_files_only=True,
+            trust_remote_code=False,
             output_loading_info=True,
             **options,
         )
@@ -168,6 +166,8 @@ def check_packing(model: Any, spec: str, kind: str) -> None:
     sequences = [list(e.prompt) + list(r) for e in examples for r in e.responses]
     try:
         if kind == "causal":
+            if "logits_to_keep" not in inspect.signature(model.forward).parameters:
+                raise ValueError("its forward does not take logits_to_keep")
             found = Policy(model)(packed)[0]
             plain = [
                 torch.log_softmax(model(torch.tensor([s])).logits[0, -len(r) - 1 : -1], -1).gather(
@@ -257,18 +257,22 @@ def scalar_padding(tokenizer: PreTrainedTokenizerBase) -> int | None:
 
 
 class Texts:
-    """Prompts and responses as token ids, the way that rollouts have them."""
+    """Prompts and responses as token ids, the way that rollouts have them.
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    model: the one that reads them; an id for which it has no embedding raises AlignbenchError
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, model: Any = None) -> None:
         self.tokenizer = tokenizer
         self.encoder = Encoder(tokenizer)
+        self.embeddings = math.inf if model is None else model.get_input_embeddings().num_embeddings
 
     def prompts(self, texts: list[str]) -> list[list[int]]:
         """As the generation engine encodes them. An empty prompt is the start token alone."""
         encoded = self.encoder.contexts(texts)
         if any(tokens is None or not len(tokens) for tokens in encoded):
             raise AlignbenchError("an empty prompt, and the tokenizer has no token to begin with")
-        return [tokens.tolist() for tokens in encoded if tokens is not None]
+        return [self._known(tokens.tolist()) for tokens in encoded if tokens is not None]
 
     def response(self, prompt: str, prompt_ids: list[int], response: str) -> list[int]:
         """The tokens that follow the prompt's, and the end-of-sequence token."""
@@ -278,4 +282,17 @@ class Texts:
         else:  # a merge across the border: the model never sees one when it writes
             ids = self.tokenizer(response, add_special_tokens=False, verbose=False)["input_ids"]
         end = self.tokenizer.eos_token_id
-        return ids if end is None or (ids and ids[-1] == end) else [*ids, int(end)]
+        return self._known(ids if end is None or (ids and ids[-1] == end) else [*ids, int(end)])
+
+    def example(self, prompt: str, responses: Iterable[str]) -> Example:
+        """A prompt and its responses."""
+        (ids,) = self.prompts([prompt])
+        return Example(ids, [self.response(prompt, ids, response) for response in responses])
+
+    def _known(self, ids: list[int]) -> list[int]:
+        if ids and (highest := max(ids)) >= self.embeddings:
+            raise AlignbenchError(
+                f"the tokenizer's {self.tokenizer.convert_ids_to_tokens(highest)!r} is token {highest}, the model has "
+                f"embeddings for {self.embeddings}; resize them (resize_token_embeddings) or take its own tokenizer"
+            )
+        return ids

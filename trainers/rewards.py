@@ -6,6 +6,7 @@ import importlib
 import math
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +15,8 @@ import torch
 
 from alignbench.errors import AlignbenchError, first_line
 from trainers.models import Scalar, Texts, load
-from trainers.packing import Example, micro_batches, pack
-from trainers.steps import share
+from trainers.packing import Example, Packed, micro_batches, pack
+from trainers.steps import by_example, look, share
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -31,31 +32,41 @@ class RewardModel:
 
     def __init__(self, scalar: Scalar, tokenizer: Any, window: int | None, micro_tokens: int) -> None:
         self.scalar = scalar
-        self.texts = Texts(tokenizer)
+        self.texts = Texts(tokenizer, scalar.model)
         self.window = window
         self.micro_tokens = micro_tokens
 
-    def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
-        """Neighbours with one prompt share its computation."""
+    def __call__(
+        self, prompts: Sequence[str], responses: Sequence[str], accelerator: Accelerator | None = None
+    ) -> list[float]:
+        """Neighbours with one prompt share its computation; with an accelerator, its processes share the work."""
         examples: list[Example] = []
         for prompt, pairs in groupby(zip(prompts, responses, strict=True), key=lambda pair: pair[0]):
-            (ids,) = self.texts.prompts([prompt])
-            examples.append(Example(ids, [self.texts.response(prompt, ids, response) for _, response in pairs]))
-        for example in examples:
+            example = self.texts.example(prompt, [response for _, response in pairs])
+            examples.append(example)
             longest = len(example.prompt) + max(map(len, example.responses))
             if self.window is not None and longest > self.window:
-                raise AlignbenchError(f"{longest} tokens do not fit the reward model's window of {self.window}")
-        return [score for scores in self.scores(examples) for score in scores]
+                raise AlignbenchError(
+                    f"prompt {prompt[:60]!r}: with its response it has {longest} tokens, which do not fit the reward "
+                    f"model's window of {self.window}"
+                )
+        return [score for scores in self.scores(examples, accelerator) for score in scores]
 
     @torch.no_grad()
-    def scores(self, examples: Sequence[Example]) -> list[list[float]]:
+    def scores(self, examples: Sequence[Example], accelerator: Accelerator | None = None) -> list[list[float]]:
         """One score a response, example by example."""
+
+        def compute(packed: Packed) -> list[list[float]]:
+            scores = self.scalar(packed, packed.last)
+            return [some.tolist() for some in by_example(packed, packed.last, scores)]
+
+        if accelerator is not None:
+            return look(accelerator, examples, self.micro_tokens, compute)
         found: dict[int, list[float]] = {}
         (batches,) = micro_batches([len(example) for example in examples], 1, self.micro_tokens)
         for batch in batches:
             packed = pack([examples[i] for i in batch], self.scalar.model.device)
-            scores = iter(self.scalar(packed, packed.last).tolist())
-            found |= {i: [next(scores) for _ in examples[i].responses] for i in batch}
+            found |= zip(batch, compute(packed), strict=True)
         return [found[i] for i in range(len(examples))]
 
 
@@ -87,6 +98,8 @@ def score_all(
     accelerator: Accelerator, reward: Reward, name: str, prompts: Sequence[str], responses: Sequence[str]
 ) -> list[float]:
     """The rewards of all texts, each process computing its share."""
+    if isinstance(reward, RewardModel):
+        return checked(partial(reward, accelerator=accelerator), name, prompts, responses)
     return share(
         accelerator,
         len(prompts),

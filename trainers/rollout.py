@@ -13,11 +13,12 @@ import torch
 from alignbench.errors import AlignbenchError
 from alignbench.models.encode import Encoder
 from alignbench.models.engine import Completion, Prompt, Sampling
+from alignbench.models.jobs import NOT_FINITE
 from alignbench.models.local import LocalEngine
 from trainers.losses import Array
 from trainers.models import Policy, base_model
 from trainers.packing import Example
-from trainers.steps import share
+from trainers.steps import NotFiniteError, share
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -66,7 +67,7 @@ class Sampler:
         self.model = base_model(policy.model)
         self.copy = None
         half = accelerator.mixed_precision == "bf16"
-        if half or accelerator.distributed_type in ("FSDP", "DEEPSPEED"):
+        if half or accelerator.distributed_type == "FSDP":
             self.copy = copy.deepcopy(self.model).to(accelerator.device, torch.bfloat16 if half else torch.float32)
         self.engine = LocalEngine(self.copy or self.model, Encoder(tokenizer), window=window)
 
@@ -90,5 +91,6 @@ class Sampler:
         self.model.train(training)
         for number, completion in enumerate(completions):
             if completion.unscored:
-                raise AlignbenchError(f"prompt {prompts[number][:60]!r}: no response ({completion.unscored})")
+                kind = NotFiniteError if completion.unscored == NOT_FINITE else AlignbenchError
+                raise kind(f"prompt {prompts[number][:60]!r}: no response ({completion.unscored})")
         return completions

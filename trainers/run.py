@@ -1,4 +1,5 @@
 """The folder of one training run: it is locked, says what it depends on, and can be resumed after a kill at any moment.
+Where the processes of a run are on several machines, they share the folder.
 
 out/
   config.yaml             the settings
@@ -24,17 +25,19 @@ from dataclasses import asdict, fields
 from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from alignbench.errors import AlignbenchError, first_line
 from alignbench.provenance import environment, versions
 from alignbench.runs import RunFolder, lock_run, read_object, write_json
 from trainers.recipe import PACKAGES, in_json
+from trainers.steps import gathered
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
     from accelerate import Accelerator
 
+T = TypeVar("T")
 LINES = ("metrics.jsonl", "samples.jsonl")
 TRACKERS = {"tensorboard": "train", "wandb": "wandb"}  # and the extra that installs each
 
@@ -49,14 +52,16 @@ def make_accelerator(
     """Accelerate on this process's device, or on the CPU where there is no other or `cpu` is set.
 
     trackers: names among tensorboard and wandb; None: tensorboard where it is installed
+    Raises AlignbenchError under DeepSpeed, whose engine steps at every backward, and FSDP1, which flattens weights.
     """
     import torch
     from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
     from accelerate.state import AcceleratorState
-    from accelerate.utils import ProjectConfiguration
+    from accelerate.utils import ProjectConfiguration, parse_flag_from_env
 
-    if mixed_precision not in ("no", "bf16"):
-        raise AlignbenchError(f"mixed_precision {mixed_precision!r}: choose no or bf16")
+    fsdp1 = parse_flag_from_env("ACCELERATE_USE_FSDP") and os.environ.get("FSDP_VERSION", "1") != "2"
+    if fsdp1 or parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
+        raise AlignbenchError(f"{'FSDP1' if fsdp1 else 'DeepSpeed'}: not supported; start with FSDP2 or DDP instead")
     for tracker in trackers or ():
         if tracker not in TRACKERS:
             raise AlignbenchError(f"tracker {tracker!r}: choose among {', '.join(TRACKERS)}, or trackers=[]")
@@ -113,14 +118,15 @@ def open_run(
             run.event("start" if before is None else "resume", processes=accelerator.num_processes, **software)
 
         run._together(enter, main_only=True)
-        newest = run.newest()
-        next_step = 0 if newest is None else run.state(newest)["step"] + 1
-        accelerator.init_trackers(
-            "alignbench",
-            {name: str(value) for name, value in settings.items()},
-            # what TensorBoard has of steps that will be done again is forgotten
-            {"tensorboard": {"purge_step": next_step}, "wandb": {"name": out.name}},
-        )
+        if run.result() is None:
+            newest = run.newest()
+            next_step = 0 if newest is None else run.state(newest)["step"] + 1
+            accelerator.init_trackers(
+                "alignbench",
+                {name: str(value) for name, value in settings.items()},
+                # what TensorBoard has of steps that will be done again is forgotten
+                {"tensorboard": {"purge_step": next_step}, "wandb": {"name": out.name}},
+            )
         try:
             yield run
         except BaseException as error:
@@ -142,14 +148,24 @@ class Run:
         self._accelerator = accelerator
         self._main: bool = accelerator.is_main_process
 
-    @property
-    def finished(self) -> bool:
-        """Whether final/ is there."""
-        return (self.out / "final").is_dir()
+    def result(self) -> tuple[Path, dict[str, float]] | None:
+        """The folder final/ of a finished run and the metrics of its recipe; as the main process finds them."""
+        final = self.out / "final"
+
+        def read() -> dict[str, float] | None:
+            recipe = (read_object(final / "recipe.json") or {}) if final.is_dir() else None
+            return None if recipe is None else {name: float(x) for name, x in recipe.get("metrics", {}).items()}
+
+        metrics = self._together(read, main_only=True)
+        return None if metrics is None else (final, metrics)
 
     def newest(self) -> Path | None:
-        """The newest complete state: a folder gets its name when it is complete, and names sort as steps do."""
-        return max((path for path in (self.out / "state").glob("step-*") if not path.suffix), default=None)
+        """The newest complete state, as the main process finds it: a folder gets its name when it is complete, and
+        names sort as steps do."""
+        states = self.out / "state"
+        return self._together(
+            lambda: max((path for path in states.glob("step-*") if not path.suffix), default=None), main_only=True
+        )
 
     def resume(self) -> Path | None:
         """The state to go on from, None for the beginning; what was written after it is cut off."""
@@ -218,20 +234,17 @@ class Run:
             with _writing(self.out), (self.out / name).open("a", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(lines)
 
-    def _together(self, work: Callable[[], None], *, main_only: bool = False) -> None:
-        """Do `work` and wait for all processes. Where one cannot write, all raise its AlignbenchError: none waits for
-        ever for another."""
-        from accelerate.utils import gather_object
+    def _together(self, work: Callable[[], T], *, main_only: bool = False) -> T:
+        """Do `work` and wait for all processes; the main one's result. Where one fails, all raise its AlignbenchError:
+        none waits for ever for another."""
 
-        failure = None
-        try:
-            if self._main or not main_only:
-                with _writing(self.out):
-                    work()
-        except AlignbenchError as error:
-            failure = str(error)
-        for line in filter(None, gather_object([failure])):
-            raise AlignbenchError(line)
+        def mine() -> list[T]:
+            if main_only and not self._main:
+                return []
+            with _writing(self.out):
+                return [work()]
+
+        return gathered(mine)[0]
 
     def _write_folder(self, path: Path, write: Callable[[Path], None]) -> None:
         """Write a folder whole or not at all."""

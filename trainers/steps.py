@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from functools import lru_cache
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import nn
 
 from alignbench.errors import AlignbenchError
 from trainers.optimisation import Ema, gradient_norm
-from trainers.packing import micro_batches
+from trainers.packing import Example, Packed, micro_batches, pack
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -23,26 +24,31 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class NotFiniteError(Exception):
-    """A gradient is NaN or infinite; the weights are still those before the step."""
+class NotFiniteError(AlignbenchError):
+    """A gradient, a model's logits or its values are NaN or infinite; the weights are still those before the step."""
 
 
 @lru_cache(maxsize=8)
-def shuffled(count: int, *key: int) -> tuple[int, ...]:
-    """A permutation of 0 … count − 1 that the key alone decides: seed, epoch, …"""
-    return tuple(np.random.default_rng(key).permutation(count).tolist())
+def shuffled(count: int, purpose: str, *key: int) -> tuple[int, ...]:
+    """A permutation of 0 … count − 1 that purpose and key alone decide; the key is seed, epoch, …"""
+    return tuple(np.random.default_rng(_seed(purpose, *key)).permutation(count).tolist())
 
 
-def endless(count: int, start: int, number: int, *key: int) -> list[tuple[int, int]]:
+def endless(count: int, start: int, number: int, purpose: str, *key: int) -> list[tuple[int, int]]:
     """Places start … start + number − 1 of an endless sequence of passes over `count` things, each in a new order:
     (pass, thing)."""
     places = [divmod(place, count) for place in range(start, start + number)]
-    return [(lap, shuffled(count, *key, lap)[at]) for lap, at in places]
+    return [(lap, shuffled(count, purpose, *key, lap)[at]) for lap, at in places]
 
 
 def seed_dropout(accelerator: Accelerator, *key: int) -> None:
     """Random numbers of this step and process, whatever ran before."""
-    torch.manual_seed(int(np.random.SeedSequence((*key, accelerator.process_index)).generate_state(1)[0]))
+    torch.manual_seed(_seed("dropout", *key, accelerator.process_index))
+
+
+def _seed(purpose: str, *key: int) -> int:
+    """63 bits; hashed, since numpy takes (5,) and (5, 0) for one seed."""
+    return int.from_bytes(hashlib.sha256(repr((purpose, *key)).encode()).digest()[:8]) >> 1
 
 
 def my_batches(accelerator: Accelerator, rows: Sequence[T], size: Callable[[T], int], budget: int) -> list[list[T]]:
@@ -78,7 +84,7 @@ def take_step(module: nn.Module, optimizer: Any, largest_norm: float | None) -> 
     norm = gradient_norm(gradients)
     if not math.isfinite(norm):
         optimizer.zero_grad()
-        raise NotFiniteError
+        raise NotFiniteError("the gradient is not finite")
     if largest_norm is not None and norm > largest_norm:
         for gradient in gradients:
             gradient.mul_(largest_norm / norm)
@@ -89,11 +95,54 @@ def take_step(module: nn.Module, optimizer: Any, largest_norm: float | None) -> 
 
 def share(accelerator: Accelerator, count: int, compute: Callable[[list[int]], Sequence[T]]) -> list[T]:
     """compute(places) for this process's places of 0 … count − 1, and the results of all processes in order."""
+    mine = list(range(accelerator.process_index, count, accelerator.num_processes))
+    found = dict(gathered(lambda: list(zip(mine, compute(mine) if mine else [], strict=True))))
+    return [found[i] for i in range(count)]
+
+
+@torch.no_grad()
+def look(
+    accelerator: Accelerator, examples: Sequence[Example], budget: int, compute: Callable[[Packed], Sequence[Any]]
+) -> list[Any]:
+    """What `compute` finds of each example, on packed rows of about `budget` tokens, each process computing its share.
+
+    All processes call `compute` equally often, since a model that is sharded waits for the others at every forward.
+    compute: one result an example, in the order of the row; `by_example` cuts what a model gives into them
+    """
+    if not examples:
+        return []
+    # with fewer examples than processes, some are computed twice
+    places = [i % len(examples) for i in range(max(len(examples), accelerator.num_processes))]
+    rows = my_batches(accelerator, places, lambda i: len(examples[i]), budget)
+
+    def mine() -> list[tuple[int, Any]]:
+        packed = ((row, pack([examples[i] for i in row], accelerator.device)) for row in rows)
+        return [pair for row, batch in packed for pair in zip(row, compute(batch), strict=True)]
+
+    found = dict(gathered(mine))
+    return [found[i] for i in range(len(examples))]
+
+
+def by_example(packed: Packed, columns: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Values read at columns of the row (`before` or `last`), (…, columns), cut into one tensor an example."""
+    (starts,) = torch.nonzero(packed.positions[0] == 0, as_tuple=True)
+    counts = torch.bincount(torch.searchsorted(starts, columns, right=True) - 1, minlength=len(starts))
+    return values.tensor_split(counts.cumsum(0)[:-1].cpu(), dim=-1)
+
+
+def gathered(compute: Callable[[], list[T]]) -> list[T]:
+    """The results of all processes. Where one raises AlignbenchError, all do: none waits for ever for another."""
     from accelerate.utils import gather_object
 
-    mine = list(range(accelerator.process_index, count, accelerator.num_processes))
-    found: list[tuple[int, T]] = gather_object(list(zip(mine, compute(mine) if mine else [], strict=True)))
-    return [result for _, result in sorted(found, key=lambda pair: pair[0])]
+    results, failure = list[T](), None
+    try:
+        results = compute()
+    except AlignbenchError as error:
+        failure = str(error)
+    everyone = gather_object([(results, failure)])
+    for line in filter(None, (failure for _, failure in everyone)):
+        raise AlignbenchError(line)
+    return [result for found, _ in everyone for result in found]
 
 
 def total(accelerator: Accelerator, value: float) -> float:
@@ -112,8 +161,7 @@ def save_training(folder: Path, accelerator: Accelerator, ema: Ema | None = None
             optimizer.state[p] = dict(zip(("step", "exp_avg", "exp_avg_sq"), (torch.tensor(0.0), *zeros), strict=True))
     accelerator.save_state(str(folder))
     if ema is not None:
-        local = {n: w.to_local() if hasattr(w, "to_local") else w for n, w in ema.weights.items()}
-        torch.save(local, folder / f"ema-{accelerator.process_index}.pt")
+        torch.save({name: _local(w) for name, w in ema.weights.items()}, folder / f"ema-{accelerator.process_index}.pt")
 
 
 def load_training(folder: Path, accelerator: Accelerator, ema: Ema | None = None) -> None:
@@ -121,8 +169,18 @@ def load_training(folder: Path, accelerator: Accelerator, ema: Ema | None = None
     if ema is not None:
         file = folder / f"ema-{accelerator.process_index}.pt"
         for name, weights in torch.load(file, weights_only=True, map_location="cpu").items():
-            kept = ema.weights[name]
-            (kept.to_local() if hasattr(kept, "to_local") else kept).copy_(weights)
+            _local(ema.weights[name]).copy_(weights)
+
+
+def finite(accelerator: Accelerator, weights: Iterable[torch.Tensor]) -> bool:
+    """Whether all numbers of all processes' weights are finite."""
+    return not total(accelerator, sum(not _local(w).isfinite().all() for w in weights))
+
+
+def _local(weights: torch.Tensor) -> torch.Tensor:
+    """This process's part of weights that may be sharded."""
+    part: torch.Tensor = weights.to_local() if hasattr(weights, "to_local") else weights
+    return part
 
 
 def check_lengths(sizes: Sequence[int], window: int | None, what: str, source: str) -> None:

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import nn
 
 from alignbench.errors import AlignbenchError
 from alignbench.progress import Progress
+from trainers.config import StageConfig
 from trainers.optimisation import cosine, set_rate
 from trainers.run import Run
 from trainers.steps import (
@@ -36,27 +38,17 @@ T = TypeVar("T")
 Metrics = dict[str, float]
 
 
-class Settings(Protocol):
-    """What both stages' settings have."""
+@dataclass(frozen=True, kw_only=True)
+class EpochsConfig(StageConfig):
+    """Settings that both stages have; each has defaults of its own."""
 
-    @property
-    def epochs(self) -> int: ...
-    @property
-    def batch(self) -> int: ...
-    @property
-    def lr(self) -> float: ...
-    @property
-    def max_gradient_norm(self) -> float | None: ...
-    @property
-    def micro_tokens(self) -> int: ...
-    @property
-    def seed(self) -> int: ...
-    @property
-    def save_every(self) -> int: ...
+    epochs: int
+    batch: int
+    lr: float
 
 
 def fit(
-    config: Settings,
+    config: EpochsConfig,
     run: Run,
     accelerator: Accelerator,
     module: nn.Module,
@@ -92,7 +84,7 @@ def fit(
             run.save_state(step, lambda folder: save_training(folder, accelerator), {"epochs": epochs})
         epoch, place = divmod(step, a_epoch)
         rows = rows_of(epoch)
-        order = shuffled(len(rows), config.seed, epoch)
+        order = shuffled(len(rows), "epoch", config.seed, epoch)
         batch = [rows[i] for i in order[place * config.batch :][: config.batch]]
         mine = my_batches(accelerator, batch, size, config.micro_tokens)
         divisor = sum(weight(row) for row in batch)
