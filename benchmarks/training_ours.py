@@ -23,7 +23,7 @@ from trainers import ppo, reward, run, sft, supervised
 
 RESPONSE_TOKENS = 32
 # tokens of a forward and backward, found by trying
-MICRO_TOKENS = {"ppo": 2048, "reward_k4": 2048, "reward_k9": 2048, "sft": 2048}
+MICRO_TOKENS = {"ppo": 2048, "reward_k4": 2048, "reward_k9": 2048, "sft": 4096}
 
 
 class Clock:
