@@ -28,7 +28,7 @@ from trainers.optimisation import Ema, adam, adapted, gradient_norm, set_rate, w
 from trainers.packing import Example, Packed, pack
 from trainers.recipe import identify, write_recipe
 from trainers.rewards import RewardModel, is_checkpoint, load_reward, score_all
-from trainers.rollout import Rollout, Sampler
+from trainers.rollout import Rollout, Sampler, describe, explained_variance, joined, sample_row, spread
 from trainers.run import make_accelerator, open_run
 from trainers.sft import pretraining_examples
 from trainers.steps import (
@@ -235,7 +235,7 @@ def train(config: PPOConfig, *, progress: Progress | None = None) -> tuple[Path,
             if config.target_kl is not None:
                 beta = adapted(beta, metrics["kl"], config.target_kl, config.batch, config.horizon)
             run.log(iteration, metrics)
-            run.sample(iteration, [_sample_row(rollout) for rollout in rollouts[: config.sample_rows]])
+            run.sample(iteration, [sample_row(rollout) for rollout in rollouts[: config.sample_rows]])
             progress.advance()
         if stopped:
             stopped = f"iteration {iteration + 1}: {stopped}"
@@ -304,7 +304,7 @@ def minibatch(actor: Actor, episodes: Sequence[Rollout], text: Sequence[Example]
         """Policy and value loss, the token mean over the whole minibatch (detail 15)."""
         logprobs, _, values = actor.module(pack([rollout.example for rollout in batch], accelerator.device))
         old, advantages, before, returns = (
-            torch.from_numpy(_joined(batch, name)).float().to(logprobs.device)
+            torch.from_numpy(joined(batch, name)).float().to(logprobs.device)
             for name in ("logprobs", "advantages", "values", "returns")
         )
         policy_loss, clipped = losses.policy_loss(logprobs, old, advantages, config.clip)
@@ -348,47 +348,11 @@ def estimate_advantages(config: PPOConfig, beta: float, rollouts: Sequence[Rollo
     for rollout in rollouts:
         rollout.rewards = losses.token_rewards(rollout.score, rollout.logprobs, rollout.reference, beta)
     if config.whiten_rewards:
-        _spread(rollouts, "rewards", losses.whiten(_joined(rollouts, "rewards"), keep_mean=True))
+        spread(rollouts, "rewards", losses.whiten(joined(rollouts, "rewards"), keep_mean=True))
     for rollout in rollouts:
         rollout.advantages = losses.gae(rollout.rewards, rollout.values, discount=config.discount, lam=config.lam)
         rollout.returns = rollout.advantages + rollout.values
-    _spread(rollouts, "advantages", losses.whiten(_joined(rollouts, "advantages"), keep_mean=False))
-
-
-def describe(rollouts: Sequence[Rollout]) -> Metrics:
-    """What the batch is like: means over responses, or over tokens for entropy. KL in nats a response (detail 16)."""
-    kl, k3 = (
-        [float(estimate(r.logprobs, r.reference).sum()) for r in rollouts] for estimate in (losses.kl_k1, losses.kl_k3)
-    )
-    scores = [rollout.score for rollout in rollouts]
-    return {
-        "score": float(np.mean(scores)),
-        "score_std": float(np.std(scores)),
-        "kl": float(np.mean(kl)),
-        "kl_k3": float(np.mean(k3)),
-        "entropy": float(_joined(rollouts, "entropies").mean()),
-        "response_tokens": float(np.mean([len(rollout.response_ids) for rollout in rollouts])),
-        "ended": float(np.mean([rollout.ended for rollout in rollouts])),
-    }
-
-
-def explained_variance(rollouts: Sequence[Rollout]) -> float:
-    return losses.explained_variance(_joined(rollouts, "values"), _joined(rollouts, "returns"))
-
-
-def _joined(rollouts: Sequence[Rollout], name: str) -> losses.Array:
-    return np.concatenate([getattr(rollout, name) for rollout in rollouts])
-
-
-def _spread(rollouts: Sequence[Rollout], name: str, values: losses.Array) -> None:
-    sizes = np.cumsum([len(rollout.response_ids) for rollout in rollouts])[:-1]
-    for rollout, mine in zip(rollouts, np.split(values, sizes), strict=True):
-        setattr(rollout, name, mine)
-
-
-def _sample_row(rollout: Rollout) -> dict[str, Any]:
-    kl = float(losses.kl_k1(rollout.logprobs, rollout.reference).sum())
-    return {"prompt": rollout.prompt, "response": rollout.response, "score": rollout.score, "kl": kl}
+    spread(rollouts, "advantages", losses.whiten(joined(rollouts, "advantages"), keep_mean=False))
 
 
 def _value_model(config: PPOConfig, tokenizer: Any) -> tuple[Any, int | None]:

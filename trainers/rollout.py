@@ -15,6 +15,7 @@ from alignbench.models.encode import Encoder
 from alignbench.models.engine import Completion, Prompt, Sampling
 from alignbench.models.jobs import NOT_FINITE
 from alignbench.models.local import LocalEngine
+from trainers import losses
 from trainers.losses import Array
 from trainers.models import Policy, base_model
 from trainers.packing import Example
@@ -53,6 +54,46 @@ class Rollout:
     @property
     def example(self) -> Example:
         return Example(self.prompt_ids, [self.response_ids])
+
+
+def describe(rollouts: Sequence[Rollout]) -> dict[str, float]:
+    """What the batch is like: means over responses, or over tokens for entropy. KL in nats a response (detail 16)."""
+    kl, k3 = (
+        [float(estimate(r.logprobs, r.reference).sum()) for r in rollouts] for estimate in (losses.kl_k1, losses.kl_k3)
+    )
+    scores = [rollout.score for rollout in rollouts]
+    return {
+        "score": float(np.mean(scores)),
+        "score_std": float(np.std(scores)),
+        "kl": float(np.mean(kl)),
+        "kl_k3": float(np.mean(k3)),
+        "entropy": float(joined(rollouts, "entropies").mean()),
+        "response_tokens": float(np.mean([len(rollout.response_ids) for rollout in rollouts])),
+        "ended": float(np.mean([rollout.ended for rollout in rollouts])),
+    }
+
+
+def explained_variance(rollouts: Sequence[Rollout]) -> float:
+    """Of the returns, by the values before the update."""
+    return losses.explained_variance(joined(rollouts, "values"), joined(rollouts, "returns"))
+
+
+def joined(rollouts: Sequence[Rollout], name: str) -> Array:
+    """One of the arrays of all the rollouts, one after another: (tokens,)."""
+    return np.concatenate([getattr(rollout, name) for rollout in rollouts])
+
+
+def spread(rollouts: Sequence[Rollout], name: str, values: Array) -> None:
+    """The other way: each rollout's share of (tokens,) becomes its array of this name."""
+    sizes = np.cumsum([len(rollout.response_ids) for rollout in rollouts])[:-1]
+    for rollout, mine in zip(rollouts, np.split(values, sizes), strict=True):
+        setattr(rollout, name, mine)
+
+
+def sample_row(rollout: Rollout) -> dict[str, Any]:
+    """A line of the sample table."""
+    kl = float(losses.kl_k1(rollout.logprobs, rollout.reference).sum())
+    return {"prompt": rollout.prompt, "response": rollout.response, "score": rollout.score, "kl": kl}
 
 
 class Sampler:
