@@ -1,4 +1,4 @@
-"""The command line: `alignbench evaluate | score | rescore | compare | rank | diversity | average | tasks | …`."""
+"""The command line: `alignbench evaluate | score | rescore | compare | report | demo | rank | diversity | …`."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from alignbench.options import columns_of
 from alignbench.progress import printable
 from alignbench.rank_cli import rank
 from alignbench.scorers.cli import app as scorers_app
+from reports.cli import report
 from trainers.cli import app as train_app
 
 if TYPE_CHECKING:
@@ -197,6 +198,7 @@ app.command()(compare)
 app.command()(rank)
 app.command()(diversity)
 app.command("average")(average_command)
+app.command()(report)
 
 
 @app.command("tasks")

@@ -1,1 +1,1 @@
-"""Figures and the report page, drawn from run folders."""
+"""Figures and the page of `alignbench report`: drawn from run folders alone, no model is asked."""

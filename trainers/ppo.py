@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -104,6 +105,9 @@ class PPOConfig(StageConfig):
         None, "end with the last good checkpoint when KL per response exceeds this", above=0
     )
     save_every: int = setting(10, "iterations between resumable states", free=True, low=1)
+    checkpoint_every: int | None = setting(
+        None, "iterations between checkpoints/iteration-N that are kept; none: the last alone", free=True, low=1
+    )
     sample_rows: int = setting(4, "responses of each iteration that go to samples.jsonl", low=0)
 
 
@@ -236,6 +240,9 @@ def train(config: PPOConfig, *, progress: Progress | None = None) -> tuple[Path,
                 beta = adapted(beta, metrics["kl"], config.target_kl, config.batch, config.horizon)
             run.log(iteration, metrics)
             run.sample(iteration, [sample_row(rollout) for rollout in rollouts[: config.sample_rows]])
+            if config.checkpoint_every and iteration % config.checkpoint_every == 0 and iteration < iterations:
+                told = metrics | {"iterations": iteration}
+                run.save_checkpoint(f"checkpoints/iteration-{iteration}", partial(save, metrics=told))
             progress.advance()
         if stopped:
             stopped = f"iteration {iteration + 1}: {stopped}"
@@ -245,7 +252,7 @@ def train(config: PPOConfig, *, progress: Progress | None = None) -> tuple[Path,
             progress.say(f"ppo: {stopped}; stopped, and went back to the weights after iteration {iteration}")
             run.event("stopped", reason=stopped, kept=iteration)
         metrics = last | {"iterations": iteration}
-        return run.save_checkpoint("final", lambda folder: save(folder, metrics)), metrics
+        return run.save_checkpoint("final", partial(save, metrics=metrics)), metrics
 
 
 def look_back(actor: Actor, rollouts: Sequence[Rollout]) -> None:

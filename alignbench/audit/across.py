@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from alignbench import bootstrap
-from alignbench.audit.jackknife import compare_sets
+from alignbench.audit.jackknife import Side, compare_sets, measure_side
 from alignbench.audit.paired import Change, change, group_of, without_interval
 from alignbench.audit.significance import few_changed
 from alignbench.audit.tax import improvement
@@ -75,8 +77,8 @@ def compare_across(
     judged = [[own["win_rate"] for own in mine] for mine in both] if task.across is across_battles else both
     few = few_changed([float(one != other) for one, other in zip(*judged, strict=True)], cluster)
     if of_outputs(task):
-        scored = [views(task, own, embedder) for own in both]
-        sets = compare_sets(task, better, scored[0], scored[1], cluster)
+        sides = [_side(task, own, embedder, cluster) for own in both]
+        sets = compare_sets(better, sides[0], sides[1], cluster)
         return {name: _found(changed, "jackknife", counts, few) for name, (changed, counts) in sets.items()}, left_out
     values = [_values(task, own) for own in both]
     draws = [_resampled(task, own, cluster, seed) for own in both]
@@ -89,6 +91,22 @@ def compare_across(
             changed = change(before.value, after.value, table, len(common), clusters, better[name])
             found[name] = _found(changed, "bootstrap", (before.n, after.n), few)
     return found, left_out
+
+
+_sides: dict[str, Side] = {}
+
+
+def forget() -> None:
+    """Measures of sets are kept from contrast to contrast, since they take seconds; a folder may change in between."""
+    _sides.clear()
+
+
+def _side(task: Task, records: Sequence[dict[str, Any]], embedder: Embedder | None, cluster: NDArray[np.int64]) -> Side:
+    known = json.dumps([task.name, embedder and embedder.revision, records, cluster.tolist()])
+    key = hashlib.sha256(known.encode()).hexdigest()
+    if key not in _sides:
+        _sides[key] = measure_side(task, views(task, records, embedder), cluster)
+    return _sides[key]
 
 
 def _found(changed: Change, test: str, counts: tuple[int, int], few: bool) -> Found:

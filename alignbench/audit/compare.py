@@ -35,6 +35,11 @@ class Plan:
     left_out: tuple[str, ...]
     notes: tuple[str, ...]
 
+    @property
+    def identity(self) -> tuple[Path, Path, str]:
+        """What the rows depend on."""
+        return self.reference.path, self.aligned.path, self.templates
+
 
 def compare(
     models: Sequence[str],
@@ -60,31 +65,68 @@ def compare(
 
     Raises AlignbenchError where a model is not found, or where two have nothing comparable.
     """
+    return compare_with(
+        models,
+        [reference],
+        runs=runs,
+        tasks=tasks,
+        across_templates=across_templates,
+        reward=reward,
+        reference_point=reference_point,
+        resamples=resamples,
+        seed=seed,
+    )[reference]
+
+
+def compare_with(
+    models: Sequence[str],
+    chosen: Sequence[str | None],
+    *,
+    runs: str | Path = "runs",
+    tasks: Sequence[str] = (),
+    across_templates: bool = False,
+    reward: str | None = None,
+    reference_point: tuple[float, float] | None = None,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> dict[str | None, Audit]:
+    """As `compare`, once for each reference that is chosen (None: as the lineages say); each contrast is measured once.
+
+    Left out are references to which nothing can be compared; AlignbenchError where that is so for all.
+    """
     found = find_runs(models, Path(runs))
-    pairs = references(found, reference)
-    plans = [_plan(*contrast, tasks, across=False) for contrast in pairs]
-    if across_templates:
-        own = [_plan(*contrast, tasks, across=True) for contrast in pairs]
-        plans += [plan for plan in own if any(match.across_templates for match in plan.matches)]
-    made = [plan for plan in plans if plan.matches]
-    empty = [plan for plan in plans if not plan.matches]
-    if not made:
-        raise AlignbenchError(_nothing(empty[0], across_templates))
-    notes = [_nothing(plan, across_templates) for plan in empty]
-    notes += [f"{run.name}: not finished, and left out: {', '.join(run.unfinished)}" for run in found if run.unfinished]
-    rows = measure([plan.matches for plan in made], seed=seed, resamples=resamples)
-    contrasts = tuple(_contrast(plan, own, reward or REWARD) for plan, own in zip(made, rows, strict=True))
-    bare = [
-        f"{contrast.reference} and {contrast.aligned} have no document in common that both were scored on"
-        for contrast in contrasts
-        if not contrast.rows
+    plans = {}
+    for reference in chosen:
+        pairs = references(found, reference)
+        plans[reference] = [_plan(*contrast, tasks, across=False) for contrast in pairs]
+        if across_templates:
+            own = [_plan(*contrast, tasks, across=True) for contrast in pairs]
+            plans[reference] += [plan for plan in own if any(match.across_templates for match in plan.matches)]
+    made = {plan.identity: plan for own in plans.values() for plan in own if plan.matches}
+    measured = measure([plan.matches for plan in made.values()], seed=seed, resamples=resamples)
+    rows = dict(zip(made, measured, strict=True))
+    unfinished = [
+        f"{run.name}: not finished, and left out: {', '.join(run.unfinished)}" for run in found if run.unfinished
     ]
-    contrasts = tuple(contrast for contrast in contrasts if contrast.rows)
-    if not contrasts:
-        raise AlignbenchError(bare[0])
-    notes += bare
-    front, why_not = reward_front(contrasts, found, reward, reference_point, across_templates)
-    return Audit(contrasts, front, (*notes, *why_not), resamples, seed)
+    audits: dict[str | None, Audit] = {}
+    reasons = []
+    for reference, own in plans.items():
+        notes = [_nothing(plan, across_templates) for plan in own if not plan.matches] + unfinished
+        contrasts = [_contrast(plan, rows[plan.identity], reward or REWARD) for plan in own if plan.matches]
+        bare = [
+            f"{contrast.reference} and {contrast.aligned} have no document in common that both were scored on"
+            for contrast in contrasts
+            if not contrast.rows
+        ]
+        told = tuple(contrast for contrast in contrasts if contrast.rows)
+        if not told:
+            reasons.append((bare or notes)[0])
+            continue
+        front, why_not = reward_front(told, found, reward, reference_point, across_templates)
+        audits[reference] = Audit(told, front, (*notes, *bare, *why_not), resamples, seed)
+    if not audits:
+        raise AlignbenchError(reasons[0])
+    return audits
 
 
 def _plan(reference: Run, aligned: Run, role: str, tasks: Sequence[str], *, across: bool) -> Plan:

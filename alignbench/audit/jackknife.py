@@ -8,6 +8,7 @@ at a time (Efron & Tibshirani 1993, chapter 11).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,28 +24,35 @@ from alignbench.tasks.task import Scored, Task
 Found = dict[str, Estimate]
 
 
+@dataclass(frozen=True)
+class Side:
+    """One model's answers. whole: each metric of them all; parts: of those without one group each, often none."""
+
+    whole: Found
+    parts: tuple[Found, ...]
+
+
+def measure_side(task: Task, scored: Sequence[Scored], cluster: NDArray[np.int64]) -> Side:
+    """cluster: (n,) each document's group, numbered from 0; groups are left out whole. With fewer than GROUPS groups,
+    or more than MOST documents, there are no parts, and so no intervals."""
+    with intervals.values_only():
+        parts: list[Found] = []
+        if int(cluster.max()) + 1 >= GROUPS and len(cluster) <= MOST:
+            for group in range(GROUPS):
+                rows = np.flatnonzero(cluster % GROUPS != group).tolist()
+                parts.append(_values(task, [scored[row] for row in rows]))
+        return Side(_values(task, scored), tuple(parts))
+
+
 def compare_sets(
-    task: Task,
-    better: Mapping[str, str],
-    reference: Sequence[Scored],
-    aligned: Sequence[Scored],
-    cluster: NDArray[np.int64],
+    better: Mapping[str, str], reference: Side, aligned: Side, cluster: NDArray[np.int64]
 ) -> dict[str, tuple[Change, tuple[int, int]]]:
     """Each metric of `Task.across` on two models' answers to the same documents, and how many values it was made from.
 
-    cluster: (n,) each document's group, numbered from 0; groups are left out whole. With fewer than GROUPS groups, or
-    more than MOST documents, there are values without intervals.
+    cluster: as `measure_side` had it
     """
     clusters = int(cluster.max()) + 1
-    with intervals.values_only():
-        before, after = _values(task, reference), _values(task, aligned)
-        parts: list[tuple[Found, Found]] = []
-        if clusters >= GROUPS and len(cluster) <= MOST:
-            for group in range(GROUPS):
-                rows = np.flatnonzero(cluster % GROUPS != group).tolist()
-                parts.append(
-                    (_values(task, [reference[row] for row in rows]), _values(task, [aligned[row] for row in rows]))
-                )
+    before, after, parts = reference.whole, aligned.whole, list(zip(reference.parts, aligned.parts, strict=True))
     found = {}
     for name in [name for name in better if name in before and name in after]:
         first, second = before[name], after[name]

@@ -64,6 +64,11 @@ def find_runs(specs: Sequence[str], root: Path) -> list[Run]:
     """
     if len(specs) < 2:
         raise AlignbenchError("compare needs two models or more: the reference first, then what was made from it")
+    return read_runs(specs, root)
+
+
+def read_runs(specs: Sequence[str], root: Path) -> list[Run]:
+    """As `find_runs`, of any number. Where two runs have a name in common, both are called by their folders."""
     paths = [_find(spec, root) for spec in specs]
     for number, path in enumerate(paths):
         if path in paths[:number]:

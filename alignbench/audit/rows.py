@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignbench import stats
-from alignbench.audit.across import Records, compare_across, of_outputs, unpaired
+from alignbench.audit.across import Records, compare_across, forget, of_outputs, unpaired
 from alignbench.audit.audit import Row
 from alignbench.audit.comparable import Match, baseline_of
 from alignbench.audit.paired import Change, Pairs, change, pair, rarely, resample
@@ -42,6 +42,7 @@ class Rows:
 def measure(contrasts: Sequence[Sequence[Match]], *, seed: int = 0, resamples: int = 10_000) -> list[Rows]:
     """The rows of each contrast, given its matched folders. Raises AlignbenchError for records that cannot be read."""
     read_records.cache_clear()  # a folder may have been rescored since
+    forget()
     jobs = [(number, own, matches) for number, matches in enumerate(contrasts) for own in matches]
     # contrasts that share a folder come one after the other, so that its records are still at hand
     jobs.sort(key=lambda job: (str(job[1].reference.path), job[0]))
@@ -52,6 +53,7 @@ def measure(contrasts: Sequence[Sequence[Match]], *, seed: int = 0, resamples: i
         measured += [(number, one) for one in found]
         rows[number].left_out.extend(left_out)
     read_records.cache_clear()
+    forget()
     paired = [one.pairs for _, one in measured if one.pairs is not None]
     draws = iter(resample(paired, seed=seed, resamples=resamples))
     for number, one in measured:

@@ -48,10 +48,15 @@ class Training:
 
     rewards: weights_sha256 of the reward models that it was trained against
     kl: at the end of PPO, from the policy that it began with, in nats a response
+    beta, gamma: weights of the KL penalty and of the pretraining gradient that PPO was told to use
+    episodes: responses that PPO had sampled by then
     """
 
     rewards: tuple[str, ...] = ()
     kl: float | None = None
+    beta: float | None = None
+    gamma: float | None = None
+    episodes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -257,11 +262,14 @@ def _recipe(folder: Path, spec: str, name: str, weights_sha256: str) -> tuple[tu
     recipe = _read_json(folder / "recipe.json", spec)
     try:
         before = [Ancestor(**entry) for entry in recipe["lineage"]]
-        kl = recipe.get("metrics", {}).get("kl")
-        models = recipe.get("models", {})
+        metrics, models, config = (recipe.get(key, {}) for key in ("metrics", "models", "config"))
+        kl, iterations, batch = metrics.get("kl"), metrics.get("iterations"), config.get("batch")
         training = Training(
             rewards=(models["reward"]["weights_sha256"],) if "reward" in models else (),
             kl=float(kl) if isinstance(kl, int | float) else None,
+            beta=config.get("beta"),
+            gamma=config.get("ptx"),
+            episodes=iterations * batch if iterations is not None and batch is not None else None,
         )
         return (*before, Ancestor(recipe["stage"], name, weights_sha256)), training
     except (KeyError, TypeError, AttributeError) as error:

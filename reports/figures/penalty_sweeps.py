@@ -1,0 +1,10 @@
+"""Placeholder."""
+
+from reports.drawing import Drawing, NoDataError
+from reports.evidence import Evidence
+
+TITLE = "penalty_sweeps"
+
+
+def draw(evidence: Evidence) -> list[Drawing]:
+    raise NoDataError("not drawn yet")

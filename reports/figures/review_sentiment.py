@@ -1,0 +1,10 @@
+"""Placeholder."""
+
+from reports.drawing import Drawing, NoDataError
+from reports.evidence import Evidence
+
+TITLE = "review_sentiment"
+
+
+def draw(evidence: Evidence) -> list[Drawing]:
+    raise NoDataError("not drawn yet")
