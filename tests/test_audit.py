@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from audit_runs import N, around, headline, headline_of, rte, shares, write_run
 
-from alignbench.audit.compare import compare
+from alignbench.audit.compare import compare, compare_with
 from alignbench.audit.render import tables
+from alignbench.audit.rows import measure
 from alignbench.errors import AlignbenchError
 
 
@@ -324,3 +325,25 @@ def test_a_result_of_before_that_knows_no_bounds_is_still_read(two):
         assert {tuple(metric.pop("bounds")) for metric in result["metrics"]} == {(0.0, 1.0)}
         file.write_text(json.dumps(result))
     assert compare(["base", "aligned"], runs=two) == audit
+
+
+def test_against_several_references_each_contrast_is_that_of_an_audit_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr("alignbench.audit.compare.measure", counted := Counting(measure))
+    runs = [
+        str(write_run(tmp_path, "base", ("hellaswag", {"acc": shares(0.5)}))),
+        str(write_run(tmp_path, "sft", ("hellaswag", {"acc": shares(0.6)}), lineage=[("base", "base")])),
+        str(write_run(tmp_path, "alone", ("hellaswag", {"acc": shares(0.3)}))),
+    ]
+    found = compare_with(runs, [None, "base", "alone"])
+    assert counted.contrasts == [4]  # base → sft and base → alone stand in two of the audits, and are measured once
+    for reference, audit in found.items():
+        assert audit == compare(runs, reference=reference)
+
+
+class Counting:
+    def __init__(self, measure):
+        self.measure, self.contrasts = measure, []
+
+    def __call__(self, contrasts, **settings):
+        self.contrasts.append(len(contrasts))
+        return self.measure(contrasts, **settings)

@@ -28,6 +28,7 @@ from stages import (
 from tiny import SENTENCES, tiny_model, tiny_tokenizer
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
+from alignbench.models.checkpoint import find_checkpoint
 from trainers import ppo
 from trainers.models import Texts, load
 from trainers.ppo import PPOConfig, train
@@ -436,6 +437,17 @@ def test_the_checkpoint_loads_without_us_and_knows_its_lineage(base, judge, opti
     assert [ancestor["stage"] for ancestor in recipe["lineage"]] == ["base"]
     assert recipe["metrics"]["iterations"] == 1
     assert recipe["config"]["lora"] == lora
+
+
+def test_checkpoints_on_the_way_are_those_of_a_training_that_ended_there(optimise):
+    out = optimise(episodes=24, checkpoint_every=1, warmup=0)
+    kept = sorted(folder.name for folder in (out / "checkpoints").iterdir())
+    assert kept == ["iteration-1", "iteration-2"]  # the third is final/
+    assert same_weights(out / "checkpoints" / "iteration-2", optimise(episodes=16, warmup=0) / "final")
+    training = [
+        find_checkpoint(str(folder)).training for folder in (out / "checkpoints" / "iteration-2", out / "final")
+    ]
+    assert [(told.episodes, told.beta, told.gamma) for told in training] == [(16, 0.02, 0.0), (24, 0.02, 0.0)]
 
 
 # What stops it
