@@ -15,6 +15,7 @@ import typer
 from alignbench.audit.cli import compare
 from alignbench.average_cli import average_command
 from alignbench.data.cli import app as data_app
+from alignbench.demo.cli import app as demo_app
 from alignbench.diversity.cli import diversity
 from alignbench.errors import AlignbenchError
 from alignbench.labels.cli import app as labels_app
@@ -34,6 +35,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(demo_app, name="demo")
 app.add_typer(data_app, name="data", help="The data sets: what is there, what is missing, fetch it.")
 app.add_typer(scorers_app, name="scorers", help="The scorers of what a model wrote: what is there, how good they are.")
 app.add_typer(labels_app, name="labels", help="Human labels: import, agreement, summary, screen, export.")

@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 import pytest
-
-from alignbench.demo import train_model, write_world
+from farm import train_model
+from farm_world import write_world
 
 REPOSITORY = Path(__file__).parent.parent
 SHARED = REPOSITORY.parent / "shared"
@@ -41,7 +41,7 @@ def tinystories() -> Path:
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo's data files, in the layout of the real ones."""
+    """A farm's data files, in the layout of the real ones."""
     folder = tmp_path_factory.mktemp("world")
     write_world(folder)
     return folder
@@ -49,6 +49,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def farm_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo's model after a few steps: enough to prefer some answers to others."""
+    """A model of the farm's text after a few steps: enough to prefer some answers to others."""
     folder = tmp_path_factory.mktemp("model")
     return train_model(folder / "farm", write_world(folder / "data"), steps=20)

@@ -1,4 +1,4 @@
-"""The part of the demo's world that a model reads and writes about: who keeps which animals on the farm."""
+"""The part of the tests' world that a model reads and writes about: who keeps which animals on the farm."""
 
 from __future__ import annotations
 

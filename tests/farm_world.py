@@ -1,7 +1,7 @@
-"""The demo's world: a farm whose text a few rules write from a seed.
+"""The tests' world: a farm whose text a few rules write from a seed.
 
 Questions about animals, everyday scenes, sentences that differ in a group, occupations with skewed pronouns, and
-(demo_texts.py) texts to read, translate and sum up. It lies in the folder in the very files and columns of the real
+(farm_texts.py) texts to read, translate and sum up. It lies in the folder in the very files and columns of the real
 data sets, so that the same tasks run on it unchanged.
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from alignbench.demo_texts import PEOPLE, SOUNDS, write_table, write_texts
+from farm_texts import PEOPLE, SOUNDS, write_table, write_texts
 
 CHORES = {
     "milks the cow": "pours the milk into a can.",

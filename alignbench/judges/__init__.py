@@ -39,6 +39,12 @@ def _human(path: str | None, device: str, trust_remote_code: bool) -> Scorer:
     return HumanLabels(path or "")
 
 
+def _demo_world(path: str | None, device: str, trust_remote_code: bool) -> Scorer:
+    from alignbench.demo.judge import WorldScorer
+
+    return WorldScorer("preference", path or "")
+
+
 Load = Callable[[str | None, str, bool], "Scorer"]
 # name, load (see `alignbench.scorers.Known`), licence, download, path
 JUDGES: tuple[tuple[str, Load, str, str, str], ...] = (
@@ -46,4 +52,5 @@ JUDGES: tuple[tuple[str, Load, str, str, str], ...] = (
     ("lm", _language_model, "the model's", "the model", "FOLDER-OR-HUB-ID"),
     ("endpoint", _endpoint, "the service's", "none: it is asked over the network", "URL#MODEL"),
     ("labels", _human, "the labels'", "none", "FILE"),
+    ("demo-world", _demo_world, "Apache-2.0", "none", "FOLDER"),
 )

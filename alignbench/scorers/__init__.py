@@ -200,6 +200,15 @@ def _equivalent_classifier(path: str | None, device: str, trust_remote_code: boo
     return load_similarity_classifier(path or "", device, trust_remote_code)
 
 
+def _demo_world(kind: str) -> Callable[[str | None, str, bool], Scorer]:
+    def load(path: str | None, device: str, trust_remote_code: bool) -> Scorer:
+        from alignbench.demo.judge import WorldScorer
+
+        return WorldScorer(kind, path or "")
+
+    return load
+
+
 def _installed(package: str, extra: str) -> Callable[[], str | None]:
     def missing() -> str | None:
         from importlib.util import find_spec
@@ -267,5 +276,9 @@ KNOWN = (
     Known("equivalence", "nli", _equivalent_nli, "the model's", "the model", path=_ANY, needs_path=True),
     Known("equivalence", "classifier", _equivalent_classifier, "the model's", "the model", path=_ANY, needs_path=True),
     Known("reward", "model", _reward, "the model's", "the model", path=_ANY, needs_path=True),
+    *(
+        Known(kind, "demo-world", _demo_world(kind), "Apache-2.0", "none", path="FOLDER", needs_path=True)
+        for kind in ("truth", "info", "toxicity", "entailment")
+    ),
     *(Known("preference", *judge, needs_path=True) for judge in JUDGES),
 )

@@ -1,0 +1,178 @@
+"""The demo from top to bottom: its stages in their order, each the very command that a user would type.
+
+A stage begins when all that it reads is made and enough cores are free; earlier stages go first. So the list below is
+the order of work on one core, and on two cores a stage that does not need its neighbour runs beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from alignbench.demo.write import FOLDER
+
+JUDGES = ("truth", "info", "toxicity", "entailment", "preference")  # the kinds of scorer that the world has
+TAX = ("squad2", "drop", "hellaswag", "wmt15_fr_en")  # of which PPO's checkpoints on the way are asked
+APART = ("win_rate", "novelty_bench")  # needs all models' answers; needs a file that nobody has
+PERSONAS = ("personas", "personas_verbalised")  # the tasks whose reviews have a sentiment
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much of everything, as settings of each stage's command."""
+
+    pretraining: tuple[str, ...] = ()
+    sft: tuple[str, ...] = ("epochs=2", "batch=16", "lr=1e-3", "dropout=0.0")
+    reward: tuple[str, ...] = ("epochs=2", "batch=16", "lr=1e-3")
+    ppo: tuple[str, ...] = (
+        "episodes=6400", "batch=128", "minibatch=32", "max_tokens=48", "lr=3e-4", "value_lr=1e-3", "warmup=5",
+        "ema=0.9", "beta=0.05", "checkpoint_every=10",
+    )  # fmt: skip
+    ptx: tuple[str, ...] = ("ptx=1.0", "ptx_examples=1", "ptx_tokens=128")
+    tasks: tuple[str, ...] | None = None  # None: every one
+    limit: int | None = None  # documents of a task
+    iterations: tuple[int, ...] = (10, 20, 30, 40)  # of PPO, whose checkpoints are asked
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A command of alignbench, and what it needs and leaves.
+
+    reads: files and folders that it depends on; makes: those that it leaves, besides its stamp
+    cores: how many it can use; seconds: about how long it takes, on a core of 2025
+    """
+
+    name: str
+    command: tuple[str, ...]
+    reads: tuple[Path, ...] = ()
+    makes: tuple[Path, ...] = ()
+    cores: int = 1
+    seconds: float = 10.0
+
+
+def plan(out: Path, seed: int = 0, sizes: Sizes | None = None) -> tuple[Stage, ...]:
+    """All stages of a demo below `out`, each after those that make what it reads."""
+    sizes, of_seed = sizes or Sizes(), ("--seed", str(seed))
+    world, runs, labels, report = out / "world", out / "runs", out / "labels.jsonl", out / "report"
+    texts, prompts = world / FOLDER, out / "prompts"
+    base, sft, reward, ppo, ptx = (out / name for name in ("base", "sft", "reward", "ppo", "ppo-ptx"))
+    trained = {"base": base, "sft": sft / "final", "ppo": ppo / "final", "ppo-ptx": ptx / "final"}
+    on_the_way = [ppo / "checkpoints" / f"iteration-{number}" for number in sizes.iterations]
+    kinds_of, tasks, personas = _tasks(sizes.tasks)
+    every = [str(folder) for folder in trained.values()]
+    tables = (out / "audit.md", out / "audit.csv")
+    evaluated = [stamp(out, f"evaluate-{model}") for model in trained]
+    asked = [stamp(out, "personas")] if personas else []
+
+    def training(stage: str, **paths: Path) -> tuple[str, ...]:
+        return ("train", stage, *(f"{name}={path}" for name, path in paths.items()), f"seed={seed}", "cpu=true")
+
+    def evaluation(models: Sequence[str | Path], tasks: Sequence[str], *scorers: str) -> tuple[str, ...]:
+        judges = [f"{kind}=demo-world:{world}" for kind in sorted({k for task in tasks for k in kinds_of[task]})]
+        named = [part for scorer in (*judges, *scorers) for part in ("--scorer", scorer)]
+        limit = () if sizes.limit is None else ("--limit", str(sizes.limit))
+        where = ("--data-dir", str(world), "--out", str(runs), "--template", "none", *of_seed)
+        return ("evaluate", *map(str, models), "--tasks", ",".join(tasks), *named, *limit, *where)
+
+    policy = {"model": sft / "final", "reward": reward / "final", "prompts": prompts / "train.jsonl"}
+    pages = texts / "pretraining.jsonl"
+    return (
+        Stage("world", ("demo", "world", str(world), *of_seed), makes=(world,), seconds=5),
+        Stage(
+            "base",
+            ("demo", "pretrain", f"text={pages}", f"out={base}", *sizes.pretraining, f"seed={seed}"),
+            reads=(pages,), makes=(base,), cores=2, seconds=150,
+        ),
+        Stage(
+            "prompts",
+            ("data", "prepare", str(texts / "prompts.jsonl"), "--out", str(prompts), *of_seed),
+            reads=(texts / "prompts.jsonl",), makes=(prompts,), seconds=3,
+        ),
+        Stage(
+            "sft",
+            (
+                *training(
+                    "sft", model=base, out=sft, data=texts / "demonstrations.jsonl",
+                    validation=texts / "demonstrations_held_out.jsonl",
+                ),
+                *sizes.sft,
+            ),
+            reads=(base, texts), makes=(sft,), seconds=25,
+        ),
+        Stage(
+            "reward",
+            (
+                *training(
+                    "reward", model=sft / "final", out=reward, data=texts / "rankings.jsonl",
+                    validation=texts / "rankings_held_out.jsonl", demonstrations=texts / "demonstrations.jsonl",
+                ),
+                *sizes.reward,
+            ),
+            reads=(sft / "final", texts), makes=(reward,), seconds=40,
+        ),
+        Stage(
+            "ppo", (*training("ppo", **policy, out=ppo), *sizes.ppo),
+            reads=tuple(policy.values()), makes=(ppo,), seconds=100,
+        ),
+        Stage(
+            "ppo-ptx", (*training("ppo", **policy, out=ptx, pretraining=pages), *sizes.ppo, *sizes.ptx),
+            reads=(*policy.values(), pages), makes=(ptx,), seconds=120,
+        ),
+        *(
+            Stage(f"evaluate-{model}", evaluation([folder], tasks), reads=(folder, world), seconds=60)
+            for model, folder in trained.items()
+        ),
+        Stage(
+            "on-the-way", evaluation(on_the_way, [task for task in TAX if task in tasks]),
+            reads=(ppo / "checkpoints", world), seconds=30,
+        ),
+        *(
+            Stage(
+                "personas", evaluation(every, personas, *_sentiment()), reads=(*trained.values(), world), seconds=30,
+            )
+            for _ in personas[:1]
+        ),
+        Stage(
+            "win-rates",
+            (*evaluation([trained[m] for m in trained if m != "sft"], ["win_rate"]), "--baseline", str(sft / "final")),
+            # personas write to the same runs: one after the other
+            reads=(*evaluated, *asked), seconds=10,
+        ),
+        Stage(
+            "labels", ("demo", "label", str(runs), "--world", str(world), "--out", str(labels), *of_seed),
+            reads=tuple(evaluated), makes=(labels,), seconds=5,
+        ),
+        Stage(
+            "audit",
+            ("compare", *every, "--runs", str(runs), "--markdown", str(tables[0]), "--csv", str(tables[1])),
+            reads=(*evaluated, stamp(out, "win-rates")), makes=tables, seconds=15,
+        ),
+        Stage(
+            "report",
+            ("report", *map(str, (runs, sft, reward, ppo, ptx, labels, texts / "labels.jsonl")), "--out", str(report)),
+            reads=(stamp(out, "audit"), stamp(out, "on-the-way"), labels), makes=(report,), seconds=30,
+        ),
+    )  # fmt: skip
+
+
+def stamp(out: Path, stage: str) -> Path:
+    """The file that says that a stage is done, and with what."""
+    return out / "logs" / f"{stage}.done"
+
+
+def _tasks(chosen: Sequence[str] | None) -> tuple[dict[str, tuple[str, ...]], list[str], list[str]]:
+    """Task -> the kinds of its scorers that know the world; the tasks of the evaluation; those of the personas."""
+    from alignbench.tasks import all_tasks
+
+    kinds: dict[str, tuple[str, ...]] = {}
+    for name, task in all_tasks().items():
+        takes = () if task.writing is None else (*task.writing.scorers, *task.writing.optional_scorers)
+        kinds[name] = tuple(kind for kind in takes if kind in JUDGES)
+    names = [name for name in kinds if name not in APART and (chosen is None or name in chosen)]
+    return kinds, [n for n in names if n not in PERSONAS], [n for n in names if n in PERSONAS]
+
+
+def _sentiment() -> tuple[str, ...]:
+    return ("sentiment=textblob",) if find_spec("textblob") else ()
