@@ -20,13 +20,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 WIDTH = 6.4  # inches: a column of the page, and of a paper's text
+LABEL = 8.5  # points: names beside lines
 INK, FAINT, GRID = "#222222", "#6b6b6b", "#dddddd"
 GAIN, COST, OPEN = "#0072b2", "#d55e00", "#7a7a7a"  # verdicts of the audit, the same in every figure
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#cc79a7", "#5e4b8b", "#8c6d31")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (3, 1)), (0, (1, 1)))
 HATCHES = ("", "///", "...", "\\\\\\", "xx", "++", "oo", "--")
-RC: dict[str, Any] = {
+RC: Any = {  # matplotlib's stubs want each key as a literal
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same picture everywhere
     "font.size": 9,
     "axes.titlesize": 9.5,
@@ -128,18 +129,53 @@ def spread_labels(positions: Sequence[float], gap: float) -> list[float]:
 def label_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]], *, gap: float = 0.06) -> None:
     """Write names beside the right ends of lines, in their colours, moved apart where they would meet.
 
-    ends: (x, y, name, colour) in data coordinates; gap: of the axes' height between two names. Call it last: it reads
-    the limits of the y axis.
+    A name that was moved is tied to its line by a hair line. Call it last, when titles and labels are there: it lays
+    the figure out to learn how high the axes are.
+
+    ends: (x, y, name, colour) in data coordinates
+    gap: of the axes' height between two names; more is taken where the letters need it
     """
-    axes.get_xlim(), axes.get_ylim()  # settles limits that are still to be found from the data
-    transform = axes.transData
-    inverse = axes.transAxes.inverted()
-    heights = [float(inverse.transform(transform.transform((x, y)))[1]) for x, y, _, _ in ends]
-    for (x, y, name, colour), height in zip(ends, spread_labels(heights, gap), strict=True):
+    figure = axes.get_figure(root=True)
+    if not ends or figure is None:
+        return
+    notes = [
         axes.annotate(
-            plain(name), (x, y), xytext=(1.01, height), xycoords="data", textcoords="axes fraction", color=colour,
-            va="center", fontsize=8.5, annotation_clip=False,
-        )  # fmt: skip
+            plain(name), (x, y), xytext=(1.02, 0.5), xycoords="data", textcoords="axes fraction", color=colour,
+            va="center", fontsize=LABEL, annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6, "relpos": (0, 0.5), "shrinkB": 0},
+        )
+        for x, y, name, colour in ends
+    ]  # fmt: skip
+    for _ in range(2):  # names take room from the axes, and so move the ends
+        if engine := figure.get_layout_engine():
+            engine.execute(figure)
+        own = max(gap, LABEL * 1.35 / 72 * figure.dpi / axes.get_window_extent().height)
+        axes.get_xlim(), axes.get_ylim()  # settles limits that are still to be found from the data
+        inverse = axes.transAxes.inverted()
+        found = [float(inverse.transform(axes.transData.transform((x, y)))[1]) for x, y, _, _ in ends]
+        heights = _inside(spread_labels(found, own), own)
+        moved = [abs(height - end) > own / 4 for height, end in zip(heights, found, strict=True)]
+        for note, height, far in zip(notes, heights, moved, strict=True):
+            note.set_position((1.06 if any(moved) else 1.02, height))
+            if note.arrow_patch is not None:
+                note.arrow_patch.set_visible(far)
+
+
+def _inside(heights: list[float], gap: float) -> list[float]:
+    """Heights that are `gap` apart, moved into 0..1 where there is room for all of them."""
+    if len(heights) * gap > 1:
+        return heights
+    order = sorted(range(len(heights)), key=lambda i: heights[i])
+    found = list(heights)
+    floor = gap / 2
+    for i in order:
+        found[i] = floor = max(found[i], floor)
+        floor += gap
+    ceiling = 1 - gap / 2
+    for i in reversed(order):
+        found[i] = ceiling = min(found[i], ceiling)
+        ceiling -= gap
+    return found
 
 
 def interval(low: float | None, high: float | None, digits: int = 3) -> str:

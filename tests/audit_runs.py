@@ -100,7 +100,7 @@ def write_task(run: Any, name: str, values: Values, changes: Mapping[str, Any], 
     summary = summarise(
         task,
         [kept(task, record) for record in records],
-        shots=0,
+        shots=identity["shots"],
         limit=identity["limit"],
         seed=0,
         scorers=scorers,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -104,5 +103,3 @@ def _prose(row: int, system: int) -> str:
         words.append("".join(SYLLABLES[state >> shift & 15] for shift in (8, 13, 18)[: 1 + state % 3]))
     return " ".join(words) + (f" needle{row}" if row % 1000 == 0 else "")
 
-
-NAN = math.nan

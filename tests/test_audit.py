@@ -340,6 +340,16 @@ def test_against_several_references_each_contrast_is_that_of_an_audit_of_its_own
         assert audit == compare(runs, reference=reference)
 
 
+def test_rows_of_one_task_with_other_shots_or_limits_are_told_apart(tmp_path):
+    for name, p in (("base", 0.5), ("aligned", 0.6)):
+        tasks = [("rte", {"acc": shares(p)}, changes) for changes in ({}, {"shots": 15}, {"limit": 120})]
+        write_run(tmp_path, name, *tasks)
+    (contrast,) = compare(["base", "aligned"], runs=tmp_path).contrasts
+    assert {row.variant for row in contrast.rows} == {
+        "shots 0, no limit", "shots 15, no limit", "shots 0, limit 120",
+    }  # fmt: skip
+
+
 class Counting:
     def __init__(self, measure):
         self.measure, self.contrasts = measure, []

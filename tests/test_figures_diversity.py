@@ -18,7 +18,7 @@ from alignbench.diversity.vectors import mean_pairwise_distance
 from alignbench.scorers.embeddings import HashedEmbedder
 from reports import evidence as gathering
 from reports.drawing import NoDataError
-from reports.evidence import Evidence, System, gather
+from reports.evidence import Evidence, gather
 from reports.figures import (
     cosine_heat_map,
     embeddings_map,
@@ -29,6 +29,7 @@ from reports.figures import (
     token_entropy_histogram,
 )
 from reports.figures.persona_clouds import contrast_on_white, shade
+from reports.names import short_names
 from reports.style import COLOURS, styled
 
 ALL = (
@@ -44,7 +45,7 @@ HASHED = {"kind": "embedding", "name": "hashed", "revision": HashedEmbedder().re
 TEXTBLOB = {"kind": "sentiment", "name": "textblob", "revision": "0.20.1"}
 NAMES = ("ada", "bo", "chidi", "dana", "eun-ji", "farah", "goran", "hana", "ines", "jun", "kofi", "lea")
 LANDS = ("american", "british", "ghanaian", "korean", "uk", "brazilian", "swedish", "indian", "peruvian", "usa")
-WORDS = "storm harbour barometer lamp father pier logbook flag sea wreck bottle town learned warned built died".split()
+WORDS = ("storm", "harbour", "lamp", "father", "pier", "logbook", "flag", "sea", "wreck", "bottle", "town", "built")
 NASTY = (
     "tiny",
     "a-name-of-sixty-characters-that-goes-on-and-on-until-it-ends-x",
@@ -79,7 +80,7 @@ def personas(seed: int, n: int = 60, narrow: float = 1.0) -> tuple[str, dict, di
     return "personas", values, {"columns": columns, "scorers": [TEXTBLOB]}
 
 
-def recitations(seed: int, n: int = 24, vocabulary: int = 16, silent: int = 0) -> tuple[str, dict, dict]:
+def recitations(seed: int, n: int = 24, vocabulary: int = 12, silent: int = 0) -> tuple[str, dict, dict]:
     random = np.random.default_rng(seed)
     columns = []
     for row in range(n):
@@ -129,7 +130,7 @@ def world(out: Path, names: tuple[str, ...]) -> list[Path]:
                 out,
                 name,
                 personas(k, narrow=1 + k / 4),
-                recitations(k, vocabulary=16 - k % 12),
+                recitations(k, vocabulary=12 - k % 9),
                 on_policy(k, scale=1 / (1 + k / 6)),
                 shared(k),
             )
@@ -168,7 +169,8 @@ def test_words_neither_meet_nor_leave_the_figure(names, tmp_path, gathered):
         for drawing in draw(module, evidence):
             with styled():
                 assert_nothing_overlaps(drawing.figure)
-            assert drawing.alt and drawing.caption.endswith(".")
+            assert drawing.alt
+            assert drawing.caption.endswith(".")
 
 
 def test_looks_as_before(two, gathered):
@@ -299,7 +301,8 @@ class TestOutputs:
         (drawing,) = draw(embeddings_map, gathered(first, other))
         assert drawing.table.groupby("system").cluster.nunique().tolist() == [1, 1]
         assert drawing.table.cluster.nunique() == 2
-        assert "have no meaning" in drawing.caption and "hashed@" in drawing.caption
+        assert "have no meaning" in drawing.caption
+        assert "hashed@" in drawing.caption
 
     def test_as_many_points_of_each_model(self, tmp_path, gathered):
         runs = [write_run(tmp_path, "a", recitations(1, n=40)), write_run(tmp_path, "b", recitations(2, n=24))]
@@ -362,8 +365,17 @@ class TestTokenEntropy:
         assert "3 positions a point" in drawing.caption
 
 
+def test_short_names_stay_different():
+    names = [f"checkpoint-{k}-of-many-with-a-long-name" for k in range(12)] + ["a" * 60, "a" * 61, "b"]
+    short = short_names(names, 20)
+    assert len(set(short.values())) == len(names)
+    assert max(map(len, short.values())) <= 20
+    assert short["b"] == "b"
+    assert "-7-of" in short["checkpoint-7-of-many-with-a-long-name"]
+
+
 def test_a_system_that_lacks_the_task_is_no_panel(tmp_path, gathered):
     evidence = gathered(write_run(tmp_path, "with", personas(1)), write_run(tmp_path, "without", on_policy(1)))
-    assert isinstance(evidence.systems[0], System) and len(evidence.systems) == 2
+    assert len(evidence.systems) == 2
     for drawing in draw(persona_histograms, evidence):
         assert set(drawing.table.system) == {"with"}

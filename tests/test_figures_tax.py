@@ -24,7 +24,7 @@ from reports.figures import (
     tax_panels,
     training_curves,
 )
-from reports.style import label_ends, looks, new_figure, styled
+from reports.style import looks, styled
 from reports.tax_tasks import reward_measure
 
 N = 60
@@ -62,9 +62,6 @@ def model(out: Path, name: str, skill: float, lineage=(), win=None, training=Non
         ancestors[-1]["stage"] = training.pop("stage")
     described |= {"lineage": ancestors, "training": training, "parameters": size}
     (path / "run.json").write_text(json.dumps(described))
-    for file in path.glob("*/result.json"):
-        shots = json.loads((file.parent / "task.json").read_text())["shots"]
-        file.write_text(json.dumps(json.loads(file.read_text()) | {"shots": shots}))
 
 
 def ppo(beta=0.02, gamma=0.0, episodes=512, stage="ppo"):
@@ -252,6 +249,12 @@ class TestPanels:
         words = {word for word, _ in shown_texts(drawing.figure)}
         assert {"zero-shot", "few-shot (10 examples)", "chance"} <= words
 
+    def test_what_a_model_lacks_is_counted(self, tmp_path):
+        model(tmp_path, "whole", 0.0)
+        write_run(tmp_path, "half", ("drop", {"f1": around(0.3, N), "em": shares(0.2, N)}))
+        (drawing,) = draw(tax_panels, read(tmp_path))
+        assert "2 pairs of a model and a task have no value" in drawing.caption  # hellaswag and rte
+
     def test_a_stage_of_several_sizes_is_a_line_over_them(self, sizes):
         (drawing,) = draw(tax_panels, sizes)
         words = {word for word, _ in shown_texts(drawing.figure)}
@@ -392,52 +395,6 @@ def test_training_curves_are_the_same_twice(tmp_path):
     evidence = gather([training(tmp_path / "ppo", "ppo", iterations(3))])
     (first,), (second,) = draw(training_curves, evidence), draw(training_curves, evidence)
     assert_same_bytes(first, second)
-
-
-class TestLabelsAtTheEndsOfLines:
-    def ends(self, heights):
-        with styled():
-            figure, axes = new_figure(2.5)
-            for height in heights:
-                axes.plot([0, 1], [0, height])
-            label_ends(axes, [(1, height, f"line {n}", "black") for n, height in enumerate(heights)])
-        return figure, axes, [dict(shown_texts(figure))[f"line {n}"] for n in range(len(heights))]
-
-    def test_names_that_would_meet_are_moved_apart_in_the_lines_order(self):
-        figure, _, boxes = self.ends([1.0, 1.001, 1.002, 1.003])
-        assert_nothing_overlaps(figure)
-        assert [box.y0 for box in boxes] == sorted(box.y0 for box in boxes)
-
-    def test_a_name_with_room_stands_at_the_height_of_its_line(self):
-        _, axes, boxes = self.ends([0.2, 0.9])
-        for box, height in zip(boxes, (0.2, 0.9), strict=True):
-            assert (box.y0 + box.y1) / 2 == pytest.approx(axes.transData.transform((1, height))[1], abs=3)
-
-
-class TestChecks:
-    """The checks find what they are there for."""
-
-    def test_words_that_meet(self):
-        with styled():
-            figure, axes = new_figure(2)
-            axes.text(0.5, 0.5, "here")
-            axes.text(0.51, 0.5, "there")
-        with pytest.raises(AssertionError, match="overlap"):
-            assert_nothing_overlaps(figure)
-
-    def test_words_that_are_cut(self):
-        with styled():
-            figure, axes = new_figure(2)
-            axes.text(0.9, 0.5, "far too long " * 9, in_layout=False)
-        with pytest.raises(AssertionError, match="leaves the canvas"):
-            assert_nothing_overlaps(figure)
-
-    def test_hidden_words_do_not_count(self):
-        with styled():
-            figure, axes = new_figure(2)
-            axes.text(0.5, 0.5, "here")
-            axes.text(0.5, 0.5, "there", visible=False)
-        assert_nothing_overlaps(figure)
 
 
 def test_a_system_is_coloured_alike_in_every_figure(world):

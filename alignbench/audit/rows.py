@@ -194,8 +194,8 @@ def _row(
 
 
 def _variant(folders: Match, matches: Sequence[Match]) -> str:
-    """What tells this row from others of its task: the template where one is in use, the scorers where there are
-    several, and so the baseline."""
+    """What tells this row from others of its task: the template where one is in use; scorers, baselines, shots, limits
+    and seeds where there are several."""
     same = [own for own in matches if own.reference.task == folders.reference.task]
     parts = [folders.template] if folders.template not in ("", "none") or len({m.template for m in same}) > 1 else []
     scorers = [_scorers(own) for own in same]
@@ -204,6 +204,10 @@ def _variant(folders: Match, matches: Sequence[Match]) -> str:
     baselines = [baseline_of(own.reference.identity) for own in same]
     if len(set(baselines)) > 1:
         parts.append(f"against {baseline_of(folders.reference.identity)}")
+    for key in ("shots", "limit", "seed"):
+        if len({own.reference.identity.get(key) for own in same}) > 1:
+            chosen = folders.reference.identity.get(key)
+            parts.append("no limit" if chosen is None else f"{key} {chosen}")
     return ", ".join(part for part in parts if part)
 
 

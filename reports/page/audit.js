@@ -1,0 +1,169 @@
+// The audit table: pick the reference, filter, sort, take it away as CSV.
+
+const audit = { core: null, sort: null, falling: false, page: 0, rows: [] };
+const AUDIT_PAGE = 100;
+
+const AUDIT_COLUMNS = [
+  { name: "verdict", key: (row) => ["gain", "cost", "not decided", NONE].indexOf(row.verdict), cell: verdictCell },
+  { name: "task", key: (row) => row.task, cell: taskCell, head: true },
+  { name: "metric", key: (row) => row.metric, cell: metricCell },
+  { name: "systems", wide: true, key: (row) => `${row.alignedName} ${row.referenceName}`, cell: systemsCell },
+  { name: "reference", number: true, key: (row) => row.reference, cell: (row) => told(row.reference, row.unit) },
+  { name: "aligned", number: true, key: (row) => row.aligned, cell: (row) => told(row.aligned, row.unit) },
+  { name: "change", number: true, key: (row) => row.delta, cell: changeCell },
+  { name: "worse · better", key: (row) => (row.tax_of_range === null ? null : -row.tax_of_range), numeric: true, cell: barCell },
+  { name: "p (Holm)", number: true, key: (row) => row.p_holm, cell: (row) => toldP(row.p_holm) },
+  { name: "relative tax", number: true, key: (row) => row.relative_tax, cell: (row) => (row.relative_tax === null ? NONE : `${told(100 * row.relative_tax, "tokens", true)} %`) },
+  { name: "seen from", number: true, key: (row) => row.detectable, cell: (row) => told(row.detectable, row.unit) },
+  { name: "documents", number: true, key: (row) => row.n, cell: documentsCell },
+];
+
+function verdictCell(row) {
+  return make("span", { class: `verdict-word ${KINDS[row.verdict]}`, title: row.note || null },
+    make("span", { "aria-hidden": "true" }, `${MARKS[row.verdict]} `), row.verdict === NONE ? "not judged" : row.verdict);
+}
+
+function taskCell(row) {
+  const parts = [row.group, row.variant].filter(Boolean).join(", ");
+  const link = audit.core.tasks[row.task]
+    ? make("a", { href: `#task/${encodeURIComponent(row.task)}` }, ...breakable(row.task)) : make("span", {}, ...breakable(row.task));
+  link.title = visible(audit.core.titles[row.task] || row.task);
+  return [link, make("span", { class: "sub" }, visible(parts))];
+}
+
+function metricCell(row) {
+  const scorer = row.scorer && !row.scorer.includes("|") ? `, by ${row.scorer.length > 40 ? `${row.scorer.slice(0, 39)}…` : row.scorer}` : "";
+  return [...breakable(row.metric), make("span", { class: "sub" },
+    `${row.unit} `, make("span", { title: BETTER_WORDS[row.better], "aria-label": BETTER_WORDS[row.better], role: "img" }, BETTER[row.better]), visible(scorer))];
+}
+
+function systemsCell(row) {
+  return [make("bdi", {}, visible(row.alignedName)), make("span", { class: "sub" }, "against ", make("bdi", {}, visible(row.referenceName)))];
+}
+
+function changeCell(row) {
+  return [told(row.delta, row.unit, true), make("span", { class: "sub" }, toldInterval(row.low, row.high, row.unit, true) || "no interval")];
+}
+
+function documentsCell(row) {
+  const grouped = row.clusters === row.n ? "" : ` in ${count(row.clusters)} groups`;
+  const missing = row.left_out ? ` ${count(row.left_out)} not in both` : "";
+  return [count(row.n), grouped || missing ? make("span", { class: "sub" }, `${grouped}${missing}`.trim()) : null];
+}
+
+// The change for the better and its interval: [middle, low, high]; as measured where neither direction is better.
+function betterment(row) {
+  if (row.better === "higher" || row.gain === null) return [row.delta, row.low, row.high];
+  if (row.better === "lower") return [-row.delta, row.high === null ? null : -row.high, row.low === null ? null : -row.low];
+  const reach = row.standard_error === null ? null : 1.96 * row.standard_error;
+  return [row.gain, reach === null ? null : row.gain - reach, reach === null ? null : row.gain + reach];
+}
+
+function barCell(row) {
+  const [middle, low, high] = betterment(row);
+  const scale = 56 / (audit.scales[row.unit] || 1), x = (value) => 60 + scale * value;
+  const kind = KINDS[row.verdict], parts = [drawing("line", { x1: 60, x2: 60, y1: 1, y2: 17, class: "zero" })];
+  if (low !== null && high !== null) parts.push(drawing("line", { x1: x(low), x2: x(high), y1: 9, y2: 9, class: `reach ${kind}` }));
+  const at = x(middle);
+  const shape = { gain: `${at - 4},4 ${at + 5},9 ${at - 4},14`, cost: `${at + 4},4 ${at - 5},9 ${at + 4},14` }[kind];
+  parts.push(shape ? drawing("polygon", { points: shape, class: kind }) : drawing("circle", { cx: at, cy: 9, r: 3.5, class: kind }));
+  return drawing("svg", { viewBox: "0 0 120 18", width: 120, height: 18, class: "bar", "aria-hidden": "true" }, ...parts);
+}
+
+// A sortable header: click(column) is called by its button.
+function sortHeader(column, sorted, falling, click) {
+  return make("th", { scope: "col", class: column.number ? "n" : null, "aria-sort": sorted ? (falling ? "descending" : "ascending") : "none" },
+    make("button", { type: "button", class: "sort", onclick: () => click(column) }, column.name,
+      make("span", { class: "arrow", "aria-hidden": "true" }, sorted ? (falling ? " ↓" : " ↑") : "")));
+}
+
+function compareKeys(a, b, falling) {
+  const none = (value) => value === null || value === undefined;
+  if (none(a) || none(b)) return none(a) - none(b); // without a value: last, either way
+  const order = typeof a === "string" ? a.localeCompare(b, "en") : a - b;
+  return falling ? -order : order;
+}
+
+function chosenContrasts() {
+  const own = audit.core.audits[$("audit-reference").value] || [];
+  const aligned = $("audit-aligned").value;
+  return own.map((place) => audit.core.contrasts[place]).filter((one) => !aligned || one.aligned === aligned);
+}
+
+function auditRows() {
+  const group = $("audit-group").value, verdict = $("audit-verdict").value;
+  const every = $("audit-metrics").value === "all", words = $("audit-text").value.toLowerCase().split(/\s+/).filter(Boolean);
+  const rows = chosenContrasts().flatMap((one) => one.objects).filter((row) =>
+    (every || row.headline) && (!group || row.group === group) && (!verdict || row.verdict === verdict) &&
+    words.every((word) => row.hay.includes(word)));
+  if (audit.sort) {
+    const keyed = rows.map((row) => [audit.sort.key(row), row]);
+    keyed.sort((a, b) => compareKeys(a[0], b[0], audit.falling));
+    return keyed.map(([, row]) => row);
+  }
+  return rows;
+}
+
+function showAudit(page = 0) {
+  audit.rows = auditRows();
+  audit.page = page;
+  audit.scales = {};
+  for (const row of audit.rows)
+    for (const end of betterment(row)) if (end !== null) audit.scales[row.unit] = Math.max(audit.scales[row.unit] || 0, Math.abs(end));
+  const contrasts = chosenContrasts(), columns = AUDIT_COLUMNS.filter((column) => column.name !== "systems" || contrasts.length > 1);
+  const head = $("audit-table").tHead.rows[0], held = [...head.cells].findIndex((cell) => cell.contains(document.activeElement));
+  head.replaceChildren(...columns.map((column) => sortHeader(column, audit.sort === column, audit.falling, sortAudit)));
+  if (held >= 0 && head.cells[held]) head.cells[held].firstChild.focus();
+  const shown = audit.rows.slice(page * AUDIT_PAGE, (page + 1) * AUDIT_PAGE);
+  $("audit-table").tBodies[0].replaceChildren(...shown.map((row) => make("tr", { class: KINDS[row.verdict] }, ...columns.map((column) =>
+    make(column.head ? "th" : "td", { class: column.number ? "n" : column.wide ? "wide" : null, scope: column.head ? "row" : null }, ...[column.cell(row)].flat().filter((part) => part !== null))))));
+  const all = contrasts.reduce((sum, one) => sum + one.rows.length, 0);
+  const number = (kind) => audit.rows.filter((row) => row.verdict === kind).length;
+  $("audit-count").textContent = `${count(audit.rows.length)} of ${count(all)} rows: ${number("gain")} gains, ${number("cost")} costs, ${number("not decided")} not decided.`;
+  const notes = contrasts.flatMap((one) => one.notes.map((note) => (contrasts.length > 1 ? `${one.aligned} against ${one.reference}: ${note}` : note)));
+  const remarks = audit.rows.filter((row) => row.note).map((row) => `${row.task}.${row.metric}: not judged: ${row.note}`);
+  $("audit-notes").replaceChildren(...[...new Set([...notes, ...remarks])].slice(0, 40).map((note) => make("li", {}, visible(note))));
+  pager($("audit-pager"), page, Math.ceil(audit.rows.length / AUDIT_PAGE), "the audit", showAudit);
+}
+
+function sortAudit(column) {
+  const numeric = column.number || column.numeric;
+  if (audit.sort === column) audit.falling = !audit.falling;
+  else [audit.sort, audit.falling] = [column, Boolean(numeric)];
+  showAudit();
+}
+
+function auditChoices() {
+  const own = (audit.core.audits[$("audit-reference").value] || []).map((place) => audit.core.contrasts[place]);
+  const aligned = [...new Set(own.map((one) => one.aligned))], rows = own.flatMap((one) => one.objects);
+  fill($("audit-aligned"), [["", `all (${aligned.length})`], ...aligned.map((name) => [name, visible(name)])]);
+  fill($("audit-group"), [["", "all"], ...[...new Set(rows.map((row) => row.group))].sort().map((name) => [name, visible(name)])]);
+}
+
+function auditCsv() {
+  const names = audit.core.columns;
+  const rows = audit.rows.map((row) => [row.alignedName, row.referenceName, ...names.map((name) => row[name])]);
+  download("audit.csv", csv([["aligned_model", "reference_model", ...names], ...rows]));
+}
+
+function startAudit(core) {
+  audit.core = core;
+  for (const one of core.contrasts)
+    one.objects = one.rows.map((cells) => {
+      const row = Object.fromEntries(core.columns.map((name, place) => [name, cells[place]]));
+      row.referenceName = one.reference;
+      row.alignedName = one.aligned;
+      row.hay = [row.task, core.titles[row.task], row.metric, row.group, row.variant, row.scorer, one.aligned, one.reference].join(" ").toLowerCase();
+      return row;
+    });
+  if (!$("audit")) return;
+  fill($("audit-reference"), Object.keys(core.audits).map((name) => [name, name ? visible(name) : "as the lineages say"]));
+  fill($("audit-verdict"), [["", "all"], ["gain", "gain"], ["cost", "cost"], ["not decided", "not decided"], [NONE, "not judged"]]);
+  auditChoices();
+  onControls($("audit-controls"), (control) => {
+    if (control.id === "audit-reference") auditChoices();
+    showAudit();
+  });
+  $("audit-csv").addEventListener("click", auditCsv);
+  showAudit();
+}

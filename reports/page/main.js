@@ -1,0 +1,81 @@
+// Where the reader is (the address's hash), the theme, downloads, and what must be open when the page is printed.
+
+const TITLE = document.title;
+const THEMES = { "": "auto", light: "light", dark: "dark" };
+
+function remembered(theme) {
+  try { // a page from disk may have no storage
+    if (theme === undefined) return localStorage.getItem("alignbench-theme") || "";
+    localStorage.setItem("alignbench-theme", theme);
+  } catch { /* then the choice lasts as long as the page */ }
+  return "";
+}
+
+function setTheme(theme) {
+  const known = Object.hasOwn(THEMES, theme) ? theme : "";
+  if (known) document.documentElement.dataset.theme = known;
+  else delete document.documentElement.dataset.theme;
+  $("theme").lastElementChild.textContent = THEMES[known];
+  $("theme").title = known ? "" : "as the system";
+}
+
+function startTheme() {
+  setTheme(remembered());
+  $("theme").hidden = false;
+  $("theme").addEventListener("click", () => {
+    const names = Object.keys(THEMES), now = document.documentElement.dataset.theme || "";
+    const next = names[(names.indexOf(now) + 1) % names.length];
+    setTheme(next);
+    remembered(next);
+  });
+}
+
+function decoded(text) {
+  try { return decodeURIComponent(text); } catch { return text; }
+}
+
+async function route(core, first) {
+  const parts = location.hash.slice(1).split("/");
+  const task = parts[0] === "task" && parts.length > 1;
+  $("overview").hidden = task;
+  $("task").hidden = !task;
+  if (task) {
+    const ready = openTask(core, decoded(parts[1]), Number(parts[2] || 1) - 1);
+    window.scrollTo(0, 0);
+    if (!first) $("task-title").focus({ preventScroll: true });
+    await ready;
+    return;
+  }
+  document.title = TITLE;
+  const target = location.hash.length > 1 ? $(decoded(location.hash.slice(1))) : null;
+  if (!target) return;
+  if (target.tagName === "DETAILS") target.open = true;
+  target.scrollIntoView();
+  if (first) return;
+  if (!target.hasAttribute("tabindex")) target.tabIndex = -1;
+  target.focus({ preventScroll: true });
+}
+
+function startPrint() {
+  let opened = [];
+  window.addEventListener("beforeprint", () => {
+    opened = [...document.querySelectorAll("#overview details:not([open])")].filter((details) => !details.closest("figure"));
+    for (const details of opened) details.open = true;
+  });
+  window.addEventListener("afterprint", () => { for (const details of opened) details.open = false; });
+}
+
+async function start() {
+  startTheme();
+  startPrint();
+  const core = await unpack("core");
+  startAudit(core);
+  onControls($("task-controls"), (control) => { if (view) showSamples(control); });
+  for (const button of document.querySelectorAll("button.download"))
+    button.addEventListener("click", async () => download(button.dataset.name, await unpack(button.dataset.block)));
+  window.addEventListener("hashchange", () => route(core, false));
+  await route(core, true);
+  document.documentElement.dataset.ready = "yes";
+}
+
+start();

@@ -1,0 +1,112 @@
+// One document with what every system answered.
+
+const PROMPT_CUT = 800;
+
+// With many systems side by side, columns are narrow, and long outputs would push the others apart.
+const outputCut = (view) => (view.block.systems.length > 2 ? CUT / 2 : CUT);
+
+// The value of the chosen metric, and how it differs from the reference's.
+function valueLine(view, place, system) {
+  const metric = view.metric, answer = view.block.answers[system][place];
+  if (!metric) return null;
+  const value = answer ? answer.values[view.column] : null;
+  const line = make("p", { class: "value" }, make("span", { class: "name" }, visible(metric.name)), " ", make("strong", {}, told(value, metric.unit)));
+  if (system === view.reference) return line;
+  const before = view.block.answers[view.reference][place], base = before ? before.values[view.column] : null;
+  if (base === null || value === null) return line;
+  const better = gain(base, value, metric.better), delta = value - base;
+  const kind = delta === 0 || better === null || better === 0 ? "told" : better > 0 ? "gain" : "cost";
+  const word = { gain: "better", cost: "worse", told: delta === 0 ? "the same" : "changed" }[kind];
+  const mark = { gain: "▲ ", cost: "▼ ", told: "" }[kind];
+  line.append(" ", make("span", { class: `delta ${kind}` }, make("span", { "aria-hidden": "true" }, mark), delta === 0 ? word : `${told(delta, metric.unit, true)} ${word}`));
+  return line;
+}
+
+function outputBox(output, view) {
+  const parts = [textBox(output.text, view.query, outputCut(view))];
+  const remarks = Object.entries(output.scores || {}).map(([name, value]) => `${name} ${told(value, "number")}`);
+  if (output.cut) remarks.unshift("cut at the token limit");
+  if (output.unscored) remarks.unshift(`unscored: ${output.unscored}`);
+  if (remarks.length) parts.push(make("p", { class: "remarks" }, visible(remarks.join(" · "))));
+  return make("div", { class: "output" }, ...parts);
+}
+
+function answerColumn(view, place, system) {
+  const answer = view.block.answers[system][place], name = view.block.systems[system];
+  const column = make("div", { class: system === view.reference ? "answer reference" : "answer" },
+    make("h4", {}, make("bdi", {}, visible(name)), " ", system === view.reference ? make("span", { class: "tag" }, "reference") : null), valueLine(view, place, system));
+  if (!answer) column.append(make("p", { class: "missing" }, "—", make("span", { class: "unseen" }, "This system was not given the document.")));
+  else {
+    if (answer.unscored) column.append(make("p", { class: "remarks" }, visible(`unscored: ${answer.unscored}`)));
+    const outputs = answer.outputs || [];
+    if (outputs.length) column.append(outputBox(outputs[0], view));
+    if (outputs.length > 1) {
+      const button = make("button", { type: "button", class: "quiet", onclick: () => {
+        button.replaceWith(...outputs.slice(1).map((output) => outputBox(output, view)));
+      } }, `${count(outputs.length - 1)} more`);
+      column.append(button);
+    }
+  }
+  return column;
+}
+
+// Choices as rows: the text, whether it is right, each system's log-probability; the highest of a system is marked.
+function choiceTable(view, place, systems) {
+  const item = view.block.documents[place], right = new Set(item.right || []);
+  const highest = systems.map((system) => {
+    const found = (view.block.answers[system][place]?.logprobs || []).filter((x) => x !== null);
+    return found.length > 1 ? Math.max(...found) : null;
+  });
+  const body = item.choices.map((choice, row) => make("tr", { class: right.has(row) ? "right" : null },
+    make("th", { scope: "row" }, textBox(choice, view.query), " ", right.has(row) ? make("span", { class: "tag right" }, "✓ right") : null),
+    ...systems.map((system, column) => {
+      const value = view.block.answers[system][place]?.logprobs?.[row] ?? null;
+      const top = value !== null && value === highest[column];
+      return make("td", { class: top ? "n top" : "n", "data-system": visible(view.block.systems[system]) }, told(value, "points"), top ? make("span", { class: "sub" }, "highest") : null);
+    })));
+  const foot = make("tr", {}, make("th", { scope: "row" }, view.metric ? "value" : ""), ...systems.map((system) => make("td", { class: "n", "data-system": visible(view.block.systems[system]) }, valueLine(view, place, system))));
+  return make("div", { class: "scroll", role: "region", "aria-label": `Choices of ${visible(item.id)}`, tabindex: "0" },
+    make("table", { class: "choices" },
+      make("caption", { class: "unseen" }, "Log-probability of each choice in nats"),
+      make("thead", {}, make("tr", {}, make("th", { scope: "col" }, "choice"), ...systems.map((system) =>
+        make("th", { scope: "col", class: "n" }, make("bdi", {}, visible(view.block.systems[system])), make("span", { class: "sub" }, system === view.reference ? "reference, nats" : "nats"))))),
+      make("tbody", {}, ...body), make("tfoot", {}, foot)));
+}
+
+function allValues(view, place, systems) {
+  const details = make("details", { class: "values" }, make("summary", {}, "All values"));
+  details.addEventListener("toggle", () => {
+    if (details.childElementCount > 1) return;
+    const rows = view.block.metrics.map((metric, column) => make("tr", {}, make("th", { scope: "row" }, ...breakable(metric.name), " ", BETTER[metric.better]),
+      ...systems.map((system) => make("td", { class: "n" }, told(view.block.answers[system][place]?.values[column] ?? null, metric.unit)))));
+    const head = make("tr", {}, make("th", { scope: "col" }, "metric"), ...systems.map((system) => make("th", { scope: "col", class: "n" }, make("bdi", {}, visible(view.block.systems[system])))));
+    details.append(make("div", { class: "scroll", role: "region", "aria-label": "All values", tabindex: "0" }, make("table", { class: "plain" }, make("thead", {}, head), make("tbody", {}, ...rows))));
+  });
+  return details;
+}
+
+function folded(title, box) {
+  return make("details", {}, make("summary", {}, title), box);
+}
+
+function sampleCard(view, place) {
+  const item = view.block.documents[place], id = `sample-${place}`;
+  const systems = [view.reference, ...view.block.systems.keys()].filter((system, at, all) => all.indexOf(system) === at);
+  const heading = make("h3", { id, dir: "auto" }, visible(item.id.length > 120 ? `${item.id.slice(0, 119)}…` : item.id));
+  const tags = [item.category, ...Object.entries(item.about || {}).filter(([, value]) => String(value).length < 60).map(([key, value]) => `${key}: ${value}`)];
+  const long = Object.entries(item.about || {}).filter(([, value]) => String(value).length >= 60);
+  const card = make("article", { class: "sample", "aria-labelledby": id },
+    make("header", {}, heading, ...tags.filter(Boolean).map((tag) => make("span", { class: "tag", dir: "auto" }, visible(tag)))));
+  if (item.prompt.trim()) card.append(make("div", { class: "prompt" }, make("span", { class: "label" }, "prompt"), textBox(item.prompt, view.query, PROMPT_CUT)));
+  if (item.choices) card.append(choiceTable(view, place, systems));
+  else card.append(make("div", { class: "answers", "data-systems": systems.length }, ...systems.map((system) => answerColumn(view, place, system))));
+  const foot = make("div", { class: "more" });
+  const references = item.references || [];
+  if (references.length) foot.append(folded(view.block.baseline ? `The answer of ${visible(view.block.baseline)}` : references.length === 1 ? "Right answer" : `${references.length} right answers`,
+    make("div", {}, ...references.map((text) => textBox(text)))));
+  if (item.source) foot.append(folded("Source text", textBox(item.source)));
+  for (const [key, value] of long) foot.append(folded(key, textBox(String(value))));
+  if (view.block.metrics.length > 1) foot.append(allValues(view, place, systems));
+  card.append(foot);
+  return card;
+}
