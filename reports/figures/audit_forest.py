@@ -16,8 +16,8 @@ from reports.drawing import Drawing, NoDataError
 from reports.evidence import Evidence
 from reports.style import COST, FAINT, GAIN, INK, OPEN, new_figure, plain
 
-MOST_CONTRASTS = 6
 TITLE = "Gains and costs, task by task"
+MOST_CONTRASTS = 6
 MOST_ROWS = 40
 LETTERS = 36  # of a row's name
 PERCENT = "% of the metric's range"
