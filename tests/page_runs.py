@@ -102,4 +102,3 @@ def _prose(row: int, system: int) -> str:
         state = (state * 1103515245 + 12345) % 2**31
         words.append("".join(SYLLABLES[state >> shift & 15] for shift in (8, 13, 18)[: 1 + state % 3]))
     return " ".join(words) + (f" needle{row}" if row % 1000 == 0 else "")
-

@@ -19,7 +19,7 @@ from stages import refusal, same_weights, write_rows
 from alignbench.demo import pretrain as pretraining
 from alignbench.demo.pretrain import Pretraining, pack_rows, pretrain
 from alignbench.demo.runner import hash_of, is_done, needs, run, shown
-from alignbench.demo.stages import Stage, plan, stamp
+from alignbench.demo.stages import Sizes, Stage, plan, stamp
 
 REPOSITORY = Path(__file__).parent.parent
 SMALL = {"vocabulary": 300, "hidden": 16, "intermediate": 16, "layers": 1, "heads": 1, "row": 32, "rows": 4}
@@ -76,9 +76,10 @@ def test_every_task_but_one_is_evaluated_on_every_model(tmp_path: Path) -> None:
     asked: dict[str, set[str]] = {}
     for stage in plan(tmp_path):
         if stage.command[0] == "evaluate":
-            tasks = stage.command[stage.command.index("--tasks") + 1].split(",")
+            place = stage.command.index("--tasks")
+            tasks = stage.command[place + 1].split(",")
             for model in ("base", "sft/final", "ppo/final", "ppo-ptx/final"):
-                if str(tmp_path / model) in stage.command:
+                if str(tmp_path / model) in stage.command[:place]:
                     asked.setdefault(model, set()).update(tasks)
     assert len(asked) == 4
     assert set(all_tasks()) - asked.pop("sft/final") == {"novelty_bench", "win_rate"}, "others are judged against it"
@@ -291,3 +292,34 @@ def test_a_text_that_is_none_is_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "text.jsonl").write_text("no json\n")
     bad = Pretraining(text=str(tmp_path / "text.jsonl"), out=str(tmp_path / "base"))
     assert "text.jsonl" in refusal(lambda: pretrain(bad))
+
+
+TOY = Sizes(
+    pretraining=("tokens=6000", "hidden=32", "intermediate=64", "layers=1", "heads=1", "vocabulary=1024"),
+    sft=("epochs=1", "batch=64"),
+    reward=("epochs=1", "batch=64"),
+    ppo=("episodes=16", "batch=8", "minibatch=8", "max_tokens=8", "checkpoint_every=1"),
+    ptx=("ptx=1.0", "ptx_examples=1", "ptx_tokens=32"),
+    tasks=("answers", "squad2", "truthfulqa_generation"),
+    limit=4,
+    iterations=(1,),
+)
+
+
+def test_the_whole_demo_at_toy_size_ends_in_an_audit_and_a_report(tmp_path: Path) -> None:
+    """Every stage is a process of its own: this takes a minute or two."""
+    out = tmp_path / "demo"
+    run(plan(out, sizes=TOY), out, pretraining.cores())
+    systems = {json.loads(file.read_text())["model"]["name"] for file in (out / "runs").glob("*/run.json")}
+    assert systems == {"base", "sft", "ppo", "ppo-ptx", "ppo-iteration-1"}
+    lineage = json.loads((out / "ppo-ptx" / "final" / "recipe.json").read_text())["lineage"]
+    assert [ancestor["stage"] for ancestor in lineage] == ["base", "sft"]
+    assert len(list((out / "runs").glob("*/win_rate-*/result.json"))) == 3
+    assert "squad2" in (out / "audit.csv").read_text()
+    assert (out / "report" / "index.html").is_file()
+    assert {json.loads(line)["model"] for line in (out / "labels.jsonl").read_text().splitlines()} == {
+        "base", "sft", "ppo", "ppo-ptx",
+    }  # fmt: skip
+    times = (out / "logs" / "times.jsonl").read_text()
+    run(plan(out, sizes=TOY), out, pretraining.cores())
+    assert (out / "logs" / "times.jsonl").read_text() == times, "nothing is done twice"

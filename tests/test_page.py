@@ -79,7 +79,7 @@ def test_the_verdict_stands_before_the_table_the_tasks_and_the_provenance(page: 
 def test_the_verdict_tells_each_change_with_number_interval_and_documents(evidence: Evidence) -> None:
     (of_base,) = [v for v in verdicts(evidence.audits[""]) if (v.aligned, v.reference) == ("ppo", "base")]
     (gain,), (cost,) = of_base.gains, of_base.costs
-    assert gain.task == "rte"
+    assert gain.link == "#task/rte"
     assert gain.numbers.startswith("0.500 → 0.800, +0.300 [+0.")
     assert cost.numbers.startswith("0.700 → 0.400, −0.300 [−0.")
     assert f"n = {N}" in gain.tail
@@ -90,9 +90,9 @@ def test_the_verdict_tells_each_change_with_number_interval_and_documents(eviden
 def test_what_is_not_decided_says_what_could_have_been_seen(evidence: Evidence) -> None:
     (of_base,) = [v for v in verdicts(evidence.audits[""]) if (v.aligned, v.reference) == ("sft", "base")]
     rows = {row.task: row for row in evidence.audits[""].contrasts[0].rows if row.headline}
-    assert {one.task for one in of_base.open} == {"rte", "squad2"}
+    assert {one.link for one in of_base.open} == {"#task/rte", "#task/squad2"}
     for one in of_base.open:
-        assert f"a change of {told(rows[one.task].detectable, 'share')} would have been seen" in one.tail
+        assert f"a change of {told(rows[one.link[6:]].detectable, 'share')} would have been seen" in one.tail
 
 
 def test_a_win_rate_is_a_verdict_by_where_its_interval_lies_to_one_half(tmp_path: Path) -> None:
@@ -298,6 +298,22 @@ def test_a_command_has_the_settings_of_its_folder_and_is_safe_to_paste(tmp_path:
     assert found["scorer"] == ["toxicity=detoxify; rm -rf"]
     assert found["baseline"] == "$(reboot)"
     assert (found["limit"], str(found["prompts"]), found["template"]) == (50, "my prompts.jsonl", "none")
+
+
+def test_outputs_of_a_file_have_the_command_that_scores_the_file(tmp_path: Path) -> None:
+    folders = [
+        write_run(tmp_path, name, ("win_rate", battles(0.5), {"baseline": {"name": "the other"}}))
+        for name in ("one", "the other")
+    ]
+    for folder in folders:
+        told_of_it = json.loads((folder / "run.json").read_text())
+        del told_of_it["engine"]
+        told_of_it["model"] = {"name": told_of_it["model"]["name"], "outputs": f"{told_of_it['model']['name']}.jsonl"}
+        told_of_it["read"] = {"columns": {"response": "output"}, "in_order": False}
+        (folder / "run.json").write_text(json.dumps(told_of_it))
+    found = parsed(sources(evidence_of(*folders))[0].tasks[0].command)
+    assert (str(found["file"]), found["name"], found["task"]) == ("one.jsonl", "one", "win_rate")
+    assert (str(found["baseline"]), found["columns"]) == ("the other.jsonl", ["response=output"])
 
 
 def parsed(command: str) -> dict[str, object]:

@@ -55,8 +55,13 @@ def open_task(watched: Watched, file: Path, name: str) -> Any:
     return page
 
 
-def column(page: Any, table: str, place: int) -> list[str]:
-    return [cell.split("\n")[0] for cell in page.locator(f"{table} tbody tr > :nth-child({place})").all_inner_texts()]
+def column(page: Any, name: str) -> list[str]:
+    """The first line of each cell of a column of the audit table."""
+    names = page.locator("#audit-table thead th").all_inner_texts()
+    place = next(place for place, own in enumerate(names) if own.rstrip(" ↑↓") == name) + 1
+    return [
+        cell.split("\n")[0] for cell in page.locator(f"#audit-table tbody tr > :nth-child({place})").all_inner_texts()
+    ]
 
 
 def test_no_sample_acts(watched: Watched, file: Path) -> None:
@@ -145,15 +150,15 @@ def test_the_table_sorts_by_a_click_and_by_the_keyboard(watched: Watched, file: 
     header = page.locator("#audit-table thead th", has_text="change")
     header.locator("button").click()
     assert header.get_attribute("aria-sort") == "descending"
-    changes = [float(text.replace("−", "-")) for text in column(page, "#audit-table", 7)]
+    changes = [float(text.replace("−", "-")) for text in column(page, "change")]
     assert changes == sorted(changes, reverse=True)
     page.keyboard.press("Enter")
     assert header.get_attribute("aria-sort") == "ascending"
-    changes = [float(text.replace("−", "-")) for text in column(page, "#audit-table", 7)]
+    changes = [float(text.replace("−", "-")) for text in column(page, "change")]
     assert changes == sorted(changes)
     page.keyboard.press("Shift+Tab")
     page.keyboard.press("Enter")
-    assert page.locator("#audit-table thead th", has_text="aligned").get_attribute("aria-sort") == "descending"
+    assert page.locator("#audit-table thead th", has_text="metric").get_attribute("aria-sort") == "ascending"
     assert header.get_attribute("aria-sort") == "none"
 
 
@@ -161,10 +166,10 @@ def test_the_table_filters_and_tells_how_many(watched: Watched, file: Path) -> N
     page = watched.open(file)
     assert page.locator("#audit-table tbody tr").count() == 6
     page.select_option("#audit-verdict", "cost")
-    assert set(column(page, "#audit-table", 2)) == {"squad2"}
+    assert set(column(page, "task")) == {"squad2"}
     page.select_option("#audit-verdict", "")
     page.select_option("#audit-group", "inference")
-    assert set(column(page, "#audit-table", 2)) == {"rte"}
+    assert set(column(page, "task")) == {"rte"}
     page.select_option("#audit-group", "")
     page.fill("#audit-text", "squad sft")
     page.wait_for_selector("#audit-table tbody:not(:has(tr:nth-child(3)))")
@@ -174,11 +179,11 @@ def test_the_table_filters_and_tells_how_many(watched: Watched, file: Path) -> N
 def test_another_reference_gives_its_own_comparisons(watched: Watched, file: Path) -> None:
     page = watched.open(file)
     page.select_option("#audit-reference", "ppo")
-    assert set(column(page, "#audit-table", 4)) == {"base", "sft"}
+    assert set(column(page, "systems")) == {"base", "sft"}
     page.select_option("#audit-aligned", "base")
-    assert column(page, "#audit-table", 1) == ["▼ cost", "▲ gain"]
-    assert sorted(column(page, "#audit-table", 2)) == ["rte", "squad2"]
-    assert sorted(column(page, "#audit-table", 6)) == ["+0.300", "−0.300"]
+    assert column(page, "verdict") == ["▼ cost", "▲ gain"]
+    assert sorted(column(page, "task")) == ["rte", "squad2"]
+    assert sorted(column(page, "change")) == ["+0.300", "−0.300"]
 
 
 def test_the_csv_holds_what_is_shown(watched: Watched, file: Path) -> None:

@@ -11,19 +11,23 @@ from typing import Any
 
 from alignbench.audit.render import DIGITS
 
+LONE = re.compile("[\ud800-\udfff]")
 SIGNIFICANT = 6  # digits of a number in the page; the run folders hold them all
 
 
 def pack(content: Any) -> str:
     """base64 of gzip of JSON in UTF-8: the same content gives the same text. NaN and infinities become null."""
     text = json.dumps(finite(content), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    # a lone surrogate, which JSON may hold, comes out as U+FFFD in the browser
-    return base64.b64encode(gzip.compress(text.encode("utf-8", "surrogatepass"), 6, mtime=0)).decode("ascii")
+    try:
+        data = text.encode("utf-8")
+    except UnicodeEncodeError:  # a lone surrogate, which JSON may hold
+        data = LONE.sub("\N{REPLACEMENT CHARACTER}", text).encode("utf-8")
+    return base64.b64encode(gzip.compress(data, 6, mtime=0)).decode("ascii")
 
 
 def unpack(block: str) -> Any:
     """What `pack` was given, as a browser sees it."""
-    return json.loads(gzip.decompress(base64.b64decode(block)).decode("utf-8", "replace"))
+    return json.loads(gzip.decompress(base64.b64decode(block)).decode("utf-8"))
 
 
 def finite(content: Any) -> Any:
@@ -72,8 +76,10 @@ def told(value: float | None, unit: str, *, sign: bool = False) -> str:
     """A value as people read it, with the digits that the audit has for its unit; "–" for none."""
     if value is None or not math.isfinite(value):
         return "–"
-    text = f"{value:{'+' if sign else ''}.{DIGITS.get(unit, 3)}f}"
-    return text.replace("-", "\N{MINUS SIGN}")
+    text = f"{abs(value):.{DIGITS.get(unit, 3)}f}"
+    if value < 0 and float(text):  # no minus before a zero
+        return f"\N{MINUS SIGN}{text}"
+    return f"+{text}" if sign else text
 
 
 def told_interval(low: float | None, high: float | None, unit: str, *, sign: bool = False) -> str:

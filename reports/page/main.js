@@ -68,7 +68,10 @@ function startPrint() {
 async function start() {
   startTheme();
   startPrint();
-  const core = await unpack("core");
+  const core = await unpack("core").catch((error) => {
+    $("content").prepend(make("p", { class: "notice", role: "alert" }, `The table and the samples cannot be read in this browser (${error.message}); a newer one can.`));
+  });
+  if (!core) return;
   startAudit(core);
   onControls($("task-controls"), (control) => { if (view) showSamples(control); });
   for (const button of document.querySelectorAll("button.download"))

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -21,7 +20,7 @@ from reports.page.audits import audit_data
 from reports.page.blocks import pack, shown, told, told_interval
 from reports.page.provenance import sources
 from reports.page.samples import TaskSet, block_of, sets_of
-from reports.page.verdict import SHORT, title_of, verdicts, win_rates
+from reports.page.verdict import SHORT, link_to, title_of, verdicts, win_rates
 
 HERE = Path(__file__).parent
 SCRIPTS = ("dom.js", "format.js", "audit.js", "sample.js", "task.js", "main.js")  # in the order of their use
@@ -56,7 +55,8 @@ def write_page(
     tasks = [_task(evidence, name, data) for name in evidence.tasks]
     tasks.sort(key=lambda task: (task["group"], task["name"]))
     figures = [_figure(drawing, out / "figures", data) for drawing in drawn]
-    systems = [(system, source) for system, source in zip(evidence.systems, sources(evidence), strict=False)]
+    told_sources = sources(evidence)
+    systems = list(zip(evidence.systems, told_sources, strict=False))  # those on the way of a training come after
     data["core"] = pack(
         {
             **audit_data(evidence.audits),
@@ -82,7 +82,7 @@ def write_page(
         figures=figures,
         left_out=left_out,
         notes=evidence.notes,
-        sources=sources(evidence),
+        sources=told_sources,
         short=SHORT,
         data={name: Markup(block) for name, block in data.items()},
     )
@@ -104,7 +104,7 @@ def _task(evidence: Evidence, name: str, data: dict[str, str]) -> dict[str, Any]
     return {
         "name": name,
         "title": title_of(name),
-        "link": f"#task/{quote(name, safe='')}",
+        "link": link_to(name),
         "group": "" if task is None else task.group,
         "documents": max(own.result.n for _, own in sets[0].folders),
         "blocks": blocks,

@@ -83,7 +83,9 @@ def _system_facts(system: System) -> list[Fact]:
     if system.training:
         shown = (f"{key} {value:.4g}" for key, value in system.training.items() if isinstance(value, float | int))
         facts.append(("training", ", ".join(shown)))
-    software = [f"{name} {environment[name]}" for name in SOFTWARE if environment.get(name) not in (None, "", False)]
+    software = [
+        f"{name} {_short(environment[name])}" for name in SOFTWARE if environment.get(name) not in (None, "", False)
+    ]
     facts.append(("software", ", ".join(part.replace("dirty True", "with local changes") for part in software)))
     facts.append(("machine", str(environment.get("machine") or "")))
     return [(name, value) for name, value in facts if value]

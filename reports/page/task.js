@@ -2,6 +2,7 @@
 
 const TASK_PAGE = 25;
 let view = null;
+let opening = 0; // the last task that was asked for
 
 async function openTask(core, name, set) {
   const known = Object.hasOwn(core.tasks, name) ? core.tasks[name] : null;
@@ -13,12 +14,14 @@ async function openTask(core, name, set) {
   const chosen = known.sets[Math.min(Math.max(set, 0), known.sets.length - 1)];
   if (view && view.key === chosen.block) return undefined;
   emptyTask("Reading the samples…");
+  const asked = ++opening;
   let block;
   try {
     block = await unpack(chosen.block);
   } catch (error) {
     return emptyTask(`The samples cannot be read in this browser (${error.message}); a newer one can.`);
   }
+  if (asked !== opening) return undefined; // the reader has gone on to another one
   view = { key: chosen.block, block, query: "", page: 0, hay: null };
   showSets(name, known.sets, known.sets.indexOf(chosen));
   taskChoices(core);
@@ -32,6 +35,7 @@ async function openTask(core, name, set) {
 
 function emptyTask(line) {
   view = null;
+  opening++;
   for (const id of ["samples", "task-sets", "task-pager"]) $(id).replaceChildren();
   $("results").tBodies[0].replaceChildren();
   $("task-count").textContent = line;

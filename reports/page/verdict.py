@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from urllib.parse import quote
 
 from alignbench.audit.audit import Audit, Contrast, MeanTax, Row
 from alignbench.audit.read import find
 from reports.evidence import Evidence
 from reports.page.blocks import told, told_interval
+from reports.page.samples import sets_of
 
 BETTER = {"higher": "higher is better", "lower": "lower is better", "0.5": "0.5 is best", "0": "0 is best", "–": ""}
 WIN_RATE = "win_rate"
@@ -17,9 +19,9 @@ SHORT = 8  # so many sentences of one kind are shown at once
 
 @dataclass(frozen=True)
 class Sentence:
-    """task, title: what was measured; numbers: from where to where, by how much; how: the metric; tail: what remains"""
+    """link, title: what was measured; numbers: from where to where, by how much; how: the metric; tail: what remains"""
 
-    task: str
+    link: str
     title: str
     numbers: str
     how: str
@@ -63,7 +65,8 @@ def win_rates(evidence: Evidence) -> dict[str, list[Sentence]]:
     A win rate is a comparison in itself, of a system with its baseline, and stands beside those of the audit.
     """
     found: dict[str, list[Sentence]] = {"gain": [], "cost": [], "open": []}
-    for system, own in evidence.every_run_of(WIN_RATE):
+    folders = [(one.number, *both) for one in sets_of(evidence, WIN_RATE) for both in one.folders]
+    for number, system, own in folders:
         for metric in own.result.metrics:
             if (metric.metric, metric.category) != (WIN_RATE, None) or metric.value is None:
                 continue
@@ -77,7 +80,13 @@ def win_rates(evidence: Evidence) -> dict[str, list[Sentence]]:
                 f"win rate {told(metric.value, metric.unit)} {interval}",
             )
             found["gain" if above else "cost" if below else "open"].append(
-                Sentence(WIN_RATE, title, numbers.strip(), "one half: as good as the other", f"{judge}n = {metric.n:,}")
+                Sentence(
+                    link_to(WIN_RATE, number),
+                    title,
+                    numbers.strip(),
+                    "one half: as good as the other",
+                    f"{judge}n = {metric.n:,}",
+                )
             )
     return found
 
@@ -149,7 +158,7 @@ def _sentence(row: Row, tail: str) -> Sentence:
     interval = told_interval(row.low, row.high, row.unit, sign=True)
     numbers = f"{told(row.reference, row.unit)} → {told(row.aligned, row.unit)}, {told(row.delta, row.unit, sign=True)}"
     how = ", ".join(part for part in (row.metric, row.unit, BETTER[row.better], row.variant) if part)
-    return Sentence(row.task, title_of(row.task), f"{numbers} {interval}".strip(), how, tail)
+    return Sentence(link_to(row.task), title_of(row.task), f"{numbers} {interval}".strip(), how, tail)
 
 
 def _documents(row: Row) -> str:
@@ -167,6 +176,11 @@ def _mean(mean: MeanTax) -> Mean:
         ", ".join(mean.tasks),
         kind,
     )
+
+
+def link_to(task: str, number: int = 0) -> str:
+    """Of a task's page; number: which set of its folders."""
+    return f"#task/{quote(task, safe='')}" + (f"/{number + 1}" if number else "")
 
 
 def title_of(task: str) -> str:
