@@ -296,7 +296,7 @@ def test_a_text_that_is_none_is_refused_in_one_line(tmp_path: Path) -> None:
 
 TOY = Sizes(
     pretraining=("tokens=6000", "hidden=32", "intermediate=64", "layers=1", "heads=1", "vocabulary=1024"),
-    sft=("epochs=1", "batch=64"),
+    sft=("epochs=1", "batch=64", "pretraining_tokens=32"),
     reward=("epochs=1", "batch=64"),
     ppo=("episodes=16", "batch=8", "minibatch=8", "max_tokens=8", "checkpoint_every=1"),
     ptx=("ptx=1.0", "ptx_examples=1", "ptx_tokens=32"),

@@ -11,8 +11,9 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from audit_runs import write_run
 from browser import Watched, chromium  # noqa: F401
-from page_runs import ARABIC, CONTROL, LONG, MARKUP, N, many, nasty_evidence
+from page_runs import ARABIC, CONTROL, LONG, MARKUP, N, evidence_of, many, nasty_evidence, wrote
 
 from reports.drawing import Drawing
 from reports.page.page import write_page
@@ -360,3 +361,16 @@ def test_ten_thousand_samples_of_four_systems_can_be_paged_and_searched(
             f"\n10,000 × 4 samples: written in {took:.1f} s, {megabytes:.1f} MB, opened in {opened:.0f} ms; search",
             searched,
         )
+
+
+def test_a_word_far_inside_a_long_text_is_shown_where_it_is_found(watched: Watched, tmp_path: Path) -> None:
+    text = "early " + "filler " * 1000 + "needle" + " after" * 1000
+    columns = [{"prompt": f"Prompt {row}", **wrote(text if row == 7 else "short")} for row in range(30)]
+    folder = write_run(tmp_path, "one", ("squad2", {"f1": [0.5] * 30}, {"columns": columns}))
+    page = open_task(watched, write_page(evidence_of(folder), [], [], tmp_path, "t"), "squad2")
+    page.fill("#task-text", "needle")
+    page.wait_for_selector("#samples mark")
+    shown = page.locator(".output .text").first.inner_text()
+    assert "needle after" in shown
+    assert shown.startswith("…")
+    assert "early" not in shown

@@ -44,7 +44,7 @@ function gain(before, after, better) {
 }
 
 // Text of a run folder in a box of its own, whichever way it is written; long text is cut, what was searched is marked.
-function textBox(text, query = "", most = CUT) {
+function textBox(text, query = "", least = CUT) {
   const box = make("div", { class: "text", dir: "auto" });
   if (!text) {
     box.append(make("span", { class: "empty" }, "nothing"));
@@ -52,8 +52,9 @@ function textBox(text, query = "", most = CUT) {
   }
   const size = text.length;
   text = text.replace(/^\n+/, (lines) => `${"↵".repeat(lines.length)} `); // empty lines first would move columns apart
+  const most = text.length > 1.2 * least ? least : text.length; // a cut that saves little is none
   const found = query ? text.toLowerCase().indexOf(query) : -1;
-  const begin = found > most - 100 ? whole(text, found - 300) : 0;
+  const begin = text.length > most && found > most - 100 ? whole(text, Math.max(found - 300, 0)) : 0;
   const end = text.length > begin + most ? whole(text, begin + most) : text.length;
   marked(box, (begin ? "…" : "") + text.slice(begin, end) + (end < text.length ? "…" : ""), query);
   if (!begin && end === text.length) return box;

@@ -80,7 +80,7 @@ function allValues(view, place, systems) {
     const rows = view.block.metrics.map((metric, column) => make("tr", {}, make("th", { scope: "row" }, ...breakable(metric.name), " ", BETTER[metric.better]),
       ...systems.map((system) => make("td", { class: "n" }, told(view.block.answers[system][place]?.values[column] ?? null, metric.unit)))));
     const head = make("tr", {}, make("th", { scope: "col" }, "metric"), ...systems.map((system) => make("th", { scope: "col", class: "n" }, make("bdi", {}, visible(view.block.systems[system])))));
-    details.append(make("div", { class: "scroll", role: "region", "aria-label": "All values", tabindex: "0" }, make("table", { class: "plain" }, make("thead", {}, head), make("tbody", {}, ...rows))));
+    details.append(make("div", { class: "scroll", role: "region", "aria-label": `All values of ${visible(view.block.documents[place].id)}`, tabindex: "0" }, make("table", { class: "plain" }, make("thead", {}, head), make("tbody", {}, ...rows))));
   });
   return details;
 }

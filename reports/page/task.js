@@ -1,6 +1,7 @@
 // A task's page: its metrics for all systems, and its samples, searched, filtered, sorted and shown a page at a time.
 
 const TASK_PAGE = 25;
+const MOST_METRICS = 6; // that are shown without being asked for
 let view = null;
 let opening = 0; // the last task that was asked for
 
@@ -39,7 +40,7 @@ function emptyTask(line) {
   for (const id of ["samples", "task-sets", "task-pager"]) $(id).replaceChildren();
   $("results").tBodies[0].replaceChildren();
   $("task-count").textContent = line;
-  for (const id of ["categories", "prefix", "task-left-out"]) $(id).hidden = true;
+  for (const id of ["more-results", "categories", "prefix", "task-left-out"]) $(id).hidden = true;
 }
 
 // Sets of one task: other shots, scorers or baselines.
@@ -93,7 +94,12 @@ function showResults(core) {
     table.tHead.rows[0].replaceChildren(...heads);
     table.tBodies[0].replaceChildren(...rows);
   };
-  show($("results"), head(["metric"]), overall.map((row) => line(row, [metric(row)])));
+  const first = overall.length > MOST_METRICS + 2 ? MOST_METRICS : overall.length, more = overall.slice(first);
+  show($("results"), head(["metric"]), overall.slice(0, first).map((row) => line(row, [metric(row)])));
+  show($("results-more"), head(["metric"]), more.map((row) => line(row, [metric(row)])));
+  $("more-results").hidden = !more.length;
+  $("more-results").open = false;
+  $("more-results").firstElementChild.textContent = `${more.length} more metrics`;
   $("categories").hidden = !inside.length;
   $("categories").open = false;
   show($("results-by-category"), head(["category", "metric"]), inside.map((row) => line(row, [make("th", { scope: "row", dir: "auto" }, visible(row.category)), metric(row)])));
