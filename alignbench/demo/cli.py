@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -25,7 +26,9 @@ def demo(
     from alignbench.demo.runner import run
     from alignbench.demo.stages import plan
 
+    began = time.monotonic()
     run(plan(out, seed), out, cores())
+    print(f"done in {(time.monotonic() - began) / 60:.1f} minutes")
     print(f"the audit: {out / 'audit.md'}")
     print(f"the report: {(out / 'report' / 'index.html').resolve().as_uri()}")
 
@@ -46,7 +49,7 @@ def pretrain(
     ] = None,
     show: Annotated[bool, typer.Option("--show", help="List all settings with value and meaning, and end.")] = False,
 ) -> None:
-    """Teach a blank Llama of two million parameters a text: the base model."""
+    """Teach a blank Llama of a million parameters a text: the base model."""
     from alignbench.demo.pretrain import Pretraining
     from alignbench.demo.pretrain import pretrain as teach
     from alignbench.progress import for_terminal

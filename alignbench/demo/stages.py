@@ -16,7 +16,9 @@ from alignbench.demo.write import FOLDER
 JUDGES = ("truth", "info", "toxicity", "entailment", "preference")  # the kinds of scorer that the world has
 TAX = ("squad2", "drop", "hellaswag", "wmt15_fr_en")  # of which PPO's checkpoints on the way are asked
 APART = ("win_rate", "novelty_bench")  # needs all models' answers; needs a file that nobody has
-PERSONAS = ("personas", "personas_verbalised")  # the tasks whose reviews have a sentiment
+# Hundreds of long samples: fewer of them are asked for
+LONG = ("personas", "personas_verbalised", "real_toxicity_unprompted", "recitations")
+REVIEWS = ("personas", "personas_verbalised")  # which have a sentiment
 
 
 @dataclass(frozen=True)
@@ -24,16 +26,20 @@ class Sizes:
     """How much of everything, as settings of each stage's command."""
 
     pretraining: tuple[str, ...] = ()
-    sft: tuple[str, ...] = ("epochs=2", "batch=16", "lr=1e-3", "dropout=0.0")
-    reward: tuple[str, ...] = ("epochs=2", "batch=16", "lr=1e-3")
-    ppo: tuple[str, ...] = (
-        "episodes=6400", "batch=128", "minibatch=32", "max_tokens=48", "lr=3e-4", "value_lr=1e-3", "warmup=5",
-        "ema=0.9", "beta=0.05", "checkpoint_every=10",
+    # with 10 % pretraining text, as the paper's initial model for PPO
+    sft: tuple[str, ...] = (
+        "epochs=3", "batch=16", "lr=7e-4", "dropout=0.0", "pretraining_share=0.1", "pretraining_tokens=128",
     )  # fmt: skip
-    ptx: tuple[str, ...] = ("ptx=1.0", "ptx_examples=1", "ptx_tokens=128")
+    reward: tuple[str, ...] = ("epochs=2", "batch=16", "lr=5e-4")
+    ppo: tuple[str, ...] = (
+        "episodes=3840", "batch=64", "minibatch=32", "max_tokens=40", "lr=3e-4", "value_lr=1e-3", "warmup=3",
+        "ema=0.9", "beta=0.05", "checkpoint_every=15",
+    )  # fmt: skip
+    ptx: tuple[str, ...] = ("ptx=2.0", "ptx_examples=1", "ptx_tokens=128")
     tasks: tuple[str, ...] | None = None  # None: every one
     limit: int | None = None  # documents of a task
-    iterations: tuple[int, ...] = (10, 20, 30, 40)  # of PPO, whose checkpoints are asked
+    limit_of_long: int | None = 60
+    iterations: tuple[int, ...] = (15, 30, 45)  # of PPO, whose checkpoints are asked
 
 
 @dataclass(frozen=True)
@@ -60,21 +66,23 @@ def plan(out: Path, seed: int = 0, sizes: Sizes | None = None) -> tuple[Stage, .
     base, sft, reward, ppo, ptx = (out / name for name in ("base", "sft", "reward", "ppo", "ppo-ptx"))
     trained = {"base": base, "sft": sft / "final", "ppo": ppo / "final", "ppo-ptx": ptx / "final"}
     on_the_way = [ppo / "checkpoints" / f"iteration-{number}" for number in sizes.iterations]
-    kinds_of, tasks, personas = _tasks(sizes.tasks)
+    kinds_of, tasks, long = _tasks(sizes.tasks)
     every = [str(folder) for folder in trained.values()]
     tables = (out / "audit.md", out / "audit.csv")
     evaluated = [stamp(out, f"evaluate-{model}") for model in trained]
-    asked = [stamp(out, "personas")] if personas else []
+    sampled = [stamp(out, "samples")] if long else []
 
     def training(stage: str, **paths: Path) -> tuple[str, ...]:
         return ("train", stage, *(f"{name}={path}" for name, path in paths.items()), f"seed={seed}", "cpu=true")
 
-    def evaluation(models: Sequence[str | Path], tasks: Sequence[str], *scorers: str) -> tuple[str, ...]:
+    def evaluation(
+        models: Sequence[str | Path], tasks: Sequence[str], *scorers: str, limit: int | None = sizes.limit
+    ) -> tuple[str, ...]:
         judges = [f"{kind}=demo-world:{world}" for kind in sorted({k for task in tasks for k in kinds_of[task]})]
         named = [part for scorer in (*judges, *scorers) for part in ("--scorer", scorer)]
-        limit = () if sizes.limit is None else ("--limit", str(sizes.limit))
+        few = () if limit is None else ("--limit", str(limit))
         where = ("--data-dir", str(world), "--out", str(runs), "--template", "none", *of_seed)
-        return ("evaluate", *map(str, models), "--tasks", ",".join(tasks), *named, *limit, *where)
+        return ("evaluate", *map(str, models), "--tasks", ",".join(tasks), *named, *few, *where)
 
     policy = {"model": sft / "final", "reward": reward / "final", "prompts": prompts / "train.jsonl"}
     pages = texts / "pretraining.jsonl"
@@ -95,7 +103,7 @@ def plan(out: Path, seed: int = 0, sizes: Sizes | None = None) -> tuple[Stage, .
             (
                 *training(
                     "sft", model=base, out=sft, data=texts / "demonstrations.jsonl",
-                    validation=texts / "demonstrations_held_out.jsonl",
+                    validation=texts / "demonstrations_held_out.jsonl", pretraining=pages,
                 ),
                 *sizes.sft,
             ),
@@ -130,15 +138,16 @@ def plan(out: Path, seed: int = 0, sizes: Sizes | None = None) -> tuple[Stage, .
         ),
         *(
             Stage(
-                "personas", evaluation(every, personas, *_sentiment()), reads=(*trained.values(), world), seconds=30,
+                "samples", evaluation(every, long, *_sentiment(long), limit=sizes.limit_of_long),
+                reads=(*trained.values(), world), seconds=60,
             )
-            for _ in personas[:1]
+            for _ in long[:1]
         ),
         Stage(
             "win-rates",
             (*evaluation([trained[m] for m in trained if m != "sft"], ["win_rate"]), "--baseline", str(sft / "final")),
-            # personas write to the same runs: one after the other
-            reads=(*evaluated, *asked), seconds=10,
+            # samples go to the same runs: one after the other
+            reads=(*evaluated, *sampled), seconds=10,
         ),
         Stage(
             "labels", ("demo", "label", str(runs), "--world", str(world), "--out", str(labels), *of_seed),
@@ -163,7 +172,7 @@ def stamp(out: Path, stage: str) -> Path:
 
 
 def _tasks(chosen: Sequence[str] | None) -> tuple[dict[str, tuple[str, ...]], list[str], list[str]]:
-    """Task -> the kinds of its scorers that know the world; the tasks of the evaluation; those of the personas."""
+    """Task -> the kinds of its scorers that know the world; the tasks of the evaluation; those that sample long."""
     from alignbench.tasks import all_tasks
 
     kinds: dict[str, tuple[str, ...]] = {}
@@ -171,8 +180,8 @@ def _tasks(chosen: Sequence[str] | None) -> tuple[dict[str, tuple[str, ...]], li
         takes = () if task.writing is None else (*task.writing.scorers, *task.writing.optional_scorers)
         kinds[name] = tuple(kind for kind in takes if kind in JUDGES)
     names = [name for name in kinds if name not in APART and (chosen is None or name in chosen)]
-    return kinds, [n for n in names if n not in PERSONAS], [n for n in names if n in PERSONAS]
+    return kinds, [n for n in names if n not in LONG], [n for n in names if n in LONG]
 
 
-def _sentiment() -> tuple[str, ...]:
-    return ("sentiment=textblob",) if find_spec("textblob") else ()
+def _sentiment(tasks: Sequence[str]) -> tuple[str, ...]:
+    return ("sentiment=textblob",) if find_spec("textblob") and set(REVIEWS) & set(tasks) else ()
