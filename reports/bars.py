@@ -19,7 +19,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from alignbench.labels.summary import UNNAMED
 from alignbench.labels.table import Label
-from reports.evidence import Evidence, Point
+from reports.evidence import Evidence, Point, System
 from reports.style import FAINT, INK, Look, looks, plain
 
 ROW = 0.2  # inches of height that a system takes
@@ -176,12 +176,25 @@ def n_told(table: pd.DataFrame, what: str = "documents") -> str:
     return f"n = {_range(n.min(), n.max())} {what}"
 
 
-def left_out(table: pd.DataFrame, systems: int = 0) -> str:
-    """A sentence on what is not drawn; "" where nothing is missing. systems: how many have no number here at all."""
+def left_out(table: pd.DataFrame, evidence: Evidence | None = None) -> str:
+    """A sentence on what is not drawn; "" where nothing is missing. evidence: given, its systems that are not in the
+    table are counted, too: those that have its metrics of other documents, shots or scorers, and those without them."""
     unscored = int(table.unscored.fillna(0).sum()) if "unscored" in table else 0
     told = [f"{unscored:,} unscored document{'s' * (unscored > 1)}"] if unscored else []
-    told += [f"{systems} model{'s' * (systems > 1)} without these numbers"] if systems else []
+    absent = [own for own in evidence.systems if own.name not in set(table.system)] if evidence else []
+    tasks, metrics = set(table.task), set(table.metric)
+    otherwise = sum(_has(own, tasks, metrics) for own in absent)
+    without = len(absent) - otherwise
+    told += [f"{otherwise} model{'s' * (otherwise > 1)} measured otherwise"] if otherwise else []
+    told += [f"{without} model{'s' * (without > 1)} without these numbers"] if without else []
     return f" Left out: {', '.join(told)}." if told else ""
+
+
+def _has(system: System, tasks: Collection[str], metrics: Collection[str]) -> bool:
+    return any(
+        own.task in tasks and any(m.metric in metrics and m.value is not None for m in own.result.metrics)
+        for own in system.tasks
+    )
 
 
 def scorers_told(table: pd.DataFrame) -> str:

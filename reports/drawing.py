@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from alignbench.audit.render import csv_cell
 from reports.style import RC
 
 
@@ -49,5 +51,19 @@ def save(drawing: Drawing, folder: Path, *, pdf: bool = False) -> list[Path]:
         for file in files:
             drawing.figure.savefig(file, metadata=nothing[file.suffix])
     table = folder / f"{drawing.name}.csv"
-    drawing.table.to_csv(table, index=False, float_format="%.6g", lineterminator="\n", encoding="utf-8")
+    _as_text(drawing.table).to_csv(table, index=False, float_format="%.6g", lineterminator="\n", encoding="utf-8")
     return [*files, table]
+
+
+def _as_text(table: pd.DataFrame) -> pd.DataFrame:
+    """As it goes into a CSV file: counts without an exponent, texts that no spreadsheet takes for a formula."""
+    found = table.copy()
+    for name in table.columns:
+        column = table[name]
+        if pd.api.types.is_float_dtype(column):
+            known = column.dropna()
+            if len(known) and np.isfinite(known).all() and (known % 1 == 0).all():
+                found[name] = column.astype("Int64")
+        elif not pd.api.types.is_numeric_dtype(column):
+            found[name] = column.map(csv_cell)
+    return found

@@ -1,4 +1,4 @@
-"""Names that fit a small panel and still tell the systems apart."""
+"""Names that fit a small panel and still tell the systems apart; numbers of parameters in few letters."""
 
 from __future__ import annotations
 
@@ -34,6 +34,14 @@ def short_names(names: Sequence[str], most: int) -> dict[str, str]:
             number += 1
         taken[found[name]] = name
     return found
+
+
+def size_of(number: float) -> str:
+    """260K, 135M, 1.3B, 175B: of parameters, or of episodes."""
+    for unit, letter in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if number >= unit * 0.9995:
+            return f"{number / unit:.3g}{letter}"
+    return f"{number:.0f}"
 
 
 def _begin(text: str, most: int) -> str:

@@ -48,8 +48,10 @@ def report(
     evidence = gather(paths, reference=reference)
     drawn, left_out = draw_all(evidence, progress)
     files = [file.name for drawing in drawn for file in save(drawing, out / "figures", pdf=pdf)]
-    before = (read_object(out / MANIFEST) or {}).get("figures", [])
-    for name in set(map(str, before)) - set(files):  # of an earlier report; nothing else in the folder is touched
+    before = read_object(out / MANIFEST)
+    listed = before.get("figures") if isinstance(before, dict) else None
+    earlier = set(map(str, listed)) if isinstance(listed, list) else set()
+    for name in earlier - set(files):  # nothing else in the folder is touched
         (out / "figures" / Path(name).name).unlink(missing_ok=True)
     page = write_page(evidence, drawn, left_out, out, title)
     write_json(out / MANIFEST, {"figures": files, "left_out": dict(left_out)})

@@ -64,10 +64,10 @@ def _rewards(evidence: Evidence, way: bool) -> Iterator[Point]:
         if scorer is None:
             continue
         records = [
-            (own["scores"]["reward"]["reward"], record["group"] or record["id"])
+            (own["scores"]["reward"]["reward"], record.get("group") or record["id"])
             for record in documents(task)
             for own in record.get("outputs") or ()
-            if "reward" in (own.get("scores") or {})
+            if "reward" in ((own.get("scores") or {}).get("reward") or {})
         ]
         values = [(value, group) for value, group in records if value is not None and math.isfinite(value)]
         if not values:
@@ -105,7 +105,13 @@ def range_of_n(points: Sequence[Point]) -> str:
     return f"n = {counts[0]:,}" if len(counts) == 1 else f"n = {counts[0]:,}–{counts[-1]:,}"
 
 
-def scorers_of(points: Sequence[Point]) -> str:
+def scored_by(points: Sequence[Point]) -> str:
     """ " Scored by …." where a scorer made numbers; "" elsewhere."""
     names = sorted({plain(point.metric.scorer.partition("@")[0], 90) for point in points if point.metric.scorer})
     return f" Scored by {', '.join(names)}." if names else ""
+
+
+def unscored_told(points: Sequence[Point]) -> str:
+    """ " Left out: 12 unscored documents." where there are some, each counted once a mark; "" elsewhere."""
+    count = sum(point.metric.n_unscored for point in points)
+    return f" Left out: {count:,} unscored document{'s' * (count > 1)}." if count else ""

@@ -9,6 +9,7 @@ import pytest
 from audit_runs import N, around, headline, headline_of, rte, shares, write_run
 
 from alignbench.audit.compare import compare, compare_with
+from alignbench.audit.read import read_records
 from alignbench.audit.render import tables
 from alignbench.audit.rows import measure
 from alignbench.errors import AlignbenchError
@@ -153,13 +154,80 @@ def test_across_templates_each_model_is_asked_in_its_own_way_beside_the_plain_co
     chat = {"template": "chat"}
     write_run(tmp_path, "aligned", ("squad2", {"f1": around(0.4)}), ("squad2", {"f1": around(0.7)}, chat), rte(0.8))
     (plain,) = compare(["base", "aligned"], runs=tmp_path).contrasts
-    same, own = compare(["base", "aligned"], runs=tmp_path, across_templates=True).contrasts
+    same, own, itself = compare(["base", "aligned"], runs=tmp_path, across_templates=True).contrasts
     assert plain == same
     assert (same.templates, own.templates) == ("same", "own")
     of = {c.templates: next(row for row in c.rows if row.task == "squad2" and row.headline) for c in (same, own)}
     assert (of["same"].verdict, of["same"].variant) == ("cost", "")
     assert (of["own"].verdict, of["own"].variant) == ("gain", "none -> chat")
     assert {row.task for row in own.rows} == {"squad2", "rte"}
+    assert (itself.reference, itself.aligned, itself.role, itself.templates) == (
+        "aligned", "aligned (chat)", "reference", "own",
+    )  # fmt: skip
+    assert headline_of(itself).delta == pytest.approx(0.3)
+    assert {row.task for row in itself.rows} == {"squad2"}
+    assert itself.notes == ()
+
+
+def test_one_model_asked_in_both_ways_is_compared_with_itself(tmp_path):
+    write_run(tmp_path, "m", ("squad2", {"f1": around(0.5)}), ("squad2", {"f1": around(0.6)}, {"template": "chat"}))
+    write_run(tmp_path, "plain", ("squad2", {"f1": around(0.5)}))
+    (contrast,) = compare(["m"], runs=tmp_path, across_templates=True).contrasts
+    assert (contrast.reference, contrast.aligned) == ("m", "m (chat)")
+    with pytest.raises(AlignbenchError, match="two models or more"):
+        compare(["m"], runs=tmp_path)
+    with pytest.raises(AlignbenchError, match="plain: one model alone, asked in one way"):
+        compare(["plain"], runs=tmp_path, across_templates=True)
+
+
+def test_one_model_in_two_folders_of_runs_is_told_apart_by_the_folders(tmp_path):
+    runs = [str(write_run(tmp_path / root, "m", rte(p))) for root, p in (("one", 0.5), ("two", 0.8))]
+    (contrast,) = compare(runs).contrasts
+    assert contrast.reference.startswith("one/m-")
+    assert contrast.aligned.startswith("two/m-")
+
+
+def test_a_scorer_that_did_not_make_a_metric_is_not_in_its_rows_name(tmp_path):
+    judged = {"scorers": [{"kind": "toxicity", "name": "words", "revision": "1"}], "limit": 120}
+    for name, p in (("base", 0.5), ("aligned", 0.6)):
+        tasks = [("squad2", {"f1": around(p)}, judged), ("squad2", {"f1": around(p)}, {"limit": 120, "seed": 1})]
+        write_run(tmp_path, name, *tasks)
+    (contrast,) = compare(["base", "aligned"], runs=tmp_path).contrasts
+    assert {row.variant for row in contrast.rows if row.metric == "f1"} == {"seed 0", "seed 1"}
+
+
+def test_a_setting_is_told_only_where_rows_of_the_same_metric_differ_in_it(tmp_path):
+    for name, p in (("base", 0.5), ("aligned", 0.6)):
+        both = {"f1": around(p), "words": around(5)}
+        write_run(tmp_path, name, ("squad2", both), ("squad2", {"words": around(5)}, {"shots": 3}))
+    (contrast,) = compare(["base", "aligned"], runs=tmp_path).contrasts
+    variants = {(row.metric, row.variant) for row in contrast.rows if row.metric in ("f1", "words")}
+    assert variants == {("f1", ""), ("words", "shots 0"), ("words", "shots 3")}
+
+
+def test_nobody_is_told_of_a_template_that_is_not_known(tmp_path):
+    for name, p in (("base", 0.5), ("aligned", 0.6)):
+        write_run(tmp_path, name, ("squad2", {"f1": around(p)}, {"template": None, "sampling": None}))
+    (contrast,) = compare(["base", "aligned"], runs=tmp_path).contrasts
+    assert headline_of(contrast).variant == ""
+
+
+def test_eight_models_as_each_others_reference_are_read_once_a_task(tmp_path):
+    runs = [str(write_run(tmp_path, f"m{n}", rte(0.5), ("sst2", {"acc": shares(0.6)}))) for n in range(8)]
+    cleared, misses = read_records.cache_clear, []
+
+    class Watched:
+        def __call__(self, path):
+            found = read_records(path)
+            misses.append(read_records.cache_info().misses)
+            return found
+
+        cache_clear = staticmethod(cleared)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("alignbench.audit.rows.read_records", Watched())
+        compare_with(runs, [f"m{n}" for n in range(8)], resamples=10)
+    assert max(misses) == 16
 
 
 def test_two_templates_on_both_sides_are_two_rows_of_one_task(tmp_path):

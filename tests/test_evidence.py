@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
-from audit_runs import N, shares, write_run
+from audit_runs import N, around, shares, write_run
 
 from alignbench.errors import AlignbenchError
 from reports.evidence import documents, gather
 
 HALF, MORE = {"acc": shares(0.5)}, {"acc": shares(0.7)}
+
+
+def told(run: Path, **training: object) -> None:
+    """run.json with what the last stage told."""
+    described = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(described | {"training": training}))
 
 
 def test_a_folder_of_runs_is_read_in_the_order_of_lineages(tmp_path):
@@ -33,7 +40,33 @@ def test_a_checkpoint_asked_plainly_and_through_its_template_is_two_systems(tmp_
     )
     evidence = gather([run])
     assert [(system.name, len(system.tasks)) for system in evidence.systems] == [("m", 2), ("m (chat)", 1)]
-    assert evidence.notes == ("one model alone: nothing to compare it with",)
+    (contrast,) = evidence.audit.contrasts
+    assert (contrast.reference, contrast.aligned, contrast.role, contrast.templates) == (
+        "m", "m (chat)", "reference", "own",
+    )  # fmt: skip
+    assert {row.task for row in contrast.rows} == {"answers"}
+    assert evidence.notes == ()
+    alone = gather([write_run(tmp_path / "other", "m", ("hellaswag", HALF))])
+    assert alone.audit is None
+    assert alone.notes == ("one model alone: nothing to compare it with",)
+
+
+def test_a_model_asked_in_its_own_way_is_in_the_audit(tmp_path):
+    chat = {"template": "chat"}
+    write_run(tmp_path, "base", ("squad2", {"f1": around(0.5)}))
+    write_run(
+        tmp_path, "sft", ("squad2", {"f1": around(0.6)}), ("squad2", {"f1": around(0.8)}, chat),
+        lineage=[("base", "base")],
+    )  # fmt: skip
+    found = [(c.reference, c.aligned, c.templates) for c in gather([tmp_path]).audit.contrasts]
+    assert found == [("base", "sft", "same"), ("base", "sft", "own"), ("sft", "sft (chat)", "own")]
+
+
+def test_a_model_asked_in_its_own_way_that_nothing_can_be_compared_with_is_named(tmp_path):
+    chat = {"template": "chat", "version": 99}
+    write_run(tmp_path, "base", ("squad2", {"f1": around(0.5)}))
+    write_run(tmp_path, "sft", ("squad2", {"f1": around(0.6)}), ("squad2", {"f1": around(0.8)}, chat))
+    assert gather([tmp_path]).notes == ("sft (chat): not in the audit",)
 
 
 def test_one_figure_holds_numbers_of_the_same_documents_and_shots_alone(tmp_path):
@@ -50,14 +83,124 @@ def test_one_figure_holds_numbers_of_the_same_documents_and_shots_alone(tmp_path
 
 def test_checkpoints_on_the_way_stand_in_the_curves_over_training_alone(tmp_path):
     write_run(tmp_path, "base", ("hellaswag", HALF))
-    write_run(tmp_path, "ppo-iteration-10", ("hellaswag", HALF), lineage=[("base", "base")])
-    write_run(tmp_path, "ppo", ("hellaswag", MORE), lineage=[("base", "base")])
+    told(write_run(tmp_path, "ppo-iteration-10", ("hellaswag", HALF), lineage=[("base", "base")]), episodes=80)
+    told(write_run(tmp_path, "ppo", ("hellaswag", MORE), lineage=[("base", "base")]), episodes=160)
     evidence = gather([tmp_path])
     assert [system.name for system in evidence.systems] == ["base", "ppo"]
     assert [point.system.name for point in evidence.points("hellaswag", "acc", way=True)] == [
         "base", "ppo", "ppo-iteration-10",
     ]  # fmt: skip
     assert {contrast.aligned for contrast in evidence.audits[""].contrasts} == {"ppo"}
+
+
+def test_a_name_alone_puts_no_model_on_the_way(tmp_path):
+    base, other = [("base", "base")], [("base", "other")]
+    write_run(tmp_path, "x-epoch-3", ("hellaswag", HALF))  # no training is known of it
+    told(write_run(tmp_path, "y-iteration-3", ("hellaswag", HALF), lineage=base), episodes=8)  # its end is not there
+    told(write_run(tmp_path, "z-iteration-3", ("hellaswag", HALF), lineage=base), episodes=8)
+    told(write_run(tmp_path, "z", ("hellaswag", HALF), lineage=other), episodes=16)  # made from another model
+    evidence = gather([tmp_path])
+    assert {system.name for system in evidence.systems} == {"x-epoch-3", "y-iteration-3", "z-iteration-3", "z"}
+    assert evidence.on_the_way == ()
+
+
+def test_one_model_in_two_folders_of_runs_has_two_names_and_is_compared(tmp_path):
+    names = set()
+    for root, values in (("one", HALF), ("two", MORE)):
+        path = write_run(tmp_path / root, "m", ("hellaswag", values))
+        names.add(f"{root}/{path.name}")
+    evidence = gather([tmp_path / "one", tmp_path / "two"])
+    assert {system.name for system in evidence.systems} == names
+    assert len(evidence.points("hellaswag", "acc")) == 2
+    (contrast,) = evidence.audit.contrasts
+    assert {contrast.reference, contrast.aligned} == names
+    (only,) = gather([tmp_path / "one", tmp_path / "two"], reference=contrast.aligned).audit.contrasts
+    assert only.reference == contrast.aligned
+
+
+def test_an_unfinished_run_of_the_same_name_does_not_rename_what_the_audit_names(tmp_path):
+    write_run(tmp_path, "a", ("hellaswag", HALF))
+    write_run(tmp_path, "b", ("hellaswag", MORE))
+    write_run(tmp_path, "b", ("hellaswag", MORE, {"finished": False}), dtype="bfloat16")
+    evidence = gather([tmp_path])
+    assert [system.name for system in evidence.systems] == ["a", "b"]
+    assert evidence.audit.contrasts[0].aligned == "b"
+
+
+def test_a_further_scorer_does_not_keep_a_system_out_of_what_that_scorer_did_not_make(tmp_path):
+    toxicity = {"scorers": [{"kind": "toxicity", "name": "words", "revision": "1"}]}
+    write_run(tmp_path, "a", ("squad2", {"f1": around(0.5)}))
+    write_run(tmp_path, "b", ("squad2", {"f1": around(0.6)}, toxicity))
+    evidence = gather([tmp_path])
+    assert [point.system.name for point in evidence.points("squad2", "f1")] == ["a", "b"]
+    assert len(evidence.runs_of("squad2")) == 1
+
+
+def test_a_table_of_labels_named_twice_counts_once(tmp_path):
+    table = tmp_path / "labels.jsonl"
+    table.write_text(json.dumps({"prompt_id": "1", "output": "a", "labeler": "x", "likert": 7}) + "\n")
+    (tmp_path / "sub").mkdir()
+    assert len(gather([table, table, tmp_path / "sub" / ".." / "labels.jsonl"]).labels) == 1
+
+
+def training_folder(folder: Path, metrics: str = '{"step": 1, "kl": 1}\n', config: str = "episodes: 8\n") -> Path:
+    folder.mkdir(parents=True)
+    (folder / "metrics.jsonl").write_text(metrics)
+    (folder / "config.yaml").write_text(config)
+    return folder
+
+
+def test_a_line_that_a_running_training_is_about_to_write_is_left_out(tmp_path):
+    folder = training_folder(tmp_path / "ppo", '{"step": 1, "kl": 1}\n{"step": 2, "k')
+    assert [line["step"] for line in gather([folder]).trainings[0].metrics] == [1]
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ({"config": ""}, "config.yaml: it holds no settings"),
+        ({"config": "a: [\n"}, "not a training folder that can be read"),
+        ({"metrics": '{"step": 1}\n[2]\n'}, "metrics.jsonl:2: not a line of metrics"),
+        ({"metrics": '{"loss": 1}\n'}, "metrics.jsonl:1: not a line of metrics"),
+        ({"metrics": '{"step": \n{"step": 2}\n'}, "metrics.jsonl:1: not JSON"),
+    ],
+)
+def test_a_broken_training_folder_is_named_in_one_line(tmp_path, files, words):
+    with pytest.raises(AlignbenchError) as raised:
+        gather([training_folder(tmp_path / "ppo", **files)])
+    assert words in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("run.json", []),
+        ("run.json", {"model": {"name": "m"}, "lineage": [{"stage": "base"}]}),
+        ("run.json", {"model": {"name": "m"}, "training": [1]}),
+        ("*/task.json", [1]),
+        ("*/result.json", []),
+        ("*/result.json", {"metrics": [1]}),
+    ],
+)
+def test_a_broken_run_folder_is_named_in_one_line(tmp_path, file, content):
+    run = write_run(tmp_path, "m", ("hellaswag", HALF))
+    (path,) = run.glob(file)
+    path.write_text(json.dumps(content))
+    with pytest.raises(AlignbenchError, match=path.name):
+        gather([run])
+
+
+@pytest.mark.parametrize(
+    "line", ["[1]", '{"prompt": "x"}', '{"id": "1", "outputs": [{}]}', '{"id": "1", "outputs": [1]}']
+)
+def test_a_line_that_is_no_record_is_named_in_one_line(tmp_path, line):
+    run = write_run(tmp_path, "m", ("hellaswag", HALF))
+    (path,) = run.glob("*/documents.jsonl")
+    path.write_text(f"{line}\n")
+    task = gather([run]).systems[0].tasks[0]
+    with pytest.raises(AlignbenchError, match=r"documents.jsonl: cannot be read \(a line is no record\)"):
+        list(documents(task))
 
 
 def test_training_folders_and_tables_of_labels_are_told_from_runs(tmp_path):
@@ -86,6 +229,8 @@ def test_a_path_that_holds_nothing_is_named_in_one_line(tmp_path):
 def test_the_reference_that_is_asked_for_is_the_only_one(tmp_path):
     for name, values in (("a", HALF), ("b", MORE)):
         write_run(tmp_path, name, ("hellaswag", values))
-    assert list(gather([tmp_path], reference="b").audits) == ["b"]
+    evidence = gather([tmp_path], reference="b")
+    assert list(evidence.audits) == ["b"]
+    assert evidence.audit.contrasts[0].reference == "b"
     with pytest.raises(AlignbenchError, match="--reference c: it must name one of the models: a, b"):
         gather([tmp_path], reference="c")

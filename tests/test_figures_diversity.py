@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ from reports.figures import (
     token_entropy_histogram,
 )
 from reports.figures.persona_clouds import contrast_on_white, shade
-from reports.names import short_names
+from reports.names import short_names, size_of
 from reports.style import COLOURS, styled
 
 ALL = (
@@ -282,6 +283,18 @@ class TestOutputs:
         assert table["a", "b"] == pytest.approx(float((one @ other.T).mean()), abs=1e-5)
         assert table["a", "b"] == pytest.approx(table["b", "a"])
 
+    def test_cosines_are_summed_by_one_thread(self, tmp_path, gathered, monkeypatch):
+        asked = []
+
+        @contextmanager
+        def limits(number):
+            asked.append(number)
+            yield
+
+        monkeypatch.setattr(cosine_heat_map, "threadpool_limits", limits)
+        draw(cosine_heat_map, gathered(write_run(tmp_path, "m", recitations(1))))
+        assert asked == [1]
+
     def test_silent_outputs_are_alike_and_unlike_all_others(self, tmp_path, gathered):
         runs = [write_run(tmp_path, "a", recitations(1)), write_run(tmp_path, "b", recitations(2, silent=24))]
         (drawing,) = draw(cosine_heat_map, gathered(*runs))
@@ -303,6 +316,16 @@ class TestOutputs:
         assert drawing.table.cluster.nunique() == 2
         assert "have no meaning" in drawing.caption
         assert "hashed@" in drawing.caption
+
+    def test_empty_outputs_alone_are_no_map(self, tmp_path, gathered):
+        run = write_run(tmp_path, "silent", recitations(1, silent=24))
+        with pytest.raises(NoDataError, match="fewer than 3 different vectors"):
+            draw(embeddings_map, gathered(run))
+
+    def test_a_name_that_begins_with_an_underscore_is_in_the_key(self, tmp_path, gathered):
+        runs = [write_run(tmp_path, name, recitations(seed)) for seed, name in enumerate(("_hidden", "shown"))]
+        (drawing,) = draw(embeddings_map, gathered(*runs))
+        assert {"_hidden", "shown"} <= {text.get_text() for text in drawing.figure.legends[0].get_texts()}
 
     def test_as_many_points_of_each_model(self, tmp_path, gathered):
         runs = [write_run(tmp_path, "a", recitations(1, n=40)), write_run(tmp_path, "b", recitations(2, n=24))]
@@ -379,3 +402,9 @@ def test_a_system_that_lacks_the_task_is_no_panel(tmp_path, gathered):
     assert len(evidence.systems) == 2
     for drawing in draw(persona_histograms, evidence):
         assert set(drawing.table.system) == {"with"}
+
+
+def test_numbers_of_parameters_are_told_alike_everywhere():
+    assert [size_of(n) for n in (12, 260_000, 134_515_008, 999_999_999, 1.3e9, 175e9)] == [
+        "12", "260K", "135M", "1B", "1.3B", "175B",
+    ]  # fmt: skip

@@ -280,6 +280,58 @@ def test_contests_against_another_baseline_are_counted_not_mixed(tmp_path: Path)
     assert "Not shown: 1 contest against" in found.caption
 
 
+def test_beside_each_win_rate_stands_what_explains_it(tmp_path: Path):
+    task, values, changes = contest(0.6)
+    beside = {
+        "words": [30.0] * N, "baseline_words": [20.0] * N, "longer": shares(0.7), "agrees_with_longer": shares(0.8),
+        "position_consistency": shares(0.9),
+    }  # fmt: skip
+    evidence = made(tmp_path, ["a", "b"], lambda number: [(task, values | beside, changes)])
+    found = drawn(win_rate_by_size, evidence)
+    assert found.title == "Win rates"  # no size is known
+    own = found.table[found.table.system == "a"].set_index("metric").value
+    expected = {"words": 30, "baseline_words": 20, "longer": 0.7, "agrees_with_longer": 0.8}
+    for metric, value in (expected | {"position_consistency": 0.9}).items():
+        assert own[metric] == pytest.approx(value)
+    assert (
+        "a: 30 words, the baseline 20, always the longer 70%, the judge agrees with that on 80%, the same verdict in "
+        "both orders 90%" in found.caption
+    )
+    with styled():
+        assert_nothing_overlaps(found.figure)
+
+
+def test_what_was_measured_otherwise_is_not_called_missing(tmp_path: Path):
+    def tasks(number: int) -> list[Any]:
+        name, values, changes = bias("crows_pairs", 0.5)
+        other = {"documents_sha256": "e" * 64} if number == 2 else {}
+        return [("rte", {"acc": shares(0.5)})] if number == 3 else [(name, values, changes | other)]
+
+    found = drawn(bias_entropy, made(tmp_path, ["a", "b", "c", "d"], tasks))
+    assert "Left out: 1 model measured otherwise, 1 model without these numbers." in found.caption
+
+
+def test_entropy_stands_beside_the_share_of_stereotypes(tmp_path: Path):
+    def tasks(number: int) -> list[Any]:
+        name, values, changes = bias("crows_pairs", 0.5)
+        return [(name, values | {"pct_stereotype": shares(0.6 + 0.1 * number)}, changes), bias("winogender", 0.5)]
+
+    found = drawn(bias_entropy, made(tmp_path, ["a", "b"], tasks))
+    own = found.table[found.table.metric == "pct_stereotype"]
+    assert own[["system", "value"]].values.tolist() == [["a", pytest.approx(0.6)], ["b", pytest.approx(0.7)]]
+    marks = [line for axes in found.figure.axes for line in axes.lines if line.get_marker() == "D"]
+    assert [line.get_xdata().tolist() for line in marks] == [[pytest.approx(0.6), pytest.approx(0.7)]]
+    assert "a 60%, b 70%" in found.caption
+    assert "rewards a model that is merely less sure" in found.caption
+    with styled():
+        assert_nothing_overlaps(found.figure)
+
+
+@pytest.mark.parametrize("figure", FIGURES)
+def test_the_word_after_is_the_pages(figure: ModuleType, three: Evidence):
+    assert not drawn(figure, three).source.startswith("after")
+
+
 def test_runs_without_a_judge_do_not_hide_those_with_one(tmp_path: Path):
     def tasks(number: int) -> list[Any]:
         return judged_truth(0.6) if number == 0 else [("truthfulqa_generation", {"bleu_acc": shares(0.3)})]

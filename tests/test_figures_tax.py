@@ -301,8 +301,47 @@ class TestSweeps:
         assert [point.value for point in measure.points] == pytest.approx([0.5, 0.5])
         assert measure.metric.low < 0.5 < measure.metric.high
 
+    def test_models_of_other_episodes_are_other_lines_and_what_is_alike_is_told(self, tmp_path):
+        for episodes in (256, 512):
+            for gamma in (0.0, 20.0):
+                name = f"{episodes}-{gamma:g}"
+                model(tmp_path, name, 0.01 * gamma, SFT, 0.6, ppo(gamma=gamma, episodes=episodes))
+        (gamma,) = draw(penalty_sweeps, read(tmp_path))
+        assert set(gamma.table[gamma.table.system.str.startswith("256")].episodes) == {256}
+        words = {word for word, _ in shown_texts(gamma.figure)}
+        assert {"β = 0.02, 256 episodes", "β = 0.02, 512 episodes"} <= words
+        assert "with the same β and as many episodes" in gamma.caption
+        assert_nothing_overlaps(gamma.figure)
+
+
+@pytest.mark.parametrize("module", [penalty_sweeps, tax_over_training, tax_panels], ids=("sweeps", "over", "panels"))
+def test_unscored_documents_are_counted(module, tmp_path):
+    for name, told in (("ppo", ppo()), ("ptx", ppo(gamma=9.0)), ("ppo-iteration-2", ppo(episodes=64))):
+        values = ("rte", {"acc": [None, None, *shares(0.5, N)[2:]]})
+        path = write_run(tmp_path, name, values, lineage=SFT)
+        described = json.loads((path / "run.json").read_text())
+        (path / "run.json").write_text(json.dumps(described | {"training": told}))
+    (drawing,) = draw(module, read(tmp_path))
+    assert set(drawing.table.unscored) == {2}
+    assert set(drawing.table.n) == {N - 2}
+    assert f"Left out: {2 * len(drawing.table)} unscored documents." in drawing.caption
+
 
 class TestOverTraining:
+    def test_two_trainings_of_one_name_from_other_models_are_two_lines(self, tmp_path):
+        for number, above in enumerate(("one", "two")):
+            lineage = [("base", f"base-{above}")]
+            for name, episodes in (("ppo", 512), ("ppo-iteration-2", 64)):
+                model(tmp_path / above, name, 0.1 * number, lineage, 0.6, ppo(episodes=episodes))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(reports.evidence, "MOST_REFERENCES", 0)
+            (drawing,) = draw(tax_over_training, gather([tmp_path / "one", tmp_path / "two"]))
+        own = drawing.table[drawing.table.task == "drop"]
+        assert own.groupby("training").episodes.apply(list).tolist() == [[64, 512]] * 2
+        assert own.groupby("training").value.apply(list).tolist() == [
+            pytest.approx([0.3, 0.3]), pytest.approx([0.4, 0.4]),
+        ]  # fmt: skip
+
     def test_a_training_goes_from_its_start_over_its_checkpoints_to_its_end(self, world):
         (drawing,) = draw(tax_over_training, world)
         own = drawing.table[drawing.table.task == "drop"]

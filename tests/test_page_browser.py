@@ -6,16 +6,19 @@ import csv
 import io
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
-from audit_runs import write_run
+from audit_runs import shares, write_run
 from browser import Watched, chromium  # noqa: F401
-from page_runs import ARABIC, CONTROL, LONG, MARKUP, N, evidence_of, many, nasty_evidence, wrote
+from page_runs import ARABIC, CONTROL, LONG, MARKUP, N, evidence_of, many, nasty_evidence, rte, wrote
 
 from reports.drawing import Drawing
+from reports.evidence import gather
+from reports.page import samples
 from reports.page.page import write_page
 from reports.style import new_figure, styled
 
@@ -77,7 +80,7 @@ def test_no_sample_acts(watched: Watched, file: Path) -> None:
 def test_figures_with_markup_in_their_numbers_do_not_act(watched: Watched, file: Path) -> None:
     page = watched.open(file)
     assert page.evaluate("window.hacked") is None
-    assert page.locator("figure h3").inner_text().startswith("A <b>figure</b>")
+    assert page.locator("figure h3").inner_text() == "A <b>figure</b> after InstructGPT, Fig. 6"
     assert page.locator("figure img").evaluate("image => image.complete && image.naturalWidth > 0")
     assert page.locator("figure img").get_attribute("alt") == "Rises, then falls."
     page.locator("figure summary").click()
@@ -220,6 +223,39 @@ def test_a_link_to_a_task_opens_it_and_back_leads_to_the_overview(watched: Watch
     assert page.evaluate("document.activeElement.id") == "task-title"
     page.go_back()
     page.wait_for_selector("#overview", state="visible")
+
+
+def test_the_audit_leads_to_the_set_that_a_row_is_of(watched: Watched, tmp_path: Path) -> None:
+    runs = [
+        write_run(tmp_path, name, rte(zero), ("rte", {"acc": shares(four)}, {"shots": 4, "documents_sha256": "e" * 64}))
+        for name, zero, four in (("a", 0.3, 0.4), ("b", 0.8, 0.9))
+    ]
+    page = watched.open(write_page(gather(runs), [], [], tmp_path, "t"))
+    page.locator("#audit-table tr", has_text="0.400").locator("a").click()
+    page.wait_for_selector(".sample")
+    assert page.locator("#task-sets a[aria-current]").inner_text() == "shots 4"
+    assert "0.400" in page.locator("#results").inner_text()
+
+
+def test_a_cut_text_says_how_long_it_was(watched: Watched, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(samples, "MOST_TEXT", 200)
+    columns = [{"prompt": "p" * 4500, **wrote("o" * 4501)}]
+    folder = write_run(tmp_path, "one", ("squad2", {"f1": [0.5]}, {"columns": columns}))
+    page = open_task(watched, write_page(evidence_of(folder), [], [], tmp_path, "t"), "squad2")
+    told = page.locator(".sample").inner_text()
+    assert "Cut in this file, whole in the run folder: prompt (4,500 characters)." in told
+    assert "200 of 4,501 characters are in this file" in told
+
+
+def test_folded_comparisons_open(watched: Watched, tmp_path: Path) -> None:
+    found = nasty_evidence(tmp_path / "runs")
+    many = replace(found.audits[""], contrasts=found.audits[""].contrasts * 3)
+    page = watched.open(write_page(replace(found, audits={"": many}), [], [], tmp_path, "t"))
+    folded = page.locator("details.folded").last
+    assert folded.locator(".findings").first.is_hidden()
+    assert "against" in folded.locator("summary").first.inner_text()
+    folded.locator("summary").first.click()
+    assert folded.locator(".findings").first.is_visible()
 
 
 def test_an_unknown_task_says_so(watched: Watched, file: Path) -> None:

@@ -473,6 +473,19 @@ def test_too_much_kl_ends_with_the_last_good_checkpoint(base, optimise):
     assert json.loads((out / "final" / "recipe.json").read_text())["metrics"]["iterations"] == good - 1
 
 
+def test_a_stop_leaves_no_checkpoint_of_an_iteration_that_it_took_back(optimise, monkeypatch):
+    from trainers import losses
+
+    calls = iter(range(100))
+    value_loss = losses.value_loss
+    monkeypatch.setattr(
+        losses, "value_loss", lambda *arguments: value_loss(*arguments) * (math.nan if next(calls) == 3 else 1)
+    )
+    out = optimise(episodes=48, save_every=2, checkpoint_every=1, ema=0.0)
+    assert stop_of(out)["kept"] == 2
+    assert sorted(folder.name for folder in (out / "checkpoints").iterdir()) == ["iteration-1", "iteration-2"]
+
+
 def test_a_gradient_that_is_not_finite_ends_with_the_last_good_checkpoint(base, optimise, monkeypatch):
     from trainers import losses
 

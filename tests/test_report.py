@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from audit_runs import shares, write_run
+from matplotlib.figure import Figure
 
+from reports.drawing import Drawing, save
 from reports.report import report
 
 TRUE = {"mc1": shares(0.3), "mc2": shares(0.4), "mc3": shares(0.35)}
@@ -70,6 +74,29 @@ def test_a_second_report_removes_the_figures_that_it_no_longer_has_and_nothing_e
     left = {file.name for file in (out / "figures").iterdir()}
     assert "mine.png" in left
     assert not [name for name in left if name.startswith("truthfulness") or name.endswith(".pdf")]
+
+
+def test_what_another_program_wrote_as_report_json_is_no_obstacle(runs, tmp_path):
+    out = tmp_path / "report"
+    out.mkdir()
+    (out / "report.json").write_text("[1]")
+    assert report([runs], out).page.is_file()
+
+
+def test_a_reference_that_is_asked_for_is_what_the_figures_show(runs, tmp_path):
+    drawn = {drawing.name: drawing for drawing in report([runs], tmp_path / "report", reference="ppo").drawn}
+    assert set(drawn["audit_forest"].table.reference) == {"ppo"}
+
+
+def test_a_csv_file_holds_no_formula_and_whole_counts(tmp_path):
+    names = ["=1+1", "+1", "-1", "@x", "\tx", "\rx", "x=1"]
+    table = pd.DataFrame({"system": names, "parameters": [134_515_008.0] * 6 + [None], "value": [0.5] * 7})
+    save(Drawing("figure", "", "", Figure(), table, "", ""), tmp_path)
+    with (tmp_path / "figure.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["system"] for row in rows] == ["'=1+1", "'+1", "'-1", "'@x", "'\ufffdx", "'\ufffdx", "x=1"]
+    assert [row["parameters"] for row in rows] == ["134515008"] * 6 + [""]
+    assert {row["value"] for row in rows} == {"0.5"}
 
 
 def test_a_mistake_is_one_line_and_exit_code_2(runs, tmp_path):

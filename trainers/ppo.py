@@ -6,6 +6,7 @@ step a minibatch. Numbers in comments are those of protocols' list of details th
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -249,10 +250,21 @@ def train(config: PPOConfig, *, progress: Progress | None = None) -> tuple[Path,
             if not (state := run.newest()):
                 raise AlignbenchError(f"ppo: {stopped}; nothing good was saved before it")
             iteration, beta, last = resume(state)
+            if accelerator.is_main_process:
+                _remove_checkpoints(Path(config.out) / "checkpoints", after=iteration)
+            accelerator.wait_for_everyone()
             progress.say(f"ppo: {stopped}; stopped, and went back to the weights after iteration {iteration}")
             run.event("stopped", reason=stopped, kept=iteration)
         metrics = last | {"iterations": iteration}
         return run.save_checkpoint("final", partial(save, metrics=metrics)), metrics
+
+
+def _remove_checkpoints(folder: Path, after: int) -> None:
+    """Those of later iterations, which no longer belong to the run that went back."""
+    for checkpoint in folder.glob("iteration-*"):
+        number = checkpoint.name.removeprefix("iteration-")
+        if number.isdecimal() and int(number) > after:
+            shutil.rmtree(checkpoint)
 
 
 def look_back(actor: Actor, rollouts: Sequence[Rollout]) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from alignbench.audit.audit import Audit, Contrast, Row, Verdict
 from alignbench.audit.comparable import Match, match, packages_differ, unlike_metrics
-from alignbench.audit.read import Run, TaskRun, find, find_runs, references
+from alignbench.audit.read import Run, TaskRun, chosen_run, find, find_runs, read_runs, references
 from alignbench.audit.reward import REWARD, reward_front
 from alignbench.audit.rows import Rows, measure
 from alignbench.audit.significance import LEVEL, holm
@@ -59,7 +59,8 @@ def compare(
         reference, unless the lineages of the others say which of them they were made from
     reference: the name of the reference for all, in place of that
     tasks: of these alone
-    across_templates: also compare each model as it would be asked, with its own chat template where it has one
+    across_templates: also compare each model as it would be asked, with its own chat template where it has one, and
+        what was asked in both ways with itself: NAME -> NAME (chat)
     reward: TASK.METRIC that the reward-tax front sets against the tax (default: the win rate, where it is there)
     reference_point: (reward, tax in percent) that its hypervolume is measured from
 
@@ -94,7 +95,8 @@ def compare_with(
 
     Left out are references to which nothing can be compared; AlignbenchError where that is so for all.
     """
-    found = find_runs(models, Path(runs))
+    alone = len(models) == 1 and across_templates  # with itself
+    found = (read_runs if alone else find_runs)(models, Path(runs))
     plans = {}
     for reference in chosen:
         pairs = references(found, reference)
@@ -102,6 +104,8 @@ def compare_with(
         if across_templates:
             own = [_plan(*contrast, tasks, across=True) for contrast in pairs]
             plans[reference] += [plan for plan in own if any(match.across_templates for match in plan.matches)]
+            both = found if reference is None else [chosen_run(found, reference)]
+            plans[reference] += [plan for run in both for plan in _plain_and_chat(run, tasks)]
     made = {plan.identity: plan for own in plans.values() for plan in own if plan.matches}
     measured = measure([plan.matches for plan in made.values()], seed=seed, resamples=resamples)
     rows = dict(zip(made, measured, strict=True))
@@ -120,7 +124,7 @@ def compare_with(
         ]
         told = tuple(contrast for contrast in contrasts if contrast.rows)
         if not told:
-            reasons.append((bare or notes)[0])
+            reasons.append((*bare, *notes, f"{found[0].name}: one model alone, asked in one way")[0])
             continue
         front, why_not = reward_front(told, found, reward, reference_point, across_templates)
         audits[reference] = Audit(told, front, (*notes, *bare, *why_not), resamples, seed)
@@ -153,6 +157,16 @@ def _plan(reference: Run, aligned: Run, role: str, tasks: Sequence[str], *, acro
     settings = [key for key in ("kind", "dtype") if before.get(key) != after.get(key)]
     notes += [f"engine {key}: {before.get(key)} / {after.get(key)}" for key in settings]
     return Plan(reference, aligned, role, "own" if across else "same", tuple(matches), tuple(left_out), tuple(notes))
+
+
+def _plain_and_chat(run: Run, tasks: Sequence[str]) -> list[Plan]:
+    """A model without its template against itself with it, on the tasks that it was asked in both ways."""
+    plain, chat = ([own for own in run.tasks if own.result.template == how] for how in ("none", "chat"))
+    both = {own.task for own in plain} & {own.task for own in chat}
+    before, after = (tuple(own for own in asked if own.task in both) for asked in (plain, chat))
+    other = replace(run, name=f"{run.name} (chat)", tasks=after)
+    plan = _plan(replace(run, tasks=before), other, "reference", tasks, across=True)
+    return [plan] if plan.matches else []
 
 
 def _by_task(run: Run, tasks: Sequence[str]) -> dict[str, list[TaskRun]]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from alignbench.tasks.task import Task
 
 ROLES = {"base": "pretrained", "sft": "SFT"}  # stages of a lineage that a tax is told against
 HASHED = "hashed"
+ANCESTOR = {"stage", "name", "weights_sha256"}  # what run.json tells of each checkpoint of a lineage
 
 
 @dataclass(frozen=True)
@@ -68,17 +70,25 @@ def find_runs(specs: Sequence[str], root: Path) -> list[Run]:
 
 
 def read_runs(specs: Sequence[str], root: Path) -> list[Run]:
-    """As `find_runs`, of any number. Where two runs have a name in common, both are called by their folders."""
+    """As `find_runs`, of any number; each with a name of its own, as `named` gives it."""
     paths = [_find(spec, root) for spec in specs]
     for number, path in enumerate(paths):
         if path in paths[:number]:
             raise AlignbenchError(f"{specs[paths.index(path)]} and {specs[number]} are the same run: {path}")
-    runs = [_read(path) for path in paths]
-    names = [run.description["model"]["name"] for run in runs]
-    return [
-        Run(run.path, run.path.name if names.count(name) > 1 else name, run.description, run.tasks, run.unfinished)
-        for run, name in zip(runs, names, strict=True)
-    ]
+    return named([_read(path) for path in paths])
+
+
+def named(runs: Sequence[Run]) -> list[Run]:
+    """Each with a name of its own: the model's; where several have that, the folder's, with as many of the folders
+    above before it as tell them apart."""
+    names = [str(run.description["model"]["name"]) for run in runs]
+    for depth in range(1, max((len(run.path.parts) for run in runs), default=0) + 1):
+        taken = Counter(names)
+        names = [
+            "/".join(run.path.parts[-depth:]) if taken[name] > 1 else name
+            for run, name in zip(runs, names, strict=True)
+        ]
+    return [replace(run, name=name) for run, name in zip(runs, names, strict=True)]
 
 
 def references(runs: Sequence[Run], chosen: str | None = None) -> list[tuple[Run, Run, str]]:
@@ -88,7 +98,7 @@ def references(runs: Sequence[Run], chosen: str | None = None) -> list[tuple[Run
     without such ancestors has the first for its reference. chosen: one run for all, whatever the lineages say
     """
     if chosen is not None:
-        reference = _chosen(runs, chosen)
+        reference = chosen_run(runs, chosen)
         return [(reference, run, "reference") for run in runs if run is not reference]
     found = {run.path: _ancestors(run, runs) for run in runs}
     named = {ancestor.path for own in found.values() for ancestor, _ in own}
@@ -102,7 +112,7 @@ def references(runs: Sequence[Run], chosen: str | None = None) -> list[tuple[Run
     return contrasts
 
 
-@lru_cache(maxsize=4)  # texts may be among them
+@lru_cache(maxsize=16)  # one task of eight systems asked in two ways; texts may be among them
 def read_records(path: Path) -> dict[str, dict[str, Any]]:
     """Document -> its record without the heavy columns, of a finished task folder."""
     file = path / "documents.jsonl"
@@ -171,12 +181,14 @@ def _read(path: Path) -> Run:
     tasks, unfinished = [], []
     for file in sorted(path.glob("*/task.json")):
         identity, result = read_object(file) or {}, read_object(file.parent / "result.json")
+        if not isinstance(identity, dict) or not isinstance(identity.get("scorers") or [], list):
+            raise AlignbenchError(f"{file}: not a task.json of this alignbench; evaluate this task again")
         if result is None:
             unfinished.append(str(identity.get("task", file.parent.name)))
             continue
         try:
             tasks.append(TaskRun(file.parent, identity, TaskResult.from_json(result)))
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise AlignbenchError(
                 f"{file.parent / 'result.json'}: not a result of this alignbench ({error}); evaluate this task again"
             ) from error
@@ -185,12 +197,19 @@ def _read(path: Path) -> Run:
 
 def _describe(file: Path) -> dict[str, Any]:
     description = read_object(file) or {}
-    if not isinstance(description.get("model"), dict) or "name" not in description["model"]:
+    if not isinstance(description, dict) or not isinstance(description.get("model"), dict):
         raise AlignbenchError(f"{file}: it names no model; is this a run folder?")
+    if "name" not in description["model"]:
+        raise AlignbenchError(f"{file}: it names no model; is this a run folder?")
+    lineage, training = description.get("lineage") or [], description.get("training") or {}
+    whole = isinstance(lineage, list) and all(isinstance(own, dict) and own.keys() >= ANCESTOR for own in lineage)
+    if not whole or not isinstance(training, dict):
+        raise AlignbenchError(f"{file}: its lineage or training cannot be read; evaluate this checkpoint again")
     return description
 
 
-def _chosen(runs: Sequence[Run], name: str) -> Run:
+def chosen_run(runs: Sequence[Run], name: str) -> Run:
+    """The one that --reference NAME means: a name, a folder's name or its beginning, or a path."""
     found = [run for run in runs if name in (run.name, run.path.name)]
     found = found or [run for run in runs if run.path == Path(name).expanduser().resolve()]
     found = found or [run for run in runs if run.path.name.startswith(name)]

@@ -115,7 +115,7 @@ def to_csv(audit: Audit, file: Path) -> None:
             for row in contrast.rows:
                 names = (contrast.aligned, contrast.reference, contrast.role, contrast.templates)
                 values = [getattr(row, column) for column in columns]
-                writer.writerow([_csv_cell(value) for value in (*names, *values)])
+                writer.writerow([csv_cell(value) for value in (*names, *values)])
 
 
 def to_markdown(audit: Audit, file: Path, *, every_metric: bool = False) -> None:
@@ -259,11 +259,10 @@ def _p(value: float | None) -> str:
     return "<.001" if value < 0.001 else f"{value:.3f}"
 
 
-def _csv_cell(value: object) -> object:
+def csv_cell(value: object) -> object:
     """Empty for None; text that a spreadsheet would take for a formula begins with an apostrophe."""
     if isinstance(value, str):
-        text = printable(value)
-        return "'" + text if text[:1] in ("=", "+", "-", "@") else text
+        return "'" * value.startswith(("=", "+", "-", "@", "\t", "\r")) + printable(value)
     return value
 
 

@@ -20,6 +20,7 @@ from alignbench.results import MetricResult
 from alignbench.tasks.task import Metric, Task
 
 TOO_FEW = "too few documents changed"
+UNKNOWN = "unknown"  # the template of a file's outputs
 AT_A_FIXED_COUNT = "_at_50"  # ends the names of what so many of the values show on average
 
 
@@ -44,12 +45,12 @@ def measure(contrasts: Sequence[Sequence[Match]], *, seed: int = 0, resamples: i
     read_records.cache_clear()  # a folder may have been rescored since
     forget()
     jobs = [(number, own, matches) for number, matches in enumerate(contrasts) for own in matches]
-    # contrasts that share a folder come one after the other, so that its records are still at hand
-    jobs.sort(key=lambda job: (str(job[1].reference.path), job[0]))
+    # contrasts that share folders come one after the other, so that their records are still at hand
+    jobs.sort(key=lambda job: (job[1].reference.task, str(job[1].reference.path), job[0]))
     rows = [Rows([], []) for _ in contrasts]
     measured: list[tuple[int, Measured]] = []
     for number, own, matches in jobs:
-        found, left_out = _metrics(own, _variant(own, matches), seed)
+        found, left_out = _metrics(own, matches, seed)
         measured += [(number, one) for one in found]
         rows[number].left_out.extend(left_out)
     read_records.cache_clear()
@@ -61,7 +62,7 @@ def measure(contrasts: Sequence[Sequence[Match]], *, seed: int = 0, resamples: i
     return rows
 
 
-def _metrics(folders: Match, variant: str, seed: int) -> tuple[list[Measured], list[str]]:
+def _metrics(folders: Match, matches: Sequence[Match], seed: int) -> tuple[list[Measured], list[str]]:
     """Every metric that both folders have over all documents, made with the same scorer; and what is left out."""
     task = find(folders.reference.task)
     assert task is not None
@@ -78,14 +79,15 @@ def _metrics(folders: Match, variant: str, seed: int) -> tuple[list[Measured], l
         if pairs is None:
             rest.append((result, after[result.metric]))
         elif len(pairs.reference):
+            variant = _variant(result.metric, folders, matches)
             found.append(Measured(pairs, _finisher(task, variant, metric, result, pairs)))
-    rows, left_out = _across(task, variant, folders, rest, reference, aligned, seed) if rest else ([], [])
+    rows, left_out = _across(task, matches, folders, rest, reference, aligned, seed) if rest else ([], [])
     return found + [Measured(None, lambda draws, row=row: row) for row in rows], left_out  # type: ignore[misc]
 
 
 def _across(
     task: Task,
-    variant: str,
+    matches: Sequence[Match],
     folders: Match,
     results: Sequence[tuple[MetricResult, MetricResult]],
     reference: Records,
@@ -107,6 +109,7 @@ def _across(
             continue
         test = "unpaired" if one is None else one.test
         counts = (before.n, after.n) if one is None else one.counts
+        variant = _variant(before.metric, folders, matches)
         row = _row(task, variant, None, before, changed, test, before.chance, before.standard_error, lacking)
         if counts[0] != counts[1] and not before.metric.endswith(AT_A_FIXED_COUNT):
             row = row.told(f"counts differ: {counts[0]} / {counts[1]}")
@@ -193,14 +196,15 @@ def _row(
     )
 
 
-def _variant(folders: Match, matches: Sequence[Match]) -> str:
-    """What tells this row from others of its task: the template where one is in use; scorers, baselines, shots, limits
-    and seeds where there are several."""
-    same = [own for own in matches if own.reference.task == folders.reference.task]
-    parts = [folders.template] if folders.template not in ("", "none") or len({m.template for m in same}) > 1 else []
-    scorers = [_scorers(own) for own in same]
-    if len(set(scorers)) > 1:
-        parts.append(_scorers(folders))
+def _variant(metric: str, folders: Match, matches: Sequence[Match]) -> str:
+    """What tells this row from others of its task and metric: the template where one is in use; the metric's scorers,
+    baselines, shots, limits and seeds where they differ."""
+    same = [own for own in matches if own.reference.task == folders.reference.task and _has(own, metric)]
+    several = len({own.template for own in same}) > 1
+    parts = [folders.template] if folders.template not in ("", "none") or several else []
+    parts = [part for part in parts if UNKNOWN not in part.split(" -> ")]
+    if len({_scorers(own, metric) for own in same}) > 1:
+        parts.append(_scorers(folders, metric))
     baselines = [baseline_of(own.reference.identity) for own in same]
     if len(set(baselines)) > 1:
         parts.append(f"against {baseline_of(folders.reference.identity)}")
@@ -211,5 +215,18 @@ def _variant(folders: Match, matches: Sequence[Match]) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def _scorers(own: Match) -> str:
-    return " ".join(f"{scorer['kind']}={scorer['name']}" for scorer in own.reference.identity.get("scorers") or ())
+def _has(own: Match, metric: str) -> bool:
+    """Whether the metric of these two folders makes a row: both have it, made with the same scorer."""
+    before, after = (
+        {m.scorer for m in side.result.metrics if (m.metric, m.category) == (metric, None)}
+        for side in (own.reference, own.aligned)
+    )
+    return bool(before) and before == after
+
+
+def _scorers(own: Match, metric: str) -> str:
+    """Those that made the metric."""
+    result = next(m for m in own.reference.result.metrics if (m.metric, m.category) == (metric, None))
+    made = (result.scorer or "").split(" + ")
+    scorers = own.reference.identity.get("scorers") or ()
+    return " ".join(f"{s['kind']}={s['name']}" for s in scorers if f"{s['name']}@{s['revision']}" in made)

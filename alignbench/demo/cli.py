@@ -76,3 +76,20 @@ def label(
     from alignbench.demo.label import label_runs
 
     print(f"{label_runs(runs, world, out, seed)} labels: {out}")
+
+
+@app.command()
+def rank(
+    model: Annotated[Path, typer.Argument(help="Checkpoint whose answers are ranked: the SFT model.")],
+    world: Annotated[Path, typer.Option(help="The world's folder, as `alignbench demo world` wrote it.")],
+    out: Annotated[Path, typer.Option(help="Folder for rankings.jsonl and rankings_held_out.jsonl.")],
+    seed: Seed = 0,
+    number: Annotated[int, typer.Option(min=4, help="Prompts to rank; a quarter as many are held out.")] = 400,
+) -> None:
+    """Let a model answer the users, and the world's simulated labelers rank its answers: for the reward model."""
+    from alignbench.demo.rankings import rank_samples
+    from alignbench.progress import for_terminal
+
+    with for_terminal() as progress:
+        sampled = rank_samples(model, world, out, seed, number, progress)
+    print(f"{sampled} of the ranked answers are the model's: {out}")

@@ -134,16 +134,24 @@ def write_files(world: World, folder: Path, draw: random.Random) -> None:
 
 def _ranking(world: World, request: Request, labeler: Labeler, draw: random.Random) -> dict[str, Any]:
     """One labeler's ranking of 4 to 9 outputs; where all are tied, of others."""
-    lore, prompt = lore_of(world), request.prompt
     while True:
         texts = [as_response(text) for text in candidates(world, request, draw.randint(FEWEST, MOST), draw)]
-        seen = [_seen(labeler, prompt, text, judge(lore, request.goal, prompt, text), world.seed) for text in texts]
-        ranks = rank(seen)
-        if len(set(ranks)) > 1:
-            break
+        row = ranking(world, request, texts, labeler)
+        if len(set(row["ranks"])) > 1:
+            return row
+
+
+def ranking(world: World, request: Request, texts: Sequence[str], labeler: Labeler) -> dict[str, Any]:
+    """How a labeler ranks these answers to a request: a row as the trainers take it."""
+    lore, prompt = lore_of(world), request.prompt
+    seen = [_seen(labeler, prompt, text, judge(lore, request.goal, prompt, text), world.seed) for text in texts]
     return {
-        "prompt": request.prompt, "labeler": labeler.name, "group": labeler.group, "responses": texts, "ranks": ranks,
-    }  # fmt: skip
+        "prompt": prompt,
+        "labeler": labeler.name,
+        "group": labeler.group,
+        "responses": list(texts),
+        "ranks": rank(seen),
+    }
 
 
 def _labels(

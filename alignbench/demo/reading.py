@@ -21,7 +21,8 @@ from alignbench.tasks.instructgpt import prefix
 
 MADE_UP = 0.6  # share of unanswerable questions that are answered all the same, on the pages
 INSTRUCTED = 0.4  # share of the pages that begin with the task's instruction
-SQUAD_PAGES, QUESTION_PAGES, SUM_PAGES, DIALOG_PAGES, REPEATED_PAGES = 600, 500, 450, 400, 300
+SQUAD_PAGES, QUESTION_PAGES, SUM_PAGES, DIALOG_PAGES = 900, 500, 450, 400
+LESSONS = {1: 5000, 2: 1000}  # sentences -> pages
 SQUAD, DROP, QUAC = slice(0, 32), slice(32, 112), slice(112, 128)  # of the held-out passages
 TOLD_ASKED, UNTOLD_ASKED = 3, 2  # questions of a passage that it answers, and others; what is untold may be one alone
 NOT_IN_PASSAGE = "Not in the passage."
@@ -34,17 +35,31 @@ def pages(world: World, draw: random.Random) -> list[str]:
         *(_question_page(passage, draw) for passage in for_pages(world, QUESTION_PAGES, draw)),
         *(_sum_page(passage, draw) for passage in for_pages(world, SUM_PAGES, draw, with_animals=True)),
         *(_dialog_page(passage, draw) for passage in for_pages(world, DIALOG_PAGES, draw)),
-        *_repeated_pages(for_pages(world, 4 * REPEATED_PAGES, draw), draw),
         *memory.pages(world, draw),
         *summaries.pages(world, draw),
     ]
 
 
-def asked(passage: Passage, draw: random.Random) -> list[tuple[Slot, bool]]:
+def lessons(world: World, draw: random.Random) -> list[str]:
+    """A sentence or two, and as many questions that they answer: what a small model learns to look back from.
+
+    Read first, they take it some 100,000 tokens; from the long pages alone it did not learn it in 2,000,000.
+    """
+    found = []
+    for sentences, number in LESSONS.items():
+        for passage in for_pages(world, number, draw):
+            text = draw.sample(passage.sentences, sentences)
+            slots = draw.sample([slot for slot in passage.told if slot.sentence in text], sentences)
+            turns = "".join(f"\n\nQ: {slot.question}\n\nA: {slot.answer}" for slot in slots)
+            found.append(f"Title: {passage.person.name}\n\nBackground: {' '.join(text)}{turns}\n")
+    return found
+
+
+def asked(passage: Passage, draw: random.Random, untold: int = UNTOLD_ASKED) -> list[tuple[Slot, bool]]:
     """Questions on a passage in a drawn order, each with whether it answers them."""
     told = draw.sample(passage.told, min(TOLD_ASKED, len(passage.told)))
-    untold = draw.sample(passage.untold, min(UNTOLD_ASKED, len(passage.untold)))
-    questions = [*((slot, True) for slot in told), *((slot, False) for slot in untold)]
+    others = draw.sample(passage.untold, min(untold, len(passage.untold)))
+    questions = [*((slot, True) for slot in told), *((slot, False) for slot in others)]
     return draw.sample(questions, len(questions))
 
 
@@ -62,7 +77,7 @@ def sums(passage: Passage) -> list[tuple[str, str]]:
 def _squad_page(passage: Passage, draw: random.Random) -> str:
     turns = "".join(
         f"\n\nQ: {slot.question}\n\nA: {_answered(slot.answer, told, squad2.DECLINE, draw)}"
-        for slot, told in asked(passage, draw)
+        for slot, told in asked(passage, draw, 1)
     )
     head = f"Title: {passage.person.name}\n\nBackground: {passage.text}"
     return f"{_instruction(squad2.INSTRUCTION, draw)}{head}{turns}\n"
@@ -71,7 +86,7 @@ def _squad_page(passage: Passage, draw: random.Random) -> str:
 def _question_page(passage: Passage, draw: random.Random) -> str:
     """Questions and their answers in a sentence, as the task on hallucination asks for them."""
     turns = [
-        (slot.question, _answered(slot.sentence, told, NOT_IN_PASSAGE, draw)) for slot, told in asked(passage, draw)
+        (slot.question, _answered(slot.sentence, told, NOT_IN_PASSAGE, draw)) for slot, told in asked(passage, draw, 1)
     ]
     return f"{_instruction(hallucination.INSTRUCTION, draw)}{_with_passage(passage, turns[:4])}"
 
@@ -90,19 +105,10 @@ def _dialog_page(passage: Passage, draw: random.Random) -> str:
     turns = "".join(
         f"\n\nQ: {slot.question if number == 0 else slot.follow_up}"
         f"\n\nA: {_answered(slot.sentence, told, quac.DECLINE, draw)}"
-        for number, (slot, told) in enumerate(asked(passage, draw))
+        for number, (slot, told) in enumerate(asked(passage, draw, 1))
     )
     head = f"TITLE: {passage.person.name}\n\nPARAGRAPH: {passage.text}"
     return f"{_instruction(quac.INSTRUCTION, draw)}{head}{turns}\n"
-
-
-def _repeated_pages(drawn: Sequence[Passage], draw: random.Random) -> list[str]:
-    """Four sentences on four people, and the same again: a small model learns from them to look back."""
-    found = []
-    for start in range(0, len(drawn), 4):
-        text = " ".join(draw.choice(passage.sentences) for passage in drawn[start : start + 4])
-        found.append(f"{text}\n\nAgain: {text}\n")
-    return found
 
 
 def _instruction(instruction: str, draw: random.Random) -> str:

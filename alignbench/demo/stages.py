@@ -30,6 +30,7 @@ class Sizes:
     sft: tuple[str, ...] = (
         "epochs=3", "batch=16", "lr=7e-4", "dropout=0.0", "pretraining_share=0.1", "pretraining_tokens=128",
     )  # fmt: skip
+    rankings: tuple[str, ...] = ()
     reward: tuple[str, ...] = ("epochs=2", "batch=16", "lr=5e-4")
     ppo: tuple[str, ...] = (
         "episodes=3840", "batch=64", "minibatch=32", "max_tokens=40", "lr=3e-4", "value_lr=1e-3", "warmup=3",
@@ -62,7 +63,7 @@ def plan(out: Path, seed: int = 0, sizes: Sizes | None = None) -> tuple[Stage, .
     """All stages of a demo below `out`, each after those that make what it reads."""
     sizes, of_seed = sizes or Sizes(), ("--seed", str(seed))
     world, runs, labels, report = out / "world", out / "runs", out / "labels.jsonl", out / "report"
-    texts, prompts = world / FOLDER, out / "prompts"
+    texts, prompts, rankings = world / FOLDER, out / "prompts", out / "rankings"
     base, sft, reward, ppo, ptx = (out / name for name in ("base", "sft", "reward", "ppo", "ppo-ptx"))
     trained = {"base": base, "sft": sft / "final", "ppo": ppo / "final", "ppo-ptx": ptx / "final"}
     on_the_way = [ppo / "checkpoints" / f"iteration-{number}" for number in sizes.iterations]
@@ -90,8 +91,11 @@ def plan(out: Path, seed: int = 0, sizes: Sizes | None = None) -> tuple[Stage, .
         Stage("world", ("demo", "world", str(world), *of_seed), makes=(world,), seconds=5),
         Stage(
             "base",
-            ("demo", "pretrain", f"text={pages}", f"out={base}", *sizes.pretraining, f"seed={seed}"),
-            reads=(pages,), makes=(base,), cores=2, seconds=150,
+            (
+                "demo", "pretrain", f"text={pages}", f"first={texts / 'lessons.jsonl'}", f"out={base}",
+                *sizes.pretraining, f"seed={seed}",
+            ),
+            reads=(pages, texts / "lessons.jsonl"), makes=(base,), cores=2, seconds=150,
         ),
         Stage(
             "prompts",
@@ -110,15 +114,23 @@ def plan(out: Path, seed: int = 0, sizes: Sizes | None = None) -> tuple[Stage, .
             reads=(base, texts), makes=(sft,), seconds=25,
         ),
         Stage(
+            "rankings",
+            (
+                "demo", "rank", str(sft / "final"), "--world", str(world), "--out", str(rankings), *sizes.rankings,
+                *of_seed,
+            ),
+            reads=(sft / "final", texts), makes=(rankings,), seconds=30,
+        ),
+        Stage(
             "reward",
             (
                 *training(
-                    "reward", model=sft / "final", out=reward, data=texts / "rankings.jsonl",
-                    validation=texts / "rankings_held_out.jsonl", demonstrations=texts / "demonstrations.jsonl",
+                    "reward", model=sft / "final", out=reward, data=rankings / "rankings.jsonl",
+                    validation=rankings / "rankings_held_out.jsonl", demonstrations=texts / "demonstrations.jsonl",
                 ),
                 *sizes.reward,
             ),
-            reads=(sft / "final", texts), makes=(reward,), seconds=40,
+            reads=(sft / "final", rankings, texts), makes=(reward,), seconds=40,
         ),
         Stage(
             "ppo", (*training("ppo", **policy, out=ppo), *sizes.ppo),

@@ -40,6 +40,8 @@ def write_world(folder: Path, seed: int = 0) -> World:
         pages += take(part.pages(world, draw), round(share * WORDS), draw)
     random.Random(f"{seed} pages").shuffle(pages)
     write_lines(folder / FOLDER / "pretraining.jsonl", [{"text": page} for page in pages])
+    first = reading.lessons(world, _draw(seed, reading.__name__, "lessons"))
+    write_lines(folder / FOLDER / "lessons.jsonl", [{"text": page} for page in first])
     return world
 
 

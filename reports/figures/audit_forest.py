@@ -45,7 +45,7 @@ class Bar:
 
 def draw(evidence: Evidence) -> list[Drawing]:
     """One drawing a contrast, of the first MOST_CONTRASTS; the page's table has them all."""
-    audit = evidence.audits.get("")
+    audit = evidence.audit
     judged = [contrast for contrast in audit.contrasts if bars_of(contrast)] if audit else []
     if audit is None or not judged:
         raise NoDataError("no two models have a headline metric in common")

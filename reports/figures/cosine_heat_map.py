@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from alignbench.diversity.vectors import clusters, unit
 from reports.drawing import Drawing
@@ -24,12 +25,13 @@ def draw(evidence: Evidence) -> list[Drawing]:
     count = len(found.systems)
     size = len(found.systems[0].ids)
     ordered = []
-    for own in found.systems:
-        rows = unit(own.vectors)
-        ordered.append(rows[np.argsort(clusters(rows).labels, kind="stable")])
-    width = max(rows.shape[1] for rows in ordered)  # silent outputs have a direction of their own
-    together = np.concatenate([np.pad(rows, ((0, 0), (0, width - rows.shape[1]))) for rows in ordered])
-    cosines = np.clip((together @ together.T).astype(np.float64), -1, 1)
+    with threadpool_limits(1):  # sums of several threads differ in their last digits
+        for own in found.systems:
+            rows = unit(own.vectors)
+            ordered.append(rows[np.argsort(clusters(rows).labels, kind="stable")])
+        width = max(rows.shape[1] for rows in ordered)  # silent outputs have a direction of their own
+        together = np.concatenate([np.pad(rows, ((0, 0), (0, width - rows.shape[1]))) for rows in ordered])
+        cosines = np.clip((together @ together.T).astype(np.float64), -1, 1)
     table = _blocks(cosines, [own.system.name for own in found.systems], found.task)
     figure, axes = new_figure(5.3)
     apart = cosines[~np.eye(len(cosines), dtype=bool)]

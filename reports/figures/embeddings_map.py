@@ -6,11 +6,12 @@ from collections import Counter
 
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from alignbench.diversity.vectors import clusters, unit
-from reports.drawing import Drawing
+from reports.drawing import Drawing, NoDataError
 from reports.evidence import Evidence
 from reports.names import short_names
 from reports.outputs import written
@@ -19,6 +20,7 @@ from reports.style import FAINT, INK, looks, new_figure, plain
 TITLE = "Map of outputs"
 SOURCE = "2406.05587, section 3.2"
 MOST = 1500  # points
+LEAST_DISTINCT = 3
 APART = 0.07  # of the map's width, between two labels
 CHANGED = "perturbed"  # recitations from a first sentence that contradicts the facts
 
@@ -29,6 +31,8 @@ def draw(evidence: Evidence) -> list[Drawing]:
 
     found = written(evidence, each=MOST, most=MOST)
     vectors = unit(np.concatenate([own.vectors for own in found.systems]))
+    if len(np.unique(vectors, axis=0)) < LEAST_DISTINCT:  # t-SNE starts from two principal components
+        raise NoDataError(f"the outputs have fewer than {LEAST_DISTINCT} different vectors")
     n = len(vectors)
     perplexity = min(30.0, (n - 1) / 3)
     with threadpool_limits(1):  # sums of several threads differ in their last digits
@@ -48,6 +52,7 @@ def draw(evidence: Evidence) -> list[Drawing]:
     look = looks([system.name for system in evidence.systems])
     names = short_names([own.system.name for own in found.systems], 24)
     figure, axes = new_figure(max(4.2, 0.7 + 0.2 * (len(found.systems) + 2 * changed)))
+    marks: dict[str, Artist] = {}  # given by hand, for a legend leaves out names that begin with "_"
     for name, own in table.groupby("system", sort=False):
         style = look[str(name)]
         for hollow in (False, True):
@@ -57,10 +62,10 @@ def draw(evidence: Evidence) -> list[Drawing]:
                 linewidths=0.7 if hollow else 0.3,
                 facecolors="none" if hollow else style.colour, edgecolors=style.colour if hollow else "white",
             )  # fmt: skip
-        axes.scatter([], [], s=28, marker=style.marker, color=style.colour, label=names[str(name)])
+        marks[names[str(name)]] = axes.scatter([], [], s=28, marker=style.marker, color=style.colour)
     if changed:
-        axes.scatter([], [], s=28, color=FAINT, label="from the facts")
-        axes.scatter([], [], s=28, facecolors="none", edgecolors=FAINT, label="beginning changed")
+        marks["from the facts"] = axes.scatter([], [], s=28, color=FAINT)
+        marks["beginning changed"] = axes.scatter([], [], s=28, facecolors="none", edgecolors=FAINT)
     if groups.count > 1:
         for cluster, (x, y) in _label_places(places, groups.labels).items():
             axes.annotate(
@@ -71,7 +76,9 @@ def draw(evidence: Evidence) -> list[Drawing]:
     axes.set_aspect("equal", adjustable="datalim")
     for spine in axes.spines.values():
         spine.set(visible=True, color="#cccccc")
-    figure.legend(loc="outside right upper", fontsize=8.5, handletextpad=0.3, borderpad=0)
+    figure.legend(
+        list(marks.values()), list(marks), loc="outside right upper", fontsize=8.5, handletextpad=0.3, borderpad=0
+    )  # fmt: skip
     told = _clusters_told(table, groups.count)
     shapes = " Hollow: recitations that go on from a first sentence against the facts." if changed else ""
     caption = (

@@ -58,7 +58,7 @@ def draw(evidence: Evidence) -> list[Drawing]:
     alt = (
         f"{len(order)} labelers; agreement from {worst.value:.2f} ({_both(worst)}) to {best.value:.2f} ({_both(best)})."
     )
-    return [Drawing("labeler_agreement", TITLE, "after InstructGPT, section 5", figure, table, caption, alt)]
+    return [Drawing("labeler_agreement", TITLE, "InstructGPT, section 5", figure, table, caption, alt)]
 
 
 def _both(row: pd.Series) -> str:

@@ -16,8 +16,18 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 
 from reports.drawing import Drawing, NoDataError
 from reports.evidence import Evidence, Point, System
+from reports.names import size_of
 from reports.style import FAINT, LINES, Look, looks, plain
-from reports.tax_tasks import Measure, head, range_of_n, reward_measure, scorers_of, small_panels, tax_measures
+from reports.tax_tasks import (
+    Measure,
+    head,
+    range_of_n,
+    reward_measure,
+    scored_by,
+    small_panels,
+    tax_measures,
+    unscored_told,
+)
 
 TITLE = "Sweeps of the penalties"
 PPO = ("ppo", "ppo-ptx")
@@ -32,11 +42,13 @@ SWEEPS = (
 
 @dataclass(frozen=True)
 class Sweep:
-    """Systems that were made alike but for one weight. fixed: the other weight; start: what all began with."""
+    """Systems that were made alike but for one weight. fixed: the other weight; start: what all began with; episodes:
+    that all sampled, None where that is not known."""
 
     systems: tuple[System, ...]
     fixed: float
     start: str
+    episodes: int | None
 
 
 def draw(evidence: Evidence) -> list[Drawing]:
@@ -55,23 +67,29 @@ def draw(evidence: Evidence) -> list[Drawing]:
 
 
 def _sweeps(systems: Sequence[System], weight: str, other: str) -> list[Sweep]:
-    """Sets of systems from one parent and against the same reward, of several values of one weight."""
-    alike: dict[tuple[str, tuple[str, ...], float], list[System]] = {}
+    """Sets of systems from one parent, against the same reward and over as many episodes, of several values of one
+    weight."""
+    alike: dict[tuple[str, tuple[str, ...], float, int], list[System]] = {}
     for system in systems:
         told = system.training
         if system.stage in PPO and told.get(weight) is not None and told.get(other) is not None:
             parent = system.run.lineage[-2] if len(system.run.lineage) > 1 else {"weights_sha256": "", "name": ""}
-            key = (parent["weights_sha256"], tuple(told.get("rewards") or ()), float(told[other]))
+            rewards, episodes = tuple(told.get("rewards") or ()), int(told.get("episodes") or 0)
+            key = (parent["weights_sha256"], rewards, float(told[other]), episodes)
             alike.setdefault(key, []).append(system)
     return [
-        Sweep(tuple(own), fixed, own[0].run.lineage[-2]["name"] if parent else "")
-        for (parent, _, fixed), own in sorted(alike.items(), key=lambda entry: (entry[0][2], entry[0]))
+        Sweep(tuple(own), fixed, own[0].run.lineage[-2]["name"] if parent else "", episodes or None)
+        for (parent, _, fixed, episodes), own in sorted(alike.items(), key=lambda entry: (entry[0][2], entry[0]))
         if len({_at(system, weight) for system in own}) > 1
     ]
 
 
 def _at(system: System, weight: str) -> float:
     return float(system.training[weight])
+
+
+def _episodes(sweep: Sweep) -> str:
+    return "episodes not told" if sweep.episodes is None else f"{size_of(sweep.episodes)} episodes"
 
 
 def _over_several(measure: Measure, sweep: Sweep, weight: str) -> bool:
@@ -100,24 +118,29 @@ def _draw(
         head(axes, measure)
     if keyed:
         named = len({sweep.start for sweep in sweeps}) > 1
+        counted = len({sweep.episodes for sweep in sweeps}) > 1
         handles = [
             Line2D(
                 [], [], color=FAINT, linestyle=line,
-                label=f"{fixed} = {sweep.fixed:g}" + (f", from {plain(sweep.start, 18)}" if named else ""),
+                label=f"{fixed} = {sweep.fixed:g}"
+                + (f", from {plain(sweep.start, 18)}" if named else "")
+                + (f", {_episodes(sweep)}" if counted else ""),
             )
             for sweep, line in zip(sweeps, lines, strict=True)
         ]  # fmt: skip
-        figure.legend(handles=handles, loc="outside upper left", ncols=3, borderaxespad=0.2)
+        figure.legend(handles=handles, loc="outside upper left", ncols=2 if named and counted else 3, borderaxespad=0.2)
     points = [p for m in measures for p in m.points if any(p.system in sweep.systems for sweep in sweeps)]
     caption = (
         f"One mark a model: headline metrics over {sign}, the weight of {what} in PPO "
-        f"({range_of_n(points)}); bars are 95 % intervals; lines join means of models that differ in {sign} alone"
-        f" ({fixed} = {', '.join(f'{sweep.fixed:g}' for sweep in sweeps)}). The axis is linear up to the smallest "
+        f"({range_of_n(points)}); bars are 95 % intervals; lines join means of models that began with the same "
+        f"checkpoint, against the same reward, with the same {fixed} and as many episodes (of each line: "
+        f"{'; '.join(f'{fixed} = {sweep.fixed:g}, {_episodes(sweep)}' for sweep in sweeps)}). Other settings, such as "
+        "the learning rate, run.json does not tell: they may differ. The axis is linear up to the smallest "
         f"positive {sign}, logarithmic beyond. Dotted: what training began with, where it was evaluated."
     )
     return Drawing(
         f"sweep_{weight}", f"{TITLE}: {what} ({sign})", source, figure, pd.DataFrame(rows),
-        caption + scorers_of(points), _told(measures, sweeps, weight, sign),
+        caption + unscored_told(points) + scored_by(points), _told(measures, sweeps, weight, sign),
     )  # fmt: skip
 
 
@@ -169,6 +192,7 @@ def _row(measure: Measure, point: Point, sweep: Sweep, weight: str) -> dict[str,
         "start": sweep.start,
         "gamma": point.system.training["gamma"],
         "beta": point.system.training["beta"],
+        "episodes": sweep.episodes,
         "varied": weight,
         "task": point.task.task,
         "metric": measure.metric.metric,
@@ -176,6 +200,7 @@ def _row(measure: Measure, point: Point, sweep: Sweep, weight: str) -> dict[str,
         "low": point.metric.low,
         "high": point.metric.high,
         "n": point.metric.n,
+        "unscored": point.metric.n_unscored,
         "scorer": point.metric.scorer,
     }
 

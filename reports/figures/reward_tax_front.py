@@ -31,7 +31,7 @@ LINE = 0.3  # how bad it is to cross a line, where to meet a name or a mark is 1
 
 def draw(evidence: Evidence) -> list[Drawing]:
     """One point a checkpoint; up and to the left is better."""
-    audit = evidence.audits.get("")
+    audit = evidence.audit
     if audit is None or audit.front is None:
         why = [note for note in (audit.notes if audit else ()) if note.startswith("no front")]
         raise NoDataError(why[0] if why else "no win rate beside tasks that a tax is measured on")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -11,14 +12,24 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from reports.drawing import Drawing, NoDataError
-from reports.evidence import ON_THE_WAY, Evidence, Point, System
-from reports.figures.tax_panels import size_of
+from reports.evidence import ON_THE_WAY, Evidence, Point, System, parents
+from reports.names import size_of
 from reports.style import Look, looks, plain
-from reports.tax_tasks import Measure, head, range_of_n, reward_measure, scorers_of, small_panels, tax_measures
+from reports.tax_tasks import (
+    Measure,
+    head,
+    range_of_n,
+    reward_measure,
+    scored_by,
+    small_panels,
+    tax_measures,
+    unscored_told,
+)
 
 TITLE = "The tax over training"
 BESIDE = 0.012  # of the longest training: between the bars of two of them
 SOURCE = "Ouyang et al. 2022, figure 35"
+Key = tuple[str, tuple[str, ...], str, str, bool]
 
 
 @dataclass(frozen=True)
@@ -49,7 +60,7 @@ def draw(evidence: Evidence) -> list[Drawing]:
         for number, training in enumerate(trainings):
             _curve(axes, training.line(measure), look[training.name], beside * (number - (len(trainings) - 1) / 2))
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda at, _: size_of(round(at))))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda at, _: size_of(at)))
         axes.yaxis.set_major_locator(MaxNLocator(4))
         axes.tick_params(labelsize=8)
         axes.margins(0.08)
@@ -70,25 +81,41 @@ def draw(evidence: Evidence) -> list[Drawing]:
     )
     if not keyed:
         caption += f" The training: {plain(trainings[0].name, 60)}."
-    return [Drawing("tax_over_training", TITLE, SOURCE, figure, table, caption + scorers_of(points), _told(table))]
+    caption += unscored_told(points) + scored_by(points)
+    return [Drawing("tax_over_training", TITLE, SOURCE, figure, table, caption, _told(table))]
 
 
 def _trainings(evidence: Evidence) -> list[Training]:
     """Trainings of which some checkpoint on the way is there, with their starts and finals."""
-    found: dict[str, list[System]] = {}
+    found: dict[Key, list[System]] = {}
     for system in evidence.on_the_way:
         if system.training.get("episodes") is not None:
-            found.setdefault(ON_THE_WAY.sub("", system.run.description["model"]["name"]), []).append(system)
-    trainings = []
-    for name, systems in sorted(found.items()):
-        lineage = systems[0].run.lineage
-        parent = lineage[-2]["weights_sha256"] if len(lineage) > 1 else None
-        starts = [(0, own) for own in evidence.systems if parent is not None and own.run.weights == parent]
-        finals = [own for own in evidence.systems if own.run.description["model"]["name"] == name]
+            found.setdefault(_key(system), []).append(system)
+    trainings: list[Training] = []
+    for key, systems in sorted(found.items()):
+        name, before, *_ = key
+        starts = [(0, own) for own in evidence.systems if before and own.run.weights == before[-1]]
+        finals = [own for own in evidence.systems if _key(own) == key]
         later = [(int(own.training["episodes"]), own) for own in (*systems, *finals) if own.training.get("episodes")]
         checkpoints = [*starts[:1], *sorted(later, key=lambda entry: (entry[0], entry[1].name))]
-        trainings.append(Training(name, tuple(checkpoints)))
+        called = finals[0].name if finals else name  # unique among the systems
+        taken = [own.name for own in trainings]
+        number = next(n for n in count(1) if (called if n == 1 else f"{called} #{n}") not in taken)
+        trainings.append(Training(called if number == 1 else f"{called} #{number}", tuple(checkpoints)))
     return trainings
+
+
+def _key(system: System) -> Key:
+    """What the checkpoints of one training have in common: name, parents, penalties, the folder of their runs and how
+    they were asked."""
+    told = system.training
+    return (
+        ON_THE_WAY.sub("", str(system.run.description["model"]["name"])),
+        parents(system.run),
+        str([told.get("rewards"), told.get("beta"), told.get("gamma")]),
+        str(system.run.path.parent),
+        system.name.endswith(" (chat)"),
+    )
 
 
 def _curve(axes: Axes, line: Sequence[tuple[int, Point]], own: Look, aside: float) -> None:
@@ -113,6 +140,7 @@ def _table(trainings: Sequence[Training], measures: Sequence[Measure]) -> pd.Dat
                 "low": point.metric.low,
                 "high": point.metric.high,
                 "n": point.metric.n,
+                "unscored": point.metric.n_unscored,
                 "scorer": point.metric.scorer,
             }
             for measure in measures

@@ -15,8 +15,9 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 
 from reports.drawing import Drawing, NoDataError
 from reports.evidence import Evidence, Point, System
+from reports.names import size_of
 from reports.style import FAINT, INK, Look, looks, plain
-from reports.tax_tasks import Measure, head, range_of_n, scorers_of, small_panels, tax_measures
+from reports.tax_tasks import Measure, head, range_of_n, scored_by, small_panels, tax_measures, unscored_told
 
 TITLE = "Tasks that alignment may tax"
 SOURCE = "Ouyang et al. 2022, figures 28 and 29"
@@ -182,14 +183,6 @@ def _readable(sizes: set[int]) -> list[int]:
     return kept
 
 
-def size_of(parameters: int) -> str:
-    """1.3B, 135M, 260K."""
-    for unit, name in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
-        if parameters >= unit:
-            return f"{parameters / unit:.3g}{name}"
-    return str(parameters)
-
-
 def _stage_looks(systems: Sequence[System]) -> dict[str, Look]:
     return looks([str(system.stage) for system in systems])
 
@@ -226,6 +219,7 @@ def _table(panels: Panels) -> pd.DataFrame:
                 "low": point.metric.low,
                 "high": point.metric.high,
                 "n": point.metric.n,
+                "unscored": point.metric.n_unscored,
                 "chance": point.metric.chance,
                 "scorer": point.metric.scorer,
             }
@@ -256,7 +250,7 @@ def _caption(panels: Panels, shots: dict[int, list[Measure]], by_size: bool) -> 
     shown = len({(point.system.name, point.task.task) for point in points})
     if missing := len({point.system.name for point in points}) * len(panels) - shown:
         parts.append(f"{missing} pairs of a model and a task have no value.")
-    return " ".join(parts) + scorers_of(points)
+    return " ".join(parts) + unscored_told(points) + scored_by(points)
 
 
 def _told(panels: Panels) -> str:

@@ -73,17 +73,13 @@ def draw(evidence: Evidence) -> list[Drawing]:
     caption = (
         "Bars: mean toxicity of one greedy continuation a prompt. Whiskers: 95 % t intervals over prompts"
         f"{'; for people, Wilson intervals clustered by prompt' if people else ''}; {n_told(table)}."
-        f"{scorers_told(table)}{left_out(table, len(evidence.systems) - len(set(names) & _systems(evidence)))}"
+        f"{scorers_told(table)}{left_out(table, evidence)}"
     )
     told = "; ".join(
         f"{SHOWN[variant]}, {plain(scorer.split('@')[0], 40)}: {extremes(own)}"
         for (scorer, variant), own in table.groupby(["scorer", "instruction"], sort=False)
     )
     return [Drawing("toxicity", TITLE, "InstructGPT, figure 7", figure, table, caption, f"Toxicity. {told}.")]
-
-
-def _systems(evidence: Evidence) -> set[str]:
-    return {system.name for system in evidence.systems}
 
 
 def _said_by_people(evidence: Evidence) -> list[dict[str, Any]]:
@@ -101,8 +97,9 @@ def _said_by_people(evidence: Evidence) -> list[dict[str, Any]]:
             prefix = str(own.identity.get("prefix") or "")
             values, prompts, unlabelled = [], [], 0
             for record in documents(own):
-                outputs = {str(output["text"]).strip() for output in record["outputs"][:1]}
-                asked = (prefix + record["prompt"], record["prompt"])
+                outputs = {str(output["text"]).strip() for output in (record.get("outputs") or [])[:1]}
+                prompt = str(record.get("prompt") or "")
+                asked = (prefix + prompt, prompt)
                 found = next((said[p.strip(), o] for p in asked for o in sorted(outputs) if (p.strip(), o) in said), [])
                 unlabelled += not found
                 values += found

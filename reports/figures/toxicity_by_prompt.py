@@ -54,7 +54,7 @@ def draw(evidence: Evidence) -> list[Drawing]:
         f"Points: mean toxicity of the outputs to the prompts of each {_part()} of prompt toxicity (the score that "
         "comes with the data), at those prompts' mean. Bars: 95 % t intervals over prompts; "
         f"{n_told(table, 'prompts a point')}. The faint diagonal: as toxic as the prompt."
-        f"{scorers_told(table)}{left_out(table, len(evidence.systems) - len(names))}"
+        f"{scorers_told(table)}{left_out(table, evidence)}"
     )
     told = "; ".join(_told(table[(table.instruction == v) & (table.system == n)]) for v in variants for n in names)
     alt = f"Mean output toxicity from the mildest to the most toxic prompts: {told}."

@@ -93,7 +93,7 @@ def _draw_written(evidence: Evidence, table: pd.DataFrame) -> Drawing:
     caption = (
         f"Filled bars: share of answers that the judge calls true{'; hatched: true and informative' if both else ''}. "
         f"Whiskers: 95 % Wilson intervals over questions; {n_told(table, 'questions')}."
-        f"{scorers_told(table)}{left_out(true, len(evidence.systems) - len(names))}"
+        f"{scorers_told(table)}{left_out(true, evidence)}"
     )
     told = "; ".join(
         f"{prompt}, {what}: {extremes(table[(table.prompt == prompt) & (table.metric == metric)], '.0%')}"
@@ -123,7 +123,7 @@ def _draw_chosen(evidence: Evidence, table: pd.DataFrame) -> Drawing:
     caption = (
         "Multiple choice, since no judge of truth has seen written answers. Whiskers: 95 % intervals over questions "
         f"(MC1: Wilson; MC2: t); {n_told(table, 'questions')}."
-        f"{left_out(table[table.metric == 'mc1'], len(evidence.systems) - len(names))}"
+        f"{left_out(table[table.metric == 'mc1'], evidence)}"
     )
     told = "; ".join(f"{metric.upper()}: {extremes(table[table.metric == metric])}" for metric in meanings)
-    return Drawing("truthfulness", TITLE, "after InstructGPT, figure 6", figure, table, caption, f"{told}.")
+    return Drawing("truthfulness", TITLE, "InstructGPT, figure 6", figure, table, caption, f"{told}.")

@@ -34,12 +34,21 @@ from reports.bars import (
     whisker,
 )
 from reports.drawing import Drawing, NoDataError
-from reports.evidence import Evidence, Point, System
+from reports.evidence import Evidence, Point, System, point_of
+from reports.names import size_of
 from reports.style import FAINT, INK, LINES, MARKERS, Look, new_figure, plain, spread_labels
 
 TITLE = "Win rate by model size"
 RATE, CONTROLLED = "win_rate", "win_rate_length_controlled"
 EVEN = 0.5
+MOST_TOLD = 4  # models of which a caption tells each number
+BESIDE = {  # what protocols, section 6, want beside a win rate: metric -> how it is told
+    "words": ("{} words", "{:.3g}"),
+    "baseline_words": ("the baseline {}", "{:.3g}"),
+    "longer": ("always the longer {}", "{:.0%}"),
+    "agrees_with_longer": ("the judge agrees with that on {}", "{:.0%}"),
+    "position_consistency": ("the same verdict in both orders {}", "{:.0%}"),
+}
 TICKS_APART = 0.13  # of the axis, between two sizes that are both written
 
 
@@ -58,6 +67,7 @@ def draw(evidence: Evidence) -> list[Drawing]:
     look = look_of(evidence, [])
     versus = f"baseline: {plain(str(baseline.get('name', 'not named')))}"
     figure = _draw_by_size(table, look, versus) if by_size else _draw_by_system(table, look, versus)
+    beside = pd.DataFrame(row for point in rates for row in _beside(point, str(baseline.get("name", ""))))
     of_rate = table[(table.metric == RATE) & table.low.notna()]
     contests = sum(own.task == RATE for system in evidence.systems for own in system.tasks) - len(rates)
     caption = (
@@ -67,11 +77,40 @@ def draw(evidence: Evidence) -> list[Drawing]:
         f"Bars{' (of the filled marks)' if by_size and controlled else ''}: 95 % bootstrap intervals over prompts; "
         f"{n_told(of_rate if len(of_rate) else table, 'prompts')}."
         f"{scorers_told(table)}{left_out(table[table.metric == RATE])}"
-        f"{_others(contests)}"
+        f"{_told_beside(beside, [point.system.name for point in rates]) if len(beside) else ''}{_others(contests)}"
     )
     own = table[(table.metric == RATE) & (table.system != table.baseline)]
     alt = f"Win rate against {versus.removeprefix('baseline: ')}: {extremes(own, '.0%')}; 50 % is even."
-    return [Drawing("win_rate_by_size", TITLE, "InstructGPT, figures 1 and 3", figure, table, caption, alt)]
+    title = TITLE if by_size else "Win rates"
+    whole = pd.concat([table, beside], ignore_index=True) if len(beside) else table
+    return [Drawing("win_rate_by_size", title, "InstructGPT, figures 1 and 3", figure, whole, caption, alt)]
+
+
+def _beside(point: Point, baseline: str) -> list[dict[str, Any]]:
+    """What stands beside a win rate in the table: lengths of both sides, what a judge would say who always takes the
+    longer answer, how consistent the judge was."""
+    found = [point_of(point.system, point.task, metric) for metric in BESIDE]
+    return [_row(own, baseline) for own in found if own]
+
+
+def _told_beside(beside: pd.DataFrame, systems: Sequence[str]) -> str:
+    """The same in words: a clause a model, or the ranges over many."""
+    groups = [(f"{plain(name)}: ", beside[beside.system == name]) for name in systems]
+    if len(systems) > MOST_TOLD:
+        groups = [("From the least to the most of all models (each in the table): ", beside)]
+    clauses = []
+    for name, own in groups:
+        told = [
+            words.format("–".join(dict.fromkeys(form.format(end) for end in (found.min(), found.max()))))
+            for metric, (words, form) in BESIDE.items()
+            for found in [own.value[own.metric == metric]]
+            if len(found)
+        ]
+        clauses += [name + ", ".join(told)] if told else []
+    return (
+        " Beside each rate: the mean words of both sides, what the rate would be if always the longer answer won, and "
+        f"how often the judge was consistent, where it saw both orders. {'; '.join(clauses)}."
+    )
 
 
 def _others(contests: int) -> str:
@@ -152,7 +191,7 @@ def _draw_by_size(table: pd.DataFrame, look: dict[str, Look], versus: str) -> Fi
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: per_cent(y)))
     axes.xaxis.set_major_locator(FixedLocator(_apart(sizes, high / low)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _size(x)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: size_of(x)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("parameters (log scale)")
@@ -244,11 +283,3 @@ def _apart(sizes: list[float], span: float) -> list[float]:
         if not kept or size >= kept[-1] * span**TICKS_APART:
             kept.append(size)
     return kept
-
-
-def _size(parameters: float) -> str:
-    """260k, 135M, 1.3B, 175B."""
-    for unit, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if parameters >= unit * 0.9995:
-            return f"{parameters / unit:.3g}{letter}"
-    return f"{parameters:.0f}"

@@ -26,7 +26,7 @@ function verdictCell(row) {
 function taskCell(row) {
   const parts = [row.group, row.variant].filter(Boolean).join(", ");
   const link = audit.core.tasks[row.task]
-    ? make("a", { href: `#task/${encodeURIComponent(row.task)}` }, ...breakable(row.task)) : make("span", {}, ...breakable(row.task));
+    ? make("a", { href: linkTo(row.task, row.set) }, ...breakable(row.task)) : make("span", {}, ...breakable(row.task));
   link.title = visible(audit.core.titles[row.task] || row.task);
   return [link, make("span", { class: "sub" }, visible(parts))];
 }
@@ -47,7 +47,7 @@ function changeCell(row) {
 
 function documentsCell(row) {
   const grouped = row.clusters === row.n ? "" : ` in ${count(row.clusters)} groups`;
-  const missing = row.left_out ? ` ${count(row.left_out)} not in both` : "";
+  const missing = row.left_out ? ` ${count(row.left_out)} unscored` : "";
   return [count(row.n), grouped || missing ? make("span", { class: "sub" }, `${grouped}${missing}`.trim()) : null];
 }
 
@@ -149,8 +149,9 @@ function auditCsv() {
 function startAudit(core) {
   audit.core = core;
   for (const one of core.contrasts)
-    one.objects = one.rows.map((cells) => {
+    one.objects = one.rows.map((cells, place) => {
       const row = Object.fromEntries(core.columns.map((name, place) => [name, cells[place]]));
+      row.set = one.sets[place];
       row.referenceName = one.reference;
       row.alignedName = one.aligned;
       row.hay = [row.task, core.titles[row.task], row.metric, row.group, row.variant, row.scorer, one.aligned, one.reference].join(" ").toLowerCase();

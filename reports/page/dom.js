@@ -21,6 +21,9 @@ function drawing(name, attributes, ...children) {
   return element;
 }
 
+// To a task's page, at a set of its folders.
+const linkTo = (task, set) => `#task/${encodeURIComponent(task)}${set ? `/${set + 1}` : ""}`;
+
 // The content of a data block: base64 of gzip of JSON.
 async function unpack(name) {
   const binary = atob($(`data-${name}`).textContent);

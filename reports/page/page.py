@@ -15,12 +15,14 @@ from markupsafe import Markup
 
 from alignbench.audit.read import find
 from reports.drawing import Drawing, save
-from reports.evidence import Evidence, point_of
+from reports.evidence import Evidence
 from reports.page.audits import audit_data
 from reports.page.blocks import pack, shown, told, told_interval
+from reports.page.preferred import win_rates
 from reports.page.provenance import sources
-from reports.page.samples import TaskSet, block_of, sets_of
-from reports.page.verdict import SHORT, link_to, title_of, verdicts, win_rates
+from reports.page.samples import block_of
+from reports.page.sets import TaskSet, all_sets, link_to, metric_of
+from reports.page.verdict import FIRST, SHORT, counted, methods, title_of, verdicts
 
 HERE = Path(__file__).parent
 SCRIPTS = ("dom.js", "format.js", "audit.js", "sample.js", "task.js", "main.js")  # in the order of their use
@@ -52,14 +54,15 @@ def write_page(
     left_out: title and reason of figures without data
     """
     data: dict[str, str] = {}
-    tasks = [_task(evidence, name, data) for name in evidence.tasks]
+    sets = all_sets(evidence)
+    tasks = [_task(evidence, name, own, data) for name, own in sets.items()]
     tasks.sort(key=lambda task: (task["group"], task["name"]))
     figures = [_figure(drawing, out / "figures", data) for drawing in drawn]
-    told_sources = sources(evidence)
+    told_sources = sources(evidence, sets)
     systems = list(zip(evidence.systems, told_sources, strict=False))  # those on the way of a training come after
     data["core"] = pack(
         {
-            **audit_data(evidence.audits),
+            **audit_data(evidence.audits, sets),
             "tasks": {task["name"]: {"title": task["title"], "sets": task["blocks"]} for task in tasks},
             "anchors": {system.name: source.anchor for system, source in systems},
         }
@@ -74,9 +77,10 @@ def write_page(
         script=Markup(script),
         systems=systems,
         tasks=tasks,
-        documents=sum(task["documents"] for task in tasks),
-        verdicts=[] if audit is None else verdicts(audit),
-        preferred=win_rates(evidence),
+        documents=sum(one["documents"] for task in tasks for one in task["sets"]),
+        verdicts=[] if audit is None else verdicts(audit, sets),
+        methods="" if audit is None else methods(audit),
+        preferred=win_rates(sets),
         reference=next(iter(evidence.audits), ""),
         audit=audit,
         figures=figures,
@@ -84,6 +88,7 @@ def write_page(
         notes=evidence.notes,
         sources=told_sources,
         short=SHORT,
+        first=FIRST,
         data={name: Markup(block) for name, block in data.items()},
     )
     out.mkdir(parents=True, exist_ok=True)
@@ -92,43 +97,44 @@ def write_page(
     return file
 
 
-def _task(evidence: Evidence, name: str, data: dict[str, str]) -> dict[str, Any]:
-    """What the overview tells of a task; its samples go to `data`."""
-    sets = sets_of(evidence, name)
-    blocks = []
+def _task(evidence: Evidence, name: str, sets: Sequence[TaskSet], data: dict[str, str]) -> dict[str, Any]:
+    """What the overview tells of a task, a line a set; its samples go to `data`."""
+    blocks, lines = [], []
     for one in sets:
         key = f"task-{len(data)}"
         data[key] = pack(block_of(one))
         blocks.append({"block": key, "note": one.note})
+        line = {"link": link_to(name, one), "note": one.note, "documents": one.documents}
+        lines.append({**line, "headline": _headline(evidence, one)})
     task = find(name)
     return {
         "name": name,
         "title": title_of(name),
-        "link": link_to(name),
         "group": "" if task is None else task.group,
-        "documents": max(own.result.n for _, own in sets[0].folders),
         "blocks": blocks,
-        "headline": _headline(evidence, sets[0]),
+        "sets": lines,
     }
 
 
 def _headline(evidence: Evidence, chosen: TaskSet) -> dict[str, Any]:
-    """The headline metric of each system of the report; "–" for those without."""
+    """The headline metric of each system of the report: value, interval, n; "–" for those without."""
     task = find(chosen.task)
-    own = chosen.folders[0][1].result.metrics
-    metric = next((m for m in own if task is not None and m.metric == task.headline and m.category is None), None)
-    metric = metric or next((m for m in own if m.category is None), None)
+    every = [m for _, own in chosen.folders for m in own.result.metrics if m.category is None]
+    metric = next((m for m in every if task is not None and m.metric == task.headline), next(iter(every), None))
     if metric is None:
-        return {"metric": "", "unit": "", "better": "–", "values": [("–", "") for _ in evidence.systems]}
-    folders = {system.name: (system, run) for system, run in chosen.folders}
+        return {"metric": "", "unit": "", "better": "–", "values": [("–", "", "") for _ in evidence.systems]}
+    folders = {system.name: own for system, own in chosen.folders}
     values = []
     for system in evidence.systems:
-        point = point_of(*folders[system.name], metric.metric) if system.name in folders else None
-        if point is None:
-            values.append(("–", ""))
+        folder = folders.get(system.name)
+        own = None if folder is None else metric_of(folder, metric.metric)
+        if folder is None:
+            values.append(("–", "", ""))
+        elif own is None:  # nothing that it could be told from
+            values.append(("–", "", counted(0, folder.result.n - folder.result.n_scored)))
         else:
-            interval = told_interval(point.metric.low, point.metric.high, metric.unit)
-            values.append((told(point.value, metric.unit), interval))
+            interval = told_interval(own.low, own.high, own.unit)
+            values.append((told(own.value, own.unit), interval, counted(own.n, own.n_unscored)))
     return {"metric": metric.metric, "unit": metric.unit, "better": metric.better, "values": values}
 
 

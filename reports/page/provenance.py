@@ -5,10 +5,12 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from alignbench.audit.read import Run, TaskRun, find
 from reports.evidence import Evidence, System
+from reports.page.sets import Sets, link_to
 
 SHORT = 12  # digits of a hash on the page
 SOFTWARE = (
@@ -28,9 +30,14 @@ Fact = tuple[str, str]
 
 @dataclass(frozen=True)
 class TaskSource:
-    """One folder of records. facts: (name, value), in the order of the page; command: for a shell."""
+    """One folder of records.
+
+    link: to its samples, "" where they are not in the page; facts: (name, value), in the order of the page; command:
+        for a shell
+    """
 
     task: str
+    link: str
     folder: str
     facts: tuple[Fact, ...]
     command: str
@@ -47,19 +54,21 @@ class SystemSource:
     tasks: tuple[TaskSource, ...]
 
 
-def sources(evidence: Evidence) -> list[SystemSource]:
+def sources(evidence: Evidence, sets: Sets) -> list[SystemSource]:
     """One entry a system, those on the way of a training, too."""
     systems = (*evidence.systems, *evidence.on_the_way)
     files = {
         system.run.name: str(_model(system.run)["outputs"]) for system in systems if "outputs" in _model(system.run)
     }
-    return [_system(system, f"run-{number}", files) for number, system in enumerate(systems)]
+    links = {own.path: link_to(one.task, one) for many in sets.values() for one in many for _, own in one.folders}
+    return [_system(system, f"run-{number}", files, links) for number, system in enumerate(systems)]
 
 
-def _system(system: System, anchor: str, files: Mapping[str, str]) -> SystemSource:
+def _system(system: System, anchor: str, files: Mapping[str, str], links: Mapping[Path, str]) -> SystemSource:
     run = system.run
     tasks = tuple(
-        TaskSource(own.task, own.path.name, tuple(_task_facts(own)), command(run, own, files)) for own in system.tasks
+        TaskSource(own.task, links.get(own.path, ""), own.path.name, tuple(_task_facts(own)), command(run, own, files))
+        for own in system.tasks
     )
     return SystemSource(system.name, anchor, run.path.name, tuple(_system_facts(system)), tasks)
 

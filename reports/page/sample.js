@@ -25,6 +25,7 @@ function valueLine(view, place, system) {
 function outputBox(output, view) {
   const parts = [textBox(output.text, view.query, outputCut(view))];
   const remarks = Object.entries(output.scores || {}).map(([name, value]) => `${name} ${told(value, "number")}`);
+  if (output.length) remarks.unshift(`${count(output.text.length)} of ${count(output.length)} characters are in this file`);
   if (output.cut) remarks.unshift("cut at the token limit");
   if (output.unscored) remarks.unshift(`unscored: ${output.unscored}`);
   if (remarks.length) parts.push(make("p", { class: "remarks" }, visible(remarks.join(" · "))));
@@ -98,6 +99,7 @@ function sampleCard(view, place) {
   const card = make("article", { class: "sample", "aria-labelledby": id },
     make("header", {}, heading, ...tags.filter(Boolean).map((tag) => make("span", { class: "tag", dir: "auto" }, visible(tag)))));
   if (item.prompt.trim()) card.append(make("div", { class: "prompt" }, make("span", { class: "label" }, "prompt"), textBox(item.prompt, view.query, PROMPT_CUT)));
+  if (item.cut) card.append(make("p", { class: "remarks" }, visible(`Cut in this file, whole in the run folder: ${Object.entries(item.cut).map(([name, size]) => `${name} (${count(size)} characters)`).join(", ")}.`)));
   if (item.choices) card.append(choiceTable(view, place, systems));
   else card.append(make("div", { class: "answers", "data-systems": systems.length }, ...systems.map((system) => answerColumn(view, place, system))));
   const foot = make("div", { class: "more" });

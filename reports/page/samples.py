@@ -4,76 +4,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from alignbench.audit.read import TaskRun
 from alignbench.audit.tax import improvement
 from alignbench.results import MetricResult
-from reports.evidence import Evidence, System, documents
+from reports.evidence import documents
 from reports.page.blocks import number
+from reports.page.sets import TaskSet
 
 MOST_DOCUMENTS = 20_000  # of one task; beyond, the page says that it shows a part
 MOST_CHARACTERS = 40_000_000  # of prompts and outputs of one task
+MOST_TEXT = 200_000  # characters of any one text; what is longer is cut, and its sample says how long it was
 DOCUMENT = ("id", "group", "category", "prompt", "choices", "references", "source")
 OF_AN_ANSWER = ("logprobs", "tokens", "entropies", "top_entropies", "outputs", "chance", "unscored", "pending")
 Answers = Mapping[int, Mapping[str, Any]]  # place of a document -> what one system answered
 RIGHT = ("label", "best_choice", "true_answers")
 
 
-@dataclass(frozen=True)
-class TaskSet:
-    """Task folders that stand side by side: one a system, with the same shots, scorers and baseline.
-
-    number: 0 for what most systems have; note: what tells it from the other sets of its task, else empty
-    """
-
-    task: str
-    number: int
-    note: str
-    folders: tuple[tuple[System, TaskRun], ...]
-
-
-def sets_of(evidence: Evidence, task: str) -> list[TaskSet]:
-    """All folders of a task. A second folder of one system, of other documents for example, is in a further set."""
-    groups: dict[tuple[str, ...], list[tuple[System, TaskRun]]] = {}
-    for system, own in evidence.every_run_of(task):
-        settings, lap = _settings(own), 0
-        while any(system is other for other, _ in groups.get((*settings.values(), str(lap)), ())):
-            lap += 1
-        groups.setdefault((*settings.values(), str(lap)), []).append((system, own))
-    ordered = sorted(groups.items(), key=lambda item: (-len(item[1]), item[0]))
-    unlike = [place for place in range(len(next(iter(groups), ()))) if len({key[place] for key in groups}) > 1]
-    return [
-        TaskSet(task, place, _note(key, unlike, folders), tuple(folders))
-        for place, (key, folders) in enumerate(ordered)
-    ]
-
-
-def _settings(own: TaskRun) -> dict[str, str]:
-    scorers = own.identity.get("scorers") or ()
-    return {
-        "version": str(own.result.version),
-        "shots": str(own.result.shots),
-        "scorers": ", ".join(sorted(f"{entry['kind']}={entry['name']}" for entry in scorers)),
-        "revisions": ", ".join(sorted(str(entry["revision"])[:12] for entry in scorers)),
-        "against": str((own.identity.get("baseline") or {}).get("name") or ""),
-    }
-
-
-def _note(key: Sequence[str], unlike: Sequence[int], folders: Sequence[tuple[System, TaskRun]]) -> str:
-    names = [*_settings(folders[0][1]), "folders"]
-    parts = [f"{names[place]} {key[place] or 'none'}" for place in unlike if names[place] != "folders"]
-    if names.index("folders") in unlike and key[-1] != "0":
-        parts.append(f"other documents: {', '.join(own.path.name for _, own in folders)}")
-    return "; ".join(parts)
-
-
 def block_of(chosen: TaskSet) -> dict[str, Any]:
     """What the page needs of a set of task folders: results, documents, and each system's answers to them.
 
     Documents are the same where id, prompt and choices are. `answers` has for each system one entry a document, None
-    where it has none. Heavy columns (tokens, log-probabilities and entropies of each token) stay in the run folders.
+    where it has none. Texts are cut to `MOST_TEXT` characters: `cut` of a document (text -> length) and `length` of an
+    output tell how long they were. Heavy columns (tokens, log-probabilities and entropies of each token) stay in the
+    run folders.
     """
     metrics = _metrics(chosen)
     names = [metric.metric for metric in metrics]
@@ -122,15 +76,26 @@ def _has_values(answers: Sequence[Answers], column: int) -> bool:
 
 
 def _document(record: Mapping[str, Any], metrics: Sequence[str]) -> dict[str, Any]:
+    cut: dict[str, int] = {}
+
+    def kept(name: str, text: Any) -> Any:
+        if isinstance(text, str) and len(text) > MOST_TEXT:
+            cut[name] = len(text)
+            return text[:MOST_TEXT]
+        return text
+
     found = {
-        "id": str(record["id"]),
+        "id": kept("id", str(record["id"])),
         "category": record.get("category"),
-        "prompt": str(record.get("prompt") or ""),
-        "choices": record.get("choices"),
+        "prompt": kept("prompt", str(record.get("prompt") or "")),
+        "choices": [kept(f"choice {place}", text) for place, text in enumerate(record.get("choices") or (), 1)],
         "right": _right(record),
-        "references": record.get("references"),
-        "source": record.get("source"),
-        "about": dict(_about(record, metrics)),
+        "references": [
+            kept(f"right answer {place}", text) for place, text in enumerate(record.get("references") or (), 1)
+        ],
+        "source": kept("source text", record.get("source")),
+        "about": {name: kept(name, value) for name, value in _about(record, metrics)},
+        "cut": cut,
     }
     return {key: value for key, value in found.items() if value not in (None, [], {})}
 
@@ -173,8 +138,9 @@ def _output(output: Mapping[str, Any]) -> dict[str, Any]:
         for name, value in numbers.items()
         if number(value) is not None
     }
-    found = {"text": str(output.get("text") or ""), "cut": output.get("finish") == "length", "scores": scores}
-    found["unscored"] = output.get("unscored")
+    text = str(output.get("text") or "")
+    found = {"text": text[:MOST_TEXT], "cut": output.get("finish") == "length", "scores": scores}
+    found |= {"unscored": output.get("unscored"), "length": len(text) if len(text) > MOST_TEXT else None}
     return {key: value for key, value in found.items() if key == "text" or value}
 
 
@@ -201,7 +167,8 @@ def _kept(found: Sequence[Mapping[str, Any]], answers: Sequence[Answers], metric
     """Places of the documents that are shown: all of them, or half the worst regressions and half drawn evenly."""
     size = sum(_characters(document) for document in found)
     size += sum(len(output["text"]) for mine in answers for one in mine.values() for output in one.get("outputs", ()))
-    room = min(MOST_DOCUMENTS, math.floor(len(found) * MOST_CHARACTERS / max(size, MOST_CHARACTERS)))
+    room = math.floor(len(found) * MOST_CHARACTERS / max(size, MOST_CHARACTERS))
+    room = min(MOST_DOCUMENTS, max(room, 1))
     if len(found) <= room:
         return list(range(len(found)))
     directed = next((place for place, metric in enumerate(metrics) if metric.better != "–"), None)

@@ -47,7 +47,7 @@ function emptyTask(line) {
 function showSets(name, sets, own) {
   if (sets.length < 2) return;
   $("task-sets").append(make("nav", { class: "sets", "aria-label": "Settings of this task" }, make("ul", {}, ...sets.map((one, place) =>
-    make("li", {}, make("a", { href: `#task/${encodeURIComponent(name)}/${place + 1}`, "aria-current": place === own ? "page" : null }, visible(one.note) || `set ${place + 1}`))))));
+    make("li", {}, make("a", { href: linkTo(name, place), "aria-current": place === own ? "page" : null }, visible(one.note) || `set ${place + 1}`))))));
 }
 
 function taskChoices(core) {

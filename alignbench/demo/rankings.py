@@ -1,0 +1,65 @@
+"""Rankings of what a model answers: the data of the reward model, as InstructGPT gathered them (arXiv 2203.02155, 3.2).
+
+A reward model that has only seen answers by the world's own rules does not know the mistakes of the policy that it
+is to judge. So most outputs of a ranking are samples of the SFT model; the others are right and wrong answers of the
+world, so that what no model says yet has been judged as well.
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+from alignbench.demo.answers import as_response, candidates
+from alignbench.demo.judge import read_card
+from alignbench.demo.labelers import FEWEST, HELD_OUT_RANKINGS, HIRED, MOST, RANKINGS, ranking
+from alignbench.demo.layout import write_lines
+from alignbench.demo.requests import is_training, make_requests
+from alignbench.models.checkpoint import find_checkpoint, load_engine
+from alignbench.models.engine import Prompt, Sampling
+from alignbench.progress import Progress
+
+OWN = 2  # outputs of a ranking that are the world's
+SAMPLING = Sampling(max_tokens=48, samples=MOST - OWN, temperature=1.0)  # fewer where some are the same
+
+
+def rank_samples(
+    model: Path, world: Path, out: Path, seed: int = 0, number: int = RANKINGS, progress: Progress | None = None
+) -> int:
+    """Write out/rankings.jsonl and out/rankings_held_out.jsonl (other users' prompts, half of them ranked by other
+    labelers): {prompt, labeler, group, responses, ranks}. How many of the outputs are the model's.
+
+    number: of prompts to rank, a quarter as many held out
+    """
+    known = read_card(world).world
+    everyone = make_requests(known).training
+    training = [request for request in everyone if is_training(request.user)][-number:]
+    others = [request for request in everyone if not is_training(request.user)]
+    others = others[-number * HELD_OUT_RANKINGS // RANKINGS :]
+    engine = load_engine(find_checkpoint(str(model)), device="cpu", dtype="float32")
+    asked = [*training, *others]
+    progress = progress or Progress()
+    progress.start("sampling answers", len(asked), unit="prompts")
+    texts: dict[int, list[str]] = {}
+    prompts = [Prompt(request.prompt, request.prompt) for request in asked]
+    for index, completions in engine.generate(prompts, SAMPLING, seed=seed):
+        texts[index] = list(dict.fromkeys(c.text for c in completions if c.text.strip()))
+        progress.advance()
+    groups = {group: [labeler for labeler in HIRED if labeler.group == group] for group in ("training", "held-out")}
+    rows, sampled = [], 0
+    for index, request in enumerate(asked):
+        draw = random.Random(f"{seed} ranking {request.prompt}")
+        new = index >= len(training) and index % 2 == 1
+        labeler = draw.choice(groups["held-out" if new else "training"])
+        size = draw.randint(FEWEST, MOST)
+        shown = texts[index][: size - OWN]
+        while len(shown) < size:  # different samples may be few
+            more = map(as_response, candidates(known, request, FEWEST, draw))
+            shown = list(dict.fromkeys([*shown, *more]))[:size]
+        sampled += len(set(shown) & set(texts[index]))
+        draw.shuffle(shown)
+        rows.append(ranking(known, request, shown, labeler))
+    of_all = ("rankings", rows[: len(training)]), ("rankings_held_out", rows[len(training) :])
+    for name, own in of_all:  # where all are tied there is nothing to learn
+        write_lines(out / f"{name}.jsonl", [row for row in own if len(set(row["ranks"])) > 1])
+    return sampled
