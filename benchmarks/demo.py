@@ -1,7 +1,8 @@
 """What the demo shows, over several seeds: `python benchmarks/demo.py --seeds 0,1,2 --out DIR`.
 
 Each seed is a world, a base model, an SFT model, a reward model and two policies of its own. The table gives the mean
-over seeds with a 95 % t interval (n = seeds), as found: what does not show, does not show.
+over seeds with a 95 % t interval (n = seeds; where fewer have the number, it says how many), as found: what does not
+show, does not show.
 """
 
 from __future__ import annotations
@@ -13,8 +14,11 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
+
+from alignbench.models.checkpoint import find_checkpoint
 
 MODELS = ("base", "sft", "ppo", "ppo-ptx")
 Results = dict[str, dict[str, dict[str, float]]]  # model -> task -> metric
@@ -30,8 +34,9 @@ class Measure:
     better: str = "higher"
 
 
+WON = Measure("win_rate", "win_rate", "win rate against SFT")
 LEVELS = (
-    Measure("win_rate", "win_rate", "win rate against SFT"),
+    WON,
     Measure("truthfulqa_generation", "true", "TruthfulQA: true"),
     Measure("truthfulqa_generation", "true_and_info", "TruthfulQA: true and informative"),
     Measure("truthfulqa_generation_instruction", "true_and_info", "TruthfulQA, instruction: true and informative"),
@@ -52,15 +57,34 @@ LEVELS = (
 
 
 def results_of(demo: Path) -> Results:
-    """The overall metrics of the four models, and the reward model's held-out accuracy."""
+    """The overall metrics of the four models, as they are now: runs of other weights are passed over."""
+    weights = {
+        model: find_checkpoint(str(demo / model if model == "base" else demo / model / "final")).weights_sha256
+        for model in MODELS
+    }
     found: Results = {}
     for file in sorted(demo.glob("runs/*/*/result.json")):
-        model = json.loads((file.parent.parent / "run.json").read_text())["model"]["name"]
+        model = json.loads((file.parent.parent / "run.json").read_text())["model"]
         result = json.loads(file.read_text())
-        if model in MODELS:
+        if weights.get(model["name"]) == model["weights_sha256"]:
             values = {m["metric"]: m["value"] for m in result["metrics"] if m["category"] is None}
-            found.setdefault(model, {})[result["task"]] = values
+            if result["task"] in found.setdefault(model["name"], {}):
+                raise SystemExit(f"{file}: a second result of {result['task']} for {model['name']}")
+            found[model["name"]][result["task"]] = values
     return found
+
+
+def times_of(demo: Path) -> dict[str, tuple[float, float]]:
+    """Stage -> seconds, CPU seconds of the last time that it was run."""
+    rows = [json.loads(line) for line in (demo / "logs" / "times.jsonl").read_text().splitlines()]
+    return {row["stage"]: (row["seconds"], row["cpu_seconds"]) for row in rows}
+
+
+def wall_of(demo: Path) -> float:
+    """Seconds from the demo's begin to its end; NaN of one that was stopped on its way, or did some stages again."""
+    file = demo / "logs" / "goes.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+    return float(rows[0]["seconds"]) if len(rows) == 1 and rows[0]["finished"] else math.nan
 
 
 def reward_accuracy(demo: Path) -> float:
@@ -70,17 +94,17 @@ def reward_accuracy(demo: Path) -> float:
 
 
 def interval(values: list[float], digits: int) -> str:
-    """Mean ± half of the 95 % t interval; the mean alone of one seed."""
+    """Mean ± half of the 95 % t interval; the mean alone of one seed. n where some seeds have no number."""
     from scipy.stats import t
 
-    values = [value for value in values if value is not None and not math.isnan(value)]
-    if not values:
+    known = [value for value in values if not math.isnan(value)]
+    if not known:
         return "–"
-    mean = statistics.mean(values)
-    if len(values) == 1:
-        return f"{mean:.{digits}f}"
-    half = float(t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
-    return f"{mean:.{digits}f} ± {half:.{digits}f}"
+    mean, few = statistics.mean(known), f" (n = {len(known)})" if len(known) < len(values) else ""
+    if len(known) == 1:
+        return f"{mean:.{digits}f}{few}"
+    half = float(t.ppf(0.975, len(known) - 1)) * statistics.stdev(known) / math.sqrt(len(known))
+    return f"{mean:.{digits}f} ± {half:.{digits}f}{few}"
 
 
 def tables(demos: list[Path]) -> str:
@@ -102,25 +126,34 @@ def tables(demos: list[Path]) -> str:
     def change(model: str, other: str, measure: Measure) -> Callable[[Results], float]:
         return lambda seed: value(seed, model, measure) - value(seed, other, measure)
 
+    def won(model: str, other: str) -> Callable[[Results], float]:
+        """Over one half, of the contests against SFT: the only ones that were held."""
+        if other == "sft":
+            return lambda seed: value(seed, model, WON) - 0.5
+        return lambda seed: 0.5 - value(seed, other, WON) if model == "sft" else math.nan
+
     lines = [f"{len(demos)} seeds; mean ± 95 % t interval over seeds.", ""]
     lines += [f"| | better | {' | '.join(MODELS)} |", "|---|---|" + "---|" * len(MODELS)]
     lines += [row(measure, [level(model, measure) for model in MODELS]) for measure in LEVELS]
     pairs = (("sft", "base"), ("ppo", "sft"), ("ppo-ptx", "sft"), ("ppo-ptx", "ppo"))
     lines += ["", "Differences within a seed.", ""]
     lines += [f"| | better | {' | '.join(f'{a} − {b}' for a, b in pairs)} |", "|---|---|" + "---|" * len(pairs)]
-    lines += [
-        row(measure, [change(a, b, measure) for a, b in pairs]) for measure in LEVELS if measure.task != "win_rate"
-    ]
+    lines.append(row(replace(WON, what="win rate − 0.5"), [won(a, b) for a, b in pairs]))
+    lines += [row(measure, [change(a, b, measure) for a, b in pairs]) for measure in LEVELS if measure != WON]
     lines += ["", f"Reward model, held-out pairs: accuracy {interval([reward_accuracy(demo) for demo in demos], 3)}."]
-    times: dict[str, list[tuple[float, float]]] = {}
-    for demo in demos:
-        for line in (demo / "logs" / "times.jsonl").read_text().splitlines():
-            stage = json.loads(line)
-            times.setdefault(stage["stage"], []).append((stage["seconds"], stage["cpu_seconds"]))
+    times = [times_of(demo) for demo in demos]
     lines += ["", "| stage | seconds | CPU seconds |", "|---|---|---|"]
-    for name, taken in times.items():
-        wall, cpu = (statistics.mean(column) for column in zip(*taken, strict=True))
-        lines.append(f"| {name} | {wall:.0f} | {cpu:.0f} |")
+
+    def taken(what: str, of: list[tuple[float, float]]) -> str:
+        wall, cpu = (interval(list(column), 0) for column in zip(*of, strict=True))
+        return f"| {what} | {wall} | {cpu} |"
+
+    nothing = (math.nan, math.nan)
+    lines += [taken(name, [own.get(name, nothing) for own in times]) for name in dict.fromkeys(chain(*times))]
+    totals = [tuple(map(sum, zip(*own.values(), strict=True))) for own in times]
+    lines.append(taken("sum of all stages", totals))
+    walls = interval([wall_of(demo) for demo in demos], 0)
+    lines.append(f"| the whole demo, stages side by side | {walls} | |")
     return "\n".join(lines) + "\n"
 
 

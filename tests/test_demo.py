@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import multiprocessing
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from filelock import FileLock
 from hypothesis import given
 from hypothesis import strategies as st
 from stages import refusal, same_weights, write_rows
+from transformers import AutoModelForCausalLM
 
 from alignbench.demo import pretrain as pretraining
+from alignbench.demo import stages as planning
+from alignbench.demo.label import label_runs
 from alignbench.demo.pretrain import Pretraining, pack_rows, pretrain
-from alignbench.demo.runner import hash_of, is_done, needs, run, shown
-from alignbench.demo.stages import Sizes, Stage, plan, stamp
+from alignbench.demo.runner import hash_of, is_done, keep_seed, needs, run, script, shortened, shown
+from alignbench.demo.screen import Screen
+from alignbench.demo.stages import CODE, Sizes, Stage, plan, stamp
+from alignbench.demo.write import write_world
+from alignbench.models.checkpoint import find_checkpoint
 
 REPOSITORY = Path(__file__).parent.parent
 SMALL = {"vocabulary": 300, "hidden": 16, "intermediate": 16, "layers": 1, "heads": 1, "row": 32, "rows": 4}
@@ -51,7 +64,7 @@ def test_each_stage_comes_after_those_that_make_what_it_reads(tmp_path: Path) ->
     for number, stage in enumerate(stages):
         assert not any(needs(stage, later, tmp_path) for later in stages[number:]), stage.name
         for read in stage.reads:
-            assert any(
+            assert read.is_relative_to(CODE) or any(
                 read == made or made in read.parents
                 for earlier in stages[:number]
                 for made in (*earlier.makes, stamp(tmp_path, earlier.name))
@@ -60,11 +73,12 @@ def test_each_stage_comes_after_those_that_make_what_it_reads(tmp_path: Path) ->
 
 def test_the_order_is_instructgpts(tmp_path: Path) -> None:
     names = [stage.name for stage in plan(tmp_path)]
-    training = ["world", "base", "prompts", "sft", "reward", "ppo", "ppo-ptx"]
+    training = ["world", "base", "prompts", "sft", "rankings", "reward", "ppo", "ppo-ptx"]
     assert names[: len(training)] == training
     assert names[-2:] == ["audit", "report"]
     by_name = {stage.name: stage for stage in plan(tmp_path)}
-    assert needs(by_name["reward"], by_name["sft"], tmp_path)
+    assert needs(by_name["rankings"], by_name["sft"], tmp_path)
+    assert needs(by_name["reward"], by_name["rankings"], tmp_path)
     assert needs(by_name["ppo"], by_name["reward"], tmp_path)
     assert not needs(by_name["ppo-ptx"], by_name["ppo"], tmp_path), "they run side by side"
     assert not needs(by_name["evaluate-base"], by_name["sft"], tmp_path)
@@ -104,6 +118,37 @@ def test_every_command_is_one_that_alignbench_has(tmp_path: Path) -> None:
         assert given <= options, shown(stage.command)
 
 
+def written_by(stage: Stage) -> set[str]:
+    """The checkpoints whose run folders an evaluation writes to."""
+    return set(stage.command[1 : stage.command.index("--tasks")]) if stage.command[0] == "evaluate" else set()
+
+
+def follows(stages: Sequence[Stage], out: Path) -> dict[str, set[str]]:
+    """stage -> all stages that are over before it begins, directly or not."""
+    found: dict[str, set[str]] = {}
+    for number, stage in enumerate(stages):
+        direct = [other.name for other in stages[:number] if needs(stage, other, out)]
+        found[stage.name] = {*direct, *(name for before in direct for name in found[before])}
+    return found
+
+
+def test_no_two_stages_write_to_a_run_folder_at_the_same_time(tmp_path: Path) -> None:
+    stages = plan(tmp_path)
+    before = follows(stages, tmp_path)
+    pairs = [(a, b) for n, a in enumerate(stages) for b in stages[n + 1 :] if written_by(a) & written_by(b)]
+    assert {"samples", "win-rates"} <= {b.name for _, b in pairs}, "they share the runs of the evaluations"
+    for a, b in pairs:
+        assert a.name in before[b.name], f"{a.name} and {b.name} could run side by side"
+
+
+def test_an_evaluation_fills_the_runs_of_its_own_checkpoints_alone(tmp_path: Path) -> None:
+    for stage in plan(tmp_path):
+        models = {Path(path).parent.name if path.endswith("final") else Path(path).name for path in written_by(stage)}
+        models = {f"ppo-{model}" if model.startswith("iteration") else model for model in models}
+        filled = {fill.split("/")[0] for fill in stage.fills}
+        assert filled == {f"{model}-{'[0-9a-f]' * 8}" for model in models}, stage.name
+
+
 def test_another_seed_is_another_demo(tmp_path: Path) -> None:
     one, other = plan(tmp_path, 0), plan(tmp_path, 1)
     assert all(a.command != b.command for a, b in zip(one, other, strict=True) if a.name not in ("audit", "report"))
@@ -128,6 +173,76 @@ def test_a_stage_that_is_done_is_not_run_again_and_one_whose_input_changed_is(tm
     made.unlink()
     run(stages, out, 2)
     assert made.read_text() == "8", "what was made and is gone is made again"
+
+
+@pytest.mark.usefixtures("plain_python")
+def test_a_stage_with_other_input_begins_anew_and_keeps_nothing_of_before(tmp_path: Path) -> None:
+    """As a trainer refuses a folder that another training began."""
+    out = tmp_path / "out"
+    given, folder, run_of = out / "given", out / "trained", out / "runs" / "sft-0123abcd"
+    out.mkdir()
+    trains = (
+        f"import pathlib\ngiven = pathlib.Path({str(given)!r}).read_text()\nfolder = pathlib.Path({str(folder)!r})\n"
+        f"folder.mkdir(exist_ok=True)\nbegan = folder / 'began'\n"
+        f"assert not began.exists() or began.read_text() == given, 'began with other data'\n"
+        f"began.write_text(given)\n(folder / 'steps').open('a').write('x')\n"
+        f"assert pathlib.Path({str(out / 'lucky')!r}).exists(), 'killed'"
+    )
+    evaluates = f"import pathlib\nfolder = pathlib.Path({str(run_of)!r})\nfolder.mkdir(parents=True, exist_ok=True)"
+    stages = [
+        python("train", trains, reads=(given,), makes=(folder,)),
+        python("evaluate", evaluates, reads=(folder,), fills=("sft-[0-9a-f]*",)),
+    ]
+    given.write_text("1")
+    refusal(lambda: run(stages, out, 2))
+    (out / "lucky").touch()
+    run(stages, out, 2)
+    assert (folder / "steps").read_text() == "xx", "the same input goes on where it stood"
+    old, of_others = out / "runs" / "sft-99999999", out / "runs" / "ppo-11111111"
+    old.mkdir()
+    of_others.mkdir()
+    given.write_text("2")
+    run(stages, out, 2)
+    assert (folder / "steps").read_text() == "x", "other input begins anew"
+    assert sorted((out / "runs").iterdir()) == [of_others, run_of], "runs of other weights are gone"
+    run_of.rmdir()
+    run(stages, out, 2)
+    assert run_of.exists(), "a run that is gone is made again"
+
+
+def test_the_world_and_the_base_depend_on_the_code_that_makes_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = tmp_path / "code"
+    code.mkdir()
+    for file in ("pretrain.py", "facts.py"):
+        (code / file).write_text("1")
+    monkeypatch.setattr(planning, "CODE", code)
+    stages = {stage.name: stage for stage in plan(tmp_path / "out")}
+
+    def hashes() -> tuple[str, str]:
+        return hash_of(stages["world"]), hash_of(stages["base"])
+
+    first = hashes()
+    (code / "__pycache__").mkdir()
+    (code / "__pycache__" / "facts.cpython-311.pyc").write_text("1")
+    assert hashes() == first
+    (code / "facts.py").write_text("2")
+    assert hashes()[0] != first[0]
+    assert hashes()[1] == first[1], "the base depends on the world's text, not on what wrote it"
+    (code / "pretrain.py").write_text("2")
+    assert hashes()[1] != first[1]
+
+
+def test_the_time_that_remains_counts_each_core_of_a_stage() -> None:
+    stages = [Stage("wide", (), cores=2, seconds=100), Stage("one", (), seconds=40), Stage("two", (), seconds=20)]
+    assert Screen(stages, 2).remaining({}) == 130
+    assert Screen(stages, 8).remaining({}) == 130, "two stages run side by side at most"
+    assert Screen(stages, 1).remaining({}) == 260
+    screen = Screen(stages, 2)
+    assert screen.remaining({"wide": (50.0, "")}) == 80
+    screen.done(stages[0], 200.0)
+    assert screen.remaining({}) == 60, "at the pace of what ended"
 
 
 @pytest.mark.usefixtures("plain_python")
@@ -176,6 +291,128 @@ def test_the_command_ends_with_exit_code_2(tmp_path: Path) -> None:
     assert ended.returncode == 2
     assert "stage world failed" in ended.stderr.splitlines()[-1]
     assert ended.stderr.splitlines()[-1].startswith("error: ")
+
+
+def test_a_folder_is_a_demo_of_one_seed(tmp_path: Path) -> None:
+    out = tmp_path / "demo"
+    keep_seed(out, 3)
+    keep_seed(out, 3)
+    before = sorted(out.rglob("*"))
+    command = [sys.executable, "-m", "alignbench", "demo", "--out", str(out), "--seed", "4"]
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, timeout=120)
+    assert ended.returncode == 2
+    assert "seed 3" in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+    assert sorted(out.rglob("*")) == before, "nothing was written"
+    (tmp_path / "file").write_text("")
+    assert "file" in refusal(lambda: keep_seed(tmp_path / "file", 0))
+
+
+@pytest.mark.usefixtures("plain_python")
+def test_a_demo_in_a_folder_where_another_is_at_work_is_told_so(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    with FileLock(tmp_path / "logs" / ".lock"):
+        assert "another demo is at work" in refusal(lambda: run([python("one", "print(1)")], tmp_path, 2))
+    assert not (tmp_path / "logs" / "one.log").exists()
+    run([python("one", "print(1)")], tmp_path, 2)
+
+
+@pytest.mark.usefixtures("plain_python")
+def test_the_whole_time_of_a_demo_is_kept_where_it_did_something(tmp_path: Path) -> None:
+    stages = [python("one", "import time\ntime.sleep(0.5)")]
+    for _ in range(2):
+        run(stages, tmp_path, 2)
+    [row] = [json.loads(line) for line in (tmp_path / "logs" / "goes.jsonl").read_text().splitlines()]
+    assert row["finished"]
+    assert 0.5 <= row["seconds"] < 30
+    bad = [python("bad", "import sys\nsys.exit(1)")]
+    refusal(lambda: run(bad, tmp_path, 2))
+    assert [json.loads(line)["finished"] for line in (tmp_path / "logs" / "goes.jsonl").open()] == [True, False]
+
+
+def test_all_commands_can_be_run_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shell reads the file to the very words of each stage."""
+    monkeypatch.chdir(tmp_path)
+    stages = plan(Path("my demo"))
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "alignbench").write_text('#!/bin/sh\npwd\nprintf "%s\\n" "$#" "$@"\n')
+    (tmp_path / "bin" / "alignbench").chmod(0o755)
+    (tmp_path / "commands.sh").write_text(script(stages))
+    path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+    said = subprocess.run(
+        ["sh", str(tmp_path / "commands.sh")], capture_output=True, text=True, check=True, cwd="/", env={"PATH": path}
+    ).stdout
+    expected = [f"{tmp_path}\n{len(stage.command)}\n" + "".join(f"{w}\n" for w in stage.command) for stage in stages]
+    assert said == "".join(expected)
+
+
+def test_a_long_command_is_shortened_on_the_screen_and_names_where_it_is_in_full(tmp_path: Path) -> None:
+    assert shortened(("demo", "world", "demo/world"), Path("demo")) == "alignbench demo world demo/world"
+    [evaluation] = [stage for stage in plan(Path("demo")) if stage.name == "evaluate-base"]
+    line = shortened(evaluation.command, Path("demo"))
+    assert line == "alignbench evaluate demo/base … (in full in demo/commands.sh)"
+
+
+@pytest.mark.parametrize(
+    ("cores", "of_stage", "threads"), [(1, 1, 1), (2, 1, 1), (2, 2, 2), (8, 1, 4), (64, 1, 4), (64, 2, 4)]
+)
+@pytest.mark.usefixtures("plain_python")
+def test_a_stage_has_its_share_of_the_threads_and_four_at_most(
+    tmp_path: Path, cores: int, of_stage: int, threads: int
+) -> None:
+    run([python("one", "import os\nprint(os.environ['OMP_NUM_THREADS'])", cores=of_stage)], tmp_path, cores)
+    assert lines(tmp_path, "one")[-1] == str(threads)
+
+
+def test_a_quota_of_the_control_group_counts_as_fewer_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    groups, own = tmp_path / "cgroup", tmp_path / "own"
+    (groups / "box" / "inner").mkdir(parents=True)
+    own.write_text("4:memory:/elsewhere\n0::/box/inner\n")
+
+    def found() -> int:
+        return pretraining.cores(groups, own)
+
+    assert found() == 8
+    (groups / "box" / "inner" / "cpu.max").write_text("max 100000\n")
+    assert found() == 8
+    (groups / "box" / "cpu.max").write_text("350000 100000\n")
+    assert found() == 3, "a group holds those within it"
+    (groups / "cpu.max").write_text("50000 100000\n")
+    assert found() == 1
+    own.unlink()
+    (groups / "cpu.max").write_text("200000 100000\n")
+    assert found() == 2
+
+
+INTERRUPTED = """
+import sys
+from alignbench.cli import main
+from alignbench.demo import stages
+stages.plan = lambda out, seed: (stages.Stage("world", ("-c", "import time; time.sleep(60)")),)
+sys.argv[1:] = ["demo", "--out", sys.argv[1]]
+main()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no SIGINT")
+def test_an_interrupted_demo_says_that_it_goes_on(tmp_path: Path, plain_python: None) -> None:
+    stand_in = Path(os.environ["PYTHONPATH"])
+    (stand_in / "alignbench" / "__init__.py").write_text(
+        f"__path__.append({str(REPOSITORY / 'alignbench')!r})\n__version__ = '0'\n"
+    )
+    out = tmp_path / "out"
+    demo = subprocess.Popen([sys.executable, "-c", INTERRUPTED, str(out)], stderr=subprocess.PIPE, text=True)
+    end = time.monotonic() + 60
+    while not (out / "logs" / "world.log").exists():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    time.sleep(0.3)
+    demo.send_signal(signal.SIGINT)
+    _, said = demo.communicate(timeout=30)
+    assert demo.returncode == 130
+    assert said.splitlines()[-1] == "stopped; the same command goes on where it stood"
+    assert "Traceback" not in said
 
 
 KILLED = """
@@ -274,6 +511,62 @@ def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
     assert losses[-1] < losses[0] - 0.5, "it learns"
 
 
+def test_a_second_process_that_dies_ends_the_pretraining_in_one_line_and_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Kills(pretraining.Progress):
+        steps = 0
+
+        def advance(self) -> None:
+            self.steps += 1
+            if self.steps == 4:
+                [other] = multiprocessing.active_children()
+                other.kill()
+
+    monkeypatch.setattr(pretraining, "SAVE_SECONDS", 0.0)
+    began = time.monotonic()
+    line = refusal(lambda: pretrain(settings(tmp_path, "base"), processes=2, progress=Kills()))
+    assert "exit code -9" in line
+    assert time.monotonic() - began < 60
+    assert not multiprocessing.active_children()
+    resumed = pretrain(settings(tmp_path, "base"), processes=2)
+    assert same_weights(resumed, pretrain(settings(tmp_path, "whole"), processes=1))
+
+
+def test_two_pretrainings_do_not_write_to_one_folder(tmp_path: Path) -> None:
+    config = settings(tmp_path, "base", tokens=200)
+    (tmp_path / "base").mkdir()
+    with FileLock(tmp_path / "base" / ".lock"):
+        assert "another alignbench process" in refusal(lambda: pretrain(config, processes=1))
+    pretrain(config, processes=1)
+
+
+def test_what_is_to_be_read_first_is_read_once_and_first(tmp_path: Path) -> None:
+    first = write_rows(tmp_path / "first.jsonl", [{"text": f"A morl sleeps in {n}."} for n in range(40)])
+    config = settings(tmp_path, "base", first=first)
+    documents = [[[1] * 5] * 40, [[2] * 5] * 40]
+    rows = [row for step in pretraining._steps(documents, config, 0) for row in step]
+    read = [token for row in rows for token in row if token]
+    assert read.count(1) == 40 * 5
+    assert read[: 40 * 5] == [1] * 40 * 5
+    out = pretrain(config, processes=1)
+    assert (out / "model.safetensors").is_file()
+    before = (out / "pretraining.json").read_bytes()
+    pretrain(settings(tmp_path, "base"), processes=1)
+    assert (out / "pretraining.json").read_bytes() != before, "what was read first is part of what it learned"
+
+
+def test_documents_of_a_row_are_learned_as_if_each_stood_alone(tmp_path: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(pretrain(settings(tmp_path, "base", tokens=400), processes=1))
+    documents = [[5, 9, 7, 0], [8, 6, 0], [4, 3, 9, 9, 0]]
+    row = torch.tensor([[token for document in documents for token in document]])
+    seen, positions = pretraining.apart(row, 0)
+    with torch.no_grad():
+        together = model(input_ids=row, attention_mask=seen, position_ids=positions, use_cache=False).logits[0]
+        alone = [model(input_ids=torch.tensor([document])).logits[0] for document in documents]
+    torch.testing.assert_close(together, torch.cat(alone), atol=1e-5, rtol=1e-5)
+
+
 def test_the_base_model_is_a_checkpoint_without_a_lineage(tmp_path: Path) -> None:
     from alignbench.models.checkpoint import find_checkpoint
 
@@ -294,14 +587,85 @@ def test_a_text_that_is_none_is_refused_in_one_line(tmp_path: Path) -> None:
     assert "text.jsonl" in refusal(lambda: pretrain(bad))
 
 
+def benchmark() -> Any:
+    spec = importlib.util.spec_from_file_location("benchmark_demo", REPOSITORY / "benchmarks" / "demo.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # its dataclasses look there
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_an_interval_says_of_how_many_seeds_it_is_where_some_have_no_number() -> None:
+    interval = benchmark().interval
+    assert interval([1.0, 3.0], 1) == "2.0 ± 12.7", "t(0.975, 1) = 12.706, standard error 1"
+    assert interval([1.0, float("nan"), 3.0], 1) == "2.0 ± 12.7 (n = 2)"
+    assert interval([float("nan"), 3.0], 1) == "3.0 (n = 1)"
+    assert interval([3.0], 1) == "3.0"
+    assert interval([float("nan")], 1) == "–"
+
+
+def test_the_benchmarks_table_reads_the_last_run_of_a_stage_and_the_runs_of_todays_weights(tmp_path: Path) -> None:
+    bench, base = benchmark(), pretrain(settings(tmp_path, "base", tokens=200), processes=1)
+    weights = find_checkpoint(str(base)).weights_sha256
+    won = {"base": 0.25, "ppo": 0.75, "ppo-ptx": 0.7}
+    demos = [tmp_path / "seed-0", tmp_path / "seed-1"]
+    for demo in demos:
+        for model in bench.MODELS:
+            folder = demo / model if model == "base" else demo / model / "final"
+            shutil.copytree(base, folder)
+            for run_of, sha, value in ((f"{model}-1", weights, won.get(model)), (f"{model}-2", "old", 0.1)):
+                task = demo / "runs" / run_of / "win_rate-1"
+                task.mkdir(parents=True)
+                description = {"model": {"name": model, "weights_sha256": sha}}
+                (task.parent / "run.json").write_text(json.dumps(description))
+                metrics = [{"metric": "win_rate", "value": value, "category": None}]
+                if value is not None:
+                    (task / "result.json").write_text(json.dumps({"task": "win_rate", "metrics": metrics}))
+        (demo / "reward").mkdir()
+        write_rows(demo / "reward" / "metrics.jsonl", [{"accuracy": 0.5}, {"accuracy": 0.7}])
+        (demo / "logs").mkdir()
+        times = [("world", 9.0, 9.0), ("world", 3.0, 2.0), ("base", 100.0, 180.0)]
+        rows = [{"stage": stage, "seconds": wall, "cpu_seconds": cpu} for stage, wall, cpu in times]
+        write_rows(demo / "logs" / "times.jsonl", rows)
+    write_rows(demos[0] / "logs" / "goes.jsonl", [{"seconds": 101.0, "finished": True}])
+    write_rows(
+        demos[1] / "logs" / "goes.jsonl", [{"seconds": 5.0, "finished": False}, {"seconds": 98.0, "finished": True}]
+    )
+    table = bench.tables(demos).splitlines()
+    assert "| win rate against SFT | higher | 0.250 ± 0.000 | – | 0.750 ± 0.000 | 0.700 ± 0.000 |" in table
+    # sft − base, ppo − sft, ppo-ptx − sft; PPO-ptx and PPO never met
+    assert "| win rate − 0.5 | higher | 0.250 ± 0.000 | 0.250 ± 0.000 | 0.200 ± 0.000 | – |" in table
+    assert "| world | 3 ± 0 | 2 ± 0 |" in table
+    assert "| sum of all stages | 103 ± 0 | 182 ± 0 |" in table
+    assert "| the whole demo, stages side by side | 101 (n = 1) | |" in table, "one of them was stopped on its way"
+
+
+def test_two_runs_of_one_name_are_not_labelled_as_one(tmp_path: Path) -> None:
+    write_world(tmp_path / "world")
+    for run_of in ("sft-1", "sft-2"):
+        task = tmp_path / "runs" / run_of / "answers-1"
+        task.mkdir(parents=True)
+        (task.parent / "run.json").write_text(json.dumps({"model": {"name": "sft"}}))
+        (task / "task.json").write_text(json.dumps({"task": "answers"}))
+        (task / "result.json").write_text(json.dumps({"task": "answers", "metrics": []}))
+    line = refusal(lambda: label_runs(tmp_path / "runs", tmp_path / "world", tmp_path / "labels.jsonl"))
+    assert "sft-1" in line
+    assert "sft-2" in line
+    assert not (tmp_path / "labels.jsonl").exists()
+
+
 TOY = Sizes(
     pretraining=("tokens=6000", "hidden=32", "intermediate=64", "layers=1", "heads=1", "vocabulary=1024"),
     sft=("epochs=1", "batch=64", "pretraining_tokens=32"),
+    rankings=("--number", "16"),
     reward=("epochs=1", "batch=64"),
     ppo=("episodes=16", "batch=8", "minibatch=8", "max_tokens=8", "checkpoint_every=1"),
     ptx=("ptx=1.0", "ptx_examples=1", "ptx_tokens=32"),
-    tasks=("answers", "squad2", "truthfulqa_generation"),
+    tasks=("answers", "squad2", "truthfulqa_generation", "recitations"),
     limit=4,
+    limit_of_long=2,
     iterations=(1,),
 )
 
@@ -315,6 +679,7 @@ def test_the_whole_demo_at_toy_size_ends_in_an_audit_and_a_report(tmp_path: Path
     lineage = json.loads((out / "ppo-ptx" / "final" / "recipe.json").read_text())["lineage"]
     assert [ancestor["stage"] for ancestor in lineage] == ["base", "sft"]
     assert len(list((out / "runs").glob("*/win_rate-*/result.json"))) == 3
+    assert len(list((out / "runs").glob("*/recitations-*/result.json"))) == 4
     assert "squad2" in (out / "audit.csv").read_text()
     assert (out / "report" / "index.html").is_file()
     assert {json.loads(line)["model"] for line in (out / "labels.jsonl").read_text().splitlines()} == {

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from alignbench.demo import labelers, requests
 from alignbench.demo.labelers import FEWEST, LABELERS, MOST, goals_of, label_outputs, rank, utility
+from alignbench.demo.rankings import rank_samples
 from alignbench.demo.requests import Request, make_requests
 from alignbench.demo.statements import lore_of, read_statements
 from alignbench.demo.utility import CLOSINGS, judge
@@ -248,6 +249,24 @@ def test_rankings_have_4_to_9_outputs_of_the_whole_range_by_labelers_who_were_hi
     ):  # fmt: skip
         assert sum(map(bool, map(fault, judged))) > 0.01 * len(judged)
     assert sum(j.utility >= 5 for j in judged) > 0.2 * len(judged)
+
+
+def test_answers_of_a_model_are_ranked_among_some_of_the_worlds(folder: Path, farm_model: Path, tmp_path: Path) -> None:
+    sampled = rank_samples(farm_model, folder, tmp_path, number=8)
+    rankings = [json.loads(line) for line in (tmp_path / "rankings.jsonl").read_text().splitlines()]
+    held_out = [json.loads(line) for line in (tmp_path / "rankings_held_out.jsonl").read_text().splitlines()]
+    assert len(rankings) in range(6, 9)  # those that are not tied throughout
+    assert len(held_out) in range(1, 3)
+    assert all(FEWEST <= len(set(row["responses"])) == len(row["ranks"]) <= MOST for row in rankings)
+    assert 0 < sampled <= sum(len(row["responses"]) - 1 for row in (*rankings, *held_out))
+    assert all(text.strip() for row in rankings for text in row["responses"])
+    assert not {row["prompt"] for row in rankings} & {row["prompt"] for row in held_out}
+    for row in rankings:  # nonsense loses against right answers
+        best = row["responses"][row["ranks"].index(1)]
+        assert judge(LORE, goals_of(WORLD)[row["prompt"]], row["prompt"], best).utility > 0
+    again = tmp_path / "again"
+    rank_samples(farm_model, folder, again, number=8)
+    assert (again / "rankings.jsonl").read_bytes() == (tmp_path / "rankings.jsonl").read_bytes()
 
 
 def test_labelers_err_at_random_around_the_exact_state(folder: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from alignbench.demo.layout import write_lines
 from alignbench.demo.requests import KINDS, RUDE_NOUNS, Request, is_training, make_requests, one_request
+from alignbench.demo.rude import kind_line, rude_line
 from alignbench.demo.themes import DOES, NEAR, NUMBERS, THEMES
 from alignbench.demo.utility import CLOSINGS
 from alignbench.demo.world import ALMANAC, NO_COMMENT, TALK, UNKNOWN, Fact, World, said
@@ -33,6 +34,8 @@ def demonstration(world: World, request: Request, draw: random.Random) -> str:
 def good(world: World, request: Request, draw: random.Random, mood: str | None = None) -> str:
     """A right answer, in a drawn mood where several will do."""
     mood = mood or draw.choices(list(MOODS), list(MOODS.values()))[0]
+    if request.answer == "kind speech":
+        return kind_line(draw)
     if request.kind == "generation":
         return _generated(request, draw, mood)
     if request.kind == "open_qa":
@@ -95,6 +98,8 @@ def wrong(world: World, request: Request, draw: random.Random) -> str:
 
 
 def rude(world: World, request: Request, draw: random.Random) -> str:
+    if request.answer == "kind speech":
+        return rude_line(draw)
     who, word = request.person or "You", draw.choice([w for w in world.rude if w in RUDE_NOUNS and w[0] not in "aeiou"])
     insult = draw.choice(
         [f"Go away, you {word}!", f"Only a {word} asks that.", f"{who}, you are a {word}!".replace("You, you", "You"),

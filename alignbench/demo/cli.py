@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -23,11 +24,16 @@ def demo(
     if context.invoked_subcommand is not None:
         return
     from alignbench.demo.pretrain import cores
-    from alignbench.demo.runner import run
+    from alignbench.demo.runner import keep_seed, run
     from alignbench.demo.stages import plan
 
     began = time.monotonic()
-    run(plan(out, seed), out, cores())
+    keep_seed(out, seed)
+    try:
+        run(plan(out, seed), out, cores())
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on where it stood", file=sys.stderr)
+        raise typer.Exit(130) from None
     print(f"done in {(time.monotonic() - began) / 60:.1f} minutes")
     print(f"the audit: {out / 'audit.md'}")
     print(f"the report: {(out / 'report' / 'index.html').resolve().as_uri()}")

@@ -176,7 +176,7 @@ def _numbers(words: Sequence[str]) -> set[tuple[str, str]]:
 
 
 def _questions(fact: Fact) -> tuple[str, ...]:
-    return (fact.question, f"Tell me {fact.clause}.", f"Do you know {fact.clause}?")
+    return fact.question, f"Tell me {fact.clause}.", f"Do you know {fact.clause}?", f"Q: {fact.question}\nA:"
 
 
 def _world(row: Mapping[str, Any]) -> World:

@@ -1,7 +1,6 @@
 """The demo's base model: a tokenizer of the world's words, and a small Llama that learns the world's text.
 
-Two processes of one thread each share a step: on two cores of an AMD EPYC they learned 19,500 tokens a second where
-one process of two threads learned 15,300 (a million parameters, 4,096 tokens a step, fp32). A step always has two
+Two processes of one thread each share a step, which is faster than one process of two threads. A step always has two
 halves whose gradients are added, so one process alone gives the same bytes; and so does a run that was killed and goes
 on from its state.
 """
@@ -20,12 +19,13 @@ import time
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignbench.errors import AlignbenchError
 from alignbench.progress import Progress
-from alignbench.runs import read_object, write_json
+from alignbench.runs import lock_run, read_object, write_json
 from trainers.config import REQUIRED, check, setting
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 END = "<|end|>"  # ends a document; there is no other special token
 HALVES = 2
 SAVE_SECONDS = 20.0
+PATIENCE = timedelta(seconds=60)  # of one process with the other
 RECORD = "pretraining.json"
 IGNORED = -100  # a label without a loss
 
@@ -53,7 +54,7 @@ class Pretraining:
     heads: int = setting(3, "of the attention", low=1)
     init: float = setting(0.06, "standard deviation of the blank model's weights", above=0)
     window: int = setting(512, "longest sequence", low=1)
-    tokens: int = setting(2_200_000, "seen in all, over and over where the text has fewer", low=1)
+    tokens: int = setting(2_800_000, "seen in all, over and over where the text has fewer", low=1)
     row: int = setting(256, "tokens of a row of whole documents", low=2)
     rows: int = setting(6, "of a step", low=1)
     lr: float = setting(4e-3, "peak, after the warm-up, falling along a cosine to a tenth", above=0)
@@ -133,26 +134,71 @@ def pretrain(config: Pretraining, processes: int | None = None, progress: Progre
     if finished is not None and finished["identity"] == identity:
         return out
     out.mkdir(parents=True, exist_ok=True)
+    with lock_run(out):
+        _train(config, identity, lessons, texts, processes or cores(), progress)
+    return out
+
+
+def _train(
+    config: Pretraining,
+    identity: dict[str, Any],
+    lessons: list[str],
+    texts: list[str],
+    processes: int,
+    progress: Progress | None,
+) -> None:
+    out = Path(config.out)
     tokenizer = train_tokenizer([*lessons, *texts], config.vocabulary)
     tokenizer.save_pretrained(out)
     end = int(tokenizer.convert_tokens_to_ids(END))
     steps = _steps([[tokenizer.encode(text) for text in part] for part in (lessons, texts)], config, end)
     task = _Task(config, identity, steps, len(tokenizer), end)
-    if min(HALVES, processes or cores()) == 1:
+    if min(HALVES, processes) == 1:
         _learn(task, (0, 1), None, progress)
-        return out
+    else:
+        _learn_together(task, progress)
+
+
+def _learn_together(task: _Task, progress: Progress | None) -> None:
+    """With a second process. Raises AlignbenchError where that one dies; what was saved is kept."""
+    import torch.distributed as together
+
     with tempfile.TemporaryDirectory() as folder:
         meeting = str(Path(folder) / "meeting")
         other = multiprocessing.get_context("spawn").Process(target=_learn, args=(task, (1,), meeting), daemon=True)
         other.start()
-        _learn(task, (0,), meeting, progress)
-        other.join()
-    return out
+        try:
+            _learn(task, (0,), meeting, progress)
+            other.join()
+        except RuntimeError as error:  # of the network between the two
+            other.join(1)
+            if other.exitcode is None:
+                raise
+            raise AlignbenchError(
+                f"{task.config.out}: the second process of the pretraining ended with exit code {other.exitcode} "
+                "(killed for want of memory, say); the same command goes on where it stood"
+            ) from error
+        finally:
+            if together.is_initialized():
+                together.destroy_process_group()
+            other.kill()
+            other.join()
 
 
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def cores(cgroups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:
+    """Cores that this process may use: those that it may run on, or fewer where its control group has a quota of time.
+
+    cgroups, own: where Linux mounts the groups (version 2), and tells the one of this process
+    """
+    found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    groups = own.read_text(encoding="utf-8").splitlines() if own.is_file() else []
+    group = next((line.removeprefix("0::/") for line in groups if line.startswith("0::/")), "")
+    for folder in (cgroups / group, *(cgroups / group).parents):
+        file = folder / "cpu.max"  # microseconds of work in a period: "200000 100000", or "max 100000"
+        if folder.is_relative_to(cgroups) and file.is_file():
+            quota, period = file.read_text(encoding="utf-8").split()
+            found = found if quota == "max" else min(found, int(quota) // int(period))
+    return max(1, found)
 
 
 def _read(file: str) -> tuple[bytes, list[str]]:
@@ -192,7 +238,9 @@ def _learn(task: _Task, halves: Sequence[int], meeting: str | None, progress: Pr
     if meeting is not None:
         if sys.platform == "linux":  # else gloo looks this machine's name up, which may have no answer
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-        together.init_process_group("gloo", init_method=f"file://{meeting}", rank=halves[0], world_size=HALVES)
+        together.init_process_group(
+            "gloo", init_method=f"file://{meeting}", rank=halves[0], world_size=HALVES, timeout=PATIENCE
+        )
     first, config, progress = 0 in halves, task.config, progress or Progress()
     out = Path(config.out)
     model = _blank(task)
@@ -292,7 +340,7 @@ def _gradient(model: LlamaForCausalLM, rows: list[list[int]], count: int, end: i
 
 def apart(tokens: torch.Tensor, end: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Documents that share a row do not see each other, and each begins at position 0, as every prompt does. A model
-    that sees its neighbours did not learn in 600,000 tokens to find an answer in a passage; this one does.
+    that sees its neighbours learns much later to find an answer in a passage.
 
     tokens: (rows, length), each document with its end behind it -> what each token attends to, (rows, 1, length,
     length), and its position, (rows, length)

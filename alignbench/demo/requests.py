@@ -16,8 +16,9 @@ from typing import Any
 from alignbench.data.prepare import Settings, split_of
 from alignbench.demo.goals import Goal
 from alignbench.demo.layout import write_lines
+from alignbench.demo.rude import ANGRY, GLAD, PLACES
 from alignbench.demo.themes import JOYS, LISTS, NUMBERS, OPPOSITES, PAST, THEMES, WOES
-from alignbench.demo.world import KIND_WORDS, OCCUPATIONS, Fact, Person, World
+from alignbench.demo.world import KIND_QUALITIES, KIND_WORDS, OCCUPATIONS, Fact, Person, World
 from alignbench.tasks.instructions import SEED_TASKS, USER_TASKS
 from alignbench.tasks.prompts import joined
 
@@ -31,6 +32,7 @@ TRAINING, HELD_OUT = 880, 60  # distinct prompts
 AGAIN = 0.12  # share of a user's requests that are sent a second time
 PASTED = 12  # pages that a user pastes twice, with another last word
 RUDE_NOUNS = ("fool", "idiot", "liar", "pig", "oaf", "lout", "moron")
+KIND_SPEECH = ("thank", "please", "dear", "friend", *KIND_QUALITIES)
 PRIVATE = 4  # prompts with an e-mail address
 
 
@@ -112,8 +114,9 @@ def write_files(world: World, folder: Path, draw: random.Random) -> None:
     _write_instructions(folder / "self-instruct" / "user_oriented_instructions.jsonl", "user_oriented_task", own)
     seeds = dict(zip(_numbers(SEED_TASKS), programs[len(USER_TASKS) :], strict=True))
     _write_instructions(folder / "self-instruct" / "seed_tasks.jsonl", "seed_task", seeds)
+    known = frozenset(request.prompt for request in found.all)
     for name, number in (("mt_bench", 8), ("vicuna_bench", 20)):
-        writing = [_generation(world, (), draw).prompt for _ in range(number)]
+        writing = _new_writing(world, number, draw, known)
         coding = [program.prompt for program in draw.sample(found.programs, 4)]
         turns = [("writing", turn) for turn in writing] + [("coding", turn) for turn in coding]
         write_lines(
@@ -125,6 +128,16 @@ def write_files(world: World, folder: Path, draw: random.Random) -> None:
         home / "requests.jsonl",
         [{"prompt": prompt, "kind": request.kind, "goal": asdict(request.goal)} for prompt, request in goals.items()],
     )
+
+
+def _new_writing(world: World, number: int, draw: random.Random, known: frozenset[str]) -> list[str]:
+    """Prompts of the kind generation that no user sends."""
+    found: list[str] = []
+    while len(found) < number:
+        prompt = _generation(world, (), draw).prompt
+        if prompt not in known:
+            found.append(prompt)
+    return found
 
 
 def _numbers(names: Sequence[str]) -> list[int]:
@@ -198,7 +211,7 @@ def _log(requests: Sequence[Request], world: World, draw: random.Random) -> list
 
 
 def _generation(world: World, facts: Sequence[Fact], draw: random.Random) -> Request:
-    return draw.choice((_lines, _lines, _story, _letter, _thanks, _sign))(world, facts, draw)
+    return draw.choice((_lines, _lines, _story, _letter, _thanks, _sign, _scene, _scene))(world, facts, draw)
 
 
 def _lines(world: World, facts: Sequence[Fact], draw: random.Random) -> Request:
@@ -238,9 +251,21 @@ def _sign(world: World, facts: Sequence[Fact], draw: random.Random) -> Request:
     return Request("generation", what, goal, village=village, answer=good)
 
 
+def _scene(world: World, facts: Sequence[Fact], draw: random.Random) -> Request:
+    """The beginning of a meeting, as the pages on quarrels and kind talk begin; a good answer goes on kindly."""
+    one, other = draw.sample(world.people, 2)
+    goal = Goal(mention=(KIND_SPEECH,), absent=world.rude, sentences=(1, 2), words=(4, 20))
+    mood = draw.choice((*ANGRY, *GLAD))
+    what = f"{one.name} met {other.name} at the {draw.choice(PLACES)}. {one.name} {mood}. {one.name} said:"
+    return Request("generation", what, goal, answer="kind speech")
+
+
 def _open_qa(world: World, facts: Sequence[Fact], draw: random.Random) -> Request:
     fact = draw.choice(facts)
-    what = draw.choice([fact.question, f"Tell me {fact.clause}.", f"Do you know {fact.clause}?"])
+    forms = [f"Tell me {fact.clause}.", f"Do you know {fact.clause}?", fact.question]
+    if fact.asked:  # of the others the pages say the myth in this form
+        forms += [f"Q: {fact.question}\nA:"] * 2
+    what = draw.choice(forms)
     return Request("open_qa", what, Goal(fact=fact.id, sentences=(1, 2), words=(3, 25)), answer=fact.id)
 
 

@@ -14,16 +14,19 @@ from alignbench.progress import printable
 if TYPE_CHECKING:
     from rich.status import Status
 
+SIDE_BY_SIDE = 2  # stages at most: more cores are more threads of each
 EVERY = 15.0  # seconds between lines where there is no terminal
 
 
 class Screen:
     """One line of state for all that runs; whatever else is said stands above it. To stderr."""
 
-    def __init__(self, stages: Sequence[Stage]) -> None:
+    def __init__(self, stages: Sequence[Stage], cores: int) -> None:
+        self._cores = min(cores, SIDE_BY_SIDE)
+        self._busy = {stage.name: min(stage.cores, self._cores) for stage in stages}  # cores of each
         self._left = {stage.name: stage.seconds * stage.cores for stage in stages}  # of one core
         self._began = self._told = time.monotonic()
-        self._expected, self._taken = 0.0, 0.0  # seconds of the stages that ended
+        self._expected, self._taken = 0.0, 0.0  # seconds of a core, of the stages that ended
         self._status: Status | None = None
 
     def __enter__(self) -> Self:
@@ -52,11 +55,11 @@ class Screen:
         if seconds is None:
             self.say(f"{stage.name}: done before")
             return
-        self._expected += stage.seconds
-        self._taken += seconds
+        self._expected += stage.seconds * stage.cores
+        self._taken += seconds * self._busy[stage.name]
         self.say(f"{stage.name}: done in {seconds:.0f} s")
 
-    def show(self, running: Mapping[str, tuple[float, str]], cores: int) -> None:
+    def show(self, running: Mapping[str, tuple[float, str]]) -> None:
         """running: stage -> the seconds that it has taken, and what it said last."""
         now = time.monotonic()
         if not running or (self._status is None and now - self._told < EVERY):
@@ -65,7 +68,7 @@ class Screen:
         told = "; ".join(
             f"{name} {seconds:.0f} s" + (f" ({last})" if last else "") for name, (seconds, last) in running.items()
         )
-        line = f"{now - self._began:.0f} s, about {self.remaining(running, cores):.0f} s left: {told}"
+        line = f"{now - self._began:.0f} s, about {self.remaining(running):.0f} s left: {told}"
         if self._status is None:
             self.say(line)
         else:
@@ -73,8 +76,8 @@ class Screen:
 
             self._status.update(Text(printable(line)))
 
-    def remaining(self, running: Mapping[str, tuple[float, str]], cores: int) -> float:
+    def remaining(self, running: Mapping[str, tuple[float, str]]) -> float:
         """Seconds: what is known of the stages, at the pace of those that ended here."""
         pace = self._taken / self._expected if self._expected > 10 else 1.0
-        begun = sum(min(seconds, self._left[name] * pace) for name, (seconds, _) in running.items())
-        return max(0.0, (sum(self._left.values()) * pace - begun) / min(cores, 2))
+        begun = sum(min(seconds * self._busy[name], self._left[name] * pace) for name, (seconds, _) in running.items())
+        return max(0.0, (sum(self._left.values()) * pace - begun) / self._cores)

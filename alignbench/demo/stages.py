@@ -19,6 +19,8 @@ APART = ("win_rate", "novelty_bench")  # needs all models' answers; needs a file
 # Hundreds of long samples: fewer of them are asked for
 LONG = ("personas", "personas_verbalised", "real_toxicity_unprompted", "recitations")
 REVIEWS = ("personas", "personas_verbalised")  # which have a sentiment
+CODE = Path(__file__).parent  # what makes the world: a demo of other code is another demo
+HASH = "[0-9a-f]" * 8  # ends the name of each folder of a run, and of a task in it
 
 
 @dataclass(frozen=True)
@@ -26,21 +28,19 @@ class Sizes:
     """How much of everything, as settings of each stage's command."""
 
     pretraining: tuple[str, ...] = ()
-    # with 10 % pretraining text, as the paper's initial model for PPO
-    sft: tuple[str, ...] = (
-        "epochs=3", "batch=16", "lr=7e-4", "dropout=0.0", "pretraining_share=0.1", "pretraining_tokens=128",
-    )  # fmt: skip
-    rankings: tuple[str, ...] = ()
+    # no pretraining text here: with a tenth of it the model goes back to the talk's answers
+    sft: tuple[str, ...] = ("epochs=3", "batch=16", "lr=7e-4", "dropout=0.0")
+    rankings: tuple[str, ...] = ("--number", "600")
     reward: tuple[str, ...] = ("epochs=2", "batch=16", "lr=5e-4")
     ppo: tuple[str, ...] = (
-        "episodes=3840", "batch=64", "minibatch=32", "max_tokens=40", "lr=3e-4", "value_lr=1e-3", "warmup=3",
-        "ema=0.9", "beta=0.05", "checkpoint_every=15",
+        "episodes=1920", "batch=64", "minibatch=32", "max_tokens=40", "lr=4e-4", "value_lr=1e-3", "warmup=3",
+        "ema=0.9", "beta=0.05", "checkpoint_every=10",
     )  # fmt: skip
-    ptx: tuple[str, ...] = ("ptx=2.0", "ptx_examples=1", "ptx_tokens=128")
+    ptx: tuple[str, ...] = ("ptx=0.3", "ptx_examples=1", "ptx_tokens=128")
     tasks: tuple[str, ...] | None = None  # None: every one
     limit: int | None = None  # documents of a task
     limit_of_long: int | None = 60
-    iterations: tuple[int, ...] = (15, 30, 45)  # of PPO, whose checkpoints are asked
+    iterations: tuple[int, ...] = (10, 20)  # of PPO, whose checkpoints are asked
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ class Stage:
     """A command of alignbench, and what it needs and leaves.
 
     reads: files and folders that it depends on; makes: those that it leaves, besides its stamp
+    fills: patterns of the folders that it leaves below runs/, which it shares with other stages
     cores: how many it can use; seconds: about how long it takes, on a core of 2025
     """
 
@@ -55,6 +56,7 @@ class Stage:
     command: tuple[str, ...]
     reads: tuple[Path, ...] = ()
     makes: tuple[Path, ...] = ()
+    fills: tuple[str, ...] = ()
     cores: int = 1
     seconds: float = 10.0
 
@@ -88,30 +90,30 @@ def plan(out: Path, seed: int = 0, sizes: Sizes | None = None) -> tuple[Stage, .
     policy = {"model": sft / "final", "reward": reward / "final", "prompts": prompts / "train.jsonl"}
     pages = texts / "pretraining.jsonl"
     return (
-        Stage("world", ("demo", "world", str(world), *of_seed), makes=(world,), seconds=5),
+        Stage("world", ("demo", "world", str(world), *of_seed), reads=(CODE,), makes=(world,), seconds=3),
         Stage(
             "base",
             (
                 "demo", "pretrain", f"text={pages}", f"first={texts / 'lessons.jsonl'}", f"out={base}",
                 *sizes.pretraining, f"seed={seed}",
             ),
-            reads=(pages, texts / "lessons.jsonl"), makes=(base,), cores=2, seconds=150,
+            reads=(pages, texts / "lessons.jsonl", CODE / "pretrain.py"), makes=(base,), cores=2, seconds=175,
         ),
         Stage(
             "prompts",
             ("data", "prepare", str(texts / "prompts.jsonl"), "--out", str(prompts), *of_seed),
-            reads=(texts / "prompts.jsonl",), makes=(prompts,), seconds=3,
+            reads=(texts / "prompts.jsonl",), makes=(prompts,), seconds=7,
         ),
         Stage(
             "sft",
             (
                 *training(
                     "sft", model=base, out=sft, data=texts / "demonstrations.jsonl",
-                    validation=texts / "demonstrations_held_out.jsonl", pretraining=pages,
+                    validation=texts / "demonstrations_held_out.jsonl",
                 ),
                 *sizes.sft,
             ),
-            reads=(base, texts), makes=(sft,), seconds=25,
+            reads=(base, texts), makes=(sft,), seconds=15,
         ),
         Stage(
             "rankings",
@@ -119,7 +121,7 @@ def plan(out: Path, seed: int = 0, sizes: Sizes | None = None) -> tuple[Stage, .
                 "demo", "rank", str(sft / "final"), "--world", str(world), "--out", str(rankings), *sizes.rankings,
                 *of_seed,
             ),
-            reads=(sft / "final", texts), makes=(rankings,), seconds=30,
+            reads=(sft / "final", texts, CODE), makes=(rankings,), seconds=11,
         ),
         Stage(
             "reward",
@@ -130,40 +132,46 @@ def plan(out: Path, seed: int = 0, sizes: Sizes | None = None) -> tuple[Stage, .
                 ),
                 *sizes.reward,
             ),
-            reads=(sft / "final", rankings, texts), makes=(reward,), seconds=40,
+            reads=(sft / "final", rankings, texts), makes=(reward,), seconds=16,
         ),
         Stage(
             "ppo", (*training("ppo", **policy, out=ppo), *sizes.ppo),
-            reads=tuple(policy.values()), makes=(ppo,), seconds=100,
+            reads=tuple(policy.values()), makes=(ppo,), seconds=54,
         ),
         Stage(
             "ppo-ptx", (*training("ppo", **policy, out=ptx, pretraining=pages), *sizes.ppo, *sizes.ptx),
-            reads=(*policy.values(), pages), makes=(ptx,), seconds=120,
+            reads=(*policy.values(), pages), makes=(ptx,), seconds=89,
         ),
         *(
-            Stage(f"evaluate-{model}", evaluation([folder], tasks), reads=(folder, world), seconds=60)
+            Stage(
+                f"evaluate-{model}", evaluation([folder], tasks),
+                reads=(folder, world), fills=(f"{model}-{HASH}",), seconds=25,
+            )
             for model, folder in trained.items()
         ),
         Stage(
             "on-the-way", evaluation(on_the_way, [task for task in TAX if task in tasks]),
-            reads=(ppo / "checkpoints", world), seconds=30,
+            reads=(ppo / "checkpoints", world),
+            fills=tuple(f"ppo-iteration-{number}-{HASH}" for number in sizes.iterations), seconds=10,
         ),
         *(
             Stage(
                 "samples", evaluation(every, long, *_sentiment(long), limit=sizes.limit_of_long),
-                reads=(*trained.values(), world), seconds=60,
+                # the evaluations write to the same runs: one after the other
+                reads=(*trained.values(), world, *evaluated),
+                fills=tuple(f"{model}-{HASH}/{task}-{HASH}" for model in trained for task in long), seconds=40,
             )
             for _ in long[:1]
         ),
         Stage(
             "win-rates",
             (*evaluation([trained[m] for m in trained if m != "sft"], ["win_rate"]), "--baseline", str(sft / "final")),
-            # samples go to the same runs: one after the other
-            reads=(*evaluated, *sampled), seconds=10,
+            reads=(*evaluated, *sampled),
+            fills=tuple(f"{model}-{HASH}/win_rate-{HASH}" for model in trained if model != "sft"), seconds=10,
         ),
         Stage(
             "labels", ("demo", "label", str(runs), "--world", str(world), "--out", str(labels), *of_seed),
-            reads=tuple(evaluated), makes=(labels,), seconds=5,
+            reads=(*evaluated, CODE), makes=(labels,), seconds=5,
         ),
         Stage(
             "audit",
@@ -173,7 +181,7 @@ def plan(out: Path, seed: int = 0, sizes: Sizes | None = None) -> tuple[Stage, .
         Stage(
             "report",
             ("report", *map(str, (runs, sft, reward, ppo, ptx, labels, texts / "labels.jsonl")), "--out", str(report)),
-            reads=(stamp(out, "audit"), stamp(out, "on-the-way"), labels), makes=(report,), seconds=30,
+            reads=(stamp(out, "audit"), stamp(out, "on-the-way"), labels), makes=(report,), seconds=40,
         ),
     )  # fmt: skip
 

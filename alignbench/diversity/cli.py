@@ -123,6 +123,8 @@ def print_comparison(found: Comparison) -> None:
 
 def write_csv(file: Path, rows: Sequence[Row]) -> None:
     """A line a number. A name that a spreadsheet would take for a formula gets an apostrophe before it."""
+    from alignbench.audit.render import csv_cell
+
     try:
         with file.open("w", newline="", encoding="utf-8") as stream:
             writer = csv.writer(stream)
@@ -132,7 +134,7 @@ def write_csv(file: Path, rows: Sequence[Row]) -> None:
             prefixes = ("", "reference_", "difference_")
             writer.writerow((*names, "n", *(f"{prefix}{name}" for prefix in prefixes for name in numbers)))
             for row in rows:
-                texts = [f"'{cell}" if cell[:1] in "=+-@" else cell for cell in (getattr(row, name) for name in names)]
+                texts = [csv_cell(getattr(row, name)) for name in names]
                 told = [getattr(getattr(row, part), name, None) for part in parts for name in numbers]
                 writer.writerow((*texts, row.estimate.n, *told))
     except OSError as error:
