@@ -1,42 +1,27 @@
-"""The demo: its plan, what happens to stages that are killed or fail, and pretraining that goes on where it stood."""
+"""The demo: its plan, and what happens to stages that are killed or fail."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import multiprocessing
 import os
-import random
-import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 from filelock import FileLock
-from hypothesis import given
-from hypothesis import strategies as st
-from stages import refusal, same_weights, write_rows
-from transformers import AutoModelForCausalLM
+from stages import refusal
 
 from alignbench.demo import pretrain as pretraining
 from alignbench.demo import stages as planning
-from alignbench.demo.label import label_runs
-from alignbench.demo.pretrain import Pretraining, pack_rows, pretrain
 from alignbench.demo.runner import hash_of, is_done, keep_seed, needs, run, script, shortened, shown
 from alignbench.demo.screen import Screen
 from alignbench.demo.stages import CODE, Sizes, Stage, plan, stamp
-from alignbench.demo.write import write_world
-from alignbench.models.checkpoint import find_checkpoint
 
 REPOSITORY = Path(__file__).parent.parent
-SMALL = {"vocabulary": 300, "hidden": 16, "intermediate": 16, "layers": 1, "heads": 1, "row": 32, "rows": 4}
-TEXT = [f"A zib eats {food} at {place}." for food in ("moss", "salt", "figs") for place in ("home", "sea", "noon")]
 
 
 def lines(out: Path, stage: str) -> list[str]:
@@ -364,27 +349,6 @@ def test_a_stage_has_its_share_of_the_threads_and_four_at_most(
     assert lines(tmp_path, "one")[-1] == str(threads)
 
 
-def test_a_quota_of_the_control_group_counts_as_fewer_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
-    groups, own = tmp_path / "cgroup", tmp_path / "own"
-    (groups / "box" / "inner").mkdir(parents=True)
-    own.write_text("4:memory:/elsewhere\n0::/box/inner\n")
-
-    def found() -> int:
-        return pretraining.cores(groups, own)
-
-    assert found() == 8
-    (groups / "box" / "inner" / "cpu.max").write_text("max 100000\n")
-    assert found() == 8
-    (groups / "box" / "cpu.max").write_text("350000 100000\n")
-    assert found() == 3, "a group holds those within it"
-    (groups / "cpu.max").write_text("50000 100000\n")
-    assert found() == 1
-    own.unlink()
-    (groups / "cpu.max").write_text("200000 100000\n")
-    assert found() == 2
-
-
 INTERRUPTED = """
 import sys
 from alignbench.cli import main
@@ -454,206 +418,6 @@ def test_a_killed_demo_goes_on_and_leaves_no_stage_behind(tmp_path: Path, plain_
     assert len(left) < 40
     assert subprocess.run(command, stderr=subprocess.DEVNULL, timeout=60).returncode == 0
     assert len((out / "steps").read_text()) == 40
-
-
-@given(st.lists(st.integers(1, 40), min_size=1, max_size=60), st.integers(0, 5))
-def test_packing_keeps_every_document_whole_and_every_row_within_its_length(lengths: list[int], seed: int) -> None:
-    documents = [[number + 1] * length for number, length in enumerate(lengths)]
-    rows = pack_rows(documents, 32, 0, random.Random(seed))
-    assert all(0 < len(row) <= 32 for row in rows)
-    found: dict[int, int] = {}
-    for row in rows:
-        pieces = [piece for piece in " ".join(map(str, row)).split(" 0") if piece.strip()]
-        for piece in pieces:
-            tokens = piece.split()
-            assert len(set(tokens)) == 1, "documents do not mix"
-            found[int(tokens[0])] = len(tokens)
-    assert found == {number + 1: min(length, 32) for number, length in enumerate(lengths)}
-
-
-class KilledError(Exception):
-    pass
-
-
-def settings(folder: Path, out: str, **changed: object) -> Pretraining:
-    text = write_rows(folder / "text.jsonl", [{"text": text} for text in TEXT * 4])
-    return Pretraining(text=text, out=str(folder / out), **(SMALL | {"tokens": 1500, "warmup": 3} | changed))  # type: ignore[arg-type]
-
-
-def test_pretraining_that_was_killed_and_goes_on_equals_one_that_was_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Dies(pretraining.Progress):
-        steps = 0
-
-        def advance(self) -> None:
-            self.steps += 1
-            if self.steps == 6:
-                raise KilledError
-
-    monkeypatch.setattr(pretraining, "SAVE_SECONDS", 0.0)
-    whole = pretrain(settings(tmp_path, "whole"), processes=1)
-    with pytest.raises(KilledError):
-        pretrain(settings(tmp_path, "resumed"), processes=1, progress=Dies())
-    assert (tmp_path / "resumed" / "state.pt").is_file()
-    assert not (tmp_path / "resumed" / "model.safetensors").exists()
-    resumed = pretrain(settings(tmp_path, "resumed"), processes=1)
-    assert same_weights(whole, resumed)
-    assert (whole / "pretraining.json").read_bytes() == (resumed / "pretraining.json").read_bytes()
-    assert not (resumed / "state.pt").exists()
-
-
-def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
-    one = pretrain(settings(tmp_path, "one"), processes=1)
-    two = pretrain(settings(tmp_path, "two"), processes=2)
-    assert same_weights(one, two)
-    losses = json.loads((one / "pretraining.json").read_text())["losses"]
-    assert losses[-1] < losses[0] - 0.5, "it learns"
-
-
-def test_a_second_process_that_dies_ends_the_pretraining_in_one_line_and_it_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Kills(pretraining.Progress):
-        steps = 0
-
-        def advance(self) -> None:
-            self.steps += 1
-            if self.steps == 4:
-                [other] = multiprocessing.active_children()
-                other.kill()
-
-    monkeypatch.setattr(pretraining, "SAVE_SECONDS", 0.0)
-    began = time.monotonic()
-    line = refusal(lambda: pretrain(settings(tmp_path, "base"), processes=2, progress=Kills()))
-    assert "exit code -9" in line
-    assert time.monotonic() - began < 60
-    assert not multiprocessing.active_children()
-    resumed = pretrain(settings(tmp_path, "base"), processes=2)
-    assert same_weights(resumed, pretrain(settings(tmp_path, "whole"), processes=1))
-
-
-def test_two_pretrainings_do_not_write_to_one_folder(tmp_path: Path) -> None:
-    config = settings(tmp_path, "base", tokens=200)
-    (tmp_path / "base").mkdir()
-    with FileLock(tmp_path / "base" / ".lock"):
-        assert "another alignbench process" in refusal(lambda: pretrain(config, processes=1))
-    pretrain(config, processes=1)
-
-
-def test_what_is_to_be_read_first_is_read_once_and_first(tmp_path: Path) -> None:
-    first = write_rows(tmp_path / "first.jsonl", [{"text": f"A morl sleeps in {n}."} for n in range(40)])
-    config = settings(tmp_path, "base", first=first)
-    documents = [[[1] * 5] * 40, [[2] * 5] * 40]
-    rows = [row for step in pretraining._steps(documents, config, 0) for row in step]
-    read = [token for row in rows for token in row if token]
-    assert read.count(1) == 40 * 5
-    assert read[: 40 * 5] == [1] * 40 * 5
-    out = pretrain(config, processes=1)
-    assert (out / "model.safetensors").is_file()
-    before = (out / "pretraining.json").read_bytes()
-    pretrain(settings(tmp_path, "base"), processes=1)
-    assert (out / "pretraining.json").read_bytes() != before, "what was read first is part of what it learned"
-
-
-def test_documents_of_a_row_are_learned_as_if_each_stood_alone(tmp_path: Path) -> None:
-    model = AutoModelForCausalLM.from_pretrained(pretrain(settings(tmp_path, "base", tokens=400), processes=1))
-    documents = [[5, 9, 7, 0], [8, 6, 0], [4, 3, 9, 9, 0]]
-    row = torch.tensor([[token for document in documents for token in document]])
-    seen, positions = pretraining.apart(row, 0)
-    with torch.no_grad():
-        together = model(input_ids=row, attention_mask=seen, position_ids=positions, use_cache=False).logits[0]
-        alone = [model(input_ids=torch.tensor([document])).logits[0] for document in documents]
-    torch.testing.assert_close(together, torch.cat(alone), atol=1e-5, rtol=1e-5)
-
-
-def test_the_base_model_is_a_checkpoint_without_a_lineage(tmp_path: Path) -> None:
-    from alignbench.models.checkpoint import find_checkpoint
-
-    found = find_checkpoint(str(pretrain(settings(tmp_path, "base", tokens=200), processes=1)))
-    assert (found.name, found.lineage, found.model_type) == ("base", (), "llama")
-
-
-def test_another_text_or_setting_is_learned_anew(tmp_path: Path) -> None:
-    out = pretrain(settings(tmp_path, "base", tokens=200), processes=1)
-    first = (out / "pretraining.json").read_bytes()
-    pretrain(settings(tmp_path, "base", tokens=200, seed=1), processes=1)
-    assert (out / "pretraining.json").read_bytes() != first
-
-
-def test_a_text_that_is_none_is_refused_in_one_line(tmp_path: Path) -> None:
-    (tmp_path / "text.jsonl").write_text("no json\n")
-    bad = Pretraining(text=str(tmp_path / "text.jsonl"), out=str(tmp_path / "base"))
-    assert "text.jsonl" in refusal(lambda: pretrain(bad))
-
-
-def benchmark() -> Any:
-    spec = importlib.util.spec_from_file_location("benchmark_demo", REPOSITORY / "benchmarks" / "demo.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # its dataclasses look there
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_an_interval_says_of_how_many_seeds_it_is_where_some_have_no_number() -> None:
-    interval = benchmark().interval
-    assert interval([1.0, 3.0], 1) == "2.0 ± 12.7", "t(0.975, 1) = 12.706, standard error 1"
-    assert interval([1.0, float("nan"), 3.0], 1) == "2.0 ± 12.7 (n = 2)"
-    assert interval([float("nan"), 3.0], 1) == "3.0 (n = 1)"
-    assert interval([3.0], 1) == "3.0"
-    assert interval([float("nan")], 1) == "–"
-
-
-def test_the_benchmarks_table_reads_the_last_run_of_a_stage_and_the_runs_of_todays_weights(tmp_path: Path) -> None:
-    bench, base = benchmark(), pretrain(settings(tmp_path, "base", tokens=200), processes=1)
-    weights = find_checkpoint(str(base)).weights_sha256
-    won = {"base": 0.25, "ppo": 0.75, "ppo-ptx": 0.7}
-    demos = [tmp_path / "seed-0", tmp_path / "seed-1"]
-    for demo in demos:
-        for model in bench.MODELS:
-            folder = demo / model if model == "base" else demo / model / "final"
-            shutil.copytree(base, folder)
-            for run_of, sha, value in ((f"{model}-1", weights, won.get(model)), (f"{model}-2", "old", 0.1)):
-                task = demo / "runs" / run_of / "win_rate-1"
-                task.mkdir(parents=True)
-                description = {"model": {"name": model, "weights_sha256": sha}}
-                (task.parent / "run.json").write_text(json.dumps(description))
-                metrics = [{"metric": "win_rate", "value": value, "category": None}]
-                if value is not None:
-                    (task / "result.json").write_text(json.dumps({"task": "win_rate", "metrics": metrics}))
-        (demo / "reward").mkdir()
-        write_rows(demo / "reward" / "metrics.jsonl", [{"accuracy": 0.5}, {"accuracy": 0.7}])
-        (demo / "logs").mkdir()
-        times = [("world", 9.0, 9.0), ("world", 3.0, 2.0), ("base", 100.0, 180.0)]
-        rows = [{"stage": stage, "seconds": wall, "cpu_seconds": cpu} for stage, wall, cpu in times]
-        write_rows(demo / "logs" / "times.jsonl", rows)
-    write_rows(demos[0] / "logs" / "goes.jsonl", [{"seconds": 101.0, "finished": True}])
-    write_rows(
-        demos[1] / "logs" / "goes.jsonl", [{"seconds": 5.0, "finished": False}, {"seconds": 98.0, "finished": True}]
-    )
-    table = bench.tables(demos).splitlines()
-    assert "| win rate against SFT | higher | 0.250 ± 0.000 | – | 0.750 ± 0.000 | 0.700 ± 0.000 |" in table
-    # sft − base, ppo − sft, ppo-ptx − sft; PPO-ptx and PPO never met
-    assert "| win rate − 0.5 | higher | 0.250 ± 0.000 | 0.250 ± 0.000 | 0.200 ± 0.000 | – |" in table
-    assert "| world | 3 ± 0 | 2 ± 0 |" in table
-    assert "| sum of all stages | 103 ± 0 | 182 ± 0 |" in table
-    assert "| the whole demo, stages side by side | 101 (n = 1) | |" in table, "one of them was stopped on its way"
-
-
-def test_two_runs_of_one_name_are_not_labelled_as_one(tmp_path: Path) -> None:
-    write_world(tmp_path / "world")
-    for run_of in ("sft-1", "sft-2"):
-        task = tmp_path / "runs" / run_of / "answers-1"
-        task.mkdir(parents=True)
-        (task.parent / "run.json").write_text(json.dumps({"model": {"name": "sft"}}))
-        (task / "task.json").write_text(json.dumps({"task": "answers"}))
-        (task / "result.json").write_text(json.dumps({"task": "answers", "metrics": []}))
-    line = refusal(lambda: label_runs(tmp_path / "runs", tmp_path / "world", tmp_path / "labels.jsonl"))
-    assert "sft-1" in line
-    assert "sft-2" in line
-    assert not (tmp_path / "labels.jsonl").exists()
 
 
 TOY = Sizes(
