@@ -180,7 +180,7 @@ def plan(out: Path, seed: int = 0, sizes: Sizes | None = None) -> tuple[Stage, .
         ),
         Stage(
             "report",
-            ("report", *map(str, (runs, sft, reward, ppo, ptx, labels, texts / "labels.jsonl")), "--out", str(report)),
+            ("report", *map(str, (runs, sft, reward, ppo, ptx, labels)), "--out", str(report)),
             reads=(stamp(out, "audit"), stamp(out, "on-the-way"), labels), makes=(report,), seconds=40,
         ),
     )  # fmt: skip

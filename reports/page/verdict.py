@@ -146,7 +146,7 @@ def _mean_summary(mean: MeanTax | None) -> str:
         return ""
     shown = _mean(mean)
     what = {"cost": "a cost", "gain": "a gain", "open": "not decided"}[shown.kind]
-    return f"The mean tax is {shown.value} % of the metrics' range {shown.interval}: {what}.".replace(" :", ":")
+    return f"The mean tax is {shown.value}\u00a0% of the metrics' range {shown.interval}: {what}.".replace(" :", ":")
 
 
 def _sentence(row: Row, contrast: Contrast, sets: Sets, *, several: bool) -> Sentence:
