@@ -267,7 +267,7 @@ def test_pages_have_the_prompts_of_the_tasks(name: str, prompt: str, written: Pa
     data = load(name, written)
     assert all(re.fullmatch(prompt, document.prompt) for document in data.documents)
     alike = [p for p in pages if p.startswith(data.prefix) and re.fullmatch(prompt, p.removeprefix(data.prefix)[:-1])]
-    assert len(alike) >= 80
+    assert len(alike) >= 60
 
 
 def test_made_up_answers_are_seen_by_the_extractive_check(world: World) -> None:
