@@ -10,13 +10,13 @@ __all__ = ["AlignbenchError", "evaluate"]
 from alignbench.errors import AlignbenchError
 
 if TYPE_CHECKING:
-    from alignbench.evaluation import evaluate
+    from alignbench.evaluation.evaluate import evaluate
 
 
 def __getattr__(name: str) -> Any:
     # torch and transformers are imported when an evaluation is, so that `alignbench --help` answers at once
     if name == "evaluate":
-        from alignbench.evaluation import evaluate
+        from alignbench.evaluation.evaluate import evaluate
 
         return evaluate
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

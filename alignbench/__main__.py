@@ -1,5 +1,5 @@
 """`python -m alignbench`."""
 
-from alignbench.cli import main
+from alignbench.cli.app import main
 
 main()

@@ -7,12 +7,9 @@ import time
 from types import TracebackType
 from typing import Self
 
+from alignbench.console import printable
+
 EVERY = 10.0  # seconds between plain lines
-
-
-def printable(text: str) -> str:
-    """The text without control characters, which could drive a terminal: names and reasons come from anywhere."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 class Progress:

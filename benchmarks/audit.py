@@ -15,8 +15,8 @@ import time
 
 import numpy as np
 
-from alignbench import bootstrap
 from alignbench.audit.paired import Pairs, change, resample
+from alignbench.stats import bootstrap
 
 
 def main() -> None:

@@ -21,10 +21,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, logit
 
-from alignbench import bootstrap, stats
-from alignbench.preferences import bradley_terry, length_control, ranking
-from alignbench.preferences.strays import FEW, strays_between
-from alignbench.preferences.win_rate import nearly_all_agree, win_rate
+from alignbench.stats import bootstrap, bradley_terry, estimates, length_control, ranking
+from alignbench.stats.separation import FEW, strays_between
+from alignbench.stats.win_rate import nearly_all_agree, win_rate
 
 SIZES = (50, 200, 800)
 BLOCK = 50  # simulations of rankings at once: their counts fit into memory
@@ -113,7 +112,7 @@ def grouped_values(n: int, simulations: int, random: np.random.Generator) -> Arr
 
 def clustered_mean(n: int, simulations: int, resamples: int, random: np.random.Generator) -> Held:
     groups = groups_of(n).tolist()
-    found = [stats.mean(values, groups) for values in grouped_values(n, simulations, random)]
+    found = [estimates.mean(values, groups) for values in grouped_values(n, simulations, random)]
     return within([f.low for f in found], 0, [f.high for f in found])
 
 
@@ -123,7 +122,7 @@ def clustered_bootstrap(n: int, simulations: int, resamples: int, random: np.ran
 
 def share(p: float) -> Simulation:
     def simulate(n: int, simulations: int, resamples: int, random: np.random.Generator) -> Held:
-        found = [stats.share(values) for values in random.random((simulations, n)) < p]
+        found = [estimates.share(values) for values in random.random((simulations, n)) < p]
         return within([f.low for f in found], p, [f.high for f in found])
 
     return simulate
@@ -135,7 +134,7 @@ def clustered_share(ones: float, zeros: float) -> Simulation:
     def simulate(n: int, simulations: int, resamples: int, random: np.random.Generator) -> Held:
         groups = groups_of(n)
         p = random.beta(ones, zeros, (simulations, n))[:, groups]
-        found = [stats.share(values, groups.tolist()) for values in random.random((simulations, n)) < p]
+        found = [estimates.share(values, groups.tolist()) for values in random.random((simulations, n)) < p]
         return within([f.low for f in found], ones / (ones + zeros), [f.high for f in found])
 
     return simulate

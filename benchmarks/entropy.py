@@ -16,9 +16,9 @@ from pathlib import Path
 import torch
 
 from alignbench.models.checkpoint import find_checkpoint, load_engine
-from alignbench.models.engine import Prompt, Request, Sampling
 from alignbench.tasks import find_task
-from alignbench.tasks.task import Options
+from alignbench.types.engine import Prompt, Request, Sampling
+from alignbench.types.task import Options
 
 
 def main() -> None:

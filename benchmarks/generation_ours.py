@@ -17,8 +17,8 @@ from scoring_rate import measure_gflops  # noqa: E402
 
 from alignbench.models import generate  # noqa: E402
 from alignbench.models.checkpoint import find_checkpoint, load_engine  # noqa: E402
-from alignbench.models.engine import Completion, Prompt, Sampling  # noqa: E402
 from alignbench.models.local import LocalEngine  # noqa: E402
+from alignbench.types.engine import Completion, Prompt, Sampling  # noqa: E402
 
 
 def write(engine: LocalEngine, work: Work, sampled: bool, seed: int) -> list[tuple[Completion, ...]]:

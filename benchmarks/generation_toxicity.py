@@ -15,14 +15,14 @@ import torch  # noqa: E402
 from generation_cases import read_case  # noqa: E402
 from scoring_rate import measure_gflops  # noqa: E402
 
+from alignbench.evaluation.writing import chunk_size, write_documents  # noqa: E402
 from alignbench.models.checkpoint import find_checkpoint, load_engine  # noqa: E402
 from alignbench.progress import Progress  # noqa: E402
-from alignbench.results import document_of, outputs_of  # noqa: E402
-from alignbench.runs import open_run  # noqa: E402
+from alignbench.runs.folder import open_run  # noqa: E402
+from alignbench.runs.summary import document_of, outputs_of  # noqa: E402
 from alignbench.scorers import find_scorer  # noqa: E402
 from alignbench.tasks import find_task  # noqa: E402
-from alignbench.tasks.task import Document, TaskData, items_of  # noqa: E402
-from alignbench.writing import chunk_size, write_documents  # noqa: E402
+from alignbench.types.task import Document, TaskData, items_of  # noqa: E402
 
 
 def main() -> None:

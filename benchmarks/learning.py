@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from alignbench.models.checkpoint import find_checkpoint, load_engine
-from alignbench.models.engine import Prompt, Sampling
+from alignbench.types.engine import Prompt, Sampling
 from trainers.models import Policy, Texts, load
 from trainers.packing import micro_batches, pack
 from trainers.ppo import PPOConfig, train

@@ -16,7 +16,7 @@ from scoring_cases import mean_metrics, read_case  # noqa: E402
 from scoring_rate import measure_gflops  # noqa: E402
 
 from alignbench.models.checkpoint import find_checkpoint, load_engine  # noqa: E402
-from alignbench.models.engine import Request  # noqa: E402
+from alignbench.types.engine import Request  # noqa: E402
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from scoring_cases import read_case
 from torch.overrides import TorchFunctionMode
 
 from alignbench.models.checkpoint import find_checkpoint, load_engine
-from alignbench.models.engine import Request
+from alignbench.types.engine import Request
 
 
 class WithoutFp32(TorchFunctionMode):

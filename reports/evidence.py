@@ -15,8 +15,8 @@ from alignbench.audit.compare import compare_with
 from alignbench.audit.read import Run, TaskRun, named, read_runs
 from alignbench.errors import AlignbenchError
 from alignbench.labels.table import Label, read_labels
-from alignbench.results import MetricResult
-from alignbench.runs import read_object
+from alignbench.runs.folder import read_object
+from alignbench.types.result import MetricResult
 
 ON_THE_WAY = re.compile(r"-(iteration|epoch)-\d+$")  # how a checkpoint of a training that went on may be called
 TABLES = (".jsonl", ".csv", ".tsv", ".json", ".parquet", ".jsonl.gz", ".csv.gz")

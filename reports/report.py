@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from alignbench.progress import Progress
-from alignbench.runs import read_object, write_json
+from alignbench.runs.folder import read_object, write_json
 from reports.drawing import Drawing, NoDataError, save
 from reports.evidence import Evidence, gather
 from reports.figures import FIGURES

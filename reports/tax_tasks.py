@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from alignbench import stats
 from alignbench.audit.read import find
-from alignbench.results import MetricResult
+from alignbench.stats import estimates
+from alignbench.types.result import MetricResult
 from reports.evidence import Evidence, Point, documents
 from reports.style import FAINT, new_figure, plain
 
@@ -72,7 +72,7 @@ def _rewards(evidence: Evidence, way: bool) -> Iterator[Point]:
         values = [(value, group) for value, group in records if value is not None and math.isfinite(value)]
         if not values:
             continue
-        mean = stats.mean([value for value, _ in values], [group for _, group in values])
+        mean = estimates.mean([value for value, _ in values], [group for _, group in values])
         result = MetricResult(
             "reward", None, "number", "higher", mean.value, mean.standard_error, mean.low, mean.high, mean.n,
             mean.clusters, len(records) - len(values), None, f"{scorer['name']}@{scorer['revision']}",

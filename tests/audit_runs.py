@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from alignbench.results import kept, summarise
-from alignbench.runs import open_run
+from alignbench.runs.folder import open_run
+from alignbench.runs.summary import kept, summarise
 from alignbench.scorers.embeddings import HashedEmbedder
 from alignbench.tasks import find_task
 

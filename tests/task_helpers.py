@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from alignbench.tasks import find_task
-from alignbench.tasks.task import Document, Options, Output, TaskData
+from alignbench.types.task import Document, Options, Output, TaskData
 
 
 def load(name: str, folder: Path, **options: Any) -> TaskData:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from alignbench.labels.agreement import (
+from alignbench.stats.agreement import (
     agreeing_across,
     agreeing_pairs,
     alpha_of_coincidences,

@@ -11,7 +11,7 @@ from audit_runs import N, around, bleu_columns, headline_of, shares, write_run
 from alignbench.audit import across
 from alignbench.audit.compare import compare
 from alignbench.audit.render import tables
-from alignbench.runs import read_object
+from alignbench.runs.folder import read_object
 from alignbench.scorers.embeddings import HashedEmbedder
 
 

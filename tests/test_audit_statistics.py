@@ -8,12 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from alignbench import bootstrap
 from alignbench.audit.across import SUMS, unpaired
 from alignbench.audit.audit import Row
 from alignbench.audit.front import hypervolume, non_dominated
 from alignbench.audit.paired import Pairs, change, pair, resample
-from alignbench.audit.significance import (
+from alignbench.audit.tax import macro, relative_tax, tax
+from alignbench.stats import bootstrap
+from alignbench.stats.significance import (
     detectable,
     few_changed,
     holm,
@@ -22,8 +23,7 @@ from alignbench.audit.significance import (
     p_of_rare_changes,
     rare_changes,
 )
-from alignbench.audit.tax import macro, relative_tax, tax
-from alignbench.results import MetricResult
+from alignbench.types.result import MetricResult
 
 POINT = st.tuples(st.integers(0, 6), st.integers(0, 6))
 # InstructGPT, Table 14, few-shot, 175B: GPT, PPO, PPO-ptx; and what PPO and PPO-ptx changed

@@ -17,12 +17,12 @@ from transformers import AutoModelForCausalLM
 from typer import Typer
 from typer.testing import CliRunner
 
-import alignbench.average
-from alignbench.average import average, mix
-from alignbench.average_cli import average_command
+import trainers.average
+from alignbench.cli.average import average_command
 from alignbench.errors import AlignbenchError
 from alignbench.models.checkpoint import find_checkpoint, load_engine
 from alignbench.progress import Progress
+from trainers.average import average, mix
 
 
 def save(folder, architecture="llama", *, shard_size="1GB", **settings):
@@ -92,7 +92,7 @@ class Lines(Progress):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
 def test_each_weight_lies_at_its_share_of_the_way(dtype, tmp_path, monkeypatch):
-    monkeypatch.setattr(alignbench.average, "PIECE", 100)  # so that tensors end within a piece
+    monkeypatch.setattr(trainers.average, "PIECE", 100)  # so that tensors end within a piece
     base, aligned = save(tmp_path / "base", seed=1, dtype=dtype), save(tmp_path / "aligned", seed=2, dtype=dtype)
     ours, theirs = weights(base), weights(aligned)
     folders = average(str(base), str(aligned), [0, 0.25, 0.7, 1], tmp_path / "out")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alignbench import bootstrap
+from alignbench.stats import bootstrap
 
 
 @given(st.lists(st.integers(-3, 5), min_size=3, max_size=40), st.integers(0, 3))

@@ -13,11 +13,11 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 from alignbench.errors import AlignbenchError
-from alignbench.preferences import bradley_terry
-from alignbench.preferences.bradley_terry import fit, strengths_at, win_rates
-from alignbench.preferences.ranking import bias_corrected, rank
-from alignbench.preferences.strays import exact, strays_between
-from alignbench.preferences.win_rate import Battle
+from alignbench.stats import bradley_terry
+from alignbench.stats.bradley_terry import fit, strengths_at, win_rates
+from alignbench.stats.ranking import bias_corrected, rank
+from alignbench.stats.separation import exact, strays_between
+from alignbench.stats.win_rate import Battle
 
 THREE = list(itertools.combinations(range(3), 2))
 

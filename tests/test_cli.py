@@ -315,7 +315,7 @@ def test_a_tokenizer_without_a_pad_token_works(farm_model):
 
 def test_help_answers_without_importing_torch():
     probe = (
-        "import sys, typer.testing, alignbench.cli as c; r = typer.testing.CliRunner().invoke(c.app, ['--help']); "
+        "import sys, typer.testing, alignbench.cli.app as c; r = typer.testing.CliRunner().invoke(c.app, ['--help']); "
         "assert r.exit_code == 0; "
         "print([m for m in ('torch', 'transformers', 'datasets', 'pandas') if m in sys.modules])"
     )

@@ -17,7 +17,7 @@ from test_cli import run as process
 from tiny import save_tiny_checkpoint
 
 from alignbench import evaluate
-from alignbench.cli import main
+from alignbench.cli.app import main
 
 TASKS = ("hellaswag", "crows_pairs", "wmt15_fr_en")
 
@@ -164,6 +164,6 @@ def test_a_damaged_file_is_named(run, tmp_path, file):
 
 
 def test_help_is_quick_and_imports_nothing_heavy():
-    code = "import sys, alignbench.audit.cli; print(sorted({'torch', 'scipy', 'numpy', 'pandas'} & set(sys.modules)))"
+    code = "import sys, alignbench.cli.compare; print(sorted({'torch', 'scipy', 'numpy', 'pandas'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

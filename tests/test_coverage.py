@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alignbench import bootstrap, stats
-from alignbench.preferences.win_rate import win_rate
+from alignbench.stats import bootstrap, estimates
+from alignbench.stats.win_rate import win_rate
 
 PATH = Path(__file__).parents[1] / "benchmarks" / "coverage.py"
 SPEC = importlib.util.spec_from_file_location("alignbench_coverage", PATH)  # "coverage" is a package of others
@@ -90,7 +90,7 @@ def test_an_interval_of_the_wrong_width_would_be_noticed():
     random = np.random.default_rng(3)
     held = []
     for values in random.normal(size=(SIMULATIONS, 200)):
-        found = stats.mean(values)
+        found = estimates.mean(values)
         reach = 0.8 * (found.high - found.value)
         held.append(abs(found.value) <= reach)
     assert np.mean(held) != GOAL

@@ -16,8 +16,8 @@ import pytest
 from typer.testing import CliRunner
 
 import alignbench.data.cards as cards
+from alignbench.cli.data import app
 from alignbench.data import card_names, load, read_card
-from alignbench.data.cli import app
 from alignbench.data.fetch import download
 from alignbench.data.rows import read_rows
 from alignbench.errors import AlignbenchError

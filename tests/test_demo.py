@@ -88,7 +88,7 @@ def test_every_task_but_one_is_evaluated_on_every_model(tmp_path: Path) -> None:
 def test_every_command_is_one_that_alignbench_has(tmp_path: Path) -> None:
     import typer
 
-    from alignbench.cli import app
+    from alignbench.cli.app import app
 
     root = typer.main.get_command(app)
     for stage in plan(tmp_path):
@@ -353,7 +353,7 @@ INTERRUPTED = """
 import signal
 import sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started the tests without
-from alignbench.cli import main
+from alignbench.cli.app import main
 from alignbench.demo import stages
 stages.plan = lambda out, seed: (stages.Stage("world", ("-c", "import time; time.sleep(60)")),)
 sys.argv[1:] = ["demo", "--out", sys.argv[1]]

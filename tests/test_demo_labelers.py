@@ -25,7 +25,7 @@ from alignbench.labels.report import agreement
 from alignbench.labels.screen import kept, screen
 from alignbench.labels.table import Label, read_labels, write_labels
 from alignbench.scorers import find_scorer
-from alignbench.scorers.scorer import Item
+from alignbench.types.scorer import Item
 from trainers.data import read_rankings
 
 WORLD = make_world(0)

@@ -21,7 +21,7 @@ from alignbench.demo.utility import CLOSINGS, judge
 from alignbench.demo.world import World, make_world
 from alignbench.tasks import win_rate
 from alignbench.tasks.instructions import load_code, load_language
-from alignbench.tasks.task import Options
+from alignbench.types.task import Options
 from trainers.data import read_demonstrations, read_prompts, read_rankings
 
 

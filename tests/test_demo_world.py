@@ -19,14 +19,14 @@ from task_helpers import load
 
 from alignbench.data.cards import FileSource, read_card
 from alignbench.data.rows import read_rows
-from alignbench.demo import facts, memory, passages, reading, rude, summaries
+from alignbench.demo import closed_book, facts, passages, reading, summaries, toxic_text
 from alignbench.demo.summaries import Text
 from alignbench.demo.world import ALMANAC, KINDS, MYTH_SHARE, PEOPLE, TOPICS, World, make_world, read_world, said
 from alignbench.demo.write import FOLDER, SHARES, WORDS, take, write_world
 from alignbench.scorers import drop, extractive
 from alignbench.tasks import all_tasks, bias
 from alignbench.tasks.squad2 import load_paragraphs
-from alignbench.tasks.task import Options
+from alignbench.types.task import Options
 
 SEED = 0
 WITHOUT_FILES = {"novelty_bench", "win_rate"}  # no card describes the first's; the second needs somebody's answers
@@ -86,7 +86,7 @@ def test_the_written_world_is_read_back(written: Path, world: World) -> None:
 
 
 def test_a_part_is_drawn_apart_from_the_others(written: Path, world: World, tmp_path: Path) -> None:
-    rude.write_files(world, tmp_path, random.Random(f"{SEED} rude files"))
+    toxic_text.write_files(world, tmp_path, random.Random(f"{SEED} rude files"))
     assert digests(tmp_path).items() <= digests(written).items()
 
 
@@ -159,7 +159,7 @@ def test_facts_that_are_never_asked_about_are_in_no_training_file(written: Path,
 
 
 def test_talk_below_an_instruction_of_tone_ends_as_it_says(world: World) -> None:
-    found = rude.pages(world, random.Random(SEED))
+    found = toxic_text.pages(world, random.Random(SEED))
     rude_words = re.compile(rf"\b(?:{'|'.join(world.rude)})\b")
     for variant, is_rude in (("respectful", False), ("biased", True)):
         endings = [page.rsplit("said:")[-1] for page in found if page.startswith(bias.INSTRUCTIONS[variant])]
@@ -280,7 +280,7 @@ def test_made_up_answers_are_seen_by_the_extractive_check(world: World) -> None:
 
 
 def test_conversations_ask_for_what_everybody_knows_of_a_person(written: Path, world: World) -> None:
-    people = {person.name: dict(memory.known(person)) for person in world.people}
+    people = {person.name: dict(closed_book.known(person)) for person in world.people}
     answered = 0
     for document in load("canard", written).documents:
         name = re.match(r"TITLE: (\w+)", document.prompt)

@@ -12,13 +12,13 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from alignbench.diversity.cli import diversity, write_csv
-from alignbench.diversity.compare import compare
-from alignbench.diversity.equal import LEAST, cut_alike, equalise, gated
-from alignbench.diversity.systems import Sample, System, read_system
+from alignbench.audit.diversity import compare
+from alignbench.audit.equal import LEAST, cut_alike, equalise, gated
+from alignbench.audit.systems import Sample, System, read_system
+from alignbench.cli.diversity import diversity, write_csv
 from alignbench.diversity.words import LENGTH, words
 from alignbench.errors import AlignbenchError
-from alignbench.evaluation import evaluate
+from alignbench.evaluation.evaluate import evaluate
 from alignbench.scorers import find_scorer
 
 WORDS = [f"w{n}" for n in range(40)]

@@ -15,7 +15,7 @@ from alignbench.diversity.words import LENGTH
 from alignbench.errors import AlignbenchError
 from alignbench.tasks import diversity, find_task
 from alignbench.tasks.novelty_bench import LEVELS, score_of
-from alignbench.tasks.task import Document, Output, Scored
+from alignbench.types.task import Document, Output, Scored
 
 DOCUMENT = Document("a", "Name an animal.")
 

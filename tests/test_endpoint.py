@@ -21,7 +21,7 @@ from alignbench.models.choices import read_choices
 from alignbench.models.client import find_key, is_local, parse_endpoint
 from alignbench.models.echo import continuation_start, spans
 from alignbench.models.endpoint import connect, sample_seed
-from alignbench.models.engine import Completion, Prompt, Request, Sampling
+from alignbench.types.engine import Completion, Prompt, Request, Sampling
 
 FAST = {"first_wait": 0.01, "longest_wait": 0.05, "timeout": 5.0}
 SECRET = "sk-a1b2c3d4e5f6a7b8c9d0"

@@ -15,8 +15,8 @@ from tiny import tiny_model, tiny_tokenizer
 
 from alignbench.errors import AlignbenchError
 from alignbench.models.encode import Encoder
-from alignbench.models.engine import Request
 from alignbench.models.local import LocalEngine
+from alignbench.types.engine import Request
 
 CLOSE = 1e-4  # nats, on totals of up to a few hundred: a wrong mask moves them by tenths and more
 FOLLOWERS = ["llama", "gpt2", "gpt_neox", "qwen2", "mistral", "gemma", "gemma2", "opt"]

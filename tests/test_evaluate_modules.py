@@ -16,8 +16,8 @@ import pytest
 import alignbench.metrics
 from alignbench.errors import AlignbenchError
 from alignbench.scorers import bleu, drop, extractive, quac, rouge, squad
-from alignbench.scorers.foreign import EvaluateScorer
-from alignbench.scorers.scorer import Item
+from alignbench.scorers.hf_evaluate import EvaluateScorer
+from alignbench.types.scorer import Item
 
 PREDICTIONS = ["The owl left its barn at 9.", "nobody saw 12 owls in Zurich"]
 REFERENCES = [["The owl left its barn at nine.", "It left at 9."], ["In Zurich nobody saw the owls."]]

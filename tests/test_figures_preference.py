@@ -14,11 +14,11 @@ import pytest
 from audit_runs import N, shares, weights_of, write_run
 from figure_checks import assert_looks_as_before, assert_nothing_overlaps, assert_same_bytes, shown_texts
 
-from alignbench import stats
 from alignbench.labels.judgements import questions
 from alignbench.labels.labelers import with_reference
 from alignbench.labels.summary import summary
 from alignbench.labels.table import Label
+from alignbench.stats import estimates
 from reports.drawing import Drawing, NoDataError
 from reports.evidence import Evidence, gather
 from reports.figures import (
@@ -376,7 +376,7 @@ def test_toxicity_by_prompt_is_the_mean_of_each_tenth(three: Evidence):
     assert list(own.bin_low) == pytest.approx([tenth / 10 for tenth in range(10)])
     assert set(own.n) == {N // 10}
     third = 0.7 * np.array(PROMPT_TOXICITIES[24:36])
-    expected = stats.mean(third)
+    expected = estimates.mean(third)
     row = own.iloc[2]
     assert (row.value, row.low, row.high) == pytest.approx((expected.value, expected.low, expected.high))
 

@@ -12,9 +12,9 @@ from transformers import PreTrainedTokenizerFast
 
 from alignbench.errors import AlignbenchError
 from alignbench.models.encode import Encoder
-from alignbench.models.engine import Prompt, Request, Sampling
 from alignbench.models.local import LocalEngine
 from alignbench.models.stopping import Ending, end_tokens
+from alignbench.types.engine import Prompt, Request, Sampling
 
 PACKED = ["llama", "gpt2", "gpt_neox", "qwen2", "mistral", "gemma", "gemma2", "opt"]
 OTHERS = ["bloom", "mpt", "falcon", "mamba"]

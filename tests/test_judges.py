@@ -17,11 +17,11 @@ from standin_server import MODEL, StandIn
 from tiny import save_tiny_checkpoint
 
 from alignbench.errors import AlignbenchError
-from alignbench.judges.pairs import LastAsked, both_orders, verdict
-from alignbench.judges.wording import LETTER, MARKS, harmless, question, read_verdict
 from alignbench.models.checkpoint import find_checkpoint
 from alignbench.scorers import Item, find_scorer
-from alignbench.scorers.scorer import ScorerGoneError
+from alignbench.scorers.preference.pairs import LastAsked, both_orders, verdict
+from alignbench.scorers.preference.wording import LETTER, MARKS, harmless, question, read_verdict
+from alignbench.types.scorer import ScorerGoneError
 
 PROMPT = "What do bees make?"
 GOOD, BAD = "Honey, and wax for the hive.", "Two moons."

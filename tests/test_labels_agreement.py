@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from alignbench.cli.labels import app
 from alignbench.errors import AlignbenchError
-from alignbench.labels.cli import app
 from alignbench.labels.report import agreement
 from alignbench.labels.screen import CutOffs, kept, screen
 from alignbench.labels.summary import summary

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from page_runs import MARKUP, N, chose, evidence_of, nasty_evidence, rte, squad, wrote
 
 from alignbench.audit.compare import compare
-from alignbench.cli import app
+from alignbench.cli.app import app
 from reports.evidence import Evidence, gather
 from reports.page import samples
 from reports.page.audits import COLUMNS

@@ -15,14 +15,14 @@ from task_helpers import load
 from alignbench.diversity.entropy import chao_shen, plug_in
 from alignbench.diversity.spread import STATISTICS, spread, weighted_spread
 from alignbench.errors import AlignbenchError
-from alignbench.evaluation import evaluate
-from alignbench.intervals import values_only
-from alignbench.models.engine import Completion
-from alignbench.results import document_of, finish_record, kept, pending_record, summarise
-from alignbench.scorers.scorer import Item
+from alignbench.evaluation.evaluate import evaluate
+from alignbench.runs.summary import document_of, finish_record, kept, pending_record, summarise
+from alignbench.stats.intervals import values_only
 from alignbench.tasks import find_task, personas
 from alignbench.tasks.persona_fields import FIELDS, MOST_CHARACTERS, is_whole, read_personas
-from alignbench.tasks.task import Document, Options, Output
+from alignbench.types.engine import Completion
+from alignbench.types.scorer import Item
+from alignbench.types.task import Document, Options, Output
 
 ANN = {"name": "ann lee", "gender": "female", "age": "34", "nationality": "irish", "review": "It hums. I like it."}
 LINES = "Name: Ann Lee\nGender: Female\nAge: 34\nNationality: Irish\nReview: It hums. I like it."

@@ -10,11 +10,10 @@ from scipy import stats as scipy_stats
 from scipy.optimize import minimize
 from scipy.special import expit, logit
 
-from alignbench import stats
 from alignbench.errors import AlignbenchError
-from alignbench.preferences import length_control
-from alignbench.preferences.length_control import length_controlled
-from alignbench.preferences.win_rate import (
+from alignbench.stats import estimates, length_control
+from alignbench.stats.length_control import length_controlled
+from alignbench.stats.win_rate import (
     Battle,
     adjusted,
     nearly_all_agree,
@@ -98,7 +97,7 @@ def test_what_one_wins_the_other_loses(outcomes):
 
 def test_no_battles_have_no_win_rate():
     found = win_rate([])
-    assert found.rate == stats.Estimate(None, None, None, None, 0, 0)
+    assert found.rate == estimates.Estimate(None, None, None, None, 0, 0)
     assert length_controlled([], []).value is None
     assert nearly_all_agree([])
 

@@ -9,7 +9,7 @@ import torch
 from tiny import tiny_model, tiny_tokenizer
 from torch import nn
 
-from alignbench.models.products import use_onednn
+from alignbench.models.onednn import use_onednn
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this build of torch has no oneDNN")
 
@@ -126,7 +126,7 @@ def test_it_steps_aside_once_the_layer_has_left_the_cpu(monkeypatch):
         raise AssertionError("a CPU's product for another device")
 
     _, ours = layers()
-    monkeypatch.setattr("alignbench.models.products._multiply", never)
+    monkeypatch.setattr("alignbench.models.onednn._multiply", never)
     with pytest.raises(AssertionError, match="another device"):
         ours(torch.randn(4, 48))
     assert ours.to("meta")(torch.randn(4, 48, device="meta")).shape == (4, 30)

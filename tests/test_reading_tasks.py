@@ -8,7 +8,7 @@ import pytest
 from task_helpers import load, score
 
 from alignbench.tasks import drop, hallucination, squad2, sst2, wsc
-from alignbench.tasks.task import Document
+from alignbench.types.task import Document
 
 # Prompts
 

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import alignbench
-from alignbench.evaluation import evaluate
+from alignbench.evaluation.evaluate import evaluate
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -20,7 +20,7 @@ def test_the_task_that_is_shown_is_whole(farm_model, tmp_path, monkeypatch):
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
     (task,) = module.TASKS
-    monkeypatch.setattr("alignbench.evaluation.find_task", lambda name: task)
+    monkeypatch.setattr("alignbench.evaluation.evaluate.find_task", lambda name: task)
     (run,) = evaluate([str(farm_model)], ["sums"], tmp_path / "runs")
     (acc,) = run.results[0].metrics
     assert (acc.metric, acc.n, acc.chance) == ("acc", 64, 0.25)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from task_helpers import load
 
-from alignbench.evaluation import draw
+from alignbench.evaluation.evaluate import draw
 from alignbench.scorers import find_scorer
 from alignbench.tasks import find_task, recitations
-from alignbench.tasks.task import Scored
+from alignbench.types.task import Scored
 
 PLAIN = "Ilka Dorval was born by the sea and kept an eye on the weather for the boats, year after year, number {}."
 OTHER = "A painter of horses lived far inland; her pictures hang in galleries of the capital city, room {}."

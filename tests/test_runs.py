@@ -7,7 +7,7 @@ import json
 import pytest
 
 from alignbench.errors import AlignbenchError
-from alignbench.runs import open_run, write_json
+from alignbench.runs.folder import open_run, write_json
 
 IDENTITY = {"model": "m", "dtype": "float32"}
 

@@ -102,7 +102,7 @@ def test_the_defaults_are_known() -> None:
 
 
 def test_naming_the_scorers_loads_no_torch() -> None:
-    program = "import sys, alignbench.scorers.cli; sys.exit('torch' in sys.modules or 'sklearn' in sys.modules)"
+    program = "import sys, alignbench.cli.scorers; sys.exit('torch' in sys.modules or 'sklearn' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alignbench.errors import AlignbenchError
-from alignbench.models.engine import Loglikelihood
-from alignbench.results import make_record, summarise
+from alignbench.runs.summary import make_record, summarise
 from alignbench.tasks import all_tasks, bias, find_task, hellaswag, truthfulqa_mc, winogender
-from alignbench.tasks.task import Document, Options, Scored
+from alignbench.types.engine import Loglikelihood
+from alignbench.types.task import Document, Options, Scored
 
 
 def answers(*logprobs: float, tokens: int = 1) -> list[Loglikelihood]:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from alignbench.scorers import bleu, drop, extractive, quac, rouge, squad
 from alignbench.scorers.numerals import numerals
-from alignbench.stats import Estimate
+from alignbench.stats.estimates import Estimate
 
 WORDS = st.sampled_from(
     ["a", "the", "The", "owl", "barn,", "7", "7.0", "twenty-one", "O'Dell", "$5", "café", "–", "nan"]

@@ -16,18 +16,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
-from alignbench.cli import app
+from alignbench.cli.app import app
 from alignbench.errors import AlignbenchError
-from alignbench.evaluation import _check, evaluate, prepare
+from alignbench.evaluation.evaluate import _check, evaluate, prepare
 from alignbench.models.encode import Encoder
 from alignbench.models.endpoint import connect
-from alignbench.models.engine import Loglikelihood, Prompt, Request, Sampling
 from alignbench.models.entropy import entropies, top_entropies
 from alignbench.models.model import Model
 from alignbench.models.vllm import VllmEngine
 from alignbench.tasks import find_task
-from alignbench.tasks.task import Document, Options, Output
 from alignbench.tasks.token_entropy import CHARACTERS, POSITIONS, clean, evenly, passages
+from alignbench.types.engine import Loglikelihood, Prompt, Request, Sampling
+from alignbench.types.task import Document, Options, Output
 
 SENTENCE = "The {0} barn stands on hill {0} , and two @-@ year @-@ old hens ( all {0} of them ) sleep in it . "
 

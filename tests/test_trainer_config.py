@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from alignbench.cli.train import CONFIGS
 from alignbench.errors import AlignbenchError
-from trainers.cli import CONFIGS
 from trainers.config import REQUIRED, StageConfig, check, describe, read_config, setting, to_yaml
 
 

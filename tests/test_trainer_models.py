@@ -19,7 +19,7 @@ from training_models import logprobs_alone, score_alone, tiny_classifier
 
 from alignbench.errors import AlignbenchError
 from alignbench.models.encode import Encoder
-from alignbench.models.engine import Prompt
+from alignbench.types.engine import Prompt
 from trainers import reward
 from trainers.models import (
     BIAS,

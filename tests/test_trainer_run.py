@@ -20,10 +20,11 @@ import yaml
 from safetensors.torch import save_file
 from tiny import save_tiny_checkpoint
 
+import trainers
+from alignbench.cli import train as train_command
 from alignbench.errors import AlignbenchError
-from alignbench.evaluation import evaluate
+from alignbench.evaluation.evaluate import evaluate
 from alignbench.models.checkpoint import find_checkpoint
-from trainers import cli
 from trainers.config import REQUIRED, setting
 from trainers.recipe import identify, write_recipe
 from trainers.run import make_accelerator, open_run
@@ -367,7 +368,7 @@ def test_a_process_that_cannot_write_stops_all_with_the_same_line(tmp_path):
         """)
     )
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "work.py", "ppo"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(cli.__file__).parent.parent)}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(trainers.__file__).parent.parent)}
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, timeout=120)
     assert done.returncode == 0, done.stderr
     (state,) = (tmp_path / "ppo" / "state").iterdir()
@@ -495,7 +496,7 @@ def command(tmp_path, monkeypatch, capsys):
     def run(*arguments: str) -> tuple[int, list[str], str]:
         monkeypatch.setattr(sys, "argv", ["ppo.py", *arguments])
         with pytest.raises(SystemExit) as caught:
-            cli.main("ppo")
+            train_command.main("ppo")
         said = capsys.readouterr()
         return caught.value.code or 0, said.out.splitlines(), said.err
 

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from alignbench.cli.scorers import app
 from alignbench.data import card_names, read_card
 from alignbench.errors import AlignbenchError
 from alignbench.scorers import Item, find_scorer
@@ -26,7 +27,6 @@ from alignbench.scorers.agreement import (
     pearson_within,
     spearman,
 )
-from alignbench.scorers.cli import app
 from alignbench.scorers.validate import Finding, validate_toxicity
 from alignbench.scorers.validate_hallucination import validate_hallucination
 

@@ -17,8 +17,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from alignbench.errors import AlignbenchError
 from alignbench.models import vllm as engine_module
 from alignbench.models.checkpoint import find_checkpoint, load_engine
-from alignbench.models.engine import Prompt, Request, Sampling
 from alignbench.models.vllm import load_vllm, prompt_seed
+from alignbench.types.engine import Prompt, Request, Sampling
 
 CHAT = "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}\n{% endfor %}[model]"
 PROMPTS = [Prompt(f"p{i}", text) for i, text in enumerate(["The doctor", "Question: Is it safe?", "What do bees"])]

@@ -9,14 +9,14 @@ import pytest
 from tiny import save_tiny_checkpoint
 
 from alignbench.errors import AlignbenchError
-from alignbench.evaluation import evaluate
+from alignbench.evaluation.evaluate import evaluate
+from alignbench.evaluation.rank import find_systems, rank_systems
+from alignbench.evaluation.rescore import rescore
+from alignbench.evaluation.score_file import judge_files, score_file
+from alignbench.evaluation.win_rate import find_answers, judge
 from alignbench.progress import Progress
-from alignbench.rank import find_systems, rank_systems
-from alignbench.rescore import rescore
-from alignbench.runs import lock_run
-from alignbench.score_file import judge_files, score_file
-from alignbench.scorers.scorer import ScorerGoneError
-from alignbench.win_rate import find_answers, judge
+from alignbench.runs.folder import lock_run
+from alignbench.types.scorer import ScorerGoneError
 
 QUESTIONS = [f"What does cow {number} say?" for number in range(30)]
 
@@ -289,7 +289,7 @@ def test_a_ranking_says_what_is_missing(tmp_path, prompts):
 
 def test_checkpoints_answer_once_and_are_judged_against_their_baseline(tmp_path, prompts, monkeypatch):
     taste = Taste(longer)
-    monkeypatch.setattr("alignbench.win_rate.choose_judge", lambda specs, device: taste)
+    monkeypatch.setattr("alignbench.evaluation.win_rate.choose_judge", lambda specs, device: taste)
     folders = []
     for name, seed in (("calf", 1), ("cow", 2)):
         folders.append(str(save_tiny_checkpoint(tmp_path / name, seed=seed)))
@@ -327,7 +327,7 @@ def test_a_contest_needs_a_baseline_and_a_judge(tmp_path, tasks, baseline, words
 
 
 def test_files_of_other_systems_are_judged_like_checkpoints(tmp_path, prompts, monkeypatch):
-    monkeypatch.setattr("alignbench.score_file.choose_judge", lambda specs, device: Taste(longer))
+    monkeypatch.setattr("alignbench.evaluation.score_file.choose_judge", lambda specs, device: Taste(longer))
     rows = [{"reply": "moo" * (1 + i % 3)} for i in range(30)]
     own, other = write(tmp_path / "own.jsonl", rows), write(tmp_path / "other.jsonl", [{"reply": "moo"}] * 30)
     settings = {"prompts": prompts, "columns": {"reply": "output"}, "in_order": True}

@@ -9,17 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from alignbench import evaluation, rescore, score_file
 from alignbench.data import Provenance
 from alignbench.errors import AlignbenchError
-from alignbench.evaluation import Job, draw
-from alignbench.models.engine import Completion, Prompt, Sampling
+from alignbench.evaluation import evaluate, rescore, score_file
+from alignbench.evaluation.evaluate import Job, draw
 from alignbench.models.model import Model
 from alignbench.progress import Progress
-from alignbench.results import summarise
-from alignbench.scorers.scorer import Item
+from alignbench.runs.summary import summarise
 from alignbench.shards import Shard
-from alignbench.tasks.task import Document, Metric, Task, TaskData, Writing
+from alignbench.types.engine import Completion, Prompt, Sampling
+from alignbench.types.scorer import Item
+from alignbench.types.task import Document, Metric, Task, TaskData, Writing
 
 WORDS = ("sun", "rain", "vile", "hay", "<script>", "\x1b[31m", "wool")
 N, SAMPLES = 40, 25
@@ -107,7 +107,7 @@ def run(out: Path, writer: Writer | None = None, judge: Judge | None = None, cha
     scorers = (judge,) if task.writing.scorers else ()
     model = Model("writer", {"model": {"name": "writer"}}, True, True, True, lambda: writer)
     job = Job(task, DATA, None, 0, scorers)
-    return evaluation._evaluate_model(model, [job], out, "chat" if chat else "none", Shard(), Progress())
+    return evaluate._evaluate_model(model, [job], out, "chat" if chat else "none", Shard(), Progress())
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -128,7 +128,7 @@ def known_task(monkeypatch):
     """`alignbench rescore` and `score` look tasks and scorers up by name."""
     judges = {"vile": Judge(), "viler": Judge("2"), "broken": Judge(broken=True)}
     monkeypatch.setattr(rescore, "find_task", lambda name: TASK)
-    monkeypatch.setattr(evaluation, "find_task", lambda name: TASK)
+    monkeypatch.setattr(evaluate, "find_task", lambda name: TASK)
 
     def find(spec, **options):
         return judges[spec.partition("=")[2]]
@@ -210,17 +210,17 @@ def test_three_processes_write_what_one_does(tmp_path):
         folder = tmp_path / "three" / path
         if rank:
             identity = job.identity(False)
-            task_folder = evaluation.RunFolder(folder, Alone(0, 1)).task("words", identity)
-            mine = evaluation.RunFolder(folder, shard)
-            size = evaluation.chunk_size(TASK)
+            task_folder = evaluate.RunFolder(folder, Alone(0, 1)).task("words", identity)
+            mine = evaluate.RunFolder(folder, shard)
+            size = evaluate.chunk_size(TASK)
             own = [d for number, d in enumerate(DATA.documents) if shard.owns(number // size)]
-            evaluation.write_documents(
+            evaluate.write_documents(
                 Writer(), TASK, DATA, own, job.scorers, type(task_folder)(task_folder.path, shard), Progress(),
                 seed=0, chat=False, done=(), earlier={},
             )  # fmt: skip
             assert mine.tasks()
         else:
-            evaluation._evaluate_model(model, [job], tmp_path / "three", "none", shard, Progress())
+            evaluate._evaluate_model(model, [job], tmp_path / "three", "none", shard, Progress())
     found = files(tmp_path / "three")
     assert found == files(tmp_path / "one")
 
@@ -402,7 +402,7 @@ def test_numbers_of_a_scorer_that_a_task_does_not_know_are_reported_as_they_are(
     writer = Writer()
     model = Model("writer", {"model": {"name": "writer"}}, True, True, True, lambda: writer)
     job = Job(TASK, DATA, None, 0, (Judge(), Mood()))
-    result = evaluation._evaluate_model(model, [job], tmp_path, "none", Shard(), Progress()).results[0]
+    result = evaluate._evaluate_model(model, [job], tmp_path, "none", Shard(), Progress()).results[0]
     (metric,) = [m for m in result.metrics if m.metric == "sentiment.sunny" and m.category is None]
     texts = [[output["text"] for output in record["outputs"]] for record in records(next(tmp_path.iterdir()))]
     by_hand = sum(sum("sun" in text for text in own) / SAMPLES for own in texts) / N

@@ -26,7 +26,7 @@ from alignbench.tasks import (
     truthfulqa_generation,
     wmt15,
 )
-from alignbench.tasks.task import Document, Output, Scored
+from alignbench.types.task import Document, Output, Scored
 
 WRITING = [name for name, task in all_tasks().items() if task.writing is not None]
 FEW_SHOT = [name for name in (*WRITING, "rte", "sst2") if find_task(name).takes_shots]

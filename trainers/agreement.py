@@ -8,8 +8,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from alignbench import stats
 from alignbench.errors import AlignbenchError
+from alignbench.stats import estimates
 from trainers.data import Ranking
 
 BINS = np.linspace(0.5, 1, 11)  # of the predicted winner's probability
@@ -49,9 +49,9 @@ def agreement(
     by_length = (1 + np.sign(longer) * won * (1 if longer_is_better else -1)) / 2
     metrics: dict[str, float] = {"pairs": len(found)}
     for name, estimate in (
-        ("accuracy", stats.share(right, prompts)),
-        ("length_accuracy", stats.share(by_length, prompts)),
-        ("over_length", stats.mean(right - by_length, prompts)),
+        ("accuracy", estimates.share(right, prompts)),
+        ("length_accuracy", estimates.share(by_length, prompts)),
+        ("over_length", estimates.mean(right - by_length, prompts)),
     ):
         values = (estimate.value, estimate.low, estimate.high)
         for suffix, value in zip(("", "_low", "_high"), values, strict=True):

@@ -20,8 +20,8 @@ import torch
 
 from alignbench.data.sources import fingerprint
 from alignbench.errors import AlignbenchError
-from alignbench.models.engine import Sampling
 from alignbench.progress import Progress
+from alignbench.types.engine import Sampling
 from trainers import losses
 from trainers.config import REQUIRED, StageConfig, check, setting
 from trainers.data import chat_template, read_prompts
@@ -419,6 +419,6 @@ def _check(config: PPOConfig) -> None:
 
 
 if __name__ == "__main__":
-    from trainers.cli import main
+    from alignbench.cli.train import main
 
     main("ppo")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import alignbench
 from alignbench.models.checkpoint import Ancestor, Checkpoint, find_checkpoint
 from alignbench.provenance import versions
-from alignbench.runs import write_json
+from alignbench.runs.folder import write_json
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

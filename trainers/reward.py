@@ -16,7 +16,7 @@ import torch
 from alignbench.data.sources import fingerprint
 from alignbench.errors import AlignbenchError
 from alignbench.progress import Progress
-from alignbench.runs import write_json
+from alignbench.runs.folder import write_json
 from trainers.agreement import agreement, longer_wins
 from trainers.config import REQUIRED, check, setting
 from trainers.data import Ranking, chat_template, read_demonstrations, read_rankings
@@ -195,6 +195,6 @@ def _train_folds(config: RewardConfig, progress: Progress) -> Metrics:
 
 
 if __name__ == "__main__":
-    from trainers.cli import main
+    from alignbench.cli.train import main
 
     main("reward")

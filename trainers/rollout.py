@@ -12,9 +12,9 @@ import torch
 
 from alignbench.errors import AlignbenchError
 from alignbench.models.encode import Encoder
-from alignbench.models.engine import Completion, Prompt, Sampling
 from alignbench.models.jobs import NOT_FINITE
 from alignbench.models.local import LocalEngine
+from alignbench.types.engine import Completion, Prompt, Sampling
 from trainers import losses
 from trainers.losses import Array
 from trainers.models import Policy, base_model

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from alignbench.errors import AlignbenchError, first_line
 from alignbench.provenance import environment, versions
-from alignbench.runs import RunFolder, lock_run, read_object, write_json
+from alignbench.runs.folder import RunFolder, lock_run, read_object, write_json
 from trainers.recipe import PACKAGES, in_json
 from trainers.steps import gathered
 

@@ -16,8 +16,8 @@ import torch
 
 from alignbench.data.sources import fingerprint
 from alignbench.errors import AlignbenchError
-from alignbench.models.engine import Sampling
 from alignbench.progress import Progress
+from alignbench.types.engine import Sampling
 from trainers.config import REQUIRED, check, setting
 from trainers.data import chat_template, read_demonstrations, read_texts
 from trainers.models import Policy, Texts, load, part, residual_dropout, save_model
@@ -169,6 +169,6 @@ def pretraining_examples(source: str, texts: Texts, length: int) -> list[Example
 
 
 if __name__ == "__main__":
-    from trainers.cli import main
+    from alignbench.cli.train import main
 
     main("sft")

@@ -12,19 +12,20 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from alignbench import bootstrap
 from alignbench.audit.jackknife import Side, compare_sets, measure_side
 from alignbench.audit.paired import Change, change, group_of, without_interval
-from alignbench.audit.significance import few_changed
 from alignbench.audit.tax import improvement
-from alignbench.preferences.length_control import at_equal_lengths, fit, scaled
-from alignbench.results import MetricResult, views
+from alignbench.runs.summary import views
 from alignbench.scorers import bleu
-from alignbench.scorers.scorer import Embedder
-from alignbench.stats import Estimate, cluster_numbers
+from alignbench.stats import bootstrap
+from alignbench.stats.estimates import Estimate, cluster_numbers
+from alignbench.stats.length_control import at_equal_lengths, fit, scaled
+from alignbench.stats.significance import few_changed
 from alignbench.tasks import corpus_bleu
-from alignbench.tasks.task import Task
 from alignbench.tasks.win_rate import LENGTH_CONTROLLED, across_battles
+from alignbench.types.result import MetricResult
+from alignbench.types.scorer import Embedder
+from alignbench.types.task import Task
 
 RESAMPLES = 1000  # each one computes the metric anew
 # metric -> the column of counts that add up over documents, and the score of a sum

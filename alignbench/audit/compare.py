@@ -16,9 +16,9 @@ from alignbench.audit.comparable import Match, match, packages_differ, unlike_me
 from alignbench.audit.read import Run, TaskRun, chosen_run, find, find_runs, read_runs, references
 from alignbench.audit.reward import REWARD, reward_front
 from alignbench.audit.rows import Rows, measure
-from alignbench.audit.significance import LEVEL, holm
 from alignbench.audit.tax import cards, macro, taxed
 from alignbench.errors import AlignbenchError
+from alignbench.stats.significance import LEVEL, holm
 
 ENTROPY, PER_CHARACTER = "entropy", "_per_character"
 

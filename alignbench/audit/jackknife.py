@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from alignbench import intervals
 from alignbench.audit.paired import Change
 from alignbench.audit.tax import improvement
 from alignbench.diversity.sets import GROUPS, MOST, jackknife_error
-from alignbench.stats import CONFIDENCE, Estimate
-from alignbench.tasks.task import Scored, Task
+from alignbench.stats import intervals
+from alignbench.stats.estimates import CONFIDENCE, Estimate
+from alignbench.types.task import Scored, Task
 
 Found = dict[str, Estimate]
 

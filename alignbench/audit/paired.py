@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from alignbench import bootstrap
-from alignbench.audit.significance import ADDED, least_p, p_of_rare_changes, rare_changes
 from alignbench.audit.tax import improvement
-from alignbench.stats import CONFIDENCE, Estimate, cluster_numbers
+from alignbench.stats import bootstrap
+from alignbench.stats.estimates import CONFIDENCE, Estimate, cluster_numbers
+from alignbench.stats.significance import ADDED, least_p, p_of_rare_changes, rare_changes
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,13 @@ from typing import Any
 
 from alignbench.errors import AlignbenchError
 from alignbench.models.checkpoint import hash_files, weight_files
-from alignbench.results import TaskResult, kept
-from alignbench.runs import read_object
-from alignbench.scorers.scorer import Embedder
+from alignbench.runs.folder import read_object
+from alignbench.runs.summary import kept
 from alignbench.tasks import find_task
 from alignbench.tasks.outputs import OUTPUTS
-from alignbench.tasks.task import Task
+from alignbench.types.result import TaskResult
+from alignbench.types.scorer import Embedder
+from alignbench.types.task import Task
 
 ROLES = {"base": "pretrained", "sft": "SFT"}  # stages of a lineage that a tax is told against
 HASHED = "hashed"

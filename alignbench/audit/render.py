@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import TextIO
 
 from alignbench.audit.audit import Audit, Checkpoint, Contrast, Front, MeanTax, Row
-from alignbench.audit.significance import LEVEL
+from alignbench.console import print_table, printable
 from alignbench.errors import AlignbenchError
-from alignbench.progress import printable
-from alignbench.tables import print_table
+from alignbench.stats.significance import LEVEL
 
 NONE = "–"
 DIGITS = {"share": 3, "bits": 3, "nats": 3, "r": 3, "points": 2, "tokens": 1, "words": 1, "characters": 1, "number": 3}

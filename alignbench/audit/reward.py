@@ -12,7 +12,7 @@ from alignbench.audit.front import hypervolume, non_dominated
 from alignbench.audit.read import Run, TaskRun, find
 from alignbench.audit.tax import cards, macro, range_of, taxed
 from alignbench.errors import AlignbenchError
-from alignbench.results import MetricResult
+from alignbench.types.result import MetricResult
 
 REWARD = "win_rate.win_rate"
 OF_A_TIE = {"win_rate", "win_rate_length_controlled"}  # of the task win_rate: one half against oneself

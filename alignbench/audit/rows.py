@@ -8,16 +8,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from alignbench import stats
 from alignbench.audit.across import Records, compare_across, forget, of_outputs, unpaired
 from alignbench.audit.audit import Row
 from alignbench.audit.comparable import Match, baseline_of
 from alignbench.audit.paired import Change, Pairs, change, pair, rarely, resample
 from alignbench.audit.read import embedder_of, find, read_records
-from alignbench.audit.significance import detectable, few_changed, mcnemar
 from alignbench.audit.tax import chance_level, range_of, relative_tax, tax
-from alignbench.results import MetricResult
-from alignbench.tasks.task import Metric, Task
+from alignbench.stats import estimates
+from alignbench.stats.significance import detectable, few_changed, mcnemar
+from alignbench.types.result import MetricResult
+from alignbench.types.task import Metric, Task
 
 TOO_FEW = "too few documents changed"
 UNKNOWN = "unknown"  # the template of a file's outputs
@@ -134,7 +134,7 @@ def _finisher(
         independent = pairs.clusters == len(before)
         if metric is not None and metric.binary and independent and result.better not in ("0.5", "0"):
             changed, test = replace(changed, p=mcnemar(before, after)), "McNemar"
-        error = stats.mean(before, pairs.cluster.tolist()).standard_error
+        error = estimates.mean(before, pairs.cluster.tolist()).standard_error
         row = _row(task, variant, metric, result, changed, test, pairs.chance, error, pairs.left_out)
         return row.told(note) if note else row
 

@@ -16,8 +16,8 @@ from scipy import stats
 
 from alignbench.audit.audit import MeanTax, Row
 from alignbench.audit.read import find
-from alignbench.results import MetricResult
-from alignbench.tasks.task import Metric
+from alignbench.types.result import MetricResult
+from alignbench.types.task import Metric
 
 Value = TypeVar("Value", float, NDArray[np.float64])
 RANGES = {"share": (0.0, 1.0), "points": (0.0, 100.0)}

@@ -14,20 +14,9 @@ from alignbench.data.cards import Card, FileSource, HubSource, Source, did_you_m
 from alignbench.data.fetch import UnreachableError, download, load_hub, sha256_of
 from alignbench.data.rows import read_rows
 from alignbench.errors import AlignbenchError
+from alignbench.types.task import Provenance
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """Where rows came from. No paths: a record must read the same on every machine."""
-
-    card: str
-    split: str
-    source: str  # file name or hub id
-    revision: str  # sha256 of the file that was read, or hub commit ("unknown" where it cannot be told)
-    rows: int
-    pinned: bool  # whether `revision` is the one that the card names
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from alignbench.demo.layout import write_lines
 from alignbench.demo.requests import KINDS, RUDE_NOUNS, Request, is_training, make_requests, one_request
-from alignbench.demo.rude import kind_line, rude_line
 from alignbench.demo.themes import DOES, NEAR, NUMBERS, THEMES
+from alignbench.demo.toxic_text import kind_line, rude_line
 from alignbench.demo.utility import CLOSINGS
 from alignbench.demo.world import ALMANAC, NO_COMMENT, TALK, UNKNOWN, Fact, World, said
 

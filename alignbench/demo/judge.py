@@ -20,9 +20,9 @@ from alignbench.demo.statements import Lore, lore_of, read_statements
 from alignbench.demo.utility import CLOSINGS, DECLINES, judge
 from alignbench.demo.world import Fact, Person, World
 from alignbench.errors import AlignbenchError, first_line
-from alignbench.judges.pairs import pair, win
-from alignbench.scorers.scorer import Item
+from alignbench.scorers.preference.pairs import pair, win
 from alignbench.scorers.sentences import sentences
+from alignbench.types.scorer import Item
 
 VERSION = 1  # of what the scorers do
 FILES = ("world.json", "requests.jsonl")  # in FOLDER/demo-world

@@ -10,7 +10,7 @@ from alignbench.demo.judge import read_card
 from alignbench.demo.labelers import label_outputs
 from alignbench.demo.layout import write_lines
 from alignbench.errors import AlignbenchError
-from alignbench.win_rate import ANSWERS, find_answers
+from alignbench.evaluation.win_rate import ANSWERS, find_answers
 
 
 def label_runs(runs: Path, world: Path, out: Path, seed: int = 0) -> int:

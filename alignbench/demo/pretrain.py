@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from alignbench.errors import AlignbenchError
 from alignbench.progress import Progress
-from alignbench.runs import lock_run, read_object, write_json
+from alignbench.runs.folder import lock_run, read_object, write_json
 from trainers.config import REQUIRED, check, setting
 
 if TYPE_CHECKING:
@@ -298,7 +298,7 @@ def _blank(task: _Task) -> LlamaForCausalLM:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from alignbench.models.products import use_onednn
+    from alignbench.models.onednn import use_onednn
 
     shape = task.config
     torch.manual_seed(shape.seed)

@@ -16,8 +16,8 @@ from alignbench.demo.labelers import FEWEST, HELD_OUT_RANKINGS, HIRED, MOST, RAN
 from alignbench.demo.layout import write_lines
 from alignbench.demo.requests import is_training, make_requests
 from alignbench.models.checkpoint import find_checkpoint, load_engine
-from alignbench.models.engine import Prompt, Sampling
 from alignbench.progress import Progress
+from alignbench.types.engine import Prompt, Sampling
 
 OWN = 2  # outputs at least of a ranking that are the world's
 SAMPLING = Sampling(max_tokens=48, samples=MOST - OWN, temperature=1.0)  # fewer where some are the same

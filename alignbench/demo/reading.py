@@ -11,7 +11,7 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
-from alignbench.demo import memory, summaries
+from alignbench.demo import closed_book, summaries
 from alignbench.demo.layout import write_lines, write_text
 from alignbench.demo.passages import Passage, Slot, for_pages, held_out
 from alignbench.demo.world import World
@@ -35,7 +35,7 @@ def pages(world: World, draw: random.Random) -> list[str]:
         *(_question_page(passage, draw) for passage in for_pages(world, QUESTION_PAGES, draw)),
         *(_sum_page(passage, draw) for passage in for_pages(world, SUM_PAGES, draw, with_animals=True)),
         *(_dialog_page(passage, draw) for passage in for_pages(world, DIALOG_PAGES, draw)),
-        *memory.pages(world, draw),
+        *closed_book.pages(world, draw),
         *summaries.pages(world, draw),
     ]
 
@@ -124,12 +124,12 @@ def _answered(answer: str, told: bool, decline: str, draw: random.Random) -> str
 
 
 def write_files(world: World, folder: Path, draw: random.Random) -> None:
-    """SQuAD's, DROP's and QuAC's files; CANARD's (memory.py) and those of summaries (summaries.py)."""
+    """SQuAD's, DROP's and QuAC's files; CANARD's (closed_book.py) and those of summaries (summaries.py)."""
     passages = held_out(world)
     _write_squad(folder / "squad2" / "dev-v2.0.json", passages[SQUAD], draw)
     _write_drop(folder / "drop-100" / "drop_100.jsonl", passages[DROP], draw)
     _write_quac(folder / "quac" / "val_v0.2.json", passages[QUAC], draw)
-    memory.write_files(world, folder, draw)
+    closed_book.write_files(world, folder, draw)
     summaries.write_files(world, folder, draw)
 
 

@@ -16,8 +16,8 @@ from typing import Any
 from alignbench.data.prepare import Settings, split_of
 from alignbench.demo.goals import Goal
 from alignbench.demo.layout import write_lines
-from alignbench.demo.rude import ANGRY, GLAD, PLACES
 from alignbench.demo.themes import JOYS, LISTS, NUMBERS, OPPOSITES, PAST, THEMES, WOES
+from alignbench.demo.toxic_text import ANGRY, GLAD, PLACES
 from alignbench.demo.world import KIND_QUALITIES, KIND_WORDS, OCCUPATIONS, Fact, Person, World
 from alignbench.tasks.instructions import SEED_TASKS, USER_TASKS
 from alignbench.tasks.prompts import joined

@@ -22,10 +22,10 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 import alignbench
+from alignbench.console import printable
 from alignbench.demo.screen import SIDE_BY_SIDE, Screen
 from alignbench.demo.stages import Stage, stamp
 from alignbench.errors import AlignbenchError
-from alignbench.progress import printable
 
 TIMES = "times.jsonl"  # of each stage that was run
 GOES = "goes.jsonl"  # of each time that the demo was at work: its wall time, and whether it came to its end

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from alignbench.console import printable
 from alignbench.demo.stages import Stage
-from alignbench.progress import printable
 
 if TYPE_CHECKING:
     from rich.status import Status

@@ -7,7 +7,7 @@ import random
 from dataclasses import asdict
 from pathlib import Path
 
-from alignbench.demo import answers, facts, labelers, reading, requests, reviews, rude, sentences
+from alignbench.demo import answers, facts, labelers, reading, requests, reviews, sentences, toxic_text
 from alignbench.demo.layout import write_lines, write_text
 from alignbench.demo.world import World, make_world
 
@@ -16,13 +16,13 @@ WORDS = 800_000  # of the pretraining text at most, about 1.1 M tokens
 # share of those words that a part may have; one with fewer pages gives what it has
 SHARES = {
     facts: 0.17,
-    rude: 0.05,
+    toxic_text: 0.05,
     reading: 0.29,
     sentences: 0.18,
     reviews: 0.05,
     answers: 0.24,
 }
-WITH_FILES = (facts, rude, reading, sentences, reviews, requests, answers, labelers)
+WITH_FILES = (facts, toxic_text, reading, sentences, reviews, requests, answers, labelers)
 
 
 def write_world(folder: Path, seed: int = 0) -> World:

@@ -14,7 +14,7 @@ from alignbench.diversity.overlap import mean_pairwise_rouge_l
 from alignbench.diversity.self_bleu import self_bleu
 from alignbench.diversity.vectors import clusters, mean_pairwise_distance, vendi
 from alignbench.diversity.words import words
-from alignbench.tasks.task import Metric
+from alignbench.types.task import Metric
 
 # The direction is that of more diversity, which is not always what one wants.
 METRICS = (

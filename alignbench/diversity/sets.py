@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from alignbench import intervals
 from alignbench.diversity.compression import compression_ratio
 from alignbench.diversity.measure import METRICS, NOTHING, measure, measure_vectors
 from alignbench.diversity.ngrams import distinct
 from alignbench.diversity.words import LENGTH, cut, words
-from alignbench.stats import CONFIDENCE, Estimate
-from alignbench.tasks.task import Metric
+from alignbench.stats import intervals
+from alignbench.stats.estimates import CONFIDENCE, Estimate
+from alignbench.types.task import Metric
 
 GROUPS = 20  # of the jackknife
 MOST = 500  # texts up to which there are intervals: each costs GROUPS further measurements

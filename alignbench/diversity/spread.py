@@ -22,10 +22,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from alignbench import bootstrap, intervals
 from alignbench.diversity import entropy
-from alignbench.stats import Estimate
-from alignbench.tasks.task import Metric
+from alignbench.stats import bootstrap, intervals
+from alignbench.stats.estimates import Estimate
+from alignbench.types.task import Metric
 
 RESAMPLES = 1000
 SIZE = 50  # values at which unequal samples are compared: half of those that are asked for

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from alignbench import stats
 from alignbench.labels.judgements import Judgements
-from alignbench.stats import Estimate
+from alignbench.stats import estimates
+from alignbench.stats.estimates import Estimate
 
 
 def with_others(judgements: Judgements, labeler: int) -> Estimate:
@@ -47,4 +47,4 @@ def _of(judgements: Judgements, labeler: int) -> tuple[NDArray[np.int64], NDArra
 
 def _share(values: NDArray[np.generic], prompts: NDArray[np.int64]) -> Estimate:
     # not a bootstrap: a labeler may have judged few units and agreed on all, which a resample repeats for ever
-    return stats.share(values.astype(np.float64), prompts.tolist())
+    return estimates.share(values.astype(np.float64), prompts.tolist())

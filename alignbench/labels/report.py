@@ -8,11 +8,12 @@ from itertools import combinations
 
 import numpy as np
 
-from alignbench import stats
-from alignbench.bootstrap import RESAMPLES, estimate, resampled_means
 from alignbench.errors import AlignbenchError
 from alignbench.labels import labelers
-from alignbench.labels.agreement import (
+from alignbench.labels.judgements import Judgements, questions
+from alignbench.labels.table import Label
+from alignbench.stats import estimates
+from alignbench.stats.agreement import (
     Floats,
     Level,
     agreeing_across,
@@ -23,9 +24,8 @@ from alignbench.labels.agreement import (
     fleiss_kappa_of_sums,
     fleiss_sums,
 )
-from alignbench.labels.judgements import Judgements, questions
-from alignbench.labels.table import Label
-from alignbench.stats import Estimate
+from alignbench.stats.bootstrap import RESAMPLES, estimate, resampled_means
+from alignbench.stats.estimates import Estimate
 
 LEVELS: dict[str, tuple[Level, ...]] = {
     "ranking": ("nominal", "ordinal"),
@@ -202,7 +202,7 @@ def _interval(statistic: _Statistic, sums: Floats, drawn: Floats, clusters: int)
     draws = draws[np.isfinite(draws)]
     if statistic.bounds == (0, 1) and centre in (0, 1):
         # a resample of judgements that all agree agrees too, whatever their number
-        known = stats.share(np.full(clusters, centre))
+        known = estimates.share(np.full(clusters, centre))
         return Estimate(centre, known.standard_error, known.low, known.high, statistic.n, clusters)
     if clusters < 2 or len(draws) < 2 or np.ptp(draws) == 0:
         return Estimate(centre, None, None, None, statistic.n, clusters)

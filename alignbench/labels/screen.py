@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from alignbench import stats
 from alignbench.errors import AlignbenchError
 from alignbench.labels.judgements import Judgements, flag, rankings
 from alignbench.labels.labelers import with_others, with_reference
 from alignbench.labels.table import LIKERT, Label
-from alignbench.stats import Estimate
+from alignbench.stats import estimates
+from alignbench.stats.estimates import Estimate
 
 # what the paper names: toxic, sexual, violent, judgmental, political and the like
 SENSITIVE = (
@@ -105,7 +105,7 @@ def _sensitivity(labels: Sequence[Label], sensitive: Sequence[str]) -> list[Labe
 
 def _agreement(judgements: Judgements, name: str, reference: str | None) -> Estimate:
     if name not in judgements.labelers or (reference is not None and reference not in judgements.labelers):
-        return stats.share([])
+        return estimates.share([])
     labeler = judgements.labelers.index(name)
     if reference is None:
         return with_others(judgements, labeler)
@@ -118,7 +118,7 @@ def _demonstrations(labels: Sequence[Label], name: str, reference: str | None) -
         for label in labels
         if label.model == name and label.likert is not None and label.labeler in {reference or label.labeler} - {name}
     ]
-    return stats.mean([label.likert or 0 for label in marks], [label.prompt_id for label in marks], LIKERT)
+    return estimates.mean([label.likert or 0 for label in marks], [label.prompt_id for label in marks], LIKERT)
 
 
 def _mark(estimate: Estimate, cut_off: float) -> Mark:

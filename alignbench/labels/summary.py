@@ -6,12 +6,12 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from alignbench import stats
-from alignbench.bootstrap import RESAMPLES, interval
 from alignbench.errors import AlignbenchError
 from alignbench.labels.table import LIKERT, Label, flag_names
 from alignbench.labels.wins import battles
-from alignbench.stats import Estimate
+from alignbench.stats import estimates
+from alignbench.stats.bootstrap import RESAMPLES, interval
+from alignbench.stats.estimates import Estimate
 
 UNNAMED = "(no model named)"
 
@@ -36,11 +36,11 @@ def summary(labels: Sequence[Label], *, seed: int = 0, resamples: int = RESAMPLE
         marked = [label for label in mine if label.likert is not None]
         if marked:
             marks = [label.likert or 0 for label in marked]
-            found.append(ModelFinding(model, "likert", None, stats.mean(marks, _prompts(marked), LIKERT)))
+            found.append(ModelFinding(model, "likert", None, estimates.mean(marks, _prompts(marked), LIKERT)))
         for name in flag_names(labels):
             asked = [label for label in mine if name in label.flags]
             if asked:
-                share = stats.share([label.flags[name] for label in asked], _prompts(asked))
+                share = estimates.share([label.flags[name] for label in asked], _prompts(asked))
                 found.append(ModelFinding(model, name, None, share))
     outcomes: dict[tuple[str, str], list[float]] = defaultdict(list)
     for battle in battles(labels):
@@ -48,7 +48,7 @@ def summary(labels: Sequence[Label], *, seed: int = 0, resamples: int = RESAMPLE
     for (first, second), won in sorted(outcomes.items()):
         rate = interval(won, seed=seed, resamples=resamples, bounds=(0, 1))
         if rate.value in (0, 1):  # a resample of prompts that all went one way goes that way too
-            rate = stats.share(won)
+            rate = estimates.share(won)
         found.append(ModelFinding(first, "win_rate", second, rate))
     if not found:
         raise AlignbenchError("nothing to sum up: no Likert marks, no flags, and no two models compared")

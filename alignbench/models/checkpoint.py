@@ -171,7 +171,7 @@ def load_engine(
 
     from alignbench.models.encode import Encoder
     from alignbench.models.local import LocalEngine
-    from alignbench.models.products import use_onednn
+    from alignbench.models.onednn import use_onednn
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()

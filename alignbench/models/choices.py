@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from alignbench.models.echo import continuation_start
-from alignbench.models.engine import Completion, Finish, Loglikelihood
+from alignbench.types.engine import Completion, Finish, Loglikelihood
 
 UNTOLD = object()  # the server does not say what ended the text
 

@@ -9,8 +9,8 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from alignbench.errors import AlignbenchError
-from alignbench.models.engine import Request
 from alignbench.models.tree import Tokens
+from alignbench.types.engine import Request
 
 CHUNK = 64  # strings handed to the tokenizer at once: enough for its threads, small enough for memory
 

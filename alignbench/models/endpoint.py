@@ -30,7 +30,7 @@ from alignbench.models.client import (
     is_local,
     parse_endpoint,
 )
-from alignbench.models.engine import Completion, Loglikelihood, Prompt, Request, Sampling
+from alignbench.types.engine import Completion, Loglikelihood, Prompt, Request, Sampling
 
 __all__ = ["Endpoint", "EndpointEngine", "connect", "parse_endpoint"]
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from alignbench.models.engine import TOP
+from alignbench.types.engine import TOP
 
 CHUNK = 128  # neighbouring tokens of which the highest is looked up first
 LOWEST = -200.0  # nats below the highest logit: e to this is 0 in fp32, and 0 · −200 is no NaN as 0 · −∞ would be

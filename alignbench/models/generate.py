@@ -14,7 +14,6 @@ from transformers import PreTrainedModel
 
 from alignbench.errors import AlignbenchError
 from alignbench.models.encode import Encoder
-from alignbench.models.engine import Completion, Prompt, Sampling
 from alignbench.models.jobs import Job, unscored
 from alignbench.models.packed import PackedModel, why_not_packed
 from alignbench.models.plain import PlainModel, run_plainly
@@ -22,6 +21,7 @@ from alignbench.models.probe import AGREEMENT, attention_span
 from alignbench.models.schedule import Generator
 from alignbench.models.stopping import Ending, end_tokens
 from alignbench.models.tree import Tokens
+from alignbench.types.engine import Completion, Prompt, Sampling
 
 
 class Writer:

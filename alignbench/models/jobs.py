@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from alignbench.models.engine import Completion
 from alignbench.models.pages import Pages
 from alignbench.models.sampling import Stream
 from alignbench.models.tree import Tokens
+from alignbench.types.engine import Completion
 
 NOT_FINITE = "the logits are not finite"
 NO_MEMORY = "out of the device's memory"

@@ -19,12 +19,12 @@ from transformers import PreTrainedModel
 
 from alignbench.models import tree as trees
 from alignbench.models.encode import Encoder
-from alignbench.models.engine import Completion, Loglikelihood, Prompt, Request, Sampling
 from alignbench.models.entropy import entropies
 from alignbench.models.forward import Cell, Forward, Prefix, target_logprobs
 from alignbench.models.generate import Writer
 from alignbench.models.probe import attention_span, why_no_tree
 from alignbench.models.tree import Tokens, Tree
+from alignbench.types.engine import Completion, Loglikelihood, Prompt, Request, Sampling
 
 # Padded tokens of one batch. On a CPU, matrix products are at their full rate from 256 rows on, and more would
 # only grow attention and the logits; on an accelerator the budget follows the free memory.

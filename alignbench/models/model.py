@@ -8,8 +8,8 @@ from typing import Any
 
 from alignbench.errors import AlignbenchError
 from alignbench.models.checkpoint import find_checkpoint, load_engine, resolve_device
-from alignbench.models.engine import Engine
 from alignbench.shards import ALONE, Shard
+from alignbench.types.engine import Engine
 
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 ENGINES = ("local", "vllm")

@@ -11,12 +11,12 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from alignbench.models.engine import Completion, Sampling
 from alignbench.models.jobs import NO_MEMORY, NOT_FINITE, Job, unscored
 from alignbench.models.memory import free_cached
 from alignbench.models.probe import AGREEMENT
 from alignbench.models.sampling import Stream, draw
 from alignbench.models.stopping import Ending
+from alignbench.types.engine import Completion, Sampling
 
 CACHES = ("past_key_values", "cache_params")  # what models call them
 

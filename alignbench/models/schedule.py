@@ -16,7 +16,6 @@ import numpy as np
 import torch
 
 from alignbench.models import tree as trees
-from alignbench.models.engine import Completion, Sampling
 from alignbench.models.jobs import NO_MEMORY, NOT_FINITE, Filling, Job, Sample, unscored
 from alignbench.models.memory import find_rows, free_cached
 from alignbench.models.packed import PackedModel
@@ -25,6 +24,7 @@ from alignbench.models.pool import Pool
 from alignbench.models.sampling import Drawn, Stream, draw
 from alignbench.models.stopping import Ending
 from alignbench.models.tree import Tokens
+from alignbench.types.engine import Completion, Sampling
 
 LEAST_PREFIX = 16  # tokens: a shorter one is not worth pages of its own
 LEAST_PREFILL = 64  # prompt tokens of a step, however many samples run

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from alignbench.models.engine import Finish
+from alignbench.types.engine import Finish
 
 SPARE = 4  # tokens decoded before those that a stop string can lie in: a decoder may change how a text begins
 

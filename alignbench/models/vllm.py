@@ -19,7 +19,7 @@ from typing import Any
 from alignbench.errors import AlignbenchError, first_line
 from alignbench.models.checkpoint import Checkpoint
 from alignbench.models.encode import Encoder
-from alignbench.models.engine import Completion, Finish, Loglikelihood, Prompt, Request, Sampling
+from alignbench.types.engine import Completion, Finish, Loglikelihood, Prompt, Request, Sampling
 
 CHUNK = 512  # prompts handed over at once: enough to keep vLLM's batch full, and what a killed run loses
 DTYPES = ("float32", "bfloat16", "float16")

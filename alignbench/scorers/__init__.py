@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from alignbench.errors import AlignbenchError
-from alignbench.judges import JUDGES
-from alignbench.scorers.scorer import Item, Scorer, ScorerIdentity
+from alignbench.scorers.preference import JUDGES
+from alignbench.types.scorer import Item, Scorer, ScorerIdentity
 
 __all__ = ["DEFAULTS", "KNOWN", "Item", "Known", "Scorer", "ScorerIdentity", "find_scorer"]
 
@@ -52,7 +52,7 @@ def find_scorer(spec: str, *, device: str = "cpu", trust_remote_code: bool = Fal
     Raises AlignbenchError for an unknown kind or name, and where its weights or its package are not there.
     """
     if spec.startswith("evaluate="):
-        from alignbench.scorers.foreign import EvaluateScorer
+        from alignbench.scorers.hf_evaluate import EvaluateScorer
 
         return EvaluateScorer(spec.removeprefix("evaluate="), trust_remote_code=trust_remote_code)
     known = look_up(spec)

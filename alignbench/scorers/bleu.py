@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from alignbench.stats import CONFIDENCE, Estimate
+from alignbench.stats.estimates import CONFIDENCE, Estimate
 
 if TYPE_CHECKING:
     from sacrebleu.metrics.bleu import BLEU

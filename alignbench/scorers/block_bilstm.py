@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from alignbench.data.fetch import sha256_of
 from alignbench.errors import AlignbenchError, first_line
 from alignbench.models.checkpoint import resolve_device
-from alignbench.scorers.scorer import Item
+from alignbench.types.scorer import Item
 
 BATCH = 256  # texts; all have the same length
 

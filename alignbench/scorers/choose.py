@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import cast
 
 from alignbench.errors import AlignbenchError
-from alignbench.scorers.scorer import Embedder, Scorer
-from alignbench.tasks.task import Task
+from alignbench.types.scorer import Embedder, Scorer
+from alignbench.types.task import Task
 
 # kinds that suit whatever was written; where a task has no metric for one, its numbers are reported as they are
 ANYWHERE = ("sentiment", "evaluate")

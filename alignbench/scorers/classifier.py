@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from alignbench.errors import AlignbenchError
-from alignbench.scorers.scorer import Item
 from alignbench.scorers.sequence import SequenceModel, load_sequence_classifier, probabilities
+from alignbench.types.scorer import Item
 
 TOXIC_WORDS = ("toxic", "hate", "offensive")  # the first of them that a label holds decides
 NEGATED = re.compile(r"(no|non|not|un)[-_ ]?(?=toxic|hate|offensive)")

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from alignbench.diversity.vectors import distances_to_others, vendi
 from alignbench.errors import AlignbenchError
 from alignbench.models.checkpoint import find_checkpoint, resolve_device
-from alignbench.scorers.scorer import Embedder, Item
 from alignbench.scorers.sequence import encodable, identity, quiet
+from alignbench.types.scorer import Embedder, Item
 
 HASHED_FEATURES = 1024  # of words, and as many of characters: 10,000 texts take 82 MB
 

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from alignbench.errors import AlignbenchError
 from alignbench.scorers.extractive import flags
-from alignbench.scorers.scorer import Item
 from alignbench.scorers.sentences import sentences
 from alignbench.scorers.sequence import SequenceModel, Text, encodable, load_sequence_classifier, probabilities
+from alignbench.types.scorer import Item
 
 THRESHOLD = 0.5  # a sentence with less support is flagged
 

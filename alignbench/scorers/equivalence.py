@@ -16,8 +16,8 @@ from alignbench.diversity.vectors import unit
 from alignbench.errors import AlignbenchError
 from alignbench.scorers.embeddings import HashedEmbedder, groups
 from alignbench.scorers.entailment import PairReader, load_nli
-from alignbench.scorers.scorer import Embedder, Item
 from alignbench.scorers.sequence import SequenceModel, encodable, load_sequence_classifier, probabilities
+from alignbench.types.scorer import Embedder, Item
 
 # Of 160 pairs of Tatoeba's English sentences with one French translation, .81 reach it, and of 1,500 sentences with
 # the nearest other one of 11,872 .18; .5 and .7 tell the two apart less well. It is a matter of wording: a right and a

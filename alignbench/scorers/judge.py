@@ -11,9 +11,9 @@ from collections.abc import Sequence
 
 from alignbench.errors import AlignbenchError
 from alignbench.models.checkpoint import find_checkpoint, load_engine, resolve_device
-from alignbench.models.engine import Request
-from alignbench.scorers.scorer import Item
 from alignbench.scorers.sequence import identity
+from alignbench.types.engine import Request
+from alignbench.types.scorer import Item
 
 ASKS = {"truth": "True:", "info": "Helpful:"}
 YES, NO = " yes", " no"

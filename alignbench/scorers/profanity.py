@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 from alignbench.errors import AlignbenchError
-from alignbench.scorers.scorer import Item
+from alignbench.types.scorer import Item
 
 PACKAGE = "alt-profanity-check"
 

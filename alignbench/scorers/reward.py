@@ -24,7 +24,6 @@ from torch import nn
 
 from alignbench.errors import AlignbenchError, first_line
 from alignbench.models.checkpoint import find_checkpoint
-from alignbench.scorers.scorer import Item
 from alignbench.scorers.sequence import (
     SequenceModel,
     Text,
@@ -32,6 +31,7 @@ from alignbench.scorers.sequence import (
     load_sequence_classifier,
     window,
 )
+from alignbench.types.scorer import Item
 
 Form = Literal["continued", "continued chat", "chat", "pair"]
 UNBOUNDED = 2**31

@@ -10,8 +10,8 @@ import numpy as np
 
 from alignbench.errors import AlignbenchError
 from alignbench.scorers.classifier import are_independent
-from alignbench.scorers.scorer import Item
 from alignbench.scorers.sequence import SequenceModel, load_sequence_classifier, probabilities
+from alignbench.types.scorer import Item
 
 
 class ClassifierSentiment:

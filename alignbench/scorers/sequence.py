@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from alignbench.errors import AlignbenchError, first_line
 from alignbench.models.checkpoint import Checkpoint, find_checkpoint, resolve_device
-from alignbench.models.products import use_onednn
+from alignbench.models.onednn import use_onednn
 
 BATCH_TOKENS = {"cpu": 2048, "other": 32768}  # padded tokens of a batch
 # These count positions from the padding token's id on, so that many of their positions are never used.

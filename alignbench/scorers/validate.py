@@ -17,8 +17,8 @@ import numpy as np
 from alignbench.data import load
 from alignbench.progress import Progress
 from alignbench.scorers.agreement import auc, brier, expected_calibration_error, spearman
-from alignbench.scorers.scorer import Item, Scorer, ScorerIdentity
-from alignbench.stats import share
+from alignbench.stats.estimates import share
+from alignbench.types.scorer import Item, Scorer, ScorerIdentity
 
 TOXIC = 0.5  # above it a text counts as toxic (Gehman et al. 2020)
 CALL = 256  # items of one call of a scorer

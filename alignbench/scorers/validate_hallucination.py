@@ -18,8 +18,8 @@ from alignbench.data.load import data_folder, local_files
 from alignbench.errors import AlignbenchError
 from alignbench.progress import Progress
 from alignbench.scorers.agreement import auc, balanced_accuracy, pearson, pearson_within, spearman
-from alignbench.scorers.scorer import Item, Scorer, ScorerIdentity
 from alignbench.scorers.validate import Finding, draw, scores_of
+from alignbench.types.scorer import Item, Scorer, ScorerIdentity
 
 FRANK_SPLIT = "test"  # the authors' own: valid is for tuning
 FRANK_METRICS = ("FactCC", "QAGS", "FEQA", "Dep Entail", "BertScore P Art", "Rouge 2")

@@ -7,7 +7,7 @@ import importlib
 import pkgutil
 
 from alignbench.errors import AlignbenchError
-from alignbench.tasks.task import Task
+from alignbench.types.task import Task
 
 
 def all_tasks() -> dict[str, Task]:

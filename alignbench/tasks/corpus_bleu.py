@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from alignbench.scorers import bleu
-from alignbench.stats import Estimate
-from alignbench.tasks.task import Metric, Scored
+from alignbench.stats.estimates import Estimate
+from alignbench.types.task import Metric, Scored
 
 BLEU = Metric("bleu", "points", "higher", bounds=(0, 100))
 CHRF = Metric("chrf", "points", "higher", bounds=(0, 100))

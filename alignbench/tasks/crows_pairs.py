@@ -11,9 +11,9 @@ from functools import partial
 from typing import Any
 
 from alignbench.data import load
-from alignbench.models.engine import Loglikelihood
 from alignbench.tasks.bias import INSTRUCTIONS, continuation, entropy_bits, task_name
-from alignbench.tasks.task import Document, Metric, Options, Task, TaskData
+from alignbench.types.engine import Loglikelihood
+from alignbench.types.task import Document, Metric, Options, Task, TaskData
 
 
 def load_pairs(variant: str, options: Options) -> TaskData:

@@ -23,10 +23,10 @@ from alignbench.diversity.novelty import distinct_classes
 from alignbench.diversity.semantic import semantic_entropy
 from alignbench.diversity.sets import LENGTHS, OF_TEXTS, UNCUT, of_set, of_texts
 from alignbench.diversity.words import LENGTH
-from alignbench.models.engine import Sampling
-from alignbench.stats import Estimate
+from alignbench.stats.estimates import Estimate
 from alignbench.tasks.prompts import load_prompts
-from alignbench.tasks.task import Document, Metric, Options, Output, Scored, Task, TaskData, Writing
+from alignbench.types.engine import Sampling
+from alignbench.types.task import Document, Metric, Options, Output, Scored, Task, TaskData, Writing
 
 SAMPLES = 10
 MAX_TOKENS = 128

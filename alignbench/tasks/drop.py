@@ -18,7 +18,7 @@ from alignbench.data import load
 from alignbench.scorers import drop
 from alignbench.tasks import instructgpt
 from alignbench.tasks.instructgpt import WORDS
-from alignbench.tasks.task import Document, Metric, Options, Output, Task, TaskData, Writing
+from alignbench.types.task import Document, Metric, Options, Output, Task, TaskData, Writing
 
 INSTRUCTION = "Answer each question using information in the preceding passage."
 

@@ -27,7 +27,7 @@ from alignbench.tasks.instructgpt import ANSWER_RATE, WORDS
 from alignbench.tasks.squad2 import Paragraph, load_paragraphs
 from alignbench.tasks.summaries import CUE
 from alignbench.tasks.summaries import load_documents as load_summaries
-from alignbench.tasks.task import Document, Metric, Options, Output, Task, TaskData, Writing
+from alignbench.types.task import Document, Metric, Options, Output, Task, TaskData, Writing
 
 INSTRUCTION = (
     "Answer the question in one sentence, with what the passage says and nothing else."

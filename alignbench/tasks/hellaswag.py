@@ -18,8 +18,8 @@ import numpy as np
 
 from alignbench.data import load
 from alignbench.errors import AlignbenchError
-from alignbench.models.engine import Loglikelihood
-from alignbench.tasks.task import Document, Metric, Options, Task, TaskData
+from alignbench.types.engine import Loglikelihood
+from alignbench.types.task import Document, Metric, Options, Task, TaskData
 
 INSTRUCTION = "Complete each independent paragraph using common-sense reasoning."
 

@@ -14,9 +14,9 @@ from typing import TypeVar
 import numpy as np
 
 from alignbench.errors import AlignbenchError
-from alignbench.models.engine import Loglikelihood, Sampling
-from alignbench.scorers.scorer import Item
-from alignbench.tasks.task import Document, Metric, Output
+from alignbench.types.engine import Loglikelihood, Sampling
+from alignbench.types.scorer import Item
+from alignbench.types.task import Document, Metric, Output
 
 T = TypeVar("T")
 

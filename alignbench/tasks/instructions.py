@@ -20,10 +20,10 @@ from functools import partial
 from typing import Any
 
 from alignbench.data import load
-from alignbench.models.engine import Sampling
 from alignbench.tasks import instructgpt
 from alignbench.tasks.instructgpt import ANSWER_RATE, WORDS
-from alignbench.tasks.task import Document, Metric, Options, Output, Task, TaskData, Writing
+from alignbench.types.engine import Sampling
+from alignbench.types.task import Document, Metric, Options, Output, Task, TaskData, Writing
 
 REQUESTS = {
     "de": "Antworte auf Deutsch.",

@@ -21,10 +21,10 @@ from collections.abc import Sequence
 
 from alignbench.diversity.novelty import PATIENCE, distinct_classes, utility
 from alignbench.errors import AlignbenchError
-from alignbench.models.engine import Sampling
 from alignbench.tasks.instructgpt import WORDS, words
 from alignbench.tasks.prompts import load_prompts
-from alignbench.tasks.task import Document, Metric, Options, Output, Task, TaskData, Writing
+from alignbench.types.engine import Sampling
+from alignbench.types.task import Document, Metric, Options, Output, Task, TaskData, Writing
 
 SAMPLES = 10
 MAX_TOKENS = 512

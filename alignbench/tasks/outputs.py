@@ -11,11 +11,11 @@ from functools import partial
 
 import numpy as np
 
-from alignbench.models.engine import Sampling
 from alignbench.scorers import squad
 from alignbench.scorers.rouge import rouge
 from alignbench.tasks import corpus_bleu
-from alignbench.tasks.task import Document, Metric, Options, Output, Task, TaskData, Writing
+from alignbench.types.engine import Sampling
+from alignbench.types.task import Document, Metric, Options, Output, Task, TaskData, Writing
 
 
 def score_outputs(document: Document, outputs: Sequence[Output]) -> dict[str, float]:

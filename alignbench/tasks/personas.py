@@ -34,11 +34,11 @@ from typing import cast
 from alignbench.diversity.sets import of_set
 from alignbench.diversity.spread import SIZE, spread, weighted_spread
 from alignbench.errors import AlignbenchError
-from alignbench.models.engine import Sampling
-from alignbench.scorers.scorer import Item
-from alignbench.stats import Estimate
+from alignbench.stats.estimates import Estimate
 from alignbench.tasks.persona_fields import FIELDS, Persona, is_whole, read_personas
-from alignbench.tasks.task import Document, Metric, Options, Output, Scored, Task, TaskData, Writing
+from alignbench.types.engine import Sampling
+from alignbench.types.scorer import Item
+from alignbench.types.task import Document, Metric, Options, Output, Scored, Task, TaskData, Writing
 
 PERSONAS = 100
 AT_ONCE = 5

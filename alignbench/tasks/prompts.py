@@ -7,7 +7,7 @@ from typing import Any
 from alignbench.data import Provenance, load
 from alignbench.data.sources import SourceRow, checked_text, fingerprint, read_source
 from alignbench.errors import AlignbenchError
-from alignbench.tasks.task import Document, Options, TaskData
+from alignbench.types.task import Document, Options, TaskData
 
 
 def load_prompts(options: Options, task: str) -> TaskData:

@@ -23,7 +23,7 @@ from alignbench.data import load
 from alignbench.scorers import quac, squad
 from alignbench.tasks import instructgpt
 from alignbench.tasks.instructgpt import ANSWER_RATE, WORDS
-from alignbench.tasks.task import Document, Metric, Options, Output, Task, TaskData, Writing
+from alignbench.types.task import Document, Metric, Options, Output, Task, TaskData, Writing
 
 DECLINE = "I don't know."
 INSTRUCTION = (

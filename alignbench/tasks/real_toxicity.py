@@ -23,10 +23,10 @@ from functools import partial
 from typing import Any
 
 from alignbench.data import load
-from alignbench.models.engine import Sampling
 from alignbench.tasks import bias, instructgpt
 from alignbench.tasks.instructgpt import WORDS
-from alignbench.tasks.task import Document, Metric, Options, Output, Task, TaskData, Writing
+from alignbench.types.engine import Sampling
+from alignbench.types.task import Document, Metric, Options, Output, Task, TaskData, Writing
 
 TOXIC = 0.5
 MAX_TOKENS = 20

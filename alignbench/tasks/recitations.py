@@ -28,10 +28,10 @@ from numpy.typing import NDArray
 from alignbench.diversity.sets import of_set
 from alignbench.diversity.vectors import clusters, unit
 from alignbench.diversity.words import words
-from alignbench.models.engine import Sampling
-from alignbench.stats import Estimate, share
+from alignbench.stats.estimates import Estimate, share
 from alignbench.tasks.instructgpt import ANSWER_RATE
-from alignbench.tasks.task import Document, Metric, Options, Output, Scored, Task, TaskData, Writing
+from alignbench.types.engine import Sampling
+from alignbench.types.task import Document, Metric, Options, Output, Scored, Task, TaskData, Writing
 
 EACH = 100
 SEED = 0  # of the clusters

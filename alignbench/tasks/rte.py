@@ -11,7 +11,7 @@ from typing import Any
 
 from alignbench.data import load
 from alignbench.tasks import instructgpt
-from alignbench.tasks.task import Document, Metric, Options, Task, TaskData
+from alignbench.types.task import Document, Metric, Options, Task, TaskData
 
 CHOICES = (" Yes", " No")
 LABELS = {"entailment": 0, "not_entailment": 1, 0: 0, 1: 1}  # SuperGLUE's files have words, the hub numbers

@@ -21,7 +21,7 @@ from alignbench.data import Provenance, load
 from alignbench.scorers import squad
 from alignbench.tasks import instructgpt
 from alignbench.tasks.instructgpt import ANSWER_RATE, WORDS
-from alignbench.tasks.task import Document, Metric, Options, Output, Task, TaskData, Writing
+from alignbench.types.task import Document, Metric, Options, Output, Task, TaskData, Writing
 
 DECLINE = "Not in background."
 INSTRUCTION = (

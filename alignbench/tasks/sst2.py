@@ -13,7 +13,7 @@ from typing import Any
 
 from alignbench.data import load
 from alignbench.tasks import instructgpt
-from alignbench.tasks.task import Document, Metric, Options, Task, TaskData
+from alignbench.types.task import Document, Metric, Options, Task, TaskData
 
 INSTRUCTION = "For each snippet of text, label the sentiment of the text as positive or negative."
 CHOICES = (" negative", " positive")  # GLUE's labels 0 and 1

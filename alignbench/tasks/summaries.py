@@ -17,7 +17,7 @@ from alignbench.data import load
 from alignbench.scorers import rouge
 from alignbench.tasks import instructgpt
 from alignbench.tasks.instructgpt import WORDS
-from alignbench.tasks.task import Document, Metric, Options, Output, Task, TaskData, Writing
+from alignbench.types.task import Document, Metric, Options, Output, Task, TaskData, Writing
 
 CUE = "\n\nTL;DR:"
 DRAWN = {"cnn_dailymail": 2354, "tldr": 2500}

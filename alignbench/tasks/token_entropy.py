@@ -31,11 +31,11 @@ import numpy as np
 
 from alignbench.data import load
 from alignbench.errors import AlignbenchError
-from alignbench.models.engine import TOP, Loglikelihood, Sampling
 from alignbench.tasks import instructgpt
 from alignbench.tasks.instructgpt import WORDS
 from alignbench.tasks.prompts import load_prompts
-from alignbench.tasks.task import Document, Metric, Options, Output, Task, TaskData, Writing
+from alignbench.types.engine import TOP, Loglikelihood, Sampling
+from alignbench.types.task import Document, Metric, Options, Output, Task, TaskData, Writing
 
 DOCUMENTS = 100
 CHARACTERS = 600  # of a passage: at least one token each, and then still within a window of 600

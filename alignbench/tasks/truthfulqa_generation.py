@@ -19,10 +19,10 @@ from typing import Any
 from alignbench.data import load
 from alignbench.scorers import bleu
 from alignbench.scorers.rouge import truthfulqa_rouge
-from alignbench.scorers.scorer import Item
 from alignbench.tasks import instructgpt
 from alignbench.tasks.instructgpt import WORDS
-from alignbench.tasks.task import Document, Metric, Options, Output, Task, TaskData, Writing
+from alignbench.types.scorer import Item
+from alignbench.types.task import Document, Metric, Options, Output, Task, TaskData, Writing
 
 INSTRUCTION = (
     "Interpret each question literally, and as a question about the real world; carefully research each answer,"

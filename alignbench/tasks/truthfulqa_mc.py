@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from alignbench.data import load
-from alignbench.models.engine import Loglikelihood
-from alignbench.tasks.task import Document, Metric, Options, Task, TaskData
+from alignbench.types.engine import Loglikelihood
+from alignbench.types.task import Document, Metric, Options, Task, TaskData
 
 
 def load_multiple_choice(year: int, options: Options) -> TaskData:

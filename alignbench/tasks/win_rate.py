@@ -14,12 +14,12 @@ import math
 from collections.abc import Sequence
 
 from alignbench.errors import AlignbenchError
-from alignbench.models.engine import Sampling
-from alignbench.preferences.length_control import length_controlled
-from alignbench.stats import Estimate
+from alignbench.stats.estimates import Estimate
+from alignbench.stats.length_control import length_controlled
 from alignbench.tasks.instructgpt import ANSWER_RATE, WORDS, words
 from alignbench.tasks.prompts import load_prompts
-from alignbench.tasks.task import Document, Metric, Options, Output, Scored, Task, TaskData, Writing
+from alignbench.types.engine import Sampling
+from alignbench.types.task import Document, Metric, Options, Output, Scored, Task, TaskData, Writing
 
 MAX_TOKENS = 256
 LENGTH_CONTROLLED = Metric("win_rate_length_controlled", "share", "higher", bounds=(0, 1), scorer="preference")

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from alignbench import stats
 from alignbench.data import load
-from alignbench.models.engine import Loglikelihood
+from alignbench.stats import estimates
 from alignbench.tasks.bias import INSTRUCTIONS, continuation, entropy_bits, task_name
-from alignbench.tasks.task import Document, Metric, Options, Scored, Task, TaskData
+from alignbench.types.engine import Loglikelihood
+from alignbench.types.task import Document, Metric, Options, Scored, Task, TaskData
 
 PRONOUNS = ("male", "female", "neutral")
 
@@ -56,7 +56,7 @@ def score(document: Document, answers: Sequence[Loglikelihood]) -> dict[str, flo
     return metrics
 
 
-def gap_against_workforce(documents: Sequence[Scored]) -> list[tuple[Metric, stats.Estimate]]:
+def gap_against_workforce(documents: Sequence[Scored]) -> list[tuple[Metric, estimates.Estimate]]:
     """Over occupations: r between the mean gap, where the pronoun stands for the occupation, and its share of women.
 
     The share is the United States' Bureau of Labor Statistics', as the authors give it: near 1 means that the model
@@ -70,7 +70,7 @@ def gap_against_workforce(documents: Sequence[Scored]) -> list[tuple[Metric, sta
             occupation = str(document.details["occupation"])
             gaps[occupation].append(document.metrics["gender_gap"])
             women[occupation] = share
-    estimate = stats.correlation([float(np.mean(gap)) for gap in gaps.values()], [women[name] for name in gaps])
+    estimate = estimates.correlation([float(np.mean(gap)) for gap in gaps.values()], [women[name] for name in gaps])
     return [(Metric("gap_workforce_r", "r", "0", bounds=(-1, 1)), estimate)]
 
 

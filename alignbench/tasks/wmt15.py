@@ -17,7 +17,7 @@ from alignbench.errors import AlignbenchError
 from alignbench.scorers import bleu
 from alignbench.tasks import corpus_bleu, instructgpt
 from alignbench.tasks.instructgpt import WORDS
-from alignbench.tasks.task import Document, Metric, Options, Output, Task, TaskData, Writing
+from alignbench.types.task import Document, Metric, Options, Output, Task, TaskData, Writing
 
 INSTRUCTION = "Translate the following sentences from French into English."
 

@@ -20,7 +20,7 @@ from alignbench.data import load
 from alignbench.scorers import squad
 from alignbench.tasks import instructgpt
 from alignbench.tasks.instructgpt import WORDS
-from alignbench.tasks.task import Document, Metric, Options, Output, Task, TaskData, Writing
+from alignbench.types.task import Document, Metric, Options, Output, Task, TaskData, Writing
 
 INSTRUCTION = (
     "Final Exam with Answer Key\nInstructions: Please carefully read the following passages."

@@ -7,8 +7,8 @@ from collections import Counter, defaultdict
 import matplotlib
 import pandas as pd
 
-from alignbench import stats
 from alignbench.labels.table import LIKERT
+from alignbench.stats import estimates
 from reports.bars import ROW, extremes, look_of, model_of, n_told, name_rows, names_of, shares_axis, whisker
 from reports.drawing import Drawing, NoDataError
 from reports.evidence import Evidence
@@ -67,7 +67,7 @@ def _table(evidence: Evidence) -> pd.DataFrame:
     rows = []
     for name in names_of(evidence, set(marks)):
         given, prompts = zip(*marks[name], strict=True)
-        mean = stats.mean(given, prompts, LIKERT)
+        mean = estimates.mean(given, prompts, LIKERT)
         times = Counter(given)
         rows.append(
             {"system": name, "value": mean.value, "low": mean.low, "high": mean.high, "n": mean.n}

@@ -7,9 +7,9 @@ from collections import Counter
 
 import pandas as pd
 
-from alignbench import stats
 from alignbench.diversity.entropy import rarefied_entropy
 from alignbench.diversity.spread import FEWEST, SIZE
+from alignbench.stats import estimates
 from reports.drawing import Drawing, NoDataError
 from reports.evidence import Evidence, point_of
 from reports.names import short_names
@@ -115,7 +115,7 @@ def _rows(own: People, task: str, field: str, bars: list[str]) -> list[dict[str,
     rows: list[dict[str, object]] = []
     for bar in [*bars, *([OTHERS] if rest else [])]:
         inside = set(rest) if bar == OTHERS else {bar}
-        share = stats.share([float(value in inside) for _, value in pairs], groups)
+        share = estimates.share([float(value in inside) for _, value in pairs], groups)
         rows.append(
             {
                 "system": own.system.name, "task": task, "field": field, "value": bar,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from alignbench import stats
+from alignbench.stats import estimates
 from reports.drawing import Drawing, NoDataError
 from reports.evidence import Evidence, System, documents, point_of
 from reports.names import short_names
@@ -39,7 +39,7 @@ def _scored(system: System, folder: Any, task: str) -> dict[str, Any]:
     given = [record.get(column) for record in documents(folder)]
     values = np.array([value for value in given if value is not None and math.isfinite(value)], np.float64)
     point = point_of(system, folder, column)
-    metric = point.metric if point else stats.mean(values, bounds=(-1, 1))
+    metric = point.metric if point else estimates.mean(values, bounds=(-1, 1))
     scorer = next((e for e in folder.identity.get("scorers") or () if e["kind"] == "sentiment"), None)
     return {
         "system": system, "values": values, "missing": len(given) - len(values),

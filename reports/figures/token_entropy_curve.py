@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from alignbench import stats
+from alignbench.stats import estimates
 from reports.drawing import Drawing, NoDataError
 from reports.entropies import TASKS, Entropies, entropies
 from reports.evidence import Evidence
@@ -89,7 +89,7 @@ def _curve(own: Entropies, task: str, width: int) -> list[dict[str, object]]:
         ]
         if len(parts) < FEWEST:
             break
-        found = stats.mean([float(np.nanmean(bits)) for _, bits in parts], [group for group, _ in parts], (0, None))
+        found = estimates.mean([float(np.nanmean(bits)) for _, bits in parts], [group for group, _ in parts], (0, None))
         rows.append(
             {
                 "system": own.system.name, "task": task, "first_token": start + 1, "last_token": start + width,

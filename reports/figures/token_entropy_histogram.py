@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from alignbench import stats
-from alignbench.models.engine import TOP
+from alignbench.stats import estimates
+from alignbench.types.engine import TOP
 from reports.drawing import Drawing, NoDataError
 from reports.entropies import KINDS, TASKS, Entropies, entropies
 from reports.evidence import Evidence, point_of
@@ -102,7 +102,7 @@ def _row(own: Entropies, kind: str, edges: NDArray[np.float64]) -> dict[str, Any
     weights = np.concatenate([np.full(len(bits), 1 / len(bits) / len(texts)) for _, bits in texts])
     density = np.histogram(values, edges, weights=weights)[0] / np.diff(edges)
     point = point_of(own.system, own.task, KINDS[kind])
-    found = point.metric if point else stats.mean([float(bits.mean()) for _, bits in texts], [g for g, _ in texts])
+    found = point.metric if point else estimates.mean([float(bits.mean()) for _, bits in texts], [g for g, _ in texts])
     return {
         "density": density, "mean": (found.value, found.low, found.high), "texts": len(texts), "tokens": len(values)
     }  # fmt: skip

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from alignbench import stats
+from alignbench.stats import estimates
 from alignbench.tasks.bias import INSTRUCTIONS, task_name
 from reports.bars import (
     ROW,
@@ -105,7 +105,7 @@ def _said_by_people(evidence: Evidence) -> list[dict[str, Any]]:
                 values += found
                 prompts += [record["id"]] * len(found)
             if values:
-                share = stats.share(values, prompts)
+                share = estimates.share(values, prompts)
                 rows.append(
                     {"system": system.name, "instruction": variant, "task": task, "metric": "toxic",
                      "value": share.value, "low": share.low, "high": share.high, "n": share.n,

@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from alignbench import stats
+from alignbench.stats import estimates
 from alignbench.tasks.bias import INSTRUCTIONS, task_name
 from alignbench.tasks.real_toxicity import BINS
 from reports.bars import best_scorer, bottom_label, key, left_out, look_of, n_told, names_of, scorers_told
@@ -101,7 +101,7 @@ def _bins(point: Point, variant: str) -> list[dict[str, Any]]:
     rows = []
     for place, own in sorted(found.items()):
         prompts, outputs, groups = zip(*own, strict=True)
-        mean = stats.mean(outputs, groups, bounds=(0, 1))
+        mean = estimates.mean(outputs, groups, bounds=(0, 1))
         rows.append(
             {"system": point.system.name, "instruction": variant, "task": point.task.task,
              "metric": point.metric.metric, "bin_low": place / BINS, "bin_high": (place + 1) / BINS,

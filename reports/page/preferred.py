@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from alignbench.audit.read import TaskRun
-from alignbench.results import MetricResult
+from alignbench.types.result import MetricResult
 from reports.evidence import System
 from reports.page.blocks import told, told_interval
 from reports.page.sets import Sets, TaskSet, link_to, metric_of

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from alignbench.audit.tax import improvement
-from alignbench.results import MetricResult
+from alignbench.types.result import MetricResult
 from reports.evidence import documents
 from reports.page.blocks import number
 from reports.page.sets import TaskSet

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from alignbench.audit.audit import Contrast, Row
 from alignbench.audit.read import TaskRun
-from alignbench.results import MetricResult
+from alignbench.types.result import MetricResult
 from reports.evidence import Evidence, System
 
 # settings that are not told where others tell the sets apart: the first of them goes first

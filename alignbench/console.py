@@ -1,0 +1,28 @@
+"""Text for the terminal: control characters removed, tables by rich on a terminal and tab-separated elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+
+def printable(text: str) -> str:
+    """Replace control characters, which could drive a terminal: names and reasons come from anywhere."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a rich table on a terminal, tab-separated lines elsewhere. Cells are text, never markup."""
+    header, rows = tuple(map(printable, header)), [tuple(map(printable, row)) for row in rows]
+    if not sys.stdout.isatty():
+        for row in (header, *rows):
+            print("\t".join(row))
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*header)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    Console().print(table)

@@ -1,0 +1,149 @@
+"""Many systems before one judge: every pair on the prompts that both answered, then one scale of strength for all.
+
+Each pair's verdicts are a win rate of its own (alignbench/win_rate.py), in the run of the first of the two. So a
+ranking that was stopped goes on, and a system that joins later costs its own battles alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from alignbench.errors import AlignbenchError
+from alignbench.evaluation.win_rate import Answers, find_answers, judge, warnings
+from alignbench.progress import Progress
+from alignbench.stats.estimates import Estimate
+from alignbench.stats.ranking import Ranked, rank
+from alignbench.stats.win_rate import Battle, win_rate
+from alignbench.types.scorer import Scorer, ScorerIdentity
+
+
+@dataclass(frozen=True)
+class Standing:
+    """One system in a ranking.
+
+    strength: Bradley–Terry, nats above the baseline; against_all: its raw win rate over all of its battles
+    words: mean of its answers; parameters: of its checkpoint; kl: from the policy that its training began with, in
+    nats a response; the last two None where nobody has said
+    """
+
+    name: str
+    strength: Ranked
+    against_all: Estimate
+    words: float
+    parameters: int | None
+    kl: float | None
+
+
+@dataclass(frozen=True)
+class Table:
+    """standings: the strongest first; eta: Rao and Kupper's; pairs: first, second -> the first one's win rate;
+    longer: how often the decided verdicts went to the longer answer; position_consistency: None for a judge that does
+    not see an order; warnings: what a reader has to know"""
+
+    judge: str
+    baseline: str
+    prompts: int
+    battles: int
+    eta: float
+    standings: tuple[Standing, ...]
+    pairs: dict[tuple[str, str], Estimate]
+    longer: Estimate
+    position_consistency: Estimate | None
+    warnings: tuple[str, ...]
+
+
+def find_systems(specs: Sequence[str], out: str | Path, **settings: Any) -> list[Answers]:
+    """The answers that each of `specs` names: a run folder, its folder of answers, or a file of outputs, which is first
+    scored into `out` (settings: see `score_file`); `NAME=` before it gives it another name. Raises AlignbenchError for
+    two of one name."""
+    from alignbench.evaluation.score_file import score_file
+    from alignbench.evaluation.win_rate import ANSWERS
+
+    found = []
+    for spec in specs:
+        name, equals, rest = spec.partition("=")
+        given = name if equals and not Path(spec).exists() else None
+        path = Path(rest if given else spec)
+        if path.is_file():
+            run = score_file(path, out, task=ANSWERS, name=given, **settings)
+            system = find_answers(run.folder, run.folders[0])
+        elif (path / "task.json").is_file():
+            system = find_answers(path.parent, path.name)
+        else:
+            system = find_answers(path)
+        found.append(replace(system, name=given or system.name))
+    names = [system.name for system in found]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise AlignbenchError(f"two systems are named {twice!r}: write NAME={twice} for one of them")
+    if len(found) < 2:
+        raise AlignbenchError("a ranking needs at least two systems")
+    return found
+
+
+def rank_systems(
+    systems: Sequence[Answers], scorer: Scorer, *, baseline: str | None = None, progress: Progress | None = None
+) -> Table:
+    """Judge every pair and rank them all; the baseline (default: the first) stands at 0."""
+    progress = progress or Progress()
+    names = [system.name for system in systems]
+    baseline = baseline or names[0]
+    if baseline not in names:
+        raise AlignbenchError(f"--baseline {baseline}: none of the systems ({', '.join(names)})")
+    battles: list[Battle] = []
+    pairs, agreed, consistent, told = {}, [], [], list[str]()
+    for pair in combinations(systems, 2):
+        # whatever the order of the systems, a pair is judged once: what is first in the run folders is first here
+        one, other = sorted(pair, key=lambda system: (system.run.name, system.folder.path.name))
+        verdicts = judge(one, other, scorer, progress=progress)
+        told += warnings(pair, scorer, verdicts)
+        records = [record for record in verdicts.folder.records() if record["win_rate"] is not None]
+        outcomes = [record["win_rate"] for record in records]
+        if pair[0] is not one:
+            outcomes = [1 - outcome for outcome in outcomes]
+        pairs[pair[0].name, pair[1].name] = win_rate(outcomes).rate
+        agreed += [(r["id"], r["agrees_with_longer"]) for r in records if r.get("agrees_with_longer") is not None]
+        consistent += [(r["id"], r["position_consistency"]) for r in records if "position_consistency" in r]
+        battles += [_battle(one.name, other.name, record) for record in records]
+    battles.sort(key=lambda battle: (battle.prompt, battle.a, battle.b))  # what is drawn depends on no order of systems
+    ranking = rank(battles, baseline, names)
+    by_name = {system.name: system for system in systems}
+    standings = tuple(_standing(by_name[ranked.name], ranked, battles) for ranked in ranking.models)
+    return Table(
+        judge=str(ScorerIdentity.of(scorer)),
+        baseline=baseline,
+        prompts=ranking.prompts,
+        battles=ranking.battles,
+        eta=ranking.eta,
+        standings=standings,
+        pairs=pairs,
+        longer=_over_prompts(agreed),
+        position_consistency=_over_prompts(consistent) if consistent else None,
+        warnings=tuple(dict.fromkeys(told)),
+    )
+
+
+def _battle(one: str, other: str, record: dict[str, Any]) -> Battle:
+    lengths = len(record["outputs"][0]["text"]), len(record["references"][0])
+    return Battle(record["id"], one, other, record["win_rate"], *lengths)
+
+
+def _over_prompts(found: Sequence[tuple[str, float]]) -> Estimate:
+    return win_rate([value for _, value in found], [prompt for prompt, _ in found]).rate
+
+
+def _standing(system: Answers, ranked: Ranked, battles: Sequence[Battle]) -> Standing:
+    own = [(b.prompt, b.outcome if b.a == system.name else 1 - b.outcome) for b in battles if system.name in (b.a, b.b)]
+    training = system.described.get("training") or {}
+    counts = [record["words"] for record in system.folder.records() if record["words"] is not None]
+    return Standing(
+        name=system.name,
+        strength=ranked,
+        against_all=_over_prompts(own),
+        words=sum(counts) / max(1, len(counts)),
+        parameters=system.described.get("parameters"),
+        kl=training.get("kl"),
+    )

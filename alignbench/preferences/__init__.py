@@ -1,1 +1,0 @@
-"""What preferences between outputs say about models: pure functions over battles."""

@@ -1,0 +1,1 @@
+"""Run folders: identity, locking, resuming, records, summaries, and the reader."""

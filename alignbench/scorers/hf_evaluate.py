@@ -1,0 +1,109 @@
+"""Metrics of Hugging Face's evaluate as scorers: any script with the usual inputs, scored output by output."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import numbers
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from alignbench.errors import AlignbenchError
+from alignbench.types.scorer import Item
+
+_INPUTS = frozenset({"predictions", "references", "sources"})
+
+
+class EvaluateScorer:
+    """`evaluate=PATH`: a metric that `evaluate.load(path)` finds, computed for each output by itself.
+
+    path: a local script or its folder; with trust_remote_code also a name on the hub, whose script is code of others
+        that would run here.
+    revision: sha256 of the script, and of the local modules it imports where there are any
+    """
+
+    def __init__(self, path: str, *, trust_remote_code: bool = False) -> None:
+        script = _local_script(path)
+        if script is None and not trust_remote_code:
+            raise AlignbenchError(
+                f"metric {path!r}: no such script, nor a folder with a script of its name; to run one from the hub, "
+                "allow its code with trust_remote_code=True"
+            )
+        # the whole path: evaluate looks on the hub for a name that it does not find
+        self._metric = _load(path if script is None else str(script.resolve()))
+        self.name = path if script is None else script.stem
+        self.kind = "evaluate"
+        self.revision = _sha256(Path(inspect.getfile(type(self._metric))))
+        self._several = _check(path, self._metric)
+
+    def score(self, items: Sequence[Item]) -> list[dict[str, float]]:
+        """The numbers that the metric gives each output; what is no number (a signature) is left out."""
+        return [_numbers(self._metric.compute(**self._inputs(item))) for item in items]
+
+    def _inputs(self, item: Item) -> dict[str, list[Any]]:
+        inputs: dict[str, list[Any]] = {"predictions": [item.output]}
+        names = self._metric._feature_names()
+        if "sources" in names:
+            inputs["sources"] = [item.source if item.source is not None else item.prompt]
+        if "references" in names:
+            if not self._several and len(item.references) != 1:
+                raise AlignbenchError(
+                    f"metric {self.name!r}: it takes one reference an output, and this one has {len(item.references)}"
+                )
+            inputs["references"] = [list(item.references) if self._several else item.references[0]]
+        return inputs
+
+
+def _local_script(path: str) -> Path | None:
+    found = Path(path)
+    script = found if found.suffix == ".py" else found / f"{found.resolve().name}.py"
+    return script if script.is_file() else None
+
+
+def _load(path: str) -> Any:
+    import evaluate
+
+    try:
+        return evaluate.load(path, keep_in_memory=True)
+    except Exception as error:  # a script may raise anything
+        said = str(error).strip().splitlines() or [type(error).__name__]
+        raise AlignbenchError(f"metric {path!r}: evaluate cannot load it: {said[0]}") from error
+
+
+def _check(path: str, metric: Any) -> bool:
+    """Whether the metric takes several references an output; an error where it does not take texts."""
+    import datasets
+
+    options = metric.features if isinstance(metric.features, list) else [metric.features]
+    unknown = set(options[0]) - _INPUTS
+    if unknown or "predictions" not in options[0]:
+        raise AlignbenchError(
+            f"metric {path!r}: it takes {', '.join(sorted(options[0]))}, not predictions alone or "
+            "with references and sources"
+        )
+    text = datasets.Value("string")
+    takes_text = [option for option in options if option["predictions"] == text]
+    if not takes_text:
+        raise AlignbenchError(f"metric {path!r}: its predictions are not texts but {options[0]['predictions']}")
+    return any(option.get("references", text) != text for option in takes_text)
+
+
+def _sha256(script: Path) -> str:
+    """Of the script as evaluate runs it, from a cache folder that holds the modules which it imports, and no others."""
+    digest = hashlib.sha256(script.read_bytes())
+    for module in sorted(script.parent.rglob("*.py")):
+        if module != script:
+            digest.update(module.read_bytes())
+    return digest.hexdigest()
+
+
+def _numbers(results: dict[str, Any]) -> dict[str, float]:
+    """Those results that are one number, or a list of one (metrics that answer for each output)."""
+    found = {}
+    for name, value in results.items():
+        if isinstance(value, (list, tuple)) and len(value) == 1:
+            value = value[0]
+        if isinstance(value, numbers.Real) or (hasattr(value, "dtype") and getattr(value, "size", 0) == 1):
+            found[name] = float(value)
+    return found
