@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-slow lint clean
 
 # The stamp is newer than what it was made from, so a changed dependency is installed again.
 .venv/ready: pyproject.toml constraints.txt
@@ -14,7 +14,10 @@ demo: .venv/ready
 	$(BIN)/alignbench demo
 
 test: .venv/ready
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile -m "not slow"
+
+test-slow: .venv/ready
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile -m slow
 
 lint: .venv/ready
 	$(BIN)/ruff check .
