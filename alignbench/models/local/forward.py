@@ -1,0 +1,124 @@
+"""The forward pass for scoring: a batch of prefix trees through an unmodified transformers model.
+
+The tree is passed as a 4-D attention mask and position ids, the shared prefix as a key-value cache. The LM head runs
+only at the positions whose logits are needed.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import DynamicCache, PreTrainedModel
+
+from alignbench.models.causal_lm import select_before_head
+from alignbench.models.encode import Tokens
+from alignbench.models.local.tree import Tree, attention_mask
+
+Cell = tuple[int, int]  # (row of the batch, node of its tree)
+
+
+class Prefix:
+    """Tokens that every sequence begins with, and their keys and values per layer, (1, heads, tokens, size)."""
+
+    def __init__(self, tokens: Tokens, layers: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+        self.tokens = tokens
+        self.layers = layers
+
+    def cache(self, rows: int) -> DynamicCache:
+        """A temporary cache for one batch: the model appends the batch's own keys to copies of these."""
+        return DynamicCache(
+            [(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1)) for keys, values in self.layers]
+        )
+
+
+class Forward:
+    """A model in evaluation mode and the number of tokens it has computed, not counting padding."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+        self.device: torch.device = model.device
+        self.tokens_computed = 0
+        self.clear()
+
+    def clear(self) -> None:
+        """Drop the cached prefix, after a change of the weights."""
+        self._prefix = Prefix(np.empty(0, np.int32), [])
+
+    @torch.inference_mode()
+    def logits(self, batch: list[Tree], cells: list[Cell], prefix: Prefix | None) -> torch.Tensor:
+        """Logits (cells, vocabulary) after the given (row, node) cells of a batch.
+
+        prefix: key-value cache of the tokens before the trees; None: the rows are single sequences, padded on the
+            right and passed without a mask of their own
+        """
+        width = max(len(t) for t in batch)
+        skip = 0 if prefix is None else len(prefix.tokens)
+        tokens, positions, used = (np.full((len(batch), width), fill, np.int64) for fill in (0, skip, 0))
+        for row, t in enumerate(batch):
+            tokens[row, : len(t)] = t.tokens
+            positions[row, : len(t)] += t.depths
+            used[row, : len(t)] = 1
+        self.tokens_computed += sum(map(len, batch))
+        arguments: dict[str, Any] = {"input_ids": self._tensor(tokens), "use_cache": False}
+        if prefix is None:
+            arguments["attention_mask"] = self._tensor(used)
+        else:
+            arguments["position_ids"] = self._tensor(positions)
+            arguments["attention_mask"] = self._additive(attention_mask(batch, width), skip)
+            if skip:
+                arguments["past_key_values"] = prefix.cache(rows=len(batch))
+        with self._head_at(cells):
+            logits: torch.Tensor = self.model(**arguments).logits
+        return logits[0]
+
+    @torch.inference_mode()
+    def prefix(self, tokens: Tokens) -> Prefix:
+        """Key-value cache of the shared prefix. The last one is kept, since a task's windows often share it."""
+        if np.array_equal(tokens, self._prefix.tokens):
+            return self._prefix
+        if not len(tokens):
+            return Prefix(tokens, [])
+        self.tokens_computed += len(tokens)
+        cache = DynamicCache()
+        with self._head_at([(0, len(tokens) - 1)]):
+            self.model(input_ids=self._tensor(tokens[None].astype(np.int64)), past_key_values=cache, use_cache=True)
+        self._prefix = Prefix(tokens, [(layer.keys, layer.values) for layer in cache.layers])
+        return self._prefix
+
+    def _additive(self, may_attend: NDArray[np.bool_], skip: int) -> torch.Tensor:
+        """The mask as every attention implementation adds it to its scores: 0 or the lowest finite number."""
+        rows, width, _ = may_attend.shape
+        mask = torch.zeros((rows, 1, width, skip + width), dtype=self.model.dtype, device=self.device)
+        blocked = torch.from_numpy(~may_attend).to(self.device)
+        mask[:, 0, :, skip:].masked_fill_(blocked, torch.finfo(self.model.dtype).min)
+        return mask
+
+    def _head_at(self, cells: list[Cell]) -> AbstractContextManager[Any]:
+        """While open, the LM head reads the given cells only, as one row of that many tokens."""
+        rows, columns = self._tensor(np.array(cells, np.int64)).T
+        return select_before_head(self.model, lambda hidden: hidden[rows, columns].unsqueeze(0))
+
+    def _tensor(self, array: NDArray[np.int64]) -> torch.Tensor:
+        return torch.from_numpy(array).to(self.device)
+
+
+@torch.inference_mode()
+def target_logprobs(logits: torch.Tensor, rows: list[int], targets: list[int]) -> NDArray[np.float64]:
+    """log softmax(logits)[row, target] for each pair, (pairs,) in nats. The logits are overwritten.
+
+    x − logsumexp(x) in fp32, a few rows at a time: closer to fp64 than log_softmax over the whole tensor, and the
+    intermediate values stay in the processor's cache.
+    """
+    row = torch.tensor(rows, device=logits.device)
+    target = logits[row, torch.tensor(targets, device=logits.device)].float()
+    chunk = max(1, (2**20 if logits.device.type == "cpu" else 2**28) // logits.shape[-1])
+    normaliser = torch.empty(len(logits), dtype=torch.float32, device=logits.device)
+    for start in range(0, len(logits), chunk):
+        part = logits[start : start + chunk].float()
+        highest = part.amax(-1, keepdim=True)
+        normaliser[start : start + chunk] = part.sub_(highest).exp_().sum(-1).log_().add_(highest[:, 0])
+    return (target - normaliser[row]).double().cpu().numpy()
