@@ -62,8 +62,8 @@ class Pages:
                 keys[page], values[page] = 0, 0
 
 
-# Attention over single pages before division by the mass of the softmax: Σ exp(score − highest) · value, (pages, heads,
-# queries, size); the highest score, (pages, heads, queries); and the mass Σ exp(score − highest), (pages, heads, queries)
+# Attention over single pages before division by the mass of the softmax: Σ exp(score − highest) · value, (pages,
+# heads, queries, size); the highest score and the mass Σ exp(score − highest), (pages, heads, queries) each
 Parts = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
@@ -106,102 +106,53 @@ def page_weights(highest: torch.Tensor, mass: torch.Tensor) -> tuple[torch.Tenso
 
 
 @dataclass(slots=True)
-class Piece:
-    """Adjacent tokens of a prompt that lie on one page.
+class Part:
+    """Adjacent pages that tokens of a block attend to.
 
-    start, stop: columns of the packed row
-    page: index among the prompt's own pages; offset: of `start` on it
-    mask: (tokens, columns of the page up to the last token), causal
+    pages, first, count: pages first … first + count − 1 of a storage
+    number: index of the first one in the sequence
+    columns: the tokens, relative to the block
+    mask: (tokens, columns of the page up to the last token), causal, if the tokens themselves are stored in this single
+        page, from `offset` on
     """
-
-    start: int
-    stop: int
-    page: int
-    offset: int
-    mask: torch.Tensor
-
-
-@dataclass(slots=True)
-class Segment:
-    """Prompt tokens that are computed in one step.
-
-    shared: the pages before its own, of which the first `shared_pages` are whole
-    own: the prompt's own pages, some of which may be filled already
-    """
-
-    shared: Pages | None
-    shared_pages: int
-    own: Pages
-    pieces: list[Piece]
-
-    def attend(
-        self,
-        layer: int,
-        query: torch.Tensor,
-        keys: torch.Tensor,
-        values: torch.Tensor,
-        softcap: float | None,
-        out: torch.Tensor,
-    ) -> None:
-        """Causal attention of the tokens over the shared pages and its own, into `out`."""
-        own_keys, own_values = self.own.layer(layer, keys, values)
-        for piece in self.pieces:
-            there = slice(piece.offset, piece.offset + piece.stop - piece.start)
-            own_keys[piece.page, :, there] = keys[piece.start : piece.stop].transpose(0, 1)
-            own_values[piece.page, :, there] = values[piece.start : piece.stop].transpose(0, 1)
-        for piece in self.pieces:
-            queries = query[piece.start : piece.stop]
-            count, heads, group, size = queries.shape
-            queries = queries.transpose(0, 1).reshape(1, heads, count * group, size)
-            before: list[tuple[torch.Tensor, torch.Tensor]] = []
-            if self.shared is not None and self.shared_pages:
-                k, v = self.shared.layers[layer]
-                before.append((k[: self.shared_pages], v[: self.shared_pages]))
-            if piece.page:
-                before.append((own_keys[: piece.page], own_values[: piece.page]))
-            width = piece.mask.shape[-1]
-            mask = piece.mask.repeat_interleave(group, 0) if group > 1 else piece.mask
-            last = slice(piece.page, piece.page + 1)
-            found = [attend(queries.expand(len(k), -1, -1, -1), k, v, None, softcap) for k, v in before]
-            found.append(attend(queries, own_keys[last, :, :width], own_values[last, :, :width], mask, softcap))
-            if before:
-                weights, masses = page_weights(
-                    torch.cat([highest for _, highest, _ in found])[None], torch.cat([mass for _, _, mass in found])[None]
-                )
-                weights = weights[0].unsqueeze(-1)  # pages, heads, queries, 1
-                whole = weights.new_zeros((heads, count * group, values.shape[2]))
-                for number, part in enumerate(part for parts in found for part in parts[0]):
-                    whole += part * weights[number]
-            else:
-                whole, masses = found[0][0][0], found[0][2]
-            whole = whole / masses[0].unsqueeze(-1)
-            out[piece.start : piece.stop] = whole.view(heads, count, group, -1).transpose(0, 1).to(out.dtype)
-
-
-@dataclass(slots=True)
-class Group:
-    """Pages that some of the rows share: the first `count`, the first of which is page `first` of these rows."""
 
     pages: Pages
-    count: int
     first: int
-    rows: torch.Tensor | slice
+    count: int
+    number: int
+    columns: torch.Tensor | slice = field(default_factory=lambda: slice(None))
+    mask: torch.Tensor | None = None
+    offset: int = 0
+
+    def attend(
+        self, layer: int, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, softcap: float | None
+    ) -> list[torch.Tensor]:
+        """Store keys and values, and attend; see `attend` for the results, (pages, tokens, heads, group, …) each."""
+        k, v = self.pages.layer(layer, keys, values)
+        width, mask, group = self.pages.width, self.mask, query.shape[2]
+        if mask is not None:
+            there = slice(self.offset, self.offset + len(keys))
+            k[self.first, :, there], v[self.first, :, there] = keys.transpose(0, 1), values.transpose(0, 1)
+            width = mask.shape[-1]
+            mask = mask.repeat_interleave(group, 0) if group > 1 else mask
+        k, v = (t[self.first : self.first + self.count, :, :width] for t in (k, v))
+        queries = query[self.columns].transpose(0, 1).reshape(1, k.shape[1], -1, query.shape[3])
+        found = attend(queries.expand(self.count, -1, -1, -1), k, v, mask, softcap)
+        return [t.view(self.count, k.shape[1], -1, group, *t.shape[3:]).transpose(1, 2) for t in found]
 
 
 @dataclass(slots=True)
-class Decode:
-    """One new token of each running sample: columns 0 … rows − 1 of the packed row.
+class OwnPages:
+    """Pages that belong to one running sample each, and where their new tokens are stored.
 
-    pool: pages that belong to one row each; the first `used` are in use
-    page, offset: (rows,) where the new token's keys and values are stored
-    owner: (used,) the row of each page; page i belongs to row i if each row has one
-    number: (used,) index of the page in its row, counted from position 0
+    pool: the pages, of which the first `used` are in use
+    page, offset: (samples,) where keys and values of the new token are stored
+    owner: (used,) the sample of each page; page i belongs to sample i if each has one
+    number: (used,) index of the page in its sequence
     mask: (used, 1, 1, columns) −∞ beyond each page's last token
-    ranks: for each rank, the (rows, pages, numbers) of the rows' own pages of that rank, in order of position
-    most: maximum pages of a row, including shared ones
+    ranks: for each rank, the (samples, pages, numbers) of the samples' own pages of that rank, in order of position
     """
 
-    rows: int
     pool: Pages
     used: int
     page: torch.Tensor
@@ -210,55 +161,66 @@ class Decode:
     number: torch.Tensor
     mask: torch.Tensor
     ranks: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
+
+    def attend(
+        self, layer: int, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, softcap: float | None
+    ) -> Parts:
+        """Store keys and values, and attend; (used, heads, group, …) each."""
+        k, v = self.pool.layer(layer, keys, values)
+        k[self.page, :, self.offset], v[self.page, :, self.offset] = keys, values
+        width = self.mask.shape[-1]
+        query = query if self.used == len(query) else query.index_select(0, self.owner)
+        return attend(query, k[: self.used, :, :width], v[: self.used, :, :width], self.mask, softcap)
+
+
+@dataclass(slots=True)
+class Block:
+    """Adjacent tokens of a packed row: those of a prompt that lie on one page, or the new tokens of running samples.
+
+    columns: of the packed row
+    most: maximum number of pages of a sequence
+    parts: pages before those in `own`, in order of position
+    """
+
+    columns: slice
     most: int
-    groups: list[Group] = field(default_factory=list)
+    parts: list[Part]
+    own: OwnPages | None = None
 
     def attend(
         self, layer: int, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, softcap: float | None
     ) -> torch.Tensor:
-        """Attention of one (rows, heads, group, size) query per row over the shared pages and the row's own."""
-        k, v = self.pool.layer(layer, keys, values)
-        k[self.page, :, self.offset] = keys
-        v[self.page, :, self.offset] = values
-        width = self.mask.shape[-1]
-        own_query = query if self.used == self.rows else query.index_select(0, self.owner)
-        own, *own_mass = attend(own_query, k[: self.used, :, :width], v[: self.used, :, :width], self.mask, softcap)
+        """Attention of (tokens, heads, group, size) scaled queries, with new keys and values (tokens, heads, size)."""
+        parts = [part.attend(layer, query, keys, values, softcap) for part in self.parts]
+        own = None if self.own is None else self.own.attend(layer, query, keys, values, softcap)
         if self.most == 1:
-            return (own / own_mass[1].unsqueeze(-1)).to(query.dtype)
-        rows, heads, group, size = query.shape
-        highest = own_mass[0].new_full((rows, self.most, heads, group), -torch.inf)
+            out, _, mass = own or [t[0] for t in parts[0]]
+            return out / mass.unsqueeze(-1)
+        some = parts[0][1] if parts else own[1]  # type: ignore[index]
+        highest = some.new_full((len(query), self.most, *query.shape[1:3]), -torch.inf)
         mass = torch.zeros_like(highest)
-        highest[self.owner, self.number], mass[self.owner, self.number] = own_mass
-        shared: list[tuple[Group, torch.Tensor]] = []
-        for common in self.groups:
-            k, v = (t[: common.count] for t in common.pages.layers[layer])
-            queries = query[common.rows].transpose(0, 1).reshape(1, heads, -1, size).expand(common.count, -1, -1, -1)
-            out, *out_mass = attend(queries, k, v, None, softcap)
-            there = slice(common.first, common.first + common.count)
-            highest[common.rows, there], mass[common.rows, there] = (
-                part.view(common.count, heads, -1, group).permute(2, 0, 1, 3) for part in out_mass
-            )
-            shared.append((common, out.view(common.count, heads, -1, group, values.shape[2]).transpose(1, 2)))
-        weights, masses = page_weights(highest, mass)
+        for part, found in zip(self.parts, parts, strict=True):
+            numbers = slice(part.number, part.number + part.count)
+            highest[part.columns, numbers], mass[part.columns, numbers] = (t.transpose(0, 1) for t in found[1:])
+        if self.own is not None and own is not None:
+            highest[self.own.owner, self.own.number], mass[self.own.owner, self.own.number] = own[1:]
+        weights, mass = page_weights(highest, mass)
         weights = weights.unsqueeze(-1)
-        whole = weights.new_zeros((rows, heads, group, values.shape[2]))
-        for common, out in shared:
-            for number in range(common.count):
-                whole[common.rows] += out[number] * weights[common.rows, common.first + number]
-        for row, page, numbers in self.ranks:
-            whole.index_add_(0, row, own[page] * weights[row, numbers])
-        return (whole / masses.unsqueeze(-1)).to(query.dtype)
+        whole = weights.new_zeros((*query.shape[:3], values.shape[2]))
+        for part, found in zip(self.parts, parts, strict=True):
+            for number, out in enumerate(found[0], part.number):
+                whole[part.columns] += out * weights[part.columns, number]
+        if self.own is not None and own is not None:
+            for rows, pages, numbers in self.own.ranks:
+                whole.index_add_(0, rows, own[0][pages] * weights[rows, numbers])
+        return whole / mass.unsqueeze(-1)
 
 
 @dataclass(slots=True)
 class Step:
-    """One packed row: a token of each running sample, then prompt tokens, then padding.
+    """The blocks of one packed row. calls: of `attention`, to verify that the model makes them"""
 
-    calls: number of calls of `attention`, to verify that the model makes them
-    """
-
-    decode: Decode | None
-    segments: list[Segment]
+    blocks: list[Block]
     calls: int = 0
 
     def attention(
@@ -274,10 +236,8 @@ class Step:
         self.calls += 1
         tokens, heads, size = query.shape
         grouped = (query * scale).view(tokens, keys.shape[1], heads // keys.shape[1], size)
-        out = query.new_zeros((tokens, keys.shape[1], heads // keys.shape[1], values.shape[2]))
-        if self.decode is not None:
-            rows = self.decode.rows
-            out[:rows] = self.decode.attend(layer, grouped[:rows], keys[:rows], values[:rows], softcap)
-        for segment in self.segments:
-            segment.attend(layer, grouped, keys, values, softcap, out)
+        out = query.new_zeros((*grouped.shape[:3], values.shape[2]))
+        for block in self.blocks:
+            there = block.columns
+            out[there] = block.attend(layer, grouped[there], keys[there], values[there], softcap).to(out.dtype)
         return out.view(tokens, heads, values.shape[2])

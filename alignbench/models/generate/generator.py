@@ -6,18 +6,20 @@ model. Other models, and sequences beyond a sliding window, are generated sequen
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 
-from transformers import PreTrainedModel
+import numpy as np
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from alignbench.models.causal_lm import attention_span
+from alignbench.models.causal_lm import attention_span, tolerance
 from alignbench.models.encode import Encoder, Tokens
+from alignbench.models.generate.decoding import Decoding, end_tokens
 from alignbench.models.generate.packed import PackedModel
-from alignbench.models.generate.probe import why_not_packed
 from alignbench.models.generate.samples import Job
 from alignbench.models.generate.scheduler import Scheduler
 from alignbench.models.generate.sequential import SequentialModel
-from alignbench.models.generate.stopping import Ending, end_tokens
 from alignbench.types.engine import Completion, Prompt, Sampling
 
 
@@ -60,10 +62,6 @@ class Generator:
         """Tokens that went through the model."""
         return self.packed.tokens_computed + self.sequential.tokens_computed
 
-    def clear(self) -> None:
-        """Drop the cached prefix, after a change of the weights."""
-        self.scheduler.prefix = None
-
     def generate(
         self, prompts: Sequence[Prompt], sampling: Sampling, *, seed: int, chat: bool
     ) -> Iterator[tuple[int, tuple[Completion, ...]]]:
@@ -79,24 +77,23 @@ class Generator:
         if not jobs:
             return
         tokenizer = self.encoder.tokenizer
-        ending = Ending(tokenizer, end_tokens(self.model, tokenizer), sampling)
+        decoding = Decoding(tokenizer, end_tokens(self.model, tokenizer), sampling, seed)
         if self._packs is None:
             reason = why_not_packed(self.packed, tokenizer, jobs[0].tokens)
             self._packs = reason is None
             if reason:
                 self.notify(f"{reason}; generating for one prompt at a time instead of packed rows")
-        fits = [self._packs and len(job.tokens) + sampling.max_tokens <= self._span for job in jobs]
-        if self._packs and not all(fits):
+        packed = [job for job in jobs if self._packs and len(job.tokens) + sampling.max_tokens <= self._span]
+        if self._packs and len(packed) < len(jobs):
             self.notify(
                 f"generating sequences longer than the attention window of {self._span:.0f} tokens one prompt at a time"
             )
-        self.layout = "packed row" if any(fits) else "one prompt at a time"
-        packed = [job for job, fit in zip(jobs, fits, strict=True) if fit]
-        for job in self.scheduler.run(packed, sampling, ending, seed):
+        self.layout = "packed row" if packed else "one prompt at a time"
+        for job in self.scheduler.run(packed, decoding):
             yield self._answer(job)
-        for job, fit in zip(jobs, fits, strict=True):
-            if not fit:
-                self.sequential.complete(job, job.missing, sampling, ending, seed, self.notify)
+        for job in jobs:
+            if job.missing:
+                self.sequential.complete(job, job.missing, decoding, self.notify)
                 yield self._answer(job)
 
     def _misfit(self, tokens: Tokens, new: int) -> str | None:
@@ -107,12 +104,11 @@ class Generator:
         return None
 
     def _answer(self, job: Job) -> tuple[int, tuple[Completion, ...]]:
-        index, completions = job.answer()
-        for completion in completions:
+        for completion in job.complete:
             if completion.tokens:
                 self.tokens_asked += len(job.tokens) + len(completion.tokens) - 1
                 self.tokens_generated += len(completion.tokens)
-        return index, completions
+        return job.index, job.complete
 
 
 def check(sampling: Sampling) -> None:
@@ -127,3 +123,50 @@ def check(sampling: Sampling) -> None:
         raise ValueError(f"top_p {sampling.top_p}: must be above 0 and at most 1")
     if "" in sampling.stop:
         raise ValueError("an empty stop string matches every text")
+
+
+def why_not_packed(packed: PackedModel, tokenizer: PreTrainedTokenizerBase, tokens: Tokens) -> str | None:
+    """None if packed rows of these tokens give the log-probabilities of the unmodified model, or else the reason.
+
+    The test has a shared prefix, two prompts and two samples of each, like real calls.
+    """
+    model = packed.model
+    kind = model.config.model_type
+    if not getattr(model, "_supports_attention_backend", False):
+        return f"{kind} does not support a custom attention function"
+    if "position_ids" not in inspect.signature(model.forward).parameters:
+        return f"{kind} takes no position ids"
+    rope = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
+    for parameters in (rope, *(value for value in rope.values() if isinstance(value, dict))):
+        if parameters.get("rope_type") in ("dynamic", "longrope"):  # they depend on the longest sequence of the batch
+            return f"{kind} scales its position embeddings by the length of the sequence"
+    tokens = np.resize(tokens, 12)
+    prompts = [tokens[:7], np.concatenate([tokens[:4], tokens[8:], tokens[:2]])]
+    jobs = [Job(index, "probe", prompt, [None, None]) for index, prompt in enumerate(prompts)]
+    scheduler = Scheduler(packed, token_budget=8, notify=lambda _: None, most_rows=3, least_prefix=2)
+    decoding = Decoding(tokenizer, (), Sampling(max_tokens=3, samples=2, temperature=1.0))
+    before = packed.tokens_computed
+    try:
+        list(scheduler.run(jobs, decoding))
+    except torch.OutOfMemoryError:
+        raise
+    except (TypeError, ValueError, RuntimeError, IndexError, AttributeError, KeyError, AssertionError) as error:
+        return f"{kind} does not run on packed rows ({type(error).__name__})"
+    finally:
+        packed.tokens_computed = before
+    found = [(job.tokens, completion) for job in jobs for completion in job.complete if completion.unscored is None]
+    worst = max((_difference(model, *pair) for pair in found), default=0.0)
+    if worst > 4 * tolerance(model):  # of single tokens, not means over the vocabulary
+        return f"{kind} does not run on packed rows (log-probabilities differ by {worst:.2g} nats)"
+    return None
+
+
+@torch.inference_mode()
+def _difference(model: PreTrainedModel, prompt: Tokens, completion: Completion) -> float:
+    """Largest difference of log-probabilities and entropies from the unmodified model, in nats."""
+    ids = torch.tensor([[*prompt.tolist(), *completion.tokens]], device=model.device)
+    logits = model(input_ids=ids[:, :-1], use_cache=False).logits[0, len(prompt) - 1 :]
+    logprobs = torch.log_softmax(logits.float(), -1)
+    chosen = logprobs.gather(-1, ids[0, len(prompt) :, None])[:, 0]
+    expected = torch.cat([chosen, torch.special.entr(logprobs.exp()).sum(-1)]).cpu()
+    return float((torch.tensor(completion.logprobs + completion.entropies) - expected).abs().max())

@@ -17,13 +17,12 @@ import torch
 
 from alignbench.models.causal_lm import find_rows, release_cached_memory
 from alignbench.models.encode import Tokens, shared_prefix
-from alignbench.models.generate.attention import PAGE, Pages, Piece, Segment, Step, trimmed
+from alignbench.models.generate.attention import PAGE, Block, Pages, Part, Step, trimmed
+from alignbench.models.generate.decoding import Decoding
 from alignbench.models.generate.packed import PackedModel
-from alignbench.models.generate.pool import Pool
-from alignbench.models.generate.samples import NO_MEMORY, Job, Prefill, Sample
+from alignbench.models.generate.samples import NO_MEMORY, Job, Pool, Prefill, Sample
 from alignbench.models.generate.sampling import Stream, draw
-from alignbench.models.generate.stopping import Ending
-from alignbench.types.engine import Sampling
+from alignbench.types.engine import Completion
 
 LEAST_PREFIX = 16  # tokens: a shorter shared prefix is not worth its own pages
 LEAST_PREFILL = 64  # prompt tokens per step, however many samples run
@@ -53,13 +52,12 @@ class Scheduler:
     least_prefix: int = LEAST_PREFIX
     prefix: Prefix | None = None
 
-    def run(self, jobs: Sequence[Job], sampling: Sampling, ending: Ending, seed: int) -> Iterator[Job]:
+    def run(self, jobs: Sequence[Job], decoding: Decoding) -> Iterator[Job]:
         """Continue the jobs, and yield each one when all its samples are complete."""
-        if not jobs:
-            return
-        run = _Run(self, self._shared_prefix([job.tokens for job in jobs]), jobs, sampling, ending, seed)
-        while not run.finished:
-            yield from run.step()
+        if jobs:
+            run = _Run(self, jobs, decoding, self._shared_prefix([job.tokens for job in jobs]))
+            while not run.finished:
+                yield from run.step()
 
     def _shared_prefix(self, prompts: list[Tokens]) -> Prefix | None:
         # the last prompt token is not part of it: its output predicts the first new one
@@ -79,7 +77,7 @@ class Scheduler:
         try:
             for start in range(0, len(common), self.token_budget):
                 stop = min(len(common), start + self.token_budget)
-                step = Step(None, [Segment(None, 0, pages, self.pieces(start, stop, 0, 0))])
+                step = Step(self.blocks(start, stop, 0, [], pages, 0))
                 self.packed.logits(common[start:stop].astype(np.int64), np.arange(start, stop), [], step)
         except torch.OutOfMemoryError:
             release_cached_memory(self.packed.device)
@@ -88,56 +86,52 @@ class Scheduler:
         self.prefix = Prefix(common, pages)
         return self.prefix
 
-    def pieces(self, start: int, stop: int, column: int, first_page: int) -> list[Piece]:
-        """Cut positions start … stop − 1, from `column` on in the packed row, at page boundaries."""
-        pieces = []
+    def blocks(
+        self, start: int, stop: int, column: int, shared: list[Part], own: Pages, first_page: int
+    ) -> list[Block]:
+        """Cut positions start … stop − 1 of a prompt, from `column` on in the packed row, at page boundaries.
+
+        shared: the pages before the prompt's own, which begin with page `first_page` of the sequence
+        """
+        blocks = []
         while start < stop:
-            offset = start % self.page
+            number, offset = divmod(start, self.page)
             count = min(stop - start, self.page - offset)
-            width = trimmed(offset + count, self.page)
-            seen = torch.arange(width) <= offset + torch.arange(count)[:, None]
-            mask = torch.zeros((count, width)).masked_fill_(~seen, -torch.inf).to(self.packed.device)
-            pieces.append(Piece(column, column + count, start // self.page - first_page, offset, mask))
+            seen = torch.arange(trimmed(offset + count, self.page)) <= offset + torch.arange(count)[:, None]
+            mask = torch.zeros(seen.shape).masked_fill_(~seen, -torch.inf).to(self.packed.device)
+            before = number - first_page
+            parts = shared + ([Part(own, 0, before, first_page)] if before else [])
+            parts.append(Part(own, before, 1, number, mask=mask, offset=offset))
+            blocks.append(Block(slice(column, column + count), number + 1, parts))
             start, column = start + count, column + count
-        return pieces
+        return blocks
 
 
 class _Run:
     """One call. Samples wait, are prefilled with their prompt, are ready to run, and run."""
 
-    def __init__(
-        self,
-        scheduler: Scheduler,
-        prefix: Prefix | None,
-        jobs: Sequence[Job],
-        sampling: Sampling,
-        ending: Ending,
-        seed: int,
-    ) -> None:
+    def __init__(self, scheduler: Scheduler, jobs: Sequence[Job], decoding: Decoding, prefix: Prefix | None) -> None:
         self.scheduler = scheduler
         self.packed = scheduler.packed
         self.page = scheduler.page
+        self.jobs = jobs
+        self.decoding = decoding
         self.prefix = None if prefix is None else prefix.pages
         self.prefix_length = 0 if prefix is None else len(prefix.tokens)
         self.shared_pages = self.prefix_length // self.page
-        self.jobs = jobs
-        self.sampling = sampling
-        self.ending = ending
-        self.seed = seed
         self.token_budget = scheduler.token_budget
-        self.longest = max(len(job.tokens) for job in jobs) + sampling.max_tokens - self.shared_pages * self.page
-        self.most_rows = scheduler.most_rows or find_rows(self.packed.model, self.longest)
+        longest = max(len(job.tokens) for job in jobs) + decoding.sampling.max_tokens - self.shared_pages * self.page
+        self.width = trimmed(longest, self.page)
+        self.most_rows = scheduler.most_rows or find_rows(self.packed.model, longest)
         self._begin()
 
     def _begin(self) -> None:
-        self.waiting = deque(
-            Prefill(job, job.missing, done=self.prefix_length) for job in self.jobs if job.missing
-        )
+        self.waiting = deque(Prefill(job, job.missing, self.prefix_length) for job in self.jobs if job.missing)
         self.filling: deque[Prefill] = deque()
         self.ready: deque[Sample] = deque()
         self.rows: list[Sample] = []
-        itemsize = self.packed.model.dtype.itemsize
-        self.pool = Pool(self.page, trimmed(self.longest, self.page), self.packed.device, itemsize)
+        dense = self.packed.device.type == "cpu" and self.packed.model.dtype.itemsize < 4
+        self.pool = Pool(self.page, self.width, self.packed.device, dense)
 
     @property
     def finished(self) -> bool:
@@ -148,17 +142,22 @@ class _Run:
         """Compute one packed row, draw from it, and return the jobs that this completes."""
         try:
             self._start_samples()
-            segments, filled = self._segments()
-            if not self.rows and not segments:
+            prompts = self._next_prompts()
+            if not self.rows and not prompts:
                 return []
-            logits, sources = self._compute(segments, filled)
-            begun = [Sample(f, number, Stream(self.seed, f.job.key, number)) for f in filled for number in f.numbers]
-            drawn = draw(logits, sources, [sample.stream for sample in (*self.rows, *begun)], self.sampling)
+            filled = [prefill for prefill, stop in prompts if stop == len(prefill.job.tokens)]
+            begun = [
+                Sample(prefill, number, Stream(self.decoding.seed, prefill.job.key, number))
+                for prefill in filled
+                for number in prefill.numbers
+            ]
+            logits, sources = self._compute(prompts)
+            drawn = draw(logits, sources, [sample.stream for sample in self.rows + begun], self.decoding.sampling)
         except torch.OutOfMemoryError:
             release_cached_memory(self.packed.device)
             return self._restart()
-        for prefill, segment in segments:
-            prefill.done += sum(piece.stop - piece.start for piece in segment.pieces)
+        for prefill, stop in prompts:
+            prefill.done = stop
         for prefill in filled:
             self.filling.remove(prefill)
             whole = len(prefill.job.tokens) // self.page
@@ -167,8 +166,8 @@ class _Run:
             row.length += 1
         running, self.rows = self.rows, []
         done = []
-        for place, sample in enumerate((*running, *begun)):
-            completion = sample.append(drawn, place, self.ending)
+        for place, sample in enumerate(running + begun):
+            completion = sample.append(drawn, place, self.decoding)
             if completion is None:
                 (self.rows if place < len(running) else self.ready).append(sample)
                 continue
@@ -187,35 +186,30 @@ class _Run:
             assert prefill.own is not None
             length = len(prefill.job.tokens)
             for number in range(prefill.start, -(-length // self.page)):
-                filled = min(self.page, length - number * self.page)
-                self.pool.copy(together, prefill.own, number - self.shared_pages, filled)
+                used = min(self.page, length - number * self.page)
+                self.pool.copy(together, prefill.own, number - self.shared_pages, used)
             for sample in together:
                 sample.length = length
             self.rows += together
             if prefill.start == self.shared_pages and not any(sample.prefill is prefill for sample in self.ready):
                 prefill.own = None  # every sample has a copy
 
-    def _segments(self) -> tuple[list[tuple[Prefill, Segment]], list[Prefill]]:
-        """The prompt tokens of the next step, and the prompts that it completes."""
-        segments: list[tuple[Prefill, Segment]] = []
-        filled: list[Prefill] = []
-        column = len(self.rows)
-        left = max(self.token_budget - column, min(LEAST_PREFILL, self.token_budget))
+    def _next_prompts(self) -> list[tuple[Prefill, int]]:
+        """The prompts of the next step, and the position up to which it computes each."""
+        prompts: list[tuple[Prefill, int]] = []
+        left = max(self.token_budget - len(self.rows), min(LEAST_PREFILL, self.token_budget))
         promised = len(self.rows) + len(self.ready) + sum(len(prefill.numbers) for prefill in self.filling)
         while left > 0:
-            if len(segments) == len(self.filling):
+            if len(prompts) == len(self.filling):
                 if not self.waiting or promised >= self.most_rows:
                     break
                 self.filling.append(self.waiting.popleft())
                 promised += len(self.filling[-1].numbers)
-            prefill = self.filling[len(segments)]
+            prefill = self.filling[len(prompts)]
             stop = min(len(prefill.job.tokens), prefill.done + left)
-            pieces = self.scheduler.pieces(prefill.done, stop, column, self.shared_pages)
-            segments.append((prefill, Segment(self.prefix, self.shared_pages, self._own_pages(prefill), pieces)))
-            column, left = column + stop - prefill.done, left - (stop - prefill.done)
-            if stop == len(prefill.job.tokens):
-                filled.append(prefill)
-        return segments, filled
+            left -= stop - prefill.done
+            prompts.append((prefill, stop))
+        return prompts
 
     def _own_pages(self, prefill: Prefill) -> Pages:
         """The prompt's own pages; the first one begins with the part of the shared prefix that lies on it."""
@@ -226,29 +220,30 @@ class _Run:
                 prefill.own.copy([0], self.prefix, self.shared_pages, rest)
         return prefill.own
 
-    def _compute(
-        self, segments: list[tuple[Prefill, Segment]], filled: list[Prefill]
-    ) -> tuple[torch.Tensor, list[int]]:
-        """Run the model. Returns logits, and the row of each running sample and of each sample of `filled`."""
-        decode = self.pool.decode(self.rows, self.prefix, self.shared_pages) if self.rows else None
+    def _compute(self, prompts: list[tuple[Prefill, int]]) -> tuple[torch.Tensor, list[int]]:
+        """Run the model. Returns logits, and the row of each running sample and of each sample of a filled prompt."""
+        blocks = [self.pool.block(self.rows, self.prefix, self.shared_pages)] if self.rows else []
+        shared = [Part(self.prefix, 0, self.shared_pages, 0)] if self.prefix is not None and self.shared_pages else []
         tokens = [np.array([row.tokens[-1] for row in self.rows], np.int64)]
         positions = [np.array([row.length for row in self.rows], np.int64)]
         outputs = list(range(len(self.rows)))  # columns
         sources = list(range(len(self.rows)))
-        for prefill, segment in segments:
-            stop = prefill.done + segment.pieces[-1].stop - segment.pieces[0].start
+        column = len(self.rows)
+        for prefill, stop in prompts:
+            own = self._own_pages(prefill)
+            blocks += self.scheduler.blocks(prefill.done, stop, column, shared, own, self.shared_pages)
             tokens.append(prefill.job.tokens[prefill.done : stop].astype(np.int64))
             positions.append(np.arange(prefill.done, stop))
-            if prefill in filled:
+            column += stop - prefill.done
+            if stop == len(prefill.job.tokens):
                 sources += [len(outputs)] * len(prefill.numbers)
-                outputs.append(segment.pieces[-1].stop - 1)
-        step = Step(decode, [segment for _, segment in segments])
-        return self.packed.logits(np.concatenate(tokens), np.concatenate(positions), outputs, step), sources
+                outputs.append(column - 1)
+        return self.packed.logits(np.concatenate(tokens), np.concatenate(positions), outputs, Step(blocks)), sources
 
     def _restart(self) -> list[Job]:
         """After running out of memory, generate all incomplete samples again, with fewer samples or tokens at once.
 
-        They come out the same. Where nothing is left to reduce, a job is left unscored and returned.
+        They come out the same. If nothing is left to reduce, a job is left unscored and returned.
         """
         failed: list[Job] = []
         running = len(self.rows) or min(len(self.ready), self.most_rows)
@@ -259,8 +254,9 @@ class _Run:
             self.token_budget = self.scheduler.token_budget = self.token_budget // 2
             self.scheduler.notify(f"out of memory: {self.token_budget} tokens per step from now on")
         else:
-            failed.append((self.filling[0] if self.filling else (self.rows or self.ready)[0].prefill).job)
-            failed[0].fail(NO_MEMORY)
+            job = self.filling[0].job if self.filling else (self.rows or self.ready)[0].prefill.job
+            job.completions = [completion or Completion.failed(NO_MEMORY) for completion in job.completions]
             self.scheduler.notify("a single prompt does not fit into the device's memory: unscored")
+            failed.append(job)
         self._begin()
         return failed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,13 @@ import torch
 from transformers import PreTrainedModel
 
 from alignbench.models.causal_lm import release_cached_memory, tolerance
+from alignbench.models.generate.decoding import Decoding
 from alignbench.models.generate.samples import NO_MEMORY, Job, Prefill, Sample
 from alignbench.models.generate.sampling import Stream, draw
-from alignbench.models.generate.stopping import Ending
-from alignbench.types.engine import Completion, Sampling
+from alignbench.types.engine import Completion
 
 CACHES = ("past_key_values", "cache_params")  # the names that models use
-UNSUPPORTED = (AttributeError, NotImplementedError, TypeError, ValueError)
+UNSUPPORTED = AttributeError, NotImplementedError, TypeError, ValueError
 
 
 class SequentialModel:
@@ -30,18 +31,10 @@ class SequentialModel:
         parameters = inspect.signature(model.forward).parameters
         self._options = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
 
-    def complete(
-        self,
-        job: Job,
-        numbers: Sequence[int],
-        sampling: Sampling,
-        ending: Ending,
-        seed: int,
-        notify: Callable[[str], None],
-    ) -> None:
+    def complete(self, job: Job, numbers: Sequence[int], decoding: Decoding, notify: Callable[[str], None]) -> None:
         """Generate the given samples of a job together, or in halves if they do not fit into memory."""
         try:
-            self._complete(job, numbers, sampling, ending, seed)
+            self._complete(job, numbers, decoding)
             return
         except torch.OutOfMemoryError:
             release_cached_memory(self.model.device)
@@ -52,18 +45,18 @@ class SequentialModel:
         middle = len(numbers) // 2
         notify(f"out of memory: {middle} samples of a prompt at once")
         for half in (numbers[:middle], numbers[middle:]):
-            self.complete(job, half, sampling, ending, seed, notify)
+            self.complete(job, half, decoding, notify)
 
-    def _complete(self, job: Job, numbers: Sequence[int], sampling: Sampling, ending: Ending, seed: int) -> None:
+    def _complete(self, job: Job, numbers: Sequence[int], decoding: Decoding) -> None:
         prefill = Prefill(job, numbers)
-        samples = [Sample(prefill, number, Stream(seed, job.key, number)) for number in numbers]
+        samples = [Sample(prefill, number, Stream(decoding.seed, job.key, number)) for number in numbers]
         tokens = torch.from_numpy(job.tokens.astype(np.int64))[None].to(self.model.device)
         logits, cache = self._forward(tokens, None if self._cache_works is False else {})
         cache = self._repeat(cache, len(samples))
         running, rows = list(range(len(samples))), [0] * len(samples)  # all samples draw from the prompt's row
         while running:
-            drawn = draw(logits, rows, [samples[i].stream for i in running], sampling)
-            running = [i for place, i in enumerate(running) if samples[i].append(drawn, place, ending) is None]
+            drawn = draw(logits, rows, [samples[i].stream for i in running], decoding.sampling)
+            running = [i for place, i in enumerate(running) if samples[i].append(drawn, place, decoding) is None]
             rows = running
             if running:
                 # finished rows continue with their last token, unused, so that the cache keeps its shape
@@ -78,10 +71,8 @@ class SequentialModel:
             return self._forward(tokens, cache if self._cache_works else None)
         with_cache = None
         if cache:
-            try:
+            with suppress(*UNSUPPORTED):
                 with_cache = self._forward(tokens, cache)
-            except UNSUPPORTED:
-                pass
         recomputed = self._forward(tokens, None)
         self._cache_works = with_cache is not None and self._agree(with_cache[0], recomputed[0])
         return with_cache if with_cache is not None and self._cache_works else recomputed

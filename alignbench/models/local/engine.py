@@ -114,7 +114,7 @@ class LocalEngine:
     def weights_changed(self) -> None:
         """Drop what was computed with the old weights, for a model that is trained between calls."""
         self.forward.clear()
-        self.generator.clear()
+        self.generator.scheduler.prefix = None
 
     def work(self) -> dict[str, int | str]:
         """See `Engine.work`. `tokens_asked` is the number of tokens without any sharing."""

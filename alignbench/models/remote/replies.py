@@ -1,4 +1,4 @@
-"""What an OpenAI-compatible server's answer says: its choices, and what they make as a completion or a score."""
+"""Replies of an OpenAI-compatible server: its choices, and the completion or score of a choice."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from alignbench.models.echo import continuation_start
+from alignbench.models.generate.decoding import find_stop
+from alignbench.models.remote.echo import continuation_start
 from alignbench.types.engine import Completion, Finish, Loglikelihood
 
-UNTOLD = object()  # the server does not say what ended the text
+UNKNOWN = object()  # the server does not report what ended the text
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One continuation as a server sent it.
+    """One continuation as sent by a server.
 
     stopped_by: vLLM's `stop_reason`: the stop string, or None after the end-of-sequence token
-    pieces: its tokens' strings; logprobs: their log-probabilities in nats, NaN where one is missing
+    pieces: strings of its tokens; logprobs: their log-probabilities in nats, NaN where one is missing
     """
 
     text: str
@@ -29,83 +30,74 @@ class Choice:
 
 
 def read_choices(reply: dict[str, Any]) -> list[Choice]:
-    """All choices of an answer that can be read, in order. Raises ValueError where there is none."""
+    """All readable choices of a reply, in order. Raises ValueError if there are none."""
     entries = reply.get("choices")
     found = []
     for entry in entries if isinstance(entries, list) else []:
         text = _text(entry) if isinstance(entry, dict) else None
-        if text is None:
-            continue
-        pieces, logprobs = _logprobs(entry.get("logprobs"))
-        finish = entry.get("finish_reason")
-        found.append(
-            Choice(
-                text=text,
-                finish=finish if isinstance(finish, str) else None,
-                stopped_by=entry.get("stop_reason", UNTOLD),
-                pieces=pieces,
-                logprobs=logprobs,
-            )
-        )
+        if text is not None:
+            finish = entry.get("finish_reason")
+            finish = finish if isinstance(finish, str) else None
+            found.append(Choice(text, finish, entry.get("stop_reason", UNKNOWN), *_logprobs(entry.get("logprobs"))))
     if not found:
         raise ValueError("no choices in it")
     return found
 
 
 def completion(choice: Choice, stop: Sequence[str]) -> Completion:
-    """Cut before the first stop string, and say why the text ended.
+    """Cut a choice before the first stop string, and determine why it ended.
 
-    Servers say "stop" for a stop string and for the end of the sequence alike; where stop strings were asked for and
-    the server does not tell which it was, "stop" is assumed.
+    Servers report "stop" for a stop string and for the end of the sequence alike; if there are stop strings and the
+    server does not report which it was, "stop" is assumed.
     """
     if choice.finish == "content_filter":
         return Completion("", "end", unscored="the endpoint's content filter withheld the answer")
     logprobs = choice.logprobs if all(map(math.isfinite, choice.logprobs)) else ()
     finish: Finish = "length" if choice.finish == "length" else "end"
-    if choice.finish == "stop" and stop and (choice.stopped_by is UNTOLD or isinstance(choice.stopped_by, str)):
+    if choice.finish == "stop" and stop and (choice.stopped_by is UNKNOWN or isinstance(choice.stopped_by, str)):
         finish = "stop"
     whole = Completion(choice.text, finish, logprobs=logprobs)
-    found = [(at, at + len(string)) for string in stop if (at := choice.text.find(string)) >= 0]
-    if not found:
+    found = find_stop(choice.text, stop)
+    if found is None:
         return whole
-    start, end = min(found)
-    read = spelled = 0  # tokens up to the one that completes the stop string
-    while read < len(choice.pieces) and spelled < end:
-        spelled += len(choice.pieces[read])
-        read += 1
-    kept = logprobs[:read] if "".join(choice.pieces) == choice.text else ()
-    return replace(whole, text=choice.text[:start], finish="stop", logprobs=kept)
+    start, end = found
+    kept = spelled = 0  # tokens up to the one that completes the stop string
+    while kept < len(choice.pieces) and spelled < end:
+        spelled += len(choice.pieces[kept])
+        kept += 1
+    logprobs = logprobs[:kept] if "".join(choice.pieces) == choice.text else ()
+    return replace(whole, text=choice.text[:start], finish="stop", logprobs=logprobs)
 
 
 def score(choice: Choice, text: str, boundary: int) -> Loglikelihood:
-    """Add up the log-probabilities of the echoed tokens that reach past `boundary`, a position in `text`.
+    """Sum of the log-probabilities of the echoed tokens that extend past `boundary`, a position in `text`.
 
-    The one token that was generated after the text is left out.
+    The single token that was generated after the text is left out.
     """
     count = len(choice.pieces) - 1
     try:
         try:
             first = continuation_start(choice.pieces[:count], text, boundary)
-        except ValueError:  # an end-of-sequence token that was generated is not always among the tokens
+        except ValueError:  # a generated end-of-sequence token is not always among the tokens
             count += 1
             first = continuation_start(choice.pieces[:count], text, boundary)
     except ValueError as error:
-        return Loglikelihood(math.nan, 0, f"the endpoint's tokens do not fit: {error}")
+        return Loglikelihood.failed(f"the endpoint's tokens do not match the text: {error}")
     values = choice.logprobs[first:count]
     if not values:
-        return Loglikelihood(math.nan, 0, "the continuation has no tokens")
+        return Loglikelihood.failed("the continuation has no tokens")
     if first == 0 and math.isnan(values[0]):
-        return Loglikelihood(math.nan, len(values), "the endpoint gives no log-probability of a text's first token")
+        return Loglikelihood.failed("the endpoint gives no log-probability of the first token of a text", len(values))
     if not all(math.isfinite(value) and value < 1e-3 for value in values):  # rounding may leave a little above 0
-        return Loglikelihood(math.nan, len(values), "the endpoint's log-probabilities are not numbers up to 0")
+        return Loglikelihood.failed("the endpoint's log-probabilities are not finite numbers up to 0", len(values))
     return Loglikelihood(math.fsum(values), len(values))
 
 
 def _text(entry: dict[str, Any]) -> str | None:
-    """What was written; None where the entry cannot be read."""
+    """The text of a choice, None if it cannot be read."""
     message = entry.get("message")
     if isinstance(message, dict) and "content" in message:
-        # a refusal may stand beside the content; a model that thinks may reach the limit before it says anything
+        # the text may be a refusal; a reasoning model may reach the limit before it answers
         text = message["content"] or message.get("refusal") or ""
     else:
         text = entry.get("text")
@@ -113,15 +105,15 @@ def _text(entry: dict[str, Any]) -> str | None:
         return None
     try:
         text.encode()
-    except UnicodeEncodeError:  # JSON can spell half a surrogate pair, which no file could hold
+    except UnicodeEncodeError:  # JSON can contain half a surrogate pair, which cannot be written to a file
         return None
     return text
 
 
 def _logprobs(found: Any) -> tuple[tuple[str, ...], tuple[float, ...]]:
-    """Tokens' strings and log-probabilities; both empty where they cannot be read.
+    """Strings and log-probabilities of the tokens; both empty if they cannot be read.
 
-    They come as `tokens` and `token_logprobs` (completions), or as `content` (chats, and all of llama.cpp's).
+    They are in `tokens` and `token_logprobs` (completions), or in `content` (chats, and always in llama.cpp).
     """
     if not isinstance(found, dict):
         return (), ()

@@ -1,4 +1,5 @@
-"""When a continuation ends: at an end-of-sequence token, before a stop string, or at its maximum length."""
+"""The decoding settings of a call, and when a continuation ends: at an end-of-sequence token, before a stop string, or
+at its maximum length."""
 
 from __future__ import annotations
 
@@ -28,43 +29,44 @@ def find_stop(text: str, stop: Iterable[str]) -> tuple[int, int] | None:
     return min(((at, at + len(string)) for string in stop if (at := text.find(string)) >= 0), default=None)
 
 
-class Ending:
-    """The stopping criteria of a call. They read the new tokens only, so that nothing matches in the prompt."""
+class Decoding:
+    """Sampling parameters, seed and end-of-sequence tokens of a call."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, ends: Iterable[int], sampling: Sampling) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, ends: Iterable[int], sampling: Sampling, seed: int = 0
+    ) -> None:
         self.tokenizer = tokenizer
         self.ends = frozenset(ends)
-        self.stop = sampling.stop
-        self.max_tokens = sampling.max_tokens
+        self.sampling = sampling
+        self.seed = seed
         self._special = frozenset(tokenizer.all_special_ids)
         # text has no special tokens, so a stop string that spells one is matched by its id
         spelled = {token: text for text, token in tokenizer.get_added_vocab().items() if token in self._special}
-        self._stop_tokens = frozenset(token for token, text in spelled.items() if text in self.stop)
+        self._stop_tokens = frozenset(token for token, text in spelled.items() if text in sampling.stop)
         # each token of a text has at least one byte of it
-        self._reach = SPARE + max((len(text.encode()) for text in self.stop), default=0)
+        self._reach = SPARE + max((len(text.encode()) for text in sampling.stop), default=0)
 
-    def of(self, tokens: Sequence[int]) -> tuple[Finish, str] | None:
-        """Why the continuation ends with the last of these tokens, and its text; None if it continues."""
-        last = tokens[-1]
-        if last in self._stop_tokens:
-            return "stop", self.text(tokens[:-1])
-        if last in self.ends:
-            return "end", self.text(tokens[:-1])
-        if self.stop and find_stop(self.text(self._tail(tokens)), self.stop):
-            text = self.text(tokens)
-            if found := find_stop(text, self.stop):
-                return "stop", text[: found[0]]
-        if len(tokens) >= self.max_tokens:
-            return "length", self.text(tokens)
-        return None
+    def end(self, tokens: Sequence[int]) -> tuple[Finish, str] | None:
+        """Why a continuation ends with the last of these tokens, and its text; None if it continues.
 
-    def text(self, tokens: Sequence[int]) -> str:
+        Only new tokens are read, so that no stop string matches in the prompt.
+        """
+        if tokens[-1] in self._stop_tokens:
+            return "stop", self._text(tokens[:-1])
+        if tokens[-1] in self.ends:
+            return "end", self._text(tokens[:-1])
+        if self.sampling.stop:
+            # the last tokens with text, as many as a stop string at their end can span
+            with_text = (token for token in reversed(tokens) if token not in self._special)
+            tail = list(islice(with_text, self._reach))[::-1]
+            if find_stop(self._text(tail), self.sampling.stop):
+                text = self._text(tokens)
+                if found := find_stop(text, self.sampling.stop):
+                    return "stop", text[: found[0]]
+        return ("length", self._text(tokens)) if len(tokens) >= self.sampling.max_tokens else None
+
+    def _text(self, tokens: Sequence[int]) -> str:
         if not tokens:
             return ""
         decoded: str = self.tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return decoded
-
-    def _tail(self, tokens: Sequence[int]) -> list[int]:
-        """The last tokens with text, as many as a stop string at their end can span."""
-        with_text = (token for token in reversed(tokens) if token not in self._special)
-        return list(islice(with_text, self._reach))[::-1]
