@@ -26,6 +26,13 @@ PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 SAFETENSORS_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
+class CheckpointError(AlignbenchError):
+    """An error of one checkpoint, which its message names."""
+
+    def __init__(self, spec: str, message: str) -> None:
+        super().__init__(f"checkpoint {spec}: {message}")
+
+
 @dataclass(frozen=True)
 class Ancestor:
     """A checkpoint in a lineage: the stage that produced it (base, sft, reward, ppo, ppo-ptx, average) and its hash."""
@@ -94,9 +101,7 @@ def find_checkpoint(spec: str, *, trust_remote_code: bool = False) -> Checkpoint
     if path.is_dir():
         folder, name, revision = path, _folder_name(path.resolve()), None
     elif spec.startswith((".", "/", "~")) or spec.count("/") != 1:
-        raise AlignbenchError(
-            f"checkpoint {spec}: no such folder, and not a Hub id (owner/name or owner/name@revision)"
-        )
+        raise CheckpointError(spec, "no such folder, and not a Hub id (owner/name or owner/name@revision)")
     else:
         folder, name, revision = download_checkpoint(spec, trust_remote_code)
     config = _read_json(folder / "config.json", spec)
@@ -105,16 +110,14 @@ def find_checkpoint(spec: str, *, trust_remote_code: bool = False) -> Checkpoint
         tokenizer_config.is_file() and "auto_map" in _read_json(tokenizer_config, spec)
     )
     if custom_code and not trust_remote_code:
-        raise AlignbenchError(
-            f"checkpoint {spec}: it contains its own Python code; read it, then allow it with --trust-remote-code"
-        )
+        raise CheckpointError(spec, "it contains its own Python code; read it, then allow it with --trust-remote-code")
     weights = weight_files(folder, spec)
     headers = [check_safetensors(file, spec) for file in weights]
     text_config = config.get("text_config") or {}
-    dtype = config.get("dtype") or config.get("torch_dtype") or text_config.get("dtype") or headers[0].dtype
+    dtype = config.get("dtype") or config.get("torch_dtype") or text_config.get("dtype") or headers[0][0]
     tokenizer_files = [folder / file for file in TOKENIZER_FILES if (folder / file).is_file()]
     if not tokenizer_files:
-        raise AlignbenchError(f"checkpoint {spec}: no tokenizer files (such as tokenizer.json) in {folder}")
+        raise CheckpointError(spec, f"no tokenizer files (such as tokenizer.json) in {folder}")
     weights_sha256 = hash_files(weights)
     lineage, training = _recipe(folder, spec, name, weights_sha256)
     return Checkpoint(
@@ -128,7 +131,7 @@ def find_checkpoint(spec: str, *, trust_remote_code: bool = False) -> Checkpoint
         dtype=str(dtype),
         window=_window(config | text_config),
         custom_code=custom_code,
-        parameters=sum(header.parameters for header in headers),
+        parameters=sum(parameters for _, parameters in headers),
         lineage=lineage,
         training=training,
     )
@@ -183,19 +186,16 @@ def load_engine(
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # transformers raises errors of many kinds, all about this folder
-        raise AlignbenchError(
-            f"checkpoint {checkpoint.name}: it does not load as a causal language model ({first_line(error)})"
+        raise CheckpointError(
+            checkpoint.name, f"it does not load as a causal language model ({first_line(error)})"
         ) from error
     if missing := sorted(loading["missing_keys"]):
-        raise AlignbenchError(
-            f"checkpoint {checkpoint.name}: {len(missing)} weights are not in its files (first: {missing[0]})"
-        )
+        raise CheckpointError(checkpoint.name, f"{len(missing)} weights are not in its files (first: {missing[0]})")
     try:
         model = model.to(device).eval()
     except torch.OutOfMemoryError as error:
-        raise AlignbenchError(
-            f"checkpoint {checkpoint.name}: its weights do not fit into the memory of {device}; "
-            "try --dtype bfloat16 or --device cpu"
+        raise CheckpointError(
+            checkpoint.name, f"its weights do not fit into the memory of {device}; try --dtype bfloat16 or --device cpu"
         ) from error
     use_onednn(model)
     return LocalEngine(model, Encoder(tokenizer), window=checkpoint.window, token_budget=token_budget, notify=notify)
@@ -217,9 +217,10 @@ def download_checkpoint(spec: str, trust_remote_code: bool) -> tuple[Path, str, 
             name, revision=revision or None, allow_patterns=patterns, local_files_only=offline is not None
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise AlignbenchError(
-            f"checkpoint {spec}: no such folder, and not available from the Hub ({offline or first_line(error)}); "
-            "give a local folder, or download it on a machine with network access"
+        raise CheckpointError(
+            spec,
+            f"no such folder, and not available from the Hub ({offline or first_line(error)}); "
+            "give a local folder, or download it on a machine with network access",
         ) from error
     return Path(folder), name, Path(folder).name  # a snapshot's folder is named after its commit
 
@@ -228,11 +229,11 @@ def _read_json(path: Path, spec: str) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise AlignbenchError(f"checkpoint {spec}: no {path.name} in {path.parent}") from error
+        raise CheckpointError(spec, f"no {path.name} in {path.parent}") from error
     except ValueError as error:
-        raise AlignbenchError(f"checkpoint {spec}: {path} is not JSON ({first_line(error)})") from error
+        raise CheckpointError(spec, f"{path} is not JSON ({first_line(error)})") from error
     if not isinstance(found, dict):
-        raise AlignbenchError(f"checkpoint {spec}: {path} is not a JSON object")
+        raise CheckpointError(spec, f"{path} is not a JSON object")
     return found
 
 
@@ -266,9 +267,7 @@ def _recipe(folder: Path, spec: str, name: str, weights_sha256: str) -> tuple[tu
         )
         return (*ancestors, Ancestor(recipe["stage"], name, weights_sha256)), training
     except (KeyError, TypeError, AttributeError) as error:
-        raise AlignbenchError(
-            f"checkpoint {spec}: {folder / 'recipe.json'} lacks stage or lineage; fix it or remove it"
-        ) from error
+        raise CheckpointError(spec, f"{folder / 'recipe.json'} lacks stage or lineage; fix it or remove it") from error
 
 
 def weight_files(folder: Path, spec: str) -> list[Path]:
@@ -279,29 +278,25 @@ def weight_files(folder: Path, spec: str) -> list[Path]:
     if index.is_file():
         weight_map = _read_json(index, spec).get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
-            raise AlignbenchError(f"checkpoint {spec}: {index} has no weight_map")
+            raise CheckpointError(spec, f"{index} has no weight_map")
         files = sorted({folder / Path(str(name)).name for name in weight_map.values()})
         if missing := [file.name for file in files if not file.is_file()]:
-            raise AlignbenchError(f"checkpoint {spec}: {index.name} names {missing[0]}, which is not in {folder}")
+            raise CheckpointError(spec, f"{index.name} names {missing[0]}, which is not in {folder}")
         return files
     if pickled := sorted(file.name for file in folder.iterdir() if file.suffix in PICKLED):
-        raise AlignbenchError(
-            f"checkpoint {spec}: its weights are pickled ({pickled[0]}), which can run code when opened; "
-            "convert them to safetensors (save_pretrained) if you trust them"
+        raise CheckpointError(
+            spec,
+            f"its weights are pickled ({pickled[0]}), which can run code when opened; "
+            "convert them to safetensors (save_pretrained) if you trust them",
         )
-    raise AlignbenchError(f"checkpoint {spec}: no weights (model.safetensors) in {folder}")
+    raise CheckpointError(spec, f"no weights (model.safetensors) in {folder}")
 
 
-@dataclass(frozen=True)
-class Header:
-    """Header of a safetensors file. dtype: that of its first floating-point tensor."""
+def check_safetensors(file: Path, spec: str) -> tuple[str, int]:
+    """Read a safetensors header: the dtype of the first floating-point tensor, and the number of parameters.
 
-    dtype: str
-    parameters: int
-
-
-def check_safetensors(file: Path, spec: str) -> Header:
-    """Read a safetensors header. Raises AlignbenchError if it is damaged or does not match the file's length."""
+    Raises AlignbenchError if the header is damaged or does not match the file's length.
+    """
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -310,10 +305,10 @@ def check_safetensors(file: Path, spec: str) -> Header:
             dtypes = [SAFETENSORS_DTYPES.get(tensor.get_dtype()) for tensor in tensors]
             parameters = sum(math.prod(tensor.get_shape()) for tensor in tensors)
     except (SafetensorError, OSError) as error:
-        raise AlignbenchError(
-            f"checkpoint {spec}: {file} is truncated or damaged ({first_line(error)}); download it again"
+        raise CheckpointError(
+            spec, f"{file} is truncated or damaged ({first_line(error)}); download it again"
         ) from error
-    return Header(next(filter(None, dtypes), "float32"), parameters)
+    return next(filter(None, dtypes), "float32"), parameters
 
 
 def hash_files(files: list[Path]) -> str:

@@ -208,11 +208,11 @@ class Block:
         weights = weights.unsqueeze(-1)
         whole = weights.new_zeros((*query.shape[:3], values.shape[2]))
         for part, found in zip(self.parts, parts, strict=True):
-            for number, out in enumerate(found[0], part.number):
-                whole[part.columns] += out * weights[part.columns, number]
+            for at, out in enumerate(found[0], part.number):
+                whole[part.columns] += out * weights[part.columns, at]
         if self.own is not None and own is not None:
-            for rows, pages, numbers in self.own.ranks:
-                whole.index_add_(0, rows, own[0][pages] * weights[rows, numbers])
+            for samples, pages, number in self.own.ranks:
+                whole.index_add_(0, samples, own[0][pages] * weights[samples, number])
         return whole / mass.unsqueeze(-1)
 
 

@@ -30,11 +30,23 @@ def find_stop(text: str, stop: Iterable[str]) -> tuple[int, int] | None:
 
 
 class Decoding:
-    """Sampling parameters, seed and end-of-sequence tokens of a call."""
+    """Sampling parameters, seed and end-of-sequence tokens of a call. Raises ValueError for invalid parameters."""
 
     def __init__(
         self, tokenizer: PreTrainedTokenizerBase, ends: Iterable[int], sampling: Sampling, seed: int = 0
     ) -> None:
+        if sampling.max_tokens < 1 or sampling.samples < 1:
+            raise ValueError(
+                f"{sampling.samples} samples of {sampling.max_tokens} tokens: must be at least one of each"
+            )
+        if not 0 <= sampling.temperature < float("inf"):
+            raise ValueError(f"temperature {sampling.temperature}: must be at least 0")
+        if sampling.temperature == 0 and sampling.samples > 1:
+            raise ValueError(f"{sampling.samples} samples at temperature 0 would be equal; request one")
+        if not 0 < sampling.top_p <= 1:
+            raise ValueError(f"top_p {sampling.top_p}: must be above 0 and at most 1")
+        if "" in sampling.stop:
+            raise ValueError("an empty stop string matches every text")
         self.tokenizer = tokenizer
         self.ends = frozenset(ends)
         self.sampling = sampling

@@ -83,8 +83,8 @@ class Sample:
             self.entropies.append(drawn.entropies[row])
             self.top_entropies += drawn.top_entropies[row : row + 1]
             if end := decoding.end(self.tokens):
-                measured = map(tuple, (self.tokens, self.logprobs, self.entropies, self.top_entropies))
-                completion = Completion(end[1], end[0], *measured)
+                logprobs, entropies, top_entropies = map(tuple, (self.logprobs, self.entropies, self.top_entropies))
+                completion = Completion(end[1], end[0], tuple(self.tokens), logprobs, entropies, top_entropies)
         self.prefill.job.completions[self.number] = completion
         return completion
 

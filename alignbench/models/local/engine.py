@@ -2,7 +2,11 @@
 
 `LocalEngine.loglikelihood` encodes the requests, lays the distinct sequences out as prefix trees (tree.py), computes
 batch by batch (forward.py) and sums up. A model that does not support a tree mask is detected before the first batch
-(probe.py) and scored on padded rows, one sequence per row. `LocalEngine.generate` is in alignbench.models.generate.
+and scored on padded rows, one sequence per row.
+
+`LocalEngine.generate` encodes the prompts and continues them on packed rows (generate/scheduler.py) if the model's
+attention can be replaced, which is tested once. Other models, and sequences beyond a sliding window, are generated
+sequentially (generate/sequential.py).
 """
 
 from __future__ import annotations
@@ -19,9 +23,13 @@ from transformers import PreTrainedModel
 from alignbench.models.causal_lm import LARGEST_TREE, attention_span, find_token_budget, release_cached_memory
 from alignbench.models.encode import Encoder, Tokens, shared_prefix
 from alignbench.models.entropy import entropies
-from alignbench.models.generate.generator import Generator
-from alignbench.models.local.forward import Cell, Forward, Prefix, target_logprobs
-from alignbench.models.local.probe import why_no_tree
+from alignbench.models.generate.decoding import Decoding, end_tokens
+from alignbench.models.generate.packed import PackedModel
+from alignbench.models.generate.probe import why_not_packed
+from alignbench.models.generate.samples import Job
+from alignbench.models.generate.scheduler import Scheduler
+from alignbench.models.generate.sequential import SequentialModel
+from alignbench.models.local.forward import Cell, Forward, Prefix, target_logprobs, why_no_tree
 from alignbench.models.local.tree import Tree, chain, cut_into_batches, grow_trees
 from alignbench.types.engine import Completion, Loglikelihood, Prompt, Request, Sampling
 
@@ -82,20 +90,16 @@ class LocalEngine:
         self.window = window
         self.token_budget = token_budget or find_token_budget(model)
         self.notify = notify or (lambda _: None)
-        self.tokens_asked = 0  # tokens of all scored requests without sharing; compare `tokens_computed`
+        self.tokens_asked = 0  # tokens of all requests and continuations without sharing; compare `tokens_computed`
+        self.tokens_generated = 0
         self.layout = "prefix tree"  # of the last call; or "padded rows"
         self.chat_template = bool(encoder.tokenizer.chat_template)
-        self.generator = Generator(
-            model,
-            encoder,
-            window=window,
-            token_budget=self.token_budget,
-            notify=self.notify,
-            most_rows=most_rows,
-            pack=pack,
-        )
+        self.packed = PackedModel(model)
+        self.scheduler = Scheduler(self.packed, self.token_budget, self.notify, most_rows)
+        self.sequential = SequentialModel(model)
+        self._packs: bool | None = None if pack else False  # None: not tested yet
         self._tree_fits: bool | None = None if follow_tree else False  # None: not tested yet
-        self._span = min(attention_span(model), window or float("inf"))
+        self._span = attention_span(model)
         self._vocabulary = model.get_input_embeddings().num_embeddings
         self._pairs_per_token = 6.0 * getattr(model.config.get_text_config(), "hidden_size", 1024)
 
@@ -109,32 +113,17 @@ class LocalEngine:
     @property
     def tokens_computed(self) -> int:
         """Tokens that went through the model, not counting padding."""
-        return self.forward.tokens_computed + self.generator.tokens_computed
+        return sum(part.tokens_computed for part in (self.forward, self.packed, self.sequential))
 
     def weights_changed(self) -> None:
         """Drop what was computed with the old weights, for a model that is trained between calls."""
         self.forward.clear()
-        self.generator.scheduler.prefix = None
+        self.scheduler.prefix = None
 
     def work(self) -> dict[str, int | str]:
         """See `Engine.work`. `tokens_asked` is the number of tokens without any sharing."""
-        generator = self.generator
-        return {
-            "tokens_asked": self.tokens_asked + generator.tokens_asked,
-            "tokens_computed": self.tokens_computed,
-            "tokens_generated": generator.tokens_generated,
-            "layout": generator.layout if generator.tokens_generated and not self.tokens_asked else self.layout,
-            "token_budget": str(self.token_budget),
-        }
-
-    def generate(
-        self, prompts: Sequence[Prompt], sampling: Sampling, *, seed: int = 0, chat: bool = False
-    ) -> Iterator[tuple[int, tuple[Completion, ...]]]:
-        """See `Engine.generate`. Prompts that do not fit the window are returned unscored.
-
-        Raises ValueError for invalid sampling parameters, such as several samples at temperature 0.
-        """
-        return self.generator.generate(prompts, sampling, seed=seed, chat=chat)
+        counts = {name: getattr(self, name) for name in ("tokens_asked", "tokens_computed", "tokens_generated")}
+        return counts | {"layout": self.layout, "token_budget": str(self.token_budget)}
 
     def loglikelihood(
         self, requests: Sequence[Request], wanted: Collection[int] | None = None
@@ -158,10 +147,55 @@ class LocalEngine:
                 if index in selected:
                     yield index, _total(scores, len(text.tokens) - context, requests[index].entropies)
 
-    def _misfit(self, tokens: Tokens) -> str | None:
-        """The reason why the model cannot score these tokens. The last one is predicted and not read."""
-        if self.window is not None and len(tokens) - 1 > self.window:
-            return f"{len(tokens) - 1} tokens do not fit the model's window of {self.window}"
+    def generate(
+        self, prompts: Sequence[Prompt], sampling: Sampling, *, seed: int = 0, chat: bool = False
+    ) -> Iterator[tuple[int, tuple[Completion, ...]]]:
+        """See `Engine.generate`. Prompts that do not fit the window are returned unscored.
+
+        Raises ValueError for invalid sampling parameters, such as several samples at temperature 0.
+        """
+        tokenizer = self.encoder.tokenizer
+        decoding = Decoding(tokenizer, end_tokens(self.model, tokenizer), sampling, seed)
+        jobs: list[Job] = []
+        for index, tokens in enumerate(self.encoder.prompts([prompt.text for prompt in prompts], chat=chat)):
+            reason = tokens if isinstance(tokens, str) else self._misfit(tokens, sampling.max_tokens)
+            if reason or isinstance(tokens, str):
+                yield index, (Completion.failed(str(reason)),) * sampling.samples
+            else:
+                jobs.append(Job(index, prompts[index].key, tokens, [None] * sampling.samples))
+        if not jobs:
+            return
+        if self._packs is None:
+            reason = why_not_packed(self.packed, tokenizer, jobs[0].tokens)
+            self._packs = reason is None
+            if reason:
+                self.notify(f"{reason}; generating for one prompt at a time instead of packed rows")
+        packed = [job for job in jobs if self._packs and len(job.tokens) + sampling.max_tokens <= self._span]
+        if self._packs and len(packed) < len(jobs):
+            self.notify(
+                f"generating sequences longer than the attention window of {self._span:.0f} tokens one prompt at a time"
+            )
+        self.layout = "packed row" if packed else "one prompt at a time"
+        for job in self.scheduler.run(packed, decoding):
+            yield self._answer(job)
+        for job in jobs:
+            if job.missing:
+                self.sequential.complete(job, job.missing, decoding, self.notify)
+                yield self._answer(job)
+
+    def _answer(self, job: Job) -> tuple[int, tuple[Completion, ...]]:
+        for completion in job.complete:
+            if completion.tokens:
+                self.tokens_asked += len(job.tokens) + len(completion.tokens) - 1
+                self.tokens_generated += len(completion.tokens)
+        return job.index, job.complete
+
+    def _misfit(self, tokens: Tokens, new: int = 0) -> str | None:
+        """The reason why the model cannot continue these tokens by `new` ones, or (0) read all but the last one."""
+        length = len(tokens) + (new or -1)
+        if self.window is not None and length > self.window:
+            counted = f"{len(tokens)} tokens and {new} new ones" if new else f"{length} tokens"
+            return f"{counted} do not fit the model's window of {self.window}"
         if tokens.max() >= self._vocabulary:
             return f"token {tokens.max()} of the tokenizer is not in the model's vocabulary of {self._vocabulary}"
         return None
@@ -190,9 +224,10 @@ class LocalEngine:
             self._tree_fits = reason is None
             if reason:
                 self.notify(f"{reason}; using padded rows instead of prefix trees")
-        use_tree = self._tree_fits and max(map(len, sequences.values())) <= self._span
+        span = min(self._span, self.window or np.inf)
+        use_tree = self._tree_fits and max(map(len, sequences.values())) <= span
         if self._tree_fits and not use_tree:
-            self.notify(f"using padded rows for sequences longer than the attention window of {self._span:.0f} tokens")
+            self.notify(f"using padded rows for sequences longer than the attention window of {span:.0f} tokens")
         self.layout = "prefix tree" if use_tree else "padded rows"
         if not use_tree:
             return [chain(number, tokens) for number, tokens in sequences.items()], None
@@ -207,7 +242,7 @@ class LocalEngine:
             prefix = Prefix(tokens[:0], [])
         skip = len(prefix.tokens)
         # local attention may count keys instead of positions: within the window, a tree is correct for both
-        largest = min(self.token_budget, LARGEST_TREE, self._span - skip)
+        largest = min(self.token_budget, LARGEST_TREE, span - skip)
         return grow_trees(sequences, skip, pairs_per_token=self._pairs_per_token, largest=int(largest)), prefix
 
     def _within_memory(
@@ -261,7 +296,7 @@ class LocalEngine:
         logprobs = target_logprobs(logits, [row for own in rows.values() for row in own], targets)
         found, at = [], 0
         for number, own in rows.items():
-            there = np.searchsorted(described, own) if texts[number].entropies else []
+            there = np.searchsorted(described, own if texts[number].entropies else [])
             found.append((number, Scores(logprobs[at : at + len(own)], whole[there], top[there])))
             at += len(own)
         return found

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from alignbench.errors import AlignbenchError
+from alignbench.models.remote.replies import Choice, read_choices
 
 if TYPE_CHECKING:
     import httpx
@@ -34,14 +35,6 @@ LARGEST_BODY = 64 * 2**20  # bytes of a reply; an endpoint does not send more
 RETRIED = {408, 409, 425, 429}  # and 5xx: statuses for which a retry may succeed
 NOT_A_URL = "endpoint: its address is not a URL; write https://host/v1#model-name"
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """url: up to and including the version, such as https://host/v1; model: its name on the server"""
-
-    url: str
-    model: str
 
 
 class RequestFailed(Exception):  # noqa: N818
@@ -64,8 +57,11 @@ class RequestFailed(Exception):  # noqa: N818
         return self.status in (404, 405)
 
 
-def parse_endpoint(spec: str) -> Endpoint:
-    """Parse `https://host[:port]/v1#model-name`. Raises AlignbenchError in one line that never shows a password."""
+def parse_endpoint(spec: str) -> tuple[str, str]:
+    """URL up to and including the version, and model, of `https://host[:port]/v1#model-name`.
+
+    Raises AlignbenchError in one line that never shows a password.
+    """
     if not spec.isprintable() or " " in spec:
         raise AlignbenchError("endpoint: its address has spaces or control characters")
     try:
@@ -81,7 +77,7 @@ def parse_endpoint(spec: str) -> Endpoint:
         raise AlignbenchError(f"endpoint {spec}: not an address; write https://host/v1#model-name")
     if not parts.fragment:
         raise AlignbenchError(f"endpoint {spec}: no model; add its name after a #, as in https://host/v1#model-name")
-    return Endpoint(f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}", parts.fragment)
+    return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}", parts.fragment
 
 
 def find_key(url: str) -> str | None:
@@ -135,6 +131,8 @@ class Client:
         except httpx.InvalidURL as error:
             raise AlignbenchError(NOT_A_URL) from error
         self.sent = self.repeated = 0
+        self.tokens = {"prompt_tokens": 0, "completion_tokens": 0}  # as counted by the server
+        self.reported = {"model": "", "system_fingerprint": ""}  # names in the last reply
         self._slots = threading.BoundedSemaphore(self.concurrency)
         self._lock = threading.Lock()
         self._http = httpx.Client(
@@ -148,15 +146,9 @@ class Client:
         self._http.close()
 
     def ask(
-        self,
-        path: str,
-        body: dict[str, Any],
-        read: Callable[[dict[str, Any]], T],
-        *,
-        retries: int | None = None,
-        stop: threading.Event | None = None,
-    ) -> T:
-        """Post `body` until there is a reply that `read` accepts (it raises ValueError for others).
+        self, path: str, body: dict[str, Any], *, retries: int | None = None, stop: threading.Event | None = None
+    ) -> list[Choice]:
+        """Post `body` until there is a reply with choices.
 
         Raises RequestFailed if the server refuses it or all tries failed, CancelledError once `stop` is set, and
         AlignbenchError if no request can succeed: a wrong key, a redirect.
@@ -167,7 +159,7 @@ class Client:
             if stop.is_set():
                 raise CancelledError
             try:
-                return self._try(path, body, read)
+                return self._try(path, body)
             except RequestFailed as failure:
                 if failure.permanent:
                     raise
@@ -189,14 +181,14 @@ class Client:
             line = line.replace(self.key, "***")
         return line if len(line) <= LONGEST_MESSAGE else line[: LONGEST_MESSAGE - 1] + "…"
 
-    def _try(self, path: str, body: dict[str, Any], read: Callable[[dict[str, Any]], T]) -> T:
+    def _try(self, path: str, body: dict[str, Any]) -> list[Choice]:
         import httpx
 
         status = None
         try:
             status, headers, text = self._post(path, body)
             if 200 <= status < 300:
-                return read(_json_object(text))
+                return self._read(_json_object(text))
         except httpx.TimeoutException:
             raise RequestFailed(f"no reply within {self.timeout:g} s", status) from None
         except httpx.HTTPError as error:
@@ -235,6 +227,19 @@ class Client:
         if self.key and (len(self.key) >= 16 or response.status_code >= 300):
             text = text.replace(self.key, "***")
         return response.status_code, response.headers, text
+
+    def _read(self, reply: dict[str, Any]) -> list[Choice]:
+        """The choices of a reply, whose usage is recorded. Raises ValueError if there are none."""
+        choices = read_choices(reply)
+        usage = reply.get("usage")
+        with self._lock:
+            for name in self.tokens:
+                tokens = usage.get(name) if isinstance(usage, dict) else None
+                self.tokens[name] += tokens if isinstance(tokens, int) else 0
+            for name in self.reported:
+                if isinstance(reply.get(name), str):
+                    self.reported[name] = self.clean(reply[name])
+        return choices
 
     def _message(self, text: str) -> str:
         """The message in the body of an error: in OpenAI's form, in that of other servers, or plain text."""

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from alignbench.errors import AlignbenchError
 from alignbench.models.remote.client import Client, RequestFailed, find_key, in_parallel, is_local, parse_endpoint
-from alignbench.models.remote.replies import Choice, completion, read_choices, score
+from alignbench.models.remote.replies import Choice, completion, score
 from alignbench.types.engine import Completion, Loglikelihood, Prompt, Request, Sampling
 
 COMPLETIONS, CHAT = "/completions", "/chat/completions"
@@ -40,14 +40,12 @@ class Offer:
     logprobs: the parameter that requests those of generated tokens; empty if they are not supported
     seed: it accepts one
     max_tokens: name of the length limit; newer chat models require `max_completion_tokens`
-    model: the name that the server reports
     """
 
     echo: bool
     logprobs: dict[str, Any]
     seed: bool
     max_tokens: str
-    model: str | None
 
 
 def connect(spec: str, *, notify: Callable[[str], None] | None = None, **settings: Any) -> EndpointEngine:
@@ -59,14 +57,14 @@ def connect(spec: str, *, notify: Callable[[str], None] | None = None, **setting
     The key comes from ALIGNBENCH_API_KEY, or for api.openai.com from OPENAI_API_KEY. Raises AlignbenchError if the
     address is invalid, or if the endpoint does not reply, rejects the key, or does not know the model.
     """
-    endpoint = parse_endpoint(spec)
+    url, model = parse_endpoint(spec)
     notify = notify or (lambda _: None)
-    key = find_key(endpoint.url)
-    if key and endpoint.url.startswith("http://") and not is_local(endpoint.url):
-        notify(f"endpoint {endpoint.url}: the key is sent unencrypted (http, not https)")
-    client = Client(endpoint.url, key, **settings)
+    key = find_key(url)
+    if key and url.startswith("http://") and not is_local(url):
+        notify(f"endpoint {url}: the key is sent unencrypted (http, not https)")
+    client = Client(url, key, **settings)
     try:
-        return EndpointEngine(client, endpoint.model, notify)
+        return EndpointEngine(client, model, notify)
     except BaseException:
         client.close()
         raise
@@ -83,10 +81,8 @@ class EndpointEngine:
         self.client = client
         self.name = name
         self.notify = notify
-        self._tokens = {"prompt_tokens": 0, "completion_tokens": 0}
-        self._fingerprint = ""
-        self._lock = threading.Lock()
         self._several: dict[str, bool] = {}  # path -> whether one request can return several samples
+        self._models: set[str] = set()  # names that the server reports
         self._offers = self._probe()
         self.scores = COMPLETIONS in self._offers and self._offers[COMPLETIONS].echo
         self.chat_template = CHAT in self._offers
@@ -94,13 +90,19 @@ class EndpointEngine:
     def identity(self) -> dict[str, str | None]:
         """The address, the name of the model, and the name that the server reports (often a dated version). The
         server's build (`system_fingerprint`) changes at any time and is in `work()`."""
-        reported = sorted({offer.model for offer in self._offers.values() if offer.model})
-        return {"url": self.client.url, "name": self.name, "reported": self.client.clean(", ".join(reported)) or None}
+        reported = self.client.clean(", ".join(sorted(self._models - {""})))
+        return {"url": self.client.url, "name": self.name, "reported": reported or None}
 
     def work(self) -> dict[str, int | str]:
         """Requests sent and repeated, the tokens counted by the server, and the build that it reported last."""
-        requests: dict[str, int | str] = {"requests": self.client.sent, "repeated": self.client.repeated}
-        return requests | self._tokens | {"system_fingerprint": self._fingerprint}
+        client = self.client
+        fingerprint = client.reported["system_fingerprint"]
+        return {
+            "requests": client.sent,
+            "repeated": client.repeated,
+            **client.tokens,
+            "system_fingerprint": fingerprint,
+        }
 
     def close(self) -> None:
         self.client.close()
@@ -205,25 +207,13 @@ class EndpointEngine:
         prompt = {"messages": [{"role": "user", "content": text}]} if path == CHAT else {"prompt": text}
         return {"model": self.name, **prompt}
 
-    def _ask(self, path: str, body: dict[str, Any], stop: threading.Event | None = None) -> list[Choice]:
+    def _ask(self, path: str, body: dict[str, Any], stop: threading.Event) -> list[Choice]:
         try:
-            return self.client.ask(path, body, self._read, stop=stop)
+            return self.client.ask(path, body, stop=stop)
         except RequestFailed as failure:
             if failure.not_found:
                 raise self._not_found(failure) from failure
             raise
-
-    def _read(self, reply: dict[str, Any]) -> list[Choice]:
-        """The choices of a reply, whose tokens are counted. Raises ValueError if there are none."""
-        choices = read_choices(reply)
-        usage = reply.get("usage")
-        with self._lock:
-            for name in self._tokens:
-                tokens = usage.get(name) if isinstance(usage, dict) else None
-                self._tokens[name] += tokens if isinstance(tokens, int) else 0
-            if isinstance(reply.get("system_fingerprint"), str):
-                self._fingerprint = self.client.clean(reply["system_fingerprint"])
-        return choices
 
     # ---- what a server supports ------------------------------------------------------------------------------
 
@@ -234,16 +224,17 @@ class EndpointEngine:
         for path in (COMPLETIONS, CHAT):
             try:
                 offers[path] = self._test(path)
+                self._models.add(self.client.reported["model"])
             except RequestFailed as failure:
                 failures.append(failure)
                 if failure.status is None and path == COMPLETIONS:
                     break  # no server: testing the other path would only take time
         if offers:
             return offers
-        failure = next((failure for failure in failures if not failure.not_found), failures[0])
-        if failure.not_found:
-            raise self._not_found(failure)
-        raise self._error(f"it does not work ({failure}); check that it is up and that the address is right")
+        worst = next((failure for failure in failures if not failure.not_found), failures[0])
+        if worst.not_found:
+            raise self._not_found(worst)
+        raise self._error(f"it does not work ({worst}); check that it is up and that the address is right")
 
     def _test(self, path: str) -> Offer:
         """Send a small prompt with all optional parameters, and leave out those that are refused."""
@@ -253,14 +244,10 @@ class EndpointEngine:
             optional = {"logprobs": True, "seed": 0}
             max_tokens = 16  # a reasoning model refuses a limit that leaves no room for an answer
 
-        def read(reply: dict[str, Any]) -> tuple[Choice, str | None]:
-            model = reply.get("model")
-            return self._read(reply)[0], model if isinstance(model, str) else None
-
         while True:
             body = self._addressed(path, PROBE) | optional | {limit: max_tokens}
             try:
-                choice, model = self.client.ask(path, body, read, retries=min(self.client.retries, PROBE_RETRIES))
+                choice = self.client.ask(path, body, retries=min(self.client.retries, PROBE_RETRIES))[0]
                 break
             except RequestFailed as failure:
                 if failure.not_found:
@@ -281,7 +268,6 @@ class EndpointEngine:
             logprobs={"logprobs": optional["logprobs"]} if "logprobs" in optional and choice.logprobs else {},
             seed="seed" in optional,
             max_tokens=limit,
-            model=model,
         )
 
     def _draws_several(self, path: str) -> bool:
@@ -296,7 +282,7 @@ class EndpointEngine:
             def draw(seed: int, **settings: int) -> set[str]:
                 seeded = {"seed": seed} if self._offers[path].seed else {}
                 body = self._body(path, DRAW, max_tokens=32) | {"temperature": 1.0} | seeded | settings
-                return {choice.text for choice in self.client.ask(path, body, self._read)}
+                return {choice.text for choice in self.client.ask(path, body)}
 
             try:
                 several = len(draw(0, n=2)) > 1

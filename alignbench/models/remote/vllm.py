@@ -98,7 +98,7 @@ class VllmEngine:
             sequences: dict[int, list[int]] = {}
             contexts: dict[int, int] = {}
             for index, encoded in zip(chunk, self.encoder.pairs([requests[i] for i in chunk]), strict=True):
-                reason = encoded if isinstance(encoded, str) else self._misfit(encoded.tokens)
+                reason = encoded if isinstance(encoded, str) else self._misfit(len(encoded.tokens))
                 if reason or isinstance(encoded, str):
                     yield index, Loglikelihood.failed(str(reason))
                     continue
@@ -124,7 +124,7 @@ class VllmEngine:
             for index, tokens in zip(
                 chunk, self.encoder.prompts([prompts[i].text for i in chunk], chat=chat), strict=True
             ):
-                reason = tokens if isinstance(tokens, str) else self._misfit(tokens)
+                reason = tokens if isinstance(tokens, str) else self._misfit(len(tokens))
                 if reason or isinstance(tokens, str):
                     yield index, (_failed(str(reason)),) * samples
                     continue
@@ -145,9 +145,9 @@ class VllmEngine:
             for index, output in zip(sequences, outputs, strict=True):
                 yield index, _completions(output, samples, sampling.stop)
 
-    def _misfit(self, tokens: Sequence[int]) -> str | None:
-        if self.window is not None and len(tokens) >= self.window:
-            return f"{len(tokens)} tokens and one more do not fit vLLM's window of {self.window}"
+    def _misfit(self, tokens: int) -> str | None:
+        if self.window is not None and tokens >= self.window:
+            return f"{tokens} tokens and one more do not fit vLLM's window of {self.window}"
         return None
 
     def _run(self, sequences: list[list[int]], params: list[Any]) -> list[Any]:
