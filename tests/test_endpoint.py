@@ -12,15 +12,15 @@ import time
 from collections import Counter
 
 import pytest
+from alignbench.models.choices import read_choices
+from alignbench.models.client import find_key, is_local, parse_endpoint
+from alignbench.models.echo import continuation_start, spans
+from alignbench.models.endpoint import connect, sample_seed
 from hypothesis import given
 from hypothesis import strategies as st
 from standin_server import MODEL, StandIn, logprob_of, pieces_of, written
 
 from alignbench.errors import AlignbenchError
-from alignbench.models.choices import read_choices
-from alignbench.models.client import find_key, is_local, parse_endpoint
-from alignbench.models.echo import continuation_start, spans
-from alignbench.models.endpoint import connect, sample_seed
 from alignbench.types.engine import Completion, Prompt, Request, Sampling
 
 FAST = {"first_wait": 0.01, "longest_wait": 0.05, "timeout": 5.0}

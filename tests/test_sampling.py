@@ -6,11 +6,10 @@ import hashlib
 import numpy as np
 import pytest
 import torch
+from alignbench.models.sampling import Drawn, Stream, draw
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
-
-from alignbench.models.sampling import Drawn, Stream, draw
 
 VOCABULARY = 300  # no multiple of what is added up at once
 

@@ -8,6 +8,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from alignbench.models.endpoint import connect
+from alignbench.models.vllm import VllmEngine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from standin_server import StandIn
@@ -20,10 +22,8 @@ from alignbench.cli.app import app
 from alignbench.errors import AlignbenchError
 from alignbench.evaluation.evaluate import _check, evaluate, prepare
 from alignbench.models.encode import Encoder
-from alignbench.models.endpoint import connect
 from alignbench.models.entropy import entropies, top_entropies
 from alignbench.models.model import Model
-from alignbench.models.vllm import VllmEngine
 from alignbench.tasks import find_task
 from alignbench.tasks.token_entropy import CHARACTERS, POSITIONS, clean, evenly, passages
 from alignbench.types.engine import Loglikelihood, Prompt, Request, Sampling

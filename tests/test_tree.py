@@ -3,9 +3,6 @@
 import itertools
 
 import numpy as np
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from alignbench.models.tree import (
     attention_mask,
     chain,
@@ -14,6 +11,8 @@ from alignbench.models.tree import (
     grow_trees,
     shared_prefix,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 INFINITE = float("inf")
 examples = settings(max_examples=80, deadline=None, database=None, derandomize=True)

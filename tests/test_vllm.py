@@ -11,13 +11,13 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from alignbench.models.vllm import load_vllm, prompt_seed
 from tiny import save_tiny_checkpoint, tiny_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from alignbench.errors import AlignbenchError
 from alignbench.models import vllm as engine_module
 from alignbench.models.checkpoint import find_checkpoint, load_engine
-from alignbench.models.vllm import load_vllm, prompt_seed
 from alignbench.types.engine import Prompt, Request, Sampling
 
 CHAT = "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}\n{% endfor %}[model]"

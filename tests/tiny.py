@@ -1,5 +1,6 @@
 """Tiny seeded language models of real architectures, and a tokenizer trained on the spot: no download."""
 
+import functools
 from pathlib import Path
 
 import torch
@@ -84,3 +85,23 @@ def save_tiny_checkpoint(folder: Path, architecture: str = "llama", seed: int = 
     tiny_model(architecture, tokenizer, seed=seed).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return Path(folder)
+
+
+class Calls:
+    """Records the arguments of each call of a model's forward. It runs out of memory above `most_tokens`."""
+
+    def __init__(self, model: PreTrainedModel, most_tokens: int | None = None) -> None:
+        self.arguments, forward = [], model.forward
+
+        @functools.wraps(forward)  # the engine reads the signature
+        def recording(**arguments):
+            if most_tokens is not None and arguments["input_ids"].numel() > most_tokens:
+                raise torch.OutOfMemoryError("CUDA out of memory (simulated)")
+            self.arguments.append(arguments)
+            return forward(**arguments)
+
+        model.forward = recording
+
+    @property
+    def sizes(self) -> list[tuple[int, ...]]:
+        return [tuple(arguments["input_ids"].shape) for arguments in self.arguments]
