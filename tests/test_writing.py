@@ -19,7 +19,7 @@ from alignbench.runs.summary import summarise
 from alignbench.shards import Shard
 from alignbench.types.engine import Completion, Prompt, Sampling
 from alignbench.types.scorer import Item
-from alignbench.types.task import Document, Metric, Task, TaskData, Writing
+from alignbench.types.task import Document, Generation, Metric, Task, TaskData
 
 WORDS = ("sun", "rain", "vile", "hay", "<script>", "\x1b[31m", "wool")
 N, SAMPLES = 40, 25
@@ -90,7 +90,7 @@ TASK = Task(
     group="none",
     headline="worst",
     load=lambda options: DATA,
-    writing=Writing(Sampling(3, samples=SAMPLES, temperature=1.0), worst, scorers=("toxicity",)),
+    generation=Generation(Sampling(3, samples=SAMPLES, temperature=1.0), worst, scorers=("toxicity",)),
 )
 DATA = TaskData(
     [
@@ -104,7 +104,7 @@ DATA = TaskData(
 def run(out: Path, writer: Writer | None = None, judge: Judge | None = None, chat: bool = False, task: Task = TASK):
     """Evaluate the writer on the task, as `evaluate` does."""
     writer, judge = writer or Writer(), judge or Judge()
-    scorers = (judge,) if task.writing.scorers else ()
+    scorers = (judge,) if task.generation.scorers else ()
     model = Model("writer", {"model": {"name": "writer"}}, True, True, True, lambda: writer)
     job = Job(task, DATA, None, 0, scorers)
     return evaluate._evaluate_model(model, [job], out, "chat" if chat else "none", Shard(), Progress())
@@ -309,7 +309,7 @@ def test_what_the_model_could_not_write_is_unscored_and_never_a_zero(tmp_path):
 def test_a_task_without_a_scorer_is_judged_as_it_comes(tmp_path):
     task = Task(
         "words", 1, "words", "none", (Metric("length", "words", "–"),), "none", "length", lambda options: DATA,
-        writing=Writing(Sampling(3), lambda document, outputs: {"length": 3.0}),
+        generation=Generation(Sampling(3), lambda document, outputs: {"length": 3.0}),
     )  # fmt: skip
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, Writer(dies_after=4), task=task)

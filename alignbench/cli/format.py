@@ -53,7 +53,7 @@ def _told(task: str) -> tuple[str, ...]:
     from alignbench.tasks import all_tasks
 
     known = all_tasks().get(task)
-    return () if known is None else known.told
+    return () if known is None else known.display_metrics
 
 
 def _cells(metric: MetricResult) -> tuple[str, ...]:

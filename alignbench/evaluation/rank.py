@@ -18,6 +18,7 @@ from alignbench.progress import Progress
 from alignbench.stats.estimates import Estimate
 from alignbench.stats.ranking import Ranked, rank
 from alignbench.stats.win_rate import Battle, win_rate
+from alignbench.types.record import Record
 from alignbench.types.scorer import Scorer, ScorerIdentity
 
 
@@ -100,13 +101,13 @@ def rank_systems(
         one, other = sorted(pair, key=lambda system: (system.run.name, system.folder.path.name))
         verdicts = judge(one, other, scorer, progress=progress)
         told += warnings(pair, scorer, verdicts)
-        records = [record for record in verdicts.folder.records() if record["win_rate"] is not None]
-        outcomes = [record["win_rate"] for record in records]
+        records = [record for record in verdicts.folder.records() if record.metrics["win_rate"] is not None]
+        outcomes = [record.values["win_rate"] for record in records]
         if pair[0] is not one:
             outcomes = [1 - outcome for outcome in outcomes]
         pairs[pair[0].name, pair[1].name] = win_rate(outcomes).rate
-        agreed += [(r["id"], r["agrees_with_longer"]) for r in records if r.get("agrees_with_longer") is not None]
-        consistent += [(r["id"], r["position_consistency"]) for r in records if "position_consistency" in r]
+        agreed += [(r.id, r.values["agrees_with_longer"]) for r in records if "agrees_with_longer" in r.values]
+        consistent += [(r.id, r.values["position_consistency"]) for r in records if "position_consistency" in r.values]
         battles += [_battle(one.name, other.name, record) for record in records]
     battles.sort(key=lambda battle: (battle.prompt, battle.a, battle.b))  # what is drawn depends on no order of systems
     ranking = rank(battles, baseline, names)
@@ -126,9 +127,9 @@ def rank_systems(
     )
 
 
-def _battle(one: str, other: str, record: dict[str, Any]) -> Battle:
-    lengths = len(record["outputs"][0]["text"]), len(record["references"][0])
-    return Battle(record["id"], one, other, record["win_rate"], *lengths)
+def _battle(one: str, other: str, record: Record) -> Battle:
+    lengths = len(record.outputs[0].text), len(record.references[0])
+    return Battle(record.id, one, other, record.values["win_rate"], *lengths)
 
 
 def _over_prompts(found: Sequence[tuple[str, float]]) -> Estimate:
@@ -137,13 +138,13 @@ def _over_prompts(found: Sequence[tuple[str, float]]) -> Estimate:
 
 def _standing(system: Answers, ranked: Ranked, battles: Sequence[Battle]) -> Standing:
     own = [(b.prompt, b.outcome if b.a == system.name else 1 - b.outcome) for b in battles if system.name in (b.a, b.b)]
-    training = system.described.get("training") or {}
-    counts = [record["words"] for record in system.folder.records() if record["words"] is not None]
+    training = system.description.get("training") or {}
+    counts = [record.values["words"] for record in system.folder.records() if "words" in record.values]
     return Standing(
         name=system.name,
         strength=ranked,
         against_all=_over_prompts(own),
         words=sum(counts) / max(1, len(counts)),
-        parameters=system.described.get("parameters"),
+        parameters=system.description.get("parameters"),
         kl=training.get("kl"),
     )

@@ -1,4 +1,4 @@
-"""Which runs are meant, and which of them is whose reference."""
+"""The reader of run folders: finished runs, their results and records."""
 
 from __future__ import annotations
 
@@ -7,23 +7,19 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from alignbench.errors import AlignbenchError
 from alignbench.models.checkpoint import hash_files, weight_files
 from alignbench.runs.folder import read_object
-from alignbench.runs.summary import kept
-from alignbench.tasks import find_task
-from alignbench.tasks.outputs import OUTPUTS
+from alignbench.types.record import Record
 from alignbench.types.result import TaskResult
-from alignbench.types.scorer import Embedder
-from alignbench.types.task import Task
 
-ROLES = {"base": "pretrained", "sft": "SFT"}  # stages of a lineage that a tax is told against
-HASHED = "hashed"
-ANCESTOR = {"stage", "name", "weights_sha256"}  # what run.json tells of each checkpoint of a lineage
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+LINEAGE_FIELDS = {"stage", "name", "weights_sha256"}  # of each ancestor in run.json
 
 
 @dataclass(frozen=True)
@@ -37,6 +33,16 @@ class TaskRun:
     @property
     def task(self) -> str:
         return self.result.task
+
+    def records(self) -> Iterator[Record]:
+        """The records, in the task's order. Raises AlignbenchError for a file that cannot be read."""
+        file = self.path / "documents.jsonl"
+        try:
+            with file.open("rb") as stream:
+                for line in stream:
+                    yield Record.from_json(json.loads(line))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise AlignbenchError(f"{file}: cannot be read ({error}); evaluate this task again") from error
 
 
 @dataclass(frozen=True)
@@ -60,18 +66,41 @@ class Run:
         return list(self.description.get("lineage") or ())
 
 
-def find_runs(specs: Sequence[str], root: Path) -> list[Run]:
-    """The runs that `specs` name: run folders, names of runs below `root` or beginnings of them, or checkpoints.
+def read_run(folder: str | Path) -> DataFrame:
+    """The records of a run folder as a table, one row per document of each finished task.
 
-    Raises AlignbenchError where one is not found, not clear, or named twice, and where there are fewer than two.
+    Columns: task, folder (the task's), template, id, group, category, prompt, outputs (list of texts), unscored,
+    and one per metric (NaN where it does not apply or could not be computed).
+    Raises AlignbenchError if `folder` is not a run folder.
     """
-    if len(specs) < 2:
-        raise AlignbenchError("compare needs two models or more: the reference first, then what was made from it")
-    return read_runs(specs, root)
+    import pandas
+
+    rows = []
+    for task in _read(Path(folder)).tasks:
+        for record in task.records():
+            rows.append(
+                {
+                    "task": task.task,
+                    "folder": task.path.name,
+                    "template": task.result.template,
+                    "id": record.id,
+                    "group": record.group,
+                    "category": record.category,
+                    "prompt": record.prompt,
+                    "outputs": [output.text for output in record.outputs],
+                    "unscored": record.unscored,
+                    **record.metrics,
+                }
+            )
+    return pandas.DataFrame(rows)
 
 
 def read_runs(specs: Sequence[str], root: Path) -> list[Run]:
-    """As `find_runs`, of any number; each with a name of its own, as `named` gives it."""
+    """The runs that `specs` name: run folders, names of runs in `root` or their beginnings, or checkpoints. Each gets a
+    unique name, see `named`.
+
+    Raises AlignbenchError if one is not found, ambiguous, or named twice.
+    """
     paths = [_find(spec, root) for spec in specs]
     for number, path in enumerate(paths):
         if path in paths[:number]:
@@ -90,61 +119,6 @@ def named(runs: Sequence[Run]) -> list[Run]:
             for run, name in zip(runs, names, strict=True)
         ]
     return [replace(run, name=name) for run, name in zip(runs, names, strict=True)]
-
-
-def references(runs: Sequence[Run], chosen: str | None = None) -> list[tuple[Run, Run, str]]:
-    """(reference, aligned, role) for every contrast to make, in the order of the aligned runs.
-
-    A lineage picks the pretrained model and the last SFT model before a run, where they are among `runs`; a run
-    without such ancestors has the first for its reference. chosen: one run for all, whatever the lineages say
-    """
-    if chosen is not None:
-        reference = chosen_run(runs, chosen)
-        return [(reference, run, "reference") for run in runs if run is not reference]
-    found = {run.path: _ancestors(run, runs) for run in runs}
-    named = {ancestor.path for own in found.values() for ancestor, _ in own}
-    default = next((run for run in runs if not found[run.path]), runs[0])
-    contrasts = []
-    for run in runs:
-        if found[run.path]:
-            contrasts += [(ancestor, run, role) for ancestor, role in found[run.path]]
-        elif run is not default and run.path not in named:
-            contrasts.append((default, run, "reference"))
-    return contrasts
-
-
-@lru_cache(maxsize=16)  # one task of eight systems asked in two ways; texts may be among them
-def read_records(path: Path) -> dict[str, dict[str, Any]]:
-    """Document -> its record without the heavy columns, of a finished task folder."""
-    file = path / "documents.jsonl"
-    task = find(json.loads((path / "task.json").read_text())["task"])
-    assert task is not None
-    try:
-        with file.open("rb") as stream:
-            return {record["id"]: record for record in (kept(task, json.loads(line)) for line in stream)}
-    except (OSError, ValueError, KeyError) as error:
-        raise AlignbenchError(f"{file}: cannot be read ({error}); evaluate this task again") from error
-
-
-def embedder_of(run: TaskRun) -> Embedder | None:
-    """What made its vectors, where that can be had without a path: the hashed embedder, in the same version."""
-    used = next((entry for entry in run.identity.get("scorers") or () if entry["kind"] == "embedding"), None)
-    if used is None or used["name"] != HASHED:
-        return None
-    from alignbench.scorers.embeddings import HashedEmbedder
-
-    embedder = HashedEmbedder()
-    return embedder if embedder.revision == used["revision"] else None
-
-
-def find(name: str) -> Task | None:
-    """The task of that name, None where this alignbench has none."""
-    if name == OUTPUTS.name:
-        return OUTPUTS
-    try:
-        return find_task(name)
-    except AlignbenchError:
-        return None
 
 
 def _find(spec: str, root: Path) -> Path:
@@ -178,6 +152,8 @@ def _matches(spec: str, path: Path, known: dict[Path, dict[str, Any]]) -> Iterat
 
 
 def _read(path: Path) -> Run:
+    if not (path / "run.json").is_file():
+        raise AlignbenchError(f"{path}: not a run folder (no run.json)")
     description = _describe(path / "run.json")
     tasks, unfinished = [], []
     for file in sorted(path.glob("*/task.json")):
@@ -203,32 +179,7 @@ def _describe(file: Path) -> dict[str, Any]:
     if "name" not in description["model"]:
         raise AlignbenchError(f"{file}: it names no model; is this a run folder?")
     lineage, training = description.get("lineage") or [], description.get("training") or {}
-    whole = isinstance(lineage, list) and all(isinstance(own, dict) and own.keys() >= ANCESTOR for own in lineage)
+    whole = isinstance(lineage, list) and all(isinstance(own, dict) and own.keys() >= LINEAGE_FIELDS for own in lineage)
     if not whole or not isinstance(training, dict):
         raise AlignbenchError(f"{file}: its lineage or training cannot be read; evaluate this checkpoint again")
     return description
-
-
-def chosen_run(runs: Sequence[Run], name: str) -> Run:
-    """The one that --reference NAME means: a name, a folder's name or its beginning, or a path."""
-    found = [run for run in runs if name in (run.name, run.path.name)]
-    found = found or [run for run in runs if run.path == Path(name).expanduser().resolve()]
-    found = found or [run for run in runs if run.path.name.startswith(name)]
-    if len(found) != 1:
-        names = ", ".join(run.name for run in runs)
-        raise AlignbenchError(f"--reference {name}: it must name one of the models compared: {names}")
-    return found[0]
-
-
-def _ancestors(run: Run, runs: Sequence[Run]) -> list[tuple[Run, str]]:
-    """The pretrained model and the last SFT model that this run's checkpoint came from, as far as they are here."""
-    before = [entry for entry in run.lineage if entry["weights_sha256"] != run.weights]
-    found: dict[str, Run] = {}
-    for entry in before:
-        role = ROLES.get(entry["stage"])
-        alike = [other for other in runs if other is not run and other.weights == entry["weights_sha256"]]
-        # the same weights may be there in two number formats: like goes with like
-        alike.sort(key=lambda other: other.description.get("engine") != run.description.get("engine"))
-        if role and alike:
-            found[role] = alike[0]
-    return [(other, role) for role, other in found.items()]
