@@ -111,9 +111,8 @@ def rank_systems(
         agreed += [(r.id, r.values["agrees_with_longer"]) for r in records if "agrees_with_longer" in r.values]
         consistent += [(r.id, r.values["position_consistency"]) for r in records if "position_consistency" in r.values]
         battles += [_battle(one.name, other.name, record) for record in records]
-    battles.sort(
-        key=lambda battle: (battle.prompt, battle.a, battle.b)
-    )  # resampling must not depend on the order of the systems
+    # resampling must not depend on the order of the systems
+    battles.sort(key=lambda battle: (battle.prompt, battle.a, battle.b))
     ranking = rank(battles, baseline, names)
     by_name = {system.name: system for system in systems}
     standings = tuple(_standing(by_name[ranked.name], ranked, battles) for ranked in ranking.models)
