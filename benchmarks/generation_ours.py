@@ -15,9 +15,9 @@ import torch  # noqa: E402
 from generation_cases import Work, read_case  # noqa: E402
 from scoring_rate import measure_gflops  # noqa: E402
 
-from alignbench.models.local import engine as local_engine  # noqa: E402
 from alignbench.models.checkpoint import find_checkpoint, load_engine  # noqa: E402
 from alignbench.models.local import LocalEngine  # noqa: E402
+from alignbench.models.local import engine as local_engine  # noqa: E402
 from alignbench.types.engine import Completion, Prompt, Sampling  # noqa: E402
 
 

@@ -63,8 +63,8 @@ class LLM:
     loaded, break_with, refuse, spoil = (), None, None, None
 
     def __init__(
-        self, model, *, dtype, trust_remote_code, load_format, enable_prefix_caching, tensor_parallel_size,
-        max_model_len, generation_config, logprobs_mode, seed,
+        self, model, *, dtype, trust_remote_code, load_format, enable_prefix_caching, max_model_len, generation_config,
+        logprobs_mode, seed,
     ):  # fmt: skip
         if LLM.break_with:
             raise LLM.break_with
@@ -146,7 +146,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def engine(_vllm, folder):
-    return load_vllm(find_checkpoint(str(folder)), dtype="float32", window=64)
+    return load_vllm(dataclasses.replace(find_checkpoint(str(folder)), window=64), dtype="float32")
 
 
 def ids_of(engine, prompt):

@@ -35,18 +35,16 @@ class Decoding:
     def __init__(
         self, tokenizer: PreTrainedTokenizerBase, ends: Iterable[int], sampling: Sampling, seed: int = 0
     ) -> None:
-        if sampling.max_tokens < 1 or sampling.samples < 1:
-            raise ValueError(
-                f"{sampling.samples} samples of {sampling.max_tokens} tokens: must be at least one of each"
-            )
-        if not 0 <= sampling.temperature < float("inf"):
-            raise ValueError(f"temperature {sampling.temperature}: must be at least 0")
-        if sampling.temperature == 0 and sampling.samples > 1:
-            raise ValueError(f"{sampling.samples} samples at temperature 0 would be equal; request one")
-        if not 0 < sampling.top_p <= 1:
-            raise ValueError(f"top_p {sampling.top_p}: must be above 0 and at most 1")
-        if "" in sampling.stop:
-            raise ValueError("an empty stop string matches every text")
+        temperature, top_p = sampling.temperature, sampling.top_p
+        for invalid, message in (
+            (sampling.max_tokens < 1 or sampling.samples < 1, "samples and max_tokens must be at least one"),
+            (not 0 <= temperature < float("inf"), f"temperature {temperature}: must be at least 0"),
+            (temperature == 0 and sampling.samples > 1, f"{sampling.samples} samples at temperature 0 would be equal"),
+            (not 0 < top_p <= 1, f"top_p {top_p}: must be above 0 and at most 1"),
+            ("" in sampling.stop, "an empty stop string matches every text"),
+        ):
+            if invalid:
+                raise ValueError(message)
         self.tokenizer = tokenizer
         self.ends = frozenset(ends)
         self.sampling = sampling

@@ -25,9 +25,8 @@ from alignbench.models.encode import Encoder, Tokens, shared_prefix
 from alignbench.models.entropy import entropies
 from alignbench.models.generate.decoding import Decoding, end_tokens
 from alignbench.models.generate.packed import PackedModel
-from alignbench.models.generate.probe import why_not_packed
 from alignbench.models.generate.samples import Job
-from alignbench.models.generate.scheduler import Scheduler
+from alignbench.models.generate.scheduler import Scheduler, why_not_packed
 from alignbench.models.generate.sequential import SequentialModel
 from alignbench.models.local.forward import Cell, Forward, Prefix, target_logprobs, why_no_tree
 from alignbench.models.local.tree import Tree, chain, cut_into_batches, grow_trees
@@ -47,14 +46,9 @@ class Text:
     entropies: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Scores:
-    """Log-probabilities of a text's tokens after its shortest context, and the entropies of the distributions that they
-    were predicted from, in nats; (tokens,) each, the entropies empty unless requested."""
-
-    logprobs: NDArray[np.float64]
-    entropies: NDArray[np.float64]
-    top_entropies: NDArray[np.float64]
+# Log-probabilities of a text's tokens after its shortest context, and both entropies of the distributions that they
+# were predicted from, in nats; (tokens,) each, the entropies empty unless requested
+Scores = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
 
 
 class LocalEngine:
@@ -297,7 +291,7 @@ class LocalEngine:
         found, at = [], 0
         for number, own in rows.items():
             there = np.searchsorted(described, own if texts[number].entropies else [])
-            found.append((number, Scores(logprobs[at : at + len(own)], whole[there], top[there])))
+            found.append((number, (logprobs[at : at + len(own)], whole[there], top[there])))
             at += len(own)
         return found
 
@@ -306,10 +300,9 @@ def _total(scores: Scores | None, tokens: int, describe: bool) -> Loglikelihood:
     """Sum of the last `tokens` log-probabilities; `describe`: with their entropies."""
     if scores is None:
         return Loglikelihood.failed("out of the device's memory", tokens)
-    total = float(scores.logprobs[-tokens:].sum())
+    logprobs, *entropies = (values[-tokens:] for values in scores)
+    total = float(logprobs.sum())
     if not np.isfinite(total):
         return Loglikelihood.failed(f"the log-probability is {total}", tokens)
-    if not describe:
-        return Loglikelihood(total, tokens)
-    whole, top = (tuple(found[-tokens:].tolist()) for found in (scores.entropies, scores.top_entropies))
+    whole, top = (tuple(values.tolist()) if describe else () for values in entropies)
     return Loglikelihood(total, tokens, entropies=whole, top_entropies=top)

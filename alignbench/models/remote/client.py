@@ -16,7 +16,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from queue import SimpleQueue
@@ -43,18 +43,13 @@ class RequestFailed(Exception):  # noqa: N818
     status: HTTP status of the last try, None if there was no reply
     permanent: the server refused the request, and the same request would fail again
     retry_after: seconds that the server asks to wait
+    not_found: there is no such path or model
     """
 
     def __init__(self, reason: str, status: int | None = None, permanent: bool = False, retry_after: float = 0) -> None:
         super().__init__(reason)
-        self.status = status
-        self.permanent = permanent
-        self.retry_after = retry_after
-
-    @property
-    def not_found(self) -> bool:
-        """There is no such path or model."""
-        return self.status in (404, 405)
+        self.status, self.permanent, self.retry_after = status, permanent, retry_after
+        self.not_found = status in (404, 405)
 
 
 def parse_endpoint(spec: str) -> tuple[str, str]:
@@ -262,16 +257,18 @@ def in_parallel(
     more. An exception of `work` is raised here.
     """
     todo: SimpleQueue[int | None] = SimpleQueue()
-    done: SimpleQueue[tuple[int, T] | BaseException] = SimpleQueue()
+    done: SimpleQueue[Future[tuple[int, T]]] = SimpleQueue()
 
     def serve() -> None:
         for index in iter(todo.get, None):
             if stop.is_set():
                 return
+            future: Future[tuple[int, T]] = Future()
             try:
-                done.put((index, work(index)))
+                future.set_result((index, work(index)))
             except BaseException as error:
-                done.put(error)
+                future.set_exception(error)
+            done.put(future)
 
     workers = min(workers, len(indices))
     for _ in range(workers):  # daemons, so that Ctrl-C does not wait for requests in progress
@@ -280,20 +277,13 @@ def in_parallel(
         for started, index in enumerate(indices):
             todo.put(index)
             if started >= 2 * workers - 1:
-                yield _result(done)
+                yield done.get().result()
         for _ in range(min(len(indices), 2 * workers - 1)):
-            yield _result(done)
+            yield done.get().result()
     finally:
         stop.set()
         for _ in range(workers):
             todo.put(None)
-
-
-def _result(done: SimpleQueue[tuple[int, T] | BaseException]) -> tuple[int, T]:
-    result = done.get()
-    if isinstance(result, BaseException):
-        raise result
-    return result
 
 
 def _json_object(text: str) -> dict[str, Any]:

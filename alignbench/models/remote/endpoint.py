@@ -27,6 +27,7 @@ PROBE_RETRIES = 2  # so that a wrong address is reported soon
 MOST_STOPS = 4  # OpenAI's limit of stop strings; the text is cut here at further ones
 MOST_CHOICES = 128  # OpenAI's limit of `n`
 MOST_FAILURES = 8  # prompts in a row without a reply: the endpoint is considered down
+NO_ENTROPIES = "it returns no entropies of its tokens; use a local checkpoint"
 # words of a refusal that concerns only the prompt
 ABOUT_THE_PROMPT = re.compile(r"context|length|too (long|large|many)|\btokens\b|filter|polic|moderat", re.IGNORECASE)
 T = TypeVar("T")
@@ -118,7 +119,8 @@ class EndpointEngine:
         """
         if not self.scores:
             raise self._error("it does not return log-probabilities of a prompt")
-        self._refuse_entropies(any(request.entropies for request in requests))
+        if any(request.entropies for request in requests):
+            raise self._error(NO_ENTROPIES)
         stop = threading.Event()
 
         def answer(index: int) -> tuple[Loglikelihood, RequestFailed | None]:
@@ -139,7 +141,8 @@ class EndpointEngine:
     ) -> Iterator[tuple[int, tuple[Completion, ...]]]:
         """See `Engine.generate`. A prompt that the server refuses, or does not answer in any try, is returned with the
         reason in `unscored`, together with the samples received before."""
-        self._refuse_entropies(sampling.top_entropies)
+        if sampling.top_entropies:
+            raise self._error(NO_ENTROPIES)
         path = CHAT if chat else COMPLETIONS
         if path not in self._offers:
             raise self._error(f"{path} does not work there; use --template {'none' if chat else 'chat'}")
@@ -169,10 +172,6 @@ class EndpointEngine:
             return tuple(received), None
 
         yield from self._each(range(len(prompts)), answer, stop)
-
-    def _refuse_entropies(self, requested: bool) -> None:
-        if requested:
-            raise self._error("it returns no entropies of its tokens; use a local checkpoint")
 
     def _each(
         self, indices: Sequence[int], answer: Callable[[int], tuple[T, RequestFailed | None]], stop: threading.Event

@@ -28,12 +28,8 @@ NO_ENTROPIES = "vLLM returns log-probabilities of single tokens and no entropies
 NOT_FINITE = "a log-probability from vLLM is not a number"
 
 
-def load_vllm(checkpoint: Checkpoint, *, dtype: str, window: int | None = None, gpus: int = 1) -> VllmEngine:
-    """Load a checkpoint into vLLM. Raises AlignbenchError if vLLM is not installed or cannot load the checkpoint.
-
-    window: maximum sequence length in tokens, if the GPU has no memory for the checkpoint's own
-    gpus: number of GPUs that share the weights
-    """
+def load_vllm(checkpoint: Checkpoint, *, dtype: str) -> VllmEngine:
+    """Load a checkpoint into vLLM. Raises AlignbenchError if vLLM is not installed or cannot load the checkpoint."""
     if checkpoint.custom_code:
         raise AlignbenchError(f"checkpoint {checkpoint.name}: custom code runs in the local engine only, not in vLLM")
     if dtype not in DTYPES:
@@ -47,7 +43,6 @@ def load_vllm(checkpoint: Checkpoint, *, dtype: str, window: int | None = None, 
         ) from error
     from transformers import AutoTokenizer
 
-    window = window or checkpoint.window
     try:
         tokenizer = AutoTokenizer.from_pretrained(checkpoint.path, trust_remote_code=False, local_files_only=True)
         llm = LLM(
@@ -56,15 +51,14 @@ def load_vllm(checkpoint: Checkpoint, *, dtype: str, window: int | None = None, 
             trust_remote_code=False,
             load_format="safetensors",
             enable_prefix_caching=True,
-            tensor_parallel_size=gpus,
-            max_model_len=window,
+            max_model_len=checkpoint.window,
             generation_config="vllm",  # not the checkpoint's own temperature and top-p
             logprobs_mode="raw_logprobs",  # of the model itself, before temperature and top-p
             seed=0,
         )
     except Exception as error:  # vLLM raises errors of many kinds, all about this checkpoint and GPU
         raise AlignbenchError(f"checkpoint {checkpoint.name}: vLLM cannot load it ({first_line(error)})") from error
-    return VllmEngine(llm, Encoder(tokenizer), window=window)
+    return VllmEngine(llm, Encoder(tokenizer), window=checkpoint.window)
 
 
 class VllmEngine:
