@@ -160,28 +160,30 @@ def test_trees_on_a_cached_prefix_score_as_each_sequence_alone_and_the_prefix_is
     assert_each_as_alone(found, model, tokenizer, requests)
 
 
-@functools.cache
-def tiny_tokenizer_and_llama():
-    tokenizer = tiny_tokenizer()
-    return tokenizer, tiny_model("llama", tokenizer)
-
-
 # Three letters and a space: texts share beginnings, begin one another, end in white space, or are empty.
 texts = st.text("ab ", max_size=8)
 
 
-@settings(max_examples=50, deadline=None, database=None, derandomize=True)
-@given(st.lists(st.builds(Request, texts, texts), min_size=1, max_size=10), st.sampled_from([8, 24, 512]))
-def test_any_texts_score_as_each_alone(requests, token_budget):
-    tokenizer, model = tiny_tokenizer_and_llama()
-    found = answers(engine_of(model, tokenizer, token_budget=token_budget), requests)
-    assert sorted(found) == list(range(len(requests)))
-    for index, request in enumerate(requests):
-        tokens, context = spelled(tokenizer, request)
-        if len(tokens) > context:
-            assert found[index].logprob == pytest.approx(alone(model, tokenizer, request)[0], abs=CLOSE)
-        else:
-            assert found[index].unscored
+@pytest.mark.parametrize("token_budget", [8, 24, 512])
+def test_any_texts_score_as_each_alone_one_call_after_the_other(token_budget, tokenizer):
+    """One engine, whose cached prefix has to be replaced by that of the next call."""
+    model = tiny_model("llama", tokenizer)
+    engine = engine_of(model, tokenizer, token_budget=token_budget)
+
+    @settings(max_examples=20, deadline=None, database=None, derandomize=True)
+    @given(st.lists(st.builds(Request, texts, texts), min_size=1, max_size=10), st.sampled_from(["", "aaaa", "bbbb"]))
+    def check(requests, prefix):
+        requests = [replace(request, context=prefix + request.context) for request in requests]
+        found = answers(engine, requests)
+        assert sorted(found) == list(range(len(requests)))
+        for index, request in enumerate(requests):
+            tokens, context = spelled(tokenizer, request)
+            if len(tokens) > context:
+                assert found[index].logprob == pytest.approx(alone(model, tokenizer, request)[0], abs=CLOSE)
+            else:
+                assert found[index].unscored
+
+    check()
 
 
 # ---- models for which a tree would be wrong ----------------------------------------------------------------
@@ -258,13 +260,6 @@ def test_each_distinct_prefix_is_computed_once_and_the_shared_one_not_again_for_
         assert engine.tokens_asked - asked == sum(len(tokens) - 1 for tokens in sequences)
         assert engine.tokens_computed - computed == trie_size(tokenizer, QUESTIONS) - cached
     assert_each_as_alone(found, llama, tokenizer, QUESTIONS)
-
-
-def test_another_prefix_replaces_the_cached_one(tokenizer, llama):
-    engine = engine_of(llama, tokenizer)
-    for letter in "ABA":  # equally many tokens, so that they have to be compared
-        requests = [replace(question, context=letter + question.context) for question in QUESTIONS]
-        assert_each_as_alone(answers(engine, requests), llama, tokenizer, requests)
 
 
 def test_duplicates_are_computed_once_and_all_answered(tokenizer, llama):
