@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from alignbench.console import printable
 from alignbench.errors import AlignbenchError
-from alignbench.models.endpoint import connect
+from alignbench.models.remote.endpoint import connect
 from alignbench.scorers.preference.pairs import Comparison, LastAsked, both_orders, verdict
 from alignbench.scorers.preference.wording import EXPLAIN, question, read_verdict, revision_of
 from alignbench.types.engine import Completion, Prompt, Sampling
