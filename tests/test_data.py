@@ -19,7 +19,7 @@ import alignbench.data.cards as cards
 from alignbench.cli.data import app
 from alignbench.data import card_names, load, read_card
 from alignbench.data.fetch import download
-from alignbench.data.rows import read_rows
+from alignbench.data.tables import read_rows
 from alignbench.errors import AlignbenchError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

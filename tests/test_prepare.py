@@ -20,7 +20,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from alignbench.data.prepare import SPLITS, Item, Settings, prepare, split_of, without_duplicates
-from alignbench.data.sources import SourceRow
+from alignbench.data.tables import SourceRow
 from alignbench.errors import AlignbenchError
 from trainers.data import read_demonstrations, read_prompts, read_rankings
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from alignbench.data.sources import dialogue_messages, fingerprint, shared_prompt
+from alignbench.data.tables import dialogue_messages, fingerprint, shared_prompt
 from alignbench.errors import AlignbenchError
 from trainers.data import (
     Demonstration,
