@@ -237,25 +237,22 @@ def _read_text(path: Path) -> str:
 
 def _table_rows(reader: Any, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     header: list[str] = []
-    while True:
-        line = reader.line_num + 1
-        try:
-            cells = next(reader, None)
-        except csv.Error as error:
-            raise AlignbenchError(f"{path}:{line}: {error}") from None
-        if cells is None:
-            return
-        if not cells:  # a blank line
-            continue
-        if not header:
-            header = cells
-            if len(set(header)) < len(header):
-                raise AlignbenchError(f"{path}:{line}: a column name occurs twice in the header")
-        elif len(cells) != len(header):
-            names = ", ".join(header)
-            raise AlignbenchError(f"{path}:{line}: {len(cells)} fields, but the header has {len(header)} ({names})")
-        else:
-            yield line, dict(zip(header, cells, strict=True))
+    line = 1  # on which the next row starts
+    try:
+        for cells in reader:
+            start, line = line, reader.line_num + 1
+            if not cells:  # a blank line
+                continue
+            if header and len(cells) != len(header):
+                expected = f"{len(header)} ({', '.join(header)})"
+                raise AlignbenchError(f"{path}:{start}: {len(cells)} fields, but the header has {expected}")
+            if header:
+                yield start, dict(zip(header, cells, strict=True))
+            elif len(set(cells)) < len(cells):
+                raise AlignbenchError(f"{path}:{start}: a column name occurs twice in the header")
+            header = header or cells
+    except csv.Error as error:
+        raise AlignbenchError(f"{path}:{line}: {error}") from None
 
 
 def _jsonl_rows(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
