@@ -1,6 +1,6 @@
 """Shared parts of the tasks: few-shot prompts and one-line answers in InstructGPT's form, and common metrics.
 
-Ouyang et al. 2022, arXiv 2203.02155, appendix D; docs/tasks.md describes the form.
+Ouyang et al. 2022, arXiv 2203.02155, appendix D; docs/metrics.md describes the form.
 """
 
 import math

@@ -2,7 +2,7 @@
 
 `hallucination_qa`: an answerable and an unanswerable question from each paragraph of SQuAD 2.0's development set.
 `hallucination_summary`: summaries of these paragraphs, or of CNN/Daily Mail's articles. An entailment scorer flags an
-answer; new numbers, new names and ROUGE-2 precision need no model. The rate is over all prompts (docs/tasks.md).
+answer; new numbers, new names and ROUGE-2 precision need no model. The rate is over all prompts (docs/metrics.md).
 """
 
 import math

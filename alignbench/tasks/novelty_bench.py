@@ -2,7 +2,7 @@
 
 `distinct`: the number of classes of equivalent outputs (section 3.1). `utility` (section 3.2), with a reward scorer:
 the gain of a user who reads the next output with probability .8, and for whom an output is worth its score only if it
-is the first of its class. LEVELS are the authors', for one reward model (docs/tasks.md).
+is the first of its class. LEVELS are the authors', for one reward model (docs/metrics.md).
 """
 
 import bisect

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from alignbench.stats.estimates import Estimate
 from alignbench.types.engine import Loglikelihood, Sampling
+from alignbench.types.provenance import Provenance
 from alignbench.types.record import Document, Output, Record
 from alignbench.types.scorer import Item
 
@@ -30,23 +31,6 @@ __all__ = [
 
 Unit = Literal["share", "bits", "nats", "r", "points", "tokens", "characters", "words", "number"]
 Better = Literal["higher", "lower", "0.5", "0", "–"]
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """Where rows came from. No paths: a record must be the same on every machine.
-
-    source: file name or hub id
-    revision: sha256 of the file, or hub commit ("unknown" if it cannot be determined)
-    pinned: True if `revision` is the one that the card names
-    """
-
-    card: str
-    split: str
-    source: str
-    revision: str
-    rows: int
-    pinned: bool
 
 
 @dataclass(frozen=True)
