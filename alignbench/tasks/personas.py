@@ -2,8 +2,7 @@
 
 The experiment of "Creativity Has Left the Chat" (Mohammadi 2024, arXiv 2406.05587, section 3.1), with our prompt.
 `personas`: 100 samples at temperature 1, one persona each. `personas_verbalised`: 20 samples of five personas with a
-probability each (verbalised sampling, Zhang et al. 2025, arXiv 2510.01171); `…_weighted` counts by these. docs/metrics.md
-describes missing fields and examples.
+probability each (verbalised sampling, Zhang et al. 2025, arXiv 2510.01171); `…_weighted` counts by these.
 """
 
 from collections.abc import Sequence
