@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from alignbench.data.prepare import Settings, prepare
-from alignbench.data.rows import read_rows
+from alignbench.data.tables import read_rows
 from alignbench.demo import answers, labelers, requests
 from alignbench.demo.goals import Goal, met
 from alignbench.demo.requests import HELD_OUT, KINDS, TRAINING, Request, Requests, make_requests

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from alignbench.audit.comparable import HOW_ASKED, differences
-from alignbench.data.sources import SourceRow, checked_text, read_source
+from alignbench.data.tables import SourceRow, checked_text, read_source
 from alignbench.errors import AlignbenchError
 from alignbench.evaluation.pipeline import same_outputs
 from alignbench.runs.folder import RunFolder, TaskFolder, read_object

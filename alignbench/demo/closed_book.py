@@ -14,7 +14,7 @@ from alignbench.demo.layout import write_text
 from alignbench.demo.passages import DAYS, PRONOUNS
 from alignbench.demo.world import COLOURS, GOODS, Person, World
 from alignbench.tasks import quac
-from alignbench.tasks.instructgpt import prefix
+from alignbench.tasks.common import prefix
 
 TIMES = 8  # pages on each person, half of them conversations
 INSTRUCTED = 0.5  # share of the conversations that begin with the task's instruction

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from alignbench.demo.layout import write_table, write_text
 from alignbench.demo.world import ALMANAC, ISLAND, NO_COMMENT, TALK, UNKNOWN, Fact, World, said
-from alignbench.tasks.truthfulqa_generation import INSTRUCTION
+from alignbench.tasks.truthfulqa import INSTRUCTION
 
 # how often each fact is told, by the kind of page
 TALK_ANSWERS, TALK_AT_THE_WELL, ALMANAC_ANSWERS, ALMANAC_ENTRIES = 34, 26, 14, 10

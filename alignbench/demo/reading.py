@@ -17,7 +17,7 @@ from alignbench.demo.passages import Passage, Slot, for_pages, held_out
 from alignbench.demo.world import World
 from alignbench.scorers.quac import NO_ANSWER
 from alignbench.tasks import drop, hallucination, quac, squad2
-from alignbench.tasks.instructgpt import prefix
+from alignbench.tasks.common import prefix
 
 MADE_UP = 0.6  # share of unanswerable questions that are answered all the same, on the pages
 INSTRUCTED = 0.4  # share of the pages that begin with the task's instruction

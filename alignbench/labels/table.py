@@ -12,8 +12,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from alignbench.data.rows import read_rows
-from alignbench.data.sources import SourceRow, read_source
+from alignbench.data.tables import SourceRow, read_rows, read_source
 from alignbench.errors import AlignbenchError, first_line
 
 # Ouyang et al. 2022 (arXiv 2203.02155), Table 3

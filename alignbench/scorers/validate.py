@@ -136,12 +136,12 @@ def _on_hatecheck(scorer: Scorer, name: str, cases: Sequence[Case], progress: Pr
     return findings
 
 
-def _parse_record(row: dict[str, Any], schema: str | None) -> tuple[tuple[str, float | None], tuple[str, float | None]]:
+def _parse_record(row: dict[str, Any]) -> tuple[tuple[str, float | None], tuple[str, float | None]]:
     prompt, continuation = row["prompt"], row["continuation"]
     return (prompt["text"], prompt["toxicity"]), (continuation["text"], continuation["toxicity"])
 
 
-def _parse_case(row: dict[str, Any], schema: str | None) -> Case:
+def _parse_case(row: dict[str, Any]) -> Case:
     if row["label_gold"] not in ("hateful", "non-hateful"):
         raise ValueError(f"label_gold is {row['label_gold']!r}")
     template = row["templ_id"] or f"case {row['case_id']}"

@@ -115,15 +115,15 @@ def _agreement(name: str, judged: Sequence[Judged], answers: Mapping[Key, Answer
 
 
 def _frank(data_dir: Path | None, limit: int | None) -> Benchmark:
-    def judge(row: dict[str, Any], schema: str | None) -> tuple[Judged, bool]:
+    def judge(row: dict[str, Any]) -> tuple[Judged, bool]:
         factual = float(row["Factuality"])
         one = Judged((row["hash"], row["model_name"]), f"frank {row['dataset']}", factual, factual == 1.0)
         return one, row["split"] == FRANK_SPLIT
 
-    def metrics(row: dict[str, Any], schema: str | None) -> tuple[Key, dict[str, float]]:
+    def metrics(row: dict[str, Any]) -> tuple[Key, dict[str, float]]:
         return (row["hash"], row["model_name"]), {name: row[name] for name in FRANK_METRICS if row[name] is not None}
 
-    def text(row: dict[str, Any], schema: str | None) -> tuple[Key, Item]:
+    def text(row: dict[str, Any]) -> tuple[Key, Item]:
         return (row["hash"], row["model_name"]), Item(row["summary"], source=row["article"])
 
     rows = load("frank", "human_annotations", judge, data_dir=data_dir).items
@@ -135,18 +135,18 @@ def _frank(data_dir: Path | None, limit: int | None) -> Benchmark:
 
 
 def _xsum(data_dir: Path | None, limit: int | None) -> Benchmark:
-    def annotation(row: dict[str, Any], schema: str | None) -> tuple[Key, str, str, bool]:
+    def annotation(row: dict[str, Any]) -> tuple[Key, str, str, bool]:
         kind = row["hallucination_type"]
         if kind not in ("intrinsic", "extrinsic", "NULL"):
             raise ValueError(f"hallucination_type is {kind!r}")
         summary = row["summary"].replace("\\'", "'")
         return (row["bbcid"], row["system"]), row["worker_id"], summary, kind != "NULL"
 
-    def metrics(row: dict[str, Any], schema: str | None) -> tuple[Key, dict[str, float]]:
+    def metrics(row: dict[str, Any]) -> tuple[Key, dict[str, float]]:
         system, _, article = row["system_bbcid"].rpartition("_")
         return (article, XSUM_SYSTEMS[system]), {name: float(row[name]) for name in XSUM_METRICS}
 
-    def article(row: dict[str, Any], schema: str | None) -> tuple[str, str]:
+    def article(row: dict[str, Any]) -> tuple[str, str]:
         return str(row["id"]), row["document"]
 
     rows = load("xsum_hallucination", "annotations", annotation, data_dir=data_dir).items
@@ -174,7 +174,7 @@ def _published(name: str, outputs: Sequence[tuple[Key, dict[str, float]]]) -> di
 
 
 def _articles(
-    card_name: str, split: str, parse: Callable[[dict[str, Any], str | None], T], data_dir: Path | None
+    card_name: str, split: str, parse: Callable[[dict[str, Any]], T], data_dir: Path | None
 ) -> tuple[list[T], str | None]:
     """The rows of a split that may be absent: then none, and a line that says so. A faulty local file is an error."""
     card = read_card(card_name)
