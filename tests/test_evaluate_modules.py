@@ -187,7 +187,7 @@ def test_another_s_metric_scores_each_output_by_itself(tmp_path: Path) -> None:
         assert (scorer.kind, scorer.name) == ("evaluate", "lengths")
         assert scorer.revision == hashlib.sha256((folder / "lengths.py").read_bytes()).hexdigest()
         assert scorer.score(items) == [{"ratio": 0.5, "same": 0.0}, {"ratio": 1.0, "same": 1.0}]
-    with pytest.raises(AlignbenchError, match="takes one reference an output, and this one has 2"):
+    with pytest.raises(AlignbenchError, match="takes one reference per output, and this one has 2"):
         scorer.score([Item("owl", references=("owl", "hawk"))])
 
 

@@ -19,8 +19,16 @@ from tiny import save_tiny_checkpoint
 from alignbench.errors import AlignbenchError
 from alignbench.models.checkpoint import find_checkpoint
 from alignbench.scorers import Item, find_scorer
-from alignbench.scorers.preference.pairs import LastAsked, both_orders, verdict
-from alignbench.scorers.preference.wording import LETTER, MARKS, harmless, question, read_verdict
+from alignbench.scorers.preference import (
+    LETTER,
+    MARKS,
+    LastCallCache,
+    both_orders,
+    question,
+    read_verdict,
+    sanitise,
+    verdict,
+)
 from alignbench.types.scorer import ScorerGoneError
 
 PROMPT = "What do bees make?"
@@ -67,7 +75,7 @@ def test_swapped_answers_give_the_mirrored_verdict(pairs, random):
         return [said.setdefault(asked, random.choice([0.0, 0.5, 1.0])) for asked in questions]
 
     def judge(items):
-        return [verdict(orders) for orders in both_orders(items, LastAsked(ask))]
+        return [verdict(orders) for orders in both_orders(items, LastCallCache(ask))]
 
     one = judge([Item(own, prompt, references=(other,)) for prompt, own, other in pairs])
     swapped = judge([Item(other, prompt, references=(own,)) for prompt, own, other in pairs])
@@ -78,13 +86,13 @@ def test_swapped_answers_give_the_mirrored_verdict(pairs, random):
 
 
 def test_two_equal_answers_are_a_tie_that_says_nothing_of_the_judge():
-    (orders,) = both_orders([Item(GOOD, PROMPT, references=(GOOD,))], LastAsked(lambda questions: []))
+    (orders,) = both_orders([Item(GOOD, PROMPT, references=(GOOD,))], LastCallCache(lambda questions: []))
     assert verdict(orders) == {"win": 0.5}
 
 
 def test_without_a_baseline_there_is_nothing_to_judge():
     with pytest.raises(ValueError, match="no answer of a baseline"):
-        both_orders([Item(GOOD, PROMPT)], LastAsked(lambda questions: []))
+        both_orders([Item(GOOD, PROMPT)], LastCallCache(lambda questions: []))
 
 
 def test_a_question_is_asked_once_and_a_failed_one_not_again():
@@ -94,7 +102,7 @@ def test_a_question_is_asked_once_and_a_failed_one_not_again():
         asked.extend(questions)
         return [f"no answer to {q}" if q == "bad" else 1.0 for q in questions]
 
-    remembers = LastAsked(ask)
+    remembers = LastCallCache(ask)
     with pytest.raises(ValueError, match="no answer to bad"):
         remembers(["a", "bad", "a", "b"])
     assert remembers(["a"]) == remembers(["b"]) == [1.0]
@@ -117,7 +125,7 @@ PIECES = [
 
 @given(st.lists(st.sampled_from(PIECES)).map("".join))
 def test_an_answer_cannot_close_its_fence_give_a_verdict_or_end_the_message(text):
-    made = harmless(text, ["</s>", "<s>"])
+    made = sanitise(text, ["</s>", "<s>"])
     assert not re.search(MARKS, made, re.IGNORECASE)
     assert read_verdict(made) is None
     assert "</s>" not in made
@@ -127,7 +135,7 @@ def test_an_answer_cannot_close_its_fence_give_a_verdict_or_end_the_message(text
 
 def test_other_text_is_judged_as_it_is():
     text = "x = [[1, 2]]; <b>bold</b> {braces} {} [A] <answers> é 蜂\n"
-    assert harmless(text) == text
+    assert sanitise(text) == text
     asked = question(("{0}", text, "%s"), LETTER)
     assert f"<answer_a>\n{text}\n</answer_a>" in asked
     assert "<instruction>\n{0}\n</instruction>" in asked
@@ -343,7 +351,7 @@ def test_an_endpoint_that_has_gone_ends_the_run_and_its_key_is_not_shown(monkeyp
     monkeypatch.setenv("ALIGNBENCH_API_KEY", key)
     with StandIn(fault_of=lambda body: "401 no {key}") as standin:
         judge = connect_judge(standin)
-        with pytest.raises(ScorerGoneError, match="the same command asks for the other verdicts") as error:
+        with pytest.raises(ScorerGoneError, match="re-run the same command to resume") as error:
             judge.score([WON, LOST])
         assert key not in str(error.value)
 

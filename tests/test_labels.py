@@ -13,9 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alignbench.errors import AlignbenchError
-from alignbench.labels.export import export
-from alignbench.labels.table import FLAGS, Label, counts, read_labels, write_labels, write_lines
-from alignbench.labels.wins import Battle, Verdicts, battles, preference
+from alignbench.labels.summary import Battle, Verdicts, battles, preference
+from alignbench.labels.table import FLAGS, Label, counts, export, read_labels, write_labels, write_lines
 from trainers.data import read_rankings
 
 ADA = {"prompt_id": "p1", "prompt": "Do hens fly?", "output": "A little.", "labeler": "ada"}
@@ -168,7 +167,10 @@ class TestMistakes:
         ("second", "message"),
         [
             (ADA, "l.jsonl:2: ada labels this output to prompt 'p1' a second time .first: .*l.jsonl:1"),
-            (ADA | {"labeler": "b", "prompt": "?"}, "l.jsonl:2: prompt_id 'p1' has another text further up: 'Do hens"),
+            (
+                ADA | {"labeler": "b", "prompt": "?"},
+                "l.jsonl:2: prompt_id 'p1' has another text in an earlier row: 'Do hens",
+            ),
             (ADA | {"labeler": "b", "rank": 0}, "l.jsonl:2: rank 0 is not a positive number"),
             (ADA | {"labeler": "b", "rank": "best"}, 'l.jsonl:2: rank "best" is not a positive number'),
             (ADA | {"labeler": "b", "rank": True}, "l.jsonl:2: rank true is not a positive number"),
@@ -187,7 +189,7 @@ class TestMistakes:
             (nothing(ADA, "output"), "l.jsonl:2: no output"),
             (ADA | {"labeler": "b", "output": 3}, "l.jsonl:2: output is int, not text"),
             (nothing(ADA, "prompt", "prompt_id"), "l.jsonl:2: neither prompt_id nor prompt"),
-            (ADA | {"output": "x", "group": "g"}, "l.jsonl:2: ada is in group g, but in None further up"),
+            (ADA | {"output": "x", "group": "g"}, "l.jsonl:2: ada is in group g, but in None in an earlier row"),
         ],
     )
     def test_is_named_with_file_and_line(self, tmp_path, second, message):
@@ -264,7 +266,7 @@ class TestExport:
         }
 
     def test_without_ranks_or_without_the_prompts_text_there_is_nothing_to_export(self):
-        with pytest.raises(AlignbenchError, match="no label carries a rank"):
+        with pytest.raises(AlignbenchError, match="no label has a rank"):
             export([Label("p1", "x", "y", "ada")])
         with pytest.raises(AlignbenchError, match=r"prompt 'p1' has no text, .* --prompts FILE"):
             export([Label("p1", None, "y", "ada", rank=1)])

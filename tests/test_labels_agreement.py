@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from alignbench.cli.labels import app
 from alignbench.errors import AlignbenchError
-from alignbench.labels.report import agreement
+from alignbench.labels.agreement import agreement
 from alignbench.labels.screen import CutOffs, kept, screen
 from alignbench.labels.summary import summary
 from alignbench.labels.table import Label, read_labels, write_labels
@@ -150,7 +150,7 @@ def test_intervals_over_prompts_hold_the_truth(statistic):
 
 class TestNothingToAgreeOn:
     def test_one_labeler(self):
-        with pytest.raises(AlignbenchError, match=r"nothing to agree on: one labeler only \(ada\)"):
+        with pytest.raises(AlignbenchError, match=r"no agreement to measure: one labeler only \(ada\)"):
             agreement(ranked("p", "ada", hen=1, cow=2))
 
     def test_no_overlap(self):
@@ -188,7 +188,7 @@ class TestSummary:
         assert by["hen", "pig"].low < 0.8
 
     def test_nothing_to_sum_up(self):
-        with pytest.raises(AlignbenchError, match="nothing to sum up"):
+        with pytest.raises(AlignbenchError, match="nothing to summarise"):
             summary([Label("p", None, "x", "ada")])
 
 
@@ -302,7 +302,7 @@ class TestCommands:
         assert "contrary" not in out.read_text(encoding="utf-8")
         assert file.read_bytes() == before
         for command in (("screen", file), ("export", file), ("import", file)):
-            with pytest.raises(AlignbenchError, match="that is the file that is read"):
+            with pytest.raises(AlignbenchError, match="this is the input file"):
                 self.run(*command, "--out", file)
         with pytest.raises(AlignbenchError, match=r"no flag 'rude' \(there are: none\)"):
             self.run("screen", file, "--sensitive", "rude")
@@ -314,7 +314,7 @@ class TestCommands:
 
     def test_errors_name_the_file(self, tmp_path):
         write_labels(ranked("p", "ada", hen=1, cow=2), tmp_path / "one.jsonl")
-        with pytest.raises(AlignbenchError, match=r"one.jsonl: nothing to agree on: one labeler only \(ada\)"):
+        with pytest.raises(AlignbenchError, match=r"one.jsonl: no agreement to measure: one labeler only \(ada\)"):
             self.run("agreement", tmp_path / "one.jsonl")
 
 

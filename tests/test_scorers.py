@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,14 +23,14 @@ from tiny import save_tiny_checkpoint
 
 from alignbench.diversity.vectors import vendi
 from alignbench.errors import AlignbenchError
-from alignbench.scorers import DEFAULTS, KNOWN, Item, ScorerIdentity, find_scorer
-from alignbench.scorers.classifier import toxic_label
-from alignbench.scorers.detoxify_model import VARIANTS
+from alignbench.scorers import DEFAULTS, SCORERS, Item, ScorerIdentity, find_scorer, toxicity
 from alignbench.scorers.embeddings import HashedEmbedder
+from alignbench.scorers.entailment import HHEM_PROMPT as PROMPT
 from alignbench.scorers.entailment import Entailment, chunks
-from alignbench.scorers.equivalence import PairEquivalence
-from alignbench.scorers.hhem import PROMPT
+from alignbench.scorers.equivalence import Equivalence, are_similar, by_pairs, entail_each_other
 from alignbench.scorers.sentiment import label_values
+from alignbench.scorers.sequence import load_sequence_classifier
+from alignbench.scorers.toxicity import toxic_label
 
 ITEMS = [Item(text) for text in TEXTS]
 
@@ -96,7 +96,7 @@ def test_a_scorer_that_there_is_not_is_one_line_that_says_what_to_write(spec: st
 
 
 def test_the_defaults_are_known() -> None:
-    names = {f"{known.kind}={known.name}" for known in KNOWN}
+    names = {f"{row.kind}={row.name}" for row in SCORERS}
     assert DEFAULTS["toxicity"] == "toxicity=detoxify-unbiased"
     assert set(DEFAULTS.values()) <= names
 
@@ -128,7 +128,7 @@ def test_the_toxic_label_is_told_by_its_name(labels: tuple[str, ...], toxic: str
 
 @pytest.mark.parametrize("labels", [("good", "bad"), ("LABEL_0", "LABEL_1", "LABEL_2"), ("non-toxic", "neutral")])
 def test_a_classifier_without_a_toxic_label_is_refused(labels: tuple[str, ...]) -> None:
-    with pytest.raises(AlignbenchError, match=r"none of its labels .* says toxic, hate or offensive"):
+    with pytest.raises(AlignbenchError, match=r"none of its labels .* contains toxic, hate or offensive"):
         toxic_label(labels, "any")
 
 
@@ -226,22 +226,22 @@ def test_published_weights_in_torchs_cache_are_used_after_comparing_their_hash(
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     folder = tmp_path / "hub" / "checkpoints"
-    variant = VARIANTS["unbiased"]
-    save_detoxify(folder).rename(folder / variant.file)
+    file = toxicity.published_file("detoxify-unbiased")
+    save_detoxify(folder).rename(file)
     with pytest.raises(AlignbenchError, match=r"has sha256 .* not c7548aa0"):
         find_scorer("toxicity=detoxify-unbiased")
-    sha256 = subprocess.run(["sha256sum", folder / variant.file], capture_output=True, text=True, check=True).stdout[
-        :64
-    ]
-    monkeypatch.setitem(VARIANTS, "unbiased", replace(variant, sha256=sha256[:8]))
+    sha256 = subprocess.run(["sha256sum", file], capture_output=True, text=True, check=True).stdout[:64]
+    monkeypatch.setitem(toxicity.SHA256, "unbiased", sha256[:8])
     assert find_scorer("toxicity=detoxify-unbiased").revision == sha256
 
 
 def test_our_addresses_are_detoxifys() -> None:
     from detoxify.detoxify import MODEL_URLS
 
-    assert {name: variant.url for name, variant in VARIANTS.items()} == MODEL_URLS
-    assert all(variant.sha256[:8] in variant.file for variant in VARIANTS.values())
+    from alignbench.scorers.registry import DETOXIFY
+
+    assert DETOXIFY.keys() == MODEL_URLS.keys()
+    assert all(re.search("-[0-9a-f]{8}.ckpt$", url) for url in MODEL_URLS.values())
 
 
 def test_missing_weights_are_one_line_with_the_address_the_path_and_a_way_out(
@@ -253,7 +253,11 @@ def test_missing_weights_are_one_line_with_the_address_the_path_and_a_way_out(
         find_scorer("toxicity=detoxify-unbiased")
     message = str(caught.value)
     assert "\n" not in message
-    for part in (VARIANTS["unbiased"].url, "toxicity=detoxify-unbiased:/path/to/", "toxicity=alt-profanity-check"):
+    for part in (
+        toxicity._url("detoxify-unbiased"),
+        "toxicity=detoxify-unbiased:/path/to/",
+        "toxicity=alt-profanity-check",
+    ):
         assert part in message
 
 
@@ -373,14 +377,14 @@ def test_a_vocabulary_of_other_weights_is_refused(bilstm: Path, tmp_path: Path) 
     for file in bilstm.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     (tmp_path / "vocab.json").write_text('{"far": 99}')
-    with pytest.raises(AlignbenchError, match="do not belong to the weights"):
+    with pytest.raises(AlignbenchError, match="do not match the weights"):
         find_scorer(f"toxicity=block-bilstm:{tmp_path}")
     (tmp_path / "vocab.json").write_text('{"far": ')
-    with pytest.raises(AlignbenchError, match=r"vocab.json: not JSON"):
+    with pytest.raises(AlignbenchError, match=r"vocab.json: not part of a block-bilstm"):
         find_scorer(f"toxicity=block-bilstm:{tmp_path}")
     (tmp_path / "model.safetensors").write_bytes(b"nothing")
     (tmp_path / "vocab.json").write_text('{"a": 1}')
-    with pytest.raises(AlignbenchError, match="not the weights of a block-bilstm"):
+    with pytest.raises(AlignbenchError, match=r"model.safetensors: not part of a block-bilstm"):
         find_scorer(f"toxicity=block-bilstm:{tmp_path}")
 
 
@@ -421,7 +425,7 @@ def test_a_sentence_is_as_well_supported_as_the_chunk_that_supports_it_best(nli:
     )
     said = [s + "." for s in source[:-1].split(". ")]
     counted = [(s, len(tokenizer(s, add_special_tokens=False)["input_ids"])) for s in said]
-    premises = chunks(counted, room, cut=lambda text, most: [])
+    premises = chunks(counted, room, lambda text, most: [])
     assert len(premises) > 1
     supports = [
         max(softmax(reference_logits(nli, premise, sentence))[1] for premise in premises)
@@ -443,8 +447,8 @@ class WordOverlap:
             return len(text.split())
 
         @staticmethod
-        def tokenizer(text: str, **_: object) -> dict[str, list[tuple[int, int]]]:
-            return {"offset_mapping": [match.span() for match in re.finditer(r"\S+", text)]}
+        def spans(text: str) -> list[tuple[int, int]]:
+            return [match.span() for match in re.finditer(r"\S+", text)]
 
     def support(self, pairs: list[tuple[str, str]]) -> np.ndarray:
         return np.array(
@@ -692,7 +696,8 @@ def test_nli_equivalence_is_entailment_in_both_directions_with_the_prompt_before
     entails = {(a, b): logits(whole[a], whole[b]).argmax() == 1 for a, b in itertools.permutations(SAID, 2)}
     pairs = list(itertools.combinations(SAID, 2))
     expected = [bool(entails[a, b] and entails[b, a]) for a, b in pairs]
-    found = find_scorer(f"equivalence=nli:{any_nli}").same([(Item(a, prompt), Item(b, prompt)) for a, b in pairs])
+    reader = find_scorer(f"entailment=nli:{any_nli}").reader
+    found = entail_each_other(reader, [(Item(a, prompt), Item(b, prompt)) for a, b in pairs])
     assert found == expected
     assert any(expected)
     assert any(entails[a, b] != entails[b, a] for a, b in pairs)
@@ -712,7 +717,7 @@ def test_what_is_written_alike_or_empty_is_not_put_to_the_model() -> None:
         asked.extend((one.output, two.output) for one, two in pairs)
         return [False] * len(pairs)
 
-    scorer = PairEquivalence(never, "never", "1")
+    scorer = Equivalence(partial(by_pairs, never), "never", "1")
     assert classes_of(scorer, ["Bees", "", " Bees\n", "Mars", ""]) == [0, 1, 0, 2, 1]
     assert asked == [("Bees", "Mars")]
 
@@ -728,15 +733,16 @@ def test_the_classifier_is_asked_as_noveltybench_asks_its_own(tmp_path: Path) ->
 
     assert any(first_tokens(output) != output for output in outputs)
     chances = [softmax(logits(first_tokens(a), first_tokens(b)))[1] for a, b in pairs]
-    found = find_scorer(f"equivalence=classifier:{folder}").same([(Item(a), Item(b)) for a, b in pairs])
+    model = load_sequence_classifier(str(folder))
+    found = are_similar(model, [(Item(a), Item(b)) for a, b in pairs])
     assert found == [chance > 0.102 for chance in chances]
     assert 0 < sum(found) < len(found)
 
 
 def test_short_outputs_are_the_same_where_half_their_words_are(tmp_path: Path) -> None:
-    scorer = find_scorer(f"equivalence=classifier:{save_classifier(tmp_path, ('different', 'similar'))}")
+    model = load_sequence_classifier(str(save_classifier(tmp_path, ("different", "similar"))))
     pairs = [("red", "Red"), ("red", "blue"), ("a red fox", "a red hen"), ("a red old fox", "red"), ("", "red")]
-    assert scorer.same([(Item(one), Item(two)) for one, two in pairs]) == [True, False, True, False, False]
+    assert are_similar(model, [(Item(one), Item(two)) for one, two in pairs]) == [True, False, True, False, False]
 
 
 def test_a_classifier_of_three_labels_is_no_classifier_of_pairs(nli: Path) -> None:

@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alignbench.scorers import bleu, drop, extractive, quac, rouge, squad
-from alignbench.scorers.numerals import numerals
+from alignbench.scorers.extractive import numerals
+from alignbench.scorers.sentences import sentences
 from alignbench.stats.estimates import Estimate
 
 WORDS = st.sampled_from(
@@ -479,12 +480,12 @@ def test_no_text_is_flagged_against_itself(text: str) -> None:
     ],
 )
 def test_sentences(text: str, expected: list[str]) -> None:
-    assert extractive.sentences(text) == expected
+    assert sentences(text) == expected
 
 
 @given(st.text())
 def test_sentences_lose_nothing_but_white_space(text: str) -> None:
-    assert "".join("".join(extractive.sentences(text)).split()) == "".join(text.split())
+    assert "".join("".join(sentences(text)).split()) == "".join(text.split())
 
 
 @given(st.text(), st.text())

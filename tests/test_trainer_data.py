@@ -331,7 +331,7 @@ class TestSources:
             ("d.csv", "prompt\n", r"d.csv: no rows"),
             ("d.txt", "\n\n", r"d.txt: no rows"),
             ("d.jsonl.gz", "not gzip", r"not a whole gzip file"),
-            ("d.parquet", "PAR1", r"not a kind of file that is read: .jsonl, .json, .csv, .txt"),
+            ("d.xlsx", "PK", r"not a kind of file that is read: .jsonl, .json, .csv, .tsv, .parquet, .txt"),
         ],
     )
     def test_a_file_that_cannot_be_read_is_named(self, tmp_path, name, content, reason):

@@ -18,17 +18,16 @@ from alignbench.cli.scorers import app
 from alignbench.data import card_names, read_card
 from alignbench.errors import AlignbenchError
 from alignbench.scorers import Item, find_scorer
-from alignbench.scorers.agreement import (
+from alignbench.scorers.validate import (
+    Finding,
     auc,
     balanced_accuracy,
-    brier,
     expected_calibration_error,
-    pearson,
-    pearson_within,
-    spearman,
+    validate_hallucination,
+    validate_toxicity,
 )
-from alignbench.scorers.validate import Finding, validate_toxicity
-from alignbench.scorers.validate_hallucination import validate_hallucination
+from alignbench.scorers.validate import correlation as pearson
+from alignbench.scorers.validate import correlation_within as pearson_within
 
 # Agreement
 
@@ -50,7 +49,6 @@ def test_turning_a_scorer_round_turns_its_auc_round(pairs: list[tuple[bool, floa
 def test_calibration_by_hand() -> None:
     # bin .2–.3: two texts at .25, one toxic: |.25 − .5|; bin .9–1: two texts at .9 and 1, one toxic: |.95 − .5|
     assert expected_calibration_error([0, 1, 1, 0], [0.25, 0.25, 0.9, 1.0]) == pytest.approx((0.25 + 0.45) / 2)
-    assert brier([0, 1, 1, 0], [0.25, 0.25, 0.9, 1.0]) == pytest.approx((0.0625 + 0.5625 + 0.01 + 1) / 4)
 
 
 def test_a_scorer_that_is_right_in_every_bin_is_calibrated() -> None:
@@ -72,8 +70,10 @@ def test_with_the_system_held_constant_telling_systems_apart_earns_nothing() -> 
 
 
 def test_ranks_do_not_mind_the_scale() -> None:
-    assert spearman([1, 2, 3, 4], [1, 10, 100, 1000]) == pytest.approx(1)
-    assert spearman([1, 2, 3], [5, 5, 5]) is None
+    from scipy.stats import spearmanr
+
+    assert pearson([1, 2, 3, 4], [1, 10, 100, 1000], spearmanr) == pytest.approx(1)
+    assert pearson([1, 2, 3], [5, 5, 5], spearmanr) is None
 
 
 # Toxicity

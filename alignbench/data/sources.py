@@ -11,12 +11,19 @@ from typing import TYPE_CHECKING, Any
 from alignbench.data.cards import HubSource
 from alignbench.data.fetch import UnreachableError, load_hub, sha256_of
 from alignbench.data.rows import read_rows
-from alignbench.errors import AlignbenchError
+from alignbench.errors import AlignbenchError, first_line
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-FORMATS = {".jsonl": "jsonl", ".json": "json", ".csv": "csv", ".txt": "text"}
+FORMATS = {
+    ".jsonl": "jsonl",
+    ".json": "json",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".parquet": "parquet",
+    ".txt": "text",
+}
 HUB = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(:(?P<split>[^@]+))?(@(?P<revision>[\w./-]+))?")
 ASSISTANT = "\n\nAssistant:"  # where the assistant's turns begin in Anthropic's HH data
 
@@ -70,7 +77,9 @@ def checked_messages(value: Any, name: str, role: str | None = None) -> list[dic
 
 
 def read_source(source: str) -> list[SourceRow]:
-    """The rows of a .jsonl, .json (a list, or lines), .csv or .txt file, also as .gz, or of a split of the hub.
+    """The rows of a .jsonl, .json (a list, or lines), .csv, .tsv, .parquet or .txt file, or of a split of the hub.
+
+    Files other than parquet may be compressed as .gz.
 
     A hub split is owner/name[:split][@revision], by default `train` of `main`. A .txt file is documents with blank
     lines between, as rows {text}. AlignbenchError: not there, not readable, or without rows.
@@ -147,10 +156,22 @@ def _file_rows(path: Path) -> list[SourceRow]:
     if format == "text":
         ((_, row),) = read_rows(path, "text", None)
         return _documents(row["text"], path)
+    if format == "parquet":
+        return _parquet_rows(path)
     if format == "json":
         ((_, row),) = read_rows(path, "text", None)
         format = "json" if row["text"].lstrip().startswith("[") else "jsonl"
     return [SourceRow(f"{path}:{line}", line or 0, row) for line, row in read_rows(path, format, None)]
+
+
+def _parquet_rows(path: Path) -> list[SourceRow]:
+    from pyarrow import parquet
+
+    try:
+        rows = parquet.read_table(path).to_pylist()
+    except Exception as error:  # pyarrow raises errors of many types
+        raise AlignbenchError(f"{path}: not a parquet file that can be read ({first_line(error)})") from None
+    return [SourceRow(f"{path} row {number}", number, row) for number, row in enumerate(rows, 1)]
 
 
 def _documents(text: str, path: Path) -> list[SourceRow]:

@@ -20,7 +20,7 @@ from alignbench.progress import Progress
 from alignbench.provenance import versions
 from alignbench.runs.folder import Place, RunFolder, TaskFolder, lock_run, read_object
 from alignbench.runs.summary import document_of
-from alignbench.scorers.choose import ANYWHERE, by_kind, embedder_of
+from alignbench.scorers.choose import TASK_AGNOSTIC, by_kind, embedder_of
 from alignbench.shards import refuse_several_processes
 from alignbench.tasks import find_task
 from alignbench.tasks.outputs import OUTPUTS
@@ -102,7 +102,7 @@ def _kinds(task: Task, used: Collection[str]) -> list[str]:
     """The kinds of scorer that a task takes, with those of the used ones that suit any."""
     assert task.writing is not None
     own = task.writing.scorers + task.writing.optional_scorers
-    return [*own, *(kind for kind in ANYWHERE if kind in used and kind not in own)]
+    return [*own, *(kind for kind in TASK_AGNOSTIC if kind in used and kind not in own)]
 
 
 def _rescore_task(

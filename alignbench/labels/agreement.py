@@ -1,0 +1,175 @@
+"""Agreement on every question of a label table, with intervals: overall, by group, by labeler."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import combinations
+
+import numpy as np
+
+from alignbench.errors import AlignbenchError
+from alignbench.labels.judgements import Judgements, questions, with_majority, with_others
+from alignbench.labels.table import Label
+from alignbench.stats import agreement as statistics
+from alignbench.stats import estimates
+from alignbench.stats.agreement import Floats, Level
+from alignbench.stats.bootstrap import RESAMPLES, estimate, resampled_means
+from alignbench.stats.estimates import Estimate
+
+LEVELS: dict[str, tuple[Level, ...]] = {
+    "ranking": ("nominal", "ordinal"),
+    "likert": ("nominal", "ordinal", "interval"),
+}  # a flag: nominal
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One number.
+
+    who: all, a group, two groups, or a labeler
+    estimate: n counts pairs of judgements for pairwise agreement, else units (outputs or pairs of them); clusters are
+        prompts
+    """
+
+    question: str
+    statistic: str
+    who: str
+    estimate: Estimate
+
+
+@dataclass(frozen=True)
+class _Statistic:
+    """A function of sums over units: `columns` (units, k) -> sums (…, k) -> `value` (…). n: see `Finding`"""
+
+    name: str
+    who: str
+    columns: Floats
+    value: Callable[[Floats], Floats]
+    n: int
+    bounds: tuple[float, float] = (-1, 1)
+
+
+def agreement(labels: Sequence[Label], *, seed: int = 0, resamples: int = RESAMPLES) -> tuple[list[Finding], list[str]]:
+    """Return findings, and a line for each question without two judgements of the same unit.
+
+    Intervals of pairwise agreement, kappa and alpha resample prompts; those of single labelers are clustered Wilson
+    intervals. Raises AlignbenchError if no two labelers judged the same unit.
+    """
+    found, notes = [], []
+    for judgements in questions(labels):
+        shared = judgements.overlapping()
+        if len(shared.unit):
+            found += _findings(shared, seed, resamples)
+        else:
+            unit = "pair of outputs" if judgements.mirrored else "output"
+            notes.append(f"{judgements.question}: no two labelers judged the same {unit}")
+    if not found:
+        names = sorted({label.labeler for label in labels})
+        why = "; ".join(notes) or "the labels hold no ranks, Likert marks or flags"
+        if len(names) == 1:
+            why = f"one labeler only ({names[0]})"
+        raise AlignbenchError(f"no agreement to measure: {why}")
+    return found, notes
+
+
+def _findings(shared: Judgements, seed: int, resamples: int) -> list[Finding]:
+    untied = shared.without_ties() if shared.mirrored else None
+    found = []
+    if untied is not None and len(untied.unit):
+        found += _estimates(untied, _pairwise(untied, "agreement_ties_dropped"), seed, resamples)
+    found += _estimates(shared, _statistics(shared), seed, resamples)
+    for number in np.unique(shared.labeler).tolist():
+        of_labeler = {
+            "agreement_with_others_ties_dropped": with_others(untied, number) if untied is not None else None,
+            "agreement_with_others": with_others(shared, number),
+            "agreement_with_majority": with_majority(shared, number),
+        }
+        who = f"labeler {shared.labelers[number]}"
+        found += [Finding(shared.question, name, who, value) for name, value in of_labeler.items() if value]
+    return found
+
+
+def _statistics(shared: Judgements) -> list[_Statistic]:
+    counts = shared.counts()
+    units, size = counts.shape
+
+    def of_tables(name: str, tables: Floats, value: Callable[[Floats], Floats]) -> _Statistic:
+        """A function of tables (units, categories, categories)."""
+        columns = _either_order(shared, tables).reshape(units, -1)
+        return _Statistic(name, "all", columns, lambda sums: value(sums.reshape(*sums.shape[:-1], size, size)), units)
+
+    found = _pairwise(shared, "agreement")
+    labelers = np.unique(shared.labeler).tolist()
+    if len(labelers) == 2:
+        categories = np.empty((2, units), np.int64)
+        for row, labeler in enumerate(labelers):
+            judged, category = shared.of(labeler)
+            categories[row, judged] = category
+        confusion = np.zeros((units, size, size))
+        confusion[np.arange(units), categories[0], categories[1]] = 1
+        found.append(of_tables("cohen_kappa", confusion, statistics.cohen_kappa))
+    sums = statistics.fleiss_sums(counts)
+    if shared.mirrored:
+        sums[:, 2:] = (sums[:, 2:] + sums[:, :1:-1]) / 2
+    found.append(_Statistic("fleiss_kappa", "all", sums, statistics.fleiss_kappa_of_sums, units))
+    coincidences = statistics.coincidences(counts)
+    for level in LEVELS.get(shared.question, ("nominal",)):
+        alpha = partial(statistics.alpha_of_coincidences, level=level, values=shared.values)
+        found.append(of_tables(f"alpha_{level}", coincidences, alpha))
+    return found
+
+
+def _either_order(shared: Judgements, tables: Floats) -> Floats:
+    """Count each mirrored unit half in either order: the order of the outputs of a pair is arbitrary and must not
+    change the agreement expected by chance."""
+    return (tables + tables[:, ::-1, ::-1]) / 2 if shared.mirrored else tables
+
+
+def _pairwise(shared: Judgements, name: str) -> list[_Statistic]:
+    """Proportion of agreeing pairs of labelers: of all, within each group, between each two groups."""
+    groups = sorted({group for group in shared.groups if group is not None})
+    counts = {group: shared.counts(np.array([own == group for own in shared.groups])) for group in groups}
+    columns = {"all": statistics.agreeing_pairs(shared.counts())}
+    columns |= {f"group {group}": statistics.agreeing_pairs(counts[group]) for group in groups}
+    for a, b in combinations(groups, 2):
+        columns[f"groups {a} and {b}"] = statistics.agreeing_across(counts[a], counts[b])
+    return [_Statistic(name, who, pairs, _ratio, int(pairs[:, 1].sum()), (0, 1)) for who, pairs in columns.items()]
+
+
+def _ratio(sums: Floats) -> Floats:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(sums[..., 0] / sums[..., 1])
+
+
+def _estimates(shared: Judgements, found: Sequence[_Statistic], seed: int, resamples: int) -> list[Finding]:
+    """Each statistic with its interval. All see the same resamples of prompts."""
+    prompts = shared.prompts
+    columns = np.concatenate([statistic.columns for statistic in found], 1)
+    sums = np.zeros((prompts, columns.shape[1]))
+    np.add.at(sums, shared.prompt, columns)
+    drawn = resampled_means(sums, seed=seed, resamples=resamples) * prompts if prompts > 1 else sums
+    ends = np.cumsum([statistic.columns.shape[1] for statistic in found])[:-1]
+    parts = zip(found, np.split(sums, ends, axis=1), np.split(drawn, ends, axis=1), strict=True)
+    return [
+        Finding(shared.question, statistic.name, statistic.who, _interval(statistic, own, own_drawn))
+        for statistic, own, own_drawn in parts
+    ]
+
+
+def _interval(statistic: _Statistic, sums: Floats, drawn: Floats) -> Estimate:
+    """sums: (prompts, k); drawn: (resamples, k), their sums over resampled prompts"""
+    clusters = int(sums.any(1).sum())
+    centre = float(statistic.value(sums.sum(0)))
+    if not np.isfinite(centre):
+        return Estimate(None, None, None, None, statistic.n, clusters)
+    draws = statistic.value(drawn)
+    draws = draws[np.isfinite(draws)]
+    if statistic.bounds == (0, 1) and centre in (0, 1):
+        # resamples of judgements that all agree would all agree, whatever their number
+        known = estimates.share(np.full(clusters, centre))
+        return Estimate(centre, known.standard_error, known.low, known.high, statistic.n, clusters)
+    if clusters < 2 or len(draws) < 2 or np.ptp(draws) == 0:
+        return Estimate(centre, None, None, None, statistic.n, clusters)
+    return estimate(centre, draws, statistic.n, clusters, statistic.bounds)
