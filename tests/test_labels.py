@@ -238,9 +238,9 @@ class TestExport:
             Label("p3", "say p3", "", "ada", "hen", rank=1),  # empty
             *ranked("p3", "ada", cow=2, pig=3),
         ]
-        done = export(labels)
-        assert (len(done.rankings), done.pairs, done.tied, done.alone, done.empty) == (2, 3, 1, 1, 1)
-        write_lines(done.rankings, tmp_path / "r.jsonl")
+        rankings, numbers = export(labels)
+        assert list(numbers.values()) == [2, 3, 1, 1, 1]
+        write_lines(rankings, tmp_path / "r.jsonl")
         first, second = read_rankings(str(tmp_path / "r.jsonl"))
         assert (first.prompt, first.labeler, first.ranks) == ("say p1", "ada", (1, 2, 2))
         assert first.responses == ("cow on p1", "hen on p1", "pig on p1")
@@ -259,7 +259,7 @@ class TestExport:
                 export(labels)
             return
         file = tmp_path_factory.mktemp("export") / "r.jsonl"
-        write_lines(export(labels).rankings, file)
+        write_lines(export(labels)[0], file)
         back = read_labels(str(file))
         assert {prompt: sorted(label.rank for label in back if label.prompt == prompt) for prompt in there} == {
             prompt: sorted(ranks) for prompt, ranks in there.items()

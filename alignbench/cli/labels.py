@@ -124,16 +124,9 @@ def export(
 
     _refuse_overwriting(file, out)
     with _labels(file) as labels:
-        done = make(labels)
-    write_lines(done.rankings, out)
-    rows = {
-        "written": len(done.rankings),
-        "pairs in them without ties": done.pairs,
-        "left out: all responses tied": done.tied,
-        "left out: fewer than two responses": done.alone,
-        "responses left out: empty": done.empty,
-    }
-    print_table(("rankings", ""), [(name, str(number)) for name, number in rows.items()])
+        rankings, numbers = make(labels)
+    write_lines(rankings, out)
+    print_table(("rankings", ""), [(name, str(number)) for name, number in numbers.items()])
     print(f"written: {printable(str(out))}")
 
 

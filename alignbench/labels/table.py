@@ -7,9 +7,10 @@ import json
 import math
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -60,22 +61,6 @@ class Label:
     def item(self) -> tuple[str, str]:
         """The labelled item: the model and its output."""
         return self.model or "", self.output
-
-
-@dataclass(frozen=True)
-class Export:
-    """rankings: rows {prompt, responses, ranks, labeler}, the best response first, one per prompt and labeler; pairs:
-    without a tie.
-
-    Numbers of omitted rankings: `tied`: all responses share a rank; `alone`: fewer than two responses. empty: number of
-    omitted responses without text, which the trainer does not take.
-    """
-
-    rankings: list[dict[str, Any]]
-    pairs: int
-    tied: int
-    alone: int
-    empty: int
 
 
 def read_labels(
@@ -134,10 +119,11 @@ def write_lines(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
         raise AlignbenchError(f"{file}: cannot be written: {error.strerror or error}") from None
 
 
-def export(labels: Sequence[Label]) -> Export:
-    """Make rankings for the reward-model trainer of the labelers' ranks.
+def export(labels: Sequence[Label]) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    """Make rankings for the reward-model trainer, which takes neither ties only nor empty responses.
 
-    Raises AlignbenchError if there are none, or if the text of a ranked prompt is unknown.
+    Returns rows {prompt, responses, ranks, labeler}, the best response first, one per prompt and labeler; and counts of
+    what was exported and left out. Raises AlignbenchError if there are none, or if a ranked prompt's text is unknown.
     """
     ranked: dict[tuple[str, str], list[Label]] = defaultdict(list)
     for label in labels:
@@ -162,10 +148,16 @@ def export(labels: Sequence[Label]) -> Export:
         else:
             responses = [label.output for label in ranking]
             rows.append({"prompt": ranking[0].prompt, "responses": responses, "ranks": ranks, "labeler": labeler})
-            pairs += sum(ranks[i] != ranks[j] for i in range(len(ranks)) for j in range(i))
+            pairs += sum(a != b for a, b in combinations(ranks, 2))
     if not rows:
         raise AlignbenchError(f"no ranking to export: {tied} all tied, {alone} with fewer than two responses")
-    return Export(rows, pairs, tied, alone, empty)
+    return rows, {
+        "written": len(rows),
+        "pairs in them without ties": pairs,
+        "left out: all responses tied": tied,
+        "left out: fewer than two responses": alone,
+        "responses left out: empty": empty,
+    }
 
 
 def counts(labels: Sequence[Label]) -> dict[str, int]:
@@ -238,14 +230,14 @@ class _Prompts:
 
     def find(self, id: str | None, text: str | None) -> tuple[str, str | None]:
         """Return the prompt's id and text; at least one of them must be given."""
-        if id is None and text is None:
-            raise ValueError("neither prompt_id nor prompt")
-        if self._file is not None:
-            if id is None and text not in self._ids:
-                raise ValueError(f"the prompt {_short(text or '')!r} is not in {self._file}")
-            if id is not None and id not in self._texts:
-                raise ValueError(f"prompt_id {id!r} is not in {self._file}")
-        id = id if id is not None else self._ids.get(text or "", _digest(text or ""))
+        if id is None:
+            if text is None:
+                raise ValueError("neither prompt_id nor prompt")
+            if self._file is not None and text not in self._ids:
+                raise ValueError(f"the prompt {_short(text)!r} is not in {self._file}")
+            id = self._ids.get(text) or _digest(text)
+        elif self._file is not None and id not in self._texts:
+            raise ValueError(f"prompt_id {id!r} is not in {self._file}")
         if text is not None and self._texts.setdefault(id, text) != text:
             where = "in an earlier row" if self._file is None else f"in {self._file}"
             raise ValueError(f"prompt_id {id!r} has another text {where}: {_short(self._texts[id])!r}")
@@ -258,24 +250,24 @@ def _labels(fields: Mapping[str, Any], flags: Sequence[str], prompts: _Prompts) 
     labeler, group = _name(fields, "labeler"), _name(fields, "group")
     if labeler is None:
         raise ValueError("no labeler")
-    if "responses" not in fields:
-        output, model = _text(fields, "output"), _name(fields, "model")
+    for one in _ranking(fields) if "responses" in fields else [fields]:
+        output, model = _text(one, "output"), _name(one, "model")
         if output is None:
             raise ValueError("no output")
-        rank, likert = _rank(fields.get("rank")), _likert(fields.get("likert"))
-        yield Label(prompt_id, prompt, output, labeler, model, group, rank, likert, _flags(fields, flags))
-        return
+        rank = _number(one, "rank", lambda number: 0 < number < math.inf, "a positive number (1 is the best)")
+        likert = _number(one, "likert", range(LIKERT[0], LIKERT[1] + 1).__contains__, "a whole number from 1 to 7")
+        mark = None if likert is None else int(likert)
+        yield Label(prompt_id, prompt, output, labeler, model, group, rank, mark, _flags(one, flags))
+
+
+def _ranking(fields: Mapping[str, Any]) -> list[dict[str, Any]]:
     row = SourceRow("", 0, dict(fields))
-    responses, ranks = row.list("responses"), row.list("ranks")
-    models = row.list("models") if not _missing(fields.get("models")) else [None] * len(responses)
-    if not len(responses) == len(ranks) == len(models):
-        raise ValueError(f"{len(responses)} responses, {len(ranks)} ranks and {len(models)} models")
-    for response, rank, model in zip(responses, ranks, models, strict=True):
-        one = {"output": response, "model": model}
-        output = _text(one, "output")
-        if output is None:
-            raise ValueError("a response is null, not text")
-        yield Label(prompt_id, prompt, output, labeler, _name(one, "model"), group, _rank(rank))
+    outputs, ranks = row.list("responses"), row.list("ranks")
+    models = row.list("models") if not _missing(fields.get("models")) else [None] * len(outputs)
+    if not len(outputs) == len(ranks) == len(models):
+        raise ValueError(f"{len(outputs)} responses, {len(ranks)} ranks and {len(models)} models")
+    columns = zip(outputs, ranks, models, strict=True)
+    return [{"output": output, "rank": rank, "model": model} for output, rank, model in columns]
 
 
 def _check_repeated(label: Label, where: str, ranking: bool, seen: dict[tuple[object, ...], Any]) -> None:
@@ -322,30 +314,17 @@ def _name(fields: Mapping[str, Any], name: str) -> str | None:
     return None if value is None or value == "" else str(value)
 
 
-def _rank(value: Any) -> float | None:
-    number = _number(value)
-    if number is not None and not (math.isfinite(number) and number > 0):
-        raise ValueError(f"rank {_show(value)} is not a positive number (1 is the best)")
-    return number
-
-
-def _likert(value: Any) -> int | None:
-    number = _number(value)
-    if number is not None and number not in range(LIKERT[0], LIKERT[1] + 1):
-        raise ValueError(f"likert {_show(value)} is not a whole number from {LIKERT[0]} to {LIKERT[1]}")
-    return None if number is None else int(number)
-
-
-def _number(value: Any) -> float | None:
-    """The number; NaN if it is not one, None if it is missing."""
+def _number(fields: Mapping[str, Any], name: str, valid: Callable[[float], bool], expected: str) -> float | None:
+    value: Any = fields.get(name)
     if _missing(value):
         return None
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        return math.nan
     try:
-        return float(value)
-    except ValueError:
-        return math.nan
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not valid(number):
+        raise ValueError(f"{name} {_show(value)} is not {expected}")
+    return number
 
 
 def _flags(fields: Mapping[str, Any], further: Sequence[str]) -> dict[str, bool]:
@@ -354,14 +333,12 @@ def _flags(fields: Mapping[str, Any], further: Sequence[str]) -> dict[str, bool]
         nested = json.loads(nested)
     if not isinstance(nested, dict):
         raise ValueError("flags is not an object {name: 0 or 1}")
-    answers = {}
-    for name, value in ({name: fields.get(name) for name in (*FLAGS, *further)} | nested).items():
-        text = str(value).strip().lower()
-        if not _missing(value) and text not in (*YES, *NO):
-            raise ValueError(f"{name} is {_show(value)}, which is neither 0/1, yes/no nor true/false")
-        if not _missing(value):
-            answers[name] = text in YES
-    return answers
+    values = {name: fields.get(name) for name in (*FLAGS, *further)} | nested
+    answers = {name: str(value).strip().lower() for name, value in values.items() if not _missing(value)}
+    for name, answer in answers.items():
+        if answer not in (*YES, *NO):
+            raise ValueError(f"{name} is {_show(values[name])}, which is neither 0/1, yes/no nor true/false")
+    return {name: answer in YES for name, answer in answers.items()}
 
 
 def _digest(text: str) -> str:

@@ -100,16 +100,10 @@ def both_orders(items: Sequence[Item], ask: LastCallCache[Comparison]) -> list[t
     ask: comparisons -> preference for the answer shown first, from 0.0 to 1.0
     """
     pairs = [pair(item) for item in items]
-    preferred = iter(
-        ask(
-            [
-                order
-                for prompt, own, other in pairs
-                if own != other
-                for order in ((prompt, own, other), (prompt, other, own))
-            ]
-        )
-    )
+    shown = [
+        order for prompt, own, other in pairs if own != other for order in ((prompt, own, other), (prompt, other, own))
+    ]
+    preferred = iter(ask(shown))
     return [(next(preferred), 1 - next(preferred)) if own != other else None for _, own, other in pairs]
 
 
