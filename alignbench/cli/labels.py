@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from alignbench.cli.options import columns_of
-from alignbench.console import print_table, printable
+from alignbench.cli.options import AsJson, Columns, columns_of
+from alignbench.console import interval, number, print_table, printable
 from alignbench.errors import AlignbenchError
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ app = typer.Typer(
 )
 
 Labels = Annotated[str, typer.Argument(metavar="FILE", help="Labels, as written by `alignbench labels import`.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")]
 Seed = Annotated[int, typer.Option(help="Seed of the bootstrap.")]
 Resamples = Annotated[int, typer.Option(min=100, help="Resamples of the bootstrap over prompts.")]
 
@@ -38,9 +37,7 @@ def import_labels(
     prompts: Annotated[
         str | None, typer.Option(help="File of all prompts of the labels: rows {prompt, prompt_id or id}.")
     ] = None,
-    columns: Annotated[
-        list[str] | None, typer.Option("--map", metavar="THEIRS=OURS", help="A column with another name; repeatable.")
-    ] = None,
+    columns: Columns = None,
     flag: Annotated[
         list[str] | None, typer.Option(metavar="COLUMN", help="A further column of yes and no; repeatable.")
     ] = None,
@@ -155,8 +152,7 @@ def _show(findings: Sequence[Any], before: Sequence[str], as_json: bool, after: 
     rows = []
     for finding in findings:
         e = finding.estimate
-        interval = "–" if e.low is None or e.high is None else f"{e.low:.3f} … {e.high:.3f}"
-        cells = ["–" if e.value is None else f"{e.value:.3f}", interval, str(e.n), str(e.clusters)]
+        cells = [number(e.value), interval(e.low, e.high), str(e.n), str(e.clusters)]
         rows.append([*(_cell(finding, name) for name in before), *cells, *(_cell(finding, name) for name in after)])
     header = [*before, "value", "95 % interval", "n", "prompts", *after]
     print_table([name.replace("_", "-") for name in header], rows)

@@ -6,12 +6,12 @@ import json
 import sys
 from dataclasses import asdict
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from alignbench.console import print_table
+from alignbench.cli.options import AsJson, DataDir, Device
+from alignbench.console import interval, number, print_table
 from alignbench.errors import AlignbenchError
 from alignbench.scorers import DEFAULTS, SCORERS, find_scorer, look_up
 
@@ -39,13 +39,13 @@ def validate(
     scorer: Annotated[
         list[str] | None, typer.Option("--scorer", help="KIND=NAME or KIND=NAME:PATH; may be given several times.")
     ] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Folder of data files; default: $ALIGNBENCH_DATA.")] = None,
+    data_dir: DataDir = None,
     limit: Annotated[
         int | None, typer.Option(min=1, help="At most N texts of each data set, sampled with a fixed seed.")
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto.")] = "cpu",
+    device: Device = "cpu",
     trust_remote_code: Annotated[bool, typer.Option(help="Run Python code of a checkpoint.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Measure scorers on annotated data.
 
@@ -72,9 +72,8 @@ def validate(
     else:
         rows = []
         for f in findings:
-            value = "–" if f.value is None else f"{f.value:.0f}" if f.value >= 100 else f"{f.value:.3f}"
-            interval = "–" if f.low is None or f.high is None else f"{f.low:.3f} … {f.high:.3f}"
-            rows.append((f.scorer, f.data, f.metric, value, interval, str(f.n)))
+            value = number(f.value, ".3f" if (f.value or 0) < 100 else ".0f")
+            rows.append((f.scorer, f.data, f.metric, value, interval(f.low, f.high), str(f.n)))
         print_table(["scorer", "data", "metric", "value", "95 % interval", "n"], rows)
     for line in missing:
         print(line, file=sys.stderr)

@@ -82,11 +82,12 @@ def corpus_interval(
     """A corpus's score with the percentile interval of a bootstrap over its documents (Koehn 2004, W04-3250).
 
     statistics: (n, k), a row per document; corpus_function: statistics -> score, a function of their sum
+    resamples: 0 for no interval
     """
     counts = np.asarray(statistics, np.float64)
     n = len(counts)
     value = corpus_function(statistics) if n else None
-    if n < 2:
+    if n < 2 or not resamples:
         return Estimate(value, None, None, None, n, n)
     generator = np.random.default_rng(seed)
     scores = np.empty(resamples)

@@ -23,17 +23,13 @@ def choose_scorers(
     """
     named = by_kind(specs)
     agnostic = tuple(kind for kind in TASK_AGNOSTIC if kind in named)
-    takes = {
-        task.name: dict.fromkeys((*task.writing.scorers, *task.writing.optional_scorers, *agnostic))
-        for task in tasks
-        if task.writing
-    }
+    takes = {task.name: dict.fromkeys((*task.scorer_kinds, *agnostic)) for task in tasks if task.generation}
     allowed = {kind for kinds in takes.values() for kind in (*kinds, *TASK_AGNOSTIC)}
     for kind, spec in named.items():
         if kind not in allowed:
             kinds = ", ".join(sorted(allowed)) or "none"
             raise AlignbenchError(f"scorer {spec!r}: no task here takes a scorer of kind {kind!r} (they take: {kinds})")
-    needed = {kind for task in tasks if task.writing for kind in task.writing.scorers} | set(named)
+    needed = {kind for task in tasks if task.generation for kind in task.generation.scorers} | set(named)
     loaded = {
         kind: registered.find_scorer(named.get(kind) or registered.DEFAULTS[kind], device=device)
         for kind in sorted(needed)
