@@ -103,7 +103,7 @@ def save_detoxify(folder: Path, config_labels: int = 2) -> Path:
 
 
 def save_hhem(folder: Path) -> transformers.T5ForTokenClassification:
-    """A folder like HHEM's on the hub: prefixed T5 weights, each once, and a configuration that asks for custom code."""
+    """A folder like HHEM's on the hub: prefixed T5 weights, each once; the configuration asks for custom code."""
     from safetensors.torch import save_file
 
     tokenizer = pair_tokenizer()
