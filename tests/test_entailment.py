@@ -205,6 +205,7 @@ def test_the_similarity_classifier_is_used_as_in_noveltybench(tmp_path: Path) ->
     # short outputs: half of the longer one's words are common
     short = [("red", "Red"), ("red", "blue"), ("a red fox", "a red hen"), ("a red old fox", "red"), ("", "red")]
     assert are_similar(model, [(Item(a), Item(b)) for a, b in short]) == [True, False, True, False, False]
+    assert classes_of(find_scorer(f"equivalence=classifier:{folder}"), ["red", "blue", "Red"]) == [0, 1, 0]
 
 
 # TruthfulQA's judges

@@ -265,77 +265,60 @@ def test_alt_profanity_check_separates_an_insult_from_a_polite_line() -> None:
     assert scorer.score(ITEMS)[2] == scorer.score([ITEMS[2]])[0]
 
 
-@pytest.fixture(scope="module")
-def bilstm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A block-bilstm with four words and an input length of five."""
-    from safetensors.torch import save_file
+class TestBlockBiLSTM:
+    @pytest.fixture(scope="class")
+    def folder(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        """Four words, an input length of five."""
+        from safetensors.torch import save_file
 
-    folder = tmp_path_factory.mktemp("bilstm")
-    torch.manual_seed(0)
-    weights = {f"lstm.{name}": value.data for name, value in torch.nn.LSTM(3, 2, bidirectional=True).named_parameters()}
-    weights |= {"emb.weight": torch.randn(5, 3), "d1.weight": torch.randn(3, 4), "d1.bias": torch.randn(3)}
-    weights |= {"d2.weight": torch.randn(2, 3), "d2.bias": torch.randn(2)}
-    save_file(weights, folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps({"labels": ["toxic", "insult"], "maxlen": 5, "filters": "!.,\n"}))
-    (folder / "vocab.json").write_text(json.dumps({"good": 1, "bad": 2, "very": 3, "cat": 4}))
-    return folder
+        folder = tmp_path_factory.mktemp("bilstm")
+        torch.manual_seed(0)
+        weights = {f"lstm.{k}": v.data for k, v in torch.nn.LSTM(3, 2, bidirectional=True).named_parameters()}
+        weights |= {"emb.weight": torch.randn(5, 3), "d1.weight": torch.randn(3, 4), "d1.bias": torch.randn(3)}
+        weights |= {"d2.weight": torch.randn(2, 3), "d2.bias": torch.randn(2)}
+        save_file(weights, folder / "model.safetensors")
+        (folder / "config.json").write_text(json.dumps({"labels": ["toxic", "rude"], "maxlen": 5, "filters": "!.,\n"}))
+        (folder / "vocab.json").write_text(json.dumps({"good": 1, "bad": 2, "very": 3, "cat": 4}))
+        return folder
 
+    @pytest.mark.parametrize(
+        ("text", "rows", "cut"),
+        [
+            ("Very bad cat!", [0, 0, 3, 2, 4], 0),  # padding before the text is read
+            ("unknown words: GOOD,bad", [0, 0, 0, 1, 2], 0),  # punctuation is a space; unknown words are skipped
+            ("", [0, 0, 0, 0, 0], 0),
+            ("good good bad very cat cat", [1, 2, 3, 4, 4], 1),  # the last words are read
+        ],
+    )
+    def test_it_has_the_input_and_equations_of_its_training(self, folder, text: str, rows: list[int], cut: int) -> None:
+        from safetensors.torch import load_file
 
-def bilstm_by_definition(folder: Path, rows: list[int]) -> np.ndarray:
-    """The network's equations in float64: gates i, f, g, o; both directions; the maximum over time of each unit."""
-    from safetensors.numpy import load_file
+        weights = {name: value.double() for name, value in load_file(folder / "model.safetensors").items()}
+        lstm = torch.nn.LSTM(3, 2, bidirectional=True).double()
+        lstm.load_state_dict({k.removeprefix("lstm."): v for k, v in weights.items() if k.startswith("lstm.")})
+        with torch.no_grad():
+            maximum = lstm(weights["emb.weight"][rows])[0].amax(0)  # over time
+        dense = torch.relu(weights["d1.weight"] @ maximum + weights["d1.bias"])
+        toxic, rude = torch.sigmoid(weights["d2.weight"] @ dense + weights["d2.bias"]).tolist()
+        numbers = find_scorer(f"toxicity=block-bilstm:{folder}").score([Item("cat"), Item(text)])[1]
+        assert numbers == pytest.approx({"toxic": toxic, "rude": rude, "toxicity": toxic, "cut": cut}, abs=1e-6)
 
-    weights = {name: value.astype(np.float64) for name, value in load_file(folder / "model.safetensors").items()}
-
-    def sigmoid(x: np.ndarray) -> np.ndarray:
-        return 1 / (1 + np.exp(-x))
-
-    def maximum(words: list[int], suffix: str) -> np.ndarray:
-        h, c, found = np.zeros(2), np.zeros(2), []
-        for row in words:
-            gates = weights[f"lstm.weight_ih_l0{suffix}"] @ weights["emb.weight"][row]
-            gates = gates + weights[f"lstm.weight_hh_l0{suffix}"] @ h
-            gates = gates + weights[f"lstm.bias_ih_l0{suffix}"] + weights[f"lstm.bias_hh_l0{suffix}"]
-            i, f, g, o = np.split(gates, 4)
-            c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
-            h = sigmoid(o) * np.tanh(c)
-            found.append(h)
-        return np.max(found, axis=0)
-
-    both = np.hstack([maximum(rows, ""), maximum(rows[::-1], "_reverse")])
-    dense = np.maximum(weights["d1.weight"] @ both + weights["d1.bias"], 0)
-    return sigmoid(weights["d2.weight"] @ dense + weights["d2.bias"])
-
-
-@pytest.mark.parametrize(
-    ("text", "rows", "cut"),
-    [
-        ("Very bad cat!", [0, 0, 3, 2, 4], 0),  # padding before the text is read
-        ("unknown words: GOOD,bad", [0, 0, 0, 1, 2], 0),  # punctuation is a space; unknown words are skipped
-        ("", [0, 0, 0, 0, 0], 0),
-        ("good good bad very cat cat", [1, 2, 3, 4, 4], 1),  # the last words are read
-    ],
-)
-def test_the_bilstm_has_the_input_and_equations_of_its_training(bilstm, text: str, rows: list[int], cut: int) -> None:
-    numbers = find_scorer(f"toxicity=block-bilstm:{bilstm}").score([Item("cat"), Item(text)])[1]
-    toxic, insult = bilstm_by_definition(bilstm, rows)
-    assert numbers == pytest.approx({"toxic": toxic, "insult": insult, "toxicity": toxic, "cut": cut}, abs=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("vocab.json", '{"far": 99}', "do not match the weights"),
-        ("vocab.json", '{"far": ', r"vocab.json: not part of a block-bilstm model"),
-        ("config.json", "{}", r"config.json: not part of a block-bilstm model"),
-        ("model.safetensors", "nothing", r"model.safetensors: not part of a block-bilstm model"),
-    ],
-)
-def test_an_inconsistent_bilstm_is_refused(bilstm, tmp_path: Path, name: str, content: str, message: str) -> None:
-    shutil.copytree(bilstm, tmp_path / "copy")
-    (tmp_path / "copy" / name).write_text(content)
-    with pytest.raises(AlignbenchError, match=message):
-        find_scorer(f"toxicity=block-bilstm:{tmp_path / 'copy'}")
+    @pytest.mark.parametrize(
+        ("name", "content", "message"),
+        [
+            ("vocab.json", '{"far": 99}', "do not match the weights"),
+            ("vocab.json", '{"far": ', r"vocab.json: not part of a block-bilstm model"),
+            ("config.json", "{}", r"config.json: not part of a block-bilstm model"),
+            ("model.safetensors", "nothing", r"model.safetensors: not part of a block-bilstm model"),
+        ],
+    )
+    def test_inconsistent_files_are_refused(
+        self, folder, tmp_path: Path, name: str, content: str, message: str
+    ) -> None:
+        shutil.copytree(folder, tmp_path / "copy")
+        (tmp_path / "copy" / name).write_text(content)
+        with pytest.raises(AlignbenchError, match=message):
+            find_scorer(f"toxicity=block-bilstm:{tmp_path / 'copy'}")
 
 
 # Sentiment
