@@ -1,4 +1,4 @@
-"""Scorers of pairs: entailment by a source, equivalence of outputs, and TruthfulQA's judges."""
+"""Scorers that compare texts: embeddings, entailment by a source, equivalence of outputs; TruthfulQA's judges."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 from scorer_models import TEXTS, save_classifier, save_hhem, softmax, stock_logits
 from tiny import save_tiny_checkpoint
 
+from alignbench.diversity.vectors import vendi
 from alignbench.scorers import DEFAULTS, Item, find_scorer
+from alignbench.scorers.embeddings import HashedEmbedder
 from alignbench.scorers.entailment import HHEM_PROMPT, Entailment, chunks
 from alignbench.scorers.equivalence import Equivalence, are_similar, by_pairs, entail_each_other
 from alignbench.scorers.sequence import load_sequence_classifier
@@ -206,6 +208,57 @@ def test_the_similarity_classifier_is_used_as_in_noveltybench(tmp_path: Path) ->
     short = [("red", "Red"), ("red", "blue"), ("a red fox", "a red hen"), ("a red old fox", "red"), ("", "red")]
     assert are_similar(model, [(Item(a), Item(b)) for a, b in short]) == [True, False, True, False, False]
     assert classes_of(find_scorer(f"equivalence=classifier:{folder}"), ["red", "blue", "Red"]) == [0, 1, 0]
+
+
+# Embeddings
+
+
+def test_hashed_vectors_have_length_one_and_reflect_wording() -> None:
+    embedder = HashedEmbedder()
+    texts = ["The bee makes honey.", "The bees make honey!", "Mars is red.", "", " \n", "?"]
+    bee, bees, mars, empty, blank, mark = embedder.embed(texts)
+    assert [float(np.linalg.norm(row)) for row in (bee, bees, mars, mark)] == pytest.approx([1] * 4, abs=1e-6)
+    assert bee @ bees > 0.3 > abs(bee @ mars)
+    assert not empty.any()
+    assert not blank.any()
+    assert np.array_equal(embedder.embed(["Mars is red."])[0], mars)
+    assert embedder.embed([]).shape == (0, len(mars))
+    assert np.array_equal(*embedder.embed(["half \ud83d", "half ?"]))
+
+
+def test_an_output_is_compared_with_the_others_of_its_prompt_only() -> None:
+    embedder = find_scorer(DEFAULTS["embedding"])
+    assert embedder.name == "hashed"
+    first, second = ["a bee", "a bee", "the red planet Mars", ""], ["one text alone"]
+    items = [Item(text, group="1") for text in first] + [Item(text, group="2") for text in second]
+    found = embedder.score(items)
+    cosines = embedder.embed(first) @ embedder.embed(first).T
+    for row, numbers in enumerate(found[:4]):
+        assert numbers["distance"] == pytest.approx(1 - np.delete(cosines[row], row).mean(), abs=1e-6)
+        assert numbers["vendi"] == pytest.approx(vendi(embedder.embed(first)))
+    assert found[4] == {"vendi": pytest.approx(1)}
+    assert embedder.score(items[:4]) == found[:4]
+    assert embedder.score([]) == []
+
+
+def test_a_sentence_transformer_gives_its_pooled_states_at_length_one(tmp_path: Path) -> None:
+    pytest.importorskip("sentence_transformers", reason="the extra `embeddings` is not installed")
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+
+    base = save_classifier(tmp_path / "base", ("a", "b"), "Bert")
+    transformers.BertModel.from_pretrained(base).save_pretrained(base)
+    parts = [Transformer(str(base)), Pooling(32, "mean")]
+    SentenceTransformer(modules=parts, device="cpu").save_pretrained(str(tmp_path / "st"))
+    embedder = find_scorer(f"embedding=sentence-transformers:{tmp_path / 'st'}")
+    found = embedder.embed(TEXTS[:3])
+    tokenizer, model = transformers.AutoTokenizer.from_pretrained(base), transformers.BertModel.from_pretrained(base)
+    with torch.no_grad():
+        mean = model.eval()(**tokenizer(TEXTS[2], return_tensors="pt")).last_hidden_state[0].mean(0).numpy()
+    assert found[2] == pytest.approx(mean / np.linalg.norm(mean), abs=1e-5)
+    assert embedder.embed([]).shape == (0, 32)
+    one, two = embedder.score([Item(text) for text in TEXTS[:2]])
+    assert one["distance"] == pytest.approx(1 - float(found[0] @ found[1]), abs=1e-5) == two["distance"]
 
 
 # TruthfulQA's judges

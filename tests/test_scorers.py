@@ -17,10 +17,8 @@ import torch
 import transformers
 from scorer_models import DETOXIFY_CLASSES, TEXTS, save_classifier, save_detoxify, softmax, stock_logits
 
-from alignbench.diversity.vectors import vendi
 from alignbench.errors import AlignbenchError
 from alignbench.scorers import DEFAULTS, SCORERS, Item, ScorerIdentity, find_scorer, toxicity
-from alignbench.scorers.embeddings import HashedEmbedder
 from alignbench.scorers.registry import DETOXIFY
 from alignbench.scorers.sentiment import label_values
 from alignbench.scorers.toxicity import toxic_label
@@ -123,22 +121,18 @@ def test_the_toxic_label_is_recognised_by_its_name(labels: tuple[str, ...], toxi
 
 
 @pytest.mark.parametrize("architecture", ["Bert", "Roberta", "DebertaV2"])
-def test_a_text_in_a_batch_has_the_same_probabilities_as_alone(architecture: str, tmp_path: Path) -> None:
+def test_probabilities_do_not_depend_on_batch_or_order(architecture: str, tmp_path: Path) -> None:
     folder = save_classifier(tmp_path, ("neutral", "toxic"), architecture)
-    together = find_scorer(f"toxicity=classifier:{folder}").score(ITEMS)
-    for text, numbers in zip(TEXTS, together, strict=True):
-        expected = softmax(stock_logits(folder, text))
-        assert numbers["toxicity"] == numbers["toxic"] == pytest.approx(expected[1], abs=1e-6)
-        assert numbers["neutral"] == pytest.approx(expected[0], abs=1e-6)
-    assert len({round(numbers["toxicity"], 6) for numbers in together}) == len(TEXTS)
-
-
-def test_numbers_do_not_depend_on_the_order_of_texts(models: Path) -> None:
-    scorer = find_scorer(f"toxicity=classifier:{models / 'toxic'}")
-    many = [Item(text * repeats) for text in TEXTS for repeats in (1, 2, 3)] * 15  # several batches
-    forward = [numbers["toxicity"] for numbers in scorer.score(many)]
-    backward = [numbers["toxicity"] for numbers in scorer.score(many[::-1])]
-    assert forward == pytest.approx(backward[::-1], abs=1e-6)
+    scorer = find_scorer(f"toxicity=classifier:{folder}")
+    texts = [text * repeats for text in TEXTS for repeats in (1, 2, 3)] * 15  # several batches
+    found = scorer.score([Item(text) for text in texts])
+    for text, numbers in zip(texts[:15], found, strict=False):
+        neutral, toxic = softmax(stock_logits(folder, text, truncation=True, max_length=scorer.reader.window))
+        assert numbers["toxicity"] == numbers["toxic"] == pytest.approx(toxic, abs=1e-6)
+        assert numbers["neutral"] == pytest.approx(neutral, abs=1e-6)
+    assert len({round(numbers["toxicity"], 6) for numbers in found[::3]}) == len(TEXTS)
+    backward = scorer.score([Item(text) for text in texts[::-1]])[::-1]
+    assert [f["toxicity"] for f in found] == pytest.approx([b["toxicity"] for b in backward], abs=1e-6)
     assert scorer.score([]) == []
 
 
@@ -162,7 +156,6 @@ def test_independent_labels_have_a_sigmoid_each(tmp_path: Path) -> None:
     numbers = find_scorer(f"toxicity=classifier:{folder}").score([Item(TEXTS[0])])[0]
     expected = 1 / (1 + np.exp(-stock_logits(folder, TEXTS[0])))
     assert [numbers["toxicity"], numbers["insult"]] == pytest.approx(expected, abs=1e-6)
-    assert numbers["toxicity"] + numbers["insult"] != pytest.approx(1, abs=1e-3)
 
 
 def test_the_identity_names_the_label_and_changes_with_the_weights(models: Path, tmp_path: Path) -> None:
@@ -185,15 +178,11 @@ def test_a_checkpoint_scores_as_in_detoxify_itself(tmp_path: Path) -> None:
     assert set(theirs) == set(ours[0]) - {"cut"}
     for label, values in theirs.items():
         assert [numbers[label] for numbers in ours] == pytest.approx(values, abs=1e-6)
-
-
-def test_a_checkpoint_needs_the_base_models_own_configuration_only(tmp_path: Path) -> None:
-    file = save_detoxify(tmp_path)
-    by_file, by_folder = (find_scorer(f"toxicity=detoxify-original:{place}") for place in (file, tmp_path))
-    assert by_file.score(ITEMS) == by_folder.score(ITEMS)
-    assert by_file.name == "detoxify-original"
-    names = {"toxicity", "severe_toxicity", "obscene", "threat", "insult", "identity_attack", "cut"}
-    assert set(by_file.score(ITEMS)[0]) == names
+    # with the base model's own configuration of two labels, given by file or by folder
+    save_detoxify(tmp_path)
+    for place in (file, tmp_path):
+        scorer = find_scorer(f"toxicity=detoxify-original:{place}")
+        assert (scorer.name, scorer.score(ITEMS)) == ("detoxify-original", ours)
 
 
 def test_a_folder_with_safetensors_replaces_the_pickle(models: Path) -> None:
@@ -265,22 +254,23 @@ def test_alt_profanity_check_separates_an_insult_from_a_polite_line() -> None:
     assert scorer.score(ITEMS)[2] == scorer.score([ITEMS[2]])[0]
 
 
+@pytest.fixture(scope="module")
+def bilstm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A block-bilstm with four words and an input length of five."""
+    from safetensors.torch import save_file
+
+    folder = tmp_path_factory.mktemp("bilstm")
+    torch.manual_seed(0)
+    weights = {f"lstm.{k}": v.data for k, v in torch.nn.LSTM(3, 2, bidirectional=True).named_parameters()}
+    weights |= {"emb.weight": torch.randn(5, 3), "d1.weight": torch.randn(3, 4), "d1.bias": torch.randn(3)}
+    weights |= {"d2.weight": torch.randn(2, 3), "d2.bias": torch.randn(2)}
+    save_file(weights, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps({"labels": ["toxic", "rude"], "maxlen": 5, "filters": "!.,\n"}))
+    (folder / "vocab.json").write_text(json.dumps({"good": 1, "bad": 2, "very": 3, "cat": 4}))
+    return folder
+
+
 class TestBlockBiLSTM:
-    @pytest.fixture(scope="class")
-    def folder(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        """Four words, an input length of five."""
-        from safetensors.torch import save_file
-
-        folder = tmp_path_factory.mktemp("bilstm")
-        torch.manual_seed(0)
-        weights = {f"lstm.{k}": v.data for k, v in torch.nn.LSTM(3, 2, bidirectional=True).named_parameters()}
-        weights |= {"emb.weight": torch.randn(5, 3), "d1.weight": torch.randn(3, 4), "d1.bias": torch.randn(3)}
-        weights |= {"d2.weight": torch.randn(2, 3), "d2.bias": torch.randn(2)}
-        save_file(weights, folder / "model.safetensors")
-        (folder / "config.json").write_text(json.dumps({"labels": ["toxic", "rude"], "maxlen": 5, "filters": "!.,\n"}))
-        (folder / "vocab.json").write_text(json.dumps({"good": 1, "bad": 2, "very": 3, "cat": 4}))
-        return folder
-
     @pytest.mark.parametrize(
         ("text", "rows", "cut"),
         [
@@ -290,17 +280,17 @@ class TestBlockBiLSTM:
             ("good good bad very cat cat", [1, 2, 3, 4, 4], 1),  # the last words are read
         ],
     )
-    def test_it_has_the_input_and_equations_of_its_training(self, folder, text: str, rows: list[int], cut: int) -> None:
+    def test_it_has_the_input_and_equations_of_its_training(self, bilstm, text: str, rows: list[int], cut: int) -> None:
         from safetensors.torch import load_file
 
-        weights = {name: value.double() for name, value in load_file(folder / "model.safetensors").items()}
+        weights = {name: value.double() for name, value in load_file(bilstm / "model.safetensors").items()}
         lstm = torch.nn.LSTM(3, 2, bidirectional=True).double()
         lstm.load_state_dict({k.removeprefix("lstm."): v for k, v in weights.items() if k.startswith("lstm.")})
         with torch.no_grad():
             maximum = lstm(weights["emb.weight"][rows])[0].amax(0)  # over time
         dense = torch.relu(weights["d1.weight"] @ maximum + weights["d1.bias"])
         toxic, rude = torch.sigmoid(weights["d2.weight"] @ dense + weights["d2.bias"]).tolist()
-        numbers = find_scorer(f"toxicity=block-bilstm:{folder}").score([Item("cat"), Item(text)])[1]
+        numbers = find_scorer(f"toxicity=block-bilstm:{bilstm}").score([Item("cat"), Item(text)])[1]
         assert numbers == pytest.approx({"toxic": toxic, "rude": rude, "toxicity": toxic, "cut": cut}, abs=1e-6)
 
     @pytest.mark.parametrize(
@@ -315,7 +305,7 @@ class TestBlockBiLSTM:
     def test_inconsistent_files_are_refused(
         self, folder, tmp_path: Path, name: str, content: str, message: str
     ) -> None:
-        shutil.copytree(folder, tmp_path / "copy")
+        shutil.copytree(bilstm, tmp_path / "copy")
         (tmp_path / "copy" / name).write_text(content)
         with pytest.raises(AlignbenchError, match=message):
             find_scorer(f"toxicity=block-bilstm:{tmp_path / 'copy'}")
@@ -358,54 +348,3 @@ def test_textblob_knows_praise_blame_and_negation() -> None:
     assert blame["sentiment"] < -0.4
     assert denied["sentiment"] < 0
     assert nothing["sentiment"] == 0
-
-
-# Embeddings
-
-
-def test_hashed_vectors_have_length_one_and_reflect_wording() -> None:
-    embedder = HashedEmbedder()
-    texts = ["The bee makes honey.", "The bees make honey!", "Mars is red.", "", " \n", "?"]
-    bee, bees, mars, empty, blank, mark = embedder.embed(texts)
-    assert [float(np.linalg.norm(row)) for row in (bee, bees, mars, mark)] == pytest.approx([1] * 4, abs=1e-6)
-    assert bee @ bees > 0.3 > abs(bee @ mars)
-    assert not empty.any()
-    assert not blank.any()
-    assert np.array_equal(embedder.embed(["Mars is red."])[0], mars)
-    assert embedder.embed([]).shape == (0, len(mars))
-    assert np.array_equal(*embedder.embed(["half \ud83d", "half ?"]))
-
-
-def test_an_output_is_compared_with_the_others_of_its_prompt_only() -> None:
-    embedder = find_scorer(DEFAULTS["embedding"])
-    assert embedder.name == "hashed"
-    first, second = ["a bee", "a bee", "the red planet Mars", ""], ["one text alone"]
-    items = [Item(text, group="1") for text in first] + [Item(text, group="2") for text in second]
-    found = embedder.score(items)
-    cosines = embedder.embed(first) @ embedder.embed(first).T
-    for row, numbers in enumerate(found[:4]):
-        assert numbers["distance"] == pytest.approx(1 - np.delete(cosines[row], row).mean(), abs=1e-6)
-        assert numbers["vendi"] == pytest.approx(vendi(embedder.embed(first)))
-    assert found[4] == {"vendi": pytest.approx(1)}
-    assert embedder.score(items[:4]) == found[:4]
-    assert embedder.score([]) == []
-
-
-def test_a_sentence_transformer_gives_its_pooled_states_at_length_one(tmp_path: Path) -> None:
-    pytest.importorskip("sentence_transformers", reason="the extra `embeddings` is not installed")
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
-
-    base = save_classifier(tmp_path / "base", ("a", "b"), "Bert")
-    transformers.BertModel.from_pretrained(base).save_pretrained(base)
-    parts = [Transformer(str(base)), Pooling(32, "mean")]
-    SentenceTransformer(modules=parts, device="cpu").save_pretrained(str(tmp_path / "st"))
-    embedder = find_scorer(f"embedding=sentence-transformers:{tmp_path / 'st'}")
-    found = embedder.embed(TEXTS[:3])
-    tokenizer, model = transformers.AutoTokenizer.from_pretrained(base), transformers.BertModel.from_pretrained(base)
-    with torch.no_grad():
-        mean = model.eval()(**tokenizer(TEXTS[2], return_tensors="pt")).last_hidden_state[0].mean(0).numpy()
-    assert found[2] == pytest.approx(mean / np.linalg.norm(mean), abs=1e-5)
-    assert embedder.embed([]).shape == (0, 32)
-    one, two = embedder.score([Item(text) for text in TEXTS[:2]])
-    assert one["distance"] == pytest.approx(1 - float(found[0] @ found[1]), abs=1e-5) == two["distance"]

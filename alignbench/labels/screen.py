@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from alignbench.errors import AlignbenchError
-from alignbench.labels.judgements import Judgements, flag, rankings, with_others, with_reference
+from alignbench.labels.agreement import Judgements, flag, rankings, with_others, with_reference
 from alignbench.labels.table import LIKERT, Label
 from alignbench.stats import estimates
 from alignbench.stats.estimates import Estimate
