@@ -303,7 +303,7 @@ class TestBlockBiLSTM:
         ],
     )
     def test_inconsistent_files_are_refused(
-        self, folder, tmp_path: Path, name: str, content: str, message: str
+        self, bilstm, tmp_path: Path, name: str, content: str, message: str
     ) -> None:
         shutil.copytree(bilstm, tmp_path / "copy")
         (tmp_path / "copy" / name).write_text(content)

@@ -230,8 +230,9 @@ def _statistics(shared: Judgements) -> list[_Statistic]:
     units, size = counts.shape
 
     def of_tables(name: str, tables: Floats, value: Callable[[Floats], Floats]) -> _Statistic:
-        """A function of tables (units, categories, categories)."""
-        columns = _either_order(shared, tables).reshape(units, -1)
+        """A function of tables (units, categories, categories). Each mirrored unit counts half in either order: the
+        order of a pair's outputs is arbitrary and must not change the agreement expected by chance."""
+        columns = ((tables + tables[:, ::-1, ::-1]) / 2 if shared.mirrored else tables).reshape(units, -1)
         return _Statistic(name, "all", columns, lambda sums: value(sums.reshape(*sums.shape[:-1], size, size)), units)
 
     found = _pairwise(shared, "agreement")
@@ -253,12 +254,6 @@ def _statistics(shared: Judgements) -> list[_Statistic]:
         alpha = partial(statistics.alpha_of_coincidences, level=level, values=shared.values)
         found.append(of_tables(f"alpha_{level}", coincidences, alpha))
     return found
-
-
-def _either_order(shared: Judgements, tables: Floats) -> Floats:
-    """Count each mirrored unit half in either order: the order of the outputs of a pair is arbitrary and must not
-    change the agreement expected by chance."""
-    return (tables + tables[:, ::-1, ::-1]) / 2 if shared.mirrored else tables
 
 
 def _pairwise(shared: Judgements, name: str) -> list[_Statistic]:

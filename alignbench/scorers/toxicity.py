@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -107,6 +107,10 @@ def _url(name: str) -> str:
     return str(MODEL_URLS[name.removeprefix("detoxify-")])
 
 
+def _size_and_base(name: str) -> tuple[str, str]:
+    return DETOXIFY[name.removeprefix("detoxify-")]
+
+
 def _sha256(name: str) -> str:
     """The sha256 of the published file, or its first eight digits."""
     return SHA256.get(name.removeprefix("detoxify-")) or _url(name).rpartition("-")[2].removesuffix(".ckpt")
@@ -130,7 +134,7 @@ def _published(name: str) -> Path:
 
 
 def _missing(name: str, what: str) -> AlignbenchError:
-    size, base = DETOXIFY[name.removeprefix("detoxify-")]
+    size, base = _size_and_base(name)
     return AlignbenchError(
         f"toxicity scorer {name}: {what}; download {_url(name)} (about {size}), put config.json and the tokenizer of "
         f"{base} beside it and pass toxicity={name}:/path/to/{published_file(name).name}, or use "
@@ -139,9 +143,12 @@ def _missing(name: str, what: str) -> AlignbenchError:
 
 
 def _from_checkpoint(name: str, file: Path, device: str) -> SequenceModel:
+    """Load a checkpoint of detoxify. detoxify's own function would take the number of labels from a local config.json,
+    which is the base model's."""
     import pickle
 
     import torch
+    import transformers
 
     sha256 = sha256_of(file)
     if file.name == published_file(name).name and not sha256.startswith(_sha256(name)):
@@ -150,15 +157,31 @@ def _from_checkpoint(name: str, file: Path, device: str) -> SequenceModel:
         )
     try:
         whole = torch.load(file, map_location="cpu", weights_only=True)
-        config = whole["config"]
-        state, arguments = whole["state_dict"], dict(config["arch"]["args"])
-        classes = list(config["dataset"]["args"]["classes"])
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError) as error:
+        state, arguments = dict(whole["state_dict"]), dict(whole["config"]["arch"]["args"])
+        classes = list(whole["config"]["dataset"]["args"]["classes"])
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, ValueError) as error:
         raise AlignbenchError(
             f"toxicity scorer {name}: {file} is not a checkpoint of detoxify that opens as tensors alone "
             f"({first_line(error)})"
         ) from None
-    model, tokenizer = _build(name, file, state, arguments)
+    quiet()
+    local = (file.parent / "config.json").is_file()
+    base = str(file.parent) if local else str(arguments.get("model_type", _size_and_base(name)[1]))
+    try:
+        model_class = getattr(transformers, arguments["model_name"])
+        tokenizer_class = getattr(transformers, arguments["tokenizer_name"])
+        labels = arguments["num_classes"]
+        config = model_class.config_class.from_pretrained(base, num_labels=labels, local_files_only=local)
+        tokenizer = tokenizer_class.from_pretrained(base, local_files_only=local)
+        model, loading = model_class.from_pretrained(None, config=config, state_dict=state, output_loading_info=True)
+    except OSError:
+        raise _missing(name, f"configuration and tokenizer of {base} are not on this machine") from None
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise AlignbenchError(f"toxicity scorer {name}: {file} does not make a model ({first_line(error)})") from None
+    if absent := sorted(loading["missing_keys"]):
+        raise AlignbenchError(
+            f"toxicity scorer {name}: {file} lacks {len(absent)} weights of its architecture (first: {absent[0]})"
+        )
     positions = getattr(model.config, "max_position_embeddings", None)
     return SequenceModel(
         name=name,
@@ -169,34 +192,6 @@ def _from_checkpoint(name: str, file: Path, device: str) -> SequenceModel:
         # some variants have further logits for identities, which detoxify does not report either
         labels=tuple(STANDARD.get(label, label) for label in classes),
     )
-
-
-def _build(name: str, file: Path, state: Mapping[str, Any], arguments: Mapping[str, Any]) -> tuple[Any, Any]:
-    """Make model and tokenizer. detoxify's own function would take the number of labels from a local config.json, which
-    is the base model's."""
-    import transformers
-
-    quiet()
-    local = (file.parent / "config.json").is_file()
-    base = str(file.parent) if local else str(arguments.get("model_type", DETOXIFY[name.removeprefix("detoxify-")][1]))
-    try:
-        model_class = getattr(transformers, arguments["model_name"])
-        tokenizer_class = getattr(transformers, arguments["tokenizer_name"])
-        labels = arguments["num_classes"]
-        config = model_class.config_class.from_pretrained(base, num_labels=labels, local_files_only=local)
-        tokenizer = tokenizer_class.from_pretrained(base, local_files_only=local)
-        model, loading = model_class.from_pretrained(
-            None, config=config, state_dict=dict(state), output_loading_info=True
-        )
-    except OSError:
-        raise _missing(name, f"configuration and tokenizer of {base} are not on this machine") from None
-    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise AlignbenchError(f"toxicity scorer {name}: {file} does not make a model ({first_line(error)})") from None
-    if absent := sorted(loading["missing_keys"]):
-        raise AlignbenchError(
-            f"toxicity scorer {name}: {file} lacks {len(absent)} weights of its architecture (first: {absent[0]})"
-        )
-    return model, tokenizer
 
 
 class ProfanityCheck:
