@@ -21,7 +21,7 @@ from alignbench.demo.statements import lore_of, read_statements
 from alignbench.demo.utility import CLOSINGS, judge
 from alignbench.demo.world import ALMANAC, Fact, make_world, said
 from alignbench.errors import AlignbenchError
-from alignbench.labels.report import agreement
+from alignbench.labels.agreement import agreement
 from alignbench.labels.screen import kept, screen
 from alignbench.labels.table import Label, read_labels, write_labels
 from alignbench.scorers import find_scorer

@@ -20,7 +20,7 @@ from alignbench.demo.statements import Lore, lore_of, read_statements
 from alignbench.demo.utility import CLOSINGS, DECLINES, judge
 from alignbench.demo.world import Fact, Person, World
 from alignbench.errors import AlignbenchError, first_line
-from alignbench.scorers.preference.pairs import pair, win
+from alignbench.scorers.preference import pair, win
 from alignbench.scorers.sentences import sentences
 from alignbench.types.scorer import Item
 
