@@ -7,11 +7,11 @@ import math
 
 import numpy as np
 import pytest
+from alignbench.diversity.measure import measure
 from task_helpers import load, score
 
-from alignbench.diversity.measure import measure
+from alignbench.diversity.lexical import LENGTH
 from alignbench.diversity.sets import GROUPS, jackknife_error, of_set, of_texts
-from alignbench.diversity.words import LENGTH
 from alignbench.errors import AlignbenchError
 from alignbench.tasks import diversity, find_task
 from alignbench.tasks.novelty_bench import LEVELS, score_of

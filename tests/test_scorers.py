@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from scorer_models import DETOXIFY_CLASSES, TEXTS, save_classifier, save_detoxify, save_hhem
 from tiny import save_tiny_checkpoint
 
-from alignbench.diversity.vectors import vendi
+from alignbench.diversity.semantic import vendi
 from alignbench.errors import AlignbenchError
 from alignbench.scorers import DEFAULTS, KNOWN, Item, ScorerIdentity, find_scorer
 from alignbench.scorers.classifier import toxic_label

@@ -18,11 +18,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from alignbench.diversity.measure import METRICS
-from alignbench.diversity.novelty import distinct_classes
+from alignbench.diversity.lexical import LENGTH
 from alignbench.diversity.semantic import semantic_entropy
-from alignbench.diversity.sets import LENGTHS, OF_TEXTS, UNCUT, of_set, of_texts
-from alignbench.diversity.words import LENGTH
+from alignbench.diversity.sets import LENGTHS, METRICS, OF_TEXTS, UNCUT, of_set, of_texts
 from alignbench.tasks.prompts import load_prompts
 from alignbench.types.engine import Sampling
 from alignbench.types.task import (
@@ -65,7 +63,7 @@ def semantic(outputs: Sequence[Output]) -> dict[str, float]:
     if not all(map(math.isfinite, numbers)):
         return dict.fromkeys(("classes", "semantic_entropy_discrete"), math.nan)
     found = {
-        "classes": float(distinct_classes(numbers)),
+        "classes": float(len(set(numbers))),
         "semantic_entropy_discrete": semantic_entropy(numbers) / math.log(2),
     }
     if all(output.logprobs for output in outputs):

@@ -19,7 +19,7 @@ import bisect
 import math
 from collections.abc import Sequence
 
-from alignbench.diversity.novelty import PATIENCE, distinct_classes, utility
+from alignbench.diversity.semantic import utility
 from alignbench.errors import AlignbenchError
 from alignbench.tasks.instructgpt import WORDS, words
 from alignbench.tasks.prompts import load_prompts
@@ -44,12 +44,12 @@ def score_novelty(document: Document, outputs: Sequence[Output]) -> dict[str, fl
     labels = [output.scores.get("equivalence", {}).get("class", math.nan) for output in outputs]
     known = all(map(math.isfinite, labels))
     found = {
-        "distinct": float(distinct_classes(labels)) if known else math.nan,
+        "distinct": float(len(set(labels))) if known else math.nan,
         "words": sum(words(output.text) for output in outputs) / len(outputs),
     }
     rewards = [output.scores["reward"]["reward"] for output in outputs if "reward" in output.scores]
     if len(rewards) == len(outputs):
-        found["utility"] = utility(labels, list(map(score_of, rewards)), PATIENCE) if known else math.nan
+        found["utility"] = utility(labels, list(map(score_of, rewards))) if known else math.nan
     return found
 
 

@@ -16,7 +16,7 @@ many shots.
 
 A field that could not be read is missing and counts in no distribution: `missing_…` is the share of personas without
 it, and `parse_failure` that of personas without one or more. Fields of which fewer than 20 values were read have no
-distribution, and those with fewer than 50 no entropy at 50 (alignbench/diversity/spread.py). Names, nationalities and
+distribution, and those with fewer than 50 no entropy at 50 (alignbench/diversity/entropy.py). Names, nationalities and
 genders are compared in lower case as they stand: "american" and "usa" are two.
 
 Sentiment is of the review alone, in `personas`; `sentiment_top_bin` is the share in the top one of ten bins, and a
@@ -30,8 +30,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 
+from alignbench.diversity.entropy import SIZE, spread, weighted_spread
 from alignbench.diversity.sets import of_set
-from alignbench.diversity.spread import SIZE, spread, weighted_spread
 from alignbench.errors import AlignbenchError
 from alignbench.tasks.persona_fields import FIELDS, Persona, is_whole, read_personas
 from alignbench.types.engine import Sampling
