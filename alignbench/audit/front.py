@@ -106,10 +106,8 @@ def _rewards(runs: Sequence[Run], named: str, across_templates: bool) -> tuple[d
         half = replace(results[name], value=0.5, standard_error=None, low=None, high=None, n=0, n_clusters=0)
         results |= {run.name: half for run in runs if run.name not in results and _is_baseline(run, folder.identity)}
     lacking = [name for name in folders if name not in results]
-    notes = [f"not on the front because it has no {named}: {name}" for name in lacking if not folders[name]]
-    notes += [
-        f"not on the front because its {named} has different settings: {name}" for name in lacking if folders[name]
-    ]
+    notes = [f"not on the front, no {named}: {name}" for name in lacking if not folders[name]]
+    notes += [f"not on the front, {named} with different settings: {name}" for name in lacking if folders[name]]
     return results, notes if results else []
 
 

@@ -49,16 +49,16 @@ def rescore(
     description = RunFolder(path).description()
     if not scorers:
         raise AlignbenchError("no scorer given: use --scorer kind=name, such as toxicity=alt-profanity-check")
-    asked = by_kind(scorers)
+    requested = by_kind(scorers)
     for name in tasks:
         _task(name)
     with lock_run(path) as run:
-        folders = _folders(run, asked, tasks)
+        folders = _folders(run, requested, tasks)
         if not folders:
             raise AlignbenchError(
-                f"{path}: none of its tasks with generated outputs takes a scorer of kind {', '.join(asked)}"
+                f"{path}: none of its tasks with generated outputs takes a scorer of kind {', '.join(requested)}"
             )
-        loaded = {kind: find_scorer(spec, device=device) for kind, spec in asked.items()}
+        loaded = {kind: find_scorer(spec, device=device) for kind, spec in requested.items()}
         for scorer in loaded.values():
             if scorer.kind == "preference" and trained_against(description, scorer):
                 progress.say(
@@ -73,14 +73,14 @@ def _task(name: str) -> Task:
     return OUTPUTS if name == OUTPUTS.name else find_task(name)
 
 
-def _folders(run: RunFolder, asked: Mapping[str, str], names: Sequence[str]) -> list[tuple[Task, TaskFolder]]:
+def _folders(run: RunFolder, requested: Mapping[str, str], names: Sequence[str]) -> list[tuple[Task, TaskFolder]]:
     """For each set of outputs that one of the kinds applies to, the finished folder with the most other scorers."""
     found: list[list[TaskFolder]] = []
     for folder in run.tasks():
         identity = folder.identity()
         if "scorers" not in identity or (names and identity["task"] not in names):
             continue
-        if not any(kind in _kinds(_task(identity["task"]), asked) for kind in asked):
+        if not any(kind in _kinds(_task(identity["task"]), requested) for kind in requested):
             continue
         alike = next((own for own in found if same_outputs(own[0].identity(), identity)), None)
         if alike is None:
@@ -93,7 +93,7 @@ def _folders(run: RunFolder, asked: Mapping[str, str], names: Sequence[str]) -> 
         if not finished:
             raise AlignbenchError(f"{own[0].path}: not finished; run the command that began it again")
         best = max(
-            finished, key=lambda folder: len({entry["kind"] for entry in folder.identity()["scorers"]} - set(asked))
+            finished, key=lambda folder: len({entry["kind"] for entry in folder.identity()["scorers"]} - set(requested))
         )
         chosen.append((_task(best.identity()["task"]), best))
     return chosen

@@ -47,7 +47,7 @@ class TaskRun:
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder. name: as shown; unfinished: its tasks without a result."""
+    """A run folder. name: as displayed; unfinished: its tasks without a result."""
 
     path: Path
     name: str
@@ -109,8 +109,8 @@ def read_runs(specs: Sequence[str], root: Path) -> list[Run]:
 
 
 def named(runs: Sequence[Run]) -> list[Run]:
-    """Each with a name of its own: the model's; where several have that, the folder's, with as many of the folders
-    above before it as tell them apart."""
+    """The runs with unique names: the model's, or if several have that, the folder's with as many parent folders as
+    needed."""
     names = [str(run.description["model"]["name"]) for run in runs]
     for depth in range(1, max((len(run.path.parts) for run in runs), default=0) + 1):
         taken = Counter(names)
@@ -132,17 +132,19 @@ def _find(spec: str, root: Path) -> Path:
         if len(found) == 1:
             return found[0].resolve()
         if found:
-            raise AlignbenchError(f"{spec}: which one? {', '.join(folder.name for folder in found)} (in {root})")
-    raise AlignbenchError(f"{spec}: no run of it in {root}; there are {', '.join(folder.name for folder in known)}")
+            raise AlignbenchError(
+                f"{spec}: ambiguous; name one of {', '.join(folder.name for folder in found)} (in {root})"
+            )
+    raise AlignbenchError(f"{spec}: no such run in {root}; there are {', '.join(folder.name for folder in known)}")
 
 
 def _matches(spec: str, path: Path, known: dict[Path, dict[str, Any]]) -> Iterator[list[Path]]:
-    """Runs that `spec` may mean, from the surest reading to the loosest."""
+    """Runs that `spec` may mean, from the strictest interpretation to the loosest."""
     yield [folder for folder in known if folder.name == spec]
     if (path / "config.json").is_file():
         weights = hash_files(weight_files(path, spec))
         yield [folder for folder, run in known.items() if run["model"].get("weights_sha256") == weights]
-        raise AlignbenchError(f"checkpoint {spec}: none of the runs is of these weights; evaluate it first")
+        raise AlignbenchError(f"checkpoint {spec}: no run has these weights; evaluate it first")
     yield [
         folder
         for folder, run in known.items()
@@ -159,7 +161,7 @@ def _read(path: Path) -> Run:
     for file in sorted(path.glob("*/task.json")):
         identity, result = read_object(file) or {}, read_object(file.parent / "result.json")
         if not isinstance(identity, dict) or not isinstance(identity.get("scorers") or [], list):
-            raise AlignbenchError(f"{file}: not a task.json of this alignbench; evaluate this task again")
+            raise AlignbenchError(f"{file}: not a task.json of this version of alignbench; evaluate this task again")
         if result is None:
             unfinished.append(str(identity.get("task", file.parent.name)))
             continue
@@ -167,7 +169,8 @@ def _read(path: Path) -> Run:
             tasks.append(TaskRun(file.parent, identity, TaskResult.from_json(result)))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise AlignbenchError(
-                f"{file.parent / 'result.json'}: not a result of this alignbench ({error}); evaluate this task again"
+                f"{file.parent / 'result.json'}: not a result of this version of alignbench ({error}); "
+                "evaluate this task again"
             ) from error
     return Run(path, "", description, tuple(tasks), tuple(unfinished))
 
