@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignbench.audit.comparable import Match
-from alignbench.audit.paired import BOOTSTRAP, JACKKNIFE, Array, Change, change, without_interval
+from alignbench.audit.paired import Array, Change, by_bootstrap, by_jackknife, change, without_interval
 from alignbench.audit.references import embedder_of, find
 from alignbench.runs.read import TaskRun
 from alignbench.runs.summary import with_vectors
@@ -55,10 +55,11 @@ class RecordCache:
         return self._records[folder.path]
 
     def sample(
-        self, folder: TaskRun, corpus: CorpusMetrics, records: Sequence[Record], cluster: NDArray[np.int64], seed: int
+        self, folder: TaskRun, corpus: CorpusMetrics, common: Sequence[str], cluster: NDArray[np.int64], seed: int
     ) -> Sample:
-        key = (folder.path, tuple(record.id for record in records), cluster.tobytes(), seed)
+        key = (folder.path, *common, cluster.tobytes(), seed)
         if key not in self._samples:
+            records = [self.records(folder)[name] for name in common]
             if corpus.texts:
                 records = with_vectors(records, embedder_of(folder))
             self._samples[key] = sample(corpus, records, cluster, seed)
@@ -68,40 +69,38 @@ class RecordCache:
 def compare_corpus(
     task: Task, better: Mapping[str, str], match: Match, cache: RecordCache, seed: int = 0
 ) -> tuple[dict[str, tuple[Change, tuple[int, int]]], int]:
-    """Metric -> its change, and the number of values on both sides; and the number of documents left out.
+    """Metric -> its change, and the numbers of values on both sides; and the number of documents left out.
 
     better: metric -> direction. A metric is missing if it could not be computed on one of 20 resamples, or if it is of
     vectors of an embedder that is not available.
     """
-    corpus, folders = task.corpus, (match.reference, match.aligned)
-    if corpus is None:
+    before, after = cache.records(match.reference), cache.records(match.aligned)
+    if (corpus := task.corpus) is None:
         return {}, 0
-    both = [cache.records(folder) for folder in folders]
-    common = [name for name in both[0] if name in both[1] and all(corpus.usable(records[name]) for records in both)]
-    left_out = len({**both[0], **both[1]}) - len(common)
+    common = [i for i in before if i in after and corpus.usable(before[i]) and corpus.usable(after[i])]
+    left_out = len({**before, **after}) - len(common)
     if not common:
         return {}, left_out
-    cluster = cluster_numbers([both[0][name].cluster for name in common], len(common))
-    sides = [[records[name] for name in common] for records in both]
-    differ = [float(corpus.outcome(one) != corpus.outcome(other)) for one, other in zip(*sides, strict=True)]
-    few, clusters = few_changed(differ, cluster), int(cluster.max()) + 1
-    one, other = (
-        cache.sample(folder, corpus, records, cluster, seed) for folder, records in zip(folders, sides, strict=True)
-    )
+    cluster = cluster_numbers([before[i].cluster for i in common], len(common))
+    few = few_changed([float(corpus.outcome(before[i]) != corpus.outcome(after[i])) for i in common], cluster)
+    size = len(common), int(cluster.max()) + 1
+    infer = by_jackknife(*size) if corpus.resampling == "jackknife" else by_bootstrap(*size)
+    one, other = (cache.sample(own, corpus, common, cluster, seed) for own in (match.reference, match.aligned))
     found = {}
     for name in better:
-        before, after = one.whole.get(name, Estimate()), other.whole.get(name, Estimate())
-        if before.value is None or after.value is None:
+        first, second = one.whole.get(name, Estimate()), other.whole.get(name, Estimate())
+        if first.value is None or second.value is None:
             continue
         paired = name in one.draws and name in other.draws
-        draws = np.column_stack([one.draws[name], other.draws[name]]) if paired else np.empty((0, 2))
+        draws = (
+            np.column_stack([one.draws[name], other.draws[name]]) if paired else np.full((jackknife.GROUPS, 2), np.nan)
+        )
         if corpus.resampling == "bootstrap":
             draws = draws[np.isfinite(draws).all(axis=1)]
             if len(draws) < 0.95 * RESAMPLES:
                 continue
-        method = JACKKNIFE if corpus.resampling == "jackknife" else BOOTSTRAP
-        changed = change(before.value, after.value, draws, better[name], len(common), clusters, method)
-        found[name] = (without_interval(changed) if few else changed), (before.n, after.n)
+        changed = change(first.value, second.value, draws, better[name], infer, corpus.resampling)
+        found[name] = (without_interval(changed) if few else changed), (first.n, second.n)
     return found, left_out
 
 

@@ -1,16 +1,16 @@
 """The diversity of the outputs of several systems, each compared with the first, at equal numbers and equal lengths.
 
 Documents, numbers of outputs and lengths are made equal for each pair, so that a third system changes no comparison.
-Per input: the outputs of each document, averaged over documents, with a paired bootstrap over documents. Across inputs:
-the first output of every document as one set, with a jackknife that leaves out the same documents of both systems. Similarity: the mean cosine of outputs for the same prompt, of one model and of two.
+Per input: the outputs of each document, averaged over documents, with a paired bootstrap. Across inputs: the first
+output of every document as one set, with a jackknife that leaves out the same documents of both systems. Similarity:
+the mean cosine of outputs for the same prompt, of one model and of two.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,7 +90,7 @@ def compare(
                     "--lengths whole compares them uncut"
                 )
             pairs.append((outputs, equal))
-    rows = []
+    rows: list[Row] = []
     for outputs, equal in pairs:
         notes += [f"{outputs} outputs, {' × '.join(equal.names)}: {note}" for note in equal.notes]
         rows += _rows(outputs, equal, embedder, seed, whole)
@@ -98,39 +98,43 @@ def compare(
         for one, other in combinations(others, 2):
             try:
                 equal = equalise(one, other)
-            except AlignbenchError as error:  # neither is a reference: the other comparisons do not depend on it
+            except AlignbenchError as error:  # neither is the reference: the other comparisons do not depend on it
                 notes.append(f"{outputs} outputs: {error}")
                 continue
-            found = _lengths(equal, whole)
-            if not found:
+            if not equal.short[0] and not whole:
                 notes.append(f"{outputs} outputs: {one.name} and {other.name} keep too few words at equal lengths")
-            for lengths, texts in found:
-                blank = Row("", outputs, lengths, "", *equal.names, Estimate())
-                rows.append(_between(blank, _embedded(embedder, texts), seed))
+            rows += _rows(outputs, equal, embedder, seed, whole, similarity=True)
     embedded_by = f"{embedder.name}@{embedder.revision[:12]}"
     return Comparison(tuple(system.name for system in systems), embedded_by, tuple(rows), (*notes, *_unequal(rows)))
 
 
-def _rows(outputs: str, equal: Equal, embedder: Embedder, seed: int, whole: bool) -> list[Row]:
-    written = [[_written(own) for own in documents] for documents in equal.whole]
+def _rows(
+    outputs: str, equal: Equal, embedder: Embedder, seed: int, whole: bool, *, similarity: bool = False
+) -> list[Row]:
+    """similarity: only the similarity of the two systems"""
     blank = Row("as written", outputs, "whole", "", *equal.names, Estimate())
-    rows = _mean_rows(blank, written, seed)
-    for lengths, texts in _lengths(equal, whole):
+    rows = []
+    if not similarity:
+        rows += _mean_rows(blank, [[_written(own) for own in documents] for documents in equal.whole], seed)
+    for lengths, texts in (("equal", equal.short), ("whole", equal.whole))[: 1 + whole]:
+        if not texts[0]:
+            continue
         vectors = _embedded(embedder, texts)
         blank = replace(blank, lengths=lengths)
-        several = [n for n, own in enumerate(texts[0]) if len(own) > 1]
-        found = [[_numbers(own[n], v[n]) for n in several] for own, v in zip(texts, vectors, strict=True)]
-        rows += _mean_rows(replace(blank, scope="per input"), found, seed)
-        rows += _set_rows(replace(blank, scope="across inputs"), texts, vectors)
-        inside = [[{"cosine_similarity": 1 - own["cosine_distance"]} for own in system] for system in found]
-        rows += _mean_rows(replace(blank, scope="within a model"), inside, seed)
-        rows.append(_between(blank, vectors, seed))
+        if not similarity:
+            several = [n for n, own in enumerate(texts[0]) if len(own) > 1]
+            found = [[_numbers(own[n], v[n]) for n in several] for own, v in zip(texts, vectors, strict=True)]
+            rows += _mean_rows(replace(blank, scope="per input"), found, seed)
+            rows += _set_rows(replace(blank, scope="across inputs"), texts, vectors)
+            inside = [[{"cosine_similarity": 1 - own["cosine_distance"]} for own in system] for system in found]
+            rows += _mean_rows(replace(blank, scope="within a model"), inside, seed)
+        cosines = [
+            float(a.sum(axis=0, dtype=np.float64) @ b.sum(axis=0, dtype=np.float64)) / (len(a) * len(b))
+            for a, b in zip(*vectors, strict=True)
+        ]
+        mean = bootstrap.interval(cosines, seed=seed, bounds=(-1, 1))
+        rows.append(replace(blank, scope="between models", metric="cosine_similarity", estimate=mean))
     return rows
-
-
-def _lengths(equal: Equal, whole: bool) -> list[tuple[str, tuple[Documents, Documents]]]:
-    found = [("equal", equal.short)] if equal.short[0] else []
-    return [*found, ("whole", equal.whole)] if whole else found
 
 
 def _numbers(texts: Sequence[str], vectors: NDArray[np.float32]) -> dict[str, float]:
@@ -160,43 +164,32 @@ def _mean_rows(blank: Row, documents: Sequence[Sequence[Mapping[str, float]]], s
 
 
 def _set_rows(blank: Row, texts: Sequence[Documents], vectors: Sequence[_Vectors]) -> list[Row]:
-    n, found, replicates = len(texts[0]), [], []
-    for documents, own in zip(texts, vectors, strict=True):
-        firsts, table = [outputs[0] for outputs in documents], np.stack([rows[0] for rows in own])
-
-        def numbers(rows: Sequence[int], firsts: list[str] = firsts, table: NDArray[np.float32] = table) -> Any:
-            return _numbers([firsts[row] for row in rows], table[rows])
-
-        found.append(numbers(range(n)))
-        # uncut texts get no intervals: if models write long texts, each measurement takes long
-        resampled = blank.lengths == "equal" and 2 * jackknife.GROUPS <= n <= jackknife.MOST
-        replicates.append(jackknife.replicates(numbers, np.arange(n)) if resampled else {})
+    n = len(texts[0])
+    measures = [_of_firsts(*own) for own in zip(texts, vectors, strict=True)]
+    found = [numbers(range(n)) for numbers in measures]
+    # uncut texts get no intervals: if models write long texts, each measurement takes long
+    resampled = blank.lengths == "equal" and 2 * jackknife.GROUPS <= n <= jackknife.MOST
+    replicates = [jackknife.replicates(numbers, np.arange(n)) if resampled else {} for numbers in measures]
     rows = []
     for name in (name for name in _BOUNDS if name in found[0] and name in found[1]):
-        (reference, model), draws = (own[name] for own in found), [own.get(name) for own in replicates]
-        delta = None if draws[0] is None or draws[1] is None else draws[1] - draws[0]
-        if delta is None or not np.isfinite(delta).all():
-            draws = [None, None]
+        reference, model = (own[name] for own in found)
+        before, after = (own.get(name, jackknife.MISSING) for own in replicates)
         rows.append(
             replace(
                 blank,
                 metric=name,
-                estimate=jackknife.estimate(model, draws[1], n, n, _BOUNDS[name]),
-                of_reference=jackknife.estimate(reference, draws[0], n, n, _BOUNDS[name]),
-                difference=jackknife.estimate(model - reference, delta, n, n),
+                estimate=jackknife.estimate(model, after, n, n, _BOUNDS[name]),
+                of_reference=jackknife.estimate(reference, before, n, n, _BOUNDS[name]),
+                difference=jackknife.estimate(model - reference, after - before, n, n),
             )
         )
     return rows
 
 
-def _between(blank: Row, vectors: Sequence[_Vectors], seed: int) -> Row:
-    """Mean cosine of outputs of two models for the same prompt."""
-    cosines = [
-        float(a.sum(axis=0, dtype=np.float64) @ b.sum(axis=0, dtype=np.float64)) / (len(a) * len(b))
-        for a, b in zip(*vectors, strict=True)
-    ]
-    estimate = bootstrap.interval(cosines, seed=seed, bounds=(-1, 1))
-    return replace(blank, scope="between models", metric="cosine_similarity", estimate=estimate)
+def _of_firsts(texts: Documents, vectors: _Vectors) -> Callable[[Sequence[int]], dict[str, float]]:
+    """Documents -> the numbers of their first outputs as one set."""
+    firsts, table = [own[0] for own in texts], np.stack([own[0] for own in vectors])
+    return lambda rows: _numbers([firsts[row] for row in rows], table[rows])
 
 
 def _unequal(rows: Sequence[Row]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import re
 from collections.abc import Mapping, Sequence
@@ -10,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from alignbench.audit.comparable import PROMPTING, differences, scorers_of
-from alignbench.data.sources import SourceRow, checked_text, read_source
+from alignbench.data.sources import checked_text, read_source
 from alignbench.diversity.lexical import LENGTH, cut, words
 from alignbench.errors import AlignbenchError
 from alignbench.evaluation.pipeline import same_outputs
 from alignbench.runs.read import Run, TaskRun, read_runs
+from alignbench.types.record import Output
 
 TASKS = ("diversity", "diversity_across")
 LEAST = 10  # words; shorter texts are too short to compare
@@ -26,20 +28,12 @@ Documents = tuple[tuple[str, ...], ...]  # the outputs of each document
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One output. scores: "kind.number" -> value"""
-
-    text: str
-    scores: Mapping[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class System:
-    """documents: id -> outputs, in order; prompts: id -> prompt, if known; numbered: ids are row numbers, if the file has
-    none; identity: the task.json of a task folder."""
+    """documents: id -> outputs, in order; prompts: id -> prompt, if known; numbered: the file has no ids, they are row
+    numbers; identity: the task.json of a task folder."""
 
     name: str
-    documents: Mapping[str, tuple[Sample, ...]]
+    documents: Mapping[str, tuple[Output, ...]]
     prompts: Mapping[str, str] = field(default_factory=dict)
     numbered: bool = False
     identity: Mapping[str, Any] = field(default_factory=dict)
@@ -69,88 +63,68 @@ def read_system(source: str | Path, task: str | None = None, columns: Mapping[st
     Raises AlignbenchError if there are no outputs, or more than one set of them.
     """
     path = Path(source)
-    if (path / "task.json").is_file():
-        (run,) = read_runs([str(path.parent)], Path())
-        found = next((own for own in run.tasks if own.path == path.resolve()), None)
-        if found is None:
-            raise AlignbenchError(f"{path}: {_RESUME}")
-        return _of_task(run, found)
-    if path.is_dir():
-        if not (path / "run.json").is_file():
-            raise AlignbenchError(f"{path}: neither a run folder (no run.json) nor a task folder (no task.json)")
-        return _of_run(path, (task,) if task else TASKS)
-    return _of_file(path, columns or {})
-
-
-def _of_run(path: Path, names: tuple[str, ...]) -> System:
-    (run,) = read_runs([str(path)], Path())
-    alike = next((same for name in names if (same := [own for own in run.tasks if own.task == name])), None)
-    if alike is None:
-        raise AlignbenchError(
-            f"{path}: {' or '.join(names)}: {_RESUME if set(names) & set(run.unfinished) else 'no such task in it'}"
-        )
-    if not all(same_outputs(alike[0].identity, own.identity) for own in alike):
-        listed = " or ".join(f"{own.path} (template {own.identity.get('template')})" for own in alike)
-        raise AlignbenchError(f"{path}: several sets of outputs for {alike[0].task}; name one folder: {listed}")
-    return _of_task(run, max(alike, key=lambda own: len(own.identity.get("scorers") or ())))
-
-
-def _of_task(run: Run, own: TaskRun) -> System:
+    folder = path.parent if (path / "task.json").is_file() else path
+    if not path.is_dir():
+        return _of_file(path, columns or {})
+    if not (folder / "run.json").is_file():
+        raise AlignbenchError(f"{path}: neither a run folder nor a task folder in one (no run.json)")
+    (run,) = read_runs([str(folder)], Path())
+    if folder == path:
+        own = _of_run(path, run, (task,) if task else TASKS)
+    elif (own := next((own for own in run.tasks if own.path == path.resolve()), None)) is None:
+        raise AlignbenchError(f"{path}: {_RESUME}")
     documents, prompts = {}, {}
     for record in own.records():
         if record.choices:
             raise AlignbenchError(f"{own.path}: the model generates no text in this task, so there are no outputs")
-        outputs = [output for output in record.outputs if not output.unscored]
-        documents[record.id] = tuple(Sample(output.text, _flat(output.scores)) for output in outputs)
+        documents[record.id] = tuple(output for output in record.outputs if not output.unscored)
         prompts[record.id] = record.prompt
     name, template = str(run.description["model"]["name"]), own.identity.get("template")
     return System(f"{name} ({template})" if template else name, documents, prompts, identity=own.identity)
 
 
+def _of_run(path: Path, run: Run, names: tuple[str, ...]) -> TaskRun:
+    same = next((found for name in names if (found := [own for own in run.tasks if own.task == name])), None)
+    if same is None:
+        why = _RESUME if set(names) & set(run.unfinished) else "no such task in it"
+        raise AlignbenchError(f"{path}: {' or '.join(names)}: {why}")
+    if not all(same_outputs(same[0].identity, own.identity) for own in same):
+        listed = " or ".join(f"{own.path} (template {own.identity.get('template')})" for own in same)
+        raise AlignbenchError(f"{path}: several sets of outputs for {same[0].task}; name one folder: {listed}")
+    return max(same, key=lambda own: len(own.identity.get("scorers") or ()))
+
+
 def _of_file(path: Path, columns: Mapping[str, str]) -> System:
     rows = read_source(str(path))
-    columns = _columns_of_file(path, rows, columns)
+    present = {name for row in rows for name in row.fields}
+    renamed = {theirs: ours for theirs, ours in columns.items() if theirs in present}
+    if len(set(renamed.values())) < len(renamed):
+        raise AlignbenchError(f"{path}: --map renames several of its columns ({', '.join(renamed)}) to the same name")
+    # a column may be of another file, if this one has our name for it
+    reached = present | set(renamed.values())
+    columns = {theirs: ours for theirs, ours in columns.items() if theirs in present or ours not in reached}
     rows = [row.renamed(columns) for row in rows]
-    documents: dict[str, tuple[Sample, ...]] = {}
+    documents: dict[str, tuple[Output, ...]] = {}
     prompts = {}
     numbered = all(row.fields.get("id") in (None, "") for row in rows)
     for number, row in enumerate(rows, start=1):
         try:
             identifier = f"row {number}" if numbered else str(row.field("id"))
-            documents[identifier] = documents.get(identifier, ()) + _samples(row)
+            texts = row.list("outputs") if "outputs" in row.fields else [row.field("output")]
+            if not isinstance(given := row.fields.get("scores") or {}, dict):
+                raise ValueError("scores is not an object {kind: {number: value}}")
+            of_kind = {kind: numbers for kind, numbers in given.items() if isinstance(numbers, dict)}
+            scores = {
+                kind: {name: float(value) for name, value in numbers.items() if isinstance(value, int | float)}
+                for kind, numbers in of_kind.items()
+            }
+            outputs = tuple(Output(checked_text(text, "an output"), scores) for text in texts)
         except ValueError as error:
             raise AlignbenchError(f"{row.where}: {error}") from None
+        documents[identifier] = documents.get(identifier, ()) + outputs
         if isinstance(row.fields.get("prompt"), str):
             prompts[identifier] = row.fields["prompt"]
     return System(path.name.partition(".jsonl")[0], documents, prompts, numbered)
-
-
-def _columns_of_file(path: Path, rows: Sequence[SourceRow], columns: Mapping[str, str]) -> dict[str, str]:
-    """`columns` without those that concern other files: this file has our name instead of theirs."""
-    present = {name for row in rows for name in row.fields}
-    given = {theirs: ours for theirs, ours in columns.items() if theirs in present}
-    if len(set(given.values())) < len(given):
-        raise AlignbenchError(f"{path}: --map renames several of its columns ({', '.join(given)}) to the same name")
-    reached = present | set(given.values())
-    return {theirs: ours for theirs, ours in columns.items() if theirs in present or ours not in reached}
-
-
-def _samples(row: SourceRow) -> tuple[Sample, ...]:
-    texts = row.list("outputs") if "outputs" in row.fields else [row.field("output")]
-    scores = row.fields.get("scores") or {}
-    if not isinstance(scores, dict):
-        raise ValueError("scores is not an object {kind: {number: value}}")
-    return tuple(Sample(checked_text(text, "an output"), _flat(scores)) for text in texts)
-
-
-def _flat(scores: Mapping[str, Any]) -> dict[str, float]:
-    return {
-        f"{kind}.{name}": float(value)
-        for kind, numbers in scores.items()
-        if isinstance(numbers, dict)
-        for name, value in numbers.items()
-        if isinstance(value, int | float)
-    }
 
 
 def check_comparable(first: System, other: System) -> list[str]:
@@ -233,26 +207,27 @@ def gated(systems: Sequence[System], gate: str) -> tuple[list[System], list[str]
     match = _GATE.fullmatch(gate)
     if match is None:
         raise AlignbenchError(f"gate {gate!r}: write KIND.NUMBER>=X, such as reward.reward>=0")
-    number, passes, limit = match[1], _COMPARE[match[2]], float(match[3])
-    kind = number.partition(".")[0]
+    (kind, _, name), passes, limit = match[1].partition("."), _COMPARE[match[2]], float(match[3])
     scorers = {s.name: str(own) for s in systems for own in scorers_of(s.identity) if own.kind == kind}
     if len(set(scorers.values())) > 1:
         listed = ", ".join(f"{name} with {scorer}" for name, scorer in scorers.items())
         raise AlignbenchError(f"gate {gate}: scored by different scorers ({listed}); `alignbench rescore` with one")
     found, notes = [], []
     for system in systems:
-        samples = [sample for own in system.documents.values() for sample in own]
-        known = sorted({name for sample in samples for name in sample.scores})
-        if number not in known:
+        outputs = [output for own in system.documents.values() for output in own]
+        known = sorted(
+            {f"{kind}.{name}" for output in outputs for kind in output.scores for name in output.scores[kind]}
+        )
+        if match[1] not in known:
             raise AlignbenchError(
-                f"gate {gate}: {system.name} has no scores {number} (it has {', '.join(known) or 'none'}); "
+                f"gate {gate}: {system.name} has no scores {match[1]} (it has {', '.join(known) or 'none'}); "
                 f"`alignbench rescore` its run with a scorer of the kind {kind}"
             )
         passed = {
-            i: tuple(sample for sample in own if number in sample.scores and passes(sample.scores[number], limit))
+            i: tuple(output for output in own if passes(output.scores.get(kind, {}).get(name, math.nan), limit))
             for i, own in system.documents.items()
         }
-        notes.append(f"gate {gate}: {sum(map(len, passed.values()))} of {len(samples)} outputs of {system.name} pass")
+        notes.append(f"gate {gate}: {sum(map(len, passed.values()))} of {len(outputs)} outputs of {system.name} pass")
         found.append(replace(system, documents={i: own for i, own in passed.items() if own}))
     for other in found[1:]:
         if not set(found[0].documents) & set(other.documents):

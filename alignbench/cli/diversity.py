@@ -98,8 +98,8 @@ def print_comparison(found: Comparison) -> None:
         print(printable(note))
     first = printable(found.models[0])
     print(
-        f"Each line compares two models' outputs, cut in pairs to {LENGTH} words or to the length of the shorter (at least"
-        f" {LEAST}): the values of {first} depend on the other model. Vectors of the same words: "
+        f"Each line compares two models' outputs, cut in pairs to {LENGTH} words or to the length of the shorter "
+        f"(at least {LEAST}): the values of {first} depend on the other model. Vectors of the same words: "
         f"{printable(found.embedder)}"
     )
 

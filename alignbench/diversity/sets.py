@@ -118,7 +118,7 @@ def of_set(
     return [
         (
             replace(metric, name=f"{prefix}{metric.name}"),
-            jackknife.estimate(found[metric.name], replicates.get(metric.name), n, n, metric.bounds),
+            jackknife.estimate(found[metric.name], replicates.get(metric.name, jackknife.MISSING), n, n, metric.bounds),
         )
         for metric in (*METRICS, *UNCUT, *LENGTHS)
         if metric.name in found

@@ -17,6 +17,7 @@ GROUPS = 20
 MOST = 500  # values in a sample that is measured again: that takes GROUPS further measurements
 
 Array = NDArray[np.float64]
+MISSING: Array = np.full(GROUPS, np.nan)  # the replicates of a statistic that was not measured again
 
 
 def replicates(measure: Callable[[list[int]], Mapping[str, float]], cluster: NDArray[np.int64]) -> dict[str, Array]:
@@ -33,9 +34,9 @@ def columns(parts: Sequence[Mapping[str, float]]) -> dict[str, Array]:
     return {name: np.array([part.get(name, np.nan) for part in parts]) for name in names}
 
 
-def estimate(value: float, replicates: Array | None, n: int, clusters: int, bounds: Bounds = (None, None)) -> Estimate:
+def estimate(value: float, replicates: Array, n: int, clusters: int, bounds: Bounds = (None, None)) -> Estimate:
     """replicates: (GROUPS,) values of the statistic without one group each; no interval if one of them is missing."""
-    if replicates is None or not np.isfinite(replicates).all():
+    if not np.isfinite(replicates).all():
         return Estimate(value, n=n, clusters=clusters)
     error = float(np.sqrt((GROUPS - 1) / GROUPS * ((replicates - replicates.mean()) ** 2).sum()))
     return Estimate.symmetric(value, error, t_quantile(GROUPS - 1), n, clusters, bounds)
