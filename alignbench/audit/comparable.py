@@ -10,20 +10,11 @@ from typing import Any
 from alignbench.runs.read import TaskRun
 from alignbench.types.scorer import ScorerIdentity
 
+# baseline: its name, since its folder adds nothing to the documents; documents_sha256 last: it differs if others do
 FIELDS = (
-    "task",
-    "version",
-    "shots",
-    "limit",
-    "seed",
-    "data",
-    "prefix",
-    "template",
-    "sampling",
-    "scorers",
-    "baseline",  # its name: the folder of its answers adds nothing to the documents
-    "documents_sha256",  # last: it differs if any of the fields above made other documents
-)
+    "task", "version", "shots", "limit", "seed", "data", "prefix", "template", "sampling", "scorers", "baseline",
+    "documents_sha256",
+)  # fmt: skip
 PROMPTING = {"template", "sampling", "prefix"}  # null for the outputs of a file: unknown
 UNKNOWN = "unknown"
 
@@ -70,7 +61,10 @@ def match(
     across_templates: each model with its own chat template, if it has such a folder
     """
     if across_templates:
-        reference, aligned = _own_template(reference), _own_template(aligned)
+        reference, aligned = (
+            [own for own in folders if own.identity.get("template") == "chat"] or folders
+            for folders in (reference, aligned)
+        )
     found: list[Match] = []
     nearest: list[Difference] = []
     for one in reference:
@@ -115,10 +109,6 @@ def baseline_of(identity: Mapping[str, Any]) -> str | None:
     return (identity.get("baseline") or {}).get("name")
 
 
-def _own_template(folders: Sequence[TaskRun]) -> Sequence[TaskRun]:
-    return [folder for folder in folders if folder.identity.get("template") == "chat"] or folders
-
-
 def _template(one: TaskRun, other: TaskRun) -> str:
     if "template" not in one.identity:
         return ""
@@ -135,17 +125,15 @@ def _value(field: str, identity: Mapping[str, Any]) -> Any:
 
 def _shown(field: str, identity: Mapping[str, Any]) -> str:
     """A value as a short text."""
-    value: Any = baseline_of(identity) if field == "baseline" else identity.get(field)
+    value = _value(field, identity)
     if field == "data":
-        return " ".join(f"{part['card']}@{str(part['revision'])[:8]}" for part in value or ()) or "none"
+        return " ".join(f"{card}@{str(revision)[:8]}" for card, _, revision in value) or "none"
     if field == "scorers":
         return " ".join(f"{scorer.kind}={scorer}" for scorer in scorers_of(identity)) or "none"
     if value is None:
         return "all" if field == "limit" else UNKNOWN
-    if field == "documents_sha256":
-        return str(value)[:8]
     if field == "prefix":
         return f"{len(value)} characters (sha256 {hashlib.sha256(value.encode()).hexdigest()[:8]})"
     if field == "sampling":
         return " ".join(f"{key}={part!r}" for key, part in value.items())
-    return str(value)
+    return str(value)[:8] if field == "documents_sha256" else str(value)

@@ -6,7 +6,7 @@ documents, and summarises: verdicts, taxes, and the reward-tax front.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +18,7 @@ from alignbench.audit.references import chosen_run, find, references
 from alignbench.audit.rows import Rows, measure
 from alignbench.audit.tax import macro, taxed
 from alignbench.errors import AlignbenchError
-from alignbench.runs.read import Run, TaskRun, read_runs
+from alignbench.runs.read import Run, read_runs
 from alignbench.stats.significance import LEVEL, holm
 
 ENTROPY, PER_CHARACTER = "entropy", "_per_character"
@@ -38,7 +38,6 @@ class Plan:
 
     @property
     def identity(self) -> tuple[Path, Path, str]:
-        """What the rows depend on."""
         return self.reference.path, self.aligned.path, self.templates
 
 
@@ -115,11 +114,14 @@ def compare_with(
 
 
 def _plan(reference: Run, aligned: Run, role: str, tasks: Sequence[str], *, across: bool) -> Plan:
-    mine, theirs = _by_task(reference, tasks), _by_task(aligned, tasks)
+    mine, theirs = (
+        {name: [own for own in run.tasks if own.task == name] for name in dict.fromkeys(own.task for own in run.tasks)}
+        for run in (reference, aligned)
+    )
     matches: list[Match] = []
     left_out: list[str] = []
     notes: list[str] = []
-    for name in [name for name in mine if name in theirs]:
+    for name in [name for name in mine if name in theirs and (not tasks or name in tasks)]:
         if find(name) is None:
             left_out.append(f"{name} (no such task in this version of alignbench)")
             continue
@@ -130,7 +132,7 @@ def _plan(reference: Run, aligned: Run, role: str, tasks: Sequence[str], *, acro
             notes += [note for note in map(packages_differ, found) if note]
         else:
             left_out.append(f"{name} ({found})")
-    if only := sorted(set(mine) ^ set(theirs)):
+    if only := [name for name in sorted(set(mine) ^ set(theirs)) if not tasks or name in tasks]:
         notes.append(f"only one of the two has {', '.join(only)}")
     before, after = (run.description.get("engine", {}) for run in (reference, aligned))
     settings = [key for key in ("kind", "dtype") if before.get(key) != after.get(key)]
@@ -146,14 +148,6 @@ def _plain_and_chat(run: Run, tasks: Sequence[str]) -> list[Plan]:
     other = replace(run, name=f"{run.name} (chat)", tasks=after)
     plan = _plan(replace(run, tasks=before), other, "reference", tasks, across=True)
     return [plan] if plan.matches else []
-
-
-def _by_task(run: Run, tasks: Sequence[str]) -> dict[str, list[TaskRun]]:
-    found: dict[str, list[TaskRun]] = {}
-    for own in run.tasks:
-        if not tasks or own.task in tasks:
-            found.setdefault(own.task, []).append(own)
-    return found
 
 
 def _nothing(plan: Plan, across: bool) -> str:
@@ -187,14 +181,10 @@ def _of_same_tokens(plan: Plan, row: Row) -> Row:
     """A row of token entropies is not tested if two tokenizers split the texts into different tokens."""
     if row.group != ENTROPY or row.metric.endswith(PER_CHARACTER) or row.unit == "words":
         return row
-    same = _vocabulary(plan.reference.description) == _vocabulary(plan.aligned.description)
-    return row if same else row.untested("tokens of different tokenizers")
-
-
-def _vocabulary(described: Mapping[str, Any]) -> str | None:
-    """Identifies the tokenizer: by its tokens, or by its files if the run has no hash of its tokens."""
-    found: str | None = described.get("vocabulary_sha256") or described["model"].get("tokenizer_sha256")
-    return found
+    # tokenizers are identified by their tokens, or by their files in runs without a hash of the tokens
+    described = plan.reference.description, plan.aligned.description
+    before, after = (own.get("vocabulary_sha256") or own["model"].get("tokenizer_sha256") for own in described)
+    return row if before == after else row.untested("tokens of different tokenizers")
 
 
 def _judged(row: Row, adjusted: Iterator[float]) -> Row:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from alignbench.audit.audit import Checkpoint, Contrast, Front
+from alignbench.audit.audit import Checkpoint, Contrast, Front, MeanTax
 from alignbench.audit.comparable import match
 from alignbench.audit.tax import macro, range_of, taxed
 from alignbench.errors import AlignbenchError
@@ -43,11 +43,14 @@ def reward_front(
     if not tasks:
         return None, [*notes, f"no front of {named} against tax: no compared checkpoint has both"]
     reference = own[0].reference
-    points = [_checkpoint(reference, results[reference], 0.0, None, None)] if reference in results else []
+    taxes: dict[str, MeanTax | None] = {reference: None} if reference in results else {}
     for contrast in own:
-        _, mean = macro([row for row in taxed(contrast.rows, named) if row.task in tasks])
-        assert mean is not None
-        points.append(_checkpoint(contrast.aligned, results[contrast.aligned], mean.value, mean.low, mean.high))
+        _, taxes[contrast.aligned] = macro([row for row in taxed(contrast.rows, named) if row.task in tasks])
+    points = []
+    for name, mean in taxes.items():
+        found, limits = results[name], (0.0, None, None) if mean is None else (mean.value, mean.low, mean.high)
+        assert found.value is not None
+        points.append(Checkpoint(name, found.value, found.low, found.high, *limits, False, by_definition=not found.n))
     places = [(point.reward, point.tax) for point in points]
     points = [replace(point, on_front=on) for point, on in zip(points, non_dominated(places), strict=True)]
     like, why, corner = results[own[0].aligned], "as given", reference_point
@@ -122,10 +125,8 @@ def _of_most_compared(contrasts: Sequence[Contrast], results: Mapping[str, Metri
     """The contrasts with the reference that most models with a reward were compared with, one for each model: with its
     own template if there is such a contrast."""
     usable = [contrast for contrast in contrasts if contrast.aligned in results]
-    if not usable:
-        return []
     references = [contrast.reference for contrast in usable]
-    reference = max(dict.fromkeys(references), key=references.count)
+    reference = max(dict.fromkeys(references), key=references.count, default=None)
     # contrasts with own templates come after the others
     return list({contrast.aligned: contrast for contrast in usable if contrast.reference == reference}.values())
 
@@ -133,8 +134,3 @@ def _of_most_compared(contrasts: Sequence[Contrast], results: Mapping[str, Metri
 def _value(own: TaskRun, metric: str) -> MetricResult | None:
     found = (m for m in own.result.metrics if m.metric == metric and m.category is None and m.value is not None)
     return next(found, None)
-
-
-def _checkpoint(name: str, reward: MetricResult, tax: float, low: float | None, high: float | None) -> Checkpoint:
-    assert reward.value is not None
-    return Checkpoint(name, reward.value, reward.low, reward.high, tax, low, high, False, by_definition=not reward.n)

@@ -63,8 +63,9 @@ def change(reference: float, aligned: float, draws: Array, better: str, infer: I
     """draws: (k, 2) both values on each resample, or without each group."""
     delta, p = infer(aligned - reference, draws[:, 1] - draws[:, 0])
     gain = delta if better == "higher" else None
-    if better not in ("higher", "–"):
-        gain, p = infer(improvement(reference, aligned, better), improvement(draws[:, 0], draws[:, 1], better))
+    gained, gains = improvement(reference, aligned, better), improvement(draws[:, 0], draws[:, 1], better)
+    if better != "higher" and gained is not None and gains is not None:
+        gain, p = infer(gained, gains)
     return Change(reference, aligned, delta, gain, p, test)
 
 

@@ -39,17 +39,13 @@ def references(runs: Sequence[Run], chosen: str | None = None) -> list[tuple[Run
 
 def chosen_run(runs: Sequence[Run], name: str) -> Run:
     """The run of --reference NAME: a name, a folder's name or its beginning, or a path."""
-    for matches in (
-        lambda run: name in (run.name, run.path.name),
-        lambda run: run.path == Path(name).expanduser().resolve(),
-        lambda run: run.path.name.startswith(name),
-    ):
-        found = [run for run in runs if matches(run)]
-        if len(found) == 1:
-            return found[0]
-        if found:
-            break
-    raise AlignbenchError(f"--reference {name}: name one of the compared models: {', '.join(run.name for run in runs)}")
+    found = [run for run in runs if name in (run.name, run.path.name)]
+    found = found or [run for run in runs if run.path == Path(name).expanduser().resolve()]
+    found = found or [run for run in runs if run.path.name.startswith(name)]
+    if len(found) != 1:
+        names = ", ".join(run.name for run in runs)
+        raise AlignbenchError(f"--reference {name}: name one of the compared models: {names}")
+    return found[0]
 
 
 def _ancestors(run: Run, runs: Sequence[Run]) -> list[tuple[Run, str]]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from alignbench.audit.audit import Audit, Contrast, Front, Row
+from alignbench.audit.audit import Audit, Contrast, Front, MeanTax, Row
 from alignbench.console import interval, number, print_table, printable, write_csv, write_text
 from alignbench.stats.significance import LEVEL
 
@@ -18,20 +18,9 @@ DIGITS = {"share": 3, "bits": 3, "nats": 3, "r": 3, "points": 2, "tokens": 1, "w
 BETTER = {"higher": " ↑", "lower": " ↓", "0.5": " → 0.5", "0": " → 0", "–": ""}
 FOLDERS = ("reference_folder", "aligned_folder")  # fields of rows that are not part of JSON and CSV
 HEADER = (
-    "verdict",
-    "task",
-    "metric",
-    "reference",
-    "aligned",
-    "change",
-    "95 % interval",
-    "p",
-    "p (Holm)",
-    "test",
-    "relative tax",
-    "MDE",
-    "documents",
-)
+    "verdict", "task", "metric", "reference", "aligned", "change", "95 % interval", "p", "p (Holm)", "test",
+    "relative tax", "MDE", "documents",
+)  # fmt: skip
 # width of a terminal -> columns that are hidden on narrower ones
 HIDDEN = {140: ("p", "test", "relative tax"), 110: ("reference", "aligned", "documents")}
 WRAPPED = ("verdict", "task", "metric", "checkpoint", "group", "tasks")
@@ -57,38 +46,29 @@ def tables(audit: Audit, *, every_metric: bool = False) -> list[Table]:
         found.append(Table(title, HEADER, tuple(map(_cells, rows)), tuple(_notes(contrast, rows))))
         means = (*contrast.groups, *([contrast.mean] if contrast.mean else []))
         if means:
-            cells = tuple(
-                (
-                    "mean of groups" if mean.name == "all" else mean.name,
-                    number(mean.value, "+.2f"),
-                    interval(mean.low, mean.high, "+.2f"),
-                    ", ".join(mean.tasks),
-                )
-                for mean in means
-            )
             title = f"Tax of {contrast.aligned} against {contrast.reference}: positive is a loss, negative a gain"
-            found.append(Table(title, MEAN_HEADER, cells))
+            found.append(Table(title, MEAN_HEADER, tuple(map(_mean_cells, means))))
     return found if audit.front is None else [*found, _front(audit.front)]
+
+
+def _mean_cells(mean: MeanTax) -> tuple[str, ...]:
+    name, limits = "mean of groups" if mean.name == "all" else mean.name, interval(mean.low, mean.high, "+.2f")
+    return name, number(mean.value, "+.2f"), limits, ", ".join(mean.tasks)
 
 
 def _notes(contrast: Contrast, rows: Sequence[Row]) -> Iterable[str]:
     judged = [row for row in contrast.rows if row.verdict != NONE]
     verdicts = [row.verdict for row in judged]
     family = sum(row.p_holm is not None for row in judged)
-    yield (
-        f"gains {verdicts.count('gain')}, losses {verdicts.count('loss')}, inconclusive "
-        f"{verdicts.count('inconclusive')} (level {LEVEL}, Holm correction over {family} headline "
-        f"metric{'' if family == 1 else 's'})"
-    )
+    counts = f"gains {verdicts.count('gain')}, losses {verdicts.count('loss')}"
+    corrected = f"level {LEVEL}, Holm correction over {family} headline metric{'' if family == 1 else 's'}"
+    yield f"{counts}, inconclusive {verdicts.count('inconclusive')} ({corrected})"
     if len(judged) > family:
         yield f"inconclusive, since there is no test: {', '.join(_name(row) for row in judged if row.p_holm is None)}"
     for note in dict.fromkeys(row.note for row in rows if row.note):
         yield f"reported, not tested, {note}: {', '.join(_name(row) for row in rows if row.note == note)}"
     if "inconclusive" in verdicts:
-        yield (
-            '"inconclusive" is not "no tax": true changes below the minimum detectable effect (MDE) are missed in more '
-            "than one of five cases"
-        )
+        yield '"inconclusive" is not "no tax": > 20 % of changes below the minimum detectable effect (MDE) are missed'
     if any(row.clusters != row.n for row in rows):
         yield "documents: N in G groups, which are resampled as a whole"
     if any(row.left_out for row in rows):
@@ -143,11 +123,8 @@ def _front(front: Front) -> Table:
         for point in sorted(front.points, key=lambda point: -point.reward)
     )
     reward, tax = front.reference_point
-    notes = (
-        f"hypervolume {front.hypervolume:.3f} from the reference point {front.reward} {reward:g}, tax {tax:g} % "
-        f"({front.why})",
-        f"tax over {', '.join(front.tasks)}",
-    )
+    corner = f"{front.reward} {reward:g}, tax {tax:g} % ({front.why})"
+    notes = f"hypervolume {front.hypervolume:.3f} from {corner}", f"tax over {', '.join(front.tasks)}"
     return Table(f"Reward ({front.reward}) and tax relative to {front.reference}", FRONT_HEADER, rows, notes)
 
 
@@ -189,7 +166,7 @@ def _print_to_fit(table: Table) -> None:
 
 
 def to_json(audit: Audit) -> str:
-    content = asdict(audit, dict_factory=lambda pairs: {name: value for name, value in pairs if name not in FOLDERS})
+    content = asdict(audit, dict_factory=lambda pairs: dict(pair for pair in pairs if pair[0] not in FOLDERS))
     return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
 
 
@@ -237,21 +214,10 @@ def _markdown(text: str) -> str:
 
 
 _LATEX = str.maketrans(
-    {
-        "\\": r"\textbackslash{}",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        "<": r"\textless{}",
-        ">": r"\textgreater{}",
-        "|": r"\textbar{}",
-        '"': r"\textquotedbl{}",
-        "–": "--",
-        "…": r"\ldots{}",
-        "↑": r"$\uparrow$",
-        "↓": r"$\downarrow$",
-        "→": r"$\to$",
-        **{character: "\\" + character for character in "&%$#_{}"},
-    }
+    {character: "\\" + character for character in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", '"': r"\textquotedbl{}"}
+    | {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
+    | {"–": "--", "…": r"\ldots{}", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "→": r"$\to$"}
 )
 
 

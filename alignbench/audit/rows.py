@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from alignbench.audit.audit import Row
 from alignbench.audit.comparable import UNKNOWN, Match, baseline_of, scorers_of
@@ -49,13 +48,13 @@ class Subject:
 def measure(contrasts: Sequence[Sequence[Match]], *, seed: int = 0, resamples: int = 10_000) -> list[Rows]:
     """The rows of each contrast, given its matched folders. Raises AlignbenchError for records that cannot be read."""
     cache = RecordCache()
-    jobs = [(number, own, matches) for number, matches in enumerate(contrasts) for own in matches]
+    jobs = [(number, match, matches) for number, matches in enumerate(contrasts) for match in matches]
     # contrasts that share folders are consecutive, so that their records are still in memory
     jobs.sort(key=lambda job: (job[1].reference.task, str(job[1].reference.path), job[0]))
     rows = [Rows() for _ in contrasts]
     subjects: list[tuple[int, Subject]] = []
-    for number, own, matches in jobs:
-        found, left_out = _subjects(own, matches, seed, cache)
+    for number, match, matches in jobs:
+        found, left_out = _subjects(match, matches, seed, cache)
         subjects += [(number, subject) for subject in found]
         rows[number].left_out += left_out
     draws = iter(resample([own.pairs for _, own in subjects if own.pairs is not None], seed=seed, resamples=resamples))
@@ -82,29 +81,27 @@ def _subjects(match: Match, matches: Sequence[Match], seed: int, cache: RecordCa
     records = cache.records(match.reference), cache.records(match.aligned)
     found, corpus = [], []
     for name in [name for name in before if name in after and before[name].scorer == after[name].scorer]:
+        subject = Subject(task, match, _variant(name, match, matches), before[name], after[name])
         pairs = pair(name, *records, chances.get(name))
-        variant = _variant(name, match, matches)
         if pairs is None:
-            corpus.append(Subject(task, match, variant, before[name], after[name]))
+            corpus.append(subject)
         elif len(pairs.reference):
-            found.append(Subject(task, match, variant, before[name], after[name], pairs, left_out=pairs.left_out))
+            found.append(replace(subject, pairs=pairs, left_out=pairs.left_out))
     if not corpus:
         return found, []
     better = {own.before.metric: own.before.better for own in corpus}
     changes, lacking = compare_corpus(task, better, match, cache, seed)
     left_out = []
     for own in corpus:
-        result = own.before
-        if result.metric not in changes and lacking and task.corpus and task.corpus.resampling == "jackknife":
-            made = f" with {result.scorer}" if result.scorer else ""
-            left_out.append(f"{task.name}.{result.metric} (cannot be computed{made} on the common documents)")
+        name, made = own.before.metric, f" with {own.before.scorer}" if own.before.scorer else ""
+        if name not in changes and lacking and task.corpus and task.corpus.resampling == "jackknife":
+            left_out.append(f"{task.name}.{name} (cannot be computed{made} on the common documents)")
             continue
-        changed, counts = changes.get(result.metric, (unpaired(result, own.after), (result.n, own.after.n)))
-        if changed is None:
-            continue
-        if counts[0] != counts[1] and not result.metric.endswith(AT_A_FIXED_COUNT):
+        changed, counts = changes.get(name, (unpaired(own.before, own.after), (own.before.n, own.after.n)))
+        if changed is not None and counts[0] != counts[1] and not name.endswith(AT_A_FIXED_COUNT):
             changed = replace(changed, note=f"counts differ: {counts[0]} / {counts[1]}")
-        found.append(replace(own, changed=changed, left_out=lacking))
+        if changed is not None:
+            found.append(replace(own, changed=changed, left_out=lacking))
     return found, left_out
 
 
@@ -114,8 +111,8 @@ def _row(own: Subject, changed: Change) -> Row:
     if own.pairs is not None:
         chance = own.pairs.chance
         reference_error = estimates.mean(own.pairs.reference, own.pairs.cluster.tolist()).standard_error
-    lost = tax(changed.reference, changed.aligned, result.better)
-    percent = None if bounds is None else 100 / (bounds[1] - bounds[0])
+    values = changed.reference, changed.aligned, result.better
+    lost, percent = tax(*values), None if bounds is None else 100 / (bounds[1] - bounds[0])
     row = Row(
         task=own.task.name,
         variant=own.variant,
@@ -138,13 +135,7 @@ def _row(own: Subject, changed: Change) -> Row:
         verdict="–",
         detectable=minimum_detectable_effect(error) if error else None,  # no change: its variation is unknown
         tax=lost,
-        relative_tax=relative_tax(
-            changed.reference,
-            changed.aligned,
-            result.better,
-            chance_level(chance, result.better, bounds),
-            reference_error,
-        ),
+        relative_tax=relative_tax(*values, chance_level(chance, result.better, bounds), reference_error),
         tax_of_range=None if lost is None or percent is None else lost * percent,
         tax_error=None if lost is None or percent is None or error is None else error * percent,
         n=changed.delta.n,
@@ -159,34 +150,30 @@ def _row(own: Subject, changed: Change) -> Row:
 def _variant(metric: str, match: Match, matches: Sequence[Match]) -> str:
     """What distinguishes this row from others of its task and metric: the template if there is one; scorers of the
     metric, baselines, shots, limits and seeds if they differ."""
-    same = [own for own in matches if own.reference.task == match.reference.task and _computed_by(own, metric)]
+    same = [own for own in matches if own.reference.task == match.reference.task]
+    same = [own for own in same if _computed_by(own, metric) is not None]
     parts = [match.template] if len({own.template for own in same}) > 1 or match.template not in ("", "none") else []
     parts = [part for part in parts if UNKNOWN not in part.split(" -> ")]
-    settings: list[Callable[[Match], str]] = [
-        lambda own: _scorers(own, metric),
-        lambda own: f"against {baseline_of(own.reference.identity)}",
-        *(lambda own, key=key: _setting(own, key) for key in ("shots", "limit", "seed")),  # type: ignore[misc]
-    ]
-    parts += [shown(match) for shown in settings if len(set(map(shown, same))) > 1]
+    if len({_scorers(own, metric) for own in same}) > 1:
+        parts.append(_scorers(match, metric))
+    identity, identities = match.reference.identity, [own.reference.identity for own in same]
+    if len(set(map(baseline_of, identities))) > 1:
+        parts.append(f"against {baseline_of(identity)}")
+    for key in ("shots", "limit", "seed"):
+        if len({own.get(key) for own in identities}) > 1:
+            parts.append(f"no {key}" if identity.get(key) is None else f"{key} {identity[key]}")
     return ", ".join(part for part in parts if part)
 
 
-def _setting(own: Match, key: str) -> str:
-    value: Any = own.reference.identity.get(key)
-    return f"no {key}" if value is None else f"{key} {value}"
-
-
-def _computed_by(own: Match, metric: str) -> bool:
-    """True if both folders have the metric, computed by the same scorer."""
+def _computed_by(own: Match, metric: str) -> str | None:
+    """The scorer that computed the metric in both folders, "" without one; None if they do not have it in common."""
     before, after = (
-        {result.scorer for result in side.result.metrics if (result.metric, result.category) == (metric, None)}
+        [result.scorer or "" for result in side.result.metrics if (result.metric, result.category) == (metric, None)]
         for side in (own.reference, own.aligned)
     )
-    return bool(before) and before == after
+    return before[0] if before and before == after else None
 
 
 def _scorers(own: Match, metric: str) -> str:
-    """The scorers that computed the metric."""
-    result = next(m for m in own.reference.result.metrics if (m.metric, m.category) == (metric, None))
-    computed_by = (result.scorer or "").split(" + ")
+    computed_by = (_computed_by(own, metric) or "").split(" + ")
     return " ".join(f"{s.kind}={s.name}" for s in scorers_of(own.reference.identity) if str(s) in computed_by)

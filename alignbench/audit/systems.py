@@ -69,10 +69,10 @@ def read_system(source: str | Path, task: str | None = None, columns: Mapping[st
     if not (folder / "run.json").is_file():
         raise AlignbenchError(f"{path}: neither a run folder nor a task folder in one (no run.json)")
     (run,) = read_runs([str(folder)], Path())
-    if folder == path:
-        own = _of_run(path, run, (task,) if task else TASKS)
-    elif (own := next((own for own in run.tasks if own.path == path.resolve()), None)) is None:
+    found = [own for own in run.tasks if own.path == path.resolve()]
+    if folder != path and not found:
         raise AlignbenchError(f"{path}: {_RESUME}")
+    own = found[0] if found else _of_run(path, run, (task,) if task else TASKS)
     documents, prompts = {}, {}
     for record in own.records():
         if record.choices:

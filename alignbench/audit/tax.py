@@ -81,14 +81,15 @@ def macro(rows: Sequence[Row]) -> tuple[tuple[MeanTax, ...], MeanTax | None]:
     Several rows of one task (two templates, two scorers) count as one task. Errors of tasks on different data add up as
     independent ones. Tasks on the same data share documents: their errors add up as if fully correlated, the maximum.
     """
-    groups: dict[str, list[tuple[Row, float]]] = {}
-    for group in sorted({row.group for row in rows}):
+    means: list[MeanTax] = []
+    overall: list[tuple[Row, float]] = []
+    groups = sorted({row.group for row in rows})
+    for group in groups:
         tasks = [row.task for row in rows if row.group == group]
-        groups[group] = [(row, 1 / len(set(tasks)) / tasks.count(row.task)) for row in rows if row.group == group]
-    if not groups:
-        return (), None
-    overall = [(row, weight / len(groups)) for weighted in groups.values() for row, weight in weighted]
-    return tuple(_mean(group, weighted) for group, weighted in groups.items()), _mean("all", overall)
+        weighted = [(row, 1 / len(set(tasks)) / tasks.count(row.task)) for row in rows if row.group == group]
+        means.append(_mean(group, weighted))
+        overall += [(row, weight / len(groups)) for row, weight in weighted]
+    return tuple(means), _mean("all", overall) if groups else None
 
 
 def _mean(name: str, weighted: Sequence[tuple[Row, float]]) -> MeanTax:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,12 +17,13 @@ from scipy.special import gammaln
 
 from alignbench.stats import bootstrap
 from alignbench.stats.estimates import Estimate
-from alignbench.types.task import Metric
+from alignbench.types.task import Metric, Unit
 
 RESAMPLES = 1000
 SIZE = 50  # values at which samples of unequal size are compared: half of those in the tasks
 FEWEST = 20  # values below which nothing is reported
 LEAST_COVERAGE = 0.1  # of Chao–Shen
+LN_2 = math.log(2)
 _Statistic = Callable[[NDArray[np.float64]], float]
 
 
@@ -121,38 +121,37 @@ def _occurring(counts: ArrayLike) -> NDArray[np.int64]:
     return given[given > 0].astype(np.int64)
 
 
-def _proportions(counts: NDArray[Any]) -> NDArray[np.float64]:
+def _proportions(counts: NDArray[np.int64]) -> NDArray[np.float64]:
     return counts / counts.sum() if len(counts) else np.zeros(0)
 
 
-# A resample of documents with unequal numbers of values may have fewer than SIZE.
+def _size(counts: NDArray[np.float64]) -> int:
+    return min(SIZE, int(counts.sum()))
+
+
+def _metric(name: str, unit: Unit, low: float, high: float | None = None) -> Metric:
+    return Metric(name, unit, "higher", bounds=(low, high))
+
+
+_AT_SIZE = f"_at_{SIZE}"  # a resample of documents with unequal numbers of values may have fewer
 STATISTICS: dict[str, tuple[Metric, _Statistic]] = {
     metric.name: (metric, statistic)
     for metric, statistic in (
-        (
-            Metric(f"entropy_at_{SIZE}", "bits", "higher", bounds=(0, math.log2(SIZE))),
-            lambda c: rarefied_entropy(c, min(SIZE, int(c.sum()))) / math.log(2),
-        ),
-        (
-            Metric(f"hill_0_at_{SIZE}", "number", "higher", bounds=(1, SIZE)),
-            lambda c: rarefied_richness(c, min(SIZE, int(c.sum()))),
-        ),
-        (Metric("entropy_chao_shen", "bits", "higher", bounds=(0, None)), lambda c: chao_shen(c) / math.log(2)),
-        (Metric("hill_0", "number", "higher", bounds=(1, None)), lambda c: hill(c, 0)),
-        (Metric("hill_1", "number", "higher", bounds=(1, None)), lambda c: hill(c, 1)),
-        (Metric("hill_2", "number", "higher", bounds=(1, None)), lambda c: hill(c, 2)),
+        (_metric(f"entropy{_AT_SIZE}", "bits", 0, math.log2(SIZE)), lambda c: rarefied_entropy(c, _size(c)) / LN_2),
+        (_metric(f"hill_0{_AT_SIZE}", "number", 1, SIZE), lambda c: rarefied_richness(c, _size(c))),
+        (_metric("entropy_chao_shen", "bits", 0), lambda c: chao_shen(c) / LN_2),
+        (_metric("hill_0", "number", 1), lambda c: hill(c, 0)),
+        (_metric("hill_1", "number", 1), lambda c: hill(c, 1)),
+        (_metric("hill_2", "number", 1), lambda c: hill(c, 2)),
         (Metric("top_share", "share", "lower", bounds=(0, 1)), lambda c: float(c.max() / c.sum())),
     )
 }
 WEIGHTED: dict[str, tuple[Metric, _Statistic]] = {
-    "entropy_weighted": (
-        Metric("entropy_weighted", "bits", "higher", bounds=(0, None)),
-        lambda w: entropy_of(w / w.sum()) / math.log(2),
-    ),
-    "top_share_weighted": (
-        Metric("top_share_weighted", "share", "lower", bounds=(0, 1)),
-        lambda w: float(w.max() / w.sum()),
-    ),
+    metric.name: (metric, statistic)
+    for metric, statistic in (
+        (_metric("entropy_weighted", "bits", 0), lambda w: entropy_of(w / w.sum()) / LN_2),
+        (Metric("top_share_weighted", "share", "lower", bounds=(0, 1)), lambda w: float(w.max() / w.sum())),
+    )
 }
 
 
@@ -166,7 +165,7 @@ def spread(values: Sequence[Sequence[str]], seed: int = 0, *, intervals: bool = 
     counts = np.array(list(Counter(value for own in values for value in own).values()))
     reported = dict(STATISTICS)
     if counts.sum() < SIZE:
-        del reported[f"entropy_at_{SIZE}"], reported[f"hill_0_at_{SIZE}"]
+        del reported[f"entropy{_AT_SIZE}"], reported[f"hill_0{_AT_SIZE}"]
     if coverage(counts) < LEAST_COVERAGE:
         del reported["entropy_chao_shen"]
     return _estimates(values, [[1.0] * len(own) for own in values], reported, seed, intervals)

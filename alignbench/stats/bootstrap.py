@@ -80,7 +80,8 @@ def estimate(
     value: float, draws: NDArray[np.float64], n: int, clusters: int, bounds: Bounds = (None, None)
 ) -> Estimate:
     """The value of a statistic on the sample, and on its resamples (resamples,), as an estimate."""
-    low, high = clip(*percentiles(draws, clusters).tolist(), bounds)
+    ends = percentiles(draws, clusters)
+    low, high = clip(float(ends[0]), float(ends[1]), bounds)
     return Estimate(value, float(draws.std() * np.sqrt(clusters / (clusters - 1))), low, high, n, clusters)
 
 

@@ -19,13 +19,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import connected_components, maximum_flow
-from scipy.special import expit, ndtr, ndtri
+from scipy.special import ndtr, ndtri
 from scipy.stats import beta
 
 from alignbench.errors import AlignbenchError
-from alignbench.stats import bootstrap, newton
+from alignbench.stats import bootstrap, logistic
 from alignbench.stats.estimates import CONFIDENCE, Estimate
-from alignbench.stats.newton import Array
+from alignbench.stats.logistic import Array
 from alignbench.stats.significance import least_p
 from alignbench.stats.win_rate import LOSS, TIE, WIN
 
@@ -142,26 +142,24 @@ def fit(pairs: ArrayLike, counts: ArrayLike, models: int, start: Fit | None = No
     pairs: (pairs, 2) numbers of models, no pair twice; counts: (…, pairs, 3) wins of the first, wins of the second,
     ties; leading axes are separate fits. start: fits to start from, whose leading axes broadcast.
     """
-    who = np.asarray(pairs, np.int64).reshape(-1, 2)
-    y = np.asarray(counts, np.float64)
-    leading, tied = y.shape[:-2], y[..., 2].sum(-1) > 0
+    design, y = _design(pairs, models), np.asarray(counts, np.float64)
+    tied = y[..., 2].sum(-1)
     if start is None:  # equal strengths, and the τ of the proportion of ties there
-        proportion = y[..., 2].sum(-1) / np.maximum(y.sum((-1, -2)), 1)
-        start = Fit(np.zeros((*leading, models)), 2 * np.arctanh(np.minimum(proportion, 0.99)))
-    begin = np.empty((*leading, models + 1))
-    begin[..., :models] = start.strengths
-    begin[..., models] = np.where(tied, np.maximum(start.tau, 1e-3), 0.0)
-    flat, found = y.reshape(-1, len(who), 3), begin.reshape(-1, models + 1)
-    rows = max(1, BLOCK // max(len(who) * 3, (models + 1) ** 2))
+        proportion = np.minimum(tied / np.maximum(y.sum((-1, -2)), 1), 0.99)
+        start = Fit(np.zeros((*tied.shape, models)), 2 * np.arctanh(proportion))
+    found = np.empty((*tied.shape, models + 1))
+    found[..., :models] = start.strengths
+    found[..., models] = np.where(tied > 0, np.maximum(start.tau, 1e-3), 0.0)
+    flat, x = y.reshape(-1, *y.shape[-2:]), found.reshape(-1, models + 1)
+    rows = max(1, BLOCK // max(len(design) * 3, (models + 1) ** 2))
     for at in range(0, len(flat), rows):
         block = flat[at : at + rows]
-        found[at : at + rows] = newton.maximise(
-            lambda x, moving, block=block: _derivatives(who, block[moving], x),  # type: ignore[misc]
-            found[at : at + rows],
+        x[at : at + rows] = logistic.maximise(
+            lambda x, moving, block=block: _derivatives(x, design, block[moving]),  # type: ignore[misc]
+            x[at : at + rows],
             TOLERANCE,
             _before_zero,
         )
-    found = found.reshape(*leading, models + 1)
     return Fit(found[..., :models], found[..., models])
 
 
@@ -183,50 +181,38 @@ def strengths_at(rates: ArrayLike, tau: ArrayLike) -> Array:
 def errors(pairs: ArrayLike, counts: ArrayLike, fitted: Fit) -> Array:
     """Standard errors (models, models) of differences of one fit's strengths if all battles were independent."""
     x = np.append(fitted.strengths, fitted.tau)[None]
-    _, curvature = _derivatives(np.asarray(pairs, np.int64).reshape(-1, 2), np.asarray(counts, np.float64)[None], x)
+    _, curvature = _derivatives(x, _design(pairs, x.shape[1] - 1), np.asarray(counts, np.float64)[None])
     covariance = np.linalg.inv(curvature[0])[:-1, :-1]
     own = np.diag(covariance)
     return np.asarray(np.sqrt(np.maximum(own[:, None] + own - 2 * covariance, 0)))
+
+
+def _design(pairs: ArrayLike, models: int) -> Array:
+    """(2 · pairs, models + 1): θi − θj − τ of each pair, then θj − θi − τ."""
+    i, j = np.asarray(pairs, np.int64).reshape(-1, 2).T
+    sides = np.eye(models + 1)[i] - np.eye(models + 1)[j]
+    return np.asarray(np.concatenate([sides, -sides]) - np.eye(models + 1)[models])
+
+
+def _derivatives(x: Array, design: Array, counts: Array) -> logistic.Derivatives:
+    """Of the penalised log-likelihood. x: (batch, models + 1) strengths and τ; counts: (batch, pairs, 3)"""
+    wins = counts[..., :2] + counts[..., 2:]
+    weights = wins.transpose(0, 2, 1).reshape(len(x), -1)
+    gradient, curvature = logistic.derivatives(x, design, 1.0, weights, np.full(x.shape[1], RIDGE))
+    # of log(e^2τ − 1), for each tie; without ties τ stays at 0
+    tied = counts[..., 2].sum(-1)
+    without = tied == 0
+    slope = 2 / -np.expm1(-2 * np.where(without, 1.0, x[:, -1]))
+    gradient[:, -1] += tied * slope
+    curvature[:, -1, -1] += tied * slope * (slope - 2)
+    gradient[without, -1] = curvature[without, :-1, -1] = curvature[without, -1, :-1] = 0.0
+    return gradient, curvature
 
 
 def _before_zero(step: Array, x: Array) -> Array:
     """Factors to divide the steps by so that τ, which is positive, does not reach 0."""
     tau = x[:, -1]
     return np.asarray(np.where(tau > 0, np.maximum(-step[:, -1] / np.maximum(0.9 * tau, 1e-300), 0.0), 0.0))
-
-
-def _derivatives(who: Integers, y: Array, x: Array) -> tuple[Array, Array]:
-    """Gradients of the penalised log-likelihood, (batch, models + 1), and negative Hessians."""
-    models = x.shape[1] - 1
-    i, j = who.T
-    tau = x[:, models]
-    ahead = x[:, i] - x[:, j]
-    ties = y[..., 2]
-    lost_i, lost_j = expit(tau[:, None] - ahead), expit(tau[:, None] + ahead)  # 1 − P(i beats j), 1 − P(j beats i)
-    pull_i, pull_j = (y[..., 0] + ties) * lost_i, (y[..., 1] + ties) * lost_j
-    bend_i, bend_j = pull_i * (1 - lost_i), pull_j * (1 - lost_j)
-
-    sides = np.zeros((len(who), models))
-    sides[np.arange(len(who)), i], sides[np.arange(len(who)), j] = 1.0, -1.0
-    gradient = np.empty_like(x)
-    gradient[:, :models] = (pull_i - pull_j) @ sides - RIDGE * x[:, :models]
-    gradient[:, models] = -(pull_i + pull_j).sum(-1) - RIDGE * tau
-    curvature = np.zeros((len(x), models + 1, models + 1))
-    both = bend_i + bend_j
-    curvature[:, i, j] = curvature[:, j, i] = -both
-    curvature[:, np.arange(models), np.arange(models)] = both @ np.abs(sides) + RIDGE
-    curvature[:, :models, models] = curvature[:, models, :models] = (bend_j - bend_i) @ sides
-    curvature[:, models, models] = both.sum(-1) + RIDGE
-
-    # of log(e^2τ − 1), for each tie; without ties τ stays at 0
-    tied = ties.sum(-1)
-    without = tied == 0
-    slope = 2 / -np.expm1(-2 * np.where(without, 1.0, tau))
-    gradient[:, models] += tied * slope
-    curvature[:, models, models] += tied * slope * (slope - 2)
-    gradient[without, models] = 0.0
-    curvature[without, :models, models] = curvature[without, models, :models] = 0.0
-    return gradient, curvature
 
 
 def compare(sample: Sample, model: int, other: int, battles: int = 0) -> tuple[Estimate, Estimate, float | None]:
@@ -257,7 +243,8 @@ def compare(sample: Sample, model: int, other: int, battles: int = 0) -> tuple[E
             values.tolist(), drawn.T, bias_corrected(values, drawn, n).T.tolist(), strict=True
         )
     )
-    below = ndtri(bootstrap.share_below(drawn_ahead))
+    # resamples in which both are equally strong are equal up to rounding
+    below = ndtri(bootstrap.share_below(np.where(np.abs(drawn_ahead) < TOLERANCE, 0.0, drawn_ahead)))
     reach = abs(2 * float(_bias(values, drawn)[0]) - below) * np.sqrt((n - 1) / n)
     return strength, win, max(2 * float(ndtr(-reach)), 1 / (1 + len(drawn)), least_p(n))
 
@@ -281,7 +268,8 @@ def bias_corrected(values: Array, draws: Array, clusters: int) -> Array:
 
 
 def _bias(values: Array, draws: Array) -> Array:
-    below = ((draws < values).mean(0) + (draws <= values).mean(0)) / 2
+    # resamples with the counts of the sample equal it up to rounding
+    below = ((draws < values - TOLERANCE).mean(0) + (draws <= values + TOLERANCE).mean(0)) / 2
     return np.asarray(np.clip(ndtri(below), -1, 1))  # a larger value is not a bias but an uninformative resample
 
 

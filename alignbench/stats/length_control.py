@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import expit, logit
 
-from alignbench.stats import bootstrap, newton
+from alignbench.stats import bootstrap, logistic
 from alignbench.stats.estimates import Estimate, cluster_numbers
-from alignbench.stats.newton import Array
+from alignbench.stats.logistic import Array
 from alignbench.stats.win_rate import adjusted, nearly_all_agree, win_rate
 
 RIDGE = 0.1  # a Gaussian prior on φ of 3.2 nats: where tanh saturates, odds of 24 to 1 for the longer output
@@ -89,15 +89,11 @@ def fit(
     decided = np.abs(sums) == totals
     found = np.zeros((len(weights), 2))
     found[decided, 0] = np.copysign(np.inf, sums[decided])
-    undecided = np.flatnonzero(~decided)
-
-    def derivatives(x: Array, rows: Array) -> tuple[Array, Array]:
-        w, (theta, phi) = weights[undecided[rows]], x.T
-        tanh = np.tanh((theta[:, None] + phi[:, None] * lengths) / 2)
-        curvature, residual = w * (1 - tanh**2) / 4, w * (preferred - tanh) / 2
-        mixed = curvature @ lengths
-        hessian = np.array([[curvature.sum(1), mixed], [mixed, curvature @ lengths**2 + RIDGE]])
-        return np.column_stack([residual.sum(1), residual @ lengths - RIDGE * phi]), hessian.transpose(2, 0, 1)
-
-    found[undecided] = newton.maximise(derivatives, np.tile(start, (len(undecided), 1)), TOLERANCE)
+    rows = np.flatnonzero(~decided)
+    design, targets = np.column_stack([np.ones(len(lengths)), lengths]), (1 + preferred) / 2
+    found[rows] = logistic.maximise(
+        lambda x, moving: logistic.derivatives(x, design, targets, weights[rows[moving]], np.array([0, RIDGE])),
+        np.tile(start, (len(rows), 1)),
+        TOLERANCE,
+    )
     return found[:, 0], found[:, 1]
