@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
 import sys
 from dataclasses import dataclass, fields, replace
 from importlib import import_module
@@ -250,3 +252,18 @@ def test_a_user_error_is_one_line_with_exit_code_2(command, arguments, words):
     assert error.startswith("error: ")
     assert error.count("\n") == 1
     assert words in error
+
+
+LAUNCHERS = [["-m", "alignbench"], ["-m", "accelerate.commands.launch", "--cpu", "--num_processes=1", "-m", "alignbench"]]
+
+
+@pytest.mark.parametrize("launch", [LAUNCHERS[0], pytest.param(LAUNCHERS[1], marks=pytest.mark.slow)])
+def test_packages_of_the_current_folder_do_not_replace_ours(tmp_path, launch):
+    for name in ("reports", "trainers"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise SystemExit('a package of the current folder')")
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, *launch, "train", "sft", "model=absent", "data=absent", "out=out", "cpu=true"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert "error: checkpoint absent: no such folder" in done.stderr, done.stderr
+    assert "a package of the current folder" not in done.stdout + done.stderr

@@ -239,7 +239,7 @@ def _write_weights(file: Path, pairs: list[tuple[Stored, Stored]], alpha: float,
             for pieces in zip(*(tensor.pieces() for tensor in pair), strict=True):
                 ours, theirs = (torch.frombuffer(piece, dtype=kind) for piece, kind in zip(pieces, kinds, strict=True))
                 mixed = mix(ours, theirs, alpha) if theirs.is_floating_point() else theirs  # else they are equal
-                stream.write(mixed.view(torch.uint8).numpy())
+                stream.write(mixed.view(torch.uint8).numpy().data)
             progress.advance()
         stream.flush()
         os.fsync(stream.fileno())
