@@ -60,13 +60,12 @@ def pretrain(
     from alignbench.demo.pretrain import Pretraining
     from alignbench.demo.pretrain import pretrain as teach
     from alignbench.progress import for_terminal
-    from trainers.config import describe, read_config, read_settings
+    from trainers.config import describe, read_config
 
-    if show:
-        given = read_settings(Pretraining, overrides=settings or [])
-        print_table(("setting", "type", "value", "meaning"), describe(Pretraining, given))
-        return
     config = read_config(Pretraining, overrides=settings or [])
+    if show:
+        print_table(("setting", "type", "value", "meaning"), describe(config))
+        return
     with for_terminal() as progress:
         print(f"checkpoint: {teach(config, progress=progress)}")
 
