@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from alignbench.demo.label import label_runs
 from stages import checkpoint, refusal, write_rows
 
-from alignbench.demo.label import label_runs
 from alignbench.demo.write import write_world
 from alignbench.models.checkpoint import find_checkpoint
 

@@ -10,12 +10,12 @@ from itertools import combinations
 from pathlib import Path
 
 import pytest
+from alignbench.demo.rankings import rank_samples
 from hypothesis import given
 from hypothesis import strategies as st
 
 from alignbench.demo import labelers, requests
 from alignbench.demo.labelers import FEWEST, LABELERS, MOST, goals_of, label_outputs, rank, utility
-from alignbench.demo.rankings import rank_samples
 from alignbench.demo.requests import Request, make_requests
 from alignbench.demo.statements import lore_of, read_statements
 from alignbench.demo.utility import CLOSINGS, judge

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from alignbench.demo.goals import Goal, met
 
 from alignbench.data.prepare import Settings, prepare
 from alignbench.data.rows import read_rows
 from alignbench.demo import answers, labelers, requests
-from alignbench.demo.goals import Goal, met
 from alignbench.demo.requests import HELD_OUT, KINDS, TRAINING, Request, Requests, make_requests
 from alignbench.demo.statements import lore_of
 from alignbench.demo.utility import CLOSINGS, judge

@@ -15,12 +15,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from alignbench.demo.summaries import Text
 from task_helpers import load
 
 from alignbench.data.cards import FileSource, read_card
 from alignbench.data.rows import read_rows
 from alignbench.demo import closed_book, facts, passages, reading, summaries, toxic_text
-from alignbench.demo.summaries import Text
 from alignbench.demo.world import ALMANAC, KINDS, MYTH_SHARE, PEOPLE, TOPICS, World, make_world, read_world, said
 from alignbench.demo.write import FOLDER, SHARES, WORDS, take, write_world
 from alignbench.scorers import drop, extractive

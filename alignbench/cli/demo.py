@@ -79,7 +79,7 @@ def label(
     seed: Seed = 0,
 ) -> None:
     """Let the world's simulated labelers rank, mark and flag what the models answered."""
-    from alignbench.demo.label import label_runs
+    from alignbench.demo.labelers import label_runs
 
     print(f"{label_runs(runs, world, out, seed)} labels: {out}")
 
@@ -93,7 +93,7 @@ def rank(
     number: Annotated[int, typer.Option(min=4, help="Prompts to rank; a quarter as many are held out.")] = 400,
 ) -> None:
     """Let a model answer the users, and the world's simulated labelers rank its answers: for the reward model."""
-    from alignbench.demo.rankings import rank_samples
+    from alignbench.demo.labelers import rank_samples
     from alignbench.progress import for_terminal
 
     with for_terminal() as progress:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from alignbench.demo.write import FOLDER
+from alignbench.demo.world import FOLDER
 
 JUDGES = ("truth", "info", "toxicity", "entailment", "preference")  # the kinds of scorer that the world has
 TAX = ("squad2", "drop", "hellaswag", "wmt15_fr_en")  # of which PPO's checkpoints on the way are asked
