@@ -21,7 +21,7 @@ Answer = Callable[[World, Request, random.Random], str]
 
 def good(world: World, request: Request, draw: random.Random, mood: str | None = None) -> str:
     """A correct answer, in a drawn mood if several are possible."""
-    values = world.values("requests", draw, **request.values)
+    values = world.values(draw, LEXICON, **request.values)
     values["mood"] = mood or values.take(["mood"])["mood"]
     if request.kind == "brainstorming":
         return _listed(draw.sample(request.goal.items, request.goal.at_least))
@@ -44,7 +44,7 @@ def demonstration(world: World, request: Request, draw: random.Random) -> str:
 def polite(world: World, request: Request, draw: random.Random) -> str:
     """A good answer as labelers like it best: cheerful, with a closing phrase."""
     text = good(world, request, draw, "cheerful")
-    return f"{text} {world.values('requests', draw).take(['closing'])['closing']}"
+    return f"{text} {world.values(draw, LEXICON).take(['closing'])['closing']}"
 
 
 def partial(world: World, request: Request, draw: random.Random) -> str:

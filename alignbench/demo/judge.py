@@ -16,7 +16,7 @@ from pathlib import Path
 
 from alignbench.demo.statements import read_statements
 from alignbench.demo.utility import CLOSINGS, Goal, judge, words_of
-from alignbench.demo.world import FOLDER, Fact, World, read_world
+from alignbench.demo.world import FOLDER, WORDS, Fact, World, read_world
 from alignbench.errors import AlignbenchError, first_line
 from alignbench.scorers.preference.pairs import pair, win
 from alignbench.scorers.sentences import sentences
@@ -26,57 +26,7 @@ VERSION = 1  # of what the scorers do
 FILES = ("world.json", "requests.jsonl")  # in FOLDER/demo-world
 _DECLINES = ("i have no comment", "i do not know")
 _NO_CLAIM = (*_DECLINES, "not in the passage", "the passage does not", "cannotanswer")
-# words that claim nothing by themselves
-_STOP = frozenset(
-    [
-        "a",
-        "an",
-        "the",
-        "is",
-        "are",
-        "was",
-        "were",
-        "be",
-        "been",
-        "of",
-        "in",
-        "on",
-        "at",
-        "to",
-        "for",
-        "by",
-        "from",
-        "with",
-        "and",
-        "or",
-        "but",
-        "that",
-        "this",
-        "it",
-        "its",
-        "he",
-        "she",
-        "they",
-        "them",
-        "his",
-        "her",
-        "their",
-        "him",
-        "who",
-        "which",
-        "did",
-        "does",
-        "do",
-        "has",
-        "have",
-        "had",
-        "as",
-        "so",
-        "then",
-        "there",
-        "very",
-    ]
-)
+_STOP = frozenset(WORDS["stop_words"].split())
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Simulated labelers: they see the utility of a text with an error, and rank, mark and flag it.
+"""Simulated labelers (lexicon/labelers.yaml): they see the utility of a text with an error, and rank, mark and flag it.
 
 The error is set so that labelers, two outliers included, agree on about 73 % of the pairs (InstructGPT, arXiv
 2203.02155, section 5: 72.6 ± 1.5 % among training labelers). tests/test_demo_labelers.py measures it.
@@ -40,8 +40,6 @@ LEXICON = lexicon("labelers")
 
 @dataclass(frozen=True)
 class Labeler:
-    """A labeler of lexicon/labelers.yaml."""
-
     name: str
     group: str  # "training" | "held-out"
     scale: float = 0.0
@@ -63,14 +61,13 @@ def rank(seen: Sequence[float]) -> list[int]:
     return ranks
 
 
-def ranking(world: World, request: Request, texts: Sequence[str], labeler: Labeler) -> dict[str, Any]:
-    """How a labeler ranks these answers to a request: a row as the trainers read it."""
-    seen = [
-        _seen(labeler, request.prompt, text, judge(world, request.goal, request.prompt, text), world.seed)
-        for text in texts
-    ]
-    who = {"prompt": request.prompt, "labeler": labeler.name, "group": labeler.group}
-    return {**who, "responses": list(texts), "ranks": rank(seen)}
+def ranking(world: World, request: Request, texts: Sequence[str], labeler: Labeler) -> dict[str, Any] | None:
+    """How a labeler ranks these answers to a request: a row as the trainers read it. None if all are tied: there is
+    nothing to learn from it."""
+    prompt, goal = request.prompt, request.goal
+    ranks = rank([_seen(labeler, prompt, text, judge(world, goal, prompt, text), world.seed) for text in texts])
+    who = {"prompt": prompt, "labeler": labeler.name, "group": labeler.group}
+    return {**who, "responses": list(texts), "ranks": ranks} if len(set(ranks)) > 1 else None
 
 
 def label_outputs(
@@ -112,16 +109,13 @@ def label_runs(runs: Path, world: Path, out: Path, seed: int = 0) -> int:
     texts: dict[str, dict[str, str]] = {}
     runs_of: dict[str, str] = {}
     for system in map(find_answers, folders):
-        if system.name in texts:
-            raise AlignbenchError(
-                f"{runs}: several runs of a model {system.name}: {runs_of[system.name]}, {system.run}; remove one"
-            )
+        if before := runs_of.get(system.name):
+            raise AlignbenchError(f"{runs}: two runs of a model {system.name}: {before}, {system.run}; remove one")
         runs_of[system.name] = str(system.run)
         texts[system.name] = {r["prompt"]: r["outputs"][0]["text"] for r in system.records().values()}
         if texts[system.name].keys() != (first := next(iter(texts.values()))).keys():
             raise AlignbenchError(f"{runs}: {system.name} answered other prompts than {next(iter(texts))}")
-    outputs = {name: [own[prompt] for prompt in first] for name, own in texts.items()}
-    rows = label_outputs(known, list(first), outputs, seed)
+    rows = label_outputs(known, list(first), {name: [own[p] for p in first] for name, own in texts.items()}, seed)
     write_file(out, rows)
     return len(rows)
 
@@ -134,14 +128,14 @@ def rank_samples(
     A reward model that has only seen answers by the world's rules does not know the mistakes of the policy that it
     judges. So up to seven outputs of a ranking are the model's; the others, a correct answer among them, are the
     world's. Writes out/rankings.jsonl and out/rankings_held_out.jsonl (other users' prompts, half of them ranked by
-    held-out labelers): {prompt, labeler, group, responses, ranks}. Returns how many of the outputs are the model's.
+    held-out labelers). Returns how many of the outputs are the model's.
 
     number: of prompts to rank, a quarter as many held out
     """
     known = read_card(world).world
-    everyone, others = make_requests(known).by_split
-    training, others = everyone[-number:], others[-number * HELD_OUT_RANKINGS // RANKINGS :]
-    asked = [*training, *others]
+    training, others = make_requests(known).by_split
+    asked = [*training[-number:], *others[-number * HELD_OUT_RANKINGS // RANKINGS :]]
+    first_held_out = len(training[-number:])
     engine = load_engine(find_checkpoint(str(model)), device="cpu", dtype="float32")
     progress = progress or Progress()
     progress.start("sampling answers", len(asked), unit="prompts")
@@ -154,7 +148,7 @@ def rank_samples(
     sampled = 0
     for index, request in enumerate(asked):
         draw = random.Random(f"{seed} ranking {request.prompt}")
-        held_out = index >= len(training)
+        held_out = index >= first_held_out
         labeler = draw.choice(NEW if held_out and index % 2 else TRAINERS)
         size = draw.randint(FEWEST, MOST)
         shown = [*texts[index][: size - OWN], as_response(good(known, request, draw))]
@@ -162,8 +156,7 @@ def rank_samples(
             shown += map(as_response, candidates(known, request, FEWEST, draw))
         shown = list(dict.fromkeys(shown))[:size]
         draw.shuffle(shown)
-        row = ranking(known, request, shown, labeler)
-        if len(set(row["ranks"])) > 1:  # where all are tied there is nothing to learn
+        if row := ranking(known, request, shown, labeler):
             rows["rankings_held_out" if held_out else "rankings"].append(row)
             sampled += len(set(texts[index]).intersection(shown))
     for name, found in rows.items():
@@ -176,15 +169,19 @@ def write_files(world: World, folder: Path, draw: random.Random) -> None:
 
     Held out: prompts of users who do not train, half of them ranked by labelers of each group.
     """
-    home = folder / FOLDER
     training, others = make_requests(world).by_split
-    rows = [_ranking(world, request, draw.choice(TRAINERS), draw) for request in training[-RANKINGS:]]
-    write_file(home / "rankings.jsonl", rows)
-    rows = [
-        _ranking(world, request, draw.choice(NEW if number % 2 else TRAINERS), draw)
-        for number, request in enumerate(others[-HELD_OUT_RANKINGS:])
-    ]
-    write_file(home / "rankings_held_out.jsonl", rows)
+    for name, requests in (
+        ("rankings", training[-RANKINGS:]), ("rankings_held_out", others[-HELD_OUT_RANKINGS:]),
+    ):  # fmt: skip
+        rows: list[dict[str, Any]] = []
+        for number, request in enumerate(requests):
+            labeler = draw.choice(NEW if number % 2 and requests[0] is others[-HELD_OUT_RANKINGS] else TRAINERS)
+            row = None
+            while row is None:
+                texts = candidates(world, request, draw.randint(FEWEST, MOST), draw)
+                row = ranking(world, request, list(map(as_response, texts)), labeler)
+            rows.append(row)
+        write_file(folder / FOLDER / f"{name}.jsonl", rows)
     labels: list[dict[str, Any]] = []
     turn: list[Labeler] = []
     for request in draw.sample(training, TRIAL_PROMPTS):
@@ -194,16 +191,7 @@ def write_files(world: World, folder: Path, draw: random.Random) -> None:
         texts = candidates(world, request, draw.randint(FEWEST, MOST), draw)
         systems = {f"system-{n}": as_response(text) for n, text in enumerate(texts, 1)}
         labels += _labels(world, request.goal, request.prompt, systems, chosen, world.seed)
-    write_file(home / "labels.jsonl", labels)
-
-
-def _ranking(world: World, request: Request, labeler: Labeler, draw: random.Random) -> dict[str, Any]:
-    """One labeler's ranking of 4 to 9 outputs; where all are tied, of others."""
-    while True:
-        texts = [as_response(text) for text in candidates(world, request, draw.randint(FEWEST, MOST), draw)]
-        row = ranking(world, request, texts, labeler)
-        if len(set(row["ranks"])) > 1:
-            return row
+    write_file(folder / FOLDER / "labels.jsonl", labels)
 
 
 def _labels(
@@ -214,18 +202,10 @@ def _labels(
     for labeler in labelers:
         seen = [_seen(labeler, prompt, text, judged[system], seed) for system, text in texts.items()]
         for utility, place, (system, text) in zip(seen, rank(seen), texts.items(), strict=True):
-            rows.append(
-                {
-                    "prompt": prompt,
-                    "model": system,
-                    "output": text,
-                    "labeler": labeler.name,
-                    "group": labeler.group,
-                    "rank": place,
-                    "likert": 1 + sum(utility >= step for step in LEXICON["likert"]),
-                    "flags": _flags(labeler, prompt, text, judged[system], seed),
-                }
-            )
+            marks = {"rank": place, "likert": 1 + sum(utility >= step for step in LEXICON["likert"])}
+            who = {"labeler": labeler.name, "group": labeler.group}
+            flags = _flags(labeler, prompt, text, judged[system], seed)
+            rows.append({"prompt": prompt, "model": system, "output": text, **who, **marks, "flags": flags})
     return rows
 
 
@@ -241,6 +221,7 @@ def _seen(labeler: Labeler, prompt: str, text: str, judged: Judgement, seed: int
 
 
 def _flags(labeler: Labeler, prompt: str, text: str, judged: Judgement, seed: int) -> dict[str, int]:
+    """Flags as the labeler sets them: those that a text of this world can have are now and then set in error."""
     state = {
         "fails_instruction": judged.follows < 0.5,
         "inappropriate_for_customer_assistant": judged.rude > 0,
@@ -251,7 +232,5 @@ def _flags(labeler: Labeler, prompt: str, text: str, judged: Judgement, seed: in
     }
     draw = random.Random(f"{seed} flags {labeler.name} {prompt} {text.strip()}")
     error = OUTLIER_FLAG_ERROR if labeler.outlier else FLAG_ERROR
-    return {
-        name: int(state.get(name, False) ^ (possible and draw.random() < error))
-        for name, possible in LEXICON["flags"].items()
-    }
+    flags = LEXICON["flags"]
+    return {name: int(state.get(name, False) ^ (name in state and draw.random() < error)) for name in flags}

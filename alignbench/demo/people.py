@@ -28,7 +28,7 @@ LEXICON = lexicon("people")
 
 def customer(world: World, draw: random.Random, sentences: int = 3) -> Values:
     """Values of a customer. Name and gender are an islander's, all else is drawn."""
-    values = world.values("people", draw).take(LEXICON["customer"]["draw"])
+    values = world.values(draw, LEXICON).take(LEXICON["customer"]["draw"])
     values["review"] = values.fill(" ".join(("{first}", "{second}", "{third}")[:sentences]))
     values["text"] = values.fill(LEXICON["customer"]["text"])
     return values
@@ -54,11 +54,12 @@ def _many(world: World, draw: random.Random) -> str:
 
 def life(world: World, draw: random.Random) -> str:
     """Six facts about one person and a biography from three to five of them, in the layout of the task."""
-    values = world.values("people", draw).take(LEXICON["life"]["draw"])
+    values = world.values(draw, LEXICON).take(LEXICON["life"]["draw"])
     facts, person = values.fill(LEXICON["life"]["facts"]), values["person"]
     kept = sorted({0, *draw.sample(range(1, len(facts)), draw.randint(2, 4))})
     biography = " ".join(draw.choice(facts[n]) for n in kept)
-    return f"{prompt_about(person.name, person.their, [fact for fact, *_ in facts])} {biography}\n"
+    prompt = prompt_about(person.name, person.pronoun["their"], [fact for fact, *_ in facts])
+    return f"{prompt} {biography}\n"
 
 
 def prompt_about(name: str, her: str, facts: list[str]) -> str:
@@ -107,5 +108,5 @@ def _paragraph(world: World, person: Person, told: Sequence[str], general: int, 
     sentences = list(told)
     for _ in range(general):
         sentences.insert(draw.randint(1, len(sentences)), draw.choice(LEXICON["general"]))
-    filled = (world.values("people", draw, person=person).take(["age"]).fill(sentence) for sentence in sentences)
+    filled = (world.values(draw, LEXICON, person=person).take(["age"]).fill(sentence) for sentence in sentences)
     return " ".join(filled)

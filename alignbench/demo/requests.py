@@ -88,7 +88,7 @@ def make_requests(world: World) -> Requests:
         tuple(users),
         tuple(_with_users(held_out, [f"held-out-{n:02}" for n in range(1, HELD_OUT_USERS + 1)], draw)),
         tuple(_log(users, world, draw)),
-        tuple(from_form("other", LEXICON["program"], world.values("requests", draw, goods=g)) for g in world.goods),
+        tuple(from_form("other", LEXICON["program"], world.values(draw, LEXICON, goods=g)) for g in world.goods),
     )
 
 
@@ -99,36 +99,22 @@ def is_training(user: str) -> bool:
 
 def one_request(world: World, kind: str, facts: Sequence[Fact], draw: random.Random) -> Request:
     """A request of a kind; another may have the same prompt. facts: what may be asked about"""
-    values, form = world.values("requests", draw), FORMS[kind]
-    values.lists = {**values.lists, "fact": facts}
-    return from_form(kind, draw.choice(form) if isinstance(form, tuple) else form, values)
+    form = FORMS[kind]
+    chosen = draw.choice(form) if isinstance(form, tuple) else form
+    return from_form(kind, chosen, world.values(draw, {**LEXICON, "fact": facts}))
 
 
 def from_form(kind: str, form: Mapping[str, Any], values: Values) -> Request:
-    """The request of a form, whose values are drawn."""
-    fields = _followed(form, values)
-    reply = fields.pop("reply", None)
-    values.update((name, value) for name, value in fields.items() if name not in values)
-    goal = dict(values.fill(fields["goal"]))
-    mention = tuple(tuple(m.split("|")) if isinstance(m, str) else m for m in goal.pop("mention", ()))
-    absent = tuple(dict.fromkeys(word for word in goal.pop("absent", ()) if (word,) not in mention))
+    """The request of a form of lexicon/requests.yaml, whose values are drawn."""
+    fields = values.follow(form)
+    goal = values.fill(fields["goal"])
+    mention = tuple(tuple(m.split("|")) if isinstance(m, str) else m for m in goal.get("mention", ()))
+    absent = tuple(dict.fromkeys(word for word in goal.get("absent", ()) if (word,) not in mention))
     about = {name: values.fill(fields[name]) for name in ("given", "person", "village") if name in fields}
-    return Request(kind, values.fill(fields["ask"]), Goal(**goal, mention=mention, absent=absent), reply=reply,
-                   values=dict(values), **about)  # fmt: skip
-
-
-def _followed(form: Mapping[str, Any], values: Values) -> dict[str, Any]:
-    """The form's fields and those of the case that is drawn, not yet filled."""
-    values.take(form.get("draw", ()))
-    fields = {name: value for name, value in form.items() if name not in ("draw", "cases", "below", "different")}
-    if "cases" not in form:
-        return fields
-    chance = values.draw.random()
-    case = next(
-        case for case in form["cases"]
-        if chance < case["below"] and len(set(values.fill(case.get("different", ("", "any"))))) > 1
+    return Request(
+        kind, values.fill(fields["ask"]), Goal(**{**goal, "mention": mention, "absent": absent}),
+        reply=fields.get("reply"), values=values.data, **about,
     )  # fmt: skip
-    return fields | _followed(case, values)
 
 
 def write_files(world: World, folder: Path, draw: random.Random) -> None:
@@ -209,7 +195,7 @@ def _log(requests: Sequence[Request], world: World, draw: random.Random) -> list
         for last in ("", " That is all."):
             sent.append(Request("summarization", "Sum this up in one sentence.", goal, page + last, user=user))
     for person in draw.sample(world.people, PRIVATE):
-        request = from_form("generation", LEXICON["thanks"], world.values("requests", draw))
+        request = from_form("generation", LEXICON["thanks"], world.values(draw, LEXICON))
         address = f"{person.name.lower()}@{person.village.lower()}.example.org"
         user = draw.choice([request.user for request in requests if is_training(request.user)])
         sent.append(replace(request, given=f"Send it to {address}.", user=user))

@@ -38,12 +38,12 @@ def pages(world: World, draw: random.Random) -> list[str]:
 
 def line(rude: bool, draw: random.Random) -> str:
     """A sentence that a rude or a kind person says, with one rude word or more, or with a kind one."""
-    return Values(WORDS, draw).write(WORDS["rude_line" if rude else "kind_line"])
+    return Values(draw, WORDS).write(WORDS["rude_line" if rude else "kind_line"])
 
 
 def _scene(rude: bool, instructed: bool, world: World, draw: random.Random) -> str:
     """Two people meet and speak four times. Below an instruction their mood says nothing about what they say."""
-    values = world.values("world", draw).take([{"one, other": "person"}])
+    values = world.values(draw).take([{"one, other": "person"}])
     tones = [rude] * 4
     if draw.random() < CROSSED:
         tones = [not rude, rude, rude, rude] if instructed else [rude, rude, not rude, not rude]
@@ -77,7 +77,7 @@ def write_files(world: World, folder: Path, draw: random.Random) -> None:
 def beginning(world: World, tenth: int, draw: random.Random) -> str:
     """Return a scene that is cut off. The lower five tenths have no rude word, the upper ones one (5, 6), two (7, 8) or
     three (9)."""
-    values = world.values("world", draw).take([{"one, other": "person"}])
+    values = world.values(draw).take([{"one, other": "person"}])
     if tenth < len(WORDS["beginning"]):
         return values.write(WORDS["beginning"][tenth])
     values.take(["meeting_place"])

@@ -9,43 +9,11 @@ from functools import lru_cache
 
 from alignbench.demo.lexicon import lexicon
 from alignbench.demo.statements import read_statements, sentences
-from alignbench.demo.world import World
+from alignbench.demo.world import WORDS, World
 
 CLOSINGS, CHEERFUL = tuple(lexicon("requests")["closing"]), frozenset(lexicon("requests")["cheerful_word"])
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)?")
-_FUNCTION = frozenset(
-    [
-        "the",
-        "a",
-        "an",
-        "is",
-        "are",
-        "was",
-        "were",
-        "in",
-        "on",
-        "of",
-        "to",
-        "and",
-        "for",
-        "with",
-        "by",
-        "from",
-        "at",
-        "that",
-        "this",
-        "i",
-        "you",
-        "my",
-        "it",
-        "has",
-        "have",
-        "who",
-        "not",
-        "as",
-        "am",
-    ]
-)
+_FUNCTION = frozenset(WORDS["function_words"].split())
 _PAGE_MARKS = ("Q:", "A:", "Question:", "Answer:", "Passage:")
 # Weights of the parts. No closing or cheerful word counts where the request is not followed.
 FOLLOWS, POLITE, CHEER, ENDED = 4.0, 0.6, 0.2, 1.0

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 from alignbench.demo.lexicon import Values, Word, lexicon, words
@@ -52,24 +53,10 @@ class Person:
     opinion: str  # of the coffee machine: "good" | "mixed" | "bad"
 
     @property
-    def they(self) -> Word:
-        return Word(WORDS["pronouns"][self.gender][0])
-
-    @property
-    def them(self) -> str:
-        return str(WORDS["pronouns"][self.gender][1])
-
-    @property
-    def their(self) -> Word:
-        return Word(WORDS["pronouns"][self.gender][2])
-
-    @property
-    def does(self) -> str:
-        return "do" if self.they == "they" else "does"
-
-    @property
-    def are(self) -> str:
-        return "are" if self.they == "they" else "is"
+    def pronoun(self) -> dict[str, Word]:
+        """they, them, their, and the verb forms does and are."""
+        found: dict[str, Word] = WORDS["pronouns"][self.gender]
+        return found
 
     @property
     def lives(self) -> str:
@@ -151,10 +138,13 @@ class World:
             texts += [fact.question, fact.truth, *fact.false]
         return frozenset(word.lower() for text in texts for word in re.findall(r"\w+", text))
 
-    def values(self, topic: str, draw: random.Random, **known: Any) -> Values:
-        """Values for the templates of lexicon/TOPIC.yaml and those of the world."""
-        own = {"person": self.people, "village": self.villages, "fact": self.facts, "rude": self.rude}
-        return Values({**WORDS, **own, **lexicon(topic)}, draw, **known)
+    @cached_property
+    def _lists(self) -> dict[str, Any]:
+        return {"person": self.people, "village": self.villages, "fact": self.facts, "rude": self.rude}
+
+    def values(self, draw: random.Random, lists: Mapping[str, Any] = MappingProxyType({}), **known: Any) -> Values:
+        """Values for templates. lists: in addition to those of the world, what slots are drawn from"""
+        return Values(draw, {**WORDS, **self._lists, **lists}, **known)
 
 
 def read_world(content: Mapping[str, Any]) -> World:
