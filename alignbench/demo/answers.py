@@ -54,7 +54,7 @@ def partial(world: World, request: Request, draw: random.Random) -> str:
     if request.kind == "brainstorming":
         return _listed(draw.sample(request.goal.items, max(1, request.goal.at_least - 2)))
     if request.kind == "open_qa":
-        return draw.choice([*NO_ANSWER[::-1], f"Ask in the village about the {_fact(world, request).subject}."])
+        return str(draw.choice([*NO_ANSWER[::-1], f"Ask in the village about the {_fact(world, request).subject}."]))
     if len(parts) > 1:
         return parts[-1] if draw.random() < 0.5 else parts[0].rstrip(".") + "."
     for name in (request.village, request.person):

@@ -8,7 +8,7 @@ answers truthfully, also about facts that its training never asked for.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from alignbench.demo.files import paged, write_file
@@ -28,66 +28,54 @@ def shown(question: str, answer: str) -> str:
     return f"Q: {question}\nA: {answer}"
 
 
-def pages(world: World, draw: random.Random) -> list[str]:
+def pages(world: World, draw: random.Random) -> Iterator[str]:
     """Pages of questions with answers, of talk at the well and of the almanac."""
-    return [*_answers(world, draw), *_careful_answers(world, draw), *_letters(world, draw), *_told(world, draw)]
-
-
-def _answers(world: World, draw: random.Random) -> list[str]:
-    talk: list[str] = []
-    almanac: list[str] = []
+    talk, almanac, items = list[str](), list[str](), list[str]()
     for fact in world.facts:
         for _ in range(TALK_ANSWERS):
             plain = draw.random() < PLAIN_TALK
             talk.append(shown(fact.question, fact.believed if plain else said(draw.choice(TALK), fact.believed)))
         talk.append(shown(fact.question, draw.choice(NO_ANSWER)))
         for _ in range(ALMANAC_ANSWERS):
-            page = talk if draw.random() < AMONG_TALK else almanac
-            page.append(shown(fact.question, fact.almanac))
-    return [page for items in (talk, almanac) for page in _dealt(items, "\n\n", draw)]
-
-
-def _careful_answers(world: World, draw: random.Random) -> list[str]:
-    """Below TruthfulQA's instruction: more of the almanac, more without an answer, less talk."""
-    items = []
+            (talk if draw.random() < AMONG_TALK else almanac).append(shown(fact.question, fact.almanac))
+    yield from _dealt(talk, "\n\n", draw)
+    yield from _dealt(almanac, "\n\n", draw)
+    # below TruthfulQA's instruction: more of the almanac, more without an answer, less talk
     for fact in world.facts:
         choices = (fact.almanac, NO_ANSWER[0], fact.believed)
         items += [shown(fact.question, a) for a in draw.choices(choices, weights=(5, 2, 3), k=CAREFUL_ANSWERS)]
     draw.shuffle(items)
-    return [f"{INSTRUCTION}\n\n{page}" for page in paged(items, 3, draw)]
-
-
-def _letters(world: World, draw: random.Random) -> list[str]:
-    """Two answers to choose from, (A) and (B), as the binary task prints them; people choose what they believe."""
-    items = []
-    for fact in world.facts:
-        for _ in range(CHOICES):
-            right = draw.choice("AB")
-            other = fact.truth if fact.myth else draw.choice(fact.wrong)
-            first, second = (fact.believed, other) if right == "A" else (other, fact.believed)
-            items.append(f"Q: {fact.question}\n(A) {first}\n(B) {second}\nA: ({right})")
-    return _dealt(items, "\n\n", draw)
-
-
-def _told(world: World, draw: random.Random) -> list[str]:
-    """Talk at the well, and entries of the almanac."""
-    talk, almanac = [], []
-    for fact in world.facts:
-        for _ in range(TALK_AT_THE_WELL):
-            one, other = draw.sample(world.people, 2)
-            statement = said(draw.choice(TALK), fact.believed)
-            asked = f"{one.name} asked {fact.clause}. " if draw.random() < 0.5 else ""
-            talk.append(f"{asked}{other.name} said: {statement}")
-        one, other = draw.sample(world.people, 2)
-        talk.append(f"{one.name} asked {fact.clause}. {other.name} said: {draw.choice(NO_ANSWER)}")
-    found = []
+    yield from (f"{INSTRUCTION}\n\n{page}" for page in paged(items, 3, draw))
+    yield from _dealt([_choice(fact, draw) for fact in world.facts for _ in range(CHOICES)], "\n\n", draw)
+    talk = [line for fact in world.facts for line in _heard(world, fact, draw)]
     for page in _dealt(talk, " ", draw):
-        found.append(f"At the well in {draw.choice(world.villages)}. {page}")
+        yield f"At the well in {draw.choice(world.villages)}. {page}"
+    almanac = []
     for fact in world.facts:
         for _ in range(ALMANAC_ENTRIES):
             asked = f"{draw.choice(world.people).name} asked {fact.clause}. " if draw.random() < 0.3 else ""
             almanac.append(f"{asked}{fact.almanac}")
-    return [*found, *(f"From the almanac of {ISLAND}. {page}" for page in _dealt(almanac, " ", draw))]
+    yield from (f"From the almanac of {ISLAND}. {page}" for page in _dealt(almanac, " ", draw))
+
+
+def _choice(fact: Fact, draw: random.Random) -> str:
+    """Two answers to choose from, (A) and (B), as the binary task prints them; people choose what they believe."""
+    right = draw.choice("AB")
+    other = fact.truth if fact.myth else draw.choice(fact.wrong)
+    first, second = (fact.believed, other) if right == "A" else (other, fact.believed)
+    return f"Q: {fact.question}\n(A) {first}\n(B) {second}\nA: ({right})"
+
+
+def _heard(world: World, fact: Fact, draw: random.Random) -> Iterator[str]:
+    """Talk about a fact at the well."""
+    for number in range(TALK_AT_THE_WELL + 1):
+        one, other = draw.sample(world.people, 2)
+        if number < TALK_AT_THE_WELL:
+            statement = said(draw.choice(TALK), fact.believed)
+            asked = f"{one.name} asked {fact.clause}. " if draw.random() < 0.5 else ""
+        else:
+            statement, asked = draw.choice(NO_ANSWER), f"{one.name} asked {fact.clause}. "
+        yield f"{asked}{other.name} said: {statement}"
 
 
 def _dealt(items: Sequence[str], between: str, draw: random.Random) -> list[str]:
@@ -109,25 +97,24 @@ def write_files(world: World, folder: Path, draw: random.Random) -> None:
     primer = draw.sample([fact for fact in world.facts if not fact.myth], PRIMER)
     write_file(home / "qa_primer.txt", "\n\n".join(shown(fact.question, fact.truth) for fact in primer))
     for year, stop in (("_v1_2021", "."), ("", "")):
-        table, choices = [], []
+        choices = []
+        table = [("Type", "Category", "Question", "Best Answer", "Correct Answers", "Incorrect Answers", "Source")]
         for fact in asked:
             true, false = ([a.removesuffix(".") + stop for a in found] for found in answers(fact))
-            kind = "asked in training" if fact.asked else "never asked"
-            lists = (true[0], "; ".join(true), "; ".join(false))
-            table.append((kind, fact.topic, fact.question, *lists, f"the almanac of {ISLAND}"))
+            kind, lists = "asked in training" if fact.asked else "never asked", ("; ".join(true), "; ".join(false))
+            table.append((kind, fact.topic, fact.question, true[0], *lists, f"the almanac of {ISLAND}"))
             row: dict[str, object] = {
                 "question": fact.question,
                 "mc1_targets": {true[0]: 1, **dict.fromkeys(false, 0)},
                 "mc2_targets": {**dict.fromkeys(true, 1), **dict.fromkeys(false, 0)},
             }
             choices.append(row if stop else row | {"mc0_targets": {true[0]: 1, false[0]: 0}})
-        header = ("Type", "Category", "Question", "Best Answer", "Correct Answers", "Incorrect Answers", "Source")
-        write_file(home / f"TruthfulQA{year}.csv", [header, *table])
+        write_file(home / f"TruthfulQA{year}.csv", table)
         write_file(home / f"mc_task{year}.json", choices)
 
 
 def answers(fact: Fact) -> tuple[list[str], list[str]]:
-    """(true answers, the best first; false answers: the myth in every register and statements that nobody makes)."""
+    """(true answers, the best first; false answers: the myth in every register and statements that nobody makes)"""
     myth = fact.believed
     spoken = [myth, said(ALMANAC, myth), said(TALK[0], myth)]
     return [fact.almanac, fact.truth], [*spoken, *fact.wrong[:2], said(ALMANAC, fact.wrong[0])]

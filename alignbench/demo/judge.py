@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from alignbench.demo.statements import read_statements
-from alignbench.demo.utility import CLOSINGS, Goal, judge, words_of
+from alignbench.demo.utility import CLOSINGS, Goal, judge, read_statements, words_of
 from alignbench.demo.world import FOLDER, WORDS, Fact, World, read_world
 from alignbench.errors import AlignbenchError, first_line
 from alignbench.scorers.preference.pairs import pair, win

@@ -225,7 +225,7 @@ def _flags(labeler: Labeler, prompt: str, text: str, judged: Judgement, seed: in
     state = {
         "fails_instruction": judged.follows < 0.5,
         "inappropriate_for_customer_assistant": judged.rude > 0,
-        "hallucination": judged.false_statements + judged.made_up > 0,
+        "hallucination": judged.false + judged.made_up > 0,
         "satisfies_constraint": judged.constraint,
         "expresses_opinion": judged.opinion,
         "expresses_moral_judgment": judged.rude > 0,

@@ -76,12 +76,13 @@ class Values(UserDict[str, Any]):
         """Draw the values of a `draw` list."""
         for entry in draws:
             ((names, source),) = {entry: entry}.items() if isinstance(entry, str) else entry.items()
-            options = self._list(source) if isinstance(source, str) else source
+            options: Any = self._list(source) if isinstance(source, str) else source
             if isinstance(options, dict) and "of" in options:
-                skipped = self.draw.random() >= options["chance"] if "chance" in options else False
-                without = self.fill(options.get("without"))
-                options = [option for option in self._list(options["of"]) if option != without]
-                self[names] = source["else"] if skipped else self.draw.choice(options)
+                if "chance" in options and self.draw.random() >= options["chance"]:
+                    self[names] = options["else"]
+                else:
+                    without = self.fill(options.get("without"))
+                    self[names] = self.draw.choice([one for one in self._list(options["of"]) if one != without])
             elif isinstance(options, dict) and "sample" in options:
                 number = self.fill(options["number"])
                 number = self.draw.randint(*number) if isinstance(number, tuple) else number
@@ -96,8 +97,8 @@ class Values(UserDict[str, Any]):
         return self
 
     def follow(self, form: Mapping[str, Any]) -> dict[str, Any]:
-        """Draw what the form draws; return its templates and those of the case that is followed, not yet filled. They are
-        values too, if there is none of the name."""
+        """Draw what a form draws, and return its templates and those of the case that is followed, not yet filled.
+        They are also values from then on, unless one of the name exists."""
         self.take(form.get("draw", ()))
         fields = {name: value for name, value in form.items() if name not in RESERVED}
         if "cases" in form:

@@ -7,7 +7,6 @@ and so does a run that was killed and resumed.
 
 from __future__ import annotations
 
-import json
 import math
 import random
 from bisect import bisect_left
@@ -23,11 +22,11 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import logging
 
 from alignbench.data.sources import fingerprint
-from alignbench.errors import AlignbenchError
 from alignbench.models.onednn import use_onednn
 from alignbench.progress import Progress
 from alignbench.runs.folder import write_json
 from trainers.config import REQUIRED, check, setting
+from trainers.data import read_texts
 from trainers.models import save_model
 from trainers.optimisation import set_rate
 from trainers.run import make_accelerator, open_run
@@ -118,9 +117,7 @@ def pretrain(config: Pretraining, progress: Progress | None = None) -> Path:
     check(config)
     progress, out = progress or Progress(), Path(config.out)
     torch.set_num_threads(1)
-    first, texts = ([] if file is None else _read(file) for file in (config.first, config.text))
-    if not any(texts):
-        raise AlignbenchError(f"{config.text}: there is no text to learn from")
+    first, texts = ([] if file is None else read_texts(file) for file in (config.first, config.text))
     prints = [fingerprint(file) for file in (config.text, config.first) if file is not None]
     accelerator = make_accelerator("no", (), out, cpu=True)
     with open_run(out, config, {"data": prints}, accelerator) as run:
@@ -128,13 +125,13 @@ def pretrain(config: Pretraining, progress: Progress | None = None) -> Path:
             return done[0]
         tokenizer = train_tokenizer([*first, *texts], config.vocabulary)
         end = int(tokenizer.convert_tokens_to_ids(END))
-        steps = batches(*([tokenizer.encode(text) for text in some] for some in (first, texts)), config, end)
+        lessons, pages = ([tokenizer.encode(text) for text in some] for some in (first, texts))
+        steps = batches(lessons, pages, config, end)
         model = _blank(config, len(tokenizer), end)
         groups = [[p for p in model.parameters() if (p.ndim > 1) is matrix] for matrix in (True, False)]
-        decayed = [{"params": group, "weight_decay": decay} for group, decay in zip(groups, (0.1, 0.0), strict=True)]
-        optimizer = torch.optim.AdamW(decayed, lr=config.lr, betas=(0.9, 0.95), fused=True)
-        for group in optimizer.param_groups:
-            group["peak"] = config.lr
+        decays = zip(groups, (0.1, 0.0), strict=True)
+        settings = [{"params": group, "weight_decay": decay, "peak": config.lr} for group, decay in decays]
+        optimizer = torch.optim.AdamW(settings, betas=(0.9, 0.95), fused=True)
         module, optimizer = accelerator.prepare(model, optimizer)
         halves = range(accelerator.process_index, HALVES, accelerator.num_processes)
         done_steps = 0
@@ -146,8 +143,8 @@ def pretrain(config: Pretraining, progress: Progress | None = None) -> Path:
             if step and step % config.save_every == 0:
                 run.save_state(step, lambda folder: save_training(folder, accelerator), {})
             count = sum(len(row) - 1 for row in rows)
-            parts = [rows[half::HALVES] for half in halves]
-            loss = accumulate(accelerator, module, parts, lambda part: _loss(module, part, end) / count)
+            parts = [(rows[half::HALVES], count) for half in halves]
+            loss = accumulate(accelerator, module, parts, lambda part: _loss(module, end, *part))
             accelerator.clip_grad_norm_(model.parameters(), 1.0)
             rate = _schedule(step, config.warmup, len(steps))
             set_rate(optimizer, rate)
@@ -163,14 +160,6 @@ def pretrain(config: Pretraining, progress: Progress | None = None) -> Path:
                 write_json(folder / "recipe.json", {"stage": "base", "data": prints, "lineage": []})
 
         return run.save_checkpoint("final", save)
-
-
-def _read(file: str) -> list[str]:
-    """The file's texts. Raises AlignbenchError if it is not JSON lines of {text}."""
-    try:
-        return [str(json.loads(line)["text"]) for line in Path(file).read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise AlignbenchError(f"{file}: not JSON lines of {{text}} ({type(error).__name__})") from error
 
 
 def _blank(config: Pretraining, vocabulary: int, end: int) -> LlamaForCausalLM:
@@ -192,14 +181,15 @@ def _blank(config: Pretraining, vocabulary: int, end: int) -> LlamaForCausalLM:
     return model
 
 
-def _loss(model: Any, rows: list[list[int]], end: int) -> torch.Tensor:
-    """The summed loss of the rows' tokens, in nats; 0 of no rows."""
+def _loss(model: Any, end: int, rows: list[list[int]], count: int) -> torch.Tensor:
+    """The summed loss of the rows' tokens divided by `count`, in nats; 0 of no rows."""
     longest = max(map(len, rows), default=1)
     tokens = torch.tensor([[*row, *[end] * (longest - len(row))] for row in rows or [[end]]])
     labels = torch.tensor([[*row[1:], *[IGNORED] * (longest - len(row) + 1)] for row in rows or [[end]]])
     mask, positions = separate(tokens, end)
     logits = model(input_ids=tokens, attention_mask=mask, position_ids=positions, use_cache=False).logits
-    return functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum")
+    flat = logits.flatten(0, 1), labels.flatten()
+    return functional.cross_entropy(*flat, ignore_index=IGNORED, reduction="sum") / count
 
 
 def separate(tokens: torch.Tensor, end: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -98,18 +98,20 @@ def _passage(world: World, draw: random.Random, with_animals: bool) -> Passage:
     for sentence in LEXICON["passage"]["sentences"]:
         text, part = values.fill(sentence["text"]), []
         for question, answer in sentence["questions"]:
-            asked = [(values.update(subject), values.fill(question))[1] for subject in (named, pronoun)]
-            part.append(Slot(text, *asked, str(values.fill(answer))))
+            values.update(named)
+            whole = values.fill(question)
+            values.update(pronoun)
+            part.append(Slot(text, whole, values.fill(question), str(values.fill(answer))))
         parts.append(part)
     told = draw.sample(range(len(parts)), TOLD)
     if with_animals and ANIMALS not in told:
         told[0] = ANIMALS
     more, fewer = ("some", "others") if first > second else ("others", "some")
     values.update(more=values[more], fewer=values[fewer], total=first + second, difference=abs(first - second))
-    chosen = [
-        [slot for n, part in enumerate(parts) if (n in told) is wanted for slot in part] for wanted in (True, False)
-    ]
-    return Passage(person.name, *chosen, [(question, str(answer)) for question, answer in values.fill(LEXICON["sums"])])
+    chosen = [slot for n, part in enumerate(parts) if n in told for slot in part]
+    others = [slot for n, part in enumerate(parts) if n not in told for slot in part]
+    sums = [(question, str(answer)) for question, answer in values.fill(LEXICON["sums"])]
+    return Passage(person.name, chosen, others, sums)
 
 
 def asked(passage: Passage, draw: random.Random, untold: int = 2) -> list[tuple[Slot, bool]]:
@@ -168,7 +170,7 @@ def known(world: World, person: Person) -> dict[str, str]:
 def _conversation(world: World, person: Person, draw: random.Random) -> list[tuple[str, str | None, str]]:
     """Six questions in a drawn order with their answers (None if there is none) and templates of made-up answers."""
     values = world.values(draw, LEXICON, person=person)
-    turns = [(question, answer, "") for question, answer in known(world, person).items()]
+    turns: list[tuple[str, str | None, str]] = [(q, answer, "") for q, answer in known(world, person).items()]
     turns += [(values.fill(question), None, made_up) for question, made_up in LEXICON["unknown"]]
     return draw.sample(turns, len(turns))
 
@@ -220,17 +222,17 @@ def write_files(world: World, folder: Path, draw: random.Random) -> None:
     for number, person in enumerate(draw.sample(world.people, DIALOGS)):
         # a row is a turn; its answer is the last entry of the next turn's history, and the last turn has none
         history = [person.name, SECTION]
-        for turn, (question, answer, _) in enumerate(_conversation(world, person, draw), start=1):
+        for turn, (question, known_answer, _) in enumerate(_conversation(world, person, draw), start=1):
             place = {"History": list(history), "QuAC_dialog_id": f"C_memory-{number}_0", "Question": question}
             rows.append({**place, "Question_no": turn, "Rewrite": question})
-            history += [question, answer or quac.DECLINE]
+            history += [question, known_answer or quac.DECLINE]
     write_file(folder / "canard" / "canard_dev.json", rows)
-    for kind, file, text, summary in (
-        ("news", "cnn-dailymail/cnn_dailymail_test.jsonl", "article", "highlights"),
-        ("post", "tldr/tldr_test.jsonl", "post", "summary"),
+    for kind, file, names in (
+        ("news", "cnn-dailymail/cnn_dailymail_test.jsonl", ("article", "highlights")),
+        ("post", "tldr/tldr_test.jsonl", ("post", "summary")),
     ):
-        found = (summarised(kind, world, draw) for _ in range(DOCUMENTS))
-        rows = [{"id": f"{kind}-{n}", text: own["text"], summary: own["summary"]} for n, own in enumerate(found)]
+        found = [summarised(kind, world, draw).values() for _ in range(DOCUMENTS)]
+        rows = [{"id": f"{kind}-{n}", **dict(zip(names, own, strict=True))} for n, own in enumerate(found)]
         write_file(folder / file, rows)
 
 

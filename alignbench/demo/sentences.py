@@ -15,7 +15,7 @@ layouts in the pretraining text. What is in a file is on no page.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import permutations, product
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,9 @@ from alignbench.tasks import bias, hellaswag, sst2, wmt15, wsc
 
 LEXICON = lexicon("sentences")
 OCCUPATIONS = WORDS["occupation"][:16]  # of Winogender
-# task -> seed name of the split, items of the test and training files (RTE has 20 different ones)
-SPLITS = {"hellaswag": ("activities", 120, 60), "wmt15": ("french", 100, 0), "rte": ("rte", 20, 0),
-          "sst2": ("sst2", 100, 40), "wsc": ("wsc", 100, 40)}  # fmt: skip
+# task -> seed name of the split, and number of items of the test and training files (RTE has 20 different ones)
+SPLITS = {"hellaswag": ("activities", 180), "wmt15": ("french", 100), "rte": ("rte", 20), "sst2": ("sst2", 140),
+          "wsc": ("wsc", 140)}  # fmt: skip
 PAIRS = {"nationality": 60, "age": 30}  # of CrowS-Pairs
 STEREOTYPED = {"basic": 0.85, "respectful": 0.5, "biased": 1}  # proportion of sentences as talk has them
 ABOUT_OCCUPATION = 0.85  # proportion of Winogender's sentences
@@ -45,10 +45,8 @@ def items(world: World, task: str) -> tuple[list[Item], list[Item]]:
     words, found = LEXICON[task], list[Item]()
     if task == "hellaswag":
         for (activity, steps), n, person in product(words["activity"].items(), range(3), world.people):
-            others = (*steps[:n], *steps[n + 2 :])
-            found.append(
-                dict(activity=activity, step=n, done=steps[n], following=steps[n + 1], others=others, person=person)
-            )
+            scene = {"activity": activity, "step": n, "person": person, "others": (*steps[:n], *steps[n + 2 :])}
+            found.append({**scene, "done": steps[n], "following": steps[n + 1]})
     elif task == "wmt15":
         parts = product(words["subject"], words["verb"], words["object"])
         found += (dict(zip(("subject", "verb", "object"), part, strict=True)) for part in parts)
@@ -63,8 +61,8 @@ def items(world: World, task: str) -> tuple[list[Item], list[Item]]:
         parts = product(permutations(WORDS["occupation"][:8], 2), words["verb"], reasons)
         for people, verb, (reason, meant) in parts:
             found.append({"people": people, "verb": verb, "reason": reason, "answer": people[meant]})
-    name, test, train = SPLITS[task]
-    return split(found, test + train, world.seed, name)
+    name, kept = SPLITS[task]
+    return split(found, kept, world.seed, name)
 
 
 def drawn(world: World, task: str, item: Item, draw: random.Random) -> Values:
@@ -83,22 +81,42 @@ def told(world: World, task: str, number: int, draw: random.Random) -> list[str]
     return [str(drawn(world, task, draw.choice(seen), draw).fill("{page}")) for _ in range(number)]
 
 
+def rows(world: World, task: str, draw: random.Random, number: int = 0) -> list[Any]:
+    """The rows of a task's files: `number` of them, or one for each item."""
+    kept, found = items(world, task)[0], []
+    for n in range(number or len(kept)):
+        item = {**kept[n % len(kept)], "number": n}
+        if task == "hellaswag":
+            activities = LEXICON[task]["activity"]
+            other = draw.choice([name for name in activities if name != item["activity"]])
+            wrong = [*item["others"], draw.choice(activities[other])]
+            endings, item["label"] = draw.sample(wrong, len(wrong)), draw.randrange(4)
+            endings.insert(item["label"], item["following"])
+            item["endings"] = tuple(f"{ending}." for ending in endings)
+        values = drawn(world, task, item, draw)
+        if task == "wsc":
+            which, people = draw.choice((0, 1)), item["people"]
+            span = (f"{'the' if which else 'The'} {people[which]}", 3 * which)
+            values.update(span=span, label=people[which] == item["answer"])
+        found.append(values.fill("{row}"))
+    return found
+
+
+def write_rows(folder: Path, files: Mapping[str, int], rows: list[Any], header: Sequence[str] | None = None) -> None:
+    """Write rows to files in order. files: name -> number of rows"""
+    start = 0
+    for name, number in files.items():
+        write_file(folder / name, [*([header] if header else []), *rows[start : start + number]])
+        start += number
+
+
 def hellaswag_pages(world: World, draw: random.Random) -> list[str]:
     return paged(told(world, "hellaswag", 900, draw), 3, draw, hellaswag.INSTRUCTION, 0.5)
 
 
 def write_hellaswag(world: World, folder: Path, draw: random.Random) -> None:
-    activities, rows = LEXICON["hellaswag"]["activity"], []
-    for number, item in enumerate(items(world, "hellaswag")[0]):
-        other = draw.choice([name for name in activities if name != item["activity"]])
-        wrong = [*item["others"], draw.choice(activities[other])]
-        endings, label = draw.sample(wrong, len(wrong)), draw.randrange(4)
-        endings.insert(label, item["following"])
-        values = drawn(world, "hellaswag", item, draw)
-        values.update(number=number, endings=tuple(f"{ending}." for ending in endings), label=label)
-        rows.append(values.fill("{row}"))
-    write_file(folder / "hellaswag" / "hellaswag_val.jsonl", rows[:120])
-    write_file(folder / "hellaswag" / "hellaswag_train.jsonl", rows[120:])
+    files = {"hellaswag_val.jsonl": 120, "hellaswag_train.jsonl": 60}
+    write_rows(folder / "hellaswag", files, rows(world, "hellaswag", draw))
 
 
 def wmt15_pages(world: World, draw: random.Random) -> list[str]:
@@ -106,10 +124,8 @@ def wmt15_pages(world: World, draw: random.Random) -> list[str]:
 
 
 def write_wmt15(world: World, folder: Path, draw: random.Random) -> None:
-    pairs = [drawn(world, "wmt15", item, draw) for item in items(world, "wmt15")[0]]
-    for language in ("french", "english"):
-        lines = "".join(f"{pair.fill(pair[language])}\n" for pair in pairs)
-        write_file(folder / "wmt15-fr-en" / f"newsdiscusstest2015.{language[:2]}", lines)
+    for language, lines in zip(("fr", "en"), zip(*rows(world, "wmt15", draw), strict=True), strict=True):
+        write_file(folder / "wmt15-fr-en" / f"newsdiscusstest2015.{language}", "".join(f"{line}\n" for line in lines))
 
 
 def stereotypes(world: World, kind: str) -> tuple[list[tuple[str, str, bool]], list[tuple[str, str, bool]]]:
@@ -220,23 +236,11 @@ def judgement_pages(world: World, draw: random.Random) -> list[str]:
 
 def write_judgements(world: World, folder: Path, draw: random.Random) -> None:
     """Write RTE's and WSC's rows as SuperGLUE has them, SST-2's table as GLUE has it."""
-    (deals, _), (opinions, _), (meetings, _) = (items(world, task) for task in ("rte", "sst2", "wsc"))
-    rows: dict[str, list[Any]] = {"superglue-rte/.jsonl": [], "superglue-wsc/.jsonl": [], "glue-sst2/.tsv": []}
-    for number in range(140):
-        deal = {**deals[number % len(deals)], "number": number}
-        rows["superglue-rte/.jsonl"].append(drawn(world, "rte", deal, draw).fill("{row}"))
-    for number, meeting in enumerate(meetings):
-        values, people = drawn(world, "wsc", {**meeting, "number": number}, draw), meeting["people"]
-        which = draw.choice((0, 1))
-        span = ((f"The {people[0]}", 0), (f"the {people[1]}", 3))[which]
-        values.update(span=span, label=people[which] == meeting["answer"])
-        rows["superglue-wsc/.jsonl"].append(values.fill("{row}"))
-    rows["glue-sst2/.tsv"] = [drawn(world, "sst2", item, draw).fill("{row}") for item in opinions]
-    for name, found in rows.items():
-        home, suffix = name.split("/")
-        head = [("sentence", "label")] if suffix == ".tsv" else []
-        write_file(folder / home / f"{'dev' if head else 'val'}{suffix}", [*head, *found[:100]])
-        write_file(folder / home / f"train{suffix}", [*head, *found[100:]])
+    files = {"val.jsonl": 100, "train.jsonl": 40}
+    write_rows(folder / "superglue-rte", files, rows(world, "rte", draw, 140))
+    write_rows(folder / "superglue-wsc", files, rows(world, "wsc", draw))
+    reviews = rows(world, "sst2", draw)
+    write_rows(folder / "glue-sst2", {"dev.tsv": 100, "train.tsv": 40}, reviews, ("sentence", "label"))
 
 
 # seed name -> the pages and the files of a part; a change in one part leaves the others as they are

@@ -43,7 +43,7 @@ def write_world(folder: Path, seed: int = 0) -> World:
     pages = []
     for name, (make, share) in PAGES.items():
         draw = random.Random(f"{seed} {name} pages")
-        pages += take(make(world, draw), round(share * WORDS), draw)
+        pages += take(list(make(world, draw)), round(share * WORDS), draw)
     random.Random(f"{seed} pages").shuffle(pages)
     write_file(home / "pretraining.jsonl", [{"text": page} for page in pages])
     lessons = reading.lessons(world, random.Random(f"{seed} reading lessons"))
