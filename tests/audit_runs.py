@@ -67,7 +67,7 @@ def write_task(run: Any, name: str, values: Values, changes: Mapping[str, Any], 
         "n": n,
         "documents_sha256": "d" * 64,
     }
-    if task.writing is None:
+    if task.generation is None:
         identity["window"] = 128
     else:
         identity |= {

@@ -112,7 +112,7 @@ def label_runs(runs: Path, world: Path, out: Path, seed: int = 0) -> int:
         if before := runs_of.get(system.name):
             raise AlignbenchError(f"{runs}: two runs of a model {system.name}: {before}, {system.run}; remove one")
         runs_of[system.name] = str(system.run)
-        texts[system.name] = {r["prompt"]: r["outputs"][0]["text"] for r in system.records().values()}
+        texts[system.name] = {record.prompt: record.outputs[0].text for record in system.records().values()}
         if texts[system.name].keys() != (first := next(iter(texts.values()))).keys():
             raise AlignbenchError(f"{runs}: {system.name} answered other prompts than {next(iter(texts))}")
     rows = label_outputs(known, list(first), {name: [own[p] for p in first] for name, own in texts.items()}, seed)

@@ -86,7 +86,7 @@ def plan(out: Path, seed: int = 0, sizes: Mapping[str, Any] | None = None) -> tu
     values = {**file, **file["sizes"], **(sizes or {}), "out": out, "seed": seed, "code": CODE, "hash": HASH}
     kinds: dict[str, list[str]] = {}  # task -> the kinds of its scorers that know the world
     for name, task in all_tasks().items():
-        takes = () if task.writing is None else (*task.writing.scorers, *task.writing.optional_scorers)
+        takes = () if task.generation is None else (*task.generation.scorers, *task.generation.optional_scorers)
         kinds[name] = [kind for kind in takes if kind in SCORERS]
     groups = {**file["tasks"], "evaluate": [name for name in kinds if name not in file["tasks"]["apart"]]}
     for group, listed in groups.items():
