@@ -60,17 +60,17 @@ class Pretraining:
     save_every: int = setting(200, "steps between resumable states", free=True, low=1)
 
 
-def train_tokenizer(texts: Sequence[str], vocabulary: int, end: str = END) -> PreTrainedTokenizerFast:
+def train_tokenizer(texts: Sequence[str], vocabulary: int) -> PreTrainedTokenizerFast:
     """Byte-level BPE (Sennrich et al. 2016; Radford et al. 2019): a word of the world with its space is one token."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary, special_tokens=[end], initial_alphabet=alphabet, show_progress=False
+        vocab_size=vocabulary, special_tokens=[END], initial_alphabet=alphabet, show_progress=False
     )
     bpe.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token=end, eos_token=end)
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token=END, eos_token=END)
 
 
 def pack_rows(documents: Sequence[Sequence[int]], length: int, end: int, draw: random.Random) -> list[list[int]]:
