@@ -49,9 +49,9 @@ def engine_of(model, tokenizer, notes=None, **options):
     return LocalEngine(model, Encoder(tokenizer), notify=[].append if notes is None else notes.append, **options)
 
 
-def answers(engine, requests, wanted=None):
+def answers(engine, requests, only=None):
     """Every answer by the index of its request; each is given once."""
-    given_answers = list(engine.loglikelihood(requests, wanted))
+    given_answers = list(engine.loglikelihood(requests, only))
     assert len({index for index, _ in given_answers}) == len(given_answers)
     return dict(given_answers)
 
@@ -309,12 +309,12 @@ def test_a_resumed_run_computes_only_the_batches_it_needs_bit_for_bit(follow_tre
     whole = calls.arguments[:]
     assert len(set(batch_of.values())) > 3
     before = min(batch_of.values()) - 1  # calls before the first batch: the test of the mask, the prefix
-    for wanted in ({0}, {1, 16}, {3, 4, 5, 9}, set(range(0, len(DESCRIBED), 2))):
+    for only in ({0}, {1, 16}, {3, 4, 5, 9}, set(range(0, len(DESCRIBED), 2))):
         del calls.arguments[:]
-        found = answers(engine_of(llama, tokenizer, **options), DESCRIBED, wanted)
-        assert found == {index: full[index] for index in wanted}
+        found = answers(engine_of(llama, tokenizer, **options), DESCRIBED, only)
+        assert found == {index: full[index] for index in only}
         assert all(answer.entropies for answer in found.values())
-        batches = sorted({batch_of[index] for index in wanted})
+        batches = sorted({batch_of[index] for index in only})
         expected = [whole[batch - 1]["input_ids"].tolist() for batch in batches]
         assert [call["input_ids"].tolist() for call in calls.arguments[before:]] == expected
 

@@ -110,7 +110,9 @@ def find_checkpoint(spec: str, *, trust_remote_code: bool = False) -> Checkpoint
         tokenizer_config.is_file() and "auto_map" in _read_json(tokenizer_config, spec)
     )
     if custom_code and not trust_remote_code:
-        raise CheckpointError(spec, "it contains its own Python code; read it, then allow it with --trust-remote-code")
+        raise CheckpointError(
+            spec, "it contains its own Python code; review it, then allow it with --trust-remote-code"
+        )
     weights = weight_files(folder, spec)
     headers = [check_safetensors(file, spec) for file in weights]
     text_config = config.get("text_config") or {}
