@@ -9,7 +9,7 @@ nothing in steps of TRIM columns; tests/test_generate.py verifies this.)
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -42,10 +42,9 @@ class Pages:
     def grow(self, count: int) -> None:
         """Make room for `count` pages."""
         for index, layer in self.layers.items():
-            larger = tuple(t.new_zeros((count, *t.shape[1:])) for t in layer)
-            for new, old in zip(larger, layer, strict=True):
-                new[: self.count] = old[: self.count]
-            self.layers[index] = larger[0], larger[1]
+            k, v = (t.new_zeros((count, *t.shape[1:])) for t in layer)  # unused pages take no memory until written
+            k[: self.count], v[: self.count] = layer
+            self.layers[index] = k, v
         self.count = count
 
     def copy(self, targets: Sequence[int], source: Pages, page: int, length: int) -> None:
@@ -55,11 +54,10 @@ class Pages:
                 where = targets[0] if len(targets) == 1 else torch.tensor(targets, device=new.device)
                 new[where, :, :length] = old[page, :, :length]
 
-    def clear(self, pages: Iterable[int]) -> None:
-        """Set pages to zero: 0 · NaN would be NaN for their next owner."""
-        for page in pages:
-            for keys, values in self.layers.values():
-                keys[page], values[page] = 0, 0
+    def clear(self, page: int) -> None:
+        """Set a page to zero: 0 · NaN would be NaN for its next owner."""
+        for keys, values in self.layers.values():
+            keys[page], values[page] = 0, 0
 
 
 # Attention over single pages before division by the mass of the softmax: Σ exp(score − highest) · value, (pages,

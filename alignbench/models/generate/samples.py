@@ -102,16 +102,28 @@ class Pool:
         self.dense = dense
         self.pages = Pages(0, width)
         self.owners: list[Sample] = []  # of pages 0, 1, …
-        self.free: list[int] = []
 
     def copy(self, samples: Sequence[Sample], source: Pages, page: int, length: int) -> None:
         """Give each sample a page with a copy of the first `length` positions of a page of `source`."""
         self.pages.copy([self._new_page(sample) for sample in samples], source, page, length)
 
-    def release(self, sample: Sample, clear: bool) -> None:
-        if clear:
-            self.pages.clear(sample.pages)
-        self.free += sample.pages
+    def _new_page(self, sample: Sample) -> int:
+        if len(self.owners) == self.pages.count:
+            self.pages.grow(max(8, self.pages.count * 2))
+        self.owners.append(sample)
+        sample.pages.append(len(self.owners) - 1)
+        return sample.pages[-1]
+
+    def release(self, sample: Sample) -> None:
+        """Drop the pages of a sample, and move the last pages to where they were, so that those in use come first."""
+        for page in sorted(sample.pages, reverse=True):
+            last, owner = len(self.owners) - 1, self.owners.pop()
+            if page == last:
+                self.pages.clear(page)
+            else:
+                self.pages.copy([page], self.pages, last, self.pages.width)
+                owner.pages[owner.pages.index(last)] = page
+                self.owners[page] = owner
         sample.pages = []
 
     def block(self, rows: list[Sample], prefix: Pages | None, shared_pages: int) -> Block:
@@ -122,7 +134,6 @@ class Pool:
         for row in rows:
             if row.length // self.page - row.prefill.start >= len(row.pages):
                 self._new_page(row)
-        self._compact()
         rows.sort(key=lambda row: row.pages[0])
         fill, number, owner = (np.zeros(len(self.owners), np.int64) for _ in range(3))
         for i, row in enumerate(rows):
@@ -160,29 +171,3 @@ class Pool:
             ranks=ranks,
         )
         return Block(slice(0, len(rows)), most, parts, own)
-
-    def _new_page(self, sample: Sample) -> int:
-        if self.free:
-            page = self.free.pop()
-            self.owners[page] = sample
-        else:
-            page = len(self.owners)
-            if page == self.pages.count:
-                self.pages.grow(max(8, self.pages.count * 2))
-            self.owners.append(sample)
-        sample.pages.append(page)
-        return page
-
-    def _compact(self) -> None:
-        """Move the last pages into free ones, so that those in use come first."""
-        self.free.sort()
-        while self.free:
-            last = len(self.owners) - 1
-            if self.free[-1] == last:
-                self.free.pop()
-            else:
-                target, owner = self.free.pop(0), self.owners[last]
-                self.pages.copy([target], self.pages, last, self.pages.width)
-                owner.pages[owner.pages.index(last)] = target
-                self.owners[target] = owner
-            self.owners.pop()

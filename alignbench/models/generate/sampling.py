@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from torch import nn
 
 from alignbench.models.entropy import LOWEST, top_entropies
 from alignbench.types.engine import Sampling
@@ -68,7 +69,8 @@ def _draw(logits: torch.Tensor, streams: Sequence[Stream], sampling: Sampling) -
     if bool(bad.any()):
         logits = logits.masked_fill(bad[:, None], 0.0)
         highest = highest.masked_fill(bad[:, None], 0.0)
-    below = _padded((logits - highest).clamp_(min=LOWEST))
+    # padded with tokens of no weight to a whole number of chunks
+    below = nn.functional.pad((logits - highest).clamp_(min=LOWEST), (0, -logits.shape[-1] % CHUNK), value=LOWEST)
     weights = below.exp()
     sums = _chunk_sums(weights)
     top: list[float] = top_entropies(below).tolist() if sampling.top_entropies else []
@@ -136,12 +138,6 @@ def _inverse_cdf(weights: torch.Tensor, sums: torch.Tensor, uniform: torch.Tenso
 def _strictly_below(values: torch.Tensor, bound: torch.Tensor) -> torch.Tensor:
     """Rounding may move a value to its bound, which is past the last token."""
     return torch.minimum(values, torch.nextafter(bound, torch.zeros_like(bound)))
-
-
-def _padded(values: torch.Tensor) -> torch.Tensor:
-    """(rows, vocabulary), padded with tokens of no weight to a whole number of chunks."""
-    missing = -values.shape[-1] % CHUNK
-    return torch.nn.functional.pad(values, (0, missing), value=LOWEST) if missing else values
 
 
 def _chunk_sums(values: torch.Tensor) -> torch.Tensor:

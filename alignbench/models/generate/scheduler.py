@@ -174,7 +174,7 @@ class _Run:
             if completion is None:
                 (self.rows if place < len(running) else self.ready).append(sample)
                 continue
-            self.pool.release(sample, clear=completion.unscored is not None)
+            self.pool.release(sample)
             if not sample.prefill.job.missing:
                 done.append(sample.prefill.job)
         return done
