@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from task_helpers import corpus, load, score
 
-from alignbench.diversity.measure import measure
+from alignbench.diversity.lexical import LENGTH
 from alignbench.diversity.sets import GROUPS, jackknife_error, of_set, of_texts
-from alignbench.diversity.words import LENGTH
 from alignbench.errors import AlignbenchError
 from alignbench.evaluation.evaluate import sample
 from alignbench.scorers import find_scorer

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from task_helpers import load
 from tiny import save_tiny_checkpoint
 
-from alignbench.diversity.entropy import chao_shen, plug_in
-from alignbench.diversity.spread import STATISTICS, spread, weighted_spread
+from alignbench.diversity.entropy import STATISTICS, chao_shen, plug_in, spread, weighted_spread
 from alignbench.errors import AlignbenchError
 from alignbench.evaluation.evaluate import evaluate
 from alignbench.evaluation.scoring import scored_record

@@ -12,11 +12,9 @@ from functools import partial
 
 import numpy as np
 
-from alignbench.diversity.measure import METRICS
-from alignbench.diversity.novelty import distinct_classes
+from alignbench.diversity.lexical import LENGTH
 from alignbench.diversity.semantic import semantic_entropy
-from alignbench.diversity.sets import LENGTHS, OF_TEXTS, UNCUT, of_set, of_texts
-from alignbench.diversity.words import LENGTH
+from alignbench.diversity.sets import LENGTHS, METRICS, OF_TEXTS, UNCUT, of_set, of_texts
 from alignbench.tasks.common import ANSWER_RATE, equivalence_classes, first_outputs
 from alignbench.tasks.prompts import load_prompts
 from alignbench.types.engine import Sampling
@@ -42,7 +40,7 @@ def semantic(outputs: Sequence[Output]) -> dict[str, float]:
     if classes is None:
         return {"classes": math.nan, "semantic_entropy_discrete": math.nan}
     found = {
-        "classes": float(distinct_classes(classes)),
+        "classes": float(len(set(classes))),
         "semantic_entropy_discrete": semantic_entropy(classes) / math.log(2),
     }
     if all(output.logprobs for output in outputs):

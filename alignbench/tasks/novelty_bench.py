@@ -9,7 +9,7 @@ import bisect
 import math
 from collections.abc import Sequence
 
-from alignbench.diversity.novelty import PATIENCE, distinct_classes, utility
+from alignbench.diversity.semantic import utility
 from alignbench.errors import AlignbenchError
 from alignbench.tasks.common import WORDS, equivalence_classes, words
 from alignbench.tasks.prompts import load_prompts
@@ -32,12 +32,12 @@ def load_documents(options: Options) -> TaskData:
 def score(document: Document, outputs: Sequence[Output]) -> dict[str, float]:
     classes = equivalence_classes(outputs)
     found = {
-        "distinct": float(distinct_classes(classes)) if classes else math.nan,
+        "distinct": float(len(set(classes))) if classes else math.nan,
         "words": sum(words(output.text) for output in outputs) / len(outputs),
     }
     rewards = [output.scores["reward"]["reward"] for output in outputs if "reward" in output.scores]
     if len(rewards) == len(outputs):
-        found["utility"] = utility(classes, list(map(score_of, rewards)), PATIENCE) if classes else math.nan
+        found["utility"] = utility(classes, list(map(score_of, rewards))) if classes else math.nan
     return found
 
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
 
+from alignbench.diversity.entropy import SIZE, spread, weighted_spread
 from alignbench.diversity.sets import of_set
-from alignbench.diversity.spread import SIZE, spread, weighted_spread
 from alignbench.errors import AlignbenchError
 from alignbench.tasks.persona_fields import FIELDS, Persona, is_whole, read_personas
 from alignbench.types.engine import Sampling

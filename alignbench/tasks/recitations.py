@@ -13,9 +13,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from alignbench.diversity.lexical import words
+from alignbench.diversity.semantic import clusters, unit
 from alignbench.diversity.sets import of_set
-from alignbench.diversity.vectors import clusters, unit
-from alignbench.diversity.words import words
 from alignbench.stats.estimates import share
 from alignbench.tasks.common import ANSWER_RATE, first_outputs
 from alignbench.types.engine import Sampling
