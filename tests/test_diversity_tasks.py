@@ -10,7 +10,7 @@ import pytest
 from task_helpers import corpus, load, score
 
 from alignbench.diversity.lexical import LENGTH
-from alignbench.diversity.sets import GROUPS, jackknife_error, of_set, of_texts
+from alignbench.diversity.sets import GROUPS, jackknife_error, measure, of_set, of_texts
 from alignbench.errors import AlignbenchError
 from alignbench.evaluation.evaluate import sample
 from alignbench.scorers import find_scorer
