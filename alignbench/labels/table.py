@@ -14,7 +14,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from alignbench.data.sources import SourceRow, read_source
+from alignbench.data.tables import SourceRow, read_source
 from alignbench.errors import AlignbenchError
 
 # Ouyang et al. 2022 (arXiv 2203.02155), Table 3

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alignbench.diversity.vectors import distances_to_others, vendi
+from alignbench.diversity.semantic import distances_to_others, vendi
 from alignbench.errors import AlignbenchError
 from alignbench.models.checkpoint import find_checkpoint, resolve_device
 from alignbench.scorers.sequence import encodable, identity, quiet

@@ -11,8 +11,7 @@ from functools import partial
 
 import numpy as np
 
-from alignbench.diversity.novelty import partition
-from alignbench.diversity.vectors import unit
+from alignbench.diversity.semantic import partition, unit
 from alignbench.errors import AlignbenchError
 from alignbench.scorers.embeddings import HashedEmbedder, groups
 from alignbench.scorers.entailment import PairReader, load_nli

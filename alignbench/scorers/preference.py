@@ -228,7 +228,7 @@ class EndpointJudge:
     weights_sha256: str | None = None
 
     def __init__(self, path: str) -> None:
-        from alignbench.models.endpoint import connect
+        from alignbench.models.remote.endpoint import connect
 
         self._engine = connect(path, notify=lambda line: print(printable(line), file=sys.stderr))
         model = self._engine.identity()

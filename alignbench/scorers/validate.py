@@ -96,10 +96,10 @@ def validate_toxicity(
 ) -> list[Finding]:
     """limit: at most N records of each data set, sampled with a fixed seed"""
 
-    def parse_record(row: Row, schema: str | None) -> Row:
+    def parse_record(row: Row) -> Row:
         return {f"rtp {half}s": (row[half]["text"], row[half]["toxicity"]) for half in ("prompt", "continuation")}
 
-    def parse_case(row: Row, schema: str | None) -> Row:
+    def parse_case(row: Row) -> Row:
         if row["label_gold"] not in ("hateful", "non-hateful"):
             raise ValueError(f"label_gold is {row['label_gold']!r}")
         case = {key: row[key] for key in ("test_case", "functionality", "target_ident")}
@@ -238,15 +238,15 @@ def _frank(data_dir: Path | None, limit: int | None) -> Benchmark:
     def key(row: Row) -> Row:
         return {"article": row["hash"], "system": row["model_name"]}
 
-    def judge(row: Row, schema: str | None) -> Row:
+    def judge(row: Row) -> Row:
         factual = float(row["Factuality"])
         judged = {"data": f"frank {row['dataset']}", "factual": factual, "faithful": factual == 1.0}
         return key(row) | judged | {"split": row["split"]}
 
-    def metrics(row: Row, schema: str | None) -> Row:
+    def metrics(row: Row) -> Row:
         return key(row) | {name: row[name] for name in FRANK_METRICS}
 
-    def text(row: Row, schema: str | None) -> tuple[tuple[str, str], Item]:
+    def text(row: Row) -> tuple[tuple[str, str], Item]:
         return (row["hash"], row["model_name"]), Item(row["summary"], source=row["article"])
 
     rows = load("frank", "human_annotations", judge, data_dir=data_dir).items
@@ -257,7 +257,7 @@ def _frank(data_dir: Path | None, limit: int | None) -> Benchmark:
 
 
 def _xsum(data_dir: Path | None, limit: int | None) -> Benchmark:
-    def annotation(row: Row, schema: str | None) -> Row:
+    def annotation(row: Row) -> Row:
         kind = row["hallucination_type"]
         if kind not in ("intrinsic", "extrinsic", "NULL"):
             raise ValueError(f"hallucination_type is {kind!r}")
@@ -265,12 +265,12 @@ def _xsum(data_dir: Path | None, limit: int | None) -> Benchmark:
         found = {"article": row["bbcid"], "system": row["system"], "worker": row["worker_id"]}
         return found | {"summary": summary, "marked": kind != "NULL"}
 
-    def metrics(row: Row, schema: str | None) -> Row:
+    def metrics(row: Row) -> Row:
         system, _, article = row["system_bbcid"].rpartition("_")
         scores = {name: float(row[name]) for name in XSUM_METRICS}
         return {"article": article, "system": XSUM_SYSTEMS[system]} | scores
 
-    def article(row: Row, schema: str | None) -> tuple[str, str]:
+    def article(row: Row) -> tuple[str, str]:
         return str(row["id"]), row["document"]
 
     rows = pd.DataFrame(load("xsum_hallucination", "annotations", annotation, data_dir=data_dir).items)
@@ -291,7 +291,7 @@ def _indexed(rows: Sequence[Row]) -> pd.DataFrame:
 
 
 def _articles(
-    card_name: str, split: str, parse: Callable[[Row, str | None], T], data_dir: Path | None
+    card_name: str, split: str, parse: Callable[[Row], T], data_dir: Path | None
 ) -> tuple[list[T], str | None]:
     """The rows of a split, or none and the reason if it is missing. A faulty local file is an error."""
     card = read_card(card_name)
