@@ -23,7 +23,7 @@ from trainers.steps import accumulate, load_training, save_training, take_step, 
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import logging
 
-from alignbench.data.sources import fingerprint
+from alignbench.data.tables import fingerprint
 from alignbench.models.onednn import use_onednn
 from alignbench.progress import Progress
 from alignbench.runs.folder import write_json
