@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from alignbench.audit.comparable import PROMPTING, differences, scorers_of
-from alignbench.data.sources import checked_text, read_source
+from alignbench.data.tables import checked_text, read_source
 from alignbench.diversity.lexical import LENGTH, cut, words
 from alignbench.errors import AlignbenchError
 from alignbench.evaluation.pipeline import same_outputs
