@@ -206,9 +206,7 @@ def test_one_model_with_and_without_its_template_is_compared_with_itself(tmp_pat
         compare(["plain"], runs=tmp_path, across_templates=True)
 
 
-TOXICITY = {
-    name: {"scorers": [{"kind": "toxicity", "name": name, "revision": "r" * 20}]} for name in ("strict", "mild")
-}
+STRICT, MILD = ({"scorers": [{"kind": "toxicity", "name": name, "revision": "r" * 20}]} for name in ("strict", "mild"))
 
 
 @pytest.mark.parametrize(
@@ -217,8 +215,8 @@ TOXICITY = {
         ([{"template": None, "sampling": None}], "f1", {""}),
         ([{}, CHAT], "f1", {"none", "chat"}),
         ([{}, {"shots": 15}, {"limit": N}], "f1", {"shots 0, no limit", "shots 15, no limit", f"shots 0, limit {N}"}),
-        ([TOXICITY["strict"], {"seed": 1}], "f1", {"seed 0", "seed 1"}),  # no scorer computed f1
-        ([TOXICITY["strict"], TOXICITY["mild"]], "emt", {"toxicity=strict", "toxicity=mild"}),
+        ([STRICT, {"seed": 1}], "f1", {"seed 0", "seed 1"}),  # no scorer computed f1
+        ([STRICT, MILD], "emt", {"toxicity=strict", "toxicity=mild"}),
     ],
 )
 def test_rows_of_one_metric_are_distinguished_by_the_settings_in_which_they_differ(tmp_path, folders, metric, expected):
@@ -301,10 +299,8 @@ def test_an_inconclusive_row_shows_the_minimum_detectable_effect(audit):
 
 
 def test_a_metric_without_a_finite_range_is_tested_but_not_in_the_mean_tax(audit):
-    tasks = [
-        (rte(0.8), ("crows_pairs", {"entropy": around(0.5), "likelihood_difference": around(x)})) for x in (0.5, 0)
-    ]
-    (contrast,) = audit(*tasks).contrasts
+    base, aligned = ({"entropy": around(0.5), "likelihood_difference": around(gap)} for gap in (0.5, 0.0))
+    (contrast,) = audit([rte(0.8), ("crows_pairs", base)], [rte(0.8), ("crows_pairs", aligned)]).contrasts
     assert contrast.mean.tasks == ("crows_pairs", "rte")
     (row,) = [row for row in contrast.rows if row.metric == "likelihood_difference"]
     assert (row.tax_of_range, row.gain) == (None, pytest.approx(0.5))

@@ -85,10 +85,8 @@ def test_a_metric_that_cannot_be_resampled_is_compared_unpaired_with_a_note(tmp_
 
 
 def write_texts(out, name, texts, embedder=HASHED):
-    """The text of each document's output."""
-    write_run(
-        out, name, ("diversity_across", {"answer_rate": [1.0] * len(texts)}, {"texts": texts, "scorers": embedder})
-    )
+    values = {"answer_rate": [1.0] * len(texts)}
+    write_run(out, name, ("diversity_across", values, {"texts": texts, "scorers": embedder}))
 
 
 def tales(n, words):

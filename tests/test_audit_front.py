@@ -46,9 +46,7 @@ def test_a_reward_with_different_settings_is_not_on_the_front(tmp_path):
     assert [point.name for point in audit.front.points] == ["base", "one"]
     assert "not on the front, sst2.acc with different settings: few-shot" in audit.notes
     assert "not on the front, no sst2.acc: none" in audit.notes
-    with pytest.raises(
-        AlignbenchError, match=r"--reward sst2\.f1: none of the models has it; there are rte\.acc, sst2"
-    ):
+    with pytest.raises(AlignbenchError, match=r"^--reward sst2\.f1: none of the models has it; there are rte\.acc"):
         compare(["base", "one"], runs=tmp_path, reward="sst2.f1")
     assert compare(["base", "one"], runs=tmp_path).front is None  # there is no win rate here
 
@@ -78,9 +76,8 @@ def test_the_baseline_of_a_win_rate_is_on_the_front_by_definition(tmp_path):
 
 def test_the_metric_of_a_reward_may_contain_a_dot(tmp_path):
     for name, reward, acc in (("base", 0.2, 0.8), ("aligned", 0.5, 0.6)):
-        (file,) = write_run(tmp_path, name, ("answers", {"answer_rate": [1.0] * 40}), rte(acc)).glob(
-            "answers-*/result.json"
-        )
+        run = write_run(tmp_path, name, ("answers", {"answer_rate": [1.0] * 40}), rte(acc))
+        (file,) = run.glob("answers-*/result.json")
         result = json.loads(file.read_text())
         own = result["metrics"][0] | {"metric": "sentiment.sentiment", "unit": "number", "better": "–", "value": reward}
         file.write_text(json.dumps(result | {"metrics": [*result["metrics"], own]}))

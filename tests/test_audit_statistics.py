@@ -181,7 +181,7 @@ def test_the_minimum_detectable_effect_is_detected_80_percent_of_the_time():
 def pairs_of(reference, aligned, groups=None) -> Pairs:
     groups = groups or [None] * len(reference)
     sides = [
-        {str(i): Record(str(i), "", group=group, metrics={"m": x}) for i, (group, x) in enumerate(zip(groups, own))}
+        {str(i): Record(str(i), "", group=groups[i], metrics={"m": x}) for i, x in enumerate(own)}
         for own in (reference, aligned)
     ]
     found = pair("m", *sides, None)

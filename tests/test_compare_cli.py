@@ -6,31 +6,19 @@ import csv
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
+import commands
 import pytest
 from audit_runs import rte, shares, write_run
-from test_cli import assert_one_line_error
+from commands import assert_one_line_error
 from tiny import save_tiny_checkpoint
 
 from alignbench import evaluate
-from alignbench.cli.app import main
 
 
-@pytest.fixture
-def run(monkeypatch, capsys) -> Callable[..., SimpleNamespace]:
-    """The command in this process."""
-
-    def call(*arguments: object) -> SimpleNamespace:
-        monkeypatch.setattr(sys, "argv", ["alignbench", "compare", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        captured = capsys.readouterr()
-        return SimpleNamespace(returncode=int(ended.value.code or 0), stdout=captured.out, stderr=captured.err)
-
-    return call
+def run(*arguments):
+    return commands.run("compare", *arguments)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +30,7 @@ def runs(tmp_path_factory) -> Path:
     return out
 
 
-def test_evaluated_checkpoints_are_found_by_weights_folders_and_names_and_compared(run, farm_model, world, tmp_path):
+def test_evaluated_checkpoints_are_found_by_weights_folders_and_names_and_compared(farm_model, world, tmp_path):
     tiny = save_tiny_checkpoint(tmp_path / "tiny")
     tasks, out = ("hellaswag", "crows_pairs", "wmt15_fr_en"), tmp_path / "runs"
     done = evaluate([str(farm_model), str(tiny)], tasks, out, data_dir=world, template="none")
@@ -59,7 +47,7 @@ def test_evaluated_checkpoints_are_found_by_weights_folders_and_names_and_compar
         assert run(*specs, "--runs", out, "--json").stdout == by_weights
 
 
-def test_json_csv_markdown_and_latex_have_the_same_numbers(run, runs, tmp_path):
+def test_json_csv_markdown_and_latex_have_the_same_numbers(runs, tmp_path):
     files = [tmp_path / f"audit.{end}" for end in ("csv", "md", "tex")]
     written = ("--csv", files[0], "--markdown", files[1], "--latex", files[2])
     done = run("base", "aligned", "--runs", runs, "--json", *written)
@@ -71,9 +59,9 @@ def test_json_csv_markdown_and_latex_have_the_same_numbers(run, runs, tmp_path):
     assert "loss & rte & acc, share $\\uparrow$ & 0.800 & 0.600 & -0.200 &" in files[2].read_text()
 
 
-def test_an_exact_name_is_preferred_to_a_longer_one(run, runs):
+def test_an_exact_name_is_preferred_to_a_longer_one(runs):
     assert "aligned against base" in run("base", "aligned", "--runs", runs).stdout
-    assert_one_line_error(run("base", "ali", "--runs", runs), "ali: which one?", "aligned-more-")
+    assert_one_line_error(run("base", "ali", "--runs", runs), "ali: ambiguous", "aligned-more-")
 
 
 @pytest.mark.parametrize(
@@ -81,7 +69,7 @@ def test_an_exact_name_is_preferred_to_a_longer_one(run, runs):
     [
         (["base"], ["compare needs two models"]),
         (["base", "base"], ["the same run"]),
-        (["base", "nobody"], ["nobody: no run of it", "aligned-"]),
+        (["base", "nobody"], ["nobody: no such run", "aligned-"]),
         (["base", "elsewhere"], ["base and elsewhere have no finished task in common"]),
         (["base", "aligned", "--tasks", "squad2"], ["no finished task in common"]),
         (["base", "aligned", "--reference", "x"], ["--reference x", "base, aligned"]),
@@ -95,17 +83,17 @@ def test_an_exact_name_is_preferred_to_a_longer_one(run, runs):
         (["base", "aligned", "--runs", "/nowhere"], ["no run folder, and there are none in"]),
     ],
 )
-def test_a_users_mistake_is_one_line_and_exit_code_2(run, runs, arguments, words):
+def test_a_users_mistake_is_one_line_and_exit_code_2(runs, arguments, words):
     assert_one_line_error(run("--runs", runs, *arguments), *words)
 
 
-def test_a_checkpoint_that_was_not_evaluated_is_named(run, runs, tmp_path):
+def test_a_checkpoint_that_was_not_evaluated_is_named(runs, tmp_path):
     tiny = save_tiny_checkpoint(tmp_path / "tiny")
-    assert_one_line_error(run("base", tiny, "--runs", runs), "none of the runs is of these weights")
+    assert_one_line_error(run("base", tiny, "--runs", runs), "no run has these weights")
 
 
 @pytest.mark.parametrize("file", ["run.json", "result.json", "documents.jsonl"])
-def test_a_damaged_file_is_named(run, tmp_path, file):
+def test_a_damaged_file_is_named(tmp_path, file):
     for name in ("base", "aligned"):
         write_run(tmp_path, name, rte(0.8))
     (damaged,) = tmp_path.glob(f"aligned-*/**/{file}")
