@@ -10,10 +10,11 @@ import pytest
 from task_helpers import corpus, load, score
 
 from alignbench.diversity.lexical import LENGTH
-from alignbench.diversity.sets import GROUPS, jackknife_error, of_set, of_texts
+from alignbench.diversity.sets import measure, of_set, of_texts
 from alignbench.errors import AlignbenchError
 from alignbench.evaluation.evaluate import sample
 from alignbench.scorers import find_scorer
+from alignbench.stats.jackknife import GROUPS
 from alignbench.tasks import diversity, find_task, recitations
 from alignbench.tasks.novelty_bench import LEVELS, score_of
 from alignbench.types.record import Document, Output, Record
@@ -149,13 +150,6 @@ def test_the_first_sample_of_each_document_is_the_set_across_inputs():
     assert found["across_vendi_uncut"].value == pytest.approx(2)
     assert found["across_cosine_distance_uncut"].value == pytest.approx(1 - 5 / 11)
     assert corpus("diversity", []) == {}
-
-
-def test_the_jackknife_of_a_mean_is_its_standard_error():
-    x = np.random.default_rng(0).normal(size=GROUPS * 30)
-    without = np.array([x[np.arange(len(x)) % GROUPS != g].mean() for g in range(GROUPS)])
-    means = x.reshape(-1, GROUPS).mean(axis=0)
-    assert jackknife_error(without) == pytest.approx(means.std(ddof=1) / math.sqrt(GROUPS))
 
 
 def test_a_set_that_is_large_enough_has_intervals_that_contain_its_values():
