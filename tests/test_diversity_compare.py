@@ -138,7 +138,7 @@ def test_a_model_that_stops_writing_is_not_more_diverse():
 
 
 def test_a_third_model_changes_no_row_of_two_others():
-    one, two = drawn("one", 12, 1, length=40), drawn("two", 40, 2, length=45)
+    one, two = drawn("one", 12, 1, 25, length=40), drawn("two", 40, 2, 25, length=45)
     third = drawn("third", 9, 3, 20, samples=1)  # fewer documents, fewer samples, shorter
     alone, beside = compare([one, two], EMBEDDER), compare([one, two, third], EMBEDDER)
     assert [row for row in beside.rows if {row.reference, row.model} == {"one", "two"}] == list(alone.rows)

@@ -54,7 +54,7 @@ def test_a_cut_text_keeps_its_spelling():
     assert cut(text, 5) == cut(text, 100) == text
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=25)
 @given(st.text(max_size=40), st.integers(0, 20))
 def test_a_cut_text_has_the_first_words_of_the_whole(text, n):
     assert words(cut(text, n)) == words(text)[:n]
@@ -178,7 +178,7 @@ def test_all_metrics_equal_their_definitions_on_a_small_set():
     assert set(found) | {"silhouette"} == {metric.name for metric in METRICS}  # a single cluster has no silhouette
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.lists(st.sampled_from((*SENTENCES, "", " \n", "?", "No.")), max_size=6), st.randoms(), st.booleans())
 def test_metrics_are_finite_within_their_bounds_and_independent_of_the_order(texts, shuffler, embedded):
     numbers = measured if embedded else measure

@@ -149,7 +149,7 @@ def test_an_outlier_and_empty_texts_are_clusters():
     assert found.silhouette == pytest.approx(1)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(VECTORS, st.integers(0, 3))
 def test_clusters_are_numbered_in_order_and_determined_by_the_seed(vectors, seed):
     one, two = clusters(vectors, seed), clusters(vectors, seed)
