@@ -58,10 +58,7 @@ LEVELS = (
 
 def results_of(demo: Path) -> Results:
     """The overall metrics of the four models, as they are now: runs of other weights are passed over."""
-    weights = {
-        model: find_checkpoint(str(demo / model if model == "base" else demo / model / "final")).weights_sha256
-        for model in MODELS
-    }
+    weights = {model: find_checkpoint(str(demo / model / "final")).weights_sha256 for model in MODELS}
     found: Results = {}
     for file in sorted(demo.glob("runs/*/*/result.json")):
         model = json.loads((file.parent.parent / "run.json").read_text())["model"]

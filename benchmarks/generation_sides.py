@@ -32,8 +32,8 @@ def groups(items: list[Any], size: int) -> list[list[Any]]:
 
 
 def ours(args: Namespace, work: Work) -> None:
-    from alignbench.models import generate
     from alignbench.models.checkpoint import find_checkpoint, load_engine
+    from alignbench.models.local import engine as local_engine
     from alignbench.types.engine import Completion, Prompt, Sampling
 
     def write(sampled: bool) -> list[tuple[Completion, ...]]:
@@ -48,7 +48,7 @@ def ours(args: Namespace, work: Work) -> None:
     checkpoint = find_checkpoint(args.model)
     engine = load_engine(checkpoint, dtype=args.dtype, device="cpu", notify=notes.append)
     if work.stop is None:  # the end-of-sequence token is an ordinary token, as with `eos_token_id = None`
-        generate.end_tokens = lambda model, tokenizer: frozenset()
+        local_engine.end_tokens = lambda model, tokenizer: frozenset()
     warm = warm_up(engine.model)
     started = time.perf_counter()
     completions = write(work.sampled)

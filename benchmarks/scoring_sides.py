@@ -48,7 +48,7 @@ def ours(args: Namespace, case: Case) -> None:
         "tokens": {
             "asked": engine.tokens_asked,
             "computed": engine.tokens_computed,
-            "longest": max(len(e.tokens) for e in engine.encoder.pairs(unique) if e),
+            "longest": max(len(e.tokens) for e in engine.encoder.pairs(unique) if not isinstance(e, str)),
         },
         "unique_requests": len(unique),
         "layout": engine.layout,
@@ -141,7 +141,7 @@ def reference(args: Namespace, case: Case) -> None:
     engine = load_engine(find_checkpoint(args.model), dtype="float64", device="cpu")
     scored = []
     for request, encoded in zip(requests, engine.encoder.pairs(requests), strict=True):
-        assert encoded is not None
+        assert not isinstance(encoded, str)
         tokens = torch.from_numpy(encoded.tokens).long()
         with torch.inference_mode(), WithoutFp32():
             logits = engine.model(tokens[None], use_cache=False).logits[0, encoded.context_length - 1 : -1]

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from harness import arguments, peak_mib, versions
 
-from alignbench.models import generate
+from alignbench.models.local import engine as local_engine
 from trainers import loop, ppo, reward, run, sft
 
 RESPONSE_TOKENS = 32
@@ -96,7 +96,7 @@ def main() -> None:
     clock.watch(ppo, "compute_old_logprobs", "log-probabilities and values")
     clock.watch(loop, "accumulate", "train forward and backward")
     clock.watch(loop, "take_step", "optimizer")
-    generate.end_tokens = lambda *_: ()  # type: ignore[assignment]
+    local_engine.end_tokens = lambda *_: ()  # type: ignore[assignment]
     with tempfile.TemporaryDirectory() as folder:
         train(args, folder)
     report = {

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alignbench.audit.read import TaskRun
+from alignbench.runs.read import TaskRun
 from reports.evidence import Evidence, System, documents
 
 TASKS = {"token_entropy_on_policy": "the model's own text", "token_entropy": "shared text, read by all alike"}

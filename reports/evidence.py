@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 
 from alignbench.audit.audit import Audit
 from alignbench.audit.compare import compare_with
-from alignbench.audit.read import Run, TaskRun, named, read_runs
 from alignbench.errors import AlignbenchError
 from alignbench.labels.table import Label, read_labels
 from alignbench.runs.folder import read_object
+from alignbench.runs.read import Run, TaskRun, named, read_runs
 from alignbench.types.result import MetricResult
 
 ON_THE_WAY = re.compile(r"-(iteration|epoch)-\d+$")  # how a checkpoint of a training that went on may be called

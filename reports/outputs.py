@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from alignbench.audit.read import HASHED, TaskRun, embedder_of
+from alignbench.audit.references import HASHED, embedder_of
+from alignbench.runs.read import TaskRun
 from reports.drawing import NoDataError
 from reports.evidence import Evidence, System, documents
 from reports.style import plain

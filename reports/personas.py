@@ -6,7 +6,7 @@ import string
 from collections import Counter
 from dataclasses import dataclass
 
-from alignbench.audit.read import TaskRun
+from alignbench.runs.read import TaskRun
 from reports.evidence import Evidence, System, documents
 
 TASKS = ("personas", "personas_verbalised")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from alignbench.audit.read import find
+from alignbench.audit.references import find
 from alignbench.stats import estimates
 from alignbench.types.result import MetricResult
 from reports.evidence import Evidence, Point, documents

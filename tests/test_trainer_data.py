@@ -17,7 +17,7 @@ from stages import refusal, write_rows
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from alignbench.data.sources import dialogue_messages, fingerprint, shared_prompt
+from alignbench.data.tables import dialogue_messages, fingerprint, shared_prompt
 from trainers.data import (
     Demonstration,
     Ranking,

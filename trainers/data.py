@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from alignbench.data.sources import SourceRow, checked_messages, dialogue_messages, read_source, shared_prompt
+from alignbench.data.tables import SourceRow, checked_messages, dialogue_messages, read_source, shared_prompt
 from alignbench.errors import AlignbenchError, first_line
 
 if TYPE_CHECKING:

@@ -16,10 +16,10 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from alignbench.errors import AlignbenchError, first_line
+from alignbench.models.causal_lm import attention_span
 from alignbench.models.checkpoint import Checkpoint, find_checkpoint
 from alignbench.models.encode import Encoder
 from alignbench.models.onednn import use_onednn
-from alignbench.models.probe import attention_span
 from trainers.losses import token_logprobs
 from trainers.packing import Example, Packed, pack, packed_attention
 

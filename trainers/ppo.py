@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from alignbench.data.sources import fingerprint
+from alignbench.data.tables import fingerprint
 from alignbench.errors import AlignbenchError
 from alignbench.progress import Progress
 from alignbench.types.engine import Sampling

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from alignbench.data.sources import fingerprint
+from alignbench.data.tables import fingerprint
 from alignbench.errors import AlignbenchError
 from alignbench.progress import Progress
 from alignbench.runs.folder import write_json

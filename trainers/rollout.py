@@ -13,7 +13,7 @@ from accelerate import Accelerator
 
 from alignbench.errors import AlignbenchError
 from alignbench.models.encode import Encoder
-from alignbench.models.jobs import NOT_FINITE
+from alignbench.models.generate.samples import NOT_FINITE
 from alignbench.models.local import LocalEngine
 from alignbench.types.engine import Completion, Prompt, Sampling
 from trainers import losses

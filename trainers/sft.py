@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from alignbench.data.sources import fingerprint
+from alignbench.data.tables import fingerprint
 from alignbench.errors import AlignbenchError
 from alignbench.progress import Progress
 from alignbench.types.engine import Sampling

@@ -1,20 +1,24 @@
-"""BLEU and chrF of a whole corpus: what a document adds to them stands in its record, and is summed over documents."""
-
-from __future__ import annotations
+"""BLEU and chrF of a whole corpus: every record has the n-gram counts of its document, which are summed."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 
-from alignbench.scorers import bleu
-from alignbench.stats.estimates import Estimate
-from alignbench.types.task import Metric, Scored
+import numpy as np
+from numpy.typing import NDArray
 
-BLEU = Metric("bleu", "points", "higher", bounds=(0, 100))
-CHRF = Metric("chrf", "points", "higher", bounds=(0, 100))
+from alignbench.scorers import bleu
+from alignbench.types.record import Record
+from alignbench.types.task import CorpusMetrics, Estimates, Metric
+
+# metric, the column of counts that are summed over documents, the score of a sum, sacrebleu's signature
+_SCORES = (
+    (Metric("bleu", "points", "higher", bounds=(0, 100)), "bleu_statistics", bleu.corpus_bleu, bleu.bleu_signature),
+    (Metric("chrf", "points", "higher", bounds=(0, 100)), "chrf_statistics", bleu.corpus_chrf, bleu.chrf_signature),
+)
 
 
 def statistics(text: str, references: Sequence[str]) -> dict[str, list[float]]:
-    """The columns of a document's record: its n-gram counts, and how many references they were made with."""
+    """What a document contributes: its n-gram counts, and the number of references that they were made with."""
     return {
         "bleu_statistics": bleu.bleu_statistics(text, references),
         "chrf_statistics": bleu.chrf_statistics(text, references),
@@ -22,18 +26,29 @@ def statistics(text: str, references: Sequence[str]) -> dict[str, list[float]]:
     }
 
 
-def corpus_scores(scored: Sequence[Scored]) -> list[tuple[Metric, Estimate]]:
+def corpus_scores(records: Sequence[Record], intervals: bool = True) -> Estimates:
     """BLEU and chrF over all documents that have counts, with bootstrap intervals over documents."""
-    counted = [document.details for document in scored if "references_counted" in document.details]
-    numbers = {details["references_counted"][0] for details in counted}  # type: ignore[index]
+    counted = [record.statistics for record in records if record.statistics]
     if not counted:
         return []
+    numbers = {own["references_counted"][0] for own in counted}
     references = int(numbers.pop()) if len(numbers) == 1 else "var"
-    found = []
-    for metric, column, score, signature in (
-        (BLEU, "bleu_statistics", bleu.corpus_bleu, bleu.bleu_signature(references)),
-        (CHRF, "chrf_statistics", bleu.corpus_chrf, bleu.chrf_signature(references)),
-    ):
-        counts = [details[column] for details in counted]
-        found.append((replace(metric, signature=signature), bleu.corpus_interval(counts, score)))  # type: ignore[arg-type]
+    found: Estimates = []
+    for metric, column, score, signature in _SCORES:
+        counts = [own[column] for own in counted]
+        estimate = bleu.corpus_interval(counts, score, resamples=1000 if intervals else 0)
+        found.append((replace(metric, signature=signature(references)), estimate))
     return found
+
+
+def resampled_scores(records: Sequence[Record], weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    """BLEU and chrF of each resample, (resamples,); weights: (resamples, n)."""
+    found = {}
+    for metric, column, score, _ in _SCORES:
+        if all(column in record.statistics for record in records):
+            counts = np.array([record.statistics[column] for record in records], np.float64)
+            found[metric.name] = np.array([score([row]) for row in (weights @ counts).tolist()])
+    return found
+
+
+CORPUS_SCORES = CorpusMetrics(corpus_scores, resample=resampled_scores)

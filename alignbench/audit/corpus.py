@@ -1,0 +1,127 @@
+"""Corpus metrics (a corpus BLEU, a correlation, the diversity of a set of outputs) of two models on the same documents.
+
+The values of both models are computed on the documents that both answered. Their variation comes from a paired
+bootstrap over groups of documents, or, for measures of a set of outputs, from a grouped jackknife.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alignbench.audit.comparable import Match
+from alignbench.audit.paired import Array, Change, by_bootstrap, by_jackknife, change, without_interval
+from alignbench.audit.references import embedder_of, find
+from alignbench.runs.read import TaskRun
+from alignbench.runs.summary import with_vectors
+from alignbench.stats import bootstrap, jackknife
+from alignbench.stats.estimates import Estimate, cluster_numbers
+from alignbench.stats.significance import few_changed
+from alignbench.types.record import Record
+from alignbench.types.task import CorpusMetrics, Task
+
+RESAMPLES = 1000  # each of which computes the metric again
+MAX_FOLDERS = 16  # with records in memory: one task of eight systems with two templates
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Corpus metrics of one model. whole: of all records; draws: (k,) of resamples, or without each group; NaN if it
+    cannot be computed"""
+
+    whole: dict[str, Estimate]
+    draws: dict[str, Array]
+
+
+class RecordCache:
+    """The records of the task folders of one audit, and their samples, which take seconds."""
+
+    def __init__(self) -> None:
+        self._records: dict[Path, dict[str, Record]] = {}
+        self._samples: dict[object, Sample] = {}
+
+    def records(self, folder: TaskRun) -> dict[str, Record]:
+        """Document -> its record without the large fields."""
+        if folder.path not in self._records:
+            if len(self._records) == MAX_FOLDERS:
+                del self._records[next(iter(self._records))]
+            task = find(folder.task)
+            keep_texts = task is not None and task.keeps_texts
+            self._records[folder.path] = {record.id: record.slim(keep_texts=keep_texts) for record in folder.records()}
+        return self._records[folder.path]
+
+    def sample(
+        self, folder: TaskRun, corpus: CorpusMetrics, common: Sequence[str], cluster: NDArray[np.int64], seed: int
+    ) -> Sample:
+        key = (folder.path, *common, cluster.tobytes(), seed)
+        if key not in self._samples:
+            records = [self.records(folder)[name] for name in common]
+            if corpus.texts:
+                records = with_vectors(records, embedder_of(folder))
+            self._samples[key] = sample(corpus, records, cluster, seed)
+        return self._samples[key]
+
+
+def compare_corpus(
+    task: Task, better: Mapping[str, str], match: Match, cache: RecordCache, seed: int = 0
+) -> tuple[dict[str, tuple[Change, tuple[int, int]]], int]:
+    """Metric -> its change, and the numbers of values on both sides; and the number of documents left out.
+
+    better: metric -> direction. A metric is missing if it could not be computed on one of 20 resamples, or if it is of
+    vectors of an embedder that is not available.
+    """
+    before, after = cache.records(match.reference), cache.records(match.aligned)
+    if (corpus := task.corpus) is None:
+        return {}, 0
+    common = [i for i in before if i in after and corpus.usable(before[i]) and corpus.usable(after[i])]
+    left_out = len({**before, **after}) - len(common)
+    if not common:
+        return {}, left_out
+    cluster = cluster_numbers([before[i].cluster for i in common], len(common))
+    few = few_changed([float(corpus.outcome(before[i]) != corpus.outcome(after[i])) for i in common], cluster)
+    size = len(common), int(cluster.max()) + 1
+    infer = by_jackknife(*size) if corpus.resampling == "jackknife" else by_bootstrap(*size)
+    one, other = (cache.sample(own, corpus, common, cluster, seed) for own in (match.reference, match.aligned))
+    found = {}
+    for name in better:
+        first, second = one.whole.get(name, Estimate()), other.whole.get(name, Estimate())
+        if first.value is None or second.value is None:
+            continue
+        paired = name in one.draws and name in other.draws
+        draws = (
+            np.column_stack([one.draws[name], other.draws[name]]) if paired else np.full((jackknife.GROUPS, 2), np.nan)
+        )
+        if corpus.resampling == "bootstrap":
+            draws = draws[np.isfinite(draws).all(axis=1)]
+            if len(draws) < 0.95 * RESAMPLES:
+                continue
+        changed = change(first.value, second.value, draws, better[name], infer, corpus.resampling)
+        found[name] = (without_interval(changed) if few else changed), (first.n, second.n)
+    return found, left_out
+
+
+def sample(corpus: CorpusMetrics, records: Sequence[Record], cluster: NDArray[np.int64], seed: int = 0) -> Sample:
+    """cluster: (n,) the group of each document, numbered from 0; groups are drawn, or left out, as a whole.
+
+    The draws do not depend on the records. The jackknife needs GROUPS groups and at most MOST documents.
+    """
+
+    def values(rows: Sequence[int]) -> dict[str, float]:
+        estimates = corpus.compute([records[row] for row in rows], False)
+        return {metric.name: estimate.value for metric, estimate in estimates if estimate.value is not None}
+
+    whole = {metric.name: estimate for metric, estimate in corpus.compute(records, False)}
+    clusters, n = int(cluster.max()) + 1, len(records)
+    if corpus.resampling == "jackknife":
+        possible = clusters >= jackknife.GROUPS and n <= jackknife.MOST
+        return Sample(whole, jackknife.replicates(values, cluster) if possible else {})
+    blocks = (drawn[:, cluster] for drawn in bootstrap.weights(clusters, RESAMPLES, seed))
+    if corpus.resample is not None:
+        parts = [corpus.resample(records, weights) for weights in blocks]
+        return Sample(whole, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+    rows = (np.repeat(np.arange(n), row.astype(int)).tolist() for weights in blocks for row in weights)
+    return Sample(whole, jackknife.columns([values(own) for own in rows]))

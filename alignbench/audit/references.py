@@ -1,0 +1,83 @@
+"""Which of several runs is the reference of which."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from alignbench.errors import AlignbenchError
+from alignbench.runs.read import Run, TaskRun
+from alignbench.tasks import find_task
+from alignbench.tasks.outputs import OUTPUTS
+from alignbench.types.scorer import Embedder
+from alignbench.types.task import Task
+
+ROLES = {"base": "pretrained", "sft": "SFT"}  # stages of a lineage that are references
+HASHED = "hashed"
+
+
+def references(runs: Sequence[Run], chosen: str | None = None) -> list[tuple[Run, Run, str]]:
+    """(reference, aligned, role) of every contrast, in the order of the aligned runs.
+
+    The references of a run are the pretrained model and the last SFT model in its lineage, if they are among `runs`;
+    otherwise the first run. chosen: one reference for all runs
+    """
+    if chosen is not None:
+        reference = chosen_run(runs, chosen)
+        return [(reference, run, "reference") for run in runs if run is not reference]
+    found = {run.path: _ancestors(run, runs) for run in runs}
+    named = {ancestor.path for own in found.values() for ancestor, _ in own}
+    default = next((run for run in runs if not found[run.path]), runs[0])
+    contrasts = []
+    for run in runs:
+        if found[run.path]:
+            contrasts += [(ancestor, run, role) for ancestor, role in found[run.path]]
+        elif run is not default and run.path not in named:
+            contrasts.append((default, run, "reference"))
+    return contrasts
+
+
+def chosen_run(runs: Sequence[Run], name: str) -> Run:
+    """The run of --reference NAME: a name, a folder's name or its beginning, or a path."""
+    found = [run for run in runs if name in (run.name, run.path.name)]
+    found = found or [run for run in runs if run.path == Path(name).expanduser().resolve()]
+    found = found or [run for run in runs if run.path.name.startswith(name)]
+    if len(found) != 1:
+        names = ", ".join(run.name for run in runs)
+        raise AlignbenchError(f"--reference {name}: name one of the compared models: {names}")
+    return found[0]
+
+
+def _ancestors(run: Run, runs: Sequence[Run]) -> list[tuple[Run, str]]:
+    """The pretrained model and the last SFT model of this run's lineage, if they are among `runs`."""
+    found: dict[str, Run] = {}
+    for entry in run.lineage:
+        if (role := ROLES.get(entry["stage"])) is None or entry["weights_sha256"] == run.weights:
+            continue
+        same = [other for other in runs if other is not run and other.weights == entry["weights_sha256"]]
+        # the same weights may occur in two number formats: the same engine is preferred
+        same.sort(key=lambda other: other.description.get("engine") != run.description.get("engine"))
+        if same:
+            found[role] = same[0]
+    return [(other, role) for role, other in found.items()]
+
+
+def find(name: str) -> Task | None:
+    """The task of this name; None if this version has none."""
+    if name == OUTPUTS.name:
+        return OUTPUTS
+    try:
+        return find_task(name)
+    except AlignbenchError:
+        return None
+
+
+def embedder_of(run: TaskRun) -> Embedder | None:
+    """The hashed embedder, if this version of it computed the vectors of the run; other embedders need a path."""
+    used = next((entry for entry in run.identity.get("scorers") or () if entry["kind"] == "embedding"), None)
+    if used is None or used["name"] != HASHED:
+        return None
+    from alignbench.scorers.embeddings import HashedEmbedder
+
+    embedder = HashedEmbedder()
+    return embedder if embedder.revision == used["revision"] else None
