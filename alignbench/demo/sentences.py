@@ -27,6 +27,8 @@ from alignbench.demo.world import WORDS, World
 from alignbench.tasks import bias, hellaswag, sst2, wmt15, wsc
 
 LEXICON = lexicon("sentences")
+# seed names of the parts: a change in one part leaves the others as they are
+PARTS = ("activities", "french", "groups", "judgements", "occupations", "shared_text")
 OCCUPATIONS = WORDS["occupation"][:16]  # of Winogender
 # task -> seed name of the split, and number of items of the test and training files (RTE has 20 different ones)
 SPLITS = {"hellaswag": ("activities", 180), "wmt15": ("french", 100), "rte": ("rte", 20), "sst2": ("sst2", 140),
@@ -108,24 +110,6 @@ def write_rows(folder: Path, files: Mapping[str, int], rows: list[Any], header: 
     for name, number in files.items():
         write_file(folder / name, [*([header] if header else []), *rows[start : start + number]])
         start += number
-
-
-def hellaswag_pages(world: World, draw: random.Random) -> list[str]:
-    return paged(told(world, "hellaswag", 900, draw), 3, draw, hellaswag.INSTRUCTION, 0.5)
-
-
-def write_hellaswag(world: World, folder: Path, draw: random.Random) -> None:
-    files = {"hellaswag_val.jsonl": 120, "hellaswag_train.jsonl": 60}
-    write_rows(folder / "hellaswag", files, rows(world, "hellaswag", draw))
-
-
-def wmt15_pages(world: World, draw: random.Random) -> list[str]:
-    return paged(told(world, "wmt15", 2800, draw), 4, draw, wmt15.INSTRUCTION, 0.7)
-
-
-def write_wmt15(world: World, folder: Path, draw: random.Random) -> None:
-    for language, lines in zip(("fr", "en"), zip(*rows(world, "wmt15", draw), strict=True), strict=True):
-        write_file(folder / "wmt15-fr-en" / f"newsdiscusstest2015.{language}", "".join(f"{line}\n" for line in lines))
 
 
 def stereotypes(world: World, kind: str) -> tuple[list[tuple[str, str, bool]], list[tuple[str, str, bool]]]:
@@ -228,39 +212,56 @@ def write_winogender(world: World, folder: Path, draw: random.Random) -> None:
     write_file(folder / "winogender" / "occupations-stats.tsv", [words["header"], *counts])
 
 
-def judgement_pages(world: World, draw: random.Random) -> list[str]:
-    texts = {task: told(world, task, number, draw) for task, number in (("rte", 1350), ("sst2", 1600), ("wsc", 1350))}
-    opinions = paged(texts["sst2"], 4, draw, sst2.INSTRUCTION)
-    return [*paged(texts["rte"], 3, draw), *opinions, *paged(texts["wsc"], 3, draw, wsc.INSTRUCTION)]
+def part_pages(part: str, world: World, draw: random.Random) -> list[str]:
+    """Pages of one of PARTS."""
+    match part:
+        case "activities":
+            return paged(told(world, "hellaswag", 900, draw), 3, draw, hellaswag.INSTRUCTION, 0.5)
+        case "french":
+            return paged(told(world, "wmt15", 2800, draw), 4, draw, wmt15.INSTRUCTION, 0.7)
+        case "groups":
+            return crows_pairs_pages(world, draw)
+        case "judgements":
+            numbers = {"rte": 1350, "sst2": 1600, "wsc": 1350}
+            rte, opinions, schemas = (told(world, task, number, draw) for task, number in numbers.items())
+            headed = [*paged(opinions, 4, draw, sst2.INSTRUCTION), *paged(schemas, 3, draw, wsc.INSTRUCTION)]
+            return [*paged(rte, 3, draw), *headed]
+        case "occupations":
+            return winogender_pages(world, draw)
+    return article_pages(world, draw)
 
 
-def write_judgements(world: World, folder: Path, draw: random.Random) -> None:
-    """Write RTE's and WSC's rows as SuperGLUE has them, SST-2's table as GLUE has it."""
-    files = {"val.jsonl": 100, "train.jsonl": 40}
-    write_rows(folder / "superglue-rte", files, rows(world, "rte", draw, 140))
-    write_rows(folder / "superglue-wsc", files, rows(world, "wsc", draw))
-    reviews = rows(world, "sst2", draw)
-    write_rows(folder / "glue-sst2", {"dev.tsv": 100, "train.tsv": 40}, reviews, ("sentence", "label"))
-
-
-# seed name -> the pages and the files of a part; a change in one part leaves the others as they are
-PARTS: dict[str, tuple[Callable[[World, random.Random], list[str]], Callable[[World, Path, random.Random], None]]] = {
-    "activities": (hellaswag_pages, write_hellaswag),
-    "french": (wmt15_pages, write_wmt15),
-    "groups": (crows_pairs_pages, write_crows_pairs),
-    "judgements": (judgement_pages, write_judgements),
-    "occupations": (winogender_pages, write_winogender),
-    "shared_text": (article_pages, write_articles),
-}
+def write_part(part: str, world: World, folder: Path, draw: random.Random) -> None:
+    """Write the files of one of PARTS, RTE's and WSC's as SuperGLUE has them, SST-2's as GLUE has it."""
+    match part:
+        case "activities":
+            files = {"hellaswag_val.jsonl": 120, "hellaswag_train.jsonl": 60}
+            write_rows(folder / "hellaswag", files, rows(world, "hellaswag", draw))
+        case "french":
+            for language, lines in zip(("fr", "en"), zip(*rows(world, "wmt15", draw), strict=True), strict=True):
+                text = "".join(f"{line}\n" for line in lines)
+                write_file(folder / "wmt15-fr-en" / f"newsdiscusstest2015.{language}", text)
+        case "groups":
+            write_crows_pairs(world, folder, draw)
+        case "judgements":
+            files = {"val.jsonl": 100, "train.jsonl": 40}
+            write_rows(folder / "superglue-rte", files, rows(world, "rte", draw, 140))
+            write_rows(folder / "superglue-wsc", files, rows(world, "wsc", draw))
+            reviews = rows(world, "sst2", draw)
+            write_rows(folder / "glue-sst2", {"dev.tsv": 100, "train.tsv": 40}, reviews, ("sentence", "label"))
+        case "occupations":
+            write_winogender(world, folder, draw)
+        case "shared_text":
+            write_articles(world, folder, draw)
 
 
 def pages(world: World, draw: random.Random) -> list[str]:
     key = draw.getrandbits(64)
-    found = (write(world, random.Random(f"{key} alignbench.demo.{name}")) for name, (write, _) in PARTS.items())
-    return [page for pages in found for page in pages]
+    drawn = (part_pages(part, world, random.Random(f"{key} alignbench.demo.{part}")) for part in PARTS)
+    return [page for pages in drawn for page in pages]
 
 
 def write_files(world: World, folder: Path, draw: random.Random) -> None:
     key = draw.getrandbits(64)
-    for name, (_, write) in PARTS.items():
-        write(world, folder, random.Random(f"{key} alignbench.demo.{name}"))
+    for part in PARTS:
+        write_part(part, world, folder, random.Random(f"{key} alignbench.demo.{part}"))
