@@ -20,13 +20,16 @@ from pathlib import Path
 
 import numpy as np
 
-from alignbench.diversity.compression import compression_ratio
-from alignbench.diversity.measure import measure, measure_vectors
-from alignbench.diversity.ngrams import distinct, expectation_adjusted
-from alignbench.diversity.overlap import mean_pairwise_rouge_l
-from alignbench.diversity.self_bleu import self_bleu
-from alignbench.diversity.vectors import clusters, mean_pairwise_distance, vendi
-from alignbench.diversity.words import words
+from alignbench.diversity.lexical import (
+    compression_ratio,
+    distinct,
+    expectation_adjusted,
+    mean_pairwise_rouge_l,
+    self_bleu,
+    words,
+)
+from alignbench.diversity.semantic import clusters, mean_pairwise_distance, vendi
+from alignbench.diversity.sets import measure, measure_vectors
 from alignbench.scorers.embeddings import HashedEmbedder
 
 VOCABULARY = 20_000

@@ -15,9 +15,9 @@ import torch  # noqa: E402
 from generation_cases import Work, read_case  # noqa: E402
 from scoring_rate import measure_gflops  # noqa: E402
 
-from alignbench.models import generate  # noqa: E402
 from alignbench.models.checkpoint import find_checkpoint, load_engine  # noqa: E402
 from alignbench.models.local import LocalEngine  # noqa: E402
+from alignbench.models.local import engine as local_engine  # noqa: E402
 from alignbench.types.engine import Completion, Prompt, Sampling  # noqa: E402
 
 
@@ -35,7 +35,7 @@ def write(engine: LocalEngine, work: Work, sampled: bool, seed: int) -> list[tup
 
 def without_end_tokens() -> None:
     """The end-of-sequence token becomes one like any other, as `eos_token_id = None` does for transformers."""
-    generate.end_tokens = lambda model, tokenizer: frozenset()
+    local_engine.end_tokens = lambda model, tokenizer: frozenset()
 
 
 def main() -> None:

@@ -12,10 +12,10 @@ import resource  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import torch  # noqa: E402
+from alignbench.evaluation.writing import chunk_size, write_documents  # noqa: E402
 from generation_cases import read_case  # noqa: E402
 from scoring_rate import measure_gflops  # noqa: E402
 
-from alignbench.evaluation.writing import chunk_size, write_documents  # noqa: E402
 from alignbench.models.checkpoint import find_checkpoint, load_engine  # noqa: E402
 from alignbench.progress import Progress  # noqa: E402
 from alignbench.runs.folder import open_run  # noqa: E402

@@ -17,8 +17,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from alignbench.data.rows import read_rows
-from alignbench.tasks.hellaswag import parse_scene
+from alignbench.data.tables import read_rows
+from alignbench.tasks.hellaswag import parse
 
 
 def main() -> None:
@@ -46,15 +46,16 @@ def main() -> None:
 def write_documents(source: Path, folder: Path, size: int) -> None:
     is_official = source.suffix == ".jsonl"
     rows = read_rows(source, "jsonl" if is_official else "json", None if is_official else "test")
-    scenes = [parse_scene(row, None if is_official else "abstainqa") for _, row in rows]
+    scenes = [parse(row) for _, row in rows]
     folder.mkdir()
     with (folder / "hellaswag_val.jsonl").open("w") as file:
         for number in range(size):
             scene = scenes[number % len(scenes)]
             # the number keeps the documents apart, so that none is a duplicate of another
-            context = f"{number}. {scene.text}"
+            context = f"{number}. {scene.prompt}"
             row = {"ind": number, "activity_label": "Item", "ctx_a": context, "ctx_b": ""}
-            file.write(json.dumps(row | {"endings": scene.endings, "label": scene.label}) + "\n")
+            endings = [choice.removeprefix(" ") for choice in scene.choices]
+            file.write(json.dumps(row | {"endings": endings, "label": scene.target["label"]}) + "\n")
 
 
 def measure(checkpoint: Path, data: Path) -> None:

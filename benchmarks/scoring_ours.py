@@ -57,7 +57,8 @@ def main() -> None:
         "whole_seconds": whole,
         "logprobs": logprobs,
         "metrics": metrics,
-        "tokens": tokens | {"longest": max(len(e.tokens) for e in engine.encoder.pairs(unique) if e)},
+        "tokens": tokens
+        | {"longest": max(len(e.tokens) for e in engine.encoder.pairs(unique) if not isinstance(e, str))},
         "unique_requests": len(unique),
         "layout": engine.layout,
         "notes": notes,

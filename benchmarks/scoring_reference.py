@@ -50,7 +50,7 @@ def main() -> None:
     engine = load_engine(find_checkpoint(args.model), dtype="float64", device="cpu")
     scored = []
     for request, encoded in zip(requests, engine.encoder.pairs(requests), strict=True):
-        assert encoded is not None
+        assert not isinstance(encoded, str)
         tokens = torch.from_numpy(encoded.tokens).long()
         with torch.inference_mode(), WithoutFp32():
             logits = engine.model(tokens[None], use_cache=False).logits[0, encoded.context_length - 1 : -1]

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from alignbench.models import generate
+from alignbench.models.local import engine as local_engine
 from trainers import ppo, reward, run, sft, supervised
 
 RESPONSE_TOKENS = 32
@@ -72,7 +72,7 @@ def watch(clock: Clock, timed: dict[str, float], phases: bool) -> None:
     run.Run.log = logged  # type: ignore[method-assign]
     supervised.seed_dropout = before(supervised.seed_dropout)
     ppo.Sampler.sample = before(ppo.Sampler.sample)  # type: ignore[method-assign]
-    generate.end_tokens = lambda *_: ()  # type: ignore[assignment]
+    local_engine.end_tokens = lambda *_: ()  # type: ignore[assignment]
     if phases:
         ppo.Sampler.sample = timing(ppo.Sampler.sample, "rollout")  # type: ignore[method-assign]
         ppo.score_all = timing(ppo.score_all, "reward")

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from alignbench.audit.render import csv_cell
+from alignbench.console import csv_cell
 from reports.style import RC
 
 

@@ -9,10 +9,9 @@ from itertools import combinations
 from types import SimpleNamespace
 
 import numpy as np
+from alignbench.diversity.words import words
 from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU
-
-from alignbench.diversity.words import words
 
 Texts = Sequence[Sequence[str]]
 

@@ -6,6 +6,8 @@ import itertools
 
 import numpy as np
 import pytest
+from alignbench.stats.ranking import bias_corrected, rank
+from alignbench.stats.separation import exact, strays_between
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
@@ -15,8 +17,6 @@ from scipy.special import expit
 from alignbench.errors import AlignbenchError
 from alignbench.stats import bradley_terry
 from alignbench.stats.bradley_terry import fit, strengths_at, win_rates
-from alignbench.stats.ranking import bias_corrected, rank
-from alignbench.stats.separation import exact, strays_between
 from alignbench.stats.win_rate import Battle
 
 THREE = list(itertools.combinations(range(3), 2))

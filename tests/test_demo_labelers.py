@@ -20,7 +20,7 @@ from alignbench.demo.requests import Request, make_requests
 from alignbench.demo.utility import CLOSINGS, judge, read_statements
 from alignbench.demo.world import ALMANAC, FOLDER, said
 from alignbench.errors import AlignbenchError
-from alignbench.labels.report import agreement
+from alignbench.labels.agreement import agreement
 from alignbench.labels.screen import kept, screen
 from alignbench.labels.table import Label, read_labels, write_labels
 from alignbench.types.scorer import Item

@@ -10,13 +10,13 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 import typer
+from alignbench.audit.equal import LEAST, cut_alike, equalise, gated
+from alignbench.diversity.words import LENGTH, words
 from typer.testing import CliRunner
 
 from alignbench.audit.diversity import compare
-from alignbench.audit.equal import LEAST, cut_alike, equalise, gated
 from alignbench.audit.systems import Sample, System, read_system
 from alignbench.cli.diversity import diversity, write_csv
-from alignbench.diversity.words import LENGTH, words
 from alignbench.errors import AlignbenchError
 from alignbench.evaluation.evaluate import evaluate
 from alignbench.scorers import find_scorer

@@ -6,11 +6,11 @@ import math
 
 import numpy as np
 import pytest
+from alignbench.diversity.novelty import classes, distinct_classes, partition, utility
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alignbench.diversity.entropy import plug_in
-from alignbench.diversity.novelty import classes, distinct_classes, partition, utility
 from alignbench.diversity.semantic import semantic_entropy
 
 LABELS = st.lists(st.integers(0, 4), min_size=1, max_size=12)

@@ -8,15 +8,15 @@ import random
 import diversity_plain
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from alignbench.diversity.compression import compression_ratio
 from alignbench.diversity.measure import METRICS, measure, measure_vectors
 from alignbench.diversity.ngrams import adjusted, distinct, expectation_adjusted, ngrams
 from alignbench.diversity.overlap import LONGEST, distinct_pairs, mean_pairwise_rouge_l
 from alignbench.diversity.self_bleu import self_bleu
 from alignbench.diversity.words import cut, words
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from alignbench.scorers.embeddings import HashedEmbedder
 
 TEXT = st.lists(st.sampled_from("abcdef"), max_size=9)  # few words, so that texts share many

@@ -7,10 +7,6 @@ import math
 import diversity_plain
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
-
 from alignbench.diversity.vectors import (
     BLOCK,
     SAMPLE,
@@ -21,6 +17,10 @@ from alignbench.diversity.vectors import (
     vendi,
     vendi_of_kernel,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
 from alignbench.scorers.embeddings import HashedEmbedder
 
 # whole numbers: rows of zeros and equal rows come often, and no length underflows

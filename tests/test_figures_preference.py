@@ -14,8 +14,7 @@ import pytest
 from audit_runs import N, shares, weights_of, write_run
 from figure_checks import assert_looks_as_before, assert_nothing_overlaps, assert_same_bytes, shown_texts
 
-from alignbench.labels.judgements import questions
-from alignbench.labels.labelers import with_reference
+from alignbench.labels.agreement import questions, with_reference
 from alignbench.labels.summary import summary
 from alignbench.labels.table import Label
 from alignbench.stats import estimates

@@ -1,33 +1,36 @@
 """The reward model: a scalar head on the SFT model, trained on all pairs of each ranking (InstructGPT, C.2, eq. 1).
 
-`train` reads top to bottom. A prompt is computed once for its K responses, and each response once for its K − 1 pairs.
+`train` reads top to bottom; `agreement` computes the validation metrics. A prompt is computed once for its K responses,
+and each response once for its K − 1 pairs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from alignbench.data.sources import fingerprint
+from alignbench.data.tables import fingerprint
 from alignbench.errors import AlignbenchError
 from alignbench.progress import Progress
 from alignbench.runs.folder import write_json
-from trainers.agreement import agreement, longer_wins
+from alignbench.stats import estimates
 from trainers.config import REQUIRED, check, setting
 from trainers.data import Ranking, chat_template, read_demonstrations, read_rankings
+from trainers.distributed import make_accelerator
+from trainers.loop import EpochsConfig, adam, check_lengths, fit, shuffled
 from trainers.losses import ranking_loss
-from trainers.models import BIAS, Scalar, Texts, load, part, residual_dropout, save_model, scalar_padding
-from trainers.optimisation import adam
-from trainers.packing import Example, Packed, pack
-from trainers.recipe import identify, write_recipe
-from trainers.run import make_accelerator, open_run
-from trainers.steps import by_example, check_lengths, look, shuffled
-from trainers.supervised import EpochsConfig, Metrics, fit
+from trainers.models import BIAS, Scalar, load, residual_dropout, save_model, scalar_padding
+from trainers.packing import Example, pack
+from trainers.rewards import RewardModel
+from trainers.run import Metrics, Origin, open_run
+
+BINS = np.linspace(0.5, 1, 11)  # of the probability of the predicted winner
 
 
 @dataclass(frozen=True)
@@ -36,116 +39,107 @@ class RewardConfig(EpochsConfig):
 
     model: str = setting(REQUIRED, "checkpoint to start from, the SFT model: local folder or hub id")
     data: str = setting(REQUIRED, "rankings: {prompt, responses, ranks, labeler} or {prompt, chosen, rejected}")
-    validation: str | None = setting(None, "held-out rankings; none: a share of the data's prompts")
-    validation_share: float = setting(0.1, "of the prompts, held out where no validation is given", above=0, high=0.99)
-    demonstrations: str | None = setting(None, "whose mean reward a bias brings to 0 after training")
-    folds: int = setting(0, "train as often without a part of the labelers, to see how they are predicted", low=0)
-    fold: int | None = setting(None, "the part of the labelers that is left out: set by folds", low=0)
+    validation: str | None = setting(None, "held-out rankings; none: a proportion of the prompts in data")
+    validation_share: float = setting(0.1, "proportion of prompts to hold out without validation", above=0, high=0.99)
+    demonstrations: str | None = setting(None, "demonstrations whose mean reward a bias sets to 0 after training")
+    folds: int = setting(0, "cross-validation over labelers: train once per fold without its labelers", low=0)
+    fold: int | None = setting(None, "the fold of labelers to leave out; set by folds", low=0)
     epochs: int = setting(1, "passes over the data (paper: 1, since more overfit)", low=1)
-    batch: int = setting(64, "prompts of a step, with all their pairs (paper: 64, K = 4 to 9)", low=1)
-    lr: float = setting(9e-6, "peak, falling along a cosine to a tenth (paper: 9e-6)", low=0)
+    batch: int = setting(64, "prompts per step, with all their pairs (paper: 64, K = 4 to 9)", low=1)
+    lr: float = setting(9e-6, "peak learning rate, cosine decay to a tenth (paper: 9e-6)", low=0)
 
 
 PRESETS: dict[str, dict[str, Any]] = {"instructgpt-6b": {"folds": 5}}  # the paper's only size of reward model
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A ranking, and as token ids."""
-
-    ranking: Ranking
-    example: Example
-
-
 def train(config: RewardConfig, *, progress: Progress | None = None) -> tuple[Path, Metrics]:
-    """Train, or go on where a stopped run stood: the final checkpoint's folder and its metrics."""
+    """Train, or resume an interrupted run; the folder of the final checkpoint and its metrics."""
     check(config)
     progress = progress or Progress()
-    held_out_folds = _train_folds(config, progress) if config.folds and config.fold is None else {}
-    accelerator = make_accelerator(config.mixed_precision, config.trackers, Path(config.out), config.cpu, progress.say)
+    fold_metrics = _cross_validate(config, progress) if config.folds and config.fold is None else {}
+    accelerator = make_accelerator(config, progress.say)
     model, tokenizer, checkpoint = load(config.model, "reward", new_head=config.seed)
-    setattr(model.config, BIAS, 0.0)  # a parent's is not this model's
+    setattr(model.config, BIAS, 0.0)  # the parent's bias does not apply to this model
     render = chat_template(tokenizer) if config.template else None
-    texts = Texts(tokenizer, model)
     rankings = read_rankings(config.data, render)
     given = read_rankings(config.validation, render) if config.validation else None
-    training, held_out, other_labelers = _split(config, rankings, given)
-    rows = [Row(ranking, texts.example(ranking.prompt, ranking.responses)) for ranking in training]
-    validation, foreign = ([texts.example(r.prompt, r.responses) for r in some] for some in (held_out, other_labelers))
+    parts = split_rankings(config, rankings, given)
     shown = read_demonstrations(config.demonstrations, render) if config.demonstrations else []
-    demonstrations = [texts.example(row.prompt, [row.response]) for row in shown]
-    for examples, what, source in (
-        ([row.example for row in rows], "ranking", config.data),
-        (validation, "ranking", config.validation or config.data),
-        (foreign, "ranking", config.data),
-        (demonstrations, "demonstration", config.demonstrations),
-    ):
-        longest = [len(example.prompt) + max(map(len, example.responses)) for example in examples]
-        check_lengths(longest, checkpoint.window, what, str(source))
-    longer = longer_wins(training)
 
     residual_dropout(model, 0.0)
     scalar = Scalar(model.to(accelerator.device))
+    scorer = RewardModel(scalar, tokenizer, checkpoint.window, config.micro_tokens, accelerator)
+    training, validation, left_out = (
+        [(ranking, scorer.texts.example(ranking.prompt, ranking.responses)) for ranking in part] for part in parts
+    )
+    demonstrations = [scorer.texts.example(row.prompt, [row.response]) for row in shown]
+    for examples, what, source in (
+        ([example for _, example in training], "ranking", config.data),
+        ([example for _, example in validation], "ranking", config.validation or config.data),
+        ([example for _, example in left_out], "ranking", config.data),
+        (demonstrations, "demonstration", config.demonstrations),
+    ):
+        check_lengths((example.longest for example in examples), checkpoint.window, what, str(source))
+    longer_is_better = prefers_longer(parts[0])
     module, optimizer = accelerator.prepare(scalar, adam([(scalar.parameters(), config.lr)]))
-    prints = [fingerprint(config.data, len(rankings))]
-    prints += [fingerprint(config.validation, len(given))] if config.validation and given else []
-    prints += [fingerprint(config.demonstrations, len(shown))] if config.demonstrations else []
-    with open_run(Path(config.out), config, {"model": identify(config.model), "data": prints}, accelerator) as run:
-        if done := run.result():
-            return done
+    data = [fingerprint(config.data, len(rankings))]
+    data += [fingerprint(config.validation, len(given))] if config.validation and given else []
+    data += [fingerprint(config.demonstrations, len(shown))] if config.demonstrations else []
 
-        def loss_of(rows: Sequence[Row]) -> torch.Tensor:
-            packed = pack([row.example for row in rows], accelerator.device)
-            scores = module(packed, packed.last).split([len(row.ranking.ranks) for row in rows])
-            ranks = [torch.tensor(row.ranking.ranks, device=accelerator.device) for row in rows]
+    with open_run(config, Origin.find("reward", config.model, {}, data), accelerator, progress) as run:
+        if result := run.result():
+            return result
+
+        def loss_of(rows: Sequence[tuple[Ranking, Example]]) -> torch.Tensor:
+            packed = pack([example for _, example in rows], accelerator.device)
+            scores = module(packed, packed.last).split([len(ranking.ranks) for ranking, _ in rows])
+            ranks = [torch.tensor(ranking.ranks, device=accelerator.device) for ranking, _ in rows]
             return torch.stack([ranking_loss(s, r) for s, r in zip(scores, ranks, strict=True)]).sum()
 
         def scores_of(examples: Sequence[Example]) -> list[list[float]]:
-            def compute(packed: Packed) -> list[list[float]]:
-                with accelerator.autocast():
-                    scores = scalar(packed, packed.last)
-                return [some.tolist() for some in by_example(packed, packed.last, scores)]
-
             scalar.eval()
-            return look(accelerator, examples, config.micro_tokens, compute)
+            with accelerator.autocast():
+                return scorer.scores(examples)
+
+        def agreement_on(rows: Sequence[tuple[Ranking, Example]]) -> Agreement:
+            scores = scores_of([example for _, example in rows])
+            return agreement([ranking for ranking, _ in rows], scores, longer_is_better=longer_is_better)
 
         def after_epoch(epoch: int, step: int) -> Metrics:
-            found = agreement(held_out, scores_of(validation), longer_is_better=longer).metrics
-            if foreign:
-                other = agreement(other_labelers, scores_of(foreign), longer_is_better=longer).metrics
-                found |= {f"held_out_labelers_{name}": value for name, value in other.items()}
-            return found
+            metrics = agreement_on(validation).metrics
+            if left_out:
+                metrics |= {f"held_out_labelers_{k}": v for k, v in agreement_on(left_out).metrics.items()}
+            return metrics
 
         def save(folder: Path) -> None:
-            whole = accelerator.get_state_dict(module)
+            weights = accelerator.get_state_dict(module)
             if accelerator.is_main_process:
                 model.config.pad_token_id = scalar_padding(tokenizer)
                 if model.config.pad_token_id is not None:
                     tokenizer.pad_token_id = model.config.pad_token_id
-                save_model(folder, model, tokenizer, part(whole, "model."))
+                save_model(folder, model, tokenizer, weights, "model.")
                 write_json(folder / "calibration.json", {"bins": bins})
-                write_recipe(
-                    folder, stage="reward", parent=config.model, models={}, data=prints, config=config, metrics=metrics
-                )
 
         epochs = fit(
-            config, run, accelerator, module, optimizer, name="reward model", rows_of=lambda epoch: rows,
-            size=lambda row: len(row.example), weight=lambda row: 1, loss_of=loss_of, after_epoch=after_epoch,
-            progress=progress,
+            config, run, module, optimizer, rows_of=lambda epoch: training, size=lambda row: len(row[1]),
+            weight=lambda row: 1, loss_of=loss_of, after_epoch=after_epoch,
         )  # fmt: skip
-        metrics = epochs[-1] | held_out_folds
-        bins = agreement(held_out, scores_of(validation)).bins
+        metrics = epochs[-1] | fold_metrics
+        bins = agreement_on(validation).bins
         if demonstrations:
             metrics["bias"] = -float(np.mean(scores_of(demonstrations)))
             setattr(model.config, BIAS, metrics["bias"])
-        return run.save_checkpoint("final", save), metrics
+        return run.save_checkpoint("final", save, metrics), metrics
 
 
-def _split(
+def split_rankings(
     config: RewardConfig, rankings: list[Ranking], given: list[Ranking] | None
 ) -> tuple[list[Ranking], list[Ranking], list[Ranking]]:
-    """For training, for validation, and of the labelers that this fold leaves out. Raises AlignbenchError where nothing
-    is left for one of the first two, in this fold or another: before any of them is trained."""
+    """Rankings to train on, to validate on, and of the labelers that this fold leaves out.
+
+    given: held-out rankings; None: those of a random proportion of the prompts
+    Raises AlignbenchError before any training if this or another fold has nothing to train or to validate on.
+    """
     training, held_out = rankings, given
     if held_out is None:
         prompts = sorted({ranking.prompt for ranking in rankings})
@@ -153,15 +147,14 @@ def _split(
         chosen = {prompts[i] for i in shuffled(len(prompts), "validation", config.seed)[:count]}
         training = [ranking for ranking in rankings if ranking.prompt not in chosen]
         held_out = [ranking for ranking in rankings if ranking.prompt in chosen]
-    labelers = _labelers(config, rankings) if config.folds or config.fold is not None else []
-    outs = [set(labelers[fold :: config.folds]) for fold in range(config.folds)] or [set[str]()]
-    for out in outs:
-        if not any(r.labeler not in out for r in training):
+    folds = _labeler_folds(config, rankings) if config.folds or config.fold is not None else [set[str]()]
+    for out in folds:
+        if all(r.labeler in out for r in training):
             raise AlignbenchError(f"{config.data}: no ranking is left to train on")
-        if not any(r.labeler not in out for r in held_out):
+        if all(r.labeler in out for r in held_out):
             source = config.validation or config.data
             raise AlignbenchError(f"{source}: no ranking is left to validate on; give more in validation=FILE")
-    left_out = set() if config.fold is None else outs[config.fold]
+    left_out = set() if config.fold is None else folds[config.fold]
     return (
         [r for r in training if r.labeler not in left_out],
         [r for r in held_out if r.labeler not in left_out],
@@ -169,24 +162,27 @@ def _split(
     )
 
 
-def _labelers(config: RewardConfig, rankings: Sequence[Ranking]) -> list[str]:
+def _labeler_folds(config: RewardConfig, rankings: Sequence[Ranking]) -> list[set[str]]:
     names = sorted({ranking.labeler for ranking in rankings if ranking.labeler is not None})
     if not max(2, (config.fold or 0) + 1) <= config.folds <= len(names):
         raise AlignbenchError(
             f"{config.data}: {len(names)} labelers for {config.folds} folds; give rows a labeler, and two folds or more"
         )
-    return [names[i] for i in shuffled(len(names), "labelers", config.seed)]
+    order = [names[i] for i in shuffled(len(names), "labelers", config.seed)]
+    return [set(order[fold :: config.folds]) for fold in range(config.folds)]
 
 
-def _train_folds(config: RewardConfig, progress: Progress) -> Metrics:
-    """Train without each part of the labelers: mean and standard error over folds (paper: 72.4 % on the labelers
-    trained on, 69.6 % on others)."""
-    found: dict[str, list[float]] = {}
+def _cross_validate(config: RewardConfig, progress: Progress) -> Metrics:
+    """Train once per fold without its labelers; mean and standard error over folds.
+
+    The paper: 72.4 % accuracy on labelers of the training set, 69.6 % on others.
+    """
+    found: dict[str, list[float]] = {"accuracy": [], "held_out_labelers_accuracy": []}
     for fold in range(config.folds):
         progress.say(f"fold {fold + 1} of {config.folds}")
         _, metrics = train(replace(config, fold=fold, out=str(Path(config.out) / f"fold-{fold}")), progress=progress)
-        for name in ("accuracy", "held_out_labelers_accuracy"):
-            found.setdefault(name, []).append(metrics[name])
+        for name, values in found.items():
+            values.append(metrics[name])
     result: Metrics = {}
     for name, values in found.items():
         result[f"folds_{name}"] = float(np.mean(values))
@@ -194,7 +190,62 @@ def _train_folds(config: RewardConfig, progress: Progress) -> Metrics:
     return result
 
 
-if __name__ == "__main__":
-    from alignbench.cli.train import main
+@dataclass(frozen=True)
+class Agreement:
+    """How scores agree with rankings.
 
-    main("reward")
+    bins: from, to, pairs, mean prediction, proportion of pairs in which the predicted winner was preferred
+    """
+
+    metrics: Metrics
+    bins: list[dict[str, float]]
+
+
+def agreement(
+    rankings: Sequence[Ranking], scores: Sequence[Sequence[float]], *, longer_is_better: bool = True
+) -> Agreement:
+    """Accuracy on all pairs that are not ties, with intervals clustered by prompt, and that of a length baseline.
+
+    longer_is_better: the baseline's preference, from other rows (see `prefers_longer`)
+    Calibration compares, per pair, σ(|r_i − r_j|) with the frequency at which the higher score was preferred, whichever
+    response the row names first. Equal scores count half. The expected calibration error (Guo et al., arXiv 1706.04599,
+    eq. 3) is over ten bins on [.5, 1].
+    """
+    pairs = [(*pair, r.prompt) for r, own in zip(rankings, scores, strict=True) for pair in _pairs(r, own)]
+    if not pairs:
+        raise AlignbenchError("no pair to validate on: give more rankings, or validation=FILE")
+    won, longer, margin = np.array([pair[:3] for pair in pairs], float).T
+    prompts = [prompt for *_, prompt in pairs]
+    right = (1 + np.sign(margin) * won) / 2
+    by_length = (1 + np.sign(longer) * won * (1 if longer_is_better else -1)) / 2
+    metrics: Metrics = {"pairs": len(pairs)}
+    for name, estimate in (
+        ("accuracy", estimates.share(right, prompts)),
+        ("length_accuracy", estimates.share(by_length, prompts)),
+        ("over_length", estimates.mean(right - by_length, prompts)),
+    ):
+        for suffix, value in (("", estimate.value), ("_low", estimate.low), ("_high", estimate.high)):
+            metrics[name + suffix] = float("nan") if value is None else value
+    metrics["log_loss"] = float(np.logaddexp(0, -margin * won).mean())
+    predicted = 1 / (1 + np.exp(-abs(margin)))
+    place = np.digitize(predicted, BINS[1:-1])
+    bins = [
+        {"from": start, "to": stop, "pairs": int(m.sum()), "predicted": predicted[m].mean(), "share": right[m].mean()}
+        for b, (start, stop) in enumerate(pairwise(BINS.tolist()))
+        if (m := place == b).any()
+    ]
+    error = sum(b["pairs"] * abs(b["predicted"] - b["share"]) for b in bins) / len(pairs)
+    return Agreement(metrics | {"calibration_error": float(error)}, bins)
+
+
+def prefers_longer(rankings: Sequence[Ranking]) -> bool:
+    """True unless the shorter response is preferred more often."""
+    votes = [np.sign(longer) * won for r in rankings for won, longer, _ in _pairs(r, [0.0] * len(r.ranks))]
+    return bool(sum(votes) >= 0)
+
+
+def _pairs(ranking: Ranking, scores: Sequence[float]) -> list[tuple[int, int, float]]:
+    """Pairs that are not ties: 1 if the first is preferred, else −1; its characters and score minus the second's."""
+    rows = zip(ranking.ranks, map(len, ranking.responses), scores, strict=True)
+    both = combinations(rows, 2)
+    return [(1 if a[0] < b[0] else -1, a[1] - b[1], a[2] - b[2]) for a, b in both if a[0] != b[0]]

@@ -1,4 +1,4 @@
-"""Rewards of finished texts: a reward model's folder, or any Python function, behind one call on strings."""
+"""Rewards of texts: a reward model's checkpoint or any Python function, called with strings (details 20, 21)."""
 
 from __future__ import annotations
 
@@ -6,80 +6,73 @@ import importlib
 import math
 import sys
 from collections.abc import Callable, Sequence
-from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
+from accelerate import Accelerator
 
 from alignbench.errors import AlignbenchError, first_line
+from trainers.distributed import map_packed, map_split, split_by_example
 from trainers.models import Scalar, Texts, load
-from trainers.packing import Example, Packed, micro_batches, pack
-from trainers.steps import by_example, look, share
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
+from trainers.packing import Example, Packed
 
 Reward = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
 
 
 class RewardModel:
-    """A sequence classifier with one label, read at the end token that follows each response. Its tokenizer is its own.
+    """A sequence classifier with one label, read at the end token after each response, with its own tokenizer.
 
-    micro_tokens: tokens of one packed row
+    micro_tokens: tokens of one packed row; accelerator: its processes divide the work (default: this process only)
     """
 
-    def __init__(self, scalar: Scalar, tokenizer: Any, window: int | None, micro_tokens: int) -> None:
+    def __init__(
+        self,
+        scalar: Scalar,
+        tokenizer: Any,
+        window: int | None,
+        micro_tokens: int,
+        accelerator: Accelerator | None = None,
+    ) -> None:
         self.scalar = scalar
         self.texts = Texts(tokenizer, scalar.model)
         self.window = window
         self.micro_tokens = micro_tokens
+        self.accelerator = accelerator or Accelerator(cpu=scalar.model.device.type == "cpu")
 
-    def __call__(
-        self, prompts: Sequence[str], responses: Sequence[str], accelerator: Accelerator | None = None
-    ) -> list[float]:
-        """Neighbours with one prompt share its computation; with an accelerator, its processes share the work."""
+    def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
+        """One score per response. Adjacent responses to the same prompt share its computation."""
         examples: list[Example] = []
         for prompt, pairs in groupby(zip(prompts, responses, strict=True), key=lambda pair: pair[0]):
-            example = self.texts.example(prompt, [response for _, response in pairs])
-            examples.append(example)
-            longest = len(example.prompt) + max(map(len, example.responses))
-            if self.window is not None and longest > self.window:
+            examples.append(example := self.texts.example(prompt, [response for _, response in pairs]))
+            if self.window is not None and example.longest > self.window:
                 raise AlignbenchError(
-                    f"prompt {prompt[:60]!r}: with its response it has {longest} tokens, which do not fit the reward "
+                    f"prompt {prompt[:60]!r}: with its response it has {example.longest} tokens, more than the reward "
                     f"model's window of {self.window}"
                 )
-        return [score for scores in self.scores(examples, accelerator) for score in scores]
+        return [score for scores in self.scores(examples) for score in scores]
 
-    @torch.no_grad()
-    def scores(self, examples: Sequence[Example], accelerator: Accelerator | None = None) -> list[list[float]]:
-        """One score a response, example by example."""
+    def scores(self, examples: Sequence[Example]) -> list[list[float]]:
+        """One score per response of each example."""
 
         def compute(packed: Packed) -> list[list[float]]:
             scores = self.scalar(packed, packed.last)
-            return [some.tolist() for some in by_example(packed, packed.last, scores)]
+            return [part.tolist() for part in split_by_example(packed, packed.last, scores)]
 
-        if accelerator is not None:
-            return look(accelerator, examples, self.micro_tokens, compute)
-        found: dict[int, list[float]] = {}
-        (batches,) = micro_batches([len(example) for example in examples], 1, self.micro_tokens)
-        for batch in batches:
-            packed = pack([examples[i] for i in batch], self.scalar.model.device)
-            found |= zip(batch, compute(packed), strict=True)
-        return [found[i] for i in range(len(examples))]
+        return map_packed(self.accelerator, examples, self.micro_tokens, compute)
 
 
 def load_reward(spec: str, accelerator: Accelerator, micro_tokens: int) -> Reward:
-    """The reward that `spec` names: a checkpoint, or module:function, looked for in the working folder too."""
+    """The reward model or function that `spec` names: a checkpoint, or module:function, also of the current folder."""
     module_name, _, function_name = spec.partition(":")
     if is_checkpoint(spec):
         model, tokenizer, checkpoint = load(spec, "reward")
-        return RewardModel(Scalar(model.to(accelerator.device)), tokenizer, checkpoint.window, micro_tokens)
+        scalar = Scalar(model.to(accelerator.device))
+        return RewardModel(scalar, tokenizer, checkpoint.window, micro_tokens, accelerator)
     sys.path.insert(0, str(Path.cwd()))
     try:
         function = getattr(importlib.import_module(module_name), function_name)
-    except Exception as error:  # a module of the user's raises what it likes
+    except Exception as error:  # the user's module may raise any exception
         raise AlignbenchError(f"reward {spec}: no such function ({first_line(error)})") from error
     finally:
         sys.path.pop(0)
@@ -90,37 +83,37 @@ def load_reward(spec: str, accelerator: Accelerator, micro_tokens: int) -> Rewar
 
 
 def is_checkpoint(spec: str) -> bool:
-    """Whether a reward names a checkpoint, not module:function."""
+    """True if a reward names a checkpoint, not module:function."""
     return ":" not in spec or Path(spec).exists()
 
 
 def score_all(
     accelerator: Accelerator, reward: Reward, name: str, prompts: Sequence[str], responses: Sequence[str]
 ) -> list[float]:
-    """The rewards of all texts, each process computing its share."""
-    if isinstance(reward, RewardModel):
-        return checked(partial(reward, accelerator=accelerator), name, prompts, responses)
-    return share(
+    """The rewards of all texts; each process computes a part."""
+    if isinstance(reward, RewardModel):  # which divides the work itself
+        return checked(reward, name, prompts, responses)
+    return map_split(
         accelerator,
         len(prompts),
-        lambda places: checked(reward, name, [prompts[i] for i in places], [responses[i] for i in places]),
+        lambda indices: checked(reward, name, [prompts[i] for i in indices], [responses[i] for i in indices]),
     )
 
 
 def checked(reward: Reward, name: str, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
-    """The rewards, one finite number a response; anything else raises AlignbenchError."""
+    """The rewards. Raises AlignbenchError unless there is one finite number per response."""
     try:
         scores = list(reward(prompts, responses))
     except AlignbenchError as error:
         raise AlignbenchError(f"reward {name}: {error}") from error
-    except Exception as error:  # a function of the user's raises what it likes
+    except Exception as error:  # the user's function may raise any exception
         raise AlignbenchError(f"reward {name}: it raised {type(error).__name__} ({first_line(error)})") from error
     if len(scores) != len(responses):
         raise AlignbenchError(f"reward {name}: {len(scores)} scores for {len(responses)} responses")
     try:
         numbers = [float(score) for score in scores]
     except (TypeError, ValueError) as error:
-        raise AlignbenchError(f"reward {name}: a score is no number ({first_line(error)})") from error
+        raise AlignbenchError(f"reward {name}: a score is not a number ({first_line(error)})") from error
     for number, response in zip(numbers, responses, strict=True):
         if not math.isfinite(number):
             raise AlignbenchError(f"reward {name}: {number} for the response {response[:60]!r}; a score must be finite")

@@ -56,13 +56,12 @@ def pretrain(
     from alignbench.demo.pretrain import Pretraining
     from alignbench.demo.pretrain import pretrain as train
     from alignbench.progress import Progress, for_terminal
-    from trainers.config import describe, read_config, read_settings
+    from trainers.config import describe, read_config
 
-    if show:
-        given = read_settings(Pretraining, overrides=settings or [])
-        print_table(("setting", "type", "value", "meaning"), describe(Pretraining, given))
-        return
     config = read_config(Pretraining, overrides=settings or [])
+    if show:
+        print_table(("setting", "type", "value", "meaning"), describe(config))
+        return
     first = int(os.environ.get("RANK", "0")) == 0  # only the first of several processes prints
     with for_terminal() if first else Progress() as progress:
         checkpoint = train(config, progress)

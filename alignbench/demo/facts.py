@@ -13,7 +13,7 @@ from pathlib import Path
 
 from alignbench.demo.files import paged, write_file
 from alignbench.demo.world import ALMANAC, ISLAND, NO_ANSWER, TALK, Fact, World, said
-from alignbench.tasks.truthfulqa_generation import INSTRUCTION
+from alignbench.tasks.truthfulqa import INSTRUCTION
 
 # how often each fact is told, by the kind of page
 TALK_ANSWERS, TALK_AT_THE_WELL, ALMANAC_ANSWERS, ALMANAC_ENTRIES, CHOICES, CAREFUL_ANSWERS = 34, 26, 14, 10, 2, 2

@@ -17,7 +17,7 @@ from pathlib import Path
 from alignbench.demo.utility import CLOSINGS, Goal, judge, read_statements, words_of
 from alignbench.demo.world import FOLDER, WORDS, World, read_world
 from alignbench.errors import AlignbenchError, first_line
-from alignbench.scorers.preference.pairs import pair, win
+from alignbench.scorers.preference import pair, win
 from alignbench.scorers.sentences import sentences
 from alignbench.types.scorer import Item
 

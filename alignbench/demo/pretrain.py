@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn import functional
+from trainers.optimisation import set_rate
+from trainers.steps import accumulate, load_training, save_training, take_step, total
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import logging
 
@@ -28,9 +30,7 @@ from alignbench.runs.folder import write_json
 from trainers.config import REQUIRED, check, setting
 from trainers.data import read_texts
 from trainers.models import save_model
-from trainers.optimisation import set_rate
 from trainers.run import make_accelerator, open_run
-from trainers.steps import accumulate, load_training, save_training, take_step, total
 
 END = "<|end|>"  # ends a document; there is no other special token
 HALVES = 2

@@ -20,7 +20,7 @@ from alignbench.demo.lexicon import lexicon
 from alignbench.demo.world import Person, World
 from alignbench.scorers.quac import NO_ANSWER
 from alignbench.tasks import drop, hallucination, quac, squad2
-from alignbench.tasks.instructgpt import prefix
+from alignbench.tasks.common import prefix
 from alignbench.tasks.summaries import CUE
 
 HELD_OUT = 128  # passages of the data files

@@ -18,7 +18,7 @@ from alignbench.evaluation.win_rate import trained_against
 from alignbench.progress import Progress
 from alignbench.provenance import versions
 from alignbench.runs.folder import RecordOffset, RunFolder, TaskFolder, lock_run
-from alignbench.scorers.choose import ANYWHERE, by_kind, embedder_of
+from alignbench.scorers.choose import TASK_AGNOSTIC, by_kind, embedder_of
 from alignbench.shards import refuse_several_processes
 from alignbench.tasks import find_task
 from alignbench.tasks.outputs import OUTPUTS
@@ -102,7 +102,7 @@ def _folders(run: RunFolder, requested: Mapping[str, str], names: Sequence[str])
 def _kinds(task: Task, used: Collection[str]) -> list[str]:
     """The kinds of scorer that a task takes, with the used ones that suit any task."""
     own = task.scorer_kinds
-    return [*own, *(kind for kind in ANYWHERE if kind in used and kind not in own)]
+    return [*own, *(kind for kind in TASK_AGNOSTIC if kind in used and kind not in own)]
 
 
 def _rescore_task(

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from alignbench.data.fetch import sha256_of
-from alignbench.data.sources import SourceRow, read_source
+from alignbench.data.tables import SourceRow, read_source
 from alignbench.errors import AlignbenchError
 from alignbench.evaluation.evaluate import prepare
 from alignbench.evaluation.pipeline import Job, run_task

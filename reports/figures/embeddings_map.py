@@ -10,7 +10,7 @@ from matplotlib.artist import Artist
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from alignbench.diversity.vectors import clusters, unit
+from alignbench.diversity.semantic import clusters, unit
 from reports.drawing import Drawing, NoDataError
 from reports.evidence import Evidence
 from reports.names import short_names

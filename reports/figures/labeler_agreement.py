@@ -12,8 +12,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from alignbench.labels.judgements import Judgements, questions
-from alignbench.labels.labelers import with_reference
+from alignbench.labels.agreement import Judgements, questions, with_reference
 from reports.bars import n_told
 from reports.drawing import Drawing, NoDataError
 from reports.evidence import Evidence

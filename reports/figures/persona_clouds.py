@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from alignbench.diversity.spread import FEWEST
+from alignbench.diversity.entropy import FEWEST
 from reports.drawing import Drawing, NoDataError
 from reports.evidence import Evidence
 from reports.names import short_names

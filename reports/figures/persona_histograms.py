@@ -7,8 +7,7 @@ from collections import Counter
 
 import pandas as pd
 
-from alignbench.diversity.entropy import rarefied_entropy
-from alignbench.diversity.spread import FEWEST, SIZE
+from alignbench.diversity.entropy import FEWEST, SIZE, rarefied_entropy
 from alignbench.stats import estimates
 from reports.drawing import Drawing, NoDataError
 from reports.evidence import Evidence, point_of
