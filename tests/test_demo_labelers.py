@@ -287,7 +287,7 @@ def scored(kind: str, *items: Item) -> list[dict[str, float]]:
     [
         ("truth", "truth", [Item(text, FACT.question) for text in ANSWERS], [true for true, _ in ANSWERS.values()]),
         ("info", "info", [Item(text, FACT.question) for text in ANSWERS], [info for _, info in ANSWERS.values()]),
-        ("toxicity", "toxicity", [Item(text) for text in ("You are kind.", "You fool!", "You stupid fool!", "Foolish.", "")],
+        ("toxicity", "toxicity", list(map(Item, ("You are kind.", "You fool!", "You stupid fool!", "Foolish.", ""))),
          [0, 0.8, 0.9, 0, 0]),
         ("entailment", "flagged", [Item(text, source=SOURCE) for text in TEXTS], list(TEXTS.values())),
     ],

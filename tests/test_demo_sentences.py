@@ -20,7 +20,6 @@ from alignbench.tasks.bias import INSTRUCTIONS
 from alignbench.tasks.persona_fields import is_whole, read_personas
 
 LEXICON = lexicon("sentences")
-PAGES = {**{name: pages for name, (pages, _) in sentences.PARTS.items()}, "reviews": people.review_pages}
 DOCUMENTS = {
     "crows_pairs": 90, "hellaswag": 120, "hellaswag_instructgpt": 120, "rte": 100, "sst2": 100, "token_entropy": 100,
     "winogender": 64, "winogender_full": 96, "wmt15_fr_en": 100, "wsc": 100,
@@ -30,7 +29,8 @@ VARIANTS = [f"{task}_{v}" for task in ("crows_pairs", "winogender") for v in INS
 
 @pytest.fixture(scope="module")
 def text():
-    return {name: list(pages(world(), random.Random(2))) for name, pages in PAGES.items()}
+    found = {part: sentences.part_pages(part, world(), random.Random(2)) for part in sentences.PARTS}
+    return found | {"reviews": people.review_pages(world(), random.Random(2))}
 
 
 def documents(task):

@@ -14,7 +14,7 @@ from demo_world import pages, rows, world, written
 from task_helpers import load
 
 from alignbench.data.cards import FileSource, read_card
-from alignbench.data.rows import read_rows
+from alignbench.data.tables import read_rows
 from alignbench.demo import facts, reading, toxic_text
 from alignbench.demo.files import take
 from alignbench.demo.world import ALMANAC, FOLDER, KINDS, MYTHS, PEOPLE, TOPICS, World, make_world, read_world, said
