@@ -40,7 +40,7 @@ HASH = "[0-9a-f]" * 8  # ends the name of each folder of a run, and of a task in
 SIDE_BY_SIDE = 2  # stages at most: more cores are more threads of each, up to MOST_THREADS
 MOST_THREADS = 4  # models this small gain nothing from more
 PAUSE, EVERY = 0.1, 15.0  # seconds between checks of the processes, and between lines about them
-SHORT = 160  # characters of a command on the screen
+SHORT = 160  # characters of a command on the screen; commands.sh has all of it
 UNNAMED = ("*.lock", "log.jsonl", "*.pyc")  # files of times, locks and caches, on which nothing depends
 
 
@@ -149,7 +149,9 @@ def run(
                     stage = ready.pop(0)
                     if job := _begin(stage, out, cores):
                         running, worked = [*running, job], True
-                        progress.say(f"{stage.name}: {shlex.join(stage.command)[:SHORT]}")
+                        progress.say(
+                            f"{stage.name}: {textwrap.shorten(shlex.join(stage.command), SHORT, placeholder=' …')}"
+                        )
                     else:
                         ended.append((stage, "done before"))
                 else:
