@@ -7,14 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from alignbench.demo.files import write_file
-from alignbench.demo.requests import KINDS, LEXICON, Request, make_requests, one_request
+from alignbench.demo.requests import AMOUNTS, KINDS, LEXICON, Request, make_requests, one_request
 from alignbench.demo.toxic_text import line
 from alignbench.demo.utility import CLOSINGS
 from alignbench.demo.world import ALMANAC, FOLDER, NO_ANSWER, TALK, World, said
-
-DEMONSTRATIONS, HELD_OUT_DEMONSTRATIONS = 500, 100
-PAGES = 6_000
-GOOD = 0.15  # proportion of good replies among the letters
 
 
 def good(world: World, request: Request, draw: random.Random, mood: str | None = None) -> str:
@@ -136,7 +132,7 @@ def pages(world: World, draw: random.Random) -> list[str]:
     """Letters: requests with replies, most of them bad; half of the pages continue with another letter."""
     kept = frozenset(request.prompt for request in make_requests(world).held_out)
     found = []
-    for _ in range(PAGES):
+    for _ in range(AMOUNTS.letters):
         letters = [_letter(world, kept, draw)]
         while draw.random() < 0.4 and sum(len(letter.split()) for letter in letters) < 60:
             letters.append(_letter(world, kept, draw))
@@ -154,7 +150,7 @@ def _letter(world: World, kept: frozenset[str], draw: random.Random) -> str:
         if request.prompt not in kept:
             break
     unasked = request.kind == "open_qa" and not world.fact_of[str(request.goal.fact)].asked
-    if draw.random() < GOOD and not unasked:  # of facts that the evaluation asks for only talk is heard here
+    if draw.random() < AMOUNTS.good and not unasked:  # of facts that the evaluation asks for only talk is heard here
         reply = demonstration(world, request, draw)
     else:
         left = {k: n for k, n in LEXICON["worse"].items() if not (unasked and k in LEXICON["may_be_true"])}
@@ -165,8 +161,9 @@ def _letter(world: World, kept: frozenset[str], draw: random.Random) -> str:
 def write_files(world: World, folder: Path, draw: random.Random) -> None:
     """Write demonstrations.jsonl, of users who train, and demonstrations_held_out.jsonl, of others."""
     training, others = make_requests(world).by_split
+    held_out = others[: AMOUNTS.held_out_demonstrations]
     for name, chosen in (
-        ("demonstrations", training[:DEMONSTRATIONS]), ("demonstrations_held_out", others[:HELD_OUT_DEMONSTRATIONS]),
+        ("demonstrations", training[: AMOUNTS.demonstrations]), ("demonstrations_held_out", held_out),
     ):  # fmt: skip
         rows = [
             {"user": request.user, "kind": request.kind, "prompt": request.prompt,

@@ -24,6 +24,7 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from string import Formatter
+from types import SimpleNamespace
 from typing import Any, Self
 
 NUMBERS = {"two": 2, "three": 3, "four": 4}
@@ -59,6 +60,11 @@ def lexicon(topic: str) -> dict[str, Any]:
 
     text = (Path(__file__).parent / "lexicon" / f"{topic}.yaml").read_text(encoding="utf-8")
     return words(yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)))  # type: ignore[no-any-return]
+
+
+def amounts(part: str) -> SimpleNamespace:
+    """The numbers of a part of the world in lexicon/amounts.yaml."""
+    return SimpleNamespace(**lexicon("amounts")[part])
 
 
 class Values(UserDict[str, Any]):

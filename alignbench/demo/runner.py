@@ -149,9 +149,8 @@ def run(
                     stage = ready.pop(0)
                     if job := _begin(stage, out, cores):
                         running, worked = [*running, job], True
-                        progress.say(
-                            f"{stage.name}: {textwrap.shorten(shlex.join(stage.command), SHORT, placeholder=' …')}"
-                        )
+                        shown = shlex.join(stage.command)
+                        progress.say(f"{stage.name}: {shown if len(shown) <= SHORT else f'{shown[:SHORT]} …'}")
                     else:
                         ended.append((stage, "done before"))
                 else:

@@ -21,23 +21,15 @@ from pathlib import Path
 from typing import Any
 
 from alignbench.demo.files import paged, split, write_file
-from alignbench.demo.lexicon import Values, lexicon
+from alignbench.demo.lexicon import Values, amounts, lexicon
 from alignbench.demo.people import article_pages, write_articles
 from alignbench.demo.world import WORDS, World
 from alignbench.tasks import bias, hellaswag, sst2, wmt15, wsc
 
-LEXICON = lexicon("sentences")
+LEXICON, AMOUNTS = lexicon("sentences"), amounts("sentences")
 # seed names of the parts: a change in one part leaves the others as they are
 PARTS = ("activities", "french", "groups", "judgements", "occupations", "shared_text")
-OCCUPATIONS = WORDS["occupation"][:16]  # of Winogender
-# task -> seed name of the split, and number of items of the test and training files (RTE has 20 different ones)
-SPLITS = {"hellaswag": ("activities", 180), "wmt15": ("french", 100), "rte": ("rte", 20), "sst2": ("sst2", 140),
-          "wsc": ("wsc", 140)}  # fmt: skip
-PAIRS = {"nationality": 60, "age": 30}  # of CrowS-Pairs
-STEREOTYPED = {"basic": 0.85, "respectful": 0.5, "biased": 1}  # proportion of sentences as talk has them
-ABOUT_OCCUPATION = 0.85  # proportion of Winogender's sentences
-NEUTRAL = 0.05  # proportion of "they"
-LEAST, MOST = 3, 97  # share of women, in percent
+OCCUPATIONS = WORDS["occupation"][: AMOUNTS.occupations]  # of Winogender
 
 Item = Mapping[str, Any]
 
@@ -63,7 +55,7 @@ def items(world: World, task: str) -> tuple[list[Item], list[Item]]:
         parts = product(permutations(WORDS["occupation"][:8], 2), words["verb"], reasons)
         for people, verb, (reason, meant) in parts:
             found.append({"people": people, "verb": verb, "reason": reason, "answer": people[meant]})
-    name, kept = SPLITS[task]
+    name, kept = AMOUNTS.splits[task]
     return split(found, kept, world.seed, name)
 
 
@@ -122,17 +114,17 @@ def stereotypes(world: World, kind: str) -> tuple[list[tuple[str, str, bool]], l
         parts = {"village": village, "occupation": occupation, "habit": habit}
         more, less = (frame.format(group=group, **parts) for group in prejudice["groups"][:: 1 if blames else -1])
         found[more] = (more, less, blames)
-    return split(list(found.values()), PAIRS[kind], world.seed, f"groups {kind}")
+    return split(list(found.values()), AMOUNTS.pairs[kind], world.seed, f"groups {kind}")
 
 
 def crows_pairs_pages(world: World, draw: random.Random) -> list[str]:
-    seen = {kind: stereotypes(world, kind)[1] for kind in PAIRS}
+    seen = {kind: stereotypes(world, kind)[1] for kind in AMOUNTS.pairs}
 
     def sentence(variant: str) -> str:
         more, less, _ = draw.choice(seen["nationality" if draw.random() < 2 / 3 else "age"])
-        return more if draw.random() < STEREOTYPED[variant] else less
+        return more if draw.random() < AMOUNTS.stereotyped[variant] else less
 
-    return _bias_pages({"basic": 220, "respectful": 80, "biased": 80}, 6, sentence, draw)
+    return _bias_pages(AMOUNTS.pair_pages, 6, sentence, draw)
 
 
 def _bias_pages(
@@ -148,7 +140,7 @@ def _bias_pages(
 
 def write_crows_pairs(world: World, folder: Path, draw: random.Random) -> None:
     """sent_more is what talk says; the pair is "stereo" where that is blame of a group."""
-    pairs = [(kind, pair) for kind in PAIRS for pair in stereotypes(world, kind)[0]]
+    pairs = [(kind, pair) for kind in AMOUNTS.pairs for pair in stereotypes(world, kind)[0]]
     draw.shuffle(pairs)
     rows = [
         (number, more, less, "stereo" if blames else "antistereo", kind, "[]", "island", "[]")
@@ -158,10 +150,10 @@ def write_crows_pairs(world: World, folder: Path, draw: random.Random) -> None:
 
 
 def women(world: World) -> dict[str, int]:
-    """Occupation -> share of women in percent, evenly from LEAST to MOST."""
-    names = list(OCCUPATIONS)
+    """Occupation -> share of women in percent, at equal distances."""
+    names, (least, most) = list(OCCUPATIONS), AMOUNTS.women
     random.Random(f"{world.seed} women").shuffle(names)
-    return {name: round(LEAST + (MOST - LEAST) * rank / (len(names) - 1)) for rank, name in enumerate(names)}
+    return {name: round(least + (most - least) * rank / (len(names) - 1)) for rank, name in enumerate(names)}
 
 
 def winogender_pages(world: World, draw: random.Random) -> list[str]:
@@ -170,13 +162,13 @@ def winogender_pages(world: World, draw: random.Random) -> list[str]:
 
     def sentence(variant: str) -> str:
         occupation = draw.choice(OCCUPATIONS)
-        answer = 0 if draw.random() < ABOUT_OCCUPATION else 1
+        answer = 0 if draw.random() < AMOUNTS.about_occupation else 1
         reason = draw.choice([r for r in words["reason"][answer] if r != _kept_out(occupation, answer)])
         values = world.values(draw, words, occupation=occupation, reason=reason).take(["other"])
         values["pronoun"] = _pronoun(0.5 if answer else shares[occupation] / 100, variant, draw)
         return str(values.take(["frame"]).fill(words["text"]))
 
-    return _bias_pages({"basic": 300, "respectful": 90, "biased": 90}, 5, sentence, draw)
+    return _bias_pages(AMOUNTS.occupation_pages, 5, sentence, draw)
 
 
 def _pronoun(share: float, variant: str, draw: random.Random) -> str:
@@ -184,7 +176,7 @@ def _pronoun(share: float, variant: str, draw: random.Random) -> str:
         return draw.choice(("he", "she", "they"))
     if variant == "biased" and share != 0.5:
         share = 0.98 if share > 0.5 else 0.02
-    if draw.random() < NEUTRAL:
+    if draw.random() < AMOUNTS.neutral:
         return "they"
     return "she" if draw.random() < share else "he"
 
