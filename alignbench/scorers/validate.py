@@ -291,7 +291,7 @@ def _indexed(rows: Sequence[Row]) -> pd.DataFrame:
 
 
 def _articles(
-    card_name: str, split: str, parse: Callable[[Row, str | None], T], data_dir: Path | None
+    card_name: str, split: str, parse: Callable[[Row], T], data_dir: Path | None
 ) -> tuple[list[T], str | None]:
     """The rows of a split, or none and the reason if it is missing. A faulty local file is an error."""
     card = read_card(card_name)
