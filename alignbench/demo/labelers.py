@@ -1,4 +1,4 @@
-"""Simulated labelers (lexicon/labelers.yaml): they see the utility of a text with an error, and rank, mark and flag it.
+"""Simulated labelers (data/labelers.yaml): they see the utility of a text with an error, and rank, mark and flag it.
 
 The error is set so that labelers, two outliers included, agree on about 73 % of the pairs (InstructGPT, arXiv
 2203.02155, section 5: 72.6 ± 1.5 % among training labelers). tests/test_demo_labelers.py measures it.

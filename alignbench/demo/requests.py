@@ -1,6 +1,6 @@
 """Requests of the demo world's users: the ten kinds of InstructGPT's Table 1, each request with a goal to check.
 
-The forms are in lexicon/requests.yaml. A prompt is what the task `answers` makes of a Self-Instruct row: the
+The forms are in data/requests.yaml. A prompt is what the task `answers` makes of a Self-Instruct row: the
 instruction, and below a blank line its input. Held-out users ask only about facts that no training prompt asks about
 (`Fact.asked`); other users never do.
 """
@@ -100,7 +100,7 @@ def one_request(world: World, kind: str, facts: Sequence[Fact], draw: random.Ran
 
 
 def from_form(kind: str, form: Mapping[str, Any], values: Values) -> Request:
-    """The request of a form of lexicon/requests.yaml, whose values are drawn."""
+    """The request of a form of data/requests.yaml, whose values are drawn."""
     fields = values.follow(form)
     goal = values.fill(fields["goal"])
     mention = tuple(tuple(m.split("|")) if isinstance(m, str) else m for m in goal.get("mention", ()))

@@ -1,4 +1,4 @@
-"""The demo from top to bottom: runs the stages of lexicon/stages.yaml as processes, two side by side, each once.
+"""The demo from top to bottom: runs the stages of data/stages.yaml as processes, two side by side, each once.
 
 A stage is done if its stamp has the hash of its command, of this version and of what it reads, and if all that it makes
 exists. A stage that was killed resumes: its command sees to that.
@@ -76,7 +76,7 @@ class Stage:
 
 
 def plan(out: Path, seed: int = 0, sizes: Mapping[str, Any] | None = None) -> tuple[Stage, ...]:
-    """The stages of lexicon/stages.yaml for a demo below `out`.
+    """The stages of data/stages.yaml for a demo below `out`.
 
     sizes: instead of those of the file; `only`: the tasks that are evaluated, instead of all
     """

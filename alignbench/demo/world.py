@@ -1,6 +1,6 @@
 """The demo's world: an island, its people, and facts about its creatures, plants and tools.
 
-A world follows from its seed. The words are those of lexicon/world.yaml; who lives where, what eats what and what
+A world follows from its seed. The words are those of data/world.yaml; who lives where, what eats what and what
 people believe are drawn. Two registers tell the facts (facts.py): talk prefers the myth, and the almanac is right.
 """
 
