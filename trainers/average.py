@@ -247,6 +247,7 @@ def _write_weights(file: Path, pairs: list[tuple[Stored, Stored]], alpha: float,
 
 def _is_complete(folder: Path, origin: Origin, alpha: float, copied: list[str]) -> bool:
     """True if the folder holds this average. Raises AlignbenchError if it holds anything else."""
+    assert origin.parent is not None
     if not folder.exists():
         return False
     found: Any = read_object(folder / "recipe.json") if folder.is_dir() else None

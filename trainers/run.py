@@ -52,7 +52,7 @@ class Origin:
     """
 
     stage: str
-    parent: Checkpoint
+    parent: Checkpoint | None  # None: a base model
     models: Mapping[str, Mapping[str, str]]
     data: Sequence[Mapping[str, Any]]
 
@@ -64,10 +64,12 @@ class Origin:
 
     def write_recipe(self, folder: Path, config: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
         """Write recipe.json, the lineage of a checkpoint, into its folder."""
-        lineage = self.parent.lineage or (Ancestor("base", self.parent.name, self.parent.weights_sha256),)
+        parent = self.parent
+        base = () if parent is None else (Ancestor("base", parent.name, parent.weights_sha256),)
+        lineage = (parent and parent.lineage) or base
         recipe = {
             "stage": self.stage,
-            "parent": identity(self.parent),
+            "parent": parent and identity(parent),
             "models": dict(self.models),
             "data": list(self.data),
             "config": dict(config),
@@ -109,7 +111,8 @@ def open_run(
     out = Path(config.out)
     free = {f.name for f in fields(config) if f.metadata["free"]}
     settings = {name: value for name, value in asdict(config).items() if name not in free}
-    whole = {"config": settings, "processes": accelerator.num_processes, "model": identity(origin.parent)}
+    whole = {"config": settings, "processes": accelerator.num_processes}
+    whole |= {"model": identity(origin.parent)} if origin.parent else {}
     whole |= {**origin.models, "data": list(origin.data)}
     run = Run(out, config, origin, accelerator, progress or Progress())
     with ExitStack() as stack:

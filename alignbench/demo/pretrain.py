@@ -13,24 +13,23 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn import functional
-from trainers.optimisation import set_rate
-from trainers.steps import accumulate, load_training, save_training, take_step, total
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import logging
 
-from alignbench.data.sources import fingerprint
+from alignbench.data.tables import fingerprint
 from alignbench.models.onednn import use_onednn
 from alignbench.progress import Progress
-from alignbench.runs.folder import write_json
-from trainers.config import REQUIRED, check, setting
+from trainers.config import REQUIRED, StageConfig, check, setting
 from trainers.data import read_texts
+from trainers.distributed import load_training, make_accelerator, save_training, total
+from trainers.loop import accumulate, set_learning_rate, take_step
 from trainers.models import save_model
-from trainers.run import make_accelerator, open_run
+from trainers.run import Origin, open_run
 
 END = "<|end|>"  # ends a document; there is no other special token
 HALVES = 2
@@ -115,12 +114,12 @@ def batches(first: list[list[int]], rest: list[list[int]], config: Pretraining, 
 def pretrain(config: Pretraining, progress: Progress | None = None) -> Path:
     """Train a blank model on the text, or resume a run that was stopped. Returns the checkpoint's folder."""
     check(config)
-    progress, out = progress or Progress(), Path(config.out)
+    progress = progress or Progress()
     torch.set_num_threads(1)
     first, texts = ([] if file is None else read_texts(file) for file in (config.first, config.text))
     prints = [fingerprint(file) for file in (config.text, config.first) if file is not None]
-    accelerator = make_accelerator("no", (), out, cpu=True)
-    with open_run(out, config, {"data": prints}, accelerator) as run:
+    accelerator = make_accelerator(StageConfig(out=config.out, trackers=(), cpu=True))
+    with open_run(cast(StageConfig, config), Origin("base", None, {}, prints), accelerator) as run:
         if done := run.result():
             return done[0]
         tokenizer = train_tokenizer([*first, *texts], config.vocabulary)
@@ -136,20 +135,20 @@ def pretrain(config: Pretraining, progress: Progress | None = None) -> Path:
         halves = range(accelerator.process_index, HALVES, accelerator.num_processes)
         done_steps = 0
         if state := run.resume():
-            load_training(state, accelerator)
-            done_steps = run.state(state)["step"]
+            load_training(state.folder, accelerator)
+            done_steps = state.values["step"]
         progress.start("pretraining", len(steps), done_steps, "steps")
         for step, rows in enumerate(steps[done_steps:], done_steps):
             if step and step % config.save_every == 0:
                 run.save_state(step, lambda folder: save_training(folder, accelerator), {})
             count = sum(len(row) - 1 for row in rows)
-            parts = [(rows[half::HALVES], count) for half in halves]
-            loss = accumulate(accelerator, module, parts, lambda part: _loss(module, end, *part))
+            parts = [rows[half::HALVES] for half in halves]
+            loss = accumulate(accelerator, module, parts, lambda part: _loss(module, end, part), count)
             accelerator.clip_grad_norm_(model.parameters(), 1.0)
             rate = _schedule(step, config.warmup, len(steps))
-            set_rate(optimizer, rate)
+            set_learning_rate(optimizer, rate)
             take_step(module, optimizer, None)
-            run.log(step + 1, {"loss": total(accelerator, loss), "lr": config.lr * rate})
+            run.log(step + 1, {"loss": total(loss), "lr": config.lr * rate})
             progress.advance()
 
         def save(folder: Path) -> None:
@@ -157,9 +156,8 @@ def pretrain(config: Pretraining, progress: Progress | None = None) -> Path:
             if accelerator.is_main_process:
                 logging.disable_progress_bar()
                 save_model(folder, model, tokenizer, weights)
-                write_json(folder / "recipe.json", {"stage": "base", "data": prints, "lineage": []})
 
-        return run.save_checkpoint("final", save)
+        return run.save_checkpoint("final", save, {})
 
 
 def _blank(config: Pretraining, vocabulary: int, end: int) -> LlamaForCausalLM:
@@ -181,15 +179,15 @@ def _blank(config: Pretraining, vocabulary: int, end: int) -> LlamaForCausalLM:
     return model
 
 
-def _loss(model: Any, end: int, rows: list[list[int]], count: int) -> torch.Tensor:
-    """The summed loss of the rows' tokens divided by `count`, in nats; 0 of no rows."""
+def _loss(model: Any, end: int, rows: Sequence[list[int]]) -> torch.Tensor:
+    """The summed loss of the rows' tokens in nats; 0 of no rows."""
     longest = max(map(len, rows), default=1)
     tokens = torch.tensor([[*row, *[end] * (longest - len(row))] for row in rows or [[end]]])
     labels = torch.tensor([[*row[1:], *[IGNORED] * (longest - len(row) + 1)] for row in rows or [[end]]])
     mask, positions = separate(tokens, end)
     logits = model(input_ids=tokens, attention_mask=mask, position_ids=positions, use_cache=False).logits
     flat = logits.flatten(0, 1), labels.flatten()
-    return functional.cross_entropy(*flat, ignore_index=IGNORED, reduction="sum") / count
+    return functional.cross_entropy(*flat, ignore_index=IGNORED, reduction="sum")
 
 
 def separate(tokens: torch.Tensor, end: int) -> tuple[torch.Tensor, torch.Tensor]:
