@@ -206,7 +206,7 @@ class Run:
             if self.accelerator.is_main_process:
                 for name in LINES:
                     (self.out / name).touch()
-                    _sync(self.out / name)
+                    sync(self.out / name)
                 lengths = {name: (self.out / name).stat().st_size for name in LINES}
                 (folder / "state.json").write_text(json.dumps({**values, "step": step, "bytes": lengths}))
 
@@ -250,7 +250,7 @@ class Run:
     def _append(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         if self.accelerator.is_main_process:
             lines = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
-            with _writing(self.out), (self.out / name).open("a", encoding="utf-8", errors="backslashreplace") as file:
+            with writing(self.out), (self.out / name).open("a", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(lines)
 
     def together(self, work: Callable[[], T], *, main_only: bool = False) -> T:
@@ -262,7 +262,7 @@ class Run:
         def mine() -> list[T]:
             if main_only and not self.accelerator.is_main_process:
                 return []
-            with _writing(self.out):
+            with writing(self.out):
                 return [work()]
 
         return gather(mine)[0]
@@ -277,10 +277,10 @@ class Run:
 
         def end() -> None:
             for file in (*temporary.rglob("*"), temporary):
-                _sync(file)
+                sync(file)
             shutil.rmtree(path, ignore_errors=True)
             os.replace(temporary, path)
-            _sync(path.parent)
+            sync(path.parent)
 
         try:
             self.together(begin, main_only=True)
@@ -293,7 +293,7 @@ class Run:
 
 
 @contextmanager
-def _writing(out: Path) -> Iterator[None]:
+def writing(out: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
@@ -306,7 +306,7 @@ def _writing(out: Path) -> Iterator[None]:
         ) from error
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Wait until a file or folder is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     os.fsync(descriptor)
