@@ -30,22 +30,19 @@ TRACKERS = {"tensorboard": "train", "wandb": "wandb"}  # tracker -> the extra th
 def make_accelerator(config: StageConfig, notify: Callable[[str], None] = lambda line: None) -> Accelerator:
     """An accelerator on this process's device, or on the CPU if there is no other or `config.cpu` is set.
 
-    Raises AlignbenchError for an unknown or missing tracker, and under DeepSpeed, which takes a step at every backward
-    pass, or FSDP1, which flattens weights.
+    Raises AlignbenchError for an unknown or missing tracker, DeepSpeed (a step at every backward pass) and FSDP1.
     """
     fsdp1 = parse_flag_from_env("ACCELERATE_USE_FSDP") and os.environ.get("FSDP_VERSION", "1") != "2"
     if fsdp1 or parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
         raise AlignbenchError(f"{'FSDP1' if fsdp1 else 'DeepSpeed'}: not supported; start with FSDP2 or DDP instead")
-    trackers = config.trackers
-    for tracker in trackers or ():
+    for tracker in config.trackers or ():
         if tracker not in TRACKERS:
             raise AlignbenchError(f"tracker {tracker!r}: choose among {', '.join(TRACKERS)}, or trackers=[]")
         if find_spec(tracker) is None:
             raise AlignbenchError(f"tracker {tracker}: not installed; pip install 'alignbench[{TRACKERS[tracker]}]'")
-    if trackers is None:
-        trackers = ("tensorboard",) if find_spec("tensorboard") else ()
-        if not trackers:
-            notify("TensorBoard is not installed (pip install 'alignbench[train]'); metrics go to metrics.jsonl only")
+    trackers = config.trackers
+    if trackers is None and not (trackers := ("tensorboard",) if find_spec("tensorboard") else ()):
+        notify("TensorBoard is not installed (pip install 'alignbench[train]'); metrics go to metrics.jsonl only")
     logging.getLogger("accelerate").setLevel(logging.ERROR)  # it warns of tied weights at every state
     AcceleratorState._reset_state()  # else it keeps the precision of an earlier stage in this process
     return Accelerator(
@@ -63,15 +60,14 @@ def make_accelerator(config: StageConfig, notify: Callable[[str], None] = lambda
 
 def gather(compute: Callable[[], list[T]]) -> list[T]:
     """The concatenated results of all processes. If one raises AlignbenchError, all raise it, so that none waits."""
-    results, failure = list[T](), None
     try:
-        results = compute()
+        mine: list[T] | AlignbenchError = compute()
     except AlignbenchError as error:
-        failure = str(error)
-    everyone = gather_object([(results, failure)])
-    for line in filter(None, (failure for _, failure in everyone)):
-        raise AlignbenchError(line)
-    return [result for found, _ in everyone for result in found]
+        mine = AlignbenchError(str(error))
+    everyone = gather_object([mine])
+    for failure in (found for found in everyone if isinstance(found, AlignbenchError)):
+        raise failure
+    return [result for found in everyone for result in found]
 
 
 def total(value: float) -> float:
@@ -101,11 +97,10 @@ def map_packed(
     indices = [i % len(examples) for i in range(max(len(examples), accelerator.num_processes))]
     rows = local_batches(accelerator, indices, lambda i: len(examples[i]), budget)
 
-    def compute_mine() -> list[tuple[int, Any]]:
-        packed = ((row, pack([examples[i] for i in row], accelerator.device)) for row in rows)
-        return [pair for row, batch in packed for pair in zip(row, compute(batch), strict=True)]
+    def results(row: list[int]) -> Iterable[tuple[int, Any]]:
+        return zip(row, compute(pack([examples[i] for i in row], accelerator.device)), strict=True)
 
-    found = dict(gather(compute_mine))
+    found = dict(gather(lambda: [pair for row in rows for pair in results(row)]))
     return [found[i] for i in range(len(examples))]
 
 
@@ -126,17 +121,17 @@ def micro_batches(sizes: Sequence[int], world: int, budget: int) -> list[list[li
     """Split a batch over `world` processes and into micro-batches: [process][micro-batch] -> indices into the batch.
 
     A micro-batch has about `budget` tokens, or one longer example. All processes get the same number of micro-batches,
-    because each backward pass may wait for those of the others.
+    because each backward pass may wait for those of the others. Neighbours have similar lengths.
     """
-    parts = [list(range(rank, len(sizes), world)) for rank in range(world)]
-    count = max(1, max(math.ceil(sum(sizes[i] for i in part) / budget) for part in parts))
-    return [_split(part, sizes, min(count, min(map(len, parts)))) for part in parts]
+    parts = [sorted(range(rank, len(sizes), world), key=lambda i: -sizes[i]) for rank in range(world)]
+    needed = max(1, *(math.ceil(sum(sizes[i] for i in part) / budget) for part in parts))
+    count = min(needed, *map(len, parts))
+    return [_split(part, sizes, count) for part in parts]
 
 
-def _split(indices: list[int], sizes: Sequence[int], count: int) -> list[list[int]]:
-    """Into `count` parts of about equal sums, sorted by decreasing size so that neighbours have similar lengths."""
+def _split(left: list[int], sizes: Sequence[int], count: int) -> list[list[int]]:
+    """Split indices, sorted by decreasing size, into `count` parts of about equal sums."""
     parts: list[list[int]] = []
-    left = sorted(indices, key=lambda i: (-sizes[i], i))
     for remaining in range(count, 0, -1):
         part: list[int] = []
         goal, size = sum(sizes[i] for i in left) / remaining, 0
@@ -153,8 +148,8 @@ def save_training(folder: Path, accelerator: Accelerator, ema: Ema | None = None
     for optimizer in accelerator._optimizers if accelerator.distributed_type == "FSDP" else []:
         # before the first step torch would create Adam's state by a step with zero gradients, which Adam would count
         for p in [p for group in optimizer.param_groups for p in group["params"] if not optimizer.state]:
-            zeros = (torch.zeros_like(p) for _ in range(2))
-            optimizer.state[p] = dict(zip(("step", "exp_avg", "exp_avg_sq"), (torch.tensor(0.0), *zeros), strict=True))
+            averages = {name: torch.zeros_like(p) for name in ("exp_avg", "exp_avg_sq")}
+            optimizer.state[p] = {"step": torch.tensor(0.0), **averages}
     accelerator.save_state(str(folder))
     if ema is not None:
         torch.save({name: _local(w) for name, w in ema.weights.items()}, folder / f"ema-{accelerator.process_index}.pt")
@@ -164,8 +159,8 @@ def load_training(folder: Path, accelerator: Accelerator, ema: Ema | None = None
     """Load what `save_training` saved."""
     accelerator.load_state(str(folder))
     if ema is not None:
-        file = folder / f"ema-{accelerator.process_index}.pt"
-        for name, weights in torch.load(file, weights_only=True, map_location="cpu").items():
+        saved = torch.load(folder / f"ema-{accelerator.process_index}.pt", weights_only=True, map_location="cpu")
+        for name, weights in saved.items():
             _local(ema.weights[name]).copy_(weights)
 
 

@@ -1,7 +1,6 @@
 """Parts of a training loop, and `fit`, the loop of SFT and the reward model.
 
-Random numbers are a function of the seed and the step, so they need no state: a killed run resumes from its last state
-and repeats the steps after it bit for bit.
+Random numbers are a function of the seed and the step, so a resumed run repeats steps bit for bit.
 """
 
 from __future__ import annotations
@@ -39,10 +38,7 @@ def shuffled(count: int, purpose: str, *key: int) -> tuple[int, ...]:
 
 
 def infinite_shuffle(count: int, start: int, number: int, purpose: str, *key: int) -> list[tuple[int, int]]:
-    """Elements start … start + number − 1 of infinitely many passes over `count` items, each in a new order.
-
-    Returns (pass, item) pairs.
-    """
+    """(pass, item) at positions start … start + number − 1 of endless passes over `count` items, each shuffled."""
     positions = [divmod(position, count) for position in range(start, start + number)]
     return [(lap, shuffled(count, purpose, *key, lap)[at]) for lap, at in positions]
 
@@ -93,7 +89,7 @@ class Ema:
 
 def gradient_norm(gradients: Iterable[torch.Tensor | None]) -> float:
     """The Euclidean norm over all tensors, including the shards of other processes."""
-    norm = torch.nn.utils.get_total_norm([gradient for gradient in gradients if gradient is not None])
+    norm = nn.utils.get_total_norm([gradient for gradient in gradients if gradient is not None])
     return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
 
 
@@ -106,14 +102,13 @@ def accumulate(
 ) -> float:
     """Add the gradient of the losses divided by `divisor` to the parameters' gradients; this process's loss.
 
-    loss_of: a sum over rows. With a divisor of the whole batch, micro-batches add up to it exactly (detail 15). DDP
-    averages over processes, hence the factor of their number.
+    loss_of: a sum over rows; divisor: of the whole batch, so that micro-batches add up to it exactly (detail 15)
     """
     summed = 0.0
     for number, batch in enumerate(batches, 1):
         with nullcontext() if number == len(batches) else accelerator.no_sync(module):
             loss = loss_of(batch) / divisor
-            accelerator.backward(loss * accelerator.num_processes)
+            accelerator.backward(loss * accelerator.num_processes)  # DDP averages over processes
         summed += float(loss.detach())
     return summed
 
@@ -169,9 +164,8 @@ def fit(
 ) -> list[Metrics]:
     """Train for `epochs` passes over shuffled batches, one Adam step per batch; the metrics after each epoch.
 
-    rows_of: the rows of an epoch, equally many in each
-    size: tokens of a row; weight: what its loss is a sum over (its tokens, or 1); their total divides a batch's loss
-    loss_of: the summed loss of rows
+    rows_of: the rows of an epoch, equally many in each; size: tokens of a row
+    loss_of: the summed loss of rows; weight: a row's part (its tokens, or 1) of the divisor of a batch's loss
     after_epoch: metrics after (epochs, steps)
     """
     accelerator = run.accelerator
@@ -182,17 +176,15 @@ def fit(
             f"batch {config.batch}: the last batch of an epoch has {last} rows, fewer than processes; change batch"
         )
     steps, step, epochs = per_epoch * config.epochs, 0, list[Metrics]()
-
-    def save_state() -> None:
-        run.save_state(step, lambda folder: save_training(folder, accelerator), {"epochs": epochs})
-
     if state := run.resume():
         load_training(state.folder, accelerator)
         step, epochs = state.values["step"], state.values["epochs"]
     run.progress.start(run.origin.stage, steps, step, "steps")
-    while step < steps:
-        if step % config.save_every == 0:
-            save_state()
+    while True:
+        if step % config.save_every == 0 or step % per_epoch == 0:
+            run.save_state(step, lambda folder: save_training(folder, accelerator), {"epochs": epochs})
+        if step == steps:
+            return epochs
         epoch, index = divmod(step, per_epoch)
         rows, order = rows_of(epoch), shuffled(count, "epoch", config.seed, epoch)
         batch = [rows[i] for i in order[index * config.batch :][: config.batch]]
@@ -215,5 +207,3 @@ def fit(
         if step % per_epoch == 0:
             epochs.append({"epoch": step // per_epoch, **after_epoch(step // per_epoch, step)})
             run.log(step, epochs[-1])
-            save_state()
-    return epochs
