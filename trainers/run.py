@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 
 import alignbench
 from alignbench.errors import AlignbenchError, first_line
@@ -24,7 +25,6 @@ from alignbench.progress import Progress
 from alignbench.provenance import environment, versions
 from alignbench.runs.folder import RunFolder, lock_run, read_object, write_json
 from trainers.config import StageConfig, to_yaml
-from trainers.distributed import gather
 
 T = TypeVar("T")
 Metrics = dict[str, float]
@@ -291,3 +291,15 @@ def _difference(before: Any, now: Any, name: str = "") -> str | None:
     keys = dict.fromkeys([*one, *other])
     parts = (_difference(one.get(key), other.get(key), f"{name}.{key}".lstrip(".")) for key in keys)
     return next(filter(None, parts), None)
+
+
+def gather(compute: Callable[[], list[T]]) -> list[T]:
+    """The concatenated results of all processes. If one raises AlignbenchError, all raise it, so that none waits."""
+    try:
+        mine: list[T] | AlignbenchError = compute()
+    except AlignbenchError as error:
+        mine = AlignbenchError(str(error))
+    everyone = gather_object([mine])
+    for failure in (found for found in everyone if isinstance(found, AlignbenchError)):
+        raise failure
+    return [result for found in everyone for result in found]
