@@ -1,72 +1,65 @@
-"""Peak memory follows the token budget, not the data set: HellaSwag at 1,000 and at 10,042 documents.
+"""Peak memory depends on the token budget, not on the data set: HellaSwag with 1,000 and with 10,042 documents.
 
     python benchmarks/memory.py CHECKPOINT HELLASWAG_FILE [--sizes 1000,10042]
 
-HELLASWAG_FILE is either layout of the data card. The larger sets repeat its items under new ids. Each size runs in a
-process of its own, and its peak resident memory is what the operating system counted.
+HELLASWAG_FILE is hellaswag_val.jsonl, or a list of {question, choices, answer} by split. The larger sets repeat its
+items with new ids. Each size is one `alignbench evaluate` in a fresh process; its peak resident memory is the operating
+system's count.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
-import resource
-import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
-from alignbench.data.tables import read_rows
-from alignbench.tasks.hellaswag import parse
+from harness import HERE, arguments, run_process
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("hellaswag", type=Path)
     parser.add_argument("--sizes", default="1000,10042")
-    parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.measure:
-        measure(arguments.checkpoint, arguments.measure)
-        return
-    peaks = {}
-    for size in map(int, arguments.sizes.split(",")):
-        with tempfile.TemporaryDirectory() as folder:
-            write_documents(arguments.hellaswag, Path(folder) / "hellaswag", size)
-            command = [sys.executable, __file__, str(arguments.checkpoint), "-", "--measure", folder]
-            done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ)
-        peaks[size] = json.loads(done.stdout.splitlines()[-1])
-        print(size, "documents:", peaks[size], flush=True)
-    (small, large) = peaks.values()
-    print(f"difference of the peaks: {large['peak_mib'] - small['peak_mib']:.0f} MiB")
+    args = parser.parse_args()
+    command = [sys.executable, "-m", "alignbench", "evaluate", args.checkpoint.resolve(), "--tasks", "hellaswag"]
+    peaks = []
+    for size in map(int, args.sizes.split(",")):
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            write_documents(args.hellaswag, folder / "hellaswag", size)
+            options = ["--data-dir", folder, "--dtype", "float32", "--out", "runs", "--json"]
+            found = run_process([*command, *options], HERE.parent, folder)
+            (records,) = folder.glob("runs/*/hellaswag-*/documents.jsonl")
+            scored = json.loads(found["output"])[0]["results"][0]["n_scored"]
+            print(f"{size} documents, {scored} scored: peak {found['peak_mib']:.0f} MiB, ", end="")
+            print(f"records {records.stat().st_size / 2**20:.1f} MiB, {found['seconds']:.0f} s", flush=True)
+        peaks.append(found["peak_mib"])
+    print(f"difference of the peaks: {peaks[-1] - peaks[0]:.0f} MiB")
+
+
+def scenes(source: Path) -> Iterator[tuple[str, list[str], int]]:
+    """Context, endings and the right ending's index."""
+    if source.suffix == ".jsonl":
+        for line in source.read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            yield row["ctx_a"], row["endings"], int(row["label"])
+    else:
+        for item in json.loads(source.read_text(encoding="utf-8"))["test"]:
+            yield item["question"], list(item["choices"].values()), list(item["choices"]).index(item["answer"])
 
 
 def write_documents(source: Path, folder: Path, size: int) -> None:
-    is_official = source.suffix == ".jsonl"
-    rows = read_rows(source, "jsonl" if is_official else "json", None if is_official else "test")
-    scenes = [parse(row) for _, row in rows]
+    items = list(scenes(source))
     folder.mkdir()
     with (folder / "hellaswag_val.jsonl").open("w") as file:
         for number in range(size):
-            scene = scenes[number % len(scenes)]
-            # the number keeps the documents apart, so that none is a duplicate of another
-            context = f"{number}. {scene.prompt}"
-            row = {"ind": number, "activity_label": "Item", "ctx_a": context, "ctx_b": ""}
-            endings = [choice.removeprefix(" ") for choice in scene.choices]
-            file.write(json.dumps(row | {"endings": endings, "label": scene.target["label"]}) + "\n")
-
-
-def measure(checkpoint: Path, data: Path) -> None:
-    from alignbench import evaluate
-
-    with tempfile.TemporaryDirectory() as out:
-        (run,) = evaluate([str(checkpoint)], ["hellaswag"], out, data_dir=data, dtype="float32")
-        (records,) = Path(out).glob("*/hellaswag-*/documents.jsonl")
-        size = records.stat().st_size / 2**20
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-    print(json.dumps({"peak_mib": round(peak), "records_mib": round(size, 1), "scored": run.results[0].n_scored}))
+            text, endings, label = items[number % len(items)]
+            # the number makes all documents distinct
+            row = {"ind": number, "activity_label": "Item", "ctx_a": f"{number}. {text}", "ctx_b": ""}
+            file.write(json.dumps(row | {"endings": endings, "label": label}) + "\n")
 
 
 if __name__ == "__main__":

@@ -254,7 +254,10 @@ def test_a_user_error_is_one_line_with_exit_code_2(command, arguments, words):
     assert words in error
 
 
-LAUNCHERS = [["-m", "alignbench"], ["-m", "accelerate.commands.launch", "--cpu", "--num_processes=1", "-m", "alignbench"]]
+LAUNCHERS = [
+    ["-m", "alignbench"],
+    ["-m", "accelerate.commands.launch", "--cpu", "--num_processes=1", "-m", "alignbench"],
+]
 
 
 @pytest.mark.parametrize("launch", [LAUNCHERS[0], pytest.param(LAUNCHERS[1], marks=pytest.mark.slow)])

@@ -62,7 +62,7 @@ def average(
     origin = Origin("average", replace(theirs, lineage=lineage), models, [])
 
     folders = {alpha: out / f"alpha-{str(alpha).removesuffix('.0')}" for alpha in alphas}
-    todo = {alpha: folder for alpha, folder in folders.items() if not _is_complete(folder, origin, alpha, copied)}
+    todo = {alpha: folder for alpha, folder in folders.items() if not _is_complete(folder, ours, theirs, alpha, copied)}
     for alpha in folders.keys() - todo.keys():
         progress.say(f"{folders[alpha]}: already complete")
     with writing(out):
@@ -201,11 +201,11 @@ def _write_weights(
         write_json(folder / "model.safetensors.index.json", index)
 
 
-def _is_complete(folder: Path, origin: Origin, alpha: float, copied: list[str]) -> bool:
+def _is_complete(folder: Path, base: Checkpoint, aligned: Checkpoint, alpha: float, copied: list[str]) -> bool:
     """True if the folder holds this average. Raises AlignbenchError if it holds anything else."""
     if not folder.exists():
         return False
-    expected = ["average", {"alpha": alpha}, origin.parent.weights_sha256, origin.models["base"]["weights_sha256"]]
+    expected = ["average", {"alpha": alpha}, aligned.weights_sha256, base.weights_sha256]
     try:
         found: Any = read_object(folder / "recipe.json")
         parents = (found["parent"], found["models"]["base"])
@@ -213,6 +213,6 @@ def _is_complete(folder: Path, origin: Origin, alpha: float, copied: list[str]) 
         same = same and bool(weight_files(folder, str(folder)))
     except (KeyError, TypeError, OSError, AlignbenchError):  # not a recipe, no weights, or not a folder
         same = False
-    if same and filecmp.cmpfiles(origin.parent.path, folder, copied, shallow=False)[0] == copied:
+    if same and filecmp.cmpfiles(aligned.path, folder, copied, shallow=False)[0] == copied:
         return True
     raise AlignbenchError(f"{folder}: it does not hold this average; remove it, or choose another --out")

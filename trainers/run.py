@@ -36,11 +36,11 @@ PACKAGES = ("torch", "transformers", "accelerate", "peft")
 class Origin:
     """What a checkpoint is made from: the parent, other models by role (PPO's reward), and fingerprints of the data.
 
-    stage: sft, reward, ppo, ppo-ptx or average; models: role -> `identity`
+    stage: base (no parent), sft, reward, ppo, ppo-ptx or average; models: role -> `identity`
     """
 
     stage: str
-    parent: Checkpoint
+    parent: Checkpoint | None
     models: Mapping[str, Mapping[str, str]]
     data: Sequence[Mapping[str, Any]]
 
@@ -52,10 +52,12 @@ class Origin:
 
     def write_recipe(self, folder: Path, config: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
         """Write recipe.json, the lineage of a checkpoint, into its folder."""
-        lineage = self.parent.lineage or (Ancestor("base", self.parent.name, self.parent.weights_sha256),)
+        parent, lineage = self.parent, tuple[Ancestor, ...]()
+        if parent is not None:
+            lineage = parent.lineage or (Ancestor("base", parent.name, parent.weights_sha256),)
         recipe = {
             "stage": self.stage,
-            "parent": identity(self.parent),
+            "parent": None if parent is None else identity(parent),
             "models": dict(self.models),
             "data": list(self.data),
             "config": dict(config),
@@ -95,7 +97,8 @@ def open_run(
     """
     out = Path(config.out)
     settings = {f.name: getattr(config, f.name) for f in fields(config) if not f.metadata["free"]}
-    whole = {"config": settings, "processes": accelerator.num_processes, "model": identity(origin.parent)}
+    whole: dict[str, Any] = {"config": settings, "processes": accelerator.num_processes}
+    whole |= {} if origin.parent is None else {"model": identity(origin.parent)}
     whole |= {**origin.models, "data": list(origin.data)}
     run = Run(out, config, origin, accelerator, progress or Progress())
     with ExitStack() as stack:
