@@ -60,7 +60,7 @@ def make_accelerator(config: StageConfig, notify: Callable[[str], None] = lambda
     return Accelerator(
         mixed_precision=config.mixed_precision,
         cpu=config.cpu or not torch.accelerator.is_available(),
-        log_with=list(trackers) or None,
+        log_with=list(trackers or ()) or None,
         project_config=ProjectConfiguration(project_dir=config.out, logging_dir=str(Path(config.out) / "tensorboard")),
         kwargs_handlers=[
             DistributedDataParallelKwargs(find_unused_parameters=True),
