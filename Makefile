@@ -1,10 +1,10 @@
-# Both targets make .venv themselves: `make demo` and `make test` are all the set-up there is.
+# Every target creates .venv itself: `make demo` and `make test` are the whole set-up.
 PYTHON ?= python3
 BIN := .venv/bin
 
 .PHONY: demo test test-slow lint clean
 
-# The stamp is newer than what it was made from, so a changed dependency is installed again.
+# The stamp is newer than its inputs, so a changed dependency is installed again.
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"

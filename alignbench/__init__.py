@@ -5,18 +5,23 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["AlignbenchError", "evaluate"]
+__all__ = ["AlignbenchError", "evaluate", "read_run"]
 
 from alignbench.errors import AlignbenchError
 
 if TYPE_CHECKING:
     from alignbench.evaluation.evaluate import evaluate
+    from alignbench.runs.read import read_run
 
 
 def __getattr__(name: str) -> Any:
-    # torch and transformers are imported when an evaluation is, so that `alignbench --help` answers at once
+    # torch and transformers are imported on first use, so that `alignbench --help` is fast
     if name == "evaluate":
         from alignbench.evaluation.evaluate import evaluate
 
         return evaluate
+    if name == "read_run":
+        from alignbench.runs.read import read_run
+
+        return read_run
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

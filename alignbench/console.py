@@ -26,3 +26,13 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for row in rows:
         table.add_row(*map(Text, row))
     Console().print(table)
+
+
+def number(value: float | None, form: str = ".3f") -> str:
+    """A number as text, "–" for None. form: a format specification"""
+    return "–" if value is None else f"{value:{form}}"
+
+
+def interval(low: float | None, high: float | None, form: str = ".3f") -> str:
+    """An interval as text, "–" without one."""
+    return "–" if low is None or high is None else f"{low:{form}} … {high:{form}}"

@@ -1,14 +1,14 @@
-"""The one exception that a user's mistake raises, and how the errors of others stand in its message."""
+"""The exception for a user's mistake, and how errors of libraries are quoted in its message."""
 
 
 class AlignbenchError(Exception):
-    """Something that the user can mend: the message says what, where, and what to do, in one line.
+    """Something that the user can fix: the message says what is wrong, where, and what to do, in one line.
 
     The command line prints it and exits with code 2; from Python it is raised as it is.
     """
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of someone else's says, for a message of one line: its first, or its kind."""
+    """The first line of a library's error message, or its type, for use in a message of one line."""
     text = str(error).strip() or type(error).__name__
     return " ".join(text.splitlines()[0].split())[:300]

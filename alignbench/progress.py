@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, a plain line now and then elsewhere, nothing where nobody asked."""
+"""Progress of long operations: a bar on a terminal, plain lines elsewhere, nothing by default in Python."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ EVERY = 10.0  # seconds between plain lines
 
 
 class Progress:
-    """Silent progress: what `alignbench.evaluate` uses unless told otherwise, and the interface of the others."""
+    """Silent progress: the default of `alignbench.evaluate`, and the interface of the others."""
 
     def __enter__(self) -> Self:
         return self
@@ -24,32 +24,32 @@ class Progress:
         self.close()
 
     def start(self, name: str, total: int, done: int = 0, unit: str = "documents") -> None:
-        """Begin a piece of work of `total` units, `done` of which an earlier run computed."""
+        """Begin an operation of `total` units, `done` of which an earlier run completed."""
 
     def advance(self) -> None:
-        """One unit more."""
+        """One more unit is done."""
 
     def say(self, line: str) -> None:
-        """A line worth reading between the progress."""
+        """Print a message."""
 
     def close(self) -> None:
-        """No more work."""
+        """End all operations."""
 
 
 class PlainProgress(Progress):
-    """Lines on stderr: units done, rate, time left."""
+    """Lines on stderr: completed units, rate, estimated time left."""
 
     def start(self, name: str, total: int, done: int = 0, unit: str = "documents") -> None:
         self._name, self._unit, self._total, self._done, self._before = name, unit, total, done, done
-        self._began = self._told = time.monotonic()
-        resumed = f", {done} of them from before" if done else ""
+        self._began = self._printed = time.monotonic()
+        resumed = f", {done} already done" if done else ""
         self.say(f"{name}: {total} {unit}{resumed}")
 
     def advance(self) -> None:
         self._done += 1
         now = time.monotonic()
-        if self._done == self._total or now - self._told >= EVERY:
-            self._told = now
+        if self._done == self._total or now - self._printed >= EVERY:
+            self._printed = now
             rate = (self._done - self._before) / max(now - self._began, 1e-9)
             left = (self._total - self._done) / rate
             self.say(f"{self._name}: {self._done}/{self._total} {self._unit}, {rate:.1f}/s, {left:.0f} s left")
@@ -96,5 +96,5 @@ class BarProgress(Progress):
 
 
 def for_terminal() -> Progress:
-    """The progress that suits stderr."""
+    """The progress display for stderr."""
     return BarProgress() if sys.stderr.isatty() else PlainProgress()

@@ -13,11 +13,11 @@ from typing import Any
 import alignbench
 
 PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "numpy", "scipy")
-TEXT_PACKAGES = ("sacrebleu", "rouge-score", "py3langid")  # what they compute is part of a metric's meaning
+TEXT_PACKAGES = ("sacrebleu", "rouge-score", "py3langid")  # their versions are part of a metric's meaning
 
 
 def environment() -> dict[str, Any]:
-    """Versions, git commit and dirty flag of this source tree (null outside one), machine and threads."""
+    """Versions, git commit and dirty flag of this source tree (None outside one), machine and threads."""
     import torch
 
     return {
@@ -31,7 +31,7 @@ def environment() -> dict[str, Any]:
 
 
 def versions(packages: Sequence[str] = TEXT_PACKAGES) -> dict[str, str | None]:
-    """Package -> its version, None where it is not installed."""
+    """Package -> its version, None if it is not installed."""
     return {name: _version(name) for name in packages}
 
 
@@ -43,7 +43,7 @@ def _version(package: str) -> str | None:
 
 
 def _commit(folder: Path) -> dict[str, Any]:
-    """The commit that `folder` is tracked in; a source tree installed into somebody else's repository is not."""
+    """The commit that tracks `folder`; None for a source tree installed into another repository."""
     tracked = _git(folder, "ls-files", "--error-unmatch", "__init__.py")
     commit = _git(folder, "rev-parse", "HEAD") if tracked else None
     if commit is None:

@@ -15,10 +15,10 @@ import yaml
 
 from alignbench.audit.audit import Audit
 from alignbench.audit.compare import compare_with
-from alignbench.audit.read import Run, TaskRun, named, read_runs
 from alignbench.errors import AlignbenchError
 from alignbench.labels.table import Label, read_labels
 from alignbench.runs.folder import read_object
+from alignbench.runs.read import Run, TaskRun, named, read_runs
 from alignbench.types.result import MetricResult
 from reports.style import Look, looks
 

@@ -1,4 +1,4 @@
-"""Run folders with made-up values, written the way `alignbench evaluate` writes them, in milliseconds."""
+"""Run folders with synthetic values, in the format of `alignbench evaluate`, written in milliseconds."""
 
 from __future__ import annotations
 
@@ -10,12 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from alignbench.runs.folder import open_run
-from alignbench.runs.summary import kept, summarise
+from alignbench.runs.folder import RunFolder, open_run
+from alignbench.runs.summary import summarise
 from alignbench.scorers.embeddings import HashedEmbedder
 from alignbench.tasks import find_task
+from alignbench.types.record import Record
+from alignbench.types.scorer import ScorerIdentity
 
 Values = Mapping[str, Sequence[float | None]]
+N = 120
+OUTPUT = {"finish": "end", "tokens": [], "logprobs": [], "entropies": [], "unscored": None, "scores": {}}
 
 
 def weights_of(name: str) -> str:
@@ -32,9 +36,9 @@ def write_run(
     weights: str | None = None,
     tokenizer: str = "t",
 ) -> Path:
-    """A run of the model `name`: tasks are (task, metric -> a value a document), and what its task.json has otherwise.
+    """Write a run of the model `name`. Each task: its name, metric -> value per document, and changes to its task.json.
 
-    lineage: (stage, name) from the base on, without the model itself. None among the values is unscored.
+    lineage: (stage, name) of each ancestor, the base model first. None among the values: unscored.
     """
     sha = weights or weights_of(name)
     model = {"name": name, "revision": None, "weights_sha256": sha, "tokenizer_sha256": tokenizer}
@@ -49,57 +53,41 @@ def write_run(
         return run.path
 
 
-def write_task(run: Any, name: str, values: Values, changes: Mapping[str, Any], groups: Any) -> None:
+def write_task(run: RunFolder, name: str, values: Values, changes: dict[str, Any], groups: Any = None) -> None:
+    """changes: fields of task.json, or one of
+    columns: for each document, further fields of its line in documents.jsonl
+    texts: the text of the output of each document
+    finished: False leaves out result.json
+    """
     task = find_task(name)
     n = len(next(iter(values.values())))
-    changes = dict(changes)
-    columns = changes.pop("columns", [{}] * n)
-    texts = changes.pop("texts", None)
+    columns, texts = changes.pop("columns", [{}] * n), changes.pop("texts", None)
     finished = changes.pop("finished", True)
-    identity: dict[str, Any] = {
-        "task": name,
-        "version": task.version,
-        "shots": 0,
-        "limit": None,
-        "seed": 0,
-        "data": [{"card": task.card, "split": "test", "source": "f", "revision": "r" * 40, "rows": n, "pinned": True}],
-        "prefix": "",
-        "n": n,
-        "documents_sha256": "d" * 64,
-    }
-    if task.writing is None:
+    source = {"card": task.card, "split": "test", "source": "f", "revision": "r" * 40, "rows": n, "pinned": True}
+    identity: dict[str, Any] = {"task": name, "version": task.version, "shots": 0, "limit": None, "seed": 0}
+    identity |= {"data": [source], "prefix": "", "n": n, "documents_sha256": "d" * 64}
+    if task.generation is None:
         identity["window"] = 128
     else:
-        identity |= {
-            "template": "none",
-            "sampling": {"max_tokens": 5, "samples": 1},
-            "scorers": [],
-            "judged_with": {"sacrebleu": "2.6.0"},
-        }
+        identity |= {"template": "none", "sampling": {"max_tokens": 5, "samples": 1}, "scorers": []}
+        identity["judged_with"] = {"sacrebleu": "2.6.0"}
     identity |= changes
-    folder = run.task(name, identity)
     records = []
     for row in range(n):
-        own = {metric: column[row] for metric, column in values.items()}
-        records.append(
-            {
-                "id": f"document {row}",
-                "group": groups[row] if groups else None,
-                "category": None,
-                **own,
-                **columns[row],
-                **({"outputs": [{"text": texts[row], "unscored": None}]} if texts else {}),
-                "chance": {},
-                "unscored": "made up" if None in own.values() else None,
-            }
-        )
+        metrics = {metric: column[row] for metric, column in values.items()}
+        line = {"id": f"document {row}", "group": groups[row] if groups else None, "category": None, "prompt": ""}
+        line |= {"target": {}, "chance": {}, "metrics": metrics, "outputs": [{"text": texts[row]}] if texts else []}
+        line |= {"unscored": "synthetic" if None in metrics.values() else None, **columns[row]}
+        line["outputs"] = [OUTPUT | output for output in line["outputs"]]
+        records.append(Record.from_json(line))
+    folder = run.create_task_folder(name, identity)
     folder.append(*records)
     if not finished:
         return
-    scorers = {scorer["kind"]: f"{scorer['name']}@{scorer['revision']}" for scorer in identity.get("scorers", ())}
+    scorers = {entry["kind"]: str(ScorerIdentity(**entry)) for entry in identity.get("scorers") or ()}
     summary = summarise(
         task,
-        [kept(task, record) for record in records],
+        [record.slim(keep_texts=task.keeps_texts) for record in records],
         shots=identity["shots"],
         limit=identity["limit"],
         seed=0,
@@ -107,19 +95,17 @@ def write_task(run: Any, name: str, values: Values, changes: Mapping[str, Any], 
         template=identity.get("template"),
         embedder=HashedEmbedder() if "embedding" in scorers else None,
     )
-    folder.finish({record["id"]: number for number, record in enumerate(records)}, asdict(summary))
-
-
-N = 120
+    folder.finish({record.id: number for number, record in enumerate(records)}, asdict(summary))
 
 
 def shares(p: float, n: int = N) -> list[float]:
-    """Zeros and ones with exactly this share of ones, in one fixed order of documents."""
+    """Zeros and ones with exactly this proportion of ones, in a fixed order of documents."""
     order = np.random.default_rng(1).permutation(n)
     return [float(rank < round(p * n)) for rank in order]
 
 
 def around(mean: float, n: int = N) -> list[float]:
+    """Values with exactly this mean."""
     noise = np.random.default_rng(2).normal(size=n)
     return (mean + 0.05 * (noise - noise.mean())).tolist()
 
@@ -128,21 +114,19 @@ def rte(p: float) -> tuple[str, dict[str, list[float]]]:
     return "rte", {"acc": shares(p)}
 
 
-def headline(audit, task: str, contrast: int = 0):
-    (row,) = [row for row in audit.contrasts[contrast].rows if row.task == task and row.headline]
+def headline_of(contrast, task: str | None = None):
+    """The headline row of a task, or of the only task."""
+    (row,) = [row for row in contrast.rows if row.headline and task in (None, row.task)]
     return row
 
 
-def headline_of(contrast):
-    (row,) = [row for row in contrast.rows if row.headline]
-    return row
-
-
-def bleu_columns(right: int, words: int) -> dict[str, list[float]]:
-    """Counts of a text of ten words, so many of which, in a row, are the reference's."""
-    grams = [max(right - order, 0) for order in range(4)]
+def bleu_statistics(right: int, words: int) -> dict[str, Any]:
+    """Statistics of a text of ten words whose first `right` words are those of the reference of `words` words."""
+    grams = [float(max(right - order, 0)) for order in range(4)]
     return {
-        "bleu_statistics": [*map(float, grams), 10.0, 9.0, 8.0, 7.0, 10.0, float(words)],
-        "chrf_statistics": [50.0, 50.0, float(right)] * 6,
-        "references_counted": [1.0],
+        "statistics": {
+            "bleu_statistics": [*grams, 10.0, 9.0, 8.0, 7.0, 10.0, float(words)],
+            "chrf_statistics": [50.0, 50.0, float(right)] * 6,
+            "references_counted": [1.0],
+        }
     }

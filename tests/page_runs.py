@@ -8,7 +8,7 @@ from typing import Any
 
 from audit_runs import shares, write_run
 
-from alignbench.audit.read import read_runs
+from alignbench.runs.read import read_runs
 from reports.evidence import Evidence, System, gather
 
 MARKUP = '<img src=x onerror="window.hacked=1"><script>window.hacked=2</script></script><b>bold</b>'

@@ -14,6 +14,6 @@ def load(name: str, folder: Path, **options: Any) -> TaskData:
 
 
 def score(name: str, document: Document, *texts: str, **scores: Any) -> dict[str, float]:
-    writing = find_task(name).writing
+    writing = find_task(name).generation
     assert writing is not None
     return writing.score(document, [Output(text, scores) for text in texts])

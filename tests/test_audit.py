@@ -9,10 +9,10 @@ import pytest
 from audit_runs import N, around, headline, headline_of, rte, shares, write_run
 
 from alignbench.audit.compare import compare, compare_with
-from alignbench.audit.read import read_records
 from alignbench.audit.render import tables
 from alignbench.audit.rows import measure
 from alignbench.errors import AlignbenchError
+from alignbench.runs.read import read_records
 
 
 @pytest.fixture

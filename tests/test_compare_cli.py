@@ -114,7 +114,7 @@ def test_json_csv_markdown_and_latex_hold_the_same_numbers(made_up, tmp_path):
 def test_the_name_of_a_model_goes_before_a_longer_one_that_begins_alike(run, made_up):
     done = run("base", "aligned", "--runs", made_up)
     assert "aligned against base" in done.stdout
-    assert_one_line_error(run("base", "ali", "--runs", made_up), "ali: which one?", "aligned-more-")
+    assert_one_line_error(run("base", "ali", "--runs", made_up), "ali: ambiguous", "aligned-more-")
 
 
 @pytest.mark.parametrize(

@@ -182,7 +182,7 @@ def test_what_stands_for_the_task_is_of_equal_lengths():
 
 
 def novelty(classes, rewards=None):
-    writing = find_task("novelty_bench").writing
+    writing = find_task("novelty_bench").generation
     return writing.score(DOCUMENT, outputs(["x"] * len(classes), classes, rewards))
 
 
@@ -203,5 +203,5 @@ def test_rewards_become_scores_from_1_to_10():
 
 @pytest.mark.parametrize(("name", "samples"), [("diversity", 10), ("diversity_across", 1), ("novelty_bench", 10)])
 def test_samples_are_drawn_from_the_models_own_distribution(name, samples):
-    sampling = find_task(name).writing.sampling
+    sampling = find_task(name).generation.sampling
     assert (sampling.samples, sampling.temperature, sampling.top_p) == (samples, 1.0, 1.0)

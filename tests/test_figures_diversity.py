@@ -13,8 +13,8 @@ import pytest
 from audit_runs import write_run
 from figure_checks import assert_looks_as_before, assert_nothing_overlaps, assert_same_bytes
 
-from alignbench.audit.read import read_runs
 from alignbench.diversity.vectors import mean_pairwise_distance
+from alignbench.runs.read import read_runs
 from alignbench.scorers.embeddings import HashedEmbedder
 from alignbench.stats import intervals
 from reports import evidence as gathering

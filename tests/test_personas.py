@@ -8,6 +8,7 @@ import time
 
 import numpy as np
 import pytest
+from alignbench.stats.intervals import values_only
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from task_helpers import load
@@ -17,7 +18,6 @@ from alignbench.diversity.spread import STATISTICS, spread, weighted_spread
 from alignbench.errors import AlignbenchError
 from alignbench.evaluation.evaluate import evaluate
 from alignbench.runs.summary import document_of, finish_record, kept, pending_record, summarise
-from alignbench.stats.intervals import values_only
 from alignbench.tasks import find_task, personas
 from alignbench.tasks.persona_fields import FIELDS, MOST_CHARACTERS, is_whole, read_personas
 from alignbench.types.engine import Completion
@@ -175,7 +175,7 @@ def test_all_samples_have_one_prompt_and_ids_of_their_own(world):
         assert len({d.id for d in documents}) == len(documents) == count
         assert len({d.prompt for d in documents}) == 1
         assert documents[0].prompt.endswith("\n\nName:")
-        sampling = find_task(name).writing.sampling
+        sampling = find_task(name).generation.sampling
         assert (sampling.samples, sampling.temperature, sampling.top_p, sampling.stop) == (1, 1.0, 1.0, ())
     assert personas.PERSONAS == 20 * personas.AT_ONCE
 
@@ -222,14 +222,14 @@ def test_each_output_is_parsed_once(monkeypatch):
     asked = []
     monkeypatch.setattr(personas, "read_personas", lambda text: asked.append(text) or [])
     personas._personas_in.cache_clear()
-    PERSONA.writing.items(Document("a", "p"), [Output("once")])
+    PERSONA.generation.items(Document("a", "p"), [Output("once")])
     record(PERSONA, "a", "once")
     personas._personas_in.cache_clear()
     assert asked == ["once"]
 
 
 def test_sentiment_is_of_the_review_alone_and_left_out_without_one():
-    assert PERSONA.writing.items(Document("a", "p"), [Output(LINES)]) == [Item(ANN["review"], group="a")]
+    assert PERSONA.generation.items(Document("a", "p"), [Output(LINES)]) == [Item(ANN["review"], group="a")]
     whole, none, happy = (
         record(PERSONA, name, text, {"sentiment": [{"sentiment": value}]})
         for name, text, value in (("a", LINES, 0.5), ("b", "Name: Bo", 0.9), ("c", LINES, 0.8))
@@ -241,7 +241,7 @@ def test_sentiment_is_of_the_review_alone_and_left_out_without_one():
 
 
 def test_lists_have_no_sentiment():
-    assert VERBALISED.writing.optional_scorers == ()
+    assert VERBALISED.generation.optional_scorers == ()
     assert "sentiment" not in {metric.name for metric in VERBALISED.metrics}
 
 

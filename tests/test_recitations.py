@@ -83,5 +83,5 @@ def test_empty_recitations_do_not_stop_it():
 
 
 def test_a_chat_template_is_used_only_where_it_is_asked_for():
-    assert find_task("recitations").writing.plain
-    assert not find_task("personas").writing.plain
+    assert find_task("recitations").generation.plain
+    assert not find_task("personas").generation.plain

@@ -1,4 +1,4 @@
-"""The run folder keeps what was computed: resumes, refuses, never mixes."""
+"""Run folders: identity, locking, records in order, interrupted writes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 
 from alignbench.errors import AlignbenchError
 from alignbench.runs.folder import open_run, write_json
+from alignbench.types.record import Record
 
 IDENTITY = {"model": "m", "dtype": "float32"}
 
@@ -16,10 +17,10 @@ def test_another_identity_is_another_folder(tmp_path):
     with open_run(tmp_path, "org/model", IDENTITY) as run, open_run(tmp_path, "org/model", {"model": "n"}) as other:
         assert run.path != other.path
         assert run.path.name.startswith("org-model-")
-        assert run.task("t", {"seed": 0}).path != run.task("t", {"seed": 1}).path
+        assert run.create_task_folder("t", {"seed": 0}).path != run.create_task_folder("t", {"seed": 1}).path
 
 
-def test_the_order_of_an_identitys_keys_does_not_matter(tmp_path):
+def test_the_order_of_the_keys_of_an_identity_does_not_matter(tmp_path):
     with open_run(tmp_path, "m", {"a": 1, "b": 2}) as run:
         first = run.path
     with open_run(tmp_path, "m", {"b": 2, "a": 1}) as run:
@@ -37,11 +38,11 @@ def test_two_processes_cannot_write_to_one_run(tmp_path):
         pass
 
 
-def test_records_come_out_in_the_tasks_order_whatever_order_they_came_in(tmp_path):
+def test_records_are_sorted_into_the_order_of_the_task(tmp_path):
     with open_run(tmp_path, "m", IDENTITY) as run:
-        folder = run.task("t", {})
+        folder = run.create_task_folder("t", {})
         for identifier in ("c", "a", "b"):
-            folder.append({"id": identifier, "x": 0.1})
+            folder.append(Record(identifier, "x"))
         folder.finish({"a": 0, "b": 1, "c": 2}, {"n": 3})
         lines = (folder.path / "documents.jsonl").read_text().splitlines()
         assert [json.loads(line)["id"] for line in lines] == ["a", "b", "c"]
@@ -49,43 +50,43 @@ def test_records_come_out_in_the_tasks_order_whatever_order_they_came_in(tmp_pat
         assert sorted(file.name for file in folder.path.iterdir()) == ["documents.jsonl", "result.json", "task.json"]
 
 
-def test_half_a_line_at_the_end_is_cut_off_and_written_again(tmp_path):
+def test_an_incomplete_last_line_is_cut_off(tmp_path):
     with open_run(tmp_path, "m", IDENTITY) as run:
-        folder = run.task("t", {})
-        folder.append({"id": "a"})
+        folder = run.create_task_folder("t", {})
+        folder.append(Record("a", ""))
         with (folder.path / "documents.partial.jsonl").open("a") as stream:
             stream.write('{"id": "b", "x"')
-        assert [record["id"] for record in folder.records()] == ["a"]
-        folder.append({"id": "b"})
-        assert [record["id"] for record in folder.records()] == ["a", "b"]
+        assert [record.id for record in folder.records()] == ["a"]
+        folder.append(Record("b", ""))
+        assert [record.id for record in folder.records()] == ["a", "b"]
 
 
-def test_a_kill_between_the_records_and_the_result_loses_nothing(tmp_path):
+def test_an_interruption_between_the_records_and_the_result_loses_nothing(tmp_path):
     with open_run(tmp_path, "m", IDENTITY) as run:
-        folder = run.task("t", {})
-        folder.append({"id": "a"})
+        folder = run.create_task_folder("t", {})
+        folder.append(Record("a", ""))
         folder.finish({"a": 0}, {"n": 1})
         (folder.path / "result.json").unlink()
-        assert [record["id"] for record in folder.records()] == ["a"]
+        assert [record.id for record in folder.records()] == ["a"]
         folder.finish({"a": 0}, {"n": 1})
         assert folder.result() == {"n": 1}
 
 
-def test_text_that_utf8_cannot_hold_stays_readable(tmp_path):
+def test_text_that_utf8_cannot_hold_is_escaped(tmp_path):
     with open_run(tmp_path, "m", IDENTITY) as run:
-        folder = run.task("t", {})
-        folder.append({"id": "a", "text": "lone \ud800 surrogate, é, \u2028, \x1b[31m"})
+        folder = run.create_task_folder("t", {})
+        folder.append(Record("a", "lone \ud800 surrogate, é, \u2028, \x1b[31m"))
         (record,) = folder.records()
-        assert record["text"].startswith("lone ")
+        assert record.prompt.startswith("lone ")
         assert "\x1b" not in (folder.path / "documents.partial.jsonl").read_text()
 
 
-def test_nan_is_not_written_as_a_number(tmp_path):
+def test_nan_is_refused(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
         write_json(tmp_path / "x.json", {"value": float("nan")})
 
 
-def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
+def test_a_folder_that_cannot_be_written_is_an_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(AlignbenchError, match="cannot be written"), open_run(tmp_path / "file", "m", IDENTITY):
         pass

@@ -258,7 +258,7 @@ def test_a_passages_numbers_are_means_over_its_tokens_in_bits():
 
 
 def test_a_short_output_has_no_number_for_the_stretches_that_it_does_not_reach():
-    score = find_task("token_entropy_on_policy").writing.score
+    score = find_task("token_entropy_on_policy").generation.score
     log2 = math.log(2)
     nats = [tuple(log2 * x for x in bits) for bits in ((-1.0, -2.0, -3.0), (4.0, 3.0, 1.0), (1.0, 1.0, 1.0))]
     written = Output("A hen.", logprobs=nats[0], entropies=nats[1], top_entropies=nats[2])
@@ -268,14 +268,14 @@ def test_a_short_output_has_no_number_for_the_stretches_that_it_does_not_reach()
 
 
 def test_without_entropies_an_output_is_not_told_to_be_certain():
-    found = find_task("token_entropy_on_policy").writing.score(Document("a", "Name one."), [Output("A hen.")])
+    found = find_task("token_entropy_on_policy").generation.score(Document("a", "Name one."), [Output("A hen.")])
     assert math.isnan(found["entropy"])
     assert math.isnan(found["top5_entropy"])
 
 
 def test_the_stretches_cover_what_may_be_written_without_a_gap():
     assert [first for first, _ in POSITIONS] == [1, *(last + 1 for _, last in POSITIONS[:-1])]
-    assert POSITIONS[-1][1] == find_task("token_entropy_on_policy").writing.sampling.max_tokens
+    assert POSITIONS[-1][1] == find_task("token_entropy_on_policy").generation.sampling.max_tokens
 
 
 # ---- whole runs ----------------------------------------------------------------------------------------------------

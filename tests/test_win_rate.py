@@ -1,4 +1,4 @@
-"""Win rates: answers once, verdicts as often as there are judges and baselines, and nothing judged twice."""
+"""Win rates and rankings: answers are generated once, verdicts once per judge and pair."""
 
 from __future__ import annotations
 
@@ -72,11 +72,11 @@ def values(result) -> dict[str, float]:
     return {metric.metric: metric.value for metric in result.metrics}
 
 
-def records(verdicts) -> dict[str, dict]:
-    return {record["id"]: record for record in verdicts.folder.records()}
+def reasons(verdicts) -> dict[str, str | None]:
+    return {record.id: record.unscored for record in verdicts.folder.records()}
 
 
-def test_a_win_rate_counts_ties_half_and_stands_beside_lengths_and_the_always_longer_baseline(tmp_path, prompts):
+def test_a_win_rate_counts_ties_half_and_is_reported_with_lengths(tmp_path, prompts):
     own = answers(tmp_path, prompts, "own", ["moo moo"] * 10 + ["moo"] * 10 + ["m"] * 10)
     other = answers(tmp_path, prompts, "other", ["moo"] * 30)
     verdicts = judge(own, other, Taste(lambda a, b: 1.0 if a == "moo moo" else 0.5 if a == "moo" else 1.0))
@@ -94,7 +94,7 @@ def test_a_win_rate_counts_ties_half_and_stands_beside_lengths_and_the_always_lo
     assert 0.7 < rate.low < rate.value < rate.high < 0.95
 
 
-def test_a_judge_that_only_counts_characters_has_nothing_to_say_at_equal_lengths(tmp_path, prompts):
+def test_length_control_moves_the_win_rate_of_a_length_judge_towards_one_half(tmp_path, prompts):
     texts = ["moo" * (1 + i % 5) for i in range(30)]
     own = answers(tmp_path, prompts, "own", texts)
     other = answers(tmp_path, prompts, "other", ["moo" * 2] * 30)
@@ -103,13 +103,13 @@ def test_a_judge_that_only_counts_characters_has_nothing_to_say_at_equal_lengths
     assert abs(found["win_rate_length_controlled"] - 0.5) < abs(found["win_rate"] - 0.5)
 
 
-def test_a_system_against_itself_is_even(tmp_path, prompts):
+def test_a_system_against_itself_has_win_rate_one_half(tmp_path, prompts):
     own = answers(tmp_path, prompts, "own", ["moo"] * 30)
     found = values(judge(own, own, Taste(lambda a, b: 0.5)).result)
     assert found["win_rate"] == found["win_rate_length_controlled"] == 0.5
 
 
-def test_another_judge_costs_no_answers_and_the_first_ones_verdicts_stay(tmp_path, prompts):
+def test_each_judge_has_its_own_verdicts(tmp_path, prompts):
     own = answers(tmp_path, prompts, "own", ["moo"] * 30)
     other = answers(tmp_path, prompts, "other", ["baa"] * 30)
     judge(own, other, Taste(lambda a, b: 1.0))
@@ -122,7 +122,7 @@ def test_another_judge_costs_no_answers_and_the_first_ones_verdicts_stay(tmp_pat
     assert len(list(own.run.glob("win_rate-*"))) == 2
 
 
-def test_a_stopped_judge_goes_on_and_the_files_are_an_undisturbed_runs(tmp_path, prompts):
+def test_an_interrupted_judge_resumes_to_the_same_files(tmp_path, prompts):
     texts = ["moo" * (1 + i % 3) for i in range(30)]
     for name in ("whole", "torn"):
         answers(tmp_path, prompts, name, texts)
@@ -136,24 +136,24 @@ def test_a_stopped_judge_goes_on_and_the_files_are_an_undisturbed_runs(tmp_path,
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
-def test_a_prompt_without_a_verdict_is_unscored_and_the_others_are_not_lost(tmp_path, prompts):
+def test_a_prompt_without_a_verdict_is_unscored(tmp_path, prompts):
     own = answers(tmp_path, prompts, "own", ["moo"] * 29 + ["poison"])
     other = answers(tmp_path, prompts, "other", ["baa"] * 30)
     verdicts = judge(own, other, Taste(lambda a, b: 1.0))
     assert verdicts.result.n_scored == 29
-    assert records(verdicts)["q29"]["unscored"] == "preference: taste failed (the judge gave no verdict)"
+    assert reasons(verdicts)["q29"] == "preference: taste failed (the judge gave no verdict)"
     assert values(verdicts.result)["win_rate"] == 1
 
 
-def test_what_the_baseline_did_not_answer_is_unscored(tmp_path, prompts):
+def test_a_prompt_without_an_answer_of_the_baseline_is_unscored(tmp_path, prompts):
     own = answers(tmp_path, prompts, "own", ["moo"] * 30)
     other = answers(tmp_path, prompts, "other", ["baa"] * 28)
     verdicts = judge(own, other, Taste(lambda a, b: 1.0))
     assert verdicts.result.n_scored == 28
-    assert records(verdicts)["q29"]["unscored"] == "the baseline: the file has no output for it"
+    assert reasons(verdicts)["q29"] == "the baseline: the file has no output for it"
 
 
-def test_position_consistency_is_shown_where_the_judge_sees_both_orders(tmp_path, prompts):
+def test_position_consistency_is_reported_for_judges_that_see_both_orders(tmp_path, prompts):
     own = answers(tmp_path, prompts, "own", ["moo"] * 30)
     other = answers(tmp_path, prompts, "other", ["baa"] * 30)
     found = values(judge(own, other, Taste(lambda a, b: 0.5, consistent=0.0)).result)
@@ -162,7 +162,7 @@ def test_position_consistency_is_shown_where_the_judge_sees_both_orders(tmp_path
     assert "agrees_with_longer" not in found  # nothing is decided
 
 
-def test_a_judge_that_always_says_a_is_told_apart_from_one_that_finds_no_difference(tmp_path, prompts):
+def test_a_judge_with_position_bias_gives_a_warning(tmp_path, prompts):
     own = answers(tmp_path, prompts, "own", ["moo"] * 30)
     other = answers(tmp_path, prompts, "other", ["baa"] * 30)
     always_a = Taste(lambda a, b: 0.5, consistent=0.0, first=1.0, second=0.0)
@@ -175,7 +175,7 @@ def test_a_judge_that_always_says_a_is_told_apart_from_one_that_finds_no_differe
     assert rank_systems([own, other], calm).warnings == ()
 
 
-def test_an_answer_that_was_asked_for_again_is_judged_again(tmp_path, prompts):
+def test_a_changed_answer_is_judged_again(tmp_path, prompts):
     own = answers(tmp_path, prompts, "own", ["moo"] * 29)
     other = answers(tmp_path, prompts, "other", ["baa"] * 30)
     assert judge(own, other, Taste(longer)).result.n_scored == 29
@@ -186,7 +186,7 @@ def test_an_answer_that_was_asked_for_again_is_judged_again(tmp_path, prompts):
     assert judge(own, other, Taste(longer)).result.n_scored == 30
 
 
-def test_a_judge_that_is_gone_ends_the_run_and_the_same_command_goes_on(tmp_path, prompts):
+def test_a_judge_that_stops_answering_ends_the_run_which_can_be_resumed(tmp_path, prompts):
     own = answers(tmp_path, prompts, "own", ["moo"] * 30)
     other = answers(tmp_path, prompts, "other", ["baa"] * 30)
 
@@ -199,14 +199,14 @@ def test_a_judge_that_is_gone_ends_the_run_and_the_same_command_goes_on(tmp_path
     assert judge(own, other, Taste(longer)).result.n_scored == 30
 
 
-def test_a_judge_that_has_nothing_to_say_is_one_line(tmp_path, prompts):
+def test_no_verdict_at_all_is_an_error(tmp_path, prompts):
     own = answers(tmp_path, prompts, "own", ["poison"] * 30)
     other = answers(tmp_path, prompts, "other", ["baa"] * 30)
     with pytest.raises(AlignbenchError, match=r"^own against other: no verdict on any of 30 prompts \(pref"):
         judge(own, other, Taste(longer))
 
 
-def test_processes_that_wait_take_no_lock_and_ask_nobody(tmp_path, prompts):
+def test_finished_verdicts_are_read_without_a_lock(tmp_path, prompts):
     own = answers(tmp_path, prompts, "own", ["moo"] * 30)
     other = answers(tmp_path, prompts, "other", ["baa"] * 30)
     found = judge(own, other, Taste(longer))
@@ -216,7 +216,7 @@ def test_processes_that_wait_take_no_lock_and_ask_nobody(tmp_path, prompts):
         assert taste.seen == []
 
 
-def test_what_stands_beside_the_win_rate_is_of_the_same_prompts(tmp_path, prompts):
+def test_all_metrics_are_of_the_prompts_with_a_verdict(tmp_path, prompts):
     own = answers(tmp_path, prompts, "own", ["moo"] * 29 + ["poison and more"])
     other = answers(tmp_path, prompts, "other", ["baa"] * 30)
     verdicts = judge(own, other, Taste(lambda a, b: 1.0))
@@ -224,7 +224,7 @@ def test_what_stands_beside_the_win_rate_is_of_the_same_prompts(tmp_path, prompt
     assert values(verdicts.result)["words"] == 1
 
 
-def test_systems_that_answered_other_prompts_are_not_compared(tmp_path, prompts):
+def test_systems_that_answered_different_prompts_are_not_compared(tmp_path, prompts):
     own = answers(tmp_path, prompts, "own", ["moo"] * 30)
     elsewhere = write(tmp_path / "more.jsonl", [{"id": "q0", "prompt": "What does the goat say?"}])
     file = outputs(tmp_path / "goat.jsonl", ["meh"])
@@ -233,7 +233,7 @@ def test_systems_that_answered_other_prompts_are_not_compared(tmp_path, prompts)
         judge(own, goat, Taste(longer))
 
 
-def test_the_reward_model_that_a_policy_was_trained_against_is_a_flattering_judge(tmp_path, prompts):
+def test_a_judge_that_a_policy_was_trained_against_gives_a_warning(tmp_path, prompts):
     own = answers(tmp_path, prompts, "own", ["moo"] * 30)
     described = json.loads((own.run / "run.json").read_text()) | {"training": {"rewards": ["abc"], "kl": 4.5}}
     (own.run / "run.json").write_text(json.dumps(described))
@@ -247,11 +247,11 @@ def test_the_reward_model_that_a_policy_was_trained_against_is_a_flattering_judg
 
     table = rank_systems([find_answers(own.run), other], taste, progress=Heard())
     assert any("own was trained against this judge, taste" in line for line in said)
-    assert table.warnings == ("own was trained against this judge, taste: its win rate flatters",)
+    assert table.warnings == ("own was trained against this judge, taste: its win rate is too high",)
     assert {standing.name: standing.kl for standing in table.standings} == {"own": 4.5, "other": None}
 
 
-def test_a_ranking_finds_the_order_and_keeps_every_pairs_verdicts(tmp_path, prompts):
+def test_a_ranking_finds_the_order_and_reuses_verdicts(tmp_path, prompts):
     lengths = {"short": 1, "middle": 2, "long": 3}
     files = [
         outputs(tmp_path / f"{name}.jsonl", ["moo" * ((n + i) % 4 + n) for i in range(30)])
@@ -271,23 +271,15 @@ def test_a_ranking_finds_the_order_and_keeps_every_pairs_verdicts(tmp_path, prom
     assert taste.seen == []
 
 
-def test_a_ranking_says_what_is_missing(tmp_path, prompts):
+def test_systems_of_a_ranking_have_unique_names(tmp_path, prompts):
     file = outputs(tmp_path / "one.jsonl", ["moo"] * 30)
-    with pytest.raises(AlignbenchError, match="a ranking needs at least two systems"):
-        find_systems([str(file)], tmp_path / "runs", prompts=prompts)
     (tmp_path / "two").mkdir()
     same = outputs(tmp_path / "two" / "one.jsonl", ["baa"] * 30)
-    with pytest.raises(AlignbenchError, match="two systems are named 'one'"):
-        find_systems([str(file), str(same)], tmp_path / "runs", prompts=prompts)
-    other = outputs(tmp_path / "other.jsonl", ["baa"] * 30)
     renamed = find_systems([str(file), f"two={same}"], tmp_path / "runs", prompts=prompts)
     assert [system.name for system in renamed] == ["one", "two"]
-    systems = find_systems([str(file), str(other)], tmp_path / "runs", prompts=prompts)
-    with pytest.raises(AlignbenchError, match="--baseline three: none of the systems"):
-        rank_systems(systems, Taste(longer), baseline="three")
 
 
-def test_checkpoints_answer_once_and_are_judged_against_their_baseline(tmp_path, prompts, monkeypatch):
+def test_checkpoints_are_judged_against_their_baseline(tmp_path, prompts, monkeypatch):
     taste = Taste(longer)
     monkeypatch.setattr("alignbench.evaluation.win_rate.choose_judge", lambda specs, device: taste)
     folders = []
@@ -313,20 +305,7 @@ def test_checkpoints_answer_once_and_are_judged_against_their_baseline(tmp_path,
     assert values(again.results[0])["win_rate"] == 1
 
 
-@pytest.mark.parametrize(
-    ("tasks", "baseline", "words"),
-    [
-        (["win_rate"], None, "name what to compare with, as --baseline"),
-        (["win_rate"], "x", "who judges"),
-        (["answers"], "x", "it goes with --tasks win_rate"),
-    ],
-)
-def test_a_contest_needs_a_baseline_and_a_judge(tmp_path, tasks, baseline, words):
-    with pytest.raises(AlignbenchError, match=words):
-        evaluate(["nowhere/at all"], tasks, tmp_path, baseline=baseline)
-
-
-def test_files_of_other_systems_are_judged_like_checkpoints(tmp_path, prompts, monkeypatch):
+def test_outputs_in_files_are_judged(tmp_path, prompts, monkeypatch):
     monkeypatch.setattr("alignbench.evaluation.score_file.choose_judge", lambda specs, device: Taste(longer))
     rows = [{"reply": "moo" * (1 + i % 3)} for i in range(30)]
     own, other = write(tmp_path / "own.jsonl", rows), write(tmp_path / "other.jsonl", [{"reply": "moo"}] * 30)
@@ -334,11 +313,3 @@ def test_files_of_other_systems_are_judged_like_checkpoints(tmp_path, prompts, m
     found = judge_files(own, other, tmp_path / "runs", **settings)
     assert found.checkpoint == "own"
     assert values(found.results[0])["win_rate"] == pytest.approx((20 + 5) / 30)
-
-
-def test_rows_in_order_have_to_be_all_of_them(tmp_path, prompts):
-    file = write(tmp_path / "few.jsonl", [{"output": "moo"}] * 29)
-    with pytest.raises(AlignbenchError, match="29 rows, but answers has 30 documents"):
-        score_file(file, tmp_path / "runs", task="answers", prompts=prompts, in_order=True)
-    with pytest.raises(AlignbenchError, match="no column 'reply'; there are output"):
-        score_file(file, tmp_path / "runs", task="answers", prompts=prompts, columns={"reply": "output"})

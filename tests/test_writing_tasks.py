@@ -28,7 +28,7 @@ from alignbench.tasks import (
 )
 from alignbench.types.task import Document, Output, Scored
 
-WRITING = [name for name, task in all_tasks().items() if task.writing is not None]
+WRITING = [name for name, task in all_tasks().items() if task.generation is not None]
 FEW_SHOT = [name for name in (*WRITING, "rte", "sst2") if find_task(name).takes_shots]
 
 
@@ -153,15 +153,15 @@ def test_a_reference_is_the_ceiling_and_an_empty_output_the_floor_where_there_is
 def test_corpus_bleu_and_chrf_of_the_references_are_100_and_of_nothing_0(world):
     task = find_task("wmt15_fr_en")
     documents = load("wmt15_fr_en", world).documents
-    assert task.writing is not None
-    assert task.writing.statistics is not None
+    assert task.generation is not None
+    assert task.generation.statistics is not None
     assert task.across is not None
     for answer, value in ((None, 100.0), ("", 0.0)):
         scored = []
         for document in documents:
             outputs = [Output(document.references[0] if answer is None else answer)]
-            details = task.writing.statistics(document, outputs)
-            scored.append(Scored(task.writing.score(document, outputs), None, None, {}, details))
+            details = task.generation.statistics(document, outputs)
+            scored.append(Scored(task.generation.score(document, outputs), None, None, {}, details))
         found = {metric.name: estimate.value for metric, estimate in task.across(scored)}
         assert found == {"bleu": pytest.approx(value), "chrf": pytest.approx(value)}
     assert bleu.BLEU_SIGNATURE in task.title
@@ -173,7 +173,7 @@ def test_only_the_first_line_of_an_output_counts():
     assert score("drop", document, "\nin the barn")["em"] == 0.0
     greedy = ("squad2", "drop", "quac", "wmt15_fr_en", "cnn_dailymail", "wsc", "truthfulqa_generation")
     for name in (*greedy, "real_toxicity_instructgpt", "real_toxicity_instructgpt_biased"):
-        sampling = find_task(name).writing.sampling
+        sampling = find_task(name).generation.sampling
         assert (sampling.stop, sampling.temperature, sampling.samples) == (("\n",), 0.0, 1)
 
 
@@ -234,7 +234,7 @@ def test_truthfulqa_compares_the_best_true_with_the_best_false_reference():
 
 def test_the_judges_are_asked_about_the_question_and_told_only_where_somebody_named_them(world):
     document = load("truthfulqa_generation", world).documents[0]
-    writing = find_task("truthfulqa_generation").writing
+    writing = find_task("truthfulqa_generation").generation
     assert writing is not None
     (item,) = writing.items(document, [Output(" A cow says moo.\nQ: And a pig?")])
     assert (item.prompt, item.output) == ("What does a cow say?", "A cow says moo.")
@@ -267,7 +267,7 @@ def test_expected_maximum_toxicity_and_probability_equal_a_hand_calculation(worl
     }
     found = {
         category: [
-            task.writing.score(document, outputs)
+            task.generation.score(document, outputs)
             for document, outputs in zip(by_category[category], samples[category], strict=False)
         ]
         for category in samples
@@ -307,17 +307,17 @@ def test_a_prompt_without_scores_is_neither_toxic_nor_non_toxic(world):
 
 def test_the_official_protocol_and_instructgpts_have_different_samples_and_names():
     official, greedy = find_task("real_toxicity"), find_task("real_toxicity_instructgpt")
-    assert official.writing.sampling.samples == 25
-    assert official.writing.sampling.max_tokens == 20
-    assert (official.writing.sampling.temperature, official.writing.sampling.top_p) == (1.0, 0.9)
-    assert official.writing.sampling.stop == ()
-    assert greedy.writing.sampling.samples == 1
+    assert official.generation.sampling.samples == 25
+    assert official.generation.sampling.max_tokens == 20
+    assert (official.generation.sampling.temperature, official.generation.sampling.top_p) == (1.0, 0.9)
+    assert official.generation.sampling.stop == ()
+    assert greedy.generation.sampling.samples == 1
     assert not {m.name for m in official.metrics} & {m.name for m in greedy.metrics}
     assert all(m.scorer == "toxicity" for m in official.metrics)
 
 
 def test_of_instructgpts_continuation_the_first_line_is_judged_and_counted_as_the_model_would_have_stopped_there():
-    writing = find_task("real_toxicity_instructgpt_biased").writing
+    writing = find_task("real_toxicity_instructgpt_biased").generation
     document = Document("0", "The hen")
     (item,) = writing.items(document, [Output(" is brown.\nYou fool")])
     assert (item.output, item.prompt) == ("is brown.", "The hen")
@@ -327,7 +327,7 @@ def test_of_instructgpts_continuation_the_first_line_is_judged_and_counted_as_th
 
 
 def test_continuations_are_left_plain_and_nothing_else_is():
-    plain = [name for name in WRITING if find_task(name).writing.plain]
+    plain = [name for name in WRITING if find_task(name).generation.plain]
     assert plain == [name for name in WRITING if name.startswith(("real_toxicity", "recitations"))]
     assert len(plain) == 6
 

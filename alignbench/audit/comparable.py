@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from alignbench.audit.read import TaskRun
+from alignbench.runs.read import TaskRun
 
 FIELDS = (
     "task",

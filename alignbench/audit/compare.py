@@ -13,11 +13,12 @@ from typing import Any, Literal
 
 from alignbench.audit.audit import Audit, Contrast, Row, Verdict
 from alignbench.audit.comparable import Match, match, packages_differ, unlike_metrics
-from alignbench.audit.read import Run, TaskRun, chosen_run, find, find_runs, read_runs, references
+from alignbench.audit.references import chosen_run, find, find_runs, references
 from alignbench.audit.reward import REWARD, reward_front
 from alignbench.audit.rows import Rows, measure
 from alignbench.audit.tax import cards, macro, taxed
 from alignbench.errors import AlignbenchError
+from alignbench.runs.read import Run, TaskRun, read_runs
 from alignbench.stats.significance import LEVEL, holm
 
 ENTROPY, PER_CHARACTER = "entropy", "_per_character"

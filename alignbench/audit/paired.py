@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +13,9 @@ from alignbench.audit.tax import improvement
 from alignbench.stats import bootstrap
 from alignbench.stats.estimates import CONFIDENCE, Estimate, cluster_numbers
 from alignbench.stats.significance import ADDED, least_p, p_of_rare_changes, rare_changes
+from alignbench.types.record import Record
+
+Records = Mapping[str, Record]
 
 
 @dataclass(frozen=True)
@@ -45,40 +47,30 @@ class Change:
     p: float | None
 
 
-def pair(
-    metric: str,
-    reference: Mapping[str, Mapping[str, Any]],
-    aligned: Mapping[str, Mapping[str, Any]],
-    chance: float | None,
-) -> Pairs | None:
-    """The metric's values on the documents that both have, in the reference's order; None where it is no column.
+def pair(metric: str, reference: Records, aligned: Records, chance: float | None) -> Pairs | None:
+    """The metric's values on the documents that both have, in the reference's order; None if no document has it.
 
-    reference, aligned: document -> record; chance: the metric's, where a record does not give its own
+    chance: the metric's, where a record does not give its own
     """
-    concerned = [name for name in reference if metric in reference[name] or metric in aligned.get(name, {})]
-    concerned += [name for name in aligned if name not in reference and metric in aligned[name]]
+    concerned = [
+        name
+        for name in {**reference, **aligned}
+        if any(name in records and metric in records[name].metrics for records in (reference, aligned))
+    ]
     if not concerned:
         return None
-    common = [
-        name
-        for name in concerned
-        if reference.get(name, {}).get(metric) is not None and aligned.get(name, {}).get(metric) is not None
-    ]
-    levels = [reference[name]["chance"].get(metric, chance) for name in common]
-    cluster = cluster_numbers([group_of(reference[name]) for name in common], len(common))
+    values = [{name: record.metrics.get(metric) for name, record in own.items()} for own in (reference, aligned)]
+    common = [name for name in concerned if values[0].get(name) is not None and values[1].get(name) is not None]
+    levels = [reference[name].chance.get(metric, chance) for name in common]
+    cluster = cluster_numbers([reference[name].cluster for name in common], len(common))
     return Pairs(
-        np.array([reference[name][metric] for name in common], np.float64),
-        np.array([aligned[name][metric] for name in common], np.float64),
+        np.array([values[0][name] for name in common], np.float64),
+        np.array([values[1][name] for name in common], np.float64),
         cluster,
         int(cluster.max()) + 1 if common else 0,
-        float(np.mean(levels)) if levels and None not in levels else None,
+        float(np.mean(levels)) if levels and None not in levels else None,  # type: ignore[arg-type]
         len(concerned) - len(common),
     )
-
-
-def group_of(record: Mapping[str, Any]) -> Any:
-    """What the bootstrap draws as a whole: the record's group, or the document itself."""
-    return record["group"] if record["group"] is not None else ("document", record["id"])
 
 
 def resample(pairs: Sequence[Pairs], *, seed: int = 0, resamples: int = 10_000) -> list[NDArray[np.float64]]:

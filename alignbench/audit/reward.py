@@ -9,9 +9,10 @@ from typing import Any
 from alignbench.audit.audit import Checkpoint, Contrast, Front
 from alignbench.audit.comparable import match
 from alignbench.audit.front import hypervolume, non_dominated
-from alignbench.audit.read import Run, TaskRun, find
+from alignbench.audit.references import find
 from alignbench.audit.tax import cards, macro, range_of, taxed
 from alignbench.errors import AlignbenchError
+from alignbench.runs.read import Run, TaskRun
 from alignbench.types.result import MetricResult
 
 REWARD = "win_rate.win_rate"

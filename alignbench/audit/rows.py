@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from alignbench.audit.across import Records, compare_across, forget, of_outputs, unpaired
 from alignbench.audit.audit import Row
 from alignbench.audit.comparable import Match, baseline_of
+from alignbench.audit.corpus import RecordCache, compare_corpus, unpaired
 from alignbench.audit.paired import Change, Pairs, change, pair, rarely, resample
-from alignbench.audit.read import embedder_of, find, read_records
+from alignbench.audit.references import find
 from alignbench.audit.tax import chance_level, range_of, relative_tax, tax
 from alignbench.stats import estimates
 from alignbench.stats.significance import detectable, few_changed, mcnemar
@@ -42,19 +42,16 @@ class Rows:
 
 def measure(contrasts: Sequence[Sequence[Match]], *, seed: int = 0, resamples: int = 10_000) -> list[Rows]:
     """The rows of each contrast, given its matched folders. Raises AlignbenchError for records that cannot be read."""
-    read_records.cache_clear()  # a folder may have been rescored since
-    forget()
+    cache = RecordCache()
     jobs = [(number, own, matches) for number, matches in enumerate(contrasts) for own in matches]
     # contrasts that share folders come one after the other, so that their records are still at hand
     jobs.sort(key=lambda job: (job[1].reference.task, str(job[1].reference.path), job[0]))
     rows = [Rows([], []) for _ in contrasts]
     measured: list[tuple[int, Measured]] = []
     for number, own, matches in jobs:
-        found, left_out = _metrics(own, matches, seed)
+        found, left_out = _metrics(own, matches, seed, cache)
         measured += [(number, one) for one in found]
         rows[number].left_out.extend(left_out)
-    read_records.cache_clear()
-    forget()
     paired = [one.pairs for _, one in measured if one.pairs is not None]
     draws = iter(resample(paired, seed=seed, resamples=resamples))
     for number, one in measured:
@@ -62,14 +59,16 @@ def measure(contrasts: Sequence[Sequence[Match]], *, seed: int = 0, resamples: i
     return rows
 
 
-def _metrics(folders: Match, matches: Sequence[Match], seed: int) -> tuple[list[Measured], list[str]]:
+def _metrics(
+    folders: Match, matches: Sequence[Match], seed: int, cache: RecordCache
+) -> tuple[list[Measured], list[str]]:
     """Every metric that both folders have over all documents, made with the same scorer; and what is left out."""
     task = find(folders.reference.task)
     assert task is not None
     before = {m.metric: m for m in folders.reference.result.metrics if m.category is None}
     after = {m.metric: m for m in folders.aligned.result.metrics if m.category is None}
     both = [m for name, m in before.items() if name in after and m.scorer == after[name].scorer]
-    reference, aligned = read_records(folders.reference.path), read_records(folders.aligned.path)
+    reference, aligned = cache.records(folders.reference), cache.records(folders.aligned)
     known = {metric.name: metric for metric in task.metrics}
     found: list[Measured] = []
     rest: list[tuple[MetricResult, MetricResult]] = []
@@ -81,26 +80,25 @@ def _metrics(folders: Match, matches: Sequence[Match], seed: int) -> tuple[list[
         elif len(pairs.reference):
             variant = _variant(result.metric, folders, matches)
             found.append(Measured(pairs, _finisher(task, variant, metric, result, pairs)))
-    rows, left_out = _across(task, matches, folders, rest, reference, aligned, seed) if rest else ([], [])
+    rows, left_out = _corpus_rows(task, matches, folders, rest, seed, cache) if rest else ([], [])
     return found + [Measured(None, lambda draws, row=row: row) for row in rows], left_out  # type: ignore[misc]
 
 
-def _across(
+def _corpus_rows(
     task: Task,
     matches: Sequence[Match],
     folders: Match,
     results: Sequence[tuple[MetricResult, MetricResult]],
-    reference: Records,
-    aligned: Records,
     seed: int,
+    cache: RecordCache,
 ) -> tuple[list[Row], list[str]]:
     """Rows of metrics across documents, and those that cannot be computed anew on the documents in common."""
     better = {before.metric: before.better for before, _ in results}
-    found, lacking = compare_across(task, better, reference, aligned, embedder_of(folders.reference), seed=seed)
+    found, lacking = compare_corpus(task, better, folders.reference, folders.aligned, cache, seed=seed)
     rows, left_out = [], []
     for before, after in results:
         one = found.get(before.metric)
-        if one is None and lacking and of_outputs(task):
+        if one is None and lacking and task.corpus is not None and task.corpus.resampling == "jackknife":
             made = f" with {before.scorer}" if before.scorer else ""
             left_out.append(f"{task.name}.{before.metric} (not to be made anew{made} on the documents in common)")
             continue

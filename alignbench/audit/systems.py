@@ -10,8 +10,7 @@ from typing import Any
 from alignbench.audit.comparable import HOW_ASKED, differences
 from alignbench.data.sources import SourceRow, checked_text, read_source
 from alignbench.errors import AlignbenchError
-from alignbench.evaluation.records import same_outputs
-from alignbench.evaluation.score_file import renamed
+from alignbench.evaluation.pipeline import same_outputs
 from alignbench.runs.folder import RunFolder, TaskFolder, read_object
 
 TASKS = ("diversity", "diversity_across")
@@ -100,12 +99,12 @@ def _of_folder(folder: TaskFolder, described: Mapping[str, Any] | None) -> Syste
         raise AlignbenchError(f"{folder.path}: not finished; the command that began it goes on")
     documents, prompts = {}, {}
     for record in folder.records():
-        if "outputs" not in record:
-            raise AlignbenchError(f"{folder.path}: the model does not write in this task, so there are no outputs")
-        documents[record["id"]] = tuple(
-            Sample(output["text"], _flat(output["scores"])) for output in record["outputs"] if not output["unscored"]
+        if record.choices:
+            raise AlignbenchError(f"{folder.path}: the model generates no text in this task, so there are no outputs")
+        documents[record.id] = tuple(
+            Sample(output.text, _flat(output.scores)) for output in record.outputs if not output.unscored
         )
-        prompts[record["id"]] = record["prompt"]
+        prompts[record.id] = record.prompt
     model = (described or {}).get("model", {}).get("name", folder.path.parent.name)
     identity = folder.identity()
     template = identity.get("template")
@@ -117,7 +116,7 @@ def _of_file(path: Path, columns: Mapping[str, str]) -> System:
     prompts = {}
     rows = read_source(str(path))
     wanted = _of_this_file(path, rows, columns)
-    rows = [SourceRow(row.where, row.number, renamed(row.where, row.fields, wanted)) for row in rows]
+    rows = [row.renamed(wanted) for row in rows]
     numbered = all(row.fields.get("id") in (None, "") for row in rows)
     for number, row in enumerate(rows, start=1):
         try:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from alignbench.audit.audit import MeanTax, Row
-from alignbench.audit.read import find
+from alignbench.audit.references import find
 from alignbench.types.result import MetricResult
 from alignbench.types.task import Metric
 

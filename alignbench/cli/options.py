@@ -1,18 +1,74 @@
-"""What several commands read from the command line in the same way."""
+"""Options that several commands share, and how their values are parsed."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
 from alignbench.errors import AlignbenchError
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print the results as JSON.")]
+Columns = Annotated[
+    list[str] | None,
+    typer.Option("--map", help="Rename a column of the file: THEIRS=OURS, such as response=output; repeatable."),
+]
+DataDir = Annotated[Path | None, typer.Option(help="Folder with the data files (default: $ALIGNBENCH_DATA).")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
+InOrder = Annotated[
+    bool, typer.Option("--in-order", help="The rows are the task's documents, in its order; they need no ids.")
+]
+Limit = Annotated[
+    int | None,
+    typer.Option(help="At most N documents per task, sampled with --seed, stratified by category.", metavar="N"),
+]
+Metrics = Annotated[str, typer.Option(help="Metrics in the table: headline or all.")]
+Out = Annotated[Path, typer.Option(help="Folder for the run folders.")]
+Prompts = Annotated[
+    Path | None, typer.Option(help="JSON lines file with prompt and id that replaces a task's own prompts.")
+]
+ScorerPath = Annotated[str | None, typer.Option(help="Local checkpoint of the single --scorer, same as NAME:PATH.")]
+Scorers = Annotated[
+    list[str] | None,
+    typer.Option("--scorer", help="KIND=NAME[:PATH], replaces the default scorer of that kind; repeatable."),
+]
+Seed = Annotated[int, typer.Option(help="Seed of sampled documents, examples, orders of choices, and generation.")]
+Shots = Annotated[int | None, typer.Option(help="Examples before every prompt, for tasks that support them.")]
+
+
+def all_metrics(metrics: str) -> bool:
+    """Parse --metrics."""
+    if metrics not in ("headline", "all"):
+        raise AlignbenchError(f"--metrics {metrics}: choose headline or all")
+    return metrics == "all"
+
+
+def split_names(listed: str) -> list[str]:
+    """Parse comma-separated names."""
+    return [name.strip() for name in listed.split(",") if name.strip()]
+
+
+def scorer_specs(specs: list[str] | None, path: str | None) -> list[str]:
+    """Combine --scorer and --scorer-path."""
+    specs = specs or []
+    if path is None:
+        return specs
+    if len(specs) != 1:
+        raise AlignbenchError(
+            f"--scorer-path requires exactly one --scorer, not {len(specs)}; write KIND=NAME:PATH for each"
+        )
+    return [f"{specs[0]}:{path}"]
 
 
 def columns_of(specs: list[str] | None) -> dict[str, str]:
-    """--map THEIRS=OURS, repeated: the file's name of a column -> the name that it has here."""
+    """Parse --map THEIRS=OURS, repeated: the file's name of a column -> our name."""
     found: dict[str, str] = {}
     for spec in specs or []:
         theirs, equals, ours = spec.rpartition("=")
         if not (theirs and equals and ours):
             raise AlignbenchError(f"--map {spec}: write THEIRS=OURS, such as response=output")
         if theirs in found:
-            raise AlignbenchError(f"--map {spec}: {theirs} is mapped already, to {found[theirs]}")
+            raise AlignbenchError(f"--map {spec}: {theirs} is already mapped to {found[theirs]}")
         found[theirs] = ours
     return found

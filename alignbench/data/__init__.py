@@ -2,6 +2,6 @@
 
 from alignbench.data.cards import card_names, read_card
 from alignbench.data.load import Loaded, load
-from alignbench.types.task import Provenance
+from alignbench.types.provenance import Provenance
 
 __all__ = ["Loaded", "Provenance", "card_names", "load", "read_card"]

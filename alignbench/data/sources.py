@@ -3,8 +3,8 @@
 import json
 import os
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,18 +16,20 @@ from alignbench.errors import AlignbenchError
 if TYPE_CHECKING:
     from datasets import Dataset
 
-FORMATS = {".jsonl": "jsonl", ".json": "json", ".csv": "csv", ".txt": "text"}
+FORMATS = {".jsonl": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".txt": "text"}
 HUB = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(:(?P<split>[^@]+))?(@(?P<revision>[\w./-]+))?")
 ASSISTANT = "\n\nAssistant:"  # where the assistant's turns begin in Anthropic's HH data
 
 
 @dataclass(frozen=True, slots=True)
 class SourceRow:
-    """One row; `number` is the line where it starts in a file, its index in a split of the hub."""
+    """One row. number: the line on which it starts in a file, its index in a split of the hub; is_text: all cells are
+    text (CSV), so that a list in one is JSON"""
 
     where: str
     number: int
     fields: dict[str, Any]
+    is_text: bool = False
 
     def field(self, *names: str) -> Any:
         """The first of these fields that the row has; ValueError where it has none."""
@@ -35,6 +37,16 @@ class SourceRow:
             if name in self.fields:
                 return self.fields[name]
         raise ValueError(f"no field {' or '.join(names)} (found: {', '.join(self.fields) or 'nothing'})")
+
+    def renamed(self, columns: Mapping[str, str]) -> "SourceRow":
+        """The row with the names of `columns` (the file's name -> ours); other columns of those names are dropped.
+
+        Raises AlignbenchError for a column that the row does not have.
+        """
+        if missing := [name for name in columns if name not in self.fields]:
+            raise AlignbenchError(f"{self.where}: no column {missing[0]!r}; there are {', '.join(self.fields)}")
+        kept = {name: value for name, value in self.fields.items() if name in columns or name not in columns.values()}
+        return replace(self, fields={columns.get(name, name): value for name, value in kept.items()})
 
     def text(self, name: str) -> str:
         return checked_text(self.field(name), name)
@@ -150,7 +162,8 @@ def _file_rows(path: Path) -> list[SourceRow]:
     if format == "json":
         ((_, row),) = read_rows(path, "text", None)
         format = "json" if row["text"].lstrip().startswith("[") else "jsonl"
-    return [SourceRow(f"{path}:{line}", line or 0, row) for line, row in read_rows(path, format, None)]
+    is_text = format in ("csv", "tsv")
+    return [SourceRow(f"{path}:{line}", line or 0, row, is_text) for line, row in read_rows(path, format, None)]
 
 
 def _documents(text: str, path: Path) -> list[SourceRow]:

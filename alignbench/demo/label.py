@@ -27,7 +27,7 @@ def label_runs(runs: Path, world: Path, out: Path, seed: int = 0) -> int:
         if len(own_runs := [str(system.run) for system in of_name]) > 1:
             raise AlignbenchError(f"{runs}: several runs of a model {name}: {', '.join(own_runs)}; leave one of them")
     texts: dict[str, dict[str, str]] = {
-        system.name: {record["prompt"]: record["outputs"][0]["text"] for record in system.records().values()}
+        system.name: {record.prompt: record.outputs[0].text for record in system.records().values()}
         for system in answers
     }
     prompts = list(next(iter(texts.values())))

@@ -197,7 +197,7 @@ def _tasks(chosen: Sequence[str] | None) -> tuple[dict[str, tuple[str, ...]], li
 
     kinds: dict[str, tuple[str, ...]] = {}
     for name, task in all_tasks().items():
-        takes = () if task.writing is None else (*task.writing.scorers, *task.writing.optional_scorers)
+        takes = () if task.generation is None else (*task.generation.scorers, *task.generation.optional_scorers)
         kinds[name] = tuple(kind for kind in takes if kind in JUDGES)
     names = [name for name in kinds if name not in APART and (chosen is None or name in chosen)]
     return kinds, [n for n in names if n not in LONG], [n for n in names if n in LONG]

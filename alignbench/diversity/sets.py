@@ -17,7 +17,6 @@ from alignbench.diversity.compression import compression_ratio
 from alignbench.diversity.measure import METRICS, NOTHING, measure, measure_vectors
 from alignbench.diversity.ngrams import distinct
 from alignbench.diversity.words import LENGTH, cut, words
-from alignbench.stats import intervals
 from alignbench.stats.estimates import CONFIDENCE, Estimate
 from alignbench.types.task import Metric
 
@@ -49,7 +48,7 @@ def of_texts(texts: Sequence[str]) -> dict[str, float]:
 
 
 def of_set(
-    texts: Sequence[str], vectors: NDArray[np.float32] | None = None, prefix: str = ""
+    texts: Sequence[str], vectors: NDArray[np.float32] | None = None, prefix: str = "", *, intervals: bool = True
 ) -> list[tuple[Metric, Estimate]]:
     """The same of a set of single outputs, with what vectors tell, as metrics across documents.
 
@@ -59,8 +58,8 @@ def of_set(
     """
     if not texts:
         return []
-    found, replicates = _numbers(texts, vectors, count=intervals.wanted()), []
-    if intervals.wanted() and 2 * GROUPS <= len(texts) <= MOST:
+    found, replicates = _numbers(texts, vectors, count=intervals), []
+    if intervals and 2 * GROUPS <= len(texts) <= MOST:
         member = np.arange(len(texts)) % GROUPS
         for group in range(GROUPS):
             rows = np.flatnonzero(member != group)

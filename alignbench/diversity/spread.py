@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignbench.diversity import entropy
-from alignbench.stats import bootstrap, intervals
+from alignbench.stats import bootstrap
 from alignbench.stats.estimates import Estimate
 from alignbench.types.task import Metric
 
@@ -64,7 +64,7 @@ WEIGHTED: dict[str, tuple[Metric, _Statistic]] = {
 }
 
 
-def spread(values: Sequence[Sequence[str]], seed: int = 0) -> list[tuple[Metric, Estimate]]:
+def spread(values: Sequence[Sequence[str]], seed: int = 0, *, intervals: bool = True) -> list[tuple[Metric, Estimate]]:
     """Entropy in bits and number of different values at SIZE values, Chao–Shen's entropy, Hill numbers 0, 1 and 2
     (hill_1 is the exponential of the plug-in entropy), and the share of the top value.
 
@@ -77,11 +77,11 @@ def spread(values: Sequence[Sequence[str]], seed: int = 0) -> list[tuple[Metric,
         del told[f"entropy_at_{SIZE}"], told[f"hill_0_at_{SIZE}"]
     if entropy.coverage(counts) < LEAST_COVERAGE:
         del told["entropy_chao_shen"]
-    return _estimates(values, [[1.0] * len(own) for own in values], told, seed)
+    return _estimates(values, [[1.0] * len(own) for own in values], told, seed, intervals)
 
 
 def weighted_spread(
-    values: Sequence[Sequence[str]], weights: Sequence[Sequence[float]], seed: int = 0
+    values: Sequence[Sequence[str]], weights: Sequence[Sequence[float]], seed: int = 0, *, intervals: bool = True
 ) -> list[tuple[Metric, Estimate]]:
     """Plug-in entropy in bits and share of the top value, each value counted by its weight, and each document once.
     Nothing of fewer than FEWEST values.
@@ -89,7 +89,7 @@ def weighted_spread(
     weights: of each document's values, at least 0; scaled to a sum of 1, and documents where that is 0 left out
     """
     scaled = [[w / sum(own) for w in own] if sum(own) > 0 else [0.0] * len(own) for own in weights]
-    return _estimates(values, scaled, WEIGHTED, seed)
+    return _estimates(values, scaled, WEIGHTED, seed, intervals)
 
 
 def _estimates(
@@ -97,6 +97,7 @@ def _estimates(
     weights: Sequence[Sequence[float]],
     statistics: dict[str, tuple[Metric, _Statistic]],
     seed: int,
+    intervals: bool,
 ) -> list[tuple[Metric, Estimate]]:
     known = [(own, given) for own, given in zip(values, weights, strict=True) if sum(given) > 0]
     if sum(len(own) for own, _ in known) < FEWEST:
@@ -107,7 +108,7 @@ def _estimates(
         for value, weight in zip(own, given, strict=True):
             counts[row, columns.setdefault(value, len(columns))] += weight
     whole, n, documents = counts.sum(axis=0), sum(len(own) for own, _ in known), len(known)
-    if documents < 2 or not intervals.wanted():
+    if documents < 2 or not intervals:
         return [(m, Estimate(f(whole), None, None, None, n, documents)) for m, f in statistics.values()]
     resampled = bootstrap.resampled_sums(counts, seed=seed, resamples=RESAMPLES)
     found = []

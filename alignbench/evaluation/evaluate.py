@@ -1,78 +1,32 @@
-"""The main path: models and tasks in, a run folder with numbers and intervals out.
+"""`alignbench evaluate`: models × tasks to run folders with numbers and intervals.
 
-`evaluate` finds every mistake that can be found before any work begins (tasks, data, scorers, checkpoints, device),
-then goes model by model and task by task. What a finished or killed run has already computed is taken from its folder.
+`evaluate` finds every mistake that can be found before any computation (tasks, data, scorers, checkpoints, device),
+then goes model by model and task by task. What an earlier run has computed is read from its folder.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from alignbench.errors import AlignbenchError
-from alignbench.evaluation.records import finish, there_already, written_before
-from alignbench.evaluation.win_rate import ANSWERS, Contest, find_answers, judge_on_one
-from alignbench.evaluation.writing import chunk_size, write_documents
+from alignbench.evaluation.pipeline import Job, run_task
+from alignbench.evaluation.sources import LazyEngine, ModelSource
+from alignbench.evaluation.win_rate import ANSWERS, PairwiseEval, find_answers, judge_all
 from alignbench.models.model import Model, find_model
 from alignbench.progress import Progress
-from alignbench.provenance import environment, versions
-from alignbench.runs.folder import RunFolder, TaskFolder, digest, open_run
-from alignbench.runs.summary import make_record
+from alignbench.runs.folder import open_run
 from alignbench.scorers.choose import choose_scorers, embedder_of
 from alignbench.shards import Shard, find_shard
 from alignbench.tasks import find_task
-from alignbench.types.engine import Engine, Loglikelihood, Request, Sampling
-from alignbench.types.result import RunResult, TaskResult
-from alignbench.types.scorer import Scorer, ScorerIdentity
-from alignbench.types.task import Document, Options, Task, TaskData
+from alignbench.types.result import RunResult
+from alignbench.types.task import Options, TaskData
 
-# Documents whose requests are planned together. More share more and fill batches better; fewer divide better among
-# processes. It shapes the batches, and with them the last digits, so it is part of a run's identity.
-WINDOW = 128
 TEMPLATES = ("auto", "none", "chat")
-
-
-@dataclass(frozen=True)
-class Job:
-    """A task with its documents drawn and its scorers loaded: the same for every model."""
-
-    task: Task
-    data: TaskData
-    limit: int | None
-    seed: int
-    scorers: tuple[Scorer, ...] = ()
-
-    def identity(self, chat: bool) -> dict[str, Any]:
-        """All that the numbers depend on besides the model; the documents' hash covers data, prompts and seed."""
-        identity = {
-            "task": self.task.name,
-            "version": self.task.version,
-            "shots": self.data.shots,
-            "limit": self.limit,
-            "seed": self.seed,
-            "data": [asdict(provenance) for provenance in self.data.provenance],
-            "prefix": self.data.prefix,
-            "n": len(self.data.documents),
-            "documents_sha256": digest({"documents": [asdict(d) for d in self.data.documents]}),
-        }
-        if self.task.writing is None:
-            return identity | {"window": WINDOW}
-        return identity | {
-            "template": "chat" if chat else "none",
-            "sampling": _settings(self.task.writing.sampling),
-            "scorers": [asdict(ScorerIdentity.of(scorer)) for scorer in self.scorers],
-            "judged_with": versions(),
-        }
-
-
-def _settings(sampling: Sampling) -> dict[str, Any]:
-    """All that a continuation depends on: not whether its entropies are told in two ways."""
-    return {name: value for name, value in asdict(sampling).items() if name != "top_entropies"}
 
 
 def evaluate(
@@ -96,33 +50,33 @@ def evaluate(
     trust_remote_code: bool = False,
     progress: Progress | None = None,
 ) -> list[RunResult]:
-    """Score models on tasks, and keep everything in run folders below `out`.
+    """Evaluate models on tasks, and store everything in run folders in `out`.
 
     checkpoints: local folders, hub ids as `owner/name` or `owner/name@revision`, or endpoints as `https://host/v1#model`
     baseline: the checkpoint that the task win_rate compares with
-    limit: this many documents of each task, drawn with `seed`, from each category its share
+    limit: at most this many documents per task, sampled with `seed`, stratified by category
     shots: examples before every prompt, for the tasks that take them
-    template: where the model writes, "chat" makes each prompt a message in the model's chat template, "none" leaves it
-        plain; "auto" is "chat" where the model has a template
-    scorers: `kind=name[:path]`, such as "toxicity=alt-profanity-check", in place of the default of that kind
-    prompts: file of prompts in place of a task's own, for the tasks that take them
+    template: where the model generates text, "chat" makes each prompt a message in the model's chat template, "none"
+        leaves it plain; "auto" is "chat" if the model has a template
+    scorers: `kind=name[:path]`, such as "toxicity=alt-profanity-check", instead of the default of that kind
+    prompts: file of prompts instead of a task's own, for the tasks that take them
     engine: "local" or "vllm"
     dtype: "auto" is the checkpoint's own number format
-    token_budget: padded tokens of one batch; found by itself if None
-    concurrency: requests to an endpoint at the same time
+    token_budget: padded tokens per batch; None: determined automatically
+    concurrency: simultaneous requests to an endpoint
 
-    Raises AlignbenchError, with one line that says what to mend, for every mistake of the user's.
+    Raises AlignbenchError, with one line that says what to fix, for every mistake of the user.
     """
     if template not in TEMPLATES:
         raise AlignbenchError(f"template {template!r}: choose {', '.join(TEMPLATES)}")
     if not checkpoints:
-        raise AlignbenchError("no checkpoint named: give a folder or a hub id")
+        raise AlignbenchError("no checkpoint given: name a folder or a hub id")
     shard = find_shard(device)
-    progress = progress if progress is not None and shard.first else Progress()  # of several processes one speaks
-    contest = Contest.find(tasks, baseline, scorers, device)
+    progress = progress if progress is not None and shard.first else Progress()  # only one of several processes reports
+    pairwise = PairwiseEval.find(tasks, baseline, scorers, device)
     jobs = prepare(
-        contest.tasks, limit=limit, shots=shots, seed=seed, prompts=prompts, data_dir=data_dir, scorers=contest.scorers,
-        device=device,
+        pairwise.tasks, limit=limit, shots=shots, seed=seed, prompts=prompts, data_dir=data_dir,
+        scorers=pairwise.scorers, device=device,
     )  # fmt: skip
     models = [
         find_model(
@@ -136,22 +90,21 @@ def evaluate(
             shard=shard,
             notify=progress.say,
         )
-        for spec in (*checkpoints, *contest.baselines)
+        for spec in (*checkpoints, *pairwise.baselines)
     ]
     for model in models:
         _check(model, jobs, template)
     evaluate_model = partial(_evaluate_model, out=Path(out), template=template, shard=shard, progress=progress)
-    if contest.judge is None:
+    if pairwise.judge is None:
         return [evaluate_model(model, jobs) for model in models]
     *others, against = models
     (answers,) = (job for job in jobs if job.task.name == ANSWERS)
     reference = evaluate_model(against, [answers])
     runs = [evaluate_model(model, jobs) for model in others]
     systems = [find_answers(run.folder, run.folder_of(ANSWERS)) for run in runs]
-    verdicts = judge_on_one(
-        shard, systems, find_answers(reference.folder, reference.folders[0]), contest.judge, progress
-    )
-    return [contest.place(run, verdict) for run, verdict in zip(runs, verdicts, strict=True)]
+    baseline_answers = find_answers(reference.folder, reference.folders[0])
+    verdicts = judge_all(shard, systems, baseline_answers, pairwise.judge, progress)
+    return [pairwise.with_verdicts(run, verdict) for run, verdict in zip(runs, verdicts, strict=True)]
 
 
 def prepare(
@@ -166,9 +119,9 @@ def prepare(
     device: str = "cpu",
 ) -> list[Job]:
     """Load every task's documents and scorers (None: no scorers at all). Raises AlignbenchError for unknown tasks,
-    missing data and bad settings."""
+    missing data and invalid settings."""
     if not tasks:
-        raise AlignbenchError("no task named: see `alignbench tasks`")
+        raise AlignbenchError("no task given: see `alignbench tasks`")
     if limit is not None and limit < 1:
         raise AlignbenchError(f"limit {limit}: it must be at least 1")
     if shots is not None and shots < 0:
@@ -184,13 +137,13 @@ def prepare(
         seed=seed,
         prompts=None if prompts is None else Path(prompts),
     )
-    loaded = [(task, draw(task.load(options), limit, seed)) for task in chosen]
+    loaded = [(task, sample(task.load(options), limit, seed)) for task in chosen]
     of_task = {} if scorers is None else choose_scorers(chosen, scorers, device=device)
     return [Job(task, data, limit, seed, of_task.get(task.name, ())) for task, data in loaded]
 
 
-def draw(data: TaskData, limit: int | None, seed: int) -> TaskData:
-    """`limit` documents drawn with `seed`, in their order: from each category its share, to rounding."""
+def sample(data: TaskData, limit: int | None, seed: int) -> TaskData:
+    """At most `limit` documents, sampled with `seed`, stratified by category, in their original order."""
     total = len(data.documents)
     if limit is None or limit >= total:
         return data
@@ -204,155 +157,37 @@ def draw(data: TaskData, limit: int | None, seed: int) -> TaskData:
 
 
 def _check(model: Model, jobs: Sequence[Job], template: str) -> None:
-    """Raise AlignbenchError for what this model cannot do, before any work begins."""
+    """Raise AlignbenchError for what this model cannot do, before any computation."""
     for job in jobs:
-        if job.task.writing is None and not model.scores:
+        generation = job.task.generation
+        if generation is None and not model.scores:
             raise AlignbenchError(
                 f"{model.name}: task {job.task.name} needs log-probabilities of given text, which this endpoint does "
-                "not offer; use a task in which the model writes, or a local checkpoint"
+                "not offer; use a task in which the model generates text, or a local checkpoint"
             )
-        sampling = None if job.task.writing is None else job.task.writing.sampling
-        if (job.task.entropies or (sampling and sampling.top_entropies)) and not model.entropies:
+        if (job.task.entropies or (generation and generation.sampling.top_entropies)) and not model.entropies:
             raise AlignbenchError(
-                f"{model.name}: task {job.task.name} needs token entropies, which the local engine alone tells; "
+                f"{model.name}: task {job.task.name} needs token entropies, which only the local engine computes; "
                 "use a local checkpoint"
             )
     if template == "chat" and not model.chat_template:
         raise AlignbenchError(f"{model.name}: it has no chat template; use --template none")
 
 
-def _as_chat(job: Job, model: Model, template: str) -> bool:
-    plain = job.task.writing is not None and job.task.writing.plain
-    return template == "chat" or (template == "auto" and model.chat_template and not plain)
-
-
 def _evaluate_model(
     model: Model, jobs: Sequence[Job], out: Path, template: str, shard: Shard, progress: Progress
 ) -> RunResult:
-    engine: Engine | None = None
     results, folders = [], []
     with open_run(out, model.name, model.identity, shard) as run:
+        engine = LazyEngine(model, run, progress)
         for job in jobs:
-            chat = _as_chat(job, model, template)
-            identity = job.identity(chat)
-            folder = run.task(job.task.name, identity)
+            plain = job.task.generation is not None and job.task.generation.plain
+            chat = template == "chat" or (template == "auto" and model.chat_template and not plain)
+            source = ModelSource(engine, job.data.prefix, job.seed, chat)
+            result, folder = run_task(
+                source, run, job.task, job.data.documents, job.scorers, job.identity(chat), progress,
+                embedder=embedder_of(job.scorers),
+            )  # fmt: skip
+            results.append(result)
             folders.append(folder.path.name)
-            finished = folder.result()
-            if finished and finished["unscored"] and any(place.transient for place in folder.places().values()):
-                progress.say(f"{model.name} {job.task.name}: asking again for what got lost on the way")
-                finished = None
-            shard.wait()
-            if finished is None and shard.first:
-                folder.reopen()
-            shard.wait()
-            if finished is not None:
-                progress.say(f"{model.name} {job.task.name}: already finished in {folder.path}")
-                results.append(TaskResult.from_json(finished))
-                continue
-            if engine is None:
-                progress.say(f"loading {model.name}")
-                engine = model.open()
-                budget = getattr(engine, "token_budget", None)  # of the local engine
-                begun = run.describe(
-                    {
-                        **model.identity,
-                        **model.about,
-                        "vocabulary_sha256": getattr(engine, "vocabulary_sha256", None),
-                        "tokens_a_batch": budget,
-                        "environment": environment(),
-                    }
-                )
-                if budget is not None:
-                    # a resumed run makes the batches that the run began with, whatever memory is free now
-                    engine.token_budget = int(begun["tokens_a_batch"])  # type: ignore[attr-defined]
-            results.append(_evaluate_task(engine, job, run, folder, identity, chat, model.name, progress))
     return RunResult(model.name, run.path, tuple(results), tuple(folders))
-
-
-def _evaluate_task(
-    engine: Engine,
-    job: Job,
-    run: RunFolder,
-    folder: TaskFolder,
-    identity: Mapping[str, Any],
-    chat: bool,
-    name: str,
-    progress: Progress,
-) -> TaskResult:
-    """Score this process's documents that have no record yet; when all processes have, sum up and finish the folder."""
-    task, documents, shard = job.task, job.data.documents, run.shard
-    order = {document.id: number for number, document in enumerate(documents)}
-    if len(order) < len(documents):
-        raise AlignbenchError(f"{task.name}: two documents have the same id")
-    size = WINDOW if task.writing is None else chunk_size(task)
-    mine = [document for number, document in enumerate(documents) if shard.owns(number // size)]
-    places = folder.places()
-    whole = {document.id for document in mine if document.id in places and places[document.id].whole}
-    others = written_before(run, folder, identity) if task.writing is not None else {}
-    shard.wait()  # nobody writes while another reads
-    run.log("start", task=task.name, folder=folder.path.name, already=len(whole), environment=environment())
-    before = engine.work()
-    progress.start(f"{name} {task.name}", len(mine), len(whole))
-    if task.writing is None:
-        _score_choices(engine, job, documents, shard, whole, folder, progress)
-    else:
-        done, earlier = there_already(mine, size, places, others)
-        write_documents(
-            engine, task, job.data, mine, job.scorers, folder, progress,
-            seed=job.seed, chat=chat, done=done, earlier=earlier,
-        )  # fmt: skip
-    shard.wait()
-    if shard.first:
-        used = [ScorerIdentity.of(scorer) for scorer in job.scorers]
-        told = None if task.writing is None else str(identity["template"])
-        finish(
-            task, folder, order, shots=job.data.shots, limit=job.limit, seed=job.seed, scorers=used, template=told,
-            embedder=embedder_of(job.scorers),
-        )  # fmt: skip
-    shard.wait()
-    work = {
-        key: value - before[key] if isinstance(value, int) and isinstance(before.get(key), int) else value  # type: ignore[operator]
-        for key, value in engine.work().items()
-    }
-    run.log("finish", task=task.name, folder=folder.path.name, **work)
-    return TaskResult.from_json(folder.result() or {})
-
-
-def _score_choices(
-    engine: Engine,
-    job: Job,
-    documents: Sequence[Document],
-    shard: Shard,
-    scored: set[str],
-    folder: TaskFolder,
-    progress: Progress,
-) -> None:
-    """Score this process's windows."""
-    for number, begin in enumerate(range(0, len(documents), WINDOW)):
-        window = documents[begin : begin + WINDOW]
-        missing = {number for number, document in enumerate(window) if document.id not in scored}
-        if not missing or not shard.owns(number):
-            continue
-        for document, answers in _answers(engine, job.data.prefix, window, missing, job.task.entropies):
-            folder.append(make_record(job.task, document, answers))
-            progress.advance()
-
-
-def _answers(
-    engine: Engine, prefix: str, window: Sequence[Document], missing: set[int], entropies: bool
-) -> Iterator[tuple[Document, list[Loglikelihood]]]:
-    """Yield each missing document of the window with the answers to all of its choices, once they are there."""
-    requests: list[Request] = []
-    owners: list[int] = []
-    for number, document in enumerate(window):
-        requests += [Request(prefix + document.prompt, choice, entropies) for choice in document.choices]
-        owners += [number] * len(document.choices)
-    first = {number: owners.index(number) for number in missing}
-    wanted = {index for index, owner in enumerate(owners) if owner in missing}
-    waiting: dict[int, dict[int, Loglikelihood]] = {number: {} for number in missing}
-    for index, answer in engine.loglikelihood(requests, wanted):
-        number = owners[index]
-        waiting[number][index - first[number]] = answer
-        if len(waiting[number]) == len(window[number].choices):
-            answers = waiting.pop(number)
-            yield window[number], [answers[choice] for choice in range(len(answers))]

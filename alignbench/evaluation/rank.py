@@ -1,7 +1,7 @@
-"""Many systems before one judge: every pair on the prompts that both answered, then one scale of strength for all.
+"""Ranking of systems: a judge compares every pair on the prompts that both answered; strengths are on one scale.
 
-Each pair's verdicts are a win rate of its own (alignbench/win_rate.py), in the run of the first of the two. So a
-ranking that was stopped goes on, and a system that joins later costs its own battles alone.
+Each pair's verdicts are a win rate (alignbench/evaluation/win_rate.py) in the run of one of the two. So an interrupted
+ranking resumes, and a system that is added later needs only its own comparisons.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from alignbench.progress import Progress
 from alignbench.stats.estimates import Estimate
 from alignbench.stats.ranking import Ranked, rank
 from alignbench.stats.win_rate import Battle, win_rate
+from alignbench.types.record import Record
 from alignbench.types.scorer import Scorer, ScorerIdentity
 
 
@@ -25,9 +26,9 @@ from alignbench.types.scorer import Scorer, ScorerIdentity
 class Standing:
     """One system in a ranking.
 
-    strength: Bradley–Terry, nats above the baseline; against_all: its raw win rate over all of its battles
-    words: mean of its answers; parameters: of its checkpoint; kl: from the policy that its training began with, in
-    nats a response; the last two None where nobody has said
+    strength: Bradley–Terry, nats above the baseline; against_all: raw win rate over all of its comparisons
+    words: mean words of its answers; parameters: of its checkpoint; kl: from the initial policy of its training, in
+    nats per response; the last two None if not recorded
     """
 
     name: str
@@ -40,9 +41,12 @@ class Standing:
 
 @dataclass(frozen=True)
 class Table:
-    """standings: the strongest first; eta: Rao and Kupper's; pairs: first, second -> the first one's win rate;
-    longer: how often the decided verdicts went to the longer answer; position_consistency: None for a judge that does
-    not see an order; warnings: what a reader has to know"""
+    """A ranking.
+
+    standings: strongest first; eta: Rao and Kupper's tie parameter; pairs: first, second -> the first one's win rate
+    longer: proportion of decided verdicts for the longer answer; position_consistency: None for a judge that does not
+    see an order; warnings: what a reader has to know
+    """
 
     judge: str
     baseline: str
@@ -57,13 +61,12 @@ class Table:
 
 
 def find_systems(specs: Sequence[str], out: str | Path, **settings: Any) -> list[Answers]:
-    """The answers that each of `specs` names: a run folder, its folder of answers, or a file of outputs, which is first
-    scored into `out` (settings: see `score_file`); `NAME=` before it gives it another name. Raises AlignbenchError for
-    two of one name."""
+    """The answers of each system: a run folder, its task folder of answers, or a file of outputs, which is first scored
+    into `out` (settings: see `score_file`); `NAME=` before it sets its name. Raises AlignbenchError for equal names."""
     from alignbench.evaluation.score_file import score_file
     from alignbench.evaluation.win_rate import ANSWERS
 
-    found = []
+    systems = []
     for spec in specs:
         name, equals, rest = spec.partition("=")
         given = name if equals and not Path(spec).exists() else None
@@ -75,40 +78,42 @@ def find_systems(specs: Sequence[str], out: str | Path, **settings: Any) -> list
             system = find_answers(path.parent, path.name)
         else:
             system = find_answers(path)
-        found.append(replace(system, name=given or system.name))
-    names = [system.name for system in found]
+        systems.append(replace(system, name=given or system.name))
+    names = [system.name for system in systems]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise AlignbenchError(f"two systems are named {twice!r}: write NAME={twice} for one of them")
-    if len(found) < 2:
+    if len(systems) < 2:
         raise AlignbenchError("a ranking needs at least two systems")
-    return found
+    return systems
 
 
 def rank_systems(
     systems: Sequence[Answers], scorer: Scorer, *, baseline: str | None = None, progress: Progress | None = None
 ) -> Table:
-    """Judge every pair and rank them all; the baseline (default: the first) stands at 0."""
+    """Judge every pair and rank the systems; the baseline (default: the first) has strength 0."""
     progress = progress or Progress()
     names = [system.name for system in systems]
     baseline = baseline or names[0]
     if baseline not in names:
         raise AlignbenchError(f"--baseline {baseline}: none of the systems ({', '.join(names)})")
     battles: list[Battle] = []
-    pairs, agreed, consistent, told = {}, [], [], list[str]()
+    pairs, agreed, consistent, found_warnings = {}, [], [], list[str]()
     for pair in combinations(systems, 2):
-        # whatever the order of the systems, a pair is judged once: what is first in the run folders is first here
+        # a pair is judged once, whatever the order of the systems: it is ordered by run folder
         one, other = sorted(pair, key=lambda system: (system.run.name, system.folder.path.name))
         verdicts = judge(one, other, scorer, progress=progress)
-        told += warnings(pair, scorer, verdicts)
-        records = [record for record in verdicts.folder.records() if record["win_rate"] is not None]
-        outcomes = [record["win_rate"] for record in records]
+        found_warnings += warnings(pair, scorer, verdicts)
+        records = [record for record in verdicts.folder.records() if record.metrics["win_rate"] is not None]
+        outcomes = [record.values["win_rate"] for record in records]
         if pair[0] is not one:
             outcomes = [1 - outcome for outcome in outcomes]
         pairs[pair[0].name, pair[1].name] = win_rate(outcomes).rate
-        agreed += [(r["id"], r["agrees_with_longer"]) for r in records if r.get("agrees_with_longer") is not None]
-        consistent += [(r["id"], r["position_consistency"]) for r in records if "position_consistency" in r]
+        agreed += [(r.id, r.values["agrees_with_longer"]) for r in records if "agrees_with_longer" in r.values]
+        consistent += [(r.id, r.values["position_consistency"]) for r in records if "position_consistency" in r.values]
         battles += [_battle(one.name, other.name, record) for record in records]
-    battles.sort(key=lambda battle: (battle.prompt, battle.a, battle.b))  # what is drawn depends on no order of systems
+    battles.sort(
+        key=lambda battle: (battle.prompt, battle.a, battle.b)
+    )  # resampling must not depend on the order of the systems
     ranking = rank(battles, baseline, names)
     by_name = {system.name: system for system in systems}
     standings = tuple(_standing(by_name[ranked.name], ranked, battles) for ranked in ranking.models)
@@ -122,13 +127,13 @@ def rank_systems(
         pairs=pairs,
         longer=_over_prompts(agreed),
         position_consistency=_over_prompts(consistent) if consistent else None,
-        warnings=tuple(dict.fromkeys(told)),
+        warnings=tuple(dict.fromkeys(found_warnings)),
     )
 
 
-def _battle(one: str, other: str, record: dict[str, Any]) -> Battle:
-    lengths = len(record["outputs"][0]["text"]), len(record["references"][0])
-    return Battle(record["id"], one, other, record["win_rate"], *lengths)
+def _battle(one: str, other: str, record: Record) -> Battle:
+    lengths = len(record.outputs[0].text), len(record.references[0])
+    return Battle(record.id, one, other, record.values["win_rate"], *lengths)
 
 
 def _over_prompts(found: Sequence[tuple[str, float]]) -> Estimate:
@@ -137,13 +142,13 @@ def _over_prompts(found: Sequence[tuple[str, float]]) -> Estimate:
 
 def _standing(system: Answers, ranked: Ranked, battles: Sequence[Battle]) -> Standing:
     own = [(b.prompt, b.outcome if b.a == system.name else 1 - b.outcome) for b in battles if system.name in (b.a, b.b)]
-    training = system.described.get("training") or {}
-    counts = [record["words"] for record in system.folder.records() if record["words"] is not None]
+    training = system.description.get("training") or {}
+    counts = [record.values["words"] for record in system.folder.records() if "words" in record.values]
     return Standing(
         name=system.name,
         strength=ranked,
         against_all=_over_prompts(own),
         words=sum(counts) / max(1, len(counts)),
-        parameters=system.described.get("parameters"),
+        parameters=system.description.get("parameters"),
         kl=training.get("kl"),
     )

@@ -1,75 +1,74 @@
-"""Two systems' answers to the same prompts, before a judge: verdicts as a task of their own in the first one's run.
+"""Two systems' answers to the same prompts before a judge: the verdicts are a task of their own in the first one's run.
 
-The answers are there already (task `answers`, of a checkpoint or of a file), so another judge or another baseline costs
-no writing. Records, chunks, resume and results are those of any task in which a model writes.
+The answers exist already (task `answers`, of a checkpoint or of a file), so another judge or another baseline needs no
+generation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from alignbench.errors import AlignbenchError
-from alignbench.evaluation.records import finish, there_already
-from alignbench.evaluation.writing import chunk_size, write_documents
+from alignbench.evaluation.pipeline import run_task
+from alignbench.evaluation.sources import SavedOutputs
 from alignbench.progress import Progress
 from alignbench.provenance import versions
-from alignbench.runs.folder import RunFolder, TaskFolder, digest, lock_run, read_object
-from alignbench.runs.summary import document_of
+from alignbench.runs.folder import RunFolder, TaskFolder, digest, lock_run
+from alignbench.scorers.choose import by_kind
 from alignbench.shards import Shard
 from alignbench.tasks import find_task
+from alignbench.types.record import Record
 from alignbench.types.result import RunResult, TaskResult
 from alignbench.types.scorer import Scorer, ScorerIdentity
-from alignbench.types.task import TaskData
 
 ANSWERS, WIN_RATE = "answers", "win_rate"
-CONSISTENT = 0.5  # of the prompts; GPT-4 was consistent on 65 % of MT-bench's (Zheng et al. 2023, table 2)
+MIN_CONSISTENCY = 0.5  # of the prompts; GPT-4 was consistent on 65 % of MT-bench's (Zheng et al. 2023, table 2)
 
 
 @dataclass(frozen=True)
-class Contest:
-    """What an evaluation does for the task win_rate: the answers of all and of the baseline, then the verdicts.
+class PairwiseEval:
+    """What an evaluation does for the task win_rate: the answers of all models and of the baseline, then the verdicts.
 
-    tasks, scorers: without the contest's own, for which `answers` stands in
-    baselines: the one baseline; none where there is no contest
+    tasks, scorers: without those of the comparison, for which `answers` is evaluated
+    baselines: the baseline; empty if there is no comparison
+    requested: the tasks as the user named them
     """
 
     tasks: tuple[str, ...]
     scorers: tuple[str, ...]
     baselines: tuple[str, ...] = ()
     judge: Scorer | None = None
-    asked: tuple[str, ...] = ()
+    requested: tuple[str, ...] = ()
 
     @classmethod
-    def find(cls, tasks: Sequence[str], baseline: str | None, scorers: Sequence[str], device: str) -> Contest:
-        """Raises AlignbenchError where a baseline or a judge is missing, or has nothing to do."""
+    def find(cls, tasks: Sequence[str], baseline: str | None, scorers: Sequence[str], device: str) -> PairwiseEval:
+        """Raises AlignbenchError if a baseline or a judge is missing or has no use."""
         if WIN_RATE not in tasks:
             if baseline is not None:
-                raise AlignbenchError(f"--baseline {baseline}: it goes with --tasks {WIN_RATE}")
+                raise AlignbenchError(f"--baseline {baseline}: it requires --tasks {WIN_RATE}")
             return cls(tuple(tasks), tuple(scorers))
         if baseline is None:
-            raise AlignbenchError(f"task {WIN_RATE}: name what to compare with, as --baseline CHECKPOINT")
+            raise AlignbenchError(f"task {WIN_RATE}: name the model to compare with, as --baseline CHECKPOINT")
         judge = choose_judge([spec for spec in scorers if spec.startswith("preference=")], device)
         names = dict.fromkeys(ANSWERS if name == WIN_RATE else name for name in tasks)
         others = tuple(spec for spec in scorers if not spec.startswith("preference="))
         return cls(tuple(names), others, (baseline,), judge, tuple(tasks))
 
-    def place(self, run: RunResult, verdict: Verdicts) -> RunResult:
-        """The run's results as they were asked for: the verdicts, and the answers only where they were asked for."""
-        named = dict(
-            zip((result.task for result in run.results), zip(run.results, run.folders, strict=True), strict=True)
-        )
-        named[WIN_RATE] = (verdict.result, verdict.folder.path.name)
-        results, folders = zip(*(named[name] for name in dict.fromkeys(self.asked)), strict=True)
+    def with_verdicts(self, run: RunResult, verdicts: Verdicts) -> RunResult:
+        """The run's results for the requested tasks."""
+        pairs = zip(run.results, run.folders, strict=True)
+        by_task = {result.task: (result, folder) for result, folder in pairs}
+        by_task[WIN_RATE] = (verdicts.result, verdicts.folder.path.name)
+        results, folders = zip(*(by_task[name] for name in dict.fromkeys(self.requested)), strict=True)
         return replace(run, results=results, folders=folders)
 
 
 @dataclass(frozen=True)
 class Verdicts:
-    """Of one system against another: the result, and the folder in the first one's run that holds the records."""
+    """Verdicts on one system against another: the result, and the folder of records in the first one's run."""
 
     result: TaskResult
     folder: TaskFolder
@@ -77,109 +76,86 @@ class Verdicts:
 
 @dataclass(frozen=True)
 class Answers:
-    """A system's finished answers: the run that they lie in, its run.json, and the task's folder."""
+    """A system's finished answers: their run, its run.json, and the task's folder."""
 
     name: str
     run: Path
-    described: Mapping[str, Any]
+    description: Mapping[str, Any]
     folder: TaskFolder
 
-    def records(self) -> dict[str, dict[str, Any]]:
-        return {record["id"]: record for record in self.folder.records()}
+    def records(self) -> dict[str, Record]:
+        return {record.id: record for record in self.folder.records()}
 
 
 def find_answers(run: str | Path, folder: str | None = None) -> Answers:
-    """The finished answers in a run folder; `folder`: which, where there are several.
+    """The finished answers in a run folder. folder: the task folder, if there are several
 
-    Raises AlignbenchError where there is no such run, or not one folder of answers.
+    Raises AlignbenchError if there is no such run, or not exactly one folder of answers.
     """
     path = Path(run)
-    described = read_object(path / "run.json")
-    if described is None:
-        raise AlignbenchError(f"{path}: no run folder (it has no run.json)")
+    description = RunFolder(path).description()
     found = [
         task
         for task in RunFolder(path).tasks()
         if task.identity()["task"] == ANSWERS and task.result() is not None and folder in (None, task.path.name)
     ]
     if not found:
-        raise AlignbenchError(f"{path}: no finished answers; write them with --tasks {ANSWERS}")
+        raise AlignbenchError(f"{path}: no finished answers; generate them with --tasks {ANSWERS}")
     if len(found) > 1:
         names = ", ".join(task.path.name for task in found)
         raise AlignbenchError(f"{path}: several sets of answers ({names}); name one as {path}/FOLDER")
-    return Answers(described["model"]["name"], path, described, found[0])
+    return Answers(description["model"]["name"], path, description, found[0])
 
 
-def judge_on_one(
+def judge_all(
     shard: Shard, systems: Sequence[Answers], baseline: Answers, scorer: Scorer, progress: Progress
 ) -> list[Verdicts]:
-    """`judge` for each system, by the first of several processes; the others wait for it and read."""
+    """`judge` for each system, by the first of several processes; the others wait for it and read the results."""
     found = [judge(own, baseline, scorer, progress=progress) for own in systems] if shard.first else []
     shard.wait()
-    return found or [judge(own, baseline, scorer) for own in systems]  # finished by now: nothing is locked or asked
+    return found or [judge(own, baseline, scorer) for own in systems]  # finished: nothing is locked or computed
 
 
 def judge(own: Answers, baseline: Answers, judge: Scorer, *, progress: Progress | None = None) -> Verdicts:
-    """Judge `own` against `baseline`, prompt by prompt; a document that one of them has no answer to is unscored.
+    """Judge `own` against `baseline`, prompt by prompt; a prompt that one of them did not answer is unscored.
 
-    judge: of the kind "preference". Raises AlignbenchError where they did not answer the same prompts, and where there
-    is no verdict at all.
+    judge: a scorer of kind "preference". Raises AlignbenchError if they have no prompt in common, and if there is no
+    verdict at all.
     """
     progress = progress or Progress()
     task = find_task(WIN_RATE)
     first, second = own.folder.identity(), baseline.folder.identity()
     mine, others = own.records(), baseline.records()
-    common = [name for name in mine if name in others and mine[name]["prompt"] == others[name]["prompt"]]
+    common = [name for name in mine if name in others and mine[name].prompt == others[name].prompt]
     if not common:
         raise AlignbenchError(f"{own.name} and {baseline.name}: no prompt that both answered")
     if len(common) < max(len(mine), len(others)):
         progress.say(f"{own.name} against {baseline.name}: {len(common)} prompts that both answered")
-    pending = {name: battle(mine[name], others[name]) for name in common}
-    documents = [document_of(record) for record in pending.values()]
+    pairs = {name: battle(mine[name], others[name]) for name in common}
+    documents = [record.document for record in pairs.values()]
     identity = {
         **first,
         "task": task.name,
         "version": task.version,
         "n": len(documents),
         "documents_sha256": digest({"documents": [(d.id, d.prompt, d.references) for d in documents]}),
-        "answers_sha256": digest({"answers": [record["outputs"] for record in pending.values()]}),
+        "answers_sha256": digest({"answers": [record.outputs[0].to_json() for record in pairs.values()]}),
         "baseline": {"name": baseline.name, "folder": baseline.folder.path.name, "template": second["template"]},
         "scorers": [asdict(ScorerIdentity.of(judge))],
         "judged_with": versions(),
     }
-    folder = TaskFolder(own.run / f"{task.name}-{digest(identity)[:8]}")
+    folder = RunFolder(own.run).task_folder(task.name, identity)
     if (finished := folder.result()) is not None:
         progress.say(f"{own.name} against {baseline.name}: already finished in {folder.path}")
-        return _warned(own, baseline, judge, Verdicts(TaskResult.from_json(finished), folder), progress)
-    with lock_run(own.run):
-        run = RunFolder(own.run)
-        folder = run.task(task.name, identity)
-        size = chunk_size(task)
-        done, there = there_already(documents, size, folder.places(), {})
-        earlier: dict[str, Callable[[], dict[str, Any]]] = {n: partial(dict, r) for n, r in pending.items()}
-        earlier |= there
-        run.log("judge", task=task.name, folder=folder.path.name, baseline=baseline.name, already=len(done))
-        progress.start(f"{own.name} against {baseline.name}", len(documents), len(done))
-        write_documents(
-            None, task, TaskData(documents, ()), documents, [judge], folder, progress,
-            seed=0, chat=False, done=done, earlier={n: read for n, read in earlier.items() if n not in done},
-        )  # fmt: skip
-        finish(
-            task,
-            folder,
-            {document.id: number for number, document in enumerate(documents)},
-            shots=first["shots"],
-            limit=first["limit"],
-            seed=first["seed"],
-            scorers=[ScorerIdentity.of(judge)],
-            template=first["template"],
-            embedder=None,
+        found = Verdicts(TaskResult.from_json(finished), folder)
+    else:
+        source = SavedOutputs(
+            f"{own.name} against {baseline.name}",
+            lambda document: pairs[document.id],
+            details={"baseline": baseline.name},
         )
-    found = Verdicts(TaskResult.from_json(folder.result() or {}), folder)
-    return _warned(own, baseline, judge, found, progress)
-
-
-def _warned(own: Answers, baseline: Answers, judge: Scorer, found: Verdicts, progress: Progress) -> Verdicts:
+        with lock_run(own.run) as run:
+            found = Verdicts(*run_task(source, run, task, documents, [judge], identity, progress))
     if not found.result.n_scored:
         reason = next(iter(found.result.unscored))
         raise AlignbenchError(
@@ -192,57 +168,56 @@ def _warned(own: Answers, baseline: Answers, judge: Scorer, found: Verdicts, pro
 
 
 def warnings(systems: Sequence[Answers], judge: Scorer, found: Verdicts) -> list[str]:
-    """What a reader of these verdicts on two systems has to know of the judge."""
-    told = [
-        f"{system.name} was trained against this judge, {judge.name}: its win rate flatters"
+    """What a reader of these verdicts on two systems has to know about the judge."""
+    lines = [
+        f"{system.name} was trained against this judge, {judge.name}: its win rate is too high"
         for system in systems
-        if against_itself(system.described, judge)
+        if trained_against(system.description, judge)
     ]
     metrics = {m.metric: m for m in found.result.metrics if m.category is None}
     consistency = metrics["position_consistency"].value if "position_consistency" in metrics else None
-    if consistency is not None and consistency < CONSISTENT:
-        told.append(
-            f"{judge.name} gave the same verdict in both orders on {consistency:.0%} of the prompts: it looks at the "
-            "place more than at the answer, and what it contradicts itself on counts as a tie"
+    if consistency is not None and consistency < MIN_CONSISTENCY:
+        lines.append(
+            f"{judge.name} gave the same verdict in both orders on {consistency:.0%} of the prompts: its verdicts "
+            "depend on the position more than on the answer; inconsistent verdicts count as ties"
         )
-    return told
+    return lines
 
 
-def battle(mine: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """The record of one prompt before it is judged: this system's first output, the baseline's as its reference."""
-    output, against = mine["outputs"][0], other["outputs"][0]
-    unscored = output["unscored"] or (against["unscored"] and f"the baseline: {against['unscored']}")
-    metrics = {metric.name for metric in find_task(ANSWERS).metrics}
-    kept = {key: value for key, value in mine.items() if key not in metrics}
-    return kept | {
-        "references": [against["text"]],
-        "outputs": [output | {"scores": {}, "unscored": unscored}],
-        "pending": True,
-        "unscored": None,
-    }
+def battle(mine: Record, other: Record) -> Record:
+    """The pending record of one prompt: this system's first output, with the baseline's as its reference."""
+    output, against = mine.outputs[0], other.outputs[0]
+    unscored = output.unscored or (against.unscored and f"the baseline: {against.unscored}")
+    return replace(
+        mine,
+        references=(against.text,),
+        outputs=(replace(output, scores={}, unscored=unscored),),
+        metrics={},
+        pending=True,
+        unscored=None,
+    )
 
 
-def against_itself(described: Mapping[str, Any], judge: Scorer) -> bool:
-    """Whether the judge is the reward model that a checkpoint was trained against.
+def trained_against(description: Mapping[str, Any], judge: Scorer) -> bool:
+    """True if the judge is the reward model that a checkpoint was trained against.
 
-    described: its run.json, which has that from recipe.json
+    description: its run.json, which contains that from recipe.json
     """
-    training = described.get("training") or {}
+    training = description.get("training") or {}
     return getattr(judge, "weights_sha256", None) in training.get("rewards", ())
 
 
 def choose_judge(specs: Sequence[str], device: str) -> Scorer:
-    """The one scorer of kind "preference" that `kind=name:path` specs name. Raises AlignbenchError without one, and
-    for others beside it, which would have nothing to do."""
+    """The scorer of kind "preference" that one of the `kind=name:path` specs names. Raises AlignbenchError if there is
+    none, and for scorers of other kinds, which would not be used."""
     from alignbench.scorers import find_scorer
-    from alignbench.scorers.choose import by_kind
 
-    asked = by_kind(specs)
-    if "preference" not in asked:
+    named = by_kind(specs)
+    if "preference" not in named:
         raise AlignbenchError(
-            "win_rate: who judges? Give --scorer preference=reward:MODEL, preference=lm:MODEL, "
+            "win_rate: no judge given; use --scorer preference=reward:MODEL, preference=lm:MODEL, "
             "preference=endpoint:URL#MODEL or preference=labels:FILE"
         )
-    if others := [spec for kind, spec in asked.items() if kind != "preference"]:
-        raise AlignbenchError(f"scorer {others[0]!r}: here is nothing for it to score, only verdicts to give")
-    return find_scorer(asked["preference"], device=device)
+    if others := [spec for kind, spec in named.items() if kind != "preference"]:
+        raise AlignbenchError(f"scorer {others[0]!r}: a win rate uses only a scorer of kind preference")
+    return find_scorer(named["preference"], device=device)

@@ -1,17 +1,17 @@
-"""The run folder: what was computed, with what, one record a document, written as it comes (docs/run_folder.md).
+"""The run folder: one record per document, written as it is computed (docs/run_folder.md).
 
     runs/
       SmolLM2-135M-Instruct-1f0c9a2e/       one checkpoint with one engine setting
         run.json                            what identifies them, and the software that computed
-        log.jsonl                           when it started, resumed, finished; speeds
-        hellaswag-5b1d07c3/                 one task with one set of documents, and the scorers of what was written
+        log.jsonl                           starts, resumes, ends, and speeds
+        hellaswag-5b1d07c3/                 one task with one set of documents and scorers
           task.json                         data revisions, settings, the prefix of all prompts
-          documents.jsonl                   one record a document, in the task's order
+          documents.jsonl                   one record per document, in the task's order
           result.json                       the metrics; written last, so it marks the task as finished
 
-The names end in a hash of all that the numbers depend on: work done with another model, prompt, data revision or
-setting lies in another folder and is never reused. Times stand in log.jsonl alone, so that a resumed run's other
-files equal an uninterrupted one's.
+The names end in a hash of everything that the numbers depend on: results for another model, prompt, data revision or
+setting are in another folder and are never reused. Times are in log.jsonl only, so that the other files of a resumed
+run equal those of an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -31,18 +31,19 @@ from filelock import FileLock, Timeout
 
 from alignbench.errors import AlignbenchError
 from alignbench.shards import ALONE, Shard
+from alignbench.types.record import Record
 
 
 def digest(identity: Mapping[str, Any]) -> str:
-    """sha256 of a JSON object, whatever the order of its keys."""
+    """sha256 of a JSON object, independent of the order of its keys."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
 @contextmanager
 def open_run(out: Path, name: str, identity: Mapping[str, Any], shard: Shard = ALONE) -> Iterator[RunFolder]:
-    """Lock the folder of this identity below `out`, making it if need be.
+    """Create the folder of this identity in `out` if necessary, and lock it.
 
-    Raises AlignbenchError where it cannot be written, or where another run is writing to it.
+    Raises AlignbenchError if it cannot be written, or if another process is writing to it.
     """
     slug = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "checkpoint"
     path = out / f"{slug}-{digest(identity)[:8]}"
@@ -58,8 +59,8 @@ def open_run(out: Path, name: str, identity: Mapping[str, Any], shard: Shard = A
 
 
 @contextmanager
-def lock_run(path: Path) -> Iterator[None]:
-    """Hold the lock of a run that is there."""
+def lock_run(path: Path) -> Iterator[RunFolder]:
+    """Hold the lock of an existing run. Raises AlignbenchError if another process holds it."""
     lock = FileLock(path / ".lock", timeout=0)
     with _writing(path):
         try:
@@ -69,20 +70,27 @@ def lock_run(path: Path) -> Iterator[None]:
                 f"{path}: another alignbench process is writing to this run; wait for it, or choose another --out"
             ) from None
     try:
-        yield
+        yield RunFolder(path)
     finally:
         lock.release()
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """An open run. Made by `open_run`, which holds its lock."""
+    """An open run. Created by `open_run`, which holds its lock."""
 
     path: Path
     shard: Shard = ALONE
 
+    def description(self) -> dict[str, Any]:
+        """The content of run.json. Raises AlignbenchError if the folder is not a run folder."""
+        found = read_object(self.path / "run.json")
+        if found is None:
+            raise AlignbenchError(f"{self.path}: not a run folder (no run.json)")
+        return found
+
     def describe(self, description: Mapping[str, Any]) -> dict[str, Any]:
-        """Write run.json, unless it is there already: return what the run began with."""
+        """Write run.json unless it exists; return what the run began with."""
         file = self.path / "run.json"
         if self.shard.first and read_object(file) is None:
             write_json(file, description)
@@ -94,25 +102,32 @@ class RunFolder:
             now = datetime.now(UTC).isoformat(timespec="seconds")
             _append(self.path / "log.jsonl", [{"time": now, "event": event, **details}])
 
-    def task(self, name: str, identity: Mapping[str, Any]) -> TaskFolder:
-        """The folder of a task with these documents and settings; `identity` goes into its task.json."""
-        path = self.path / f"{name}-{digest(identity)[:8]}"
+    def task_folder(self, name: str, identity: Mapping[str, Any]) -> TaskFolder:
+        """The folder of a task with these documents and settings, which may not exist yet."""
+        return TaskFolder(self.path / f"{name}-{digest(identity)[:8]}", self.shard)
+
+    def create_task_folder(self, name: str, identity: Mapping[str, Any]) -> TaskFolder:
+        """The same, created if necessary; `identity` becomes its task.json."""
+        folder = self.task_folder(name, identity)
         if self.shard.first:
-            with _writing(path):
-                path.mkdir(exist_ok=True)
-            if read_object(path / "task.json") is None:
-                write_json(path / "task.json", identity)
+            with _writing(folder.path):
+                folder.path.mkdir(exist_ok=True)
+            if read_object(folder.path / "task.json") is None:
+                write_json(folder.path / "task.json", identity)
         self.shard.wait()
-        return TaskFolder(path, self.shard)
+        return folder
 
     def tasks(self) -> list[TaskFolder]:
-        """The task folders that are there, in alphabetical order."""
+        """The existing task folders, in alphabetical order."""
         return [TaskFolder(file.parent, self.shard) for file in sorted(self.path.glob("*/task.json"))]
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where a record lies: bytes `start` to `stop` of a file. transient: a fault on the way took one of its outputs."""
+class RecordOffset:
+    """Position of a record: bytes `start` to `stop` of a file.
+
+    transient: at least one of its outputs failed with a transient error
+    """
 
     file: Path
     start: int
@@ -121,23 +136,22 @@ class Place:
     transient: bool
 
     @property
-    def whole(self) -> bool:
-        """Whether nothing is left to do for this document."""
+    def complete(self) -> bool:
+        """True if nothing is left to do for this document."""
         return not self.pending and not self.transient
 
-    def read(self) -> dict[str, Any]:
+    def read(self) -> Record:
         with self.file.open("rb") as stream:
             stream.seek(self.start)
-            record: dict[str, Any] = json.loads(stream.read(self.stop - self.start))
-        return record
+            return Record.from_json(json.loads(stream.read(self.stop - self.start)))
 
 
 class TaskFolder:
     """The records and the result of one task.
 
-    Records are appended to documents.partial.jsonl in the order in which they are computed, by each process of
-    several to a file of its own; `finish` puts them into the task's order as documents.jsonl and adds the result.
-    A record may be *pending*: the model has written, the scorers have not judged. A later one takes its place.
+    Records are appended to documents.partial.jsonl in the order in which they are computed; each of several processes
+    has its own file. `finish` sorts them into documents.jsonl and adds the result. A record may be *pending*: the
+    outputs are generated but not scored. A later record of the same document replaces it.
     """
 
     def __init__(self, path: Path, shard: Shard = ALONE) -> None:
@@ -148,23 +162,23 @@ class TaskFolder:
         self._final = path / "documents.jsonl"
 
     def identity(self) -> dict[str, Any]:
-        """What task.json says."""
+        """The content of task.json."""
         return read_object(self.path / "task.json") or {}
 
     def result(self) -> dict[str, Any] | None:
         """The finished result, or None."""
         return read_object(self.path / "result.json")
 
-    def records(self) -> Iterator[dict[str, Any]]:
-        """One record of each document that has one. What a killed process left half-written at the end is cut off."""
-        for place in self.places().values():
-            yield place.read()
+    def records(self) -> Iterator[Record]:
+        """One record of each document that has one. An incomplete last line of a killed process is cut off."""
+        for offset in self.offsets().values():
+            yield offset.read()
 
-    def append(self, *records: Mapping[str, Any]) -> None:
-        _append(self._own, records)
+    def append(self, *records: Record) -> None:
+        _append(self._own, [record.to_json() for record in records])
 
     def reopen(self) -> None:
-        """Take the result back: records will be added."""
+        """Remove the result: records will be added."""
         with _writing(self.path):
             (self.path / "result.json").unlink(missing_ok=True)
             if self._final.is_file() and not self._partial():
@@ -173,15 +187,15 @@ class TaskFolder:
     def finish(self, order: Mapping[str, int], result: Mapping[str, Any]) -> None:
         """Sort the records by `order` of their ids into documents.jsonl, then write result.json."""
         if partial := self._partial():
-            places = self.places()
+            offsets = self.offsets()
             temporary = self._final.with_suffix(".tmp")
             with _writing(self._final), ExitStack() as stack:
                 sources = {file: stack.enter_context(file.open("rb")) for file in self._files()}
                 target = stack.enter_context(temporary.open("wb"))
-                for identifier in sorted(places, key=order.__getitem__):
-                    place = places[identifier]
-                    sources[place.file].seek(place.start)
-                    target.write(sources[place.file].read(place.stop - place.start))
+                for identifier in sorted(offsets, key=order.__getitem__):
+                    offset = offsets[identifier]
+                    sources[offset.file].seek(offset.start)
+                    target.write(sources[offset.file].read(offset.stop - offset.start))
             with _writing(self._final):
                 os.replace(temporary, self._final)
                 for file in partial:
@@ -192,24 +206,24 @@ class TaskFolder:
         return sorted(self.path.glob("documents.partial*.jsonl"))
 
     def _files(self) -> list[Path]:
-        # both are there where a process was killed after the one was made and before the other was removed
+        # both exist if a process was killed between creating the one and removing the other
         return [file for file in (self._final,) if file.is_file()] + self._partial()
 
-    def places(self) -> dict[str, Place]:
-        """Where each document's record lies; a whole one goes before a pending one, and a later before an earlier."""
-        places: dict[str, Place] = {}
+    def offsets(self) -> dict[str, RecordOffset]:
+        """Position of each document's record. A complete record precedes a pending one, a later one an earlier one."""
+        offsets: dict[str, RecordOffset] = {}
         for file in self._files():
-            for start, stop, record in _whole_records(file):
+            for start, stop, record in _complete_lines(file):
                 identifier, pending = record["id"], bool(record.get("pending"))
-                if pending and identifier in places and not places[identifier].pending:
+                if pending and identifier in offsets and not offsets[identifier].pending:
                     continue
                 transient = any(output.get("transient") for output in record.get("outputs", ()))
-                places[identifier] = Place(file, start, stop, pending, transient)
-        return places
+                offsets[identifier] = RecordOffset(file, start, stop, pending, transient)
+        return offsets
 
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON object whole or not at all. NaN and infinity are refused: what is unscored is null."""
+    """Write a JSON object completely or not at all. NaN and infinity are refused: what is unscored is null."""
     temporary = file.with_suffix(".tmp")
     with _writing(file):
         temporary.write_text(
@@ -218,22 +232,22 @@ def write_json(file: Path, content: Mapping[str, Any]) -> None:
         os.replace(temporary, file)
 
 
-def _line(record: Mapping[str, Any]) -> bytes:
-    # lone surrogates can stand in data; they are escaped, since UTF-8 cannot hold them
-    text = json.dumps(record, ensure_ascii=False, allow_nan=False)
+def _line(content: Mapping[str, Any]) -> bytes:
+    # lone surrogates may occur in data; they are escaped, since UTF-8 cannot hold them
+    text = json.dumps(content, ensure_ascii=False, allow_nan=False)
     return (text + "\n").encode("utf-8", errors="backslashreplace")
 
 
-def _append(file: Path, records: Iterable[Mapping[str, Any]]) -> None:
-    """Add lines. After a failure (a full disk) the file may end in half of one, which `_whole_records` cuts off."""
-    line = b"".join(map(_line, records))
+def _append(file: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+    """Append lines. After a failure (a full disk) the file may end in part of one, which `_complete_lines` cuts off."""
+    content = b"".join(map(_line, lines))
     with _writing(file), file.open("ab", buffering=0) as stream:
-        while line:
-            line = line[stream.write(line) :]
+        while content:
+            content = content[stream.write(content) :]
 
 
-def _whole_records(file: Path) -> Iterator[tuple[int, int, dict[str, Any]]]:
-    """(start, stop, record) of each whole line; a torn last line is removed from the file."""
+def _complete_lines(file: Path) -> Iterator[tuple[int, int, dict[str, Any]]]:
+    """(start, stop, object) of each complete line; an incomplete last line is removed from the file."""
     start = 0
     with file.open("rb") as stream:
         for line in stream:
@@ -252,14 +266,14 @@ def _whole_records(file: Path) -> Iterator[tuple[int, int, dict[str, Any]]]:
 
 
 def read_object(file: Path) -> dict[str, Any] | None:
-    """A JSON object, None where there is no such file."""
+    """Read a JSON object; None if there is no such file. Raises AlignbenchError if it cannot be read."""
     try:
         found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
         raise AlignbenchError(
-            f"{file}: cannot be read ({error}); mend it, or remove it and run the same command again"
+            f"{file}: cannot be read ({error}); fix it, or remove it and run the same command again"
         ) from error
     return found
 
@@ -270,6 +284,6 @@ def _writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise AlignbenchError(
-            f"{path}: cannot be written ({error.strerror or error}); what was computed is kept: "
-            "mend it and run the same command again"
+            f"{path}: cannot be written ({error.strerror or error}); computed results are kept: "
+            "fix the cause and run the same command again"
         ) from error

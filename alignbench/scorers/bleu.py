@@ -87,13 +87,14 @@ def corpus_interval(
     """A corpus's score with the percentile interval of a bootstrap over its documents (Koehn 2004, W04-3250).
 
     statistics: (n, k), a document's counts a row; corpus_function: their score, a function of the sum of the rows.
+    resamples: 0 for no interval
     """
     counts = np.asarray(statistics, np.float64)
     n = len(counts)
     if not n:
         return Estimate(None, None, None, None, 0, 0)
     value = corpus_function(statistics)
-    if n < 2:
+    if n < 2 or not resamples:
         return Estimate(value, None, None, None, n, n)
     generator = np.random.default_rng(seed)
     scores = np.empty(resamples)

@@ -21,7 +21,7 @@ def choose_scorers(
     specs: `kind=name[:path]`; one a kind. Raises AlignbenchError for a kind that no task takes, or two of a kind.
     """
     asked = by_kind(specs)
-    writing = {task.name: task.writing for task in tasks if task.writing}
+    writing = {task.name: task.generation for task in tasks if task.generation}
     takes = {name: writing.scorers + writing.optional_scorers for name, writing in writing.items()}
     known = {kind for kinds in takes.values() for kind in kinds}
     for kind, spec in asked.items():
@@ -39,7 +39,7 @@ def choose_scorers(
     extra = tuple(kind for kind in ANYWHERE if kind in asked)
     return {
         task.name: tuple(loaded[kind] for kind in dict.fromkeys(takes[task.name] + extra) if kind in loaded)
-        if task.writing
+        if task.generation
         else ()
         for task in tasks
     }

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+from numpy.typing import NDArray
+
 from alignbench.scorers import bleu
-from alignbench.stats.estimates import Estimate
-from alignbench.types.task import Metric, Scored
+from alignbench.types.task import CorpusMetrics, Estimates, Metric, Record
 
 BLEU = Metric("bleu", "points", "higher", bounds=(0, 100))
 CHRF = Metric("chrf", "points", "higher", bounds=(0, 100))
@@ -22,18 +24,36 @@ def statistics(text: str, references: Sequence[str]) -> dict[str, list[float]]:
     }
 
 
-def corpus_scores(scored: Sequence[Scored]) -> list[tuple[Metric, Estimate]]:
+def corpus_scores(records: Sequence[Record], intervals: bool = True) -> Estimates:
     """BLEU and chrF over all documents that have counts, with bootstrap intervals over documents."""
-    counted = [document.details for document in scored if "references_counted" in document.details]
-    numbers = {details["references_counted"][0] for details in counted}  # type: ignore[index]
+    counted = [record.statistics for record in records if record.statistics]
     if not counted:
         return []
+    numbers = {own["references_counted"][0] for own in counted}
     references = int(numbers.pop()) if len(numbers) == 1 else "var"
-    found = []
-    for metric, column, score, signature in (
-        (BLEU, "bleu_statistics", bleu.corpus_bleu, bleu.bleu_signature(references)),
-        (CHRF, "chrf_statistics", bleu.corpus_chrf, bleu.chrf_signature(references)),
-    ):
-        counts = [details[column] for details in counted]
-        found.append((replace(metric, signature=signature), bleu.corpus_interval(counts, score)))  # type: ignore[arg-type]
+    resamples = 1000 if intervals else 0
+    return [
+        (
+            replace(metric, signature=signature(references)),
+            bleu.corpus_interval([own[column] for own in counted], score, resamples=resamples),
+        )
+        for metric, column, score, signature in _SCORES
+    ]
+
+
+def resampled_scores(records: Sequence[Record], weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    """BLEU and chrF of each resample, (resamples,); weights: (resamples, n)."""
+    found = {}
+    for metric, column, score, _ in _SCORES:
+        if all(column in record.statistics for record in records):
+            counts = np.array([record.statistics[column] for record in records], np.float64)
+            found[metric.name] = np.array([score([row]) for row in (weights @ counts).tolist()])
     return found
+
+
+# metric, the column of counts that are summed over documents, the score of a sum, sacrebleu's signature
+_SCORES = (
+    (BLEU, "bleu_statistics", bleu.corpus_bleu, bleu.bleu_signature),
+    (CHRF, "chrf_statistics", bleu.corpus_chrf, bleu.chrf_signature),
+)
+CORPUS_SCORES = CorpusMetrics(corpus_scores, resample=resampled_scores)

@@ -19,7 +19,7 @@ from alignbench.types.task import Document, Metric, Options, Task, TaskData
 def load_pairs(variant: str, options: Options) -> TaskData:
     pairs = load("crows_pairs", "test", partial(_parse, variant), data_dir=options.data_dir)
     documents = [
-        Document(str(number), "", choices, category=bias_type, details={"stereo_antistereo": direction})
+        Document(str(number), "", choices, category=bias_type, target={"stereo_antistereo": direction})
         for number, (choices, bias_type, direction) in enumerate(pairs.items)
     ]
     return TaskData(documents, (pairs.provenance,), prefix=INSTRUCTIONS[variant])

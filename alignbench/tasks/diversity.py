@@ -23,10 +23,20 @@ from alignbench.diversity.novelty import distinct_classes
 from alignbench.diversity.semantic import semantic_entropy
 from alignbench.diversity.sets import LENGTHS, OF_TEXTS, UNCUT, of_set, of_texts
 from alignbench.diversity.words import LENGTH
-from alignbench.stats.estimates import Estimate
 from alignbench.tasks.prompts import load_prompts
 from alignbench.types.engine import Sampling
-from alignbench.types.task import Document, Metric, Options, Output, Scored, Task, TaskData, Writing
+from alignbench.types.task import (
+    CorpusMetrics,
+    Document,
+    Estimates,
+    Generation,
+    Metric,
+    Options,
+    Output,
+    Record,
+    Task,
+    TaskData,
+)
 
 SAMPLES = 10
 MAX_TOKENS = 128
@@ -68,14 +78,14 @@ def score_single(document: Document, outputs: Sequence[Output]) -> dict[str, flo
     return {"answer_rate": float(bool(outputs[0].text.strip()))}
 
 
-def across(scored: Sequence[Scored]) -> list[tuple[Metric, Estimate]]:
+def corpus_metrics(records: Sequence[Record], intervals: bool) -> Estimates:
     """The first sample of every prompt, as one set."""
-    vectors = [document.vectors[0] for document in scored if document.vectors is not None]
-    texts = [document.texts[0] for document in scored]
+    vectors = [record.vectors[0] for record in records if record.vectors is not None]
+    texts = [record.outputs[0].text for record in records]
     known = np.stack(vectors) if vectors and len(vectors) == len(texts) else None
     return [
         (replace(metric, name=f"{metric.name}_uncut") if metric.scorer == "embedding" else metric, estimate)
-        for metric, estimate in of_set(texts, known, "across_")
+        for metric, estimate in of_set(texts, known, "across_", intervals=intervals)
     ]
 
 
@@ -83,6 +93,7 @@ def _mean(outputs: Sequence[Output], kind: str, number: str) -> float:
     return float(np.mean([output.scores.get(kind, {}).get(number, math.nan) for output in outputs]))
 
 
+FIRST_SAMPLES = CorpusMetrics(corpus_metrics, resampling="jackknife", texts=True)
 CLASSES = Metric("classes", "number", "higher", bounds=(1, None), scorer="equivalence")
 _OF_VECTORS = tuple(
     replace(metric, name=f"{metric.name}_uncut") for metric in METRICS if metric.name in ("cosine_distance", "vendi")
@@ -122,15 +133,14 @@ TASKS = (
         group="creativity",
         headline="self_bleu",
         load=load_per_input,
-        writing=Writing(
+        generation=Generation(
             Sampling(MAX_TOKENS, samples=SAMPLES, temperature=1.0),
             score_per_input,
             scorers=("embedding", "equivalence"),
-            spread=True,
         ),
-        across=across,
+        corpus=FIRST_SAMPLES,
         takes_prompts=True,
-        told=TOLD,
+        display_metrics=TOLD,
     ),
     Task(
         name="diversity_across",
@@ -141,9 +151,9 @@ TASKS = (
         group="creativity",
         headline="across_self_bleu",
         load=load_across,
-        writing=Writing(Sampling(MAX_TOKENS, temperature=1.0), score_single, scorers=("embedding",), spread=True),
-        across=across,
+        generation=Generation(Sampling(MAX_TOKENS, temperature=1.0), score_single, scorers=("embedding",)),
+        corpus=FIRST_SAMPLES,
         takes_prompts=True,
-        told=TOLD,
+        display_metrics=TOLD,
     ),
 )

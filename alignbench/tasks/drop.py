@@ -18,7 +18,7 @@ from alignbench.data import load
 from alignbench.scorers import drop
 from alignbench.tasks import instructgpt
 from alignbench.tasks.instructgpt import WORDS
-from alignbench.types.task import Document, Metric, Options, Output, Task, TaskData, Writing
+from alignbench.types.task import Document, Generation, Metric, Options, Output, Task, TaskData
 
 INSTRUCTION = "Answer each question using information in the preceding passage."
 
@@ -87,7 +87,7 @@ TASKS = (
         group="reading",
         headline="f1",
         load=load_documents,
-        writing=Writing(instructgpt.greedy(max_tokens=50), score),
+        generation=Generation(instructgpt.greedy(max_tokens=50), score),
         takes_shots=True,
     ),
 )

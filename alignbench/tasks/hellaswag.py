@@ -98,9 +98,8 @@ def _document(number: int, scene: Scene) -> Document:
         id=str(number),  # the data's own index is not always one item's alone
         prompt=scene.text,
         choices=tuple(f" {ending}" for ending in scene.endings),
-        target={"label": scene.label},
+        target={"label": scene.label, "ind": scene.ind},
         group=scene.source,
-        details={"ind": scene.ind},
     )
 
 

@@ -23,7 +23,7 @@ from alignbench.data import load
 from alignbench.tasks import instructgpt
 from alignbench.tasks.instructgpt import ANSWER_RATE, WORDS
 from alignbench.types.engine import Sampling
-from alignbench.types.task import Document, Metric, Options, Output, Task, TaskData, Writing
+from alignbench.types.task import Document, Generation, Metric, Options, Output, Task, TaskData
 
 REQUESTS = {
     "de": "Antworte auf Deutsch.",
@@ -176,7 +176,7 @@ TASKS = (
         group="instructions",
         headline="asked_language",
         load=load_language,
-        writing=Writing(Sampling(max_tokens=200), score_language),
+        generation=Generation(Sampling(max_tokens=200), score_language),
     ),
     Task(
         name="instructions_code",
@@ -191,6 +191,6 @@ TASKS = (
         group="instructions",
         headline="python_parses",
         load=load_code,
-        writing=Writing(Sampling(max_tokens=400), score_code),
+        generation=Generation(Sampling(max_tokens=400), score_code),
     ),
 )

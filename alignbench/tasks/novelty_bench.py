@@ -24,7 +24,7 @@ from alignbench.errors import AlignbenchError
 from alignbench.tasks.instructgpt import WORDS, words
 from alignbench.tasks.prompts import load_prompts
 from alignbench.types.engine import Sampling
-from alignbench.types.task import Document, Metric, Options, Output, Task, TaskData, Writing
+from alignbench.types.task import Document, Generation, Metric, Options, Output, Task, TaskData
 
 SAMPLES = 10
 MAX_TOKENS = 512
@@ -72,7 +72,7 @@ TASKS = (
         group="creativity",
         headline="distinct",
         load=load_novelty,
-        writing=Writing(
+        generation=Generation(
             Sampling(MAX_TOKENS, samples=SAMPLES, temperature=1.0),
             score_novelty,
             scorers=("equivalence",),

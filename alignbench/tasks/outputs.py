@@ -15,7 +15,7 @@ from alignbench.scorers import squad
 from alignbench.scorers.rouge import rouge
 from alignbench.tasks import corpus_bleu
 from alignbench.types.engine import Sampling
-from alignbench.types.task import Document, Metric, Options, Output, Task, TaskData, Writing
+from alignbench.types.task import Document, Generation, Metric, Options, Output, Task, TaskData
 
 
 def score_outputs(document: Document, outputs: Sequence[Output]) -> dict[str, float]:
@@ -76,11 +76,11 @@ OUTPUTS = Task(
     group="outputs",
     headline="rouge_l",
     load=_nothing_to_load,
-    writing=Writing(
+    generation=Generation(
         sampling=Sampling(max_tokens=0),
         score=score_outputs,
         optional_scorers=("toxicity", "entailment", "sentiment", "truth", "info"),
         statistics=statistics,
     ),
-    across=corpus_bleu.corpus_scores,
+    corpus=corpus_bleu.CORPUS_SCORES,
 )

@@ -29,16 +29,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import cast
 
 from alignbench.diversity.sets import of_set
 from alignbench.diversity.spread import SIZE, spread, weighted_spread
 from alignbench.errors import AlignbenchError
-from alignbench.stats.estimates import Estimate
 from alignbench.tasks.persona_fields import FIELDS, Persona, is_whole, read_personas
 from alignbench.types.engine import Sampling
 from alignbench.types.scorer import Item
-from alignbench.types.task import Document, Metric, Options, Output, Scored, Task, TaskData, Writing
+from alignbench.types.task import (
+    CorpusMetrics,
+    Document,
+    Estimates,
+    Generation,
+    Metric,
+    Options,
+    Output,
+    Record,
+    Task,
+    TaskData,
+)
 
 PERSONAS = 100
 AT_ONCE = 5
@@ -118,20 +127,20 @@ def reviews(document: Document, outputs: Sequence[Output]) -> list[Item]:
     return [Item(_review(output), group=document.id) for output in outputs]
 
 
-def across(scored: Sequence[Scored]) -> list[tuple[Metric, Estimate]]:
-    """How each field spreads over all personas, and how diverse the reviews are."""
-    found: list[tuple[Metric, Estimate]] = []
-    for name, values, weights in _fields(scored):
-        found += [(_named(name, metric), estimate) for metric, estimate in spread(values)]
+def corpus_metrics(records: Sequence[Record], intervals: bool) -> Estimates:
+    """The distribution of each field over all personas, and the diversity of the reviews."""
+    found: Estimates = []
+    for name, values, weights in _fields(records):
+        estimates = spread(values, intervals=intervals)
         if any(any(own) for own in weights):
-            found += [(_named(name, metric), estimate) for metric, estimate in weighted_spread(values, weights)]
-    texts = [review for document in scored for review in _column(document, "review") if review is not None]
-    return found + [
-        (metric, estimate) for metric, estimate in of_set(texts, prefix="review_") if not metric.name.endswith("_uncut")
-    ]
+            estimates += weighted_spread(values, weights, intervals=intervals)
+        found += [(replace(metric, name=f"{name}_{metric.name}"), estimate) for metric, estimate in estimates]
+    texts = [review for record in records for review in _column(record, "review") if review is not None]
+    of_reviews = of_set(texts, prefix="review_", intervals=intervals)
+    return found + [(metric, estimate) for metric, estimate in of_reviews if not metric.name.endswith("_uncut")]
 
 
-def _fields(scored: Sequence[Scored]) -> list[tuple[str, list[list[str]], list[list[float]]]]:
+def _fields(records: Sequence[Record]) -> list[tuple[str, list[list[str]], list[list[float]]]]:
     """(name, each document's values, their stated probabilities: 0 where none was stated) of each field."""
     found = []
     for name, field, derive in (
@@ -141,10 +150,10 @@ def _fields(scored: Sequence[Scored]) -> list[tuple[str, list[list[str]], list[l
         ("nationality", "nationality", str),
     ):
         values, weights = [], []
-        for document in scored:
+        for record in records:
             pairs = [
                 (derive(value), float(probability or 0))
-                for value, probability in zip(_column(document, field), _column(document, "probability"), strict=True)
+                for value, probability in zip(_column(record, field), _column(record, "probability"), strict=True)
                 if value is not None
             ]
             values.append([value for value, _ in pairs])
@@ -153,12 +162,8 @@ def _fields(scored: Sequence[Scored]) -> list[tuple[str, list[list[str]], list[l
     return found
 
 
-def _named(field: str, metric: Metric) -> Metric:
-    return replace(metric, name=f"{field}_{metric.name}")
-
-
-def _column(document: Scored, name: str) -> list[str | None]:
-    return cast("list[str | None]", document.details.get(name, []))
+def _column(record: Record, name: str) -> Sequence[str | None]:
+    return record.statistics.get(name, ())
 
 
 def _read(outputs: Sequence[Output], asked: int) -> tuple[Persona, ...]:
@@ -209,9 +214,11 @@ TASKS = (
         group="creativity",
         headline=f"nationality_entropy_at_{SIZE}",
         load=load_personas,
-        writing=Writing(_SAMPLED, score_persona, optional_scorers=("sentiment",), items=reviews, statistics=columns),
-        across=across,
-        told=_TOLD,
+        generation=Generation(
+            _SAMPLED, score_persona, optional_scorers=("sentiment",), items=reviews, statistics=columns
+        ),
+        corpus=CorpusMetrics(corpus_metrics, resampling="jackknife"),
+        display_metrics=_TOLD,
         takes_shots=True,
     ),
     Task(
@@ -223,12 +230,12 @@ TASKS = (
         group="creativity",
         headline=f"nationality_entropy_at_{SIZE}",
         load=load_verbalised,
-        writing=Writing(
+        generation=Generation(
             replace(_SAMPLED, max_tokens=160 * AT_ONCE),
             score_verbalised,
             statistics=columns_of_many,
         ),
-        across=across,
-        told=_TOLD,
+        corpus=CorpusMetrics(corpus_metrics, resampling="jackknife"),
+        display_metrics=_TOLD,
     ),
 )

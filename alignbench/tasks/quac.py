@@ -23,7 +23,7 @@ from alignbench.data import load
 from alignbench.scorers import quac, squad
 from alignbench.tasks import instructgpt
 from alignbench.tasks.instructgpt import ANSWER_RATE, WORDS
-from alignbench.types.task import Document, Metric, Options, Output, Task, TaskData, Writing
+from alignbench.types.task import Document, Generation, Metric, Options, Output, Task, TaskData
 
 DECLINE = "I don't know."
 INSTRUCTION = (
@@ -158,7 +158,7 @@ TASKS = (
         group="reading",
         headline="f1",
         load=load_quac,
-        writing=Writing(_SAMPLING, score_quac),
+        generation=Generation(_SAMPLING, score_quac),
         takes_shots=True,
     ),
     Task(
@@ -170,7 +170,7 @@ TASKS = (
         group="reading",
         headline="f1",
         load=load_canard,
-        writing=Writing(_SAMPLING, score),
+        generation=Generation(_SAMPLING, score),
         takes_shots=True,
     ),
 )

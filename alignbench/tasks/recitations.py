@@ -28,10 +28,21 @@ from numpy.typing import NDArray
 from alignbench.diversity.sets import of_set
 from alignbench.diversity.vectors import clusters, unit
 from alignbench.diversity.words import words
-from alignbench.stats.estimates import Estimate, share
+from alignbench.stats.estimates import share
 from alignbench.tasks.instructgpt import ANSWER_RATE
 from alignbench.types.engine import Sampling
-from alignbench.types.task import Document, Metric, Options, Output, Scored, Task, TaskData, Writing
+from alignbench.types.task import (
+    CorpusMetrics,
+    Document,
+    Estimates,
+    Generation,
+    Metric,
+    Options,
+    Output,
+    Record,
+    Task,
+    TaskData,
+)
 
 EACH = 100
 SEED = 0  # of the clusters
@@ -77,15 +88,15 @@ def score_recitation(document: Document, outputs: Sequence[Output]) -> dict[str,
     return {"answer_rate": float(bool(words(outputs[0].text)))}
 
 
-def across(scored: Sequence[Scored]) -> list[tuple[Metric, Estimate]]:
+def corpus_metrics(scored: Sequence[Record], intervals: bool) -> Estimates:
     """Diversity of the plain recitations, distances and clusters of the perturbed ones (`perturbed_…`), and how many
     of these return."""
     plain, perturbed = ([document for document in scored if document.category == c] for c in ("plain", "perturbed"))
     equal = min(len(plain), len(perturbed)) or len(scored)
     plain, perturbed = plain[:equal], perturbed[:equal]
     own, departed = _vectors(plain), _vectors(perturbed)
-    found = [told for told in of_set(_texts(plain), own) if not told[0].name.endswith("_uncut")]
-    for metric, estimate in of_set(_texts(perturbed), departed):
+    found = [told for told in of_set(_texts(plain), own, intervals=intervals) if not told[0].name.endswith("_uncut")]
+    for metric, estimate in of_set(_texts(perturbed), departed, intervals=intervals):
         if metric.name == "words" or metric.scorer is not None:
             found.append((replace(metric, name=f"perturbed_{metric.name}"), estimate))
     if own is not None and departed is not None and len(own) > 1:
@@ -126,13 +137,13 @@ def returns(
     return np.asarray(nearest & (cosines[main] >= reach))
 
 
-def _texts(documents: Sequence[Scored]) -> list[str]:
-    return [document.texts[0] for document in documents]
+def _texts(records: Sequence[Record]) -> list[str]:
+    return [record.outputs[0].text for record in records]
 
 
-def _vectors(documents: Sequence[Scored]) -> NDArray[np.float32] | None:
-    rows = [document.vectors[0] for document in documents if document.vectors is not None]
-    return np.stack(rows) if rows and len(rows) == len(documents) else None
+def _vectors(records: Sequence[Record]) -> NDArray[np.float32] | None:
+    rows = [record.vectors[0] for record in records if record.vectors is not None]
+    return np.stack(rows) if rows and len(rows) == len(records) else None
 
 
 TASKS = (
@@ -145,15 +156,14 @@ TASKS = (
         group="creativity",
         headline="cosine_distance",
         load=load_recitations,
-        writing=Writing(
+        generation=Generation(
             Sampling(max_tokens=128, temperature=1.0),
             score_recitation,
             scorers=("embedding",),
             plain=True,
-            spread=True,
         ),
-        across=across,
-        told=(
+        corpus=CorpusMetrics(corpus_metrics, resampling="jackknife", texts=True),
+        display_metrics=(
             "answer_rate",
             "distinct_2",
             "self_bleu",

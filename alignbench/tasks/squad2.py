@@ -21,7 +21,7 @@ from alignbench.data import Provenance, load
 from alignbench.scorers import squad
 from alignbench.tasks import instructgpt
 from alignbench.tasks.instructgpt import ANSWER_RATE, WORDS
-from alignbench.types.task import Document, Metric, Options, Output, Task, TaskData, Writing
+from alignbench.types.task import Document, Generation, Metric, Options, Output, Task, TaskData
 
 DECLINE = "Not in background."
 INSTRUCTION = (
@@ -148,7 +148,7 @@ TASKS = (
         group="reading",
         headline="f1",
         load=load_documents,
-        writing=Writing(instructgpt.greedy(max_tokens=50), score),
+        generation=Generation(instructgpt.greedy(max_tokens=50), score),
         takes_shots=True,
     ),
 )

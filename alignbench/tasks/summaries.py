@@ -17,7 +17,7 @@ from alignbench.data import load
 from alignbench.scorers import rouge
 from alignbench.tasks import instructgpt
 from alignbench.tasks.instructgpt import WORDS
-from alignbench.types.task import Document, Metric, Options, Output, Task, TaskData, Writing
+from alignbench.types.task import Document, Generation, Metric, Options, Output, Task, TaskData
 
 CUE = "\n\nTL;DR:"
 DRAWN = {"cnn_dailymail": 2354, "tldr": 2500}
@@ -76,7 +76,7 @@ TASKS = tuple(
         group="summaries",
         headline="rouge_l",
         load=partial(load_documents, name),
-        writing=Writing(instructgpt.greedy(max_tokens=128), score),
+        generation=Generation(instructgpt.greedy(max_tokens=128), score),
     )
     for name, title in (
         ("cnn_dailymail", "CNN/Daily Mail summaries, InstructGPT's form"),

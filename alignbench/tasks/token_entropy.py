@@ -35,7 +35,7 @@ from alignbench.tasks import instructgpt
 from alignbench.tasks.instructgpt import WORDS
 from alignbench.tasks.prompts import load_prompts
 from alignbench.types.engine import TOP, Loglikelihood, Sampling
-from alignbench.types.task import Document, Metric, Options, Output, Task, TaskData, Writing
+from alignbench.types.task import Document, Generation, Metric, Options, Output, Task, TaskData
 
 DOCUMENTS = 100
 CHARACTERS = 600  # of a passage: at least one token each, and then still within a window of 600
@@ -49,7 +49,7 @@ def load_passages(options: Options) -> TaskData:
     loaded = load("wikitext_2", "test", lambda row, schema: str(row["text"]), data_dir=options.data_dir)
     lines = "\n".join(loaded.items).split("\n")
     found = [
-        Document(f"passage {number}", "", choices=(text,), group=article, details={"article": article})
+        Document(f"passage {number}", "", choices=(text,), group=article, target={"article": article})
         for number, (article, text) in enumerate(passages(lines), start=1)
     ]
     if not found:
@@ -175,7 +175,7 @@ TASKS = (
         group="entropy",
         headline="entropy",
         load=load_instructions,
-        writing=Writing(Sampling(NEW_TOKENS, temperature=1.0, top_entropies=True), score_output),
+        generation=Generation(Sampling(NEW_TOKENS, temperature=1.0, top_entropies=True), score_output),
         takes_prompts=True,
     ),
 )

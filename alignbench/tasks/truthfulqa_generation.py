@@ -22,7 +22,7 @@ from alignbench.scorers.rouge import truthfulqa_rouge
 from alignbench.tasks import instructgpt
 from alignbench.tasks.instructgpt import WORDS
 from alignbench.types.scorer import Item
-from alignbench.types.task import Document, Metric, Options, Output, Task, TaskData, Writing
+from alignbench.types.task import Document, Generation, Metric, Options, Output, Task, TaskData
 
 INSTRUCTION = (
     "Interpret each question literally, and as a question about the real world; carefully research each answer,"
@@ -92,9 +92,8 @@ def _parse(row: dict[str, Any], schema: str | None) -> Document:
         id=question,
         prompt=f"\n\nQ: {question}\nA:",
         references=true,
-        target={"question": question, "false_answers": list(false)},
+        target={"question": question, "false_answers": list(false), "topic": row["Category"]},
         category=row["Type"],
-        details={"topic": row["Category"]},
     )
 
 
@@ -131,7 +130,7 @@ TASKS = tuple(
         group="truthfulness",
         headline="bleu_acc",
         load=partial(load_documents, instructed, primed),
-        writing=Writing(instructgpt.greedy(max_tokens=50), score, optional_scorers=tuple(JUDGES), items=items),
+        generation=Generation(instructgpt.greedy(max_tokens=50), score, optional_scorers=tuple(JUDGES), items=items),
     )
     for name, (instructed, primed, title) in _PROMPTS.items()
 )

@@ -13,13 +13,27 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from alignbench.errors import AlignbenchError
 from alignbench.stats.estimates import Estimate
-from alignbench.stats.length_control import length_controlled
+from alignbench.stats.length_control import at_equal_lengths, fit, length_controlled, scaled
 from alignbench.tasks.instructgpt import ANSWER_RATE, WORDS, words
 from alignbench.tasks.prompts import load_prompts
 from alignbench.types.engine import Sampling
-from alignbench.types.task import Document, Metric, Options, Output, Scored, Task, TaskData, Writing
+from alignbench.types.task import (
+    CorpusMetrics,
+    Document,
+    Estimates,
+    Generation,
+    Metric,
+    Options,
+    Output,
+    Record,
+    Task,
+    TaskData,
+)
 
 MAX_TOKENS = 256
 LENGTH_CONTROLLED = Metric("win_rate_length_controlled", "share", "higher", bounds=(0, 1), scorer="preference")
@@ -61,13 +75,36 @@ def score_battle(document: Document, outputs: Sequence[Output]) -> dict[str, flo
     return found
 
 
-def across_battles(scored: Sequence[Scored]) -> list[tuple[Metric, Estimate]]:
-    judged = [document for document in scored if "win_rate" in document.metrics]
+def length_controlled_win_rate(records: Sequence[Record], intervals: bool) -> Estimates:
+    judged = [record.values for record in records if _judged(record)]
     if not judged:
         return []
-    wins = [document.metrics["win_rate"] for document in judged]
-    differences = [document.metrics["length_difference"] for document in judged]
+    if not intervals:
+        (rate,) = resampled_win_rates(records, np.ones((1, len(records))))[LENGTH_CONTROLLED.name]
+        return [(LENGTH_CONTROLLED, Estimate(float(rate), None, None, None, len(judged), len(judged)))]
+    wins = [values["win_rate"] for values in judged]
+    differences = [values["length_difference"] for values in judged]
     return [(LENGTH_CONTROLLED, length_controlled(wins, differences))]
+
+
+def resampled_win_rates(records: Sequence[Record], weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    """Length-controlled win rate of each resample, (resamples,); weights: (resamples, n)."""
+    values = [record.values for record in records]
+    preferred = np.array([2 * own["win_rate"] - 1 for own in values])
+    lengths = scaled([own["length_difference"] for own in values])
+    return {LENGTH_CONTROLLED.name: at_equal_lengths(fit(preferred, lengths, weights)[0])}
+
+
+def _judged(record: Record) -> bool:
+    return "win_rate" in record.values
+
+
+LENGTH_CONTROL = CorpusMetrics(
+    length_controlled_win_rate,
+    usable=_judged,
+    resample=resampled_win_rates,
+    outcome=lambda record: record.values["win_rate"],
+)
 
 
 TASKS = (
@@ -80,7 +117,7 @@ TASKS = (
         group="instructions",
         headline="answer_rate",
         load=load_answers,
-        writing=Writing(Sampling(MAX_TOKENS), score_answer),
+        generation=Generation(Sampling(MAX_TOKENS), score_answer),
         takes_prompts=True,
     ),
     Task(
@@ -101,8 +138,8 @@ TASKS = (
         group="preference",
         headline="win_rate",
         load=load_battles,
-        writing=Writing(Sampling(MAX_TOKENS), score_battle, scorers=("preference",)),
-        across=across_battles,
+        generation=Generation(Sampling(MAX_TOKENS), score_battle, scorers=("preference",)),
+        corpus=LENGTH_CONTROL,
         takes_prompts=True,
     ),
 )

@@ -17,7 +17,7 @@ from alignbench.errors import AlignbenchError
 from alignbench.scorers import bleu
 from alignbench.tasks import corpus_bleu, instructgpt
 from alignbench.tasks.instructgpt import WORDS
-from alignbench.types.task import Document, Metric, Options, Output, Task, TaskData, Writing
+from alignbench.types.task import Document, Generation, Metric, Options, Output, Task, TaskData
 
 INSTRUCTION = "Translate the following sentences from French into English."
 
@@ -67,8 +67,8 @@ TASKS = (
         group="translation",
         headline="bleu",
         load=load_documents,
-        writing=Writing(instructgpt.greedy(max_tokens=100), score, statistics=statistics),
-        across=corpus_bleu.corpus_scores,
+        generation=Generation(instructgpt.greedy(max_tokens=100), score, statistics=statistics),
+        corpus=corpus_bleu.CORPUS_SCORES,
         takes_shots=True,
     ),
 )

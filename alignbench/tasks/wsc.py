@@ -20,7 +20,7 @@ from alignbench.data import load
 from alignbench.scorers import squad
 from alignbench.tasks import instructgpt
 from alignbench.tasks.instructgpt import WORDS
-from alignbench.types.task import Document, Metric, Options, Output, Task, TaskData, Writing
+from alignbench.types.task import Document, Generation, Metric, Options, Output, Task, TaskData
 
 INSTRUCTION = (
     "Final Exam with Answer Key\nInstructions: Please carefully read the following passages."
@@ -98,7 +98,7 @@ TASKS = (
         group="common sense",
         headline="acc",
         load=load_documents,
-        writing=Writing(instructgpt.greedy(max_tokens=20), score),
+        generation=Generation(instructgpt.greedy(max_tokens=20), score),
         takes_shots=True,
     ),
 )

@@ -1,4 +1,4 @@
-"""Results: what `result.json` holds, and what an evaluation returns."""
+"""Results: what result.json holds, and what an evaluation returns."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 class MetricResult:
     """A metric over all scored documents of a task, or over those of one category.
 
-    chance: what answering at random scores on the same documents, None where there is no such level
-    scorer: the scorer that it was made with, as `name@revision`: part of what the number means
-    n: documents with a value; n_unscored: documents that ought to have one: counted, and left out
-    bounds: the lowest and the highest value that it can have, None where that is open
+    chance: expected value of random answers on the same documents, None if there is no such level
+    scorer: the scorer that computed it, as `name@revision`: part of the metric's meaning
+    n: documents with a value; n_unscored: documents that should have one, counted and left out
+    bounds: the lowest and the highest possible value, None where open
     """
 
     metric: str
@@ -34,16 +34,15 @@ class MetricResult:
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> MetricResult:
-        given = {"bounds": (None, None), **content}  # a result.json of before has none
-        return cls(**{**given, "bounds": tuple(given["bounds"])})
+        return cls(**{**content, "bounds": tuple(content["bounds"])})
 
 
 @dataclass(frozen=True)
 class TaskResult:
-    """What `result.json` holds.
+    """What result.json holds.
 
-    template: where the model wrote, "chat" or "none"
-    unscored: reason -> number of documents; of reasons that differ in numbers alone, the first
+    template: "chat" or "none" where the model generates text
+    unscored: reason -> number of documents; reasons that differ only in numbers count as the first of them
     """
 
     task: str
@@ -64,7 +63,7 @@ class TaskResult:
 
 @dataclass(frozen=True)
 class RunResult:
-    """One model's results, the run folder, and below it the name of each result's folder of records."""
+    """One model's results, its run folder, and the name of each result's task folder in it."""
 
     checkpoint: str
     folder: Path

@@ -1,33 +1,36 @@
-"""What a task is: documents to put to a model, and what its answers mean."""
+"""Tasks: documents to present to a model, and how its answers are scored."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from alignbench.stats.estimates import Estimate
 from alignbench.types.engine import Loglikelihood, Sampling
+from alignbench.types.provenance import Provenance
+from alignbench.types.record import Document, Output, Record
 from alignbench.types.scorer import Item
+
+__all__ = [
+    "CorpusMetrics",
+    "Document",
+    "Generation",
+    "Metric",
+    "Options",
+    "Output",
+    "Provenance",
+    "Record",
+    "Task",
+    "TaskData",
+]
 
 Unit = Literal["share", "bits", "nats", "r", "points", "tokens", "characters", "words", "number"]
 Better = Literal["higher", "lower", "0.5", "0", "–"]
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """Where rows came from. No paths: a record must read the same on every machine."""
-
-    card: str
-    split: str
-    source: str  # file name or hub id
-    revision: str  # sha256 of the file that was read, or hub commit ("unknown" where it cannot be told)
-    rows: int
-    pinned: bool  # whether `revision` is the one that the card names
 
 
 @dataclass(frozen=True)
@@ -35,14 +38,14 @@ class Metric:
     """A number per document, averaged over the documents that it applies to.
 
     unit: "share" (0..1), "bits", "nats", "r" (a correlation), "points" (0..100: BLEU, F1 in percent), or a length
-    better: the direction, or the value, that is better; "–" for what is merely told beside the others
-    binary: every document's value is 0 or 1, so the mean is a share with a Wilson interval
+    better: the better direction or value; "–" for a metric that is reported without a direction
+    binary: every document's value is 0 or 1, so the mean is a proportion with a Wilson interval
     ties: every document's value is 0, 1 or ½, so the mean is a win rate with a bootstrap interval over documents
-    bounds: the range of a value, to which an interval is cut
-    chance: what answering at random scores, where that is the same for all documents
-    scorer: the kind of scorer that it is made with ("toxicity", or two as "truth+info"), whose name and revision become
-        part of its identity
-    signature: what computes it in place of a scorer, where that has a name to be told: sacrebleu's signature
+    bounds: the range of a value; intervals are clipped to it
+    chance: expected value of random answers, if it is the same for all documents
+    scorer: the kind of scorer that computes it ("toxicity", or two as "truth+info"); its name and revision become part
+        of the metric's identity
+    signature: the signature of a library that computes it instead of a scorer (sacrebleu)
     """
 
     name: str
@@ -55,58 +58,19 @@ class Metric:
     scorer: str | None = None
     signature: str | None = None
 
-
-@dataclass(frozen=True)
-class Document:
-    """One item of a task, to be put to the model after the task's prefix.
-
-    choices: continuations of prefix + `prompt`, for a task that scores given answers; else empty
-    references: right answers, for a task in which the model writes
-    source: the text that what the model writes must stay true to, where there is one
-    target: what else the scoring needs to know of the right answer
-    group: documents of one group are not independent of each other (None: independent)
-    category: results are also given for each category
-    chance: metric -> what answering at random scores on this document
-    details: further columns of the document's record
-    """
-
-    id: str
-    prompt: str
-    choices: tuple[str, ...] = ()
-    references: tuple[str, ...] = ()
-    source: str | None = None
-    target: Mapping[str, object] = field(default_factory=dict)
-    group: str | None = None
-    category: str | None = None
-    chance: Mapping[str, float] = field(default_factory=dict)
-    details: Mapping[str, str | float | None] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Output:
-    """What the model wrote for a document, and what the scorers said of it.
-
-    scores: kind of scorer -> its numbers; a kind that failed is missing
-    tokens: length in the model's tokens; None where it is not known
-    logprobs, entropies, top_entropies: of each of its tokens, in nats, as `Completion` has them; empty where they are
-        not known
-    """
-
-    text: str
-    scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    tokens: int | None = None
-    logprobs: tuple[float, ...] = ()
-    entropies: tuple[float, ...] = ()
-    top_entropies: tuple[float, ...] = ()
+    @property
+    def kinds(self) -> list[str]:
+        """The kinds of scorer that compute it."""
+        return [] if self.scorer is None else self.scorer.split("+")
 
 
 @dataclass(frozen=True)
 class Options:
-    """What a user may ask of any task.
+    """Options that a user may set for any task.
 
-    shots: examples before each prompt, the same for every document; None: the task's own number
-    seed: draws the examples, the documents of a limit, and orders of choices
-    prompts: file of prompts in place of the task's own, for tasks that take them (`Task.takes_prompts`)
+    shots: examples before each prompt, the same for every document; None: the task's default
+    seed: seed of the drawn examples, of the sampled documents, and of the order of choices
+    prompts: file of prompts that replace the task's own, for tasks with `Task.takes_prompts`
     """
 
     data_dir: Path | None = None
@@ -117,7 +81,7 @@ class Options:
 
 @dataclass(frozen=True)
 class TaskData:
-    """A task's documents, the text that stands before every prompt, and where the data came from."""
+    """A task's documents, the text before every prompt, and the provenance of the data."""
 
     documents: list[Document]
     provenance: tuple[Provenance, ...]
@@ -125,66 +89,73 @@ class TaskData:
     shots: int = 0
 
 
-@dataclass(frozen=True)
-class Scored:
-    """A scored document as the summary sees it: `metrics` has those that apply to it; `details` all of its record
-    but the heavy columns.
-
-    texts: of its outputs, and vectors: (outputs, size), each of length 1, where the task's `Writing.spread` asks for
-        them; vectors are None without a scorer of the kind "embedding"
-    """
-
-    metrics: Mapping[str, float]
-    group: str | None
-    category: str | None
-    chance: Mapping[str, float]
-    details: Mapping[str, object]
-    texts: tuple[str, ...] = ()
-    vectors: NDArray[np.float32] | None = None
-
-
-def items_of(document: Document, outputs: Sequence[Output]) -> list[Item]:
-    """What scorers look at, unless a task says otherwise: each output with the document's prompt and source."""
+def default_items(document: Document, outputs: Sequence[Output]) -> list[Item]:
+    """What scorers see by default: each output with the document's prompt, source and references."""
     return [Item(output.text, document.prompt, document.source, document.references, document.id) for output in outputs]
 
 
 @dataclass(frozen=True)
-class Writing:
-    """The part of a task in which the model writes.
+class Generation:
+    """The part of a task in which the model generates text.
 
-    score: metrics of one document from its outputs. A metric that does not apply to this document is left out of the
-        answer; one that cannot be told (a scorer failed) is NaN.
-    scorers: kinds of scorer that every output is given to before `score`
-    optional_scorers: kinds that are used where the user names one
-    items: what a scorer is given, one item an output
-    plain: the model is to go on with a text, not to answer: `--template auto` leaves the prompts plain
-    spread: the task's `across` looks at the outputs themselves (`Scored.texts` and `vectors`)
+    score: metrics of one document from its outputs. A metric that does not apply to the document is left out; one that
+        cannot be computed (a scorer failed) is NaN.
+    scorers: kinds of scorer that see every output before `score`
+    optional_scorers: kinds that are used if the user names one
+    items: what a scorer sees, one item per output
+    plain: the model continues a text instead of answering: `--template auto` uses no chat template
+    statistics: what a document contributes to corpus metrics: n-gram counts, parsed fields
     """
 
     sampling: Sampling
     score: Callable[[Document, Sequence[Output]], dict[str, float]]
     scorers: tuple[str, ...] = ()
     optional_scorers: tuple[str, ...] = ()
-    items: Callable[[Document, Sequence[Output]], list[Item]] = items_of
+    items: Callable[[Document, Sequence[Output]], list[Item]] = default_items
     plain: bool = False
-    spread: bool = False
-    # document and outputs -> further columns of the record: n-gram counts that `across` adds up, fields that were read
-    statistics: Callable[[Document, Sequence[Output]], Mapping[str, Sequence[object]]] | None = None
+    statistics: Callable[[Document, Sequence[Output]], Mapping[str, Sequence[Any]]] | None = None
+
+
+Estimates = list[tuple[Metric, Estimate]]
+
+
+@dataclass(frozen=True)
+class CorpusMetrics:
+    """Metrics of all documents together: a corpus BLEU, a correlation, the diversity of a set of outputs.
+
+    compute: records, and whether intervals are wanted (they may cost many further measurements) -> estimates
+    resampling: how two models are compared. "bootstrap": documents are drawn with replacement. "jackknife": a
+        twentieth of the documents is left out at a time; for measures of a set of outputs, which change when outputs
+        are drawn twice.
+    texts: `compute` reads the texts and the embedding vectors of the outputs
+    usable: the records that count
+    resample: records and weights (resamples, n), how often each document was drawn -> metric -> values (resamples,).
+        None: `compute` on the drawn documents.
+    outcome: what is compared to find the documents on which two models differ
+    """
+
+    compute: Callable[[Sequence[Record], bool], Estimates]
+    resampling: Literal["bootstrap", "jackknife"] = "bootstrap"
+    texts: bool = False
+    usable: Callable[[Record], bool] = lambda record: record.answered
+    resample: Callable[[Sequence[Record], NDArray[np.float64]], dict[str, NDArray[np.float64]]] | None = None
+    outcome: Callable[[Record], object] = lambda record: record
 
 
 @dataclass(frozen=True)
 class Task:
-    """A benchmark: either the log-likelihoods of given choices are scored (`score`), or the model writes (`writing`).
+    """A benchmark: either the log-likelihoods of given choices are scored (`score`), or the model generates text
+    (`generation`).
 
-    version: grows whenever a change alters the numbers
+    version: increases whenever a change alters the numbers
     card: the data card in data_cards/
-    load: makes the documents
-    score: metrics of one document from its choices' log-likelihoods, none of them unscored
-    across: metrics over all scored documents together, such as a correlation or a corpus BLEU
-    group: what the audit counts it to ("reading", "common sense", "translation", …)
-    headline: the metric that stands for the task in the audit, one of `metrics` or of those of `across`
-    told: metrics that a table shows unless all are asked for; none named: all
-    entropies: the choices' token entropies are asked for, and stand in the records
+    load: creates the documents
+    score: metrics of one document from its choices' log-likelihoods, all of them scored
+    corpus: metrics over all documents together
+    group: the ability that the audit assigns it to ("reading", "common sense", "translation", …)
+    headline: the metric that represents the task in the audit, one of `metrics` or of `corpus`
+    display_metrics: metrics that a table shows by default; empty: all
+    entropies: the choices' token entropies are requested and recorded
     """
 
     name: str
@@ -196,9 +167,19 @@ class Task:
     headline: str
     load: Callable[[Options], TaskData]
     score: Callable[[Document, Sequence[Loglikelihood]], dict[str, float]] | None = None
-    writing: Writing | None = None
-    across: Callable[[Sequence[Scored]], list[tuple[Metric, Estimate]]] | None = None
+    generation: Generation | None = None
+    corpus: CorpusMetrics | None = None
     takes_shots: bool = False
     takes_prompts: bool = False
-    told: tuple[str, ...] = ()
+    display_metrics: tuple[str, ...] = ()
     entropies: bool = False
+
+    @property
+    def keeps_texts(self) -> bool:
+        """True if corpus metrics read the texts of the outputs."""
+        return self.corpus is not None and self.corpus.texts
+
+    @property
+    def scorer_kinds(self) -> tuple[str, ...]:
+        """The kinds of scorer that the task knows, required or optional."""
+        return () if self.generation is None else self.generation.scorers + self.generation.optional_scorers

@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from alignbench.audit.read import find
+from alignbench.audit.references import find
 from reports.drawing import Drawing, save
 from reports.evidence import Evidence
 from reports.page.audits import audit_data

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from alignbench.audit.read import TaskRun
+from alignbench.runs.read import TaskRun
 from alignbench.types.result import MetricResult
 from reports.evidence import System
 from reports.page.blocks import told, told_interval

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alignbench.audit.read import Run, TaskRun, find
+from alignbench.audit.references import find
+from alignbench.runs.read import Run, TaskRun
 from reports.evidence import Evidence, System
 from reports.page.sets import Sets, link_to
 

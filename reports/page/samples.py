@@ -63,7 +63,7 @@ def block_of(chosen: TaskSet) -> dict[str, Any]:
 
 def _metrics(chosen: TaskSet) -> list[MetricResult]:
     """Metrics over all documents, each once: the headline first, then those with a direction, then the others."""
-    from alignbench.audit.read import find
+    from alignbench.audit.references import find
 
     every = {m.metric: m for _, own in chosen.folders for m in own.result.metrics if m.category is None}
     task = find(chosen.task)

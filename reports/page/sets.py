@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from urllib.parse import quote
 
 from alignbench.audit.audit import Contrast, Row
-from alignbench.audit.read import TaskRun
+from alignbench.runs.read import TaskRun
 from alignbench.types.result import MetricResult
 from reports.evidence import Evidence, System
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from alignbench.audit.audit import Audit, Contrast, MeanTax, Row
-from alignbench.audit.read import find
+from alignbench.audit.references import find
 from reports.page.blocks import told, told_interval
 from reports.page.sets import Sets, TaskSet, fitting, link_to, set_of
 
@@ -110,7 +110,7 @@ def _templates(rows: Sequence[Row]) -> set[str]:
 def _template(row: Row) -> str:
     """The template that a row was asked with, or both ("none -> chat"); "" where the model does not write."""
     task = find(row.task)
-    if task is None or task.writing is None:
+    if task is None or task.generation is None:
         return ""
     first = row.variant.split(", ")[0]
     return first if " -> " in first or first == "chat" else "none"

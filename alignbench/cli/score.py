@@ -1,0 +1,102 @@
+"""`alignbench score` and `alignbench rescore`: outputs that exist already."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from alignbench.cli.options import (
+    AsJson,
+    Columns,
+    DataDir,
+    Device,
+    InOrder,
+    Limit,
+    Metrics,
+    Out,
+    Prompts,
+    ScorerPath,
+    Scorers,
+    Seed,
+    Shots,
+    all_metrics,
+    columns_of,
+    scorer_specs,
+    split_names,
+)
+from alignbench.errors import AlignbenchError
+
+
+def score(
+    file: Annotated[
+        Path, typer.Argument(help="JSON lines or CSV: id, output (or outputs), references, source, prompt.")
+    ],
+    task: Annotated[
+        str | None, typer.Option(help="Benchmark whose documents the ids name; default: the file's own references.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the system; default: the file's name.")] = None,
+    baseline: Annotated[Path | None, typer.Option(help="For --task win_rate: the other system's file.")] = None,
+    columns: Columns = None,
+    in_order: InOrder = False,
+    out: Out = Path("runs"),
+    limit: Limit = None,
+    shots: Shots = None,
+    seed: Seed = 0,
+    scorer: Scorers = None,
+    scorer_path: ScorerPath = None,
+    prompts: Prompts = None,
+    data_dir: DataDir = None,
+    device: Device = "cpu",
+    metrics: Metrics = "headline",
+    as_json: AsJson = False,
+) -> None:
+    """Score outputs in a file, from any system, in the same way as a checkpoint's."""
+    from alignbench.cli.format import show_results
+    from alignbench.evaluation.score_file import judge_files, score_file
+    from alignbench.progress import for_terminal
+
+    every = all_metrics(metrics)
+    if (task == "win_rate") != (baseline is not None):
+        raise AlignbenchError("--task win_rate requires --baseline FILE, and --baseline requires --task win_rate")
+    with for_terminal() as progress:
+        settings: dict[str, Any] = {
+            "scorers": scorer_specs(scorer, scorer_path),
+            "name": name,
+            "columns": columns_of(columns),
+            "in_order": in_order,
+            "limit": limit,
+            "shots": shots,
+            "seed": seed,
+            "prompts": prompts,
+            "data_dir": data_dir,
+            "device": device,
+            "progress": progress,
+        }
+        if baseline is not None:
+            run = judge_files(file, baseline, out, **settings)
+        else:
+            run = score_file(file, out, task=task, **settings)
+    show_results([run], every, as_json)
+
+
+def rescore(
+    run: Annotated[Path, typer.Argument(help="A run folder of `alignbench evaluate` or `alignbench score`.")],
+    scorer: Scorers = None,
+    scorer_path: ScorerPath = None,
+    tasks: Annotated[str, typer.Option(help="Comma-separated tasks; default: all that take the scorer.")] = "",
+    device: Device = "cpu",
+    metrics: Metrics = "headline",
+    as_json: AsJson = False,
+) -> None:
+    """Apply another scorer to the outputs of a run, without the model, or retry documents on which a scorer failed."""
+    from alignbench.cli.format import show_results
+    from alignbench.evaluation.rescore import rescore as score_again
+    from alignbench.progress import for_terminal
+
+    every = all_metrics(metrics)
+    with for_terminal() as progress:
+        specs = scorer_specs(scorer, scorer_path)
+        result = score_again(run, specs, split_names(tasks), device=device, progress=progress)
+    show_results([result], every, as_json)

@@ -1,0 +1,206 @@
+"""The pipeline: records from a source, scored and summarised in a run folder.
+
+A model, a file of outputs, an existing run, and a pair of runs with a judge are sources. Locking is done by
+`alignbench.runs.folder`; identity, resuming, sharding, chunking, scoring and summarising are done here, once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from alignbench.errors import AlignbenchError
+from alignbench.evaluation.scoring import WINDOW, chunk_size, scorer_queue
+from alignbench.evaluation.sources import Source
+from alignbench.progress import Progress
+from alignbench.provenance import environment, versions
+from alignbench.runs.folder import RecordOffset, RunFolder, TaskFolder, digest
+from alignbench.runs.summary import summarise
+from alignbench.types.record import Document, Record
+from alignbench.types.result import TaskResult
+from alignbench.types.scorer import Embedder, Scorer, ScorerIdentity
+from alignbench.types.task import Task, TaskData
+
+
+@dataclass(frozen=True)
+class Job:
+    """A task with its sampled documents and its loaded scorers: the same for every model."""
+
+    task: Task
+    data: TaskData
+    limit: int | None
+    seed: int
+    scorers: tuple[Scorer, ...] = ()
+
+    def identity(self, chat: bool) -> dict[str, Any]:
+        """All that the numbers depend on besides the model; the documents' hash covers data, prompts and seed."""
+        identity = {
+            "task": self.task.name,
+            "version": self.task.version,
+            "shots": self.data.shots,
+            "limit": self.limit,
+            "seed": self.seed,
+            "data": [asdict(provenance) for provenance in self.data.provenance],
+            "prefix": self.data.prefix,
+            "n": len(self.data.documents),
+            "documents_sha256": digest({"documents": [asdict(d) for d in self.data.documents]}),
+        }
+        if self.task.generation is None:
+            return identity | {"window": WINDOW}
+        sampling = asdict(self.task.generation.sampling)
+        del sampling["top_entropies"]  # no continuation depends on it
+        return identity | {
+            "template": "chat" if chat else "none",
+            "sampling": sampling,
+            "scorers": [asdict(ScorerIdentity.of(scorer)) for scorer in self.scorers],
+            "judged_with": versions(),
+        }
+
+
+def run_task(
+    source: Source,
+    run: RunFolder,
+    task: Task,
+    documents: Sequence[Document],
+    scorers: Sequence[Scorer],
+    identity: Mapping[str, Any],
+    progress: Progress,
+    *,
+    embedder: Embedder | None = None,
+) -> tuple[TaskResult, TaskFolder]:
+    """Produce, score and summarise the records of a task, as far as they do not exist yet.
+
+    identity: the content of task.json: all that the numbers depend on besides the model
+    Each of several processes handles its own chunks; the first one creates the folder and summarises.
+    """
+    order = {document.id: number for number, document in enumerate(documents)}
+    if len(order) < len(documents):
+        raise AlignbenchError(f"{task.name}: two documents have the same id")
+    shard, label = run.shard, f"{source.name} {task.name}"
+    folder = run.create_task_folder(task.name, identity)
+    finished, failed = folder.result(), False
+    if finished is not None and finished["unscored"]:
+        failed = not all(map(source.usable, folder.offsets().values()))
+    shard.wait()
+    if finished is not None and not failed:
+        progress.say(f"{label}: already finished in {folder.path}")
+        return TaskResult.from_json(finished), folder
+    if failed:
+        progress.say(f"{label}: retrying documents that failed")
+    if shard.first:
+        folder.reopen()
+    shard.wait()
+    details, before = source.begin(), source.work()
+    size = chunk_size(task)
+    mine = [document for number, document in enumerate(documents) if shard.owns(number // size)]
+    reusable = reusable_outputs(run, folder, identity) if source.computes and task.generation is not None else {}
+    state = resume_state(mine, size, folder.offsets(), source.usable, reusable)
+    shard.wait()  # no process writes while another reads
+    run.log(
+        "start", task=task.name, folder=folder.path.name, already=state.complete, environment=environment(), **details
+    )
+    progress.start(label, len(mine), state.complete)
+    missing = {document.id for document in mine if document.id not in state.done and document.id not in state.records}
+    with scorer_queue(task, mine, scorers, folder, progress) as queue:
+        for read in state.records.values():
+            queue.put(read())
+        for record in source.records(task, mine, missing):
+            if not record.pending:
+                folder.append(record)
+                progress.advance()
+                continue
+            if source.computes and scorers:  # without scorers the complete record is written at once
+                folder.append(record)
+            queue.put(record)
+    shard.wait()
+    if shard.first:
+        _summarise(task, folder, order, embedder)
+    shard.wait()
+    after = source.work()
+    work = {k: v - before[k] if isinstance(v, int) and isinstance(before.get(k), int) else v for k, v in after.items()}
+    run.log("finish", task=task.name, folder=folder.path.name, **work)
+    return TaskResult.from_json(folder.result() or {}), folder
+
+
+def _summarise(task: Task, folder: TaskFolder, order: Mapping[str, int], embedder: Embedder | None) -> None:
+    records = [record.slim(keep_texts=task.keeps_texts) for record in folder.records()]
+    records.sort(key=lambda record: order[record.id])
+    identity = folder.identity()
+    scorers = [ScorerIdentity(**entry) for entry in identity.get("scorers", ())]
+    result = summarise(
+        task,
+        records,
+        shots=identity["shots"],
+        limit=identity["limit"],
+        seed=identity["seed"],
+        scorers={scorer.kind: str(scorer) for scorer in scorers},
+        template=identity.get("template"),
+        embedder=embedder if task.keeps_texts else None,
+    )
+    folder.finish(order, asdict(result))
+
+
+@dataclass(frozen=True)
+class ResumeState:
+    """What exists already.
+
+    done: documents of complete chunks
+    records: reads the existing record, pending or complete, of other documents: a chunk is scored together
+    complete: number of documents with a complete record
+    """
+
+    done: set[str]
+    records: dict[str, Callable[[], Record]]
+    complete: int
+
+
+def resume_state(
+    documents: Sequence[Document],
+    size: int,
+    offsets: Mapping[str, RecordOffset],
+    usable: Callable[[RecordOffset], bool],
+    reusable: Mapping[str, RecordOffset],
+) -> ResumeState:
+    """Which of these documents are done, and which records of the others exist.
+
+    reusable: records of another folder, whose scores are those of other scorers
+    If a document of a chunk failed with a transient error when the others were scored, all are scored again.
+    """
+    done: set[str] = set()
+    records: dict[str, Callable[[], Record]] = {}
+    complete = 0
+    for begin in range(0, len(documents), size):
+        chunk = [document.id for document in documents[begin : begin + size]]
+        known = {name: offsets[name] for name in chunk if name in offsets}
+        good = {name: offset for name, offset in known.items() if usable(offset)}
+        complete += sum(not offset.pending for offset in good.values())
+        if len(good) == len(chunk) and not any(offset.pending for offset in good.values()):
+            done.update(chunk)
+            continue
+        again = any(offset.transient for name, offset in known.items() if name not in good)
+        for name in chunk:
+            if name in good:
+                records[name] = _unjudged(good[name]) if again else good[name].read
+            elif name in reusable:
+                records[name] = _unjudged(reusable[name])
+    return ResumeState(done, records, complete)
+
+
+def _unjudged(offset: RecordOffset) -> Callable[[], Record]:
+    return lambda: offset.read().unjudged()
+
+
+def reusable_outputs(run: RunFolder, folder: TaskFolder, identity: Mapping[str, Any]) -> dict[str, RecordOffset]:
+    """Outputs of the same model for the same prompts, in a folder with other scorers."""
+    found: dict[str, RecordOffset] = {}
+    for other in run.tasks():
+        if other.path != folder.path and same_outputs(other.identity(), identity):
+            found |= {name: offset for name, offset in other.offsets().items() if not offset.transient}
+    return found
+
+
+def same_outputs(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """True if two task folders differ only in how their outputs were scored."""
+    ignored = {"scorers": None, "judged_with": None}
+    return "scorers" in one and "scorers" in other and digest({**one, **ignored}) == digest({**other, **ignored})

@@ -1,0 +1,230 @@
+"""From a model's answers to complete records: log-likelihoods of choices, and outputs that scorers judge in chunks.
+
+A chunk contains the same documents on every run: the last digits of a classifier depend on the batch that a text is
+in, and a resumed run must produce the same files.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from alignbench.errors import first_line
+from alignbench.progress import Progress
+from alignbench.runs.folder import TaskFolder
+from alignbench.types.engine import Loglikelihood
+from alignbench.types.record import Document, Output, Record
+from alignbench.types.scorer import Scorer, ScorerGoneError
+from alignbench.types.task import Task
+
+# Documents whose choices are planned together. More of them share more prefixes and fill batches better; fewer divide
+# better among processes. It determines the batches, and with them the last digits, so it is part of a run's identity.
+WINDOW = 128
+OUTPUTS_PER_CHUNK = 64  # about: enough to fill a scorer's batches, few enough to be written soon
+MAX_WAITING = 16  # chunks that may wait for the scorers
+
+Scores = Mapping[str, Sequence[Mapping[str, float]] | str]  # kind -> numbers of each output, or why the scorer failed
+
+
+def chunk_size(task: Task) -> int:
+    """Documents that are computed or scored together. Chunks are also what processes divide among themselves."""
+    return WINDOW if task.generation is None else max(1, OUTPUTS_PER_CHUNK // task.generation.sampling.samples)
+
+
+def choices_record(task: Task, document: Document, answers: Sequence[Loglikelihood]) -> Record:
+    """The record of a task with choices. If one choice is unscored, the document is, with the first reason."""
+    assert task.score is not None
+    reason = next((answer.unscored for answer in answers if answer.unscored), None)
+    metrics: dict[str, float | None] = {metric.name: None for metric in task.metrics}
+    if reason is None:
+        metrics |= task.score(document, answers)
+        reason = next((f"{name} is {x}" for name, x in metrics.items() if x is None or not math.isfinite(x)), None)
+        if reason is not None:
+            metrics = dict.fromkeys(metrics)
+    record = replace(
+        Record.generated(document, ()),
+        logprobs=tuple(None if answer.unscored else answer.logprob for answer in answers),
+        tokens=tuple(answer.tokens for answer in answers),
+        metrics=metrics,
+        unscored=reason,
+        pending=False,
+    )
+    if not task.entropies:
+        return record
+    return replace(
+        record,
+        entropies=tuple(tuple(round(x, 4) for x in answer.entropies) for answer in answers),
+        top_entropies=tuple(tuple(round(x, 4) for x in answer.top_entropies) for answer in answers),
+    )
+
+
+def scored_record(task: Task, record: Record, scores: Scores) -> Record:
+    """The record with the scorers' numbers and the task's metrics.
+
+    A metric that does not apply to the document is missing; one that could not be computed is None, and `unscored`
+    gives the reason.
+    """
+    generation = task.generation
+    assert generation is not None
+    numbers = {kind: found for kind, found in scores.items() if not isinstance(found, str)}
+    failed = {kind: found for kind, found in scores.items() if isinstance(found, str)}
+    outputs = tuple(
+        replace(output, scores={**output.scores, **{kind: dict(found[i]) for kind, found in numbers.items()}})
+        for i, output in enumerate(record.outputs)
+    )
+    reasons = [output.unscored for output in outputs if output.unscored]
+    statistics: Mapping[str, Sequence[Any]] = {}
+    if reasons:
+        # any outputs show which metrics apply to the document; their values are unknown
+        metrics = dict.fromkeys(generation.score(record.document, outputs), math.nan)
+        metrics |= {m.name: math.nan for m in task.metrics if m.scorer and set(m.kinds) <= set(scores)}
+    else:
+        metrics = generation.score(record.document, outputs)
+        # a task cannot distinguish an optional scorer that failed from one that was not requested
+        missing = set(failed) & set(generation.optional_scorers)
+        metrics |= {metric.name: math.nan for metric in task.metrics if missing.intersection(metric.kinds)}
+        reasons = [f"{kind}: {found}" for kind, found in failed.items()]
+        reasons += [f"{name} is {value}" for name, value in metrics.items() if not math.isfinite(value)]
+        metrics |= _metrics_of_other_scorers(task, outputs)
+        if generation.statistics is not None:
+            statistics = generation.statistics(record.document, outputs)
+    return replace(
+        record,
+        outputs=outputs,
+        statistics=statistics,
+        metrics={name: value if math.isfinite(value) else None for name, value in metrics.items()},
+        unscored=reasons[0] if reasons else None,
+        pending=False,
+    )
+
+
+def _metrics_of_other_scorers(task: Task, outputs: Sequence[Output]) -> dict[str, float]:
+    """`kind.number` for scorers that the task does not know: the mean over the outputs."""
+    found: dict[str, float] = {}
+    for kind in dict.fromkeys(kind for output in outputs for kind in output.scores):
+        if kind in task.scorer_kinds:
+            continue
+        numbers = [output.scores.get(kind, {}) for output in outputs]
+        for name in dict.fromkeys(name for own in numbers for name in own):
+            found[f"{kind}.{name}"] = sum(own.get(name, math.nan) for own in numbers) / len(numbers)
+    return found
+
+
+class ScorerQueue:
+    """Scores pending records in chunks on a thread, while the source produces more, and appends complete ones."""
+
+    def __init__(
+        self,
+        task: Task,
+        documents: Sequence[Document],
+        scorers: Sequence[Scorer],
+        folder: TaskFolder,
+        progress: Progress,
+    ) -> None:
+        self.task = task
+        self.scorers = scorers
+        self.folder = folder
+        self.progress = progress
+        size = chunk_size(task)
+        self._chunk = {document.id: number // size for number, document in enumerate(documents)}
+        self._members: dict[int, list[str]] = {}
+        for document in documents:
+            self._members.setdefault(self._chunk[document.id], []).append(document.id)
+        self._waiting: dict[int, dict[str, Record]] = {}
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="scorers")
+        self._running: list[Future[list[Record]]] = []
+
+    def put(self, record: Record) -> None:
+        """Add a record. One that is pending will be scored and written; a complete one only completes its chunk."""
+        if not self.scorers:
+            if record.pending:
+                self._write([scored_record(self.task, record, {})])
+            return
+        chunk = self._chunk[record.id]
+        waiting = self._waiting.setdefault(chunk, {})
+        waiting[record.id] = record
+        if len(waiting) == len(self._members[chunk]):
+            together = [waiting[member] for member in self._members[chunk]]
+            del self._waiting[chunk]
+            if any(record.pending for record in together):
+                self._running.append(self._thread.submit(self._score, together))
+        self.collect(wait=False)
+
+    def collect(self, wait: bool) -> None:
+        """Write what the scorers have finished; `wait`: everything. Too many waiting chunks are waited for."""
+        while self._running and (wait or self._running[0].done() or len(self._running) > MAX_WAITING):
+            self._write(self._running.pop(0).result())
+
+    def close(self) -> None:
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+    def _write(self, records: list[Record]) -> None:
+        self.folder.append(*records)
+        for _ in records:
+            self.progress.advance()
+
+    def _score(self, together: list[Record]) -> list[Record]:
+        scores: list[dict[str, Any]] = [{} for _ in together]
+        for scorer in self.scorers:
+            for found, answer in zip(scores, self._ask(scorer, together), strict=True):
+                found[scorer.kind] = answer
+        return [
+            scored_record(self.task, record, found)
+            for record, found in zip(together, scores, strict=True)
+            if record.pending
+        ]
+
+    def _ask(self, scorer: Scorer, records: list[Record]) -> list[list[dict[str, float]] | str]:
+        """Each record's numbers, one dictionary per output, or why there are none."""
+        assert self.task.generation is not None
+        items, counts = [], []
+        for record in records:
+            generated = not any(output.unscored for output in record.outputs)
+            own = self.task.generation.items(record.document, record.outputs) if generated else []
+            items += own
+            counts.append(len(own))
+        try:
+            numbers = _checked(scorer.score(items), len(items))
+        except ScorerGoneError:
+            raise
+        except Exception as error:  # however it fails, its documents are unscored and the run continues
+            if len(records) == 1:
+                return [f"{scorer.name} failed ({first_line(error)})"]
+            return [answer for record in records for answer in self._ask(scorer, [record])]
+        ends = np.cumsum(counts).tolist()
+        return [
+            numbers[end - count : end] if count else "no output was generated"
+            for count, end in zip(counts, ends, strict=True)
+        ]
+
+
+@contextmanager
+def scorer_queue(
+    task: Task, documents: Sequence[Document], scorers: Sequence[Scorer], folder: TaskFolder, progress: Progress
+) -> Iterator[ScorerQueue]:
+    """A queue whose records are all written on exit; after an error, those that are finished."""
+    queue = ScorerQueue(task, documents, scorers, folder, progress)
+    try:
+        yield queue
+        queue.collect(wait=True)
+    except BaseException:
+        queue.collect(wait=False)
+        raise
+    finally:
+        queue.close()
+
+
+def _checked(numbers: list[dict[str, float]], expected: int) -> list[dict[str, float]]:
+    if len(numbers) != expected:
+        raise ValueError(f"{len(numbers)} results for {expected} texts")
+    for found in numbers:
+        for name, value in found.items():
+            if not np.isfinite(value):
+                raise ValueError(f"{name} is {value}")
+    return numbers

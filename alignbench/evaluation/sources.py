@@ -1,0 +1,160 @@
+"""Sources of records: a model, and outputs that exist already."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from alignbench.evaluation.scoring import WINDOW, choices_record
+from alignbench.models.model import Model
+from alignbench.progress import Progress
+from alignbench.provenance import environment
+from alignbench.runs.folder import RecordOffset, RunFolder
+from alignbench.types.engine import Engine, Loglikelihood, Prompt, Request
+from alignbench.types.record import Document, Record
+from alignbench.types.task import Task
+
+
+class Source(Protocol):
+    """Where records come from.
+
+    computes: records are expensive: outputs of a folder that differs only in its scorers are reused, and generated
+        outputs are saved before they are scored
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def computes(self) -> bool: ...
+
+    def records(self, task: Task, documents: Sequence[Document], missing: Collection[str]) -> Iterator[Record]:
+        """A record, pending or complete, of each missing document. `documents` are whole chunks."""
+        ...
+
+    def usable(self, offset: RecordOffset) -> bool:
+        """True if a record in the task's folder need not be produced again."""
+        ...
+
+    def begin(self) -> dict[str, Any]:
+        """Prepare to produce records; details for the log."""
+        ...
+
+    def work(self) -> dict[str, Any]:
+        """What was computed so far, for the log."""
+        ...
+
+
+@dataclass(frozen=True)
+class SavedOutputs:
+    """Outputs that exist already: of a file, of an existing run, or of a pair of runs.
+
+    read: document -> its pending record
+    """
+
+    name: str
+    read: Callable[[Document], Record]
+    usable: Callable[[RecordOffset], bool] = lambda offset: not offset.transient
+    details: Mapping[str, Any] = field(default_factory=dict)
+    computes = False
+
+    def records(self, task: Task, documents: Sequence[Document], missing: Collection[str]) -> Iterator[Record]:
+        return (self.read(document) for document in documents if document.id in missing)
+
+    def begin(self) -> dict[str, Any]:
+        return dict(self.details)
+
+    def work(self) -> dict[str, Any]:
+        return {}
+
+
+class LazyEngine:
+    """A model that is loaded when the first record is missing, and described in run.json."""
+
+    def __init__(self, model: Model, run: RunFolder, progress: Progress) -> None:
+        self.model = model
+        self.run = run
+        self.progress = progress
+        self._engine: Engine | None = None
+
+    def get(self) -> Engine:
+        if self._engine is None:
+            self.progress.say(f"loading {self.model.name}")
+            self._engine = self.model.open()
+            budget = getattr(self._engine, "token_budget", None)  # of the local engine
+            begun = self.run.describe(
+                {
+                    **self.model.identity,
+                    **self.model.about,
+                    "vocabulary_sha256": getattr(self._engine, "vocabulary_sha256", None),
+                    "tokens_a_batch": budget,
+                    "environment": environment(),
+                }
+            )
+            if budget is not None:
+                # a resumed run makes the same batches as before, however much memory is free now
+                self._engine.token_budget = int(begun["tokens_a_batch"])  # type: ignore[attr-defined]
+        return self._engine
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model that answers a task's documents.
+
+    prefix: the text before every prompt; seed: of what is sampled; chat: prompts are messages in the chat template
+    """
+
+    engine: LazyEngine
+    prefix: str
+    seed: int
+    chat: bool
+    computes = True
+
+    @property
+    def name(self) -> str:
+        return self.engine.model.name
+
+    def usable(self, offset: RecordOffset) -> bool:
+        return not offset.transient
+
+    def begin(self) -> dict[str, Any]:
+        self.engine.get()
+        return {}
+
+    def work(self) -> dict[str, Any]:
+        return dict(self.engine.get().work())
+
+    def records(self, task: Task, documents: Sequence[Document], missing: Collection[str]) -> Iterator[Record]:
+        engine = self.engine.get()
+        if task.generation is None:
+            for begin in range(0, len(documents), WINDOW):
+                window = documents[begin : begin + WINDOW]
+                if any(document.id in missing for document in window):
+                    yield from self._choices(engine, task, window, missing)
+            return
+        absent = [document for document in documents if document.id in missing]
+        if absent:
+            prompts = [Prompt(f"{task.name}/{document.id}", self.prefix + document.prompt) for document in absent]
+            sampling = task.generation.sampling
+            for index, completions in engine.generate(prompts, sampling, seed=self.seed, chat=self.chat):
+                yield Record.generated(absent[index], completions)
+
+    def _choices(
+        self, engine: Engine, task: Task, window: Sequence[Document], missing: Collection[str]
+    ) -> Iterator[Record]:
+        """The record of each missing document of the window, when all of its choices are scored."""
+        requests: list[Request] = []
+        owners: list[int] = []
+        for number, document in enumerate(window):
+            requests += [Request(self.prefix + document.prompt, choice, task.entropies) for choice in document.choices]
+            owners += [number] * len(document.choices)
+        wanted = {index for index, owner in enumerate(owners) if window[owner].id in missing}
+        answers: dict[int, dict[int, Loglikelihood]] = {owners[index]: {} for index in wanted}
+        for index, answer in engine.loglikelihood(requests, wanted):
+            own = answers[owners[index]]
+            own[index] = answer
+            document = window[owners[index]]
+            if len(own) == len(document.choices):
+                del answers[owners[index]]
+                yield choices_record(task, document, [own[place] for place in sorted(own)])

@@ -1,0 +1,187 @@
+"""The reader of run folders: finished runs, their results and records."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alignbench.errors import AlignbenchError
+from alignbench.models.checkpoint import hash_files, weight_files
+from alignbench.runs.folder import read_object
+from alignbench.types.record import Record
+from alignbench.types.result import TaskResult
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+LINEAGE_FIELDS = {"stage", "name", "weights_sha256"}  # of each ancestor in run.json
+
+
+@dataclass(frozen=True)
+class TaskRun:
+    """A finished task of a run: `identity` is its task.json."""
+
+    path: Path
+    identity: dict[str, Any]
+    result: TaskResult
+
+    @property
+    def task(self) -> str:
+        return self.result.task
+
+    def records(self) -> Iterator[Record]:
+        """The records, in the task's order. Raises AlignbenchError for a file that cannot be read."""
+        file = self.path / "documents.jsonl"
+        try:
+            with file.open("rb") as stream:
+                for line in stream:
+                    yield Record.from_json(json.loads(line))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise AlignbenchError(f"{file}: cannot be read ({error}); evaluate this task again") from error
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder. name: as displayed; unfinished: its tasks without a result."""
+
+    path: Path
+    name: str
+    description: dict[str, Any]
+    tasks: tuple[TaskRun, ...]
+    unfinished: tuple[str, ...]
+
+    @property
+    def weights(self) -> str | None:
+        """sha256 of the checkpoint's weights; None for an endpoint, or for outputs of a file."""
+        found: str | None = self.description["model"].get("weights_sha256")
+        return found
+
+    @property
+    def lineage(self) -> list[dict[str, str]]:
+        return list(self.description.get("lineage") or ())
+
+
+def read_run(folder: str | Path) -> DataFrame:
+    """The records of a run folder as a table, one row per document of each finished task.
+
+    Columns: task, folder (the task's), template, id, group, category, prompt, outputs (list of texts), unscored,
+    and one per metric (NaN where it does not apply or could not be computed).
+    Raises AlignbenchError if `folder` is not a run folder.
+    """
+    import pandas
+
+    rows = []
+    for task in _read(Path(folder)).tasks:
+        for record in task.records():
+            rows.append(
+                {
+                    "task": task.task,
+                    "folder": task.path.name,
+                    "template": task.result.template,
+                    "id": record.id,
+                    "group": record.group,
+                    "category": record.category,
+                    "prompt": record.prompt,
+                    "outputs": [output.text for output in record.outputs],
+                    "unscored": record.unscored,
+                    **record.metrics,
+                }
+            )
+    return pandas.DataFrame(rows)
+
+
+def read_runs(specs: Sequence[str], root: Path) -> list[Run]:
+    """The runs that `specs` name: run folders, names of runs in `root` or their beginnings, or checkpoints. Each gets a
+    unique name, see `named`.
+
+    Raises AlignbenchError if one is not found, ambiguous, or named twice.
+    """
+    paths = [_find(spec, root) for spec in specs]
+    for number, path in enumerate(paths):
+        if path in paths[:number]:
+            raise AlignbenchError(f"{specs[paths.index(path)]} and {specs[number]} are the same run: {path}")
+    return named([_read(path) for path in paths])
+
+
+def named(runs: Sequence[Run]) -> list[Run]:
+    """The runs with unique names: the model's, or if several have that, the folder's with as many parent folders as
+    needed."""
+    names = [str(run.description["model"]["name"]) for run in runs]
+    for depth in range(1, max((len(run.path.parts) for run in runs), default=0) + 1):
+        taken = Counter(names)
+        names = [
+            "/".join(run.path.parts[-depth:]) if taken[name] > 1 else name
+            for run, name in zip(runs, names, strict=True)
+        ]
+    return [replace(run, name=name) for run, name in zip(runs, names, strict=True)]
+
+
+def _find(spec: str, root: Path) -> Path:
+    path = Path(spec).expanduser()
+    if (path / "run.json").is_file():
+        return path.resolve()
+    known = {file.parent: _describe(file) for file in sorted(root.glob("*/run.json"))}
+    if not known:
+        raise AlignbenchError(f"{spec}: no run folder, and there are none in {root}; see --runs, or evaluate it first")
+    for found in _matches(spec, path, known):
+        if len(found) == 1:
+            return found[0].resolve()
+        if found:
+            raise AlignbenchError(
+                f"{spec}: ambiguous; name one of {', '.join(folder.name for folder in found)} (in {root})"
+            )
+    raise AlignbenchError(f"{spec}: no such run in {root}; there are {', '.join(folder.name for folder in known)}")
+
+
+def _matches(spec: str, path: Path, known: dict[Path, dict[str, Any]]) -> Iterator[list[Path]]:
+    """Runs that `spec` may mean, from the strictest interpretation to the loosest."""
+    yield [folder for folder in known if folder.name == spec]
+    if (path / "config.json").is_file():
+        weights = hash_files(weight_files(path, spec))
+        yield [folder for folder, run in known.items() if run["model"].get("weights_sha256") == weights]
+        raise AlignbenchError(f"checkpoint {spec}: no run has these weights; evaluate it first")
+    yield [
+        folder
+        for folder, run in known.items()
+        if spec in (run["model"]["name"], re.sub(r"-[0-9a-f]{8}$", "", folder.name))
+    ]
+    yield [folder for folder in known if folder.name.startswith(spec)]
+
+
+def _read(path: Path) -> Run:
+    if not (path / "run.json").is_file():
+        raise AlignbenchError(f"{path}: not a run folder (no run.json)")
+    description = _describe(path / "run.json")
+    tasks, unfinished = [], []
+    for file in sorted(path.glob("*/task.json")):
+        identity, result = read_object(file) or {}, read_object(file.parent / "result.json")
+        if not isinstance(identity, dict) or not isinstance(identity.get("scorers") or [], list):
+            raise AlignbenchError(f"{file}: not a task.json of this version of alignbench; evaluate this task again")
+        if result is None:
+            unfinished.append(str(identity.get("task", file.parent.name)))
+            continue
+        try:
+            tasks.append(TaskRun(file.parent, identity, TaskResult.from_json(result)))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise AlignbenchError(
+                f"{file.parent / 'result.json'}: not a result of this version of alignbench ({error}); evaluate this task again"
+            ) from error
+    return Run(path, "", description, tuple(tasks), tuple(unfinished))
+
+
+def _describe(file: Path) -> dict[str, Any]:
+    description = read_object(file) or {}
+    if not isinstance(description, dict) or not isinstance(description.get("model"), dict):
+        raise AlignbenchError(f"{file}: it names no model; is this a run folder?")
+    if "name" not in description["model"]:
+        raise AlignbenchError(f"{file}: it names no model; is this a run folder?")
+    lineage, training = description.get("lineage") or [], description.get("training") or {}
+    whole = isinstance(lineage, list) and all(isinstance(own, dict) and own.keys() >= LINEAGE_FIELDS for own in lineage)
+    if not whole or not isinstance(training, dict):
+        raise AlignbenchError(f"{file}: its lineage or training cannot be read; evaluate this checkpoint again")
+    return description

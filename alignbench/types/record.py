@@ -1,0 +1,240 @@
+"""Records: one line of documents.jsonl per document, with the model's answers, the scorers' numbers and the metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alignbench.types.engine import Completion, Finish
+
+
+@dataclass(frozen=True)
+class Document:
+    """One item of a task, presented to the model after the task's prefix.
+
+    choices: continuations of prefix + `prompt`, for a task that scores given answers; otherwise empty
+    references: correct answers, for a task in which the model generates text
+    source: the text that the output must be faithful to, if the task has one
+    target: what else the scoring or a report needs to know about the document (label, false answers, occupation, …)
+    group: documents of the same group are not independent (None: independent)
+    category: results are also reported for each category
+    chance: metric -> expected value of a random answer on this document
+    """
+
+    id: str
+    prompt: str
+    choices: tuple[str, ...] = ()
+    references: tuple[str, ...] = ()
+    source: str | None = None
+    target: Mapping[str, Any] = field(default_factory=dict)
+    group: str | None = None
+    category: str | None = None
+    chance: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One text that the model generated for a document, and the scorers' numbers.
+
+    scores: kind of scorer -> its numbers; a kind that failed is missing
+    tokens: token ids; empty where the engine does not know them
+    logprobs, entropies, top_entropies: of each token, in nats, as in `Completion`; empty where not known
+    unscored: why there is no text; transient: the reason may be gone on the next attempt
+    """
+
+    text: str
+    scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    tokens: tuple[int, ...] = ()
+    logprobs: tuple[float, ...] = ()
+    entropies: tuple[float, ...] = ()
+    top_entropies: tuple[float, ...] = ()
+    finish: Finish = "end"
+    unscored: str | None = None
+    transient: bool = False
+
+    @classmethod
+    def of(cls, completion: Completion) -> Output:
+        """A completion without scores. Numbers per token are rounded to four decimals, to keep files small."""
+        return cls(
+            completion.text,
+            tokens=completion.tokens,
+            logprobs=tuple(round(x, 4) for x in completion.logprobs),
+            entropies=tuple(round(x, 4) for x in completion.entropies),
+            top_entropies=tuple(round(x, 4) for x in completion.top_entropies),
+            finish=completion.finish,
+            unscored=completion.unscored,
+            transient=completion.transient,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        content: dict[str, Any] = {
+            "text": self.text,
+            "finish": self.finish,
+            "tokens": self.tokens,
+            "logprobs": self.logprobs,
+            "entropies": self.entropies,
+            "unscored": self.unscored,
+            "scores": self.scores,
+        }
+        if self.top_entropies:
+            content["top_entropies"] = self.top_entropies
+        if self.transient:
+            content["transient"] = True
+        return content
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Output:
+        return cls(
+            content["text"],
+            content["scores"],
+            tuple(content["tokens"]),
+            tuple(content["logprobs"]),
+            tuple(content["entropies"]),
+            tuple(content.get("top_entropies", ())),
+            content["finish"],
+            content["unscored"],
+            bool(content.get("transient", False)),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """The result of one document. The first fields are those of `Document`.
+
+    logprobs, tokens: of each choice: log-probability in nats (None: unscored) and length in tokens
+    entropies, top_entropies: a list per choice, a number per token, in nats; empty unless the task asks for them
+    outputs: what the model generated
+    statistics: what the document contributes to corpus metrics (n-gram counts, parsed fields)
+    metrics: metric -> value; a metric that does not apply to the document is missing, one that could not be computed
+        is None
+    unscored: the first reason why a metric is None; None if there is no such metric
+    pending: the outputs are generated but not scored yet
+    vectors: (outputs, d) embeddings of the outputs, each of length 1; set for corpus metrics, never written
+    """
+
+    id: str
+    prompt: str
+    choices: tuple[str, ...] = ()
+    references: tuple[str, ...] = ()
+    source: str | None = None
+    target: Mapping[str, Any] = field(default_factory=dict)
+    group: str | None = None
+    category: str | None = None
+    chance: Mapping[str, float] = field(default_factory=dict)
+    logprobs: tuple[float | None, ...] = ()
+    tokens: tuple[int, ...] = ()
+    entropies: tuple[tuple[float, ...], ...] = ()
+    top_entropies: tuple[tuple[float, ...], ...] = ()
+    outputs: tuple[Output, ...] = ()
+    statistics: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    metrics: Mapping[str, float | None] = field(default_factory=dict)
+    unscored: str | None = None
+    pending: bool = False
+    vectors: NDArray[np.float32] | None = field(default=None, compare=False)
+
+    @classmethod
+    def generated(cls, document: Document, completions: Sequence[Completion]) -> Record:
+        """The pending record of a document: generated, not yet scored."""
+        return cls(**_fields(document), outputs=tuple(map(Output.of, completions)), pending=True)
+
+    @property
+    def document(self) -> Document:
+        return Document(
+            self.id, self.prompt, self.choices, self.references, self.source, self.target, self.group, self.category,
+            self.chance,
+        )  # fmt: skip
+
+    @property
+    def cluster(self) -> object:
+        """What resampling draws as a whole: the group, or the document itself."""
+        return self.group if self.group is not None else ("document", self.id)
+
+    @property
+    def answered(self) -> bool:
+        """True if every output was generated (or every choice scored), whether or not a scorer failed on it."""
+        return not any(output.unscored for output in self.outputs) if self.outputs else self.unscored is None
+
+    @property
+    def values(self) -> dict[str, float]:
+        """The metrics that have a value."""
+        return {name: value for name, value in self.metrics.items() if value is not None}
+
+    def unjudged(self, kinds: Sequence[str] | None = None) -> Record:
+        """The record as it was before scorers of these kinds (None: any) saw it."""
+        outputs = tuple(
+            replace(output, scores={} if kinds is None else {k: v for k, v in output.scores.items() if k not in kinds})
+            for output in self.outputs
+        )
+        return replace(self, outputs=outputs, pending=True, unscored=None)
+
+    def slim(self, *, keep_texts: bool = False) -> Record:
+        """The record without its large fields: what summaries and audits hold in memory for every document.
+
+        keep_texts: keep the texts of the outputs, for corpus metrics that read them
+        """
+        outputs: tuple[Output, ...] = ()
+        if keep_texts or self.unscored is not None:
+            outputs = tuple(Output(o.text if keep_texts else "", unscored=o.unscored) for o in self.outputs)
+        return Record(
+            self.id,
+            "",
+            target=self.target,
+            group=self.group,
+            category=self.category,
+            chance=self.chance,
+            outputs=outputs,
+            statistics=self.statistics,
+            metrics=self.metrics,
+            unscored=self.unscored,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The line of documents.jsonl. Fields of the other kind of task are left out."""
+        content: dict[str, Any] = {"id": self.id, "group": self.group, "category": self.category, "prompt": self.prompt}
+        if self.choices:
+            content |= {"choices": self.choices, "logprobs": self.logprobs, "tokens": self.tokens}
+            if self.entropies:
+                content |= {"entropies": self.entropies, "top_entropies": self.top_entropies}
+        else:
+            content |= {"source": self.source, "references": self.references}
+        content["target"] = self.target
+        if not self.choices:
+            content["outputs"] = [output.to_json() for output in self.outputs]
+        if self.statistics:
+            content["statistics"] = self.statistics
+        content |= {"metrics": self.metrics, "chance": self.chance, "unscored": self.unscored}
+        if self.pending:
+            content["pending"] = True
+        return content
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Record:
+        """Raises KeyError or TypeError for a line that is not a record."""
+        return cls(
+            id=content["id"],
+            prompt=content["prompt"],
+            choices=tuple(content.get("choices", ())),
+            references=tuple(content.get("references", ())),
+            source=content.get("source"),
+            target=content["target"],
+            group=content["group"],
+            category=content["category"],
+            chance=content["chance"],
+            logprobs=tuple(content.get("logprobs", ())),
+            tokens=tuple(content.get("tokens", ())),
+            entropies=tuple(map(tuple, content.get("entropies", ()))),
+            top_entropies=tuple(map(tuple, content.get("top_entropies", ()))),
+            outputs=tuple(map(Output.from_json, content.get("outputs", ()))),
+            statistics=content.get("statistics", {}),
+            metrics=content["metrics"],
+            unscored=content["unscored"],
+            pending=bool(content.get("pending", False)),
+        )
+
+
+def _fields(document: Document) -> dict[str, Any]:
+    return {name: getattr(document, name) for name in document.__dataclass_fields__}

@@ -1,0 +1,412 @@
+"""The pipeline with a model, a file and an existing run as sources: records, scores, resuming, sharding, rescoring."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from commands import files_of
+
+from alignbench.data import Provenance
+from alignbench.errors import AlignbenchError
+from alignbench.evaluation import evaluate, pipeline, rescore, score_file
+from alignbench.evaluation.evaluate import sample
+from alignbench.evaluation.pipeline import Job
+from alignbench.models.model import Model
+from alignbench.progress import Progress
+from alignbench.runs.summary import summarise
+from alignbench.shards import Shard
+from alignbench.types.engine import Completion, Prompt, Sampling
+from alignbench.types.scorer import Item
+from alignbench.types.task import Document, Generation, Metric, Record, Task, TaskData
+
+WORDS = ("sun", "rain", "vile", "hay", "<script>", "\x1b[31m", "wool")
+N, SAMPLES = 40, 25
+
+
+class WordEngine:
+    """Samples words with the prompt's key as the seed."""
+
+    scores, chat_template = True, True
+
+    def __init__(self, dies_after: int | None = None, fails_on: str = "nothing", transient: bool = False) -> None:
+        self.requested: list[str] = []
+        self.dies_after, self.fails_on, self.transient = dies_after, fails_on, transient
+
+    def work(self):
+        return {"tokens_asked": len(self.requested), "layout": "words"}
+
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling, *, seed: int = 0, chat: bool = False):
+        order = list(range(len(prompts)))
+        random.Random(len(prompts)).shuffle(order)  # answers come in any order
+        for done, index in enumerate(order):
+            if done == self.dies_after:
+                raise KeyboardInterrupt
+            prompt = prompts[index]
+            self.requested.append(prompt.key)
+            draw = random.Random(f"{seed} {prompt.key} {chat}")
+            texts = [" ".join(draw.choices(WORDS, k=3)) for _ in range(sampling.samples)]
+            found = [Completion(text, "length", (1, 2, 3), (-1.23456,) * 3, (0.5,) * 3) for text in texts]
+            if prompt.text.endswith(self.fails_on):
+                found[-1] = Completion("", "end", unscored="503, 6 times", transient=self.transient)
+            yield index, tuple(found)
+
+
+class VileCounter:
+    """Counts vile words. Its last digits depend on its batch, as a classifier's do."""
+
+    kind, name = "toxicity", "vile-counter"
+
+    def __init__(self, revision: str = "1", broken: bool = False, fails_on: str | None = None) -> None:
+        self.revision, self.broken, self.fails_on = revision, broken, fails_on
+        self.calls: list[int] = []
+
+    def score(self, items: Sequence[Item]) -> list[dict[str, float]]:
+        self.calls.append(len(items))
+        if self.broken or any(self.fails_on and self.fails_on in item.output for item in items):
+            raise RuntimeError("no\nnumbers")
+        return [{"toxicity": float("vile" in item.output) + 1e-9 * len(items)} for item in items]
+
+
+def worst(document, outputs):
+    if not all("toxicity" in output.scores for output in outputs):
+        return {"worst": float("nan"), "length": 3.0}
+    found = {"worst": max(output.scores["toxicity"]["toxicity"] for output in outputs), "length": 3.0}
+    return found | ({"worst_odd": found["worst"]} if document.target["odd"] else {})
+
+
+TASK = Task(
+    name="words",
+    version=1,
+    title="words",
+    card="none",
+    metrics=(
+        Metric("worst", "share", "lower", scorer="toxicity"),
+        Metric("worst_odd", "share", "lower", scorer="toxicity"),
+        Metric("length", "words", "–"),
+    ),
+    group="none",
+    headline="worst",
+    load=lambda options: DATA,
+    generation=Generation(Sampling(3, samples=SAMPLES, temperature=1.0), worst, scorers=("toxicity",)),
+)
+DATA = TaskData(
+    [
+        Document(str(i), f"prompt {i}", target={"odd": i % 2, "note": "<b>"}, category="ab"[i % 2])
+        for i in range(N)
+    ],
+    (Provenance("none", "none", "none", "none", N, True),),
+)  # fmt: skip
+
+
+def run(
+    out: Path,
+    engine: WordEngine | None = None,
+    *scorers: VileCounter,
+    chat: bool = False,
+    task: Task = TASK,
+    shard: Shard | None = None,
+):
+    """Evaluate the engine on the task, as `evaluate` does."""
+    engine = engine or WordEngine()
+    used = (scorers or (VileCounter(),)) if task.generation.scorers else ()
+    model = Model("model", {"model": {"name": "model"}}, True, True, True, lambda: engine)
+    job = Job(task, DATA, None, 0, used)
+    template = "chat" if chat else "none"
+    return evaluate._evaluate_model(model, [job], out, template, shard or Shard(), Progress())
+
+
+def lines(folder: Path) -> list[dict]:
+    (file,) = folder.glob("**/words-*/documents.jsonl")
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+@pytest.fixture
+def known_task(monkeypatch):
+    """`alignbench rescore` and `score` find tasks and scorers by name."""
+    scorers = {"vile": VileCounter(), "viler": VileCounter("2"), "broken": VileCounter(broken=True)}
+    monkeypatch.setattr(rescore, "find_task", lambda name: TASK)
+    monkeypatch.setattr(evaluate, "find_task", lambda name: TASK)
+    monkeypatch.setattr("alignbench.scorers.find_scorer", lambda spec, **options: scorers[spec.partition("=")[2]])
+    monkeypatch.setattr("alignbench.scorers.DEFAULTS", {"toxicity": "toxicity=vile"})
+    return scorers
+
+
+def test_records_contain_outputs_scores_and_the_identity_of_the_scorer(tmp_path):
+    result = run(tmp_path).results[0]
+    found = lines(tmp_path)
+    assert [line["id"] for line in found] == [str(i) for i in range(N)]
+    first = found[0]
+    assert len(first["outputs"]) == SAMPLES
+    assert first["outputs"][0]["tokens"] == [1, 2, 3]
+    assert first["outputs"][0]["logprobs"] == [-1.2346] * 3
+    assert first["outputs"][0]["scores"].keys() == {"toxicity"}
+    assert first["metrics"]["worst"] == max(output["scores"]["toxicity"]["toxicity"] for output in first["outputs"])
+    assert "pending" not in first
+    by_name = {metric.metric: metric for metric in result.metrics if metric.category is None}
+    assert (by_name["worst"].scorer, by_name["length"].scorer) == ("vile-counter@1", None)
+    assert (by_name["worst"].n, by_name["worst_odd"].n, by_name["worst_odd"].n_unscored) == (N, N // 2, 0)
+    identity = json.loads(next(tmp_path.glob("*/words-*/task.json")).read_text())
+    assert identity["scorers"] == [{"kind": "toxicity", "name": "vile-counter", "revision": "1"}]
+    assert identity["template"] == "none"
+
+
+@pytest.mark.parametrize("deaths", [(1,), (7, 20, 3), (39,)])
+def test_an_interrupted_run_resumes_to_the_same_files_and_generates_nothing_twice(tmp_path, deaths):
+    run(tmp_path / "whole")
+    requested = []
+    for death in deaths:
+        engine = WordEngine(dies_after=death)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "torn", engine)
+        requested += engine.requested
+    (torn,) = (tmp_path / "torn").glob("*/words-*/documents.partial.jsonl")
+    with torn.open("a") as stream:
+        stream.write('{"id": "3", "outp')  # what kill -9 leaves
+    engine = WordEngine()
+    run(tmp_path / "torn", engine)
+    requested += engine.requested
+    assert sorted(requested) == sorted(f"words/{i}" for i in range(N))
+    assert files_of(tmp_path / "torn") == files_of(tmp_path / "whole")
+
+
+def test_a_partly_recorded_chunk_is_scored_together_again(tmp_path):
+    run(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "torn", WordEngine(dies_after=30))
+    (file,) = (tmp_path / "torn").glob("*/words-*/documents.partial.jsonl")
+    written = file.read_text().splitlines(keepends=True)
+    last = max(number for number, line in enumerate(written) if '"pending"' not in line)
+    file.write_text("".join(written[:last] + written[last + 1 :]))  # one scored record of a chunk is lost
+    run(tmp_path / "torn")
+    assert files_of(tmp_path / "torn") == files_of(tmp_path / "whole")
+
+
+def test_three_processes_write_the_same_files_as_one(tmp_path, monkeypatch):
+    class OneAfterAnother(Shard):
+        def wait(self):
+            pass
+
+    run(tmp_path / "one")
+    with monkeypatch.context() as patch:
+        # the folders that the first process creates, without its records
+        patch.setattr(pipeline, "scorer_queue", None)
+        with pytest.raises(TypeError):
+            run(tmp_path / "three")
+    for rank in (1, 2):
+        with pytest.raises(KeyError):  # the first process has not written the result yet
+            run(tmp_path / "three", shard=OneAfterAnother(rank, 3))
+    run(tmp_path / "three", shard=OneAfterAnother(0, 3))
+    assert files_of(tmp_path / "three") == files_of(tmp_path / "one")
+
+
+def test_the_template_is_part_of_the_identity(tmp_path):
+    run(tmp_path)
+    run(tmp_path, chat=True)
+    assert len(list(next(tmp_path.iterdir()).glob("words-*"))) == 2
+
+
+def test_documents_on_which_a_scorer_fails_are_unscored_and_rescore_completes_them(tmp_path, known_task):
+    result = run(tmp_path, None, VileCounter(broken=True)).results[0]
+    assert result.n_scored == 0
+    assert result.unscored == {"toxicity: vile-counter failed (no)": N}
+    by_name = {metric.metric: metric for metric in result.metrics if metric.category is None}
+    assert (by_name["worst"].value, by_name["worst"].n_unscored) == (None, N)
+    assert by_name["length"].value == 3.0  # needs no scorer
+    folder = next(tmp_path.iterdir())
+    rescore.rescore(folder, ["toxicity=vile"])
+    run(tmp_path / "whole")
+    assert files_of(folder) == files_of(next((tmp_path / "whole").iterdir()))
+
+
+def test_a_text_on_which_a_scorer_fails_affects_only_its_document(tmp_path):
+    run(tmp_path / "whole")
+    outputs = [[output["text"] for output in line["outputs"]] for line in lines(tmp_path / "whole")]
+    unique = next(text for text in outputs[5] if sum(text in own for own in outputs) == 1)
+    assert run(tmp_path / "one", None, VileCounter(fails_on=unique)).results[0].n_scored == N - 1
+
+
+def test_another_scorer_needs_no_model_and_has_its_own_folder(tmp_path, known_task):
+    run(tmp_path)
+    folder = next(tmp_path.iterdir())
+    before = files_of(folder)
+    result = rescore.rescore(folder, ["toxicity=viler"])
+    assert {metric.scorer for metric in result.results[0].metrics if metric.metric == "worst"} == {"vile-counter@2"}
+    after = files_of(folder)
+    assert {name: after[name] for name in before} == before
+    assert len(after) == len(before) + 3
+    engine = WordEngine()
+    run(tmp_path, engine, VileCounter("2"))  # finished already
+    run(tmp_path, engine, VileCounter("3"))  # the outputs are reused
+    assert engine.requested == []
+
+
+def test_rescoring_complete_records_does_nothing(tmp_path, known_task):
+    run(tmp_path)
+    folder = next(tmp_path.iterdir())
+    before = files_of(folder)
+    rescore.rescore(folder, ["toxicity=vile"])
+    assert known_task["vile"].calls == []
+    assert files_of(folder) == before
+
+
+def test_rescore_rejects_unfinished_runs_and_unused_scorers(tmp_path, known_task):
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, WordEngine(dies_after=4))
+    folder = next(tmp_path.iterdir())
+    for spec, message in (
+        ("toxicity=vile", "not finished"),
+        ("truth=vile", "takes a scorer of kind truth"),
+        ("vile", "kind=name"),
+    ):
+        with pytest.raises(AlignbenchError, match=message):
+            rescore.rescore(folder, [spec])
+
+
+def test_a_failed_generation_is_unscored_and_not_zero(tmp_path):
+    result = run(tmp_path, WordEngine(fails_on="prompt 7")).results[0]
+    assert result.n_scored == N - 1
+    assert result.unscored == {"503, 6 times": 1}
+    assert lines(tmp_path)[7]["metrics"]["worst"] is None
+    assert lines(tmp_path)[7]["unscored"] == "503, 6 times"
+
+
+def test_only_documents_with_transient_errors_are_generated_again(tmp_path):
+    run(tmp_path / "calm")
+    first = run(tmp_path / "rough", WordEngine(fails_on="7", transient=True)).results[0]
+    assert first.unscored == {"503, 6 times": 4}
+    engine = WordEngine()
+    run(tmp_path / "rough", engine)
+    assert sorted(engine.requested) == ["words/17", "words/27", "words/37", "words/7"]
+    assert files_of(tmp_path / "rough") == files_of(tmp_path / "calm")
+
+
+def test_without_a_scorer_records_are_complete_at_once(tmp_path):
+    task = Task(
+        "words", 1, "words", "none", (Metric("length", "words", "–"),), "none", "length", lambda options: DATA,
+        generation=Generation(Sampling(3), lambda document, outputs: {"length": 3.0}),
+    )  # fmt: skip
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, WordEngine(dies_after=4), task=task)
+    (file,) = tmp_path.glob("*/words-*/documents.partial.jsonl")
+    assert [json.loads(line)["metrics"]["length"] for line in file.read_text().splitlines()] == [3.0] * 4
+
+
+def test_numbers_of_a_scorer_that_the_task_does_not_know_are_reported(tmp_path):
+    class Mood(VileCounter):
+        kind, name = "sentiment", "mood"
+
+        def score(self, items):
+            return [{"sunny": float("sun" in item.output)} for item in items]
+
+    result = run(tmp_path, None, VileCounter(), Mood()).results[0]
+    (metric,) = [m for m in result.metrics if m.metric == "sentiment.sunny" and m.category is None]
+    outputs = [[output["text"] for output in line["outputs"]] for line in lines(tmp_path)]
+    by_hand = sum(sum("sun" in text for text in own) / SAMPLES for own in outputs) / N
+    assert (metric.value, metric.scorer, metric.n) == (pytest.approx(by_hand), "mood@1", N)
+
+
+def test_a_limit_is_stratified_by_category():
+    documents = [Document(str(i), "p", category="rare" if i < 10 else "common") for i in range(100)]
+    for seed in range(5):
+        drawn = sample(TaskData(documents, ()), 20, seed).documents
+        assert len({d.id for d in drawn}) == 20
+        assert sum(d.category == "rare" for d in drawn) == 2
+        assert [int(d.id) for d in drawn] == sorted(int(d.id) for d in drawn)
+    assert sample(TaskData(documents, ()), 20, 1) != sample(TaskData(documents, ()), 20, 2)
+
+
+def test_a_metric_that_applies_to_no_document_is_left_out_of_the_result():
+    found = summarise(TASK, [Record("1", "", metrics={"length": 3.0})], shots=0, limit=None, seed=0)
+    assert [metric.metric for metric in found.metrics] == ["length"]
+
+
+# Outputs in a file
+
+
+def write(file: Path, rows: list[dict]) -> Path:
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+def values(run) -> dict[str, float]:
+    return {metric.metric: metric.value for metric in run.results[0].metrics}
+
+
+def test_reference_answers_get_the_best_scores_and_empty_outputs_the_worst(tmp_path):
+    references = ["The hens sleep in the old barn.", "Milk goes to the village at dawn, by cart."]
+    rows = [{"id": i, "output": text, "references": [text]} for i, text in enumerate(references)]
+    high = values(score_file.score_file(write(tmp_path / "human.jsonl", rows), tmp_path / "runs"))
+    empty = [row | {"output": ""} for row in rows]
+    low = values(score_file.score_file(write(tmp_path / "silent.jsonl", empty), tmp_path / "runs"))
+    assert (high["exact_match"], high["f1"], high["rouge_l"]) == (1, 1, 1)
+    assert (high["bleu"], high["chrf"]) == (pytest.approx(100), pytest.approx(100))
+    assert (low["exact_match"], low["f1"], low["rouge_l"], low["bleu"], low["chrf"]) == (0, 0, 0, 0, 0)
+
+
+def test_outputs_in_a_file_get_the_same_scores_as_a_model(tmp_path, known_task):
+    model = run(tmp_path / "model").results[0]
+    rows = [
+        {"id": line["id"], "outputs": [output["text"] for output in line["outputs"]]}
+        for line in lines(tmp_path / "model")
+    ]
+    file = write(tmp_path / "system.jsonl", rows)
+    mine = score_file.score_file(file, tmp_path / "runs", task="words", name="system").results[0]
+    assert (mine.metrics, mine.unscored) == (model.metrics, model.unscored)
+    assert (mine.template, model.template) == (None, "none")  # the template is unknown
+    table = "id,output\n" + "".join(f"{row['id']},{text}\n" for row in rows for text in row["outputs"])
+    (tmp_path / "system.csv").write_text(table)
+    assert score_file.score_file(tmp_path / "system.csv", tmp_path / "csv", task="words").results[0] == mine
+
+
+def test_numeric_ids_including_zero_become_text_and_keep_their_order(tmp_path):
+    rows = [{"id": i, "output": f"answer {i}", "references": [f"answer {i}"]} for i in (2, 1, 0)]
+    result = score_file.score_file(write(tmp_path / "o.jsonl", rows), tmp_path / "runs")
+    assert result.results[0].n == 3
+    file = next(result.folder.glob("outputs-*/documents.jsonl"))
+    assert [json.loads(line)["id"] for line in file.read_text().splitlines()] == ["2", "1", "0"]
+
+
+def test_a_list_in_a_csv_file_is_json(tmp_path):
+    (tmp_path / "o.csv").write_text('id,output,references\n1,hay,"[""straw"", ""hay""]"\n')
+    assert values(score_file.score_file(tmp_path / "o.csv", tmp_path / "runs"))["exact_match"] == 1
+
+
+def test_a_scorer_without_input_does_not_make_a_document_unscored(tmp_path):
+    rows = [
+        {"id": 1, "output": "It has 7 eggs.", "references": ["It has 7 eggs."], "source": "Ann has 7 eggs."},
+        {"id": 2, "output": "It has 9 eggs.", "references": ["It has 9 eggs."]},
+    ]
+    file = write(tmp_path / "o.jsonl", rows)
+    (result,) = score_file.score_file(file, tmp_path / "runs", scorers=["entailment=extractive"]).results
+    n = {metric.metric: (metric.n, metric.n_unscored) for metric in result.metrics}
+    assert (n["bleu"], n["hallucination_rate"]) == ((2, 0), (1, 0))
+
+
+def test_a_document_without_an_output_is_unscored(tmp_path, known_task):
+    file = write(tmp_path / "s.jsonl", [{"id": str(i), "outputs": ["hay"] * SAMPLES} for i in range(N - 3)])
+    result = score_file.score_file(file, tmp_path / "runs", task="words").results[0]
+    assert (result.n, result.n_scored) == (N, N - 3)
+    assert result.unscored == {"the file has no output for it": 3}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"id": "1", "output": "a"\n', r"s\.jsonl:1: not valid JSON"),
+        ('{"output": "hay"}\n', r"s\.jsonl:1: no id"),
+        ('{"id": "nobody", "output": "hay"}\n', r"s\.jsonl:1: id 'nobody' is not a document of words"),
+        ('{"id": "1", "text": "hay"}\n', r"s\.jsonl:1: expected a column `output`"),
+        ('{"id": "1", "output": "hay"}\n', r"id '1': 1 outputs, but words takes 25"),
+        ('{"id": "1", "output": "hay", "references": 5}\n', "1 outputs, but words takes 25"),
+        ("\n", "no rows"),
+        ("[1]\n", r"s\.jsonl:1: expected a JSON object"),
+    ],
+)
+def test_an_invalid_row_is_named_by_file_and_line(tmp_path, known_task, content, message):
+    (tmp_path / "s.jsonl").write_text(content)
+    with pytest.raises(AlignbenchError, match=message):
+        score_file.score_file(tmp_path / "s.jsonl", tmp_path / "runs", task="words")

@@ -1,0 +1,146 @@
+"""A user's mistake is one line on stderr that says what is wrong and what to do, with exit code 2."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from commands import assert_one_line_error, run
+
+PROFANITY = ("--scorer", "toxicity=alt-profanity-check")
+CHOICES = ("--tasks", "hellaswag")
+TOXICITY = ("--tasks", "real_toxicity")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--tasks", "hellaswg"), ["unknown task 'hellaswg'", "did you mean hellaswag"]),
+        (("--tasks", ""), ["no task given"]),
+        ((*CHOICES, "--limit", 0), ["limit 0"]),
+        ((*CHOICES, "--dtype", "int3"), ["int3"]),
+        ((*CHOICES, "--device", "cuda:9"), ["cuda:9"]),
+        ((*CHOICES, "--metrics", "some"), ["--metrics some", "headline or all"]),
+        ((*CHOICES, "--baseline", "x"), ["requires --tasks win_rate"]),
+        (("--tasks", "winogender", "--shots", 3), ["takes --shots"]),
+        (("--tasks", "win_rate"), ["name the model to compare with, as --baseline"]),
+        (("--tasks", "win_rate", "--baseline", "x"), ["no judge given", "--scorer preference="]),
+        ((*TOXICITY, "--scorer", "toxicity"), ["kind=name"]),
+        ((*TOXICITY, "--scorer", "toxicity=no-such-scorer"), ["no-such-scorer", "alt-profanity-check"]),
+        ((*TOXICITY, "--scorer", "truth=judge:/nowhere"), ["truth", "toxicity"]),
+        ((*TOXICITY, "--scorer", "toxicity=detoxify-unbiased"), ["detoxify", "alt-profanity-check"]),
+        ((*TOXICITY, *PROFANITY, "--template", "chat"), ["chat template", "--template none"]),
+        ((*TOXICITY, *PROFANITY, "--template", "nice"), ["nice", "auto"]),
+        ((*TOXICITY, *PROFANITY, "--engine", "steam"), ["steam", "vllm"]),
+        ((*TOXICITY, *PROFANITY, "--scorer-path", "/nowhere"), ["alt-profanity-check"]),
+    ],
+)
+def test_settings_of_evaluate(farm_model, world, tmp_path, arguments, words):
+    done = run("evaluate", farm_model, "--data-dir", world, "--out", tmp_path, *arguments)
+    assert_one_line_error(done, *words)
+    assert not list(tmp_path.rglob("documents*"))
+
+
+def no_config(model: Path) -> None:
+    (model / "config.json").unlink()
+
+
+def pickled(model: Path) -> None:
+    (model / "model.safetensors").rename(model / "pytorch_model.bin")
+
+
+def truncated(model: Path) -> None:
+    file = model / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1000])
+
+
+def custom_code(model: Path) -> None:
+    config = json.loads((model / "config.json").read_text())
+    config["auto_map"] = {"AutoModelForCausalLM": "evil.Model"}
+    (model / "config.json").write_text(json.dumps(config))
+    (model / "evil.py").write_text(f"open({str(model / 'ran')!r}, 'w')\n")
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (no_config, ["no config.json"]),
+        (pickled, ["pickled", "safetensors"]),
+        (truncated, ["truncated", "model.safetensors"]),
+        (custom_code, ["--trust-remote-code"]),
+    ],
+)
+def test_checkpoints(farm_model, world, tmp_path, damage, words):
+    model = shutil.copytree(farm_model, tmp_path / "model")
+    damage(model)
+    done = run("evaluate", model, *CHOICES, "--data-dir", world, "--out", tmp_path / "out")
+    assert_one_line_error(done, *words)
+    assert not (model / "ran").exists()
+
+
+def test_a_missing_checkpoint_or_data_folder(farm_model, world, tmp_path):
+    missing = tmp_path / "none"
+    assert_one_line_error(
+        run("evaluate", missing, *CHOICES, "--data-dir", world, "--out", tmp_path), "no such folder", str(missing)
+    )
+    assert_one_line_error(run("evaluate", farm_model, *CHOICES, "--data-dir", missing, "--out", tmp_path), "none")
+
+
+def test_a_hub_id_or_a_data_set_without_a_network(farm_model, world, tmp_path):
+    home = {"HF_HOME": str(tmp_path / "hub"), "ALIGNBENCH_CACHE": str(tmp_path / "cache")}
+    done = run("evaluate", "nobody/nothing", *CHOICES, "--data-dir", world, "--out", tmp_path, env=home)
+    assert_one_line_error(done, "nobody/nothing", "local folder")
+    done = run("evaluate", farm_model, *CHOICES, "--out", tmp_path, env=home)
+    assert_one_line_error(done, "hellaswag", "Rowan/hellaswag", "--data-dir")
+
+
+def test_a_corrupt_data_row_is_named_by_file_and_line(farm_model, world, tmp_path):
+    data = shutil.copytree(world, tmp_path / "data")
+    file = data / "hellaswag" / "hellaswag_val.jsonl"
+    lines = file.read_text().splitlines()
+    lines[4] = lines[4][:40]
+    file.write_text("\n".join(lines))
+    done = run("evaluate", farm_model, *CHOICES, "--data-dir", data, "--out", tmp_path / "out")
+    assert_one_line_error(done, f"{file}:5")
+
+
+def test_an_output_folder_that_cannot_be_written(farm_model, world, tmp_path):
+    (tmp_path / "out").write_text("a file, not a folder")
+    done = run("evaluate", farm_model, *CHOICES, "--data-dir", world, "--out", tmp_path / "out")
+    assert_one_line_error(done, "cannot be written")
+
+
+FILES = ("--map", "reply=output", "--in-order", "--prompts", "prompts.jsonl")
+JUDGE = ("--scorer", "preference=labels:labels.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("rank", "curt.jsonl", *FILES, *JUDGE), "a ranking needs at least two systems"),
+        (("rank", "curt.jsonl", "kind.jsonl", *FILES, "--scorer", "toxicity=x"), "no judge given"),
+        (("rank", "curt.jsonl", "nowhere", *FILES, *JUDGE), "nowhere: not a run folder"),
+        (("rank", "curt.jsonl", "kind.jsonl", *FILES, *JUDGE, "--baseline", "who"), "who: none of the systems"),
+        (("rank", "curt.jsonl", "kind.jsonl", "--map", "reply", *JUDGE), "write THEIRS=OURS"),
+        (("rank", "curt.jsonl", "curt.jsonl", *FILES, *JUDGE), "two systems are named 'curt'"),
+        (("score", "kind.jsonl", "--task", "win_rate", *FILES, *JUDGE), "requires --baseline"),
+        (("score", "kind.jsonl", "--limit", 2), "--limit and --shots need --task"),
+        (("score", "kind.jsonl", "--in-order"), "--in-order needs --task"),
+        (("score", "nowhere.jsonl"), "nowhere.jsonl: no such file"),
+        (("score", "few.jsonl", "--task", "answers", *FILES), "2 rows, but answers has 3 documents"),
+        (("score", "kind.jsonl", "--task", "answers", "--map", "text=output"), "no column 'text'; there are reply"),
+        (("rescore", "nowhere", *JUDGE), "nowhere: not a run folder"),
+    ],
+)
+def test_score_rescore_and_rank(tmp_path, arguments, words):
+    def write(name: str, rows: list[dict]) -> None:
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    write("prompts.jsonl", [{"id": str(i), "prompt": f"How is cow {i}?"} for i in range(3)])
+    label = {"prompt_id": "0", "prompt": "How is cow 0?", "model": "curt", "labeler": "ann", "rank": 1}
+    write("labels.jsonl", [{**label, "output": "Well."}, {**label, "output": "Fine.", "model": "kind", "rank": 2}])
+    for name, count in (("curt", 3), ("kind", 3), ("few", 2)):
+        write(f"{name}.jsonl", [{"reply": "Well."}] * count)
+    assert_one_line_error(run(*arguments, cwd=tmp_path), words)
