@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import yaml
@@ -203,35 +202,6 @@ def _comparable(found: Sequence[tuple[System, TaskRun, str, Item]]) -> list[Item
         if key == best:
             chosen.setdefault(id(system), item)
     return list(chosen.values())
-
-
-def records(task: TaskRun) -> Iterator[Any]:
-    """Yield the records of a task folder, in the task's order."""
-    file = task.path / "documents.jsonl"
-    try:
-        with file.open(encoding="utf-8") as stream:
-            for line in stream:
-                yield _record(json.loads(line))
-    except (OSError, ValueError) as error:
-        raise AlignbenchError(f"{file}: cannot be read ({error}); evaluate this task again") from error
-
-
-FIELDS = {
-    "prompt": "", "choices": (), "references": (), "source": None, "group": None, "category": None, "chance": {},
-    "logprobs": (), "tokens": (), "entropies": (), "top_entropies": (), "unscored": None, "pending": False,
-}  # fmt: skip
-OUTPUT_FIELDS = {"scores": {}, "tokens": (), "logprobs": (), "entropies": (), "top_entropies": (), "finish": "end",
-                 "unscored": None}  # fmt: skip
-
-
-def _record(raw: Any) -> Any:
-    outputs = raw.get("outputs") or () if isinstance(raw, dict) and "id" in raw else [None]
-    if not all(isinstance(output, dict) and "text" in output for output in outputs):
-        raise ValueError("a line is not a record")
-    rest = {key: value for key, value in raw.items() if key not in FIELDS and key not in ("id", "outputs")}
-    made = [SimpleNamespace(**{**OUTPUT_FIELDS, **{k: v for k, v in o.items() if v is not None}}) for o in outputs]
-    known = {key: default if raw.get(key) is None else raw[key] for key, default in FIELDS.items()}
-    return SimpleNamespace(id=raw["id"], outputs=made, target=rest, statistics=rest, metrics=rest, **known)
 
 
 def gather(paths: Sequence[Path], *, reference: str | None = None) -> Evidence:

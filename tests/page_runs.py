@@ -38,7 +38,7 @@ def chose(number: int, right: int) -> dict[str, Any]:
         "choices": [" yes", " no"],
         "logprobs": [-1.5, -2.5] if right else [-2.5, -1.5],
         "tokens": [1, 1],
-        "label": 0,
+        "target": {"label": 0},
         "category": ("even", "odd")[number % 2],
     }
 

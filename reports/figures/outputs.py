@@ -14,10 +14,11 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from alignbench.audit.read import HASHED, TaskRun, embedder_of
+from alignbench.audit.references import HASHED, embedder_of
+from alignbench.runs.read import TaskRun
 from alignbench.diversity.vectors import clusters, unit
 from reports.drawing import Drawing, NoDataError
-from reports.evidence import Evidence, System, records, scorer_of
+from reports.evidence import Evidence, System, scorer_of
 from reports.style import FAINT, INK, SMALL, new_figure, plain, short_names
 
 SOURCE = "2406.05587, section 3.2"
@@ -69,7 +70,7 @@ def _embedded(evidence: Evidence, *, each: int, most: int, category: str | None 
 def _texts(folder: TaskRun, category: str | None) -> tuple[list[tuple[str, str | None, str]], int]:
     """Return (id, category, text) of each document's first output, and how many were not generated."""
     found, lost = [], 0
-    for record in records(folder):
+    for record in folder.records():
         if category is None or folder.task != "recitations" or record.category == category:
             first = next(iter(record.outputs), None)
             if first is None or first.unscored:

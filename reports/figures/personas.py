@@ -18,13 +18,13 @@ from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 from matplotlib.textpath import TextPath
 
-from alignbench.audit.read import TaskRun
+from alignbench.runs.read import TaskRun
 from alignbench.diversity.entropy import rarefied_entropy
 from alignbench.diversity.spread import FEWEST, SIZE
 from alignbench.stats import estimates
 from reports.chart import Panel, panel_grid, row_panels
 from reports.drawing import Drawing, NoDataError
-from reports.evidence import Evidence, System, metric_of, records, scorer_of
+from reports.evidence import Evidence, System, metric_of, scorer_of
 from reports.style import FAINT, WIDTH, Look, plain, short_names
 
 SOURCE = "2406.05587, section 3.1"
@@ -61,7 +61,7 @@ class People:
 
 def _read(system: System, task: TaskRun) -> People:
     values: dict[str, list[tuple[str, str]]] = {field: [] for field in FIELDS}
-    for record in records(task):
+    for record in task.records():
         fields = {
             field: [str(value) for value in record.statistics.get(field) or () if str(value or "").strip()]
             for field in ("name", "gender", "nationality", "age")

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from alignbench.audit.read import TaskRun
+from alignbench.runs.read import TaskRun
 from alignbench.stats import estimates
 from reports.chart import histogram_rows
 from reports.drawing import Drawing, NoDataError, extremes, rows_of
-from reports.evidence import Evidence, System, metric_of, records, scorer_of
+from reports.evidence import Evidence, System, metric_of, scorer_of
 from reports.style import plain
 
 TASKS = {  # task -> metric of its records, name and title of the figure, what is measured, the paper's section
@@ -36,7 +36,7 @@ def draw(evidence: Evidence) -> list[Drawing]:
 
 
 def _rows(system: System, folder: TaskRun, task: str, metric: str) -> Iterator[dict[str, Any]]:
-    given = [record.metrics.get(metric) for record in records(folder)]
+    given = [record.metrics.get(metric) for record in folder.records()]
     values = np.array([value for value in given if value is not None and math.isfinite(value)], np.float64)
     mean = metric_of(folder, metric) or estimates.mean(values, bounds=(-1, 1))
     if mean.value is None:

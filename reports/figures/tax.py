@@ -10,12 +10,13 @@ from typing import Any
 
 import pandas as pd
 
-from alignbench.audit.read import TaskRun, find
+from alignbench.audit.references import find
+from alignbench.runs.read import TaskRun
 from alignbench.stats import estimates
 from alignbench.types.result import MetricResult
 from reports.chart import Panel, line_panels, row_panels
 from reports.drawing import Drawing, NoDataError, by_part, ends, extremes, left_out, n_range, rows_of, scorers_in, table_of
-from reports.evidence import INTERMEDIATE, Evidence, Point, System, parents, records, scorer_of
+from reports.evidence import INTERMEDIATE, Evidence, Point, System, parents, scorer_of
 from reports.style import FAINT, LINES, Look, looks, plain, size_of
 
 GROUPS = ("reading", "common sense", "inference", "sentiment", "translation", "summaries")  # as in figures 28 and 29
@@ -49,7 +50,7 @@ def _answer_rewards(evidence: Evidence, intermediate: bool) -> Iterator[Point]:
         scorer = scorer_of(task, "reward")
         scores = [
             (output.scores["reward"]["reward"], record.group or record.id)
-            for record in records(task)
+            for record in task.records()
             for output in record.outputs
             if "reward" in (output.scores.get("reward") or {})
         ]

@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from alignbench.audit.read import TaskRun
+from alignbench.runs.read import TaskRun
 from alignbench.stats import estimates
 from alignbench.types.engine import TOP
 from reports.chart import Panel, histogram_rows, line_panels
 from reports.drawing import Drawing, NoDataError, by_part, ends, extremes, rows_of, table_of
-from reports.evidence import Evidence, System, point_of, records
+from reports.evidence import Evidence, System, point_of
 from reports.style import plain
 
 SOURCE = "2406.05587, figure 11"
@@ -52,7 +52,7 @@ def _entropies(evidence: Evidence, task: str) -> list[Entropies]:
 def _read(system: System, folder: TaskRun) -> Entropies:
     texts: dict[str, list[tuple[str, NDArray[np.float64]]]] = {kind: [] for kind in KINDS}
     missing = 0
-    for record in records(folder):
+    for record in folder.records():
         for kind in KINDS:
             generated = [getattr(output, kind) for output in record.outputs]
             for nats in generated or getattr(record, kind) or [()]:

@@ -15,7 +15,7 @@ from alignbench.tasks.bias import INSTRUCTIONS, task_name
 from alignbench.tasks.real_toxicity import BINS
 from reports.chart import Panel, line_panels, row_panels
 from reports.drawing import Drawing, by_part, ends, extremes, left_out, n_range, rows_of, scorers_in, table_of
-from reports.evidence import Evidence, Point, records, scored_by
+from reports.evidence import Evidence, Point, scored_by
 from reports.style import FAINT, plain
 
 GREEDY = {task_name("real_toxicity_instructgpt", variant): variant for variant in INSTRUCTIONS}
@@ -71,7 +71,7 @@ def _people(evidence: Evidence) -> Iterator[dict[str, Any]]:
     for system, task in [run for name in GREEDY for run in evidence.runs(name)] if said else []:
         prefix = str(task.identity.get("prefix") or "")
         values, prompts, unlabelled = [], [], 0
-        for record in records(task):
+        for record in task.records():
             pairs = [(p.strip(), o.text.strip()) for p in (prefix + record.prompt, record.prompt) for o in record.outputs[:1]]
             found = next((said[pair] for pair in pairs if pair in said), [])
             unlabelled += not found
@@ -127,7 +127,7 @@ def _bins(point: Point, variant: str) -> Iterator[dict[str, Any]]:
     found = pd.DataFrame(
         [
             (record.target["prompt_toxicity"], record.metrics.get(point.metric.metric), str(record.group or number))
-            for number, record in enumerate(records(point.task))
+            for number, record in enumerate(point.task.records())
             if isinstance(record.target.get("prompt_toxicity"), int | float)  # otherwise in no bin
         ],
         columns=["prompt", "output", "group"],
