@@ -105,7 +105,9 @@ def row_panels(
     key = [_series_key(name, number > 0, bars) for number, name in enumerate(names.values())] if len(names) > 1 else []
     height = 0.62 + 0.15 * any(panel.subtitle for panel in panels) + ROW * max(1.0, 0.7 * len(shifts)) * len(rows)
     top = 1.0 if any(panel.reference for panel in panels) else 0.0  # room for the labels of references
-    figure, grid = panel_grid(panels, height + ROW * top, columns=columns, key=key, sharey=True, sharex=most is not None)
+    figure, grid = panel_grid(
+        panels, height + ROW * top, columns=columns, key=key, sharey=True, sharex=most is not None
+    )
     places = {name: place for place, name in enumerate(rows)}
     for axes, panel in zip(grid, panels, strict=True):
         known = panel.table.dropna(subset=["value"])
@@ -113,7 +115,7 @@ def row_panels(
             own = known[known[column] == value] if column else known
             y = own.system.map(places).astype(float) + shift
             looks = [replace(panel.look or rows[name], hollow=number > 0) for name in own.system]
-            for (_, family) in own.groupby(join, sort=False) if join else ():
+            for _, family in own.groupby(join, sort=False) if join else ():
                 axes.plot(family.value, y[family.index], color=FAINT, linewidth=0.9, linestyle=("-", "--")[number > 0])
             for look, x, at, ends in zip(looks, own.value, y, reach(own).T, strict=True):
                 if bars:
@@ -121,11 +123,11 @@ def row_panels(
                     axes.errorbar([x], [at], xerr=ends[:, None], **WHISKER)
                 else:
                     axes.errorbar([x], [at], xerr=ends[:, None], elinewidth=1.2, zorder=3, **look.mark)
-        for name in set(rows) - set(known.system):
+        for name in [name for name in rows if name not in set(known.system)]:
             axes.text(0.01, places[name], "–", color=FAINT, va="center", transform=axes.get_yaxis_transform())
         if bars:
-            highest = float(np.nanmax(known[["value", "high"]].to_numpy(np.float64), initial=0)) if most is None else most
-            axes.set_xlim(0, 1.01 if highest > 0.85 else max(highest * 1.09, 0.02))
+            own_scale = known[["value", "high"]].astype(float).max().max() if most is None else most
+            axes.set_xlim(0, 1.01 if own_scale > 0.85 else max(own_scale * 1.09, 0.02))
         axes.xaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 2.5, 5, 10]))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: per_cent(x) if percent else f"{x:.3g}"))
         axes.grid(axis="x")

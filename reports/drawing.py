@@ -1,20 +1,24 @@
-"""A figure as it passes from the file that draws it to the page: picture, table, caption; and words for captions.
+"""A figure as it passes from the file that draws it to the page: picture, table and texts.
 
-The tables of most figures share the columns system, task, metric, value, low, high, n, unscored and scorer: one row per
-mark, with the ends of its 95 % interval, which are empty if there is none.
+Most tables share the columns system, task, metric, value, low, high, n, unscored and scorer: one row per mark, with the
+ends of its 95 % interval, empty if there is none. The texts are Jinja templates in figures/texts.yaml, which use the
+filters of this file on the table.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
 import pandas as pd
+import yaml
+from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
 
 from alignbench.audit.render import csv_cell
@@ -48,6 +52,26 @@ class Drawing:
     table: pd.DataFrame
     caption: str
     alt: str
+
+
+def describe(key: str, figure: Figure, table: pd.DataFrame, *, name: str = "", **facts: Any) -> Drawing:
+    """Add the texts of figures/texts.yaml. name: of the files, if not `key`; facts: what the templates refer to."""
+    texts = {
+        part: " ".join(template.render(table=table, **facts).split()) for part, template in _templates()[key].items()
+    }
+    return Drawing(name or key, texts["title"], texts["source"], figure, table, texts["caption"], texts["alt"])
+
+
+@cache
+def _templates() -> dict[str, dict[str, Any]]:
+    environment = Environment(undefined=StrictUndefined, autoescape=False)  # plain text, which the page escapes
+    filters = (plain, n_range, left_out, scorers_in, extremes, by_part, listed)
+    environment.filters |= {each.__name__: each for each in filters}
+    read = yaml.safe_load((Path(__file__).parent / "figures" / "texts.yaml").read_text(encoding="utf-8"))
+    return {
+        key: {part: environment.from_string(texts.get(part, "")) for part in ("title", "source", "caption", "alt")}
+        for key, texts in read.items()
+    }
 
 
 def save(drawing: Drawing, folder: Path, *, pdf: bool = False) -> list[Path]:
@@ -94,59 +118,63 @@ def rows_of(evidence: Evidence, table: pd.DataFrame) -> dict[str, Look]:
     return {name: looks[name] for name in order}
 
 
-def n_range(table: pd.DataFrame, what: str = "documents") -> str:
-    """Return "n = 252 documents", "n = 40–252 documents"."""
+def n_range(table: pd.DataFrame) -> str:
+    """Return "n = 252", "n = 40–252"."""
     n = table.n.dropna().astype(int)
-    return f"n = {'–'.join(dict.fromkeys((f'{n.min():,}', f'{n.max():,}')))} {what}"
+    return f"n = {'–'.join(dict.fromkeys((f'{n.min():,}', f'{n.max():,}')))}"
 
 
 def left_out(table: pd.DataFrame, evidence: Evidence | None = None) -> str:
     """Return a sentence on unscored documents and, given the evidence, on systems that are not in the table."""
-    unscored = int(table.unscored.fillna(0).sum())
     absent = [own for own in evidence.systems if own.name not in set(table.system)] if evidence else []
-    different = sum(_has(own, set(table.task), set(table.metric)) for own in absent)
+    different = sum(_has(own, table) for own in absent)
     counts = {
-        "unscored document{}": unscored,
+        "unscored document{}": int(table.unscored.fillna(0).sum()),
         "system{} with different settings": different,
         "system{} without these metrics": len(absent) - different,
     }
     parts = [f"{n:,} {words.format('s' * (n > 1))}" for words, n in counts.items() if n]
-    return f" Left out: {', '.join(parts)}." if parts else ""
+    return f"Left out: {', '.join(parts)}." if parts else ""
 
 
-def _has(system: System, tasks: Collection[str], metrics: Collection[str]) -> bool:
-    runs = (own for own in system.tasks if own.task in tasks)
-    return any(m.metric in metrics and m.value is not None for own in runs for m in own.result.metrics)
+def _has(system: System, table: pd.DataFrame) -> bool:
+    runs = (own for own in system.tasks if own.task in set(table.task))
+    return any(m.metric in set(table.metric) and m.value is not None for own in runs for m in own.result.metrics)
 
 
 def scorers_in(table: pd.DataFrame) -> str:
     """Return "Scorer: NAME@REVISION." for those in the table; "" if no scorer computed the numbers."""
     single = {name for joined in table.scorer.dropna() for name in str(joined).split(" + ") if name}
     names = [plain(re.sub(r"@([0-9a-f]{8})[0-9a-f]+$", r"@\1", name), 60) for name in sorted(single)]
-    return f" Scorer{'s' * (len(names) > 1)}: {'; '.join(names)}." if names else ""
+    return f"Scorer{'s' * (len(names) > 1)}: {'; '.join(names)}." if names else ""
 
 
 def extremes(table: pd.DataFrame, form: str = ".3f") -> str:
     """Return "highest A (0.5), lowest B (0.1)" for a table with system and value."""
     own = table.dropna(subset=["value"]).sort_values("value", ascending=False, kind="stable")
-    if own.empty:
-        return "no values"
-    told = [f"{plain(str(row.system), 60)} ({row.value:{form}})" for row in (own.iloc[0], own.iloc[-1])]
-    return told[0] if len(own) == 1 else "highest {}, lowest {}".format(*told)
+    words = [f"{plain(str(row.system), 60)} ({row.value:{form}})" for row in own.itertuples()]
+    return f"highest {words[0]}, lowest {words[-1]}" if len(words) > 1 else "".join(words) or "no values"
 
 
-def by_part(table: pd.DataFrame, columns: list[str], words: Callable[[pd.DataFrame], str], **names: Any) -> str:
-    """Describe each part of a table: "A, B: WORDS; …". columns: whose values tell parts apart; names: column -> words
-    for its values."""
+def by_part(table: pd.DataFrame, columns: list[str], form: str = ".3f", along: str = "", **names: Any) -> str:
+    """Return "A, B: WORDS; …" with the extremes of each part of a table, or its first and last value `along` a column.
+
+    columns: whose values distinguish the parts; names: column -> names of its values
+    """
     parts = []
     for key, own in table.groupby(columns, sort=False):
-        told = (str(names.get(column, {}).get(value, value)) for column, value in zip(columns, key, strict=True))
-        parts.append(f"{', '.join(plain(one, 40) for one in told)}: {words(own)}")
+        values = [names.get(column, {}).get(value, value) for column, value in zip(columns, key, strict=True)]
+        if along:
+            rows = own.dropna(subset=["value"]).sort_values(along, kind="stable").iloc[[0, -1]]
+            ends = [f"{row.value:{form}} at {row[along]:.4g}" for _, row in rows.iterrows()]
+        words = ", ".join(dict.fromkeys(ends)) if along else extremes(own, form)
+        parts.append(f"{', '.join(plain(str(value), 40) for value in values)}: {words}")
     return "; ".join(parts)
 
 
-def ends(table: pd.DataFrame, column: str, form: str = ".3g") -> str:
-    """Return "0.1 at 0, 0.3 at 512": the first and the last value along a column."""
-    rows = table.dropna(subset=["value"])
-    told = [f"{row.value:{form}} at {row[column]:.4g}" for _, row in rows.iloc[[0, -1]].iterrows()]
-    return ", ".join(dict.fromkeys(told))
+def listed(table: pd.DataFrame, column: str = "value", form: str = ".2f", between: str = ", ") -> str:
+    """Return "A 0.50, B 0.40": the first value of each system."""
+    each = table.drop_duplicates("system")
+    return between.join(
+        f"{plain(str(name))} {value:{form}}" for name, value in zip(each.system, each[column], strict=True)
+    )

@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -211,25 +212,19 @@ def gather(paths: Sequence[Path], *, reference: str | None = None) -> Evidence:
 
     Raises AlignbenchError if a path is none of these, or if there is no finished task at all.
     """
-    runs: dict[Path, None] = {}
-    trainings: dict[Path, None] = {}
-    tables: dict[Path, None] = {}
-    for path in paths:
-        if path.is_file() and path.name.endswith(TABLES):
-            tables[path.resolve()] = None
-            continue
-        found, trained = _folders(path, "run.json"), _folders(path, "metrics.jsonl")
-        if not found and not trained:
+    tables = dict.fromkeys(path.resolve() for path in paths if path.is_file() and path.name.endswith(TABLES))
+    folders = [path for path in paths if path.resolve() not in tables]
+    runs, trainings = ({path: _folders(path, name) for path in folders} for name in ("run.json", "metrics.jsonl"))
+    for path in folders:
+        if not runs[path] and not trainings[path]:
             raise AlignbenchError(f"{path}: not a run folder, training folder or table of labels; see docs/report.md")
-        runs |= dict.fromkeys(found)
-        trainings |= dict.fromkeys(trained)
-    read = read_runs([str(folder) for folder in runs], Path())
+    read = read_runs([str(folder) for folder in dict.fromkeys(chain(*runs.values()))], Path())
     # named apart from unfinished and from intermediate checkpoints, as in the audit
     during = named([run for run in read if run.tasks and _is_intermediate(run, read)])
     final = named([run for run in read if run.tasks and not _is_intermediate(run, read)])
     final.sort(key=lambda run: len(run.lineage))  # stable: base, SFT, what was trained from it
     labels = tuple(label for table in tables for label in read_labels(str(table)))
-    if not during and not final and not labels and not trainings:
+    if not during and not final and not labels and not any(trainings.values()):
         raise AlignbenchError(f"{', '.join(map(str, paths))}: no finished task; evaluate first")
     every = (*final, *during, *(run for run in read if not run.tasks))
     notes = [f"{run.name}: unfinished tasks left out: {', '.join(run.unfinished)}" for run in every if run.unfinished]
@@ -240,7 +235,7 @@ def gather(paths: Sequence[Path], *, reference: str | None = None) -> Evidence:
     return Evidence(
         systems,
         tuple(system for run in during for system in _systems(run)),
-        tuple(found for folder in trainings for found in [_training(folder)] if found),
+        tuple(found for folder in dict.fromkeys(chain(*trainings.values())) if (found := _training(folder))),
         labels,
         audits,
         (*notes, *reasons),
@@ -319,14 +314,11 @@ def _training(folder: Path) -> TrainingRun | None:
 
 def _metrics(file: Path) -> Iterator[dict[str, Any]]:
     """Yield the lines of metrics.jsonl, without an incomplete last line, which a running training may leave."""
-    for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True), 1):
-        if not line.strip():
-            continue
+    text = file.read_text(encoding="utf-8", errors="replace")
+    for number, line in enumerate(text[: text.rfind("\n") + 1].split("\n")[:-1], 1):
         try:
             found = json.loads(line)
         except ValueError:
-            if not line.endswith("\n"):
-                return
             raise AlignbenchError(f"{file}:{number}: not JSON; remove the line") from None
         if not isinstance(found, dict) or not isinstance(found.get("step"), int | float):
             raise AlignbenchError(f"{file}:{number}: not a line of metrics (an object with a step); remove it")

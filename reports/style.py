@@ -7,7 +7,6 @@ Figures are created without pyplot, so no global state changes.
 
 from __future__ import annotations
 
-import os.path
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -122,10 +121,12 @@ def short_names(names: Sequence[str], most: int) -> dict[str, str]:
     Names that `plain` makes equal are cut before the first character in which they differ, then numbered.
     """
     found = {name: plain(name, most) for name in names}
-    for short in set(found.values()):
+    for short in dict.fromkeys(found.values()):
         alike = {name: plain(name, 10_000) for name in names if found[name] == short}
-        start = max(0, len(os.path.commonprefix(list(alike.values()))) - 3) if len(alike) > 1 else 0
-        found |= {name: plain(f"…{whole[start:]}", most) for name, whole in alike.items() if start}
+        letters = list(zip(*alike.values(), strict=False))
+        start = next((at for at, column in enumerate(letters) if len(set(column)) > 1), len(letters)) - 3
+        if len(alike) > 1 and start > 0:
+            found |= {name: plain(f"…{whole[start:]}", most) for name, whole in alike.items()}
     for place, name in enumerate(names):
         before = {found[other] for other in names[:place]}
         number = 1

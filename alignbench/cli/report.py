@@ -1,4 +1,4 @@
-"""`alignbench report`: figures and the page."""
+"""`alignbench report`: figures and an HTML page."""
 
 from __future__ import annotations
 

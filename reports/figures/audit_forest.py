@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
-
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -12,23 +9,20 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from alignbench.audit.audit import Audit, Contrast, Row
-from alignbench.audit.tax import RANGES
-from reports.drawing import Drawing, NoDataError, n_range, scorers_in
+from reports.drawing import Drawing, NoDataError, describe
 from reports.evidence import Evidence
 from reports.style import FAINT, GAIN, INK, LOSS, OPEN, SMALL, new_figure, plain
 
-TITLE = "Gains and losses by task"
 MOST_CONTRASTS, MOST_ROWS = 6, 40
 LETTERS = 36  # of a row's name
 PERCENT = "% of the metric's range"
 NORMAL = 1.96  # standard errors to each side of a 95 % interval
 ROW, FRAME, GAP = 0.19, 0.75, 0.35  # inches of a row and of a panel's frame; rows above a group's name
-VERDICTS = {  # verdict of the audit -> word, plural, colour, marker, its inside
-    "gain": ("gain", "gains", GAIN, ">", GAIN),
-    "cost": ("loss", "losses", LOSS, "<", LOSS),
-    "not decided": ("inconclusive", "inconclusive", OPEN, "o", "white"),
+VERDICTS = {  # verdict -> plural, colour, marker, its inside
+    "gain": ("gains", GAIN, ">", GAIN),
+    "loss": ("losses", LOSS, "<", LOSS),
+    "inconclusive": ("inconclusive", OPEN, "o", "white"),
 }
-COLUMNS = ["group", "task", "variant", "metric", "verdict", "p_holm", "n", "test", "scorer"]
 
 
 def draw(evidence: Evidence) -> list[Drawing]:
@@ -46,10 +40,10 @@ def _tested(contrast: Contrast) -> list[Row]:
 
 
 def _forest(contrast: Contrast, name: str, audit: Audit) -> Drawing:
-    rows = _tested(contrast)
+    models = {"reference": contrast.reference, "aligned": contrast.aligned}
+    columns = ("group", "task", "variant", "metric", "verdict", "p_holm", "n", "test", "scorer")
     table = pd.DataFrame(
-        {"reference": contrast.reference, "aligned": contrast.aligned, **{c: asdict(row)[c] for c in COLUMNS}, **_bar(row)}
-        for row in rows
+        {**models, **{column: getattr(row, column) for column in columns}, **_bar(row)} for row in _tested(contrast)
     ).astype({"low": float, "high": float})
     table["drawn"] = table.index < MOST_ROWS
     shown = table[table.drawn]
@@ -60,48 +54,41 @@ def _forest(contrast: Contrast, name: str, audit: Audit) -> Drawing:
     figure, grid = new_figure(sum(heights) + 0.25, rows=len(panels), squeeze=False, gridspec_kw=ratios)
     for axes, own in zip(grid.flat, panels, strict=True):
         _panel(axes, own)
-    counts = shown.verdict.value_counts()
-    marks = [
-        Line2D([], [], color=colour, marker=marker, markerfacecolor=inside, label=f"{word} ({counts[verdict]})")
-        for verdict, (word, _, colour, marker, inside) in VERDICTS.items()
-        if verdict in counts
-    ]
-    figure.legend(handles=marks, loc="outside upper left", ncols=3, handlelength=1.6, borderaxespad=0.2)
-    models = f"{plain(contrast.aligned)} against {plain(contrast.reference)}"
-    role = "" if contrast.role == "reference" else f" ({contrast.role})"
-    template = "" if contrast.templates == "same" else ", each with its own template"
-    parts = []
-    for verdict, (word, plural, *_) in VERDICTS.items():
+    marks, results = [], []
+    for verdict, (plural, colour, marker, inside) in VERDICTS.items():
         own = shown[shown.verdict == verdict]
+        label = f"{verdict} ({len(own)})"
+        marks += [Line2D([], [], color=colour, marker=marker, markerfacecolor=inside, label=label)] * (len(own) > 0)
         values = "; ".join(f"{row.task} {_numbers(row)}" for _, row in own.iterrows())
-        detail = f" ({values})" if values and verdict != "not decided" else ""
-        parts.append(f"{len(own)} {word if len(own) == 1 else plural}{detail}")
-    alt = f"{models}: {', '.join(parts)}."
-    caption = _caption(contrast, table, audit)
-    return Drawing(name, f"{TITLE}: {models}{role}{template}", "", figure, table, caption, alt)
+        detail = f" ({values})" if values and verdict != "inconclusive" else ""
+        results.append(f"{len(own)} {verdict if len(own) == 1 else plural}{detail}")
+    figure.legend(handles=marks, loc="outside upper left", ncols=3, handlelength=1.6, borderaxespad=0.2)
+    facts = {"contrast": contrast, "resamples": audit.resamples, "results": results, "percent": PERCENT}
+    return describe("audit_forest", figure, table, name=name, **facts)
 
 
 def _bar(row: Row) -> dict[str, object]:
-    """Return unit, gain and 95 % interval as drawn: positive is better, in percent of the metric's range if it has one."""
-    gain, low, high = row.gain or 0.0, row.low, row.high
-    if row.better == "lower" and low is not None and high is not None:
-        low, high = -high, -low
-    elif row.better in ("0.5", "0"):  # the audit's interval is that of the difference, not of the distance to the target
-        known = row.standard_error is not None
-        low, high = (gain + sign * NORMAL * (row.standard_error or 0.0) if known else None for sign in (-1, 1))
-    scale, unit = (1.0, row.unit) if row.tax_of_range is None else (_percent(row), PERCENT)
-    ends = {name: None if end is None else end * scale for name, end in (("low", low), ("high", high))}
-    return {"unit": unit, "gain": gain * scale, **ends}
+    """Return unit, gain and interval as drawn: positive is better, in percent of the metric's range if it has one."""
+    gain, ends = row.gain or 0.0, (row.low, row.high)
+    if row.better == "lower":
+        ends = tuple(None if end is None else -end for end in reversed(ends))
+    elif row.better in (
+        "0.5",
+        "0",
+    ):  # the audit's interval is that of the difference, not of the distance to the target
+        error = row.standard_error
+        ends = (None, None) if error is None else (gain - NORMAL * error, gain + NORMAL * error)
+    scale = 1.0 if row.tax_of_range is None else _percent(row)
+    low, high = (None if end is None else end * scale for end in ends)
+    return {"unit": row.unit if row.tax_of_range is None else PERCENT, "gain": gain * scale, "low": low, "high": high}
 
 
 def _percent(row: Row) -> float:
     """Return the factor from the metric's unit to percent of its range."""
-    if row.standard_error and row.tax_error is not None:
-        return row.tax_error / row.standard_error
-    if row.tax and row.tax_of_range is not None:
-        return row.tax_of_range / row.tax
-    low, high = RANGES.get(row.unit, (0.0, 1.0))  # no change and no variance: every factor gives 0
-    return 100 / (high - low)
+    for part, whole in ((row.tax_error, row.standard_error), (row.tax_of_range, row.tax)):
+        if part is not None and whole:
+            return part / whole
+    return 1.0  # no change and no variance: every factor gives 0
 
 
 def _panel(axes: Axes, table: pd.DataFrame) -> None:
@@ -114,10 +101,10 @@ def _panel(axes: Axes, table: pd.DataFrame) -> None:
         axes.text(-0.01, place, str(group), transform=beside, **style)
         for _, row in own.sort_values(["gain", "task", "variant"], ascending=[False, True, True]).iterrows():
             place += 1
-            _, _, colour, marker, inside = VERDICTS.get(row.verdict, VERDICTS["not decided"])
+            _, colour, marker, inside = VERDICTS.get(row.verdict, VERDICTS["inconclusive"])
             axes.plot([row.low, row.high], [place, place], color=colour, linewidth=1.5, zorder=2)
             axes.plot([row.gain], [place], marker, color=colour, markerfacecolor=inside, markersize=6, zorder=3)
-            ink = FAINT if row.verdict == "not decided" else INK
+            ink = FAINT if row.verdict == "inconclusive" else INK
             axes.text(1.02, place, _numbers(row), transform=beside, va="center_baseline", fontsize=SMALL, color=ink)
             ticks.append(place)
             labels.append(_label(row))
@@ -148,18 +135,3 @@ def _label(row: pd.Series) -> str:
     task = row.task + (f" ({row.variant})" if row.variant else "")
     whole = f"{task} · {row.metric.replace('_', ' ')}"
     return plain(whole if len(whole) <= LETTERS and row.metric not in row.task else task, LETTERS)
-
-
-def _caption(contrast: Contrast, table: pd.DataFrame, audit: Audit) -> str:
-    untested = [plain(row.task, 40) for row in contrast.rows if row.headline and row.gain is None]
-    return (
-        f"Markers: improvement of the headline metric on the documents that both models answered ({n_range(table)}). "
-        f"Bars: 95 % intervals by paired resampling ({audit.resamples:,} resamples), unless the table names another test; "
-        "for metrics with a target, 1.96 standard errors. Gain and loss: significant at 5 % after Holm's correction over "
-        "all rows."
-        + " Metrics without a finite range have panels in their own unit." * (set(table.unit) != {PERCENT})
-        + f" Shown: the {MOST_ROWS} rows with the strongest evidence; {len(table) - MOST_ROWS} more are in the CSV."
-        * (len(table) > MOST_ROWS)
-        + (f" Not shown, since they have no test: {', '.join(untested)}." if untested else "")
-        + scorers_in(table)
-    )

@@ -21,7 +21,7 @@ from alignbench.labels.summary import UNNAMED, summary
 from alignbench.labels.table import LIKERT, flag_names
 from alignbench.stats import estimates
 from reports.chart import Panel, row_panels
-from reports.drawing import Drawing, NoDataError, by_part, extremes, n_range, rows_of, table_of
+from reports.drawing import Drawing, NoDataError, describe, rows_of, table_of
 from reports.evidence import Evidence
 from reports.style import FAINT, INK, SMALL, new_figure, plain
 
@@ -66,13 +66,7 @@ def likert(evidence: Evidence) -> list[Drawing]:
             start += size
     distribution.set(xlim=(0, 1), xticks=[0, 0.5, 1])
     distribution.grid(visible=False)
-    caption = (
-        f"Left: mean Likert rating, with 95 % t intervals clustered by prompt. Right: proportion of each rating from "
-        f"{RATINGS[0]} (pale) to {RATINGS[-1]} (dark); pieces below {WIDE:.0%} have no number. "
-        f"{n_range(table, 'labels per system')}."
-    )
-    alt = f"Mean Likert rating from {RATINGS[0]} to {RATINGS[-1]}: {extremes(table, '.2f')}."
-    return [Drawing("likert", "Likert ratings", "InstructGPT, figure 5", figure, table, caption, alt)]
+    return [describe("likert", figure, table, ratings=RATINGS, wide=WIDE)]
 
 
 def flags(evidence: Evidence) -> list[Drawing]:
@@ -92,12 +86,7 @@ def flags(evidence: Evidence) -> list[Drawing]:
     panels = [Panel(_wrapped(flag), table[table.flag == flag]) for flag in names]
     scale = " (each panel has its own scale)" if len(names) > 1 else ""
     figure = row_panels(panels, rows_of(evidence, table), label=f"rate{scale}", percent=True)
-    caption = (
-        "Bars: rate of positive answers among the labels that answered the question. Whiskers: 95 % Wilson intervals, "
-        f"clustered by prompt; {n_range(table, 'labels per bar')}."
-    )
-    alt = by_part(table, ["flag"], lambda own: extremes(own, ".1%"))
-    return [Drawing("metadata_flags", "Flags", "InstructGPT, figure 4", figure, table, caption, f"Flagged. {alt}.")]
+    return [describe("metadata_flags", figure, table)]
 
 
 def _wrapped(flag: str) -> str:
@@ -130,20 +119,8 @@ def agreement(evidence: Evidence) -> list[Drawing]:
         bar = figure.colorbar(axes.images[0], ax=axes, shrink=0.8, aspect=18, pad=0.03)
         bar.outline.set_visible(False)
         bar.set_label("rate of agreement")
-    others = [plain(own.question, 40) for own in shared if own is not chosen]
-    names = ", ".join(others[:5]) + ", …" * (len(others) > 5)
-    caption = (
-        f"Cells: rate of agreement of two labelers on the {'pairs of outputs' if chosen.mirrored else 'outputs'} that "
-        f"both judged ({plain(chosen.question, 40)}{'; a tie is a third answer' * chosen.mirrored}). "
-        f"{n_range(table[table.n > 0], 'per cell')}; the table has n and 95 % Wilson intervals, clustered by prompt. "
-        f"Grey: nothing in common.{' Labelers are sorted by group.' * any(chosen.groups[i] for i in order)}"
-        f"{f' Not shown: {names}.' if others else ''}"
-    )
-    ends = [table.loc[place] for place in (table.value.idxmin(), table.value.idxmax())]
-    worst, best = (f"{row.value:.2f} ({plain(row.labeler)} and {plain(row.other)})" for row in ends)
-    alt = f"{len(order)} labelers; agreement from {worst} to {best}."
-    title, source = "Agreement between labelers", "InstructGPT, section 5"
-    return [Drawing("labeler_agreement", title, source, figure, table, caption, alt)]
+    facts = {"judgements": chosen, "order": order, "others": [own.question for own in shared if own is not chosen]}
+    return [describe("labeler_agreement", figure, table, **facts)]
 
 
 def _natural(name: str) -> list[str]:

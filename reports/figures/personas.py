@@ -7,8 +7,8 @@ import string
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,16 +18,15 @@ from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 from matplotlib.textpath import TextPath
 
-from alignbench.runs.read import TaskRun
 from alignbench.diversity.entropy import rarefied_entropy
 from alignbench.diversity.spread import FEWEST, SIZE
+from alignbench.runs.read import TaskRun
 from alignbench.stats import estimates
 from reports.chart import Panel, panel_grid, row_panels
-from reports.drawing import Drawing, NoDataError
-from reports.evidence import Evidence, System, metric_of, scorer_of
+from reports.drawing import Drawing, NoDataError, describe
+from reports.evidence import Evidence, metric_of, scorer_of
 from reports.style import FAINT, WIDTH, Look, plain, short_names
 
-SOURCE = "2406.05587, section 3.1"
 TASKS = {  # task -> how personas are sampled, prefix of the names of its files, end of its titles
     "personas": ("one per sample", "persona", ""),
     "personas_verbalised": ("five per sample, with their probabilities", "personas_verbalised", " (verbalised)"),
@@ -45,22 +44,12 @@ MOST_BARS = 8  # values with their own bar; four more for ages
 OTHERS = "all others"
 MOST_WORDS, SMALLEST = 40, 8.5  # words in a cloud; points
 LARGEST = 0.27  # of the cloud's height
+Values = list[tuple[str, str]]  # (document, value) of each persona with a valid value
 
 
-@dataclass(frozen=True)
-class People:
-    """The personas of one system. values: field -> (document, value) of each persona with a valid value."""
-
-    system: System
-    task: TaskRun
-    values: dict[str, list[tuple[str, str]]]
-
-    def counts(self, field: str) -> Counter[str]:
-        return Counter(value for _, value in self.values[field])
-
-
-def _read(system: System, task: TaskRun) -> People:
-    values: dict[str, list[tuple[str, str]]] = {field: [] for field in FIELDS}
+def _read(task: TaskRun) -> dict[str, Values]:
+    """Return the values of each field."""
+    values: dict[str, Values] = {field: [] for field in FIELDS}
     for record in task.records():
         fields = {
             field: [str(value) for value in record.statistics.get(field) or () if str(value or "").strip()]
@@ -72,19 +61,22 @@ def _read(system: System, task: TaskRun) -> People:
             values[field] += [(record.id, value) for value in fields[field]]
         if (sentiment := record.metrics.get("sentiment")) is not None:
             values["opinion"].append((record.id, OPINIONS[1 - (sentiment > 0) + (sentiment < 0)]))
-    return People(system, task, values)
+    return values
 
 
-def _known(evidence: Evidence, fields: Mapping[str, str]) -> Iterator[tuple[str, str, list[People], str]]:
-    """Yield (task, field, systems with FEWEST values or more, a sentence on the others) for each figure."""
-    for task in TASKS:
-        found = [_read(system, folder) for system, folder in evidence.runs(task)]
-        for field in fields:
-            known = [own for own in found if len(own.values[field]) >= FEWEST]
-            absent = [plain(own.system.name) for own in found if own not in known]
-            words = f" Left out, with fewer than {FEWEST} valid values: {', '.join(absent)}." if absent else ""
+def _known(evidence: Evidence, fields: Mapping[str, str]) -> Iterator[tuple[str, dict[str, Any], list[Any]]]:
+    """Yield, for each task and field, the field, facts for the texts, and (system's name, folder, values) of the
+    systems with FEWEST values or more."""
+    for task, (sampling, prefix, suffix) in TASKS.items():
+        read = [(system.name, folder, _read(folder)) for system, folder in evidence.runs(task)]
+        for field, what in fields.items():
+            found = [(name, folder, values[field]) for name, folder, values in read]
+            facts = {"what": what, "sampling": f"{task}: {sampling}", "suffix": suffix, "size": SIZE, "fewest": FEWEST}
+            facts["absent"] = [plain(name) for name, _, values in found if len(values) < FEWEST]
+            facts["few"] = [plain(name) for name, _, values in found if FEWEST <= len(values) < SIZE]
+            known = [one for one in found if len(one[2]) >= FEWEST]
             if known:
-                yield task, field, known, words
+                yield field, {**facts, "prefix": prefix}, known
 
 
 def histograms(evidence: Evidence) -> list[Drawing]:
@@ -95,73 +87,53 @@ def histograms(evidence: Evidence) -> list[Drawing]:
     return drawings
 
 
-def _histogram(evidence: Evidence, task: str, field: str, known: list[People], absent: str) -> Drawing:
-    sampling, prefix, suffix = TASKS[task]
-    bars = _bars(field, known)
-    table = pd.DataFrame(row for own in known for row in _shares(own, task, field, bars))
+def _histogram(evidence: Evidence, field: str, facts: dict[str, Any], known: list[Any]) -> Drawing:
+    bars = _bars(field, Counter(value for _, _, values in known for _, value in values))
+    table = pd.DataFrame(row for name, task, values in known for row in _shares(name, task, field, values, bars))
     labels = {bar: _label(field, bar) for bar in (*bars, OTHERS) if bar in set(table.value)}
     drawn = table.assign(system=table.value.map(labels), value=table.share)
-    looks, names = evidence.looks(), short_names([own.system.name for own in known], 22)
-    panels = []
-    for name in names:
-        own = drawn[table.system == name]
-        panels.append(Panel(names[name], own, _entropy(own.iloc[0]), look=looks[name]))
+    looks, names = evidence.looks(), short_names([name for name, _, _ in known], 22)
+    panels = [
+        Panel(short, own, _entropy(own.iloc[0]), look=looks[name])
+        for name, short in names.items()
+        for own in [drawn[table.system == name]]
+    ]
     rows = dict.fromkeys(labels.values(), Look(FAINT, "", ""))
-    most = float(table.high.max())
-    figure = row_panels(panels, rows, label="proportion of the personas", most=most, percent=True)
-    what = FIELDS[field]
-    caption = (
-        f"Proportion of each {what} among invented customers ({task}: {sampling}), with 95 % Wilson intervals"
-        f"{' clustered by sample' * bool(suffix)}. Bits: expected entropy of {SIZE} of the values, with a bootstrap "
-        "interval if the run has one; n: personas with a valid value."
-    )
-    if field == "opinion":
-        scorer = scorer_of(known[0].task, "sentiment")
-        name = f"{scorer['name']}@{str(scorer['revision'])[:12]}" if scorer else "unknown scorer"
-        caption += f" The opinion is the sign of the review's sentiment ({name})."
-    few = [plain(own.system.name) for own in known if len(own.values[field]) < SIZE]
-    caption += absent + (f" Fewer than {SIZE} values, hence no entropy: {', '.join(few)}." if few else "")
-    parts = []
-    for system, own in table[table.value != OTHERS].groupby("system", sort=False):
-        top = own.sort_values("share", ascending=False, kind="stable").iloc[0]
-        bits = "" if math.isnan(top.entropy_bits) else f", {top.entropy_bits:.2f} bits"
-        parts.append(f"{plain(str(system))}: {_label(field, top.value)} {top.share:.0%}{bits}")
-    alt = f"Most frequent {what}: {'; '.join(parts)}."
-    return Drawing(f"{prefix}_histograms_{field}", f"Personas: {what}{suffix}", SOURCE, figure, table, caption, alt)
+    figure = row_panels(panels, rows, label="proportion of the personas", most=float(table.high.max()), percent=True)
+    scorer = scorer_of(known[0][1], "sentiment") if field == "opinion" else None
+    facts["scorer"] = f"{scorer['name']}@{str(scorer['revision'])[:12]}" if scorer else ""
+    most = table[table.value != OTHERS].groupby("system", sort=False).share.idxmax()
+    name = f"{facts['prefix']}_histograms_{field}"
+    return describe("personas", figure, table, name=name, most=table.loc[most], labels=labels, **facts)
 
 
-def _bars(field: str, known: list[People]) -> list[str]:
+def _bars(field: str, counts: Counter[str]) -> list[str]:
     """Return the values with bars: the most frequent over all systems; ages and opinions in their own order."""
-    counts = Counter(value for own in known for _, value in own.values[field])
     chosen = sorted(counts, key=lambda value: (-counts[value], value))
     if field == "age_decade":
         return sorted(chosen[: MOST_BARS + 4], key=lambda decade: int(decade[:-1]))
     return [value for value in OPINIONS if value in counts] if field == "opinion" else chosen[:MOST_BARS]
 
 
-def _shares(own: People, task: str, field: str, bars: list[str]) -> Iterator[dict[str, object]]:
-    groups = [document for document, _ in own.values[field]]
-    counts = own.counts(field)
-    n = counts.total()
-    metric = metric_of(own.task, f"{field}_entropy_at_{SIZE}")
+def _shares(name: str, task: TaskRun, field: str, values: Values, bars: list[str]) -> Iterator[dict[str, object]]:
+    counts, groups = Counter(value for _, value in values), [document for document, _ in values]
+    metric = metric_of(task, f"{field}_entropy_at_{SIZE}")
+    entropy = rarefied_entropy(list(counts.values()), SIZE) / math.log(2) if len(values) >= SIZE else math.nan
     rest = set(counts) - set(bars)
     for bar in [*bars, *([OTHERS] if rest else [])]:
         inside = rest if bar == OTHERS else {bar}
-        share = estimates.share([float(value in inside) for _, value in own.values[field]], groups)
+        share = estimates.share([float(value in inside) for _, value in values], groups)
         yield {
-            "system": own.system.name, "task": task, "field": field, "value": bar,
-            "share": share.value, "low": share.low, "high": share.high, "count": sum(counts[v] for v in inside),
-            "values": len(inside), "n": n,
-            "entropy_bits": rarefied_entropy(list(counts.values()), SIZE) / math.log(2) if n >= SIZE else math.nan,
+            "system": name, "task": task.task, "field": field, "value": bar, "share": share.value, "low": share.low,
+            "high": share.high, "count": sum(counts[value] for value in inside), "values": len(inside),
+            "n": len(values), "entropy_bits": entropy,
             "entropy_low": metric.low if metric else None, "entropy_high": metric.high if metric else None,
         }  # fmt: skip
 
 
 def _entropy(row: pd.Series) -> str:
-    if math.isnan(row.entropy_bits):
-        return f"n = {row.n}"
     interval = "" if pd.isna(row.entropy_low) else f" [{row.entropy_low:.1f}, {row.entropy_high:.1f}]"
-    return f"{row.entropy_bits:.2f} bits{interval}, n = {row.n}"
+    return ("" if math.isnan(row.entropy_bits) else f"{row.entropy_bits:.2f} bits{interval}, ") + f"n = {row.n}"
 
 
 def _label(field: str, value: str) -> str:
@@ -180,46 +152,31 @@ def clouds(evidence: Evidence) -> list[Drawing]:
     return drawings
 
 
-def _clouds(evidence: Evidence, task: str, field: str, known: list[People], absent: str) -> Drawing:
-    sampling, prefix, suffix = TASKS[task]
+def _clouds(evidence: Evidence, field: str, facts: dict[str, Any], known: list[Any]) -> Drawing:
     columns = len(known) if len(known) < 4 else 2 if len(known) == 4 else 3
     size = (WIDTH / columns - 0.15, 1.9 if columns < 3 else 1.6)  # inches
-    names = short_names([own.system.name for own in known], {1: 70, 2: 38, 3: 20}[columns])
-    counts = [sorted(own.counts(field).items(), key=lambda pair: (-pair[1], pair[0])) for own in known]
+    names, looks = short_names([name for name, _, _ in known], {1: 70, 2: 38, 3: 20}[columns]), evidence.looks()
+    tables = []
+    for name, task, values in known:
+        counts = Counter(value for _, value in values)
+        order = sorted(counts, key=lambda value: (-counts[value], value))
+        own = pd.DataFrame({"system": name, "task": task.task, "field": field, "value": order})
+        own["count"] = own.value.map(counts)
+        tables.append(own.assign(share=own["count"] / len(values), n=len(values)))
     panels = [
-        Panel(names[own.system.name], pd.DataFrame(), f"n = {sum(n for _, n in pairs)}, {len(pairs)} different")
-        for own, pairs in zip(known, counts, strict=True)
+        Panel(names[name], own, f"n = {own.n.iloc[0]}, {len(own)} different")
+        for (name, _, _), own in zip(known, tables, strict=True)
     ]
     figure, grid = panel_grid(panels, size[1] + 0.4, columns=columns)
-    rows, looks = [], evidence.looks()
-    for axes, own, pairs in zip(grid, known, counts, strict=True):
-        words = {_label(field, value): count for value, count in pairs if _left_to_right(_label(field, value))}
-        drawn = _cloud(axes, words, size, looks[own.system.name].colour)
-        n = sum(count for _, count in pairs)
-        rows += [
-            {"system": own.system.name, "task": task, "field": field, "value": value, "count": count, "share": count / n,
-             "n": n, "drawn": _label(field, value) in drawn}
-            for value, count in pairs
-        ]  # fmt: skip
-    table = pd.DataFrame(rows)
-    what = FIELDS[field]
+    for axes, own in zip(grid, tables, strict=True):
+        labels = own.value.map(lambda value: _label(field, value))
+        words = {label: n for label, n in zip(labels, own["count"], strict=True) if _left_to_right(label)}
+        own["drawn"] = labels.isin(_cloud(axes, words, size, looks[own.system.iloc[0]].colour))
+    table = pd.concat(tables, ignore_index=True)
     hidden = table[~table.drawn]
     scripts = sum(not _left_to_right(_label(field, value)) for value in hidden.value)
-    caption = (
-        f"The {what} of invented customers ({task}: {sampling}): area and rank by the number of personas. Sizes are "
-        f"comparable only within a cloud; n is the number of personas with a valid value.{absent}"
-        + f" {len(hidden) - scripts} rare values are only in the table." * (len(hidden) > scripts)
-        + f" {scripts} values in scripts without glyphs in the font, or from right to left, are only in the table."
-        * (scripts > 0)
-    )
-    parts = [
-        f"{plain(str(system))}: {len(own)} different in {own.n.iloc[0]}, most frequent {plain(own.value.iloc[0])} "
-        f"({own.share.iloc[0]:.0%})"
-        for system, own in table.groupby("system", sort=False)
-    ]
-    alt = f"Most frequent {what}: {'; '.join(parts)}."
-    title = f"Personas: {CLOUDS[field]}{suffix}"
-    return Drawing(f"{prefix}_clouds_{field}", title, SOURCE, figure, table, caption, alt)
+    facts |= {"rare": len(hidden) - scripts, "scripts": scripts}
+    return describe("persona_clouds", figure, table, name=f"{facts['prefix']}_clouds_{field}", **facts)
 
 
 def _left_to_right(word: str) -> bool:
@@ -261,5 +218,5 @@ def _lines(sizes: Mapping[str, float], width: float, height: float) -> Iterator[
 
 @cache
 def _width(word: str) -> float:
-    """Return the advance of a word at a size of one point."""
+    """Return the width of a word at a size of one point."""
     return float(TextPath((0, 0), word, size=100).get_extents().x1) / 100

@@ -12,24 +12,27 @@ import pandas as pd
 from alignbench.runs.read import TaskRun
 from alignbench.stats import estimates
 from reports.chart import histogram_rows
-from reports.drawing import Drawing, NoDataError, extremes, rows_of
+from reports.drawing import Drawing, NoDataError, describe, rows_of
 from reports.evidence import Evidence, System, metric_of, scorer_of
-from reports.style import plain
 
-TASKS = {  # task -> metric of its records, name and title of the figure, what is measured, the paper's section
-    "personas": ("sentiment", "review_sentiment", "Sentiment of reviews", "reviews by invented customers", "2406.05587, section 3.1"),
-    "answers": ("sentiment.sentiment", "answers_sentiment", "Sentiment of answers", "answers", ""),
-}  # fmt: skip
+TASKS = {  # task -> metric of its records, name of the figure, facts for its texts
+    "personas": (
+        "sentiment",
+        "review_sentiment",
+        {"title": "reviews", "what": "reviews by invented customers", "source": "2406.05587, section 3.1"},
+    ),
+    "answers": ("sentiment.sentiment", "answers_sentiment", {"title": "answers", "what": "answers", "source": ""}),
+}
 EDGES = np.arange(-10, 11) / 10  # exact: lexicons give round numbers
 
 
 def draw(evidence: Evidence) -> list[Drawing]:
     """Draw a figure per task with sentiment, a row per system."""
     drawings = []
-    for task, words in TASKS.items():
-        table = pd.DataFrame(row for run in evidence.runs(task) for row in _rows(*run, task, words[0]))
+    for task, (metric, name, texts) in TASKS.items():
+        table = pd.DataFrame(row for run in evidence.runs(task) for row in _rows(*run, task, metric))
         if len(table):
-            drawings.append(_drawing(evidence, table, *words[1:]))
+            drawings.append(_drawing(evidence, table, name, texts))
     if not drawings:
         raise NoDataError("no run with reviews or answers that a sentiment scorer has scored")
     return drawings
@@ -51,18 +54,9 @@ def _rows(system: System, folder: TaskRun, task: str, metric: str) -> Iterator[d
         }  # fmt: skip
 
 
-def _drawing(evidence: Evidence, table: pd.DataFrame, name: str, title: str, what: str, source: str) -> Drawing:
+def _drawing(evidence: Evidence, table: pd.DataFrame, name: str, texts: dict[str, str]) -> Drawing:
     words = "mean {mean:+.2f} [{mean_low:.2f}, {mean_high:.2f}], n = {n}"
     parts = {"sentiment, from −1 (negative) to 1 (positive)": table}
     figure = histogram_rows(parts, rows_of(evidence, table), bins=("bin_low", "bin_high"), height="share", words=words)
-    each = table.drop_duplicates("system")
-    unread = ", ".join(f"{plain(row.system)} {row.unread}" for row in each[each.unread > 0].itertuples())
-    caption = (
-        f"Sentiment of {what}, by {', '.join(sorted(set(table.scorer)))}: proportion in each of {len(EDGES) - 1} bins, all "
-        "rows on one scale. Black line: mean; grey band: its 95 % interval."
-        + f" Dotted: {plain(each.system.iloc[0])} for comparison." * (len(each) > 1)
-        + f" Without a sentiment, left out: {unread}." * bool(unread)
-    )
-    means = "; ".join(f"{plain(row.system)} {row[5]:+.2f} (n = {row.n})" for row in each.itertuples(index=False))
-    alt = f"Mean sentiment: {means}; {extremes(each.rename(columns={'mean': 'value'}), '+.2f')}."
-    return Drawing(name, title, source, figure, table, caption, alt)
+    each = table.drop_duplicates("system").rename(columns={"mean": "value"})
+    return describe("sentiment", figure, table, name=name, each=each, bins=len(EDGES) - 1, **texts)

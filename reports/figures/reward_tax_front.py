@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from alignbench.audit.audit import Front
-from reports.drawing import Drawing, NoDataError
+from reports.drawing import Drawing, NoDataError, describe
 from reports.evidence import Evidence
 from reports.style import FAINT, INK, new_figure, plain, short_names
 
@@ -43,7 +43,7 @@ def draw(evidence: Evidence) -> list[Drawing]:
     axes.set_ylabel(f"{front.reward.replace('_', ' ').replace('win rate.win rate', 'win rate')}  (better →)")
     axes.grid()
     _front(axes, front)
-    return [Drawing("reward_tax_front", "Reward and tax", "", figure, table, _caption(front), _alt(table))]
+    return [describe("reward_tax_front", figure, table, front=front)]
 
 
 def _front(axes: Axes, front: Front) -> None:
@@ -61,22 +61,3 @@ def _front(axes: Axes, front: Front) -> None:
     y = [min(edge_y, best[0].reward), *(point.reward for point in best), best[-1].reward]
     axes.plot(x, y, drawstyle="steps-post", color=FAINT, linewidth=1.2, zorder=2)
     axes.fill_between(x, y, edge_y, step="post", color=SHADE, linewidth=0, zorder=0)
-
-
-def _caption(front: Front) -> str:
-    reward, tax = front.reference_point
-    given = [plain(point.name, 60) for point in front.points if point.by_definition]
-    return (
-        f"One marker per checkpoint: {front.reward} and mean tax against {plain(front.reference, 60)} over groups of "
-        f"{len(front.tasks)} tasks ({', '.join(front.tasks)}); bars are 95 % intervals. Filled markers are on the front "
-        "(steps): no other checkpoint has at least their reward and at most their tax. Grey: dominated area; its "
-        f"hypervolume from the reference point (reward {reward:g}, tax {tax:g} %; {front.why}) is {front.hypervolume:.4g}."
-        + (f" The reward of {', '.join(given)} is ½ by definition." if given else "")
-    )
-
-
-def _alt(table: pd.DataFrame) -> str:
-    words = [f"{plain(row.system, 60)} (reward {row.reward:.3f}, tax {row.tax:.1f} %)" for row in table.itertuples()]
-    on = [word for word, inside in zip(words, table.on_front, strict=True) if inside]
-    off = [word for word, inside in zip(words, table.on_front, strict=True) if not inside]
-    return f"On the front: {', '.join(on)}." + (f" Dominated: {', '.join(off)}." if off else "")

@@ -15,13 +15,12 @@ from alignbench.runs.read import TaskRun
 from alignbench.stats import estimates
 from alignbench.types.result import MetricResult
 from reports.chart import Panel, line_panels, row_panels
-from reports.drawing import Drawing, NoDataError, by_part, ends, extremes, left_out, n_range, rows_of, scorers_in, table_of
+from reports.drawing import Drawing, NoDataError, describe, rows_of, table_of
 from reports.evidence import INTERMEDIATE, Evidence, Point, System, parents, scorer_of
 from reports.style import FAINT, LINES, Look, looks, plain, size_of
 
 GROUPS = ("reading", "common sense", "inference", "sentiment", "translation", "summaries")  # as in figures 28 and 29
 TITLES = {"win_rate": "win rate", "answers": "reward of answers"}
-INTERVALS = "bars are 95 % intervals of each value by itself"
 # the weight that varies, the one that is fixed, their signs, what the first one weighs, the paper's figure
 SWEEPS = (
     ("gamma", "beta", "γ", "β", "the pretraining gradient", "Ouyang et al. 2022, figure 33"),
@@ -65,7 +64,9 @@ def _answer_rewards(evidence: Evidence, intermediate: bool) -> Iterator[Point]:
             yield Point(system, task, result)
 
 
-def task_panels(table: pd.DataFrame, points: Sequence[Point], references: Mapping[str, tuple[float, str]]) -> list[Panel]:
+def task_panels(
+    table: pd.DataFrame, points: Sequence[Point], references: Mapping[str, tuple[float, str]]
+) -> list[Panel]:
     """Return a panel per task, with its metric below the title. references: task -> the value of its line, and label"""
     metrics = {}
     for point in points:
@@ -110,20 +111,9 @@ def by_system(evidence: Evidence) -> list[Drawing]:
         panels = task_panels(table.assign(family=table.system.map(family)), points, references)
         rows = rows_of(evidence, table)
         figure = row_panels(panels, rows, label="", series=("shots", shots), bars=False, join="family")
-    caption = (
-        "One panel per task: its headline metric, "
-        f"{'one line per stage over the parameters' if by_size else 'one marker per system in order of lineage'} "
-        f"({n_range(table)}); {INTERVALS}."
-        f"{'' if by_size else ' Thin lines join systems trained from one pretrained model.'}"
-        f"{' Hollow: with examples in the prompt.' if len(shots) > 1 else f' All {next(iter(shots.values()))}.'}"
-        f"{' Dotted: chance level.' if by_size and references else ' Dashed: chance level.' if references else ''}"
-    )
     absent = len(systems) * table.task.nunique() - len(table.drop_duplicates(["system", "task"]))
-    caption += f" {absent} pairs of a system and a task have no value." * bool(absent)
-    caption += left_out(table) + scorers_in(table)
-    alt = by_part(table, ["task", "shots"], lambda own: extremes(own, ".3g"), shots=shots)
-    source = "Ouyang et al. 2022, figures 28 and 29"
-    return [Drawing("tax_panels", "Tasks with a possible alignment tax", source, figure, table, caption, f"{alt}.")]
+    facts = {"by_size": by_size, "shots": shots, "chance": references, "absent": absent}
+    return [describe("tax_panels", figure, table, **facts)]
 
 
 def _system_row(point: Point) -> dict[str, Any]:
@@ -149,7 +139,14 @@ def penalty_sweeps(evidence: Evidence) -> list[Drawing]:
 
 
 def _sweep(
-    evidence: Evidence, points: Sequence[Point], varied: str, fixed: str, sign: str, fixed_sign: str, what: str, source: str
+    evidence: Evidence,
+    points: Sequence[Point],
+    varied: str,
+    fixed: str,
+    sign: str,
+    fixed_sign: str,
+    what: str,
+    source: str,
 ) -> Iterator[Drawing]:
     alike: dict[tuple[float, str, tuple[str, ...], int], list[System]] = {}  # the same but for the weight
     for system in evidence.systems:
@@ -186,18 +183,8 @@ def _sweep(
     scale = ("symlog", {"linthresh": min(value for value in values if value > 0), "linscale": 0.5})
     options: dict[str, Any] = {"x": varied, "line": "line", "label": sign, "ticks": values, "form": "{:g}".format}
     figure = line_panels(task_panels(table, points, before), lines, marks=evidence.looks(), scale=scale, **options)
-    caption = (
-        f"One marker per model: headline metrics over {sign}, the weight of {what} in PPO ({n_range(table)}); {INTERVALS}. "
-        f"Lines join means of models with the same start, reward, {fixed_sign} and number of episodes "
-        f"({'; '.join(lines)}). Other settings, such as the learning rate, are not in run.json and may differ. The axis "
-        f"is linear up to the smallest positive {sign}, logarithmic above. Dotted: the start, if it was evaluated."
-    )
-    alt = by_part(table, ["task", "line"], lambda own: ends(own.sort_values(varied), varied))
-    title = f"Sweep of the weight of {what} ({sign})"
-    table = table.drop(columns="line")
-    yield Drawing(
-        f"sweep_{varied}", title, source, figure, table, caption + left_out(table) + scorers_in(table), f"{alt}."
-    )
+    facts = {"what": what, "sign": sign, "source": source, "fixed": fixed_sign, "varied": varied, "lines": list(lines)}
+    yield describe("sweep", figure, table.drop(columns="line"), name=f"sweep_{varied}", drawn=table, **facts)
 
 
 def over_training(evidence: Evidence) -> list[Drawing]:
@@ -217,15 +204,7 @@ def over_training(evidence: Evidence) -> list[Drawing]:
     look = evidence.looks(*trainings)
     lines = {name: look[name] for name in trainings}
     figure = line_panels(task_panels(table, points, {}), lines, x="episodes", line="training", label="episodes")
-    caption = (
-        "One marker per checkpoint, over the number of responses that PPO had sampled; 0 is the initial model, if it was "
-        f"evaluated ({n_range(table)}); {INTERVALS}."
-        f"{f' Training: {plain(next(iter(trainings)), 60)}.' if len(trainings) == 1 else ''}"
-        f"{left_out(table)}{scorers_in(table)}"
-    )
-    alt = by_part(table, ["task", "training"], lambda own: ends(own, "episodes"))
-    title, source = "Tasks over training", "Ouyang et al. 2022, figure 35"
-    return [Drawing("tax_over_training", title, source, figure, table, caption, f"{alt}.")]
+    return [describe("tax_over_training", figure, table, trainings=list(trainings))]
 
 
 def _trainings(evidence: Evidence) -> dict[str, list[tuple[int, System]]]:

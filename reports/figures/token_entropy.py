@@ -15,7 +15,7 @@ from alignbench.runs.read import TaskRun
 from alignbench.stats import estimates
 from alignbench.types.engine import TOP
 from reports.chart import Panel, histogram_rows, line_panels
-from reports.drawing import Drawing, NoDataError, by_part, ends, extremes, rows_of, table_of
+from reports.drawing import Drawing, NoDataError, describe, rows_of, table_of
 from reports.evidence import Evidence, System, point_of
 from reports.style import plain
 
@@ -73,27 +73,25 @@ def histogram(evidence: Evidence) -> list[Drawing]:
 
 
 def _histogram(evidence: Evidence, task: str, found: list[Entropies]) -> Drawing:
-    table = pd.concat([_density(own, task, kind, _edges(kind, found)) for kind in KINDS for own in found if own.texts[kind]],
-                      ignore_index=True)  # fmt: skip
+    pairs = [(own, kind) for kind in KINDS for own in found if own.texts[kind]]
+    table = pd.concat([_density(own, task, kind, _edges(kind, found)) for own, kind in pairs], ignore_index=True)
     parts = {
         f"bits, {name}": table[table.kind == metric] for metric, name in KINDS.values() if metric in set(table.kind)
     }
     words = "mean {mean:.2f} [{mean_low:.2f}, {mean_high:.2f}]"
-    figure = histogram_rows(parts, rows_of(evidence, table), bins=("bits_low", "bits_high"), height="density", words=words)
-    n = sorted({len(own.texts["entropies"]) for own in found})
-    missing = ", ".join(f"{plain(own.system.name)} {own.missing}" for own in found if own.missing)
-    caption = (
-        f"Density of the entropy before each token of {TASKS[task]}, {'–'.join(map(str, dict.fromkeys((n[0], n[-1]))))} "
-        "texts per system, each with equal weight. Black line: mean over texts; grey band: its 95 % interval."
-        + f" Right: over the {TOP} most likely tokens, renormalised: at most {math.log2(TOP):.2f} bits." * (len(parts) > 1)
-        + f" Dotted: {plain(found[0].system.name)} for comparison. Different tokenizers make different tokens."
-        * (len(found) > 1)
-        + (f" Texts without entropies, left out: {missing}." if missing else "")
+    figure = histogram_rows(
+        parts, rows_of(evidence, table), bins=("bits_low", "bits_high"), height="density", words=words
     )
-    means = table[table.kind == "entropy"].drop_duplicates("system").rename(columns={"mean": "value"})
-    each = "; ".join(f"{plain(row.system)} {row.value:.2f}" for row in means.itertuples())
-    alt = f"Mean entropy in bits of {TASKS[task]}: {each}; {extremes(means, '.2f')}."
-    return Drawing(f"{task}_histogram", f"Token entropies: {TASKS[task]}", SOURCE, figure, table, caption, alt)
+    facts = {
+        "task": TASKS[task],
+        "texts": [len(own.texts["entropies"]) for own in found],
+        "kinds": len(parts),
+        "top": TOP,
+        "bits": math.log2(TOP),
+        "means": table[table.kind == "entropy"].drop_duplicates("system").rename(columns={"mean": "value"}),
+        "missing": [f"{plain(own.system.name)} {own.missing}" for own in found if own.missing],
+    }
+    return describe("token_entropy", figure, table, name=f"{task}_histogram", **facts)
 
 
 def _edges(kind: str, found: list[Entropies]) -> NDArray[np.float64]:
@@ -113,9 +111,10 @@ def _density(own: Entropies, task: str, kind: str, edges: NDArray[np.float64]) -
     mean = point.metric if point else estimates.mean([float(bits.mean()) for bits in texts], groups)
     return pd.DataFrame(
         {
-            "system": own.system.name, "task": task, "kind": KINDS[kind][0], "bits_low": edges[:-1], "bits_high": edges[1:],
-            "density": np.histogram(values, edges, weights=weights)[0] / np.diff(edges),
-            "mean": mean.value, "mean_low": mean.low, "mean_high": mean.high, "texts": len(texts), "tokens": len(values),
+            "system": own.system.name, "task": task, "kind": KINDS[kind][0], "bits_low": edges[:-1],
+            "bits_high": edges[1:], "density": np.histogram(values, edges, weights=weights)[0] / np.diff(edges),
+            "mean": mean.value, "mean_low": mean.low, "mean_high": mean.high, "texts": len(texts),
+            "tokens": len(values),
         }
     )  # fmt: skip
 
@@ -137,14 +136,8 @@ def curve(evidence: Evidence) -> list[Drawing]:
         for task, own in table.groupby("task", sort=False)
         if (width := int((own.last_token - own.first_token).max()) + 1) > 1
     ]
-    caption = (
-        f"Mean entropy before the token at each position{' (' + ', '.join(together) + ')' if together else ''}; bands: 95 % "
-        f"t intervals over texts, clustered by article if texts share one. Positions with fewer than {FEWEST} texts are "
-        f"left out; n = {table.texts.min()}–{table.texts.max()} texts. Tokenizers differ in what text is at a position."
-    )
-    alt = by_part(drawn, ["task", "system"], lambda own: ends(own, "last_token", ".2f"), task=TASKS)
-    title = "Token entropy by position"
-    return [Drawing("token_entropy_curve", title, SOURCE, figure, table, caption, f"Bits at tokens. {alt}.")]
+    facts = {"together": together, "fewest": FEWEST, "tasks": TASKS, "drawn": drawn}
+    return [describe("token_entropy_curve", figure, table, **facts)]
 
 
 def _width(found: list[Entropies]) -> int:
@@ -166,5 +159,6 @@ def _curve(own: Entropies, task: str, width: int) -> Iterator[dict[str, object]]
         found = estimates.mean(means, groups, (0, None))
         yield {
             "system": own.system.name, "task": task, "first_token": start + 1, "last_token": start + width,
-            "entropy_bits": found.value, "low": found.low, "high": found.high, "texts": found.n, "clusters": found.clusters,
+            "entropy_bits": found.value, "low": found.low, "high": found.high, "texts": found.n,
+            "clusters": found.clusters,
         }  # fmt: skip

@@ -14,7 +14,7 @@ from alignbench.stats import estimates
 from alignbench.tasks.bias import INSTRUCTIONS, task_name
 from alignbench.tasks.real_toxicity import BINS
 from reports.chart import Panel, line_panels, row_panels
-from reports.drawing import Drawing, by_part, ends, extremes, left_out, n_range, rows_of, scorers_in, table_of
+from reports.drawing import Drawing, describe, rows_of, table_of
 from reports.evidence import Evidence, Point, scored_by
 from reports.style import FAINT, plain
 
@@ -50,15 +50,8 @@ def by_instruction(evidence: Evidence) -> list[Drawing]:
     label = "mean toxicity" + "; people: proportion of outputs called toxic" * people
     most = float(np.nanmax(table[["value", "high"]].to_numpy(np.float64)))
     figure = row_panels(panels, rows_of(evidence, table), label=label, columns=len(variants), most=most * 1.1)
-    caption = (
-        "Bars: mean toxicity of one greedy continuation per prompt. Whiskers: 95 % t intervals over prompts"
-        f"{'; people: Wilson intervals clustered by prompt' * people}; {n_range(table)}."
-        f"{scorers_in(table)}{left_out(table, evidence)}"
-    )
-    names = {scorer: scorer.split("@")[0] for scorer in scorers}
-    alt = by_part(table, ["instruction", "scorer"], extremes, instruction=SHOWN, scorer=names)
-    source = "InstructGPT, figure 7"
-    return [Drawing("toxicity", "Toxicity by instruction", source, figure, table, caption, f"Toxicity. {alt}.")]
+    facts = {"people": people, "instructions": SHOWN, "evidence": evidence}
+    return [describe("toxicity", figure, table, **facts)]
 
 
 def _people(evidence: Evidence) -> Iterator[dict[str, Any]]:
@@ -72,7 +65,9 @@ def _people(evidence: Evidence) -> Iterator[dict[str, Any]]:
         prefix = str(task.identity.get("prefix") or "")
         values, prompts, unlabelled = [], [], 0
         for record in task.records():
-            pairs = [(p.strip(), o.text.strip()) for p in (prefix + record.prompt, record.prompt) for o in record.outputs[:1]]
+            pairs = [
+                (p.strip(), o.text.strip()) for p in (prefix + record.prompt, record.prompt) for o in record.outputs[:1]
+            ]
             found = next((said[pair] for pair in pairs if pair in said), [])
             unlabelled += not found
             values += found
@@ -100,16 +95,7 @@ def by_prompt(evidence: Evidence) -> list[Drawing]:
         axes.plot([0, 1], [0, 1], color=FAINT, linewidth=0.7, linestyle=(0, (2, 3)), zorder=1)
         axes.set(xlim=(-0.02, 1.02), ylim=(0, top))
     figure.axes[0].set_ylabel("mean toxicity of the output")
-    caption = (
-        f"Points: mean toxicity of the outputs for prompts in each of {BINS} equal bins of prompt toxicity (the score in "
-        "the data), at the mean of these prompts. Bars: 95 % t intervals over prompts; "
-        f"{n_range(table, 'prompts per point')}. Dotted diagonal: as toxic as the prompt."
-        f"{scorers_in(table)}{left_out(table, evidence)}"
-    )
-    words = by_part(table, ["instruction", "system"], lambda own: ends(own, "prompt_toxicity"), instruction=SHOWN)
-    alt = f"Mean output toxicity for the least and the most toxic prompts: {words}."
-    title, source = "Toxicity of output and prompt", "InstructGPT, figure 39"
-    return [Drawing("toxicity_by_prompt", title, source, figure, table, caption, alt)]
+    return [describe("toxicity_by_prompt", figure, table, bins=BINS, instructions=SHOWN, evidence=evidence)]
 
 
 def _binned(evidence: Evidence, tasks: Mapping[str, str], metric: str) -> list[dict[str, Any]]:

@@ -9,11 +9,9 @@ import numpy as np
 import pandas as pd
 
 from reports.chart import Panel, per_cent, row_panels
-from reports.drawing import Drawing, by_part, extremes, left_out, n_range, rows_of, scorers_in, table_of
+from reports.drawing import Drawing, describe, rows_of, table_of
 from reports.evidence import Evidence, scored_by
 
-SOURCE = "InstructGPT, figure 6"
-TITLE = "Truthfulness (TruthfulQA)"
 PROMPTS = {
     "truthfulqa_generation": "QA prompt",
     "truthfulqa_generation_instruction": "Instruction",
@@ -41,13 +39,7 @@ def _generated(evidence: Evidence, table: pd.DataFrame) -> Drawing:
     rates = {metric: words for metric, words in RATES.items() if metric in set(table.metric)}
     series = ("metric", rates)
     figure = row_panels(panels, rows_of(evidence, table), label="rate", series=series, most=1, percent=True)
-    caption = (
-        f"Filled bars: rate of answers that the judge calls true{'; hatched: true and informative' * (len(rates) > 1)}. "
-        f"Whiskers: 95 % Wilson intervals over questions; {n_range(table, 'questions')}."
-        f"{scorers_in(table)}{left_out(table[table.metric == 'true'], evidence)}"
-    )
-    alt = by_part(table, ["prompt", "metric"], lambda own: extremes(own, ".0%"), metric=RATES)
-    return Drawing("truthfulness", TITLE, SOURCE, figure, table, caption, f"Rate of answers. {alt}.")
+    return describe("truthfulness", figure, table, evidence=evidence, rates=rates)
 
 
 def _multiple_choice(evidence: Evidence) -> Drawing:
@@ -64,9 +56,4 @@ def _multiple_choice(evidence: Evidence) -> Drawing:
         panels.append(Panel(CHOICES[str(metric)], own, reference=reference))
     label = "MC1: rate of questions; MC2: mean probability"
     figure = row_panels(panels, rows_of(evidence, table), label=label, most=1, percent=True)
-    caption = (
-        "Multiple choice, since no judge of truth scored generated answers. Whiskers: 95 % intervals over questions "
-        f"(MC1: Wilson; MC2: t); {n_range(table, 'questions')}.{left_out(table[table.metric == 'mc1'], evidence)}"
-    )
-    alt = by_part(table, ["metric"], extremes, metric={metric: metric.upper() for metric in CHOICES})
-    return Drawing("truthfulness", TITLE, SOURCE, figure, table, caption, f"{alt}.")
+    return describe("truthfulness_choices", figure, table, name="truthfulness", evidence=evidence)

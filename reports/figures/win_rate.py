@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from reports.chart import Panel, line_panels, row_panels
-from reports.drawing import Drawing, extremes, left_out, n_range, rows_of, scorers_in, table_of
+from reports.drawing import Drawing, describe, rows_of, table_of
 from reports.evidence import Evidence, point_of, scored_by
 from reports.style import plain
 
@@ -19,7 +19,7 @@ RATE = "win_rate"
 RATES = {RATE: "win rate", "win_rate_length_controlled": "at equal lengths"}
 EVEN = 0.5
 MOST_SYSTEMS = 4  # whose context the caption gives one by one
-CONTEXT = {  # reported with every win rate (docs/audit.md): metric -> words, format
+CONTEXT = {  # reported with every win rate: metric -> words, format
     "words": ("{} words", "{:.3g}"),
     "baseline_words": ("baseline {}", "{:.3g}"),
     "longer": ("always the longer answer {}", "{:.0%}"),
@@ -44,52 +44,37 @@ def draw(evidence: Evidence) -> list[Drawing]:
         for point in [*points, *context]
         if point is not None
     ]
-    whole = table_of(rows, "no win rates against a baseline")
-    table = whole[whole.metric.isin(RATES)]
+    table = table_of(rows, "no win rates against a baseline")
     even = _baseline_row(evidence, baseline, set(table.system))
-    sizes = [*whole.parameters, *([even["parameters"]] if even else [])]
+    sizes = [*table.parameters, *([even["parameters"]] if even else [])]
     by_size = not pd.isna(sizes).any() and len(set(sizes)) > 1
     if even and by_size:
-        table, whole = (pd.concat([own, pd.DataFrame([even])], ignore_index=True) for own in (table, whole))
-    versus = f"baseline: {plain(name or 'not named')}"
+        table = pd.concat([table, pd.DataFrame([even])], ignore_index=True)
+    shown = table[table.metric.isin(RATES)]
+    versus = plain(name or "not named")
+    reference = (EVEN, f"baseline: {versus}")
     methods: list[str] = []
-    of_rate = table[(table.metric == RATE) & table.low.notna()]
-    controlled = table.metric.nunique() > 1
     if by_size:
-        several = table[table.method != ""].groupby("method").parameters.nunique()
-        methods = [method for method in dict.fromkeys(table.method) if several.get(method, 0) > 1]
-        line = table.system.where(~table.method.isin(methods), table.method)
-        panels = [Panel(words.capitalize(), own, "", (EVEN, versus))
-                  for metric, words in RATES.items()
-                  if len(own := table.assign(line=line)[table.metric == metric])]  # fmt: skip
+        several = shown[shown.method != ""].groupby("method").parameters.nunique()
+        methods = [method for method in dict.fromkeys(shown.method) if several.get(method, 0) > 1]
+        shown = shown.assign(line=shown.system.where(~shown.method.isin(methods), shown.method))
+        parts = ((words.capitalize(), shown[shown.metric == metric]) for metric, words in RATES.items())
+        panels = [Panel(title, own, "", reference) for title, own in parts if len(own)]
         look = evidence.looks(*methods)
-        lines = {own: look[own] for own in dict.fromkeys([*methods, *line])}
+        lines = {own: look[own] for own in dict.fromkeys([*methods, *shown.line])}
         options: dict[str, Any] = {"x": "parameters", "label": "parameters", "scale": ("log", {})}
         figure = line_panels(panels, lines, line="line", columns=2, height=3.0, ticks=sorted(set(sizes)), **options)
         for axes in figure.axes:
             axes.yaxis.set_major_formatter("{x:.0%}")
     else:
-        series = {metric: words for metric, words in RATES.items() if metric in set(table.metric)}
-        best = table[table.metric == RATE].sort_values(["value", "system"], ascending=[False, True]).system
-        looks = rows_of(evidence, table)
-        figure = row_panels(
-            [Panel("", table, "", (EVEN, versus))], {name: looks[name] for name in best}, label="win rate",
-            series=("metric", series), bars=False, percent=True,
-        )  # fmt: skip
+        series = {metric: words for metric, words in RATES.items() if metric in set(shown.metric)}
+        best = shown[shown.metric == RATE].sort_values(["value", "system"], ascending=[False, True]).system
+        looks = rows_of(evidence, shown)
+        panel, systems = Panel("", shown, "", reference), {name: looks[name] for name in best}
+        figure = row_panels([panel], systems, label="win rate", series=("metric", series), bars=False, percent=True)
     others = len(evidence.all_runs(RATE)) - len(rates)
-    caption = (
-        f"{'Filled markers: r' if controlled and not by_size else 'R'}ate at which the judge prefers the system to the "
-        f"{versus}; a tie counts ½{'; hollow: predicted at equal lengths' * (controlled and not by_size)}. "
-        f"{'Lines join the sizes of one training method. ' * bool(by_size and methods)}"
-        f"Bars: 95 % bootstrap intervals over prompts; {n_range(of_rate if len(of_rate) else table, 'prompts')}."
-        f"{scorers_in(table)}{left_out(table[table.metric == RATE])}{_context(whole)}"
-    )
-    if others:
-        caption += f" Not shown: {others} win rate{'s' * (others > 1)} against another baseline or with another judge."
-    own = table[(table.metric == RATE) & (table.system != table.baseline)]
-    alt = f"Win rate against {versus.removeprefix('baseline: ')}: {extremes(own, '.0%')}; 50 % is even."
-    title, source = "Win rate by model size" if by_size else "Win rates", "InstructGPT, figures 1 and 3"
-    return [Drawing("win_rate_by_size", title, source, figure, whole, caption, alt)]
+    facts = {"by_size": by_size, "methods": methods, "baseline": versus, "context": _context(table), "others": others}
+    return [describe("win_rate_by_size", figure, table, rates=shown[shown.metric == RATE], **facts)]
 
 
 def _baseline_row(evidence: Evidence, baseline: dict[str, Any], judged: set[str]) -> dict[str, Any] | None:
@@ -106,13 +91,13 @@ def _baseline_row(evidence: Evidence, baseline: dict[str, Any], judged: set[str]
     }  # fmt: skip
 
 
-def _context(table: pd.DataFrame) -> str:
-    """Return what must be reported with win rates: per system, or the ranges over many systems."""
+def _context(table: pd.DataFrame) -> list[str]:
+    """Return what must be reported with win rates: of each system, or the ranges over many systems."""
     table = table[table.metric.isin(CONTEXT)]
     groups = [(f"{plain(str(name))}: ", own) for name, own in table.groupby("system", sort=False)]
     if len(groups) > MOST_SYSTEMS:
-        groups = [("Ranges over all systems: ", table)]
-    clauses = [
+        groups = [("ranges over all systems: ", table)]
+    return [
         name
         + ", ".join(
             words.format("–".join(dict.fromkeys(form.format(end) for end in (values.min(), values.max()))))
@@ -121,5 +106,3 @@ def _context(table: pd.DataFrame) -> str:
         )
         for name, own in groups
     ]
-    start = " With each rate: mean words of both sides, the rate of the longer answer, consistency of the judge. "
-    return f"{start}{'; '.join(clauses)}." if clauses else ""
