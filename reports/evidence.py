@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
 
@@ -25,7 +25,6 @@ from reports.style import Look, looks
 INTERMEDIATE = re.compile(r"-(iteration|epoch)-\d+$")  # ends the names of checkpoints saved during training
 TABLES = (".jsonl", ".csv", ".tsv", ".json", ".parquet", ".jsonl.gz", ".csv.gz")
 MOST_REFERENCES = 8  # with more systems, a page with each of them as reference would be too large
-Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -81,13 +80,12 @@ class Point:
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """A folder of `alignbench train`. metrics: lines of its metrics.jsonl, each with `step`; settings: config.yaml."""
+    """A folder of `alignbench train`. metrics: lines of its metrics.jsonl, each with `step`."""
 
     name: str
     path: Path
     stage: str
     metrics: tuple[dict[str, Any], ...]
-    settings: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -129,8 +127,9 @@ class Evidence:
 
     def runs(self, task: str, *, intermediate: bool = False) -> list[tuple[System, TaskRun]]:
         """Return a folder per system, all with the documents, shots and scorers that most systems share."""
-        found = self.all_runs(task, intermediate=intermediate)
-        return _comparable([(system, own, _scorers(own), (system, own)) for system, own in found])
+        return _comparable(
+            [(system, own, _scorers(own)) for system, own in self.all_runs(task, intermediate=intermediate)]
+        )
 
     def points(
         self,
@@ -144,8 +143,10 @@ class Evidence:
 
         where: a condition on the folders. Systems without the task or without a value are left out.
         """
-        found = [(s, own, point_of(s, own, metric)) for s, own in self.all_runs(task, intermediate=intermediate)]
-        return _comparable([(s, own, p.metric.scorer or "", p) for s, own, p in found if p is not None and where(own)])
+        runs = [run for run in self.all_runs(task, intermediate=intermediate) if where(run[1])]
+        known = [point for run in runs if (point := point_of(*run, metric)) is not None]
+        chosen = _comparable([(point.system, point.task, point.metric.scorer or "") for point in known])
+        return [point for point in known if any(point.task is own for _, own in chosen)]
 
     def scorers(self, tasks: Iterable[str], metric: str) -> list[str]:
         """Return the scorers that computed a metric on these tasks, the one with the most systems first."""
@@ -185,23 +186,23 @@ def _scorers(own: TaskRun) -> str:
     return ",".join(sorted(f"{entry['name']}@{entry['revision']}" for entry in own.identity.get("scorers") or ()))
 
 
-def _comparable(found: Sequence[tuple[System, TaskRun, str, Item]]) -> list[Item]:
-    """Return an item per system, all with the shots, scorer and documents that most systems share.
+def _comparable(runs: Sequence[tuple[System, TaskRun, str]]) -> list[tuple[System, TaskRun]]:
+    """Return a folder per system, all with the shots, scorer and documents that most systems share.
 
     Only such numbers may be shown in one figure. Ties: fewer shots first, then more documents.
 
-    found: the system, the task folder, the scorer, the item
+    runs: the system, the task folder, the scorer
     """
-    keys = [(own.result.shots, scorer, str(own.identity.get("documents_sha256"))) for _, own, scorer, _ in found]
+    keys = [(own.result.shots, scorer, str(own.identity.get("documents_sha256"))) for _, own, scorer in runs]
     if not keys:
         return []
-    shared = Counter(key for _, key in {(id(one[0]), key) for one, key in zip(found, keys, strict=True)})
-    size = {key: own.result.n for (_, own, _, _), key in zip(found, keys, strict=True)}
+    shared = Counter(key for _, key in {(id(run[0]), key) for run, key in zip(runs, keys, strict=True)})
+    size = {key: own.result.n for (_, own, _), key in zip(runs, keys, strict=True)}
     best = min(shared, key=lambda key: (-shared[key], key[0], -size[key], key))
-    chosen: dict[int, Item] = {}
-    for (system, _, _, item), key in zip(found, keys, strict=True):
+    chosen: dict[int, tuple[System, TaskRun]] = {}
+    for (system, own, _), key in zip(runs, keys, strict=True):
         if key == best:
-            chosen.setdefault(id(system), item)
+            chosen.setdefault(id(system), (system, own))
     return list(chosen.values())
 
 
@@ -309,7 +310,7 @@ def _training(folder: Path) -> TrainingRun | None:
     recipe = read_object(folder / "final" / "recipe.json")
     known = recipe.get("stage") if isinstance(recipe, dict) else None
     stage = known or ("ppo" if "episodes" in settings else "sft" if "micro_tokens" in settings else "?")
-    return TrainingRun(folder.name, folder, str(stage), metrics, settings) if metrics else None
+    return TrainingRun(folder.name, folder, str(stage), metrics) if metrics else None
 
 
 def _metrics(file: Path) -> Iterator[dict[str, Any]]:

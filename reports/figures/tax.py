@@ -21,11 +21,10 @@ from reports.style import FAINT, LINES, Look, looks, plain, size_of
 
 GROUPS = ("reading", "common sense", "inference", "sentiment", "translation", "summaries")  # as in figures 28 and 29
 TITLES = {"win_rate": "win rate", "answers": "reward of answers"}
-# the weight that varies, the one that is fixed, their signs, what the first one weighs, the paper's figure
-SWEEPS = (
-    ("gamma", "beta", "γ", "β", "the pretraining gradient", "Ouyang et al. 2022, figure 33"),
-    ("beta", "gamma", "β", "γ", "the KL penalty", "Ouyang et al. 2022, figure 34"),
-)
+SWEEPS = {  # the weight that varies -> its sign, the fixed one and its sign, what the first one weighs, source
+    "gamma": ("γ", "beta", "β", "the pretraining gradient", "Ouyang et al. 2022, figure 33"),
+    "beta": ("β", "gamma", "γ", "the KL penalty", "Ouyang et al. 2022, figure 34"),
+}
 
 
 def tax_points(
@@ -132,59 +131,57 @@ def _sizes_differ(systems: Sequence[System]) -> bool:
 def penalty_sweeps(evidence: Evidence) -> list[Drawing]:
     """Draw reward and tasks over each penalty weight that differs between PPO models trained alike otherwise."""
     points = [*reward_points(evidence), *tax_points(evidence)]
-    drawings = [drawing for sweep in SWEEPS for drawing in _sweep(evidence, points, *sweep)]
+    drawings = [drawing for weights in SWEEPS.items() for drawing in _sweep(evidence, points, *weights)]
     if not drawings:
         raise NoDataError("no two PPO models that differ only in γ or only in β, evaluated on the tax tasks")
     return drawings
 
 
-def _sweep(
-    evidence: Evidence,
-    points: Sequence[Point],
-    varied: str,
-    fixed: str,
-    sign: str,
-    fixed_sign: str,
-    what: str,
-    source: str,
-) -> Iterator[Drawing]:
-    alike: dict[tuple[float, str, tuple[str, ...], int], list[System]] = {}  # the same but for the weight
-    for system in evidence.systems:
-        own = system.training
-        if system.stage in ("ppo", "ppo-ptx") and own.get(varied) is not None and own.get(fixed) is not None:
-            start = next(reversed(parents(system.run)), "")
-            key = (float(own[fixed]), start, tuple(own.get("rewards") or ()), int(own.get("episodes") or 0))
-            alike.setdefault(key, []).append(system)
-    sweeps = [
-        (key, systems)
-        for key, systems in sorted(alike.items())
-        if len({float(system.training[varied]) for system in systems}) > 1
+def _sweep(evidence: Evidence, points: Sequence[Point], varied: str, words: tuple[str, ...]) -> Iterator[Drawing]:
+    sign, fixed, fixed_sign, what, source = words
+    models = _models(evidence)
+    alike = [fixed, "parent", "rewards", "episodes"]
+    if len(models):
+        models = models.groupby(alike).filter(lambda own: own[varied].nunique() > 1)
+    labels = models[[*alike, "start"]].drop_duplicates().sort_values(alike) if len(models) else models
+    labels["line"] = [
+        f"{fixed_sign} = {row[fixed]:g}"
+        + f", from {plain(row.start, 18)}" * (labels.parent.nunique() > 1)
+        + f", reward {plain(row.rewards, 18)}" * (labels.rewards.nunique() > 1)
+        + (f", {size_of(row.episodes)} episodes" if row.episodes else ", unknown episodes")
+        for _, row in labels.iterrows()
     ]
-    starts = {key[1] for key, _ in sweeps}
-    rows, before = [], {}
-    for point in points:
-        if starts == {point.system.run.weights}:
-            before.setdefault(point.task.task, (point.value, "start"))
-        for (level, start, _, episodes), systems in sweeps:
-            if point.system in systems:
-                own = point.system.training
-                name = point.system.run.lineage[-2]["name"] if start else ""
-                counted = f"{size_of(episodes)} episodes" if episodes else "unknown episodes"
-                line = f"{fixed_sign} = {level:g}" + f", from {plain(name, 18)}" * (len(starts) > 1) + f", {counted}"
-                settings = {"gamma": own["gamma"], "beta": own["beta"], "episodes": episodes or None, "varied": varied}
-                rows.append(point.row(start=name, **settings) | {"line": line})
-    table = pd.DataFrame(rows)
-    if len(table):
-        table = table.groupby("task").filter(lambda own: own.groupby("line")[varied].nunique().max() > 1)
+    table = pd.DataFrame(point.row() for point in points)
+    if table.empty or models.empty:
+        return
+    table = table.merge(models.merge(labels)).assign(varied=varied)
+    table = table.groupby("task").filter(lambda own: own.groupby("line")[varied].nunique().max() > 1)
     if table.empty:
         return
-    lines = {line: Look(FAINT, "", LINES[number % len(LINES)]) for number, line in enumerate(dict.fromkeys(table.line))}
+    lines = {line: Look(FAINT, "", LINES[number % len(LINES)]) for number, line in enumerate(labels.line)}
+    starts = [point for point in reversed(points) if {point.system.run.weights} == set(labels.parent)]
+    before = {point.task.task: (point.value, "start") for point in starts}
     values = sorted(set(table[varied]))
     scale = ("symlog", {"linthresh": min(value for value in values if value > 0), "linscale": 0.5})
     options: dict[str, Any] = {"x": varied, "line": "line", "label": sign, "ticks": values, "form": "{:g}".format}
     figure = line_panels(task_panels(table, points, before), lines, marks=evidence.looks(), scale=scale, **options)
-    facts = {"what": what, "sign": sign, "source": source, "fixed": fixed_sign, "varied": varied, "lines": list(lines)}
-    yield describe("sweep", figure, table.drop(columns="line"), name=f"sweep_{varied}", drawn=table, **facts)
+    facts = {"what": what, "sign": sign, "source": source, "fixed": fixed_sign, "lines": list(lines), "drawn": table}
+    whole = table.drop(columns=["line", "parent", "rewards"]).assign(episodes=table.episodes.replace(0, None))
+    yield describe("sweep", figure, whole, name=f"sweep_{varied}", **facts)
+
+
+def _models(evidence: Evidence) -> pd.DataFrame:
+    """Return the PPO models whose recipe has both weights; parent: the weights from which training started."""
+    return pd.DataFrame(
+        {
+            "system": system.name, "start": system.run.lineage[-2]["name"] if parents(system.run) else "",
+            "gamma": float(own["gamma"]), "beta": float(own["beta"]), "episodes": int(own.get("episodes") or 0),
+            "parent": next(reversed(parents(system.run)), ""), "rewards": ", ".join(own.get("rewards") or ()),
+        }
+        for system in evidence.systems
+        for own in [system.training]
+        if system.stage in ("ppo", "ppo-ptx") and own.get("gamma") is not None and own.get("beta") is not None
+    )  # fmt: skip
 
 
 def over_training(evidence: Evidence) -> list[Drawing]:

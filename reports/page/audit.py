@@ -60,7 +60,7 @@ class WinRate:
     metrics: Mapping[str, MetricResult]
 
     def side(self, name: str) -> int | None:
-        """Return 1 if the whole interval of a rate is above ½, -1 if it is below, otherwise 0; None without the rate."""
+        """Return 1 if the whole interval of a rate is above ½, -1 if it is below, otherwise 0; None without it."""
         rate = self.metrics.get(name)
         if rate is None or rate.low is None or rate.high is None:
             return None if rate is None else 0
