@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
-Verdict = Literal["gain", "cost", "not decided", "–"]
+Verdict = Literal["gain", "loss", "inconclusive", "–"]
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,8 @@ class Row:
     clusters: int
     left_out: int
     note: str = ""
+    reference_folder: Path | None = None
+    aligned_folder: Path | None = None
 
     @property
     def paired(self) -> bool:

@@ -224,9 +224,9 @@ def _of_one_tokenizer(plan: Plan, row: Row) -> Row:
 def _judged(row: Row, p_holm: float | None) -> Row:
     if not row.headline or row.gain is None:
         return row
-    verdict: Verdict = "not decided"
+    verdict: Verdict = "inconclusive"
     if p_holm is not None and p_holm < LEVEL:
-        verdict = "gain" if row.gain > 0 else "cost"
+        verdict = "gain" if row.gain > 0 else "loss"
     return replace(row, p_holm=p_holm, verdict=verdict)
 
 

@@ -47,15 +47,16 @@ def measure(contrasts: Sequence[Sequence[Match]], *, seed: int = 0, resamples: i
     # contrasts that share folders come one after the other, so that their records are still at hand
     jobs.sort(key=lambda job: (job[1].reference.task, str(job[1].reference.path), job[0]))
     rows = [Rows([], []) for _ in contrasts]
-    measured: list[tuple[int, Measured]] = []
+    measured: list[tuple[int, Match, Measured]] = []
     for number, own, matches in jobs:
         found, left_out = _metrics(own, matches, seed, cache)
-        measured += [(number, one) for one in found]
+        measured += [(number, own, one) for one in found]
         rows[number].left_out.extend(left_out)
-    paired = [one.pairs for _, one in measured if one.pairs is not None]
+    paired = [one.pairs for _, _, one in measured if one.pairs is not None]
     draws = iter(resample(paired, seed=seed, resamples=resamples))
-    for number, one in measured:
-        rows[number].rows.append(one.finish(next(draws) if one.pairs is not None else np.empty((0, 2))))
+    for number, own, one in measured:
+        row = one.finish(next(draws) if one.pairs is not None else np.empty((0, 2)))
+        rows[number].rows.append(replace(row, reference_folder=own.reference.path, aligned_folder=own.aligned.path))
     return rows
 
 
