@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from alignbench.data.cards import HubSource
 from alignbench.errors import AlignbenchError
-from alignbench.hub import unreachable_reason, offline
+from alignbench.hub import offline, unreachable_reason
 
 if TYPE_CHECKING:
     from datasets import Dataset
