@@ -169,7 +169,9 @@ def test_memory_is_one_shard(base, aligned, tmp_path, monkeypatch):
 def test_different_number_formats_are_stored_as_aligneds(base, tmp_path):
     aligned, progress = save(tmp_path / "half", seed=2, dtype=torch.bfloat16), Lines()
     nothing, half = average(str(base), str(aligned), [0, 0.5], tmp_path / "out", progress=progress)
-    assert progress.lines == ["BASE has torch.float32, ALIGNED torch.bfloat16: the averages are stored in ALIGNED's format"]
+    assert progress.lines == [
+        "BASE has torch.float32, ALIGNED torch.bfloat16: the averages are stored in ALIGNED's format"
+    ]
     ours, theirs = weights(base), weights(aligned)
     assert same_bits(weights(nothing), {name: tensor.bfloat16() for name, tensor in ours.items()})
     expected = {name: torch.lerp(ours[name], tensor.float(), 0.5).bfloat16() for name, tensor in theirs.items()}
