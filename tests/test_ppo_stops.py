@@ -187,7 +187,7 @@ def with_window(source: Path, copy: Path, window: int) -> str:
 def test_an_episode_longer_than_a_models_window_is_refused(folder, optimise, tmp_path, monkeypatch):
     prompts = write_rows(tmp_path / "long.jsonl", [{"prompt": "Mars?"}, {"prompt": "bees " * 3000}])
     line = refusal(lambda: optimise(prompts=prompts))
-    assert "prompt 2 has" in line
+    assert "prompt + max_tokens of row 2 has" in line
     assert "window 2048" in line
     longest = max(map(len, Texts(tiny_tokenizer()).prompts(list(QUESTIONS)))) + 8
     policies = [with_window(folder / "model", tmp_path / f"policy-{n}", n) for n in (longest - 1, longest)]

@@ -260,7 +260,7 @@ def test_no_labeler_of_the_held_out_fold_is_trained_on_and_only_one_model_is_in_
 
 
 def test_what_cannot_be_trained_is_refused_before_any_training(fit, labelled, tmp_path, monkeypatch):
-    monkeypatch.setattr(reward, "fit", pytest.fail)
+    monkeypatch.setattr(loop, "fit", pytest.fail)
     held_out = [{"prompt": "q", "chosen": " a", "rejected": " b", "labeler": "labeler 1"}]
     validation = write_rows(tmp_path / "held-out.jsonl", held_out)
     long = write_rows(tmp_path / "long.jsonl", [{"prompt": "q", "response": " wax" * 80}])

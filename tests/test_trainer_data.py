@@ -252,7 +252,7 @@ def test_a_wrong_row_is_named(tmp_path, read, row, words):
         ("d.txt", "\n\n", "d.txt: no rows"),
         ("d.jsonl.gz", "not gzip", "gzip"),
         ("d.parquet", "PAR1", "not a parquet file"),
-        ("d.xml", "<a/>", ".jsonl, .json, .csv, .txt"),
+        ("d.xml", "<a/>", ".jsonl, .json, .csv, .tsv, .parquet, .txt"),
         ("", None, "a folder"),
         ("nowhere.jsonl", None, "no such file"),
         ("data/nowhere.csv.gz", None, "no such file"),

@@ -249,7 +249,7 @@ def test_a_disabled_adapter_leaves_the_base_model_and_a_merged_one_the_adapted_m
         assert float((expected - plain).abs().max()) > 0.1
         with policy.model.disable_adapter():
             assert torch.equal(policy(packed)[0], plain)
-        for name, weights in (("own", None), ("gathered", policy.state_dict())):
+        for name, weights in (("own", {}), ("gathered", policy.state_dict())):
             save_model(tmp_path / name, policy.model, tokenizer, weights, "model.")
             merged = Policy(load(str(tmp_path / name), "causal")[0])(packed)[0]
             torch.testing.assert_close(merged, expected, rtol=0, atol=2e-4)

@@ -186,8 +186,8 @@ def _write_weights(
     folder: Path, pairs: dict[str, tuple[torch.Tensor, torch.Tensor]], alpha: float, progress: Progress
 ) -> None:
     """Write model.safetensors, or shards of it and their index."""
-    empty = {name: aligned.to("meta") for name, (_, aligned) in pairs.items()}
-    plan = split_torch_state_dict_into_shards(empty, max_shard_size=SHARD)
+    unread = {name: aligned.to("meta") for name, (_, aligned) in pairs.items()}
+    plan = split_torch_state_dict_into_shards(unread, max_shard_size=SHARD)
     for file, names in plan.filename_to_tensors.items():
         shard = {}
         for name in names:

@@ -1,7 +1,6 @@
 """Training data: demonstrations, rankings, prompts and pretraining text.
 
-Rows hold plain text or chat messages. Messages are rendered by the tokenizer's chat template; every other module of the
-trainers works on plain text.
+Chat messages are rendered by the tokenizer's chat template; the other modules of the trainers work on plain text.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from alignbench.data.tables import SourceRow, checked_messages, dialogue_messages, read_source, shared_prompt
@@ -43,10 +43,12 @@ def read_demonstrations(source: str, template: Render | None = None) -> list[Dem
     """Rows {prompt, response} (or completion), or {messages} whose last message is the assistant's response."""
 
     def parse(row: SourceRow) -> Demonstration:
-        if "prompt" not in row.fields and "messages" in row.fields:
-            messages = checked_messages(row.fields["messages"], "messages")
-            return Demonstration(*_render(messages[:-1], messages[-1:], template))
-        return Demonstration(*_render(row.field("prompt", "messages"), row.field("response", "completion"), template))
+        if "prompt" in row.fields or "messages" not in row.fields:
+            prompt, response = row.field("prompt", "messages"), row.field("response", "completion")
+        else:
+            *prompt, response = checked_messages(row.fields["messages"], "messages")
+            response = [response]
+        return Demonstration(*_render(prompt, response, template))
 
     return _parse(source, parse)
 
@@ -57,7 +59,29 @@ def read_rankings(source: str, template: Render | None = None) -> list[Ranking]:
     `chosen` and `rejected` are strings or chat messages; without a prompt they are whole dialogues, as chat messages or
     in the form of HH-RLHF, "\\n\\nHuman: …\\n\\nAssistant: …". In CSV, responses and ranks are JSON lists.
     """
-    return _parse(source, lambda row: _ranking(row, template))
+
+    def parse(row: SourceRow) -> Ranking:
+        if "responses" not in row.fields and "chosen" in row.fields:
+            (prompt, responses), ranks = _pair(row, template), [1, 2]
+        else:
+            prompt, responses, ranks = row.field("prompt"), row.list("responses"), row.list("ranks")
+        if len(responses) < 2:
+            raise ValueError(f"a ranking needs at least two responses, not {len(responses)}")
+        if len(ranks) != len(responses):
+            raise ValueError(f"{len(ranks)} ranks for {len(responses)} responses")
+        for rank in ranks:
+            if type(rank) not in (int, float) or not math.isfinite(rank):
+                raise ValueError(f"ranks contains {json.dumps(rank, default=str)}, which is not a finite number")
+        if len(set(ranks)) == 1:
+            raise ValueError("all responses are tied, so there is no pair to learn from: remove the row")
+        labeler = row.fields.get("labeler")
+        if not isinstance(labeler, str | int | None):
+            raise ValueError(f"labeler is {type(labeler).__name__}, not a name or a number")
+        rendered = [_render(prompt, response, template) for response in responses]
+        name = None if labeler in (None, "") else str(labeler)
+        return Ranking(rendered[0][0], tuple(text for _, text in rendered), tuple(map(float, ranks)), name)
+
+    return _parse(source, parse)
 
 
 def read_prompts(source: str, template: Render | None = None) -> list[str]:
@@ -115,28 +139,6 @@ def _parse(source: str, parse: Callable[[SourceRow], T]) -> list[T]:
     return items
 
 
-def _ranking(row: SourceRow, template: Render | None) -> Ranking:
-    if "responses" not in row.fields and "chosen" in row.fields:
-        (prompt, responses), ranks = _pair(row, template), [1, 2]
-    else:
-        prompt, responses, ranks = row.field("prompt"), row.list("responses"), row.list("ranks")
-    if len(responses) < 2:
-        raise ValueError(f"a ranking needs at least two responses, not {len(responses)}")
-    if len(ranks) != len(responses):
-        raise ValueError(f"{len(ranks)} ranks for {len(responses)} responses")
-    for rank in ranks:
-        if type(rank) not in (int, float) or not math.isfinite(rank):
-            raise ValueError(f"ranks contains {json.dumps(rank, default=str)}, which is not a finite number")
-    if len(set(ranks)) == 1:
-        raise ValueError("all responses are tied, so there is no pair to learn from: remove the row")
-    labeler = row.fields.get("labeler")
-    if not isinstance(labeler, str | int | None):
-        raise ValueError(f"labeler is {type(labeler).__name__}, not a name or a number")
-    rendered = [_render(prompt, response, template) for response in responses]
-    name = None if labeler in (None, "") else str(labeler)
-    return Ranking(rendered[0][0], tuple(text for _, text in rendered), tuple(map(float, ranks)), name)
-
-
 def _pair(row: SourceRow, template: Render | None) -> tuple[Any, list[Any]]:
     """The prompt, and the chosen and the rejected response."""
     chosen, rejected = row.field("chosen"), row.field("rejected")
@@ -149,9 +151,7 @@ def _pair(row: SourceRow, template: Render | None) -> tuple[Any, list[Any]]:
         dialogue_messages(value) if isinstance(value, str) else checked_messages(value, "a dialogue")
         for value in (chosen, rejected)
     )
-    turn = 0
-    while turn < min(len(chosen), len(rejected)) - 1 and chosen[turn] == rejected[turn]:
-        turn += 1
+    turn = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(chosen[:-1], rejected[:-1], strict=False))))
     while turn > 0 and chosen[turn]["role"] != "assistant":
         turn -= 1
     return chosen[:turn], [chosen[turn:], rejected[turn:]]

@@ -275,12 +275,12 @@ def _split(left: list[int], sizes: Sequence[int], count: int) -> list[list[int]]
     return parts
 
 
-def check_lengths(sizes: Iterable[int], window: int | None, what: str, source: str) -> None:
+def check_lengths(sizes: Iterable[int], window: int | None, what: str, source: str, whose: str = "model") -> None:
     """Raise AlignbenchError for a row with more tokens than the model's window."""
     for number, size in enumerate(sizes, 1):
         if window is not None and size > window:
             raise AlignbenchError(
-                f"{source}: {what} {number} has {size} tokens, the model's window {window}; "
+                f"{source}: {what} {number} has {size} tokens, the {whose}'s window {window}; "
                 "drop it, or limit lengths with `alignbench data prepare`"
             )
 

@@ -1,7 +1,7 @@
 """The mathematics of the recipe as pure functions: losses, rewards, KL, advantages, schedules.
 
-The trainers use no padding: values of several responses are concatenated to (tokens,), so no mean needs a mask.
-Log-probabilities, KL and entropy are in nats. "Detail N" refers to docs/ppo_details.md.
+Values of several responses are concatenated to (tokens,), without padding. Log-probabilities, KL and entropy are in
+nats. "Detail N" refers to docs/ppo_details.md.
 """
 
 from __future__ import annotations

@@ -122,8 +122,8 @@ def load(
     missing = set(loading["missing_keys"])
     if kind == "reward" and new_head is not None and "score.weight" in missing:
         missing.discard("score.weight")
-        generator = torch.Generator().manual_seed(new_head)
-        nn.init.normal_(model.score.weight, std=(model.score.weight.shape[1] + 1) ** -0.5, generator=generator)
+        generator, width = torch.Generator().manual_seed(new_head), model.score.weight.shape[1]
+        nn.init.normal_(model.score.weight, std=(width + 1) ** -0.5, generator=generator)
     if missing:
         raise AlignbenchError(f"checkpoint {spec}: {len(missing)} weights are not in its files (first: {min(missing)})")
     check_packing(model, spec, kind)
@@ -137,7 +137,7 @@ def load(
 @torch.no_grad()
 def check_packing(model: Any, spec: str, kind: str) -> None:
     """Raise AlignbenchError unless a packed row of a few tokens gives the same results as the stock model."""
-    ids = [int(i) for i in np.linspace(0, model.get_input_embeddings().num_embeddings - 1, 12)]
+    ids = np.linspace(0, model.get_input_embeddings().num_embeddings - 1, 12).astype(int).tolist()
     examples = [Example(ids[:4], [ids[4:8], ids[8:]]), Example(ids[:5], [ids[5:]])]
     packed, pairs = pack(examples), [(list(e.prompt), list(r)) for e in examples for r in e.responses]
     try:
@@ -152,12 +152,11 @@ def check_packing(model: Any, spec: str, kind: str) -> None:
             backbone = getattr(model, model.base_model_prefix)
             states = [backbone(torch.tensor([p + r])).last_hidden_state[0, -1] for p, r in pairs]
             expected = model.score(torch.stack(states))[:, 0] + getattr(model.config, BIAS, 0.0)
-        worst = float((found - expected).abs().max())
-        reason = None if worst <= AGREEMENT else f"results differ by {worst:.2g}"
+        if not (worst := float((found - expected).abs().max())) <= AGREEMENT:
+            raise ValueError(f"results differ by {worst:.2g}")
     except (TypeError, ValueError, RuntimeError, IndexError, AttributeError, KeyError) as error:
-        reason = first_line(error)
-    if reason:
-        raise AlignbenchError(f"checkpoint {spec}: {model.config.model_type} cannot be trained packed ({reason})")
+        kind, reason = model.config.model_type, first_line(error)
+        raise AlignbenchError(f"checkpoint {spec}: {kind} cannot be trained packed ({reason})") from error
 
 
 def residual_dropout(model: nn.Module, rate: float) -> None:

@@ -94,8 +94,8 @@ def pack(examples: Sequence[Example], device: torch.device | str = "cpu") -> Pac
             segments.append((start, start, start, len(tokens)) if single else (start, stop, own, len(tokens)))
     buckets: dict[tuple[bool, int], list[Segment]] = {}
     for segment in segments:
-        has_prompt = segment[1] > segment[0]
-        buckets.setdefault((has_prompt, math.ceil(4 * math.log2(segment[3] - segment[2]))), []).append(segment)
+        kind = segment[1] > segment[0], math.ceil(4 * math.log2(segment[3] - segment[2]))
+        buckets.setdefault(kind, []).append(segment)
     groups = [_group(bucket, has_prompt, device) for (has_prompt, _), bucket in buckets.items()]
     filled = torch.cat([group.queries.flatten()[group.real] for group in groups])
     row = {"tokens": [tokens], "positions": [positions], "before": before, "targets": targets, "last": last}
@@ -124,12 +124,12 @@ def _group(segments: list[Segment], has_prompt: bool, device: torch.device | str
 def packed_attention(model: PreTrainedModel) -> Iterator[None]:
     """Replace the model's attention by ours inside the `with` block."""
     configs = (model.config, model.config.get_text_config())
-    before = [config._attn_implementation for config in configs]
-    configs[0]._attn_implementation = NAME
+    before = [(config, config._attn_implementation) for config in configs]
+    model.config._attn_implementation = NAME
     try:
         yield
     finally:
-        for config, implementation in zip(configs, before, strict=True):
+        for config, implementation in before:
             config._attn_implementation = implementation
 
 
@@ -176,10 +176,8 @@ def _attend(
     segments, heads, width, size = query.shape
     grouped = (query * scale).reshape(segments, key.shape[1], -1, size)
     scores = (grouped @ key.transpose(2, 3)).view(segments, key.shape[1], -1, width, key.shape[2])
-    if mask is None:
-        scores = scores + torch.full((width, width), -torch.inf, dtype=scores.dtype).triu(1)
-    else:
-        scores = scores + mask.unsqueeze(1).to(scores.dtype)
+    causal = torch.full((width, width), -torch.inf).triu(1) if mask is None else mask.unsqueeze(1)
+    scores = scores + causal.to(scores.dtype)
     weights = torch.softmax(scores, -1, dtype=torch.float32).to(value.dtype)
     return (weights.view(*grouped.shape[:3], -1) @ value).view(segments, heads, width, -1)
 

@@ -1,7 +1,6 @@
 """PPO and PPO-ptx (InstructGPT, section 3.5 and App. C.3–C.4; Ziegler et al., arXiv 1909.08593).
 
-`train` reads top to bottom. One iteration samples a batch of responses, scores them, computes old log-probabilities and
-advantages, and takes one optimizer step per minibatch. "Detail N" refers to docs/ppo_details.md.
+`train` reads top to bottom. "Detail N" refers to docs/ppo_details.md.
 """
 
 from __future__ import annotations
@@ -117,7 +116,10 @@ def train(config: PPOConfig, *, progress: Progress | None = None) -> tuple[Path,
         if not config.value:  # the value starts from a reward model with the policy's tokens (InstructGPT, C.4)
             value_spec, new_head = config.reward, None
     value_model, windows["value model"] = _load_compatible("value", value_spec, "reward", tokenizer, new_head)
-    _check_windows(config, prompt_ids, windows)
+    for whose, window in windows.items():
+        longest = config.max_tokens + (whose == "reward model")  # which reads an end token after each response
+        sizes = (len(ids) + longest for ids in prompt_ids)
+        loop.check_lengths(sizes, window, "prompt + max_tokens of row", config.prompts, whose=whose)
     if config.lora:
         model, value_model = (add_lora(m, config.lora, config.seed) for m in (model, value_model))
     policy, value = Policy(model, config.temperature), Scalar(value_model)
@@ -251,10 +253,7 @@ def compute_advantages(config: PPOConfig, beta: float, rollouts: Sequence[Rollou
 
 
 def update(actor: Actor, iteration: int, rollouts: Sequence[Rollout], text: Sequence[Example]) -> Metrics:
-    """One optimizer step per minibatch; the means of their metrics.
-
-    text: pretraining examples; empty: plain PPO
-    """
+    """One optimizer step per minibatch; the means of their metrics. Without text (pretraining examples): plain PPO."""
     config, found = actor.config, dict[str, list[float]]()
     loop.set_learning_rate(actor.optimizer, losses.warmup(iteration, config.warmup))
     for inner in range(config.inner_epochs):
@@ -333,30 +332,16 @@ def _load_compatible(
     return model, checkpoint.window
 
 
-def _check_windows(config: PPOConfig, prompts: Sequence[Sequence[int]], windows: dict[str, int | None]) -> None:
-    """Raise AlignbenchError if a prompt with the longest possible response exceeds a model's window."""
-    for whose, window in windows.items():
-        longest = config.max_tokens + (whose == "reward model")  # which reads an end token after each response
-        for number, ids in enumerate(prompts, 1):
-            if window is not None and len(ids) + longest > window:
-                raise AlignbenchError(
-                    f"{config.prompts}: prompt {number} has {len(ids)} tokens, its response up to {longest}: more than "
-                    f"the {whose}'s window {window}; drop it, or lower max_tokens"
-                )
-
-
 def _check_combinations(config: PPOConfig, accelerator: Accelerator) -> None:
     """Raise AlignbenchError for settings that exclude each other."""
+    fsdp, processes = accelerator.distributed_type == "FSDP", accelerator.num_processes
     for wrong, message in (
         (config.ptx and not config.pretraining, "ptx: needs pretraining=FILE"),
         (config.batch % config.minibatch, f"batch {config.batch} is not a multiple of minibatch {config.minibatch}"),
         (config.episodes < config.batch, f"episodes {config.episodes} are less than one batch of {config.batch}"),
         ("" in config.stop, "stop: an empty string would end every response; leave it out"),
-        (config.minibatch < accelerator.num_processes, f"minibatch {config.minibatch}: fewer episodes than processes"),
-        (
-            config.lora and accelerator.distributed_type == "FSDP",
-            "lora: adapters are not sharded; start with plain data parallelism (DDP)",
-        ),
+        (config.minibatch < processes, f"minibatch {config.minibatch}: fewer episodes than processes"),
+        (config.lora and fsdp, "lora: adapters are not sharded; start with plain data parallelism (DDP)"),
     ):
         if wrong:
             raise AlignbenchError(message)

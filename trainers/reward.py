@@ -1,7 +1,7 @@
 """The reward model: a scalar head on the SFT model, trained on all pairs of each ranking (InstructGPT, C.2, eq. 1).
 
-`train` reads top to bottom; `agreement` computes the validation metrics. The rest computes rewards of
-texts, by a reward model or any Python function, called with strings (details 20, 21).
+`train` reads top to bottom; `agreement` computes the validation metrics. The rest computes rewards of texts,
+by a reward model or any Python function, called with strings (details 20, 21).
 """
 
 from __future__ import annotations

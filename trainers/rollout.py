@@ -100,14 +100,13 @@ class Sampler:
             self.copy = copy.deepcopy(self.model).to(accelerator.device, torch.bfloat16 if half else torch.float32)
         self.engine = LocalEngine(self.copy or self.model, Encoder(tokenizer), window=window)
 
+    @torch.no_grad()
     def sample(self, keys: Sequence[str], prompts: Sequence[str], sampling: Sampling, seed: int) -> list[Completion]:
-        """One response per prompt, the same list on every process; its random numbers depend on key and seed alone."""
-        training = self.model.training
+        """One response per prompt, random by its key and the seed alone; the same list on every process."""
         self.model.eval()
         if self.copy is not None:
-            with torch.no_grad():
-                for mine, new in zip(self.copy.parameters(), self.model.parameters(), strict=True):
-                    mine.copy_(new.full_tensor() if hasattr(new, "full_tensor") else new)
+            for mine, new in zip(self.copy.parameters(), self.model.parameters(), strict=True):
+                mine.copy_(new.full_tensor() if hasattr(new, "full_tensor") else new)
         self.engine.weights_changed()
 
         def generate(indices: list[int]) -> list[Completion]:
@@ -116,7 +115,6 @@ class Sampler:
             return [found[at] for at in range(len(indices))]
 
         completions = map_split(self.accelerator, len(prompts), generate)
-        self.model.train(training)
         for prompt, completion in zip(prompts, completions, strict=True):
             if completion.unscored:
                 kind = NotFiniteError if completion.unscored == NOT_FINITE else AlignbenchError

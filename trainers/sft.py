@@ -1,7 +1,6 @@
 """Supervised fine-tuning on demonstrations (InstructGPT, section 3.5 and App. C.1).
 
-`train` reads top to bottom. The checkpoint of each epoch is kept; the result is the one whose samples have the highest
-mean reward, or the last one.
+The checkpoint of each epoch is kept; the result is the one whose samples have the highest mean reward, or the last.
 """
 
 from __future__ import annotations
@@ -118,8 +117,8 @@ def train(config: SFTConfig, *, progress: Progress | None = None) -> tuple[Path,
             sampling = Sampling(max_tokens=config.selection_tokens, temperature=1.0)
             responses = [completion.text for completion in sampler.sample(keys, prompts, sampling, config.seed)]
             scores = score_all(accelerator, reward, str(config.reward), prompts, responses)
-            rows = zip(prompts, responses, scores, strict=True)
-            run.sample(step, [{"prompt": p, "response": r, "score": s} for p, r, s in rows][:8])
+            rows = list(zip(prompts, responses, scores, strict=True))[:8]
+            run.sample(step, [{"prompt": p, "response": r, "score": s} for p, r, s in rows])
             return {"reward": sum(scores) / len(scores)}
 
         def after_epoch(epoch: int, step: int) -> Metrics:
@@ -137,9 +136,8 @@ def train(config: SFTConfig, *, progress: Progress | None = None) -> tuple[Path,
                 shutil.copytree(run.out / f"checkpoints/epoch-{best['epoch']:.0f}", folder, dirs_exist_ok=True)
 
         epochs = loop.fit(
-            config, run, module, optimizer,
-            rows_of=rows_of, size=len, weight=lambda row: len(row.responses[0]), loss_of=loss_of,
-            after_epoch=after_epoch,
+            config, run, module, optimizer, rows_of=rows_of, size=len,
+            weight=lambda row: len(row.responses[0]), loss_of=loss_of, after_epoch=after_epoch,
         )  # fmt: skip
         best = max(epochs, key=lambda metrics: metrics["reward"]) if reward else epochs[-1]
         return run.save_checkpoint("final", copy_best, best), best
