@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from scorer_models import TEXTS, save_classifier, save_hhem, softmax, stock_logits
 from tiny import save_tiny_checkpoint
 
-from alignbench.diversity.vectors import vendi
+from alignbench.diversity.semantic import vendi
 from alignbench.scorers import DEFAULTS, Item, find_scorer
 from alignbench.scorers.embeddings import HashedEmbedder
 from alignbench.scorers.entailment import HHEM_PROMPT, Entailment, chunks

@@ -45,14 +45,14 @@ PACKAGES = ("torch", "transformers", "accelerate", "peft")
 class Origin:
     """What a checkpoint is made from.
 
-    stage: sft, reward, ppo, ppo-ptx or average
-    parent: the checkpoint that training starts from
+    stage: base, sft, reward, ppo, ppo-ptx or average
+    parent: the checkpoint that training starts from; None for a blank model
     models: role -> the `identity` of another checkpoint that takes part (the reward model of PPO)
     data: the fingerprint of each data file
     """
 
     stage: str
-    parent: Checkpoint | None  # None: a base model
+    parent: Checkpoint | None
     models: Mapping[str, Mapping[str, str]]
     data: Sequence[Mapping[str, Any]]
 
@@ -64,12 +64,12 @@ class Origin:
 
     def write_recipe(self, folder: Path, config: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
         """Write recipe.json, the lineage of a checkpoint, into its folder."""
-        parent = self.parent
-        base = () if parent is None else (Ancestor("base", parent.name, parent.weights_sha256),)
-        lineage = (parent and parent.lineage) or base
+        parent, lineage = self.parent, tuple[Ancestor, ...]()
+        if parent is not None:
+            lineage = parent.lineage or (Ancestor("base", parent.name, parent.weights_sha256),)
         recipe = {
             "stage": self.stage,
-            "parent": parent and identity(parent),
+            "parent": None if parent is None else identity(parent),
             "models": dict(self.models),
             "data": list(self.data),
             "config": dict(config),
@@ -111,8 +111,8 @@ def open_run(
     out = Path(config.out)
     free = {f.name for f in fields(config) if f.metadata["free"]}
     settings = {name: value for name, value in asdict(config).items() if name not in free}
-    whole = {"config": settings, "processes": accelerator.num_processes}
-    whole |= {"model": identity(origin.parent)} if origin.parent else {}
+    whole: dict[str, Any] = {"config": settings, "processes": accelerator.num_processes}
+    whole |= {} if origin.parent is None else {"model": identity(origin.parent)}
     whole |= {**origin.models, "data": list(origin.data)}
     run = Run(out, config, origin, accelerator, progress or Progress())
     with ExitStack() as stack:
