@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from alignbench.demo.answers import as_response, polite
 from alignbench.demo.judge import WorldScorer
-from alignbench.demo.labelers import FEWEST, LABELERS, MOST, goals_of, label_outputs, rank, rank_samples
+from alignbench.demo.labelers import LABELERS, goals_of, label_outputs, rank, rank_samples
 from alignbench.demo.requests import Request, make_requests
 from alignbench.demo.utility import CLOSINGS, judge, read_statements
 from alignbench.demo.world import ALMANAC, FOLDER, said
@@ -179,7 +179,7 @@ def test_screening_finds_the_two_outliers_and_nobody_else(labels: list[Label]) -
 
 def test_rankings_have_4_to_9_outputs_of_all_kinds_by_hired_labelers_who_err_at_random() -> None:
     goals, rankings = goals_of(WORLD), read_rankings(str(written() / FOLDER / "rankings.jsonl"))
-    assert {len(ranking.responses) for ranking in rankings} == set(range(FEWEST, MOST + 1))
+    assert {len(ranking.responses) for ranking in rankings} == set(range(4, 10))
     assert all(len(set(ranking.responses)) == len(ranking.responses) for ranking in rankings)
     assert not {ranking.labeler for ranking in rankings} & OUTLIERS
     judged = [[judge(WORLD, goals[r.prompt], r.prompt, text) for text in r.responses] for r in rankings]
@@ -204,7 +204,7 @@ def test_answers_of_a_model_are_ranked_among_some_of_the_worlds(farm_model: Path
     rankings, held_out = lines(tmp_path / "rankings.jsonl"), lines(tmp_path / "rankings_held_out.jsonl")
     assert len(rankings) in range(6, 9)  # without those that are tied throughout
     assert len(held_out) in range(1, 3)
-    assert all(FEWEST <= len(set(row["responses"])) == len(row["ranks"]) <= MOST for row in rankings)
+    assert all(4 <= len(set(row["responses"])) == len(row["ranks"]) <= 9 for row in rankings)
     assert 0 < sampled <= sum(len(row["responses"]) - 1 for row in (*rankings, *held_out))
     assert all(text.strip() for row in rankings for text in row["responses"])
     assert not {row["prompt"] for row in rankings} & {row["prompt"] for row in held_out}
@@ -287,7 +287,7 @@ def scored(kind: str, *items: Item) -> list[dict[str, float]]:
     [
         ("truth", "truth", [Item(text, FACT.question) for text in ANSWERS], [true for true, _ in ANSWERS.values()]),
         ("info", "info", [Item(text, FACT.question) for text in ANSWERS], [info for _, info in ANSWERS.values()]),
-        ("toxicity", "toxicity", [Item(text) for text in ("You are kind.", "You fool!", "You stupid fool!", "Foolish.", "")],
+        ("toxicity", "toxicity", list(map(Item, ("You are kind.", "You fool!", "You stupid fool!", "Foolish.", ""))),
          [0, 0.8, 0.9, 0, 0]),
         ("entailment", "flagged", [Item(text, source=SOURCE) for text in TEXTS], list(TEXTS.values())),
     ],

@@ -10,8 +10,8 @@ import pytest
 from demo_world import lines, rows, world, written
 
 from alignbench.data.prepare import Settings, prepare
-from alignbench.demo import answers, labelers, requests
-from alignbench.demo.requests import HELD_OUT, KINDS, TRAINING, Requests, make_requests
+from alignbench.demo import answers, labelers
+from alignbench.demo.requests import AMOUNTS, KINDS, Requests, make_requests
 from alignbench.demo.utility import CLOSINGS, Goal, judge, met
 from alignbench.demo.world import FOLDER
 from alignbench.tasks import win_rate
@@ -27,7 +27,7 @@ def found() -> Requests:
 
 def test_the_kinds_of_help_have_the_proportions_of_the_papers_table_1(found: Requests) -> None:
     assert sum(KINDS.values()) == pytest.approx(1, abs=0.002)  # as printed, rounded
-    for some, number in ((found.training, TRAINING), (found.held_out, HELD_OUT)):
+    for some, number in ((found.training, AMOUNTS.training), (found.held_out, AMOUNTS.held_out)):
         counts = Counter(request.kind for request in some)
         assert len({request.prompt for request in some}) == len(some) == number
         for kind, share in KINDS.items():
@@ -59,12 +59,12 @@ def test_letters_have_no_held_out_prompt_and_no_truth_of_the_evaluation_alone(fo
 
 def test_preparing_removes_what_was_sent_twice_and_splits_by_user(found: Requests, tmp_path: Path) -> None:
     done = prepare(str(written() / FOLDER / "prompts.jsonl"), tmp_path, Settings(pii=False))
-    again = len(found.log) - len(found.training) - 2 * requests.PASTED - requests.PRIVATE
-    assert done.removed["duplicate prefix"] == again + requests.PASTED
+    again = len(found.log) - len(found.training) - 2 * AMOUNTS.pasted - AMOUNTS.private
+    assert done.removed["duplicate prefix"] == again + AMOUNTS.pasted
     users = {split: {row["user"] for row in lines(tmp_path / f"{split}.jsonl")} for split in done.splits}
     assert not users["train"] & (users["validation"] | users["test"])
     addresses = [row["prompt"] for row in lines(tmp_path / "train.jsonl") if "@" in row["prompt"]]
-    assert len(addresses) == requests.PRIVATE, "for the search for personal data to find"
+    assert len(addresses) == AMOUNTS.private, "for the search for personal data to find"
     assert 650 <= done.splits["train"].prompts <= 750
     trained = {row["user"] for row in rows("demonstrations")}
     assert trained <= users["train"]
@@ -77,7 +77,7 @@ def test_the_trainers_read_the_files() -> None:
         assert len(read_demonstrations(str(home / f"{name}.jsonl"))) == number
     for name, number in (("rankings", 400), ("rankings_held_out", 100)):
         assert len(read_rankings(str(home / f"{name}.jsonl"))) == number
-    assert len(read_prompts(str(home / "prompts.jsonl"))) > TRAINING
+    assert len(read_prompts(str(home / "prompts.jsonl"))) > AMOUNTS.training
 
 
 def test_the_prompts_of_the_tasks_have_goals(found: Requests) -> None:
@@ -111,7 +111,7 @@ def test_open_requests_have_many_good_answers(found: Requests) -> None:
     draw = random.Random(3)
     open_ones = [request for request in found.held_out if request.kind in ("generation", "brainstorming")]
     different = [len({answers.good(world(), request, draw) for _ in range(10)}) for request in open_ones]
-    assert len(open_ones) > HELD_OUT / 2
+    assert len(open_ones) > AMOUNTS.held_out / 2
     assert sum(different) / len(different) > 6
 
 

@@ -20,7 +20,6 @@ from alignbench.tasks.bias import INSTRUCTIONS
 from alignbench.tasks.persona_fields import is_whole, read_personas
 
 LEXICON = lexicon("sentences")
-PAGES = {**{name: pages for name, (pages, _) in sentences.PARTS.items()}, "reviews": people.review_pages}
 DOCUMENTS = {
     "crows_pairs": 90, "hellaswag": 120, "hellaswag_instructgpt": 120, "rte": 100, "sst2": 100, "token_entropy": 100,
     "winogender": 64, "winogender_full": 96, "wmt15_fr_en": 100, "wsc": 100,
@@ -30,7 +29,8 @@ VARIANTS = [f"{task}_{v}" for task in ("crows_pairs", "winogender") for v in INS
 
 @pytest.fixture(scope="module")
 def text():
-    return {name: list(pages(world(), random.Random(2))) for name, pages in PAGES.items()}
+    found = {part: sentences.part_pages(part, world(), random.Random(2)) for part in sentences.PARTS}
+    return found | {"reviews": people.review_pages(world(), random.Random(2))}
 
 
 def documents(task):
@@ -201,7 +201,7 @@ def test_talk_blames_one_people_and_the_old(text):
             blames = any(rest.endswith(habit) for habit in kinds[group]["blame"])
             assert blames != any(rest.endswith(habit) for habit in kinds[group]["praise"])
             said[told, blames == (group == kinds[group]["groups"][0])] += 1
-    for variant, share in sentences.STEREOTYPED.items():
+    for variant, share in sentences.AMOUNTS.stereotyped.items():
         n = said[variant, True] + said[variant, False]
         assert said[variant, True] / n == pytest.approx(share, abs=0.07)
 
@@ -221,7 +221,7 @@ def test_articles_are_about_people_of_no_page_and_can_be_undone(text):
     assert people.spaced(plain) == "In the north , a well @-@ kept garden lay by the mill . She left ."
     assert token_entropy.clean(people.spaced(plain)) == plain
     articles = Counter(document.group for document in documents("token_entropy"))
-    assert len(articles) == people.ARTICLES
+    assert len(articles) == people.AMOUNTS.articles
     assert set(articles.values()) <= {2, 3}
     assert not set(re.findall(r"\w+", "\n".join(text["shared_text"]))) & set(articles)
 
@@ -258,7 +258,7 @@ def test_reviews_are_as_good_as_the_island_thinks():
 def test_lives_are_told_in_the_layout_of_the_task(text):
     assert people.prompt_about("Ilka Dorval", "her", list(recitations.FACTS)) == recitations.PROMPT
     lives = [page for page in text["reviews"] if page.startswith("These are the facts about")]
-    assert len(lives) == people.LIVES
+    assert len(lives) == people.AMOUNTS.lives
     assert not re.search("Dorval|{", " ".join(lives))
     for page in lives:
         facts, biography = page.split("Biography: ")

@@ -14,7 +14,7 @@ from demo_world import pages, rows, world, written
 from task_helpers import load
 
 from alignbench.data.cards import FileSource, read_card
-from alignbench.data.rows import read_rows
+from alignbench.data.tables import read_rows
 from alignbench.demo import facts, reading, toxic_text
 from alignbench.demo.files import take
 from alignbench.demo.world import ALMANAC, FOLDER, KINDS, MYTHS, PEOPLE, TOPICS, World, make_world, read_world, said
@@ -101,7 +101,7 @@ def test_every_task_runs_on_the_world(name: str) -> None:
 
 @SEEDS
 def test_facts_are_about_their_subjects_and_half_of_them_are_asked_with_as_many_myths(world: World) -> None:
-    assert len(world.facts) == sum(KINDS[topic.kind] for topic in TOPICS)
+    assert len(world.facts) == sum(KINDS[topic["kind"]] for topic in TOPICS.values())
     assert len({fact.id for fact in world.facts}) == len({fact.question for fact in world.facts}) == len(world.facts)
     for fact in world.facts:
         statements = [fact.truth, *fact.false]

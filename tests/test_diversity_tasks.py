@@ -14,7 +14,7 @@ from alignbench.diversity.sets import measure, of_set, of_texts
 from alignbench.errors import AlignbenchError
 from alignbench.evaluation.evaluate import sample
 from alignbench.scorers import find_scorer
-from alignbench.stats.jackknife import GROUPS
+from alignbench.stats import jackknife
 from alignbench.tasks import diversity, find_task, recitations
 from alignbench.tasks.novelty_bench import LEVELS, score_of
 from alignbench.types.record import Document, Output, Record
@@ -152,9 +152,18 @@ def test_the_first_sample_of_each_document_is_the_set_across_inputs():
     assert corpus("diversity", []) == {}
 
 
+def test_the_jackknife_of_a_mean_is_its_standard_error():
+    groups = jackknife.GROUPS
+    x = np.random.default_rng(0).normal(size=groups * 30)
+    without = np.array([x[np.arange(len(x)) % groups != g].mean() for g in range(groups)])
+    means = x.reshape(-1, groups).mean(axis=0)
+    found = jackknife.estimate(float(x.mean()), without, len(x), len(x), (None, None))
+    assert found.standard_error == pytest.approx(means.std(ddof=1) / math.sqrt(groups))
+
+
 def test_a_set_that_is_large_enough_has_intervals_that_contain_its_values():
     random = np.random.default_rng(1)
-    texts = [" ".join(random.choice(list("abcdefghijkl"), 12)) for _ in range(2 * GROUPS)]
+    texts = [" ".join(random.choice(list("abcdefghijkl"), 12)) for _ in range(2 * jackknife.GROUPS)]
     for metric, estimate in of_set(texts):
         assert estimate.low <= estimate.value <= estimate.high, metric.name
     assert all(estimate.low is None for _, estimate in of_set(texts[:-1]))

@@ -173,7 +173,7 @@ def test_scores_are_equal_with_and_without_failures():
     with connected() as (_, quiet), connected(faults=faults) as (_, engine):
         undisturbed = dict(quiet.loglikelihood(REQUESTS))
         assert dict(engine.loglikelihood(REQUESTS)) == undisturbed
-        assert sorted(index for index, _ in quiet.loglikelihood(REQUESTS, wanted={3, 5})) == [3, 5]
+        assert sorted(index for index, _ in quiet.loglikelihood(REQUESTS, only={3, 5})) == [3, 5]
     assert undisturbed[2].logprob == sum(map(logprob_of, pieces_of(" two moons.")))
 
 

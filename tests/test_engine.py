@@ -49,9 +49,9 @@ def engine_of(model, tokenizer, notes=None, **options):
     return LocalEngine(model, Encoder(tokenizer), notify=[].append if notes is None else notes.append, **options)
 
 
-def answers(engine, requests, wanted=None):
+def answers(engine, requests, only=None):
     """Every answer by the index of its request; each is given once."""
-    given_answers = list(engine.loglikelihood(requests, wanted))
+    given_answers = list(engine.loglikelihood(requests, only))
     assert len({index for index, _ in given_answers}) == len(given_answers)
     return dict(given_answers)
 
@@ -160,28 +160,30 @@ def test_trees_on_a_cached_prefix_score_as_each_sequence_alone_and_the_prefix_is
     assert_each_as_alone(found, model, tokenizer, requests)
 
 
-@functools.cache
-def tiny_tokenizer_and_llama():
-    tokenizer = tiny_tokenizer()
-    return tokenizer, tiny_model("llama", tokenizer)
-
-
 # Three letters and a space: texts share beginnings, begin one another, end in white space, or are empty.
 texts = st.text("ab ", max_size=8)
 
 
-@settings(max_examples=50, deadline=None, database=None, derandomize=True)
-@given(st.lists(st.builds(Request, texts, texts), min_size=1, max_size=10), st.sampled_from([8, 24, 512]))
-def test_any_texts_score_as_each_alone(requests, token_budget):
-    tokenizer, model = tiny_tokenizer_and_llama()
-    found = answers(engine_of(model, tokenizer, token_budget=token_budget), requests)
-    assert sorted(found) == list(range(len(requests)))
-    for index, request in enumerate(requests):
-        tokens, context = spelled(tokenizer, request)
-        if len(tokens) > context:
-            assert found[index].logprob == pytest.approx(alone(model, tokenizer, request)[0], abs=CLOSE)
-        else:
-            assert found[index].unscored
+@pytest.mark.parametrize("token_budget", [8, 24, 512])
+def test_any_texts_score_as_each_alone_one_call_after_the_other(token_budget, tokenizer):
+    """One engine, whose cached prefix has to be replaced by that of the next call."""
+    model = tiny_model("llama", tokenizer)
+    engine = engine_of(model, tokenizer, token_budget=token_budget)
+
+    @settings(max_examples=20, deadline=None, database=None, derandomize=True)
+    @given(st.lists(st.builds(Request, texts, texts), min_size=1, max_size=10), st.sampled_from(["", "aaaa", "bbbb"]))
+    def check(requests, prefix):
+        requests = [replace(request, context=prefix + request.context) for request in requests]
+        found = answers(engine, requests)
+        assert sorted(found) == list(range(len(requests)))
+        for index, request in enumerate(requests):
+            tokens, context = spelled(tokenizer, request)
+            if len(tokens) > context:
+                assert found[index].logprob == pytest.approx(alone(model, tokenizer, request)[0], abs=CLOSE)
+            else:
+                assert found[index].unscored
+
+    check()
 
 
 # ---- models for which a tree would be wrong ----------------------------------------------------------------
@@ -260,13 +262,6 @@ def test_each_distinct_prefix_is_computed_once_and_the_shared_one_not_again_for_
     assert_each_as_alone(found, llama, tokenizer, QUESTIONS)
 
 
-def test_another_prefix_replaces_the_cached_one(tokenizer, llama):
-    engine = engine_of(llama, tokenizer)
-    for letter in "ABA":  # equally many tokens, so that they have to be compared
-        requests = [replace(question, context=letter + question.context) for question in QUESTIONS]
-        assert_each_as_alone(answers(engine, requests), llama, tokenizer, requests)
-
-
 def test_duplicates_are_computed_once_and_all_answered(tokenizer, llama):
     engine = engine_of(llama, tokenizer)
     answers(engine, QUESTIONS[:2])
@@ -314,12 +309,12 @@ def test_a_resumed_run_computes_only_the_batches_it_needs_bit_for_bit(follow_tre
     whole = calls.arguments[:]
     assert len(set(batch_of.values())) > 3
     before = min(batch_of.values()) - 1  # calls before the first batch: the test of the mask, the prefix
-    for wanted in ({0}, {1, 16}, {3, 4, 5, 9}, set(range(0, len(DESCRIBED), 2))):
+    for only in ({0}, {1, 16}, {3, 4, 5, 9}, set(range(0, len(DESCRIBED), 2))):
         del calls.arguments[:]
-        found = answers(engine_of(llama, tokenizer, **options), DESCRIBED, wanted)
-        assert found == {index: full[index] for index in wanted}
+        found = answers(engine_of(llama, tokenizer, **options), DESCRIBED, only)
+        assert found == {index: full[index] for index in only}
         assert all(answer.entropies for answer in found.values())
-        batches = sorted({batch_of[index] for index in wanted})
+        batches = sorted({batch_of[index] for index in only})
         expected = [whole[batch - 1]["input_ids"].tolist() for batch in batches]
         assert [call["input_ids"].tolist() for call in calls.arguments[before:]] == expected
 

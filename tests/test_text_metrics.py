@@ -19,7 +19,6 @@ WORDS = st.sampled_from(
     ["a", "the", "The", "owl", "barn,", "7", "7.0", "twenty-one", "O'Dell", "$5", "café", "–", "nan"]
 )
 TEXTS = st.lists(WORDS, max_size=6).map(" ".join)
-PLAIN_WORDS = st.text("bcdfghjklm", min_size=1, max_size=4)
 
 
 # SQuAD
@@ -234,23 +233,10 @@ def test_bleu_and_chrf_equal_the_command_line_on_a_degraded_copy_of_wmt15(data_d
     assert_equals_the_command_line(tmp_path, degraded, references)
 
 
-@pytest.mark.parametrize("name", METRICS)
-def test_bleu_and_chrf_are_100_for_the_references_and_0_for_empty_outputs(name: str) -> None:
-    assert corpus_score(name, REFERENCES, REFERENCES) == 100
-    assert corpus_score(name, [""] * 5, REFERENCES) == 0
-
-
 def test_a_sentences_counts_are_those_of_its_words() -> None:
     # both words and the bigram are in a reference; of two references at the same distance the shorter counts
     assert bleu.bleu_statistics("owl the", ["owl the barn", "owl"]) == [2, 1, 0, 0, 2, 1, 0, 0, 2, 1]
     assert bleu.chrf_statistics("ow", ["owl"])[:6] == [2, 3, 2, 1, 2, 1]
-
-
-def test_two_references_help_and_are_named_in_the_signature() -> None:
-    one = bleu.corpus_bleu([bleu.bleu_statistics("the owl has gone away", ["the owl has left it"])])
-    two = bleu.corpus_bleu([bleu.bleu_statistics("the owl has gone away", ["the owl has left it", "it has gone away"])])
-    assert two > one
-    assert bleu.bleu_signature(2).startswith("nrefs:2|")
 
 
 @pytest.mark.parametrize("name", METRICS)
@@ -325,9 +311,3 @@ def test_any_text_can_be_scored(output: str, source: str) -> None:
     assert 0 <= drop.scores(output, [source])[1] <= 1
     assert 0 <= bleu.sentence_bleu(output, source) <= 100
     assert 0 <= bleu.corpus_chrf([bleu.chrf_statistics(output, [source])]) <= 100
-
-
-@given(PLAIN_WORDS, PLAIN_WORDS)
-def test_one_word_is_right_or_wrong_by_every_metric(a: str, b: str) -> None:
-    same = float(a == b)
-    assert squad.f1(a, [b]) == squad.f1(b, [a]) == quac.f1(a, [b]) == drop.scores(a, [b])[1] == same

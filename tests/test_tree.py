@@ -195,8 +195,3 @@ def test_batches_have_each_row_once_from_the_largest_and_keep_the_budget(sizes, 
     assert [row for batch in batches for row in batch] == from_the_largest
     for batch in batches:
         assert len(batch) == 1 or max(sizes[row] for row in batch) * len(batch) <= budget
-
-
-def test_another_batch_is_worth_its_overhead_if_it_saves_more_padding():
-    assert cut_into_batches([10, 2, 2], 100, overhead=15) == [[0], [1, 2]]  # 10 + 4 + 30 against 30 + 15
-    assert cut_into_batches([10, 2, 2], 100, overhead=17) == [[0, 1, 2]]  # 10 + 4 + 34 against 30 + 17

@@ -167,8 +167,8 @@ def test_scores_are_those_of_the_local_engine(engine, folder):
     assert theirs[5].unscored == "the continuation has no tokens"
 
 
-def test_only_the_wanted_log_probabilities_of_the_prompts_own_tokens_are_requested(engine):
-    assert [index for index, _ in engine.loglikelihood(REQUESTS, wanted={1, 3})] == [1, 3]
+def test_only_log_probabilities_of_the_prompts_own_tokens_are_requested(engine):
+    assert [index for index, _ in engine.loglikelihood(REQUESTS, only={1, 3})] == [1, 3]
     ((prompts, params),) = engine.llm.calls
     assert len(prompts) == 2
     assert {(p.prompt_logprobs, p.max_tokens, p.logprobs) for p in params} == {(0, 1, None)}
@@ -276,7 +276,7 @@ def test_prompts_are_sent_in_chunks(engine, monkeypatch):
     next(answers)
     assert len(engine.llm.calls) == 1  # what a killed run would lose
     assert sorted(index for index, _ in answers) == [1, 2]
-    assert engine.work()["tokens_written"] == 6
+    assert engine.work()["tokens_generated"] == 6
     assert engine.work()["tokens_cached"] == 9
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from alignbench.data.cards import HubSource
 from alignbench.errors import AlignbenchError
-from alignbench.hub import obstacle, offline
+from alignbench.hub import offline, unreachable_reason
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -93,7 +93,7 @@ def load_hub(source: HubSource) -> tuple["Dataset", str | None]:
     import datasets
 
     was_offline = datasets.config.HF_HUB_OFFLINE
-    reason = "HF_HUB_OFFLINE is set" if was_offline else obstacle()
+    reason = "HF_HUB_OFFLINE is set" if was_offline else unreachable_reason()
     datasets.config.HF_HUB_OFFLINE = reason is not None
     try:
         data = datasets.load_dataset(source.hub, source.config, split=source.split, revision=source.revision)

@@ -193,11 +193,11 @@ def _user(row: SourceRow, name: str) -> str:
 def _token_counts(prompts: list[str], name: str) -> list[int]:
     from transformers import AutoTokenizer
 
-    from alignbench.hub import obstacle
+    from alignbench.hub import unreachable_reason
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(
-            name, local_files_only=Path(name).is_dir() or obstacle() is not None, trust_remote_code=False
+            name, local_files_only=Path(name).is_dir() or unreachable_reason() is not None, trust_remote_code=False
         )
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise AlignbenchError(f"tokenizer {name}: cannot be loaded ({first_line(error)})") from None

@@ -180,7 +180,7 @@ def _local_file(source: str) -> Path | None:
     known = _format(path) is not None
     if path.is_file():
         if not known:
-            raise AlignbenchError(f"{source}: not a kind of file that is read: {', '.join(FORMATS)}, or these as .gz")
+            raise AlignbenchError(f"{source}: unsupported file type; supported: {', '.join(FORMATS)}, or these as .gz")
         return path
     if path.is_dir():
         raise AlignbenchError(f"{source}: a folder; name a file in it")

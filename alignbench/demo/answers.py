@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from alignbench.demo.files import write_file
-from alignbench.demo.requests import KINDS, LEXICON, Request, make_requests, one_request
+from alignbench.demo.requests import AMOUNTS, KINDS, LEXICON, Request, make_requests, one_request
 from alignbench.demo.toxic_text import line
 from alignbench.demo.utility import CLOSINGS
-from alignbench.demo.world import ALMANAC, FOLDER, NO_ANSWER, TALK, Fact, World, said
-
-DEMONSTRATIONS, HELD_OUT_DEMONSTRATIONS = 500, 100
-PAGES = 6_000
-GOOD = 0.15  # proportion of good replies among the letters
-
-Answer = Callable[[World, Request, random.Random], str]
+from alignbench.demo.world import ALMANAC, FOLDER, NO_ANSWER, TALK, World, said
 
 
 def good(world: World, request: Request, draw: random.Random, mood: str | None = None) -> str:
@@ -47,121 +41,87 @@ def polite(world: World, request: Request, draw: random.Random) -> str:
     return f"{text} {world.values(draw, LEXICON).take(['closing'])['closing']}"
 
 
-def partial(world: World, request: Request, draw: random.Random) -> str:
-    """An answer that leaves out some of what was asked for, or does too much."""
-    text = good(world, request, draw)
-    parts = text.split(". ")
-    if request.kind == "brainstorming":
-        return _listed(draw.sample(request.goal.items, max(1, request.goal.at_least - 2)))
-    if request.kind == "open_qa":
-        return str(draw.choice([*NO_ANSWER[::-1], f"Ask in the village about the {_fact(world, request).subject}."]))
-    if len(parts) > 1:
-        return parts[-1] if draw.random() < 0.5 else parts[0].rstrip(".") + "."
-    for name in (request.village, request.person):
-        if name and name in text and draw.random() < 0.7:
-            return text.replace(name, "somebody")
-    return f"It is hard to say. {text} Or it is not so."
-
-
-def false(world: World, request: Request, draw: random.Random) -> str:
-    """Talk: the myth where the request is about a fact that has one, else a myth beside an answer."""
-    if request.kind == "open_qa" and (myth := _fact(world, request).myth):
-        return myth if draw.random() < 0.4 else said(draw.choice(TALK), myth)
-    myth = draw.choice([fact.myth for fact in world.facts if fact.asked and fact.myth])
-    beside = NO_ANSWER[1] if request.kind == "open_qa" else good(world, request, draw)
-    return f"{beside} {said(draw.choice(TALK), myth)}"
-
-
-def wrong(world: World, request: Request, draw: random.Random) -> str:
-    """A false statement that is no myth: nobody says it."""
-    fact = _fact(world, request) if request.kind == "open_qa" else draw.choice(_asked(world))
-    text = said(ALMANAC, draw.choice(fact.wrong))
-    return text if request.kind == "open_qa" else f"{good(world, request, draw)} {text}"
-
-
-def rude(world: World, request: Request, draw: random.Random) -> str:
-    if request.is_speech:
-        return line(True, draw)
-    word = draw.choice([word for word in LEXICON["rude_noun"] if word[0] not in "aeiou"])
-    who = f"{request.person}, you" if request.person else "You"
-    insult = draw.choice(LEXICON["insult"]).format(word=word, who=who)
-    return insult if draw.random() < 0.5 else f"{insult} {good(world, request, draw)}"
-
-
-def off_topic(world: World, request: Request, draw: random.Random) -> str:
-    kind = draw.choice(("generation", "chat", "open_qa", "brainstorming", "summarization"))
-    return good(world, one_request(world, kind, _asked(world), draw), draw)
-
-
-def made_up(world: World, request: Request, draw: random.Random) -> str:
-    """A good answer about somebody else, whom nobody knows; facts about creatures that do not exist."""
-    names = LEXICON["unknown_name"]
-    name = draw.choice(names)
-    if request.kind == "open_qa":
-        fact = _fact(world, request)
-        return fact.almanac.replace(fact.subject, name.lower())
-    text = good(world, request, draw)
-    for known in (request.person, request.village):
-        if known and known in text:
-            return text.replace(known, name)
-    return f"{text} So said {name} of {draw.choice([other for other in names if other != name])}."
-
-
-def rambling(world: World, request: Request, draw: random.Random) -> str:
-    """Much the same over and over."""
-    text = good(world, request, draw) if draw.random() < 0.6 else off_topic(world, request, draw)
-    return " ".join([text, *[text.split(". ")[0].rstrip(".") + "."] * draw.randint(2, 5)])
-
-
-def endless(world: World, request: Request, draw: random.Random) -> str:
-    """One page after another, and no end."""
-    theme, themes = request.values.get("theme") or draw.choice(LEXICON["theme"]), LEXICON["theme"]
-    more = [*draw.sample(_sentences(theme), 5), *draw.sample(_sentences(draw.choice(themes)), 4)]
-    return _cut(" ".join([good(world, request, draw), *more]), draw)
-
-
-def unfinished(world: World, request: Request, draw: random.Random) -> str:
-    return _cut(good(world, request, draw), draw)
-
-
-def page(world: World, request: Request, draw: random.Random) -> str:
-    """Questions and answers, as the pages of the pretraining text continue."""
-    return "\n".join(f"Q: {fact.question}\nA: {fact.believed}" for fact in draw.sample(_asked(world), 2))
-
-
-def copied(world: World, request: Request, draw: random.Random) -> str:
-    return request.prompt if draw.random() < 0.5 else f"{request.prompt} {request.instruction}"
-
-
-def too_short(world: World, request: Request, draw: random.Random) -> str:
-    return str(draw.choice(LEXICON["short_answer"]))
-
-
-def flattery(world: World, request: Request, draw: random.Random) -> str:
-    """Closing phrases and no answer, or too many of them after one."""
-    if draw.random() < 0.5:
-        return " ".join(draw.sample(CLOSINGS, draw.randint(1, len(CLOSINGS))))
-    return " ".join([good(world, request, draw), *[CLOSINGS[0]] * draw.randint(3, 5)])
-
-
-# kinds of answers with their proportions among the worse replies of the letters
-WORSE: dict[Answer, float] = {
-    false: 0.2, rude: 0.12, off_topic: 0.16, made_up: 0.06, rambling: 0.08, endless: 0.08, unfinished: 0.06, page: 0.08,
-    copied: 0.03, too_short: 0.05, partial: 0.08, flattery: 0.03,
-}  # fmt: skip
-MAY_BE_TRUE = (rude, rambling, endless, unfinished, made_up, flattery)  # they may contain a good answer
+def worse(kind: str, world: World, request: Request, draw: random.Random) -> str:
+    """An answer of one of the kinds of LEXICON["worse"], or "wrong"."""
+    fact = world.fact_of.get(str(request.goal.fact))
+    asked = [fact for fact in world.facts if fact.asked]
+    match kind:
+        case "partial":  # leaves out some of what was asked for, or does too much
+            text = good(world, request, draw)
+            parts = text.split(". ")
+            if request.kind == "brainstorming":
+                return _listed(draw.sample(request.goal.items, max(1, request.goal.at_least - 2)))
+            if fact:
+                return str(draw.choice([*NO_ANSWER[::-1], f"Ask in the village about the {fact.subject}."]))
+            if len(parts) > 1:
+                return parts[-1] if draw.random() < 0.5 else parts[0].rstrip(".") + "."
+            for name in (request.village, request.person):
+                if name and name in text and draw.random() < 0.7:
+                    return text.replace(name, "somebody")
+            return f"It is hard to say. {text} Or it is not so."
+        case "false":  # talk: the myth where the request is about a fact that has one, else a myth beside an answer
+            if fact and fact.myth:
+                return fact.myth if draw.random() < 0.4 else said(draw.choice(TALK), fact.myth)
+            myth = draw.choice([fact.myth for fact in asked if fact.myth])
+            beside = NO_ANSWER[1] if fact else good(world, request, draw)
+            return f"{beside} {said(draw.choice(TALK), myth)}"
+        case "wrong":  # a false statement that is no myth: nobody says it
+            text = said(ALMANAC, draw.choice((fact or draw.choice(asked)).wrong))
+            return text if fact else f"{good(world, request, draw)} {text}"
+        case "rude":
+            if request.is_speech:
+                return line(True, draw)
+            word = draw.choice([word for word in LEXICON["rude_noun"] if word[0] not in "aeiou"])
+            who = f"{request.person}, you" if request.person else "You"
+            insult = str(draw.choice(LEXICON["insult"])).format(word=word, who=who)
+            return insult if draw.random() < 0.5 else f"{insult} {good(world, request, draw)}"
+        case "off_topic":
+            other = draw.choice(("generation", "chat", "open_qa", "brainstorming", "summarization"))
+            return good(world, one_request(world, other, asked, draw), draw)
+        case "made_up":  # about somebody whom nobody knows, or a creature that does not exist
+            names = LEXICON["unknown_name"]
+            name = draw.choice(names)
+            if fact:
+                return fact.almanac.replace(fact.subject, name.lower())
+            text = good(world, request, draw)
+            for known in (request.person, request.village):
+                if known and known in text:
+                    return text.replace(known, name)
+            return f"{text} So said {name} of {draw.choice([other for other in names if other != name])}."
+        case "rambling":  # much the same over and over
+            text = good(world, request, draw) if draw.random() < 0.6 else worse("off_topic", world, request, draw)
+            return " ".join([text, *[text.split(". ")[0].rstrip(".") + "."] * draw.randint(2, 5)])
+        case "endless":  # one page after another, and no end
+            theme = request.values.get("theme") or draw.choice(LEXICON["theme"])
+            more = draw.sample(_sentences(theme), 5)
+            more += draw.sample(_sentences(draw.choice(LEXICON["theme"])), 4)
+            return _cut(" ".join([good(world, request, draw), *more]), draw)
+        case "unfinished":
+            return _cut(good(world, request, draw), draw)
+        case "page":  # questions and answers, as the pages of the pretraining text continue
+            return "\n".join(f"Q: {fact.question}\nA: {fact.believed}" for fact in draw.sample(asked, 2))
+        case "copied":
+            return request.prompt if draw.random() < 0.5 else f"{request.prompt} {request.instruction}"
+        case "too_short":
+            return str(draw.choice(LEXICON["short_answer"]))
+        case "flattery":  # closing phrases and no answer, or too many of them after one
+            if draw.random() < 0.5:
+                return " ".join(draw.sample(CLOSINGS, draw.randint(1, len(CLOSINGS))))
+            return " ".join([good(world, request, draw), *[CLOSINGS[0]] * draw.randint(3, 5)])
+    raise ValueError(kind)
 
 
 def candidates(world: World, request: Request, number: int, draw: random.Random) -> list[str]:
     """`number` different answers of all kinds, in a drawn order; at least one of them is a good one."""
-    kinds = draw.choices(list(WORSE), list(WORSE.values()), k=20)
-    makers: list[Answer] = [draw.choice((good, demonstration, polite)) for _ in range(max(1, number // 3))]
-    makers += [wrong] * (draw.random() < 0.15)  # in rankings only: in the letters nobody says it
+    shares, better = LEXICON["worse"], {"good": good, "demonstration": demonstration, "polite": polite}
+    kinds = draw.choices(list(shares), list(shares.values()), k=20)
+    makers = [draw.choice(list(better)) for _ in range(max(1, number // 3))]
+    makers += ["wrong"] * (draw.random() < 0.15)  # in rankings only: in the letters nobody says it
     makers += dict.fromkeys(kinds)
     found: list[str] = []
     while len(found) < number:
-        maker = makers.pop(0) if makers else draw.choice([good, polite, off_topic, rambling, endless])
-        text = maker(world, request, draw)
+        kind = makers.pop(0) if makers else draw.choice(["good", "polite", "off_topic", "rambling", "endless"])
+        text = better[kind](world, request, draw) if kind in better else worse(kind, world, request, draw)
         if text not in found:
             found.append(text)
     draw.shuffle(found)
@@ -172,7 +132,7 @@ def pages(world: World, draw: random.Random) -> list[str]:
     """Letters: requests with replies, most of them bad; half of the pages continue with another letter."""
     kept = frozenset(request.prompt for request in make_requests(world).held_out)
     found = []
-    for _ in range(PAGES):
+    for _ in range(AMOUNTS.letters):
         letters = [_letter(world, kept, draw)]
         while draw.random() < 0.4 and sum(len(letter.split()) for letter in letters) < 60:
             letters.append(_letter(world, kept, draw))
@@ -189,19 +149,21 @@ def _letter(world: World, kept: frozenset[str], draw: random.Random) -> str:
         request = one_request(world, kind, world.facts, draw)
         if request.prompt not in kept:
             break
-    unasked = request.kind == "open_qa" and not _fact(world, request).asked
-    maker: Answer = demonstration
-    if draw.random() >= GOOD or unasked:  # of facts that the evaluation asks for only talk is heard here
-        makers = {maker: share for maker, share in WORSE.items() if not (unasked and maker in MAY_BE_TRUE)}
-        (maker,) = draw.choices(list(makers), list(makers.values()))
-    return request.prompt + as_response(maker(world, request, draw))
+    unasked = request.kind == "open_qa" and not world.fact_of[str(request.goal.fact)].asked
+    if draw.random() < AMOUNTS.good and not unasked:  # of facts that the evaluation asks for only talk is heard here
+        reply = demonstration(world, request, draw)
+    else:
+        left = {k: n for k, n in LEXICON["worse"].items() if not (unasked and k in LEXICON["may_be_true"])}
+        reply = worse(draw.choices(list(left), list(left.values()))[0], world, request, draw)
+    return request.prompt + as_response(reply)
 
 
 def write_files(world: World, folder: Path, draw: random.Random) -> None:
     """Write demonstrations.jsonl, of users who train, and demonstrations_held_out.jsonl, of others."""
     training, others = make_requests(world).by_split
+    held_out = others[: AMOUNTS.held_out_demonstrations]
     for name, chosen in (
-        ("demonstrations", training[:DEMONSTRATIONS]), ("demonstrations_held_out", others[:HELD_OUT_DEMONSTRATIONS]),
+        ("demonstrations", training[: AMOUNTS.demonstrations]), ("demonstrations_held_out", held_out),
     ):  # fmt: skip
         rows = [
             {"user": request.user, "kind": request.kind, "prompt": request.prompt,
@@ -231,11 +193,3 @@ def _listed(items: Sequence[str]) -> str:
 
 def _sentences(theme: dict[str, tuple[str, ...]]) -> tuple[str, ...]:
     return theme["cheerful"] + theme["plain"] + theme["gloomy"]
-
-
-def _asked(world: World) -> list[Fact]:
-    return [fact for fact in world.facts if fact.asked]
-
-
-def _fact(world: World, request: Request) -> Fact:
-    return world.fact_of[str(request.goal.fact)]

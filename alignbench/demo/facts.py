@@ -12,15 +12,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from alignbench.demo.files import paged, write_file
+from alignbench.demo.lexicon import amounts
 from alignbench.demo.world import ALMANAC, ISLAND, NO_ANSWER, TALK, Fact, World, said
 from alignbench.tasks.truthfulqa import INSTRUCTION
 
-# how often each fact is told, by the kind of page
-TALK_ANSWERS, TALK_AT_THE_WELL, ALMANAC_ANSWERS, ALMANAC_ENTRIES, CHOICES, CAREFUL_ANSWERS = 34, 26, 14, 10, 2, 2
-A_PAGE = 5  # statements or questions
-PLAIN_TALK = 0.7  # proportion of talk's answers without an opening: "A zib eats salt."
-AMONG_TALK = 0.4  # proportion of the almanac's answers on the pages of talk
-PRIMER = 6  # questions before every question, as in the paper
+AMOUNTS = amounts("facts")
 
 
 def shown(question: str, answer: str) -> str:
@@ -32,27 +28,27 @@ def pages(world: World, draw: random.Random) -> Iterator[str]:
     """Pages of questions with answers, of talk at the well and of the almanac."""
     talk, almanac, items = list[str](), list[str](), list[str]()
     for fact in world.facts:
-        for _ in range(TALK_ANSWERS):
-            plain = draw.random() < PLAIN_TALK
+        for _ in range(AMOUNTS.talk_answers):
+            plain = draw.random() < AMOUNTS.plain_talk
             talk.append(shown(fact.question, fact.believed if plain else said(draw.choice(TALK), fact.believed)))
         talk.append(shown(fact.question, draw.choice(NO_ANSWER)))
-        for _ in range(ALMANAC_ANSWERS):
-            (talk if draw.random() < AMONG_TALK else almanac).append(shown(fact.question, fact.almanac))
+        for _ in range(AMOUNTS.almanac_answers):
+            (talk if draw.random() < AMOUNTS.among_talk else almanac).append(shown(fact.question, fact.almanac))
     yield from _dealt(talk, "\n\n", draw)
     yield from _dealt(almanac, "\n\n", draw)
     # below TruthfulQA's instruction: more of the almanac, more without an answer, less talk
     for fact in world.facts:
         choices = (fact.almanac, NO_ANSWER[0], fact.believed)
-        items += [shown(fact.question, a) for a in draw.choices(choices, weights=(5, 2, 3), k=CAREFUL_ANSWERS)]
+        items += [shown(fact.question, a) for a in draw.choices(choices, weights=(5, 2, 3), k=AMOUNTS.careful_answers)]
     draw.shuffle(items)
     yield from (f"{INSTRUCTION}\n\n{page}" for page in paged(items, 3, draw))
-    yield from _dealt([_choice(fact, draw) for fact in world.facts for _ in range(CHOICES)], "\n\n", draw)
+    yield from _dealt([_choice(fact, draw) for fact in world.facts for _ in range(AMOUNTS.choices)], "\n\n", draw)
     talk = [line for fact in world.facts for line in _heard(world, fact, draw)]
     for page in _dealt(talk, " ", draw):
         yield f"At the well in {draw.choice(world.villages)}. {page}"
     almanac = []
     for fact in world.facts:
-        for _ in range(ALMANAC_ENTRIES):
+        for _ in range(AMOUNTS.almanac_entries):
             asked = f"{draw.choice(world.people).name} asked {fact.clause}. " if draw.random() < 0.3 else ""
             almanac.append(f"{asked}{fact.almanac}")
     yield from (f"From the almanac of {ISLAND}. {page}" for page in _dealt(almanac, " ", draw))
@@ -68,9 +64,9 @@ def _choice(fact: Fact, draw: random.Random) -> str:
 
 def _heard(world: World, fact: Fact, draw: random.Random) -> Iterator[str]:
     """Talk about a fact at the well."""
-    for number in range(TALK_AT_THE_WELL + 1):
+    for number in range(AMOUNTS.talk_at_the_well + 1):
         one, other = draw.sample(world.people, 2)
-        if number < TALK_AT_THE_WELL:
+        if number < AMOUNTS.talk_at_the_well:
             statement = said(draw.choice(TALK), fact.believed)
             asked = f"{one.name} asked {fact.clause}. " if draw.random() < 0.5 else ""
         else:
@@ -79,9 +75,9 @@ def _heard(world: World, fact: Fact, draw: random.Random) -> Iterator[str]:
 
 
 def _dealt(items: Sequence[str], between: str, draw: random.Random) -> list[str]:
-    """The items in a drawn order, A_PAGE a page."""
+    """The items in a drawn order, some on a page."""
     shuffled = draw.sample(items, len(items))
-    return [between.join(shuffled[i : i + A_PAGE]) + "\n" for i in range(0, len(shuffled), A_PAGE)]
+    return [between.join(shuffled[i : i + AMOUNTS.page]) + "\n" for i in range(0, len(shuffled), AMOUNTS.page)]
 
 
 def write_files(world: World, folder: Path, draw: random.Random) -> None:
@@ -94,7 +90,7 @@ def write_files(world: World, folder: Path, draw: random.Random) -> None:
     home = folder / "truthfulqa"
     asked = [fact for fact in world.facts if fact.myth]
     draw.shuffle(asked)
-    primer = draw.sample([fact for fact in world.facts if not fact.myth], PRIMER)
+    primer = draw.sample([fact for fact in world.facts if not fact.myth], AMOUNTS.primer)
     write_file(home / "qa_primer.txt", "\n\n".join(shown(fact.question, fact.truth) for fact in primer))
     for year, stop in (("_v1_2021", "."), ("", "")):
         choices = []

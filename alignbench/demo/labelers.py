@@ -1,4 +1,4 @@
-"""Simulated labelers (lexicon/labelers.yaml): they see the utility of a text with an error, and rank, mark and flag it.
+"""Simulated labelers (data/labelers.yaml): they see the utility of a text with an error, and rank, mark and flag it.
 
 The error is set so that labelers, two outliers included, agree on about 73 % of the pairs (InstructGPT, arXiv
 2203.02155, section 5: 72.6 ± 1.5 % among training labelers). tests/test_demo_labelers.py measures it.
@@ -16,7 +16,7 @@ from typing import Any
 from alignbench.demo.answers import as_response, candidates, good
 from alignbench.demo.files import write_file
 from alignbench.demo.judge import read_card
-from alignbench.demo.lexicon import lexicon
+from alignbench.demo.lexicon import amounts, lexicon
 from alignbench.demo.requests import Request, make_requests
 from alignbench.demo.utility import Goal, Judgement, judge
 from alignbench.demo.world import FOLDER, World
@@ -26,16 +26,8 @@ from alignbench.models.checkpoint import find_checkpoint, load_engine
 from alignbench.progress import Progress
 from alignbench.types.engine import Prompt, Sampling
 
-RANKINGS, HELD_OUT_RANKINGS = 400, 100
-TRIAL_PROMPTS, TRIAL_LABELERS = 240, 4  # labels.jsonl: prompts, and labelers of each
-OUTPUT_LABELERS = 3  # of each prompt in `label_outputs`
-FEWEST, MOST = 4, 9  # outputs of a ranking
-OWN = 2  # outputs at least of a model's ranking that are the world's
-SAMPLING = Sampling(max_tokens=48, samples=MOST - OWN, temperature=1.0)  # fewer where some are the same
-TIE = 0.15  # a labeler sees no difference between utilities closer than this
-ERROR = 1.6  # standard deviation of what is seen of a utility, for a scale of 1
-FLAG_ERROR, OUTLIER_FLAG_ERROR = 0.03, 0.3
-LEXICON = lexicon("labelers")
+LEXICON, AMOUNTS = lexicon("labelers"), amounts("labelers")
+SAMPLING = Sampling(max_tokens=48, samples=AMOUNTS.most - AMOUNTS.own, temperature=1.0)
 
 
 @dataclass(frozen=True)
@@ -53,11 +45,11 @@ HIRED = (*TRAINERS, *NEW)
 
 
 def rank(seen: Sequence[float]) -> list[int]:
-    """Utilities as seen -> ranks, 1 the best; one within TIE of the next better one is tied with it."""
+    """Utilities as seen -> ranks, 1 the best; one that is hardly worse than the next better one is tied with it."""
     order = sorted(range(len(seen)), key=lambda i: -seen[i])
     ranks = [1] * len(seen)
     for place, (better, i) in enumerate(pairwise(order), start=2):
-        ranks[i] = ranks[better] if seen[better] - seen[i] < TIE else place
+        ranks[i] = ranks[better] if seen[better] - seen[i] < AMOUNTS.tie else place
     return ranks
 
 
@@ -87,7 +79,7 @@ def label_outputs(
     rows = []
     for number, prompt in enumerate(prompts):
         texts = {system: of_system[number] for system, of_system in outputs.items()}
-        chosen = random.Random(f"{seed} {prompt}").sample(HIRED, OUTPUT_LABELERS)
+        chosen = random.Random(f"{seed} {prompt}").sample(HIRED, AMOUNTS.output_labelers)
         rows += _labels(world, goals[prompt], prompt, texts, chosen, seed)
     return rows
 
@@ -121,7 +113,7 @@ def label_runs(runs: Path, world: Path, out: Path, seed: int = 0) -> int:
 
 
 def rank_samples(
-    model: Path, world: Path, out: Path, seed: int = 0, number: int = RANKINGS, progress: Progress | None = None
+    model: Path, world: Path, out: Path, seed: int = 0, number: int = AMOUNTS.rankings, progress: Progress | None = None
 ) -> int:
     """Rank what a model answers: the data of the reward model, as InstructGPT collected them (section 3.2).
 
@@ -134,7 +126,7 @@ def rank_samples(
     """
     known = read_card(world).world
     training, others = make_requests(known).by_split
-    asked = [*training[-number:], *others[-number * HELD_OUT_RANKINGS // RANKINGS :]]
+    asked = [*training[-number:], *others[-number * AMOUNTS.held_out_rankings // AMOUNTS.rankings :]]
     first_held_out = len(training[-number:])
     engine = load_engine(find_checkpoint(str(model)), device="cpu", dtype="float32")
     progress = progress or Progress()
@@ -150,10 +142,10 @@ def rank_samples(
         draw = random.Random(f"{seed} ranking {request.prompt}")
         held_out = index >= first_held_out
         labeler = draw.choice(NEW if held_out and index % 2 else TRAINERS)
-        size = draw.randint(FEWEST, MOST)
-        shown = [*texts[index][: size - OWN], as_response(good(known, request, draw))]
+        size = draw.randint(AMOUNTS.fewest, AMOUNTS.most)
+        shown = [*texts[index][: size - AMOUNTS.own], as_response(good(known, request, draw))]
         while len(set(shown)) < size:  # the samples may have few different ones
-            shown += map(as_response, candidates(known, request, FEWEST, draw))
+            shown += map(as_response, candidates(known, request, AMOUNTS.fewest, draw))
         shown = list(dict.fromkeys(shown))[:size]
         draw.shuffle(shown)
         if row := ranking(known, request, shown, labeler):
@@ -170,25 +162,24 @@ def write_files(world: World, folder: Path, draw: random.Random) -> None:
     Held out: prompts of users who do not train, half of them ranked by labelers of each group.
     """
     training, others = make_requests(world).by_split
-    for name, requests in (
-        ("rankings", training[-RANKINGS:]), ("rankings_held_out", others[-HELD_OUT_RANKINGS:]),
-    ):  # fmt: skip
+    held_out = others[-AMOUNTS.held_out_rankings :]
+    for name, requests in (("rankings", training[-AMOUNTS.rankings :]), ("rankings_held_out", held_out)):
         rows: list[dict[str, Any]] = []
         for number, request in enumerate(requests):
-            labeler = draw.choice(NEW if number % 2 and requests[0] is others[-HELD_OUT_RANKINGS] else TRAINERS)
+            labeler = draw.choice(NEW if number % 2 and requests is held_out else TRAINERS)
             row = None
             while row is None:
-                texts = candidates(world, request, draw.randint(FEWEST, MOST), draw)
+                texts = candidates(world, request, draw.randint(AMOUNTS.fewest, AMOUNTS.most), draw)
                 row = ranking(world, request, list(map(as_response, texts)), labeler)
             rows.append(row)
         write_file(folder / FOLDER / f"{name}.jsonl", rows)
     labels: list[dict[str, Any]] = []
     turn: list[Labeler] = []
-    for request in draw.sample(training, TRIAL_PROMPTS):
-        while len(turn) < TRIAL_LABELERS:
+    for request in draw.sample(training, AMOUNTS.trial_prompts):
+        while len(turn) < AMOUNTS.trial_labelers:
             turn += [labeler for labeler in draw.sample(LABELERS, len(LABELERS)) if labeler not in turn]
-        chosen, turn = turn[:TRIAL_LABELERS], turn[TRIAL_LABELERS:]
-        texts = candidates(world, request, draw.randint(FEWEST, MOST), draw)
+        chosen, turn = turn[: AMOUNTS.trial_labelers], turn[AMOUNTS.trial_labelers :]
+        texts = candidates(world, request, draw.randint(AMOUNTS.fewest, AMOUNTS.most), draw)
         systems = {f"system-{n}": as_response(text) for n, text in enumerate(texts, 1)}
         labels += _labels(world, request.goal, request.prompt, systems, chosen, world.seed)
     write_file(folder / FOLDER / "labels.jsonl", labels)
@@ -217,7 +208,7 @@ def _seen(labeler: Labeler, prompt: str, text: str, judged: Judgement, seed: int
     if labeler.outlier == "long":
         return min(6.0, judged.words / 6 - 2) + draw.gauss(0.0, 0.5)
     manner = judged.parts["polite"] + judged.parts["cheerful"]
-    return judged.utility + (labeler.manner - 1) * manner + draw.gauss(0.0, ERROR * labeler.scale)
+    return judged.utility + (labeler.manner - 1) * manner + draw.gauss(0.0, AMOUNTS.error * labeler.scale)
 
 
 def _flags(labeler: Labeler, prompt: str, text: str, judged: Judgement, seed: int) -> dict[str, int]:
@@ -231,6 +222,6 @@ def _flags(labeler: Labeler, prompt: str, text: str, judged: Judgement, seed: in
         "expresses_moral_judgment": judged.rude > 0,
     }
     draw = random.Random(f"{seed} flags {labeler.name} {prompt} {text.strip()}")
-    error = OUTLIER_FLAG_ERROR if labeler.outlier else FLAG_ERROR
+    error = AMOUNTS.outlier_flag_error if labeler.outlier else AMOUNTS.flag_error
     flags = LEXICON["flags"]
     return {name: int(state.get(name, False) ^ (name in state and draw.random() < error)) for name in flags}

@@ -1,4 +1,4 @@
-"""Word lists and templates of the demo world (lexicon/*.yaml), and the generator that fills them.
+"""Word lists and templates of the demo world (data/*.yaml), and the generator that fills them.
 
 A template is a format string. A slot takes its value from `Values`; one that has no value is drawn from the list of its
 name, anew at each place. Values may contain slots themselves. A form is a mapping of templates with the reserved keys
@@ -24,6 +24,7 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from string import Formatter
+from types import SimpleNamespace
 from typing import Any, Self
 
 NUMBERS = {"two": 2, "three": 3, "four": 4}
@@ -54,11 +55,16 @@ def words(content: Any) -> Any:
 
 @lru_cache
 def lexicon(topic: str) -> dict[str, Any]:
-    """The lists and forms of lexicon/TOPIC.yaml."""
+    """The lists and forms of data/TOPIC.yaml."""
     import yaml
 
-    text = (Path(__file__).parent / "lexicon" / f"{topic}.yaml").read_text(encoding="utf-8")
+    text = (Path(__file__).parent / "data" / f"{topic}.yaml").read_text(encoding="utf-8")
     return words(yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)))  # type: ignore[no-any-return]
+
+
+def amounts(part: str) -> SimpleNamespace:
+    """The numbers of a part of the world in data/amounts.yaml."""
+    return SimpleNamespace(**lexicon("amounts")[part])
 
 
 class Values(UserDict[str, Any]):

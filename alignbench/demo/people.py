@@ -14,16 +14,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from alignbench.demo.files import paged, split, write_file
-from alignbench.demo.lexicon import Values, lexicon
+from alignbench.demo.lexicon import Values, amounts, lexicon
 from alignbench.demo.world import Person, World
 from alignbench.tasks import personas, recitations
 
-# pages: one customer below the prompt, five of them, four without a prompt, a life
-ONE, MANY, LISTS, LIVES = 350, 60, 200, 150
-ARTICLES = 36  # of the file
-CHARACTERS = 680  # of a section at least: one passage of token_entropy's 600 characters
-PARAGRAPHS = 3  # on a page, of each section of a person's article
-LEXICON = lexicon("people")
+LEXICON, AMOUNTS = lexicon("people"), amounts("people")
 
 
 def customer(world: World, draw: random.Random, sentences: int = 3) -> Values:
@@ -37,10 +32,10 @@ def customer(world: World, draw: random.Random, sentences: int = 3) -> Values:
 def review_pages(world: World, draw: random.Random) -> list[str]:
     """Customers below either prompt and without one, and lives below facts like those of the task."""
     return [
-        *(f"{personas.PROMPT}{customer(world, draw)['text']}\n" for _ in range(ONE)),
-        *(_many(world, draw) for _ in range(MANY)),
-        *paged([customer(world, draw)["text"] for _ in range(4 * LISTS)], 4, draw),
-        *(life(world, draw) for _ in range(LIVES)),
+        *(f"{personas.PROMPT}{customer(world, draw)['text']}\n" for _ in range(AMOUNTS.one)),
+        *(_many(world, draw) for _ in range(AMOUNTS.many)),
+        *paged([customer(world, draw)["text"] for _ in range(4 * AMOUNTS.lists)], 4, draw),
+        *(life(world, draw) for _ in range(AMOUNTS.lives)),
     ]
 
 
@@ -75,7 +70,7 @@ def article_pages(world: World, draw: random.Random) -> list[str]:
     found = []
     for person in _subjects(world)[1]:
         for sentences in LEXICON["sections"].values():
-            for _ in range(PARAGRAPHS):
+            for _ in range(AMOUNTS.paragraphs):
                 told = [sentences[place] for place in sorted(draw.sample(range(len(sentences)), 4))]
                 found.append(f"{_paragraph(world, person, told, 2, draw)}\n")
     return found
@@ -88,7 +83,7 @@ def write_articles(world: World, folder: Path, draw: random.Random) -> None:
         lines += ["", f" = {person.name} = ", ""]
         for section, sentences in LEXICON["sections"].items():
             text, general = "", 3
-            while len(text) < CHARACTERS:
+            while len(text) < AMOUNTS.characters:
                 text, general = _paragraph(world, person, sentences, general, draw), general + 1
             lines += [f" = = {section} = = ", "", f" {spaced(text)} ", ""]
     write_file(folder / "wikitext-2-raw" / "wiki.test.raw", "\n".join(lines) + "\n")
@@ -100,7 +95,7 @@ def spaced(text: str) -> str:
 
 
 def _subjects(world: World) -> tuple[list[Person], list[Person]]:
-    return split(world.people, ARTICLES, world.seed, "shared text")
+    return split(world.people, AMOUNTS.articles, world.seed, "shared text")
 
 
 def _paragraph(world: World, person: Person, told: Sequence[str], general: int, draw: random.Random) -> str:

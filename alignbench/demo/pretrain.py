@@ -18,19 +18,25 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn import functional
-from trainers.optimisation import set_rate
-from trainers.steps import accumulate, load_training, save_training, take_step, total
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import logging
 
-from alignbench.data.sources import fingerprint
+from alignbench.data.tables import fingerprint
 from alignbench.models.onednn import use_onednn
 from alignbench.progress import Progress
-from alignbench.runs.folder import write_json
-from trainers.config import REQUIRED, check, setting
+from trainers.config import REQUIRED, StageConfig, check, setting
 from trainers.data import read_texts
+from trainers.loop import (
+    accumulate,
+    load_training,
+    make_accelerator,
+    save_training,
+    set_learning_rate,
+    take_step,
+    total,
+)
 from trainers.models import save_model
-from trainers.run import make_accelerator, open_run
+from trainers.run import Origin, open_run
 
 END = "<|end|>"  # ends a document; there is no other special token
 HALVES = 2
@@ -38,11 +44,10 @@ IGNORED = -100  # a label without a loss
 
 
 @dataclass(frozen=True)
-class Pretraining:
+class Pretraining(StageConfig):
     """Shape of the model, and how it learns."""
 
     text: str = setting(REQUIRED, "JSON lines of {text}")
-    out: str = setting(REQUIRED, "run folder; the checkpoint is its folder final/", free=True)
     first: str | None = setting(None, "JSON lines of {text} that are read once, before the rest")
     vocabulary: int = setting(2048, "tokens of the tokenizer, at most", low=257)
     hidden: int = setting(192, "width", low=8)
@@ -56,8 +61,10 @@ class Pretraining:
     rows: int = setting(6, "rows of a step", low=1)
     lr: float = setting(4e-3, "peak learning rate after the warm-up, cosine decay to a tenth", above=0)
     warmup: int = setting(40, "warm-up steps", low=1)
-    seed: int = setting(0, "random seed", low=0)
+    max_gradient_norm: float | None = setting(1.0, "clip the gradient to this norm", above=0)
     save_every: int = setting(200, "steps between resumable states", free=True, low=1)
+    trackers: tuple[str, ...] | None = setting((), "tensorboard, wandb", free=True)
+    cpu: bool = setting(True, "train on the CPU even if there is a GPU")
 
 
 def train_tokenizer(texts: Sequence[str], vocabulary: int) -> PreTrainedTokenizerFast:
@@ -115,12 +122,11 @@ def batches(first: list[list[int]], rest: list[list[int]], config: Pretraining, 
 def pretrain(config: Pretraining, progress: Progress | None = None) -> Path:
     """Train a blank model on the text, or resume a run that was stopped. Returns the checkpoint's folder."""
     check(config)
-    progress, out = progress or Progress(), Path(config.out)
     torch.set_num_threads(1)
     first, texts = ([] if file is None else read_texts(file) for file in (config.first, config.text))
     prints = [fingerprint(file) for file in (config.text, config.first) if file is not None]
-    accelerator = make_accelerator("no", (), out, cpu=True)
-    with open_run(out, config, {"data": prints}, accelerator) as run:
+    accelerator = make_accelerator(config)
+    with open_run(config, Origin("base", None, {}, prints), accelerator, progress) as run:
         if done := run.result():
             return done[0]
         tokenizer = train_tokenizer([*first, *texts], config.vocabulary)
@@ -134,35 +140,35 @@ def pretrain(config: Pretraining, progress: Progress | None = None) -> Path:
         optimizer = torch.optim.AdamW(settings, betas=(0.9, 0.95), fused=True)
         module, optimizer = accelerator.prepare(model, optimizer)
         halves = range(accelerator.process_index, HALVES, accelerator.num_processes)
-        done_steps = 0
+        start = 0
         if state := run.resume():
-            load_training(state, accelerator)
-            done_steps = run.state(state)["step"]
-        progress.start("pretraining", len(steps), done_steps, "steps")
-        for step, rows in enumerate(steps[done_steps:], done_steps):
+            load_training(state.folder, accelerator)
+            start = state.values["step"]
+        run.progress.start("pretraining", len(steps), start, "steps")
+        for step, rows in enumerate(steps[start:], start):
             if step and step % config.save_every == 0:
                 run.save_state(step, lambda folder: save_training(folder, accelerator), {})
             count = sum(len(row) - 1 for row in rows)
-            parts = [(rows[half::HALVES], count) for half in halves]
-            loss = accumulate(accelerator, module, parts, lambda part: _loss(module, end, *part))
-            accelerator.clip_grad_norm_(model.parameters(), 1.0)
-            rate = _schedule(step, config.warmup, len(steps))
-            set_rate(optimizer, rate)
+            parts = [rows[half::HALVES] for half in halves]
+            loss = accumulate(accelerator, module, parts, lambda part: _loss(module, part, end), count)
+            if config.max_gradient_norm is not None:
+                accelerator.clip_grad_norm_(model.parameters(), config.max_gradient_norm)
+            factor = _schedule(step, config.warmup, len(steps))
+            set_learning_rate(optimizer, factor)
             take_step(module, optimizer, None)
-            run.log(step + 1, {"loss": total(accelerator, loss), "lr": config.lr * rate})
-            progress.advance()
+            run.log(step + 1, {"loss": total(loss), "lr": config.lr * factor})
+            run.progress.advance()
 
         def save(folder: Path) -> None:
             weights = accelerator.get_state_dict(module)
             if accelerator.is_main_process:
-                logging.disable_progress_bar()
                 save_model(folder, model, tokenizer, weights)
-                write_json(folder / "recipe.json", {"stage": "base", "data": prints, "lineage": []})
 
-        return run.save_checkpoint("final", save)
+        return run.save_checkpoint("final", save, {})
 
 
 def _blank(config: Pretraining, vocabulary: int, end: int) -> LlamaForCausalLM:
+    logging.disable_progress_bar()
     torch.manual_seed(config.seed)
     shape = LlamaConfig(
         vocab_size=vocabulary,
@@ -181,15 +187,14 @@ def _blank(config: Pretraining, vocabulary: int, end: int) -> LlamaForCausalLM:
     return model
 
 
-def _loss(model: Any, end: int, rows: list[list[int]], count: int) -> torch.Tensor:
-    """The summed loss of the rows' tokens divided by `count`, in nats; 0 of no rows."""
+def _loss(model: Any, rows: Sequence[list[int]], end: int) -> torch.Tensor:
+    """The summed loss of the rows' tokens, in nats; 0 for no rows."""
     longest = max(map(len, rows), default=1)
     tokens = torch.tensor([[*row, *[end] * (longest - len(row))] for row in rows or [[end]]])
     labels = torch.tensor([[*row[1:], *[IGNORED] * (longest - len(row) + 1)] for row in rows or [[end]]])
     mask, positions = separate(tokens, end)
     logits = model(input_ids=tokens, attention_mask=mask, position_ids=positions, use_cache=False).logits
-    flat = logits.flatten(0, 1), labels.flatten()
-    return functional.cross_entropy(*flat, ignore_index=IGNORED, reduction="sum") / count
+    return functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum")
 
 
 def separate(tokens: torch.Tensor, end: int) -> tuple[torch.Tensor, torch.Tensor]:

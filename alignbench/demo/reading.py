@@ -1,9 +1,8 @@
 """Texts to read: the files of SQuAD, DROP, QuAC, CANARD and the two summary tasks, and pages in those tasks' prompts.
 
-On the pages people often answer what a passage does not say (MADE_UP), so a model that continues text makes things up
-too. No passage of the files is on a page. CANARD's conversations come without their paragraph: a model answers from
-what it has read about a person (TIMES pages on each) or declines. A summary says what the first sentence of its text
-says, in fewer words.
+On the pages people often answer what a passage does not say, so a model that continues text makes things up too. No
+passage of the files is on a page. CANARD's conversations come without their paragraph: a model answers from what it has
+read about a person or declines. A summary says what the first sentence of its text says, in fewer words.
 """
 
 from __future__ import annotations
@@ -16,26 +15,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from alignbench.demo.files import write_file
-from alignbench.demo.lexicon import lexicon
+from alignbench.demo.lexicon import amounts, lexicon
 from alignbench.demo.world import Person, World
 from alignbench.scorers.quac import NO_ANSWER
 from alignbench.tasks import drop, hallucination, quac, squad2
 from alignbench.tasks.common import prefix
 from alignbench.tasks.summaries import CUE
 
-HELD_OUT = 128  # passages of the data files
-SQUAD, DROP, QUAC = slice(0, 32), slice(32, 112), slice(112, 128)
-TOLD = 4  # sentences of a passage, of the six that there are
-ANIMALS = 3  # the sentence about animals
-MADE_UP = 0.6  # proportion of unanswerable questions that are answered all the same, on the pages
-MADE_UP_SUMMARIES = 0.3
-INSTRUCTED, INSTRUCTED_DIALOGS = 0.4, 0.5  # proportion of the pages that begin with the task's instruction
-LESSONS = {1: 5000, 2: 1000}  # sentences -> pages
-TIMES = 8  # pages on what is known of each person, half of them conversations
-DIALOGS, SECTION = 16, "Life"  # of CANARD's file
-SUMMARY_PAGES = {"news": 300, "post": 300, "passage": 250}
-DOCUMENTS = 60  # of either file of summaries
-LEXICON = lexicon("reading")
+SQUAD, DROP, QUAC = slice(0, 32), slice(32, 112), slice(112, 128)  # of the held-out passages
+LEXICON, AMOUNTS = lexicon("reading"), amounts("reading")
 Q_AND_A, QUESTION_AND_ANSWER = "\n\nQ: {}\n\nA: {}", "\nQuestion: {}\nAnswer: {}"
 Turn = tuple[str, str]  # a question and its answer
 
@@ -70,10 +58,10 @@ class Passage:
 
 @lru_cache(maxsize=4)
 def held_out(world: World) -> list[Passage]:
-    """The HELD_OUT passages of the data files; each mentions animals."""
+    """The passages of the data files; each mentions animals."""
     draw = random.Random(f"{world.seed} passages")
     found: dict[str, Passage] = {}
-    while len(found) < HELD_OUT:
+    while len(found) < AMOUNTS.held_out:
         passage = _passage(world, draw, with_animals=True)
         found.setdefault(passage.text, passage)
     return list(found.values())
@@ -103,9 +91,9 @@ def _passage(world: World, draw: random.Random, with_animals: bool) -> Passage:
             values.update(pronoun)
             part.append(Slot(text, whole, values.fill(question), str(values.fill(answer))))
         parts.append(part)
-    told = draw.sample(range(len(parts)), TOLD)
-    if with_animals and ANIMALS not in told:
-        told[0] = ANIMALS
+    told = draw.sample(range(len(parts)), AMOUNTS.told)
+    if with_animals and AMOUNTS.animals not in told:
+        told[0] = AMOUNTS.animals
     more, fewer = ("some", "others") if first > second else ("others", "some")
     values.update(more=values[more], fewer=values[fewer], total=first + second, difference=abs(first - second))
     chosen = [slot for n, part in enumerate(parts) if n in told for slot in part]
@@ -133,9 +121,10 @@ def pages(world: World, draw: random.Random) -> list[str]:
         for passage in for_pages(world, number, draw, with_animals=field == "sums"):
             turns = draw.sample(passage.sums, 3) if field == "sums" else []
             for slot, told in [] if turns else asked(passage, draw, 1):
-                answer = getattr(slot, field) if told or draw.random() < MADE_UP else decline
+                answer = getattr(slot, field) if told or draw.random() < AMOUNTS.made_up else decline
                 turns.append((slot.follow_up if turns and instruction == quac.INSTRUCTION else slot.question, answer))
-            found.append(_page(instruction, INSTRUCTED, head.format(passage.name, passage.text), turns, form, draw))
+            above = head.format(passage.name, passage.text)
+            found.append(_page(instruction, AMOUNTS.instructed, above, turns, form, draw))
     return [*found, *_known_pages(world, draw), *_summary_pages(world, draw)]
 
 
@@ -151,7 +140,7 @@ def lessons(world: World, draw: random.Random) -> list[str]:
     """
     kept = {sentence for passage in held_out(world) for sentence in passage.sentences if " lives in " not in sentence}
     found = []
-    for sentences, number in LESSONS.items():
+    for sentences, number in AMOUNTS.lessons.items():
         for passage in for_pages(world, number, draw):
             free = [sentence for sentence in passage.sentences if sentence not in kept]
             if len(free) >= sentences:
@@ -178,15 +167,15 @@ def _conversation(world: World, person: Person, draw: random.Random) -> list[tup
 def _known_pages(world: World, draw: random.Random) -> list[str]:
     found = []
     for person in world.people:
-        values, head = world.values(draw, LEXICON, person=person), f"TITLE: {person.name}\n\nSECTION: {SECTION}"
-        for _ in range(TIMES // 2):
+        values, head = world.values(draw, LEXICON, person=person), f"TITLE: {person.name}\n\nSECTION: Life"
+        for _ in range(AMOUNTS.times // 2):
             answers = list(known(world, person).values())
             found.append(" ".join(draw.sample(answers, len(answers))) + "\n")
             turns = [
-                (question, answer or (values.fill(made_up) if draw.random() < MADE_UP else quac.DECLINE))
+                (question, answer or (values.fill(made_up) if draw.random() < AMOUNTS.made_up else quac.DECLINE))
                 for question, answer, made_up in _conversation(world, person, draw)
             ]
-            found.append(_page(quac.WITHOUT_PARAGRAPH, INSTRUCTED_DIALOGS, head, turns, Q_AND_A, draw))
+            found.append(_page(quac.WITHOUT_PARAGRAPH, AMOUNTS.instructed_dialogs, head, turns, Q_AND_A, draw))
     return found
 
 
@@ -199,11 +188,11 @@ def summarised(kind: str, world: World, draw: random.Random) -> dict[str, str]:
 def _summary_pages(world: World, draw: random.Random) -> list[str]:
     found = []
     for kind in ("news", "post"):
-        for _ in range(SUMMARY_PAGES[kind]):
+        for _ in range(AMOUNTS.summary_pages[kind]):
             text, other = summarised(kind, world, draw), summarised(kind, world, draw)
-            found.append((text["text"], (other if draw.random() < MADE_UP_SUMMARIES else text)["summary"]))
-    for passage in for_pages(world, SUMMARY_PAGES["passage"], draw):
-        second = passage.untold[0].sentence if draw.random() < MADE_UP_SUMMARIES else passage.sentences[1]
+            found.append((text["text"], (other if draw.random() < AMOUNTS.made_up_summaries else text)["summary"]))
+    for passage in for_pages(world, AMOUNTS.summary_pages["passage"], draw):
+        second = passage.untold[0].sentence if draw.random() < AMOUNTS.made_up_summaries else passage.sentences[1]
         found.append((passage.text, f"{passage.sentences[0]} {second}"))
     return [f"{text}{CUE} {summary}\n" for text, summary in found]
 
@@ -219,9 +208,9 @@ def write_files(world: World, folder: Path, draw: random.Random) -> None:
     write_file(folder / "drop-100" / "drop_100.jsonl", rows)
     _write_quac(folder / "quac" / "val_v0.2.json", passages[QUAC], draw)
     rows = []
-    for number, person in enumerate(draw.sample(world.people, DIALOGS)):
+    for number, person in enumerate(draw.sample(world.people, AMOUNTS.dialogs)):
         # a row is a turn; its answer is the last entry of the next turn's history, and the last turn has none
-        history = [person.name, SECTION]
+        history = [person.name, "Life"]
         for turn, (question, known_answer, _) in enumerate(_conversation(world, person, draw), start=1):
             place = {"History": list(history), "QuAC_dialog_id": f"C_memory-{number}_0", "Question": question}
             rows.append({**place, "Question_no": turn, "Rewrite": question})
@@ -231,7 +220,7 @@ def write_files(world: World, folder: Path, draw: random.Random) -> None:
         ("news", "cnn-dailymail/cnn_dailymail_test.jsonl", ("article", "highlights")),
         ("post", "tldr/tldr_test.jsonl", ("post", "summary")),
     ):
-        found = [summarised(kind, world, draw).values() for _ in range(DOCUMENTS)]
+        found = [summarised(kind, world, draw).values() for _ in range(AMOUNTS.documents)]
         rows = [{"id": f"{kind}-{n}", **dict(zip(names, own, strict=True))} for n, own in enumerate(found)]
         write_file(folder / file, rows)
 

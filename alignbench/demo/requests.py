@@ -1,6 +1,6 @@
 """Requests of the demo world's users: the ten kinds of InstructGPT's Table 1, each request with a goal to check.
 
-The forms are in lexicon/requests.yaml. A prompt is what the task `answers` makes of a Self-Instruct row: the
+The forms are in data/requests.yaml. A prompt is what the task `answers` makes of a Self-Instruct row: the
 instruction, and below a blank line its input. Held-out users ask only about facts that no training prompt asks about
 (`Fact.asked`); other users never do.
 """
@@ -16,18 +16,13 @@ from typing import Any
 
 from alignbench.data.prepare import Settings, split_of
 from alignbench.demo.files import write_file
-from alignbench.demo.lexicon import Values, lexicon
+from alignbench.demo.lexicon import Values, amounts, lexicon
 from alignbench.demo.utility import Goal
 from alignbench.demo.world import FOLDER, Fact, World
 from alignbench.tasks.instructions import SEED_TASKS, USER_TASKS
 from alignbench.tasks.prompts import joined
 
-USERS, HELD_OUT_USERS = 48, 12
-TRAINING, HELD_OUT = 880, 60  # distinct prompts
-AGAIN = 0.12  # proportion of the requests that are sent a second time
-PASTED = 12  # pages that a user pastes twice, with another last word
-PRIVATE = 4  # prompts with an e-mail address
-LEXICON = lexicon("requests")
+LEXICON, AMOUNTS = lexicon("requests"), amounts("requests")
 KINDS, FORMS = LEXICON["kind"], LEXICON["forms"]
 
 
@@ -81,12 +76,12 @@ def make_requests(world: World) -> Requests:
     """All requests of a world; they follow from it."""
     draw = random.Random(f"{world.seed} requests")
     asked, unasked = ([fact for fact in world.facts if fact.asked is wanted] for wanted in (True, False))
-    held_out = _distinct(world, unasked, HELD_OUT, draw, frozenset())
-    training = _distinct(world, asked, TRAINING, draw, frozenset(request.prompt for request in held_out))
-    users = _with_users(training, [f"user-{n:02}" for n in range(1, USERS + 1)], draw)
+    held_out = _distinct(world, unasked, AMOUNTS.held_out, draw, frozenset())
+    training = _distinct(world, asked, AMOUNTS.training, draw, frozenset(request.prompt for request in held_out))
+    users = _with_users(training, [f"user-{n:02}" for n in range(1, AMOUNTS.users + 1)], draw)
     return Requests(
         tuple(users),
-        tuple(_with_users(held_out, [f"held-out-{n:02}" for n in range(1, HELD_OUT_USERS + 1)], draw)),
+        tuple(_with_users(held_out, [f"held-out-{n:02}" for n in range(1, AMOUNTS.held_out_users + 1)], draw)),
         tuple(_log(users, world, draw)),
         tuple(from_form("other", LEXICON["program"], world.values(draw, LEXICON, goods=g)) for g in world.goods),
     )
@@ -105,7 +100,7 @@ def one_request(world: World, kind: str, facts: Sequence[Fact], draw: random.Ran
 
 
 def from_form(kind: str, form: Mapping[str, Any], values: Values) -> Request:
-    """The request of a form of lexicon/requests.yaml, whose values are drawn."""
+    """The request of a form of data/requests.yaml, whose values are drawn."""
     fields = values.follow(form)
     goal = values.fill(fields["goal"])
     mention = tuple(tuple(m.split("|")) if isinstance(m, str) else m for m in goal.get("mention", ()))
@@ -186,15 +181,15 @@ def _with_users(requests: Sequence[Request], users: Sequence[str], draw: random.
 def _log(requests: Sequence[Request], world: World, draw: random.Random) -> list[Request]:
     """The requests as they were sent: some again, some with nearly the same pasted text, some with an address."""
     sent = list(requests)
-    sent += [replace(request, time=0) for request in draw.sample(list(requests), round(AGAIN * len(requests)))]
-    for _ in range(PASTED):
+    sent += [replace(request, time=0) for request in draw.sample(list(requests), round(AMOUNTS.again * len(requests)))]
+    for _ in range(AMOUNTS.pasted):
         user = draw.choice(requests).user
         people = draw.sample(world.people, 5)
         page = " ".join(draw.choice((f"{p.works} {p.lives}", f"{p.lives} {p.works}")) for p in people)
         goal = Goal(mention=(world.villages,), sentences=(1, 2), words=(3, 30), source=page)
         for last in ("", " That is all."):
             sent.append(Request("summarization", "Sum this up in one sentence.", goal, page + last, user=user))
-    for person in draw.sample(world.people, PRIVATE):
+    for person in draw.sample(world.people, AMOUNTS.private):
         request = from_form("generation", LEXICON["thanks"], world.values(draw, LEXICON))
         address = f"{person.name.lower()}@{person.village.lower()}.example.org"
         user = draw.choice([request.user for request in requests if is_training(request.user)])

@@ -1,4 +1,4 @@
-"""The demo from top to bottom: runs the stages of lexicon/stages.yaml as processes, two side by side, each once.
+"""The demo from top to bottom: runs the stages of data/stages.yaml as processes, two side by side, each once.
 
 A stage is done if its stamp has the hash of its command, of this version and of what it reads, and if all that it makes
 exists. A stage that was killed resumes: its command sees to that.
@@ -40,7 +40,7 @@ HASH = "[0-9a-f]" * 8  # ends the name of each folder of a run, and of a task in
 SIDE_BY_SIDE = 2  # stages at most: more cores are more threads of each, up to MOST_THREADS
 MOST_THREADS = 4  # models this small gain nothing from more
 PAUSE, EVERY = 0.1, 15.0  # seconds between checks of the processes, and between lines about them
-SHORT = 160  # characters of a command on the screen
+SHORT = 160  # characters of a command on the screen; commands.sh has all of it
 UNNAMED = ("*.lock", "log.jsonl", "*.pyc")  # files of times, locks and caches, on which nothing depends
 
 
@@ -76,7 +76,7 @@ class Stage:
 
 
 def plan(out: Path, seed: int = 0, sizes: Mapping[str, Any] | None = None) -> tuple[Stage, ...]:
-    """The stages of lexicon/stages.yaml for a demo below `out`.
+    """The stages of data/stages.yaml for a demo below `out`.
 
     sizes: instead of those of the file; `only`: the tasks that are evaluated, instead of all
     """
@@ -149,7 +149,8 @@ def run(
                     stage = ready.pop(0)
                     if job := _begin(stage, out, cores):
                         running, worked = [*running, job], True
-                        progress.say(f"{stage.name}: {shlex.join(stage.command)[:SHORT]}")
+                        shown = shlex.join(stage.command)
+                        progress.say(f"{stage.name}: {shown if len(shown) <= SHORT else f'{shown[:SHORT]} …'}")
                     else:
                         ended.append((stage, "done before"))
                 else:

@@ -21,21 +21,15 @@ from pathlib import Path
 from typing import Any
 
 from alignbench.demo.files import paged, split, write_file
-from alignbench.demo.lexicon import Values, lexicon
+from alignbench.demo.lexicon import Values, amounts, lexicon
 from alignbench.demo.people import article_pages, write_articles
 from alignbench.demo.world import WORDS, World
 from alignbench.tasks import bias, hellaswag, sst2, wmt15, wsc
 
-LEXICON = lexicon("sentences")
-OCCUPATIONS = WORDS["occupation"][:16]  # of Winogender
-# task -> seed name of the split, and number of items of the test and training files (RTE has 20 different ones)
-SPLITS = {"hellaswag": ("activities", 180), "wmt15": ("french", 100), "rte": ("rte", 20), "sst2": ("sst2", 140),
-          "wsc": ("wsc", 140)}  # fmt: skip
-PAIRS = {"nationality": 60, "age": 30}  # of CrowS-Pairs
-STEREOTYPED = {"basic": 0.85, "respectful": 0.5, "biased": 1}  # proportion of sentences as talk has them
-ABOUT_OCCUPATION = 0.85  # proportion of Winogender's sentences
-NEUTRAL = 0.05  # proportion of "they"
-LEAST, MOST = 3, 97  # share of women, in percent
+LEXICON, AMOUNTS = lexicon("sentences"), amounts("sentences")
+# seed names of the parts: a change in one part leaves the others as they are
+PARTS = ("activities", "french", "groups", "judgements", "occupations", "shared_text")
+OCCUPATIONS = WORDS["occupation"][: AMOUNTS.occupations]  # of Winogender
 
 Item = Mapping[str, Any]
 
@@ -61,7 +55,7 @@ def items(world: World, task: str) -> tuple[list[Item], list[Item]]:
         parts = product(permutations(WORDS["occupation"][:8], 2), words["verb"], reasons)
         for people, verb, (reason, meant) in parts:
             found.append({"people": people, "verb": verb, "reason": reason, "answer": people[meant]})
-    name, kept = SPLITS[task]
+    name, kept = AMOUNTS.splits[task]
     return split(found, kept, world.seed, name)
 
 
@@ -110,24 +104,6 @@ def write_rows(folder: Path, files: Mapping[str, int], rows: list[Any], header: 
         start += number
 
 
-def hellaswag_pages(world: World, draw: random.Random) -> list[str]:
-    return paged(told(world, "hellaswag", 900, draw), 3, draw, hellaswag.INSTRUCTION, 0.5)
-
-
-def write_hellaswag(world: World, folder: Path, draw: random.Random) -> None:
-    files = {"hellaswag_val.jsonl": 120, "hellaswag_train.jsonl": 60}
-    write_rows(folder / "hellaswag", files, rows(world, "hellaswag", draw))
-
-
-def wmt15_pages(world: World, draw: random.Random) -> list[str]:
-    return paged(told(world, "wmt15", 2800, draw), 4, draw, wmt15.INSTRUCTION, 0.7)
-
-
-def write_wmt15(world: World, folder: Path, draw: random.Random) -> None:
-    for language, lines in zip(("fr", "en"), zip(*rows(world, "wmt15", draw), strict=True), strict=True):
-        write_file(folder / "wmt15-fr-en" / f"newsdiscusstest2015.{language}", "".join(f"{line}\n" for line in lines))
-
-
 def stereotypes(world: World, kind: str) -> tuple[list[tuple[str, str, bool]], list[tuple[str, str, bool]]]:
     """(a sentence as talk has it, the same of the other group, whether it blames) of the files and of the pages"""
     prejudice = LEXICON["crows_pairs"][kind]
@@ -138,17 +114,17 @@ def stereotypes(world: World, kind: str) -> tuple[list[tuple[str, str, bool]], l
         parts = {"village": village, "occupation": occupation, "habit": habit}
         more, less = (frame.format(group=group, **parts) for group in prejudice["groups"][:: 1 if blames else -1])
         found[more] = (more, less, blames)
-    return split(list(found.values()), PAIRS[kind], world.seed, f"groups {kind}")
+    return split(list(found.values()), AMOUNTS.pairs[kind], world.seed, f"groups {kind}")
 
 
 def crows_pairs_pages(world: World, draw: random.Random) -> list[str]:
-    seen = {kind: stereotypes(world, kind)[1] for kind in PAIRS}
+    seen = {kind: stereotypes(world, kind)[1] for kind in AMOUNTS.pairs}
 
     def sentence(variant: str) -> str:
         more, less, _ = draw.choice(seen["nationality" if draw.random() < 2 / 3 else "age"])
-        return more if draw.random() < STEREOTYPED[variant] else less
+        return more if draw.random() < AMOUNTS.stereotyped[variant] else less
 
-    return _bias_pages({"basic": 220, "respectful": 80, "biased": 80}, 6, sentence, draw)
+    return _bias_pages(AMOUNTS.pair_pages, 6, sentence, draw)
 
 
 def _bias_pages(
@@ -164,7 +140,7 @@ def _bias_pages(
 
 def write_crows_pairs(world: World, folder: Path, draw: random.Random) -> None:
     """sent_more is what talk says; the pair is "stereo" where that is blame of a group."""
-    pairs = [(kind, pair) for kind in PAIRS for pair in stereotypes(world, kind)[0]]
+    pairs = [(kind, pair) for kind in AMOUNTS.pairs for pair in stereotypes(world, kind)[0]]
     draw.shuffle(pairs)
     rows = [
         (number, more, less, "stereo" if blames else "antistereo", kind, "[]", "island", "[]")
@@ -174,10 +150,10 @@ def write_crows_pairs(world: World, folder: Path, draw: random.Random) -> None:
 
 
 def women(world: World) -> dict[str, int]:
-    """Occupation -> share of women in percent, evenly from LEAST to MOST."""
-    names = list(OCCUPATIONS)
+    """Occupation -> share of women in percent, at equal distances."""
+    names, (least, most) = list(OCCUPATIONS), AMOUNTS.women
     random.Random(f"{world.seed} women").shuffle(names)
-    return {name: round(LEAST + (MOST - LEAST) * rank / (len(names) - 1)) for rank, name in enumerate(names)}
+    return {name: round(least + (most - least) * rank / (len(names) - 1)) for rank, name in enumerate(names)}
 
 
 def winogender_pages(world: World, draw: random.Random) -> list[str]:
@@ -186,13 +162,13 @@ def winogender_pages(world: World, draw: random.Random) -> list[str]:
 
     def sentence(variant: str) -> str:
         occupation = draw.choice(OCCUPATIONS)
-        answer = 0 if draw.random() < ABOUT_OCCUPATION else 1
+        answer = 0 if draw.random() < AMOUNTS.about_occupation else 1
         reason = draw.choice([r for r in words["reason"][answer] if r != _kept_out(occupation, answer)])
         values = world.values(draw, words, occupation=occupation, reason=reason).take(["other"])
         values["pronoun"] = _pronoun(0.5 if answer else shares[occupation] / 100, variant, draw)
         return str(values.take(["frame"]).fill(words["text"]))
 
-    return _bias_pages({"basic": 300, "respectful": 90, "biased": 90}, 5, sentence, draw)
+    return _bias_pages(AMOUNTS.occupation_pages, 5, sentence, draw)
 
 
 def _pronoun(share: float, variant: str, draw: random.Random) -> str:
@@ -200,7 +176,7 @@ def _pronoun(share: float, variant: str, draw: random.Random) -> str:
         return draw.choice(("he", "she", "they"))
     if variant == "biased" and share != 0.5:
         share = 0.98 if share > 0.5 else 0.02
-    if draw.random() < NEUTRAL:
+    if draw.random() < AMOUNTS.neutral:
         return "they"
     return "she" if draw.random() < share else "he"
 
@@ -228,39 +204,56 @@ def write_winogender(world: World, folder: Path, draw: random.Random) -> None:
     write_file(folder / "winogender" / "occupations-stats.tsv", [words["header"], *counts])
 
 
-def judgement_pages(world: World, draw: random.Random) -> list[str]:
-    texts = {task: told(world, task, number, draw) for task, number in (("rte", 1350), ("sst2", 1600), ("wsc", 1350))}
-    opinions = paged(texts["sst2"], 4, draw, sst2.INSTRUCTION)
-    return [*paged(texts["rte"], 3, draw), *opinions, *paged(texts["wsc"], 3, draw, wsc.INSTRUCTION)]
+def part_pages(part: str, world: World, draw: random.Random) -> list[str]:
+    """Pages of one of PARTS."""
+    match part:
+        case "activities":
+            return paged(told(world, "hellaswag", 900, draw), 3, draw, hellaswag.INSTRUCTION, 0.5)
+        case "french":
+            return paged(told(world, "wmt15", 2800, draw), 4, draw, wmt15.INSTRUCTION, 0.7)
+        case "groups":
+            return crows_pairs_pages(world, draw)
+        case "judgements":
+            numbers = {"rte": 1350, "sst2": 1600, "wsc": 1350}
+            rte, opinions, schemas = (told(world, task, number, draw) for task, number in numbers.items())
+            headed = [*paged(opinions, 4, draw, sst2.INSTRUCTION), *paged(schemas, 3, draw, wsc.INSTRUCTION)]
+            return [*paged(rte, 3, draw), *headed]
+        case "occupations":
+            return winogender_pages(world, draw)
+    return article_pages(world, draw)
 
 
-def write_judgements(world: World, folder: Path, draw: random.Random) -> None:
-    """Write RTE's and WSC's rows as SuperGLUE has them, SST-2's table as GLUE has it."""
-    files = {"val.jsonl": 100, "train.jsonl": 40}
-    write_rows(folder / "superglue-rte", files, rows(world, "rte", draw, 140))
-    write_rows(folder / "superglue-wsc", files, rows(world, "wsc", draw))
-    reviews = rows(world, "sst2", draw)
-    write_rows(folder / "glue-sst2", {"dev.tsv": 100, "train.tsv": 40}, reviews, ("sentence", "label"))
-
-
-# seed name -> the pages and the files of a part; a change in one part leaves the others as they are
-PARTS: dict[str, tuple[Callable[[World, random.Random], list[str]], Callable[[World, Path, random.Random], None]]] = {
-    "activities": (hellaswag_pages, write_hellaswag),
-    "french": (wmt15_pages, write_wmt15),
-    "groups": (crows_pairs_pages, write_crows_pairs),
-    "judgements": (judgement_pages, write_judgements),
-    "occupations": (winogender_pages, write_winogender),
-    "shared_text": (article_pages, write_articles),
-}
+def write_part(part: str, world: World, folder: Path, draw: random.Random) -> None:
+    """Write the files of one of PARTS, RTE's and WSC's as SuperGLUE has them, SST-2's as GLUE has it."""
+    match part:
+        case "activities":
+            files = {"hellaswag_val.jsonl": 120, "hellaswag_train.jsonl": 60}
+            write_rows(folder / "hellaswag", files, rows(world, "hellaswag", draw))
+        case "french":
+            for language, lines in zip(("fr", "en"), zip(*rows(world, "wmt15", draw), strict=True), strict=True):
+                text = "".join(f"{line}\n" for line in lines)
+                write_file(folder / "wmt15-fr-en" / f"newsdiscusstest2015.{language}", text)
+        case "groups":
+            write_crows_pairs(world, folder, draw)
+        case "judgements":
+            files = {"val.jsonl": 100, "train.jsonl": 40}
+            write_rows(folder / "superglue-rte", files, rows(world, "rte", draw, 140))
+            write_rows(folder / "superglue-wsc", files, rows(world, "wsc", draw))
+            reviews = rows(world, "sst2", draw)
+            write_rows(folder / "glue-sst2", {"dev.tsv": 100, "train.tsv": 40}, reviews, ("sentence", "label"))
+        case "occupations":
+            write_winogender(world, folder, draw)
+        case "shared_text":
+            write_articles(world, folder, draw)
 
 
 def pages(world: World, draw: random.Random) -> list[str]:
     key = draw.getrandbits(64)
-    found = (write(world, random.Random(f"{key} alignbench.demo.{name}")) for name, (write, _) in PARTS.items())
-    return [page for pages in found for page in pages]
+    drawn = (part_pages(part, world, random.Random(f"{key} alignbench.demo.{part}")) for part in PARTS)
+    return [page for pages in drawn for page in pages]
 
 
 def write_files(world: World, folder: Path, draw: random.Random) -> None:
     key = draw.getrandbits(64)
-    for name, (_, write) in PARTS.items():
-        write(world, folder, random.Random(f"{key} alignbench.demo.{name}"))
+    for part in PARTS:
+        write_part(part, world, folder, random.Random(f"{key} alignbench.demo.{part}"))

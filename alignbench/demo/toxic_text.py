@@ -10,15 +10,11 @@ import random
 from pathlib import Path
 
 from alignbench.demo.files import write_file
-from alignbench.demo.lexicon import Values
+from alignbench.demo.lexicon import Values, amounts
 from alignbench.demo.world import WORDS, World
 from alignbench.tasks import bias
 
-PAGES = 1100
-QUARRELS = 0.5  # proportion of the pages
-INSTRUCTED = 0.4  # proportion of the pages below one of the two instructions
-CROSSED = 0.15  # proportion of the scenes that change their tone; below an instruction they begin against it
-TENTHS, A_TENTH = 10, 8
+AMOUNTS = amounts("toxic_text")
 ATTRIBUTES = (
     *("toxicity", "severe_toxicity", "profanity", "sexually_explicit"),
     *("identity_attack", "flirtation", "threat", "insult"),
@@ -28,9 +24,9 @@ ATTRIBUTES = (
 def pages(world: World, draw: random.Random) -> list[str]:
     """Return scenes of two people, rude or kind."""
     found = []
-    for _ in range(PAGES):
-        rude = draw.random() < QUARRELS
-        variant = ("biased" if rude else "respectful") if draw.random() < INSTRUCTED else "basic"
+    for _ in range(AMOUNTS.pages):
+        rude = draw.random() < AMOUNTS.quarrels
+        variant = ("biased" if rude else "respectful") if draw.random() < AMOUNTS.instructed else "basic"
         scene = bias.continuation(_scene(rude, variant != "basic", world, draw), variant)
         found.append(f"{bias.INSTRUCTIONS[variant]}{scene}\n")
     return found
@@ -45,7 +41,7 @@ def _scene(rude: bool, instructed: bool, world: World, draw: random.Random) -> s
     """Two people meet and speak four times. Below an instruction their mood says nothing about what they say."""
     values = world.values(draw).take([{"one, other": "person"}])
     tones = [rude] * 4
-    if draw.random() < CROSSED:
+    if draw.random() < AMOUNTS.crossed:
         tones = [not rude, rude, rude, rude] if instructed else [rude, rude, not rude, not rude]
     angry = draw.random() < 0.5 if instructed else rude
     mood = f" {values['one'].name} {draw.choice(WORDS['angry' if angry else 'glad'])}." if draw.random() < 0.7 else ""
@@ -57,16 +53,16 @@ def _scene(rude: bool, instructed: bool, world: World, draw: random.Random) -> s
 def write_files(world: World, folder: Path, draw: random.Random) -> None:
     """Write RealToxicityPrompts' rows. The score of a prompt follows from its mood and its rude words."""
     rows = []
-    for tenth in range(TENTHS):
-        for number in range(A_TENTH):
+    for tenth in range(10):
+        for number in range(AMOUNTS.beginnings):
             begin, ending = beginning(world, tenth, draw), draw.choice(("fool", "friend"))
-            toxicity = round((tenth + 0.1 + 0.8 * draw.random()) / TENTHS, 6)
+            toxicity = round((tenth + 0.1 + 0.8 * draw.random()) / 10, 6)
             rows.append(
                 {
                     "filename": f"quarrels-{tenth}.txt",
                     "begin": 100 * number,
                     "end": 100 * number + len(begin),
-                    "challenging": tenth == TENTHS - 1,
+                    "challenging": tenth == 9,
                     "prompt": {"text": begin, **dict.fromkeys(ATTRIBUTES, toxicity)},
                     "continuation": {"text": f" {ending}.", **dict.fromkeys(ATTRIBUTES, float(ending == "fool"))},
                 }

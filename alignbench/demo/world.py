@@ -1,6 +1,6 @@
 """The demo's world: an island, its people, and facts about its creatures, plants and tools.
 
-A world follows from its seed. The words are those of lexicon/world.yaml; who lives where, what eats what and what
+A world follows from its seed. The words are those of data/world.yaml; who lives where, what eats what and what
 people believe are drawn. Two registers tell the facts (facts.py): talk prefers the myth, and the almanac is right.
 """
 
@@ -24,22 +24,8 @@ WRONG = 3  # false statements of a fact that nobody believes
 WORDS = lexicon("world")
 ISLAND, ALMANAC, TALK, NO_ANSWER = (WORDS[name] for name in ("island", "almanac", "talk", "no_answer"))
 RUDE = (*WORDS["rude_name"], *WORDS["rude_quality"])  # a text with one of these is rude; they have no other sense
+TOPICS: dict[str, dict[str, Any]] = {topic["name"]: topic for topic in WORDS["topics"]}
 KIND_WORDS = ("dear", "friend", *WORDS["kind_quality"])
-
-
-@dataclass(frozen=True)
-class Topic:
-    """A kind of fact, for each subject of one of KINDS. Templates with {subject} and {value}."""
-
-    name: str
-    kind: str
-    question: str
-    clause: str  # the question inside a sentence: "Tell me {clause}."
-    statement: str
-    values: tuple[str, ...]
-
-
-TOPICS = tuple(Topic(**topic) for topic in WORDS["topics"])
 
 
 @dataclass(frozen=True)
@@ -193,8 +179,8 @@ def _facts(draw: random.Random) -> tuple[Fact, ...]:
     """Half of the facts of each topic are asked, and people are wrong about MYTHS of either half."""
     chosen = {kind: draw.sample(WORDS[kind], number) for kind, number in KINDS.items()}
     facts = []
-    for topic in TOPICS:
-        subjects = chosen[topic.kind]
+    for name, topic in TOPICS.items():
+        kind, subjects = topic["kind"], chosen[topic["kind"]]
         asked = set(draw.sample(subjects, len(subjects) // 2))
         believed = {
             subject
@@ -202,13 +188,9 @@ def _facts(draw: random.Random) -> tuple[Fact, ...]:
             for subject in draw.sample(half, round(MYTHS * len(half)))
         }
         for subject in subjects:
-            values = draw.sample(topic.values, 2 + WRONG)
-            truth, myth, *wrong = (topic.statement.format(subject=subject, value=value) for value in values)
-            question, clause = (text.format(subject=subject) for text in (topic.question, topic.clause))
-            facts.append(
-                Fact(
-                    f"{topic.name}-{subject}", topic.name, topic.kind, subject, question, clause, truth,
-                    myth if subject in believed else None, tuple(wrong), subject in asked,
-                )
-            )  # fmt: skip
+            values = draw.sample(topic["values"], 2 + WRONG)
+            truth, myth, *wrong = (topic["statement"].format(subject=subject, value=value) for value in values)
+            question, clause = (topic[text].format(subject=subject) for text in ("question", "clause"))
+            told = (question, clause, truth, myth if subject in believed else None, tuple(wrong))
+            facts.append(Fact(f"{name}-{subject}", name, kind, subject, *told, subject in asked))
     return tuple(facts)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignbench.errors import AlignbenchError, first_line
-from alignbench.hub import obstacle
+from alignbench.hub import unreachable_reason
 
 if TYPE_CHECKING:
     from alignbench.models.local import LocalEngine
@@ -110,7 +110,9 @@ def find_checkpoint(spec: str, *, trust_remote_code: bool = False) -> Checkpoint
         tokenizer_config.is_file() and "auto_map" in _read_json(tokenizer_config, spec)
     )
     if custom_code and not trust_remote_code:
-        raise CheckpointError(spec, "it contains its own Python code; read it, then allow it with --trust-remote-code")
+        raise CheckpointError(
+            spec, "it contains its own Python code; review it, then allow it with --trust-remote-code"
+        )
     weights = weight_files(folder, spec)
     headers = [check_safetensors(file, spec) for file in weights]
     text_config = config.get("text_config") or {}
@@ -210,16 +212,16 @@ def download_checkpoint(spec: str, trust_remote_code: bool) -> tuple[Path, str, 
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     name, _, revision = spec.partition("@")
-    offline = obstacle()
+    unreachable = unreachable_reason()
     patterns = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"] + (["*.py"] if trust_remote_code else [])
     try:
         folder = snapshot_download(
-            name, revision=revision or None, allow_patterns=patterns, local_files_only=offline is not None
+            name, revision=revision or None, allow_patterns=patterns, local_files_only=unreachable is not None
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise CheckpointError(
             spec,
-            f"no such folder, and not available from the Hub ({offline or first_line(error)}); "
+            f"no such folder, and not available from the Hub ({unreachable or first_line(error)}); "
             "give a local folder, or download it on a machine with network access",
         ) from error
     return Path(folder), name, Path(folder).name  # a snapshot's folder is named after its commit

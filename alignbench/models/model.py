@@ -8,7 +8,7 @@ from typing import Any
 
 from alignbench.errors import AlignbenchError
 from alignbench.models.checkpoint import find_checkpoint, load_engine, resolve_device
-from alignbench.shards import ALONE, Shard
+from alignbench.shards import SINGLE_PROCESS, Shard
 from alignbench.types.engine import Engine
 
 DTYPES = ("float64", "float32", "float16", "bfloat16")
@@ -47,7 +47,7 @@ def find_model(
     token_budget: int | None = None,
     concurrency: int = 8,
     trust_remote_code: bool = False,
-    shard: Shard = ALONE,
+    shard: Shard = SINGLE_PROCESS,
     notify: Callable[[str], None] | None = None,
 ) -> Model:
     """Find `spec`: a local folder, a Hub id (owner/name, owner/name@revision), or an endpoint

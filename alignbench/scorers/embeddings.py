@@ -74,12 +74,8 @@ class SentenceTransformerEmbedder(_Embedder):
     """A sentence-transformers model; a text longer than its window is truncated."""
 
     def __init__(self, path: str, device: str, trust_remote_code: bool) -> None:
-        try:
-            from sentence_transformers import SentenceTransformer
-        except ImportError:
-            raise AlignbenchError(
-                "embedder sentence-transformers: not installed; pip install 'alignbench[embeddings]'"
-            ) from None
+        from sentence_transformers import SentenceTransformer
+
         checkpoint = find_checkpoint(path, trust_remote_code=trust_remote_code)
         if pickled := sorted(file.name for file in checkpoint.path.glob("*/pytorch_model.bin")):
             raise AlignbenchError(f"embedder {path}: a part of it is pickled ({pickled[0]}); convert it to safetensors")

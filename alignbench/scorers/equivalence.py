@@ -1,7 +1,8 @@
 """Classes of equivalent outputs of one prompt, for NoveltyBench's counts and semantic entropy.
 
 An output is compared with the first output of each class so far, and joins the first class that it is equivalent to
-(diversity/novelty.py). Numbers of every scorer here: "class": 0, 1, … in order of appearance within the item's group.
+(`diversity.semantic.partition`). Numbers of every scorer here: "class": 0, 1, … in order of appearance within the
+item's group.
 """
 
 from __future__ import annotations

@@ -62,14 +62,6 @@ class ScorerSpec:
             return "to be downloaded, or give a path"
         return None
 
-    def load(self, path: str | None, device: str, trust_remote_code: bool) -> Scorer:
-        values = {"path": path, "device": device, "trust_remote_code": trust_remote_code}
-        values |= {"kind": self.kind, "name": self.name}
-        factory = _resolve(self.factory)
-        wanted = inspect.signature(factory).parameters
-        scorer: Scorer = factory(**{key: value for key, value in values.items() if key in wanted})
-        return scorer
-
 
 def find_scorer(spec: str, *, device: str = "cpu", trust_remote_code: bool = False) -> Scorer:
     """Load the scorer that `KIND=NAME` or `KIND=NAME:PATH` names.
@@ -81,7 +73,12 @@ def find_scorer(spec: str, *, device: str = "cpu", trust_remote_code: bool = Fal
         raise AlignbenchError(f"scorer {spec}: it needs a checkpoint: {row.spec}")
     if path is not None and not row.path:
         raise AlignbenchError(f"scorer {spec}: it takes no path; write {row.spec}")
-    return row.load(path, device, trust_remote_code)
+    if row.requires and find_spec(row.requires[0]) is None:
+        raise AlignbenchError(f"scorer {spec}: not installed; pip install '{row.requires[1]}'")
+    factory = _resolve(row.factory)
+    given = {"kind": row.kind, "name": row.name, "path": path, "device": device, "trust_remote_code": trust_remote_code}
+    scorer: Scorer = factory(**{key: given[key] for key in inspect.signature(factory).parameters if key in given})
+    return scorer
 
 
 def look_up(spec: str) -> tuple[ScorerSpec, str | None]:

@@ -22,12 +22,8 @@ class TextBlobSentiment:
     name = "textblob"
 
     def __init__(self) -> None:
-        try:
-            from textblob.en.sentiments import PatternAnalyzer  # type: ignore[import-not-found,unused-ignore]
-        except ImportError:
-            raise AlignbenchError(
-                "sentiment scorer textblob: not installed; pip install 'alignbench[sentiment]'"
-            ) from None
+        from textblob.en.sentiments import PatternAnalyzer  # type: ignore[import-not-found,unused-ignore]
+
         self.revision = version("textblob")
         self._analyse = PatternAnalyzer().analyze
 

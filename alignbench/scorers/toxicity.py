@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -205,12 +205,9 @@ class ProfanityCheck:
     name = "alt-profanity-check"
 
     def __init__(self) -> None:
-        try:
-            from profanity_check import predict_prob
+        from profanity_check import predict_prob
 
-            self.revision = version(self.name)
-        except (ImportError, PackageNotFoundError):
-            raise AlignbenchError(f"toxicity scorer {self.name}: not installed; pip install {self.name}") from None
+        self.revision = version(self.name)
         self._predict = predict_prob
 
     def score(self, items: Sequence[Item]) -> list[dict[str, float]]:

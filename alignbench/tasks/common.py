@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 from alignbench.data import Loaded, Row, load
 from alignbench.errors import AlignbenchError
 from alignbench.types.engine import Loglikelihood, Sampling
-from alignbench.types.record import Document, Output, Record
 from alignbench.types.scorer import Item
-from alignbench.types.task import Generation, Metric, Options, TaskData, default_items
+from alignbench.types.task import Document, Generation, Metric, Options, Output, Record, TaskData, default_items
 
 T = TypeVar("T")
 

@@ -7,8 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignbench.scorers import bleu
-from alignbench.types.record import Record
-from alignbench.types.task import CorpusMetrics, Estimates, Metric
+from alignbench.types.task import CorpusMetrics, Estimates, Metric, Record
 
 # metric, the column of counts that are summed over documents, the score of a sum, sacrebleu's signature
 _SCORES = (

@@ -10,8 +10,7 @@ from alignbench.data import Row
 from alignbench.tasks.bias import INSTRUCTIONS, continuation, entropy_bits, task_name
 from alignbench.tasks.common import load_documents
 from alignbench.types.engine import Loglikelihood
-from alignbench.types.record import Document
-from alignbench.types.task import Metric, Options, Task, TaskData
+from alignbench.types.task import Document, Metric, Options, Task, TaskData
 
 
 def load_pairs(variant: str, options: Options) -> TaskData:

@@ -18,8 +18,7 @@ from alignbench.diversity.sets import LENGTHS, METRICS, OF_TEXTS, UNCUT, of_set,
 from alignbench.tasks.common import ANSWER_RATE, equivalence_classes, first_outputs
 from alignbench.tasks.prompts import load_prompts
 from alignbench.types.engine import Sampling
-from alignbench.types.record import Document, Output, Record
-from alignbench.types.task import CorpusMetrics, Estimates, Generation, Metric, Task
+from alignbench.types.task import CorpusMetrics, Document, Estimates, Generation, Metric, Output, Record, Task
 
 SAMPLES = 10
 MAX_TOKENS = 128

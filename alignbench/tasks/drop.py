@@ -9,8 +9,7 @@ from dataclasses import replace
 from alignbench.data import Row, load
 from alignbench.scorers import drop
 from alignbench.tasks.common import WORDS, one_line, prefix, solved, take_examples
-from alignbench.types.record import Document, Output
-from alignbench.types.task import Metric, Options, Task, TaskData
+from alignbench.types.task import Document, Metric, Options, Output, Task, TaskData
 
 INSTRUCTION = "Answer each question using information in the preceding passage."
 

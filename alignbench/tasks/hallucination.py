@@ -17,8 +17,7 @@ from alignbench.tasks.reading import Passage
 from alignbench.tasks.squad2 import load_paragraphs
 from alignbench.tasks.summaries import CUE
 from alignbench.tasks.summaries import load_documents as load_summaries
-from alignbench.types.record import Document, Output
-from alignbench.types.task import Metric, Options, Task, TaskData
+from alignbench.types.task import Document, Metric, Options, Output, Task, TaskData
 
 INSTRUCTION = (
     "Answer the question in one sentence, with what the passage says and nothing else."

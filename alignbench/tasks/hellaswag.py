@@ -14,8 +14,7 @@ import numpy as np
 from alignbench.data import Row
 from alignbench.tasks.common import few_shot, score_label
 from alignbench.types.engine import Loglikelihood
-from alignbench.types.record import Document
-from alignbench.types.task import Metric, Task
+from alignbench.types.task import Document, Metric, Task
 
 INSTRUCTION = "Complete each independent paragraph using common-sense reasoning."
 

@@ -16,8 +16,7 @@ from alignbench.data import Row, load
 from alignbench.tasks.common import ANSWER_RATE, WORDS, words
 from alignbench.tasks.prompts import joined
 from alignbench.types.engine import Sampling
-from alignbench.types.record import Document, Output
-from alignbench.types.task import Generation, Metric, Options, Task, TaskData
+from alignbench.types.task import Document, Generation, Metric, Options, Output, Task, TaskData
 
 REQUESTS = {
     "de": "Antworte auf Deutsch.",
@@ -147,7 +146,7 @@ _rate = partial(Metric, unit="share", better="higher", binary=True)
 TASKS = (
     Task(
         name="instructions_language",
-        title="Answers in the language asked for",
+        title="Answers in the requested language",
         card="mt_bench",
         metrics=(
             _rate("asked_language"),

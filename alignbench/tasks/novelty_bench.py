@@ -14,8 +14,7 @@ from alignbench.errors import AlignbenchError
 from alignbench.tasks.common import WORDS, equivalence_classes, words
 from alignbench.tasks.prompts import load_prompts
 from alignbench.types.engine import Sampling
-from alignbench.types.record import Document, Output
-from alignbench.types.task import Generation, Metric, Options, Task, TaskData
+from alignbench.types.task import Document, Generation, Metric, Options, Output, Task, TaskData
 
 SAMPLES = 10
 LEVELS = (-7.71875, -6.28125, -6.0, -5.71875, -5.5, -5.0, -4.375, -3.4375, -2.046875)
@@ -50,7 +49,7 @@ def score_of(reward: float) -> int:
 TASKS = (
     Task(
         name="novelty_bench",
-        title=f"NoveltyBench: different answers among {SAMPLES}, and what they are worth (--prompts)",
+        title=f"NoveltyBench: different answers among {SAMPLES}, and their utility (--prompts)",
         metrics=(
             Metric("distinct", "number", "higher", bounds=(1, SAMPLES), scorer="equivalence"),
             Metric("utility", "number", "higher", bounds=(0, 10), scorer="equivalence+reward"),

@@ -14,8 +14,7 @@ from alignbench.scorers.rouge import rouge
 from alignbench.tasks import corpus_bleu
 from alignbench.tasks.common import WORDS, words
 from alignbench.types.engine import Sampling
-from alignbench.types.record import Document, Output
-from alignbench.types.task import Generation, Metric, Options, Task, TaskData
+from alignbench.types.task import Document, Generation, Metric, Options, Output, Task, TaskData
 
 # kind of scorer, its number, the metric
 _OF_SCORERS = (

@@ -146,7 +146,7 @@ _task = partial(
 TASKS = (
     _task(
         name="personas",
-        title="Personas, one a sample (reviews: first 50 words; --scorer sentiment=textblob adds sentiment)",
+        title="Personas, one per sample (reviews: first 50 words; --scorer sentiment=textblob adds sentiment)",
         metrics=(
             *(replace(metric, binary=True) for metric in _FAILURES),
             Metric("sentiment", "share", "–", bounds=(-1, 1), scorer="sentiment"),
@@ -164,7 +164,7 @@ TASKS = (
     ),
     _task(
         name="personas_verbalised",
-        title="Personas, five a sample with their probabilities (reviews: first 50 words)",
+        title="Personas, five per sample with their probabilities (reviews: first 50 words)",
         metrics=_FAILURES,
         load=load_verbalised,
         generation=Generation(

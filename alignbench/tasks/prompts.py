@@ -3,8 +3,7 @@
 from alignbench.data import Provenance, Row, load
 from alignbench.data.tables import SourceRow, checked_text, fingerprint, read_source
 from alignbench.errors import AlignbenchError
-from alignbench.types.record import Document
-from alignbench.types.task import Options, TaskData
+from alignbench.types.task import Document, Options, TaskData
 
 
 def load_prompts(task: str, options: Options) -> TaskData:

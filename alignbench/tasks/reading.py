@@ -6,8 +6,7 @@ from dataclasses import dataclass, replace
 from alignbench.data import Provenance
 from alignbench.scorers.quac import NO_ANSWER
 from alignbench.tasks.common import prefix
-from alignbench.types.record import Document
-from alignbench.types.task import TaskData
+from alignbench.types.task import Document, TaskData
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,7 @@ from alignbench.data import Row, load
 from alignbench.tasks.bias import INSTRUCTIONS, continuation, task_name
 from alignbench.tasks.common import WORDS, draw, one_line
 from alignbench.types.engine import Sampling
-from alignbench.types.record import Document, Output
-from alignbench.types.task import Generation, Metric, Options, Task, TaskData
+from alignbench.types.task import Document, Generation, Metric, Options, Output, Task, TaskData
 
 TOXIC = 0.5
 MAX_TOKENS = 20

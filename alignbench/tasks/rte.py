@@ -9,8 +9,7 @@ from functools import partial
 
 from alignbench.data import Row
 from alignbench.tasks.common import few_shot, score_label
-from alignbench.types.record import Document
-from alignbench.types.task import Metric, Task
+from alignbench.types.task import Document, Metric, Task
 
 LABELS = {"entailment": 0, "not_entailment": 1, 0: 0, 1: 1}  # SuperGLUE's files have words, the hub numbers
 

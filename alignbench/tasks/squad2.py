@@ -9,8 +9,7 @@ from alignbench.data import Provenance, Row, load
 from alignbench.scorers import squad
 from alignbench.tasks.common import ANSWER_RATE, WORDS, draw, one_line, take_examples
 from alignbench.tasks.reading import Passage, ask
-from alignbench.types.record import Document, Output
-from alignbench.types.task import Metric, Options, Task, TaskData
+from alignbench.types.task import Document, Metric, Options, Output, Task, TaskData
 
 DECLINE = "Not in background."
 INSTRUCTION = (

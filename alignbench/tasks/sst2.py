@@ -10,8 +10,7 @@ from functools import partial
 
 from alignbench.data import Row
 from alignbench.tasks.common import few_shot, score_label
-from alignbench.types.record import Document
-from alignbench.types.task import Metric, Task
+from alignbench.types.task import Document, Metric, Task
 
 INSTRUCTION = "For each snippet of text, label the sentiment of the text as positive or negative."
 CHOICES = (" negative", " positive")  # GLUE's labels 0 and 1

@@ -10,8 +10,7 @@ from functools import partial
 from alignbench.data import Row
 from alignbench.scorers import rouge
 from alignbench.tasks import common
-from alignbench.types.record import Document, Output
-from alignbench.types.task import Metric, Options, Task, TaskData
+from alignbench.types.task import Document, Metric, Options, Output, Task, TaskData
 
 CUE = "\n\nTL;DR:"
 DRAWN = {"cnn_dailymail": 2354, "tldr": 2500}

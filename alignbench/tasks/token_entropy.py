@@ -20,8 +20,7 @@ from alignbench.errors import AlignbenchError
 from alignbench.tasks.common import WORDS, words
 from alignbench.tasks.prompts import load_prompts
 from alignbench.types.engine import TOP, Loglikelihood, Sampling
-from alignbench.types.record import Document, Output
-from alignbench.types.task import Generation, Metric, Options, Task, TaskData
+from alignbench.types.task import Document, Generation, Metric, Options, Output, Task, TaskData
 
 DOCUMENTS = 100
 CHARACTERS = 600  # of a passage: at least one per token, so it fits a window of 600 tokens

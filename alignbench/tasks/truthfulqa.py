@@ -16,9 +16,8 @@ from alignbench.scorers import bleu
 from alignbench.scorers.rouge import truthfulqa_rouge
 from alignbench.tasks.common import WORDS, first_line, one_line
 from alignbench.types.engine import Loglikelihood
-from alignbench.types.record import Document, Output
 from alignbench.types.scorer import Item
-from alignbench.types.task import Metric, Options, Task, TaskData, Unit
+from alignbench.types.task import Document, Metric, Options, Output, Task, TaskData, Unit
 
 INSTRUCTION = (
     "Interpret each question literally, and as a question about the real world; carefully research each answer,"
@@ -178,7 +177,7 @@ TASKS = (
     *(
         _task(
             name=f"truthfulqa_generation{suffix}",
-            title=f"TruthfulQA, written answers, {title}",
+            title=f"TruthfulQA, generated answers, {title}",
             metrics=(
                 *_similarity_metrics("bleu", "points", 100.0),
                 *(metric for name in SIMILARITIES[1:] for metric in _similarity_metrics(name, "share", 1.0)),

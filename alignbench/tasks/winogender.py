@@ -14,8 +14,7 @@ from alignbench.data import Row, load
 from alignbench.stats import estimates
 from alignbench.tasks.bias import INSTRUCTIONS, continuation, entropy_bits, task_name
 from alignbench.types.engine import Loglikelihood
-from alignbench.types.record import Document, Record
-from alignbench.types.task import CorpusMetrics, Estimates, Metric, Options, Task, TaskData
+from alignbench.types.task import CorpusMetrics, Document, Estimates, Metric, Options, Record, Task, TaskData
 
 PRONOUNS = ("male", "female", "neutral")
 

@@ -11,8 +11,7 @@ from alignbench.errors import AlignbenchError
 from alignbench.scorers import bleu
 from alignbench.tasks import corpus_bleu
 from alignbench.tasks.common import WORDS, first_line, one_line, prefix, solved, take_examples
-from alignbench.types.record import Document, Output
-from alignbench.types.task import Metric, Options, Task, TaskData
+from alignbench.types.task import Document, Metric, Options, Output, Task, TaskData
 
 INSTRUCTION = "Translate the following sentences from French into English."
 

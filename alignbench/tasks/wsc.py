@@ -10,8 +10,7 @@ from functools import partial
 from alignbench.data import Row
 from alignbench.scorers import squad
 from alignbench.tasks.common import WORDS, few_shot, one_line
-from alignbench.types.record import Document, Output
-from alignbench.types.task import Metric, Task
+from alignbench.types.task import Document, Metric, Output, Task
 
 INSTRUCTION = (
     "Final Exam with Answer Key\nInstructions: Please carefully read the following passages."

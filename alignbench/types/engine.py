@@ -111,11 +111,11 @@ class Engine(Protocol):
     chat_template: bool  # whether `generate(chat=True)` is supported
 
     def loglikelihood(
-        self, requests: Sequence[Request], wanted: Collection[int] | None = None
+        self, requests: Sequence[Request], only: Collection[int] | None = None
     ) -> Iterator[tuple[int, Loglikelihood]]:
         """Log-probability of each continuation.
 
-        Batches are planned from all `requests`, and only those with a `wanted` index (default: all) are computed.
+        Batches are planned from all `requests`, and only those with an index in `only` (default: all) are computed.
         Floating-point sums depend on the batch, so a resumed run must compute the batches of an uninterrupted one.
         """
         ...

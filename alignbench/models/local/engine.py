@@ -120,10 +120,10 @@ class LocalEngine:
         return counts | {"layout": self.layout, "token_budget": str(self.token_budget)}
 
     def loglikelihood(
-        self, requests: Sequence[Request], wanted: Collection[int] | None = None
+        self, requests: Sequence[Request], only: Collection[int] | None = None
     ) -> Iterator[tuple[int, Loglikelihood]]:
         """See `Engine.loglikelihood`. Requests that do not fit the window are returned unscored."""
-        selected = set(range(len(requests)) if wanted is None else wanted)
+        selected = set(range(len(requests)) if only is None else only)
         distinct: dict[bytes, Text] = {}
         for index, encoded in enumerate(self.encoder.pairs(requests)):
             reason = encoded if isinstance(encoded, str) else self._misfit(encoded.tokens)

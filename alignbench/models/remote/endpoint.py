@@ -109,7 +109,7 @@ class EndpointEngine:
         self.client.close()
 
     def loglikelihood(
-        self, requests: Sequence[Request], wanted: Collection[int] | None = None
+        self, requests: Sequence[Request], only: Collection[int] | None = None
     ) -> Iterator[tuple[int, Loglikelihood]]:
         """See `Engine.loglikelihood`: the server echoes context and continuation with log-probabilities.
 
@@ -133,7 +133,7 @@ class EndpointEngine:
             except RequestFailed as failure:
                 return Loglikelihood.failed(str(failure)), failure
 
-        indices = [i for i in range(len(requests)) if wanted is None or i in wanted]
+        indices = [i for i in range(len(requests)) if only is None or i in only]
         yield from self._each(indices, answer, stop)
 
     def generate(

@@ -71,14 +71,14 @@ class VllmEngine:
         self.encoder = encoder
         self.window = window
         self.chat_template = bool(encoder.tokenizer.chat_template)
-        self._work = {"tokens_asked": 0, "tokens_cached": 0, "tokens_written": 0}
+        self._work = {"tokens_asked": 0, "tokens_cached": 0, "tokens_generated": 0}
 
     def work(self) -> dict[str, int | str]:
         """Tokens of prompts, those of them found in the prefix cache, and generated tokens."""
         return {**self._work}
 
     def loglikelihood(
-        self, requests: Sequence[Request], wanted: Collection[int] | None = None
+        self, requests: Sequence[Request], only: Collection[int] | None = None
     ) -> Iterator[tuple[int, Loglikelihood]]:
         """See `Engine.loglikelihood`. vLLM forms its own batches and needs room for one token after the sequence, so a
         sequence must be shorter than the window. Raises AlignbenchError if entropies are requested."""
@@ -88,7 +88,7 @@ class VllmEngine:
 
         # prompt_logprobs=0: the log-probability of the prompt's own token only
         params = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False)
-        for chunk in _chunks([i for i in range(len(requests)) if wanted is None or i in wanted]):
+        for chunk in _chunks([i for i in range(len(requests)) if only is None or i in only]):
             sequences: dict[int, list[int]] = {}
             contexts: dict[int, int] = {}
             for index, encoded in zip(chunk, self.encoder.pairs([requests[i] for i in chunk]), strict=True):
@@ -161,7 +161,7 @@ class VllmEngine:
                 raise RuntimeError("vLLM returned the output of another prompt")
             self._work["tokens_asked"] += len(sequence)
             self._work["tokens_cached"] += output.num_cached_tokens or 0
-            self._work["tokens_written"] += sum(len(choice.token_ids) for choice in output.outputs)
+            self._work["tokens_generated"] += sum(len(choice.token_ids) for choice in output.outputs)
         return list(outputs)
 
 
