@@ -78,6 +78,8 @@ def test_the_mean_tax_is_over_tasks_then_over_groups():
     assert mean.value == pytest.approx(5.0)
     assert mean.standard_error == pytest.approx(np.hypot(2.5, 1.0) / 2)
     assert mean.low == pytest.approx(5.0 - 1.96 * mean.standard_error, abs=1e-3)
+    twice = [row("rte", "g", 0.0, 1.0), row("rte", "g", 4.0, 1.0), row("sst2", "g", 8.0, 1.0)]
+    assert macro(twice)[1].value == pytest.approx(5.0)  # two rows of one task count as one
     assert macro([]) == ((), None)
 
 
@@ -87,11 +89,6 @@ def test_errors_of_tasks_on_the_same_data_do_not_count_as_independent():
     assert macro(same)[1].standard_error == pytest.approx(2.0)
     assert macro([same[0], other])[1].standard_error == pytest.approx(np.sqrt(2))
     assert macro([*same, row("sst2", "truth", 1.0, None)])[1].low is None
-
-
-def test_two_rows_of_one_task_count_as_one_task():
-    rows = [row("rte", "g", 0.0, 1.0), row("rte", "g", 4.0, 1.0), row("sst2", "g", 8.0, 1.0)]
-    assert macro(rows)[1].value == pytest.approx(5.0)
 
 
 # Front
@@ -137,9 +134,7 @@ def test_an_adjusted_wald_interval_by_hand():
     assert (found.low, found.high) == pytest.approx((-2 / 52.5 - 2.0066 * error, -2 / 52.5 + 2.0066 * error), abs=1e-4)
     points = rare_changes(100 * np.array(deltas), np.arange(50), 100.0)  # in points of a hundred
     assert (points.low, points.high) == pytest.approx((100 * found.low, 100 * found.high))
-
-
-def test_few_changes_are_counted_in_groups_and_relative_to_those_without_a_change():
+    # few are counted in groups, and relative to those without a change
     assert not few_changed([1.0] * 20 + [0.0] * 80, np.arange(100))
     assert few_changed([1.0] * 20 + [0.0] * 80, np.arange(100) // 2)
     assert not few_changed([1.0] * 5 + [0.0] * 5, np.arange(10))
@@ -160,10 +155,7 @@ def test_holms_correction_keeps_the_order_and_lies_between_p_and_bonferroni(p):
     adjusted = holm(p)
     assert all(x <= y <= min(1, x * len(p)) + 1e-12 for x, y in zip(p, adjusted, strict=True))
     assert [adjusted[i] for i in np.argsort(p, kind="stable")] == sorted(adjusted)
-
-
-def test_holms_correction_by_hand():
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])  # by hand
     assert (holm([0.5, 0.9]), holm([])) == ([1.0, 1.0], [])
 
 
