@@ -6,6 +6,7 @@ personal data in the training split. Every removal is counted. Nothing is random
 
 import hashlib
 import json
+import math
 import os
 from collections import Counter
 from collections.abc import Iterable
@@ -14,6 +15,8 @@ from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from alignbench.data.tables import SourceRow, checked_messages, fingerprint, read_source, shared_prompt
 from alignbench.errors import AlignbenchError, first_line
@@ -57,16 +60,6 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
-    """A prompt, its user, and its length in tokens or characters."""
-
-    row: SourceRow
-    prompt: str
-    user: str
-    length: int
-
-
-@dataclass(frozen=True, slots=True)
 class SplitSummary:
     """One row of the paper's Tables 6 to 9. `users` and `per_user_…` are None without user ids.
 
@@ -105,30 +98,33 @@ def prepare(source: str, out: Path, settings: Settings | None = None) -> Prepare
     items = read_items(rows, settings)
     done = Prepared(fingerprint(source, len(rows)), settings, "characters" if settings.tokenizer is None else "tokens")
 
-    def keep(reason: str, kept: list[Item], before: list[Item]) -> list[Item]:
-        done.removed[reason] = len(before) - len(kept)
-        return kept
+    def keep(reason: str, before: pd.DataFrame, chosen: pd.Series) -> pd.DataFrame:
+        done.removed[reason] = len(before) - int(chosen.sum())
+        return before[chosen]
 
-    items = keep("too long", [item for item in items if _fits(item, settings)], items)
-    items = keep("duplicate prefix", without_duplicates(items, settings.prefix_characters), items)
+    tokens, characters = settings.max_prompt_tokens, settings.max_prompt_characters
+    size = items.prompt.map(len)
+    items = keep("too long", items, (items.length <= (tokens or math.inf)) & (size <= (characters or math.inf)))
+    items = keep("duplicate prefix", items, are_first(items.prompt, settings.prefix_characters))
     if settings.user_field is not None:
-        items = keep("over the user's limit", _first_of_each_user(items, settings.per_user), items)
-    splits: dict[str, list[Item]] = {name: [] for name in SPLITS}
-    for item in items:
-        splits[split_of(item.user, settings)].append(item)
+        items = keep("over the user's limit", items, items.groupby("user_number").cumcount() < settings.per_user)
+    names = items.user.map(lambda user: split_of(user, settings))
+    splits = {name: items[names == name] for name in SPLITS}
     if settings.pii:
-        splits["train"] = keep("personal data", _without_personal_data(splits["train"], done), splits["train"])
-    if not any(splits.values()):
+        splits["train"] = keep("personal data", splits["train"], _lack_personal_data(splits["train"], done))
+    if not any(map(len, splits.values())):
         removed = ", ".join(f"{reason}: {count}" for reason, count in done.removed.items())
         raise AlignbenchError(f"{source}: no prompt is left of {len(rows)} ({removed})")
     done.splits = {name: _summary(chosen, settings) for name, chosen in splits.items()}
-    texts = {f"{name}.jsonl": "".join(_line(item, settings) for item in chosen) for name, chosen in splits.items()}
+    texts = {f"{name}.jsonl": "".join(_line(row, settings) for row in chosen.row) for name, chosen in splits.items()}
     _write(out, texts | {"prepared.json": json.dumps(asdict(done), indent=2, ensure_ascii=False) + "\n"})
     return done
 
 
-def read_items(rows: list[SourceRow], settings: Settings) -> list[Item]:
-    """Raises AlignbenchError for a row without a prompt or a user's id, with file and line.
+def read_items(rows: list[SourceRow], settings: Settings) -> pd.DataFrame:
+    """Columns row, prompt, user, user_number, and the prompt's length in tokens or characters.
+
+    Raises AlignbenchError for a row without a prompt or a user's id, with file and line.
 
     The prompt is text, or the first message of the user in chat messages (in the prompt field, else in `messages`), or
     the common start of `chosen` and `rejected`, which are dialogues in HH's format.
@@ -141,18 +137,19 @@ def read_items(rows: list[SourceRow], settings: Settings) -> list[Item]:
         except ValueError as error:
             raise AlignbenchError(f"{row.where}: {error}") from None
     lengths = list(map(len, prompts)) if settings.tokenizer is None else _token_counts(prompts, settings.tokenizer)
-    return [Item(*values) for values in zip(rows, prompts, users, lengths, strict=True)]
+    numbers = {user: number for number, user in enumerate(dict.fromkeys(users))}
+    # dtype=object, and users' numbers: text with a lone surrogate cannot have pandas' dtype for text
+    texts = pd.DataFrame({"row": rows, "prompt": prompts, "user": users}, dtype=object)
+    return texts.assign(length=lengths, user_number=[numbers[user] for user in users])
 
 
-def without_duplicates(items: list[Item], prefix: int) -> list[Item]:
-    """The first of all prompts that share their first `prefix` characters; shorter ones are duplicates if equal.
+def are_first(prompts: pd.Series, prefix: int) -> pd.Series:
+    """Whether each prompt is the first with its first `prefix` characters; shorter ones are duplicates if equal.
 
     Sharing a prefix of at least n characters is the same as having equal first n, so no pairs are compared.
     """
-    first: dict[str, Item] = {}
-    for item in items:
-        first.setdefault(item.prompt[:prefix], item)
-    return list(first.values())
+    starts = [prompt[:prefix] for prompt in prompts]
+    return ~pd.Series(starts, prompts.index, dtype=object).duplicated()  # dtype: see read_items
 
 
 def split_of(user: str, settings: Settings) -> str:
@@ -205,37 +202,21 @@ def _token_counts(prompts: list[str], name: str) -> list[int]:
     return [len(ids) for ids in encoded["input_ids"]]
 
 
-def _fits(item: Item, settings: Settings) -> bool:
-    tokens, characters = settings.max_prompt_tokens, settings.max_prompt_characters
-    return (tokens is None or item.length <= tokens) and (characters is None or len(item.prompt) <= characters)
-
-
-def _first_of_each_user(items: list[Item], limit: int) -> list[Item]:
-    seen: Counter[str] = Counter()
-    kept = []
-    for item in items:
-        seen[item.user] += 1
-        if seen[item.user] <= limit:
-            kept.append(item)
-    return kept
-
-
-def _without_personal_data(items: list[Item], done: Prepared) -> list[Item]:
+def _lack_personal_data(items: pd.DataFrame, done: Prepared) -> pd.Series:
     from alignbench.data.pii import PACKAGES, finder
 
     find = finder()
     fields = {done.settings.prompt_field, *READ_FIELDS}
-    kept = []
-    for item in items:
-        texts = {item.prompt, *(text for name in fields for text in _texts(item.row.fields.get(name)))}
+    clean = []
+    for row, prompt in zip(items.row, items.prompt, strict=True):
+        texts = {prompt, *(text for name in fields for text in _texts(row.fields.get(name)))}
         kinds = {kind for text in texts for kind in find(text)}
         for kind in kinds:
-            done.pii.setdefault(kind, []).append(item.row.number)
-        if not kinds:
-            kept.append(item)
+            done.pii.setdefault(kind, []).append(row.number)
+        clean.append(not kinds)
     done.pii = dict(sorted(done.pii.items()))
     done.pii_versions = {name: version(name) for name in PACKAGES}
-    return kept
+    return pd.Series(clean, items.index, bool)
 
 
 def _texts(value: Any) -> Iterable[str]:
@@ -247,28 +228,19 @@ def _texts(value: Any) -> Iterable[str]:
             yield from _texts(inner)
 
 
-def _summary(items: list[Item], settings: Settings) -> SplitSummary:
-    import numpy as np
-
-    length: dict[str, float] = {}
-    if items:
-        values = np.array([item.length for item in items], np.float64)
-        std = float(values.std(ddof=1)) if len(values) > 1 else 0.0
-        low, q1, q2, q3, high = np.percentile(values, [0, 25, 50, 75, 100]).tolist()
-        length = {
-            "mean": float(values.mean()), "std": std, "min": low, "25%": q1, "50%": q2, "75%": q3, "max": high,
-        }  # fmt: skip
+def _summary(items: pd.DataFrame, settings: Settings) -> SplitSummary:
+    length = items.length.describe().drop("count").fillna(0.0).to_dict() if len(items) else {}
     if settings.user_field is None:
         return SplitSummary(len(items), None, None, None, length)
-    counts = Counter(item.user for item in items)
+    counts = Counter(items.user)
     mean = len(items) / len(counts) if counts else 0.0
     return SplitSummary(len(items), len(counts), mean, max(counts.values(), default=0), length)
 
 
-def _line(item: Item, settings: Settings) -> str:
+def _line(row: SourceRow, settings: Settings) -> str:
     names = {settings.prompt_field: "prompt"} | ({settings.user_field: "user"} if settings.user_field else {})
-    row = {names.get(name, name): value for name, value in item.row.fields.items()}
-    return json.dumps(row, ensure_ascii=False, default=str) + "\n"
+    fields = {names.get(name, name): value for name, value in row.fields.items()}
+    return json.dumps(fields, ensure_ascii=False, default=str) + "\n"
 
 
 def _write(out: Path, texts: dict[str, str]) -> None:

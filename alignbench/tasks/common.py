@@ -6,23 +6,29 @@ Ouyang et al. 2022, arXiv 2203.02155, appendix D; docs/metrics.md describes the 
 import math
 import random
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from alignbench.data import Loaded, Row, load
+from alignbench.data import Loaded, Provenance, Row, load
 from alignbench.errors import AlignbenchError
+from alignbench.scorers.quac import NO_ANSWER
 from alignbench.types.engine import Loglikelihood, Sampling
 from alignbench.types.scorer import Item
-from alignbench.types.task import Document, Generation, Metric, Options, Output, Record, TaskData, default_items
+from alignbench.types.task import Document, Generation, Metric, Options, Output, Record, Task, TaskData, default_items
 
 T = TypeVar("T")
 
 ANSWER_RATE = Metric("answer_rate", "share", "–", binary=True)
 WORDS = Metric("words", "words", "–", bounds=(0, None))
+F1 = Metric("f1", "share", "higher", bounds=(0, 1))
+EM = Metric("em", "share", "higher", binary=True)
+
+reading_task = partial(Task, group="reading", headline="f1", takes_shots=True)
 
 
 def words(text: str) -> float:
@@ -86,6 +92,24 @@ def score_label(document: Document, answers: Sequence[Loglikelihood]) -> dict[st
     return {"acc": float(np.argmax(means) == document.target["label"])}
 
 
+def classification(
+    name: str, title: str, group: str, chance: float, parse: Callable[[Row], Document], instruction: str = ""
+) -> Task:
+    """A task of the choice with the highest mean log-probability per token, on the data of the same name."""
+    card = name.partition("_")[0]
+    return Task(
+        name=name,
+        title=title,
+        card=card,
+        metrics=(Metric("acc", "share", "higher", binary=True, chance=chance),),
+        group=group,
+        headline="acc",
+        load=partial(few_shot, card, parse, instruction=instruction),
+        score=score_label,
+        takes_shots=True,
+    )
+
+
 def one_line(max_tokens: int, score: Callable[[Document, Output], dict[str, float]], **parts: Any) -> Generation:
     """Greedy generation of one line, scored by its metrics and its number of words.
 
@@ -120,3 +144,34 @@ def first_outputs(records: Sequence[Record]) -> tuple[list[str], NDArray[np.floa
     vectors = [record.vectors[0] for record in records if record.vectors is not None]
     known = np.stack(vectors) if vectors and len(vectors) == len(records) else None
     return [record.outputs[0].text for record in records], known
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A text with its questions.
+
+    head: the text as shown above the first question
+    questions: documents whose `prompt` is the question alone; the first reference is the answer that later prompts show
+    decline: the answer shown for a question without one
+    """
+
+    id: str
+    head: str
+    questions: tuple[Document, ...]
+    decline: str
+
+    def shown(self, n: int) -> str:
+        """The head and the first `n` questions with their answers."""
+        turns = ((q.prompt, q.references[0] if q.references else NO_ANSWER) for q in self.questions[:n])
+        return self.head + "".join(f"\n\nQ: {q}\n\nA: {self.decline if a == NO_ANSWER else a}" for q, a in turns)
+
+
+def ask(scored: Sequence[Passage], examples: Sequence[Passage], instruction: str, provenance: Provenance) -> TaskData:
+    """A document per question of the scored passages, after the examples with all their questions and answers."""
+    documents = [
+        replace(question, prompt=f"{passage.shown(number)}\n\nQ: {question.prompt}\n\nA:")
+        for passage in scored
+        for number, question in enumerate(passage.questions)
+    ]
+    shown = prefix(instruction, [passage.shown(len(passage.questions)) for passage in examples])
+    return TaskData(documents, (provenance,), shown, len(examples))

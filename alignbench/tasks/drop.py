@@ -8,8 +8,8 @@ from dataclasses import replace
 
 from alignbench.data import Row, load
 from alignbench.scorers import drop
-from alignbench.tasks.common import WORDS, one_line, prefix, solved, take_examples
-from alignbench.types.task import Document, Metric, Options, Output, Task, TaskData
+from alignbench.tasks.common import EM, F1, WORDS, one_line, prefix, reading_task, solved, take_examples
+from alignbench.types.task import Document, Options, Output, TaskData
 
 INSTRUCTION = "Answer each question using information in the preceding passage."
 
@@ -42,15 +42,12 @@ def score(document: Document, output: Output) -> dict[str, float]:
 
 
 TASKS = (
-    Task(
+    reading_task(
         name="drop",
         title="DROP, InstructGPT's form",
         card="drop",
-        metrics=(Metric("f1", "share", "higher", bounds=(0, 1)), Metric("em", "share", "higher", binary=True), WORDS),
-        group="reading",
-        headline="f1",
+        metrics=(F1, EM, WORDS),
         load=load_documents,
         generation=one_line(50, score),
-        takes_shots=True,
     ),
 )

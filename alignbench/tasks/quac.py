@@ -10,9 +10,8 @@ from itertools import pairwise
 
 from alignbench.data import Row, load
 from alignbench.scorers import quac, squad
-from alignbench.tasks.common import ANSWER_RATE, WORDS, one_line, take_examples
-from alignbench.tasks.reading import Passage, ask
-from alignbench.types.task import Document, Metric, Options, Output, Task, TaskData
+from alignbench.tasks.common import ANSWER_RATE, F1, WORDS, Passage, ask, one_line, reading_task, take_examples
+from alignbench.types.task import Document, Options, Output, TaskData
 
 DECLINE = "I don't know."
 INSTRUCTION = (
@@ -89,29 +88,21 @@ def score_quac(document: Document, output: Output) -> dict[str, float]:
     return found | ({"f1_agreed": found["f1"]} if agreed else {})
 
 
-_F1 = Metric("f1", "share", "higher", bounds=(0, 1))
-
 TASKS = (
-    Task(
+    reading_task(
         name="quac",
         title="QuAC, InstructGPT's form",
         card="quac",
-        metrics=(_F1, replace(_F1, name="f1_agreed"), ANSWER_RATE, WORDS),
-        group="reading",
-        headline="f1",
+        metrics=(F1, replace(F1, name="f1_agreed"), ANSWER_RATE, WORDS),
         load=load_quac,
         generation=one_line(50, score_quac),
-        takes_shots=True,
     ),
-    Task(
+    reading_task(
         name="canard",
         title="QuAC's conversations without the paragraph (CANARD)",
         card="canard",
-        metrics=(_F1, ANSWER_RATE, WORDS),
-        group="reading",
-        headline="f1",
+        metrics=(F1, ANSWER_RATE, WORDS),
         load=load_canard,
         generation=one_line(50, score),
-        takes_shots=True,
     ),
 )

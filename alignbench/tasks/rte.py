@@ -5,11 +5,9 @@ Dagan et al. 2006 and successors, as collected in SuperGLUE (Wang et al. 2019, a
 from the training set.
 """
 
-from functools import partial
-
 from alignbench.data import Row
-from alignbench.tasks.common import few_shot, score_label
-from alignbench.types.task import Document, Metric, Task
+from alignbench.tasks.common import classification
+from alignbench.types.task import Document
 
 LABELS = {"entailment": 0, "not_entailment": 1, 0: 0, 1: 1}  # SuperGLUE's files have words, the hub numbers
 
@@ -23,16 +21,4 @@ def parse(row: Row) -> Document:
     return Document(str(row["idx"]), prompt, (" Yes", " No"), target={"label": LABELS[row["label"]]})
 
 
-TASKS = (
-    Task(
-        name="rte",
-        title="RTE, InstructGPT's form",
-        card="rte",
-        metrics=(Metric("acc", "share", "higher", binary=True, chance=0.5),),
-        group="inference",
-        headline="acc",
-        load=partial(few_shot, "rte", parse),
-        score=score_label,
-        takes_shots=True,
-    ),
-)
+TASKS = (classification("rte", "RTE, InstructGPT's form", "inference", 0.5, parse),)

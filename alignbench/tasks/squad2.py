@@ -7,9 +7,19 @@ answer to an unanswerable question is empty. Few-shot: whole paragraphs of diffe
 
 from alignbench.data import Provenance, Row, load
 from alignbench.scorers import squad
-from alignbench.tasks.common import ANSWER_RATE, WORDS, draw, one_line, take_examples
-from alignbench.tasks.reading import Passage, ask
-from alignbench.types.task import Document, Metric, Options, Output, Task, TaskData
+from alignbench.tasks.common import (
+    ANSWER_RATE,
+    EM,
+    F1,
+    WORDS,
+    Passage,
+    ask,
+    draw,
+    one_line,
+    reading_task,
+    take_examples,
+)
+from alignbench.types.task import Document, Metric, Options, Output, TaskData
 
 DECLINE = "Not in background."
 INSTRUCTION = (
@@ -72,21 +82,12 @@ def score(document: Document, output: Output) -> dict[str, float]:
 
 
 TASKS = (
-    Task(
+    reading_task(
         name="squad2",
         title="SQuAD 2.0, InstructGPT's form",
         card="squad2",
-        metrics=(
-            Metric("f1", "share", "higher", bounds=(0, 1)),
-            Metric("em", "share", "higher", binary=True),
-            Metric("answered_unanswerable", "share", "lower", binary=True),
-            ANSWER_RATE,
-            WORDS,
-        ),
-        group="reading",
-        headline="f1",
+        metrics=(F1, EM, Metric("answered_unanswerable", "share", "lower", binary=True), ANSWER_RATE, WORDS),
         load=load_documents,
         generation=one_line(50, score),
-        takes_shots=True,
     ),
 )

@@ -6,11 +6,10 @@ here the tokens are joined again, as in the paper's example. Few-shot: 15 exampl
 """
 
 import re
-from functools import partial
 
 from alignbench.data import Row
-from alignbench.tasks.common import few_shot, score_label
-from alignbench.types.task import Document, Metric, Task
+from alignbench.tasks.common import classification
+from alignbench.types.task import Document
 
 INSTRUCTION = "For each snippet of text, label the sentiment of the text as positive or negative."
 CHOICES = (" negative", " positive")  # GLUE's labels 0 and 1
@@ -29,16 +28,4 @@ def join_tokens(text: str) -> str:
     return _SPACE_BEFORE.sub("", text.strip()).replace("( ", "(")
 
 
-TASKS = (
-    Task(
-        name="sst2",
-        title="SST-2, InstructGPT's form",
-        card="sst2",
-        metrics=(Metric("acc", "share", "higher", binary=True, chance=0.5),),
-        group="sentiment",
-        headline="acc",
-        load=partial(few_shot, "sst2", parse, instruction=INSTRUCTION),
-        score=score_label,
-        takes_shots=True,
-    ),
-)
+TASKS = (classification("sst2", "SST-2, InstructGPT's form", "sentiment", 0.5, parse, INSTRUCTION),)
