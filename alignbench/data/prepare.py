@@ -7,13 +7,12 @@ personal data in the training split. Every removal is counted. Nothing is random
 import hashlib
 import json
 import math
-import os
 from collections import Counter
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
@@ -244,17 +243,14 @@ def _line(row: SourceRow, settings: Settings) -> str:
 
 
 def _write(out: Path, texts: dict[str, str]) -> None:
-    """Write all files or none: each under a temporary name first, then all are renamed."""
-    parts = {name: out / f".{name}.{os.getpid()}" for name in texts}
+    """Write all files or none: first into a temporary folder in `out`, from which they are then moved."""
     try:
         out.mkdir(parents=True, exist_ok=True)
-        for name, text in texts.items():
-            parts[name].write_bytes(text.encode("utf-8", "backslashreplace"))  # a lone surrogate as JSON's escape
-        for name, part in parts.items():
-            part.replace(out / name)
+        with TemporaryDirectory(dir=out, prefix=".") as part:
+            for name, text in texts.items():
+                # a lone surrogate becomes JSON's escape
+                Path(part, name).write_bytes(text.encode("utf-8", "backslashreplace"))
+            for name in texts:
+                Path(part, name).replace(out / name)
     except OSError as error:
         raise AlignbenchError(f"{out}: cannot be written: {error.strerror or error}") from None
-    finally:
-        for part in parts.values():
-            with suppress(OSError):  # `out` may not be a folder
-                part.unlink(missing_ok=True)

@@ -6,7 +6,7 @@ Ouyang et al. 2022, arXiv 2203.02155, appendix D; docs/metrics.md describes the 
 import math
 import random
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,9 +14,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from alignbench.data import Loaded, Provenance, Row, load
+from alignbench.data import Loaded, Row, load
 from alignbench.errors import AlignbenchError
-from alignbench.scorers.quac import NO_ANSWER
 from alignbench.types.engine import Loglikelihood, Sampling
 from alignbench.types.scorer import Item
 from alignbench.types.task import Document, Generation, Metric, Options, Output, Record, Task, TaskData, default_items
@@ -25,10 +24,6 @@ T = TypeVar("T")
 
 ANSWER_RATE = Metric("answer_rate", "share", "–", binary=True)
 WORDS = Metric("words", "words", "–", bounds=(0, None))
-F1 = Metric("f1", "share", "higher", bounds=(0, 1))
-EM = Metric("em", "share", "higher", binary=True)
-
-reading_task = partial(Task, group="reading", headline="f1", takes_shots=True)
 
 
 def words(text: str) -> float:
@@ -144,34 +139,3 @@ def first_outputs(records: Sequence[Record]) -> tuple[list[str], NDArray[np.floa
     vectors = [record.vectors[0] for record in records if record.vectors is not None]
     known = np.stack(vectors) if vectors and len(vectors) == len(records) else None
     return [record.outputs[0].text for record in records], known
-
-
-@dataclass(frozen=True)
-class Passage:
-    """A text with its questions.
-
-    head: the text as shown above the first question
-    questions: documents whose `prompt` is the question alone; the first reference is the answer that later prompts show
-    decline: the answer shown for a question without one
-    """
-
-    id: str
-    head: str
-    questions: tuple[Document, ...]
-    decline: str
-
-    def shown(self, n: int) -> str:
-        """The head and the first `n` questions with their answers."""
-        turns = ((q.prompt, q.references[0] if q.references else NO_ANSWER) for q in self.questions[:n])
-        return self.head + "".join(f"\n\nQ: {q}\n\nA: {self.decline if a == NO_ANSWER else a}" for q, a in turns)
-
-
-def ask(scored: Sequence[Passage], examples: Sequence[Passage], instruction: str, provenance: Provenance) -> TaskData:
-    """A document per question of the scored passages, after the examples with all their questions and answers."""
-    documents = [
-        replace(question, prompt=f"{passage.shown(number)}\n\nQ: {question.prompt}\n\nA:")
-        for passage in scored
-        for number, question in enumerate(passage.questions)
-    ]
-    shown = prefix(instruction, [passage.shown(len(passage.questions)) for passage in examples])
-    return TaskData(documents, (provenance,), shown, len(examples))

@@ -38,6 +38,9 @@ def parse(row: Row, strip: bool = False) -> Document:
     return Document("", text, tuple(f" {ending}" for ending in endings), target=target, group=row.get("source_id"))
 
 
+parse_stripped = partial(parse, strip=True)
+
+
 def clean(text: str) -> str:
     """Remove WikiHow's marks: " [title]" ends a sentence.
 
@@ -71,11 +74,6 @@ TASKS = (
         takes_shots=True,
     ),
     classification(
-        "hellaswag_instructgpt",
-        "HellaSwag, InstructGPT's form",
-        "common sense",
-        0.25,
-        partial(parse, strip=True),
-        INSTRUCTION,
+        "hellaswag_instructgpt", "HellaSwag, InstructGPT's form", "common sense", 0.25, parse_stripped, INSTRUCTION
     ),
 )

@@ -91,26 +91,23 @@ def reviews(document: Document, outputs: Sequence[Output]) -> list[Item]:
 def corpus_metrics(records: Sequence[Record], intervals: bool) -> Estimates:
     """The distribution of each field over all personas, and the diversity of the reviews."""
     found: Estimates = []
+    parsed = [record.statistics for record in records]
     for name, field, derive in (
         ("first_name", "name", lambda name: name.split()[0]),
         ("gender", "gender", str),
         ("age_decade", "age", lambda age: f"{int(age) // 10 * 10}s"),
         ("nationality", "nationality", str),
     ):
-        pairs = [list(zip(_column(r, field), _column(r, "probability"), strict=True)) for r in records]
+        pairs = [list(zip(own.get(field, ()), own.get("probability", ()), strict=True)) for own in parsed]
         values = [[derive(value) for value, _ in own if value is not None] for own in pairs]
         weights = [[float(p or 0) for value, p in own if value is not None] for own in pairs]
         estimates = spread(values, intervals=intervals)
         if any(any(own) for own in weights):
             estimates += weighted_spread(values, weights, intervals=intervals)
         found += [(replace(metric, name=f"{name}_{metric.name}"), estimate) for metric, estimate in estimates]
-    texts = [review for record in records for review in _column(record, "review") if review is not None]
+    texts = [review for own in parsed for review in own.get("review", ()) if review is not None]
     of_reviews = of_set(texts, prefix="review_", intervals=intervals)
     return found + [(metric, estimate) for metric, estimate in of_reviews if not metric.name.endswith("_uncut")]
-
-
-def _column(record: Record, name: str) -> Sequence[str | None]:
-    return record.statistics.get(name, ())
 
 
 def _review(output: Output) -> str:
@@ -118,9 +115,8 @@ def _review(output: Output) -> str:
     return next((persona.get("review", "") for persona in _parsed(output.text)), "")
 
 
-@lru_cache(1024)
+@lru_cache(1024)  # an output is parsed for its items, its metrics and its statistics
 def _parsed(text: str) -> tuple[Persona, ...]:
-    """Cached, since an output is parsed for its items, its metrics and its statistics."""
     return tuple(read_personas(text))
 
 

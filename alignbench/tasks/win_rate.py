@@ -60,7 +60,7 @@ def score_verdict(document: Document, outputs: Sequence[Output]) -> dict[str, fl
 
 
 def length_controlled_win_rate(records: Sequence[Record], intervals: bool) -> Estimates:
-    judged = list(filter(_judged, records))
+    judged = [record for record in records if "win_rate" in record.values]
     if not judged:
         return []
     if not intervals:
@@ -75,10 +75,6 @@ def resampled_win_rates(records: Sequence[Record], weights: NDArray[np.float64])
     preferred = np.array([2 * record.values["win_rate"] - 1 for record in records])
     lengths = scaled([record.values["length_difference"] for record in records])
     return {LENGTH_CONTROLLED.name: at_equal_lengths(fit(preferred, lengths, weights)[0])}
-
-
-def _judged(record: Record) -> bool:
-    return "win_rate" in record.values
 
 
 TASKS = (
@@ -113,7 +109,7 @@ TASKS = (
         generation=Generation(Sampling(MAX_TOKENS), score_verdict, scorers=("preference",)),
         corpus=CorpusMetrics(
             length_controlled_win_rate,
-            usable=_judged,
+            usable=lambda record: "win_rate" in record.values,
             resample=resampled_win_rates,
             outcome=lambda record: record.values["win_rate"],
         ),
