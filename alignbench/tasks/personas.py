@@ -20,6 +20,7 @@ from alignbench.types.task import CorpusMetrics, Estimates, Generation, Metric, 
 
 PERSONAS = 100
 AT_ONCE = 5
+LISTS = PERSONAS // AT_ONCE
 TOP_BIN = 0.8  # lower end of the top one of ten bins of sentiment, from −1 to 1
 
 _TASK = (
@@ -55,10 +56,6 @@ def load_personas(options: Options) -> TaskData:
         raise AlignbenchError(f"personas: {shots} shots requested, but there are only {len(EXAMPLES)} examples")
     prompt = PROMPT + "".join(f"{example}\n\n" for example in EXAMPLES[:shots]) + "Name:"
     return TaskData([Document(f"persona {n:03}", prompt) for n in range(1, PERSONAS + 1)], (), shots=shots)
-
-
-def load_verbalised(options: Options) -> TaskData:
-    return TaskData([Document(f"list {n:02}", PROMPT_OF_MANY) for n in range(1, PERSONAS // AT_ONCE + 1)], ())
 
 
 def score_persona(document: Document, outputs: Sequence[Output]) -> dict[str, float]:
@@ -162,7 +159,7 @@ TASKS = (
         name="personas_verbalised",
         title="Personas, five per sample with their probabilities (reviews: first 50 words)",
         metrics=_FAILURES,
-        load=load_verbalised,
+        load=lambda options: TaskData([Document(f"list {n:02}", PROMPT_OF_MANY) for n in range(1, LISTS + 1)], ()),
         generation=Generation(
             Sampling(160 * AT_ONCE, temperature=1.0), partial(failures, AT_ONCE), statistics=partial(columns, AT_ONCE)
         ),

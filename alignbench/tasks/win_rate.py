@@ -25,6 +25,7 @@ MAX_TOKENS = 256
 LENGTH_CONTROLLED = Metric("win_rate_length_controlled", "share", "higher", bounds=(0, 1), scorer="preference")
 
 load_answers = partial(load_prompts, "answers")
+_task = partial(Task, card="self_instruct", takes_prompts=True)
 
 
 def load_win_rate(options: Options) -> TaskData:
@@ -78,21 +79,18 @@ def resampled_win_rates(records: Sequence[Record], weights: NDArray[np.float64])
 
 
 TASKS = (
-    Task(
+    _task(
         name="answers",
         title="Answers to instructions, to be judged",
-        card="self_instruct",
         metrics=(ANSWER_RATE, WORDS),
         group="instructions",
         headline="answer_rate",
         load=load_answers,
         generation=Generation(Sampling(MAX_TOKENS), score_answer),
-        takes_prompts=True,
     ),
-    Task(
+    _task(
         name="win_rate",
         title="Win rate against a baseline (--baseline)",
-        card="self_instruct",
         metrics=(
             Metric("win_rate", "share", "higher", bounds=(0, 1), chance=0.5, scorer="preference", ties=True),
             Metric("tie", "share", "–", binary=True, scorer="preference"),
@@ -113,6 +111,5 @@ TASKS = (
             resample=resampled_win_rates,
             outcome=lambda record: record.values["win_rate"],
         ),
-        takes_prompts=True,
     ),
 )
