@@ -21,8 +21,7 @@ from alignbench.diversity.lexical import LENGTH
 from alignbench.diversity.semantic import semantic_entropy, utility
 from alignbench.diversity.sets import LENGTHS, METRICS, OF_TEXTS, UNCUT, of_set, of_texts
 from alignbench.errors import AlignbenchError
-from alignbench.tasks.common import ANSWER_RATE, WORDS, equivalence_classes, first_outputs, words
-from alignbench.tasks.prompts import load_prompts
+from alignbench.tasks.common import ANSWER_RATE, WORDS, equivalence_classes, first_outputs, load_prompts, words
 from alignbench.types.engine import Sampling
 from alignbench.types.task import (
     CorpusMetrics,

@@ -14,8 +14,7 @@ from dataclasses import replace
 from functools import partial
 
 from alignbench.data import Row, load
-from alignbench.tasks.common import ANSWER_RATE, WORDS, words
-from alignbench.tasks.prompts import joined
+from alignbench.tasks.common import ANSWER_RATE, WORDS, joined, words
 from alignbench.types.engine import Sampling
 from alignbench.types.task import Document, Generation, Metric, Options, Output, Task, TaskData
 

@@ -17,8 +17,7 @@ import numpy as np
 
 from alignbench.data import load
 from alignbench.errors import AlignbenchError
-from alignbench.tasks.common import WORDS, words
-from alignbench.tasks.prompts import load_prompts
+from alignbench.tasks.common import WORDS, load_prompts, words
 from alignbench.types.engine import TOP, Loglikelihood, Sampling
 from alignbench.types.task import Document, Generation, Metric, Options, Output, Task, TaskData
 
