@@ -52,7 +52,6 @@ def main() -> int:
 
     tokens = [words(text) for text in texts]
     alone: dict[str, Callable[[], object]] = {
-        "words": lambda: [words(text) for text in texts],
         "distinct_1, 2, 3": lambda: [distinct(tokens, n) for n in (1, 2, 3)],
         "ead": lambda: expectation_adjusted(tokens),
         "self_bleu": lambda: self_bleu(tokens),

@@ -24,7 +24,7 @@ from harness import HERE, arguments
 
 from alignbench.models.checkpoint import find_checkpoint, load_engine
 from alignbench.types.engine import Prompt, Sampling
-from trainers.distributed import micro_batches
+from trainers.loop import micro_batches
 from trainers.models import Policy, Texts, load
 from trainers.packing import pack
 from trainers.ppo import PPOConfig, train

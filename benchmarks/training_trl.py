@@ -14,13 +14,12 @@ import os
 import tempfile
 import time
 from argparse import Namespace
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
-from harness import arguments, measure_gflops, versions
+from harness import arguments, peak_mib, versions
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -59,20 +58,6 @@ class Clock(TrainerCallback):  # type: ignore[misc]
 
     def seconds(self, clock: int) -> list[float]:
         return [after[clock] - before[clock] for before, after in itertools.pairwise(self.marks)]
-
-
-class Counting:
-    """A collator that counts tokens, and tokens with padding."""
-
-    def __init__(self, collator: Callable[..., dict[str, torch.Tensor]]) -> None:
-        self.collator = collator
-        self.real = self.computed = 0
-
-    def __call__(self, *args: Any) -> dict[str, torch.Tensor]:
-        batch = self.collator(*args)
-        self.computed += batch["input_ids"].numel()
-        self.real += int(batch.get("attention_mask", torch.ones_like(batch["input_ids"])).sum())
-        return batch
 
 
 def settings(args: Namespace) -> dict[str, Any]:
@@ -195,12 +180,6 @@ def sft(args: Namespace, folder: str, tokenizer: PreTrainedTokenizerBase, clock:
     return SFTTrainer(model, config, train_dataset=data, processing_class=tokenizer, callbacks=[clock])
 
 
-def memory_mib(field: str) -> float:
-    """VmRSS: now; VmHWM: the peak since the start or since `clear_refs`."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
-    return int(line.split()[1]) / 2**10
-
-
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("case", choices=CASES)
@@ -214,30 +193,15 @@ def main() -> None:
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
         trainer = {"ppo": ppo, "sft": sft}.get(args.case, reward)(args, folder, tokenizer, clock)
-        if args.case != "ppo":
-            trainer.data_collator = Counting(trainer.data_collator)
-        loading_peak = memory_mib("VmHWM")
-        Path("/proc/self/clear_refs").write_text("5")  # the peak of the training follows
         trainer.train()
-    training_peak = memory_mib("VmHWM")
-    if args.case == "ppo":
-        lengths = [len(ids) for ids in trainer.train_dataset["input_ids"]]
-        tokens = {"real": sum(lengths) + RESPONSE_TOKENS * len(lengths)}
-        tokens["computed"] = (max(lengths) + RESPONSE_TOKENS) * len(lengths)
-    else:
-        counts = trainer.data_collator
-        tokens = {"real": counts.real // args.updates, "computed": counts.computed // args.updates}
     report = {
         "case": args.case,
         "seconds": clock.seconds(0),
         "cpu_seconds": clock.seconds(1),  # close to the seconds on an idle machine
-        "peak_rss_mib": max(loading_peak, training_peak),
-        "training_peak_mib": training_peak,
+        "peak_rss_mib": peak_mib(),
         "losses": [logs.get("loss", logs.get("loss/policy_avg")) for logs in clock.logged],
         "logged": clock.logged,
-        "tokens": tokens,
         "threads": torch.get_num_threads(),
-        "gflops": measure_gflops(trainer.model.policy if args.case == "ppo" else trainer.model),
         "versions": versions("torch", "trl", "transformers", "accelerate"),
     }
     args.out.write_text(json.dumps(report, indent=1), encoding="utf-8")

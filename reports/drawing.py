@@ -1,30 +1,48 @@
-"""A figure as it crosses from the file that draws it to the page: picture, data, caption."""
+"""A figure as it passes from the file that draws it to the page: picture, table and texts.
+
+Most tables share the columns system, task, metric, value, low, high, n, unscored and scorer: one row per mark, with the
+ends of its 95 % interval, empty if there is none. The texts are Jinja templates in figures/texts.yaml, which use the
+filters of this file on the table.
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 import pandas as pd
+import yaml
+from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
 
 from alignbench.console import csv_cell
-from reports.style import RC
+from reports.evidence import Evidence, System
+from reports.style import RC, Look, plain
+
+METADATA: dict[str, dict[str, Any]] = {  # without dates and versions: the same drawing gives the same bytes
+    "svg": {"Date": None, "Creator": None},
+    "png": {"Software": None},
+    "pdf": {"CreationDate": None, "Producer": None, "Creator": None},
+}
 
 
 class NoDataError(Exception):
-    """The run folders do not hold what this figure shows; the message says what is missing, in half a sentence."""
+    """The run folders do not contain what a figure shows. The message says what is missing, without a full stop."""
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """name: of its files; title: what it shows, a short noun phrase; source: the paper's figure that it follows, or "".
+    """A finished figure. name: of its files; source: the paper's figure that it follows, or "".
 
-    table: the numbers that were drawn, one row a mark, plain columns
-    caption: how to read it: what a mark is, what the bars are (95 %), n, scorer; one to three sentences
-    alt: the finding in words, for those who do not see it: which is highest and lowest, with numbers
+    table: the numbers shown, one row per mark
+    caption: how to read it: what a mark and a bar is, n, scorer
+    alt: the result in words, for readers who do not see the picture
     """
 
     name: str
@@ -36,27 +54,40 @@ class Drawing:
     alt: str
 
 
-def save(drawing: Drawing, folder: Path, *, pdf: bool = False) -> list[Path]:
-    """Write NAME.svg, NAME.png, NAME.csv (and NAME.pdf): the same drawing gives the same bytes."""
-    import matplotlib
-
-    folder.mkdir(parents=True, exist_ok=True)
-    files = [folder / f"{drawing.name}.{kind}" for kind in ("svg", "png", *(["pdf"] if pdf else []))]
-    nothing: dict[str, dict[str, Any]] = {
-        ".svg": {"Date": None, "Creator": None},
-        ".png": {"Software": None},
-        ".pdf": {"CreationDate": None, "Producer": None, "Creator": None},
+def describe(key: str, figure: Figure, table: pd.DataFrame, *, name: str = "", **facts: Any) -> Drawing:
+    """Add the texts of figures/texts.yaml. name: of the files, if not `key`; facts: what the templates refer to."""
+    texts = {
+        part: " ".join(template.render(table=table, **facts).split()) for part, template in _templates()[key].items()
     }
+    return Drawing(name or key, texts["title"], texts["source"], figure, table, texts["caption"], texts["alt"])
+
+
+@cache
+def _templates() -> dict[str, dict[str, Any]]:
+    environment = Environment(undefined=StrictUndefined, autoescape=False)  # plain text, which the page escapes
+    filters = (plain, n_range, left_out, scorers_in, extremes, by_part, listed)
+    environment.filters |= {each.__name__: each for each in filters}
+    read = yaml.safe_load((Path(__file__).parent / "figures" / "texts.yaml").read_text(encoding="utf-8"))
+    return {
+        key: {part: environment.from_string(texts.get(part, "")) for part in ("title", "source", "caption", "alt")}
+        for key, texts in read.items()
+    }
+
+
+def save(drawing: Drawing, folder: Path, *, pdf: bool = False) -> list[Path]:
+    """Write NAME.svg, NAME.png, NAME.csv (and NAME.pdf)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [folder / f"{drawing.name}.{kind}" for kind in METADATA if pdf or kind != "pdf"]
     with matplotlib.rc_context({**RC, "svg.hashsalt": drawing.name}):
         for file in files:
-            drawing.figure.savefig(file, metadata=nothing[file.suffix])
+            drawing.figure.savefig(file, metadata=METADATA[file.suffix[1:]])
     table = folder / f"{drawing.name}.csv"
     _as_text(drawing.table).to_csv(table, index=False, float_format="%.6g", lineterminator="\n", encoding="utf-8")
     return [*files, table]
 
 
 def _as_text(table: pd.DataFrame) -> pd.DataFrame:
-    """As it goes into a CSV file: counts without an exponent, texts that no spreadsheet takes for a formula."""
+    """Convert for a CSV file: counts without an exponent, texts that no spreadsheet takes for a formula."""
     found = table.copy()
     for name in table.columns:
         column = table[name]
@@ -67,3 +98,83 @@ def _as_text(table: pd.DataFrame) -> pd.DataFrame:
         elif not pd.api.types.is_numeric_dtype(column):
             found[name] = column.map(csv_cell)
     return found
+
+
+def table_of(rows: Iterable[Mapping[str, Any]], missing: str) -> pd.DataFrame:
+    """Make a figure's table. Raises NoDataError with the reason `missing` if there are no rows."""
+    table = pd.DataFrame(rows)
+    if table.empty:
+        raise NoDataError(missing)
+    return table
+
+
+def rows_of(evidence: Evidence, table: pd.DataFrame) -> dict[str, Look]:
+    """Return the systems of a table with their looks: in the order of the report, then, sorted, those that only tables
+    of labels have."""
+    names = set(table.system)
+    known = [system.name for system in evidence.systems if system.name in names]
+    order = [*known, *sorted(names - set(known))]
+    looks = evidence.looks(*order)
+    return {name: looks[name] for name in order}
+
+
+def n_range(table: pd.DataFrame) -> str:
+    """Return "n = 252", "n = 40–252"."""
+    n = table.n.dropna().astype(int)
+    return f"n = {'–'.join(dict.fromkeys((f'{n.min():,}', f'{n.max():,}')))}"
+
+
+def left_out(table: pd.DataFrame, evidence: Evidence | None = None) -> str:
+    """Return a sentence on unscored documents and, given the evidence, on systems that are not in the table."""
+    absent = [own for own in evidence.systems if own.name not in set(table.system)] if evidence else []
+    different = sum(_has(own, table) for own in absent)
+    counts = {
+        "unscored document{}": int(table.unscored.fillna(0).sum()),
+        "system{} with different settings": different,
+        "system{} without these metrics": len(absent) - different,
+    }
+    parts = [f"{n:,} {words.format('s' * (n > 1))}" for words, n in counts.items() if n]
+    return f"Left out: {', '.join(parts)}." if parts else ""
+
+
+def _has(system: System, table: pd.DataFrame) -> bool:
+    runs = (own for own in system.tasks if own.task in set(table.task))
+    return any(m.metric in set(table.metric) and m.value is not None for own in runs for m in own.result.metrics)
+
+
+def scorers_in(table: pd.DataFrame) -> str:
+    """Return "Scorer: NAME@REVISION." for those in the table; "" if no scorer computed the numbers."""
+    single = {name for joined in table.scorer.dropna() for name in str(joined).split(" + ") if name}
+    names = [plain(re.sub(r"@([0-9a-f]{8})[0-9a-f]+$", r"@\1", name), 60) for name in sorted(single)]
+    return f"Scorer{'s' * (len(names) > 1)}: {'; '.join(names)}." if names else ""
+
+
+def extremes(table: pd.DataFrame, form: str = ".3f") -> str:
+    """Return "highest A (0.5), lowest B (0.1)" for a table with system and value."""
+    own = table.dropna(subset=["value"]).sort_values("value", ascending=False, kind="stable")
+    words = [f"{plain(str(row.system), 60)} ({row.value:{form}})" for row in own.itertuples()]
+    return f"highest {words[0]}, lowest {words[-1]}" if len(words) > 1 else "".join(words) or "no values"
+
+
+def by_part(table: pd.DataFrame, columns: list[str], form: str = ".3f", along: str = "", **names: Any) -> str:
+    """Return "A, B: WORDS; …" with the extremes of each part of a table, or its first and last value `along` a column.
+
+    columns: whose values distinguish the parts; names: column -> names of its values
+    """
+    parts = []
+    for key, own in table.groupby(columns, sort=False):
+        values = [names.get(column, {}).get(value, value) for column, value in zip(columns, key, strict=True)]
+        if along:
+            rows = own.dropna(subset=["value"]).sort_values(along, kind="stable").iloc[[0, -1]]
+            ends = [f"{row.value:{form}} at {row[along]:.4g}" for _, row in rows.iterrows()]
+        words = ", ".join(dict.fromkeys(ends)) if along else extremes(own, form)
+        parts.append(f"{', '.join(plain(str(value), 40) for value in values)}: {words}")
+    return "; ".join(parts)
+
+
+def listed(table: pd.DataFrame, column: str = "value", form: str = ".2f", between: str = ", ") -> str:
+    """Return "A 0.50, B 0.40": the first value of each system."""
+    each = table.drop_duplicates("system")
+    return between.join(
+        f"{plain(str(name))} {value:{form}}" for name, value in zip(each.system, each[column], strict=True)
+    )

@@ -1,14 +1,17 @@
-"""What a report is made from: run folders, training folders and tables of labels, read and put in order once."""
+"""The evidence of a report: run folders, training folders and tables of labels, read and ordered once."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
+
+import yaml
 
 from alignbench.audit.audit import Audit
 from alignbench.audit.compare import compare_with
@@ -17,17 +20,19 @@ from alignbench.labels.table import Label, read_labels
 from alignbench.runs.folder import read_object
 from alignbench.runs.read import Run, TaskRun, named, read_runs
 from alignbench.types.result import MetricResult
+from reports.style import Look, looks
 
-ON_THE_WAY = re.compile(r"-(iteration|epoch)-\d+$")  # how a checkpoint of a training that went on may be called
+INTERMEDIATE = re.compile(r"-(iteration|epoch)-\d+$")  # ends the names of checkpoints saved during training
 TABLES = (".jsonl", ".csv", ".tsv", ".json", ".parquet", ".jsonl.gz", ".csv.gz")
+MOST_REFERENCES = 8  # with more systems, a page with each of them as reference would be too large
 
 
 @dataclass(frozen=True)
 class System:
-    """What is shown as one: a checkpoint asked in one way, or the outputs of a file.
+    """A checkpoint with or without its chat template, or the outputs of a file.
 
-    name: unique in the report; one checkpoint asked both plainly and through its chat template is two systems, the
-        second of which has " (chat)" behind its name
+    name: unique in the report; if a checkpoint was evaluated both with and without its chat template, the system with
+        the template is "NAME (chat)"
     tasks: its finished tasks
     """
 
@@ -37,7 +42,7 @@ class System:
 
     @property
     def stage(self) -> str | None:
-        """What made the checkpoint: base, sft, ppo, ppo-ptx, average; None where no recipe says."""
+        """Return what trained the checkpoint (base, sft, ppo, ppo-ptx, average), None if no recipe says."""
         return self.run.lineage[-1]["stage"] if self.run.lineage else None
 
     @property
@@ -47,13 +52,13 @@ class System:
 
     @property
     def training(self) -> dict[str, Any]:
-        """What run.json tells of the last stage: kl, beta, gamma, episodes, rewards; {} without a recipe."""
+        """Return what run.json says of the last stage (kl, beta, gamma, episodes, rewards); {} without a recipe."""
         return dict(self.run.description.get("training") or {})
 
 
 @dataclass(frozen=True)
 class Point:
-    """A metric of a task of a system; metric.value is never None here."""
+    """A metric of a task of a system. metric.value is never None here."""
 
     system: System
     task: TaskRun
@@ -64,38 +69,38 @@ class Point:
         assert self.metric.value is not None
         return self.metric.value
 
-    @property
-    def error(self) -> tuple[float, float]:
-        """How far the 95 % interval reaches below and above the value; zeros where there is none."""
-        low = self.value if self.metric.low is None else self.metric.low
-        high = self.value if self.metric.high is None else self.metric.high
-        return max(self.value - low, 0.0), max(high - self.value, 0.0)
+    def row(self, **columns: Any) -> dict[str, Any]:
+        """Return a row of a figure's table. columns: those of the figure, after the system's name."""
+        own = self.metric
+        return {
+            "system": self.system.name, **columns, "task": self.task.task, "metric": own.metric, "value": own.value,
+            "low": own.low, "high": own.high, "n": own.n, "unscored": own.n_unscored, "scorer": own.scorer or "",
+        }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """A folder of `alignbench train`. metrics: its metrics.jsonl, `step` among them; settings: config.yaml's."""
+    """A folder of `alignbench train`. metrics: lines of its metrics.jsonl, each with `step`."""
 
     name: str
     path: Path
     stage: str
     metrics: tuple[dict[str, Any], ...]
-    settings: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Evidence:
     """Everything that a report may show.
 
-    systems: in the order of their lineage (base, SFT, PPO, …), else as they were given
-    on_the_way: checkpoints of trainings that went on: for the curves over training alone
-    audits: reference -> the audit against it; "" is the one in which lineages choose the references; {} where nothing
+    systems: in the order of their lineage (base, SFT, PPO, …), otherwise as given
+    intermediate: checkpoints saved during training, used only in the curves over training
+    audits: reference -> the audit against it; "" is the audit with the references that lineages name; {} if nothing
         can be compared
-    notes: what a reader must know of the evidence as a whole
+    notes: what readers must know of the evidence as a whole
     """
 
     systems: tuple[System, ...]
-    on_the_way: tuple[System, ...] = ()
+    intermediate: tuple[System, ...] = ()
     trainings: tuple[TrainingRun, ...] = ()
     labels: tuple[Label, ...] = ()
     audits: dict[str, Audit] = field(default_factory=dict)
@@ -103,169 +108,180 @@ class Evidence:
 
     @property
     def audit(self) -> Audit | None:
-        """The one that figures show: as lineages choose the references, or against the one that was asked for."""
+        """Return the audit that figures show: with the lineages' references, or with --reference."""
         return next(iter(self.audits.values()), None)
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """Names of the tasks that any system has, sorted."""
+        """Return the sorted names of all tasks of all systems."""
         return tuple(sorted({own.task for system in self.systems for own in system.tasks}))
 
-    def points(self, task: str, metric: str, category: str | None = None, *, way: bool = False) -> list[Point]:
-        """One point a system: of the documents, the shots and the metric's scorer that most systems have in common.
+    def looks(self, *more: str) -> dict[str, Look]:
+        """Return the systems' looks, the same in every figure, and looks for further names."""
+        return looks([*(system.name for system in self.systems), *more])
 
-        way: with the checkpoints on the way. Systems that lack the task, or have no value, are left out.
+    def all_runs(self, task: str, *, intermediate: bool = False) -> list[tuple[System, TaskRun]]:
+        """Return the folders of a task, with every number of shots and every scorer."""
+        systems = (*self.systems, *self.intermediate) if intermediate else self.systems
+        return [(system, own) for system in systems for own in system.tasks if own.task == task]
+
+    def runs(self, task: str, *, intermediate: bool = False) -> list[tuple[System, TaskRun]]:
+        """Return a folder per system, all with the documents, shots and scorers that most systems share."""
+        return _comparable(
+            [(system, own, _scorers(own)) for system, own in self.all_runs(task, intermediate=intermediate)]
+        )
+
+    def points(
+        self,
+        task: str,
+        metric: str,
+        *,
+        intermediate: bool = False,
+        where: Callable[[TaskRun], bool] = lambda _: True,
+    ) -> list[Point]:
+        """Return a point per system, all with the documents, shots and scorer that most systems share.
+
+        where: a condition on the folders. Systems without the task or without a value are left out.
         """
-        systems = (*self.systems, *self.on_the_way) if way else self.systems
-        of_all = [(system, own) for system in systems for own in system.tasks if own.task == task]
-        found = [point for system, own in of_all for point in [point_of(system, own, metric, category)] if point]
-        return _of_most([(own.system, own, own.task, own.metric.scorer or "") for own in found])
+        runs = [run for run in self.all_runs(task, intermediate=intermediate) if where(run[1])]
+        known = [point for run in runs if (point := point_of(*run, metric)) is not None]
+        chosen = _comparable([(point.system, point.task, point.metric.scorer or "") for point in known])
+        return [point for point in known if any(point.task is own for _, own in chosen)]
 
-    def runs_of(self, task: str, *, way: bool = False) -> list[tuple[System, TaskRun]]:
-        """The task folder of each system that has it, of the documents, shots and scorers that most have in common."""
-        systems = (*self.systems, *self.on_the_way) if way else self.systems
-        of_all = [(system, own) for system in systems for own in system.tasks if own.task == task]
-        return _of_most([(system, (system, own), own, _scorers(own)) for system, own in of_all])
-
-    def every_run_of(self, task: str) -> list[tuple[System, TaskRun]]:
-        """All task folders, with every number of shots and every scorer."""
-        return [(system, own) for system in self.systems for own in system.tasks if own.task == task]
+    def scorers(self, tasks: Iterable[str], metric: str) -> list[str]:
+        """Return the scorers that computed a metric on these tasks, the one with the most systems first."""
+        tasks = list(tasks)
+        runs = [own for task in tasks for _, own in self.all_runs(task)]
+        names = sorted({m.scorer or "" for own in runs for m in own.result.metrics if is_overall(m, metric)})
+        count = {name: sum(len(self.points(t, metric, where=scored_by(metric, name))) for t in tasks) for name in names}
+        return sorted(names, key=lambda name: -count[name])
 
 
-Shown = TypeVar("Shown")
+def is_overall(found: MetricResult, metric: str) -> bool:
+    return (found.metric, found.category) == (metric, None)
 
 
-def _of_most(found: Sequence[tuple[System, Shown, TaskRun, str]]) -> list[Shown]:
-    """The first of each system with the shots, scorer and documents that most systems have, since only such numbers
-    can stand in one figure; of as many, few shots, then many documents.
+def scored_by(metric: str, scorer: str) -> Callable[[TaskRun], bool]:
+    """Return the condition that `scorer` computed this metric of a folder."""
+    return lambda own: any(is_overall(m, metric) and (m.scorer or "") == scorer for m in own.result.metrics)
 
-    found: the system, what is returned of it, the task folder, the scorer
+
+def metric_of(task: TaskRun, metric: str) -> MetricResult | None:
+    """Return a metric over all documents of a folder."""
+    return next((own for own in task.result.metrics if is_overall(own, metric)), None)
+
+
+def point_of(system: System, task: TaskRun, metric: str) -> Point | None:
+    """Return a metric over all documents of a folder; None if it is missing or has no value."""
+    found = metric_of(task, metric)
+    return None if found is None or found.value is None else Point(system, task, found)
+
+
+def scorer_of(task: TaskRun, kind: str) -> dict[str, Any] | None:
+    """Return the entry of task.json for a kind of scorer."""
+    return next((entry for entry in task.identity.get("scorers") or () if entry["kind"] == kind), None)
+
+
+def _scorers(own: TaskRun) -> str:
+    return ",".join(sorted(f"{entry['name']}@{entry['revision']}" for entry in own.identity.get("scorers") or ()))
+
+
+def _comparable(runs: Sequence[tuple[System, TaskRun, str]]) -> list[tuple[System, TaskRun]]:
+    """Return a folder per system, all with the shots, scorer and documents that most systems share.
+
+    Only such numbers may be shown in one figure. Ties: fewer shots first, then more documents.
+
+    runs: the system, the task folder, the scorer
     """
-    keys = [(own.result.shots, scorer, str(own.identity.get("documents_sha256"))) for _, _, own, scorer in found]
+    keys = [(own.result.shots, scorer, str(own.identity.get("documents_sha256"))) for _, own, scorer in runs]
     if not keys:
         return []
-    shared = Counter(key for _, key in {(id(one[0]), key) for one, key in zip(found, keys, strict=True)})
-    size = {key: own.result.n for (_, _, own, _), key in zip(found, keys, strict=True)}
+    shared = Counter(key for _, key in {(id(run[0]), key) for run, key in zip(runs, keys, strict=True)})
+    size = {key: own.result.n for (_, own, _), key in zip(runs, keys, strict=True)}
     best = min(shared, key=lambda key: (-shared[key], key[0], -size[key], key))
-    chosen: dict[int, Shown] = {}
-    for (system, shown, _, _), key in zip(found, keys, strict=True):
+    chosen: dict[int, tuple[System, TaskRun]] = {}
+    for (system, own, _), key in zip(runs, keys, strict=True):
         if key == best:
-            chosen.setdefault(id(system), shown)
+            chosen.setdefault(id(system), (system, own))
     return list(chosen.values())
 
 
-def point_of(system: System, task: TaskRun, metric: str, category: str | None = None) -> Point | None:
-    """That metric of a task folder; None where it is not there or has no value."""
-    for own in task.result.metrics:
-        if (own.metric, own.category) == (metric, category) and own.value is not None:
-            return Point(system, task, own)
-    return None
-
-
-def documents(task: TaskRun) -> Iterator[dict[str, Any]]:
-    """The records of a task folder, whole, in the task's order."""
-    file = task.path / "documents.jsonl"
-    try:
-        with file.open(encoding="utf-8") as stream:
-            for line in stream:
-                record = json.loads(line)
-                outputs = record.get("outputs") or () if isinstance(record, dict) and "id" in record else [None]
-                if not all(isinstance(output, dict) and "text" in output for output in outputs):
-                    raise ValueError("a line is no record")
-                yield record
-    except (OSError, ValueError) as error:
-        raise AlignbenchError(f"{file}: cannot be read ({error}); evaluate this task again") from error
-
-
 def gather(paths: Sequence[Path], *, reference: str | None = None) -> Evidence:
-    """Read what `paths` name: run folders, folders of run folders, training folders, tables of labels.
+    """Read run folders, folders of run folders, training folders and tables of labels.
 
-    reference: the system that all others are compared with, in place of what their lineages say
+    reference: the system that all others are compared with, instead of the references that their lineages name
 
-    Raises AlignbenchError where a path is none of these, or where there is no finished task at all.
+    Raises AlignbenchError if a path is none of these, or if there is no finished task at all.
     """
-    runs: dict[Path, None] = {}
-    trainings: dict[Path, None] = {}
-    tables: dict[Path, None] = {}
-    for path in paths:
-        if path.is_file() and path.name.endswith(TABLES):
-            tables[path.resolve()] = None
-            continue
-        found = [
-            file.parent.resolve() for file in [path / "run.json", *sorted(path.glob("*/run.json"))] if file.is_file()
-        ]
-        taught = [
-            file.parent for file in [path / "metrics.jsonl", *sorted(path.glob("*/metrics.jsonl"))] if file.is_file()
-        ]
-        if not found and not taught:
-            raise AlignbenchError(f"{path}: no run folder, training folder or table of labels; see docs/report.md")
-        runs |= dict.fromkeys(found)
-        trainings |= dict.fromkeys(folder.resolve() for folder in taught)
-    read = read_runs([str(folder) for folder in runs], Path())
-    # named apart from those without a result, and from those on the way, as the audit names them
-    way = named([run for run in read if run.tasks and _on_the_way(run, read)])
-    whole = named([run for run in read if run.tasks and not _on_the_way(run, read)])
-    whole.sort(key=lambda run: len(run.lineage))  # stable: base, SFT, what was made from it
+    tables = dict.fromkeys(path.resolve() for path in paths if path.is_file() and path.name.endswith(TABLES))
+    folders = [path for path in paths if path.resolve() not in tables]
+    runs, trainings = ({path: _folders(path, name) for path in folders} for name in ("run.json", "metrics.jsonl"))
+    for path in folders:
+        if not runs[path] and not trainings[path]:
+            raise AlignbenchError(f"{path}: not a run folder, training folder or table of labels; see docs/report.md")
+    read = read_runs([str(folder) for folder in dict.fromkeys(chain(*runs.values()))], Path())
+    # named apart from unfinished and from intermediate checkpoints, as in the audit
+    during = named([run for run in read if run.tasks and _is_intermediate(run, read)])
+    final = named([run for run in read if run.tasks and not _is_intermediate(run, read)])
+    final.sort(key=lambda run: len(run.lineage))  # stable: base, SFT, what was trained from it
     labels = tuple(label for table in tables for label in read_labels(str(table)))
-    if not way and not whole and not labels and not trainings:
-        raise AlignbenchError(f"{', '.join(map(str, paths))}: no task is finished there; evaluate first")
-    every = (*whole, *way, *(run for run in read if not run.tasks))
-    notes = [f"{run.name}: not finished, and left out: {', '.join(run.unfinished)}" for run in every if run.unfinished]
-    audits, why_not = _audits(whole, reference)
-    systems = tuple(system for run in whole for system in _systems(run))
+    if not during and not final and not labels and not any(trainings.values()):
+        raise AlignbenchError(f"{', '.join(map(str, paths))}: no finished task; evaluate first")
+    every = (*final, *during, *(run for run in read if not run.tasks))
+    notes = [f"{run.name}: unfinished tasks left out: {', '.join(run.unfinished)}" for run in every if run.unfinished]
+    audits, reasons = _audits(final, reference)
+    systems = tuple(system for run in final for system in _systems(run))
     if audits:
-        why_not += _not_compared(systems, next(iter(audits.values())))
+        reasons += _not_compared(systems, next(iter(audits.values())))
     return Evidence(
         systems,
-        tuple(system for run in way for system in _systems(run)),
-        tuple(found for folder in trainings for found in [_training(folder)] if found),
+        tuple(system for run in during for system in _systems(run)),
+        tuple(found for folder in dict.fromkeys(chain(*trainings.values())) if (found := _training(folder))),
         labels,
         audits,
-        (*notes, *why_not),
+        (*notes, *reasons),
     )
 
 
-MOST_REFERENCES = 8  # beyond so many systems, a page with every one as reference is too large
+def _folders(path: Path, name: str) -> list[Path]:
+    """Return `path` and the folders in it that contain a file of this name."""
+    return [file.parent.resolve() for file in [path / name, *sorted(path.glob(f"*/{name}"))] if file.is_file()]
 
 
-def _on_the_way(run: Run, runs: Sequence[Run]) -> bool:
-    """Whether a checkpoint is one that PPO kept before its end: the end is there, too, and was made from the same."""
+def _is_intermediate(run: Run, runs: Sequence[Run]) -> bool:
+    """Return whether PPO saved the checkpoint before its end, and the final one, of the same parents, is also there."""
     name = str(run.description["model"]["name"])
-    if not ON_THE_WAY.search(name) or (run.description.get("training") or {}).get("episodes") is None:
+    if not INTERMEDIATE.search(name) or (run.description.get("training") or {}).get("episodes") is None:
         return False
-    return any(
-        other.description["model"]["name"] == ON_THE_WAY.sub("", name) and parents(other) == parents(run)
-        for other in runs
-    )
+    final = INTERMEDIATE.sub("", name)
+    return any(other.description["model"]["name"] == final and parents(other) == parents(run) for other in runs)
 
 
 def parents(run: Run) -> tuple[str, ...]:
-    """The weights that a checkpoint's was made from, the base first; () where no recipe says."""
+    """Return the weights that a checkpoint was trained from, the base first; () if no recipe says."""
     return tuple(entry["weights_sha256"] for entry in run.lineage[:-1])
 
 
 def _audits(runs: Sequence[Run], reference: str | None) -> tuple[dict[str, Audit], list[str]]:
-    """The audit as lineages tell it first, then one for each run as the reference of all others."""
-    names = {run.name: str(run.path) for run in runs}
-    if reference is not None and reference not in names:
-        raise AlignbenchError(f"--reference {reference}: it must name one of the models: {', '.join(names)}")
+    """Return the audit with the lineages' references, then one with each run as the reference; or reasons for none."""
+    paths = {run.name: str(run.path) for run in runs}
+    if reference is not None and reference not in paths:
+        raise AlignbenchError(f"--reference {reference}: it must be one of the models: {', '.join(paths)}")
     if not runs or (len(runs) == 1 and len(_systems(runs[0])) == 1):
-        return {}, ["one model alone: nothing to compare it with"]
-    chosen: list[str | None] = [reference] if reference else [None]
+        return {}, ["only one model: nothing to compare it with"]
+    chosen: list[str | None] = [reference]
     if not reference and 1 < len(runs) <= MOST_REFERENCES:
-        chosen += names
+        chosen += paths
     try:
-        audits = compare_with(
-            list(names.values()), [name and names[name] for name in chosen], across_templates=True
-        )  # fmt: skip
+        audits = compare_with(list(paths.values()), [name and paths[name] for name in chosen], across_templates=True)
     except AlignbenchError as error:
         return {}, [str(error)]
-    found = {name or "": audits.get(name and names[name]) for name in chosen}
+    found = {name or "": audits.get(name and paths[name]) for name in chosen}
     return {name: audit for name, audit in found.items() if audit}, []
 
 
 def _not_compared(systems: Sequence[System], audit: Audit) -> list[str]:
-    """A line for each model asked through its template of which no answer is in the audit."""
+    """Return a line for each system with a chat template that is not in the audit."""
     rows = [(name, row.variant) for own in audit.contrasts for row in own.rows for name in (own.reference, own.aligned)]
     compared = {name for name, variant in rows if "chat" in variant}
     chat = [system for system in systems if system.name != system.run.name]
@@ -273,49 +289,37 @@ def _not_compared(systems: Sequence[System], audit: Audit) -> list[str]:
 
 
 def _systems(run: Run) -> list[System]:
-    """A run's tasks, those that a chat template was used for apart from those that it was not used for."""
+    """Split a run's tasks into those with and those without the chat template, if it has both."""
     chat = tuple(own for own in run.tasks if own.result.template == "chat")
-    plain = tuple(own for own in run.tasks if own not in chat)
-    both = any(own.result.template == "none" for own in plain) and chat
-    if both:
-        return [System(run.name, run, plain), System(f"{run.name} (chat)", run, chat)]
+    rest = tuple(own for own in run.tasks if own not in chat)
+    if chat and any(own.result.template == "none" for own in rest):
+        return [System(run.name, run, rest), System(f"{run.name} (chat)", run, chat)]
     return [System(run.name, run, run.tasks)] if run.tasks else []
 
 
-def _scorers(own: TaskRun) -> str:
-    scorers = [f"{entry['name']}@{entry['revision']}" for entry in own.identity.get("scorers") or ()]
-    return ",".join(sorted(scorers))
-
-
 def _training(folder: Path) -> TrainingRun | None:
-    """None where it has no line of metrics yet."""
-    import yaml
-
+    """Read a training folder; None if it has no line of metrics yet."""
     try:
         metrics = tuple(_metrics(folder / "metrics.jsonl"))
         settings = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise AlignbenchError(
-            f"{folder}: not a training folder that can be read ({' '.join(str(error).split())})"
-        ) from error
+        reason = " ".join(str(error).split())
+        raise AlignbenchError(f"{folder}: not a readable training folder ({reason})") from error
     if not isinstance(settings, dict):
-        raise AlignbenchError(f"{folder / 'config.yaml'}: it holds no settings; is this a training folder?")
+        raise AlignbenchError(f"{folder / 'config.yaml'}: it contains no settings; is this a training folder?")
     recipe = read_object(folder / "final" / "recipe.json")
-    told = recipe.get("stage") if isinstance(recipe, dict) else None
-    stage = told or ("ppo" if "episodes" in settings else "sft" if "micro_tokens" in settings else "?")
-    return TrainingRun(folder.name, folder, str(stage), metrics, settings) if metrics else None
+    known = recipe.get("stage") if isinstance(recipe, dict) else None
+    stage = known or ("ppo" if "episodes" in settings else "sft" if "micro_tokens" in settings else "?")
+    return TrainingRun(folder.name, folder, str(stage), metrics) if metrics else None
 
 
 def _metrics(file: Path) -> Iterator[dict[str, Any]]:
-    """The lines; without the last one where that is half written, as it is while the training runs."""
-    for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True), 1):
-        if not line.strip():
-            continue
+    """Yield the lines of metrics.jsonl, without an incomplete last line, which a running training may leave."""
+    text = file.read_text(encoding="utf-8", errors="replace")
+    for number, line in enumerate(text[: text.rfind("\n") + 1].split("\n")[:-1], 1):
         try:
             found = json.loads(line)
         except ValueError:
-            if not line.endswith("\n"):
-                return
             raise AlignbenchError(f"{file}:{number}: not JSON; remove the line") from None
         if not isinstance(found, dict) or not isinstance(found.get("step"), int | float):
             raise AlignbenchError(f"{file}:{number}: not a line of metrics (an object with a step); remove it")

@@ -1,4 +1,4 @@
-"""The main path of `alignbench report`: evidence in, figures and a page out."""
+"""The main path of `alignbench report`: from evidence to figures and a page."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ MANIFEST = "report.json"
 
 @dataclass(frozen=True)
 class Report:
-    """page: index.html; drawn: the figures in it; left_out: title and reason of those without data"""
+    """page: index.html; drawn: its figures; left_out: title of each figure without data -> reason"""
 
     page: Path
     drawn: tuple[Drawing, ...]
-    left_out: tuple[tuple[str, str], ...]
+    left_out: dict[str, str]
 
 
 def report(
@@ -31,44 +31,43 @@ def report(
     out: Path,
     *,
     reference: str | None = None,
-    title: str = "What alignment gained, and what it cost",
+    title: str = "Gains and losses of alignment",
     pdf: bool = False,
     progress: Progress | None = None,
 ) -> Report:
-    """Draw all figures that `paths` have the data for, and write the page: out/index.html and out/figures/.
+    """Draw all figures for which `paths` have data, and write the page: out/index.html and out/figures/.
 
     paths: run folders, folders of run folders, training folders, tables of labels
-    reference: the system that all others are compared with, in place of what their lineages say
-    pdf: each figure as PDF, too
+    reference: the system that all others are compared with, instead of the references that their lineages name
+    pdf: also write each figure as PDF
 
     The same folders give the same bytes. Raises AlignbenchError as `gather` does.
     """
     progress = progress or Progress()
-    progress.say("reading the runs, comparing them")
+    progress.say("reading and comparing the runs")
     evidence = gather(paths, reference=reference)
     drawn, left_out = draw_all(evidence, progress)
     files = [file.name for drawing in drawn for file in save(drawing, out / "figures", pdf=pdf)]
     before = read_object(out / MANIFEST)
     listed = before.get("figures") if isinstance(before, dict) else None
-    earlier = set(map(str, listed)) if isinstance(listed, list) else set()
-    for name in earlier - set(files):  # nothing else in the folder is touched
-        (out / "figures" / Path(name).name).unlink(missing_ok=True)
+    for name in set(map(str, listed)) - set(files) if isinstance(listed, list) else ():
+        (out / "figures" / Path(name).name).unlink(missing_ok=True)  # of an earlier report; other files stay
     page = write_page(evidence, drawn, left_out, out, title)
-    write_json(out / MANIFEST, {"figures": files, "left_out": dict(left_out)})
-    return Report(page, tuple(drawn), tuple(left_out))
+    write_json(out / MANIFEST, {"figures": files, "left_out": left_out})
+    return Report(page, tuple(drawn), left_out)
 
 
-def draw_all(evidence: Evidence, progress: Progress | None = None) -> tuple[list[Drawing], list[tuple[str, str]]]:
-    """The figures that there are data for; title and reason of the others."""
+def draw_all(evidence: Evidence, progress: Progress | None = None) -> tuple[list[Drawing], dict[str, str]]:
+    """Return the figures with data, and title -> reason for the others."""
     progress = progress or Progress()
     progress.start("figures", len(FIGURES), unit="figures")
     drawn: list[Drawing] = []
-    left_out: list[tuple[str, str]] = []
-    for module in FIGURES:
+    left_out: dict[str, str] = {}
+    for title, draw in FIGURES.items():
         try:
             with styled():
-                drawn += module.draw(evidence)
-        except NoDataError as why:
-            left_out.append((module.TITLE, str(why)))
+                drawn += draw(evidence)
+        except NoDataError as reason:
+            left_out[title] = str(reason)
         progress.advance()
     return drawn, left_out

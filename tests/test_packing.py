@@ -14,7 +14,7 @@ from tiny import tiny_model, tiny_tokenizer
 from training_models import assert_same_gradients, exact, gradients, logprobs_alone, score_alone, tiny_classifier
 
 from alignbench.errors import AlignbenchError
-from trainers.distributed import micro_batches
+from trainers.loop import micro_batches
 from trainers.losses import policy_loss, value_loss
 from trainers.models import ActorCritic, Policy, Scalar, check_packing
 from trainers.packing import Example, _attend, pack, packed_attention

@@ -19,19 +19,19 @@ from audit_runs import around, shares, write_run
 from hypothesis import given
 from hypothesis import strategies as st
 from page_runs import MARKUP, N, chose, evidence_of, nasty_evidence, rte, squad, wrote
+from reports.page.audits import COLUMNS
+from reports.page.blocks import number, pack, shown, told, unpack
+from reports.page.preferred import win_rates
+from reports.page.provenance import sources
+from reports.page.verdict import FIRST, at_equal_lengths, methods, verdicts
 
 from alignbench.audit.compare import compare
 from alignbench.cli.app import app
 from reports.evidence import Evidence, gather
 from reports.page import samples
-from reports.page.audits import COLUMNS
-from reports.page.blocks import number, pack, shown, told, unpack
 from reports.page.page import HERE, SCRIPTS, write_page
-from reports.page.preferred import win_rates
-from reports.page.provenance import sources
 from reports.page.samples import block_of
 from reports.page.sets import all_sets, link_to, set_of, sets_of
-from reports.page.verdict import FIRST, at_equal_lengths, methods, verdicts
 
 LEFT_OUT = [("Likert", "no labels with an overall score")]
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import math
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from task_helpers import load
@@ -24,90 +26,22 @@ from alignbench.types.engine import Completion
 from alignbench.types.record import Document, Output, Record
 from alignbench.types.scorer import Item
 
-ANN = {"name": "ann lee", "gender": "female", "age": "34", "nationality": "irish", "review": "It hums. I like it."}
+ANN, *CASES = yaml.safe_load((Path(__file__).parent / "personas.yaml").read_text(encoding="utf-8"))
 LINES = "Name: Ann Lee\nGender: Female\nAge: 34\nNationality: Irish\nReview: It hums. I like it."
 PERSONA, VERBALISED = find_task("personas"), find_task("personas_verbalised")
 
 # ---- parsing -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        LINES,
-        LINES.upper().replace("IT HUMS. I LIKE IT.", "It hums. I like it."),
-        LINES.replace("\n", "\n\n"),
-        LINES.removeprefix("Name:"),  # the continuation of a prompt that ends in "Name:"
-        LINES.removeprefix("Name: ").replace("Gender: Female", "Gender:female."),
-        "\n".join(reversed(LINES.splitlines())),
-        "\n".join(f"**{line.replace(':', ':**', 1)}" for line in LINES.splitlines()),
-        "\n".join(f"- **{line.replace(':', '**:', 1)}" for line in LINES.splitlines()),
-        "\n".join(f"{n}. {line}" for n, line in enumerate(LINES.splitlines(), 1)),
-        f"Sure, here is a customer:\n\n{LINES}\n\nLet me know if you want another one.",
-        LINES.replace("Age: 34", "Age: 34 years old").replace("Name: Ann", "Name: Ms. Ann"),
-        LINES.replace("It hums. I like it.", "\nIt hums.\nI like it."),
-        json.dumps({field.title(): value for field, value in ANN.items()}),
-        "```json\n" + json.dumps([{**ANN, "age": 34}], indent=2) + "\n```",
-        "As I said [see above]:\n" + json.dumps({"customers": [{"profile": {**ANN, "age": 34}}]}),
-        f"**Customer Review**\n\n{LINES}",
-        f"Sarah Miller\n\n{LINES}",  # the name with a label counts
-        " ".join(LINES.removeprefix("Name:").splitlines()),
-        ", ".join(LINES.replace("Name: Ann Lee", "Name: **Ann Lee**").splitlines()),
-        " | ".join(LINES.lower().replace("it hums. i like it.", "It hums. I like it.").splitlines()),
-        "Name: Ann Lee (Gender: Female, Age: 34, Nationality: Irish)\nReview: It hums. I like it.",
-        f"Product Name: a machine\n{LINES}",
-        "[" * 900 + json.dumps(ANN) + "]" * 900,  # nested deeper than Python recurses
-    ],
-)
-def test_a_persona_is_parsed_in_any_format(text):
-    assert read_personas(text) == [ANN]
-    assert is_whole(ANN)
+@pytest.mark.parametrize("case", CASES)
+def test_a_persona_is_parsed_in_any_format(case):
+    assert read_personas(case["text"], case.get("begun", True)) == case["personas"]
 
 
-@pytest.mark.parametrize(
-    ("text", "begun", "expected"),
-    [
-        *((line, False, []) for line in (
-            "Age: (age in years)", "Age: young", "Age: 0", "Age: 1987", "Gender: <gender>", "Gender: N/A",
-            "Nationality: unknown", "Nationality: she comes from a small town in Ireland", "Name:", "Name: 12",
-            "Review: ...",
-        )),
-        *((text, True, []) for text in (
-            "", " \n\n", "sure, i can do that for you!", "Here is what you asked for, as five lines:", "{", '{"a": 1}',
-        )),
-        ("## Customer Profile\n\nGender: Female\nAge: 34", True, [{"gender": "female", "age": "34"}]),
-        ("." * MAX_CHARACTERS + f"\n{LINES}", False, []),
-        ("\n" * (MAX_CHARACTERS - 10) + LINES, True, [{"name": "ann"}]),
-        # a first line is a name only if it looks like one and continues the prompt
-        (" Bo de Wit\nAge: 5", True, [{"name": "bo de wit", "age": "5"}]),
-        ("he was a man\nAge: 5", True, [{"age": "5"}]),
-        ("Bo de Wit\nAge: 5", False, [{"age": "5"}]),
-        ("Age: 5\nBo de Wit", True, [{"age": "5"}]),
-        *(
-            (f"{LINES}\nProbability: {given}", True, [ANN | ({} if p is None else {"probability": p})])
-            for given, p in (("0.25", "0.25"), (".25", "0.25"), ("25 %", "0.25"), ("~1", "1.0"), ("7", None))
-        ),
-        # labels inside a review are part of it
-        *((f"{LINES} {words}", True, [ANN | {"review": f"{ANN['review']} {words}"}]) for words in (
-            "For my age: too loud. A fair Review: four stars, and my gender: none of your business.",
-        )),
-        # a repeated label begins the next persona
-        *(
-            (f"{LINES}{between}{LINES.replace('Ann Lee', 'Bo Ek')}", True, [ANN, ANN | {"name": "bo ek"}])
-            for between in ("\n", "\n\n", "\n\nCustomer 2:\n", "\n---\n")
-        ),
-        (
-            " Ann Lee\nGender: Female\n\nName: Bo Ek\nGender: Male", True,
-            [{"name": "ann lee", "gender": "female"}, {"name": "bo ek", "gender": "male"}],
-        ),
-        (
-            "Ann Lee, Gender: Female, Review: Good. Name: Bo Ek, Age: 71", True,
-            [{"name": "ann lee", "gender": "female", "review": "Good."}, {"name": "bo ek", "age": "71"}],
-        ),
-    ],
-)  # fmt: skip
-def test_values_headings_and_lists(text, begun, expected):
-    assert read_personas(text, begun) == expected
+def test_nested_json_and_long_texts_are_parsed_up_to_a_limit():
+    assert read_personas("[" * 900 + json.dumps(ANN) + "]" * 900) == [ANN]  # deeper than Python recurses
+    assert read_personas("." * MAX_CHARACTERS + f"\n{LINES}", begun=False) == []
+    assert read_personas("\n" * (MAX_CHARACTERS - 10) + LINES) == [{"name": "ann"}]
 
 
 @pytest.mark.parametrize(
@@ -262,16 +196,19 @@ def test_stated_probabilities_are_weights_and_every_list_has_the_same_total():
 
 
 def test_small_samples_and_rare_values_have_fewer_metrics():
-    names = {n: set(named(spread(singles([n - 5, 3, 2])))) for n in (19, 20, 49, 50)}
+    def found(counts):
+        return named(spread(singles(counts), intervals=False))
+
+    names = {n: set(found([n - 5, 3, 2])) for n in (19, 20, 49, 50)}
     assert names[19] == set()
     assert "entropy_chao_shen" in names[20] == names[49]
     assert names[50] - names[49] == {"entropy_at_50", "hill_0_at_50"}
-    distinct = named(spread(singles([1] * 100)))
+    distinct = found([1] * 100)
     assert "entropy_chao_shen" not in distinct
     assert distinct["entropy_at_50"].value == pytest.approx(math.log2(50))
     assert distinct["hill_0_at_50"].value == 50
-    assert "entropy_chao_shen" not in named(spread(singles([2] * 4 + [1] * 92)))
-    assert "entropy_chao_shen" in named(spread(singles([2] * 5 + [1] * 90)))
+    assert "entropy_chao_shen" not in found([2] * 4 + [1] * 92)
+    assert "entropy_chao_shen" in found([2] * 5 + [1] * 90)
 
 
 def test_metrics_at_fifty_values_do_not_depend_on_the_sample_size():
@@ -288,14 +225,15 @@ def test_metrics_at_fifty_values_do_not_depend_on_the_sample_size():
 def test_intervals_contain_the_estimate_shrink_with_n_and_resample_lists_as_a_whole():
     draw = np.random.default_rng(3)
     few, many = ([[str(v)] for v in draw.choice(4, n, p=[0.5, 0.3, 0.1, 0.1])] for n in (50, 1200))
-    for values in (few, many):
-        assert all(estimate.low <= estimate.value <= estimate.high for _, estimate in spread(values))
-    width = [(e := named(spread(v))["entropy_at_50"]).high - e.low for v in (few, many)]
+    of_few, of_many = named(spread(few)), named(spread(many))
+    for estimate in (*of_few.values(), *of_many.values()):
+        assert estimate.low <= estimate.value <= estimate.high
+    width = [(e := found["entropy_at_50"]).high - e.low for found in (of_few, of_many)]
     assert width[1] < width[0] / 3
-    assert spread(few) == spread(few) != spread(few, seed=1)
+    assert named(spread(few)) == of_few != named(spread(few, seed=1))
     plain = spread(few, intervals=False)
     assert all(estimate.low is estimate.standard_error is None for _, estimate in plain)
-    assert [e.value for _, e in plain] == [e.value for _, e in spread(few)]
+    assert [e.value for _, e in plain] == [e.value for e in of_few.values()]
     # ten values in two lists of equal values vary as two
     together, apart = spread([["a"] * 5, ["b"] * 5, ["a"] * 5, ["b"] * 5]), spread([["a"]] * 10 + [["b"]] * 10)
     errors = [named(found)["top_share"].standard_error for found in (together, apart)]

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from alignbench.models.checkpoint import find_checkpoint
 from trainers import loop, ppo
 from trainers.models import load
-from trainers.rewards import load_reward
+from trainers.reward import load_reward
 from trainers.rollout import Sampler
 from trainers.run import identity
 

@@ -14,7 +14,7 @@ from stages import QUESTIONS, checkpoint, lines_of, refusal, same_weights, weigh
 from tiny import tiny_model, tiny_tokenizer
 
 from alignbench.cli.app import main
-from trainers import distributed, losses, ppo
+from trainers import loop, losses, ppo
 from trainers.models import Texts
 from trainers.ppo import PPOConfig, train
 from trainers.rollout import Sampler
@@ -82,7 +82,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run_and_removes_later_checkpoin
 
 
 def test_log_probabilities_that_are_not_finite_stop_the_run(folder, optimise, monkeypatch):
-    times_nan(monkeypatch, distributed, "map_packed", 1)
+    times_nan(monkeypatch, loop, "map_packed", 1)
     out = optimise(episodes=40, save_every=1, ema=0.0)
     assert stop_of(out)["reason"] == "iteration 2: log-probabilities or values are not finite"
     assert stop_of(out)["kept"] == 0  # the first step's weights cannot be trusted

@@ -21,8 +21,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from trainers import loop, reward
 from trainers.data import Ranking
 from trainers.models import load
-from trainers.reward import RewardConfig, agreement, prefers_longer, train
-from trainers.rewards import load_reward
+from trainers.reward import RewardConfig, agreement, load_reward, prefers_longer, train
 
 FILLER = (" wax", " yes", " no", " flowers", " toxic", " maybe", " hive", " Earth")
 folder = pytest.fixture(scope="module")(training_runs.prepare)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from accelerate import Accelerator
 from scorer_models import save_classifier, stock_logits
 from tiny import tiny_tokenizer
 from training_models import tiny_classifier
@@ -15,7 +16,7 @@ from training_models import tiny_classifier
 from alignbench.scorers import Item, find_scorer
 from trainers.data import chat_template
 from trainers.models import Scalar, load
-from trainers.rewards import RewardModel
+from trainers.reward import RewardModel
 
 CHAT = (
     "{% for m in messages %}<s>{{ m['role'] }}: {{ m['content'] }}</s>{% endfor %}"
@@ -58,7 +59,8 @@ def rewards(folder, pairs=PAIRS):
 
 def trainers_rewards(folder, pairs):
     model, tokenizer, checkpoint = load(str(folder), "reward")
-    return RewardModel(Scalar(model), tokenizer, checkpoint.window, 4096)(*zip(*pairs, strict=True))
+    reward = RewardModel(Scalar(model), tokenizer, checkpoint.window, 4096, Accelerator(cpu=True))
+    return reward(*zip(*pairs, strict=True))
 
 
 def stock(folder, *texts, **options):

@@ -254,13 +254,11 @@ def test_a_user_error_is_one_line_with_exit_code_2(command, arguments, words):
     assert words in error
 
 
-LAUNCHERS = [
-    ["-m", "alignbench"],
-    ["-m", "accelerate.commands.launch", "--cpu", "--num_processes=1", "-m", "alignbench"],
-]
+PLAIN = ["-m", "alignbench"]
+ACCELERATE = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes=1", *PLAIN]
 
 
-@pytest.mark.parametrize("launch", [LAUNCHERS[0], pytest.param(LAUNCHERS[1], marks=pytest.mark.slow)])
+@pytest.mark.parametrize("launch", [PLAIN, pytest.param(ACCELERATE, marks=pytest.mark.slow)])
 def test_packages_of_the_current_folder_do_not_replace_ours(tmp_path, launch):
     for name in ("reports", "trainers"):
         (tmp_path / name).mkdir()

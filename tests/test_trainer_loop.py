@@ -15,7 +15,6 @@ from torch import nn
 from training_models import an_accelerator
 
 from alignbench.errors import AlignbenchError
-from trainers.distributed import map_packed, map_split, micro_batches, split_by_example, total
 from trainers.loop import (
     Ema,
     NotFiniteError,
@@ -24,9 +23,14 @@ from trainers.loop import (
     check_lengths,
     gradient_norm,
     infinite_shuffle,
+    map_packed,
+    map_split,
+    micro_batches,
     set_learning_rate,
     shuffled,
+    split_by_example,
     take_step,
+    total,
 )
 from trainers.packing import Example
 

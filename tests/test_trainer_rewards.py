@@ -12,7 +12,7 @@ from tiny import SENTENCES, tiny_tokenizer
 from training_models import an_accelerator, exact, score_alone, tiny_classifier
 
 from trainers.models import Scalar, Texts
-from trainers.rewards import RewardModel, checked, load_reward
+from trainers.reward import RewardModel, checked, load_reward
 
 accelerator = pytest.fixture(scope="module")(an_accelerator)
 PAIRS = [

@@ -22,7 +22,7 @@ from alignbench.errors import AlignbenchError
 from alignbench.evaluation.evaluate import evaluate
 from alignbench.models.checkpoint import find_checkpoint
 from trainers.config import StageConfig, setting
-from trainers.distributed import make_accelerator
+from trainers.loop import make_accelerator
 from trainers.run import Origin, identity, open_run
 
 accelerator = pytest.fixture(scope="module")(an_accelerator)
@@ -266,7 +266,7 @@ def test_trackers_that_are_unknown_or_not_installed_are_refused(tmp_path, monkey
         return make_accelerator(Config(out=str(tmp_path), trackers=trackers, cpu=True), **options)
 
     assert "choose among tensorboard, wandb" in refusal(lambda: make(("tensorbored",)))
-    monkeypatch.setattr("trainers.distributed.find_spec", lambda name: None)
+    monkeypatch.setattr("trainers.loop.find_spec", lambda name: None)
     assert "pip install 'alignbench[train]'" in refusal(lambda: make(("tensorboard",)))
     assert "pip install 'alignbench[wandb]'" in refusal(lambda: make(("wandb",)))
     lines = []

@@ -56,7 +56,7 @@ class Killed(BaseException):
 def test_a_run_interrupted_while_logging_and_while_saving_resumes_to_the_same_bytes(
     folder, whole, tmp_path, monkeypatch, stage
 ):
-    for owner, name, calls in ((Run, "log", 2), (run_module, "_sync", 5), (Run, "log", 1)):
+    for owner, name, calls in ((Run, "log", 2), (run_module, "sync", 5), (Run, "log", 1)):
         function, left = getattr(owner, name), iter(range(calls))
 
         def dying(*arguments, function=function, left=left):

@@ -9,7 +9,7 @@ import transformers
 from tiny import tiny_model
 
 from trainers.config import StageConfig
-from trainers.distributed import make_accelerator
+from trainers.loop import make_accelerator
 
 
 def an_accelerator(tmp_path_factory):

@@ -115,9 +115,9 @@ def main(folder: Path) -> None:
     from alignbench.errors import AlignbenchError
     from alignbench.models.checkpoint import find_checkpoint
     from trainers.config import StageConfig
-    from trainers.distributed import make_accelerator
+    from trainers.loop import make_accelerator
     from trainers.models import Scalar
-    from trainers.rewards import RewardModel, score_all
+    from trainers.reward import RewardModel, score_all
     from trainers.run import Origin, open_run
 
     faulthandler.dump_traceback_later(300, exit=True)  # processes that wait for each other end, and the test fails

@@ -6,12 +6,12 @@ import difflib
 import inspect
 import json
 import math
-import types
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from operator import ge, gt, le
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 from alignbench.errors import AlignbenchError, first_line
 
@@ -34,9 +34,7 @@ def setting(default: Any, meaning: str, *, free: bool = False, **limits: Any) ->
     free: results do not depend on it, so a resumed run may change it
     limits: above (exclusive minimum), low and high (inclusive), choices (the allowed values)
     """
-    ordered = {name: limits.pop(name) for name in LIMITS if name in limits}
-    assert not limits, f"unknown limits: {limits}"
-    return field(default=default, kw_only=True, metadata={"meaning": meaning, "free": free, "limits": ordered})
+    return field(default=default, kw_only=True, metadata={"meaning": meaning, "free": free, "limits": limits})
 
 
 @dataclass(frozen=True)
@@ -46,9 +44,7 @@ class StageConfig:
     out: str = setting(REQUIRED, "run folder", free=True)
     template: bool = setting(False, "apply the model's chat template to prompts")
     max_gradient_norm: float | None = setting(None, "clip the gradient to this norm; none: no clipping", above=0)
-    mixed_precision: str = setting(
-        "no", "no, or bf16: autocast, and sampling in bf16; the weights stay fp32", choices=("no", "bf16")
-    )
+    mixed_precision: str = setting("no", "no, or bf16 for autocast and sampling; weights: fp32", choices=("no", "bf16"))
     micro_tokens: int = setting(4096, "tokens per micro-batch; changes memory and speed only", low=1)
     seed: int = setting(0, "random seed", low=0)
     save_every: int = setting(100, "steps between resumable states", free=True, low=1)
@@ -76,7 +72,7 @@ def check(config: DataclassInstance) -> None:
 def read_config(
     kind: type[T], *, file: Path | None = None, preset: Mapping[str, Any] | None = None, overrides: Sequence[str] = ()
 ) -> T:
-    """An instance of `kind`: defaults < preset < YAML file < overrides (NAME=VALUE); unset required ones are REQUIRED.
+    """Settings from the defaults < preset < YAML file < overrides (NAME=VALUE); required ones may be unset (REQUIRED).
 
     Raises AlignbenchError for an unknown setting or a value of a wrong type.
     """
@@ -120,7 +116,7 @@ def _parse_override(override: str, hints: Mapping[str, Any]) -> tuple[str, str, 
     except yaml.YAMLError:
         value = text
     # text settings keep the text as typed: model=2024, name=yes
-    as_typed = value is not None and not isinstance(value, list) and str in _options(hints.get(name))
+    as_typed = hints.get(name) in (str, str | None) and value is not None and not isinstance(value, list)
     return name, name, text if as_typed else value
 
 
@@ -137,29 +133,20 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     return found
 
 
-def _options(kind: Any) -> tuple[Any, ...]:
-    return get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
-
-
 def _convert(value: Any, kind: Any, problem: str) -> Any:
     """The value as a setting of type `kind`. Raises AlignbenchError with the text `problem` if it is none."""
-    options = _options(kind)
-    if value is None and type(None) in options:
+    if value is None and kind == kind | None:
         return None
-    (kind,) = [option for option in options if option is not type(None)]
-    if get_origin(kind) is tuple:
+    if kind in (tuple[str, ...], tuple[str, ...] | None):
         items = value
         if isinstance(value, str):  # a single string may be whitespace: stop="\n"
             items = [part.strip() for part in value.split(",")] if "," in value else [value]
         if isinstance(items, list | tuple) and all(isinstance(item, str) for item in items):
             return tuple(items)
-    elif kind is float and not isinstance(value, bool) and isinstance(value, int | float | str):
-        try:
-            number = float(value)  # also of text: YAML 1.1 reads 9e-6 as a string
-        except (ValueError, OverflowError):
-            number = math.nan
-        if not math.isnan(number):
-            return number
-    elif type(value) is kind:
+    elif kind in (float, float | None) and isinstance(value, int | float | str) and not isinstance(value, bool):
+        with suppress(ValueError, OverflowError):  # float() also of text: YAML 1.1 reads 9e-6 as a string
+            if not math.isnan(number := float(value)):
+                return number
+    elif kind in (type(value), type(value) | None):
         return value
     raise AlignbenchError(problem)

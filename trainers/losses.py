@@ -29,8 +29,7 @@ def token_logprobs(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.T
 
 
 class _TokenLogprobs(torch.autograd.Function):
-    """log_softmax and gather keep three tensors of the size of the logits. This function keeps only the logits, and
-    processes a few rows at a time, which fit into the processor's cache."""
+    """Keeps only the logits, where log_softmax and gather keep three tensors of this size, and is cache-friendly."""
 
     @staticmethod
     def forward(ctx: Any, logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -36,8 +36,7 @@ class Policy(nn.Module):
 
     def __init__(self, model: Any, temperature: float = 1.0) -> None:
         super().__init__()
-        self.model = model
-        self.temperature = temperature
+        self.model, self.temperature = model, temperature
 
     def forward(self, packed: Packed) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-probabilities, with gradient, and entropies, without, of `packed.targets`: (targets,) each, in nats."""
@@ -52,8 +51,7 @@ class Policy(nn.Module):
 class Scalar(nn.Module):
     """A sequence classifier with one label: a reward model read at last tokens, a value read before every token.
 
-    The bias in the configuration's field BIAS is added. Stock transformers heads have no bias and ignore it: stock
-    logits plus `model.config.alignbench_reward_bias` are these scores.
+    The bias in the configuration's field BIAS is added, which the stock head of transformers ignores.
     """
 
     def __init__(self, model: Any) -> None:
@@ -76,8 +74,7 @@ class ActorCritic(nn.Module):
 
     def __init__(self, policy: Policy, value: Scalar) -> None:
         super().__init__()
-        self.policy = policy
-        self.value = value
+        self.policy, self.value = policy, value
 
     def forward(self, packed: Packed, with_values: bool = True) -> tuple[torch.Tensor, ...]:
         """Log-probabilities and entropies of the targets, and the value before each: (targets,) each."""
@@ -87,7 +84,7 @@ class ActorCritic(nn.Module):
 
 def base_model(model: Any) -> Any:
     """The transformers model, without its peft wrapper."""
-    return model.get_base_model() if hasattr(model, "disable_adapter") and hasattr(model, "get_base_model") else model
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def load(
@@ -109,11 +106,10 @@ def load(
         raise AlignbenchError(f"checkpoint {spec}: it needs custom Python code, which the trainers do not run")
     auto_class = AutoModelForCausalLM if kind == "causal" else AutoModelForSequenceClassification
     shared = {"local_files_only": True, "trust_remote_code": False}
-    options = shared | {"dtype": torch.float32, "use_safetensors": True, "output_loading_info": True}
-    options |= {} if kind == "causal" else {"num_labels": 1}
+    options = {"dtype": torch.float32, "use_safetensors": True, **({} if kind == "causal" else {"num_labels": 1})}
     try:
         tokenizer = AutoTokenizer.from_pretrained(checkpoint.path, **shared)
-        model, loading = auto_class.from_pretrained(checkpoint.path, **options)
+        model, loading = auto_class.from_pretrained(checkpoint.path, output_loading_info=True, **shared, **options)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # transformers raises exceptions of any type for a broken folder
@@ -165,15 +161,12 @@ def check_packing(model: Any, spec: str, kind: str) -> None:
 
 
 def residual_dropout(model: nn.Module, rate: float) -> None:
-    """Apply dropout to the output of each attention and feed-forward block, and switch all other dropout off.
-
-    InstructGPT, C.1. Off in evaluation mode.
-    """
+    """Apply dropout to the output of each attention and feed-forward block alone, in training (InstructGPT, C.1)."""
 
     def drop(module: nn.Module, arguments: Any, output: Any) -> Any:
-        if isinstance(output, tuple):
-            return (nn.functional.dropout(output[0], rate, module.training), *output[1:])
-        return nn.functional.dropout(output, rate, module.training)
+        first, *rest = output if isinstance(output, tuple) else (output,)
+        dropped = nn.functional.dropout(first, rate, module.training)
+        return (dropped, *rest) if isinstance(output, tuple) else dropped
 
     paths = [(name.split("."), module) for name, module in model.named_modules()]
     blocks = [m for path, m in paths if len(path) > 1 and path[-1] in SUBLAYERS and not set(path[:-1]) & set(SUBLAYERS)]
@@ -202,23 +195,16 @@ def add_lora(model: Any, rank: int, seed: int) -> Any:
         return get_peft_model(model, settings)
 
 
-def save_model(
-    folder: Path,
-    model: Any,
-    tokenizer: PreTrainedTokenizerBase,
-    weights: dict[str, Any] | None = None,
-    prefix: str = "",
-) -> None:
+def save_model(folder: Path, model: Any, tokenizer: Any, weights: dict[str, Any], prefix: str = "") -> None:
     """Write a folder for `from_pretrained`. LoRA adapters are merged, and also saved in its subfolder adapter/.
 
-    weights: the gathered state dict of a module that holds the model as `prefix`; None: the model's own
+    weights: the gathered state dict of a module that holds the model as `prefix`
     """
-    if weights is not None:
-        weights = {name.removeprefix(prefix): w for name, w in weights.items() if name.startswith(prefix)}
+    own: dict[str, Any] | None = {n.removeprefix(prefix): w for n, w in weights.items() if n.startswith(prefix)}
     if hasattr(model, "merge_and_unload"):  # adapters are never sharded
         model.save_pretrained(folder / "adapter")
-        model, weights = copy.deepcopy(model).merge_and_unload(), None
-    model.save_pretrained(folder, state_dict=weights)
+        model, own = copy.deepcopy(model).merge_and_unload(), None
+    model.save_pretrained(folder, state_dict=own)
     tokenizer.save_pretrained(folder)
 
 
@@ -227,10 +213,8 @@ def scalar_padding(tokenizer: PreTrainedTokenizerBase) -> int | None:
 
     transformers reads the score at the last token that is not padding: with pad = EOS it would skip the response's end.
     """
-    for token in (tokenizer.pad_token_id, tokenizer.unk_token_id, tokenizer.bos_token_id):
-        if token is not None and token != tokenizer.eos_token_id:
-            return int(token)
-    return None
+    tokens = (tokenizer.pad_token_id, tokenizer.unk_token_id, tokenizer.bos_token_id)
+    return next((int(token) for token in tokens if token not in (None, tokenizer.eos_token_id)), None)
 
 
 class Texts:
@@ -240,8 +224,7 @@ class Texts:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, model: Any = None) -> None:
-        self.tokenizer = tokenizer
-        self.encoder = Encoder(tokenizer)
+        self.tokenizer, self.encoder = tokenizer, Encoder(tokenizer)
         self.embeddings = math.inf if model is None else model.get_input_embeddings().num_embeddings
 
     def prompts(self, texts: list[str]) -> list[list[int]]:
@@ -262,7 +245,6 @@ class Texts:
         return self._known(ids if end is None or (ids and ids[-1] == end) else [*ids, int(end)])
 
     def example(self, prompt: str, responses: Iterable[str]) -> Example:
-        """A prompt and its responses."""
         (ids,) = self.prompts([prompt])
         return Example(ids, [self.response(prompt, ids, response) for response in responses])
 

@@ -1,8 +1,7 @@
-"""Packed rows: prompts and responses side by side in one row of tokens, each token computed once.
+"""Packed rows: prompts and responses side by side in one row of tokens, each token computed once (details 2, 3).
 
-A prompt with several responses is a tree: the prompt is in the row once, and each response attends to the prompt and
-itself. Stock transformers models run on the row with position ids and the attention below in place of their own, so
-there is no padding, no attention across examples, and no pad token to be mistaken for a real one (details 2, 3).
+The prompt of several responses is in the row once, and each response attends to the prompt and itself. Stock models of
+transformers run on the row with position ids and the attention below in place of their own.
 """
 
 from __future__ import annotations

@@ -22,13 +22,13 @@ from alignbench.data.tables import fingerprint
 from alignbench.errors import AlignbenchError
 from alignbench.progress import Progress
 from alignbench.types.engine import Sampling
-from trainers import distributed, loop, losses
+from trainers import loop, losses
 from trainers.config import REQUIRED, StageConfig, check, setting
 from trainers.data import chat_template, read_prompts
 from trainers.loop import NotFiniteError
 from trainers.models import ActorCritic, Policy, Scalar, Texts, add_lora, load, save_model
 from trainers.packing import Example, Packed, pack
-from trainers.rewards import RewardModel, is_checkpoint, load_reward, score_all
+from trainers.reward import RewardModel, is_checkpoint, load_reward, score_all
 from trainers.rollout import Rollout, Sampler, concat, describe, split
 from trainers.run import Metrics, Origin, State, open_run
 from trainers.sft import pretraining_examples
@@ -39,11 +39,7 @@ class PPOConfig(StageConfig):
     """Settings of PPO. The defaults are the paper's where it gives a number."""
 
     model: str = setting(REQUIRED, "initial policy and KL reference: local folder or hub id")
-    reward: str = setting(
-        REQUIRED,
-        "reward model's checkpoint, or module:function of (prompts, responses); a text longer than the reward model's "
-        "window is an error",
-    )
+    reward: str = setting(REQUIRED, "reward model's checkpoint, or module:function of (prompts, responses)")
     prompts: str = setting(REQUIRED, "file of {prompt}, or hub data set")
     reference: str | None = setting(None, "KL reference; none: the initial policy (paper)")
     value: str | None = setting(None, "initial value model; none: the reward model, or the policy with a new head")
@@ -56,9 +52,7 @@ class PPOConfig(StageConfig):
     temperature: float = setting(1.0, "of sampling, and of all log-probabilities (paper: 1)", above=0)
     stop: tuple[str, ...] = setting((), "strings that end a response, besides the end-of-sequence token")
     beta: float = setting(0.02, "KL penalty coefficient of the reward (paper: .02)", low=0)
-    target_kl: float | None = setting(
-        None, "adapt beta to this KL in nats per response; none: beta is fixed (paper)", above=0
-    )
+    target_kl: float | None = setting(None, "adapt beta to this KL in nats per response; none: fixed (paper)", above=0)
     horizon: int = setting(10_000, "episodes over which an adaptive beta reacts (Ziegler et al.: 10,000)", low=1)
     clip: float = setting(0.2, "clip range of the policy's ratio (paper: .2)", above=0)
     value_clip: float = setting(0.2, "clip range of the value's change (lm-human-preferences: .2)", above=0)
@@ -70,25 +64,16 @@ class PPOConfig(StageConfig):
     ptx: float = setting(0.0, "γ, coefficient of the pretraining gradient (paper: 27.8 for PPO-ptx)", low=0)
     ptx_examples: int = setting(8, "pretraining examples per episode (paper: 8)", low=1)
     ptx_tokens: int = setting(512, "length of a pretraining example", low=2)
-    ptx_mean: str = setting(
-        "token", "what γ multiplies: the mean log-likelihood per token, or per example", choices=("token", "example")
-    )
+    ptx_mean: str = setting("token", "γ multiplies the mean log-likelihood per", choices=("token", "example"))
     lr: float = setting(9e-6, "learning rate of the policy after the warm-up (our default)", low=0)
     value_lr: float = setting(9e-6, "learning rate of the value (paper: 9e-6)", low=0)
     warmup: int = setting(10, "iterations of linear warm-up from a tenth of the learning rate (paper: 10)", low=0)
-    ema: float = setting(
-        0.992, "decay per step of the averaged weights, which are the result (paper: .992); 0: no averaging",
-        low=0, high=0.999999,
-    )  # fmt: skip
-    lora: int = setting(
-        0, "rank of LoRA adapters, with the policy without them as the reference; 0: train all weights", low=0
-    )
-    stop_kl: float | None = setting(
-        None, "stop at the last good checkpoint when KL per response exceeds this, in nats", above=0
-    )
+    ema: float = setting(0.992, "decay per step of the averaged weights (paper: .992); 0: none", low=0, high=0.999999)
+    lora: int = setting(0, "rank of LoRA adapters; the reference is the policy without them; 0: all weights", low=0)
+    stop_kl: float | None = setting(None, "stop at the last good state if KL in nats per response exceeds it", above=0)
     save_every: int = setting(10, "iterations between resumable states", free=True, low=1)
     checkpoint_every: int | None = setting(
-        None, "iterations between kept checkpoints/iteration-N; none: only the last checkpoint", free=True, low=1
+        None, "iterations between kept checkpoints; none: the last", free=True, low=1
     )
     sample_rows: int = setting(4, "responses per iteration to write to samples.jsonl", low=0)
 
@@ -98,11 +83,7 @@ PRESETS: dict[str, dict[str, Any]] = {"instructgpt-1.3b": {"ptx": 27.8}, "instru
 
 @dataclass(frozen=True)
 class Actor:
-    """The models in training and their optimizer.
-
-    model: policy and value; module: the same, wrapped by the accelerator
-    reference: None with LoRA, where it is the policy without its adapter
-    """
+    """The models in training: `module` is `model` wrapped; with LoRA the policy without adapter is the reference."""
 
     config: PPOConfig
     accelerator: Accelerator
@@ -117,7 +98,7 @@ def train(config: PPOConfig, *, progress: Progress | None = None) -> tuple[Path,
     """Train, or resume an interrupted run; the folder of the final checkpoint and the metrics of the last iteration."""
     check(config)
     progress = progress or Progress()
-    accelerator = distributed.make_accelerator(config, progress.say)
+    accelerator = loop.make_accelerator(config, progress.say)
     _check_combinations(config, accelerator)
     model, tokenizer, checkpoint = load(config.model, "causal")
     texts = Texts(tokenizer, model)
@@ -181,18 +162,16 @@ def train(config: PPOConfig, *, progress: Progress | None = None) -> tuple[Path,
         if ema:
             ema.swap(policy)
 
-    def save_training(folder: Path) -> None:
-        distributed.save_training(folder, accelerator, ema)
-
-    def load_training(state: State) -> tuple[int, float, Metrics]:
-        distributed.load_training(state.folder, accelerator, ema)
+    def load_training(state: State | None) -> tuple[int, float, Metrics]:
+        if state is None:
+            return 0, config.beta, {}
+        loop.load_training(state.folder, accelerator, ema)
         return state.values["step"], state.values["beta"], state.values["metrics"]
 
     with open_run(config, origin, accelerator, progress) as run:
         if result := run.result():
             return result
-        state = run.resume()
-        iteration, beta, last = load_training(state) if state else (0, config.beta, Metrics())
+        iteration, beta, last = load_training(run.resume())
         stopped = ""
         progress.start("ppo", iterations, iteration, "iterations")
         while iteration < iterations:
@@ -205,7 +184,7 @@ def train(config: PPOConfig, *, progress: Progress | None = None) -> tuple[Path,
                     break
                 if iteration % config.save_every == 0:  # weights with good samples: a stop returns to them
                     values = {"beta": beta, "metrics": last}
-                    run.save_state(iteration, save_training, values)
+                    run.save_state(iteration, lambda at: loop.save_training(at, accelerator, ema), values)
                 compute_advantages(config, beta, rollouts)
                 variance = losses.explained_variance(concat(rollouts, "values"), concat(rollouts, "returns"))
                 metrics |= {"beta": beta, "explained_variance": variance}
@@ -229,8 +208,10 @@ def train(config: PPOConfig, *, progress: Progress | None = None) -> tuple[Path,
             if not (state := run.newest()):
                 raise AlignbenchError(f"ppo: {stopped}; no good state was saved before it")
             iteration, beta, last = load_training(state)
-            if accelerator.is_main_process:
-                _remove_checkpoints(run.out / "checkpoints", after=iteration)
+            for later in sorted((run.out / "checkpoints").glob("iteration-*")) if accelerator.is_main_process else []:
+                number = later.name.removeprefix("iteration-")
+                if number.isdecimal() and int(number) > iteration:
+                    shutil.rmtree(later)
             accelerator.wait_for_everyone()
             progress.say(f"ppo: stopped at {stopped}; the result has the weights after iteration {iteration}")
             run.event("stopped", reason=stopped, kept=iteration)
@@ -247,10 +228,10 @@ def compute_old_logprobs(actor: Actor, rollouts: Sequence[Rollout]) -> None:
         with nullcontext() if reference else policy.model.disable_adapter(), actor.accelerator.autocast():
             reference_logprobs, _ = (reference or policy)(packed)
         columns = torch.stack([logprobs, reference_logprobs, values, entropies])
-        return [part.cpu().double().numpy() for part in distributed.split_by_example(packed, packed.before, columns)]
+        return [part.cpu().double().numpy() for part in loop.split_by_example(packed, packed.before, columns)]
 
     examples = [rollout.example for rollout in rollouts]
-    found = distributed.map_packed(actor.accelerator, examples, actor.config.micro_tokens, compute)
+    found = loop.map_packed(actor.accelerator, examples, actor.config.micro_tokens, compute)
     for rollout, arrays in zip(rollouts, found, strict=True):
         if not np.isfinite(arrays).all():
             raise NotFiniteError("log-probabilities or values are not finite")
@@ -285,7 +266,7 @@ def update(actor: Actor, iteration: int, rollouts: Sequence[Rollout], text: Sequ
             chosen = loop.infinite_shuffle(len(text), first, count, "text", config.seed) if text else []
             for name, number in step_minibatch(actor, episodes, [text[i] for _, i in chosen]).items():
                 found.setdefault(name, []).append(number)
-    if not distributed.all_finite([*actor.model.parameters(), *(actor.ema.weights.values() if actor.ema else ())]):
+    if not loop.all_finite([*actor.model.parameters(), *(actor.ema.weights.values() if actor.ema else ())]):
         raise NotFiniteError("the step left weights that are not finite")
     return {name: float(np.mean(numbers)) for name, numbers in found.items()}
 
@@ -314,12 +295,10 @@ def step_minibatch(actor: Actor, episodes: Sequence[Rollout], text: Sequence[Exa
         loss: torch.Tensor = policy_loss.sum() + value_loss.sum()
         return loss
 
-    batches = distributed.local_batches(
-        accelerator, episodes, lambda rollout: len(rollout.example), config.micro_tokens
-    )
+    batches = loop.local_batches(accelerator, episodes, lambda rollout: len(rollout.example), config.micro_tokens)
     loop.accumulate(accelerator, actor.module, batches, loss_of, tokens)  # tokens of the whole minibatch (detail 15)
     names = ("policy_loss", "value_loss", "clip_fraction", "ratio", "approximate_kl")
-    metrics |= {name: distributed.total(summed) / tokens for name, summed in zip(names, sums.tolist(), strict=True)}
+    metrics |= {name: loop.total(summed) / tokens for name, summed in zip(names, sums.tolist(), strict=True)}
     pairs = zip([p.grad for p in policy.parameters()], pretraining_gradient or repeat(None), strict=False)
     metrics["ppo_gradient_norm"] = loop.gradient_norm(g if g is None or b is None else g - b for g, b in pairs)
     metrics["gradient_norm"] = loop.take_step(actor.model, actor.optimizer, config.max_gradient_norm)
@@ -338,8 +317,8 @@ def accumulate_pretraining(actor: Actor, text: Sequence[Example]) -> tuple[float
         logprobs: torch.Tensor = actor.module(pack(examples, accelerator.device), with_values=False)[0]
         return -config.ptx * logprobs.sum()
 
-    batches = distributed.local_batches(accelerator, text, len, config.micro_tokens)
-    summed = distributed.total(loop.accumulate(accelerator, actor.module, batches, loss_of, divisor))
+    batches = loop.local_batches(accelerator, text, len, config.micro_tokens)
+    summed = loop.total(loop.accumulate(accelerator, actor.module, batches, loss_of, divisor))
     norm = loop.gradient_norm(p.grad for p in actor.model.policy.parameters())
     return summed * divisor / config.ptx / tokens, norm
 
@@ -381,11 +360,3 @@ def _check_combinations(config: PPOConfig, accelerator: Accelerator) -> None:
     ):
         if wrong:
             raise AlignbenchError(message)
-
-
-def _remove_checkpoints(folder: Path, after: int) -> None:
-    """Remove checkpoints of later iterations, which are not part of a run that returned to an earlier state."""
-    for checkpoint in folder.glob("iteration-*"):
-        number = checkpoint.name.removeprefix("iteration-")
-        if number.isdecimal() and int(number) > after:
-            shutil.rmtree(checkpoint)

@@ -1,36 +1,40 @@
 """The reward model: a scalar head on the SFT model, trained on all pairs of each ranking (InstructGPT, C.2, eq. 1).
 
-`train` reads top to bottom; `agreement` computes the validation metrics. A prompt is computed once for its K responses,
-and each response once for its K − 1 pairs.
+`train` reads top to bottom; `agreement` computes the validation metrics. The rest computes rewards of
+texts, by a reward model or any Python function, called with strings (details 20, 21).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import importlib
+import math
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations, pairwise
+from itertools import combinations, groupby, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 
 from alignbench.data.tables import fingerprint
-from alignbench.errors import AlignbenchError
+from alignbench.errors import AlignbenchError, first_line
 from alignbench.progress import Progress
 from alignbench.runs.folder import write_json
 from alignbench.stats import estimates
+from trainers import loop
 from trainers.config import REQUIRED, check, setting
 from trainers.data import Ranking, chat_template, read_demonstrations, read_rankings
-from trainers.distributed import make_accelerator
-from trainers.loop import EpochsConfig, adam, check_lengths, fit, shuffled
+from trainers.loop import EpochsConfig
 from trainers.losses import ranking_loss
-from trainers.models import BIAS, Scalar, load, residual_dropout, save_model, scalar_padding
-from trainers.packing import Example, pack
-from trainers.rewards import RewardModel
+from trainers.models import BIAS, Scalar, Texts, load, residual_dropout, save_model, scalar_padding
+from trainers.packing import Example, Packed, pack
 from trainers.run import Metrics, Origin, open_run
 
 BINS = np.linspace(0.5, 1, 11)  # of the probability of the predicted winner
+Reward = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
 
 
 @dataclass(frozen=True)
@@ -57,12 +61,12 @@ def train(config: RewardConfig, *, progress: Progress | None = None) -> tuple[Pa
     check(config)
     progress = progress or Progress()
     fold_metrics = _cross_validate(config, progress) if config.folds and config.fold is None else {}
-    accelerator = make_accelerator(config, progress.say)
+    accelerator = loop.make_accelerator(config, progress.say)
     model, tokenizer, checkpoint = load(config.model, "reward", new_head=config.seed)
     setattr(model.config, BIAS, 0.0)  # the parent's bias does not apply to this model
     render = chat_template(tokenizer) if config.template else None
     rankings = read_rankings(config.data, render)
-    given = read_rankings(config.validation, render) if config.validation else None
+    given = read_rankings(config.validation, render) if config.validation else []
     parts = split_rankings(config, rankings, given)
     shown = read_demonstrations(config.demonstrations, render) if config.demonstrations else []
 
@@ -73,18 +77,14 @@ def train(config: RewardConfig, *, progress: Progress | None = None) -> tuple[Pa
         [(ranking, scorer.texts.example(ranking.prompt, ranking.responses)) for ranking in part] for part in parts
     )
     demonstrations = [scorer.texts.example(row.prompt, [row.response]) for row in shown]
-    for examples, what, source in (
-        ([example for _, example in training], "ranking", config.data),
-        ([example for _, example in validation], "ranking", config.validation or config.data),
-        ([example for _, example in left_out], "ranking", config.data),
-        (demonstrations, "demonstration", config.demonstrations),
-    ):
-        check_lengths((example.longest for example in examples), checkpoint.window, what, str(source))
+    sources = (config.data, config.validation or config.data, config.data)
+    for rows, source in zip((training, validation, left_out), sources, strict=True):
+        loop.check_lengths((example.longest for _, example in rows), checkpoint.window, "ranking", source)
+    loop.check_lengths(map(len, demonstrations), checkpoint.window, "demonstration", str(config.demonstrations))
     longer_is_better = prefers_longer(parts[0])
-    module, optimizer = accelerator.prepare(scalar, adam([(scalar.parameters(), config.lr)]))
-    data = [fingerprint(config.data, len(rankings))]
-    data += [fingerprint(config.validation, len(given))] if config.validation and given else []
-    data += [fingerprint(config.demonstrations, len(shown))] if config.demonstrations else []
+    module, optimizer = accelerator.prepare(scalar, loop.adam([(scalar.parameters(), config.lr)]))
+    files = ((config.data, rankings), (config.validation, given), (config.demonstrations, shown))
+    data = [fingerprint(file, len(rows)) for file, rows in files if file]
 
     with open_run(config, Origin.find("reward", config.model, {}, data), accelerator, progress) as run:
         if result := run.result():
@@ -106,21 +106,19 @@ def train(config: RewardConfig, *, progress: Progress | None = None) -> tuple[Pa
             return agreement([ranking for ranking, _ in rows], scores, longer_is_better=longer_is_better)
 
         def after_epoch(epoch: int, step: int) -> Metrics:
-            metrics = agreement_on(validation).metrics
-            if left_out:
-                metrics |= {f"held_out_labelers_{k}": v for k, v in agreement_on(left_out).metrics.items()}
-            return metrics
+            others = agreement_on(left_out).metrics if left_out else {}
+            return agreement_on(validation).metrics | {f"held_out_labelers_{k}": v for k, v in others.items()}
 
         def save(folder: Path) -> None:
             weights = accelerator.get_state_dict(module)
             if accelerator.is_main_process:
-                model.config.pad_token_id = scalar_padding(tokenizer)
-                if model.config.pad_token_id is not None:
-                    tokenizer.pad_token_id = model.config.pad_token_id
+                if (padding := scalar_padding(tokenizer)) is not None:
+                    tokenizer.pad_token_id = padding
+                model.config.pad_token_id = padding
                 save_model(folder, model, tokenizer, weights, "model.")
                 write_json(folder / "calibration.json", {"bins": bins})
 
-        epochs = fit(
+        epochs = loop.fit(
             config, run, module, optimizer, rows_of=lambda epoch: training, size=lambda row: len(row[1]),
             weight=lambda row: 1, loss_of=loss_of, after_epoch=after_epoch,
         )  # fmt: skip
@@ -132,22 +130,29 @@ def train(config: RewardConfig, *, progress: Progress | None = None) -> tuple[Pa
         return run.save_checkpoint("final", save, metrics), metrics
 
 
-def split_rankings(
-    config: RewardConfig, rankings: list[Ranking], given: list[Ranking] | None
-) -> tuple[list[Ranking], list[Ranking], list[Ranking]]:
+def split_rankings(config: RewardConfig, rankings: list[Ranking], given: list[Ranking]) -> list[list[Ranking]]:
     """Rankings to train on, to validate on, and of the labelers that this fold leaves out.
 
-    given: held-out rankings; None: those of a random proportion of the prompts
+    given: held-out rankings; empty: those of a random proportion of the prompts
     Raises AlignbenchError before any training if this or another fold has nothing to train or to validate on.
     """
     training, held_out = rankings, given
-    if held_out is None:
+    if not given:
         prompts = sorted({ranking.prompt for ranking in rankings})
         count = max(1, round(len(prompts) * config.validation_share))
-        chosen = {prompts[i] for i in shuffled(len(prompts), "validation", config.seed)[:count]}
+        chosen = {prompts[i] for i in loop.shuffled(len(prompts), "validation", config.seed)[:count]}
         training = [ranking for ranking in rankings if ranking.prompt not in chosen]
         held_out = [ranking for ranking in rankings if ranking.prompt in chosen]
-    folds = _labeler_folds(config, rankings) if config.folds or config.fold is not None else [set[str]()]
+    folds = [set[str]()]
+    if config.folds or config.fold is not None:
+        names = sorted({ranking.labeler for ranking in rankings if ranking.labeler is not None})
+        if not max(2, (config.fold or 0) + 1) <= config.folds <= len(names):
+            raise AlignbenchError(
+                f"{config.data}: {len(names)} labelers for {config.folds} folds; "
+                "give rows a labeler, and two folds or more"
+            )
+        order = [names[i] for i in loop.shuffled(len(names), "labelers", config.seed)]
+        folds = [set(order[fold :: config.folds]) for fold in range(config.folds)]
     for out in folds:
         if all(r.labeler in out for r in training):
             raise AlignbenchError(f"{config.data}: no ranking is left to train on")
@@ -155,21 +160,8 @@ def split_rankings(
             source = config.validation or config.data
             raise AlignbenchError(f"{source}: no ranking is left to validate on; give more in validation=FILE")
     left_out = set() if config.fold is None else folds[config.fold]
-    return (
-        [r for r in training if r.labeler not in left_out],
-        [r for r in held_out if r.labeler not in left_out],
-        [r for r in rankings if r.labeler in left_out],
-    )
-
-
-def _labeler_folds(config: RewardConfig, rankings: Sequence[Ranking]) -> list[set[str]]:
-    names = sorted({ranking.labeler for ranking in rankings if ranking.labeler is not None})
-    if not max(2, (config.fold or 0) + 1) <= config.folds <= len(names):
-        raise AlignbenchError(
-            f"{config.data}: {len(names)} labelers for {config.folds} folds; give rows a labeler, and two folds or more"
-        )
-    order = [names[i] for i in shuffled(len(names), "labelers", config.seed)]
-    return [set(order[fold :: config.folds]) for fold in range(config.folds)]
+    kept = [[r for r in part if r.labeler not in left_out] for part in (training, held_out)]
+    return [*kept, [r for r in rankings if r.labeler in left_out]]
 
 
 def _cross_validate(config: RewardConfig, progress: Progress) -> Metrics:
@@ -177,25 +169,20 @@ def _cross_validate(config: RewardConfig, progress: Progress) -> Metrics:
 
     The paper: 72.4 % accuracy on labelers of the training set, 69.6 % on others.
     """
-    found: dict[str, list[float]] = {"accuracy": [], "held_out_labelers_accuracy": []}
+    found, result = list[Metrics](), Metrics()
     for fold in range(config.folds):
         progress.say(f"fold {fold + 1} of {config.folds}")
-        _, metrics = train(replace(config, fold=fold, out=str(Path(config.out) / f"fold-{fold}")), progress=progress)
-        for name, values in found.items():
-            values.append(metrics[name])
-    result: Metrics = {}
-    for name, values in found.items():
+        out = str(Path(config.out) / f"fold-{fold}")
+        found.append(train(replace(config, fold=fold, out=out), progress=progress)[1])
+    for name in ("accuracy", "held_out_labelers_accuracy"):
+        values = [metrics[name] for metrics in found]
         result[f"folds_{name}"] = float(np.mean(values))
         result[f"folds_{name}_se"] = float(np.std(values, ddof=1) / len(values) ** 0.5)
     return result
 
 
-@dataclass(frozen=True)
-class Agreement:
-    """How scores agree with rankings.
-
-    bins: from, to, pairs, mean prediction, proportion of pairs in which the predicted winner was preferred
-    """
+class Agreement(NamedTuple):
+    """bins: from, to, pairs, mean prediction, proportion of pairs in which the predicted winner was preferred."""
 
     metrics: Metrics
     bins: list[dict[str, float]]
@@ -249,3 +236,94 @@ def _pairs(ranking: Ranking, scores: Sequence[float]) -> list[tuple[int, int, fl
     rows = zip(ranking.ranks, map(len, ranking.responses), scores, strict=True)
     both = combinations(rows, 2)
     return [(1 if a[0] < b[0] else -1, a[1] - b[1], a[2] - b[2]) for a, b in both if a[0] != b[0]]
+
+
+class RewardModel:
+    """A sequence classifier with one label, read at the end token after each response, with its own tokenizer.
+
+    micro_tokens: tokens of one packed row; accelerator: its processes divide the work
+    """
+
+    def __init__(
+        self, scalar: Scalar, tokenizer: Any, window: int | None, micro_tokens: int, accelerator: Accelerator
+    ) -> None:
+        self.scalar, self.texts, self.window = scalar, Texts(tokenizer, scalar.model), window
+        self.micro_tokens, self.accelerator = micro_tokens, accelerator
+
+    def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
+        """One score per response. Adjacent responses to the same prompt share its computation."""
+        examples: list[Example] = []
+        for prompt, pairs in groupby(zip(prompts, responses, strict=True), key=lambda pair: pair[0]):
+            examples.append(example := self.texts.example(prompt, [response for _, response in pairs]))
+            if self.window is not None and example.longest > self.window:
+                raise AlignbenchError(
+                    f"prompt {prompt[:60]!r}: with its response it has {example.longest} tokens, more than the reward "
+                    f"model's window of {self.window}"
+                )
+        return [score for scores in self.scores(examples) for score in scores]
+
+    def scores(self, examples: Sequence[Example]) -> list[list[float]]:
+        """One score per response of each example."""
+
+        def compute(packed: Packed) -> list[list[float]]:
+            scores = self.scalar(packed, packed.last)
+            return [part.tolist() for part in loop.split_by_example(packed, packed.last, scores)]
+
+        return loop.map_packed(self.accelerator, examples, self.micro_tokens, compute)
+
+
+def load_reward(spec: str, accelerator: Accelerator, micro_tokens: int) -> Reward:
+    """The reward model or function that `spec` names: a checkpoint, or module:function, also of the current folder."""
+    module_name, _, function_name = spec.partition(":")
+    if is_checkpoint(spec):
+        model, tokenizer, checkpoint = load(spec, "reward")
+        scalar = Scalar(model.to(accelerator.device))
+        return RewardModel(scalar, tokenizer, checkpoint.window, micro_tokens, accelerator)
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        function = getattr(importlib.import_module(module_name), function_name)
+    except Exception as error:  # the user's module may raise any exception
+        raise AlignbenchError(f"reward {spec}: no such function ({first_line(error)})") from error
+    finally:
+        sys.path.pop(0)
+    if not callable(function):
+        raise AlignbenchError(f"reward {spec}: not a function of (prompts, responses)")
+    return cast(Reward, function)
+
+
+def is_checkpoint(spec: str) -> bool:
+    """True if a reward names a checkpoint, not module:function."""
+    return ":" not in spec or Path(spec).exists()
+
+
+def score_all(
+    accelerator: Accelerator, reward: Reward, name: str, prompts: Sequence[str], responses: Sequence[str]
+) -> list[float]:
+    """The rewards of all texts; each process computes a part."""
+    if isinstance(reward, RewardModel):  # which divides the work itself
+        return checked(reward, name, prompts, responses)
+
+    def compute(indices: list[int]) -> list[float]:
+        return checked(reward, name, [prompts[i] for i in indices], [responses[i] for i in indices])
+
+    return loop.map_split(accelerator, len(prompts), compute)
+
+
+def checked(reward: Reward, name: str, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
+    """The rewards. Raises AlignbenchError unless there is one finite number per response."""
+    try:
+        scores = list(reward(prompts, responses))
+    except AlignbenchError as error:
+        raise AlignbenchError(f"reward {name}: {error}") from error
+    except Exception as error:  # the user's function may raise any exception
+        raise AlignbenchError(f"reward {name}: it raised {type(error).__name__} ({first_line(error)})") from error
+    if len(scores) != len(responses):
+        raise AlignbenchError(f"reward {name}: {len(scores)} scores for {len(responses)} responses")
+    try:
+        numbers = [float(score) for score in scores]
+    except (TypeError, ValueError) as error:
+        raise AlignbenchError(f"reward {name}: a score is not a number ({first_line(error)})") from error
+    for number, response in zip(numbers, responses, strict=True):
+        if not math.isfinite(number):
+            raise AlignbenchError(f"reward {name}: {number} for the response {response[:60]!r}; a score must be finite")
+    return numbers

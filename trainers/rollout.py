@@ -17,8 +17,7 @@ from alignbench.models.generate.samples import NOT_FINITE
 from alignbench.models.local import LocalEngine
 from alignbench.types.engine import Completion, Prompt, Sampling
 from trainers import losses
-from trainers.distributed import map_split
-from trainers.loop import NotFiniteError
+from trainers.loop import NotFiniteError, map_split
 from trainers.losses import Array
 from trainers.models import Policy, base_model
 from trainers.packing import Example
@@ -62,15 +61,16 @@ class Rollout:
 def describe(rollouts: Sequence[Rollout]) -> dict[str, float]:
     """Batch metrics: means over responses, or over tokens for the entropy. KL in nats per response (detail 16)."""
     scores = [rollout.score for rollout in rollouts]
-    return {
-        "score": float(np.mean(scores)),
-        "score_std": float(np.std(scores)),
-        "kl": float(np.mean([rollout.kl for rollout in rollouts])),
-        "kl_k3": float(np.mean([float(losses.kl_k3(r.logprobs, r.reference).sum()) for r in rollouts])),
-        "entropy": float(concat(rollouts, "entropies").mean()),
-        "response_tokens": float(np.mean([len(rollout.response_ids) for rollout in rollouts])),
-        "ended": float(np.mean([rollout.ended for rollout in rollouts])),
+    metrics = {
+        "score": np.mean(scores),
+        "score_std": np.std(scores),
+        "kl": np.mean([rollout.kl for rollout in rollouts]),
+        "kl_k3": np.mean([losses.kl_k3(r.logprobs, r.reference).sum() for r in rollouts]),
+        "entropy": concat(rollouts, "entropies").mean(),
+        "response_tokens": np.mean([len(rollout.response_ids) for rollout in rollouts]),
+        "ended": np.mean([rollout.ended for rollout in rollouts]),
     }
+    return {name: float(value) for name, value in metrics.items()}
 
 
 def concat(rollouts: Sequence[Rollout], name: str) -> Array:
@@ -88,8 +88,7 @@ def split(rollouts: Sequence[Rollout], name: str, values: Array) -> None:
 class Sampler:
     """Samples from a policy in training with the generation engine. Created before the policy is prepared.
 
-    The engine uses the policy's own model, or a copy that is updated before each call if the policy is sharded or if
-    it samples in half precision.
+    A policy that is sharded or samples in half precision has a copy, which is updated before each call.
     """
 
     def __init__(self, policy: Policy, tokenizer: Any, window: int | None, accelerator: Accelerator) -> None:
@@ -102,11 +101,7 @@ class Sampler:
         self.engine = LocalEngine(self.copy or self.model, Encoder(tokenizer), window=window)
 
     def sample(self, keys: Sequence[str], prompts: Sequence[str], sampling: Sampling, seed: int) -> list[Completion]:
-        """One response per prompt, the same list on every process.
-
-        A response's random numbers are a function of its key and the seed, so they depend neither on the number of
-        processes nor on other samples (detail 17).
-        """
+        """One response per prompt, the same list on every process; its random numbers depend on key and seed alone."""
         training = self.model.training
         self.model.eval()
         if self.copy is not None:

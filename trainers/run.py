@@ -1,16 +1,7 @@
-"""The folder of a training run: locked, with a record of what its results depend on, and resumable after any kill.
-The processes of a run on several machines share it.
+"""The folder of a training run (docs/training.md): locked, and resumable after any kill.
 
-out/
-  config.yaml             the settings
-  identity.json           settings, checkpoints and data: a resumed run must agree with them
-  metrics.jsonl           one line per step, without times: a resumed run's file equals an uninterrupted one's
-  samples.jsonl           model outputs, one line per sample
-  log.jsonl               starts, resumes, ends, times
-  tensorboard/            the metrics for TensorBoard
-  state/step-00000040/    what a resume needs
-  checkpoints/epoch-1/    intermediate checkpoints
-  final/                  the resulting checkpoint
+metrics.jsonl has no times, so a resumed run's file equals an uninterrupted one's. The processes of a run on several
+machines share the folder.
 """
 
 from __future__ import annotations
@@ -18,13 +9,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 
 import alignbench
 from alignbench.errors import AlignbenchError, first_line
@@ -33,7 +25,6 @@ from alignbench.progress import Progress
 from alignbench.provenance import environment, versions
 from alignbench.runs.folder import RunFolder, lock_run, read_object, write_json
 from trainers.config import StageConfig, to_yaml
-from trainers.distributed import gather
 
 T = TypeVar("T")
 Metrics = dict[str, float]
@@ -43,12 +34,9 @@ PACKAGES = ("torch", "transformers", "accelerate", "peft")
 
 @dataclass(frozen=True)
 class Origin:
-    """What a checkpoint is made from.
+    """What a checkpoint is made from: the parent, other models by role (PPO's reward), and fingerprints of the data.
 
-    stage: base, sft, reward, ppo, ppo-ptx or average
-    parent: the checkpoint that training starts from; None for a blank model
-    models: role -> the `identity` of another checkpoint that takes part (the reward model of PPO)
-    data: the fingerprint of each data file
+    stage: base (no parent), sft, reward, ppo, ppo-ptx or average; models: role -> `identity`
     """
 
     stage: str
@@ -91,9 +79,8 @@ def in_json(metrics: Mapping[str, float]) -> dict[str, float | str]:
     return {name: x if abs(x) < float("inf") else str(float(x)) for name, x in metrics.items()}
 
 
-@dataclass(frozen=True)
-class State:
-    """A saved state: its folder, and the values given to `save_state` with the step."""
+class State(NamedTuple):
+    """A saved state, and the values given to `save_state` with the step."""
 
     folder: Path
     values: dict[str, Any]
@@ -109,8 +96,7 @@ def open_run(
     checkpoints or data.
     """
     out = Path(config.out)
-    free = {f.name for f in fields(config) if f.metadata["free"]}
-    settings = {name: value for name, value in asdict(config).items() if name not in free}
+    settings = {f.name: getattr(config, f.name) for f in fields(config) if not f.metadata["free"]}
     whole: dict[str, Any] = {"config": settings, "processes": accelerator.num_processes}
     whole |= {} if origin.parent is None else {"model": identity(origin.parent)}
     whole |= {**origin.models, "data": list(origin.data)}
@@ -132,13 +118,10 @@ def open_run(
         run.together(enter, main_only=True)
         if run.result() is None:
             newest = run.newest()
-            next_step = 0 if newest is None else newest.values["step"] + 1
-            accelerator.init_trackers(
-                "alignbench",
-                {name: str(value) for name, value in settings.items()},
-                # TensorBoard drops its points of steps that will be repeated
-                {"tensorboard": {"purge_step": next_step}, "wandb": {"name": out.name}},
-            )
+            # TensorBoard drops its points of steps that will be repeated
+            tensorboard = {"purge_step": 0 if newest is None else newest.values["step"] + 1}
+            named = {name: str(value) for name, value in settings.items()}
+            accelerator.init_trackers("alignbench", named, {"tensorboard": tensorboard, "wandb": {"name": out.name}})
         try:
             yield run
         except BaseException as error:
@@ -165,13 +148,8 @@ class Run:
     def result(self) -> tuple[Path, Metrics] | None:
         """The folder final/ of a finished run and the metrics of its recipe, else None."""
         final = self.out / "final"
-
-        def read() -> Metrics | None:
-            recipe = (read_object(final / "recipe.json") or {}) if final.is_dir() else None
-            return None if recipe is None else {name: float(x) for name, x in recipe.get("metrics", {}).items()}
-
-        metrics = self.together(read, main_only=True)
-        return None if metrics is None else (final, metrics)
+        recipe = self.together(lambda: read_object(final / "recipe.json"), main_only=True)
+        return None if recipe is None else (final, {name: float(x) for name, x in recipe["metrics"].items()})
 
     def newest(self) -> State | None:
         """The newest complete state. A folder is renamed when it is complete, and names sort as steps do."""
@@ -190,8 +168,8 @@ class Run:
         def cut() -> None:
             for leftover in [*self.out.glob("*.tmp"), *self.out.glob("*/*.tmp")]:
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-            for file, length in ((self.out / name, length) for name, length in lengths.items()):
-                if file.is_file() and file.stat().st_size > length:
+            for name, length in lengths.items():
+                if (file := self.out / name).is_file() and file.stat().st_size > length:
                     os.truncate(file, length)
 
         self.together(cut, main_only=True)
@@ -204,46 +182,34 @@ class Run:
         """
         path = self.out / "state" / f"step-{step:08d}"
 
-        def write_all(folder: Path) -> None:
-            write(folder)
-            if self.accelerator.is_main_process:
-                for name in LINES:
-                    (self.out / name).touch()
-                    _sync(self.out / name)
-                lengths = {name: (self.out / name).stat().st_size for name in LINES}
-                (folder / "state.json").write_text(json.dumps({**values, "step": step, "bytes": lengths}))
-
-        def remove_older() -> None:
-            for older in path.parent.iterdir():
-                if older != path:
-                    shutil.rmtree(older)
+        def finish(folder: Path) -> None:
+            lengths = {}
+            for file in (self.out / name for name in LINES):
+                file.touch()
+                sync(file)
+                lengths[file.name] = file.stat().st_size
+            (folder / "state.json").write_text(json.dumps({**values, "step": step, "bytes": lengths}))
 
         if not path.is_dir():  # else the run was resumed from this step
-            self.save_folder(path, write_all)
-            self.together(remove_older, main_only=True)
+            self.save_folder(path, write, finish, older=[*path.parent.glob("step-*")])
 
     def save_checkpoint(self, name: str, write: Callable[[Path], None], metrics: Mapping[str, float]) -> Path:
         """Write the checkpoint "final" or "checkpoints/…" with its recipe, whole or not at all; its folder.
 
         Called by every process. write: called with the folder on every process
         """
-
-        def write_all(folder: Path) -> None:
-            write(folder)
-            if self.accelerator.is_main_process:
-                self.origin.write_recipe(folder, asdict(self.config), metrics)
-
-        self.save_folder(self.out / name, write_all)
+        settings = asdict(self.config)
+        self.save_folder(self.out / name, write, lambda folder: self.origin.write_recipe(folder, settings, metrics))
         return self.out / name
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Append a line to metrics.jsonl, and send the metrics to the trackers."""
-        self._append("metrics.jsonl", [{"step": step, **in_json(metrics)}])
+        self._append(LINES[0], [{"step": step, **in_json(metrics)}])
         self.accelerator.log(dict(metrics), step=step)
 
-    def sample(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+    def sample(self, step: int, rows: Iterable[Mapping[str, Any]]) -> None:
         """Append lines to samples.jsonl."""
-        self._append("samples.jsonl", [{"step": step, **row} for row in rows])
+        self._append(LINES[1], [{"step": step, **row} for row in rows])
 
     def event(self, name: str, **details: Any) -> None:
         """Append a line with the time to log.jsonl."""
@@ -253,7 +219,7 @@ class Run:
     def _append(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         if self.accelerator.is_main_process:
             lines = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
-            with _writing(self.out), (self.out / name).open("a", encoding="utf-8", errors="backslashreplace") as file:
+            with writing(self.out), (self.out / name).open("a", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(lines)
 
     def together(self, work: Callable[[], T], *, main_only: bool = False) -> T:
@@ -263,15 +229,15 @@ class Run:
         """
 
         def mine() -> list[T]:
-            if main_only and not self.accelerator.is_main_process:
-                return []
-            with _writing(self.out):
-                return [work()]
+            with writing(self.out):
+                return [] if main_only and not self.accelerator.is_main_process else [work()]
 
         return gather(mine)[0]
 
-    def save_folder(self, path: Path, write: Callable[[Path], None]) -> None:
-        """Write a folder whole or not at all."""
+    def save_folder(
+        self, path: Path, write: Callable[[Path], None], finish: Callable[[Path], None], older: Sequence[Path] = ()
+    ) -> None:
+        """Write a folder whole or not at all: all processes write, the main one finishes it and removes older ones."""
         temporary = path.with_name(path.name + ".tmp")
 
         def begin() -> None:
@@ -279,11 +245,14 @@ class Run:
             temporary.mkdir(parents=True)
 
         def end() -> None:
+            finish(temporary)
             for file in (*temporary.rglob("*"), temporary):
-                _sync(file)
+                sync(file)
             shutil.rmtree(path, ignore_errors=True)
             os.replace(temporary, path)
-            _sync(path.parent)
+            sync(path.parent)
+            for folder in older:
+                shutil.rmtree(folder, ignore_errors=True)
 
         try:
             self.together(begin, main_only=True)
@@ -296,7 +265,8 @@ class Run:
 
 
 @contextmanager
-def _writing(out: Path) -> Iterator[None]:
+def writing(out: Path) -> Iterator[None]:
+    """Raise AlignbenchError if a file cannot be written inside the `with` block."""
     try:
         yield
     except Exception as error:
@@ -309,7 +279,7 @@ def _writing(out: Path) -> Iterator[None]:
         ) from error
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Wait until a file or folder is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     os.fsync(descriptor)
@@ -321,7 +291,18 @@ def _difference(before: Any, now: Any, name: str = "") -> str | None:
     one, other = (dict(enumerate(v)) if isinstance(v, list) else v for v in (before, now))
     if not (isinstance(one, dict) and isinstance(other, dict)):
         return None if one == other else f"{name} was {before}, now {now}"
-    for key in dict.fromkeys([*one, *other]):
-        if found := _difference(one.get(key), other.get(key), f"{name}.{key}".lstrip(".")):
-            return found
-    return None
+    keys = dict.fromkeys([*one, *other])
+    parts = (_difference(one.get(key), other.get(key), f"{name}.{key}".lstrip(".")) for key in keys)
+    return next(filter(None, parts), None)
+
+
+def gather(compute: Callable[[], list[T]]) -> list[T]:
+    """The concatenated results of all processes. If one raises AlignbenchError, all raise it, so that none waits."""
+    try:
+        mine: list[T] | AlignbenchError = compute()
+    except AlignbenchError as error:
+        mine = AlignbenchError(str(error))
+    everyone = gather_object([mine])
+    for failure in (found for found in everyone if isinstance(found, AlignbenchError)):
+        raise failure
+    return [result for found in everyone for result in found]

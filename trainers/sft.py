@@ -18,13 +18,13 @@ from alignbench.data.tables import fingerprint
 from alignbench.errors import AlignbenchError
 from alignbench.progress import Progress
 from alignbench.types.engine import Sampling
+from trainers import loop
 from trainers.config import REQUIRED, check, setting
 from trainers.data import chat_template, read_demonstrations, read_texts
-from trainers.distributed import make_accelerator, map_packed, split_by_example
-from trainers.loop import EpochsConfig, adam, check_lengths, fit, infinite_shuffle
+from trainers.loop import EpochsConfig
 from trainers.models import Policy, Texts, load, residual_dropout, save_model
 from trainers.packing import Example, Packed, pack
-from trainers.rewards import is_checkpoint, load_reward, score_all
+from trainers.reward import is_checkpoint, load_reward, score_all
 from trainers.rollout import Sampler
 from trainers.run import Metrics, Origin, open_run
 
@@ -38,9 +38,7 @@ class SFTConfig(EpochsConfig):
     validation: str | None = setting(None, "held-out demonstrations, for the validation loss and the selection")
     reward: str | None = setting(None, "reward model or module:function that selects the epoch; none: the last epoch")
     pretraining: str | None = setting(None, "pretraining text to mix in, as for the paper's initial model of PPO")
-    pretraining_share: float = setting(
-        0.1, "proportion of pretraining text in all examples (paper: .1, with epochs=2)", low=0, high=0.99
-    )
+    pretraining_share: float = setting(0.1, "proportion of pretraining text (paper: .1, epochs=2)", low=0, high=0.99)
     pretraining_tokens: int = setting(512, "length of a pretraining example", low=2)
     epochs: int = setting(16, "passes over the data (paper: 16; 2 for the initial model of PPO)", low=1)
     batch: int = setting(32, "examples per step (paper: 32 at 1.3B and 6B, 8 at 175B)", low=1)
@@ -63,7 +61,7 @@ def train(config: SFTConfig, *, progress: Progress | None = None) -> tuple[Path,
     if config.reward and not config.validation:
         raise AlignbenchError("reward: the selection needs validation=FILE for its prompts")
     progress = progress or Progress()
-    accelerator = make_accelerator(config, progress.say)
+    accelerator = loop.make_accelerator(config, progress.say)
     model, tokenizer, checkpoint = load(config.model, "causal")
     render = chat_template(tokenizer) if config.template else None
     texts = Texts(tokenizer, model)
@@ -79,15 +77,14 @@ def train(config: SFTConfig, *, progress: Progress | None = None) -> tuple[Path,
         (answers, "prompt + selection_tokens of row", config.validation),
         (map(len, extra), "piece of pretraining text (see pretraining_tokens)", config.pretraining),
     ):
-        check_lengths(sizes, checkpoint.window, what, str(source))
+        loop.check_lengths(sizes, checkpoint.window, what, str(source))
     residual_dropout(model, config.dropout)
     policy = Policy(model.to(accelerator.device))
     sampler = Sampler(policy, tokenizer, checkpoint.window, accelerator) if config.reward else None
     reward = load_reward(config.reward, accelerator, config.micro_tokens) if config.reward else None
-    module, optimizer = accelerator.prepare(policy, adam([(policy.parameters(), config.lr)]))
-    data = [fingerprint(config.data, len(rows))]
-    data += [fingerprint(config.validation, len(held_out))] if config.validation else []
-    data += [fingerprint(config.pretraining)] if config.pretraining else []
+    module, optimizer = accelerator.prepare(policy, loop.adam([(policy.parameters(), config.lr)]))
+    sources = ((config.data, len(rows)), (config.validation, len(held_out)), (config.pretraining, None))
+    data = [fingerprint(source, count) for source, count in sources if source]
     models = {"reward": config.reward} if config.reward and is_checkpoint(config.reward) else {}
     mixed = round(len(examples) * config.pretraining_share / (1 - config.pretraining_share)) if extra else 0
 
@@ -96,7 +93,7 @@ def train(config: SFTConfig, *, progress: Progress | None = None) -> tuple[Path,
             return result
 
         def rows_of(epoch: int) -> list[Example]:
-            text = infinite_shuffle(len(extra), epoch * mixed, mixed, "text", config.seed)
+            text = loop.infinite_shuffle(len(extra), epoch * mixed, mixed, "text", config.seed)
             return examples + [extra[i] for _, i in text]
 
         def loss_of(rows: Sequence[Example]) -> torch.Tensor:
@@ -107,10 +104,10 @@ def train(config: SFTConfig, *, progress: Progress | None = None) -> tuple[Path,
             def losses_of(packed: Packed) -> list[float]:
                 with accelerator.autocast():
                     logprobs = policy(packed)[0]
-                return [-float(part.sum()) for part in split_by_example(packed, packed.before, logprobs)]
+                return [-float(part.sum()) for part in loop.split_by_example(packed, packed.before, logprobs)]
 
             policy.eval()
-            losses = map_packed(accelerator, validation, config.micro_tokens, losses_of)
+            losses = loop.map_packed(accelerator, validation, config.micro_tokens, losses_of)
             tokens = sum(len(example.responses[0]) for example in validation)
             return {"validation_loss": sum(losses) / tokens} if losses else {}
 
@@ -139,7 +136,7 @@ def train(config: SFTConfig, *, progress: Progress | None = None) -> tuple[Path,
             if accelerator.is_main_process:
                 shutil.copytree(run.out / f"checkpoints/epoch-{best['epoch']:.0f}", folder, dirs_exist_ok=True)
 
-        epochs = fit(
+        epochs = loop.fit(
             config, run, module, optimizer,
             rows_of=rows_of, size=len, weight=lambda row: len(row.responses[0]), loss_of=loss_of,
             after_epoch=after_epoch,

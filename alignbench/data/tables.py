@@ -173,7 +173,7 @@ def _local_file(source: str) -> Path | None:
         raise AlignbenchError(f"{source}: a folder; name a file in it")
     known = _format(path) is not None
     if path.is_file() and not known:
-        raise AlignbenchError(f"{source}: not a kind of file that is read: {', '.join(FORMATS)}, or these as .gz")
+        raise AlignbenchError(f"{source}: unsupported file type; supported: {', '.join(FORMATS)}, or these as .gz")
     if path.is_file():
         return path
     if known or not HUB.fullmatch(source):

@@ -26,8 +26,15 @@ from alignbench.models.onednn import use_onednn
 from alignbench.progress import Progress
 from trainers.config import REQUIRED, StageConfig, check, setting
 from trainers.data import read_texts
-from trainers.distributed import load_training, make_accelerator, save_training, total
-from trainers.loop import accumulate, set_learning_rate, take_step
+from trainers.loop import (
+    accumulate,
+    load_training,
+    make_accelerator,
+    save_training,
+    set_learning_rate,
+    take_step,
+    total,
+)
 from trainers.models import save_model
 from trainers.run import Origin, open_run
 

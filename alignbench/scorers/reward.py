@@ -3,7 +3,7 @@
 Its input, by the first rule that applies:
 
 - a checkpoint of our trainers (recipe.json, stage "reward"): the prompt's tokens (with the chat template if it was
-  trained with it), the response's, and the end token; its scores are those of `trainers.rewards.RewardModel`;
+  trained with it), the response's, and the end token; its scores are those of `trainers.reward.RewardModel`;
 - a tokenizer with a chat template: a message of the user and one of the assistant;
 - an encoder: a pair of texts;
 - another decoder: as our own.

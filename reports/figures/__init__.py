@@ -1,53 +1,47 @@
-"""The figures, in the order of the page. Each file has TITLE and `draw(evidence) -> list[Drawing]`."""
+"""The figures, in the order of the page: title -> function that draws them, which raises NoDataError without data."""
 
 from __future__ import annotations
 
-from types import ModuleType
+from collections.abc import Callable
 
+from reports.drawing import Drawing
+from reports.evidence import Evidence
 from reports.figures import (
     audit_forest,
     bias_entropy,
-    cosine_heat_map,
-    embeddings_map,
-    labeler_agreement,
-    likert,
-    metadata_flags,
-    penalty_sweeps,
-    persona_clouds,
-    persona_histograms,
+    labels,
+    outputs,
+    personas,
     review_sentiment,
     reward_tax_front,
-    tax_over_training,
-    tax_panels,
-    token_entropy_curve,
-    token_entropy_histogram,
+    tax,
+    token_entropy,
     toxicity,
-    toxicity_by_prompt,
     training_curves,
     truthfulness,
-    win_rate_by_size,
+    win_rate,
 )
 
-FIGURES: tuple[ModuleType, ...] = (
-    audit_forest,
-    reward_tax_front,
-    win_rate_by_size,
-    likert,
-    metadata_flags,
-    truthfulness,
-    toxicity,
-    toxicity_by_prompt,
-    bias_entropy,
-    tax_panels,
-    penalty_sweeps,
-    tax_over_training,
-    persona_clouds,
-    persona_histograms,
-    review_sentiment,
-    embeddings_map,
-    cosine_heat_map,
-    token_entropy_histogram,
-    token_entropy_curve,
-    training_curves,
-    labeler_agreement,
-)
+FIGURES: dict[str, Callable[[Evidence], list[Drawing]]] = {
+    "Gains and losses by task": audit_forest.draw,
+    "Reward and tax": reward_tax_front.draw,
+    "Win rate by model size": win_rate.draw,
+    "Likert ratings": labels.likert,
+    "Flags": labels.flags,
+    "Truthfulness (TruthfulQA)": truthfulness.draw,
+    "Toxicity by instruction": toxicity.by_instruction,
+    "Toxicity of output and prompt": toxicity.by_prompt,
+    "Bias: entropy of the choice": bias_entropy.draw,
+    "Tasks with a possible alignment tax": tax.by_system,
+    "Sweeps of the penalty weights": tax.penalty_sweeps,
+    "Tasks over training": tax.over_training,
+    "Personas: names and nationalities as word clouds": personas.clouds,
+    "Personas: gender, age, nationality, name, opinion": personas.histograms,
+    "Sentiment of reviews": review_sentiment.draw,
+    "Map of outputs": outputs.embeddings_map,
+    "Similarity of outputs": outputs.cosine_heat_map,
+    "Token entropies": token_entropy.histogram,
+    "Token entropy by position": token_entropy.curve,
+    "Training curves": training_curves.draw,
+    "Agreement between labelers": labels.agreement,
+}

@@ -1,114 +1,130 @@
-"""How toxic continuations are, by instruction and by scorer (InstructGPT, figure 7)."""
+"""Toxicity of continuations: by instruction and scorer (InstructGPT, figure 7), and against the prompt's toxicity
+(figure 39)."""
 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from alignbench.stats import estimates
 from alignbench.tasks.bias import INSTRUCTIONS, task_name
-from reports.bars import (
-    ROW,
-    draw_bars,
-    extremes,
-    left_out,
-    look_of,
-    n_told,
-    name_rows,
-    names_of,
-    row_of,
-    scorers_of,
-    scorers_told,
-    shares_axis,
-    top_of,
-)
-from reports.drawing import Drawing, NoDataError
-from reports.evidence import Evidence, documents
-from reports.style import FAINT, new_figure, plain
+from alignbench.tasks.real_toxicity import BINS
+from reports.chart import Panel, line_panels, row_panels
+from reports.drawing import Drawing, describe, rows_of, table_of
+from reports.evidence import Evidence, Point, scored_by
+from reports.style import FAINT, plain
 
-TITLE = "Toxicity by instruction"
-TASKS = {variant: task_name("real_toxicity_instructgpt", variant) for variant in INSTRUCTIONS}
-SHOWN = {"basic": "No instruction", "respectful": "Respectful", "biased": "Biased"}
-METRIC = "toxicity_greedy"
-FLAGS = ("toxic", "toxicity")  # what a flag may be called by which people said so
+GREEDY = {task_name("real_toxicity_instructgpt", variant): variant for variant in INSTRUCTIONS}
+OFFICIAL = {"real_toxicity": "official"}
+SHOWN = {"basic": "No instruction", "respectful": "Respectful", "biased": "Biased", "official": "25 samples per prompt"}
+FLAGS = ("toxic", "toxicity")  # names of flags by which people call an output toxic
 PEOPLE = "people"
 
 
-def draw(evidence: Evidence) -> list[Drawing]:
-    """One row of panels a scorer, people last; one column an instruction."""
-    judged = scorers_of(evidence, TASKS.values(), METRIC).values()
+def by_instruction(evidence: Evidence) -> list[Drawing]:
+    """Draw a row of panels per scorer, people last, and a column per instruction."""
     measured = [
-        row_of(point, instruction=variant)
-        for own in judged
-        for variant, task in TASKS.items()
-        for point in own.points(task, METRIC)
+        point.row(instruction=variant)
+        for scorer in sorted(evidence.scorers(GREEDY, "toxicity_greedy"))
+        for task, variant in GREEDY.items()
+        for point in evidence.points(task, "toxicity_greedy", where=scored_by("toxicity_greedy", scorer))
     ]
-    table = pd.DataFrame(measured + _said_by_people(evidence))
-    if table.empty:
-        raise NoDataError("no continuations of real_toxicity_instructgpt with a toxicity score")
-    names = names_of(evidence, set(table.system))
-    look = look_of(evidence, names)
+    missing = "no continuations of real_toxicity_instructgpt with a toxicity score"
+    table = table_of([*measured, *_people(evidence)], missing)
     scorers = sorted(set(table.scorer), key=lambda name: (name == PEOPLE, name))
     variants = [variant for variant in INSTRUCTIONS if variant in set(table.instruction)]
-    size = {"rows": len(scorers), "columns": len(variants)}
-    height = 0.5 + len(scorers) * (0.55 + ROW * len(names))
-    figure, grid = new_figure(height, **size, sharey=True, sharex="row", squeeze=False)
-    for line, scorer in zip(grid, scorers, strict=True):
-        of_scorer = table[table.scorer == scorer]
-        for axes, variant in zip(line, variants, strict=True):
-            draw_bars(axes, of_scorer[of_scorer.instruction == variant], names, look)
-            name_rows(axes, names)
-            shares_axis(axes, top_of(of_scorer), ticks=3, percent=False)
-            axes.set_title(SHOWN[variant])
-        if len(scorers) > 1:
-            told = f"Scored by {plain(scorer.split('@')[0], 40)}"
-            # the blank keeps room above; the words would also take it at their right
-            for text, takes_room in ((" ", True), (told, False)):
-                place = {"xy": (0, 1), "xytext": (0, 19), "xycoords": "axes fraction", "textcoords": "offset points"}
-                line[0].annotate(text, **place, fontsize=9, color=FAINT).set_in_layout(takes_room)
+    panels = [
+        Panel(
+            SHOWN[variant],
+            table[(table.scorer == scorer) & (table.instruction == variant)],
+            f"by {plain(scorer.split('@')[0])}" if len(scorers) > 1 else "",
+        )
+        for scorer in scorers
+        for variant in variants
+    ]
     people = PEOPLE in scorers
-    figure.supxlabel("mean toxicity; people: share of outputs called toxic" if people else "mean toxicity", fontsize=9)
-    caption = (
-        "Bars: mean toxicity of one greedy continuation a prompt. Whiskers: 95 % t intervals over prompts"
-        f"{'; for people, Wilson intervals clustered by prompt' if people else ''}; {n_told(table)}."
-        f"{scorers_told(table)}{left_out(table, evidence)}"
-    )
-    told = "; ".join(
-        f"{SHOWN[variant]}, {plain(scorer.split('@')[0], 40)}: {extremes(own)}"
-        for (scorer, variant), own in table.groupby(["scorer", "instruction"], sort=False)
-    )
-    return [Drawing("toxicity", TITLE, "InstructGPT, figure 7", figure, table, caption, f"Toxicity. {told}.")]
+    label = "mean toxicity" + "; people: proportion of outputs called toxic" * people
+    most = float(np.nanmax(table[["value", "high"]].to_numpy(np.float64)))
+    figure = row_panels(panels, rows_of(evidence, table), label=label, columns=len(variants), most=most * 1.1)
+    facts: dict[str, Any] = {"people": people, "instructions": SHOWN, "evidence": evidence}
+    return [describe("toxicity", figure, table, **facts)]
 
 
-def _said_by_people(evidence: Evidence) -> list[dict[str, Any]]:
-    """Shares of the flag over the labels whose prompt and output are those of a continuation, word for word."""
+def _people(evidence: Evidence) -> Iterator[dict[str, Any]]:
+    """Yield rows of the rate of the flag over labels with exactly the prompt and output of a continuation."""
     said: dict[tuple[str, str], list[bool]] = defaultdict(list)
     for label in evidence.labels:
         flags = [label.flags[name] for name in FLAGS if name in label.flags]
         if flags and label.prompt is not None:
             said[label.prompt.strip(), label.output.strip()].append(flags[0])
-    if not said:
-        return []
-    rows = []
-    for variant, task in TASKS.items():
-        for system, own in evidence.runs_of(task):
-            prefix = str(own.identity.get("prefix") or "")
-            values, prompts, unlabelled = [], [], 0
-            for record in documents(own):
-                outputs = {str(output["text"]).strip() for output in (record.get("outputs") or [])[:1]}
-                prompt = str(record.get("prompt") or "")
-                asked = (prefix + prompt, prompt)
-                found = next((said[p.strip(), o] for p in asked for o in sorted(outputs) if (p.strip(), o) in said), [])
-                unlabelled += not found
-                values += found
-                prompts += [record["id"]] * len(found)
-            if values:
-                share = estimates.share(values, prompts)
-                rows.append(
-                    {"system": system.name, "instruction": variant, "task": task, "metric": "toxic",
-                     "value": share.value, "low": share.low, "high": share.high, "n": share.n,
-                     "unscored": unlabelled, "scorer": PEOPLE}
-                )  # fmt: skip
-    return rows
+    for system, task in [run for name in GREEDY for run in evidence.runs(name)] if said else []:
+        prefix = str(task.identity.get("prefix") or "")
+        values, prompts, unlabelled = [], [], 0
+        for record in task.records():
+            pairs = [
+                (p.strip(), o.text.strip()) for p in (prefix + record.prompt, record.prompt) for o in record.outputs[:1]
+            ]
+            found = next((said[pair] for pair in pairs if pair in said), [])
+            unlabelled += not found
+            values += found
+            prompts += [record.id] * len(found)
+        if values:
+            rate = estimates.share(values, prompts)
+            yield {
+                "system": system.name, "instruction": GREEDY[task.task], "task": task.task, "metric": "toxic",
+                "value": rate.value, "low": rate.low, "high": rate.high, "n": rate.n, "unscored": unlabelled,
+                "scorer": PEOPLE,
+            }  # fmt: skip
+
+
+def by_prompt(evidence: Evidence) -> list[Drawing]:
+    """Draw a panel per instruction and a line per system, over bins of the prompts' toxicity."""
+    rows = _binned(evidence, GREEDY, "toxicity_greedy") or _binned(evidence, OFFICIAL, "toxicity_mean")
+    table = table_of(rows, "no continuations of RealToxicityPrompts whose prompts have a toxicity score")
+    panels = [Panel(SHOWN[str(variant)], own) for variant, own in table.groupby("instruction", sort=False)]
+    figure = line_panels(
+        panels, rows_of(evidence, table), x="prompt_toxicity", line="system", label="toxicity of the prompt",
+        height=2.9, ticks=(0, 0.5, 1), form="{:g}".format, zero=True,
+    )  # fmt: skip
+    top = min(1.0, max(axes.get_ylim()[1] for axes in figure.axes))
+    for axes in figure.axes:
+        axes.plot([0, 1], [0, 1], color=FAINT, linewidth=0.7, linestyle=(0, (2, 3)), zorder=1)
+        axes.set(xlim=(-0.02, 1.02), ylim=(0, top))
+    figure.axes[0].set_ylabel("mean toxicity of the output")
+    return [describe("toxicity_by_prompt", figure, table, bins=BINS, instructions=SHOWN, evidence=evidence)]
+
+
+def _binned(evidence: Evidence, tasks: Mapping[str, str], metric: str) -> list[dict[str, Any]]:
+    return [
+        row
+        for scorer in evidence.scorers(tasks, metric)[:1]
+        for task, variant in tasks.items()
+        for point in evidence.points(task, metric, where=scored_by(metric, scorer))
+        for row in _bins(point, variant)
+    ]
+
+
+def _bins(point: Point, variant: str) -> Iterator[dict[str, Any]]:
+    """Yield a row for each bin of prompt toxicity that has a scored document."""
+    found = pd.DataFrame(
+        [
+            (record.target["prompt_toxicity"], record.metrics.get(point.metric.metric), str(record.group or number))
+            for number, record in enumerate(point.task.records())
+            if isinstance(record.target.get("prompt_toxicity"), int | float)  # otherwise in no bin
+        ],
+        columns=["prompt", "output", "group"],
+    )
+    number = np.minimum((found.prompt.to_numpy(np.float64) * BINS).astype(int), BINS - 1)
+    for place, every in found.groupby(number):
+        own = every[np.isfinite(every.output.astype(float))]
+        if len(own):
+            mean = estimates.mean(own.output.astype(float), own.group.tolist(), bounds=(0, 1))
+            edges = {"bin_low": place / BINS, "bin_high": (place + 1) / BINS}
+            yield {
+                **point.row(instruction=variant), **edges, "prompt_toxicity": float(own.prompt.mean()), "low": mean.low,
+                "value": mean.value, "high": mean.high, "n": mean.n, "unscored": len(every) - len(own),
+            }  # fmt: skip

@@ -1,33 +1,33 @@
-// The audit table: pick the reference, filter, sort, take it away as CSV.
+// The audit table: choice of the reference, filters, sorting, download as CSV.
 
 const audit = { core: null, sort: null, falling: false, page: 0, rows: [] };
 const AUDIT_PAGE = 100;
 
 const AUDIT_COLUMNS = [
-  { name: "verdict", key: (row) => ["gain", "cost", "not decided", NONE].indexOf(row.verdict), cell: verdictCell },
+  { name: "verdict", key: (row) => ["gain", "loss", "inconclusive", NONE].indexOf(row.verdict), cell: verdictCell },
   { name: "task", key: (row) => row.task, cell: taskCell, head: true },
   { name: "metric", key: (row) => row.metric, cell: metricCell },
   { name: "change", number: true, key: (row) => row.delta, cell: changeCell },
   { name: "worse · better", key: (row) => (row.tax_of_range === null ? null : -row.tax_of_range), numeric: true, cell: barCell },
   { name: "systems", wide: true, key: (row) => `${row.alignedName} ${row.referenceName}`, cell: systemsCell },
-  { name: "reference", number: true, key: (row) => row.reference, cell: (row) => told(row.reference, row.unit) },
-  { name: "aligned", number: true, key: (row) => row.aligned, cell: (row) => told(row.aligned, row.unit) },
-  { name: "p (Holm)", number: true, key: (row) => row.p_holm, cell: (row) => toldP(row.p_holm) },
-  { name: "relative tax", number: true, key: (row) => row.relative_tax, cell: (row) => (row.relative_tax === null ? NONE : `${told(100 * row.relative_tax, "tokens", true)} %`) },
-  { name: "seen from", number: true, key: (row) => row.detectable, cell: (row) => told(row.detectable, row.unit) },
+  { name: "reference", number: true, key: (row) => row.reference, cell: (row) => formatValue(row.reference, row.unit) },
+  { name: "aligned", number: true, key: (row) => row.aligned, cell: (row) => formatValue(row.aligned, row.unit) },
+  { name: "p (Holm)", number: true, key: (row) => row.p_holm, cell: (row) => formatP(row.p_holm) },
+  { name: "relative tax", number: true, key: (row) => row.relative_tax, cell: (row) => (row.relative_tax === null ? NONE : `${formatValue(100 * row.relative_tax, "tokens", true)} %`) },
+  { name: "MDE", number: true, key: (row) => row.detectable, cell: (row) => formatValue(row.detectable, row.unit) },
   { name: "documents", number: true, key: (row) => row.n, cell: documentsCell },
 ];
 
 function verdictCell(row) {
   return make("span", { class: `verdict-word ${KINDS[row.verdict]}`, title: row.note || null },
-    make("span", { "aria-hidden": "true" }, `${MARKS[row.verdict]} `), row.verdict === NONE ? "not judged" : row.verdict);
+    make("span", { "aria-hidden": "true" }, `${MARKS[row.verdict]} `), row.verdict === NONE ? "not tested" : row.verdict);
 }
 
 function taskCell(row) {
   const parts = [row.group, row.variant].filter(Boolean).join(", ");
   const link = audit.core.tasks[row.task]
     ? make("a", { href: linkTo(row.task, row.set) }, ...breakable(row.task)) : make("span", {}, ...breakable(row.task));
-  link.title = visible(audit.core.titles[row.task] || row.task);
+  link.title = visible(audit.core.tasks[row.task]?.title || row.task);
   return [link, make("span", { class: "sub" }, visible(parts))];
 }
 
@@ -42,7 +42,7 @@ function systemsCell(row) {
 }
 
 function changeCell(row) {
-  return [told(row.delta, row.unit, true), make("span", { class: "sub" }, toldInterval(row.low, row.high, row.unit, true) || "no interval")];
+  return [formatValue(row.delta, row.unit, true), make("span", { class: "sub" }, formatInterval(row.low, row.high, row.unit, true) || "no interval")];
 }
 
 function documentsCell(row) {
@@ -51,7 +51,7 @@ function documentsCell(row) {
   return [count(row.n), grouped || missing ? make("span", { class: "sub" }, `${grouped}${missing}`.trim()) : null];
 }
 
-// The change for the better and its interval: [middle, low, high]; as measured where neither direction is better.
+// The improvement and its interval: [middle, low, high]; the change if no direction is better.
 function betterment(row) {
   if (row.better === "higher" || row.gain === null) return [row.delta, row.low, row.high];
   if (row.better === "lower") return [-row.delta, row.high === null ? null : -row.high, row.low === null ? null : -row.low];
@@ -65,12 +65,12 @@ function barCell(row) {
   const kind = KINDS[row.verdict], parts = [drawing("line", { x1: 60, x2: 60, y1: 1, y2: 17, class: "zero" })];
   if (low !== null && high !== null) parts.push(drawing("line", { x1: x(low), x2: x(high), y1: 9, y2: 9, class: `reach ${kind}` }));
   const at = x(middle);
-  const shape = { gain: `${at - 4},4 ${at + 5},9 ${at - 4},14`, cost: `${at + 4},4 ${at - 5},9 ${at + 4},14` }[kind];
+  const shape = { gain: `${at - 4},4 ${at + 5},9 ${at - 4},14`, loss: `${at + 4},4 ${at - 5},9 ${at + 4},14` }[kind];
   parts.push(shape ? drawing("polygon", { points: shape, class: kind }) : drawing("circle", { cx: at, cy: 9, r: 3.5, class: kind }));
   return drawing("svg", { viewBox: "0 0 120 18", width: 120, height: 18, class: "bar", "aria-hidden": "true" }, ...parts);
 }
 
-// A sortable header: click(column) is called by its button.
+// A header whose button calls click(column).
 function sortHeader(column, sorted, falling, click) {
   return make("th", { scope: "col", class: column.number ? "n" : null, "aria-sort": sorted ? (falling ? "descending" : "ascending") : "none" },
     make("button", { type: "button", class: "sort", onclick: () => click(column) }, column.name,
@@ -79,7 +79,7 @@ function sortHeader(column, sorted, falling, click) {
 
 function compareKeys(a, b, falling) {
   const none = (value) => value === null || value === undefined;
-  if (none(a) || none(b)) return none(a) - none(b); // without a value: last, either way
+  if (none(a) || none(b)) return none(a) - none(b); // missing values are last in both orders
   const order = typeof a === "string" ? a.localeCompare(b, "en") : a - b;
   return falling ? -order : order;
 }
@@ -119,9 +119,9 @@ function showAudit(page = 0) {
     make(column.head ? "th" : "td", { class: column.number ? "n" : column.wide ? "wide" : null, scope: column.head ? "row" : null }, ...[column.cell(row)].flat().filter((part) => part !== null))))));
   const all = contrasts.reduce((sum, one) => sum + one.rows.length, 0);
   const number = (kind) => audit.rows.filter((row) => row.verdict === kind).length;
-  $("audit-count").textContent = `${count(audit.rows.length)} of ${count(all)} rows: ${number("gain")} gains, ${number("cost")} costs, ${number("not decided")} not decided.`;
+  $("audit-count").textContent = `${count(audit.rows.length)} of ${count(all)} rows: ${number("gain")} gains, ${number("loss")} losses, ${number("inconclusive")} inconclusive.`;
   const notes = contrasts.flatMap((one) => one.notes.map((note) => (contrasts.length > 1 ? `${one.aligned} against ${one.reference}: ${note}` : note)));
-  const remarks = audit.rows.filter((row) => row.note).map((row) => `${row.task}.${row.metric}: not judged: ${row.note}`);
+  const remarks = audit.rows.filter((row) => row.note).map((row) => `${row.task}.${row.metric}: not tested: ${row.note}`);
   $("audit-notes").replaceChildren(...[...new Set([...notes, ...remarks])].slice(0, 40).map((note) => make("li", {}, visible(note))));
   pager($("audit-pager"), page, Math.ceil(audit.rows.length / AUDIT_PAGE), "the audit", showAudit);
 }
@@ -154,12 +154,12 @@ function startAudit(core) {
       row.set = one.sets[place];
       row.referenceName = one.reference;
       row.alignedName = one.aligned;
-      row.hay = [row.task, core.titles[row.task], row.metric, row.group, row.variant, row.scorer, one.aligned, one.reference].join(" ").toLowerCase();
+      row.hay = [row.task, core.tasks[row.task]?.title, row.metric, row.group, row.variant, row.scorer, one.aligned, one.reference].join(" ").toLowerCase();
       return row;
     });
   if (!$("audit")) return;
-  fill($("audit-reference"), Object.keys(core.audits).map((name) => [name, name ? visible(name) : "as the lineages say"]));
-  fill($("audit-verdict"), [["", "all"], ["gain", "gain"], ["cost", "cost"], ["not decided", "not decided"], [NONE, "not judged"]]);
+  fill($("audit-reference"), Object.keys(core.audits).map((name) => [name, name ? visible(name) : "from lineages"]));
+  fill($("audit-verdict"), [["", "all"], ["gain", "gain"], ["loss", "loss"], ["inconclusive", "inconclusive"], [NONE, "not tested"]]);
   auditChoices();
   onControls($("audit-controls"), (control) => {
     if (control.id === "audit-reference") auditChoices();

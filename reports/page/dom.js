@@ -1,8 +1,8 @@
-// Elements and data blocks. Text from run folders becomes text nodes and nothing else: no string is ever parsed as markup.
+// Elements and data blocks. Text from run folders only becomes text nodes: no string is parsed as markup.
 
 const $ = (id) => document.getElementById(id);
 
-// An element. attributes: null and false leave one out; onclick and the like are listeners.
+// An element. attributes: null and false are left out; onclick etc. are listeners.
 function make(name, attributes = {}, ...children) {
   const element = document.createElement(name);
   for (const [key, value] of Object.entries(attributes)) {
@@ -21,7 +21,7 @@ function drawing(name, attributes, ...children) {
   return element;
 }
 
-// To a task's page, at a set of its folders.
+// The address of a task's samples, at a set of its folders.
 const linkTo = (task, set) => `#task/${encodeURIComponent(task)}${set ? `/${set + 1}` : ""}`;
 
 // The content of a data block: base64 of gzip of JSON.
@@ -39,7 +39,7 @@ function download(name, text) {
   setTimeout(() => URL.revokeObjectURL(address), 10000);
 }
 
-// options: [value, label] each. The value that was chosen stays where it is still there.
+// options: [value, label] each. The chosen value stays if it still exists.
 function fill(select, options) {
   const before = select.value;
   select.replaceChildren(...options.map(([value, label]) => make("option", { value }, label)));
@@ -67,7 +67,7 @@ function pager(place, page, pages, what, turn) {
   else if (held) number.focus();
 }
 
-// Listens to every control of a form. A form is never sent.
+// Listens to all controls of a form, which is never sent.
 function onControls(form, changed) {
   let timer = 0;
   form.addEventListener("submit", (event) => event.preventDefault());

@@ -1,30 +1,30 @@
-// Numbers and text as people read them.
+// Formats numbers and text.
 
 const NONE = "–";
 const DIGITS = { share: 3, bits: 3, nats: 3, r: 3, points: 2, tokens: 1, words: 1, characters: 1, number: 3 };
 const BETTER = { higher: "↑", lower: "↓", "0.5": "→ 0.5", "0": "→ 0", [NONE]: "" };
-const BETTER_WORDS = { higher: "higher is better", lower: "lower is better", "0.5": "0.5 is best", "0": "0 is best", [NONE]: "neither direction is better" };
-const MARKS = { gain: "▲", cost: "▼", "not decided": "○", [NONE]: "·" };
-const KINDS = { gain: "gain", cost: "cost", "not decided": "open", [NONE]: "told" };
-const CUT = 2000; // characters of a text that are shown at once
+const BETTER_WORDS = { higher: "higher is better", lower: "lower is better", "0.5": "0.5 is best", "0": "0 is best", [NONE]: "no direction is better" };
+const MARKS = { gain: "▲", loss: "▼", inconclusive: "○", [NONE]: "·" };
+const KINDS = { gain: "gain", loss: "loss", inconclusive: "inconclusive", [NONE]: "untested" };
+const CUT = 2000; // characters of a text shown at first
 // C0 and C1 without tab and line feed; embeddings, overrides and isolates of direction
 const UNSEEN = /[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]/g;
 
 const count = (number) => number.toLocaleString("en");
 
-function told(value, unit, sign = false) {
+function formatValue(value, unit, sign = false) {
   if (value === null || value === undefined || !Number.isFinite(value)) return NONE;
   const text = Math.abs(value).toFixed(DIGITS[unit] ?? 3);
   const negative = value < 0 && Number(text) !== 0;
   return (negative ? "\u2212" : sign ? "+" : "") + text;
 }
 
-function toldInterval(low, high, unit, sign = false) {
+function formatInterval(low, high, unit, sign = false) {
   return Number.isFinite(low) && Number.isFinite(high) && low !== null && high !== null
-    ? `[${told(low, unit, sign)}, ${told(high, unit, sign)}]` : "";
+    ? `[${formatValue(low, unit, sign)}, ${formatValue(high, unit, sign)}]` : "";
 }
 
-const toldP = (p) => (p === null ? NONE : p < 0.001 ? "<.001" : p.toFixed(3).replace(/^0/, ""));
+const formatP = (p) => (p === null ? NONE : p < 0.001 ? "<.001" : p.toFixed(3).replace(/^0/, ""));
 
 function visible(text) {
   return text.replace(UNSEEN, (c) => {
@@ -34,7 +34,7 @@ function visible(text) {
   });
 }
 
-// How much better `after` is than `before`; null where neither direction is, or one of them is missing.
+// The improvement from `before` to `after`; null if no direction is better, or if a value is missing.
 function gain(before, after, better) {
   if (before === null || after === null) return null;
   if (better === "higher") return after - before;
@@ -43,7 +43,7 @@ function gain(before, after, better) {
   return null;
 }
 
-// Text of a run folder in a box of its own, whichever way it is written; long text is cut, what was searched is marked.
+// A box with text of a run folder, in its own direction; long text is cut, matches of the search are marked.
 function textBox(text, query = "", least = CUT) {
   const box = make("div", { class: "text", dir: "auto" });
   if (!text) {
@@ -51,8 +51,8 @@ function textBox(text, query = "", least = CUT) {
     return box;
   }
   const size = text.length;
-  text = text.replace(/^\n+/, (lines) => `${"↵".repeat(lines.length)} `); // empty lines first would move columns apart
-  const most = text.length > 1.2 * least ? least : text.length; // a cut that saves little is none
+  text = text.replace(/^\n+/, (lines) => `${"↵".repeat(lines.length)} `); // leading empty lines would misalign columns
+  const most = text.length > 1.2 * least ? least : text.length; // no cut that saves little
   const found = query ? text.toLowerCase().indexOf(query) : -1;
   const begin = text.length > most && found > most - 100 ? whole(text, Math.max(found - 300, 0)) : 0;
   const end = text.length > begin + most ? whole(text, begin + most) : text.length;
@@ -68,7 +68,7 @@ function textBox(text, query = "", least = CUT) {
   return make("div", { class: "cut" }, box, button);
 }
 
-// A place near `at` that is not within a surrogate pair.
+// The place `at`, or the one before if it is inside a surrogate pair.
 const whole = (text, at) => (at > 0 && text.charCodeAt(at) >= 0xdc00 && text.charCodeAt(at) < 0xe000 ? at - 1 : at);
 
 function marked(box, text, query) {
@@ -85,12 +85,12 @@ function marked(box, text, query) {
   box.append(visible(text.slice(at)));
 }
 
-// A name that may be broken where its parts meet.
+// A name with possible line breaks between its parts.
 function breakable(name) {
   return visible(name).split(/(?<=[_.])/).flatMap((part) => [part, make("wbr")]).slice(0, -1);
 }
 
-// A cell of CSV; text that a spreadsheet would take for a formula begins with an apostrophe.
+// A cell of CSV; an apostrophe before text that a spreadsheet would take for a formula.
 function csvCell(value) {
   if (value === null || value === undefined) return "";
   let text = String(value);

@@ -1,13 +1,13 @@
-// Where the reader is (the address's hash), the theme, downloads, and what must be open when the page is printed.
+// Navigation by the hash of the address, theme, downloads, and printing.
 
 const TITLE = document.title;
 const THEMES = { "": "auto", light: "light", dark: "dark" };
 
-function remembered(theme) {
-  try { // a page from disk may have no storage
+function storedTheme(theme) {
+  try { // a page from disk may not have storage
     if (theme === undefined) return localStorage.getItem("alignbench-theme") || "";
     localStorage.setItem("alignbench-theme", theme);
-  } catch { /* then the choice lasts as long as the page */ }
+  } catch { /* the choice is not stored */ }
   return "";
 }
 
@@ -16,17 +16,17 @@ function setTheme(theme) {
   if (known) document.documentElement.dataset.theme = known;
   else delete document.documentElement.dataset.theme;
   $("theme").lastElementChild.textContent = THEMES[known];
-  $("theme").title = known ? "" : "as the system";
+  $("theme").title = known ? "" : "as in the system settings";
 }
 
 function startTheme() {
-  setTheme(remembered());
+  setTheme(storedTheme());
   $("theme").hidden = false;
   $("theme").addEventListener("click", () => {
     const names = Object.keys(THEMES), now = document.documentElement.dataset.theme || "";
     const next = names[(names.indexOf(now) + 1) % names.length];
     setTheme(next);
-    remembered(next);
+    storedTheme(next);
   });
 }
 
@@ -69,7 +69,7 @@ async function start() {
   startTheme();
   startPrint();
   const core = await unpack("core").catch((error) => {
-    $("content").prepend(make("p", { class: "notice", role: "alert" }, `The table and the samples cannot be read in this browser (${error.message}); a newer one can.`));
+    $("content").prepend(make("p", { class: "notice", role: "alert" }, `This browser cannot read the table and the samples (${error.message}); use a newer one.`));
   });
   if (!core) return;
   startAudit(core);

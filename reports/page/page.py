@@ -1,177 +1,130 @@
-"""The report as one HTML file that needs nothing else: no network, no other file, the same bytes for the same runs."""
+"""The report as one HTML file: no network, no other files, the same bytes for the same runs."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from alignbench.audit.references import find
 from reports.drawing import Drawing, save
-from reports.evidence import Evidence
-from reports.page.audits import audit_data
-from reports.page.blocks import pack, shown, told, told_interval
-from reports.page.preferred import win_rates
-from reports.page.provenance import sources
+from reports.evidence import Evidence, metric_of
+from reports.page.audit import audit_data, findings, win_rates
+from reports.page.command import command
+from reports.page.format import interval, pack, value, visible
 from reports.page.samples import block_of
-from reports.page.sets import TaskSet, all_sets, link_to, metric_of
-from reports.page.verdict import FIRST, SHORT, counted, methods, title_of, verdicts
+from reports.page.sets import sets_by_folder, sets_of
 
 HERE = Path(__file__).parent
 SCRIPTS = ("dom.js", "format.js", "audit.js", "sample.js", "task.js", "main.js")  # in the order of their use
-ROWS = 50  # of a figure's table that are shown; all are in its CSV
-
-
-@dataclass(frozen=True)
-class ShownFigure:
-    """picture: a data URI; table: header and rows, cut to `ROWS`; data: the whole table as CSV, packed"""
-
-    name: str
-    title: str
-    source: str
-    caption: str
-    alt: str
-    picture: Markup
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    total: int
-    block: str
+MOST_ROWS = 50  # of a figure's table in the page; its CSV has all
+SHORT_HASH = 12
 
 
 def write_page(
-    evidence: Evidence, drawn: Sequence[Drawing], left_out: Sequence[tuple[str, str]], out: Path, title: str
+    evidence: Evidence, drawn: Sequence[Drawing], left_out: Mapping[str, str], out: Path, title: str
 ) -> Path:
-    """Write out/index.html and say where it is.
+    """Write out/index.html and return its path.
 
-    drawn: figures, as `reports.drawing.save` has put them into out/figures; those that are not there are put there
-    left_out: title and reason of figures without data
+    drawn: figures; those that `reports.drawing.save` has not yet written to out/figures are written now
+    left_out: title -> reason of figures without data
     """
-    data: dict[str, str] = {}
-    sets = all_sets(evidence)
-    tasks = [_task(evidence, name, own, data) for name, own in sets.items()]
-    tasks.sort(key=lambda task: (task["group"], task["name"]))
-    figures = [_figure(drawing, out / "figures", data) for drawing in drawn]
-    told_sources = sources(evidence, sets)
-    systems = list(zip(evidence.systems, told_sources, strict=False))  # those on the way of a training come after
-    data["core"] = pack(
-        {
-            **audit_data(evidence.audits, sets),
-            "tasks": {task["name"]: {"title": task["title"], "sets": task["blocks"]} for task in tasks},
-            "anchors": {system.name: source.anchor for system, source in systems},
-        }
-    )
-    audit = next(iter(evidence.audits.values()), None)
+    sets = {task: sets_of(evidence, task) for task in evidence.tasks}
+    data = {f"task-{task}-{one.number}": pack(block_of(one)) for task, own in sets.items() for one in own}
+    systems = (*evidence.systems, *evidence.intermediate)
+    core = {
+        **audit_data(evidence, sets),
+        "tasks": {
+            task: {
+                "title": _title(task),
+                "sets": [{"block": f"task-{task}-{one.number}", "note": one.note} for one in own],
+            }
+            for task, own in sets.items()
+        },
+        "anchors": {system.name: f"run-{number}" for number, system in enumerate(evidence.systems)},
+    }
+    figures = []
+    for drawing in drawn:
+        files = [out / "figures" / f"{drawing.name}.{kind}" for kind in ("svg", "csv")]
+        if not all(file.is_file() for file in files):
+            save(drawing, out / "figures")
+        picture, table = (file.read_bytes() for file in files)
+        data[f"figure-{drawing.name}"] = pack(table.decode("utf-8"))
+        figures.append((drawing, Markup(f"data:image/svg+xml;base64,{base64.b64encode(picture).decode('ascii')}")))
+    data["core"] = pack(core)
+    outputs = {own.name: str(own.run.description["model"].get("outputs", "")) for own in systems}
+    commands = {
+        own.path: command(system.run, own, {name: file for name, file in outputs.items() if file})
+        for system in systems
+        for own in system.tasks
+    }
     style, script = _asset("page.css"), "\n".join(_asset(name) for name in SCRIPTS)
     script = f'"use strict";\n(() => {{\n{script}\n}})();\n'
-    page = _template().render(
+    text = _template().render(
         title=title,
         policy=_policy(style, script),
         style=Markup(style),
         script=Markup(script),
+        evidence=evidence,
         systems=systems,
-        tasks=tasks,
-        documents=sum(one["documents"] for task in tasks for one in task["sets"]),
-        verdicts=[] if audit is None else verdicts(audit, sets),
-        methods="" if audit is None else methods(audit),
-        preferred=win_rates(sets),
-        reference=next(iter(evidence.audits), ""),
-        audit=audit,
+        tasks=sorted(sets.items(), key=lambda named: (_group(named[0]), named[0])),
+        verdicts=findings(evidence.audit, sets) if evidence.audit else [],
+        win_rates=win_rates(sets),
         figures=figures,
         left_out=left_out,
-        notes=evidence.notes,
-        sources=told_sources,
-        short=SHORT,
-        first=FIRST,
+        samples=sets_by_folder(sets),
+        commands=commands,
         data={name: Markup(block) for name, block in data.items()},
     )
     out.mkdir(parents=True, exist_ok=True)
     file = out / "index.html"
-    file.write_text(page, encoding="utf-8", newline="\n")
+    file.write_text(text, encoding="utf-8", newline="\n")
     return file
 
 
-def _task(evidence: Evidence, name: str, sets: Sequence[TaskSet], data: dict[str, str]) -> dict[str, Any]:
-    """What the overview tells of a task, a line a set; its samples go to `data`."""
-    blocks, lines = [], []
-    for one in sets:
-        key = f"task-{len(data)}"
-        data[key] = pack(block_of(one))
-        blocks.append({"block": key, "note": one.note})
-        line = {"link": link_to(name, one), "note": one.note, "documents": one.documents}
-        lines.append({**line, "headline": _headline(evidence, one)})
-    task = find(name)
-    return {
-        "name": name,
-        "title": title_of(name),
-        "group": "" if task is None else task.group,
-        "blocks": blocks,
-        "sets": lines,
-    }
+def _title(task: str) -> str:
+    """Return the task's title, or its name if this version of alignbench does not know it."""
+    found = find(task)
+    return task if found is None else found.title
 
 
-def _headline(evidence: Evidence, chosen: TaskSet) -> dict[str, Any]:
-    """The headline metric of each system of the report: value, interval, n; "–" for those without."""
-    task = find(chosen.task)
-    every = [m for _, own in chosen.folders for m in own.result.metrics if m.category is None]
-    metric = next((m for m in every if task is not None and m.metric == task.headline), next(iter(every), None))
-    if metric is None:
-        return {"metric": "", "unit": "", "better": "–", "values": [("–", "", "") for _ in evidence.systems]}
-    folders = {system.name: own for system, own in chosen.folders}
-    values = []
-    for system in evidence.systems:
-        folder = folders.get(system.name)
-        own = None if folder is None else metric_of(folder, metric.metric)
-        if folder is None:
-            values.append(("–", "", ""))
-        elif own is None:  # nothing that it could be told from
-            values.append(("–", "", counted(0, folder.result.n - folder.result.n_scored)))
-        else:
-            interval = told_interval(own.low, own.high, own.unit)
-            values.append((told(own.value, own.unit), interval, counted(own.n, own.n_unscored)))
-    return {"metric": metric.metric, "unit": metric.unit, "better": metric.better, "values": values}
+def _group(task: str) -> str:
+    found = find(task)
+    return "" if found is None else found.group
 
 
-def _figure(drawing: Drawing, folder: Path, data: dict[str, str]) -> ShownFigure:
-    file = folder / f"{drawing.name}.svg"
-    if not file.is_file() or not file.with_suffix(".csv").is_file():
-        save(drawing, folder)
-    block = f"figure-{drawing.name}"
-    data[block] = pack(file.with_suffix(".csv").read_text(encoding="utf-8"))
-    rows = [tuple(map(_cell, row)) for row in drawing.table.head(ROWS).itertuples(index=False)]
-    picture = base64.b64encode(file.read_bytes()).decode("ascii")
-    return ShownFigure(
-        drawing.name,
-        drawing.title,
-        drawing.source,
-        drawing.caption,
-        drawing.alt,
-        Markup(f"data:image/svg+xml;base64,{picture}"),
-        tuple(map(str, drawing.table.columns)),
-        tuple(rows),
-        len(drawing.table),
-        block,
-    )
+def _cell(content: Any) -> str:
+    """Return a cell of a figure's table."""
+    if isinstance(content, float):
+        return "–" if content != content else f"{content:.4g}"
+    return "–" if content is None else str(content)
 
 
-def _cell(value: Any) -> str:
-    if isinstance(value, float):
-        return "–" if value != value else f"{value:.4g}"
-    return "–" if value is None else str(value)
+def _short(text: object) -> str:
+    """Return the first digits of a hash; anything shorter, such as a version, unchanged."""
+    return str(text or "")[: SHORT_HASH if len(str(text)) >= 40 else None]
 
 
-def _template() -> Any:
+def _template() -> Template:
+    """Return the page's template: everything but Markup is escaped, and control characters are made visible."""
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-        finalize=lambda value: value if isinstance(value, Markup) else shown(value),
+        finalize=lambda content: content if isinstance(content, Markup) else visible(content),
     )  # fmt: skip
-    environment.filters["count"] = lambda value: f"{value:,}"
+    environment.filters |= {
+        "count": "{:,}".format,
+        "value": value,
+        "interval": interval,
+        "short": _short,
+        "cell": _cell,
+    }
+    environment.globals |= {"title_of": _title, "group_of": _group, "metric_of": metric_of, "MOST_ROWS": MOST_ROWS}
     return environment.get_template("template.html")
 
 
@@ -182,7 +135,7 @@ def _asset(name: str) -> str:
 
 
 def _policy(style: str, script: str) -> str:
-    """Nothing may be fetched, and nothing may run but this style and this script."""
+    """Return the content security policy: nothing is fetched, nothing runs except this style and this script."""
     hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii") for text in (style, script)]
     return (
         f"default-src 'none'; style-src 'sha256-{hashes[0]}'; script-src 'sha256-{hashes[1]}'; img-src data:; "

@@ -1,31 +1,31 @@
-// One document with what every system answered.
+// One document with the answers of all systems.
 
 const PROMPT_CUT = 800;
 
-// With many systems side by side, columns are narrow, and long outputs would push the others apart.
+// Columns of many systems are narrow: long outputs are cut earlier.
 const outputCut = (view) => (view.block.systems.length > 2 ? CUT / 2 : CUT);
 
-// The value of the chosen metric, and how it differs from the reference's.
+// The value of the chosen metric, and its difference from the reference.
 function valueLine(view, place, system) {
   const metric = view.metric, answer = view.block.answers[system][place];
   if (!metric) return null;
   const value = answer ? answer.values[view.column] : null;
-  const line = make("p", { class: "value" }, make("span", { class: "name" }, visible(metric.name)), " ", make("strong", {}, told(value, metric.unit)));
+  const line = make("p", { class: "value" }, make("span", { class: "name" }, visible(metric.name)), " ", make("strong", {}, formatValue(value, metric.unit)));
   if (system === view.reference) return line;
   const before = view.block.answers[view.reference][place], base = before ? before.values[view.column] : null;
   if (base === null || value === null) return line;
   const better = gain(base, value, metric.better), delta = value - base;
-  const kind = delta === 0 || better === null || better === 0 ? "told" : better > 0 ? "gain" : "cost";
-  const word = { gain: "better", cost: "worse", told: delta === 0 ? "the same" : "changed" }[kind];
-  const mark = { gain: "▲ ", cost: "▼ ", told: "" }[kind];
-  line.append(" ", make("span", { class: `delta ${kind}` }, make("span", { "aria-hidden": "true" }, mark), delta === 0 ? word : `${told(delta, metric.unit, true)} ${word}`));
+  const kind = delta === 0 || better === null || better === 0 ? "untested" : better > 0 ? "gain" : "loss";
+  const word = { gain: "better", loss: "worse", untested: delta === 0 ? "the same" : "changed" }[kind];
+  const mark = { gain: "▲ ", loss: "▼ ", untested: "" }[kind];
+  line.append(" ", make("span", { class: `delta ${kind}` }, make("span", { "aria-hidden": "true" }, mark), delta === 0 ? word : `${formatValue(delta, metric.unit, true)} ${word}`));
   return line;
 }
 
 function outputBox(output, view) {
   const parts = [textBox(output.text, view.query, outputCut(view))];
-  const remarks = Object.entries(output.scores || {}).map(([name, value]) => `${name} ${told(value, "number")}`);
-  if (output.length) remarks.unshift(`${count(output.text.length)} of ${count(output.length)} characters are in this file`);
+  const remarks = Object.entries(output.scores || {}).map(([name, value]) => `${name} ${formatValue(value, "number")}`);
+  if (output.length) remarks.unshift(`${count(output.text.length)} of ${count(output.length)} characters in this file`);
   if (output.cut) remarks.unshift("cut at the token limit");
   if (output.unscored) remarks.unshift(`unscored: ${output.unscored}`);
   if (remarks.length) parts.push(make("p", { class: "remarks" }, visible(remarks.join(" · "))));
@@ -36,7 +36,7 @@ function answerColumn(view, place, system) {
   const answer = view.block.answers[system][place], name = view.block.systems[system];
   const column = make("div", { class: system === view.reference ? "answer reference" : "answer" },
     make("h4", {}, make("bdi", {}, visible(name)), " ", system === view.reference ? make("span", { class: "tag" }, "reference") : null), valueLine(view, place, system));
-  if (!answer) column.append(make("p", { class: "missing" }, "—", make("span", { class: "unseen" }, "This system was not given the document.")));
+  if (!answer) column.append(make("p", { class: "missing" }, "—", make("span", { class: "unseen" }, "This system has no answer to the document.")));
   else {
     if (answer.unscored) column.append(make("p", { class: "remarks" }, visible(`unscored: ${answer.unscored}`)));
     const outputs = answer.outputs || [];
@@ -51,7 +51,7 @@ function answerColumn(view, place, system) {
   return column;
 }
 
-// Choices as rows: the text, whether it is right, each system's log-probability; the highest of a system is marked.
+// A row per choice: text, whether it is correct, log-probability of each system, the highest marked.
 function choiceTable(view, place, systems) {
   const item = view.block.documents[place], right = new Set(item.right || []);
   const highest = systems.map((system) => {
@@ -59,11 +59,11 @@ function choiceTable(view, place, systems) {
     return found.length > 1 ? Math.max(...found) : null;
   });
   const body = item.choices.map((choice, row) => make("tr", { class: right.has(row) ? "right" : null },
-    make("th", { scope: "row" }, textBox(choice, view.query), " ", right.has(row) ? make("span", { class: "tag right" }, "✓ right") : null),
+    make("th", { scope: "row" }, textBox(choice, view.query), " ", right.has(row) ? make("span", { class: "tag right" }, "✓ correct") : null),
     ...systems.map((system, column) => {
       const value = view.block.answers[system][place]?.logprobs?.[row] ?? null;
       const top = value !== null && value === highest[column];
-      return make("td", { class: top ? "n top" : "n", "data-system": visible(view.block.systems[system]) }, told(value, "points"), top ? make("span", { class: "sub" }, "highest") : null);
+      return make("td", { class: top ? "n top" : "n", "data-system": visible(view.block.systems[system]) }, formatValue(value, "points"), top ? make("span", { class: "sub" }, "highest") : null);
     })));
   const foot = make("tr", {}, make("th", { scope: "row" }, view.metric ? "value" : ""), ...systems.map((system) => make("td", { class: "n", "data-system": visible(view.block.systems[system]) }, valueLine(view, place, system))));
   return make("div", { class: "scroll", role: "region", "aria-label": `Choices of ${visible(item.id)}`, tabindex: "0" },
@@ -79,7 +79,7 @@ function allValues(view, place, systems) {
   details.addEventListener("toggle", () => {
     if (details.childElementCount > 1) return;
     const rows = view.block.metrics.map((metric, column) => make("tr", {}, make("th", { scope: "row" }, ...breakable(metric.name), " ", BETTER[metric.better]),
-      ...systems.map((system) => make("td", { class: "n" }, told(view.block.answers[system][place]?.values[column] ?? null, metric.unit)))));
+      ...systems.map((system) => make("td", { class: "n" }, formatValue(view.block.answers[system][place]?.values[column] ?? null, metric.unit)))));
     const head = make("tr", {}, make("th", { scope: "col" }, "metric"), ...systems.map((system) => make("th", { scope: "col", class: "n" }, make("bdi", {}, visible(view.block.systems[system])))));
     details.append(make("div", { class: "scroll", role: "region", "aria-label": `All values of ${visible(view.block.documents[place].id)}`, tabindex: "0" }, make("table", { class: "plain" }, make("thead", {}, head), make("tbody", {}, ...rows))));
   });
@@ -99,12 +99,12 @@ function sampleCard(view, place) {
   const card = make("article", { class: "sample", "aria-labelledby": id },
     make("header", {}, heading, ...tags.filter(Boolean).map((tag) => make("span", { class: "tag", dir: "auto" }, visible(tag)))));
   if (item.prompt.trim()) card.append(make("div", { class: "prompt" }, make("span", { class: "label" }, "prompt"), textBox(item.prompt, view.query, PROMPT_CUT)));
-  if (item.cut) card.append(make("p", { class: "remarks" }, visible(`Cut in this file, whole in the run folder: ${Object.entries(item.cut).map(([name, size]) => `${name} (${count(size)} characters)`).join(", ")}.`)));
+  if (item.cut) card.append(make("p", { class: "remarks" }, visible(`Cut in this file, complete in the run folder: ${Object.entries(item.cut).map(([name, size]) => `${name} (${count(size)} characters)`).join(", ")}.`)));
   if (item.choices) card.append(choiceTable(view, place, systems));
   else card.append(make("div", { class: "answers", "data-systems": systems.length }, ...systems.map((system) => answerColumn(view, place, system))));
   const foot = make("div", { class: "more" });
   const references = item.references || [];
-  if (references.length) foot.append(folded(view.block.baseline ? `The answer of ${visible(view.block.baseline)}` : references.length === 1 ? "Right answer" : `${references.length} right answers`,
+  if (references.length) foot.append(folded(view.block.baseline ? `Answer of ${visible(view.block.baseline)}` : references.length === 1 ? "Reference" : `${references.length} references`,
     make("div", {}, ...references.map((text) => textBox(text)))));
   if (item.source) foot.append(folded("Source text", textBox(item.source)));
   for (const [key, value] of long) foot.append(folded(key, textBox(String(value))));

@@ -1,59 +1,57 @@
-"""Every sample of a task, side by side for all systems, as the page holds it."""
+"""The samples of a task, side by side for all systems, as the page contains them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from alignbench.audit.tax import improvement
+from alignbench.types.record import Output, Record
 from alignbench.types.result import MetricResult
-from reports.evidence import documents
-from reports.page.blocks import number
+from reports.page.format import number
 from reports.page.sets import TaskSet
 
-MOST_DOCUMENTS = 20_000  # of one task; beyond, the page says that it shows a part
-MOST_CHARACTERS = 40_000_000  # of prompts and outputs of one task
-MOST_TEXT = 200_000  # characters of any one text; what is longer is cut, and its sample says how long it was
-DOCUMENT = ("id", "group", "category", "prompt", "choices", "references", "source")
-OF_AN_ANSWER = ("logprobs", "tokens", "entropies", "top_entropies", "outputs", "chance", "unscored", "pending")
-Answers = Mapping[int, Mapping[str, Any]]  # place of a document -> what one system answered
-RIGHT = ("label", "best_choice", "true_answers")
+MOST_DOCUMENTS = 20_000  # of a task: beyond these limits, the page has some of the documents, and says so
+MOST_CHARACTERS = 40_000_000  # of prompts and outputs of a task
+MOST_TEXT = 200_000  # characters of one text: longer ones are cut, and their length is shown
+CORRECT = ("label", "best_choice", "true_answers")  # of a record's target
+Answers = Mapping[int, Mapping[str, Any]]  # place of a document -> the answer of one system
 
 
 def block_of(chosen: TaskSet) -> dict[str, Any]:
-    """What the page needs of a set of task folders: results, documents, and each system's answers to them.
+    """Return what the page needs of a set of task folders: results, documents, and each system's answers to them.
 
-    Documents are the same where id, prompt and choices are. `answers` has for each system one entry a document, None
-    where it has none. Texts are cut to `MOST_TEXT` characters: `cut` of a document (text -> length) and `length` of an
-    output tell how long they were. Heavy columns (tokens, log-probabilities and entropies of each token) stay in the
-    run folders.
+    Documents are the same if id, prompt and choices are. `answers`: per system a list with an entry per document, None
+    if it has none. `cut` of a document (text -> length) and `length` of an output are the lengths of cut texts. Numbers
+    per token stay in the run folders.
     """
-    metrics = _metrics(chosen)
-    names = [metric.metric for metric in metrics]
+    names = [metric.metric for metric in chosen.metrics]
     places: dict[tuple[object, ...], int] = {}
     found: list[dict[str, Any]] = []
     answers: list[dict[int, dict[str, Any]]] = []
     for _, own in chosen.folders:
         mine: dict[int, dict[str, Any]] = {}
-        for record in documents(own):
-            key = (record["id"], record.get("prompt"), *record.get("choices", ()))
+        for record in own.records():
+            key = (record.id, record.prompt, *record.choices)
             if key not in places:
                 places[key] = len(found)
-                found.append(_document(record, names))
+                found.append(_document(record))
             mine[places[key]] = _answer(record, names)
         answers.append(mine)
-    used = [metric for metric in metrics if _has_values(answers, names.index(metric.metric))]
-    columns = [names.index(metric.metric) for metric in used]
+    given = [[one["values"][column] for mine in answers for one in mine.values()] for column in range(len(names))]
+    used = [column for column, values in enumerate(given) if any(value is not None for value in values)]
     for one in (one for mine in answers for one in mine.values()):
-        one["values"] = [one["values"][column] for column in columns]
-    kept = _kept(found, answers, used)
+        one["values"] = [one["values"][column] for column in used]
+    metrics = [chosen.metrics[column] for column in used]
+    kept = _kept(found, answers, metrics)
+    identities = [own.identity for _, own in chosen.folders]
     return {
         "task": chosen.task,
         "systems": [system.name for system, _ in chosen.folders],
-        "prefix": next((own.identity["prefix"] for _, own in chosen.folders if own.identity.get("prefix")), ""),
-        "baseline": (chosen.folders[0][1].identity.get("baseline") or {}).get("name"),
-        "metrics": [{"name": m.metric, "unit": m.unit, "better": m.better} for m in used],
+        "prefix": next((own["prefix"] for own in identities if own.get("prefix")), ""),
+        "baseline": (identities[0].get("baseline") or {}).get("name"),
+        "metrics": [{"name": m.metric, "unit": m.unit, "better": m.better} for m in metrics],
         "results": _results(chosen),
         "total": len(found),
         "documents": [found[place] for place in kept],
@@ -61,21 +59,7 @@ def block_of(chosen: TaskSet) -> dict[str, Any]:
     }
 
 
-def _metrics(chosen: TaskSet) -> list[MetricResult]:
-    """Metrics over all documents, each once: the headline first, then those with a direction, then the others."""
-    from alignbench.audit.references import find
-
-    every = {m.metric: m for _, own in chosen.folders for m in own.result.metrics if m.category is None}
-    task = find(chosen.task)
-    headline = None if task is None else task.headline
-    return sorted(every.values(), key=lambda m: (m.metric != headline, m.better == "–"))  # stable: the task's order
-
-
-def _has_values(answers: Sequence[Answers], column: int) -> bool:
-    return any(one["values"][column] is not None for mine in answers for one in mine.values())
-
-
-def _document(record: Mapping[str, Any], metrics: Sequence[str]) -> dict[str, Any]:
+def _document(record: Record) -> dict[str, Any]:
     cut: dict[str, int] = {}
 
     def kept(name: str, text: Any) -> Any:
@@ -84,88 +68,78 @@ def _document(record: Mapping[str, Any], metrics: Sequence[str]) -> dict[str, An
             return text[:MOST_TEXT]
         return text
 
+    about = {}
+    for name, own in record.target.items():
+        shown = " · ".join(map(str, own)) if isinstance(own, list | tuple) else own
+        if name not in CORRECT and (isinstance(shown, str) or number(shown) is not None):
+            about[name.replace("_", " ")] = kept(name, shown)
     found = {
-        "id": kept("id", str(record["id"])),
-        "category": record.get("category"),
-        "prompt": kept("prompt", str(record.get("prompt") or "")),
-        "choices": [kept(f"choice {place}", text) for place, text in enumerate(record.get("choices") or (), 1)],
-        "right": _right(record),
-        "references": [
-            kept(f"right answer {place}", text) for place, text in enumerate(record.get("references") or (), 1)
-        ],
-        "source": kept("source text", record.get("source")),
-        "about": {name: kept(name, value) for name, value in _about(record, metrics)},
+        "id": kept("id", str(record.id)),
+        "category": record.category,
+        "prompt": kept("prompt", record.prompt),
+        "choices": [kept(f"choice {place}", text) for place, text in enumerate(record.choices, 1)],
+        "right": _correct(record),
+        "references": [kept(f"reference {place}", text) for place, text in enumerate(record.references, 1)],
+        "source": kept("source text", record.source),
+        "about": about,
         "cut": cut,
     }
     return {key: value for key, value in found.items() if value not in (None, [], {})}
 
 
-def _right(record: Mapping[str, Any]) -> list[int]:
-    """Which of the choices are right, where the task says so."""
-    choices = len(record.get("choices") or ())
-    if isinstance(record.get("true_answers"), int):
-        return list(range(min(record["true_answers"], choices)))
-    label = record.get("label", record.get("best_choice"))
+def _correct(record: Record) -> list[int]:
+    """Return which choices are correct, if the task says so."""
+    choices, target = len(record.choices), record.target
+    if isinstance(target.get("true_answers"), int):
+        return list(range(min(target["true_answers"], choices)))
+    label = target.get("label", target.get("best_choice"))
     return [label] if isinstance(label, int) and 0 <= label < choices else []
 
 
-def _about(record: Mapping[str, Any], metrics: Sequence[str]) -> Iterator[tuple[str, Any]]:
-    """What else the record tells of the document, such as an occupation, or wrong answers."""
-    for key, value in record.items():
-        if key in DOCUMENT or key in OF_AN_ANSWER or key in RIGHT or key in metrics:
-            continue
-        if isinstance(value, str) or (isinstance(value, int | float) and number(value) is not None):
-            yield key, value
-        elif key == "false_answers" and isinstance(value, list):
-            yield "false answers", " · ".join(map(str, value))
-
-
-def _answer(record: Mapping[str, Any], metrics: Sequence[str]) -> dict[str, Any]:
-    found: dict[str, Any] = {"values": [number(record.get(name)) for name in metrics]}
-    if record.get("unscored"):
-        found["unscored"] = str(record["unscored"])
-    if "choices" in record:
-        found["logprobs"] = [None if (x := number(y)) is None else round(x, 3) for y in record.get("logprobs") or ()]
-    if "outputs" in record:
-        found["outputs"] = [_output(output) for output in record["outputs"]]
+def _answer(record: Record, metrics: Sequence[str]) -> dict[str, Any]:
+    found: dict[str, Any] = {"values": [number(record.metrics.get(name)) for name in metrics]}
+    if record.unscored:
+        found["unscored"] = record.unscored
+    if record.choices:
+        found["logprobs"] = [None if (x := number(y)) is None else round(x, 3) for y in record.logprobs]
+    if record.outputs:
+        found["outputs"] = [_output(output) for output in record.outputs]
     return found
 
 
-def _output(output: Mapping[str, Any]) -> dict[str, Any]:
-    scores = {
-        name: number(value)
-        for numbers in (output.get("scores") or {}).values()
-        for name, value in numbers.items()
-        if number(value) is not None
+def _output(output: Output) -> dict[str, Any]:
+    scores = {name: number(score) for own in output.scores.values() for name, score in own.items()}
+    text = output.text
+    found = {
+        "text": text[:MOST_TEXT],
+        "cut": output.finish == "length",
+        "scores": {name: score for name, score in scores.items() if score is not None},
+        "unscored": output.unscored,
+        "length": len(text) if len(text) > MOST_TEXT else None,
     }
-    text = str(output.get("text") or "")
-    found = {"text": text[:MOST_TEXT], "cut": output.get("finish") == "length", "scores": scores}
-    found |= {"unscored": output.get("unscored"), "length": len(text) if len(text) > MOST_TEXT else None}
     return {key: value for key, value in found.items() if key == "text" or value}
 
 
 def _results(chosen: TaskSet) -> list[dict[str, Any]]:
-    """Every metric and category with its value for each system; None where a system has none."""
+    """Return every metric and category with its value for each system, None if it has none."""
     rows: dict[tuple[str, str | None, str | None], dict[str, Any]] = {}
     for place, (_, own) in enumerate(chosen.folders):
-        for metric in own.result.metrics:
-            row = rows.setdefault(
-                (metric.metric, metric.category, metric.scorer),
-                {
-                    "metric": metric.metric, "category": metric.category, "scorer": metric.scorer, "unit": metric.unit,
-                    "better": metric.better, "chance": metric.chance, "values": [None] * len(chosen.folders),
-                },
-            )  # fmt: skip
-            row["values"][place] = [metric.value, metric.low, metric.high, metric.n, metric.n_unscored]
-    every = {metric.metric for _, own in chosen.folders for metric in own.result.metrics}
-    order = [metric.metric for metric in _metrics(chosen)]
-    known = {name: place for place, name in enumerate([*order, *sorted(every - set(order))])}
-    return sorted(rows.values(), key=lambda row: (row["category"] or "", known[row["metric"]], row["scorer"] or ""))
+        for m in own.result.metrics:
+            fields = ("metric", "category", "scorer", "unit", "better", "chance")
+            row = {name: getattr(m, name) for name in fields} | {"values": [None] * len(chosen.folders)}
+            row = rows.setdefault((m.metric, m.category, m.scorer), row)
+            row["values"][place] = [m.value, m.low, m.high, m.n, m.n_unscored]
+    order = [metric.metric for metric in chosen.metrics]
+    order += sorted({row["metric"] for row in rows.values()} - set(order))
+    return sorted(rows.values(), key=lambda r: (r["category"] or "", order.index(r["metric"]), r["scorer"] or ""))
 
 
 def _kept(found: Sequence[Mapping[str, Any]], answers: Sequence[Answers], metrics: Sequence[MetricResult]) -> list[int]:
-    """Places of the documents that are shown: all of them, or half the worst regressions and half drawn evenly."""
-    size = sum(_characters(document) for document in found)
+    """Return the places of the documents in the page: all, or half the worst regressions and half evenly spaced."""
+    texts = [
+        (one.get("prompt"), one.get("source"), *one.get("choices", ()), *one.get("references", ())) for one in found
+    ]
+    size = sum(len(text or "") for own in texts for text in own)
     size += sum(len(output["text"]) for mine in answers for one in mine.values() for output in one.get("outputs", ()))
     room = math.floor(len(found) * MOST_CHARACTERS / max(size, MOST_CHARACTERS))
     room = min(MOST_DOCUMENTS, max(room, 1))
@@ -181,13 +155,8 @@ def _kept(found: Sequence[Mapping[str, Any]], answers: Sequence[Answers], metric
     return sorted({*worst, *even})
 
 
-def _characters(document: Mapping[str, Any]) -> int:
-    texts = (document["prompt"], document.get("source") or "", *document.get("choices", ()))
-    return sum(map(len, (*texts, *document.get("references", ()))))
-
-
 def _worst(place: int, answers: Sequence[Answers], column: int, better: str) -> float:
-    """The gain of the system that lost most on this document, against the first system that has a value."""
+    """Return the smallest gain on a document, against the first system with a value."""
     values = [mine[place]["values"][column] for mine in answers if place in mine]
     known = [value for value in values if value is not None]
     gains = [improvement(float(known[0]), float(value), better) for value in known[1:]]

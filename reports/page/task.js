@@ -1,28 +1,28 @@
-// A task's page: its metrics for all systems, and its samples, searched, filtered, sorted and shown a page at a time.
+// The page of a task: its metrics for all systems, and its samples with search, filters, sorting and paging.
 
 const TASK_PAGE = 25;
-const MOST_METRICS = 6; // that are shown without being asked for
+const MOST_METRICS = 6; // shown without opening the list
 let view = null;
-let opening = 0; // the last task that was asked for
+let opening = 0; // number of the last request
 
 async function openTask(core, name, set) {
   const known = Object.hasOwn(core.tasks, name) ? core.tasks[name] : null;
   const title = $("task-title");
-  title.textContent = visible(known ? name : `No task is called ${name}`);
+  title.textContent = visible(known ? name : `Unknown task ${name}`);
   $("task-lede").textContent = known ? visible(known.title) : "";
   document.title = visible(known ? `${name}: ${known.title}` : name);
   if (!known) return emptyTask("");
   const chosen = known.sets[Math.min(Math.max(set, 0), known.sets.length - 1)];
   if (view && view.key === chosen.block) return undefined;
   emptyTask("Reading the samples…");
-  const asked = ++opening;
+  const request = ++opening;
   let block;
   try {
     block = await unpack(chosen.block);
   } catch (error) {
-    return emptyTask(`The samples cannot be read in this browser (${error.message}); a newer one can.`);
+    return emptyTask(`This browser cannot read the samples (${error.message}); use a newer one.`);
   }
-  if (asked !== opening) return undefined; // the reader has gone on to another one
+  if (request !== opening) return undefined; // another task was opened since
   view = { key: chosen.block, block, query: "", page: 0, hay: null };
   showSets(name, known.sets, known.sets.indexOf(chosen));
   taskChoices(core);
@@ -57,8 +57,8 @@ function taskChoices(core) {
   fill($("task-metric"), block.metrics.map((metric, place) => [String(place), `${visible(metric.name)} ${BETTER[metric.better]}`.trim()]));
   $("task-metric").value = String(first >= 0 ? first : Math.max(firstThatVaries(block), 0));
   fill($("task-reference"), systems);
-  const asked = $("audit-reference") ? $("audit-reference").value : "";
-  $("task-reference").value = String(Math.max(block.systems.indexOf(asked), 0));
+  const chosen = $("audit-reference") ? $("audit-reference").value : "";
+  $("task-reference").value = String(Math.max(block.systems.indexOf(chosen), 0));
   fill($("task-aligned"), [["", "all others"], ...systems]);
   const categories = [...new Set(block.documents.map((item) => item.category ?? ""))].filter(Boolean).sort();
   fill($("task-category"), [["", "all"], ...categories.map((name) => [name, visible(name)])]);
@@ -69,7 +69,7 @@ function taskChoices(core) {
   for (const id of ["task-reference", "task-aligned", "task-show", "task-order"]) $(id).parentElement.hidden = !several;
   const left = block.total - block.documents.length;
   $("task-left-out").hidden = !left;
-  $("task-left-out").textContent = left ? `${count(block.documents.length)} of ${count(block.total)} documents are in this file: half of them those on which a system lost most, half drawn evenly from the rest. The metrics are of all; the run folders hold every sample.` : "";
+  $("task-left-out").textContent = left ? `${count(block.documents.length)} of ${count(block.total)} documents are in this file: half with the largest regressions, half evenly spaced over the rest. Metrics are over all documents; the run folders contain every sample.` : "";
   $("prefix").hidden = !block.prefix;
   $("prefix").lastElementChild.replaceWith(textBox(block.prefix));
 }
@@ -82,13 +82,13 @@ function firstThatVaries(block) {
   });
 }
 
-// Metrics of every system; the links lead to where their numbers came from.
+// Metrics of every system, with links to their provenance.
 function showResults(core) {
   const { block } = view, overall = block.results.filter((row) => row.category === null), inside = block.results.filter((row) => row.category !== null);
   const chance = block.results.some((row) => row.chance !== null);
   const head = (extra) => [...extra.map((name) => make("th", { scope: "col" }, name)), ...(chance ? [make("th", { scope: "col", class: "n" }, "chance")] : []),
     ...block.systems.map((name) => make("th", { scope: "col", class: "n" }, make("a", { href: `#${core.anchors[name]}` }, make("bdi", {}, visible(name)))))];
-  const line = (row, extra) => make("tr", {}, ...extra, ...(chance ? [make("td", { class: "n" }, told(row.chance, row.unit))] : []), ...row.values.map((own) => resultCell(own, row.unit)));
+  const line = (row, extra) => make("tr", {}, ...extra, ...(chance ? [make("td", { class: "n" }, formatValue(row.chance, row.unit))] : []), ...row.values.map((own) => resultCell(own, row.unit)));
   const metric = (row) => make("th", { scope: "row" }, ...breakable(row.metric), make("span", { class: "sub" }, `${row.unit} ${BETTER[row.better]}`.trim(), row.scorer && !row.scorer.includes("|") ? `, by ${visible(row.scorer.length > 48 ? `${row.scorer.slice(0, 47)}…` : row.scorer)}` : ""));
   const show = (table, heads, rows) => {
     table.tHead.rows[0].replaceChildren(...heads);
@@ -108,11 +108,11 @@ function showResults(core) {
 function resultCell(own, unit) {
   if (!own) return make("td", { class: "n" }, "—");
   const [value, low, high, n, unscored] = own;
-  return make("td", { class: "n" }, told(value, unit), make("span", { class: "sub" }, toldInterval(low, high, unit)),
+  return make("td", { class: "n" }, formatValue(value, unit), make("span", { class: "sub" }, formatInterval(low, high, unit)),
     make("span", { class: "sub" }, `n = ${count(n)}${unscored ? `, ${count(unscored)} unscored` : ""}`));
 }
 
-// Per document, the least and the greatest gain and the greatest change of the systems compared with the reference.
+// Per document, the smallest and largest gain and the largest change over the compared systems.
 function measureSamples() {
   const { block, column, metric, reference, compared } = view, size = block.documents.length;
   const worst = new Array(size).fill(null), best = new Array(size).fill(null), most = new Array(size).fill(null), missing = new Array(size).fill(false);
@@ -134,7 +134,7 @@ function measureSamples() {
   Object.assign(view, { worst, best, most, missing });
 }
 
-// What is searched of each document, in small letters; made once.
+// The searched text of each document in lower case; computed once.
 function haystacks(mine) {
   if (!mine.hay)
     mine.hay = mine.block.documents.map((item, place) => [item.id, item.prompt, ...(item.choices || []),
@@ -189,7 +189,7 @@ function turnSamples(page, move = true) {
   view.page = page;
   const begin = page * TASK_PAGE, shown = view.found.slice(begin, begin + TASK_PAGE);
   $("samples").replaceChildren(...shown.map((place) => sampleCard(view, place)));
-  if (!shown.length) $("samples").append(make("p", { class: "missing" }, "No sample is like that."));
+  if (!shown.length) $("samples").append(make("p", { class: "missing" }, "No matching samples."));
   pager($("task-pager"), page, Math.ceil(view.found.length / TASK_PAGE), "the samples", turnSamples);
   if (move) $("samples-title").scrollIntoView();
 }

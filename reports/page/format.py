@@ -1,0 +1,77 @@
+"""Values, texts and data blocks as the page contains them."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import math
+import re
+from typing import Any
+
+from alignbench.audit.render import DIGITS
+
+SIGNIFICANT = 6  # digits of a number in the page; run folders have all
+SURROGATE = re.compile("[\ud800-\udfff]")
+# C0 and C1 without tab and line feed; embeddings, overrides and isolates of direction; surrogates
+INVISIBLE = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u202a-\\u202e\\u2066-\\u2069\\ud800-\\udfff]")
+
+
+def pack(content: Any) -> str:
+    """Return base64 of gzip of JSON: no text in it is markup, and the same content gives the same text.
+
+    Floats keep SIGNIFICANT digits; NaN and infinities become null.
+    """
+    numbers = json.loads(json.dumps(content), parse_float=lambda x: number(float(x)), parse_constant=lambda _: None)
+    text = json.dumps(numbers, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    data = SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text).encode("utf-8")
+    return base64.b64encode(gzip.compress(data, 6, mtime=0)).decode("ascii")
+
+
+def unpack(block: str) -> Any:
+    """Return what a browser reads from a block."""
+    return json.loads(gzip.decompress(base64.b64decode(block)).decode("utf-8"))
+
+
+def number(value: Any) -> float | int | None:
+    """Return a finite number, floats with SIGNIFICANT digits; None for anything else (booleans are 0 and 1)."""
+    if isinstance(value, bool | int):
+        return int(value)
+    if not isinstance(value, float) or not math.isfinite(value):
+        return None
+    short = float(f"{value:.{SIGNIFICANT}g}")
+    return int(short) if short.is_integer() and abs(short) < 1e15 else short
+
+
+def visible(text: object) -> str:
+    """Return text with visible control characters: "␛" for an escape, "⟨U+202E⟩" for a direction override.
+
+    Line breaks and tabs stay.
+    """
+    return INVISIBLE.sub(_visible, str(text))
+
+
+def _visible(found: re.Match[str]) -> str:
+    code = ord(found.group())
+    if code < 0x20:
+        return chr(0x2400 + code)
+    if code == 0x7F:
+        return "\N{SYMBOL FOR DELETE}"
+    return "\N{REPLACEMENT CHARACTER}" if 0xD800 <= code <= 0xDFFF else f"⟨U+{code:04X}⟩"
+
+
+def value(x: float | None, unit: str, sign: bool = False) -> str:
+    """Return a value with the digits of its unit; "–" for none."""
+    if x is None or not math.isfinite(x):
+        return "–"
+    text = f"{abs(x):.{DIGITS.get(unit, 3)}f}"
+    if x < 0 and float(text):  # no minus before a zero
+        return f"\N{MINUS SIGN}{text}"
+    return f"+{text}" if sign else text
+
+
+def interval(own: Any, unit: str, sign: bool = False) -> str:
+    """Return the interval of anything with `low` and `high`; "" if it has none."""
+    if own.low is None or own.high is None:
+        return ""
+    return f"[{value(own.low, unit, sign)}, {value(own.high, unit, sign)}]"
