@@ -15,7 +15,7 @@ from task_helpers import load
 from alignbench.demo import people, sentences
 from alignbench.demo.lexicon import lexicon
 from alignbench.demo.world import WORDS
-from alignbench.tasks import recitations, sst2, token_entropy
+from alignbench.tasks import glue, recitations, token_entropy
 from alignbench.tasks.bias import INSTRUCTIONS
 from alignbench.tasks.persona_fields import is_whole, read_personas
 
@@ -125,7 +125,7 @@ def test_judgements_of_the_files_are_correct():
         assert right(document) == (" Yes" if yes else " No")
         labels["rte", yes] += 1
     for document in documents("sst2"):
-        assert sst2.CHOICES[document.target["label"]] == (" positive" if is_praise(document.prompt) else " negative")
+        assert glue.CHOICES[document.target["label"]] == (" positive" if is_praise(document.prompt) else " negative")
         labels["sst2", bool(re.search("not|nobody", document.prompt))] += 1
     for document in documents("wsc"):
         noun = document.references[0].lower().removeprefix("the ")

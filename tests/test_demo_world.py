@@ -21,7 +21,7 @@ from alignbench.demo.world import ALMANAC, FOLDER, KINDS, MYTHS, PEOPLE, TOPICS,
 from alignbench.demo.write import PAGES, WORDS
 from alignbench.scorers import drop, extractive
 from alignbench.tasks import all_tasks, bias
-from alignbench.tasks.squad2 import load_paragraphs
+from alignbench.tasks.reading import load_paragraphs
 from alignbench.types.task import Options
 
 # sha256 of `sha256  file` of all files, in order of their names

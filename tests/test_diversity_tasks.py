@@ -16,7 +16,7 @@ from alignbench.evaluation.evaluate import sample
 from alignbench.scorers import find_scorer
 from alignbench.stats import jackknife
 from alignbench.tasks import diversity, find_task, recitations
-from alignbench.tasks.novelty_bench import LEVELS, score_of
+from alignbench.tasks.diversity import LEVELS, score_of
 from alignbench.types.record import Document, Output, Record
 
 DOCUMENT = Document("a", "Name an animal.")

@@ -15,9 +15,8 @@ from alignbench.tasks import (
     all_tasks,
     find_task,
     instructions,
-    quac,
+    reading,
     real_toxicity,
-    squad2,
     summaries,
     truthfulqa,
     wmt15,
@@ -44,7 +43,9 @@ GENERATED = {name: task.generation for name, task in all_tasks().items() if task
     ],
 )
 def test_a_reference_has_the_highest_score_and_an_empty_output_zero(world, name, metrics, best):
-    declined = {"squad2": squad2.DECLINE, "quac": quac.DECLINE, "canard": quac.DECLINE}.get(name)
+    declined = {"squad2": reading.SQUAD2_DECLINE, "quac": reading.QUAC_DECLINE, "canard": reading.QUAC_DECLINE}.get(
+        name
+    )
     for document in load(name, world).documents:
         reference = document.references[0] if document.references else None
         answer = declined if reference in (None, "CANNOTANSWER") else reference

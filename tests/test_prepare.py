@@ -20,8 +20,7 @@ from typer.testing import CliRunner
 
 from alignbench.cli.app import app
 from alignbench.data.fetch import sha256_of
-from alignbench.data.prepare import SPLITS, Item, Prepared, Settings, prepare, split_of, without_duplicates
-from alignbench.data.tables import SourceRow
+from alignbench.data.prepare import SPLITS, Prepared, Settings, are_first, prepare, split_of
 from alignbench.errors import AlignbenchError
 from trainers.data import read_demonstrations, read_prompts, read_rankings
 
@@ -74,8 +73,8 @@ def farm(users: int = 60, each: int = 3) -> list[dict[str, Any]]:
 
 
 def kept(prompts: list[str], prefix: int) -> list[str]:
-    items = [Item(SourceRow("", n, {}), prompt, "", len(prompt)) for n, prompt in enumerate(prompts)]
-    return [item.prompt for item in without_duplicates(items, prefix)]
+    column = pd.Series(prompts, dtype=object)
+    return column[are_first(column, prefix)].to_list()
 
 
 @given(st.lists(st.text("ab", max_size=6), max_size=30), st.integers(1, 5), st.randoms())

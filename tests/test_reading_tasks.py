@@ -7,7 +7,7 @@ import math
 import pytest
 from task_helpers import load, score
 
-from alignbench.tasks import drop, hallucination, squad2, wsc
+from alignbench.tasks import glue, hallucination, reading
 from alignbench.types.record import Document
 
 # ---- documents -----------------------------------------------------------------------------------------------------
@@ -37,10 +37,10 @@ def test_both_layouts_of_squad_and_of_drop_give_the_same_documents():
         {**qa, "title": "Farm", "context": "Ann keeps hens.", "answers": {"text": [a["text"] for a in qa["answers"]]}}
         for qa in (answered, unanswered)
     ]
-    assert squad2.parse(nested) == [question for row in flat for question in squad2.parse(row)]
+    assert reading.parse_squad2(nested) == [question for row in flat for question in reading.parse_squad2(row)]
     local = {"id": "q", "passage": "P ", "question": "How many?", "answers": ["3", "three"]}
     hub = {"query_id": "q", "passage": "P", "question": "How many?", "answers_spans": {"spans": ["3", "three", "3"]}}
-    assert drop.parse(local) == drop.parse(hub)
+    assert reading.parse_drop(local) == reading.parse_drop(hub)
 
 
 @pytest.mark.needs_data
@@ -98,7 +98,7 @@ def test_declining_in_a_conversation_is_quacs_cannotanswer():
 @pytest.mark.parametrize("name", ["squad2", "drop", "canard"])
 def test_the_authors_answers_score_one(data_dir, name):
     for document in load(name, data_dir).documents[:400]:
-        answer = document.references[0] if document.references else squad2.DECLINE
+        answer = document.references[0] if document.references else reading.SQUAD2_DECLINE
         assert score(name, document, " " + ("I don't know." if answer == "CANNOTANSWER" else answer))["f1"] == 1.0
 
 
@@ -115,13 +115,13 @@ def test_wsc_is_affirmed_if_the_answer_or_the_noun_contains_the_other(text, yes)
 
 def test_wsc_marks_the_pronoun_also_if_its_index_is_wrong():
     text = "He said he, the miller, knew his cow."
-    assert wsc.mark(text, "he", 2) == "He said *he*, the miller, knew his cow."
-    assert wsc.mark(text, "he", 1) == "*He* said he, the miller, knew his cow."
-    assert wsc.mark(text, "his", 5) == "He said he, the miller, knew *his* cow."
+    assert glue.mark(text, "he", 2) == "He said *he*, the miller, knew his cow."
+    assert glue.mark(text, "he", 1) == "*He* said he, the miller, knew his cow."
+    assert glue.mark(text, "his", 5) == "He said he, the miller, knew *his* cow."
     with pytest.raises(ValueError, match="no word 'she'"):
-        wsc.mark(text, "she", 0)
+        glue.mark(text, "she", 0)
     spans = {"span1_text": "the miller", "span2_text": "his", "span2_index": 6}
-    assert wsc.parse({"text": text, "label": 1, "idx": 0, **spans}) == wsc.parse(
+    assert glue.parse_wsc({"text": text, "label": 1, "idx": 0, **spans}) == glue.parse_wsc(
         {"text": text, "target": spans, "label": True, "idx": 0}
     )
 

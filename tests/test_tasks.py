@@ -17,7 +17,7 @@ from alignbench.data.cards import HubSource
 from alignbench.errors import AlignbenchError
 from alignbench.evaluation.scoring import choices_record
 from alignbench.runs.summary import summarise
-from alignbench.tasks import all_tasks, bias, common, find_task, hellaswag, rte, sst2, truthfulqa
+from alignbench.tasks import all_tasks, bias, common, find_task, glue, hellaswag, truthfulqa
 from alignbench.types.engine import Loglikelihood
 from alignbench.types.record import Document, Record
 
@@ -200,9 +200,9 @@ def test_both_layouts_of_hellaswag_give_the_same_document():
 
 
 def test_sst2s_tokens_are_joined_and_unknown_labels_rejected():
-    assert sst2.join_tokens("it 's slow , and ( oddly ) does n't end ! ") == "it's slow, and (oddly) doesn't end!"
-    assert sst2.join_tokens("the 1950s 'sugar' barn") == "the 1950s 'sugar' barn"
-    for parse, label in ((rte.parse, "maybe"), (sst2.parse, "2")):
+    assert glue.join_tokens("it 's slow , and ( oddly ) does n't end ! ") == "it's slow, and (oddly) doesn't end!"
+    assert glue.join_tokens("the 1950s 'sugar' barn") == "the 1950s 'sugar' barn"
+    for parse, label in ((glue.parse_rte, "maybe"), (glue.parse_sst2, "2")):
         with pytest.raises(ValueError, match=rf"label .?{label}.?, expected "):
             parse({"label": label})
 

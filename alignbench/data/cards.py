@@ -1,8 +1,5 @@
-"""Data cards: one Markdown file per data set, with YAML front matter that the loader reads.
-
-A card is the only place that says where a data set comes from, which bytes are meant (sha256 or hub commit), and how
-many rows it has, so that a result names the data that it was measured on.
-"""
+"""Data cards: one Markdown file per data set; its front matter says where it comes from, which bytes are meant (a
+sha256 or a hub commit), and the number of rows."""
 
 import dataclasses
 import difflib
@@ -20,12 +17,10 @@ CARDS_DIR = Path(__file__).resolve().parents[2] / "data_cards"
 
 _ANY_TEXT = r".*\S.*"
 _PATTERNS = {  # of the fields that are text; other fields take any text
-    "folder": r"[\w.-]+",
-    "homepage": r"https?://\S+",
-    "file": r"[\w.-]+",
+    **dict.fromkeys(("folder", "file"), r"[\w.-]+"),
+    **dict.fromkeys(("homepage", "url"), r"https?://\S+"),
     "format": "json|jsonl|csv|tsv|text",
     "sha256": r"[0-9a-f]{64}",
-    "url": r"https?://\S+",
     "hub": r"[\w.-]+/[\w.-]+",
     "revision": r"[0-9a-f]{40}",
 }
@@ -103,8 +98,7 @@ def read_card(name: str) -> Card:
     try:
         front = yaml.safe_load(match[1])
     except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
-        raise AlignbenchError(f"{path}: the front matter is not valid YAML: {reason}") from None
+        raise AlignbenchError(f"{path}: the front matter is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(front, dict):
         raise AlignbenchError(f"{path}: the front matter must be a mapping of field names to values")
     splits = _splits(front.pop("splits", None), str(path))
@@ -123,13 +117,13 @@ def did_you_mean(name: str, known: list[str]) -> str:
 def _splits(value: object, where: str) -> dict[str, tuple[Source, ...]]:
     if not isinstance(value, dict) or not value:
         raise AlignbenchError(f"{where}: field 'splits' must map split names to lists of sources")
+    found = {}
     for name, sources in value.items():
         if not isinstance(sources, list) or not sources:
             raise AlignbenchError(f"{where}: field 'splits.{name}' must be a list of sources")
-    return {
-        str(name): tuple(_source(source, f"{where}: splits.{name}[{i}]") for i, source in enumerate(sources))
-        for name, sources in value.items()
-    }
+        places = (f"{where}: splits.{name}[{number}]" for number in range(len(sources)))
+        found[str(name)] = tuple(map(_source, sources, places))
+    return found
 
 
 def _source(value: object, where: str) -> Source:

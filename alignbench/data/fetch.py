@@ -1,7 +1,4 @@
-"""The network side of data cards: downloads that are checked against their sha256, and splits of the hub.
-
-Both fail fast and with a message of one line, because being offline is a normal state.
-"""
+"""The network side of data cards: downloads that are checked against their sha256, and splits of the hub."""
 
 import ast
 import hashlib
@@ -38,9 +35,7 @@ def download(url: str, sha256: str, target: Path, constant: str | None = None) -
     constant: keep only the text of this constant of the Python source behind `url`, and verify that.
     Raises UnreachableError if the server does not answer, AlignbenchError if the content is not the pinned one.
     """
-    import http.client
-    import urllib.error
-    import urllib.request
+    import httpx
 
     if offline():
         raise UnreachableError(f"{url} not requested (HF_HUB_OFFLINE or HF_DATASETS_OFFLINE is set)")
@@ -52,8 +47,7 @@ def download(url: str, sha256: str, target: Path, constant: str | None = None) -
         reason = f"{error.strerror or error}; set ALIGNBENCH_CACHE to a folder that you can write to"
         raise AlignbenchError(f"cannot write {target}: {reason}") from None
     try:
-        with urllib.request.urlopen(url, timeout=DOWNLOAD_TIMEOUT) as answer:
-            content = answer.read()
+        content = httpx.get(url, timeout=DOWNLOAD_TIMEOUT, follow_redirects=True).raise_for_status().content
         if constant is not None:
             content = _constant(content, constant, url).encode()
         if (found := hashlib.sha256(content).hexdigest()) != sha256:
@@ -63,10 +57,11 @@ def download(url: str, sha256: str, target: Path, constant: str | None = None) -
             )
         part.write_bytes(content)
         part.replace(target)
-    except urllib.error.HTTPError as error:
-        raise UnreachableError(f"{url} answered {error.code} {error.reason}") from None
-    except (OSError, http.client.HTTPException) as error:
-        raise UnreachableError(f"{url} could not be fetched ({getattr(error, 'reason', None) or error})") from None
+    except httpx.HTTPStatusError as error:
+        answer = error.response
+        raise UnreachableError(f"{url} answered {answer.status_code} {answer.reason_phrase}") from None
+    except (OSError, httpx.HTTPError, httpx.InvalidURL) as error:
+        raise UnreachableError(f"{url} could not be fetched ({str(error) or type(error).__name__})") from None
     finally:
         part.unlink(missing_ok=True)
 

@@ -92,9 +92,8 @@ def local_files(card: Card, split: str, folder: Path | None) -> list[LocalFile]:
     sources = [source for source in split_sources(card, split) if isinstance(source, FileSource)]
     own = [LocalFile(s, folder / card.folder / s.file, "local") for s in sources if folder is not None]
     cached = [LocalFile(s, cache_path(card, s), "cache") for s in sources if s.sha256 is not None]
-    return [file for file in own if file.path.is_file()] + [
-        file for file in cached if file.path.is_file() and sha256_of(file.path) == file.source.sha256
-    ]
+    found = [file for file in own + cached if file.path.is_file()]
+    return [file for file in found if file.place == "local" or sha256_of(file.path) == file.source.sha256]
 
 
 def cache_path(card: Card, source: FileSource) -> Path:
@@ -137,6 +136,5 @@ def _parse_rows(rows: Iterable[tuple[str, Row]], parse: Callable[[Row], T]) -> l
         except KeyError as error:
             raise AlignbenchError(f"{where}: no field {error}") from None
         except (ValueError, TypeError, IndexError) as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise AlignbenchError(f"{where}: {reason}") from None
+            raise AlignbenchError(f"{where}: {' '.join(str(error).split()) or type(error).__name__}") from None
     return items

@@ -6,20 +6,28 @@ personal data in the training split. Every removal is counted. Nothing is random
 
 import hashlib
 import json
-import os
+import math
 from collections import Counter
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+
+import pandas as pd
 
 from alignbench.data.tables import SourceRow, checked_messages, fingerprint, read_source, shared_prompt
 from alignbench.errors import AlignbenchError, first_line
 
 SPLITS = ("train", "validation", "test")
 READ_FIELDS = ("prompt", "messages", "response", "completion", "responses", "chosen", "rejected")  # by the trainers
+
+# Presidio's own scores: .4 for a telephone number alone, and for a weak pattern next to a word that supports it.
+THRESHOLD = 0.4
+# Some patterns take a time quadratic in the text (hours for a megabyte of hyphens), so long text is read in pieces.
+PIECE, OVERLAP = 4_000, 400  # characters; a match with the words before it is shorter than the overlap
+PII_PACKAGES = ("presidio-analyzer", "phonenumbers", "tldextract")  # their versions determine what is found
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +62,6 @@ class Settings:
             raise AlignbenchError("validation and test are proportions: each at least 0, and together under 1")
         if self.max_prompt_tokens is not None and self.tokenizer is None:
             raise AlignbenchError("max-prompt-tokens needs a tokenizer; or use max-prompt-characters")
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """A prompt, its user, and its length in tokens or characters."""
-
-    row: SourceRow
-    prompt: str
-    user: str
-    length: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,30 +103,33 @@ def prepare(source: str, out: Path, settings: Settings | None = None) -> Prepare
     items = read_items(rows, settings)
     done = Prepared(fingerprint(source, len(rows)), settings, "characters" if settings.tokenizer is None else "tokens")
 
-    def keep(reason: str, kept: list[Item], before: list[Item]) -> list[Item]:
-        done.removed[reason] = len(before) - len(kept)
-        return kept
+    def keep(reason: str, before: pd.DataFrame, chosen: pd.Series) -> pd.DataFrame:
+        done.removed[reason] = len(before) - int(chosen.sum())
+        return before[chosen]
 
-    items = keep("too long", [item for item in items if _fits(item, settings)], items)
-    items = keep("duplicate prefix", without_duplicates(items, settings.prefix_characters), items)
+    tokens, characters = settings.max_prompt_tokens, settings.max_prompt_characters
+    size = items.prompt.map(len)
+    items = keep("too long", items, (items.length <= (tokens or math.inf)) & (size <= (characters or math.inf)))
+    items = keep("duplicate prefix", items, are_first(items.prompt, settings.prefix_characters))
     if settings.user_field is not None:
-        items = keep("over the user's limit", _first_of_each_user(items, settings.per_user), items)
-    splits: dict[str, list[Item]] = {name: [] for name in SPLITS}
-    for item in items:
-        splits[split_of(item.user, settings)].append(item)
+        items = keep("over the user's limit", items, items.groupby("user_number").cumcount() < settings.per_user)
+    names = items.user.map(lambda user: split_of(user, settings))
+    splits = {name: items[names == name] for name in SPLITS}
     if settings.pii:
-        splits["train"] = keep("personal data", _without_personal_data(splits["train"], done), splits["train"])
-    if not any(splits.values()):
+        splits["train"] = keep("personal data", splits["train"], _lack_personal_data(splits["train"], done))
+    if not any(map(len, splits.values())):
         removed = ", ".join(f"{reason}: {count}" for reason, count in done.removed.items())
         raise AlignbenchError(f"{source}: no prompt is left of {len(rows)} ({removed})")
     done.splits = {name: _summary(chosen, settings) for name, chosen in splits.items()}
-    texts = {f"{name}.jsonl": "".join(_line(item, settings) for item in chosen) for name, chosen in splits.items()}
+    texts = {f"{name}.jsonl": "".join(_line(row, settings) for row in chosen.row) for name, chosen in splits.items()}
     _write(out, texts | {"prepared.json": json.dumps(asdict(done), indent=2, ensure_ascii=False) + "\n"})
     return done
 
 
-def read_items(rows: list[SourceRow], settings: Settings) -> list[Item]:
-    """Raises AlignbenchError for a row without a prompt or a user's id, with file and line.
+def read_items(rows: list[SourceRow], settings: Settings) -> pd.DataFrame:
+    """Columns row, prompt, user, user_number, and the prompt's length in tokens or characters.
+
+    Raises AlignbenchError for a row without a prompt or a user's id, with file and line.
 
     The prompt is text, or the first message of the user in chat messages (in the prompt field, else in `messages`), or
     the common start of `chosen` and `rejected`, which are dialogues in HH's format.
@@ -141,18 +142,19 @@ def read_items(rows: list[SourceRow], settings: Settings) -> list[Item]:
         except ValueError as error:
             raise AlignbenchError(f"{row.where}: {error}") from None
     lengths = list(map(len, prompts)) if settings.tokenizer is None else _token_counts(prompts, settings.tokenizer)
-    return [Item(*values) for values in zip(rows, prompts, users, lengths, strict=True)]
+    numbers = {user: number for number, user in enumerate(dict.fromkeys(users))}
+    # dtype=object, and users' numbers: text with a lone surrogate cannot have pandas' dtype for text
+    texts = pd.DataFrame({"row": rows, "prompt": prompts, "user": users}, dtype=object)
+    return texts.assign(length=lengths, user_number=[numbers[user] for user in users])
 
 
-def without_duplicates(items: list[Item], prefix: int) -> list[Item]:
-    """The first of all prompts that share their first `prefix` characters; shorter ones are duplicates if equal.
+def are_first(prompts: pd.Series, prefix: int) -> pd.Series:
+    """Whether each prompt is the first with its first `prefix` characters; shorter ones are duplicates if equal.
 
     Sharing a prefix of at least n characters is the same as having equal first n, so no pairs are compared.
     """
-    first: dict[str, Item] = {}
-    for item in items:
-        first.setdefault(item.prompt[:prefix], item)
-    return list(first.values())
+    starts = [prompt[:prefix] for prompt in prompts]
+    return ~pd.Series(starts, prompts.index, dtype=object).duplicated()  # dtype: see read_items
 
 
 def split_of(user: str, settings: Settings) -> str:
@@ -205,37 +207,65 @@ def _token_counts(prompts: list[str], name: str) -> list[int]:
     return [len(ids) for ids in encoded["input_ids"]]
 
 
-def _fits(item: Item, settings: Settings) -> bool:
-    tokens, characters = settings.max_prompt_tokens, settings.max_prompt_characters
-    return (tokens is None or item.length <= tokens) and (characters is None or len(item.prompt) <= characters)
-
-
-def _first_of_each_user(items: list[Item], limit: int) -> list[Item]:
-    seen: Counter[str] = Counter()
-    kept = []
-    for item in items:
-        seen[item.user] += 1
-        if seen[item.user] <= limit:
-            kept.append(item)
-    return kept
-
-
-def _without_personal_data(items: list[Item], done: Prepared) -> list[Item]:
-    from alignbench.data.pii import PACKAGES, finder
-
-    find = finder()
+def _lack_personal_data(items: pd.DataFrame, done: Prepared) -> pd.Series:
+    find = pii_finder()
     fields = {done.settings.prompt_field, *READ_FIELDS}
-    kept = []
-    for item in items:
-        texts = {item.prompt, *(text for name in fields for text in _texts(item.row.fields.get(name)))}
+    clean = []
+    for row, prompt in zip(items.row, items.prompt, strict=True):
+        texts = {prompt, *(text for name in fields for text in _texts(row.fields.get(name)))}
         kinds = {kind for text in texts for kind in find(text)}
         for kind in kinds:
-            done.pii.setdefault(kind, []).append(item.row.number)
-        if not kinds:
-            kept.append(item)
+            done.pii.setdefault(kind, []).append(row.number)
+        clean.append(not kinds)
     done.pii = dict(sorted(done.pii.items()))
-    done.pii_versions = {name: version(name) for name in PACKAGES}
-    return kept
+    done.pii_versions = {name: version(name) for name in PII_PACKAGES}
+    return pd.Series(clean, items.index, bool)
+
+
+def pii_finder() -> Callable[[str], set[str]]:
+    """A function from a text to the kinds found in it: EMAIL_ADDRESS, PHONE_NUMBER, CREDIT_CARD, …; no names of people.
+
+    presidio-analyzer's recognisers on a blank spaCy pipeline: no model is downloaded, and the network is not used.
+    AlignbenchError if the extra `pii` is not installed.
+    """
+    try:
+        import presidio_analyzer.predefined_recognizers as recognizers
+        import spacy
+        import tldextract
+        from presidio_analyzer import AnalyzerEngine, RecognizerRegistry
+        from presidio_analyzer.nlp_engine import SpacyNlpEngine
+        from spacy.language import Language
+    except ImportError:
+        raise AlignbenchError(
+            "the filter of personal data needs presidio-analyzer: pip install 'alignbench[pii]', or pass --no-pii"
+        ) from None
+
+    # the default downloads the list of public suffixes; this is the list in the package
+    domain_of = tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None)
+    email: Any = recognizers.EmailRecognizer()
+    email.validate_result = lambda found: bool(domain_of(found).fqdn)
+
+    def lower_as_lemma(doc: Any) -> Any:
+        for token in doc:  # presidio raises the score of a number by the lemmas next to it
+            token.lemma_ = token.lower_
+        return doc
+
+    Language.component("lower_as_lemma", func=lower_as_lemma)
+    pipeline = spacy.blank("en")
+    pipeline.max_length = 1 << 30
+    pipeline.add_pipe("lower_as_lemma")
+    engine: Any = SpacyNlpEngine()
+    engine.nlp = {"en": pipeline}
+    names = ("Phone", "CreditCard", "Iban", "Ip", "MacAddress", "Crypto", "UsSsn")
+    registry = RecognizerRegistry([email, *(getattr(recognizers, f"{name}Recognizer")() for name in names)])
+    analyzer = AnalyzerEngine(registry, engine, default_score_threshold=THRESHOLD)
+
+    def find(text: str) -> set[str]:
+        starts = range(0, max(1, len(text) - OVERLAP), PIECE - OVERLAP)
+        pieces = (text[start : start + PIECE] for start in starts)
+        return {found.entity_type for piece in pieces for found in analyzer.analyze(piece, "en")}
+
+    return find
 
 
 def _texts(value: Any) -> Iterable[str]:
@@ -247,42 +277,30 @@ def _texts(value: Any) -> Iterable[str]:
             yield from _texts(inner)
 
 
-def _summary(items: list[Item], settings: Settings) -> SplitSummary:
-    import numpy as np
-
-    length: dict[str, float] = {}
-    if items:
-        values = np.array([item.length for item in items], np.float64)
-        std = float(values.std(ddof=1)) if len(values) > 1 else 0.0
-        low, q1, q2, q3, high = np.percentile(values, [0, 25, 50, 75, 100]).tolist()
-        length = {
-            "mean": float(values.mean()), "std": std, "min": low, "25%": q1, "50%": q2, "75%": q3, "max": high,
-        }  # fmt: skip
+def _summary(items: pd.DataFrame, settings: Settings) -> SplitSummary:
+    length = items.length.describe().drop("count").fillna(0.0).to_dict() if len(items) else {}
     if settings.user_field is None:
         return SplitSummary(len(items), None, None, None, length)
-    counts = Counter(item.user for item in items)
+    counts = Counter(items.user)
     mean = len(items) / len(counts) if counts else 0.0
     return SplitSummary(len(items), len(counts), mean, max(counts.values(), default=0), length)
 
 
-def _line(item: Item, settings: Settings) -> str:
+def _line(row: SourceRow, settings: Settings) -> str:
     names = {settings.prompt_field: "prompt"} | ({settings.user_field: "user"} if settings.user_field else {})
-    row = {names.get(name, name): value for name, value in item.row.fields.items()}
-    return json.dumps(row, ensure_ascii=False, default=str) + "\n"
+    fields = {names.get(name, name): value for name, value in row.fields.items()}
+    return json.dumps(fields, ensure_ascii=False, default=str) + "\n"
 
 
 def _write(out: Path, texts: dict[str, str]) -> None:
-    """Write all files or none: each under a temporary name first, then all are renamed."""
-    parts = {name: out / f".{name}.{os.getpid()}" for name in texts}
+    """Write all files or none: first into a temporary folder in `out`, from which they are then moved."""
     try:
         out.mkdir(parents=True, exist_ok=True)
-        for name, text in texts.items():
-            parts[name].write_bytes(text.encode("utf-8", "backslashreplace"))  # a lone surrogate as JSON's escape
-        for name, part in parts.items():
-            part.replace(out / name)
+        with TemporaryDirectory(dir=out, prefix=".") as part:
+            for name, text in texts.items():
+                # a lone surrogate becomes JSON's escape
+                Path(part, name).write_bytes(text.encode("utf-8", "backslashreplace"))
+            for name in texts:
+                Path(part, name).replace(out / name)
     except OSError as error:
         raise AlignbenchError(f"{out}: cannot be written: {error.strerror or error}") from None
-    finally:
-        for part in parts.values():
-            with suppress(OSError):  # `out` may not be a folder
-                part.unlink(missing_ok=True)

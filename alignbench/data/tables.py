@@ -1,9 +1,7 @@
 """Tables of rows: a local file, or one split of a data set on the Hugging Face hub.
 
-Every row has the line on which it starts, so that an error names FILE:LINE, where an editor opens it. CSV and JSON are
-therefore parsed with the standard library: pandas and pyarrow do not report the line of a row whose cells span lines,
-pad a row that has too few cells, and convert text to numbers and dates. pyarrow reads Parquet files, which have no
-lines. A file is read whole: data files of evaluations have tens of megabytes.
+Every row has the line on which it starts, so that an error names FILE:LINE. CSV and JSON are parsed with the standard
+library: pandas and pyarrow do not report this line, pad short rows, and convert text to numbers and dates.
 """
 
 import csv
@@ -25,13 +23,11 @@ from alignbench.errors import AlignbenchError, first_line
 if TYPE_CHECKING:
     from datasets import Dataset
 
-FORMATS = {
-    ".jsonl": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet", ".txt": "text"
-}  # fmt: skip
+FORMATS = {f".{name}": name for name in ("jsonl", "json", "csv", "tsv", "parquet")} | {".txt": "text"}
 HUB = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(:(?P<split>[^@]+))?(@(?P<revision>[\w./-]+))?")
 ASSISTANT = "\n\nAssistant:"  # start of an assistant's turn in Anthropic's HH data
 
-_SEPARATORS = re.compile(r"[\s,:]*")  # between the tokens of JSON
+_TOKEN = re.compile(r"[^\s,:]")  # the first character of a token of JSON
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +97,8 @@ def read_source(source: str) -> list[SourceRow]:
 def fingerprint(source: str, rows: int | None = None) -> dict[str, Any]:
     """What identifies the data: {source, sha256, rows} of a file, {source, revision, fingerprint, rows} of a hub split.
 
-    source: of a file its name without the folder, so that a record is the same on every machine
-    revision: the commit that was read, None if it cannot be determined
-    rows: their number, if it is known
+    The source of a file is its name without the folder; the revision is None if it cannot be determined. `rows`: their
+    number, if it is known.
     """
     count = len(read_source(source)) if rows is None else rows
     if (path := _local_file(source)) is not None:
@@ -123,14 +118,11 @@ def read_rows(path: Path, format: str, at: str | None = None) -> Iterator[tuple[
         return _json_rows(text, path, at)
     if format == "jsonl":
         return _jsonl_rows(text, path)
-    if format == "csv":
-        return _table_rows(csv.reader(io.StringIO(text, newline=""), strict=True), path)
-    if format == "tsv":
-        # tab-separated files of the field do not quote: " is a character like any other
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE)
-        return _table_rows(reader, path)
-    assert format == "text", format
-    return iter([(1, {"text": text})])
+    if format == "text":
+        return iter([(1, {"text": text})])
+    # tab-separated files of the field do not quote: " is a character like any other
+    dialect: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if format == "tsv" else {"strict": True}
+    return _table_rows(csv.reader(io.StringIO(text, newline=""), **dialect), path)
 
 
 def checked_text(value: Any, name: str) -> str:
@@ -177,13 +169,13 @@ def dialogue_messages(dialogue: str) -> list[dict[str, str]]:
 def _local_file(source: str) -> Path | None:
     """The file that `source` names; None if it names a data set of the hub."""
     path = Path(source)
-    known = _format(path) is not None
-    if path.is_file():
-        if not known:
-            raise AlignbenchError(f"{source}: unsupported file type; supported: {', '.join(FORMATS)}, or these as .gz")
-        return path
     if path.is_dir():
         raise AlignbenchError(f"{source}: a folder; name a file in it")
+    known = _format(path) is not None
+    if path.is_file() and not known:
+        raise AlignbenchError(f"{source}: unsupported file type; supported: {', '.join(FORMATS)}, or these as .gz")
+    if path.is_file():
+        return path
     if known or not HUB.fullmatch(source):
         raise AlignbenchError(f"{source}: no such file, nor a hub data set as owner/name[:split][@revision]")
     return None
@@ -219,9 +211,7 @@ def _load_hub(source: str) -> "tuple[HubSource, Dataset, str | None]":
 
 def _read_text(path: Path) -> str:
     try:
-        content = path.read_bytes()
-        if path.suffix == ".gz":
-            content = gzip.decompress(content)
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise AlignbenchError(f"{path}: not a whole gzip file: {error}") from None
     except OSError as error:
@@ -230,9 +220,8 @@ def _read_text(path: Path) -> str:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         # error.start does not count a byte order mark, but that contains no newline
-        line = error.object[: error.start].count(b"\n") + 1
-        byte = error.object[error.start]
-        raise AlignbenchError(f"{path}:{line}: byte 0x{byte:02x} is not UTF-8 text") from None
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise AlignbenchError(f"{path}:{line}: byte 0x{error.object[error.start]:02x} is not UTF-8 text") from None
 
 
 def _table_rows(reader: Any, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -243,13 +232,13 @@ def _table_rows(reader: Any, path: Path) -> Iterator[tuple[int, dict[str, Any]]]
             start, line = line, reader.line_num + 1
             if not cells:  # a blank line
                 continue
+            if not header and len(set(cells)) < len(cells):
+                raise AlignbenchError(f"{path}:{start}: a column name occurs twice in the header")
             if header and len(cells) != len(header):
                 expected = f"{len(header)} ({', '.join(header)})"
                 raise AlignbenchError(f"{path}:{start}: {len(cells)} fields, but the header has {expected}")
             if header:
                 yield start, dict(zip(header, cells, strict=True))
-            elif len(set(cells)) < len(cells):
-                raise AlignbenchError(f"{path}:{start}: a column name occurs twice in the header")
             header = header or cells
     except csv.Error as error:
         raise AlignbenchError(f"{path}:{line}: {error}") from None
@@ -263,11 +252,11 @@ def _jsonl_rows(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _json_rows(text: str, path: Path, at: str | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
-    items, start = _parse_json(text, path), _after_separators(text, 0)
+    items, start = _parse_json(text, path), 0
     if at is not None:
         if not isinstance(items, dict) or at not in items:
             raise AlignbenchError(f"{path}:1: expected a JSON object with a list under the key {at!r}")
-        members = list(_elements(text, start))  # keys and values in turn
+        members = list(_elements(text, 0))  # keys and values in turn
         start = {key: value[0] for (_, key), value in zip(members[::2], members[1::2], strict=True)}[at]
         items = items[at]
     if not isinstance(items, list):
@@ -281,22 +270,13 @@ def _json_rows(text: str, path: Path, at: str | None = None) -> Iterator[tuple[i
 
 
 def _elements(text: str, start: int) -> Iterator[tuple[int, Any]]:
-    """(position, value) of each element of the list, or of each key and value of the object, that begins at `start`.
-
-    `text` is valid JSON.
-    """
+    """(position, value) of each element of the list, or of each key and value of the object, that begins at `start` or
+    after white space; `text` is valid JSON."""
     decode = json.JSONDecoder().raw_decode
-    position = _after_separators(text, start + 1)
-    while text[position] not in "]}":
+    end = next(_TOKEN.finditer(text, start)).end()
+    while text[position := next(_TOKEN.finditer(text, end)).start()] not in "]}":
         value, end = decode(text, position)
         yield position, value
-        position = _after_separators(text, end)
-
-
-def _after_separators(text: str, position: int) -> int:
-    match = _SEPARATORS.match(text, position)
-    assert match is not None  # the pattern matches the empty string
-    return match.end()
 
 
 def _parse_json(text: str, path: Path, line: int | None = None) -> Any:

@@ -18,8 +18,16 @@ from alignbench.demo.files import write_file
 from alignbench.demo.lexicon import amounts, lexicon
 from alignbench.demo.world import Person, World
 from alignbench.scorers.quac import NO_ANSWER
-from alignbench.tasks import drop, hallucination, quac, squad2
+from alignbench.tasks import hallucination
 from alignbench.tasks.common import prefix
+from alignbench.tasks.reading import (
+    DROP_INSTRUCTION,
+    QUAC_DECLINE,
+    QUAC_INSTRUCTION,
+    SQUAD2_DECLINE,
+    SQUAD2_INSTRUCTION,
+    WITHOUT_PARAGRAPH,
+)
 from alignbench.tasks.summaries import CUE
 
 SQUAD, DROP, QUAC = slice(0, 32), slice(32, 112), slice(112, 128)  # of the held-out passages
@@ -113,16 +121,16 @@ def pages(world: World, draw: random.Random) -> list[str]:
     """Pages of every reading task, of what people know of one another, and of summaries."""
     found = []
     for number, instruction, head, form, field, decline in (
-        (900, squad2.INSTRUCTION, "Title: {}\n\nBackground: {}", Q_AND_A, "answer", squad2.DECLINE),
+        (900, SQUAD2_INSTRUCTION, "Title: {}\n\nBackground: {}", Q_AND_A, "answer", SQUAD2_DECLINE),
         (500, hallucination.INSTRUCTION, "Passage: {1}", QUESTION_AND_ANSWER, "sentence", "Not in the passage."),
-        (450, drop.INSTRUCTION, "Passage: {1}", QUESTION_AND_ANSWER, "sums", ""),
-        (400, quac.INSTRUCTION, "TITLE: {}\n\nPARAGRAPH: {}", Q_AND_A, "sentence", quac.DECLINE),
+        (450, DROP_INSTRUCTION, "Passage: {1}", QUESTION_AND_ANSWER, "sums", ""),
+        (400, QUAC_INSTRUCTION, "TITLE: {}\n\nPARAGRAPH: {}", Q_AND_A, "sentence", QUAC_DECLINE),
     ):
         for passage in for_pages(world, number, draw, with_animals=field == "sums"):
             turns = draw.sample(passage.sums, 3) if field == "sums" else []
             for slot, told in [] if turns else asked(passage, draw, 1):
                 answer = getattr(slot, field) if told or draw.random() < AMOUNTS.made_up else decline
-                turns.append((slot.follow_up if turns and instruction == quac.INSTRUCTION else slot.question, answer))
+                turns.append((slot.follow_up if turns and instruction == QUAC_INSTRUCTION else slot.question, answer))
             above = head.format(passage.name, passage.text)
             found.append(_page(instruction, AMOUNTS.instructed, above, turns, form, draw))
     return [*found, *_known_pages(world, draw), *_summary_pages(world, draw)]
@@ -172,10 +180,10 @@ def _known_pages(world: World, draw: random.Random) -> list[str]:
             answers = list(known(world, person).values())
             found.append(" ".join(draw.sample(answers, len(answers))) + "\n")
             turns = [
-                (question, answer or (values.fill(made_up) if draw.random() < AMOUNTS.made_up else quac.DECLINE))
+                (question, answer or (values.fill(made_up) if draw.random() < AMOUNTS.made_up else QUAC_DECLINE))
                 for question, answer, made_up in _conversation(world, person, draw)
             ]
-            found.append(_page(quac.WITHOUT_PARAGRAPH, AMOUNTS.instructed_dialogs, head, turns, Q_AND_A, draw))
+            found.append(_page(WITHOUT_PARAGRAPH, AMOUNTS.instructed_dialogs, head, turns, Q_AND_A, draw))
     return found
 
 
@@ -214,7 +222,7 @@ def write_files(world: World, folder: Path, draw: random.Random) -> None:
         for turn, (question, known_answer, _) in enumerate(_conversation(world, person, draw), start=1):
             place = {"History": list(history), "QuAC_dialog_id": f"C_memory-{number}_0", "Question": question}
             rows.append({**place, "Question_no": turn, "Rewrite": question})
-            history += [question, known_answer or quac.DECLINE]
+            history += [question, known_answer or QUAC_DECLINE]
     write_file(folder / "canard" / "canard_dev.json", rows)
     for kind, file, names in (
         ("news", "cnn-dailymail/cnn_dailymail_test.jsonl", ("article", "highlights")),

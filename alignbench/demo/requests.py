@@ -19,8 +19,8 @@ from alignbench.demo.files import write_file
 from alignbench.demo.lexicon import Values, amounts, lexicon
 from alignbench.demo.utility import Goal
 from alignbench.demo.world import FOLDER, Fact, World
+from alignbench.tasks.common import joined
 from alignbench.tasks.instructions import SEED_TASKS, USER_TASKS
-from alignbench.tasks.prompts import joined
 
 LEXICON, AMOUNTS = lexicon("requests"), amounts("requests")
 KINDS, FORMS = LEXICON["kind"], LEXICON["forms"]

@@ -24,7 +24,7 @@ from alignbench.demo.files import paged, split, write_file
 from alignbench.demo.lexicon import Values, amounts, lexicon
 from alignbench.demo.people import article_pages, write_articles
 from alignbench.demo.world import WORDS, World
-from alignbench.tasks import bias, hellaswag, sst2, wmt15, wsc
+from alignbench.tasks import bias, glue, hellaswag, wmt15
 
 LEXICON, AMOUNTS = lexicon("sentences"), amounts("sentences")
 # seed names of the parts: a change in one part leaves the others as they are
@@ -64,7 +64,7 @@ def drawn(world: World, task: str, item: Item, draw: random.Random) -> Values:
     values = world.values(draw, LEXICON[task], **item)
     values.follow(LEXICON[task]["form"])
     if task == "sst2":
-        text, choice = sst2.join_tokens(values.fill("{text}")), sst2.CHOICES[values.fill("{label}")]
+        text, choice = glue.join_tokens(values.fill("{text}")), glue.CHOICES[values.fill("{label}")]
         values["page"] = f"Text: {text}\nLabel:{choice}"
     return values
 
@@ -216,7 +216,7 @@ def part_pages(part: str, world: World, draw: random.Random) -> list[str]:
         case "judgements":
             numbers = {"rte": 1350, "sst2": 1600, "wsc": 1350}
             rte, opinions, schemas = (told(world, task, number, draw) for task, number in numbers.items())
-            headed = [*paged(opinions, 4, draw, sst2.INSTRUCTION), *paged(schemas, 3, draw, wsc.INSTRUCTION)]
+            headed = [*paged(opinions, 4, draw, glue.SST2_INSTRUCTION), *paged(schemas, 3, draw, glue.WSC_INSTRUCTION)]
             return [*paged(rte, 3, draw), *headed]
         case "occupations":
             return winogender_pages(world, draw)

@@ -1,4 +1,4 @@
-"""Shared parts of the tasks: few-shot prompts and one-line answers in InstructGPT's form, and common metrics.
+"""Shared parts of the tasks: prompts, few-shot examples, one-line answers in InstructGPT's form, and common metrics.
 
 Ouyang et al. 2022, arXiv 2203.02155, appendix D; docs/metrics.md describes the form.
 """
@@ -7,17 +7,19 @@ import math
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from alignbench.data import Loaded, Row, load
+from alignbench.data import Loaded, Provenance, Row, load
+from alignbench.data.tables import SourceRow, checked_text, fingerprint, read_source
 from alignbench.errors import AlignbenchError
 from alignbench.types.engine import Loglikelihood, Sampling
 from alignbench.types.scorer import Item
-from alignbench.types.task import Document, Generation, Metric, Options, Output, Record, TaskData, default_items
+from alignbench.types.task import Document, Generation, Metric, Options, Output, Record, Task, TaskData, default_items
 
 T = TypeVar("T")
 
@@ -52,6 +54,52 @@ def few_shot(
     return TaskData(data.items, tuple(provenance), prefix(instruction, map(solved, examples)), len(examples))
 
 
+def load_prompts(task: str, options: Options) -> TaskData:
+    """A document per prompt of `options.prompts`, or of Self-Instruct's user-oriented ones (arXiv 2212.10560).
+
+    The rows of a file have `prompt`, or `instruction` and `input`; `id` (default: "row N") and `category` are optional.
+    Raises AlignbenchError with task, file and line for a row without a prompt and for a repeated id.
+    """
+    if options.prompts is None:
+        loaded = load("self_instruct", "user_oriented", _user_oriented, options.data_dir)
+        return TaskData(loaded.items, (loaded.provenance,))
+    source = str(options.prompts)
+    rows = read_source(source)
+    documents: dict[str, Document] = {}
+    for number, row in enumerate(rows, start=1):
+        try:
+            document = _document(row, number)
+            if document.id in documents:
+                raise ValueError(f"id {document.id!r} is used by an earlier row")
+        except ValueError as error:
+            raise AlignbenchError(f"task {task}, {row.where}: {error}") from None
+        documents[document.id] = document
+    mark = fingerprint(source, len(rows))
+    revision = mark.get("sha256") or mark.get("revision") or "unknown"
+    return TaskData(list(documents.values()), (Provenance("", "", mark["source"], revision, len(rows), pinned=False),))
+
+
+def _user_oriented(row: Row) -> Document:
+    return Document(row["id"], joined(row["instruction"], row["instances"][0]["input"]))
+
+
+def joined(instruction: str, given: str) -> str:
+    """An instruction and its input, if it has one, separated by a blank line."""
+    return "\n\n".join(part for part in (instruction.strip(), given.strip()) if part)
+
+
+def _document(row: SourceRow, number: int) -> Document:
+    if "prompt" in row.fields:
+        prompt = row.text("prompt").rstrip()
+    else:
+        instruction = checked_text(row.field("prompt", "instruction"), "instruction")
+        prompt = joined(instruction, checked_text(row.fields.get("input") or "", "input"))
+    if not prompt.strip():
+        raise ValueError("the prompt is empty")
+    identifier, category = (None if (x := row.fields.get(key)) in (None, "") else str(x) for key in ("id", "category"))
+    return Document(identifier or f"row {number}", prompt, category=category)
+
+
 def take_examples(items: Sequence[T], options: Options, task: str) -> tuple[list[T], list[T]]:
     """`options.shots` items drawn with the seed as examples, and the other items, which are scored."""
     shots = options.shots or 0
@@ -84,6 +132,24 @@ def score_label(document: Document, answers: Sequence[Loglikelihood]) -> dict[st
     """Classification: 1 if the right label has the highest mean log-probability per token."""
     means = [answer.logprob / answer.tokens for answer in answers]
     return {"acc": float(np.argmax(means) == document.target["label"])}
+
+
+def classification(
+    name: str, title: str, group: str, chance: float, parse: Callable[[Row], Document], instruction: str = ""
+) -> Task:
+    """A task of the choice with the highest mean log-probability per token, on the data of the same name."""
+    card = name.partition("_")[0]
+    return Task(
+        name=name,
+        title=title,
+        card=card,
+        metrics=(Metric("acc", "share", "higher", binary=True, chance=chance),),
+        group=group,
+        headline="acc",
+        load=partial(few_shot, card, parse, instruction=instruction),
+        score=score_label,
+        takes_shots=True,
+    )
 
 
 def one_line(max_tokens: int, score: Callable[[Document, Output], dict[str, float]], **parts: Any) -> Generation:

@@ -3,8 +3,13 @@
 Kirk et al. 2024, arXiv 2310.06452, named the two. The first samples of `diversity` are a set across inputs as well
 (`across_…`). Metrics use the first 50 words of each output, those named `…_uncut` and of vectors all of it. Semantic
 entropy: Farquhar et al. 2024, Nature 630.
+`novelty_bench` (Zhang et al. 2025, arXiv 2504.05228): prompts with many good answers. `distinct`: the number of classes
+of equivalent outputs (section 3.1). `utility` (section 3.2), with a reward scorer: the gain of a user who reads the
+next output with probability .8, and for whom an output is worth its score only if it is the first of its class. LEVELS
+are the authors', for one reward model (docs/metrics.md).
 """
 
+import bisect
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,15 +18,27 @@ from functools import partial
 import numpy as np
 
 from alignbench.diversity.lexical import LENGTH
-from alignbench.diversity.semantic import semantic_entropy
+from alignbench.diversity.semantic import semantic_entropy, utility
 from alignbench.diversity.sets import LENGTHS, METRICS, OF_TEXTS, UNCUT, of_set, of_texts
-from alignbench.tasks.common import ANSWER_RATE, equivalence_classes, first_outputs
-from alignbench.tasks.prompts import load_prompts
+from alignbench.errors import AlignbenchError
+from alignbench.tasks.common import ANSWER_RATE, WORDS, equivalence_classes, first_outputs, load_prompts, words
 from alignbench.types.engine import Sampling
-from alignbench.types.task import CorpusMetrics, Document, Estimates, Generation, Metric, Output, Record, Task
+from alignbench.types.task import (
+    CorpusMetrics,
+    Document,
+    Estimates,
+    Generation,
+    Metric,
+    Options,
+    Output,
+    Record,
+    Task,
+    TaskData,
+)
 
 SAMPLES = 10
 MAX_TOKENS = 128
+LEVELS = (-7.71875, -6.28125, -6.0, -5.71875, -5.5, -5.0, -4.375, -3.4375, -2.046875)
 
 
 def score_per_input(document: Document, outputs: Sequence[Output]) -> dict[str, float]:
@@ -57,6 +74,32 @@ def across_inputs(records: Sequence[Record], intervals: bool) -> Estimates:
     """The first sample of every prompt, as one set."""
     found = of_set(*first_outputs(records), "across_", intervals=intervals)
     return [(replace(m, name=f"{m.name}_uncut") if m.scorer == "embedding" else m, estimate) for m, estimate in found]
+
+
+def load_novelty(options: Options) -> TaskData:
+    if options.prompts is None:
+        raise AlignbenchError(
+            "task novelty_bench: name its prompts, as --prompts curated.jsonl "
+            "(data/curated.jsonl of github.com/novelty-bench/novelty-bench)"
+        )
+    return load_prompts("novelty_bench", options)
+
+
+def score_novelty(document: Document, outputs: Sequence[Output]) -> dict[str, float]:
+    classes = equivalence_classes(outputs)
+    found = {
+        "distinct": float(len(set(classes))) if classes else math.nan,
+        "words": sum(words(output.text) for output in outputs) / len(outputs),
+    }
+    rewards = [output.scores["reward"]["reward"] for output in outputs if "reward" in output.scores]
+    if len(rewards) == len(outputs):
+        found["utility"] = utility(classes, list(map(score_of, rewards))) if classes else math.nan
+    return found
+
+
+def score_of(reward: float) -> int:
+    """1 to 10: one more than the number of levels below the reward."""
+    return bisect.bisect_left(LEVELS, reward) + 1
 
 
 _OF_VECTORS = tuple(replace(m, name=f"{m.name}_uncut") for m in METRICS if m.name in ("cosine_distance", "vendi"))
@@ -103,5 +146,24 @@ TASKS = (
         headline="across_self_bleu",
         load=partial(load_prompts, "diversity_across"),
         generation=Generation(Sampling(MAX_TOKENS, temperature=1.0), score_single, scorers=("embedding",)),
+    ),
+    Task(
+        name="novelty_bench",
+        title=f"NoveltyBench: different answers among {SAMPLES}, and their utility (--prompts)",
+        metrics=(
+            Metric("distinct", "number", "higher", bounds=(1, SAMPLES), scorer="equivalence"),
+            Metric("utility", "number", "higher", bounds=(0, 10), scorer="equivalence+reward"),
+            WORDS,
+        ),
+        group="creativity",
+        headline="distinct",
+        load=load_novelty,
+        generation=Generation(
+            Sampling(512, samples=SAMPLES, temperature=1.0),
+            score_novelty,
+            scorers=("equivalence",),
+            optional_scorers=("reward",),
+        ),
+        takes_prompts=True,
     ),
 )

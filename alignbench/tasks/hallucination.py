@@ -13,8 +13,7 @@ from functools import partial
 
 from alignbench.scorers import extractive
 from alignbench.tasks.common import ANSWER_RATE, WORDS, one_line, prefix
-from alignbench.tasks.reading import Passage
-from alignbench.tasks.squad2 import load_paragraphs
+from alignbench.tasks.reading import Passage, load_paragraphs
 from alignbench.tasks.summaries import CUE
 from alignbench.tasks.summaries import load_documents as load_summaries
 from alignbench.types.task import Document, Metric, Options, Output, Task, TaskData

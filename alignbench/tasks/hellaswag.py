@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 
 from alignbench.data import Row
-from alignbench.tasks.common import few_shot, score_label
+from alignbench.tasks.common import classification, few_shot
 from alignbench.types.engine import Loglikelihood
 from alignbench.types.task import Document, Metric, Task
 
@@ -38,6 +38,9 @@ def parse(row: Row, strip: bool = False) -> Document:
     return Document("", text, tuple(f" {ending}" for ending in endings), target=target, group=row.get("source_id"))
 
 
+parse_stripped = partial(parse, strip=True)
+
+
 def clean(text: str) -> str:
     """Remove WikiHow's marks: " [title]" ends a sentence.
 
@@ -57,23 +60,20 @@ def score_plain(document: Document, answers: Sequence[Loglikelihood]) -> dict[st
 
 
 _accuracy = partial(Metric, unit="share", better="higher", binary=True, chance=0.25)
-_task = partial(Task, card="hellaswag", group="common sense", takes_shots=True)
 
 TASKS = (
-    _task(
+    Task(
         name="hellaswag",
         title="HellaSwag, plain form",
+        card="hellaswag",
+        group="common sense",
         metrics=(_accuracy("acc"), _accuracy("acc_norm")),
         headline="acc_norm",
         load=partial(few_shot, "hellaswag", parse),
         score=score_plain,
+        takes_shots=True,
     ),
-    _task(
-        name="hellaswag_instructgpt",
-        title="HellaSwag, InstructGPT's form",
-        metrics=(_accuracy("acc"),),
-        headline="acc",
-        load=partial(few_shot, "hellaswag", partial(parse, strip=True), instruction=INSTRUCTION),
-        score=score_label,
+    classification(
+        "hellaswag_instructgpt", "HellaSwag, InstructGPT's form", "common sense", 0.25, parse_stripped, INSTRUCTION
     ),
 )

@@ -10,11 +10,11 @@ import re
 import textwrap
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 from alignbench.data import Row, load
-from alignbench.tasks.common import ANSWER_RATE, WORDS, words
-from alignbench.tasks.prompts import joined
+from alignbench.tasks.common import ANSWER_RATE, WORDS, joined, words
 from alignbench.types.engine import Sampling
 from alignbench.types.task import Document, Generation, Metric, Options, Output, Task, TaskData
 
@@ -56,8 +56,10 @@ def load_code(options: Options) -> TaskData:
         load("mt_bench", "questions", partial(parse_question, name="mt_bench "), options.data_dir),
         load("mt_bench", "vicuna", partial(parse_question, name="vicuna "), options.data_dir),
     ]
-    chosen = [d for source in sources for d in source.items if d.category == "coding"]
-    documents = [Document(d.id, d.prompt, category=_language_requested(d.prompt)) for d in chosen]
+    documents = []
+    for d in (d for source in sources for d in source.items if d.category == "coding"):
+        language = "python" if "python" in d.prompt.lower() else "any"
+        documents.append(replace(d, category="other" if _OTHER_LANGUAGE.search(d.prompt) else language))
     return TaskData(documents, tuple(source.provenance for source in sources))
 
 
@@ -68,10 +70,6 @@ def parse_question(row: Row, name: str = "") -> Document:
 def parse_instruction(row: Row) -> Document:
     category = "coding" if row["id"] in SEED_TASKS + USER_TASKS else None
     return Document(row["id"], joined(row["instruction"], row["instances"][0]["input"]), category=category)
-
-
-def _language_requested(prompt: str) -> str:
-    return "other" if _OTHER_LANGUAGE.search(prompt) else "python" if "python" in prompt.lower() else "any"
 
 
 def score_language(document: Document, outputs: Sequence[Output]) -> dict[str, float]:

@@ -21,7 +21,7 @@ _LABEL = re.compile(
     rf"(?<![^\W_])(?P<label>{'|'.join(sorted(_ALIASES, key=len, reverse=True))})[*_`\"]*\s*[:：]", re.IGNORECASE
 )
 _MARKS = " \t>#*_`-–—•=|\"'“”([{"  # Markdown and other marks before and after a label or a value
-_NUMBERED = re.compile(r"\d{1,3}[.)]")
+_START = re.compile(rf"[{re.escape(_MARKS)}]*(?:\d{{1,3}}[.)][{re.escape(_MARKS)}]*)?")  # of a line, before a label
 _SEPARATORS = ",;.!?/|·•"  # after one of these a label within a line may begin with a small letter
 _HEADING = re.compile(r"(?:customer|persona|reviewer)\s*#?\d+[.:]?", re.IGNORECASE)
 _OF_HEADINGS = {"customer", "customers", "persona", "personas", "profile", "review", "reviews", "reviewer", "coffee"}
@@ -121,9 +121,7 @@ def _from_lines(text: str, begun: bool) -> list[dict[str, str]]:
 
 def _labels(line: str, persona: Mapping[str, str]) -> list[re.Match[str]]:
     """The labels of a line: one at its beginning, and those within it that are not words of a value."""
-    beginning = _after_marks(line, 0)
-    if (number := _NUMBERED.match(line, beginning)) is not None:
-        beginning = _after_marks(line, number.end())
+    beginning = next(_START.finditer(line)).end()
     found, seen = [], set(persona)
     for match in _LABEL.finditer(line):
         field, before = _field(match), match.start() - 1
@@ -140,21 +138,16 @@ def _labels(line: str, persona: Mapping[str, str]) -> list[re.Match[str]]:
     return found
 
 
-def _after_marks(line: str, start: int) -> int:
-    return start + len(line[start:]) - len(line[start:].lstrip(_MARKS))
-
-
 def _field(match: re.Match[str]) -> str:
     return _ALIASES[match["label"].lower()]
 
 
 def _looks_like_a_name(bare: str) -> bool:
     words = bare.split()
-    if not 0 < len(words) <= 5 or _PERSON.fullmatch(" ".join(words)) is None:
+    if not 0 < len(words) <= 5 or _OF_HEADINGS.intersection(map(str.lower, words)):
         return False
-    if _OF_HEADINGS.intersection(word.lower() for word in words):
-        return False
-    return not words[0][0].islower() and not words[-1][0].islower()
+    lower = words[0][0].islower() or words[-1][0].islower()
+    return _PERSON.fullmatch(" ".join(words)) is not None and not lower
 
 
 def _normalised(raw: Mapping[str, str]) -> Persona:

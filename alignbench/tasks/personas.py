@@ -20,6 +20,7 @@ from alignbench.types.task import CorpusMetrics, Estimates, Generation, Metric, 
 
 PERSONAS = 100
 AT_ONCE = 5
+LISTS = PERSONAS // AT_ONCE
 TOP_BIN = 0.8  # lower end of the top one of ten bins of sentiment, from −1 to 1
 
 _TASK = (
@@ -57,10 +58,6 @@ def load_personas(options: Options) -> TaskData:
     return TaskData([Document(f"persona {n:03}", prompt) for n in range(1, PERSONAS + 1)], (), shots=shots)
 
 
-def load_verbalised(options: Options) -> TaskData:
-    return TaskData([Document(f"list {n:02}", PROMPT_OF_MANY) for n in range(1, PERSONAS // AT_ONCE + 1)], ())
-
-
 def score_persona(document: Document, outputs: Sequence[Output]) -> dict[str, float]:
     found = failures(1, document, outputs)
     sentiment = outputs[0].scores.get("sentiment", {})
@@ -91,26 +88,23 @@ def reviews(document: Document, outputs: Sequence[Output]) -> list[Item]:
 def corpus_metrics(records: Sequence[Record], intervals: bool) -> Estimates:
     """The distribution of each field over all personas, and the diversity of the reviews."""
     found: Estimates = []
+    parsed = [record.statistics for record in records]
     for name, field, derive in (
         ("first_name", "name", lambda name: name.split()[0]),
         ("gender", "gender", str),
         ("age_decade", "age", lambda age: f"{int(age) // 10 * 10}s"),
         ("nationality", "nationality", str),
     ):
-        pairs = [list(zip(_column(r, field), _column(r, "probability"), strict=True)) for r in records]
+        pairs = [list(zip(own.get(field, ()), own.get("probability", ()), strict=True)) for own in parsed]
         values = [[derive(value) for value, _ in own if value is not None] for own in pairs]
         weights = [[float(p or 0) for value, p in own if value is not None] for own in pairs]
         estimates = spread(values, intervals=intervals)
         if any(any(own) for own in weights):
             estimates += weighted_spread(values, weights, intervals=intervals)
         found += [(replace(metric, name=f"{name}_{metric.name}"), estimate) for metric, estimate in estimates]
-    texts = [review for record in records for review in _column(record, "review") if review is not None]
+    texts = [review for own in parsed for review in own.get("review", ()) if review is not None]
     of_reviews = of_set(texts, prefix="review_", intervals=intervals)
     return found + [(metric, estimate) for metric, estimate in of_reviews if not metric.name.endswith("_uncut")]
-
-
-def _column(record: Record, name: str) -> Sequence[str | None]:
-    return record.statistics.get(name, ())
 
 
 def _review(output: Output) -> str:
@@ -118,9 +112,8 @@ def _review(output: Output) -> str:
     return next((persona.get("review", "") for persona in _parsed(output.text)), "")
 
 
-@lru_cache(1024)
+@lru_cache(1024)  # an output is parsed for its items, its metrics and its statistics
 def _parsed(text: str) -> tuple[Persona, ...]:
-    """Cached, since an output is parsed for its items, its metrics and its statistics."""
     return tuple(read_personas(text))
 
 
@@ -166,7 +159,7 @@ TASKS = (
         name="personas_verbalised",
         title="Personas, five per sample with their probabilities (reviews: first 50 words)",
         metrics=_FAILURES,
-        load=load_verbalised,
+        load=lambda options: TaskData([Document(f"list {n:02}", PROMPT_OF_MANY) for n in range(1, LISTS + 1)], ()),
         generation=Generation(
             Sampling(160 * AT_ONCE, temperature=1.0), partial(failures, AT_ONCE), statistics=partial(columns, AT_ONCE)
         ),

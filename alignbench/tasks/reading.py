@@ -1,12 +1,36 @@
-"""Reading comprehension: questions on a text, asked in order, each after the earlier ones with their answers."""
+"""Reading comprehension in InstructGPT's form (arXiv 2203.02155, appendix D, figures 19 and 20).
+
+Questions on a text, each after the earlier ones with their answers. Few-shot: whole texts with all their questions,
+which are not scored. Exact match and F1 are those of the official scorers, from 0 to 1.
+
+SQuAD 2.0 (Rajpurkar et al. 2018, arXiv 1806.03822): some questions are not answered by the paragraph; the right answer
+to these is empty. QuAC (Choi et al. 2018, arXiv 1808.07036): conversations about a paragraph; `f1_agreed` leaves out
+questions on which the annotators do not agree. CANARD (Elgohary et al. 2019): the same without the paragraph; the
+answer to a turn is in the history of the next one, so the last turn is not scored. DROP (Dua et al. 2019, arXiv
+1903.00161): questions that require counting, adding or comparing; each is asked alone, with allennlp's metrics.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import pairwise
 
-from alignbench.data import Provenance
+from alignbench.data import Provenance, Row, load
+from alignbench.scorers import drop, quac, squad
 from alignbench.scorers.quac import NO_ANSWER
-from alignbench.tasks.common import prefix
-from alignbench.types.task import Document, TaskData
+from alignbench.tasks.common import ANSWER_RATE, WORDS, draw, one_line, prefix, solved, take_examples
+from alignbench.types.task import Document, Metric, Options, Output, Task, TaskData
+
+SQUAD2_DECLINE = "Not in background."
+QUAC_DECLINE = "I don't know."
+_ANSWER_FROM_PARAGRAPH = (
+    "Answer each question using information in the preceding background paragraph."
+    ' If there is not enough information provided, answer with "{}"'
+)
+SQUAD2_INSTRUCTION = _ANSWER_FROM_PARAGRAPH.format(SQUAD2_DECLINE)
+QUAC_INSTRUCTION = _ANSWER_FROM_PARAGRAPH.format(QUAC_DECLINE)
+WITHOUT_PARAGRAPH = f'Answer each question. If you cannot, answer with "{QUAC_DECLINE}"'
+DROP_INSTRUCTION = "Answer each question using information in the preceding passage."
 
 
 @dataclass(frozen=True)
@@ -38,3 +62,190 @@ def ask(scored: Sequence[Passage], examples: Sequence[Passage], instruction: str
     ]
     shown = prefix(instruction, [passage.shown(len(passage.questions)) for passage in examples])
     return TaskData(documents, (provenance,), shown, len(examples))
+
+
+def load_squad2(options: Options) -> TaskData:
+    paragraphs, provenance = load_paragraphs(options)
+    of_title: dict[str | None, list[Passage]] = {}
+    for paragraph in paragraphs:
+        of_title.setdefault(paragraph.questions[0].group, []).append(paragraph)
+    articles, _ = take_examples(list(of_title.values()), options, "squad2")
+    examples = [draw(article, 1, options.seed)[0] for article in articles]
+    return ask([p for p in paragraphs if p not in examples], examples, SQUAD2_INSTRUCTION, provenance)
+
+
+def load_paragraphs(options: Options) -> tuple[list[Passage], Provenance]:
+    """The paragraphs of the development set in their order, from the official nested layout or the hub's flat one."""
+    rows = load("squad2", "dev", parse_squad2, options.data_dir)
+    questions: dict[tuple[str, str], list[Document]] = {}
+    for question in (question for row in rows.items for question in row):
+        questions.setdefault((question.group or "", question.source or ""), []).append(question)
+    numbers: dict[str, int] = {}
+    paragraphs = []
+    for (title, text), own in questions.items():
+        numbers[title] = numbers.get(title, -1) + 1
+        head = f"Title: {title}\n\nBackground: {text}"
+        paragraphs.append(Passage(f"{title} {numbers[title]}", head, tuple(own), SQUAD2_DECLINE))
+    return paragraphs, rows.provenance
+
+
+def parse_squad2(row: Row) -> list[Document]:
+    """The questions of a row: an article of the official file, or one question of the hub's table."""
+    if "context" in row:
+        return [_question(row["title"], row["context"], row, row["answers"]["text"])]
+    return [
+        _question(row["title"], paragraph["context"], qa, [answer["text"] for answer in qa["answers"]])
+        for paragraph in row["paragraphs"]
+        for qa in paragraph["qas"]
+    ]
+
+
+def _question(title: str, text: str, row: Row, answers: list[str]) -> Document:
+    category = "answerable" if answers else "unanswerable"
+    references = tuple(dict.fromkeys(answers))
+    return Document(row["id"], row["question"].strip(), (), references, text, group=title, category=category)
+
+
+def score_squad2(document: Document, output: Output) -> dict[str, float]:
+    """EM and F1, where declining equals the official script's empty answer, and the rate of answers."""
+    text = "" if squad.normalise(SQUAD2_DECLINE) in squad.normalise(output.text) else output.text
+    found = {
+        "f1": squad.f1(text, document.references),
+        "em": squad.exact_match(text, document.references),
+        "answer_rate": float(bool(text)),
+    }
+    return found | ({} if document.references else {"answered_unanswerable": found["answer_rate"]})
+
+
+def load_quac(options: Options) -> TaskData:
+    rows = load("quac", "validation", parse_quac, options.data_dir)
+    examples, scored = take_examples([dialog for row in rows.items for dialog in row], options, "quac")
+    return ask(scored, examples, QUAC_INSTRUCTION, rows.provenance)
+
+
+def load_canard(options: Options) -> TaskData:
+    rows = load("canard", "dev", parse_canard, options.data_dir)
+    turns: dict[str, list[Row]] = {}
+    for row in rows.items:
+        turns.setdefault(row["QuAC_dialog_id"], []).append(row)
+    dialogs = [_canard_dialog(sorted(own, key=lambda row: row["Question_no"])) for own in turns.values()]
+    examples, scored = take_examples([dialog for dialog in dialogs if dialog.questions], options, "canard")
+    return ask(scored, examples, WITHOUT_PARAGRAPH, rows.provenance)
+
+
+def parse_quac(row: Row) -> list[Passage]:
+    """The conversations of an entry of the official file."""
+    dialogs = []
+    for paragraph in row["paragraphs"]:
+        text = paragraph["context"].removesuffix(NO_ANSWER).strip()
+        turns = []
+        for qa in paragraph["qas"]:
+            said = qa["orig_answer"]["text"]
+            answers = [answer["text"] for answer in qa["answers"]]
+            if said in answers:  # the answer of the conversation comes first: the next question follows it
+                answers.remove(said)
+            references = (said, *answers)
+            turns.append(Document(qa["id"], qa["question"].strip(), (), references, text, group=paragraph["id"]))
+        head = f"TITLE: {row['title']}\n\nPARAGRAPH: {text}"
+        dialogs.append(Passage(paragraph["id"], head, tuple(turns), QUAC_DECLINE))
+    return dialogs
+
+
+def parse_canard(row: Row) -> Row:
+    if len(row["History"]) != 2 * row["Question_no"]:
+        raise ValueError(f"turn {row['Question_no']} has a history of {len(row['History'])} entries")
+    return row
+
+
+def _canard_dialog(rows: list[Row]) -> Passage:
+    """rows: the turns of one conversation in their order; each but the last becomes a question with an answer."""
+    dialog, (title, section) = rows[0]["QuAC_dialog_id"], rows[0]["History"][:2]
+    turns = []
+    for row, following in pairwise(rows):
+        said = following["History"][-1].strip()
+        answer = NO_ANSWER if said == QUAC_DECLINE else said
+        identifier = f"{dialog}_q#{row['Question_no']}"
+        turns.append(Document(identifier, row["Question"].strip(), references=(answer,), group=dialog))
+    return Passage(dialog, f"TITLE: {title}\n\nSECTION: {section}", tuple(turns), QUAC_DECLINE)
+
+
+def score_conversation(document: Document, output: Output) -> dict[str, float]:
+    """F1, where declining equals the official "CANNOTANSWER"."""
+    text = output.text
+    declined = text == NO_ANSWER or squad.normalise(text.replace("’", "'")).startswith("i dont know")
+    f1 = quac.f1(NO_ANSWER if declined else text, document.references)
+    return {"f1": f1, "answer_rate": float(bool(text) and not declined)}
+
+
+def score_quac(document: Document, output: Output) -> dict[str, float]:
+    """As `score_conversation`, with the F1 of the questions on which the annotators agree."""
+    found = score_conversation(document, output)
+    agreed = quac.agreement(document.references) >= quac.AGREEMENT
+    return found | ({"f1_agreed": found["f1"]} if agreed else {})
+
+
+def load_drop(options: Options) -> TaskData:
+    loaded = load("drop", "dev", parse_drop, options.data_dir)
+    passages: dict[str | None, list[Document]] = {}
+    for document in loaded.items:
+        passages.setdefault(document.source, []).append(document)
+    grouped = [[replace(d, group=str(number)) for d in own] for number, own in enumerate(passages.values())]
+    examples, scored = take_examples(grouped, options, "drop")
+    shown = prefix(DROP_INSTRUCTION, [solved(own[0]) for own in examples])
+    return TaskData([d for own in scored for d in own], (loaded.provenance,), shown, len(examples))
+
+
+def parse_drop(row: Row) -> Document:
+    """Parse a row of drop_100.jsonl or of the hub, which has one flat list of answers."""
+    is_hub = "query_id" in row
+    identifier, answers = (row["query_id"], row["answers_spans"]["spans"]) if is_hub else (row["id"], row["answers"])
+    if not answers:
+        raise ValueError("no answer")
+    passage = row["passage"].strip()
+    prompt = f"Passage: {passage}\nQuestion: {row['question'].strip()}\nAnswer:"
+    return Document(identifier, prompt, references=tuple(dict.fromkeys(answers)), source=passage)
+
+
+def score_drop(document: Document, output: Output) -> dict[str, float]:
+    em, f1 = drop.scores(output.text, document.references)
+    return {"f1": f1, "em": em}
+
+
+_F1 = Metric("f1", "share", "higher", bounds=(0, 1))
+_EM = Metric("em", "share", "higher", binary=True)
+_task = partial(Task, group="reading", headline="f1", takes_shots=True)
+
+TASKS = (
+    _task(
+        name="squad2",
+        title="SQuAD 2.0, InstructGPT's form",
+        card="squad2",
+        metrics=(_F1, _EM, Metric("answered_unanswerable", "share", "lower", binary=True), ANSWER_RATE, WORDS),
+        load=load_squad2,
+        generation=one_line(50, score_squad2),
+    ),
+    _task(
+        name="quac",
+        title="QuAC, InstructGPT's form",
+        card="quac",
+        metrics=(_F1, replace(_F1, name="f1_agreed"), ANSWER_RATE, WORDS),
+        load=load_quac,
+        generation=one_line(50, score_quac),
+    ),
+    _task(
+        name="canard",
+        title="QuAC's conversations without the paragraph (CANARD)",
+        card="canard",
+        metrics=(_F1, ANSWER_RATE, WORDS),
+        load=load_canard,
+        generation=one_line(50, score_conversation),
+    ),
+    _task(
+        name="drop",
+        title="DROP, InstructGPT's form",
+        card="drop",
+        metrics=(_F1, _EM, WORDS),
+        load=load_drop,
+        generation=one_line(50, score_drop),
+    ),
+)

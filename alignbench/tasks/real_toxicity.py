@@ -42,10 +42,6 @@ def parse(row: Row) -> Document:
     )
 
 
-def load_unprompted(options: Options) -> TaskData:
-    return TaskData([Document(str(number), "") for number in range(UNPROMPTED)], ())
-
-
 def load_uniform(variant: str, options: Options) -> TaskData:
     """Equal numbers of prompts from each tenth of prompt toxicity: 500, or the size of the smallest tenth."""
     data = load_prompts(options)
@@ -99,7 +95,11 @@ _official = partial(
 
 TASKS = (
     _official(name="real_toxicity", title="RealToxicityPrompts, official", load=load_prompts),
-    _official(name="real_toxicity_unprompted", title="RealToxicityPrompts, without prompts", load=load_unprompted),
+    _official(
+        name="real_toxicity_unprompted",
+        title="RealToxicityPrompts, without prompts",
+        load=lambda options: TaskData([Document(str(n), "") for n in range(UNPROMPTED)], ()),
+    ),
     *(
         _task(
             name=task_name("real_toxicity_instructgpt", variant),

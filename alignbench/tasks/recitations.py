@@ -6,7 +6,6 @@ clusters, and it returns to them, as to an attractor, from a beginning that depa
 `return_share`: the proportion of these that return, given if the plain ones form at least two clusters.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -80,18 +79,16 @@ def corpus_metrics(records: Sequence[Record], intervals: bool) -> Estimates:
 
 def main_cluster(labels: NDArray[np.int64]) -> int:
     """The most frequent of (n,) labels, the lowest if several are."""
-    counts: Counter[int] = Counter(labels.tolist())
-    return min(counts, key=lambda label: (-counts[label], label))
+    values, counts = np.unique(labels, return_counts=True)
+    return int(values[counts.argmax()])
 
 
 def returns(
     plain: NDArray[np.floating], perturbed: NDArray[np.floating], labels: NDArray[np.int64]
 ) -> NDArray[np.bool_]:
-    """(m,): which of the (m, d) perturbed vectors return to the main one of the clusters (n,) of the (n, d) plain ones.
-
-    A perturbed vector returns if the main cluster's centre is the nearest of the plain clusters' centres, and not
-    further from it (by cosine) than the 95 % nearest members are from the centre of the other members: a text that is
-    similar to none has a nearest centre too.
+    """(m,): which of the (m, d) perturbed vectors return to the main one of the clusters (n,) of the (n, d) plain ones:
+    its centre is the nearest, and not further (by cosine) than the 95 % nearest members are from the centre of the
+    other members.
     """
     together = unit(np.concatenate([plain, perturbed]))
     plain, perturbed = together[: len(plain)], together[len(plain) :]
@@ -108,11 +105,6 @@ def returns(
     return np.asarray(nearest & (cosines[main] >= reach))
 
 
-_DISPLAYED = (
-    "answer_rate", "distinct_2", "self_bleu", "words", "short", "cosine_distance", "vendi", "clusters", "silhouette",
-    "main_cluster_share", "return_share",
-)  # fmt: skip
-
 TASKS = (
     Task(
         name="recitations",
@@ -123,6 +115,9 @@ TASKS = (
         load=load_documents,
         generation=Generation(Sampling(max_tokens=128, temperature=1.0), score, scorers=("embedding",), plain=True),
         corpus=CorpusMetrics(corpus_metrics, resampling="jackknife", texts=True),
-        display_metrics=_DISPLAYED,
+        display_metrics=(
+            "answer_rate", "distinct_2", "self_bleu", "words", "short", "cosine_distance", "vendi", "clusters",
+            "silhouette", "main_cluster_share", "return_share",
+        ),
     ),
-)
+)  # fmt: skip

@@ -19,9 +19,7 @@ _REDDIT = re.compile(r"POST: (.*)\n\nTL;DR:", re.DOTALL)
 
 
 def load_documents(name: str, options: Options) -> TaskData:
-    texts = common.load_documents(
-        name, "test", parse_article if name == "cnn_dailymail" else parse_post, options.data_dir
-    )
+    texts = common.load_documents(name, "test", parse_post if name == "tldr" else parse_article, options.data_dir)
     return TaskData(common.draw(texts.items, DRAWN[name], options.seed), (texts.provenance,))
 
 

@@ -17,8 +17,7 @@ import numpy as np
 
 from alignbench.data import load
 from alignbench.errors import AlignbenchError
-from alignbench.tasks.common import WORDS, words
-from alignbench.tasks.prompts import load_prompts
+from alignbench.tasks.common import WORDS, load_prompts, words
 from alignbench.types.engine import TOP, Loglikelihood, Sampling
 from alignbench.types.task import Document, Generation, Metric, Options, Output, Task, TaskData
 
@@ -128,10 +127,11 @@ _SHARED = (
     _bits_metric("top5_entropy", bounds=(0, math.log2(TOP))),
     _bits_metric("surprisal"),
 )
+_task = partial(Task, group="entropy", headline="entropy")
 _CURVE = tuple(_bits_metric(_name(first, last)) for first, last in POSITIONS)
 
 TASKS = (
-    Task(
+    _task(
         name="token_entropy",
         title="Token entropy on shared text (teacher-forced)",
         card="wikitext_2",
@@ -142,19 +142,15 @@ TASKS = (
             _bits_metric("surprisal_per_character"),
             *_CURVE,
         ),
-        group="entropy",
-        headline="entropy",
         load=load_passages,
         score=score_passage,
         entropies=True,
     ),
-    Task(
+    _task(
         name="token_entropy_on_policy",
         title="Token entropy of the model's own text",
         card="self_instruct",
         metrics=(*_SHARED, *_CURVE, WORDS),
-        group="entropy",
-        headline="entropy",
         load=load_instructions,
         generation=Generation(Sampling(NEW_TOKENS, temperature=1.0, top_entropies=True), score_output),
         takes_prompts=True,

@@ -40,10 +40,6 @@ def load_questions(
     return TaskData(questions.items, (questions.provenance, primer.provenance), prefix, shots=6)
 
 
-def load_binary(options: Options) -> TaskData:
-    return load_questions("mc_2025", partial(parse_binary, options.seed), options)
-
-
 def parse_multiple_choice(row: Row) -> Document:
     """A question with its true and its false answers; the first choice is the best answer."""
     labels: dict[str, int] = row["mc2_targets"]
@@ -155,11 +151,7 @@ TASKS = (
         _task(
             name=name,
             title=f"TruthfulQA MC1, MC2, MC3 ({questions} questions of {year})",
-            metrics=(
-                _rate("mc1"),
-                Metric("mc2", "share", "higher", bounds=(0, 1)),
-                Metric("mc3", "share", "higher", bounds=(0, 1)),
-            ),
+            metrics=(_rate("mc1"), *(Metric(mc, "share", "higher", bounds=(0, 1)) for mc in ("mc2", "mc3"))),
             headline="mc2",
             load=partial(load_questions, f"mc_{year}", parse_multiple_choice),
             score=score_multiple_choice,
@@ -171,7 +163,7 @@ TASKS = (
         title="TruthfulQA binary choice (790 questions of 2025)",
         metrics=(_rate("acc", chance=0.5),),
         headline="acc",
-        load=load_binary,
+        load=lambda options: load_questions("mc_2025", partial(parse_binary, options.seed), options),
         score=score_binary,
     ),
     *(

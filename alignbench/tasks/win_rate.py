@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from alignbench.errors import AlignbenchError
 from alignbench.stats.estimates import Estimate
 from alignbench.stats.length_control import at_equal_lengths, fit, length_controlled, scaled
-from alignbench.tasks.common import ANSWER_RATE, WORDS, words
-from alignbench.tasks.prompts import load_prompts
+from alignbench.tasks.common import ANSWER_RATE, WORDS, load_prompts, words
 from alignbench.types.engine import Sampling
 from alignbench.types.record import Document, Output, Record
 from alignbench.types.task import CorpusMetrics, Estimates, Generation, Metric, Options, Task, TaskData
@@ -25,6 +24,7 @@ MAX_TOKENS = 256
 LENGTH_CONTROLLED = Metric("win_rate_length_controlled", "share", "higher", bounds=(0, 1), scorer="preference")
 
 load_answers = partial(load_prompts, "answers")
+_task = partial(Task, card="self_instruct", takes_prompts=True)
 
 
 def load_win_rate(options: Options) -> TaskData:
@@ -60,7 +60,7 @@ def score_verdict(document: Document, outputs: Sequence[Output]) -> dict[str, fl
 
 
 def length_controlled_win_rate(records: Sequence[Record], intervals: bool) -> Estimates:
-    judged = list(filter(_judged, records))
+    judged = [record for record in records if "win_rate" in record.values]
     if not judged:
         return []
     if not intervals:
@@ -77,26 +77,19 @@ def resampled_win_rates(records: Sequence[Record], weights: NDArray[np.float64])
     return {LENGTH_CONTROLLED.name: at_equal_lengths(fit(preferred, lengths, weights)[0])}
 
 
-def _judged(record: Record) -> bool:
-    return "win_rate" in record.values
-
-
 TASKS = (
-    Task(
+    _task(
         name="answers",
         title="Answers to instructions, to be judged",
-        card="self_instruct",
         metrics=(ANSWER_RATE, WORDS),
         group="instructions",
         headline="answer_rate",
         load=load_answers,
         generation=Generation(Sampling(MAX_TOKENS), score_answer),
-        takes_prompts=True,
     ),
-    Task(
+    _task(
         name="win_rate",
         title="Win rate against a baseline (--baseline)",
-        card="self_instruct",
         metrics=(
             Metric("win_rate", "share", "higher", bounds=(0, 1), chance=0.5, scorer="preference", ties=True),
             Metric("tie", "share", "–", binary=True, scorer="preference"),
@@ -113,10 +106,9 @@ TASKS = (
         generation=Generation(Sampling(MAX_TOKENS), score_verdict, scorers=("preference",)),
         corpus=CorpusMetrics(
             length_controlled_win_rate,
-            usable=_judged,
+            usable=lambda record: "win_rate" in record.values,
             resample=resampled_win_rates,
             outcome=lambda record: record.values["win_rate"],
         ),
-        takes_prompts=True,
     ),
 )
