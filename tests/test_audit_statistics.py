@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from alignbench.audit.across import SUMS, unpaired
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from alignbench.audit.across import SUMS, unpaired
 from alignbench.audit.audit import Row
 from alignbench.audit.front import hypervolume, non_dominated
 from alignbench.audit.paired import Pairs, change, pair, resample

@@ -1,94 +1,106 @@
-"""`alignbench report` as a user runs it: run folders in, figures and one page out."""
+"""`alignbench report`: run folders in, figures and one page out."""
 
 from __future__ import annotations
 
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pandas as pd
 import pytest
-from audit_runs import shares, write_run
+from commands import run, run_process
 from matplotlib.figure import Figure
+from report_runs import BASE, bias, iterations, model, tax_tasks, training
 
 from reports.drawing import Drawing, save
 from reports.report import report
 
-TRUE = {"mc1": shares(0.3), "mc2": shares(0.4), "mc3": shares(0.35)}
+DRAW = """
+import sys; from pathlib import Path; sys.path.insert(0, "tests")
+from report_runs import gather_once; from reports import drawing; from reports.report import draw_all
+drawing.METADATA = {"svg": drawing.METADATA["svg"]}
+for each in draw_all(gather_once(Path(sys.argv[1])))[0]: drawing.save(each, Path(sys.argv[2]))
+"""
 
 
-@pytest.fixture
-def runs(tmp_path) -> Path:
-    folder = tmp_path / "runs"
-    write_run(folder, "base", ("hellaswag", {"acc": shares(0.5), "acc_norm": shares(0.5)}), ("truthfulqa_mc", TRUE))
-    write_run(
-        folder, "ppo", ("hellaswag", {"acc": shares(0.3), "acc_norm": shares(0.3)}), ("truthfulqa_mc", TRUE),
-        lineage=[("base", "base")],
-    )  # fmt: skip
+pytest_plugins = ("report_fixtures",)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    model(folder, "base", *tax_tasks(0.1), bias("crows_pairs", 0.5))
+    model(folder, "ppo", *tax_tasks(0.0), lineage=BASE)
+    training(folder / "trained", "ppo", iterations(3))
     return folder
 
 
-def alignbench(*arguments: str, hashes: str = "0") -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": hashes}
-    command = [sys.executable, "-m", "alignbench", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=environment)
+@pytest.fixture(scope="module")
+def made(runs, tmp_path_factory):
+    return report([runs], tmp_path_factory.mktemp("made") / "report")
 
 
-def files_of(folder: Path) -> dict[str, bytes]:
+def files_of(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_the_same_run_folders_give_the_same_bytes_in_another_process_and_folder(runs, tmp_path):
-    for number in ("1", "2"):
-        done = alignbench("report", str(runs), "--out", str(tmp_path / number), hashes=number)
-        assert done.returncode == 0, done.stderr
-    first, second = files_of(tmp_path / "1"), files_of(tmp_path / "2")
+def test_the_same_run_folders_give_the_same_bytes_in_another_process_and_folder(runs, made, tmp_path):
+    moved = shutil.copytree(runs, tmp_path / "runs")
+    done = run_process("report", moved, "--out", tmp_path / "again", env={"PYTHONHASHSEED": "7"})
+    assert done.returncode == 0, done.stderr
+    first, second = files_of(made.page.parent), files_of(tmp_path / "again")
     assert first == second
     assert {"index.html", "report.json", "figures/audit_forest.svg", "figures/audit_forest.csv"} <= set(first)
     assert str(tmp_path).encode() not in first["index.html"]
 
 
-def test_what_was_drawn_and_what_was_left_out_is_told_with_the_reason(runs, tmp_path):
-    done = alignbench("report", str(runs), "--out", str(tmp_path / "report"))
-    told = json.loads((tmp_path / "report" / "report.json").read_text())
-    assert f"the page: {tmp_path / 'report' / 'index.html'}" in done.stdout
-    assert told["left_out"]
-    for title, why in told["left_out"].items():
-        assert f"left out: {title} ({why})" in done.stdout
-        assert why in (tmp_path / "report" / "index.html").read_text()
-    drawn = {name for name in told["figures"] if name.endswith(".png")}
-    assert drawn == {file.name for file in (tmp_path / "report" / "figures").glob("*.png")}
+@pytest.mark.slow
+def test_another_process_draws_all_figures_with_the_same_bytes(report_paths, drawings, tmp_path):
+    process = [sys.executable, "-c", DRAW, str(report_paths[0]), str(tmp_path / "there")]
+    subprocess.run(process, check=True, env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "7"})
+    there = files_of(tmp_path / "there")
+    assert len(there) > 50
+    for name in {file.partition(".")[0] for file in there} - {"toxicity"}:  # which also shows labels
+        save(drawings[name], tmp_path / "here")
+    here = files_of(tmp_path / "here")
+    assert [name for name in there if name in here and here[name] != there[name]] == []
 
 
-def test_a_second_report_removes_the_figures_that_it_no_longer_has_and_nothing_else(runs, tmp_path):
-    out = tmp_path / "report"
-    report([runs], out, pdf=True)
-    assert (out / "figures" / "truthfulness.pdf").is_file()
-    (out / "figures" / "mine.png").write_bytes(b"a picture of the user's")
-    for folder in runs.glob("*/truthfulqa_mc-*"):
-        folder.rename(tmp_path / f"{folder.parent.name}-away")
-    report([runs], out)
-    left = {file.name for file in (out / "figures").iterdir()}
+def test_figures_and_reasons_for_missing_ones_are_reported(runs, made, tmp_path):
+    printed = run("report", runs, "--out", tmp_path).stdout
+    manifest = json.loads((tmp_path / "report.json").read_text())
+    assert str(tmp_path / "index.html") in printed
+    assert manifest["left_out"]
+    for title, reason in manifest["left_out"].items():
+        assert f"left out: {title} ({reason})" in printed
+        assert reason in (tmp_path / "index.html").read_text()
+    drawn = {name for name in manifest["figures"] if name.endswith(".png")}
+    assert drawn == {file.name for file in (tmp_path / "figures").glob("*.png")}
+
+
+def test_a_second_report_removes_only_figures_of_the_first(runs, tmp_path):
+    folder = shutil.copytree(runs, tmp_path / "runs")
+    (tmp_path / "report.json").write_text("[1]")  # of another program
+    report([folder], tmp_path, pdf=True)
+    assert (tmp_path / "figures" / "bias_entropy.pdf").is_file()
+    (tmp_path / "figures" / "mine.png").write_bytes(b"a picture of the user")
+    for task in folder.glob("*/crows_pairs-*"):
+        shutil.rmtree(task)
+    report([folder], tmp_path)
+    left = {file.name for file in (tmp_path / "figures").iterdir()}
     assert "mine.png" in left
-    assert not [name for name in left if name.startswith("truthfulness") or name.endswith(".pdf")]
+    assert not [name for name in left if name.startswith("bias") or name.endswith(".pdf")]
 
 
-def test_what_another_program_wrote_as_report_json_is_no_obstacle(runs, tmp_path):
-    out = tmp_path / "report"
-    out.mkdir()
-    (out / "report.json").write_text("[1]")
-    assert report([runs], out).page.is_file()
-
-
-def test_a_reference_that_is_asked_for_is_what_the_figures_show(runs, tmp_path):
-    drawn = {drawing.name: drawing for drawing in report([runs], tmp_path / "report", reference="ppo").drawn}
+def test_figures_show_the_audit_against_the_chosen_reference(runs, tmp_path):
+    drawn = {drawing.name: drawing for drawing in report([runs], tmp_path, reference="ppo").drawn}
     assert set(drawn["audit_forest"].table.reference) == {"ppo"}
 
 
-def test_a_csv_file_holds_no_formula_and_whole_counts(tmp_path):
+def test_a_csv_file_contains_no_formula_and_whole_counts(tmp_path):
     names = ["=1+1", "+1", "-1", "@x", "\tx", "\rx", "x=1"]
     table = pd.DataFrame({"system": names, "parameters": [134_515_008.0] * 6 + [None], "value": [0.5] * 7})
     save(Drawing("figure", "", "", Figure(), table, "", ""), tmp_path)
@@ -99,12 +111,16 @@ def test_a_csv_file_holds_no_formula_and_whole_counts(tmp_path):
     assert {row["value"] for row in rows} == {"0.5"}
 
 
-def test_a_mistake_is_one_line_and_exit_code_2(runs, tmp_path):
-    for arguments, words in (
-        ([str(tmp_path)], "no run folder, training folder or table of labels"),
-        ([str(runs), "--reference", "nobody"], "--reference nobody: it must name one of the models: base, ppo"),
-    ):
-        done = alignbench("report", *arguments, "--out", str(tmp_path / "report"))
-        assert (done.returncode, len(done.stderr.splitlines()[-1:])) == (2, 1)
-        assert words in done.stderr.splitlines()[-1]
-        assert "Traceback" not in done.stderr
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["{empty}"], "not a run folder, training folder or table of labels"),
+        (["{runs}", "--reference", "nobody"], "--reference nobody: it must be one of the models: base, ppo"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(arguments, words, runs, tmp_path):
+    given = [argument.format(empty=tmp_path, runs=runs) for argument in arguments]
+    done = run("report", *given, "--out", tmp_path / "report")
+    assert done.returncode == 2
+    assert words in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr

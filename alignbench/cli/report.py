@@ -12,19 +12,19 @@ def report(
     runs: Annotated[
         list[Path], typer.Argument(help="Run folders, folders of run folders, training folders, tables of labels.")
     ],
-    out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("report"),
+    out: Annotated[Path, typer.Option(help="Output folder.")] = Path("report"),
     reference: Annotated[
-        str | None, typer.Option(help="The model that all others are compared with, in place of what lineages say.")
+        str | None, typer.Option(help="Compare all systems with this one instead of with their lineages' models.")
     ] = None,
-    title: Annotated[str, typer.Option(help="Of the page.")] = "What alignment gained, and what it cost",
-    pdf: Annotated[bool, typer.Option("--pdf", help="Each figure as PDF, too.")] = False,
+    title: Annotated[str, typer.Option(help="Title of the page.")] = "Gains and losses of alignment",
+    pdf: Annotated[bool, typer.Option("--pdf", help="Also write each figure as PDF.")] = False,
 ) -> None:
-    """Draw figures and write a page that works offline, from finished runs alone."""
+    """Draw figures of finished runs, and write an HTML page that works offline."""
     from alignbench.progress import for_terminal
     from reports.report import report as make
 
     with for_terminal() as progress:
         made = make(runs, out, reference=reference, title=title, pdf=pdf, progress=progress)
-    for name, why in made.left_out:
-        print(f"left out: {name} ({why})")
-    print(f"{len(made.drawn)} figures; the page: {made.page}")
+    for name, reason in made.left_out.items():
+        print(f"left out: {name} ({reason})")
+    print(f"{len(made.drawn)} figures; page: {made.page}")

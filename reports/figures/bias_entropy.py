@@ -24,9 +24,11 @@ def draw(evidence: Evidence) -> list[Drawing]:
         for variant in INSTRUCTIONS
         for point in evidence.points(task_name(benchmark, variant), metric)
     ]
-    table = table_of(rows, "neither Winogender nor CrowS-Pairs is among the tasks")
-    entropies, stereotypes = (table[table.metric == metric] for metric in ("entropy", "pct_stereotype"))
-    stereotypes = stereotypes.merge(entropies[["benchmark", "instruction", "system"]])
+    entropies = table_of(
+        (row for row in rows if row["metric"] == "entropy"), "neither Winogender nor CrowS-Pairs is among the tasks"
+    )
+    stereotypes = pd.DataFrame(rows).merge(entropies[["benchmark", "instruction", "system"]])
+    stereotypes = stereotypes[stereotypes.metric != "entropy"]
     variants = [variant for variant in INSTRUCTIONS if variant in set(entropies.instruction)]
     parts = [(name, variant) for name in BENCHMARKS if name in set(entropies.benchmark) for variant in variants]
     panels = [

@@ -92,7 +92,7 @@ def _histogram(evidence: Evidence, field: str, facts: dict[str, Any], known: lis
     table = pd.DataFrame(row for name, task, values in known for row in _shares(name, task, field, values, bars))
     labels = {bar: _label(field, bar) for bar in (*bars, OTHERS) if bar in set(table.value)}
     drawn = table.assign(system=table.value.map(labels), value=table.share)
-    looks, names = evidence.looks(), short_names([name for name, _, _ in known], 22)
+    looks, names = evidence.looks(), short_names([name for name, _, _ in known], 18)
     panels = [
         Panel(short, own, _entropy(own.iloc[0]), look=looks[name])
         for name, short in names.items()

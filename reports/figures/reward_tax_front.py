@@ -39,7 +39,7 @@ def draw(evidence: Evidence) -> list[Drawing]:
         marks.append(Line2D([], [], label=names[row.system], **mark))
     figure.legend(handles=marks, loc="outside right upper")
     axes.margins(0.12)
-    axes.set_xlabel(f"alignment tax against {plain(front.reference, 22)}, % of the range  (← better)")
+    axes.set_xlabel(f"tax against {plain(front.reference, 18)}, % of range  (← better)")
     axes.set_ylabel(f"{front.reward.replace('_', ' ').replace('win rate.win rate', 'win rate')}  (better →)")
     axes.grid()
     _front(axes, front)

@@ -68,7 +68,7 @@ def histogram(evidence: Evidence) -> list[Drawing]:
     """Draw a figure per task, a row per system, a column per kind of entropy."""
     drawings = [_histogram(evidence, task, found) for task in TASKS if (found := _entropies(evidence, task))]
     if not drawings:
-        raise NoDataError("no run has token entropies (tasks token_entropy, token_entropy_on_policy)")
+        raise NoDataError("no run has token entropies of token_entropy or token_entropy_on_policy")
     return drawings
 
 

@@ -1,0 +1,73 @@
+"""Fixtures that build the evidence of a report and draw its figures once per session."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from report_runs import (
+    BASE,
+    NASTY,
+    SFT,
+    contest,
+    every_task,
+    gather_once,
+    iterations,
+    labels,
+    model,
+    ppo,
+    tax_tasks,
+    training,
+)
+
+from reports.drawing import Drawing
+from reports.evidence import Evidence
+from reports.report import draw_all
+
+
+@pytest.fixture(scope="session")
+def report_paths(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Arguments of `alignbench report` for all figures: four systems, an intermediate checkpoint, labels, trainings."""
+    out = tmp_path_factory.mktemp("world")
+    (out / "runs").mkdir()
+    model(out / "runs", "base", *every_task(0), parameters=10**6)
+    model(out / "runs", "sft", *every_task(1), lineage=BASE, stage="sft", parameters=10**6)
+    model(out / "runs", "ppo", *every_task(2, diversity=False), lineage=SFT, training=ppo(), parameters=10**6)
+    swept = [*tax_tasks(0.2), contest(0.65)]
+    model(out / "runs", "ptx", *swept, lineage=SFT, stage="ppo-ptx", training=ppo(gamma=20.0), parameters=10**6)
+    model(out / "runs", "beta-2", *tax_tasks(0.1), lineage=SFT, training=ppo(beta=2.0), parameters=10**6)
+    model(out / "runs", "ppo-iteration-2", *tax_tasks(0.0), lineage=SFT, training=ppo(episodes=128))
+    (out / "labels.jsonl").write_text(labels(["base", "sft", "ppo"]))
+    steps = [{"step": n, "loss": 1 / n} for n in range(1, 5)]
+    held_out = {"step": 4, "accuracy": 0.7, "accuracy_low": 0.6, "accuracy_high": 0.8}
+    trainings = [
+        training(out / "trained" / "ppo", "ppo", [*iterations(2), iterations(3)[2] | {"kl": "nan"}]),
+        training(out / "trained" / "sft", "sft", [*steps, {"step": 4, "validation_loss": 0.4}]),
+        training(out / "trained" / "reward", "reward", [*steps, held_out]),
+    ]
+    return [out / "runs", out / "labels.jsonl", *trainings]
+
+
+@pytest.fixture(scope="session")
+def evidence(report_paths: list[Path]) -> Evidence:
+    return gather_once(*report_paths)
+
+
+@pytest.fixture(scope="session")
+def drawings(evidence: Evidence) -> dict[str, Drawing]:
+    return {drawing.name: drawing for drawing in draw_all(evidence)[0]}
+
+
+@pytest.fixture(scope="session")
+def nasty(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Drawing]:
+    """All figures of six systems of two sizes and four stages, with names that no figure expects, 22 labelers."""
+    out = tmp_path_factory.mktemp("nasty")
+    stages = ("base", "sft", "ppo", "ppo-ptx")
+    for number, name in enumerate(NASTY):
+        lineage = [(stage, stage) for stage in stages[: number % 4]]
+        sizes = {"parameters": 10 ** (6 + number // 4), "training": ppo(gamma=float(number), episodes=64)}
+        model(out / "runs", name, *every_task(number), lineage=lineage, stage=stages[number % 4], **sizes)
+    flags = ("fails_instruction", "inappropriate_for_customer_assistant", "$x_y$", "a" * 70)
+    (out / "labels.jsonl").write_text(labels(NASTY, labelers=22, prompts=3, flags=flags))
+    runs = [training(out / name.replace("/", "") / "ppo", "ppo", iterations(3)) for name in NASTY]
+    return {drawing.name: drawing for drawing in draw_all(gather_once(out / "runs", out / "labels.jsonl", *runs))[0]}

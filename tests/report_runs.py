@@ -1,0 +1,278 @@
+"""Run folders, tables of labels and training folders with synthetic values for the tests of the report."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import audit_runs
+import numpy as np
+import yaml
+from audit_runs import OUTPUT, N, around, shares, weights_of, write_run
+
+import reports.evidence
+from alignbench.runs.read import read_runs
+from alignbench.scorers.embeddings import HashedEmbedder
+from alignbench.tasks import find_task
+from alignbench.types.task import Task
+from reports.evidence import Evidence, System, gather
+
+BASE = [("base", "base")]
+SFT = [*BASE, ("sft", "sft")]
+NASTY = (
+    *(f"a_very/long-name$of$sixty_characters_and_then_some_more_{number:02d}" for number in range(3)),
+    "نموذج عربي طويل", "emoji 🎉 \u202e model", "<b>markup & $x_1^2$</b>",
+)  # fmt: skip
+MARKUP = '<img src=x onerror="window.hacked=1"><script>window.hacked=2</script></script><b>bold</b>'
+ARABIC = "مرحبا \u202eنص\u202c بالعربية 123"
+CONTROL = "bell\x07 escape\x1b[31m red \x9b null\x00 end"
+LONG = "word" * 25_000
+TEXTS = (MARKUP, ARABIC, "👩‍👩‍👧‍👦 🏳️‍🌈 e\u0301", CONTROL, LONG, "\ud800 alone", "", "\n\n\nlines first")
+HASHED = {"kind": "embedding", "name": "hashed", "revision": HashedEmbedder().revision}
+TEXTBLOB = {"kind": "sentiment", "name": "textblob", "revision": "0.20.1"}
+JUDGE = {"kind": "preference", "name": "reward:judge", "revision": "1" * 12}
+AGAINST_BASE = {"baseline": {"name": "base"}}
+PROMPT_TOXICITIES = [row / N for row in range(N)]
+NAMES = ("ada", "bo", "chidi", "dana", "eun-ji", "farah", "goran", "hana", "ines", "jun", "kofi", "lea")
+NATIONS = ("american", "british", "ghanaian", "korean", "uk", "brazilian", "swedish", "indian", "peruvian", "usa")
+WORDS = ("storm", "harbour", "lamp", "father", "pier", "logbook", "flag", "sea", "wreck", "bottle", "town", "built")
+RunTask = tuple[str, Mapping[str, Sequence[float | None]], dict[str, Any]]
+
+
+def model(
+    out: Path,
+    name: str,
+    *tasks: Any,
+    lineage: Any = (),
+    stage: str | None = "",
+    intervals: bool = False,
+    **fields: Any,
+) -> Path:
+    """Write a run whose name may be any text.
+
+    stage: of the last training, None for a model without a recipe; fields: of run.json
+    intervals: also of the metrics of diversity, which take longer than everything else here
+    """
+    find = find_task if intervals else _find_task_without_intervals
+    with mock.patch.object(audit_runs, "find_task", find):
+        path = write_run(out, name.replace("/", ""), *tasks, lineage=lineage)
+    run = json.loads((path / "run.json").read_text())
+    run["model"]["name"] = name
+    if stage is not None:
+        run["lineage"] = run["lineage"] or [{"stage": "base", "name": name, "weights_sha256": weights_of(name)}]
+        run["lineage"][-1]["stage"] = stage or run["lineage"][-1]["stage"]
+    (path / "run.json").write_text(json.dumps(run | fields))
+    return path
+
+
+def _find_task_without_intervals(name: str) -> Task:
+    task = find_task(name)
+    if task.corpus is None or name == "win_rate":
+        return task
+    compute = task.corpus.compute
+    return replace(task, corpus=replace(task.corpus, compute=lambda records, _: compute(records, False)))
+
+
+def ppo(beta: float = 0.02, gamma: float = 0.0, episodes: int = 512) -> dict[str, Any]:
+    return {"rewards": ["r"], "kl": 5.0, "beta": beta, "gamma": gamma, "episodes": episodes}
+
+
+def evidence_of(*folders: Path) -> Evidence:
+    """Evidence without an audit."""
+    runs = read_runs([str(folder) for folder in folders], Path())
+    return Evidence(tuple(System(run.name, run, run.tasks) for run in runs))
+
+
+def gather_once(*paths: Path) -> Evidence:
+    """Evidence with a single audit, without the tasks whose corpus metrics take long."""
+    compare = partial(reports.evidence.compare_with, tasks=("hellaswag", "rte", "drop", "crows_pairs", "win_rate"))
+    with mock.patch.multiple(reports.evidence, MOST_REFERENCES=0, compare_with=compare):
+        return gather(list(paths))
+
+
+def tax_tasks(skill: float, few: bool = False) -> list[RunTask]:
+    """Tasks with a tax. few: also RTE with 10 examples."""
+    tasks: list[RunTask] = [
+        ("hellaswag", {"acc": shares(0.4 + skill), "acc_norm": shares(0.45 + skill)}, {}),
+        ("rte", {"acc": shares(0.6 - skill)}, {}),
+        ("drop", {"f1": around(0.3 + skill), "em": shares(0.2)}, {}),
+    ]
+    return [*tasks, ("rte", {"acc": shares(0.7 - skill)}, {"shots": 10})] if few else tasks
+
+
+def contest(rate: float, baseline: str = "sft-large", context: bool = False, **changes: Any) -> RunTask:
+    """Win rates of exactly this value; lengths are independent of who wins."""
+    differences = np.random.default_rng(3).normal(size=N).round(3) * 50
+    values = {"win_rate": shares(rate), "length_difference": differences.tolist()}
+    if context:
+        values |= {"words": [30.0] * N, "baseline_words": [20.0] * N, "longer": shares(0.7)}
+        values |= {"agrees_with_longer": shares(0.8), "position_consistency": shares(0.9)}
+    versus = {"name": baseline, "folder": "answers-1", "template": "none"}
+    documents = {"documents_sha256": f"{baseline:0<64}"[:64]}
+    return "win_rate", values, {"scorers": [JUDGE], "baseline": versus, **documents, **changes}
+
+
+def judged_truth(rate: float) -> list[RunTask]:
+    scorers = [{"kind": kind, "name": f"lm:{kind}", "revision": "1"} for kind in ("truth", "info")]
+    true = shares(rate)
+    values = {"true": true, "true_and_info": [a * b for a, b in zip(true, reversed(shares(0.7)), strict=True)]}
+    prompts = ("", "_instruction", "_qa_instruction")
+    return [(f"truthfulqa_generation{prompt}", values, {"scorers": scorers}) for prompt in prompts]
+
+
+def toxic(variant: str, mean: float, scorer: str = "words") -> RunTask:
+    name = "real_toxicity_instructgpt" + ("" if variant == "basic" else f"_{variant}")
+    columns = [
+        {"prompt": f"prompt {row}", "target": {"prompt_toxicity": own}, "outputs": [{"text": f"text {row}"}]}
+        for row, own in enumerate(PROMPT_TOXICITIES)
+    ]
+    scorers = [{"kind": "toxicity", "name": scorer, "revision": "1"}]
+    values = {"toxicity_greedy": (mean * np.array(PROMPT_TOXICITIES)).tolist()}
+    return name, values, {"columns": columns, "scorers": scorers}
+
+
+def bias(benchmark: str, entropy: float, stereotype: float | None = None) -> RunTask:
+    columns = [{"target": {"bls_pct_female": float(row), "occupation": f"job {row}"}} for row in range(N)]
+    values: dict[str, Any] = {"entropy": (entropy + 0.2 * np.sin(np.arange(N))).tolist()}
+    values |= {"gender_gap": [0.0] * N} if benchmark.startswith("winogender") else {}
+    values |= {} if stereotype is None else {"pct_stereotype": shares(stereotype)}
+    return benchmark, values, {"columns": columns}
+
+
+def personas(seed: int, n: int = 60, narrow: float = 1.0) -> RunTask:
+    """Personas in the format of the task. narrow: 1 is uniform, larger values favour the first names and nations."""
+    random = np.random.default_rng(seed)
+
+    def pick(values: Sequence[str]) -> str:
+        return values[int(len(values) * random.random() ** narrow)]
+
+    columns = [
+        {
+            "statistics": {
+                "name": [f"{pick(NAMES)} moreau"], "gender": [pick(("female", "male", "non-binary"))],
+                "age": [str(18 + int(60 * random.random()))], "nationality": [pick(NATIONS)],
+                "review": ["It makes coffee."], "probability": [None],
+            },
+            "outputs": [{"text": "Name: …"}],
+        }
+        for _ in range(n)
+    ]  # fmt: skip
+    sentiment = np.clip(random.normal(0.1 * narrow, 0.3, n), -1, 1).round(3).tolist()
+    values = {"parse_failure": [0.0] * n, "sentiment": sentiment}
+    return "personas", values, {"columns": columns, "scorers": [TEXTBLOB]}
+
+
+def recitations(seed: int, n: int = 24, vocabulary: int = 12, silent: int = 0) -> RunTask:
+    """Texts of 30 words; the first `silent` are empty."""
+    random = np.random.default_rng(seed)
+    texts = [" ".join(WORDS[int(vocabulary * random.random())] for _ in range(30)) for _ in range(n)]
+    columns = [
+        {"category": ("plain", "perturbed")[row % 2], "outputs": [{"text": text if row >= silent else " "}]}
+        for row, text in enumerate(texts)
+    ]
+    return "recitations", {"answer_rate": [1.0] * n}, {"columns": columns, "scorers": [HASHED]}
+
+
+def on_policy(seed: int, n: int = 25, tokens: int = 12, scale: float = 1.0) -> RunTask:
+    nats = (scale * np.random.default_rng(seed).gamma(2, 1, (n, tokens))).round(4).tolist()
+    columns = [
+        {"outputs": [{"text": "text", "entropies": own, "top_entropies": [min(x, math.log(5)) for x in own]}]}
+        for own in nats
+    ]
+    return "token_entropy_on_policy", {"entropy": [_mean_bits(own) for own in nats]}, {"columns": columns}
+
+
+def shared_text(seed: int, n: int = 25, tokens: int = 130) -> RunTask:
+    nats = np.random.default_rng(seed).gamma(2, 1, (n, tokens)).round(4).tolist()
+    columns = [{"choices": ["text"], "entropies": [own], "top_entropies": [[0.5] * tokens]} for own in nats]
+    return "token_entropy", {"entropy": [_mean_bits(own) for own in nats]}, {"columns": columns}
+
+
+def _mean_bits(nats: Sequence[float]) -> float:
+    return float(np.mean(nats)) / math.log(2)
+
+
+def rte(rate: float, n: int = N) -> RunTask:
+    values = shares(rate, n)
+    columns = [
+        {
+            "prompt": f"Question {row}. Is it so?", "choices": [" yes", " no"], "tokens": [1, 1],
+            "target": {"label": 0}, "logprobs": [-1.5, -2.5] if value else [-2.5, -1.5],
+            "category": ("even", "odd")[row % 2],
+        }
+        for row, value in enumerate(values)
+    ]  # fmt: skip
+    return "rte", {"acc": values}, {"columns": columns}
+
+
+def squad(rate: float, texts: Sequence[str], n: int = N) -> RunTask:
+    """Three generated answers per document; f1 is zero or one."""
+    columns = [
+        {"prompt": f"Context {row}. Capital?", **wrote(texts[row % len(texts)], f"second {row}", f"third {row}")}
+        for row in range(n)
+    ]
+    return "squad2", {"f1": shares(rate, n), "words": [float(row) for row in range(n)]}, {"columns": columns}
+
+
+def wrote(*texts: str, **output: Any) -> dict[str, Any]:
+    """Columns of a document with generated texts. output: fields of each output."""
+    tokens = {"tokens": [1, 2, 3], "logprobs": [-0.25, -0.5, -0.75], "entropies": [0.1, 0.2, 0.3]}
+    return {"outputs": [OUTPUT | tokens | {"text": text} | output for text in texts], "references": ["Paris"]}
+
+
+def write_nasty_texts(out: Path) -> list[Path]:
+    """base, sft, ppo: ppo has a gain on rte and a loss on squad2; its texts could break a page."""
+    base = write_run(out, "base", rte(0.5), squad(0.7, ["Paris", "London"]))
+    sft = write_run(out, "sft", rte(0.55), squad(0.65, ["Paris is it"]), lineage=BASE)
+    return [base, sft, write_run(out, "ppo", rte(0.8), squad(0.4, TEXTS), lineage=SFT)]
+
+
+def labels(models: Sequence[str], labelers: int = 3, prompts: int = 12, flags: Sequence[str] = ("sexual",)) -> str:
+    """The lines of a table of labels."""
+    draw = np.random.default_rng(0)
+    lines = []
+    for prompt in (f"prompt {number}" for number in range(prompts)):
+        for labeler in range(labelers):
+            for own, rank in zip(models, draw.permutation(len(models)) + 1, strict=True):
+                said = {"rank": int(rank), "likert": int(draw.integers(1, 8))}
+                said |= {"flags": {flag: bool(draw.random() < 0.3) for flag in flags}}
+                who = {"labeler": f"labeler {labeler}", "group": "training" if labeler % 2 else "held-out"}
+                what = {"prompt_id": prompt, "prompt": prompt, "model": own, "output": f"{own} says {prompt}"}
+                lines.append(json.dumps(what | who | said) + "\n")
+    return "".join(lines)
+
+
+def training(folder: Path, stage: str, lines: Sequence[Mapping[str, Any]]) -> Path:
+    (folder / "final").mkdir(parents=True)
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "config.yaml").write_text(yaml.safe_dump({"seed": 0}))
+    (folder / "final" / "recipe.json").write_text(json.dumps({"stage": stage}))
+    return folder
+
+
+def iterations(count: int) -> list[dict[str, Any]]:
+    return [
+        {"step": n, "score": 0.1 * n, "kl": 0.2 * n, "entropy": 2 - 0.01 * n, "response_tokens": 30.0}
+        for n in range(1, count + 1)
+    ]
+
+
+def every_task(number: int, diversity: bool = True) -> list[RunTask]:
+    """Tasks for all figures, or without those of diversity; `number` changes the values."""
+    better = 0.3 + 0.04 * number
+    return [
+        contest(better, context=True),
+        *judged_truth(better),
+        *(toxic(variant, 0.7 - 0.03 * number) for variant in ("basic", "respectful", "biased")),
+        *(bias(f"{name}{variant}", 0.5) for name in ("winogender", "crows_pairs") for variant in ("", "_biased")),
+        *tax_tasks(0.05 * (number % 4), few=True),
+        *([personas(number, narrow=1 + number / 4)] * diversity),
+        *([recitations(number, vocabulary=12 - number % 9)] * diversity),
+        *([on_policy(number, scale=1 / (1 + number / 6)), shared_text(number)] * diversity),
+    ]
