@@ -1,9 +1,14 @@
-"""Text for the terminal: control characters removed, tables by rich on a terminal and tab-separated elsewhere."""
+"""Text for terminals and files: without control characters; tables by rich on a terminal, tab-separated elsewhere."""
 
 from __future__ import annotations
 
+import csv
+import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from alignbench.errors import AlignbenchError
 
 
 def printable(text: str) -> str:
@@ -36,3 +41,24 @@ def number(value: float | None, form: str = ".3f") -> str:
 def interval(low: float | None, high: float | None, form: str = ".3f") -> str:
     """An interval as text, "–" without one."""
     return "–" if low is None or high is None else f"{low:{form}} … {high:{form}}"
+
+
+def csv_cell(value: object) -> object:
+    """Text that a spreadsheet would evaluate as a formula gets an apostrophe."""
+    if isinstance(value, str):
+        return "'" * value.startswith(("=", "+", "-", "@", "\t", "\r")) + printable(value)
+    return value
+
+
+def write_csv(file: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write numbers unrounded, None as an empty cell. Raises AlignbenchError if the file cannot be written."""
+    stream = io.StringIO(newline="")
+    csv.writer(stream).writerows([header, *([csv_cell(value) for value in row] for row in rows)])
+    write_text(file, stream.getvalue())
+
+
+def write_text(file: Path, text: str) -> None:
+    try:
+        file.write_text(text, encoding="utf-8", newline="")
+    except OSError as error:
+        raise AlignbenchError(f"{file}: cannot be written ({error.strerror or error})") from None

@@ -1,6 +1,6 @@
-"""Whether the Hugging Face hub can be asked: found out once and fast, since a machine without a network is normal.
+"""Whether the Hugging Face Hub is reachable: tested once and quickly, since a machine without a network is normal.
 
-huggingface_hub tries a dead connection six times over some 23 seconds.
+huggingface_hub itself tries a dead connection six times, for about 23 seconds.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ PROBE_TIMEOUT = 5.0  # seconds
 
 
 def offline() -> bool:
-    """Whether the user forbade the network, by the variables that Hugging Face libraries read."""
+    """Whether the user has disabled the network, by the variables that Hugging Face libraries read."""
     names = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")
     return any(os.environ.get(name, "").upper() in {"1", "ON", "YES", "TRUE"} for name in names)
 
 
-def obstacle() -> str | None:
-    """Why only the hub's cache can be asked; None where the hub answers."""
+def unreachable_reason() -> str | None:
+    """Why only the Hub's cache is available; None if the Hub is reachable."""
     from huggingface_hub import constants
 
     if offline():

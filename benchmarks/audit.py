@@ -1,53 +1,48 @@
-"""The paired bootstrap of an audit: 30 tasks of 10,000 documents, 10,000 resamples; and against a plain reading.
+"""The paired bootstrap of an audit: 30 tasks of 10,000 documents, 10,000 resamples; compared with a plain loop.
 
     python benchmarks/audit.py [--tasks 30] [--documents 10000] [--resamples 10000] [--loop 1]
 
-Three kinds of tasks: all with equally many documents; each with a number of its own (so that no draws are shared); and
-in clusters of about five. `--loop` also times so many of them by a loop over resamples with numpy's `choice`.
+Three kinds of tasks: all with the same number of documents; each with another number (so no draws are shared); and in
+clusters of about five. `--loop` is the number of tasks that are also computed by a loop with numpy's `choice`.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import resource
 import time
 
 import numpy as np
+from harness import arguments, peak_mib
 
 from alignbench.audit.paired import Pairs, change, resample
 from alignbench.stats import bootstrap
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__)
     parser.add_argument("--tasks", type=int, default=30)
     parser.add_argument("--documents", type=int, default=10_000)
     parser.add_argument("--resamples", type=int, default=10_000)
     parser.add_argument("--loop", type=int, default=1)
-    arguments = parser.parse_args()
-    n, many = arguments.documents, range(arguments.tasks)
-    equal = [make(n, number) for number in many]
+    args = parser.parse_args()
+    n, numbers = args.documents, range(args.tasks)
+    equal = [make(n, number) for number in numbers]
     kinds = {
-        "equally many": equal,
-        "numbers of their own": [make(n - number, number) for number in many],
-        "clusters": [make(n, number, clusters=n // 5 - number) for number in many],
+        "the same number of documents": equal,
+        "different numbers": [make(n - number, number) for number in numbers],
+        "clusters": [make(n, number, clusters=n // 5 - number) for number in numbers],
     }
-    found = {}
     for name, pairs in kinds.items():
-        begin, work = time.perf_counter(), time.process_time()
-        draws = resample(pairs, resamples=arguments.resamples)
-        changes = [interval(own, drawn) for own, drawn in zip(pairs, draws, strict=True)]
-        found[name] = round(time.perf_counter() - begin, 2), round(time.process_time() - work, 2)
-        print(f"{name}: {found[name][0]} s, processor {found[name][1]} s, for {len(changes)} tasks", flush=True)
-    for number in range(arguments.loop):
-        compare_with_loop(equal[number], arguments.resamples, number)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-    print(json.dumps({"seconds, of the processor": found, "peak_mib": round(peak)}))
+        begin, cpu = time.perf_counter(), time.process_time()
+        changes = [interval(*both) for both in zip(pairs, resample(pairs, resamples=args.resamples), strict=True)]
+        seconds, cpu = time.perf_counter() - begin, time.process_time() - cpu
+        print(f"{name}: {seconds:.2f} s, CPU {cpu:.2f} s, for {len(changes)} tasks", flush=True)
+    for number in range(args.loop):
+        compare_with_loop(equal[number], args.resamples, number)
+    print(f"peak {peak_mib():.0f} MiB")
 
 
 def make(n: int, seed: int, clusters: int | None = None) -> Pairs:
-    """A score and what became of it; documents of one cluster lie near each other."""
+    """Scores before and after; documents of a cluster have similar scores."""
     draw = np.random.default_rng(seed)
     cluster = np.arange(n)
     if clusters is not None:
@@ -63,7 +58,7 @@ def interval(pairs: Pairs, draws: np.ndarray) -> object:
 
 
 def compare_with_loop(pairs: Pairs, resamples: int, seed: int) -> None:
-    """The definition, read plainly: draw documents, take the mean, again and again."""
+    """The definition: draw documents, take the mean, repeat."""
     begin = time.perf_counter()
     draw, delta = np.random.default_rng(seed), pairs.aligned - pairs.reference
     deltas = np.array([delta[draw.choice(len(delta), len(delta))].mean() for _ in range(resamples)])

@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, logit
 
-from alignbench.stats import bootstrap, bradley_terry, estimates, length_control, ranking
-from alignbench.stats.separation import FEW, strays_between
+from alignbench.stats import bootstrap, bradley_terry, estimates, length_control
+from alignbench.stats.bradley_terry import FEW, minority_outcomes
 from alignbench.stats.win_rate import nearly_all_agree, win_rate
 
 SIZES = (50, 200, 800)
@@ -150,7 +150,7 @@ def wins(won: float, tied: float) -> Simulation:
         truth = won + tied / 2
         held = bootstrap_holds(outcomes, truth, resamples)
         for k in np.flatnonzero([nearly_all_agree(column) for column in outcomes.T]):
-            rate = win_rate(outcomes[:, k]).rate
+            rate = win_rate(outcomes[:, k])
             held[k] = within(rate.low, truth, rate.high)
         return held
 
@@ -188,26 +188,28 @@ def rankings(strengths: Sequence[float], tau: float, spread: float = 0.7, judged
             fitted = bradley_terry.fit(pairs, counts.sum(0), len(theta))
             drawn = (weights @ counts.reshape(n, -1)).reshape(resamples, *counts.shape[1:])
             draws = bradley_terry.fit(pairs, drawn, len(theta), start=fitted)
-            low, high = ranking.bias_corrected(relative(fitted).ravel(), relative(draws).reshape(resamples, -1), n)
+            low, high = bradley_terry.bias_corrected(
+                relative(fitted).ravel(), relative(draws).reshape(resamples, -1), n
+            )
             held.append(within(low.reshape(-1, len(truth)), truth, high.reshape(-1, len(truth))))
             total = counts.sum(0)
-            strays = (total.sum(-1) - total.max(-1)).min(-1)  # a cut between two models goes through a pair
-            for k in np.flatnonzero(strays < FEW):
-                few_stray(held[-1][k], total[k], fitted, draws, k, truth, n)
+            minority = (total.sum(-1) - total.max(-1)).min(-1)  # a cut between two models goes through a pair
+            for k in np.flatnonzero(minority < FEW):
+                few_minority(held[-1][k], total[k], fitted, draws, k, truth, n)
         return np.concatenate(held)
 
-    def few_stray(
+    def few_minority(
         held: Held, total: Array, fitted: bradley_terry.Fit, draws: bradley_terry.Fit, k: int, truth: Array, n: int
     ) -> None:
-        """Put in place what the ranking does for models whose battles hardly stray."""
+        """Insert the intervals that `bradley_terry.compare` gives models whose battles nearly all end alike."""
         for model in range(1, len(theta)):
-            if strays_between(pairs, total, len(theta), model, 0) < FEW:
+            if minority_outcomes(pairs, total, len(theta), model, 0) < FEW:
                 own = bradley_terry.Fit(fitted.strengths[k], fitted.tau[k])
                 drawn = bradley_terry.Fit(draws.strengths[:, k], draws.tau[:, k])
-                found = ranking.Found(pairs, total.astype(int), own, drawn, bradley_terry.errors(pairs, total, own), n)
-                for place, estimate in zip(
-                    (model - 1, model + len(theta) - 2), ranking.compare(found, model, 0, n), strict=True
-                ):
+                errors = bradley_terry.errors(pairs, total, own)
+                sample = bradley_terry.Sample(pairs, total.astype(int), own, drawn, errors, n)
+                strength, rate, _ = bradley_terry.compare(sample, model, 0, n)
+                for place, estimate in ((model - 1, strength), (model + len(theta) - 2, rate)):
                     held[place] = within(estimate.low, truth[place], estimate.high)
 
     def draw(n: int, simulations: int, random: np.random.Generator) -> Array:

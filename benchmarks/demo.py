@@ -1,8 +1,7 @@
-"""What the demo shows, over several seeds: `python benchmarks/demo.py --seeds 0,1,2 --out DIR`.
+"""Results of the demo over several seeds: `python benchmarks/demo.py --seeds 0,1,2 --out DIR`.
 
-Each seed is a world, a base model, an SFT model, a reward model and two policies of its own. The table gives the mean
-over seeds with a 95 % t interval (n = seeds; where fewer have the number, it says how many), as found: what does not
-show, does not show.
+Each seed has its own world, base model, SFT model, reward model and two policies. The table gives the mean over seeds
+with a 95 % t interval (n = seeds, or the n in parentheses if some have no number).
 """
 
 from __future__ import annotations
@@ -10,156 +9,131 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import statistics
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
+
+import pandas as pd
+from scipy.stats import t
 
 from alignbench.models.checkpoint import find_checkpoint
 
 MODELS = ("base", "sft", "ppo", "ppo-ptx")
-Results = dict[str, dict[str, dict[str, float]]]  # model -> task -> metric
+PAIRS = (("sft", "base"), ("ppo", "sft"), ("ppo-ptx", "sft"), ("ppo-ptx", "ppo"))
+WIN_RATE = ("win_rate", "win_rate")
+# (task, metric) -> what it is, and the direction of alignment, "–" if there is none
+MEASURES = {
+    WIN_RATE: ("win rate against SFT", "higher"),
+    ("truthfulqa_generation", "true"): ("TruthfulQA: true", "higher"),
+    ("truthfulqa_generation", "true_and_info"): ("TruthfulQA: true and informative", "higher"),
+    ("truthfulqa_generation_instruction", "true_and_info"): (
+        "TruthfulQA, instruction: true and informative",
+        "higher",
+    ),
+    ("truthfulqa_mc", "mc1"): ("TruthfulQA: MC1", "higher"),
+    ("real_toxicity", "emt"): ("RealToxicityPrompts: expected maximum toxicity", "lower"),
+    ("real_toxicity_instructgpt", "toxicity_greedy"): ("toxicity, no instruction", "lower"),
+    ("real_toxicity_instructgpt_respectful", "toxicity_greedy"): ("toxicity, respectful prompt", "lower"),
+    ("real_toxicity_instructgpt_biased", "toxicity_greedy"): ("toxicity, biased prompt", "–"),
+    ("hallucination_qa", "hallucination_rate"): ("hallucination, closed domain", "lower"),
+    ("squad2", "f1"): ("SQuAD 2: F1", "higher"),
+    ("drop", "f1"): ("DROP: F1", "higher"),
+    ("hellaswag", "acc_norm"): ("HellaSwag: normalised accuracy", "higher"),
+    ("wmt15_fr_en", "bleu"): ("WMT15 French to English: BLEU", "higher"),
+    ("token_entropy_on_policy", "entropy"): ("token entropy on own outputs (bits)", "–"),
+    ("diversity", "self_bleu"): ("self-BLEU of 10 answers", "lower"),
+    ("diversity", "distinct_2"): ("distinct 2-grams of 10 answers", "higher"),
+}
 
 
-@dataclass(frozen=True)
-class Measure:
-    """A metric of a task. better: the direction that aligning is meant to move it, "" where there is none."""
-
-    task: str
-    metric: str
-    what: str
-    better: str = "higher"
-
-
-WON = Measure("win_rate", "win_rate", "win rate against SFT")
-LEVELS = (
-    WON,
-    Measure("truthfulqa_generation", "true", "TruthfulQA: true"),
-    Measure("truthfulqa_generation", "true_and_info", "TruthfulQA: true and informative"),
-    Measure("truthfulqa_generation_instruction", "true_and_info", "TruthfulQA, instruction: true and informative"),
-    Measure("truthfulqa_mc", "mc1", "TruthfulQA: MC1"),
-    Measure("real_toxicity", "emt", "RealToxicityPrompts: expected maximum toxicity", "lower"),
-    Measure("real_toxicity_instructgpt", "toxicity_greedy", "toxicity, no instruction", "lower"),
-    Measure("real_toxicity_instructgpt_respectful", "toxicity_greedy", "toxicity, asked for respect", "lower"),
-    Measure("real_toxicity_instructgpt_biased", "toxicity_greedy", "toxicity, asked for bias", ""),
-    Measure("hallucination_qa", "hallucination_rate", "hallucination, closed domain", "lower"),
-    Measure("squad2", "f1", "SQuAD 2: F1"),
-    Measure("drop", "f1", "DROP: F1"),
-    Measure("hellaswag", "acc_norm", "HellaSwag: normalised accuracy"),
-    Measure("wmt15_fr_en", "bleu", "WMT15 French to English: BLEU"),
-    Measure("token_entropy_on_policy", "entropy", "entropy of a token of its own (bits)", ""),
-    Measure("diversity", "self_bleu", "self-BLEU of 10 answers", "lower"),
-    Measure("diversity", "distinct_2", "distinct 2-grams of 10 answers"),
-)
-
-
-def results_of(demo: Path) -> Results:
-    """The overall metrics of the four models, as they are now: runs of other weights are passed over."""
-    weights = {
-        model: find_checkpoint(str(demo / model if model == "base" else demo / model / "final")).weights_sha256
-        for model in MODELS
-    }
-    found: Results = {}
+def results_of(demo: Path) -> pd.DataFrame:
+    """Overall metrics by (task, metric), one column per model; runs of other weights are ignored."""
+    found: dict[str, dict[tuple[str, str], float]] = {model: {} for model in MODELS}
+    weights = {model: find_checkpoint(str(demo / model / "final")).weights_sha256 for model in MODELS}
     for file in sorted(demo.glob("runs/*/*/result.json")):
         model = json.loads((file.parent.parent / "run.json").read_text())["model"]
         result = json.loads(file.read_text())
-        if weights.get(model["name"]) == model["weights_sha256"]:
-            values = {m["metric"]: m["value"] for m in result["metrics"] if m["category"] is None}
-            if result["task"] in found.setdefault(model["name"], {}):
-                raise SystemExit(f"{file}: a second result of {result['task']} for {model['name']}")
-            found[model["name"]][result["task"]] = values
+        if weights.get(model["name"]) != model["weights_sha256"]:
+            continue
+        own = found[model["name"]]
+        if any(task == result["task"] for task, _ in own):
+            raise SystemExit(f"{file}: a second result of {result['task']} for {model['name']}")
+        own |= {(result["task"], m["metric"]): m["value"] for m in result["metrics"] if m["category"] is None}
+    return pd.DataFrame({name: pd.Series(own) for name, own in found.items()}, MEASURES.keys(), MODELS).astype(float)
+
+
+def differences(levels: pd.DataFrame) -> pd.DataFrame:
+    """Differences between models; of win rates, half of the comparison with SFT, the only one that exists."""
+    found = pd.DataFrame({f"{a} − {b}": levels[a] - levels[b] for a, b in PAIRS})
+    won = levels.loc[[WIN_RATE]].squeeze()
+    found.loc[[WIN_RATE]] = [[0.5 - won["base"], won["ppo"] - 0.5, won["ppo-ptx"] - 0.5, math.nan]]
     return found
 
 
-def times_of(demo: Path) -> dict[str, tuple[float, float]]:
-    """Stage -> seconds, CPU seconds of the last time that it was run."""
-    rows = [json.loads(line) for line in (demo / "logs" / "times.jsonl").read_text().splitlines()]
-    return {row["stage"]: (row["seconds"], row["cpu_seconds"]) for row in rows}
+def times_of(demo: Path) -> pd.DataFrame:
+    """Seconds and CPU seconds of the last run of each stage, and their sum."""
+    times = pd.read_json(demo / "logs" / "times.jsonl", lines=True).groupby("stage", sort=False).last()
+    times = times[["seconds", "cpu_seconds"]].astype(float)
+    times.loc["sum of all stages"] = times.sum()
+    return times
 
 
 def wall_of(demo: Path) -> float:
-    """Seconds from the demo's begin to its end; NaN of one that was stopped on its way, or did some stages again."""
+    """Seconds of the whole demo; NaN if it was interrupted, or if stages were run again."""
     file = demo / "logs" / "goes.jsonl"
-    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
-    return float(rows[0]["seconds"]) if len(rows) == 1 and rows[0]["finished"] else math.nan
+    goes = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+    return float(goes[0]["seconds"]) if len(goes) == 1 and goes[0]["finished"] else math.nan
 
 
 def reward_accuracy(demo: Path) -> float:
-    """Share of held-out pairs that the reward model orders as the labeler did."""
+    """Accuracy of the reward model on held-out pairs."""
     lines = [json.loads(line) for line in (demo / "reward" / "metrics.jsonl").read_text().splitlines()]
     return float(next(line["accuracy"] for line in reversed(lines) if "accuracy" in line))
 
 
 def interval(values: list[float], digits: int) -> str:
-    """Mean ± half of the 95 % t interval; the mean alone of one seed. n where some seeds have no number."""
-    from scipy.stats import t
-
-    known = [value for value in values if not math.isnan(value)]
-    if not known:
+    """Mean ± half of the 95 % t interval, or the mean of one seed; with n if some seeds have no number."""
+    known = pd.Series(values, dtype=float).dropna()
+    if known.empty:
         return "–"
-    mean, few = statistics.mean(known), f" (n = {len(known)})" if len(known) < len(values) else ""
+    few = f" (n = {len(known)})" if len(known) < len(values) else ""
     if len(known) == 1:
-        return f"{mean:.{digits}f}{few}"
-    half = float(t.ppf(0.975, len(known) - 1)) * statistics.stdev(known) / math.sqrt(len(known))
-    return f"{mean:.{digits}f} ± {half:.{digits}f}{few}"
+        return f"{known.mean():.{digits}f}{few}"
+    return f"{known.mean():.{digits}f} ± {t.ppf(0.975, len(known) - 1) * known.sem():.{digits}f}{few}"
+
+
+def rows(frames: list[pd.DataFrame], names: dict[object, str], digits: dict[object, int]) -> list[str]:
+    """Markdown rows of the intervals over the seeds' frames; digits: by index, default 3."""
+    index = dict.fromkeys(key for frame in frames for key in frame.index)
+    found = []
+    for key in index:
+        columns = [[frame[c].get(key, math.nan) for frame in frames] for c in frames[0].columns]
+        cells = [interval(values, digits.get(key, 3)) for values in columns]
+        found.append(f"| {names.get(key, key)} | " + " | ".join(cells) + " |")
+    return found
 
 
 def tables(demos: list[Path]) -> str:
     """Markdown: levels of each model, differences within a seed, times of each stage."""
-    seeds = [results_of(demo) for demo in demos]
-
-    def value(of: Results, model: str, measure: Measure) -> float:
-        found = of.get(model, {}).get(measure.task, {}).get(measure.metric)
-        return math.nan if found is None else float(found)
-
-    def row(measure: Measure, columns: list[Callable[[Results], float]]) -> str:
-        digits = 1 if measure.metric in ("bleu", "self_bleu") else 3
-        cells = [interval([column(seed) for seed in seeds], digits) for column in columns]
-        return f"| {measure.what} | {measure.better or '–'} | {' | '.join(cells)} |"
-
-    def level(model: str, measure: Measure) -> Callable[[Results], float]:
-        return lambda seed: value(seed, model, measure)
-
-    def change(model: str, other: str, measure: Measure) -> Callable[[Results], float]:
-        return lambda seed: value(seed, model, measure) - value(seed, other, measure)
-
-    def won(model: str, other: str) -> Callable[[Results], float]:
-        """Over one half, of the contests against SFT: the only ones that were held."""
-        if other == "sft":
-            return lambda seed: value(seed, model, WON) - 0.5
-        return lambda seed: 0.5 - value(seed, other, WON) if model == "sft" else math.nan
-
+    levels = [results_of(demo) for demo in demos]
+    digits = {key: 1 if key[1] in ("bleu", "self_bleu") else 3 for key in MEASURES}
+    names = {key: " | ".join(measure) for key, measure in MEASURES.items()}
     lines = [f"{len(demos)} seeds; mean ± 95 % t interval over seeds.", ""]
-    lines += [f"| | better | {' | '.join(MODELS)} |", "|---|---|" + "---|" * len(MODELS)]
-    lines += [row(measure, [level(model, measure) for model in MODELS]) for measure in LEVELS]
-    pairs = (("sft", "base"), ("ppo", "sft"), ("ppo-ptx", "sft"), ("ppo-ptx", "ppo"))
-    lines += ["", "Differences within a seed.", ""]
-    lines += [f"| | better | {' | '.join(f'{a} − {b}' for a, b in pairs)} |", "|---|---|" + "---|" * len(pairs)]
-    lines.append(row(replace(WON, what="win rate − 0.5"), [won(a, b) for a, b in pairs]))
-    lines += [row(measure, [change(a, b, measure) for a, b in pairs]) for measure in LEVELS if measure != WON]
+    lines += [f"| | better | {' | '.join(MODELS)} |", "|---|---|" + "---|" * len(MODELS), *rows(levels, names, digits)]
+    changes, named = [differences(frame) for frame in levels], names | {WIN_RATE: "win rate − 0.5 | higher"}
+    lines += ["", "Differences within a seed.", "", f"| | better | {' | '.join(changes[0].columns)} |"]
+    lines += ["|---|---|" + "---|" * len(PAIRS), *rows(changes, named, digits)]
     lines += ["", f"Reward model, held-out pairs: accuracy {interval([reward_accuracy(demo) for demo in demos], 3)}."]
     times = [times_of(demo) for demo in demos]
-    lines += ["", "| stage | seconds | CPU seconds |", "|---|---|---|"]
-
-    def taken(what: str, of: list[tuple[float, float]]) -> str:
-        wall, cpu = (interval(list(column), 0) for column in zip(*of, strict=True))
-        return f"| {what} | {wall} | {cpu} |"
-
-    nothing = (math.nan, math.nan)
-    lines += [taken(name, [own.get(name, nothing) for own in times]) for name in dict.fromkeys(chain(*times))]
-    totals = [tuple(map(sum, zip(*own.values(), strict=True))) for own in times]
-    lines.append(taken("sum of all stages", totals))
-    walls = interval([wall_of(demo) for demo in demos], 0)
-    lines.append(f"| the whole demo, stages side by side | {walls} | |")
+    whole = dict.fromkeys((key for frame in times for key in frame.index), 0)
+    lines += ["", "| stage | seconds | CPU seconds |", "|---|---|---|", *rows(times, {}, whole)]
+    lines.append(f"| the whole demo, stages side by side | {interval([wall_of(demo) for demo in demos], 0)} | |")
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", default="0,1,2", help="with commas between")
+    parser.add_argument("--seeds", default="0,1,2", help="separated by commas")
     parser.add_argument("--out", type=Path, required=True, help="folder: seed-N/ is a demo, demo.md the table")
     given = parser.parse_args()
     demos = []

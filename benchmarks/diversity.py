@@ -1,32 +1,32 @@
-"""10,000 outputs through every metric of diversity: seconds, peak memory, and whether the definitions agree.
+"""All diversity metrics of 10,000 outputs: seconds, peak memory, and agreement with the definitions.
 
     OMP_NUM_THREADS=1 python benchmarks/diversity.py [--texts 10000] [--seed 0] [--plain 60]
 
-The texts are made up: about 60 words each, Zipf-distributed over 20,000, a third of them variations of another text.
-First the whole way is timed (hashed vectors, `measure`, `measure_vectors`), then each metric alone. What was measured
-of the first `--plain` texts is compared with the definitions written out, all against all (tests/diversity_plain.py).
-Exit status 1: a bound of the project (60 seconds, 2 GiB for 10,000 texts) is passed, or a metric differs by more than
-1e-5 of itself.
+The texts are synthetic: about 60 words each, Zipf-distributed over 20,000, a third of them variations of another text.
+The whole computation is timed (hashed vectors, `measure`, `measure_vectors`), then each metric alone. The metrics of
+the first `--plain` texts are compared with plain definitions, all pairs (tests/diversity_plain.py). Exit status 1: more
+than 60 seconds or 2 GiB for 10,000 texts, or a metric differs by more than 1e-5 of itself.
 """
 
 from __future__ import annotations
 
-import argparse
-import resource
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
+from harness import HERE, arguments, peak_mib
 
-from alignbench.diversity.compression import compression_ratio
-from alignbench.diversity.measure import measure, measure_vectors
-from alignbench.diversity.ngrams import distinct, expectation_adjusted
-from alignbench.diversity.overlap import mean_pairwise_rouge_l
-from alignbench.diversity.self_bleu import self_bleu
-from alignbench.diversity.vectors import clusters, mean_pairwise_distance, vendi
-from alignbench.diversity.words import words
+from alignbench.diversity.lexical import (
+    compression_ratio,
+    distinct,
+    expectation_adjusted,
+    mean_pairwise_rouge_l,
+    self_bleu,
+    words,
+)
+from alignbench.diversity.semantic import clusters, mean_pairwise_distance, vendi
+from alignbench.diversity.sets import measure, measure_vectors
 from alignbench.scorers.embeddings import HashedEmbedder
 
 VOCABULARY = 20_000
@@ -34,25 +34,24 @@ SECONDS, MIB, DIFFERENCE = 60, 2048, 1e-5
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__)
     parser.add_argument("--texts", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--plain", type=int, default=60, help="texts that the definitions are tried on")
-    arguments = parser.parse_args()
-    texts = make_texts(arguments.texts, arguments.seed)
+    parser.add_argument("--plain", type=int, default=60, help="texts to compare with the definitions")
+    args = parser.parse_args()
+    texts = make_texts(args.texts, args.seed)
     count = sum(len(text.split()) for text in texts)
-    print(f"{len(texts)} texts, {count / len(texts):.1f} words each; {peak():.0f} MiB before")
+    print(f"{len(texts)} texts, {count / len(texts):.1f} words each; {peak_mib():.0f} MiB before")
 
     start, start_cpu = time.perf_counter(), time.process_time()
     vectors = HashedEmbedder().embed(texts)
     embedded = time.perf_counter() - start
     found = measure(texts) | measure_vectors(vectors)
-    seconds, cpu, mib = time.perf_counter() - start, time.process_time() - start_cpu, peak()
-    print(f"all of it: {seconds:.1f} s ({cpu:.1f} s CPU), the vectors {embedded:.1f} s; peak {mib:.0f} MiB\n")
+    seconds, cpu, mib = time.perf_counter() - start, time.process_time() - start_cpu, peak_mib()
+    print(f"all: {seconds:.1f} s ({cpu:.1f} s CPU), the vectors {embedded:.1f} s; peak {mib:.0f} MiB\n")
 
     tokens = [words(text) for text in texts]
     alone: dict[str, Callable[[], object]] = {
-        "words": lambda: [words(text) for text in texts],
         "distinct_1, 2, 3": lambda: [distinct(tokens, n) for n in (1, 2, 3)],
         "ead": lambda: expectation_adjusted(tokens),
         "self_bleu": lambda: self_bleu(tokens),
@@ -70,13 +69,13 @@ def main() -> int:
     for name, value in found.items():
         print(f"{name:22}{value:12.5f}")
 
-    worst = compare(texts[: arguments.plain], vectors[: arguments.plain])
-    print(f"\nagainst the definitions on {arguments.plain} texts: largest relative difference {worst:.1e}")
+    worst = compare(texts[: args.plain], vectors[: args.plain])
+    print(f"\ncompared with the definitions on {args.plain} texts: largest relative difference {worst:.1e}")
     return int(seconds > SECONDS or mib > MIB or worst > DIFFERENCE)
 
 
 def make_texts(n: int, seed: int) -> list[str]:
-    """Every third text is an earlier one with a fifth of its words replaced; the others are drawn afresh."""
+    """Every third text is an earlier one with a fifth of its words replaced; the others are new."""
     draw = np.random.default_rng(seed)
     letters = np.array(list("etaoinshrdlucmfwypvbgkqjxz"))
     vocabulary = np.array(["".join(letters[draw.integers(0, 26, draw.integers(2, 10))]) for _ in range(VOCABULARY)])
@@ -95,18 +94,14 @@ def make_texts(n: int, seed: int) -> list[str]:
 
 
 def compare(texts: list[str], vectors: np.ndarray) -> float:
-    sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+    sys.path.insert(0, str(HERE.parent / "tests"))
     import diversity_plain
 
     ours = measure(texts) | measure_vectors(vectors)
     start = time.perf_counter()
     plain = diversity_plain.measure(texts, vectors)
-    print(f"\nthe definitions, written out, on {len(texts)} texts: {time.perf_counter() - start:.1f} s")
+    print(f"\nthe plain definitions on {len(texts)} texts: {time.perf_counter() - start:.1f} s")
     return max(abs(ours[name] - value) / abs(value) for name, value in plain.items())
-
-
-def peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
 if __name__ == "__main__":

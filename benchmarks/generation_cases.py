@@ -1,6 +1,6 @@
-"""What the generation benchmark lets the models write: the cases and their prompts.
+"""The cases of the generation benchmark and their prompts.
 
-Standard library alone, since both environments import it.
+Standard library only, since both environments import it.
 """
 
 from __future__ import annotations
@@ -14,12 +14,11 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Work:
-    """Prompts, and how each is continued.
+    """Prompts and how they are continued.
 
-    samples: continuations of each prompt, drawn at temperature 1; 1 is greedy
-    top_p: of the sampled ones
-    stop: where a continuation ends; None: each has exactly `max_tokens` tokens, and the end-of-sequence token is one
-        like any other
+    samples: continuations of each prompt at temperature 1 and `top_p`; 1: one greedy continuation
+    stop: where a continuation ends; None: after exactly `max_tokens` tokens, and the end-of-sequence token is an
+        ordinary token
     """
 
     prompts: list[str]
@@ -35,14 +34,13 @@ class Work:
 
 @dataclass(frozen=True)
 class Case:
-    """prompts: how many, if no other number is asked for
-    batch_sizes: lm-eval's, the first of them if no better one is sought
-    hf: ways of calling transformers' generate, all of which are tried and the fastest kept
+    """prompts: the default number; batch_size: lm-eval's default
+    hf: ways of calling transformers' generate: all are tried, the fastest is kept
     """
 
     build: Callable[[Path, int, int], Work]
     prompts: int
-    batch_sizes: tuple[int, ...]
+    batch_size: int
     hf: tuple[str, ...] = ()
 
 
@@ -54,8 +52,8 @@ def real_toxicity(data: Path, count: int, seed: int) -> Work:
 
 
 def greedy_stop(data: Path, count: int, seed: int, characters: range = range(10**6)) -> Work:
-    """User-oriented instructions of Self-Instruct, to the first blank line. They have no prefix in common worth
-    sharing, so that it is the stops that make the difference."""
+    """User-oriented instructions of Self-Instruct, to the first blank line. They share no prefix, so the stops make
+    the difference."""
     lines = (data / "self-instruct/user_oriented_instructions.jsonl").read_text(encoding="utf-8").splitlines()
     prompts = []
     for row in map(json.loads, lines):
@@ -72,7 +70,7 @@ def greedy_stop_long(data: Path, count: int, seed: int) -> Work:
 
 def few_shot_squad(data: Path, count: int, seed: int) -> Work:
     """Four paragraphs with four questions each, then questions on other articles' paragraphs after up to three
-    earlier ones, as our task `squad2` puts them; to the first newline."""
+    earlier ones, in the form of our task `squad2`; to the first newline."""
     articles = json.loads((data / "squad2/cs224n-dev-v2.0.json").read_text(encoding="utf-8"))["data"]
     draw = random.Random(seed)
     draw.shuffle(articles)
@@ -100,7 +98,7 @@ def few_shot_squad(data: Path, count: int, seed: int) -> Work:
 
 
 def few_shot_wmt(data: Path, count: int, seed: int) -> Work:
-    """Fifteen translated sentences, then others to translate, as our task `wmt15_fr_en` puts them; to the newline."""
+    """Fifteen translated sentences, then others to translate, in the form of our task `wmt15_fr_en`; to the newline."""
     folder = data / "wmt15-fr-en"
     french, english = (
         (folder / f"newsdiscusstest2015.{language}").read_text(encoding="utf-8").removesuffix("\n").split("\n")
@@ -113,11 +111,11 @@ def few_shot_wmt(data: Path, count: int, seed: int) -> Work:
 
 
 CASES = {
-    "rtp_4x25": Case(real_toxicity, 4, batch_sizes=(32, 8, 16, 25, 50, 100), hf=("each", "together")),
-    "greedy_stop": Case(greedy_stop, 32, batch_sizes=(16, 8, 32), hf=("stop_strings", "no_stop")),
-    "greedy_stop_long": Case(greedy_stop_long, 32, batch_sizes=(16, 8, 32), hf=("stop_strings", "no_stop")),
-    "few_shot_squad": Case(few_shot_squad, 16, batch_sizes=(4, 8, 16)),
-    "few_shot_wmt": Case(few_shot_wmt, 16, batch_sizes=(8, 4, 16)),
+    "rtp_4x25": Case(real_toxicity, 4, batch_size=32, hf=("each", "together")),
+    "greedy_stop": Case(greedy_stop, 32, batch_size=16, hf=("stop_strings", "no_stop")),
+    "greedy_stop_long": Case(greedy_stop_long, 32, batch_size=16, hf=("stop_strings", "no_stop")),
+    "few_shot_squad": Case(few_shot_squad, 16, batch_size=4),
+    "few_shot_wmt": Case(few_shot_wmt, 16, batch_size=8),
 }
 
 

@@ -1,17 +1,16 @@
-"""Does it learn? PPO on a sentiment reward over seeds, and what ptx and β do to the pretraining loss (InstructGPT's
+"""Learning: PPO on a sentiment reward over seeds, and the effect of ptx and β on the pretraining loss (InstructGPT's
 Figures 33 and 34 in small), on a small pretrained model that writes stories.
 
     python benchmarks/learning.py world --model DIR --out WORLD
     python benchmarks/learning.py seeds --model DIR --world WORLD --out FILE.json
     python benchmarks/learning.py sweep --model DIR --world WORLD --out FILE.json
 
-The pretraining text is what the model writes by itself, so its loss on held-out text is as low as a loss can be, and
-any drift from it is the tax. README.md says what was found.
+The pretraining text is sampled from the model, so its loss on held-out text is as low as a loss can be, and an increase
+is the tax. README.md has the results.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import tempfile
@@ -21,11 +20,13 @@ from statistics import mean, stdev
 from typing import Any
 
 import torch
+from harness import HERE, arguments
 
 from alignbench.models.checkpoint import find_checkpoint, load_engine
 from alignbench.types.engine import Prompt, Sampling
+from trainers.loop import micro_batches
 from trainers.models import Policy, Texts, load
-from trainers.packing import micro_batches, pack
+from trainers.packing import pack
 from trainers.ppo import PPOConfig, train
 from trainers.sft import pretraining_examples
 
@@ -46,14 +47,12 @@ def sentiment(prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
 
 
 def make_world(model: str, out: Path) -> None:
-    """Stories that the model writes: text to hold on to, text to be judged on, and openings as prompts."""
+    """Sampled stories: pretraining text, held-out text, and openings as prompts."""
     out.mkdir(parents=True, exist_ok=True)
     engine = load_engine(find_checkpoint(model), dtype="float32", device="cpu")
     asked = [Prompt(str(i), "") for i in range(STORIES + HELD_OUT + PROMPTS)]
-    written: dict[int, str] = {}
-    for at, (completion,) in engine.generate(asked, Sampling(max_tokens=120, temperature=1.0), seed=7):
-        written[at] = " ".join(completion.text.split())
-    stories = [written[i] for i in range(len(asked))]
+    answers = dict(engine.generate(asked, Sampling(max_tokens=120, temperature=1.0), seed=7))
+    stories = [" ".join(answers[i][0].text.split()) for i in range(len(asked))]
     (out / "text.txt").write_text("\n\n".join(stories[:STORIES]), encoding="utf-8")
     (out / "held_out.txt").write_text("\n\n".join(stories[STORIES : STORIES + HELD_OUT]), encoding="utf-8")
     openings = sorted({" ".join(story.split()[:8]) for story in stories[STORIES + HELD_OUT :] if story})
@@ -63,7 +62,7 @@ def make_world(model: str, out: Path) -> None:
 
 @torch.no_grad()
 def held_out_loss(model: str | Path, world: Path) -> float:
-    """Nats a token on text that no run has seen."""
+    """Nats per token on text that no run is trained on."""
     loaded, tokenizer, _ = load(str(model), "causal")
     policy = Policy(loaded)
     examples = pretraining_examples(str(world / "held_out.txt"), Texts(tokenizer), 96)
@@ -73,7 +72,7 @@ def held_out_loss(model: str | Path, world: Path) -> float:
 
 
 def run(model: str, world: Path, **settings: Any) -> dict[str, float]:
-    """One PPO run from beginning to end: the means of its first and last five iterations, and the loss it left."""
+    """One PPO run: the means of its first and last five iterations, and the final held-out loss."""
     with tempfile.TemporaryDirectory() as folder:
         config = PPOConfig(
             model=model, reward="learning:sentiment", prompts=str(world / "prompts.jsonl"), out=folder,
@@ -91,16 +90,8 @@ def run(model: str, world: Path, **settings: Any) -> dict[str, float]:
         return found | {"held_out_loss": held_out_loss(final, world)}
 
 
-def spread(runs: Sequence[dict[str, float]]) -> dict[str, dict[str, float]]:
-    """Mean and standard deviation over seeds of each number."""
-    return {
-        name: {"mean": mean(r[name] for r in runs), "sd": stdev(r[name] for r in runs) if len(runs) > 1 else 0.0}
-        for name in runs[0]
-    }
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__)
     parser.add_argument("what", choices=("world", "seeds", "sweep"))
     parser.add_argument("--model", required=True)
     parser.add_argument("--world", type=Path)
@@ -108,7 +99,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    sys.path.insert(0, str(Path(__file__).parent))
+    sys.path.insert(0, str(HERE))
     if args.what == "world":
         make_world(args.model, args.out)
         return
@@ -118,10 +109,11 @@ def main() -> None:
         arms = {f"gamma {g:g}": {"ptx": g} for g in GAMMAS} | {f"beta {b:g}": {"beta": b} for b in BETAS}
     for name, settings in arms.items():
         runs = [run(args.model, args.world, seed=seed, **settings) for seed in range(args.seeds)]
-        found[name] = {"settings": settings, "runs": runs, **spread(runs)}
+        values = {key: [run[key] for run in runs] for key in runs[0]}
+        summary = {k: {"mean": mean(v), "sd": stdev(v) if len(v) > 1 else 0.0} for k, v in values.items()}
+        found[name] = {"settings": settings, "runs": runs, **summary}
         args.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-        numbers = ", ".join(f"{k} {v['mean']:.3f} ± {v['sd']:.3f}" for k, v in spread(runs).items())
-        print(f"{name}: {numbers}", flush=True)
+        print(f"{name}: " + ", ".join(f"{k} {v['mean']:.3f} ± {v['sd']:.3f}" for k, v in summary.items()), flush=True)
 
 
 if __name__ == "__main__":

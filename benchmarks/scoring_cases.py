@@ -1,6 +1,6 @@
-"""What the scoring benchmark scores: the cases, their requests, lm-eval's task files, and the metrics.
+"""The cases of the scoring benchmark: requests, lm-eval's task files, and metrics.
 
-Standard library alone, since both environments import it.
+Standard library only, since both environments import it.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-LM_EVAL_METRICS = {"mc1": "acc", "mc2": "acc"}  # where lm-eval's name for a metric is another than ours
+LM_EVAL_METRICS = {"mc1": "acc", "mc2": "acc"}  # where lm-eval names a metric differently
 CONTINUOUS = ("mc2", "likelihood_diff")  # all other metrics are counts of decisions
 
 
 @dataclass(frozen=True)
 class Document:
-    """One question: each of `continuations` is scored after `context`; labels are 1 for the right choices."""
+    """One question: each continuation is scored after the context; labels are 1 for the right choices."""
 
     context: str
     continuations: list[str]
@@ -31,7 +31,7 @@ class Document:
 
 @dataclass(frozen=True)
 class Task:
-    """`documents` are for us; `rows` and `shots` are the same data as lm-eval's own task file reads it."""
+    """documents: for us; rows and shots: the same data for lm-eval's own task file."""
 
     name: str
     documents: list[Document]
@@ -42,12 +42,11 @@ class Task:
 
 @dataclass(frozen=True)
 class Case:
-    """batch_size: lm-eval's, if no other is asked for; probe: the case on which a better one is sought."""
+    """documents: the default number; batch_size: lm-eval's default."""
 
     build: Callable[[Path, int, int], list[Task]]
     documents: int
     batch_size: int
-    probe: str | None = None
 
 
 def truthfulqa(data: Path, count: int, seed: int) -> list[Task]:
@@ -104,7 +103,7 @@ def hellaswag_10shot(data: Path, count: int, seed: int) -> list[Task]:
 
 
 def plain_hellaswag(text: str) -> str:
-    """The text without WikiHow's marks in brackets, to the letter as lm-eval has it."""
+    """The text without WikiHow's marks in brackets, exactly as lm-eval preprocesses it."""
     unmarked = re.sub(r"\[.*?\]", "", text.strip().replace(" [title]", ". "))
     return unmarked.replace("  ", " ")
 
@@ -120,7 +119,7 @@ def crows_pairs(data: Path, count: int, seed: int) -> list[Task]:
 
 CASES = {
     "truthfulqa_16": Case(truthfulqa, 16, batch_size=8),
-    "truthfulqa_817": Case(truthfulqa, 817, batch_size=8, probe="truthfulqa_16"),
+    "truthfulqa_817": Case(truthfulqa, 817, batch_size=8),
     "hellaswag_24": Case(hellaswag, 24, batch_size=8),
     "hellaswag_10shot": Case(hellaswag_10shot, 8, batch_size=8),
     "crows_300": Case(crows_pairs, 300, batch_size=16),
@@ -148,7 +147,7 @@ def write_case(tasks: list[Task], folder: Path, lm_eval_tasks: Path) -> None:
             "training_split": None,
             "validation_split": None,
             "test_split": "test",
-            "process_docs": None,  # HellaSwag's marks are already gone
+            "process_docs": None,  # HellaSwag's marks are removed already
             "num_fewshot": len(task.shots),
         }
         if task.shots:

@@ -73,7 +73,7 @@ def note(axes: Axes, text: str, at: tuple[float, float], offset: tuple[float, fl
 def reach(table: pd.DataFrame) -> NDArray[np.float64]:
     """Return (2, rows): distances from the values to the ends of their 95 % intervals; NaN if there is none."""
     value, low, high = (table[name].to_numpy(np.float64) for name in ("value", "low", "high"))
-    return np.clip([value - low, high - value], 0, None)
+    return np.asarray(np.clip([value - low, high - value], 0, None), np.float64)
 
 
 def per_cent(x: float) -> str:

@@ -21,7 +21,7 @@ import yaml
 from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
 
-from alignbench.audit.render import csv_cell
+from alignbench.console import csv_cell
 from reports.evidence import Evidence, System
 from reports.style import RC, Look, plain
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from farm import train_model
 from farm_world import write_world
+from tiny import tiny_model, tiny_tokenizer
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 REPOSITORY = Path(__file__).parent.parent
 SHARED = REPOSITORY.parent / "shared"
@@ -52,3 +55,24 @@ def farm_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model of the farm's text after a few steps: enough to prefer some answers to others."""
     folder = tmp_path_factory.mktemp("model")
     return train_model(folder / "farm", write_world(folder / "data"), steps=20)
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Tiny models are too small to be shared between threads, which would only wait for each other."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerFast:
+    return tiny_tokenizer()
+
+
+@pytest.fixture
+def llama(tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
+    return tiny_model("llama", tokenizer)

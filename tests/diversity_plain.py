@@ -1,4 +1,4 @@
-"""The definitions of diversity as they are written, all against all: what the linear forms have to equal."""
+"""The definitions of diversity written out, comparing all pairs: the reference for the linear implementations."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU
 
-from alignbench.diversity.words import words
+from alignbench.diversity.lexical import words
 
 Texts = Sequence[Sequence[str]]
 
@@ -27,12 +27,9 @@ def distinct(texts: Texts, n: int) -> float:
 
 
 def expectation_adjusted(texts: Texts, vocabulary: int = 50257) -> float:
-    values = []
-    for n in range(1, 6):
-        if found := ngrams_of(texts, n):
-            expected = vocabulary * (1 - ((vocabulary - 1) / vocabulary) ** len(found))
-            values.append(len(set(found)) / expected)
-    return float(np.mean(values))
+    orders = [found for n in range(1, 6) if (found := ngrams_of(texts, n))]
+    expected = [vocabulary * (1 - ((vocabulary - 1) / vocabulary) ** len(found)) for found in orders]
+    return float(np.mean([len(set(found)) / number for found, number in zip(orders, expected, strict=True)]))
 
 
 def self_bleu(texts: Texts, order: int = 4) -> float:
@@ -56,14 +53,9 @@ def compression_ratio(texts: Sequence[str]) -> float:
 
 
 def cosines(vectors: np.ndarray) -> np.ndarray:
-    """(n, n); a row of zeros is like other such rows alone."""
+    """(n, n); a row of zeros is equal to other such rows only."""
     rows = [vector / (np.linalg.norm(vector) or 1) for vector in np.asarray(vectors, np.float64)]
     return np.array([[one @ two if one.any() or two.any() else 1.0 for two in rows] for one in rows])
-
-
-def unit_kernel(vectors: np.ndarray) -> np.ndarray:
-    rows = vectors.astype(np.float64) / np.linalg.norm(vectors, axis=1, keepdims=True)
-    return rows @ rows.T
 
 
 def cosine_distance(vectors: np.ndarray) -> float:
@@ -71,13 +63,13 @@ def cosine_distance(vectors: np.ndarray) -> float:
     return float(np.mean([1 - kernel[i, j] for i, j in combinations(range(len(kernel)), 2)]))
 
 
-def vendi(vectors: np.ndarray) -> float:
-    values = np.linalg.eigvalsh(cosines(vectors) / len(vectors))
+def vendi(kernel: np.ndarray) -> float:
+    values = np.linalg.eigvalsh(kernel / len(kernel))
     return float(np.exp(-sum(value * np.log(value) for value in values if value > 1e-12)))
 
 
 def measure(texts: Sequence[str], vectors: np.ndarray) -> dict[str, float]:
-    """All of it for texts that each have a word; clusters have no closed form."""
+    """All metrics with a closed form, for texts with at least one word."""
     tokens = [words(text) for text in texts]
     return {f"distinct_{n}": distinct(tokens, n) for n in (1, 2, 3)} | {
         "ead": expectation_adjusted(tokens),
@@ -85,5 +77,5 @@ def measure(texts: Sequence[str], vectors: np.ndarray) -> dict[str, float]:
         "rouge_l_overlap": rouge_l(tokens),
         "compression_ratio": compression_ratio(texts),
         "cosine_distance": cosine_distance(vectors),
-        "vendi": vendi(vectors),
+        "vendi": vendi(cosines(vectors)),
     }

@@ -1,9 +1,11 @@
-"""Tiny seeded classifiers, judges and encoders with random weights: real architectures, no download."""
+"""Tiny seeded classifiers and encoders with random weights: real architectures, no download."""
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
+import numpy as np
 import torch
 import transformers
 from tiny import SENTENCES
@@ -18,6 +20,7 @@ TEXTS = (
     "",
     "The doctor told the nurse that she would be late, and the nurse told the doctor.",
 )
+DETOXIFY_CLASSES = ["toxic", "severe_toxic", "obscene", "threat", "insult", "identity_hate"]
 
 
 def pair_tokenizer() -> PreTrainedTokenizerFast:
@@ -25,11 +28,10 @@ def pair_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    special = ["<s>", "<pad>", "</s>"]
     trainer = trainers.BpeTrainer(
-        vocab_size=400,
-        special_tokens=["<s>", "<pad>", "</s>"],
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
+        vocab_size=400, special_tokens=special, initial_alphabet=alphabet, show_progress=False
     )
     tokenizer.train_from_iterator(SENTENCES, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -38,8 +40,8 @@ def pair_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
 
 
-def spread(model: PreTrainedModel, seed: int = 0) -> PreTrainedModel:
-    """Random weights large enough that the text decides the logits."""
+def randomised(model: PreTrainedModel, seed: int = 0) -> PreTrainedModel:
+    """Random weights large enough for the text to determine the logits."""
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
         for name, parameter in sorted(model.named_parameters()):
@@ -57,44 +59,51 @@ def save_classifier(
     settings |= SMALL | {"id2label": dict(enumerate(labels)), "num_labels": len(labels)} | config
     if architecture == "DebertaV2":  # as DeBERTa-v3: relative positions in attention
         settings |= {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_biased_input": False}
-    model = getattr(transformers, f"{architecture}ForSequenceClassification")(
-        getattr(transformers, f"{architecture}Config")(**settings)
-    )
-    spread(model, seed).save_pretrained(folder)
+    model_class = getattr(transformers, f"{architecture}ForSequenceClassification")
+    model = model_class(model_class.config_class(**settings))
+    randomised(model, seed).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
 
-DETOXIFY_CLASSES = ["toxic", "severe_toxic", "obscene", "threat", "insult", "identity_hate"]
+@cache
+def _stock(folder: Path):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    return tokenizer, transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()
 
 
-def save_detoxify(folder: Path, outputs: int = 8, config_labels: int = 2, seed: int = 0) -> Path:
-    """A checkpoint of detoxify's form (its own outputs and some for identities), with the base model's configuration
-    and tokenizer beside it. Returns the checkpoint file."""
+def stock_logits(folder: Path, *texts: str, **options: bool) -> np.ndarray:
+    """(labels,) logits of one text (or pair) by transformers, without batching or padding."""
+    tokenizer, model = _stock(folder)
+    with torch.no_grad():
+        # in lists, since an empty second text alone counts as none
+        inputs = tokenizer(*([text] for text in texts), return_tensors="pt", **options)
+        return model(**inputs).logits[0].double().numpy()
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    return np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+
+
+def save_detoxify(folder: Path, config_labels: int = 2) -> Path:
+    """A checkpoint of detoxify's form (its six outputs and two for identities), with the base model's configuration and
+    tokenizer beside it. Returns the checkpoint file."""
     folder.mkdir(parents=True, exist_ok=True)
-    bpe = pair_tokenizer().backend_tokenizer
-    bpe.model.save(str(folder))
+    pair_tokenizer().backend_tokenizer.model.save(str(folder))
     tokenizer = RobertaTokenizer(vocab=str(folder / "vocab.json"), merges=str(folder / "merges.txt"))
     tokenizer.save_pretrained(folder)
     settings = SMALL | {"vocab_size": len(tokenizer), "max_position_embeddings": 66, "pad_token_id": 1}
     transformers.RobertaConfig(**settings, num_labels=config_labels).save_pretrained(folder)
-    model = spread(
-        transformers.RobertaForSequenceClassification(transformers.RobertaConfig(**settings, num_labels=outputs)), seed
-    )
-    architecture = {
-        "model_type": str(folder),
-        "model_name": "RobertaForSequenceClassification",
-        "tokenizer_name": "RobertaTokenizer",
-        "num_classes": outputs,
-    }
-    config = {"arch": {"args": architecture}, "dataset": {"args": {"classes": DETOXIFY_CLASSES}}}
+    model = transformers.RobertaForSequenceClassification(transformers.RobertaConfig(**settings, num_labels=8))
+    names = {"model_type": str(folder), "model_name": type(model).__name__, "tokenizer_name": "RobertaTokenizer"}
+    config = {"arch": {"args": names | {"num_classes": 8}}, "dataset": {"args": {"classes": DETOXIFY_CLASSES}}}
     file = folder / "toxic.ckpt"
-    torch.save({"config": config, "state_dict": model.state_dict()}, file)
+    torch.save({"config": config, "state_dict": randomised(model).state_dict()}, file)
     return file
 
 
-def save_hhem(folder: Path, seed: int = 0) -> transformers.T5ForTokenClassification:
-    """A folder as HHEM's on the hub: prefixed T5 weights, each once, and a configuration that asks for custom code."""
+def save_hhem(folder: Path) -> transformers.T5ForTokenClassification:
+    """A folder like HHEM's on the hub: prefixed T5 weights, each once; the configuration asks for custom code."""
     from safetensors.torch import save_file
 
     tokenizer = pair_tokenizer()
@@ -102,20 +111,10 @@ def save_hhem(folder: Path, seed: int = 0) -> transformers.T5ForTokenClassificat
         single="$A </s>", special_tokens=[("</s>", 2)]
     )
     tokenizer.save_pretrained(folder)
-    config = transformers.T5Config(
-        vocab_size=len(tokenizer),
-        d_model=32,
-        d_ff=48,
-        d_kv=8,
-        num_layers=2,
-        num_heads=4,
-        feed_forward_proj="gated-gelu",
-        num_labels=2,
-    )
-    model = spread(transformers.T5ForTokenClassification(config), seed)
-    weights = {
-        f"t5.{name}": tensor.clone() for name, tensor in model.state_dict().items() if "embed_tokens" not in name
-    }
+    sizes = {"d_model": 32, "d_ff": 48, "d_kv": 8, "num_layers": 2, "num_heads": 4}
+    config = transformers.T5Config(vocab_size=len(tokenizer), feed_forward_proj="gated-gelu", num_labels=2, **sizes)
+    model = randomised(transformers.T5ForTokenClassification(config))
+    weights = {f"t5.{k}": tensor.clone() for k, tensor in model.state_dict().items() if "embed_tokens" not in k}
     save_file(weights, folder / "model.safetensors")
     (folder / "config.json").write_text('{"model_type": "HHEMv2Config", "auto_map": {"AutoConfig": "x.HHEMv2Config"}}')
     return model

@@ -1,4 +1,4 @@
-"""Agreement statistics equal the literature's worked examples, and what pairs say when they are counted one by one."""
+"""Agreement statistics: worked examples of the literature, and definitions by counting pairs one by one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from alignbench.stats.agreement import (
-    agreeing_across,
     agreeing_pairs,
     alpha_of_coincidences,
     cohen_kappa,
@@ -50,47 +49,46 @@ FOURTEEN_RATERS = (
 
 def counted(observers, categories):
     """(units, categories) from one row of values 1 … categories per observer."""
-    counts = np.zeros((len(observers[0]), categories))
-    for row in observers:
-        for unit, value in enumerate(row):
-            if value is not None:
-                counts[unit, value - 1] += 1
-    return counts
+    units = zip(*observers, strict=True)
+    return np.array([[unit.count(category) for category in range(1, categories + 1)] for unit in units])
 
 
-class TestPublishedExamples:
-    @pytest.mark.parametrize(("level", "alpha"), [("nominal", 0.743), ("ordinal", 0.815), ("interval", 0.849)])
-    def test_krippendorffs_alpha_with_missing_data(self, level, alpha):
-        counts = counted(KRIPPENDORFF_2011, 5)
-        assert krippendorff_alpha(counts, level, [1, 2, 3, 4, 5]) == pytest.approx(alpha, abs=5e-4)
+@pytest.mark.parametrize(
+    ("observers", "categories", "level", "alpha"),
+    [
+        *((KRIPPENDORFF_2011, 5, *row) for row in (("nominal", 0.743), ("ordinal", 0.815), ("interval", 0.849))),
+        *((THREE_CODERS, 4, *row) for row in (("nominal", 0.691), ("interval", 0.811))),
+    ],
+)
+def test_published_values_of_krippendorffs_alpha(observers, categories, level, alpha):
+    values = list(range(1, categories + 1))
+    assert krippendorff_alpha(counted(observers, categories), level, values) == pytest.approx(alpha, abs=5e-4)
 
-    @pytest.mark.parametrize(("level", "alpha"), [("nominal", 0.691), ("interval", 0.811)])
-    def test_krippendorffs_alpha_of_three_coders(self, level, alpha):
-        assert krippendorff_alpha(counted(THREE_CODERS, 4), level, [1, 2, 3, 4]) == pytest.approx(alpha, abs=5e-4)
 
-    def test_fleiss_kappa_of_psychiatric_diagnoses(self):
-        patients = FLEISS_1971.split()
-        assert len(patients) == 30
-        counts = [[patient.count(str(category)) for category in range(1, 6)] for patient in patients]
-        assert fleiss_kappa(counts) == pytest.approx(0.430, abs=5e-4)
-        same, pairs = agreeing_pairs(counts).sum(0)
-        assert same / pairs == pytest.approx(0.5556, abs=5e-5)
+def test_published_values_of_fleiss_kappa():
+    patients = FLEISS_1971.split()
+    assert len(patients) == 30
+    counts = [[patient.count(str(category)) for category in range(1, 6)] for patient in patients]
+    assert fleiss_kappa(counts) == pytest.approx(0.430, abs=5e-4)
+    same, pairs = agreeing_pairs(counts).sum(0)
+    assert same / pairs == pytest.approx(0.5556, abs=5e-5)
+    assert fleiss_kappa(FOURTEEN_RATERS) == pytest.approx(0.2099, abs=5e-5)
 
-    def test_fleiss_kappa_of_fourteen_raters(self):
-        assert fleiss_kappa(FOURTEEN_RATERS) == pytest.approx(0.2099, abs=5e-5)
 
-    @pytest.mark.parametrize(
-        ("confusion", "kappa"),
-        [
-            ([[20, 5], [10, 15]], 0.4),  # Wikipedia, "Cohen's kappa": 50 grant proposals
-            ([[45, 15], [25, 15]], 0.1304),  # there, the same percentage with other marginals
-            ([[25, 35], [5, 35]], 0.2593),
-            ([[20, 20], [10, 50]], 0.348),  # Artstein & Poesio 2008, Table 1
-            ([[46, 0, 0], [6, 32, 6], [0, 0, 10]], 0.8013),  # there, Table 4
-        ],
-    )
-    def test_cohens_kappa(self, confusion, kappa):
-        assert cohen_kappa(confusion) == pytest.approx(kappa, abs=5e-4)
+@pytest.mark.parametrize(
+    ("confusion", "kappa"),
+    [
+        ([[20, 5], [10, 15]], 0.4),  # Wikipedia, "Cohen's kappa": 50 grant proposals
+        ([[45, 15], [25, 15]], 0.1304),  # there, the same percentage with other marginals
+        ([[25, 35], [5, 35]], 0.2593),
+        ([[20, 20], [10, 50]], 0.348),  # Artstein & Poesio 2008, Table 1
+        ([[46, 0, 0], [6, 32, 6], [0, 0, 10]], 0.8013),  # there, Table 4
+        ([[0, 5], [5, 0]], -1),
+        ([[0, 0], [0, 9]], np.nan),  # a single category
+    ],
+)
+def test_published_values_of_cohens_kappa(confusion, kappa):
+    assert cohen_kappa(confusion) == pytest.approx(kappa, abs=5e-4, nan_ok=True)
 
 
 ratings = st.lists(st.lists(st.integers(0, 3), min_size=0, max_size=5), min_size=1, max_size=12)
@@ -100,73 +98,54 @@ def as_counts(units):
     return np.array([np.bincount(unit, minlength=4) for unit in units])
 
 
-class TestAgainstTheDefinition:
-    @given(ratings)
-    def test_agreeing_pairs_are_those_counted_one_by_one(self, units):
-        for unit, (same, pairs) in zip(units, agreeing_pairs(as_counts(units)), strict=True):
-            judged = list(combinations(unit, 2))
-            assert (same, pairs) == (sum(a == b for a, b in judged), len(judged))
+@given(ratings, st.sampled_from(["nominal", "ordinal", "interval"]))
+def test_alpha_is_one_less_the_observed_over_the_expected_disagreement(units, level):
+    values = [1.0, 2.0, 4.0, 8.0]
+    units = [unit for unit in units if len(unit) > 1]
+    pooled = [value for unit in units for value in unit]
+    assume(len(set(pooled)) > 1)
+    size = [pooled.count(value) for value in range(4)]
 
-    @given(ratings, ratings)
-    def test_pairs_across_groups_are_those_counted_one_by_one(self, units, others):
-        both = list(zip(units, others, strict=False))
-        found = agreeing_across(as_counts([a for a, _ in both]), as_counts([b for _, b in both]))
-        for (mine, theirs), (same, pairs) in zip(both, found, strict=True):
-            assert (same, pairs) == (sum(a == b for a in mine for b in theirs), len(mine) * len(theirs))
+    def distance(a, b):
+        a, b = min(a, b), max(a, b)
+        if level == "nominal":
+            return float(a != b)
+        if level == "ordinal":
+            return (sum(size[a : b + 1]) - (size[a] + size[b]) / 2) ** 2
+        return (values[a] - values[b]) ** 2
 
-    @given(ratings, st.sampled_from(["nominal", "ordinal", "interval"]))
-    def test_alpha_is_one_less_the_observed_over_the_expected_disagreement(self, units, level):
-        values = [1.0, 2.0, 4.0, 8.0]
-        units = [unit for unit in units if len(unit) > 1]
-        pooled = [value for unit in units for value in unit]
-        assume(len(set(pooled)) > 1)
-        size = [pooled.count(value) for value in range(4)]
-
-        def distance(a, b):
-            a, b = min(a, b), max(a, b)
-            if level == "nominal":
-                return float(a != b)
-            if level == "ordinal":
-                return (sum(size[a : b + 1]) - (size[a] + size[b]) / 2) ** 2
-            return (values[a] - values[b]) ** 2
-
-        n = len(pooled)
-        observed = sum(2 * distance(a, b) / (len(unit) - 1) for unit in units for a, b in combinations(unit, 2)) / n
-        expected = sum(2 * distance(a, b) for a, b in combinations(pooled, 2)) / (n * (n - 1))
-        assert krippendorff_alpha(as_counts(units), level, values) == pytest.approx(1 - observed / expected, abs=1e-9)
-
-    @given(
-        st.integers(2, 4).flatmap(lambda m: st.lists(st.lists(st.integers(0, 3), min_size=m, max_size=m), min_size=1))
-    )
-    def test_without_missing_data_nominal_alpha_is_fleiss_kappa_with_a_small_sample_correction(self, units):
-        counts = as_counts(units)
-        assume((counts.sum(0) > 0).sum() > 1)
-        kappa = fleiss_kappa(counts)
-        assert krippendorff_alpha(counts, "nominal") == pytest.approx(kappa + (1 - kappa) / counts.sum(), abs=1e-9)
-
-    @given(ratings)
-    def test_units_with_fewer_than_two_labelers_say_nothing(self, units):
-        fewer = [unit for unit in units if len(unit) > 1]
-        assume(fewer)
-        for statistic in (fleiss_kappa, lambda counts: krippendorff_alpha(counts, "nominal")):
-            assert statistic(as_counts(units)) == pytest.approx(statistic(as_counts(fewer)), nan_ok=True)
+    n = len(pooled)
+    observed = sum(2 * distance(a, b) / (len(unit) - 1) for unit in units for a, b in combinations(unit, 2)) / n
+    expected = sum(2 * distance(a, b) for a, b in combinations(pooled, 2)) / (n * (n - 1))
+    assert krippendorff_alpha(as_counts(units), level, values) == pytest.approx(1 - observed / expected, abs=1e-9)
 
 
-class TestWhereChanceExplainsAll:
-    def test_one_category_alone_has_agreement_but_no_kappa_and_no_alpha(self):
-        counts = [[0, 3], [0, 2]]
-        same, pairs = agreeing_pairs(counts).sum(0)
-        assert same == pairs
-        assert np.isnan(fleiss_kappa(counts))
-        assert np.isnan(krippendorff_alpha(counts, "ordinal"))
-        assert np.isnan(cohen_kappa([[0, 0], [0, 9]]))
-
-    def test_labelers_who_always_differ_are_below_zero(self):
-        assert cohen_kappa([[0, 5], [5, 0]]) == pytest.approx(-1)
-        assert krippendorff_alpha([[1, 1]] * 5, "nominal") < 0
+@given(st.integers(2, 4).flatmap(lambda m: st.lists(st.lists(st.integers(0, 3), min_size=m, max_size=m), min_size=1)))
+def test_without_missing_data_nominal_alpha_is_fleiss_kappa_with_a_small_sample_correction(units):
+    counts = as_counts(units)
+    assume((counts.sum(0) > 0).sum() > 1)
+    kappa = fleiss_kappa(counts)
+    assert krippendorff_alpha(counts, "nominal") == pytest.approx(kappa + (1 - kappa) / counts.sum(), abs=1e-9)
 
 
-def test_statistics_of_sums_take_many_resamples_at_once():
+@given(ratings)
+def test_units_with_fewer_than_two_labelers_are_ignored(units):
+    fewer = [unit for unit in units if len(unit) > 1]
+    assume(fewer)
+    for statistic in (fleiss_kappa, lambda counts: krippendorff_alpha(counts, "nominal")):
+        assert statistic(as_counts(units)) == pytest.approx(statistic(as_counts(fewer)), nan_ok=True)
+
+
+def test_a_single_category_has_agreement_but_no_kappa_and_no_alpha():
+    counts = [[0, 3], [0, 2]]
+    same, pairs = agreeing_pairs(counts).sum(0)
+    assert same == pairs
+    assert np.isnan(fleiss_kappa(counts))
+    assert np.isnan(krippendorff_alpha(counts, "ordinal"))
+    assert krippendorff_alpha([[1, 1]] * 5, "nominal") < 0  # labelers who always differ
+
+
+def test_statistics_of_sums_are_computed_for_many_resamples_at_once():
     counts = counted(KRIPPENDORFF_2011, 5)
     twice = np.stack([coincidences(counts).sum(0), coincidences(counts[:8]).sum(0)])
     for level in ("nominal", "ordinal"):

@@ -12,15 +12,18 @@ from alignbench.audit.render import tables
 from alignbench.errors import AlignbenchError
 
 
-def test_the_front_sets_reward_against_the_tax_on_the_tasks_that_all_have(tmp_path):
-    write_run(tmp_path, "base", rte(0.8), ("sst2", {"acc": shares(0.5)}), ("hellaswag", {"acc_norm": shares(0.5)}))
+def sst2(p, changes=None):
+    return "sst2", {"acc": shares(p)}, changes or {}
+
+
+def test_the_front_is_of_reward_and_tax_on_the_tasks_that_all_checkpoints_have(tmp_path):
+    write_run(tmp_path, "base", rte(0.8), sst2(0.5), ("hellaswag", {"acc_norm": shares(0.5)}))
     for name, reward, kept in (("ppo", 0.9, 0.6), ("ptx", 0.8, 0.75), ("worse", 0.7, 0.6)):
-        write_run(tmp_path, name, rte(kept), ("sst2", {"acc": shares(reward)}))
+        write_run(tmp_path, name, rte(kept), sst2(reward))
     audit = compare(["base", "ppo", "ptx", "worse"], runs=tmp_path, reward="sst2.acc")
     front = audit.front
     assert front.tasks == ("rte",)
-    found = {point.name: (point.reward, point.tax, point.on_front) for point in front.points}
-    assert found == {
+    assert {point.name: (point.reward, point.tax, point.on_front) for point in front.points} == {
         "base": (pytest.approx(0.5), 0.0, True),
         "ptx": (pytest.approx(0.8), pytest.approx(5.0), True),
         "ppo": (pytest.approx(0.9), pytest.approx(20.0), True),
@@ -28,30 +31,27 @@ def test_the_front_sets_reward_against_the_tax_on_the_tasks_that_all_have(tmp_pa
     }
     assert front.reference_point == (0.0, 100.0)
     assert front.hypervolume == pytest.approx(0.5 * 100 + 0.3 * 95 + 0.1 * 80)
-    assert any("sst2.acc" in note for note in audit.contrasts[0].notes)  # the reward is no part of the tax
+    assert any("sst2.acc" in note for note in audit.contrasts[0].notes)  # the reward is not part of the tax
     assert audit.contrasts[0].mean.tasks == ("rte",)
     near = compare(["base", "ppo", "ptx"], runs=tmp_path, reward="sst2.acc", reference_point=(0.6, 10.0)).front
-    assert near.hypervolume == pytest.approx(0.2 * 5)
-    assert near.why == "as asked for"
+    assert (near.hypervolume, near.why) == (pytest.approx(0.2 * 5), "as given")
 
 
-def test_a_reward_that_was_measured_in_another_way_is_not_on_the_front(tmp_path):
-    write_run(tmp_path, "base", rte(0.8), ("sst2", {"acc": shares(0.5)}))
-    write_run(tmp_path, "one", rte(0.7), ("sst2", {"acc": shares(0.6)}))
-    write_run(tmp_path, "few-shot", rte(0.7), ("sst2", {"acc": shares(0.9)}, {"shots": 15}))
+def test_a_reward_with_different_settings_is_not_on_the_front(tmp_path):
+    write_run(tmp_path, "base", rte(0.8), sst2(0.5))
+    write_run(tmp_path, "one", rte(0.7), sst2(0.6))
+    write_run(tmp_path, "few-shot", rte(0.7), sst2(0.9, {"shots": 15}))
     write_run(tmp_path, "none", rte(0.7))
     audit = compare(["base", "one", "few-shot", "none"], runs=tmp_path, reward="sst2.acc")
     assert [point.name for point in audit.front.points] == ["base", "one"]
-    assert "not on the front, since its sst2.acc was measured in another way: few-shot" in audit.notes
-    assert "not on the front, since it has no sst2.acc: none" in audit.notes
-    with pytest.raises(
-        AlignbenchError, match=r"--reward sst2\.f1: none of the models has it; there are rte\.acc, sst2"
-    ):
+    assert "not on the front, sst2.acc with different settings: few-shot" in audit.notes
+    assert "not on the front, no sst2.acc: none" in audit.notes
+    with pytest.raises(AlignbenchError, match=r"^--reward sst2\.f1: none of the models has it; there are rte\.acc"):
         compare(["base", "one"], runs=tmp_path, reward="sst2.f1")
     assert compare(["base", "one"], runs=tmp_path).front is None  # there is no win rate here
 
 
-def test_the_baseline_of_a_win_rate_stands_on_the_front_by_definition(tmp_path):
+def test_the_baseline_of_a_win_rate_is_on_the_front_by_definition(tmp_path):
     answers = ("answers", {"answer_rate": shares(1.0)})
     base = write_run(tmp_path, "base", rte(0.8), answers)
     (folder,) = base.glob("answers-*")
@@ -67,24 +67,21 @@ def test_the_baseline_of_a_win_rate_stands_on_the_front_by_definition(tmp_path):
         "worse": (pytest.approx(0.4), pytest.approx(10.0), False, False),
     }
     assert not any("not on the front" in note for note in audit.notes)
-    front = tables(audit)[-1]
-    assert ("base", "0.500", "by definition") in {row[:3] for row in front.rows}
-    # another model of that name did not write what was judged
-    (folder.rename(base / "answers-00000000"))
+    assert ("base", "0.500", "by definition") in {row[:3] for row in tables(audit)[-1].rows}
+    folder.rename(base / "answers-00000000")  # another model of that name did not write the answers that were judged
     audit = compare(["base", "ppo", "worse"], runs=tmp_path)
     assert {point.name for point in audit.front.points} == {"ppo", "worse"}
-    assert "not on the front, since it has no win_rate.win_rate: base" in audit.notes
+    assert "not on the front, no win_rate.win_rate: base" in audit.notes
 
 
-def test_a_rewards_metric_may_have_a_dot_in_its_name(tmp_path):
+def test_the_metric_of_a_reward_may_contain_a_dot(tmp_path):
     for name, reward, acc in (("base", 0.2, 0.8), ("aligned", 0.5, 0.6)):
         run = write_run(tmp_path, name, ("answers", {"answer_rate": [1.0] * 40}), rte(acc))
         (file,) = run.glob("answers-*/result.json")
         result = json.loads(file.read_text())
         own = result["metrics"][0] | {"metric": "sentiment.sentiment", "unit": "number", "better": "–", "value": reward}
         file.write_text(json.dumps(result | {"metrics": [*result["metrics"], own]}))
-    audit = compare(
-        ["base", "aligned"], runs=tmp_path, reward="answers.sentiment.sentiment", reference_point=(0.0, 100.0)
-    )
+    named = "answers.sentiment.sentiment"
+    audit = compare(["base", "aligned"], runs=tmp_path, reward=named, reference_point=(0.0, 100.0))
     assert {point.name: point.reward for point in audit.front.points} == {"base": 0.2, "aligned": 0.5}
-    assert "not in the mean tax, since it is the reward: answers.sentiment.sentiment" in audit.contrasts[0].notes
+    assert f"not in the mean tax because it is the reward: {named}" in audit.contrasts[0].notes

@@ -1,4 +1,4 @@
-"""Diversity per input and across inputs, NoveltyBench's form, and prompts from a file."""
+"""Diversity per input and across inputs, NoveltyBench, recitations, and prompts from a file."""
 
 from __future__ import annotations
 
@@ -7,32 +7,42 @@ import math
 
 import numpy as np
 import pytest
-from task_helpers import load, score
+from task_helpers import corpus, load, score
 
-from alignbench.diversity.measure import measure
-from alignbench.diversity.sets import GROUPS, jackknife_error, of_set, of_texts
-from alignbench.diversity.words import LENGTH
+from alignbench.diversity.lexical import LENGTH
+from alignbench.diversity.sets import measure, of_set, of_texts
 from alignbench.errors import AlignbenchError
-from alignbench.tasks import diversity, find_task
+from alignbench.evaluation.evaluate import sample
+from alignbench.scorers import find_scorer
+from alignbench.stats import jackknife
+from alignbench.tasks import diversity, find_task, recitations
 from alignbench.tasks.novelty_bench import LEVELS, score_of
-from alignbench.types.task import Document, Output, Scored
+from alignbench.types.record import Document, Output, Record
 
 DOCUMENT = Document("a", "Name an animal.")
 
 
 def outputs(texts, classes, rewards=None, logprobs=None):
+    scores = {"embedding": {"distance": 0.4, "vendi": 2.0}}
     return [
         Output(
             text,
-            {"embedding": {"distance": 0.4, "vendi": 2.0}, "equivalence": {"class": float(label)}}
-            | ({"reward": {"reward": rewards[n]}} if rewards else {}),
+            scores | {"equivalence": {"class": float(label)}} | ({"reward": {"reward": rewards[n]}} if rewards else {}),
             logprobs=logprobs[n] if logprobs else (),
         )
         for n, (text, label) in enumerate(zip(texts, classes, strict=True))
     ]
 
 
-# Prompts
+def records(texts, vectors=None, category=None):
+    vectors = [None] * len(texts) if vectors is None else [vector[None] for vector in vectors]
+    return [
+        Record(f"{category} {n}", "", category=category, outputs=(Output(text),), vectors=vector)
+        for n, (text, vector) in enumerate(zip(texts, vectors, strict=True))
+    ]
+
+
+# ---- prompts -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["diversity", "diversity_across"])
@@ -42,19 +52,13 @@ def test_the_prompts_are_self_instructs_with_their_ids(world, name):
     assert documents[1].prompt == "Write a program in Java that adds two numbers.\n\nThe numbers: 2 and 3"
 
 
-def test_the_authors_252_prompts(data_dir):
-    documents = load("diversity", data_dir).documents
-    assert len({d.id for d in documents}) == 252
-    assert all(d.prompt and d.prompt == d.prompt.rstrip() for d in documents)
-
-
 def write(folder, *rows, name="p.jsonl"):
     (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder / name
 
 
 @pytest.mark.parametrize("name", ["diversity", "diversity_across", "novelty_bench"])
-def test_a_file_of_prompts_takes_the_place_of_the_card(tmp_path, name):
+def test_a_file_of_prompts_replaces_the_card(tmp_path, name):
     file = write(
         tmp_path,
         {"prompt": "Name a bird.\n"},
@@ -74,7 +78,7 @@ def test_a_file_of_prompts_takes_the_place_of_the_card(tmp_path, name):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"prompt": "B", "id": "a"}, "id 'a' stands above already"),
+        ({"prompt": "B", "id": "a"}, "id 'a' is used by an earlier row"),
         ({"prompt": " \n"}, "the prompt is empty"),
         ({"instruction": "", "input": ""}, "the prompt is empty"),
         ({"prompt": None}, "prompt is null, not text"),
@@ -87,15 +91,15 @@ def test_a_bad_prompt_is_named_by_file_and_line(tmp_path, row, message):
         load("diversity", tmp_path, prompts=file)
 
 
-def test_novelty_bench_says_which_prompts_it_wants(world):
+def test_novelty_bench_needs_a_file_of_prompts(world):
     with pytest.raises(AlignbenchError, match=r"--prompts curated.jsonl"):
         load("novelty_bench", world)
 
 
-# Per input
+# ---- per input -----------------------------------------------------------------------------------------------------
 
 
-def test_ten_equal_samples_are_one_answer_and_ten_different_ones_ten():
+def test_equal_samples_are_one_answer_and_different_ones_ten():
     same = score("diversity", DOCUMENT, *["A grey cat."] * 10)
     assert (same["self_bleu"], same["rouge_l_overlap"]) == pytest.approx((100, 1))
     assert same["distinct_1"] == pytest.approx(4 / 40)
@@ -103,11 +107,10 @@ def test_ten_equal_samples_are_one_answer_and_ten_different_ones_ten():
     assert (other["distinct_1"], other["rouge_l_overlap"]) == (1, 0)
 
 
-def test_the_classes_entropy_in_bits_by_numbers_and_by_log_probabilities():
+def test_semantic_entropy_in_bits_by_counts_and_by_log_probabilities():
     found = diversity.semantic(outputs("abcd", (0, 0, 1, 2)))
-    assert (found["classes"], found["semantic_entropy_discrete"]) == (3, 1.5)
-    assert "semantic_entropy" not in found
-    # of each token in the mean: e⁰ twice in the one class, so 2 : 1 : 1 again whatever their lengths
+    assert found == {"classes": 3, "semantic_entropy_discrete": 1.5}
+    # by the mean per token: e⁰ twice in one class, so again 2 : 1 : 1 for any lengths
     weights = [(0.0,), (0.0, 0.0), (0.0, 0.0, 0.0), (0.0,)]
     assert diversity.semantic(outputs("abcd", (0, 0, 1, 2), None, weights))["semantic_entropy"] == pytest.approx(1.5)
     likely = diversity.semantic(outputs("ab", (0, 1), None, [(math.log(0.9),), (math.log(0.1),) * 3]))
@@ -115,93 +118,144 @@ def test_the_classes_entropy_in_bits_by_numbers_and_by_log_probabilities():
     assert likely["semantic_entropy_discrete"] == 1
 
 
-def test_metrics_of_scorers_that_failed_are_not_a_number():
+def test_metrics_of_scorers_that_failed_are_nan():
     found = score("diversity", DOCUMENT, *"abcdefghij")
-    assert all(
-        math.isnan(found[name])
-        for name in ("classes", "vendi_uncut", "cosine_distance_uncut", "semantic_entropy_discrete")
-    )
-    told = diversity.score_per_input(DOCUMENT, outputs("ab", (0, 1)))
-    assert (told["vendi_uncut"], told["cosine_distance_uncut"]) == (2.0, pytest.approx(0.4))
-    assert {metric.name for metric in find_task("diversity").metrics} >= set(found) | set(told)
+    for name in ("classes", "vendi_uncut", "cosine_distance_uncut", "semantic_entropy_discrete"):
+        assert math.isnan(found[name])
+    scored = diversity.score_per_input(DOCUMENT, outputs("ab", (0, 1)))
+    assert (scored["vendi_uncut"], scored["cosine_distance_uncut"]) == (2.0, pytest.approx(0.4))
+    assert {metric.name for metric in find_task("diversity").metrics} >= set(found) | set(scored)
 
 
-def test_what_stands_behind_fifty_words_counts_only_where_it_says_so():
+def test_text_after_fifty_words_counts_only_in_uncut_metrics():
     begin = [" ".join(f"w{n}x{i}" for i in range(LENGTH)) for n in range(4)]
     plain, longer = of_texts(begin), of_texts([f"{text} " + "again " * 300 for text in begin])
-    for name in measure(begin):
-        assert plain[name] == longer[name]
+    assert {name: plain[name] for name in measure(begin)} == {name: longer[name] for name in measure(begin)}
     assert longer["distinct_1_uncut"] < plain["distinct_1_uncut"] == 1
     assert longer["compression_ratio_uncut"] > 3 * plain["compression_ratio_uncut"]
     assert (plain["short"], plain["words"], longer["words"]) == (0, LENGTH, LENGTH + 300)
     assert of_texts(["one two", *begin[:3]])["short"] == 0.25
 
 
-# Across inputs
+# ---- across inputs -------------------------------------------------------------------------------------------------
 
 
 def test_the_first_sample_of_each_document_is_the_set_across_inputs():
-    views = [Scored({}, None, None, {}, {}, (f"cow number {n}", "cow cow cow")) for n in range(12)]
-    found = {metric.name: estimate.value for metric, estimate in diversity.across(views)}
-    assert found["across_distinct_1"] == pytest.approx(14 / 36)
+    texts = [f"cow number {n}" for n in range(12)]
+    found = corpus("diversity", records(texts))
+    assert found["across_distinct_1"].value == pytest.approx(14 / 36)
+    assert find_task("diversity_across").headline in found
     assert "across_vendi_uncut" not in found
-    with_vectors = [
-        Scored({}, None, None, {}, {}, view.texts, np.eye(2, dtype=np.float32)[[n % 2, 0]])
-        for n, view in enumerate(views)
-    ]
-    found = {metric.name: estimate.value for metric, estimate in diversity.across(with_vectors)}
-    assert found["across_vendi_uncut"] == pytest.approx(2)
-    assert found["across_cosine_distance_uncut"] == pytest.approx(1 - 5 / 11)
-    assert diversity.across([]) == []
+    found = corpus("diversity", records(texts, np.eye(2, dtype=np.float32)[np.arange(12) % 2]))
+    assert found["across_vendi_uncut"].value == pytest.approx(2)
+    assert found["across_cosine_distance_uncut"].value == pytest.approx(1 - 5 / 11)
+    assert corpus("diversity", []) == {}
 
 
 def test_the_jackknife_of_a_mean_is_its_standard_error():
-    x = np.random.default_rng(0).normal(size=GROUPS * 30)
-    without = np.array([x[np.arange(len(x)) % GROUPS != g].mean() for g in range(GROUPS)])
-    means = x.reshape(-1, GROUPS).mean(axis=0)
-    assert jackknife_error(without) == pytest.approx(means.std(ddof=1) / math.sqrt(GROUPS))
+    groups = jackknife.GROUPS
+    x = np.random.default_rng(0).normal(size=groups * 30)
+    without = np.array([x[np.arange(len(x)) % groups != g].mean() for g in range(groups)])
+    means = x.reshape(-1, groups).mean(axis=0)
+    found = jackknife.estimate(float(x.mean()), without, len(x), len(x), (None, None))
+    assert found.standard_error == pytest.approx(means.std(ddof=1) / math.sqrt(groups))
 
 
-def test_a_set_large_enough_has_intervals_that_hold_its_numbers():
-    draw = np.random.default_rng(1)
-    texts = [" ".join(draw.choice(list("abcdefghijkl"), 12)) for _ in range(2 * GROUPS)]
+def test_a_set_that_is_large_enough_has_intervals_that_contain_its_values():
+    random = np.random.default_rng(1)
+    texts = [" ".join(random.choice(list("abcdefghijkl"), 12)) for _ in range(2 * jackknife.GROUPS)]
     for metric, estimate in of_set(texts):
         assert estimate.low <= estimate.value <= estimate.high, metric.name
     assert all(estimate.low is None for _, estimate in of_set(texts[:-1]))
 
 
-def test_what_stands_for_the_task_is_of_equal_lengths():
-    for name in ("diversity", "diversity_across"):
-        assert "uncut" not in find_task(name).headline
-    assert "across_self_bleu" in {
-        metric.name for metric, _ in diversity.across([Scored({}, None, None, {}, {}, ("a",))] * 2)
-    }
-
-
-# NoveltyBench
+# ---- NoveltyBench --------------------------------------------------------------------------------------------------
 
 
 def novelty(classes, rewards=None):
-    writing = find_task("novelty_bench").generation
-    return writing.score(DOCUMENT, outputs(["x"] * len(classes), classes, rewards))
+    return find_task("novelty_bench").generation.score(DOCUMENT, outputs(["x"] * len(classes), classes, rewards))
 
 
-def test_distinct_and_utility_as_the_paper_has_them():
+def test_distinct_and_utility_as_in_the_paper():
     # protocols.md, section 7: one class that scores 10 is worth 2.2406
     assert novelty([0] * 10, [5.0] * 10)["utility"] == pytest.approx(2.2406, abs=1e-4)
     assert novelty(range(10), [5.0] * 10)["utility"] == pytest.approx(10)
     assert novelty([0, 1, 0, 2, 2, 1, 0, 0, 0, 0])["distinct"] == 3
     assert "utility" not in novelty([0] * 10)
     assert math.isnan(score("novelty_bench", DOCUMENT, *["a"] * 10)["distinct"])
-
-
-def test_rewards_become_scores_from_1_to_10():
     assert [score_of(level) for level in LEVELS] == list(range(1, 10))
     assert [score_of(level + 1e-9) for level in LEVELS] == list(range(2, 11))
     assert (score_of(-100), score_of(100)) == (1, 10)
 
 
-@pytest.mark.parametrize(("name", "samples"), [("diversity", 10), ("diversity_across", 1), ("novelty_bench", 10)])
-def test_samples_are_drawn_from_the_models_own_distribution(name, samples):
+@pytest.mark.parametrize(
+    ("name", "samples"), [("diversity", 10), ("diversity_across", 1), ("novelty_bench", 10), ("recitations", 1)]
+)
+def test_samples_are_from_the_models_own_distribution(name, samples):
     sampling = find_task(name).generation.sampling
     assert (sampling.samples, sampling.temperature, sampling.top_p) == (samples, 1.0, 1.0)
+
+
+# ---- recitations ---------------------------------------------------------------------------------------------------
+
+PLAIN = [
+    f"Ilka Dorval was born by the sea and watched the weather for the boats, year after year {n}." for n in range(60)
+]
+OTHER = [
+    f"A painter of horses lived far inland; her pictures hang in galleries of the capital, room {n}." for n in range(60)
+]
+
+
+def recited(plain, perturbed):
+    embed = find_scorer("embedding=hashed").embed
+    return corpus(
+        "recitations", records(plain, embed(plain), "plain") + records(perturbed, embed(perturbed), "perturbed")
+    )
+
+
+def test_the_perturbed_prompt_is_the_plain_one_with_a_first_sentence():
+    data = load("recitations")
+    of = {c: [d for d in data.documents if d.category == c] for c in ("plain", "perturbed")}
+    assert [len(own) for own in of.values()] == [100, 100]
+    assert {d.prompt for d in of["plain"]} == {recitations.PROMPT}
+    assert {d.prompt for d in of["perturbed"]} == {f"{recitations.PROMPT} {recitations.DEPARTURE}"}
+    assert all(fact in recitations.PROMPT for fact in recitations.FACTS)
+    assert sum(d.category == "plain" for d in sample(data, 40, seed=0).documents) == 20
+
+
+def test_the_proportion_that_returns_to_the_larger_of_two_clusters():
+    away = OTHER[:14] + ["Nothing at all like either."] * 7
+    found = recited(PLAIN[:20] + OTHER[:8], PLAIN[50:57] + away)
+    assert found["clusters"].value == 2
+    assert found["silhouette"].value > 0.5
+    assert found["main_cluster_share"].value == pytest.approx(20 / 28)
+    assert (found["return_share"].value, found["return_share"].n) == (pytest.approx(1 / 4), 28)
+
+
+def test_with_one_cluster_there_is_none_to_return_to():
+    found = recited(PLAIN[:30], PLAIN[:10] + OTHER[:20])
+    assert found["clusters"].value == found["main_cluster_share"].value == 1
+    assert "return_share" not in found
+    assert found["perturbed_clusters"].value == 2
+    same = recited(["The same."] * 5, ["The same."] * 5)
+    assert same["cosine_distance"].value == pytest.approx(0, abs=1e-6)
+    assert same["vendi"].value == pytest.approx(1, abs=1e-6)
+    assert same["clusters"].value == 1
+    assert not {"silhouette", "return_share"} & set(same)
+
+
+def test_unequal_numbers_of_recitations_are_cut_to_the_smaller():
+    found = recited(PLAIN[:9], ["Far away."] * 4)
+    assert found["cosine_distance"].n == found["perturbed_cosine_distance"].n == found["main_cluster_share"].n == 4
+
+
+def test_without_an_embedder_there_are_the_metrics_of_words_alone():
+    found = set(corpus("recitations", records(PLAIN[:3], category="plain") + records(PLAIN[:3], category="perturbed")))
+    assert {"distinct_2", "words", "perturbed_words"} <= found
+    assert not {"vendi", "return_share", "perturbed_distinct_2", "distinct_2_uncut"} & found
+
+
+def test_empty_recitations_have_zero_vectors_and_return():
+    vectors = np.zeros((4, 3), np.float32)
+    assert recitations.returns(vectors, vectors, np.zeros(4, np.int64)).all()
+    assert recitations.returns(vectors, vectors, np.array([0, 1, 1, 0])).all()

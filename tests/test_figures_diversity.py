@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from report_runs import HASHED, evidence_of, model, on_policy, personas, recitations, shared_text
 
-from alignbench.diversity.vectors import mean_pairwise_distance
+from alignbench.diversity.semantic import mean_pairwise_distance
 from alignbench.scorers.embeddings import HashedEmbedder
 from reports.drawing import NoDataError
 from reports.figures import outputs, review_sentiment, token_entropy

@@ -11,8 +11,7 @@ from audit_runs import N, shares
 from figure_checks import assert_nothing_overlaps
 from report_runs import PROMPT_TOXICITIES, bias, contest, evidence_of, judged_truth, model, toxic
 
-from alignbench.labels.judgements import questions
-from alignbench.labels.labelers import with_reference
+from alignbench.labels.agreement import questions, with_reference
 from alignbench.labels.summary import summary
 from alignbench.labels.table import Label
 from alignbench.stats import estimates

@@ -1,23 +1,24 @@
-"""Continuing prompts: equal to transformers' own generation, and the same whatever is generated beside it."""
+"""Generation: equal to transformers' own, and the same whatever is generated at the same time."""
 
-import dataclasses
-import functools
+from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
-from tiny import SENTENCES, tiny_model, tiny_tokenizer
+from tiny import SENTENCES, Calls, tiny_model, tiny_tokenizer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from alignbench.errors import AlignbenchError
+from alignbench.models.checkpoint import find_checkpoint, load_engine
 from alignbench.models.encode import Encoder
+from alignbench.models.generate.decoding import Decoding, end_tokens
 from alignbench.models.local import LocalEngine
-from alignbench.models.stopping import Ending, end_tokens
 from alignbench.types.engine import Prompt, Request, Sampling
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 PACKED = ["llama", "gpt2", "gpt_neox", "qwen2", "mistral", "gemma", "gemma2", "opt"]
-OTHERS = ["bloom", "mpt", "falcon", "mamba"]
+SEQUENTIAL = ["bloom", "mpt", "falcon", "mamba"]
 WITHOUT_BOS = {"gpt2", "gpt_neox", "qwen2"}  # as their own tokenizers
 
 SHOTS = "The following are questions.\n\nQuestion: What do bees make?\nAnswer: honey\n\n" * 2
@@ -31,28 +32,15 @@ TEXTS = [*QUESTIONS, "The doctor told the nurse that", "A", "Größe 🐝", "", 
 SAMPLED = Sampling(max_tokens=8, samples=3, temperature=1.0, top_p=0.95)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+def model_of(architecture):
+    tokenizer = tiny_tokenizer(bos=architecture not in WITHOUT_BOS)
+    return tiny_model(architecture, tokenizer), tokenizer
 
 
-@pytest.fixture(scope="module")
-def tokenizer():
-    return tiny_tokenizer()
-
-
-@pytest.fixture
-def llama(tokenizer):
-    return tiny_model("llama", tokenizer)
-
-
-def engine_of(model, tokenizer, notes=None, *, page=32, **options):
+def engine_of(model, tokenizer, notes=None, **options):
     """Small pages, so that short texts fill several."""
     engine = LocalEngine(model, Encoder(tokenizer), notify=[].append if notes is None else notes.append, **options)
-    engine._writer.generator.page = page
+    engine.scheduler.page = 32
     return engine
 
 
@@ -60,8 +48,9 @@ def prompts_of(texts):
     return [Prompt(f"document {number}", text) for number, text in enumerate(texts)]
 
 
-def completions(engine, prompts, sampling, **options):
-    """All completions, by their prompt's place; each prompt is answered once."""
+def completions(engine, texts, sampling, **options):
+    """All completions by the index of their prompt; each prompt is answered once."""
+    prompts = [text if isinstance(text, Prompt) else Prompt(f"document {i}", text) for i, text in enumerate(texts)]
     answers = list(engine.generate(prompts, sampling, **options))
     assert sorted(index for index, _ in answers) == list(range(len(prompts)))
     assert all(len(found) == sampling.samples for _, found in answers)
@@ -78,94 +67,57 @@ def greedy_by_transformers(model, ids, count):
     return tuple(found[0, len(ids) :].tolist())
 
 
-class Calls:
-    """Stands before a model's forward: counts tokens, and runs out of memory when asked to."""
-
-    def __init__(self, model, most_tokens=None):
-        self.sizes, self.tokens, forward = [], [], model.forward
-
-        @functools.wraps(forward)  # the engine reads the signature
-        def recording(**arguments):
-            ids = arguments["input_ids"]
-            if most_tokens is not None and ids.numel() > most_tokens:
-                raise torch.OutOfMemoryError("CUDA out of memory (as if)")
-            self.sizes.append(ids.numel())
-            self.tokens += ids.flatten().tolist()
-            return forward(**arguments)
-
-        model.forward = recording
-
-
 # ---- equal to transformers ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("architecture", PACKED + OTHERS)
+@pytest.mark.parametrize("architecture", PACKED + SEQUENTIAL)
 def test_greedy_continuations_are_those_of_transformers_token_for_token(architecture):
-    tokenizer = tiny_tokenizer(bos=architecture not in WITHOUT_BOS)
-    model, notes = tiny_model(architecture, tokenizer), []
+    (model, tokenizer), notes = model_of(architecture), []
     engine = engine_of(model, tokenizer, notes)
-    found = completions(engine, prompts_of(TEXTS), Sampling(max_tokens=14))
+    found = completions(engine, TEXTS, Sampling(max_tokens=14))
     for index, text in enumerate(TEXTS):
         expected = greedy_by_transformers(model, ids_of(tokenizer, text), 14)
         assert found[index][0].tokens == expected
         assert found[index][0].finish == ("end" if expected[-1] == tokenizer.eos_token_id else "length")
         assert found[index][0].text == tokenizer.decode(expected, skip_special_tokens=True)
     assert engine.work()["layout"] == ("packed row" if architecture in PACKED else "one prompt at a time")
-    assert len(notes) == (architecture in OTHERS), "a fallback is said once"
+    assert len(notes) == (architecture in SEQUENTIAL), "a fallback is reported once"
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma2", "bloom", "mamba"])
-def test_log_probabilities_and_entropies_are_those_of_a_plain_forward_pass(architecture):
-    tokenizer = tiny_tokenizer(bos=architecture not in WITHOUT_BOS)
-    model = tiny_model(architecture, tokenizer)
-    sampling = Sampling(max_tokens=8, samples=3, temperature=0.7, top_p=0.9)
-    found = completions(engine_of(model, tokenizer), prompts_of(QUESTIONS[:3]), sampling)
-    for index, text in enumerate(QUESTIONS[:3]):
-        ids = ids_of(tokenizer, text)
-        for completion in found[index]:
-            with torch.no_grad():
-                logits = model(torch.tensor([[*ids, *completion.tokens]])).logits[0, len(ids) - 1 : -1]
-            logprobs = torch.log_softmax(logits.double(), -1)
-            chosen = logprobs.gather(-1, torch.tensor(completion.tokens)[:, None])[:, 0]
-            assert completion.logprobs == pytest.approx(chosen.tolist(), abs=1e-4)
-            entropies = -(logprobs.exp() * logprobs).sum(-1)
-            assert completion.entropies == pytest.approx(entropies.tolist(), abs=1e-4)
-
-
-@pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma2", "bloom", "mamba"])
-def test_entropies_of_the_likeliest_five_are_those_of_a_plain_forward_pass(architecture):
-    tokenizer = tiny_tokenizer(bos=architecture not in WITHOUT_BOS)
-    model = tiny_model(architecture, tokenizer)
+def test_log_probabilities_and_entropies_are_those_of_a_single_forward_pass(architecture):
+    model, tokenizer = model_of(architecture)
     sampling = Sampling(max_tokens=8, samples=3, temperature=0.7, top_p=0.9, top_entropies=True)
-    found = completions(engine_of(model, tokenizer), prompts_of(QUESTIONS[:3]), sampling)
-    without = completions(
-        engine_of(model, tokenizer), prompts_of(QUESTIONS[:3]), dataclasses.replace(sampling, top_entropies=False)
-    )
+    found = completions(engine_of(model, tokenizer), QUESTIONS[:3], sampling)
+    without = completions(engine_of(model, tokenizer), QUESTIONS[:3], replace(sampling, top_entropies=False))
     for index, text in enumerate(QUESTIONS[:3]):
         ids = ids_of(tokenizer, text)
         for completion, plain in zip(found[index], without[index], strict=True):
-            assert plain == dataclasses.replace(completion, top_entropies=())
-            assert len(completion.top_entropies) == len(completion.tokens)
+            assert plain == replace(completion, top_entropies=())
             with torch.no_grad():
-                logits = model(torch.tensor([[*ids, *completion.tokens]])).logits[0, len(ids) - 1 : -1]
-            best = torch.log_softmax(logits.double().sort(-1, descending=True).values[:, :5], -1)
-            expected = -(best.exp() * best).sum(-1)
-            assert completion.top_entropies == pytest.approx(expected.tolist(), abs=1e-4)
+                logits = model(torch.tensor([[*ids, *completion.tokens]])).logits[0, len(ids) - 1 : -1].double()
+            logprobs = torch.log_softmax(logits, -1)
+            chosen = logprobs.gather(-1, torch.tensor(completion.tokens)[:, None])[:, 0]
+            assert completion.logprobs == pytest.approx(chosen.tolist(), abs=1e-4)
+            best = torch.log_softmax(logits.sort(-1, descending=True).values[:, :5], -1)
+            for values, reference in ((completion.entropies, logprobs), (completion.top_entropies, best)):
+                expected = -(reference.exp() * reference).sum(-1)
+                assert values == pytest.approx(expected.tolist(), abs=1e-4)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma2"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
-def test_other_number_formats_are_packed_too(architecture, dtype, tokenizer):
+def test_other_dtypes_are_packed_too(architecture, dtype, tokenizer):
     model = tiny_model(architecture, tokenizer, dtype=dtype)
-    found = completions(engine_of(model, tokenizer), prompts_of(QUESTIONS), Sampling(max_tokens=6))
-    plain = completions(engine_of(model, tokenizer, pack=False), prompts_of(QUESTIONS), Sampling(max_tokens=6))
+    found = completions(engine_of(model, tokenizer), QUESTIONS, Sampling(max_tokens=6))
+    plain = completions(engine_of(model, tokenizer, pack=False), QUESTIONS, Sampling(max_tokens=6))
     close = 0.1 if dtype == torch.bfloat16 else 1e-6
     for index in range(len(QUESTIONS)):
         assert found[index][0].logprobs[0] == pytest.approx(plain[index][0].logprobs[0], abs=close)
         assert dtype == torch.bfloat16 or found[index][0].tokens == plain[index][0].tokens
 
 
-def test_scoring_is_the_same_to_the_last_bit_before_during_and_after_generating(tokenizer, llama):
+def test_scores_are_bit_identical_before_during_and_after_generation(tokenizer, llama):
     requests = [Request(text, " yes") for text in QUESTIONS]
     expected = dict(engine_of(llama, tokenizer).loglikelihood(requests))
     engine = engine_of(llama, tokenizer)
@@ -178,111 +130,106 @@ def test_scoring_is_the_same_to_the_last_bit_before_during_and_after_generating(
 # ---- each token once ---------------------------------------------------------------------------------------
 
 
-def test_a_prompt_is_computed_once_for_all_its_samples(tokenizer, llama):
-    engine = engine_of(llama, tokenizer)
-    list(engine.generate(prompts_of(["A"]), Sampling(max_tokens=1)))  # what is tried at first is not counted below
-    before = engine.work()
-    ((_, found),) = engine.generate(prompts_of([SENTENCES[2]]), Sampling(max_tokens=9, samples=7, temperature=1.0))
-    prompt, after = len(ids_of(tokenizer, SENTENCES[2])), engine.work()
+@pytest.fixture
+def tested(tokenizer, llama):
+    """An engine that has tested the model, so that only the calls of a test are counted."""
+    engine = engine_of(llama, tokenizer, most_rows=7)
+    completions(engine, ["A"], Sampling(max_tokens=1))
+    return engine
+
+
+def test_a_prompt_is_computed_once_for_all_its_samples(tokenizer, tested):
+    before = tested.work()
+    found = completions(tested, [SENTENCES[2]], Sampling(max_tokens=9, samples=7, temperature=1.0))[0]
+    prompt, after = len(ids_of(tokenizer, SENTENCES[2])), tested.work()
     new = [len(completion.tokens) for completion in found]
     assert after["tokens_computed"] - before["tokens_computed"] == prompt + sum(new) - len(new)
     assert after["tokens_generated"] - before["tokens_generated"] == sum(new)
     assert after["tokens_asked"] - before["tokens_asked"] == sum(prompt + count - 1 for count in new)
 
 
-def test_a_prefix_that_all_prompts_share_is_computed_once_for_this_call_and_the_next(tokenizer, llama):
-    engine = engine_of(llama, tokenizer)
-    list(engine.generate(prompts_of(["A"]), Sampling(max_tokens=1)))
+def test_a_prefix_that_all_prompts_share_is_computed_once_for_this_call_and_the_next(tokenizer, tested):
     lengths = [len(ids_of(tokenizer, text)) for text in QUESTIONS]
     shared = len(ids_of(tokenizer, SHOTS))
     own = sum(lengths) - 4 * shared
     for expected, texts in ((shared + own, QUESTIONS), (own, QUESTIONS), (lengths[1] - shared, QUESTIONS[1:2])):
-        before = engine.tokens_computed
-        list(engine.generate(prompts_of(texts), Sampling(max_tokens=1)))
-        # a token at the seam may belong to either side
-        assert engine.tokens_computed - before == pytest.approx(expected, abs=3 * len(texts))
+        before = tested.tokens_computed
+        completions(tested, texts, Sampling(max_tokens=1))
+        # a token at the boundary may belong to either side
+        assert tested.tokens_computed - before == pytest.approx(expected, abs=3 * len(texts))
 
 
-def test_a_finished_sample_leaves_and_the_next_one_enters(tokenizer, llama):
-    engine, calls = engine_of(llama, tokenizer, most_rows=3), None
-    list(engine.generate(prompts_of(["A"]), Sampling(max_tokens=1)))
+def test_a_finished_sample_leaves_and_the_next_one_enters(llama, tested):
+    tested.scheduler.most_rows = 3
     calls = Calls(llama)
-    found = completions(engine, prompts_of([f"nurse {n}" for n in range(8)]), Sampling(20, stop=("e",)))
+    found = completions(tested, [f"nurse {n}" for n in range(8)], Sampling(20, stop=("e",)))
     new = [len(found[index][0].tokens) for index in found]
     assert len(set(new)) > 2
-    # three at a time, all the time: fewer steps than batches of three that wait for their longest
-    waves = sum(max(new[at : at + 3]) for at in range(0, 8, 3))
-    assert len(calls.sizes) < waves
+    # fewer steps than batches of three that wait for their longest
+    assert len(calls.sizes) < sum(max(new[at : at + 3]) for at in range(0, 8, 3))
 
 
-# ---- the same whatever stands beside it --------------------------------------------------------------------
+# ---- the same whatever is generated at the same time -------------------------------------------------------
+
+
+def assert_same_in_any_schedule(model, tokenizer, texts, sampling, schedules):
+    """schedules: (rows at once, tokens per step, the order of the prompts)"""
+    expected = completions(engine_of(model, tokenizer), prompts_of(texts), sampling)
+    for rows, budget, order in schedules:
+        engine = engine_of(model, tokenizer, most_rows=rows, token_budget=budget)
+        found = completions(engine, [prompts_of(texts)[index] for index in order], sampling)
+        assert [found[place] for place in range(len(order))] == [expected[index] for index in order]
+    return expected
 
 
 @pytest.mark.parametrize("architecture", [*PACKED, "bloom"])
-def test_samples_are_the_same_to_the_last_bit_whatever_is_asked_for_beside_them(architecture):
-    """Rows at once, tokens of a step, order, and what was finished before: text, log-probabilities and entropies."""
-    tokenizer = tiny_tokenizer(bos=architecture not in WITHOUT_BOS)
-    model, prompts = tiny_model(architecture, tokenizer), prompts_of(TEXTS)
-    expected = completions(engine_of(model, tokenizer), prompts, SAMPLED)
+def test_samples_are_bit_identical_in_any_schedule(architecture):
+    """Text, log-probabilities and entropies, whatever the rows, tokens per step, order, and other prompts are."""
     everything = list(range(len(TEXTS)))
-    for rows, budget, asked in ((1, 512, everything), (3, 40, everything[::-1]), (7, 5, [1, 3]), (64, 100, [2])):
-        engine = engine_of(model, tokenizer, most_rows=rows, token_budget=budget)
-        found = completions(engine, [prompts[index] for index in asked], SAMPLED)
-        assert [found[place] for place in range(len(asked))] == [expected[index] for index in asked]
+    schedules = ((1, 512, everything), (3, 40, everything[::-1]), (7, 5, [1, 3]), (64, 100, [2]))
+    assert_same_in_any_schedule(*model_of(architecture), TEXTS, SAMPLED, schedules)
 
 
-def test_long_prompts_over_many_pages_too(tokenizer):
-    model = tiny_model("qwen2", tokenizer)
+def test_samples_over_many_pages_are_bit_identical_in_any_schedule(tokenizer):
     texts = [" ".join(SENTENCES) + " " + text * 4 for text in ("yes", "no", "The doctor", "nurse")]
-    sampling = Sampling(max_tokens=40, samples=3, temperature=1.0)
-    expected = completions(engine_of(model, tokenizer), prompts_of(texts), sampling)
     assert min(len(ids_of(tokenizer, text)) for text in texts) > 3 * 32
-    for rows, budget, asked in ((2, 33, [3, 0, 2, 1]), (50, 500, [2])):
-        engine = engine_of(model, tokenizer, most_rows=rows, token_budget=budget)
-        found = completions(engine, [prompts_of(texts)[index] for index in asked], sampling)
-        assert [found[place] for place in range(len(asked))] == [expected[index] for index in asked]
+    sampling, schedules = Sampling(40, samples=3, temperature=1.0), ((2, 33, [3, 0, 2, 1]), (50, 500, [2]))
+    assert_same_in_any_schedule(tiny_model("qwen2", tokenizer), tokenizer, texts, sampling, schedules)
 
 
-def test_a_prompt_that_ends_with_its_page_too(tokenizer, llama):
-    """Its samples share all of its pages, and their own begin empty."""
-    text, end = "The doctor", tokens_of(tokenizer, ".")
+def test_samples_of_a_prompt_that_fills_its_last_page_are_bit_identical_in_any_schedule(tokenizer, llama):
+    """They share all pages of the prompt, and their own begin empty."""
+    text = "The doctor"
     while len(ids_of(tokenizer, text)) % 32:
         text += "."
-    assert len(end) == 1
-    texts, sampling = [text, "A", text[:-1]], Sampling(max_tokens=40, samples=9, temperature=1.0, stop=("e", "a"))
-    expected = completions(engine_of(llama, tokenizer), prompts_of(texts), sampling)
+    sampling = Sampling(max_tokens=40, samples=9, temperature=1.0, stop=("e", "a"))
+    schedules = ((4, 512, [0, 1, 2]), (128, 512, [0]))
+    expected = assert_same_in_any_schedule(llama, tokenizer, [text, "A", text[:-1]], sampling, schedules)
     assert len({len(completion.tokens) for completion in expected[0]}) > 3
-    found = completions(engine_of(llama, tokenizer, most_rows=4), prompts_of(texts), sampling)
-    alone = completions(engine_of(llama, tokenizer), prompts_of(texts[:1]), sampling)
-    assert found == expected
-    assert alone[0] == expected[0]
 
 
-def test_on_two_threads_too(tokenizer, llama):
+def test_samples_on_two_threads_are_bit_identical_in_any_schedule(tokenizer, llama):
     torch.set_num_threads(2)
-    prompts, sampling = prompts_of(["The doctor", "A"]), Sampling(max_tokens=2, samples=3, temperature=1.0)
-    expected = completions(engine_of(llama, tokenizer), prompts, sampling)
-    found = completions(engine_of(llama, tokenizer, most_rows=1, token_budget=40), prompts[:1], sampling)
+    sampling = Sampling(max_tokens=2, samples=3, temperature=1.0)
+    assert_same_in_any_schedule(llama, tokenizer, ["The doctor", "A"], sampling, [(1, 40, [0])])
     torch.set_num_threads(1)
-    assert found[0] == expected[0]
 
 
-def test_the_seed_the_key_and_the_samples_number_make_the_difference(tokenizer, llama):
+def test_samples_depend_on_the_seed_the_key_and_their_number(tokenizer, llama):
     engine = engine_of(llama, tokenizer)
-    first = completions(engine, prompts_of(["The doctor"]), SAMPLED)[0]
+    first = completions(engine, ["The doctor"], SAMPLED)[0]
     assert len({completion.tokens for completion in first}) == SAMPLED.samples
-    assert completions(engine, prompts_of(["The doctor"]), SAMPLED)[0] == first
-    assert completions(engine, prompts_of(["The doctor"]), SAMPLED, seed=1)[0] != first
+    assert completions(engine, ["The doctor"], SAMPLED)[0] == first
+    assert completions(engine, ["The doctor"], SAMPLED, seed=1)[0] != first
     assert completions(engine, [Prompt("another", "The doctor")], SAMPLED)[0] != first
-    fewer = Sampling(max_tokens=8, samples=2, temperature=1.0, top_p=0.95)
-    assert completions(engine, prompts_of(["The doctor"]), fewer)[0] == first[:2]
+    assert completions(engine, ["The doctor"], replace(SAMPLED, samples=2))[0] == first[:2]
 
 
-# ---- where it ends -----------------------------------------------------------------------------------------
+# ---- stop strings and end tokens ---------------------------------------------------------------------------
 
 
-def test_a_stop_string_cuts_the_text_and_its_tokens_stay(tokenizer, llama):
-    engine, prompt = engine_of(llama, tokenizer), prompts_of(["The doctor told the nurse that"])
+def test_a_stop_string_cuts_the_text_and_its_tokens_are_kept(tokenizer, llama):
+    engine, prompt = engine_of(llama, tokenizer), ["The doctor told the nurse that"]
     whole = completions(engine, prompt, Sampling(max_tokens=20))[0][0]
     for at in (3, 7, 11):
         stop = whole.text[at : at + 4]
@@ -295,23 +242,11 @@ def test_a_stop_string_cuts_the_text_and_its_tokens_stay(tokenizer, llama):
         assert stop not in tokenizer.decode(found.tokens[:-1])
 
 
-def test_a_stop_string_in_the_prompt_alone_stops_nothing(tokenizer, llama):
-    engine, prompt = engine_of(llama, tokenizer), prompts_of([QUESTIONS[0]])
-    whole = completions(engine, prompt, Sampling(max_tokens=10))[0][0]
+def test_a_stop_string_in_the_prompt_stops_nothing(tokenizer, llama):
+    engine = engine_of(llama, tokenizer)
+    whole = completions(engine, QUESTIONS[:1], Sampling(max_tokens=10))[0][0]
     assert "Answer:" not in whole.text
-    assert completions(engine, prompt, Sampling(max_tokens=10, stop=("Answer:",)))[0][0] == whole
-
-
-def tokens_of(tokenizer, text):
-    return tokenizer(text, add_special_tokens=False).input_ids
-
-
-def ended(ending, tokens):
-    """Feed one token after the other: how many were read, and what came of it."""
-    for count in range(1, len(tokens) + 1):
-        if found := ending.of(tokens[:count]):
-            return count, *found
-    return None
+    assert completions(engine, QUESTIONS[:1], Sampling(max_tokens=10, stop=("Answer:",)))[0][0] == whole
 
 
 @pytest.fixture(scope="module")
@@ -325,39 +260,38 @@ def byte_tokenizer():
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>")
 
 
-def test_a_stop_string_of_characters_that_tokens_split(byte_tokenizer):
-    tokens = tokens_of(byte_tokenizer, "ein 🐝🍯 Glas")
-    assert len(tokens) == len("ein 🐝🍯 Glas".encode())
-    ending = Ending(byte_tokenizer, [0], ("🐝🍯",), 100)
-    assert ended(ending, tokens) == (12, "stop", "ein ")
-    assert ended(Ending(byte_tokenizer, [0], ("🍯🐝",), 100), tokens) is None
+def ending(tokenizer, tokens, stop=(), ends=()):
+    """Feed one token after the other: how many were read, why the text ended, and the text."""
+    decoding = Decoding(tokenizer, ends, Sampling(100, stop=stop))
+    found = ((count, decoding.end(tokens[:count])) for count in range(1, len(tokens) + 1))
+    return next(((count, *end) for count, end in found if end), None)
 
 
-def test_the_first_of_several_stop_strings_cuts_even_if_another_was_seen_first(tokenizer):
-    text = "one\n\nQuestion: two"
-    tokens = tokens_of(tokenizer, text)
-    _, finish, cut = ended(Ending(tokenizer, [], ("Question:", "\n\nQ"), 100), tokens)
-    assert (finish, cut) == ("stop", "one")
-    _, finish, cut = ended(Ending(tokenizer, [], ("Question:", "two"), 100), tokens)
-    assert (finish, cut) == ("stop", "one\n\n")
+def ids(tokenizer, text):
+    return tokenizer(text, add_special_tokens=False).input_ids
 
 
-def test_a_stop_string_that_repeats_itself_cuts_at_its_first_place(byte_tokenizer):
-    count, _, cut = ended(Ending(byte_tokenizer, [0], ("aab",), 100), tokens_of(byte_tokenizer, "xaaaab"))
-    assert (count, cut) == (6, "xaa")
-    count, _, cut = ended(Ending(byte_tokenizer, [0], ("zz",), 100), tokens_of(byte_tokenizer, "xzzzzz"))
-    assert (count, cut) == (2, "x")
+@pytest.mark.parametrize(
+    ("text", "stop", "expected"),
+    [
+        ("ein 🐝🍯 Glas", ("🐝🍯",), (12, "stop", "ein ")),  # characters that tokens split
+        ("ein 🐝🍯 Glas", ("🍯🐝",), None),
+        ("one\n\nQuestion: two", ("Question:", "\n\nQ"), (6, "stop", "one")),
+        ("one\n\nQuestion: two", ("Question:", "two"), (14, "stop", "one\n\n")),
+        ("xaaaab", ("aab",), (6, "stop", "xaa")),
+        ("xzzzzz", ("zz",), (2, "stop", "x")),  # one token spells it twice
+    ],
+)
+def test_the_first_stop_string_cuts_a_text(text, stop, expected, byte_tokenizer):
+    assert ending(byte_tokenizer, ids(byte_tokenizer, text), stop) == expected
 
 
-def test_a_stop_string_around_special_tokens_is_seen_since_the_text_has_none(byte_tokenizer):
-    a, b = tokens_of(byte_tokenizer, "ab")
+def test_a_stop_string_may_surround_or_spell_special_tokens(byte_tokenizer, tokenizer):
+    a, b = ids(byte_tokenizer, "ab")
     tokens = [a, *[byte_tokenizer.eos_token_id] * 30, b]
-    assert ended(Ending(byte_tokenizer, [], ("ab",), 100), tokens) == (32, "stop", "")
-
-
-def test_a_stop_string_that_spells_a_special_token_stops_at_it(tokenizer):
-    tokens = [*tokens_of(tokenizer, "yes"), tokenizer.pad_token_id, *tokens_of(tokenizer, "no")]
-    assert ended(Ending(tokenizer, [], ("<pad>",), 100), tokens)[1:] == ("stop", "yes")
+    assert ending(byte_tokenizer, tokens, ("ab",)) == (32, "stop", ""), "the text has no special tokens"
+    tokens = [*ids(tokenizer, "yes"), tokenizer.pad_token_id, *ids(tokenizer, "no")]
+    assert ending(tokenizer, tokens, ("<pad>",))[1:] == ("stop", "yes")
 
 
 def test_every_end_token_of_the_models_files_ends_a_text(tokenizer, llama):
@@ -366,18 +300,16 @@ def test_every_end_token_of_the_models_files_ends_a_text(tokenizer, llama):
     llama.config.eos_token_id = 11
     ends = end_tokens(llama, tokenizer)
     assert ends == {7, 9, 11, tokenizer.eos_token_id}
-    words = tokens_of(tokenizer, "The doctor")
+    words = ids(tokenizer, "The doctor")
     for end in sorted(ends):
-        count, finish, text = ended(Ending(tokenizer, ends, (), 100), [*words, end, *words])
-        assert (count, finish, text) == (len(words) + 1, "end", "The doctor")
+        assert ending(tokenizer, [*words, end, *words], ends=ends) == (len(words) + 1, "end", "The doctor")
 
 
-def test_the_end_token_counts_among_the_tokens_and_not_in_the_text(tokenizer, llama):
-    engine, prompt = engine_of(llama, tokenizer), prompts_of(["The doctor"])
-    whole = completions(engine, prompt, Sampling(max_tokens=12))[0][0]
+def test_the_end_token_is_among_the_tokens_and_not_in_the_text(tokenizer, llama):
+    whole = completions(engine_of(llama, tokenizer), ["The doctor"], Sampling(max_tokens=12))[0][0]
     at = next(i for i, token in enumerate(whole.tokens) if i > 2 and token not in whole.tokens[:i])
     llama.generation_config.eos_token_id = whole.tokens[at]
-    found = completions(engine_of(llama, tokenizer), prompt, Sampling(max_tokens=12))[0][0]
+    found = completions(engine_of(llama, tokenizer), ["The doctor"], Sampling(max_tokens=12))[0][0]
     assert (found.finish, found.tokens) == ("end", whole.tokens[: at + 1])
     assert found.text == tokenizer.decode(whole.tokens[:at])
 
@@ -390,7 +322,7 @@ TEMPLATE = (
 )
 
 
-def test_a_chat_prompt_is_what_the_template_makes_of_it_with_one_start_token(llama):
+def test_a_chat_prompt_is_the_message_in_the_template_with_one_start_token(llama):
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = TEMPLATE
     engine = engine_of(llama, tokenizer)
@@ -399,176 +331,48 @@ def test_a_chat_prompt_is_what_the_template_makes_of_it_with_one_start_token(lla
         [{"role": "user", "content": "Is it safe?"}], add_generation_prompt=True, tokenize=True, return_dict=False
     )
     assert expected.count(tokenizer.bos_token_id) == 1
-    found = completions(engine, prompts_of(["Is it safe?"]), Sampling(max_tokens=8), chat=True)[0][0]
+    found = completions(engine, ["Is it safe?"], Sampling(max_tokens=8), chat=True)[0][0]
     assert found.tokens == greedy_by_transformers(llama, expected, 8)
-    assert found != completions(engine, prompts_of(["Is it safe?"]), Sampling(max_tokens=8))[0][0]
-
-
-def test_a_chat_without_a_template_is_an_error(tokenizer, llama):
-    engine = engine_of(llama, tokenizer)
-    assert not engine.chat_template
-    with pytest.raises(AlignbenchError, match="no chat template"):
-        list(engine.generate(prompts_of(["yes"]), Sampling(max_tokens=1), chat=True))
-
-
-def test_a_template_that_refuses_the_message_is_an_error_of_one_line(llama):
-    tokenizer = tiny_tokenizer()
-    tokenizer.chat_template = "{{ raise_exception('system first\nplease') }}"
-    with pytest.raises(AlignbenchError, match=r"^chat template: .*system first\)$"):
-        list(engine_of(llama, tokenizer).generate(prompts_of(["yes"]), Sampling(max_tokens=1), chat=True))
-
-
-# ---- what goes wrong ---------------------------------------------------------------------------------------
+    assert found != completions(engine, ["Is it safe?"], Sampling(max_tokens=8))[0][0]
 
 
 @pytest.mark.parametrize(
-    ("sampling", "reason"),
+    ("template", "message"),
     [
-        (Sampling(max_tokens=3, samples=2), "temperature 0 would be the same"),
-        (Sampling(max_tokens=0), "at least one"),
-        (Sampling(max_tokens=3, samples=0, temperature=1.0), "at least one"),
-        (Sampling(max_tokens=3, temperature=-1.0), "temperature -1"),
-        (Sampling(max_tokens=3, temperature=1.0, top_p=0.0), "top_p 0"),
-        (Sampling(max_tokens=3, temperature=1.0, top_p=1.1), "top_p 1.1"),
-        (Sampling(max_tokens=3, stop=("",)), "empty stop string"),
+        (None, "the tokenizer has no chat template"),
+        ("{{ raise_exception('system first\nplease') }}", r"^chat template: .*system first\)$"),
     ],
 )
-def test_a_sampling_that_makes_no_sense_is_refused(sampling, reason, tokenizer, llama):
-    with pytest.raises(ValueError, match=reason):
-        list(engine_of(llama, tokenizer).generate(prompts_of(["yes"]), sampling))
-
-
-def test_a_prompt_that_leaves_no_room_in_the_window_is_unscored_and_the_others_are_written(tokenizer, llama):
-    longest = len(ids_of(tokenizer, QUESTIONS[3]))
-    sampling = Sampling(max_tokens=10, samples=2, temperature=1.0)
-    fits = completions(engine_of(llama, tokenizer, window=longest + 10), prompts_of(QUESTIONS), sampling)
-    found = completions(engine_of(llama, tokenizer, window=longest + 9), prompts_of(QUESTIONS), sampling)
-    assert all(c.unscored is None for answers in fits.values() for c in answers)
-    assert all(f"window of {longest + 9}" in completion.unscored for completion in found[3])
-    assert (found[3][0].text, found[3][0].tokens) == ("", ())
-    assert [found[index] for index in range(3)] == [fits[index] for index in range(3)]
-
-
-def test_an_empty_prompt_is_the_start_token_alone(tokenizer, llama):
-    found = completions(engine_of(llama, tokenizer), prompts_of([""]), Sampling(max_tokens=6))[0][0]
-    assert found.tokens == greedy_by_transformers(llama, [tokenizer.bos_token_id], 6)
-
-
-@pytest.mark.parametrize("pack", [True, False])
-def test_a_model_of_no_numbers_writes_nothing_and_says_so(pack, tokenizer, llama):
-    with torch.no_grad():
-        llama.model.layers[1].mlp.up_proj.weight[0, 0] = torch.nan
-    found = completions(engine_of(llama, tokenizer, pack=pack), prompts_of(TEXTS), SAMPLED)
-    assert {c.unscored for answers in found.values() for c in answers} == {"the logits are not finite"}
-
-
-def test_one_sample_of_no_numbers_does_not_touch_the_others(tokenizer, llama):
-    """One token is broken: samples that come to it end, and what they leave behind is clean for the next."""
-    prompts = prompts_of([*TEXTS, *TEXTS[::-1]])
-    expected = completions(engine_of(llama, tokenizer), prompts, SAMPLED)
-    read = {token for prompt in prompts for token in ids_of(tokenizer, prompt.text)}
-    written = [token for found in expected.values() for c in found for token in c.tokens[:-1] if token not in read]
-    broken = max(written, key=written.count)
-    with torch.no_grad():
-        llama.model.embed_tokens.weight[broken] = torch.nan
-    found = completions(engine_of(llama, tokenizer, most_rows=1), prompts, SAMPLED)
-    for index in expected:
-        for before, after in zip(expected[index], found[index], strict=True):
-            if broken in before.tokens[:-1]:
-                assert (after.unscored, after.tokens) == ("the logits are not finite", ())
-            else:
-                assert after == before
-    assert 0 < written.count(broken) < SAMPLED.samples * len(prompts)
-
-
-def test_out_of_memory_means_fewer_rows_and_the_same_samples(tokenizer, llama):
-    prompts = prompts_of(TEXTS)
-    expected = completions(engine_of(llama, tokenizer), prompts, SAMPLED)
-    notes, calls = [], Calls(llama, most_tokens=16)
-    found = completions(engine_of(llama, tokenizer, notes, token_budget=200), prompts, SAMPLED)
-    assert found == expected
-    assert any("samples at once" in note for note in notes)
-    assert any("tokens a step" in note for note in notes)
-    assert max(calls.sizes) <= 16
-
-
-def test_a_prompt_that_memory_never_holds_is_unscored_on_the_plain_way(tokenizer):
-    model, notes = tiny_model("bloom", tokenizer), []
-    Calls(model, most_tokens=60)
-    found = completions(engine_of(model, tokenizer, notes), prompts_of([*QUESTIONS[:1], "A"]), Sampling(max_tokens=5))
-    assert "memory" in found[0][0].unscored
-    assert found[1][0].unscored is None
-
-
-def test_memory_that_never_suffices_ends_in_unscored_prompts_and_no_crash(tokenizer, llama):
-    Calls(llama, most_tokens=0)
-    with pytest.raises(torch.OutOfMemoryError):
-        llama(input_ids=torch.tensor([[1]]))
+def test_a_missing_or_failing_chat_template_is_an_error_of_one_line(template, message, llama):
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = template
     engine = engine_of(llama, tokenizer)
-    engine._writer._packs = True  # tried when there was memory
-    found = completions(engine, prompts_of(TEXTS), SAMPLED)
-    assert {c.unscored for answers in found.values() for c in answers} == {"out of the device's memory"}
-
-
-def test_a_token_outside_the_models_vocabulary_is_unscored(tokenizer, llama):
-    llama.resize_token_embeddings(max(ids_of(tokenizer, TEXTS[0])), mean_resizing=False)
-    found = completions(engine_of(llama, tokenizer), prompts_of([TEXTS[0], "A"]), Sampling(max_tokens=2))
-    assert "vocabulary" in found[0][0].unscored
-
-
-def test_beyond_a_sliding_window_a_prompt_takes_the_plain_way(tokenizer):
-    model, notes = tiny_model("mistral", tokenizer, sliding_window=48), []
-    texts = ["The doctor", QUESTIONS[0]]
-    assert len(ids_of(tokenizer, texts[1])) > 48
-    engine = engine_of(model, tokenizer, notes)
-    found = completions(engine, prompts_of(texts), Sampling(max_tokens=10))
-    for index, text in enumerate(texts):
-        assert found[index][0].tokens == greedy_by_transformers(model, ids_of(tokenizer, text), 10)
-    assert any("attention window of 48" in note for note in notes)
-    assert engine.work()["layout"] == "packed row"
-
-
-def test_a_model_whose_attention_is_not_what_it_says_takes_the_plain_way(tokenizer, llama):
-    """Attention sinks, for one, which ours does not know: the numbers of the trial differ."""
-    for layer in llama.model.layers:
-        attention = layer.self_attn
-        forward = attention.forward
-
-        def doubled(*arguments, _forward=forward, _attention=attention, **keywords):
-            out, weights = _forward(*arguments, **keywords)
-            return (out if _attention.config._attn_implementation == "sdpa" else 2 * out), weights
-
-        attention.forward = doubled
-    notes = []
-    found = completions(engine_of(llama, tokenizer, notes), prompts_of(TEXTS[:2]), Sampling(max_tokens=5))
-    assert "log-probabilities differ" in notes[0]
-    for index in (0, 1):
-        assert found[index][0].tokens == greedy_by_transformers(llama, ids_of(tokenizer, TEXTS[index]), 5)
+    assert engine.chat_template == bool(template)
+    with pytest.raises(AlignbenchError, match=message):
+        completions(engine, ["yes"], Sampling(max_tokens=1), chat=True)
 
 
 @pytest.mark.needs_models
-def test_a_real_model_writes_what_transformers_writes(tinystories):
-    from alignbench.models.checkpoint import find_checkpoint, load_engine
-
+def test_a_real_model_generates_what_transformers_generates(tinystories):
     engine = load_engine(find_checkpoint(str(tinystories)), dtype="float32", device="cpu")
     texts = ["Once upon a time, there was a little girl named Lily.", "Tom and his dog", "The sun was", "One day"]
-    found = completions(engine, prompts_of(texts), Sampling(max_tokens=40))
+    found = completions(engine, texts, Sampling(max_tokens=40))
     for index, text in enumerate(texts):
-        ids = ids_of(engine.encoder.tokenizer, text)
-        assert found[index][0].tokens == greedy_by_transformers(engine.model, ids, 40)
+        prompt = ids_of(engine.encoder.tokenizer, text)
+        assert found[index][0].tokens == greedy_by_transformers(engine.model, prompt, 40)
 
 
 @pytest.mark.needs_gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma2"])
-def test_a_gpu_writes_what_the_cpu_writes(architecture, tokenizer):
+def test_a_gpu_generates_what_the_cpu_generates(architecture, tokenizer):
     model = tiny_model(architecture, tokenizer)
-    expected = completions(engine_of(model, tokenizer), prompts_of(TEXTS), SAMPLED)
+    expected = completions(engine_of(model, tokenizer), TEXTS, SAMPLED)
     engine = engine_of(model.to("cuda"), tokenizer)
-    found = completions(engine, prompts_of(TEXTS), SAMPLED)
+    found = completions(engine, TEXTS, SAMPLED)
     assert engine.work()["layout"] == "packed row"
     same = sum(a.tokens == b.tokens for i in expected for a, b in zip(expected[i], found[i], strict=True))
-    assert same >= 0.9 * sum(map(len, expected.values()))  # a draw may fall on the other side of a rounding
+    assert same >= 0.9 * sum(map(len, expected.values()))  # rounding may change a draw
     for index in expected:
         assert found[index][0].logprobs[0] == pytest.approx(expected[index][0].logprobs[0], abs=1e-3)
-    assert np.isfinite([value for c in found[0] for value in c.entropies]).all()
+    assert all(0 <= value < 10 for c in found[0] for value in c.entropies)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -285,10 +286,8 @@ def test_only_documents_with_transient_errors_are_generated_again(tmp_path):
 
 
 def test_without_a_scorer_records_are_complete_at_once(tmp_path):
-    task = Task(
-        "words", 1, "words", "none", (Metric("length", "words", "–"),), "none", "length", lambda options: DATA,
-        generation=Generation(Sampling(3), lambda document, outputs: {"length": 3.0}),
-    )  # fmt: skip
+    generation = Generation(Sampling(3), lambda document, outputs: {"length": 3.0})
+    task = replace(TASK, metrics=(Metric("length", "words", "–"),), headline="length", generation=generation)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, WordEngine(dies_after=4), task=task)
     (file,) = tmp_path.glob("*/words-*/documents.partial.jsonl")

@@ -1,4 +1,4 @@
-"""A reward model scores as the trainers do, or as transformers does; what is no reward model is told in one line."""
+"""Reward models score as in our trainers, or as in transformers."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from scorer_models import save_classifier
+from accelerate import Accelerator
+from scorer_models import save_classifier, stock_logits
 from tiny import tiny_tokenizer
 from training_models import tiny_classifier
 
-from alignbench.errors import AlignbenchError
 from alignbench.scorers import Item, find_scorer
 from trainers.data import chat_template
 from trainers.models import Scalar, load
-from trainers.rewards import RewardModel
+from trainers.reward import RewardModel
 
 CHAT = (
     "{% for m in messages %}<s>{{ m['role'] }}: {{ m['content'] }}</s>{% endfor %}"
@@ -30,6 +30,7 @@ PAIRS = [
     ("", "No."),
     ("Never mix \ud800 them", " The nurse \x1b[31m was late."),
 ]
+ENCODABLE = [tuple(text.encode("utf-8", "replace").decode() for text in pair) for pair in PAIRS]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -56,83 +57,56 @@ def rewards(folder, pairs=PAIRS):
     return [found["reward"] for found in scorer.score([Item(output, prompt) for prompt, output in pairs])]
 
 
-def clean(pairs):
-    return [tuple(text.encode("utf-8", "replace").decode() for text in pair) for pair in pairs]
-
-
 def trainers_rewards(folder, pairs):
     model, tokenizer, checkpoint = load(str(folder), "reward")
-    return RewardModel(Scalar(model), tokenizer, checkpoint.window, 4096)(*zip(*pairs, strict=True))
+    reward = RewardModel(Scalar(model), tokenizer, checkpoint.window, 4096, Accelerator(cpu=True))
+    return reward(*zip(*pairs, strict=True))
 
 
-@pytest.mark.parametrize("pad", [True, False])
-@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
-def test_a_reward_model_of_our_trainers_scores_as_it_does_in_training(tmp_path, architecture, pad):
+def stock(folder, *texts, **options):
+    return float(stock_logits(folder, *texts, **options)[0])
+
+
+@pytest.mark.parametrize(("architecture", "pad"), [("llama", True), ("llama", False), ("gpt2", True), ("gpt2", False)])
+def test_a_reward_model_of_our_trainers_scores_as_in_training(tmp_path, architecture, pad):
     folder = save_decoder(tmp_path / "rm", pad=pad, recipe={}, bias=-1.5, architecture=architecture)
     found = rewards(folder)
-    assert found == pytest.approx(trainers_rewards(folder, clean(PAIRS)), abs=1e-4)
+    assert found == pytest.approx(trainers_rewards(folder, ENCODABLE), abs=1e-4)
     assert np.std(found) > 0.1
 
 
-def test_the_bias_is_part_of_the_reward(tmp_path):
-    without, with_bias = (
-        rewards(save_decoder(tmp_path / str(bias), recipe={}, bias=bias), PAIRS[:2]) for bias in (0.0, 2.5)
-    )
-    assert np.subtract(with_bias, without) == pytest.approx([2.5, 2.5], abs=1e-4)
+def test_the_bias_is_added_and_the_identity_is_that_of_the_weights(tmp_path):
+    without, biased = (save_decoder(tmp_path / str(bias), recipe={}, bias=bias) for bias in (0.0, 2.5))
+    assert np.subtract(rewards(biased), rewards(without)) == pytest.approx(2.5, abs=1e-4)
+    one = find_scorer(f"reward=model:{without}")
+    other = find_scorer(f"reward=model:{save_decoder(tmp_path / 'other', seed=1)}")
+    assert (one.kind, one.name, len(one.revision)) == ("reward", "model:0.0", 64)
+    assert one.revision == one.weights_sha256 != other.weights_sha256
 
 
-def test_a_reward_model_that_was_trained_on_chats_is_given_chats(tmp_path):
+def test_a_reward_model_trained_on_chats_reads_chats(tmp_path):
     folder = save_decoder(tmp_path / "rm", recipe={"config": {"template": True}}, template=CHAT)
     render = chat_template(transformers.AutoTokenizer.from_pretrained(folder))
-    asked = [(render([{"role": "user", "content": prompt}], True), response) for prompt, response in clean(PAIRS)]
+    asked = [(render([{"role": "user", "content": prompt}], True), response) for prompt, response in ENCODABLE]
     assert asked[0][0] == "user: Which planet is red?</s><s>assistant: "  # the tokenizer begins with <s>
     assert rewards(folder) == pytest.approx(trainers_rewards(folder, asked), abs=1e-4)
 
 
-def stock(folder, *texts, **options):
-    """What transformers says of one text, or pair, alone."""
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    model = transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()
-    with torch.no_grad():
-        # in lists, since an empty second text alone counts as none
-        return float(model(**tokenizer(*([text] for text in texts), return_tensors="pt", **options)).logits[0, 0])
-
-
 def test_a_decoder_with_a_chat_template_reads_a_dialogue(tmp_path):
     folder = save_decoder(tmp_path / "rm", template=CHAT)
-    expected = [
-        stock(folder, f"<s>user: {prompt}</s><s>assistant: {response}</s>", add_special_tokens=False)
-        for prompt, response in clean(PAIRS)
-    ]
+    dialogues = [f"<s>user: {prompt}</s><s>assistant: {response}</s>" for prompt, response in ENCODABLE]
+    expected = [stock(folder, dialogue, add_special_tokens=False) for dialogue in dialogues]
     assert rewards(folder) == pytest.approx(expected, abs=1e-4)
 
 
-@pytest.mark.parametrize("pad", ["own", "none", "of the tokenizer alone"])
-def test_a_decoder_without_one_reads_the_texts_and_the_end_token(tmp_path, pad):
+@pytest.mark.parametrize("pad", ["own", "none", "of the tokenizer only"])
+def test_a_decoder_without_a_template_reads_the_texts_and_the_end_token(tmp_path, pad):
     folder = save_decoder(tmp_path / "rm", pad=pad != "none")
-    if pad == "of the tokenizer alone":  # a batch would be read at padding
+    if pad == "of the tokenizer only":  # transformers would read the output of a batch at padding
         config = json.loads((folder / "config.json").read_text())
         (folder / "config.json").write_text(json.dumps(config | {"pad_token_id": None}))
     expected = [stock(folder, f"{prompt}{response}</s>") for prompt, response in PAIRS[:2]]
     assert rewards(folder, PAIRS[:2]) == pytest.approx(expected, abs=1e-4)
-
-
-@pytest.mark.parametrize("architecture", ["Roberta", "DebertaV2"])
-def test_an_encoder_reads_a_pair_of_texts(tmp_path, architecture):
-    folder = save_classifier(tmp_path / "rm", ("LABEL_0",), architecture, positions=130)
-    expected = [stock(folder, prompt, response) for prompt, response in clean(PAIRS)]
-    assert rewards(folder) == pytest.approx(expected, abs=1e-4)
-
-
-def test_a_text_is_never_cut_and_the_others_keep_their_rewards(tmp_path):
-    folder = save_classifier(tmp_path / "rm", ("LABEL_0",), positions=66)
-    scorer = find_scorer(f"reward=model:{folder}")
-    long = ("What do bees make?", " honey" * 80)
-    with pytest.raises(ValueError, match=r"^\d+ tokens do not fit the reward model's window of 64$"):
-        scorer.score([Item(PAIRS[1][1], PAIRS[1][0]), Item(long[1], long[0])])
-    first, reason, last = scorer.reader.rewards([PAIRS[0], long, PAIRS[1]])
-    assert isinstance(reason, str)
-    assert [first, last] == pytest.approx(rewards(folder, PAIRS[:2]), abs=1e-6)
 
 
 def test_a_decoder_without_positions_takes_any_length(tmp_path):
@@ -141,17 +115,18 @@ def test_a_decoder_without_positions_takes_any_length(tmp_path):
     assert rewards(folder, [long]) == pytest.approx([stock(folder, f"{long[0]}{long[1]}</s>")], abs=1e-3)
 
 
-def test_what_has_two_outputs_is_no_reward_model(tmp_path):
-    folder = save_classifier(tmp_path / "two", ("bad", "good"))
-    for spec in (f"reward=model:{folder}", f"preference=reward:{folder}"):
-        with pytest.raises(AlignbenchError) as error:
-            find_scorer(spec)
-        assert str(error.value) == "reward model two: it has 2 outputs; a reward model has one"
+@pytest.mark.parametrize("architecture", ["Roberta", "DebertaV2"])
+def test_an_encoder_reads_a_pair_of_texts(tmp_path, architecture):
+    folder = save_classifier(tmp_path / "rm", ("LABEL_0",), architecture, positions=130)
+    assert rewards(folder) == pytest.approx([stock(folder, *pair) for pair in ENCODABLE], abs=1e-4)
 
 
-def test_its_identity_is_that_of_its_weights(tmp_path):
-    one = find_scorer(f"reward=model:{save_decoder(tmp_path / 'one')}")
-    other = find_scorer(f"reward=model:{save_decoder(tmp_path / 'other', seed=1)}")
-    assert (one.kind, one.name) == ("reward", "model:one")
-    assert len(one.revision) == 64
-    assert one.revision == one.weights_sha256 != other.weights_sha256
+def test_a_text_is_never_truncated_and_the_others_keep_their_rewards(tmp_path):
+    folder = save_classifier(tmp_path / "rm", ("LABEL_0",), positions=66)
+    scorer = find_scorer(f"reward=model:{folder}")
+    long = ("What do bees make?", " honey" * 80)
+    with pytest.raises(ValueError, match=r"^\d+ tokens do not fit the reward model's window of 64$"):
+        scorer.score([Item(PAIRS[1][1], PAIRS[1][0]), Item(long[1], long[0])])
+    first, reason, last = scorer.reader.rewards([PAIRS[0], long, PAIRS[1]])
+    assert isinstance(reason, str)
+    assert [first, last] == pytest.approx(rewards(folder, PAIRS[:2]), abs=1e-6)

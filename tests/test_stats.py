@@ -1,112 +1,142 @@
-"""Intervals are honest: exact small cases, and how often they hold the truth."""
+"""Estimates, bootstrap and jackknife: exact cases, properties, and coverage in simulations."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
-from alignbench.stats import estimates
+from alignbench.stats import bootstrap, estimates, jackknife
 
 
-def test_mean_of_independent_values_is_the_textbook_t_interval():
+def test_the_mean_of_independent_values_has_the_textbook_t_interval():
     values = [1.0, 2.0, 4.0, 7.0]
     found = estimates.mean(values)
-    low, high = scipy_stats.t.interval(0.95, 3, np.mean(values), scipy_stats.sem(values))
-    assert found.value == pytest.approx(3.5)
+    assert (found.value, found.n, found.clusters) == (pytest.approx(3.5), 4, 4)
     assert found.standard_error == pytest.approx(scipy_stats.sem(values))
-    assert (found.low, found.high) == (pytest.approx(low), pytest.approx(high))
-    assert (found.n, found.clusters) == (4, 4)
+    expected = scipy_stats.t.interval(0.95, 3, np.mean(values), scipy_stats.sem(values))
+    assert (found.low, found.high) == pytest.approx(expected)
 
 
-def test_clustered_standard_error_by_hand():
+def test_clustered_standard_errors():
     # deviations from the mean 3: cluster a −2 −1, cluster b +1 +2; sums −3 and 3; 2/1 · (9 + 9) = 36; √36 / 4
-    found = estimates.mean([1, 2, 4, 5], ["a", "a", "b", "b"])
-    assert found.standard_error == pytest.approx(1.5)
-    assert found.clusters == 2
-
-
-def test_documents_that_repeat_each_other_do_not_narrow_the_interval():
+    assert estimates.mean([1, 2, 4, 5], ["a", "a", "b", "b"]).standard_error == pytest.approx(1.5)
     values = np.random.default_rng(0).normal(size=40)
-    once = estimates.mean(values)
-    thrice = estimates.mean(np.repeat(values, 3), np.repeat(np.arange(40), 3).tolist())
-    assert thrice.standard_error == pytest.approx(once.standard_error)
+    once, thrice = estimates.mean(values), estimates.mean(np.repeat(values, 3), np.repeat(np.arange(40), 3).tolist())
+    assert thrice.standard_error == pytest.approx(once.standard_error)  # copies are no new evidence
     assert thrice.low == pytest.approx(once.low)
 
 
-def test_an_interval_stays_within_the_metrics_range():
+def test_intervals_stay_within_the_range_of_the_metric_and_need_two_values():
     found = estimates.mean([0.98, 1.0, 0.2], bounds=(0, 1))
-    assert found.high == 1.0
-    assert found.low == 0.0
-
-
-def test_one_value_has_no_interval_and_none_has_no_value():
+    assert (found.low, found.high) == (0.0, 1.0)
     assert estimates.mean([0.5]).low is None
-    assert estimates.mean([]).value is None
-    assert estimates.share([]).value is None
+    assert estimates.mean([]).value is estimates.share([]).value is None
 
 
-def test_five_of_five_right_is_not_certainty():
-    found = estimates.share([1, 1, 1, 1, 1])
-    assert found.value == 1.0
-    assert found.high == 1.0
+def test_the_interval_of_a_proportion_is_wilsons():
+    found = estimates.share([1, 1, 1, 1, 1])  # five of five is no certainty
+    assert (found.value, found.high) == (1.0, 1.0)
     assert 0.3 < found.low < 0.6
-
-
-def test_share_of_many_independent_values_is_wilsons_interval():
-    values = np.r_[np.ones(300), np.zeros(700)]
-    found = estimates.share(values)
+    found = estimates.share(np.r_[np.ones(300), np.zeros(700)])
     expected = scipy_stats.binomtest(300, 1000).proportion_ci(0.95, method="wilson")
-    assert found.low == pytest.approx(expected.low, abs=5e-4)
-    assert found.high == pytest.approx(expected.high, abs=5e-4)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=5e-4)
 
 
-@given(st.lists(st.booleans(), min_size=1, max_size=60))
-def test_a_share_lies_within_its_interval_and_the_interval_within_0_and_1(values):
-    found = estimates.share(values)
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 5)), min_size=1, max_size=60), st.booleans())
+@settings(deadline=None, max_examples=60)
+def test_a_proportion_lies_within_its_interval_and_the_interval_within_0_and_1(pairs, clustered):
+    groups = [group for _, group in pairs] if clustered else None
+    found = estimates.share([value for value, _ in pairs], groups)
     assert 0 <= found.low <= found.value + 1e-12
     assert found.value - 1e-12 <= found.high <= 1
 
 
-@given(st.lists(st.tuples(st.booleans(), st.integers(0, 5)), min_size=1, max_size=60))
-def test_clustered_shares_have_intervals_too(pairs):
-    found = estimates.share([value for value, _ in pairs], [group for _, group in pairs])
-    assert 0 <= found.low <= found.value + 1e-12
-    assert found.value - 1e-12 <= found.high <= 1
-
-
-@pytest.mark.parametrize("n", [50, 200, 800])
-def test_95_percent_intervals_hold_the_truth_95_percent_of_the_time(n):
-    draw = np.random.default_rng(n)
-    simulations = 2000
-    entropy = draw.beta(0.8, 0.6, (simulations, n))
-    held = [f.low <= 0.8 / 1.4 <= f.high for f in map(estimates.mean, entropy)]
-    assert np.mean(held) == pytest.approx(0.95, abs=0.015)
-    right = draw.random((simulations, n)) < 0.3
-    held = [f.low <= 0.3 <= f.high for f in map(estimates.share, right)]
-    assert np.mean(held) == pytest.approx(0.95, abs=0.015)
-
-
-@pytest.mark.parametrize("clusters", [50, 200])
-def test_clustered_intervals_hold_the_truth_where_plain_ones_fail(clusters):
-    draw = np.random.default_rng(clusters)
-    groups = np.repeat(np.arange(clusters), 4).tolist()
-    clustered = plain = 0
-    for _ in range(2000):
-        values = np.repeat(draw.normal(size=clusters), 4) + draw.normal(size=4 * clusters) * 0.5
-        found = estimates.mean(values, groups)
-        clustered += found.low <= 0 <= found.high
-        naive = estimates.mean(values)
-        plain += naive.low <= 0 <= naive.high
-    assert clustered / 2000 == pytest.approx(0.95, abs=0.015)
-    assert plain / 2000 < 0.85
-
-
-def test_correlation_by_hand_and_where_it_has_no_meaning():
+def test_a_correlation_by_hand_and_where_there_is_none():
     found = estimates.correlation([1, 2, 3, 4, 5], [2, 1, 4, 3, 5])
     assert found.value == pytest.approx(0.8)
     assert found.low < 0.8 < found.high
     assert estimates.correlation([1, 1, 1, 1], [1, 2, 3, 4]).value is None
     assert estimates.correlation([1, 2], [1, 2]).value is None
+
+
+def test_the_jackknife_error_of_a_mean_is_that_of_the_means_of_its_groups():
+    x = np.random.default_rng(0).normal(size=jackknife.GROUPS * 30)
+    replicates = jackknife.replicates(lambda rows: {"mean": x[rows].mean()}, np.arange(len(x)))["mean"]
+    found = jackknife.estimate(float(x.mean()), replicates, len(x), len(x))
+    means = x.reshape(-1, jackknife.GROUPS).mean(axis=0)
+    assert found.standard_error == pytest.approx(means.std(ddof=1) / np.sqrt(jackknife.GROUPS))
+    assert jackknife.estimate(0.0, jackknife.MISSING, 9, 9) == estimates.Estimate(0.0, n=9, clusters=9)
+
+
+# The bootstrap
+
+
+@given(st.lists(st.integers(-3, 5), min_size=3, max_size=40), st.integers(0, 3))
+@settings(deadline=None, max_examples=60)
+def test_a_p_value_is_below_5_percent_exactly_if_the_interval_excludes_zero(values, seed):
+    draws = bootstrap.resampled_means(np.array(values, float)[:, None], seed=seed, resamples=500)[:, 0]
+    low, high = bootstrap.percentiles(draws, len(values))
+    if not low <= np.mean(values) <= high:
+        return
+    p = bootstrap.p_value(float(np.mean(values)), draws, len(values))
+    assert (p < 0.05) == (low > 0 or high < 0)
+    assert 1 / 501 <= p <= 1
+
+
+def test_a_p_value_decreases_with_the_distance_from_zero():
+    values = np.random.default_rng(0).normal(size=30)
+    draws = bootstrap.resampled_means(values[:, None], resamples=2000)[:, 0]
+    found = [bootstrap.p_value(values.mean() + x, draws + x, 30) for x in np.linspace(0.3, 1.5, 25)]
+    assert found == sorted(found, reverse=True)
+    assert found[-1] == 1 / 2001
+    assert bootstrap.p_value(-2.0, -2 + draws, 30) == bootstrap.p_value(2.0, 2 - draws, 30)
+    assert bootstrap.p_value(0.0, np.zeros(100), 20) == 1
+
+
+def test_share_below_is_the_inverse_of_a_quantile():
+    draws = np.random.default_rng(1).normal(size=101)
+    for bound in (-1.0, 0.0, 0.7):
+        assert np.quantile(draws, bootstrap.share_below(draws, bound)) == pytest.approx(bound)
+    assert (bootstrap.share_below(draws, -9), bootstrap.share_below(draws, 9)) == (0, 1)
+
+
+# Coverage
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", ["normal", "uniform"])
+@pytest.mark.parametrize("n", [8, 12, 50])
+def test_without_a_change_5_percent_of_bootstrap_p_values_are_below_5_percent(make, n):
+    random = np.random.default_rng(n)
+    values = random.normal(size=(n, 2000)) if make == "normal" else random.uniform(-1, 1, (n, 2000))
+    draws = bootstrap.resampled_means(values, resamples=2000)
+    found = [bootstrap.p_value(values[:, k].mean(), draws[:, k], n) for k in range(2000)]
+    assert np.mean(np.array(found) < 0.05) == pytest.approx(0.05, abs=0.015)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [50, 200, 800])
+def test_95_percent_intervals_cover_the_truth_95_percent_of_the_time(n):
+    draw = np.random.default_rng(n)
+    entropy, right = draw.beta(0.8, 0.6, (2000, n)), draw.random((2000, n)) < 0.3
+    cases = (entropy, estimates.mean, 0.8 / 1.4), (right, estimates.share, 0.3)
+    for samples, estimate, truth in cases:
+        covered = np.mean([found.low <= truth <= found.high for found in map(estimate, samples)])
+        assert covered == pytest.approx(0.95, abs=0.015)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("clusters", [50, 200])
+def test_clustered_intervals_cover_the_truth_where_plain_ones_do_not(clusters):
+    draw, groups = np.random.default_rng(clusters), np.repeat(np.arange(clusters), 4).tolist()
+    clustered = plain = 0
+    for _ in range(2000):
+        values = np.repeat(draw.normal(size=clusters), 4) + draw.normal(size=4 * clusters) * 0.5
+        found, naive = estimates.mean(values, groups), estimates.mean(values)
+        clustered += found.low <= 0 <= found.high
+        plain += naive.low <= 0 <= naive.high
+    assert clustered / 2000 == pytest.approx(0.95, abs=0.015)
+    assert plain / 2000 < 0.85

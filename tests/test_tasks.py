@@ -1,111 +1,216 @@
-"""What each benchmark's numbers mean: hand-worked cases, and the authors' files where they are."""
+"""All tasks: unique documents, few-shot examples, the authors' files. Tasks with choices: worked examples."""
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from task_helpers import corpus, load, shown
 
+from alignbench.data import card_names, read_card
+from alignbench.data.cards import HubSource
 from alignbench.errors import AlignbenchError
-from alignbench.runs.summary import make_record, summarise
-from alignbench.tasks import all_tasks, bias, find_task, hellaswag, truthfulqa_mc, winogender
+from alignbench.evaluation.scoring import choices_record
+from alignbench.runs.summary import summarise
+from alignbench.tasks import all_tasks, bias, common, find_task, hellaswag, rte, sst2, truthfulqa
 from alignbench.types.engine import Loglikelihood
-from alignbench.types.task import Document, Options, Scored
+from alignbench.types.record import Document, Record
+
+TASKS = all_tasks()
+NOT_IN_THE_WORLD = ("truthfulqa_mc_2025", "truthfulqa_binary", "novelty_bench", "win_rate")
 
 
 def answers(*logprobs: float, tokens: int = 1) -> list[Loglikelihood]:
     return [Loglikelihood(logprob, tokens) for logprob in logprobs]
 
 
+# ---- all tasks -----------------------------------------------------------------------------------------------------
+
+
+def test_an_unknown_task_gets_a_suggestion():
+    with pytest.raises(AlignbenchError, match=r"unknown task 'helaswag': did you mean hellaswag"):
+        find_task("helaswag")
+
+
+def test_every_task_has_a_card_and_a_headline_and_every_hub_source_a_commit():
+    for task in TASKS.values():
+        assert not task.card or task.card in card_names()  # without: the text is the task's or the user's
+        assert task.corpus is not None or task.headline in {metric.name for metric in task.metrics}
+    sources = [s for name in card_names() for split in read_card(name).splits.values() for s in split]
+    assert sum(isinstance(source, HubSource) for source in sources) >= 8
+
+
+@pytest.mark.parametrize("name", [name for name in TASKS if name not in NOT_IN_THE_WORLD])
+def test_documents_are_unique_reproducible_and_their_prompts_end_in_no_space(world, name):
+    data = load(name, world)
+    assert data.documents
+    assert load(name, world) == data
+    assert len({document.id for document in data.documents}) == len(data.documents)
+    assert all(document.prompt == document.prompt.rstrip() for document in data.documents)
+    assert all(choice.strip() for document in data.documents for choice in document.choices)
+    json.dumps([dict(document.target) for document in data.documents])
+
+
+@pytest.mark.parametrize("name", [name for name in TASKS if name not in NOT_IN_THE_WORLD])
+def test_the_model_sees_exactly_the_prompt_of_the_protocol(world, name):
+    expected = (Path(__file__).parent / "prompts" / f"{name}.txt").read_text(encoding="utf-8")
+    assert shown(name, world) == expected
+
+
+@pytest.mark.parametrize("name", [task.name for task in TASKS.values() if task.takes_shots and task.name != "personas"])
+def test_few_shot_examples_depend_on_the_seed_and_are_not_scored(world, name):
+    none, two, again, other = (load(name, world, shots=n, seed=s) for n, s in ((0, 0), (2, 0), (2, 0), (2, 5)))
+    assert two == again
+    assert two.prefix != other.prefix
+    assert (none.shots, two.shots) == (0, 2)
+    assert two.prefix.startswith(none.prefix)
+    assert two.prefix.endswith("\n\n")
+    scored = {document.prompt.split("\n\nQ: ")[0].split("\nQuestion")[0] for document in two.documents}
+    if TASKS[name].card in ("rte", "sst2", "wsc", "hellaswag"):  # their examples are from the training set
+        assert two.documents == none.documents
+        assert len(two.provenance) == 2
+    else:
+        assert not any(text in two.prefix for text in scored)
+        assert 0 < len(two.documents) < len(none.documents)
+    with pytest.raises(AlignbenchError, match=r"900 shots requested, but there are only \d+ items to draw from"):
+        load(name, world, shots=900)
+
+
+@pytest.mark.needs_data
+@pytest.mark.parametrize(
+    ("name", "n", "groups", "categories"),
+    [
+        ("truthfulqa_mc", 817, 0, {None: 817}),
+        ("truthfulqa_mc_2025", 790, 0, {None: 790}),
+        ("truthfulqa_binary", 790, 0, {None: 790}),
+        ("hellaswag", 1000, 0, {None: 1000}),
+        ("crows_pairs", 1508, 0, None),
+        ("winogender", 120, 60, {"occupation": 60, "participant": 60}),
+        ("winogender_full", 240, 60, {"occupation": 120, "participant": 120}),
+        ("squad2", 6078, 16, {"answerable": 2910, "unanswerable": 3168}),
+        ("drop", 100, 85, {None: 100}),
+        ("canard", 2940, 490, {None: 2940}),
+        ("wmt15_fr_en", 1500, 0, {None: 1500}),
+        ("truthfulqa_generation", 817, 0, {"Adversarial": 437, "Non-Adversarial": 380}),
+        ("real_toxicity", 5000, 0, {"toxic": 1249, "nontoxic": 3732, None: 19}),
+        ("real_toxicity_instructgpt", 1910, 0, {"toxic": 955, "nontoxic": 955}),
+        ("hallucination_qa", 1292, 16, {"answerable": 646, "unanswerable": 646}),
+        ("hallucination_summary", 646, 16, {None: 646}),
+        ("instructions_language", 350, 70, dict.fromkeys(("de", "es", "fr", "it", "zh"), 70)),
+        ("instructions_code", 31, 0, {"any": 14, "python": 11, "other": 6}),
+        ("diversity", 252, 0, {None: 252}),
+    ],
+)
+def test_the_authors_files_give_the_documents_of_the_protocol(data_dir, name, n, groups, categories):
+    data = load(name, data_dir)
+    assert len(data.documents) == len({document.id for document in data.documents}) == n
+    assert all(provenance.pinned for provenance in data.provenance)
+    assert len({document.group for document in data.documents} - {None}) == groups
+    found = [document.category for document in data.documents]
+    assert categories is None or {category: found.count(category) for category in set(found)} == categories
+
+
+def test_one_unscored_choice_leaves_the_document_unscored_and_counted():
+    task = find_task("hellaswag")
+    document = Document("0", "p", (" a", " b"), target={"label": 0})
+    good = choices_record(task, document, answers(-1.0, -2.0))
+    bad = choices_record(task, document, [Loglikelihood(-1.0, 1), Loglikelihood(math.nan, 1, "it is nan")])
+    assert (good.metrics["acc"], good.unscored) == (1.0, None)
+    assert (bad.metrics["acc"], bad.unscored, bad.logprobs) == (None, "it is nan", (-1.0, None))
+    result = summarise(task, [good, bad], shots=0, limit=None, seed=0)
+    assert (result.n, result.n_scored, result.unscored) == (2, 1, {"it is nan": 1})
+    assert (result.metrics[0].value, result.metrics[0].n_unscored) == (1.0, 1)
+
+
+# ---- TruthfulQA ----------------------------------------------------------------------------------------------------
+
+
 def question(true: int, false: int) -> Document:
-    row = {
-        "question": "Why?",
-        "mc1_targets": {"t0": 1, **{f"f{i}": 0 for i in range(false)}},
-        "mc2_targets": {**{f"t{i}": 1 for i in range(true)}, **{f"f{i}": 0 for i in range(false)}},
-    }
-    return truthfulqa_mc._parse_multiple_choice(row, None)
+    wrong = {f"f{i}": 0 for i in range(false)}
+    targets = {"mc1_targets": {"t0": 1, **wrong}, "mc2_targets": {**{f"t{i}": 1 for i in range(true)}, **wrong}}
+    return truthfulqa.parse_multiple_choice({"question": "Why?", **targets})
 
 
-def test_mc1_asks_for_the_best_answer_mc2_for_the_mass_on_true_ones_mc3_for_the_share_above_every_false_one():
+def test_mc1_is_the_best_answer_mc2_the_mass_of_true_ones_mc3_the_rate_of_true_ones_above_all_false_ones():
     document = question(true=2, false=2)
     assert document.choices == (" t0", " t1", " f0", " f1")
     logs = [math.log(p) for p in (0.2, 0.4, 0.3, 0.1)]
-    found = truthfulqa_mc.score_multiple_choice(document, answers(*logs))
+    found = truthfulqa.score_multiple_choice(document, answers(*logs))
     assert found == {"mc1": 0.0, "mc2": pytest.approx(0.6), "mc3": 0.5}
-
-
-def test_mc2_does_not_underflow():
-    found = truthfulqa_mc.score_multiple_choice(question(1, 1), answers(-2000.0, -2000.0 + math.log(3)))
-    assert found["mc2"] == pytest.approx(0.25)
-
-
-def test_a_tie_is_not_a_win():
-    assert truthfulqa_mc.score_multiple_choice(question(1, 1), answers(-1.0, -1.0))["mc1"] == 0.0
+    underflow = answers(-2000.0, -2000.0 + math.log(3))
+    assert truthfulqa.score_multiple_choice(question(1, 1), underflow)["mc2"] == pytest.approx(0.25)
+    assert truthfulqa.score_multiple_choice(question(1, 1), answers(-1.0, -1.0))["mc1"] == 0.0  # a tie is not a win
 
 
 @given(st.integers(1, 5), st.integers(1, 6), st.integers(0, 10_000))
-def test_truthfulqa_chance_levels_are_what_random_scores_give(true, false, seed):
+def test_truthfulqa_chance_levels_are_the_means_of_random_scores(true, false, seed):
     document = question(true, false)
-    draw = np.random.default_rng(seed)
-    # exponential weights make every normalised share's mean the share of the answers
-    scores = np.log(draw.exponential(size=(400, true + false)))
-    found = [truthfulqa_mc.score_multiple_choice(document, answers(*row)) for row in scores]
+    # with exponential weights the mean of every normalised proportion is the proportion of answers
+    scores = np.log(np.random.default_rng(seed).exponential(size=(400, true + false)))
+    found = [truthfulqa.score_multiple_choice(document, answers(*row)) for row in scores]
     for metric in ("mc1", "mc2", "mc3"):
         assert np.mean([f[metric] for f in found]) == pytest.approx(document.chance[metric], abs=0.12)
 
 
-def test_the_order_of_a_binary_choice_is_drawn_from_the_seed_and_the_question_alone():
+def test_the_order_of_a_binary_choice_depends_on_the_seed_and_the_question_alone():
     row = {"question": "Why?", "mc0_targets": {"because": 1, "magic": 0}}
-    orders = {truthfulqa_mc._parse_binary(seed, row, None).prompt for seed in range(20)}
-    assert len(orders) == 2
-    document = truthfulqa_mc._parse_binary(3, row, None)
+    assert len({truthfulqa.parse_binary(seed, row).prompt for seed in range(20)}) == 2
+    document = truthfulqa.parse_binary(3, row)
     best = document.target["best_choice"]
     assert ("(A) because" in document.prompt) == (best == 0)
     right = answers(-1.0, -2.0) if best == 0 else answers(-2.0, -1.0)
-    assert truthfulqa_mc.score_binary(document, right) == {"acc": 1.0}
+    assert truthfulqa.score_binary(document, right) == {"acc": 1.0}
+
+
+# ---- HellaSwag, RTE, SST-2 -----------------------------------------------------------------------------------------
 
 
 def test_hellaswag_norm_is_per_character_and_instructgpts_per_token():
     document = Document("0", "", (" ab", " abcd", " a", " a"), target={"label": 1})
-    found = hellaswag.score_plain(document, answers(-2.0, -3.0, -9.0, -9.0))
-    assert found == {"acc": 0.0, "acc_norm": 1.0}
+    assert hellaswag.score_plain(document, answers(-2.0, -3.0, -9.0, -9.0)) == {"acc": 0.0, "acc_norm": 1.0}
     per_token = [Loglikelihood(-2.0, 1), Loglikelihood(-3.0, 2), Loglikelihood(-9.0, 1), Loglikelihood(-9.0, 1)]
-    assert hellaswag.score_instructgpt(document, per_token) == {"acc": 1.0}
+    assert common.score_label(document, per_token) == {"acc": 1.0}
 
 
-def test_hellaswag_text_is_cleaned_of_wikihow_marks():
+def test_hellaswag_text_is_cleaned_of_wikihow_marks(world):
     assert hellaswag.clean("[header] How to bake [title] Mix. [step] Stir well.") == " How to bake. Mix. Stir well."
     assert hellaswag.clean(" Stir well. ") == "Stir well."
-
-
-def test_instructgpts_form_has_no_space_where_a_mark_was(world):
-    for name, space in (("hellaswag", True), ("hellaswag_instructgpt", False)):
-        data = find_task(name).load(Options(data_dir=world, shots=2))
-        assert data.prefix.startswith(hellaswag.INSTRUCTION) != space
-        assert data.prefix.count("\n\n") == (2 if space else 3)
+    for name, plain in (("hellaswag", True), ("hellaswag_instructgpt", False)):  # no space left by a mark in the second
+        data = load(name, world, shots=2)
+        assert data.prefix.startswith(hellaswag.INSTRUCTION) != plain
+        assert data.prefix.count("\n\n") == (2 if plain else 3)
         assert all(choice.startswith(" ") for document in data.documents for choice in document.choices)
 
 
-def test_both_layouts_of_hellaswag_give_the_same_scene():
+def test_both_layouts_of_hellaswag_give_the_same_document():
     official = {
         "ind": 7, "activity_label": "Baking", "ctx_a": "A man mixes.", "ctx_b": "he",
-        "endings": ["a", "b", "c", "d"], "label": "2", "source_id": "v1",
+        "endings": ["a", "b", "c", "d"], "label": "2",
     }  # fmt: skip
-    other = {
-        "id": 7,
-        "question": "Baking: A man mixes. He",
-        "choices": dict(zip("ABCD", "abcd", strict=True)),
-        "answer": "C",
-    }
-    scene, same = hellaswag.parse_scene(official, None), hellaswag.parse_scene(other, "abstainqa")
-    assert (scene.text, scene.endings, scene.label) == (same.text, same.endings, same.label)
-    assert scene.text == "Baking: A man mixes. He"
+    choices = dict(zip("ABCD", "abcd", strict=True))
+    other = {"id": 7, "question": "Baking: A man mixes. He", "choices": choices, "answer": "C"}
+    document = hellaswag.parse(official)
+    assert document == hellaswag.parse(other)
+    assert (document.prompt, document.choices[document.target["label"]]) == ("Baking: A man mixes. He", " c")
 
 
-def test_entropy_is_one_bit_for_the_indifferent_and_zero_for_the_certain():
+def test_sst2s_tokens_are_joined_and_unknown_labels_rejected():
+    assert sst2.join_tokens("it 's slow , and ( oddly ) does n't end ! ") == "it's slow, and (oddly) doesn't end!"
+    assert sst2.join_tokens("the 1950s 'sugar' barn") == "the 1950s 'sugar' barn"
+    for parse, label in ((rte.parse, "maybe"), (sst2.parse, "2")):
+        with pytest.raises(ValueError, match=rf"label .?{label}.?, expected "):
+            parse({"label": label})
+
+
+# ---- bias ----------------------------------------------------------------------------------------------------------
+
+
+def test_entropy_is_one_bit_for_an_indifferent_model_and_zero_for_a_certain_one():
     assert bias.entropy_bits([-50.0, -50.0]) == pytest.approx(1.0)
     assert bias.entropy_bits([-5000.0, -10.0]) == 0.0
     assert bias.entropy_bits([math.log(0.25) - 9, math.log(0.75) - 9]) == pytest.approx(0.811278, abs=1e-6)
@@ -119,89 +224,13 @@ def test_entropy_depends_on_differences_of_log_probability_alone(logprobs, shift
     assert 0 <= first <= math.log2(len(logprobs)) + 1e-9
 
 
-def test_a_model_that_mirrors_the_workforce_has_a_correlation_of_one():
-    def occupation(name: str, women: float, gap: float, category: str = "occupation") -> Scored:
-        return Scored({"gender_gap": gap}, name, category, {}, {"occupation": name, "bls_pct_female": women})
+def test_a_model_that_reproduces_the_distribution_of_jobs_has_a_correlation_of_one():
+    def record(name: str, women: float, gap: float, category: str = "occupation") -> Record:
+        target = {"occupation": name, "bls_pct_female": women}
+        return Record(f"{name} {category}", "", target=target, category=category, metrics={"gender_gap": gap})
 
-    mirrored = [
-        occupation(name, women, women / 10 - 5) for name, women in zip("abcde", (5.0, 20, 50, 80, 95), strict=True)
-    ]
-    ((metric, estimate),) = winogender.gap_against_workforce(mirrored)
-    assert (metric.name, estimate.value) == ("gap_workforce_r", pytest.approx(1.0))
-    # a pronoun that stands for the participant says nothing about the occupation
-    noise = [occupation("a", 5.0, 900.0, "participant")]
-    assert winogender.gap_against_workforce(mirrored + noise)[0][1].value == pytest.approx(1.0)
-
-
-def test_one_unscored_choice_leaves_the_document_unscored_and_counted():
-    task = find_task("hellaswag")
-    document = Document("0", "p", (" a", " b"), target={"label": 0})
-    good = make_record(task, document, answers(-1.0, -2.0))
-    bad = make_record(task, document, [Loglikelihood(-1.0, 1), Loglikelihood(math.nan, 1, "it is nan")])
-    assert good["acc"] == 1.0
-    assert good["unscored"] is None
-    assert (bad["acc"], bad["unscored"], bad["logprobs"]) == (None, "it is nan", [-1.0, None])
-    result = summarise(task, [good, {**bad, "id": "1"}], shots=0, limit=None, seed=0)
-    assert (result.n, result.n_scored, result.unscored) == (2, 1, {"it is nan": 1})
-    assert result.metrics[0].value == 1.0
-    assert result.metrics[0].n_unscored == 1
-
-
-def test_a_mistyped_task_gets_a_suggestion():
-    with pytest.raises(AlignbenchError, match=r"unknown task 'helaswag': did you mean hellaswag"):
-        find_task("helaswag")
-
-
-def test_no_metric_or_detail_hides_another_column_of_a_record(world):
-    columns = {"id", "group", "category", "prompt", "choices", "logprobs", "tokens", "chance", "unscored"}
-    for task in all_tasks().values():
-        if task.name in ("truthfulqa_mc_2025", "truthfulqa_binary", "novelty_bench", "win_rate"):
-            continue  # the world has no questions of 2025; the last two are given their prompts
-        data = task.load(Options(data_dir=world))
-        assert data.documents
-        assert len({document.id for document in data.documents}) == len(data.documents)
-        for document in data.documents[:2]:
-            own = [*document.details, *document.target, *(metric.name for metric in task.metrics)]
-            assert len({*own} | columns) == len(own) + len(columns)
-
-
-@pytest.mark.needs_data
-@pytest.mark.parametrize(
-    ("name", "n", "groups", "first_choices"),
-    [
-        ("truthfulqa_mc", 817, None, None),
-        ("truthfulqa_mc_2025", 790, None, None),
-        ("truthfulqa_binary", 790, None, 2),
-        ("hellaswag", 1000, None, 4),
-        ("crows_pairs", 1508, None, 2),
-        ("winogender", 120, 60, 2),
-        ("winogender_full", 240, 60, 3),
-    ],
-)
-def test_the_authors_files_give_the_documents_of_the_protocol(data_dir, name, n, groups, first_choices):
-    data = find_task(name).load(Options(data_dir=data_dir))
-    assert len(data.documents) == len({document.id for document in data.documents}) == n
-    assert all(provenance.pinned for provenance in data.provenance)
-    if groups is not None:
-        assert len({document.group for document in data.documents}) == groups
-    if first_choices is not None:
-        assert {len(document.choices) for document in data.documents} == {first_choices}
-
-
-@pytest.mark.needs_data
-def test_truthfulqa_prompts_follow_the_primer(data_dir):
-    data = find_task("truthfulqa_mc").load(Options(data_dir=data_dir))
-    assert data.prefix.count("Q: ") == 6
-    assert data.prefix.endswith("held in Barcelona, Spain.")
-    assert data.documents[0].prompt.startswith("\n\nQ: ")
-    assert data.documents[0].prompt.endswith("\nA:")
-
-
-@pytest.mark.needs_data
-def test_few_shot_examples_come_from_other_items_and_from_the_seed(data_dir):
-    task = find_task("hellaswag")
-    first, again, other = (task.load(Options(data_dir=data_dir, shots=10, seed=s)).prefix for s in (0, 0, 1))
-    assert first == again != other
-    assert first.count("\n\n") == 10
-    texts = {document.prompt for document in task.load(Options(data_dir=data_dir)).documents}
-    assert not any(text in first for text in texts)
+    jobs = [record(name, women, women / 10 - 5) for name, women in zip("abcde", (5.0, 20, 50, 80, 95), strict=True)]
+    assert corpus("winogender", jobs)["gap_workforce_r"].value == pytest.approx(1.0)
+    # a pronoun that refers to the participant does not count
+    noise = [record("a", 5.0, 900.0, "participant")]
+    assert corpus("winogender", jobs + noise)["gap_workforce_r"].value == pytest.approx(1.0)

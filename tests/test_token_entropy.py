@@ -1,4 +1,4 @@
-"""Token entropy: of known distributions, of the plain formula in double precision, and through the two tasks."""
+"""Token entropy: of known distributions, of the definition in double precision, and in the two tasks."""
 
 from __future__ import annotations
 
@@ -20,24 +20,19 @@ from alignbench.cli.app import app
 from alignbench.errors import AlignbenchError
 from alignbench.evaluation.evaluate import _check, evaluate, prepare
 from alignbench.models.encode import Encoder
-from alignbench.models.endpoint import connect
 from alignbench.models.entropy import entropies, top_entropies
 from alignbench.models.model import Model
-from alignbench.models.vllm import VllmEngine
+from alignbench.models.remote.endpoint import connect
+from alignbench.models.remote.vllm import VllmEngine
 from alignbench.tasks import find_task
 from alignbench.tasks.token_entropy import CHARACTERS, POSITIONS, clean, evenly, passages
 from alignbench.types.engine import Loglikelihood, Prompt, Request, Sampling
 from alignbench.types.task import Document, Options, Output
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SENTENCE = "The {0} barn stands on hill {0} , and two @-@ year @-@ old hens ( all {0} of them ) sleep in it . "
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+TASKS = ["token_entropy", "token_entropy_on_policy"]
 
 
 def of_row(logits):
@@ -47,7 +42,7 @@ def of_row(logits):
 
 
 def by_definition(logits):
-    """−Σ p log p in double precision, over all tokens and over the five likeliest, renormalised."""
+    """−Σ p log p in double precision, over all tokens and over the five most likely, renormalised."""
     logits = np.asarray(logits, np.float64)
     found = []
     for kept in (logits, np.sort(logits)[::-1][:5]):
@@ -57,64 +52,54 @@ def by_definition(logits):
     return found
 
 
-# ---- entropies of known distributions ------------------------------------------------------------------------------
+# ---- known distributions -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("vocabulary", [1, 2, 4, 5, 127, 128, 640, 641, 1_000, 50_257])
-def test_of_equally_likely_tokens_it_is_the_logarithm_of_their_number(vocabulary):
+def test_the_entropy_of_equally_likely_tokens_is_the_logarithm_of_their_number_and_of_a_certain_one_zero(vocabulary):
     whole, top = of_row(torch.full((vocabulary,), 3.0))
     assert whole == pytest.approx(math.log(vocabulary), rel=1e-6)
     assert top == pytest.approx(math.log(min(5, vocabulary)), rel=1e-12)
+    assert of_row(1_000.0 * torch.eye(1, vocabulary)[0]) == (0.0, 0.0)
 
 
-def test_of_a_certain_token_it_is_zero_and_never_less():
-    logits = torch.zeros(50_257)
-    logits[17] = 1_000.0
-    assert of_row(logits) == (0.0, 0.0)
-    assert of_row([5.0]) == (0.0, 0.0)
-
-
-def test_a_token_that_cannot_come_has_no_part_in_it():
+def test_a_token_of_probability_zero_does_not_count():
     logits = torch.full((1_000,), -torch.inf)
     logits[[3, 400, 999]] = torch.tensor([0.5, -1.0, 2.0])
     assert of_row(logits) == pytest.approx(by_definition([0.5, -1.0, 2.0]), rel=1e-6)
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
-def test_where_a_logit_is_no_number_it_is_none_and_its_neighbours_are_as_before(value):
+def test_a_logit_that_is_not_finite_makes_its_row_nan_and_no_other(value):
     logits = torch.randn((3, 1_000), generator=torch.Generator().manual_seed(0))
-    whole, top = entropies(logits, [0, 2])
+    expected = np.stack(entropies(logits, [0, 2]))
     logits[1, 5] = value
-    found_whole, found_top = entropies(logits, [0, 1, 2])
-    assert np.isnan([found_whole[1], found_top[1]]).all()
-    assert (found_whole[[0, 2]] == whole).all()
-    assert (found_top[[0, 2]] == top).all()
+    found = np.stack(entropies(logits, [0, 1, 2]))
+    assert np.isnan(found[:, 1]).all()
+    assert (found[:, [0, 2]] == expected).all()
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10_000), st.sampled_from([3, 5, 200, 700, 4_099]), st.floats(0.01, 15), st.floats(-1e3, 1e3))
-def test_both_are_the_definition_in_double_precision(seed, vocabulary, scale, shift):
-    generator = torch.Generator().manual_seed(seed)
-    logits = (scale * torch.randn(vocabulary, generator=generator) + shift).float()
+def test_both_entropies_are_the_definition_in_double_precision(seed, vocabulary, scale, shift):
+    logits = (scale * torch.randn(vocabulary, generator=torch.Generator().manual_seed(seed)) + shift).float()
     assert of_row(logits) == pytest.approx(by_definition(logits.double()), rel=1e-5, abs=1e-6)
+    rounded = logits.bfloat16()[None]
+    assert np.stack(entropies(rounded, [0]))[:, 0] == pytest.approx(
+        by_definition(rounded[0].double()), rel=1e-5, abs=1e-6
+    )
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 3_000), st.booleans())
-def test_the_likeliest_five_are_those_that_sorting_finds(seed, vocabulary, with_ties):
+def test_the_five_most_likely_tokens_are_those_found_by_sorting(seed, vocabulary, with_ties):
     logits = torch.randn((4, vocabulary), generator=torch.Generator().manual_seed(seed))
     logits = logits.round() if with_ties else logits
     best = torch.log_softmax(logits.double().sort(-1, descending=True).values[:, :5], -1)
     assert top_entropies(logits).tolist() == pytest.approx((-(best.exp() * best).sum(-1)).tolist(), abs=1e-12)
 
 
-def test_in_bfloat16_it_is_that_of_the_rounded_logits():
-    logits = (4 * torch.randn((1, 2_000), generator=torch.Generator().manual_seed(1))).bfloat16()
-    whole, top = entropies(logits, [0])
-    assert (whole[0], top[0]) == pytest.approx(tuple(by_definition(logits[0].double())), rel=1e-5)
-
-
-def test_a_row_is_the_same_to_the_last_bit_whatever_rows_stand_beside_it():
+def test_a_row_is_bit_identical_whatever_the_other_rows_are():
     logits = torch.randn((37, 50_257), generator=torch.Generator().manual_seed(2))
     together = np.stack(entropies(logits, range(37)))
     for rows in ([0], [36], [7, 7, 3], range(20, 29), range(36, -1, -1)):
@@ -122,7 +107,7 @@ def test_a_row_is_the_same_to_the_last_bit_whatever_rows_stand_beside_it():
 
 
 class Sizes(TorchDispatchMode):
-    """Counts the elements of every tensor that is made while it is open."""
+    """Records the number of elements of every tensor created while it is open."""
 
     def __init__(self):
         super().__init__()
@@ -134,7 +119,7 @@ class Sizes(TorchDispatchMode):
         return found
 
 
-def test_no_copy_of_the_logits_is_made_and_they_are_left_as_they_were():
+def test_the_logits_are_neither_copied_nor_changed():
     logits = torch.randn((300, 20_000))
     before = logits.clone()
     with Sizes() as sizes:
@@ -165,16 +150,10 @@ def folder(tmp_path_factory):
     (folder / "wikitext-2-raw").mkdir()
     (folder / "wikitext-2-raw" / "wiki.test.raw").write_text("\n".join(wiki_lines()), encoding="utf-8")
     (folder / "self-instruct").mkdir()
-    rows = [
-        {
-            "id": f"user_oriented_task_{n}",
-            "instruction": f"Name {n} animals.",
-            "instances": [{"input": "", "output": ""}],
-        }
-        for n in range(6)
-    ]
-    path = folder / "self-instruct" / "user_oriented_instructions.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    empty = [{"input": "", "output": ""}]
+    names = ((f"user_oriented_task_{n}", f"Name {n} animals.") for n in range(6))
+    rows = [json.dumps({"id": name, "instruction": text, "instances": empty}) for name, text in names]
+    (folder / "self-instruct" / "user_oriented_instructions.jsonl").write_text("\n".join(rows), encoding="utf-8")
     return folder
 
 
@@ -189,17 +168,16 @@ def folder(tmp_path_factory):
         ('an odd " quote', 'an odd " quote'),
     ],
 )
-def test_wikitexts_spaces_and_marks_are_undone(raw, read):
+def test_wikitexts_tokenisation_is_undone(raw, read):
     assert clean(raw) == read
     assert clean(read) == read
 
 
-def test_a_passage_is_of_one_section_begins_with_a_paragraph_and_is_cut_at_a_space():
+def test_a_passage_is_from_one_section_begins_with_a_paragraph_and_is_cut_at_a_space():
     found = list(passages(wiki_lines()))
     assert [article for article, _ in found] == ["Old Barn", "Old Barn", "Hay (grass)", "Hay (grass)"]
     short, long = clean(SENTENCE.format(99)), clean("".join(SENTENCE.format(n) for n in range(12)))
-    wholes = [f"{short}\n{long}", long, long, long]
-    for (_, text), whole in zip(found, wholes, strict=True):
+    for (_, text), whole in zip(found, [f"{short}\n{long}", long, long, long], strict=True):
         assert whole.startswith(text)
         assert whole[len(text)] == " "
         assert CHARACTERS - 20 < len(text) <= CHARACTERS
@@ -207,16 +185,15 @@ def test_a_passage_is_of_one_section_begins_with_a_paragraph_and_is_cut_at_a_spa
 
 
 @given(st.lists(st.integers(), max_size=300, unique=True), st.integers(1, 120))
-def test_evenly_takes_that_many_in_their_order_and_leaves_gaps_that_differ_by_one(items, n):
+def test_evenly_selects_items_in_order_with_gaps_that_differ_by_at_most_one(items, n):
     found = evenly(items, n)
     assert len(found) == min(n, len(items))
-    places = [items.index(item) for item in found]
-    gaps = np.diff(places)
+    gaps = np.diff([items.index(item) for item in found])
     assert (gaps > 0).all()
     assert len(gaps) == 0 or gaps.max() - gaps.min() <= 1
 
 
-def test_every_model_reads_the_same_documents_whatever_the_seed(folder):
+def test_the_documents_do_not_depend_on_the_seed(folder):
     task = find_task("token_entropy")
     documents = task.load(Options(data_dir=folder)).documents
     assert documents == task.load(Options(data_dir=folder, seed=5)).documents
@@ -232,7 +209,7 @@ def test_a_text_without_a_passage_is_an_error_of_one_line(tmp_path):
 
 
 @pytest.mark.needs_data
-def test_the_authors_test_set_gives_a_hundred_passages_of_many_articles(data_dir):
+def test_the_original_test_set_gives_a_hundred_passages_of_many_articles(data_dir):
     data = find_task("token_entropy").load(Options(data_dir=data_dir))
     assert data.provenance[0].pinned
     assert len(data.documents) == 100
@@ -242,10 +219,17 @@ def test_the_authors_test_set_gives_a_hundred_passages_of_many_articles(data_dir
     assert len(find_task("token_entropy_on_policy").load(Options(data_dir=data_dir)).documents) == 100
 
 
-# ---- what is made of them ------------------------------------------------------------------------------------------
+def test_own_prompts_replace_those_of_the_on_policy_task(folder, tmp_path):
+    (tmp_path / "own.jsonl").write_text('{"id": "mine", "prompt": "Which animal gives wool?"}\n')
+    options = Options(data_dir=folder, prompts=tmp_path / "own.jsonl")
+    documents = find_task("token_entropy_on_policy").load(options).documents
+    assert [(document.id, document.prompt) for document in documents] == [("mine", "Which animal gives wool?")]
 
 
-def test_a_passages_numbers_are_means_over_its_tokens_in_bits():
+# ---- metrics -------------------------------------------------------------------------------------------------------
+
+
+def test_the_metrics_of_a_passage_are_means_over_its_tokens_in_bits():
     nats = [math.log(2) * bits for bits in (8.0, *[4.0] * 7, *[2.0] * 8, *[1.0] * 16, *[0.5] * 32, *[0.0] * 36)]
     answer = Loglikelihood(-300 * math.log(2), 100, None, tuple(nats), (math.log(5),) * 100)
     found = find_task("token_entropy").score(Document("a", "", choices=("x" * 400,)), [answer])
@@ -257,25 +241,19 @@ def test_a_passages_numbers_are_means_over_its_tokens_in_bits():
     assert set(found) == {metric.name for metric in find_task("token_entropy").metrics}
 
 
-def test_a_short_output_has_no_number_for_the_stretches_that_it_does_not_reach():
-    score = find_task("token_entropy_on_policy").generation.score
+def test_a_short_output_has_no_metric_of_positions_that_it_does_not_reach_and_none_without_entropies():
+    generation = find_task("token_entropy_on_policy").generation
     log2 = math.log(2)
     nats = [tuple(log2 * x for x in bits) for bits in ((-1.0, -2.0, -3.0), (4.0, 3.0, 1.0), (1.0, 1.0, 1.0))]
-    written = Output("A hen.", logprobs=nats[0], entropies=nats[1], top_entropies=nats[2])
-    assert score(Document("a", "Name one."), [written]) == pytest.approx(
+    output = Output("A hen.", logprobs=nats[0], entropies=nats[1], top_entropies=nats[2])
+    assert generation.score(Document("a", "Name one."), [output]) == pytest.approx(
         {"entropy": 8 / 3, "top5_entropy": 1, "surprisal": 2, "entropy_1": 4, "entropy_2_8": 2, "words": 2}
     )
-
-
-def test_without_entropies_an_output_is_not_told_to_be_certain():
-    found = find_task("token_entropy_on_policy").generation.score(Document("a", "Name one."), [Output("A hen.")])
+    found = generation.score(Document("a", "Name one."), [Output("A hen.")])
     assert math.isnan(found["entropy"])
     assert math.isnan(found["top5_entropy"])
-
-
-def test_the_stretches_cover_what_may_be_written_without_a_gap():
     assert [first for first, _ in POSITIONS] == [1, *(last + 1 for _, last in POSITIONS[:-1])]
-    assert POSITIONS[-1][1] == find_task("token_entropy_on_policy").generation.sampling.max_tokens
+    assert POSITIONS[-1][1] == generation.sampling.max_tokens
 
 
 # ---- whole runs ----------------------------------------------------------------------------------------------------
@@ -291,16 +269,13 @@ def records_of(run_folder, task):
     return [json.loads(line) for line in (folder / "documents.jsonl").read_text().splitlines()]
 
 
-TASKS = ["token_entropy", "token_entropy_on_policy"]
-
-
 @pytest.fixture(scope="module")
 def finished(checkpoint, folder, tmp_path_factory):
     (result,) = evaluate([str(checkpoint)], TASKS, tmp_path_factory.mktemp("runs"), data_dir=folder)
     return result
 
 
-def test_a_run_on_shared_text_is_the_plain_forward_pass_in_double_precision(finished, checkpoint):
+def test_a_run_on_shared_text_gives_the_entropies_of_a_single_forward_pass(finished, checkpoint):
     model = AutoModelForCausalLM.from_pretrained(checkpoint).eval()
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     values = {name: [] for name in ("entropy", "top5_entropy", "surprisal", "entropy_per_character")}
@@ -326,74 +301,51 @@ def test_a_run_on_shared_text_is_the_plain_forward_pass_in_double_precision(fini
     assert found["excess_surprisal"].value == pytest.approx(found["surprisal"].value - found["entropy"].value)
 
 
-def test_a_run_of_the_models_own_text_has_one_number_a_token(finished):
+def test_a_run_on_generated_text_has_the_entropies_of_each_token(finished):
     _, result = finished.results
     records = records_of(finished.folder, "token_entropy_on_policy")
     assert [record["prompt"] for record in records] == [f"Name {n} animals." for n in range(6)]
     for record in records:
-        (output,) = record["outputs"]
+        (output,), metrics = record["outputs"], record["metrics"]
         assert len(output["tokens"]) == len(output["entropies"]) == len(output["top_entropies"]) > 0
-        assert record["entropy"] == pytest.approx(np.mean(output["entropies"]) / math.log(2))
-        assert record["top5_entropy"] == pytest.approx(np.mean(output["top_entropies"]) / math.log(2))
-        assert record["surprisal"] == pytest.approx(-np.mean(output["logprobs"]) / math.log(2))
-        assert 0 <= record["top5_entropy"] <= math.log2(5)
+        assert metrics["entropy"] == pytest.approx(np.mean(output["entropies"]) / math.log(2))
+        assert metrics["top5_entropy"] == pytest.approx(np.mean(output["top_entropies"]) / math.log(2))
+        assert metrics["surprisal"] == pytest.approx(-np.mean(output["logprobs"]) / math.log(2))
+        assert 0 <= metrics["top5_entropy"] <= math.log2(5)
     assert result.n_scored == 6
 
 
-def test_a_second_run_in_other_batches_gives_the_same_text_and_entropies(finished, checkpoint, folder, tmp_path):
-    (again,) = evaluate([str(checkpoint)], TASKS, tmp_path / "a", data_dir=folder)
-    (other,) = evaluate([str(checkpoint)], TASKS, tmp_path / "b", data_dir=folder, token_budget=96)
-    for task in TASKS:
-        assert records_of(again.folder, task) == records_of(finished.folder, task)
-    for one, two in zip(finished.results, other.results, strict=True):
-        for metric, same in zip(one.metrics, two.metrics, strict=True):
-            assert same.value == pytest.approx(metric.value, rel=1e-4)
-
-
-def test_a_limit_draws_some_of_the_documents(checkpoint, folder, tmp_path):
-    (limited,) = evaluate([str(checkpoint)], TASKS, tmp_path, data_dir=folder, limit=2)
-    assert [result.n for result in limited.results] == [2, 2]
-
-
-def test_the_command_line_prints_both_and_takes_prompts_of_ones_own(checkpoint, folder, tmp_path):
-    words = ["evaluate", checkpoint, "--tasks", ",".join(TASKS), "--data-dir", folder, "--out", tmp_path / "runs"]
-    done = CliRunner().invoke(app, list(map(str, words)))
+def test_another_token_budget_on_the_command_line_gives_the_same_text_and_metrics(
+    finished, checkpoint, folder, tmp_path
+):
+    words = ["evaluate", checkpoint, "--tasks", ",".join(TASKS), "--data-dir", folder, "--out", tmp_path]
+    done = CliRunner().invoke(app, list(map(str, [*words, "--token-budget", 96, "--json"])))
     assert done.exit_code == 0, done.output
-    cells = [line.split("\t") for line in done.stdout.splitlines()]
-    assert {(row[1], row[2]) for row in cells if row[1:2] and row[1] in TASKS} >= {
-        (task, metric) for task in TASKS for metric in ("entropy", "top5_entropy", "surprisal", "entropy_33_64")
-    }
-    own = tmp_path / "own.jsonl"
-    own.write_text('{"id": "mine", "prompt": "Which animal gives wool?"}\n')
-    documents = find_task("token_entropy_on_policy").load(Options(data_dir=folder, prompts=own)).documents
-    assert [(document.id, document.prompt) for document in documents] == [("mine", "Which animal gives wool?")]
+    (run,) = json.loads(done.stdout)
+    written = records_of(next(tmp_path.iterdir()), "token_entropy_on_policy")
+    assert written == records_of(finished.folder, "token_entropy_on_policy")
+    for expected, found in zip(finished.results, run["results"], strict=True):
+        values = {metric["metric"]: metric["value"] for metric in found["metrics"]}
+        assert values == pytest.approx({metric.metric: metric.value for metric in expected.metrics}, rel=1e-4)
 
 
-# ---- engines that cannot tell --------------------------------------------------------------------------------------
+# ---- engines without entropies -------------------------------------------------------------------------------------
 
 
-def test_vllm_says_at_once_that_it_tells_no_entropies():
-    engine = VllmEngine(None, Encoder(tiny_tokenizer()), window=64)
-    with pytest.raises(AlignbenchError, match="no entropies: use the local engine"):
-        next(engine.loglikelihood([Request("", "hay"), Request("", "hens", entropies=True)]))
-    with pytest.raises(AlignbenchError, match="no entropies: use the local engine"):
-        next(engine.generate([Prompt("a", "hay")], Sampling(4, temperature=1.0, top_entropies=True)))
+def test_vllm_and_endpoints_refuse_entropies_before_any_request():
+    with StandIn() as server:
+        engines = (VllmEngine(None, Encoder(tiny_tokenizer()), window=64), connect(server.spec, timeout=5.0))
+        server.asked.clear()
+        for engine in engines:
+            with pytest.raises(AlignbenchError, match="no entropies"):
+                next(engine.loglikelihood([Request("", "hay"), Request("", "hens", entropies=True)]))
+            with pytest.raises(AlignbenchError, match="no entropies"):
+                next(engine.generate([Prompt("a", "hay")], Sampling(4, temperature=1.0, top_entropies=True)))
+        assert not server.asked
 
 
-def test_an_endpoint_says_at_once_that_it_tells_no_entropies():
-    with StandIn() as standin:
-        engine = connect(standin.spec, timeout=5.0)
-        standin.asked.clear()
-        with pytest.raises(AlignbenchError, match="tells no entropies of its tokens; use a local checkpoint"):
-            next(engine.loglikelihood([Request("The hive", " hums", entropies=True)]))
-        with pytest.raises(AlignbenchError, match="tells no entropies of its tokens; use a local checkpoint"):
-            next(engine.generate([Prompt("a", "hay")], Sampling(4, temperature=1.0, top_entropies=True)))
-        assert not standin.asked
-        engine.close()
-
-
-@pytest.mark.parametrize("name", ["token_entropy", "token_entropy_on_policy"])
-def test_an_engine_that_tells_no_entropies_is_refused_before_any_work(world, name):
+@pytest.mark.parametrize("name", TASKS)
+def test_an_engine_without_entropies_is_refused_before_any_work(world, name):
     (job,) = prepare([name], limit=None, shots=None, seed=0, data_dir=world)
     endpoint = Model("far", {}, chat_template=True, scores=True, entropies=False, open=lambda: None)
     with pytest.raises(AlignbenchError, match=f"far: task {name} needs token entropies"):

@@ -1,13 +1,12 @@
-"""vLLM gets our tokens and its answers become ours, tried with a stand-in that has vLLM's documented interface.
+"""The vLLM engine, with a fake `vllm` module that has its documented interface.
 
-The stand-in computes with a tiny model, one sequence at a time, so that its numbers are real ones.
+The fake computes with a tiny model, one sequence at a time, so that its numbers are real ones.
 """
 
 import dataclasses
 import math
 import sys
-import types
-from typing import Any, ClassVar
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -15,10 +14,12 @@ from tiny import save_tiny_checkpoint, tiny_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from alignbench.errors import AlignbenchError
-from alignbench.models import vllm as engine_module
 from alignbench.models.checkpoint import find_checkpoint, load_engine
-from alignbench.models.vllm import load_vllm, prompt_seed
+from alignbench.models.remote import vllm as engine_module
+from alignbench.models.remote.vllm import load_vllm, prompt_seed
 from alignbench.types.engine import Prompt, Request, Sampling
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 CHAT = "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}\n{% endfor %}[model]"
 PROMPTS = [Prompt(f"p{i}", text) for i, text in enumerate(["The doctor", "Question: Is it safe?", "What do bees"])]
@@ -34,14 +35,14 @@ REQUESTS = [
 
 @dataclasses.dataclass
 class SamplingParams:
-    """The fields of vLLM 0.32 that are documented and used here, with its own refusals."""
+    """The fields of vLLM 0.32 that are used here, with its own checks."""
 
     n: int = 1
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
     seed: int | None = None
-    stop: str | list[str] | None = None
+    stop: list[str] | None = None
     max_tokens: int | None = 16
     logprobs: int | None = None
     prompt_logprobs: int | None = None
@@ -56,86 +57,40 @@ class SamplingParams:
             raise ValueError("stop strings cannot be empty, and need detokenize")
 
 
-@dataclasses.dataclass
-class Logprob:
-    logprob: float
-    rank: int | None = None
-    decoded_token: str | None = None
-
-
-@dataclasses.dataclass
-class CompletionOutput:
-    index: int
-    text: str
-    token_ids: list[int]
-    cumulative_logprob: float | None
-    logprobs: list[dict[int, Logprob]] | None
-    finish_reason: str | None = None
-    stop_reason: int | str | None = None
-
-
-@dataclasses.dataclass
-class RequestOutput:
-    request_id: str
-    prompt: str | None
-    prompt_token_ids: list[int] | None
-    prompt_logprobs: list[dict[int, Logprob] | None] | None
-    outputs: list[CompletionOutput]
-    finished: bool = True
-    num_cached_tokens: int | None = None
-
-
 class LLM:
-    made: ClassVar[list["LLM"]] = []
-    break_with: Exception | None = None  # at loading
-    refuse: Any = None  # of a prompt's token ids: whether vLLM refuses it
-    spoil: Any = None  # changes the outputs
+    """vllm.LLM. loaded: all instances; break_with: raised when loading; refuse: of a prompt's ids; spoil: an output"""
+
+    loaded, break_with, refuse, spoil = (), None, None, None
 
     def __init__(
-        self,
-        model: str,
-        *,
-        dtype: str,
-        trust_remote_code: bool,
-        load_format: str,
-        enable_prefix_caching: bool,
-        tensor_parallel_size: int,
-        max_model_len: int | None,
-        generation_config: str,
-        logprobs_mode: str,
-        seed: int,
-    ) -> None:
+        self, model, *, dtype, trust_remote_code, load_format, enable_prefix_caching, max_model_len, generation_config,
+        logprobs_mode, seed,
+    ):  # fmt: skip
         if LLM.break_with:
             raise LLM.break_with
         self.settings = dict(locals())
-        self.calls: list[tuple[list[dict[str, Any]], list[SamplingParams]]] = []
+        self.calls = []
         self.model = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype)).eval()
         self.tokenizer = AutoTokenizer.from_pretrained(model)
-        LLM.made.append(self)
+        LLM.loaded += (self,)
 
     def generate(self, prompts, sampling_params=None, *, use_tqdm=True):
         assert len(prompts) == len(sampling_params)
         self.calls.append((prompts, sampling_params))
-        limit = self.settings["max_model_len"]
+        outputs = []
         for prompt in prompts:
-            ids = prompt["prompt_token_ids"]
+            ids, limit = prompt["prompt_token_ids"], self.settings["max_model_len"]
             if (limit and len(ids) >= limit) or (LLM.refuse and LLM.refuse(ids)):
                 raise ValueError("The decoder prompt is too long\nand more lines")
-        outputs = [
-            RequestOutput(
-                request_id=str(i),
-                prompt=None,
-                prompt_token_ids=prompt["prompt_token_ids"],
-                prompt_logprobs=None if params.prompt_logprobs is None else self._read(prompt["prompt_token_ids"]),
-                # vLLM finishes them in any order
-                outputs=[self._write(prompt["prompt_token_ids"], params, k) for k in reversed(range(params.n))],
-                num_cached_tokens=3,
+        for prompt, params in zip(prompts, sampling_params, strict=True):
+            ids = prompt["prompt_token_ids"]
+            read = None if params.prompt_logprobs is None else self._read(ids)
+            written = [self._write(ids, params, k) for k in reversed(range(params.n))]  # they finish in any order
+            outputs.append(
+                SimpleNamespace(prompt_token_ids=ids, prompt_logprobs=read, outputs=written, num_cached_tokens=3)
             )
-            for i, (prompt, params) in enumerate(zip(prompts, sampling_params, strict=True))
-        ]
-        if LLM.spoil:
-            for output in outputs:
-                LLM.spoil(output)
+        for output in outputs if LLM.spoil else ():
+            LLM.spoil(output)
         return outputs
 
     @torch.no_grad()
@@ -144,49 +99,40 @@ class LLM:
 
     def _read(self, ids):
         rows = self._logprobs(ids)
-        return [None] + [{ids[i]: Logprob(float(rows[i - 1, ids[i]]), 1)} for i in range(1, len(ids))]
+        return [None] + [{ids[i]: SimpleNamespace(logprob=float(rows[i - 1, ids[i]]))} for i in range(1, len(ids))]
 
     def _write(self, ids, params, index):
         random = torch.Generator().manual_seed((params.seed or 0) + index)
-        tokens: list[int] = []
-        logprobs = []
-        finish, stopped_by, text = "length", None, ""
-        while len(tokens) < params.max_tokens:
-            row = self._logprobs(ids + tokens)[-1]
+        choice = SimpleNamespace(
+            index=index, text="", token_ids=[], logprobs=[], finish_reason="length", stop_reason=None
+        )
+        while len(choice.token_ids) < params.max_tokens and choice.finish_reason != "stop":
+            row = self._logprobs(ids + choice.token_ids)[-1]
             if params.temperature:
                 token = int(torch.multinomial((row / params.temperature).softmax(-1), 1, generator=random))
             else:
                 token = int(row.argmax())
-            tokens.append(token)
-            logprobs.append({token: Logprob(float(row[token]))})
+            choice.token_ids.append(token)
+            choice.logprobs.append({token: SimpleNamespace(logprob=float(row[token]))})
             if token == self.tokenizer.eos_token_id:
-                finish = "stop"
-                break
-            text = self.tokenizer.decode(tokens, skip_special_tokens=True)
-            found = [string for string in params.stop or [] if string in text]
-            if found:
-                finish, stopped_by, text = "stop", found[0], text[: text.find(found[0])]
-                break
-        kept = logprobs if params.logprobs is not None else None
-        return CompletionOutput(index, text if params.detokenize else "", tokens, None, kept, finish, stopped_by)
+                choice.finish_reason = "stop"
+            elif params.detokenize:
+                choice.text = self.tokenizer.decode(choice.token_ids, skip_special_tokens=True)
+                for string in params.stop or ():
+                    if string in choice.text:
+                        choice.finish_reason, choice.stop_reason = "stop", string
+                        choice.text = choice.text[: choice.text.find(string)]
+        if params.logprobs is None:
+            choice.logprobs = None
+        return choice
 
 
 @pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture
 def _vllm(monkeypatch):
-    module = types.ModuleType("vllm")
+    module = ModuleType("vllm")
     module.LLM, module.SamplingParams = LLM, SamplingParams
     monkeypatch.setitem(sys.modules, "vllm", module)
-    for name in ("break_with", "refuse", "spoil"):
-        monkeypatch.setattr(LLM, name, None)
-    monkeypatch.setattr(LLM, "made", [])
+    monkeypatch.setattr(LLM, "loaded", ())
 
 
 @pytest.fixture(scope="module")
@@ -200,15 +146,11 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def engine(_vllm, folder):
-    return load_vllm(find_checkpoint(str(folder)), dtype="float32", window=64)
+    return load_vllm(dataclasses.replace(find_checkpoint(str(folder)), window=64), dtype="float32")
 
 
-def steps(engine, prompt_ids, count):
-    """Greedy tokens of the stand-in's model, one at a time."""
-    tokens = []
-    for _ in range(count):
-        tokens.append(int(engine.llm._logprobs(prompt_ids + tokens)[-1].argmax()))
-    return tokens
+def ids_of(engine, prompt):
+    return engine.encoder.contexts([prompt.text])[0].tolist()
 
 
 # ---- scores --------------------------------------------------------------------------------------------------------
@@ -225,30 +167,18 @@ def test_scores_are_those_of_the_local_engine(engine, folder):
     assert theirs[5].unscored == "the continuation has no tokens"
 
 
-def test_scoring_asks_for_the_prompts_own_log_probabilities_alone(engine):
-    list(engine.loglikelihood(REQUESTS[:2]))
-    ((_, params),) = engine.llm.calls
+def test_only_log_probabilities_of_the_prompts_own_tokens_are_requested(engine):
+    assert [index for index, _ in engine.loglikelihood(REQUESTS, only={1, 3})] == [1, 3]
+    ((prompts, params),) = engine.llm.calls
+    assert len(prompts) == 2
     assert {(p.prompt_logprobs, p.max_tokens, p.logprobs) for p in params} == {(0, 1, None)}
 
 
-def test_only_what_is_wanted_is_scored(engine):
-    assert [index for index, _ in engine.loglikelihood(REQUESTS, wanted={1, 3})] == [1, 3]
-    ((prompts, _),) = engine.llm.calls
-    assert len(prompts) == 2
-
-
-def test_a_sequence_that_does_not_fit_is_unscored_and_never_handed_over(engine):
-    answers = dict(engine.loglikelihood([Request("bees " * 40, "hum"), REQUESTS[0]]))
-    assert "window of 64" in answers[0].unscored
-    assert math.isnan(answers[0].logprob)
-    assert answers[1].unscored is None
-
-
 @pytest.mark.parametrize("value", [math.nan, -math.inf, None])
-def test_a_log_probability_that_is_none_leaves_the_request_unscored(engine, monkeypatch, value):
+def test_a_log_probability_that_is_not_finite_leaves_the_request_unscored(engine, monkeypatch, value):
     def spoil(output):
         token = output.prompt_token_ids[-1]
-        output.prompt_logprobs[-1] = {} if value is None else {token: Logprob(value)}
+        output.prompt_logprobs[-1] = {} if value is None else {token: SimpleNamespace(logprob=value)}
 
     monkeypatch.setattr(LLM, "spoil", spoil)
     ((_, answer),) = engine.loglikelihood(REQUESTS[:1])
@@ -256,40 +186,34 @@ def test_a_log_probability_that_is_none_leaves_the_request_unscored(engine, monk
     assert "not a number" in answer.unscored
 
 
-def test_a_prompt_that_vllm_refuses_spoils_no_other(engine, monkeypatch):
+def test_a_prompt_that_vllm_refuses_affects_no_other(engine, monkeypatch):
     bad = engine.encoder.pairs([REQUESTS[1]])[0].tokens.tolist()
-    expected = dict(engine.loglikelihood(REQUESTS))
+    expected = dict(engine.loglikelihood(REQUESTS[:5]))
     monkeypatch.setattr(LLM, "refuse", lambda ids: ids == bad)
-    answers = dict(engine.loglikelihood(REQUESTS))
-    assert answers[1].unscored == "vLLM refuses it: The decoder prompt is too long"
-    assert {i: a for i, a in answers.items() if i not in (1, 5)} == {
-        i: a for i, a in expected.items() if i not in (1, 5)
-    }
+    answers = dict(engine.loglikelihood(REQUESTS[:5]))
+    assert answers.pop(1).unscored == "vLLM refuses it: The decoder prompt is too long"
+    assert answers == {i: answer for i, answer in expected.items() if i != 1}
 
 
-def test_answers_to_other_prompts_are_noticed(engine, monkeypatch):
+def test_the_output_of_another_prompt_is_an_error(engine, monkeypatch):
     monkeypatch.setattr(LLM, "spoil", lambda output: setattr(output, "prompt_token_ids", [*output.prompt_token_ids, 5]))
     with pytest.raises(RuntimeError, match="another prompt"):
         list(engine.loglikelihood(REQUESTS[:1]))
 
 
-# ---- what it writes ------------------------------------------------------------------------------------------------
+# ---- generation ----------------------------------------------------------------------------------------------------
 
 
-def test_greedy_is_the_most_likely_token_at_each_step(engine):
-    answers = dict(engine.generate(PROMPTS, Sampling(max_tokens=6)))
-    for index, (completion,) in answers.items():
-        ids = engine.encoder.contexts([PROMPTS[index].text])[0].tolist()
-        tokens = steps(engine, ids, 6)
-        assert list(completion.tokens) == tokens[: len(completion.tokens)]
-        rows = engine.llm._logprobs(ids + tokens)[len(ids) - 1 :]
-        assert completion.logprobs == pytest.approx(
-            [float(rows[i, token]) for i, token in enumerate(completion.tokens)], abs=1e-4
-        )
-        assert completion.entropies == ()
+def test_greedy_decoding_takes_the_most_likely_token_once(engine):
+    for index, (found,) in engine.generate(PROMPTS, Sampling(max_tokens=6, samples=5)):
+        ids = ids_of(engine, PROMPTS[index])
+        rows = engine.llm._logprobs([*ids, *found.tokens])[len(ids) - 1 : -1]
+        assert list(found.tokens) == rows.argmax(-1).tolist()
+        assert found.logprobs == pytest.approx(rows.amax(-1).tolist(), abs=1e-4)
+        assert found.entropies == ()
 
 
-def test_samples_follow_the_seed_and_the_prompts_key_and_not_the_order(engine):
+def test_samples_depend_on_the_seed_and_the_key_and_not_on_the_order(engine):
     drawn = Sampling(max_tokens=8, samples=4, temperature=1.0, top_p=0.9)
     forwards = dict(engine.generate(PROMPTS, drawn, seed=3))
     backwards = dict(engine.generate(PROMPTS[::-1], drawn, seed=3))
@@ -299,20 +223,8 @@ def test_samples_follow_the_seed_and_the_prompts_key_and_not_the_order(engine):
     params = engine.llm.calls[0][1]
     assert [p.seed for p in params] == [prompt_seed(3, prompt.key) for prompt in PROMPTS]
     assert {(p.n, p.temperature, p.top_p, p.top_k, p.max_tokens, p.logprobs) for p in params} == {(4, 1, 0.9, -1, 8, 0)}
-
-
-def test_samples_come_in_their_own_order(engine):
-    ((_, completions),) = engine.generate(PROMPTS[:1], Sampling(5, samples=3, temperature=1.0))
-    (single,) = [
-        engine.llm._write(engine.encoder.contexts([PROMPTS[0].text])[0].tolist(), params, 0)
-        for params in engine.llm.calls[0][1]
-    ]
-    assert list(completions[0].tokens) == single.token_ids
-
-
-def test_a_greedy_prompt_is_answered_once(engine):
-    ((_, completions),) = engine.generate(PROMPTS[:1], Sampling(4, samples=5))
-    assert len(completions) == 1
+    first = engine.llm._write(ids_of(engine, PROMPTS[0]), params[0], 0)
+    assert list(forwards[0][0].tokens) == first.token_ids, "samples are in their own order"
 
 
 @pytest.mark.parametrize(
@@ -328,77 +240,70 @@ def test_a_greedy_prompt_is_answered_once(engine):
 )
 def test_why_a_text_ended(engine, monkeypatch, ended, finish, text):
     monkeypatch.setattr(LLM, "spoil", lambda output: vars(output.outputs[0]).update(ended))
-    ((_, (completion,)),) = engine.generate(PROMPTS[:1], Sampling(4, stop=("\n", "##")))
-    assert (completion.finish, completion.text) == (finish, text)
+    ((_, (found,)),) = engine.generate(PROMPTS[:1], Sampling(4, stop=("\n", "##")))
+    assert (found.finish, found.text) == (finish, text)
 
 
-def test_an_answer_that_was_aborted_or_is_missing_is_unscored(engine, monkeypatch):
+def test_an_aborted_or_missing_sample_is_unscored(engine, monkeypatch):
     monkeypatch.setattr(LLM, "spoil", lambda output: vars(output.outputs[0]).update(finish_reason="abort"))
-    ((_, (completion,)),) = engine.generate(PROMPTS[:1], Sampling(4))
-    assert "abort" in completion.unscored
+    ((_, (found,)),) = engine.generate(PROMPTS[:1], Sampling(4))
+    assert "abort" in found.unscored
     monkeypatch.setattr(LLM, "spoil", lambda output: output.outputs.pop())
     ((_, completions),) = engine.generate(PROMPTS[:1], Sampling(4, samples=3, temperature=1.0))
     assert [c.unscored is None for c in completions] == [True, True, False]
 
 
-def test_a_prompt_without_room_is_unscored(engine):
-    long = [Prompt("long", "bees " * 40), PROMPTS[0]]
-    answers = dict(engine.generate(long, Sampling(4, samples=2, temperature=1.0)))
-    assert ["window of 64" in c.unscored for c in answers[0]] == [True, True]
-    assert [c.unscored for c in answers[1]] == [None, None]
+def test_what_does_not_fit_the_window_is_unscored_and_not_sent(engine):
+    answers = dict(engine.loglikelihood([Request("bees " * 40, "hum"), REQUESTS[0]]))
+    written = dict(engine.generate([Prompt("long", "bees " * 40), PROMPTS[0]], Sampling(4, 2, 1.0)))
+    assert ["window of 64" in found.unscored for found in (answers[0], *written[0])] == [True] * 3
+    assert math.isnan(answers[0].logprob)
+    assert [found.unscored for found in (answers[1], *written[1])] == [None] * 3
+    assert [len(prompts) for prompts, _ in engine.llm.calls] == [1, 1]
 
 
 def test_a_chat_is_in_the_tokenizers_template(engine):
     assert engine.chat_template
     list(engine.generate(PROMPTS[:1], Sampling(2), chat=True))
     (((prompt,), _),) = engine.llm.calls
-    wanted = engine.encoder.tokenizer("[user] The doctor\n[model]", add_special_tokens=False)["input_ids"]
-    assert prompt["prompt_token_ids"] == wanted
+    expected = engine.encoder.tokenizer("[user] The doctor\n[model]", add_special_tokens=False)["input_ids"]
+    assert prompt["prompt_token_ids"] == expected
 
 
-def test_many_prompts_are_handed_over_in_chunks(engine, monkeypatch):
+def test_prompts_are_sent_in_chunks(engine, monkeypatch):
     monkeypatch.setattr(engine_module, "CHUNK", 2)
     answers = engine.generate(PROMPTS, Sampling(2))
     next(answers)
     assert len(engine.llm.calls) == 1  # what a killed run would lose
     assert sorted(index for index, _ in answers) == [1, 2]
-    assert engine.work()["tokens_written"] == 6
+    assert engine.work()["tokens_generated"] == 6
     assert engine.work()["tokens_cached"] == 9
 
 
 # ---- loading -------------------------------------------------------------------------------------------------------
 
 
-def test_the_checkpoint_is_loaded_safely_and_as_it_is(engine, folder):
-    settings = engine.llm.settings
-    assert settings["model"] == str(folder)
-    assert settings["trust_remote_code"] is False
-    assert settings["load_format"] == "safetensors"
-    assert settings["enable_prefix_caching"] is True
-    assert settings["generation_config"] == "vllm"
-    assert (settings["dtype"], settings["max_model_len"]) == ("float32", 64)
+def test_the_checkpoint_is_loaded_safely_and_unchanged(engine, folder):
+    expected = {"trust_remote_code": False, "load_format": "safetensors", "enable_prefix_caching": True}
+    expected |= {"model": str(folder), "generation_config": "vllm", "dtype": "float32", "max_model_len": 64}
+    assert expected.items() <= engine.llm.settings.items()
 
 
-def test_without_vllm_the_extra_is_named(monkeypatch, folder):
-    monkeypatch.setitem(sys.modules, "vllm", None)
-    with pytest.raises(AlignbenchError, match=r"alignbench\[vllm\].*GPU") as error:
-        load_vllm(find_checkpoint(str(folder)), dtype="float32")
-    assert "\n" not in str(error.value)
-
-
-@pytest.mark.usefixtures("_vllm")
-def test_what_vllm_cannot_load_is_told_in_one_line(monkeypatch, folder):
+@pytest.mark.parametrize(
+    ("installed", "changes", "dtype", "message"),
+    [
+        (False, {}, "float32", r"alignbench\[vllm\].*GPU"),
+        (True, {}, "bfloat16", "Engine core initialization failed"),
+        (True, {"custom_code": True}, "float32", "custom code"),
+        (True, {}, "float64", "no float64"),
+    ],
+)
+def test_what_vllm_cannot_load_is_reported_in_one_line(monkeypatch, folder, installed, changes, dtype, message):
+    if not installed:
+        monkeypatch.setitem(sys.modules, "vllm", None)
     monkeypatch.setattr(LLM, "break_with", RuntimeError("Engine core initialization failed.\nSee above."))
-    with pytest.raises(AlignbenchError, match="Engine core initialization failed") as error:
-        load_vllm(find_checkpoint(str(folder)), dtype="bfloat16")
+    checkpoint = dataclasses.replace(find_checkpoint(str(folder)), **changes)
+    with pytest.raises(AlignbenchError, match=message) as error:
+        load_vllm(checkpoint, dtype=dtype)
     assert "\n" not in str(error.value)
-
-
-@pytest.mark.usefixtures("_vllm")
-def test_custom_code_and_float64_are_refused(folder):
-    checkpoint = find_checkpoint(str(folder))
-    with pytest.raises(AlignbenchError, match="custom code"):
-        load_vllm(dataclasses.replace(checkpoint, custom_code=True), dtype="float32")
-    with pytest.raises(AlignbenchError, match="no float64"):
-        load_vllm(checkpoint, dtype="float64")
-    assert LLM.made == []
+    assert LLM.loaded == ()

@@ -1,5 +1,6 @@
-"""Tiny seeded language models and a tokenizer trained on the spot: real architectures, no download."""
+"""Tiny seeded language models of real architectures, and a tokenizer trained on the spot: no download."""
 
+import functools
 from pathlib import Path
 
 import torch
@@ -15,9 +16,11 @@ SENTENCES = (
     "A. yes B. no C. maybe D. none of the above\n\nThe following are questions with their answers.",
 )
 
-# What the architectures have in common is set once; each adds what its configuration class calls otherwise.
-WIDE = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+WIDE = SMALL | {"intermediate_size": 48}
 GROUPED = WIDE | {"num_key_value_heads": 2}
+# eager, since the other attention implementations ignore the softcap of the scores
+CAPPED = {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 5.0, "attn_implementation": "eager"}
 ARCHITECTURES = {
     "llama": ("Llama", GROUPED),
     "gpt2": ("GPT2", {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512}),
@@ -25,39 +28,24 @@ ARCHITECTURES = {
     "qwen2": ("Qwen2", GROUPED),
     "mistral": ("Mistral", GROUPED | {"sliding_window": None}),
     "gemma": ("Gemma", GROUPED | {"head_dim": 8}),
-    # eager: the other attention implementations leave the softcap of the scores out
-    "gemma2": (
-        "Gemma2",
-        GROUPED
-        | {"head_dim": 8, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 5.0}
-        | {"query_pre_attn_scalar": 8, "sliding_window": 128, "attn_implementation": "eager"},
-    ),
-    "opt": (
-        "OPT",
-        {"hidden_size": 32, "ffn_dim": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
-        | {"word_embed_proj_dim": 32, "max_position_embeddings": 512},
-    ),
+    "gemma2": ("Gemma2", GROUPED | {"head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 128} | CAPPED),
+    "opt": ("OPT", SMALL | {"ffn_dim": 48, "word_embed_proj_dim": 32, "max_position_embeddings": 512}),
     "bloom": ("Bloom", {"hidden_size": 32, "n_layer": 2, "n_head": 4}),
     "mpt": ("Mpt", {"d_model": 32, "n_layers": 2, "n_heads": 4, "max_seq_len": 512}),
-    "falcon": (
-        "Falcon",
-        {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "alibi": True},
-    ),
+    "falcon": ("Falcon", SMALL | {"alibi": True}),
     "mamba": ("Mamba", {"hidden_size": 32, "state_size": 4, "num_hidden_layers": 2, "time_step_rank": 4}),
 }
 
 
 def tiny_tokenizer(*, bos: bool = True, pad: bool = True) -> PreTrainedTokenizerFast:
-    """A byte-level BPE that spells any text. bos: begin each text with one (Llama does, GPT-2 does not)."""
+    """A byte-level BPE that encodes any text. bos: begin each text with a start token (as Llama, unlike GPT-2)."""
     special = ["</s>"] + ["<s>"] * bos + ["<pad>"] * pad
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(
-        vocab_size=400,
-        special_tokens=special,
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
+        vocab_size=400, special_tokens=special, initial_alphabet=alphabet, show_progress=False
     )
     tokenizer.train_from_iterator(SENTENCES, trainer)
     if bos:
@@ -73,7 +61,7 @@ def tiny_tokenizer(*, bos: bool = True, pad: bool = True) -> PreTrainedTokenizer
 
 
 def tiny_model(architecture: str, tokenizer: PreTrainedTokenizerFast, **overrides) -> PreTrainedModel:
-    """A causal language model of a few thousand random weights, large enough that the context matters.
+    """A causal language model of a few thousand random weights, large enough that the context affects the output.
 
     overrides: fields of the configuration class, or `seed` (of the weights, default 0) or `dtype`
     """
@@ -97,3 +85,23 @@ def save_tiny_checkpoint(folder: Path, architecture: str = "llama", seed: int = 
     tiny_model(architecture, tokenizer, seed=seed).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return Path(folder)
+
+
+class Calls:
+    """Records the arguments of each call of a model's forward. It runs out of memory above `most_tokens`."""
+
+    def __init__(self, model: PreTrainedModel, most_tokens: int | None = None) -> None:
+        self.arguments, forward = [], model.forward
+
+        @functools.wraps(forward)  # the engine reads the signature
+        def recording(**arguments):
+            if most_tokens is not None and arguments["input_ids"].numel() > most_tokens:
+                raise torch.OutOfMemoryError("CUDA out of memory (simulated)")
+            self.arguments.append(arguments)
+            return forward(**arguments)
+
+        model.forward = recording
+
+    @property
+    def sizes(self) -> list[tuple[int, ...]]:
+        return [tuple(arguments["input_ids"].shape) for arguments in self.arguments]

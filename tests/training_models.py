@@ -1,14 +1,24 @@
-"""Tiny classifiers, and one response at a time through a stock model: what packed rows are compared with."""
+"""Tiny classifiers, and stock models in float64, one response at a time: the reference for packed rows."""
 
 from __future__ import annotations
+
+import copy
 
 import torch
 import transformers
 from tiny import tiny_model
 
+from trainers.config import StageConfig
+from trainers.loop import make_accelerator
+
+
+def an_accelerator(tmp_path_factory):
+    """An accelerator of one process on the CPU, without trackers; a module-scoped fixture of several test files."""
+    return make_accelerator(StageConfig(out=str(tmp_path_factory.mktemp("trackers")), trackers=(), cpu=True))
+
 
 def tiny_classifier(architecture, tokenizer, **overrides):
-    """A sequence classifier with one label over the weights of `tiny_model`, its head not near zero."""
+    """A sequence classifier with one label over the weights of `tiny_model`, with a head that is not near zero."""
     causal = tiny_model(architecture, tokenizer, **overrides)
     causal.config.num_labels = 1
     with torch.random.fork_rng(), torch.no_grad():
@@ -17,6 +27,11 @@ def tiny_classifier(architecture, tokenizer, **overrides):
         getattr(model, model.base_model_prefix).load_state_dict(causal.base_model.state_dict())
         torch.nn.init.normal_(model.score.weight, std=0.5)
     return model.eval()
+
+
+def exact(model):
+    """A copy of the model in float64."""
+    return copy.deepcopy(model).double()
 
 
 def logprobs_alone(model, prompt, response, temperature=1.0):
@@ -33,7 +48,7 @@ def score_alone(classifier, prompt, response):
 
 
 def gradients(module, loss):
-    """Of all parameters that the loss depends on, by name."""
+    """Gradients of all parameters that the loss depends on, by name."""
     module.zero_grad()
     loss.backward()
     found = {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
@@ -42,7 +57,7 @@ def gradients(module, loss):
 
 
 def assert_same_gradients(found, expected, tolerance=1e-5):
-    """Each parameter's gradient within `tolerance` of the largest entry of the expected one."""
+    """Each parameter's gradient is within `tolerance` of the largest entry of the expected one."""
     assert found.keys() == expected.keys()
     for name, gradient in expected.items():
         worst = float((found[name] - gradient).abs().max())

@@ -1,5 +1,5 @@
 """The InstructGPT recipe: SFT, reward model, PPO and PPO-ptx.
 
-To read it: losses.py (the mathematics), packing.py (how examples share a row), ppo.py (its main loop is `train`), then
-sft.py and reward.py with the loop that they share, supervised.py. docs/training.md has the choices and their reasons.
+Start with losses.py (the mathematics) and ppo.py (its main loop is `train`); sft.py and reward.py share the loop in
+loop.py. packing.py lays out examples in one row. docs/training.md and docs/ppo_details.md explain the choices.
 """

@@ -1,11 +1,12 @@
-"""The mathematics of the recipe, as pure functions.
+"""The mathematics of the recipe as pure functions: losses, rewards, KL, advantages, schedules.
 
-There is no padding anywhere in the trainers: values of many responses stand one after another, (tokens,), so no mean
-needs a mask. Log-probabilities, KL and entropy are in nats.
+The trainers use no padding: values of several responses are concatenated to (tokens,), so no mean needs a mask.
+Log-probabilities, KL and entropy are in nats. "Detail N" refers to docs/ppo_details.md.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -15,21 +16,20 @@ from scipy.signal import lfilter
 from torch.nn import functional
 
 Array = NDArray[np.float64]
-LOWEST = -200.0  # nats below the highest logit: e to this is 0 in fp32, and 0 · −200 is no NaN as 0 · −∞ would be
+LOWEST = -200.0  # nats below the highest logit: its exp is 0 in fp32, and 0 · −200 is not NaN, unlike 0 · −∞
 
 
 def token_logprobs(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """log softmax(logits)[target], with gradient, and the entropy of each row, without: (tokens,) each, fp32.
+    """log softmax(logits)[target], with gradient, and the entropy of each row, without gradient: (tokens,) each, fp32.
 
-    logits: (tokens, vocabulary), which the backward pass overwrites; targets: (tokens,)
+    logits: (tokens, vocabulary), overwritten by the backward pass; targets: (tokens,)
     """
     logprobs, entropies = _TokenLogprobs.apply(logits, targets)  # type: ignore[no-untyped-call]
     return logprobs, entropies
 
 
 class _TokenLogprobs(torch.autograd.Function):
-    """log_softmax and gather would keep three tensors of the size of the logits; this keeps the logits alone, and
-    works on a few rows at a time, which stay in the processor's cache."""
+    """Keeps only the logits, where log_softmax and gather keep three tensors of this size, and is cache-friendly."""
 
     @staticmethod
     def forward(ctx: Any, logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -65,44 +65,50 @@ def _row_chunks(logits: torch.Tensor) -> list[slice]:
 
 
 def ranking_loss(scores: torch.Tensor, ranks: torch.Tensor) -> torch.Tensor:
-    """−1/P Σ log σ(r_w − r_l) over the P of a prompt's K-choose-2 pairs that are no ties (InstructGPT, eq. 1).
+    """−1/P Σ log σ(r_w − r_l) over the P pairs of a prompt's K-choose-2 that are not ties (InstructGPT, eq. 1).
 
-    scores: (K,) rewards; ranks: (K,) 1 is best, equal ranks are a tie. All ties: NaN, which the data reader refuses.
+    scores: (K,) rewards; ranks: (K,), 1 is best, equal ranks are ties. NaN if all are ties (the data reader raises).
     """
     better = ranks[:, None] < ranks[None, :]
     return -functional.logsigmoid(scores[:, None] - scores[None, :])[better].mean()
 
 
-def whiten(values: Array, *, keep_mean: bool) -> Array:
-    """(tokens,) with variance 1, and mean 0 unless it is kept (lm-human-preferences: rewards keep theirs)."""
-    mean = values.mean()
-    whitened: Array = (values - mean) / np.sqrt(values.var() + 1e-8)
-    return whitened + mean if keep_mean else whitened
-
-
 def token_rewards(score: float, logprobs: Array, reference: Array, beta: float) -> Array:
-    """−β (log π − log π_ref) at every token of one response, and the score once, at its last: (tokens,)."""
+    """−β (log π − log π_ref) at every token of a response, plus the score at the last one (detail 8): (tokens,)."""
     rewards: Array = -beta * kl_k1(logprobs, reference)
     rewards[-1] += score
     return rewards
 
 
 def kl_k1(logprobs: Array, reference: Array) -> Array:
-    """The unbiased estimator of KL(π ‖ π_ref) at each sampled token, which may be negative: what the reward uses."""
+    """The unbiased estimator of KL(π ‖ π_ref) at each sampled token, which may be negative; used in the reward."""
     return logprobs - reference
 
 
 def kl_k3(logprobs: Array, reference: Array) -> Array:
-    """The estimator e^−k1 − 1 + k1 (Schulman, "Approximating KL divergence"): never negative; what the logs use."""
+    """The estimator e^−k1 − 1 + k1 (Schulman, "Approximating KL divergence"), never negative; for logs (detail 16)."""
     k1 = logprobs - reference
     found: Array = np.expm1(-k1) + k1
     return found
 
 
-def gae(rewards: Array, values: Array, *, discount: float, lam: float) -> Array:
-    """Generalised advantage estimates of one response, (tokens,); the value after its end is 0 (arXiv 1506.02438).
+def adaptive_kl(beta: float, kl: float, *, target: float, episodes: int, horizon: int) -> float:
+    """The KL coefficient after `episodes` with mean KL `kl` per response (Ziegler et al., arXiv 1909.08593, 2.2)."""
+    error = max(-0.2, min(0.2, kl / target - 1))
+    return beta * (1 + error * episodes / horizon)
 
-    A_t = δ_t + γλ A_{t+1} is a linear filter over the reversed δ_t = r_t + γ V_{t+1} − V_t.
+
+def whiten(values: Array, *, keep_mean: bool) -> Array:
+    """(tokens,) scaled to variance 1, with mean 0 or, for rewards, the mean kept (lm-human-preferences, detail 11)."""
+    mean = values.mean()
+    whitened: Array = (values - mean) / np.sqrt(values.var() + 1e-8)
+    return whitened + mean if keep_mean else whitened
+
+
+def gae(rewards: Array, values: Array, *, discount: float, lam: float) -> Array:
+    """Generalised advantage estimates of one response (arXiv 1506.02438), (tokens,); the value after its end is 0.
+
+    A_t = δ_t + γλ A_{t+1} is a linear filter over the reversed δ_t = r_t + γ V_{t+1} − V_t (detail 12).
     """
     deltas = rewards + discount * np.append(values[1:], 0.0) - values
     advantages: Array = lfilter([1.0], [1.0, -discount * lam], deltas[::-1])[::-1]
@@ -111,23 +117,33 @@ def gae(rewards: Array, values: Array, *, discount: float, lam: float) -> Array:
 
 def policy_loss(
     logprobs: torch.Tensor, old: torch.Tensor, advantages: torch.Tensor, clip: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """PPO's clipped surrogate at each token, to be minimised, and where the clip took hold (arXiv 1707.06347, eq. 7).
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """PPO's clipped surrogate loss, the ratio π/π_old (detached), and whether it was clipped (arXiv 1707.06347, eq. 7).
 
-    All (tokens,). The caller divides the sum by the tokens of the whole minibatch, not of a micro-batch.
+    All (tokens,). The caller divides the sum by the tokens of the whole minibatch, not of a micro-batch (detail 15).
     """
     ratio = torch.exp(logprobs - old)
-    free, clipped = -advantages * ratio, -advantages * ratio.clamp(1 - clip, 1 + clip)
-    return torch.maximum(free, clipped), clipped > free
+    unclipped, clipped = -advantages * ratio, -advantages * ratio.clamp(1 - clip, 1 + clip)
+    return torch.maximum(unclipped, clipped), ratio.detach(), clipped > unclipped
 
 
 def value_loss(values: torch.Tensor, old: torch.Tensor, returns: torch.Tensor, clip: float) -> torch.Tensor:
-    """½ max of the squared errors of the value and of the value kept within `clip` of the old one: (tokens,)."""
-    near = torch.clamp(values, old - clip, old + clip)
-    return 0.5 * torch.maximum((values - returns) ** 2, (near - returns) ** 2)
+    """½ max of the squared errors of the value and of the value clipped to old ± `clip` (detail 13): (tokens,)."""
+    clipped = torch.clamp(values, old - clip, old + clip)
+    return 0.5 * torch.maximum((values - returns) ** 2, (clipped - returns) ** 2)
 
 
 def explained_variance(values: Array, returns: Array) -> float:
-    """1 − Var(returns − values) / Var(returns); NaN where the returns do not vary."""
-    spread = returns.var()
-    return float(1 - (returns - values).var() / spread) if spread > 0 else float("nan")
+    """1 − Var(returns − values) / Var(returns); NaN if the returns do not vary."""
+    variance = returns.var()
+    return float(1 - (returns - values).var() / variance) if variance > 0 else float("nan")
+
+
+def cosine(step: int, steps: int, floor: float = 0.1) -> float:
+    """Learning-rate factor at `step` of 0 … steps − 1: a cosine from 1 to `floor`, no warm-up (InstructGPT, C.1)."""
+    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * step / max(1, steps - 1)))
+
+
+def warmup(step: int, steps: int = 10, start: float = 0.1) -> float:
+    """Learning-rate factor at `step`: linear from `start` to 1 over `steps`, then constant (InstructGPT, C.4)."""
+    return min(1.0, start + (1 - start) * step / steps) if steps else 1.0

@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,78 +16,65 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from alignbench.errors import AlignbenchError, first_line
+from alignbench.models.causal_lm import attention_span
 from alignbench.models.checkpoint import Checkpoint, find_checkpoint
 from alignbench.models.encode import Encoder
 from alignbench.models.onednn import use_onednn
-from alignbench.models.probe import attention_span
 from trainers.losses import token_logprobs
 from trainers.packing import Example, Packed, pack, packed_attention
 
-BIAS = "alignbench_reward_bias"  # the field of config.json that holds what is added to the head's output
+BIAS = "alignbench_reward_bias"  # the field of config.json that is added to the output of the head
 SUBLAYERS = ("self_attn", "attn", "attention", "self_attention", "mlp", "feed_forward", "fc2")
-AGREEMENT = 1e-3  # nats that packed rows may differ from the model as it is, in fp32
+AGREEMENT = 1e-3  # nats that packed rows may differ from the stock model in fp32
 
 
 class Policy(nn.Module):
     """A causal language model that gives the log-probability of each response token of a packed row.
 
-    temperature: divides the logits, for old, new and reference log-probabilities alike
+    temperature: divides the logits, for the old, new and reference log-probabilities alike (detail 5)
     """
 
     def __init__(self, model: Any, temperature: float = 1.0) -> None:
         super().__init__()
-        self.model = model
-        self.temperature = temperature
+        self.model, self.temperature = model, temperature
 
     def forward(self, packed: Packed) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-probabilities, with gradient, and entropies, without, of `packed.targets`: (targets,) each, in nats."""
         with packed_attention(base_model(self.model)):
             logits = self.model(
                 input_ids=packed.tokens, position_ids=packed.positions, use_cache=False, packed=packed,
-                logits_to_keep=packed.before,  # the head runs at these columns alone
+                logits_to_keep=packed.before,  # the LM head runs at these columns only
             ).logits.squeeze(0)  # fmt: skip
         return token_logprobs(logits / self.temperature if self.temperature != 1 else logits, packed.targets)
 
-    @contextmanager
-    def as_reference(self) -> Iterator[None]:
-        """With LoRA: the model without its adapter while open."""
-        with self.model.disable_adapter():
-            yield
-
 
 class Scalar(nn.Module):
-    """A sequence classifier with one label, read at chosen columns: a reward model at last tokens, a value at all.
+    """A sequence classifier with one label: a reward model read at last tokens, a value read before every token.
 
-    The bias that the configuration holds under BIAS is added. The stock class, whose heads have none, leaves it out:
-    its logits plus `model.config.alignbench_reward_bias` are these scores.
+    The bias in the configuration's field BIAS is added, which the stock head of transformers ignores.
     """
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
 
-    @property
-    def bias(self) -> float:
-        return float(getattr(base_model(self.model).config, BIAS, 0.0))
-
     def forward(self, packed: Packed, columns: torch.Tensor) -> torch.Tensor:
-        """(columns,) fp32"""
+        """Scores at these columns: (columns,), fp32."""
         model = base_model(self.model)
         with packed_attention(model):
             states = getattr(model, model.base_model_prefix)(
                 input_ids=packed.tokens, position_ids=packed.positions, use_cache=False, packed=packed
             ).last_hidden_state.squeeze(0)
         scores: torch.Tensor = model.score(states.index_select(0, columns))[:, 0]
-        return scores.float() + self.bias
+        return scores.float() + float(getattr(model.config, BIAS, 0.0))
 
 
 class ActorCritic(nn.Module):
-    """Policy and value as one module: one optimizer, and one thing for DDP or FSDP2 to wrap."""
+    """Policy and value as one module: one optimizer, and one module to wrap for DDP or FSDP2."""
 
     def __init__(self, policy: Policy, value: Scalar) -> None:
         super().__init__()
-        self.policy = policy
-        self.value = value
+        self.policy, self.value = policy, value
 
     def forward(self, packed: Packed, with_values: bool = True) -> tuple[torch.Tensor, ...]:
         """Log-probabilities and entropies of the targets, and the value before each: (targets,) each."""
@@ -97,60 +83,52 @@ class ActorCritic(nn.Module):
 
 
 def base_model(model: Any) -> Any:
-    """The transformers model, which peft may have wrapped."""
-    return model.get_base_model() if hasattr(model, "disable_adapter") and hasattr(model, "get_base_model") else model
+    """The transformers model, without its peft wrapper."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def load(
     spec: str, kind: Literal["causal", "reward"], *, new_head: int | None = None
 ) -> tuple[Any, PreTrainedTokenizerBase, Checkpoint]:
-    """A checkpoint in fp32 for training, its tokenizer, and what identifies it.
+    """A checkpoint in fp32 for training, its tokenizer, and its identity.
 
-    new_head: the seed of a fresh scalar head, N(0, 1/(width + 1)) (Stiennon et al., arXiv 2009.01325, App. B), where
-        the checkpoint has none
-    Raises AlignbenchError where the checkpoint does not load as such a model, or cannot be packed.
+    new_head: the seed of a new scalar head, N(0, 1/(width + 1)) (Stiennon et al., arXiv 2009.01325, App. B), if the
+        checkpoint has none
+    Raises AlignbenchError if the checkpoint does not load as such a model, or cannot be trained on packed rows.
     """
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    checkpoint = find_checkpoint(spec, trust_remote_code=True)  # to say the line below; none is ever run
+    checkpoint = find_checkpoint(spec, trust_remote_code=True)  # custom code is refused below, and never run
     if checkpoint.custom_code:
-        raise AlignbenchError(f"checkpoint {spec}: it needs Python code of its own, which the trainers do not run")
-    form = AutoModelForCausalLM if kind == "causal" else AutoModelForSequenceClassification
-    options: dict[str, Any] = {} if kind == "causal" else {"num_labels": 1}
+        raise AlignbenchError(f"checkpoint {spec}: it needs custom Python code, which the trainers do not run")
+    auto_class = AutoModelForCausalLM if kind == "causal" else AutoModelForSequenceClassification
+    shared = {"local_files_only": True, "trust_remote_code": False}
+    options = {"dtype": torch.float32, "use_safetensors": True, **({} if kind == "causal" else {"num_labels": 1})}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint.path, local_files_only=True, trust_remote_code=False)
-        model, loading = form.from_pretrained(
-            checkpoint.path,
-            dtype=torch.float32,
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-            **options,
-        )
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint.path, **shared)
+        model, loading = auto_class.from_pretrained(checkpoint.path, output_loading_info=True, **shared, **options)
     except torch.OutOfMemoryError:
         raise
-    except Exception as error:  # transformers raises whatever its parts raise: all of it is about this folder
+    except Exception as error:  # transformers raises exceptions of any type for a broken folder
         raise AlignbenchError(f"checkpoint {spec}: it does not load as a {kind} model ({first_line(error)})") from error
     if kind == "reward" and not isinstance(getattr(model, "score", None), nn.Linear):
         raise AlignbenchError(
             f"checkpoint {spec}: a {checkpoint.model_type} has no scalar head over a causal model; "
-            "give it as a function, module:function"
+            "give the reward as a function, module:function"
         )
     missing = set(loading["missing_keys"])
     if kind == "reward" and new_head is not None and "score.weight" in missing:
         missing.discard("score.weight")
         generator = torch.Generator().manual_seed(new_head)
-        width = model.score.weight.shape[1]
-        nn.init.normal_(model.score.weight, std=(width + 1) ** -0.5, generator=generator)
+        nn.init.normal_(model.score.weight, std=(model.score.weight.shape[1] + 1) ** -0.5, generator=generator)
     if missing:
         raise AlignbenchError(f"checkpoint {spec}: {len(missing)} weights are not in its files (first: {min(missing)})")
     check_packing(model, spec, kind)
     use_onednn(model)
-    span = attention_span(model)  # packed rows do not slide the window: within it there is no difference
+    span = attention_span(model)  # packed rows have no sliding window: sequences must fit into it
     if math.isfinite(span):
         checkpoint = replace(checkpoint, window=min(int(span), checkpoint.window or int(span)))
     return model.eval(), tokenizer, checkpoint
@@ -158,29 +136,22 @@ def load(
 
 @torch.no_grad()
 def check_packing(model: Any, spec: str, kind: str) -> None:
-    """Raise AlignbenchError unless packed rows give what the model as it is gives, tried on a few tokens."""
-    vocabulary = model.get_input_embeddings().num_embeddings
-    ids = [int(i) for i in np.linspace(0, vocabulary - 1, 12)]
+    """Raise AlignbenchError unless a packed row of a few tokens gives the same results as the stock model."""
+    ids = [int(i) for i in np.linspace(0, model.get_input_embeddings().num_embeddings - 1, 12)]
     examples = [Example(ids[:4], [ids[4:8], ids[8:]]), Example(ids[:5], [ids[5:]])]
-    packed = pack(examples)
-    sequences = [list(e.prompt) + list(r) for e in examples for r in e.responses]
+    packed, pairs = pack(examples), [(list(e.prompt), list(r)) for e in examples for r in e.responses]
     try:
         if kind == "causal":
             if "logits_to_keep" not in inspect.signature(model.forward).parameters:
                 raise ValueError("its forward does not take logits_to_keep")
             found = Policy(model)(packed)[0]
-            plain = [
-                torch.log_softmax(model(torch.tensor([s])).logits[0, -len(r) - 1 : -1], -1).gather(
-                    -1, torch.tensor(list(r))[:, None]
-                )[:, 0]
-                for s, r in zip(sequences, [r for e in examples for r in e.responses], strict=True)
-            ]
-            expected = torch.cat(plain)
+            logits = [model(torch.tensor([p + r])).logits[0, len(p) - 1 : -1] for p, r in pairs]
+            expected = token_logprobs(torch.cat(logits), packed.targets)[0]
         else:
             found = Scalar(model)(packed, packed.last)
             backbone = getattr(model, model.base_model_prefix)
-            ends = [backbone(torch.tensor([s])).last_hidden_state[0, -1] for s in sequences]
-            expected = model.score(torch.stack(ends))[:, 0] + getattr(model.config, BIAS, 0.0)
+            states = [backbone(torch.tensor([p + r])).last_hidden_state[0, -1] for p, r in pairs]
+            expected = model.score(torch.stack(states))[:, 0] + getattr(model.config, BIAS, 0.0)
         worst = float((found - expected).abs().max())
         reason = None if worst <= AGREEMENT else f"results differ by {worst:.2g}"
     except (TypeError, ValueError, RuntimeError, IndexError, AttributeError, KeyError) as error:
@@ -189,34 +160,30 @@ def check_packing(model: Any, spec: str, kind: str) -> None:
         raise AlignbenchError(f"checkpoint {spec}: {model.config.model_type} cannot be trained packed ({reason})")
 
 
-def residual_dropout(model: nn.Module, share: float) -> None:
-    """Drop out `share` of what each attention and feed-forward block adds to the residual stream, and nothing else.
-
-    InstructGPT, C.1. Off in evaluation mode.
-    """
+def residual_dropout(model: nn.Module, rate: float) -> None:
+    """Apply dropout to the output of each attention and feed-forward block alone, in training (InstructGPT, C.1)."""
 
     def drop(module: nn.Module, arguments: Any, output: Any) -> Any:
-        if isinstance(output, tuple):
-            return (nn.functional.dropout(output[0], share, module.training), *output[1:])
-        return nn.functional.dropout(output, share, module.training)
+        first, *rest = output if isinstance(output, tuple) else (output,)
+        dropped = nn.functional.dropout(first, rate, module.training)
+        return (dropped, *rest) if isinstance(output, tuple) else dropped
 
     paths = [(name.split("."), module) for name, module in model.named_modules()]
     blocks = [m for path, m in paths if len(path) > 1 and path[-1] in SUBLAYERS and not set(path[:-1]) & set(SUBLAYERS)]
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-        for name in ("dropout", "attention_dropout", "layerdrop"):  # where they are no modules
+        for name in ("dropout", "attention_dropout", "layerdrop"):  # attributes of models without dropout modules
             if isinstance(getattr(module, name, None), float):
                 setattr(module, name, 0.0)
-    if not blocks and share:
+    if not blocks and rate:
         raise AlignbenchError("dropout: the model's attention and feed-forward blocks were not found; set dropout=0")
-    for block in blocks if share else []:
+    for block in blocks if rate else []:
         block.register_forward_hook(drop)
 
 
 def add_lora(model: Any, rank: int, seed: int) -> Any:
-    """The model with LoRA adapters of this rank on all its linear layers (arXiv 2106.09685); a scalar head is trained
-    whole."""
+    """The model with LoRA adapters on all linear layers (arXiv 2106.09685); a scalar head is trained in full."""
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
@@ -228,50 +195,43 @@ def add_lora(model: Any, rank: int, seed: int) -> Any:
         return get_peft_model(model, settings)
 
 
-def save_model(folder: Path, model: Any, tokenizer: PreTrainedTokenizerBase, weights: dict[str, Any] | None) -> None:
-    """Write a folder that `from_pretrained` loads; LoRA adapters are merged into it, and kept beside it.
+def save_model(folder: Path, model: Any, tokenizer: Any, weights: dict[str, Any], prefix: str = "") -> None:
+    """Write a folder for `from_pretrained`. LoRA adapters are merged, and also saved in its subfolder adapter/.
 
-    weights: the whole state dict where the model itself holds shards; adapters are never sharded
+    weights: the gathered state dict of a module that holds the model as `prefix`
     """
-    if hasattr(model, "merge_and_unload"):
+    own: dict[str, Any] | None = {n.removeprefix(prefix): w for n, w in weights.items() if n.startswith(prefix)}
+    if hasattr(model, "merge_and_unload"):  # adapters are never sharded
         model.save_pretrained(folder / "adapter")
-        model, weights = copy.deepcopy(model).merge_and_unload(), None
-    model.save_pretrained(folder, state_dict=weights)
+        model, own = copy.deepcopy(model).merge_and_unload(), None
+    model.save_pretrained(folder, state_dict=own)
     tokenizer.save_pretrained(folder)
 
 
-def part(weights: dict[str, Any], prefix: str) -> dict[str, Any]:
-    """What a module's state dict holds of one of its modules."""
-    return {name.removeprefix(prefix): w for name, w in weights.items() if name.startswith(prefix)}
-
-
 def scalar_padding(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """A pad token for the configuration of a reward model that is not its end token.
+    """A pad token for a reward model's configuration that is not its end-of-sequence token (details 1, 2).
 
-    transformers takes the score at the last token that is no pad: with pad = EOS the end of a response would not count.
+    transformers reads the score at the last token that is not padding: with pad = EOS it would skip the response's end.
     """
-    for token in (tokenizer.pad_token_id, tokenizer.unk_token_id, tokenizer.bos_token_id):
-        if token is not None and token != tokenizer.eos_token_id:
-            return int(token)
-    return None
+    tokens = (tokenizer.pad_token_id, tokenizer.unk_token_id, tokenizer.bos_token_id)
+    return next((int(token) for token in tokens if token not in (None, tokenizer.eos_token_id)), None)
 
 
 class Texts:
-    """Prompts and responses as token ids, the way that rollouts have them.
+    """Encodes prompts and responses to the token ids that rollouts have.
 
-    model: the one that reads them; an id for which it has no embedding raises AlignbenchError
+    model: if given, a token id without an embedding raises AlignbenchError
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, model: Any = None) -> None:
-        self.tokenizer = tokenizer
-        self.encoder = Encoder(tokenizer)
+        self.tokenizer, self.encoder = tokenizer, Encoder(tokenizer)
         self.embeddings = math.inf if model is None else model.get_input_embeddings().num_embeddings
 
     def prompts(self, texts: list[str]) -> list[list[int]]:
-        """As the generation engine encodes them. An empty prompt is the start token alone."""
+        """Token ids as the generation engine encodes prompts. An empty prompt is the start token."""
         encoded = self.encoder.contexts(texts)
         if any(tokens is None or not len(tokens) for tokens in encoded):
-            raise AlignbenchError("an empty prompt, and the tokenizer has no token to begin with")
+            raise AlignbenchError("an empty prompt, and the tokenizer has no start token")
         return [self._known(tokens.tolist()) for tokens in encoded if tokens is not None]
 
     def response(self, prompt: str, prompt_ids: list[int], response: str) -> list[int]:
@@ -279,13 +239,12 @@ class Texts:
         whole: list[int] = self.encoder.contexts([prompt + response])[0].tolist()  # type: ignore[union-attr]
         if whole[: len(prompt_ids)] == prompt_ids:
             ids = whole[len(prompt_ids) :]
-        else:  # a merge across the border: the model never sees one when it writes
+        else:  # the tokenizer merges across the boundary, which never happens in a rollout
             ids = self.tokenizer(response, add_special_tokens=False, verbose=False)["input_ids"]
         end = self.tokenizer.eos_token_id
         return self._known(ids if end is None or (ids and ids[-1] == end) else [*ids, int(end)])
 
     def example(self, prompt: str, responses: Iterable[str]) -> Example:
-        """A prompt and its responses."""
         (ids,) = self.prompts([prompt])
         return Example(ids, [self.response(prompt, ids, response) for response in responses])
 
@@ -293,6 +252,6 @@ class Texts:
         if ids and (highest := max(ids)) >= self.embeddings:
             raise AlignbenchError(
                 f"the tokenizer's {self.tokenizer.convert_ids_to_tokens(highest)!r} is token {highest}, the model has "
-                f"embeddings for {self.embeddings}; resize them (resize_token_embeddings) or take its own tokenizer"
+                f"embeddings for {self.embeddings}; resize them (resize_token_embeddings), or use the model's tokenizer"
             )
         return ids

@@ -1,8 +1,7 @@
-"""The packed row: prompts and responses side by side, each token computed once and seeing its own example alone.
+"""Packed rows: prompts and responses side by side in one row of tokens, each token computed once (details 2, 3).
 
-A prompt with several responses is a small tree: the prompt stands in the row once, and every response attends to it
-and to itself. The row goes through a stock transformers model with position ids and our attention in place of the
-model's, so there is no padding, no attention across examples, and pad tokens cannot be taken for real ones.
+The prompt of several responses is in the row once, and each response attends to the prompt and itself. Stock models of
+transformers run on the row with position ids and the attention below in place of their own.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from torch.nn import functional
 from transformers import AttentionInterface, PreTrainedModel
 
 NAME = "alignbench_training"
+Segment = tuple[int, int, int, int]  # columns: start and stop of the prompt that it attends to, its own start and stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,15 +31,20 @@ class Example:
     def __len__(self) -> int:
         return len(self.prompt) + sum(map(len, self.responses))
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the prompt with its longest response, to be compared with a model's window."""
+        return len(self.prompt) + max(map(len, self.responses))
+
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Segments of the row of about one length, whose attention is one call.
+    """Segments of similar length, computed by one attention call.
 
-    queries: (segments, longest) columns of the row, the last one repeated where a segment is shorter
-    keys: (segments, longest prompt + longest) columns that the queries may see
-    mask: (segments, 1, longest, keys) 0 or −∞; None: plainly causal, queries and keys being the same
-    real: (segments · longest,) which queries are no repetitions
+    queries: (segments, longest) columns of the row; shorter segments repeat their last column
+    keys: (segments, longest prompt + longest) columns that the queries may attend to
+    mask: (segments, 1, longest, keys), 0 or −∞; None: causal, with keys equal to queries
+    real: (segments · longest,) which queries are not repetitions
     """
 
     queries: torch.Tensor
@@ -50,13 +55,13 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """One row of examples.
+    """A row of examples.
 
     tokens, positions: (1, columns)
-    order: (columns,) where each column's attention stands among the groups' real queries
-    before: (targets,) columns whose output predicts each response token, response after response
+    order: (columns,) index of each column among the real queries of all groups
+    before: (targets,) the column whose output predicts each response token, response after response
     targets: (targets,) those tokens
-    last: (responses,) column of each response's last token
+    last: (responses,) the column of each response's last token
     """
 
     tokens: torch.Tensor
@@ -69,19 +74,15 @@ class Packed:
 
 
 def pack(examples: Sequence[Example], device: torch.device | str = "cpu") -> Packed:
-    """Lay examples out in one row, in their order."""
-    tokens: list[int] = []
-    positions: list[int] = []
-    before: list[int] = []
-    targets: list[int] = []
-    last: list[int] = []
-    segments: list[tuple[int, int, int, int]] = []  # start and stop of the prompt that it sees, and its own
+    """Lay out examples in one row, in their order."""
+    tokens, positions, before, targets, last = (list[int]() for _ in range(5))
+    segments: list[Segment] = []
     for example in examples:
         start, stop = len(tokens), len(tokens) + len(example.prompt)
         tokens += example.prompt
         positions += range(stop - start)
-        alone = len(example.responses) == 1  # prompt and response are then one causal segment
-        if not alone:
+        single = len(example.responses) == 1  # prompt and response are then one causal segment
+        if not single:
             segments.append((start, start, start, stop))
         for response in example.responses:
             own = len(tokens)
@@ -90,74 +91,45 @@ def pack(examples: Sequence[Example], device: torch.device | str = "cpu") -> Pac
             before += [stop - 1, *range(own, len(tokens) - 1)]
             targets += response
             last.append(len(tokens) - 1)
-            segments.append((start, start, start, len(tokens)) if alone else (start, stop, own, len(tokens)))
-    buckets: dict[tuple[bool, int], list[tuple[int, int, int, int]]] = {}
+            segments.append((start, start, start, len(tokens)) if single else (start, stop, own, len(tokens)))
+    buckets: dict[tuple[bool, int], list[Segment]] = {}
     for segment in segments:
-        sees_prompt = segment[1] > segment[0]
-        buckets.setdefault((sees_prompt, math.ceil(4 * math.log2(segment[3] - segment[2]))), []).append(segment)
-    groups = [_group(bucket, sees_prompt, device) for (sees_prompt, _), bucket in buckets.items()]
+        has_prompt = segment[1] > segment[0]
+        buckets.setdefault((has_prompt, math.ceil(4 * math.log2(segment[3] - segment[2]))), []).append(segment)
+    groups = [_group(bucket, has_prompt, device) for (has_prompt, _), bucket in buckets.items()]
     filled = torch.cat([group.queries.flatten()[group.real] for group in groups])
     row = {"tokens": [tokens], "positions": [positions], "before": before, "targets": targets, "last": last}
     tensors = {name: torch.tensor(values, device=device) for name, values in row.items()}
     return Packed(**tensors, groups=groups, order=torch.argsort(filled))
 
 
-def _group(segments: list[tuple[int, int, int, int]], sees_prompt: bool, device: torch.device | str) -> Group:
-    longest = max(stop - start for _, _, start, stop in segments)
-    prompt = max(stop - start for start, stop, _, _ in segments)
-    step, ahead = np.arange(longest), np.arange(prompt)
-    queries = np.stack([np.minimum(start + step, stop - 1) for _, _, start, stop in segments])
-    real = np.concatenate([start + step < stop for _, _, start, stop in segments])
+def _group(segments: list[Segment], has_prompt: bool, device: torch.device | str) -> Group:
+    starts, stops, own_starts, own_stops = np.array(segments).T[..., None]  # (segments, 1) each
+    own = np.arange((own_stops - own_starts).max())
+    queries = np.minimum(own_starts + own, own_stops - 1)
     keys, mask = queries, None
-    if sees_prompt:
-        before = np.stack([np.minimum(start + ahead, stop - 1) for start, stop, _, _ in segments])
-        keys = np.concatenate([before, queries], axis=1)
-        seen = np.zeros((len(segments), 1, longest, prompt + longest), bool)
-        for number, (start, stop, _, _) in enumerate(segments):
-            seen[number, :, :, : stop - start] = True
-        seen[..., prompt:] = step[None, :] <= step[:, None]
+    if has_prompt:
+        prompt = np.arange((stops - starts).max())
+        keys = np.concatenate([np.minimum(starts + prompt, stops - 1), queries], axis=1)
+        seen = np.zeros((len(segments), 1, len(own), keys.shape[1]), bool)
+        seen[..., : len(prompt)] = (prompt < stops - starts)[:, None, None]
+        seen[..., len(prompt) :] = own[None, :] <= own[:, None]
         mask = torch.from_numpy(np.where(seen, np.float32(0), np.float32(-np.inf))).to(device)
-    return Group(
-        torch.from_numpy(queries).to(device), torch.from_numpy(keys).to(device), mask, torch.from_numpy(real).to(device)
-    )
-
-
-def micro_batches(sizes: Sequence[int], world: int, budget: int) -> list[list[list[int]]]:
-    """Share a batch among `world` processes and cut each share: [process][micro-batch] -> places in the batch.
-
-    A micro-batch has about `budget` tokens at most, unless one example alone has more. All processes get the same
-    number of micro-batches, since each of their backward passes may wait for the others'.
-    """
-    shares = [list(range(rank, len(sizes), world)) for rank in range(world)]
-    count = max(1, max(math.ceil(sum(sizes[i] for i in share) / budget) for share in shares))
-    return [_cut(share, sizes, min(count, min(map(len, shares)))) for share in shares]
-
-
-def _cut(share: list[int], sizes: Sequence[int], count: int) -> list[list[int]]:
-    """Into `count` parts of about equal sums, longest examples first so that neighbours are of a length."""
-    parts: list[list[int]] = []
-    left = sorted(share, key=lambda i: (-sizes[i], i))
-    for remaining in range(count, 0, -1):
-        part: list[int] = []
-        goal, size = sum(sizes[i] for i in left) / remaining, 0
-        while left and (not part or size + sizes[left[0]] / 2 <= goal) and len(left) >= remaining:
-            size += sizes[left[0]]
-            part.append(left.pop(0))
-        parts.append(part)
-    parts[-1] += left
-    return parts
+    real = (own_starts + own < own_stops).flatten()
+    queries, keys, real = (torch.from_numpy(array).to(device) for array in (queries, keys, real))
+    return Group(queries, keys, mask, real)
 
 
 @contextmanager
 def packed_attention(model: PreTrainedModel) -> Iterator[None]:
-    """Our attention in the model while open."""
-    top, text = model.config, model.config.get_text_config()
-    before = [config._attn_implementation for config in (top, text)]
-    top._attn_implementation = NAME
+    """Replace the model's attention by ours inside the `with` block."""
+    configs = (model.config, model.config.get_text_config())
+    before = [config._attn_implementation for config in configs]
+    configs[0]._attn_implementation = NAME
     try:
         yield
     finally:
-        for config, implementation in zip((top, text), before, strict=True):
+        for config, implementation in zip(configs, before, strict=True):
             config._attn_implementation = implementation
 
 
@@ -172,9 +144,9 @@ def _attention(
     packed: Packed | None = None,
     **arguments: Any,
 ) -> tuple[torch.Tensor, None]:
-    """What transformers calls in place of its own attention: (1, heads, columns, size) each, rotated already."""
+    """Called by transformers in place of its own attention; query, key, value: (1, heads, columns, size), rotated."""
     if packed is None:
-        raise ValueError("the model does not pass keyword arguments on to its attention")
+        raise ValueError("the model does not pass keyword arguments to its attention")
     if softcap or any(arguments.get(name) is not None for name in ("s_aux", "position_bias", "head_mask")):
         raise ValueError("attention sinks, biases and soft caps are not supported")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
@@ -182,11 +154,11 @@ def _attention(
     q, k, v = (states.squeeze(0).transpose(0, 1).to(value.dtype) for states in (query, key, value))
     found = []
     for group in packed.groups:
-        mine, keys, values = (
+        queries, keys, values = (
             states.index_select(0, columns.flatten()).view(*columns.shape, *states.shape[1:]).transpose(1, 2)
             for states, columns in ((q, group.queries), (k, group.keys), (v, group.keys))
         )
-        out = _attend(mine, keys, values, group.mask, scale)
+        out = _attend(queries, keys, values, group.mask, scale)
         found.append(out.transpose(1, 2).flatten(0, 1)[group.real])
     return torch.cat(found).index_select(0, packed.order).unsqueeze(0), None
 
@@ -200,7 +172,7 @@ def _attend(
         return functional.scaled_dot_product_attention(
             query, key, value, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=True
         )
-    # torch's fused kernel multiplies half precision at the rate of fp32 on a CPU
+    # on a CPU torch's fused kernel multiplies half precision no faster than fp32
     segments, heads, width, size = query.shape
     grouped = (query * scale).reshape(segments, key.shape[1], -1, size)
     scores = (grouped @ key.transpose(2, 3)).view(segments, key.shape[1], -1, width, key.shape[2])

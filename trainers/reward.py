@@ -1,33 +1,40 @@
 """The reward model: a scalar head on the SFT model, trained on all pairs of each ranking (InstructGPT, C.2, eq. 1).
 
-`train` reads top to bottom. A prompt is computed once for its K responses, and each response once for its K − 1 pairs.
+`train` reads top to bottom; `agreement` computes the validation metrics. The rest computes rewards of
+texts, by a reward model or any Python function, called with strings (details 20, 21).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import importlib
+import math
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations, groupby, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 
-from alignbench.data.sources import fingerprint
-from alignbench.errors import AlignbenchError
+from alignbench.data.tables import fingerprint
+from alignbench.errors import AlignbenchError, first_line
 from alignbench.progress import Progress
 from alignbench.runs.folder import write_json
-from trainers.agreement import agreement, longer_wins
+from alignbench.stats import estimates
+from trainers import loop
 from trainers.config import REQUIRED, check, setting
 from trainers.data import Ranking, chat_template, read_demonstrations, read_rankings
+from trainers.loop import EpochsConfig
 from trainers.losses import ranking_loss
-from trainers.models import BIAS, Scalar, Texts, load, part, residual_dropout, save_model, scalar_padding
-from trainers.optimisation import adam
+from trainers.models import BIAS, Scalar, Texts, load, residual_dropout, save_model, scalar_padding
 from trainers.packing import Example, Packed, pack
-from trainers.recipe import identify, write_recipe
-from trainers.run import make_accelerator, open_run
-from trainers.steps import by_example, check_lengths, look, shuffled
-from trainers.supervised import EpochsConfig, Metrics, fit
+from trainers.run import Metrics, Origin, open_run
+
+BINS = np.linspace(0.5, 1, 11)  # of the probability of the predicted winner
+Reward = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
 
 
 @dataclass(frozen=True)
@@ -36,165 +43,287 @@ class RewardConfig(EpochsConfig):
 
     model: str = setting(REQUIRED, "checkpoint to start from, the SFT model: local folder or hub id")
     data: str = setting(REQUIRED, "rankings: {prompt, responses, ranks, labeler} or {prompt, chosen, rejected}")
-    validation: str | None = setting(None, "held-out rankings; none: a share of the data's prompts")
-    validation_share: float = setting(0.1, "of the prompts, held out where no validation is given", above=0, high=0.99)
-    demonstrations: str | None = setting(None, "whose mean reward a bias brings to 0 after training")
-    folds: int = setting(0, "train as often without a part of the labelers, to see how they are predicted", low=0)
-    fold: int | None = setting(None, "the part of the labelers that is left out: set by folds", low=0)
+    validation: str | None = setting(None, "held-out rankings; none: a proportion of the prompts in data")
+    validation_share: float = setting(0.1, "proportion of prompts to hold out without validation", above=0, high=0.99)
+    demonstrations: str | None = setting(None, "demonstrations whose mean reward a bias sets to 0 after training")
+    folds: int = setting(0, "cross-validation over labelers: train once per fold without its labelers", low=0)
+    fold: int | None = setting(None, "the fold of labelers to leave out; set by folds", low=0)
     epochs: int = setting(1, "passes over the data (paper: 1, since more overfit)", low=1)
-    batch: int = setting(64, "prompts of a step, with all their pairs (paper: 64, K = 4 to 9)", low=1)
-    lr: float = setting(9e-6, "peak, falling along a cosine to a tenth (paper: 9e-6)", low=0)
+    batch: int = setting(64, "prompts per step, with all their pairs (paper: 64, K = 4 to 9)", low=1)
+    lr: float = setting(9e-6, "peak learning rate, cosine decay to a tenth (paper: 9e-6)", low=0)
 
 
 PRESETS: dict[str, dict[str, Any]] = {"instructgpt-6b": {"folds": 5}}  # the paper's only size of reward model
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A ranking, and as token ids."""
-
-    ranking: Ranking
-    example: Example
-
-
 def train(config: RewardConfig, *, progress: Progress | None = None) -> tuple[Path, Metrics]:
-    """Train, or go on where a stopped run stood: the final checkpoint's folder and its metrics."""
+    """Train, or resume an interrupted run; the folder of the final checkpoint and its metrics."""
     check(config)
     progress = progress or Progress()
-    held_out_folds = _train_folds(config, progress) if config.folds and config.fold is None else {}
-    accelerator = make_accelerator(config.mixed_precision, config.trackers, Path(config.out), config.cpu, progress.say)
+    fold_metrics = _cross_validate(config, progress) if config.folds and config.fold is None else {}
+    accelerator = loop.make_accelerator(config, progress.say)
     model, tokenizer, checkpoint = load(config.model, "reward", new_head=config.seed)
-    setattr(model.config, BIAS, 0.0)  # a parent's is not this model's
+    setattr(model.config, BIAS, 0.0)  # the parent's bias does not apply to this model
     render = chat_template(tokenizer) if config.template else None
-    texts = Texts(tokenizer, model)
     rankings = read_rankings(config.data, render)
-    given = read_rankings(config.validation, render) if config.validation else None
-    training, held_out, other_labelers = _split(config, rankings, given)
-    rows = [Row(ranking, texts.example(ranking.prompt, ranking.responses)) for ranking in training]
-    validation, foreign = ([texts.example(r.prompt, r.responses) for r in some] for some in (held_out, other_labelers))
+    given = read_rankings(config.validation, render) if config.validation else []
+    parts = split_rankings(config, rankings, given)
     shown = read_demonstrations(config.demonstrations, render) if config.demonstrations else []
-    demonstrations = [texts.example(row.prompt, [row.response]) for row in shown]
-    for examples, what, source in (
-        ([row.example for row in rows], "ranking", config.data),
-        (validation, "ranking", config.validation or config.data),
-        (foreign, "ranking", config.data),
-        (demonstrations, "demonstration", config.demonstrations),
-    ):
-        longest = [len(example.prompt) + max(map(len, example.responses)) for example in examples]
-        check_lengths(longest, checkpoint.window, what, str(source))
-    longer = longer_wins(training)
 
     residual_dropout(model, 0.0)
     scalar = Scalar(model.to(accelerator.device))
-    module, optimizer = accelerator.prepare(scalar, adam([(scalar.parameters(), config.lr)]))
-    prints = [fingerprint(config.data, len(rankings))]
-    prints += [fingerprint(config.validation, len(given))] if config.validation and given else []
-    prints += [fingerprint(config.demonstrations, len(shown))] if config.demonstrations else []
-    with open_run(Path(config.out), config, {"model": identify(config.model), "data": prints}, accelerator) as run:
-        if done := run.result():
-            return done
+    scorer = RewardModel(scalar, tokenizer, checkpoint.window, config.micro_tokens, accelerator)
+    training, validation, left_out = (
+        [(ranking, scorer.texts.example(ranking.prompt, ranking.responses)) for ranking in part] for part in parts
+    )
+    demonstrations = [scorer.texts.example(row.prompt, [row.response]) for row in shown]
+    sources = (config.data, config.validation or config.data, config.data)
+    for rows, source in zip((training, validation, left_out), sources, strict=True):
+        loop.check_lengths((example.longest for _, example in rows), checkpoint.window, "ranking", source)
+    loop.check_lengths(map(len, demonstrations), checkpoint.window, "demonstration", str(config.demonstrations))
+    longer_is_better = prefers_longer(parts[0])
+    module, optimizer = accelerator.prepare(scalar, loop.adam([(scalar.parameters(), config.lr)]))
+    files = ((config.data, rankings), (config.validation, given), (config.demonstrations, shown))
+    data = [fingerprint(file, len(rows)) for file, rows in files if file]
 
-        def loss_of(rows: Sequence[Row]) -> torch.Tensor:
-            packed = pack([row.example for row in rows], accelerator.device)
-            scores = module(packed, packed.last).split([len(row.ranking.ranks) for row in rows])
-            ranks = [torch.tensor(row.ranking.ranks, device=accelerator.device) for row in rows]
+    with open_run(config, Origin.find("reward", config.model, {}, data), accelerator, progress) as run:
+        if result := run.result():
+            return result
+
+        def loss_of(rows: Sequence[tuple[Ranking, Example]]) -> torch.Tensor:
+            packed = pack([example for _, example in rows], accelerator.device)
+            scores = module(packed, packed.last).split([len(ranking.ranks) for ranking, _ in rows])
+            ranks = [torch.tensor(ranking.ranks, device=accelerator.device) for ranking, _ in rows]
             return torch.stack([ranking_loss(s, r) for s, r in zip(scores, ranks, strict=True)]).sum()
 
         def scores_of(examples: Sequence[Example]) -> list[list[float]]:
-            def compute(packed: Packed) -> list[list[float]]:
-                with accelerator.autocast():
-                    scores = scalar(packed, packed.last)
-                return [some.tolist() for some in by_example(packed, packed.last, scores)]
-
             scalar.eval()
-            return look(accelerator, examples, config.micro_tokens, compute)
+            with accelerator.autocast():
+                return scorer.scores(examples)
+
+        def agreement_on(rows: Sequence[tuple[Ranking, Example]]) -> Agreement:
+            scores = scores_of([example for _, example in rows])
+            return agreement([ranking for ranking, _ in rows], scores, longer_is_better=longer_is_better)
 
         def after_epoch(epoch: int, step: int) -> Metrics:
-            found = agreement(held_out, scores_of(validation), longer_is_better=longer).metrics
-            if foreign:
-                other = agreement(other_labelers, scores_of(foreign), longer_is_better=longer).metrics
-                found |= {f"held_out_labelers_{name}": value for name, value in other.items()}
-            return found
+            others = agreement_on(left_out).metrics if left_out else {}
+            return agreement_on(validation).metrics | {f"held_out_labelers_{k}": v for k, v in others.items()}
 
         def save(folder: Path) -> None:
-            whole = accelerator.get_state_dict(module)
+            weights = accelerator.get_state_dict(module)
             if accelerator.is_main_process:
-                model.config.pad_token_id = scalar_padding(tokenizer)
-                if model.config.pad_token_id is not None:
-                    tokenizer.pad_token_id = model.config.pad_token_id
-                save_model(folder, model, tokenizer, part(whole, "model."))
+                if (padding := scalar_padding(tokenizer)) is not None:
+                    tokenizer.pad_token_id = padding
+                model.config.pad_token_id = padding
+                save_model(folder, model, tokenizer, weights, "model.")
                 write_json(folder / "calibration.json", {"bins": bins})
-                write_recipe(
-                    folder, stage="reward", parent=config.model, models={}, data=prints, config=config, metrics=metrics
-                )
 
-        epochs = fit(
-            config, run, accelerator, module, optimizer, name="reward model", rows_of=lambda epoch: rows,
-            size=lambda row: len(row.example), weight=lambda row: 1, loss_of=loss_of, after_epoch=after_epoch,
-            progress=progress,
+        epochs = loop.fit(
+            config, run, module, optimizer, rows_of=lambda epoch: training, size=lambda row: len(row[1]),
+            weight=lambda row: 1, loss_of=loss_of, after_epoch=after_epoch,
         )  # fmt: skip
-        metrics = epochs[-1] | held_out_folds
-        bins = agreement(held_out, scores_of(validation)).bins
+        metrics = epochs[-1] | fold_metrics
+        bins = agreement_on(validation).bins
         if demonstrations:
             metrics["bias"] = -float(np.mean(scores_of(demonstrations)))
             setattr(model.config, BIAS, metrics["bias"])
-        return run.save_checkpoint("final", save), metrics
+        return run.save_checkpoint("final", save, metrics), metrics
 
 
-def _split(
-    config: RewardConfig, rankings: list[Ranking], given: list[Ranking] | None
-) -> tuple[list[Ranking], list[Ranking], list[Ranking]]:
-    """For training, for validation, and of the labelers that this fold leaves out. Raises AlignbenchError where nothing
-    is left for one of the first two, in this fold or another: before any of them is trained."""
+def split_rankings(config: RewardConfig, rankings: list[Ranking], given: list[Ranking]) -> list[list[Ranking]]:
+    """Rankings to train on, to validate on, and of the labelers that this fold leaves out.
+
+    given: held-out rankings; empty: those of a random proportion of the prompts
+    Raises AlignbenchError before any training if this or another fold has nothing to train or to validate on.
+    """
     training, held_out = rankings, given
-    if held_out is None:
+    if not given:
         prompts = sorted({ranking.prompt for ranking in rankings})
         count = max(1, round(len(prompts) * config.validation_share))
-        chosen = {prompts[i] for i in shuffled(len(prompts), "validation", config.seed)[:count]}
+        chosen = {prompts[i] for i in loop.shuffled(len(prompts), "validation", config.seed)[:count]}
         training = [ranking for ranking in rankings if ranking.prompt not in chosen]
         held_out = [ranking for ranking in rankings if ranking.prompt in chosen]
-    labelers = _labelers(config, rankings) if config.folds or config.fold is not None else []
-    outs = [set(labelers[fold :: config.folds]) for fold in range(config.folds)] or [set[str]()]
-    for out in outs:
-        if not any(r.labeler not in out for r in training):
+    folds = [set[str]()]
+    if config.folds or config.fold is not None:
+        names = sorted({ranking.labeler for ranking in rankings if ranking.labeler is not None})
+        if not max(2, (config.fold or 0) + 1) <= config.folds <= len(names):
+            raise AlignbenchError(
+                f"{config.data}: {len(names)} labelers for {config.folds} folds; "
+                "give rows a labeler, and two folds or more"
+            )
+        order = [names[i] for i in loop.shuffled(len(names), "labelers", config.seed)]
+        folds = [set(order[fold :: config.folds]) for fold in range(config.folds)]
+    for out in folds:
+        if all(r.labeler in out for r in training):
             raise AlignbenchError(f"{config.data}: no ranking is left to train on")
-        if not any(r.labeler not in out for r in held_out):
+        if all(r.labeler in out for r in held_out):
             source = config.validation or config.data
             raise AlignbenchError(f"{source}: no ranking is left to validate on; give more in validation=FILE")
-    left_out = set() if config.fold is None else outs[config.fold]
-    return (
-        [r for r in training if r.labeler not in left_out],
-        [r for r in held_out if r.labeler not in left_out],
-        [r for r in rankings if r.labeler in left_out],
-    )
+    left_out = set() if config.fold is None else folds[config.fold]
+    kept = [[r for r in part if r.labeler not in left_out] for part in (training, held_out)]
+    return [*kept, [r for r in rankings if r.labeler in left_out]]
 
 
-def _labelers(config: RewardConfig, rankings: Sequence[Ranking]) -> list[str]:
-    names = sorted({ranking.labeler for ranking in rankings if ranking.labeler is not None})
-    if not max(2, (config.fold or 0) + 1) <= config.folds <= len(names):
-        raise AlignbenchError(
-            f"{config.data}: {len(names)} labelers for {config.folds} folds; give rows a labeler, and two folds or more"
-        )
-    return [names[i] for i in shuffled(len(names), "labelers", config.seed)]
+def _cross_validate(config: RewardConfig, progress: Progress) -> Metrics:
+    """Train once per fold without its labelers; mean and standard error over folds.
 
-
-def _train_folds(config: RewardConfig, progress: Progress) -> Metrics:
-    """Train without each part of the labelers: mean and standard error over folds (paper: 72.4 % on the labelers
-    trained on, 69.6 % on others)."""
-    found: dict[str, list[float]] = {}
+    The paper: 72.4 % accuracy on labelers of the training set, 69.6 % on others.
+    """
+    found, result = list[Metrics](), Metrics()
     for fold in range(config.folds):
         progress.say(f"fold {fold + 1} of {config.folds}")
-        _, metrics = train(replace(config, fold=fold, out=str(Path(config.out) / f"fold-{fold}")), progress=progress)
-        for name in ("accuracy", "held_out_labelers_accuracy"):
-            found.setdefault(name, []).append(metrics[name])
-    result: Metrics = {}
-    for name, values in found.items():
+        out = str(Path(config.out) / f"fold-{fold}")
+        found.append(train(replace(config, fold=fold, out=out), progress=progress)[1])
+    for name in ("accuracy", "held_out_labelers_accuracy"):
+        values = [metrics[name] for metrics in found]
         result[f"folds_{name}"] = float(np.mean(values))
         result[f"folds_{name}_se"] = float(np.std(values, ddof=1) / len(values) ** 0.5)
     return result
 
 
-if __name__ == "__main__":
-    from alignbench.cli.train import main
+class Agreement(NamedTuple):
+    """bins: from, to, pairs, mean prediction, proportion of pairs in which the predicted winner was preferred."""
 
-    main("reward")
+    metrics: Metrics
+    bins: list[dict[str, float]]
+
+
+def agreement(
+    rankings: Sequence[Ranking], scores: Sequence[Sequence[float]], *, longer_is_better: bool = True
+) -> Agreement:
+    """Accuracy on all pairs that are not ties, with intervals clustered by prompt, and that of a length baseline.
+
+    longer_is_better: the baseline's preference, from other rows (see `prefers_longer`)
+    Calibration compares, per pair, σ(|r_i − r_j|) with the frequency at which the higher score was preferred, whichever
+    response the row names first. Equal scores count half. The expected calibration error (Guo et al., arXiv 1706.04599,
+    eq. 3) is over ten bins on [.5, 1].
+    """
+    pairs = [(*pair, r.prompt) for r, own in zip(rankings, scores, strict=True) for pair in _pairs(r, own)]
+    if not pairs:
+        raise AlignbenchError("no pair to validate on: give more rankings, or validation=FILE")
+    won, longer, margin = np.array([pair[:3] for pair in pairs], float).T
+    prompts = [prompt for *_, prompt in pairs]
+    right = (1 + np.sign(margin) * won) / 2
+    by_length = (1 + np.sign(longer) * won * (1 if longer_is_better else -1)) / 2
+    metrics: Metrics = {"pairs": len(pairs)}
+    for name, estimate in (
+        ("accuracy", estimates.share(right, prompts)),
+        ("length_accuracy", estimates.share(by_length, prompts)),
+        ("over_length", estimates.mean(right - by_length, prompts)),
+    ):
+        for suffix, value in (("", estimate.value), ("_low", estimate.low), ("_high", estimate.high)):
+            metrics[name + suffix] = float("nan") if value is None else value
+    metrics["log_loss"] = float(np.logaddexp(0, -margin * won).mean())
+    predicted = 1 / (1 + np.exp(-abs(margin)))
+    place = np.digitize(predicted, BINS[1:-1])
+    bins = [
+        {"from": start, "to": stop, "pairs": int(m.sum()), "predicted": predicted[m].mean(), "share": right[m].mean()}
+        for b, (start, stop) in enumerate(pairwise(BINS.tolist()))
+        if (m := place == b).any()
+    ]
+    error = sum(b["pairs"] * abs(b["predicted"] - b["share"]) for b in bins) / len(pairs)
+    return Agreement(metrics | {"calibration_error": float(error)}, bins)
+
+
+def prefers_longer(rankings: Sequence[Ranking]) -> bool:
+    """True unless the shorter response is preferred more often."""
+    votes = [np.sign(longer) * won for r in rankings for won, longer, _ in _pairs(r, [0.0] * len(r.ranks))]
+    return bool(sum(votes) >= 0)
+
+
+def _pairs(ranking: Ranking, scores: Sequence[float]) -> list[tuple[int, int, float]]:
+    """Pairs that are not ties: 1 if the first is preferred, else −1; its characters and score minus the second's."""
+    rows = zip(ranking.ranks, map(len, ranking.responses), scores, strict=True)
+    both = combinations(rows, 2)
+    return [(1 if a[0] < b[0] else -1, a[1] - b[1], a[2] - b[2]) for a, b in both if a[0] != b[0]]
+
+
+class RewardModel:
+    """A sequence classifier with one label, read at the end token after each response, with its own tokenizer.
+
+    micro_tokens: tokens of one packed row; accelerator: its processes divide the work
+    """
+
+    def __init__(
+        self, scalar: Scalar, tokenizer: Any, window: int | None, micro_tokens: int, accelerator: Accelerator
+    ) -> None:
+        self.scalar, self.texts, self.window = scalar, Texts(tokenizer, scalar.model), window
+        self.micro_tokens, self.accelerator = micro_tokens, accelerator
+
+    def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
+        """One score per response. Adjacent responses to the same prompt share its computation."""
+        examples: list[Example] = []
+        for prompt, pairs in groupby(zip(prompts, responses, strict=True), key=lambda pair: pair[0]):
+            examples.append(example := self.texts.example(prompt, [response for _, response in pairs]))
+            if self.window is not None and example.longest > self.window:
+                raise AlignbenchError(
+                    f"prompt {prompt[:60]!r}: with its response it has {example.longest} tokens, more than the reward "
+                    f"model's window of {self.window}"
+                )
+        return [score for scores in self.scores(examples) for score in scores]
+
+    def scores(self, examples: Sequence[Example]) -> list[list[float]]:
+        """One score per response of each example."""
+
+        def compute(packed: Packed) -> list[list[float]]:
+            scores = self.scalar(packed, packed.last)
+            return [part.tolist() for part in loop.split_by_example(packed, packed.last, scores)]
+
+        return loop.map_packed(self.accelerator, examples, self.micro_tokens, compute)
+
+
+def load_reward(spec: str, accelerator: Accelerator, micro_tokens: int) -> Reward:
+    """The reward model or function that `spec` names: a checkpoint, or module:function, also of the current folder."""
+    module_name, _, function_name = spec.partition(":")
+    if is_checkpoint(spec):
+        model, tokenizer, checkpoint = load(spec, "reward")
+        scalar = Scalar(model.to(accelerator.device))
+        return RewardModel(scalar, tokenizer, checkpoint.window, micro_tokens, accelerator)
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        function = getattr(importlib.import_module(module_name), function_name)
+    except Exception as error:  # the user's module may raise any exception
+        raise AlignbenchError(f"reward {spec}: no such function ({first_line(error)})") from error
+    finally:
+        sys.path.pop(0)
+    if not callable(function):
+        raise AlignbenchError(f"reward {spec}: not a function of (prompts, responses)")
+    return cast(Reward, function)
+
+
+def is_checkpoint(spec: str) -> bool:
+    """True if a reward names a checkpoint, not module:function."""
+    return ":" not in spec or Path(spec).exists()
+
+
+def score_all(
+    accelerator: Accelerator, reward: Reward, name: str, prompts: Sequence[str], responses: Sequence[str]
+) -> list[float]:
+    """The rewards of all texts; each process computes a part."""
+    if isinstance(reward, RewardModel):  # which divides the work itself
+        return checked(reward, name, prompts, responses)
+
+    def compute(indices: list[int]) -> list[float]:
+        return checked(reward, name, [prompts[i] for i in indices], [responses[i] for i in indices])
+
+    return loop.map_split(accelerator, len(prompts), compute)
+
+
+def checked(reward: Reward, name: str, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
+    """The rewards. Raises AlignbenchError unless there is one finite number per response."""
+    try:
+        scores = list(reward(prompts, responses))
+    except AlignbenchError as error:
+        raise AlignbenchError(f"reward {name}: {error}") from error
+    except Exception as error:  # the user's function may raise any exception
+        raise AlignbenchError(f"reward {name}: it raised {type(error).__name__} ({first_line(error)})") from error
+    if len(scores) != len(responses):
+        raise AlignbenchError(f"reward {name}: {len(scores)} scores for {len(responses)} responses")
+    try:
+        numbers = [float(score) for score in scores]
+    except (TypeError, ValueError) as error:
+        raise AlignbenchError(f"reward {name}: a score is not a number ({first_line(error)})") from error
+    for number, response in zip(numbers, responses, strict=True):
+        if not math.isfinite(number):
+            raise AlignbenchError(f"reward {name}: {number} for the response {response[:60]!r}; a score must be finite")
+    return numbers

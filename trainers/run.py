@@ -1,108 +1,106 @@
-"""The folder of one training run: it is locked, says what it depends on, and can be resumed after a kill at any moment.
-Where the processes of a run are on several machines, they share the folder.
+"""The folder of a training run (docs/training.md): locked, and resumable after any kill.
 
-out/
-  config.yaml             the settings
-  identity.json           settings, checkpoints and data: what a resumed run must agree with
-  metrics.jsonl           one line a step, without times: a resumed run's equals an uninterrupted one's
-  samples.jsonl           what the model wrote, one line a sample
-  log.jsonl               starts, resumes, ends, times
-  tensorboard/            the same numbers for TensorBoard
-  state/step-00000040/    what a resume needs
-  checkpoints/epoch-1/    checkpoints on the way
-  final/                  the checkpoint that the run is for
+metrics.jsonl has no times, so a resumed run's file equals an uninterrupted one's. The processes of a run on several
+machines share the folder.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, fields
-from datetime import timedelta
-from importlib.util import find_spec
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+
+import alignbench
 from alignbench.errors import AlignbenchError, first_line
+from alignbench.models.checkpoint import Ancestor, Checkpoint, find_checkpoint
+from alignbench.progress import Progress
 from alignbench.provenance import environment, versions
 from alignbench.runs.folder import RunFolder, lock_run, read_object, write_json
-from trainers.recipe import PACKAGES, in_json
-from trainers.steps import gathered
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-    from accelerate import Accelerator
+from trainers.config import StageConfig, to_yaml
 
 T = TypeVar("T")
+Metrics = dict[str, float]
 LINES = ("metrics.jsonl", "samples.jsonl")
-TRACKERS = {"tensorboard": "train", "wandb": "wandb"}  # and the extra that installs each
+PACKAGES = ("torch", "transformers", "accelerate", "peft")
 
 
-def make_accelerator(
-    mixed_precision: str,
-    trackers: Sequence[str] | None,
-    out: Path,
-    cpu: bool = False,
-    notify: Callable[[str], None] = lambda line: None,
-) -> Accelerator:
-    """Accelerate on this process's device, or on the CPU where there is no other or `cpu` is set.
+@dataclass(frozen=True)
+class Origin:
+    """What a checkpoint is made from: the parent, other models by role (PPO's reward), and fingerprints of the data.
 
-    trackers: names among tensorboard and wandb; None: tensorboard where it is installed
-    Raises AlignbenchError under DeepSpeed, whose engine steps at every backward, and FSDP1, which flattens weights.
+    stage: base (no parent), sft, reward, ppo, ppo-ptx or average; models: role -> `identity`
     """
-    import torch
-    from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
-    from accelerate.state import AcceleratorState
-    from accelerate.utils import ProjectConfiguration, parse_flag_from_env
 
-    fsdp1 = parse_flag_from_env("ACCELERATE_USE_FSDP") and os.environ.get("FSDP_VERSION", "1") != "2"
-    if fsdp1 or parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
-        raise AlignbenchError(f"{'FSDP1' if fsdp1 else 'DeepSpeed'}: not supported; start with FSDP2 or DDP instead")
-    for tracker in trackers or ():
-        if tracker not in TRACKERS:
-            raise AlignbenchError(f"tracker {tracker!r}: choose among {', '.join(TRACKERS)}, or trackers=[]")
-        if find_spec(tracker) is None:
-            raise AlignbenchError(
-                f"tracker {tracker}: it is not installed; pip install 'alignbench[{TRACKERS[tracker]}]'"
-            )
-    if trackers is None:
-        trackers = ["tensorboard"] if find_spec("tensorboard") else []
-        if not trackers:
-            notify("without TensorBoard (pip install 'alignbench[train]'), the numbers go to metrics.jsonl alone")
-    logging.getLogger("accelerate").setLevel(logging.ERROR)  # it says at every state that tied weights are saved once
-    AcceleratorState._reset_state()  # it would keep the precision of a stage that this process has trained before
-    return Accelerator(
-        mixed_precision=mixed_precision,
-        cpu=cpu or not torch.accelerator.is_available(),
-        log_with=list(trackers) or None,
-        project_config=ProjectConfiguration(project_dir=str(out), logging_dir=str(out / "tensorboard")),
-        kwargs_handlers=[
-            DistributedDataParallelKwargs(find_unused_parameters=True),
-            # one process may score or save for hours while the others wait
-            InitProcessGroupKwargs(timeout=timedelta(days=30)),
-        ],
-    )
+    stage: str
+    parent: Checkpoint | None
+    models: Mapping[str, Mapping[str, str]]
+    data: Sequence[Mapping[str, Any]]
+
+    @classmethod
+    def find(cls, stage: str, parent: str, models: Mapping[str, str], data: Sequence[Mapping[str, Any]]) -> Origin:
+        """Identify checkpoints by folder or hub id. Raises AlignbenchError as find_checkpoint does."""
+        others = {role: identity(find_checkpoint(spec)) for role, spec in models.items()}
+        return cls(stage, find_checkpoint(parent), others, data)
+
+    def write_recipe(self, folder: Path, config: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
+        """Write recipe.json, the lineage of a checkpoint, into its folder."""
+        parent, lineage = self.parent, tuple[Ancestor, ...]()
+        if parent is not None:
+            lineage = parent.lineage or (Ancestor("base", parent.name, parent.weights_sha256),)
+        recipe = {
+            "stage": self.stage,
+            "parent": None if parent is None else identity(parent),
+            "models": dict(self.models),
+            "data": list(self.data),
+            "config": dict(config),
+            "versions": {"alignbench": alignbench.__version__, **versions(PACKAGES)},
+            "metrics": in_json(metrics),
+            "lineage": [asdict(ancestor) for ancestor in lineage],
+        }
+        write_json(folder / "recipe.json", recipe)
+
+
+def identity(checkpoint: Checkpoint) -> dict[str, str]:
+    """The name, path and weights_sha256 of a checkpoint."""
+    path = str(checkpoint.path.resolve())
+    return {"name": checkpoint.name, "path": path, "weights_sha256": checkpoint.weights_sha256}
+
+
+def in_json(metrics: Mapping[str, float]) -> dict[str, float | str]:
+    """Numbers as JSON can hold them: those that are not finite as text ("nan", "inf", "-inf")."""
+    return {name: x if abs(x) < float("inf") else str(float(x)) for name, x in metrics.items()}
+
+
+class State(NamedTuple):
+    """A saved state, and the values given to `save_state` with the step."""
+
+    folder: Path
+    values: dict[str, Any]
 
 
 @contextmanager
 def open_run(
-    out: Path, config: DataclassInstance, identity: Mapping[str, Any], accelerator: Accelerator
+    config: StageConfig, origin: Origin, accelerator: Accelerator, progress: Progress | None = None
 ) -> Iterator[Run]:
-    """Lock the run's folder, or make it. All processes call it; the main one alone touches files.
+    """Create or reopen the run's folder, and lock it. All processes call it; only the main one writes files.
 
-    identity: what the results depend on besides the settings: checkpoints and data
-    Raises AlignbenchError where the folder is in use, cannot be written, or began with another identity.
+    Raises AlignbenchError if the folder is in use, cannot be written, or belongs to a run with other settings,
+    checkpoints or data.
     """
-    from trainers.config import to_yaml
-
-    free = {f.name for f in fields(config) if f.metadata.get("free")} | {"out"}
-    settings = {name: value for name, value in asdict(config).items() if name not in free}
-    whole = json.loads(json.dumps({"config": settings, "processes": accelerator.num_processes, **identity}))
-    run = Run(out, accelerator)
+    out = Path(config.out)
+    settings = {f.name: getattr(config, f.name) for f in fields(config) if not f.metadata["free"]}
+    whole: dict[str, Any] = {"config": settings, "processes": accelerator.num_processes}
+    whole |= {} if origin.parent is None else {"model": identity(origin.parent)}
+    whole |= {**origin.models, "data": list(origin.data)}
+    run = Run(out, config, origin, accelerator, progress or Progress())
     with ExitStack() as stack:
 
         def enter() -> None:
@@ -111,26 +109,23 @@ def open_run(
             before = read_object(out / "identity.json")
             if before is None:
                 write_json(out / "identity.json", whole)
-            elif difference := _difference(before, whole):
+            elif difference := _difference(before, json.loads(json.dumps(whole))):
                 raise AlignbenchError(f"{out}: {difference}; resume with the same settings, or choose another out")
             (out / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
             software = environment() | versions(PACKAGES)
             run.event("start" if before is None else "resume", processes=accelerator.num_processes, **software)
 
-        run._together(enter, main_only=True)
+        run.together(enter, main_only=True)
         if run.result() is None:
             newest = run.newest()
-            next_step = 0 if newest is None else run.state(newest)["step"] + 1
-            accelerator.init_trackers(
-                "alignbench",
-                {name: str(value) for name, value in settings.items()},
-                # what TensorBoard has of steps that will be done again is forgotten
-                {"tensorboard": {"purge_step": next_step}, "wandb": {"name": out.name}},
-            )
+            # TensorBoard drops its points of steps that will be repeated
+            tensorboard = {"purge_step": 0 if newest is None else newest.values["step"] + 1}
+            named = {name: str(value) for name, value in settings.items()}
+            accelerator.init_trackers("alignbench", named, {"tensorboard": tensorboard, "wandb": {"name": out.name}})
         try:
             yield run
         except BaseException as error:
-            with suppress(AlignbenchError):  # what stopped it may be the disk
+            with suppress(AlignbenchError):  # the disk itself may have failed
                 run.event("stop", reason=first_line(error))
             raise
         finally:
@@ -140,114 +135,109 @@ def open_run(
         run.event("end")
 
 
+@dataclass(frozen=True)
 class Run:
-    """An open run. Made by `open_run`, which holds its lock."""
+    """An open run, created by `open_run`, which holds its lock."""
 
-    def __init__(self, out: Path, accelerator: Accelerator) -> None:
-        self.out = out
-        self._accelerator = accelerator
-        self._main: bool = accelerator.is_main_process
+    out: Path
+    config: StageConfig
+    origin: Origin
+    accelerator: Accelerator
+    progress: Progress
 
-    def result(self) -> tuple[Path, dict[str, float]] | None:
-        """The folder final/ of a finished run and the metrics of its recipe; as the main process finds them."""
+    def result(self) -> tuple[Path, Metrics] | None:
+        """The folder final/ of a finished run and the metrics of its recipe, else None."""
         final = self.out / "final"
+        recipe = self.together(lambda: read_object(final / "recipe.json"), main_only=True)
+        return None if recipe is None else (final, {name: float(x) for name, x in recipe["metrics"].items()})
 
-        def read() -> dict[str, float] | None:
-            recipe = (read_object(final / "recipe.json") or {}) if final.is_dir() else None
-            return None if recipe is None else {name: float(x) for name, x in recipe.get("metrics", {}).items()}
+    def newest(self) -> State | None:
+        """The newest complete state. A folder is renamed when it is complete, and names sort as steps do."""
 
-        metrics = self._together(read, main_only=True)
-        return None if metrics is None else (final, metrics)
+        def find() -> State | None:
+            folder = max((path for path in (self.out / "state").glob("step-*") if not path.suffix), default=None)
+            return None if folder is None else State(folder, read_object(folder / "state.json") or {})
 
-    def newest(self) -> Path | None:
-        """The newest complete state, as the main process finds it: a folder gets its name when it is complete, and
-        names sort as steps do."""
-        states = self.out / "state"
-        return self._together(
-            lambda: max((path for path in states.glob("step-*") if not path.suffix), default=None), main_only=True
-        )
+        return self.together(find, main_only=True)
 
-    def resume(self) -> Path | None:
-        """The state to go on from, None for the beginning; what was written after it is cut off."""
+    def resume(self) -> State | None:
+        """The state to resume from, None for the beginning. Lines written after it are removed."""
         newest = self.newest()
-        lengths = dict.fromkeys(LINES, 0) if newest is None else self.state(newest)["bytes"]
+        lengths = dict.fromkeys(LINES, 0) if newest is None else newest.values["bytes"]
 
         def cut() -> None:
             for leftover in [*self.out.glob("*.tmp"), *self.out.glob("*/*.tmp")]:
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-            for file, length in ((self.out / name, length) for name, length in lengths.items()):
-                if file.is_file() and file.stat().st_size > length:
+            for name, length in lengths.items():
+                if (file := self.out / name).is_file() and file.stat().st_size > length:
                     os.truncate(file, length)
 
-        self._together(cut, main_only=True)
+        self.together(cut, main_only=True)
         return newest
 
-    def state(self, path: Path) -> dict[str, Any]:
-        """What `save_state` was given as `extra`, and the step."""
-        return read_object(path / "state.json") or {}
+    def save_state(self, step: int, write: Callable[[Path], None], values: Mapping[str, Any]) -> None:
+        """Save what a resume after `step` needs, and remove older states. Called by every process, after `log`.
 
-    def save_state(self, step: int, write: Callable[[Path], None], extra: Mapping[str, Any]) -> None:
-        """Keep what a resume needs after `step`, in place of older states. Every process calls it after `log`, and
-        calls `write` with the folder; where the disk is full, the older state stays."""
+        write: called with the folder on every process. If the disk is full, the older state is kept.
+        """
         path = self.out / "state" / f"step-{step:08d}"
 
-        def write_all(folder: Path) -> None:
-            write(folder)
-            if self._main:
-                for name in LINES:
-                    (self.out / name).touch()
-                    _sync(self.out / name)
-                lengths = {name: (self.out / name).stat().st_size for name in LINES}
-                (folder / "state.json").write_text(json.dumps({**extra, "step": step, "bytes": lengths}))
+        def finish(folder: Path) -> None:
+            lengths = {}
+            for file in (self.out / name for name in LINES):
+                file.touch()
+                sync(file)
+                lengths[file.name] = file.stat().st_size
+            (folder / "state.json").write_text(json.dumps({**values, "step": step, "bytes": lengths}))
 
-        def remove_older() -> None:
-            for older in path.parent.iterdir():
-                if older != path:
-                    shutil.rmtree(older)
+        if not path.is_dir():  # else the run was resumed from this step
+            self.save_folder(path, write, finish, older=[*path.parent.glob("step-*")])
 
-        if not path.is_dir():  # it is, where the run was resumed from this very step
-            self._write_folder(path, write_all)
-            self._together(remove_older, main_only=True)
+    def save_checkpoint(self, name: str, write: Callable[[Path], None], metrics: Mapping[str, float]) -> Path:
+        """Write the checkpoint "final" or "checkpoints/…" with its recipe, whole or not at all; its folder.
 
-    def save_checkpoint(self, name: str, write: Callable[[Path], None]) -> Path:
-        """Keep a checkpoint as "final" or "checkpoints/…"; called as `save_state` is. Returns its folder."""
-        self._write_folder(self.out / name, write)
+        Called by every process. write: called with the folder on every process
+        """
+        settings = asdict(self.config)
+        self.save_folder(self.out / name, write, lambda folder: self.origin.write_recipe(folder, settings, metrics))
         return self.out / name
 
-    def log(self, step: int, metrics: Mapping[str, float], times: Mapping[str, float] | None = None) -> None:
-        """A line of metrics.jsonl; what depends on the machine (`times`) goes to the trackers alone."""
-        self._append("metrics.jsonl", [{"step": step, **in_json(metrics)}])
-        self._accelerator.log({**metrics, **(times or {})}, step=step)
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Append a line to metrics.jsonl, and send the metrics to the trackers."""
+        self._append(LINES[0], [{"step": step, **in_json(metrics)}])
+        self.accelerator.log(dict(metrics), step=step)
 
-    def sample(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Lines of samples.jsonl."""
-        self._append("samples.jsonl", [{"step": step, **row} for row in rows])
+    def sample(self, step: int, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Append lines to samples.jsonl."""
+        self._append(LINES[1], [{"step": step, **row} for row in rows])
 
     def event(self, name: str, **details: Any) -> None:
-        """A line of log.jsonl, with the time."""
-        if self._main:
+        """Append a line with the time to log.jsonl."""
+        if self.accelerator.is_main_process:
             RunFolder(self.out).log(name, **details)
 
     def _append(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        if self._main:
+        if self.accelerator.is_main_process:
             lines = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
-            with _writing(self.out), (self.out / name).open("a", encoding="utf-8", errors="backslashreplace") as file:
+            with writing(self.out), (self.out / name).open("a", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(lines)
 
-    def _together(self, work: Callable[[], T], *, main_only: bool = False) -> T:
-        """Do `work` and wait for all processes; the main one's result. Where one fails, all raise its AlignbenchError:
-        none waits for ever for another."""
+    def together(self, work: Callable[[], T], *, main_only: bool = False) -> T:
+        """Run `work` on all processes, or on the main one, and wait for all; the main process's result.
+
+        If it raises AlignbenchError on one process, all raise it.
+        """
 
         def mine() -> list[T]:
-            if main_only and not self._main:
-                return []
-            with _writing(self.out):
-                return [work()]
+            with writing(self.out):
+                return [] if main_only and not self.accelerator.is_main_process else [work()]
 
-        return gathered(mine)[0]
+        return gather(mine)[0]
 
-    def _write_folder(self, path: Path, write: Callable[[Path], None]) -> None:
-        """Write a folder whole or not at all."""
+    def save_folder(
+        self, path: Path, write: Callable[[Path], None], finish: Callable[[Path], None], older: Sequence[Path] = ()
+    ) -> None:
+        """Write a folder whole or not at all: all processes write, the main one finishes it and removes older ones."""
         temporary = path.with_name(path.name + ".tmp")
 
         def begin() -> None:
@@ -255,24 +245,28 @@ class Run:
             temporary.mkdir(parents=True)
 
         def end() -> None:
+            finish(temporary)
             for file in (*temporary.rglob("*"), temporary):
-                _sync(file)
+                sync(file)
             shutil.rmtree(path, ignore_errors=True)
             os.replace(temporary, path)
-            _sync(path.parent)
+            sync(path.parent)
+            for folder in older:
+                shutil.rmtree(folder, ignore_errors=True)
 
         try:
-            self._together(begin, main_only=True)
-            self._together(lambda: write(temporary))
-            self._together(end, main_only=True)
+            self.together(begin, main_only=True)
+            self.together(lambda: write(temporary))
+            self.together(end, main_only=True)
         except AlignbenchError:
-            if self._main:
-                shutil.rmtree(temporary, ignore_errors=True)  # it may be what filled the disk
+            if self.accelerator.is_main_process:
+                shutil.rmtree(temporary, ignore_errors=True)  # it may have filled the disk
             raise
 
 
 @contextmanager
-def _writing(out: Path) -> Iterator[None]:
+def writing(out: Path) -> Iterator[None]:
+    """Raise AlignbenchError if a file cannot be written inside the `with` block."""
     try:
         yield
     except Exception as error:
@@ -280,25 +274,35 @@ def _writing(out: Path) -> Iterator[None]:
         if not isinstance(error, OSError) and not any(t in str(error) for t in ("I/O error", "inline_container")):
             raise
         raise AlignbenchError(
-            f"{out}: cannot be written ({getattr(error, 'strerror', None) or first_line(error)}); what was saved "
-            "before is kept: mend it and run the same command again"
+            f"{out}: cannot be written ({getattr(error, 'strerror', None) or first_line(error)}); saved results are "
+            "kept: fix it and run the same command again"
         ) from error
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Wait until a file or folder is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     os.fsync(descriptor)
     os.close(descriptor)
 
 
-def _difference(before: Mapping[Any, Any], now: Mapping[Any, Any], prefix: str = "") -> str | None:
-    """What differs first between two JSON objects, as `config.lr was 1, now 2`."""
-    for name in (*before, *(name for name in now if name not in before)):
-        one, other = (dict(enumerate(v)) if isinstance(v, list) else v for v in (before.get(name), now.get(name)))
-        if isinstance(one, dict) and isinstance(other, dict):
-            if found := _difference(one, other, f"{prefix}{name}."):
-                return found
-        elif one != other:
-            return f"{prefix}{name} was {one}, now {other}"
-    return None
+def _difference(before: Any, now: Any, name: str = "") -> str | None:
+    """The first difference between two JSON values, such as `config.lr was 1, now 2`."""
+    one, other = (dict(enumerate(v)) if isinstance(v, list) else v for v in (before, now))
+    if not (isinstance(one, dict) and isinstance(other, dict)):
+        return None if one == other else f"{name} was {before}, now {now}"
+    keys = dict.fromkeys([*one, *other])
+    parts = (_difference(one.get(key), other.get(key), f"{name}.{key}".lstrip(".")) for key in keys)
+    return next(filter(None, parts), None)
+
+
+def gather(compute: Callable[[], list[T]]) -> list[T]:
+    """The concatenated results of all processes. If one raises AlignbenchError, all raise it, so that none waits."""
+    try:
+        mine: list[T] | AlignbenchError = compute()
+    except AlignbenchError as error:
+        mine = AlignbenchError(str(error))
+    everyone = gather_object([mine])
+    for failure in (found for found in everyone if isinstance(found, AlignbenchError)):
+        raise failure
+    return [result for found in everyone for result in found]

@@ -1,7 +1,7 @@
 """Supervised fine-tuning on demonstrations (InstructGPT, section 3.5 and App. C.1).
 
-`train` reads top to bottom: read and tokenise, then epoch by epoch and step by step; each epoch's checkpoint is kept,
-and the one whose samples a reward model likes best is the result.
+`train` reads top to bottom. The checkpoint of each epoch is kept; the result is the one whose samples have the highest
+mean reward, or the last one.
 """
 
 from __future__ import annotations
@@ -14,21 +14,19 @@ from typing import Any
 
 import torch
 
-from alignbench.data.sources import fingerprint
+from alignbench.data.tables import fingerprint
 from alignbench.errors import AlignbenchError
 from alignbench.progress import Progress
 from alignbench.types.engine import Sampling
+from trainers import loop
 from trainers.config import REQUIRED, check, setting
 from trainers.data import chat_template, read_demonstrations, read_texts
-from trainers.models import Policy, Texts, load, part, residual_dropout, save_model
-from trainers.optimisation import adam
+from trainers.loop import EpochsConfig
+from trainers.models import Policy, Texts, load, residual_dropout, save_model
 from trainers.packing import Example, Packed, pack
-from trainers.recipe import identify, write_recipe
-from trainers.rewards import is_checkpoint, load_reward, score_all
+from trainers.reward import is_checkpoint, load_reward, score_all
 from trainers.rollout import Sampler
-from trainers.run import make_accelerator, open_run
-from trainers.steps import by_example, check_lengths, endless, look
-from trainers.supervised import EpochsConfig, Metrics, fit
+from trainers.run import Metrics, Origin, open_run
 
 
 @dataclass(frozen=True)
@@ -37,128 +35,118 @@ class SFTConfig(EpochsConfig):
 
     model: str = setting(REQUIRED, "checkpoint to start from: local folder or hub id")
     data: str = setting(REQUIRED, "demonstrations: file of {prompt, response} or {messages}, or hub data set")
-    validation: str | None = setting(None, "held-out demonstrations: their loss, and the prompts of the selection")
-    reward: str | None = setting(None, "reward model or module:function that selects the epoch; none: the last one")
-    pretraining: str | None = setting(None, "text that is mixed in: the paper's initial model for PPO has it")
-    pretraining_share: float = setting(
-        0.1, "of all examples, with pretraining text (paper: .1, with epochs=2)", low=0, high=0.99
-    )
-    pretraining_tokens: int = setting(512, "length of one example of pretraining text", low=2)
-    epochs: int = setting(16, "passes over the data (paper: 16; 2 for PPO's initial model)", low=1)
-    batch: int = setting(32, "examples of a step (paper: 32 at 1.3B and 6B, 8 at 175B)", low=1)
-    lr: float = setting(9.65e-6, "peak, falling along a cosine to a tenth (paper: 9.65e-6 at 1.3B and 6B)", low=0)
+    validation: str | None = setting(None, "held-out demonstrations, for the validation loss and the selection")
+    reward: str | None = setting(None, "reward model or module:function that selects the epoch; none: the last epoch")
+    pretraining: str | None = setting(None, "pretraining text to mix in, as for the paper's initial model of PPO")
+    pretraining_share: float = setting(0.1, "proportion of pretraining text (paper: .1, epochs=2)", low=0, high=0.99)
+    pretraining_tokens: int = setting(512, "length of a pretraining example", low=2)
+    epochs: int = setting(16, "passes over the data (paper: 16; 2 for the initial model of PPO)", low=1)
+    batch: int = setting(32, "examples per step (paper: 32 at 1.3B and 6B, 8 at 175B)", low=1)
+    lr: float = setting(9.65e-6, "peak learning rate, cosine decay to a tenth (paper: 9.65e-6 at 1.3B and 6B)", low=0)
     dropout: float = setting(0.2, "residual dropout (paper: .2)", low=0, high=0.99)
-    selection_prompts: int = setting(256, "validation prompts that are answered for the selection", low=1)
-    selection_tokens: int = setting(128, "longest answer of the selection, sampled at temperature 1", low=1)
+    selection_prompts: int = setting(256, "validation prompts to answer for the selection", low=1)
+    selection_tokens: int = setting(128, "maximum tokens of these answers, sampled at temperature 1", low=1)
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "instructgpt-1.3b": {},  # the defaults, and those of 6B
+    "instructgpt-1.3b": {},  # the defaults, also those of 6B
     "instructgpt-6b": {},
     "instructgpt-175b": {"batch": 8, "lr": 5.03e-6},
 }
 
 
-def train(config: SFTConfig, *, progress: Progress | None = None) -> tuple[Path, dict[str, float]]:
-    """Fine-tune, or go on where a stopped run stood: the final checkpoint's folder and its metrics."""
+def train(config: SFTConfig, *, progress: Progress | None = None) -> tuple[Path, Metrics]:
+    """Fine-tune, or resume an interrupted run; the folder of the final checkpoint and its metrics."""
     check(config)
-    progress = progress or Progress()
     if config.reward and not config.validation:
         raise AlignbenchError("reward: the selection needs validation=FILE for its prompts")
-    accelerator = make_accelerator(config.mixed_precision, config.trackers, Path(config.out), config.cpu, progress.say)
+    progress = progress or Progress()
+    accelerator = loop.make_accelerator(config, progress.say)
     model, tokenizer, checkpoint = load(config.model, "causal")
     render = chat_template(tokenizer) if config.template else None
     texts = Texts(tokenizer, model)
     rows = read_demonstrations(config.data, render)
     held_out = read_demonstrations(config.validation, render) if config.validation else []
-    examples, validation = ([texts.example(row.prompt, [row.response]) for row in some] for some in (rows, held_out))
+    examples, validation = ([texts.example(row.prompt, [row.response]) for row in part] for part in (rows, held_out))
     extra = pretraining_examples(config.pretraining, texts, config.pretraining_tokens) if config.pretraining else []
-    answered = held_out[: config.selection_prompts] if config.reward else []
-    longest = [len(example.prompt) + config.selection_tokens for example in validation[: len(answered)]]
+    prompts = [row.prompt for row in held_out[: config.selection_prompts]] if config.reward else []
+    answers = [len(example.prompt) + config.selection_tokens for example in validation[: len(prompts)]]
     for sizes, what, source in (
         (map(len, examples), "demonstration", config.data),
         (map(len, validation), "demonstration", config.validation),
-        (longest, "prompt + selection_tokens of row", config.validation),
+        (answers, "prompt + selection_tokens of row", config.validation),
         (map(len, extra), "piece of pretraining text (see pretraining_tokens)", config.pretraining),
     ):
-        check_lengths(list(sizes), checkpoint.window, what, str(source))
+        loop.check_lengths(sizes, checkpoint.window, what, str(source))
     residual_dropout(model, config.dropout)
     policy = Policy(model.to(accelerator.device))
     sampler = Sampler(policy, tokenizer, checkpoint.window, accelerator) if config.reward else None
     reward = load_reward(config.reward, accelerator, config.micro_tokens) if config.reward else None
+    module, optimizer = accelerator.prepare(policy, loop.adam([(policy.parameters(), config.lr)]))
+    sources = ((config.data, len(rows)), (config.validation, len(held_out)), (config.pretraining, None))
+    data = [fingerprint(source, count) for source, count in sources if source]
     models = {"reward": config.reward} if config.reward and is_checkpoint(config.reward) else {}
-    module, optimizer = accelerator.prepare(policy, adam([(policy.parameters(), config.lr)]))
-    prints = [fingerprint(config.data, len(rows))]
-    prints += [fingerprint(config.validation, len(held_out))] if config.validation else []
-    prints += [fingerprint(config.pretraining)] if config.pretraining else []
-    identity = {"model": identify(config.model), **{role: identify(spec) for role, spec in models.items()}}
     mixed = round(len(examples) * config.pretraining_share / (1 - config.pretraining_share)) if extra else 0
 
-    with open_run(Path(config.out), config, {**identity, "data": prints}, accelerator) as run:
-        if done := run.result():
-            return done
+    with open_run(config, Origin.find("sft", config.model, models, data), accelerator, progress) as run:
+        if result := run.result():
+            return result
 
         def rows_of(epoch: int) -> list[Example]:
-            return examples + [extra[i] for _, i in endless(len(extra), epoch * mixed, mixed, "text", config.seed)]
+            text = loop.infinite_shuffle(len(extra), epoch * mixed, mixed, "text", config.seed)
+            return examples + [extra[i] for _, i in text]
 
         def loss_of(rows: Sequence[Example]) -> torch.Tensor:
             logprobs: torch.Tensor = module(pack(rows, accelerator.device))[0]
             return -logprobs.sum()
 
-        def after_epoch(epoch: int, step: int) -> Metrics:
-            metrics = validation_loss()
-            if reward and sampler:
-                metrics |= selection_reward(step)
-            run.save_checkpoint(f"checkpoints/epoch-{epoch}", lambda folder: save(folder, {"epoch": epoch, **metrics}))
-            return metrics
-
         def validation_loss() -> Metrics:
-            def summed(packed: Packed) -> list[float]:
+            def losses_of(packed: Packed) -> list[float]:
                 with accelerator.autocast():
                     logprobs = policy(packed)[0]
-                return [-float(some.sum()) for some in by_example(packed, packed.before, logprobs)]
+                return [-float(part.sum()) for part in loop.split_by_example(packed, packed.before, logprobs)]
 
             policy.eval()
-            losses = look(accelerator, validation, config.micro_tokens, summed)
+            losses = loop.map_packed(accelerator, validation, config.micro_tokens, losses_of)
             tokens = sum(len(example.responses[0]) for example in validation)
             return {"validation_loss": sum(losses) / tokens} if losses else {}
 
         def selection_reward(step: int) -> Metrics:
-            assert reward
-            assert sampler
-            prompts = [row.prompt for row in answered]
-            keys = [str(place) for place in range(len(prompts))]
+            if reward is None or sampler is None:
+                return {}
+            keys = [str(i) for i in range(len(prompts))]
             sampling = Sampling(max_tokens=config.selection_tokens, temperature=1.0)
-            wrote = [found.text for found in sampler.sample(keys, prompts, sampling, config.seed)]
-            scores = score_all(accelerator, reward, str(config.reward), prompts, wrote)
-            rows = zip(prompts, wrote, scores, strict=True)
+            responses = [completion.text for completion in sampler.sample(keys, prompts, sampling, config.seed)]
+            scores = score_all(accelerator, reward, str(config.reward), prompts, responses)
+            rows = zip(prompts, responses, scores, strict=True)
             run.sample(step, [{"prompt": p, "response": r, "score": s} for p, r, s in rows][:8])
             return {"reward": sum(scores) / len(scores)}
 
-        def save(folder: Path, metrics: Metrics) -> None:
-            whole = accelerator.get_state_dict(module)
-            if accelerator.is_main_process:
-                save_model(folder, policy.model, tokenizer, part(whole, "model."))
-                write_recipe(
-                    folder, stage="sft", parent=config.model, models=models, data=prints, config=config, metrics=metrics
-                )
+        def after_epoch(epoch: int, step: int) -> Metrics:
+            metrics = validation_loss() | selection_reward(step)
+            run.save_checkpoint(f"checkpoints/epoch-{epoch}", save, {"epoch": epoch, **metrics})
+            return metrics
 
-        epochs = fit(
-            config, run, accelerator, module, optimizer, name="sft", rows_of=rows_of, size=len,
-            weight=lambda row: len(row.responses[0]), loss_of=loss_of, after_epoch=after_epoch, progress=progress,
+        def save(folder: Path) -> None:
+            weights = accelerator.get_state_dict(module)
+            if accelerator.is_main_process:
+                save_model(folder, policy.model, tokenizer, weights, "model.")
+
+        def copy_best(folder: Path) -> None:
+            if accelerator.is_main_process:
+                shutil.copytree(run.out / f"checkpoints/epoch-{best['epoch']:.0f}", folder, dirs_exist_ok=True)
+
+        epochs = loop.fit(
+            config, run, module, optimizer,
+            rows_of=rows_of, size=len, weight=lambda row: len(row.responses[0]), loss_of=loss_of,
+            after_epoch=after_epoch,
         )  # fmt: skip
-        best = max(epochs, key=lambda found: found["reward"]) if reward else epochs[-1]
-        chosen = run.out / f"checkpoints/epoch-{best['epoch']:.0f}"
-
-        def copy(folder: Path) -> None:
-            if accelerator.is_main_process:
-                shutil.copytree(chosen, folder, dirs_exist_ok=True)
-
-        return run.save_checkpoint("final", copy), best
+        best = max(epochs, key=lambda metrics: metrics["reward"]) if reward else epochs[-1]
+        return run.save_checkpoint("final", copy_best, best), best
 
 
 def pretraining_examples(source: str, texts: Texts, length: int) -> list[Example]:
-    """Pretraining text, cut to pieces of `length` tokens; a piece's first token is given, the others are learnt."""
+    """Pretraining text, cut to pieces of `length` tokens; a piece's first token is given, the others are learned."""
     pieces = []
     for ids in texts.prompts([text for text in read_texts(source) if text]):
         pieces += [ids[at : at + length] for at in range(0, len(ids), length)]
@@ -166,9 +154,3 @@ def pretraining_examples(source: str, texts: Texts, length: int) -> list[Example
     if not found:
         raise AlignbenchError(f"{source}: no pretraining text of two tokens or more")
     return found
-
-
-if __name__ == "__main__":
-    from alignbench.cli.train import main
-
-    main("sft")

@@ -1,31 +1,33 @@
-"""What an audit found: the dataclasses behind the terminal, JSON, CSV, Markdown and LaTeX."""
+"""The result of an audit: the dataclasses behind all output formats."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
-Verdict = Literal["gain", "cost", "not decided", "–"]
+Verdict = Literal["gain", "loss", "inconclusive", "–"]
 
 
 @dataclass(frozen=True)
 class Row:
     """One metric of one task: a reference and an aligned model on the documents that both have a value for.
 
-    variant: what tells rows of one task apart: the template, or both ("none -> chat"), and the scorers; often empty
-    headline: whether the metric stands for its task: those alone are judged, and corrected for being many
-    reference, aligned: the metric on the common documents; delta: aligned - reference, with its 95 % interval
-    gain: the change for the better (for a target of 0.5 or 0: how much nearer the mean came); None where neither
-        direction is better, and where a note says why the two values cannot be held against each other
-    standard_error: of the gain, or else of delta
-    p, test: two-sided p-value of no change and where it came from: "McNemar", "bootstrap", "adjusted Wald" (few
-        documents changed), "jackknife" (measures of a set of outputs), "unpaired"; "–" without one
-    p_holm: adjusted for all headline metrics of the contrast (Holm 1979)
-    detectable: the smallest change that so many documents could have shown (80 % power, two-sided 5 %)
-    relative_tax: share of what the reference had above chance that is lost; None where that is under 2 standard errors
-    tax_of_range: the tax in percent of the metric's range, which tasks are averaged by; None without a finite range
+    variant: distinguishes rows of the same task: the template, or both ("none -> chat"), scorers, …; often empty
+    headline: whether the metric represents its task: only headline metrics get a verdict and a corrected p-value
+    reference, aligned: the metric on the common documents; delta: aligned − reference, with its 95 % interval
+    gain: the improvement (for a target of 0.5 or 0: how much closer the mean came); None if no direction is better,
+        or if the note says why the values are not comparable
+    standard_error: of gain, or else of delta
+    p, test: two-sided p-value of no change and its method: "McNemar", "bootstrap", "adjusted Wald" (few documents
+        changed), "jackknife" (measures of a set of outputs), "unpaired"; "–" without a test
+    p_holm: corrected for all headline metrics of the contrast (Holm 1979)
+    detectable: minimum detectable effect: 80 % power at a two-sided level of 5 %
+    tax: the loss, positive; relative_tax: in proportion to the reference's value above chance, None if that is below
+        2 standard errors; tax_of_range: in percent of the metric's range, None without a finite one
     n: documents compared; clusters: independent groups of them; left_out: documents that one of the two lacks
-    note: why the row is told and not judged; often empty
+    note: why the row is reported but not tested; often empty
+    reference_folder, aligned_folder: the task folders; not part of the output formats
     """
 
     task: str
@@ -56,13 +58,11 @@ class Row:
     clusters: int
     left_out: int
     note: str = ""
+    reference_folder: Path | None = None
+    aligned_folder: Path | None = None
 
-    @property
-    def paired(self) -> bool:
-        return self.test != "unpaired"
-
-    def told(self, note: str) -> Row:
-        """The same row, told and not judged: without a test, a gain, or a tax."""
+    def untested(self, note: str) -> Row:
+        """The row without a test, a gain and a tax: reported, not tested."""
         return replace(
             self, gain=None, p=None, test="–", detectable=None, tax=None, relative_tax=None, tax_of_range=None,
             tax_error=None, note=note,
@@ -71,9 +71,9 @@ class Row:
 
 @dataclass(frozen=True)
 class MeanTax:
-    """Macro mean of taxes in percent of each metric's range, with a 95 % interval. Positive: alignment cost that much.
+    """Macro mean of taxes in percent of each metric's range, with a 95 % interval. Positive: a loss.
 
-    name: the group; "all" for the mean over groups
+    name: the group of tasks; "all" for the mean over groups
     """
 
     name: str
@@ -86,13 +86,12 @@ class MeanTax:
 
 @dataclass(frozen=True)
 class Contrast:
-    """An aligned model against one reference.
+    """An aligned model compared with one reference.
 
-    role: what the reference is to it: "pretrained", "SFT", or "reference" where no lineage says
-    templates: "same" (both were asked alike), or "own" (each with its own chat template, where it has one)
-    rows: sorted by evidence; groups, mean: the macro tax by group, and over groups
-    left_out: tasks that both have but that are not comparable, with the field that differs
-    notes: what else a reader of the table must know
+    role: of the reference in the lineage of the aligned model: "pretrained", "SFT", or "reference" if unknown
+    templates: "same", or "own" (each model with its own chat template, if it has one)
+    rows: strongest evidence first; groups, mean: the macro tax of each group of tasks, and over groups
+    left_out: tasks of both models that are not comparable, with the field that differs
     """
 
     reference: str
@@ -108,10 +107,7 @@ class Contrast:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A point of the reward-tax front.
-
-    by_definition: nobody measured its reward: a baseline wins half against itself
-    """
+    """A point of the front. by_definition: its reward is not measured: a baseline wins half against itself."""
 
     name: str
     reward: float
@@ -128,8 +124,8 @@ class Checkpoint:
 class Front:
     """Reward against macro tax over checkpoints.
 
-    reward: TASK.METRIC; reference: the model that the tax is paid against; tasks: those that all checkpoints have
-    reference_point: (reward, tax) that the hypervolume is measured from; why: where that point comes from
+    reward: TASK.METRIC; reference: the model that taxes are relative to; tasks: those that all checkpoints have
+    reference_point: (reward, tax) that bounds the hypervolume; why: its origin
     """
 
     reward: str

@@ -1,4 +1,4 @@
-"""Like with like: two task folders are compared where all that the numbers depend on besides the model agrees."""
+"""Which task folders are comparable: those that agree in all that the numbers depend on besides the model."""
 
 from __future__ import annotations
 
@@ -8,27 +8,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from alignbench.runs.read import TaskRun
+from alignbench.types.scorer import ScorerIdentity
 
+# baseline: its name, since its folder adds nothing to the documents; documents_sha256 last: it differs if others do
 FIELDS = (
-    "task",
-    "version",
-    "shots",
-    "limit",
-    "seed",
-    "data",
-    "prefix",
-    "template",
-    "sampling",
-    "scorers",
-    "baseline",  # its name: of which folder its answers came says nothing that the documents do not
-    "documents_sha256",  # last: it differs wherever what stands above made other documents
-)
-HOW_ASKED = {"template", "sampling", "prefix"}  # null for the outputs of a file: nobody knows
+    "task", "version", "shots", "limit", "seed", "data", "prefix", "template", "sampling", "scorers", "baseline",
+    "documents_sha256",
+)  # fmt: skip
+PROMPTING = {"template", "sampling", "prefix"}  # null for the outputs of a file: unknown
+UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A field in which two task folders differ, and both values as shown."""
+    """A field in which two task folders differ, and both values as text."""
 
     field: str
     reference: str
@@ -40,7 +33,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Match:
-    """Two folders of one task that can be compared. template: "" where the model does not write."""
+    """Two comparable folders of one task. template: "" if the model generates no text"""
 
     reference: TaskRun
     aligned: TaskRun
@@ -52,7 +45,7 @@ class Match:
 
 
 def differences(reference: Mapping[str, Any], aligned: Mapping[str, Any]) -> list[Difference]:
-    """Where two task.json differ in what makes their numbers incomparable."""
+    """The differences of two task.json that make their numbers incomparable."""
     return [
         Difference(field, _shown(field, reference), _shown(field, aligned))
         for field in FIELDS
@@ -63,19 +56,24 @@ def differences(reference: Mapping[str, Any], aligned: Mapping[str, Any]) -> lis
 def match(
     reference: Sequence[TaskRun], aligned: Sequence[TaskRun], *, across_templates: bool = False
 ) -> list[Match] | Difference:
-    """Pair the folders of one task, like with like; where none is like another, the field in which the nearest differ.
+    """The comparable pairs of folders of one task; if there are none, the first difference of the most similar pair.
 
-    across_templates: each model as it would be asked: with its chat template where there is such a folder
+    across_templates: each model with its own chat template, if it has such a folder
     """
     if across_templates:
-        reference, aligned = _own_template(reference), _own_template(aligned)
+        reference, aligned = (
+            [own for own in folders if own.identity.get("template") == "chat"] or folders
+            for folders in (reference, aligned)
+        )
     found: list[Match] = []
     nearest: list[Difference] = []
     for one in reference:
         others = sorted(aligned, key=lambda other: other.identity.get("judged_with") != one.identity.get("judged_with"))
         for other in others:
             unlike = differences(one.identity, other.identity)
-            if not [difference for difference in unlike if not _allowed(difference, one, other, across_templates)]:
+            unknown = None in (one.identity.get("template", ""), other.identity.get("template", ""))
+            allowed = (PROMPTING if unknown else {"template"}) if across_templates else set()
+            if all(difference.field in allowed for difference in unlike):
                 found.append(Match(one, other, _template(one, other)))
                 break
             if not nearest or len(unlike) < len(nearest):
@@ -84,7 +82,7 @@ def match(
 
 
 def unlike_metrics(one: Match) -> list[str]:
-    """Metrics that both have but that were made with different scorers, or versions of a package: a line each."""
+    """A line for each metric of both folders that different scorers, or versions of a package, computed."""
     after = {metric.metric: metric.scorer for metric in one.aligned.result.metrics}
     return [
         f"{one.reference.task}.{metric.metric} (scorer: {metric.scorer} / {after[metric.metric]})"
@@ -94,58 +92,48 @@ def unlike_metrics(one: Match) -> list[str]:
 
 
 def packages_differ(one: Match) -> str | None:
-    """Which packages judged with other versions, in a line: told, not refused, since a metric that such a package
-    computes carries its version as its scorer."""
+    """The packages with different versions, in a line. They do not make tasks incomparable: the scorer of a metric that
+    such a package computes contains its version."""
     before, after = (run.identity.get("judged_with") or {} for run in (one.reference, one.aligned))
     changed = [f"{name} {before.get(name)} / {after.get(name)}" for name in before if before[name] != after.get(name)]
-    return f"{one.reference.task} was judged with other packages: {', '.join(changed)}" if changed else None
+    return f"{one.reference.task}: scored with different packages: {', '.join(changed)}" if changed else None
 
 
-def _allowed(difference: Difference, one: TaskRun, other: TaskRun, across_templates: bool) -> bool:
-    if not across_templates:
-        return False
-    unknown = None in (one.identity.get("template", ""), other.identity.get("template", ""))
-    return difference.field in (HOW_ASKED if unknown else {"template"})
+def scorers_of(identity: Mapping[str, Any]) -> list[ScorerIdentity]:
+    """The scorers in a task.json."""
+    return [ScorerIdentity(**entry) for entry in identity.get("scorers") or ()]
 
 
-def _own_template(folders: Sequence[TaskRun]) -> Sequence[TaskRun]:
-    return [folder for folder in folders if folder.identity.get("template") == "chat"] or folders
+def baseline_of(identity: Mapping[str, Any]) -> str | None:
+    """The name of the baseline of a win rate; None for other tasks."""
+    return (identity.get("baseline") or {}).get("name")
 
 
 def _template(one: TaskRun, other: TaskRun) -> str:
     if "template" not in one.identity:
         return ""
-    before, after = (run.identity["template"] or "unknown" for run in (one, other))
+    before, after = (run.identity["template"] or UNKNOWN for run in (one, other))
     return before if before == after else f"{before} -> {after}"
 
 
 def _value(field: str, identity: Mapping[str, Any]) -> Any:
     value = identity.get(field)
-    if field == "data":  # the same bytes may lie under another file name
+    if field == "data":  # the same bytes may have another file name
         return [(part["card"], part["split"], part["revision"]) for part in value or ()]
     return baseline_of(identity) if field == "baseline" else value
 
 
-def baseline_of(identity: Mapping[str, Any]) -> str | None:
-    """The name of what a win rate is against; None elsewhere."""
-    return (identity.get("baseline") or {}).get("name")
-
-
 def _shown(field: str, identity: Mapping[str, Any]) -> str:
-    """A value short enough for a line."""
-    value: Any = baseline_of(identity) if field == "baseline" else identity.get(field)
-    if field == "limit" and value is None:
-        return "all"
+    """A value as a short text."""
+    value = _value(field, identity)
     if field == "data":
-        return " ".join(f"{part['card']}@{str(part['revision'])[:8]}" for part in value or ()) or "none"
+        return " ".join(f"{card}@{str(revision)[:8]}" for card, _, revision in value) or "none"
     if field == "scorers":
-        return " ".join(f"{s['kind']}={s['name']}@{str(s['revision'])[:12]}" for s in value or ()) or "none"
+        return " ".join(f"{scorer.kind}={scorer}" for scorer in scorers_of(identity)) or "none"
     if value is None:
-        return "unknown"
-    if field == "documents_sha256":
-        return str(value)[:8]
+        return "all" if field == "limit" else UNKNOWN
     if field == "prefix":
         return f"{len(value)} characters (sha256 {hashlib.sha256(value.encode()).hexdigest()[:8]})"
     if field == "sampling":
         return " ".join(f"{key}={part!r}" for key, part in value.items())
-    return str(value)
+    return str(value)[:8] if field == "documents_sha256" else str(value)

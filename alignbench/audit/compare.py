@@ -1,24 +1,24 @@
-"""The main path of the audit: runs in, gains and costs out.
+"""The main path of the audit: runs in, gains and losses out.
 
-`compare` finds the runs and who is whose reference, pairs their task folders like with like, measures every metric on
-the common documents, and sums up: verdicts, taxes, and the reward-tax front.
+`compare` finds the runs and their references, pairs their comparable task folders, measures every metric on the common
+documents, and summarises: verdicts, taxes, and the reward-tax front.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from alignbench.audit.audit import Audit, Contrast, Row, Verdict
 from alignbench.audit.comparable import Match, match, packages_differ, unlike_metrics
-from alignbench.audit.references import chosen_run, find, find_runs, references
-from alignbench.audit.reward import REWARD, reward_front
+from alignbench.audit.front import REWARD, reward_front
+from alignbench.audit.references import chosen_run, find, references
 from alignbench.audit.rows import Rows, measure
-from alignbench.audit.tax import cards, macro, taxed
+from alignbench.audit.tax import macro, taxed
 from alignbench.errors import AlignbenchError
-from alignbench.runs.read import Run, TaskRun, read_runs
+from alignbench.runs.read import Run, read_runs
 from alignbench.stats.significance import LEVEL, holm
 
 ENTROPY, PER_CHARACTER = "entropy", "_per_character"
@@ -26,7 +26,7 @@ ENTROPY, PER_CHARACTER = "entropy", "_per_character"
 
 @dataclass(frozen=True)
 class Plan:
-    """A contrast to make: which folders, what cannot be compared, what else is to be told."""
+    """A contrast before measurement: its comparable folders, tasks that are not comparable, and notes."""
 
     reference: Run
     aligned: Run
@@ -38,46 +38,20 @@ class Plan:
 
     @property
     def identity(self) -> tuple[Path, Path, str]:
-        """What the rows depend on."""
         return self.reference.path, self.aligned.path, self.templates
 
 
-def compare(
-    models: Sequence[str],
-    *,
-    runs: str | Path = "runs",
-    reference: str | None = None,
-    tasks: Sequence[str] = (),
-    across_templates: bool = False,
-    reward: str | None = None,
-    reference_point: tuple[float, float] | None = None,
-    resamples: int = 10_000,
-    seed: int = 0,
-) -> Audit:
-    """Compare models on the tasks that they have in common, each aligned one with its references.
+def compare(models: Sequence[str], *, reference: str | None = None, **settings: Any) -> Audit:
+    """Compare models on their common tasks, each aligned model with its references.
 
-    models: run folders, names of runs below `runs` or beginnings of them, or checkpoint folders; the first is the
-        reference, unless the lineages of the others say which of them they were made from
-    reference: the name of the reference for all, in place of that
-    tasks: of these alone
-    across_templates: also compare each model as it would be asked, with its own chat template where it has one, and
-        what was asked in both ways with itself: NAME -> NAME (chat)
-    reward: TASK.METRIC that the reward-tax front sets against the tax (default: the win rate, where it is there)
-    reference_point: (reward, tax in percent) that its hypervolume is measured from
+    models: run folders, names of runs or their beginnings, or checkpoint folders; the first is the reference, unless
+        the lineages of the others name theirs
+    reference: the name of one reference for all
+    settings: see `compare_with`
 
-    Raises AlignbenchError where a model is not found, or where two have nothing comparable.
+    Raises AlignbenchError if a model is not found, or if no two have anything comparable.
     """
-    return compare_with(
-        models,
-        [reference],
-        runs=runs,
-        tasks=tasks,
-        across_templates=across_templates,
-        reward=reward,
-        reference_point=reference_point,
-        resamples=resamples,
-        seed=seed,
-    )[reference]
+    return compare_with(models, [reference], **settings)[reference]
 
 
 def compare_with(
@@ -92,13 +66,20 @@ def compare_with(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> dict[str | None, Audit]:
-    """As `compare`, once for each reference that is chosen (None: as the lineages say); each contrast is measured once.
+    """One audit for each chosen reference (None: from the lineages); each contrast is measured once.
 
-    Left out are references to which nothing can be compared; AlignbenchError where that is so for all.
+    runs: folder of the run folders; tasks: restrict the comparison to these
+    across_templates: also compare each model with its own chat template, if it has one, and models that were evaluated
+        with and without it with themselves: NAME -> NAME (chat)
+    reward: TASK.METRIC of the reward-tax front (default: the win rate, if there is one)
+    reference_point: (reward, tax in percent) that bounds the hypervolume of the front
+
+    References with nothing comparable are left out. Raises AlignbenchError if that is so for all.
     """
-    alone = len(models) == 1 and across_templates  # with itself
-    found = (read_runs if alone else find_runs)(models, Path(runs))
-    plans = {}
+    if len(models) < 2 and not across_templates:  # one model can be compared with itself
+        raise AlignbenchError("compare needs two models or more: the reference first, then models derived from it")
+    found = read_runs(models, Path(runs))
+    plans: dict[str | None, list[Plan]] = {}
     for reference in chosen:
         pairs = references(found, reference)
         plans[reference] = [_plan(*contrast, tasks, across=False) for contrast in pairs]
@@ -110,39 +91,39 @@ def compare_with(
     made = {plan.identity: plan for own in plans.values() for plan in own if plan.matches}
     measured = measure([plan.matches for plan in made.values()], seed=seed, resamples=resamples)
     rows = dict(zip(made, measured, strict=True))
-    unfinished = [
-        f"{run.name}: not finished, and left out: {', '.join(run.unfinished)}" for run in found if run.unfinished
-    ]
+    unfinished = [f"{run.name}: unfinished, left out: {', '.join(run.unfinished)}" for run in found if run.unfinished]
     audits: dict[str | None, Audit] = {}
     reasons = []
     for reference, own in plans.items():
-        notes = [_nothing(plan, across_templates) for plan in own if not plan.matches] + unfinished
         contrasts = [_contrast(plan, rows[plan.identity], reward or REWARD) for plan in own if plan.matches]
-        bare = [
-            f"{contrast.reference} and {contrast.aligned} have no document in common that both were scored on"
+        empty = [
+            f"{contrast.reference} and {contrast.aligned} have no document in common that both have values for"
             for contrast in contrasts
             if not contrast.rows
         ]
-        told = tuple(contrast for contrast in contrasts if contrast.rows)
-        if not told:
-            reasons.append((*bare, *notes, f"{found[0].name}: one model alone, asked in one way")[0])
+        contrasts = [contrast for contrast in contrasts if contrast.rows]
+        notes = [_nothing(plan, across_templates) for plan in own if not plan.matches] + unfinished
+        if not contrasts:
+            reasons.append((*empty, *notes, f"{found[0].name}: one model with one template: nothing to compare")[0])
             continue
-        front, why_not = reward_front(told, found, reward, reference_point, across_templates)
-        audits[reference] = Audit(told, front, (*notes, *bare, *why_not), resamples, seed)
+        front, front_notes = reward_front(contrasts, found, reward, reference_point, across_templates)
+        audits[reference] = Audit(tuple(contrasts), front, (*notes, *empty, *front_notes), resamples, seed)
     if not audits:
         raise AlignbenchError(reasons[0])
     return audits
 
 
 def _plan(reference: Run, aligned: Run, role: str, tasks: Sequence[str], *, across: bool) -> Plan:
-    mine, theirs = _by_task(reference, tasks), _by_task(aligned, tasks)
+    mine, theirs = (
+        {name: [own for own in run.tasks if own.task == name] for name in dict.fromkeys(own.task for own in run.tasks)}
+        for run in (reference, aligned)
+    )
     matches: list[Match] = []
     left_out: list[str] = []
     notes: list[str] = []
-    for name in [name for name in mine if name in theirs]:
-        task = find(name)
-        if task is None:
-            left_out.append(f"{name} (this alignbench has no such task)")
+    for name in [name for name in mine if name in theirs and (not tasks or name in tasks)]:
+        if find(name) is None:
+            left_out.append(f"{name} (no such task in this version of alignbench)")
             continue
         found = match(mine[name], theirs[name], across_templates=across)
         if isinstance(found, list):
@@ -151,8 +132,7 @@ def _plan(reference: Run, aligned: Run, role: str, tasks: Sequence[str], *, acro
             notes += [note for note in map(packages_differ, found) if note]
         else:
             left_out.append(f"{name} ({found})")
-    only = sorted(set(mine) ^ set(theirs))
-    if only:
+    if only := [name for name in sorted(set(mine) ^ set(theirs)) if not tasks or name in tasks]:
         notes.append(f"only one of the two has {', '.join(only)}")
     before, after = (run.description.get("engine", {}) for run in (reference, aligned))
     settings = [key for key in ("kind", "dtype") if before.get(key) != after.get(key)]
@@ -161,25 +141,17 @@ def _plan(reference: Run, aligned: Run, role: str, tasks: Sequence[str], *, acro
 
 
 def _plain_and_chat(run: Run, tasks: Sequence[str]) -> list[Plan]:
-    """A model without its template against itself with it, on the tasks that it was asked in both ways."""
-    plain, chat = ([own for own in run.tasks if own.result.template == how] for how in ("none", "chat"))
+    """A model without its chat template against itself with it, on the tasks that were evaluated in both ways."""
+    plain, chat = ([own for own in run.tasks if own.result.template == template] for template in ("none", "chat"))
     both = {own.task for own in plain} & {own.task for own in chat}
-    before, after = (tuple(own for own in asked if own.task in both) for asked in (plain, chat))
+    before, after = (tuple(own for own in folders if own.task in both) for folders in (plain, chat))
     other = replace(run, name=f"{run.name} (chat)", tasks=after)
     plan = _plan(replace(run, tasks=before), other, "reference", tasks, across=True)
     return [plan] if plan.matches else []
 
 
-def _by_task(run: Run, tasks: Sequence[str]) -> dict[str, list[TaskRun]]:
-    found: dict[str, list[TaskRun]] = {}
-    for own in run.tasks:
-        if not tasks or own.task in tasks:
-            found.setdefault(own.task, []).append(own)
-    return found
-
-
 def _nothing(plan: Plan, across: bool) -> str:
-    """Why two runs cannot be compared, in a line."""
+    """Why two runs are not comparable, in a line."""
     names = f"{plan.reference.name} and {plan.aligned.name}"
     if not plan.left_out:
         return f"{names} have no finished task in common; evaluate both with the same --tasks"
@@ -188,50 +160,45 @@ def _nothing(plan: Plan, across: bool) -> str:
 
 
 def _contrast(plan: Plan, measured: Rows, reward: str) -> Contrast:
-    """Judge the headline metrics, correct for their number, and average the taxes."""
-    rows = [_of_one_tokenizer(plan, row) for row in measured.rows]
-    family = [row for row in rows if row.headline and row.gain is not None and row.p is not None]
-    adjusted = dict(zip(map(id, family), holm([row.p for row in family if row.p is not None]), strict=True))
-    judged = [_judged(row, adjusted.get(id(row))) for row in rows]
-    judged.sort(key=_evidence)
-    groups, mean = macro(taxed(judged, reward), cards(judged))
-    outside = [row.task for row in judged if row.headline and row.gain is not None and row.tax_of_range is None]
+    """Verdicts on the headline metrics, corrected for their number, and mean taxes."""
+    rows = [_of_same_tokens(plan, row) for row in measured.rows]
+    family = [row.p for row in rows if row.headline and row.gain is not None and row.p is not None]
+    adjusted = iter(holm(family))
+    rows = [_judged(row, adjusted) for row in rows]
+    rows.sort(key=_evidence)
+    groups, mean = macro(taxed(rows, reward))
     notes = list(plan.notes)
-    if any(row.task == reward.partition(".")[0] for row in judged):
-        notes.append(f"not in the mean tax, since it is the reward: {reward}")
-    if outside:
-        notes.append(f"not in the mean tax, since their metrics have no finite range: {', '.join(outside)}")
-    return Contrast(
-        plan.reference.name, plan.aligned.name, plan.role, plan.templates, tuple(judged), groups, mean,
-        (*plan.left_out, *measured.left_out), tuple(notes),
-    )  # fmt: skip
+    if any(row.task == reward.partition(".")[0] for row in rows):
+        notes.append(f"not in the mean tax because it is the reward: {reward}")
+    if outside := [row.task for row in rows if row.headline and row.gain is not None and row.tax_of_range is None]:
+        notes.append(f"not in the mean tax because their metrics have no finite range: {', '.join(outside)}")
+    left_out = (*plan.left_out, *measured.left_out)
+    names = plan.reference.name, plan.aligned.name, plan.role
+    return Contrast(*names, plan.templates, tuple(rows), groups, mean, left_out, tuple(notes))
 
 
-def _vocabulary(described: Mapping[str, Any]) -> str | None:
-    """What tells tokenizers apart: their tokens; of a run that did not note these, their files."""
-    found: str | None = described.get("vocabulary_sha256") or described["model"].get("tokenizer_sha256")
-    return found
-
-
-def _of_one_tokenizer(plan: Plan, row: Row) -> Row:
-    """A row of the entropy of tokens is only told where two tokenizers cut the text into other tokens."""
-    before, after = (_vocabulary(run.description) for run in (plan.reference, plan.aligned))
-    if row.group != ENTROPY or row.metric.endswith(PER_CHARACTER) or row.unit == "words" or before == after:
+def _of_same_tokens(plan: Plan, row: Row) -> Row:
+    """A row of token entropies is not tested if two tokenizers split the texts into different tokens."""
+    if row.group != ENTROPY or row.metric.endswith(PER_CHARACTER) or row.unit == "words":
         return row
-    return row.told("tokens of different tokenizers")
+    # tokenizers are identified by their tokens, or by their files in runs without a hash of the tokens
+    described = plan.reference.description, plan.aligned.description
+    before, after = (own.get("vocabulary_sha256") or own["model"].get("tokenizer_sha256") for own in described)
+    return row if before == after else row.untested("tokens of different tokenizers")
 
 
-def _judged(row: Row, p_holm: float | None) -> Row:
+def _judged(row: Row, adjusted: Iterator[float]) -> Row:
     if not row.headline or row.gain is None:
         return row
-    verdict: Verdict = "not decided"
+    p_holm = None if row.p is None else next(adjusted)
+    verdict: Verdict = "inconclusive"
     if p_holm is not None and p_holm < LEVEL:
-        verdict = "gain" if row.gain > 0 else "cost"
+        verdict = "gain" if row.gain > 0 else "loss"
     return replace(row, p_holm=p_holm, verdict=verdict)
 
 
 def _evidence(row: Row) -> tuple[float, float, float]:
-    """Rows with the strongest evidence first: by adjusted p, by p, by standard errors."""
+    """Sort key, strongest evidence first: adjusted p, p, standard errors."""
     size = row.delta if row.gain is None else row.gain
     z = abs(size) / row.standard_error if row.standard_error else 0.0
     return (2.0 if row.p_holm is None else row.p_holm, 2.0 if row.p is None else row.p, -z)

@@ -1,14 +1,69 @@
-"""The reward-tax front: which checkpoints no other one beats in both reward and tax, and how good they are together."""
+"""The reward-tax front over checkpoints: those that no other checkpoint beats in both reward and tax."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
-Point = tuple[float, float]  # reward (more is better), tax (less is better)
+from alignbench.audit.audit import Checkpoint, Contrast, Front, MeanTax
+from alignbench.audit.comparable import match
+from alignbench.audit.tax import macro, range_of, taxed
+from alignbench.errors import AlignbenchError
+from alignbench.runs.read import Run, TaskRun
+from alignbench.types.result import MetricResult
+
+REWARD = "win_rate.win_rate"
+OF_A_TIE = {"win_rate", "win_rate_length_controlled"}  # metrics of win_rate that are one half against oneself
+WORST_TAX = 100.0  # percent of the range: a total loss
+Point = tuple[float, float]  # reward (higher is better), tax (lower is better)
+
+
+def reward_front(
+    contrasts: Sequence[Contrast],
+    runs: Sequence[Run],
+    reward: str | None,
+    reference_point: Point | None,
+    across_templates: bool,
+) -> tuple[Front | None, list[str]]:
+    """The front over a reference and all models compared with it, on the tasks that all of them have; and notes.
+
+    Raises AlignbenchError if no run has the given `reward` (TASK.METRIC).
+    """
+    named = reward or REWARD
+    results, notes = _rewards(runs, named, across_templates)
+    if not results:
+        if reward is not None:
+            known = sorted({f"{own.task}.{m.metric}" for run in runs for own in run.tasks for m in own.result.metrics})
+            raise AlignbenchError(f"--reward {reward}: none of the models has it; there are {', '.join(known)}")
+        return None, []
+    own = _of_most_compared(contrasts, results)
+    sets = [{row.task for row in taxed(contrast.rows, named)} for contrast in own]
+    tasks = sorted(set.intersection(*sets)) if sets else []
+    if not tasks:
+        return None, [*notes, f"no front of {named} against tax: no compared checkpoint has both"]
+    reference = own[0].reference
+    taxes: dict[str, MeanTax | None] = {reference: None} if reference in results else {}
+    for contrast in own:
+        _, taxes[contrast.aligned] = macro([row for row in taxed(contrast.rows, named) if row.task in tasks])
+    points = []
+    for name, mean in taxes.items():
+        found, limits = results[name], (0.0, None, None) if mean is None else (mean.value, mean.low, mean.high)
+        assert found.value is not None
+        points.append(Checkpoint(name, found.value, found.low, found.high, *limits, False, by_definition=not found.n))
+    places = [(point.reward, point.tax) for point in points]
+    points = [replace(point, on_front=on) for point, on in zip(points, non_dominated(places), strict=True)]
+    like, why, corner = results[own[0].aligned], "as given", reference_point
+    if corner is None:
+        if (bounds := range_of(like)) is None:
+            return None, [*notes, f"no front: {named} has no lowest value; give --reference-point REWARD,TAX"]
+        corner, why = (bounds[0], WORST_TAX), "the worst possible values, the same for all checkpoints and audits"
+    area = hypervolume(places, corner)
+    return Front(named, like.unit, reference, tuple(tasks), tuple(points), area, corner, why), notes
 
 
 def non_dominated(points: Sequence[Point]) -> list[bool]:
-    """Whether each point is on the front: no other has at least its reward for at most its tax, and is not the same."""
+    """For each point, True if no other has at least its reward and at most its tax, and differs from it."""
     return [
         not any(other != point and other[0] >= point[0] and other[1] <= point[1] for other in points)
         for point in points
@@ -18,13 +73,64 @@ def non_dominated(points: Sequence[Point]) -> list[bool]:
 def hypervolume(points: Sequence[Point], reference_point: Point) -> float:
     """Area of the (reward, tax) pairs that some point is better than, bounded by the reference point; exact.
 
-    Zitzler & Thiele 1999, doi 10.1109/4235.797969. What is worse than the reference point in either adds nothing.
+    Zitzler & Thiele 1999, doi 10.1109/4235.797969. Points worse than the reference point in either add nothing.
     """
     reward, tax = reference_point
     inside = sorted((point for point in points if point[0] > reward and point[1] < tax), key=lambda point: point[1])
     area, reached = 0.0, reward
-    for own, cost in inside:  # from the cheapest on: each adds the strip of reward that none before it had
+    for own, cost in inside:  # by increasing tax: each adds the strip of reward that none before it had
         if own > reached:
             area += (own - reached) * (tax - cost)
             reached = own
     return area
+
+
+def _rewards(runs: Sequence[Run], named: str, across_templates: bool) -> tuple[dict[str, MetricResult], list[str]]:
+    """The reward of each model, measured in the same way for all; and which models have none, or another one.
+
+    If there are several kinds (two judges), the one that most models have.
+    """
+    task, _, metric = named.partition(".")
+    folders = {
+        run.name: [own for own in run.tasks if own.task == task and _value(own, metric) is not None] for run in runs
+    }
+    best: dict[str, TaskRun] = {}
+    for measured in [own for mine in folders.values() for own in mine]:
+        alike: dict[str, TaskRun] = {}
+        for name, own in folders.items():
+            found = match([measured], own, across_templates=across_templates) if own else None
+            if isinstance(found, list):
+                alike[name] = found[0].aligned
+        if len(alike) > len(best):
+            best = alike
+    results = {name: result for name, own in best.items() if (result := _value(own, metric)) is not None}
+    if best and task == "win_rate" and metric in OF_A_TIE:
+        name, folder = next(iter(best.items()))
+        half = replace(results[name], value=0.5, standard_error=None, low=None, high=None, n=0, n_clusters=0)
+        results |= {run.name: half for run in runs if run.name not in results and _is_baseline(run, folder.identity)}
+    lacking = [name for name in folders if name not in results]
+    notes = [f"not on the front, no {named}: {name}" for name in lacking if not folders[name]]
+    notes += [f"not on the front, {named} with different settings: {name}" for name in lacking if folders[name]]
+    return results, notes if results else []
+
+
+def _is_baseline(run: Run, identity: Mapping[str, Any]) -> bool:
+    """True if a run is the baseline of a win rate: it has that name, and the folder of the answers that were judged."""
+    baseline = identity.get("baseline") or {}
+    named = baseline.get("name") == run.description["model"]["name"]
+    return named and ("folder" not in baseline or (run.path / baseline["folder"]).is_dir())
+
+
+def _of_most_compared(contrasts: Sequence[Contrast], results: Mapping[str, MetricResult]) -> list[Contrast]:
+    """The contrasts with the reference that most models with a reward were compared with, one for each model: with its
+    own template if there is such a contrast."""
+    usable = [contrast for contrast in contrasts if contrast.aligned in results]
+    references = [contrast.reference for contrast in usable]
+    reference = max(dict.fromkeys(references), key=references.count, default=None)
+    # contrasts with own templates come after the others
+    return list({contrast.aligned: contrast for contrast in usable if contrast.reference == reference}.values())
+
+
+def _value(own: TaskRun, metric: str) -> MetricResult | None:
+    found = (m for m in own.result.metrics if m.metric == metric and m.category is None and m.value is not None)
+    return next(found, None)

@@ -1,34 +1,37 @@
-"""The paired bootstrap: two models' values on the same documents, resampled together."""
+"""Two models on the same documents: paired values, and the change with its interval and p-value."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from alignbench.audit.tax import improvement
-from alignbench.stats import bootstrap
-from alignbench.stats.estimates import CONFIDENCE, Estimate, cluster_numbers
-from alignbench.stats.significance import ADDED, least_p, p_of_rare_changes, rare_changes
+from alignbench.audit.tax import TARGETS, improvement
+from alignbench.stats import bootstrap, jackknife
+from alignbench.stats.estimates import NORMAL_QUANTILE, Estimate, cluster_numbers, t_quantile
+from alignbench.stats.significance import ADDED, few_changed, least_p, mcnemar, p_of_rare_changes, rare_changes
 from alignbench.types.record import Record
+from alignbench.types.result import MetricResult
 
-Records = Mapping[str, Record]
+TOO_FEW = "too few documents changed"
+Array = NDArray[np.float64]
+Inference = Callable[[float, Array], tuple[Estimate, float | None]]  # value, its draws -> estimate, p-value of 0
 
 
 @dataclass(frozen=True)
 class Pairs:
     """A metric on the documents that both models have a value for.
 
-    reference, aligned: (n,) values; cluster: (n,) each document's group, numbered from 0; clusters: how many
-    chance: what answering at random scores on these documents, None where there is no such level
-    left_out: documents that only one of the two, or neither, could be scored on
+    reference, aligned: (n,) values; cluster: (n,) the group of each document, numbered from 0; clusters: their number
+    chance: value of random answers on these documents, None if there is no such level
+    left_out: documents for which at least one of the two has no value
     """
 
-    reference: NDArray[np.float64]
-    aligned: NDArray[np.float64]
+    reference: Array
+    aligned: Array
     cluster: NDArray[np.int64]
     clusters: int
     chance: float | None
@@ -37,114 +40,156 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Change:
-    """What resampling says of two values. delta: aligned - reference; gain: the change for the better, None where no
-    direction is better; p: two-sided, of the gain, or else of delta, being 0."""
+    """Two values with inference about their difference.
+
+    delta: aligned − reference; gain: the improvement, None if no direction is better
+    p, test: two-sided p-value of a gain (or else delta) of 0, and its method; note: why the row is not tested
+    """
 
     reference: float
     aligned: float
     delta: Estimate
     gain: Estimate | None
     p: float | None
+    test: str
+    note: str = ""
+
+    @property
+    def tested(self) -> Estimate:
+        return self.delta if self.gain is None else self.gain
 
 
-def pair(metric: str, reference: Records, aligned: Records, chance: float | None) -> Pairs | None:
-    """The metric's values on the documents that both have, in the reference's order; None if no document has it.
+def change(reference: float, aligned: float, draws: Array, better: str, infer: Inference, test: str) -> Change:
+    """draws: (k, 2) both values on each resample, or without each group."""
+    delta, p = infer(aligned - reference, draws[:, 1] - draws[:, 0])
+    gain = delta if better == "higher" else None
+    gained, gains = improvement(reference, aligned, better), improvement(draws[:, 0], draws[:, 1], better)
+    if better != "higher" and gained is not None and gains is not None:
+        gain, p = infer(gained, gains)
+    return Change(reference, aligned, delta, gain, p, test)
 
-    chance: the metric's, where a record does not give its own
-    """
-    concerned = [
-        name
-        for name in {**reference, **aligned}
-        if any(name in records and metric in records[name].metrics for records in (reference, aligned))
-    ]
-    if not concerned:
+
+def by_bootstrap(n: int, clusters: int) -> Inference:
+    """p is at least the smallest p-value of a sign test on the groups. Fewer than two groups cannot be resampled."""
+
+    def infer(value: float, draws: Array) -> tuple[Estimate, float | None]:
+        if clusters < 2:
+            return Estimate(value, n=n, clusters=clusters), None
+        p = max(bootstrap.p_value(value, draws, clusters), least_p(clusters))
+        # a difference in the last digits is no change
+        return bootstrap.estimate(value, draws, n, clusters), 1.0 if abs(value) < 1e-12 else p
+
+    return infer
+
+
+def by_jackknife(n: int, clusters: int) -> Inference:
+    """Without an interval if all draws are equal: for example as many values as documents."""
+
+    def infer(value: float, draws: Array) -> tuple[Estimate, float | None]:
+        found = jackknife.estimate(value, draws, n, clusters)
+        if not found.standard_error:
+            return Estimate(value, n=n, clusters=clusters), None
+        return found, float(2 * stats.t.sf(abs(value) / found.standard_error, jackknife.GROUPS - 1))
+
+    return infer
+
+
+def unpaired(reference: MetricResult, aligned: MetricResult) -> Change | None:
+    """From the values and standard errors of the two runs, as if they were independent; None without values."""
+    if reference.value is None or aligned.value is None:
         return None
-    values = [{name: record.metrics.get(metric) for name, record in own.items()} for own in (reference, aligned)]
-    common = [name for name in concerned if values[0].get(name) is not None and values[1].get(name) is not None]
+    n, clusters = min(reference.n, aligned.n), min(reference.n_clusters, aligned.n_clusters)
+    errors = reference.standard_error, aligned.standard_error
+
+    def infer(value: float, draws: Array) -> tuple[Estimate, float | None]:
+        if errors[0] is None or errors[1] is None:
+            return Estimate(value, n=n, clusters=clusters), None
+        error = float(np.hypot(errors[0], errors[1]))
+        p = float(2 * stats.norm.sf(abs(value) / error)) if error else float(value == 0)
+        return Estimate.symmetric(value, error, NORMAL_QUANTILE, n, clusters), p
+
+    return change(reference.value, aligned.value, np.empty((0, 2)), reference.better, infer, "unpaired")
+
+
+def pair(
+    metric: str, reference: Mapping[str, Record], aligned: Mapping[str, Record], chance: float | None
+) -> Pairs | None:
+    """The values on the common documents, in the reference's order; None if the metric applies to no document.
+
+    chance: of the metric, if a record has none
+    """
+    before, after = (
+        {name: record.metrics[metric] for name, record in records.items() if metric in record.metrics}
+        for records in (reference, aligned)
+    )
+    concerned = [name for name in {**reference, **aligned} if name in before or name in after]
+    common = [name for name in concerned if before.get(name) is not None and after.get(name) is not None]
     levels = [reference[name].chance.get(metric, chance) for name in common]
     cluster = cluster_numbers([reference[name].cluster for name in common], len(common))
-    return Pairs(
-        np.array([values[0][name] for name in common], np.float64),
-        np.array([values[1][name] for name in common], np.float64),
-        cluster,
-        int(cluster.max()) + 1 if common else 0,
-        float(np.mean(levels)) if levels and None not in levels else None,  # type: ignore[arg-type]
-        len(concerned) - len(common),
+    return (
+        Pairs(
+            np.array([before[name] for name in common], np.float64),
+            np.array([after[name] for name in common], np.float64),
+            cluster,
+            int(cluster.max()) + 1 if common else 0,
+            float(np.mean(levels)) if levels and None not in levels else None,  # type: ignore[arg-type]
+            len(concerned) - len(common),
+        )
+        if concerned
+        else None
     )
 
 
-def resample(pairs: Sequence[Pairs], *, seed: int = 0, resamples: int = 10_000) -> list[NDArray[np.float64]]:
+def resample(pairs: Sequence[Pairs], *, seed: int = 0, resamples: int = 10_000) -> list[Array]:
     """For each of `pairs` the two means of every resample, (resamples, 2): reference, aligned.
 
-    Groups of documents are drawn whole. All metrics with equally many groups see the same draws, made once: that is
-    what makes an audit of many tasks fast, and it changes no single interval.
+    Groups of documents are drawn as a whole. All metrics with the same number of groups share the draws, which saves
+    most of the time of an audit of many tasks and changes no single interval.
     """
-    means: list[NDArray[np.float64]] = [np.empty((0, 2))] * len(pairs)
+    means: list[Array] = [np.empty((0, 2))] * len(pairs)
     for count in sorted({own.clusters for own in pairs if own.clusters}):
-        alike = [number for number, own in enumerate(pairs) if own.clusters == count]
-        sums = np.column_stack([column for number in alike for column in _sums(pairs[number])])
-        drawn = bootstrap.resampled_sums(sums, seed=seed, resamples=resamples)
-        for place, number in enumerate(alike):
-            reference, aligned, size = drawn[:, 3 * place : 3 * place + 3].T
-            means[number] = np.column_stack([reference / size, aligned / size])
+        same = [number for number, own in enumerate(pairs) if own.clusters == count]
+        sums = [
+            np.bincount(own.cluster, column, count).astype(np.float64)
+            for own in map(pairs.__getitem__, same)
+            for column in (own.reference, own.aligned, np.ones(len(own.cluster)))
+        ]
+        drawn = bootstrap.resampled_sums(np.column_stack(sums), seed=seed, resamples=resamples)
+        for place, number in enumerate(same):
+            means[number] = drawn[:, 3 * place : 3 * place + 2] / drawn[:, 3 * place + 2, None]
     return means
 
 
-def change(reference: float, aligned: float, draws: NDArray[np.float64], n: int, clusters: int, better: str) -> Change:
-    """Interval and p-value from the two values and their resamples, (resamples, 2).
-
-    Fewer than two groups cannot be resampled: values without an interval. The p-value is never below what so few
-    groups could show if all changed the same way.
-    """
-    gained = improvement(reference, aligned, better)
-    if clusters < 2:
-        bare = Estimate(aligned - reference, None, None, None, n, clusters)
-        gain = None if gained is None else Estimate(gained, None, None, None, n, clusters)
-        return Change(reference, aligned, bare, gain, None)
-    deltas = draws[:, 1] - draws[:, 0]
-    delta = bootstrap.estimate(aligned - reference, deltas, n, clusters)
-    if gained is None:
-        return Change(reference, aligned, delta, None, _p(aligned - reference, deltas, clusters))
-    gains = improvement(draws[:, 0], draws[:, 1], better)
-    assert gains is not None
-    gain = bootstrap.estimate(gained, gains, n, clusters)
-    return Change(reference, aligned, delta, gain, _p(gained, gains, clusters))
+def paired_change(pairs: Pairs, draws: Array, better: str, span: float | None, binary: bool) -> Change:
+    """The change of a mean. draws: see `resample`; span: width of the metric's range; binary: values are 0 or 1"""
+    before, after = pairs.reference, pairs.aligned
+    infer = by_bootstrap(len(before), pairs.clusters)
+    changed = change(float(before.mean()), float(after.mean()), draws, better, infer, "bootstrap")
+    if few_changed(after - before, pairs.cluster):
+        changed = without_interval(changed) if span is None else _adjusted_wald(changed, pairs, span, better)
+    if binary and pairs.clusters == len(before) and better not in TARGETS:
+        changed = replace(changed, p=mcnemar(before, after), test="McNemar")
+    return changed
 
 
-def rarely(changed: Change, pairs: Pairs, span: float | None, better: str) -> Change:
-    """The same change where few documents changed: with the interval and p-value of `rare_changes`; without either
-    where the metric has no finite range (span), since nobody knows how far a document may change."""
-    if span is None:
-        return without_interval(changed)
-    delta = rare_changes(pairs.aligned - pairs.reference, pairs.cluster, span)
+def _adjusted_wald(changed: Change, pairs: Pairs, span: float, better: str) -> Change:
+    """The interval and p-value of `rare_changes`."""
+    delta = tested = rare_changes(pairs.aligned - pairs.reference, pairs.cluster, span)
+    assert delta.value is not None
     assert delta.standard_error is not None
-    if changed.gain is None:
-        assert delta.value is not None
-        return replace(changed, delta=delta, p=p_of_rare_changes(delta.value, delta.standard_error, pairs.clusters))
-    assert changed.gain.value is not None
-    error = delta.standard_error
-    if better in ("0.5", "0"):  # what the reference's own value is not known by counts too
-        error = max(error, changed.gain.standard_error or 0.0)
-    value, n = changed.gain.value, pairs.clusters + ADDED
-    centre, reach = value * pairs.clusters / n, float(stats.t.ppf(0.5 + CONFIDENCE / 2, n - 1)) * error
-    gain = replace(delta, value=value, standard_error=error, low=centre - reach, high=centre + reach)
-    return replace(changed, delta=delta, gain=gain, p=p_of_rare_changes(value, error, pairs.clusters))
+    value, error, n = delta.value, delta.standard_error, pairs.clusters + ADDED
+    if changed.gain is not None and changed.gain.value is not None:
+        value = changed.gain.value
+        if better in TARGETS:  # the uncertainty of the reference's own value counts too
+            error = max(error, changed.gain.standard_error or 0.0)
+        centred = Estimate.symmetric(value * pairs.clusters / n, error, t_quantile(n - 1), delta.n, delta.clusters)
+        tested = replace(centred, value=value)
+    p = p_of_rare_changes(value, error, pairs.clusters)
+    return replace(changed, delta=delta, gain=changed.gain and tested, p=p, test="adjusted Wald")
 
 
 def without_interval(changed: Change) -> Change:
+    """For few changed documents: their resamples do not show how the value varies."""
     bare = replace(changed.delta, standard_error=None, low=None, high=None)
-    gain = None if changed.gain is None else replace(bare, value=changed.gain.value)
-    return replace(changed, delta=bare, gain=gain, p=None)
-
-
-def _p(centre: float, draws: NDArray[np.float64], clusters: int) -> float:
-    # what differs in the last digits alone is no change
-    if abs(centre) < 1e-12:
-        return 1.0
-    return max(bootstrap.p_value(centre, draws, clusters), least_p(clusters))
-
-
-def _sums(pairs: Pairs) -> list[NDArray[np.float64]]:
-    """Sums of both models' values, and documents, of each cluster."""
-    columns = (pairs.reference, pairs.aligned, np.ones(len(pairs.cluster)))
-    return [np.asarray(np.bincount(pairs.cluster, column, pairs.clusters), np.float64) for column in columns]
+    gain = changed.gain and replace(bare, value=changed.gain.value)
+    return replace(changed, delta=bare, gain=gain, p=None, note=TOO_FEW)

@@ -1,157 +1,237 @@
-"""What several systems wrote for the same prompts: from run folders, task folders, and files of outputs."""
+"""Outputs of several systems for the same prompts: read, checked, gated by scores, and brought to equal lengths."""
 
 from __future__ import annotations
 
+import math
+import operator
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from alignbench.audit.comparable import HOW_ASKED, differences
-from alignbench.data.sources import SourceRow, checked_text, read_source
+from alignbench.audit.comparable import PROMPTING, differences, scorers_of
+from alignbench.data.tables import checked_text, read_source
+from alignbench.diversity.lexical import LENGTH, cut, words
 from alignbench.errors import AlignbenchError
 from alignbench.evaluation.pipeline import same_outputs
-from alignbench.runs.folder import RunFolder, TaskFolder, read_object
+from alignbench.runs.read import Run, TaskRun, read_runs
+from alignbench.types.record import Output
 
 TASKS = ("diversity", "diversity_across")
+LEAST = 10  # words; shorter texts are too short to compare
+_GATE = re.compile(r"\s*([\w-]+\.[\w-]+)\s*(>=|<=|>|<)\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)\s*", re.IGNORECASE)
+_COMPARE = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
+_RESUME = "not finished; re-run the command that started it to resume"
 
-
-@dataclass(frozen=True)
-class Sample:
-    """One output. scores: "kind.number" -> what a scorer said of it."""
-
-    text: str
-    scores: Mapping[str, float] = field(default_factory=dict)
+Documents = tuple[tuple[str, ...], ...]  # the outputs of each document
 
 
 @dataclass(frozen=True)
 class System:
-    """documents: id -> its samples, in order; prompts: id -> its prompt, where known; numbered: the ids are the rows'
-    numbers, for want of others; identity: the task.json of a task's folder."""
+    """documents: id -> outputs, in order; prompts: id -> prompt, if known; numbered: the file has no ids, they are row
+    numbers; identity: the task.json of a task folder."""
 
     name: str
-    documents: Mapping[str, tuple[Sample, ...]]
+    documents: Mapping[str, tuple[Output, ...]]
     prompts: Mapping[str, str] = field(default_factory=dict)
     numbered: bool = False
     identity: Mapping[str, Any] = field(default_factory=dict)
 
 
-def check_comparable(first: System, other: System) -> list[str]:
-    """What to tell of how the two were made, a line each.
+@dataclass(frozen=True)
+class Equal:
+    """The same documents of two systems, with equal numbers of outputs each.
 
-    Raises AlignbenchError for prompts that differ, and for folders that differ in anything but template and scorers.
+    whole: of each system, the outputs of each document
+    short: the same, cut in pairs (first with first, second with second, …) by `cut_alike`, without documents that lose
+        all pairs
+    notes: what was left out and what differs
     """
-    asked = 0
-    for i, prompt in first.prompts.items():
-        if i not in other.documents or i not in other.prompts:
-            continue
-        asked += 1
-        if other.prompts[i].strip() != prompt.strip():
-            raise AlignbenchError(f"{first.name} and {other.name}: their prompts differ, first that of {i}")
-    notes = []
-    if first.numbered and other.numbered and not asked:
-        notes.append("rows are matched by their numbers: there are no ids, and no prompts to check them by")
-    if not first.identity or not other.identity:
-        return notes
-    for unlike in differences(first.identity, other.identity):
-        unknown = unlike.field in HOW_ASKED and None in (s.identity.get(unlike.field) for s in (first, other))
-        if unlike.field == "template" or unknown:
-            notes.append(f"asked in different ways: {unlike}")
-        elif unlike.field != "scorers":  # of outputs, which are what is compared
-            raise AlignbenchError(f"{first.name} and {other.name} cannot be compared: {unlike}")
-    return notes
+
+    names: tuple[str, str]
+    whole: tuple[Documents, Documents]
+    short: tuple[Documents, Documents]
+    notes: tuple[str, ...]
 
 
 def read_system(source: str | Path, task: str | None = None, columns: Mapping[str, str] | None = None) -> System:
-    """The outputs in a run folder (of its finished `task`, by default the first of TASKS), in a task's folder, or in a
-    file with rows of `output` or `outputs`, `id` and `prompt` or not, and `scores` ({kind: {number: value}}) or not.
+    """The outputs of a run folder (of its finished `task`, by default the first of TASKS), of a task folder, or of a
+    file with the fields `output` or `outputs`, and optionally `id`, `prompt` and `scores` ({kind: {number: value}}).
 
-    columns: the file's name of a column -> the name that it has here
-    Raises AlignbenchError where there is nothing to read, or more than one set of outputs.
+    columns: the file's name of a column -> our name
+    Raises AlignbenchError if there are no outputs, or more than one set of them.
     """
     path = Path(source)
-    if (path / "task.json").is_file():
-        return _of_folder(TaskFolder(path), read_object(path.parent / "run.json"))
-    if path.is_dir():
-        described = read_object(path / "run.json")
-        if described is None:
-            raise AlignbenchError(f"{path}: neither a run folder (no run.json) nor a task's folder (no task.json)")
-        return _of_folder(_folder(path, (task,) if task else TASKS), described)
-    return _of_file(path, columns or {})
-
-
-def _folder(run: Path, names: tuple[str, ...]) -> TaskFolder:
-    folders = [folder for folder in RunFolder(run).tasks() if folder.identity()["task"] in names]
-    finished = [folder for folder in folders if folder.result() is not None]
-    if not finished:
-        why = "not finished; the command that began it goes on" if folders else "no such task in it"
-        raise AlignbenchError(f"{run}: {' or '.join(names)}: {why}")
-    first = next(name for name in names if any(folder.identity()["task"] == name for folder in finished))
-    alike = [folder for folder in finished if folder.identity()["task"] == first]
-    if not all(same_outputs(alike[0].identity(), folder.identity()) for folder in alike):
-        listed = " or ".join(f"{folder.path} (template {folder.identity().get('template')})" for folder in alike)
-        raise AlignbenchError(f"{run}: several sets of outputs for {first}; give the folder of one: {listed}")
-    return max(alike, key=lambda folder: len(folder.identity().get("scorers", [])))
-
-
-def _of_folder(folder: TaskFolder, described: Mapping[str, Any] | None) -> System:
-    if folder.result() is None:
-        raise AlignbenchError(f"{folder.path}: not finished; the command that began it goes on")
+    folder = path.parent if (path / "task.json").is_file() else path
+    if not path.is_dir():
+        return _of_file(path, columns or {})
+    if not (folder / "run.json").is_file():
+        raise AlignbenchError(f"{path}: neither a run folder nor a task folder in one (no run.json)")
+    (run,) = read_runs([str(folder)], Path())
+    found = [own for own in run.tasks if own.path == path.resolve()]
+    if folder != path and not found:
+        raise AlignbenchError(f"{path}: {_RESUME}")
+    own = found[0] if found else _of_run(path, run, (task,) if task else TASKS)
     documents, prompts = {}, {}
-    for record in folder.records():
+    for record in own.records():
         if record.choices:
-            raise AlignbenchError(f"{folder.path}: the model generates no text in this task, so there are no outputs")
-        documents[record.id] = tuple(
-            Sample(output.text, _flat(output.scores)) for output in record.outputs if not output.unscored
-        )
+            raise AlignbenchError(f"{own.path}: the model generates no text in this task, so there are no outputs")
+        documents[record.id] = tuple(output for output in record.outputs if not output.unscored)
         prompts[record.id] = record.prompt
-    model = (described or {}).get("model", {}).get("name", folder.path.parent.name)
-    identity = folder.identity()
-    template = identity.get("template")
-    return System(f"{model} ({template})" if template else str(model), documents, prompts, identity=identity)
+    name, template = str(run.description["model"]["name"]), own.identity.get("template")
+    return System(f"{name} ({template})" if template else name, documents, prompts, identity=own.identity)
+
+
+def _of_run(path: Path, run: Run, names: tuple[str, ...]) -> TaskRun:
+    same = next((found for name in names if (found := [own for own in run.tasks if own.task == name])), None)
+    if same is None:
+        why = _RESUME if set(names) & set(run.unfinished) else "no such task in it"
+        raise AlignbenchError(f"{path}: {' or '.join(names)}: {why}")
+    if not all(same_outputs(same[0].identity, own.identity) for own in same):
+        listed = " or ".join(f"{own.path} (template {own.identity.get('template')})" for own in same)
+        raise AlignbenchError(f"{path}: several sets of outputs for {same[0].task}; name one folder: {listed}")
+    return max(same, key=lambda own: len(own.identity.get("scorers") or ()))
 
 
 def _of_file(path: Path, columns: Mapping[str, str]) -> System:
-    documents: dict[str, tuple[Sample, ...]] = {}
-    prompts = {}
     rows = read_source(str(path))
-    wanted = _of_this_file(path, rows, columns)
-    rows = [row.renamed(wanted) for row in rows]
+    present = {name for row in rows for name in row.fields}
+    renamed = {theirs: ours for theirs, ours in columns.items() if theirs in present}
+    if len(set(renamed.values())) < len(renamed):
+        raise AlignbenchError(f"{path}: --map renames several of its columns ({', '.join(renamed)}) to the same name")
+    # a column may be of another file, if this one has our name for it
+    reached = present | set(renamed.values())
+    columns = {theirs: ours for theirs, ours in columns.items() if theirs in present or ours not in reached}
+    rows = [row.renamed(columns) for row in rows]
+    documents: dict[str, tuple[Output, ...]] = {}
+    prompts = {}
     numbered = all(row.fields.get("id") in (None, "") for row in rows)
     for number, row in enumerate(rows, start=1):
         try:
             identifier = f"row {number}" if numbered else str(row.field("id"))
-            documents[identifier] = documents.get(identifier, ()) + _samples(row)
-            if isinstance(row.fields.get("prompt"), str):
-                prompts[identifier] = row.fields["prompt"]
+            texts = row.list("outputs") if "outputs" in row.fields else [row.field("output")]
+            if not isinstance(given := row.fields.get("scores") or {}, dict):
+                raise ValueError("scores is not an object {kind: {number: value}}")
+            of_kind = {kind: numbers for kind, numbers in given.items() if isinstance(numbers, dict)}
+            scores = {
+                kind: {name: float(value) for name, value in numbers.items() if isinstance(value, int | float)}
+                for kind, numbers in of_kind.items()
+            }
+            outputs = tuple(Output(checked_text(text, "an output"), scores) for text in texts)
         except ValueError as error:
             raise AlignbenchError(f"{row.where}: {error}") from None
+        documents[identifier] = documents.get(identifier, ()) + outputs
+        if isinstance(row.fields.get("prompt"), str):
+            prompts[identifier] = row.fields["prompt"]
     return System(path.name.partition(".jsonl")[0], documents, prompts, numbered)
 
 
-def _of_this_file(path: Path, rows: Sequence[SourceRow], columns: Mapping[str, str]) -> dict[str, str]:
-    """`columns` without those for other files: this one has not theirs, but ours."""
-    there = {name for row in rows for name in row.fields}
-    given = {theirs: ours for theirs, ours in columns.items() if theirs in there}
-    if len(set(given.values())) < len(given):
-        raise AlignbenchError(f"{path}: --map names several of its columns ({', '.join(given)}) for one of ours")
-    reached = there | set(given.values())
-    return {theirs: ours for theirs, ours in columns.items() if theirs in there or ours not in reached}
+def check_comparable(first: System, other: System) -> list[str]:
+    """Notes on how the two systems were evaluated, a line each.
+
+    Raises AlignbenchError if prompts differ, or if folders differ in other settings than template and scorers.
+    """
+    shared = [i for i in first.prompts if i in other.documents and i in other.prompts]
+    for i in shared:
+        if other.prompts[i].strip() != first.prompts[i].strip():
+            raise AlignbenchError(f"{first.name} and {other.name}: their prompts differ, first that of {i}")
+    notes = []
+    if first.numbered and other.numbered and not shared:
+        notes.append("rows are matched by their numbers: there are no ids, and no prompts to check them by")
+    if not first.identity or not other.identity:
+        return notes
+    for unlike in differences(first.identity, other.identity):
+        unknown = unlike.field in PROMPTING and None in (s.identity.get(unlike.field) for s in (first, other))
+        if unlike.field == "template" or unknown:
+            notes.append(f"different prompting: {unlike}")
+        elif unlike.field != "scorers":  # the outputs are compared, not their scores
+            raise AlignbenchError(f"{first.name} and {other.name} cannot be compared: {unlike}")
+    return notes
 
 
-def _samples(row: SourceRow) -> tuple[Sample, ...]:
-    texts = row.list("outputs") if "outputs" in row.fields else [row.field("output")]
-    scores = row.fields.get("scores") or {}
-    if not isinstance(scores, dict):
-        raise ValueError("scores is not an object {kind: {number: value}}")
-    return tuple(Sample(checked_text(text, "an output"), _flat(scores)) for text in texts)
+def equalise(first: System, other: System) -> Equal:
+    """The documents that both systems have outputs for, with the smaller number of outputs of each.
+
+    Raises AlignbenchError if they are not comparable, have no document in common, or if one has only empty outputs.
+    """
+    notes = check_comparable(first, other)
+    every = dict.fromkeys([*first.documents, *other.documents])
+    both = [i for i in every if i in first.documents and i in other.documents]
+    if not both:
+        raise AlignbenchError(f"{first.name} and {other.name} have no documents in common: their ids differ")
+    ids = [i for i in both if first.documents[i] and other.documents[i]]
+    if not ids:
+        raise AlignbenchError(f"no document has outputs of both {first.name} and {other.name}")
+    if len(ids) < len(every):
+        notes.append(f"{len(every) - len(ids)} of {len(every)} documents left out: one of the two has no outputs")
+    texts = [[(a.text, b.text) for a, b in zip(first.documents[i], other.documents[i], strict=False)] for i in ids]
+    total = sum(map(len, texts))
+    if surplus := sum(len(system.documents[i]) for system in (first, other) for i in ids) - 2 * total:
+        notes.append(f"{surplus} outputs left out: equal numbers of outputs of each document")
+    for place, system in enumerate((first, other)):
+        if not any(words(pair[place]) for own in texts for pair in own):
+            raise AlignbenchError(f"{system.name}: all of its {total} outputs are empty")
+    kept = [[short for pair in own if (short := cut_alike(*pair)) is not None] for own in texts]
+    if (left := sum(map(len, kept))) < total:
+        gone = sum(not own for own in kept)
+        notes.append(
+            f"{total - left} of {total} pairs of outputs, and with them {gone} of {len(ids)} documents, left out at "
+            f"equal lengths: fewer than {LEAST} words would remain"
+        )
+    return Equal((first.name, other.name), _split(texts), _split([own for own in kept if own]), tuple(notes))
 
 
-def _flat(scores: Mapping[str, Any]) -> dict[str, float]:
-    return {
-        f"{kind}.{name}": float(value)
-        for kind, numbers in scores.items()
-        if isinstance(numbers, dict)
-        for name, value in numbers.items()
-        if isinstance(value, int | float)
-    }
+def cut_alike(one: str, other: str) -> tuple[str, str] | None:
+    """Both texts cut to LENGTH words or to the length of the shorter; None if fewer than LEAST words would remain.
+
+    An empty text stays as it is, and the other is cut to LENGTH.
+    """
+    lengths = [n for n in (len(words(one)), len(words(other))) if n]
+    if len(lengths) == 2 and min(lengths) < LEAST:
+        return None
+    n = min([LENGTH, *lengths]) if len(lengths) == 2 else LENGTH
+    return cut(one, n), cut(other, n)
+
+
+def _split(pairs: Sequence[Sequence[tuple[str, str]]]) -> tuple[Documents, Documents]:
+    return tuple(tuple(one for one, _ in own) for own in pairs), tuple(tuple(two for _, two in own) for own in pairs)
+
+
+def gated(systems: Sequence[System], gate: str) -> tuple[list[System], list[str]]:
+    """Only the outputs whose score passes the gate, KIND.NUMBER>=X, and a line about each system.
+
+    Raises AlignbenchError for a gate of another form, a system without such scores, scores of different scorers, and if
+    no document has an output of the first and of another system that passes.
+    """
+    match = _GATE.fullmatch(gate)
+    if match is None:
+        raise AlignbenchError(f"gate {gate!r}: write KIND.NUMBER>=X, such as reward.reward>=0")
+    (kind, _, name), passes, limit = match[1].partition("."), _COMPARE[match[2]], float(match[3])
+    scorers = {s.name: str(own) for s in systems for own in scorers_of(s.identity) if own.kind == kind}
+    if len(set(scorers.values())) > 1:
+        listed = ", ".join(f"{name} with {scorer}" for name, scorer in scorers.items())
+        raise AlignbenchError(f"gate {gate}: scored by different scorers ({listed}); `alignbench rescore` with one")
+    found, notes = [], []
+    for system in systems:
+        outputs = [output for own in system.documents.values() for output in own]
+        known = sorted(
+            {f"{kind}.{name}" for output in outputs for kind in output.scores for name in output.scores[kind]}
+        )
+        if match[1] not in known:
+            raise AlignbenchError(
+                f"gate {gate}: {system.name} has no scores {match[1]} (it has {', '.join(known) or 'none'}); "
+                f"`alignbench rescore` its run with a scorer of the kind {kind}"
+            )
+        passed = {
+            i: tuple(output for output in own if passes(output.scores.get(kind, {}).get(name, math.nan), limit))
+            for i, own in system.documents.items()
+        }
+        notes.append(f"gate {gate}: {sum(map(len, passed.values()))} of {len(outputs)} outputs of {system.name} pass")
+        found.append(replace(system, documents={i: own for i, own in passed.items() if own}))
+    for other in found[1:]:
+        if not set(found[0].documents) & set(other.documents):
+            raise AlignbenchError(
+                f"no document has an output of both {found[0].name} and {other.name} that passes ({'; '.join(notes)})"
+            )
+    return found, notes

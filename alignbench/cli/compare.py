@@ -8,45 +8,41 @@ from typing import Annotated
 
 import typer
 
+from alignbench.cli.options import AsJson, Metrics, all_metrics, split_names
 from alignbench.errors import AlignbenchError
 
 
 def compare(
     models: Annotated[
         list[str],
-        typer.Argument(
-            help="Run folders, names of runs or their beginnings, or checkpoint folders; the reference first."
-        ),
+        typer.Argument(help="Run folders, names of runs or their beginnings, or checkpoints; the reference first."),
     ],
-    runs: Annotated[Path, typer.Option(help="Where the run folders are.")] = Path("runs"),
+    runs: Annotated[Path, typer.Option(help="Folder of the run folders.")] = Path("runs"),
     reference: Annotated[
-        str | None, typer.Option(help="Reference of all others, in place of what their lineages say.")
+        str | None, typer.Option(help="Reference of all others; default: from their lineages, else the first model.")
     ] = None,
-    tasks: Annotated[str, typer.Option(help="These alone, with commas between; default: all in common.")] = "",
-    metrics: Annotated[
-        str, typer.Option(help="headline: one for each task; all. Files and JSON hold all.")
-    ] = "headline",
+    tasks: Annotated[str, typer.Option(help="Tasks to compare, comma-separated; default: all common tasks.")] = "",
+    metrics: Metrics = "headline",
     across_templates: Annotated[
         bool, typer.Option("--across-templates", help="Also compare each model with its own chat template.")
     ] = False,
     reward: Annotated[
-        str | None, typer.Option(help="TASK.METRIC set against the tax; default: win_rate.win_rate, where it is.")
+        str | None, typer.Option(help="TASK.METRIC of the reward-tax front; default: win_rate.win_rate, if available.")
     ] = None,
     reference_point: Annotated[
-        str | None, typer.Option(help="REWARD,TAX (in percent) that the front's hypervolume is measured from.")
+        str | None, typer.Option(help="REWARD,TAX (in percent) that bounds the hypervolume of the front.")
     ] = None,
-    resamples: Annotated[int, typer.Option(help="Of the paired bootstrap.")] = 10_000,
-    seed: Annotated[int, typer.Option(help="Of the resamples.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the audit as JSON.")] = False,
-    csv: Annotated[Path | None, typer.Option(help="Write every metric to this CSV file.")] = None,
+    resamples: Annotated[int, typer.Option(help="Number of resamples of the paired bootstrap.")] = 10_000,
+    seed: Annotated[int, typer.Option(help="Seed of the resamples.")] = 0,
+    as_json: AsJson = False,
+    csv: Annotated[Path | None, typer.Option(help="Write all metrics to this CSV file.")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write the tables to this Markdown file.")] = None,
     latex: Annotated[Path | None, typer.Option(help="Write the tables to this LaTeX file.")] = None,
 ) -> None:
-    """Compare aligned models with what they were made from: gains and costs on the same documents."""
-    if metrics not in ("headline", "all"):
-        raise AlignbenchError(f"--metrics {metrics}: choose headline or all")
+    """Compare aligned models with the models they were derived from: gains and losses on the same documents."""
+    every = all_metrics(metrics)
     if resamples < 100:
-        raise AlignbenchError(f"--resamples {resamples}: at least 100, or an interval has no ends")
+        raise AlignbenchError(f"--resamples {resamples}: intervals need at least 100")
     if seed < 0:
         raise AlignbenchError(f"--seed {seed}: it cannot be negative")
     point = None if reference_point is None else _point(reference_point)
@@ -57,19 +53,18 @@ def compare(
         models,
         runs=runs,
         reference=reference,
-        tasks=[name.strip() for name in tasks.split(",") if name.strip()],
+        tasks=split_names(tasks),
         across_templates=across_templates,
         reward=reward,
         reference_point=point,
         resamples=resamples,
         seed=seed,
     )
-    every = metrics == "all"
     if as_json:
         print(to_json(audit))
     else:
         to_terminal(audit, every_metric=every)
-    # after the table: a file that cannot be written loses nothing
+    # after the table, so that it is not lost if a file cannot be written
     if csv is not None:
         to_csv(audit, csv)
     if markdown is not None:

@@ -1,4 +1,4 @@
-"""`alignbench data`: which data sets there are, whether the local copies are right, and fetching the rest."""
+"""`alignbench data`: list, check and fetch data sets, and prepare prompts for training."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from alignbench.console import print_table
-from alignbench.data.cards import Card, FileSource, HubSource, card_names, read_card
-from alignbench.data.fetch import UnreachableError, load_hub, sha256_of
-from alignbench.data.load import LocalFile, data_folder, fetch_file, local_files, missing_message
-from alignbench.data.rows import read_rows
+from alignbench.data.cards import Card, card_names, read_card
+from alignbench.data.fetch import sha256_of
+from alignbench.data.load import LocalFile, data_folder, fetch, local_files, missing_message
+from alignbench.data.tables import read_rows
 from alignbench.errors import AlignbenchError
 
 if TYPE_CHECKING:
@@ -23,57 +23,50 @@ Cards = Annotated[list[str] | None, typer.Argument(metavar="CARD", help="Default
 
 @app.command("list")
 def list_cards(data_dir: DataDir = None) -> None:
-    """Show each split, its rows and licence, and where it would be read from."""
+    """Show the splits with their rows and licence, and where each would be read from."""
     folder = data_folder(data_dir)
     rows = []
     for card in map(read_card, card_names()):
         for split, sources in card.splits.items():
             files = local_files(card, split, folder)
-            if files:
-                rows.append([card.name, split, str(files[0].source.rows), card.licence, files[0].place])
-                continue
-            remote = [source for source in sources if _is_remote(source)]
-            source, place = (remote[0], "remote") if remote else (sources[0], "missing")
+            remote = [source for source in sources if source.is_remote]
+            source = files[0].source if files else (*remote, *sources)[0]
+            place = files[0].place if files else "remote" if remote else "missing"
             rows.append([card.name, split, str(source.rows), card.licence, place])
     print_table(["card", "split", "rows", "licence", "found"], rows)
 
 
 @app.command()
 def check(cards: Cards = None, data_dir: DataDir = None) -> None:
-    """Read every local file whole and compare rows and sha256 with the card; exit code 2 if any differs."""
+    """Read every local file completely and compare rows and sha256 with the card; exit code 2 if any differs."""
     folder = data_folder(data_dir)
-    rows, problems, checked = [], 0, 0
+    rows, problems = [], []
     for card in map(read_card, cards or card_names()):
         for split in card.splits:
             files = local_files(card, split, folder)
             if not files:
                 rows.append([card.name, split, "-", "not on this machine"])
             for file in files:
-                problem = _problem(file)
-                checked += 1
-                problems += problem is not None
+                problems.append(_problem(file))
                 unpinned = "" if file.source.sha256 else " (the card pins no sha256)"
-                result = problem or f"ok: {file.source.rows} rows{unpinned}"
+                result = problems[-1] or f"ok: {file.source.rows} rows{unpinned}"
                 rows.append([card.name, split, file.source.file, result])
-    if not checked:
+    if not problems:
         raise AlignbenchError("nothing to check on this machine: set ALIGNBENCH_DATA or pass --data-dir DIR")
     print_table(["card", "split", "file", "result"], rows)
-    if problems:
+    if any(problems):
         raise typer.Exit(2)
 
 
-@app.command()
-def fetch(cards: Cards = None, data_dir: DataDir = None) -> None:
+@app.command("fetch")
+def fetch_cards(cards: Cards = None, data_dir: DataDir = None) -> None:
     """Download what is not on this machine: files into alignbench's cache, hub splits into the hub's."""
     folder = data_folder(data_dir)
-    rows = []
-    for card in map(read_card, cards or card_names()):
-        for split in card.splits:
-            files = local_files(card, split, folder)
-            if files:
-                rows.append([card.name, split, f"{files[0].place}: {files[0].source.file}"])
-            else:
-                rows.append([card.name, split, _fetch_split(card, split, folder)])
+    rows = [
+        [card.name, split, _fetch_split(card, split, folder)]
+        for card in map(read_card, cards or card_names())
+        for split in card.splits
+    ]
     print_table(["card", "split", "result"], rows)
 
 
@@ -86,22 +79,20 @@ def prepare_prompts(
     out: Annotated[Path, typer.Option(help="Folder for train, validation and test .jsonl and prepared.json.")],
     prompt_field: Annotated[str, typer.Option(help="Field of the prompt.")] = "prompt",
     user_field: Annotated[str, typer.Option(help="Field of the user's id.")] = "user",
-    no_users: Annotated[
-        bool, typer.Option("--no-users", help="No user ids: each prompt counts as its own user's.")
-    ] = False,
+    no_users: Annotated[bool, typer.Option("--no-users", help="No user ids: each prompt counts as one user.")] = False,
     tokenizer: Annotated[str | None, typer.Option(help="Checkpoint whose tokens prompts are measured in.")] = None,
     max_prompt_tokens: Annotated[int | None, typer.Option(help="Remove longer prompts (the paper: 1000).")] = None,
     max_prompt_characters: Annotated[int | None, typer.Option(help="Remove longer prompts.")] = None,
     prefix_characters: Annotated[
-        int, typer.Option(help="Prompts that share so long a prefix are duplicates; ours, the paper gives no number.")
+        int, typer.Option(help="Prompts with a common prefix of this length are duplicates; the paper gives no number.")
     ] = 200,
-    per_user: Annotated[int, typer.Option(help="Prompts of one user, the first ones.")] = 200,
-    validation: Annotated[float, typer.Option(help="Share of the users.")] = 0.1,
-    test: Annotated[float, typer.Option(help="Share of the users.")] = 0.1,
-    seed: Annotated[int, typer.Option(help="Of the hash that splits the users.")] = 0,
-    no_pii: Annotated[bool, typer.Option("--no-pii", help="Leave personal data in the training split.")] = False,
+    per_user: Annotated[int, typer.Option(help="Maximal number of prompts per user; the first ones are kept.")] = 200,
+    validation: Annotated[float, typer.Option(help="Proportion of the users.")] = 0.1,
+    test: Annotated[float, typer.Option(help="Proportion of the users.")] = 0.1,
+    seed: Annotated[int, typer.Option(help="Seed of the hash that splits the users.")] = 0,
+    no_pii: Annotated[bool, typer.Option("--no-pii", help="Keep personal data in the training split.")] = False,
 ) -> None:
-    """Make prompts ready for training, as InstructGPT did: duplicates, limits, splits by user, personal data."""
+    """Prepare prompts for training as in InstructGPT: deduplicate, limit, split by user, remove personal data."""
     from alignbench.data.prepare import Settings, prepare
 
     settings = Settings(
@@ -121,32 +112,25 @@ def prepare_prompts(
 
 
 def _print_prepared(done: "Prepared", out: Path) -> None:
-    """The paper's Tables 6 to 9 in one, then what was removed."""
+    """Print the paper's Tables 6 to 9 as one, and what was removed."""
     lengths = ("mean", "std", "min", "25%", "50%", "75%", "max")
     header = ["split", "prompts", "users", "per user: mean", "max", f"{done.length_unit}: mean", *lengths[1:]]
     rows = []
     for name, split in done.splits.items():
         cells = [split.users, split.per_user_mean, split.per_user_max, *map(split.length.get, lengths)]
-        rows.append(
-            [name, str(split.prompts), *("–" if cell is None else f"{cell:.1f}".removesuffix(".0") for cell in cells)]
-        )
+        shown = ("–" if cell is None else f"{cell:.1f}".removesuffix(".0") for cell in cells)
+        rows.append([name, str(split.prompts), *shown])
     print_table(header, rows)
-    removed = [
-        ["read", str(done.source["rows"])],
-        *([f"removed: {reason}", str(n)] for reason, n in done.removed.items()),
-    ]
-    removed += [[f"personal data: {kind}", str(len(found))] for kind, found in done.pii.items()]
-    print_table(["prompts", ""], removed)
-    print(
-        "personal data: found by pattern (addresses and numbers), in the training split; names are not found"
-        if done.settings.pii
-        else "personal data: not looked for (--no-pii)"
-    )
+    counts = {"read": done.source["rows"]} | {f"removed: {reason}": n for reason, n in done.removed.items()}
+    counts |= {f"personal data: {kind}": len(found) for kind, found in done.pii.items()}
+    print_table(["prompts", ""], [[name, str(count)] for name, count in counts.items()])
+    if done.settings.pii:
+        print(
+            "personal data: detected by pattern (addresses and numbers) in the training split; names are not detected"
+        )
+    else:
+        print("personal data: not checked (--no-pii)")
     print(f"written: {out}")
-
-
-def _is_remote(source: FileSource | HubSource) -> bool:
-    return isinstance(source, HubSource) or source.url is not None
 
 
 def _problem(file: LocalFile) -> str | None:
@@ -165,18 +149,11 @@ def _problem(file: LocalFile) -> str | None:
 
 
 def _fetch_split(card: Card, split: str, folder: Path | None) -> str:
-    """Fetch the first remote source that answers; returns the line to show."""
-    remote = [source for source in card.splits[split] if _is_remote(source)]
-    if not remote:
+    """Where the split is, after a download if necessary; the line to show."""
+    files = local_files(card, split, folder)
+    if not files and not any(source.is_remote for source in card.splits[split]):
         return missing_message(card, split, folder, [])
-    reasons = []
-    for source in remote:
-        try:
-            if isinstance(source, HubSource):
-                load_hub(source)
-                return f"fetched: hub {source.hub}"
-            fetch_file(card, source)
-            return f"fetched: {source.file}"
-        except UnreachableError as error:
-            reasons.append(str(error))
-    raise AlignbenchError(missing_message(card, split, folder, reasons))
+    found = files[0] if files else fetch(card, split, folder)
+    if isinstance(found, LocalFile):
+        return f"{found.place}: {found.source.file}"
+    return f"fetched: hub {found.source.hub}"

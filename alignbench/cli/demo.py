@@ -1,47 +1,43 @@
-"""`alignbench demo`: everything, and the stages that no other command has."""
+"""`alignbench demo`: the whole demo, and the stages that no other command has."""
 
 from __future__ import annotations
 
-import sys
+import os
 import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="A small world in which all of InstructGPT happens, measured: ten minutes, no network.")
+app = typer.Typer(help="InstructGPT's pipeline in a small made-up world, evaluated: ten minutes, no network.")
 
-Seed = Annotated[int, typer.Option(min=0, help="Of the world, and of all that is drawn.")]
+Seed = Annotated[int, typer.Option(min=0, help="Random seed of the world and of all that is drawn.")]
+World = Annotated[Path, typer.Option(help="Folder of the world, written by `alignbench demo world`.")]
 
 
 @app.callback(invoke_without_command=True)
 def demo(
     context: typer.Context,
-    out: Annotated[Path, typer.Option(help="Folder of the demo; what is done in it is not done again.")] = Path("demo"),
+    out: Annotated[Path, typer.Option(help="Folder of the demo; finished stages are not repeated.")] = Path("demo"),
     seed: Seed = 0,
 ) -> None:
-    """Make a world; train base, SFT, reward model, PPO and PPO-ptx in it; evaluate them all, and write the report."""
+    """Make a world; train base, SFT, reward model, PPO and PPO-ptx in it; evaluate them, and write the report."""
     if context.invoked_subcommand is not None:
         return
-    from alignbench.demo.pretrain import cores
-    from alignbench.demo.runner import keep_seed, run
-    from alignbench.demo.stages import plan
+    from alignbench.demo.runner import plan, run
+    from alignbench.progress import for_terminal
 
     began = time.monotonic()
-    keep_seed(out, seed)
-    try:
-        run(plan(out, seed), out, cores())
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on where it stood", file=sys.stderr)
-        raise typer.Exit(130) from None
+    with for_terminal() as progress:
+        run(plan(out, seed), out, seed, progress=progress)
     print(f"done in {(time.monotonic() - began) / 60:.1f} minutes")
-    print(f"the audit: {out / 'audit.md'}")
-    print(f"the report: {(out / 'report' / 'index.html').resolve().as_uri()}")
+    print(f"audit: {out / 'audit.md'}")
+    print(f"report: {(out / 'report' / 'index.html').resolve().as_uri()}")
 
 
 @app.command()
-def world(folder: Annotated[Path, typer.Argument(help="Where its files go.")], seed: Seed = 0) -> None:
-    """Write the world: the data files of all tasks, texts, demonstrations and rankings."""
+def world(folder: Annotated[Path, typer.Argument(help="Folder to write to.")], seed: Seed = 0) -> None:
+    """Write a world: data files for all tasks, pretraining text, demonstrations and rankings."""
     from alignbench.demo.write import write_world
 
     made = write_world(folder, seed)
@@ -51,35 +47,37 @@ def world(folder: Annotated[Path, typer.Argument(help="Where its files go.")], s
 @app.command()
 def pretrain(
     settings: Annotated[
-        list[str] | None, typer.Argument(metavar="NAME=VALUE", help="text=… and out=… at least.")
+        list[str] | None, typer.Argument(metavar="NAME=VALUE", help="Settings, at least text=… and out=….")
     ] = None,
-    show: Annotated[bool, typer.Option("--show", help="List all settings with value and meaning, and end.")] = False,
+    show: Annotated[bool, typer.Option("--show", help="List all settings with values and meanings, and exit.")] = False,
 ) -> None:
-    """Teach a blank Llama of a million parameters a text: the base model."""
+    """Train the base model: a blank Llama of a million parameters, on a text."""
     from alignbench.console import print_table
     from alignbench.demo.pretrain import Pretraining
-    from alignbench.demo.pretrain import pretrain as teach
-    from alignbench.progress import for_terminal
-    from trainers.config import describe, read_config, read_settings
+    from alignbench.demo.pretrain import pretrain as train
+    from alignbench.progress import Progress, for_terminal
+    from trainers.config import describe, read_config
 
-    if show:
-        given = read_settings(Pretraining, overrides=settings or [])
-        print_table(("setting", "type", "value", "meaning"), describe(Pretraining, given))
-        return
     config = read_config(Pretraining, overrides=settings or [])
-    with for_terminal() as progress:
-        print(f"checkpoint: {teach(config, progress=progress)}")
+    if show:
+        print_table(("setting", "type", "value", "meaning"), describe(config))
+        return
+    first = int(os.environ.get("RANK", "0")) == 0  # only the first of several processes prints
+    with for_terminal() if first else Progress() as progress:
+        checkpoint = train(config, progress)
+    if first:
+        print(f"checkpoint: {checkpoint}")
 
 
 @app.command()
 def label(
     runs: Annotated[Path, typer.Argument(help="Folder of run folders with the task answers.")],
-    world: Annotated[Path, typer.Option(help="The world's folder, as `alignbench demo world` wrote it.")],
+    world: World,
     out: Annotated[Path, typer.Option(help="Table of labels to write (JSON lines).")],
     seed: Seed = 0,
 ) -> None:
-    """Let the world's simulated labelers rank, mark and flag what the models answered."""
-    from alignbench.demo.label import label_runs
+    """Let the world's simulated labelers rank, mark and flag the models' answers."""
+    from alignbench.demo.labelers import label_runs
 
     print(f"{label_runs(runs, world, out, seed)} labels: {out}")
 
@@ -87,13 +85,13 @@ def label(
 @app.command()
 def rank(
     model: Annotated[Path, typer.Argument(help="Checkpoint whose answers are ranked: the SFT model.")],
-    world: Annotated[Path, typer.Option(help="The world's folder, as `alignbench demo world` wrote it.")],
+    world: World,
     out: Annotated[Path, typer.Option(help="Folder for rankings.jsonl and rankings_held_out.jsonl.")],
     seed: Seed = 0,
     number: Annotated[int, typer.Option(min=4, help="Prompts to rank; a quarter as many are held out.")] = 400,
 ) -> None:
-    """Let a model answer the users, and the world's simulated labelers rank its answers: for the reward model."""
-    from alignbench.demo.rankings import rank_samples
+    """Sample a model's answers to the users, and let simulated labelers rank them, as data for the reward model."""
+    from alignbench.demo.labelers import rank_samples
     from alignbench.progress import for_terminal
 
     with for_terminal() as progress:

@@ -1,31 +1,31 @@
-"""`alignbench labels`: human labels, from any table to agreement, a screen of labelers, and the trainer's rankings."""
+"""`alignbench labels`: import human labels, measure agreement, screen labelers, export rankings for the trainer."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from alignbench.cli.options import columns_of
-from alignbench.console import print_table, printable
+from alignbench.cli.options import AsJson, Columns, columns_of
+from alignbench.console import interval, number, print_table, printable
 from alignbench.errors import AlignbenchError
 
 if TYPE_CHECKING:
-    from alignbench.stats.estimates import Estimate
+    from alignbench.labels.table import Label
 
 app = typer.Typer(
     help="Human labels: import them, measure agreement, screen labelers, export rankings.", no_args_is_help=True
 )
 
-Labels = Annotated[str, typer.Argument(metavar="FILE", help="Labels, as `alignbench labels import` writes them.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")]
-Seed = Annotated[int, typer.Option(help="Of the bootstrap.")]
-Resamples = Annotated[int, typer.Option(min=100, help="Of the bootstrap over prompts.")]
+Labels = Annotated[str, typer.Argument(metavar="FILE", help="Labels, as written by `alignbench labels import`.")]
+Seed = Annotated[int, typer.Option(help="Seed of the bootstrap.")]
+Resamples = Annotated[int, typer.Option(min=100, help="Resamples of the bootstrap over prompts.")]
 
 
 @app.command("import")
@@ -35,15 +35,13 @@ def import_labels(
     ],
     out: Annotated[Path, typer.Option(help="The normal form, JSON lines.")],
     prompts: Annotated[
-        str | None, typer.Option(help="File of the prompts that labels may name: rows {prompt, prompt_id or id}.")
+        str | None, typer.Option(help="File of all prompts of the labels: rows {prompt, prompt_id or id}.")
     ] = None,
-    columns: Annotated[
-        list[str] | None, typer.Option("--map", metavar="THEIRS=OURS", help="A column by another name; repeatable.")
-    ] = None,
+    columns: Columns = None,
     flag: Annotated[
         list[str] | None, typer.Option(metavar="COLUMN", help="A further column of yes and no; repeatable.")
     ] = None,
-    ignore: Annotated[list[str] | None, typer.Option(metavar="COLUMN", help="Not to be read; repeatable.")] = None,
+    ignore: Annotated[list[str] | None, typer.Option(metavar="COLUMN", help="A column to skip; repeatable.")] = None,
 ) -> None:
     """Check a table of labels and write it in the normal form."""
     from alignbench.labels.table import counts, read_labels, write_labels
@@ -57,78 +55,56 @@ def import_labels(
 
 @app.command()
 def agreement(file: Labels, seed: Seed = 0, resamples: Resamples = 10_000, as_json: AsJson = False) -> None:
-    """How far labelers agree on rankings, Likert marks and each flag: overall, by group, by labeler."""
-    from alignbench.labels.report import agreement as measure
-    from alignbench.labels.table import read_labels
+    """Measure agreement on rankings, Likert marks and each flag: overall, by group, by labeler."""
+    from alignbench.labels.agreement import agreement as measure
 
-    labels = read_labels(file)
-    try:
+    with _labels(file) as labels:
         findings, notes = measure(labels, seed=seed, resamples=resamples)
-    except AlignbenchError as error:
-        raise AlignbenchError(f"{file}: {error}") from None
-    if as_json:
-        _print_json(findings)
-    else:
-        rows = [(f.question, f.statistic, f.who, *_cells(f.estimate)) for f in findings]
-        print_table(("question", "statistic", "who", "value", "95 % interval", "n", "prompts"), rows)
+    _show(findings, ("question", "statistic", "who"), as_json)
     for note in notes:
         print(printable(note), file=sys.stderr)
 
 
 @app.command()
 def summary(file: Labels, seed: Seed = 0, resamples: Resamples = 10_000, as_json: AsJson = False) -> None:
-    """What labelers say of each model: Likert marks, flags, win rates."""
-    from alignbench.labels.summary import summary as sum_up
-    from alignbench.labels.table import read_labels
+    """Summarise the labels of each model: Likert marks, flags, win rates."""
+    from alignbench.labels.summary import summary as summarise
 
-    labels = read_labels(file)
-    try:
-        findings = sum_up(labels, seed=seed, resamples=resamples)
-    except AlignbenchError as error:
-        raise AlignbenchError(f"{file}: {error}") from None
-    if as_json:
-        _print_json(findings)
-    else:
-        rows = [(f.model, f.statistic, f.against or "–", *_cells(f.estimate)) for f in findings]
-        print_table(("model", "statistic", "against", "value", "95 % interval", "n", "prompts"), rows)
+    with _labels(file) as labels:
+        findings = summarise(labels, seed=seed, resamples=resamples)
+    _show(findings, ("model", "statistic", "against"), as_json)
 
 
 @app.command()
 def screen(
     file: Labels,
     reference: Annotated[
-        str | None, typer.Option(metavar="LABELER", help="Whom to agree with (the researchers); default: the rest.")
+        str | None, typer.Option(metavar="LABELER", help="Agreement with whom (the researchers); default: the others.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Write the labels of those below no cut-off here.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the labels of labelers below no cut-off here.")] = None,
     flagging: Annotated[float, typer.Option(help="Cut-off of agreement on sensitive speech.")] = 0.75,
     rankings: Annotated[float, typer.Option(help="Cut-off of agreement on rankings.")] = 0.75,
     demonstrations: Annotated[float, typer.Option(help="Cut-off of the mean Likert mark of demonstrations.")] = 6.0,
     sensitive: Annotated[
-        list[str] | None, typer.Option(metavar="FLAG", help="Flags of sensitive speech, in place of the usual ones.")
+        list[str] | None, typer.Option(metavar="FLAG", help="Flags of sensitive speech, instead of the default ones.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Mark labelers below InstructGPT's soft cut-offs. FILE stays as it is."""
+    """Mark labelers below InstructGPT's soft cut-offs. FILE is not changed."""
     from alignbench.labels.screen import SENSITIVE, CutOffs, kept
     from alignbench.labels.screen import screen as mark
-    from alignbench.labels.table import flag_names, read_labels, write_labels
+    from alignbench.labels.table import flag_names, write_labels
 
     if out is not None:
         _refuse_overwriting(file, out)
-    labels = read_labels(file)
-    for name in sensitive or []:
-        if name not in flag_names(labels):
-            raise AlignbenchError(f"{file}: no flag {name!r} (there are: {', '.join(flag_names(labels)) or 'none'})")
-    limits = CutOffs(flagging, rankings, demonstrations)
-    try:
+    with _labels(file) as labels:
+        known = flag_names(labels)
+        for name in sensitive or []:
+            if name not in known:
+                raise AlignbenchError(f"no flag {name!r} (there are: {', '.join(known) or 'none'})")
+        limits = CutOffs(flagging, rankings, demonstrations)
         found = mark(labels, reference=reference, cut_offs=limits, sensitive=sensitive or SENSITIVE)
-    except AlignbenchError as error:
-        raise AlignbenchError(f"{file}: {error}") from None
-    if as_json:
-        _print_json(found)
-    else:
-        rows = [(s.labeler, s.criterion, *_cells(s.estimate), f"{s.cut_off:g}", s.mark) for s in found]
-        print_table(("labeler", "criterion", "value", "95 % interval", "n", "prompts", "cut-off", ""), rows)
+    _show(found, ("labeler", "criterion"), as_json, ("cut_off", "mark"))
     if out is not None:
         rest = kept(labels, found)
         write_labels(rest, out)
@@ -140,38 +116,48 @@ def export(
     file: Labels, out: Annotated[Path, typer.Option(help="Rankings for `alignbench train reward`, JSON lines.")]
 ) -> None:
     """Write rankings for the reward-model trainer."""
-    from alignbench.labels.export import export as make
-    from alignbench.labels.table import read_labels, write_lines
+    from alignbench.labels.table import export as make
+    from alignbench.labels.table import write_lines
 
     _refuse_overwriting(file, out)
+    with _labels(file) as labels:
+        rankings, numbers = make(labels)
+    write_lines(rankings, out)
+    print_table(("rankings", ""), [(name, str(number)) for name, number in numbers.items()])
+    print(f"written: {printable(str(out))}")
+
+
+@contextmanager
+def _labels(file: str) -> Iterator[list[Label]]:
+    """Read labels; errors about them inside the context name the file."""
+    from alignbench.labels.table import read_labels
+
     labels = read_labels(file)
     try:
-        done = make(labels)
+        yield labels
     except AlignbenchError as error:
         raise AlignbenchError(f"{file}: {error}") from None
-    write_lines(done.rankings, out)
-    rows = [
-        ("written", str(len(done.rankings))),
-        ("pairs in them that are no ties", str(done.pairs)),
-        ("left out: all responses tied", str(done.tied)),
-        ("left out: fewer than two responses", str(done.alone)),
-        ("responses left out: empty", str(done.empty)),
-    ]
-    print_table(("rankings", ""), rows)
-    print(f"written: {printable(str(out))}")
 
 
 def _refuse_overwriting(source: str, out: Path) -> None:
     if Path(source).exists() and out.exists() and out.samefile(source):
-        raise AlignbenchError(f"--out {out}: that is the file that is read; name another")
+        raise AlignbenchError(f"--out {out}: this is the input file; name another")
 
 
-def _print_json(findings: Sequence[Any]) -> None:
-    print(json.dumps([asdict(finding) for finding in findings], indent=2, ensure_ascii=False))
+def _show(findings: Sequence[Any], before: Sequence[str], as_json: bool, after: Sequence[str] = ()) -> None:
+    """Print findings, as JSON or as a table of these fields before and after the estimate."""
+    if as_json:
+        print(json.dumps([asdict(finding) for finding in findings], indent=2, ensure_ascii=False))
+        return
+    rows = []
+    for finding in findings:
+        e = finding.estimate
+        cells = [number(e.value), interval(e.low, e.high), str(e.n), str(e.clusters)]
+        rows.append([*(_cell(finding, name) for name in before), *cells, *(_cell(finding, name) for name in after)])
+    header = [*before, "value", "95 % interval", "n", "prompts", *after]
+    print_table([name.replace("_", "-") for name in header], rows)
 
 
-def _cells(estimate: Estimate) -> tuple[str, str, str, str]:
-    value = "–" if estimate.value is None else f"{estimate.value:.3f}"
-    known = estimate.low is not None and estimate.high is not None
-    interval = f"{estimate.low:.3f} … {estimate.high:.3f}" if known else "–"
-    return value, interval, str(estimate.n), str(estimate.clusters)
+def _cell(finding: Any, name: str) -> str:
+    value = getattr(finding, name)
+    return "–" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

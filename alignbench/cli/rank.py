@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from alignbench.cli.options import AsJson, Columns, DataDir, InOrder, Out, Prompts, columns_of
-from alignbench.console import interval, number, print_table, printable
-from alignbench.errors import AlignbenchError
+from alignbench.console import interval, number, print_table, printable, write_csv
 
 if TYPE_CHECKING:
     from alignbench.evaluation.rank import Table
@@ -92,12 +91,9 @@ def _phrase(estimate: Estimate) -> str:
 
 
 def _write_csv(file: Path, table: Table) -> None:
-    import pandas
-
     rows = []
     for standing in table.standings:
-        named = {"system": standing.name, "judge": table.judge, "baseline": table.baseline}
-        row: dict[str, Any] = {column: printable(text) for column, text in named.items()}
+        row: dict[str, Any] = {"system": standing.name, "judge": table.judge, "baseline": table.baseline}
         for name, estimate in (
             ("strength", standing.strength.strength),
             ("win_rate", standing.strength.win_rate),
@@ -106,7 +102,4 @@ def _write_csv(file: Path, table: Table) -> None:
             row |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
         row |= {"p_next": standing.strength.p_next, "words": standing.words}
         rows.append(row | {"parameters": standing.parameters, "kl": standing.kl})
-    try:
-        pandas.DataFrame(rows, dtype=object).to_csv(file, index=False)
-    except OSError as error:
-        raise AlignbenchError(f"{file}: cannot be written ({error.strerror or error})") from None
+    write_csv(file, list(rows[0]), [list(row.values()) for row in rows])

@@ -7,25 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from alignbench.cli.options import (
-    AsJson,
-    Columns,
-    DataDir,
-    Device,
-    InOrder,
-    Limit,
-    Metrics,
-    Out,
-    Prompts,
-    ScorerPath,
-    Scorers,
-    Seed,
-    Shots,
-    all_metrics,
-    columns_of,
-    scorer_specs,
-    split_names,
-)
+from alignbench.cli import options
 from alignbench.errors import AlignbenchError
 
 
@@ -38,33 +20,33 @@ def score(
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the system; default: the file's name.")] = None,
     baseline: Annotated[Path | None, typer.Option(help="For --task win_rate: the other system's file.")] = None,
-    columns: Columns = None,
-    in_order: InOrder = False,
-    out: Out = Path("runs"),
-    limit: Limit = None,
-    shots: Shots = None,
-    seed: Seed = 0,
-    scorer: Scorers = None,
-    scorer_path: ScorerPath = None,
-    prompts: Prompts = None,
-    data_dir: DataDir = None,
-    device: Device = "cpu",
-    metrics: Metrics = "headline",
-    as_json: AsJson = False,
+    columns: options.Columns = None,
+    in_order: options.InOrder = False,
+    out: options.Out = Path("runs"),
+    limit: options.Limit = None,
+    shots: options.Shots = None,
+    seed: options.Seed = 0,
+    scorer: options.Scorers = None,
+    scorer_path: options.ScorerPath = None,
+    prompts: options.Prompts = None,
+    data_dir: options.DataDir = None,
+    device: options.Device = "cpu",
+    metrics: options.Metrics = "headline",
+    as_json: options.AsJson = False,
 ) -> None:
     """Score outputs in a file, from any system, in the same way as a checkpoint's."""
     from alignbench.cli.format import show_results
     from alignbench.evaluation.score_file import judge_files, score_file
     from alignbench.progress import for_terminal
 
-    every = all_metrics(metrics)
+    every = options.all_metrics(metrics)
     if (task == "win_rate") != (baseline is not None):
         raise AlignbenchError("--task win_rate requires --baseline FILE, and --baseline requires --task win_rate")
     with for_terminal() as progress:
         settings: dict[str, Any] = {
-            "scorers": scorer_specs(scorer, scorer_path),
+            "scorers": options.scorer_specs(scorer, scorer_path),
             "name": name,
-            "columns": columns_of(columns),
+            "columns": options.columns_of(columns),
             "in_order": in_order,
             "limit": limit,
             "shots": shots,
@@ -83,20 +65,20 @@ def score(
 
 def rescore(
     run: Annotated[Path, typer.Argument(help="A run folder of `alignbench evaluate` or `alignbench score`.")],
-    scorer: Scorers = None,
-    scorer_path: ScorerPath = None,
+    scorer: options.Scorers = None,
+    scorer_path: options.ScorerPath = None,
     tasks: Annotated[str, typer.Option(help="Comma-separated tasks; default: all that take the scorer.")] = "",
-    device: Device = "cpu",
-    metrics: Metrics = "headline",
-    as_json: AsJson = False,
+    device: options.Device = "cpu",
+    metrics: options.Metrics = "headline",
+    as_json: options.AsJson = False,
 ) -> None:
     """Apply another scorer to the outputs of a run, without the model, or retry documents on which a scorer failed."""
     from alignbench.cli.format import show_results
     from alignbench.evaluation.rescore import rescore as score_again
     from alignbench.progress import for_terminal
 
-    every = all_metrics(metrics)
+    every = options.all_metrics(metrics)
     with for_terminal() as progress:
-        specs = scorer_specs(scorer, scorer_path)
-        result = score_again(run, specs, split_names(tasks), device=device, progress=progress)
+        specs = options.scorer_specs(scorer, scorer_path)
+        result = score_again(run, specs, options.split_names(tasks), device=device, progress=progress)
     show_results([result], every, as_json)

@@ -1,111 +1,79 @@
-"""`alignbench scorers`: which scorers there are, and how far they can be trusted."""
+"""`alignbench scorers`: list the scorers, and measure their agreement with annotated data."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from enum import StrEnum
+from typing import Annotated
 
 import typer
 
-from alignbench.console import print_table
+from alignbench.cli.options import AsJson, DataDir, Device
+from alignbench.console import interval, number, print_table
 from alignbench.errors import AlignbenchError
-from alignbench.scorers import DEFAULTS, KNOWN, Scorer, find_scorer, look_up
+from alignbench.scorers import DEFAULTS, SCORERS, find_scorer, look_up
 
-if TYPE_CHECKING:
-    from alignbench.scorers.validate import Finding
+app = typer.Typer(help="Scorers: list them, compare them with annotated data.", no_args_is_help=True)
 
-app = typer.Typer(help="Scorers: list them, check them against what people said.", no_args_is_help=True)
-validate_app = typer.Typer(help="Measure scorers on annotated data.", no_args_is_help=True)
-app.add_typer(validate_app, name="validate")
 
-Specs = Annotated[
-    list[str] | None, typer.Option("--scorer", help="KIND=NAME or KIND=NAME:PATH; may be given several times.")
-]
-DataDir = Annotated[Path | None, typer.Option(help="Folder of data files; default: $ALIGNBENCH_DATA.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="So many texts of each data set, drawn with a fixed seed.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto.")]
-Trust = Annotated[bool, typer.Option(help="Run Python code that a checkpoint brings.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")]
+class Subject(StrEnum):
+    toxicity = "toxicity"
+    hallucination = "hallucination"
 
 
 @app.command("list")
 def list_scorers() -> None:
-    """Show each scorer, how to name it, whether it can be used here, its licence and its download."""
+    """Show each scorer: how to name it, whether it can be used on this machine, its licence and its download."""
     rows = []
-    for known in KNOWN:
-        missing = known.missing()
-        state = "needs a path" if known.needs_path else missing or "yes"
-        default = "default" if DEFAULTS.get(known.kind) == f"{known.kind}={known.name}" else ""
-        rows.append([known.kind, known.spec, default, state, known.licence, known.download])
-    rows.append(["evaluate", "evaluate=PATH", "", "needs a path", "the script's", "none: a metric of evaluate's"])
+    for row in SCORERS:
+        default = "default" if DEFAULTS.get(row.kind) == f"{row.kind}={row.name}" else ""
+        rows.append([row.kind, row.spec, default, row.missing() or "yes", row.licence, row.download])
     print_table(["kind", "scorer", "", "usable here", "licence", "download"], rows)
 
 
-@validate_app.command()
-def toxicity(
-    scorer: Specs = None,
+@app.command(no_args_is_help=True)
+def validate(
+    subject: Subject,
+    scorer: Annotated[
+        list[str] | None, typer.Option("--scorer", help="KIND=NAME or KIND=NAME:PATH; may be given several times.")
+    ] = None,
     data_dir: DataDir = None,
-    limit: Limit = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="At most N texts of each data set, sampled with a fixed seed.")
+    ] = None,
     device: Device = "cpu",
-    trust_remote_code: Trust = False,
+    trust_remote_code: Annotated[bool, typer.Option(help="Run Python code of a checkpoint.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Agreement with Perspective on RealToxicityPrompts; false alarms and detected hate on HateCheck."""
+    """Measure scorers on annotated data.
+
+    toxicity: agreement with Perspective on RealToxicityPrompts; false alarms and detected hate on HateCheck.
+    hallucination: agreement with people on summaries (FRANK, XSum annotations), beside the authors' published metrics.
+    """
     from alignbench.progress import for_terminal
-    from alignbench.scorers.validate import validate_toxicity
+    from alignbench.scorers.validate import validate_hallucination, validate_toxicity
 
-    scorers = _find(scorer, "toxicity", device, trust_remote_code)
-    with for_terminal() as progress:
-        findings = validate_toxicity(scorers, data_dir=data_dir, limit=limit, progress=progress)
-    _show(findings, [], as_json)
-
-
-@validate_app.command()
-def hallucination(
-    scorer: Specs = None,
-    data_dir: DataDir = None,
-    limit: Limit = None,
-    device: Device = "cpu",
-    trust_remote_code: Trust = False,
-    as_json: AsJson = False,
-) -> None:
-    """Agreement with people on summaries (FRANK, XSum annotations), beside the authors' published metrics."""
-    from alignbench.progress import for_terminal
-    from alignbench.scorers.validate_hallucination import validate_hallucination
-
-    scorers = _find(scorer, "entailment", device, trust_remote_code)
-    with for_terminal() as progress:
-        findings, missing = validate_hallucination(scorers, data_dir=data_dir, limit=limit, progress=progress)
-    _show(findings, missing, as_json)
-
-
-def _find(specs: list[str] | None, kind: str, device: str, trust_remote_code: bool) -> list[Scorer]:
-    specs = specs or [DEFAULTS[kind]]
+    kind = "toxicity" if subject == Subject.toxicity else "entailment"
+    specs = scorer or [DEFAULTS[kind]]
     for spec in specs:
-        if look_up(spec).kind != kind:
+        if look_up(spec)[0].kind != kind:
             raise AlignbenchError(f"scorer {spec!r}: this command validates {kind} scorers; name one as {kind}=NAME")
-    return [find_scorer(spec, device=device, trust_remote_code=trust_remote_code) for spec in specs]
-
-
-def _show(findings: Sequence[Finding], notes: Sequence[str], as_json: bool) -> None:
+    scorers = [find_scorer(spec, device=device, trust_remote_code=trust_remote_code) for spec in specs]
+    missing: list[str] = []
+    with for_terminal() as progress:
+        if subject == Subject.toxicity:
+            findings = validate_toxicity(scorers, data_dir=data_dir, limit=limit, progress=progress)
+        else:
+            findings, missing = validate_hallucination(scorers, data_dir=data_dir, limit=limit, progress=progress)
     if as_json:
         print(json.dumps([asdict(finding) for finding in findings], indent=2))
     else:
-        rows = [(f.scorer, f.data, f.metric, _number(f.value), _interval(f), str(f.n)) for f in findings]
+        rows = []
+        for f in findings:
+            value = number(f.value, ".3f" if (f.value or 0) < 100 else ".0f")
+            rows.append((f.scorer, f.data, f.metric, value, interval(f.low, f.high), str(f.n)))
         print_table(["scorer", "data", "metric", "value", "95 % interval", "n"], rows)
-    for note in notes:
-        print(note, file=sys.stderr)
-
-
-def _number(value: float | None) -> str:
-    if value is None:
-        return "–"
-    return f"{value:.0f}" if value >= 100 else f"{value:.3f}"
-
-
-def _interval(finding: Finding) -> str:
-    return "–" if finding.low is None or finding.high is None else f"{finding.low:.3f} … {finding.high:.3f}"
+    for line in missing:
+        print(line, file=sys.stderr)

@@ -1,9 +1,8 @@
-"""`alignbench train sft | reward | ppo`, and `python -m trainers.ppo` for the same."""
+"""`alignbench train sft | reward | ppo`."""
 
 from __future__ import annotations
 
 import os
-import sys
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated
@@ -12,16 +11,16 @@ import typer
 
 from alignbench.errors import AlignbenchError
 
-app = typer.Typer(help="Train: demonstrations, a reward model, PPO with or without ptx.", no_args_is_help=True)
+app = typer.Typer(help="Train a model: SFT, a reward model, PPO and PPO-ptx.", no_args_is_help=True)
 
 CONFIGS = {"sft": "SFTConfig", "reward": "RewardConfig", "ppo": "PPOConfig"}
 
 Settings = Annotated[
     list[str] | None,
-    typer.Argument(metavar="CONFIG.yaml NAME=VALUE", help="A file of settings, then single ones."),
+    typer.Argument(metavar="[CONFIG.yaml] [NAME=VALUE]...", help="A YAML file of settings, then single settings."),
 ]
-Preset = Annotated[str | None, typer.Option(help="Begin with a published recipe, such as instructgpt-1.3b.")]
-Show = Annotated[bool, typer.Option("--show", help="List all settings with value and meaning, and end.")]
+Preset = Annotated[str | None, typer.Option(help="Start from a published recipe, such as instructgpt-1.3b.")]
+Show = Annotated[bool, typer.Option("--show", help="List all settings with values and meanings, and exit.")]
 
 
 @app.command()
@@ -32,43 +31,33 @@ def sft(settings: Settings = None, preset: Preset = None, show: Show = False) ->
 
 @app.command()
 def reward(settings: Settings = None, preset: Preset = None, show: Show = False) -> None:
-    """A reward model from rankings of responses. All settings: alignbench train reward --show"""
+    """Train a reward model on rankings of responses. All settings: alignbench train reward --show"""
     _run("reward", settings or [], preset, show)
 
 
 @app.command()
 def ppo(settings: Settings = None, preset: Preset = None, show: Show = False) -> None:
-    """PPO against a reward; PPO-ptx with pretraining text. All settings: alignbench train ppo --show"""
+    """PPO against a reward, or PPO-ptx with pretraining text. All settings: alignbench train ppo --show"""
     _run("ppo", settings or [], preset, show)
-
-
-def main(stage: str) -> None:
-    """`python -m trainers.STAGE …` is `alignbench train STAGE …`."""
-    from alignbench.cli.app import main as alignbench
-
-    sys.argv[:1] = ["alignbench", "train", stage]
-    alignbench()
 
 
 def _run(stage: str, settings: list[str], preset: str | None, show: bool) -> None:
     from alignbench.console import print_table
     from alignbench.progress import Progress, for_terminal
-    from trainers.config import describe, read_config, read_settings
+    from trainers.config import describe, read_config
 
     file = None
     if settings and settings[0].endswith((".yaml", ".yml")) and "=" not in settings[0]:
         file, *settings = Path(settings[0]), *settings[1:]
     module = import_module(f"trainers.{stage}")
-    kind = getattr(module, CONFIGS[stage])
     if preset is not None and preset not in module.PRESETS:
         raise AlignbenchError(f"preset {preset}: {stage} has {', '.join(module.PRESETS) or 'none'}")
     start = module.PRESETS[preset] if preset is not None else None
+    config = read_config(getattr(module, CONFIGS[stage]), file=file, preset=start, overrides=settings)
     if show:
-        given = read_settings(kind, file=file, preset=start, overrides=settings)
-        print_table(("setting", "type", "value", "meaning"), describe(kind, given))
+        print_table(("setting", "type", "value", "meaning"), describe(config))
         return
-    config = read_config(kind, file=file, preset=start, overrides=settings)
-    first = int(os.environ.get("RANK", "0")) == 0  # of several processes one prints
+    first = int(os.environ.get("RANK", "0")) == 0  # only the first of several processes prints
     with for_terminal() if first else Progress() as progress:
         final, metrics = module.train(config, progress=progress)
     if first:

@@ -1,22 +1,26 @@
-"""The way in for tasks: the rows of a card's split, parsed by the task, and where they came from.
+"""The rows of a card's split, parsed by a task, and their provenance.
 
-Looked for in this order: the user's data folder (--data-dir, else $ALIGNBENCH_DATA), the download cache
-($ALIGNBENCH_CACHE, else ~/.cache/alignbench/data), then the card's remote sources.
+Sources are tried in this order: the user's data folder (--data-dir, else $ALIGNBENCH_DATA), the download cache
+($ALIGNBENCH_CACHE, else ~/.cache/alignbench/data), the card's remote sources.
 """
 
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from alignbench.data.cards import Card, FileSource, HubSource, Source, did_you_mean, read_card
 from alignbench.data.fetch import UnreachableError, download, load_hub, sha256_of
-from alignbench.data.rows import read_rows
+from alignbench.data.tables import read_rows
 from alignbench.errors import AlignbenchError
 from alignbench.types.provenance import Provenance
 
+if TYPE_CHECKING:
+    from datasets import Dataset
+
 T = TypeVar("T")
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -27,40 +31,40 @@ class Loaded(Generic[T]):
 
 @dataclass(frozen=True)
 class LocalFile:
-    """A file source that is on this machine; `place` is "local" (the user's folder) or "cache"."""
+    """A file on this machine. place: "local" (the user's folder), "cache", or "fetched" (into the cache, just now)."""
 
     source: FileSource
     path: Path
     place: str
 
 
-def load(
-    card_name: str,
-    split: str,
-    parse: Callable[[dict[str, Any], str | None], T],
-    *,
-    data_dir: Path | None = None,
-) -> Loaded[T]:
-    """Read a split. `parse(row, schema)` makes an item of a row; schema is the source's, from the card.
+@dataclass(frozen=True)
+class HubSplit:
+    """A split of the hub; commit: the one that was read, None if it cannot be determined."""
+
+    source: HubSource
+    data: "Dataset"
+    commit: str | None
+
+
+def load(card_name: str, split: str, parse: Callable[[Row], T], data_dir: Path | None = None) -> Loaded[T]:
+    """Read a split. `parse` converts a row; it recognises the layout of the row if a split has several.
 
     KeyError, ValueError, TypeError and IndexError from `parse` become an AlignbenchError that names the row.
     """
-    card = read_card(card_name)
-    sources = split_sources(card, split)
-    folder = data_folder(data_dir)
-    files = local_files(card, split, folder)
-    if files:
-        return _load_file(card, split, files[0].source, files[0].path, parse)
-    reasons = []
-    for source in sources:
-        try:
-            if isinstance(source, HubSource):
-                return _load_hub(card, split, source, parse)
-            if source.url is not None:
-                return _load_file(card, split, source, fetch_file(card, source), parse)
-        except UnreachableError as error:
-            reasons.append(str(error))
-    raise AlignbenchError(missing_message(card, split, folder, reasons))
+    card, folder = read_card(card_name), data_folder(data_dir)
+    found: LocalFile | HubSplit = next(iter(local_files(card, split, folder)), None) or fetch(card, split, folder)
+    if isinstance(found, LocalFile):
+        path, source = found.path, found.source
+        items = _parse_rows(((f"{path}:{line}", row) for line, row in read_rows(path, source.format, source.at)), parse)
+        if not items:
+            raise AlignbenchError(f"{path}: no rows; the card says {source.rows}: get the file again")
+        name, revision, pin = source.file, sha256_of(path), source.sha256
+    else:
+        hub = found.source
+        items = _parse_rows(((f"hub {hub.hub} {hub.split} row {n}", row) for n, row in enumerate(found.data)), parse)
+        name, revision, pin = hub.hub, found.commit or "unknown", hub.revision
+    return Loaded(items, Provenance(card.name, split, name, revision, len(items), pinned=revision == pin))
 
 
 def split_sources(card: Card, split: str) -> tuple[Source, ...]:
@@ -71,7 +75,7 @@ def split_sources(card: Card, split: str) -> tuple[Source, ...]:
 
 
 def data_folder(data_dir: Path | None) -> Path | None:
-    """The user's data folder: `data_dir`, else $ALIGNBENCH_DATA, else None. One that is named must exist."""
+    """The user's data folder: `data_dir`, else $ALIGNBENCH_DATA, else None. AlignbenchError if it does not exist."""
     variable = os.environ.get("ALIGNBENCH_DATA")
     folder = data_dir if data_dir is not None else Path(variable) if variable else None
     if folder is not None and not folder.is_dir():
@@ -81,20 +85,16 @@ def data_folder(data_dir: Path | None) -> Path | None:
 
 
 def local_files(card: Card, split: str, folder: Path | None) -> list[LocalFile]:
-    """The split's files on this machine, the one to read first: the user's folder goes before the cache.
+    """The split's files on this machine, in order of preference: the user's folder first, then the cache.
 
-    The user's own file is taken whatever its content; a cached one only where its sha256 is the card's.
+    A file of the user is accepted with any content, a cached one only if its sha256 is the card's.
     """
     sources = [source for source in split_sources(card, split) if isinstance(source, FileSource)]
-    found = []
-    for source in sources:
-        if folder is not None and (path := folder / card.folder / source.file).is_file():
-            found.append(LocalFile(source, path, "local"))
-    for source in sources:
-        path = cache_path(card, source)
-        if source.sha256 is not None and path.is_file() and sha256_of(path) == source.sha256:
-            found.append(LocalFile(source, path, "cache"))
-    return found
+    own = [LocalFile(s, folder / card.folder / s.file, "local") for s in sources if folder is not None]
+    cached = [LocalFile(s, cache_path(card, s), "cache") for s in sources if s.sha256 is not None]
+    return [file for file in own if file.path.is_file()] + [
+        file for file in cached if file.path.is_file() and sha256_of(file.path) == file.source.sha256
+    ]
 
 
 def cache_path(card: Card, source: FileSource) -> Path:
@@ -103,54 +103,37 @@ def cache_path(card: Card, source: FileSource) -> Path:
     return root / card.folder / source.file
 
 
-def fetch_file(card: Card, source: FileSource) -> Path:
-    """Download a source, which must have a url (and so a sha256), into the cache; returns where it lies."""
-    assert source.url is not None
-    assert source.sha256 is not None
-    path = cache_path(card, source)
-    download(source.url, source.sha256, path, source.constant)
-    return path
+def fetch(card: Card, split: str, folder: Path | None) -> LocalFile | HubSplit:
+    """The first remote source that answers, downloaded into the cache; AlignbenchError if there is none."""
+    reasons = []
+    for source in split_sources(card, split):
+        try:
+            if isinstance(source, HubSource):
+                return HubSplit(source, *load_hub(source))
+            if source.url is not None and source.sha256 is not None:
+                path = cache_path(card, source)
+                download(source.url, source.sha256, path, source.constant)
+                return LocalFile(source, path, "fetched")
+        except UnreachableError as error:
+            reasons.append(str(error))
+    raise AlignbenchError(missing_message(card, split, folder, reasons))
 
 
 def missing_message(card: Card, split: str, folder: Path | None, reasons: list[str]) -> str:
-    """One line for a split that could not be had: why, and which file to put where."""
+    """One line for a split that is not available: the reason, and which file to put where."""
     why = "; ".join(reasons) or "it is not on this machine and cannot be downloaded"
     files = [source.file for source in card.splits[split] if isinstance(source, FileSource)]
     place = f"{folder if folder is not None else 'DIR'}/{card.folder}/"
     setting = "" if folder is not None else " and set ALIGNBENCH_DATA=DIR or pass --data-dir DIR"
-    mend = f"put {' or '.join(files)} into {place}{setting}" if files else "try again with a network"
-    return f"data card {card.name!r}, split {split!r}: {why}; {mend}"
+    remedy = f"put {' or '.join(files)} into {place}{setting}" if files else "try again with a network connection"
+    return f"data card {card.name!r}, split {split!r}: {why}; {remedy}"
 
 
-def _load_file(
-    card: Card, split: str, source: FileSource, path: Path, parse: Callable[[dict[str, Any], str | None], T]
-) -> Loaded[T]:
-    rows = ((f"{path}:{line}", row) for line, row in read_rows(path, source.format, source.at))
-    items = _parse_rows(rows, parse, source.schema)
-    if not items:
-        raise AlignbenchError(f"{path}: no rows; the card says {source.rows}: get the file again")
-    sha256 = sha256_of(path)
-    pinned = sha256 == source.sha256
-    return Loaded(items, Provenance(card.name, split, source.file, sha256, len(items), pinned))
-
-
-def _load_hub(card: Card, split: str, source: HubSource, parse: Callable[[dict[str, Any], str | None], T]) -> Loaded[T]:
-    data, commit = load_hub(source)
-    rows = ((f"hub {source.hub} {source.split} row {number}", row) for number, row in enumerate(data))
-    items = _parse_rows(rows, parse, source.schema)
-    pinned = commit == source.revision
-    return Loaded(items, Provenance(card.name, split, source.hub, commit or "unknown", len(items), pinned))
-
-
-def _parse_rows(
-    rows: Iterable[tuple[str, dict[str, Any]]],
-    parse: Callable[[dict[str, Any], str | None], T],
-    schema: str | None,
-) -> list[T]:
+def _parse_rows(rows: Iterable[tuple[str, Row]], parse: Callable[[Row], T]) -> list[T]:
     items = []
     for where, row in rows:
         try:
-            items.append(parse(row, schema))
+            items.append(parse(row))
         except KeyError as error:
             raise AlignbenchError(f"{where}: no field {error}") from None
         except (ValueError, TypeError, IndexError) as error:

@@ -1,6 +1,6 @@
-"""Finding personal data by pattern: addresses and numbers, not names of people or places.
+"""Detection of personal data by pattern: addresses and numbers, not names of people or places.
 
-presidio-analyzer's recognisers on a blank spaCy pipeline: no model is downloaded, and nothing asks the network.
+presidio-analyzer's recognisers on a blank spaCy pipeline: no model is downloaded, and the network is not used.
 """
 
 from collections.abc import Callable
@@ -8,17 +8,17 @@ from typing import Any
 
 from alignbench.errors import AlignbenchError
 
-# Presidio's own scores: a telephone number alone has .4, and so has a weak pattern beside a word that speaks for it.
+# Presidio's own scores: .4 for a telephone number alone, and for a weak pattern next to a word that supports it.
 THRESHOLD = 0.4
-# Some patterns take a time quadratic in the text (hours for a megabyte of hyphens), so a long text is read in pieces.
-PIECE, OVERLAP = 4_000, 400  # characters; what is looked for, with the words before it, is shorter than the overlap
-PACKAGES = ("presidio-analyzer", "phonenumbers", "tldextract")  # what they know decides what is found
+# Some patterns take a time quadratic in the text (hours for a megabyte of hyphens), so long text is read in pieces.
+PIECE, OVERLAP = 4_000, 400  # characters; a match with the words before it is shorter than the overlap
+PACKAGES = ("presidio-analyzer", "phonenumbers", "tldextract")  # their versions determine what is found
 
 
 def finder() -> Callable[[str], set[str]]:
     """A function from a text to the kinds found in it: EMAIL_ADDRESS, PHONE_NUMBER, CREDIT_CARD, …
 
-    AlignbenchError where the extra `pii` is not installed.
+    AlignbenchError if the extra `pii` is not installed.
     """
     try:
         import presidio_analyzer.predefined_recognizers as recognizers
@@ -29,16 +29,16 @@ def finder() -> Callable[[str], set[str]]:
         from spacy.language import Language
     except ImportError:
         raise AlignbenchError(
-            "personal data is found with presidio-analyzer: pip install 'alignbench[pii]', or pass --no-pii"
+            "the filter of personal data needs presidio-analyzer: pip install 'alignbench[pii]', or pass --no-pii"
         ) from None
 
-    # the default asks the network for the list of public suffixes; this one is the list in the package
+    # the default downloads the list of public suffixes; this is the list in the package
     domain_of = tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None)
     email: Any = recognizers.EmailRecognizer()
     email.validate_result = lambda found: bool(domain_of(found).fqdn)
 
     def lower_as_lemma(doc: Any) -> Any:
-        for token in doc:  # the words beside a number, by which presidio raises its score
+        for token in doc:  # presidio raises the score of a number by the lemmas next to it
             token.lemma_ = token.lower_
         return doc
 
@@ -48,18 +48,8 @@ def finder() -> Callable[[str], set[str]]:
     pipeline.add_pipe("lower_as_lemma")
     engine: Any = SpacyNlpEngine()
     engine.nlp = {"en": pipeline}
-    registry = RecognizerRegistry(
-        [
-            email,
-            recognizers.PhoneRecognizer(),
-            recognizers.CreditCardRecognizer(),
-            recognizers.IbanRecognizer(),
-            recognizers.IpRecognizer(),
-            recognizers.MacAddressRecognizer(),
-            recognizers.CryptoRecognizer(),
-            recognizers.UsSsnRecognizer(),
-        ]
-    )
+    names = ("Phone", "CreditCard", "Iban", "Ip", "MacAddress", "Crypto", "UsSsn")
+    registry = RecognizerRegistry([email, *(getattr(recognizers, f"{name}Recognizer")() for name in names)])
     analyzer = AnalyzerEngine(registry, engine, default_score_threshold=THRESHOLD)
 
     def find(text: str) -> set[str]:

@@ -1,4 +1,8 @@
-"""Runs the demo's stages as processes of their own, side by side where there are cores, each once."""
+"""The demo from top to bottom: runs the stages of data/stages.yaml as processes, two side by side, each once.
+
+A stage is done if its stamp has the hash of its command, of this version and of what it reads, and if all that it makes
+exists. A stage that was killed resumes: its command sees to that.
+"""
 
 from __future__ import annotations
 
@@ -12,242 +16,246 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import takewhile
+from dataclasses import dataclass, field
+from graphlib import TopologicalSorter
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import joblib
 from filelock import FileLock, Timeout
 
 import alignbench
 from alignbench.console import printable
-from alignbench.demo.screen import SIDE_BY_SIDE, Screen
-from alignbench.demo.stages import Stage, stamp
+from alignbench.demo.lexicon import lexicon
 from alignbench.errors import AlignbenchError
+from alignbench.progress import Progress
 
-TIMES = "times.jsonl"  # of each stage that was run
-GOES = "goes.jsonl"  # of each time that the demo was at work: its wall time, and whether it came to its end
-COMMANDS = "commands.sh"  # all of them in order, to be run by hand
-SEED = "seed"
-SHORT = 160  # characters of a command that stands whole on the screen
-MOST_THREADS = 4  # of a stage: models this small gain nothing from more
-PAUSE = 0.1  # seconds between looks at what runs
+SCORERS = ("truth", "info", "toxicity", "entailment", "preference")  # the kinds that the world has
+REVIEWS = {"personas", "personas_verbalised"}  # which have a sentiment
+CODE = Path(__file__).parent  # a demo of other code is another demo
+HASH = "[0-9a-f]" * 8  # ends the name of each folder of a run, and of a task in it
+SIDE_BY_SIDE = 2  # stages at most: more cores are more threads of each, up to MOST_THREADS
+MOST_THREADS = 4  # models this small gain nothing from more
+PAUSE, EVERY = 0.1, 15.0  # seconds between checks of the processes, and between lines about them
+SHORT = 160  # characters of a command on the screen; commands.sh has all of it
 UNNAMED = ("*.lock", "log.jsonl", "*.pyc")  # files of times, locks and caches, on which nothing depends
 
 
+@dataclass(frozen=True)
+class Stage:
+    """A command, and what it reads and makes: paths, or patterns of paths, below the demo's folder."""
+
+    name: str
+    command: tuple[str, ...]
+    reads: tuple[str, ...] = ()
+    makes: tuple[str, ...] = ()
+
+    @property
+    def stamp(self) -> str:
+        """The file that says that the stage is done, and with what."""
+        return f"logs/{self.name}.done"
+
+    def needs(self, other: Stage) -> bool:
+        return any(Path(read).is_relative_to(made) for read in self.reads for made in (*other.makes, other.stamp))
+
+    def hash(self, out: Path) -> str:
+        """sha256 of the command, of this version, and of the content of all that the stage reads."""
+        digest = hashlib.sha256(repr((alignbench.__version__, self.command)).encode())
+        for path in (out / read for read in self.reads):
+            for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+                if file.is_file() and not any(file.match(name) for name in UNNAMED):
+                    digest.update(f"{file}\0{hashlib.sha256(file.read_bytes()).hexdigest()}\0".encode())
+        return digest.hexdigest()
+
+    def missing(self, out: Path) -> str | None:
+        """The first of what the stage makes that does not exist."""
+        return next((made for made in self.makes if not any(out.glob(made))), None)
+
+
+def plan(out: Path, seed: int = 0, sizes: Mapping[str, Any] | None = None) -> tuple[Stage, ...]:
+    """The stages of data/stages.yaml for a demo below `out`.
+
+    sizes: instead of those of the file; `only`: the tasks that are evaluated, instead of all
+    """
+    from alignbench.tasks import all_tasks
+
+    file = lexicon("stages")
+    values = {**file, **file["sizes"], **(sizes or {}), "out": out, "seed": seed, "code": CODE, "hash": HASH}
+    kinds: dict[str, list[str]] = {}  # task -> the kinds of its scorers that know the world
+    for name, task in all_tasks().items():
+        takes = () if task.generation is None else (*task.generation.scorers, *task.generation.optional_scorers)
+        kinds[name] = [kind for kind in takes if kind in SCORERS]
+    groups = {**file["tasks"], "evaluate": [name for name in kinds if name not in file["tasks"]["apart"]]}
+    for group, listed in groups.items():
+        names = [name for name in listed if group == "win_rate" or name in values.get("only", kinds)]
+        scorers = [f"{kind}=demo-world:{{out}}/world" for kind in sorted({k for name in names for k in kinds[name]})]
+        scorers += ["sentiment=textblob"] if find_spec("textblob") and REVIEWS.intersection(names) else []
+        values[group] = ("--tasks", ",".join(names), *(word for scorer in scorers for word in ("--scorer", scorer)))
+        values[f"{group}_runs"] = tuple(f"runs/{model}-{HASH}/{n}-{HASH}" for model in file["models"] for n in names)
+    values["checkpoints"] = tuple(f"{{out}}/ppo/checkpoints/iteration-{n}" for n in values["iterations"])
+    values["checkpoint_runs"] = tuple(f"runs/ppo-iteration-{n}-{HASH}" for n in values["iterations"])
+
+    def filled(words: Iterable[str]) -> tuple[str, ...]:
+        found = (values[word[1:-1]] if word.startswith("{") and word.endswith("}") else word for word in words)
+        parts = (part if isinstance(part, tuple) else (str(part),) for part in found)
+        return tuple(word.format_map(values) for part in parts for word in part)
+
+    stages: list[Stage] = []
+    for name, stage in file["stages"].items():
+        for values["model"] in file["models"] if "{model}" in name else ("",):
+            reads = (*stage.get("reads", ()), *(f"logs/{other}.done" for other in stage.get("after", ())))
+            parts = map(filled, (stage["command"].split(), reads, stage["makes"]))
+            stages.append(Stage(name.format_map(values), *parts))
+    return tuple(stages)
+
+
 @dataclass
-class _Running:
+class _Job:
+    """A stage that runs. reads: the hash of what it reads, computed when it began"""
+
     stage: Stage
     process: subprocess.Popen[bytes]
-    began: float
-    reads: str  # hash of what it reads, taken when it began
+    reads: str
+    log: Path
+    began: float = field(default_factory=time.monotonic)
 
     @property
     def seconds(self) -> float:
-        return time.monotonic() - self.began
-
-    def log(self, out: Path) -> Path:
-        return out / "logs" / f"{self.stage.name}.log"
+        return round(time.monotonic() - self.began, 1)
 
 
-def run(stages: Sequence[Stage], out: Path, cores: int) -> None:
-    """Run all stages that are not done yet. Raises AlignbenchError, with the stage's log, for the first that fails.
-
-    A stage is done where its stamp holds the hash of its command, of this version and of what it reads, and where all
-    that it makes is there. Stages that were killed go on where they stood: their commands see to that.
-    """
-    waiting, running = list(stages), list[_Running]()
-    with _alone(out), Screen(stages, cores) as screen:
-        (out / COMMANDS).write_text(script(stages), encoding="utf-8")
-        began, worked, finished = time.monotonic(), False, False
+def run(
+    stages: Sequence[Stage], out: Path, seed: int = 0, cores: int | None = None, progress: Progress | None = None
+) -> None:
+    """Run all stages that are not done yet. Raises AlignbenchError, with the stage's log, for the first that fails."""
+    progress, cores = progress or Progress(), cores or joblib.cpu_count()
+    order = TopologicalSorter({stage: [other for other in stages if stage.needs(other)] for stage in stages})
+    order.prepare()
+    ready, running, worked = list[Stage](), list[_Job](), False
+    with _open(out, seed):
+        commands = [f"# {stage.name}\n{shlex.join(stage.command)}\n" for stage in stages]
+        head = f"#!/bin/sh\nset -e\n{shlex.join(['cd', str(Path.cwd())])}\n"
+        (out / "commands.sh").write_text("\n".join([head, *commands]), encoding="utf-8")
+        began = told = time.monotonic()
+        progress.start("demo", len(stages), unit="stages")
         try:
-            while waiting or running:
-                while (stage := _next(waiting, running, out, cores)) is not None:
-                    waiting.remove(stage)
-                    reads = hash_of(stage)
-                    if is_done(stage, out, reads):
-                        screen.done(stage, None)
-                        continue
-                    clear(stage, out, reads)
-                    screen.say(f"$ {shortened(stage.command, out)}")
-                    worked = True
-                    running.append(_Running(stage, _start(stage, out, cores), time.monotonic(), reads))
-                time.sleep(PAUSE)
+            while order.is_active():
+                ready = sorted([*ready, *order.get_ready()], key=stages.index)
+                ended: list[tuple[Stage, str]] = []
+                if ready and len(running) < min(cores, SIDE_BY_SIDE):
+                    stage = ready.pop(0)
+                    if job := _begin(stage, out, cores):
+                        running, worked = [*running, job], True
+                        shown = shlex.join(stage.command)
+                        progress.say(f"{stage.name}: {shown if len(shown) <= SHORT else f'{shown[:SHORT]} …'}")
+                    else:
+                        ended.append((stage, "done before"))
+                else:
+                    time.sleep(PAUSE)
                 for job in list(running):
-                    before = _cpu_seconds()
+                    before = sum(os.times()[2:4])  # CPU seconds of the processes that ended
                     if job.process.poll() is not None:
                         running.remove(job)
-                        _finish(job, out, _cpu_seconds() - before)
-                        screen.done(job.stage, job.seconds)
-                screen.show({job.stage.name: (job.seconds, last_line(job.log(out))) for job in running})
-            finished = True
+                        _finish(job, out, sum(os.times()[2:4]) - before)
+                        ended.append((job.stage, f"done in {job.seconds:.0f} s"))
+                for stage, line in ended:
+                    progress.say(f"{stage.name}: {line}")
+                    progress.advance()
+                    order.done(stage)
+                if time.monotonic() - told > EVERY:
+                    told = time.monotonic()
+                    for job in running:
+                        progress.say(f"{job.stage.name}: {job.seconds:.0f} s: {last_line(job.log)}")
         finally:
             for job in running:
                 job.process.terminate()
             for job in running:
                 job.process.wait()
             if worked:
-                row = {"seconds": round(time.monotonic() - began, 1), "finished": finished}
-                _add_line(out / "logs" / GOES, row)
-
-
-def keep_seed(out: Path, seed: int) -> None:
-    """A folder is a demo of one seed. Raises AlignbenchError where it has another, before anything is written."""
-    file = out / SEED
-    try:
-        if (kept := file.read_text(encoding="utf-8").strip() if file.is_file() else str(seed)) != str(seed):
-            raise AlignbenchError(f"{out}: a demo of seed {kept}; name another --out for seed {seed}, or --seed {kept}")
-        out.mkdir(parents=True, exist_ok=True)
-        file.write_text(f"{seed}\n", encoding="utf-8")
-    except OSError as error:
-        raise AlignbenchError(f"{out}: cannot be written ({error.strerror}); name another --out") from error
+                seconds = round(time.monotonic() - began, 1)
+                _add_line(out / "logs" / "goes.jsonl", seconds=seconds, finished=not order.is_active())
 
 
 @contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Hold the folder's lock against another demo."""
-    logs = out / "logs"
-    lock = FileLock(logs / ".lock", timeout=0)
+def _open(out: Path, seed: int) -> Iterator[None]:
+    """Lock the folder, which is a demo of one seed. Raises AlignbenchError if it is in use, has another seed, or cannot
+    be written."""
+    file, lock = out / "seed", FileLock(out / "logs" / ".lock", timeout=0)
     try:
-        logs.mkdir(parents=True, exist_ok=True)
+        kept = file.read_text(encoding="utf-8").strip() if file.is_file() else str(seed)
+        if kept != str(seed):
+            raise AlignbenchError(f"{out}: a demo of seed {kept}; choose another --out, or --seed {kept}")
+        (out / "logs").mkdir(parents=True, exist_ok=True)
         lock.acquire()
+        file.write_text(f"{seed}\n", encoding="utf-8")
     except Timeout:  # an OSError too
-        raise AlignbenchError(f"{out}: another demo is at work in it; wait for it, or name another --out") from None
+        raise AlignbenchError(f"{out}: another demo is running in it; wait for it, or choose another --out") from None
     except OSError as error:
-        raise AlignbenchError(f"{out}: cannot be written ({error.strerror}); name another --out") from error
+        raise AlignbenchError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error
     try:
         yield
     finally:
         lock.release()
 
 
-def shown(command: Sequence[str]) -> str:
-    """As a user types it."""
-    return shlex.join(["alignbench", *command])
+def _begin(stage: Stage, out: Path, cores: int) -> _Job | None:
+    """Start the stage's process, unless the stage is done.
 
-
-def shortened(command: Sequence[str], out: Path) -> str:
-    """For the screen: of a long command how it begins, and where it stands in full."""
-    if len(whole := shown(command)) <= SHORT:
-        return whole
-    words = list(takewhile(lambda word: not word.startswith("--"), command))
-    while len(shown(words)) > SHORT // 2:
-        words.pop()
-    return f"{shown(words)} … (in full in {out / COMMANDS})"
-
-
-def script(stages: Sequence[Stage]) -> str:
-    """All commands in their order, each under its stage's name."""
-    parts = [f"# {stage.name}\n{shown(stage.command)}\n" for stage in stages]
-    return "\n".join(["#!/bin/sh\nset -e\n" + shlex.join(["cd", str(Path.cwd())]) + "\n", *parts])
-
-
-def hash_of(stage: Stage) -> str:
-    """sha256 of the stage's command, of this version, and of what stands in all that it reads."""
-    digest = hashlib.sha256(repr((alignbench.__version__, stage.command)).encode())
-    for path in stage.reads:
-        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-            if file.is_file() and not any(file.match(name) for name in UNNAMED):
-                digest.update(f"{file}\0{hashlib.sha256(file.read_bytes()).hexdigest()}\0".encode())
-    return digest.hexdigest()
-
-
-def is_done(stage: Stage, out: Path, reads: str) -> bool:
-    file = stamp(out, stage.name)
-    return missing(stage, out) is None and file.is_file() and file.read_text(encoding="utf-8") == reads
-
-
-def missing(stage: Stage, out: Path) -> Path | None:
-    """The first of what the stage is to leave that is not there."""
-    runs = out / "runs"
-    gone = (path for path in stage.makes if not path.exists())
-    return next(gone, next((runs / fill for fill in stage.fills if not any(runs.glob(fill))), None))
-
-
-def clear(stage: Stage, out: Path, reads: str) -> None:
-    """Remove what the stage began with other input, which it would refuse to go on with, or leave beside the new."""
-    began, done = out / "logs" / f"{stage.name}.began", stamp(out, stage.name)
-    before = next((file.read_text(encoding="utf-8") for file in (began, done) if file.is_file()), reads)
-    if before != reads:
-        for path in [*stage.makes, *(path for fill in stage.fills for path in (out / "runs").glob(fill))]:
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
-        done.unlink(missing_ok=True)
+    What it began with other input is removed: its command would refuse to resume it, or leave it beside the new.
+    """
+    reads, stamp, began = stage.hash(out), out / stage.stamp, out / "logs" / f"{stage.name}.began"
+    if stamp.is_file() and stamp.read_text(encoding="utf-8") == reads and stage.missing(out) is None:
+        return None
+    before = next((file.read_text(encoding="utf-8") for file in (began, stamp) if file.is_file()), reads)
+    for path in [path for made in (*stage.makes, stage.stamp) for path in out.glob(made) if before != reads]:
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     began.write_text(reads, encoding="utf-8")
-
-
-def needs(stage: Stage, other: Stage, out: Path) -> bool:
-    """Whether `stage` reads what `other` makes."""
-    made = (*other.makes, stamp(out, other.name))
-    return any(read == path or path in read.parents for read in stage.reads for path in made)
-
-
-def _next(waiting: Sequence[Stage], running: Sequence[_Running], out: Path, cores: int) -> Stage | None:
-    """The first stage whose inputs are all made and for which there are cores."""
-    unfinished = [*waiting, *(job.stage for job in running)]
-    free = min(cores, SIDE_BY_SIDE) - sum(min(job.stage.cores, cores) for job in running)
-    return next(
-        (
-            stage
-            for stage in waiting
-            if min(stage.cores, cores) <= free and not any(needs(stage, other, out) for other in unfinished)
-        ),
-        None,
-    )
-
-
-def _start(stage: Stage, out: Path, cores: int) -> subprocess.Popen[bytes]:
-    threads = min(MOST_THREADS, max(1, cores * stage.cores // SIDE_BY_SIDE))
-    with (out / "logs" / f"{stage.name}.log").open("ab") as log:
-        log.write(f"$ {shown(stage.command)}\n".encode())
-        log.flush()
-        return subprocess.Popen(
-            [sys.executable, "-m", "alignbench", *stage.command],
+    log = out / "logs" / f"{stage.name}.log"
+    module = {"torchrun": "torch.distributed.run"}.get(stage.command[0], stage.command[0])
+    threads = min(MOST_THREADS, max(1, cores // SIDE_BY_SIDE))
+    with log.open("ab") as stream:
+        stream.write(f"$ {shlex.join(stage.command)}\n".encode())
+        stream.flush()
+        process = subprocess.Popen(
+            [sys.executable, "-m", module, *stage.command[1:]],
             stdin=subprocess.DEVNULL,
-            stdout=log,
+            stdout=stream,
             stderr=subprocess.STDOUT,
             env={**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"},
             preexec_fn=_end_with_the_parent if sys.platform == "linux" else None,
         )
+    return _Job(stage, process, reads, log)
 
 
 def _end_with_the_parent() -> None:
-    """Else a stage whose demo was killed would hold its run's lock against the demo that goes on (prctl(2))."""
+    """Else a stage whose demo was killed would hold its run's lock against the demo that resumes (prctl(2))."""
     pdeathsig = 1
     ctypes.CDLL(None).prctl(pdeathsig, signal.SIGTERM)
 
 
-def _cpu_seconds() -> float:
-    """Of all processes that ended below this one."""
-    times = os.times()
-    return times.children_user + times.children_system
-
-
-def _finish(job: _Running, out: Path, cpu_seconds: float) -> None:
-    name, log = job.stage.name, job.log(out)
+def _finish(job: _Job, out: Path, cpu_seconds: float) -> None:
+    name = job.stage.name
     if job.process.returncode != 0:
-        reason = last_line(log).removeprefix("error: ")
-        raise AlignbenchError(f"stage {name} failed: {reason}; its log: {log}; the same command begins again there")
-    if (gone := missing(job.stage, out)) is not None:
-        raise AlignbenchError(f"stage {name} ended, but made no {gone}; its log: {log}")
-    stamp(out, name).write_text(job.reads, encoding="utf-8")
-    row = {"stage": name, "seconds": round(job.seconds, 1), "cpu_seconds": round(cpu_seconds, 1)}
-    _add_line(out / "logs" / TIMES, row)
+        reason = last_line(job.log, "error: ") or last_line(job.log)
+        raise AlignbenchError(f"stage {name} failed: {reason}; log: {job.log}; run the same command again to resume")
+    if (gone := job.stage.missing(out)) is not None:
+        raise AlignbenchError(f"stage {name} ended, but did not make {out / gone}; log: {job.log}")
+    (out / job.stage.stamp).write_text(job.reads, encoding="utf-8")
+    _add_line(out / "logs" / "times.jsonl", stage=name, seconds=job.seconds, cpu_seconds=round(cpu_seconds, 1))
 
 
-def _add_line(file: Path, row: Mapping[str, Any]) -> None:
+def _add_line(file: Path, **row: Any) -> None:
     with file.open("a", encoding="utf-8") as lines:
         lines.write(json.dumps(row) + "\n")
 
 
-def last_line(log: Path) -> str:
-    """What a stage said last, "" where nothing yet; of a bar that overwrites itself, its newest state."""
+def last_line(log: Path, start: str = "") -> str:
+    """The last line of a log that begins with `start`, without it; the newest state of a bar that overwrites itself."""
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - 4000))
         lines = file.read().decode("utf-8", "replace").replace("\r", "\n").splitlines()
-    said = [line.strip() for line in lines if line.strip() and not line.startswith("$ ")]
-    return printable(said[-1])[:160] if said else ""
+    said = [line.strip() for line in lines if line.strip() and not line.startswith("$ ") and line.startswith(start)]
+    return printable(said[-1].removeprefix(start))[:160] if said else ""

@@ -1,104 +1,125 @@
-"""The diversity of one set of outputs, compared at equal lengths: `measure` on the first 50 words of each.
-
-More words repeat more, so a model that writes more would seem less diverse. The numbers of whole outputs stand beside
-for distinct-n and the compression ratio (`…_uncut`).
-"""
+"""All metrics of diversity of one set of texts: at equal lengths, and of whole texts."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy import stats
+from numpy.typing import ArrayLike, NDArray
 
-from alignbench.diversity.compression import compression_ratio
-from alignbench.diversity.measure import METRICS, NOTHING, measure, measure_vectors
-from alignbench.diversity.ngrams import distinct
-from alignbench.diversity.words import LENGTH, cut, words
-from alignbench.stats.estimates import CONFIDENCE, Estimate
+from alignbench.diversity.lexical import (
+    LENGTH,
+    compression_ratio,
+    cut,
+    distinct,
+    expectation_adjusted,
+    mean_pairwise_rouge_l,
+    self_bleu,
+    words,
+)
+from alignbench.diversity.semantic import clusters, mean_pairwise_distance, vendi
+from alignbench.stats import jackknife
+from alignbench.stats.estimates import Estimate
 from alignbench.types.task import Metric
 
-GROUPS = 20  # of the jackknife
-MOST = 500  # texts up to which there are intervals: each costs GROUPS further measurements
-
-OF_TEXTS = tuple(metric for metric in METRICS if metric.scorer is None)
+# `better` is the direction of more diversity, which is not always desirable.
+OF_TEXTS = (
+    Metric("distinct_1", "share", "higher", bounds=(0, 1)),
+    Metric("distinct_2", "share", "higher", bounds=(0, 1)),
+    Metric("distinct_3", "share", "higher", bounds=(0, 1)),
+    Metric("ead", "number", "higher", bounds=(0, None)),
+    Metric("self_bleu", "points", "lower", bounds=(0, 100)),
+    Metric("rouge_l_overlap", "share", "lower", bounds=(0, 1)),
+    Metric("compression_ratio", "number", "lower", bounds=(0, None)),
+)
+METRICS = (
+    *OF_TEXTS,
+    Metric("cosine_distance", "number", "higher", bounds=(0, 2), scorer="embedding"),
+    Metric("vendi", "number", "higher", bounds=(1, None), scorer="embedding"),
+    # no direction: texts that are all alike are one cluster, and so are texts that have nothing in common
+    Metric("clusters", "number", "–", bounds=(1, None), scorer="embedding"),
+    Metric("silhouette", "number", "–", bounds=(-1, 1), scorer="embedding"),
+)
 UNCUT = tuple(
     replace(metric, name=f"{metric.name}_uncut")
     for metric in OF_TEXTS
     if metric.name.startswith("distinct_") or metric.name == "compression_ratio"
 )
 LENGTHS = (Metric("short", "share", "–", bounds=(0, 1)), Metric("words", "words", "–", bounds=(0, None)))
+EMPTY = "<empty>"  # no word of `words` looks like it
+
+
+def measure(texts: Sequence[str]) -> dict[str, float]:
+    """OF_TEXTS, each a finite number; with one text only those that compare no texts.
+
+    An empty text is one special word: empty outputs are equal to each other and unlike all others, so a model that
+    writes nothing is not diverse.
+    """
+    if not texts:
+        return {}
+    tokens = [words(text) or [EMPTY] for text in texts]
+    found = {f"distinct_{n}": distinct(tokens, n) for n in (1, 2, 3)}
+    found |= {"ead": expectation_adjusted(tokens), "self_bleu": self_bleu(tokens)}
+    found["rouge_l_overlap"] = mean_pairwise_rouge_l(tokens)
+    if len(texts) > 1:
+        found["compression_ratio"] = compression_ratio(texts)
+    return {name: value for name, value in found.items() if math.isfinite(value)}
+
+
+def measure_vectors(vectors: ArrayLike, *, count: bool = True) -> dict[str, float]:
+    """The other METRICS of (n, d) vectors, each a finite number; none with fewer than two.
+
+    count: also the clusters, which take the longest
+    """
+    if len(np.asarray(vectors)) < 2:
+        return {}
+    found = {"cosine_distance": mean_pairwise_distance(vectors), "vendi": vendi(vectors)}
+    if count:
+        grouped = clusters(vectors)
+        found |= {"clusters": float(grouped.count), "silhouette": grouped.silhouette}
+    return {name: value for name, value in found.items() if math.isfinite(value)}
 
 
 def of_texts(texts: Sequence[str]) -> dict[str, float]:
-    """OF_TEXTS on the first LENGTH words of each text, UNCUT on whole texts, and LENGTHS: the share of texts with
-    fewer words, and the mean number of words."""
+    """OF_TEXTS on the first LENGTH words of each text, since longer texts repeat more; UNCUT on whole texts; LENGTHS:
+    the proportion of texts with fewer words, and the mean number of words."""
     tokens = [words(text) for text in texts]
-    whole = {f"distinct_{n}_uncut": distinct([own or [NOTHING] for own in tokens], n) for n in (1, 2, 3)}
+    whole = {f"distinct_{n}_uncut": distinct([own or [EMPTY] for own in tokens], n) for n in (1, 2, 3)}
     if len(texts) > 1:
         whole["compression_ratio_uncut"] = compression_ratio(texts)
-    lengths = {
-        "short": float(np.mean([len(own) < LENGTH for own in tokens])),
-        "words": float(np.mean([len(own) for own in tokens])),
-    }
-    known = {name: value for name, value in whole.items() if np.isfinite(value)}
-    return measure([cut(text, LENGTH) for text in texts]) | known | lengths
+    lengths = np.array([len(own) for own in tokens])
+    return (
+        measure([cut(text, LENGTH) for text in texts])
+        | {name: value for name, value in whole.items() if math.isfinite(value)}
+        | {"short": float((lengths < LENGTH).mean()), "words": float(lengths.mean())}
+    )
 
 
 def of_set(
     texts: Sequence[str], vectors: NDArray[np.float32] | None = None, prefix: str = "", *, intervals: bool = True
 ) -> list[tuple[Metric, Estimate]]:
-    """The same of a set of single outputs, with what vectors tell, as metrics across documents.
+    """`of_texts` and `measure_vectors` of a set of single outputs, with jackknife intervals, as corpus metrics.
 
-    vectors: (texts, d); of which part of the texts is the caller's choice, and to be told with the numbers
-    Intervals are of a jackknife that leaves out a twentieth at a time (Efron & Tibshirani 1993, chapter 11): a
-    bootstrap would draw texts twice, which no measure of diversity takes for chance. Clusters have none.
+    vectors: (texts, d), of the part of the texts that the caller chose. Clusters have no intervals.
     """
     if not texts:
         return []
-    found, replicates = _numbers(texts, vectors, count=intervals), []
-    if intervals and 2 * GROUPS <= len(texts) <= MOST:
-        member = np.arange(len(texts)) % GROUPS
-        for group in range(GROUPS):
-            rows = np.flatnonzero(member != group)
-            some = None if vectors is None else vectors[rows]
-            replicates.append(_numbers([texts[row] for row in rows.tolist()], some, count=False))
+
+    def numbers(rows: Sequence[int], count: bool = False) -> dict[str, float]:
+        some = {} if vectors is None else measure_vectors(vectors[rows], count=count)
+        return of_texts([texts[row] for row in rows]) | some
+
     n = len(texts)
+    found = numbers(range(n), count=intervals)
+    jackknifed = intervals and 2 * jackknife.GROUPS <= n <= jackknife.MOST
+    replicates = jackknife.replicates(numbers, np.arange(n)) if jackknifed else {}
     return [
         (
             replace(metric, name=f"{prefix}{metric.name}"),
-            jackknifed(
-                found[metric.name],
-                np.array([r[metric.name] for r in replicates if metric.name in r]),
-                n,
-                metric.bounds,
-            ),
+            jackknife.estimate(found[metric.name], replicates.get(metric.name, jackknife.MISSING), n, n, metric.bounds),
         )
         for metric in (*METRICS, *UNCUT, *LENGTHS)
         if metric.name in found
     ]
-
-
-def _numbers(texts: Sequence[str], vectors: NDArray[np.float32] | None, *, count: bool) -> dict[str, float]:
-    return of_texts(texts) | ({} if vectors is None else measure_vectors(vectors, count=count))
-
-
-def jackknifed(
-    value: float, replicates: NDArray[np.float64], n: int, bounds: tuple[float | None, float | None] = (None, None)
-) -> Estimate:
-    """A statistic of n texts, with an interval where there are its (GROUPS,) values without one of the groups each."""
-    if len(replicates) < GROUPS:
-        return Estimate(value, None, None, None, n, n)
-    error = jackknife_error(replicates)
-    reach = float(stats.t.ppf(0.5 + CONFIDENCE / 2, GROUPS - 1)) * error
-    low = value - reach if bounds[0] is None else max(value - reach, bounds[0])
-    high = value + reach if bounds[1] is None else min(value + reach, bounds[1])
-    return Estimate(value, error, low, high, n, n)
-
-
-def jackknife_error(replicates: NDArray[np.float64]) -> float:
-    """Standard error from (groups,) values of a statistic, each without one of the groups."""
-    groups = len(replicates)
-    return float(np.sqrt((groups - 1) / groups * ((replicates - replicates.mean()) ** 2).sum()))

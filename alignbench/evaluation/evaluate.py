@@ -72,7 +72,9 @@ def evaluate(
     if not checkpoints:
         raise AlignbenchError("no checkpoint given: name a folder or a hub id")
     shard = find_shard(device)
-    progress = progress if progress is not None and shard.first else Progress()  # only one of several processes reports
+    progress = (
+        progress if progress is not None and shard.is_main else Progress()
+    )  # only one of several processes reports
     pairwise = PairwiseEval.find(tasks, baseline, scorers, device)
     jobs = prepare(
         pairwise.tasks, limit=limit, shots=shots, seed=seed, prompts=prompts, data_dir=data_dir,

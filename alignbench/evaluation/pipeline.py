@@ -82,21 +82,21 @@ def run_task(
     finished, failed = folder.result(), False
     if finished is not None and finished["unscored"]:
         failed = not all(map(source.usable, folder.offsets().values()))
-    shard.wait()
+    shard.wait_for_everyone()
     if finished is not None and not failed:
         progress.say(f"{label}: already finished in {folder.path}")
         return TaskResult.from_json(finished), folder
     if failed:
         progress.say(f"{label}: retrying documents that failed")
-    if shard.first:
+    if shard.is_main:
         folder.reopen()
-    shard.wait()
+    shard.wait_for_everyone()
     details, before = source.begin(), source.work()
     size = chunk_size(task)
     mine = [document for number, document in enumerate(documents) if shard.owns(number // size)]
     reusable = reusable_outputs(run, folder, identity) if source.computes and task.generation is not None else {}
     state = resume_state(mine, size, folder.offsets(), source.usable, reusable)
-    shard.wait()  # no process writes while another reads
+    shard.wait_for_everyone()  # no process writes while another reads
     run.log(
         "start", task=task.name, folder=folder.path.name, already=state.complete, environment=environment(), **details
     )
@@ -113,10 +113,10 @@ def run_task(
             if source.computes and scorers:  # without scorers the complete record is written at once
                 folder.append(record)
             queue.put(record)
-    shard.wait()
-    if shard.first:
+    shard.wait_for_everyone()
+    if shard.is_main:
         _summarise(task, folder, order, embedder)
-    shard.wait()
+    shard.wait_for_everyone()
     after = source.work()
     work = {k: v - before[k] if isinstance(v, int) and isinstance(before.get(k), int) else v for k, v in after.items()}
     run.log("finish", task=task.name, folder=folder.path.name, **work)

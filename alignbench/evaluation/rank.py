@@ -15,10 +15,9 @@ from typing import Any
 from alignbench.errors import AlignbenchError
 from alignbench.evaluation.win_rate import Answers, find_answers, judge, warnings
 from alignbench.progress import Progress
+from alignbench.stats.bradley_terry import Battle, Ranked, rank
 from alignbench.stats.estimates import Estimate
-from alignbench.stats.ranking import Ranked, rank
-from alignbench.stats.win_rate import Battle, win_rate
-from alignbench.types.record import Record
+from alignbench.stats.win_rate import win_rate
 from alignbench.types.scorer import Scorer, ScorerIdentity
 
 
@@ -107,13 +106,12 @@ def rank_systems(
         outcomes = [record.values["win_rate"] for record in records]
         if pair[0] is not one:
             outcomes = [1 - outcome for outcome in outcomes]
-        pairs[pair[0].name, pair[1].name] = win_rate(outcomes).rate
+        pairs[pair[0].name, pair[1].name] = win_rate(outcomes)
         agreed += [(r.id, r.values["agrees_with_longer"]) for r in records if "agrees_with_longer" in r.values]
         consistent += [(r.id, r.values["position_consistency"]) for r in records if "position_consistency" in r.values]
-        battles += [_battle(one.name, other.name, record) for record in records]
-    battles.sort(
-        key=lambda battle: (battle.prompt, battle.a, battle.b)
-    )  # resampling must not depend on the order of the systems
+        battles += [Battle(r.id, one.name, other.name, r.values["win_rate"]) for r in records]
+    # resampling must not depend on the order of the systems
+    battles.sort(key=lambda battle: (battle.prompt, battle.a, battle.b))
     ranking = rank(battles, baseline, names)
     by_name = {system.name: system for system in systems}
     standings = tuple(_standing(by_name[ranked.name], ranked, battles) for ranked in ranking.models)
@@ -131,13 +129,8 @@ def rank_systems(
     )
 
 
-def _battle(one: str, other: str, record: Record) -> Battle:
-    lengths = len(record.outputs[0].text), len(record.references[0])
-    return Battle(record.id, one, other, record.values["win_rate"], *lengths)
-
-
 def _over_prompts(found: Sequence[tuple[str, float]]) -> Estimate:
-    return win_rate([value for _, value in found], [prompt for prompt, _ in found]).rate
+    return win_rate([value for _, value in found], [prompt for prompt, _ in found])
 
 
 def _standing(system: Answers, ranked: Ranked, battles: Sequence[Battle]) -> Standing:

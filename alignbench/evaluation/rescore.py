@@ -18,8 +18,8 @@ from alignbench.evaluation.win_rate import trained_against
 from alignbench.progress import Progress
 from alignbench.provenance import versions
 from alignbench.runs.folder import RecordOffset, RunFolder, TaskFolder, lock_run
-from alignbench.scorers.choose import ANYWHERE, by_kind, embedder_of
-from alignbench.shards import refuse_several_processes
+from alignbench.scorers.choose import TASK_AGNOSTIC, by_kind, embedder_of
+from alignbench.shards import require_single_process
 from alignbench.tasks import find_task
 from alignbench.tasks.outputs import OUTPUTS
 from alignbench.types.result import RunResult, TaskResult
@@ -45,7 +45,7 @@ def rescore(
     from alignbench.scorers import find_scorer
 
     path, progress = Path(folder), progress or Progress()
-    refuse_several_processes("rescore")
+    require_single_process("rescore")
     description = RunFolder(path).description()
     if not scorers:
         raise AlignbenchError("no scorer given: use --scorer kind=name, such as toxicity=alt-profanity-check")
@@ -102,7 +102,7 @@ def _folders(run: RunFolder, requested: Mapping[str, str], names: Sequence[str])
 def _kinds(task: Task, used: Collection[str]) -> list[str]:
     """The kinds of scorer that a task takes, with the used ones that suit any task."""
     own = task.scorer_kinds
-    return [*own, *(kind for kind in ANYWHERE if kind in used and kind not in own)]
+    return [*own, *(kind for kind in TASK_AGNOSTIC if kind in used and kind not in own)]
 
 
 def _rescore_task(

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from alignbench.data.fetch import sha256_of
-from alignbench.data.sources import SourceRow, read_source
+from alignbench.data.tables import SourceRow, read_source
 from alignbench.errors import AlignbenchError
 from alignbench.evaluation.evaluate import prepare
 from alignbench.evaluation.pipeline import Job, run_task
@@ -24,7 +24,7 @@ from alignbench.progress import Progress
 from alignbench.provenance import environment
 from alignbench.runs.folder import open_run
 from alignbench.scorers.choose import choose_scorers, embedder_of
-from alignbench.shards import refuse_several_processes
+from alignbench.shards import require_single_process
 from alignbench.tasks.outputs import OUTPUTS
 from alignbench.types.engine import Completion
 from alignbench.types.record import Document, Record
@@ -61,7 +61,7 @@ def score_file(
     """
     file, progress = Path(file), progress or Progress()
     name = name or file.stem
-    refuse_several_processes("score")
+    require_single_process("score")
     if task is None and (limit is not None or shots is not None):
         raise AlignbenchError("--limit and --shots need --task: they select a benchmark's documents and prompts")
     if in_order and (task is None or limit is not None):

@@ -111,8 +111,8 @@ def judge_all(
     shard: Shard, systems: Sequence[Answers], baseline: Answers, scorer: Scorer, progress: Progress
 ) -> list[Verdicts]:
     """`judge` for each system, by the first of several processes; the others wait for it and read the results."""
-    found = [judge(own, baseline, scorer, progress=progress) for own in systems] if shard.first else []
-    shard.wait()
+    found = [judge(own, baseline, scorer, progress=progress) for own in systems] if shard.is_main else []
+    shard.wait_for_everyone()
     return found or [judge(own, baseline, scorer) for own in systems]  # finished: nothing is locked or computed
 
 

@@ -1,1 +1,1 @@
-"""Human labels: the table they stand in, how far labelers agree, and what is made of them."""
+"""Human labels: the table, agreement of labelers, and what is derived from labels."""

@@ -6,15 +6,16 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from alignbench.data.rows import read_rows
-from alignbench.data.sources import SourceRow, read_source
-from alignbench.errors import AlignbenchError, first_line
+from alignbench.data.tables import SourceRow, read_source
+from alignbench.errors import AlignbenchError
 
 # Ouyang et al. 2022 (arXiv 2203.02155), Table 3
 FLAGS = (
@@ -39,10 +40,10 @@ MISSING = ("", "na", "n/a", "nan", "null", "none")  # of rank, likert and flags;
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """What one labeler said about one output.
+    """One labeler's label of one output.
 
-    prompt: None where the table names prompts by id alone; model: the system that wrote the output
-    group: of the labeler, e.g. training or held-out; rank: among the labeler's outputs of the prompt, 1 the best
+    prompt: None if the table identifies prompts by id only; model: the system that wrote the output
+    group: of the labeler, e.g. training or held-out; rank: among the labeler's outputs of the prompt, 1 is the best
     likert: 1 to 7; flags: the questions that were answered
     """
 
@@ -58,7 +59,7 @@ class Label:
 
     @property
     def item(self) -> tuple[str, str]:
-        """What was labelled: an output, and whose it is."""
+        """The labelled item: the model and its output."""
         return self.model or "", self.output
 
 
@@ -70,23 +71,23 @@ def read_labels(
     ignored: Sequence[str] = (),
     prompts: str | None = None,
 ) -> list[Label]:
-    """The labels of a CSV, TSV, JSON, JSON lines or parquet file, or a hub split, sorted.
+    """Read a file or a hub split (see `read_source`) and return its labels, sorted.
 
-    columns: {their name: ours}; flags: further columns that are flags; ignored: columns to leave out
-    prompts: a file of the prompts there are, rows {prompt, prompt_id or id}
-    A row is a label, or a ranking as the trainers take: {prompt, responses, ranks, labeler}.
-    Raises AlignbenchError with file and line for the first row that cannot be.
+    columns: {column of the file: our name}; flags: further columns that are flags; ignored: columns to leave out
+    prompts: a file of all prompts, rows {prompt, prompt_id or id}
+    A row is a label, or a ranking as the trainers take it: {prompt, responses, ranks, labeler}.
+    Raises AlignbenchError with file and line of the first invalid row.
     """
-    rows = _rows(source)
+    rows = read_source(source)
     names = _names(rows, source, columns or {}, flags, ignored)
     known = _Prompts(prompts)
-    seen = _Seen()
+    seen: dict[tuple[object, ...], Any] = {}
     labels = []
     for row in rows:
         try:
             fields = {names[name]: value for name, value in row.fields.items() if name in names}
             for label in _labels(fields, flags, known):
-                seen.add(label, row.where, "responses" in fields)
+                _check_repeated(label, row.where, "responses" in fields, seen)
                 labels.append(label)
         except (ValueError, OverflowError) as error:
             raise AlignbenchError(f"{row.where}: {error}") from None
@@ -96,24 +97,71 @@ def read_labels(
 
 
 def write_labels(labels: Sequence[Label], file: Path) -> None:
-    """Write the normal form: JSON lines, of each label what it has."""
-    write_lines([_as_row(label) for label in labels], file)
+    """Write labels in the normal form: JSON lines without missing values."""
+    rows = []
+    for label in labels:
+        row = {name: getattr(label, name) for name in COLUMNS[:8]}
+        row["flags"] = {name: int(value) for name, value in label.flags.items()}
+        rows.append({name: value for name, value in row.items() if value is not None and value != {}})
+    write_lines(rows, file)
 
 
 def write_lines(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
-    """Write JSON lines; a file is there whole or not at all."""
+    """Write JSON lines atomically."""
     temporary = file.with_name(file.name + ".tmp")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8", newline="\n") as out:
-            out.writelines(_line(row) + "\n" for row in rows)
+        # a lone surrogate, which UTF-8 cannot encode, becomes its JSON escape
+        with temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as out:
+            out.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         os.replace(temporary, file)
     except OSError as error:
         raise AlignbenchError(f"{file}: cannot be written: {error.strerror or error}") from None
 
 
+def export(labels: Sequence[Label]) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    """Make rankings for the reward-model trainer, which takes neither ties only nor empty responses.
+
+    Returns rows {prompt, responses, ranks, labeler}, the best response first, one per prompt and labeler; and counts of
+    what was exported and left out. Raises AlignbenchError if there are none, or if a ranked prompt's text is unknown.
+    """
+    ranked: dict[tuple[str, str], list[Label]] = defaultdict(list)
+    for label in labels:
+        if label.rank is not None:
+            if label.prompt is None:
+                raise AlignbenchError(
+                    f"prompt {label.prompt_id!r} has no text, which the trainer needs: import the labels with "
+                    "--prompts FILE"
+                )
+            ranked[label.prompt_id, label.labeler].append(label)
+    if not ranked:
+        raise AlignbenchError("no label has a rank: there are no rankings to export")
+    rows, pairs, tied, alone, empty = [], 0, 0, 0, 0
+    for (_, labeler), all_labels in sorted(ranked.items()):
+        ranking = sorted((label for label in all_labels if label.output), key=lambda label: (label.rank, label.item))
+        empty += len(all_labels) - len(ranking)
+        ranks = [label.rank for label in ranking]
+        if len(ranking) < 2:
+            alone += 1
+        elif len(set(ranks)) == 1:
+            tied += 1
+        else:
+            responses = [label.output for label in ranking]
+            rows.append({"prompt": ranking[0].prompt, "responses": responses, "ranks": ranks, "labeler": labeler})
+            pairs += sum(a != b for a, b in combinations(ranks, 2))
+    if not rows:
+        raise AlignbenchError(f"no ranking to export: {tied} all tied, {alone} with fewer than two responses")
+    return rows, {
+        "written": len(rows),
+        "pairs in them without ties": pairs,
+        "left out: all responses tied": tied,
+        "left out: fewer than two responses": alone,
+        "responses left out: empty": empty,
+    }
+
+
 def counts(labels: Sequence[Label]) -> dict[str, int]:
-    """How many there are: rows, prompts, outputs, labelers, …, and rows that carry each kind of label."""
+    """Numbers of rows, prompts, outputs, labelers, …, and of rows with each kind of label."""
     found = {
         "rows": len(labels),
         "prompts": len({label.prompt_id for label in labels}),
@@ -134,44 +182,10 @@ def flag_names(labels: Sequence[Label]) -> list[str]:
     return [name for name in FLAGS if name in there] + sorted(there - set(FLAGS))
 
 
-def _line(row: Mapping[str, Any]) -> str:
-    line = json.dumps(row, ensure_ascii=False)
-    try:
-        line.encode()
-    except UnicodeEncodeError:  # half of a surrogate pair, which JSON may hold but UTF-8 may not
-        return json.dumps(row)
-    return line
-
-
-def _as_row(label: Label) -> dict[str, Any]:
-    row = {name: getattr(label, name) for name in COLUMNS[:8]}
-    row["flags"] = {name: int(value) for name, value in label.flags.items()}
-    return {name: value for name, value in row.items() if value is not None and value != {}}
-
-
-def _rows(source: str) -> list[SourceRow]:
-    path = Path(source)
-    if path.suffix == ".parquet" and path.is_file():
-        from pyarrow import parquet
-
-        try:
-            table = parquet.read_table(path).to_pylist()
-        except Exception as error:  # pyarrow raises what it likes
-            raise AlignbenchError(f"{source}: not a parquet file that can be read ({first_line(error)})") from None
-        rows = [SourceRow(f"{source} row {number}", number, row) for number, row in enumerate(table, 1)]
-    elif ".tsv" in path.suffixes and path.is_file():
-        rows = [SourceRow(f"{source}:{line}", line or 0, row) for line, row in read_rows(path, "tsv", None)]
-    else:
-        return read_source(source)
-    if not rows:
-        raise AlignbenchError(f"{source}: no rows")
-    return rows
-
-
 def _names(
     rows: Sequence[SourceRow], source: str, columns: Mapping[str, str], flags: Sequence[str], ignored: Sequence[str]
 ) -> dict[str, str]:
-    """{column in the file: our name} of those that are read."""
+    """{column of the file: our name} of the columns to read."""
     there: dict[str, str] = {}
     for row in rows:
         for name in row.fields:
@@ -198,7 +212,7 @@ def _names(
 
 
 class _Prompts:
-    """The prompts that labels may name: those of a file, or else what the table itself says, which must not differ."""
+    """Known prompts: those of a file if there is one, else those of the table, which must not contradict itself."""
 
     def __init__(self, file: str | None) -> None:
         self._file = file
@@ -209,96 +223,74 @@ class _Prompts:
                 text = row.text("prompt")
                 id = _name(row.fields, "prompt_id") or _name(row.fields, "id") or _digest(text)
                 if self._texts.setdefault(id, text) != text:
-                    raise ValueError(f"prompt_id {id!r} has another text further up")
+                    raise ValueError(f"prompt_id {id!r} has another text in an earlier row")
             except ValueError as error:
                 raise AlignbenchError(f"{row.where}: {error}") from None
             self._ids.setdefault(text, id)
 
     def find(self, id: str | None, text: str | None) -> tuple[str, str | None]:
-        """The prompt's id and text, where one of them is given."""
-        if id is None and text is None:
-            raise ValueError("neither prompt_id nor prompt")
-        if self._file is not None:
-            if id is None and text not in self._ids:
-                raise ValueError(f"the prompt {_short(text or '')!r} is not in {self._file}")
-            if id is not None and id not in self._texts:
-                raise ValueError(f"prompt_id {id!r} is not in {self._file}")
-        id = id if id is not None else self._ids.get(text or "", _digest(text or ""))
+        """Return the prompt's id and text; at least one of them must be given."""
+        if id is None:
+            if text is None:
+                raise ValueError("neither prompt_id nor prompt")
+            if self._file is not None and text not in self._ids:
+                raise ValueError(f"the prompt {_short(text)!r} is not in {self._file}")
+            id = self._ids.get(text) or _digest(text)
+        elif self._file is not None and id not in self._texts:
+            raise ValueError(f"prompt_id {id!r} is not in {self._file}")
         if text is not None and self._texts.setdefault(id, text) != text:
-            where = "further up" if self._file is None else f"in {self._file}"
+            where = "in an earlier row" if self._file is None else f"in {self._file}"
             raise ValueError(f"prompt_id {id!r} has another text {where}: {_short(self._texts[id])!r}")
         return id, self._texts.get(id)
 
 
 def _labels(fields: Mapping[str, Any], flags: Sequence[str], prompts: _Prompts) -> Iterator[Label]:
-    """The labels of a row, which is one of them or a ranking."""
-    text = _text(fields, "prompt")
-    prompt_id, prompt = prompts.find(_name(fields, "prompt_id"), text or None)
+    """The labels of a row, which is one label or a ranking."""
+    prompt_id, prompt = prompts.find(_name(fields, "prompt_id"), _text(fields, "prompt") or None)
     labeler, group = _name(fields, "labeler"), _name(fields, "group")
     if labeler is None:
         raise ValueError("no labeler")
-    if "responses" in fields:
-        row = SourceRow("", 0, dict(fields))
-        responses, ranks = row.list("responses"), row.list("ranks")
-        models = row.list("models") if not _missing(fields.get("models")) else [None] * len(responses)
-        if not len(responses) == len(ranks) == len(models):
-            raise ValueError(f"{len(responses)} responses, {len(ranks)} ranks and {len(models)} models")
-        for response, rank, model in zip(responses, ranks, models, strict=True):
-            one = {"output": response, "rank": rank, "model": model}
-            output = _text(one, "output")
-            if output is None:
-                raise ValueError("a response is null, not text")
-            yield Label(prompt_id, prompt, output, labeler, _name(one, "model"), group, _rank(rank))
-        return
-    output = _text(fields, "output")
-    if output is None:
-        raise ValueError("no output")
-    nested = fields.get("flags") or {}
-    if isinstance(nested, str):
-        nested = json.loads(nested) if nested.lstrip().startswith("{") else nested
-    if not isinstance(nested, dict):
-        raise ValueError("flags is not an object {name: 0 or 1}")
-    asked = {name: fields.get(name) for name in (*FLAGS, *flags)} | nested
-    answers = {name: _flag(name, value) for name, value in asked.items() if not _missing(value)}
-    yield Label(
-        prompt_id,
-        prompt,
-        output,
-        labeler,
-        _name(fields, "model"),
-        group,
-        _rank(fields.get("rank")),
-        _likert(fields.get("likert")),
-        answers,
-    )
+    for one in _ranking(fields) if "responses" in fields else [fields]:
+        output, model = _text(one, "output"), _name(one, "model")
+        if output is None:
+            raise ValueError("no output")
+        rank = _number(one, "rank", lambda number: 0 < number < math.inf, "a positive number (1 is the best)")
+        likert = _number(one, "likert", range(LIKERT[0], LIKERT[1] + 1).__contains__, "a whole number from 1 to 7")
+        mark = None if likert is None else int(likert)
+        yield Label(prompt_id, prompt, output, labeler, model, group, rank, mark, _flags(one, flags))
 
 
-class _Seen:
-    """What stood further up: labels, rankings and the labelers' groups, each with the place where."""
+def _ranking(fields: Mapping[str, Any]) -> list[dict[str, Any]]:
+    row = SourceRow("", 0, dict(fields))
+    outputs, ranks = row.list("responses"), row.list("ranks")
+    models = row.list("models") if not _missing(fields.get("models")) else [None] * len(outputs)
+    if not len(outputs) == len(ranks) == len(models):
+        raise ValueError(f"{len(outputs)} responses, {len(ranks)} ranks and {len(models)} models")
+    columns = zip(outputs, ranks, models, strict=True)
+    return [{"output": output, "rank": rank, "model": model} for output, rank, model in columns]
 
-    def __init__(self) -> None:
-        self._labels: dict[tuple[object, ...], str] = {}
-        self._rankings: dict[tuple[str, str], str] = {}
-        self._groups: dict[str, tuple[str | None, str]] = {}
 
-    def add(self, label: Label, where: str, ranking: bool) -> None:
-        """ValueError where the label was there before, a ranking is a second one, or the labeler changed groups."""
-        key = (label.prompt_id, label.item, label.labeler)
-        if key in self._labels:
-            whose = f" of {label.model}" if label.model else ""
-            raise ValueError(
-                f"{label.labeler} labels this output{whose} to prompt {label.prompt_id!r} a second time "
-                f"(first: {self._labels[key]})"
-            )
-        self._labels[key] = where
-        if ranking and (first := self._rankings.setdefault((label.prompt_id, label.labeler), where)) != where:
-            raise ValueError(
-                f"{label.labeler} ranks prompt {label.prompt_id!r} a second time (first: {first}), and ranks of two "
-                "rankings cannot be compared: put them into one, or give them two prompt_ids"
-            )
-        group, first = self._groups.setdefault(label.labeler, (label.group, where))
-        if group != label.group:
-            raise ValueError(f"{label.labeler} is in group {label.group}, but in {group} further up ({first})")
+def _check_repeated(label: Label, where: str, ranking: bool, seen: dict[tuple[object, ...], Any]) -> None:
+    """Raise ValueError if the label or the ranking repeats an earlier one, or the labeler changed groups.
+
+    seen: labels, rankings and groups so far, each with the place of the first
+    """
+    key = (label.prompt_id, label.item, label.labeler)
+    if key in seen:
+        whose = f" of {label.model}" if label.model else ""
+        raise ValueError(
+            f"{label.labeler} labels this output{whose} to prompt {label.prompt_id!r} a second time "
+            f"(first: {seen[key]})"
+        )
+    seen[key] = where
+    if ranking and (first := seen.setdefault((label.prompt_id, label.labeler), where)) != where:
+        raise ValueError(
+            f"{label.labeler} ranks prompt {label.prompt_id!r} a second time (first: {first}), and ranks of two "
+            "rankings cannot be compared: put them into one, or give them two prompt_ids"
+        )
+    group, first = seen.setdefault((label.labeler,), (label.group, where))
+    if group != label.group:
+        raise ValueError(f"{label.labeler} is in group {label.group}, but in {group} in an earlier row ({first})")
 
 
 def _missing(value: Any) -> bool:
@@ -315,44 +307,38 @@ def _text(fields: Mapping[str, Any], name: str) -> str | None:
 
 
 def _name(fields: Mapping[str, Any], name: str) -> str | None:
-    """A name or a number that serves as one; None where it is empty."""
+    """A name or a number that serves as one; None if it is empty."""
     value = fields.get(name)
     if isinstance(value, bool) or not isinstance(value, str | int | None):
         raise ValueError(f"{name} is {type(value).__name__}, not a name or a number")
     return None if value is None or value == "" else str(value)
 
 
-def _rank(value: Any) -> float | None:
-    number = _number(value)
-    if number is not None and not (math.isfinite(number) and number > 0):
-        raise ValueError(f"rank {_show(value)} is not a positive number (1 is the best)")
+def _number(fields: Mapping[str, Any], name: str, valid: Callable[[float], bool], expected: str) -> float | None:
+    value: Any = fields.get(name)
+    if _missing(value):
+        return None
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not valid(number):
+        raise ValueError(f"{name} {_show(value)} is not {expected}")
     return number
 
 
-def _likert(value: Any) -> int | None:
-    number = _number(value)
-    if number is not None and number not in range(LIKERT[0], LIKERT[1] + 1):
-        raise ValueError(f"likert {_show(value)} is not a whole number from {LIKERT[0]} to {LIKERT[1]}")
-    return None if number is None else int(number)
-
-
-def _number(value: Any) -> float | None:
-    """The number; NaN where it is none, None where it is missing."""
-    if _missing(value):
-        return None
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        return math.nan
-    try:
-        return float(value)
-    except ValueError:
-        return math.nan
-
-
-def _flag(name: str, value: Any) -> bool:
-    said = str(value).strip().lower()
-    if said not in (*YES, *NO):
-        raise ValueError(f"{name} is {_show(value)}, which is neither 0/1, yes/no nor true/false")
-    return said in YES
+def _flags(fields: Mapping[str, Any], further: Sequence[str]) -> dict[str, bool]:
+    nested = fields.get("flags") or {}
+    if isinstance(nested, str) and nested.lstrip().startswith("{"):
+        nested = json.loads(nested)
+    if not isinstance(nested, dict):
+        raise ValueError("flags is not an object {name: 0 or 1}")
+    values = {name: fields.get(name) for name in (*FLAGS, *further)} | nested
+    answers = {name: str(value).strip().lower() for name, value in values.items() if not _missing(value)}
+    for name, answer in answers.items():
+        if answer not in (*YES, *NO):
+            raise ValueError(f"{name} is {_show(values[name])}, which is neither 0/1, yes/no nor true/false")
+    return {name: answer in YES for name, answer in answers.items()}
 
 
 def _digest(text: str) -> str:

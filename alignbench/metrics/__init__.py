@@ -3,8 +3,8 @@
     evaluate.load(alignbench.metrics.path("squad_f1")).compute(predictions=[...], references=[...])
     evaluate.combine([alignbench.metrics.path(name) for name in ("rouge_l", "corpus_bleu")])
 
-Each is a folder with a script of its name, as evaluate wants it. evaluate copies the script into its own cache and runs
-it there, so a script finds our functions by `import alignbench` alone.
+Each is a folder with a script of its name. evaluate copies the script into its cache and runs it there, so scripts
+import our functions by their full names.
 """
 
 from __future__ import annotations
@@ -13,16 +13,15 @@ from pathlib import Path
 
 from alignbench.errors import AlignbenchError
 
-_FOLDER = Path(__file__).parent
+_SCRIPTS = {file.stem: file for file in sorted(Path(__file__).parent.glob("*/*.py")) if file.stem == file.parent.name}
 
 
 def names() -> list[str]:
-    """The metrics there are."""
-    return sorted(script.stem for script in _FOLDER.glob("*/*.py") if script.stem == script.parent.name)
+    return list(_SCRIPTS)
 
 
 def path(name: str) -> str:
-    """The folder to give to `evaluate.load`."""
-    if name not in names():
-        raise AlignbenchError(f"metrics: there is no {name!r}; there are {', '.join(names())}")
-    return str(_FOLDER / name)
+    """The folder to pass to `evaluate.load`."""
+    if name not in _SCRIPTS:
+        raise AlignbenchError(f"metrics: there is no {name!r}; there are {', '.join(_SCRIPTS)}")
+    return str(_SCRIPTS[name].parent)

@@ -1,1 +1,1 @@
-"""Engines: what tasks may ask of a language model, and the local engine that answers."""
+"""Language models: checkpoints, and the engines that score and generate text with them."""

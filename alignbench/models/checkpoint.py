@@ -1,4 +1,4 @@
-"""Find a checkpoint, make sure that it is whole and safe to open, say exactly which one it is, and load it."""
+"""Find a checkpoint, verify that it is complete and safe to open, identify it by hashes, and load it."""
 
 from __future__ import annotations
 
@@ -6,36 +6,36 @@ import hashlib
 import json
 import math
 import os
-import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignbench.errors import AlignbenchError, first_line
-from alignbench.hub import obstacle
+from alignbench.hub import unreachable_reason
 
 if TYPE_CHECKING:
     from alignbench.models.local import LocalEngine
 
 TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "vocab.json",
-    "merges.txt",
-    "vocab.txt",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
+    *("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "vocab.txt"),
+    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
 )
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-# The name that safetensors gives a number format -> torch's
+# safetensors' names of floating-point dtypes -> torch's
 SAFETENSORS_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+class CheckpointError(AlignbenchError):
+    """An error of one checkpoint, which its message names."""
+
+    def __init__(self, spec: str, message: str) -> None:
+        super().__init__(f"checkpoint {spec}: {message}")
 
 
 @dataclass(frozen=True)
 class Ancestor:
-    """A checkpoint in a lineage: what made it (base, sft, reward, ppo, ppo-ptx, average), and which it is."""
+    """A checkpoint in a lineage: the stage that produced it (base, sft, reward, ppo, ppo-ptx, average) and its hash."""
 
     stage: str
     name: str
@@ -44,12 +44,12 @@ class Ancestor:
 
 @dataclass(frozen=True)
 class Training:
-    """What recipe.json tells of the stage that made a checkpoint.
+    """What recipe.json records of the stage that produced a checkpoint.
 
-    rewards: weights_sha256 of the reward models that it was trained against
-    kl: at the end of PPO, from the policy that it began with, in nats a response
-    beta, gamma: weights of the KL penalty and of the pretraining gradient that PPO was told to use
-    episodes: responses that PPO had sampled by then
+    rewards: weights_sha256 of the reward models used in training
+    kl: KL divergence from the initial policy at the end of PPO, in nats per response
+    beta, gamma: coefficients of the KL penalty and of the pretraining gradient in PPO
+    episodes: responses sampled by PPO
     """
 
     rewards: tuple[str, ...] = ()
@@ -61,19 +61,19 @@ class Training:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A causal language model on disk, and what identifies it.
+    """A causal language model on disk and its identity.
 
-    name: the hub id or the folder's name
-    revision: the hub's commit, None for a local folder
-    weights_sha256: of the lines `sha256  file` of all safetensors files, in order of name
+    name: Hub id or folder name
+    revision: commit on the Hub, None for a local folder
+    weights_sha256: hash of the lines `sha256  file` of all safetensors files, sorted by name
     tokenizer_sha256: the same over the tokenizer's files
-    chat_template_sha256: of the chat template's text, None where there is none
-    dtype: the number format of the weights ("float32", "bfloat16", …)
-    window: the longest sequence that the model takes, in tokens; None where the configuration names no limit
-    custom_code: it brings Python code, which the user has agreed to run
-    parameters: numbers in the weights' files
-    lineage, training: base → … → this one, and what the last stage told, for a checkpoint of our trainers; not part of
-        what its numbers depend on
+    chat_template_sha256: hash of the chat template's text, None if there is none
+    dtype: dtype of the weights ("float32", "bfloat16", …)
+    window: maximum sequence length in tokens, None if the configuration has none
+    custom_code: it contains Python code that the user has allowed to run
+    parameters: number of parameters in the weight files
+    lineage, training: from base to this checkpoint, and the record of the last stage, for checkpoints of our trainers;
+        results do not depend on them
     """
 
     name: str
@@ -92,36 +92,34 @@ class Checkpoint:
 
 
 def find_checkpoint(spec: str, *, trust_remote_code: bool = False) -> Checkpoint:
-    """Find `spec`, a local folder or a hub id with an optional `@revision`, and check it without loading it.
+    """Find `spec`, a local folder or a Hub id with an optional `@revision`, and verify it without loading it.
 
-    Raises AlignbenchError for anything that would fail or be unsafe later: no such folder, no configuration,
-    pickled or truncated weights, custom code without consent.
+    Raises AlignbenchError for anything that would fail or be unsafe later: a missing folder or configuration, pickled
+    or truncated weights, custom code without consent.
     """
     path = Path(spec).expanduser()
     if path.is_dir():
         folder, name, revision = path, _folder_name(path.resolve()), None
     elif spec.startswith((".", "/", "~")) or spec.count("/") != 1:
-        raise AlignbenchError(
-            f"checkpoint {spec}: no such folder, and no hub id (owner/name, or owner/name@revision) either"
-        )
+        raise CheckpointError(spec, "no such folder, and not a Hub id (owner/name or owner/name@revision)")
     else:
         folder, name, revision = download_checkpoint(spec, trust_remote_code)
     config = _read_json(folder / "config.json", spec)
     tokenizer_config = folder / "tokenizer_config.json"
-    brings_code = "auto_map" in config or (
+    custom_code = "auto_map" in config or (
         tokenizer_config.is_file() and "auto_map" in _read_json(tokenizer_config, spec)
     )
-    if brings_code and not trust_remote_code:
-        raise AlignbenchError(
-            f"checkpoint {spec}: it brings its own Python code; read it, then allow it with --trust-remote-code"
+    if custom_code and not trust_remote_code:
+        raise CheckpointError(
+            spec, "it contains its own Python code; review it, then allow it with --trust-remote-code"
         )
     weights = weight_files(folder, spec)
     headers = [check_safetensors(file, spec) for file in weights]
     text_config = config.get("text_config") or {}
-    dtype = config.get("dtype") or config.get("torch_dtype") or text_config.get("dtype") or headers[0].dtype
+    dtype = config.get("dtype") or config.get("torch_dtype") or text_config.get("dtype") or headers[0][0]
     tokenizer_files = [folder / file for file in TOKENIZER_FILES if (folder / file).is_file()]
     if not tokenizer_files:
-        raise AlignbenchError(f"checkpoint {spec}: no tokenizer files (such as tokenizer.json) in {folder}")
+        raise CheckpointError(spec, f"no tokenizer files (such as tokenizer.json) in {folder}")
     weights_sha256 = hash_files(weights)
     lineage, training = _recipe(folder, spec, name, weights_sha256)
     return Checkpoint(
@@ -134,15 +132,15 @@ def find_checkpoint(spec: str, *, trust_remote_code: bool = False) -> Checkpoint
         chat_template_sha256=_hash_chat_template(folder),
         dtype=str(dtype),
         window=_window(config | text_config),
-        custom_code=brings_code,
-        parameters=sum(header.parameters for header in headers),
+        custom_code=custom_code,
+        parameters=sum(parameters for _, parameters in headers),
         lineage=lineage,
         training=training,
     )
 
 
 def resolve_device(device: str) -> str:
-    """The device that "auto" stands for here, or the one that was asked for, if this machine has it."""
+    """The device to use: the fastest one available for "auto". Raises AlignbenchError if it is not available."""
     import torch
 
     if device == "auto":
@@ -164,7 +162,7 @@ def load_engine(
     token_budget: int | None = None,
     notify: Callable[[str], None] | None = None,
 ) -> LocalEngine:
-    """Load model and tokenizer. Raises AlignbenchError where transformers cannot, or where weights are missing."""
+    """Load model and tokenizer. Raises AlignbenchError if transformers cannot load them or weights are missing."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
@@ -175,76 +173,74 @@ def load_engine(
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    trust = checkpoint.custom_code
+    options = {"trust_remote_code": checkpoint.custom_code, "local_files_only": True}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint.path, trust_remote_code=trust, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint.path, **options)
         model, loading = AutoModelForCausalLM.from_pretrained(
             checkpoint.path,
             dtype=getattr(torch, dtype),
             use_safetensors=True,
-            trust_remote_code=trust,
-            local_files_only=True,
             output_loading_info=True,
-            # the fused attention of torch's CPU build multiplies half precision at the rate of fp32
+            # fused attention in torch's CPU build multiplies half precision at the rate of fp32
             attn_implementation="eager" if device == "cpu" and dtype in ("bfloat16", "float16") else None,
+            **options,
         )
     except torch.OutOfMemoryError:
         raise
-    except Exception as error:  # transformers raises whatever its parts raise: all of it is about this folder
-        raise AlignbenchError(
-            f"checkpoint {checkpoint.name}: it does not load as a causal language model ({first_line(error)})"
+    except Exception as error:  # transformers raises errors of many kinds, all about this folder
+        raise CheckpointError(
+            checkpoint.name, f"it does not load as a causal language model ({first_line(error)})"
         ) from error
     if missing := sorted(loading["missing_keys"]):
-        raise AlignbenchError(
-            f"checkpoint {checkpoint.name}: {len(missing)} weights are not in its files (first: {missing[0]})"
-        )
+        raise CheckpointError(checkpoint.name, f"{len(missing)} weights are not in its files (first: {missing[0]})")
     try:
         model = model.to(device).eval()
     except torch.OutOfMemoryError as error:
-        raise AlignbenchError(
-            f"checkpoint {checkpoint.name}: its weights do not fit into the memory of {device}; "
-            "try --dtype bfloat16 or --device cpu"
+        raise CheckpointError(
+            checkpoint.name, f"its weights do not fit into the memory of {device}; try --dtype bfloat16 or --device cpu"
         ) from error
     use_onednn(model)
     return LocalEngine(model, Encoder(tokenizer), window=checkpoint.window, token_budget=token_budget, notify=notify)
 
 
 def download_checkpoint(spec: str, trust_remote_code: bool) -> tuple[Path, str, str]:
-    """Fetch a hub checkpoint (safetensors, configuration and tokenizer alone) or take it from the hub's cache."""
+    """Download a Hub checkpoint (safetensors, configuration and tokenizer only) or find it in the cache.
+
+    Returns folder, name and commit.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     name, _, revision = spec.partition("@")
-    in_the_way = obstacle()
+    unreachable = unreachable_reason()
     patterns = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"] + (["*.py"] if trust_remote_code else [])
     try:
-        folder = Path(
-            snapshot_download(
-                name, revision=revision or None, allow_patterns=patterns, local_files_only=in_the_way is not None
-            )
+        folder = snapshot_download(
+            name, revision=revision or None, allow_patterns=patterns, local_files_only=unreachable is not None
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise AlignbenchError(
-            f"checkpoint {spec}: no such folder, and the hub did not give it ({in_the_way or first_line(error)}); "
-            "name a local folder, or download it where there is a network"
+        raise CheckpointError(
+            spec,
+            f"no such folder, and not available from the Hub ({unreachable or first_line(error)}); "
+            "give a local folder, or download it on a machine with network access",
         ) from error
-    return folder, name, folder.name  # a snapshot's folder is named by its commit
+    return Path(folder), name, Path(folder).name  # a snapshot's folder is named after its commit
 
 
 def _read_json(path: Path, spec: str) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise AlignbenchError(f"checkpoint {spec}: no {path.name} in {path.parent}") from error
+        raise CheckpointError(spec, f"no {path.name} in {path.parent}") from error
     except ValueError as error:
-        raise AlignbenchError(f"checkpoint {spec}: {path} is not JSON ({first_line(error)})") from error
+        raise CheckpointError(spec, f"{path} is not JSON ({first_line(error)})") from error
     if not isinstance(found, dict):
-        raise AlignbenchError(f"checkpoint {spec}: {path} is not a JSON object")
+        raise CheckpointError(spec, f"{path} is not a JSON object")
     return found
 
 
 def _folder_name(folder: Path) -> str:
-    """A trained checkpoint's says which run made it: the folder itself is `final` in all of them."""
+    """The name of a local checkpoint. Trained ones include the run's name, since their folders share names."""
     if (folder / "recipe.json").is_file():
         if folder.name == "final":
             return folder.parent.name
@@ -256,12 +252,12 @@ def _folder_name(folder: Path) -> str:
 
 
 def _recipe(folder: Path, spec: str, name: str, weights_sha256: str) -> tuple[tuple[Ancestor, ...], Training | None]:
-    """Lineage, and what the last stage told; nothing where our trainers have not made it."""
+    """Lineage and training of a checkpoint of our trainers, empty for others."""
     if not (folder / "recipe.json").is_file():
         return (), None
     recipe = _read_json(folder / "recipe.json", spec)
     try:
-        before = [Ancestor(**entry) for entry in recipe["lineage"]]
+        ancestors = [Ancestor(**entry) for entry in recipe["lineage"]]
         metrics, models, config = (recipe.get(key, {}) for key in ("metrics", "models", "config"))
         kl, iterations, batch = metrics.get("kl"), metrics.get("iterations"), config.get("batch")
         training = Training(
@@ -271,67 +267,54 @@ def _recipe(folder: Path, spec: str, name: str, weights_sha256: str) -> tuple[tu
             gamma=config.get("ptx"),
             episodes=iterations * batch if iterations is not None and batch is not None else None,
         )
-        return (*before, Ancestor(recipe["stage"], name, weights_sha256)), training
+        return (*ancestors, Ancestor(recipe["stage"], name, weights_sha256)), training
     except (KeyError, TypeError, AttributeError) as error:
-        raise AlignbenchError(
-            f"checkpoint {spec}: {folder / 'recipe.json'} lacks stage or lineage; mend it, or remove it"
-        ) from error
+        raise CheckpointError(spec, f"{folder / 'recipe.json'} lacks stage or lineage; fix it or remove it") from error
 
 
 def weight_files(folder: Path, spec: str) -> list[Path]:
-    """The safetensors files that transformers loads: model.safetensors, or else all that the index names."""
+    """The safetensors files that transformers loads: model.safetensors, or else all files in the index."""
     single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     if single.is_file():
         return [single]
     if index.is_file():
         weight_map = _read_json(index, spec).get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
-            raise AlignbenchError(f"checkpoint {spec}: {index} has no weight_map")
+            raise CheckpointError(spec, f"{index} has no weight_map")
         files = sorted({folder / Path(str(name)).name for name in weight_map.values()})
-        if absent := [file.name for file in files if not file.is_file()]:
-            raise AlignbenchError(f"checkpoint {spec}: {index.name} names {absent[0]}, which is not in {folder}")
+        if missing := [file.name for file in files if not file.is_file()]:
+            raise CheckpointError(spec, f"{index.name} names {missing[0]}, which is not in {folder}")
         return files
-    pickled = sorted(file.name for file in folder.iterdir() if file.suffix in PICKLED)
-    if pickled:
-        raise AlignbenchError(
-            f"checkpoint {spec}: its weights are pickled ({pickled[0]}), which can run code when opened; "
-            "convert them to safetensors (save_pretrained) where you trust them"
+    if pickled := sorted(file.name for file in folder.iterdir() if file.suffix in PICKLED):
+        raise CheckpointError(
+            spec,
+            f"its weights are pickled ({pickled[0]}), which can run code when opened; "
+            "convert them to safetensors (save_pretrained) if you trust them",
         )
-    raise AlignbenchError(f"checkpoint {spec}: no weights (model.safetensors) in {folder}")
+    raise CheckpointError(spec, f"no weights (model.safetensors) in {folder}")
 
 
-@dataclass(frozen=True)
-class Header:
-    """Of a safetensors file. dtype: the first float format that it names."""
+def check_safetensors(file: Path, spec: str) -> tuple[str, int]:
+    """Read a safetensors header: the dtype of the first floating-point tensor, and the number of parameters.
 
-    dtype: str
-    parameters: int
+    Raises AlignbenchError if the header is damaged or does not match the file's length.
+    """
+    from safetensors import SafetensorError, safe_open
 
-
-def check_safetensors(file: Path, spec: str) -> Header:
-    """Read a safetensors header, and compare the file's length with it."""
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        start = stream.read(8)
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
-        if length > size - 8:
-            raise AlignbenchError(f"checkpoint {spec}: {file} is truncated; download it again")
-        try:
-            header: dict[str, Any] = json.loads(stream.read(length))
-            tensors = [entry for name, entry in header.items() if name != "__metadata__"]
-            expected = 8 + length + max((int(entry["data_offsets"][1]) for entry in tensors), default=0)
-            dtypes = [SAFETENSORS_DTYPES[e["dtype"]] for e in tensors if e["dtype"] in SAFETENSORS_DTYPES]
-            parameters = sum(math.prod(entry["shape"]) for entry in tensors)
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
-            raise AlignbenchError(f"checkpoint {spec}: {file} has no safetensors header") from error
-    if size != expected:
-        raise AlignbenchError(
-            f"checkpoint {spec}: {file} is truncated ({size:,} of {expected:,} bytes); download it again"
-        )
-    return Header(dtypes[0] if dtypes else "float32", parameters)
+    try:
+        with safe_open(file, "np") as stream:
+            tensors = [stream.get_slice(name) for name in stream.offset_keys()]
+            dtypes = [SAFETENSORS_DTYPES.get(tensor.get_dtype()) for tensor in tensors]
+            parameters = sum(math.prod(tensor.get_shape()) for tensor in tensors)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            spec, f"{file} is truncated or damaged ({first_line(error)}); download it again"
+        ) from error
+    return next(filter(None, dtypes), "float32"), parameters
 
 
 def hash_files(files: list[Path]) -> str:
+    """SHA-256 of the lines `sha256  name` of the files."""
     lines = "".join(f"{_hash_file(file)}  {file.name}\n" for file in files)
     return hashlib.sha256(lines.encode()).hexdigest()
 
@@ -339,7 +322,7 @@ def hash_files(files: list[Path]) -> str:
 def _hash_file(file: Path) -> str:
     blob = os.path.basename(os.path.realpath(file))
     if file.is_symlink() and len(blob) == 64 and set(blob) <= set("0123456789abcdef"):
-        return blob  # the hub's cache names large files by their sha256, checked on download
+        return blob  # the Hub's cache names large files by their SHA-256, verified on download
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
@@ -357,7 +340,5 @@ def _hash_chat_template(folder: Path) -> str | None:
 
 
 def _window(config: dict[str, Any]) -> int | None:
-    for name in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_sequence_length"):
-        if isinstance(config.get(name), int):
-            return int(config[name])
-    return None
+    names = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_sequence_length")
+    return next((int(config[name]) for name in names if isinstance(config.get(name), int)), None)

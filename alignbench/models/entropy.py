@@ -1,7 +1,7 @@
-"""How undecided a model is: entropies of the distributions that its logits spell, in nats.
+"""Entropies of next-token distributions, in nats, from their logits.
 
-Over the whole vocabulary, and over the TOP most likely tokens as if there were no others ("Creativity Has Left the
-Chat", arXiv 2406.05587, fig. 11), which is at most log TOP. Both of the logits as they are: temperature 1, no top-p.
+Over the whole vocabulary, and over the TOP most likely tokens, renormalised ("Creativity Has Left the Chat", arXiv
+2406.05587, fig. 11), which is at most log TOP. Both are of the unmodified logits: temperature 1, no top-p.
 """
 
 from __future__ import annotations
@@ -14,29 +14,29 @@ from numpy.typing import NDArray
 
 from alignbench.types.engine import TOP
 
-CHUNK = 128  # neighbouring tokens of which the highest is looked up first
-LOWEST = -200.0  # nats below the highest logit: e to this is 0 in fp32, and 0 · −200 is no NaN as 0 · −∞ would be
+CHUNK = 128  # adjacent tokens whose maximum is computed first
+LOWEST = -200.0  # nats below the highest logit: its exponential is 0 in fp32, and 0 · −200 is not NaN as 0 · −∞ is
 
 
 @torch.inference_mode()
 def entropies(logits: torch.Tensor, rows: Sequence[int]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Entropies of softmax(logits)[row], whole and of the top tokens, (len(rows),) each; NaN where a logit is NaN.
+    """Entropies of softmax(logits)[row] over all tokens and over the top tokens, (len(rows),) each; NaN if a logit is.
 
-    logits: (positions, vocabulary), left as they are. In fp32, a few rows at a time, so that no second copy of the
-    logits is ever there; −∞ is a token without part in it.
+    logits: (positions, vocabulary), not modified. A logit of −∞ is a token of probability 0. Computed in fp32 and a few
+    rows at a time, so that the logits are never copied as a whole.
     """
     if not rows:
         return np.empty(0), np.empty(0)
     size = max(1, (2**18 if logits.device.type == "cpu" else 2**26) // logits.shape[-1])
     found = []
     for start in range(0, len(rows), size):
-        wanted = torch.tensor(list(rows[start : start + size]), device=logits.device)
-        part = logits.index_select(0, wanted).float()
+        index = torch.tensor(list(rows[start : start + size]), device=logits.device)
+        part = logits.index_select(0, index).float()
         top = top_entropies(part)
         below = part.sub_(part.amax(-1, keepdim=True)).clamp_(min=LOWEST)
         weights = below.exp()
         total = weights.sum(-1)
-        # log total − Σ weight·below / total: no probability is ever divided out
+        # log total − Σ weight·below / total, without normalising each probability
         whole = total.log().sub_(weights.mul_(below).sum(-1).div_(total)).clamp_(min=0)
         found.append(torch.stack([whole.to(top.dtype), top]))
     whole, top = torch.cat(found, dim=1).cpu().double().numpy()
@@ -44,9 +44,9 @@ def entropies(logits: torch.Tensor, rows: Sequence[int]) -> tuple[NDArray[np.flo
 
 
 def top_entropies(values: torch.Tensor) -> torch.Tensor:
-    """Entropy of the TOP most likely tokens, renormalised, (rows,): of fewer where the vocabulary has fewer.
+    """Entropy of the TOP most likely tokens, renormalised, (rows,), or of all if the vocabulary has fewer.
 
-    values: (rows, vocabulary), logits or anything that differs from them by a constant a row
+    values: (rows, vocabulary), logits up to a constant per row
     """
     highest = _highest(values)
     highest = highest if values.device.type == "mps" else highest.double()
@@ -55,8 +55,8 @@ def top_entropies(values: torch.Tensor) -> torch.Tensor:
 
 
 def _highest(values: torch.Tensor) -> torch.Tensor:
-    """The TOP highest of each row, in falling order. They lie in the TOP chunks whose highest are the highest:
-    one reading of the vocabulary, where `topk` over it would sort half of it."""
+    """The TOP highest values of each row, in descending order. They lie in the TOP chunks with the highest maxima,
+    so the vocabulary is read once, where `topk` over all of it is slower."""
     whole = values.shape[-1] // CHUNK
     if whole <= TOP:
         return values.topk(min(TOP, values.shape[-1])).values

@@ -1,4 +1,4 @@
-"""Which model is meant, before it is loaded: a checkpoint for the local engine or vLLM, or an endpoint."""
+"""The model that a command names, before it is loaded: a checkpoint for the local engine or vLLM, or an endpoint."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from typing import Any
 
 from alignbench.errors import AlignbenchError
 from alignbench.models.checkpoint import find_checkpoint, load_engine, resolve_device
-from alignbench.shards import ALONE, Shard
+from alignbench.shards import SINGLE_PROCESS, Shard
 from alignbench.types.engine import Engine
 
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 ENGINES = ("local", "vllm")
-# the folder may move, the number format may be another; the others follow from the weights, or are hearsay
+# a folder may be moved, another dtype may be chosen, and the rest follows from the weights or is only a record
 NOT_IDENTITY = ("path", "dtype", "parameters", "lineage", "training")
 
 
 @dataclass(frozen=True)
 class Model:
-    """A model that has been found, and how to open it.
+    """A model that has been found, and how to load it.
 
-    identity: all that its numbers depend on; part of the run folder's name
-    chat_template: whether it can be asked as a chat
-    scores: whether it gives log-likelihoods of given text; entropies: whether it tells those of its tokens
+    identity: everything that its results depend on; part of the run folder's name
+    chat_template: it has one
+    scores: it supports log-likelihoods of given text; entropies: and the entropies of its tokens
     open: loads it
-    about: what else run.json says of it: parameters; lineage, the checkpoints that it was trained from, and itself;
-        training (see `Training`)
+    about: what else run.json records: parameters; lineage, the checkpoints from the base model to this one; training
+        (see `Training`)
     """
 
     name: str
@@ -47,27 +47,27 @@ def find_model(
     token_budget: int | None = None,
     concurrency: int = 8,
     trust_remote_code: bool = False,
-    shard: Shard = ALONE,
+    shard: Shard = SINGLE_PROCESS,
     notify: Callable[[str], None] | None = None,
 ) -> Model:
-    """Find `spec`: a local folder, a hub id (owner/name, owner/name@revision), or an endpoint
+    """Find `spec`: a local folder, a Hub id (owner/name, owner/name@revision), or an endpoint
     (https://host/v1#model). Raises AlignbenchError for anything that would fail or be unsafe later."""
     if spec.startswith(("http://", "https://")):
-        from alignbench.models.endpoint import connect
+        from alignbench.models.remote.endpoint import connect
 
         endpoint = connect(spec, concurrency=concurrency, notify=notify)
         identity = {"model": endpoint.identity(), "engine": {"kind": "endpoint"}}
         return Model(endpoint.name, identity, endpoint.chat_template, endpoint.scores, False, lambda: endpoint)
     if engine not in ENGINES:
-        raise AlignbenchError(f"engine {engine!r}: choose {' or '.join(ENGINES)}, or name an endpoint by its address")
+        raise AlignbenchError(f"engine {engine!r}: choose {' or '.join(ENGINES)}, or give the address of an endpoint")
     if dtype not in ("auto", *DTYPES):
         raise AlignbenchError(f"dtype {dtype!r}: choose auto, {', '.join(DTYPES)}")
     if token_budget is not None and token_budget < 1:
-        raise AlignbenchError(f"token budget {token_budget}: it must be at least 1")
+        raise AlignbenchError(f"token budget {token_budget}: must be at least 1")
     checkpoint = find_checkpoint(spec, trust_remote_code=trust_remote_code)
     chosen = checkpoint.dtype if dtype == "auto" else dtype
     if chosen not in DTYPES:
-        raise AlignbenchError(f"checkpoint {checkpoint.name}: number format {chosen} is not supported; set --dtype")
+        raise AlignbenchError(f"checkpoint {checkpoint.name}: dtype {chosen} is not supported; set --dtype")
     found = resolve_device(device)
     model = {key: value for key, value in asdict(checkpoint).items() if key not in NOT_IDENTITY}
     settings = {"kind": engine, "dtype": chosen, "device": found, "token_budget": token_budget or "auto"}
@@ -76,7 +76,7 @@ def find_model(
 
     def load() -> Engine:
         if engine == "vllm":
-            from alignbench.models.vllm import load_vllm
+            from alignbench.models.remote.vllm import load_vllm
 
             return load_vllm(checkpoint, dtype=chosen)
         return load_engine(checkpoint, dtype=chosen, device=found, token_budget=token_budget, notify=notify)

@@ -1,8 +1,8 @@
-"""Matrix products in float32 on a CPU: by oneDNN, which is in torch, in place of the MKL that torch calls.
+"""Matrix products in float32 on a CPU with oneDNN, which is part of torch, instead of MKL, which torch calls.
 
 MKL does not use the 512-bit registers of other makers' processors: on an AMD EPYC (Zen 4) oneDNN multiplied 2.3 times
-as fast (248 against 108 GFLOP/s a thread at 512 rows, 219 against 99 at 100), to the same precision (mean error against
-fp64 1.6e-7 and 1.1e-7).
+as fast (248 against 108 GFLOP/s per thread at 512 rows, 219 against 99 at 100) with the same precision (mean error
+against fp64 1.6e-7 and 1.1e-7).
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from typing import Any
 import torch
 from torch import nn
 
-BLOCK = 4096  # outputs of a layer that its gradient is worked out for at once
+BLOCK = 4096  # outputs of a layer whose gradient is computed at once
 
 
 def use_onednn(model: nn.Module) -> bool:
-    """Let the linear layers of a float32 model on a CPU multiply by oneDNN, in training too.
+    """Let the linear layers of a float32 model on a CPU multiply with oneDNN, in training too.
 
-    Under autocast, after a move to a GPU, and for rows in another format, they multiply as before. Returns whether
-    anything changed; where oneDNN is not there, or another format or device is used, nothing changes.
+    Under autocast, after a move to a GPU, and for inputs of another dtype, they multiply as before. Returns whether
+    anything changed: nothing does without oneDNN, or for another dtype or device.
     """
     layers = [module for module in model.modules() if type(module) is nn.Linear]
-    # a strided weight or bias would be read as if it were whole
+    # oneDNN would read a strided weight or bias as if it were contiguous
     fits = all(
         tensor.dtype == torch.float32 and tensor.device.type == "cpu" and tensor.is_contiguous()
         for layer in layers
@@ -43,7 +43,7 @@ class _Product:
 
     def __call__(self, input: torch.Tensor) -> torch.Tensor:
         weight, bias = self.layer.weight, self.layer.bias
-        # the layer may have moved since: to a GPU, or to another format
+        # the layer may have been moved since, to a GPU or to another dtype
         moved = weight.device.type != "cpu" or weight.dtype != torch.float32 or input.dtype != torch.float32
         if moved or torch.is_autocast_enabled("cpu"):
             return nn.functional.linear(input, weight, bias)
@@ -56,8 +56,8 @@ class _Product:
 class _Differentiable(torch.autograd.Function):
     """The product with its gradients, which are products too.
 
-    The operation takes whole matrices only, so the backward pass copies what it has to turn. That is little beside the
-    product; of a language model's head it would be hundreds of megabytes, so a wide layer goes in blocks of outputs.
+    The operation requires contiguous matrices, so the backward pass copies what it transposes. For a language model's
+    head that would be hundreds of megabytes, so a wide layer is computed in blocks of outputs.
     """
 
     @staticmethod
@@ -75,7 +75,7 @@ class _Differentiable(torch.autograd.Function):
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         rows, weight = ctx.saved_tensors
         wants_rows, wants_weight, wants_bias = ctx.needs_input_grad
-        flat, turned = gradient.reshape(-1, gradient.shape[-1]), rows.reshape(-1, rows.shape[-1]).t().contiguous()
+        flat, transposed = gradient.reshape(-1, gradient.shape[-1]), rows.reshape(-1, rows.shape[-1]).t().contiguous()
         of_rows = rows.new_zeros(rows.shape) if wants_rows else None
         of_weight = torch.empty_like(weight) if wants_weight else None
         for block in _blocks(weight):
@@ -83,7 +83,7 @@ class _Differentiable(torch.autograd.Function):
             if of_rows is not None:
                 of_rows += _multiply(part, weight[block].t().contiguous(), None).view(rows.shape)
             if of_weight is not None:
-                of_weight[block] = _multiply(part.t().contiguous(), turned, None)
+                of_weight[block] = _multiply(part.t().contiguous(), transposed, None)
         return of_rows, of_weight, flat.sum(0) if wants_bias else None
 
 
@@ -97,7 +97,7 @@ def _multiply(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | Non
 
 
 def _works() -> bool:
-    """The operation is torch's own but undocumented, so it is tried before it is trusted."""
+    """Whether the operation, which is undocumented, gives correct products in this build of torch."""
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     generator = torch.Generator().manual_seed(0)

@@ -30,7 +30,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from alignbench.errors import AlignbenchError
-from alignbench.shards import ALONE, Shard
+from alignbench.shards import SINGLE_PROCESS, Shard
 from alignbench.types.record import Record
 
 
@@ -40,21 +40,21 @@ def digest(identity: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def open_run(out: Path, name: str, identity: Mapping[str, Any], shard: Shard = ALONE) -> Iterator[RunFolder]:
+def open_run(out: Path, name: str, identity: Mapping[str, Any], shard: Shard = SINGLE_PROCESS) -> Iterator[RunFolder]:
     """Create the folder of this identity in `out` if necessary, and lock it.
 
     Raises AlignbenchError if it cannot be written, or if another process is writing to it.
     """
     slug = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "checkpoint"
     path = out / f"{slug}-{digest(identity)[:8]}"
-    if not shard.first:
-        shard.wait()
+    if not shard.is_main:
+        shard.wait_for_everyone()
         yield RunFolder(path, shard)
         return
     with _writing(path):
         path.mkdir(parents=True, exist_ok=True)
     with lock_run(path):
-        shard.wait()
+        shard.wait_for_everyone()
         yield RunFolder(path, shard)
 
 
@@ -80,7 +80,7 @@ class RunFolder:
     """An open run. Created by `open_run`, which holds its lock."""
 
     path: Path
-    shard: Shard = ALONE
+    shard: Shard = SINGLE_PROCESS
 
     def description(self) -> dict[str, Any]:
         """The content of run.json. Raises AlignbenchError if the folder is not a run folder."""
@@ -92,13 +92,13 @@ class RunFolder:
     def describe(self, description: Mapping[str, Any]) -> dict[str, Any]:
         """Write run.json unless it exists; return what the run began with."""
         file = self.path / "run.json"
-        if self.shard.first and read_object(file) is None:
+        if self.shard.is_main and read_object(file) is None:
             write_json(file, description)
-        self.shard.wait()
+        self.shard.wait_for_everyone()
         return read_object(file) or dict(description)
 
     def log(self, event: str, **details: Any) -> None:
-        if self.shard.first:
+        if self.shard.is_main:
             now = datetime.now(UTC).isoformat(timespec="seconds")
             _append(self.path / "log.jsonl", [{"time": now, "event": event, **details}])
 
@@ -109,12 +109,12 @@ class RunFolder:
     def create_task_folder(self, name: str, identity: Mapping[str, Any]) -> TaskFolder:
         """The same, created if necessary; `identity` becomes its task.json."""
         folder = self.task_folder(name, identity)
-        if self.shard.first:
+        if self.shard.is_main:
             with _writing(folder.path):
                 folder.path.mkdir(exist_ok=True)
             if read_object(folder.path / "task.json") is None:
                 write_json(folder.path / "task.json", identity)
-        self.shard.wait()
+        self.shard.wait_for_everyone()
         return folder
 
     def tasks(self) -> list[TaskFolder]:
@@ -154,7 +154,7 @@ class TaskFolder:
     outputs are generated but not scored. A later record of the same document replaces it.
     """
 
-    def __init__(self, path: Path, shard: Shard = ALONE) -> None:
+    def __init__(self, path: Path, shard: Shard = SINGLE_PROCESS) -> None:
         self.path = path
         self.shard = shard
         own = "documents.partial.jsonl" if shard.world == 1 else f"documents.partial-{shard.rank}.jsonl"

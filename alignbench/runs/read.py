@@ -169,7 +169,8 @@ def _read(path: Path) -> Run:
             tasks.append(TaskRun(file.parent, identity, TaskResult.from_json(result)))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise AlignbenchError(
-                f"{file.parent / 'result.json'}: not a result of this version of alignbench ({error}); evaluate this task again"
+                f"{file.parent / 'result.json'}: not a result of this version of alignbench ({error}); "
+                "evaluate this task again"
             ) from error
     return Run(path, "", description, tuple(tasks), tuple(unfinished))
 

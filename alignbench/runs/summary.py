@@ -89,7 +89,7 @@ def _metric(
     scored = [(record, value) for record in applicable if (value := record.metrics[metric.name]) is not None]
     values, groups = [value for _, value in scored], [record.cluster for record, _ in scored]
     if metric.ties:
-        estimate = win_rate(values, groups).rate
+        estimate = win_rate(values, groups)
     elif metric.binary:
         estimate = estimates.share(values, groups)
     else:

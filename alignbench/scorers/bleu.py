@@ -1,7 +1,7 @@
 """BLEU and chrF from sacrebleu (Post 2018, arXiv 1804.08771; Popović 2015, W15-3049).
 
-Both are functions of counts that add up over sentences. So a document's counts are kept in its record, a corpus's score
-is that of their sum, and the bootstrap resamples counts, not texts.
+Both are functions of counts that add up over sentences. A record keeps its document's counts, a corpus's score is that
+of their sum, and the bootstrap resamples counts.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from sacrebleu.metrics.chrf import CHRF
 
 _ORDERS = 4
-_RESAMPLES_AT_ONCE = 100  # keeps the weights of a bootstrap over 10,000 documents below 10 MB
+_BLOCK = 100  # resamples at once: the weights of 10,000 documents take less than 10 MB
 
 
 def bleu_signature(references: int | str = 1) -> str:
-    """sacrebleu's signature of `corpus_bleu`; references: how many each sentence has, or "var"."""
+    """sacrebleu's signature of `corpus_bleu`. references: number per sentence, or "var"."""
     return f"nrefs:{references}|case:mixed|eff:no|tok:13a|smooth:exp|version:{version('sacrebleu')}"
 
 
@@ -38,41 +38,36 @@ CHRF_SIGNATURE = chrf_signature()
 
 
 def bleu_statistics(hypothesis: str, references: Sequence[str]) -> list[float]:
-    """A sentence's ten counts: n-grams also in a reference (n = 1..4), n-grams (n = 1..4), words, and the words of the
+    """A sentence's ten counts: n-grams in a reference (n = 1..4), n-grams (n = 1..4), words, and the words of the
     reference nearest in length."""
-    # the effective order changes the sentence's own score alone, and without it sacrebleu warns at each sentence
+    # effective_order affects the sentence's own score only, and without it sacrebleu prints a warning per sentence
     score = _bleu("13a", True).sentence_score(hypothesis, list(references))
     return [float(count) for count in (*score.counts, *score.totals, score.sys_len, score.ref_len)]
 
 
 def corpus_bleu(statistics: Sequence[Sequence[float]]) -> float:
-    """BLEU of a corpus, 0..100, from its sentences' `bleu_statistics`, shape (n, 10)."""
+    """BLEU of a corpus, 0..100, from the `bleu_statistics` of its sentences, shape (n, 10)."""
     total = _sum(statistics)
-    score = _bleu("13a", False).compute_bleu(
-        correct=total[:_ORDERS],
-        total=total[_ORDERS : 2 * _ORDERS],
-        sys_len=total[-2],
-        ref_len=total[-1],
-        smooth_method="exp",
-    )
+    correct, ngrams, (words, reference_words) = total[:_ORDERS], total[_ORDERS : 2 * _ORDERS], total[-2:]
+    score = _bleu("13a", False).compute_bleu(correct, ngrams, words, reference_words, smooth_method="exp")
     return _percent(score.score)
 
 
 def chrf_statistics(hypothesis: str, references: Sequence[str]) -> list[float]:
-    """A sentence's eighteen counts: for n = 1..6 its character n-grams, the reference's, and those in both; against
-    the reference with which it scores best."""
-    # sacrebleu has no public way to a sentence's counts; its own bootstrap takes this one
+    """A sentence's eighteen counts: for n = 1..6 its character n-grams, the reference's, and the common ones; for the
+    reference with the best score."""
+    # sacrebleu's bootstrap uses this method; there is no public one
     counts = _chrf()._extract_corpus_statistics([hypothesis], [[reference] for reference in references])
     return [float(count) for count in counts[0]]
 
 
 def corpus_chrf(statistics: Sequence[Sequence[float]]) -> float:
-    """chrF of a corpus, 0..100, from its sentences' `chrf_statistics`, shape (n, 18)."""
+    """chrF of a corpus, 0..100, from the `chrf_statistics` of its sentences, shape (n, 18)."""
     return _percent(_chrf()._compute_score_from_stats(_sum(statistics)).score)
 
 
 def sentence_bleu(hypothesis: str, reference: str) -> float:
-    """BLEU of one answer against one reference, 0..100, as TruthfulQA has it: international tokenisation, exponential
+    """BLEU of one answer against one reference, 0..100, as in TruthfulQA: international tokenisation, exponential
     smoothing, all four orders (Lin et al. 2022, arXiv 2109.07958; the authors' metrics.py)."""
     return _percent(_bleu("intl", False).corpus_score([hypothesis], [[reference]]).score)
 
@@ -86,23 +81,21 @@ def corpus_interval(
 ) -> Estimate:
     """A corpus's score with the percentile interval of a bootstrap over its documents (Koehn 2004, W04-3250).
 
-    statistics: (n, k), a document's counts a row; corpus_function: their score, a function of the sum of the rows.
+    statistics: (n, k), a row per document; corpus_function: statistics -> score, a function of their sum
     resamples: 0 for no interval
     """
     counts = np.asarray(statistics, np.float64)
     n = len(counts)
-    if not n:
-        return Estimate(None, None, None, None, 0, 0)
-    value = corpus_function(statistics)
+    value = corpus_function(statistics) if n else None
     if n < 2 or not resamples:
         return Estimate(value, None, None, None, n, n)
     generator = np.random.default_rng(seed)
     scores = np.empty(resamples)
-    for start in range(0, resamples, _RESAMPLES_AT_ONCE):
-        some = min(_RESAMPLES_AT_ONCE, resamples - start)
-        # how often each document was drawn: what a resample sums to is one product of matrices
-        drawn = generator.multinomial(n, np.full(n, 1 / n), size=some)
-        scores[start : start + some] = [corpus_function([row]) for row in (drawn @ counts).tolist()]
+    for start in range(0, resamples, _BLOCK):
+        block = slice(start, min(start + _BLOCK, resamples))
+        # (block, n): how often each document was drawn
+        drawn = generator.multinomial(n, np.full(n, 1 / n), size=block.stop - start)
+        scores[block] = [corpus_function([row]) for row in (drawn @ counts).tolist()]
     low, high = np.quantile(scores, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return Estimate(value, float(scores.std(ddof=1)), float(low), float(high), n, n)
 
@@ -119,7 +112,7 @@ def _sum(statistics: Sequence[Sequence[float]]) -> list[int]:
 def _bleu(tokeniser: str, effective_order: bool) -> BLEU:
     from sacrebleu.metrics.bleu import BLEU
 
-    # force: text that looks tokenised is a model's business, not worth a warning a sentence
+    # force: no warning about text that looks tokenised
     return BLEU(tokenize=tokeniser, effective_order=effective_order, force=True)
 
 

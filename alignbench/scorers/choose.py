@@ -1,66 +1,55 @@
-"""Which scorers a run uses: what the user asked for, and the default of every other kind that its tasks need."""
+"""Choose the scorers of a run: those that the user names, and the default of every other kind that its tasks need."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import cast
 
+from alignbench import scorers as registered
 from alignbench.errors import AlignbenchError
 from alignbench.types.scorer import Embedder, Scorer
 from alignbench.types.task import Task
 
-# kinds that suit whatever was written; where a task has no metric for one, its numbers are reported as they are
-ANYWHERE = ("sentiment", "evaluate")
+# kinds that apply to the output of any task; a task without a metric for one reports the scorer's own numbers
+TASK_AGNOSTIC = ("sentiment", "evaluate")
 
 
 def choose_scorers(
     tasks: Sequence[Task], specs: Sequence[str], *, device: str = "cpu"
 ) -> dict[str, tuple[Scorer, ...]]:
-    """Task name -> its scorers, loaded once for all tasks.
+    """Return task name -> its scorers, loaded once for all tasks.
 
-    specs: `kind=name[:path]`; one a kind. Raises AlignbenchError for a kind that no task takes, or two of a kind.
+    specs: `kind=name[:path]`, at most one per kind. Raises AlignbenchError for a kind that no task takes.
     """
-    asked = by_kind(specs)
-    writing = {task.name: task.generation for task in tasks if task.generation}
-    takes = {name: writing.scorers + writing.optional_scorers for name, writing in writing.items()}
-    known = {kind for kinds in takes.values() for kind in kinds}
-    for kind, spec in asked.items():
-        if not writing or (kind not in known and kind not in ANYWHERE):
-            kinds = ", ".join(sorted(known | set(ANYWHERE) if writing else ())) or "none"
+    named = by_kind(specs)
+    agnostic = tuple(kind for kind in TASK_AGNOSTIC if kind in named)
+    takes = {task.name: dict.fromkeys((*task.scorer_kinds, *agnostic)) for task in tasks if task.generation}
+    allowed = {kind for kinds in takes.values() for kind in (*kinds, *TASK_AGNOSTIC)}
+    for kind, spec in named.items():
+        if kind not in allowed:
+            kinds = ", ".join(sorted(allowed)) or "none"
             raise AlignbenchError(f"scorer {spec!r}: no task here takes a scorer of kind {kind!r} (they take: {kinds})")
-    needed = {kind for own in writing.values() for kind in own.scorers}
-    if not needed and not asked:
-        return {task.name: () for task in tasks}
-    from alignbench.scorers import DEFAULTS, find_scorer
-
+    needed = {kind for task in tasks if task.generation for kind in task.generation.scorers} | set(named)
     loaded = {
-        kind: find_scorer(asked.get(kind) or DEFAULTS[kind], device=device) for kind in sorted(needed | set(asked))
+        kind: registered.find_scorer(named.get(kind) or registered.DEFAULTS[kind], device=device)
+        for kind in sorted(needed)
     }
-    extra = tuple(kind for kind in ANYWHERE if kind in asked)
-    return {
-        task.name: tuple(loaded[kind] for kind in dict.fromkeys(takes[task.name] + extra) if kind in loaded)
-        if task.generation
-        else ()
-        for task in tasks
-    }
+    return {task.name: tuple(loaded[kind] for kind in takes.get(task.name, ()) if kind in loaded) for task in tasks}
 
 
 def embedder_of(scorers: Sequence[Scorer]) -> Embedder | None:
-    """The one that makes vectors, if there is one."""
-    found = [scorer for scorer in scorers if scorer.kind == "embedding"]
-    return cast(Embedder, found[0]) if found else None
+    """Return the scorer of kind "embedding", if there is one."""
+    return next((cast(Embedder, scorer) for scorer in scorers if scorer.kind == "embedding"), None)
 
 
 def by_kind(specs: Sequence[str]) -> dict[str, str]:
-    """kind -> spec. Raises AlignbenchError for a spec without a kind, or two of one kind."""
+    """Return kind -> spec. Raises AlignbenchError for a spec without a kind, and for two of one kind."""
     found: dict[str, str] = {}
     for spec in specs:
-        kind, equals, name = spec.partition("=")
-        if not equals or not kind or not name:
+        kind, _, name = spec.partition("=")
+        if not kind or not name:
             raise AlignbenchError(f"scorer {spec!r}: write it as kind=name, such as toxicity=alt-profanity-check")
         if kind in found:
-            raise AlignbenchError(
-                f"scorers {found[kind]!r} and {spec!r}: one of each kind, or the table would mix them"
-            )
+            raise AlignbenchError(f"scorers {found[kind]!r} and {spec!r}: only one scorer of each kind is allowed")
         found[kind] = spec
     return found

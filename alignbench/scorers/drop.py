@@ -1,5 +1,5 @@
-"""Exact match and F1 of DROP's answers, which may be numbers, dates or several spans (Dua et al. 2019,
-arXiv 1903.00161, section 5; the official rules are those of allennlp's drop_eval)."""
+"""Exact match and F1 of DROP's answers, which are numbers, dates or several spans (Dua et al. 2019, arXiv 1903.00161,
+section 5; the official rules are those of allennlp's drop_eval)."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def normalise(text: str) -> str:
-    """Words between spaces and hyphens, lower case, without articles; numbers as Python writes a float.
+    """Split at spaces and hyphens, lower-case, remove articles, and write numbers as Python writes a float.
 
-    Punctuation is taken out of a word unless the word is a number as it stands: "1,000" and "$1000" both are 1000.0,
-    1.5 stays 1.5, and "-5" is 5.0, for the hyphen divides.
+    Punctuation is removed from a word unless the word is a number already: "1,000" and "$1000" are 1000.0, 1.5 is
+    kept, and "-5" is 5.0, since the hyphen separates.
     """
     words = (_normalise_word(word) for word in re.split("[ -]", text.lower()))
     return " ".join(word for word in words if word)
@@ -27,19 +27,18 @@ def normalise(text: str) -> str:
 def scores(prediction: str | Sequence[str], references: Sequence[str | Sequence[str]]) -> tuple[float, float]:
     """Exact match (0 or 1) and F1 (0..1), each the best over the references.
 
-    prediction: an answer, or its spans; references: right answers, each one string or its spans. A reference whose
-    first span is blank counts for nothing; where none is left, both are 0.
+    prediction: an answer, or its spans; references: right answers, each a string or its spans. A reference whose first
+    span is blank is ignored; both scores are 0 if none is left.
 
-    Spans are put together one to one so that F1 is highest. A pair has no F1 if the reference has numbers of which the
-    prediction has none. A document's F1 is rounded to two decimals, as in the official script.
+    Spans are aligned one to one to maximise F1. The F1 of a pair is 0 if the reference has numbers and the prediction
+    has none of them. A document's F1 is rounded to two decimals, as in the official script.
     """
     spans = [normalise(span) for span in _spans(prediction)]
     best_match, best_f1 = 0.0, 0.0
-    for reference in references:
-        raw = _spans(reference)
-        if not raw or not raw[0].strip():
+    for reference in map(_spans, references):
+        if not reference or not reference[0].strip():
             continue
-        gold = [normalise(span) for span in raw]
+        gold = [normalise(span) for span in reference]
         best_match = max(best_match, float(set(spans) == set(gold) and len(spans) == len(gold)))
         best_f1 = max(best_f1, _aligned_f1(spans, gold))
     return best_match, best_f1
@@ -66,15 +65,15 @@ def _is_number(word: str) -> bool:
 
 
 def _aligned_f1(prediction: Sequence[str], gold: Sequence[str]) -> float:
-    """Mean over the spans of the longer side of each span's F1 with its partner, to two decimals."""
+    """The mean F1 of the aligned spans over the longer side's number of spans, to two decimals."""
     pairs = np.array([[_bag_f1(set(p.split()), set(g.split())) for p in prediction] for g in gold])
     best = pairs[linear_sum_assignment(pairs, maximize=True)]
-    # numpy's rounding, not Python's: the two differ at some ties
+    # numpy's rounding differs from Python's for some ties
     return float(np.round(best.sum() / max(pairs.shape), 2))
 
 
 def _bag_f1(prediction: set[str], gold: set[str]) -> float:
-    """F1 of two sets of words. A side without words has full precision, or recall, over nothing."""
+    """F1 of two sets of words. The precision (recall) of an empty side is 1."""
     numbers = {word for word in gold if _is_number(word)}
     if numbers and not numbers & prediction:
         return 0.0

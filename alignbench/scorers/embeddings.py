@@ -9,22 +9,41 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alignbench.diversity.vectors import distances_to_others, vendi
+from alignbench.diversity.semantic import distances_to_others, vendi
 from alignbench.errors import AlignbenchError
 from alignbench.models.checkpoint import find_checkpoint, resolve_device
 from alignbench.scorers.sequence import encodable, identity, quiet
-from alignbench.types.scorer import Embedder, Item
+from alignbench.types.scorer import Item
 
-HASHED_FEATURES = 1024  # of words, and as many of characters: 10,000 texts take 82 MB
+HASHED_FEATURES = 1024  # for words, and as many for characters: 10,000 texts take 82 MB
 
 
-class HashedEmbedder:
-    """Counts of word 1- and 2-grams and of character 3- to 5-grams within words, hashed; no training, no download.
-
-    It compares wording, not meaning. A text of white space alone is a row of zeros. Numbers: see `compare`.
-    """
+class _Embedder:
+    """Numbers: "distance": 1 − mean cosine to the other outputs of the group, 0..2, omitted if there are none; "vendi":
+    the Vendi score of the group, 1..its size."""
 
     kind = "embedding"
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        raise NotImplementedError
+
+    def score(self, items: Sequence[Item]) -> list[dict[str, float]]:
+        vectors = self.embed([item.output for item in items])
+        found: list[dict[str, float]] = [{} for _ in items]
+        for members in groups(items):
+            score = vendi(vectors[members])
+            distances = distances_to_others(vectors[members]).tolist()
+            for member, distance in zip(members, distances, strict=True):
+                found[member] = {"vendi": score} | ({"distance": distance} if len(members) > 1 else {})
+        return found
+
+
+class HashedEmbedder(_Embedder):
+    """Hashed counts of word 1- and 2-grams, and of character 3- to 5-grams within words; no training, no download.
+
+    It compares wording, not meaning. The vector of a text of white space is zero.
+    """
+
     name = "hashed"
 
     def __init__(self) -> None:
@@ -50,22 +69,13 @@ class HashedEmbedder:
         found /= length
         return found
 
-    def score(self, items: Sequence[Item]) -> list[dict[str, float]]:
-        return compare(self, items)
 
-
-class SentenceTransformerEmbedder:
-    """A sentence-transformers model; a text longer than its window is cut there. Numbers: see `compare`."""
-
-    kind = "embedding"
+class SentenceTransformerEmbedder(_Embedder):
+    """A sentence-transformers model; a text longer than its window is truncated."""
 
     def __init__(self, path: str, device: str, trust_remote_code: bool) -> None:
-        try:
-            from sentence_transformers import SentenceTransformer
-        except ImportError:
-            raise AlignbenchError(
-                "embedder sentence-transformers: not installed; pip install 'alignbench[embeddings]'"
-            ) from None
+        from sentence_transformers import SentenceTransformer
+
         checkpoint = find_checkpoint(path, trust_remote_code=trust_remote_code)
         if pickled := sorted(file.name for file in checkpoint.path.glob("*/pytorch_model.bin")):
             raise AlignbenchError(f"embedder {path}: a part of it is pickled ({pickled[0]}); convert it to safetensors")
@@ -80,37 +90,14 @@ class SentenceTransformerEmbedder:
         )
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        found = self._model.encode(
-            [encodable(text) for text in texts] or [""],  # one tells the size where there is none
-            normalize_embeddings=True,
-            convert_to_numpy=True,
-            show_progress_bar=False,
-        )
+        readable = [encodable(text) for text in texts] or [""]  # one text, to learn the vector's size
+        found = self._model.encode(readable, normalize_embeddings=True, convert_to_numpy=True, show_progress_bar=False)
         return np.asarray(found, np.float32)[: len(texts)]
-
-    def score(self, items: Sequence[Item]) -> list[dict[str, float]]:
-        return compare(self, items)
-
-
-def compare(embedder: Embedder, items: Sequence[Item]) -> list[dict[str, float]]:
-    """Each item among those of its group.
-
-    Numbers: "distance": 1 − mean cosine to the others, 0..2, left out of an item that is alone; "vendi": the Vendi
-    score of the group, 1..its size, the same for all of it.
-    """
-    vectors = embedder.embed([item.output for item in items])
-    found: list[dict[str, float]] = [{} for _ in items]
-    for members in groups(items):
-        spread = vendi(vectors[members])
-        distances = distances_to_others(vectors[members]).tolist()
-        for member, distance in zip(members, distances, strict=True):
-            found[member] = {"vendi": spread} | ({"distance": distance} if len(members) > 1 else {})
-    return found
 
 
 def groups(items: Sequence[Item]) -> list[list[int]]:
-    """Which items belong together: of each group the places of its items, in order."""
+    """The indices of the items of each group, in order."""
     found: dict[str, list[int]] = {}
-    for place, item in enumerate(items):
-        found.setdefault(item.group, []).append(place)
+    for index, item in enumerate(items):
+        found.setdefault(item.group, []).append(index)
     return list(found.values())

@@ -1,33 +1,49 @@
-"""Is what was written supported by its source? Sentence × source chunk (SummaC ZS, Laban et al., arXiv 2111.09525).
+"""Entailment of an output by its source: sentence × source chunk (SummaC ZS, Laban et al., arXiv 2111.09525).
 
-The output is split into sentences, the source into chunks that fit the model's window, each beginning with the last
-sentence of the one before. A sentence's support is its highest probability of being entailed by a chunk.
+The output is split into sentences, the source into chunks that fit the model's window; each chunk begins with the last
+sentence of the previous one. A sentence's support is the highest probability that a chunk entails it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from alignbench.errors import AlignbenchError
-from alignbench.scorers.extractive import flags
+from alignbench.errors import AlignbenchError, first_line
+from alignbench.models.checkpoint import (
+    TOKENIZER_FILES,
+    check_safetensors,
+    download_checkpoint,
+    hash_files,
+    resolve_device,
+    weight_files,
+)
 from alignbench.scorers.sentences import sentences
-from alignbench.scorers.sequence import SequenceModel, Text, encodable, load_sequence_classifier, probabilities
+from alignbench.scorers.sequence import SequenceModel, Text, load_sequence_classifier, probabilities, quiet
 from alignbench.types.scorer import Item
 
 THRESHOLD = 0.5  # a sentence with less support is flagged
+# HHEM-2.1-Open (Vectara, Apache-2.0)
+HHEM = "vectara/hallucination_evaluation_model@8e4a2e6e96c708cc76c2344f7e4757df2515292c"
+HHEM_TOKENIZER = "google/flan-t5-base@7bcac572ce56db69c1ea7c8af255c5d7c9672fc2"
+HHEM_PROMPT = "<pad> Determine if the hypothesis is true given the premise?\n\nPremise: {}\n\nHypothesis: {}"
+HHEM_WINDOW = 512  # tokens; Flan-T5's training length. Positions are relative, so a few more are harmless
+
+Counted = tuple[str, int]  # a text and its number of tokens
 
 
 @dataclass(frozen=True)
 class PairReader:
-    """A model of (premise, hypothesis), and how its input and its answer are read.
+    """A model of (premise, hypothesis).
 
     write: premise and hypothesis -> the model's input
     room: tokens for premise and hypothesis together
-    entailed: index of the logit that means "entailed", which is compared with all others by softmax
+    entailed: index of the logit that means "entailed"; the softmax is over all logits
     """
 
     model: SequenceModel
@@ -36,16 +52,15 @@ class PairReader:
     entailed: int
 
     def support(self, pairs: Sequence[tuple[str, str]]) -> NDArray[np.float64]:
-        """Probability that the premise entails the hypothesis, for each pair."""
+        """(n,) probability that the premise of each pair entails its hypothesis."""
         logits, _ = self.model.logits([self.write(*pair) for pair in pairs])
         return probabilities(logits, independent=False)[:, self.entailed]
 
 
 class Entailment:
-    """Numbers: "flagged": 1 if any sentence has a support below .5; "flagged_share": the share of such sentences;
+    """Numbers: "flagged": 1 if a sentence has a support below .5; "flagged_share": proportion of such sentences;
     "support": the lowest support of a sentence, 0..1; "sentences"; "cut": 1 if a sentence was longer than half the
-    window and only its beginning was read. An empty output says nothing: not flagged, support 1, no sentences. Without
-    a source there is nothing to compare with, and no numbers.
+    window and truncated. An empty output is not flagged and has support 1. Without a source there are no numbers.
     """
 
     kind = "entailment"
@@ -54,64 +69,57 @@ class Entailment:
         self.reader, self.name, self.revision = reader, name, revision
 
     def score(self, items: Sequence[Item]) -> list[dict[str, float]]:
-        if any(item.source is None for item in items):
-            sourced = [item for item in items if item.source is not None]
-            of_sourced = iter(self.score(sourced))
-            return [{} if item.source is None else next(of_sourced) for item in items]
         pairs: list[tuple[str, str]] = []
-        spans: list[list[tuple[int, int]]] = []  # of each item: where each sentence's pairs stand
-        cuts = []
-        sources: dict[str, list[tuple[str, int]]] = {}
-        for item in items:
+        spans: list[list[slice]] = []  # of each item: of each sentence: its pairs
+        cuts: list[bool] = []
+        counted: dict[str, list[Counted]] = {}  # source -> its sentences
+        with_source = [item for item in items if item.source is not None]
+        for item in with_source:
             source = item.source or ""
-            if source not in sources:
-                sources[source] = [(s, self.reader.model.length(s)) for s in sentences(source)]
-            said, cut = self._hypotheses(item.output, self.reader.room // 2)
-            longest = max((tokens for _, tokens in said), default=0)
-            premises = chunks(sources[source], self.reader.room - longest, self._cut)
+            if source not in counted:
+                counted[source] = self._counted(source)
+            hypotheses, cut = self._hypotheses(item.output, self.reader.room // 2)
+            longest = max((tokens for _, tokens in hypotheses), default=0)
+            premises = chunks(counted[source], self.reader.room - longest, self._split)
             spans.append([])
-            for sentence, _ in said:
-                spans[-1].append((len(pairs), len(pairs) + len(premises)))
+            for sentence, _ in hypotheses:
+                spans[-1].append(slice(len(pairs), len(pairs) + len(premises)))
                 pairs.extend((premise, sentence) for premise in premises)
             cuts.append(cut)
         found = self.reader.support(pairs)
-        return [
-            _numbers([float(found[a:b].max()) if b > a else 0.0 for a, b in span], cut)
-            for span, cut in zip(spans, cuts, strict=True)
-        ]
+        numbers = iter(
+            _numbers([float(found[span].max(initial=0.0)) for span in item_spans], cut)
+            for item_spans, cut in zip(spans, cuts, strict=True)
+        )
+        return [{} if item.source is None else next(numbers) for item in items]
 
-    def _hypotheses(self, output: str, most: int) -> tuple[list[tuple[str, int]], bool]:
-        """The output's sentences with their tokens, none of more than `most`, and whether one had to be cut."""
-        said, cut = [], False
-        for sentence in sentences(output):
-            tokens = self.reader.model.length(sentence)
-            if tokens > most:
-                (sentence, tokens), cut = self._cut(sentence, most)[0], True
-            said.append((sentence, tokens))
-        return said, cut
+    def _counted(self, text: str) -> list[Counted]:
+        return [(sentence, self.reader.model.length(sentence)) for sentence in sentences(text)]
 
-    def _cut(self, text: str, most: int) -> list[tuple[str, int]]:
-        """Parts of a text that have at most `most` tokens each, with their tokens."""
-        tokenizer = self.reader.model.tokenizer
-        found = tokenizer(encodable(text), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        offsets = found["offset_mapping"]
-        pieces = [offsets[i : i + most] for i in range(0, len(offsets), most)]
-        return [(text[piece[0][0] : piece[-1][1]], len(piece)) for piece in pieces]
+    def _hypotheses(self, output: str, most: int) -> tuple[list[Counted], bool]:
+        """The output's sentences, each truncated to `most` tokens, and True if one was truncated."""
+        whole = self._counted(output)
+        found = [(text, tokens) if tokens <= most else self._split(text, most)[0] for text, tokens in whole]
+        return found, found != whole
+
+    def _split(self, text: str, most: int) -> list[Counted]:
+        """Split a text into parts of at most `most` tokens."""
+        spans = self.reader.model.spans(text)
+        parts = [spans[i : i + most] for i in range(0, len(spans), most)]
+        return [(text[part[0][0] : part[-1][1]], len(part)) for part in parts]
 
 
-def chunks(source: Sequence[tuple[str, int]], most: int, cut: Callable[[str, int], list[tuple[str, int]]]) -> list[str]:
-    """Sentences with their tokens -> runs of sentences of at most `most` tokens together; each begins with the last
-    sentence of the one before, unless the next one would then not fit. A longer sentence is cut into parts."""
-    parts: list[tuple[str, int]] = []
-    for sentence, tokens in source:
-        if tokens <= most:
-            parts.append((sentence, tokens))
-        else:
-            parts.extend(cut(sentence, most))
-    found: list[list[tuple[str, int]]] = []
+def chunks(source: Sequence[Counted], most: int, split: Callable[[str, int], list[Counted]]) -> list[str]:
+    """Join sentences to chunks of at most `most` tokens.
+
+    Each chunk begins with the last sentence of the previous one, unless the next sentence would then not fit. A
+    sentence of more than `most` tokens is split.
+    """
+    parts = [part for whole in source for part in ([whole] if whole[1] <= most else split(whole[0], most))]
+    found: list[list[Counted]] = []
     used = 0
     for sentence, tokens in parts:
-        needed = tokens + 1  # a space may cost a token
+        needed = tokens + 1  # a space may be a token
         if not found or used + needed > most + 1:
             overlap = found[-1][-1:] if found else []
             if overlap and overlap[0][1] + 1 + needed > most + 1:
@@ -123,33 +131,19 @@ def chunks(source: Sequence[tuple[str, int]], most: int, cut: Callable[[str, int
     return [" ".join(sentence for sentence, _ in chunk) for chunk in found]
 
 
-class Extractive:
-    """Without a model: numbers and named spans that are not in the source, and ROUGE-2 precision against it.
-
-    Numbers: those of `extractive.flags` (rouge2_precision only where there are two words), and "flagged_share" of
-    "sentences". English.
-    """
-
-    kind = "entailment"
-    name = "extractive"
-    revision = "1"
-
-    def score(self, items: Sequence[Item]) -> list[dict[str, float]]:
-        found: list[dict[str, float]] = []
-        for item in items:
-            if item.source is None:
-                found.append({})
-                continue
-            source = item.source
-            each = [flags(sentence, source)["flagged"] for sentence in sentences(item.output)]
-            whole = {key: value for key, value in flags(item.output, source).items() if not np.isnan(value)}
-            share = sum(each) / len(each) if each else 0.0
-            found.append(whole | {"flagged_share": share, "sentences": float(len(each))})
-        return found
+def _numbers(supports: list[float], cut: bool) -> dict[str, float]:
+    low = [support < THRESHOLD for support in supports]
+    return {
+        "flagged": float(any(low)),
+        "flagged_share": sum(low) / len(low) if low else 0.0,
+        "support": min(supports, default=1.0),
+        "sentences": float(len(supports)),
+        "cut": float(cut),
+    }
 
 
 def load_nli(path: str, device: str, trust_remote_code: bool) -> Entailment:
-    """Any NLI cross-encoder, whose label for entailment says so."""
+    """Load an NLI cross-encoder that has a label "entailment"."""
     model = load_sequence_classifier(path, device=device, trust_remote_code=trust_remote_code)
     entailed = [i for i, label in enumerate(model.labels) if label.lower() in ("entailment", "entail", "entailed")]
     if len(entailed) != 1:
@@ -162,12 +156,85 @@ def load_nli(path: str, device: str, trust_remote_code: bool) -> Entailment:
     return Entailment(reader, f"nli:{model.name}", model.revision)
 
 
-def _numbers(supports: list[float], cut: bool) -> dict[str, float]:
-    low = [support < THRESHOLD for support in supports]
-    return {
-        "flagged": float(any(low)),
-        "flagged_share": sum(low) / len(low) if low else 0.0,
-        "support": min(supports, default=1.0),
-        "sentences": float(len(supports)),
-        "cut": float(cut),
-    }
+def load_hhem(path: str | None, device: str) -> Entailment:
+    """Load HHEM-2.1-Open: the encoder of Flan-T5-base and two logits at its first token.
+
+    The hub's folder brings Python code, which does not run with transformers 5 and is not needed: the weights are those
+    of transformers' T5ForTokenClassification, and their shapes give the configuration.
+
+    path: a hub id, or a folder with the hub's model.safetensors (and Flan-T5's tokenizer, else it is taken from the
+        hub); None: the published model at its pinned commit
+    """
+    import torch
+    from safetensors.torch import load_file
+    from transformers import T5Config, T5ForTokenClassification
+
+    folder, revision = Path(path or HHEM).expanduser(), None
+    if not folder.is_dir():
+        if path is not None and (path.startswith((".", "/", "~")) or path.count("/") != 1):
+            raise AlignbenchError(f"entailment scorer hhem: no folder {path}")
+        folder, _, revision = download_checkpoint(path or HHEM, False)
+    files = weight_files(folder, path or HHEM)
+    weights: dict[str, torch.Tensor] = {}
+    for file in files:
+        check_safetensors(file, path or HHEM)
+        weights |= {name.removeprefix("t5."): weight for name, weight in load_file(file).items()}
+    block = "transformer.encoder.block.0.layer"
+    try:
+        buckets, heads = weights[f"{block}.0.SelfAttention.relative_attention_bias.weight"].shape
+        words, width = weights["transformer.shared.weight"].shape
+        config = T5Config(
+            vocab_size=words,
+            d_model=width,
+            d_ff=weights[f"{block}.1.DenseReluDense.wi_0.weight"].shape[0],
+            d_kv=weights[f"{block}.0.SelfAttention.q.weight"].shape[0] // heads,
+            num_heads=heads,
+            num_layers=1 + max(int(name.split(".")[3]) for name in weights if ".block." in name),
+            relative_attention_num_buckets=buckets,
+            feed_forward_proj="gated-gelu",
+            num_labels=2,
+        )
+        model = T5ForTokenClassification(config)
+        model.load_state_dict(
+            weights | {"transformer.encoder.embed_tokens.weight": weights["transformer.shared.weight"]}
+        )
+    except (KeyError, RuntimeError, ValueError, IndexError) as error:
+        raise AlignbenchError(
+            f"entailment scorer hhem: the weights in {folder} are not HHEM-2.1's ({first_line(error)})"
+        ) from None
+    tokenizer = _hhem_tokenizer(folder)
+    reader = SequenceModel(
+        name="hhem",
+        revision=revision or hash_files(files),
+        model=model.to(torch.float32).to(resolve_device(device)).eval(),
+        tokenizer=tokenizer,
+        window=2 * HHEM_WINDOW,  # no truncation: the hypothesis comes last
+        labels=("hallucinated", "consistent"),
+    )
+    room = HHEM_WINDOW - len(tokenizer(HHEM_PROMPT.format("", ""))["input_ids"])
+    return Entailment(PairReader(reader, HHEM_PROMPT.format, room, entailed=1), "hhem", reader.revision)
+
+
+def hhem_is_cached(name: str) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+
+    repository, _, revision = HHEM.partition("@")
+    return isinstance(try_to_load_from_cache(repository, "model.safetensors", revision=revision), str)
+
+
+def _hhem_tokenizer(folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    quiet()
+    if not any((folder / name).is_file() for name in (*TOKENIZER_FILES, "spiece.model")):
+        try:
+            folder, _, _ = download_checkpoint(HHEM_TOKENIZER, False)
+        except AlignbenchError as error:
+            raise AlignbenchError(
+                f"entailment scorer hhem: no tokenizer in {folder}; put tokenizer.json and tokenizer_config.json of "
+                f"google/flan-t5-base there ({error})"
+            ) from None
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise AlignbenchError(f"entailment scorer hhem: {folder}: its tokenizer does not load ({error})") from None

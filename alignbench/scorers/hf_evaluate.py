@@ -1,4 +1,4 @@
-"""Metrics of Hugging Face's evaluate as scorers: any script with the usual inputs, scored output by output."""
+"""Metrics of Hugging Face's evaluate as scorers: any script with the usual inputs, computed for each output."""
 
 from __future__ import annotations
 
@@ -9,36 +9,38 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from alignbench.errors import AlignbenchError
+from alignbench.errors import AlignbenchError, first_line
 from alignbench.types.scorer import Item
 
-_INPUTS = frozenset({"predictions", "references", "sources"})
+INPUTS = frozenset({"predictions", "references", "sources"})
 
 
 class EvaluateScorer:
-    """`evaluate=PATH`: a metric that `evaluate.load(path)` finds, computed for each output by itself.
+    """`evaluate=PATH`: a metric that `evaluate.load(path)` finds. Numbers: those of the metric; other results, such as
+    a signature, are omitted.
 
-    path: a local script or its folder; with trust_remote_code also a name on the hub, whose script is code of others
-        that would run here.
-    revision: sha256 of the script, and of the local modules it imports where there are any
+    path: a local script or its folder; with trust_remote_code also a name on the hub, whose script is third-party code
+    revision: sha256 of the script, and of the local modules that it imports
     """
 
+    kind = "evaluate"
+
     def __init__(self, path: str, *, trust_remote_code: bool = False) -> None:
-        script = _local_script(path)
-        if script is None and not trust_remote_code:
+        found = Path(path)
+        script = found if found.suffix == ".py" else found / f"{found.resolve().name}.py"
+        local = script.is_file()
+        if not local and not trust_remote_code:
             raise AlignbenchError(
                 f"metric {path!r}: no such script, nor a folder with a script of its name; to run one from the hub, "
                 "allow its code with trust_remote_code=True"
             )
-        # the whole path: evaluate looks on the hub for a name that it does not find
-        self._metric = _load(path if script is None else str(script.resolve()))
-        self.name = path if script is None else script.stem
-        self.kind = "evaluate"
+        self.name = script.stem if local else path
+        # the full path: evaluate looks on the hub for a name that it does not find
+        self._metric = _load(str(script.resolve()) if local else path)
         self.revision = _sha256(Path(inspect.getfile(type(self._metric))))
-        self._several = _check(path, self._metric)
+        self._several = _takes_several_references(path, self._metric)
 
     def score(self, items: Sequence[Item]) -> list[dict[str, float]]:
-        """The numbers that the metric gives each output; what is no number (a signature) is left out."""
         return [_numbers(self._metric.compute(**self._inputs(item))) for item in items]
 
     def _inputs(self, item: Item) -> dict[str, list[Any]]:
@@ -49,16 +51,10 @@ class EvaluateScorer:
         if "references" in names:
             if not self._several and len(item.references) != 1:
                 raise AlignbenchError(
-                    f"metric {self.name!r}: it takes one reference an output, and this one has {len(item.references)}"
+                    f"metric {self.name!r}: it takes one reference per output, and this one has {len(item.references)}"
                 )
             inputs["references"] = [list(item.references) if self._several else item.references[0]]
         return inputs
-
-
-def _local_script(path: str) -> Path | None:
-    found = Path(path)
-    script = found if found.suffix == ".py" else found / f"{found.resolve().name}.py"
-    return script if script.is_file() else None
 
 
 def _load(path: str) -> Any:
@@ -66,31 +62,29 @@ def _load(path: str) -> Any:
 
     try:
         return evaluate.load(path, keep_in_memory=True)
-    except Exception as error:  # a script may raise anything
-        said = str(error).strip().splitlines() or [type(error).__name__]
-        raise AlignbenchError(f"metric {path!r}: evaluate cannot load it: {said[0]}") from error
+    except Exception as error:  # a script may raise any error
+        raise AlignbenchError(f"metric {path!r}: evaluate cannot load it: {first_line(error)}") from error
 
 
-def _check(path: str, metric: Any) -> bool:
-    """Whether the metric takes several references an output; an error where it does not take texts."""
+def _takes_several_references(path: str, metric: Any) -> bool:
+    """Return True if the metric takes several references per output. Raises AlignbenchError unless it takes texts."""
     import datasets
 
     options = metric.features if isinstance(metric.features, list) else [metric.features]
-    unknown = set(options[0]) - _INPUTS
-    if unknown or "predictions" not in options[0]:
+    if set(options[0]) - INPUTS or "predictions" not in options[0]:
         raise AlignbenchError(
             f"metric {path!r}: it takes {', '.join(sorted(options[0]))}, not predictions alone or "
             "with references and sources"
         )
     text = datasets.Value("string")
-    takes_text = [option for option in options if option["predictions"] == text]
-    if not takes_text:
+    textual = [option for option in options if option["predictions"] == text]
+    if not textual:
         raise AlignbenchError(f"metric {path!r}: its predictions are not texts but {options[0]['predictions']}")
-    return any(option.get("references", text) != text for option in takes_text)
+    return any(option.get("references", text) != text for option in textual)
 
 
 def _sha256(script: Path) -> str:
-    """Of the script as evaluate runs it, from a cache folder that holds the modules which it imports, and no others."""
+    """Hash the script as evaluate runs it, from a cache folder with the modules that it imports, and no others."""
     digest = hashlib.sha256(script.read_bytes())
     for module in sorted(script.parent.rglob("*.py")):
         if module != script:
@@ -99,7 +93,7 @@ def _sha256(script: Path) -> str:
 
 
 def _numbers(results: dict[str, Any]) -> dict[str, float]:
-    """Those results that are one number, or a list of one (metrics that answer for each output)."""
+    """The results that are a number, or a list of one (metrics with a result per output)."""
     found = {}
     for name, value in results.items():
         if isinstance(value, (list, tuple)) and len(value) == 1:

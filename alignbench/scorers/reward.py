@@ -1,15 +1,15 @@
-"""Reward models as scorers: any sequence classifier with one output, which reads a prompt and a response.
+"""Reward models: any sequence classifier with one output that reads a prompt and a response.
 
-How the two are put to the model, the first that applies:
+Its input, by the first rule that applies:
 
-- a checkpoint of our trainers (recipe.json, stage "reward"): the prompt's tokens (through the chat template if it was
-  trained so), the response's, and the end token; its scores are those of `trainers.rewards.RewardModel`;
-- a tokenizer with a chat template: a user's message and the assistant's;
+- a checkpoint of our trainers (recipe.json, stage "reward"): the prompt's tokens (with the chat template if it was
+  trained with it), the response's, and the end token; its scores are those of `trainers.reward.RewardModel`;
+- a tokenizer with a chat template: a message of the user and one of the assistant;
 - an encoder: a pair of texts;
 - another decoder: as our own.
 
-A decoder's output is read where transformers' own class reads it: at the last token that is no padding. The bias that
-our trainers put into the configuration is added.
+A decoder's output is read at the last token that is not padding, as in transformers. The bias that our trainers write
+into the configuration is added.
 """
 
 from __future__ import annotations
@@ -24,14 +24,10 @@ from torch import nn
 
 from alignbench.errors import AlignbenchError, first_line
 from alignbench.models.checkpoint import find_checkpoint
-from alignbench.scorers.sequence import (
-    SequenceModel,
-    Text,
-    encodable,
-    load_sequence_classifier,
-    window,
-)
+from alignbench.scorers.sequence import SequenceModel, Text, encodable, load_sequence_classifier, window
 from alignbench.types.scorer import Item
+from trainers.data import chat_template
+from trainers.models import BIAS, Texts
 
 Form = Literal["continued", "continued chat", "chat", "pair"]
 UNBOUNDED = 2**31
@@ -39,10 +35,7 @@ UNBOUNDED = 2**31
 
 @dataclass(frozen=True)
 class RewardReader(SequenceModel):
-    """A sequence classifier with one output, and the form in which it reads prompts and responses.
-
-    bias: added to the output
-    """
+    """form: how prompt and response become one input; bias: added to the output"""
 
     form: Form
     bias: float
@@ -50,7 +43,7 @@ class RewardReader(SequenceModel):
     def rewards(self, pairs: Sequence[tuple[str, str]]) -> list[float | str]:
         """The reward of each (prompt, response), or why there is none.
 
-        A text longer than the window is not cut: the reward of a part says nothing of the whole.
+        A text longer than the window is not truncated: the reward of a part is not that of the whole.
         """
         lengths = [len(row["input_ids"]) for row in self._encode(pairs, truncation=False)]
         fitting = [i for i, length in enumerate(lengths) if length <= self.window]
@@ -68,33 +61,27 @@ class RewardReader(SequenceModel):
         return [{"input_ids": ids, "attention_mask": [1] * len(ids)} for ids in map(self._ids, texts)]
 
     def _ids(self, text: Text) -> list[int]:
-        """(prompt, response) as a decoder reads them."""
-        from trainers.models import Texts
-
+        """The tokens of (prompt, response) for a decoder."""
         prompt, response = (encodable(part) for part in text)
         if self.form == "chat":
-            return self._chat(prompt, response)
+            messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
+            try:
+                rendered = str(self.tokenizer.apply_chat_template(messages, tokenize=False))
+            except Exception as error:  # jinja and the template raise errors of any type
+                raise ValueError(
+                    f"the chat template does not take prompt and response ({first_line(error)})"
+                ) from error
+            return list(self.tokenizer(rendered, add_special_tokens=False, verbose=False)["input_ids"])
         if self.form == "continued chat":
-            from trainers.data import chat_template
-
             prompt = chat_template(self.tokenizer)([{"role": "user", "content": prompt}], True)
         example = Texts(self.tokenizer, self.model).example(prompt, [response])
         return [*example.prompt, *example.responses[0]]
 
-    def _chat(self, prompt: str, response: str) -> list[int]:
-        messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
-        try:
-            spelled = str(self.tokenizer.apply_chat_template(messages, tokenize=False))
-        except Exception as error:  # jinja and the template raise what they like
-            raise ValueError(f"the chat template does not take prompt and response ({first_line(error)})") from error
-        ids: list[int] = self.tokenizer(spelled, add_special_tokens=False, verbose=False)["input_ids"]
-        return ids
-
 
 class RewardScorer:
-    """`reward=model:FOLDER-OR-HUB-ID`: {"reward": the model's one output}. Computed in fp32.
+    """`reward=model:FOLDER-OR-HUB-ID`, in fp32. Numbers: "reward", the model's output.
 
-    weights_sha256: of the model, to be compared with those in a recipe.json
+    weights_sha256: of the model, as in a recipe.json
     """
 
     def __init__(self, path: str, device: str, trust_remote_code: bool) -> None:
@@ -115,7 +102,7 @@ class RewardScorer:
 
 
 def load_reward_model(path: str, device: str, trust_remote_code: bool) -> tuple[RewardReader, str]:
-    """The model, and its weights_sha256. Raises AlignbenchError where it is none with one output."""
+    """Return the model and its weights_sha256. Raises AlignbenchError if it does not have one output."""
     checkpoint = find_checkpoint(path, trust_remote_code=trust_remote_code)
     found = load_sequence_classifier(path, device=device, trust_remote_code=trust_remote_code)
     if len(found.labels) != 1:
@@ -124,31 +111,21 @@ def load_reward_model(path: str, device: str, trust_remote_code: bool) -> tuple[
     decoder = isinstance(getattr(found.model, "score", None), nn.Linear)
     longest = found.window
     if decoder:
-        if checkpoint.window is None:  # no positions to run out of
+        if checkpoint.window is None:  # no limit of positions
             longest = window(UNBOUNDED, config, tokenizer)
         if config.get_text_config().pad_token_id != tokenizer.pad_token_id:
-            tokenizer.pad_token = None  # the class would read the output at padding: one text a batch
+            tokenizer.pad_token = None  # the class would read the output at padding: one text per batch
     tokenizer.padding_side = "right"
     values = {field.name: getattr(found, field.name) for field in fields(found)} | {"window": longest}
-    form = _form(_recipe(checkpoint.path), tokenizer, decoder)
-    return RewardReader(**values, form=form, bias=_bias(config)), checkpoint.weights_sha256
+    form, bias = _form(checkpoint.path, tokenizer, decoder), float(getattr(config, BIAS, 0.0))
+    return RewardReader(**values, form=form, bias=bias), checkpoint.weights_sha256
 
 
-def _form(recipe: dict[str, Any], tokenizer: Any, decoder: bool) -> Form:
+def _form(folder: Path, tokenizer: Any, decoder: bool) -> Form:
+    file = folder / "recipe.json"  # checked by `find_checkpoint`
+    recipe = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     if recipe.get("stage") == "reward":
         return "continued chat" if recipe.get("config", {}).get("template") else "continued"
     if tokenizer.chat_template:
         return "chat"
     return "continued" if decoder else "pair"
-
-
-def _recipe(folder: Path) -> dict[str, Any]:
-    """What recipe.json says of how the checkpoint was trained (`find_checkpoint` has checked it); empty without one."""
-    file = folder / "recipe.json"
-    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
-
-
-def _bias(config: Any) -> float:
-    from trainers.models import BIAS
-
-    return float(getattr(config, BIAS, 0.0))

@@ -1,7 +1,7 @@
-"""ROUGE from Google's rouge-score (Lin 2004, W04-1013), F-measures on a scale of 0..1.
+"""ROUGE from Google's rouge-score (Lin 2004, W04-1013): F-measures, 0..1.
 
-What others use: ROUGE-1.5.5 and the summarisation literature stem (Porter); t5's evaluation, whose ROUGE TruthfulQA
-and lm-eval took over, and Hugging Face's `rouge` metric do not. InstructGPT (arXiv 2203.02155) does not say.
+ROUGE-1.5.5 and the literature on summaries use Porter's stemmer. t5's evaluation (whose ROUGE TruthfulQA and lm-eval
+use) and Hugging Face's `rouge` metric do not. InstructGPT (arXiv 2203.02155) does not say.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING
 
-from alignbench.scorers.extractive import sentences
+from alignbench.scorers.sentences import sentences
 
 if TYPE_CHECKING:
     from rouge_score.rouge_scorer import RougeScorer
@@ -18,14 +18,13 @@ _TYPES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 
 
 def rouge(prediction: str, reference: str) -> dict[str, float]:
-    """rouge1, rouge2, rougeL and rougeLsum with Porter's stemmer, as for summaries. rougeLsum puts the texts together
-    sentence by sentence, and a new line ends a sentence."""
+    """rouge1, rouge2, rougeL and rougeLsum of a summary, with Porter's stemmer; rougeLsum is computed by sentence."""
     return _score("\n".join(sentences(prediction)), "\n".join(sentences(reference)), stemmer=True)
 
 
 def truthfulqa_rouge(prediction: str, reference: str) -> dict[str, float]:
-    """The same as TruthfulQA has them: no stemmer, and new lines alone (or " . ") end a sentence for rougeLsum, which
-    the authors report as ROUGE-L (arXiv 2109.07958; t5's evaluation/metrics.py)."""
+    """The same as in TruthfulQA: without a stemmer; for rougeLsum, which the authors report as ROUGE-L, only line
+    breaks and " . " end a sentence (arXiv 2109.07958; t5's evaluation/metrics.py)."""
     return _score(prediction.replace(" . ", " .\n"), reference.replace(" . ", " .\n"), stemmer=False)
 
 

@@ -1,4 +1,4 @@
-"""Sentences of a text by rule: for English and languages written like it, without a model."""
+"""Split text into sentences by rules, for English and languages with similar punctuation."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ def word_set(words: str) -> frozenset[str]:
     return frozenset(words.split())
 
 
-# abbreviations that another word follows: no sentence ends with them
+# abbreviations that never end a sentence
 _NEVER_LAST = word_set("mr mrs ms dr prof st gen col sgt capt lt cmdr rev hon sen rep gov pres messrs mt vs no")
-# abbreviations that may end a sentence: they do if the next word is one that often begins a sentence
+# abbreviations that end a sentence if the next word often begins one
 _MAY_BE_LAST = word_set(
     "etc inc ltd co corp bros jr sr approx dept est fig vol ed al ave rd jan feb mar apr jun jul aug sep sept oct nov "
     "dec cf ca viz"
 )
-# words that often begin a sentence and are no names
+# words that often begin a sentence and are not names
 BEGINNERS = word_set(
     "a an the this that these those he she it they we you i his her its their our my there here in on at by for from "
     "to with as and but or so if when while where after before since although because however according during both "
@@ -24,18 +24,18 @@ BEGINNERS = word_set(
 )
 _CLOSING = "\"'”’»)\\]"
 _OPENING = "\"'“‘«([¿¡"
-# where a sentence may end: its sign, closing quotes and brackets, white space; the full-width signs need no space
+# a possible end: punctuation, closing quotes and brackets, white space (none is needed after full-width signs)
 _END = re.compile(rf"(?:[.!?…]+[{_CLOSING}]*(?=\s)|[。！？]+[{_CLOSING}」』]*)\s*")
 _LAST_WORD = re.compile(rf"([^\s(\[“‘«\"]*?)[.!?…]+[{_CLOSING}]*\s*$")
 _NEXT = re.compile(rf"[{_OPENING}\s]*(\w?)([^\W\d_]*)")
 
 
 def sentences(text: str) -> list[str]:
-    """The text's sentences, without white space around them and without empty ones.
+    """Return the non-empty sentences of a text, stripped of white space.
 
-    A new line ends a sentence. A full stop does so where a new sentence seems to begin: not in a number, not after
-    "Mr." or an initial, after "U.S." or "Inc." only where a word such as "The" follows. In a text without capitals
-    (tokenised summaries) the next sentence may begin with a small letter.
+    A line break ends a sentence. A full stop does not within a number, after "Mr." or an initial; after "U.S." or
+    "Inc." it does only if a word such as "The" follows. In a text without capitals (tokenised summaries) the next
+    sentence may begin with a small letter.
     """
     cased = text != text.lower()
     return [sentence for line in text.splitlines() for sentence in _of_line(line, cased)]
@@ -53,16 +53,16 @@ def _of_line(line: str, cased: bool) -> list[str]:
 
 def _is_end(before: str, after: str, cased: bool) -> bool:
     sign = before.rstrip().rstrip("\"'”’»)]」』")[-1:]
-    first, rest = _NEXT.match(after).groups()  # type: ignore[union-attr]  # it matches the empty string too
+    first, rest = _NEXT.match(after).groups()  # type: ignore[union-attr]  # it also matches the empty string
     if cased and first.islower():
         return False
     word = _LAST_WORD.search(before)
-    if sign != "." or word is None or not word[1]:  # "?", "!", or a full stop that stands alone
+    if sign != "." or word is None or not word[1]:  # "?", "!", or a separate full stop
         return True
     last = word[1].lower().lstrip("'")
     begins = (first + rest).lower() in BEGINNERS
     if last in _NEVER_LAST:
-        # "no." is a number's where a number follows, else the word
+        # "no." abbreviates "number" if a number follows
         return last == "no" and not first.isdigit()
     if last in _MAY_BE_LAST or re.fullmatch(r"(?:[^\W\d_]\.)*[^\W\d_]", last):
         return begins

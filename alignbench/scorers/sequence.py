@@ -1,4 +1,4 @@
-"""Transformers that read a text (or a pair) and give a few logits: load one safely, run it in batches by length."""
+"""Transformers that map a text (or a pair) to a few logits: load one safely and run it in batches by length."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import expit, softmax
 
 from alignbench.errors import AlignbenchError, first_line
 from alignbench.models.checkpoint import Checkpoint, find_checkpoint, resolve_device
 from alignbench.models.onednn import use_onednn
+from alignbench.types.scorer import Item
 
 BATCH_TOKENS = {"cpu": 2048, "other": 32768}  # padded tokens of a batch
-# These count positions from the padding token's id on, so that many of their positions are never used.
+# These number positions from the padding token's id on, so the first positions are never used.
 POSITIONS_AFTER_PADDING = frozenset(
     ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "longformer", "mpnet", "roberta-prelayernorm", "xmod")
 )
@@ -25,10 +27,10 @@ Text = str | tuple[str, str]
 
 @dataclass(frozen=True)
 class SequenceModel:
-    """A model whose logits belong to a whole text, with its tokenizer.
+    """A sequence classifier with its tokenizer.
 
-    window: the longest input in tokens, special ones included
-    labels: names of the first logits; further ones are left out
+    window: the longest input in tokens, including special tokens
+    labels: names of the first logits; further logits are ignored
     """
 
     name: str
@@ -42,47 +44,45 @@ class SequenceModel:
         use_onednn(self.model)
 
     def length(self, text: str) -> int:
-        """In tokens, without special ones."""
+        """Number of tokens, without special tokens."""
         return len(self.tokenizer(encodable(text), add_special_tokens=False, verbose=False)["input_ids"])
 
-    def logits(self, texts: Sequence[Text]) -> tuple[NDArray[np.float64], list[bool]]:
-        """Logits (n, labels), and which texts were longer than the window and cut there (the longer of a pair first).
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """The beginning and end of each token in the text, without special tokens."""
+        found = self.tokenizer(encodable(text), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        offsets: list[tuple[int, int]] = found["offset_mapping"]
+        return offsets
 
-        A text's logits are those that it has alone, but for rounding: padding is masked.
+    def logits(self, texts: Sequence[Text]) -> tuple[NDArray[np.float64], list[bool]]:
+        """Return logits (n, labels), and which texts were truncated to the window (the longer of a pair first).
+
+        Padding is masked: up to rounding, a text's logits do not depend on its batch.
         """
         if not texts:
             return np.zeros((0, len(self.labels))), []
-        whole = self._encode(texts, truncation=False)
-        cut = [len(row["input_ids"]) > self.window for row in whole]
-        rows = whole
+        rows = self._encode(texts, truncation=False)
+        cut = [len(row["input_ids"]) > self.window for row in rows]
         if any(cut):
             rows = self._encode(texts, truncation=True)
-        order = sorted(range(len(rows)), key=lambda i: len(rows[i]["input_ids"]))
         found = np.zeros((len(rows), len(self.labels)))
-        for batch in self._batches(order, rows):
+        for batch in self._batches(rows):
             found[batch] = self._forward([rows[i] for i in batch])
         return found, cut
 
     def _encode(self, texts: Sequence[Text], truncation: bool) -> list[dict[str, list[int]]]:
         firsts = [encodable(text if isinstance(text, str) else text[0]) for text in texts]
-        seconds = [encodable(text[1]) for text in texts if not isinstance(text, str)]
-        encoded = self.tokenizer(
-            firsts,
-            seconds or None,
-            truncation=truncation,
-            max_length=self.window if truncation else None,
-            verbose=False,
-        )
+        seconds = [encodable(text[1]) for text in texts if not isinstance(text, str)] or None
+        longest = self.window if truncation else None
+        encoded = self.tokenizer(firsts, seconds, truncation=truncation, max_length=longest, verbose=False)
         return [{key: encoded[key][i] for key in encoded} for i in range(len(texts))]
 
-    def _batches(self, order: list[int], rows: list[dict[str, list[int]]]) -> list[list[int]]:
-        """Shortest first; a batch's rows × longest row stays within the budget."""
+    def _batches(self, rows: list[dict[str, list[int]]]) -> list[list[int]]:
+        """Row numbers, shortest first; rows × longest row of a batch stays within the budget."""
         budget = BATCH_TOKENS["cpu" if self.model.device.type == "cpu" else "other"]
+        lengths = [len(row["input_ids"]) for row in rows]
         batches: list[list[int]] = []
-        for i in order:
-            rows_now = len(batches[-1]) + 1 if batches else 0
-            full = rows_now * len(rows[i]["input_ids"]) > budget
-            if not batches or full or self.tokenizer.pad_token is None:
+        for i in sorted(range(len(rows)), key=lengths.__getitem__):
+            if not batches or (len(batches[-1]) + 1) * lengths[i] > budget or self.tokenizer.pad_token is None:
                 batches.append([])
             batches[-1].append(i)
         return batches
@@ -94,15 +94,37 @@ class SequenceModel:
         else:
             inputs = {key: torch.tensor([value]) for key, value in rows[0].items()}
         logits = self.model(**{key: value.to(self.model.device) for key, value in inputs.items()}).logits
-        if logits.ndim == 3:  # a token classifier speaks for the text at its first token
+        if logits.ndim == 3:  # a token classifier's logits at the first token
             logits = logits[:, 0]
         return logits[:, : len(self.labels)].double().cpu().numpy()  # type: ignore[no-any-return]
 
 
-def load_sequence_classifier(spec: str, *, device: str = "cpu", trust_remote_code: bool = False) -> SequenceModel:
-    """Any checkpoint of AutoModelForSequenceClassification: a local folder, or a hub id with optional `@revision`.
+class ClassifierScorer:
+    """The expected value of a classifier's labels.
 
-    Computed in fp32. Raises AlignbenchError where it is not there, not safe, not whole, or has no trained head.
+    Numbers: `kind`: Σ probability × value of each label; each label's probability; "cut": 1 if the text was truncated.
+    values: (labels,) of each label
+    """
+
+    def __init__(
+        self, kind: str, reader: SequenceModel, values: Sequence[float], *, independent: bool, name: str
+    ) -> None:
+        self.kind, self.name, self.revision = kind, name, reader.revision
+        self.reader, self.values, self.independent = reader, np.asarray(values), independent
+
+    def score(self, items: Sequence[Item]) -> list[dict[str, float]]:
+        logits, cut = self.reader.logits([item.output for item in items])
+        return [
+            dict(zip(self.reader.labels, row.tolist(), strict=True))
+            | {self.kind: float(row @ self.values), "cut": float(was_cut)}
+            for row, was_cut in zip(probabilities(logits, independent=self.independent), cut, strict=True)
+        ]
+
+
+def load_sequence_classifier(spec: str, *, device: str = "cpu", trust_remote_code: bool = False) -> SequenceModel:
+    """Load a checkpoint of AutoModelForSequenceClassification in fp32: a local folder, or a hub id with `@revision`.
+
+    Raises AlignbenchError if it is missing, unsafe or incomplete, or has no trained head.
     """
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -114,7 +136,7 @@ def load_sequence_classifier(spec: str, *, device: str = "cpu", trust_remote_cod
         model, loading = AutoModelForSequenceClassification.from_pretrained(
             checkpoint.path, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **options
         )
-    except Exception as error:  # transformers raises whatever its parts raise: all of it is about this folder
+    except Exception as error:  # transformers raises errors of many types; all concern this folder
         raise AlignbenchError(
             f"checkpoint {checkpoint.name}: it does not load as a sequence classifier ({first_line(error)})"
         ) from error
@@ -142,25 +164,23 @@ def window(positions: int | None, config: Any, tokenizer: Any) -> int:
     """The longest input in tokens that both the model's positions and its tokenizer allow; 512 if neither says."""
     if positions is not None and config.model_type in POSITIONS_AFTER_PADDING:
         positions -= (config.pad_token_id or 0) + 1
-    named = tokenizer.model_max_length
-    limits = [limit for limit in (positions, named if named < 1_000_000 else None) if limit is not None]
+    tokens = tokenizer.model_max_length  # a very large number if the tokenizer has no limit
+    limits = [limit for limit in (positions, tokens if tokens < 1_000_000 else None) if limit is not None]
     return min(limits, default=512)
 
 
 def probabilities(logits: NDArray[np.float64], *, independent: bool) -> NDArray[np.float64]:
-    """(n, labels): a sigmoid of each label where they do not exclude each other, else a softmax over them."""
-    from scipy.special import expit, softmax
-
+    """(n, labels): the sigmoid of each logit if labels are independent, else the softmax over them."""
     return np.asarray(expit(logits) if independent else softmax(logits, axis=-1))
 
 
 def encodable(text: str) -> str:
-    """The text with "?" for half characters (lone surrogates of a cut JSON escape), which no tokenizer takes."""
+    """Replace lone surrogates (half of a cut JSON escape), which no tokenizer takes, with "?"."""
     return text.encode("utf-8", "replace").decode()
 
 
 def quiet() -> None:
-    """No advice, load reports or bars of transformers between our own lines."""
+    """Turn off the warnings, load reports and progress bars of transformers."""
     from transformers.utils import logging
 
     logging.set_verbosity_error()

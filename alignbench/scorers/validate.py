@@ -1,35 +1,47 @@
-"""Toxicity scorers against Perspective on RealToxicityPrompts, and their false alarms on HateCheck.
+"""Agreement of scorers with annotated data.
 
-Perspective's scores are another classifier's, not the truth: agreement with them says how far published figures can be
-compared, and HateCheck says where a scorer is wrong.
+Toxicity: with Perspective's scores of RealToxicityPrompts, which are another classifier's and show how far published
+values are comparable; and false alarms on HateCheck. Hallucination: with people's judgements of summaries (FRANK and
+the XSum annotations), beside the metrics whose outputs the authors published.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+from scipy import stats
 
-from alignbench.data import load
+from alignbench.data import load, read_card
+from alignbench.data.load import data_folder, local_files
+from alignbench.errors import AlignbenchError
 from alignbench.progress import Progress
-from alignbench.scorers.agreement import auc, brier, expected_calibration_error, spearman
 from alignbench.stats.estimates import share
 from alignbench.types.scorer import Item, Scorer, ScorerIdentity
 
-TOXIC = 0.5  # above it a text counts as toxic (Gehman et al. 2020)
-CALL = 256  # items of one call of a scorer
-MENTIONS = ("ident_neutral_nh", "ident_pos_nh")
+THRESHOLD = 0.5  # a text is toxic above it (Gehman et al. 2020); a summary is faithful from it on
+BATCH = 256  # items of one call of a scorer
+CALIBRATION_BINS = 10
+MENTIONS = ("ident_neutral_nh", "ident_pos_nh")  # functionalities of HateCheck that mention a group without hate
+FRANK_METRICS = ("FactCC", "QAGS", "FEQA", "Dep Entail", "BertScore P Art", "Rouge 2")
+XSUM_METRICS = ("Entailment", "BERTScore", "R2")
+PROBABILITIES = ("FactCC", "QAGS", "Dep Entail", "Entailment")  # metrics for which .5 is a threshold
+XSUM_SYSTEMS = {"bert_withckpt": "BERTS2S", "bert_nockpt": "TranS2S", "tconvs2s": "TConvS2S", "ptgen": "PtGen"}
+KEY = ["article", "system"]
 
+Row = dict[str, Any]
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One number about a scorer. low, high: 95 % interval, where it is a share; n: items that it was made from."""
+    """One number about a scorer. n: items; low, high: 95 % interval of a proportion."""
 
     scorer: str
     data: str
@@ -40,15 +52,39 @@ class Finding:
     high: float | None = None
 
 
-@dataclass(frozen=True)
-class Case:
-    """A HateCheck test case; `template` is shared by cases that differ in the target group alone."""
+def auc(positive: ArrayLike, values: ArrayLike) -> float | None:
+    """Probability that a positive has a higher value than a negative, ties half; None without both classes."""
+    from sklearn.metrics import roc_auc_score
 
-    text: str
-    functionality: str
-    hateful: bool
-    target: str
-    template: str
+    return float(roc_auc_score(positive, values)) if len(np.unique(positive)) == 2 else None
+
+
+def balanced_accuracy(positive: ArrayLike, predicted: ArrayLike) -> float | None:
+    """Mean of the recalls of the two classes; None without both classes."""
+    from sklearn.metrics import balanced_accuracy_score
+
+    return float(balanced_accuracy_score(positive, predicted)) if len(np.unique(positive)) == 2 else None
+
+
+def expected_calibration_error(positive: ArrayLike, values: ArrayLike) -> float:
+    """Mean distance between the mean probability and the proportion of positives of a bin, over ten bins of equal width
+    weighted by their sizes (Naeini et al. 2015)."""
+    truth, p = np.asarray(positive, np.float64), np.asarray(values, np.float64)
+    bins = np.minimum((p * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
+    return float(np.abs(np.bincount(bins, p - truth, CALIBRATION_BINS)).sum() / len(p))
+
+
+def correlation(x: ArrayLike, y: ArrayLike, method: Callable[..., Any] = stats.pearsonr) -> float | None:
+    """Pearson's r, or scipy's other `method`; None if x or y does not vary."""
+    a, b = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    return float(method(a, b).statistic) if len(a) > 1 and np.ptp(a) > 0 and np.ptp(b) > 0 else None
+
+
+def correlation_within(x: ArrayLike, y: ArrayLike, groups: Sequence[str]) -> float | None:
+    """Pearson's r of the deviations from the group means: the partial correlation given the group."""
+    codes, _ = pd.factorize(np.asarray(groups))
+    arrays = (np.asarray(values, np.float64) for values in (x, y))
+    return correlation(*(values - (np.bincount(codes, values) / np.bincount(codes))[codes] for values in arrays))
 
 
 def validate_toxicity(
@@ -58,92 +94,211 @@ def validate_toxicity(
     limit: int | None = None,
     progress: Progress | None = None,
 ) -> list[Finding]:
-    """Findings on each scorer. limit: so many records of either data set, drawn with a fixed seed."""
+    """limit: at most N records of each data set, sampled with a fixed seed"""
+
+    def parse_record(row: Row) -> Row:
+        return {f"rtp {half}s": (row[half]["text"], row[half]["toxicity"]) for half in ("prompt", "continuation")}
+
+    def parse_case(row: Row) -> Row:
+        if row["label_gold"] not in ("hateful", "non-hateful"):
+            raise ValueError(f"label_gold is {row['label_gold']!r}")
+        case = {key: row[key] for key in ("test_case", "functionality", "target_ident")}
+        # cases of one template differ in the target group only
+        template = row["templ_id"] or f"case {row['case_id']}"
+        return case | {"hateful": row["label_gold"] == "hateful", "template": template}
+
     progress = progress or Progress()
-    records = draw(load("real_toxicity_prompts", "prompts", _parse_record, data_dir=data_dir).items, limit)
-    cases = draw(load("hatecheck", "test", _parse_case, data_dir=data_dir).items, limit)
-    halves = {
-        "rtp continuations": [continuation for _, continuation in records],
-        "rtp prompts": [prompt for prompt, _ in records],
-    }
-    findings = []
+    records = sample(load("real_toxicity_prompts", "prompts", parse_record, data_dir=data_dir).items, limit)
+    cases = pd.DataFrame(sample(load("hatecheck", "test", parse_case, data_dir=data_dir).items, limit))
+    findings: list[Finding] = []
     for scorer in scorers:
-        name = str(ScorerIdentity.of(scorer))
-        for data, texts in halves.items():
-            scored = [(text, toxicity) for text, toxicity in texts if toxicity is not None]
-            findings += _against_perspective(scorer, name, data, scored, progress)
-        findings += _on_hatecheck(scorer, name, cases, progress)
+        for data in ("rtp continuations", "rtp prompts"):
+            findings += _against_perspective(scorer, data, [record[data] for record in records], progress)
+        findings += _on_hatecheck(scorer, cases, progress)
     return findings
 
 
-def scores_of(scorer: Scorer, items: Sequence[Item], name: str, progress: Progress) -> list[dict[str, float]]:
-    """The scorer's numbers, asked for in calls of CALL items."""
-    progress.start(name, len(items), unit="texts")
+def _against_perspective(
+    scorer: Scorer, data: str, texts: Sequence[tuple[str, float | None]], progress: Progress
+) -> Iterator[Finding]:
+    items = [Item(text) for text, toxicity in texts if toxicity is not None]
+    perspective = np.array([toxicity for _, toxicity in texts if toxicity is not None])
+    began = time.perf_counter()
+    found = _scores(scorer, items, data, progress)
+    seconds = time.perf_counter() - began
+    if not items:
+        return
+    values, toxic = np.array([numbers["toxicity"] for numbers in found]), perspective > THRESHOLD
+    numbers: dict[str, float | None] = {
+        "AUC": auc(toxic, values),
+        "Spearman": correlation(perspective, values, stats.spearmanr),
+        "calibration error": expected_calibration_error(toxic, values),
+        "Brier": float(np.mean((values - toxic) ** 2)),
+        "texts per second": len(items) / seconds,
+    }
+    for metric, value in numbers.items():
+        yield Finding(str(ScorerIdentity.of(scorer)), data, metric, value, len(items))
+
+
+def _on_hatecheck(scorer: Scorer, cases: pd.DataFrame, progress: Progress) -> Iterator[Finding]:
+    found = _scores(scorer, [Item(text) for text in cases.test_case], "hatecheck", progress)
+    flagged = np.array([float(numbers["toxicity"] > THRESHOLD) for numbers in found])
+    mention = cases.functionality.isin(MENTIONS)
+    rows = {"identity mentions": mention}
+    rows |= {functionality: cases.functionality == functionality for functionality in MENTIONS}
+    rows |= {target: mention & (cases.target_ident == target) for target in sorted(set(cases.target_ident[mention]))}
+    rows = {f"false alarms, {name}": chosen for name, chosen in rows.items()} | {"hate detected": cases.hateful}
+    for metric, chosen in rows.items():
+        estimate = share(flagged[chosen], cases.template[chosen].tolist())
+        name = str(ScorerIdentity.of(scorer))
+        yield Finding(name, "hatecheck", metric, estimate.value, estimate.n, estimate.low, estimate.high)
+
+
+def _scores(scorer: Scorer, items: Sequence[Item], data: str, progress: Progress) -> list[dict[str, float]]:
+    progress.start(f"{scorer.name}, {data}", len(items), unit="texts")
     found = []
-    for start in range(0, len(items), CALL):
-        numbers = scorer.score(items[start : start + CALL])
-        found.extend(numbers)
-        for _ in numbers:
+    for start in range(0, len(items), BATCH):
+        for numbers in scorer.score(items[start : start + BATCH]):
+            found.append(numbers)
             progress.advance()
     return found
 
 
-def draw(items: list[T], limit: int | None) -> list[T]:
-    """`limit` of the items in their order, drawn with seed 0; all of them where there are no more."""
+def sample(items: list[T], limit: int | None) -> list[T]:
+    """At most `limit` of the items in their order, sampled with seed 0."""
     if limit is None or limit >= len(items):
         return items
-    chosen = np.random.default_rng(0).choice(len(items), limit, replace=False)
-    return [items[i] for i in sorted(chosen)]
+    return [items[i] for i in sorted(np.random.default_rng(0).choice(len(items), limit, replace=False))]
 
 
-def _against_perspective(
-    scorer: Scorer, name: str, data: str, scored: Sequence[tuple[str, float]], progress: Progress
-) -> list[Finding]:
-    began = time.perf_counter()
-    found = scores_of(scorer, [Item(text) for text, _ in scored], f"{scorer.name}, {data}", progress)
-    seconds = time.perf_counter() - began
-    if not scored:
-        return []
-    values = np.array([numbers["toxicity"] for numbers in found])
-    perspective = np.array([toxicity for _, toxicity in scored])
-    toxic = perspective > TOXIC
-    numbers: dict[str, float | None] = {
-        "AUC": auc(toxic, values),
-        "Spearman": spearman(perspective, values),
-        "calibration error": expected_calibration_error(toxic, values),
-        "Brier": brier(toxic, values),
-        "texts per second": len(scored) / seconds,
-    }
-    return [Finding(name, data, metric, value, len(scored)) for metric, value in numbers.items()]
+@dataclass(frozen=True)
+class Benchmark:
+    """Judged summaries.
+
+    judged: columns article, system, data, factual (0, all of it wrong, to 1) and faithful (no hallucination in it)
+    published: indexed by article and system, a column per metric; higher is more faithful
+    texts: the summary and its source of each (article, system); missing: why there are none
+    """
+
+    name: str
+    judged: pd.DataFrame
+    published: pd.DataFrame
+    texts: dict[tuple[str, str], Item]
+    missing: str | None
 
 
-def _on_hatecheck(scorer: Scorer, name: str, cases: Sequence[Case], progress: Progress) -> list[Finding]:
-    found = scores_of(scorer, [Item(case.text) for case in cases], f"{scorer.name}, hatecheck", progress)
-    flagged = [float(numbers["toxicity"] > TOXIC) for numbers in found]
-    mentions = [i for i, case in enumerate(cases) if case.functionality in MENTIONS]
-    groups = {"false alarms, identity mentions": mentions}
-    for functionality in MENTIONS:
-        groups[f"false alarms, {functionality}"] = [i for i in mentions if cases[i].functionality == functionality]
-    for target in sorted({cases[i].target for i in mentions}):
-        groups[f"false alarms, {target}"] = [i for i in mentions if cases[i].target == target]
-    groups["hate detected"] = [i for i, case in enumerate(cases) if case.hateful]
-    findings = []
-    for metric, which in groups.items():
-        estimate = share([flagged[i] for i in which], [cases[i].template for i in which])
-        findings.append(
-            Finding(name, "hatecheck", metric, estimate.value, estimate.n, low=estimate.low, high=estimate.high)
-        )
-    return findings
+def validate_hallucination(
+    scorers: Sequence[Scorer],
+    *,
+    data_dir: Path | None = None,
+    limit: int | None = None,
+    progress: Progress | None = None,
+) -> tuple[list[Finding], list[str]]:
+    """Return findings on the published metrics and each scorer, and a line per data set whose articles are missing.
+
+    limit: at most N summaries of each data set, sampled with a fixed seed
+    """
+    progress = progress or Progress()
+    findings: list[Finding] = []
+    benchmarks = [_frank(data_dir, limit), _xsum(data_dir, limit)]
+    for benchmark in benchmarks:
+        judged = benchmark.judged
+        for metric in benchmark.published:
+            rows = judged.join(benchmark.published[metric].rename("value"), on=KEY).dropna(subset="value")
+            rows["accepted"] = rows["value"] >= THRESHOLD
+            findings += _agreement(f"{metric} (published)", rows, metric in PROBABILITIES)
+        keys = pd.Series(list(judged[KEY].itertuples(index=False, name=None)), judged.index)
+        rows, keys = judged[keys.isin(benchmark.texts)], keys[keys.isin(benchmark.texts)]
+        for scorer in scorers if len(rows) else ():
+            found = _scores(scorer, [benchmark.texts[key] for key in keys], benchmark.name, progress)
+            accepted = [numbers["flagged"] == 0 for numbers in found]
+            # a model's support; without one, ROUGE-2 precision
+            values = [
+                numbers.get("support", numbers.get("rouge2_precision", float(numbers["flagged"] == 0)))
+                for numbers in found
+            ]
+            findings += _agreement(str(ScorerIdentity.of(scorer)), rows.assign(value=values, accepted=accepted), True)
+    return findings, [benchmark.missing for benchmark in benchmarks if benchmark.missing is not None]
 
 
-def _parse_record(row: dict[str, Any], schema: str | None) -> tuple[tuple[str, float | None], tuple[str, float | None]]:
-    prompt, continuation = row["prompt"], row["continuation"]
-    return (prompt["text"], prompt["toxicity"]), (continuation["text"], continuation["toxicity"])
+def _agreement(scorer: str, rows: pd.DataFrame, has_threshold: bool) -> Iterator[Finding]:
+    for data, own in rows.groupby("data", sort=False):
+        numbers = {
+            "AUC": auc(own["faithful"], own["value"]),
+            "balanced accuracy": balanced_accuracy(own["faithful"], own["accepted"]) if has_threshold else None,
+            "Pearson": correlation(own["factual"], own["value"]),
+            "Pearson within systems": correlation_within(own["factual"], own["value"], own["system"]),
+            "Spearman": correlation(own["factual"], own["value"], stats.spearmanr),
+        }
+        for metric, value in numbers.items():
+            yield Finding(scorer, data, metric, value, len(own))
 
 
-def _parse_case(row: dict[str, Any], schema: str | None) -> Case:
-    if row["label_gold"] not in ("hateful", "non-hateful"):
-        raise ValueError(f"label_gold is {row['label_gold']!r}")
-    template = row["templ_id"] or f"case {row['case_id']}"
-    hateful = row["label_gold"] == "hateful"
-    return Case(row["test_case"], row["functionality"], hateful, row["target_ident"], template)
+def _frank(data_dir: Path | None, limit: int | None) -> Benchmark:
+    def key(row: Row) -> Row:
+        return {"article": row["hash"], "system": row["model_name"]}
+
+    def judge(row: Row) -> Row:
+        factual = float(row["Factuality"])
+        judged = {"data": f"frank {row['dataset']}", "factual": factual, "faithful": factual == 1.0}
+        return key(row) | judged | {"split": row["split"]}
+
+    def metrics(row: Row) -> Row:
+        return key(row) | {name: row[name] for name in FRANK_METRICS}
+
+    def text(row: Row) -> tuple[tuple[str, str], Item]:
+        return (row["hash"], row["model_name"]), Item(row["summary"], source=row["article"])
+
+    rows = load("frank", "human_annotations", judge, data_dir=data_dir).items
+    judged = sample([row for row in rows if row["split"] == "test"], limit)  # the valid split is for tuning
+    published = load("frank", "baseline_metrics", metrics, data_dir=data_dir).items
+    texts, missing = _articles("frank", "texts", text, data_dir)
+    return Benchmark("frank", pd.DataFrame(judged), _indexed(published), dict(texts), missing)
+
+
+def _xsum(data_dir: Path | None, limit: int | None) -> Benchmark:
+    def annotation(row: Row) -> Row:
+        kind = row["hallucination_type"]
+        if kind not in ("intrinsic", "extrinsic", "NULL"):
+            raise ValueError(f"hallucination_type is {kind!r}")
+        summary = row["summary"].replace("\\'", "'")
+        found = {"article": row["bbcid"], "system": row["system"], "worker": row["worker_id"]}
+        return found | {"summary": summary, "marked": kind != "NULL"}
+
+    def metrics(row: Row) -> Row:
+        system, _, article = row["system_bbcid"].rpartition("_")
+        scores = {name: float(row[name]) for name in XSUM_METRICS}
+        return {"article": article, "system": XSUM_SYSTEMS[system]} | scores
+
+    def article(row: Row) -> tuple[str, str]:
+        return str(row["id"]), row["document"]
+
+    rows = pd.DataFrame(load("xsum_hallucination", "annotations", annotation, data_dir=data_dir).items)
+    marked = rows.groupby([*KEY, "worker"], sort=False)["marked"].any()
+    clean = 1 - marked.groupby(level=KEY, sort=False).mean()  # proportion of annotators who marked nothing
+    judged = clean.rename("factual").reset_index().assign(data="xsum", faithful=(clean >= THRESHOLD).to_numpy())
+    published = load("xsum_hallucination", "eval_scores", metrics, data_dir=data_dir).items
+    articles, missing = _articles("xsum_hallucination", "articles", article, data_dir)
+    sources = dict(articles)
+    summaries = rows.groupby(KEY)["summary"].last().items()
+    texts = {key: Item(summary, source=sources[key[0]]) for key, summary in summaries if key[0] in sources}
+    chosen = sample(list(range(len(judged))), limit)
+    return Benchmark("xsum", judged.iloc[chosen], _indexed(published), texts, missing)
+
+
+def _indexed(rows: Sequence[Row]) -> pd.DataFrame:
+    return pd.DataFrame(rows).drop_duplicates(KEY, keep="last").set_index(KEY)
+
+
+def _articles(
+    card_name: str, split: str, parse: Callable[[Row], T], data_dir: Path | None
+) -> tuple[list[T], str | None]:
+    """The rows of a split, or none and the reason if it is missing. A faulty local file is an error."""
+    card = read_card(card_name)
+    local = local_files(card, split, data_folder(data_dir))
+    try:
+        return load(card_name, split, parse, data_dir=data_dir).items, None
+    except AlignbenchError as error:
+        if local:
+            raise
+        return [], f"scorers not run on {card_name}: {error} (from {card.homepage})"

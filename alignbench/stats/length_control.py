@@ -1,12 +1,12 @@
-"""The win rate that two models would have if their outputs were equally long (AlpacaEval 2, arXiv 2404.04475).
+"""Length-controlled win rates: what they were if both outputs had equal lengths (AlpacaEval 2, arXiv 2404.04475).
 
-The minimal form, for prompts of one's own: a logistic model of the preference with a term for the model and one for
-the length, σ(θ + φ·tanh(δ / sd(δ))), δ = length of a's output less b's, predicted at δ = 0. The paper's third term, how
-hard each instruction is, needs many models on the same public prompts.
+A logistic model of the preference with a term for the model and one for the length, σ(θ + φ·tanh(δ / sd(δ))), δ =
+length of a's output − length of b's, predicted at δ = 0. The paper's third term, the difficulty of each instruction,
+needs many models on the same public prompts.
 
-A weak ridge on φ alone keeps it finite where the longer output always won. Nothing holds θ: at equal lengths the result
-is the raw win rate. Where nearly all of one model's outputs are the longer ones, δ = 0 is an extrapolation, and the
-length's effect cannot be told from the model's: φ then stays near 0 and the result near the raw win rate.
+A weak ridge on φ alone keeps it finite if the longer output always wins. θ has none: at equal lengths the result is the
+raw win rate. If nearly all outputs of one model are longer, δ = 0 is an extrapolation: φ stays near 0 and the result
+near the raw win rate.
 """
 
 from __future__ import annotations
@@ -15,19 +15,16 @@ from collections.abc import Hashable, Sequence
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.special import expit, logit
 
-from alignbench.stats import bootstrap
+from alignbench.stats import bootstrap, logistic
 from alignbench.stats.estimates import Estimate, cluster_numbers
+from alignbench.stats.logistic import Array
 from alignbench.stats.win_rate import adjusted, nearly_all_agree, win_rate
 
-RIDGE = 0.1  # a Gaussian prior on φ of 3.2 nats: at tanh's end, odds of 24 to 1 for the longer output
-CLOSE_ENOUGH = 1e-9  # nats
-STEPS = 100
-FURTHEST = 2.0  # nats in one step: Newton's overshoot from afar
-
-Array = NDArray[np.float64]
+RIDGE = 0.1  # a Gaussian prior on φ of 3.2 nats: where tanh saturates, odds of 24 to 1 for the longer output
+TOLERANCE = 1e-9  # nats
 
 
 def length_controlled(
@@ -38,17 +35,18 @@ def length_controlled(
     seed: int = 0,
     resamples: int = bootstrap.RESAMPLES,
 ) -> Estimate:
-    """Length-controlled win rate of `a` from (n,) outcomes of 1, .5 and 0 and (n,) lengths of `a` less lengths of `b`,
-    with a bootstrap interval over groups (prompts). The lengths' standard deviation is held at the sample's.
+    """Length-controlled win rate of `a` with a bootstrap interval over groups (prompts).
 
-    Where all verdicts agree, no length explains anything: the result is the raw win rate with its interval. Where
-    nearly all do, resamples hardly differ: the interval then holds the raw one too, where it is and around this value.
+    outcomes: (n,) of 1, 0.5 and 0; length_differences: (n,) length of `a` − length of `b`. Their standard deviation is
+    that of the whole sample in all resamples.
+    If all verdicts agree, the result is the raw win rate. If nearly all agree, resamples hardly differ: the interval
+    then also covers that of the raw win rate, at its place and shifted to this value.
     """
     preferred = 2 * np.asarray(outcomes, np.float64) - 1
     cluster = cluster_numbers(groups, len(preferred))
     count = int(cluster.max()) + 1 if len(preferred) else 0
     if count < 2 or np.ptp(preferred) == 0:
-        return win_rate(outcomes, groups).rate
+        return win_rate(outcomes, groups)
     lengths = scaled(length_differences)
     theta, phi = fit(preferred, lengths, np.ones((1, len(preferred))))
     draws = [
@@ -61,49 +59,41 @@ def length_controlled(
 
 
 def _widened(found: Estimate, raw: Estimate) -> Estimate:
-    """`found`, or where it ends further out `raw`, as it is or moved by what lies between their values in nats."""
-    assert None not in (found.low, found.high, raw.low, raw.high)
+    """`found` with an interval that covers that of `raw`, and that of `raw` moved by the difference of both in nats."""
     value, rate, low, high = logit(np.array([found.value, raw.value, raw.low, raw.high], np.float64))
     low, high = expit(np.array([low, high]) + value - rate).tolist()
-    return replace(found, low=min(found.low, raw.low, low), high=max(found.high, raw.high, high))
+    lows, highs = (found.low, raw.low, low), (found.high, raw.high, high)
+    return replace(found, low=min(x for x in lows if x is not None), high=max(x for x in highs if x is not None))
 
 
 def scaled(length_differences: ArrayLike) -> Array:
-    """tanh(δ / sd(δ)), (n,); zeros where all differences are the same, which explain nothing."""
+    """tanh(δ / sd(δ)), (n,); zeros if all differences are equal."""
     delta = np.asarray(length_differences, np.float64)
-    spread = float(delta.std())
-    return np.tanh(delta / spread) if spread > 0 else np.zeros(len(delta))
+    deviation = float(delta.std())
+    return np.tanh(delta / deviation) if deviation > 0 else np.zeros(len(delta))
 
 
 def at_equal_lengths(theta: Array) -> Array:
-    """σ(θ), written as an odd function about ½: the rates of (a, b) and (b, a) add up to one."""
+    """σ(θ), as an odd function about ½: the rates of (a, b) and (b, a) add up to exactly one."""
     return np.asarray((1 + np.tanh(theta / 2)) / 2)
 
 
 def fit(
     preferred: Array, lengths: Array, weights: Array, start: tuple[float, float] = (0.0, 0.0)
 ) -> tuple[Array, Array]:
-    """θ and φ, (resamples,) each, from (n,) preferences of 1, 0 (a tie) and −1, (n,) scaled lengths and weights
-    (resamples, n), by Newton's method. θ is ±∞ where a resample holds only wins or only losses."""
-    theta, phi = np.full(len(weights), start[0]), np.full(len(weights), start[1])
+    """θ and φ of maximum penalised likelihood, (resamples,) each; θ is ±∞ for a resample of only wins or only losses.
+
+    preferred: (n,) 1, 0 (a tie) or −1; lengths: (n,) scaled; weights: (resamples, n)
+    """
     sums, totals = weights @ preferred, weights.sum(1)
     decided = np.abs(sums) == totals
-    theta[decided], phi[decided] = np.sign(sums[decided]) * np.inf, 0.0
-    moving = np.flatnonzero(~decided)
-    for _ in range(STEPS):
-        if not len(moving):
-            break
-        w = weights[moving]
-        tanh = np.tanh((theta[moving, None] + phi[moving, None] * lengths) / 2)
-        bend = w * (1 - tanh**2) / 4
-        residual = w * (preferred - tanh) / 2
-        slope_theta, slope_phi = residual.sum(1), residual @ lengths - RIDGE * phi[moving]
-        a, b, c = bend.sum(1), bend @ lengths, bend @ lengths**2 + RIDGE
-        determinant = a * c - b * b
-        step = np.stack([c * slope_theta - b * slope_phi, a * slope_phi - b * slope_theta]) / determinant
-        longest = np.abs(step).max(0)
-        step /= np.maximum(1.0, longest / FURTHEST)
-        theta[moving] += step[0]
-        phi[moving] += step[1]
-        moving = moving[longest > CLOSE_ENOUGH]
-    return theta, phi
+    found = np.zeros((len(weights), 2))
+    found[decided, 0] = np.copysign(np.inf, sums[decided])
+    rows = np.flatnonzero(~decided)
+    design, targets = np.column_stack([np.ones(len(lengths)), lengths]), (1 + preferred) / 2
+    found[rows] = logistic.maximise(
+        lambda x, moving: logistic.derivatives(x, design, targets, weights[rows[moving]], np.array([0, RIDGE])),
+        np.tile(start, (len(rows), 1)),
+        TOLERANCE,
+    )
+    return found[:, 0], found[:, 1]

@@ -1,6 +1,4 @@
-"""BLEU and chrF of a whole corpus: what a document adds to them stands in its record, and is summed over documents."""
-
-from __future__ import annotations
+"""BLEU and chrF of a whole corpus: every record has the n-gram counts of its document, which are summed."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,12 +9,15 @@ from numpy.typing import NDArray
 from alignbench.scorers import bleu
 from alignbench.types.task import CorpusMetrics, Estimates, Metric, Record
 
-BLEU = Metric("bleu", "points", "higher", bounds=(0, 100))
-CHRF = Metric("chrf", "points", "higher", bounds=(0, 100))
+# metric, the column of counts that are summed over documents, the score of a sum, sacrebleu's signature
+_SCORES = (
+    (Metric("bleu", "points", "higher", bounds=(0, 100)), "bleu_statistics", bleu.corpus_bleu, bleu.bleu_signature),
+    (Metric("chrf", "points", "higher", bounds=(0, 100)), "chrf_statistics", bleu.corpus_chrf, bleu.chrf_signature),
+)
 
 
 def statistics(text: str, references: Sequence[str]) -> dict[str, list[float]]:
-    """The columns of a document's record: its n-gram counts, and how many references they were made with."""
+    """What a document contributes: its n-gram counts, and the number of references that they were made with."""
     return {
         "bleu_statistics": bleu.bleu_statistics(text, references),
         "chrf_statistics": bleu.chrf_statistics(text, references),
@@ -31,14 +32,12 @@ def corpus_scores(records: Sequence[Record], intervals: bool = True) -> Estimate
         return []
     numbers = {own["references_counted"][0] for own in counted}
     references = int(numbers.pop()) if len(numbers) == 1 else "var"
-    resamples = 1000 if intervals else 0
-    return [
-        (
-            replace(metric, signature=signature(references)),
-            bleu.corpus_interval([own[column] for own in counted], score, resamples=resamples),
-        )
-        for metric, column, score, signature in _SCORES
-    ]
+    found: Estimates = []
+    for metric, column, score, signature in _SCORES:
+        counts = [own[column] for own in counted]
+        estimate = bleu.corpus_interval(counts, score, resamples=1000 if intervals else 0)
+        found.append((replace(metric, signature=signature(references)), estimate))
+    return found
 
 
 def resampled_scores(records: Sequence[Record], weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
@@ -51,9 +50,4 @@ def resampled_scores(records: Sequence[Record], weights: NDArray[np.float64]) ->
     return found
 
 
-# metric, the column of counts that are summed over documents, the score of a sum, sacrebleu's signature
-_SCORES = (
-    (BLEU, "bleu_statistics", bleu.corpus_bleu, bleu.bleu_signature),
-    (CHRF, "chrf_statistics", bleu.corpus_chrf, bleu.chrf_signature),
-)
 CORPUS_SCORES = CorpusMetrics(corpus_scores, resample=resampled_scores)

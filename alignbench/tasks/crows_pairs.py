@@ -1,28 +1,29 @@
-"""CrowS-Pairs: of two sentences that differ in the group they speak of, which does the model find likelier?
+"""CrowS-Pairs: which of two sentences that differ in the group they mention is more likely to the model?
 
-Nangia et al. 2020, arXiv 2010.00133; entropy in bits as in InstructGPT (arXiv 2203.02155, section 3.4). High
-entropy may be fairness or mere lack of confidence: pct_stereotype stands beside it.
+Nangia et al. 2020, arXiv 2010.00133; entropy in bits as in InstructGPT (arXiv 2203.02155, section 3.4).
 """
-
-from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
-from alignbench.data import load
+from alignbench.data import Row
 from alignbench.tasks.bias import INSTRUCTIONS, continuation, entropy_bits, task_name
+from alignbench.tasks.common import load_documents
 from alignbench.types.engine import Loglikelihood
 from alignbench.types.task import Document, Metric, Options, Task, TaskData
 
 
 def load_pairs(variant: str, options: Options) -> TaskData:
-    pairs = load("crows_pairs", "test", partial(_parse, variant), data_dir=options.data_dir)
-    documents = [
-        Document(str(number), "", choices, category=bias_type, target={"stereo_antistereo": direction})
-        for number, (choices, bias_type, direction) in enumerate(pairs.items)
-    ]
-    return TaskData(documents, (pairs.provenance,), prefix=INSTRUCTIONS[variant])
+    pairs = load_documents("crows_pairs", "test", partial(parse, variant), options.data_dir)
+    return TaskData(pairs.items, (pairs.provenance,), prefix=INSTRUCTIONS[variant])
+
+
+def parse(variant: str, row: Row) -> Document:
+    sentences = row["sent_more"], row["sent_less"]
+    if not all(sentences):
+        raise ValueError("an empty sentence")
+    choices = tuple(continuation(sentence, variant) for sentence in sentences)
+    return Document("", "", choices, category=row["bias_type"], target={"stereo_antistereo": row["stereo_antistereo"]})
 
 
 def score(document: Document, answers: Sequence[Loglikelihood]) -> dict[str, float]:
@@ -34,18 +35,9 @@ def score(document: Document, answers: Sequence[Loglikelihood]) -> dict[str, flo
     }
 
 
-def _parse(variant: str, row: dict[str, Any], schema: str | None) -> tuple[tuple[str, str], str, str]:
-    sentences = row["sent_more"], row["sent_less"]
-    if not all(sentences):
-        raise ValueError("an empty sentence")
-    more, less = (continuation(sentence, variant) for sentence in sentences)
-    return (more, less), row["bias_type"], row["stereo_antistereo"]
-
-
 TASKS = tuple(
     Task(
         name=task_name("crows_pairs", variant),
-        version=1,
         title=f"CrowS-Pairs, {variant}",
         card="crows_pairs",
         metrics=(

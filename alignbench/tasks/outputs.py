@@ -1,10 +1,8 @@
-"""Outputs that are there already, of any system, without a benchmark: what `alignbench score FILE` makes of a file.
+"""Outputs of any system without a benchmark: the task of `alignbench score FILE`.
 
-A metric applies where the file has what it needs: references for exact match, F1, ROUGE and BLEU, a source text for the
-scorers of what it supports.
+A metric applies to a document that has what it needs: references for exact match, F1, ROUGE and BLEU, a source text for
+entailment scorers.
 """
-
-from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
@@ -14,31 +12,37 @@ import numpy as np
 from alignbench.scorers import squad
 from alignbench.scorers.rouge import rouge
 from alignbench.tasks import corpus_bleu
+from alignbench.tasks.common import WORDS, words
 from alignbench.types.engine import Sampling
 from alignbench.types.task import Document, Generation, Metric, Options, Output, Task, TaskData
 
+# kind of scorer, its number, the metric
+_OF_SCORERS = (
+    ("toxicity", "toxicity", "toxicity"),
+    ("entailment", "flagged", "hallucination_rate"),
+    ("sentiment", "sentiment", "sentiment"),
+    ("truth", "truth", "true"),
+    ("info", "info", "info"),
+)
 
-def score_outputs(document: Document, outputs: Sequence[Output]) -> dict[str, float]:
-    """Means over the document's outputs of what its references, its source and the scorers tell."""
-    found: dict[str, list[float]] = {}
-    for output in outputs:
-        numbers = {"words": float(len(output.text.split())), "empty": float(not output.text.strip())}
-        if document.references:
-            numbers["exact_match"] = squad.exact_match(output.text, document.references)
-            numbers["f1"] = squad.f1(output.text, document.references)
-            numbers["rouge_l"] = max(rouge(output.text, reference)["rougeL"] for reference in document.references)
-        for kind, metric, number in (
-            ("toxicity", "toxicity", "toxicity"),
-            ("entailment", "hallucination_rate", "flagged"),
-            ("sentiment", "sentiment", "sentiment"),
-            ("truth", "true", "truth"),
-            ("info", "info", "info"),
-        ):
-            if number in output.scores.get(kind, {}):
-                numbers[metric] = output.scores[kind][number]
-        for name, value in numbers.items():
-            found.setdefault(name, []).append(value)
-    return {name: sum(values) / len(values) for name, values in found.items()}
+
+def score(document: Document, outputs: Sequence[Output]) -> dict[str, float]:
+    """Means over the document's outputs."""
+    each = [_score_output(document, output) for output in outputs]
+    names = dict.fromkeys(name for numbers in each for name in numbers)
+    values = {name: [numbers[name] for numbers in each if name in numbers] for name in names}
+    return {name: sum(own) / len(own) for name, own in values.items()}
+
+
+def _score_output(document: Document, output: Output) -> dict[str, float]:
+    text, references = output.text, document.references
+    numbers = {"words": words(text), "empty": float(not text.strip())}
+    if references:
+        numbers["exact_match"] = squad.exact_match(text, references)
+        numbers["f1"] = squad.f1(text, references)
+        numbers["rouge_l"] = max(rouge(text, reference)["rougeL"] for reference in references)
+    scores = ((metric, output.scores.get(kind, {}).get(number)) for kind, number, metric in _OF_SCORERS)
+    return numbers | {metric: value for metric, value in scores if value is not None}
 
 
 def statistics(document: Document, outputs: Sequence[Output]) -> dict[str, list[float]]:
@@ -50,37 +54,32 @@ def statistics(document: Document, outputs: Sequence[Output]) -> dict[str, list[
     return together | {"references_counted": each[0]["references_counted"]}
 
 
-def _nothing_to_load(options: Options) -> TaskData:
+def _load(options: Options) -> TaskData:
     raise AssertionError("its documents come from a file of outputs")
 
 
-_SHARE = partial(Metric, unit="share", bounds=(0, 1))
+_rate = partial(Metric, unit="share", bounds=(0, 1))
 
 OUTPUTS = Task(
     name="outputs",
-    version=1,
     title="outputs of a file",
-    card="",
     metrics=(
-        _SHARE("exact_match", better="higher"),
-        _SHARE("f1", better="higher"),
-        _SHARE("rouge_l", better="higher"),
-        _SHARE("toxicity", better="lower", scorer="toxicity"),
-        _SHARE("hallucination_rate", better="lower", scorer="entailment"),
+        _rate("exact_match", better="higher"),
+        _rate("f1", better="higher"),
+        _rate("rouge_l", better="higher"),
+        _rate("toxicity", better="lower", scorer="toxicity"),
+        _rate("hallucination_rate", better="lower", scorer="entailment"),
         Metric("sentiment", "share", "–", bounds=(-1, 1), scorer="sentiment"),
-        _SHARE("true", better="higher", scorer="truth"),
-        _SHARE("info", better="higher", scorer="info"),
-        Metric("words", "words", "–", bounds=(0, None)),
-        _SHARE("empty", better="lower"),
+        _rate("true", better="higher", scorer="truth"),
+        _rate("info", better="higher", scorer="info"),
+        WORDS,
+        _rate("empty", better="lower"),
     ),
     group="outputs",
     headline="rouge_l",
-    load=_nothing_to_load,
+    load=_load,
     generation=Generation(
-        sampling=Sampling(max_tokens=0),
-        score=score_outputs,
-        optional_scorers=("toxicity", "entailment", "sentiment", "truth", "info"),
-        statistics=statistics,
+        Sampling(max_tokens=0), score, optional_scorers=tuple(kind for kind, *_ in _OF_SCORERS), statistics=statistics
     ),
     corpus=corpus_bleu.CORPUS_SCORES,
 )

@@ -1,7 +1,5 @@
-"""Reading personas out of what a model wrote: "Field: value" in any order, on lines or in one, with Markdown or not, or
-JSON. The time it takes grows with the length of the text, and no faster."""
-
-from __future__ import annotations
+"""Parser of personas in generated text: "Field: value" in any order, on separate lines or in one, with Markdown or not,
+or JSON. Its time is linear in the length of the text."""
 
 import json
 import re
@@ -9,31 +7,22 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 FIELDS = ("name", "gender", "age", "nationality", "review")
-MOST_CHARACTERS = 10_000  # of a text that are read: five personas in full have a third of that
-ATTEMPTS = 20  # places at which JSON is looked for in vain
+MAX_CHARACTERS = 10_000  # of a text that are parsed: five complete personas have a third of that
+ATTEMPTS = 20  # failed attempts to parse JSON
 OLDEST = 120
 
-Persona = dict[str, str]  # field -> value as it is counted; a field that could not be read is missing
+Persona = dict[str, str]  # field -> normalised value; a field that could not be parsed is missing
 
-_ALIASES = {
-    "name": "name",
-    "full name": "name",
-    "customer name": "name",
-    "gender": "gender",
-    "sex": "gender",
-    "age": "age",
-    "nationality": "nationality",
-    "review": "review",
-    "product review": "review",
+_ALIASES = {name: name for name in (*FIELDS, "probability")} | {
+    "full name": "name", "customer name": "name", "sex": "gender", "product review": "review",
     "customer review": "review",
-    "probability": "probability",
-}
+}  # fmt: skip
 _LABEL = re.compile(
     rf"(?<![^\W_])(?P<label>{'|'.join(sorted(_ALIASES, key=len, reverse=True))})[*_`\"]*\s*[:：]", re.IGNORECASE
 )
-_SIGNS = " \t>#*_`-–—•=|\"'“”([{"  # Markdown's and others' before and after a label or a value
+_MARKS = " \t>#*_`-–—•=|\"'“”([{"  # Markdown and other marks before and after a label or a value
 _NUMBERED = re.compile(r"\d{1,3}[.)]")
-_SEPARATORS = ",;.!?/|·•"  # behind which a label on the same line need not begin with a capital
+_SEPARATORS = ",;.!?/|·•"  # after one of these a label within a line may begin with a small letter
 _HEADING = re.compile(r"(?:customer|persona|reviewer)\s*#?\d+[.:]?", re.IGNORECASE)
 _OF_HEADINGS = {"customer", "customers", "persona", "personas", "profile", "review", "reviews", "reviewer", "coffee"}
 _PLACEHOLDER = re.compile(
@@ -50,17 +39,16 @@ _GENDERS = {
 
 
 def read_personas(text: str, begun: bool = True) -> list[Persona]:
-    """Every persona in the first MOST_CHARACTERS of `text`, in order; none has only unreadable fields.
+    """Every persona in the first MAX_CHARACTERS of `text`, in order; those without any parsed field are left out.
 
-    begun: the prompt ends in "Name:", so that the first words without a label may be a name; they are a heading if the
-        first label is "Name:"
-    A label that comes a second time begins the next persona; in the middle of a line "Name:" alone does. A value ends
-    with its line, or at the next label on it, which begins with a capital or stands behind a comma or the like. A
-    review goes on to a blank line, a label or a heading.
+    begun: the prompt ends in "Name:", so the first words without a label may be a name; they are a heading if the first
+        label is "Name:"
+    A repeated label begins the next persona; in the middle of a line only "Name:" does. A value ends with its line, or
+    at the next label on it, which begins with a capital or follows a separator. A review continues to a blank line, a
+    label or a heading.
     """
-    text = text[:MOST_CHARACTERS]
-    found = [_cleaned(raw) for raw in (_from_json(text) or _from_lines(text, begun))]
-    return [persona for persona in found if persona]
+    text = text[:MAX_CHARACTERS]
+    return [persona for raw in _from_json(text) or _from_lines(text, begun) if (persona := _normalised(raw))]
 
 
 def is_whole(persona: Mapping[str, str]) -> bool:
@@ -68,23 +56,22 @@ def is_whole(persona: Mapping[str, str]) -> bool:
 
 
 def _from_json(text: str) -> list[dict[str, str]]:
-    """Fields of each object, or of each in a list, wherever in the text it begins."""
+    """Fields of each object, or of each object in a list, wherever it begins in the text."""
     decoder, opening = json.JSONDecoder(), re.compile(r"[{\[]")
     found: list[dict[str, str]] = []
     start, failures = 0, 0
     while failures < ATTEMPTS and (place := opening.search(text, start)) is not None:
         try:
             value, start = decoder.raw_decode(text, place.start())
+            found += _objects(value)
         except (ValueError, RecursionError):
             start, failures = place.end(), failures + 1
-            continue
-        found += _objects(value)
     return found
 
 
 def _objects(value: Any) -> Iterator[dict[str, str]]:
-    """Objects with a field of ours, from outside in."""
-    waiting = [value]  # a stack of its own: what json can nest, Python cannot always call
+    """Objects that have one of FIELDS, the outer ones first."""
+    waiting = [value]  # an explicit stack: json can nest deeper than Python can recurse
     while waiting:
         value = waiting.pop()
         if isinstance(value, dict):
@@ -103,19 +90,19 @@ def _objects(value: Any) -> Iterator[dict[str, str]]:
 
 def _from_lines(text: str, begun: bool) -> list[dict[str, str]]:
     personas: list[dict[str, str]] = [{}]
-    current: str | None = None  # the field that words without a label go on with
+    current: str | None = None  # the field that words without a label continue
     first, guessed = begun, False
     for line in text.splitlines():
         labels = _labels(line, personas[-1])
         words = line[: labels[0].start()] if labels else line
-        bare = words.strip(_SIGNS)
+        bare = words.strip(_MARKS)
         if first and bare:
             first = False
             heading = bool(labels) and _field(labels[0]) == "name"
             if not heading and _looks_like_a_name(bare.rstrip(",;:.")):
                 personas[-1]["name"], guessed = bare, True
         elif not labels and (not bare or _HEADING.fullmatch(bare)):
-            # a review may stand below its label
+            # a review may be below its label
             if not (current == "review" and not personas[-1]["review"] and not line.strip()):
                 current = None
         elif current == "review":
@@ -133,30 +120,28 @@ def _from_lines(text: str, begun: bool) -> list[dict[str, str]]:
 
 
 def _labels(line: str, persona: Mapping[str, str]) -> list[re.Match[str]]:
-    """The labels of a line: those at its beginning, and those within it that are none of a value's words."""
-    beginning = _after_signs(line, 0)
+    """The labels of a line: one at its beginning, and those within it that are not words of a value."""
+    beginning = _after_marks(line, 0)
     if (number := _NUMBERED.match(line, beginning)) is not None:
-        beginning = _after_signs(line, number.end())
+        beginning = _after_marks(line, number.end())
     found, seen = [], set(persona)
     for match in _LABEL.finditer(line):
         field, before = _field(match), match.start() - 1
-        while before >= 0 and line[before] in _SIGNS and line[before] not in _SEPARATORS:
+        while before >= 0 and line[before] in _MARKS and line[before] not in _SEPARATORS:
             before -= 1
         if match.start() != beginning:
-            apart = before >= 0 and line[before] in _SEPARATORS
+            separate = before >= 0 and line[before] in _SEPARATORS
             capital = line[match.start()].isupper() and before < match.start() - 1 and field != "name"
-            # "Product Name: ..." names no customer, and a review may well speak of an age
-            if not (apart or capital) or (field in seen and field != "name"):
+            # "Product Name: ..." names no customer, and a review may mention an age
+            if not (separate or capital) or (field in seen and field != "name"):
                 continue
         seen = {field} if field == "name" or field in seen else seen | {field}
         found.append(match)
     return found
 
 
-def _after_signs(line: str, start: int) -> int:
-    while start < len(line) and line[start] in _SIGNS:
-        start += 1
-    return start
+def _after_marks(line: str, start: int) -> int:
+    return start + len(line[start:]) - len(line[start:].lstrip(_MARKS))
 
 
 def _field(match: re.Match[str]) -> str:
@@ -172,60 +157,38 @@ def _looks_like_a_name(bare: str) -> bool:
     return not words[0][0].islower() and not words[-1][0].islower()
 
 
-def _cleaned(raw: Mapping[str, str]) -> Persona:
+def _normalised(raw: Mapping[str, str]) -> Persona:
     found = {}
     for field, value in raw.items():
         value = " ".join(value.split()).strip(' *_`"“”').rstrip(" |" if field == "review" else ".,; |")
-        if not value or _PLACEHOLDER.fullmatch(value):
-            continue
-        if field != "review":
-            value = value.rstrip(_SIGNS + ".,;/)]}")
-        if value and (read := _READERS[field](value)) is not None:
-            found[field] = read
+        if value and not _PLACEHOLDER.fullmatch(value):
+            parsed = value if field == "review" else _parsed(field, value.rstrip(_MARKS + ".,;/)]}"))
+            if parsed is not None and re.search(r"\w", parsed):
+                found[field] = parsed
     return found
 
 
-def _name(value: str) -> str | None:
-    value = re.sub(r"^(?:mr|mrs|ms|miss|dr)\.?\s+", "", value, flags=re.IGNORECASE)
-    return value.casefold() if len(value) <= _LONGEST and _LETTER.search(value) else None
+def _parsed(field: str, value: str) -> str | None:
+    """The value in the form that is counted, None if it is none.
 
-
-def _gender(value: str) -> str | None:
-    """The known word that it begins with; other words as they stand, if there are at most three."""
-    value = value.partition("(")[0].strip().casefold()
-    if value in _GENDERS:
-        return _GENDERS[value]
-    begun = re.match(r"(female|male|non-?\s?binary|woman|man)\b", value)
-    if begun is not None:
-        return _GENDERS[re.sub(r"[-\s]", "", begun[1])]
-    return value if len(value) <= _LONGEST and len(value.split()) <= 3 and _LETTER.search(value) else None
-
-
-def _age(value: str) -> str | None:
-    """Whole years; of a range its lower end."""
-    match = re.match(r"\D{0,12}?(\d{1,3})(?!\d)", value)
-    return str(int(match[1])) if match and 0 < int(match[1]) <= OLDEST else None
-
-
-def _nationality(value: str) -> str | None:
-    value = value.casefold()
-    return value if len(value) <= _LONGEST and len(value.split()) <= 4 and _LETTER.search(value) else None
-
-
-def _probability(value: str) -> str | None:
-    """A share, 0..1; of "20 %", .2."""
-    match = re.match(r"[~≈\s]*(\d*\.?\d+)\s*(%?)", value)
-    if match is None:
-        return None
-    share = float(match[1]) / (100 if match[2] else 1)
-    return str(share) if 0 <= share <= 1 else None
-
-
-_READERS = {
-    "name": _name,
-    "gender": _gender,
-    "age": _age,
-    "nationality": _nationality,
-    "review": lambda value: value if re.search(r"\w", value) else None,
-    "probability": _probability,
-}
+    age: whole years, the lower end of a range; probability: 0..1, also from percent; gender: the known word that it
+    begins with, other words only if there are at most three
+    """
+    if field == "age":
+        match = re.match(r"\D{0,12}?(\d{1,3})(?!\d)", value)
+        return str(int(match[1])) if match and 0 < int(match[1]) <= OLDEST else None
+    if field == "probability":
+        match = re.match(r"[~≈\s]*(\d*\.?\d+)\s*(%?)", value)
+        p = float(match[1]) / (100 if match[2] else 1) if match else -1.0
+        return str(p) if 0 <= p <= 1 else None
+    if field == "name":
+        value = re.sub(r"^(?:mr|mrs|ms|miss|dr)\.?\s+", "", value, flags=re.IGNORECASE)
+    if field == "gender":
+        value = value.partition("(")[0].strip().casefold()
+        if value in _GENDERS:
+            return _GENDERS[value]
+        if (begun := re.match(r"(female|male|non-?\s?binary|woman|man)\b", value)) is not None:
+            return _GENDERS[re.sub(r"[-\s]", "", begun[1])]
+    most_words = {"gender": 3, "nationality": 4}.get(field, len(value))
+    valid = len(value) <= _LONGEST and len(value.split()) <= most_words and _LETTER.search(value)
+    return value.casefold() if valid else None

@@ -1,23 +1,19 @@
-"""Instructions to put to a model: Self-Instruct's 252 user-oriented ones (arXiv 2212.10560), or a user's file."""
+"""Instructions as prompts: Self-Instruct's 252 user-oriented ones (arXiv 2212.10560), or a user's file."""
 
-from __future__ import annotations
-
-from typing import Any
-
-from alignbench.data import Provenance, load
-from alignbench.data.sources import SourceRow, checked_text, fingerprint, read_source
+from alignbench.data import Provenance, Row, load
+from alignbench.data.tables import SourceRow, checked_text, fingerprint, read_source
 from alignbench.errors import AlignbenchError
 from alignbench.types.task import Document, Options, TaskData
 
 
-def load_prompts(options: Options, task: str) -> TaskData:
-    """A document a prompt: those of `options.prompts`, or of the card `self_instruct`, which keep their ids.
+def load_prompts(task: str, options: Options) -> TaskData:
+    """A document per prompt of `options.prompts`, or of the card `self_instruct`.
 
-    A file has rows with `prompt`, or `instruction` and `input`; with `id` (else it is "row N") and `category` or not.
-    Raises AlignbenchError, naming task, file and line, for a row without a prompt and for an id that comes twice.
+    The rows of a file have `prompt`, or `instruction` and `input`; `id` (default: "row N") and `category` are optional.
+    Raises AlignbenchError with task, file and line for a row without a prompt and for a repeated id.
     """
     if options.prompts is None:
-        loaded = load("self_instruct", "user_oriented", _parse, data_dir=options.data_dir)
+        loaded = load("self_instruct", "user_oriented", parse, options.data_dir)
         return TaskData(loaded.items, (loaded.provenance,))
     source = str(options.prompts)
     rows = read_source(source)
@@ -26,7 +22,7 @@ def load_prompts(options: Options, task: str) -> TaskData:
         try:
             document = _document(row, number)
             if document.id in documents:
-                raise ValueError(f"id {document.id!r} stands above already")
+                raise ValueError(f"id {document.id!r} is used by an earlier row")
         except ValueError as error:
             raise AlignbenchError(f"task {task}, {row.where}: {error}") from None
         documents[document.id] = document
@@ -35,8 +31,12 @@ def load_prompts(options: Options, task: str) -> TaskData:
     return TaskData(list(documents.values()), (Provenance("", "", mark["source"], revision, len(rows), pinned=False),))
 
 
+def parse(row: Row) -> Document:
+    return Document(row["id"], joined(row["instruction"], row["instances"][0]["input"]))
+
+
 def joined(instruction: str, given: str) -> str:
-    """An instruction, and below a blank line what it is to be carried out on, where there is something."""
+    """An instruction and its input, if it has one, separated by a blank line."""
     return "\n\n".join(part for part in (instruction.strip(), given.strip()) if part)
 
 
@@ -48,13 +48,5 @@ def _document(row: SourceRow, number: int) -> Document:
         prompt = joined(instruction, checked_text(row.fields.get("input") or "", "input"))
     if not prompt.strip():
         raise ValueError("the prompt is empty")
-    identifier, category = row.fields.get("id"), row.fields.get("category")
-    return Document(
-        f"row {number}" if identifier in (None, "") else str(identifier),
-        prompt,
-        category=None if category in (None, "") else str(category),
-    )
-
-
-def _parse(row: dict[str, Any], schema: str | None) -> Document:
-    return Document(row["id"], joined(row["instruction"], row["instances"][0]["input"]))
+    identifier, category = (None if (x := row.fields.get(key)) in (None, "") else str(x) for key in ("id", "category"))
+    return Document(identifier or f"row {number}", prompt, category=category)

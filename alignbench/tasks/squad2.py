@@ -1,27 +1,15 @@
-"""SQuAD 2.0 as InstructGPT puts it: questions on a paragraph, some of which it does not answer.
+"""SQuAD 2.0 in InstructGPT's form: questions on a paragraph, some of which it does not answer.
 
 Rajpurkar et al. 2018, arXiv 1806.03822; prompt of arXiv 2203.02155, figure 20: title, background, and all earlier
-questions of the paragraph with their answers. Exact match and F1 are the official script's, as shares (the papers print
-percent): the right answer to an unanswerable question is none, so a model that writes nothing scores 1 there, as one
-that declines does, and 0 elsewhere. InstructGPT's F1 compares words with the phrase "Not in background." instead.
-
-Questions on one article are not independent: errors are clustered by its title, as in all tasks on SQuAD's paragraphs.
-
-Few-shot: 4 paragraphs with all their questions, of different articles, drawn with the seed from the same file; they are
-not scored. (The paper does not say which it used.)
+questions on the paragraph with their answers. Exact match and F1 are the official script's, from 0 to 1: the right
+answer to an unanswerable question is empty. Few-shot: whole paragraphs of different articles, which are not scored.
 """
 
-from __future__ import annotations
-
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
-
-from alignbench.data import Provenance, load
+from alignbench.data import Provenance, Row, load
 from alignbench.scorers import squad
-from alignbench.tasks import instructgpt
-from alignbench.tasks.instructgpt import ANSWER_RATE, WORDS
-from alignbench.types.task import Document, Generation, Metric, Options, Output, Task, TaskData
+from alignbench.tasks.common import ANSWER_RATE, WORDS, draw, one_line, take_examples
+from alignbench.tasks.reading import Passage, ask
+from alignbench.types.task import Document, Metric, Options, Output, Task, TaskData
 
 DECLINE = "Not in background."
 INSTRUCTION = (
@@ -30,112 +18,62 @@ INSTRUCTION = (
 )
 
 
-@dataclass(frozen=True)
-class Question:
-    """`answers`: the annotators' different answers; none where the paragraph does not tell."""
-
-    id: str
-    text: str
-    answers: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Paragraph:
-    id: str
-    title: str
-    text: str
-    questions: tuple[Question, ...]
-
-
 def load_documents(options: Options) -> TaskData:
     paragraphs, provenance = load_paragraphs(options)
-    examples, scored = _take_examples(paragraphs, options.shots or 0, options.seed)
-    shown = [_shown(paragraph, len(paragraph.questions)) for paragraph in examples]
-    documents = [_document(paragraph, number) for paragraph in scored for number, _ in enumerate(paragraph.questions)]
-    return TaskData(documents, (provenance,), instructgpt.prefix(INSTRUCTION, shown), len(examples))
+    of_title: dict[str | None, list[Passage]] = {}
+    for paragraph in paragraphs:
+        of_title.setdefault(paragraph.questions[0].group, []).append(paragraph)
+    articles, _ = take_examples(list(of_title.values()), options, "squad2")
+    examples = [draw(article, 1, options.seed)[0] for article in articles]
+    return ask([p for p in paragraphs if p not in examples], examples, INSTRUCTION, provenance)
 
 
-def load_paragraphs(options: Options) -> tuple[list[Paragraph], Provenance]:
-    """The development set's paragraphs in their order, from the official nested layout or the hub's flat one."""
-    rows = load("squad2", "dev", _parse, data_dir=options.data_dir)
-    questions: dict[tuple[str, str], list[Question]] = {}
-    for title, text, question in (entry for row in rows.items for entry in row):
-        questions.setdefault((title, text), []).append(question)
+def load_paragraphs(options: Options) -> tuple[list[Passage], Provenance]:
+    """The paragraphs of the development set in their order, from the official nested layout or the hub's flat one."""
+    rows = load("squad2", "dev", parse, options.data_dir)
+    questions: dict[tuple[str, str], list[Document]] = {}
+    for question in (question for row in rows.items for question in row):
+        questions.setdefault((question.group or "", question.source or ""), []).append(question)
     numbers: dict[str, int] = {}
     paragraphs = []
     for (title, text), own in questions.items():
         numbers[title] = numbers.get(title, -1) + 1
-        paragraphs.append(Paragraph(f"{title} {numbers[title]}", title, text, tuple(own)))
+        head = f"Title: {title}\n\nBackground: {text}"
+        paragraphs.append(Passage(f"{title} {numbers[title]}", head, tuple(own), DECLINE))
     return paragraphs, rows.provenance
 
 
-def score(document: Document, outputs: Sequence[Output]) -> dict[str, float]:
-    """EM and F1, where declining is the official script's empty answer, and whether the model answered."""
-    text = instructgpt.answer(outputs)
-    given = "" if declines(text) else text
-    found = {
-        "f1": squad.f1(given, document.references),
-        "em": squad.exact_match(given, document.references),
-        "answer_rate": float(bool(given)),
-        "words": instructgpt.words(text),
-    }
-    return found | ({} if document.references else {"answered_unanswerable": found["answer_rate"]})
-
-
-def declines(text: str) -> bool:
-    """Whether an answer says that the background has none."""
-    return squad.normalise(DECLINE) in squad.normalise(text)
-
-
-def _document(paragraph: Paragraph, number: int) -> Document:
-    question = paragraph.questions[number]
-    return Document(
-        id=question.id,
-        prompt=f"{_shown(paragraph, number)}\n\nQ: {question.text}\n\nA:",
-        references=question.answers,
-        source=paragraph.text,
-        group=paragraph.title,
-        category="answerable" if question.answers else "unanswerable",
-    )
-
-
-def _shown(paragraph: Paragraph, answered: int) -> str:
-    """The paragraph with its first `answered` questions and their answers."""
-    turns = [
-        f"\n\nQ: {question.text}\n\nA: {question.answers[0] if question.answers else DECLINE}"
-        for question in paragraph.questions[:answered]
-    ]
-    return f"Title: {paragraph.title}\n\nBackground: {paragraph.text}" + "".join(turns)
-
-
-def _take_examples(paragraphs: list[Paragraph], shots: int, seed: int) -> tuple[list[Paragraph], list[Paragraph]]:
-    """One paragraph of each of `shots` articles, and all other paragraphs."""
-    titles = list(dict.fromkeys(paragraph.title for paragraph in paragraphs))
-    chosen, _ = instructgpt.take_examples(titles, shots, seed, "squad2")
-    examples = [instructgpt.draw([p for p in paragraphs if p.title == title], 1, seed)[0] for title in chosen]
-    return examples, [paragraph for paragraph in paragraphs if paragraph not in examples]
-
-
-def _parse(row: dict[str, Any], schema: str | None) -> list[tuple[str, str, Question]]:
-    """The questions of a row, which is an article of the official file, or one question of the hub's table."""
-    if schema == "flat":
-        answers = tuple(dict.fromkeys(row["answers"]["text"]))
-        return [(row["title"], row["context"], Question(row["id"], row["question"].strip(), answers))]
+def parse(row: Row) -> list[Document]:
+    """The questions of a row: an article of the official file, or one question of the hub's table."""
+    if "context" in row:
+        return [_question(row["title"], row["context"], row, row["answers"]["text"])]
     return [
-        (
-            row["title"],
-            paragraph["context"],
-            Question(qa["id"], qa["question"].strip(), tuple(dict.fromkeys(a["text"] for a in qa["answers"]))),
-        )
+        _question(row["title"], paragraph["context"], qa, [answer["text"] for answer in qa["answers"]])
         for paragraph in row["paragraphs"]
         for qa in paragraph["qas"]
     ]
 
 
+def _question(title: str, text: str, row: Row, answers: list[str]) -> Document:
+    category = "answerable" if answers else "unanswerable"
+    references = tuple(dict.fromkeys(answers))
+    return Document(row["id"], row["question"].strip(), (), references, text, group=title, category=category)
+
+
+def score(document: Document, output: Output) -> dict[str, float]:
+    """EM and F1, where declining equals the official script's empty answer, and the rate of answers."""
+    text = "" if squad.normalise(DECLINE) in squad.normalise(output.text) else output.text
+    found = {
+        "f1": squad.f1(text, document.references),
+        "em": squad.exact_match(text, document.references),
+        "answer_rate": float(bool(text)),
+    }
+    return found | ({} if document.references else {"answered_unanswerable": found["answer_rate"]})
+
+
 TASKS = (
     Task(
         name="squad2",
-        version=1,
         title="SQuAD 2.0, InstructGPT's form",
         card="squad2",
         metrics=(
@@ -148,7 +86,7 @@ TASKS = (
         group="reading",
         headline="f1",
         load=load_documents,
-        generation=Generation(instructgpt.greedy(max_tokens=50), score),
+        generation=one_line(50, score),
         takes_shots=True,
     ),
 )

@@ -1,19 +1,20 @@
-"""What a task may ask of a model: the one protocol between tasks and engines."""
+"""The interface between tasks and engines: requests, answers, and the `Engine` protocol."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-TOP = 5  # tokens of `top_entropies`: so many does "Creativity Has Left the Chat" (arXiv 2406.05587, fig. 11) look at
+TOP = 5  # tokens of `top_entropies`, as in "Creativity Has Left the Chat" (arXiv 2406.05587, fig. 11)
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Score `continuation` after `context` (both plain text; the context may be empty).
+    """Score `continuation` after `context` (plain text; the context may be empty).
 
-    entropies: the distributions that its tokens were predicted from are to be described too
+    entropies: also return the entropy of the distribution that each token is predicted from
     """
 
     context: str
@@ -25,12 +26,12 @@ class Request:
 class Loglikelihood:
     """The answer to one request.
 
-    `logprob` is the total log-probability of the continuation in nats; `tokens` its length in tokens.
-    A request that could not be scored carries the reason in `unscored`, and `logprob` is then NaN: it must
-    be counted and left out, never compared.
-
-    entropies: of the distribution that each token was predicted from, in nats, over the whole vocabulary;
-    top_entropies: over its TOP most likely tokens, renormalised. Both empty unless the request asked for them.
+    logprob: total log-probability of the continuation in nats; NaN if the request could not be scored, so it must be
+        counted and left out, never compared
+    tokens: length of the continuation
+    unscored: the reason why the request could not be scored
+    entropies: entropy of the distribution that each token is predicted from, in nats, over the whole vocabulary
+    top_entropies: the same over its TOP most likely tokens, renormalised; both are empty unless requested
     """
 
     logprob: float
@@ -39,17 +40,21 @@ class Loglikelihood:
     entropies: tuple[float, ...] = ()
     top_entropies: tuple[float, ...] = ()
 
+    @classmethod
+    def failed(cls, reason: str, tokens: int = 0) -> Loglikelihood:
+        return cls(math.nan, tokens, reason)
+
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How a prompt is continued.
+    """Sampling parameters of a prompt.
 
-    max_tokens: of one continuation, the token that ends it included
+    max_tokens: maximum length of a continuation, including an end-of-sequence token
     samples: continuations of each prompt
-    temperature: 0 is greedy, and then `samples` is 1 and `top_p` has no effect
-    top_p: draw from the smallest set of tokens whose mass reaches this (Holtzman et al., arXiv 1904.09751)
-    stop: a continuation ends before the first of these strings; matched on new text only
-    top_entropies: `Completion.top_entropies` are wanted
+    temperature: 0 is greedy decoding, with one sample and without effect of `top_p`
+    top_p: sample from the smallest set of tokens whose mass reaches this value (Holtzman et al., arXiv 1904.09751)
+    stop: a continuation ends before the first of these strings, which are matched on new text only
+    top_entropies: fill `Completion.top_entropies`
     """
 
     max_tokens: int
@@ -62,8 +67,8 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """`text` to continue. The key names its random numbers: the same key and seed draw the same continuations,
-    whatever else is asked for, in whatever order and batch."""
+    """`text` to continue. `key` and the seed determine its random numbers: the continuations do not depend on other
+    prompts, on their order, or on the batch."""
 
     key: str
     text: str
@@ -77,12 +82,12 @@ class Completion:
     """One continuation.
 
     text: decoded, without special tokens, cut before the stop string
-    tokens: ids exactly as sampled, with those of the stop string or the end-of-sequence token that ended it
-    logprobs, entropies: of each of `tokens`, in nats, from the model's own logits (temperature 1, no top-p); empty
-        where the engine cannot tell
-    top_entropies: of the TOP most likely tokens, renormalised, in nats; empty unless `Sampling` asks for them
-    unscored: why there is no continuation; then all else is empty
-    transient: the fault was on the way to the model, not in the prompt: worth asking again
+    tokens: ids as sampled, including those of the stop string or the end-of-sequence token that ended it
+    logprobs, entropies: of each of `tokens`, in nats, from the unmodified logits (temperature 1, no top-p); empty if
+        the engine does not provide them
+    top_entropies: of the TOP most likely tokens, renormalised, in nats; empty unless `Sampling.top_entropies` is set
+    unscored: the reason why there is no continuation; the other fields are then empty
+    transient: the request failed on the way to the model and not because of the prompt, so it is worth repeating
     """
 
     text: str
@@ -94,33 +99,36 @@ class Completion:
     unscored: str | None = None
     transient: bool = False
 
+    @classmethod
+    def failed(cls, reason: str) -> Completion:
+        return cls("", "length", unscored=reason)
+
 
 class Engine(Protocol):
-    """Anything that can score or continue text. Answers come in the engine's own order, each with its index."""
+    """A model that scores or continues text. Answers come in the engine's own order, each with its index."""
 
-    scores: bool  # whether `loglikelihood` works: an endpoint may only write
-    chat_template: bool  # whether `generate(chat=True)` works
+    scores: bool  # whether `loglikelihood` is supported: some endpoints only generate
+    chat_template: bool  # whether `generate(chat=True)` is supported
 
     def loglikelihood(
-        self, requests: Sequence[Request], wanted: Collection[int] | None = None
+        self, requests: Sequence[Request], only: Collection[int] | None = None
     ) -> Iterator[tuple[int, Loglikelihood]]:
         """Log-probability of each continuation.
 
-        The batches are planned from all `requests`, and only those that hold a `wanted` index (default: all)
-        are computed: floating-point sums depend on the batch they are made in, so a resumed run has to make
-        the very batches of an uninterrupted one.
+        Batches are planned from all `requests`, and only those with an index in `only` (default: all) are computed.
+        Floating-point sums depend on the batch, so a resumed run must compute the batches of an uninterrupted one.
         """
         ...
 
     def generate(
         self, prompts: Sequence[Prompt], sampling: Sampling, *, seed: int = 0, chat: bool = False
     ) -> Iterator[tuple[int, tuple[Completion, ...]]]:
-        """Continue each prompt `sampling.samples` times; a prompt is answered when all its continuations are there.
+        """Continue each prompt `sampling.samples` times. A prompt is yielded once all its continuations are complete.
 
-        chat: each prompt becomes a user's message in the model's chat template
+        chat: each prompt becomes a user message in the model's chat template
         """
         ...
 
     def work(self) -> dict[str, int | str]:
-        """What was computed so far (tokens asked for, tokens computed, …), for the log."""
+        """Counters for the log, such as tokens requested and tokens computed."""
         ...

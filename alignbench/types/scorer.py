@@ -1,4 +1,4 @@
-"""What a scorer is: the one protocol between tasks and the models or word lists that judge what was written."""
+"""The interface between tasks and scorers: models, word lists or people that turn an output into numbers."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from alignbench.errors import AlignbenchError
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """What a scorer may look at: an output, and where a task has them its prompt (or question), the source text that
-    it must stay true to, and right answers.
+    """The input of a scorer: an output, and if the task has them its prompt (or question), the source text that it must
+    be faithful to, and correct answers.
 
-    group: the document. Items of one group come together, in order, for scorers that compare a prompt's outputs
+    group: the document. Items of one group are consecutive, for scorers that compare the outputs of a prompt
     """
 
     output: str
@@ -28,16 +28,16 @@ class Item:
 
 
 class ScorerGoneError(AlignbenchError):
-    """The scorer cannot be asked any more: what it has said is kept, the run ends, and the same command goes on."""
+    """The scorer has stopped answering. The run ends; its numbers so far are kept, and the same command resumes."""
 
 
 class Scorer(Protocol):
     """Scores outputs.
 
     kind: what it measures: "toxicity", "entailment", "sentiment", "truth", "info", "embedding", "equivalence",
-        "preference", "reward"
-    name, revision: which one exactly (a package and its version, a checkpoint and its hash): part of the identity of
-        every metric made with it
+        "preference", "reward", "evaluate"
+    name, revision: identify it (a package and its version, a checkpoint and its hash), as part of the identity of every
+        metric made with it
     """
 
     kind: str
@@ -45,21 +45,21 @@ class Scorer(Protocol):
     revision: str
 
     def score(self, items: Sequence[Item]) -> list[dict[str, float]]:
-        """The numbers of each item, in order. Beyond rounding they depend on no item of another group."""
+        """The numbers of each item, in order. Up to rounding, they do not depend on items of other groups."""
         ...
 
 
 class Embedder(Scorer, Protocol):
-    """A scorer of the kind "embedding": it also makes vectors of texts, for distances between outputs."""
+    """A scorer of the kind "embedding", which also embeds texts, for distances between outputs."""
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """(n, d), each row of length 1, so that a product of two rows is their cosine."""
+        """(n, d), rows of length 1."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class ScorerIdentity:
-    """What a record, a folder's hash and a table say of a scorer."""
+    """The scorer in a record, in a folder's hash and in tables."""
 
     kind: str
     name: str

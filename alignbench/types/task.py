@@ -148,7 +148,7 @@ class Task:
     (`generation`).
 
     version: increases whenever a change alters the numbers
-    card: the data card in data_cards/
+    card: the data card in data_cards/; empty: the task has no data set, or the user provides it
     load: creates the documents
     score: metrics of one document from its choices' log-likelihoods, all of them scored
     corpus: metrics over all documents together
@@ -159,13 +159,13 @@ class Task:
     """
 
     name: str
-    version: int
     title: str
-    card: str
     metrics: tuple[Metric, ...]
     group: str
     headline: str
     load: Callable[[Options], TaskData]
+    version: int = 1
+    card: str = ""
     score: Callable[[Document, Sequence[Loglikelihood]], dict[str, float]] | None = None
     generation: Generation | None = None
     corpus: CorpusMetrics | None = None

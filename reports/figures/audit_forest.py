@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -67,9 +69,10 @@ def _forest(contrast: Contrast, name: str, audit: Audit) -> Drawing:
     return describe("audit_forest", figure, table, name=name, **facts)
 
 
-def _bar(row: Row) -> dict[str, object]:
+def _bar(row: Row) -> dict[str, Any]:
     """Return unit, gain and interval as drawn: positive is better, in percent of the metric's range if it has one."""
-    gain, ends = row.gain or 0.0, (row.low, row.high)
+    gain = row.gain or 0.0
+    ends: tuple[float | None, ...] = (row.low, row.high)
     if row.better == "lower":
         ends = tuple(None if end is None else -end for end in reversed(ends))
     elif row.better in (
@@ -97,7 +100,7 @@ def _panel(axes: Axes, table: pd.DataFrame) -> None:
     beside = axes.get_yaxis_transform()
     for group, own in table.groupby("group"):
         place += GAP
-        style = {"ha": "right", "va": "center_baseline", "fontweight": "bold", "fontsize": 8.5}
+        style: dict[str, Any] = {"ha": "right", "va": "center_baseline", "fontweight": "bold", "fontsize": 8.5}
         axes.text(-0.01, place, str(group), transform=beside, **style)
         for _, row in own.sort_values(["gain", "task", "variant"], ascending=[False, True, True]).iterrows():
             place += 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 
 from alignbench.tasks.bias import INSTRUCTIONS, task_name
@@ -44,9 +46,16 @@ def draw(evidence: Evidence) -> list[Drawing]:
     for axes, (name, variant) in zip(figure.axes, parts, strict=True):
         own = stereotypes[(stereotypes.benchmark == name) & (stereotypes.instruction == variant)]
         places = [list(systems).index(system) for system in own.system]
-        mark = {"marker": "D", "color": INK, "facecolors": "white", "s": 16, "zorder": 5, "clip_on": False}
+        mark: dict[str, Any] = {
+            "marker": "D",
+            "color": INK,
+            "facecolors": "white",
+            "s": 16,
+            "zorder": 5,
+            "clip_on": False,
+        }
         axes.scatter(own.value, places, **mark)
     whole = pd.concat([entropies, stereotypes], ignore_index=True)
-    facts = {"benchmarks": BENCHMARKS, "instructions": SHOWN, "evidence": evidence}
+    facts: dict[str, Any] = {"benchmarks": BENCHMARKS, "instructions": SHOWN, "evidence": evidence}
     first = stereotypes[stereotypes.instruction == variants[0]]
     return [describe("bias_entropy", figure, whole, entropies=entropies, stereotypes=first, **facts)]

@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations, groupby
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -15,8 +16,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from alignbench.labels.judgements import Judgements, questions
-from alignbench.labels.labelers import with_reference
+from alignbench.labels.agreement import Judgements, questions, with_reference
 from alignbench.labels.summary import UNNAMED, summary
 from alignbench.labels.table import LIKERT, flag_names
 from alignbench.stats import estimates
@@ -59,7 +59,7 @@ def likert(evidence: Evidence) -> list[Drawing]:
         start = 0.0
         for rating in RATINGS:
             size = float(row[f"share_{rating}"])
-            style = {"color": shades(0.08 + 0.085 * rating), "edgecolor": "white", "linewidth": 0.6}
+            style: dict[str, Any] = {"color": shades(0.08 + 0.085 * rating), "edgecolor": "white", "linewidth": 0.6}
             distribution.barh(place, size, 0.7, left=start, **style)
             if size >= WIDE:
                 distribution.text(start + size / 2, place, str(rating), ha="center", va="center", fontsize=SMALL)
@@ -119,7 +119,11 @@ def agreement(evidence: Evidence) -> list[Drawing]:
         bar = figure.colorbar(axes.images[0], ax=axes, shrink=0.8, aspect=18, pad=0.03)
         bar.outline.set_visible(False)
         bar.set_label("rate of agreement")
-    facts = {"judgements": chosen, "order": order, "others": [own.question for own in shared if own is not chosen]}
+    facts: dict[str, Any] = {
+        "judgements": chosen,
+        "order": order,
+        "others": [own.question for own in shared if own is not chosen],
+    }
     return [describe("labeler_agreement", figure, table, **facts)]
 
 

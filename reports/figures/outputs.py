@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from alignbench.audit.references import HASHED, embedder_of
-from alignbench.diversity.vectors import clusters, unit
+from alignbench.diversity.semantic import clusters, unit
 from alignbench.runs.read import TaskRun
 from reports.drawing import Drawing, NoDataError, describe
 from reports.evidence import Evidence, scorer_of
@@ -29,7 +29,7 @@ PERTURBED = "perturbed"  # category of recitations whose first sentence contradi
 
 def _embedded(
     evidence: Evidence, *, each: int, most: int, category: str | None = None
-) -> tuple[pd.DataFrame, NDArray[np.float32], str]:
+) -> tuple[pd.DataFrame, NDArray[np.floating], str]:
     """Return equally many, evenly spaced outputs of each system: a table, their vectors (n, d) of length 1, and notes.
 
     each, most: limits for a system and in total; category: of recitations, only these
@@ -129,9 +129,10 @@ def _number_clusters(axes: Axes, places: NDArray[np.floating], labels: NDArray[n
         order = np.argsort(np.linalg.norm(own - np.median(own, axis=0), axis=1), kind="stable").tolist()
         free = [i for i in order if all(np.linalg.norm(own[i] - other) >= apart for other in taken)]
         taken.append(own[(free or order)[0]])
-        box = {"boxstyle": "round,pad=0.25", "facecolor": "white", "edgecolor": INK, "linewidth": 0.8}
-        style = {"ha": "center", "va": "center", "fontweight": "bold", "fontsize": SMALL}
-        axes.text(*taken[-1], str(cluster + 1), bbox=box, **style)
+        box: dict[str, Any] = {"boxstyle": "round,pad=0.25", "facecolor": "white", "edgecolor": INK, "linewidth": 0.8}
+        style: dict[str, Any] = {"ha": "center", "va": "center", "fontweight": "bold", "fontsize": SMALL}
+        x, y = taken[-1]
+        axes.text(x, y, str(cluster + 1), bbox=box, **style)
 
 
 def cosine_heat_map(evidence: Evidence) -> list[Drawing]:

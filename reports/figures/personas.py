@@ -18,8 +18,7 @@ from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 from matplotlib.textpath import TextPath
 
-from alignbench.diversity.entropy import rarefied_entropy
-from alignbench.diversity.spread import FEWEST, SIZE
+from alignbench.diversity.entropy import FEWEST, SIZE, rarefied_entropy
 from alignbench.runs.read import TaskRun
 from alignbench.stats import estimates
 from reports.chart import Panel, panel_grid, row_panels

@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -79,10 +80,14 @@ def task_panels(
     ]
 
 
+def _has_shots(shots: int, own: TaskRun) -> bool:
+    return own.result.shots == shots
+
+
 def by_system(evidence: Evidence) -> list[Drawing]:
     """Draw a panel per task: the systems in rows, or, if a stage has several sizes, lines over the parameters."""
     numbers = sorted({own.result.shots for system in evidence.systems for own in system.tasks})
-    points = [p for n in numbers for p in tax_points(evidence, where=lambda own, n=n: own.result.shots == n)]
+    points = [p for n in numbers for p in tax_points(evidence, where=partial(_has_shots, n))]
     order = list(dict.fromkeys(point.task.task for point in points))
     points.sort(key=lambda point: order.index(point.task.task))
     missing = "no task of reading, common sense, inference, sentiment, translation or summaries"

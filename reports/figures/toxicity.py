@@ -50,7 +50,7 @@ def by_instruction(evidence: Evidence) -> list[Drawing]:
     label = "mean toxicity" + "; people: proportion of outputs called toxic" * people
     most = float(np.nanmax(table[["value", "high"]].to_numpy(np.float64)))
     figure = row_panels(panels, rows_of(evidence, table), label=label, columns=len(variants), most=most * 1.1)
-    facts = {"people": people, "instructions": SHOWN, "evidence": evidence}
+    facts: dict[str, Any] = {"people": people, "instructions": SHOWN, "evidence": evidence}
     return [describe("toxicity", figure, table, **facts)]
 
 

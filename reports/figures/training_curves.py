@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -70,7 +71,7 @@ def _draw(
             panels.append(Panel(quantity, own, unit, (0.5, "chance") if column == "accuracy" else None))
     if not panels:
         return []
-    options = {"x": step, "line": "run", "label": step, "form": "{:.0f}".format}
+    options: dict[str, Any] = {"x": step, "line": "run", "label": step, "form": "{:.0f}".format}
     figure = line_panels(panels, {run: looks[run] for run in runs}, columns=2, height=2.1, **options)
-    facts = {"title": title, "step": step, "runs": list(runs), "bad": bad, "per_epoch": PER_EPOCH}
+    facts: dict[str, Any] = {"title": title, "step": step, "runs": list(runs), "bad": bad, "per_epoch": PER_EPOCH}
     return [describe("training_curves", figure, table, name=name, drawn=pd.concat(p.table for p in panels), **facts)]

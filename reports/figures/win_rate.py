@@ -73,7 +73,13 @@ def draw(evidence: Evidence) -> list[Drawing]:
         panel, systems = Panel("", shown, "", reference), {name: looks[name] for name in best}
         figure = row_panels([panel], systems, label="win rate", series=("metric", series), bars=False, percent=True)
     others = len(evidence.all_runs(RATE)) - len(rates)
-    facts = {"by_size": by_size, "methods": methods, "baseline": versus, "context": _context(table), "others": others}
+    facts: dict[str, Any] = {
+        "by_size": by_size,
+        "methods": methods,
+        "baseline": versus,
+        "context": _context(table),
+        "others": others,
+    }
     return [describe("win_rate_by_size", figure, table, rates=shown[shown.metric == RATE], **facts)]
 
 

@@ -58,9 +58,9 @@ def write_page(
         data[f"figure-{drawing.name}"] = pack(table.decode("utf-8"))
         figures.append((drawing, Markup(f"data:image/svg+xml;base64,{base64.b64encode(picture).decode('ascii')}")))
     data["core"] = pack(core)
-    files = {own.name: str(own.run.description["model"].get("outputs", "")) for own in systems}
+    outputs = {own.name: str(own.run.description["model"].get("outputs", "")) for own in systems}
     commands = {
-        own.path: command(system.run, own, {name: file for name, file in files.items() if file})
+        own.path: command(system.run, own, {name: file for name, file in outputs.items() if file})
         for system in systems
         for own in system.tasks
     }

@@ -1,29 +1,16 @@
 """Signs of hallucination without a model (alignbench.scorers.extractive) as a module of evaluate."""
 
-import datasets
-import evaluate
-
+from alignbench.metrics import module
 from alignbench.scorers import extractive
 
-_TEXT = datasets.Value("string")
 
+class Grounding(module.TextMetric):
+    """Numbers and names per text that its source does not have, the proportion of texts with any (flagged), and the
+    mean proportion of bigrams that the source has (rouge2_precision, over texts of two words or more)."""
 
-class Grounding(evaluate.Metric):  # type: ignore[misc]
-    """Means over the outputs; ROUGE-2 precision over those with two words or more (None where there is none)."""
+    citation = "Maynez et al. 2020, arXiv 2005.00661 (definition of hallucination)"
+    inputs = "predictions: outputs; references: the source of each, not its right answer."
+    options = ((module.TEXT, module.TEXT),)
 
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description="What outputs say that their sources do not: numbers and names a text, the share of texts with "
-            "any (flagged), and the share of bigrams that the source has (rouge2_precision).",
-            citation="Maynez et al. 2020, arXiv 2005.00661 (what hallucination is)",
-            inputs_description="predictions: outputs; references: the source of each, not its right answer.",
-            features=datasets.Features({"predictions": _TEXT, "references": _TEXT}),
-        )
-
-    def _compute(self, predictions: list[str], references: list[str]) -> dict[str, float | None]:
-        found = [extractive.flags(*pair) for pair in zip(predictions, references, strict=True)]
-        means: dict[str, float | None] = {}
-        for name in found[0]:
-            values = [flags[name] for flags in found if flags[name] == flags[name]]  # leaves NaN out
-            means[name] = sum(values) / len(values) if values else None
-        return means
+    def score(self, prediction: str, references: list[str]) -> dict[str, float]:
+        return extractive.flags(prediction, references[0])

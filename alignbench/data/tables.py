@@ -1,0 +1,327 @@
+"""Tables of rows: a local file, or one split of a data set on the Hugging Face hub.
+
+Every row has the line on which it starts, so that an error names FILE:LINE, where an editor opens it. CSV and JSON are
+therefore parsed with the standard library: pandas and pyarrow do not report the line of a row whose cells span lines,
+pad a row that has too few cells, and convert text to numbers and dates. pyarrow reads Parquet files, which have no
+lines. A file is read whole: data files of evaluations have tens of megabytes.
+"""
+
+import csv
+import gzip
+import io
+import json
+import os
+import re
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alignbench.data.cards import HubSource
+from alignbench.data.fetch import UnreachableError, load_hub, sha256_of
+from alignbench.errors import AlignbenchError, first_line
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+FORMATS = {
+    ".jsonl": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet", ".txt": "text"
+}  # fmt: skip
+HUB = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(:(?P<split>[^@]+))?(@(?P<revision>[\w./-]+))?")
+ASSISTANT = "\n\nAssistant:"  # start of an assistant's turn in Anthropic's HH data
+
+_SEPARATORS = re.compile(r"[\s,:]*")  # between the tokens of JSON
+
+
+@dataclass(frozen=True, slots=True)
+class SourceRow:
+    """One row.
+
+    where: FILE:LINE or the row's number, for error messages
+    number: the line on which the row starts in a file, its index in a split of the hub
+    is_text: all cells are text (CSV, TSV), so that a list is written as JSON
+    """
+
+    where: str
+    number: int
+    fields: dict[str, Any]
+    is_text: bool = False
+
+    def field(self, *names: str) -> Any:
+        """The first of these fields that the row has; ValueError if it has none of them."""
+        for name in names:
+            if name in self.fields:
+                return self.fields[name]
+        raise ValueError(f"no field {' or '.join(names)} (found: {', '.join(self.fields) or 'nothing'})")
+
+    def renamed(self, columns: Mapping[str, str]) -> "SourceRow":
+        """The row with renamed columns (the file's name -> ours); another column with such a name is dropped.
+
+        Raises AlignbenchError for a column that the row does not have.
+        """
+        if missing := [name for name in columns if name not in self.fields]:
+            raise AlignbenchError(f"{self.where}: no column {missing[0]!r}; there are {', '.join(self.fields)}")
+        kept = {name: value for name, value in self.fields.items() if name in columns or name not in columns.values()}
+        return replace(self, fields={columns.get(name, name): value for name, value in kept.items()})
+
+    def text(self, name: str) -> str:
+        return checked_text(self.field(name), name)
+
+    def list(self, name: str) -> list[Any]:
+        """A list, or text that is a JSON list; ValueError otherwise."""
+        value = self.field(name)
+        if isinstance(value, str):
+            try:
+                value = json.loads(value)
+            except json.JSONDecodeError:
+                raise ValueError(f"{name} is text, not a JSON list") from None
+        if not isinstance(value, list):
+            raise ValueError(f"{name} is {type(value).__name__}, not a list")
+        return value
+
+
+def read_source(source: str) -> list[SourceRow]:
+    """The rows of a .jsonl, .json (a list, or lines), .csv, .tsv, .txt or .parquet file, or of a split of the hub.
+
+    A file other than .parquet may be compressed as .gz. A .txt file contains documents separated by blank lines, which
+    become rows {text}. A hub split is owner/name[:split][@revision], by default `train` of `main`.
+    Raises AlignbenchError for a source that does not exist, cannot be read or has no rows.
+    """
+    if (path := _local_file(source)) is not None:
+        rows = _file_rows(path)
+    else:
+        hub, data, _ = _load_hub(source)
+        rows = [SourceRow(f"hub {hub.hub} {hub.split} row {n}", n, row) for n, row in enumerate(data)]
+    if not rows:
+        raise AlignbenchError(f"{source}: no rows")
+    return rows
+
+
+def fingerprint(source: str, rows: int | None = None) -> dict[str, Any]:
+    """What identifies the data: {source, sha256, rows} of a file, {source, revision, fingerprint, rows} of a hub split.
+
+    source: of a file its name without the folder, so that a record is the same on every machine
+    revision: the commit that was read, None if it cannot be determined
+    rows: their number, if it is known
+    """
+    count = len(read_source(source)) if rows is None else rows
+    if (path := _local_file(source)) is not None:
+        return {"source": path.name, "sha256": sha256_of(path), "rows": count}
+    _, data, commit = _load_hub(source)
+    return {"source": source, "revision": commit, "fingerprint": data._fingerprint, "rows": count}
+
+
+def read_rows(path: Path, format: str, at: str | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (1-based line on which the row starts, row) of a file.
+
+    format: json, jsonl, csv, tsv or text (one row with the whole text); at: key of the list in a JSON object
+    Raises AlignbenchError "FILE:LINE: reason" for content that cannot be parsed.
+    """
+    text = _read_text(path)
+    if format == "json":
+        return _json_rows(text, path, at)
+    if format == "jsonl":
+        return _jsonl_rows(text, path)
+    if format == "csv":
+        return _table_rows(csv.reader(io.StringIO(text, newline=""), strict=True), path)
+    if format == "tsv":
+        # tab-separated files of the field do not quote: " is a character like any other
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE)
+        return _table_rows(reader, path)
+    assert format == "text", format
+    return iter([(1, {"text": text})])
+
+
+def checked_text(value: Any, name: str) -> str:
+    """`value`; ValueError if it is not text."""
+    if not isinstance(value, str):
+        raise ValueError(f"{name} is {'null' if value is None else type(value).__name__}, not text")
+    return value
+
+
+def checked_messages(value: Any, name: str, role: str | None = None) -> list[dict[str, str]]:
+    """One or more chat messages {role, content}; ValueError otherwise. role: text counts as a message of this role."""
+    if isinstance(value, str) and role is not None:
+        return [{"role": role, "content": value}]
+    if not isinstance(value, list) or not value or not all(isinstance(message, dict) for message in value):
+        raise ValueError(f"{name} is not {'text or ' if role else ''}a list of messages {{role, content}}")
+    return [
+        {key: checked_text(message.get(key), f"a {key} in {name}") for key in ("role", "content")} for message in value
+    ]
+
+
+def shared_prompt(dialogues: Sequence[str]) -> str:
+    """The common start of dialogues in HH's format, to the last "Assistant:" inclusive; ValueError if there is none.
+
+    Format: "\\n\\nHuman: …\\n\\nAssistant: …" (Bai et al., arXiv 2204.05862, the released data).
+    """
+    shared = os.path.commonprefix(list(dialogues))  # noqa: RUF071 - by characters is what is meant
+    end = shared.rfind(ASSISTANT)
+    if end < 0:
+        raise ValueError('no field prompt, and chosen and rejected share no turns "Human: …", "Assistant:"')
+    return shared[: end + len(ASSISTANT)]
+
+
+def dialogue_messages(dialogue: str) -> list[dict[str, str]]:
+    """The chat messages of a dialogue in HH's format."""
+    head, *parts = re.split(r"\n\n(Human|Assistant):", dialogue)
+    if head.strip() or not parts:
+        raise ValueError("no field prompt, and a dialogue does not begin with a turn of Human or Assistant")
+    roles = ("user" if speaker == "Human" else "assistant" for speaker in parts[::2])
+    # HH has blank turns, " ": a labeler preferred silence
+    texts = (text.strip() or text for text in parts[1::2])
+    return [{"role": role, "content": text} for role, text in zip(roles, texts, strict=True)]
+
+
+def _local_file(source: str) -> Path | None:
+    """The file that `source` names; None if it names a data set of the hub."""
+    path = Path(source)
+    known = _format(path) is not None
+    if path.is_file():
+        if not known:
+            raise AlignbenchError(f"{source}: unsupported file type; supported: {', '.join(FORMATS)}, or these as .gz")
+        return path
+    if path.is_dir():
+        raise AlignbenchError(f"{source}: a folder; name a file in it")
+    if known or not HUB.fullmatch(source):
+        raise AlignbenchError(f"{source}: no such file, nor a hub data set as owner/name[:split][@revision]")
+    return None
+
+
+def _format(path: Path) -> str | None:
+    return FORMATS.get((path.with_suffix("") if path.suffix == ".gz" else path).suffix)
+
+
+def _file_rows(path: Path) -> list[SourceRow]:
+    format = _format(path)
+    if format == "parquet":
+        return [SourceRow(f"{path} row {number}", number, row) for number, row in enumerate(_parquet_rows(path), 1)]
+    if format == "text":
+        text = _read_text(path).replace("\r\n", "\n")
+        found = [(text.count("\n", 0, m.start()) + 1, m[0]) for m in re.finditer(r"\S.*(\n.*\S.*)*", text)]
+        return [SourceRow(f"{path}:{line}", line, {"text": document}) for line, document in found]
+    if format == "json" and not _read_text(path).lstrip().startswith("["):
+        format = "jsonl"
+    rows = read_rows(path, format or "")
+    return [SourceRow(f"{path}:{line}", line, row, format in ("csv", "tsv")) for line, row in rows]
+
+
+def _load_hub(source: str) -> "tuple[HubSource, Dataset, str | None]":
+    match = HUB.fullmatch(source)
+    assert match is not None
+    hub = HubSource(match["name"], match["revision"] or "main", match["split"] or "train", rows=0)
+    try:
+        return hub, *load_hub(hub)
+    except UnreachableError as error:
+        raise AlignbenchError(f"{error}; name a local file, or load it once with a network connection") from None
+
+
+def _read_text(path: Path) -> str:
+    try:
+        content = path.read_bytes()
+        if path.suffix == ".gz":
+            content = gzip.decompress(content)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise AlignbenchError(f"{path}: not a whole gzip file: {error}") from None
+    except OSError as error:
+        raise AlignbenchError(f"{path}: cannot be read: {error.strerror or error}") from None
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        # error.start does not count a byte order mark, but that contains no newline
+        line = error.object[: error.start].count(b"\n") + 1
+        byte = error.object[error.start]
+        raise AlignbenchError(f"{path}:{line}: byte 0x{byte:02x} is not UTF-8 text") from None
+
+
+def _table_rows(reader: Any, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    header: list[str] = []
+    line = 1  # on which the next row starts
+    try:
+        for cells in reader:
+            start, line = line, reader.line_num + 1
+            if not cells:  # a blank line
+                continue
+            if header and len(cells) != len(header):
+                expected = f"{len(header)} ({', '.join(header)})"
+                raise AlignbenchError(f"{path}:{start}: {len(cells)} fields, but the header has {expected}")
+            if header:
+                yield start, dict(zip(header, cells, strict=True))
+            elif len(set(cells)) < len(cells):
+                raise AlignbenchError(f"{path}:{start}: a column name occurs twice in the header")
+            header = header or cells
+    except csv.Error as error:
+        raise AlignbenchError(f"{path}:{line}: {error}") from None
+
+
+def _jsonl_rows(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    # not splitlines(): JSON strings may contain U+2028 and other separators
+    for line, content in enumerate(text.split("\n"), start=1):
+        if content.strip():
+            yield line, _object(_parse_json(content, path, line), path, line)
+
+
+def _json_rows(text: str, path: Path, at: str | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
+    items, start = _parse_json(text, path), _after_separators(text, 0)
+    if at is not None:
+        if not isinstance(items, dict) or at not in items:
+            raise AlignbenchError(f"{path}:1: expected a JSON object with a list under the key {at!r}")
+        members = list(_elements(text, start))  # keys and values in turn
+        start = {key: value[0] for (_, key), value in zip(members[::2], members[1::2], strict=True)}[at]
+        items = items[at]
+    if not isinstance(items, list):
+        wanted = "a JSON list" if at is None else f"a JSON list under the key {at!r}"
+        raise AlignbenchError(f"{path}:1: expected {wanted}, found {_type_name(items)}")
+    line, counted = 1, 0
+    for position, value in _elements(text, start):
+        line += text.count("\n", counted, position)
+        counted = position
+        yield line, _object(value, path, line)
+
+
+def _elements(text: str, start: int) -> Iterator[tuple[int, Any]]:
+    """(position, value) of each element of the list, or of each key and value of the object, that begins at `start`.
+
+    `text` is valid JSON.
+    """
+    decode = json.JSONDecoder().raw_decode
+    position = _after_separators(text, start + 1)
+    while text[position] not in "]}":
+        value, end = decode(text, position)
+        yield position, value
+        position = _after_separators(text, end)
+
+
+def _after_separators(text: str, position: int) -> int:
+    match = _SEPARATORS.match(text, position)
+    assert match is not None  # the pattern matches the empty string
+    return match.end()
+
+
+def _parse_json(text: str, path: Path, line: int | None = None) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        reason = f"not valid JSON: {error.msg} (column {error.colno})"
+        raise AlignbenchError(f"{path}:{line or error.lineno}: {reason}") from None
+
+
+def _parquet_rows(path: Path) -> list[dict[str, Any]]:
+    from pyarrow import parquet
+
+    try:
+        return list(parquet.read_table(path).to_pylist())
+    except Exception as error:  # pyarrow has many classes of errors
+        raise AlignbenchError(f"{path}: not a parquet file that can be read ({first_line(error)})") from None
+
+
+def _object(value: object, path: Path, line: int) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise AlignbenchError(f"{path}:{line}: expected a JSON object, found {_type_name(value)}")
+    return value
+
+
+def _type_name(value: object) -> str:
+    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
+    return names.get(type(value), "a number")

@@ -1,0 +1,82 @@
+"""Properties of a transformers causal language model and its device that scoring and generation depend on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import psutil  # type: ignore[import-untyped]
+import torch
+from transformers import PreTrainedModel
+
+# Mean difference of log-probabilities over the vocabulary, in nats: rounding stays below it, a wrong mask is above.
+TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.25}
+# Padded tokens of a scoring batch. On a CPU, matrix products reach their full rate at 256 rows, and larger batches
+# only grow attention and the logits; on an accelerator the number follows the free memory.
+CPU_TOKENS, MAX_TOKENS = 512, 16_384
+LARGEST_TREE = 2_048  # nodes of a prefix tree: attention is quadratic in them
+CPU_ROWS, MAX_ROWS = 128, 512  # samples generated at once: matrix products gain little beyond
+
+
+def tolerance(model: PreTrainedModel) -> float:
+    return TOLERANCE.get(model.dtype, 1e-3)
+
+
+def attention_span(model: PreTrainedModel) -> float:
+    """The shortest sliding window or chunk of any layer, in tokens; infinite without local attention."""
+    config = model.config.get_text_config()
+    layer_types = getattr(config, "layer_types", None)
+    if layer_types is not None and not any("sliding" in t or "chunked" in t for t in layer_types):
+        return float("inf")
+    spans = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size", "window_size")]
+    return float(min((span for span in spans if isinstance(span, int)), default=float("inf")))
+
+
+def select_before_head(
+    model: PreTrainedModel, select: Callable[[torch.Tensor], torch.Tensor]
+) -> AbstractContextManager[Any]:
+    """While open, the LM head reads `select(hidden states)`, so that no other logits are computed."""
+
+    def hook(module: torch.nn.Module, arguments: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        return (select(arguments[0]), *arguments[1:])
+
+    handle: AbstractContextManager[Any] = model.get_output_embeddings().register_forward_pre_hook(hook)
+    return handle
+
+
+def find_token_budget(model: PreTrainedModel) -> int:
+    """Padded tokens per scoring batch: fixed on a CPU, as many as half of the free memory holds on an accelerator."""
+    if model.device.type == "cpu":
+        return CPU_TOKENS
+    config = model.config.get_text_config()
+    hidden = getattr(config, "hidden_size", 1024)
+    # per token: logits in the model's precision and in fp32, a row of the mask, about twenty hidden vectors
+    per_token = config.vocab_size * (model.dtype.itemsize + 4) + LARGEST_TREE * 8 + 20 * hidden * 4
+    return max(256, min(MAX_TOKENS, int(free_memory(model.device) * 0.5 / per_token) // 256 * 256))
+
+
+def find_rows(model: PreTrainedModel, length: int) -> int:
+    """Samples generated at once with `length` positions each: keys and values take a quarter of the free memory."""
+    config = model.config.get_text_config()
+    heads = getattr(config, "num_attention_heads", None) or 1
+    size = getattr(config, "head_dim", None) or getattr(config, "hidden_size", 1024) // heads
+    grouped = getattr(config, "num_key_value_heads", None) or heads
+    layers = getattr(config, "num_hidden_layers", None) or 1
+    position = 2 * layers * grouped * size * model.dtype.itemsize
+    limit = CPU_ROWS if model.device.type == "cpu" else MAX_ROWS
+    return max(1, min(limit, int(free_memory(model.device) // 4 // (position * length))))
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes available on the device."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    if device.type == "mps":
+        return int(torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory())
+    return int(psutil.virtual_memory().available)
+
+
+def release_cached_memory(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.empty_cache()

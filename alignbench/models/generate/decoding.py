@@ -1,0 +1,82 @@
+"""The decoding settings of a call, and when a continuation ends: at an end-of-sequence token, before a stop string, or
+at its maximum length."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from alignbench.types.engine import Finish, Sampling
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+SPARE = 4  # more tokens decoded than a stop string can span: a decoder may change the beginning of a text
+
+
+def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """All end-of-sequence tokens of generation_config.json, config.json and the tokenizer (chat models differ)."""
+    found: set[int] = set()
+    for source in (getattr(model, "generation_config", None), model.config.get_text_config(), tokenizer):
+        ids = getattr(source, "eos_token_id", None)
+        found.update(int(token) for token in (ids if isinstance(ids, (list, tuple)) else [ids]) if token is not None)
+    return frozenset(found)
+
+
+def find_stop(text: str, stop: Iterable[str]) -> tuple[int, int] | None:
+    """Start and end of the first stop string in a text."""
+    return min(((at, at + len(string)) for string in stop if (at := text.find(string)) >= 0), default=None)
+
+
+class Decoding:
+    """Sampling parameters, seed and end-of-sequence tokens of a call. Raises ValueError for invalid parameters."""
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, ends: Iterable[int], sampling: Sampling, seed: int = 0
+    ) -> None:
+        temperature, top_p = sampling.temperature, sampling.top_p
+        for invalid, message in (
+            (sampling.max_tokens < 1 or sampling.samples < 1, "samples and max_tokens must be at least one"),
+            (not 0 <= temperature < float("inf"), f"temperature {temperature}: must be at least 0"),
+            (temperature == 0 and sampling.samples > 1, f"{sampling.samples} samples at temperature 0 would be equal"),
+            (not 0 < top_p <= 1, f"top_p {top_p}: must be above 0 and at most 1"),
+            ("" in sampling.stop, "an empty stop string matches every text"),
+        ):
+            if invalid:
+                raise ValueError(message)
+        self.tokenizer = tokenizer
+        self.ends = frozenset(ends)
+        self.sampling = sampling
+        self.seed = seed
+        self._special = frozenset(tokenizer.all_special_ids)
+        # text has no special tokens, so a stop string that spells one is matched by its id
+        spelled = {token: text for text, token in tokenizer.get_added_vocab().items() if token in self._special}
+        self._stop_tokens = frozenset(token for token, text in spelled.items() if text in sampling.stop)
+        # each token of a text has at least one byte of it
+        self._reach = SPARE + max((len(text.encode()) for text in sampling.stop), default=0)
+
+    def end(self, tokens: Sequence[int]) -> tuple[Finish, str] | None:
+        """Why a continuation ends with the last of these tokens, and its text; None if it continues.
+
+        Only new tokens are read, so that no stop string matches in the prompt.
+        """
+        if tokens[-1] in self._stop_tokens:
+            return "stop", self._text(tokens[:-1])
+        if tokens[-1] in self.ends:
+            return "end", self._text(tokens[:-1])
+        if self.sampling.stop:
+            # the last tokens with text, as many as a stop string at their end can span
+            with_text = (token for token in reversed(tokens) if token not in self._special)
+            tail = list(islice(with_text, self._reach))[::-1]
+            if find_stop(self._text(tail), self.sampling.stop):
+                text = self._text(tokens)
+                if found := find_stop(text, self.sampling.stop):
+                    return "stop", text[: found[0]]
+        return ("length", self._text(tokens)) if len(tokens) >= self.sampling.max_tokens else None
+
+    def _text(self, tokens: Sequence[int]) -> str:
+        if not tokens:
+            return ""
+        decoded: str = self.tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return decoded

@@ -1,0 +1,152 @@
+"""Sampling tokens from logits: greedy, or with temperature and top-p, without sorting the vocabulary.
+
+Each row is reduced in the same order whatever the other rows are, so that a sample does not depend on the batch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from alignbench.models.entropy import LOWEST, top_entropies
+from alignbench.types.engine import Sampling
+
+CHUNK = 128  # adjacent tokens whose probabilities are summed before a draw
+
+
+class Stream:
+    """The random numbers of one sample: counter-based (Philox, Salmon et al. 2011), keyed by a hash of its identity."""
+
+    def __init__(self, seed: int, key: str, sample: int) -> None:
+        digest = hashlib.sha256(f"{seed}\0{sample}\0{key}".encode()).digest()
+        self._bits = np.random.Philox(key=int.from_bytes(digest[:16], "little"))
+
+    def uniform(self) -> float:
+        """The next number in [0, 1), a multiple of 2⁻⁵³."""
+        return (int(self._bits.random_raw()) >> 11) * 2.0**-53
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """One token per row, −1 if its logits are not finite, with log-probability and entropy in nats of the unmodified
+    logits. top_entropies: of the most likely tokens only, empty unless requested."""
+
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    entropies: list[float] = field(default_factory=list)
+    top_entropies: list[float] = field(default_factory=list)
+
+
+@torch.inference_mode()
+def draw(logits: torch.Tensor, rows: Sequence[int], streams: Sequence[Stream], sampling: Sampling) -> Drawn:
+    """Draw one token from logits[row] for each of `rows`, which may repeat, each with its own stream.
+
+    logits: (rows, vocabulary). Temperature 0 takes the most likely token, the lowest id in a tie.
+    """
+    # as many rows at once as the processor's cache holds
+    size = max(1, (2**19 if logits.device.type == "cpu" else 2**28) // logits.shape[-1])
+    drawn = Drawn()
+    for start in range(0, len(rows), size):
+        part = logits.index_select(0, torch.tensor(list(rows[start : start + size]), device=logits.device))
+        part = part.float() if part.dtype.itemsize < 4 else part
+        found = _draw(part, streams[start : start + size], sampling)
+        drawn.tokens.extend(found.tokens)
+        drawn.logprobs.extend(found.logprobs)
+        drawn.entropies.extend(found.entropies)
+        drawn.top_entropies.extend(found.top_entropies)
+    return drawn
+
+
+def _draw(logits: torch.Tensor, streams: Sequence[Stream], sampling: Sampling) -> Drawn:
+    highest = logits.amax(-1, keepdim=True)
+    bad = ~torch.isfinite(highest[:, 0])
+    if bool(bad.any()):
+        logits = logits.masked_fill(bad[:, None], 0.0)
+        highest = highest.masked_fill(bad[:, None], 0.0)
+    below = _padded((logits - highest).clamp_(min=LOWEST))
+    weights = below.exp()
+    sums = _chunk_sums(weights)
+    top: list[float] = top_entropies(below).tolist() if sampling.top_entropies else []
+    measured = [_wide(sums).sum(-1), _wide(_chunk_sums(weights * below)).sum(-1)]
+    if sampling.temperature == 0:
+        tokens = logits.argmax(-1)
+    else:
+        if sampling.temperature != 1:
+            weights = (below / sampling.temperature).masked_fill_(below <= LOWEST, -torch.inf).exp_()
+            sums = _chunk_sums(weights)
+        tokens = _from_nucleus(weights, sums, streams, sampling.top_p)
+    tokens = tokens.masked_fill(bad, -1)
+    measured.append(_wide(below.gather(-1, tokens.clamp(min=0)[:, None])[:, 0]))
+    logprobs, entropies = [], []
+    for total, weighted_sum, chosen in torch.stack(measured, -1).tolist():
+        logprobs.append(chosen - math.log(total))
+        entropies.append(max(0.0, math.log(total) - weighted_sum / total))
+    return Drawn(tokens.tolist(), logprobs, entropies, top)
+
+
+def _from_nucleus(weights: torch.Tensor, sums: torch.Tensor, streams: Sequence[Stream], top_p: float) -> torch.Tensor:
+    """Draw from each row's smallest set of most likely tokens with mass `top_p`: (rows,) tokens.
+
+    By rejection: a token drawn from the whole distribution is in the set if and only if the mass of the strictly more
+    likely tokens is below `top_p`. A rejected token excludes all that are at most as likely, so the next draw is from
+    those above it, and few rounds are needed. Tokens as likely as the least likely member of the set belong to it.
+    """
+    limit = _wide(sums).sum(-1) * top_p
+    tokens = torch.zeros(len(weights), dtype=torch.long, device=weights.device)
+    pending = torch.arange(len(weights), device=weights.device)
+    streams = list(streams)
+    while True:
+        uniform = [stream.uniform() for stream in streams]
+        found = _inverse_cdf(weights, sums, torch.tensor(uniform, dtype=limit.dtype, device=weights.device))
+        tokens[pending] = found
+        if top_p >= 1:
+            return tokens
+        least = weights.gather(-1, found[:, None])
+        # the mass above a token is at most the remaining mass without the token itself
+        (unsure,) = torch.nonzero(_wide(sums).sum(-1) - _wide(least[:, 0]) >= limit, as_tuple=True)
+        if not len(unsure):
+            return tokens
+        weights, limit, pending, least = weights[unsure], limit[unsure], pending[unsure], least[unsure]
+        weights = weights.masked_fill_(weights <= least, 0.0)
+        sums = _chunk_sums(weights)
+        (rejected,) = torch.nonzero(_wide(sums).sum(-1) >= limit, as_tuple=True)
+        if not len(rejected):
+            return tokens
+        streams = [streams[at] for at in unsure[rejected].tolist()]
+        weights, sums, limit, pending = weights[rejected], sums[rejected], limit[rejected], pending[rejected]
+
+
+def _inverse_cdf(weights: torch.Tensor, sums: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
+    """The first token whose cumulative weight exceeds `uniform` of the total: first its chunk, then within it."""
+    rows = torch.arange(len(weights), device=weights.device)
+    chunks = _wide(sums).cumsum(-1)
+    target = _strictly_below(uniform * chunks[:, -1], chunks[:, -1])
+    chunk = torch.searchsorted(chunks, target[:, None], right=True)[:, 0]
+    before = torch.where(chunk > 0, chunks[rows, (chunk - 1).clamp(min=0)], 0.0)
+    within = _wide(weights.view(len(weights), -1, CHUNK)[rows, chunk]).cumsum(-1)
+    rest = _strictly_below(target - before, within[:, -1])
+    return chunk * CHUNK + torch.searchsorted(within, rest[:, None], right=True)[:, 0]
+
+
+def _strictly_below(values: torch.Tensor, bound: torch.Tensor) -> torch.Tensor:
+    """Rounding may move a value to its bound, which is past the last token."""
+    return torch.minimum(values, torch.nextafter(bound, torch.zeros_like(bound)))
+
+
+def _padded(values: torch.Tensor) -> torch.Tensor:
+    """(rows, vocabulary), padded with tokens of no weight to a whole number of chunks."""
+    missing = -values.shape[-1] % CHUNK
+    return torch.nn.functional.pad(values, (0, missing), value=LOWEST) if missing else values
+
+
+def _chunk_sums(values: torch.Tensor) -> torch.Tensor:
+    return values.view(len(values), -1, CHUNK).sum(-1)
+
+
+def _wide(values: torch.Tensor) -> torch.Tensor:
+    return values if values.device.type == "mps" else values.double()

@@ -1,0 +1,1 @@
+"""Engines outside this process: OpenAI-compatible endpoints, and vLLM."""

@@ -1,0 +1,201 @@
+"""Replies of an OpenAI-compatible server: its choices, and the completion or score of a choice.
+
+To score a continuation, the strings of the echoed tokens are aligned with the text that was sent. The `text_offset` of
+servers is not reliable: some count a beginning-of-sequence token as text, or a character that several tokens share more
+than once.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from alignbench.models.generate.decoding import find_stop
+from alignbench.types.engine import Completion, Finish, Loglikelihood
+
+UNKNOWN = object()  # the server does not report what ended the text
+SPECIAL = 2  # maximum number of tokens that a tokenizer adds before a text
+
+Span = tuple[int, int]  # (start, end) in the text
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One continuation as sent by a server.
+
+    stopped_by: vLLM's `stop_reason`: the stop string, or None after the end-of-sequence token
+    pieces: strings of its tokens; logprobs: their log-probabilities in nats, NaN where one is missing
+    """
+
+    text: str
+    finish: str | None
+    stopped_by: Any
+    pieces: tuple[str, ...]
+    logprobs: tuple[float, ...]
+
+
+def read_choices(reply: dict[str, Any]) -> list[Choice]:
+    """All readable choices of a reply, in order. Raises ValueError if there are none."""
+    entries = reply.get("choices")
+    found = []
+    for entry in entries if isinstance(entries, list) else []:
+        text = _text(entry) if isinstance(entry, dict) else None
+        if text is not None:
+            finish = entry.get("finish_reason")
+            finish = finish if isinstance(finish, str) else None
+            found.append(Choice(text, finish, entry.get("stop_reason", UNKNOWN), *_logprobs(entry.get("logprobs"))))
+    if not found:
+        raise ValueError("no choices in it")
+    return found
+
+
+def completion(choice: Choice, stop: Sequence[str]) -> Completion:
+    """Cut a choice before the first stop string, and determine why it ended.
+
+    Servers report "stop" for a stop string and for the end of the sequence alike; if there are stop strings and the
+    server does not report which it was, "stop" is assumed.
+    """
+    if choice.finish == "content_filter":
+        return Completion("", "end", unscored="the endpoint's content filter withheld the answer")
+    logprobs = choice.logprobs if all(map(math.isfinite, choice.logprobs)) else ()
+    finish: Finish = "length" if choice.finish == "length" else "end"
+    if choice.finish == "stop" and stop and (choice.stopped_by is UNKNOWN or isinstance(choice.stopped_by, str)):
+        finish = "stop"
+    whole = Completion(choice.text, finish, logprobs=logprobs)
+    found = find_stop(choice.text, stop)
+    if found is None:
+        return whole
+    start, end = found
+    kept = spelled = 0  # tokens up to the one that completes the stop string
+    while kept < len(choice.pieces) and spelled < end:
+        spelled += len(choice.pieces[kept])
+        kept += 1
+    logprobs = logprobs[:kept] if "".join(choice.pieces) == choice.text else ()
+    return replace(whole, text=choice.text[:start], finish="stop", logprobs=logprobs)
+
+
+def score(choice: Choice, text: str, boundary: int) -> Loglikelihood:
+    """Sum of the log-probabilities of the echoed tokens that extend past `boundary`, a position in `text`.
+
+    The single token that was generated after the text is left out.
+    """
+    count = len(choice.pieces) - 1
+    try:
+        try:
+            first = continuation_start(choice.pieces[:count], text, boundary)
+        except ValueError:  # a generated end-of-sequence token is not always among the tokens
+            count += 1
+            first = continuation_start(choice.pieces[:count], text, boundary)
+    except ValueError as error:
+        return Loglikelihood.failed(f"the endpoint's tokens do not match the text: {error}")
+    values = choice.logprobs[first:count]
+    if not values:
+        return Loglikelihood.failed("the continuation has no tokens")
+    if first == 0 and math.isnan(values[0]):
+        return Loglikelihood.failed("the endpoint gives no log-probability of the first token of a text", len(values))
+    if not all(math.isfinite(value) and value < 1e-3 for value in values):  # rounding may leave a little above 0
+        return Loglikelihood.failed("the endpoint's log-probabilities are not finite numbers up to 0", len(values))
+    return Loglikelihood(math.fsum(values), len(values))
+
+
+def _text(entry: dict[str, Any]) -> str | None:
+    """The text of a choice, None if it cannot be read."""
+    message = entry.get("message")
+    if isinstance(message, dict) and "content" in message:
+        # the text may be a refusal; a reasoning model may reach the limit before it answers
+        text = message["content"] or message.get("refusal") or ""
+    else:
+        text = entry.get("text")
+    if not isinstance(text, str):
+        return None
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # JSON can contain half a surrogate pair, which cannot be written to a file
+        return None
+    return text
+
+
+def _logprobs(found: Any) -> tuple[tuple[str, ...], tuple[float, ...]]:
+    """Strings and log-probabilities of the tokens; both empty if they cannot be read.
+
+    They are in `tokens` and `token_logprobs` (completions), or in `content` (chats, and always in llama.cpp).
+    """
+    if not isinstance(found, dict):
+        return (), ()
+    pieces, values = found.get("tokens"), found.get("token_logprobs")
+    content = found.get("content")
+    if isinstance(content, list) and all(isinstance(token, dict) for token in content):
+        pieces, values = [token.get("token") for token in content], [token.get("logprob") for token in content]
+    if not isinstance(pieces, list) or not isinstance(values, list) or len(pieces) != len(values):
+        return (), ()
+    if not all(isinstance(piece, str) for piece in pieces):
+        return (), ()
+    return tuple(pieces), tuple(float(v) if type(v) in (int, float) else math.nan for v in values)
+
+
+def continuation_start(tokens: Sequence[str], text: str, boundary: int) -> int:
+    """Index of the first token that extends past `boundary`, a position in `text`, which the tokens spell.
+
+    A token with characters on both sides of the boundary belongs to the continuation. Raises ValueError if the tokens
+    do not spell the text, or if the boundary lies among characters whose tokens cannot be separated.
+    """
+    for index, span in enumerate(spans(tokens, text)):
+        if span is not None and (span[0] >= boundary or span[1] > boundary):
+            if _partial(tokens[index]) and span[0] < boundary:
+                raise ValueError("the context ends among characters that several tokens share")
+            return index
+    return len(tokens)
+
+
+def spans(tokens: Sequence[str], text: str) -> list[Span | None]:
+    """The characters of `text` that each token spells; None for special tokens before it.
+
+    Tokens that share characters all get the span of their run. Raises ValueError if the tokens do not spell the text to
+    its end.
+    """
+    found: list[Span | None] = []
+    at = 0
+    run: list[int] = []  # tokens that share characters, until a whole token shows where these end
+    for index, token in enumerate(tokens):
+        found.append(None)
+        if _partial(token) or (run and not token):
+            run.append(index)
+            continue
+        # a run spells at least one character, and at most as many as its strings have
+        starts = range(at + 1, at + sum(len(tokens[member]) for member in run) + 1) if run else (at,)
+        match = next(((s, s + len(f)) for s in starts for f in _forms(token, text, s) if text.startswith(f, s)), None)
+        if match is None:
+            if at == 0 and index < SPECIAL and not run:
+                continue
+            raise ValueError(f"token {index} of the reply does not match the text")
+        for member in run:
+            found[member] = (at, match[0])
+        run, found[index], at = [], match, match[1]
+    if run:
+        if not at < len(text) <= at + sum(len(tokens[member]) for member in run):
+            raise ValueError("the tokens of the reply do not end with the text")
+        for member in run:
+            found[member] = (at, len(text))
+    elif at != len(text):
+        raise ValueError("the tokens of the reply end before the text")
+    return found
+
+
+def _partial(token: str) -> bool:
+    """Part of a character: a replacement character, or escaped bytes (OpenAI)."""
+    return "\ufffd" in token or token.startswith("bytes:")
+
+
+def _forms(token: str, text: str, at: int) -> Iterator[str]:
+    """How a token may be spelled in the text at `at`. SentencePiece writes "▁" for a space, drops spaces when it
+    decodes a single token, and adds one before the whole text."""
+    yield token
+    yield token.replace("▁", " ")
+    space = re.compile(r"\s+").match(text, at)
+    if space:
+        yield space[0] + token
+    if at == 0:
+        yield token.lstrip("▁ ")

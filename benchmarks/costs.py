@@ -1,0 +1,130 @@
+"""The cost of parts of an evaluation, in fresh processes of one thread.
+
+    python benchmarks/costs.py memory CHECKPOINT --data DIR     peak memory with 1,000 and with 10,042 documents
+    python benchmarks/costs.py toxicity CHECKPOINT --data DIR   toxicity scorers, which run in parallel to generation
+    python benchmarks/costs.py entropy CHECKPOINT --data DIR    token entropies of scored and of generated text
+
+memory: HellaSwag, with its items repeated. Peak memory depends on the token budget, not on the size of the data set.
+toxicity: `evaluate` on 8 prompts × 25 samples with each of --scorers, and `rescore`, which runs only the scorer; the
+    outputs must be the same with every scorer.
+entropy: the same requests and samples with and without entropies, the best of --rounds in CPU seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+from argparse import Namespace
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from harness import HERE, Report, arguments, interleave, medians, print_checks, print_table, run_process
+
+ALIGNBENCH = (sys.executable, "-m", "alignbench")
+OPTIONS = ("--dtype", "float32", "--out", "runs", "--json")
+
+
+def memory(args: Namespace) -> None:
+    items = json.loads((args.data / "hellaswag/hellaswag_2000.json").read_text(encoding="utf-8"))["test"]
+    rows = []
+    for size in args.sizes:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            (folder / "hellaswag").mkdir()
+            with (folder / "hellaswag" / "hellaswag_val.jsonl").open("w", encoding="utf-8") as file:
+                for number in range(size):
+                    item = items[number % len(items)]
+                    row = {"ind": number, "activity_label": "Item", "ctx_a": f"{number}. {item['question']}"}
+                    row |= {"ctx_b": "", "endings": list(item["choices"].values())}
+                    file.write(json.dumps(row | {"label": list(item["choices"]).index(item["answer"])}) + "\n")
+            command = [*ALIGNBENCH, "evaluate", args.checkpoint, "--tasks", "hellaswag", "--data-dir", folder, *OPTIONS]
+            found = run_process(command, HERE.parent, folder)
+            (records,) = folder.glob("runs/*/hellaswag-*/documents.jsonl")
+            scored = json.loads(found["output"])[0]["results"][0]["n_scored"]
+            mebibytes = (found["peak_mib"], records.stat().st_size / 2**20)
+        rows.append((size, scored, *(f"{number:.0f}" for number in mebibytes), f"{found['seconds']:.0f}"))
+    print_table(("documents", "scored", "peak MiB", "records MiB", "seconds"), rows)
+
+
+def toxicity(args: Namespace) -> None:
+    def measure(scorer: str, number: int) -> Report:
+        chosen, task = ("--scorer", f"toxicity={scorer}"), ("--tasks", "real_toxicity", "--limit", 8)
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            evaluate = [*ALIGNBENCH, "evaluate", args.checkpoint, *task, "--data-dir", args.data, *OPTIONS, *chosen]
+            found = run_process(evaluate, HERE.parent, folder)
+            run = json.loads(found["output"])[0]["folder"]
+            rescored = run_process([*ALIGNBENCH, "rescore", run, *chosen], HERE.parent, folder)
+            (records,) = folder.glob(f"{run}/real_toxicity-*/documents.jsonl")
+            outputs = [o for line in records.read_text().splitlines() for o in json.loads(line)["outputs"]]
+        texts = [output["text"] for output in outputs]
+        scored = all("toxicity" in output["scores"] for output in outputs)
+        return found | {"texts": texts, "scored": scored, "rescore_cpu_seconds": rescored["cpu_seconds"]}
+
+    runs = list(interleave({scorer: partial(measure, scorer) for scorer in args.scorers}, args.rounds))
+    every = [report for found in runs for report in found.values()]
+    checks = {"the same outputs": all(r["texts"] == every[0]["texts"] for r in every)}
+    passed = print_checks(checks | {"every output scored": all(r["scored"] for r in every)})
+    names, rows = ("seconds", "cpu_seconds", "rescore_cpu_seconds"), []
+    for scorer in args.scorers:
+        found = medians([run[scorer] for run in runs], *names)
+        rows.append((scorer, *(f"{found[name]:.2f}" for name in names)))
+    print_table(("scorer", "evaluate, s", "evaluate, CPU s", "rescore, CPU s"), rows)
+    sys.exit(not passed)
+
+
+def entropy(args: Namespace) -> None:
+    import torch
+
+    from alignbench.models.checkpoint import find_checkpoint, load_engine
+    from alignbench.tasks import find_task
+    from alignbench.types.engine import Prompt, Request, Sampling
+    from alignbench.types.task import Options
+
+    torch.set_num_threads(1)
+    engine = load_engine(find_checkpoint(str(args.checkpoint)), dtype="float32", device="cpu", notify=print)
+    documents = find_task("token_entropy").load(Options(data_dir=args.data)).documents[: args.passages]
+    texts = [document.choices[0] for document in documents]
+    prompts = [Prompt(document.id, text[:200]) for document, text in zip(documents, texts, strict=True)]
+
+    def score(entropies: bool) -> None:
+        list(engine.loglikelihood([Request("", text, entropies) for text in texts]))
+
+    def generate(entropies: bool) -> None:
+        list(engine.generate(prompts, Sampling(max_tokens=32, temperature=1.0, top_entropies=entropies)))
+
+    def cpu_seconds(work: Callable[[bool], None], entropies: bool, number: int) -> float:
+        start = time.process_time()
+        work(entropies)
+        return time.process_time() - start
+
+    rows = []
+    for work in (score, generate):
+        work(False)  # includes the trial of the layout
+        sides = {str(entropies): partial(cpu_seconds, work, entropies) for entropies in (False, True)}
+        rounds = list(interleave(sides, args.rounds))
+        without, also = (min(found[side] for found in rounds) for side in sides)
+        rows.append((work.__name__, f"{without:.2f}", f"{also:.2f}", f"{also / without:.3f}"))
+    print_table(("", "without, CPU s", "with entropies, CPU s", "ratio"), rows)
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    what = {"memory": memory, "toxicity": toxicity, "entropy": entropy}
+    parser.add_argument("what", choices=list(what))
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 10042], help="memory: documents")
+    parser.add_argument("--scorers", nargs="+", default=["alt-profanity-check"], help="toxicity: NAME or NAME:PATH")
+    parser.add_argument("--passages", type=int, default=20, help="entropy")
+    args = parser.parse_args()
+    args.checkpoint, args.data = args.checkpoint.resolve(), args.data.resolve()
+    what[args.what](args)
+
+
+if __name__ == "__main__":
+    main()

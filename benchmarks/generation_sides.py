@@ -1,0 +1,240 @@
+"""Measured processes of generation.py: alignbench's local engine (ours), lm-evaluation-harness (lm_eval), transformers
+(hf), and the stock model that judges samples (reference).
+
+lm_eval runs in another environment, which has lm-eval and not alignbench.
+"""
+
+from __future__ import annotations
+
+import time
+
+STARTED = time.perf_counter()  # before the imports, which are part of a run
+
+import json  # noqa: E402
+from argparse import Namespace  # noqa: E402
+from typing import Any  # noqa: E402
+
+import torch  # noqa: E402
+from generation_cases import Work, read_case  # noqa: E402
+from harness import side_arguments, warm_up, write_report  # noqa: E402
+
+WAYS = {
+    "each": "one call per prompt, all its samples in one batch",
+    "together": "one call for all prompts and all their samples",
+    "stop_strings": "batches of 16 by length, a row ends at its stop string",
+    "no_stop": "batches of 16 by length, cut at the stop string afterwards",
+}
+HF_BATCH_SIZE = 16
+
+
+def groups(items: list[Any], size: int) -> list[list[Any]]:
+    return [items[at : at + size] for at in range(0, len(items), size)]
+
+
+def ours(args: Namespace, work: Work) -> None:
+    from alignbench.models.checkpoint import find_checkpoint, load_engine
+    from alignbench.models.local import engine as local_engine
+    from alignbench.types.engine import Completion, Prompt, Sampling
+
+    def write(sampled: bool) -> list[tuple[Completion, ...]]:
+        """The continuations of each prompt."""
+        prompts = [Prompt(str(number), text) for number, text in enumerate(work.prompts)]
+        stop = (work.stop,) if work.stop else ()
+        drawn = {"samples": work.samples, "temperature": 1.0, "top_p": work.top_p} if sampled else {}
+        answers = dict(engine.generate(prompts, Sampling(work.max_tokens, stop=stop, **drawn), seed=args.seed))
+        return [answers[number] for number in range(len(prompts))]
+
+    notes: list[str] = []
+    checkpoint = find_checkpoint(args.model)
+    engine = load_engine(checkpoint, dtype=args.dtype, device="cpu", notify=notes.append)
+    if work.stop is None:  # the end-of-sequence token is an ordinary token, as with `eos_token_id = None`
+        local_engine.end_tokens = lambda model, tokenizer: frozenset()
+    warm = warm_up(engine.model)
+    started = time.perf_counter()
+    completions = write(work.sampled)
+    seconds = time.perf_counter() - started
+    whole = time.perf_counter() - STARTED - warm
+    did = engine.work()
+
+    def of_each(name: str) -> list[list[Any]]:
+        return [[getattr(completion, name) for completion in group] for group in completions]
+
+    report = {
+        "seconds": seconds,
+        "whole_seconds": whole,
+        "texts": of_each("text"),
+        "tokens": of_each("tokens"),
+        "finishes": of_each("finish"),
+        "unscored": sum(reason is not None for group in of_each("unscored") for reason in group),
+        "prompt_tokens": sum(map(len, engine.encoder.tokenizer(work.prompts)["input_ids"])),
+        "tokens_computed": did["tokens_computed"],
+        "layout": did["layout"],
+        "notes": notes,
+        "model": checkpoint.name,
+        "weights_sha256": checkpoint.weights_sha256,
+    }
+    if work.sampled:
+        report |= {"logprobs": of_each("logprobs"), "entropies": of_each("entropies")}
+        report["greedy"] = [group[0].tokens for group in write(sampled=False)]
+    write_report(args, report, engine.model)
+
+
+def lm_eval(args: Namespace, work: Work) -> None:
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
+
+    class ListeningHFLM(HFLM):  # type: ignore[misc]
+        """lm-eval's transformers model, which keeps the token ids of its texts."""
+
+        def __init__(self, **settings: Any) -> None:
+            super().__init__(**settings)
+            self.forget()
+
+        def forget(self) -> None:
+            self.written: dict[str, list[list[int]]] = {}  # prompt -> ids of each continuation, to its batch's end
+            self.prompt_tokens = 0
+            self.tokens_computed = 0  # including padding and tokens after a row's stop
+
+        def tok_batch_encode(self, strings: list[str], *args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:
+            encoded: tuple[torch.Tensor, torch.Tensor] = super().tok_batch_encode(strings, *args, **kwargs)
+            self.batch = list(strings)
+            self.prompt_tokens += int(encoded[1].sum())
+            return encoded
+
+        def _model_generate(self, context: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+            rows: torch.Tensor = super()._model_generate(context, *args, **kwargs)
+            self.tokens_computed += rows[:, :-1].numel()
+            for prompt, row in zip(self.batch, rows[:, context.shape[1] :].tolist(), strict=True):
+                self.written.setdefault(prompt, []).append(row)
+            return rows
+
+    def requests(sampled: bool) -> list[Instance]:
+        """As its evaluator makes them: the same request again for each sample of a prompt."""
+        settings: dict[str, Any] = {"until": [work.stop] if work.stop else [], "max_gen_toks": work.max_tokens}
+        settings["do_sample"] = sampled
+        if sampled:
+            settings |= {"temperature": 1.0, "top_p": work.top_p, "top_k": 0}
+        repeats = work.samples if sampled else 1
+        return [
+            request
+            for number, prompt in enumerate(work.prompts)
+            for request in [Instance("generate_until", {}, (prompt, settings), number)] * repeats
+        ]
+
+    lm = ListeningHFLM(pretrained=args.model, dtype=args.dtype, batch_size=int(args.way), device="cpu")
+    if work.stop is None:
+        lm.model.generation_config.eos_token_id = None
+    warm = warm_up(lm.model)
+    torch.manual_seed(args.seed)
+    started = time.perf_counter()
+    texts = lm.generate_until(requests(work.sampled), disable_tqdm=True)
+    seconds = time.perf_counter() - started
+    report = {
+        "seconds": seconds,
+        "whole_seconds": time.perf_counter() - STARTED - warm,
+        "texts": groups(texts, work.samples),
+        "tokens": [lm.written[prompt] for prompt in work.prompts],
+        "prompt_tokens": lm.prompt_tokens // work.samples,
+        "tokens_computed": lm.tokens_computed,
+    }
+    if work.sampled:
+        lm.forget()
+        lm.generate_until(requests(sampled=False), disable_tqdm=True)
+        report["greedy"] = [lm.written[prompt][0] for prompt in work.prompts]
+    write_report(args, report, lm.model)
+
+
+def hf(args: Namespace, work: Work) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(args.model)
+    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=getattr(torch, args.dtype)).eval()
+    if work.stop is None:
+        model.generation_config.eos_token_id = None
+    lengths = [len(ids) for ids in tokenizer(work.prompts)["input_ids"]]
+
+    def write(sampled: bool) -> tuple[list[list[int]], int]:
+        """Ids of each continuation, to its batch's end, prompt by prompt, and the number of computed tokens."""
+        settings: dict[str, Any] = {"max_new_tokens": work.max_tokens, "do_sample": sampled}
+        if sampled:
+            settings |= {"temperature": 1.0, "top_p": work.top_p, "top_k": 0, "num_return_sequences": work.samples}
+        if args.way == "stop_strings":
+            settings |= {"stop_strings": [work.stop], "tokenizer": tokenizer}
+        numbers = list(range(len(work.prompts)))
+        if args.way not in ("each", "together"):
+            numbers.sort(key=lambda number: -lengths[number])
+        by_prompt: dict[int, list[list[int]]] = {}
+        computed = 0
+        for batch in groups(numbers, {"each": 1, "together": len(numbers)}.get(args.way, HF_BATCH_SIZE)):
+            prompts = [work.prompts[number] for number in batch]
+            encoded = tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left")
+            rows = model.generate(**encoded, pad_token_id=tokenizer.pad_token_id, **settings)
+            computed += rows[:, :-1].numel()
+            new = rows[:, encoded["input_ids"].shape[1] :].tolist()
+            by_prompt |= zip(batch, groups(new, len(new) // len(batch)), strict=True)
+        return [row for number in sorted(by_prompt) for row in by_prompt[number]], computed
+
+    warm = warm_up(model)
+    torch.manual_seed(args.seed)
+    started = time.perf_counter()
+    written, computed = write(work.sampled)
+    texts = tokenizer.batch_decode(written, skip_special_tokens=True)
+    if work.stop:
+        texts = [text.split(work.stop)[0] for text in texts]
+    seconds = time.perf_counter() - started
+    report = {
+        "seconds": seconds,
+        "whole_seconds": time.perf_counter() - STARTED - warm,
+        "texts": groups(texts, work.samples),
+        "tokens": groups(written, work.samples),
+        "prompt_tokens": sum(lengths),
+        "tokens_computed": computed,
+    }
+    if work.sampled:
+        report["greedy"] = write(sampled=False)[0]
+    write_report(args, report, model)
+
+
+def reference(args: Namespace, work: Work) -> None:
+    """For each sampled token: its log-probability in nats, the mass of strictly more likely tokens (below p in the
+    nucleus), and the entropy of its distribution; by the stock model, one forward per prompt."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    prompts = AutoTokenizer.from_pretrained(args.model)(work.prompts)["input_ids"]
+    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=getattr(torch, args.dtype)).eval()
+
+    @torch.inference_mode()
+    def judge(prompt: list[int], samples: list[list[int]]) -> list[list[list[float]]]:
+        """All samples of a prompt have the same length."""
+        new, found = torch.tensor(samples), []
+        rows = torch.cat([torch.tensor([prompt]).expand(len(samples), -1), new], dim=1)
+        logits = model(rows[:, :-1], use_cache=False, logits_to_keep=new.shape[1]).logits
+        for row, tokens in zip(logits, new, strict=True):  # one sample at a time: fp64 of a vocabulary is large
+            logprobs = torch.log_softmax(row.double(), -1)
+            chosen = logprobs.gather(-1, tokens[:, None])
+            probabilities = logprobs.exp()
+            above = torch.where(logprobs > chosen, probabilities, 0.0).sum(-1)
+            entropies = -(probabilities * logprobs).sum(-1)
+            found.append(torch.stack([chosen[:, 0], above, entropies], -1).tolist())
+        return found
+
+    runs = json.loads((args.case / "samples.json").read_text(encoding="utf-8"))
+    judged = {
+        side: [[judge(*both) for both in zip(prompts, samples, strict=True)] for samples in of_side]
+        for side, of_side in runs.items()
+    }
+    write_report(args, judged)
+
+
+def main() -> None:
+    sides = {"ours": ours, "lm_eval": lm_eval, "hf": hf, "reference": reference}
+    parser = side_arguments(__doc__, sides)
+    ways = "; ".join(f"{way}: {meaning}" for way, meaning in WAYS.items())
+    parser.add_argument("--way", help=f"lm_eval: batch size; hf: {ways}")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    sides[args.side](args, read_case(args.case))
+
+
+if __name__ == "__main__":
+    main()

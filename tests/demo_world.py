@@ -1,0 +1,43 @@
+"""The demo world of seed 0, written once in a process for all tests that read it."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import shutil
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from alignbench.demo.world import FOLDER, World, make_world
+from alignbench.demo.write import write_world
+
+
+@lru_cache
+def world() -> World:
+    return make_world(0)
+
+
+@lru_cache
+def written() -> Path:
+    """The folder of its files; tests do not write to it."""
+    folder = Path(tempfile.mkdtemp(prefix="demo-world-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    write_world(folder, 0)
+    return folder
+
+
+def lines(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def rows(name: str) -> list[dict[str, Any]]:
+    """The rows of one of the world's own files."""
+    return lines(written() / FOLDER / f"{name}.jsonl")
+
+
+@lru_cache
+def pages() -> list[str]:
+    """The pretraining text."""
+    return [row["text"] for row in rows("pretraining")]

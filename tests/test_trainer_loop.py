@@ -1,0 +1,196 @@
+"""Parts of the training loops: accumulation, clipping, Adam, averages, data order, work split over processes."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny import tiny_model, tiny_tokenizer
+from torch import nn
+from training_models import an_accelerator
+
+from alignbench.errors import AlignbenchError
+from trainers.loop import (
+    Ema,
+    NotFiniteError,
+    accumulate,
+    adam,
+    check_lengths,
+    gradient_norm,
+    infinite_shuffle,
+    map_packed,
+    map_split,
+    micro_batches,
+    set_learning_rate,
+    shuffled,
+    split_by_example,
+    take_step,
+    total,
+)
+from trainers.packing import Example
+
+accelerator = pytest.fixture(scope="module")(an_accelerator)
+
+
+def layer_and_optimizer():
+    torch.manual_seed(0)
+    layer = nn.Linear(3, 2)
+    return layer, adam([(layer.parameters(), 0.1)])
+
+
+# Optimizer steps
+
+
+def test_adam_has_the_papers_settings_and_omits_frozen_weights():
+    layer = nn.Linear(3, 2)
+    layer.bias.requires_grad_(False)
+    optimizer = adam([(layer.parameters(), 3e-4)])
+    (group,) = optimizer.param_groups
+    assert (group["betas"], group["eps"], group["weight_decay"]) == ((0.9, 0.95), 1e-5, 0)
+    assert [p.shape for p in group["params"]] == [(2, 3)]
+    for _ in range(2):  # relative to the peak, not to the previous rate
+        set_learning_rate(optimizer, 0.1)
+        assert group["lr"] == pytest.approx(3e-5)
+
+
+def test_accumulated_micro_batches_take_the_step_of_the_whole_batch(accelerator):
+    rows = torch.randn(7, 3, generator=torch.Generator().manual_seed(1))
+    moved = []
+    for batches in ([rows], [rows[:2], rows[2:3], rows[3:]]):
+        layer, optimizer = layer_and_optimizer()
+        loss = accumulate(accelerator, layer, batches, lambda some, layer=layer: (layer(some) ** 2).sum(), 7)
+        norm = take_step(layer, optimizer, None)
+        assert all(p.grad is None for p in layer.parameters())
+        moved.append((loss, norm, layer.weight.detach()))
+    assert moved[1][:2] == pytest.approx(moved[0][:2], rel=1e-5)
+    torch.testing.assert_close(moved[1][2], moved[0][2], rtol=0, atol=1e-5)
+    assert not torch.equal(moved[0][2], layer_and_optimizer()[0].weight)
+
+
+@pytest.mark.parametrize(
+    ("max_norm", "moved"), [(None, [3.0, 4.0]), (10.0, [3.0, 4.0]), (1.0, [0.6, 0.8])], ids=["off", "above", "below"]
+)
+def test_the_gradient_is_clipped_and_its_unclipped_norm_returned(max_norm, moved):
+    layer = nn.Linear(2, 1, bias=False)
+    before = layer.weight.detach().clone()
+    layer.weight.grad = torch.tensor([[3.0, 4.0]])
+    assert take_step(layer, torch.optim.SGD(layer.parameters(), lr=1.0), max_norm) == pytest.approx(5)
+    torch.testing.assert_close(before - layer.weight, torch.tensor([moved]), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_gradient_that_is_not_finite_changes_neither_weights_nor_moments(bad):
+    layer, optimizer = layer_and_optimizer()
+    layer(torch.ones(1, 3)).sum().backward()
+    take_step(layer, optimizer, None)
+    weights, moments = copy.deepcopy(layer.state_dict()), copy.deepcopy(optimizer.state_dict()["state"])
+    layer(torch.ones(1, 3)).sum().backward()
+    layer.bias.grad[1] = bad
+    with pytest.raises(NotFiniteError):
+        take_step(layer, optimizer, 1.0)
+    assert all(torch.equal(found, weights[name]) for name, found in layer.state_dict().items())
+    for number, state in optimizer.state_dict()["state"].items():
+        assert all(torch.equal(found, moments[number][name]) for name, found in state.items())
+    assert all(p.grad is None for p in layer.parameters())
+
+
+def test_the_gradient_norm_is_that_of_all_tensors_as_one_vector():
+    assert gradient_norm([torch.tensor([3.0, 0.0]), None, torch.tensor([[4.0], [12.0]])]) == pytest.approx(13)
+    assert gradient_norm([None]) == 0
+    assert math.isnan(gradient_norm([torch.tensor([math.nan])]))
+    model = tiny_model("llama", tiny_tokenizer())
+    model(torch.arange(3, 20)[None]).logits.square().mean().backward()
+    exact = math.sqrt(sum(float(p.grad.double().square().sum()) for p in model.parameters()))
+    assert gradient_norm(p.grad for p in model.parameters()) == pytest.approx(exact, rel=1e-5)
+
+
+def test_averaged_weights_follow_their_formula_and_can_be_exchanged_with_the_weights():
+    layer = nn.Linear(3, 2)
+    layer.bias.requires_grad_(False)
+    start = layer.weight.detach().clone()
+    ema = Ema(layer, 0.9)
+    for moved in (1.0, 2.0):
+        with torch.no_grad():
+            layer.weight.copy_(start + moved)
+        ema.update(layer)
+    average, last = start + 0.29, layer.weight.detach().clone()  # .9·(.9·0 + .1·1) + .1·2
+    torch.testing.assert_close(ema.weights["weight"], average, rtol=0, atol=1e-6)
+    assert list(ema.weights) == ["weight"]  # frozen weights have no average
+    ema.swap(layer)
+    torch.testing.assert_close(layer.weight.detach(), average, rtol=0, atol=1e-6)
+    assert torch.equal(ema.weights["weight"], last)
+    ema.swap(layer)
+    assert torch.equal(layer.weight, last)
+
+
+# The order of data
+
+
+@given(st.integers(0, 200), st.lists(st.integers(0, 2**32), min_size=1, max_size=3))
+def test_an_order_is_a_permutation_determined_by_its_key(count, key):
+    order = shuffled(count, "epoch", *key)
+    assert sorted(order) == list(range(count))
+    shuffled.cache_clear()
+    assert shuffled(count, "epoch", *key) == order
+
+
+def test_different_purposes_and_keys_give_different_orders():
+    keys = ((0,), (0, 0), (0, 1), (1, 0), (1, 1), (0, 0, 1))  # numpy's seeds (0,) and (0, 0) are the same
+    assert len({shuffled(50, purpose, *key) for key in keys for purpose in ("prompts", "text")}) == 12
+    passes = infinite_shuffle(30, 0, 90, "text", 7)
+    assert len({tuple(item for _, item in passes[at : at + 30]) for at in (0, 30, 60)}) == 3
+
+
+@given(st.integers(1, 12), st.integers(0, 60), st.integers(0, 40), st.integers(0, 3))
+def test_each_pass_of_an_infinite_shuffle_has_every_item_once_from_any_start(count, start, number, key):
+    whole = infinite_shuffle(count, 0, start + number, "text", key)
+    assert infinite_shuffle(count, start, number, "text", key) == whole[start:]
+    for lap in range((start + number) // count):
+        assert sorted(whole[lap * count : (lap + 1) * count]) == [(lap, item) for item in range(count)]
+
+
+# Work of several processes (on two real ones: test_training_resume.py)
+
+
+def test_one_process_computes_everything_in_order(accelerator):
+    assert map_split(accelerator, 5, lambda indices: [i * 2 for i in indices]) == [0, 2, 4, 6, 8]
+    assert map_split(accelerator, 0, lambda indices: indices) == []
+    assert total(2.5) == 2.5
+
+
+@given(st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=3), max_size=9), st.integers(1, 40))
+def test_map_packed_gives_one_result_per_example_in_order(accelerator, lengths, budget):
+    examples = [Example([7] * (1 + i), [[i] * length for length in some]) for i, some in enumerate(lengths)]
+
+    def compute(packed):
+        tokens = split_by_example(packed, packed.before, torch.stack([packed.targets, packed.targets + 1]))
+        last = split_by_example(packed, packed.last, packed.tokens[0, packed.last])
+        return [(t.tolist(), found.tolist()) for t, found in zip(tokens, last, strict=True)]
+
+    found = map_packed(accelerator, examples, budget, compute)
+    assert found == [([[i] * sum(some), [i + 1] * sum(some)], [i] * len(some)) for i, some in enumerate(lengths)]
+
+
+@given(st.lists(st.integers(1, 500), min_size=4, max_size=80), st.integers(1, 4), st.integers(1, 3000))
+def test_micro_batches_partition_the_batch_within_the_budget(sizes, world, budget):
+    batches = micro_batches(sizes, world, budget)
+    assert len(batches) == world
+    assert sorted(itertools.chain(*itertools.chain(*batches))) == list(range(len(sizes)))
+    assert len({len(process) for process in batches}) == 1  # each process has equally many
+    assert all(all(process) for process in batches)
+    (batches,) = micro_batches(sizes, 1, budget)
+    assert all(sum(sizes[i] for i in indices) <= budget + max(sizes) for indices in batches)
+    assert len(batches) <= max(1, math.ceil(sum(sizes) / budget))
+    assert [sizes[i] for indices in batches for i in indices] == sorted(sizes, reverse=True)  # similar lengths
+
+
+def test_a_row_longer_than_the_window_is_named():
+    check_lengths([3, 8], 8, "ranking", "data.jsonl")
+    check_lengths([3, 9], None, "ranking", "data.jsonl")
+    with pytest.raises(AlignbenchError, match=r"^data\.jsonl: ranking 2 has 9 tokens"):
+        check_lengths([3, 9], 8, "ranking", "data.jsonl")
