@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from alignbench.audit.across import SUMS, unpaired
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom

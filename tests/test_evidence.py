@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from audit_runs import N, around, shares, write_run
-from report_runs import labels, model
+from report_runs import labels, model, training
 
 from alignbench.errors import AlignbenchError
 from reports.evidence import gather
@@ -185,16 +185,23 @@ def test_an_error_in_a_run_folder_names_the_file(tmp_path, file, content):
 
 
 def test_training_folders_and_tables_of_labels_are_recognised(tmp_path):
-    training = tmp_path / "ppo"
-    training.mkdir()
-    (training / "metrics.jsonl").write_text('{"step": 1, "score": 0.5, "kl": "nan"}\n')
-    (training / "config.yaml").write_text("episodes: 8\nbeta: 0.02\n")
+    folder = training_folder(tmp_path / "ppo", '{"step": 1, "score": 0.5, "kl": "nan"}\n')
+    reward = training(tmp_path / "rm", "reward", [{"step": 1}])
     table = tmp_path / "labels.jsonl"
     table.write_text(labels(["m"], labelers=1, prompts=1))
-    evidence = gather([training, table])
-    assert [(run.name, run.stage, len(run.metrics)) for run in evidence.trainings] == [("ppo", "ppo", 1)]
-    assert [label.likert for label in evidence.labels] == [7]
-    assert gather([tmp_path]).trainings[0].settings["beta"] == 0.02
+    evidence = gather([folder, reward, table])
+    assert [(run.name, run.stage) for run in evidence.trainings] == [("ppo", "ppo"), ("rm", "reward")]
+    assert len(evidence.labels) == 1
+    assert len(gather([tmp_path]).trainings) == 2
+
+
+@pytest.mark.parametrize("line", ["[1]", '{"prompt": "x"}', '{"id": "1", "outputs": [{}]}'])
+def test_a_line_that_is_not_a_record_is_an_error_of_one_line(tmp_path, line):
+    run = write_run(tmp_path, "m", ("hellaswag", HALF))
+    (path,) = run.glob("*/documents.jsonl")
+    path.write_text(f"{line}\n")
+    with pytest.raises(AlignbenchError, match=r"documents.jsonl: cannot be read \("):
+        list(gather([run]).systems[0].tasks[0].records())
 
 
 def test_a_path_without_evidence_is_an_error(tmp_path):
