@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from alignbench.audit.across import SUMS, unpaired
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom
