@@ -165,8 +165,7 @@ def test_an_interrupted_run_resumes_to_the_same_files_and_generates_nothing_twic
             run(tmp_path / "torn", engine)
         requested += engine.requested
     (torn,) = (tmp_path / "torn").glob("*/words-*/documents.partial.jsonl")
-    with torn.open("a") as stream:
-        stream.write('{"id": "3", "outp')  # what kill -9 leaves
+    torn.write_text(torn.read_text() + '{"id": "3", "outp')  # what kill -9 leaves
     engine = WordEngine()
     run(tmp_path / "torn", engine)
     requested += engine.requested
@@ -254,11 +253,8 @@ def test_rescore_rejects_unfinished_runs_and_unused_scorers(tmp_path, known_task
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, WordEngine(dies_after=4))
     folder = next(tmp_path.iterdir())
-    for spec, message in (
-        ("toxicity=vile", "not finished"),
-        ("truth=vile", "takes a scorer of kind truth"),
-        ("vile", "kind=name"),
-    ):
+    kinds = ("toxicity=vile", "not finished"), ("truth=vile", "takes a scorer of kind truth"), ("vile", "kind=name")
+    for spec, message in kinds:
         with pytest.raises(AlignbenchError, match=message):
             rescore.rescore(folder, [spec])
 
@@ -314,11 +310,6 @@ def test_a_limit_is_stratified_by_category():
     assert sample(TaskData(documents, ()), 20, 1) != sample(TaskData(documents, ()), 20, 2)
 
 
-def test_a_metric_that_applies_to_no_document_is_left_out_of_the_result():
-    found = summarise(TASK, [Record("1", "", metrics={"length": 3.0})], shots=0, limit=None, seed=0)
-    assert [metric.metric for metric in found.metrics] == ["length"]
-
-
 # Outputs in a file
 
 
@@ -334,9 +325,9 @@ def values(run) -> dict[str, float]:
 def test_reference_answers_get_the_best_scores_and_empty_outputs_the_worst(tmp_path):
     references = ["The hens sleep in the old barn.", "Milk goes to the village at dawn, by cart."]
     rows = [{"id": i, "output": text, "references": [text]} for i, text in enumerate(references)]
-    high = values(score_file.score_file(write(tmp_path / "human.jsonl", rows), tmp_path / "runs"))
     empty = [row | {"output": ""} for row in rows]
-    low = values(score_file.score_file(write(tmp_path / "silent.jsonl", empty), tmp_path / "runs"))
+    files = write(tmp_path / "human.jsonl", rows), write(tmp_path / "silent.jsonl", empty)
+    high, low = (values(score_file.score_file(file, tmp_path / "runs")) for file in files)
     assert (high["exact_match"], high["f1"], high["rouge_l"]) == (1, 1, 1)
     assert (high["bleu"], high["chrf"]) == (pytest.approx(100), pytest.approx(100))
     assert (low["exact_match"], low["f1"], low["rouge_l"], low["bleu"], low["chrf"]) == (0, 0, 0, 0, 0)
@@ -379,6 +370,11 @@ def test_a_scorer_without_input_does_not_make_a_document_unscored(tmp_path):
     (result,) = score_file.score_file(file, tmp_path / "runs", scorers=["entailment=extractive"]).results
     n = {metric.metric: (metric.n, metric.n_unscored) for metric in result.metrics}
     assert (n["bleu"], n["hallucination_rate"]) == ((2, 0), (1, 0))
+
+
+def test_a_metric_that_applies_to_no_document_is_left_out_of_the_result():
+    found = summarise(TASK, [Record("1", "", metrics={"length": 3.0})], shots=0, limit=None, seed=0)
+    assert [metric.metric for metric in found.metrics] == ["length"]
 
 
 def test_a_document_without_an_output_is_unscored(tmp_path, known_task):
