@@ -185,8 +185,7 @@ def assert_same_in_any_schedule(model, tokenizer, texts, sampling, schedules):
 @pytest.mark.parametrize("architecture", [*PACKED, "bloom"])
 def test_samples_are_bit_identical_in_any_schedule(architecture):
     """Text, log-probabilities and entropies, whatever the rows, tokens per step, order, and other prompts are."""
-    everything = list(range(len(TEXTS)))
-    schedules = ((1, 512, everything), (3, 40, everything[::-1]), (7, 5, [1, 3]), (64, 100, [2]))
+    schedules = ((1, 512, [4, 0, 8]), (3, 40, list(range(len(TEXTS)))[::-1]), (7, 5, [1, 3]), (64, 100, [2]))
     assert_same_in_any_schedule(*model_of(architecture), TEXTS, SAMPLED, schedules)
 
 
