@@ -324,6 +324,7 @@ class TestSamples:
         assert "Cut in this file, complete in the run folder: prompt (4,500 characters)." in sample
         assert "200 of 4,501 characters in this file" in sample
 
+    @pytest.mark.slow
     def test_ten_thousand_samples_of_two_systems_can_be_paged_and_searched(self, watched, tmp_path):
         n, folders = 10_000, []
         for system in range(2):
@@ -331,7 +332,7 @@ class TestSamples:
             columns = [{"prompt": f"Capital of country {row}?", **wrote(text)} for row, text in enumerate(texts)]
             task = ("squad2", {"f1": shares(0.4 + 0.1 * system, n)}, {"columns": columns})
             folders.append(write_run(tmp_path, f"system {system}", task))
-        page = open_task(watched, written(tmp_path, evidence_of(*folders)), "squad2", search="needle77 capital"[:8])
+        page = open_task(watched, written(tmp_path, evidence_of(*folders)), "squad2", search="needle77")
         assert page.locator("#task-count").inner_text().startswith("110 of 10,000")
         page.fill("#task-text", "")
         page.wait_for_selector("#task-pager >> text=page")

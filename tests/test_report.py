@@ -51,6 +51,8 @@ def test_the_same_run_folders_give_the_same_bytes_in_another_process_and_folder(
     moved = shutil.copytree(runs, tmp_path / "runs")
     done = run_process("report", moved, "--out", tmp_path / "again", env={"PYTHONHASHSEED": "7"})
     assert done.returncode == 0, done.stderr
+    assert all(f"left out: {title} ({reason})" in done.stdout for title, reason in made.left_out.items())
+    assert str(tmp_path / "again" / "index.html") in done.stdout
     first, second = files_of(made.page.parent), files_of(tmp_path / "again")
     assert first == second
     assert {"index.html", "report.json", "figures/audit_forest.svg", "figures/audit_forest.csv"} <= set(first)
@@ -69,16 +71,15 @@ def test_another_process_draws_all_figures_with_the_same_bytes(report_paths, dra
     assert [name for name in there if name in here and here[name] != there[name]] == []
 
 
-def test_figures_and_reasons_for_missing_ones_are_reported(runs, made, tmp_path):
-    printed = run("report", runs, "--out", tmp_path).stdout
-    manifest = json.loads((tmp_path / "report.json").read_text())
-    assert str(tmp_path / "index.html") in printed
-    assert manifest["left_out"]
-    for title, reason in manifest["left_out"].items():
-        assert f"left out: {title} ({reason})" in printed
-        assert reason in (tmp_path / "index.html").read_text()
+def test_figures_and_reasons_for_missing_ones_are_reported(made):
+    folder = made.page.parent
+    manifest = json.loads((folder / "report.json").read_text())
+    assert manifest["left_out"] == made.left_out
+    for title, reason in made.left_out.items():
+        assert title in made.page.read_text()
+        assert reason in made.page.read_text()
     drawn = {name for name in manifest["figures"] if name.endswith(".png")}
-    assert drawn == {file.name for file in (tmp_path / "figures").glob("*.png")}
+    assert drawn == {file.name for file in (folder / "figures").glob("*.png")}
 
 
 def test_a_second_report_removes_only_figures_of_the_first(runs, tmp_path):
@@ -89,15 +90,11 @@ def test_a_second_report_removes_only_figures_of_the_first(runs, tmp_path):
     (tmp_path / "figures" / "mine.png").write_bytes(b"a picture of the user")
     for task in folder.glob("*/crows_pairs-*"):
         shutil.rmtree(task)
-    report([folder], tmp_path)
+    again = report([folder], tmp_path, reference="ppo")
+    assert set(again.drawn[0].table.reference) == {"ppo"}  # figures show the audit against the chosen reference
     left = {file.name for file in (tmp_path / "figures").iterdir()}
     assert "mine.png" in left
     assert not [name for name in left if name.startswith("bias") or name.endswith(".pdf")]
-
-
-def test_figures_show_the_audit_against_the_chosen_reference(runs, tmp_path):
-    drawn = {drawing.name: drawing for drawing in report([runs], tmp_path, reference="ppo").drawn}
-    assert set(drawn["audit_forest"].table.reference) == {"ppo"}
 
 
 def test_a_csv_file_contains_no_formula_and_whole_counts(tmp_path):
