@@ -105,10 +105,10 @@ def test_log_probability_and_entropies_are_of_the_unmodified_logits(temperature)
     found = draw_rows(logits, temperature=temperature, top_p=0.8, top_entropies=True, seed=1)
     logprobs = torch.log_softmax(logits.double(), -1)
     expected = logprobs.gather(-1, torch.tensor(found.tokens)[:, None])[:, 0]
-    assert found.logprobs == pytest.approx(expected.tolist(), abs=1e-6)
+    assert found.logprobs == pytest.approx(expected.tolist(), abs=1e-5)
     assert found.entropies == pytest.approx((-(logprobs.exp() * logprobs).sum(-1)).tolist(), abs=1e-5)
     best = torch.log_softmax(logits.double().sort(-1, descending=True).values[:, :5], -1)
-    assert found.top_entropies == pytest.approx((-(best.exp() * best).sum(-1)).tolist(), abs=1e-6)
+    assert found.top_entropies == pytest.approx((-(best.exp() * best).sum(-1)).tolist(), abs=1e-5)
     assert found.top_entropies[9:] == pytest.approx([np.log(5), 0.0])
 
 

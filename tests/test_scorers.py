@@ -128,11 +128,11 @@ def test_probabilities_do_not_depend_on_batch_or_order(architecture: str, tmp_pa
     found = scorer.score([Item(text) for text in texts])
     for text, numbers in zip(texts[:15], found, strict=False):
         neutral, toxic = softmax(stock_logits(folder, text, truncation=True, max_length=scorer.reader.window))
-        assert numbers["toxicity"] == numbers["toxic"] == pytest.approx(toxic, abs=1e-6)
-        assert numbers["neutral"] == pytest.approx(neutral, abs=1e-6)
+        assert numbers["toxicity"] == numbers["toxic"] == pytest.approx(toxic, abs=1e-5)
+        assert numbers["neutral"] == pytest.approx(neutral, abs=1e-5)
     assert len({round(numbers["toxicity"], 6) for numbers in found[::3]}) == len(TEXTS)
     backward = scorer.score([Item(text) for text in texts[::-1]])[::-1]
-    assert [f["toxicity"] for f in found] == pytest.approx([b["toxicity"] for b in backward], abs=1e-6)
+    assert [f["toxicity"] for f in found] == pytest.approx([b["toxicity"] for b in backward], abs=1e-5)
     assert scorer.score([]) == []
 
 
@@ -141,7 +141,7 @@ def test_a_text_beyond_the_window_is_truncated_and_counted(models: Path) -> None
     assert scorer.reader.window == 64  # 66 positions, of which RoBERTa never uses the first two
     fits, long, longer = scorer.score([Item("a" * 62), Item("a" * 63), Item("a" * 500)])
     assert (fits["cut"], long["cut"], longer["cut"]) == (0, 1, 1)
-    assert fits["toxicity"] == pytest.approx(long["toxicity"], abs=1e-6) == pytest.approx(longer["toxicity"], abs=1e-6)
+    assert fits["toxicity"] == pytest.approx(long["toxicity"], abs=1e-5) == pytest.approx(longer["toxicity"], abs=1e-5)
 
 
 def test_a_lone_surrogate_is_scored_like_a_question_mark(models: Path) -> None:
@@ -155,7 +155,7 @@ def test_independent_labels_have_a_sigmoid_each(tmp_path: Path) -> None:
     folder = save_classifier(tmp_path, ("toxicity", "insult"), problem_type="multi_label_classification")
     numbers = find_scorer(f"toxicity=classifier:{folder}").score([Item(TEXTS[0])])[0]
     expected = 1 / (1 + np.exp(-stock_logits(folder, TEXTS[0])))
-    assert [numbers["toxicity"], numbers["insult"]] == pytest.approx(expected, abs=1e-6)
+    assert [numbers["toxicity"], numbers["insult"]] == pytest.approx(expected, abs=1e-5)
 
 
 def test_the_identity_names_the_label_and_changes_with_the_weights(models: Path, tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_a_checkpoint_scores_as_in_detoxify_itself(tmp_path: Path) -> None:
     ours = find_scorer(f"toxicity=detoxify-unbiased:{file}").score(ITEMS)
     assert set(theirs) == set(ours[0]) - {"cut"}
     for label, values in theirs.items():
-        assert [numbers[label] for numbers in ours] == pytest.approx(values, abs=1e-6)
+        assert [numbers[label] for numbers in ours] == pytest.approx(values, abs=1e-5)
     # with the base model's own configuration of two labels, given by file or by folder
     save_detoxify(tmp_path)
     for place in (file, tmp_path):
@@ -190,8 +190,8 @@ def test_a_folder_with_safetensors_replaces_the_pickle(models: Path) -> None:
     numbers = scorer.score([Item(TEXTS[0])])[0]
     expected = 1 / (1 + np.exp(-stock_logits(models / "detoxify", TEXTS[0])))
     assert scorer.name == "detoxify-original"
-    assert numbers["toxicity"] == pytest.approx(expected[0], abs=1e-6)
-    assert numbers["identity_attack"] == pytest.approx(expected[5], abs=1e-6)
+    assert numbers["toxicity"] == pytest.approx(expected[0], abs=1e-5)
+    assert numbers["identity_attack"] == pytest.approx(expected[5], abs=1e-5)
 
 
 def test_cached_weights_are_used_after_their_hash_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -291,7 +291,7 @@ class TestBlockBiLSTM:
         dense = torch.relu(weights["d1.weight"] @ maximum + weights["d1.bias"])
         toxic, rude = torch.sigmoid(weights["d2.weight"] @ dense + weights["d2.bias"]).tolist()
         numbers = find_scorer(f"toxicity=block-bilstm:{bilstm}").score([Item("cat"), Item(text)])[1]
-        assert numbers == pytest.approx({"toxic": toxic, "rude": rude, "toxicity": toxic, "cut": cut}, abs=1e-6)
+        assert numbers == pytest.approx({"toxic": toxic, "rude": rude, "toxicity": toxic, "cut": cut}, abs=1e-5)
 
     @pytest.mark.parametrize(
         ("name", "content", "message"),
@@ -337,7 +337,7 @@ def test_a_classifiers_sentiment_is_the_expected_value_of_its_labels(tmp_path: P
     folder = save_classifier(tmp_path, ("negative", "neutral", "positive"))
     numbers = find_scorer(f"sentiment=classifier:{folder}").score([Item(TEXTS[0])])[0]
     low, _, high = softmax(stock_logits(folder, TEXTS[0]))
-    assert numbers["sentiment"] == pytest.approx(high - low, abs=1e-6)
+    assert numbers["sentiment"] == pytest.approx(high - low, abs=1e-5)
 
 
 def test_textblob_knows_praise_blame_and_negation() -> None:
