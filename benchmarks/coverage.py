@@ -1,15 +1,15 @@
-"""How often the audit's nominal 95 % intervals hold the truth, in simulations in which the truth is known.
+"""Coverage of the audit's nominal 95 % intervals, in simulations with a known truth.
 
     python benchmarks/coverage.py [--simulations 2000] [--resamples 2000] [--only TEXT]
 
-A row is a statistic and a kind of data; a column is a number of documents (prompts). The goal is 95 ± 1.5 %; at 2,000
-simulations a cell's own standard error is half a point. The rows under "few stray" are preferences that are nearly all
-the same: there intervals may be too wide, but hold the truth at least 93.5 % of the time. The rows under "limits" are
-data on which no cheap interval does that at n = 50: too few documents say anything, or too few different values are
-possible.
+A row is a statistic and a kind of data; a column is a number of documents (prompts). The goal is 95 ± 1.5 %; with 2,000
+simulations the standard error of a cell is half a point. The rows "nearly all agree" are preferences that are nearly
+all the same: intervals may be too wide there, but cover the truth at least 93.5 % of the time. The rows "limits" are
+data on which no cheap interval does that at n = 50: too few documents are informative, or there are too few different
+values.
 
-The intervals come from the functions that the audit calls. Simulations of a row share the draws of their resamples, so
-that thousands of them are one matrix product.
+The intervals come from the functions of the audit. Simulations of a row share the draws of their resamples, so that
+thousands of them are one matrix product.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def main() -> None:
     args = parser.parse_args()
     print("| % of 95 % intervals that hold the truth | " + " | ".join(f"n = {n}" for n in SIZES) + " |")
     print("|---|" + "---|" * len(SIZES))
-    for title, cases in ("", CASES), ("few stray: ", FEW_STRAY), ("limits: ", LIMITS):
+    for title, cases in ("", CASES), ("nearly all agree: ", NEARLY_ALL_AGREE), ("limits: ", LIMITS):
         for name, simulate in cases.items():
             if args.only in name:
                 cells = [coverage(simulate, n, args.simulations, args.resamples, args.seed) for n in SIZES]
@@ -256,7 +256,7 @@ CASES: dict[str, Simulation] = {
     "Bradley–Terry, 4 models at 0, .3, .6, −.4 nats: strengths, then win rates": rankings([0, 0.3, 0.6, -0.4], 0.4),
     "Bradley–Terry, 4 models at 0, 1, 2, 3 nats: strengths, then win rates": rankings([0, 1, 2, 3], 0.3),
 }
-FEW_STRAY: dict[str, Simulation] = {
+NEARLY_ALL_AGREE: dict[str, Simulation] = {
     "win rate .925, 5 % ties": wins(0.9, 0.05),
     "win rate .95 without ties": wins(0.95, 0),
     "win rate .98 without ties": wins(0.98, 0),

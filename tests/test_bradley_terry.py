@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
-from scipy.optimize import minimize
 from scipy.special import expit
 
 from alignbench.errors import AlignbenchError
@@ -95,18 +94,6 @@ def test_no_step_in_any_direction_increases_the_penalised_likelihood(numbers):
     steps = 1e-3 * np.r_[np.eye(4), -np.eye(4), np.random.default_rng(0).normal(size=(8, 4))]
     for step in steps[best[3] + steps[:, 3] >= 0]:
         assert objective(best + step) <= objective(best) + 1e-9
-
-
-def test_the_fit_equals_that_of_a_general_optimiser():
-    pairs = list(itertools.combinations(range(5), 2))
-    counts = np.random.default_rng(0).integers(1, 15, (10, 3))
-
-    def loss(x):
-        likelihood = (counts * np.log(probabilities(x[:5], np.exp(x[5]), pairs))).sum()
-        return bradley_terry.RIDGE / 2 * ((x[:5] ** 2).sum() + np.exp(2 * x[5])) - likelihood
-
-    expected, found = minimize(loss, np.zeros(6), tol=1e-10).x, fit(pairs, counts, 5)
-    assert [*found.strengths, found.tau] == pytest.approx([*expected[:5], np.exp(expected[5])], abs=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -51,10 +51,10 @@ def test_intervals_of_length_controlled_win_rates_at_the_smallest_size():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", coverage.FEW_STRAY)
+@pytest.mark.parametrize("name", coverage.NEARLY_ALL_AGREE)
 def test_intervals_if_nearly_all_prompts_agree(name):
     simulations = SIMULATIONS if name.startswith("win rate") else 500
-    assert coverage.coverage(coverage.FEW_STRAY[name], 50, simulations, 200).min() > AT_LEAST
+    assert coverage.coverage(coverage.NEARLY_ALL_AGREE[name], 50, simulations, 200).min() > AT_LEAST
 
 
 @pytest.mark.slow

@@ -79,13 +79,6 @@ def test_expectation_adjusted_distinct_n_by_hand_and_published():
     assert math.isnan(expectation_adjusted([[]]))
 
 
-def test_for_random_words_the_adjusted_value_is_one_at_any_number_while_distinct_n_decreases():
-    draw = np.random.default_rng(0)
-    texts = [[[str(word) for word in draw.integers(0, 500, n)]] for n in (200, 2000)]
-    assert [expectation_adjusted(text, (1,), 500) for text in texts] == pytest.approx([1, 1], abs=0.06)
-    assert distinct(texts[0], 1) > 3 * distinct(texts[1], 1)
-
-
 @settings(deadline=None, max_examples=50)
 @given(TEXTS)
 def test_ngrams_are_those_of_the_definition(texts):

@@ -115,28 +115,3 @@ def test_without_a_change_5_percent_of_bootstrap_p_values_are_below_5_percent(ma
     draws = bootstrap.resampled_means(values, resamples=2000)
     found = [bootstrap.p_value(values[:, k].mean(), draws[:, k], n) for k in range(2000)]
     assert np.mean(np.array(found) < 0.05) == pytest.approx(0.05, abs=0.015)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("n", [50, 200, 800])
-def test_95_percent_intervals_cover_the_truth_95_percent_of_the_time(n):
-    draw = np.random.default_rng(n)
-    entropy, right = draw.beta(0.8, 0.6, (2000, n)), draw.random((2000, n)) < 0.3
-    cases = (entropy, estimates.mean, 0.8 / 1.4), (right, estimates.share, 0.3)
-    for samples, estimate, truth in cases:
-        covered = np.mean([found.low <= truth <= found.high for found in map(estimate, samples)])
-        assert covered == pytest.approx(0.95, abs=0.015)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("clusters", [50, 200])
-def test_clustered_intervals_cover_the_truth_where_plain_ones_do_not(clusters):
-    draw, groups = np.random.default_rng(clusters), np.repeat(np.arange(clusters), 4).tolist()
-    clustered = plain = 0
-    for _ in range(2000):
-        values = np.repeat(draw.normal(size=clusters), 4) + draw.normal(size=4 * clusters) * 0.5
-        found, naive = estimates.mean(values, groups), estimates.mean(values)
-        clustered += found.low <= 0 <= found.high
-        plain += naive.low <= 0 <= naive.high
-    assert clustered / 2000 == pytest.approx(0.95, abs=0.015)
-    assert plain / 2000 < 0.85

@@ -165,10 +165,9 @@ def partition(find: Callable[[int, Sequence[int]], int | None], n: int) -> list[
     labels = []
     for new in range(n):
         found = find(new, firsts)
+        labels.append(len(firsts) if found is None else found)
         if found is None:
-            found = len(firsts)
             firsts.append(new)
-        labels.append(found)
     return labels
 
 

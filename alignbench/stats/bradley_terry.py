@@ -221,30 +221,29 @@ def compare(sample: Sample, model: int, other: int, battles: int = 0) -> tuple[E
     p is below 5 % exactly if the interval of the strength excludes 0. battles: the n of the estimates
     """
     n, fits = sample.prompts, (sample.fitted, sample.draws)
-    ahead, drawn_ahead = (own.strengths[..., model] - own.strengths[..., other] for own in fits)
-    rate, drawn_rate = (win_rates(own, other)[..., model] for own in fits)
-    values, drawn = np.array([ahead, rate]), np.column_stack([drawn_ahead, drawn_rate])
+    values, drawn = (
+        np.stack([own.strengths[..., model] - own.strengths[..., other], win_rates(own, other)[..., model]], -1)
+        for own in fits
+    )
+    ahead, rate = values.tolist()
     if n < 2:
-        strength, win = (Estimate(value, n=battles, clusters=n) for value in values.tolist())
-        return strength, win, None
-    few = model != other and minority_outcomes(sample.pairs, sample.shown, len(sample.errors), model, other) < FEW
-    if few:
+        return Estimate(ahead, n=battles, clusters=n), Estimate(rate, n=battles, clusters=n), None
+    if model != other and minority_outcomes(sample.pairs, sample.shown, len(sample.errors), model, other) < FEW:
         cosh, tau = np.cosh(ahead), np.cosh(sample.fitted.tau)
         slope = (1 + cosh * tau) / (cosh + tau) ** 2 / 2  # d rate / d strength
         error = float(sample.errors[model, other])
-        error_of_rate = max(float(slope * error), float(drawn_rate.std() * np.sqrt(n / (n - 1))))
-        low, high, p = exact_interval(float(rate), error_of_rate, n)
+        error_of_rate = max(float(slope * error), float(drawn[:, 1].std() * np.sqrt(n / (n - 1))))
+        low, high, p = exact_interval(rate, error_of_rate, n)
         ends = strengths_at([low, high], sample.fitted.tau).tolist()
-        strength = Estimate(float(ahead), error, ends[0], ends[1], battles, n)
-        return strength, Estimate(float(rate), error_of_rate, low, high, battles, n), p
+        strength = Estimate(ahead, error, ends[0], ends[1], battles, n)
+        return strength, Estimate(rate, error_of_rate, low, high, battles, n), p
+    limits = bias_corrected(values, drawn, n).T.tolist()
     strength, win = (
         replace(bootstrap.estimate(value, draws, battles, n), low=low, high=high)
-        for value, draws, (low, high) in zip(
-            values.tolist(), drawn.T, bias_corrected(values, drawn, n).T.tolist(), strict=True
-        )
+        for value, draws, (low, high) in zip((ahead, rate), drawn.T, limits, strict=True)
     )
     # resamples in which both are equally strong are equal up to rounding
-    below = ndtri(bootstrap.share_below(np.where(np.abs(drawn_ahead) < TOLERANCE, 0.0, drawn_ahead)))
+    below = ndtri(bootstrap.share_below(np.where(np.abs(drawn[:, 0]) < TOLERANCE, 0.0, drawn[:, 0])))
     reach = abs(2 * float(_bias(values, drawn)[0]) - below) * np.sqrt((n - 1) / n)
     return strength, win, max(2 * float(ndtr(-reach)), 1 / (1 + len(drawn)), least_p(n))
 
@@ -320,9 +319,8 @@ def _check_names(names: Sequence[str], baseline: str, models: Iterable[str]) -> 
         raise AlignbenchError("a ranking needs battles between at least two models: there are none")
     if baseline not in names:
         raise AlignbenchError(f"the baseline {baseline!r} has no battles; the models that have: {', '.join(names)}")
-    for name in models:
-        if name not in names:
-            raise AlignbenchError(f"the model {name!r} has no battles: compare it with another model, or leave it out")
+    if missing := [name for name in models if name not in names]:
+        raise AlignbenchError(f"the model {missing[0]!r} has no battles: compare it with another one, or leave it out")
 
 
 def _check_connected(names: Sequence[str], pairs: Integers) -> None:
