@@ -36,6 +36,7 @@ def test_texts_do_not_overlap_and_are_not_cut(name, drawings):
     assert not drawings[name].source.startswith("after")  # the page writes this word
 
 
+@pytest.mark.slow
 def test_names_of_any_length_and_script_do_not_overlap(nasty):
     assert len(nasty) >= 25
     for drawing in nasty.values():
