@@ -131,6 +131,7 @@ def two(folder) -> Path:
     return training_runs.two_processes(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_two_processes_train_as_one_to_rounding(folder, two, tmp_path, stage):
     """Also with a single validation row for two processes: each computes it."""
