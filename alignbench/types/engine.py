@@ -87,7 +87,7 @@ class Completion:
         the engine does not provide them
     top_entropies: of the TOP most likely tokens, renormalised, in nats; empty unless `Sampling.top_entropies` is set
     unscored: the reason why there is no continuation; the other fields are then empty
-    transient: the request failed on the way to the model and not because of the prompt, so it is worth repeating
+    transient: the request failed for a temporary reason, not because of the prompt; a retry may succeed
     """
 
     text: str

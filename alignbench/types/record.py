@@ -102,8 +102,8 @@ class Output:
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
-    """The result of one document. The first fields are those of `Document`.
+class Record(Document):
+    """A document with its result.
 
     logprobs, tokens: of each choice: log-probability in nats (None: unscored) and length in tokens
     entropies, top_entropies: a list per choice, a number per token, in nats; empty unless the task asks for them
@@ -116,15 +116,6 @@ class Record:
     vectors: (outputs, d) embeddings of the outputs, each of length 1; set for corpus metrics, never written
     """
 
-    id: str
-    prompt: str
-    choices: tuple[str, ...] = ()
-    references: tuple[str, ...] = ()
-    source: str | None = None
-    target: Mapping[str, Any] = field(default_factory=dict)
-    group: str | None = None
-    category: str | None = None
-    chance: Mapping[str, float] = field(default_factory=dict)
     logprobs: tuple[float | None, ...] = ()
     tokens: tuple[int, ...] = ()
     entropies: tuple[tuple[float, ...], ...] = ()
