@@ -54,6 +54,11 @@ def find_shard(device: str) -> Shard:
     return Shard(state.process_index, state.num_processes, state.local_process_index)
 
 
+def is_first_process() -> bool:
+    """True in the one process of several that prints, and without a launcher."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
 def require_single_process(command: str) -> None:
     """Raise AlignbenchError under a launcher of several processes, for a command that runs in one process."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:

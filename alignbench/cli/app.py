@@ -9,19 +9,18 @@ from typing import Annotated
 import typer
 
 from alignbench import __version__
-from alignbench.cli.average import average_command
 from alignbench.cli.compare import compare
 from alignbench.cli.data import app as data_app
 from alignbench.cli.demo import app as demo_app
 from alignbench.cli.diversity import diversity
-from alignbench.cli.evaluate import evaluate
+from alignbench.cli.evaluate import evaluate, list_tasks
 from alignbench.cli.labels import app as labels_app
 from alignbench.cli.rank import rank
 from alignbench.cli.report import report
 from alignbench.cli.score import rescore, score
 from alignbench.cli.scorers import app as scorers_app
-from alignbench.cli.tasks import list_tasks
 from alignbench.cli.train import app as train_app
+from alignbench.cli.train import average_command
 from alignbench.console import printable
 from alignbench.errors import AlignbenchError
 

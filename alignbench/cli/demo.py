@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from alignbench.cli.train import Show, run_stage
+from alignbench.progress import for_terminal
 
 app = typer.Typer(help="InstructGPT's pipeline in a small made-up world, evaluated: ten minutes, no network.")
 
@@ -25,7 +27,6 @@ def demo(
     if context.invoked_subcommand is not None:
         return
     from alignbench.demo.runner import plan, run
-    from alignbench.progress import for_terminal
 
     began = time.monotonic()
     with for_terminal() as progress:
@@ -49,24 +50,13 @@ def pretrain(
     settings: Annotated[
         list[str] | None, typer.Argument(metavar="NAME=VALUE", help="Settings, at least text=… and out=….")
     ] = None,
-    show: Annotated[bool, typer.Option("--show", help="List all settings with values and meanings, and exit.")] = False,
+    show: Show = False,
 ) -> None:
     """Train the base model: a blank Llama of a million parameters, on a text."""
-    from alignbench.console import print_table
     from alignbench.demo.pretrain import Pretraining
     from alignbench.demo.pretrain import pretrain as train
-    from alignbench.progress import Progress, for_terminal
-    from trainers.config import describe, read_config
 
-    config = read_config(Pretraining, overrides=settings or [])
-    if show:
-        print_table(("setting", "type", "value", "meaning"), describe(config))
-        return
-    first = int(os.environ.get("RANK", "0")) == 0  # only the first of several processes prints
-    with for_terminal() if first else Progress() as progress:
-        checkpoint = train(config, progress)
-    if first:
-        print(f"checkpoint: {checkpoint}")
+    run_stage(Pretraining, lambda config, progress: (train(config, progress), {}), settings, show)
 
 
 @app.command()
@@ -92,7 +82,6 @@ def rank(
 ) -> None:
     """Sample a model's answers to the users, and let simulated labelers rank them, as data for the reward model."""
     from alignbench.demo.labelers import rank_samples
-    from alignbench.progress import for_terminal
 
     with for_terminal() as progress:
         sampled = rank_samples(model, world, out, seed, number, progress)

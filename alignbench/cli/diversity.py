@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from alignbench.cli.format import estimate_cells
 from alignbench.cli.options import AsJson, Columns, columns_of
-from alignbench.console import interval, number, print_table, printable, write_csv
+from alignbench.console import number, print_table, printable, write_csv
 
 if TYPE_CHECKING:
     from alignbench.audit.diversity import Comparison, Row
-    from alignbench.stats.estimates import Estimate
 
 
 class Lengths(StrEnum):
@@ -87,11 +87,11 @@ def print_comparison(found: Comparison) -> None:
             kept = (row.metric, row.lengths) == ("words", "equal")
             cells = (*setting[:-1], "words kept" if kept else row.metric, str(row.estimate.n))
             if row.scope == "between models":
-                pairs.append((*cells, f"{row.reference} × {row.model}", *_cells(row.estimate)))
+                pairs.append((*cells, f"{row.reference} × {row.model}", *estimate_cells(row.estimate)))
             else:
-                reference, _ = _cells(row.of_reference)
+                reference, _ = estimate_cells(row.of_reference)
                 cells = (*cells, row.model, number(row.estimate.value), reference)
-                compared.append((*cells, *_cells(row.difference, "+.3f")))
+                compared.append((*cells, *estimate_cells(row.difference, "+.3f")))
     print_table((*header, "model", "value", found.models[0], "difference", "95 % interval"), compared)
     print_table((*header, "models", "value", "95 % interval"), pairs)
     for note in found.notes:
@@ -102,12 +102,6 @@ def print_comparison(found: Comparison) -> None:
         f"(at least {LEAST}): the values of {first} depend on the other model. Vectors of the same words: "
         f"{printable(found.embedder)}"
     )
-
-
-def _cells(estimate: Estimate | None, form: str = ".3f") -> tuple[str, str]:
-    if estimate is None:
-        return number(None), number(None)
-    return number(estimate.value, form), interval(estimate.low, estimate.high, form)
 
 
 def write_rows(file: Path, rows: Sequence[Row]) -> None:

@@ -1,14 +1,15 @@
-"""`alignbench evaluate`."""
+"""`alignbench evaluate` and `alignbench tasks`."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from alignbench.cli import options
+from alignbench.progress import for_terminal
+from alignbench.shards import is_first_process
 
 
 def evaluate(
@@ -48,7 +49,6 @@ def evaluate(
     """Evaluate checkpoints on tasks. An interrupted run resumes when the same command is run again."""
     from alignbench.cli.format import show_results
     from alignbench.evaluation.evaluate import evaluate as run
-    from alignbench.progress import for_terminal
 
     every = options.all_metrics(metrics)
     with for_terminal() as progress:
@@ -72,5 +72,23 @@ def evaluate(
             trust_remote_code=trust_remote_code,
             progress=progress,
         )
-    if int(os.environ.get("RANK", "0")) == 0:  # only one of several processes prints
+    if is_first_process():
         show_results(runs, every, as_json)
+
+
+def list_tasks() -> None:
+    """List the tasks with their metrics, direction and chance level."""
+    from alignbench.console import print_table
+    from alignbench.tasks import all_tasks
+
+    rows = []
+    for task in all_tasks().values():
+        for metric in task.metrics:
+            chance = "per document" if metric.chance is None else f"{metric.chance:.2f}"
+            if metric.chance is None and metric.unit != "share":
+                chance = "–"
+            scorer = metric.scorer or "–"
+            rows.append(
+                (task.name, str(task.version), task.title, metric.name, metric.unit, metric.better, chance, scorer)
+            )
+    print_table(("task", "version", "title", "metric", "unit", "better", "chance", "scorer"), rows)

@@ -10,21 +10,19 @@ from typing import TYPE_CHECKING
 from alignbench.console import interval, number, print_table, printable
 
 if TYPE_CHECKING:
+    from alignbench.stats.estimates import Estimate
     from alignbench.types.result import RunResult
 
 HEADER = (
-    "checkpoint",
-    "task",
-    "metric",
-    "value",
-    "95 % interval",
-    "unit",
-    "better",
-    "chance",
-    "n",
-    "unscored",
-    "scorer",
-)
+    "checkpoint", "task", "metric", "value", "95 % interval", "unit", "better", "chance", "n", "unscored", "scorer",
+)  # fmt: skip
+
+
+def estimate_cells(estimate: Estimate | None, form: str = ".3f") -> tuple[str, str]:
+    """The value and its interval as text."""
+    if estimate is None:
+        return number(None), number(None)
+    return number(estimate.value, form), interval(estimate.low, estimate.high, form)
 
 
 def show_results(runs: Sequence[RunResult], every_metric: bool, as_json: bool) -> None:

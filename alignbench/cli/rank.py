@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from alignbench.cli.format import estimate_cells
 from alignbench.cli.options import AsJson, Columns, DataDir, InOrder, Out, Prompts, columns_of
-from alignbench.console import interval, number, print_table, printable, write_csv
+from alignbench.console import number, print_table, printable, write_csv
+from alignbench.progress import for_terminal
 
 if TYPE_CHECKING:
     from alignbench.evaluation.rank import Table
@@ -40,10 +42,8 @@ def rank(
     """Rank systems: a judge compares every pair; Bradley–Terry strengths with intervals over prompts."""
     from alignbench.evaluation.rank import find_systems, rank_systems
     from alignbench.evaluation.win_rate import choose_judge
-    from alignbench.progress import for_terminal
 
-    settings: dict[str, Any] = {"columns": columns_of(columns), "in_order": in_order}
-    settings |= {"prompts": prompts, "data_dir": data_dir}
+    settings = {"columns": columns_of(columns), "in_order": in_order, "prompts": prompts, "data_dir": data_dir}
     with for_terminal() as progress:
         judge = choose_judge(scorer, device)
         found = find_systems(systems, out, progress=progress, **settings)
@@ -63,7 +63,12 @@ def _print(table: Table) -> None:
     rows = []
     for standing in table.standings:
         own = standing.strength
-        row = [standing.name, *_cells(own.strength, "+.2f"), *_cells(own.win_rate), number(standing.against_all.value)]
+        row = [
+            standing.name,
+            *estimate_cells(own.strength, "+.2f"),
+            *estimate_cells(own.win_rate),
+            number(standing.against_all.value),
+        ]
         row += [number(own.p_next, ".4f"), f"{standing.words:.0f}"]
         extra = [getattr(standing, name) for _, name in optional]
         rows.append([*row, *(number(x, ",.4g" if isinstance(x, float) else ",") for x in extra)])
@@ -81,25 +86,19 @@ def _print(table: Table) -> None:
         print(f"warning: {printable(warning)}")
 
 
-def _cells(estimate: Estimate, form: str = ".3f") -> tuple[str, str]:
-    return number(estimate.value, form), interval(estimate.low, estimate.high, form)
-
-
 def _phrase(estimate: Estimate) -> str:
-    value, limits = _cells(estimate)
+    value, limits = estimate_cells(estimate)
     return f"{value} ({limits}; n = {estimate.n})"
 
 
 def _write_csv(file: Path, table: Table) -> None:
     rows = []
     for standing in table.standings:
+        own = standing.strength
         row: dict[str, Any] = {"system": standing.name, "judge": table.judge, "baseline": table.baseline}
-        for name, estimate in (
-            ("strength", standing.strength.strength),
-            ("win_rate", standing.strength.win_rate),
-            ("against_all", standing.against_all),
-        ):
+        parts = {"strength": own.strength, "win_rate": own.win_rate, "against_all": standing.against_all}
+        for name, estimate in parts.items():
             row |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
-        row |= {"p_next": standing.strength.p_next, "words": standing.words}
+        row |= {"p_next": own.p_next, "words": standing.words}
         rows.append(row | {"parameters": standing.parameters, "kl": standing.kl})
     write_csv(file, list(rows[0]), [list(row.values()) for row in rows])

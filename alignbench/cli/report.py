@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from alignbench.progress import for_terminal
+
 
 def report(
     runs: Annotated[
@@ -20,7 +22,6 @@ def report(
     pdf: Annotated[bool, typer.Option("--pdf", help="Also write each figure as PDF.")] = False,
 ) -> None:
     """Draw figures of finished runs, and write an HTML page that works offline."""
-    from alignbench.progress import for_terminal
     from reports.report import report as make
 
     with for_terminal() as progress:

@@ -9,6 +9,7 @@ import typer
 
 from alignbench.cli import options
 from alignbench.errors import AlignbenchError
+from alignbench.progress import for_terminal
 
 
 def score(
@@ -37,7 +38,6 @@ def score(
     """Score outputs in a file, from any system, in the same way as a checkpoint's."""
     from alignbench.cli.format import show_results
     from alignbench.evaluation.score_file import judge_files, score_file
-    from alignbench.progress import for_terminal
 
     every = options.all_metrics(metrics)
     if (task == "win_rate") != (baseline is not None):
@@ -75,7 +75,6 @@ def rescore(
     """Apply another scorer to the outputs of a run, without the model, or retry documents on which a scorer failed."""
     from alignbench.cli.format import show_results
     from alignbench.evaluation.rescore import rescore as score_again
-    from alignbench.progress import for_terminal
 
     every = options.all_metrics(metrics)
     with for_terminal() as progress:

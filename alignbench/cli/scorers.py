@@ -13,6 +13,7 @@ import typer
 from alignbench.cli.options import AsJson, DataDir, Device
 from alignbench.console import interval, number, print_table
 from alignbench.errors import AlignbenchError
+from alignbench.progress import for_terminal
 from alignbench.scorers import DEFAULTS, SCORERS, find_scorer, look_up
 
 app = typer.Typer(help="Scorers: list them, compare them with annotated data.", no_args_is_help=True)
@@ -52,7 +53,6 @@ def validate(
     toxicity: agreement with Perspective on RealToxicityPrompts; false alarms and detected hate on HateCheck.
     hallucination: agreement with people on summaries (FRANK, XSum annotations), beside the authors' published metrics.
     """
-    from alignbench.progress import for_terminal
     from alignbench.scorers.validate import validate_hallucination, validate_toxicity
 
     kind = "toxicity" if subject == Subject.toxicity else "entailment"

@@ -1,15 +1,18 @@
-"""`alignbench train sft | reward | ppo`."""
+"""`alignbench train sft | reward | ppo`, and `alignbench average`."""
 
 from __future__ import annotations
 
-import os
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from alignbench.console import print_table
 from alignbench.errors import AlignbenchError
+from alignbench.progress import Progress, for_terminal
+from alignbench.shards import is_first_process
 
 app = typer.Typer(help="Train a model: SFT, a reward model, PPO and PPO-ptx.", no_args_is_help=True)
 
@@ -26,40 +29,66 @@ Show = Annotated[bool, typer.Option("--show", help="List all settings with value
 @app.command()
 def sft(settings: Settings = None, preset: Preset = None, show: Show = False) -> None:
     """Supervised fine-tuning on demonstrations. All settings: alignbench train sft --show"""
-    _run("sft", settings or [], preset, show)
+    _train("sft", settings, preset, show)
 
 
 @app.command()
 def reward(settings: Settings = None, preset: Preset = None, show: Show = False) -> None:
     """Train a reward model on rankings of responses. All settings: alignbench train reward --show"""
-    _run("reward", settings or [], preset, show)
+    _train("reward", settings, preset, show)
 
 
 @app.command()
 def ppo(settings: Settings = None, preset: Preset = None, show: Show = False) -> None:
     """PPO against a reward, or PPO-ptx with pretraining text. All settings: alignbench train ppo --show"""
-    _run("ppo", settings or [], preset, show)
+    _train("ppo", settings, preset, show)
 
 
-def _run(stage: str, settings: list[str], preset: str | None, show: bool) -> None:
-    from alignbench.console import print_table
-    from alignbench.progress import Progress, for_terminal
-    from trainers.config import describe, read_config
-
-    file = None
-    if settings and settings[0].endswith((".yaml", ".yml")) and "=" not in settings[0]:
-        file, *settings = Path(settings[0]), *settings[1:]
+def _train(stage: str, settings: list[str] | None, preset: str | None, show: bool) -> None:
     module = import_module(f"trainers.{stage}")
     if preset is not None and preset not in module.PRESETS:
         raise AlignbenchError(f"preset {preset}: {stage} has {', '.join(module.PRESETS) or 'none'}")
-    start = module.PRESETS[preset] if preset is not None else None
-    config = read_config(getattr(module, CONFIGS[stage]), file=file, preset=start, overrides=settings)
+    run_stage(getattr(module, CONFIGS[stage]), module.train, settings, show, module.PRESETS.get(preset))
+
+
+def run_stage(
+    kind: Any,
+    train: Callable[..., tuple[Path, Mapping[str, float]]],
+    settings: list[str] | None,
+    show: bool,
+    preset: Mapping[str, Any] | None = None,
+) -> None:
+    """Show the settings of a stage, or train with them. kind: the dataclass of the settings"""
+    from trainers.config import describe, read_config
+
+    file, settings = None, settings or []
+    if settings and settings[0].endswith((".yaml", ".yml")) and "=" not in settings[0]:
+        file, *settings = Path(settings[0]), *settings[1:]
+    config = read_config(kind, file=file, preset=preset, overrides=settings)
     if show:
         print_table(("setting", "type", "value", "meaning"), describe(config))
         return
-    first = int(os.environ.get("RANK", "0")) == 0  # only the first of several processes prints
-    with for_terminal() if first else Progress() as progress:
-        final, metrics = module.train(config, progress=progress)
-    if first:
+    with for_terminal() if is_first_process() else Progress() as progress:
+        final, metrics = train(config, progress=progress)
+    if is_first_process():
         print_table(("metric", "value"), [[name, str(value)] for name, value in metrics.items()])
         print(f"checkpoint: {final}")
+
+
+def average_command(
+    base: Annotated[str, typer.Argument(help="Folder or hub id: the weights at alpha 0.")],
+    aligned: Annotated[str, typer.Argument(help="Folder or hub id: the weights at alpha 1, tokenizer and template.")],
+    alpha: Annotated[str, typer.Option(help="Weights of ALIGNED from 0 to 1, separated by commas.")],
+    out: Annotated[Path, typer.Option(help="Folder for the checkpoints OUT/alpha-0.5 and so on.")],
+) -> None:
+    """Average the weights of two checkpoints: points between them for the reward-tax front."""
+    from trainers.average import average
+
+    try:
+        alphas = [float(part) for part in alpha.split(",")]
+    except ValueError as error:
+        raise AlignbenchError(f"--alpha {alpha}: numbers separated by commas, such as 0.25,0.5,0.75") from error
+    with for_terminal() as progress:
+        folders = average(base, aligned, alphas, out, progress=progress)
+    for folder in folders:
+        print(folder)

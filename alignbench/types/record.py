@@ -71,34 +71,13 @@ class Output:
         )
 
     def to_json(self) -> dict[str, Any]:
-        content: dict[str, Any] = {
-            "text": self.text,
-            "finish": self.finish,
-            "tokens": self.tokens,
-            "logprobs": self.logprobs,
-            "entropies": self.entropies,
-            "unscored": self.unscored,
-            "scores": self.scores,
-        }
-        if self.top_entropies:
-            content["top_entropies"] = self.top_entropies
-        if self.transient:
-            content["transient"] = True
-        return content
+        names = ("text", "finish", "tokens", "logprobs", "entropies", "unscored", "scores")
+        content = {name: getattr(self, name) for name in names}
+        return content | {name: value for name in ("top_entropies", "transient") if (value := getattr(self, name))}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Output:
-        return cls(
-            content["text"],
-            content["scores"],
-            tuple(content["tokens"]),
-            tuple(content["logprobs"]),
-            tuple(content["entropies"]),
-            tuple(content.get("top_entropies", ())),
-            content["finish"],
-            content["unscored"],
-            bool(content.get("transient", False)),
-        )
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in content.items()})
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,14 +109,11 @@ class Record(Document):
     @classmethod
     def generated(cls, document: Document, completions: Sequence[Completion]) -> Record:
         """The pending record of a document: generated, not yet scored."""
-        return cls(**_fields(document), outputs=tuple(map(Output.of, completions)), pending=True)
+        return cls(**_document_fields(document), outputs=tuple(map(Output.of, completions)), pending=True)
 
     @property
     def document(self) -> Document:
-        return Document(
-            self.id, self.prompt, self.choices, self.references, self.source, self.target, self.group, self.category,
-            self.chance,
-        )  # fmt: skip
+        return Document(**_document_fields(self))
 
     @property
     def cluster(self) -> object:
@@ -170,62 +146,34 @@ class Record(Document):
         outputs: tuple[Output, ...] = ()
         if keep_texts or self.unscored is not None:
             outputs = tuple(Output(o.text if keep_texts else "", unscored=o.unscored) for o in self.outputs)
-        return Record(
-            self.id,
-            "",
-            target=self.target,
-            group=self.group,
-            category=self.category,
-            chance=self.chance,
-            outputs=outputs,
-            statistics=self.statistics,
-            metrics=self.metrics,
-            unscored=self.unscored,
-        )
+        return replace(
+            self, prompt="", choices=(), references=(), source=None, logprobs=(), tokens=(), entropies=(),
+            top_entropies=(), outputs=outputs,
+        )  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:
         """The line of documents.jsonl. Fields of the other kind of task are left out."""
-        content: dict[str, Any] = {"id": self.id, "group": self.group, "category": self.category, "prompt": self.prompt}
+        answers = ("source", "references")
         if self.choices:
-            content |= {"choices": self.choices, "logprobs": self.logprobs, "tokens": self.tokens}
-            if self.entropies:
-                content |= {"entropies": self.entropies, "top_entropies": self.top_entropies}
-        else:
-            content |= {"source": self.source, "references": self.references}
-        content["target"] = self.target
+            answers = ("choices", "logprobs", "tokens", *(("entropies", "top_entropies") if self.entropies else ()))
+        content = {n: getattr(self, n) for n in ("id", "group", "category", "prompt", *answers, "target")}
         if not self.choices:
             content["outputs"] = [output.to_json() for output in self.outputs]
         if self.statistics:
             content["statistics"] = self.statistics
         content |= {"metrics": self.metrics, "chance": self.chance, "unscored": self.unscored}
-        if self.pending:
-            content["pending"] = True
-        return content
+        return content | ({"pending": True} if self.pending else {})
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Record:
-        """Raises KeyError or TypeError for a line that is not a record."""
-        return cls(
-            id=content["id"],
-            prompt=content["prompt"],
-            choices=tuple(content.get("choices", ())),
-            references=tuple(content.get("references", ())),
-            source=content.get("source"),
-            target=content["target"],
-            group=content["group"],
-            category=content["category"],
-            chance=content["chance"],
-            logprobs=tuple(content.get("logprobs", ())),
-            tokens=tuple(content.get("tokens", ())),
-            entropies=tuple(map(tuple, content.get("entropies", ()))),
-            top_entropies=tuple(map(tuple, content.get("top_entropies", ()))),
-            outputs=tuple(map(Output.from_json, content.get("outputs", ()))),
-            statistics=content.get("statistics", {}),
-            metrics=content["metrics"],
-            unscored=content["unscored"],
-            pending=bool(content.get("pending", False)),
-        )
+        """Raises TypeError or AttributeError for a line that is not a record."""
+        fields = {name: _tuples(value) for name, value in content.items()}
+        return cls(**fields | {"outputs": tuple(map(Output.from_json, content.get("outputs", ())))})
 
 
-def _fields(document: Document) -> dict[str, Any]:
-    return {name: getattr(document, name) for name in document.__dataclass_fields__}
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def _document_fields(document: Document) -> dict[str, Any]:
+    return {name: getattr(document, name) for name in Document.__dataclass_fields__}
