@@ -191,7 +191,7 @@ def test_three_processes_write_the_same_files_as_one(tmp_path, monkeypatch):
     run(tmp_path / "one")
     with monkeypatch.context() as patch:
         # the folders that the first process creates, without its records
-        patch.setattr(pipeline, "scorer_queue", None)
+        patch.setattr(pipeline, "ScorerQueue", None)
         with pytest.raises(TypeError):
             run(tmp_path / "three")
     for rank in (1, 2):

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from alignbench.audit.comparable import PROMPTING, differences, scorers_of
-from alignbench.data.tables import checked_text, read_source
+from alignbench.data.tables import read_source
 from alignbench.diversity.lexical import LENGTH, cut, words
 from alignbench.errors import AlignbenchError
 from alignbench.evaluation.pipeline import same_outputs
+from alignbench.evaluation.score_file import output_texts, row_id
 from alignbench.runs.read import Run, TaskRun, read_runs
 from alignbench.types.record import Output
 
@@ -107,20 +108,16 @@ def _of_file(path: Path, columns: Mapping[str, str]) -> System:
     documents: dict[str, tuple[Output, ...]] = {}
     prompts = {}
     numbered = all(row.fields.get("id") in (None, "") for row in rows)
-    for number, row in enumerate(rows, start=1):
-        try:
-            identifier = f"row {number}" if numbered else str(row.field("id"))
-            texts = row.list("outputs") if "outputs" in row.fields else [row.field("output")]
-            if not isinstance(given := row.fields.get("scores") or {}, dict):
-                raise ValueError("scores is not an object {kind: {number: value}}")
-            of_kind = {kind: numbers for kind, numbers in given.items() if isinstance(numbers, dict)}
-            scores = {
-                kind: {name: float(value) for name, value in numbers.items() if isinstance(value, int | float)}
-                for kind, numbers in of_kind.items()
-            }
-            outputs = tuple(Output(checked_text(text, "an output"), scores) for text in texts)
-        except ValueError as error:
-            raise AlignbenchError(f"{row.where}: {error}") from None
+    for number, row in enumerate(rows):
+        if not isinstance(given := row.fields.get("scores") or {}, dict):
+            raise AlignbenchError(f"{row.where}: scores is not an object {{kind: {{number: value}}}}")
+        scores = {
+            kind: {name: float(value) for name, value in numbers.items() if isinstance(value, int | float)}
+            for kind, numbers in given.items()
+            if isinstance(numbers, dict)
+        }
+        identifier = row_id(row, number, required=not numbered)
+        outputs = tuple(Output(text, scores) for text in output_texts(row))
         documents[identifier] = documents.get(identifier, ()) + outputs
         if isinstance(row.fields.get("prompt"), str):
             prompts[identifier] = row.fields["prompt"]

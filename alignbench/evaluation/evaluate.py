@@ -20,7 +20,7 @@ from alignbench.evaluation.win_rate import ANSWERS, PairwiseEval, find_answers, 
 from alignbench.models.model import Model, find_model
 from alignbench.progress import Progress
 from alignbench.runs.folder import open_run
-from alignbench.scorers.choose import choose_scorers, embedder_of
+from alignbench.scorers.choose import choose_scorers
 from alignbench.shards import Shard, find_shard
 from alignbench.tasks import find_task
 from alignbench.types.result import RunResult
@@ -72,14 +72,11 @@ def evaluate(
     if not checkpoints:
         raise AlignbenchError("no checkpoint given: name a folder or a hub id")
     shard = find_shard(device)
-    progress = (
-        progress if progress is not None and shard.is_main else Progress()
-    )  # only one of several processes reports
+    # only one of several processes reports
+    progress = progress if progress is not None and shard.is_main else Progress()
     pairwise = PairwiseEval.find(tasks, baseline, scorers, device)
-    jobs = prepare(
-        pairwise.tasks, limit=limit, shots=shots, seed=seed, prompts=prompts, data_dir=data_dir,
-        scorers=pairwise.scorers, device=device,
-    )  # fmt: skip
+    options = Options.of(data_dir, shots, seed, prompts)
+    jobs = prepare(pairwise.tasks, options, limit=limit, scorers=pairwise.scorers, device=device)
     models = [
         find_model(
             spec,
@@ -111,12 +108,9 @@ def evaluate(
 
 def prepare(
     tasks: Sequence[str],
+    options: Options,
     *,
-    limit: int | None,
-    shots: int | None,
-    seed: int,
-    data_dir: str | Path | None,
-    prompts: str | Path | None = None,
+    limit: int | None = None,
     scorers: Sequence[str] | None = (),
     device: str = "cpu",
 ) -> list[Job]:
@@ -126,22 +120,15 @@ def prepare(
         raise AlignbenchError("no task given: see `alignbench tasks`")
     if limit is not None and limit < 1:
         raise AlignbenchError(f"limit {limit}: it must be at least 1")
-    if shots is not None and shots < 0:
-        raise AlignbenchError(f"shots {shots}: it cannot be negative")
+    if options.shots is not None and options.shots < 0:
+        raise AlignbenchError(f"shots {options.shots}: it cannot be negative")
     chosen = [find_task(name) for name in dict.fromkeys(tasks)]
-    if shots is not None and not any(task.takes_shots for task in chosen):
-        raise AlignbenchError(f"none of {', '.join(task.name for task in chosen)} takes --shots")
-    if prompts is not None and not any(task.takes_prompts for task in chosen):
-        raise AlignbenchError(f"none of {', '.join(task.name for task in chosen)} takes --prompts")
-    options = Options(
-        data_dir=None if data_dir is None else Path(data_dir),
-        shots=shots,
-        seed=seed,
-        prompts=None if prompts is None else Path(prompts),
-    )
-    loaded = [(task, sample(task.load(options), limit, seed)) for task in chosen]
+    for setting in ("shots", "prompts"):
+        if getattr(options, setting) is not None and not any(getattr(task, f"takes_{setting}") for task in chosen):
+            raise AlignbenchError(f"none of {', '.join(task.name for task in chosen)} takes --{setting}")
+    loaded = [(task, sample(task.load(options), limit, options.seed)) for task in chosen]
     of_task = {} if scorers is None else choose_scorers(chosen, scorers, device=device)
-    return [Job(task, data, limit, seed, of_task.get(task.name, ())) for task, data in loaded]
+    return [Job(task, data, limit, options.seed, of_task.get(task.name, ())) for task, data in loaded]
 
 
 def sample(data: TaskData, limit: int | None, seed: int) -> TaskData:
@@ -186,10 +173,8 @@ def _evaluate_model(
             plain = job.task.generation is not None and job.task.generation.plain
             chat = template == "chat" or (template == "auto" and model.chat_template and not plain)
             source = ModelSource(engine, job.data.prefix, job.seed, chat)
-            result, folder = run_task(
-                source, run, job.task, job.data.documents, job.scorers, job.identity(chat), progress,
-                embedder=embedder_of(job.scorers),
-            )  # fmt: skip
+            identity = job.identity(chat)
+            result, folder = run_task(source, run, job.task, job.data.documents, job.scorers, identity, progress)
             results.append(result)
             folders.append(folder.path.name)
     return RunResult(model.name, run.path, tuple(results), tuple(folders))

@@ -11,12 +11,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from alignbench.errors import AlignbenchError
-from alignbench.evaluation.scoring import WINDOW, chunk_size, scorer_queue
+from alignbench.evaluation.scoring import WINDOW, ScorerQueue, chunk_size
 from alignbench.evaluation.sources import Source
 from alignbench.progress import Progress
 from alignbench.provenance import environment, versions
 from alignbench.runs.folder import RecordOffset, RunFolder, TaskFolder, digest
 from alignbench.runs.summary import summarise
+from alignbench.scorers.choose import embedder_of
 from alignbench.types.record import Document, Record
 from alignbench.types.result import TaskResult
 from alignbench.types.scorer import Embedder, Scorer, ScorerIdentity
@@ -72,6 +73,7 @@ def run_task(
     """Produce, score and summarise the records of a task, as far as they do not exist yet.
 
     identity: the content of task.json: all that the numbers depend on besides the model
+    embedder: computes the vectors of outputs; None: the one among `scorers`, if any
     Each of several processes handles its own chunks; the first one creates the folder and summarises.
     """
     order = {document.id: number for number, document in enumerate(documents)}
@@ -91,18 +93,24 @@ def run_task(
     if shard.is_main:
         folder.reopen()
     shard.wait_for_everyone()
-    details, before = source.begin(), source.work()
+    source.begin()
+    before = source.work()
     size = chunk_size(task)
     mine = [document for number, document in enumerate(documents) if shard.owns(number // size)]
     reusable = reusable_outputs(run, folder, identity) if source.computes and task.generation is not None else {}
     state = resume_state(mine, size, folder.offsets(), source.usable, reusable)
     shard.wait_for_everyone()  # no process writes while another reads
     run.log(
-        "start", task=task.name, folder=folder.path.name, already=state.complete, environment=environment(), **details
+        "start",
+        task=task.name,
+        folder=folder.path.name,
+        already=state.complete,
+        environment=environment(),
+        **source.details,
     )
     progress.start(label, len(mine), state.complete)
     missing = {document.id for document in mine if document.id not in state.done and document.id not in state.records}
-    with scorer_queue(task, mine, scorers, folder, progress) as queue:
+    with ScorerQueue(task, mine, scorers, folder, progress) as queue:
         for read in state.records.values():
             queue.put(read())
         for record in source.records(task, mine, missing):
@@ -115,7 +123,7 @@ def run_task(
             queue.put(record)
     shard.wait_for_everyone()
     if shard.is_main:
-        _summarise(task, folder, order, embedder)
+        _summarise(task, folder, order, embedder or embedder_of(scorers))
     shard.wait_for_everyone()
     after = source.work()
     work = {k: v - before[k] if isinstance(v, int) and isinstance(before.get(k), int) else v for k, v in after.items()}

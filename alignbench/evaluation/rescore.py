@@ -120,17 +120,9 @@ def _rescore_task(
     used |= {kind: ScorerIdentity.of(scorers[kind]) for kind in own}
     entries = [asdict(used[kind]) for kind in _kinds(task, used) if kind in used]
     documents = [record.document for record in source.records()]  # in the task's order, since the source is finished
-    offsets = cache(source.offsets)  # read when needed: the target may be the same folder, reopened
-
-    def is_scored(offset: RecordOffset) -> bool:
-        if offset.pending:
-            return False
-        generated = [output for output in offset.read().outputs if not output.unscored]
-        return all(kind in output.scores for output in generated for kind in own)
-
     target = {**identity, "scorers": entries, "judged_with": versions()}
     result, folder = run_task(
-        SavedOutputs(run.path.name, lambda document: offsets()[document.id].read().unjudged(own), is_scored),
+        Rescored(run.path.name, source, own),
         run,
         task,
         documents,
@@ -140,6 +132,21 @@ def _rescore_task(
         embedder=_embedder(used.get("embedding"), scorers),
     )
     return result, folder.path.name
+
+
+class Rescored(SavedOutputs):
+    """The outputs in a task folder, without the numbers of these kinds of scorers."""
+
+    def __init__(self, name: str, source: TaskFolder, kinds: Sequence[str]) -> None:
+        offsets = cache(source.offsets)  # read when needed: the target may be the same folder, reopened
+        super().__init__(name, lambda document: offsets()[document.id].read().unjudged(kinds))
+        self.kinds = kinds
+
+    def usable(self, offset: RecordOffset) -> bool:
+        if offset.pending:
+            return False
+        generated = [output for output in offset.read().outputs if not output.unscored]
+        return all(kind in output.scores for output in generated for kind in self.kinds)
 
 
 def _embedder(used: ScorerIdentity | None, scorers: Mapping[str, Scorer]) -> Embedder | None:

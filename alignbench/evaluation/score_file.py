@@ -23,13 +23,13 @@ from alignbench.evaluation.win_rate import ANSWERS, choose_judge, find_answers, 
 from alignbench.progress import Progress
 from alignbench.provenance import environment
 from alignbench.runs.folder import open_run
-from alignbench.scorers.choose import choose_scorers, embedder_of
+from alignbench.scorers.choose import choose_scorers
 from alignbench.shards import require_single_process
 from alignbench.tasks.outputs import OUTPUTS
 from alignbench.types.engine import Completion
 from alignbench.types.record import Document, Record
 from alignbench.types.result import RunResult
-from alignbench.types.task import TaskData
+from alignbench.types.task import Options, TaskData
 
 
 def score_file(
@@ -72,19 +72,16 @@ def score_file(
     if task is None:
         job = Job(OUTPUTS, _own_documents(rows), None, seed)
         job = replace(job, scorers=choose_scorers([OUTPUTS], scorers, device=device)[OUTPUTS.name])
+        known = {document.id for document in job.data.documents}
     else:
-        (job,) = prepare(
-            [task], limit=limit, shots=shots, seed=seed, prompts=prompts, data_dir=data_dir, scorers=scorers,
-            device=device,
-        )  # fmt: skip
+        options = Options.of(data_dir, shots, seed, prompts)
+        (job,) = prepare([task], options, limit=limit, scorers=scorers, device=device)
         if job.task.generation is None:
             raise AlignbenchError(f"task {task}: the model generates no text in it, so there are no outputs to score")
-    known = {document.id for document in job.data.documents}
-    if limit is not None:
-        (whole,) = prepare(
-            [task or ""], limit=None, shots=shots, seed=seed, prompts=prompts, data_dir=data_dir, scorers=None
-        )
-        known |= {document.id for document in whole.data.documents}
+        known = {document.id for document in job.data.documents}
+        if limit is not None:
+            (whole,) = prepare([task], options, scorers=None)
+            known |= {document.id for document in whole.data.documents}
     if in_order:
         if len(rows) != len(job.data.documents):
             raise AlignbenchError(
@@ -98,15 +95,10 @@ def score_file(
         model["read"] = {"columns": dict(columns or {}), "in_order": in_order}
     # how the outputs were generated is not known
     identity = job.identity(chat=False) | {"template": None, "sampling": None, "prefix": None}
-    source = SavedOutputs(
-        name, lambda document: Record.generated(document, completions[document.id]), details={"file": file.name}
-    )
+    source = SavedOutputs(name, lambda own: Record.generated(own, completions[own.id]), file=file.name)
     with open_run(Path(out), name, model) as run:
         run.describe({**model, "environment": environment()})
-        result, folder = run_task(
-            source, run, job.task, job.data.documents, job.scorers, identity, progress,
-            embedder=embedder_of(job.scorers),
-        )  # fmt: skip
+        result, folder = run_task(source, run, job.task, job.data.documents, job.scorers, identity, progress)
     return RunResult(name, run.path, (result,), (folder.path.name,))
 
 
@@ -127,14 +119,13 @@ def judge_files(
     return replace(own, results=(verdicts.result,), folders=(verdicts.folder.path.name,))
 
 
-def _identifier(row: SourceRow, number: int, by_id: bool) -> str:
-    """The id of row `number`; without an id, that number."""
-    given = row.fields.get("id")
-    if given is None or given == "":
-        if by_id:
-            raise AlignbenchError(f"{row.where}: no id; give the id of a document of the task, or use --in-order")
-        return f"row {number + 1}"
-    return str(given)
+def row_id(row: SourceRow, number: int, *, required: bool) -> str:
+    """The id of row `number`; without an id that number, or AlignbenchError if ids are required."""
+    if (given := row.fields.get("id")) not in (None, ""):
+        return str(given)
+    if required:
+        raise AlignbenchError(f"{row.where}: no id; give the id of a document of the task, or use --in-order")
+    return f"row {number + 1}"
 
 
 def _completions(
@@ -147,10 +138,10 @@ def _completions(
     wanted = {document.id for document in job.data.documents}
     found: dict[str, list[Completion]] = {}
     for number, row in enumerate(rows):
-        identifier = _identifier(row, number, by_id)
+        identifier = row_id(row, number, required=by_id)
         if identifier not in known:
             raise AlignbenchError(f"{row.where}: id {identifier!r} is not a document of {job.task.name}")
-        texts = _outputs(row)
+        texts = output_texts(row)
         if identifier in wanted:
             found.setdefault(identifier, []).extend(Completion(text, "end") for text in texts)
     assert job.task.generation is not None
@@ -164,7 +155,8 @@ def _completions(
     return {identifier: found.get(identifier, [missing]) for identifier in wanted}
 
 
-def _outputs(row: SourceRow) -> list[str]:
+def output_texts(row: SourceRow) -> list[str]:
+    """The outputs of a row of a file. Raises AlignbenchError if it has none, or other values than texts."""
     texts = _json_list(row, "outputs") if "outputs" in row.fields else [row.fields.get("output")]
     if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
         raise AlignbenchError(f"{row.where}: expected a column `output` with text, or `outputs` with a list of texts")
@@ -185,7 +177,7 @@ def _json_list(row: SourceRow, column: str) -> Any:
 def _own_documents(rows: Sequence[SourceRow]) -> TaskData:
     documents: dict[str, Document] = {}
     for number, row in enumerate(rows):
-        identifier = _identifier(row, number, by_id=False)
+        identifier = row_id(row, number, required=False)
         references = _json_list(row, "references") or ()
         if isinstance(references, str):
             references = (references,)

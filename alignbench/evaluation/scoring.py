@@ -7,11 +7,10 @@ in, and a resumed run must produce the same files.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -117,7 +116,10 @@ def _metrics_of_other_scorers(task: Task, outputs: Sequence[Output]) -> dict[str
 
 
 class ScorerQueue:
-    """Scores pending records in chunks on a thread, while the source produces more, and appends complete ones."""
+    """Scores pending records in chunks on a thread, while the source produces more, and appends complete ones.
+
+    On exit all records are written; after an error, those that are finished.
+    """
 
     def __init__(
         self,
@@ -127,10 +129,7 @@ class ScorerQueue:
         folder: TaskFolder,
         progress: Progress,
     ) -> None:
-        self.task = task
-        self.scorers = scorers
-        self.folder = folder
-        self.progress = progress
+        self.task, self.scorers, self.folder, self.progress = task, scorers, folder, progress
         size = chunk_size(task)
         self._chunk = {document.id: number // size for number, document in enumerate(documents)}
         self._members: dict[int, list[str]] = {}
@@ -161,8 +160,17 @@ class ScorerQueue:
         while self._running and (wait or self._running[0].done() or len(self._running) > MAX_WAITING):
             self._write(self._running.pop(0).result())
 
-    def close(self) -> None:
-        self._thread.shutdown(wait=True, cancel_futures=True)
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        try:
+            self.collect(wait=kind is None)
+        except BaseException:
+            self.collect(wait=False)
+            raise
+        finally:
+            self._thread.shutdown(wait=True, cancel_futures=True)
 
     def _write(self, records: list[Record]) -> None:
         self.folder.append(*records)
@@ -202,22 +210,6 @@ class ScorerQueue:
             numbers[end - count : end] if count else "no output was generated"
             for count, end in zip(counts, ends, strict=True)
         ]
-
-
-@contextmanager
-def scorer_queue(
-    task: Task, documents: Sequence[Document], scorers: Sequence[Scorer], folder: TaskFolder, progress: Progress
-) -> Iterator[ScorerQueue]:
-    """A queue whose records are all written on exit; after an error, those that are finished."""
-    queue = ScorerQueue(task, documents, scorers, folder, progress)
-    try:
-        yield queue
-        queue.collect(wait=True)
-    except BaseException:
-        queue.collect(wait=False)
-        raise
-    finally:
-        queue.close()
 
 
 def _checked(numbers: list[dict[str, float]], expected: int) -> list[dict[str, float]]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from alignbench.evaluation.scoring import WINDOW, choices_record
 from alignbench.models.model import Model
@@ -16,57 +15,43 @@ from alignbench.types.record import Document, Record
 from alignbench.types.task import Task
 
 
-class Source(Protocol):
+class Source:
     """Where records come from.
 
+    name: for messages; details: for the log
     computes: records are expensive: outputs of a folder that differs only in its scorers are reused, and generated
         outputs are saved before they are scored
     """
 
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def computes(self) -> bool: ...
-
-    def records(self, task: Task, documents: Sequence[Document], missing: Collection[str]) -> Iterator[Record]:
-        """A record, pending or complete, of each missing document. `documents` are whole chunks."""
-        ...
-
-    def usable(self, offset: RecordOffset) -> bool:
-        """True if a record in the task's folder need not be produced again."""
-        ...
-
-    def begin(self) -> dict[str, Any]:
-        """Prepare to produce records; details for the log."""
-        ...
-
-    def work(self) -> dict[str, Any]:
-        """What was computed so far, for the log."""
-        ...
-
-
-@dataclass(frozen=True)
-class SavedOutputs:
-    """Outputs that exist already: of a file, of an existing run, or of a pair of runs.
-
-    read: document -> its pending record
-    """
-
     name: str
-    read: Callable[[Document], Record]
-    usable: Callable[[RecordOffset], bool] = lambda offset: not offset.transient
-    details: Mapping[str, Any] = field(default_factory=dict)
+    details: Mapping[str, Any] = {}
     computes = False
 
     def records(self, task: Task, documents: Sequence[Document], missing: Collection[str]) -> Iterator[Record]:
-        return (self.read(document) for document in documents if document.id in missing)
+        """A record, pending or complete, of each missing document. `documents` are whole chunks."""
+        raise NotImplementedError
 
-    def begin(self) -> dict[str, Any]:
-        return dict(self.details)
+    def usable(self, offset: RecordOffset) -> bool:
+        """True if a record in the task's folder need not be produced again."""
+        return not offset.transient
+
+    def begin(self) -> None:
+        """Prepare to produce records."""
 
     def work(self) -> dict[str, Any]:
+        """What was computed so far, for the log."""
         return {}
+
+
+class SavedOutputs(Source):
+    """Outputs that exist already: of a file, of an existing run, or of a pair of runs."""
+
+    def __init__(self, name: str, read: Callable[[Document], Record], **details: str) -> None:
+        """read: document -> its pending record"""
+        self.name, self.read, self.details = name, read, details
+
+    def records(self, task: Task, documents: Sequence[Document], missing: Collection[str]) -> Iterator[Record]:
+        return (self.read(document) for document in documents if document.id in missing)
 
 
 class LazyEngine:
@@ -98,29 +83,17 @@ class LazyEngine:
         return self._engine
 
 
-@dataclass(frozen=True)
-class ModelSource:
-    """A model that answers a task's documents.
+class ModelSource(Source):
+    """A model that answers a task's documents."""
 
-    prefix: the text before every prompt; seed: of what is sampled; chat: prompts are messages in the chat template
-    """
-
-    engine: LazyEngine
-    prefix: str
-    seed: int
-    chat: bool
     computes = True
 
-    @property
-    def name(self) -> str:
-        return self.engine.model.name
+    def __init__(self, engine: LazyEngine, prefix: str, seed: int, chat: bool) -> None:
+        """prefix: the text before every prompt; seed: of what is sampled; chat: apply the chat template to prompts"""
+        self.name, self.engine, self.prefix, self.seed, self.chat = engine.model.name, engine, prefix, seed, chat
 
-    def usable(self, offset: RecordOffset) -> bool:
-        return not offset.transient
-
-    def begin(self) -> dict[str, Any]:
+    def begin(self) -> None:
         self.engine.get()
-        return {}
 
     def work(self) -> dict[str, Any]:
         return dict(self.engine.get().work())

@@ -149,11 +149,8 @@ def judge(own: Answers, baseline: Answers, judge: Scorer, *, progress: Progress 
         progress.say(f"{own.name} against {baseline.name}: already finished in {folder.path}")
         found = Verdicts(TaskResult.from_json(finished), folder)
     else:
-        source = SavedOutputs(
-            f"{own.name} against {baseline.name}",
-            lambda document: pairs[document.id],
-            details={"baseline": baseline.name},
-        )
+        label = f"{own.name} against {baseline.name}"
+        source = SavedOutputs(label, lambda document: pairs[document.id], baseline=baseline.name)
         with lock_run(own.run) as run:
             found = Verdicts(*run_task(source, run, task, documents, [judge], identity, progress))
     if not found.result.n_scored:

@@ -135,11 +135,6 @@ class RecordOffset:
     pending: bool
     transient: bool
 
-    @property
-    def complete(self) -> bool:
-        """True if nothing is left to do for this document."""
-        return not self.pending and not self.transient
-
     def read(self) -> Record:
         with self.file.open("rb") as stream:
             stream.seek(self.start)

@@ -78,6 +78,10 @@ class Options:
     seed: int = 0
     prompts: Path | None = None
 
+    @classmethod
+    def of(cls, data_dir: str | Path | None, shots: int | None, seed: int, prompts: str | Path | None) -> Options:
+        return cls(data_dir and Path(data_dir), shots, seed, prompts and Path(prompts))
+
 
 @dataclass(frozen=True)
 class TaskData:
