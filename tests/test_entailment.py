@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from cases import cases
 from hypothesis import given
 from hypothesis import strategies as st
 from scorer_models import TEXTS, save_classifier, save_hhem, softmax, stock_logits
@@ -29,9 +30,7 @@ STATEMENTS = (
 )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -102,20 +101,11 @@ class WordOverlap:
 
 
 @pytest.mark.parametrize(
-    ("output", "source", "numbers"),
-    [
-        ("bees make honey.\nthe doctor was late.", "bees make honey. the doctor was late. nobody minded.", "0 0 1 2 0"),
-        ("bees make honey.\nmars has moons.", "bees make honey. the doctor was late. nobody minded.", "1 .5 0 2 0"),
-        ("", "bees make honey.", "0 0 1 0 0"),  # an empty output is not flagged
-        ("bees make honey.", "", "1 1 0 1 0"),  # an empty source supports nothing
-        # a sentence longer than half the window is truncated
-        ("bees make honey and like warm days in the summer", "bees make honey and like warm", "0 0 1 1 1"),
-    ],
+    ("output", "source", "numbers"), [(*row[:2], row[2:]) for row in cases("scorers")["entailment"]]
 )
-def test_one_unsupported_sentence_flags_the_output(output: str, source: str, numbers: str) -> None:
+def test_one_unsupported_sentence_flags_the_output(output: str, source: str, numbers: list[float]) -> None:
     found = Entailment(WordOverlap(), "overlap", "1").score([Item(output), Item(output, source=source)])
-    names = ("flagged", "flagged_share", "support", "sentences", "cut")
-    assert found == [{}, dict(zip(names, map(float, numbers.split()), strict=True))]
+    assert found == [{}, dict(zip(("flagged", "flagged_share", "support", "sentences", "cut"), numbers, strict=True))]
 
 
 def test_the_extractive_scorer_flags_new_numbers_and_needs_a_source() -> None:
@@ -200,7 +190,7 @@ def test_the_similarity_classifier_is_used_as_in_noveltybench(tmp_path: Path) ->
     first = {text: tokenizer.decode(own[:128]) for text, own in zip(outputs, ids, strict=True)}
     assert any(first[output] != output for output in outputs)
     chances = [softmax(stock_logits(folder, first[a], first[b]))[1] for a, b in pairs]
-    model = load_sequence_classifier(str(folder))
+    model = load_sequence_classifier(str(folder), "cpu")
     found = are_similar(model, [(Item(a), Item(b)) for a, b in pairs])
     assert found == [chance > 0.102 for chance in chances]
     assert 0 < sum(found) < len(found)

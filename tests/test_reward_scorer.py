@@ -6,7 +6,6 @@ import json
 
 import numpy as np
 import pytest
-import torch
 import transformers
 from accelerate import Accelerator
 from scorer_models import save_classifier, stock_logits
@@ -31,11 +30,6 @@ PAIRS = [
     ("Never mix \ud800 them", " The nurse \x1b[31m was late."),
 ]
 ENCODABLE = [tuple(text.encode("utf-8", "replace").decode() for text in pair) for pair in PAIRS]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def save_decoder(folder, *, pad=True, recipe=None, bias=0.0, template=None, architecture="llama", **overrides):

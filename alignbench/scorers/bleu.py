@@ -9,17 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
 from alignbench.stats.estimates import CONFIDENCE, Estimate
 
-if TYPE_CHECKING:
-    from sacrebleu.metrics.bleu import BLEU
-    from sacrebleu.metrics.chrf import CHRF
-
-_ORDERS = 4
 _BLOCK = 100  # resamples at once: the weights of 10,000 documents take less than 10 MB
 
 
@@ -33,8 +28,7 @@ def chrf_signature(references: int | str = 1) -> str:
     return f"nrefs:{references}|case:mixed|eff:yes|nc:6|nw:0|space:no|version:{version('sacrebleu')}"
 
 
-BLEU_SIGNATURE = bleu_signature()
-CHRF_SIGNATURE = chrf_signature()
+BLEU_SIGNATURE, CHRF_SIGNATURE = bleu_signature(), chrf_signature()
 
 
 def bleu_statistics(hypothesis: str, references: Sequence[str]) -> list[float]:
@@ -48,9 +42,7 @@ def bleu_statistics(hypothesis: str, references: Sequence[str]) -> list[float]:
 def corpus_bleu(statistics: Sequence[Sequence[float]]) -> float:
     """BLEU of a corpus, 0..100, from the `bleu_statistics` of its sentences, shape (n, 10)."""
     total = _sum(statistics)
-    correct, ngrams, (words, reference_words) = total[:_ORDERS], total[_ORDERS : 2 * _ORDERS], total[-2:]
-    score = _bleu("13a", False).compute_bleu(correct, ngrams, words, reference_words, smooth_method="exp")
-    return _percent(score.score)
+    return _percent(_bleu("13a", False).compute_bleu(total[:4], total[4:8], *total[8:], smooth_method="exp"))
 
 
 def chrf_statistics(hypothesis: str, references: Sequence[str]) -> list[float]:
@@ -63,13 +55,13 @@ def chrf_statistics(hypothesis: str, references: Sequence[str]) -> list[float]:
 
 def corpus_chrf(statistics: Sequence[Sequence[float]]) -> float:
     """chrF of a corpus, 0..100, from the `chrf_statistics` of its sentences, shape (n, 18)."""
-    return _percent(_chrf()._compute_score_from_stats(_sum(statistics)).score)
+    return _percent(_chrf()._compute_score_from_stats(_sum(statistics)))
 
 
 def sentence_bleu(hypothesis: str, reference: str) -> float:
     """BLEU of one answer against one reference, 0..100, as in TruthfulQA: international tokenisation, exponential
     smoothing, all four orders (Lin et al. 2022, arXiv 2109.07958; the authors' metrics.py)."""
-    return _percent(_bleu("intl", False).corpus_score([hypothesis], [[reference]]).score)
+    return _percent(_bleu("intl", False).corpus_score([hypothesis], [[reference]]))
 
 
 def corpus_interval(
@@ -90,18 +82,17 @@ def corpus_interval(
     if n < 2 or not resamples:
         return Estimate(value, None, None, None, n, n)
     generator = np.random.default_rng(seed)
-    scores = np.empty(resamples)
+    scores: list[float] = []
     for start in range(0, resamples, _BLOCK):
-        block = slice(start, min(start + _BLOCK, resamples))
         # (block, n): how often each document was drawn
-        drawn = generator.multinomial(n, np.full(n, 1 / n), size=block.stop - start)
-        scores[block] = [corpus_function([row]) for row in (drawn @ counts).tolist()]
+        drawn = generator.multinomial(n, np.full(n, 1 / n), size=min(_BLOCK, resamples - start))
+        scores += [corpus_function([row]) for row in (drawn @ counts).tolist()]
     low, high = np.quantile(scores, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return Estimate(value, float(scores.std(ddof=1)), float(low), float(high), n, n)
+    return Estimate(value, float(np.std(scores, ddof=1)), float(low), float(high), n, n)
 
 
-def _percent(score: float) -> float:
-    return min(100.0, float(score))  # the geometric mean of four hundreds is 100.00000000000004
+def _percent(score: Any) -> float:
+    return min(100.0, float(score.score))  # the geometric mean of four hundreds is 100.00000000000004
 
 
 def _sum(statistics: Sequence[Sequence[float]]) -> list[int]:
@@ -109,7 +100,7 @@ def _sum(statistics: Sequence[Sequence[float]]) -> list[int]:
 
 
 @cache
-def _bleu(tokeniser: str, effective_order: bool) -> BLEU:
+def _bleu(tokeniser: str, effective_order: bool) -> Any:
     from sacrebleu.metrics.bleu import BLEU
 
     # force: no warning about text that looks tokenised
@@ -117,7 +108,7 @@ def _bleu(tokeniser: str, effective_order: bool) -> BLEU:
 
 
 @cache
-def _chrf() -> CHRF:
+def _chrf() -> Any:
     from sacrebleu.metrics.chrf import CHRF
 
     return CHRF()

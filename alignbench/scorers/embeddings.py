@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from alignbench.diversity.semantic import distances_to_others, vendi
 from alignbench.errors import AlignbenchError
 from alignbench.models.checkpoint import find_checkpoint, resolve_device
-from alignbench.scorers.sequence import encodable, identity, quiet
+from alignbench.scorers.sequence import encodable, quiet
 from alignbench.types.scorer import Item
 
 HASHED_FEATURES = 1024  # for words, and as many for characters: 10,000 texts take 82 MB
@@ -32,8 +31,7 @@ class _Embedder:
         found: list[dict[str, float]] = [{} for _ in items]
         for members in groups(items):
             score = vendi(vectors[members])
-            distances = distances_to_others(vectors[members]).tolist()
-            for member, distance in zip(members, distances, strict=True):
+            for member, distance in zip(members, distances_to_others(vectors[members]).tolist(), strict=True):
                 found[member] = {"vendi": score} | ({"distance": distance} if len(members) > 1 else {})
         return found
 
@@ -48,25 +46,19 @@ class HashedEmbedder(_Embedder):
 
     def __init__(self) -> None:
         from sklearn.feature_extraction.text import HashingVectorizer
+        from sklearn.pipeline import FeatureUnion
 
-        options: dict[str, Any] = {"n_features": HASHED_FEATURES, "norm": "l2", "lowercase": True, "dtype": np.float32}
         self.revision = f"{HASHED_FEATURES}+{HASHED_FEATURES}-scikit-learn-{version('scikit-learn')}"
-        self._parts = (
-            HashingVectorizer(analyzer="word", ngram_range=(1, 2), token_pattern=r"\w+", **options),
-            HashingVectorizer(analyzer="char_wb", ngram_range=(3, 5), **options),
-        )
+        forms = ({"ngram_range": (1, 2), "token_pattern": r"\w+"}, {"ngram_range": (3, 5), "analyzer": "char_wb"})
+        parts = [HashingVectorizer(n_features=HASHED_FEATURES, dtype=np.float32, **form) for form in forms]
+        self._parts = FeatureUnion(list(zip(("words", "characters"), parts, strict=True)))
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         found = np.zeros((len(texts), 2 * HASHED_FEATURES), np.float32)
-        if not texts:
-            return found
-        from scipy import sparse
-
-        readable = [encodable(text) for text in texts]
-        sparse.hstack([part.transform(readable) for part in self._parts], format="csr").toarray(out=found)
-        length = np.linalg.norm(found, axis=1, keepdims=True)
-        length[length == 0] = 1
-        found /= length
+        if texts:
+            self._parts.transform([encodable(text) for text in texts]).toarray(out=found)
+            length = np.linalg.norm(found, axis=1, keepdims=True)
+            found /= np.where(length == 0, 1, length)
         return found
 
 
@@ -79,7 +71,8 @@ class SentenceTransformerEmbedder(_Embedder):
         checkpoint = find_checkpoint(path, trust_remote_code=trust_remote_code)
         if pickled := sorted(file.name for file in checkpoint.path.glob("*/pytorch_model.bin")):
             raise AlignbenchError(f"embedder {path}: a part of it is pickled ({pickled[0]}); convert it to safetensors")
-        self.name, self.revision = f"sentence-transformers:{checkpoint.name}", identity(checkpoint)
+        self.name = f"sentence-transformers:{checkpoint.name}"
+        self.revision = checkpoint.revision or checkpoint.weights_sha256
         quiet()
         self._model = SentenceTransformer(
             str(checkpoint.path),
