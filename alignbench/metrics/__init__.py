@@ -6,8 +6,6 @@
 Each is a folder with a script of its name, which evaluate copies into its cache and runs there.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from alignbench.errors import AlignbenchError

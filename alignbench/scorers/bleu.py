@@ -4,8 +4,6 @@ Both are functions of counts that add up over sentences. A record keeps its docu
 of their sum, and the bootstrap resamples counts.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.metadata import version
@@ -15,6 +13,7 @@ import numpy as np
 
 from alignbench.stats.estimates import CONFIDENCE, Estimate
 
+Statistics = Sequence[Sequence[float]]  # the counts of each sentence
 _BLOCK = 100  # resamples at once: the weights of 10,000 documents take less than 10 MB
 
 
@@ -34,42 +33,38 @@ BLEU_SIGNATURE, CHRF_SIGNATURE = bleu_signature(), chrf_signature()
 def bleu_statistics(hypothesis: str, references: Sequence[str]) -> list[float]:
     """A sentence's ten counts: n-grams in a reference (n = 1..4), n-grams (n = 1..4), words, and the words of the
     reference nearest in length."""
-    # effective_order affects the sentence's own score only, and without it sacrebleu prints a warning per sentence
-    score = _bleu("13a", True).sentence_score(hypothesis, list(references))
+    # effective_order affects the sentence's own score only; without it and force there is a warning per sentence
+    score = _metric("BLEU", effective_order=True, force=True).sentence_score(hypothesis, list(references))
     return [float(count) for count in (*score.counts, *score.totals, score.sys_len, score.ref_len)]
 
 
-def corpus_bleu(statistics: Sequence[Sequence[float]]) -> float:
+def corpus_bleu(statistics: Statistics) -> float:
     """BLEU of a corpus, 0..100, from the `bleu_statistics` of its sentences, shape (n, 10)."""
     total = _sum(statistics)
-    return _percent(_bleu("13a", False).compute_bleu(total[:4], total[4:8], *total[8:], smooth_method="exp"))
+    return _percent(_metric("BLEU").compute_bleu(total[:4], total[4:8], *total[8:], smooth_method="exp"))
 
 
 def chrf_statistics(hypothesis: str, references: Sequence[str]) -> list[float]:
     """A sentence's eighteen counts: for n = 1..6 its character n-grams, the reference's, and the common ones; for the
     reference with the best score."""
     # sacrebleu's bootstrap uses this method; there is no public one
-    counts = _chrf()._extract_corpus_statistics([hypothesis], [[reference] for reference in references])
+    counts = _metric("CHRF")._extract_corpus_statistics([hypothesis], [[reference] for reference in references])
     return [float(count) for count in counts[0]]
 
 
-def corpus_chrf(statistics: Sequence[Sequence[float]]) -> float:
+def corpus_chrf(statistics: Statistics) -> float:
     """chrF of a corpus, 0..100, from the `chrf_statistics` of its sentences, shape (n, 18)."""
-    return _percent(_chrf()._compute_score_from_stats(_sum(statistics)))
+    return _percent(_metric("CHRF")._compute_score_from_stats(_sum(statistics)))
 
 
 def sentence_bleu(hypothesis: str, reference: str) -> float:
     """BLEU of one answer against one reference, 0..100, as in TruthfulQA: international tokenisation, exponential
     smoothing, all four orders (Lin et al. 2022, arXiv 2109.07958; the authors' metrics.py)."""
-    return _percent(_bleu("intl", False).corpus_score([hypothesis], [[reference]]))
+    return _percent(_metric("BLEU", tokenize="intl", force=True).corpus_score([hypothesis], [[reference]]))
 
 
 def corpus_interval(
-    statistics: Sequence[Sequence[float]],
-    corpus_function: Callable[[Sequence[Sequence[float]]], float],
-    *,
-    resamples: int = 1000,
-    seed: int = 12345,
+    statistics: Statistics, corpus_function: Callable[[Statistics], float], *, resamples: int = 1000, seed: int = 12345
 ) -> Estimate:
     """A corpus's score with the percentile interval of a bootstrap over its documents (Koehn 2004, W04-3250).
 
@@ -95,20 +90,12 @@ def _percent(score: Any) -> float:
     return min(100.0, float(score.score))  # the geometric mean of four hundreds is 100.00000000000004
 
 
-def _sum(statistics: Sequence[Sequence[float]]) -> list[int]:
+def _sum(statistics: Statistics) -> list[int]:
     return [round(total) for total in np.asarray(statistics, np.float64).sum(axis=0).tolist()]
 
 
 @cache
-def _bleu(tokeniser: str, effective_order: bool) -> Any:
-    from sacrebleu.metrics.bleu import BLEU
+def _metric(name: str, **options: Any) -> Any:
+    from sacrebleu import metrics
 
-    # force: no warning about text that looks tokenised
-    return BLEU(tokenize=tokeniser, effective_order=effective_order, force=True)
-
-
-@cache
-def _chrf() -> Any:
-    from sacrebleu.metrics.chrf import CHRF
-
-    return CHRF()
+    return getattr(metrics, name)(**options)

@@ -1,8 +1,6 @@
 """Toxicity (0..1) and sentiment (−1..1) of single texts: by any Hugging Face classifier with labels of known names, or
 without a download by alt-profanity-check and by TextBlob's lexicon."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
@@ -24,9 +22,7 @@ class ClassifierScorer:
     values: (labels,) of each label; independent: labels do not exclude each other
     """
 
-    def __init__(
-        self, kind: str, name: str, reader: SequenceModel, values: Sequence[float], *, independent: bool
-    ) -> None:
+    def __init__(self, kind: str, name: str, reader: SequenceModel, values: Sequence[float], independent: bool) -> None:
         self.kind, self.name, self.revision = kind, name, reader.revision
         self.reader, self.values, self.independent = reader, np.asarray(values, np.float64), independent
 

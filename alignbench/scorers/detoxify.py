@@ -5,8 +5,6 @@ opened with `weights_only`, or a folder with safetensors replaces them. The vari
 are not on one scale.
 """
 
-from __future__ import annotations
-
 import pickle
 import sys
 from dataclasses import replace
@@ -39,7 +37,7 @@ SHA256 = {"original": "c1212f89ac23307ab33932ce29dc446a6e030fb3f384a500890bbe662
 def load_detoxify(name: str, path: str | None, device: str) -> ClassifierScorer:
     """Load `detoxify-VARIANT`.
 
-    path: a checkpoint file of detoxify, a folder that holds one, or a folder with the model as safetensors (such as
+    path: a checkpoint of detoxify, a folder that holds one, or a folder with the model as safetensors (such as
         unitary/unbiased-toxic-roberta); None: the published weights, from torch's cache or downloaded. config.json and
         the tokenizer are read from the checkpoint's folder if they are there, else from the hub.
     """

@@ -1,8 +1,6 @@
 """Texts as unit vectors, for distances between outputs: a sentence-transformers model, or hashed n-grams."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 
 import numpy as np
@@ -28,12 +26,12 @@ class _Embedder:
 
     def score(self, items: Sequence[Item]) -> list[dict[str, float]]:
         vectors = self.embed([item.output for item in items])
-        found: list[dict[str, float]] = [{} for _ in items]
-        for members in groups(items):
-            score = vendi(vectors[members])
-            for member, distance in zip(members, distances_to_others(vectors[members]).tolist(), strict=True):
-                found[member] = {"vendi": score} | ({"distance": distance} if len(members) > 1 else {})
-        return found
+
+        def numbers(members: list[int]) -> list[dict[str, float]]:
+            distances, score = distances_to_others(vectors[members]).tolist(), vendi(vectors[members])
+            return [{"vendi": score} | ({"distance": d} if len(members) > 1 else {}) for d in distances]
+
+        return by_group(items, numbers)
 
 
 class HashedEmbedder(_Embedder):
@@ -88,9 +86,10 @@ class SentenceTransformerEmbedder(_Embedder):
         return np.asarray(found, np.float32)[: len(texts)]
 
 
-def groups(items: Sequence[Item]) -> list[list[int]]:
-    """The indices of the items of each group, in order."""
-    found: dict[str, list[int]] = {}
+def by_group(items: Sequence[Item], score: Callable[[list[int]], list[dict[str, float]]]) -> list[dict[str, float]]:
+    """The numbers of each item; score: the indices of the items of one group, in order -> their numbers"""
+    groups: dict[str, list[int]] = {}
     for index, item in enumerate(items):
-        found.setdefault(item.group, []).append(index)
-    return list(found.values())
+        groups.setdefault(item.group, []).append(index)
+    found = {i: own for members in groups.values() for i, own in zip(members, score(members), strict=True)}
+    return [found[index] for index in range(len(items))]

@@ -4,8 +4,6 @@ The output is split into sentences, the source into chunks that fit the model's 
 sentence of the previous one. A sentence's support is the highest probability that a chunk entails it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,8 +52,7 @@ class PairReader:
 
     def support(self, pairs: Sequence[tuple[str, str]]) -> NDArray[np.float64]:
         """(n,) probability that the premise of each pair entails its hypothesis."""
-        logits, _ = self.model.logits([self.write(*pair) for pair in pairs])
-        return probabilities(logits)[:, self.entailed]
+        return probabilities(self.model.logits([self.write(*pair) for pair in pairs])[0])[:, self.entailed]
 
 
 class Entailment:

@@ -5,8 +5,6 @@ inference may be. ROUGE-2 precision is reported beside them: one minus it is the
 alone is abstraction and not flagged.
 """
 
-from __future__ import annotations
-
 import math
 import re
 import unicodedata

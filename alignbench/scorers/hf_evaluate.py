@@ -1,7 +1,5 @@
 """Metrics of Hugging Face's evaluate as scorers: any script with the usual inputs, computed for each output."""
 
-from __future__ import annotations
-
 import hashlib
 import inspect
 import numbers

@@ -5,8 +5,6 @@ tie. Judges that see an order are asked in both; they also give "first" and "sec
 if it is shown first, second) and "consistent" (1 if the two are equal). Equal answers are a tie and not judged.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 import re
@@ -45,7 +43,7 @@ TRUTHFULQA = {"truth": "True:", "info": "Helpful:"}
 class LastCallCache(Generic[Question]):
     """Asks each distinct question once per call, and remembers the answers of the last call.
 
-    A scorer that fails on one document is called again for each document (evaluation/writing.py), and a judge's answers
+    A scorer that fails on one document is called again for each document (evaluation/scoring.py), and a judge's answers
     cost money or time. Answers of earlier calls are dropped: a score must not depend on what was judged before, so that
     a resumed run gives the same files.
 
@@ -129,21 +127,15 @@ def revision_of(model: str, asking: str) -> str:
     return f"{model}+{hashlib.sha256((QUESTION + asking).encode()).hexdigest()[:8]}"
 
 
-def _load(
-    path: str, device: str, trust_remote_code: bool, cpu_tokens: int | None
-) -> tuple[Checkpoint, str, LocalEngine]:
-    """A judge's checkpoint, its commit or sha256, and its engine."""
+def _load(path: str, device: str, trust_remote_code: bool, cpu_tokens: int | None) -> "tuple[Checkpoint, LocalEngine]":
     checkpoint, device = find_checkpoint(path, trust_remote_code=trust_remote_code), resolve_device(device)
     budget = cpu_tokens if device == "cpu" else None
-    engine = load_engine(checkpoint, dtype=checkpoint.dtype, device=device, token_budget=budget)
-    return checkpoint, checkpoint.revision or checkpoint.weights_sha256, engine
+    return checkpoint, load_engine(checkpoint, dtype=checkpoint.dtype, device=device, token_budget=budget)
 
 
-def logprobs_of_two(
-    engine: Engine, contexts: Sequence[str], continuations: tuple[str, str]
-) -> list[tuple[float, float] | str]:
+def logprobs_of_two(engine: Engine, contexts: Sequence[str], both: tuple[str, str]) -> list[tuple[float, float] | str]:
     """The log-probabilities (nats) of two continuations of each context, or why they are unknown."""
-    requests = [Request(context, continuation) for context in contexts for continuation in continuations]
+    requests = [Request(context, continuation) for context in contexts for continuation in both]
     answers = dict(engine.loglikelihood(requests))
     pairs = [(answers[i], answers[i + 1]) for i in range(0, len(requests), 2)]
     return [second.unscored or first.unscored or (first.logprob, second.logprob) for first, second in pairs]
@@ -159,8 +151,9 @@ class TruthfulQAJudge:
     """
 
     def __init__(self, kind: str, path: str, device: str, trust_remote_code: bool) -> None:
-        checkpoint, self.revision, self._engine = _load(path, device, trust_remote_code, None)
+        checkpoint, self._engine = _load(path, device, trust_remote_code, None)
         self.kind, self.name = kind, f"judge:{checkpoint.name}"
+        self.revision = checkpoint.revision or checkpoint.weights_sha256
 
     def score(self, items: Sequence[Item]) -> list[dict[str, float]]:
         prompts = [f"Q: {item.prompt}\nA: {item.output.strip()}\n{TRUTHFULQA[self.kind]}" for item in items]
@@ -182,8 +175,9 @@ class LanguageModelJudge:
     kind = "preference"
 
     def __init__(self, path: str, device: str, trust_remote_code: bool) -> None:
-        checkpoint, model, self._engine = _load(path, device, trust_remote_code, CPU_TOKENS)
-        self.name, self.revision = f"lm:{checkpoint.name}", revision_of(model, LETTER)
+        checkpoint, self._engine = _load(path, device, trust_remote_code, CPU_TOKENS)
+        self.name = f"lm:{checkpoint.name}"
+        self.revision = revision_of(checkpoint.revision or checkpoint.weights_sha256, LETTER)
         self.weights_sha256 = checkpoint.weights_sha256
         self._tokenizer = self._engine.encoder.tokenizer
         self._special = [str(token) for token in self._tokenizer.added_tokens_decoder.values() if token.special]
@@ -249,8 +243,7 @@ class EndpointJudge:
 def _verdict_of(answer: Completion) -> float | str:
     if answer.unscored is not None:
         return f"the judge gave no verdict: {answer.unscored}"
-    found = read_verdict(answer.text)
-    if found is not None:
+    if (found := read_verdict(answer.text)) is not None:
         return found
     text = " ".join(printable(" ".join(answer.text.split())).split())
     cut = " (cut at max_tokens)" if answer.finish == "length" else ""
@@ -279,8 +272,7 @@ class HumanLabels:
         """Raises ValueError for a pair without labels."""
         found = []
         for item in items:
-            share = self._verdicts.verdict(*pair(item))
-            if share is None:
+            if (share := self._verdicts.verdict(*pair(item))) is None:
                 raise ValueError("no labeler compares these two answers to this prompt")
             found.append({"win": win(share, 1 - share), "share": share})
         return found

@@ -1,7 +1,5 @@
 """Find the scorer that `KIND=NAME` or `KIND=NAME:PATH` names. Its module is imported when it is loaded."""
 
-from __future__ import annotations
-
 import inspect
 import pkgutil
 from collections.abc import Callable, Sequence
@@ -94,5 +92,4 @@ def look_up(spec: str) -> tuple[ScorerSpec, str | None]:
 
 
 def _resolve(path: str) -> Callable[..., Any]:
-    found: Callable[..., Any] = pkgutil.resolve_name(path if "." in path else f"alignbench.scorers.{path}")
-    return found
+    return pkgutil.resolve_name(path if "." in path else f"alignbench.scorers.{path}")  # type: ignore[no-any-return]

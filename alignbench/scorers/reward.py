@@ -4,8 +4,6 @@ A decoder's output is read at the last token that is not padding, as in transfor
 into the configuration is added.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields

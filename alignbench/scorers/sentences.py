@@ -1,7 +1,5 @@
 """Split text into sentences by rules, for English and languages with similar punctuation."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

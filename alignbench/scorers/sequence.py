@@ -1,7 +1,5 @@
 """Transformers that map a text (or a pair) to a few logits: load one safely and run it in batches by length."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -64,7 +62,14 @@ class SequenceModel:
         cut = [len(row["input_ids"]) > self.window for row in rows]
         if any(cut):
             rows = self._encode(texts, truncation=True)
-        for batch in self._batches([len(row["input_ids"]) for row in rows]):
+        lengths = [len(row["input_ids"]) for row in rows]
+        budget = BATCH_TOKENS["cpu" if self.model.device.type == "cpu" else "other"]
+        batches: list[list[int]] = []
+        for i in sorted(range(len(rows)), key=lengths.__getitem__):
+            if not batches or (len(batches[-1]) + 1) * lengths[i] > budget or self.tokenizer.pad_token is None:
+                batches.append([])
+            batches[-1].append(i)
+        for batch in batches:
             found[batch] = self._forward([rows[i] for i in batch])
         return found, cut
 
@@ -74,16 +79,6 @@ class SequenceModel:
         longest = self.window if truncation else None
         encoded = self.tokenizer(firsts, seconds, truncation=truncation, max_length=longest, verbose=False)
         return [{key: encoded[key][i] for key in encoded} for i in range(len(texts))]
-
-    def _batches(self, lengths: list[int]) -> list[list[int]]:
-        """Row numbers, shortest first; rows × longest row of a batch stays within the budget."""
-        budget = BATCH_TOKENS["cpu" if self.model.device.type == "cpu" else "other"]
-        batches: list[list[int]] = []
-        for i in sorted(range(len(lengths)), key=lengths.__getitem__):
-            if not batches or (len(batches[-1]) + 1) * lengths[i] > budget or self.tokenizer.pad_token is None:
-                batches.append([])
-            batches[-1].append(i)
-        return batches
 
     @torch.inference_mode()
     def _forward(self, rows: list[dict[str, list[int]]]) -> NDArray[np.float64]:

@@ -5,8 +5,6 @@ values are comparable; and false alarms on HateCheck. Hallucination: with people
 the XSum annotations), beside the metrics whose outputs the authors published.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -37,6 +35,10 @@ XSUM_SYSTEMS = {"bert_withckpt": "BERTS2S", "bert_nockpt": "TranS2S", "tconvs2s"
 KEY = ["article", "system"]
 
 Row = dict[str, Any]
+# Judged summaries: article, system, data, factual (0, all of it wrong, to 1) and faithful (no hallucination in it) of
+# each; article, system and published metrics (higher is more faithful) of each; the summary with its source of each
+# (article, system); why there are no sources
+Benchmark = tuple[pd.DataFrame, list[Row], dict[tuple[str, str], Item], str | None]
 T = TypeVar("T")
 
 
@@ -167,22 +169,6 @@ def _one_of(row: Row, key: str, *known: str) -> str:
     return str(row[key])
 
 
-@dataclass(frozen=True)
-class Benchmark:
-    """Judged summaries.
-
-    judged: columns article, system, data, factual (0, all of it wrong, to 1) and faithful (no hallucination in it)
-    published: rows with article, system, and each metric; higher is more faithful
-    texts: the summary and its source of each (article, system); missing: why there are none
-    """
-
-    name: str
-    judged: pd.DataFrame
-    published: list[Row]
-    texts: dict[tuple[str, str], Item]
-    missing: str | None
-
-
 def validate_hallucination(
     scorers: Sequence[Scorer], data_dir: Path | None, limit: int | None, progress: Progress
 ) -> tuple[list[Finding], list[str]]:
@@ -191,23 +177,22 @@ def validate_hallucination(
     limit: at most N summaries of each data set, sampled with a fixed seed
     """
     findings: list[Finding] = []
-    benchmarks = [_frank(data_dir, limit), _xsum(data_dir, limit)]
-    for benchmark in benchmarks:
-        judged = benchmark.judged
-        published = pd.DataFrame(benchmark.published).drop_duplicates(KEY, keep="last").set_index(KEY)
+    benchmarks = {"frank": _frank(data_dir, limit), "xsum": _xsum(data_dir, limit)}
+    for name, (judged, metrics, texts, _) in benchmarks.items():
+        published = pd.DataFrame(metrics).drop_duplicates(KEY, keep="last").set_index(KEY)
         for metric in published:
             rows = judged.join(published[metric].rename("value"), on=KEY).dropna(subset="value")
             rows["accepted"] = rows["value"] >= THRESHOLD
             findings += _agreement(f"{metric} (published)", rows, metric in PROBABILITIES)
         keys = pd.Series(list(judged[KEY].itertuples(index=False, name=None)), judged.index)
-        keys = keys[keys.isin(benchmark.texts)]
+        keys = keys[keys.isin(texts)]
         for scorer in scorers if len(keys) else ():
-            found = _scores(scorer, [benchmark.texts[key] for key in keys], benchmark.name, progress)
+            found = _scores(scorer, [texts[key] for key in keys], name, progress)
             # a model's support; without one, ROUGE-2 precision
             values = [own.get("support", own.get("rouge2_precision", float(own["flagged"] == 0))) for own in found]
             rows = judged.loc[keys.index].assign(value=values, accepted=[own["flagged"] == 0 for own in found])
             findings += _agreement(str(ScorerIdentity.of(scorer)), rows, True)
-    return findings, [benchmark.missing for benchmark in benchmarks if benchmark.missing is not None]
+    return findings, [missing for _, _, _, missing in benchmarks.values() if missing is not None]
 
 
 def _agreement(scorer: str, rows: pd.DataFrame, has_threshold: bool) -> Iterator[Finding]:
@@ -225,16 +210,13 @@ def _agreement(scorer: str, rows: pd.DataFrame, has_threshold: bool) -> Iterator
 
 
 def _frank(data_dir: Path | None, limit: int | None) -> Benchmark:
-    def key(row: Row) -> Row:
-        return {"article": row["hash"], "system": row["model_name"]}
-
     def judge(row: Row) -> Row:
         factual = float(row["Factuality"])
         judged = {"data": f"frank {row['dataset']}", "factual": factual, "faithful": factual == 1.0}
-        return key(row) | judged | {"split": row["split"]}
+        return {"article": row["hash"], "system": row["model_name"], "split": row["split"]} | judged
 
     def metrics(row: Row) -> Row:
-        return key(row) | {name: row[name] for name in FRANK_METRICS}
+        return {"article": row["hash"], "system": row["model_name"]} | {name: row[name] for name in FRANK_METRICS}
 
     def text(row: Row) -> tuple[tuple[str, str], Item]:
         return (row["hash"], row["model_name"]), Item(row["summary"], source=row["article"])
@@ -243,7 +225,7 @@ def _frank(data_dir: Path | None, limit: int | None) -> Benchmark:
     judged = sample([row for row in rows if row["split"] == "test"], limit)  # the valid split is for tuning
     published = load("frank", "baseline_metrics", metrics, data_dir=data_dir).items
     texts, missing = _articles("frank", "texts", text, data_dir)
-    return Benchmark("frank", pd.DataFrame(judged), published, dict(texts), missing)
+    return pd.DataFrame(judged), published, dict(texts), missing
 
 
 def _xsum(data_dir: Path | None, limit: int | None) -> Benchmark:
@@ -269,7 +251,7 @@ def _xsum(data_dir: Path | None, limit: int | None) -> Benchmark:
     sources = dict(articles)
     summaries = rows.groupby(KEY)["summary"].last().items()
     texts = {key: Item(summary, source=sources[key[0]]) for key, summary in summaries if key[0] in sources}
-    return Benchmark("xsum", judged.iloc[sample(list(range(len(judged))), limit)], published, texts, missing)
+    return judged.iloc[sample(list(range(len(judged))), limit)], published, texts, missing
 
 
 def _articles(
