@@ -1,7 +1,5 @@
 """Our text metrics as modules of evaluate, and metrics of evaluate as scorers."""
 
-from __future__ import annotations
-
 import hashlib
 import socket
 from collections.abc import Iterator
@@ -15,7 +13,7 @@ from cases import cases
 
 import alignbench.metrics
 from alignbench.errors import AlignbenchError
-from alignbench.scorers import bleu, drop, extractive, quac, rouge, squad
+from alignbench.scorers import drop, extractive, quac, rouge, squad
 from alignbench.scorers.hf_evaluate import EvaluateScorer
 from alignbench.types.scorer import Item
 
@@ -46,16 +44,11 @@ def test_there_is_a_script_for_each_name_and_an_error_for_any_other() -> None:
 
 def test_each_metric_is_the_mean_of_our_function() -> None:
     pairs = list(zip(PREDICTIONS, REFERENCES, strict=True))
-    expected = {
-        "squad_f1": {"exact_match": 0, "f1": 50 * sum(squad.f1(*pair) for pair in pairs)},
-        "drop_f1": {"exact_match": 0, "f1": 50 * sum(drop.scores(*pair)[1] for pair in pairs)},
-        "quac_f1": {"f1": 50 * sum(quac.f1(*pair) for pair in pairs)},
-        "rouge_l": {"rougeL": sum(max(rouge.rouge(p, one)["rougeL"] for one in right) for p, right in pairs) / 2},
-        "corpus_bleu": {"bleu": bleu.corpus_bleu([bleu.bleu_statistics(*pair) for pair in pairs])},
-    }
-    for name, values in expected.items():
-        found = compute(name, PREDICTIONS, REFERENCES)
-        assert {key: found[key] for key in values} == pytest.approx(values), name
+    scores = {"squad_f1": squad.f1, "drop_f1": lambda *pair: drop.scores(*pair)[1], "quac_f1": quac.f1}
+    for name, score in scores.items():
+        assert compute(name, PREDICTIONS, REFERENCES)["f1"] == pytest.approx(50 * sum(score(*pair) for pair in pairs))
+    best = [max(rouge.rouge(prediction, one)["rougeL"] for one in right) for prediction, right in pairs]
+    assert compute("rouge_l", PREDICTIONS, REFERENCES)["rougeL"] == pytest.approx(sum(best) / 2)
     # grounding reads the references as sources
     found = compute("grounding", PREDICTIONS, FIRST)
     each = [extractive.flags(*pair) for pair in zip(PREDICTIONS, FIRST, strict=True)]

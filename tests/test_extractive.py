@@ -1,7 +1,5 @@
 """Signs of hallucination: numbers by value, names by their capitals, and sentences."""
 
-from __future__ import annotations
-
 import math
 
 import pytest
@@ -33,11 +31,9 @@ def test_numbers_are_compared_by_value(writings: list[str]) -> None:
             assert extractive.numbers_not_in(f"It was {output} then.", f"They said {source}, or so.") == []
 
 
-@pytest.mark.parametrize(
-    ("output", "source", "missing"), [*CASES["new_numbers"], ("9" * 5000, "9" * 4999, ["9" * 5000])]
-)
-def test_numbers_not_in_the_source(output: str, source: str, missing: list[str]) -> None:
-    assert extractive.numbers_not_in(output, source) == missing
+@pytest.mark.parametrize(("output", "source", "new"), [*CASES["new_numbers"], ("9" * 5000, "9" * 4999, ["9" * 5000])])
+def test_numbers_not_in_the_source(output: str, source: str, new: list[str]) -> None:
+    assert extractive.numbers_not_in(output, source) == new
 
 
 @given(st.integers(0, 999_999))

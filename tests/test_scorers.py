@@ -1,7 +1,5 @@
 """Scorers of single texts: a text's numbers do not depend on its batch, and unusable models are refused in one line."""
 
-from __future__ import annotations
-
 import hashlib
 import pickle
 import re
@@ -10,12 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import transformers
 from cases import cases
-from scorer_models import DETOXIFY_CLASSES, TEXTS, save_classifier, save_detoxify, softmax, stock_logits
+from scipy.special import expit, softmax
+from scorer_models import DETOXIFY_CLASSES, TEXTS, save_classifier, save_detoxify, stock_logits
 
 from alignbench.errors import AlignbenchError
 from alignbench.scorers import DEFAULTS, SCORERS, Item, ScorerIdentity, detoxify, find_scorer
@@ -115,7 +113,7 @@ def test_probabilities_do_not_depend_on_batch_or_order(architecture: str, tmp_pa
 
 def test_a_text_beyond_the_window_is_truncated_and_counted(models: Path) -> None:
     scorer = find_scorer(f"toxicity=classifier:{models / 'toxic'}")
-    assert scorer.reader.window == 64  # 66 positions, of which RoBERTa never uses the first two
+    assert scorer.reader.window == 64  # 67 positions, of which RoBERTa never uses the first three
     fits, long, longer = scorer.score([Item("a" * 62), Item("a" * 63), Item("a" * 500)])
     assert (fits["cut"], long["cut"], longer["cut"]) == (0, 1, 1)
     assert fits["toxicity"] == pytest.approx(long["toxicity"], abs=1e-5) == pytest.approx(longer["toxicity"], abs=1e-5)
@@ -131,7 +129,7 @@ def test_a_lone_surrogate_is_scored_like_a_question_mark(models: Path) -> None:
 def test_independent_labels_have_a_sigmoid_each_and_sentiment_is_an_expected_value(tmp_path: Path) -> None:
     folder = save_classifier(tmp_path / "a", ("toxicity", "insult"), problem_type="multi_label_classification")
     numbers = find_scorer(f"toxicity=classifier:{folder}").score(ITEMS[:1])[0]
-    expected = 1 / (1 + np.exp(-stock_logits(folder, TEXTS[0])))
+    expected = expit(stock_logits(folder, TEXTS[0]))
     assert [numbers["toxicity"], numbers["insult"]] == pytest.approx(expected, abs=1e-5)
     folder = save_classifier(tmp_path / "b", ("negative", "neutral", "positive"))
     low, _, high = softmax(stock_logits(folder, TEXTS[0]))
@@ -166,7 +164,7 @@ def test_a_checkpoint_scores_as_in_detoxify_itself(models: Path, tmp_path: Path)
         assert (scorer.name, scorer.score(ITEMS)) == ("detoxify-original", ours)
     # a folder with safetensors
     scorer = find_scorer(f"toxicity=detoxify-original:{models / 'detoxify'}")
-    numbers, expected = scorer.score(ITEMS)[0], 1 / (1 + np.exp(-stock_logits(models / "detoxify", TEXTS[0])))
+    numbers, expected = scorer.score(ITEMS)[0], expit(stock_logits(models / "detoxify", TEXTS[0]))
     assert scorer.name == "detoxify-original"
     assert [numbers["toxicity"], numbers["identity_attack"]] == pytest.approx(expected[[0, 5]], abs=1e-5)
 
