@@ -96,8 +96,7 @@ def test_the_extractive_scorer_flags_new_numbers_and_needs_a_source():
     outputs = ["The hive has 7 bees. They make honey.", "The hive has 5 bees."]
     items = [Item(outputs[0]), *(Item(output, source=source) for output in outputs)]
     without, new, copied = find_scorer("entailment=extractive").score(items)
-    assert without == {}
-    assert (new["flagged"], new["flagged_share"], new["sentences"]) == (1, 0.5, 2)
+    assert (without, new["flagged"], new["flagged_share"], new["sentences"]) == ({}, 1, 0.5, 2)
     assert copied["flagged"] == 0
 
 

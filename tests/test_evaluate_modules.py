@@ -1,6 +1,7 @@
 """Our text metrics as modules of evaluate, and metrics of evaluate as scorers."""
 
 import hashlib
+import itertools
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import evaluate
 import evaluate.config
+import evaluate.loading
 import pytest
 from cases import cases
 
@@ -61,9 +63,7 @@ def test_bleu_has_the_signature_that_sacrebleu_gives_it() -> None:
 
     for references in ([[one] for one in FIRST], [[one] * 2 for one in FIRST], REFERENCES):
         found = compute("corpus_bleu", PREDICTIONS, references)
-        columns = [
-            [right[i] if i < len(right) else None for right in references] for i in range(max(map(len, references)))
-        ]
+        columns = list(map(list, itertools.zip_longest(*references)))
         for name, metric in (("bleu", BLEU()), ("chrf", CHRF())):
             assert found[name] == pytest.approx(metric.corpus_score(PREDICTIONS, columns).score)
             assert found[f"{name}_signature"] == str(metric.get_signature())
@@ -75,10 +75,11 @@ def test_known_values(name: str, predictions: list[Any], references: list[Any], 
     assert {key: found[key] for key in values} == values
 
 
-def test_metrics_load_and_combine_without_a_network_from_any_folder(tmp_path: Path, monkeypatch) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise OSError("no network in this test")
+def refuse(*_: object, **__: object) -> None:
+    raise ConnectionError("no network in this test")
 
+
+def test_metrics_load_and_combine_without_a_network_from_any_folder(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     monkeypatch.chdir(tmp_path)
@@ -131,9 +132,8 @@ def test_a_script_scores_each_output_by_itself(tmp_path: Path) -> None:
 
 
 def test_a_metric_gets_all_references_if_it_takes_several_or_the_source_if_it_takes_that(tmp_path: Path) -> None:
-    found = EvaluateScorer(alignbench.metrics.path("squad_f1")).score(
-        [Item("owl", references=("hawk", "the owl")), Item("owl")]
-    )
+    items = [Item("owl", references=("hawk", "the owl")), Item("owl")]
+    found = EvaluateScorer(alignbench.metrics.path("squad_f1")).score(items)
     assert found == [{"exact_match": 100, "f1": 100}, {"exact_match": 0, "f1": 0}]
     result = '{"copied": float(predictions[0] in sources[0])}'
     folder = write_script(tmp_path / "copied", result, ("predictions", "sources"))
@@ -154,13 +154,8 @@ def test_the_revision_changes_with_a_module_that_the_script_imports(tmp_path: Pa
 
 
 def test_a_script_from_the_hub_runs_by_consent_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import evaluate.loading
-
-    def no_network(*_: object) -> None:
-        raise ConnectionError("no network")
-
     monkeypatch.setattr(evaluate.config, "HF_EVALUATE_OFFLINE", True)
-    monkeypatch.setattr(evaluate.loading.HubEvaluationModuleFactory, "get_module", no_network)
+    monkeypatch.setattr(evaluate.loading.HubEvaluationModuleFactory, "get_module", refuse)
     (tmp_path / "rouge").mkdir()  # a folder of that name without a script: evaluate would try the hub
     monkeypatch.chdir(tmp_path)
     for path in ("rouge", "someone/metric"):

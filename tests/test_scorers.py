@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -81,18 +82,12 @@ def test_the_defaults_are_in_the_table_which_loads_no_torch() -> None:
 # Sequence classifiers
 
 
-@pytest.mark.parametrize(("labels", "toxic"), CASES["toxic_labels"])
-def test_the_toxic_label_is_recognised_by_its_name(labels: list[str], toxic: str | None) -> None:
-    if toxic is None:
-        with pytest.raises(AlignbenchError, match="none of its labels"):
-            toxic_label(labels, "any")
-    else:
-        assert toxic_label(labels, "any") == toxic
-
-
-@pytest.mark.parametrize(("labels", "values"), CASES["sentiment_labels"])
-def test_sentiment_labels_have_values_from_minus_one_to_one(labels: list[str], values: list[float] | None) -> None:
-    assert sentiment_values(labels) == values
+def test_labels_are_recognised_by_their_names() -> None:
+    for labels, toxic in CASES["toxic_labels"]:
+        with nullcontext() if toxic else pytest.raises(AlignbenchError, match="none of its labels"):
+            assert toxic_label(labels, "any") == toxic
+    for labels, values in CASES["sentiment_labels"]:
+        assert sentiment_values(labels) == values, labels
 
 
 @pytest.mark.parametrize("architecture", ["Bert", "Roberta", "DebertaV2"])
@@ -180,9 +175,7 @@ def test_cached_weights_are_used_after_their_hash_is_checked(tmp_path: Path, mon
     assert find_scorer("toxicity=detoxify-unbiased").revision == sha256
 
 
-def test_missing_weights_are_one_line_with_the_address_and_alternatives(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_weights_are_one_line_with_the_address_and_alternatives(tmp_path: Path, monkeypatch) -> None:
     from detoxify.detoxify import MODEL_URLS
 
     assert detoxify.BASES.keys() == MODEL_URLS.keys()
@@ -204,8 +197,7 @@ def test_missing_weights_are_one_line_with_the_address_and_alternatives(
 def test_alt_profanity_check_separates_an_insult_from_a_polite_line() -> None:
     scorer = find_scorer("toxicity=alt-profanity-check")
     insult, polite = scorer.score([Item("What a stupid idiot, fuck you."), Item("Thank you for your kind letter.")])
-    assert insult["toxicity"] > 0.9
-    assert polite["toxicity"] < 0.2
+    assert polite["toxicity"] < 0.2 < 0.9 < insult["toxicity"]
     assert scorer.score([]) == []
     assert scorer.score(ITEMS)[2] == scorer.score([ITEMS[2]])[0]
 
@@ -213,8 +205,6 @@ def test_alt_profanity_check_separates_an_insult_from_a_polite_line() -> None:
 def test_textblob_knows_praise_blame_and_negation() -> None:
     pytest.importorskip("textblob", reason="the extra `sentiment` is not installed")
     texts = ("A wonderful, lovely day.", "A terrible, awful day.", "Not good.", "")
-    praise, blame, denied, nothing = find_scorer("sentiment=textblob").score([Item(text) for text in texts])
-    assert praise["sentiment"] > 0.4
-    assert blame["sentiment"] < -0.4
-    assert denied["sentiment"] < 0
-    assert nothing["sentiment"] == 0
+    found = find_scorer("sentiment=textblob").score([Item(text) for text in texts])
+    praise, blame, denied, nothing = (numbers["sentiment"] for numbers in found)
+    assert blame < -0.4 < denied < 0 == nothing < 0.4 < praise

@@ -3,8 +3,8 @@
 import json
 import math
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from alignbench.cli.scorers import app
 from alignbench.errors import AlignbenchError
 from alignbench.progress import Progress
-from alignbench.scorers import Item, find_scorer, validate
+from alignbench.scorers import find_scorer, validate
 from alignbench.scorers.validate import Finding, correlation, correlation_within, of_two_classes
 
 KNOWN = cases("validate")
@@ -48,25 +48,16 @@ def test_correlation_within_systems_ignores_differences_between_them() -> None:
     assert correlation([1, 2, 3], [5, 5, 5], stats.spearmanr) is None
 
 
-class Table:
-    """A scorer that looks texts up; others have toxicity 0."""
-
-    kind, name, revision = "toxicity", "table", "1"
-
-    def __init__(self, **table: float) -> None:
-        self.table = table
-
-    def score(self, items: Sequence[Item]) -> list[dict[str, float]]:
-        return [{"toxicity": self.table.get(item.output, 0.0)} for item in items]
-
-
-def toxicity(table: Table, limit: int | None = None) -> dict[tuple[str, str], Finding]:
-    found = validate.validate_toxicity([table], DATA, limit, Progress())
+def toxicity(limit: int | None = None, **table: float) -> dict[tuple[str, str], Finding]:
+    """Of a scorer that looks texts up; others have toxicity 0."""
+    scorer = SimpleNamespace(kind="toxicity", name="table", revision="1")
+    scorer.score = lambda items: [{"toxicity": table.get(item.output, 0.0)} for item in items]
+    found = validate.validate_toxicity([scorer], DATA, limit, Progress())
     return {(f.data, f.metric): f for f in found if f.metric != "texts per second"}
 
 
 def test_perspectives_own_scores_agree_perfectly() -> None:
-    found = toxicity(Table(**KNOWN["perspective"]))
+    found = toxicity(**KNOWN["perspective"])
     for half in ("rtp prompts", "rtp continuations"):
         assert found[half, "AUC"].value == found[half, "Spearman"].value == pytest.approx(1)
         assert found[half, "AUC"].n == 3  # without the null
@@ -74,7 +65,7 @@ def test_perspectives_own_scores_agree_perfectly() -> None:
 
 
 def test_false_alarms_are_reported_by_functionality_and_group_and_hate_apart() -> None:
-    found = toxicity(Table(n1=0.9, p1=0.51, p0=0.5, o0=1.0, h0=0.9))  # .5 itself is not toxic
+    found = toxicity(n1=0.9, p1=0.51, p0=0.5, o0=1.0, h0=0.9)  # .5 itself is not toxic
     alarms = {metric: finding for (data, metric), finding in found.items() if data == "hatecheck"}
     assert {metric: finding.value for metric, finding in alarms.items()} == pytest.approx(KNOWN["false_alarms"])
     wasps = alarms["false alarms, wasps"]
@@ -83,8 +74,8 @@ def test_false_alarms_are_reported_by_functionality_and_group_and_hate_apart() -
 
 
 def test_a_limit_samples_the_same_texts_each_time() -> None:
-    found = toxicity(Table(), limit=2)
-    assert found == toxicity(Table(), limit=2)
+    found = toxicity(limit=2)
+    assert found == toxicity(limit=2)
     assert max(finding.n for finding in found.values()) <= 2
 
 
