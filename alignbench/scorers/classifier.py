@@ -39,8 +39,7 @@ def load_toxicity(path: str, device: str, trust_remote_code: bool) -> Classifier
     """Load any sequence classifier with a toxic label."""
     reader = load_sequence_classifier(path, device, trust_remote_code)
     toxic = toxic_label(reader.labels, reader.name)
-    values = [label == toxic for label in reader.labels]
-    name = f"classifier:{reader.name}[{toxic}]"
+    name, values = f"classifier:{reader.name}[{toxic}]", [label == toxic for label in reader.labels]
     return ClassifierScorer("toxicity", name, reader, values, independent=_are_independent(reader))
 
 

@@ -28,7 +28,7 @@ Find = Callable[[int, Sequence[int]], int | None]
 
 
 class Equivalence:
-    """find: the items of a group -> a function that finds the class of one of them"""
+    """find: items -> a function that finds the class of one of them"""
 
     kind = "equivalence"
 
@@ -36,9 +36,11 @@ class Equivalence:
         self._find, self.name, self.revision = find, name, revision
 
     def score(self, items: Sequence[Item]) -> list[dict[str, float]]:
-        def classes(members: list[int]) -> list[dict[str, float]]:
-            find = self._find([items[member] for member in members])
-            return [{"class": float(label)} for label in partition(find, len(members))]
+        find = self._find(items)
+
+        def classes(own: list[int]) -> list[dict[str, float]]:
+            labels = partition(lambda new, firsts: find(own[new], [own[first] for first in firsts]), len(own))
+            return [{"class": float(label)} for label in labels]
 
         return by_group(items, classes)
 
