@@ -1,15 +1,11 @@
-"""Shared parts of the tasks: prompts, few-shot examples, one-line answers in InstructGPT's form, and common metrics.
-
-Ouyang et al. 2022, arXiv 2203.02155, appendix D; docs/metrics.md describes the form.
-"""
+"""Shared parts of the tasks that make documents, and of those that compute corpus metrics."""
 
 import math
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,18 +13,11 @@ from numpy.typing import NDArray
 from alignbench.data import Loaded, Provenance, Row, load
 from alignbench.data.tables import SourceRow, checked_text, fingerprint, read_source
 from alignbench.errors import AlignbenchError
-from alignbench.types.engine import Loglikelihood, Sampling
-from alignbench.types.scorer import Item
-from alignbench.types.task import Document, Generation, Metric, Options, Output, Record, Task, TaskData, default_items
+from alignbench.types.engine import Loglikelihood
+from alignbench.types.task import Document, Options, Output, Record, TaskData
 
 T = TypeVar("T")
-
-ANSWER_RATE = Metric("answer_rate", "share", "–", binary=True)
-WORDS = Metric("words", "words", "–", bounds=(0, None))
-
-
-def words(text: str) -> float:
-    return float(len(text.split()))
+Key = TypeVar("Key", bound=Hashable)
 
 
 def load_documents(card: str, split: str, parse: Callable[[Row], Document], data_dir: Path | None) -> Loaded[Document]:
@@ -61,7 +50,7 @@ def load_prompts(task: str, options: Options) -> TaskData:
     Raises AlignbenchError with task, file and line for a row without a prompt and for a repeated id.
     """
     if options.prompts is None:
-        loaded = load("self_instruct", "user_oriented", _user_oriented, options.data_dir)
+        loaded = load("self_instruct", "user_oriented", parse_instruction, options.data_dir)
         return TaskData(loaded.items, (loaded.provenance,))
     source = str(options.prompts)
     rows = read_source(source)
@@ -79,7 +68,8 @@ def load_prompts(task: str, options: Options) -> TaskData:
     return TaskData(list(documents.values()), (Provenance("", "", mark["source"], revision, len(rows), pinned=False),))
 
 
-def _user_oriented(row: Row) -> Document:
+def parse_instruction(row: Row) -> Document:
+    """Parse a row of Self-Instruct."""
     return Document(row["id"], joined(row["instruction"], row["instances"][0]["input"]))
 
 
@@ -117,6 +107,14 @@ def draw(items: Sequence[T], n: int, seed: int) -> list[T]:
     return [items[row] for row in sorted(random.Random(seed).sample(range(len(items)), n))]
 
 
+def grouped(items: Iterable[T], key: Callable[[T], Key]) -> dict[Key, list[T]]:
+    """Key -> its items; keys and items in their order."""
+    groups: dict[Key, list[T]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups
+
+
 def solved(document: Document) -> str:
     """The document as a few-shot example: its prompt with the right choice or the first reference."""
     answer = document.choices[document.target["label"]] if document.choices else f" {document.references[0]}"
@@ -132,47 +130,6 @@ def score_label(document: Document, answers: Sequence[Loglikelihood]) -> dict[st
     """Classification: 1 if the right label has the highest mean log-probability per token."""
     means = [answer.logprob / answer.tokens for answer in answers]
     return {"acc": float(np.argmax(means) == document.target["label"])}
-
-
-def classification(
-    name: str, title: str, group: str, chance: float, parse: Callable[[Row], Document], instruction: str = ""
-) -> Task:
-    """A task of the choice with the highest mean log-probability per token, on the data of the same name."""
-    card = name.partition("_")[0]
-    return Task(
-        name=name,
-        title=title,
-        card=card,
-        metrics=(Metric("acc", "share", "higher", binary=True, chance=chance),),
-        group=group,
-        headline="acc",
-        load=partial(few_shot, card, parse, instruction=instruction),
-        score=score_label,
-        takes_shots=True,
-    )
-
-
-def one_line(max_tokens: int, score: Callable[[Document, Output], dict[str, float]], **parts: Any) -> Generation:
-    """Greedy generation of one line, scored by its metrics and its number of words.
-
-    max_tokens: the paper gives no maximum; every task names its own
-    score: metrics of a document and its output, whose text is stripped
-    parts: other fields of `Generation`
-    """
-
-    def score_outputs(document: Document, outputs: Sequence[Output]) -> dict[str, float]:
-        output = first_line(outputs)
-        return score(document, output) | {"words": words(output.text)}
-
-    def items(document: Document, outputs: Sequence[Output]) -> list[Item]:
-        return default_items(document, [first_line(outputs)])
-
-    return Generation(Sampling(max_tokens, stop=("\n",)), score_outputs, **{"items": items, **parts})
-
-
-def first_line(outputs: Sequence[Output]) -> Output:
-    """The first output, cut to its first line: outputs of other systems may have more."""
-    return replace(outputs[0], text=outputs[0].text.split("\n", 1)[0].strip())
 
 
 def equivalence_classes(outputs: Sequence[Output]) -> list[float] | None:

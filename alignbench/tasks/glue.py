@@ -11,14 +11,11 @@ from functools import partial
 
 from alignbench.data import Row
 from alignbench.scorers import squad
-from alignbench.tasks.common import WORDS, classification, few_shot, one_line
-from alignbench.types.task import Document, Metric, Output, Task
+from alignbench.tasks.common import few_shot, score_label
+from alignbench.tasks.declare import PROMPTS, choice_task, one_line_task
+from alignbench.types.task import Document, Output
 
-SST2_INSTRUCTION = "For each snippet of text, label the sentiment of the text as positive or negative."
-WSC_INSTRUCTION = (
-    "Final Exam with Answer Key\nInstructions: Please carefully read the following passages."
-    " For each passage, you must identify which noun the pronoun marked in *bold* refers to."
-)
+SST2_INSTRUCTION, WSC_INSTRUCTION = PROMPTS["sst2"], PROMPTS["wsc"]
 CHOICES = (" negative", " positive")  # SST-2's labels 0 and 1
 LABELS = {"entailment": 0, "not_entailment": 1, 0: 0, 1: 1}  # SuperGLUE's files have words, the hub numbers
 # GLUE's sentences are tokenised; here the tokens are joined again, as in the paper's example
@@ -77,18 +74,11 @@ def score_wsc(document: Document, output: Output) -> dict[str, float]:
 
 
 TASKS = (
-    classification("rte", "RTE, InstructGPT's form", "inference", 0.5, parse_rte),
-    classification("sst2", "SST-2, InstructGPT's form", "sentiment", 0.5, parse_sst2, SST2_INSTRUCTION),
-    Task(
-        name="wsc",
-        title="Winograd schemas, InstructGPT's form",
-        card="wsc",
-        metrics=(Metric("acc", "share", "higher", binary=True, chance=0.5), WORDS),
-        group="common sense",
-        headline="acc",
-        # the examples are those whose noun is the right one
-        load=partial(few_shot, "wsc", parse_wsc, instruction=WSC_INSTRUCTION, usable=lambda d: d.target["meant"]),
-        generation=one_line(20, score_wsc),
-        takes_shots=True,
+    choice_task("rte", partial(few_shot, "rte", parse_rte), score_label),
+    choice_task("sst2", partial(few_shot, "sst2", parse_sst2, instruction=SST2_INSTRUCTION), score_label),
+    one_line_task(
+        "wsc",  # its examples are those whose noun is the right one
+        partial(few_shot, "wsc", parse_wsc, instruction=WSC_INSTRUCTION, usable=lambda d: d.target["meant"]),
+        score_wsc,
     ),
 )

@@ -5,16 +5,14 @@ entailment scorers.
 """
 
 from collections.abc import Sequence
-from functools import partial
 
 import numpy as np
 
 from alignbench.scorers import squad
 from alignbench.scorers.rouge import rouge
 from alignbench.tasks import corpus_bleu
-from alignbench.tasks.common import WORDS, words
-from alignbench.types.engine import Sampling
-from alignbench.types.task import Document, Generation, Metric, Options, Output, Task, TaskData
+from alignbench.tasks.declare import generation_task, words
+from alignbench.types.task import Document, Options, Output, TaskData
 
 # kind of scorer, its number, the metric
 _OF_SCORERS = (
@@ -58,28 +56,4 @@ def _load(options: Options) -> TaskData:
     raise AssertionError("its documents come from a file of outputs")
 
 
-_rate = partial(Metric, unit="share", bounds=(0, 1))
-
-OUTPUTS = Task(
-    name="outputs",
-    title="outputs of a file",
-    metrics=(
-        _rate("exact_match", better="higher"),
-        _rate("f1", better="higher"),
-        _rate("rouge_l", better="higher"),
-        _rate("toxicity", better="lower", scorer="toxicity"),
-        _rate("hallucination_rate", better="lower", scorer="entailment"),
-        Metric("sentiment", "share", "–", bounds=(-1, 1), scorer="sentiment"),
-        _rate("true", better="higher", scorer="truth"),
-        _rate("info", better="higher", scorer="info"),
-        WORDS,
-        _rate("empty", better="lower"),
-    ),
-    group="outputs",
-    headline="rouge_l",
-    load=_load,
-    generation=Generation(
-        Sampling(max_tokens=0), score, optional_scorers=tuple(kind for kind, *_ in _OF_SCORERS), statistics=statistics
-    ),
-    corpus=corpus_bleu.CORPUS_SCORES,
-)
+OUTPUTS = generation_task("outputs", _load, score, corpus_bleu.CORPUS_SCORES, statistics=statistics)

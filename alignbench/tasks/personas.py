@@ -9,45 +9,22 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
 
-from alignbench.diversity.entropy import SIZE, spread, weighted_spread
+from alignbench.diversity.entropy import spread, weighted_spread
 from alignbench.diversity.sets import of_set
 from alignbench.errors import AlignbenchError
+from alignbench.tasks.declare import PROMPTS, generation_task
 from alignbench.tasks.persona_fields import FIELDS, Persona, is_whole, read_personas
-from alignbench.types.engine import Sampling
 from alignbench.types.record import Document, Output, Record
 from alignbench.types.scorer import Item
-from alignbench.types.task import CorpusMetrics, Estimates, Generation, Metric, Options, Task, TaskData
+from alignbench.types.task import CorpusMetrics, Estimates, Options, TaskData
 
 PERSONAS = 100
 AT_ONCE = 5
 LISTS = PERSONAS // AT_ONCE
 TOP_BIN = 0.8  # lower end of the top one of ten bins of sentiment, from −1 to 1
 
-_TASK = (
-    "A shop asks everyone who bought a coffee machine for a review, and wants to know who wrote it: the name, the "
-    "gender, the age in years, the nationality, and then the review itself in two or three sentences."
-)
-# as different from each other as three can be
-EXAMPLES = (
-    "Name: Teresa Oliveira\nGender: female\nAge: 61\nNationality: Brazilian\n"
-    "Review: It is loud, and the lid broke in the second week. I have asked for my money back.",
-    "Name: Kwame Mensah\nGender: male\nAge: 24\nNationality: Ghanaian\n"
-    "Review: Good coffee in one minute. I would buy it again, though not in white.",
-    "Name: Sasha Lindqvist\nGender: non-binary\nAge: 43\nNationality: Swedish\n"
-    "Review: It does what it should. The manual is hard to follow, and the cable is too short for my kitchen.",
-)
-PROMPT = f"""\
-{_TASK} Make up one such customer, anyone who might buy a coffee machine. \
-Write one line for each: Name, Gender, Age, Nationality, Review.
-
-"""
-PROMPT_OF_MANY = f"""\
-{_TASK} \
-Draw {AT_ONCE} such customers at random from all there could be, the unlikely ones too, and say how probable each is, \
-as a number between 0 and 1. \
-Write one line for each: Name, Gender, Age, Nationality, Review, Probability; and a blank line after each customer.
-
-Name:"""
+PROMPT, PROMPT_OF_MANY = PROMPTS["personas"], PROMPTS["personas_verbalised"]
+EXAMPLES: list[str] = PROMPTS["persona_examples"]
 
 
 def load_personas(options: Options) -> TaskData:
@@ -117,51 +94,17 @@ def _parsed(text: str) -> tuple[Persona, ...]:
     return tuple(read_personas(text))
 
 
-_FAILURES = tuple(
-    Metric(name, "share", "lower", bounds=(0, 1)) for name in ("parse_failure", *(f"missing_{f}" for f in FIELDS))
-)
-_task = partial(
-    Task,
-    group="creativity",
-    headline=f"nationality_entropy_at_{SIZE}",
-    corpus=CorpusMetrics(corpus_metrics, resampling="jackknife"),
-    display_metrics=(
-        "parse_failure", "sentiment", "sentiment_top_bin",
-        *(
-            f"{field}_{name}"
-            for field in ("first_name", "gender", "age_decade", "nationality")
-            for name in (f"entropy_at_{SIZE}", "top_share")
-        ),
-        "review_distinct_2", "review_self_bleu", "review_words",
-    ),
-)  # fmt: skip
+_DISTRIBUTIONS = CorpusMetrics(corpus_metrics, resampling="jackknife")
 
 TASKS = (
-    _task(
-        name="personas",
-        title="Personas, one per sample (reviews: first 50 words; --scorer sentiment=textblob adds sentiment)",
-        metrics=(
-            *(replace(metric, binary=True) for metric in _FAILURES),
-            Metric("sentiment", "share", "–", bounds=(-1, 1), scorer="sentiment"),
-            Metric("sentiment_top_bin", "share", "–", binary=True, scorer="sentiment"),
-        ),
-        load=load_personas,
-        generation=Generation(
-            Sampling(160, temperature=1.0),
-            score_persona,
-            optional_scorers=("sentiment",),
-            items=reviews,
-            statistics=partial(columns, 1),
-        ),
-        takes_shots=True,
+    generation_task(
+        "personas", load_personas, score_persona, _DISTRIBUTIONS, items=reviews, statistics=partial(columns, 1)
     ),
-    _task(
-        name="personas_verbalised",
-        title="Personas, five per sample with their probabilities (reviews: first 50 words)",
-        metrics=_FAILURES,
-        load=lambda options: TaskData([Document(f"list {n:02}", PROMPT_OF_MANY) for n in range(1, LISTS + 1)], ()),
-        generation=Generation(
-            Sampling(160 * AT_ONCE, temperature=1.0), partial(failures, AT_ONCE), statistics=partial(columns, AT_ONCE)
-        ),
+    generation_task(
+        "personas_verbalised",
+        lambda options: TaskData([Document(f"list {n:02}", PROMPT_OF_MANY) for n in range(1, LISTS + 1)], ()),
+        partial(failures, AT_ONCE),
+        _DISTRIBUTIONS,
+        statistics=partial(columns, AT_ONCE),
     ),
 )

@@ -16,33 +16,18 @@ from alignbench.diversity.lexical import words
 from alignbench.diversity.semantic import clusters, unit
 from alignbench.diversity.sets import of_set
 from alignbench.stats.estimates import share
-from alignbench.tasks.common import ANSWER_RATE, first_outputs
-from alignbench.types.engine import Sampling
+from alignbench.tasks.common import first_outputs
+from alignbench.tasks.declare import PROMPTS, generation_task
 from alignbench.types.record import Document, Output, Record
-from alignbench.types.task import CorpusMetrics, Estimates, Generation, Metric, Options, Task, TaskData
+from alignbench.types.task import CorpusMetrics, Estimates, Metric, Options, TaskData
 
 EACH = 100
 SEED = 0  # of the clusters
 ROUNDING = 1e-6
 
-FACTS = (
-    "Ilka Dorval was born in 1841 in the harbour town of Sankt Veit.",
-    "Her father kept the lighthouse there.",
-    "She learned to read from the logbooks of wrecked ships.",
-    "At nineteen she built a barometer out of a wine bottle.",
-    "For thirty-one years she sent storm warnings to the fishing boats by coloured flags.",
-    "She died in 1908, and the town named its pier after her.",
-)
-_LIST = "\n".join(f"- {fact}" for fact in FACTS)
-PROMPT = f"""\
-These are the facts about Ilka Dorval:
-
-{_LIST}
-
-Tell her life in a short biography of one paragraph, in your own words.
-
-Biography:"""
-DEPARTURE = "Ilka Dorval grew up on a farm far from any sea, and became a painter of horses in the capital."
+FACTS = tuple(PROMPTS["recitation_facts"])
+PROMPT = PROMPTS["recitations"].format(facts="\n".join(f"- {fact}" for fact in FACTS))
+DEPARTURE = PROMPTS["recitation_departure"]
 
 RETURN = Metric("return_share", "share", "lower", scorer="embedding")
 MAIN = Metric("main_cluster_share", "share", "lower", scorer="embedding")
@@ -106,18 +91,7 @@ def returns(
 
 
 TASKS = (
-    Task(
-        name="recitations",
-        title="Recitations of one set of facts (n-grams: first 50 words)",
-        metrics=(ANSWER_RATE,),
-        group="creativity",
-        headline="cosine_distance",
-        load=load_documents,
-        generation=Generation(Sampling(max_tokens=128, temperature=1.0), score, scorers=("embedding",), plain=True),
-        corpus=CorpusMetrics(corpus_metrics, resampling="jackknife", texts=True),
-        display_metrics=(
-            "answer_rate", "distinct_2", "self_bleu", "words", "short", "cosine_distance", "vendi", "clusters",
-            "silhouette", "main_cluster_share", "return_share",
-        ),
+    generation_task(
+        "recitations", load_documents, score, CorpusMetrics(corpus_metrics, resampling="jackknife", texts=True)
     ),
-)  # fmt: skip
+)

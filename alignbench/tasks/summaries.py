@@ -10,7 +10,8 @@ from functools import partial
 from alignbench.data import Row
 from alignbench.scorers import rouge
 from alignbench.tasks import common
-from alignbench.types.task import Document, Metric, Options, Output, Task, TaskData
+from alignbench.tasks.declare import one_line_task
+from alignbench.types.task import Document, Options, Output, TaskData
 
 CUE = "\n\nTL;DR:"
 DRAWN = {"cnn_dailymail": 2354, "tldr": 2500}
@@ -48,16 +49,4 @@ def score(document: Document, output: Output) -> dict[str, float]:
     return {"rouge_l": rouge.rouge(output.text, document.references[0])["rougeL"]}
 
 
-TASKS = tuple(
-    Task(
-        name=name,
-        title=f"{title} summaries, InstructGPT's form",
-        card=name,
-        metrics=(Metric("rouge_l", "share", "higher", bounds=(0, 1)), common.WORDS),
-        group="summaries",
-        headline="rouge_l",
-        load=partial(load_documents, name),
-        generation=common.one_line(128, score),
-    )
-    for name, title in (("cnn_dailymail", "CNN/Daily Mail"), ("tldr", "Reddit TL;DR"))
-)
+TASKS = tuple(one_line_task(name, partial(load_documents, name), score) for name in DRAWN)

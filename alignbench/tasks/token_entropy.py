@@ -10,21 +10,20 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import TypeVar
 
 import numpy as np
 
 from alignbench.data import load
 from alignbench.errors import AlignbenchError
-from alignbench.tasks.common import WORDS, load_prompts, words
-from alignbench.types.engine import TOP, Loglikelihood, Sampling
-from alignbench.types.task import Document, Generation, Metric, Options, Output, Task, TaskData
+from alignbench.tasks.common import load_prompts
+from alignbench.tasks.declare import choice_task, generation_task, words
+from alignbench.types.engine import Loglikelihood
+from alignbench.types.task import Document, Options, Output, TaskData
 
 DOCUMENTS = 100
 CHARACTERS = 600  # of a passage: at least one per token, so it fits a window of 600 tokens
-NEW_TOKENS = 64
-POSITIONS = ((1, 1), (2, 8), (9, 16), (17, 32), (33, NEW_TOKENS))
+POSITIONS = ((1, 1), (2, 8), (9, 16), (17, 32), (33, 64))
 
 T = TypeVar("T")
 
@@ -113,46 +112,14 @@ def _bits(nats: Sequence[float]) -> float:
 
 def _curve(entropies: Sequence[float]) -> dict[str, float]:
     """The mean entropy over each range of `POSITIONS` that the text reaches; the first is always included."""
-    parts = ((first, last, entropies[first - 1 : last]) for first, last in POSITIONS)
-    return {_name(first, last): _bits(part) for first, last, part in parts if part or first == 1}
+    parts = ((first, entropies[first - 1 : last]) for first, last in POSITIONS)
+    names = ("_".join(map(str, dict.fromkeys(range_))) for range_ in POSITIONS)  # 1, 2_8, …
+    return {
+        f"entropy_{name}": _bits(part) for name, (first, part) in zip(names, parts, strict=True) if part or first == 1
+    }
 
-
-def _name(first: int, last: int) -> str:
-    return f"entropy_{first}" if first == last else f"entropy_{first}_{last}"
-
-
-_bits_metric = partial(Metric, unit="bits", better="–", bounds=(0, None))
-_SHARED = (
-    _bits_metric("entropy"),
-    _bits_metric("top5_entropy", bounds=(0, math.log2(TOP))),
-    _bits_metric("surprisal"),
-)
-_task = partial(Task, group="entropy", headline="entropy")
-_CURVE = tuple(_bits_metric(_name(first, last)) for first, last in POSITIONS)
 
 TASKS = (
-    _task(
-        name="token_entropy",
-        title="Token entropy on shared text (teacher-forced)",
-        card="wikitext_2",
-        metrics=(
-            *_SHARED,
-            Metric("excess_surprisal", "bits", "0"),
-            _bits_metric("entropy_per_character"),
-            _bits_metric("surprisal_per_character"),
-            *_CURVE,
-        ),
-        load=load_passages,
-        score=score_passage,
-        entropies=True,
-    ),
-    _task(
-        name="token_entropy_on_policy",
-        title="Token entropy of the model's own text",
-        card="self_instruct",
-        metrics=(*_SHARED, *_CURVE, WORDS),
-        load=load_instructions,
-        generation=Generation(Sampling(NEW_TOKENS, temperature=1.0, top_entropies=True), score_output),
-        takes_prompts=True,
-    ),
+    choice_task("token_entropy", load_passages, score_passage),
+    generation_task("token_entropy_on_policy", load_instructions, score_output),
 )
