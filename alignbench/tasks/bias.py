@@ -1,11 +1,11 @@
 """Bias: CrowS-Pairs and Winogender, each with three instructions (InstructGPT, arXiv 2203.02155, section 3.4).
 
 CrowS-Pairs (Nangia et al. 2020, arXiv 2010.00133): which of two sentences that differ in the group they mention is more
-likely? Winogender (Rudinger et al. 2018, arXiv 1804.09301): is "he" or "she" more likely in a sentence about an
-occupation? Pairs with a specific participant; the full set also has "someone" as participant, and "they".
+likely? Winogender (Rudinger et al. 2018, arXiv 1804.09301): is "he" or "she" more likely in a sentence about a job?
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -44,8 +44,8 @@ def entropy_bits(logprobs: ArrayLike) -> float:
 
 
 def load_pairs(variant: str, options: Options) -> TaskData:
-    pairs = load_documents("crows_pairs", "test", partial(parse_pair, variant), options.data_dir)
-    return TaskData(pairs.items, (pairs.provenance,), prefix=INSTRUCTIONS[variant])
+    pairs = load_documents("crows_pairs", "test", partial(parse_pair, variant), options)
+    return replace(pairs, prefix=INSTRUCTIONS[variant])
 
 
 def parse_pair(variant: str, row: Row) -> Document:
@@ -67,7 +67,10 @@ def score_pair(document: Document, answers: Sequence[Loglikelihood]) -> dict[str
 
 
 def load_sentences(variant: str, full: bool, options: Options) -> TaskData:
-    """A document per template and participant: the sentence with he, with she and, in the full set, with they."""
+    """A document per template and specific participant: the sentence with he and with she.
+
+    full: also with "someone" as participant, and with they
+    """
     sentences = load("winogender", "sentences", parse_sentence, options.data_dir)
     occupations = load(
         "winogender", "occupations", lambda row: (row["occupation"], float(row["bls_pct_female"])), options.data_dir

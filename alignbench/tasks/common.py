@@ -4,13 +4,12 @@ import math
 import random
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from alignbench.data import Loaded, Provenance, Row, load
+from alignbench.data import Provenance, Row, load
 from alignbench.data.tables import SourceRow, checked_text, fingerprint, read_source
 from alignbench.errors import AlignbenchError
 from alignbench.types.engine import Loglikelihood
@@ -20,10 +19,10 @@ T = TypeVar("T")
 Key = TypeVar("Key", bound=Hashable)
 
 
-def load_documents(card: str, split: str, parse: Callable[[Row], Document], data_dir: Path | None) -> Loaded[Document]:
+def load_documents(card: str, split: str, parse: Callable[[Row], Document], options: Options) -> TaskData:
     """A split whose rows are documents. A document without an id gets the number of its row, from 0."""
-    loaded = load(card, split, parse, data_dir)
-    return replace(loaded, items=[replace(d, id=d.id or str(number)) for number, d in enumerate(loaded.items)])
+    loaded = load(card, split, parse, options.data_dir)
+    return TaskData([replace(d, id=d.id or str(number)) for number, d in enumerate(loaded.items)], (loaded.provenance,))
 
 
 def few_shot(
@@ -34,13 +33,13 @@ def few_shot(
     usable: Callable[[Document], bool] = lambda document: True,
 ) -> TaskData:
     """The validation split, after `options.shots` usable documents of the training split with their answers."""
-    data = load_documents(card, "validation", parse, options.data_dir)
-    provenance, examples = [data.provenance], list[Document]()
-    if options.shots:
-        train = load_documents(card, "train", parse, options.data_dir)
-        provenance.append(train.provenance)
-        examples, _ = take_examples(list(filter(usable, train.items)), options, card)
-    return TaskData(data.items, tuple(provenance), prefix(instruction, map(solved, examples)), len(examples))
+    data = load_documents(card, "validation", parse, options)
+    if not options.shots:
+        return replace(data, prefix=prefix(instruction, ()))
+    train = load_documents(card, "train", parse, options)
+    examples, _ = take_examples(list(filter(usable, train.documents)), options, card)
+    shown = prefix(instruction, map(solved, examples))
+    return TaskData(data.documents, data.provenance + train.provenance, shown, len(examples))
 
 
 def load_prompts(task: str, options: Options) -> TaskData:
@@ -50,8 +49,7 @@ def load_prompts(task: str, options: Options) -> TaskData:
     Raises AlignbenchError with task, file and line for a row without a prompt and for a repeated id.
     """
     if options.prompts is None:
-        loaded = load("self_instruct", "user_oriented", parse_instruction, options.data_dir)
-        return TaskData(loaded.items, (loaded.provenance,))
+        return load_documents("self_instruct", "user_oriented", parse_instruction, options)
     source = str(options.prompts)
     rows = read_source(source)
     documents: dict[str, Document] = {}

@@ -1,9 +1,7 @@
 """Diversity of answers to instructions: per input (ten samples per prompt) and across inputs (one sample each).
 
 Kirk et al. 2024, arXiv 2310.06452, named the two. The first samples of `diversity` are a set across inputs as well
-(`across_…`). Metrics use the first 50 words of each output, those named `…_uncut` and of vectors all of it. Semantic
-entropy: Farquhar et al. 2024, Nature 630. `novelty_bench`: Zhang et al. 2025, arXiv 2504.05228, prompts with many good
-answers.
+(`across_…`). Semantic entropy: Farquhar et al. 2024, Nature 630. NoveltyBench: Zhang et al. 2025, arXiv 2504.05228.
 """
 
 import bisect
@@ -40,10 +38,8 @@ def semantic(outputs: Sequence[Output]) -> dict[str, float]:
     classes = equivalence_classes(outputs)
     if classes is None:
         return {"classes": math.nan, "semantic_entropy_discrete": math.nan}
-    found = {
-        "classes": float(len(set(classes))),
-        "semantic_entropy_discrete": semantic_entropy(classes) / math.log(2),
-    }
+    discrete = semantic_entropy(classes) / math.log(2)
+    found = {"classes": float(len(set(classes))), "semantic_entropy_discrete": discrete}
     if all(output.logprobs for output in outputs):
         means = [float(np.mean(output.logprobs)) for output in outputs]
         found["semantic_entropy"] = semantic_entropy(classes, means) / math.log(2)

@@ -1,9 +1,7 @@
 """GLUE and SuperGLUE in InstructGPT's form: SST-2, RTE and WSC, few-shot with examples from the training sets.
 
-Wang et al. 2019, arXiv 1804.07461 and 1905.00537; prompts of arXiv 2203.02155, figures 22 to 24. SST-2 (Socher et al.
-2013, D13-1170) and RTE (Dagan et al. 2006): the label with the higher mean log-probability per token. WSC (Levesque et
-al. 2012): the model names the noun that a pronoun refers to; SuperGLUE asks whether it is a given noun: yes if the
-answer contains the noun or the noun the answer.
+Wang et al. 2019, arXiv 1804.07461 and 1905.00537; prompts of arXiv 2203.02155, figures 22 to 24. SST-2 and RTE: the
+label with the higher mean log-probability per token. WSC: the model names the noun that a pronoun refers to.
 """
 
 import re
@@ -68,17 +66,16 @@ def mark(text: str, pronoun: str, place: int) -> str:
 
 
 def score_wsc(document: Document, output: Output) -> dict[str, float]:
+    """SuperGLUE asks whether it is a given noun: yes if the answer contains the noun or the noun the answer."""
     answer, noun = (squad.normalise(text) for text in (output.text, document.references[0]))
     named = bool(answer) and bool(noun) and (f" {answer} " in f" {noun} " or f" {noun} " in f" {answer} ")
     return {"acc": float(bool(output.text) and named == document.target["meant"])}
 
 
+# WSC's examples are those whose noun is the right one
+_load_wsc = partial(few_shot, "wsc", parse_wsc, instruction=WSC_INSTRUCTION, usable=lambda d: d.target["meant"])
 TASKS = (
     choice_task("rte", partial(few_shot, "rte", parse_rte), score_label),
     choice_task("sst2", partial(few_shot, "sst2", parse_sst2, instruction=SST2_INSTRUCTION), score_label),
-    one_line_task(
-        "wsc",  # its examples are those whose noun is the right one
-        partial(few_shot, "wsc", parse_wsc, instruction=WSC_INSTRUCTION, usable=lambda d: d.target["meant"]),
-        score_wsc,
-    ),
+    one_line_task("wsc", _load_wsc, score_wsc),
 )

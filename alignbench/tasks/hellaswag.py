@@ -57,11 +57,10 @@ def score_plain(document: Document, answers: Sequence[Loglikelihood]) -> dict[st
     return {"acc": float(np.argmax(logprobs) == label), "acc_norm": float(np.argmax(logprobs / characters) == label)}
 
 
+_load = partial(few_shot, "hellaswag")
 TASKS = (
-    choice_task("hellaswag", partial(few_shot, "hellaswag", parse), score_plain),
+    choice_task("hellaswag", partial(_load, parse), score_plain),
     choice_task(
-        "hellaswag_instructgpt",
-        partial(few_shot, "hellaswag", partial(parse, strip=True), instruction=INSTRUCTION),
-        score_label,
+        "hellaswag_instructgpt", partial(_load, partial(parse, strip=True), instruction=INSTRUCTION), score_label
     ),
 )

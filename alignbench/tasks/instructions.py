@@ -1,8 +1,7 @@
 """Instructions outside the bulk of the fine-tuning data (InstructGPT, arXiv 2203.02155, section 4.3).
 
-`instructions_language`: questions of Vicuna-bench, to be answered in one of five languages; py3langid detects the
-language. `instructions_code`: instructions of Self-Instruct, MT-bench and Vicuna-bench whose answer is code; Python is
-parsed. Neither measures the quality of the answer.
+Questions of Vicuna-bench, to be answered in one of five languages, and instructions of Self-Instruct, MT-bench and
+Vicuna-bench whose answer is code. The quality of the answer is not measured.
 """
 
 import ast
@@ -12,9 +11,10 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 
-from alignbench.data import Row, load
-from alignbench.tasks.common import parse_instruction
+from alignbench.data import Row
+from alignbench.tasks.common import load_documents, parse_instruction
 from alignbench.tasks.declare import PROMPTS, generation_task, words
 from alignbench.types.task import Document, Options, Output, TaskData
 
@@ -33,26 +33,26 @@ _PYTHON = re.compile(
 
 
 def load_language(options: Options) -> TaskData:
-    questions = load("mt_bench", "vicuna", parse_question, options.data_dir)
+    questions = load_documents("mt_bench", "vicuna", parse_question, options)
     documents = [
         Document(f"{q.id} {language}", f"{q.prompt}\n\n{request}", (), (), None, {"language": language}, q.id, language)
-        for q in questions.items
+        for q in questions.documents
         if q.category not in ("coding", "math")
         for language, request in REQUESTS.items()
     ]
-    return TaskData(documents, (questions.provenance,))
+    return replace(questions, documents=documents)
 
 
 def load_code(options: Options) -> TaskData:
     sources = [
-        load("self_instruct", "seed_tasks", parse_instruction, options.data_dir),
-        load("self_instruct", "user_oriented", parse_instruction, options.data_dir),
-        load("mt_bench", "questions", partial(parse_question, name="mt_bench "), options.data_dir),
-        load("mt_bench", "vicuna", partial(parse_question, name="vicuna "), options.data_dir),
+        load_documents("self_instruct", "seed_tasks", parse_instruction, options),
+        load_documents("self_instruct", "user_oriented", parse_instruction, options),
+        load_documents("mt_bench", "questions", partial(parse_question, name="mt_bench "), options),
+        load_documents("mt_bench", "vicuna", partial(parse_question, name="vicuna "), options),
     ]
-    coding = [d for s in sources for d in s.items if d.category == "coding" or d.id in SEED_TASKS + USER_TASKS]
+    coding = [d for s in sources for d in s.documents if d.category == "coding" or d.id in SEED_TASKS + USER_TASKS]
     documents = [replace(d, category=_code_language(d.prompt)) for d in coding]
-    return TaskData(documents, tuple(source.provenance for source in sources))
+    return TaskData(documents, tuple(chain(*(source.provenance for source in sources))))
 
 
 def parse_question(row: Row, name: str = "") -> Document:

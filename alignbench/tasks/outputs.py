@@ -1,18 +1,19 @@
-"""Outputs of any system without a benchmark: the task of `alignbench score FILE`.
+"""Outputs of any system without a benchmark: the task of `alignbench score FILE`; BLEU and chrF of a corpus.
 
 A metric applies to a document that has what it needs: references for exact match, F1, ROUGE and BLEU, a source text for
 entailment scorers.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
-from alignbench.scorers import squad
+from alignbench.scorers import bleu, squad
 from alignbench.scorers.rouge import rouge
-from alignbench.tasks import corpus_bleu
 from alignbench.tasks.declare import generation_task, words
-from alignbench.types.task import Document, Options, Output, TaskData
+from alignbench.types.task import CorpusMetrics, Document, Estimates, Metric, Options, Output, Record, TaskData
 
 # kind of scorer, its number, the metric
 _OF_SCORERS = (
@@ -47,7 +48,7 @@ def statistics(document: Document, outputs: Sequence[Output]) -> dict[str, list[
     """n-gram counts of all outputs together, for the corpus BLEU and chrF."""
     if not document.references or not outputs:
         return {}
-    each = [corpus_bleu.statistics(output.text, document.references) for output in outputs]
+    each = [ngram_counts(output.text, document.references) for output in outputs]
     together = {column: np.sum([counts[column] for counts in each], axis=0).tolist() for column in each[0]}
     return together | {"references_counted": each[0]["references_counted"]}
 
@@ -56,4 +57,46 @@ def _load(options: Options) -> TaskData:
     raise AssertionError("its documents come from a file of outputs")
 
 
-OUTPUTS = generation_task("outputs", _load, score, corpus_bleu.CORPUS_SCORES, statistics=statistics)
+# metric, the column of counts that are summed over documents, the score of a sum, sacrebleu's signature
+_SCORES = (
+    (Metric("bleu", "points", "higher", bounds=(0, 100)), "bleu_statistics", bleu.corpus_bleu, bleu.bleu_signature),
+    (Metric("chrf", "points", "higher", bounds=(0, 100)), "chrf_statistics", bleu.corpus_chrf, bleu.chrf_signature),
+)
+
+
+def ngram_counts(text: str, references: Sequence[str]) -> dict[str, list[float]]:
+    """What a document contributes: its n-gram counts, and the number of references that they were made with."""
+    return {
+        "bleu_statistics": bleu.bleu_statistics(text, references),
+        "chrf_statistics": bleu.chrf_statistics(text, references),
+        "references_counted": [float(len(references))],
+    }
+
+
+def corpus_scores(records: Sequence[Record], intervals: bool = True) -> Estimates:
+    """BLEU and chrF over all documents that have counts, with bootstrap intervals over documents."""
+    counted = [record.statistics for record in records if record.statistics]
+    if not counted:
+        return []
+    numbers = {own["references_counted"][0] for own in counted}
+    references = int(numbers.pop()) if len(numbers) == 1 else "var"
+    found: Estimates = []
+    for metric, column, score, signature in _SCORES:
+        counts = [own[column] for own in counted]
+        estimate = bleu.corpus_interval(counts, score, resamples=1000 if intervals else 0)
+        found.append((replace(metric, signature=signature(references)), estimate))
+    return found
+
+
+def resampled_scores(records: Sequence[Record], weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    """BLEU and chrF of each resample, (resamples,); weights: (resamples, n)."""
+    found = {}
+    for metric, column, score, _ in _SCORES:
+        if all(column in record.statistics for record in records):
+            counts = np.array([record.statistics[column] for record in records], np.float64)
+            found[metric.name] = np.array([score([row]) for row in (weights @ counts).tolist()])
+    return found
+
+
+CORPUS_SCORES = CorpusMetrics(corpus_scores, resample=resampled_scores)
+OUTPUTS = generation_task("outputs", _load, score, CORPUS_SCORES, statistics=statistics)

@@ -1,8 +1,7 @@
 """Personas: the customers that a model invents for a product review, and the diversity of their fields.
 
-The experiment of "Creativity Has Left the Chat" (Mohammadi 2024, arXiv 2406.05587, section 3.1), with our prompt.
-`personas`: 100 samples at temperature 1, one persona each. `personas_verbalised`: 20 samples of five personas with a
-probability each (verbalised sampling, Zhang et al. 2025, arXiv 2510.01171); `…_weighted` counts by these.
+The experiment of "Creativity Has Left the Chat" (Mohammadi 2024, arXiv 2406.05587, section 3.1), with our prompt, and
+with five personas and their probabilities per sample (verbalised sampling, Zhang et al. 2025, arXiv 2510.01171).
 """
 
 from collections.abc import Sequence
@@ -20,7 +19,6 @@ from alignbench.types.task import CorpusMetrics, Estimates, Options, TaskData
 
 PERSONAS = 100
 AT_ONCE = 5
-LISTS = PERSONAS // AT_ONCE
 TOP_BIN = 0.8  # lower end of the top one of ten bins of sentiment, from −1 to 1
 
 PROMPT, PROMPT_OF_MANY = PROMPTS["personas"], PROMPTS["personas_verbalised"]
@@ -33,6 +31,10 @@ def load_personas(options: Options) -> TaskData:
         raise AlignbenchError(f"personas: {shots} shots requested, but there are only {len(EXAMPLES)} examples")
     prompt = PROMPT + "".join(f"{example}\n\n" for example in EXAMPLES[:shots]) + "Name:"
     return TaskData([Document(f"persona {n:03}", prompt) for n in range(1, PERSONAS + 1)], (), shots=shots)
+
+
+def load_lists(options: Options) -> TaskData:
+    return TaskData([Document(f"list {n:02}", PROMPT_OF_MANY) for n in range(1, PERSONAS // AT_ONCE + 1)], ())
 
 
 def score_persona(document: Document, outputs: Sequence[Output]) -> dict[str, float]:
@@ -94,17 +96,10 @@ def _parsed(text: str) -> tuple[Persona, ...]:
     return tuple(read_personas(text))
 
 
-_DISTRIBUTIONS = CorpusMetrics(corpus_metrics, resampling="jackknife")
+_CORPUS = CorpusMetrics(corpus_metrics, resampling="jackknife")
+_OF_ONE, _OF_MANY = partial(columns, 1), partial(columns, AT_ONCE)
 
 TASKS = (
-    generation_task(
-        "personas", load_personas, score_persona, _DISTRIBUTIONS, items=reviews, statistics=partial(columns, 1)
-    ),
-    generation_task(
-        "personas_verbalised",
-        lambda options: TaskData([Document(f"list {n:02}", PROMPT_OF_MANY) for n in range(1, LISTS + 1)], ()),
-        partial(failures, AT_ONCE),
-        _DISTRIBUTIONS,
-        statistics=partial(columns, AT_ONCE),
-    ),
+    generation_task("personas", load_personas, score_persona, _CORPUS, items=reviews, statistics=_OF_ONE),
+    generation_task("personas_verbalised", load_lists, partial(failures, AT_ONCE), _CORPUS, statistics=_OF_MANY),
 )

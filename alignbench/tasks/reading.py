@@ -1,13 +1,7 @@
-"""Reading comprehension in InstructGPT's form (arXiv 2203.02155, appendix D, figures 19 and 20).
+"""Reading comprehension in InstructGPT's form (arXiv 2203.02155, appendix D, figures 19 and 20): SQuAD 2.0, QuAC,
+CANARD and DROP, with the exact match and F1 of the official scorers (docs/metrics.md).
 
-Questions on a text, each after the earlier ones with their answers. Few-shot: whole texts with all their questions,
-which are not scored. Exact match and F1 are those of the official scorers, from 0 to 1.
-
-SQuAD 2.0 (Rajpurkar et al. 2018, arXiv 1806.03822): some questions are not answered by the paragraph; the right answer
-to these is empty. QuAC (Choi et al. 2018, arXiv 1808.07036): conversations about a paragraph; `f1_agreed` leaves out
-questions on which the annotators do not agree. CANARD (Elgohary et al. 2019): the same without the paragraph; the
-answer to a turn is in the history of the next one, so the last turn is not scored. DROP (Dua et al. 2019, arXiv
-1903.00161): questions that require counting, adding or comparing; each is asked alone, with allennlp's metrics.
+A question follows the earlier ones on its text with their answers. Few-shot: whole texts with all their questions.
 """
 
 from collections import Counter
@@ -113,6 +107,7 @@ def load_quac(options: Options) -> TaskData:
 
 
 def load_canard(options: Options) -> TaskData:
+    """QuAC's conversations without the paragraph. The answer to a turn is in the history of the next one."""
     rows = load("canard", "dev", parse_canard, options.data_dir)
     turns = grouped(rows.items, lambda row: row["QuAC_dialog_id"]).values()
     dialogs = [_canard_dialog(sorted(own, key=lambda row: row["Question_no"])) for own in turns]

@@ -1,8 +1,7 @@
 """RealToxicityPrompts: toxicity of continuations.
 
-Official (Gehman et al. 2020, arXiv 2009.11462, sections 3 and 4): 25 samples; `emt`: mean over prompts of the highest
-toxicity, `tp`: proportion of prompts with a sample above .5, both also for toxic and non-toxic prompts. InstructGPT's
-(arXiv 2203.02155, appendix D.2): mean toxicity of one greedy line, over prompts uniform in toxicity (docs/metrics.md).
+Official (Gehman et al. 2020, arXiv 2009.11462, sections 3 and 4): 25 samples of each prompt. InstructGPT's (arXiv
+2203.02155, appendix D.2): one greedy line, over prompts uniform in toxicity (docs/metrics.md).
 """
 
 import math
@@ -10,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
-from alignbench.data import Row, load
+from alignbench.data import Row
 from alignbench.tasks.bias import INSTRUCTIONS, continuation, task_name
-from alignbench.tasks.common import draw, grouped
+from alignbench.tasks.common import draw, grouped, load_documents
 from alignbench.tasks.declare import generation_task, one_line_task
 from alignbench.types.task import Document, Options, Output, TaskData
 
@@ -23,8 +22,11 @@ A_BIN = 500
 
 
 def load_prompts(options: Options) -> TaskData:
-    prompts = load("real_toxicity_prompts", "prompts", parse, options.data_dir)
-    return TaskData(prompts.items, (prompts.provenance,))
+    return load_documents("real_toxicity_prompts", "prompts", parse, options)
+
+
+def load_unprompted(options: Options) -> TaskData:
+    return TaskData([Document(str(n), "") for n in range(UNPROMPTED)], ())
 
 
 def parse(row: Row) -> Document:
@@ -74,11 +76,7 @@ def _toxicity(output: Output) -> float:
 
 TASKS = (
     generation_task("real_toxicity", load_prompts, score_samples),
-    generation_task(
-        "real_toxicity_unprompted",
-        lambda options: TaskData([Document(str(n), "") for n in range(UNPROMPTED)], ()),
-        score_samples,
-    ),
+    generation_task("real_toxicity_unprompted", load_unprompted, score_samples),
     *(
         one_line_task(task_name("real_toxicity_instructgpt", v), partial(load_uniform, v), score_greedy)
         for v in INSTRUCTIONS

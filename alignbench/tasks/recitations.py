@@ -1,9 +1,7 @@
 """Recitations: one set of facts told many times. How many ways of telling it does a model have?
 
 "Creativity Has Left the Chat" (Mohammadi 2024, arXiv 2406.05587, section 3.2): an aligned model's recitations form few
-clusters, and it returns to them, as to an attractor, from a beginning that departs from the facts. The facts are ours:
-100 samples of the plain prompt, and 100 with a first sentence that contradicts them (category "perturbed").
-`return_share`: the proportion of these that return, given if the plain ones form at least two clusters.
+clusters, and it returns to them, as to an attractor, from a beginning that departs from the facts.
 """
 
 from collections.abc import Sequence
@@ -29,8 +27,7 @@ FACTS = tuple(PROMPTS["recitation_facts"])
 PROMPT = PROMPTS["recitations"].format(facts="\n".join(f"- {fact}" for fact in FACTS))
 DEPARTURE = PROMPTS["recitation_departure"]
 
-RETURN = Metric("return_share", "share", "lower", scorer="embedding")
-MAIN = Metric("main_cluster_share", "share", "lower", scorer="embedding")
+MAIN, RETURN = (Metric(f"{name}_share", "share", "lower", scorer="embedding") for name in ("main_cluster", "return"))
 
 
 def load_documents(options: Options) -> TaskData:
@@ -45,7 +42,7 @@ def score(document: Document, outputs: Sequence[Output]) -> dict[str, float]:
 
 def corpus_metrics(records: Sequence[Record], intervals: bool) -> Estimates:
     """Diversity of the plain recitations, distances and clusters of the perturbed ones (`perturbed_…`), and the
-    proportion of these that return."""
+    proportion of these that return, if the plain ones form at least two clusters."""
     plain, perturbed = ([record for record in records if record.category == c] for c in ("plain", "perturbed"))
     equal = min(len(plain), len(perturbed)) or len(records)
     texts, vectors = first_outputs(plain[:equal])
@@ -90,8 +87,5 @@ def returns(
     return np.asarray(nearest & (cosines[main] >= reach))
 
 
-TASKS = (
-    generation_task(
-        "recitations", load_documents, score, CorpusMetrics(corpus_metrics, resampling="jackknife", texts=True)
-    ),
-)
+_CORPUS = CorpusMetrics(corpus_metrics, resampling="jackknife", texts=True)
+TASKS = (generation_task("recitations", load_documents, score, _CORPUS),)

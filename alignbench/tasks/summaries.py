@@ -5,6 +5,7 @@ drawn with the seed. ROUGE-L with Porter's stemmer against the article's highlig
 """
 
 import re
+from dataclasses import replace
 from functools import partial
 
 from alignbench.data import Row
@@ -20,8 +21,8 @@ _REDDIT = re.compile(r"POST: (.*)\n\nTL;DR:", re.DOTALL)
 
 
 def load_documents(name: str, options: Options) -> TaskData:
-    texts = common.load_documents(name, "test", parse_post if name == "tldr" else parse_article, options.data_dir)
-    return TaskData(common.draw(texts.items, DRAWN[name], options.seed), (texts.provenance,))
+    data = common.load_documents(name, "test", parse_post if name == "tldr" else parse_article, options)
+    return replace(data, documents=common.draw(data.documents, DRAWN[name], options.seed))
 
 
 def parse_article(row: Row) -> Document:

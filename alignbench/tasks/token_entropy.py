@@ -1,9 +1,7 @@
 """Entropy of the next token in bits, over the whole vocabulary and over its five most likely tokens.
 
-As in "Creativity Has Left the Chat" (Mohammadi 2024, arXiv 2406.05587, fig. 11), from unscaled logits:
-`token_entropy` on 100 passages of WikiText-2 (teacher-forced), `token_entropy_on_policy` on the model's answers to
-instructions. Surprisal is −log2 p of the text's tokens. `excess_surprisal`, surprisal minus entropy, has mean 0 for a
-calibrated model, and is positive for an overconfident one (Braverman et al. 2020, arXiv 1906.05664, section 3).
+As in "Creativity Has Left the Chat" (Mohammadi 2024, arXiv 2406.05587, fig. 11), on passages of WikiText-2 and on the
+model's answers to instructions. `excess_surprisal`: Braverman et al. 2020, arXiv 1906.05664, section 3.
 """
 
 import math

@@ -75,17 +75,13 @@ def resampled_win_rates(records: Sequence[Record], weights: NDArray[np.float64])
     return {LENGTH_CONTROLLED.name: at_equal_lengths(fit(preferred, lengths, weights)[0])}
 
 
+_LENGTH_CONTROL = CorpusMetrics(
+    length_controlled_win_rate,
+    usable=lambda record: "win_rate" in record.values,
+    resample=resampled_win_rates,
+    outcome=lambda record: record.values["win_rate"],
+)
 TASKS = (
     generation_task("answers", load_answers, score_answer),
-    generation_task(
-        "win_rate",
-        load_win_rate,
-        score_verdict,
-        CorpusMetrics(
-            length_controlled_win_rate,
-            usable=lambda record: "win_rate" in record.values,
-            resample=resampled_win_rates,
-            outcome=lambda record: record.values["win_rate"],
-        ),
-    ),
+    generation_task("win_rate", load_win_rate, score_verdict, _LENGTH_CONTROL),
 )

@@ -10,9 +10,9 @@ from dataclasses import replace
 from alignbench.data import Row, load
 from alignbench.errors import AlignbenchError
 from alignbench.scorers import bleu
-from alignbench.tasks import corpus_bleu
 from alignbench.tasks.common import prefix, solved, take_examples
 from alignbench.tasks.declare import PROMPTS, first_line, one_line_task
+from alignbench.tasks.outputs import CORPUS_SCORES, ngram_counts
 from alignbench.types.task import Document, Options, Output, TaskData
 
 INSTRUCTION: str = PROMPTS["wmt15_fr_en"]
@@ -44,8 +44,8 @@ def score(document: Document, output: Output) -> dict[str, float]:
 
 
 def statistics(document: Document, outputs: Sequence[Output]) -> dict[str, list[float]]:
-    return corpus_bleu.statistics(first_line(outputs).text, document.references)
+    return ngram_counts(first_line(outputs).text, document.references)
 
 
-_WMT15 = one_line_task("wmt15_fr_en", load_documents, score, corpus_bleu.CORPUS_SCORES, statistics=statistics)
+_WMT15 = one_line_task("wmt15_fr_en", load_documents, score, CORPUS_SCORES, statistics=statistics)
 TASKS = (replace(_WMT15, title=f"{_WMT15.title} (BLEU {bleu.BLEU_SIGNATURE})"),)
