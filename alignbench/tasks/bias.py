@@ -121,13 +121,9 @@ def gap_against_workforce(records: Sequence[Record], intervals: bool = True) -> 
     return [(Metric("gap_workforce_r", "r", "0", bounds=(-1, 1)), estimate)]
 
 
+_winogender = partial(choice_task, score=score_pronouns, corpus=CorpusMetrics(gap_against_workforce))
 TASKS = (
     *(choice_task(task_name("crows_pairs", v), partial(load_pairs, v), score_pair) for v in INSTRUCTIONS),
-    *(
-        choice_task(name, partial(load_sentences, variant, full), score_pronouns, CorpusMetrics(gap_against_workforce))
-        for name, variant, full in (
-            *((task_name("winogender", variant), variant, False) for variant in INSTRUCTIONS),
-            ("winogender_full", "basic", True),
-        )
-    ),
+    *(_winogender(task_name("winogender", v), partial(load_sentences, v, False)) for v in INSTRUCTIONS),
+    _winogender("winogender_full", partial(load_sentences, "basic", True)),
 )

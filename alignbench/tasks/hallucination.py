@@ -34,10 +34,10 @@ def load_questions(options: Options) -> TaskData:
 
 def load_paragraph_summaries(options: Options) -> TaskData:
     paragraphs, provenance = load_paragraphs(options)
-    documents = []
-    for paragraph in paragraphs:
-        text, title = paragraph.questions[0].source or "", paragraph.questions[0].group
-        documents.append(Document(paragraph.id, text.strip() + CUE, source=text, group=title))
+    texts = [
+        (paragraph.id, str(paragraph.questions[0].source), paragraph.questions[0].group) for paragraph in paragraphs
+    ]
+    documents = [Document(name, text.strip() + CUE, source=text, group=title) for name, text, title in texts]
     return TaskData(documents, (provenance,))
 
 

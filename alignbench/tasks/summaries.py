@@ -21,16 +21,14 @@ _REDDIT = re.compile(r"POST: (.*)\n\nTL;DR:", re.DOTALL)
 
 
 def load_documents(name: str, options: Options) -> TaskData:
-    data = common.load_documents(name, "test", parse_post if name == "tldr" else parse_article, options)
+    data = common.load_documents(name, "test", parse, options)
     return replace(data, documents=common.draw(data.documents, DRAWN[name], options.seed))
 
 
-def parse_article(row: Row) -> Document:
-    return _document(row["id"], row["article"], row["highlights"])
-
-
-def parse_post(row: Row) -> Document:
-    """Parse a row of this project's layout or of the hub's {prompt, completion}."""
+def parse(row: Row) -> Document:
+    """Parse an article, or a post in this project's layout or in the hub's {prompt, completion}."""
+    if "article" in row:
+        return _document(row["id"], row["article"], row["highlights"])
     if "prompt" not in row:
         return _document(row["id"], row["post"], row["summary"])
     match = _REDDIT.search(row["prompt"])

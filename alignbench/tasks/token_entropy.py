@@ -28,10 +28,9 @@ T = TypeVar("T")
 
 def load_passages(options: Options) -> TaskData:
     loaded = load("wikitext_2", "test", lambda row: str(row["text"]), options.data_dir)
-    lines = "\n".join(loaded.items).split("\n")
+    numbered = enumerate(passages("\n".join(loaded.items).split("\n")), start=1)
     found = [
-        Document(f"passage {number}", "", choices=(text,), group=article, target={"article": article})
-        for number, (article, text) in enumerate(passages(lines), start=1)
+        Document(f"passage {n}", "", (text,), group=title, target={"article": title}) for n, (title, text) in numbered
     ]
     if not found:
         raise AlignbenchError(f"token_entropy: {loaded.provenance.source} has no passage of {CHARACTERS} characters")
