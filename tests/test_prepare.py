@@ -7,11 +7,13 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from cases import cases
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -24,15 +26,8 @@ from alignbench.data.prepare import SPLITS, Prepared, Settings, are_first, prepa
 from alignbench.errors import AlignbenchError
 from trainers.data import read_demonstrations, read_prompts, read_rankings
 
-PERSONAL = {
-    "EMAIL_ADDRESS": "Write to hen.keeper@example.com about the eggs",
-    "PHONE_NUMBER": "Call me on +1 212 555 0187 tonight",
-    "CREDIT_CARD": "I paid with 4111 1111 1111 1111 yesterday",
-    "IBAN_CODE": "Send it to DE89 3704 0044 0532 0130 00 please",
-    "IP_ADDRESS": "The barn's camera is at 192.168.17.4 now",
-    "MAC_ADDRESS": "The feeder is 00:1B:44:11:3A:B7 on the net",
-    "US_SSN": "My social security number is 219-09-9999 as you know",
-}
+CASES = cases("prepare")
+PERSONAL = CASES["personal"]
 SECRET = PERSONAL["EMAIL_ADDRESS"]
 
 
@@ -62,19 +57,12 @@ USER = a_user_of("train")
 
 
 def farm(users: int = 60, each: int = 3) -> list[dict[str, Any]]:
-    return [
-        {"prompt": f"Question {n} of keeper {user}: how many hens fit into barn {n}?", "user": f"keeper {user}"}
-        for user in range(users)
-        for n in range(each)
-    ]
+    text = "Question {} of {}: how many hens?"
+    keepers = [f"keeper {user}" for user in range(users)]
+    return [{"prompt": text.format(n, keeper), "user": keeper} for keeper in keepers for n in range(each)]
 
 
 # ---- duplicates, limits, splits ------------------------------------------------------------------------------------
-
-
-def kept(prompts: list[str], prefix: int) -> list[str]:
-    column = pd.Series(prompts, dtype=object)
-    return column[are_first(column, prefix)].to_list()
 
 
 @given(st.lists(st.text("ab", max_size=6), max_size=30), st.integers(1, 5), st.randoms())
@@ -82,22 +70,24 @@ def test_of_prompts_with_a_long_common_prefix_the_first_is_kept(prompts, prefix,
     def same(a: str, b: str) -> bool:
         return a == b or len(os.path.commonprefix([a, b])) >= prefix  # noqa: RUF071
 
+    def kept(prompts: list[str]) -> list[str]:
+        column = pd.Series(prompts, dtype=object)
+        return column[are_first(column, prefix)].to_list()
+
     expected = [prompt for n, prompt in enumerate(prompts) if not any(same(prompt, other) for other in prompts[:n])]
-    assert kept(prompts, prefix) == expected
-    shuffled = random.sample(prompts, len(prompts))
-    assert {prompt[:prefix] for prompt in kept(shuffled, prefix)} == {prompt[:prefix] for prompt in expected}
+    assert kept(prompts) == expected
+    shuffled = kept(random.sample(prompts, len(prompts)))
+    assert {prompt[:prefix] for prompt in shuffled} == {prompt[:prefix] for prompt in expected}
 
 
 def test_no_user_is_in_two_splits_and_no_prompt_is_lost(tmp_path):
     done = prepared(tmp_path, farm())
     splits = {name: read(tmp_path / "out", name) for name in SPLITS}
     users = {name: {row["user"] for row in split} for name, split in splits.items()}
-    assert all(users.values())
     assert sum(map(len, users.values())) == 60
     assert sorted(row["prompt"] for row in read(tmp_path / "out")) == sorted(row["prompt"] for row in farm())
-    assert {name: (s.prompts, s.users) for name, s in done.splits.items()} == {
-        name: (len(split), len(users[name])) for name, split in splits.items()
-    }
+    for name, split in splits.items():
+        assert (done.splits[name].prompts, done.splits[name].users) == (len(split), len(users[name]) or 0) > (0, 0)
     # a number and its text are one user
     same = prepared(tmp_path, [{"prompt": f"question {n}", "user": user} for n, user in enumerate([7, "7"])])
     assert sum(split.users for split in same.splits.values()) == 1
@@ -138,34 +128,27 @@ def test_lengths_are_in_tokens_with_a_tokenizer_and_described_as_by_pandas(tmp_p
     inner = Tokenizer(models.WordLevel({"?": 0}, unk_token="?"))
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="?").save_pretrained(tmp_path / "tokenizer")
-    rows = [{"prompt": "hen " * n, "user": USER} for n in (1, 2, 3, 4)]
-    done = prepared(tmp_path, rows, tokenizer=str(tmp_path / "tokenizer"), max_prompt_tokens=3)
+    rows = [{"prompt": "hen " * n, "user": USER} for n in (1, 5, 6, 9, 30)]
+    done = prepared(tmp_path, rows, tokenizer=str(tmp_path / "tokenizer"), max_prompt_tokens=9)
     assert (done.length_unit, done.removed["too long"]) == ("tokens", 1)
-    described = pd.Series([1, 2, 3]).describe().drop("count").to_dict()
-    assert done.splits["train"].length == pytest.approx(described)
-    done = prepared(tmp_path, [{"prompt": "hen " * n, "user": USER} for n in (1, 5, 6, 9, 30)])
-    described = pd.Series([4 * n for n in (1, 5, 6, 9, 30)]).describe().drop("count").to_dict()
-    assert done.splits["train"].length == pytest.approx(described)
+    for found, lengths in ((done, [1, 5, 6, 9]), (prepared(tmp_path, rows), [4, 20, 24, 36, 120])):
+        described = pd.Series(lengths).describe().drop("count").to_dict()
+        assert found.splits["train"].length == pytest.approx(described)
 
 
 # ---- personal data -------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def pii() -> None:
-    pytest.importorskip("presidio_analyzer", reason="needs the extra pii")
+def needs_pii(test: Any) -> Any:
+    return pytest.mark.skipif(find_spec("presidio_analyzer") is None, reason="needs the extra pii")(test)
 
 
-@pytest.mark.usefixtures("pii")
+@needs_pii
 def test_each_kind_is_removed_from_training_and_listed_without_its_text(tmp_path, monkeypatch):
-    import socket
-
-    def refuse(*arguments: object) -> None:
-        raise AssertionError("the network was used")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    monkeypatch.setattr("tldextract.extract", refuse)  # presidio's default downloads a list of domains
+    for name in ("socket.socket.connect", "socket.getaddrinfo", "tldextract.extract"):
+        monkeypatch.setattr(
+            name, None
+        )  # no network; presidio's default, tldextract.extract, downloads a list of domains
     prompts = ["How many hens were there in 2019-2020, 12345 or 3.14159?", *PERSONAL.values()]
     done = prepared(tmp_path, [{"prompt": prompt, "user": USER} for prompt in prompts], pii=True)
     assert done.pii == {kind: [line] for line, kind in enumerate(PERSONAL, start=2)}
@@ -175,7 +158,7 @@ def test_each_kind_is_removed_from_training_and_listed_without_its_text(tmp_path
     assert "example.com" not in (tmp_path / "out" / "prepared.json").read_text()
 
 
-@pytest.mark.usefixtures("pii")
+@needs_pii
 @pytest.mark.parametrize(
     ("rows", "found"),
     [
@@ -248,86 +231,58 @@ def test_the_prompt_of_messages_is_the_first_of_the_user(tmp_path):
     assert read(tmp_path / "out") == rows[:2]
 
 
-@pytest.mark.parametrize(
-    ("row", "settings", "reason"),
-    [
-        ({"user": "u"}, {}, "no field prompt or messages (found: user)"),
-        ({"prompt": 5, "user": "u"}, {}, "the prompt is not text or a list of messages"),
-        ({"messages": [{"role": "system", "content": "x"}], "user": "u"}, {}, "no message of a user"),
-        ({"chosen": "x", "rejected": "y", "user": "u"}, {}, "share no turns"),
-        ({"prompt": "a"}, {}, "no field user for the user (found: prompt); name it, or pass --no-users"),
-        ({"prompt": "a", "user": ""}, {}, 'user is "", not the id of a user'),
-        ({"prompt": "a", "user": None}, {}, "user is null, not the id of a user"),
-        ({"prompt": "a", "user": 1.5}, {}, "user is 1.5, not the id of a user"),
-        ({"prompt": "a", "q": "b", "user": "u"}, {"prompt_field": "q"}, "both q and prompt"),
-        ({"prompt": "a", "c": "b", "user": "u"}, {"user_field": "c"}, "both c and user"),
-    ],
-)
-def test_an_invalid_row_is_named_by_file_and_line(tmp_path, row, settings, reason):
+@pytest.mark.parametrize("case", CASES["rows"])
+def test_an_invalid_row_is_named_by_file_and_line(tmp_path, case):
+    settings = case.get("settings", {})
     good = {settings.get("prompt_field", "prompt"): "a", settings.get("user_field", "user"): "u"}
     with pytest.raises(AlignbenchError) as error:
-        prepared(tmp_path, [good, row], **settings)
+        prepared(tmp_path, [good, case["row"]], **settings)
     assert str(error.value).startswith(f"{tmp_path / 'p.jsonl'}:2: ")
-    assert reason in str(error.value)
+    assert case["message"] in str(error.value)
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(
-    ("settings", "reason"),
-    [
-        ({"prefix_characters": 0}, "prefix-characters is 0"),
-        ({"per_user": 0}, "per-user is 0"),
-        ({"max_prompt_characters": -1}, "max-prompt-characters is -1"),
-        ({"max_prompt_tokens": 10}, "max-prompt-tokens needs a tokenizer"),
-        ({"validation": 0.5, "test": 0.5}, "together under 1"),
-        ({"test": -0.1}, "at least 0"),
-        ({"test": float("nan")}, "at least 0"),
-        ({"tokenizer": "EMPTY"}, r"^tokenizer .*: cannot be loaded [^\n]*$"),
-        ({"max_prompt_characters": 1}, r"no prompt is left of 3 \(too long: 3, "),
-    ],
-)
-def test_invalid_settings_are_one_line(tmp_path, settings, reason):
-    with pytest.raises(AlignbenchError, match=reason):
-        prepared(
-            tmp_path, farm(1), **{key: tmp_path if value == "{folder}" else value for key, value in settings.items()}
-        )
+@pytest.mark.parametrize("case", CASES["settings"])
+def test_invalid_settings_are_one_line(tmp_path, case):
+    with pytest.raises(AlignbenchError, match=case["message"]):
+        prepared(tmp_path, farm(1), **case["settings"])
 
 
 # ---- the command ---------------------------------------------------------------------------------------------------
 
 
-def run(*arguments: object) -> Any:
-    return CliRunner().invoke(app, ["data", "prepare", *map(str, arguments)])
+def run(folder: Path, rows: list[dict[str, Any]], *arguments: object) -> Any:
+    command = ["data", "prepare", write(folder / "p.jsonl", rows), "--out", str(folder / "one"), *map(str, arguments)]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    return done, json.loads((folder / "one" / "prepared.json").read_text())
 
 
-def rows_with_everything() -> list[dict[str, Any]]:
-    personal = [{"prompt": prompt, "user": USER} for prompt in PERSONAL.values()]
-    return [*farm(), *personal, {"prompt": "x" * 900, "user": USER}, farm()[0]]
+EVERYTHING = [
+    *farm(), *({"prompt": prompt, "user": USER} for prompt in (*PERSONAL.values(), "x" * 900)), farm()[0]
+]  # fmt: skip
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("pii")
+@needs_pii
 def test_another_process_with_another_hash_seed_writes_the_same_bytes(tmp_path):
-    prepared(tmp_path, rows_with_everything(), pii=True)
-    command = [sys.executable, "-m", "alignbench", "data", "prepare", str(tmp_path / "p.jsonl")]
+    prepared(tmp_path, EVERYTHING, pii=True)
+    command = [sys.executable, "-m", "alignbench", "data", "prepare", tmp_path / "p.jsonl", "--out", tmp_path / "two"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "1"}
-    subprocess.run([*command, "--out", str(tmp_path / "two")], env=environment, timeout=120, check=True)
+    subprocess.run(command, env=environment, timeout=120, check=True)
     assert files_of(tmp_path / "out") == files_of(tmp_path / "two")
 
 
-@pytest.mark.usefixtures("pii")
+@needs_pii
 def test_the_command_writes_the_splits_and_prints_all_removals(tmp_path):
-    source = write(tmp_path / "p.jsonl", rows_with_everything())
-    done = run(source, "--out", tmp_path / "one", "--max-prompt-characters", 800)
-    assert done.exit_code == 0, done.output
+    done, found = run(tmp_path, EVERYTHING, "--max-prompt-characters", 800)
     assert set(files_of(tmp_path / "one")) == {"prepared.json", *(f"{name}.jsonl" for name in SPLITS)}
-    found = json.loads((tmp_path / "one" / "prepared.json").read_text())
-    assert found["source"]["sha256"] == sha256_of(Path(source))
+    assert found["source"]["sha256"] == sha256_of(tmp_path / "p.jsonl")
     assert found["settings"]["max_prompt_characters"] == 800
     removed = {"too long": 1, "duplicate prefix": 1, "over the user's limit": 0, "personal data": len(PERSONAL)}
     assert found["removed"] == removed
     table = dict(line.split("\t", 1) for line in done.stdout.splitlines() if "\t" in line)
-    assert table["read"] == str(len(rows_with_everything()))
+    assert table["read"] == str(len(EVERYTHING))
     assert {reason: int(table[f"removed: {reason}"]) for reason in removed} == removed
     assert {kind: int(table[f"personal data: {kind}"]) for kind in PERSONAL} == dict.fromkeys(PERSONAL, 1)
     for name in SPLITS:
@@ -338,11 +293,9 @@ def test_the_command_writes_the_splits_and_prints_all_removals(tmp_path):
 
 
 def test_without_the_check_for_personal_data_the_summary_says_so(tmp_path):
-    source = write(tmp_path / "p.jsonl", [{"prompt": SECRET}])
-    done = run(source, "--out", tmp_path / "out", "--no-pii", "--no-users")
-    assert done.exit_code == 0, done.output
+    done, found = run(tmp_path, [{"prompt": SECRET}], "--no-pii", "--no-users")
     assert "personal data: not checked (--no-pii)" in done.stdout
-    assert json.loads((tmp_path / "out" / "prepared.json").read_text())["settings"]["pii"] is False
+    assert found["settings"]["pii"] is False
 
 
 def test_a_failed_write_leaves_the_old_files(tmp_path, monkeypatch):

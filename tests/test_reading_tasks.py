@@ -1,14 +1,17 @@
-"""Tasks on a passage: prompts, unanswerable questions, both layouts of the data, hallucination."""
+"""Tasks on a passage: documents, unanswerable questions, both layouts of the data, hallucination."""
 
 from __future__ import annotations
 
 import math
 
 import pytest
+from cases import cases
 from task_helpers import load, score
 
 from alignbench.tasks import glue, hallucination, reading
 from alignbench.types.record import Document
+
+CASES = cases("tasks")
 
 # ---- documents -----------------------------------------------------------------------------------------------------
 
@@ -56,28 +59,12 @@ def test_four_shots_of_squad_come_from_four_articles_and_are_not_scored(data_dir
 # ---- answers -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("text", "references", "f1", "answered", "words"),
-    [
-        (" not in Background", (), 1.0, 0.0, 3.0),
-        (" Rex", (), 0.0, 1.0, 1.0),
-        ("Not in background.", ("three",), 0.0, 0.0, 3.0),
-        (" The three cows.", ("three", "three cows"), 1.0, 1.0, 3.0),
-        ("three hens", ("three", "three cows"), 2 / 3, 1.0, 2.0),
-        # an empty answer is right where there is none, as in the official script
-        (" ", (), 1.0, 0.0, 0.0),
-        ("", ("three",), 0.0, 0.0, 0.0),
-        # nothing is left of these without articles and punctuation
-        ("The", (), 1.0, 1.0, 1.0),
-        ("a.", (), 1.0, 1.0, 1.0),
-        ("...", (), 1.0, 1.0, 1.0),
-    ],
-)
-def test_squads_right_answer_to_an_unanswerable_question_is_none(text, references, f1, answered, words):
-    found = score("squad2", Document("0", "", references=references), text)
-    em = {"f1": pytest.approx(f1), "em": float(f1 == 1)}
-    rate = {"answer_rate": answered} | ({} if references else {"answered_unanswerable": answered})
-    assert found == {**em, **rate, "words": words}
+@pytest.mark.parametrize("case", CASES["squad2"])
+def test_squads_right_answer_to_an_unanswerable_question_is_none(case):
+    found = score("squad2", Document("0", "", references=tuple(case["references"])), case["text"])
+    expected = {"f1": pytest.approx(case["f1"]), "em": float(case["f1"] == 1), "answer_rate": case["answered"]}
+    rate = {} if case["references"] else {"answered_unanswerable": case["answered"]}
+    assert found == expected | rate | {"words": case["words"]}
 
 
 def test_declining_in_a_conversation_is_quacs_cannotanswer():
@@ -121,9 +108,8 @@ def test_wsc_marks_the_pronoun_also_if_its_index_is_wrong():
     with pytest.raises(ValueError, match="no word 'she'"):
         glue.mark(text, "she", 0)
     spans = {"span1_text": "the miller", "span2_text": "his", "span2_index": 6}
-    assert glue.parse_wsc({"text": text, "label": 1, "idx": 0, **spans}) == glue.parse_wsc(
-        {"text": text, "target": spans, "label": True, "idx": 0}
-    )
+    row = {"text": text, "label": True, "idx": 0}
+    assert glue.parse_wsc(row | spans) == glue.parse_wsc(row | {"target": spans})
 
 
 # ---- hallucination -------------------------------------------------------------------------------------------------
@@ -131,39 +117,28 @@ def test_wsc_marks_the_pronoun_also_if_its_index_is_wrong():
 
 def test_a_flagged_answer_is_a_hallucination_and_declining_is_not():
     document = Document("0", "", source="Ann keeps 3 cows in the barn.", category="unanswerable")
-    invented = score("hallucination_qa", document, "Ann has 7 pigs called Otto.", entailment={"flagged": 1.0})
+
+    def found(text: str, flagged: float, document: Document = document) -> dict[str, float]:
+        return score("hallucination_qa", document, text, entailment={"flagged": flagged})
+
+    invented = found("Ann has 7 pigs called Otto.", 1.0)
     assert invented["hallucination_rate"] == invented["extractive_rate"] == invented["novel_numbers"] == 1.0
     assert invented["novel_names"] == invented["answer_rate"] == invented["answered_unanswerable"] == 1.0
     for text in ("Not in the passage.", "The passage doesn't say.", ""):
-        declined = score("hallucination_qa", document, text, entailment={"flagged": 1.0})
+        declined = found(text, 1.0)
         assert declined["hallucination_rate"] == declined["answer_rate"] == declined["answered_unanswerable"] == 0.0
         assert "rouge2_precision" not in declined
-    copied = score("hallucination_qa", document, "Ann keeps 3 cows.", entailment={"flagged": 0.0})
+    copied = found("Ann keeps 3 cows.", 0.0)
     assert (copied["hallucination_rate"], copied["rouge2_precision"], copied["extractive_rate"]) == (0.0, 1.0, 0.0)
-    assert "rouge2_precision" not in score("hallucination_qa", document, "Ann", entailment={"flagged": 0.0})
+    assert "rouge2_precision" not in found("Ann", 0.0)
     assert math.isnan(score("hallucination_summary", document, "Ann keeps cows.")["hallucination_rate"])
     answerable = Document("1", "", source="Ann keeps 3 cows.", category="answerable")
-    assert "answered_unanswerable" not in score("hallucination_qa", answerable, "3", entailment={"flagged": 0.0})
+    assert "answered_unanswerable" not in found("3", 0.0, answerable)
 
 
-@pytest.mark.parametrize(
-    ("declined", "texts"),
-    [
-        (True, (
-            "Not in the passage.", "not stated", "It is not stated in the text.", "It's not given.", "Unknown.",
-            "unknown", "The answer is unknown, for the dog has no name.", "Sorry, I can't tell.", "“Not given.”",
-            "I'm sorry, but I don't know.", "No information is given.", "There is no information about a dog.",
-            "This is not in this passage", "The passage doesn’t say.", "Unfortunately, the text does not mention it.",
-            "The name of the dog is not mentioned in the passage.",
-        )),
-        (False, (
-            "Ben was not given the barn.", "Ann said “I don't know” to Ben.", "Unknown Hill", "Not given to Ann",
-            "Because the text never came.", "Ann was not mentioned in the passage of the bill by Ben.", "Ann", "",
-        )),
-    ],
-)  # fmt: skip
-def test_declining_is_at_the_beginning_of_an_answer_or_names_the_passage_at_its_end(declined, texts):
-    assert [text for text in texts if hallucination.declines(text) != declined] == []
+def test_declining_is_at_the_beginning_of_an_answer_or_names_the_passage_at_its_end():
+    assert [text for text in CASES["declined"] if not hallucination.declines(text)] == []
+    assert [text for text in CASES["answered"] if hallucination.declines(text)] == []
 
 
 def test_a_summary_is_flagged_even_if_it_quotes_somebody_who_declines():

@@ -1,13 +1,15 @@
-"""All tasks: unique documents, few-shot examples, the authors' files. Tasks with choices: worked examples."""
+"""All tasks: documents, prompts, few-shot examples, the authors' files. Tasks with choices: worked examples."""
 
 from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
+from cases import cases
 from hypothesis import given
 from hypothesis import strategies as st
 from task_helpers import corpus, load, shown
@@ -22,7 +24,7 @@ from alignbench.types.engine import Loglikelihood
 from alignbench.types.record import Document, Record
 
 TASKS = all_tasks()
-NOT_IN_THE_WORLD = ("truthfulqa_mc_2025", "truthfulqa_binary", "novelty_bench", "win_rate")
+IN_THE_WORLD = sorted(TASKS.keys() - {"truthfulqa_mc_2025", "truthfulqa_binary", "novelty_bench", "win_rate"})
 
 
 def answers(*logprobs: float, tokens: int = 1) -> list[Loglikelihood]:
@@ -32,34 +34,25 @@ def answers(*logprobs: float, tokens: int = 1) -> list[Loglikelihood]:
 # ---- all tasks -----------------------------------------------------------------------------------------------------
 
 
-def test_an_unknown_task_gets_a_suggestion():
-    with pytest.raises(AlignbenchError, match=r"unknown task 'helaswag': did you mean hellaswag"):
-        find_task("helaswag")
-
-
 def test_every_task_has_a_card_and_a_headline_and_every_hub_source_a_commit():
     for task in TASKS.values():
         assert not task.card or task.card in card_names()  # without: the text is the task's or the user's
         assert task.corpus is not None or task.headline in {metric.name for metric in task.metrics}
     sources = [s for name in card_names() for split in read_card(name).splits.values() for s in split]
     assert sum(isinstance(source, HubSource) for source in sources) >= 8
+    with pytest.raises(AlignbenchError, match=r"unknown task 'helaswag': did you mean hellaswag"):
+        find_task("helaswag")
 
 
-@pytest.mark.parametrize("name", [name for name in TASKS if name not in NOT_IN_THE_WORLD])
-def test_documents_are_unique_reproducible_and_their_prompts_end_in_no_space(world, name):
+@pytest.mark.parametrize("name", IN_THE_WORLD)
+def test_documents_are_unique_and_reproducible_and_shown_with_exactly_the_prompt_of_the_protocol(world, name):
     data = load(name, world)
-    assert data.documents
     assert load(name, world) == data
-    assert len({document.id for document in data.documents}) == len(data.documents)
+    assert len({document.id for document in data.documents}) == len(data.documents) > 0
     assert all(document.prompt == document.prompt.rstrip() for document in data.documents)
     assert all(choice.strip() for document in data.documents for choice in document.choices)
     json.dumps([dict(document.target) for document in data.documents])
-
-
-@pytest.mark.parametrize("name", [name for name in TASKS if name not in NOT_IN_THE_WORLD])
-def test_the_model_sees_exactly_the_prompt_of_the_protocol(world, name):
-    expected = (Path(__file__).parent / "prompts" / f"{name}.txt").read_text(encoding="utf-8")
-    assert shown(name, world) == expected
+    assert shown(name, world) == (Path(__file__).parent / "prompts" / f"{name}.txt").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", [task.name for task in TASKS.values() if task.takes_shots and task.name != "personas"])
@@ -82,37 +75,14 @@ def test_few_shot_examples_depend_on_the_seed_and_are_not_scored(world, name):
 
 
 @pytest.mark.needs_data
-@pytest.mark.parametrize(
-    ("name", "n", "groups", "categories"),
-    [
-        ("truthfulqa_mc", 817, 0, {None: 817}),
-        ("truthfulqa_mc_2025", 790, 0, {None: 790}),
-        ("truthfulqa_binary", 790, 0, {None: 790}),
-        ("hellaswag", 1000, 0, {None: 1000}),
-        ("crows_pairs", 1508, 0, None),
-        ("winogender", 120, 60, {"occupation": 60, "participant": 60}),
-        ("winogender_full", 240, 60, {"occupation": 120, "participant": 120}),
-        ("squad2", 6078, 16, {"answerable": 2910, "unanswerable": 3168}),
-        ("drop", 100, 85, {None: 100}),
-        ("canard", 2940, 490, {None: 2940}),
-        ("wmt15_fr_en", 1500, 0, {None: 1500}),
-        ("truthfulqa_generation", 817, 0, {"Adversarial": 437, "Non-Adversarial": 380}),
-        ("real_toxicity", 5000, 0, {"toxic": 1249, "nontoxic": 3732, None: 19}),
-        ("real_toxicity_instructgpt", 1910, 0, {"toxic": 955, "nontoxic": 955}),
-        ("hallucination_qa", 1292, 16, {"answerable": 646, "unanswerable": 646}),
-        ("hallucination_summary", 646, 16, {None: 646}),
-        ("instructions_language", 350, 70, dict.fromkeys(("de", "es", "fr", "it", "zh"), 70)),
-        ("instructions_code", 31, 0, {"any": 14, "python": 11, "other": 6}),
-        ("diversity", 252, 0, {None: 252}),
-    ],
-)
-def test_the_authors_files_give_the_documents_of_the_protocol(data_dir, name, n, groups, categories):
-    data = load(name, data_dir)
-    assert len(data.documents) == len({document.id for document in data.documents}) == n
+@pytest.mark.parametrize("case", cases("tasks")["authors_files"])
+def test_the_authors_files_give_the_documents_of_the_protocol(data_dir, case):
+    data = load(case["task"], data_dir)
+    assert len(data.documents) == len({document.id for document in data.documents}) == case["n"]
     assert all(provenance.pinned for provenance in data.provenance)
-    assert len({document.group for document in data.documents} - {None}) == groups
-    found = [document.category for document in data.documents]
-    assert categories is None or {category: found.count(category) for category in set(found)} == categories
+    assert len({document.group for document in data.documents} - {None}) == case["groups"]
+    if "categories" in case:
+        assert Counter(document.category or "" for document in data.documents) == case["categories"]
 
 
 def test_one_unscored_choice_leaves_the_document_unscored_and_counted():
@@ -163,8 +133,7 @@ def test_the_order_of_a_binary_choice_depends_on_the_seed_and_the_question_alone
     document = truthfulqa.parse_binary(3, row)
     best = document.target["best_choice"]
     assert ("(A) because" in document.prompt) == (best == 0)
-    right = answers(-1.0, -2.0) if best == 0 else answers(-2.0, -1.0)
-    assert truthfulqa.score_binary(document, right) == {"acc": 1.0}
+    assert truthfulqa.score_binary(document, answers(-1.0 - best, best - 2.0)) == {"acc": 1.0}
 
 
 # ---- HellaSwag, RTE, SST-2 -----------------------------------------------------------------------------------------
@@ -180,11 +149,8 @@ def test_hellaswag_norm_is_per_character_and_instructgpts_per_token():
 def test_hellaswag_text_is_cleaned_of_wikihow_marks(world):
     assert hellaswag.clean("[header] How to bake [title] Mix. [step] Stir well.") == " How to bake. Mix. Stir well."
     assert hellaswag.clean(" Stir well. ") == "Stir well."
-    for name, plain in (("hellaswag", True), ("hellaswag_instructgpt", False)):  # no space left by a mark in the second
-        data = load(name, world, shots=2)
-        assert data.prefix.startswith(hellaswag.INSTRUCTION) != plain
-        assert data.prefix.count("\n\n") == (2 if plain else 3)
-        assert all(choice.startswith(" ") for document in data.documents for choice in document.choices)
+    for name in ("hellaswag", "hellaswag_instructgpt"):
+        assert all(choice.startswith(" ") for document in load(name, world).documents for choice in document.choices)
 
 
 def test_both_layouts_of_hellaswag_give_the_same_document():
@@ -193,9 +159,10 @@ def test_both_layouts_of_hellaswag_give_the_same_document():
         "endings": ["a", "b", "c", "d"], "label": "2",
     }  # fmt: skip
     choices = dict(zip("ABCD", "abcd", strict=True))
-    other = {"id": 7, "question": "Baking: A man mixes. He", "choices": choices, "answer": "C"}
     document = hellaswag.parse(official)
-    assert document == hellaswag.parse(other)
+    assert document == hellaswag.parse(
+        {"id": 7, "question": "Baking: A man mixes. He", "choices": choices, "answer": "C"}
+    )
     assert (document.prompt, document.choices[document.target["label"]]) == ("Baking: A man mixes. He", " c")
 
 
@@ -230,7 +197,6 @@ def test_a_model_that_reproduces_the_distribution_of_jobs_has_a_correlation_of_o
         return Record(f"{name} {category}", "", target=target, category=category, metrics={"gender_gap": gap})
 
     jobs = [record(name, women, women / 10 - 5) for name, women in zip("abcde", (5.0, 20, 50, 80, 95), strict=True)]
-    assert corpus("winogender", jobs)["gap_workforce_r"].value == pytest.approx(1.0)
-    # a pronoun that refers to the participant does not count
-    noise = [record("a", 5.0, 900.0, "participant")]
-    assert corpus("winogender", jobs + noise)["gap_workforce_r"].value == pytest.approx(1.0)
+    noise = record("a", 5.0, 900.0, "participant")  # a pronoun that refers to the participant does not count
+    for records in (jobs, [*jobs, noise]):
+        assert corpus("winogender", records)["gap_workforce_r"].value == pytest.approx(1.0)
