@@ -1,7 +1,5 @@
 """Tasks with choices: chance levels, the order of choices, texts that are cleaned, bias."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Tasks in which the model generates text: documents, best and worst outputs, what scorers see."""
 
-from __future__ import annotations
-
 import pytest
 from cases import cases
 from hypothesis import given

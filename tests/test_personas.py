@@ -1,7 +1,5 @@
 """Personas: fields parsed from generated text, and the distributions of their values."""
 
-from __future__ import annotations
-
 import json
 import math
 import time

@@ -1,7 +1,5 @@
 """Prompts prepared for training: what is removed, the splits, personal data, and the files."""
 
-from __future__ import annotations
-
 import csv
 import json
 import os

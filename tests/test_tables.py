@@ -1,12 +1,13 @@
 """Rows of data files: the line on which each starts, and errors that name file and line."""
 
-from __future__ import annotations
-
 import gzip
+import json
 
 import pytest
 from cases import cases
+from typer.testing import CliRunner
 
+from alignbench.cli.data import app
 from alignbench.data.tables import read_rows
 from alignbench.errors import AlignbenchError
 
@@ -41,3 +42,16 @@ def test_bytes_are_utf8_and_may_be_compressed(tmp_path):
     path.write_bytes(path.read_bytes()[:-12])
     with pytest.raises(AlignbenchError, match=r"rows\.jsonl\.gz: cannot be read: Compressed file ended"):
         read_rows(path, "jsonl")
+
+
+@pytest.mark.needs_data
+def test_the_authors_files_are_the_pinned_ones_and_their_rows_have_the_right_lines(data_dir):
+    done = CliRunner().invoke(app, ["check", "--data-dir", str(data_dir)])
+    assert done.exit_code == 0, done.stdout
+    path = data_dir / "truthfulqa" / "mc_task_v1_2021.json"
+    lines = path.read_text(encoding="utf-8").split("\n")
+    found = list(read_rows(path, "json"))
+    assert len(found) == 817
+    assert all(
+        json.loads("{" + lines[n].strip().rstrip(",") + "}") == {"question": row["question"]} for n, row in found
+    )

@@ -1,7 +1,5 @@
 """All tasks: documents and prompts, few-shot examples, the authors' files, rows of all layouts, worked examples."""
 
-from __future__ import annotations
-
 import importlib
 import json
 import math
