@@ -75,10 +75,9 @@ def split_sources(card: Card, split: str) -> list[Source]:
 
 def data_folder(data_dir: Path | None) -> Path | None:
     """The user's data folder: `data_dir`, else $ALIGNBENCH_DATA, else None. AlignbenchError if it does not exist."""
-    origin, folder = (
-        ("the data folder", data_dir) if data_dir else ("ALIGNBENCH_DATA", os.environ.get("ALIGNBENCH_DATA"))
-    )
+    folder = data_dir or os.environ.get("ALIGNBENCH_DATA")
     if folder and not Path(folder).is_dir():
+        origin = "the data folder" if data_dir else "ALIGNBENCH_DATA"
         raise AlignbenchError(f"{origin} {folder} does not exist or is not a folder: name one that does")
     return Path(folder) if folder else None
 

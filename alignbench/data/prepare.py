@@ -197,9 +197,8 @@ def _token_counts(prompts: list[str], name: str) -> list[int]:
     from alignbench.hub import unreachable_reason
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            name, local_files_only=Path(name).is_dir() or unreachable_reason() is not None, trust_remote_code=False
-        )
+        is_local = Path(name).is_dir() or unreachable_reason() is not None
+        tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=is_local, trust_remote_code=False)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise AlignbenchError(f"tokenizer {name}: cannot be loaded ({first_line(error)})") from None
     encoded = tokenizer(prompts, add_special_tokens=False, return_attention_mask=False, verbose=False)
@@ -230,7 +229,6 @@ def pii_finder() -> Callable[[str], set[str]]:
         import tldextract
         from presidio_analyzer import AnalyzerEngine, RecognizerRegistry
         from presidio_analyzer.nlp_engine import SpacyNlpEngine
-        from spacy.language import Language
     except ImportError:
         raise AlignbenchError(
             "the filter of personal data needs presidio-analyzer: pip install 'alignbench[pii]', or pass --no-pii"
@@ -246,7 +244,7 @@ def pii_finder() -> Callable[[str], set[str]]:
             token.lemma_ = token.lower_
         return doc
 
-    Language.component("lower_as_lemma", func=lower_as_lemma)
+    spacy.Language.component("lower_as_lemma", func=lower_as_lemma)
     pipeline = spacy.blank("en")
     pipeline.max_length = 1 << 30
     pipeline.add_pipe("lower_as_lemma")

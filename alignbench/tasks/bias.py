@@ -80,16 +80,10 @@ def load_sentences(variant: str, full: bool, options: Options) -> TaskData:
     for (occupation, participant, answer), rows in grouped(sentences.items, lambda row: row[0]).items():
         forms = {pronoun: continuation(sentence, variant) for _, pronoun, sentence in rows}
         if (full or participant != "someone") and all(pronoun in forms for pronoun in pronouns):
-            documents.append(
-                Document(
-                    id=f"{occupation}.{participant}.{answer}",
-                    prompt="",
-                    choices=tuple(forms[pronoun] for pronoun in pronouns),
-                    group=occupation,
-                    category="occupation" if answer == "0" else "participant",
-                    target={"occupation": occupation, "bls_pct_female": women.get(occupation)},
-                )
-            )
+            name, choices = f"{occupation}.{participant}.{answer}", tuple(forms[pronoun] for pronoun in pronouns)
+            target = {"occupation": occupation, "bls_pct_female": women.get(occupation)}
+            category = "occupation" if answer == "0" else "participant"
+            documents.append(Document(name, "", choices, target=target, group=occupation, category=category))
     return TaskData(documents, (sentences.provenance, occupations.provenance), prefix=INSTRUCTIONS[variant])
 
 

@@ -11,18 +11,9 @@ from typing import Any
 import yaml
 
 from alignbench.types.engine import Loglikelihood, Sampling
+from alignbench.types.record import Document, Output
 from alignbench.types.scorer import Item
-from alignbench.types.task import (
-    CorpusMetrics,
-    Document,
-    Generation,
-    Metric,
-    Options,
-    Output,
-    Task,
-    TaskData,
-    default_items,
-)
+from alignbench.types.task import CorpusMetrics, Generation, Metric, Options, Task, TaskData, default_items
 
 Load = Callable[[Options], TaskData]
 Corpus = CorpusMetrics | None

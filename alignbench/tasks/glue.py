@@ -46,9 +46,8 @@ def parse_wsc(row: Row) -> Document:
     spans = row if "span1_text" in row else row["target"]
     pronoun = spans["span2_text"].strip()
     passage = mark(row["text"], pronoun, int(spans["span2_index"]))
-    prompt = (
-        f'Passage: {passage}\nQuestion: In the passage above, what does the pronoun "*{pronoun}*" refer to?\nAnswer:'
-    )
+    question = f'In the passage above, what does the pronoun "*{pronoun}*" refer to?'
+    prompt = f"Passage: {passage}\nQuestion: {question}\nAnswer:"
     noun = spans["span1_text"].strip()
     return Document(str(row["idx"]), prompt, references=(noun,), target={"meant": bool(row["label"])})
 

@@ -15,21 +15,16 @@ from itertools import chain
 
 from alignbench.data import Row
 from alignbench.tasks.common import load_documents, parse_instruction
-from alignbench.tasks.declare import PROMPTS, generation_task, words
+from alignbench.tasks.declare import PROMPTS, WORDS, generation_task, words
 from alignbench.types.task import Document, Options, Output, TaskData
 
 REQUESTS: dict[str, str] = PROMPTS["languages"]  # language -> the request to answer in it
-# instructions of Self-Instruct whose answer is a program or a part of one, selected by reading all of them
-SEED_TASKS = tuple(f"seed_task_{number}" for number in (28, 31, 37, 69, 72, 138, 139, 140, 141))
-USER_TASKS = tuple(f"user_oriented_task_{number}" for number in (13, 93, 195, 205, 227))
+SEED_TASKS = tuple(f"seed_task_{number}" for number in WORDS["code"]["seed_tasks"])
+USER_TASKS = tuple(f"user_oriented_task_{number}" for number in WORDS["code"]["user_oriented_tasks"])
 
-_OTHER_LANGUAGE = re.compile(r"c\+\+|\b(?:html|java|javascript|ruby|c#|sql)\b", re.IGNORECASE)
+_OTHER_LANGUAGE = re.compile(WORDS["code"]["other_language"], re.IGNORECASE)
 _FENCE = re.compile(r"^[ \t]*```[ \t]*([\w+#-]*)[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
-# the start of Python code in an answer without fences
-_PYTHON = re.compile(
-    r"^(?:def \w+\(|class \w+|import \w+|from [\w.]+ import |print\(|@\w+|\w+ = |(?:for|while|if|with) .*:$)",
-    re.MULTILINE,
-)
+_PYTHON = re.compile(WORDS["code"]["python"], re.MULTILINE)
 
 
 def load_language(options: Options) -> TaskData:

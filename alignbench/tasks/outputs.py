@@ -15,7 +15,7 @@ from alignbench.scorers import bleu, squad
 from alignbench.scorers.rouge import rouge
 from alignbench.tasks.common import grouped
 from alignbench.tasks.declare import generation_task, words
-from alignbench.types.task import CorpusMetrics, Document, Estimates, Metric, Options, Output, Record, TaskData
+from alignbench.types.task import CorpusMetrics, Document, Estimates, Metric, Output, Record, TaskData
 
 
 def score(document: Document, outputs: Sequence[Output]) -> dict[str, float]:
@@ -45,10 +45,6 @@ def statistics(document: Document, outputs: Sequence[Output]) -> dict[str, list[
     each = [ngram_counts(output.text, document.references) for output in outputs]
     together = {column: np.sum([counts[column] for counts in each], axis=0).tolist() for column in each[0]}
     return together | {"references_counted": each[0]["references_counted"]}
-
-
-def _load(options: Options) -> TaskData:
-    raise AssertionError("its documents come from a file of outputs")
 
 
 # metric, the column of counts that are summed over documents, the score of a sum, sacrebleu's signature
@@ -93,4 +89,5 @@ def resampled_scores(records: Sequence[Record], weights: NDArray[np.float64]) ->
 
 
 CORPUS_SCORES = CorpusMetrics(corpus_scores, resample=resampled_scores)
-OUTPUTS = generation_task("outputs", _load, score, CORPUS_SCORES, statistics=statistics)
+# without documents of its own: they come from the file
+OUTPUTS = generation_task("outputs", lambda options: TaskData([], ()), score, CORPUS_SCORES, statistics=statistics)

@@ -24,9 +24,7 @@ _START = re.compile(rf"[{re.escape(_MARKS)}]*(?:\d{{1,3}}[.)][{re.escape(_MARKS)
 _SEPARATORS = ",;.!?/|·•"  # after one of these a label within a line may begin with a small letter
 _HEADING = re.compile(r"(?:customer|persona|reviewer)\s*#?\d+[.:]?", re.IGNORECASE)
 _OF_HEADINGS = frozenset(WORDS["persona"]["of_headings"])
-_PLACEHOLDER = re.compile(
-    r"[<\[{(].*[>\]})]|n/?a|none|unknown|unspecified|not (?:given|specified|known|stated)\.?", re.IGNORECASE
-)
+_PLACEHOLDER = re.compile("|".join(WORDS["persona"]["placeholders"]), re.IGNORECASE)
 _PERSON = re.compile(r"[^\W\d_][\w.'’\- ]{0,60}")
 _LETTER = re.compile(r"[^\W\d_]")
 _LONGEST = 80  # characters of a name, a gender or a nationality
@@ -138,10 +136,8 @@ def _field(match: re.Match[str]) -> str:
 
 def _looks_like_a_name(bare: str) -> bool:
     words = bare.split()
-    if not 0 < len(words) <= 5 or _OF_HEADINGS.intersection(map(str.lower, words)):
-        return False
-    lower = words[0][0].islower() or words[-1][0].islower()
-    return _PERSON.fullmatch(" ".join(words)) is not None and not lower
+    named = _PERSON.fullmatch(" ".join(words)) and not _OF_HEADINGS.intersection(map(str.lower, words))
+    return bool(named) and len(words) <= 5 and not (words[0][0].islower() or words[-1][0].islower())
 
 
 def _normalised(raw: Mapping[str, str]) -> Persona:

@@ -6,13 +6,13 @@ with five personas and their probabilities per sample (verbalised sampling, Zhan
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import partial
 
 from alignbench.diversity.entropy import spread, weighted_spread
 from alignbench.diversity.sets import of_set
 from alignbench.errors import AlignbenchError
 from alignbench.tasks.declare import PROMPTS, generation_task
-from alignbench.tasks.persona_fields import FIELDS, Persona, is_whole, read_personas
+from alignbench.tasks.persona_fields import FIELDS, is_whole, read_personas
 from alignbench.types.record import Document, Output, Record
 from alignbench.types.scorer import Item
 from alignbench.types.task import CorpusMetrics, Estimates, Options, TaskData
@@ -48,14 +48,14 @@ def score_persona(document: Document, outputs: Sequence[Output]) -> dict[str, fl
 
 def failures(wanted: int, document: Document, outputs: Sequence[Output]) -> dict[str, float]:
     """Proportions of the `wanted` personas that lack any field, and that lack each field."""
-    personas = _parsed(outputs[0].text)[:wanted]
+    personas = read_personas(outputs[0].text)[:wanted]
     missing = {f"missing_{field}": 1 - sum(field in p for p in personas) / wanted for field in FIELDS}
     return {"parse_failure": 1 - sum(map(is_whole, personas)) / wanted} | missing
 
 
 def columns(wanted: int, document: Document, outputs: Sequence[Output]) -> dict[str, list[str | None]]:
     """The record's statistics: a list per field, an entry per persona, None for a field that could not be parsed."""
-    personas = _parsed(outputs[0].text)[:wanted]
+    personas = read_personas(outputs[0].text)[:wanted]
     return {field: [persona.get(field) for persona in personas] for field in (*FIELDS, "probability")}
 
 
@@ -88,12 +88,7 @@ def corpus_metrics(records: Sequence[Record], intervals: bool) -> Estimates:
 
 def _review(output: Output) -> str:
     """The review, empty if it could not be parsed."""
-    return next((persona.get("review", "") for persona in _parsed(output.text)), "")
-
-
-@lru_cache(1024)  # an output is parsed for its items, its metrics and its statistics
-def _parsed(text: str) -> tuple[Persona, ...]:
-    return tuple(read_personas(text))
+    return next((persona.get("review", "") for persona in read_personas(output.text)), "")
 
 
 _CORPUS = CorpusMetrics(corpus_metrics, resampling="jackknife")

@@ -31,16 +31,12 @@ def load_unprompted(options: Options) -> TaskData:
 
 def parse(row: Row) -> Document:
     toxicity = row["prompt"]["toxicity"]
-    return Document(
-        id=f"{row['filename']} {row['begin']}",
-        # a trailing space would be a token that belongs to the continuation's first word
-        prompt=row["prompt"]["text"].rstrip(),
-        category=None if toxicity is None else "toxic" if toxicity > TOXIC else "nontoxic",
-        target={
-            "prompt_toxicity": None if toxicity is None else float(toxicity),
-            "challenging": str(row["challenging"]).lower(),
-        },
-    )
+    category = None if toxicity is None else "toxic" if toxicity > TOXIC else "nontoxic"
+    number = None if toxicity is None else float(toxicity)
+    target = {"prompt_toxicity": number, "challenging": str(row["challenging"]).lower()}
+    # a trailing space would be a token that belongs to the continuation's first word
+    prompt = row["prompt"]["text"].rstrip()
+    return Document(f"{row['filename']} {row['begin']}", prompt, target=target, category=category)
 
 
 def load_uniform(variant: str, options: Options) -> TaskData:

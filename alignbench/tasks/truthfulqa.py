@@ -8,7 +8,6 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 
@@ -136,18 +135,13 @@ def items(document: Document, outputs: Sequence[Output]) -> list[Item]:
 
 
 _load = partial(load_questions, "questions_2021", parse_references)
-_FORMS: dict[str, dict[str, Any]] = {
-    "": {},
-    "_instruction": {"instruction": INSTRUCTION, "primed": False},
-    "_qa_instruction": {"instruction": INSTRUCTION},
-}
+_generated = partial(one_line_task, score=score_generated, items=items)
 
 TASKS = (
     choice_task("truthfulqa_mc", partial(load_questions, "mc_2021", parse_multiple_choice), score_multiple_choice),
     choice_task("truthfulqa_mc_2025", partial(load_questions, "mc_2025", parse_multiple_choice), score_multiple_choice),
     choice_task("truthfulqa_binary", load_binary, score_binary),
-    *(
-        one_line_task(f"truthfulqa_generation{suffix}", partial(_load, **form), score_generated, items=items)
-        for suffix, form in _FORMS.items()
-    ),
+    _generated("truthfulqa_generation", _load),
+    _generated("truthfulqa_generation_instruction", partial(_load, instruction=INSTRUCTION, primed=False)),
+    _generated("truthfulqa_generation_qa_instruction", partial(_load, instruction=INSTRUCTION)),
 )
