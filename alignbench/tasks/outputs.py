@@ -17,6 +17,8 @@ from alignbench.tasks.common import grouped
 from alignbench.tasks.declare import generation_task, words
 from alignbench.types.task import CorpusMetrics, Document, Estimates, Metric, Output, Record, TaskData
 
+_NUMBERS = {"entailment": "flagged"}  # kind of scorer -> its number, where that is not named as the kind
+
 
 def score(document: Document, outputs: Sequence[Output]) -> dict[str, float]:
     """Means over the document's outputs."""
@@ -32,10 +34,9 @@ def _score_output(document: Document, output: Output) -> dict[str, float]:
         numbers["exact_match"] = squad.exact_match(text, references)
         numbers["f1"] = squad.f1(text, references)
         numbers["rouge_l"] = max(rouge(text, reference)["rougeL"] for reference in references)
-    for metric in (metric for metric in OUTPUTS.metrics if metric.scorer in output.scores):
-        scores = output.scores[metric.scorer or ""]
-        numbers[metric.name] = scores["flagged" if metric.scorer == "entailment" else metric.scorer or ""]
-    return numbers
+    kinds = [(metric.name, kind) for metric in OUTPUTS.metrics for kind in metric.kinds]
+    scores = [(name, output.scores.get(kind, {}).get(_NUMBERS.get(kind, kind))) for name, kind in kinds]
+    return numbers | {name: value for name, value in scores if value is not None}
 
 
 def statistics(document: Document, outputs: Sequence[Output]) -> dict[str, list[float]]:

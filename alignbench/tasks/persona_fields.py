@@ -15,7 +15,8 @@ OLDEST = 120
 
 Persona = dict[str, str]  # field -> normalised value; a field that could not be parsed is missing
 
-_LABELS, _GENDERS = WORDS["persona"]["labels"], WORDS["persona"]["genders"]
+_LABELS: dict[str, str] = WORDS["persona"]["labels"]
+_GENDERS: dict[str, str] = WORDS["persona"]["genders"]
 _LABEL = re.compile(
     rf"(?<![^\W_])(?P<label>{'|'.join(sorted(_LABELS, key=len, reverse=True))})[*_`\"]*\s*[:：]", re.IGNORECASE
 )

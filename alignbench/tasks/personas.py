@@ -21,7 +21,8 @@ PERSONAS = 100
 AT_ONCE = 5
 TOP_BIN = 0.8  # lower end of the top one of ten bins of sentiment, from −1 to 1
 
-PROMPT, PROMPT_OF_MANY = PROMPTS["personas"], PROMPTS["personas_verbalised"]
+PROMPT: str = PROMPTS["personas"]
+PROMPT_OF_MANY: str = PROMPTS["personas_verbalised"]
 EXAMPLES: list[str] = PROMPTS["persona_examples"]
 
 

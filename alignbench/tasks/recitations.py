@@ -24,7 +24,7 @@ SEED = 0  # of the clusters
 ROUNDING = 1e-6
 
 FACTS = tuple(PROMPTS["recitation_facts"])
-PROMPT = PROMPTS["recitations"].format(facts="\n".join(f"- {fact}" for fact in FACTS))
+PROMPT: str = PROMPTS["recitations"].format(facts="\n".join(f"- {fact}" for fact in FACTS))
 DEPARTURE = PROMPTS["recitation_departure"]
 
 MAIN, RETURN = (Metric(f"{name}_share", "share", "lower", scorer="embedding") for name in ("main_cluster", "return"))

@@ -109,11 +109,9 @@ def _bits(nats: Sequence[float]) -> float:
 
 def _curve(entropies: Sequence[float]) -> dict[str, float]:
     """The mean entropy over each range of `POSITIONS` that the text reaches; the first is always included."""
-    parts = ((first, entropies[first - 1 : last]) for first, last in POSITIONS)
-    names = ("_".join(map(str, dict.fromkeys(range_))) for range_ in POSITIONS)  # 1, 2_8, …
-    return {
-        f"entropy_{name}": _bits(part) for name, (first, part) in zip(names, parts, strict=True) if part or first == 1
-    }
+    reached = [(first, last) for first, last in POSITIONS if first == 1 or first <= len(entropies)]
+    names = [f"entropy_{first}" if first == last else f"entropy_{first}_{last}" for first, last in reached]
+    return {name: _bits(entropies[first - 1 : last]) for name, (first, last) in zip(names, reached, strict=True)}
 
 
 TASKS = (
