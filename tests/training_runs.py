@@ -14,10 +14,21 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from stages import HERE, QUESTIONS, checkpoint, reward_module, write_rows
-from tiny import SENTENCES
+import torch
+from stages import HERE, QUESTIONS, checkpoint, tiny_classifier, write_rows
+from tiny import SENTENCES, tiny_tokenizer
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
-STAGES = {"sft": "SFTConfig", "reward": "RewardConfig", "ppo": "PPOConfig"}
+from alignbench.cli.train import CONFIGS as STAGES
+from alignbench.errors import AlignbenchError
+from alignbench.models.checkpoint import find_checkpoint
+from trainers.config import StageConfig
+from trainers.loop import make_accelerator
+from trainers.models import Scalar
+from trainers.reward import RewardModel, score_all
+from trainers.run import Origin, open_run
+
 ANSWERS = (" honey, and wax.", " No.", " It is smaller than the Earth.")
 DEMONSTRATIONS = [{"prompt": q, "response": ANSWERS[i % 3]} for i, q in enumerate(QUESTIONS)]
 RANKINGS = [{"prompt": q, "responses": list(ANSWERS), "ranks": [1 + i % 2, 2, 3]} for i, q in enumerate(QUESTIONS)]
@@ -31,12 +42,19 @@ def second(prompts, responses):
     epochs.append(1)
     return [(1.0, 9.0, 4.0)[len(epochs) % 3 - 1]] * len(responses)
 """
+DATA = {"sft": {"data": "sft.jsonl"}, "reward": {"data": "rankings.jsonl"}, "ppo": {"prompts": "sft.jsonl"}}
 QUICK = {
     "sft": {"lr": 1e-2, "epochs": 1, "batch": 4, "dropout": 0.0},
     "reward": {"lr": 1e-2, "batch": 4, "validation_share": 0.2},
     "ppo": {"reward": "training_rewards:length", "no_end_score": None, "episodes": 8, "batch": 8, "minibatch": 8}
     | {"max_tokens": 8, "lr": 1e-3, "value_lr": 1e-3},
 }  # fmt: skip
+LONG: dict[str, dict[str, Any]] = {  # with all that has to be saved and resumed
+    "sft": {"epochs": 3, "dropout": 0.2, "pretraining": "text.txt", "validation": "sft.jsonl"},
+    "reward": {"epochs": 3, "demonstrations": "sft.jsonl"},
+    "ppo": {"reward": "judge", "lr": 1e-2, "value_lr": 1e-2, "episodes": 48, "minibatch": 4, "max_tokens": 6}
+    | {"target_kl": 1.0, "horizon": 50, "ptx": 1.0, "ptx_examples": 1, "pretraining": "text.txt", "ema": 0.9},
+}
 TWO = {  # what two processes train, and one process to compare
     "sft": {"dropout": 0.0, "validation": "one-sft.jsonl"},
     "reward": {"validation": "one-reward.jsonl"},
@@ -53,15 +71,14 @@ def prepare(tmp_path_factory: Any) -> Path:
     (folder / "text.txt").write_text("\n\n".join(SENTENCES))
     write_rows(folder / "one-sft.jsonl", DEMONSTRATIONS[:1])
     write_rows(folder / "one-reward.jsonl", [{"prompt": QUESTIONS[0], "chosen": " honey", "rejected": " toxic"}])
-    reward_module(folder, "training_rewards", REWARDS)
+    (folder / "training_rewards.py").write_text(REWARDS)
     train(folder, "reward", folder / "judge-run", epochs=3).joinpath("final").rename(folder / "judge")
     return folder
 
 
 def config_of(folder: Path, stage: str, out: Path, **changed: Any) -> Any:
     """Quick settings; values that name a file of the folder become its path."""
-    data = {"sft": "sft.jsonl", "reward": "rankings.jsonl", "ppo": "sft.jsonl"}[stage]
-    settings = HERE | QUICK[stage] | {"model": "model", "prompts" if stage == "ppo" else "data": data} | changed
+    settings = HERE | QUICK[stage] | DATA[stage] | {"model": "model"} | changed
     settings = {k: str(folder / v) if isinstance(v, str) and (folder / v).exists() else v for k, v in settings.items()}
     return getattr(import_module(f"trainers.{stage}"), STAGES[stage])(**settings, out=str(out))
 
@@ -77,22 +94,11 @@ def train(folder: Path, stage: str, out: Path, **changed: Any) -> Path:
 def runner(stage: str, folder: Path, tmp_path: Path) -> Any:
     """A function that trains the stage with changed settings; every call has its own run folder."""
     runs = iter(range(100))
-
-    def run(**changed: Any) -> Path:
-        return train(folder, stage, tmp_path / f"run-{next(runs)}", **changed)
-
-    return run
+    return lambda **changed: train(folder, stage, tmp_path / f"run-{next(runs)}", **changed)
 
 
 def long(folder: Path, stage: str, out: Path, **changed: Any) -> Path:
-    """Train a stage with all that has to be saved and resumed: several epochs, ptx, EMA, an adaptive beta."""
-    settings: dict[str, dict[str, Any]] = {
-        "sft": {"epochs": 3, "dropout": 0.2, "pretraining": "text.txt", "validation": "sft.jsonl"},
-        "reward": {"epochs": 3, "demonstrations": "sft.jsonl"},
-        "ppo": {"reward": "judge", "lr": 1e-2, "value_lr": 1e-2, "episodes": 48, "minibatch": 4, "max_tokens": 6}
-        | {"target_kl": 1.0, "horizon": 50, "ptx": 1.0, "ptx_examples": 1, "pretraining": "text.txt", "ema": 0.9},
-    }
-    return train(folder, stage, out, **({"save_every": 1} | settings[stage] | changed))
+    return train(folder, stage, out, **({"save_every": 1} | LONG[stage] | changed))
 
 
 def two_processes(folder: Path) -> Path:
@@ -106,20 +112,6 @@ def two_processes(folder: Path) -> Path:
 
 
 def main(folder: Path) -> None:
-    import torch
-    from tiny import tiny_tokenizer
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
-    from training_models import tiny_classifier
-
-    from alignbench.errors import AlignbenchError
-    from alignbench.models.checkpoint import find_checkpoint
-    from trainers.config import StageConfig
-    from trainers.loop import make_accelerator
-    from trainers.models import Scalar
-    from trainers.reward import RewardModel, score_all
-    from trainers.run import Origin, open_run
-
     faulthandler.dump_traceback_later(300, exit=True)  # processes that wait for each other end, and the test fails
     two, said = folder / "two", list[str]()
     for stage, changed in TWO.items():
@@ -129,10 +121,8 @@ def main(folder: Path) -> None:
     rank = accelerator.process_index
 
     # a sharded model would wait for ever for a process with one row less
-    tokenizer = tiny_tokenizer()
-    whole, sharded = (
-        RewardModel(Scalar(tiny_classifier("llama", tokenizer)), tokenizer, None, 12, accelerator) for _ in range(2)
-    )
+    scalars = [Scalar(tiny_classifier("llama", tiny_tokenizer())) for _ in range(2)]
+    whole, sharded = (RewardModel(scalar, tiny_tokenizer(), None, 12, accelerator) for scalar in scalars)
     fully_shard(sharded.scalar, mesh=init_device_mesh("cpu", (2,)))
     for count in (1, 3, 5):
         prompts = [f"{i} bees" for i in range(count)]
@@ -146,9 +136,6 @@ def main(folder: Path) -> None:
         except AlignbenchError as error:
             said.append(str(error))
 
-    def wrong(prompts: Any, responses: Any) -> list[Any]:
-        return ["good" if rank else 1.0 for _ in responses]
-
     def write(path: Path) -> None:
         (path / f"rank-{rank}").write_text("x")
 
@@ -157,6 +144,7 @@ def main(folder: Path) -> None:
         if rank == 1:
             raise OSError(28, "No space left on device")
 
+    wrong = lambda prompts, responses: ["good" if rank else 1.0] * len(responses)  # noqa: E731
     refused(lambda: score_all(accelerator, wrong, "mine", ["a", "b"], [" c", " d"]))
     origin = Origin("sft", find_checkpoint(str(folder / "model")), {}, [])
     with open_run(config, origin, accelerator) as run:
@@ -166,12 +154,7 @@ def main(folder: Path) -> None:
         run.save_state(1, write, {})
         refused(lambda: run.save_state(2, full, {}))
     other = Origin("sft", origin.parent, {}, [{"rank": rank}])  # the main process decides
-
-    def reopen() -> None:
-        with open_run(config, other, accelerator):
-            pass
-
-    refused(reopen)
+    refused(open_run(config, other, accelerator).__enter__)
     (two / f"said-{rank}.json").write_text(json.dumps(said))
     accelerator.end_training()
 
