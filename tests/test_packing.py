@@ -7,23 +7,13 @@ from functools import cache
 
 import numpy as np
 import pytest
+import stages
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stages import (
-    assert_same_gradients,
-    exact,
-    gradients_of,
-    logprobs_alone,
-    refusal,
-    score_alone,
-    tiny_classifier,
-)
 from tiny import tiny_model, tiny_tokenizer
 
-from trainers.loop import micro_batches
-from trainers.losses import policy_loss, value_loss
-from trainers.models import ActorCritic, Policy, Scalar, check_packing
+from trainers.models import Policy, Scalar, check_packing
 from trainers.packing import Example, _attend, pack, packed_attention
 
 PACKED = ["llama", "gpt2", "gpt_neox", "qwen2", "mistral", "gemma", "opt"]
@@ -47,7 +37,7 @@ def examples_of(seed, shape):
 
 
 def alone(model, examples, temperature=1.0):
-    return torch.cat([logprobs_alone(model, e.prompt, r, temperature) for e in examples for r in e.responses])
+    return torch.cat([stages.logprobs_alone(model, e.prompt, r, temperature) for e in examples for r in e.responses])
 
 
 def assert_close(found, expected, atol=CLOSE):
@@ -59,7 +49,7 @@ def test_log_probabilities_are_those_of_each_response_after_its_prompt_alone(arc
     model, examples = model_of(architecture), examples_of(0, SHAPE)
     check_packing(model, "folder", "causal")
     with torch.no_grad():
-        expected = alone(exact(model), examples)
+        expected = alone(stages.exact(model), examples)
         found, entropies = Policy(copy.deepcopy(model))(pack(examples))
     assert found.shape == entropies.shape == (sum(len(r) for e in examples for r in e.responses),)
     assert_close(found, expected)
@@ -67,17 +57,17 @@ def test_log_probabilities_are_those_of_each_response_after_its_prompt_alone(arc
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "opt"])
 def test_scores_are_those_at_the_last_token_of_each_response_alone(architecture):
-    model, examples = tiny_classifier(architecture, tiny_tokenizer()), examples_of(5, SHAPE)
+    model, examples = stages.tiny_classifier(architecture, tiny_tokenizer()), examples_of(5, SHAPE)
     check_packing(model, "folder", "reward")
     with torch.no_grad():
-        packed, reference = pack(examples), exact(model)
-        expected = torch.stack([score_alone(reference, e.prompt, r) for e in examples for r in e.responses])
+        packed, reference = pack(examples), stages.exact(model)
+        expected = torch.stack([stages.score_alone(reference, e.prompt, r) for e in examples for r in e.responses])
         assert_close(Scalar(model)(packed, packed.last), expected)
 
 
 @pytest.mark.parametrize("architecture", REFUSED)
 def test_an_architecture_that_cannot_be_packed_is_refused(architecture):
-    line = refusal(lambda: check_packing(model_of(architecture), "folder", "causal"))
+    line = stages.refusal(lambda: check_packing(model_of(architecture), "folder", "causal"))
     assert line.startswith(f"checkpoint folder: {architecture} cannot be trained packed")
     assert ("soft caps" in line) == (architecture == "gemma2")
 
@@ -114,7 +104,7 @@ def test_packed_rows_equal_a_left_padded_batch_with_positions_from_its_mask(arch
         mask[row, start:stop] = 1
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     with torch.no_grad():
-        logits = exact(model)(tokens, attention_mask=mask, position_ids=positions, use_cache=False).logits
+        logits = stages.exact(model)(tokens, attention_mask=mask, position_ids=positions, use_cache=False).logits
         found = Policy(copy.deepcopy(model))(pack(examples))[0]
     rows = logits.log_softmax(-1)[:, prompts - 1 : -1].gather(-1, tokens[:, prompts:, None])[..., 0]
     assert_close(found, torch.cat([row[: len(e.responses[0])] for row, e in zip(rows, examples, strict=True)]))
@@ -128,7 +118,7 @@ def test_the_temperature_divides_the_logits_and_the_end_token_is_an_ordinary_tok
     with torch.no_grad():
         for temperature in (1.0, 0.7):
             found = Policy(copy.deepcopy(model), temperature=temperature)(pack(examples))[0]
-            assert_close(found, alone(exact(model), examples, temperature))
+            assert_close(found, alone(stages.exact(model), examples, temperature))
 
 
 @pytest.mark.parametrize("architecture", ["qwen2", "gpt2"])
@@ -136,7 +126,7 @@ def test_under_autocast_packed_rows_are_as_close_to_fp64_as_the_stock_model(arch
     model, examples = model_of(architecture), examples_of(3, SHAPE)
     policy = Policy(copy.deepcopy(model))
     with torch.no_grad():
-        expected = alone(exact(model), examples)
+        expected = alone(stages.exact(model), examples)
         with torch.autocast("cpu", torch.bfloat16):
             found, stock = policy(pack(examples))[0], alone(model, examples).float()
     assert found.dtype == torch.float32
@@ -177,33 +167,7 @@ def test_the_models_own_attention_is_restored_after_a_row_and_after_an_error():
 def test_gradients_equal_those_of_one_example_at_a_time(architecture):
     model, examples = copy.deepcopy(model_of(architecture)), examples_of(4, SHAPE)
     weights = torch.randn(sum(len(r) for e in examples for r in e.responses))
-    reference = exact(model)
+    reference = stages.exact(model)
     (alone(reference, examples) * weights).sum().backward()
     (Policy(model)(pack(examples))[0] * weights).sum().backward()
-    assert_same_gradients(gradients_of(model), gradients_of(reference))
-
-
-@pytest.mark.parametrize("budget", [1, 20, 60])
-def test_micro_batches_add_up_to_the_gradient_of_the_whole_minibatch(budget):
-    """Detail 15: sums divided by the tokens of the whole minibatch, for any split into micro-batches."""
-    tokenizer = tiny_tokenizer()
-    actor = ActorCritic(Policy(tiny_model("llama", tokenizer)), Scalar(tiny_classifier("gpt2", tokenizer)))
-    examples = examples_of(6, [(5, [4]), (1, [1]), (9, [12]), (2, [6]), (17, [1]), (3, [20]), (4, [4])])
-    generator = torch.Generator().manual_seed(0)
-    old = [torch.randn(3, len(e.responses[0]), generator=generator) for e in examples]
-    divisor = sum(len(e.responses[0]) for e in examples)
-
-    def gradients(batches):
-        actor.zero_grad()
-        for indices in batches:
-            logprobs, _, values = actor(pack([examples[i] for i in indices]))
-            before, advantages, returns = torch.cat([old[i] for i in indices], 1)
-            loss = policy_loss(logprobs, before - 5, advantages, 0.2)[0] + value_loss(values, before, returns, 0.2)
-            (loss.sum() / divisor).backward()
-        return gradients_of(actor)
-
-    (batches,) = micro_batches([len(e) for e in examples], 1, budget)
-    assert len(batches) > 1
-    expected = gradients([range(len(examples))])
-    assert any(float(gradient.abs().max()) > 0.01 for gradient in expected.values())
-    assert_same_gradients(gradients(batches), expected)
+    stages.assert_same_gradients(stages.gradients_of(model), stages.gradients_of(reference))

@@ -1,4 +1,4 @@
-"""The reward model: what it learns, its agreement with rankings, its checkpoint; and rewards of texts."""
+"""The reward model: what it learns, its agreement with rankings, its stages.checkpoint; and rewards of texts."""
 
 from __future__ import annotations
 
@@ -10,27 +10,11 @@ import weakref
 
 import numpy as np
 import pytest
+import stages
 import torch
 import training_runs
 from hypothesis import given
 from hypothesis import strategies as st
-from stages import (
-    QUESTIONS,
-    an_accelerator,
-    assert_same_gradients,
-    checkpoint,
-    exact,
-    gradients_of,
-    keep_gradients,
-    lines_of,
-    recipe_of,
-    refusal,
-    score_alone,
-    steps_of,
-    tiny_classifier,
-    weights_of,
-    write_rows,
-)
 from tiny import SENTENCES, tiny_tokenizer
 from training_runs import RANKINGS
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -42,7 +26,7 @@ from trainers.reward import RewardConfig, RewardModel, agreement, load_reward, p
 
 FILLER = (" wax", " yes", " no", " flowers", " toxic", " maybe", " hive", " Earth")
 folder = pytest.fixture(scope="module")(training_runs.prepare)
-accelerator = pytest.fixture(scope="module")(an_accelerator)
+accelerator = pytest.fixture(scope="module")(stages.an_accelerator)
 
 
 @pytest.fixture
@@ -60,14 +44,14 @@ def test_a_planted_preference_is_learned_and_generalises_to_new_prompts(fit, tmp
         good[i % 4], good[(i + 1) % 4] = True, False
         responses = [a + " honey" + rng.choice(FILLER) if g else a for a, g in zip(answers, good, strict=True)]
         ranks = [1 if g else 2 for g in good]
-        rows.append({"prompt": f"Question {i}: {rng.choice(QUESTIONS)}", "responses": responses, "ranks": ranks})
-    out = fit(data=write_rows(tmp_path / "honey.jsonl", rows), batch=8, epochs=2)
-    found = recipe_of(out)["metrics"]
+        rows.append({"prompt": f"Question {i}: {rng.choice(stages.QUESTIONS)}", "responses": responses, "ranks": ranks})
+    out = fit(data=stages.write_rows(tmp_path / "honey.jsonl", rows), batch=8, epochs=2)
+    found = stages.recipe_of(out)["metrics"]
     assert found["accuracy"] > 0.9
     assert found["accuracy_low"] > found["length_accuracy"]
     assert found["over_length_low"] > 0
     assert found["calibration_error"] < 0.1
-    losses = [line["loss"] for line in steps_of(out)]
+    losses = [line["loss"] for line in stages.steps_of(out)]
     assert np.mean(losses[-5:]) < 0.3 < 0.5 < np.mean(losses[:3])
 
 
@@ -75,22 +59,22 @@ def test_a_planted_preference_is_learned_and_generalises_to_new_prompts(fit, tmp
 def test_the_gradient_is_that_of_all_pairs_with_one_stock_forward_per_response(
     folder, fit, monkeypatch, micro_tokens, tmp_path
 ):
-    found = keep_gradients(monkeypatch)
+    found = stages.keep_gradients(monkeypatch)
     rows = [row | {"responses": [*row["responses"], " a"], "ranks": [1, 2, 2, 4]} for row in RANKINGS]
-    data = write_rows(tmp_path / "rankings.jsonl", rows)
+    data = stages.write_rows(tmp_path / "rankings.jsonl", rows)
     out = fit(data=data, batch=len(rows), micro_tokens=micro_tokens, validation="one-reward.jsonl")
     model, tokenizer, _ = load(str(folder / "model"), "reward", new_head=0)
-    model, losses = exact(model), []
+    model, losses = stages.exact(model), []
     for row in rows:
         ids = [[*tokenizer(row["prompt"] + r)["input_ids"], tokenizer.eos_token_id] for r in row["responses"]]
-        scores = [score_alone(model, i) for i in ids]
+        scores = [stages.score_alone(model, i) for i in ids]
         pairs = [(0, 1), (0, 2), (0, 3), (1, 3), (2, 3)]  # of six, one is a tie
         margins = torch.stack([scores[better] - scores[worse] for better, worse in pairs])
         losses.append(-torch.nn.functional.logsigmoid(margins).mean())
     loss = torch.stack(losses).mean()
     loss.backward()
-    assert_same_gradients(found[0], {f"model.{name}": g for name, g in gradients_of(model).items()}, 2e-5)
-    assert steps_of(out)[0]["loss"] == pytest.approx(loss.item(), rel=1e-5)
+    stages.assert_same_gradients(found[0], {f"model.{name}": g for name, g in stages.gradients_of(model).items()}, 2e-5)
+    assert stages.steps_of(out)[0]["loss"] == pytest.approx(loss.item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("pad", ["own", "end", "none"])
@@ -98,9 +82,9 @@ def test_the_checkpoint_is_a_stock_classifier_and_demonstrations_have_mean_0(fit
     tokenizer = tiny_tokenizer(pad=pad == "own")
     if pad == "end":
         tokenizer.pad_token = tokenizer.eos_token
-    rows = [{"prompt": q, "response": FILLER[i % 8] * (1 + i % 3)} for i, q in enumerate(QUESTIONS)]
-    demonstrations = write_rows(tmp_path / "demonstrations.jsonl", rows)
-    out = fit(model=checkpoint(tmp_path / "model", tokenizer=tokenizer), demonstrations=demonstrations)
+    rows = [{"prompt": q, "response": FILLER[i % 8] * (1 + i % 3)} for i, q in enumerate(stages.QUESTIONS)]
+    demonstrations = stages.write_rows(tmp_path / "demonstrations.jsonl", rows)
+    out = fit(model=stages.checkpoint(tmp_path / "model", tokenizer=tokenizer), demonstrations=demonstrations)
     prompts, responses = [row["prompt"] for row in rows], [row["response"] for row in rows]
     scores = load_reward(str(out / "final"), accelerator, 8192)(prompts, responses)
     assert np.mean(scores) == pytest.approx(0, abs=5e-5)
@@ -112,8 +96,8 @@ def test_the_checkpoint_is_a_stock_classifier_and_demonstrations_have_mean_0(fit
     assert stock.config.num_labels == 1
     assert own.pad_token_id == stock.config.pad_token_id != own.eos_token_id
     texts = [p + r + own.eos_token for p, r in zip(prompts, responses, strict=True)]
-    logits = exact(stock)(**own(texts, padding=True, return_tensors="pt")).logits[:, 0].tolist()
-    bias = recipe_of(out)["metrics"]["bias"]
+    logits = stages.exact(stock)(**own(texts, padding=True, return_tensors="pt")).logits[:, 0].tolist()
+    bias = stages.recipe_of(out)["metrics"]["bias"]
     assert [score - bias for score in scores] == pytest.approx(logits, abs=1e-4)
 
 
@@ -162,18 +146,6 @@ def test_calibration_compares_predicted_with_observed_proportions():
     assert metrics["calibration_error"] == pytest.approx((5 * 0.1 + 5 * 0.4 + 0) / 11)
 
 
-@pytest.mark.parametrize(("factor", "calibrated"), [(1.0, True), (4.0, False), (0.25, False)])
-def test_the_calibration_error_is_small_only_for_a_calibrated_model(factor, calibrated):
-    """People choose with probability σ(margin); the model has `factor` times the margin. Rows name the chosen first."""
-    margins = np.random.default_rng(1).normal(0, 1.5, 4000)
-    won = np.random.default_rng(0).random(4000) < 1 / (1 + np.exp(-margins))
-    scores = [[factor * m, 0.0] if first else [0.0, factor * m] for m, first in zip(margins, won, strict=True)]
-    metrics, bins = agreement([row([1, 2], prompt=f"p{i}") for i in range(4000)], scores)
-    assert metrics["calibration_error"] < 0.02 if calibrated else metrics["calibration_error"] > 0.1
-    if not calibrated:
-        assert {b["predicted"] > b["share"] for b in bins if b["from"] > 0.7} == {factor > 1}
-
-
 @given(st.lists(st.floats(-5, 5), min_size=2, max_size=6, unique=True), st.randoms(use_true_random=False))
 def test_agreement_does_not_depend_on_the_order_of_responses_in_a_row(scores, random):
     ranks, order = [1 + i % 3 for i in range(len(scores))], list(range(len(scores)))
@@ -201,10 +173,10 @@ def parts(monkeypatch):
 
 @pytest.fixture
 def labelled(tmp_path) -> str:
-    pairs = [{"prompt": q, "chosen": f" honey{n}", "rejected": " no"} for q in QUESTIONS for n in range(6)]
+    pairs = [{"prompt": q, "chosen": f" honey{n}", "rejected": " no"} for q in stages.QUESTIONS for n in range(6)]
     rows = [pair | {"labeler": f"labeler {i % 6}"} for i, pair in enumerate(pairs)]
     random.Random(1).shuffle(rows)
-    return write_rows(tmp_path / "labelled.jsonl", rows)
+    return stages.write_rows(tmp_path / "labelled.jsonl", rows)
 
 
 def test_all_rankings_of_a_prompt_are_on_one_side(fit, parts, labelled):
@@ -242,7 +214,7 @@ def test_no_labeler_of_the_held_out_fold_is_trained_on_and_only_one_model_is_in_
         assert not {r.prompt for r in training} & {r.prompt for r in held_out}
         outs += labelers[2]
     assert sorted(outs) == sorted(everyone)
-    metrics, folds = recipe_of(out)["metrics"], [recipe_of(out / f"fold-{fold}")["metrics"] for fold in range(3)]
+    metrics, *folds = (stages.recipe_of(out / part)["metrics"] for part in (".", "fold-0", "fold-1", "fold-2"))
     for name in ("accuracy", "held_out_labelers_accuracy"):
         values = [fold[name] for fold in folds]
         assert metrics[f"folds_{name}"] == pytest.approx(np.mean(values))
@@ -251,8 +223,8 @@ def test_no_labeler_of_the_held_out_fold_is_trained_on_and_only_one_model_is_in_
 
 def test_a_checkpoint_has_its_metrics_and_calibration_and_can_be_trained_further(fit):
     out = fit(epochs=2, demonstrations="sft.jsonl")
-    recipe = recipe_of(out)
-    lines = [line for line in lines_of(out / "metrics.jsonl") if "epoch" in line]
+    recipe = stages.recipe_of(out)
+    lines = [line for line in stages.lines_of(out / "metrics.jsonl") if "epoch" in line]
     assert (recipe["stage"], len(recipe["data"]), [line["epoch"] for line in lines]) == ("reward", 2, [1, 2])
     assert lines[-1].items() - {("step", 4)} <= recipe["metrics"].items()
     bins = json.loads((out / "final" / "calibration.json").read_text())["bins"]
@@ -264,17 +236,18 @@ def test_a_checkpoint_has_its_metrics_and_calibration_and_can_be_trained_further
     assert metrics["bias"] == load(str(final), "reward")[0].config.alignbench_reward_bias != 0
     # its head is trained further, its bias is not inherited; the new head of a base model depends on the seed only
     second = fit(model=str(final), lr=0.0)
-    assert torch.equal(weights_of(second / "final")["score.weight"], weights_of(final)["score.weight"])
+    assert torch.equal(stages.weights_of(second / "final")["score.weight"], stages.weights_of(final)["score.weight"])
     assert load(str(second / "final"), "reward")[0].config.alignbench_reward_bias == 0
-    assert "bias" not in recipe_of(second)["metrics"]
-    one, same, other = (weights_of(fit(lr=0.0, seed=s) / "final")["score.weight"] for s in (0, 0, 1))
+    assert "bias" not in stages.recipe_of(second)["metrics"]
+    one, same, other = (stages.weights_of(fit(lr=0.0, seed=s) / "final")["score.weight"] for s in (0, 0, 1))
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
+    assert one.std().item() == pytest.approx(17**-0.5, rel=0.4)  # InstructGPT's initialisation, of width 16
 
 
 # Rewards of texts
 
-PAIRS = [(question, answer) for question in QUESTIONS[:2] for answer in (" No. Never mix them.", " Yes", "")]
+PAIRS = [(question, answer) for question in stages.QUESTIONS[:2] for answer in (" No. Never mix them.", " Yes", "")]
 
 
 def raising(prompts, responses):
@@ -295,7 +268,7 @@ def raising(prompts, responses):
     ],
 )
 def test_a_faulty_reward_is_named_in_one_line(accelerator, function, words):
-    line = refusal(lambda: score_all(accelerator, function, "my:score", ["a", "b"], [" yes", " no"]))
+    line = stages.refusal(lambda: score_all(accelerator, function, "my:score", ["a", "b"], [" yes", " no"]))
     assert line.startswith(f"reward my:score: {words}")
 
 
@@ -310,17 +283,19 @@ def test_a_function_is_imported_from_the_current_folder(folder, tmp_path, monkey
     (tmp_path / "broken_reward.py").write_text("def score(prompts, responses:\n")
     assert load_reward("training_rewards:length", accelerator, 64)(["ab"], ["abc"]) == [0.3]
     for spec in ("training_rewards:lengths", "absent_reward:score", "broken_reward:score"):
-        assert f"reward {spec}: no such function" in refusal(lambda spec=spec: load_reward(spec, accelerator, 64))
+        assert f"reward {spec}: no such function" in stages.refusal(
+            lambda spec=spec: load_reward(spec, accelerator, 64)
+        )
 
 
 def test_a_reward_model_reads_texts_with_its_own_tokenizer_in_any_order_and_budget(accelerator):
     """Detail 20."""
     own, policys = tiny_tokenizer(bos=False), tiny_tokenizer()
-    model, expected = tiny_classifier("gpt2", own), []
+    model, expected = stages.tiny_classifier("gpt2", own), []
     for prompt, response in PAIRS:
         ids = own(prompt + response)["input_ids"]
         assert ids != policys(prompt + response)["input_ids"]
-        expected.append(float(score_alone(exact(model), ids, [own.eos_token_id])))
+        expected.append(float(stages.score_alone(stages.exact(model), ids, [own.eos_token_id])))
     for budget in (1, 50, 10**6):
         scorer = RewardModel(Scalar(model), own, 512, budget, accelerator)
         assert scorer(*zip(*PAIRS, *PAIRS[::-1], strict=True)) == pytest.approx(expected + expected[::-1], abs=5e-5)
@@ -328,7 +303,7 @@ def test_a_reward_model_reads_texts_with_its_own_tokenizer_in_any_order_and_budg
 
 def test_responses_to_one_prompt_compute_it_once_within_the_window(accelerator):
     tokenizer, seen = tiny_tokenizer(), []
-    model = tiny_classifier("llama", tokenizer)
+    model = stages.tiny_classifier("llama", tokenizer)
     model.model.embed_tokens.register_forward_hook(lambda module, given, out: seen.append(given[0].numel()))
     responses = [" yes", " no", " maybe", " none of the above"]
     size = len(Texts(tokenizer).example(SENTENCES[0], responses))
@@ -337,4 +312,4 @@ def test_responses_to_one_prompt_compute_it_once_within_the_window(accelerator):
         RewardModel(Scalar(model), tokenizer, None, budget, accelerator)([SENTENCES[0]] * 4, responses)
         assert sum(seen) == size
     scorer = RewardModel(Scalar(model), tokenizer, 12, 64, accelerator)
-    assert "window of 12" in refusal(lambda: scorer([SENTENCES[0]], [" yes"]))
+    assert "window of 12" in stages.refusal(lambda: scorer([SENTENCES[0]], [" yes"]))

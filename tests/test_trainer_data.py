@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
 import datasets
 import pytest
 from cases import cases
-from hypothesis import given
-from hypothesis import strategies as st
 from stages import refusal, write_rows
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from alignbench.data.tables import dialogue_messages, fingerprint, shared_prompt
+from alignbench.data.tables import fingerprint
 from trainers import data
 from trainers.data import (
     Demonstration,
@@ -66,26 +61,8 @@ def a_tokenizer(template: str | None = CHATML, adds_bos: bool = True) -> PreTrai
 # Forms of rows
 
 
-@pytest.mark.parametrize("name", ["d.jsonl", "d.jsonl.gz", "d.json", "lines.json", "d.json.gz", "d.csv", "d.csv.gz"])
-def test_every_file_format_gives_the_same_rows(tmp_path, name):
-    rows = [{"prompt": "a, b", "response": 'say "c"\nd'}, {"prompt": "é", "response": "f"}]
-    path = tmp_path / name
-    if ".csv" in name:
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, ["prompt", "response"])
-            writer.writeheader()
-            writer.writerows(rows)
-    elif name.startswith("d.json") and ".jsonl" not in name:
-        path.write_text(json.dumps(rows, indent=1), encoding="utf-8")
-    else:
-        write(path, *rows)
-    if name.endswith(".gz"):
-        path.write_bytes(gzip.compress(path.read_bytes()))
-    assert read_demonstrations(str(path)) == [Demonstration(**row) for row in rows]
-
-
 def test_a_demonstration_is_a_prompt_with_a_response_or_messages(tmp_path):
-    source = write(tmp_path / "d.jsonl", {"prompt": "a", "response": "b"}, {"prompt": "c", "completion": "d"})
+    source = write(tmp_path / "d.json", {"prompt": "a", "response": "b"}, {"prompt": "c", "completion": "d"})
     assert read_demonstrations(source) == [Demonstration("a", "b"), Demonstration("c", "d")]
     turns = [user("one"), assistant("1"), user("two"), assistant("2")]
     # with a template, a plain prompt is a user's message
@@ -136,15 +113,6 @@ def test_a_pair_of_dialogues_is_cut_where_they_differ(tmp_path, prompt, response
     assert read_rankings(source) == [Ranking(prompt, responses, (1.0, 2.0), None)]
     chats = tuple(text.removesuffix("<end>") + "<end>" for text in chat_responses)
     assert read_rankings(source, plain_chat) == [Ranking(chat_prompt, chats, (1.0, 2.0), None)]
-
-
-@given(st.text("ab \n:", max_size=12), st.text("ab \n:", max_size=12), st.text("ab", max_size=5))
-def test_the_shared_prompt_of_a_pair_of_dialogues_ends_with_an_assistant_turn(chosen, rejected, question):
-    start = f"\n\nHuman: {question}\n\nAssistant:"
-    prompt = shared_prompt([start + chosen, start + rejected])
-    assert all(dialogue.startswith(prompt) for dialogue in (start + chosen, start + rejected))
-    assert prompt.endswith("\n\nAssistant:")
-    assert [message["role"] for message in dialogue_messages(prompt)] == ["user", "assistant"]
 
 
 def test_the_prompt_of_any_row_is_the_one_that_its_responses_follow(tmp_path):

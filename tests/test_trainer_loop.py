@@ -41,20 +41,6 @@ def test_adam_has_the_papers_settings_and_omits_frozen_weights():
         assert group["lr"] == pytest.approx(3e-5)
 
 
-def test_accumulated_micro_batches_take_the_step_of_the_whole_batch(accelerator):
-    rows = torch.randn(7, 3, generator=torch.Generator().manual_seed(1))
-    moved = []
-    for batches in ([rows], [rows[:2], rows[2:3], rows[3:]]):
-        layer, optimizer = layer_and_optimizer()
-        loss = loop.accumulate(accelerator, layer, batches, lambda some, layer=layer: (layer(some) ** 2).sum(), 7)
-        norm = take_step(layer, optimizer, None)
-        assert all(p.grad is None for p in layer.parameters())
-        moved.append((loss, norm, layer.weight.detach()))
-    assert moved[1][:2] == pytest.approx(moved[0][:2], rel=1e-5)
-    torch.testing.assert_close(moved[1][2], moved[0][2], rtol=0, atol=1e-5)
-    assert not torch.equal(moved[0][2], layer_and_optimizer()[0].weight)
-
-
 @pytest.mark.parametrize(
     ("max_norm", "moved"), [(None, [3.0, 4.0]), (10.0, [3.0, 4.0]), (1.0, [0.6, 0.8])], ids=["off", "above", "below"]
 )
@@ -80,31 +66,6 @@ def test_a_gradient_that_is_not_finite_changes_neither_weights_nor_moments(bad):
     for number, state in optimizer.state_dict()["state"].items():
         assert all(torch.equal(found, moments[number][name]) for name, found in state.items())
     assert all(p.grad is None for p in layer.parameters())
-
-
-def test_the_gradient_norm_is_that_of_all_tensors_as_one_vector():
-    assert loop.gradient_norm([torch.tensor([3.0, 0.0]), None, torch.tensor([[4.0], [12.0]])]) == pytest.approx(13)
-    assert loop.gradient_norm([None]) == 0
-    assert math.isnan(loop.gradient_norm([torch.tensor([math.nan])]))
-
-
-def test_averaged_weights_follow_their_formula_and_can_be_exchanged_with_the_weights():
-    layer = nn.Linear(3, 2)
-    layer.bias.requires_grad_(False)
-    start = layer.weight.detach().clone()
-    ema = loop.Ema(layer, 0.9)
-    for moved in (1.0, 2.0):
-        with torch.no_grad():
-            layer.weight.copy_(start + moved)
-        ema.update(layer)
-    average, last = start + 0.29, layer.weight.detach().clone()  # .9·(.9·0 + .1·1) + .1·2
-    torch.testing.assert_close(ema.weights["weight"], average, rtol=0, atol=1e-6)
-    assert list(ema.weights) == ["weight"]  # frozen weights have no average
-    ema.swap(layer)
-    torch.testing.assert_close(layer.weight.detach(), average, rtol=0, atol=1e-6)
-    assert torch.equal(ema.weights["weight"], last)
-    ema.swap(layer)
-    assert torch.equal(layer.weight, last)
 
 
 # The order of data

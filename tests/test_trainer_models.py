@@ -14,7 +14,7 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from stages import exact, logprobs_alone, refusal, score_alone, tiny_classifier
+from stages import logprobs_alone, refusal, tiny_classifier
 from tiny import SENTENCES, save_tiny_checkpoint, tiny_model, tiny_tokenizer
 from torch import nn
 
@@ -31,42 +31,7 @@ def causal(tmp_path_factory):
     return save_tiny_checkpoint(tmp_path_factory.mktemp("causal"))
 
 
-# The scalar head
-
-
-def test_the_score_is_read_at_the_last_token_even_if_the_pad_token_is_the_end_token():
-    """Detail 1: stock transformers would step back over end tokens that equal the pad token."""
-    tokenizer = tiny_tokenizer(pad=False)
-    end = tokenizer.eos_token_id
-    model = tiny_classifier("llama", tokenizer, pad_token_id=end)
-    ends = Example([1, 9, 30], [[50, 61, end], [end]])
-    packed = pack([ends])
-    with torch.no_grad():
-        found = Scalar(model)(packed, packed.last)
-        expected = torch.stack([score_alone(exact(model), ends.prompt, r) for r in ends.responses])
-        stock = model(torch.tensor([[1, 9, 30, 50, 61, end]])).logits[0, 0]
-    torch.testing.assert_close(found.double(), expected, rtol=0, atol=5e-5)
-    assert abs(float(stock - found[0])) > 0.01
-
-
-def test_values_are_read_before_each_response_token():
-    model = tiny_classifier("llama", tiny_tokenizer())
-    packed, reference = pack(EXAMPLES), exact(model)
-    prefixes = [(e.prompt, r[:at]) for e in EXAMPLES for r in e.responses for at in range(len(r))]
-    with torch.no_grad():
-        found = Scalar(model)(packed, packed.before)
-        expected = torch.stack([score_alone(reference, prompt, response) for prompt, response in prefixes])
-    torch.testing.assert_close(found.double(), expected, rtol=0, atol=5e-5)
-
-
 # Loading
-
-
-def test_a_new_head_is_determined_by_its_seed_and_has_the_papers_variance(causal):
-    heads = [load(str(causal), "reward", new_head=seed)[0].score.weight for seed in (0, 0, 1)]
-    assert torch.equal(heads[0], heads[1])
-    assert not torch.equal(heads[0], heads[2])
-    assert heads[0].std().item() == pytest.approx(33**-0.5, rel=0.4)
 
 
 def encoder(folder):

@@ -52,16 +52,6 @@ def write_weight(value: float):
     return lambda folder: (folder / "weight.txt").write_text(repr(value))
 
 
-def test_a_moved_run_is_resumed_from_its_newest_state(tmp_path, out, opened, accelerator, origin):
-    with opened() as run:
-        for step in (8, 9, 10):
-            run.save_state(step, write_weight(step), {})
-    moved = out.rename(tmp_path / "moved")
-    assert [path.name for path in (moved / "state").iterdir()] == ["step-00000010"]
-    with open_run(Config(out=str(moved)), origin, accelerator) as run:
-        assert run.resume().folder == moved / "state" / "step-00000010"
-
-
 def test_a_checkpoint_is_replaced_and_final_marks_the_run_as_finished(out, opened, accelerator, monkeypatch):
     with opened() as run:
         run.log(1, {"kl": float("nan"), "ratio": float("inf"), "low": -float("inf"), "loss": 0.5})
