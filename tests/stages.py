@@ -1,10 +1,17 @@
-"""What the tests of the training stages share: tiny models, stock models as their reference, and what a run leaves."""
+"""What the tests of the training stages share: tiny models, data and quick runs of all stages, stock models as their
+reference, what a run leaves, and what two processes do: run by torchrun as `stages.py FOLDER`, see `two_processes`.
+"""
 
 from __future__ import annotations
 
 import copy
+import faulthandler
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +19,18 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file
-from tiny import tiny_model, tiny_tokenizer
+from tiny import SENTENCES, tiny_model, tiny_tokenizer
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
+from alignbench.cli.train import CONFIGS as STAGES
 from alignbench.errors import AlignbenchError
+from alignbench.models.checkpoint import find_checkpoint
 from trainers import loop
 from trainers.config import StageConfig
+from trainers.models import Scalar
+from trainers.reward import RewardModel, score_all
+from trainers.run import Origin, open_run
 
 torch.set_num_threads(1)  # more only get in each other's way on models this small
 HERE = {"cpu": True, "trackers": ()}
@@ -127,3 +141,139 @@ def assert_same_gradients(found: dict[str, Any], expected: dict[str, Any], toler
     for name, gradient in expected.items():
         worst = float((found[name] - gradient).abs().max())
         assert worst <= tolerance * max(1.0, float(gradient.abs().max())), name
+
+
+# Runs of all stages
+
+ANSWERS = (" honey, and wax.", " No.", " It is smaller than the Earth.")
+DEMONSTRATIONS = [{"prompt": q, "response": ANSWERS[i % 3]} for i, q in enumerate(QUESTIONS)]
+RANKINGS = [{"prompt": q, "responses": list(ANSWERS), "ranks": [1 + i % 2, 2, 3]} for i, q in enumerate(QUESTIONS)]
+REWARDS = """
+epochs = []
+def length(prompts, responses): return [len(r) / 10 for r in responses]
+def letters(prompts, responses): return [sum(c.isalpha() for c in r) / 4 for r in responses]
+def sentences(prompts, responses): return [float(r.count(".")) for r in responses]
+def nothing(prompts, responses): return [float("nan")] * len(responses)
+def second(prompts, responses):
+    epochs.append(1)
+    return [(1.0, 9.0, 4.0)[len(epochs) % 3 - 1]] * len(responses)
+"""
+DATA = {"sft": {"data": "sft.jsonl"}, "reward": {"data": "rankings.jsonl"}, "ppo": {"prompts": "sft.jsonl"}}
+QUICK = {
+    "sft": {"lr": 1e-2, "epochs": 1, "batch": 4, "dropout": 0.0},
+    "reward": {"lr": 1e-2, "batch": 4, "validation_share": 0.2},
+    "ppo": {"reward": "training_rewards:length", "no_end_score": None, "episodes": 8, "batch": 8, "minibatch": 8}
+    | {"max_tokens": 8, "lr": 1e-3, "value_lr": 1e-3},
+}  # fmt: skip
+LONG: dict[str, dict[str, Any]] = {  # with all that has to be saved and resumed
+    "sft": {"epochs": 3, "dropout": 0.2, "pretraining": "text.txt", "validation": "sft.jsonl"},
+    "reward": {"epochs": 3, "demonstrations": "sft.jsonl"},
+    "ppo": {"reward": "judge", "lr": 1e-2, "value_lr": 1e-2, "episodes": 48, "minibatch": 4, "max_tokens": 6}
+    | {"target_kl": 1.0, "horizon": 50, "ptx": 1.0, "ptx_examples": 1, "pretraining": "text.txt", "ema": 0.9},
+}
+TWO = {  # what two processes train, and one process to compare
+    "sft": {"dropout": 0.0, "validation": "one-sft.jsonl"},
+    "reward": {"validation": "one-reward.jsonl"},
+    "ppo": {},
+}
+
+
+def prepare(tmp_path_factory: Any) -> Path:
+    """A folder with a model, data of all stages, reward functions and a reward model; a module-scoped fixture."""
+    folder: Path = tmp_path_factory.mktemp("training")
+    checkpoint(folder / "model")
+    write_rows(folder / "sft.jsonl", DEMONSTRATIONS)
+    write_rows(folder / "rankings.jsonl", RANKINGS)
+    (folder / "text.txt").write_text("\n\n".join(SENTENCES))
+    write_rows(folder / "one-sft.jsonl", DEMONSTRATIONS[:1])
+    write_rows(folder / "one-reward.jsonl", [{"prompt": QUESTIONS[0], "chosen": " honey", "rejected": " toxic"}])
+    (folder / "training_rewards.py").write_text(REWARDS)
+    train(folder, "reward", folder / "judge-run", epochs=3).joinpath("final").rename(folder / "judge")
+    return folder
+
+
+def config_of(folder: Path, stage: str, out: Path, **changed: Any) -> Any:
+    """Quick settings; values that name a file of the folder become its path."""
+    settings = HERE | QUICK[stage] | DATA[stage] | {"model": "model"} | changed
+    settings = {k: str(folder / v) if isinstance(v, str) and (folder / v).exists() else v for k, v in settings.items()}
+    return getattr(import_module(f"trainers.{stage}"), STAGES[stage])(**settings, out=str(out))
+
+
+def train(folder: Path, stage: str, out: Path, **changed: Any) -> Path:
+    """Train one stage; its run folder."""
+    config = config_of(folder, stage, out, **changed)
+    final, _ = import_module(f"trainers.{stage}").train(config)
+    assert final == out / "final"
+    return out
+
+
+def runner(stage: str, folder: Path, tmp_path: Path) -> Any:
+    """A function that trains the stage with changed settings; every call has its own run folder."""
+    runs = iter(range(100))
+    return lambda **changed: train(folder, stage, tmp_path / f"run-{next(runs)}", **changed)
+
+
+def long(folder: Path, stage: str, out: Path, **changed: Any) -> Path:
+    return train(folder, stage, out, **({"save_every": 1} | LONG[stage] | changed))
+
+
+def two_processes(folder: Path) -> Path:
+    """Run this file in two processes; they leave their runs in folder/two."""
+    here = Path(__file__).resolve().parent
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{here}:{here.parent}"}
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", __file__]
+    found = subprocess.run([*launch, str(folder)], capture_output=True, text=True, env=environment)
+    assert found.returncode == 0, found.stderr[-3000:]
+    return folder / "two"
+
+
+def main(folder: Path) -> None:
+    faulthandler.dump_traceback_later(300, exit=True)  # processes that wait for each other end, and the test fails
+    two, said = folder / "two", list[str]()
+    for stage, changed in TWO.items():
+        long(folder, stage, two / stage, micro_tokens=64, **changed)
+    config = StageConfig(out=str(two / "run"), trackers=(), cpu=True)
+    accelerator = loop.make_accelerator(config)
+    rank = accelerator.process_index
+
+    # a sharded model would wait for ever for a process with one row less
+    scalars = [Scalar(tiny_classifier("llama", tiny_tokenizer())) for _ in range(2)]
+    whole, sharded = (RewardModel(scalar, tiny_tokenizer(), None, 12, accelerator) for scalar in scalars)
+    fully_shard(sharded.scalar, mesh=init_device_mesh("cpu", (2,)))
+    for count in (1, 3, 5):
+        prompts = [f"{i} bees" for i in range(count)]
+        responses = [" and bees" * (1 + 5 * (i % 2)) for i in range(count)]
+        found = score_all(accelerator, sharded, "judge", prompts, responses)
+        torch.testing.assert_close(found, whole(prompts, responses), rtol=0, atol=5e-5)
+
+    def refused(work: Any) -> None:
+        try:
+            work()
+        except AlignbenchError as error:
+            said.append(str(error))
+
+    def write(path: Path) -> None:
+        (path / f"rank-{rank}").write_text("x")
+
+    def full(path: Path) -> None:
+        write(path)
+        if rank == 1:
+            raise OSError(28, "No space left on device")
+
+    wrong = lambda prompts, responses: ["good" if rank else 1.0] * len(responses)  # noqa: E731
+    refused(lambda: score_all(accelerator, wrong, "mine", ["a", "b"], [" c", " d"]))
+    origin = Origin("sft", find_checkpoint(str(folder / "model")), {}, [])
+    with open_run(config, origin, accelerator) as run:
+        assert run.resume() is None
+        run.log(1, {"loss": 0.5})
+        run.sample(1, [{"prompt": "p"}])
+        run.save_state(1, write, {})
+        refused(lambda: run.save_state(2, full, {}))
+    other = Origin("sft", origin.parent, {}, [{"rank": rank}])  # the main process decides
+    refused(open_run(config, other, accelerator).__enter__)
+    (two / f"said-{rank}.json").write_text(json.dumps(said))
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

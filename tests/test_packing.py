@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tiny import tiny_model, tiny_tokenizer
 
 from trainers.models import Policy, Scalar, check_packing
-from trainers.packing import Example, _attend, pack, packed_attention
+from trainers.packing import Example, pack, packed_attention
 
 PACKED = ["llama", "gpt2", "gpt_neox", "qwen2", "mistral", "gemma", "opt"]
 REFUSED = ["gemma2", "bloom", "mpt", "falcon", "mamba"]
@@ -134,23 +134,6 @@ def test_under_autocast_packed_rows_are_as_close_to_fp64_as_the_stock_model(arch
     assert float((found - expected).abs().mean()) < 1.5 * float((stock - expected).abs().mean())
 
 
-@pytest.mark.parametrize("causal", [True, False])
-def test_attention_in_half_precision_is_close_to_fp64(causal):
-    """Four heads over two key heads, causal or with a prompt that the second segment sees in part."""
-    draw = torch.Generator().manual_seed(0)
-    query = torch.randn(2, 4, 5, 8, generator=draw).bfloat16()
-    key, value = torch.randn(2, 2, 2, 5 if causal else 8, 8, generator=draw).bfloat16()
-    mask = None
-    if not causal:
-        mask = torch.zeros(2, 1, 5, 8)
-        mask[..., 3:] = torch.full((5, 5), -torch.inf).triu(1)
-        mask[1, ..., 1:3] = -torch.inf
-    expected = _attend(query.double(), key.double(), value.double(), mask, 0.7)
-    found = _attend(query, key, value, mask, 0.7)
-    assert found.dtype == torch.bfloat16
-    torch.testing.assert_close(found.double(), expected, rtol=2**-6, atol=2**-6)
-
-
 def test_the_models_own_attention_is_restored_after_a_row_and_after_an_error():
     model = tiny_model("llama", tiny_tokenizer())
     before = model.config._attn_implementation
@@ -161,13 +144,3 @@ def test_the_models_own_attention_is_restored_after_a_row_and_after_an_error():
     assert model.config._attn_implementation == before
     tokens = torch.arange(3, 20)[None]
     assert torch.equal(model(tokens).logits, model_of("llama")(tokens).logits)
-
-
-@pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma"])
-def test_gradients_equal_those_of_one_example_at_a_time(architecture):
-    model, examples = copy.deepcopy(model_of(architecture)), examples_of(4, SHAPE)
-    weights = torch.randn(sum(len(r) for e in examples for r in e.responses))
-    reference = stages.exact(model)
-    (alone(reference, examples) * weights).sum().backward()
-    (Policy(model)(pack(examples))[0] * weights).sum().backward()
-    stages.assert_same_gradients(stages.gradients_of(model), stages.gradients_of(reference))

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import stages
 import torch
-import training_runs
 from tiny import SENTENCES, tiny_tokenizer
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
@@ -20,14 +19,14 @@ from trainers.models import Sampler, load
 from trainers.reward import load_reward
 from trainers.run import identity
 
-folder = pytest.fixture(scope="module")(training_runs.prepare)
+folder = pytest.fixture(scope="module")(stages.prepare)
 
 
 @pytest.fixture
 def optimise(folder, tmp_path, monkeypatch):
     """Runs PPO with quick settings, by default on a reward of length."""
     monkeypatch.chdir(folder)
-    return training_runs.runner("ppo", folder, tmp_path)
+    return stages.runner("ppo", folder, tmp_path)
 
 
 @pytest.fixture
@@ -241,7 +240,7 @@ def test_the_value_starts_from_the_reward_model_or_from_the_policy_or_as_set(
     """Detail 20: a reward model with other tokens scores strings, and the value starts from the policy."""
     spells = tiny_tokenizer(bos=False, pad=False)
     model = stages.checkpoint(tmp_path / "other", tokenizer=spells, seed=3)
-    foreign = str(training_runs.train(folder, "reward", tmp_path / "foreign", model=model) / "final")
+    foreign = str(stages.train(folder, "reward", tmp_path / "foreign", model=model) / "final")
     out = optimise(reward=foreign, lr=0.0, value_lr=0.0, sample_rows=8)
     value, start = stages.weights_of(out / "final" / "value"), stages.weights_of(folder / "model")
     assert all(torch.equal(value[name], start[name]) for name in value if name != "score.weight")

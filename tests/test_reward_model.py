@@ -12,11 +12,9 @@ import numpy as np
 import pytest
 import stages
 import torch
-import training_runs
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny import SENTENCES, tiny_tokenizer
-from training_runs import RANKINGS
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from trainers import reward
@@ -25,14 +23,14 @@ from trainers.models import Scalar, Texts, load
 from trainers.reward import RewardConfig, RewardModel, agreement, load_reward, prefers_longer, score_all, train
 
 FILLER = (" wax", " yes", " no", " flowers", " toxic", " maybe", " hive", " Earth")
-folder = pytest.fixture(scope="module")(training_runs.prepare)
+folder = pytest.fixture(scope="module")(stages.prepare)
 accelerator = pytest.fixture(scope="module")(stages.an_accelerator)
 
 
 @pytest.fixture
 def fit(folder, tmp_path):
     """Trains a reward model with quick settings."""
-    return training_runs.runner("reward", folder, tmp_path)
+    return stages.runner("reward", folder, tmp_path)
 
 
 def test_a_planted_preference_is_learned_and_generalises_to_new_prompts(fit, tmp_path):
@@ -60,7 +58,7 @@ def test_the_gradient_is_that_of_all_pairs_with_one_stock_forward_per_response(
     folder, fit, monkeypatch, micro_tokens, tmp_path
 ):
     found = stages.keep_gradients(monkeypatch)
-    rows = [row | {"responses": [*row["responses"], " a"], "ranks": [1, 2, 2, 4]} for row in RANKINGS]
+    rows = [row | {"responses": [*row["responses"], " a"], "ranks": [1, 2, 2, 4]} for row in stages.RANKINGS]
     data = stages.write_rows(tmp_path / "rankings.jsonl", rows)
     out = fit(data=data, batch=len(rows), micro_tokens=micro_tokens, validation="one-reward.jsonl")
     model, tokenizer, _ = load(str(folder / "model"), "reward", new_head=0)
@@ -223,10 +221,9 @@ def test_no_labeler_of_the_held_out_fold_is_trained_on_and_only_one_model_is_in_
 
 def test_a_checkpoint_has_its_metrics_and_calibration_and_can_be_trained_further(fit):
     out = fit(epochs=2, demonstrations="sft.jsonl")
-    recipe = stages.recipe_of(out)
-    lines = [line for line in stages.lines_of(out / "metrics.jsonl") if "epoch" in line]
-    assert (recipe["stage"], len(recipe["data"]), [line["epoch"] for line in lines]) == ("reward", 2, [1, 2])
-    assert lines[-1].items() - {("step", 4)} <= recipe["metrics"].items()
+    recipe, last = stages.recipe_of(out), stages.lines_of(out / "metrics.jsonl")[-1]
+    assert (recipe["stage"], len(recipe["data"]), last["epoch"]) == ("reward", 2, 2)
+    assert last.items() - {("step", 4)} <= recipe["metrics"].items()
     bins = json.loads((out / "final" / "calibration.json").read_text())["bins"]
     assert sum(b["pairs"] for b in bins) == recipe["metrics"]["pairs"]
     assert all(b["from"] <= b["predicted"] <= b["to"] for b in bins)
@@ -236,12 +233,11 @@ def test_a_checkpoint_has_its_metrics_and_calibration_and_can_be_trained_further
     assert metrics["bias"] == load(str(final), "reward")[0].config.alignbench_reward_bias != 0
     # its head is trained further, its bias is not inherited; the new head of a base model depends on the seed only
     second = fit(model=str(final), lr=0.0)
-    assert torch.equal(stages.weights_of(second / "final")["score.weight"], stages.weights_of(final)["score.weight"])
+    assert stages.same_weights(second / "final", final)
     assert load(str(second / "final"), "reward")[0].config.alignbench_reward_bias == 0
     assert "bias" not in stages.recipe_of(second)["metrics"]
     one, same, other = (stages.weights_of(fit(lr=0.0, seed=s) / "final")["score.weight"] for s in (0, 0, 1))
-    assert torch.equal(one, same)
-    assert not torch.equal(one, other)
+    assert (torch.equal(one, same), torch.equal(one, other)) == (True, False)
     assert one.std().item() == pytest.approx(17**-0.5, rel=0.4)  # InstructGPT's initialisation, of width 16
 
 

@@ -11,22 +11,21 @@ from pathlib import Path
 
 import commands
 import pytest
+import stages
 import torch
-import training_runs
-from stages import lines_of, recipe_of, refusal, weights_of
 
 from trainers import run as run_module
 from trainers.run import Run
 
 STAGES = {"sft": 7, "reward": 4, "ppo": 5}  # files to compare
-folder = pytest.fixture(scope="module")(training_runs.prepare)
-two = pytest.fixture(scope="module")(lambda folder: training_runs.two_processes(folder))
+folder = pytest.fixture(scope="module")(stages.prepare)
+two = pytest.fixture(scope="module")(lambda folder: stages.two_processes(folder))
 
 
 @pytest.fixture(scope="module", params=STAGES)
 def whole(folder, request):
     """An uninterrupted run of a stage."""
-    return training_runs.long(folder, request.param, folder / f"whole-{request.param}")
+    return stages.long(folder, request.param, folder / f"whole-{request.param}")
 
 
 def assert_same_bytes(found: Path, expected: Path, stage: str) -> None:
@@ -36,7 +35,7 @@ def assert_same_bytes(found: Path, expected: Path, stage: str) -> None:
     assert len(names) == STAGES[stage]
     for name in names:
         assert (found / name).read_bytes() == (expected / name).read_bytes(), name
-    assert recipe_of(found)["metrics"] == recipe_of(expected)["metrics"]
+    assert stages.recipe_of(found)["metrics"] == stages.recipe_of(expected)["metrics"]
     assert not list(found.rglob("*.tmp"))
 
 
@@ -59,15 +58,18 @@ def test_a_run_interrupted_while_logging_and_while_saving_resumes_to_the_same_by
         with monkeypatch.context() as patched:
             patched.setattr(owner, name, dying)
             with pytest.raises(Killed):
-                training_runs.long(folder, stage, run)
+                stages.long(folder, stage, run)
         # a killed process may leave part of a line, and of a folder
         for file in run.glob("metrics.jsonl"):
             file.write_text(file.read_text() + '{"step": 3, "lo')
         (run / "state" / "step-00000009.tmp").mkdir(parents=True, exist_ok=True)
         (run / "final.tmp").mkdir(exist_ok=True)
-    assert_same_bytes(training_runs.long(folder, stage, run), whole, stage)
-    events = [line["event"] for line in lines_of(run / "log.jsonl")]
-    assert events == ["start", "stop", *["resume", "stop"] * 2, "resume", "end"]
+    assert_same_bytes(stages.long(folder, stage, run), whole, stage)
+    files = {file: file.stat().st_mtime_ns for file in run.glob("*/*") if file.parent.name != "tensorboard"}
+    stages.long(folder, stage, run)  # a finished run is not trained again
+    assert {file: file.stat().st_mtime_ns for file in files} == files
+    events = [line["event"] for line in stages.lines_of(run / "log.jsonl")]
+    assert events == ["start", "stop", *["resume", "stop"] * 2, *["resume", "end"] * 2]
     assert len(list((run / "state").iterdir())) == 1  # only the newest state is kept
 
 
@@ -75,11 +77,11 @@ def test_a_run_interrupted_while_logging_and_while_saving_resumes_to_the_same_by
 def test_a_run_killed_at_random_moments_resumes_to_the_same_bytes(folder, whole, tmp_path):
     """In processes that are killed, often in the middle of saving a state."""
     stage, context = whole.name.removeprefix("whole-"), multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["training_runs", "trainers.sft", "trainers.reward", "trainers.ppo", "transformers"])
+    context.set_forkserver_preload(["stages", "trainers.sft", "trainers.reward", "trainers.ppo", "transformers"])
     moment, kills, run, code = random.Random(stage), 0, tmp_path / "run", None
     lines = run / "metrics.jsonl"
     while code != 0:
-        worker = context.Process(target=training_runs.long, args=(folder, stage, run))
+        worker = context.Process(target=stages.long, args=(folder, stage, run))
         worker.start()
         size = moment.choice([1, 1, 400]) + (lines.stat().st_size if lines.exists() else 0)
         while worker.is_alive() and kills < 3:
@@ -101,34 +103,36 @@ def test_a_resume_with_other_settings_data_or_processes_is_refused(folder, tmp_p
     data, run = Path(shutil.copy(folder / "sft.jsonl", tmp_path)), tmp_path / "run"
 
     def again(**changed):
-        return training_runs.train(folder, "sft", run, data=str(data), **changed)
+        return stages.train(folder, "sft", run, data=str(data), **changed)
 
     again()
-    assert "config.epochs was 1, now 3" in refusal(lambda: again(epochs=3))
+    assert "config.epochs was 1, now 3" in stages.refusal(lambda: again(epochs=3))
     again(save_every=7)  # does not change results
     data.write_text(data.read_text().replace("honey", "money"))
-    assert "data.0.sha256 was" in refusal(again)
+    assert "data.0.sha256 was" in stages.refusal(again)
     shutil.copy(folder / "sft.jsonl", data)
     done = commands.run("train", "sft", run / "config.yaml", "lr=0.5")
     commands.assert_one_line_error(done, f"{run}: config.lr was 0.01, now 0.5; resume with the same settings")
     identity = run / "identity.json"
     identity.write_text(identity.read_text().replace('"processes": 1', '"processes": 2'))
-    assert "processes was 2, now 1" in refusal(again)
+    assert "processes was 2, now 1" in stages.refusal(again)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_two_processes_train_as_one_to_rounding(folder, two, tmp_path, stage):
     """Also with a single validation row for two processes: each computes it."""
-    one, both = training_runs.long(folder, stage, tmp_path / stage, **training_runs.TWO[stage]), two / stage
+    one, both = stages.long(folder, stage, tmp_path / stage, **stages.TWO[stage]), two / stage
     assert json.loads((both / "identity.json").read_text())["processes"] == 2
-    for a, b in zip(lines_of(one / "metrics.jsonl"), lines_of(both / "metrics.jsonl"), strict=True):
+    for a, b in zip(stages.lines_of(one / "metrics.jsonl"), stages.lines_of(both / "metrics.jsonl"), strict=True):
         a, b = ({name: float(x) for name, x in line.items()} for line in (a, b))  # a single pair has no interval: nan
         assert a == pytest.approx(b, rel=2e-3, abs=2e-4, nan_ok=True)
-    texts = [[(row["prompt"], row["response"]) for row in lines_of(run / "samples.jsonl")] for run in (one, both)]
+    texts = [
+        [(row["prompt"], row["response"]) for row in stages.lines_of(run / "samples.jsonl")] for run in (one, both)
+    ]
     assert texts[0] == texts[1]
     for part in ["final", "final/value"] if stage == "ppo" else ["final"]:
-        torch.testing.assert_close(weights_of(one / part), weights_of(both / part), rtol=1e-3, atol=5e-4)
+        torch.testing.assert_close(stages.weights_of(one / part), stages.weights_of(both / part), rtol=1e-3, atol=5e-4)
 
 
 def test_an_error_of_one_process_stops_both_with_the_same_line(two):
