@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from harness import HERE, arguments
+from textblob import TextBlob
 
 from alignbench.models.checkpoint import find_checkpoint, load_engine
 from alignbench.types.engine import Prompt, Sampling
@@ -39,8 +40,6 @@ SETTINGS = {
 
 def sentiment(prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
     """Polarity of each response by TextBlob's lexicon, from −1 to 1."""
-    from textblob import TextBlob
-
     return [float(TextBlob(response).sentiment.polarity) for response in responses]
 
 

@@ -119,14 +119,11 @@ def test_agreement_leaves_ties_out_and_counts_equal_scores_half():
     assert found["log_loss"] == pytest.approx(-np.mean(np.log(p)))
 
 
-def test_the_length_baseline_may_prefer_the_shorter_response():
+def test_the_length_baseline_may_prefer_the_shorter_response_and_the_interval_is_clustered_by_prompt():
     rows = [row([1, 2], [1, 4]), row([2, 1], [9, 3]), row([1, 2], [7, 2])]
     found = [agreement(rows, [[1.0, 0.0]] * 3, longer_is_better=longer)[0] for longer in (True, False)]
     assert [metrics["length_accuracy"] for metrics in found] == pytest.approx([1 / 3, 2 / 3])
     assert (prefers_longer(rows), prefers_longer(rows[2:])) == (False, True)
-
-
-def test_the_interval_is_clustered_by_prompt():
     scores = [[1.0, 0.0] if i % 4 else [0.0, 1.0] for i in range(20)]
     wide, narrow = (agreement([row([1, 2], prompt=f"{i // n}") for i in range(20)], scores)[0] for n in (10, 1))
     assert wide["accuracy"] == narrow["accuracy"] == 0.75

@@ -9,7 +9,6 @@ import sys
 from dataclasses import dataclass, fields, replace
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 
 import commands
 import pytest
@@ -117,51 +116,29 @@ def test_the_table_of_settings_lists_those_of_the_stage_first():
 # The command
 
 
-@pytest.fixture
-def command(tmp_path, monkeypatch):
-    """`alignbench train ppo …` with a stage that only makes a folder."""
-
-    @dataclass(frozen=True)
-    class PPOConfig:
-        model: str = setting(REQUIRED, "checkpoint to start from")
-        out: str = setting("out", "run folder")
-        lr: float = setting(9e-6, "peak learning rate")
-
-    def train(config, progress):
-        check(config)
-        final = Path(config.out) / "final"
-        final.mkdir(parents=True)
-        return final, {"lr": config.lr}
-
-    module = ModuleType("trainers.ppo")
-    module.__dict__.update(PPOConfig=PPOConfig, train=train, PRESETS={"instructgpt-1.3b": {"lr": 1.5}})
-    monkeypatch.setitem(sys.modules, "trainers.ppo", module)
-    monkeypatch.chdir(tmp_path)
-    return lambda *arguments: commands.run("train", "ppo", *arguments)
-
-
-def test_the_command_trains_and_prints_metrics_and_checkpoint_or_lists_all_settings(command, tmp_path):
+def test_the_command_trains_and_prints_metrics_and_checkpoint_or_lists_all_settings(tmp_path, monkeypatch):
+    monkeypatch.setattr("trainers.sft.train", lambda config, progress: (Path(config.out) / "final", {"lr": config.lr}))
     (tmp_path / "c.yaml").write_text("model: m\nlr: 2.5\n")
-    done = command("c.yaml", "out=o")
+    done = commands.run("train", "sft", tmp_path / "c.yaml", "out=o")
     assert (done.returncode, done.stdout) == (0, "metric\tvalue\nlr\t2.5\ncheckpoint: o/final\n")
-    assert "lr\t1.5\n" in command("model=m", "--preset", "instructgpt-1.3b", "out=p").stdout
-    settings = "model\tstr\t(required)\tcheckpoint to start from\nout\tstr\tout\trun folder\n"
-    assert settings + "lr\tfloat\t0.001\tpeak learning rate\n" in command("lr=1e-3", "--show").stdout
-    assert not (tmp_path / "out").exists()
-    assert "alignbench train ppo --show" in " ".join(command("--help").stdout.split())
+    assert "lr\t5.03e-06\n" in commands.run("train", "sft", "model=m", "--preset", "instructgpt-175b").stdout
+    shown = commands.run("train", "sft", "lr=1e-3", "--show").stdout
+    assert "lr\tfloat\t0.001\tpeak learning rate" in shown
+    assert "checkpoint:" not in shown
+    assert "alignbench train ppo --show" in " ".join(commands.run("train", "ppo", "--help").stdout.split())
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((), "model must be given"),
+        ((), "PPOConfig: out, model, reward, prompts must be given"),
         (("model=m", "lrr=1"), "did you mean 'lr'?"),
         (("model=m", "--preset", "gpt"), "instructgpt-1.3b"),
         (("absent.yaml",), "No such file"),
     ],
 )
-def test_a_user_error_is_one_line_with_exit_code_2(command, arguments, words):
-    commands.assert_one_line_error(command(*arguments), words)
+def test_a_user_error_is_one_line_with_exit_code_2(arguments, words):
+    commands.assert_one_line_error(commands.run("train", "ppo", *arguments), words)
 
 
 PLAIN = ["-m", "alignbench"]

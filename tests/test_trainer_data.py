@@ -184,27 +184,21 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, name, content, words):
 # The hub
 
 
-@pytest.mark.parametrize(
-    ("source", "words"),
-    [
-        ("nowhere", "nor a hub data set"),
-        ("a/b/c", "nor a hub data set"),
-        ("owner/name", "HF_HUB_OFFLINE is set"),
-        ("owner/name:test@0123abc", "hub owner/name could not be loaded"),
-    ],
-)
-def test_a_hub_data_set_that_cannot_be_loaded_is_named(source, words, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    assert words in refusal(lambda: read_prompts(source))
-
-
-def test_split_and_revision_are_passed_to_the_hub(monkeypatch):
+def test_a_hub_data_set_is_read_at_its_revision_or_named(monkeypatch):
     asked = []
 
     def load_dataset(name, config, split, revision):
         asked.append((name, config, split, revision))
         return datasets.Dataset.from_list([{"prompt": "a"}, {"prompt": None}])
 
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    for source, words in (
+        ("nowhere", "nor a hub data set"),
+        ("a/b/c", "nor a hub data set"),
+        ("owner/name", "HF_HUB_OFFLINE is set"),
+        ("owner/name:test@0123abc", "hub owner/name could not be loaded"),
+    ):
+        assert words in refusal(lambda source=source: read_prompts(source))
     monkeypatch.setattr("datasets.load_dataset", load_dataset)
     line = refusal(lambda: read_prompts("owner/name:test@0123abc"))
     assert line.startswith("hub owner/name test row 1: prompt is not text")

@@ -77,7 +77,15 @@ def read_config(
     """
     hints, declared = get_type_hints(kind), {f.name: f.type for f in fields(kind)}
     named = [(f"preset: {name}", name, value) for name, value in (preset or {}).items()]
-    named += [(f"{file}: {name}", str(name), value) for name, value in (_read_yaml(file) if file else {}).items()]
+    if file is not None:
+        try:
+            found = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            problem = getattr(error, "strerror", None) or first_line(error)
+            raise AlignbenchError(f"{file}: cannot be read as YAML ({problem})") from error
+        if not isinstance(found, dict):
+            raise AlignbenchError(f"{file}: not a mapping of settings (lines of `name: value`)")
+        named += [(f"{file}: {name}", str(name), value) for name, value in found.items()]
     for override in overrides:
         name, equals, text = override.partition("=")
         if not equals:
@@ -106,17 +114,6 @@ def describe(config: DataclassInstance) -> list[list[str]]:
 def to_yaml(config: DataclassInstance) -> str:
     """The settings as a YAML file for `read_config`."""
     return str(yaml.safe_dump(json.loads(json.dumps(asdict(config))), sort_keys=False, allow_unicode=True))
-
-
-def _read_yaml(file: Path) -> dict[str, Any]:
-    try:
-        found = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        problem = getattr(error, "strerror", None) or first_line(error)
-        raise AlignbenchError(f"{file}: cannot be read as YAML ({problem})") from error
-    if not isinstance(found, dict):
-        raise AlignbenchError(f"{file}: not a mapping of settings (lines of `name: value`)")
-    return found
 
 
 def _convert(value: Any, kind: Any, problem: str) -> Any:

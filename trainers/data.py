@@ -88,7 +88,7 @@ def read_prompts(source: str, template: Render | None = None) -> list[str]:
         if isinstance(prompt, str) and template is None:
             return prompt
         messages = checked_messages(prompt, "prompt", "user")
-        return _required(template)(messages[:-1] if messages[-1]["role"] == "assistant" else messages, True)
+        return (template or _no_template)(messages[:-1] if messages[-1]["role"] == "assistant" else messages, True)
 
     return _parse(source, parse)
 
@@ -160,13 +160,11 @@ def _render(prompt: Any, response: Any, template: Render | None) -> tuple[str, s
         raise ValueError("a response is empty")
     if plain:
         return prompt, response
-    text, whole = _required(template)(before, True), _required(template)(before + after, False)
+    text, whole = (template or _no_template)(before, True), (template or _no_template)(before + after, False)
     if not whole.startswith(text):
         raise ValueError("the chat template renders the prompt differently when a response follows")
     return text, whole[len(text) :]
 
 
-def _required(template: Render | None) -> Render:
-    if template is None:
-        raise ValueError("chat messages need a tokenizer with a chat template, and template=true")
-    return template
+def _no_template(messages: Messages, add_generation_prompt: bool) -> str:
+    raise ValueError("chat messages need a tokenizer with a chat template, and template=true")
