@@ -52,9 +52,9 @@ def make_world(model: str, out: Path) -> None:
     stories = [" ".join(answers[i][0].text.split()) for i in range(len(asked))]
     (out / "text.txt").write_text("\n\n".join(stories[:STORIES]), encoding="utf-8")
     (out / "held_out.txt").write_text("\n\n".join(stories[STORIES : STORIES + HELD_OUT]), encoding="utf-8")
-    openings = sorted({" ".join(story.split()[:8]) for story in stories[STORIES + HELD_OUT :] if story})
-    rows = [json.dumps({"prompt": opening}) + "\n" for opening in openings if opening]
-    (out / "prompts.jsonl").write_text("".join(rows), encoding="utf-8")
+    openings = sorted({" ".join(story.split()[:8]) for story in stories[STORIES + HELD_OUT :]} - {""})
+    rows = "".join(json.dumps({"prompt": opening}) + "\n" for opening in openings)
+    (out / "prompts.jsonl").write_text(rows, encoding="utf-8")
 
 
 @torch.no_grad()

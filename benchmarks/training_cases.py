@@ -3,7 +3,7 @@
 Texts are cut here, so that both sides get the same token ids: a prompt's are `tokenizer(prompt)`, a response's
 `tokenizer(response, add_special_tokens=False)` and the end token. The folder has `model/`, a checkpoint's first layers;
 `reward/`, the same with a scalar head; rows of `ppo_prompts`, `rankings_k4`, `rankings_k9` (rank 1 is the best) and
-`demonstrations` with their token ids; `sizes.json`. The pad token is not the end token: TRL treats every pad token as
+`demonstrations` with their token ids. The pad token is not the end token: TRL treats every pad token as
 padding, and would read a response's score before its end.
 """
 
@@ -104,12 +104,10 @@ def save_models(checkpoint: str, out: Path, layers: int, seed: int) -> Tokens:
 
 def instructions(data: Path, tokens: Tokens) -> list[Row]:
     """Dolly and HH-RLHF, each prompt from its instruction on."""
-    rows = []
-    for row in read_jsonl(data / "dolly-hhrlhf-small/dolly_hhrlhf_train_small.jsonl"):
-        prompt, response = row["prompt"][row["prompt"].index(PREAMBLE) :], row["response"]
-        ids = {"prompt_ids": tokens.prompt(prompt), "response_ids": tokens.response(response)}
-        rows.append({"prompt": prompt, "response": response} | ids)
-    return rows
+    rows = read_jsonl(data / "dolly-hhrlhf-small/dolly_hhrlhf_train_small.jsonl")
+    pairs = [(row["prompt"][row["prompt"].index(PREAMBLE) :], row["response"]) for row in rows]
+    names = ("prompt", "response", "prompt_ids", "response_ids")
+    return [dict(zip(names, (p, r, tokens.prompt(p), tokens.response(r)), strict=True)) for p, r in pairs]
 
 
 def ranked_dialogues(data: Path) -> Iterator[tuple[str, list[str]]]:
@@ -164,16 +162,13 @@ def main() -> None:
     fitting = [row for row in rows if len(row["prompt_ids"]) + len(row["response_ids"]) in DEMONSTRATION_TOKENS]
     found = {"ppo_prompts": prompts, "demonstrations": draw().sample(fitting, DEMONSTRATIONS)}
     found |= {f"rankings_k{wanted[0]}": rankings(args.data, tokens, wanted, draw()) for wanted in RANKINGS}
-    sizes = {}
     for name, rows in found.items():
         lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
         (args.out / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
         responses = [row["response_ids"] for row in rows if "response_ids" in row]
         flat = [ids for row in responses for ids in (row if isinstance(row[0], list) else [row])]
-        prompt_tokens = sum(len(row["prompt_ids"]) for row in rows)
-        sizes[name] = {"rows": len(rows), "prompt_tokens": prompt_tokens, "response_tokens": sum(map(len, flat))}
-    (args.out / "sizes.json").write_text(json.dumps(sizes, indent=1), encoding="utf-8")
-    print(json.dumps(sizes, indent=1))
+        tokens_of = [sum(map(len, part)) for part in ([row["prompt_ids"] for row in rows], flat)]
+        print(f"{name}: {len(rows)} rows, {tokens_of[0]} tokens of prompts, {tokens_of[1]} of responses")
 
 
 if __name__ == "__main__":
