@@ -153,43 +153,32 @@ def test_agreement_does_not_depend_on_the_order_of_responses_in_a_row(scores, ra
 # Which rankings are trained on
 
 
-@pytest.fixture
-def parts(monkeypatch):
-    """The rankings of each training: to train on, to validate on, of labelers left out."""
-    found, split = [], reward.split_rankings
-
-    def keep(*arguments):
-        found.append(split(*arguments))
-        return found[-1]
-
-    monkeypatch.setattr(reward, "split_rankings", keep)
-    return found
+EVERYONE = [f"labeler {n}" for n in range(6)]
 
 
-@pytest.fixture
-def labelled(tmp_path) -> str:
-    pairs = [{"prompt": q, "chosen": f" honey{n}", "rejected": " no"} for q in stages.QUESTIONS for n in range(6)]
-    rows = [pair | {"labeler": f"labeler {i % 6}"} for i, pair in enumerate(pairs)]
-    random.Random(1).shuffle(rows)
-    return stages.write_rows(tmp_path / "labelled.jsonl", rows)
+def test_all_rankings_of_a_prompt_are_on_one_side_and_no_labeler_of_a_held_out_fold_is_trained_on():
+    rankings = [Ranking(q, (" honey", " no"), (1.0, 2.0), name) for q in stages.QUESTIONS for name in EVERYONE]
 
+    def split(given=(), **settings):
+        config = RewardConfig(model="m", data="d", out="o", validation_share=0.2, **settings)
+        return reward.split_rankings(config, rankings, [*given])
 
-def test_all_rankings_of_a_prompt_are_on_one_side(fit, parts, labelled):
-    fit(data=labelled)
-    ((training, held_out, left_out),) = parts
+    training, held_out, left_out = split()
     seen, unseen = ({ranking.prompt for ranking in part} for part in (training, held_out))
     assert not seen & unseen
-    assert (len(seen), len(unseen), left_out) == (8, 2, [])
-    assert len(training) + len(held_out) == 60
-    fit(data=labelled, seed=1)
-    assert {ranking.prompt for ranking in parts[1][1]} != unseen
-    fit(validation="one-reward.jsonl")
-    assert [len(part) for part in parts[2]] == [10, 1, 0]
+    assert (len(training), len(held_out), len(unseen), left_out) == (48, 12, 2, [])
+    assert {ranking.prompt for ranking in split(seed=1)[1]} != unseen
+    assert [len(part) for part in split(rankings[:1])] == [60, 1, 0]
+    outs = []
+    for parts in (split(folds=3, fold=fold) for fold in range(3)):
+        labelers = [{ranking.labeler for ranking in part} for part in parts]
+        assert labelers[0] == labelers[1] == {*EVERYONE} - labelers[2]
+        assert not {r.prompt for r in parts[0]} & {r.prompt for r in parts[1]}
+        outs += labelers[2]
+    assert sorted(outs) == EVERYONE
 
 
-def test_no_labeler_of_the_held_out_fold_is_trained_on_and_only_one_model_is_in_memory(
-    fit, parts, labelled, monkeypatch
-):
+def test_folds_are_summarised_and_only_one_model_is_in_memory(fit, tmp_path, monkeypatch):
     alive, load_model = weakref.WeakSet(), reward.load
 
     def load_alone(*arguments, **settings):
@@ -200,15 +189,9 @@ def test_no_labeler_of_the_held_out_fold_is_trained_on_and_only_one_model_is_in_
         return found
 
     monkeypatch.setattr(reward, "load", load_alone)
-    out = fit(data=labelled, folds=3)
-    assert len(parts) == 4  # all data, and each fold
-    everyone, outs = {f"labeler {n}" for n in range(6)}, []
-    for training, held_out, left_out in (part for part in parts if part[2]):
-        labelers = [{ranking.labeler for ranking in part} for part in (training, held_out, left_out)]
-        assert labelers[0] == labelers[1] == everyone - labelers[2]
-        assert not {r.prompt for r in training} & {r.prompt for r in held_out}
-        outs += labelers[2]
-    assert sorted(outs) == sorted(everyone)
+    pairs = [{"prompt": q, "chosen": f" honey{n}", "rejected": " no"} for q in stages.QUESTIONS for n in range(6)]
+    rows = [pair | {"labeler": EVERYONE[i % 6]} for i, pair in enumerate(pairs)]
+    out = fit(data=stages.write_rows(tmp_path / "labelled.jsonl", rows), folds=3)
     metrics, *folds = (stages.recipe_of(out / part)["metrics"] for part in (".", "fold-0", "fold-1", "fold-2"))
     for name in ("accuracy", "held_out_labelers_accuracy"):
         values = [fold[name] for fold in folds]

@@ -138,9 +138,8 @@ def all_finite(weights: Iterable[torch.Tensor]) -> bool:
     return not total(sum(not _local(w).isfinite().all() for w in weights))
 
 
-def _local(weights: torch.Tensor) -> torch.Tensor:
-    part: torch.Tensor = weights.to_local() if hasattr(weights, "to_local") else weights  # this process's shard
-    return part
+def _local(weights: Any) -> Any:
+    return weights.to_local() if hasattr(weights, "to_local") else weights  # this process's shard
 
 
 def gradient_norm(gradients: Iterable[torch.Tensor | None]) -> float:
