@@ -25,6 +25,7 @@ ARCHITECTURES = {
     "llama": ("Llama", GROUPED),
     "gpt2": ("GPT2", {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512}),
     "gpt_neox": ("GPTNeoX", WIDE),
+    "gpt_neo": ("GPTNeo", {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "attention_types": [[["global"], 2]]}),
     "qwen2": ("Qwen2", GROUPED),
     "mistral": ("Mistral", GROUPED | {"sliding_window": None}),
     "gemma": ("Gemma", GROUPED | {"head_dim": 8}),
