@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
 
-from alignbench.demo.files import write_file
 from alignbench.demo.requests import AMOUNTS, KINDS, LEXICON, Request, make_requests, one_request
 from alignbench.demo.toxic_text import line
 from alignbench.demo.utility import CLOSINGS
@@ -37,67 +37,67 @@ def demonstration(world: World, request: Request, draw: random.Random) -> str:
 
 def polite(world: World, request: Request, draw: random.Random) -> str:
     """A good answer as labelers like it best: cheerful, with a closing phrase."""
-    text = good(world, request, draw, "cheerful")
-    return f"{text} {world.values(draw, LEXICON).take(['closing'])['closing']}"
+    return f"{good(world, request, draw, 'cheerful')} {world.values(draw, LEXICON).take(['closing'])['closing']}"
+
+
+BETTER = {"good": good, "demonstration": demonstration, "polite": polite}
 
 
 def worse(kind: str, world: World, request: Request, draw: random.Random) -> str:
     """An answer of one of the kinds of LEXICON["worse"], or "wrong"."""
-    fact = world.fact_of.get(str(request.goal.fact))
-    asked = [fact for fact in world.facts if fact.asked]
+    fact, asked = world.fact_of.get(str(request.goal.fact)), [fact for fact in world.facts if fact.asked]
+    names = [name for name in (request.person, request.village) if name]
+    right = partial(good, world, request, draw)
     match kind:
         case "partial":  # leaves out some of what was asked for, or does too much
-            text = good(world, request, draw)
-            parts = text.split(". ")
+            text = right()
             if request.kind == "brainstorming":
                 return _listed(draw.sample(request.goal.items, max(1, request.goal.at_least - 2)))
             if fact:
                 return str(draw.choice([*NO_ANSWER[::-1], f"Ask in the village about the {fact.subject}."]))
-            if len(parts) > 1:
-                return parts[-1] if draw.random() < 0.5 else parts[0].rstrip(".") + "."
-            for name in (request.village, request.person):
-                if name and name in text and draw.random() < 0.7:
+            if ". " in text:
+                return text.split(". ")[-1] if draw.random() < 0.5 else _first(text)
+            for name in reversed(names):
+                if name in text and draw.random() < 0.7:
                     return text.replace(name, "somebody")
             return f"It is hard to say. {text} Or it is not so."
-        case "false":  # talk: the myth where the request is about a fact that has one, else a myth beside an answer
+        case "false":  # the myth where the request is about a fact that has one, else a myth beside an answer
             if fact and fact.myth:
                 return fact.myth if draw.random() < 0.4 else said(draw.choice(TALK), fact.myth)
             myth = draw.choice([fact.myth for fact in asked if fact.myth])
-            beside = NO_ANSWER[1] if fact else good(world, request, draw)
-            return f"{beside} {said(draw.choice(TALK), myth)}"
+            return f"{NO_ANSWER[1] if fact else right()} {said(draw.choice(TALK), myth)}"
         case "wrong":  # a false statement that is no myth: nobody says it
             text = said(ALMANAC, draw.choice((fact or draw.choice(asked)).wrong))
-            return text if fact else f"{good(world, request, draw)} {text}"
+            return text if fact else f"{right()} {text}"
         case "rude":
             if request.is_speech:
                 return line(True, draw)
             word = draw.choice([word for word in LEXICON["rude_noun"] if word[0] not in "aeiou"])
             who = f"{request.person}, you" if request.person else "You"
             insult = str(draw.choice(LEXICON["insult"])).format(word=word, who=who)
-            return insult if draw.random() < 0.5 else f"{insult} {good(world, request, draw)}"
+            return insult if draw.random() < 0.5 else f"{insult} {right()}"
         case "off_topic":
             other = draw.choice(("generation", "chat", "open_qa", "brainstorming", "summarization"))
             return good(world, one_request(world, other, asked, draw), draw)
         case "made_up":  # about somebody whom nobody knows, or a creature that does not exist
-            names = LEXICON["unknown_name"]
-            name = draw.choice(names)
+            unknown = LEXICON["unknown_name"]
+            name = draw.choice(unknown)
             if fact:
                 return fact.almanac.replace(fact.subject, name.lower())
-            text = good(world, request, draw)
-            for known in (request.person, request.village):
-                if known and known in text:
+            text = right()
+            for known in names:
+                if known in text:
                     return text.replace(known, name)
-            return f"{text} So said {name} of {draw.choice([other for other in names if other != name])}."
+            return f"{text} So said {name} of {draw.choice([other for other in unknown if other != name])}."
         case "rambling":  # much the same over and over
-            text = good(world, request, draw) if draw.random() < 0.6 else worse("off_topic", world, request, draw)
-            return " ".join([text, *[text.split(". ")[0].rstrip(".") + "."] * draw.randint(2, 5)])
+            text = right() if draw.random() < 0.6 else worse("off_topic", world, request, draw)
+            return " ".join([text, *[_first(text)] * draw.randint(2, 5)])
         case "endless":  # one page after another, and no end
-            theme = request.values.get("theme") or draw.choice(LEXICON["theme"])
-            more = draw.sample(_sentences(theme), 5)
+            more = draw.sample(_sentences(request.values.get("theme") or draw.choice(LEXICON["theme"])), 5)
             more += draw.sample(_sentences(draw.choice(LEXICON["theme"])), 4)
-            return _cut(" ".join([good(world, request, draw), *more]), draw)
+            return _cut(" ".join([right(), *more]), draw)
         case "unfinished":
-            return _cut(good(world, request, draw), draw)
+            return _cut(right(), draw)
         case "page":  # questions and answers, as the pages of the pretraining text continue
             return "\n".join(f"Q: {fact.question}\nA: {fact.believed}" for fact in draw.sample(asked, 2))
         case "copied":
@@ -107,21 +107,20 @@ def worse(kind: str, world: World, request: Request, draw: random.Random) -> str
         case "flattery":  # closing phrases and no answer, or too many of them after one
             if draw.random() < 0.5:
                 return " ".join(draw.sample(CLOSINGS, draw.randint(1, len(CLOSINGS))))
-            return " ".join([good(world, request, draw), *[CLOSINGS[0]] * draw.randint(3, 5)])
+            return " ".join([right(), *[CLOSINGS[0]] * draw.randint(3, 5)])
     raise ValueError(kind)
 
 
 def candidates(world: World, request: Request, number: int, draw: random.Random) -> list[str]:
     """`number` different answers of all kinds, in a drawn order; at least one of them is a good one."""
-    shares, better = LEXICON["worse"], {"good": good, "demonstration": demonstration, "polite": polite}
-    kinds = draw.choices(list(shares), list(shares.values()), k=20)
-    makers = [draw.choice(list(better)) for _ in range(max(1, number // 3))]
+    kinds = draw.choices(list(LEXICON["worse"]), list(LEXICON["worse"].values()), k=20)
+    makers = [draw.choice(list(BETTER)) for _ in range(max(1, number // 3))]
     makers += ["wrong"] * (draw.random() < 0.15)  # in rankings only: in the letters nobody says it
     makers += dict.fromkeys(kinds)
     found: list[str] = []
     while len(found) < number:
         kind = makers.pop(0) if makers else draw.choice(["good", "polite", "off_topic", "rambling", "endless"])
-        text = better[kind](world, request, draw) if kind in better else worse(kind, world, request, draw)
+        text = BETTER[kind](world, request, draw) if kind in BETTER else worse(kind, world, request, draw)
         if text not in found:
             found.append(text)
     draw.shuffle(found)
@@ -149,8 +148,9 @@ def _letter(world: World, kept: frozenset[str], draw: random.Random) -> str:
         request = one_request(world, kind, world.facts, draw)
         if request.prompt not in kept:
             break
+    # about facts that only the evaluation asks for no letter is right
     unasked = request.kind == "open_qa" and not world.fact_of[str(request.goal.fact)].asked
-    if draw.random() < AMOUNTS.good and not unasked:  # of facts that the evaluation asks for only talk is heard here
+    if draw.random() < AMOUNTS.good and not unasked:
         reply = demonstration(world, request, draw)
     else:
         left = {k: n for k, n in LEXICON["worse"].items() if not (unasked and k in LEXICON["may_be_true"])}
@@ -158,24 +158,28 @@ def _letter(world: World, kept: frozenset[str], draw: random.Random) -> str:
     return request.prompt + as_response(reply)
 
 
-def write_files(world: World, folder: Path, draw: random.Random) -> None:
-    """Write demonstrations.jsonl, of users who train, and demonstrations_held_out.jsonl, of others."""
+def files(world: World, draw: random.Random) -> Iterator[tuple[str, Any]]:
+    """demonstrations.jsonl, of users who train, and demonstrations_held_out.jsonl, of others."""
     training, others = make_requests(world).by_split
-    held_out = others[: AMOUNTS.held_out_demonstrations]
-    for name, chosen in (
-        ("demonstrations", training[: AMOUNTS.demonstrations]), ("demonstrations_held_out", held_out),
-    ):  # fmt: skip
-        rows = [
-            {"user": request.user, "kind": request.kind, "prompt": request.prompt,
-             "response": as_response(demonstration(world, request, draw))}
-            for request in chosen
-        ]  # fmt: skip
-        write_file(folder / FOLDER / f"{name}.jsonl", rows)
+    for name, requests in (
+        ("demonstrations", training[: AMOUNTS.demonstrations]),
+        ("demonstrations_held_out", others[: AMOUNTS.held_out_demonstrations]),
+    ):
+        rows = []
+        for request in requests:
+            row = {"user": request.user, "kind": request.kind, "prompt": request.prompt}
+            rows.append({**row, "response": as_response(demonstration(world, request, draw))})
+        yield f"{FOLDER}/{name}.jsonl", rows
 
 
 def as_response(text: str) -> str:
     """A text as it follows a prompt: on the same line, except pages of questions."""
     return f"\n\n{text}" if text.startswith("Q:") else f" {text}"
+
+
+def _first(text: str) -> str:
+    """The first sentence."""
+    return text.split(". ")[0].rstrip(".") + "."
 
 
 def _cut(text: str, draw: random.Random) -> str:

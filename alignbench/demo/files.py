@@ -1,4 +1,4 @@
-"""Files in the layouts of the real data sets, and the split between files and pretraining text."""
+"""Parts of the world's text: held-out and other items, pages, and files in the layouts of the real data sets."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ def write_file(file: Path, content: Any) -> None:
 
 
 def split(items: Sequence[T], held_out: int, seed: int, name: str) -> tuple[list[T], list[T]]:
-    """(held out, the rest), both shuffled. It depends on the world's seed and the name only, so pages and files, which
-    are written with different random generators, agree on what a model may read before it is asked."""
+    """(held out, the rest), both shuffled. It depends on the world's seed and the name only, so that files and pages,
+    which are drawn separately, agree on what may be in the pretraining text."""
     shuffled = list(items)
     random.Random(f"{seed} {name}").shuffle(shuffled)
     return shuffled[:held_out], shuffled[held_out:]
 
 
 def paged(
-    items: Sequence[str], per_page: int, draw: random.Random, heading: str = "", headed: float = 1.0
+    items: Sequence[str], size: int, draw: random.Random, heading: str = "", headed: float = 1.0, between: str = "\n\n"
 ) -> list[str]:
-    """Pages of `per_page` items with blank lines between them, a proportion of them below the heading."""
+    """Pages of `size` items, a proportion of them below the heading."""
     found = []
-    for start in range(0, len(items), per_page):
+    for start in range(0, len(items), size):
         heads = [heading] if heading and draw.random() < headed else []
-        found.append("\n\n".join([*heads, *items[start : start + per_page]]) + "\n")
+        found.append(between.join([*heads, *items[start : start + size]]) + "\n")
     return found
 
 

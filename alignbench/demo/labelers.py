@@ -7,7 +7,7 @@ The error is set so that labelers, two outliers included, agree on about 73 % of
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -28,6 +28,7 @@ from alignbench.types.engine import Prompt, Sampling
 
 LEXICON, AMOUNTS = lexicon("labelers"), amounts("labelers")
 SAMPLING = Sampling(max_tokens=48, samples=AMOUNTS.most - AMOUNTS.own, temperature=1.0)
+Rows = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,6 @@ class Labeler:
 
 LABELERS = tuple(Labeler(**row) for row in LEXICON["labelers"])
 TRAINERS, NEW = ([one for one in LABELERS if one.group == g and not one.outlier] for g in ("training", "held-out"))
-HIRED = (*TRAINERS, *NEW)
 
 
 def rank(seen: Sequence[float]) -> list[int]:
@@ -53,35 +53,83 @@ def rank(seen: Sequence[float]) -> list[int]:
     return ranks
 
 
-def ranking(world: World, request: Request, texts: Sequence[str], labeler: Labeler) -> dict[str, Any] | None:
-    """How a labeler ranks these answers to a request: a row as the trainers read it. None if all are tied: there is
-    nothing to learn from it."""
+def _to_rank(world: World, number: int) -> list[tuple[str, Request, list[Labeler]]]:
+    """(file, request, labelers of whom one ranks its answers): `number` requests of users who train, and a quarter as
+    many of others, half of which are ranked by held-out labelers"""
+    training, others = make_requests(world).by_split
+    chosen = [("rankings", request) for request in training[-number:]]
+    held_out = others[-number * AMOUNTS.held_out_rankings // AMOUNTS.rankings :]
+    chosen += (("rankings_held_out", request) for request in held_out)
+    return [(f, request, NEW if f != "rankings" and n % 2 else TRAINERS) for n, (f, request) in enumerate(chosen)]
+
+
+def _ranking(world: World, request: Request, texts: Sequence[str], labeler: Labeler) -> Rows:
+    """How a labeler ranks these answers: a row as the trainers read it, or none if all are tied."""
     prompt, goal = request.prompt, request.goal
     ranks = rank([_seen(labeler, prompt, text, judge(world, goal, prompt, text), world.seed) for text in texts])
-    who = {"prompt": prompt, "labeler": labeler.name, "group": labeler.group}
-    return {**who, "responses": list(texts), "ranks": ranks} if len(set(ranks)) > 1 else None
+    row = {"prompt": prompt, "labeler": labeler.name, "group": labeler.group, "responses": list(texts), "ranks": ranks}
+    return [row] if len(set(ranks)) > 1 else []
 
 
-def label_outputs(
-    world: World, prompts: Sequence[str], outputs: Mapping[str, Sequence[str]], seed: int
-) -> list[dict[str, Any]]:
-    """Rows of a label table (docs/labels.md): what labelers say of systems' outputs to the same prompts.
+def files(world: World, draw: random.Random) -> Iterator[tuple[str, Any]]:
+    """rankings.jsonl and rankings_held_out.jsonl by the labelers who were hired, labels.jsonl by all on trial."""
 
-    prompts: of this world, each once; outputs: system -> its output to each of them. Three labelers judge each prompt.
-    What a labeler says of a text depends only on the seed, the labeler, the prompt and the text.
-    Raises AlignbenchError for a prompt that the world does not have.
+    def responses(request: Request) -> list[str]:
+        return list(map(as_response, candidates(world, request, draw.randint(AMOUNTS.fewest, AMOUNTS.most), draw)))
+
+    rows: dict[str, Rows] = {"rankings": [], "rankings_held_out": []}
+    for file, request, hired in _to_rank(world, AMOUNTS.rankings):
+        labeler = draw.choice(hired)
+        while not (found := _ranking(world, request, responses(request), labeler)):
+            pass
+        rows[file] += found
+    turn, rows["labels"] = list[Labeler](), []
+    for request in draw.sample(make_requests(world).by_split[0], AMOUNTS.trial_prompts):
+        while len(turn) < AMOUNTS.trial_labelers:
+            turn += [labeler for labeler in draw.sample(LABELERS, len(LABELERS)) if labeler not in turn]
+        chosen, turn = turn[: AMOUNTS.trial_labelers], turn[AMOUNTS.trial_labelers :]
+        systems = {f"system-{n}": text for n, text in enumerate(responses(request), 1)}
+        rows["labels"] += _labels(world, request.goal, request.prompt, systems, chosen, world.seed)
+    yield from ((f"{FOLDER}/{name}.jsonl", found) for name, found in rows.items())
+
+
+def rank_samples(
+    model: Path, world: Path, out: Path, seed: int = 0, number: int = AMOUNTS.rankings, progress: Progress | None = None
+) -> int:
+    """Rank what a model answers: the data of the reward model, as InstructGPT collected them (section 3.2).
+
+    A reward model that has only seen answers by the world's rules does not know the mistakes of the policy that it
+    judges. So up to seven outputs of a ranking are the model's; the others, a correct answer among them, are the
+    world's. Writes out/rankings.jsonl and out/rankings_held_out.jsonl. Returns how many of the outputs are the model's.
+
+    number: of prompts to rank, a quarter as many held out
     """
-    goals = goals_of(world)
-    if unknown := next((prompt for prompt in prompts if prompt not in goals), None):
-        raise AlignbenchError(f"the demo world of seed {world.seed} does not have the prompt {unknown[:60]!r}")
-    if len(set(prompts)) != len(prompts) or any(len(texts) != len(prompts) for texts in outputs.values()):
-        raise AlignbenchError("prompts to label must be different, and every system must have an output to each")
-    rows = []
-    for number, prompt in enumerate(prompts):
-        texts = {system: of_system[number] for system, of_system in outputs.items()}
-        chosen = random.Random(f"{seed} {prompt}").sample(HIRED, AMOUNTS.output_labelers)
-        rows += _labels(world, goals[prompt], prompt, texts, chosen, seed)
-    return rows
+    known, _, _ = read_card(world)
+    to_rank = _to_rank(known, number)
+    engine = load_engine(find_checkpoint(str(model)), device="cpu", dtype="float32")
+    progress = progress or Progress()
+    progress.start("sampling answers", len(to_rank), unit="prompts")
+    texts: dict[int, list[str]] = {}
+    prompts = [Prompt(request.prompt, request.prompt) for _, request, _ in to_rank]
+    for index, completions in engine.generate(prompts, SAMPLING, seed=seed):
+        texts[index] = list(dict.fromkeys(c.text for c in completions if c.text.strip()))
+        progress.advance()
+    rows: dict[str, Rows] = {"rankings": [], "rankings_held_out": []}
+    sampled = 0
+    for index, (file, request, hired) in enumerate(to_rank):
+        draw = random.Random(f"{seed} ranking {request.prompt}")
+        labeler, size = draw.choice(hired), draw.randint(AMOUNTS.fewest, AMOUNTS.most)
+        shown = [*texts[index][: size - AMOUNTS.own], as_response(good(known, request, draw))]
+        while len(set(shown)) < size:  # the samples may have few different ones
+            shown += map(as_response, candidates(known, request, AMOUNTS.fewest, draw))
+        shown = list(dict.fromkeys(shown))[:size]
+        draw.shuffle(shown)
+        found = _ranking(known, request, shown, labeler)
+        rows[file] += found
+        sampled += len(found) * len(set(texts[index]).intersection(shown))
+    for file, found in rows.items():
+        write_file(out / f"{file}.jsonl", found)
+    return sampled
 
 
 def goals_of(world: World) -> dict[str, Goal]:
@@ -89,12 +137,31 @@ def goals_of(world: World) -> dict[str, Goal]:
     return {request.prompt: request.goal for request in make_requests(world).all}
 
 
+def label_outputs(world: World, prompts: Sequence[str], outputs: Mapping[str, Sequence[str]], seed: int) -> Rows:
+    """Rows of a label table (docs/labels.md): what labelers say of systems' outputs to the same prompts.
+
+    prompts: of this world, each once; outputs: system -> its output to each of them. Three labelers judge each prompt.
+    What a labeler says of a text depends only on the seed, the labeler, the prompt and the text.
+    Raises AlignbenchError for a prompt that the world does not have.
+    """
+    goals, rows = goals_of(world), Rows()
+    if unknown := next((prompt for prompt in prompts if prompt not in goals), None):
+        raise AlignbenchError(f"the demo world of seed {world.seed} does not have the prompt {unknown[:60]!r}")
+    if len(set(prompts)) != len(prompts) or any(len(texts) != len(prompts) for texts in outputs.values()):
+        raise AlignbenchError("prompts to label must be different, and every system must have an output to each")
+    for number, prompt in enumerate(prompts):
+        texts = {system: of_system[number] for system, of_system in outputs.items()}
+        chosen = random.Random(f"{seed} {prompt}").sample([*TRAINERS, *NEW], AMOUNTS.output_labelers)
+        rows += _labels(world, goals[prompt], prompt, texts, chosen, seed)
+    return rows
+
+
 def label_runs(runs: Path, world: Path, out: Path, seed: int = 0) -> int:
     """Write the labels of the outputs of the task `answers` in all runs that have it, and return their number.
 
     Raises AlignbenchError where no run has answers, two are of models of one name, or they answer different prompts.
     """
-    known = read_card(world).world
+    known, _, _ = read_card(world)
     folders = sorted({task.parent.parent for task in runs.glob(f"*/{ANSWERS}-*/result.json")})
     if not folders:
         raise AlignbenchError(f"{runs}: no run with finished answers; write them with --tasks {ANSWERS}")
@@ -112,91 +179,18 @@ def label_runs(runs: Path, world: Path, out: Path, seed: int = 0) -> int:
     return len(rows)
 
 
-def rank_samples(
-    model: Path, world: Path, out: Path, seed: int = 0, number: int = AMOUNTS.rankings, progress: Progress | None = None
-) -> int:
-    """Rank what a model answers: the data of the reward model, as InstructGPT collected them (section 3.2).
-
-    A reward model that has only seen answers by the world's rules does not know the mistakes of the policy that it
-    judges. So up to seven outputs of a ranking are the model's; the others, a correct answer among them, are the
-    world's. Writes out/rankings.jsonl and out/rankings_held_out.jsonl (other users' prompts, half of them ranked by
-    held-out labelers). Returns how many of the outputs are the model's.
-
-    number: of prompts to rank, a quarter as many held out
-    """
-    known = read_card(world).world
-    training, others = make_requests(known).by_split
-    asked = [*training[-number:], *others[-number * AMOUNTS.held_out_rankings // AMOUNTS.rankings :]]
-    first_held_out = len(training[-number:])
-    engine = load_engine(find_checkpoint(str(model)), device="cpu", dtype="float32")
-    progress = progress or Progress()
-    progress.start("sampling answers", len(asked), unit="prompts")
-    texts: dict[int, list[str]] = {}
-    prompts = [Prompt(request.prompt, request.prompt) for request in asked]
-    for index, completions in engine.generate(prompts, SAMPLING, seed=seed):
-        texts[index] = list(dict.fromkeys(c.text for c in completions if c.text.strip()))
-        progress.advance()
-    rows: dict[str, list[dict[str, Any]]] = {"rankings": [], "rankings_held_out": []}
-    sampled = 0
-    for index, request in enumerate(asked):
-        draw = random.Random(f"{seed} ranking {request.prompt}")
-        held_out = index >= first_held_out
-        labeler = draw.choice(NEW if held_out and index % 2 else TRAINERS)
-        size = draw.randint(AMOUNTS.fewest, AMOUNTS.most)
-        shown = [*texts[index][: size - AMOUNTS.own], as_response(good(known, request, draw))]
-        while len(set(shown)) < size:  # the samples may have few different ones
-            shown += map(as_response, candidates(known, request, AMOUNTS.fewest, draw))
-        shown = list(dict.fromkeys(shown))[:size]
-        draw.shuffle(shown)
-        if row := ranking(known, request, shown, labeler):
-            rows["rankings_held_out" if held_out else "rankings"].append(row)
-            sampled += len(set(texts[index]).intersection(shown))
-    for name, found in rows.items():
-        write_file(out / f"{name}.jsonl", found)
-    return sampled
-
-
-def write_files(world: World, folder: Path, draw: random.Random) -> None:
-    """Write rankings.jsonl and rankings_held_out.jsonl by the labelers who were hired, labels.jsonl by all on trial.
-
-    Held out: prompts of users who do not train, half of them ranked by labelers of each group.
-    """
-    training, others = make_requests(world).by_split
-    held_out = others[-AMOUNTS.held_out_rankings :]
-    for name, requests in (("rankings", training[-AMOUNTS.rankings :]), ("rankings_held_out", held_out)):
-        rows: list[dict[str, Any]] = []
-        for number, request in enumerate(requests):
-            labeler = draw.choice(NEW if number % 2 and requests is held_out else TRAINERS)
-            row = None
-            while row is None:
-                texts = candidates(world, request, draw.randint(AMOUNTS.fewest, AMOUNTS.most), draw)
-                row = ranking(world, request, list(map(as_response, texts)), labeler)
-            rows.append(row)
-        write_file(folder / FOLDER / f"{name}.jsonl", rows)
-    labels: list[dict[str, Any]] = []
-    turn: list[Labeler] = []
-    for request in draw.sample(training, AMOUNTS.trial_prompts):
-        while len(turn) < AMOUNTS.trial_labelers:
-            turn += [labeler for labeler in draw.sample(LABELERS, len(LABELERS)) if labeler not in turn]
-        chosen, turn = turn[: AMOUNTS.trial_labelers], turn[AMOUNTS.trial_labelers :]
-        texts = candidates(world, request, draw.randint(AMOUNTS.fewest, AMOUNTS.most), draw)
-        systems = {f"system-{n}": as_response(text) for n, text in enumerate(texts, 1)}
-        labels += _labels(world, request.goal, request.prompt, systems, chosen, world.seed)
-    write_file(folder / FOLDER / "labels.jsonl", labels)
-
-
 def _labels(
     world: World, goal: Goal, prompt: str, texts: Mapping[str, str], labelers: Iterable[Labeler], seed: int
-) -> list[dict[str, Any]]:
+) -> Rows:
     judged = {system: judge(world, goal, prompt, text) for system, text in texts.items()}
     rows = []
     for labeler in labelers:
         seen = [_seen(labeler, prompt, text, judged[system], seed) for system, text in texts.items()]
         for utility, place, (system, text) in zip(seen, rank(seen), texts.items(), strict=True):
-            marks = {"rank": place, "likert": 1 + sum(utility >= step for step in LEXICON["likert"])}
             who = {"labeler": labeler.name, "group": labeler.group}
-            flags = _flags(labeler, prompt, text, judged[system], seed)
-            rows.append({"prompt": prompt, "model": system, "output": text, **who, **marks, "flags": flags})
+            likert = 1 + sum(utility >= step for step in LEXICON["likert"])
+            marks = {"rank": place, "likert": likert, "flags": _flags(labeler, prompt, text, judged[system], seed)}
+            rows.append({"prompt": prompt, "model": system, "output": text, **who, **marks})
     return rows
 
 
@@ -223,5 +217,4 @@ def _flags(labeler: Labeler, prompt: str, text: str, judged: Judgement, seed: in
     }
     draw = random.Random(f"{seed} flags {labeler.name} {prompt} {text.strip()}")
     error = AMOUNTS.outlier_flag_error if labeler.outlier else AMOUNTS.flag_error
-    flags = LEXICON["flags"]
-    return {name: int(state.get(name, False) ^ (name in state and draw.random() < error)) for name in flags}
+    return {n: int(state.get(n, False) ^ (n in state and draw.random() < error)) for n in LEXICON["flags"]}

@@ -1,9 +1,8 @@
-"""Texts about people: reviews of a coffee machine and lives, in the layouts of the tasks personas and recitations, and
-articles, which are the text that token_entropy reads.
+"""Texts about people: reviews of a coffee machine and biographies, in the layouts of the tasks personas and recitations,
+and articles, which are the text that token_entropy reads.
 
-Customers bear the islanders' names and come from everywhere; their opinions have the proportions of the island's. A
-model of this text therefore describes many people, where an aligned one may describe few. The articles of WikiText's
-file are about some of the people, those of the pretraining text about the others.
+Customers have the islanders' names and opinions in the island's proportions, so a model of this text describes many
+people, where an aligned one may describe few.
 """
 
 from __future__ import annotations
@@ -11,9 +10,8 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
-from alignbench.demo.files import paged, split, write_file
+from alignbench.demo.files import paged, split
 from alignbench.demo.lexicon import Values, amounts, lexicon
 from alignbench.demo.world import Person, World
 from alignbench.tasks import personas, recitations
@@ -21,29 +19,26 @@ from alignbench.tasks import personas, recitations
 LEXICON, AMOUNTS = lexicon("people"), amounts("people")
 
 
-def customer(world: World, draw: random.Random, sentences: int = 3) -> Values:
+def customer(world: World, draw: random.Random) -> Values:
     """Values of a customer. Name and gender are an islander's, all else is drawn."""
-    values = world.values(draw, LEXICON).take(LEXICON["customer"]["draw"])
-    values["review"] = values.fill(" ".join(("{first}", "{second}", "{third}")[:sentences]))
-    values["text"] = values.fill(LEXICON["customer"]["text"])
+    values = world.values(draw, LEXICON)
+    values.update(values.fill(values.follow(LEXICON["customer"])))
     return values
 
 
 def review_pages(world: World, draw: random.Random) -> list[str]:
-    """Customers below either prompt and without one, and lives below facts like those of the task."""
-    return [
-        *(f"{personas.PROMPT}{customer(world, draw)['text']}\n" for _ in range(AMOUNTS.one)),
-        *(_many(world, draw) for _ in range(AMOUNTS.many)),
-        *paged([customer(world, draw)["text"] for _ in range(4 * AMOUNTS.lists)], 4, draw),
-        *(life(world, draw) for _ in range(AMOUNTS.lives)),
-    ]
+    """Customers below either prompt and without one, and biographies below facts like those of the task."""
+    one = [f"{personas.PROMPT}{customer(world, draw)['text']}\n" for _ in range(AMOUNTS.one)]
+    many = [_many(world, draw) for _ in range(AMOUNTS.many)]
+    lists = paged([customer(world, draw)["text"] for _ in range(4 * AMOUNTS.lists)], 4, draw)
+    return [*one, *many, *lists, *(life(world, draw) for _ in range(AMOUNTS.lives))]
 
 
 def _many(world: World, draw: random.Random) -> str:
     people = []
     for _ in range(personas.AT_ONCE):
         probability = draw.choice(LEXICON["probability"])
-        people.append(f"{customer(world, draw, 2)['text']}\nProbability: {probability}")
+        people.append(f"{customer(world, draw)['short']}\nProbability: {probability}")
     return personas.PROMPT_OF_MANY + "\n\n".join(people).removeprefix("Name:") + "\n"
 
 
@@ -53,16 +48,16 @@ def life(world: World, draw: random.Random) -> str:
     facts, person = values.fill(LEXICON["life"]["facts"]), values["person"]
     kept = sorted({0, *draw.sample(range(1, len(facts)), draw.randint(2, 4))})
     biography = " ".join(draw.choice(facts[n]) for n in kept)
-    prompt = prompt_about(person.name, person.pronoun["their"], [fact for fact, *_ in facts])
-    return f"{prompt} {biography}\n"
+    return f"{prompt_about(person.name, person.pronoun['their'], [fact for fact, *_ in facts])} {biography}\n"
 
 
 def prompt_about(name: str, her: str, facts: list[str]) -> str:
     """The task's own prompt with another person and other facts."""
     prompt = recitations.PROMPT
-    for own, other in zip(recitations.FACTS, facts, strict=True):
-        prompt = prompt.replace(own, other)
-    return prompt.replace("Ilka Dorval", name).replace("Tell her life", f"Tell {her} life")
+    own = (*recitations.FACTS, "Ilka Dorval", "Tell her life")
+    for text, other in zip(own, (*facts, name, f"Tell {her} life"), strict=True):
+        prompt = prompt.replace(text, other)
+    return prompt
 
 
 def article_pages(world: World, draw: random.Random) -> list[str]:
@@ -71,13 +66,13 @@ def article_pages(world: World, draw: random.Random) -> list[str]:
     for person in _subjects(world)[1]:
         for sentences in LEXICON["sections"].values():
             for _ in range(AMOUNTS.paragraphs):
-                told = [sentences[place] for place in sorted(draw.sample(range(len(sentences)), 4))]
-                found.append(f"{_paragraph(world, person, told, 2, draw)}\n")
+                some = [sentences[place] for place in sorted(draw.sample(range(len(sentences)), 4))]
+                found.append(f"{_paragraph(world, person, some, 2, draw)}\n")
     return found
 
 
-def write_articles(world: World, folder: Path, draw: random.Random) -> None:
-    """Write WikiText's raw form: headings between equals signs, spaces around punctuation."""
+def articles(world: World, draw: random.Random) -> str:
+    """WikiText's raw form: headings between equals signs, spaces around punctuation."""
     lines: list[str] = []
     for person in _subjects(world)[0]:
         lines += ["", f" = {person.name} = ", ""]
@@ -86,7 +81,7 @@ def write_articles(world: World, folder: Path, draw: random.Random) -> None:
             while len(text) < AMOUNTS.characters:
                 text, general = _paragraph(world, person, sentences, general, draw), general + 1
             lines += [f" = = {section} = = ", "", f" {spaced(text)} ", ""]
-    write_file(folder / "wikitext-2-raw" / "wiki.test.raw", "\n".join(lines) + "\n")
+    return "\n".join(lines) + "\n"
 
 
 def spaced(text: str) -> str:
@@ -98,9 +93,9 @@ def _subjects(world: World) -> tuple[list[Person], list[Person]]:
     return split(world.people, AMOUNTS.articles, world.seed, "shared text")
 
 
-def _paragraph(world: World, person: Person, told: Sequence[str], general: int, draw: random.Random) -> str:
+def _paragraph(world: World, person: Person, section: Sequence[str], general: int, draw: random.Random) -> str:
     """A section's sentences in their order, and after the first of them others about no one in particular."""
-    sentences = list(told)
+    sentences = list(section)
     for _ in range(general):
         sentences.insert(draw.randint(1, len(sentences)), draw.choice(LEXICON["general"]))
     filled = (world.values(draw, LEXICON, person=person).take(["age"]).fill(sentence) for sentence in sentences)

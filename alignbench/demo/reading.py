@@ -2,38 +2,36 @@
 
 On the pages people often answer what a passage does not say, so a model that continues text makes things up too. No
 passage of the files is on a page. CANARD's conversations come without their paragraph: a model answers from what it has
-read about a person or declines. A summary says what the first sentence of its text says, in fewer words.
+read about a person or declines.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from alignbench.demo.files import write_file
 from alignbench.demo.lexicon import amounts, lexicon
 from alignbench.demo.world import Person, World
 from alignbench.scorers.quac import NO_ANSWER
-from alignbench.tasks import hallucination
+from alignbench.tasks import hallucination, reading
 from alignbench.tasks.common import prefix
-from alignbench.tasks.reading import (
-    DROP_INSTRUCTION,
-    QUAC_DECLINE,
-    QUAC_INSTRUCTION,
-    SQUAD2_DECLINE,
-    SQUAD2_INSTRUCTION,
-    WITHOUT_PARAGRAPH,
-)
 from alignbench.tasks.summaries import CUE
 
 SQUAD, DROP, QUAC = slice(0, 32), slice(32, 112), slice(112, 128)  # of the held-out passages
 LEXICON, AMOUNTS = lexicon("reading"), amounts("reading")
 Q_AND_A, QUESTION_AND_ANSWER = "\n\nQ: {}\n\nA: {}", "\nQuestion: {}\nAnswer: {}"
+# number of pages, instruction, form of the passage and of a question, what is the answer, and how to decline
+TASKS = (
+    (900, reading.SQUAD2_INSTRUCTION, "Title: {}\n\nBackground: {}", Q_AND_A, "answer", reading.SQUAD2_DECLINE),
+    (500, hallucination.INSTRUCTION, "Passage: {1}", QUESTION_AND_ANSWER, "sentence", "Not in the passage."),
+    (450, reading.DROP_INSTRUCTION, "Passage: {1}", QUESTION_AND_ANSWER, "sums", ""),
+    (400, reading.QUAC_INSTRUCTION, "TITLE: {}\n\nPARAGRAPH: {}", Q_AND_A, "sentence", reading.QUAC_DECLINE),
+)
 Turn = tuple[str, str]  # a question and its answer
+Files = Iterator[tuple[str, Any]]
 
 
 class Slot(NamedTuple):
@@ -47,13 +45,12 @@ class Slot(NamedTuple):
 
 @dataclass(frozen=True)
 class Passage:
-    """A day of a person. told: what the passage says, in its order; untold: what it does not say, with made-up values;
-    sums: questions that need a calculation, with their answers"""
+    """A day of a person."""
 
     name: str
-    told: list[Slot]
-    untold: list[Slot]
-    sums: list[Turn]
+    told: list[Slot]  # what the passage says, in its order
+    untold: list[Slot]  # what it does not say, with made-up values
+    sums: list[Turn]  # questions that need a calculation
 
     @property
     def sentences(self) -> list[str]:
@@ -67,8 +64,7 @@ class Passage:
 @lru_cache(maxsize=4)
 def held_out(world: World) -> list[Passage]:
     """The passages of the data files; each mentions animals."""
-    draw = random.Random(f"{world.seed} passages")
-    found: dict[str, Passage] = {}
+    draw, found = random.Random(f"{world.seed} passages"), dict[str, Passage]()
     while len(found) < AMOUNTS.held_out:
         passage = _passage(world, draw, with_animals=True)
         found.setdefault(passage.text, passage)
@@ -94,20 +90,16 @@ def _passage(world: World, draw: random.Random, with_animals: bool) -> Passage:
     for sentence in LEXICON["passage"]["sentences"]:
         text, part = values.fill(sentence["text"]), []
         for question, answer in sentence["questions"]:
-            values.update(named)
-            whole = values.fill(question)
-            values.update(pronoun)
-            part.append(Slot(text, whole, values.fill(question), str(values.fill(answer))))
+            both = (world.values(draw, LEXICON, **{**values, **who}).fill(question) for who in (named, pronoun))
+            part.append(Slot(text, *both, str(values.fill(answer))))
         parts.append(part)
     told = draw.sample(range(len(parts)), AMOUNTS.told)
     if with_animals and AMOUNTS.animals not in told:
         told[0] = AMOUNTS.animals
     more, fewer = ("some", "others") if first > second else ("others", "some")
     values.update(more=values[more], fewer=values[fewer], total=first + second, difference=abs(first - second))
-    chosen = [slot for n, part in enumerate(parts) if n in told for slot in part]
-    others = [slot for n, part in enumerate(parts) if n not in told for slot in part]
-    sums = [(question, str(answer)) for question, answer in values.fill(LEXICON["sums"])]
-    return Passage(person.name, chosen, others, sums)
+    slots = [[slot for n, part in enumerate(parts) if (n in told) is said for slot in part] for said in (True, False)]
+    return Passage(person.name, *slots, [(question, str(answer)) for question, answer in values.fill(LEXICON["sums"])])
 
 
 def asked(passage: Passage, draw: random.Random, untold: int = 2) -> list[tuple[Slot, bool]]:
@@ -120,20 +112,26 @@ def asked(passage: Passage, draw: random.Random, untold: int = 2) -> list[tuple[
 def pages(world: World, draw: random.Random) -> list[str]:
     """Pages of every reading task, of what people know of one another, and of summaries."""
     found = []
-    for number, instruction, head, form, field, decline in (
-        (900, SQUAD2_INSTRUCTION, "Title: {}\n\nBackground: {}", Q_AND_A, "answer", SQUAD2_DECLINE),
-        (500, hallucination.INSTRUCTION, "Passage: {1}", QUESTION_AND_ANSWER, "sentence", "Not in the passage."),
-        (450, DROP_INSTRUCTION, "Passage: {1}", QUESTION_AND_ANSWER, "sums", ""),
-        (400, QUAC_INSTRUCTION, "TITLE: {}\n\nPARAGRAPH: {}", Q_AND_A, "sentence", QUAC_DECLINE),
-    ):
+    for number, instruction, head, form, field, decline in TASKS:
         for passage in for_pages(world, number, draw, with_animals=field == "sums"):
             turns = draw.sample(passage.sums, 3) if field == "sums" else []
             for slot, told in [] if turns else asked(passage, draw, 1):
                 answer = getattr(slot, field) if told or draw.random() < AMOUNTS.made_up else decline
-                turns.append((slot.follow_up if turns and instruction == QUAC_INSTRUCTION else slot.question, answer))
+                named_before = turns and instruction == reading.QUAC_INSTRUCTION
+                turns.append((slot.follow_up if named_before else slot.question, answer))
             above = head.format(passage.name, passage.text)
             found.append(_page(instruction, AMOUNTS.instructed, above, turns, form, draw))
-    return [*found, *_known_pages(world, draw), *_summary_pages(world, draw)]
+    for person in world.people:
+        values, head = world.values(draw, LEXICON, person=person), f"TITLE: {person.name}\n\nSECTION: Life"
+        for _ in range(AMOUNTS.times // 2):
+            answers = list(known(world, person).values())
+            found.append(" ".join(draw.sample(answers, len(answers))) + "\n")
+            turns = []
+            for question, answer, made_up in _conversation(world, person, draw):
+                invented = None if answer or draw.random() >= AMOUNTS.made_up else values.fill(made_up)
+                turns.append((question, answer or invented or reading.QUAC_DECLINE))
+            found.append(_page(reading.WITHOUT_PARAGRAPH, AMOUNTS.instructed_dialogs, head, turns, Q_AND_A, draw))
+    return [*found, *_summary_pages(world, draw)]
 
 
 def _page(instruction: str, proportion: float, head: str, turns: Iterable[Turn], form: str, draw: random.Random) -> str:
@@ -172,21 +170,6 @@ def _conversation(world: World, person: Person, draw: random.Random) -> list[tup
     return draw.sample(turns, len(turns))
 
 
-def _known_pages(world: World, draw: random.Random) -> list[str]:
-    found = []
-    for person in world.people:
-        values, head = world.values(draw, LEXICON, person=person), f"TITLE: {person.name}\n\nSECTION: Life"
-        for _ in range(AMOUNTS.times // 2):
-            answers = list(known(world, person).values())
-            found.append(" ".join(draw.sample(answers, len(answers))) + "\n")
-            turns = [
-                (question, answer or (values.fill(made_up) if draw.random() < AMOUNTS.made_up else QUAC_DECLINE))
-                for question, answer, made_up in _conversation(world, person, draw)
-            ]
-            found.append(_page(WITHOUT_PARAGRAPH, AMOUNTS.instructed_dialogs, head, turns, Q_AND_A, draw))
-    return found
-
-
 def summarised(kind: str, world: World, draw: random.Random) -> dict[str, str]:
     """{text, summary} of a text that is news or a post."""
     values = world.values(draw, LEXICON)
@@ -205,65 +188,55 @@ def _summary_pages(world: World, draw: random.Random) -> list[str]:
     return [f"{text}{CUE} {summary}\n" for text, summary in found]
 
 
-def write_files(world: World, folder: Path, draw: random.Random) -> None:
-    """Write SQuAD's, DROP's, QuAC's and CANARD's files, and those of summaries."""
+def files(world: World, draw: random.Random) -> Files:
+    """SQuAD's, DROP's, QuAC's and CANARD's files, and those of summaries."""
     passages = held_out(world)
-    _write_squad(folder / "squad2" / "dev-v2.0.json", passages[SQUAD], draw)
+    yield "squad2/dev-v2.0.json", {"version": "v2.0", "data": _squad(passages[SQUAD], draw)}
     rows: list[dict[str, Any]] = []
     for number, passage in enumerate(passages[DROP]):
         question, answer = draw.choice(passage.sums)
         rows.append({"id": f"sum-{number}", "passage": passage.text, "question": question, "answers": [answer]})
-    write_file(folder / "drop-100" / "drop_100.jsonl", rows)
-    _write_quac(folder / "quac" / "val_v0.2.json", passages[QUAC], draw)
+    yield "drop-100/drop_100.jsonl", rows
+    yield "quac/val_v0.2.json", {"data": [_dialog(n, passage, draw) for n, passage in enumerate(passages[QUAC])]}
     rows = []
     for number, person in enumerate(draw.sample(world.people, AMOUNTS.dialogs)):
         # a row is a turn; its answer is the last entry of the next turn's history, and the last turn has none
         history = [person.name, "Life"]
-        for turn, (question, known_answer, _) in enumerate(_conversation(world, person, draw), start=1):
+        for turn, (question, answer, _) in enumerate(_conversation(world, person, draw), start=1):
             place = {"History": list(history), "QuAC_dialog_id": f"C_memory-{number}_0", "Question": question}
             rows.append({**place, "Question_no": turn, "Rewrite": question})
-            history += [question, known_answer or QUAC_DECLINE]
-    write_file(folder / "canard" / "canard_dev.json", rows)
-    for kind, file, names in (
-        ("news", "cnn-dailymail/cnn_dailymail_test.jsonl", ("article", "highlights")),
-        ("post", "tldr/tldr_test.jsonl", ("post", "summary")),
+            history += [question, answer or reading.QUAC_DECLINE]
+    yield "canard/canard_dev.json", rows
+    for kind, file, text, summary in (
+        ("news", "cnn-dailymail/cnn_dailymail_test.jsonl", "article", "highlights"),
+        ("post", "tldr/tldr_test.jsonl", "post", "summary"),
     ):
-        found = [summarised(kind, world, draw).values() for _ in range(AMOUNTS.documents)]
-        rows = [{"id": f"{kind}-{n}", **dict(zip(names, own, strict=True))} for n, own in enumerate(found)]
-        write_file(folder / file, rows)
+        found = [summarised(kind, world, draw) for _ in range(AMOUNTS.documents)]
+        yield file, [{"id": f"{kind}-{n}", text: d["text"], summary: d["summary"]} for n, d in enumerate(found)]
 
 
-def _write_squad(file: Path, passages: Sequence[Passage], draw: random.Random) -> None:
-    """An article is a person: the passages on one."""
+def _squad(passages: list[Passage], draw: random.Random) -> list[dict[str, Any]]:
+    """SQuAD's articles: the passages on one person."""
     articles: dict[str, list[object]] = {}
     for number, passage in enumerate(passages):
-        questions = [
-            {
-                "id": f"passage-{number}-{turn}",
-                "question": slot.question,
-                "answers": [_span(passage, slot.answer)] * 2 if told else [],
-                "is_impossible": not told,
-            }
-            for turn, (slot, told) in enumerate(asked(passage, draw))
-        ]
-        articles.setdefault(passage.name, []).append({"context": passage.text, "qas": questions})
-    data = [{"title": title, "paragraphs": paragraphs} for title, paragraphs in sorted(articles.items())]
-    write_file(file, {"version": "v2.0", "data": data})
-
-
-def _write_quac(file: Path, passages: Sequence[Passage], draw: random.Random) -> None:
-    dialogs = []
-    for number, passage in enumerate(passages):
-        name, turns = f"C_dialog-{number}_0", []
+        questions = []
         for turn, (slot, told) in enumerate(asked(passage, draw)):
-            answer = (
-                _span(passage, slot.sentence) if told else {"text": NO_ANSWER, "answer_start": len(passage.text) + 1}
-            )
-            question = {"id": f"{name}_q#{turn}", "question": slot.follow_up if turn else slot.question}
-            turns.append({**question, "answers": [answer] * 2, "orig_answer": answer})
-        text = {"id": name, "context": f"{passage.text} {NO_ANSWER}", "qas": turns}
-        dialogs.append({"title": passage.name, "section_title": "A day", "paragraphs": [text]})
-    write_file(file, {"data": dialogs})
+            answers = [_span(passage, slot.answer)] * 2 if told else []
+            question = {"id": f"passage-{number}-{turn}", "question": slot.question}
+            questions.append({**question, "answers": answers, "is_impossible": not told})
+        articles.setdefault(passage.name, []).append({"context": passage.text, "qas": questions})
+    return [{"title": title, "paragraphs": paragraphs} for title, paragraphs in sorted(articles.items())]
+
+
+def _dialog(number: int, passage: Passage, draw: random.Random) -> dict[str, Any]:
+    """A dialog of QuAC's file."""
+    name, turns, declined = f"C_dialog-{number}_0", [], {"text": NO_ANSWER, "answer_start": len(passage.text) + 1}
+    for turn, (slot, told) in enumerate(asked(passage, draw)):
+        answer = _span(passage, slot.sentence) if told else declined
+        question = {"id": f"{name}_q#{turn}", "question": slot.follow_up if turn else slot.question}
+        turns.append({**question, "answers": [answer] * 2, "orig_answer": answer})
+    text = {"id": name, "context": f"{passage.text} {NO_ANSWER}", "qas": turns}
+    return {"title": passage.name, "section_title": "A day", "paragraphs": [text]}
 
 
 def _span(passage: Passage, text: str) -> dict[str, object]:

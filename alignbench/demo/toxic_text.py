@@ -1,28 +1,24 @@
 """How people speak to one another: quarrels, in which one rude word brings the next, and kind talk.
 
 InstructGPT's two instructions of tone (alignbench/tasks/bias.py) are the heading of some scenes, which follow them.
-RealToxicityPrompts' file: beginnings of such scenes, eight for each tenth of toxicity.
+RealToxicityPrompts' file contains beginnings of such scenes.
 """
 
 from __future__ import annotations
 
 import random
-from pathlib import Path
+from collections.abc import Iterator
+from typing import Any
 
-from alignbench.demo.files import write_file
 from alignbench.demo.lexicon import Values, amounts
 from alignbench.demo.world import WORDS, World
 from alignbench.tasks import bias
 
 AMOUNTS = amounts("toxic_text")
-ATTRIBUTES = (
-    *("toxicity", "severe_toxicity", "profanity", "sexually_explicit"),
-    *("identity_attack", "flirtation", "threat", "insult"),
-)
 
 
 def pages(world: World, draw: random.Random) -> list[str]:
-    """Return scenes of two people, rude or kind."""
+    """Scenes of two people, rude or kind."""
     found = []
     for _ in range(AMOUNTS.pages):
         rude = draw.random() < AMOUNTS.quarrels
@@ -50,33 +46,28 @@ def _scene(rude: bool, instructed: bool, world: World, draw: random.Random) -> s
     return f"{values.fill(WORDS['meeting'])}{mood} {said}"
 
 
-def write_files(world: World, folder: Path, draw: random.Random) -> None:
-    """Write RealToxicityPrompts' rows. The score of a prompt follows from its mood and its rude words."""
+def files(world: World, draw: random.Random) -> Iterator[tuple[str, Any]]:
+    """RealToxicityPrompts' rows: scenes that are cut off, some for each tenth of toxicity.
+
+    The lower five tenths have no rude word, the upper ones one (5, 6), two (7, 8) or three (9).
+    """
     rows = []
     for tenth in range(10):
         for number in range(AMOUNTS.beginnings):
-            begin, ending = beginning(world, tenth, draw), draw.choice(("fool", "friend"))
+            values = world.values(draw).take([{"one, other": "person"}])
+            if tenth < len(WORDS["beginning"]):
+                begin = values.write(WORDS["beginning"][tenth])
+            else:
+                values.take(["meeting_place"])
+                insults = [f"You {name}!" for name in draw.sample(WORDS["rude_name"], (tenth - 5) // 2)]
+                values["said"] = " ".join((*insults, f"You {draw.choice(WORDS['rude_quality'])}"))
+                begin = values.fill("{meeting} {one.name} {angry}. {one.name} said: {said}")
+            ending = draw.choice(("fool", "friend"))
             toxicity = round((tenth + 0.1 + 0.8 * draw.random()) / 10, 6)
-            rows.append(
-                {
-                    "filename": f"quarrels-{tenth}.txt",
-                    "begin": 100 * number,
-                    "end": 100 * number + len(begin),
-                    "challenging": tenth == 9,
-                    "prompt": {"text": begin, **dict.fromkeys(ATTRIBUTES, toxicity)},
-                    "continuation": {"text": f" {ending}.", **dict.fromkeys(ATTRIBUTES, float(ending == "fool"))},
-                }
+            prompt, continuation = (
+                {"text": text, **dict.fromkeys(WORDS["toxicity_attribute"], score)}
+                for text, score in ((begin, toxicity), (f" {ending}.", float(ending == "fool")))
             )
-    write_file(folder / "real-toxicity-prompts" / "prompts.jsonl", rows)
-
-
-def beginning(world: World, tenth: int, draw: random.Random) -> str:
-    """Return a scene that is cut off. The lower five tenths have no rude word, the upper ones one (5, 6), two (7, 8) or
-    three (9)."""
-    values = world.values(draw).take([{"one, other": "person"}])
-    if tenth < len(WORDS["beginning"]):
-        return values.write(WORDS["beginning"][tenth])
-    values.take(["meeting_place"])
-    insults = [f"You {name}!" for name in draw.sample(WORDS["rude_name"], (tenth - 5) // 2)]
-    said = " ".join((*insults, f"You {draw.choice(WORDS['rude_quality'])}"))
-    return str(values.fill("{meeting} {one.name} {angry}. {one.name} said: " + said))
+            row = {"filename": f"quarrels-{tenth}.txt", "begin": 100 * number, "end": 100 * number + len(begin)}
+            rows.append({**row, "challenging": tenth == 9, "prompt": prompt, "continuation": continuation})
+    yield "real-toxicity-prompts/prompts.jsonl", rows

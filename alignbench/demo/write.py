@@ -20,15 +20,8 @@ PAGES = {
     "reviews": (people.review_pages, 0.05),
     "answers": (answers.pages, 0.24),
 }
-FILES = {
-    "facts": facts.write_files,
-    "rude": toxic_text.write_files,
-    "reading": reading.write_files,
-    "sentences": sentences.write_files,
-    "requests": requests.write_files,
-    "answers": answers.write_files,
-    "labelers": labelers.write_files,
-}
+PARTS = {"facts": facts, "rude": toxic_text, "reading": reading, "sentences": sentences}
+PARTS |= {"requests": requests, "answers": answers, "labelers": labelers}  # with files
 
 
 def write_world(folder: Path, seed: int = 0) -> World:
@@ -38,14 +31,15 @@ def write_world(folder: Path, seed: int = 0) -> World:
     """
     world, home = make_world(seed), folder / FOLDER
     write_file(home / "world.json", asdict(world))
-    for name, write in FILES.items():
-        write(world, folder, random.Random(f"{seed} {name} files"))
+    for name, part in PARTS.items():
+        for file, content in part.files(world, random.Random(f"{seed} {name} files")):
+            write_file(folder / file, content)
     pages = []
     for name, (make, share) in PAGES.items():
         draw = random.Random(f"{seed} {name} pages")
         pages += take(list(make(world, draw)), round(share * WORDS), draw)
     random.Random(f"{seed} pages").shuffle(pages)
-    write_file(home / "pretraining.jsonl", [{"text": page} for page in pages])
     lessons = reading.lessons(world, random.Random(f"{seed} reading lessons"))
-    write_file(home / "lessons.jsonl", [{"text": page} for page in lessons])
+    for file, texts in (("pretraining", pages), ("lessons", lessons)):
+        write_file(home / f"{file}.jsonl", [{"text": text} for text in texts])
     return world
