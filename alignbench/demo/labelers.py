@@ -13,12 +13,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from alignbench.demo.answers import as_response, candidates, good
 from alignbench.demo.files import write_file
-from alignbench.demo.judge import read_card
+from alignbench.demo.judge import Goal, Judgement, judge, read_card
 from alignbench.demo.lexicon import amounts, lexicon
-from alignbench.demo.requests import Request, make_requests
-from alignbench.demo.utility import Goal, Judgement, judge
+from alignbench.demo.requests import Request, as_response, candidates, good, make_requests
 from alignbench.demo.world import FOLDER, World
 from alignbench.errors import AlignbenchError
 from alignbench.evaluation.win_rate import ANSWERS, find_answers

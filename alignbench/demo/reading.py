@@ -86,13 +86,14 @@ def _passage(world: World, draw: random.Random, with_animals: bool) -> Passage:
     person, first, second = values["person"], values["first"], values["second"]
     named = {"who": person.name, "whose": f"{person.name}'s", "does": "does"}
     pronoun = {"who": person.pronoun["they"], "whose": person.pronoun["their"], "does": person.pronoun["does"]}
+    both = [world.values(draw, LEXICON, **{**values, **who}) for who in (named, pronoun)]
     parts = []
     for sentence in LEXICON["passage"]["sentences"]:
-        text, part = values.fill(sentence["text"]), []
-        for question, answer in sentence["questions"]:
-            both = (world.values(draw, LEXICON, **{**values, **who}).fill(question) for who in (named, pronoun))
-            part.append(Slot(text, *both, str(values.fill(answer))))
-        parts.append(part)
+        text = values.fill(sentence["text"])
+        answers = [
+            (*(who.fill(question) for who in both), str(values.fill(a))) for question, a in sentence["questions"]
+        ]
+        parts.append([Slot(text, *answer) for answer in answers])
     told = draw.sample(range(len(parts)), AMOUNTS.told)
     if with_animals and AMOUNTS.animals not in told:
         told[0] = AMOUNTS.animals

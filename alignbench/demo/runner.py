@@ -18,10 +18,12 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from graphlib import TopologicalSorter
 from importlib.util import find_spec
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import joblib
@@ -40,6 +42,7 @@ HASH = "[0-9a-f]" * 8  # ends the name of each folder of a run, and of a task in
 SIDE_BY_SIDE = 2  # stages at most: more cores are more threads of each, up to MOST_THREADS
 MOST_THREADS = 4  # models this small gain nothing from more
 PAUSE, EVERY = 0.1, 15.0  # seconds between checks of the processes, and between lines about them
+PDEATHSIG = 1  # of Linux's prctl
 SHORT = 160  # characters of a command on the screen; commands.sh has all of it
 UNNAMED = ("*.lock", "log.jsonl", "*.pyc")  # files of times, locks and caches, on which nothing depends
 
@@ -84,14 +87,14 @@ def plan(out: Path, seed: int = 0, sizes: Mapping[str, Any] | None = None) -> tu
 
     file = lexicon("stages")
     values = {**file, **file["sizes"], **(sizes or {}), "out": out, "seed": seed, "code": CODE, "hash": HASH}
-    kinds: dict[str, list[str]] = {}  # task -> the kinds of its scorers that know the world
+    kinds: dict[str, set[str]] = {}  # task -> the kinds of its scorers that know the world
     for name, task in all_tasks().items():
         takes = () if task.generation is None else (*task.generation.scorers, *task.generation.optional_scorers)
-        kinds[name] = [kind for kind in takes if kind in SCORERS]
+        kinds[name] = set(SCORERS).intersection(takes)
     groups = {**file["tasks"], "evaluate": [name for name in kinds if name not in file["tasks"]["apart"]]}
     for group, listed in groups.items():
         names = [name for name in listed if group == "win_rate" or name in values.get("only", kinds)]
-        scorers = [f"{kind}=demo-world:{{out}}/world" for kind in sorted({k for name in names for k in kinds[name]})]
+        scorers = [f"{kind}=demo-world:{{out}}/world" for kind in sorted(set().union(*(kinds[n] for n in names)))]
         scorers += ["sentiment=textblob"] if find_spec("textblob") and REVIEWS.intersection(names) else []
         values[group] = ("--tasks", ",".join(names), *(word for scorer in scorers for word in ("--scorer", scorer)))
         values[f"{group}_runs"] = tuple(f"runs/{model}-{HASH}/{n}-{HASH}" for model in file["models"] for n in names)
@@ -114,13 +117,13 @@ def plan(out: Path, seed: int = 0, sizes: Mapping[str, Any] | None = None) -> tu
 
 @dataclass
 class _Job:
-    """A stage that runs. reads: the hash of what it reads, computed when it began"""
+    """A stage that runs."""
 
     stage: Stage
     process: subprocess.Popen[bytes]
-    reads: str
+    reads: str  # the hash of what it reads, computed when it began
     log: Path
-    began: float = field(default_factory=time.monotonic)
+    began: float
 
     @property
     def seconds(self) -> float:
@@ -135,38 +138,36 @@ def run(
     order = TopologicalSorter({stage: [other for other in stages if stage.needs(other)] for stage in stages})
     order.prepare()
     ready, running, worked = list[Stage](), list[_Job](), False
+
+    def end(stage: Stage, line: str) -> None:
+        progress.say(f"{stage.name}: {line}")
+        progress.advance()
+        order.done(stage)
+
     with _open(out, seed):
         commands = [f"# {stage.name}\n{shlex.join(stage.command)}\n" for stage in stages]
         head = f"#!/bin/sh\nset -e\n{shlex.join(['cd', str(Path.cwd())])}\n"
         (out / "commands.sh").write_text("\n".join([head, *commands]), encoding="utf-8")
-        began = told = time.monotonic()
+        began = shown = time.monotonic()
         progress.start("demo", len(stages), unit="stages")
         try:
             while order.is_active():
                 ready = sorted([*ready, *order.get_ready()], key=stages.index)
-                ended: list[tuple[Stage, str]] = []
-                if ready and len(running) < min(cores, SIDE_BY_SIDE):
-                    stage = ready.pop(0)
-                    if job := _begin(stage, out, cores):
-                        running, worked = [*running, job], True
-                        shown = shlex.join(stage.command)
-                        progress.say(f"{stage.name}: {shown if len(shown) <= SHORT else f'{shown[:SHORT]} …'}")
-                    else:
-                        ended.append((stage, "done before"))
-                else:
+                if not ready or len(running) == min(cores, SIDE_BY_SIDE):
                     time.sleep(PAUSE)
+                elif job := _begin(stage := ready.pop(0), out, cores):
+                    running, worked = [*running, job], True
+                    progress.say(f"{stage.name}: {shorten(shlex.join(stage.command), SHORT, placeholder=' …')}")
+                else:
+                    end(stage, "done before")
                 for job in list(running):
                     before = sum(os.times()[2:4])  # CPU seconds of the processes that ended
                     if job.process.poll() is not None:
                         running.remove(job)
                         _finish(job, out, sum(os.times()[2:4]) - before)
-                        ended.append((job.stage, f"done in {job.seconds:.0f} s"))
-                for stage, line in ended:
-                    progress.say(f"{stage.name}: {line}")
-                    progress.advance()
-                    order.done(stage)
-                if time.monotonic() - told > EVERY:
-                    told = time.monotonic()
+                        end(job.stage, f"done in {job.seconds:.0f} s")
+                if time.monotonic() - shown > EVERY:
+                    shown = time.monotonic()
                     for job in running:
                         progress.say(f"{job.stage.name}: {job.seconds:.0f} s: {last_line(job.log)}")
         finally:
@@ -214,26 +215,23 @@ def _begin(stage: Stage, out: Path, cores: int) -> _Job | None:
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     began.write_text(reads, encoding="utf-8")
     log = out / "logs" / f"{stage.name}.log"
-    module = {"torchrun": "torch.distributed.run"}.get(stage.command[0], stage.command[0])
+    module, *words = stage.command
+    module = "torch.distributed.run" if module == "torchrun" else module
     threads = min(MOST_THREADS, max(1, cores // SIDE_BY_SIDE))
+    # else a stage whose demo was killed would hold its run's lock against the demo that resumes (prctl(2))
+    end_with_parent = partial(ctypes.CDLL(None).prctl, PDEATHSIG, signal.SIGTERM) if sys.platform == "linux" else None
     with log.open("ab") as stream:
         stream.write(f"$ {shlex.join(stage.command)}\n".encode())
         stream.flush()
         process = subprocess.Popen(
-            [sys.executable, "-m", module, *stage.command[1:]],
+            [sys.executable, "-m", module, *words],
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=subprocess.STDOUT,
             env={**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"},
-            preexec_fn=_end_with_the_parent if sys.platform == "linux" else None,
+            preexec_fn=end_with_parent,
         )
-    return _Job(stage, process, reads, log)
-
-
-def _end_with_the_parent() -> None:
-    """Else a stage whose demo was killed would hold its run's lock against the demo that resumes (prctl(2))."""
-    pdeathsig = 1
-    ctypes.CDLL(None).prctl(pdeathsig, signal.SIGTERM)
+    return _Job(stage, process, reads, log, time.monotonic())
 
 
 def _finish(job: _Job, out: Path, cpu_seconds: float) -> None:

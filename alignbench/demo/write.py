@@ -6,7 +6,7 @@ import random
 from dataclasses import asdict
 from pathlib import Path
 
-from alignbench.demo import answers, facts, labelers, people, reading, requests, sentences, toxic_text
+from alignbench.demo import facts, labelers, reading, requests, sentences, toxic_text
 from alignbench.demo.files import take, write_file
 from alignbench.demo.world import FOLDER, World, make_world
 
@@ -17,11 +17,18 @@ PAGES = {
     "rude": (toxic_text.pages, 0.05),
     "reading": (reading.pages, 0.29),
     "sentences": (sentences.pages, 0.18),
-    "reviews": (people.review_pages, 0.05),
-    "answers": (answers.pages, 0.24),
+    "reviews": (sentences.review_pages, 0.05),
+    "answers": (requests.pages, 0.24),
 }
-PARTS = {"facts": facts, "rude": toxic_text, "reading": reading, "sentences": sentences}
-PARTS |= {"requests": requests, "answers": answers, "labelers": labelers}  # with files
+FILES = {
+    "facts": facts.files,
+    "rude": toxic_text.files,
+    "reading": reading.files,
+    "sentences": sentences.files,
+    "requests": requests.files,
+    "answers": requests.answer_files,
+    "labelers": labelers.files,
+}
 
 
 def write_world(folder: Path, seed: int = 0) -> World:
@@ -31,8 +38,8 @@ def write_world(folder: Path, seed: int = 0) -> World:
     """
     world, home = make_world(seed), folder / FOLDER
     write_file(home / "world.json", asdict(world))
-    for name, part in PARTS.items():
-        for file, content in part.files(world, random.Random(f"{seed} {name} files")):
+    for name, files in FILES.items():
+        for file, content in files(world, random.Random(f"{seed} {name} files")):
             write_file(folder / file, content)
     pages = []
     for name, (make, share) in PAGES.items():
