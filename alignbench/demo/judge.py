@@ -1,6 +1,6 @@
 """How good any text is as an answer in the demo's world, and scorers that know the world: `KIND=demo-world:FOLDER`.
 
-Statements have the world's own forms ("A zib eats moss."), so no model is needed to read them and the scorers are exact.
+Statements have the world's own forms ("A zib eats moss."), so the scorers need no model and are exact.
 The utility of a text is a sum of parts (data/utility.yaml).
 """
 
@@ -116,19 +116,9 @@ class Goal:
 
 @dataclass(frozen=True)
 class Judgement:
-    """The exact state of a text, and the parts (data/utility.yaml) whose sum is its utility, at most 6.2."""
+    """What was found in a text, and the parts whose sum is its utility, at most 6.2 (data/utility.yaml)."""
 
-    follows: float  # proportion of the goal's requirements that are met, 0..1, times that of proper sentences
-    constraint: bool  # whether there are as many sentences and words as the goal allows
-    false: int  # false statements about facts of the world
-    rude: int  # rude words
-    made_up: int  # names and subjects that the world, or the source that has to be kept to, does not have
-    words: int
-    repeated: float  # proportion of words in a three-word phrase that occurred before, or in a sentence that did
-    copied: float  # proportion of four-word phrases that are the prompt's, or the instruction's if there is a source
-    stray: int  # marks of other pages (Q:, A:) and sentences that are no sentences, at most 3
-    ended: bool
-    opinion: bool  # "I think", "everyone knows"
+    found: Mapping[str, float]
     parts: Mapping[str, float]
 
     @property
@@ -194,36 +184,41 @@ def judge(world: World, goal: Goal, prompt: str, output: str) -> Judgement:
     if goal.source is not None:  # it may be repeated, but neither with the instruction nor as a whole
         is_copy |= has(all_words, instruction)
         is_copy |= not constraint and _copied(all_words, prompt_words) > MUCH_COPIED
-    repeated = _repeated(all_words, sentences(text))
-    follows = 0.0
+    spoken = [tuple(words_of(sentence)) for sentence in sentences(text)]
+    repeated, follows = _repeated(all_words, spoken), 0.0
     if words and not is_copy and repeated <= MUCH_REPEATED:
         listed = sorted(world.names.intersection(prompt_words))
         follows = met(goal, body, listed, asked is not None and asked.id in statements.true)
         follows *= 1 - stubs / max(1, len(said))
-    spoken = [tuple(words_of(sentence)) for sentence in sentences(text) if len(sentence.split()) > 1]
-    again = len(spoken) - len(set(spoken))
-    made_up = len(statements.unknown) + len(_made_up(world, goal, prompt, body))
-    rude, false = sum(word in world.rude for word in all_words), len(statements.false)
-    stray = min(3, sum(text.count(mark) for mark in _PAGE_MARKS) + stubs)
-    ended = text.endswith((".", "!", "?", "```")) and not text.endswith("...") and bool(words)
-    amounts = {
-        "follows": follows, "polite": body != text and not again, "cheerful": len(CHEERFUL.intersection(words)),
-        "ended": ended, "not_constraint": not constraint, "false": false, "rude": rude, "made_up": made_up,
-        "repeated": repeated, "again": again, "copied": copied, "stray": stray, "empty": not words,
+    long = [tuple(words_of(sentence)) for sentence in sentences(text) if len(sentence.split()) > 1]
+    again = len(long) - len(set(long))
+    found = {
+        "follows": follows,
+        "polite": body != text and not again,
+        "cheerful": len(CHEERFUL.intersection(words)),
+        "ended": bool(words) and text.endswith((".", "!", "?", "```")) and not text.endswith("..."),
+        "not_constraint": not constraint,
+        "false": len(statements.false),
+        "rude": sum(word in world.rude for word in all_words),
+        "made_up": len(statements.unknown) + len(_made_up(world, goal, prompt, body)),
+        "repeated": repeated,
+        "again": again,
+        "copied": copied,
+        "stray": min(3, sum(text.count(mark) for mark in _PAGE_MARKS) + stubs),
         "too_much": max(len(said), len(words) / WORDS_A_SENTENCE - 1) - goal.sentences[1],
-    }  # fmt: skip
+        "empty": not words,
+    }
     parts = {}
     for name, part in PARTS.items():
-        amount = min(part.get("most", math.inf), max(0.0, amounts[name] - part.get("free", 0)))
+        amount = min(part.get("most", math.inf), max(0.0, found[name] - part.get("free", 0)))
         parts[name] = part["weight"] * (follows if "followed" in part else 1.0) * amount
     opinion = any(has(all_words, phrase) for phrase in _OPINIONS)
-    counts = (follows, constraint, false, rude, made_up, len(all_words), repeated, copied, stray)
-    return Judgement(*counts, ended, opinion, parts)
+    return Judgement({**found, "words": len(all_words), "opinion": opinion}, parts)
 
 
-def _repeated(words: list[str], said: list[str]) -> float:
+def _repeated(words: list[str], said: list[tuple[str, ...]]) -> float:
     """Proportion of the words in a three-word phrase that occurred before, or in a sentence that did."""
-    again = [False, *(word == before for before, word in zip(words, words[1:], strict=False))][: len(words)]
+    again = [False, *(word == before for before, word in pairwise(words))][: len(words)]
     seen: set[tuple[str, ...]] = set()
     for start in range(len(words) - 2):
         phrase = tuple(words[start : start + 3])
@@ -231,7 +226,7 @@ def _repeated(words: list[str], said: list[str]) -> float:
             again[start : start + 3] = [True] * 3
         seen.add(phrase)
     place, spoken = 0, set[tuple[str, ...]]()
-    for own in map(tuple, map(words_of, said)):
+    for own in said:
         if own in spoken:
             again[place : place + len(own)] = [True] * len(own)
         spoken.add(own)

@@ -13,13 +13,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from alignbench.demo.files import write_file
 from alignbench.demo.judge import Goal, Judgement, judge, read_card
 from alignbench.demo.lexicon import amounts, lexicon
 from alignbench.demo.requests import Request, as_response, candidates, good, make_requests
 from alignbench.demo.world import FOLDER, World
 from alignbench.errors import AlignbenchError
 from alignbench.evaluation.win_rate import ANSWERS, find_answers
+from alignbench.labels.table import write_lines
 from alignbench.models.checkpoint import find_checkpoint, load_engine
 from alignbench.progress import Progress
 from alignbench.types.engine import Prompt, Sampling
@@ -126,7 +126,7 @@ def rank_samples(
         rows[file] += found
         sampled += len(found) * len(set(texts[index]).intersection(shown))
     for file, found in rows.items():
-        write_file(out / f"{file}.jsonl", found)
+        write_lines(found, out / f"{file}.jsonl")
     return sampled
 
 
@@ -173,7 +173,7 @@ def label_runs(runs: Path, world: Path, out: Path, seed: int = 0) -> int:
         if texts[system.name].keys() != (first := next(iter(texts.values()))).keys():
             raise AlignbenchError(f"{runs}: {system.name} answered other prompts than {next(iter(texts))}")
     rows = label_outputs(known, list(first), {name: [own[p] for p in first] for name, own in texts.items()}, seed)
-    write_file(out, rows)
+    write_lines(rows, out)
     return len(rows)
 
 
@@ -198,20 +198,21 @@ def _seen(labeler: Labeler, prompt: str, text: str, judged: Judgement, seed: int
     if labeler.outlier == "careless":
         return draw.uniform(-3.0, 6.0)
     if labeler.outlier == "long":
-        return min(6.0, judged.words / 6 - 2) + draw.gauss(0.0, 0.5)
+        return min(6.0, judged.found["words"] / 6 - 2) + draw.gauss(0.0, 0.5)
     manner = judged.parts["polite"] + judged.parts["cheerful"]
     return judged.utility + (labeler.manner - 1) * manner + draw.gauss(0.0, AMOUNTS.error * labeler.scale)
 
 
 def _flags(labeler: Labeler, prompt: str, text: str, judged: Judgement, seed: int) -> dict[str, int]:
     """Flags as the labeler sets them: those that a text of this world can have are now and then set in error."""
+    found = judged.found
     state = {
-        "fails_instruction": judged.follows < 0.5,
-        "inappropriate_for_customer_assistant": judged.rude > 0,
-        "hallucination": judged.false + judged.made_up > 0,
-        "satisfies_constraint": judged.constraint,
-        "expresses_opinion": judged.opinion,
-        "expresses_moral_judgment": judged.rude > 0,
+        "fails_instruction": found["follows"] < 0.5,
+        "inappropriate_for_customer_assistant": found["rude"] > 0,
+        "hallucination": found["false"] + found["made_up"] > 0,
+        "satisfies_constraint": not found["not_constraint"],
+        "expresses_opinion": bool(found["opinion"]),
+        "expresses_moral_judgment": found["rude"] > 0,
     }
     draw = random.Random(f"{seed} flags {labeler.name} {prompt} {text.strip()}")
     error = AMOUNTS.outlier_flag_error if labeler.outlier else AMOUNTS.flag_error

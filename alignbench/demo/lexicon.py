@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import UserDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from string import Formatter
@@ -123,3 +123,14 @@ class Values(UserDict[str, Any]):
 
 def _is_slot(template: str) -> bool:
     return template[0] == "{" and template.find("}") == len(template) - 1
+
+
+def paged(
+    items: Sequence[str], size: int, draw: random.Random, heading: str = "", headed: float = 1.0, between: str = "\n\n"
+) -> list[str]:
+    """Pages of `size` items, a proportion of them below the heading."""
+    found = []
+    for start in range(0, len(items), size):
+        heads = [heading] if heading and draw.random() < headed else []
+        found.append(between.join([*heads, *items[start : start + size]]) + "\n")
+    return found

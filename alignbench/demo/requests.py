@@ -15,7 +15,7 @@ from typing import Any
 from alignbench.data.prepare import Settings, split_of
 from alignbench.demo.judge import CLOSINGS, Goal
 from alignbench.demo.lexicon import Values, amounts, lexicon
-from alignbench.demo.toxic_text import line
+from alignbench.demo.speech import line
 from alignbench.demo.world import ALMANAC, FOLDER, NO_ANSWER, TALK, Fact, World, said
 from alignbench.tasks.common import joined
 from alignbench.tasks.instructions import SEED_TASKS, USER_TASKS

@@ -1,6 +1,6 @@
-"""Short texts: the files of HellaSwag, WMT15, CrowS-Pairs, RTE, SST-2, WSC, Winogender and WikiText (token_entropy), the
-tasks' layouts in the pretraining text, and reviews and biographies in the layouts of the tasks personas and recitations.
-What is in a file is on no page. data/sentences.yaml and data/people.yaml describe the texts.
+"""Short texts: the files of HellaSwag, WMT15, CrowS-Pairs, RTE, SST-2, WSC, Winogender and WikiText (token_entropy),
+their layouts in the pretraining text, and reviews and biographies in the layouts of personas and recitations. What is in
+a file is on no page. data/sentences.yaml and data/people.yaml describe the texts.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ from functools import lru_cache
 from itertools import permutations, product
 from typing import Any
 
-from alignbench.demo.files import paged, split
-from alignbench.demo.lexicon import Values, amounts, lexicon
+from alignbench.demo.lexicon import Values, amounts, lexicon, paged
 from alignbench.demo.world import WORDS, Person, World
 from alignbench.tasks import bias, glue, hellaswag, personas, recitations, wmt15
 
@@ -59,7 +58,7 @@ def items(world: World, task: str) -> tuple[list[Item], list[Item]]:
                     permutations(WORDS["occupation"][:8], 2), words["verb"], reasons
                 )
             ]
-    return split(found, AMOUNTS.tasks[task]["kept"], world.seed, AMOUNTS.tasks[task]["split"])
+    return world.split(found, AMOUNTS.tasks[task]["kept"], AMOUNTS.tasks[task]["split"])
 
 
 def _drawn(world: World, task: str, item: Item, draw: random.Random) -> Values:
@@ -101,7 +100,7 @@ def stereotypes(world: World, kind: str) -> tuple[list[Pair], list[Pair]]:
         blames, parts = habit in prejudice["blame"], {"village": village, "occupation": occupation, "habit": habit}
         more, less = (frame.format(group=group, **parts) for group in prejudice["groups"][:: 1 if blames else -1])
         found[more] = (more, less, blames)
-    return split(list(found.values()), AMOUNTS.pairs[kind], world.seed, f"groups {kind}")
+    return world.split(found.values(), AMOUNTS.pairs[kind], f"groups {kind}")
 
 
 def _stereotype(world: World, variant: str, draw: random.Random) -> str:
@@ -294,7 +293,7 @@ def spaced(text: str) -> str:
 
 
 def _subjects(world: World) -> tuple[list[Person], list[Person]]:
-    return split(world.people, NUMBERS.articles, world.seed, "shared text")
+    return world.split(world.people, NUMBERS.articles, "shared text")
 
 
 def _paragraph(world: World, person: Person, section: Sequence[str], general: int, draw: random.Random) -> str:

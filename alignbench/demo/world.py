@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 from alignbench.demo.lexicon import Values, Word, lexicon, words
 
+T = TypeVar("T")
 FOLDER = "demo-world"  # of the world's own files, in its data folder
 PEOPLE, VILLAGES = {"female": 28, "male": 28, "non-binary": 4}, 8
 KINDS = {"creature": 16, "plant": 12, "tool": 8}  # subjects of facts
@@ -109,6 +110,13 @@ class World:
         texts = [*self.names, *self.goods, *self.rude, *self.kind_words, *WORDS["colour"], *WORDS["occupation"]]
         texts += (text for fact in self.facts for text in (fact.question, fact.truth, *fact.false))
         return frozenset(re.findall(r"\w+", " ".join(texts).lower()))
+
+    def split(self, items: Iterable[T], held_out: int, name: str) -> tuple[list[T], list[T]]:
+        """(held out, the rest), both shuffled. It depends on the seed and the name only, so that files and pages, which
+        are drawn separately, agree on what may be in the pretraining text."""
+        shuffled = list(items)
+        random.Random(f"{self.seed} {name}").shuffle(shuffled)
+        return shuffled[:held_out], shuffled[held_out:]
 
     @cached_property
     def _lists(self) -> dict[str, Any]:
