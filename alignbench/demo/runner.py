@@ -220,17 +220,13 @@ def _begin(stage: Stage, out: Path, cores: int) -> _Job | None:
     threads = min(MOST_THREADS, max(1, cores // SIDE_BY_SIDE))
     # else a stage whose demo was killed would hold its run's lock against the demo that resumes (prctl(2))
     end_with_parent = partial(ctypes.CDLL(None).prctl, PDEATHSIG, signal.SIGTERM) if sys.platform == "linux" else None
+    env = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, "-m", module, *words]
     with log.open("ab") as stream:
         stream.write(f"$ {shlex.join(stage.command)}\n".encode())
         stream.flush()
-        process = subprocess.Popen(
-            [sys.executable, "-m", module, *words],
-            stdin=subprocess.DEVNULL,
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"},
-            preexec_fn=end_with_parent,
-        )
+        streams = {"stdin": subprocess.DEVNULL, "stdout": stream, "stderr": subprocess.STDOUT}
+        process = subprocess.Popen(command, env=env, preexec_fn=end_with_parent, **streams)
     return _Job(stage, process, reads, log, time.monotonic())
 
 
