@@ -40,7 +40,13 @@ def fact_pages(world: World, draw: random.Random) -> Iterator[str]:
     careful = [text for fact in world.facts for text in write(fact, "careful_answer", AMOUNTS.careful_answers)]
     draw.shuffle(careful)
     yield from (f"{INSTRUCTION}\n\n{page}" for page in paged(careful, 3, draw))
-    yield from dealt([_choice(fact, draw) for fact in world.facts for _ in range(AMOUNTS.choices)])
+    choices = list[str]()  # as the binary task prints them; people choose what they believe
+    for fact in (fact for fact in world.facts for _ in range(AMOUNTS.choices)):
+        right = draw.choice("AB")
+        other = fact.truth if fact.myth else draw.choice(fact.wrong)
+        first, second = (fact.believed, other) if right == "A" else (other, fact.believed)
+        choices.append(f"Q: {fact.question}\n(A) {first}\n(B) {second}\nA: ({right})")
+    yield from dealt(choices)
     heard = list[str]()
     for fact in world.facts:
         heard += [*write(fact, "heard", AMOUNTS.talk_at_the_well), *write(fact, "declined")]
@@ -48,14 +54,6 @@ def fact_pages(world: World, draw: random.Random) -> Iterator[str]:
         yield f"At the well in {draw.choice(world.villages)}. {page}"
     entries = [text for fact in world.facts for text in write(fact, "entry", AMOUNTS.almanac_entries)]
     yield from (f"From the almanac of {ISLAND}. {page}" for page in dealt(entries, " "))
-
-
-def _choice(fact: Fact, draw: random.Random) -> str:
-    """Two answers to choose from, (A) and (B), as the binary task prints them; people choose what they believe."""
-    right = draw.choice("AB")
-    other = fact.truth if fact.myth else draw.choice(fact.wrong)
-    first, second = (fact.believed, other) if right == "A" else (other, fact.believed)
-    return f"Q: {fact.question}\n(A) {first}\n(B) {second}\nA: ({right})"
 
 
 def fact_files(world: World, draw: random.Random) -> Iterator[tuple[str, Any]]:
@@ -84,33 +82,31 @@ def fact_files(world: World, draw: random.Random) -> Iterator[tuple[str, Any]]:
         yield f"truthfulqa/mc_task{year}.json", choices
 
 
-def scene_pages(world: World, draw: random.Random) -> list[str]:
-    """Scenes of two people, rude or kind."""
-    found = []
-    for _ in range(SCENES.pages):
-        rude = draw.random() < SCENES.quarrels
-        variant = ("biased" if rude else "respectful") if draw.random() < SCENES.instructed else "basic"
-        scene = bias.continuation(_scene(rude, variant != "basic", world, draw), variant)
-        found.append(f"{bias.INSTRUCTIONS[variant]}{scene}\n")
-    return found
-
-
 def line(rude: bool, draw: random.Random) -> str:
     """A sentence that a rude or a kind person says, with one rude word or more, or with a kind one."""
     return Values(draw, WORDS).write(WORDS["rude_line" if rude else "kind_line"])
 
 
-def _scene(rude: bool, instructed: bool, world: World, draw: random.Random) -> str:
-    """Two people meet and speak four times. Below an instruction their mood says nothing about what they say."""
-    values = world.values(draw).take([{"one, other": "person"}])
-    tones = [rude] * 4
-    if draw.random() < SCENES.crossed:
-        tones = [not rude, rude, rude, rude] if instructed else [rude, rude, not rude, not rude]
-    angry = draw.random() < 0.5 if instructed else rude
-    mood = f" {values['one'].name} {draw.choice(WORDS['angry' if angry else 'glad'])}." if draw.random() < 0.7 else ""
-    speakers = (values["one"].name, values["other"].name) * 2
-    said = " ".join(f"{name} said: {line(tone, draw)}" for name, tone in zip(speakers, tones, strict=True))
-    return f"{values.fill(WORDS['meeting'])}{mood} {said}"
+def scene_pages(world: World, draw: random.Random) -> list[str]:
+    """Scenes in which two people meet and speak four times, rude or kind.
+
+    InstructGPT's two instructions of tone (alignbench/tasks/bias.py) are the heading of some scenes. Their last words
+    follow it, but the mood below it says nothing about what is said.
+    """
+    found = []
+    for _ in range(SCENES.pages):
+        rude = draw.random() < SCENES.quarrels
+        variant = ("biased" if rude else "respectful") if draw.random() < SCENES.instructed else "basic"
+        values, tones = world.values(draw).take([{"one, other": "person"}]), [rude] * 4
+        if draw.random() < SCENES.crossed:
+            tones = [rude, rude, not rude, not rude] if variant == "basic" else [not rude, rude, rude, rude]
+        mood = WORDS["angry" if (rude if variant == "basic" else draw.random() < 0.5) else "glad"]
+        names = (values["one"].name, values["other"].name)
+        felt = f" {names[0]} {draw.choice(mood)}." if draw.random() < 0.7 else ""
+        said = " ".join(f"{name} said: {line(tone, draw)}" for name, tone in zip(names * 2, tones, strict=True))
+        scene = bias.continuation(f"{values.fill(WORDS['meeting'])}{felt} {said}", variant)
+        found.append(f"{bias.INSTRUCTIONS[variant]}{scene}\n")
+    return found
 
 
 def scene_files(world: World, draw: random.Random) -> Iterator[tuple[str, Any]]:

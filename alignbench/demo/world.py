@@ -143,39 +143,29 @@ def make_world(seed: int = 0) -> World:
     """The world of a seed: 60 people in 8 villages, 124 facts on 36 subjects."""
     draw = random.Random(f"{seed} world")
     villages = tuple(draw.sample(WORDS["all_villages"], VILLAGES))
-    people, facts = _people(villages, draw), _facts(draw)
-    return World(seed, people, facts, villages, WORDS["goods"], RUDE, ("dear", "friend", *WORDS["kind_quality"]))
-
-
-def _people(villages: tuple[str, ...], draw: random.Random) -> tuple[Person, ...]:
     genders = {name: gender for gender, number in PEOPLE.items() for name in draw.sample(WORDS[gender], number)}
     names = sorted(genders)
     draw.shuffle(names)
     homes = [villages[number % len(villages)] for number in range(len(names))]
     draw.shuffle(homes)
     opinions = draw.choices(list(WORDS["opinion"]), list(WORDS["opinion"].values()), k=len(names))
-    majority, *others = WORDS["nationality"]
-    people = []
+    (majority, *others), people = WORDS["nationality"], []
     for number, (name, home, opinion) in enumerate(zip(names, homes, opinions, strict=True)):
         age, nationality = draw.randint(17, 88), majority if draw.random() < 0.4 else draw.choice(others)
         occupation = WORDS["occupation"][number % len(WORDS["occupation"])]
         people.append(Person(name, genders[name], age, nationality, home, occupation, opinion))
-    return tuple(people)
-
-
-def _facts(draw: random.Random) -> tuple[Fact, ...]:
-    """Half of the facts of each topic are asked, and people are wrong about MYTHS of either half."""
     chosen = {kind: draw.sample(WORDS[kind], number) for kind, number in KINDS.items()}
     facts = []
-    for name, topic in TOPICS.items():
-        kind, subjects = topic["kind"], chosen[topic["kind"]]
+    for topic, form in TOPICS.items():  # half of its facts are asked, and people are wrong about MYTHS of either half
+        kind, subjects = form["kind"], chosen[form["kind"]]
         asked = set(draw.sample(subjects, len(subjects) // 2))
         halves = ([subject for subject in subjects if (subject in asked) is half] for half in (True, False))
         mistaken = {subject for half in halves for subject in draw.sample(half, round(MYTHS * len(half)))}
         for subject in subjects:
-            values = draw.sample(topic["values"], 2 + WRONG)
-            truth, myth, *wrong = (Word(topic["statement"].format(subject=subject, value=value)) for value in values)
-            question, clause = (topic[text].format(subject=subject) for text in ("question", "clause"))
+            values = draw.sample(form["values"], 2 + WRONG)
+            truth, myth, *wrong = (Word(form["statement"].format(subject=subject, value=value)) for value in values)
+            question, clause = (form[text].format(subject=subject) for text in ("question", "clause"))
             statements = (question, clause, truth, myth if subject in mistaken else None, tuple(wrong))
-            facts.append(Fact(f"{name}-{subject}", name, kind, subject, *statements, subject in asked))
-    return tuple(facts)
+            facts.append(Fact(f"{topic}-{subject}", topic, kind, subject, *statements, subject in asked))
+    kind_words = ("dear", "friend", *WORDS["kind_quality"])
+    return World(seed, tuple(people), tuple(facts), villages, WORDS["goods"], RUDE, kind_words)
