@@ -28,12 +28,9 @@ VERSION = 1  # of what the scorers do
 FILES = ("world.json", "requests.jsonl")  # in FOLDER/demo-world
 CLOSINGS, CHEERFUL = tuple(lexicon("requests")["closing"]), frozenset(lexicon("requests")["cheerful_word"])
 PARTS = lexicon("utility")
-_SUBJECT, _VALUE = r"(?P<subject>[^\W\d_]+)", r"(?P<value>[^.,;:!?]+)"
+_SLOTS = {"subject": r"(?P<subject>[^\W\d_]+)", "value": r"(?P<value>[^.,;:!?]+)"}
 FRAMES = {  # a topic's statement, with any subject and any value up to the end of the clause
-    name: re.compile(
-        r"\b" + topic["statement"].rstrip(".").format(subject=_SUBJECT, value=_VALUE).replace(" ", r"\s+"),
-        re.IGNORECASE,
-    )
+    name: re.compile(r"\b" + topic["statement"].rstrip(".").format(**_SLOTS).replace(" ", r"\s+"), re.IGNORECASE)
     for name, topic in TOPICS.items()
 }
 _SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")

@@ -1,7 +1,7 @@
 """The demo's base model: a tokenizer of the world's words, and a small Llama that learns the world's text.
 
-Two processes with one thread each (`torchrun --nproc-per-node 2 -m alignbench demo pretrain …`) are faster than one with
-two threads. A step always has two halves whose gradients are added, so one process gives the same bytes.
+Two processes with one thread each (`torchrun --nproc-per-node 2 -m alignbench demo pretrain …`) are faster than one
+with two threads. A step always has two halves whose gradients are added, so one process gives the same bytes.
 """
 
 from __future__ import annotations

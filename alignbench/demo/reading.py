@@ -31,7 +31,6 @@ TASKS = (
     (400, reading.QUAC_INSTRUCTION, "TITLE: {}\n\nPARAGRAPH: {}", Q_AND_A, "sentence", reading.QUAC_DECLINE),
 )
 Turn = tuple[str, str]  # a question and its answer
-Files = Iterator[tuple[str, Any]]
 
 
 class Slot(NamedTuple):
@@ -132,7 +131,16 @@ def pages(world: World, draw: random.Random) -> list[str]:
                 invented = None if answer or draw.random() >= AMOUNTS.made_up else values.fill(made_up)
                 turns.append((question, answer or invented or reading.QUAC_DECLINE))
             found.append(_page(reading.WITHOUT_PARAGRAPH, AMOUNTS.instructed_dialogs, head, turns, Q_AND_A, draw))
-    return [*found, *_summary_pages(world, draw)]
+    summaries = []
+    for kind in ("news", "post"):
+        for _ in range(AMOUNTS.summary_pages[kind]):
+            text, other = summarised(kind, world, draw), summarised(kind, world, draw)
+            chosen = other if draw.random() < AMOUNTS.made_up_summaries else text
+            summaries.append((text["text"], chosen["summary"]))
+    for passage in for_pages(world, AMOUNTS.summary_pages["passage"], draw):
+        second = passage.untold[0].sentence if draw.random() < AMOUNTS.made_up_summaries else passage.sentences[1]
+        summaries.append((passage.text, f"{passage.sentences[0]} {second}"))
+    return [*found, *(f"{text}{CUE} {summary}\n" for text, summary in summaries)]
 
 
 def _page(instruction: str, proportion: float, head: str, turns: Iterable[Turn], form: str, draw: random.Random) -> str:
@@ -177,28 +185,34 @@ def summarised(kind: str, world: World, draw: random.Random) -> dict[str, str]:
     return {name: values.fill(text) for name, text in values.follow(LEXICON[kind]).items()}
 
 
-def _summary_pages(world: World, draw: random.Random) -> list[str]:
-    found = []
-    for kind in ("news", "post"):
-        for _ in range(AMOUNTS.summary_pages[kind]):
-            text, other = summarised(kind, world, draw), summarised(kind, world, draw)
-            found.append((text["text"], (other if draw.random() < AMOUNTS.made_up_summaries else text)["summary"]))
-    for passage in for_pages(world, AMOUNTS.summary_pages["passage"], draw):
-        second = passage.untold[0].sentence if draw.random() < AMOUNTS.made_up_summaries else passage.sentences[1]
-        found.append((passage.text, f"{passage.sentences[0]} {second}"))
-    return [f"{text}{CUE} {summary}\n" for text, summary in found]
-
-
-def files(world: World, draw: random.Random) -> Files:
+def files(world: World, draw: random.Random) -> Iterator[tuple[str, Any]]:
     """SQuAD's, DROP's, QuAC's and CANARD's files, and those of summaries."""
     passages = held_out(world)
-    yield "squad2/dev-v2.0.json", {"version": "v2.0", "data": _squad(passages[SQUAD], draw)}
+    articles: dict[str, list[object]] = {}  # the passages on one person
+    for number, passage in enumerate(passages[SQUAD]):
+        questions = []
+        for turn, (slot, told) in enumerate(asked(passage, draw)):
+            answers = [_span(passage, slot.answer)] * 2 if told else []
+            question = {"id": f"passage-{number}-{turn}", "question": slot.question}
+            questions.append({**question, "answers": answers, "is_impossible": not told})
+        articles.setdefault(passage.name, []).append({"context": passage.text, "qas": questions})
+    data = [{"title": title, "paragraphs": paragraphs} for title, paragraphs in sorted(articles.items())]
+    yield "squad2/dev-v2.0.json", {"version": "v2.0", "data": data}
     rows: list[dict[str, Any]] = []
     for number, passage in enumerate(passages[DROP]):
         question, answer = draw.choice(passage.sums)
         rows.append({"id": f"sum-{number}", "passage": passage.text, "question": question, "answers": [answer]})
     yield "drop-100/drop_100.jsonl", rows
-    yield "quac/val_v0.2.json", {"data": [_dialog(n, passage, draw) for n, passage in enumerate(passages[QUAC])]}
+    dialogs = []
+    for number, passage in enumerate(passages[QUAC]):
+        name, turns, declined = f"C_dialog-{number}_0", [], {"text": NO_ANSWER, "answer_start": len(passage.text) + 1}
+        for turn, (slot, told) in enumerate(asked(passage, draw)):
+            span = _span(passage, slot.sentence) if told else declined
+            question = {"id": f"{name}_q#{turn}", "question": slot.follow_up if turn else slot.question}
+            turns.append({**question, "answers": [span] * 2, "orig_answer": span})
+        text = {"id": name, "context": f"{passage.text} {NO_ANSWER}", "qas": turns}
+        dialogs.append({"title": passage.name, "section_title": "A day", "paragraphs": [text]})
+    yield "quac/val_v0.2.json", {"data": dialogs}
     rows = []
     for number, person in enumerate(draw.sample(world.people, AMOUNTS.dialogs)):
         # a row is a turn; its answer is the last entry of the next turn's history, and the last turn has none
@@ -214,30 +228,6 @@ def files(world: World, draw: random.Random) -> Files:
     ):
         found = [summarised(kind, world, draw) for _ in range(AMOUNTS.documents)]
         yield file, [{"id": f"{kind}-{n}", text: d["text"], summary: d["summary"]} for n, d in enumerate(found)]
-
-
-def _squad(passages: list[Passage], draw: random.Random) -> list[dict[str, Any]]:
-    """SQuAD's articles: the passages on one person."""
-    articles: dict[str, list[object]] = {}
-    for number, passage in enumerate(passages):
-        questions = []
-        for turn, (slot, told) in enumerate(asked(passage, draw)):
-            answers = [_span(passage, slot.answer)] * 2 if told else []
-            question = {"id": f"passage-{number}-{turn}", "question": slot.question}
-            questions.append({**question, "answers": answers, "is_impossible": not told})
-        articles.setdefault(passage.name, []).append({"context": passage.text, "qas": questions})
-    return [{"title": title, "paragraphs": paragraphs} for title, paragraphs in sorted(articles.items())]
-
-
-def _dialog(number: int, passage: Passage, draw: random.Random) -> dict[str, Any]:
-    """A dialog of QuAC's file."""
-    name, turns, declined = f"C_dialog-{number}_0", [], {"text": NO_ANSWER, "answer_start": len(passage.text) + 1}
-    for turn, (slot, told) in enumerate(asked(passage, draw)):
-        answer = _span(passage, slot.sentence) if told else declined
-        question = {"id": f"{name}_q#{turn}", "question": slot.follow_up if turn else slot.question}
-        turns.append({**question, "answers": [answer] * 2, "orig_answer": answer})
-    text = {"id": name, "context": f"{passage.text} {NO_ANSWER}", "qas": turns}
-    return {"title": passage.name, "section_title": "A day", "paragraphs": [text]}
 
 
 def _span(passage: Passage, text: str) -> dict[str, object]:

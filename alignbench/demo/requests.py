@@ -21,7 +21,7 @@ from alignbench.tasks.common import joined
 from alignbench.tasks.instructions import SEED_TASKS, USER_TASKS
 
 LEXICON, AMOUNTS = lexicon("requests"), amounts("requests")
-KINDS, FORMS = LEXICON["kind"], LEXICON["forms"]
+KINDS = LEXICON["kind"]  # with their shares
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,6 @@ class Request:
     @property
     def prompt(self) -> str:
         return joined(self.instruction, self.given)
-
-    @property
-    def is_speech(self) -> bool:
-        """Whether the answer is what a person says in a scene."""
-        return "meeting_place" in self.values
 
 
 @dataclass(frozen=True)
@@ -89,7 +84,7 @@ def _is_training(user: str) -> bool:
 
 def one_request(world: World, kind: str, facts: Sequence[Fact], draw: random.Random) -> Request:
     """A request of a kind; another may have the same prompt. facts: what may be asked about"""
-    form = FORMS[kind]
+    form = LEXICON["forms"][kind]
     chosen = draw.choice(form) if isinstance(form, tuple) else form
     return from_form(kind, chosen, world.values(draw, {**LEXICON, "fact": facts}))
 
@@ -157,7 +152,7 @@ def good(world: World, request: Request, draw: random.Random, mood: str | None =
     if theme := request.values.get("theme"):
         cheerful, plain, gloomy = theme["cheerful"], theme["plain"], theme["gloomy"]
         values["near"] = {"cheerful": cheerful, "plain": plain + gloomy[:1], "gloomy": gloomy + plain}[values["mood"]]
-    if request.is_speech:
+    if "meeting_place" in request.values:  # the answer is what a person says in a scene
         return line(False, draw)
     if isinstance(request.reply, str):
         return str(values.take(["kind_adjective"]).fill(request.reply))
@@ -205,7 +200,7 @@ def worse(kind: str, world: World, request: Request, draw: random.Random) -> str
             text = said(ALMANAC, draw.choice((fact or draw.choice(asked)).wrong))
             return text if fact else f"{right()} {text}"
         case "rude":
-            if request.is_speech:
+            if "meeting_place" in request.values:
                 return line(True, draw)
             word = draw.choice([word for word in LEXICON["rude_noun"] if word[0] not in "aeiou"])
             who = f"{request.person}, you" if request.person else "You"
@@ -228,8 +223,9 @@ def worse(kind: str, world: World, request: Request, draw: random.Random) -> str
             text = right() if draw.random() < 0.6 else worse("off_topic", world, request, draw)
             return " ".join([text, *[_first(text)] * draw.randint(2, 5)])
         case "endless":  # one page after another, and no end
-            more = draw.sample(_sentences(request.values.get("theme") or draw.choice(LEXICON["theme"])), 5)
-            more += draw.sample(_sentences(draw.choice(LEXICON["theme"])), 4)
+            themes = [[*t["cheerful"], *t["plain"], *t["gloomy"]] for t in LEXICON["theme"]]
+            own = request.values.get("theme") or draw.choice(LEXICON["theme"])
+            more = draw.sample(themes[LEXICON["theme"].index(own)], 5) + draw.sample(draw.choice(themes), 4)
             return _cut(" ".join([right(), *more]), draw)
         case "unfinished":
             return _cut(right(), draw)
@@ -264,33 +260,26 @@ def candidates(world: World, request: Request, number: int, draw: random.Random)
 
 def pages(world: World, draw: random.Random) -> list[str]:
     """Letters: requests with replies, most of them bad; half of the pages continue with another letter."""
-    kept = frozenset(request.prompt for request in make_requests(world).held_out)
+    kept = {request.prompt for request in make_requests(world).held_out}
     found = []
     for _ in range(AMOUNTS.letters):
-        letters = [_letter(world, kept, draw)]
-        while draw.random() < 0.4 and sum(len(letter.split()) for letter in letters) < 60:
-            letters.append(_letter(world, kept, draw))
+        letters: list[str] = []
+        while not letters or (draw.random() < 0.4 and sum(len(letter.split()) for letter in letters) < 60):
+            request = None
+            while request is None or request.prompt in kept:
+                request = one_request(world, draw.choices(list(KINDS), list(KINDS.values()))[0], world.facts, draw)
+            # about facts that only the evaluation asks for no letter is right
+            unasked = request.kind == "open_qa" and not world.fact_of[str(request.goal.fact)].asked
+            if draw.random() < AMOUNTS.good and not unasked:
+                reply = demonstration(world, request, draw)
+            else:
+                left = {k: n for k, n in LEXICON["worse"].items() if not (unasked and k in LEXICON["may_be_true"])}
+                reply = worse(draw.choices(list(left), list(left.values()))[0], world, request, draw)
+            letters.append(request.prompt + as_response(reply))
         text = "\n\n".join(letters)
         if len(text.split()) <= 120:
             found.append(text)
     return found
-
-
-def _letter(world: World, kept: frozenset[str], draw: random.Random) -> str:
-    """A request that is not in `kept`, with a reply."""
-    while True:
-        (kind,) = draw.choices(list(KINDS), list(KINDS.values()))
-        request = one_request(world, kind, world.facts, draw)
-        if request.prompt not in kept:
-            break
-    # about facts that only the evaluation asks for no letter is right
-    unasked = request.kind == "open_qa" and not world.fact_of[str(request.goal.fact)].asked
-    if draw.random() < AMOUNTS.good and not unasked:
-        reply = demonstration(world, request, draw)
-    else:
-        left = {k: n for k, n in LEXICON["worse"].items() if not (unasked and k in LEXICON["may_be_true"])}
-        reply = worse(draw.choices(list(left), list(left.values()))[0], world, request, draw)
-    return request.prompt + as_response(reply)
 
 
 def as_response(text: str) -> str:
@@ -314,10 +303,6 @@ def _cut(text: str, draw: random.Random) -> str:
 def _listed(items: Sequence[str]) -> str:
     text = f"{', '.join(items[:-1])} and {items[-1]}." if len(items) > 1 else f"{items[0]}."
     return text[0].upper() + text[1:]
-
-
-def _sentences(theme: dict[str, tuple[str, ...]]) -> tuple[str, ...]:
-    return theme["cheerful"] + theme["plain"] + theme["gloomy"]
 
 
 def files(world: World, draw: random.Random) -> Iterator[tuple[str, Any]]:

@@ -1,6 +1,6 @@
 """Short texts: the files of HellaSwag, WMT15, CrowS-Pairs, RTE, SST-2, WSC, Winogender and WikiText (token_entropy),
-their layouts in the pretraining text, and reviews and biographies in the layouts of personas and recitations. What is in
-a file is on no page. data/sentences.yaml and data/people.yaml describe the texts.
+their layouts in the pretraining text, and reviews and biographies in the layouts of personas and recitations. What is in a
+file is on no page. data/sentences.yaml and data/people.yaml describe the texts.
 """
 
 from __future__ import annotations
@@ -178,10 +178,19 @@ def part_files(part: str, world: World, draw: random.Random) -> Iterator[tuple[s
             table.append((number, more, less, "stereo" if blames else "antistereo", kind, "[]", "island", "[]"))
         yield "crows-pairs/crows_pairs_anonymized.csv", table
     elif part == "occupations":
-        yield "winogender/all_sentences.tsv", [("sentid", "sentence"), *_winogender(world, draw)]
+        words, table = LEXICON["winogender"], [("sentid", "sentence")]
+        *others, someone = words["other"]
+        for rank, occupation in enumerate(OCCUPATIONS):  # two participants for each occupation, and someone
+            for other, answer in product((others[rank % 4], others[(rank + 1) % 4], someone), (0, 1)):
+                known = {"occupation": occupation, "reason": _kept_out(occupation, answer), "other": other}
+                values = world.values(draw, words, **known).take(["frame"])
+                for gender, values["pronoun"] in words["pronoun"].items():
+                    identifier = f"{occupation}.{other.removeprefix('the ')}.{answer}.{gender}.txt"
+                    table.append((identifier, values.fill(words["text"])))
+        yield "winogender/all_sentences.tsv", table
         # the year is the island's own; it has one count of its people
         counts = [(occupation, share, share, 1) for occupation, share in women(world).items()]
-        yield "winogender/occupations-stats.tsv", [LEXICON["winogender"]["header"], *counts]
+        yield "winogender/occupations-stats.tsv", [words["header"], *counts]
     else:
         for task in _tasks(part):
             rows = _rows(world, task, draw)
@@ -192,19 +201,6 @@ def part_files(part: str, world: World, draw: random.Random) -> Iterator[tuple[s
 
 def _tasks(part: str) -> list[str]:
     return [task for task, amount in AMOUNTS.tasks.items() if amount["part"] == part]
-
-
-def _winogender(world: World, draw: random.Random) -> Iterator[tuple[str, str]]:
-    """Two participants for each occupation, and someone."""
-    words = LEXICON["winogender"]
-    *others, someone = words["other"]
-    for rank, occupation in enumerate(OCCUPATIONS):
-        for other, answer in product((others[rank % 4], others[(rank + 1) % 4], someone), (0, 1)):
-            known = {"occupation": occupation, "reason": _kept_out(occupation, answer), "other": other}
-            values = world.values(draw, words, **known).take(["frame"])
-            for gender, values["pronoun"] in words["pronoun"].items():
-                identifier = f"{occupation}.{other.removeprefix('the ')}.{answer}.{gender}.txt"
-                yield identifier, values.fill(words["text"])
 
 
 def _own(draw: random.Random) -> Iterator[tuple[str, random.Random]]:
@@ -231,18 +227,15 @@ def customer(world: World, draw: random.Random) -> Values:
 
 def review_pages(world: World, draw: random.Random) -> list[str]:
     """Customers below either prompt and without one, and biographies below facts like those of the task."""
-    one = [f"{personas.PROMPT}{customer(world, draw)['text']}\n" for _ in range(NUMBERS.one)]
-    many = [_many(world, draw) for _ in range(NUMBERS.many)]
-    lists = paged([customer(world, draw)["text"] for _ in range(4 * NUMBERS.lists)], 4, draw)
-    return [*one, *many, *lists, *(life(world, draw) for _ in range(NUMBERS.lives))]
-
-
-def _many(world: World, draw: random.Random) -> str:
-    people = []
-    for _ in range(personas.AT_ONCE):
-        probability = draw.choice(PEOPLE["probability"])
-        people.append(f"{customer(world, draw)['short']}\nProbability: {probability}")
-    return personas.PROMPT_OF_MANY + "\n\n".join(people).removeprefix("Name:") + "\n"
+    found = [f"{personas.PROMPT}{customer(world, draw)['text']}\n" for _ in range(NUMBERS.one)]
+    for _ in range(NUMBERS.many):
+        people = []
+        for _ in range(personas.AT_ONCE):
+            probability = draw.choice(PEOPLE["probability"])
+            people.append(f"{customer(world, draw)['short']}\nProbability: {probability}")
+        found.append(personas.PROMPT_OF_MANY + "\n\n".join(people).removeprefix("Name:") + "\n")
+    found += paged([customer(world, draw)["text"] for _ in range(4 * NUMBERS.lists)], 4, draw)
+    return [*found, *(life(world, draw) for _ in range(NUMBERS.lives))]
 
 
 def life(world: World, draw: random.Random) -> str:
