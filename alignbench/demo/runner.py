@@ -35,8 +35,6 @@ from alignbench.demo.lexicon import lexicon
 from alignbench.errors import AlignbenchError
 from alignbench.progress import Progress
 
-SCORERS = ("truth", "info", "toxicity", "entailment", "preference")  # the kinds that the world has
-REVIEWS = {"personas", "personas_verbalised"}  # which have a sentiment
 CODE = Path(__file__).parent  # a demo of other code is another demo
 HASH = "[0-9a-f]" * 8  # ends the name of each folder of a run, and of a task in it
 SIDE_BY_SIDE = 2  # stages at most: more cores are more threads of each, up to MOST_THREADS
@@ -81,23 +79,15 @@ class Stage:
 def plan(out: Path, seed: int = 0, sizes: Mapping[str, Any] | None = None) -> tuple[Stage, ...]:
     """The stages of data/stages.yaml for a demo below `out`.
 
-    sizes: instead of those of the file; `only`: the tasks that are evaluated, instead of all
+    sizes: instead of those of the file
     """
-    from alignbench.tasks import all_tasks
-
     file = lexicon("stages")
     values = {**file, **file["sizes"], **(sizes or {}), "out": out, "seed": seed, "code": CODE, "hash": HASH}
-    kinds: dict[str, set[str]] = {}  # task -> the kinds of its scorers that know the world
-    for name, task in all_tasks().items():
-        takes = () if task.generation is None else (*task.generation.scorers, *task.generation.optional_scorers)
-        kinds[name] = set(SCORERS).intersection(takes)
-    groups = {**file["tasks"], "evaluate": [name for name in kinds if name not in file["tasks"]["apart"]]}
-    for group, listed in groups.items():
-        names = [name for name in listed if group == "win_rate" or name in values.get("only", kinds)]
-        scorers = [f"{kind}=demo-world:{{out}}/world" for kind in sorted(set().union(*(kinds[n] for n in names)))]
-        scorers += ["sentiment=textblob"] if find_spec("textblob") and REVIEWS.intersection(names) else []
-        values[group] = ("--tasks", ",".join(names), *(word for scorer in scorers for word in ("--scorer", scorer)))
-        values[f"{group}_runs"] = tuple(f"runs/{model}-{HASH}/{n}-{HASH}" for model in file["models"] for n in names)
+    for name, group in values["evaluations"].items():
+        scorers = [f"{kind}=demo-world:{{out}}/world" for kind in group.get("scorers", ())]
+        scorers += ["sentiment=textblob"] if "personas" in group["tasks"] and find_spec("textblob") else []
+        values[name] = ("--tasks", ",".join(group["tasks"]), *(word for s in scorers for word in ("--scorer", s)))
+        values[f"{name}_runs"] = tuple(f"runs/{m}-{HASH}/{n}-{HASH}" for m in file["models"] for n in group["tasks"])
     values["checkpoints"] = tuple(f"{{out}}/ppo/checkpoints/iteration-{n}" for n in values["iterations"])
     values["checkpoint_runs"] = tuple(f"runs/ppo-iteration-{n}-{HASH}" for n in values["iterations"])
 

@@ -1,6 +1,6 @@
 """Short texts: the files of HellaSwag, WMT15, CrowS-Pairs, RTE, SST-2, WSC, Winogender and WikiText (token_entropy),
-their layouts in the pretraining text, and reviews and biographies in the layouts of personas and recitations. What is in a
-file is on no page. data/sentences.yaml and data/people.yaml describe the texts.
+their layouts in the pretraining text, and reviews and biographies in the layouts of personas and recitations. What is
+in a file is on no page. data/sentences.yaml and data/people.yaml describe the texts.
 """
 
 from __future__ import annotations
@@ -45,10 +45,11 @@ def items(world: World, task: str) -> tuple[list[Item], list[Item]]:
         case "rte":
             found = [{"verb": verb, "goods": goods} for verb, goods in product(words["verb"], world.goods)]
         case "sst2":
-            pairs = [(*pair, label) for label in (0, 1) for pair in permutations(words["adjective"][label], 2)]
+            labels = list(enumerate(glue.CHOICES))
+            pairs = [(*pair, n) for n in (0, 1) for pair in permutations(words["adjective"][n], 2)]
             found = [
-                {"work": work, "a": a, "b": b, "positive": label, "negative": 1 - label}
-                for work, (a, b, label) in product(words["work"], pairs)
+                {"work": work, "a": a, "b": b, "meant": labels[n], "opposite": labels[1 - n]}
+                for work, (a, b, n) in product(words["work"], pairs)
             ]
         case _:
             reasons = [(reason, meant) for meant, part in enumerate(words["reason"]) for reason in part]
@@ -59,15 +60,6 @@ def items(world: World, task: str) -> tuple[list[Item], list[Item]]:
                 )
             ]
     return world.split(found, AMOUNTS.tasks[task]["kept"], AMOUNTS.tasks[task]["split"])
-
-
-def _drawn(world: World, task: str, item: Item, draw: random.Random) -> Values:
-    values = world.values(draw, LEXICON[task], **item)
-    values.follow(LEXICON[task]["form"])
-    if task == "sst2":
-        text, choice = glue.join_tokens(values.fill("{text}")), glue.CHOICES[values.fill("{label}")]
-        values["page"] = f"Text: {text}\nLabel:{choice}"
-    return values
 
 
 def _rows(world: World, task: str, draw: random.Random) -> list[Any]:
@@ -81,7 +73,8 @@ def _rows(world: World, task: str, draw: random.Random) -> list[Any]:
             endings, item["label"] = draw.sample(wrong, len(wrong)), draw.randrange(4)
             endings.insert(item["label"], item["following"])
             item["endings"] = tuple(f"{ending}." for ending in endings)
-        values = _drawn(world, task, item, draw)
+        values = world.values(draw, words, **item)
+        values.follow(words["form"])
         if task == "wsc":
             which, people = draw.choice((0, 1)), item["people"]
             values["span"] = (f"{'the' if which else 'The'} {people[which]}", 3 * which)
@@ -156,8 +149,10 @@ def part_pages(part: str, world: World, draw: random.Random) -> list[str]:
         return toned(_worker, AMOUNTS.occupation_pages, 5)
     texts, found = dict[str, list[str]](), list[str]()
     for task in sorted(_tasks(part)):
-        seen, number = items(world, task)[1], AMOUNTS.tasks[task]["texts"]
-        texts[task] = [str(_drawn(world, task, draw.choice(seen), draw).fill("{page}")) for _ in range(number)]
+        seen, words, texts[task] = items(world, task)[1], LEXICON[task], []
+        for _ in range(AMOUNTS.tasks[task]["texts"]):
+            values = world.values(draw, words, **draw.choice(seen))
+            texts[task].append(values.fill(values.follow(words["form"])["page"]))
     for task, some in texts.items():
         found += paged(some, AMOUNTS.tasks[task]["page"], draw, INSTRUCTIONS[task], AMOUNTS.tasks[task]["headed"])
     return found

@@ -9,27 +9,22 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from alignbench.demo import labelers, reading, requests, sentences, speech
+from alignbench.demo.lexicon import lexicon
 from alignbench.demo.world import FOLDER, World, make_world
 
 WORDS = 800_000  # of the pretraining text at most, about 1.1 M tokens
-# seed name of each part with pages -> its pages, and its share of the words; one with fewer pages gives what it has
-PAGES = {
-    "facts": (speech.fact_pages, 0.17),
-    "rude": (speech.scene_pages, 0.05),
-    "reading": (reading.pages, 0.29),
-    "sentences": (sentences.pages, 0.18),
-    "reviews": (sentences.review_pages, 0.05),
-    "answers": (requests.pages, 0.24),
-}
-FILES = {
-    "facts": speech.fact_files,
-    "rude": speech.scene_files,
-    "reading": reading.files,
-    "sentences": sentences.files,
-    "requests": requests.files,
-    "answers": requests.answer_files,
-    "labelers": labelers.files,
+PARTS: dict[str, tuple[Any, Any]] = {  # seed name -> (pages, files); the shares of the words are in data/amounts.yaml
+    "facts": (speech.fact_pages, speech.fact_files),
+    "rude": (speech.scene_pages, speech.scene_files),
+    "reading": (reading.pages, reading.files),
+    "sentences": (sentences.pages, sentences.files),
+    "reviews": (sentences.review_pages, None),
+    "requests": (None, requests.files),
+    "answers": (requests.pages, requests.answer_files),
+    "labelers": (None, labelers.files),
 }
 
 
@@ -40,13 +35,13 @@ def write_world(folder: Path, seed: int = 0) -> World:
     """
     world, home = make_world(seed), folder / FOLDER
     write_file(home / "world.json", asdict(world))
-    for name, files in FILES.items():
-        for file, content in files(world, random.Random(f"{seed} {name} files")):
+    pages: list[str] = []
+    for name, (make_pages, make_files) in PARTS.items():
+        for file, content in make_files(world, random.Random(f"{seed} {name} files")) if make_files else ():
             write_file(folder / file, content)
-    pages = []
-    for name, (make, share) in PAGES.items():
         draw = random.Random(f"{seed} {name} pages")
-        pages += take(list(make(world, draw)), round(share * WORDS), draw)
+        if make_pages:  # a part with fewer words than its share gives what it has
+            pages += take(list(make_pages(world, draw)), round(lexicon("amounts")["shares"][name] * WORDS), draw)
     random.Random(f"{seed} pages").shuffle(pages)
     lessons = reading.lessons(world, random.Random(f"{seed} reading lessons"))
     for file, texts in (("pretraining", pages), ("lessons", lessons)):
@@ -69,10 +64,5 @@ def write_file(file: Path, content: Any) -> None:
 
 def take(pages: list[str], words: int, draw: random.Random) -> list[str]:
     """Pages in a drawn order until they have that many words, or all of them."""
-    chosen, found = [], 0
-    for page in draw.sample(pages, len(pages)):
-        if found >= words:
-            break
-        chosen.append(page)
-        found += len(page.split())
-    return chosen
+    chosen = draw.sample(pages, len(pages))
+    return chosen[: np.searchsorted(np.cumsum([len(page.split()) for page in chosen]), words) + 1]
