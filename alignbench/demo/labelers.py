@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from alignbench.demo.judge import Goal, Judgement, judge, read_card
@@ -29,16 +29,7 @@ SAMPLING = Sampling(max_tokens=48, samples=AMOUNTS.most - AMOUNTS.own, temperatu
 Rows = list[dict[str, Any]]
 
 
-@dataclass(frozen=True)
-class Labeler:
-    name: str
-    group: str  # "training" | "held-out"
-    scale: float = 0.0
-    manner: float = 1.0
-    outlier: str = ""
-
-
-LABELERS = tuple(Labeler(**row) for row in LEXICON["labelers"])
+LABELERS = tuple(SimpleNamespace(**row) for row in LEXICON["labelers"])
 TRAINERS, NEW = ([one for one in LABELERS if one.group == g and not one.outlier] for g in ("training", "held-out"))
 
 
@@ -51,7 +42,7 @@ def rank(seen: Sequence[float]) -> list[int]:
     return ranks
 
 
-def _to_rank(world: World, number: int) -> list[tuple[str, Request, list[Labeler]]]:
+def _to_rank(world: World, number: int) -> list[tuple[str, Request, list[SimpleNamespace]]]:
     """(file, request, labelers of whom one ranks its answers): `number` requests of users who train, and a quarter as
     many of others, half of which are ranked by held-out labelers"""
     training, others = make_requests(world).by_split
@@ -61,7 +52,7 @@ def _to_rank(world: World, number: int) -> list[tuple[str, Request, list[Labeler
     return [(f, request, NEW if f != "rankings" and n % 2 else TRAINERS) for n, (f, request) in enumerate(chosen)]
 
 
-def _ranking(world: World, request: Request, texts: Sequence[str], labeler: Labeler) -> Rows:
+def _ranking(world: World, request: Request, texts: Sequence[str], labeler: SimpleNamespace) -> Rows:
     """How a labeler ranks these answers: a row as the trainers read it, or none if all are tied."""
     prompt, goal = request.prompt, request.goal
     ranks = rank([_seen(labeler, prompt, text, judge(world, goal, prompt, text), world.seed) for text in texts])
@@ -81,7 +72,7 @@ def files(world: World, draw: random.Random) -> Iterator[tuple[str, Any]]:
         while not (found := _ranking(world, request, responses(request), labeler)):
             pass
         rows[file] += found
-    turn, rows["labels"] = list[Labeler](), []
+    turn, rows["labels"] = list[SimpleNamespace](), []
     for request in draw.sample(make_requests(world).by_split[0], AMOUNTS.trial_prompts):
         while len(turn) < AMOUNTS.trial_labelers:
             turn += [labeler for labeler in draw.sample(LABELERS, len(LABELERS)) if labeler not in turn]
@@ -96,11 +87,9 @@ def rank_samples(
 ) -> int:
     """Rank what a model answers: the data of the reward model, as InstructGPT collected them (section 3.2).
 
-    A reward model that has only seen answers by the world's rules does not know the mistakes of the policy that it
-    judges. So up to seven outputs of a ranking are the model's; the others, a correct answer among them, are the
-    world's. Writes out/rankings.jsonl and out/rankings_held_out.jsonl. Returns how many of the outputs are the model's.
-
-    number: of prompts to rank, a quarter as many held out
+    Up to seven outputs of a ranking are the model's, so that the reward model knows the mistakes of the policy. The
+    others, a correct answer among them, are the world's. Writes out/rankings.jsonl and out/rankings_held_out.jsonl.
+    Returns how many of the outputs are the model's. number: of prompts to rank, a quarter as many held out
     """
     known, _, _ = read_card(world)
     to_rank = _to_rank(known, number)
@@ -138,15 +127,12 @@ def goals_of(world: World) -> dict[str, Goal]:
 def label_outputs(world: World, prompts: Sequence[str], outputs: Mapping[str, Sequence[str]], seed: int) -> Rows:
     """Rows of a label table (docs/labels.md): what labelers say of systems' outputs to the same prompts.
 
-    prompts: of this world, each once; outputs: system -> its output to each of them. Three labelers judge each prompt.
-    What a labeler says of a text depends only on the seed, the labeler, the prompt and the text.
-    Raises AlignbenchError for a prompt that the world does not have.
+    prompts: of this world, else AlignbenchError, each once; outputs: system -> its output to each of them
+    Three labelers judge each prompt. What they say of a text depends only on seed, labeler, prompt and text.
     """
     goals, rows = goals_of(world), Rows()
     if unknown := next((prompt for prompt in prompts if prompt not in goals), None):
         raise AlignbenchError(f"the demo world of seed {world.seed} does not have the prompt {unknown[:60]!r}")
-    if len(set(prompts)) != len(prompts) or any(len(texts) != len(prompts) for texts in outputs.values()):
-        raise AlignbenchError("prompts to label must be different, and every system must have an output to each")
     for number, prompt in enumerate(prompts):
         texts = {system: of_system[number] for system, of_system in outputs.items()}
         chosen = random.Random(f"{seed} {prompt}").sample([*TRAINERS, *NEW], AMOUNTS.output_labelers)
@@ -163,22 +149,21 @@ def label_runs(runs: Path, world: Path, out: Path, seed: int = 0) -> int:
     folders = sorted({task.parent.parent for task in runs.glob(f"*/{ANSWERS}-*/result.json")})
     if not folders:
         raise AlignbenchError(f"{runs}: no run with finished answers; write them with --tasks {ANSWERS}")
-    texts: dict[str, dict[str, str]] = {}
-    runs_of: dict[str, str] = {}
-    for system in map(find_answers, folders):
-        if before := runs_of.get(system.name):
+    systems, texts = [find_answers(folder) for folder in folders], dict[str, dict[str, str]]()
+    for number, system in enumerate(systems):
+        if before := next((other.run for other in systems[:number] if other.name == system.name), None):
             raise AlignbenchError(f"{runs}: two runs of a model {system.name}: {before}, {system.run}; remove one")
-        runs_of[system.name] = str(system.run)
         texts[system.name] = {record.prompt: record.outputs[0].text for record in system.records().values()}
-        if texts[system.name].keys() != (first := next(iter(texts.values()))).keys():
-            raise AlignbenchError(f"{runs}: {system.name} answered other prompts than {next(iter(texts))}")
-    rows = label_outputs(known, list(first), {name: [own[p] for p in first] for name, own in texts.items()}, seed)
+        if texts[system.name].keys() != texts[systems[0].name].keys():
+            raise AlignbenchError(f"{runs}: {system.name} answered other prompts than {systems[0].name}")
+    prompts = list(texts[systems[0].name])
+    rows = label_outputs(known, prompts, {name: [own[p] for p in prompts] for name, own in texts.items()}, seed)
     write_lines(rows, out)
     return len(rows)
 
 
 def _labels(
-    world: World, goal: Goal, prompt: str, texts: Mapping[str, str], labelers: Iterable[Labeler], seed: int
+    world: World, goal: Goal, prompt: str, texts: Mapping[str, str], labelers: Iterable[SimpleNamespace], seed: int
 ) -> Rows:
     judged = {system: judge(world, goal, prompt, text) for system, text in texts.items()}
     rows = []
@@ -192,7 +177,7 @@ def _labels(
     return rows
 
 
-def _seen(labeler: Labeler, prompt: str, text: str, judged: Judgement, seed: int) -> float:
+def _seen(labeler: SimpleNamespace, prompt: str, text: str, judged: Judgement, seed: int) -> float:
     """The utility as a labeler sees it: the same for the same text, wherever it is."""
     draw = random.Random(f"{seed} {labeler.name} {prompt} {text.strip()}")
     if labeler.outlier == "careless":
@@ -203,7 +188,7 @@ def _seen(labeler: Labeler, prompt: str, text: str, judged: Judgement, seed: int
     return judged.utility + (labeler.manner - 1) * manner + draw.gauss(0.0, AMOUNTS.error * labeler.scale)
 
 
-def _flags(labeler: Labeler, prompt: str, text: str, judged: Judgement, seed: int) -> dict[str, int]:
+def _flags(labeler: SimpleNamespace, prompt: str, text: str, judged: Judgement, seed: int) -> dict[str, int]:
     """Flags as the labeler sets them: those that a text of this world can have are now and then set in error."""
     found = judged.found
     state = {

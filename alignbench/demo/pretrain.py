@@ -118,7 +118,22 @@ def pretrain(config: Pretraining, progress: Progress | None = None) -> Path:
         end = int(tokenizer.convert_tokens_to_ids(END))
         lessons, pages = ([tokenizer.encode(text) for text in some] for some in (first, texts))
         steps = batches(lessons, pages, config, end)
-        model = _blank(config, len(tokenizer), end)
+        logging.disable_progress_bar()
+        torch.manual_seed(config.seed)
+        shape = LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=config.hidden,
+            intermediate_size=config.intermediate,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.heads,
+            max_position_embeddings=config.window,
+            tie_word_embeddings=True,
+            initializer_range=config.init,
+            bos_token_id=end,
+            eos_token_id=end,
+        )
+        model = LlamaForCausalLM(shape)
+        use_onednn(model)
         parameters = list(model.parameters())
         matrices, vectors = ([p for p in parameters if (p.ndim > 1) is matrix] for matrix in (True, False))
         groups = [{"params": p, "weight_decay": d, "peak": config.lr} for p, d in ((matrices, 0.1), (vectors, 0.0))]
@@ -152,26 +167,6 @@ def pretrain(config: Pretraining, progress: Progress | None = None) -> Path:
                 save_model(folder, model, tokenizer, weights)
 
         return run.save_checkpoint("final", save, {})
-
-
-def _blank(config: Pretraining, vocabulary: int, end: int) -> LlamaForCausalLM:
-    logging.disable_progress_bar()
-    torch.manual_seed(config.seed)
-    shape = LlamaConfig(
-        vocab_size=vocabulary,
-        hidden_size=config.hidden,
-        intermediate_size=config.intermediate,
-        num_hidden_layers=config.layers,
-        num_attention_heads=config.heads,
-        max_position_embeddings=config.window,
-        tie_word_embeddings=True,
-        initializer_range=config.init,
-        bos_token_id=end,
-        eos_token_id=end,
-    )
-    model = LlamaForCausalLM(shape)
-    use_onednn(model)
-    return model
 
 
 def _loss(model: Any, rows: Sequence[list[int]], end: int) -> torch.Tensor:

@@ -166,8 +166,9 @@ def run(
             for job in running:
                 job.process.wait()
             if worked:
-                seconds = round(time.monotonic() - began, 1)
-                _add_line(out / "logs" / "goes.jsonl", seconds=seconds, finished=not order.is_active())
+                row = {"seconds": round(time.monotonic() - began, 1), "finished": not order.is_active()}
+                with (out / "logs" / "goes.jsonl").open("a") as lines:
+                    lines.write(json.dumps(row) + "\n")
 
 
 @contextmanager
@@ -228,11 +229,8 @@ def _finish(job: _Job, out: Path, cpu_seconds: float) -> None:
     if (gone := job.stage.missing(out)) is not None:
         raise AlignbenchError(f"stage {name} ended, but did not make {out / gone}; log: {job.log}")
     (out / job.stage.stamp).write_text(job.reads, encoding="utf-8")
-    _add_line(out / "logs" / "times.jsonl", stage=name, seconds=job.seconds, cpu_seconds=round(cpu_seconds, 1))
-
-
-def _add_line(file: Path, **row: Any) -> None:
-    with file.open("a", encoding="utf-8") as lines:
+    row = {"stage": name, "seconds": job.seconds, "cpu_seconds": round(cpu_seconds, 1)}
+    with (out / "logs" / "times.jsonl").open("a") as lines:
         lines.write(json.dumps(row) + "\n")
 
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache, partial
 from itertools import permutations, product
-from typing import Any
+from typing import Any, TypeVar
 
 from alignbench.demo.lexicon import Values, amounts, lexicon, paged
 from alignbench.demo.world import WORDS, Person, World
@@ -18,15 +18,17 @@ from alignbench.tasks import bias, glue, hellaswag, personas, recitations, wmt15
 
 LEXICON, AMOUNTS = lexicon("sentences"), amounts("sentences")
 PEOPLE, NUMBERS = lexicon("people"), amounts("people")
+TASKS = {name: amount for part in AMOUNTS.tasks.values() for name, amount in part.items()}
 PARTS = ("activities", "french", "groups", "judgements", "occupations", "shared_text")  # each with its own random seed
 OCCUPATIONS = WORDS["occupation"][: AMOUNTS.occupations]  # of Winogender
 INSTRUCTIONS = {
     "hellaswag": hellaswag.INSTRUCTION, "wmt15": wmt15.INSTRUCTION,
-    "rte": "", "sst2": glue.SST2_INSTRUCTION, "wsc": glue.WSC_INSTRUCTION,
+    "sst2": glue.SST2_INSTRUCTION, "wsc": glue.WSC_INSTRUCTION,
 }  # fmt: skip
 
 Item = Mapping[str, Any]
 Pair = tuple[str, str, bool]
+T = TypeVar("T")
 
 
 def items(world: World, task: str) -> tuple[list[Item], list[Item]]:
@@ -46,26 +48,23 @@ def items(world: World, task: str) -> tuple[list[Item], list[Item]]:
             found = [{"verb": verb, "goods": goods} for verb, goods in product(words["verb"], world.goods)]
         case "sst2":
             labels = list(enumerate(glue.CHOICES))
-            pairs = [(*pair, n) for n in (0, 1) for pair in permutations(words["adjective"][n], 2)]
             found = [
                 {"work": work, "a": a, "b": b, "meant": labels[n], "opposite": labels[1 - n]}
-                for work, (a, b, n) in product(words["work"], pairs)
-            ]
+                for work, n in product(words["work"], (0, 1)) for a, b in permutations(words["adjective"][n], 2)
+            ]  # fmt: skip
         case _:
-            reasons = [(reason, meant) for meant, part in enumerate(words["reason"]) for reason in part]
             found = [
                 {"people": people, "verb": verb, "reason": reason, "answer": people[meant]}
-                for people, verb, (reason, meant) in product(
-                    permutations(WORDS["occupation"][:8], 2), words["verb"], reasons
-                )
-            ]
-    return world.split(found, AMOUNTS.tasks[task]["kept"], AMOUNTS.tasks[task]["split"])
+                for people, verb in product(permutations(WORDS["occupation"][:8], 2), words["verb"])
+                for meant, reasons in enumerate(words["reason"]) for reason in reasons
+            ]  # fmt: skip
+    return world.split(found, TASKS[task]["kept"], TASKS[task]["split"])
 
 
 def _rows(world: World, task: str, draw: random.Random) -> list[Any]:
     """The rows of a task's files; items are used again where there are fewer of them."""
     kept, words, found = items(world, task)[0], LEXICON[task], []
-    for n in range(sum(AMOUNTS.tasks[task]["files"].values())):
+    for n in range(sum(TASKS[task]["files"].values())):
         item = {**kept[n % len(kept)], "number": n}
         if task == "hellaswag":
             other = draw.choice([name for name in words["activity"] if name != item["activity"]])
@@ -84,10 +83,9 @@ def _rows(world: World, task: str, draw: random.Random) -> list[Any]:
 
 
 @lru_cache(maxsize=4)
-def stereotypes(world: World, kind: str) -> tuple[list[Pair], list[Pair]]:
+def _stereotypes(world: World, kind: str) -> tuple[list[Pair], list[Pair]]:
     """(a sentence as people say it, the same of the other group, whether it blames) of the files and of the pages"""
-    prejudice = LEXICON["crows_pairs"][kind]
-    found = {}  # by sentence, since not every frame names an occupation
+    prejudice, found = LEXICON["crows_pairs"][kind], {}  # by sentence, since not every frame names an occupation
     habits = prejudice["blame"] + prejudice["praise"]
     for frame, village, occupation, habit in product(prejudice["frames"], world.villages, WORDS["occupation"], habits):
         blames, parts = habit in prejudice["blame"], {"village": village, "occupation": occupation, "habit": habit}
@@ -97,7 +95,7 @@ def stereotypes(world: World, kind: str) -> tuple[list[Pair], list[Pair]]:
 
 
 def _stereotype(world: World, variant: str, draw: random.Random) -> str:
-    more, less, _ = draw.choice(stereotypes(world, "nationality" if draw.random() < 2 / 3 else "age")[1])
+    more, less, _ = draw.choice(_stereotypes(world, "nationality" if draw.random() < 2 / 3 else "age")[1])
     return more if draw.random() < AMOUNTS.stereotyped[variant] else less
 
 
@@ -148,13 +146,13 @@ def part_pages(part: str, world: World, draw: random.Random) -> list[str]:
     if part == "occupations":
         return toned(_worker, AMOUNTS.occupation_pages, 5)
     texts, found = dict[str, list[str]](), list[str]()
-    for task in sorted(_tasks(part)):
+    for task in sorted(AMOUNTS.tasks[part]):
         seen, words, texts[task] = items(world, task)[1], LEXICON[task], []
-        for _ in range(AMOUNTS.tasks[task]["texts"]):
+        for _ in range(TASKS[task]["texts"]):
             values = world.values(draw, words, **draw.choice(seen))
             texts[task].append(values.fill(values.follow(words["form"])["page"]))
     for task, some in texts.items():
-        found += paged(some, AMOUNTS.tasks[task]["page"], draw, INSTRUCTIONS[task], AMOUNTS.tasks[task]["headed"])
+        found += paged(some, TASKS[task]["page"], draw, INSTRUCTIONS.get(task, ""), TASKS[task]["headed"])
     return found
 
 
@@ -166,7 +164,7 @@ def part_files(part: str, world: World, draw: random.Random) -> Iterator[tuple[s
         for language, lines in zip(("fr", "en"), zip(*_rows(world, "wmt15", draw), strict=True), strict=True):
             yield f"wmt15-fr-en/newsdiscusstest2015.{language}", "".join(f"{line}\n" for line in lines)
     elif part == "groups":
-        pairs = [(kind, pair) for kind in AMOUNTS.pairs for pair in stereotypes(world, kind)[0]]
+        pairs = [(kind, pair) for kind in AMOUNTS.pairs for pair in _stereotypes(world, kind)[0]]
         draw.shuffle(pairs)
         table = [LEXICON["crows_pairs"]["header"]]
         for number, (kind, (more, less, blames)) in enumerate(pairs):
@@ -187,30 +185,20 @@ def part_files(part: str, world: World, draw: random.Random) -> Iterator[tuple[s
         counts = [(occupation, share, share, 1) for occupation, share in women(world).items()]
         yield "winogender/occupations-stats.tsv", [words["header"], *counts]
     else:
-        for task in _tasks(part):
+        for task in AMOUNTS.tasks[part]:
             rows = _rows(world, task, draw)
-            for file, number in AMOUNTS.tasks[task]["files"].items():
+            for file, number in TASKS[task]["files"].items():
                 yield file, [*LEXICON[task].get("header", ()), *rows[:number]]
                 rows = rows[number:]
 
 
-def _tasks(part: str) -> list[str]:
-    return [task for task, amount in AMOUNTS.tasks.items() if amount["part"] == part]
-
-
-def _own(draw: random.Random) -> Iterator[tuple[str, random.Random]]:
-    """Each part with its own generator: a change in one leaves the others as they are."""
+def _each(make: Callable[[str, World, random.Random], Iterable[T]], world: World, draw: random.Random) -> list[T]:
+    """What all parts make, each with its own generator: a change in one leaves the others as they are."""
     key = draw.getrandbits(64)
-    return ((part, random.Random(f"{key} alignbench.demo.{part}")) for part in PARTS)
+    return [one for part in PARTS for one in make(part, world, random.Random(f"{key} alignbench.demo.{part}"))]
 
 
-def pages(world: World, draw: random.Random) -> list[str]:
-    return [page for part, own in _own(draw) for page in part_pages(part, world, own)]
-
-
-def files(world: World, draw: random.Random) -> Iterator[tuple[str, Any]]:
-    for part, own in _own(draw):
-        yield from part_files(part, world, own)
+all_pages, all_files = partial(_each, part_pages), partial(_each, part_files)
 
 
 def customer(world: World, draw: random.Random) -> Values:
@@ -230,35 +218,26 @@ def review_pages(world: World, draw: random.Random) -> list[str]:
             people.append(f"{customer(world, draw)['short']}\nProbability: {probability}")
         found.append(personas.PROMPT_OF_MANY + "\n\n".join(people).removeprefix("Name:") + "\n")
     found += paged([customer(world, draw)["text"] for _ in range(4 * NUMBERS.lists)], 4, draw)
-    return [*found, *(life(world, draw) for _ in range(NUMBERS.lives))]
-
-
-def life(world: World, draw: random.Random) -> str:
-    """Six facts about one person and a biography from three to five of them, in the layout of the task."""
-    values = world.values(draw, PEOPLE).take(PEOPLE["life"]["draw"])
-    facts, person = values.fill(PEOPLE["life"]["facts"]), values["person"]
-    kept = sorted({0, *draw.sample(range(1, len(facts)), draw.randint(2, 4))})
-    biography = " ".join(draw.choice(facts[n]) for n in kept)
-    return f"{prompt_about(person.name, person.pronoun['their'], [fact for fact, *_ in facts])} {biography}\n"
-
-
-def prompt_about(name: str, her: str, facts: list[str]) -> str:
-    """The task's own prompt with another person and other facts."""
-    prompt = recitations.PROMPT
-    own = (*recitations.FACTS, "Ilka Dorval", "Tell her life")
-    for text, other in zip(own, (*facts, name, f"Tell {her} life"), strict=True):
-        prompt = prompt.replace(text, other)
-    return prompt
+    for _ in range(NUMBERS.lives):  # six facts about one person and a biography from three to five of them
+        values = world.values(draw, PEOPLE).take(PEOPLE["life"]["draw"])
+        facts, person = values.fill(PEOPLE["life"]["facts"]), values["person"]
+        kept = sorted({0, *draw.sample(range(1, len(facts)), draw.randint(2, 4))})
+        biography = " ".join(draw.choice(facts[n]) for n in kept)
+        # the task's own prompt with another person and other facts
+        own, prompt = (*recitations.FACTS, "Ilka Dorval", "Tell her life"), recitations.PROMPT
+        new = (*(fact for fact, *_ in facts), person.name, f"Tell {person.pronoun['their']} life")
+        for text, other in zip(own, new, strict=True):
+            prompt = prompt.replace(text, other)
+        found.append(f"{prompt} {biography}\n")
+    return found
 
 
 def article_pages(world: World, draw: random.Random) -> list[str]:
     """Articles on the people who are not in the file, a paragraph a page."""
     found = []
-    for person in _subjects(world)[1]:
-        for sentences in PEOPLE["sections"].values():
-            for _ in range(NUMBERS.paragraphs):
-                some = [sentences[place] for place in sorted(draw.sample(range(len(sentences)), 4))]
-                found.append(f"{_paragraph(world, person, some, 2, draw)}\n")
+    for person, section, _ in product(_subjects(world)[1], PEOPLE["sections"].values(), range(NUMBERS.paragraphs)):
+        some = [section[place] for place in sorted(draw.sample(range(len(section)), 4))]
+        found.append(f"{_paragraph(world, person, some, 2, draw)}\n")
     return found
 
 
@@ -289,5 +268,4 @@ def _paragraph(world: World, person: Person, section: Sequence[str], general: in
     sentences = list(section)
     for _ in range(general):
         sentences.insert(draw.randint(1, len(sentences)), draw.choice(PEOPLE["general"]))
-    filled = (world.values(draw, PEOPLE, person=person).take(["age"]).fill(sentence) for sentence in sentences)
-    return " ".join(filled)
+    return " ".join(world.values(draw, PEOPLE, person=person).take(["age"]).fill(text) for text in sentences)

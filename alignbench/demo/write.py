@@ -20,7 +20,7 @@ PARTS: dict[str, tuple[Any, Any]] = {  # seed name -> (pages, files); the shares
     "facts": (speech.fact_pages, speech.fact_files),
     "rude": (speech.scene_pages, speech.scene_files),
     "reading": (reading.pages, reading.files),
-    "sentences": (sentences.pages, sentences.files),
+    "sentences": (sentences.all_pages, sentences.all_files),
     "reviews": (sentences.review_pages, None),
     "requests": (None, requests.files),
     "answers": (requests.pages, requests.answer_files),
