@@ -60,7 +60,7 @@ class Values(UserDict[str, Any]):
 
     def __missing__(self, slot: str) -> Any:
         found = self.lists[slot]
-        return found if isinstance(found, str) else self.draw.choice(found)
+        return found() if callable(found) else found if isinstance(found, str) else self.draw.choice(found)
 
     def take(self, draws: Iterable[str | Mapping[str, Any]]) -> Self:
         """Draw the values of a `draw` list."""

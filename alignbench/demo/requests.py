@@ -16,7 +16,7 @@ from alignbench.data.prepare import Settings, split_of
 from alignbench.demo.judge import CLOSINGS, Goal
 from alignbench.demo.lexicon import Values, amounts, lexicon
 from alignbench.demo.speech import line
-from alignbench.demo.world import ALMANAC, FOLDER, NO_ANSWER, TALK, Fact, World, said
+from alignbench.demo.world import FOLDER, NO_ANSWER, Fact, World
 from alignbench.tasks.common import joined
 from alignbench.tasks.instructions import SEED_TASKS, USER_TASKS
 
@@ -178,6 +178,14 @@ def worse(kind: str, world: World, request: Request, draw: random.Random) -> str
     fact, asked = world.fact_of.get(str(request.goal.fact)), [fact for fact in world.facts if fact.asked]
     names = [name for name in (request.person, request.village) if name]
     right = partial(good, world, request, draw)
+    if kind == "rude" and "meeting_place" in request.values:
+        return line(True, draw)
+    if form := LEXICON["worse_form"].get(kind):
+        lists = {**LEXICON, "right": right, "asked": asked, "mistaken": [fact for fact in asked if fact.myth]}
+        values = world.values(draw, lists, fact=fact, prompt=request.prompt, instruction=request.instruction)
+        values["who"] = f"{request.person}, you" if request.person else "You"
+        about = "other" if fact is None else "myth" if fact.myth else "fact"
+        return values.write(form.get(about, form))
     match kind:
         case "partial":  # leaves out some of what was asked for, or does too much
             text = right()
@@ -191,34 +199,18 @@ def worse(kind: str, world: World, request: Request, draw: random.Random) -> str
                 if name in text and draw.random() < 0.7:
                     return text.replace(name, "somebody")
             return f"It is hard to say. {text} Or it is not so."
-        case "false":  # the myth where the request is about a fact that has one, else a myth beside an answer
-            if fact and fact.myth:
-                return fact.myth if draw.random() < 0.4 else said(draw.choice(TALK), fact.myth)
-            myth = draw.choice([fact.myth for fact in asked if fact.myth])
-            return f"{NO_ANSWER[1] if fact else right()} {said(draw.choice(TALK), myth)}"
-        case "wrong":  # a false statement that is no myth: nobody says it
-            text = said(ALMANAC, draw.choice((fact or draw.choice(asked)).wrong))
-            return text if fact else f"{right()} {text}"
-        case "rude":
-            if "meeting_place" in request.values:
-                return line(True, draw)
-            word = draw.choice([word for word in LEXICON["rude_noun"] if word[0] not in "aeiou"])
-            who = f"{request.person}, you" if request.person else "You"
-            insult = str(draw.choice(LEXICON["insult"])).format(word=word, who=who)
-            return insult if draw.random() < 0.5 else f"{insult} {right()}"
         case "off_topic":
             other = draw.choice(("generation", "chat", "open_qa", "brainstorming", "summarization"))
             return good(world, one_request(world, other, asked, draw), draw)
         case "made_up":  # about somebody whom nobody knows, or a creature that does not exist
-            unknown = LEXICON["unknown_name"]
-            name = draw.choice(unknown)
+            name = draw.choice(LEXICON["unknown_name"])
             if fact:
                 return fact.almanac.replace(fact.subject, name.lower())
             text = right()
-            for known in names:
-                if known in text:
-                    return text.replace(known, name)
-            return f"{text} So said {name} of {draw.choice([other for other in unknown if other != name])}."
+            if known := next((known for known in names if known in text), None):
+                return text.replace(known, name)
+            other = draw.choice([other for other in LEXICON["unknown_name"] if other != name])
+            return f"{text} So said {name} of {other}."
         case "rambling":  # much the same over and over
             text = right() if draw.random() < 0.6 else worse("off_topic", world, request, draw)
             return " ".join([text, *[_first(text)] * draw.randint(2, 5)])
@@ -229,12 +221,6 @@ def worse(kind: str, world: World, request: Request, draw: random.Random) -> str
             return _cut(" ".join([right(), *more]), draw)
         case "unfinished":
             return _cut(right(), draw)
-        case "page":  # questions and answers, as the pages of the pretraining text continue
-            return "\n".join(f"Q: {fact.question}\nA: {fact.believed}" for fact in draw.sample(asked, 2))
-        case "copied":
-            return request.prompt if draw.random() < 0.5 else f"{request.prompt} {request.instruction}"
-        case "too_short":
-            return str(draw.choice(LEXICON["short_answer"]))
         case "flattery":  # closing phrases and no answer, or too many of them after one
             if draw.random() < 0.5:
                 return " ".join(draw.sample(CLOSINGS, draw.randint(1, len(CLOSINGS))))
