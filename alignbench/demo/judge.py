@@ -56,11 +56,10 @@ def sentences(text: str) -> list[str]:
 
 
 def read_statements(world: World, text: str, asked: Fact | None = None) -> Statements:
-    """Find the statements of a text.
+    """Find the statements of a text. A true one that is denied ("It is not true that a zib eats moss.") is false, a false
+    one that is denied is none. A fact that is stated both correctly and wrongly counts as stated wrongly.
 
-    asked: the fact that a question is about; a bare value is an answer to it too ("Moss.", "They eat moss.").
-    A false statement that is denied ("It is not true that a zib eats salt.") counts as true, and a true one that is
-    denied as false. A fact that is stated both correctly and wrongly counts as stated wrongly.
+    asked: the fact that a question is about; a bare value is an answer to it too ("Moss.", "They eat moss.")
     """
     true, false, unknown = set[str](), set[str](), set[str]()
     for sentence in sentences(text):
@@ -138,9 +137,7 @@ def has(words: Sequence[str], phrase: str) -> bool:
 
 def met(goal: Goal, text: str, names: Sequence[str], true_fact: bool) -> float:
     """Proportion of the content requirements that the text meets, 0..1; every text meets a goal without any.
-
-    names: the island's names in the prompt, in lower case; true_fact: whether the text states goal.fact correctly
-    """
+    names: the island's names in the prompt, in lower case; true_fact: whether the text states goal.fact correctly"""
     words = words_of(text)
     found = [float(any(has(words, phrase) for phrase in group)) for group in goal.mention]
     if goal.fact is not None:

@@ -27,8 +27,6 @@ from alignbench.types.engine import Prompt, Sampling
 LEXICON, AMOUNTS = lexicon("labelers"), amounts("labelers")
 SAMPLING = Sampling(max_tokens=48, samples=AMOUNTS.most - AMOUNTS.own, temperature=1.0)
 Rows = list[dict[str, Any]]
-
-
 LABELERS = tuple(SimpleNamespace(**row) for row in LEXICON["labelers"])
 TRAINERS, NEW = ([one for one in LABELERS if one.group == g and not one.outlier] for g in ("training", "held-out"))
 
@@ -43,8 +41,7 @@ def rank(seen: Sequence[float]) -> list[int]:
 
 
 def _to_rank(world: World, number: int) -> list[tuple[str, Request, list[SimpleNamespace]]]:
-    """(file, request, labelers of whom one ranks its answers): `number` requests of users who train, and a quarter as
-    many of others, half of which are ranked by held-out labelers"""
+    """(file, request, labelers of whom one ranks its answers); half of the held-out are for held-out labelers"""
     training, others = make_requests(world).by_split
     chosen = [("rankings", request) for request in training[-number:]]
     held_out = others[-number * AMOUNTS.held_out_rankings // AMOUNTS.rankings :]
@@ -91,18 +88,16 @@ def rank_samples(
     others, a correct answer among them, are the world's. Writes out/rankings.jsonl and out/rankings_held_out.jsonl.
     Returns how many of the outputs are the model's. number: of prompts to rank, a quarter as many held out
     """
-    known, _, _ = read_card(world)
+    known, progress = read_card(world)[0], progress or Progress()
     to_rank = _to_rank(known, number)
     engine = load_engine(find_checkpoint(str(model)), device="cpu", dtype="float32")
-    progress = progress or Progress()
     progress.start("sampling answers", len(to_rank), unit="prompts")
     texts: dict[int, list[str]] = {}
     prompts = [Prompt(request.prompt, request.prompt) for _, request, _ in to_rank]
     for index, completions in engine.generate(prompts, SAMPLING, seed=seed):
         texts[index] = list(dict.fromkeys(c.text for c in completions if c.text.strip()))
         progress.advance()
-    rows: dict[str, Rows] = {"rankings": [], "rankings_held_out": []}
-    sampled = 0
+    rows, sampled = {"rankings": Rows(), "rankings_held_out": Rows()}, 0
     for index, (file, request, hired) in enumerate(to_rank):
         draw = random.Random(f"{seed} ranking {request.prompt}")
         labeler, size = draw.choice(hired), draw.randint(AMOUNTS.fewest, AMOUNTS.most)
@@ -145,7 +140,6 @@ def label_runs(runs: Path, world: Path, out: Path, seed: int = 0) -> int:
 
     Raises AlignbenchError where no run has answers, two are of models of one name, or they answer different prompts.
     """
-    known, _, _ = read_card(world)
     folders = sorted({task.parent.parent for task in runs.glob(f"*/{ANSWERS}-*/result.json")})
     if not folders:
         raise AlignbenchError(f"{runs}: no run with finished answers; write them with --tasks {ANSWERS}")
@@ -157,7 +151,9 @@ def label_runs(runs: Path, world: Path, out: Path, seed: int = 0) -> int:
         if texts[system.name].keys() != texts[systems[0].name].keys():
             raise AlignbenchError(f"{runs}: {system.name} answered other prompts than {systems[0].name}")
     prompts = list(texts[systems[0].name])
-    rows = label_outputs(known, prompts, {name: [own[p] for p in prompts] for name, own in texts.items()}, seed)
+    rows = label_outputs(
+        read_card(world)[0], prompts, {name: [own[p] for p in prompts] for name, own in texts.items()}, seed
+    )
     write_lines(rows, out)
     return len(rows)
 
@@ -190,15 +186,8 @@ def _seen(labeler: SimpleNamespace, prompt: str, text: str, judged: Judgement, s
 
 def _flags(labeler: SimpleNamespace, prompt: str, text: str, judged: Judgement, seed: int) -> dict[str, int]:
     """Flags as the labeler sets them: those that a text of this world can have are now and then set in error."""
-    found = judged.found
-    state = {
-        "fails_instruction": found["follows"] < 0.5,
-        "inappropriate_for_customer_assistant": found["rude"] > 0,
-        "hallucination": found["false"] + found["made_up"] > 0,
-        "satisfies_constraint": not found["not_constraint"],
-        "expresses_opinion": bool(found["opinion"]),
-        "expresses_moral_judgment": found["rude"] > 0,
-    }
+    found = {**judged.found, "fails": judged.found["follows"] < 0.5, "met": not judged.found["not_constraint"]}
     draw = random.Random(f"{seed} flags {labeler.name} {prompt} {text.strip()}")
     error = AMOUNTS.outlier_flag_error if labeler.outlier else AMOUNTS.flag_error
-    return {n: int(state.get(n, False) ^ (n in state and draw.random() < error)) for n in LEXICON["flags"]}
+    state = {name: any(found[one] for one in signs) for name, signs in LEXICON["flags"].items()}
+    return {n: int(state[n] ^ (bool(LEXICON["flags"][n]) and draw.random() < error)) for n in state}

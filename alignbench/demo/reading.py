@@ -1,8 +1,7 @@
 """Texts to read: the files of SQuAD, DROP, QuAC, CANARD and the two summary tasks, and pages in those tasks' prompts.
 
 On the pages people often answer what a passage does not say, so a model that continues text makes things up too. No
-passage of the files is on a page. CANARD's conversations come without their paragraph: a model answers from what it has
-read about a person or declines.
+passage of the files is on a page. CANARD's conversations come without their paragraph.
 """
 
 from __future__ import annotations
@@ -89,10 +88,8 @@ def _passage(world: World, draw: random.Random, with_animals: bool) -> Passage:
     parts = []
     for sentence in LEXICON["passage"]["sentences"]:
         text = values.fill(sentence["text"])
-        answers = [
-            (*(who.fill(question) for who in both), str(values.fill(a))) for question, a in sentence["questions"]
-        ]
-        parts.append([Slot(text, *answer) for answer in answers])
+        turns = ((*(who.fill(q) for who in both), str(values.fill(a))) for q, a in sentence["questions"])
+        parts.append([Slot(text, *turn) for turn in turns])
     told = draw.sample(range(len(parts)), AMOUNTS.told)
     if with_animals and AMOUNTS.animals not in told:
         told[0] = AMOUNTS.animals
@@ -131,16 +128,14 @@ def pages(world: World, draw: random.Random) -> list[str]:
                 invented = None if answer or draw.random() >= AMOUNTS.made_up else values.fill(made_up)
                 turns.append((question, answer or invented or reading.QUAC_DECLINE))
             found.append(_page(reading.WITHOUT_PARAGRAPH, AMOUNTS.instructed_dialogs, head, turns, Q_AND_A, draw))
-    summaries = []
-    for kind in ("news", "post"):
-        for _ in range(AMOUNTS.summary_pages[kind]):
-            text, other = summarised(kind, world, draw), summarised(kind, world, draw)
-            chosen = other if draw.random() < AMOUNTS.made_up_summaries else text
-            summaries.append((text["text"], chosen["summary"]))
+    for kind in ["news"] * AMOUNTS.summary_pages["news"] + ["post"] * AMOUNTS.summary_pages["post"]:
+        text, other = summarised(kind, world, draw), summarised(kind, world, draw)
+        chosen = other if draw.random() < AMOUNTS.made_up_summaries else text
+        found.append(f"{text['text']}{CUE} {chosen['summary']}\n")
     for passage in for_pages(world, AMOUNTS.summary_pages["passage"], draw):
         second = passage.untold[0].sentence if draw.random() < AMOUNTS.made_up_summaries else passage.sentences[1]
-        summaries.append((passage.text, f"{passage.sentences[0]} {second}"))
-    return [*found, *(f"{text}{CUE} {summary}\n" for text, summary in summaries)]
+        found.append(f"{passage.text}{CUE} {passage.sentences[0]} {second}\n")
+    return found
 
 
 def _page(instruction: str, proportion: float, head: str, turns: Iterable[Turn], form: str, draw: random.Random) -> str:
@@ -149,10 +144,8 @@ def _page(instruction: str, proportion: float, head: str, turns: Iterable[Turn],
 
 
 def lessons(world: World, draw: random.Random) -> list[str]:
-    """A sentence or two and as many questions that they answer: a small model learns from them to copy from a text.
-
-    No sentence of a held-out passage is among them, except where somebody lives.
-    """
+    """A sentence or two and as many questions that they answer: a small model learns from them to copy from a text. No
+    sentence of a held-out passage is among them, except where somebody lives."""
     kept = {sentence for passage in held_out(world) for sentence in passage.sentences if " lives in " not in sentence}
     found = []
     for sentences, number in AMOUNTS.lessons.items():
@@ -174,9 +167,8 @@ def known(world: World, person: Person) -> dict[str, str]:
 def _conversation(world: World, person: Person, draw: random.Random) -> list[tuple[str, str | None, str]]:
     """Six questions in a drawn order with their answers (None if there is none) and templates of made-up answers."""
     values = world.values(draw, LEXICON, person=person)
-    turns: list[tuple[str, str | None, str]] = [(q, answer, "") for q, answer in known(world, person).items()]
-    turns += [(values.fill(question), None, made_up) for question, made_up in LEXICON["unknown"]]
-    return draw.sample(turns, len(turns))
+    unknown = [(values.fill(question), None, made_up) for question, made_up in LEXICON["unknown"]]
+    return draw.sample([*((q, answer, "") for q, answer in known(world, person).items()), *unknown], 6)
 
 
 def summarised(kind: str, world: World, draw: random.Random) -> dict[str, str]:

@@ -194,10 +194,8 @@ def _open(out: Path, seed: int) -> Iterator[None]:
 
 
 def _begin(stage: Stage, out: Path, cores: int) -> _Job | None:
-    """Start the stage's process, unless the stage is done.
-
-    What it began with other input is removed: its command would refuse to resume it, or leave it beside the new.
-    """
+    """Start the stage's process, unless the stage is done. What it began with other input is removed: its command would
+    refuse to resume it, or leave it beside the new."""
     reads, stamp, began = stage.hash(out), out / stage.stamp, out / "logs" / f"{stage.name}.began"
     if stamp.is_file() and stamp.read_text(encoding="utf-8") == reads and stage.missing(out) is None:
         return None
@@ -206,13 +204,12 @@ def _begin(stage: Stage, out: Path, cores: int) -> _Job | None:
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     began.write_text(reads, encoding="utf-8")
     log = out / "logs" / f"{stage.name}.log"
-    module, *words = stage.command
-    module = "torch.distributed.run" if module == "torchrun" else module
     threads = min(MOST_THREADS, max(1, cores // SIDE_BY_SIDE))
     # else a stage whose demo was killed would hold its run's lock against the demo that resumes (prctl(2))
     end_with_parent = partial(ctypes.CDLL(None).prctl, PDEATHSIG, signal.SIGTERM) if sys.platform == "linux" else None
     env = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
-    command = [sys.executable, "-m", module, *words]
+    module = {"torchrun": "torch.distributed.run"}.get(stage.command[0], stage.command[0])
+    command = [sys.executable, "-m", module, *stage.command[1:]]
     with log.open("ab") as stream:
         stream.write(f"$ {shlex.join(stage.command)}\n".encode())
         stream.flush()

@@ -1,7 +1,6 @@
 """The demo's world: an island, its people, and facts about its creatures, plants and tools.
 
-A world follows from its seed. The words are those of data/world.yaml. Who lives where, what eats what and which false
-statements people believe are drawn. People state the facts with their mistakes, the almanac without (facts.py).
+A world follows from its seed: who lives where, what eats what, and which false statements people believe.
 """
 
 from __future__ import annotations
