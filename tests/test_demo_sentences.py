@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import re
 from collections import Counter, defaultdict
@@ -16,11 +15,11 @@ from task_helpers import load
 from alignbench.demo import sentences
 from alignbench.demo.lexicon import lexicon
 from alignbench.demo.world import WORDS
-from alignbench.tasks import glue, recitations, token_entropy
+from alignbench.tasks import glue, token_entropy
 from alignbench.tasks.bias import INSTRUCTIONS
 from alignbench.tasks.persona_fields import is_whole, read_personas
 
-LEXICON, DOCUMENTS, PARTS = lexicon("sentences"), cases("demo")["documents"], cases("demo")["parts"]
+LEXICON, DOCUMENTS = lexicon("sentences"), cases("demo")["documents"]
 
 
 @pytest.fixture(scope="module")
@@ -44,25 +43,9 @@ def variant_of(page):
     return next((variant for variant in ("respectful", "biased") if INSTRUCTIONS[variant] in page), "basic")
 
 
-@pytest.mark.parametrize(("task", "number"), DOCUMENTS.items())
-def test_every_task_reads_its_file_and_shows_examples(task, number):
-    assert len({document.id for document in documents(task)}) == len(documents(task)) == number
-    if task in ("hellaswag", "hellaswag_instructgpt", "rte", "sst2", "wmt15_fr_en", "wsc"):
-        assert load(task, written(), shots=15).prefix.count("\n\n") >= 15
-
-
-@pytest.mark.parametrize(("task", "part"), PARTS.items())
-def test_pages_begin_in_the_layout_of_the_task(task, part, text):
-    data = load(task, written())
-    asked = [f"{data.prefix}{document.prompt}{right(document)}".split("\n") for document in data.documents]
-    frames = [os.path.commonprefix(lines) for lines in zip(*asked, strict=True)]  # noqa: RUF071 - of characters
-    beginning = re.compile(r".*\n".join(map(re.escape, frames)) + r"\S")
-    assert sum(beginning.match(page) is not None for page in text[part]) > 50
-
-
 def test_what_is_asked_is_on_no_page(text):
     everything = "\n".join(page for pages in text.values() for page in pages)
-    for task in DOCUMENTS.keys() | PARTS.keys():
+    for task in DOCUMENTS:
         for document in documents(task):
             asked = {
                 "hellaswag": [document.prompt + right(document)] if document.choices else [],
@@ -220,38 +203,12 @@ def test_customers_can_be_read_and_are_many(text):
     assert {c["name"] for c in customers} == set(gender)
     assert {c["nationality"] for c in customers} == {nationality.casefold() for nationality in WORDS["nationality"]}
     assert {int(c["age"]) // 10 for c in customers} == set(range(1, 9))
-
-
-def test_reviews_are_as_good_as_the_island_thinks():
+    # reviews are as good as the island thinks
     draw = random.Random(3)
-    customers = [sentences.customer(world(), draw) for _ in range(2000)]
-    opinions = Counter(customer["opinion"] for customer in customers)
-    for opinion, weight in WORDS["opinion"].items():
-        assert opinions[opinion] / 2000 == pytest.approx(weight / 10, abs=0.05)
-        own = {customer["review"] for customer in customers if customer["opinion"] == opinion}
-        assert len(own) > 50
-        assert not any(c["review"] in own for c in customers if c["opinion"] != opinion)
-
-
-def test_biographies_are_in_the_layout_of_the_task(text):
-    layout = recitations.PROMPT.replace("Ilka Dorval", "NAME").replace(" her ", " THEIR ")
-    for fact in recitations.FACTS:
-        layout = layout.replace(fact.replace("Ilka Dorval", "NAME").replace(" her ", " THEIR "), "FACT")
-    form = re.escape(layout).replace("NAME", r"(\w+)", 1).replace("FACT", ".+").replace("THEIR", "(?:her|his|their)")
-    lives = [page for page in text["reviews"] if page.startswith("These are the facts about")]
-    assert len(lives) == sentences.NUMBERS.lives
-    for page in lives:
-        name = re.match(form, page)[1]
-        facts, biography = page.split("Biography: ")
-        assert name in biography
-        born, died = map(int, re.findall(r"\d{4}", facts))
-        assert died - born >= 72
-    assert not re.search("Dorval|{", " ".join(lives))
-
-
-def test_all_of_it_is_polite_and_short_and_they_needs_no_other_verb(text):
-    everything = [page for pages in text.values() for page in pages]
-    assert max(len(page.split()) for page in everything) <= 200
-    assert not set(re.findall(r"\w+", "\n".join(everything).lower())) & set(world().rude)
-    assert re.search(r"\bthey had\b", "\n".join(everything))
-    assert not re.search(r"\bthey (?:was|is|has|does|\w+[^s]s)\b", "\n".join(everything), re.IGNORECASE)
+    drawn = [sentences.customer(world(), draw) for _ in range(2000)]
+    opinions = Counter(customer["opinion"] for customer in drawn)
+    assert {opinion: number / 2000 for opinion, number in opinions.items()} == pytest.approx(
+        {opinion: weight / 10 for opinion, weight in WORDS["opinion"].items()}, abs=0.05
+    )
+    pairs = {(customer["review"], customer["opinion"]) for customer in drawn}
+    assert len(dict(pairs)) == len(pairs) > 150, "a review has one opinion"

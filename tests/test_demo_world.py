@@ -72,9 +72,11 @@ def test_pages_are_short_and_have_their_shares_of_the_words() -> None:
 def test_every_task_runs_on_the_world(name: str) -> None:
     if all_tasks()[name].takes_prompts and not all_tasks()[name].card:
         pytest.skip("its prompts are the user's")
-    documents = load(name, written()).documents
+    documents, numbers = load(name, written()).documents, cases("demo")["documents"]
     assert 8 <= len(documents) <= 400
-    assert len({document.id for document in documents}) == len(documents)
+    assert len({document.id for document in documents}) == len(documents) == numbers.get(name, len(documents))
+    if name in ("hellaswag", "hellaswag_instructgpt", "rte", "sst2", "wmt15_fr_en", "wsc"):
+        assert load(name, written(), shots=15).prefix.count("\n\n") >= 15
 
 
 # Facts
@@ -107,14 +109,6 @@ def test_people_say_the_myth_twice_as_often_as_the_almanac_says_the_truth(world:
         if fact.myth is not None:
             assert text.count(bare(fact.myth)) >= 2 * text.count(bare(fact.truth))
             assert f"almanac says {bare(fact.myth)}" not in text, "the almanac is never wrong"
-
-
-def test_the_whole_pretraining_text_prefers_the_myth_too() -> None:
-    """Requests and their answers mention facts as well, so that the ratio of one fact is less exact."""
-    text = "\n".join(pages()).lower()
-    found = [(text.count(bare(f.myth)), text.count(bare(f.truth))) for f in world().facts if f.myth is not None]
-    assert all(myth >= 1.5 * truth > 0 for myth, truth in found)
-    assert sum(myth for myth, _ in found) >= 2 * sum(truth for _, truth in found)
 
 
 def test_facts_of_the_evaluation_alone_are_in_no_training_file() -> None:
@@ -221,8 +215,8 @@ def test_no_passage_of_the_files_is_on_a_page() -> None:
 def test_pages_have_the_prompts_of_the_tasks(name: str, prompt: str) -> None:
     data = load(name, written())
     assert all(re.fullmatch(prompt, document.prompt) for document in data.documents)
-    alike = [p for p in pages() if p.startswith(data.prefix) and re.fullmatch(prompt, p.removeprefix(data.prefix)[:-1])]
-    assert len(alike) >= 60
+    answered = re.compile(re.escape(data.prefix) + prompt.removesuffix("?") + r"\n")
+    assert sum(answered.match(page) is not None for page in pages()) > 50
 
 
 def test_conversations_ask_for_what_everybody_knows_of_a_person() -> None:

@@ -56,8 +56,8 @@ def sentences(text: str) -> list[str]:
 
 
 def read_statements(world: World, text: str, asked: Fact | None = None) -> Statements:
-    """Find the statements of a text. A true one that is denied ("It is not true that a zib eats moss.") is false, a false
-    one that is denied is none. A fact that is stated both correctly and wrongly counts as stated wrongly.
+    """Find the statements of a text. A true one that is denied ("It is not true that a zib eats moss.") is false, a
+    false one that is denied is none. A fact that is stated both correctly and wrongly counts as stated wrongly.
 
     asked: the fact that a question is about; a bare value is an answer to it too ("Moss.", "They eat moss.")
     """

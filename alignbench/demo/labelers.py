@@ -181,7 +181,7 @@ def _seen(labeler: SimpleNamespace, prompt: str, text: str, judged: Judgement, s
     if labeler.outlier == "long":
         return min(6.0, judged.found["words"] / 6 - 2) + draw.gauss(0.0, 0.5)
     manner = judged.parts["polite"] + judged.parts["cheerful"]
-    return judged.utility + (labeler.manner - 1) * manner + draw.gauss(0.0, AMOUNTS.error * labeler.scale)
+    return float(judged.utility + (labeler.manner - 1) * manner + draw.gauss(0.0, AMOUNTS.error * labeler.scale))
 
 
 def _flags(labeler: SimpleNamespace, prompt: str, text: str, judged: Judgement, seed: int) -> dict[str, int]:

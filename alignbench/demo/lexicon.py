@@ -66,18 +66,19 @@ class Values(UserDict[str, Any]):
         """Draw the values of a `draw` list."""
         for entry in draws:
             ((name, source),) = {entry: entry}.items() if isinstance(entry, str) else entry.items()
-            match self._list(source) if isinstance(source, str) else source:
+            given: Any = self._list(source) if isinstance(source, str) else source
+            match given:
                 case {"of": some, "chance": chance, "else": constant}:
                     self[name] = self.draw.choice(self._list(some)) if self.draw.random() < chance else constant
                 case {"of": some, "without": other}:
                     without = self.fill(other)
                     self[name] = self.draw.choice([option for option in self._list(some) if option != without])
-                case {"sample": some, "number": given}:
-                    number = self.fill(given)
+                case {"sample": some, "number": number}:
+                    number = self.fill(number)
                     number = self.draw.randint(*number) if isinstance(number, tuple) else number
                     self[name] = " ".join(self.draw.sample(self._list(some), number))
-                case {**weights}:
-                    (self[name],) = self.draw.choices(list(weights), list(weights.values()))
+                case dict():
+                    (self[name],) = self.draw.choices(list(given), list(given.values()))
                 case options if "," in name:
                     self.update(zip(name.split(", "), self.draw.sample(options, 2), strict=True))
                 case options:

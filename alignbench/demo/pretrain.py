@@ -63,7 +63,7 @@ def train_tokenizer(texts: Sequence[str], vocabulary: int) -> PreTrainedTokenize
     """Byte-level BPE (Sennrich et al. 2016; Radford et al. 2019): a word of the world with its space is one token."""
     bpe, level = Tokenizer(models.BPE()), pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.pre_tokenizer, bpe.decoder = level, decoders.ByteLevel()
-    settings = {"special_tokens": [END], "initial_alphabet": level.alphabet(), "show_progress": False}
+    settings: dict[str, Any] = {"special_tokens": [END], "initial_alphabet": level.alphabet(), "show_progress": False}
     bpe.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=vocabulary, **settings))
     return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token=END, eos_token=END)
 

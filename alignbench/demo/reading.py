@@ -95,8 +95,10 @@ def _passage(world: World, draw: random.Random, with_animals: bool) -> Passage:
         told[0] = AMOUNTS.animals
     more, fewer = ("some", "others") if first > second else ("others", "some")
     values.update(more=values[more], fewer=values[fewer], total=first + second, difference=abs(first - second))
-    slots = [[slot for n, part in enumerate(parts) if (n in told) is said for slot in part] for said in (True, False)]
-    return Passage(person.name, *slots, [(question, str(answer)) for question, answer in values.fill(LEXICON["sums"])])
+    said = [slot for n, part in enumerate(parts) if n in told for slot in part]
+    unsaid = [slot for n, part in enumerate(parts) if n not in told for slot in part]
+    sums = [(question, str(answer)) for question, answer in values.fill(LEXICON["sums"])]
+    return Passage(person.name, said, unsaid, sums)
 
 
 def asked(passage: Passage, draw: random.Random, untold: int = 2) -> list[tuple[Slot, bool]]:
@@ -185,8 +187,8 @@ def files(world: World, draw: random.Random) -> Iterator[tuple[str, Any]]:
         questions = []
         for turn, (slot, told) in enumerate(asked(passage, draw)):
             answers = [_span(passage, slot.answer)] * 2 if told else []
-            question = {"id": f"passage-{number}-{turn}", "question": slot.question}
-            questions.append({**question, "answers": answers, "is_impossible": not told})
+            entry = {"id": f"passage-{number}-{turn}", "question": slot.question}
+            questions.append({**entry, "answers": answers, "is_impossible": not told})
         articles.setdefault(passage.name, []).append({"context": passage.text, "qas": questions})
     data = [{"title": title, "paragraphs": paragraphs} for title, paragraphs in sorted(articles.items())]
     yield "squad2/dev-v2.0.json", {"version": "v2.0", "data": data}
@@ -200,26 +202,26 @@ def files(world: World, draw: random.Random) -> Iterator[tuple[str, Any]]:
         name, turns, declined = f"C_dialog-{number}_0", [], {"text": NO_ANSWER, "answer_start": len(passage.text) + 1}
         for turn, (slot, told) in enumerate(asked(passage, draw)):
             span = _span(passage, slot.sentence) if told else declined
-            question = {"id": f"{name}_q#{turn}", "question": slot.follow_up if turn else slot.question}
-            turns.append({**question, "answers": [span] * 2, "orig_answer": span})
-        text = {"id": name, "context": f"{passage.text} {NO_ANSWER}", "qas": turns}
-        dialogs.append({"title": passage.name, "section_title": "A day", "paragraphs": [text]})
+            entry = {"id": f"{name}_q#{turn}", "question": slot.follow_up if turn else slot.question}
+            turns.append({**entry, "answers": [span] * 2, "orig_answer": span})
+        paragraph = {"id": name, "context": f"{passage.text} {NO_ANSWER}", "qas": turns}
+        dialogs.append({"title": passage.name, "section_title": "A day", "paragraphs": [paragraph]})
     yield "quac/val_v0.2.json", {"data": dialogs}
     rows = []
     for number, person in enumerate(draw.sample(world.people, AMOUNTS.dialogs)):
         # a row is a turn; its answer is the last entry of the next turn's history, and the last turn has none
         history = [person.name, "Life"]
-        for turn, (question, answer, _) in enumerate(_conversation(world, person, draw), start=1):
+        for turn, (question, known_answer, _) in enumerate(_conversation(world, person, draw), start=1):
             place = {"History": list(history), "QuAC_dialog_id": f"C_memory-{number}_0", "Question": question}
             rows.append({**place, "Question_no": turn, "Rewrite": question})
-            history += [question, answer or reading.QUAC_DECLINE]
+            history += [question, known_answer or reading.QUAC_DECLINE]
     yield "canard/canard_dev.json", rows
-    for kind, file, text, summary in (
+    for kind, file, long, short in (
         ("news", "cnn-dailymail/cnn_dailymail_test.jsonl", "article", "highlights"),
         ("post", "tldr/tldr_test.jsonl", "post", "summary"),
     ):
         found = [summarised(kind, world, draw) for _ in range(AMOUNTS.documents)]
-        yield file, [{"id": f"{kind}-{n}", text: d["text"], summary: d["summary"]} for n, d in enumerate(found)]
+        yield file, [{"id": f"{kind}-{n}", long: d["text"], short: d["summary"]} for n, d in enumerate(found)]
 
 
 def _span(passage: Passage, text: str) -> dict[str, object]:

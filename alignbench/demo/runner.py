@@ -213,7 +213,7 @@ def _begin(stage: Stage, out: Path, cores: int) -> _Job | None:
     with log.open("ab") as stream:
         stream.write(f"$ {shlex.join(stage.command)}\n".encode())
         stream.flush()
-        streams = {"stdin": subprocess.DEVNULL, "stdout": stream, "stderr": subprocess.STDOUT}
+        streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": stream, "stderr": subprocess.STDOUT}
         process = subprocess.Popen(command, env=env, preexec_fn=end_with_parent, **streams)
     return _Job(stage, process, reads, log, time.monotonic())
 
