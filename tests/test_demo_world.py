@@ -227,11 +227,3 @@ def test_conversations_ask_for_what_everybody_knows_of_a_person() -> None:
         answered += question in people[name]
         assert document.references == (people[name].get(question, "CANNOTANSWER"),)
     assert answered > 40
-
-
-@pytest.mark.parametrize("kind", ["news", "post"])
-def test_a_summary_is_shorter_than_its_text_and_made_of_it(kind: str) -> None:
-    draw = random.Random(0)
-    for found in (reading.summarised(kind, world(), draw) for _ in range(50)):
-        assert len(found["summary"]) < len(found["text"]) / 2
-        assert extractive.flags(found["summary"], found["text"])["flagged"] == 0

@@ -244,10 +244,8 @@ def _made_up(world: World, goal: Goal, prompt: str, text: str) -> set[str]:
 
 
 def read_card(folder: Path) -> tuple[World, dict[str, Goal], str]:
-    """The world of FOLDER/demo-world, the goal of each prompt, and the sha256 of its files.
-
-    Raises AlignbenchError if it is no world's folder.
-    """
+    """The world of FOLDER/demo-world, the goal of each prompt, and the sha256 of its files. Raises AlignbenchError if
+    it is no world's folder."""
     home = folder.expanduser() / FOLDER
     try:
         texts = [(home / name).read_bytes() for name in FILES]

@@ -136,10 +136,8 @@ def label_outputs(world: World, prompts: Sequence[str], outputs: Mapping[str, Se
 
 
 def label_runs(runs: Path, world: Path, out: Path, seed: int = 0) -> int:
-    """Write the labels of the outputs of the task `answers` in all runs that have it, and return their number.
-
-    Raises AlignbenchError where no run has answers, two are of models of one name, or they answer different prompts.
-    """
+    """Write the labels of the outputs of the task `answers` in all runs that have it, and return their number. Raises
+    AlignbenchError where no run has answers, two are of models of one name, or they answer different prompts."""
     folders = sorted({task.parent.parent for task in runs.glob(f"*/{ANSWERS}-*/result.json")})
     if not folders:
         raise AlignbenchError(f"{runs}: no run with finished answers; write them with --tasks {ANSWERS}")

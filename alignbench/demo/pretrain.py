@@ -69,11 +69,8 @@ def train_tokenizer(texts: Sequence[str], vocabulary: int) -> PreTrainedTokenize
 
 
 def pack_rows(documents: Sequence[Sequence[int]], length: int, end: int, draw: random.Random) -> list[list[int]]:
-    """Whole documents in rows of at most `length` tokens, each document followed by `end`, in a drawn order.
-
-    A document goes into the fullest row that has room for it; one that is longer than a row is cut. So every row
-    begins with the beginning of a document, as every prompt does.
-    """
+    """Whole documents in rows of at most `length` tokens, each document followed by `end`, in a drawn order. A document
+    goes into the fullest row that has room for it, and one that is longer than a row is cut."""
     rows: list[list[int]] = []
     room: list[tuple[int, int]] = []  # tokens left and number of each row, in order
     for document in draw.sample(documents, len(documents)):
@@ -90,10 +87,8 @@ def pack_rows(documents: Sequence[Sequence[int]], length: int, end: int, draw: r
 
 
 def batches(first: list[list[int]], rest: list[list[int]], config: Pretraining, end: int) -> list[list[list[int]]]:
-    """The rows of each step, until `config.tokens` tokens are planned; every pass packs the documents anew.
-
-    first, rest: documents that are read once, and documents that are read repeatedly
-    """
+    """The rows of each step, until `config.tokens` tokens are planned. first: documents that are read once; rest:
+    documents that are read repeatedly, packed anew in every pass"""
     rows, epoch = pack_rows(first, config.row, end, random.Random(f"{config.seed} first")), 0
     planned = sum(map(len, rows))
     while planned < config.tokens:

@@ -26,16 +26,13 @@ KINDS = LEXICON["kind"]  # with their shares
 
 @dataclass(frozen=True)
 class Request:
-    """A request with what its answers are made of. values: of the slots of its reply; person, village: names that the
-    answer is about"""
-
     kind: str
     instruction: str
     goal: Goal
     given: str = ""
     reply: Any = ""
-    values: Mapping[str, Any] = field(default_factory=dict, compare=False)
-    person: str | None = None
+    values: Mapping[str, Any] = field(default_factory=dict, compare=False)  # of the slots of the reply
+    person: str | None = None  # whom the answer is about
     village: str | None = None
     user: str = ""
     time: int = 0
@@ -246,8 +243,7 @@ def candidates(world: World, request: Request, number: int, draw: random.Random)
 
 def pages(world: World, draw: random.Random) -> list[str]:
     """Letters: requests with replies, most of them bad; half of the pages continue with another letter."""
-    kept = {request.prompt for request in make_requests(world).held_out}
-    found = []
+    kept, found = {request.prompt for request in make_requests(world).held_out}, []
     for _ in range(AMOUNTS.letters):
         letters: list[str] = []
         while not letters or (draw.random() < 0.4 and sum(len(letter.split()) for letter in letters) < 60):
@@ -262,10 +258,8 @@ def pages(world: World, draw: random.Random) -> list[str]:
                 left = {k: n for k, n in LEXICON["worse"].items() if not (unasked and k in LEXICON["may_be_true"])}
                 reply = worse(draw.choices(list(left), list(left.values()))[0], world, request, draw)
             letters.append(request.prompt + as_response(reply))
-        text = "\n\n".join(letters)
-        if len(text.split()) <= 120:
-            found.append(text)
-    return found
+        found.append("\n\n".join(letters))
+    return [text for text in found if len(text.split()) <= 120]
 
 
 def as_response(text: str) -> str:
@@ -325,14 +319,11 @@ def files(world: World, draw: random.Random) -> Iterator[tuple[str, Any]]:
 
 def answer_files(world: World, draw: random.Random) -> Iterator[tuple[str, Any]]:
     """demonstrations.jsonl, of users who train, and demonstrations_held_out.jsonl, of others."""
-    for name, number, requests in zip(
-        ("demonstrations", "demonstrations_held_out"),
-        (AMOUNTS.demonstrations, AMOUNTS.held_out_demonstrations),
-        make_requests(world).by_split,
-        strict=True,
+    for name, requests in zip(
+        ("demonstrations", "demonstrations_held_out"), make_requests(world).by_split, strict=True
     ):
         rows = []
-        for request in requests[:number]:
+        for request in requests[: getattr(AMOUNTS, name)]:
             row = {"user": request.user, "kind": request.kind, "prompt": request.prompt}
             rows.append({**row, "response": as_response(demonstration(world, request, draw))})
         yield f"{FOLDER}/{name}.jsonl", rows

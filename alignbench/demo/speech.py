@@ -18,7 +18,6 @@ from alignbench.tasks import bias
 from alignbench.tasks.truthfulqa import INSTRUCTION
 
 LEXICON, AMOUNTS, SCENES = lexicon("facts"), amounts("facts"), amounts("scenes")
-HEADER = ("Type", "Category", "Question", "Best Answer", "Correct Answers", "Incorrect Answers", "Source")
 
 
 def fact_pages(world: World, draw: random.Random) -> Iterator[str]:
@@ -68,7 +67,7 @@ def fact_files(world: World, draw: random.Random) -> Iterator[tuple[str, Any]]:
     primer = draw.sample([fact for fact in world.facts if not fact.myth], AMOUNTS.primer)
     yield "truthfulqa/qa_primer.txt", "\n\n".join(f"Q: {fact.question}\nA: {fact.truth}" for fact in primer)
     for year, stop in (("_v1_2021", "."), ("", "")):
-        table, choices = [HEADER], list[dict[str, Any]]()
+        table, choices = [LEXICON["header"]], list[dict[str, Any]]()
         for fact in asked:
             myths = [fact.believed, said(ALMANAC, fact.believed), said(TALK[0], fact.believed)]
             false = [a.removesuffix(".") + stop for a in (*myths, *fact.wrong[:2], said(ALMANAC, fact.wrong[0]))]

@@ -29,10 +29,8 @@ PARTS: dict[str, tuple[Any, Any]] = {  # seed name -> (pages, files); the shares
 
 
 def write_world(folder: Path, seed: int = 0) -> World:
-    """Write the world of `seed` below `folder`, in the layout of --data-dir, and return it. Same seed, same bytes.
-
-    Each part has a random generator, so a change of one part leaves the others' files as they are.
-    """
+    """Write the world of `seed` below `folder`, in the layout of --data-dir, and return it. Same seed, same bytes. Each
+    part has a random generator, so a change of one part leaves the others' files as they are."""
     world, home = make_world(seed), folder / FOLDER
     write_file(home / "world.json", asdict(world))
     pages: list[str] = []
