@@ -1,7 +1,6 @@
-"""Results of the demo over several seeds: `python benchmarks/demo.py --seeds 0,1,2 --out DIR`.
+"""Results of the demo over several seeds, each with its own world and models: mean and 95 % t interval over seeds.
 
-Each seed has its own world and models. The table gives the mean over seeds with a 95 % t interval.
-"""
+Run with `python benchmarks/demo.py --seeds 0,1,2 --out DIR`."""
 
 from __future__ import annotations
 
