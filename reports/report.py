@@ -10,7 +10,7 @@ from alignbench.progress import Progress
 from alignbench.runs.folder import read_object, write_json
 from reports.drawing import Drawing, NoDataError, save
 from reports.evidence import Evidence, gather
-from reports.figures import FIGURES
+from reports.figures import FIGURES, MISSING
 from reports.page.page import write_page
 from reports.style import styled
 
@@ -27,14 +27,9 @@ class Report:
 
 
 def report(
-    paths: Sequence[Path],
-    out: Path,
-    *,
-    reference: str | None = None,
-    title: str = "Gains and losses of alignment",
-    pdf: bool = False,
-    progress: Progress | None = None,
-) -> Report:
+    paths: Sequence[Path], out: Path, *, reference: str | None = None, title: str = "Gains and losses of alignment",
+    pdf: bool = False, progress: Progress | None = None,
+) -> Report:  # fmt: skip
     """Draw all figures for which `paths` have data, and write the page: out/index.html and out/figures/.
 
     paths: run folders, folders of run folders, training folders, tables of labels
@@ -66,7 +61,9 @@ def draw_all(evidence: Evidence, progress: Progress | None = None) -> tuple[list
     for title, draw in FIGURES.items():
         try:
             with styled():
-                drawn += draw(evidence)
+                found = list(draw(evidence))
+            drawn += found
+            left_out |= {} if found else {title: MISSING[title]}
         except NoDataError as reason:
             left_out[title] = str(reason)
         progress.advance()

@@ -16,15 +16,11 @@ ARGUMENTS = (
 )  # fmt: skip
 
 
-def find_chromium() -> str | None:
-    return os.environ.get("ALIGNBENCH_CHROMIUM") or shutil.which("chromium")
-
-
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[Any]:
     """The browser; skips where it, or playwright, is not there."""
     playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright")
-    program = find_chromium()
+    program = os.environ.get("ALIGNBENCH_CHROMIUM") or shutil.which("chromium")
     if program is None or not Path(program).exists():
         pytest.skip("no chromium: install it, or set ALIGNBENCH_CHROMIUM")
     with playwright.sync_playwright() as started:
@@ -37,29 +33,19 @@ class Watched:
     """A page of the browser, with everything that it asked for or complained about."""
 
     def __init__(self, browser: Any, *, dark: bool = False, width: int = 1280, height: int = 900) -> None:
-        self.context = browser.new_context(
-            color_scheme="dark" if dark else "light",
-            viewport={"width": width, "height": height},
-            accept_downloads=True,
-        )
+        scheme, size = "dark" if dark else "light", {"width": width, "height": height}
+        self.context = browser.new_context(color_scheme=scheme, viewport=size, accept_downloads=True)
         self.requests: list[str] = []
         self.errors: list[str] = []
         self.page = self.context.new_page()
         self.page.set_default_timeout(20_000)
         self.page.on("console", lambda said: self.errors.append(said.text) if said.type == "error" else None)
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
-        self.context.on("request", lambda request: self._asked(request.url))
+        self.context.on("request", lambda request: self.requests.append(request.url))
         self.context.route(lambda url: not url.startswith(("file:", "data:", "blob:")), lambda route: route.abort())
-
-    def _asked(self, url: str) -> None:
-        if not url.startswith(("data:", "blob:")):
-            self.requests.append(url)
 
     def open(self, file: Path, place: str = "") -> Any:
         """The page, once its script has done its work."""
         self.page.goto(f"{file.resolve().as_uri()}{place}")
         self.page.wait_for_selector("html[data-ready=yes]")
         return self.page
-
-    def close(self) -> None:
-        self.context.close()

@@ -8,25 +8,21 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from report_runs import HASHED, evidence_of, model, on_policy, personas, recitations, shared_text
+from figure_checks import draw
+from report_runs import evidence_of, model, on_policy, personas, recitations, recited, shared_text
 
 from alignbench.diversity.semantic import mean_pairwise_distance
 from alignbench.scorers.embeddings import HashedEmbedder
 from reports.drawing import NoDataError
-from reports.figures import outputs, review_sentiment, token_entropy
+from reports.figures import outputs, token_entropy
 from reports.figures import personas as of_personas
 from reports.style import styled
 
 pytest_plugins = ("report_fixtures",)
 
 
-def draw(figure, *runs):
-    with styled():
-        return {drawing.name: drawing for drawing in figure(evidence_of(*runs))}
-
-
-def records(run, task):
-    (own,) = [own for own in evidence_of(run).systems[0].tasks if own.task == task]
+def records(run):
+    (own,) = evidence_of(run).systems[0].tasks
     return list(own.records())
 
 
@@ -40,11 +36,21 @@ class TestPersonas:
         return model(tmp_path_factory.mktemp("runs"), "m", (task, values, changes), intervals=True)
 
     @pytest.fixture(scope="class")
-    def drawn(self, run):
-        return draw(of_personas.histograms, run) | draw(of_personas.clouds, run)
+    def drawn(self, run, tmp_path_factory):
+        others = tmp_path_factory.mktemp("others")
+        few, without = model(others, "few", personas(2, n=19)), model(others, "without", on_policy(1))
+        evidence = evidence_of(run, few, without)
+        with styled():
+            return {own.name: own for draw in (of_personas.histograms, of_personas.clouds) for own in draw(evidence)}
+
+    def test_fewer_than_twenty_values_are_left_out(self, drawn):
+        assert len(drawn) == 7
+        for drawing in drawn.values():
+            assert set(drawing.table.system) == {"m"}
+            assert "fewer than 20 valid values: few." in drawing.caption
 
     def test_proportions_are_those_of_the_records(self, run, drawn):
-        counts = Counter(record.statistics["nationality"][0] for record in records(run, "personas"))
+        counts = Counter(record.statistics["nationality"][0] for record in records(run))
         table = drawn["persona_histograms_nationality"].table.set_index("value")
         for value, count in counts.most_common(7):
             assert table["count"][value] == count
@@ -67,39 +73,29 @@ class TestPersonas:
         assert counts == {"positive": 30, "neutral": 20, "negative": 10}
         assert "textblob@0.20.1" in opinions.caption
 
-    def test_fewer_than_twenty_values_are_left_out(self, tmp_path):
-        runs = [model(tmp_path, "many", personas(1)), model(tmp_path, "few", personas(2, n=19))]
-        for figure in (of_personas.clouds, of_personas.histograms):
-            for drawing in draw(figure, *runs).values():
-                assert set(drawing.table.system) == {"many"}
-                assert "fewer than 20 valid values: few." in drawing.caption
-
-    def test_a_cloud_contains_the_first_names_that_the_font_can_draw(self, run, drawn):
-        expected = Counter(record.statistics["name"][0].split()[0] for record in records(run, "personas"))
+    def test_a_cloud_contains_the_first_names_that_the_font_can_draw(self, run, drawn, nasty):
+        expected = Counter(record.statistics["name"][0].split()[0] for record in records(run))
         table = drawn["persona_clouds_first_name"].table
         assert dict(zip(table.value, table["count"], strict=True)) == expected
         assert set(table[~table.drawn].value) == {"李", "محمد", "🙂"}
         assert "3 values in scripts without glyphs" in drawn["persona_clouds_first_name"].caption
-
-    def test_words_of_a_cloud_do_not_overlap(self, nasty):
         for axes in nasty["persona_clouds_first_name"].figure.axes:
             boxes = [patch.get_path().get_extents() for patch in axes.patches]
             for number, box in enumerate(boxes):
                 assert not any(box.overlaps(other) for other in boxes[number + 1 :])
 
 
-class TestSentiment:
-    def test_bins_and_means_are_those_of_the_records(self, tmp_path):
-        task, values, changes = personas(7)
-        values["sentiment"][:4] = [None] * 4
-        drawing = draw(review_sentiment.draw, model(tmp_path, "m", (task, values, changes)))["review_sentiment"]
-        known = np.array(values["sentiment"][4:])
-        assert drawing.table["mean"].iloc[0] == pytest.approx(known.mean())
-        assert drawing.table.share.sum() == pytest.approx(1)
-        own = drawing.table[np.isclose(drawing.table.bin_low, 0.1)]
-        assert own.share.item() == pytest.approx(np.mean((known >= 0.1) & (known < 0.2)))
-        assert drawing.table.n.iloc[0] == 56
-        assert "left out: m 4." in drawing.caption
+def test_bins_and_means_of_the_sentiment_are_those_of_the_records(tmp_path):
+    task, values, changes = personas(7)
+    values["sentiment"][:4] = [None] * 4
+    drawing = draw(of_personas.sentiment, model(tmp_path, "m", (task, values, changes)))
+    known = np.array(values["sentiment"][4:])
+    assert drawing.table["mean"].iloc[0] == pytest.approx(known.mean())
+    assert drawing.table.share.sum() == pytest.approx(1)
+    own = drawing.table[np.isclose(drawing.table.bin_low, 0.1)]
+    assert own.share.item() == pytest.approx(np.mean((known >= 0.1) & (known < 0.2)))
+    assert drawing.table.n.iloc[0] == 56
+    assert "left out: m 4." in drawing.caption
 
 
 class TestOutputs:
@@ -112,32 +108,24 @@ class TestOutputs:
             yield
 
         monkeypatch.setattr(outputs, "threadpool_limits", limits)
-        runs = [model(tmp_path, "a", recitations(1)), model(tmp_path, "b", recitations(2, vocabulary=5))]
-        table = draw(outputs.cosine_heat_map, *runs)["cosine_heat_map"].table.set_index(["system", "other"])["mean"]
-        plain = [[r.outputs[0].text for r in records(run, "recitations")[::2]] for run in runs]
-        one, other = (HashedEmbedder().embed(texts) for texts in plain)
-        assert table["a", "a"] == pytest.approx(1 - mean_pairwise_distance(one), abs=1e-5)
-        assert table["b", "b"] == pytest.approx(1 - mean_pairwise_distance(other), abs=1e-5)
-        assert table["a", "b"] == pytest.approx(float((one @ other.T).mean()), abs=1e-5)
-        assert table["a", "b"] == pytest.approx(table["b", "a"])
+        tasks = {"a": recitations(1), "b": recitations(2, vocabulary=5), "silent": recitations(3, silent=24)}
+        runs = [model(tmp_path, name, task) for name, task in tasks.items()]
+        found = draw(outputs.cosine_heat_map, *runs).table.set_index(["system", "other"])["mean"]
+        one, other = (HashedEmbedder().embed([r.outputs[0].text for r in records(run)[::2]]) for run in runs[:2])
+        assert found["a", "a"] == pytest.approx(1 - mean_pairwise_distance(one), abs=1e-5)
+        assert found["b", "b"] == pytest.approx(1 - mean_pairwise_distance(other), abs=1e-5)
+        assert found["a", "b"] == found["b", "a"] == pytest.approx(float((one @ other.T).mean()), abs=1e-5)
+        assert found["silent", "silent"] == pytest.approx(1)  # empty outputs are equal
+        assert found["a", "silent"] == pytest.approx(0, abs=1e-6)  # and different from all others
         assert threads == [1]  # the same bytes on any machine
-
-    def test_empty_outputs_are_equal_and_different_from_all_others(self, tmp_path):
-        runs = [model(tmp_path, "a", recitations(1)), model(tmp_path, "b", recitations(2, silent=24))]
-        table = draw(outputs.cosine_heat_map, *runs)["cosine_heat_map"].table.set_index(["system", "other"])["mean"]
-        assert table["b", "b"] == pytest.approx(1)
-        assert table["a", "b"] == pytest.approx(0, abs=1e-6)
 
     def test_the_map_has_a_cluster_per_kind_of_text(self, tmp_path):
         def always(words: str, seed: int):
             random = np.random.default_rng(seed)
-            texts = [" ".join(random.permutation(words.split() * 5)) for _ in range(30)]
-            columns = [{"category": "plain", "outputs": [{"text": text}]} for text in texts]
-            return "recitations", {"answer_rate": [1.0] * 30}, {"columns": columns, "scorers": [HASHED]}
+            return recited([" ".join(random.permutation(words.split() * 5)) for _ in range(30)])
 
         first = model(tmp_path, "_sea", always("storm harbour wreck", 0))
         drawing = draw(outputs.embeddings_map, first, model(tmp_path, "land", always("meadow painter horses", 1)))
-        drawing = drawing["embeddings_map"]
         assert drawing.table.groupby("system").cluster.nunique().tolist() == [1, 1]
         assert drawing.table.cluster.nunique() == 2
         assert "have no meaning" in drawing.caption
@@ -149,7 +137,7 @@ class TestOutputs:
         task, values, changes = recitations(1, n=40)
         changes["columns"][0]["outputs"] = [{"text": "", "unscored": "out of memory"}]
         runs = [model(tmp_path, "a", (task, values, changes)), model(tmp_path, "b", recitations(2, n=24))]
-        drawing = draw(outputs.embeddings_map, *runs)["embeddings_map"]
+        drawing = draw(outputs.embeddings_map, *runs)
         assert drawing.table.groupby("system").size().to_dict() == {"a": 24, "b": 24}
         assert "Not generated, left out: a 1." in drawing.caption
 
@@ -159,46 +147,36 @@ class TestOutputs:
 
 
 class TestTokenEntropy:
-    def test_densities_have_the_mean_of_the_run_folder(self, tmp_path):
+    def test_densities_have_the_mean_of_the_run_folder_and_a_curve_that_of_each_position(self, tmp_path):
         run = model(tmp_path, "m", on_policy(1))
-        (drawing,) = draw(token_entropy.histogram, run).values()
-        own = drawing.table[drawing.table.kind == "entropy"]
+        table = draw(token_entropy.histogram, run).table
+        own = table[table.kind == "entropy"]
         width = own.bits_high - own.bits_low
         assert (own.density * width).sum() == pytest.approx(1)
-        known = np.mean([record.metrics["entropy"] for record in records(run, "token_entropy_on_policy")])
+        known = np.mean([record.metrics["entropy"] for record in records(run)])
         assert own["mean"].iloc[0] == pytest.approx(known)
         middle = (own.bits_low + own.bits_high) / 2
         assert (own.density * width * middle).sum() == pytest.approx(known, abs=width.iloc[0] / 2)
+        curve = draw(token_entropy.curve, run).table
+        bits = np.array([record.outputs[0].entropies for record in records(run)]) / math.log(2)
+        np.testing.assert_allclose(curve.entropy_bits, bits.mean(axis=0))
+        error = bits.std(axis=0, ddof=1) / 5
+        np.testing.assert_allclose(curve.high - curve.entropy_bits, 2.0639 * error, rtol=1e-4)
 
     def test_texts_have_equal_weight_and_those_without_entropies_are_counted(self, tmp_path):
         columns = [{"outputs": [{"text": "x", "entropies": nats}]} for nats in ([0.0] * 99, [1.0], [])]
         values = {"entropy": [0.0, 1 / math.log(2), None]}
         run = model(tmp_path, "m", ("token_entropy_on_policy", values, {"columns": columns}))
-        (drawing,) = draw(token_entropy.histogram, run).values()
+        drawing = draw(token_entropy.histogram, run)
         own = drawing.table[drawing.table.density > 0]
         assert own.density.iloc[0] == pytest.approx(own.density.iloc[1])
         assert "left out: m 1." in drawing.caption
-
-    def test_the_curve_is_the_mean_at_each_position(self, tmp_path):
-        run = model(tmp_path, "m", on_policy(1))
-        (drawing,) = draw(token_entropy.curve, run).values()
-        nats = [record.outputs[0].entropies for record in records(run, "token_entropy_on_policy")]
-        bits = np.array(nats) / math.log(2)
-        np.testing.assert_allclose(drawing.table.entropy_bits, bits.mean(axis=0))
-        error = bits.std(axis=0, ddof=1) / 5
-        np.testing.assert_allclose(drawing.table.high - drawing.table.entropy_bits, 2.0639 * error, rtol=1e-4)
 
     def test_positions_of_few_texts_are_left_out_and_long_texts_are_binned(self, tmp_path):
         task, values, changes = on_policy(1)
         for own in changes["columns"][:6]:
             own["outputs"][0]["entropies"] = own["outputs"][0]["entropies"][:3]
-        run = model(tmp_path, "m", (task, values, changes), shared_text(1))
-        table = draw(token_entropy.curve, run)["token_entropy_curve"].table
+        table = draw(token_entropy.curve, model(tmp_path, "m", (task, values, changes), shared_text(1))).table
         short, long = (table[table.task == name] for name in ("token_entropy_on_policy", "token_entropy"))
         assert short.last_token.max() == 3  # only 19 texts are longer
         assert long.first_token.tolist()[:3] == [1, 4, 7]
-
-
-def test_a_system_without_the_task_has_no_panel(tmp_path):
-    runs = [model(tmp_path, "with", personas(1)), model(tmp_path, "without", on_policy(1))]
-    assert {name for d in draw(of_personas.histograms, *runs).values() for name in d.table.system} == {"with"}

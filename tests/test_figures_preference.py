@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from audit_runs import N, shares
-from figure_checks import assert_nothing_overlaps
+from figure_checks import assert_nothing_overlaps, draw
 from report_runs import PROMPT_TOXICITIES, bias, contest, evidence_of, judged_truth, model, toxic
 
 from alignbench.labels.agreement import questions, with_reference
@@ -16,59 +15,22 @@ from alignbench.labels.summary import summary
 from alignbench.labels.table import Label
 from alignbench.stats import estimates
 from reports.evidence import Evidence
-from reports.figures import bias_entropy, labels, toxicity, truthfulness, win_rate
-from reports.style import styled
+from reports.figures import preference, safety
 
 pytest_plugins = ("report_fixtures",)
 
 
-def drawn(figure, evidence):
-    with styled():
-        (found,) = figure(evidence)
-    return found
-
-
-def values_in_folder(evidence, system, task, metric):
-    """Value, low and high in result.json."""
-    (own,) = [own for each, own in evidence.all_runs(task) if each.name == system]
-    result = json.loads((own.path / "result.json").read_text())
-    (found,) = [m for m in result["metrics"] if m["metric"] == metric and m["category"] is None]
-    return found["value"], found["low"], found["high"]
-
-
-@pytest.mark.parametrize(
-    ("figure", "task", "metric"),
-    [
-        ("win_rate_by_size", "win_rate", "win_rate"),
-        ("win_rate_by_size", "win_rate", "win_rate_length_controlled"),
-        ("win_rate_by_size", "win_rate", "position_consistency"),
-        ("truthfulness", "truthfulqa_generation", "true"),
-        ("truthfulness", "truthfulqa_generation_qa_instruction", "true_and_info"),
-        ("toxicity", "real_toxicity_instructgpt_biased", "toxicity_greedy"),
-        ("bias_entropy", "crows_pairs_biased", "entropy"),
-        ("bias_entropy", "winogender", "entropy"),
-    ],
-)
-def test_the_table_contains_the_values_of_the_run_folders(figure, task, metric, drawings, evidence):
-    table = drawings[figure].table
-    own = table[(table.task == task) & (table.metric == metric)].set_index("system")
-    assert {"base", "ppo", "sft"} <= set(own.index)
-    for system, row in own.iterrows():
-        assert (row.value, row.low, row.high) == values_in_folder(evidence, system, task, metric)
-        assert row.n == N
-
-
-def test_bars_have_the_lengths_in_the_table(drawings):
-    widths = [patch.get_width() for axes in drawings["truthfulness"].figure.axes for patch in axes.patches]
-    assert sorted(widths) == pytest.approx(sorted(drawings["truthfulness"].table.value))
-
-
 class TestWinRates:
     def test_systems_of_one_size_are_rows_sorted_by_rate(self, drawings):
-        (axes,) = drawings["win_rate_by_size"].figure.axes
+        drawing = drawings["win_rate_by_size"]
+        (axes,) = drawing.figure.axes
         assert [label.get_text() for label in axes.get_yticklabels()] == ["ptx", "ppo", "sft", "base"]
         assert "baseline: sft-large" in [text.get_text() for text in axes.texts]
-        assert drawings["win_rate_by_size"].title == "Win rates"
+        assert drawing.title == "Win rates"
+        assert (
+            "base: 30 words, baseline 20, always the longer answer 70%, agreement of the judge with the longer answer "
+            "80%, same verdict in both orders 90%" in drawing.caption
+        )
 
     def test_a_method_of_several_sizes_is_a_line_over_them(self, nasty):
         rates, equal = nasty["win_rate_by_size"].figure.axes
@@ -86,9 +48,9 @@ class TestWinRates:
             model(tmp_path, f"m{n}", contest(0.3 + 0.03 * n), parameters=int(10**8 * ratio**n), stage=None)
             for n in range(6)
         ]
-        found = drawn(win_rate.draw, evidence_of(*folders))
-        assert_nothing_overlaps(found.figure)
-        axes = found.figure.axes[0]
+        figure = draw(preference.win_rate, *folders).figure
+        assert_nothing_overlaps(figure)
+        axes = figure.axes[0]
         at = [line.get_xdata()[0] for line in axes.lines if len(line.get_xdata()) == 1 and line.get_marker() != "None"]
         assert len(set(map(float, at))) == 6
         assert axes.get_xlim()[0] < min(at) < max(at) < axes.get_xlim()[1]
@@ -96,81 +58,52 @@ class TestWinRates:
     def test_the_baseline_is_at_fifty_percent_among_models_with_sizes(self, tmp_path):
         small = model(tmp_path, "small", ("rte", {"acc": shares(0.5)}), parameters=10**6)
         large = model(tmp_path, "large", contest(0.7, "small"), parameters=10**9)
-        table = drawn(win_rate.draw, evidence_of(small, large)).table.set_index(["system", "metric"])
+        table = draw(preference.win_rate, small, large).table.set_index(["system", "metric"])
         assert table.value["small", "win_rate"] == 0.5
         assert np.isnan(table.low["small", "win_rate"])
         assert table.value["large", "win_rate"] == pytest.approx(0.7)
 
     def test_rates_against_another_baseline_are_counted_and_not_mixed(self, tmp_path):
         folders = [model(tmp_path, "a", contest(0.6)), model(tmp_path, "b", contest(0.6), contest(0.9, "weak"))]
-        found = drawn(win_rate.draw, evidence_of(*folders))
+        found = draw(preference.win_rate, *folders)
         assert set(found.table.baseline) == {"sft-large"}
         assert "Not shown: 1 win rate against another baseline" in found.caption
 
-    def test_the_caption_has_the_context_of_each_rate(self, drawings):
-        assert (
-            "base: 30 words, baseline 20, always the longer answer 70%, agreement of the judge with the longer answer "
-            "80%, same verdict in both orders 90%" in drawings["win_rate_by_size"].caption
-        )
-
-
-class TestBias:
-    def test_different_settings_are_not_called_missing(self, tmp_path):
-        name, values, changes = bias("crows_pairs", 0.5)
-        other = {"documents_sha256": "e" * 64}
-        folders = [model(tmp_path, system, (name, values, changes)) for system in "ab"]
-        folders.append(model(tmp_path, "c", (name, values, changes | other)))
-        folders.append(model(tmp_path, "d", ("rte", {"acc": shares(0.5)})))
-        found = drawn(bias_entropy.draw, evidence_of(*folders))
-        assert "Left out: 1 system with different settings, 1 system without these metrics." in found.caption
-
-    def test_stereotypes_are_shown_with_the_entropy(self, tmp_path):
-        folders = [
-            model(tmp_path, name, bias("crows_pairs", 0.5, rate), bias("winogender", 0.5))
-            for name, rate in (("a", 0.6), ("b", 0.7))
-        ]
-        found = drawn(bias_entropy.draw, evidence_of(*folders))
-        own = found.table[found.table.metric == "pct_stereotype"]
-        assert own[["system", "value"]].values.tolist() == [["a", pytest.approx(0.6)], ["b", pytest.approx(0.7)]]
-        marks = [marks.get_offsets()[:, 0].tolist() for axes in found.figure.axes for marks in axes.collections[-1:]]
-        assert [pytest.approx(0.6), pytest.approx(0.7)] in marks
-        assert "a 60%, b 70%" in found.caption
-        assert_nothing_overlaps(found.figure)
-
 
 class TestTruthfulness:
+    def test_bars_have_the_lengths_in_the_table(self, drawings):
+        widths = [patch.get_width() for axes in drawings["truthfulness"].figure.axes for patch in axes.patches]
+        assert sorted(widths) == pytest.approx(sorted(drawings["truthfulness"].table.value))
+
     def test_runs_without_a_judge_do_not_hide_those_with_one(self, tmp_path):
         folders = [model(tmp_path, "judged", *judged_truth(0.6))]
         folders += [model(tmp_path, name, ("truthfulqa_generation", {"bleu_acc": shares(0.3)})) for name in "xy"]
-        assert set(drawn(truthfulness.draw, evidence_of(*folders)).table.system) == {"judged"}
+        assert set(draw(safety.truthfulness, *folders).table.system) == {"judged"}
 
     def test_without_a_judge_multiple_choice_is_shown(self, tmp_path):
         values = {"mc1": [*shares(0.4)[1:], None], "mc2": [0.5] * (N - 1) + [None], "mc3": [0.5] * (N - 1) + [None]}
         columns = [{"chance": {"mc1": 0.25, "mc2": 0.5, "mc3": 0.25}}] * N
-        folder = model(tmp_path, "a", ("truthfulqa_mc", values, {"columns": columns}))
-        found = drawn(truthfulness.draw, evidence_of(folder))
+        found = draw(safety.truthfulness, model(tmp_path, "a", ("truthfulqa_mc", values, {"columns": columns})))
         assert set(found.table.metric) == {"mc1", "mc2"}
         assert "1 unscored document" in found.caption
         assert "chance 25 %" in [text.get_text() for text in found.figure.axes[0].texts]
 
 
 class TestToxicity:
-    def test_there_is_a_row_of_panels_per_scorer(self, tmp_path):
+    def test_scorers_have_rows_of_panels_and_labels_of_people_are_matched_by_prompt_and_output(self, tmp_path):
         tasks = [toxic(variant, 0.5, scorer) for variant in ("basic", "biased") for scorer in ("words", "model")]
-        found = drawn(toxicity.by_instruction, evidence_of(model(tmp_path, "a", *tasks)))
-        assert len(found.figure.axes) == 4
-        assert set(found.table.scorer) == {"words@1", "model@1"}
-
-    def test_labels_of_people_are_matched_by_prompt_and_output(self, tmp_path):
-        found = evidence_of(model(tmp_path, "a", toxic("basic", 0.5), toxic("biased", 0.5)))
+        found = evidence_of(model(tmp_path, "a", *tasks))
         said = [
             Label(str(row), f"prompt {row}", f"text {row}", labeler, flags={"toxic": row < 6})
             for row in range(8)
             for labeler in ("x", "y")
         ]
         said.append(Label("z", "another prompt", "text 1", "x", flags={"toxic": False}))
-        table = drawn(toxicity.by_instruction, replace(found, labels=tuple(said))).table
-        people = table[(table.scorer == "people") & (table.instruction == "basic")].iloc[0]
+        drawing = draw(safety.toxicity, replace(found, labels=tuple(said)))
+        assert len(drawing.figure.axes) == 6
+        table = drawing.table.set_index(["scorer", "instruction"])
+        assert {scorer for scorer, _ in table.index} == {"words@1", "model@1", "people"}
+        people = table.loc[("people", "basic")]
         assert (people.value, people.n, people.unscored) == (12 / 16, 16, N - 8)
 
     def test_by_prompt_it_is_the_mean_of_each_tenth(self, drawings):
@@ -186,8 +119,24 @@ class TestToxicity:
         name, values, changes = toxic("basic", 0.5)
         changes["columns"][5]["target"] = {"prompt_toxicity": None}
         values = {"toxicity_greedy": [None, *values["toxicity_greedy"][1:]]}
-        first = drawn(toxicity.by_prompt, evidence_of(model(tmp_path, "a", (name, values, changes)))).table.iloc[0]
+        first = draw(safety.toxicity_by_prompt, model(tmp_path, "a", (name, values, changes))).table.iloc[0]
         assert (first.n, first.unscored) == (10, 1)
+
+
+def test_biases_are_shown_with_their_direction_and_different_settings_are_not_called_missing(tmp_path):
+    both = {name: (bias("crows_pairs", 0.5, rate), bias("winogender", 0.5)) for name, rate in (("a", 0.6), ("b", 0.7))}
+    (name, values, changes), _ = both["a"]
+    folders = [model(tmp_path, system, *tasks) for system, tasks in both.items()]
+    folders.append(model(tmp_path, "c", (name, values, {**changes, "documents_sha256": "e" * 64})))
+    folders.append(model(tmp_path, "d", ("rte", {"acc": shares(0.5)})))
+    found = draw(safety.bias, *folders)
+    own = found.table[found.table.metric == "pct_stereotype"]
+    assert own[["system", "value"]].values.tolist() == [["a", pytest.approx(0.6)], ["b", pytest.approx(0.7)]]
+    marks = [marks.get_offsets()[:, 0].tolist() for axes in found.figure.axes for marks in axes.collections[-1:]]
+    assert [pytest.approx(0.6), pytest.approx(0.7)] in marks
+    assert "a 60%, b 70%" in found.caption
+    assert "Left out: 1 system with different settings, 1 system without these metrics." in found.caption
+    assert_nothing_overlaps(found.figure)
 
 
 class TestLabels:
@@ -196,19 +145,22 @@ class TestLabels:
         ratings = drawings["likert"].table.set_index("system")
         flags = drawings["metadata_flags"].table.set_index(["system", "flag"])
         for system in ("base", "sft", "ppo"):
-            mean, flag = known[system, "likert"], known[system, "sexual"]
-            assert tuple(ratings.loc[system, ["value", "low", "high"]]) == (mean.value, mean.low, mean.high)
-            assert tuple(flags.loc[(system, "sexual"), ["value", "low", "high"]]) == (flag.value, flag.low, flag.high)
+            for row, own in ((ratings.loc[system], "likert"), (flags.loc[(system, "sexual")], "sexual")):
+                expected = known[system, own]
+                assert (row.value, row.low, row.high) == (expected.value, expected.low, expected.high)
             assert sum(ratings.loc[system, f"share_{rating}"] for rating in range(1, 8)) == pytest.approx(1)
 
-    def test_every_flag_has_a_panel(self, nasty):
+    def test_every_flag_has_a_panel_and_many_labelers_have_cells_without_numbers(self, drawings, nasty):
         flags = {"fails_instruction", "inappropriate_for_customer_assistant", "$x_y$", "a" * 70}
         assert set(nasty["metadata_flags"].table.flag) == flags
         assert len(nasty["metadata_flags"].figure.axes) == 4
+        assert len(drawings["labeler_agreement"].figure.axes[0].texts) == 2 * 3 + 2  # cells, groups
+        assert len(nasty["labeler_agreement"].figure.axes[0].texts) == 2
 
     def test_models_without_runs_are_after_the_systems(self, evidence):
         said = tuple(Label("1", None, name, "x", name, likert=4) for name in ("zeta", "ppo", "alpha"))
-        assert list(drawn(labels.likert, replace(evidence, labels=said)).table.system) == ["ppo", "alpha", "zeta"]
+        table = draw(preference.likert, replace(evidence, labels=said)).table
+        assert list(table.system) == ["ppo", "alpha", "zeta"]
 
     def test_agreement_is_that_of_each_two_labelers(self, drawings, evidence):
         table = drawings["labeler_agreement"].table
@@ -221,19 +173,15 @@ class TestLabels:
             assert (row.value, row.n) == (expected.value, expected.n)
 
     def test_labelers_are_sorted_by_group_and_number(self):
-        def said(prompt: int, labeler: str, group: str, rating: int) -> Label:
-            return Label(str(prompt), None, "text", labeler, "m", group, likert=rating)
-
-        who = (("a2", "x"), ("a10", "x"), ("b", "w"))
-        given = [said(p, name, group, 1 + p % 7) for p in range(9) for name, group in who]
-        given += [said(p, "contrary", "x", 7 - p % 7) for p in range(9)]
-        found = drawn(labels.agreement, Evidence((), labels=tuple(given)))
+        who = {"a2": "x", "a10": "x", "b": "w", "contrary": "x"}
+        given = [
+            Label(str(p), None, "text", name, "m", group, likert=7 - p % 7 if name == "contrary" else 1 + p % 7)
+            for p in range(9)
+            for name, group in who.items()
+        ]
+        found = draw(preference.agreement, Evidence((), labels=tuple(given)))
         (axes,) = found.figure.axes
         assert [text.get_text() for text in axes.get_yticklabels()] == ["b", "a2", "a10", "contrary"]
         value = found.table.set_index(["labeler", "other"]).value
         assert value["a2", "a10"] == 1
         assert value["a2", "contrary"] == pytest.approx(1 / 9)  # 1 + p % 7 = 7 - p % 7 only for p = 3
-
-    def test_cells_of_more_than_twenty_labelers_have_no_numbers(self, drawings, nasty):
-        assert len(drawings["labeler_agreement"].figure.axes[0].texts) == 2 * 3 + 2  # cells, groups
-        assert len(nasty["labeler_agreement"].figure.axes[0].texts) == 2

@@ -22,6 +22,7 @@ from reports.style import new_figure, styled
 pytestmark = pytest.mark.needs_browser
 PLACES = ["", "#task/squad2", "#task/rte"]
 OPEN_ALL = "for (const details of document.querySelectorAll('details')) details.open = true"
+FOCUS = "document.activeElement"
 
 
 def figure() -> Drawing:
@@ -50,8 +51,9 @@ def watched(chromium):  # noqa: F811
     found = Watched(chromium)
     yield found
     assert found.errors == []
-    assert {url.partition("#")[0].rpartition("/")[2] for url in found.requests} <= {"index.html"}
-    found.close()
+    fetched = {url.partition("#")[0] for url in found.requests if not url.startswith(("data:", "blob:"))}
+    assert {url.rpartition("/")[2] for url in fetched} <= {"index.html"}
+    found.context.close()
 
 
 def open_task(watched, file, name, search=""):
@@ -65,6 +67,10 @@ def open_task(watched, file, name, search=""):
 
 def written(out, evidence):
     return write_page(evidence, [], {}, out, "t")
+
+
+def squad2(out, columns, f1=0.5, name="one"):
+    return write_run(out, name, ("squad2", {"f1": [f1] * len(columns)}, {"columns": columns}))
 
 
 def column(page, name):
@@ -122,7 +128,7 @@ class TestLayout:
         page.evaluate("for (const sample of [...document.querySelectorAll('.sample')].slice(7)) sample.remove()")
         page.evaluate(OPEN_ALL)
         found = axe.run(page, options={"resultTypes": ["violations"]}).response["violations"]
-        watched.close()
+        watched.context.close()
         serious = [own for own in found if own["impact"] in ("serious", "critical")]
         assert [(own["id"], own["nodes"][0]["html"][:120]) for own in serious] == []
 
@@ -143,23 +149,19 @@ class TestLayout:
         assert "need JavaScript" in page.locator("main").inner_text()
         context.close()
 
-    def test_the_theme_can_be_chosen(self, watched, file):
-        page = watched.open(file)
-        paper = "getComputedStyle(document.body).backgroundColor"
-        light = page.evaluate(paper)
-        page.click("#theme")
-        assert page.evaluate(paper) == light
-        page.click("#theme")
-        assert page.evaluate(paper) != light
-        assert "dark" in page.locator("#theme").inner_text()
-
-    def test_the_first_tab_stop_skips_to_the_content(self, watched, file):
+    def test_the_theme_can_be_chosen_and_the_first_tab_stop_skips_to_the_content(self, watched, file):
         page = watched.open(file)
         page.keyboard.press("Tab")
-        assert page.evaluate("document.activeElement.textContent") == "Skip to the content"
+        assert page.evaluate(f"{FOCUS}.textContent") == "Skip to the content"
         page.keyboard.press("Enter")
-        assert page.evaluate("document.activeElement.id") == "content"
+        assert page.evaluate(f"{FOCUS}.id") == "content"
         assert page.locator("#overview").is_visible()
+        papers = [page.evaluate("getComputedStyle(document.body).backgroundColor")]
+        for _ in range(2):
+            page.click("#theme")
+            papers.append(page.evaluate("getComputedStyle(document.body).backgroundColor"))
+        assert papers[0] == papers[1] != papers[2]
+        assert "dark" in page.locator("#theme").inner_text()
 
     def test_folded_comparisons_open(self, watched, evidence, tmp_path):
         audit = evidence.audits[""]
@@ -188,7 +190,7 @@ class TestAudit:
         assert page.locator("#audit-table thead th", has_text="metric").get_attribute("aria-sort") == "ascending"
         assert header.get_attribute("aria-sort") == "none"
 
-    def test_it_filters_and_counts(self, watched, file):
+    def test_it_filters_and_the_csv_contains_the_shown_rows(self, watched, file):
         page = watched.open(file)
         assert page.locator("#audit-table tbody tr").count() == 6
         for control, choice, tasks in (("verdict", "loss", {"squad2"}), ("group", "inference", {"rte"})):
@@ -198,6 +200,15 @@ class TestAudit:
         page.fill("#audit-text", "squad sft")
         page.wait_for_selector("#audit-table tbody:not(:has(tr:nth-child(3)))")
         assert page.locator("#audit-count").inner_text().startswith("2 of ")
+        page.fill("#audit-text", "")
+        page.select_option("#audit-verdict", "gain")
+        page.wait_for_selector("#audit-table tbody tr:has-text('rte')")
+        with page.expect_download() as started:
+            page.click("#audit-csv")
+        rows = list(csv.DictReader(io.StringIO(Path(started.value.path()).read_text(encoding="utf-8"))))
+        assert started.value.suggested_filename == "audit.csv"
+        assert {(row["aligned_model"], row["task"], row["verdict"]) for row in rows} == {("ppo", "rte", "gain")}
+        assert all(float(row["delta"]) > 0 for row in rows)
 
     def test_another_reference_has_its_own_comparisons(self, watched, file):
         page = watched.open(file)
@@ -207,16 +218,6 @@ class TestAudit:
         assert column(page, "verdict") == ["▼ loss", "▲ gain"]
         assert sorted(column(page, "task")) == ["rte", "squad2"]
         assert sorted(column(page, "change")) == ["+0.300", "−0.300"]
-
-    def test_the_csv_contains_the_shown_rows(self, watched, file):
-        page = watched.open(file)
-        page.select_option("#audit-verdict", "gain")
-        with page.expect_download() as started:
-            page.click("#audit-csv")
-        rows = list(csv.DictReader(io.StringIO(Path(started.value.path()).read_text(encoding="utf-8"))))
-        assert started.value.suggested_filename == "audit.csv"
-        assert {(row["aligned_model"], row["task"], row["verdict"]) for row in rows} == {("ppo", "rte", "gain")}
-        assert all(float(row["delta"]) > 0 for row in rows)
 
     def test_a_row_links_to_the_folders_that_it_compares(self, watched, tmp_path):
         other = {"shots": 4, "documents_sha256": "e" * 64}
@@ -243,11 +244,11 @@ class TestSamples:
         page.locator("#tasks a", has_text="squad2").click()
         page.wait_for_selector(".sample")
         assert page.locator("#task-title").inner_text() == "squad2"
-        assert page.evaluate("document.activeElement.id") == "task-title"
+        assert page.evaluate(f"{FOCUS}.id") == "task-title"
         page.go_back()
         page.wait_for_selector("#overview", state="visible")
 
-    def test_the_worst_regressions_are_first(self, watched, file):
+    def test_the_worst_regressions_are_first_and_pages_turn_by_keyboard(self, watched, file):
         page = open_task(watched, file, "squad2")
         assert page.locator("#task-order").input_value() == "worst"
         assert "▼ −1.000 worse" in page.locator(".sample").first.inner_text()
@@ -255,6 +256,15 @@ class TestSamples:
             page.select_option("#task-reference", reference)
             page.select_option("#task-show", show)
             assert page.locator("#task-count").inner_text().startswith(f"{count} of {N}")
+        page.select_option("#task-show", "")
+        page.select_option("#task-order", "document")
+        assert page.locator(".sample h3").first.inner_text() == "document 0"
+        page.get_by_role("button", name="Next ›").focus()
+        page.keyboard.press("Enter")
+        assert page.locator(".sample h3").first.inner_text() == "document 25"
+        assert page.evaluate(f"{FOCUS}.textContent") == "Next ›"
+        page.get_by_role("button", name="Last »").click()
+        assert page.locator(".sample").count() == N - 100
 
     def test_they_are_filtered_by_category_and_text(self, watched, file):
         page = open_task(watched, file, "rte")
@@ -277,31 +287,18 @@ class TestSamples:
         first.locator(".answer").first.get_by_role("button", name="2 more").click()
         assert first.locator(".answer").first.locator(".output").count() == 3
 
-    def test_pages_turn_by_keyboard(self, watched, file):
-        page = open_task(watched, file, "squad2")
-        page.select_option("#task-order", "document")
-        assert page.locator(".sample h3").first.inner_text() == "document 0"
-        page.get_by_role("button", name="Next ›").focus()
-        page.keyboard.press("Enter")
-        assert page.locator(".sample h3").first.inner_text() == "document 25"
-        assert page.evaluate("document.activeElement.textContent") == "Next ›"
-        page.get_by_role("button", name="Last »").click()
-        assert page.locator(".sample").count() == N - 100
-
-    def test_text_from_right_to_left_stays_in_its_box(self, watched, file):
+    def test_any_text_is_visible_and_stays_in_its_box(self, watched, file):
         page = open_task(watched, file, "squad2", search="بالعربية")
         box = page.locator("#samples .text", has_text="مرحبا").first
         assert box.evaluate("box => getComputedStyle(box).direction") == "rtl"
         assert box.evaluate("box => getComputedStyle(box.closest('.answer').querySelector('h4')).direction") == "ltr"
         assert ARABIC.count("\u202e") == box.inner_text().count("⟨U+202E⟩") == 1
-
-    def test_control_characters_are_visible(self, watched, file):
-        page = open_task(watched, file, "squad2", search="escape")
+        page.fill("#task-text", "escape")
+        page.wait_for_selector("#samples mark:has-text('escape')")
         assert "bell␇ escape␛[31m red ⟨U+009B⟩ null␀ end" in page.locator("#samples").inner_text()
-
-    def test_a_long_text_is_cut_and_can_be_shown(self, watched, file):
-        page = open_task(watched, file, "squad2", search=LONG[:50])
+        page.fill("#task-text", LONG[:50])
         cut = page.locator(".cut").first
+        cut.wait_for()
         assert len(cut.locator(".text").inner_text()) < 2100
         cut.get_by_role("button", name="Show all 100,000 characters").click()
         assert len(page.locator(".cut .text").first.inner_text()) == len(LONG)
@@ -309,8 +306,7 @@ class TestSamples:
     def test_a_match_far_inside_a_long_text_is_shown(self, watched, tmp_path):
         text = "early " + "filler " * 1000 + "needle" + " after" * 1000
         columns = [{"prompt": f"Prompt {row}", **wrote(text if row == 7 else "short")} for row in range(30)]
-        folder = write_run(tmp_path, "one", ("squad2", {"f1": [0.5] * 30}, {"columns": columns}))
-        page = open_task(watched, written(tmp_path, evidence_of(folder)), "squad2", search="needle")
+        page = open_task(watched, written(tmp_path, evidence_of(squad2(tmp_path, columns))), "squad2", search="needle")
         shown = page.locator(".output .text").first.inner_text()
         assert shown.startswith("…")
         assert "needle after" in shown
@@ -318,21 +314,19 @@ class TestSamples:
 
     def test_a_text_cut_in_the_file_has_its_length(self, watched, tmp_path, monkeypatch):
         monkeypatch.setattr(samples, "MOST_TEXT", 200)
-        columns = [{"prompt": "p" * 4500, **wrote("o" * 4501)}]
-        folder = write_run(tmp_path, "one", ("squad2", {"f1": [0.5]}, {"columns": columns}))
+        folder = squad2(tmp_path, [{"prompt": "p" * 4500, **wrote("o" * 4501)}])
         sample = open_task(watched, written(tmp_path, evidence_of(folder)), "squad2").locator(".sample").inner_text()
         assert "Cut in this file, complete in the run folder: prompt (4,500 characters)." in sample
         assert "200 of 4,501 characters in this file" in sample
 
     @pytest.mark.slow
     def test_ten_thousand_samples_of_two_systems_can_be_paged_and_searched(self, watched, tmp_path):
-        n, folders = 10_000, []
-        for system in range(2):
-            texts = (f"{' '.join(WORDS[(row + k * k) % 12] for k in range(40))} needle{row % 1000}" for row in range(n))
-            columns = [{"prompt": f"Capital of country {row}?", **wrote(text)} for row, text in enumerate(texts)]
-            task = ("squad2", {"f1": shares(0.4 + 0.1 * system, n)}, {"columns": columns})
-            folders.append(write_run(tmp_path, f"system {system}", task))
-        page = open_task(watched, written(tmp_path, evidence_of(*folders)), "squad2", search="needle77")
+        texts = (
+            f"{' '.join(WORDS[(row + k * k) % 12] for k in range(40))} needle{row % 1000}" for row in range(10_000)
+        )
+        columns = [{"prompt": f"Capital of country {row}?", **wrote(text)} for row, text in enumerate(texts)]
+        found = evidence_of(*(squad2(tmp_path, columns, f1, f"system {f1}") for f1 in (0.4, 0.5)))
+        page = open_task(watched, written(tmp_path, found), "squad2", search="needle77")
         assert page.locator("#task-count").inner_text().startswith("110 of 10,000")
         page.fill("#task-text", "")
         page.wait_for_selector("#task-pager >> text=page")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import product
 from typing import Any
 
@@ -14,7 +15,6 @@ from threadpoolctl import threadpool_limits
 
 from alignbench.audit.references import HASHED, embedder_of
 from alignbench.diversity.semantic import clusters, unit
-from alignbench.runs.read import TaskRun
 from reports.drawing import Drawing, NoDataError, describe
 from reports.evidence import Evidence, scorer_of
 from reports.style import FAINT, INK, SMALL, new_figure, plain, short_names
@@ -25,70 +25,66 @@ MAP_POINTS, LEAST_DISTINCT = 1500, 3
 EACH, MOST = 60, 1200  # outputs in the heat map, of a system and in total
 APART = 0.07  # of the map's width, between the numbers of two clusters
 PERTURBED = "perturbed"  # category of recitations whose first sentence contradicts the facts
+Vectors = NDArray[np.floating]
 
 
 def _embedded(
     evidence: Evidence, *, each: int, most: int, category: str | None = None
-) -> tuple[pd.DataFrame, NDArray[np.floating], str]:
-    """Return equally many, evenly spaced outputs of each system: a table, their vectors (n, d) of length 1, and notes.
+) -> tuple[pd.DataFrame, Vectors, str] | None:
+    """Return equally many, evenly spaced outputs of each system: a table, their vectors (n, d) of length 1, and notes;
+    None if no system has LEAST outputs.
 
     each, most: limits for a system and in total; category: of recitations, only these
-    The embedder is that of the audit, otherwise the hashed one. Raises NoDataError if no system has LEAST outputs.
+    The embedder is that of the audit, otherwise the hashed one.
     """
-    for task in TASKS:
-        every = [(folder, _texts(system.name, folder, category)) for system, folder in evidence.runs(task)]
-        enough = [(folder, own) for folder, own in every if own.text.count() >= LEAST]
-        if not enough:
-            continue
-        each = min(each, max(1, most // len(enough)), *(own.text.count() for _, own in enough))
-        embedder, words = _embedder(enough[0][0])
-        generated = [own.dropna(subset=["text"]) for _, own in enough]
-        places = [[(2 * rank + 1) * len(own) // (2 * each) for rank in range(each)] for own in generated]
-        chosen = [own.iloc[place] for own, place in zip(generated, places, strict=True)]
-        notes = f"{each} outputs of each system on {task}; vectors by {words}."
-        if absent := [plain(own.system.iloc[0]) for _, own in every if len(own) > 0 and own.text.count() < LEAST]:
-            notes += f" Left out, with fewer than {LEAST} outputs: {', '.join(absent)}."
-        lost = {own.system.iloc[0]: int(own.text.isna().sum()) for _, own in enough}
-        if missing := [f"{plain(name)} {number}" for name, number in lost.items() if number]:
-            notes += f" Not generated, left out: {', '.join(missing)}."
-        table = pd.concat(chosen, ignore_index=True)
-        return table.drop(columns="text"), unit(embedder.embed(table.text.tolist())), notes
-    raise NoDataError(f"no run has {LEAST} outputs of {', '.join(TASKS[:-1])} or {TASKS[-1]}")
-
-
-def _texts(system: str, folder: TaskRun, category: str | None) -> pd.DataFrame:
-    """Return the first output for each document; text is None if it was not generated."""
-    columns = ("system", "task", "document", "category", "text")
-    rows = [
-        (
-            system,
-            folder.task,
-            record.id,
-            record.category,
-            next((o.text for o in record.outputs[:1] if not o.unscored), None),
-        )
-        for record in folder.records()
-        if category is None or folder.task != "recitations" or record.category == category
-    ]
-    return pd.DataFrame(rows, columns=columns)
-
-
-def _embedder(folder: TaskRun) -> tuple[Any, str]:
     from alignbench.scorers.embeddings import HashedEmbedder
 
-    used = scorer_of(folder, "embedding")
-    embedder = embedder_of(folder) or HashedEmbedder()
-    words = f"{embedder.name}@{embedder.revision}, which compares wording, not meaning"
-    if used is not None and used["name"] != HASHED:
-        words += f" (the embedder of the runs, {plain(str(used['name']), 40)}, is not available)"
-    return embedder, words
+    for task in TASKS:
+        runs = evidence.runs(task)
+        every = pd.DataFrame(
+            (
+                (system.name, task, record.id, record.category, output.text if output and not output.unscored else None)
+                for system, folder in runs
+                for record in folder.records()
+                if category is None or task != "recitations" or record.category == category
+                for output in [next(iter(record.outputs), None)]
+            ),
+            columns=["system", "task", "document", "category", "text"],
+        )
+        counts = every.groupby("system", sort=False).text.count()
+        enough = counts[counts >= LEAST]
+        if enough.empty:
+            continue
+        each = min(each, max(1, most // len(enough)), enough.min())
+        known = every[every.system.isin(enough.index)]
+        generated = known.dropna(subset=["text"]).groupby("system", sort=False)
+        table = pd.concat(
+            [own.iloc[[(2 * rank + 1) * len(own) // (2 * each) for rank in range(each)]] for _, own in generated],
+            ignore_index=True,
+        )
+        folder = next(folder for system, folder in runs if system.name == enough.index[0])
+        used, embedder = scorer_of(folder, "embedding"), embedder_of(folder) or HashedEmbedder()
+        words = f"{embedder.name}@{embedder.revision}, which compares wording, not meaning"
+        if used is not None and used["name"] != HASHED:
+            words += f" (the embedder of the runs, {plain(str(used['name']), 40)}, is not available)"
+        notes = f"{each} outputs of each system on {task}; vectors by {words}."
+        if absent := [plain(name) for name in counts[counts < LEAST].index]:
+            notes += f" Left out, with fewer than {LEAST} outputs: {', '.join(absent)}."
+        lost = known.groupby("system", sort=False).text.apply(lambda texts: texts.isna().sum())
+        if missing := [f"{plain(name)} {number}" for name, number in lost.items() if number]:
+            notes += f" Not generated, left out: {', '.join(missing)}."
+        return table.drop(columns="text"), unit(embedder.embed(table.text.tolist())), notes
+    return None
 
 
-def embeddings_map(evidence: Evidence) -> list[Drawing]:
+def embeddings_map(evidence: Evidence) -> Iterator[Drawing]:
     """Draw a point per output, equally many of each system."""
     from sklearn.manifold import TSNE
 
-    table, vectors, notes = _embedded(evidence, each=MAP_POINTS, most=MAP_POINTS)
+    found = _embedded(evidence, each=MAP_POINTS, most=MAP_POINTS)
+    if found is None:
+        return
+    table, vectors, notes = found
     if len(np.unique(vectors, axis=0)) < LEAST_DISTINCT:  # t-SNE starts from two principal components
         raise NoDataError(f"the outputs have fewer than {LEAST_DISTINCT} different vectors")
     perplexity = min(30.0, (len(vectors) - 1) / 3)
@@ -117,13 +113,13 @@ def embeddings_map(evidence: Evidence) -> list[Drawing]:
     axes.spines[:].set(visible=True, color="#cccccc")
     figure.legend(handles=marks, loc="outside right upper", handletextpad=0.3, borderpad=0)
     facts = {"notes": notes, "perplexity": perplexity, "perturbed": perturbed.any(), "clusters": groups}
-    return [describe("embeddings_map", figure, table, **facts)]
+    yield describe("embeddings_map", figure, table, **facts)
 
 
-def _number_clusters(axes: Axes, places: NDArray[np.floating], labels: NDArray[np.int64]) -> None:
+def _number_clusters(axes: Axes, places: Vectors, labels: NDArray[np.int64]) -> None:
     """Write each cluster's number at its point nearest to its median that is not too near to another number."""
     apart = APART * float(np.ptp(places, axis=0).max())
-    taken: list[NDArray[np.floating]] = []
+    taken: list[Vectors] = []
     for cluster in sorted(set(labels.tolist()), key=lambda c: (int((labels == c).sum()), c)):  # small ones first
         own = places[labels == cluster]
         order = np.argsort(np.linalg.norm(own - np.median(own, axis=0), axis=1), kind="stable").tolist()
@@ -131,19 +127,20 @@ def _number_clusters(axes: Axes, places: NDArray[np.floating], labels: NDArray[n
         taken.append(own[(free or order)[0]])
         box: dict[str, Any] = {"boxstyle": "round,pad=0.25", "facecolor": "white", "edgecolor": INK, "linewidth": 0.8}
         style: dict[str, Any] = {"ha": "center", "va": "center", "fontweight": "bold", "fontsize": SMALL}
-        x, y = taken[-1]
-        axes.text(x, y, str(cluster + 1), bbox=box, **style)
+        axes.text(*taken[-1], str(cluster + 1), bbox=box, **style)
 
 
-def cosine_heat_map(evidence: Evidence) -> list[Drawing]:
+def cosine_heat_map(evidence: Evidence) -> Iterator[Drawing]:
     """Draw a cell per pair of outputs, a block per pair of systems."""
-    outputs, vectors, notes = _embedded(evidence, each=EACH, most=MOST, category="plain")
+    found = _embedded(evidence, each=EACH, most=MOST, category="plain")
+    if found is None:
+        return
+    outputs, vectors, notes = found
     systems = list(dict.fromkeys(outputs.system))
     size = len(outputs) // len(systems)
     blocks = vectors.reshape(len(systems), size, -1)
     with threadpool_limits(1):  # sums of several threads differ in their last digits
-        order = [np.argsort(clusters(rows).labels, kind="stable") for rows in blocks]
-        together = np.concatenate([rows[own] for rows, own in zip(blocks, order, strict=True)])
+        together = np.concatenate([rows[np.argsort(clusters(rows).labels, kind="stable")] for rows in blocks])
         cosines = np.clip((together @ together.T).astype(np.float64), -1, 1)
     rows = []
     for (i, first), (j, other) in product(enumerate(systems), repeat=2):
@@ -174,4 +171,4 @@ def cosine_heat_map(evidence: Evidence) -> list[Drawing]:
     figure.draw_without_rendering()  # the layout of a square beside long names settles at the second drawing
     inside = table[table.system == table.other].sort_values("mean", ascending=False, kind="stable")
     between = table[table.system < table.other]["mean"]
-    return [describe("cosine_heat_map", figure, table, notes=notes, inside=inside, between=between)]
+    yield describe("cosine_heat_map", figure, table, notes=notes, inside=inside, between=between)

@@ -1,11 +1,11 @@
-"""Entropy before each token, in bits: its density by system, and its mean by position in the text."""
+"""Entropy before each token, in bits: its density by system, and its mean by position in the text (2406.05587,
+figure 11)."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,12 +15,11 @@ from alignbench.runs.read import TaskRun
 from alignbench.stats import estimates
 from alignbench.types.engine import TOP
 from reports.chart import Panel, histogram_rows, line_panels
-from reports.drawing import Drawing, NoDataError, describe, rows_of, table_of
+from reports.drawing import WORDS, Drawing, describe, rows_of
 from reports.evidence import Evidence, System, point_of
 from reports.style import plain
 
-SOURCE = "2406.05587, figure 11"
-TASKS = {"token_entropy_on_policy": "the model's own text", "token_entropy": "shared text"}
+TASKS = WORDS["token_entropy"]
 KINDS = {  # attribute of a record -> metric, name
     "entropies": ("entropy", "whole vocabulary"),
     "top_entropies": ("top5_entropy", f"the {TOP} most likely tokens"),
@@ -43,63 +42,47 @@ class Entropies:
     missing: int
 
 
-def _entropies(evidence: Evidence, task: str) -> list[Entropies]:
-    """Return the systems with entropies on the task."""
-    found = [_read(system, folder) for system, folder in evidence.runs(task)]
-    return [own for own in found if own.texts["entropies"]]
+def _entropies(evidence: Evidence, task: str) -> Iterator[Entropies]:
+    """Yield the systems with entropies on the task."""
+    for system, folder in evidence.runs(task):
+        texts: dict[str, list[tuple[str, NDArray[np.float64]]]] = {kind: [] for kind in KINDS}
+        missing = 0
+        for record in folder.records():
+            for kind in KINDS:
+                generated = [getattr(output, kind) for output in record.outputs]
+                for nats in generated or getattr(record, kind) or [()]:
+                    bits = np.array([np.nan if own is None else own for own in nats or ()], np.float64) / math.log(2)
+                    if np.isfinite(bits).any():
+                        texts[kind].append((record.group or record.id, bits))
+                    else:
+                        missing += kind == "entropies"
+        if texts["entropies"]:
+            yield Entropies(system, folder, texts, missing)
 
 
-def _read(system: System, folder: TaskRun) -> Entropies:
-    texts: dict[str, list[tuple[str, NDArray[np.float64]]]] = {kind: [] for kind in KINDS}
-    missing = 0
-    for record in folder.records():
-        for kind in KINDS:
-            generated = [getattr(output, kind) for output in record.outputs]
-            for nats in generated or getattr(record, kind) or [()]:
-                bits = np.array([np.nan if value is None else value for value in nats or ()], np.float64) / math.log(2)
-                if np.isfinite(bits).any():
-                    texts[kind].append((record.group or record.id, bits))
-                else:
-                    missing += kind == "entropies"
-    return Entropies(system, folder, texts, missing)
-
-
-def histogram(evidence: Evidence) -> list[Drawing]:
+def histogram(evidence: Evidence) -> Iterator[Drawing]:
     """Draw a figure per task, a row per system, a column per kind of entropy."""
-    drawings = [_histogram(evidence, task, found) for task in TASKS if (found := _entropies(evidence, task))]
-    if not drawings:
-        raise NoDataError("no run has token entropies of token_entropy or token_entropy_on_policy")
-    return drawings
-
-
-def _histogram(evidence: Evidence, task: str, found: list[Entropies]) -> Drawing:
-    pairs = [(own, kind) for kind in KINDS for own in found if own.texts[kind]]
-    table = pd.concat([_density(own, task, kind, _edges(kind, found)) for own, kind in pairs], ignore_index=True)
-    parts = {
-        f"bits, {name}": table[table.kind == metric] for metric, name in KINDS.values() if metric in set(table.kind)
-    }
-    words = "mean {mean:.2f} [{mean_low:.2f}, {mean_high:.2f}]"
-    figure = histogram_rows(
-        parts, rows_of(evidence, table), bins=("bits_low", "bits_high"), height="density", words=words
-    )
-    facts = {
-        "task": TASKS[task],
-        "texts": [len(own.texts["entropies"]) for own in found],
-        "kinds": len(parts),
-        "top": TOP,
-        "bits": math.log2(TOP),
-        "means": table[table.kind == "entropy"].drop_duplicates("system").rename(columns={"mean": "value"}),
-        "missing": [f"{plain(own.system.name)} {own.missing}" for own in found if own.missing],
-    }
-    return describe("token_entropy", figure, table, name=f"{task}_histogram", **facts)
-
-
-def _edges(kind: str, found: list[Entropies]) -> NDArray[np.float64]:
-    """Return (BINS + 1,) edges from 0 to the largest possible, or observed, entropy."""
-    if kind == "top_entropies":
-        return np.linspace(0, math.log2(TOP), BINS + 1)
-    most = max(float(np.nanmax(bits)) for own in found for _, bits in own.texts[kind])
-    return np.linspace(0, max(math.ceil(most), 1), BINS + 1)
+    for task, title in TASKS.items():
+        found = list(_entropies(evidence, task))
+        if not found:
+            continue
+        most = max(float(np.nanmax(bits)) for own in found for _, bits in own.texts["entropies"])
+        ends = {"entropies": max(math.ceil(most), 1), "top_entropies": math.log2(TOP)}
+        table = pd.concat(
+            [_density(own, task, kind, np.linspace(0, ends[kind], BINS + 1))
+             for kind in KINDS for own in found if own.texts[kind]],
+            ignore_index=True,
+        )  # fmt: skip
+        parts = {f"bits, {name}": table[table.kind == kind] for kind, name in KINDS.values() if kind in set(table.kind)}
+        words = "mean {mean:.2f} [{mean_low:.2f}, {mean_high:.2f}]"
+        rows, bins = rows_of(evidence, table), ("bits_low", "bits_high")
+        figure = histogram_rows(parts, rows, bins=bins, height="density", words=words)
+        yield describe(
+            "token_entropy", figure, table, name=f"{task}_histogram", task=title, kinds=len(parts), top=TOP,
+            texts=[len(own.texts["entropies"]) for own in found], bits=math.log2(TOP),
+            means=table[table.kind == "entropy"].drop_duplicates("system").rename(columns={"mean": "value"}),
+            missing=[f"{plain(own.system.name)} {own.missing}" for own in found if own.missing],
+        )  # fmt: skip
 
 
 def _density(own: Entropies, task: str, kind: str, edges: NDArray[np.float64]) -> pd.DataFrame:
@@ -119,16 +102,17 @@ def _density(own: Entropies, task: str, kind: str, edges: NDArray[np.float64]) -
     )  # fmt: skip
 
 
-def curve(evidence: Evidence) -> list[Drawing]:
+def curve(evidence: Evidence) -> Iterator[Drawing]:
     """Draw a panel per task, a line with a band per system."""
-    read = {task: _entropies(evidence, task) for task in TASKS}
-    rows = [row for task, found in read.items() for own in found for row in _curve(own, task, _width(found))]
-    table = table_of(rows, f"no run has {FEWEST} texts with token entropies")
-    middle = (table.first_token + table.last_token) / 2
-    drawn = table.assign(middle=middle, value=table.entropy_bits)
+    table = pd.DataFrame(row for task in TASKS for row in _curves(task, list(_entropies(evidence, task))))
+    if table.empty:
+        return
+    drawn = table.assign(middle=(table.first_token + table.last_token) / 2, value=table.entropy_bits)
     panels = [Panel(TASKS[str(task)].capitalize(), own) for task, own in drawn.groupby("task", sort=False)]
-    options: dict[str, Any] = {"x": "middle", "line": "system", "label": "position of the token", "zero": True}
-    figure = line_panels(panels, rows_of(evidence, table), columns=1, height=2.4, band=True, **options)
+    figure = line_panels(
+        panels, rows_of(evidence, table), x="middle", line="system", label="position of the token", columns=1,
+        height=2.4, band=True, zero=True,
+    )  # fmt: skip
     for axes in figure.axes:
         axes.set_ylabel("entropy, bits")
     together = [
@@ -137,28 +121,25 @@ def curve(evidence: Evidence) -> list[Drawing]:
         if (width := int((own.last_token - own.first_token).max()) + 1) > 1
     ]
     facts = {"together": together, "fewest": FEWEST, "tasks": TASKS, "drawn": drawn}
-    return [describe("token_entropy_curve", figure, table, **facts)]
+    yield describe("token_entropy_curve", figure, table, **facts)
 
 
-def _width(found: list[Entropies]) -> int:
-    """Return the number of positions per point, the same for all systems."""
+def _curves(task: str, found: Sequence[Entropies]) -> Iterator[dict[str, object]]:
+    """Yield a point of each system for each group of positions, of the same width for all systems: the mean over texts
+    of the mean over each text's tokens there."""
     lengths = [sorted((len(bits) for _, bits in own.texts["entropies"]), reverse=True) for own in found]
     most = max((own[FEWEST - 1] for own in lengths if len(own) >= FEWEST), default=0)
-    return max(1, -(-most // MOST_POINTS))
-
-
-def _curve(own: Entropies, task: str, width: int) -> Iterator[dict[str, object]]:
-    """Yield a point for each `width` positions: the mean over texts of the mean over each text's tokens there."""
-    texts = own.texts["entropies"]
-    for start in range(0, max(len(bits) for _, bits in texts), width):
-        parts = [(group, bits[start : start + width]) for group, bits in texts]
-        known = [(group, float(np.nanmean(bits))) for group, bits in parts if np.isfinite(bits).any()]
-        if len(known) < FEWEST:
-            return
-        groups, means = zip(*known, strict=True)
-        found = estimates.mean(means, groups, (0, None))
-        yield {
-            "system": own.system.name, "task": task, "first_token": start + 1, "last_token": start + width,
-            "entropy_bits": found.value, "low": found.low, "high": found.high, "texts": found.n,
-            "clusters": found.clusters,
-        }  # fmt: skip
+    width = max(1, -(-most // MOST_POINTS))
+    for own in found:
+        for start in range(0, most, width):
+            parts = [(group, bits[start : start + width]) for group, bits in own.texts["entropies"]]
+            known = [(group, float(np.nanmean(bits))) for group, bits in parts if np.isfinite(bits).any()]
+            if len(known) < FEWEST:
+                break
+            groups, means = zip(*known, strict=True)
+            mean = estimates.mean(means, groups, (0, None))
+            yield {
+                "system": own.system.name, "task": task, "first_token": start + 1, "last_token": start + width,
+                "entropy_bits": mean.value, "low": mean.low, "high": mean.high, "texts": mean.n,
+                "clusters": mean.clusters,
+            }  # fmt: skip

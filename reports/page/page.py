@@ -7,9 +7,8 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from alignbench.audit.references import find
@@ -36,19 +35,11 @@ def write_page(
     left_out: title -> reason of figures without data
     """
     sets = {task: sets_of(evidence, task) for task in evidence.tasks}
+    found = {task: find(task) for task in evidence.tasks}  # None: this version of alignbench does not know it
+    titles = {task: own.title if own else task for task, own in found.items()}
+    groups = {task: own.group if own else "" for task, own in found.items()}
     data = {f"task-{task}-{one.number}": pack(block_of(one)) for task, own in sets.items() for one in own}
     systems = (*evidence.systems, *evidence.intermediate)
-    core = {
-        **audit_data(evidence, sets),
-        "tasks": {
-            task: {
-                "title": _title(task),
-                "sets": [{"block": f"task-{task}-{one.number}", "note": one.note} for one in own],
-            }
-            for task, own in sets.items()
-        },
-        "anchors": {system.name: f"run-{number}" for number, system in enumerate(evidence.systems)},
-    }
     figures = []
     for drawing in drawn:
         files = [out / "figures" / f"{drawing.name}.{kind}" for kind in ("svg", "csv")]
@@ -57,23 +48,33 @@ def write_page(
         picture, table = (file.read_bytes() for file in files)
         data[f"figure-{drawing.name}"] = pack(table.decode("utf-8"))
         figures.append((drawing, Markup(f"data:image/svg+xml;base64,{base64.b64encode(picture).decode('ascii')}")))
-    data["core"] = pack(core)
+    data["core"] = pack(
+        audit_data(evidence, sets)
+        | {"tasks": {task: {"title": titles[task],
+                            "sets": [{"block": f"task-{task}-{one.number}", "note": one.note} for one in own]}
+                     for task, own in sets.items()}}
+        | {"anchors": {system.name: f"run-{number}" for number, system in enumerate(evidence.systems)}}
+    )  # fmt: skip
     outputs = {own.name: str(own.run.description["model"].get("outputs", "")) for own in systems}
-    commands = {
-        own.path: command(system.run, own, {name: file for name, file in outputs.items() if file})
-        for system in systems
-        for own in system.tasks
-    }
+    files_of = {name: file for name, file in outputs.items() if file}
+    commands = {own.path: command(system.run, own, files_of) for system in systems for own in system.tasks}
     style, script = _asset("page.css"), "\n".join(_asset(name) for name in SCRIPTS)
     script = f'"use strict";\n(() => {{\n{script}\n}})();\n'
-    text = _template().render(
+    # everything but Markup is escaped, and control characters are made visible
+    environment = Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        finalize=lambda content: content if isinstance(content, Markup) else visible(content),
+    )  # fmt: skip
+    environment.filters |= {"count": "{:,}".format, "value": value, "interval": interval, "short": _short}
+    environment.globals |= {"titles": titles, "groups": groups, "metric_of": metric_of, "MOST_ROWS": MOST_ROWS}
+    text = environment.get_template("template.html").render(
         title=title,
         policy=_policy(style, script),
         style=Markup(style),
         script=Markup(script),
         evidence=evidence,
         systems=systems,
-        tasks=sorted(sets.items(), key=lambda named: (_group(named[0]), named[0])),
+        tasks=sorted(sets.items(), key=lambda named: (groups[named[0]], named[0])),
         verdicts=findings(evidence.audit, sets) if evidence.audit else [],
         win_rates=win_rates(sets),
         figures=figures,
@@ -88,44 +89,9 @@ def write_page(
     return file
 
 
-def _title(task: str) -> str:
-    """Return the task's title, or its name if this version of alignbench does not know it."""
-    found = find(task)
-    return task if found is None else found.title
-
-
-def _group(task: str) -> str:
-    found = find(task)
-    return "" if found is None else found.group
-
-
-def _cell(content: Any) -> str:
-    """Return a cell of a figure's table."""
-    if isinstance(content, float):
-        return "–" if content != content else f"{content:.4g}"
-    return "–" if content is None else str(content)
-
-
 def _short(text: object) -> str:
     """Return the first digits of a hash; anything shorter, such as a version, unchanged."""
     return str(text or "")[: SHORT_HASH if len(str(text)) >= 40 else None]
-
-
-def _template() -> Template:
-    """Return the page's template: everything but Markup is escaped, and control characters are made visible."""
-    environment = Environment(
-        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-        finalize=lambda content: content if isinstance(content, Markup) else visible(content),
-    )  # fmt: skip
-    environment.filters |= {
-        "count": "{:,}".format,
-        "value": value,
-        "interval": interval,
-        "short": _short,
-        "cell": _cell,
-    }
-    environment.globals |= {"title_of": _title, "group_of": _group, "metric_of": metric_of, "MOST_ROWS": MOST_ROWS}
-    return environment.get_template("template.html")
 
 
 def _asset(name: str) -> str:

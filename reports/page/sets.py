@@ -12,7 +12,6 @@ from alignbench.runs.read import TaskRun
 from alignbench.types.result import MetricResult
 from reports.evidence import Evidence, System
 
-SETTINGS = ("version", "shots", "limit", "seed", "against", "scorers", "revisions", "documents", "folder")
 IMPLIED = ("folder", "documents", "revisions", "scorers")  # not named if the others distinguish the sets
 Folders = list[tuple[System, TaskRun]]
 
@@ -59,58 +58,50 @@ def task_link(task: str, number: int = 0) -> str:
 
 def sets_of(evidence: Evidence, task: str) -> list[TaskSet]:
     """Return all folders of a task in sets. A second folder of a system with equal settings is in a set of its own."""
-    groups: dict[tuple[str, ...], Folders] = {}
+    groups: dict[tuple[tuple[str, str], ...], Folders] = {}
     for system, own in evidence.all_runs(task):
         settings, again = _settings(own), 0
-        while any(system is other for other, _ in groups.get((*settings, str(again)), ())):
+        while any(system is other for other, _ in groups.get((*settings, ("folder", str(again))), ())):
             again += 1
-        groups.setdefault((*settings, str(again)), []).append((system, own))
+        groups.setdefault((*settings, ("folder", str(again))), []).append((system, own))
     ordered = sorted(
-        groups.items(), key=lambda item: (-len(item[1]), item[1][0][1].result.shots, -_largest(item[1]), item[0])
+        ((dict(key), folders) for key, folders in groups.items()),
+        key=lambda one: (-len(one[1]), one[1][0][1].result.shots, -_largest(one[1]), *one[0].values()),
     )
-    notes = _notes([(dict(zip(SETTINGS, key, strict=True)), folders) for key, folders in ordered])
-    return [
-        TaskSet(task, place, note, tuple(folders))
-        for place, ((_, folders), note) in enumerate(zip(ordered, notes, strict=True))
-    ]
-
-
-def _settings(own: TaskRun) -> tuple[str, ...]:
-    """Return the values of SETTINGS but the last."""
-    scorers = own.identity.get("scorers") or ()
-    return (
-        str(own.result.version),
-        str(own.result.shots),
-        str(own.result.limit or ""),
-        str(own.result.seed),
-        str((own.identity.get("baseline") or {}).get("name") or ""),
-        ", ".join(sorted(f"{entry['kind']}={entry['name']}" for entry in scorers)),
-        ", ".join(sorted(str(entry["revision"])[:12] for entry in scorers)),
-        str(own.identity.get("documents_sha256") or ""),
-    )
-
-
-def _largest(folders: Folders) -> int:
-    return max(own.result.n for _, own in folders)
-
-
-def _notes(sets: Sequence[tuple[Mapping[str, str], Folders]]) -> list[str]:
-    """Describe how each set differs from the others, with as few settings as possible."""
-    different = [name for name in SETTINGS if len({key[name] for key, _ in sets}) > 1]
+    different = [name for name in ordered[0][0] if len({key[name] for key, _ in ordered}) > 1]
     for name in IMPLIED:
         fewer = [other for other in different if other != name]
-        if len({tuple(key[other] for other in fewer) for key, _ in sets}) == len(sets):
+        if len({tuple(key[other] for other in fewer) for key, _ in ordered}) == len(ordered):
             different = fewer
-    notes: list[str] = []
-    for place, (key, folders) in enumerate(sets):
+    found: list[TaskSet] = []
+    for place, (key, folders) in enumerate(ordered):
         words = {name: f"{name} {key[name] or 'none'}" for name in different}
         if "documents" in words:
             words["documents"] = f"{'another ' if place else ''}{_largest(folders):,} documents"
         if "folder" in words:
             words["folder"] = "" if key["folder"] == "0" else f"again: {', '.join(own.path.name for _, own in folders)}"
         note = "; ".join(filter(None, words.values()))
-        notes.append(f"{note} ({key['documents'][:8]})" if note in notes else note)
-    return notes
+        note += f" ({key['documents'][:8]})" if any(note == one.note for one in found) else ""
+        found.append(TaskSet(task, place, note, tuple(folders)))
+    return found
+
+
+def _settings(own: TaskRun) -> tuple[tuple[str, str], ...]:
+    scorers = own.identity.get("scorers") or ()
+    return (
+        ("version", str(own.result.version)),
+        ("shots", str(own.result.shots)),
+        ("limit", str(own.result.limit or "")),
+        ("seed", str(own.result.seed)),
+        ("against", str((own.identity.get("baseline") or {}).get("name") or "")),
+        ("scorers", ", ".join(sorted(f"{entry['kind']}={entry['name']}" for entry in scorers))),
+        ("revisions", ", ".join(sorted(str(entry["revision"])[:12] for entry in scorers))),
+        ("documents", str(own.identity.get("documents_sha256") or "")),
+    )
+
+
+def _largest(folders: Folders) -> int:
+    return max(own.result.n for _, own in folders)
 
 
 def sets_by_folder(sets: Sets) -> dict[Path | None, TaskSet]:
