@@ -232,7 +232,6 @@ def parents(run: Run) -> tuple[str, ...]:
 
 
 def _audits(runs: Sequence[Run], reference: str | None) -> tuple[dict[str, Audit], list[str]]:
-    """Return the audit with the lineages' references, then one with each run as the reference; or reasons for none."""
     paths = {run.name: str(run.path) for run in runs}
     if reference is not None and reference not in paths:
         raise AlignbenchError(f"--reference {reference}: it must be one of the models: {', '.join(paths)}")
@@ -250,7 +249,6 @@ def _audits(runs: Sequence[Run], reference: str | None) -> tuple[dict[str, Audit
 
 
 def _systems(run: Run) -> list[System]:
-    """Split a run's tasks into those with and those without the chat template, if it has both."""
     chat = tuple(own for own in run.tasks if own.result.template == "chat")
     rest = tuple(own for own in run.tasks if own.result.template != "chat")
     if chat and any(own.result.template == "none" for own in rest):

@@ -115,5 +115,4 @@ def size_of(number: float) -> str:
 
 @cache
 def _glyphs() -> frozenset[int]:
-    """Return the code points that DejaVu Sans can draw."""
     return frozenset(get_font(findfont("DejaVu Sans")).get_charmap())

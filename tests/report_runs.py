@@ -53,8 +53,7 @@ def model(
     stage: of the last training, None for a model without a recipe; fields: of run.json
     intervals: also of the metrics of diversity, which take longer than everything else here
     """
-    find = find_task if intervals else _find_task_without_intervals
-    with mock.patch.object(audit_runs, "find_task", find):
+    with mock.patch.object(audit_runs, "find_task", find_task if intervals else _find_task_without_intervals):
         path = write_run(out, name.replace("/", ""), *tasks, lineage=lineage)
     run = json.loads((path / "run.json").read_text())
     run["model"]["name"] = name
@@ -100,16 +99,15 @@ def tax_tasks(skill: float, few: bool = False) -> list[RunTask]:
     return [*tasks, ("rte", {"acc": shares(0.7 - skill)}, {"shots": 10})] if few else tasks
 
 
-def contest(rate: float, baseline: str = "sft-large", context: bool = False, **changes: Any) -> RunTask:
+def contest(rate: float, baseline: str = "sft-large") -> RunTask:
     """Win rates of exactly this value; lengths are independent of who wins."""
     differences = np.random.default_rng(3).normal(size=N).round(3) * 50
-    values = {"win_rate": shares(rate), "length_difference": differences.tolist()}
-    if context:
-        values |= {"words": [30.0] * N, "baseline_words": [20.0] * N, "longer": shares(0.7)}
-        values |= {"agrees_with_longer": shares(0.8), "position_consistency": shares(0.9)}
+    values = {"win_rate": shares(rate), "length_difference": differences.tolist(), "words": [30.0] * N}
+    values |= {"baseline_words": [20.0] * N, "longer": shares(0.7), "agrees_with_longer": shares(0.8)}
     versus = {"name": baseline, "folder": "answers-1", "template": "none"}
     documents = {"documents_sha256": f"{baseline:0<64}"[:64]}
-    return "win_rate", values, {"scorers": [JUDGE], "baseline": versus, **documents, **changes}
+    more = {"position_consistency": shares(0.9)}
+    return "win_rate", values | more, {"scorers": [JUDGE], "baseline": versus, **documents}
 
 
 def judged_truth(rate: float) -> list[RunTask]:
@@ -122,10 +120,7 @@ def judged_truth(rate: float) -> list[RunTask]:
 
 def toxic(variant: str, mean: float, scorer: str = "words") -> RunTask:
     name = "real_toxicity_instructgpt" + ("" if variant == "basic" else f"_{variant}")
-    columns = [
-        {"prompt": f"prompt {row}", "target": {"prompt_toxicity": own}, "outputs": [{"text": f"text {row}"}]}
-        for row, own in enumerate(PROMPT_TOXICITIES)
-    ]
+    columns = [{"target": {"prompt_toxicity": own}, "outputs": [{"text": "text"}]} for own in PROMPT_TOXICITIES]
     values = {"toxicity_greedy": (mean * np.array(PROMPT_TOXICITIES)).tolist()}
     return name, values, {"columns": columns, "scorers": [{"kind": "toxicity", "name": scorer, "revision": "1"}]}
 
@@ -147,11 +142,11 @@ def personas(seed: int, n: int = 60, narrow: float = 1.0) -> RunTask:
 
     people = [
         {"name": [f"{pick(NAMES)} moreau"], "gender": [pick(("female", "male", "non-binary"))],
-         "age": [str(18 + int(60 * random.random()))], "nationality": [pick(NATIONS)]}
+         "age": [str(18 + int(60 * random.random()))], "nationality": [pick(NATIONS)],
+         "review": ["It makes coffee."], "probability": [None]}
         for _ in range(n)
     ]  # fmt: skip
-    more = {"review": ["It makes coffee."], "probability": [None]}
-    columns = [{"statistics": {**person, **more}, "outputs": [{"text": "Name: …"}]} for person in people]
+    columns = [{"statistics": person, "outputs": [{"text": "Name: …"}]} for person in people]
     sentiment = np.clip(random.normal(0.1 * narrow, 0.3, n), -1, 1).round(3).tolist()
     values = {"parse_failure": [0.0] * n, "sentiment": sentiment}
     return "personas", values, {"columns": columns, "scorers": [TEXTBLOB]}
@@ -159,9 +154,8 @@ def personas(seed: int, n: int = 60, narrow: float = 1.0) -> RunTask:
 
 def recited(texts: Sequence[str]) -> RunTask:
     """Recitations, every other one of a perturbed beginning."""
-    columns = [
-        {"category": ("plain", "perturbed")[row % 2], "outputs": [{"text": text}]} for row, text in enumerate(texts)
-    ]
+    kinds = [("plain", "perturbed")[row % 2] for row in range(len(texts))]
+    columns = [{"category": kind, "outputs": [{"text": text}]} for kind, text in zip(kinds, texts, strict=True)]
     return "recitations", {"answer_rate": [1.0] * len(texts)}, {"columns": columns, "scorers": [HASHED]}
 
 
@@ -174,9 +168,10 @@ def recitations(seed: int, n: int = 24, vocabulary: int = 12, silent: int = 0) -
 
 def on_policy(seed: int, n: int = 25, tokens: int = 12, scale: float = 1.0) -> RunTask:
     nats = (scale * np.random.default_rng(seed).gamma(2, 1, (n, tokens))).round(4)
+    top = nats.clip(max=math.log(5)).tolist()
     columns = [
-        {"outputs": [{"text": "text", "entropies": own.tolist(), "top_entropies": own.clip(max=math.log(5)).tolist()}]}
-        for own in nats
+        {"outputs": [{"text": "text", "entropies": own, "top_entropies": capped}]}
+        for own, capped in zip(nats.tolist(), top, strict=True)
     ]
     return "token_entropy_on_policy", {"entropy": (nats.mean(axis=1) / math.log(2)).tolist()}, {"columns": columns}
 
@@ -222,14 +217,13 @@ def write_nasty_texts(out: Path) -> list[Path]:
 
 def labels(models: Sequence[str], labelers: int = 3, prompts: int = 12, flags: Sequence[str] = ("sexual",)) -> str:
     """The lines of a table of labels."""
-    draw = np.random.default_rng(0)
-    lines = []
+    draw, lines = np.random.default_rng(0), []
     for prompt, labeler in product((f"prompt {number}" for number in range(prompts)), range(labelers)):
         for own, rank in zip(models, draw.permutation(len(models)) + 1, strict=True):
-            said = {"rank": int(rank), "likert": int(draw.integers(1, 8))}
-            said |= {"flags": {flag: bool(draw.random() < 0.3) for flag in flags}}
             who = {"labeler": f"labeler {labeler}", "group": "training" if labeler % 2 else "held-out"}
             what = {"prompt_id": prompt, "prompt": prompt, "model": own, "output": f"{own} says {prompt}"}
+            said = {"rank": int(rank), "likert": int(draw.integers(1, 8))}
+            said |= {"flags": {flag: bool(draw.random() < 0.3) for flag in flags}}
             lines.append(json.dumps(what | who | said) + "\n")
     return "".join(lines)
 
@@ -245,22 +239,20 @@ def training(folder: Path, stage: str, lines: Sequence[Mapping[str, Any]], confi
 
 
 def iterations(count: int) -> list[dict[str, Any]]:
-    return [
-        {"step": n, "score": 0.1 * n, "kl": 0.2 * n, "entropy": 2 - 0.01 * n, "response_tokens": 30.0}
-        for n in range(1, count + 1)
-    ]
+    more = {"response_tokens": 30.0}
+    return [{"step": n, "score": 0.1 * n, "kl": 0.2 * n, "entropy": 2 - 0.01 * n, **more} for n in range(1, count + 1)]
 
 
 def every_task(number: int, diversity: bool = True) -> list[RunTask]:
     """Tasks for all figures, or without those of diversity; `number` changes the values."""
     better = 0.3 + 0.04 * number
+    diverse = [
+        personas(number, narrow=1 + number / 4), recitations(number, vocabulary=12 - number % 9),
+        on_policy(number, scale=1 / (1 + number / 6)), shared_text(number),
+    ]  # fmt: skip
     return [
-        contest(better, context=True),
-        *judged_truth(better),
+        contest(better), *judged_truth(better), *tax_tasks(0.05 * (number % 4), few=True),
         *(toxic(variant, 0.7 - 0.03 * number) for variant in ("basic", "respectful", "biased")),
         *(bias(f"{name}{variant}", 0.5) for name in ("winogender", "crows_pairs") for variant in ("", "_biased")),
-        *tax_tasks(0.05 * (number % 4), few=True),
-        *([personas(number, narrow=1 + number / 4)] * diversity),
-        *([recitations(number, vocabulary=12 - number % 9)] * diversity),
-        *([on_policy(number, scale=1 / (1 + number / 6)), shared_text(number)] * diversity),
-    ]
+        *(diverse if diversity else ()),
+    ]  # fmt: skip

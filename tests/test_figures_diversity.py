@@ -14,7 +14,7 @@ from report_runs import evidence_of, model, on_policy, personas, recitations, re
 from alignbench.diversity.semantic import mean_pairwise_distance
 from alignbench.scorers.embeddings import HashedEmbedder
 from reports.drawing import NoDataError
-from reports.figures import outputs, token_entropy
+from reports.figures import diversity
 from reports.figures import personas as of_personas
 from reports.style import styled
 
@@ -107,10 +107,10 @@ class TestOutputs:
             threads.append(number)
             yield
 
-        monkeypatch.setattr(outputs, "threadpool_limits", limits)
+        monkeypatch.setattr(diversity, "threadpool_limits", limits)
         tasks = {"a": recitations(1), "b": recitations(2, vocabulary=5), "silent": recitations(3, silent=24)}
         runs = [model(tmp_path, name, task) for name, task in tasks.items()]
-        found = draw(outputs.cosine_heat_map, *runs).table.set_index(["system", "other"])["mean"]
+        found = draw(diversity.cosine_heat_map, *runs).table.set_index(["system", "other"])["mean"]
         one, other = (HashedEmbedder().embed([r.outputs[0].text for r in records(run)[::2]]) for run in runs[:2])
         assert found["a", "a"] == pytest.approx(1 - mean_pairwise_distance(one), abs=1e-5)
         assert found["b", "b"] == pytest.approx(1 - mean_pairwise_distance(other), abs=1e-5)
@@ -125,7 +125,7 @@ class TestOutputs:
             return recited([" ".join(random.permutation(words.split() * 5)) for _ in range(30)])
 
         first = model(tmp_path, "_sea", always("storm harbour wreck", 0))
-        drawing = draw(outputs.embeddings_map, first, model(tmp_path, "land", always("meadow painter horses", 1)))
+        drawing = draw(diversity.embeddings_map, first, model(tmp_path, "land", always("meadow painter horses", 1)))
         assert drawing.table.groupby("system").cluster.nunique().tolist() == [1, 1]
         assert drawing.table.cluster.nunique() == 2
         assert "have no meaning" in drawing.caption
@@ -137,19 +137,19 @@ class TestOutputs:
         task, values, changes = recitations(1, n=40)
         changes["columns"][0]["outputs"] = [{"text": "", "unscored": "out of memory"}]
         runs = [model(tmp_path, "a", (task, values, changes)), model(tmp_path, "b", recitations(2, n=24))]
-        drawing = draw(outputs.embeddings_map, *runs)
+        drawing = draw(diversity.embeddings_map, *runs)
         assert drawing.table.groupby("system").size().to_dict() == {"a": 24, "b": 24}
         assert "Not generated, left out: a 1." in drawing.caption
 
     def test_empty_outputs_have_no_map(self, tmp_path):
         with pytest.raises(NoDataError, match="fewer than 3 different vectors"):
-            draw(outputs.embeddings_map, model(tmp_path, "silent", recitations(1, silent=24)))
+            draw(diversity.embeddings_map, model(tmp_path, "silent", recitations(1, silent=24)))
 
 
 class TestTokenEntropy:
     def test_densities_have_the_mean_of_the_run_folder_and_a_curve_that_of_each_position(self, tmp_path):
         run = model(tmp_path, "m", on_policy(1))
-        table = draw(token_entropy.histogram, run).table
+        table = draw(diversity.entropy_histogram, run).table
         own = table[table.kind == "entropy"]
         width = own.bits_high - own.bits_low
         assert (own.density * width).sum() == pytest.approx(1)
@@ -157,7 +157,7 @@ class TestTokenEntropy:
         assert own["mean"].iloc[0] == pytest.approx(known)
         middle = (own.bits_low + own.bits_high) / 2
         assert (own.density * width * middle).sum() == pytest.approx(known, abs=width.iloc[0] / 2)
-        curve = draw(token_entropy.curve, run).table
+        curve = draw(diversity.entropy_curve, run).table
         bits = np.array([record.outputs[0].entropies for record in records(run)]) / math.log(2)
         np.testing.assert_allclose(curve.entropy_bits, bits.mean(axis=0))
         error = bits.std(axis=0, ddof=1) / 5
@@ -167,7 +167,7 @@ class TestTokenEntropy:
         columns = [{"outputs": [{"text": "x", "entropies": nats}]} for nats in ([0.0] * 99, [1.0], [])]
         values = {"entropy": [0.0, 1 / math.log(2), None]}
         run = model(tmp_path, "m", ("token_entropy_on_policy", values, {"columns": columns}))
-        drawing = draw(token_entropy.histogram, run)
+        drawing = draw(diversity.entropy_histogram, run)
         own = drawing.table[drawing.table.density > 0]
         assert own.density.iloc[0] == pytest.approx(own.density.iloc[1])
         assert "left out: m 1." in drawing.caption
@@ -176,7 +176,7 @@ class TestTokenEntropy:
         task, values, changes = on_policy(1)
         for own in changes["columns"][:6]:
             own["outputs"][0]["entropies"] = own["outputs"][0]["entropies"][:3]
-        table = draw(token_entropy.curve, model(tmp_path, "m", (task, values, changes), shared_text(1))).table
+        table = draw(diversity.entropy_curve, model(tmp_path, "m", (task, values, changes), shared_text(1))).table
         short, long = (table[table.task == name] for name in ("token_entropy_on_policy", "token_entropy"))
         assert short.last_token.max() == 3  # only 19 texts are longer
         assert long.first_token.tolist()[:3] == [1, 4, 7]

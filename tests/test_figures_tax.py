@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 from audit_runs import N, around, shares
 from figure_checks import assert_nothing_overlaps, draw, shown_texts
-from report_runs import NASTY, SFT, evidence_of, gather_once, iterations, model, ppo, tax_tasks, training
+from report_runs import NASTY, SFT, gather_once, iterations, model, ppo, tax_tasks, training
 
 from alignbench.audit.audit import Audit, Checkpoint, Contrast, Front, Row
 from reports.evidence import Evidence, gather
-from reports.figures import audit, tax, training_curves
+from reports.figures import audit, tax
 
 pytest_plugins = ("report_fixtures",)
 
@@ -144,15 +144,6 @@ class TestSweeps:
         assert axes.get_xlim()[0] < 0
         assert "start" in texts_of(drawings["sweep_gamma"])
 
-    def test_without_win_rates_the_reward_is_that_of_the_answers(self, tmp_path):
-        columns = [{"outputs": [{"text": "t", "scores": {"reward": {"reward": 3 * x / N - 1}}}]} for x in range(N)]
-        scorer = {"kind": "reward", "name": "model:rm", "revision": "1"}
-        answers = ("answers", {"answer_rate": shares(1.0)}, {"columns": columns, "scorers": [scorer]})
-        (point,) = tax.reward_points(evidence_of(model(tmp_path, "one", answers)))
-        assert (point.metric.metric, point.metric.scorer) == ("reward", "model:rm@1")
-        assert point.metric.value == pytest.approx(3 * (N - 1) / 2 / N - 1)
-        assert point.metric.low < point.metric.value < point.metric.high
-
     def test_models_with_different_numbers_of_episodes_are_on_different_lines(self, tmp_path):
         folders = [
             model(tmp_path, f"{episodes}-{gamma:g}", *tax_tasks(0.01 * gamma), lineage=SFT,
@@ -194,7 +185,7 @@ class TestTrainings:
 
     def test_runs_of_one_name_have_the_name_of_their_parent_folder(self, tmp_path, nasty):
         folders = [training(tmp_path / above / "ppo", "ppo", iterations(3)) for above in ("one", "two")]
-        assert set(draw(training_curves.draw, gather(folders)).table.run) == {"one/ppo", "two/ppo"}
+        assert set(draw(tax.training_curves, gather(folders)).table.run) == {"one/ppo", "two/ppo"}
         assert nasty["training_curves"].table.run.nunique() == len(NASTY)
 
 

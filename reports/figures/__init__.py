@@ -9,7 +9,7 @@ import yaml
 
 from reports.drawing import Drawing
 from reports.evidence import Evidence
-from reports.figures import audit, outputs, personas, preference, safety, tax, token_entropy, training_curves
+from reports.figures import audit, diversity, personas, preference, safety, tax
 
 FIGURES: dict[str, Callable[[Evidence], Iterator[Drawing]]] = {
     "Gains and losses by task": audit.forest,
@@ -27,11 +27,11 @@ FIGURES: dict[str, Callable[[Evidence], Iterator[Drawing]]] = {
     "Personas: names and nationalities as word clouds": personas.clouds,
     "Personas: gender, age, nationality, name, opinion": personas.histograms,
     "Sentiment of reviews": personas.sentiment,
-    "Map of outputs": outputs.embeddings_map,
-    "Similarity of outputs": outputs.cosine_heat_map,
-    "Token entropies": token_entropy.histogram,
-    "Token entropy by position": token_entropy.curve,
-    "Training curves": training_curves.draw,
+    "Map of outputs": diversity.embeddings_map,
+    "Similarity of outputs": diversity.cosine_heat_map,
+    "Token entropies": diversity.entropy_histogram,
+    "Token entropy by position": diversity.entropy_curve,
+    "Training curves": tax.training_curves,
     "Agreement between labelers": preference.agreement,
 }
 MISSING: dict[str, str] = yaml.safe_load((Path(__file__).parent / "missing.yaml").read_text(encoding="utf-8"))

@@ -62,9 +62,8 @@ def _forest(contrast: Contrast, rows: list[Row], name: str, resamples: int) -> D
         own = shown[shown.verdict == verdict]
         label = f"{verdict} ({len(own)})"
         marks += [Line2D([], [], color=colour, marker=marker, markerfacecolor=inside, label=label)] * (len(own) > 0)
-        values = "; ".join(f"{row.task} {_numbers(row)}" for _, row in own.iterrows())
-        detail = f" ({values})" if values and verdict != "inconclusive" else ""
-        results.append(f"{len(own)} {verdict if len(own) == 1 else plural}{detail}")
+        values = [f"{row.task} {_numbers(row)}" for _, row in own.iterrows() if verdict != "inconclusive"]
+        results.append((len(own), verdict if len(own) == 1 else plural, values))
     figure.legend(handles=marks, loc="outside upper left", ncols=3, handlelength=1.6, borderaxespad=0.2)
     facts = {"contrast": contrast, "resamples": resamples, "results": results, "percent": PERCENT}
     return describe("audit_forest", figure, table, name=name, **facts)
@@ -93,7 +92,6 @@ def _bar(row: Row) -> dict[str, Any]:
 
 
 def _panel(axes: Axes, table: pd.DataFrame) -> None:
-    """Draw the rows of one unit below the names of their groups, with the numbers on the right."""
     place, labels = -GAP, {}
     beside = axes.get_yaxis_transform()
     for group, own in table.groupby("group"):

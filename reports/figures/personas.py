@@ -154,7 +154,6 @@ def clouds(evidence: Evidence) -> Iterator[Drawing]:
 
 
 def _left_to_right(word: str) -> bool:
-    """Return whether the font has every glyph of a word, and the word is written from left to right."""
     return "□" not in plain(word) and not any(unicodedata.bidirectional(letter) in ("R", "AL") for letter in word)
 
 
@@ -192,7 +191,6 @@ def _lines(sizes: Mapping[str, float], width: float, height: float) -> Iterator[
 
 @cache
 def _width(word: str) -> float:
-    """Return the width of a word at a size of one point."""
     return float(TextPath((0, 0), word, size=100).get_extents().x1) / 100
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations, groupby
@@ -30,8 +29,7 @@ from reports.style import FAINT, INK, SMALL, new_figure, plain
 RATE = "win_rate"
 RATES = {RATE: "win rate", "win_rate_length_controlled": "at equal lengths"}
 EVEN = 0.5
-MOST_SYSTEMS = 4  # whose context the caption gives one by one
-CONTEXT = WORDS["win_rate_context"]
+CONTEXT = WORDS["win_rate_context"]  # reported with every win rate
 RATINGS = range(LIKERT[0], LIKERT[1] + 1)
 WIDE = 0.07  # of the axis: narrower pieces of a bar have no number
 NUMBERED, NAMED = 20, 34  # most labelers for numbers in the cells, and for names beside the matrix
@@ -94,45 +92,24 @@ def win_rate(evidence: Evidence) -> Iterator[Drawing]:
         figure = row_panels([panel], systems, label="win rate", series=("metric", series), bars=False, percent=True)
     yield describe(
         "win_rate_by_size", figure, table, rates=shown[shown.metric == RATE], by_size=by_size, methods=methods,
-        baseline=plain(name or "not named"), context=_context(table), others=len(evidence.all_runs(RATE)) - len(rates),
+        baseline=plain(name or "not named"), words=CONTEXT, others=len(evidence.all_runs(RATE)) - len(rates),
     )  # fmt: skip
-
-
-def _context(table: pd.DataFrame) -> list[str]:
-    """Return what must be reported with win rates: of each system, or the ranges over many systems."""
-    table = table[table.metric.isin(CONTEXT)]
-    groups = [(f"{plain(str(name))}: ", own) for name, own in table.groupby("system", sort=False)]
-    if len(groups) > MOST_SYSTEMS:
-        groups = [("ranges over all systems: ", table)]
-    return [
-        name
-        + ", ".join(
-            words.format("–".join(dict.fromkeys(form.format(end) for end in (values.min(), values.max()))))
-            for metric, (words, form) in CONTEXT.items()
-            if len(values := own.value[own.metric == metric])
-        )
-        for name, own in groups
-    ]
 
 
 def likert(evidence: Evidence) -> Iterator[Drawing]:
     """Draw mean ratings on the left and the distribution of ratings on the right, a row per system."""
-    ratings: dict[str, list[tuple[int, str]]] = defaultdict(list)
-    for label in evidence.labels:
-        if label.likert is not None:
-            ratings[label.model or UNNAMED].append((label.likert, label.prompt_id))
-    rows = []
-    for name, given in ratings.items():
-        values, prompts = zip(*given, strict=True)
-        mean, counts = estimates.mean(values, prompts, LIKERT), Counter(values)
-        rows.append(
-            {"system": name, "value": mean.value, "low": mean.low, "high": mean.high, "n": mean.n}
-            | {"prompts": mean.clusters}
-            | {f"share_{rating}": counts[rating] / mean.n for rating in RATINGS}
-        )
-    if not rows:
+    given = pd.DataFrame(
+        ((label.model or UNNAMED, label.likert, label.prompt_id) for label in evidence.labels if label.likert),
+        columns=["system", "likert", "prompt"],
+    )
+    if given.empty:
         return
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(
+        {"system": name, "value": mean.value, "low": mean.low, "high": mean.high, "n": mean.n, "prompts": mean.clusters}
+        | {f"share_{rating}": (own.likert == rating).sum() / mean.n for rating in RATINGS}
+        for name, own in given.groupby("system", sort=False)
+        for mean in [estimates.mean(own.likert, own.prompt.tolist(), LIKERT)]
+    )
     names = rows_of(evidence, table)
     table = table.set_index("system").loc[list(names)].reset_index()
     panels = [Panel("Mean rating", table), Panel("Distribution of ratings", table.iloc[:0])]

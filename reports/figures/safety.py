@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -25,8 +24,6 @@ SAME = 0.02  # chance levels that differ by less, because of unscored questions,
 GREEDY = {task_name("real_toxicity_instructgpt", variant): variant for variant in INSTRUCTIONS}
 OFFICIAL = {"real_toxicity": "official"}
 SHOWN = WORDS["toxicity_instructions"]
-FLAGS = ("toxic", "toxicity")  # names of flags by which people call an output toxic
-PEOPLE = "people"
 BENCHMARKS, BIAS_SHOWN = WORDS["bias_benchmarks"], WORDS["bias_instructions"]
 UNIFORM = (1.0, "uniform")  # bits
 
@@ -64,17 +61,16 @@ def truthfulness(evidence: Evidence) -> Iterator[Drawing]:
 
 
 def toxicity(evidence: Evidence) -> Iterator[Drawing]:
-    """Draw a row of panels per scorer, people last, and a column per instruction."""
-    measured = [
+    """Draw a row of panels per scorer, and a column per instruction."""
+    table = pd.DataFrame(
         point.row(instruction=variant)
         for scorer in sorted(evidence.scorers(GREEDY, "toxicity_greedy"))
         for task, variant in GREEDY.items()
         for point in evidence.points(task, "toxicity_greedy", scored_by("toxicity_greedy", scorer))
-    ]
-    table = pd.DataFrame([*measured, *_people(evidence)])
+    )
     if table.empty:
         return
-    scorers = sorted(set(table.scorer), key=lambda name: (name == PEOPLE, name))
+    scorers = sorted(set(table.scorer))
     variants = [variant for variant in INSTRUCTIONS if variant in set(table.instruction)]
     panels = [
         Panel(
@@ -84,37 +80,9 @@ def toxicity(evidence: Evidence) -> Iterator[Drawing]:
         for scorer in scorers
         for variant in variants
     ]  # fmt: skip
-    people = PEOPLE in scorers
-    label = "mean toxicity" + "; people: proportion of outputs called toxic" * people
     most = float(np.nanmax(table[["value", "high"]].to_numpy(np.float64)))
-    figure = row_panels(panels, rows_of(evidence, table), label=label, columns=len(variants), most=most * 1.1)
-    yield describe("toxicity", figure, table, people=people, instructions=SHOWN, evidence=evidence)
-
-
-def _people(evidence: Evidence) -> Iterator[dict[str, Any]]:
-    """Yield rows of the rate of the flag over labels with exactly the prompt and output of a continuation."""
-    said: dict[tuple[str, str], list[bool]] = defaultdict(list)
-    for label in evidence.labels:
-        flags = [label.flags[name] for name in FLAGS if name in label.flags]
-        if flags and label.prompt is not None:
-            said[label.prompt.strip(), label.output.strip()].append(flags[0])
-    for system, task in [run for name in GREEDY for run in evidence.runs(name)] if said else []:
-        prefix = str(task.identity.get("prefix") or "")
-        values, prompts, unlabelled = [], [], 0
-        for record in task.records():
-            texts = [output.text.strip() for output in record.outputs[:1]]
-            pairs = [(prompt.strip(), text) for prompt in (prefix + record.prompt, record.prompt) for text in texts]
-            found = next((said[pair] for pair in pairs if pair in said), [])
-            unlabelled += not found
-            values += found
-            prompts += [record.id] * len(found)
-        if values:
-            rate = estimates.share(values, prompts)
-            yield {
-                "system": system.name, "instruction": GREEDY[task.task], "task": task.task, "metric": "toxic",
-                "value": rate.value, "low": rate.low, "high": rate.high, "n": rate.n, "unscored": unlabelled,
-                "scorer": PEOPLE,
-            }  # fmt: skip
+    figure = row_panels(panels, rows_of(evidence, table), label="mean toxicity", columns=len(variants), most=most * 1.1)
+    yield describe("toxicity", figure, table, instructions=SHOWN, evidence=evidence)
 
 
 def toxicity_by_prompt(evidence: Evidence) -> Iterator[Drawing]:
@@ -147,7 +115,6 @@ def _binned(evidence: Evidence, tasks: Mapping[str, str], metric: str) -> list[d
 
 
 def _bins(point: Point, variant: str) -> Iterator[dict[str, Any]]:
-    """Yield a row for each bin of prompt toxicity that has a scored document."""
     rows = [
         (record.target["prompt_toxicity"], record.metrics.get(point.metric.metric), str(record.group or number))
         for number, record in enumerate(point.task.records())
@@ -169,38 +136,32 @@ def _bins(point: Point, variant: str) -> Iterator[dict[str, Any]]:
 def bias(evidence: Evidence) -> Iterator[Drawing]:
     """Draw the entropy of the choice between a sentence and its counterpart: a row of panels per benchmark, a column
     per instruction."""
-    entropies, stereotypes = (
-        pd.DataFrame(
-            point.row(benchmark=benchmark, instruction=variant)
-            for benchmark in BENCHMARKS
-            for variant in INSTRUCTIONS
-            for point in evidence.points(task_name(benchmark, variant), metric)
-        )
+    table = pd.DataFrame(
+        point.row(benchmark=benchmark, instruction=variant)
         for metric in ("entropy", "pct_stereotype")
+        for benchmark in BENCHMARKS
+        for variant in INSTRUCTIONS
+        for point in evidence.points(task_name(benchmark, variant), metric)
     )
-    if entropies.empty:
+    if table.empty or "entropy" not in set(table.metric):
         return
-    keys = ["benchmark", "instruction", "system"]
-    if len(stereotypes):
-        stereotypes = stereotypes.merge(entropies[keys])
+    entropies = table[table.metric == "entropy"]
+    table = table.merge(entropies[["benchmark", "instruction", "system"]])
+    stereotypes = table[table.metric == "pct_stereotype"]
     variants = [variant for variant in INSTRUCTIONS if variant in set(entropies.instruction)]
     parts = [(name, variant) for name in BENCHMARKS if name in set(entropies.benchmark) for variant in variants]
-    drawn = [
-        [table[(table.benchmark == name) & (table.instruction == variant)] if len(table) else table
-         for table in (entropies, stereotypes)]
-        for name, variant in parts
-    ]  # fmt: skip
-    panels = [Panel(BENCHMARKS[n], own, BIAS_SHOWN[v], UNIFORM) for (n, v), (own, _) in zip(parts, drawn, strict=True)]
+    panels = []
+    for name, variant in parts:
+        own = entropies[(entropies.benchmark == name) & (entropies.instruction == variant)]
+        panels.append(Panel(BENCHMARKS[name], own, BIAS_SHOWN[variant], UNIFORM))
     systems = rows_of(evidence, entropies)
     label = f"entropy of the choice (bits){'; ◇ pct_stereotype' if len(stereotypes) else ''}"
     columns = len(variants) if len(variants) > 1 else len(parts)
     figure = row_panels(panels, systems, label=label, columns=columns, most=1)
     mark: dict[str, Any] = {"marker": "D", "color": INK, "facecolors": "white", "s": 16, "zorder": 5, "clip_on": False}
-    for axes, (_, own) in zip(figure.axes, drawn, strict=True):
-        if len(own):
-            axes.scatter(own.value, [list(systems).index(system) for system in own.system], **mark)
-    yield describe(
-        "bias_entropy", figure, pd.concat([entropies, stereotypes], ignore_index=True), benchmarks=BENCHMARKS,
-        instructions=BIAS_SHOWN, evidence=evidence, entropies=entropies,
-        stereotypes=stereotypes[stereotypes.instruction == variants[0]] if len(stereotypes) else stereotypes,
-    )  # fmt: skip
+    for axes, (name, variant) in zip(figure.axes, parts, strict=True):
+        own = stereotypes[(stereotypes.benchmark == name) & (stereotypes.instruction == variant)]
+        axes.scatter(own.value, [list(systems).index(system) for system in own.system], **mark)
+    first = stereotypes[stereotypes.instruction == variants[0]]
+    facts: dict[str, Any] = {"benchmarks": BENCHMARKS, "instructions": BIAS_SHOWN, "evidence": evidence}
+    yield describe("bias_entropy", figure, table, entropies=entropies, stereotypes=first, **facts)

@@ -1,25 +1,24 @@
 """The alignment tax task by task: over systems or sizes, over PPO's penalty weights, and over training (Ouyang et al.
-2022, arXiv 2203.02155, figures 28, 29 and 33 to 35)."""
+2022, arXiv 2203.02155, figures 28, 29 and 33 to 35); and the curves of trainings, as `alignbench train` logs them."""
 
 from __future__ import annotations
 
-import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from alignbench.audit.references import find
-from alignbench.stats import estimates
-from alignbench.types.result import MetricResult
 from reports.chart import Panel, line_panels, row_panels
 from reports.drawing import WORDS, Drawing, describe, rows_of
-from reports.evidence import INTERMEDIATE, Evidence, Point, System, parents, scorer_of
+from reports.evidence import INTERMEDIATE, Evidence, Point, System, parents
 from reports.style import FAINT, LINES, Look, looks, plain, size_of
 
 GROUPS = ("reading", "common sense", "inference", "sentiment", "translation", "summaries")  # as in figures 28 and 29
-TITLES = {"win_rate": "win rate", "answers": "reward of answers"}
+PER_EPOCH = ("validation_loss", "accuracy")  # logged once per epoch, on held-out data
 
 
 def tax_points(evidence: Evidence, shots: int | None = None) -> list[Point]:
@@ -33,31 +32,6 @@ def tax_points(evidence: Evidence, shots: int | None = None) -> list[Point]:
     ]
 
 
-def reward_points(evidence: Evidence) -> list[Point]:
-    """Return the reward that the tax is set against: the win rate, or else the mean reward of the answers."""
-    found = evidence.points("win_rate", "win_rate")
-    if found:
-        return found
-    for system, task in evidence.runs("answers"):
-        scorer = scorer_of(task, "reward")
-        scores = [
-            (output.scores["reward"]["reward"], record.group or record.id)
-            for record in task.records()
-            for output in record.outputs
-            if "reward" in (output.scores.get("reward") or {})
-        ]
-        known = [(value, group) for value, group in scores if value is not None and math.isfinite(value)]
-        if scorer is not None and known:
-            values, groups = zip(*known, strict=True)
-            mean = estimates.mean(values, groups)
-            result = MetricResult(
-                "reward", None, "number", "higher", mean.value, mean.standard_error, mean.low, mean.high, mean.n,
-                mean.clusters, len(scores) - len(known), None, f"{scorer['name']}@{scorer['revision']}",
-            )  # fmt: skip
-            found.append(Point(system, task, result))
-    return found
-
-
 def task_panels(
     table: pd.DataFrame, points: Sequence[Point], references: Mapping[str, tuple[float, str]]
 ) -> list[Panel]:
@@ -69,7 +43,12 @@ def task_panels(
         metric = plain(point.metric.metric.replace("_", " "), 20) + unit
         metrics[point.task.task] = f"against {plain(str(baseline.get('name')), 16)}" if baseline else metric
     return [
-        Panel(plain(TITLES.get(str(task), str(task)), 20), own, metrics[str(task)], references.get(str(task)))
+        Panel(
+            plain("win rate" if task == "win_rate" else str(task), 20),
+            own,
+            metrics[str(task)],
+            references.get(str(task)),
+        )
         for task, own in table.groupby("task", sort=False)
     ]
 
@@ -121,7 +100,7 @@ def by_system(evidence: Evidence) -> Iterator[Drawing]:
 
 def penalty_sweeps(evidence: Evidence) -> Iterator[Drawing]:
     """Draw reward and tasks over each penalty weight that differs between PPO models trained alike otherwise."""
-    points = [*reward_points(evidence), *tax_points(evidence)]
+    points = [*evidence.points("win_rate", "win_rate"), *tax_points(evidence)]
     models = pd.DataFrame(
         {"system": system.name, "start": system.run.lineage[-2]["name"] if parents(system.run) else "",
          "gamma": float(own["gamma"]), "beta": float(own["beta"]), "episodes": int(own.get("episodes") or 0),
@@ -170,7 +149,7 @@ def over_training(evidence: Evidence) -> Iterator[Drawing]:
     """Draw reward and tasks over the episodes of PPO, a line per training."""
     trainings = _trainings(evidence)
     every = replace(evidence, systems=(*evidence.systems, *evidence.intermediate))
-    points = [*reward_points(every), *tax_points(every)]
+    points = [*every.points("win_rate", "win_rate"), *tax_points(every)]
     rows = []
     for task in dict.fromkeys(point.task.task for point in points):
         known = {id(point.system): point for point in points if point.task.task == task}
@@ -210,3 +189,39 @@ def _trainings(evidence: Evidence) -> dict[str, list[tuple[int, System]]]:
             number += 1
         trainings[numbered] = [*starts[:1], *sorted(later, key=lambda entry: (entry[0], entry[1].name))]
     return trainings
+
+
+def training_curves(evidence: Evidence) -> Iterator[Drawing]:
+    """Draw a figure per kind of training, a panel per quantity, a line per run."""
+    often = Counter(run.name for run in evidence.trainings)
+    names = [run.name if often[run.name] == 1 else f"{run.path.parent.name}/{run.name}" for run in evidence.trainings]
+    looks = evidence.looks(*names)
+    for figure_name, kind in WORDS["training_curves"].items():
+        step, columns = kind["step"], kind["columns"]
+        runs = {name: run for name, run in zip(names, evidence.trainings, strict=True) if run.stage in kind["stages"]}
+        wanted = [*columns, *(f"{column}_{end}" for column in PER_EPOCH for end in ("low", "high"))]
+        table = pd.DataFrame(
+            {"run": name, step: line["step"], **{column: line.get(column) for column in wanted}}
+            for name, run in runs.items()
+            for line in run.metrics
+        )
+        bad = int(
+            table.reindex(columns=list(columns)).map(lambda value: isinstance(value, str)).sum().sum()
+        )  # "nan" in JSON
+        values = table.iloc[:, 2:].apply(pd.to_numeric, errors="coerce").replace([np.inf, -np.inf], np.nan)
+        table = pd.concat([table.iloc[:, :2], values], axis="columns").dropna(axis="columns", how="all")
+        panels = []
+        for column, (quantity, unit) in columns.items():
+            if column in table:
+                low, high = (table.get(f"{column}_{end}", np.nan) for end in ("low", "high"))
+                own = table.assign(value=table[column], low=low, high=high, panel=quantity).dropna(subset=["value"])
+                panels.append(Panel(quantity, own, unit, (0.5, "chance") if column == "accuracy" else None))
+        if panels:
+            lines = {run: looks[run] for run in runs}
+            figure = line_panels(
+                panels, lines, x=step, line="run", label=step, columns=2, height=2.1, form="{:.0f}".format
+            )
+            yield describe(
+                "training_curves", figure, table, name=figure_name, drawn=pd.concat(panel.table for panel in panels),
+                title=kind["title"], step=step, runs=list(runs), bad=bad, per_epoch=PER_EPOCH,
+            )  # fmt: skip

@@ -23,7 +23,6 @@ from reports.page.sets import sets_by_folder, sets_of
 HERE = Path(__file__).parent
 SCRIPTS = ("dom.js", "format.js", "audit.js", "sample.js", "task.js", "main.js")  # in the order of their use
 MOST_ROWS = 50  # of a figure's table in the page; its CSV has all
-SHORT_HASH = 12
 
 
 def write_page(
@@ -65,45 +64,26 @@ def write_page(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
         finalize=lambda content: content if isinstance(content, Markup) else visible(content),
     )  # fmt: skip
-    environment.filters |= {"count": "{:,}".format, "value": value, "interval": interval, "short": _short}
+    environment.filters |= {"count": "{:,}".format, "value": value, "interval": interval, "sha256": _sha256}
     environment.globals |= {"titles": titles, "groups": groups, "metric_of": metric_of, "MOST_ROWS": MOST_ROWS}
     text = environment.get_template("template.html").render(
-        title=title,
-        policy=_policy(style, script),
-        style=Markup(style),
-        script=Markup(script),
-        evidence=evidence,
-        systems=systems,
+        title=title, style=Markup(style), script=Markup(script), evidence=evidence, systems=systems, figures=figures,
+        left_out=left_out, samples=sets_by_folder(sets), commands=commands, win_rates=win_rates(sets),
         tasks=sorted(sets.items(), key=lambda named: (groups[named[0]], named[0])),
         verdicts=findings(evidence.audit, sets) if evidence.audit else [],
-        win_rates=win_rates(sets),
-        figures=figures,
-        left_out=left_out,
-        samples=sets_by_folder(sets),
-        commands=commands,
         data={name: Markup(block) for name, block in data.items()},
-    )
+    )  # fmt: skip
     out.mkdir(parents=True, exist_ok=True)
     file = out / "index.html"
     file.write_text(text, encoding="utf-8", newline="\n")
     return file
 
 
-def _short(text: object) -> str:
-    """Return the first digits of a hash; anything shorter, such as a version, unchanged."""
-    return str(text or "")[: SHORT_HASH if len(str(text)) >= 40 else None]
+def _sha256(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
 
 
 def _asset(name: str) -> str:
     text = (HERE / name).read_text(encoding="utf-8").replace("\r\n", "\n")
     assert not re.search(r"</(script|style)|<!--", text, re.IGNORECASE), f"{name} would end its own element"
     return text
-
-
-def _policy(style: str, script: str) -> str:
-    """Return the content security policy: nothing is fetched, nothing runs except this style and this script."""
-    hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii") for text in (style, script)]
-    return (
-        f"default-src 'none'; style-src 'sha256-{hashes[0]}'; script-src 'sha256-{hashes[1]}'; img-src data:; "
-        "base-uri 'none'; form-action 'none'"
-    )

@@ -112,7 +112,6 @@ def _answer(record: Record, metrics: Sequence[str]) -> dict[str, Any]:
 
 
 def _results(chosen: TaskSet) -> list[dict[str, Any]]:
-    """Return every metric and category with its value for each system, None if it has none."""
     rows: dict[tuple[str, str | None, str | None], dict[str, Any]] = {}
     for place, (_, own) in enumerate(chosen.folders):
         for m in own.result.metrics:

@@ -1,8 +1,10 @@
-"""What systems generate for the same prompts, as vectors: a t-SNE map, and the cosines within and between systems."""
+"""Diversity: outputs for the same prompts as vectors (a t-SNE map, and the cosines within and between systems), and the
+entropy before each token, in bits (2406.05587, sections 3.1 and 3.2, figure 11)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from itertools import product
 from typing import Any
 
@@ -15,8 +17,12 @@ from threadpoolctl import threadpool_limits
 
 from alignbench.audit.references import HASHED, embedder_of
 from alignbench.diversity.semantic import clusters, unit
-from reports.drawing import Drawing, NoDataError, describe
-from reports.evidence import Evidence, scorer_of
+from alignbench.runs.read import TaskRun
+from alignbench.stats import estimates
+from alignbench.types.engine import TOP
+from reports.chart import Panel, histogram_rows, line_panels
+from reports.drawing import WORDS, Drawing, NoDataError, describe, rows_of
+from reports.evidence import Evidence, System, point_of, scorer_of
 from reports.style import FAINT, INK, SMALL, new_figure, plain, short_names
 
 TASKS = ("recitations", "diversity_across", "answers", "diversity")  # the first with enough outputs is used
@@ -25,14 +31,24 @@ MAP_POINTS, LEAST_DISTINCT = 1500, 3
 EACH, MOST = 60, 1200  # outputs in the heat map, of a system and in total
 APART = 0.07  # of the map's width, between the numbers of two clusters
 PERTURBED = "perturbed"  # category of recitations whose first sentence contradicts the facts
+ENTROPY_TASKS = WORDS["token_entropy"]
+KINDS = {  # attribute of a record -> metric, name
+    "entropies": ("entropy", "whole vocabulary"),
+    "top_entropies": ("top5_entropy", f"the {TOP} most likely tokens"),
+}
+BINS = 40
+FEWEST = 20  # texts that reach a position
+MOST_POINTS = 64  # of a curve: in longer texts, a point is the mean of neighbouring positions
 Vectors = NDArray[np.floating]
+Texts = dict[str, list[tuple[str, NDArray[np.float64]]]]  # kind -> (group, bits of each token) of each text with any
+Entropies = tuple[System, TaskRun, Texts, int]
 
 
 def _embedded(
     evidence: Evidence, *, each: int, most: int, category: str | None = None
-) -> tuple[pd.DataFrame, Vectors, str] | None:
-    """Return equally many, evenly spaced outputs of each system: a table, their vectors (n, d) of length 1, and notes;
-    None if no system has LEAST outputs.
+) -> tuple[pd.DataFrame, Vectors, dict[str, Any]] | None:
+    """Return equally many, evenly spaced outputs of each system: a table, their vectors (n, d) of length 1, and facts
+    for the texts; None if no system has LEAST outputs.
 
     each, most: limits for a system and in total; category: of recitations, only these
     The embedder is that of the audit, otherwise the hashed one.
@@ -64,16 +80,10 @@ def _embedded(
         )
         folder = next(folder for system, folder in runs if system.name == enough.index[0])
         used, embedder = scorer_of(folder, "embedding"), embedder_of(folder) or HashedEmbedder()
-        words = f"{embedder.name}@{embedder.revision}, which compares wording, not meaning"
-        if used is not None and used["name"] != HASHED:
-            words += f" (the embedder of the runs, {plain(str(used['name']), 40)}, is not available)"
-        notes = f"{each} outputs of each system on {task}; vectors by {words}."
-        if absent := [plain(name) for name in counts[counts < LEAST].index]:
-            notes += f" Left out, with fewer than {LEAST} outputs: {', '.join(absent)}."
-        lost = known.groupby("system", sort=False).text.apply(lambda texts: texts.isna().sum())
-        if missing := [f"{plain(name)} {number}" for name, number in lost.items() if number]:
-            notes += f" Not generated, left out: {', '.join(missing)}."
-        return table.drop(columns="text"), unit(embedder.embed(table.text.tolist())), notes
+        lost = known[known.text.isna()].groupby("system", sort=False).size()
+        facts = {"each": each, "embedder": embedder, "least": LEAST, "absent": [*counts[counts < LEAST].index]}
+        facts |= {"lost": lost.to_dict(), "missing_embedder": used["name"] if used and used["name"] != HASHED else ""}
+        return table.drop(columns="text"), unit(embedder.embed(table.text.tolist())), facts
     return None
 
 
@@ -84,7 +94,7 @@ def embeddings_map(evidence: Evidence) -> Iterator[Drawing]:
     found = _embedded(evidence, each=MAP_POINTS, most=MAP_POINTS)
     if found is None:
         return
-    table, vectors, notes = found
+    table, vectors, facts = found
     if len(np.unique(vectors, axis=0)) < LEAST_DISTINCT:  # t-SNE starts from two principal components
         raise NoDataError(f"the outputs have fewer than {LEAST_DISTINCT} different vectors")
     perplexity = min(30.0, (len(vectors) - 1) / 3)
@@ -112,7 +122,7 @@ def embeddings_map(evidence: Evidence) -> Iterator[Drawing]:
     axes.set_aspect("equal", adjustable="datalim")
     axes.spines[:].set(visible=True, color="#cccccc")
     figure.legend(handles=marks, loc="outside right upper", handletextpad=0.3, borderpad=0)
-    facts = {"notes": notes, "perplexity": perplexity, "perturbed": perturbed.any(), "clusters": groups}
+    facts |= {"perplexity": perplexity, "perturbed": perturbed.any(), "clusters": groups}
     yield describe("embeddings_map", figure, table, **facts)
 
 
@@ -135,7 +145,7 @@ def cosine_heat_map(evidence: Evidence) -> Iterator[Drawing]:
     found = _embedded(evidence, each=EACH, most=MOST, category="plain")
     if found is None:
         return
-    outputs, vectors, notes = found
+    outputs, vectors, facts = found
     systems = list(dict.fromkeys(outputs.system))
     size = len(outputs) // len(systems)
     blocks = vectors.reshape(len(systems), size, -1)
@@ -171,4 +181,104 @@ def cosine_heat_map(evidence: Evidence) -> Iterator[Drawing]:
     figure.draw_without_rendering()  # the layout of a square beside long names settles at the second drawing
     inside = table[table.system == table.other].sort_values("mean", ascending=False, kind="stable")
     between = table[table.system < table.other]["mean"]
-    yield describe("cosine_heat_map", figure, table, notes=notes, inside=inside, between=between)
+    yield describe("cosine_heat_map", figure, table, inside=inside, between=between, **facts)
+
+
+def _entropies(evidence: Evidence, task: str) -> Iterator[Entropies]:
+    """Yield the systems with entropies on the task, and the number of their texts without any."""
+    for system, folder in evidence.runs(task):
+        texts: Texts = {kind: [] for kind in KINDS}
+        missing = 0
+        for record in folder.records():
+            for kind in KINDS:
+                generated = [getattr(output, kind) for output in record.outputs]
+                for nats in generated or getattr(record, kind) or [()]:
+                    bits = np.array([np.nan if own is None else own for own in nats or ()], np.float64) / math.log(2)
+                    if np.isfinite(bits).any():
+                        texts[kind].append((record.group or record.id, bits))
+                    else:
+                        missing += kind == "entropies"
+        if texts["entropies"]:
+            yield system, folder, texts, missing
+
+
+def entropy_histogram(evidence: Evidence) -> Iterator[Drawing]:
+    """Draw a figure per task, a row per system, a column per kind of entropy."""
+    for task, title in ENTROPY_TASKS.items():
+        found = list(_entropies(evidence, task))
+        if not found:
+            continue
+        most = max(float(np.nanmax(bits)) for _, _, texts, _ in found for _, bits in texts["entropies"])
+        ends = {"entropies": max(math.ceil(most), 1), "top_entropies": math.log2(TOP)}
+        table = pd.concat(
+            [_density(*own[:3], kind, np.linspace(0, ends[kind], BINS + 1))
+             for kind in KINDS for own in found if own[2][kind]],
+            ignore_index=True,
+        )  # fmt: skip
+        parts = {f"bits, {name}": table[table.kind == kind] for kind, name in KINDS.values() if kind in set(table.kind)}
+        words = "mean {mean:.2f} [{mean_low:.2f}, {mean_high:.2f}]"
+        rows, bins = rows_of(evidence, table), ("bits_low", "bits_high")
+        figure = histogram_rows(parts, rows, bins=bins, height="density", words=words)
+        yield describe(
+            "token_entropy", figure, table, name=f"{task}_histogram", task=title, kinds=len(parts), top=TOP,
+            texts=[len(texts["entropies"]) for _, _, texts, _ in found], bits=math.log2(TOP),
+            means=table[table.kind == "entropy"].drop_duplicates("system").rename(columns={"mean": "value"}),
+            missing=[f"{plain(system.name)} {missing}" for system, _, _, missing in found if missing],
+        )  # fmt: skip
+
+
+def _density(system: System, task: TaskRun, texts: Texts, kind: str, edges: NDArray[np.float64]) -> pd.DataFrame:
+    every = [bits[np.isfinite(bits)] for _, bits in texts[kind]]
+    values = np.clip(np.concatenate(every), edges[0], edges[-1])
+    weights = np.concatenate([np.full(len(bits), 1 / len(bits) / len(every)) for bits in every])
+    point = point_of(system, task, KINDS[kind][0])
+    groups = [group for group, _ in texts[kind]]
+    mean = point.metric if point else estimates.mean([float(bits.mean()) for bits in every], groups)
+    return pd.DataFrame({
+        "system": system.name, "task": task.task, "kind": KINDS[kind][0], "bits_low": edges[:-1],
+        "bits_high": edges[1:], "density": np.histogram(values, edges, weights=weights)[0] / np.diff(edges),
+        "mean": mean.value, "mean_low": mean.low, "mean_high": mean.high, "texts": len(every), "tokens": len(values),
+    })  # fmt: skip
+
+
+def entropy_curve(evidence: Evidence) -> Iterator[Drawing]:
+    """Draw a panel per task, a line with a band per system."""
+    table = pd.DataFrame(row for task in ENTROPY_TASKS for row in _curves(task, list(_entropies(evidence, task))))
+    if table.empty:
+        return
+    drawn = table.assign(middle=(table.first_token + table.last_token) / 2, value=table.entropy_bits)
+    panels = [Panel(ENTROPY_TASKS[str(task)].capitalize(), own) for task, own in drawn.groupby("task", sort=False)]
+    figure = line_panels(
+        panels, rows_of(evidence, table), x="middle", line="system", label="position of the token", columns=1,
+        height=2.4, band=True, zero=True,
+    )  # fmt: skip
+    for axes in figure.axes:
+        axes.set_ylabel("entropy, bits")
+    together = [
+        f"{width} positions per point on {ENTROPY_TASKS[str(task)]}"
+        for task, own in table.groupby("task", sort=False)
+        if (width := int((own.last_token - own.first_token).max()) + 1) > 1
+    ]
+    facts = {"together": together, "fewest": FEWEST, "tasks": ENTROPY_TASKS, "drawn": drawn}
+    yield describe("token_entropy_curve", figure, table, **facts)
+
+
+def _curves(task: str, found: Sequence[Entropies]) -> Iterator[dict[str, object]]:
+    """Yield a point of each system for each group of positions, of the same width for all systems: the mean over texts
+    of the mean over each text's tokens there."""
+    lengths = [sorted((len(bits) for _, bits in texts["entropies"]), reverse=True) for _, _, texts, _ in found]
+    most = max((own[FEWEST - 1] for own in lengths if len(own) >= FEWEST), default=0)
+    width = max(1, -(-most // MOST_POINTS))
+    for system, _, texts, _ in found:
+        for start in range(0, most, width):
+            parts = [(group, bits[start : start + width]) for group, bits in texts["entropies"]]
+            known = [(group, float(np.nanmean(bits))) for group, bits in parts if np.isfinite(bits).any()]
+            if len(known) < FEWEST:
+                break
+            groups, means = zip(*known, strict=True)
+            mean = estimates.mean(means, groups, (0, None))
+            yield {
+                "system": system.name, "task": task, "first_token": start + 1, "last_token": start + width,
+                "entropy_bits": mean.value, "low": mean.low, "high": mean.high, "texts": mean.n,
+                "clusters": mean.clusters,
+            }  # fmt: skip
