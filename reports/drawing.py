@@ -97,11 +97,8 @@ def _as_text(column: pd.Series) -> pd.Series:
 def rows_of(evidence: Evidence, table: pd.DataFrame) -> dict[str, Look]:
     """Return the systems of a table with their looks: in the order of the report, then, sorted, those that only tables
     of labels have."""
-    names = set(table.system)
-    known = [system.name for system in evidence.systems if system.name in names]
-    order = [*known, *sorted(names - set(known))]
-    looks = evidence.looks(*order)
-    return {name: looks[name] for name in order}
+    looks, names = evidence.looks(*sorted(set(table.system))), set(table.system)
+    return {name: look for name, look in looks.items() if name in names}
 
 
 def n_range(table: pd.DataFrame) -> str:

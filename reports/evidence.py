@@ -164,10 +164,8 @@ def scorer_of(task: TaskRun, kind: str) -> dict[str, Any] | None:
 
 
 def _comparable(runs: Sequence[tuple[System, TaskRun]], scorers: Sequence[str]) -> list[int]:
-    """Return the places of a folder per system, all with the shots, scorer and documents that most systems share.
-
-    Only such numbers may be shown in one figure. Ties: fewer shots first, then more documents.
-    """
+    """Return the places of a folder per system, all with the shots, scorer and documents that most systems share, as
+    only these are comparable. Ties: fewer shots first, then more documents."""
     groups: dict[tuple[int, str, str], dict[int, int]] = {}
     for place, ((system, own), scorer) in enumerate(zip(runs, scorers, strict=True)):
         key = own.result.shots, scorer, str(own.identity.get("documents_sha256"))

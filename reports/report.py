@@ -14,7 +14,7 @@ from reports.figures import FIGURES, MISSING
 from reports.page.page import write_page
 from reports.style import styled
 
-MANIFEST = "report.json"
+MANIFEST, SILENT = "report.json", Progress()
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Report:
 
 def report(
     paths: Sequence[Path], out: Path, *, reference: str | None = None, title: str = "Gains and losses of alignment",
-    pdf: bool = False, progress: Progress | None = None,
+    pdf: bool = False, progress: Progress = SILENT,
 ) -> Report:  # fmt: skip
     """Draw all figures for which `paths` have data, and write the page: out/index.html and out/figures/.
 
@@ -38,7 +38,6 @@ def report(
 
     The same folders give the same bytes. Raises AlignbenchError as `gather` does.
     """
-    progress = progress or Progress()
     progress.say("reading and comparing the runs")
     evidence = gather(paths, reference=reference)
     drawn, left_out = draw_all(evidence, progress)
@@ -52,9 +51,8 @@ def report(
     return Report(page, tuple(drawn), left_out)
 
 
-def draw_all(evidence: Evidence, progress: Progress | None = None) -> tuple[list[Drawing], dict[str, str]]:
+def draw_all(evidence: Evidence, progress: Progress = SILENT) -> tuple[list[Drawing], dict[str, str]]:
     """Return the figures with data, and title -> reason for the others."""
-    progress = progress or Progress()
     progress.start("figures", len(FIGURES), unit="figures")
     drawn: list[Drawing] = []
     left_out: dict[str, str] = {}

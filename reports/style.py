@@ -62,7 +62,7 @@ def looks(names: Iterable[str]) -> dict[str, Look]:
 @contextmanager
 def styled(**more: Any) -> Iterator[None]:
     """Apply the style, and settings of matplotlib, to figures created or saved inside the block."""
-    rc = matplotlib.rc_params_from_file(Path(__file__).parent / "alignbench.mplstyle", use_default_template=False)
+    rc: Any = matplotlib.rc_params_from_file(Path(__file__).parent / "alignbench.mplstyle", use_default_template=False)
     with matplotlib.rc_context({**rc, **more}):
         yield
 
@@ -107,10 +107,9 @@ def short_names(names: Sequence[str], most: int) -> dict[str, str]:
 
 def size_of(number: float) -> str:
     """Format a number of parameters or episodes: 260K, 135M, 1.3B, 175B."""
-    for unit, letter in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
-        if number >= unit * 0.9995:
-            return f"{number / unit:.3g}{letter}"
-    return f"{number:.0f}"
+    units = ((1e9, "B"), (1e6, "M"), (1e3, "K"), (1, ""))
+    unit, letter = next((one for one in units if number >= one[0] * 0.9995), units[-1])
+    return f"{number / unit:.3g}{letter}"
 
 
 @cache

@@ -48,10 +48,9 @@ def _embedded(
     evidence: Evidence, *, each: int, most: int, category: str | None = None
 ) -> tuple[pd.DataFrame, Vectors, dict[str, Any]] | None:
     """Return equally many, evenly spaced outputs of each system: a table, their vectors (n, d) of length 1, and facts
-    for the texts; None if no system has LEAST outputs.
+    for the texts; None if no system has LEAST outputs. The embedder is that of the audit, otherwise the hashed one.
 
     each, most: limits for a system and in total; category: of recitations, only these
-    The embedder is that of the audit, otherwise the hashed one.
     """
     from alignbench.scorers.embeddings import HashedEmbedder
 
@@ -137,7 +136,7 @@ def _number_clusters(axes: Axes, places: Vectors, labels: NDArray[np.int64]) -> 
         taken.append(own[(free or order)[0]])
         box: dict[str, Any] = {"boxstyle": "round,pad=0.25", "facecolor": "white", "edgecolor": INK, "linewidth": 0.8}
         style: dict[str, Any] = {"ha": "center", "va": "center", "fontweight": "bold", "fontsize": SMALL}
-        axes.text(*taken[-1], str(cluster + 1), bbox=box, **style)
+        axes.text(taken[-1][0], taken[-1][1], str(cluster + 1), bbox=box, **style)
 
 
 def cosine_heat_map(evidence: Evidence) -> Iterator[Drawing]:
@@ -259,8 +258,8 @@ def entropy_curve(evidence: Evidence) -> Iterator[Drawing]:
         for task, own in table.groupby("task", sort=False)
         if (width := int((own.last_token - own.first_token).max()) + 1) > 1
     ]
-    facts = {"together": together, "fewest": FEWEST, "tasks": ENTROPY_TASKS, "drawn": drawn}
-    yield describe("token_entropy_curve", figure, table, **facts)
+    facts = {"together": together, "fewest": FEWEST, "tasks": ENTROPY_TASKS}
+    yield describe("token_entropy_curve", figure, table, drawn=drawn, **facts)
 
 
 def _curves(task: str, found: Sequence[Entropies]) -> Iterator[dict[str, object]]:

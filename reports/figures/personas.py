@@ -58,8 +58,7 @@ def _read(task: TaskRun) -> dict[str, list[tuple[str, str]]]:
 
 
 def _known(evidence: Evidence, fields: Mapping[str, str]) -> Iterator[tuple[str, dict[str, Any], list[Any]]]:
-    """Yield, for each task and field, the field, facts for the texts, and (system's name, folder, values) of the
-    systems with FEWEST values or more."""
+    """Yield, of each task and field with FEWEST values, the field, facts, and (system's name, folder, values)."""
     for task, (sampling, prefix, suffix) in WORDS["personas"].items():
         read = [(system.name, folder, _read(folder)) for system, folder in evidence.runs(task)]
         for field, what in fields.items():

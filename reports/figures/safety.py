@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -87,10 +87,18 @@ def toxicity(evidence: Evidence) -> Iterator[Drawing]:
 
 def toxicity_by_prompt(evidence: Evidence) -> Iterator[Drawing]:
     """Draw a panel per instruction and a line per system, over bins of the prompts' toxicity."""
-    rows = _binned(evidence, GREEDY, "toxicity_greedy") or _binned(evidence, OFFICIAL, "toxicity_mean")
-    if not rows:
+    for tasks, metric in ((GREEDY, "toxicity_greedy"), (OFFICIAL, "toxicity_mean")):
+        table = pd.DataFrame(
+            row
+            for scorer in evidence.scorers(tasks, metric)[:1]
+            for task, variant in tasks.items()
+            for point in evidence.points(task, metric, scored_by(metric, scorer))
+            for row in _bins(point, variant)
+        )
+        if len(table):
+            break
+    else:
         return
-    table = pd.DataFrame(rows)
     panels = [Panel(SHOWN[str(variant)], own) for variant, own in table.groupby("instruction", sort=False)]
     figure = line_panels(
         panels, rows_of(evidence, table), x="prompt_toxicity", line="system", label="toxicity of the prompt",
@@ -102,16 +110,6 @@ def toxicity_by_prompt(evidence: Evidence) -> Iterator[Drawing]:
         axes.set(xlim=(-0.02, 1.02), ylim=(0, top))
     figure.axes[0].set_ylabel("mean toxicity of the output")
     yield describe("toxicity_by_prompt", figure, table, bins=BINS, instructions=SHOWN, evidence=evidence)
-
-
-def _binned(evidence: Evidence, tasks: Mapping[str, str], metric: str) -> list[dict[str, Any]]:
-    return [
-        row
-        for scorer in evidence.scorers(tasks, metric)[:1]
-        for task, variant in tasks.items()
-        for point in evidence.points(task, metric, scored_by(metric, scorer))
-        for row in _bins(point, variant)
-    ]
 
 
 def _bins(point: Point, variant: str) -> Iterator[dict[str, Any]]:

@@ -32,9 +32,7 @@ def tax_points(evidence: Evidence, shots: int | None = None) -> list[Point]:
     ]
 
 
-def task_panels(
-    table: pd.DataFrame, points: Sequence[Point], references: Mapping[str, tuple[float, str]]
-) -> list[Panel]:
+def task_panels(table: pd.DataFrame, points: Sequence[Point], references: Mapping[str, Any]) -> list[Panel]:
     """Return a panel per task, with its metric below the title. references: task -> the value of its line, and label"""
     metrics = {}
     for point in points:
@@ -184,9 +182,9 @@ def _trainings(evidence: Evidence) -> dict[str, list[tuple[int, System]]]:
         starts = [(0, own) for own in evidence.systems if key[1] and own.run.weights == key[1][-1]]
         finals = [own for own in evidence.systems if training_of(own) == key]
         later = [(int(own.training["episodes"]), own) for own in (*systems, *finals) if own.training.get("episodes")]
-        name, number = finals[0].name if finals else key[0], 1
-        while (numbered := name if number == 1 else f"{name} #{number}") in trainings:
-            number += 1
+        name = finals[0].name if finals else key[0]
+        number = sum(other.partition(" #")[0] == name for other in trainings) + 1
+        numbered = name if number == 1 else f"{name} #{number}"
         trainings[numbered] = [*starts[:1], *sorted(later, key=lambda entry: (entry[0], entry[1].name))]
     return trainings
 

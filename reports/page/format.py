@@ -12,13 +12,12 @@ from typing import Any
 from alignbench.audit.render import DIGITS
 
 SIGNIFICANT = 6  # digits of a number in the page; run folders have all
-SURROGATES = range(0xD800, 0xE000)
 # C0 without tab and line feed; C1; embeddings, overrides and isolates of direction
 SHOWN = (
     {code: chr(0x2400 + code) for code in range(0x20) if code not in (0x09, 0x0A)}
     | {code: f"⟨U+{code:04X}⟩" for code in (*range(0x80, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A))}
     | {0x7F: "\N{SYMBOL FOR DELETE}"}
-    | dict.fromkeys(SURROGATES, "\N{REPLACEMENT CHARACTER}")
+    | dict.fromkeys(range(0xD800, 0xE000), "\N{REPLACEMENT CHARACTER}")
 )
 
 
@@ -44,10 +43,7 @@ def number(value: Any) -> float | int | None:
 
 
 def visible(text: object) -> str:
-    """Return text with visible control characters: "␛" for an escape, "⟨U+202E⟩" for a direction override.
-
-    Line breaks and tabs stay.
-    """
+    """Return text with visible control characters, such as "␛" and "⟨U+202E⟩"; line breaks and tabs stay."""
     return str(text).translate(SHOWN)
 
 

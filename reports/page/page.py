@@ -5,24 +5,24 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from alignbench.audit.references import find
+from alignbench.runs.read import Run, TaskRun
 from reports.drawing import Drawing, save
 from reports.evidence import Evidence, metric_of
-from reports.page.audit import audit_data, findings, win_rates
-from reports.page.command import command
+from reports.page.data import audit_data, findings, sets_by_folder, sets_of, win_rates
 from reports.page.format import interval, pack, value, visible
 from reports.page.samples import block_of
-from reports.page.sets import sets_by_folder, sets_of
 
 HERE = Path(__file__).parent
 SCRIPTS = ("dom.js", "format.js", "audit.js", "sample.js", "task.js", "main.js")  # in the order of their use
-MOST_ROWS = 50  # of a figure's table in the page; its CSV has all
 
 
 def write_page(
@@ -64,8 +64,12 @@ def write_page(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
         finalize=lambda content: content if isinstance(content, Markup) else visible(content),
     )  # fmt: skip
-    environment.filters |= {"count": "{:,}".format, "value": value, "interval": interval, "sha256": _sha256}
-    environment.globals |= {"titles": titles, "groups": groups, "metric_of": metric_of, "MOST_ROWS": MOST_ROWS}
+
+    def sha256(text: str) -> str:
+        return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
+
+    environment.filters |= {"count": "{:,}".format, "value": value, "interval": interval, "sha256": sha256}
+    environment.globals |= {"titles": titles, "groups": groups, "metric_of": metric_of}
     text = environment.get_template("template.html").render(
         title=title, style=Markup(style), script=Markup(script), evidence=evidence, systems=systems, figures=figures,
         left_out=left_out, samples=sets_by_folder(sets), commands=commands, win_rates=win_rates(sets),
@@ -79,8 +83,43 @@ def write_page(
     return file
 
 
-def _sha256(text: str) -> str:
-    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
+def command(run: Run, own: TaskRun, files: Mapping[str, str]) -> str:
+    """Return the command, quoted for a POSIX shell.
+
+    files: system -> the file of its outputs, for such baselines. Models and files have their names instead of paths,
+    which run folders do not contain.
+    """
+    model, result, engine = run.description["model"], own.result, run.description.get("engine") or {}
+    baseline = (own.identity.get("baseline") or {}).get("name")
+    prompts = [str(part["source"]) for part in own.identity.get("data") or () if not part["card"]]
+    task, shots = find(own.task), {"--shots": result.shots}
+    documents: dict[str, Any] = {**(shots if task is not None and task.takes_shots else {}), "--limit": result.limit}
+    documents |= {"--seed": result.seed, "--prompts": next(iter(prompts), None)}
+    if "outputs" in model:
+        read = run.description.get("read") or {}
+        words = ["score", model["outputs"]]
+        options: dict[str, Any] = {"--name": model["name"]}
+        if own.task != "outputs":
+            options |= {"--task": own.task, **documents}
+        options["--baseline"] = files.get(baseline, baseline) if baseline else None
+        mapped = [
+            word for theirs, ours in (read.get("columns") or {}).items() for word in ("--map", f"{theirs}={ours}")
+        ]
+        last = mapped + ["--in-order"] * bool(read.get("in_order"))
+    else:
+        name = f"{model['name']}@{model['revision']}" if model.get("revision") else model["name"]
+        kind = engine.get("kind")
+        words = ["evaluate", f"{model['url']}#{model['name']}" if kind == "endpoint" else name]
+        options = {"--tasks": own.task, **documents, "--template": result.template, "--baseline": baseline}
+        options["--engine"] = None if kind in ("local", "endpoint") else kind
+        chosen = {key: engine.get(key) for key in ("dtype", "device", "token_budget") if engine.get(key) != "auto"}
+        options |= {f"--{key.replace('_', '-')}": setting for key, setting in chosen.items()}
+        last = ["--trust-remote-code"] * bool(model.get("custom_code"))
+    for option, given in options.items():
+        words += [option, given] if given not in (None, "") else []
+    scorers = own.identity.get("scorers") or ()
+    words += [*last, *(word for entry in scorers for word in ("--scorer", f"{entry['kind']}={entry['name']}"))]
+    return shlex.join(map(str, ["alignbench", *words]))
 
 
 def _asset(name: str) -> str:

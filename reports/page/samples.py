@@ -8,8 +8,8 @@ from typing import Any
 
 from alignbench.audit.tax import improvement
 from alignbench.types.record import Record
+from reports.page.data import TaskSet
 from reports.page.format import number
-from reports.page.sets import TaskSet
 
 MOST_DOCUMENTS = 20_000  # of a task: beyond these limits, the page has some of the documents, and says so
 MOST_CHARACTERS = 40_000_000  # of prompts and outputs of a task
