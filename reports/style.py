@@ -63,7 +63,7 @@ def looks(names: Iterable[str]) -> dict[str, Look]:
 def styled(**more: Any) -> Iterator[None]:
     """Apply the style, and settings of matplotlib, to figures created or saved inside the block."""
     rc: Any = matplotlib.rc_params_from_file(Path(__file__).parent / "alignbench.mplstyle", use_default_template=False)
-    with matplotlib.rc_context({**rc, **more}):
+    with matplotlib.rc_context(dict(rc) | more):
         yield
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import chain
 
 import pytest
 from audit_runs import N, around, shares, write_run
+from cases import cases
 from figure_checks import assert_looks_as_before, assert_nothing_overlaps, draw, shown_texts
 from report_runs import NASTY, SFT, evidence_of, gather_once, iterations, model, ppo, tax_tasks, training
 
@@ -16,25 +18,15 @@ from reports.report import draw_all
 from reports.style import looks, new_figure, short_names, size_of, styled
 
 pytest_plugins = ("report_fixtures",)
-WITH_VALUES = {
-    "win_rate_by_size", "truthfulness", "toxicity", "bias_entropy", "tax_panels", "sweep_gamma", "sweep_beta",
-    "tax_over_training",
-}  # fmt: skip
-NAMES = {
-    *WITH_VALUES, *(f"audit_forest_{number}" for number in range(1, 7)), "reward_tax_front", "likert",
-    "metadata_flags", "toxicity_by_prompt", "persona_clouds_first_name", "persona_clouds_nationality",
-    *(f"persona_histograms_{field}" for field in ("first_name", "gender", "age_decade", "nationality", "opinion")),
-    "review_sentiment", "embeddings_map", "cosine_heat_map", "token_entropy_histogram",
-    "token_entropy_on_policy_histogram", "token_entropy_curve", "training_curves", "training_curves_sft",
-    "training_curves_reward", "labeler_agreement",
-}  # fmt: skip
+FIGURE_NAMES = cases("figures")
+NAMES = {*FIGURE_NAMES["with_values"], *chain(*FIGURE_NAMES["others"])}
 
 
 def test_every_figure_is_drawn_if_there_are_data(drawings):
     assert set(drawings) == NAMES
 
 
-@pytest.mark.parametrize("name", sorted(WITH_VALUES))
+@pytest.mark.parametrize("name", FIGURE_NAMES["with_values"])
 def test_a_table_has_the_values_of_the_run_folders(name, drawings, evidence):
     table = drawings[name].table
     assert len(table) >= 4
@@ -75,7 +67,7 @@ def test_a_figure_without_data_says_what_is_missing(tmp_path):
     assert list(MISSING) == list(FIGURES)
 
 
-@pytest.mark.parametrize("name", ["audit_forest_5", "review_sentiment", "win_rate_by_size", "tax_panels"])
+@pytest.mark.parametrize("name", FIGURE_NAMES["pictures"])
 def test_a_picture_has_not_changed(name, drawings):
     assert_looks_as_before(drawings[name].figure, name)
 
@@ -115,14 +107,13 @@ def texts_of(drawing):
     return {text for text, _ in shown_texts(drawing.figure)}
 
 
-def row(task: str, gain: float | None, error: float | None = 0.02, **changes) -> Row:
-    """A headline row of a proportion that is better if higher."""
+def row(task: str, gain: float | None, error: float = 0.02, **changes) -> Row:
+    """A headline row of a proportion that is better if higher; gain: None for one without a test."""
+    ends = (None, None) if gain is None else (gain - 2 * error, gain + 2 * error)
+    tax, percent = (None, None) if gain is None else (-gain, -100 * gain)
     known = Row(
-        task, "", "reading", "f1", True, "share", "higher", None, 0.5, 0.5 + (gain or 0), gain or 0.0,
-        None if error is None or gain is None else gain - 2 * error,
-        None if error is None or gain is None else gain + 2 * error,
-        gain, error, 0.5, "bootstrap", 0.5, "inconclusive", None, None if gain is None else -gain, None,
-        None if gain is None else -100 * gain, None if error is None else 100 * error, 80, 80, 0,
+        task, "", "reading", "f1", True, "share", "higher", None, 0.5, 0.5 + (gain or 0), gain or 0.0, *ends, gain,
+        error, 0.5, "bootstrap", 0.5, "inconclusive", None, tax, None, percent, 100 * error, 80, 80, 0,
     )  # fmt: skip
     return replace(known, **changes)
 
@@ -146,7 +137,11 @@ class TestForest:
             (0.1, {}, (10, 6, 14)),
             (0.1, {"better": "lower", "delta": -0.1, "low": -0.13, "high": -0.05}, (10, 5, 13)),
             (0.1, {"better": "0.5", "low": -0.9, "high": -0.8}, (10, 10 - 1.96 * 2, 10 + 1.96 * 2)),  # the gain's error
-            (0.0, {"standard_error": None, "low": 0.0, "high": 0.0, "tax": 0.0, "tax_of_range": 0.0}, (0, 0, 0)),
+            (
+                0.0,
+                {"standard_error": None, "low": 0.0, "high": 0.0, "tax": 0.0, "tax_of_range": 0.0},
+                (0, 0, 0),
+            ),
         ],
     )
     def test_the_interval_is_that_of_the_improvement(self, gain, changes, shown):

@@ -198,10 +198,6 @@ class TestSets:
         ((_, by_verdict),) = findings(found.audit, sets(found))
         links = {(one["link"], one["samples"].note, round(one["row"].reference, 3)) for one in by_verdict["gain"]}
         assert links == {("#task/rte", "shots 0", 0.3), ("#task/rte/2", "shots 4", 0.4)}
-        core = core_of(written(found, tmp_path))
-        (contrast,) = [core["contrasts"][place] for place in core["audits"][""]]
-        before = [row[COLUMNS.index("reference")] for row in contrast["rows"]]
-        assert dict(zip(before, contrast["sets"], strict=True)) == {0.3: 0, 0.4: 1}
 
     def test_sets_of_different_documents_are_numbered_by_size(self, tmp_path):
         tasks = [rte(0.3), ("rte", {"acc": shares(0.4, 40)}, OTHER)]

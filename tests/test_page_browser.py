@@ -131,7 +131,7 @@ def test_a_reader_sees_what_the_case_says(name, watched, file):
     actions = {
         "select": page.select_option, "fill": page.fill, "press": page.keyboard.press, "wait": page.wait_for_selector,
         "back": page.go_back, "click": lambda own: page.locator(own).first.click(),
-        "focus": lambda own: page.locator(own).first.focus(),
+        "focus": lambda own: page.locator(own).first.focus(), "media": lambda own: page.emulate_media(media=own),
     }  # fmt: skip
     for step, *values in CASES[name]["steps"]:
         first = page.locator(values[0]).first if values and step not in ("press", "column", "active") else None
@@ -200,14 +200,6 @@ class TestLayout:
         watched.context.close()
         serious = [own for own in found if own["impact"] in ("serious", "critical")]
         assert [(own["id"], own["nodes"][0]["html"][:120]) for own in serious] == []
-
-    def test_print_has_all_sections_and_no_controls(self, watched, file):
-        page = open_task(watched, file, "squad2")
-        page.emulate_media(media="print")
-        for name in ("verdict", "audit", "figures", "tasks", "provenance"):
-            assert page.locator(f"#{name}").is_visible(), name
-        assert page.locator("form:visible, button:visible:not(.sort), nav:visible").count() == 0
-        assert page.locator(".sample:visible").count() == 5
 
     def test_without_javascript_verdict_and_figures_are_there(self, chromium, file):
         context = chromium.new_context(java_script_enabled=False)

@@ -13,6 +13,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 from audit_runs import N, around, shares, write_run
+from cases import cases
 from commands import run, run_process
 from matplotlib.figure import Figure
 from report_runs import BASE, bias, iterations, labels, model, tax_tasks, training
@@ -129,25 +130,7 @@ def test_training_folders_and_tables_of_labels_are_recognised_and_counted_once(t
     assert len(gather([tmp_path]).trainings) == 2
 
 
-@pytest.mark.parametrize(
-    ("file", "content", "words"),
-    [
-        ("config.yaml", "", "config.yaml: it contains no settings"),
-        ("config.yaml", "a: [\n", "not a readable training folder"),
-        ("metrics.jsonl", '{"step": 1}\n[2]\n', "metrics.jsonl:2: not a line of metrics"),
-        ("metrics.jsonl", '{"loss": 1}\n', "metrics.jsonl:1: not a line of metrics"),
-        ("metrics.jsonl", '{"step": \n{"step": 2}\n', "metrics.jsonl:1: not JSON"),
-        ("run.json", "[]", "run.json"),
-        ("run.json", json.dumps({"model": {"name": "m"}, "lineage": [{"stage": "base"}]}), "run.json"),
-        ("run.json", json.dumps({"model": {"name": "m"}, "training": [1]}), "run.json"),
-        ("*/task.json", "[1]", "task.json"),
-        ("*/result.json", "[]", "result.json"),
-        ("*/result.json", json.dumps({"metrics": [1]}), "result.json"),
-        ("*/documents.jsonl", "[1]\n", "documents.jsonl: cannot be read ("),
-        ("*/documents.jsonl", '{"prompt": "x"}\n', "documents.jsonl: cannot be read ("),
-        ("*/documents.jsonl", '{"id": "1", "outputs": [{}]}\n', "documents.jsonl: cannot be read ("),
-    ],
-)
+@pytest.mark.parametrize(("file", "content", "words"), cases("report_folders"))
 def test_an_error_in_a_folder_is_one_line_that_names_the_file(file, content, words, tmp_path):
     folders = [write_run(tmp_path, "m", HALF), training(tmp_path / "ppo", "ppo", [{"step": 1}])]
     (path,) = [path for folder in folders for path in folder.glob(file)]

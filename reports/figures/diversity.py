@@ -258,8 +258,8 @@ def entropy_curve(evidence: Evidence) -> Iterator[Drawing]:
         for task, own in table.groupby("task", sort=False)
         if (width := int((own.last_token - own.first_token).max()) + 1) > 1
     ]
-    facts = {"together": together, "fewest": FEWEST, "tasks": ENTROPY_TASKS}
-    yield describe("token_entropy_curve", figure, table, drawn=drawn, **facts)
+    facts = {"together": together, "fewest": FEWEST, "tasks": ENTROPY_TASKS, "drawn": drawn}
+    yield describe("token_entropy_curve", figure, table, **facts)
 
 
 def _curves(task: str, found: Sequence[Entropies]) -> Iterator[dict[str, object]]:

@@ -19,7 +19,6 @@ from reports.evidence import Evidence, System
 IMPLIED = ("folder", "documents", "revisions", "scorers")  # not named if the others distinguish the sets
 Folders = list[tuple[System, TaskRun]]
 VERDICTS = ("gain", "loss", "inconclusive", "–")
-EVEN = 0.5
 COLUMNS = (
     "task", "variant", "group", "metric", "headline", "unit", "better", "scorer", "reference", "aligned", "delta",
     "low", "high", "gain", "standard_error", "p", "test", "p_holm", "verdict", "detectable", "tax", "relative_tax",
@@ -161,7 +160,7 @@ def win_rates(sets: Sets) -> dict[str, list[dict[str, Any]]]:
 def _side(rate: MetricResult | None) -> int | None:
     if rate is None or rate.low is None or rate.high is None:
         return None if rate is None else 0
-    return int(rate.low > EVEN) - int(rate.high < EVEN)
+    return int(rate.low > 0.5) - int(rate.high < 0.5)
 
 
 def audit_data(evidence: Evidence, sets: Sets) -> dict[str, Any]:

@@ -54,8 +54,7 @@ def write_page(
                      for task, own in sets.items()}}
         | {"anchors": {system.name: f"run-{number}" for number, system in enumerate(evidence.systems)}}
     )  # fmt: skip
-    outputs = {own.name: str(own.run.description["model"].get("outputs", "")) for own in systems}
-    files_of = {name: file for name, file in outputs.items() if file}
+    files_of = {own.name: str(own.run.description["model"].get("outputs") or own.name) for own in systems}
     commands = {own.path: command(system.run, own, files_of) for system in systems for own in system.tasks}
     style, script = _asset("page.css"), "\n".join(_asset(name) for name in SCRIPTS)
     script = f'"use strict";\n(() => {{\n{script}\n}})();\n'
@@ -102,10 +101,8 @@ def command(run: Run, own: TaskRun, files: Mapping[str, str]) -> str:
         if own.task != "outputs":
             options |= {"--task": own.task, **documents}
         options["--baseline"] = files.get(baseline, baseline) if baseline else None
-        mapped = [
-            word for theirs, ours in (read.get("columns") or {}).items() for word in ("--map", f"{theirs}={ours}")
-        ]
-        last = mapped + ["--in-order"] * bool(read.get("in_order"))
+        mapped = [f"{theirs}={ours}" for theirs, ours in (read.get("columns") or {}).items()]
+        last = [word for pair in mapped for word in ("--map", pair)] + ["--in-order"] * bool(read.get("in_order"))
     else:
         name = f"{model['name']}@{model['revision']}" if model.get("revision") else model["name"]
         kind = engine.get("kind")
