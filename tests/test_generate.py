@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import SENTENCES, Calls, tiny_model, tiny_tokenizer
+from cases import cases
+from tiny import PLAIN, SENTENCES, TREE, WITHOUT_BOS, Calls, engine_of, tiny_model, tiny_tokenizer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -12,14 +13,9 @@ from alignbench.errors import AlignbenchError
 from alignbench.models.checkpoint import find_checkpoint, load_engine
 from alignbench.models.encode import Encoder
 from alignbench.models.generate.decoding import Decoding, end_tokens
-from alignbench.models.local import LocalEngine
 from alignbench.types.engine import Prompt, Request, Sampling
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-PACKED = ["llama", "gpt2", "gpt_neox", "qwen2", "mistral", "gemma", "gemma2", "opt"]
-SEQUENTIAL = ["bloom", "mpt", "falcon", "mamba"]
-WITHOUT_BOS = {"gpt2", "gpt_neox", "qwen2"}  # as their own tokenizers
 
 SHOTS = "The following are questions.\n\nQuestion: What do bees make?\nAnswer: honey\n\n" * 2
 QUESTIONS = [
@@ -35,13 +31,6 @@ SAMPLED = Sampling(max_tokens=8, samples=3, temperature=1.0, top_p=0.95)
 def model_of(architecture):
     tokenizer = tiny_tokenizer(bos=architecture not in WITHOUT_BOS)
     return tiny_model(architecture, tokenizer), tokenizer
-
-
-def engine_of(model, tokenizer, notes=None, **options):
-    """Small pages, so that short texts fill several."""
-    engine = LocalEngine(model, Encoder(tokenizer), notify=[].append if notes is None else notes.append, **options)
-    engine.scheduler.page = 32
-    return engine
 
 
 def prompts_of(texts):
@@ -67,21 +56,26 @@ def greedy_by_transformers(model, ids, count):
     return tuple(found[0, len(ids) :].tolist())
 
 
+def assert_greedy(engine, texts, count):
+    """Each continuation is that of transformers, token for token."""
+    tokenizer = engine.encoder.tokenizer
+    for index, (found,) in completions(engine, texts, Sampling(count)).items():
+        expected = greedy_by_transformers(engine.model, ids_of(tokenizer, texts[index]), count)
+        assert found.tokens == expected
+        assert found.finish == ("end" if expected[-1] == tokenizer.eos_token_id else "length")
+        assert found.text == tokenizer.decode(expected, skip_special_tokens=True)
+
+
 # ---- equal to transformers ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("architecture", PACKED + SEQUENTIAL)
+@pytest.mark.parametrize("architecture", TREE + PLAIN)
 def test_greedy_continuations_are_those_of_transformers_token_for_token(architecture):
-    (model, tokenizer), notes = model_of(architecture), []
-    engine = engine_of(model, tokenizer, notes)
-    found = completions(engine, TEXTS, Sampling(max_tokens=14))
-    for index, text in enumerate(TEXTS):
-        expected = greedy_by_transformers(model, ids_of(tokenizer, text), 14)
-        assert found[index][0].tokens == expected
-        assert found[index][0].finish == ("end" if expected[-1] == tokenizer.eos_token_id else "length")
-        assert found[index][0].text == tokenizer.decode(expected, skip_special_tokens=True)
-    assert engine.work()["layout"] == ("packed row" if architecture in PACKED else "one prompt at a time")
-    assert len(notes) == (architecture in SEQUENTIAL), "a fallback is reported once"
+    notes = []
+    engine = engine_of(*model_of(architecture), notes)
+    assert_greedy(engine, TEXTS, 14)
+    assert engine.work()["layout"] == ("packed row" if architecture in TREE else "one prompt at a time")
+    assert len(notes) == (architecture in PLAIN), "a fallback is reported once"
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma2", "bloom", "mamba"])
@@ -101,20 +95,20 @@ def test_log_probabilities_and_entropies_are_those_of_a_single_forward_pass(arch
             assert completion.logprobs == pytest.approx(chosen.tolist(), abs=1e-4)
             best = torch.log_softmax(logits.sort(-1, descending=True).values[:, :5], -1)
             for values, reference in ((completion.entropies, logprobs), (completion.top_entropies, best)):
-                expected = -(reference.exp() * reference).sum(-1)
-                assert values == pytest.approx(expected.tolist(), abs=1e-4)
+                assert values == pytest.approx((-(reference.exp() * reference).sum(-1)).tolist(), abs=1e-4)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma2"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_other_dtypes_are_packed_too(architecture, dtype, tokenizer):
     model = tiny_model(architecture, tokenizer, dtype=dtype)
-    found = completions(engine_of(model, tokenizer), QUESTIONS, Sampling(max_tokens=6))
-    plain = completions(engine_of(model, tokenizer, pack=False), QUESTIONS, Sampling(max_tokens=6))
-    close = 0.1 if dtype == torch.bfloat16 else 1e-6
-    for index in range(len(QUESTIONS)):
-        assert found[index][0].logprobs[0] == pytest.approx(plain[index][0].logprobs[0], abs=close)
-        assert dtype == torch.bfloat16 or found[index][0].tokens == plain[index][0].tokens
+    found, plain = (
+        completions(engine_of(model, tokenizer, packs=packs), QUESTIONS, Sampling(6)) for packs in (None, False)
+    )
+    for index, (own,) in found.items():
+        close = 0.1 if dtype == torch.bfloat16 else 1e-6
+        assert own.logprobs[0] == pytest.approx(plain[index][0].logprobs[0], abs=close)
+        assert dtype == torch.bfloat16 or own.tokens == plain[index][0].tokens
 
 
 def test_scores_are_bit_identical_before_during_and_after_generation(tokenizer, llama):
@@ -132,20 +126,16 @@ def test_scores_are_bit_identical_before_during_and_after_generation(tokenizer, 
 
 @pytest.fixture
 def tested(tokenizer, llama):
-    """An engine that has tested the model, so that only the calls of a test are counted."""
-    engine = engine_of(llama, tokenizer, most_rows=7)
-    completions(engine, ["A"], Sampling(max_tokens=1))
-    return engine
+    """An engine that does not test the model, so that only the calls of a test are counted."""
+    return engine_of(llama, tokenizer, most_rows=7, packs=True)
 
 
 def test_a_prompt_is_computed_once_for_all_its_samples(tokenizer, tested):
-    before = tested.work()
     found = completions(tested, [SENTENCES[2]], Sampling(max_tokens=9, samples=7, temperature=1.0))[0]
-    prompt, after = len(ids_of(tokenizer, SENTENCES[2])), tested.work()
-    new = [len(completion.tokens) for completion in found]
-    assert after["tokens_computed"] - before["tokens_computed"] == prompt + sum(new) - len(new)
-    assert after["tokens_generated"] - before["tokens_generated"] == sum(new)
-    assert after["tokens_asked"] - before["tokens_asked"] == sum(prompt + count - 1 for count in new)
+    prompt, new = len(ids_of(tokenizer, SENTENCES[2])), [len(completion.tokens) for completion in found]
+    asked = sum(prompt + count - 1 for count in new)
+    counts = {"tokens_asked": asked, "tokens_computed": prompt + sum(new) - len(new), "tokens_generated": sum(new)}
+    assert counts.items() <= tested.work().items()
 
 
 def test_a_prefix_that_all_prompts_share_is_computed_once_for_this_call_and_the_next(tokenizer, tested):
@@ -173,7 +163,10 @@ def test_a_finished_sample_leaves_and_the_next_one_enters(llama, tested):
 
 
 def assert_same_in_any_schedule(model, tokenizer, texts, sampling, schedules):
-    """schedules: (rows at once, tokens per step, the order of the prompts)"""
+    """Text, log-probabilities and entropies are bit-identical.
+
+    schedules: (rows at once, tokens per step, the order of the prompts)
+    """
     expected = completions(engine_of(model, tokenizer), prompts_of(texts), sampling)
     for rows, budget, order in schedules:
         engine = engine_of(model, tokenizer, most_rows=rows, token_budget=budget)
@@ -182,9 +175,8 @@ def assert_same_in_any_schedule(model, tokenizer, texts, sampling, schedules):
     return expected
 
 
-@pytest.mark.parametrize("architecture", [*PACKED, "bloom"])
+@pytest.mark.parametrize("architecture", [*TREE, "bloom"])
 def test_samples_are_bit_identical_in_any_schedule(architecture):
-    """Text, log-probabilities and entropies, whatever the rows, tokens per step, order, and other prompts are."""
     schedules = ((1, 512, [4, 0, 8]), (3, 40, list(range(len(TEXTS)))[::-1]), (7, 5, [1, 3]), (64, 100, [2]))
     assert_same_in_any_schedule(*model_of(architecture), TEXTS, SAMPLED, schedules)
 
@@ -232,20 +224,13 @@ def test_a_stop_string_cuts_the_text_and_its_tokens_are_kept(tokenizer, llama):
     whole = completions(engine, prompt, Sampling(max_tokens=20))[0][0]
     for at in (3, 7, 11):
         stop = whole.text[at : at + 4]
-        found = completions(engine, prompt, Sampling(max_tokens=20, stop=("never there", stop)))[0][0]
-        assert found.finish == "stop"
-        assert found.text == whole.text[: whole.text.index(stop)]
+        # "nurse" is in the prompt, where it stops nothing
+        found = completions(engine, prompt, Sampling(max_tokens=20, stop=("nurse", stop)))[0][0]
+        assert (found.finish, found.text) == ("stop", whole.text[: whole.text.index(stop)])
         assert found.tokens == whole.tokens[: len(found.tokens)]
         assert len(found.logprobs) == len(found.entropies) == len(found.tokens)
         assert stop in tokenizer.decode(found.tokens)
         assert stop not in tokenizer.decode(found.tokens[:-1])
-
-
-def test_a_stop_string_in_the_prompt_stops_nothing(tokenizer, llama):
-    engine = engine_of(llama, tokenizer)
-    whole = completions(engine, QUESTIONS[:1], Sampling(max_tokens=10))[0][0]
-    assert "Answer:" not in whole.text
-    assert completions(engine, QUESTIONS[:1], Sampling(max_tokens=10, stop=("Answer:",)))[0][0] == whole
 
 
 @pytest.fixture(scope="module")
@@ -261,26 +246,16 @@ def byte_tokenizer():
 
 def ending(tokenizer, tokens, stop=(), ends=()):
     """Feed one token after the other: how many were read, why the text ended, and the text."""
-    decoding = Decoding(tokenizer, ends, Sampling(100, stop=stop))
+    decoding = Decoding(tokenizer, ends, Sampling(100, stop=tuple(stop)))
     found = ((count, decoding.end(tokens[:count])) for count in range(1, len(tokens) + 1))
-    return next(((count, *end) for count, end in found if end), None)
+    return next(([count, *end] for count, end in found if end), None)
 
 
 def ids(tokenizer, text):
     return tokenizer(text, add_special_tokens=False).input_ids
 
 
-@pytest.mark.parametrize(
-    ("text", "stop", "expected"),
-    [
-        ("ein 🐝🍯 Glas", ("🐝🍯",), (12, "stop", "ein ")),  # characters that tokens split
-        ("ein 🐝🍯 Glas", ("🍯🐝",), None),
-        ("one\n\nQuestion: two", ("Question:", "\n\nQ"), (6, "stop", "one")),
-        ("one\n\nQuestion: two", ("Question:", "two"), (14, "stop", "one\n\n")),
-        ("xaaaab", ("aab",), (6, "stop", "xaa")),
-        ("xzzzzz", ("zz",), (2, "stop", "x")),  # one token spells it twice
-    ],
-)
+@pytest.mark.parametrize(("text", "stop", "expected"), cases("replies")["stop_strings"])
 def test_the_first_stop_string_cuts_a_text(text, stop, expected, byte_tokenizer):
     assert ending(byte_tokenizer, ids(byte_tokenizer, text), stop) == expected
 
@@ -288,26 +263,22 @@ def test_the_first_stop_string_cuts_a_text(text, stop, expected, byte_tokenizer)
 def test_a_stop_string_may_surround_or_spell_special_tokens(byte_tokenizer, tokenizer):
     a, b = ids(byte_tokenizer, "ab")
     tokens = [a, *[byte_tokenizer.eos_token_id] * 30, b]
-    assert ending(byte_tokenizer, tokens, ("ab",)) == (32, "stop", ""), "the text has no special tokens"
+    assert ending(byte_tokenizer, tokens, ("ab",)) == [32, "stop", ""], "the text has no special tokens"
     tokens = [*ids(tokenizer, "yes"), tokenizer.pad_token_id, *ids(tokenizer, "no")]
-    assert ending(tokenizer, tokens, ("<pad>",))[1:] == ("stop", "yes")
+    assert ending(tokenizer, tokens, ("<pad>",))[1:] == ["stop", "yes"]
 
 
-def test_every_end_token_of_the_models_files_ends_a_text(tokenizer, llama):
+def test_every_end_token_of_the_models_files_ends_a_text_and_is_not_in_it(tokenizer, llama):
     """Chat models end a turn with one token and a document with another."""
-    llama.generation_config.eos_token_id = [7, 9]
-    llama.config.eos_token_id = 11
-    ends = end_tokens(llama, tokenizer)
-    assert ends == {7, 9, 11, tokenizer.eos_token_id}
-    words = ids(tokenizer, "The doctor")
-    for end in sorted(ends):
-        assert ending(tokenizer, [*words, end, *words], ends=ends) == (len(words) + 1, "end", "The doctor")
-
-
-def test_the_end_token_is_among_the_tokens_and_not_in_the_text(tokenizer, llama):
     whole = completions(engine_of(llama, tokenizer), ["The doctor"], Sampling(max_tokens=12))[0][0]
     at = next(i for i, token in enumerate(whole.tokens) if i > 2 and token not in whole.tokens[:i])
-    llama.generation_config.eos_token_id = whole.tokens[at]
+    llama.generation_config.eos_token_id = [7, whole.tokens[at]]
+    llama.config.eos_token_id = 11
+    ends = end_tokens(llama, tokenizer)
+    assert ends == {7, 11, whole.tokens[at], tokenizer.eos_token_id}
+    words = ids(tokenizer, "The doctor")
+    for end in sorted(ends):
+        assert ending(tokenizer, [*words, end, *words], ends=ends) == [len(words) + 1, "end", "The doctor"]
     found = completions(engine_of(llama, tokenizer), ["The doctor"], Sampling(max_tokens=12))[0][0]
     assert (found.finish, found.tokens) == ("end", whole.tokens[: at + 1])
     assert found.text == tokenizer.decode(whole.tokens[:at])
@@ -326,12 +297,9 @@ def test_a_chat_prompt_is_the_message_in_the_template_with_one_start_token(llama
     tokenizer.chat_template = TEMPLATE
     engine = engine_of(llama, tokenizer)
     assert engine.chat_template
-    expected = tokenizer.apply_chat_template(
-        [{"role": "user", "content": "Is it safe?"}], add_generation_prompt=True, tokenize=True, return_dict=False
-    )
-    assert expected.count(tokenizer.bos_token_id) == 1
+    prompt = "[user] Is it safe?\n[assistant]"
     found = completions(engine, ["Is it safe?"], Sampling(max_tokens=8), chat=True)[0][0]
-    assert found.tokens == greedy_by_transformers(llama, expected, 8)
+    assert found.tokens == greedy_by_transformers(llama, ids_of(tokenizer, prompt), 8)
     assert found != completions(engine, ["Is it safe?"], Sampling(max_tokens=8))[0][0]
 
 
@@ -355,10 +323,7 @@ def test_a_missing_or_failing_chat_template_is_an_error_of_one_line(template, me
 def test_a_real_model_generates_what_transformers_generates(tinystories):
     engine = load_engine(find_checkpoint(str(tinystories)), dtype="float32", device="cpu")
     texts = ["Once upon a time, there was a little girl named Lily.", "Tom and his dog", "The sun was", "One day"]
-    found = completions(engine, texts, Sampling(max_tokens=40))
-    for index, text in enumerate(texts):
-        prompt = ids_of(engine.encoder.tokenizer, text)
-        assert found[index][0].tokens == greedy_by_transformers(engine.model, prompt, 40)
+    assert_greedy(engine, texts, 40)
 
 
 @pytest.mark.needs_gpu
@@ -370,8 +335,6 @@ def test_a_gpu_generates_what_the_cpu_generates(architecture, tokenizer):
     engine = engine_of(model.to("cuda"), tokenizer)
     found = completions(engine, TEXTS, SAMPLED)
     assert engine.work()["layout"] == "packed row"
-    same = sum(a.tokens == b.tokens for i in expected for a, b in zip(expected[i], found[i], strict=True))
-    assert same >= 0.9 * sum(map(len, expected.values()))  # rounding may change a draw
-    for index in expected:
-        assert found[index][0].logprobs[0] == pytest.approx(expected[index][0].logprobs[0], abs=1e-3)
-    assert all(0 <= value < 10 for c in found[0] for value in c.entropies)
+    pairs = [pair for index in expected for pair in zip(expected[index], found[index], strict=True)]
+    assert sum(a.tokens == b.tokens for a, b in pairs) >= 0.9 * len(pairs)  # rounding may change a draw
+    assert all(a.logprobs[0] == pytest.approx(b.logprobs[0], abs=1e-3) for a, b in pairs[:: SAMPLED.samples])

@@ -10,6 +10,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
+from cases import cases
 from tiny import save_tiny_checkpoint, tiny_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -24,43 +25,25 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 CHAT = "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}\n{% endfor %}[model]"
 PROMPTS = [Prompt(f"p{i}", text) for i, text in enumerate(["The doctor", "Question: Is it safe?", "What do bees"])]
 REQUESTS = [
-    Request("The doctor told the nurse that", " she would be late"),
-    Request("The doctor told the nurse that", " he would be late"),
+    *(Request("The doctor told the nurse that", choice) for choice in (" she would be late", " he would be late")),
     Request("Answer: ", "yes"),
     Request("", "Never mix them."),
     Request("Größe", " 🐝🍯"),
     Request("The hive", ""),
 ]
+DRAWN = Sampling(max_tokens=8, samples=4, temperature=1.0, top_p=0.9)
 
 
-@dataclasses.dataclass
-class SamplingParams:
-    """The fields of vLLM 0.32 that are used here, with its own checks."""
-
-    n: int = 1
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    seed: int | None = None
-    stop: list[str] | None = None
-    max_tokens: int | None = 16
-    logprobs: int | None = None
-    prompt_logprobs: int | None = None
-    detokenize: bool = True
-
-    def __post_init__(self):
-        if self.n > 1 and self.temperature == 0:
-            raise ValueError("n must be 1 when using greedy sampling")
-        if not 0 < self.top_p <= 1 or self.top_k < -1 or self.max_tokens < 1 or not 0 <= self.temperature <= 2:
-            raise ValueError("a sampling parameter is out of its range")
-        if "" in (self.stop or []) or (self.stop and not self.detokenize):
-            raise ValueError("stop strings cannot be empty, and need detokenize")
+# the parameters of vLLM 0.32 that are used here
+DEFAULTS = {"n": 1, "temperature": 1.0, "top_p": 1.0, "top_k": 0, "seed": None, "stop": None, "max_tokens": 16}
+DEFAULTS |= {"logprobs": None, "prompt_logprobs": None, "detokenize": True}
+SamplingParams = dataclasses.make_dataclass("SamplingParams", [(name, object, DEFAULTS[name]) for name in DEFAULTS])
 
 
 class LLM:
     """vllm.LLM. loaded: all instances; break_with: raised when loading; refuse: of a prompt's ids; spoil: an output"""
 
-    loaded, break_with, refuse, spoil = (), None, None, None
+    loaded, break_with, refuse, spoil = (), None, lambda ids: False, lambda output: None
 
     def __init__(
         self, model, *, dtype, trust_remote_code, load_format, enable_prefix_caching, max_model_len, generation_config,
@@ -75,22 +58,17 @@ class LLM:
         LLM.loaded += (self,)
 
     def generate(self, prompts, sampling_params=None, *, use_tqdm=True):
-        assert len(prompts) == len(sampling_params)
         self.calls.append((prompts, sampling_params))
+        sequences, limit = [prompt["prompt_token_ids"] for prompt in prompts], self.settings["max_model_len"]
+        if any((limit and len(ids) >= limit) or LLM.refuse(ids) for ids in sequences):
+            raise ValueError("The decoder prompt is too long\nand more lines")
         outputs = []
-        for prompt in prompts:
-            ids, limit = prompt["prompt_token_ids"], self.settings["max_model_len"]
-            if (limit and len(ids) >= limit) or (LLM.refuse and LLM.refuse(ids)):
-                raise ValueError("The decoder prompt is too long\nand more lines")
-        for prompt, params in zip(prompts, sampling_params, strict=True):
-            ids = prompt["prompt_token_ids"]
+        for ids, params in zip(sequences, sampling_params, strict=True):
             read = None if params.prompt_logprobs is None else self._read(ids)
             written = [self._write(ids, params, k) for k in reversed(range(params.n))]  # they finish in any order
-            outputs.append(
-                SimpleNamespace(prompt_token_ids=ids, prompt_logprobs=read, outputs=written, num_cached_tokens=3)
-            )
-        for output in outputs if LLM.spoil else ():
-            LLM.spoil(output)
+            found = {"prompt_token_ids": ids, "prompt_logprobs": read, "outputs": written, "num_cached_tokens": 3}
+            outputs.append(SimpleNamespace(**found))
+            LLM.spoil(outputs[-1])
         return outputs
 
     @torch.no_grad()
@@ -103,27 +81,19 @@ class LLM:
 
     def _write(self, ids, params, index):
         random = torch.Generator().manual_seed((params.seed or 0) + index)
-        choice = SimpleNamespace(
-            index=index, text="", token_ids=[], logprobs=[], finish_reason="length", stop_reason=None
-        )
+        fields = {"index": index, "text": "", "token_ids": [], "logprobs": [], "stop_reason": None}
+        choice = SimpleNamespace(**fields, finish_reason="length")
         while len(choice.token_ids) < params.max_tokens and choice.finish_reason != "stop":
             row = self._logprobs(ids + choice.token_ids)[-1]
+            token = int(row.argmax())
             if params.temperature:
                 token = int(torch.multinomial((row / params.temperature).softmax(-1), 1, generator=random))
-            else:
-                token = int(row.argmax())
             choice.token_ids.append(token)
             choice.logprobs.append({token: SimpleNamespace(logprob=float(row[token]))})
             if token == self.tokenizer.eos_token_id:
                 choice.finish_reason = "stop"
             elif params.detokenize:
                 choice.text = self.tokenizer.decode(choice.token_ids, skip_special_tokens=True)
-                for string in params.stop or ():
-                    if string in choice.text:
-                        choice.finish_reason, choice.stop_reason = "stop", string
-                        choice.text = choice.text[: choice.text.find(string)]
-        if params.logprobs is None:
-            choice.logprobs = None
         return choice
 
 
@@ -149,10 +119,6 @@ def engine(_vllm, folder):
     return load_vllm(dataclasses.replace(find_checkpoint(str(folder)), window=64), dtype="float32")
 
 
-def ids_of(engine, prompt):
-    return engine.encoder.contexts([prompt.text])[0].tolist()
-
-
 # ---- scores --------------------------------------------------------------------------------------------------------
 
 
@@ -162,16 +128,12 @@ def test_scores_are_those_of_the_local_engine(engine, folder):
     assert theirs.keys() == ours.keys()
     for index, expected in ours.items():
         assert (theirs[index].tokens, theirs[index].unscored) == (expected.tokens, expected.unscored)
-        if expected.unscored is None:
-            assert theirs[index].logprob == pytest.approx(expected.logprob, abs=1e-4)
-    assert theirs[5].unscored == "the continuation has no tokens"
-
-
-def test_only_log_probabilities_of_the_prompts_own_tokens_are_requested(engine):
+        assert theirs[index].logprob == pytest.approx(expected.logprob, abs=1e-4, nan_ok=True)
+    engine.llm.calls.clear()
     assert [index for index, _ in engine.loglikelihood(REQUESTS, only={1, 3})] == [1, 3]
     ((prompts, params),) = engine.llm.calls
     assert len(prompts) == 2
-    assert {(p.prompt_logprobs, p.max_tokens, p.logprobs) for p in params} == {(0, 1, None)}
+    assert {(p.prompt_logprobs, p.max_tokens, p.logprobs) for p in params} == {(0, 1, None)}, "of the prompt's tokens"
 
 
 @pytest.mark.parametrize("value", [math.nan, -math.inf, None])
@@ -206,7 +168,7 @@ def test_the_output_of_another_prompt_is_an_error(engine, monkeypatch):
 
 def test_greedy_decoding_takes_the_most_likely_token_once(engine):
     for index, (found,) in engine.generate(PROMPTS, Sampling(max_tokens=6, samples=5)):
-        ids = ids_of(engine, PROMPTS[index])
+        ids = engine.encoder.contexts([PROMPTS[index].text])[0].tolist()
         rows = engine.llm._logprobs([*ids, *found.tokens])[len(ids) - 1 : -1]
         assert list(found.tokens) == rows.argmax(-1).tolist()
         assert found.logprobs == pytest.approx(rows.amax(-1).tolist(), abs=1e-4)
@@ -214,43 +176,30 @@ def test_greedy_decoding_takes_the_most_likely_token_once(engine):
 
 
 def test_samples_depend_on_the_seed_and_the_key_and_not_on_the_order(engine):
-    drawn = Sampling(max_tokens=8, samples=4, temperature=1.0, top_p=0.9)
-    forwards = dict(engine.generate(PROMPTS, drawn, seed=3))
-    backwards = dict(engine.generate(PROMPTS[::-1], drawn, seed=3))
+    forwards = dict(engine.generate(PROMPTS, DRAWN, seed=3))
+    prompts, params = engine.llm.calls[0]
+    backwards = dict(engine.generate(PROMPTS[::-1], DRAWN, seed=3))
     assert forwards == {2 - index: found for index, found in backwards.items()}
-    assert forwards != dict(engine.generate(PROMPTS, drawn, seed=4))
+    assert forwards != dict(engine.generate(PROMPTS, DRAWN, seed=4))
     assert all(len({c.tokens for c in completions}) > 1 for completions in forwards.values())
-    params = engine.llm.calls[0][1]
     assert [p.seed for p in params] == [prompt_seed(3, prompt.key) for prompt in PROMPTS]
     assert {(p.n, p.temperature, p.top_p, p.top_k, p.max_tokens, p.logprobs) for p in params} == {(4, 1, 0.9, -1, 8, 0)}
-    first = engine.llm._write(ids_of(engine, PROMPTS[0]), params[0], 0)
+    first = engine.llm._write(prompts[0]["prompt_token_ids"], params[0], 0)
     assert list(forwards[0][0].tokens) == first.token_ids, "samples are in their own order"
 
 
-@pytest.mark.parametrize(
-    ("ended", "finish", "text"),
-    [
-        ({"finish_reason": "stop", "stop_reason": "\n", "text": "a b"}, "stop", "a b"),
-        ({"finish_reason": "stop", "stop_reason": None, "text": "a b"}, "end", "a b"),
-        ({"finish_reason": "stop", "stop_reason": 7, "text": "a b"}, "end", "a b"),
-        ({"finish_reason": "length", "text": "a b"}, "length", "a b"),
-        # one token completed two stop strings, and vLLM stopped at the later one
-        ({"finish_reason": "stop", "stop_reason": "\n", "text": "a##b"}, "stop", "a"),
-    ],
-)
+@pytest.mark.parametrize(("ended", "finish", "text"), cases("replies")["vllm"])
 def test_why_a_text_ended(engine, monkeypatch, ended, finish, text):
     monkeypatch.setattr(LLM, "spoil", lambda output: vars(output.outputs[0]).update(ended))
     ((_, (found,)),) = engine.generate(PROMPTS[:1], Sampling(4, stop=("\n", "##")))
     assert (found.finish, found.text) == (finish, text)
+    assert found.unscored == ("vLLM ended it with 'abort'" if ended["finish_reason"] == "abort" else None)
 
 
-def test_an_aborted_or_missing_sample_is_unscored(engine, monkeypatch):
-    monkeypatch.setattr(LLM, "spoil", lambda output: vars(output.outputs[0]).update(finish_reason="abort"))
-    ((_, (found,)),) = engine.generate(PROMPTS[:1], Sampling(4))
-    assert "abort" in found.unscored
+def test_a_missing_sample_is_unscored(engine, monkeypatch):
     monkeypatch.setattr(LLM, "spoil", lambda output: output.outputs.pop())
-    ((_, completions),) = engine.generate(PROMPTS[:1], Sampling(4, samples=3, temperature=1.0))
-    assert [c.unscored is None for c in completions] == [True, True, False]
+    ((_, completions),) = engine.generate(PROMPTS[:1], DRAWN)
+    assert [c.unscored is None for c in completions] == [True, True, True, False]
 
 
 def test_what_does_not_fit_the_window_is_unscored_and_not_sent(engine):
@@ -276,8 +225,7 @@ def test_prompts_are_sent_in_chunks(engine, monkeypatch):
     next(answers)
     assert len(engine.llm.calls) == 1  # what a killed run would lose
     assert sorted(index for index, _ in answers) == [1, 2]
-    assert engine.work()["tokens_generated"] == 6
-    assert engine.work()["tokens_cached"] == 9
+    assert {"tokens_generated": 6, "tokens_cached": 9}.items() <= engine.work().items()
 
 
 # ---- loading -------------------------------------------------------------------------------------------------------

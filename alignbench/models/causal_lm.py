@@ -1,4 +1,4 @@
-"""Properties of a transformers causal language model and its device that scoring and generation depend on."""
+"""Properties of a causal language model and its device that scoring and generation depend on."""
 
 from __future__ import annotations
 
@@ -59,17 +59,16 @@ def find_token_budget(model: PreTrainedModel) -> int:
 def find_rows(model: PreTrainedModel, length: int) -> int:
     """Samples generated at once with `length` positions each: keys and values take a quarter of the free memory."""
     config = model.config.get_text_config()
-    heads = getattr(config, "num_attention_heads", None) or 1
+    heads, layers = (getattr(config, name, None) or 1 for name in ("num_attention_heads", "num_hidden_layers"))
     size = getattr(config, "head_dim", None) or getattr(config, "hidden_size", 1024) // heads
     grouped = getattr(config, "num_key_value_heads", None) or heads
-    layers = getattr(config, "num_hidden_layers", None) or 1
     position = 2 * layers * grouped * size * model.dtype.itemsize
     limit = CPU_ROWS if model.device.type == "cpu" else MAX_ROWS
     return max(1, min(limit, int(free_memory(model.device) // 4 // (position * length))))
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes available on the device."""
+    """In bytes."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     if device.type == "mps":

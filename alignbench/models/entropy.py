@@ -19,16 +19,14 @@ LOWEST = -200.0  # nats below the highest logit: its exponential is 0 in fp32, a
 
 
 @torch.inference_mode()
-def entropies(logits: torch.Tensor, rows: Sequence[int]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Entropies of softmax(logits)[row] over all tokens and over the top tokens, (len(rows),) each; NaN if a logit is.
+def entropies(logits: torch.Tensor, rows: Sequence[int]) -> NDArray[np.float64]:
+    """Entropies of softmax(logits)[row] over all tokens and over the top tokens, (2, len(rows)); NaN if a logit is.
 
     logits: (positions, vocabulary), not modified. A logit of −∞ is a token of probability 0. Computed in fp32 and a few
     rows at a time, so that the logits are never copied as a whole.
     """
-    if not rows:
-        return np.empty(0), np.empty(0)
     size = max(1, (2**18 if logits.device.type == "cpu" else 2**26) // logits.shape[-1])
-    found = []
+    found = [np.empty((2, 0))]
     for start in range(0, len(rows), size):
         index = torch.tensor(list(rows[start : start + size]), device=logits.device)
         part = logits.index_select(0, index).float()
@@ -38,29 +36,23 @@ def entropies(logits: torch.Tensor, rows: Sequence[int]) -> tuple[NDArray[np.flo
         total = weights.sum(-1)
         # log total − Σ weight·below / total, without normalising each probability
         whole = total.log().sub_(weights.mul_(below).sum(-1).div_(total)).clamp_(min=0)
-        found.append(torch.stack([whole.to(top.dtype), top]))
-    whole, top = torch.cat(found, dim=1).cpu().double().numpy()
-    return whole, top
+        found.append(torch.stack([whole.to(top.dtype), top]).cpu().double().numpy())
+    return np.concatenate(found, axis=1)
 
 
 def top_entropies(values: torch.Tensor) -> torch.Tensor:
     """Entropy of the TOP most likely tokens, renormalised, (rows,), or of all if the vocabulary has fewer.
 
-    values: (rows, vocabulary), logits up to a constant per row
+    values: (rows, vocabulary), logits up to a constant per row. The TOP highest lie in the TOP chunks with the highest
+    maxima, so the vocabulary is read once, where `topk` over all of it is slower.
     """
-    highest = _highest(values)
+    whole = values.shape[-1] // CHUNK
+    if whole > TOP:
+        chunks = values[:, : whole * CHUNK].view(len(values), whole, CHUNK)
+        best = chunks.amax(-1).topk(TOP).indices
+        inside = chunks.gather(1, best[:, :, None].expand(-1, -1, CHUNK)).flatten(1)
+        values = torch.cat([inside, values[:, whole * CHUNK :]], dim=-1)
+    highest = values.topk(min(TOP, values.shape[-1])).values
     highest = highest if values.device.type == "mps" else highest.double()
     found: torch.Tensor = torch.special.entr(highest.softmax(-1)).sum(-1)
     return found
-
-
-def _highest(values: torch.Tensor) -> torch.Tensor:
-    """The TOP highest values of each row, in descending order. They lie in the TOP chunks with the highest maxima,
-    so the vocabulary is read once, where `topk` over all of it is slower."""
-    whole = values.shape[-1] // CHUNK
-    if whole <= TOP:
-        return values.topk(min(TOP, values.shape[-1])).values
-    chunks = values[:, : whole * CHUNK].view(len(values), whole, CHUNK)
-    best = chunks.amax(-1).topk(TOP).indices
-    inside = chunks.gather(1, best[:, :, None].expand(-1, -1, CHUNK)).flatten(1)
-    return torch.cat([inside, values[:, whole * CHUNK :]], dim=-1).topk(TOP).values

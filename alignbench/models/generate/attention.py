@@ -1,16 +1,15 @@
 """Keys and values in pages of fixed length, and attention over them.
 
-A page holds adjacent positions and begins at a multiple of its length. Attention is computed page by page and combined
-in order of position, so that the numbers of a token depend, bit for bit, only on the tokens before it: not on what is
-computed in the same step, nor on which of those tokens were shared with other samples or computed earlier.
-(Matrix products of at least FLOOR rows have the same rows on a CPU however many there are, and trailing zeros change
-nothing in steps of TRIM columns; tests/test_generate.py verifies this.)
+Attention is computed page by page and combined in order of position, so that the numbers of a token depend, bit for
+bit, only on the tokens before it. On a CPU, matrix products of at least FLOOR rows have the same rows however many they
+are, and trailing zeros change nothing in steps of TRIM columns (verified by tests/test_generate.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -25,9 +24,12 @@ def trimmed(length: int, page: int) -> int:
 
 
 class Pages:
-    """Keys and values of `count` pages: per layer, (pages, heads, width, size) of keys and of values."""
+    """Keys and values of `count` pages: per layer, (pages, heads, width, size) of keys and of values.
 
-    def __init__(self, count: int, width: int) -> None:
+    A page holds adjacent positions and begins at a multiple of its length.
+    """
+
+    def __init__(self, count: int = 0, width: int = 0) -> None:
         self.count = count
         self.width = width
         self.layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
@@ -40,7 +42,6 @@ class Pages:
         return self.layers[index]
 
     def grow(self, count: int) -> None:
-        """Make room for `count` pages."""
         for index, layer in self.layers.items():
             k, v = (t.new_zeros((count, *t.shape[1:])) for t in layer)  # unused pages take no memory until written
             k[: self.count], v[: self.count] = layer
@@ -60,17 +61,13 @@ class Pages:
             keys[page], values[page] = 0, 0
 
 
-# Attention over single pages before division by the mass of the softmax: Σ exp(score − highest) · value, (pages,
-# heads, queries, size); the highest score and the mass Σ exp(score − highest), (pages, heads, queries) each
-Parts = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-
-
 def attend(
     query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None, softcap: float | None
-) -> Parts:
+) -> tuple[torch.Tensor, ...]:
     """Attention of (pages, heads, queries, size) scaled queries, each over its own page only.
 
-    mask: added to the scores, (…, queries or 1, columns)
+    mask: added to the scores, (…, queries or 1, columns). Returns Σ exp(score − highest) · value, (pages, heads,
+    queries, size), the highest score, and the mass Σ exp(score − highest), (pages, heads, queries) each.
     """
     count = query.shape[2]
     if count < FLOOR:
@@ -90,25 +87,15 @@ def attend(
     return out[:, :, :count], highest[:, :, :count, 0], weights.sum(-1)[:, :, :count]
 
 
-def page_weights(highest: torch.Tensor, mass: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The factor of each page's output, (queries, pages, …), and the mass of the whole softmax, (queries, …).
-
-    highest: −∞, and mass 0, where a query has no such page
-    """
-    weights = (highest - highest.amax(1, keepdim=True)).exp_()
-    masses = mass * weights
-    whole = masses[:, 0].clone()
-    for number in range(1, weights.shape[1]):  # in order, so that pages without weight change nothing
-        whole += masses[:, number]
-    return weights, whole
+# Tokens of a block, one of the pages of each, and the number of that page in the token's sequence
+Rank = tuple[Any, Any, Any]
 
 
 @dataclass(slots=True)
 class Part:
-    """Adjacent pages that tokens of a block attend to.
+    """Adjacent pages that the same tokens of a block attend to.
 
-    pages, first, count: pages first … first + count − 1 of a storage
-    number: index of the first one in the sequence
+    pages, first, count: pages first … first + count − 1 of a storage; number: index of the first one in the sequence
     columns: the tokens, relative to the block
     mask: (tokens, columns of the page up to the last token), causal, if the tokens themselves are stored in this single
         page, from `offset` on
@@ -121,6 +108,10 @@ class Part:
     columns: torch.Tensor | slice = field(default_factory=lambda: slice(None))
     mask: torch.Tensor | None = None
     offset: int = 0
+
+    @property
+    def ranks(self) -> list[Rank]:
+        return [(self.columns, page, self.number + page) for page in range(self.count)]
 
     def attend(
         self, layer: int, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, softcap: float | None
@@ -146,9 +137,8 @@ class OwnPages:
     pool: the pages, of which the first `used` are in use
     page, offset: (samples,) where keys and values of the new token are stored
     owner: (used,) the sample of each page; page i belongs to sample i if each has one
-    number: (used,) index of the page in its sequence
     mask: (used, 1, 1, columns) −∞ beyond each page's last token
-    ranks: for each rank, the (samples, pages, numbers) of the samples' own pages of that rank, in order of position
+    ranks: in order of position
     """
 
     pool: Pages
@@ -156,13 +146,12 @@ class OwnPages:
     page: torch.Tensor
     offset: torch.Tensor
     owner: torch.Tensor
-    number: torch.Tensor
     mask: torch.Tensor
-    ranks: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
+    ranks: list[Rank]
 
     def attend(
         self, layer: int, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, softcap: float | None
-    ) -> Parts:
+    ) -> tuple[torch.Tensor, ...]:
         """Store keys and values, and attend; (used, heads, group, …) each."""
         k, v = self.pool.layer(layer, keys, values)
         k[self.page, :, self.offset], v[self.page, :, self.offset] = keys, values
@@ -177,46 +166,45 @@ class Block:
 
     columns: of the packed row
     most: maximum number of pages of a sequence
-    parts: pages before those in `own`, in order of position
+    parts: in order of position
     """
 
     columns: slice
     most: int
-    parts: list[Part]
-    own: OwnPages | None = None
+    parts: Sequence[Part | OwnPages]
 
     def attend(
         self, layer: int, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, softcap: float | None
     ) -> torch.Tensor:
         """Attention of (tokens, heads, group, size) scaled queries, with new keys and values (tokens, heads, size)."""
-        parts = [part.attend(layer, query, keys, values, softcap) for part in self.parts]
-        own = None if self.own is None else self.own.attend(layer, query, keys, values, softcap)
+        found = [part.attend(layer, query, keys, values, softcap) for part in self.parts]
+        ranks = [(rank, own) for part, own in zip(self.parts, found, strict=True) for rank in part.ranks]
         if self.most == 1:
-            out, _, mass = own or [t[0] for t in parts[0]]
-            return out / mass.unsqueeze(-1)
-        some = parts[0][1] if parts else own[1]  # type: ignore[index]
-        highest = some.new_full((len(query), self.most, *query.shape[1:3]), -torch.inf)
+            (((_, pages, _), (out, _, mass)),) = ranks
+            return out[pages] / mass[pages].unsqueeze(-1)
+        # −∞, and mass 0, where a token has no such page
+        highest = found[0][1].new_full((len(query), self.most, *query.shape[1:3]), -torch.inf)
         mass = torch.zeros_like(highest)
-        for part, found in zip(self.parts, parts, strict=True):
-            numbers = slice(part.number, part.number + part.count)
-            highest[part.columns, numbers], mass[part.columns, numbers] = (t.transpose(0, 1) for t in found[1:])
-        if self.own is not None and own is not None:
-            highest[self.own.owner, self.own.number], mass[self.own.owner, self.own.number] = own[1:]
-        weights, mass = page_weights(highest, mass)
-        weights = weights.unsqueeze(-1)
-        whole = weights.new_zeros((*query.shape[:3], values.shape[2]))
-        for part, found in zip(self.parts, parts, strict=True):
-            for at, out in enumerate(found[0], part.number):
-                whole[part.columns] += out * weights[part.columns, at]
-        if self.own is not None and own is not None:
-            for samples, pages, number in self.own.ranks:
-                whole.index_add_(0, samples, own[0][pages] * weights[samples, number])
-        return whole / mass.unsqueeze(-1)
+        for (tokens, pages, numbers), own in ranks:
+            highest[tokens, numbers], mass[tokens, numbers] = own[1][pages], own[2][pages]
+        weights = (highest - highest.amax(1, keepdim=True)).exp_()
+        masses = mass * weights
+        whole = masses[:, 0].clone()
+        for number in range(1, self.most):  # in order, so that pages without weight change nothing
+            whole += masses[:, number]
+        out = weights.new_zeros((*query.shape[:3], values.shape[2]))
+        for (tokens, pages, numbers), own in ranks:
+            weighted = own[0][pages] * weights[tokens, numbers].unsqueeze(-1)
+            if isinstance(tokens, torch.Tensor):
+                out.index_add_(0, tokens, weighted)
+            else:
+                out[tokens] += weighted
+        return out / whole.unsqueeze(-1)
 
 
 @dataclass(slots=True)
 class Step:
-    """The blocks of one packed row. calls: of `attention`, to verify that the model makes them"""
+    """One packed row. calls: of `attention`, to verify that the model makes them"""
 
     blocks: list[Block]
     calls: int = 0

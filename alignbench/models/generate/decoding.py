@@ -69,10 +69,9 @@ class Decoding:
             # the last tokens with text, as many as a stop string at their end can span
             with_text = (token for token in reversed(tokens) if token not in self._special)
             tail = list(islice(with_text, self._reach))[::-1]
-            if find_stop(self._text(tail), self.sampling.stop):
-                text = self._text(tokens)
-                if found := find_stop(text, self.sampling.stop):
-                    return "stop", text[: found[0]]
+            text = self._text(tokens) if find_stop(self._text(tail), self.sampling.stop) else ""
+            if found := find_stop(text, self.sampling.stop):
+                return "stop", text[: found[0]]
         return ("length", self._text(tokens)) if len(tokens) >= self.sampling.max_tokens else None
 
     def _text(self, tokens: Sequence[int]) -> str:

@@ -49,6 +49,18 @@ def packed_attention(
 AttentionInterface.register(NAME, packed_attention)
 
 
+@contextmanager
+def replaced_attention(model: PreTrainedModel) -> Iterator[None]:
+    """While open, the model uses our attention; scoring uses the one that it was loaded with."""
+    before = [(c, c._attn_implementation) for c in (model.config, model.config.get_text_config())]
+    model.config._attn_implementation = NAME
+    try:
+        yield
+    finally:
+        for config, implementation in before:
+            config._attn_implementation = implementation
+
+
 class PackedModel:
     """A model in evaluation mode that computes packed rows. `tokens_computed` does not count padding."""
 
@@ -66,31 +78,13 @@ class PackedModel:
         self.tokens_computed += len(tokens)
         least, multiple = self._column_counts()
         missing = -(-max(least, len(tokens)) // multiple) * multiple - len(tokens)
-        tokens, positions = np.pad(tokens, (0, missing)), np.pad(positions, (0, missing))
+        row, places = (torch.from_numpy(np.pad(t, (0, missing))[None]).to(self.device) for t in (tokens, positions))
         columns = torch.tensor(outputs + [0] * max(0, max(least, 1) - len(outputs)), device=self.device)
-        with self._replaced_attention(), select_before_head(self.model, lambda hidden: hidden.index_select(1, columns)):
-            logits: torch.Tensor = self.model(
-                input_ids=torch.from_numpy(tokens[None]).to(self.device),
-                position_ids=torch.from_numpy(positions[None]).to(self.device),
-                use_cache=False,
-                packed=step,
-            ).logits
+        with replaced_attention(self.model), select_before_head(self.model, lambda t: t.index_select(1, columns)):
+            logits: torch.Tensor = self.model(input_ids=row, position_ids=places, use_cache=False, packed=step).logits
         if not step.calls:
             raise ValueError("the model does not call its attention through transformers' interface")
         return logits[0, : len(outputs)]
-
-    @contextmanager
-    def _replaced_attention(self) -> Iterator[None]:
-        """While open, the model uses our attention; scoring uses the one that it was loaded with."""
-        top, text = self.model.config, self.model.config.get_text_config()
-        configs = [top] if text is top else [top, text]
-        before = [config._attn_implementation for config in configs]
-        top._attn_implementation = NAME
-        try:
-            yield
-        finally:
-            for config, implementation in zip(configs, before, strict=True):
-                config._attn_implementation = implementation
 
     def _column_counts(self) -> tuple[int, int]:
         """The minimum number of columns, and their multiple, for which a token's numbers do not depend on it on a CPU.
@@ -105,8 +99,9 @@ class PackedModel:
             head = self.model.get_output_embeddings()
             layers = _linear_layers(self.model)
             shares = ELEMENTS * math.lcm(*range(1, min(threads, 4) + 1))
-            multiple = math.lcm(*(shares // math.gcd(shares, width) for layer, width in layers if layer is not head))
-            least = max((_rows_that_agree(layer) for layer, _ in layers), default=1)
+            widths = (layer.get_parameter("weight").shape[at] for layer, at in layers if layer is not head)
+            multiple = math.lcm(*(shares // math.gcd(shares, width) for width in widths))
+            least = max((_rows_that_agree(layer, 1 - at) for layer, at in layers), default=1)
             if self.model.dtype.itemsize < 4:  # rounding to half precision hides most differences from the test
                 least = max(least, 4 * threads)
             self._columns[threads] = least, min(multiple, LARGEST_MULTIPLE)
@@ -114,23 +109,21 @@ class PackedModel:
 
 
 def _linear_layers(model: PreTrainedModel) -> list[tuple[torch.nn.Module, int]]:
-    """One layer of each shape that multiplies by a weight matrix, and the width of its output."""
+    """One layer of each shape that multiplies by a weight matrix, and which axis of the matrix its outputs are."""
     found: dict[tuple[Any, ...], tuple[torch.nn.Module, int]] = {}
     for module in model.modules():
-        weight = getattr(module, "weight", None)
-        kind = type(module).__name__
+        weight, kind = getattr(module, "weight", None), type(module).__name__
         if kind in ("Linear", "Conv1D") and isinstance(weight, torch.Tensor) and weight.ndim == 2:
-            width = int(weight.shape[1 if kind == "Conv1D" else 0])
-            found.setdefault((kind, weight.shape, getattr(module, "bias", None) is None), (module, width))
+            key = kind, weight.shape, getattr(module, "bias", None) is None
+            found.setdefault(key, (module, int(kind == "Conv1D")))
     return list(found.values())
 
 
 @torch.inference_mode()
-def _rows_that_agree(layer: torch.nn.Module) -> int:
+def _rows_that_agree(layer: torch.nn.Module, inputs: int) -> int:
     """The minimum number of rows from which on a layer's output has the same rows as for many."""
     weight = layer.get_parameter("weight")
-    size = weight.shape[0] if type(layer).__name__ == "Conv1D" else weight.shape[1]
-    rows = torch.randn((1, 64, size), generator=torch.Generator().manual_seed(0)).to(weight.dtype)
+    rows = torch.randn((1, 64, weight.shape[inputs]), generator=torch.Generator().manual_seed(0)).to(weight.dtype)
     whole = layer(rows)
     least = 64
     for count in (48, 32, 24, *range(20, 0, -1)):

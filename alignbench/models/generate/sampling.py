@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -32,38 +32,35 @@ class Stream:
         return (int(self._bits.random_raw()) >> 11) * 2.0**-53
 
 
-@dataclass(frozen=True, slots=True)
-class Drawn:
-    """One token per row, −1 if its logits are not finite, with log-probability and entropy in nats of the unmodified
-    logits. top_entropies: of the most likely tokens only, empty unless requested."""
+class Drawn(NamedTuple):
+    """A token, −1 if the logits are not finite, with log-probability and entropies in nats of the unmodified logits.
 
-    tokens: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    entropies: list[float] = field(default_factory=list)
-    top_entropies: list[float] = field(default_factory=list)
+    top_entropy: of the most likely tokens only, NaN unless requested
+    """
+
+    token: int
+    logprob: float
+    entropy: float
+    top_entropy: float
 
 
 @torch.inference_mode()
-def draw(logits: torch.Tensor, rows: Sequence[int], streams: Sequence[Stream], sampling: Sampling) -> Drawn:
+def draw(logits: torch.Tensor, rows: Sequence[int], streams: Sequence[Stream], sampling: Sampling) -> list[Drawn]:
     """Draw one token from logits[row] for each of `rows`, which may repeat, each with its own stream.
 
     logits: (rows, vocabulary). Temperature 0 takes the most likely token, the lowest id in a tie.
     """
     # as many rows at once as the processor's cache holds
     size = max(1, (2**19 if logits.device.type == "cpu" else 2**28) // logits.shape[-1])
-    drawn = Drawn()
+    drawn: list[Drawn] = []
     for start in range(0, len(rows), size):
         part = logits.index_select(0, torch.tensor(list(rows[start : start + size]), device=logits.device))
         part = part.float() if part.dtype.itemsize < 4 else part
-        found = _draw(part, streams[start : start + size], sampling)
-        drawn.tokens.extend(found.tokens)
-        drawn.logprobs.extend(found.logprobs)
-        drawn.entropies.extend(found.entropies)
-        drawn.top_entropies.extend(found.top_entropies)
+        drawn += _draw(part, streams[start : start + size], sampling)
     return drawn
 
 
-def _draw(logits: torch.Tensor, streams: Sequence[Stream], sampling: Sampling) -> Drawn:
+def _draw(logits: torch.Tensor, streams: Sequence[Stream], sampling: Sampling) -> list[Drawn]:
     highest = logits.amax(-1, keepdim=True)
     bad = ~torch.isfinite(highest[:, 0])
     if bool(bad.any()):
@@ -73,7 +70,7 @@ def _draw(logits: torch.Tensor, streams: Sequence[Stream], sampling: Sampling) -
     below = nn.functional.pad((logits - highest).clamp_(min=LOWEST), (0, -logits.shape[-1] % CHUNK), value=LOWEST)
     weights = below.exp()
     sums = _chunk_sums(weights)
-    top: list[float] = top_entropies(below).tolist() if sampling.top_entropies else []
+    top = top_entropies(below).tolist() if sampling.top_entropies else [math.nan] * len(logits)
     measured = [_wide(sums).sum(-1), _wide(_chunk_sums(weights * below)).sum(-1)]
     if sampling.temperature == 0:
         tokens = logits.argmax(-1)
@@ -84,11 +81,12 @@ def _draw(logits: torch.Tensor, streams: Sequence[Stream], sampling: Sampling) -
         tokens = _from_nucleus(weights, sums, streams, sampling.top_p)
     tokens = tokens.masked_fill(bad, -1)
     measured.append(_wide(below.gather(-1, tokens.clamp(min=0)[:, None])[:, 0]))
-    logprobs, entropies = [], []
-    for total, weighted_sum, chosen in torch.stack(measured, -1).tolist():
-        logprobs.append(chosen - math.log(total))
-        entropies.append(max(0.0, math.log(total) - weighted_sum / total))
-    return Drawn(tokens.tolist(), logprobs, entropies, top)
+    return [
+        Drawn(token, chosen - math.log(total), max(0.0, math.log(total) - weighted_sum / total), own_top)
+        for token, own_top, (total, weighted_sum, chosen) in zip(
+            tokens.tolist(), top, torch.stack(measured, -1).tolist(), strict=True
+        )
+    ]
 
 
 def _from_nucleus(weights: torch.Tensor, sums: torch.Tensor, streams: Sequence[Stream], top_p: float) -> torch.Tensor:
@@ -101,7 +99,6 @@ def _from_nucleus(weights: torch.Tensor, sums: torch.Tensor, streams: Sequence[S
     limit = _wide(sums).sum(-1) * top_p
     tokens = torch.zeros(len(weights), dtype=torch.long, device=weights.device)
     pending = torch.arange(len(weights), device=weights.device)
-    streams = list(streams)
     while True:
         uniform = [stream.uniform() for stream in streams]
         found = _inverse_cdf(weights, sums, torch.tensor(uniform, dtype=limit.dtype, device=weights.device))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,18 +25,19 @@ from alignbench.models.local.tree import Tree, attention_mask, chain, grow_trees
 Cell = tuple[int, int]  # (row of the batch, node of its tree)
 
 
+@dataclass(frozen=True)
 class Prefix:
     """Tokens that every sequence begins with, and their keys and values per layer, (1, heads, tokens, size)."""
 
-    def __init__(self, tokens: Tokens, layers: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
-        self.tokens = tokens
-        self.layers = layers
+    tokens: Tokens
+    layers: list[tuple[torch.Tensor, torch.Tensor]]
+
+    def __len__(self) -> int:
+        return len(self.tokens)
 
     def cache(self, rows: int) -> DynamicCache:
         """A temporary cache for one batch: the model appends the batch's own keys to copies of these."""
-        return DynamicCache(
-            [(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1)) for keys, values in self.layers]
-        )
+        return DynamicCache([(k.expand(rows, -1, -1, -1), v.expand(rows, -1, -1, -1)) for k, v in self.layers])
 
 
 class Forward:
@@ -58,8 +60,7 @@ class Forward:
         prefix: key-value cache of the tokens before the trees; None: the rows are single sequences, padded on the
             right and passed without a mask of their own
         """
-        width = max(len(t) for t in batch)
-        skip = 0 if prefix is None else len(prefix.tokens)
+        width, skip = max(len(t) for t in batch), len(prefix or ())
         tokens, positions, used = (np.full((len(batch), width), fill, np.int64) for fill in (0, skip, 0))
         for row, t in enumerate(batch):
             tokens[row, : len(t)] = t.tokens
@@ -71,7 +72,11 @@ class Forward:
             arguments["attention_mask"] = self._tensor(used)
         else:
             arguments["position_ids"] = self._tensor(positions)
-            arguments["attention_mask"] = self._additive(attention_mask(batch, width), skip)
+            # as every attention implementation adds it to its scores: 0 or the lowest finite number
+            mask = torch.zeros((len(batch), 1, width, skip + width), dtype=self.model.dtype, device=self.device)
+            blocked = torch.from_numpy(~attention_mask(batch, width)).to(self.device)
+            mask[:, 0, :, skip:].masked_fill_(blocked, torch.finfo(self.model.dtype).min)
+            arguments["attention_mask"] = mask
             if skip:
                 arguments["past_key_values"] = prefix.cache(rows=len(batch))
         with self._head_at(cells):
@@ -91,14 +96,6 @@ class Forward:
             self.model(input_ids=self._tensor(tokens[None].astype(np.int64)), past_key_values=cache, use_cache=True)
         self._prefix = Prefix(tokens, [(layer.keys, layer.values) for layer in cache.layers])
         return self._prefix
-
-    def _additive(self, may_attend: NDArray[np.bool_], skip: int) -> torch.Tensor:
-        """The mask as every attention implementation adds it to its scores: 0 or the lowest finite number."""
-        rows, width, _ = may_attend.shape
-        mask = torch.zeros((rows, 1, width, skip + width), dtype=self.model.dtype, device=self.device)
-        blocked = torch.from_numpy(~may_attend).to(self.device)
-        mask[:, 0, :, skip:].masked_fill_(blocked, torch.finfo(self.model.dtype).min)
-        return mask
 
     def _head_at(self, cells: list[Cell]) -> AbstractContextManager[Any]:
         """While open, the LM head reads the given cells only, as one row of that many tokens."""
@@ -134,41 +131,38 @@ def why_no_tree(forward: Forward, tokens: Tokens) -> str | None:
     attention do so only beyond their window (`attention_span`). The tree has a cached prefix, a branch, and a second
     branch below it, like those of real batches. Raises AlignbenchError if the model attends to later tokens.
     """
-    model_type = forward.model.config.model_type
+    kind, limit = forward.model.config.model_type, tolerance(forward.model)
     tokens = np.resize(tokens, 12)
-    prefix, trunk, a, b = tokens[:3], tokens[3:6], tokens[6:9], tokens[9:]
+    prefix, trunk, a, b = np.split(tokens, 4)
     first, second = np.concatenate([prefix, trunk, a]), np.concatenate([prefix, trunk, a[:1], b])
     probes = [first, second, np.concatenate([prefix, b, a])]
     distinct = list({probe.tobytes(): probe for probe in probes}.values())
 
-    def logprobs(batch: list[Tree], skip: int, cached: Prefix | None) -> list[torch.Tensor]:
+    def logprobs(batch: list[Tree], cached: Prefix | None) -> list[torch.Tensor]:
         """Of each probe: (tokens after the prefix, vocabulary), in nats."""
-        paths = {s: (row, path[len(prefix) - skip :]) for row, t in enumerate(batch) for s, path in t.paths.items()}
+        skip = 0 if cached else len(prefix)
+        paths = {probe: (row, path[skip:]) for row, t in enumerate(batch) for probe, path in t.paths.items()}
         cells = [(row, int(node)) for row, path in paths.values() for node in path]
         found = torch.log_softmax(forward.logits(batch, cells, cached).float(), -1)
-        parts = torch.split(found, [len(path) for _, path in paths.values()])
-        return [part for _, part in sorted(zip(paths, parts, strict=True), key=lambda pair: pair[0])]
+        parts = dict(zip(paths, torch.split(found, [len(path) for _, path in paths.values()]), strict=True))
+        return [parts[probe] for probe in range(len(distinct))]
 
-    def difference(one: torch.Tensor, other: torch.Tensor) -> float:
-        return float((one - other).abs().mean())
-
-    plain = logprobs([chain(i, probe) for i, probe in enumerate(distinct)], 0, None)
-    if np.array_equal(distinct[0], first) and len(distinct) > 1 and np.array_equal(distinct[1], second):
+    plain = logprobs([chain(i, probe) for i, probe in enumerate(distinct)], None)
+    if not np.array_equal(first, second):
         # whole distributions, since a leak may not affect the probabilities of these few tokens
-        leak = difference(plain[0][:3], plain[1][:3])
-        if leak > tolerance(forward.model):
+        leak = float((plain[0][:3] - plain[1][:3]).abs().mean())
+        if leak > limit:
             raise AlignbenchError(
-                f"{model_type} is not a causal language model: it attends to later tokens (log-probabilities of a "
-                f"prefix change by {leak:.2g} nats with the text after it)"
+                f"{kind} is not a causal language model: it attends to later tokens (log-probabilities of a prefix "
+                f"change by {leak:.2g} nats with the text after it)"
             )
     if "position_ids" not in inspect.signature(forward.model.forward).parameters:
-        return f"{model_type} takes no position ids"
+        return f"{kind} takes no position ids"
     try:
-        trees = grow_trees(dict(enumerate(distinct)), len(prefix))
-        found = logprobs(trees, len(prefix), forward.prefix(prefix))
+        found = logprobs(grow_trees(dict(enumerate(distinct)), len(prefix)), forward.prefix(prefix))
     except (TypeError, ValueError, RuntimeError, IndexError, AttributeError) as error:
-        return f"{model_type} does not support a tree mask ({type(error).__name__})"
-    worst = max(map(difference, found, plain))
-    if worst > tolerance(forward.model):  # NaN on both sides is no difference
-        return f"{model_type} does not support a tree mask (log-probabilities differ by {worst:.2g} nats)"
+        return f"{kind} does not support a tree mask ({type(error).__name__})"
+    worst = max(float((one - other).abs().mean()) for one, other in zip(found, plain, strict=True))
+    if worst > limit:  # NaN on both sides is no difference
+        return f"{kind} does not support a tree mask (log-probabilities differ by {worst:.2g} nats)"
     return None

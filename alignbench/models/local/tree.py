@@ -1,16 +1,8 @@
 """Prefix trees: token sequences laid out so that each token of a shared prefix is computed once.
 
-Pure functions over token ids. A task's sequences become batches in three steps:
-
-1. `encode.shared_prefix`: the tokens that every sequence begins with, such as few-shot examples. They are computed
-   once and kept as a key-value cache.
-2. `grow_trees`: the rest becomes a forest. A tree's nodes are tokens in depth-first order; a node attends to the shared
-   prefix, its ancestors and itself, and its position is its depth.
-3. `cut_into_batches`: trees of similar size become the rows of a batch, padded to the largest.
-
-A single tree for the whole task would have the fewest tokens, but attention is quadratic in the size of a tree, and
-most of it would be masked between unrelated branches. `grow_trees` therefore adds a sequence to the current tree only
-if the tokens saved cost more than the attention added.
+A node attends to the cached prefix of all sequences, its ancestors and itself, and its position is its depth. One tree
+for a whole task would have the fewest tokens, but attention is quadratic in its size and mostly masked. A sequence
+therefore joins a tree only if the tokens saved cost more than the attention added.
 """
 
 from __future__ import annotations
@@ -78,19 +70,15 @@ def chain(index: int, sequence: Tokens) -> Tree:
 def _tree(members: list[tuple[int, Tokens, int]]) -> Tree:
     """Number the nodes of sequences in lexicographic order, each with the tokens shared with the previous one."""
     size = sum(len(sequence) - shared for _, sequence, shared in members)
-    tokens = np.empty(size, np.int32)
-    depths = np.empty(size, np.int32)
-    ends = np.full(size, size, np.int32)
+    tokens, depths, ends = np.empty(size, np.int32), np.empty(size, np.int32), np.full(size, size, np.int32)
     paths: dict[int, NDArray[np.int32]] = {}
-    path = np.empty(0, np.int32)
-    start = 0
+    path, start = np.empty(0, np.int32), 0
     for index, sequence, shared in members:
         ends[path[shared:]] = start  # the branch that this sequence leaves is complete
         stop = start + len(sequence) - shared
         tokens[start:stop] = sequence[shared:]
         depths[start:stop] = np.arange(shared, len(sequence))
-        path = np.concatenate([path[:shared], np.arange(start, stop, dtype=np.int32)])
-        paths[index] = path
+        paths[index] = path = np.concatenate([path[:shared], np.arange(start, stop, dtype=np.int32)])
         start = stop
     return Tree(tokens, depths, ends, paths)
 
@@ -109,12 +97,10 @@ def cut_into_batches(sizes: Sequence[int], budget: int, overhead: int) -> list[l
     for j in range(1, len(order) + 1):
         while first < j - 1 and lengths[first] * (j - first) > budget:
             first += 1
-        begins = np.arange(first, j)
-        costs = best[first:j] + lengths[first:j] * (j - begins) + overhead
-        k = int(np.argmin(costs))
-        best[j], cut[j] = costs[k], first + k
-    batches = []
-    j = len(order)
+        costs = best[first:j] + lengths[first:j] * (j - np.arange(first, j)) + overhead
+        cut[j] = first + np.argmin(costs)
+        best[j] = costs.min()
+    batches, j = list[list[int]](), len(order)
     while j:
         batches.append(order[cut[j] : j])
         j = int(cut[j])

@@ -1,10 +1,7 @@
 """An engine that runs vLLM on a GPU (the extra `vllm`), with our own tokenisation.
 
-Texts are encoded by `Encoder`, exactly as for the local engine, and vLLM receives token ids. Its prefix cache shares
-the prefill of a prompt's samples and of common prefixes, unless log-probabilities of the prompt are requested.
-Entropies are not supported: vLLM returns the log-probability of the sampled token, not the distribution. Each sample is
-seeded, but may still change with the batch that vLLM forms, since its floating-point sums do.
-
+Texts are encoded by `Encoder`, exactly as for the local engine, and vLLM receives token ids. Each sample is seeded, but
+may still change with the batch that vLLM forms, since its floating-point sums do.
 Written for the documented interface of vLLM 0.32 (LLM, SamplingParams, RequestOutput, CompletionOutput, Logprob).
 """
 
@@ -18,9 +15,9 @@ from typing import Any
 
 from alignbench.errors import AlignbenchError, first_line
 from alignbench.models.checkpoint import Checkpoint
-from alignbench.models.encode import Encoder
+from alignbench.models.encode import Encoded, Encoder, Tokens
 from alignbench.models.generate.decoding import find_stop
-from alignbench.types.engine import Completion, Finish, Loglikelihood, Prompt, Request, Sampling
+from alignbench.types.engine import Completion, Loglikelihood, Prompt, Request, Sampling
 
 CHUNK = 512  # prompts per call: enough to fill vLLM's batch, and the most that a killed run loses
 DTYPES = ("float32", "bfloat16", "float16")
@@ -38,9 +35,8 @@ def load_vllm(checkpoint: Checkpoint, *, dtype: str) -> VllmEngine:
     try:
         from vllm import LLM
     except ImportError as error:
-        raise AlignbenchError(
-            f"vLLM is not installed ({first_line(error)}): pip install 'alignbench[vllm]' on a machine with a GPU"
-        ) from error
+        message = f"vLLM is not installed ({first_line(error)}): pip install 'alignbench[vllm]' on a machine with a GPU"
+        raise AlignbenchError(message) from error
     from transformers import AutoTokenizer
 
     try:
@@ -89,17 +85,10 @@ class VllmEngine:
         # prompt_logprobs=0: the log-probability of the prompt's own token only
         params = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False)
         for chunk in _chunks([i for i in range(len(requests)) if only is None or i in only]):
-            sequences: dict[int, list[int]] = {}
-            contexts: dict[int, int] = {}
-            for index, encoded in zip(chunk, self.encoder.pairs([requests[i] for i in chunk]), strict=True):
-                reason = encoded if isinstance(encoded, str) else self._misfit(len(encoded.tokens))
-                if reason or isinstance(encoded, str):
-                    yield index, Loglikelihood.failed(str(reason))
-                    continue
-                sequences[index], contexts[index] = encoded.tokens.tolist(), encoded.context_length
-            outputs = self._run(list(sequences.values()), [params] * len(sequences))
-            for (index, tokens), output in zip(sequences.items(), outputs, strict=True):
-                yield index, _score(output, tokens, contexts[index])
+            pairs = self.encoder.pairs([requests[i] for i in chunk], self._misfit)
+            sequences = [pair if isinstance(pair, str) else pair.tokens for pair in pairs]
+            for index, pair, output in zip(chunk, pairs, self._run(sequences, [params] * len(chunk)), strict=True):
+                yield index, _score(output, pair)
 
     def generate(
         self, prompts: Sequence[Prompt], sampling: Sampling, *, seed: int = 0, chat: bool = False
@@ -113,40 +102,36 @@ class VllmEngine:
         greedy = sampling.temperature == 0
         samples = 1 if greedy else sampling.samples
         for chunk in _chunks(range(len(prompts))):
-            sequences: dict[int, list[int]] = {}
-            params = []
-            for index, tokens in zip(
-                chunk, self.encoder.prompts([prompts[i].text for i in chunk], chat=chat), strict=True
-            ):
-                reason = tokens if isinstance(tokens, str) else self._misfit(len(tokens))
-                if reason or isinstance(tokens, str):
-                    yield index, (_failed(str(reason)),) * samples
-                    continue
-                sequences[index] = tokens.tolist()
-                params.append(
-                    SamplingParams(
-                        n=samples,
-                        temperature=sampling.temperature,
-                        top_p=1.0 if greedy else sampling.top_p,
-                        top_k=-1,
-                        max_tokens=sampling.max_tokens,
-                        stop=list(sampling.stop),
-                        seed=None if greedy else prompt_seed(seed, prompts[index].key),
-                        logprobs=0,  # of the sampled token only
-                    )
+            params = [
+                SamplingParams(
+                    n=samples,
+                    temperature=sampling.temperature,
+                    top_p=1.0 if greedy else sampling.top_p,
+                    top_k=-1,
+                    max_tokens=sampling.max_tokens,
+                    stop=list(sampling.stop),
+                    seed=None if greedy else prompt_seed(seed, prompts[index].key),
+                    logprobs=0,  # of the sampled token only
                 )
-            outputs = self._run(list(sequences.values()), params)
-            for index, output in zip(sequences, outputs, strict=True):
+                for index in chunk
+            ]
+            tokens = self.encoder.prompts([prompts[i].text for i in chunk], chat=chat, misfit=self._misfit)
+            for index, output in zip(chunk, self._run(tokens, params), strict=True):
                 yield index, _completions(output, samples, sampling.stop)
 
-    def _misfit(self, tokens: int) -> str | None:
-        if self.window is not None and tokens >= self.window:
-            return f"{tokens} tokens and one more do not fit vLLM's window of {self.window}"
+    def _misfit(self, tokens: Tokens) -> str | None:
+        if self.window is not None and len(tokens) >= self.window:
+            return f"{len(tokens)} tokens and one more do not fit vLLM's window of {self.window}"
         return None
 
-    def _run(self, sequences: list[list[int]], params: list[Any]) -> list[Any]:
-        """A RequestOutput for each sequence, or the reason why vLLM refuses it. vLLM refuses a whole batch because of
-        one sequence, so the batch is halved until that sequence is alone."""
+    def _run(self, sequences: Sequence[Tokens | str], params: Sequence[Any]) -> list[Any]:
+        """A RequestOutput for each sequence, or the reason why there is none."""
+        fitting = [(s.tolist(), own) for s, own in zip(sequences, params, strict=True) if not isinstance(s, str)]
+        outputs = iter(self._generate([s for s, _ in fitting], [own for _, own in fitting]))
+        return [s if isinstance(s, str) else next(outputs) for s in sequences]
+
+    def _generate(self, sequences: list[list[int]], params: list[Any]) -> list[Any]:
+        """vLLM refuses a whole batch because of one sequence, so the batch is halved until that one is alone."""
         if not sequences:
             return []
         try:
@@ -154,8 +139,8 @@ class VllmEngine:
         except ValueError as error:
             if len(sequences) == 1:
                 return [f"vLLM refuses it: {first_line(error)}"]
-            middle = len(sequences) // 2
-            return self._run(sequences[:middle], params[:middle]) + self._run(sequences[middle:], params[middle:])
+            half = len(sequences) // 2
+            return self._generate(sequences[:half], params[:half]) + self._generate(sequences[half:], params[half:])
         for sequence, output in zip(sequences, outputs, strict=True):
             if list(output.prompt_token_ids or ()) != sequence:
                 raise RuntimeError("vLLM returned the output of another prompt")
@@ -170,13 +155,14 @@ def prompt_seed(seed: int, key: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}\0{key}".encode()).digest()[:8], "big") >> 2
 
 
-def _score(output: Any, tokens: Sequence[int], context: int) -> Loglikelihood:
-    if isinstance(output, str):
-        return Loglikelihood.failed(output)
+def _score(output: Any, pair: Encoded | str) -> Loglikelihood:
+    if isinstance(output, str) or isinstance(pair, str):
+        return Loglikelihood.failed(str(output))
+    context, tokens = pair.context_length, pair.tokens.tolist()
     count, found = len(tokens) - context, output.prompt_logprobs
     if found is None or len(found) != len(tokens):
         return Loglikelihood.failed("vLLM returned no log-probabilities of the prompt", count)
-    values = [_logprob(found[at], tokens[at]) for at in range(context, len(tokens))]
+    values = list(map(_logprob, found[context:], tokens[context:]))
     if not all(map(math.isfinite, values)):
         return Loglikelihood.failed(NOT_FINITE, count)
     return Loglikelihood(math.fsum(values), count)
@@ -184,41 +170,32 @@ def _score(output: Any, tokens: Sequence[int], context: int) -> Loglikelihood:
 
 def _completions(output: Any, samples: int, stop: Sequence[str]) -> tuple[Completion, ...]:
     if isinstance(output, str):
-        return (_failed(output),) * samples
+        return (Completion("", "end", unscored=output),) * samples
     found = [_completion(choice, stop) for choice in sorted(output.outputs, key=lambda choice: choice.index)]
-    missing = samples - len(found)
-    return (*found[:samples], *[_failed("vLLM returned fewer samples than requested")] * missing)
+    lost = Completion("", "end", unscored="vLLM returned fewer samples than requested")
+    return (*found[:samples], *[lost] * (samples - len(found)))
 
 
 def _completion(choice: Any, stop: Sequence[str]) -> Completion:
-    """Cut before the first stop string: if one token completes several, vLLM may have stopped at a later one."""
-    if choice.finish_reason not in ("stop", "length"):
-        return _failed(f"vLLM ended it with {choice.finish_reason!r}")
-    text = choice.text
-    finish: Finish = "length" if choice.finish_reason == "length" else "end"
-    if finish == "end" and isinstance(choice.stop_reason, str):
-        finish = "stop"
+    text, tokens, finish = choice.text, tuple(choice.token_ids), choice.finish_reason
+    if finish not in ("stop", "length"):
+        return Completion("", "end", unscored=f"vLLM ended it with {finish!r}")
+    if finish == "stop" and not isinstance(choice.stop_reason, str):
+        finish = "end"
+    # if one token completes several stop strings, vLLM may have stopped at a later one
     if found := find_stop(text, stop):
         text, finish = text[: found[0]], "stop"
-    tokens = tuple(choice.token_ids)
     per_token = choice.logprobs or []
-    logprobs: tuple[float, ...] = ()
-    if len(per_token) == len(tokens):
-        logprobs = tuple(map(_logprob, per_token, tokens))
+    logprobs = tuple(map(_logprob, per_token, tokens)) if len(per_token) == len(tokens) else ()
     if not all(map(math.isfinite, logprobs)):
-        return _failed(NOT_FINITE)
+        return Completion("", "end", unscored=NOT_FINITE)
     return Completion(text, finish, tokens, logprobs)
 
 
 def _logprob(entry: Any, token: int) -> float:
-    """The log-probability of a token at its position (token id -> Logprob), NaN if it is missing."""
+    """entry: token id -> Logprob"""
     return float(entry[token].logprob) if entry is not None and token in entry else math.nan
 
 
-def _failed(reason: str) -> Completion:
-    return Completion("", "end", unscored=reason)
-
-
 def _chunks(indices: Sequence[int]) -> Iterator[Sequence[int]]:
-    for at in range(0, len(indices), CHUNK):
-        yield indices[at : at + CHUNK]
+    return (indices[at : at + CHUNK] for at in range(0, len(indices), CHUNK))
