@@ -13,7 +13,7 @@ from test_engine import QUESTIONS, answers, assert_each_as_alone
 from tiny import save_tiny_checkpoint, tiny_model
 
 from alignbench.errors import AlignbenchError
-from alignbench.models.checkpoint import Training, find_checkpoint, load_engine, resolve_device
+from alignbench.models.checkpoint import find_checkpoint, load_engine, resolve_device
 
 WEIGHTS = "model.safetensors"
 
@@ -116,14 +116,11 @@ LOST = "model.layers.1.mlp.up_proj.weight"
     ],
 )
 def test_a_damaged_or_unsafe_checkpoint_is_refused(damage, message, folder):
+    assert not find_checkpoint(str(folder), trust_remote_code=True).custom_code
     damage(folder)
     assert message in refusal(folder)
-
-
-def test_custom_code_runs_only_with_consent_and_if_there_is_any(folder):
-    assert not find_checkpoint(str(folder), trust_remote_code=True).custom_code
-    edit_json(folder / "config.json", **CODE)
-    assert find_checkpoint(str(folder), trust_remote_code=True).custom_code
+    if "trust" in message:
+        assert find_checkpoint(str(folder), trust_remote_code=True).custom_code
 
 
 def test_a_model_that_is_not_a_causal_language_model_is_refused(tmp_path, tokenizer):
@@ -134,13 +131,10 @@ def test_a_model_that_is_not_a_causal_language_model_is_refused(tmp_path, tokeni
 
 
 @pytest.mark.parametrize("spec", ["./nowhere", "nowhere", "a/b/c", "~nobody/at/all"])
-def test_what_is_neither_a_folder_nor_a_hub_id_is_refused(spec, tmp_path, monkeypatch):
+def test_what_is_neither_a_folder_nor_a_hub_id_and_an_unavailable_device_are_refused(spec, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(AlignbenchError, match=f"{spec}: no such folder"):
         find_checkpoint(spec)
-
-
-def test_an_unavailable_device_is_refused():
     with pytest.raises(AlignbenchError, match="device cuda:99: not on this machine"):
         resolve_device("cuda:99")
 
@@ -175,12 +169,13 @@ def test_a_change_of_one_part_changes_the_hash_of_that_part_only(field, change, 
 
 
 def test_a_recipe_describes_the_last_stage_of_training(folder):
+    rest = dict.fromkeys(("beta", "gamma", "episodes"))
     assert find_checkpoint(str(folder)).training is None
     recipe = {"stage": "ppo", "lineage": [], "models": {"reward": {"weights_sha256": "abc"}}, "metrics": {"kl": 4.5}}
     (folder / "recipe.json").write_text(json.dumps(recipe))
-    assert find_checkpoint(str(folder)).training == Training(("abc",), 4.5)
+    assert find_checkpoint(str(folder)).training == {"rewards": ["abc"], "kl": 4.5} | rest
     edit_json(folder / "recipe.json", models={}, metrics={"kl": "nan"})
-    assert find_checkpoint(str(folder)).training == Training((), None)
+    assert find_checkpoint(str(folder)).training == {"rewards": [], "kl": None} | rest
     edit_json(folder / "recipe.json", models={"reward": "abc"})
     assert "recipe.json" in refusal(folder)
 

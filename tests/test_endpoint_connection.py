@@ -34,15 +34,12 @@ def test_what_a_server_supports_is_known_after_connecting(behaviour, scores, cha
         assert server.asked == []
 
 
-def test_a_server_without_seeds_is_reported():
+def test_a_server_without_seeds_is_reported_and_one_that_crashes_on_echo_still_generates():
     notes = []
     with connected({"notify": notes.append}, seed=False) as (server, engine):
         list(engine.generate(PROMPTS[:2], DRAWN))
         assert not any("seed" in body for _, body, _ in server.asked)
     assert sum("accepts no seed" in note for note in notes) == 2
-
-
-def test_a_server_that_crashes_on_echo_still_generates():
     with StandIn(fault_of=lambda body: "500 Only no echo is supported" if body.get("echo") else None) as server:
         server.armed = True
         engine = connect(server.spec, **FAST)
@@ -61,16 +58,13 @@ def test_identity_and_counters_name_the_model_and_the_requests():
 # ---- addresses and keys --------------------------------------------------------------------------------------------
 
 
-def test_an_address_is_a_url_and_a_model():
-    found = parse_endpoint("https://models.example:8443/v1/#meta-llama/Llama-3.1-8B")
-    assert found == ("https://models.example:8443/v1", "meta-llama/Llama-3.1-8B")
-
-
 @pytest.mark.parametrize(("spec", "message"), CASES["addresses"])
 def test_an_invalid_address_is_refused_in_one_line_without_its_secrets(spec, message):
     with pytest.raises(AlignbenchError, match=rf"\A[^\n]*{message}[^\n]*\Z") as error:
         parse_endpoint(spec)
     assert SECRET not in str(error.value)
+    found = parse_endpoint("https://models.example:8443/v1/#meta-llama/Llama-3.1-8B")
+    assert found == ("https://models.example:8443/v1", "meta-llama/Llama-3.1-8B")
 
 
 @pytest.mark.parametrize("key", ["sk-a b", "sk-ä", "sk-a\nX-Other: 1"])
@@ -114,17 +108,14 @@ def test_no_redirect_is_followed():
         assert other.asked == []
 
 
-@pytest.mark.parametrize(("key", "advice"), [("", "set the key in ALIGNBENCH_API_KEY"), ("sk-1", "is not accepted")])
-def test_a_missing_or_wrong_key_is_reported_after_one_request(monkeypatch, key, advice):
-    monkeypatch.setenv("ALIGNBENCH_API_KEY", key)
+def test_a_wrong_key_model_path_server_and_concurrency_are_reported(monkeypatch):
     with StandIn(fault_of=lambda body: "401 no") as server:
         server.armed = True
-        with pytest.raises(AlignbenchError, match=advice):
-            connect(server.spec, **FAST)
-        assert len(server.asked) == 1
-
-
-def test_an_unknown_model_or_path_a_server_that_is_down_and_an_invalid_concurrency_are_reported():
+        for key, advice in (("", "set the key in ALIGNBENCH_API_KEY"), ("sk-1", "is not accepted")):
+            monkeypatch.setenv("ALIGNBENCH_API_KEY", key)
+            with pytest.raises(AlignbenchError, match=advice):
+                connect(server.spec, **FAST)
+        assert len(server.asked) == 2
     with StandIn() as server:
         for old, new, message in (("farm-1", "other", "'other'"), ("/v1", "", "ends with the version")):
             with pytest.raises(AlignbenchError, match=message):

@@ -8,6 +8,7 @@ import pytest
 import tokenizers
 import torch
 import transformers
+from cases import cases
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import PLAIN, TREE, WITHOUT_BOS, Calls, engine_of, tiny_model, tiny_tokenizer
@@ -26,15 +27,7 @@ QUESTIONS = [
     *(Request(SAFE, choice) for choice in (" yes", " no", " no, never mix them", " maybe")),
     *(Request(RED.replace("red", "small"), choice) for choice in (" Mars", " the Moon")),
 ]
-REQUESTS = [
-    *QUESTIONS,
-    *(Request("The doctor told the nurse that", choice) for choice in (" she would be late", " he would be late")),
-    Request("The doctor", " told the nurse"),  # the beginning of two others
-    Request("Answer: ", "yes"),  # its white space moves
-    Request("A.", "\n\n"),
-    Request("", "Never mix them."),
-    Request("Größe", " 🐝🍯"),
-]
+REQUESTS = [*QUESTIONS, *(Request(*texts) for texts in cases("requests"))]
 DESCRIBED = [replace(request, entropies=True) for request in REQUESTS]
 EARLY, LATE = Request("The doctor", " told the nurse that"), Request("The doctor told the nurse", " that")  # one text
 
@@ -111,24 +104,16 @@ def test_log_probabilities_and_entropies_are_those_of_each_sequence_alone(archit
     assert_each_as_alone(found, model, tokenizer, DESCRIBED, CLOSE / 5 if options else CLOSE)
 
 
-@pytest.mark.parametrize(
-    ("architecture", "one", "other"),
-    [
-        *((architecture, {}, {}) for architecture in TREE + PLAIN),
-        ("gemma2", {"attn_logit_softcapping": 2.0}, {"attn_logit_softcapping": None}),
-        ("mistral", {"sliding_window": 20}, {"sliding_window": None}),
-    ],
-)
-def test_the_beginning_of_a_context_a_softcap_and_a_sliding_window_change_the_score(
-    architecture, one, other, tokenizer
-):
+@pytest.mark.parametrize("architecture", TREE + PLAIN)
+def test_the_beginning_of_a_context_a_softcap_and_a_sliding_window_change_the_score(architecture, tokenizer):
     """Without this, the test above would pass with a wrong mask too."""
-    near, far = QUESTIONS[1], QUESTIONS[1]
-    if not one:
-        far = replace(near, context=near.context.replace("bees make", "doctors honey"))
-    models = (tiny_model(architecture, tokenizer, **options) for options in (one, other))
-    scores = [alone(model, tokenizer, request)[0] for model, request in zip(models, (near, far), strict=True)]
-    assert abs(scores[0] - scores[1]) > 100 * CLOSE
+    model, near = tiny_model(architecture, tokenizer), QUESTIONS[1]
+    far = replace(near, context=near.context.replace("bees make", "doctors honey"))
+    scores = [alone(model, tokenizer, request)[0] for request in (near, far)]
+    changes = {"gemma2": {"attn_logit_softcapping": None}, "mistral": {"sliding_window": 20}}
+    if options := changes.get(architecture):
+        scores.append(alone(tiny_model(architecture, tokenizer, **options), tokenizer, near)[0])
+    assert all(abs(scores[0] - other) > 100 * CLOSE for other in scores[1:])
 
 
 @pytest.mark.parametrize("architecture", TREE)
@@ -298,29 +283,15 @@ def test_a_start_token_is_not_added_twice_and_white_space_belongs_to_the_continu
     assert_each_as_alone({0: found[1]}, llama, tokenizer, [same])
 
 
-def test_without_any_start_token_only_an_empty_context_is_unscored():
+def test_a_context_without_tokens_is_unscored():
+    """The tokenizer has no start token for an empty context, and drops a character."""
     tokenizer = tiny_tokenizer(bos=False)
-    model = tiny_model("llama", tokenizer)
+    model = tiny_model("gpt2", tokenizer)
     tokenizer.eos_token = None
-    found = answers(engine_of(model, tokenizer), [Request("bees", " make"), Request("", "honey")])
-    assert "no token that could begin" in found[1].unscored
-    assert np.isnan(found.pop(1).logprob)
-    assert_each_as_alone(found, model, tokenizer, [Request("bees", " make")])
-
-
-def test_a_context_that_the_tokenizer_drops_is_unscored():
-    tokenizer = tiny_tokenizer(bos=False)
     tokenizer.backend_tokenizer.normalizer = tokenizers.normalizers.Replace("\u200b", "")
-    found = answers(engine_of(tiny_model("gpt2", tokenizer), tokenizer), [Request("\u200b", "honey bees make")])
-    assert found[0].unscored == "the context has no tokens"
-
-
-@pytest.mark.needs_gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma2"])
-def test_a_gpu_gives_the_log_probabilities_of_the_cpu(tokenizer, architecture):
-    model = tiny_model(architecture, tokenizer)
-    engine = engine_of(tiny_model(architecture, tokenizer).to("cuda"), tokenizer)
-    assert_each_as_alone(answers(engine, DESCRIBED), model, tokenizer, DESCRIBED, 1e-3)
-    assert engine.layout == "prefix tree"
-    assert engine.token_budget >= 256
+    requests = [Request("bees", " make"), Request("", "honey"), Request("\u200b", "honey bees make")]
+    found = answers(engine_of(model, tokenizer), requests)
+    assert "no token that could begin" in found[1].unscored
+    assert found[2].unscored == "the context has no tokens"
+    assert np.isnan(found.pop(1).logprob + found.pop(2).logprob)
+    assert_each_as_alone(found, model, tokenizer, requests[:1])

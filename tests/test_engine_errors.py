@@ -48,24 +48,21 @@ def test_a_model_with_nan_weights_scores_nothing(architecture, tokenizer):
 
 def test_a_token_of_probability_zero_leaves_the_entropies_finite(tokenizer, llama):
     """Some models give the unused end of a padded vocabulary a logit of −∞."""
-    head, forbidden = llama.get_output_embeddings(), tokenizer("🐝", add_special_tokens=False).input_ids[-1]
-    head.bias = torch.nn.Parameter(torch.zeros(head.weight.shape[0]))
-    head.bias.data[[0, forbidden]] = -torch.inf
-    request = Request("The doctor", " told the nurse", entropies=True)
-    found = answers(engine_of(llama, tokenizer), [request, Request("Größe", " 🐝", entropies=True)])
+    head = llama.get_output_embeddings()
+    head.bias = torch.nn.Parameter(torch.zeros(len(tokenizer)))
+    head.bias.data[[0, tokenizer("🐝", add_special_tokens=False).input_ids[-1]]] = -torch.inf
+    requests = [Request("The doctor", " told the nurse", True), Request("Größe", " 🐝", True)]
+    found = answers(engine_of(llama, tokenizer), requests)
     assert found.pop(1).unscored == "the log-probability is -inf"
-    assert_each_as_alone(found, llama, tokenizer, [request])
+    assert_each_as_alone(found, llama, tokenizer, requests[:1])
     assert np.isfinite(found[0].entropies).all()
 
 
-CHOICES = ("Mars", "Venus", "honey", "wax", "the Moon", "toxic gas", "flowers", "the nurse", "vinegar")
+CHOICES = ["Mars", "Venus", "honey", "wax", "the Moon", "toxic gas", "flowers", "the nurse", "vinegar"]
 ONE_TREE = [Request("Which planet is red?", f" {c}{end}") for c in CHOICES for end in ("", " and flowers")]
 ONE_TREE.append(Request("A.", " yes"))  # so that the question is the trunk of a tree and not a shared prefix
-MANY_ROWS = [
-    Request(f"{letter}{letter} planet" + f" nurse {letter} honey" * 12, choice)
-    for letter in "abcdefghijklmnopqrst"
-    for choice in (" yes", " no")
-]
+ROWS = [f"{letter}{letter} planet" + f" nurse {letter} honey" * 12 for letter in "abcdefghijklmnopqrst"]
+MANY_ROWS = [Request(context, choice) for context in ROWS for choice in (" yes", " no")]
 
 
 @pytest.mark.parametrize(
@@ -100,23 +97,6 @@ def test_a_sequence_that_never_fits_is_unscored_and_the_others_are_scored(tokeni
 # ---- generation --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("settings", "reason"),
-    [
-        ({"samples": 2}, "temperature 0 would be equal"),
-        ({"max_tokens": 0}, "at least one"),
-        ({"samples": 0, "temperature": 1.0}, "at least one"),
-        ({"temperature": -1.0}, "temperature -1"),
-        ({"temperature": 1.0, "top_p": 0.0}, "top_p 0"),
-        ({"temperature": 1.0, "top_p": 1.1}, "top_p 1.1"),
-        ({"stop": ("",)}, "empty stop string"),
-    ],
-)
-def test_invalid_sampling_parameters_are_refused(settings, reason, tokenizer, llama):
-    with pytest.raises(ValueError, match=reason):
-        completions(engine_of(llama, tokenizer), ["yes"], Sampling(**{"max_tokens": 3} | settings))
-
-
 def test_a_prompt_that_does_not_fit_window_or_vocabulary_is_unscored_and_the_others_are_continued(tokenizer, llama):
     longest = len(ids_of(tokenizer, PROMPTS[3]))
     sampling = Sampling(max_tokens=10, samples=2, temperature=1.0)
@@ -124,6 +104,8 @@ def test_a_prompt_that_does_not_fit_window_or_vocabulary_is_unscored_and_the_oth
     assert all(c.unscored is None for answers in fits.values() for c in answers)
     assert all(f"window of {longest + 9}" in c.unscored and c.tokens == () for c in found[3])
     assert [found[index] for index in range(3)] == [fits[index] for index in range(3)]
+    with pytest.raises(ValueError, match="empty stop string"):
+        completions(engine_of(llama, tokenizer), ["yes"], Sampling(3, stop=("",)))
     llama.resize_token_embeddings(max(ids_of(tokenizer, TEXTS[0])), mean_resizing=False)
     assert "vocabulary" in completions(engine_of(llama, tokenizer), [TEXTS[0], "A"], Sampling(2))[0][0].unscored
 
@@ -189,15 +171,12 @@ def test_a_prompt_beyond_a_sliding_window_is_generated_sequentially(tokenizer):
 
 def test_a_model_whose_attention_differs_from_ours_generates_sequentially(tokenizer, llama):
     """Such as attention sinks, which ours does not support."""
+
+    def doubled(module, arguments, found):
+        return (found[0] if module.config._attn_implementation == "sdpa" else 2 * found[0]), found[1]
+
     for layer in llama.model.layers:
-        attention = layer.self_attn
-        forward = attention.forward
-
-        def doubled(*arguments, _forward=forward, _attention=attention, **keywords):
-            out, weights = _forward(*arguments, **keywords)
-            return (out if _attention.config._attn_implementation == "sdpa" else 2 * out), weights
-
-        attention.forward = doubled
+        layer.self_attn.register_forward_hook(doubled)
     notes = []
     assert_greedy(engine_of(llama, tokenizer, notes), TEXTS[:2], 5)
     assert "log-probabilities differ" in notes[0]

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from cases import cases
+from test_engine import DESCRIBED, answers, assert_each_as_alone
 from tiny import PLAIN, SENTENCES, TREE, WITHOUT_BOS, Calls, engine_of, tiny_model, tiny_tokenizer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -121,38 +122,23 @@ def test_scores_are_bit_identical_before_during_and_after_generation(tokenizer, 
     assert dict(engine.loglikelihood(requests)) == expected
 
 
-# ---- each token once ---------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def tested(tokenizer, llama):
-    """An engine that does not test the model, so that only the calls of a test are counted."""
-    return engine_of(llama, tokenizer, most_rows=7, packs=True)
-
-
-def test_a_prompt_is_computed_once_for_all_its_samples(tokenizer, tested):
+def test_a_prompt_is_computed_once_for_all_its_samples_and_a_shared_prefix_once_for_all_prompts(tokenizer, llama):
+    tested = engine_of(llama, tokenizer, packs=True)
     found = completions(tested, [SENTENCES[2]], Sampling(max_tokens=9, samples=7, temperature=1.0))[0]
     prompt, new = len(ids_of(tokenizer, SENTENCES[2])), [len(completion.tokens) for completion in found]
-    asked = sum(prompt + count - 1 for count in new)
-    counts = {"tokens_asked": asked, "tokens_computed": prompt + sum(new) - len(new), "tokens_generated": sum(new)}
+    asked, computed = sum(prompt + count - 1 for count in new), prompt + sum(new) - len(new)
+    counts = {"tokens_asked": asked, "tokens_computed": computed, "tokens_generated": sum(new)}
     assert counts.items() <= tested.work().items()
+    completions(tested, QUESTIONS, Sampling(max_tokens=1))
+    computed += sum(len(ids_of(tokenizer, text)) for text in QUESTIONS) - 3 * len(ids_of(tokenizer, SHOTS))
+    # a token at the boundary may belong to either side
+    assert tested.tokens_computed == pytest.approx(computed, abs=12)
 
 
-def test_a_prefix_that_all_prompts_share_is_computed_once_for_this_call_and_the_next(tokenizer, tested):
-    lengths = [len(ids_of(tokenizer, text)) for text in QUESTIONS]
-    shared = len(ids_of(tokenizer, SHOTS))
-    own = sum(lengths) - 4 * shared
-    for expected, texts in ((shared + own, QUESTIONS), (own, QUESTIONS), (lengths[1] - shared, QUESTIONS[1:2])):
-        before = tested.tokens_computed
-        completions(tested, texts, Sampling(max_tokens=1))
-        # a token at the boundary may belong to either side
-        assert tested.tokens_computed - before == pytest.approx(expected, abs=3 * len(texts))
-
-
-def test_a_finished_sample_leaves_and_the_next_one_enters(llama, tested):
-    tested.scheduler.most_rows = 3
+def test_a_finished_sample_leaves_and_the_next_one_enters(tokenizer, llama):
     calls = Calls(llama)
-    found = completions(tested, [f"nurse {n}" for n in range(8)], Sampling(20, stop=("e",)))
+    engine = engine_of(llama, tokenizer, most_rows=3, packs=True)
+    found = completions(engine, [f"nurse {n}" for n in range(8)], Sampling(20, stop=("e",)))
     new = [len(found[index][0].tokens) for index in found]
     assert len(set(new)) > 2
     # fewer steps than batches of three that wait for their longest
@@ -181,25 +167,17 @@ def test_samples_are_bit_identical_in_any_schedule(architecture):
     assert_same_in_any_schedule(*model_of(architecture), TEXTS, SAMPLED, schedules)
 
 
-def test_samples_over_many_pages_are_bit_identical_in_any_schedule(tokenizer):
+def test_samples_over_many_pages_and_on_two_threads_are_bit_identical_in_any_schedule(tokenizer, llama):
     texts = [" ".join(SENTENCES) + " " + text * 4 for text in ("yes", "no", "The doctor", "nurse")]
     assert min(len(ids_of(tokenizer, text)) for text in texts) > 3 * 32
     sampling, schedules = Sampling(40, samples=3, temperature=1.0), ((2, 33, [3, 0, 2, 1]), (50, 500, [2]))
     assert_same_in_any_schedule(tiny_model("qwen2", tokenizer), tokenizer, texts, sampling, schedules)
-
-
-def test_samples_of_a_prompt_that_fills_its_last_page_are_bit_identical_in_any_schedule(tokenizer, llama):
-    """They share all pages of the prompt, and their own begin empty."""
     text = "The doctor"
-    while len(ids_of(tokenizer, text)) % 32:
+    while len(ids_of(tokenizer, text)) % 32:  # its samples share all its pages, and their own begin empty
         text += "."
-    sampling = Sampling(max_tokens=40, samples=9, temperature=1.0, stop=("e", "a"))
-    schedules = ((4, 512, [0, 1, 2]), (128, 512, [0]))
+    sampling, schedules = replace(sampling, samples=9, stop=("e", "a")), ((4, 512, [0, 1, 2]), (128, 512, [0]))
     expected = assert_same_in_any_schedule(llama, tokenizer, [text, "A", text[:-1]], sampling, schedules)
     assert len({len(completion.tokens) for completion in expected[0]}) > 3
-
-
-def test_samples_on_two_threads_are_bit_identical_in_any_schedule(tokenizer, llama):
     torch.set_num_threads(2)
     sampling = Sampling(max_tokens=2, samples=3, temperature=1.0)
     assert_same_in_any_schedule(llama, tokenizer, ["The doctor", "A"], sampling, [(1, 40, [0])])
@@ -284,17 +262,9 @@ def test_every_end_token_of_the_models_files_ends_a_text_and_is_not_in_it(tokeni
     assert found.text == tokenizer.decode(whole.tokens[:at])
 
 
-# ---- chat --------------------------------------------------------------------------------------------------
-
-TEMPLATE = (
-    "{{ bos_token }}{% for message in messages %}[{{ message.role }}] {{ message.content }}\n{% endfor %}"
-    "{% if add_generation_prompt %}[assistant]{% endif %}"
-)
-
-
 def test_a_chat_prompt_is_the_message_in_the_template_with_one_start_token(llama):
     tokenizer = tiny_tokenizer()
-    tokenizer.chat_template = TEMPLATE
+    tokenizer.chat_template = "{{ bos_token }}[{{ messages[0].role }}] {{ messages[0].content }}\n[assistant]"
     engine = engine_of(llama, tokenizer)
     assert engine.chat_template
     prompt = "[user] Is it safe?\n[assistant]"
@@ -303,20 +273,15 @@ def test_a_chat_prompt_is_the_message_in_the_template_with_one_start_token(llama
     assert found != completions(engine, ["Is it safe?"], Sampling(max_tokens=8))[0][0]
 
 
-@pytest.mark.parametrize(
-    ("template", "message"),
-    [
+def test_a_missing_or_failing_chat_template_is_an_error_of_one_line(llama):
+    tokenizer = tiny_tokenizer()
+    for template, message in (
         (None, "the tokenizer has no chat template"),
         ("{{ raise_exception('system first\nplease') }}", r"^chat template: .*system first\)$"),
-    ],
-)
-def test_a_missing_or_failing_chat_template_is_an_error_of_one_line(template, message, llama):
-    tokenizer = tiny_tokenizer()
-    tokenizer.chat_template = template
-    engine = engine_of(llama, tokenizer)
-    assert engine.chat_template == bool(template)
-    with pytest.raises(AlignbenchError, match=message):
-        completions(engine, ["yes"], Sampling(max_tokens=1), chat=True)
+    ):
+        tokenizer.chat_template = template
+        with pytest.raises(AlignbenchError, match=message):
+            completions(engine_of(llama, tokenizer), ["yes"], Sampling(max_tokens=1), chat=True)
 
 
 @pytest.mark.needs_models
@@ -329,12 +294,13 @@ def test_a_real_model_generates_what_transformers_generates(tinystories):
 @pytest.mark.needs_gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma2"])
-def test_a_gpu_generates_what_the_cpu_generates(architecture, tokenizer):
+def test_a_gpu_scores_and_generates_as_the_cpu(architecture, tokenizer):
     model = tiny_model(architecture, tokenizer)
-    expected = completions(engine_of(model, tokenizer), TEXTS, SAMPLED)
-    engine = engine_of(model.to("cuda"), tokenizer)
-    found = completions(engine, TEXTS, SAMPLED)
-    assert engine.work()["layout"] == "packed row"
+    engine = engine_of(tiny_model(architecture, tokenizer).to("cuda"), tokenizer)
+    assert_each_as_alone(answers(engine, DESCRIBED), model, tokenizer, DESCRIBED, 1e-3)
+    assert (engine.layout, engine.token_budget >= 256) == ("prefix tree", True)
+    expected, found = (completions(e, TEXTS, SAMPLED) for e in (engine_of(model, tokenizer), engine))
+    assert engine.layout == "packed row"
     pairs = [pair for index in expected for pair in zip(expected[index], found[index], strict=True)]
     assert sum(a.tokens == b.tokens for a, b in pairs) >= 0.9 * len(pairs)  # rounding may change a draw
     assert all(a.logprobs[0] == pytest.approx(b.logprobs[0], abs=1e-3) for a, b in pairs[:: SAMPLED.samples])

@@ -15,13 +15,11 @@ from standin_server import StandIn
 from test_engine import alone
 from tiny import save_tiny_checkpoint, tiny_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from typer.testing import CliRunner
 
-from alignbench.cli.app import app
 from alignbench.errors import AlignbenchError
 from alignbench.evaluation.evaluate import _check, evaluate, prepare
+from alignbench.models.distributions import entropies
 from alignbench.models.encode import Encoder
-from alignbench.models.entropy import entropies
 from alignbench.models.model import Model
 from alignbench.models.remote.endpoint import connect
 from alignbench.models.remote.vllm import VllmEngine
@@ -48,21 +46,12 @@ def by_definition(logits):
     return [float(torch.special.entr(part).sum()) for part in parts]
 
 
-# ---- known distributions -------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("vocabulary", [1, 2, 4, 5, 127, 128, 640, 641, 1_000, 50_257])
 def test_the_entropy_of_equally_likely_tokens_is_the_logarithm_of_their_number_and_of_a_certain_one_zero(vocabulary):
     whole, top = of_row(torch.full((vocabulary,), 3.0))
     assert whole == pytest.approx(math.log(vocabulary), rel=1e-6)
     assert top == pytest.approx(math.log(min(5, vocabulary)), rel=1e-12)
     assert of_row(1_000.0 * torch.eye(1, vocabulary)[0]) == [0.0, 0.0]
-
-
-def test_a_token_of_probability_zero_does_not_count():
-    logits = torch.full((1_000,), -torch.inf)
-    logits[[3, 400, 999]] = torch.tensor([0.5, -1.0, 2.0])
-    assert of_row(logits) == pytest.approx(by_definition(torch.tensor([0.5, -1.0, 2.0])), rel=1e-6)
 
 
 @settings(max_examples=60, deadline=None)
@@ -105,10 +94,8 @@ def folder(tmp_path_factory):
     (folder / "wikitext-2-raw").mkdir()
     (folder / "wikitext-2-raw" / "wiki.test.raw").write_text("\n".join(wiki_lines()), encoding="utf-8")
     (folder / "self-instruct").mkdir()
-    empty = [{"input": "", "output": ""}]
-    names = ((f"user_oriented_task_{n}", f"Name {n} animals.") for n in range(6))
-    rows = [json.dumps({"id": name, "instruction": text, "instances": empty}) for name, text in names]
-    (folder / "self-instruct" / "user_oriented_instructions.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    row = {"id": "user_oriented_task_1", "instruction": "Name animals.", "instances": [{"input": "", "output": ""}]}
+    (folder / "self-instruct" / "user_oriented_instructions.jsonl").write_text(json.dumps(row), encoding="utf-8")
     return folder
 
 
@@ -197,30 +184,14 @@ def test_a_short_output_has_no_metric_of_positions_that_it_does_not_reach_and_no
     assert POSITIONS[-1][1] == generation.sampling.max_tokens
 
 
-# ---- whole runs ----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    return save_tiny_checkpoint(tmp_path_factory.mktemp("model") / "tiny")
-
-
-def records_of(run_folder, task):
-    (folder,) = run_folder.glob(f"{task}-*")
-    return [json.loads(line) for line in (folder / "documents.jsonl").read_text().splitlines()]
-
-
-@pytest.fixture(scope="module")
-def finished(checkpoint, folder, tmp_path_factory):
-    (result,) = evaluate([str(checkpoint)], TASKS, tmp_path_factory.mktemp("runs"), data_dir=folder)
-    return result
-
-
-def test_a_run_on_shared_text_gives_the_entropies_of_a_single_forward_pass(finished, checkpoint):
+def test_a_run_on_shared_text_gives_the_entropies_of_a_single_forward_pass(folder, tmp_path):
+    checkpoint = save_tiny_checkpoint(tmp_path / "tiny")
+    (finished,) = evaluate([str(checkpoint)], TASKS, tmp_path / "runs", data_dir=folder)
     model = AutoModelForCausalLM.from_pretrained(checkpoint).eval()
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     values = {name: [] for name in ("entropy", "top5_entropy", "surprisal", "entropy_per_character")}
-    for record in records_of(finished.folder, "token_entropy"):
+    (file,) = finished.folder.glob("token_entropy-*/documents.jsonl")
+    for record in map(json.loads, file.read_text().splitlines()):
         (text,) = record["choices"]
         logprob, whole, top = alone(model, tokenizer, Request("", text))
         assert record["tokens"] == [len(whole)]
@@ -229,41 +200,13 @@ def test_a_run_on_shared_text_gives_the_entropies_of_a_single_forward_pass(finis
         means = np.mean(whole), np.mean(top), -logprob / len(whole), np.sum(whole) / len(text)
         for name, mean in zip(values, means, strict=True):
             values[name].append(mean / math.log(2))
-    result, _ = finished.results
-    assert result.n_scored == 4
+    result, generated = finished.results
+    assert (result.n_scored, generated.n_scored) == (4, 1)
     found = {metric.metric: metric for metric in result.metrics}
     for name, own in values.items():
         assert found[name].value == pytest.approx(np.mean(own), rel=1e-5)
         assert (found[name].unit, found[name].better, found[name].n_clusters) == ("bits", "–", 2)
     assert found["excess_surprisal"].value == pytest.approx(found["surprisal"].value - found["entropy"].value)
-
-
-def test_a_run_on_generated_text_has_the_entropies_of_each_token(finished):
-    _, result = finished.results
-    records = records_of(finished.folder, "token_entropy_on_policy")
-    assert [record["prompt"] for record in records] == [f"Name {n} animals." for n in range(6)]
-    names = {"entropy": "entropies", "top5_entropy": "top_entropies", "surprisal": "logprobs"}
-    for record in records:
-        (output,), metrics = record["outputs"], record["metrics"]
-        assert len(output["tokens"]) == len(output["entropies"]) == len(output["top_entropies"]) > 0
-        for metric, field in names.items():
-            assert metrics[metric] == pytest.approx(abs(np.mean(output[field])) / math.log(2))
-        assert 0 <= metrics["top5_entropy"] <= math.log2(5)
-    assert result.n_scored == 6
-
-
-def test_another_token_budget_on_the_command_line_gives_the_same_text_and_metrics(
-    finished, checkpoint, folder, tmp_path
-):
-    words = ["evaluate", checkpoint, "--tasks", ",".join(TASKS), "--data-dir", folder, "--out", tmp_path]
-    done = CliRunner().invoke(app, list(map(str, [*words, "--token-budget", 96, "--json"])))
-    assert done.exit_code == 0, done.output
-    (run,) = json.loads(done.stdout)
-    written = records_of(next(tmp_path.iterdir()), "token_entropy_on_policy")
-    assert written == records_of(finished.folder, "token_entropy_on_policy")
-    for expected, found in zip(finished.results, run["results"], strict=True):
-        values = {metric["metric"]: metric["value"] for metric in found["metrics"]}
-        assert values == pytest.approx({metric.metric: metric.value for metric in expected.metrics}, rel=1e-4)
 
 
 # ---- engines without entropies -------------------------------------------------------------------------------------

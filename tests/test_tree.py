@@ -35,9 +35,6 @@ def test_small_trees(lists, skip, tokens, depths, ends, paths):
     assert {index: path.tolist() for index, path in tree.paths.items()} == paths
 
 
-# ---- properties of every forest ----------------------------------------------------------------------------
-
-
 @examples
 @given(distinct_lists, costs, st.integers(1, 30), token_lists)
 def test_a_forest_has_every_sequence_once_and_no_other_node_and_keeps_the_size_limit(lists, pairs, largest, prefix):
@@ -73,9 +70,6 @@ def test_a_node_attends_to_its_ancestors_and_itself_and_padding_to_itself(lists,
         assert (mask[row] == expected).all()
 
 
-# ---- the cost of a tree ------------------------------------------------------------------------------------
-
-
 @examples
 @given(distinct_lists, st.sampled_from([0.0, 2.0, 10.0, 60.0]))
 def test_trees_never_cost_more_than_the_single_sequences(lists, pairs_per_token):
@@ -95,13 +89,9 @@ def test_the_choices_of_a_question_share_a_tree_and_unrelated_questions_do_not()
     trees = grow_trees(choices, pairs_per_token=6.0 * 768, largest=2_048)
     assert [len(tree) for tree in trees] == [61 + 4 * 2] * 10
     assert [sorted(tree.paths) for tree in trees] == [[q, 10 + q, 20 + q, 30 + q] for q in range(10)]
-
-
-def test_a_wider_network_shares_more():
     pair = tokens_of([1, 2, 3, 4, *range(10, 40)], [1, 2, 3, 4, *range(50, 80)])
     # together: 64 nodes instead of 2 · 34, so 4 tokens saved for 64² − 2 · 34² = 1,784 pairs
-    assert len(grow_trees(pair, pairs_per_token=445.9)) == 2
-    assert len(grow_trees(pair, pairs_per_token=446.1)) == 1
+    assert [len(grow_trees(pair, pairs_per_token=pairs)) for pairs in (445.9, 446.1)] == [2, 1]
 
 
 @examples
@@ -112,9 +102,6 @@ def test_the_shared_prefix_is_the_common_beginning_of_all_sequences_up_to_a_limi
     same = itertools.takewhile(lambda column: len(set(column)) == 1, zip(*lists, strict=False))
     assert found.tolist() == [column[0] for column in same][:longest]
     assert common_length(found, np.array(lists[0], np.int32)) == len(found)
-
-
-# ---- batches -----------------------------------------------------------------------------------------------
 
 
 @examples

@@ -6,7 +6,7 @@ The fake computes with a tiny model, one sequence at a time, so that its numbers
 import dataclasses
 import math
 import sys
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,15 +22,8 @@ from alignbench.types.engine import Prompt, Request, Sampling
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-CHAT = "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}\n{% endfor %}[model]"
 PROMPTS = [Prompt(f"p{i}", text) for i, text in enumerate(["The doctor", "Question: Is it safe?", "What do bees"])]
-REQUESTS = [
-    *(Request("The doctor told the nurse that", choice) for choice in (" she would be late", " he would be late")),
-    Request("Answer: ", "yes"),
-    Request("", "Never mix them."),
-    Request("Größe", " 🐝🍯"),
-    Request("The hive", ""),
-]
+REQUESTS = [*(Request(*texts) for texts in cases("requests")), Request("The hive", "")]
 DRAWN = Sampling(max_tokens=8, samples=4, temperature=1.0, top_p=0.9)
 
 
@@ -41,21 +34,18 @@ SamplingParams = dataclasses.make_dataclass("SamplingParams", [(name, object, DE
 
 
 class LLM:
-    """vllm.LLM. loaded: all instances; break_with: raised when loading; refuse: of a prompt's ids; spoil: an output"""
+    """vllm.LLM. refuse: of a prompt's ids; spoil: an output"""
 
-    loaded, break_with, refuse, spoil = (), None, lambda ids: False, lambda output: None
+    refuse, spoil = lambda ids: False, lambda output: None
 
     def __init__(
         self, model, *, dtype, trust_remote_code, load_format, enable_prefix_caching, max_model_len, generation_config,
         logprobs_mode, seed,
     ):  # fmt: skip
-        if LLM.break_with:
-            raise LLM.break_with
         self.settings = dict(locals())
         self.calls = []
         self.model = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype)).eval()
         self.tokenizer = AutoTokenizer.from_pretrained(model)
-        LLM.loaded += (self,)
 
     def generate(self, prompts, sampling_params=None, *, use_tqdm=True):
         self.calls.append((prompts, sampling_params))
@@ -80,36 +70,26 @@ class LLM:
         return [None] + [{ids[i]: SimpleNamespace(logprob=float(rows[i - 1, ids[i]]))} for i in range(1, len(ids))]
 
     def _write(self, ids, params, index):
-        random = torch.Generator().manual_seed((params.seed or 0) + index)
-        fields = {"index": index, "text": "", "token_ids": [], "logprobs": [], "stop_reason": None}
-        choice = SimpleNamespace(**fields, finish_reason="length")
-        while len(choice.token_ids) < params.max_tokens and choice.finish_reason != "stop":
-            row = self._logprobs(ids + choice.token_ids)[-1]
-            token = int(row.argmax())
-            if params.temperature:
-                token = int(torch.multinomial((row / params.temperature).softmax(-1), 1, generator=random))
-            choice.token_ids.append(token)
-            choice.logprobs.append({token: SimpleNamespace(logprob=float(row[token]))})
-            if token == self.tokenizer.eos_token_id:
-                choice.finish_reason = "stop"
-            elif params.detokenize:
-                choice.text = self.tokenizer.decode(choice.token_ids, skip_special_tokens=True)
-        return choice
+        torch.manual_seed((params.seed or 0) + index)
+        options = {"do_sample": params.temperature > 0, "max_new_tokens": params.max_tokens}
+        new = self.model.generate(torch.tensor([ids]), **options)[0, len(ids) :].tolist()
+        rows = zip(new, self._logprobs(ids + new)[len(ids) - 1 : -1], strict=True)
+        ended = {"finish_reason": "stop" if new[-1] == self.tokenizer.eos_token_id else "length", "stop_reason": None}
+        logprobs = [{token: SimpleNamespace(logprob=float(row[token]))} for token, row in rows]
+        text = self.tokenizer.decode(new, skip_special_tokens=True)
+        return SimpleNamespace(index=index, text=text, token_ids=new, logprobs=logprobs, **ended)
 
 
 @pytest.fixture(autouse=True)
 def _vllm(monkeypatch):
-    module = ModuleType("vllm")
-    module.LLM, module.SamplingParams = LLM, SamplingParams
-    monkeypatch.setitem(sys.modules, "vllm", module)
-    monkeypatch.setattr(LLM, "loaded", ())
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=LLM, SamplingParams=SamplingParams))
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = save_tiny_checkpoint(tmp_path_factory.mktemp("model") / "tiny")
     tokenizer = tiny_tokenizer()
-    tokenizer.chat_template = CHAT
+    tokenizer.chat_template = "[{{ messages[0].role }}] {{ messages[0].content }}\n[model]"
     tokenizer.save_pretrained(folder)
     return folder
 
@@ -150,17 +130,11 @@ def test_a_log_probability_that_is_not_finite_leaves_the_request_unscored(engine
 
 def test_a_prompt_that_vllm_refuses_affects_no_other(engine, monkeypatch):
     bad = engine.encoder.pairs([REQUESTS[1]])[0].tokens.tolist()
-    expected = dict(engine.loglikelihood(REQUESTS[:5]))
+    expected = dict(engine.loglikelihood(REQUESTS))
     monkeypatch.setattr(LLM, "refuse", lambda ids: ids == bad)
-    answers = dict(engine.loglikelihood(REQUESTS[:5]))
+    answers = dict(engine.loglikelihood(REQUESTS))
     assert answers.pop(1).unscored == "vLLM refuses it: The decoder prompt is too long"
-    assert answers == {i: answer for i, answer in expected.items() if i != 1}
-
-
-def test_the_output_of_another_prompt_is_an_error(engine, monkeypatch):
-    monkeypatch.setattr(LLM, "spoil", lambda output: setattr(output, "prompt_token_ids", [*output.prompt_token_ids, 5]))
-    with pytest.raises(RuntimeError, match="another prompt"):
-        list(engine.loglikelihood(REQUESTS[:1]))
+    assert repr(answers) == repr({i: answer for i, answer in expected.items() if i != 1})
 
 
 # ---- generation ----------------------------------------------------------------------------------------------------
@@ -196,12 +170,6 @@ def test_why_a_text_ended(engine, monkeypatch, ended, finish, text):
     assert found.unscored == ("vLLM ended it with 'abort'" if ended["finish_reason"] == "abort" else None)
 
 
-def test_a_missing_sample_is_unscored(engine, monkeypatch):
-    monkeypatch.setattr(LLM, "spoil", lambda output: output.outputs.pop())
-    ((_, completions),) = engine.generate(PROMPTS[:1], DRAWN)
-    assert [c.unscored is None for c in completions] == [True, True, True, False]
-
-
 def test_what_does_not_fit_the_window_is_unscored_and_not_sent(engine):
     answers = dict(engine.loglikelihood([Request("bees " * 40, "hum"), REQUESTS[0]]))
     written = dict(engine.generate([Prompt("long", "bees " * 40), PROMPTS[0]], Sampling(4, 2, 1.0)))
@@ -231,6 +199,10 @@ def test_prompts_are_sent_in_chunks(engine, monkeypatch):
 # ---- loading -------------------------------------------------------------------------------------------------------
 
 
+def broken(**settings):
+    raise RuntimeError("Engine core initialization failed.\nSee above.")
+
+
 def test_the_checkpoint_is_loaded_safely_and_unchanged(engine, folder):
     expected = {"trust_remote_code": False, "load_format": "safetensors", "enable_prefix_caching": True}
     expected |= {"model": str(folder), "generation_config": "vllm", "dtype": "float32", "max_model_len": 64}
@@ -238,20 +210,15 @@ def test_the_checkpoint_is_loaded_safely_and_unchanged(engine, folder):
 
 
 @pytest.mark.parametrize(
-    ("installed", "changes", "dtype", "message"),
+    ("vllm", "changes", "dtype", "message"),
     [
-        (False, {}, "float32", r"alignbench\[vllm\].*GPU"),
-        (True, {}, "bfloat16", "Engine core initialization failed"),
-        (True, {"custom_code": True}, "float32", "custom code"),
-        (True, {}, "float64", "no float64"),
+        (None, {}, "float32", r"alignbench\[vllm\].*GPU"),
+        (SimpleNamespace(LLM=broken), {}, "bfloat16", "Engine core initialization failed"),
+        (None, {"custom_code": True}, "float32", "custom code"),
+        (None, {}, "float64", "no float64"),
     ],
 )
-def test_what_vllm_cannot_load_is_reported_in_one_line(monkeypatch, folder, installed, changes, dtype, message):
-    if not installed:
-        monkeypatch.setitem(sys.modules, "vllm", None)
-    monkeypatch.setattr(LLM, "break_with", RuntimeError("Engine core initialization failed.\nSee above."))
-    checkpoint = dataclasses.replace(find_checkpoint(str(folder)), **changes)
-    with pytest.raises(AlignbenchError, match=message) as error:
-        load_vllm(checkpoint, dtype=dtype)
-    assert "\n" not in str(error.value)
-    assert LLM.loaded == ()
+def test_what_vllm_cannot_load_is_reported_in_one_line(monkeypatch, folder, vllm, changes, dtype, message):
+    monkeypatch.setitem(sys.modules, "vllm", vllm)
+    with pytest.raises(AlignbenchError, match=rf"\A[^\n]*{message}[^\n]*\Z"):
+        load_vllm(dataclasses.replace(find_checkpoint(str(folder)), **changes), dtype=dtype)

@@ -1,7 +1,6 @@
 """Properties of a causal language model and its device that scoring and generation depend on."""
 
-from __future__ import annotations
-
+import inspect
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -12,15 +11,14 @@ from transformers import PreTrainedModel
 
 # Mean difference of log-probabilities over the vocabulary, in nats: rounding stays below it, a wrong mask is above.
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.25}
-# Padded tokens of a scoring batch. On a CPU, matrix products reach their full rate at 256 rows, and larger batches
-# only grow attention and the logits; on an accelerator the number follows the free memory.
+# Padded tokens of a scoring batch: on a CPU, matrix products reach their full rate at 256 rows
 CPU_TOKENS, MAX_TOKENS = 512, 16_384
 LARGEST_TREE = 2_048  # nodes of a prefix tree: attention is quadratic in them
 CPU_ROWS, MAX_ROWS = 128, 512  # samples generated at once: matrix products gain little beyond
 
 
-def tolerance(model: PreTrainedModel) -> float:
-    return TOLERANCE.get(model.dtype, 1e-3)
+def takes_positions(model: PreTrainedModel) -> bool:
+    return "position_ids" in inspect.signature(model.forward).parameters
 
 
 def attention_span(model: PreTrainedModel) -> float:

@@ -45,34 +45,15 @@ class Ancestor:
 
 
 @dataclass(frozen=True)
-class Training:
-    """What recipe.json records of the stage that produced a checkpoint.
-
-    rewards: weights_sha256 of the reward models used in training
-    kl: from the initial policy at the end of PPO, in nats per response; episodes: responses sampled by PPO
-    beta, gamma: coefficients of the KL penalty and of the pretraining gradient in PPO
-    """
-
-    rewards: tuple[str, ...] = ()
-    kl: float | None = None
-    beta: float | None = None
-    gamma: float | None = None
-    episodes: int | None = None
-
-
-@dataclass(frozen=True)
 class Checkpoint:
     """A causal language model on disk and its identity.
 
     name: Hub id or folder name; revision: commit on the Hub, None for a local folder
-    weights_sha256, tokenizer_sha256: of the safetensors files and of the tokenizer's (see `hash_files`)
-    chat_template_sha256: hash of the chat template's text, None if there is none
-    dtype: dtype of the weights ("float32", "bfloat16", …)
+    weights_sha256, tokenizer_sha256: of the files (see `hash_files`); chat_template_sha256: of the text, None without
     window: maximum sequence length in tokens, None if the configuration has none
     custom_code: it contains Python code that the user has allowed to run
-    parameters: number of parameters in the weight files
-    lineage, training: from base to this checkpoint, and the record of the last stage, for checkpoints of our trainers;
-        results do not depend on them
+    lineage, training: from base to this checkpoint, and the record of the last stage, if our trainers produced it
+        (docs/run_folder.md has its fields)
     """
 
     name: str
@@ -87,7 +68,7 @@ class Checkpoint:
     custom_code: bool = False
     parameters: int = 0
     lineage: tuple[Ancestor, ...] = ()
-    training: Training | None = None
+    training: dict[str, Any] | None = None
 
 
 def find_checkpoint(spec: str, *, trust_remote_code: bool = False) -> Checkpoint:
@@ -95,9 +76,9 @@ def find_checkpoint(spec: str, *, trust_remote_code: bool = False) -> Checkpoint
 
     Raises AlignbenchError for what would fail or be unsafe later, such as pickled weights or code without consent.
     """
-    path = Path(spec).expanduser()
-    if path.is_dir():
-        folder, name, revision = path, _folder_name(path.resolve()), None
+    folder = Path(spec).expanduser()
+    if folder.is_dir():
+        name, revision = _folder_name(folder.resolve()), None
     elif spec.startswith((".", "/", "~")) or spec.count("/") != 1:
         raise CheckpointError(spec, "no such folder, and not a Hub id (owner/name or owner/name@revision)")
     else:
@@ -108,8 +89,7 @@ def find_checkpoint(spec: str, *, trust_remote_code: bool = False) -> Checkpoint
     described = _read_json(tokenizer_config, spec) if tokenizer_config in tokenizer_files else {}
     custom_code = "auto_map" in config or "auto_map" in described
     if custom_code and not trust_remote_code:
-        message = "it contains its own Python code; review it, then allow it with --trust-remote-code"
-        raise CheckpointError(spec, message)
+        raise CheckpointError(spec, "it contains Python code; review it, then allow it with --trust-remote-code")
     weights = weight_files(folder, spec)
     headers = [check_safetensors(file, spec) for file in weights]
     if not tokenizer_files:
@@ -140,9 +120,7 @@ def resolve_device(device: str) -> str:
     import torch
 
     if device == "auto":
-        if torch.cuda.is_available():
-            return "cuda"
-        return "mps" if torch.backends.mps.is_available() else "cpu"
+        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
@@ -169,7 +147,7 @@ def load_engine(
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    options = {"trust_remote_code": checkpoint.custom_code, "local_files_only": True}
+    options: dict[str, Any] = {"trust_remote_code": checkpoint.custom_code, "local_files_only": True}
     try:
         tokenizer = AutoTokenizer.from_pretrained(checkpoint.path, **options)
         options |= {"dtype": getattr(torch, dtype), "use_safetensors": True, "output_loading_info": True}
@@ -177,20 +155,17 @@ def load_engine(
         slow = device == "cpu" and dtype in ("bfloat16", "float16")
         options["attn_implementation"] = "eager" if slow else None
         model, loading = AutoModelForCausalLM.from_pretrained(checkpoint.path, **options)
-    except torch.OutOfMemoryError:
-        raise
+        model = model.to(device).eval()
+    except torch.OutOfMemoryError as error:
+        message = f"its weights do not fit into the memory of {device}; try --dtype bfloat16 or --device cpu"
+        raise CheckpointError(checkpoint.name, message) from error
     except Exception as error:  # transformers raises errors of many kinds, all about this folder
         message = f"it does not load as a causal language model ({first_line(error)})"
         raise CheckpointError(checkpoint.name, message) from error
     if missing := sorted(loading["missing_keys"]):
         raise CheckpointError(checkpoint.name, f"{len(missing)} weights are not in its files (first: {missing[0]})")
-    try:
-        model = model.to(device).eval()
-    except torch.OutOfMemoryError as error:
-        message = f"its weights do not fit into the memory of {device}; try --dtype bfloat16 or --device cpu"
-        raise CheckpointError(checkpoint.name, message) from error
     use_onednn(model)
-    return LocalEngine(model, Encoder(tokenizer), window=checkpoint.window, token_budget=token_budget, notify=notify)
+    return LocalEngine(model, Encoder(tokenizer), checkpoint.window, token_budget or 0, notify or (lambda _: None))
 
 
 def download_checkpoint(spec: str, trust_remote_code: bool) -> tuple[Path, str, str]:
@@ -206,9 +181,8 @@ def download_checkpoint(spec: str, trust_remote_code: bool) -> tuple[Path, str, 
             name, revision=revision or None, allow_patterns=patterns, local_files_only=unreachable is not None
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        message = f"no such folder, and not available from the Hub ({unreachable or first_line(error)}); "
-        message += "give a local folder, or download it on a machine with network access"
-        raise CheckpointError(spec, message) from error
+        reason = f"no such folder, and not available from the Hub ({unreachable or first_line(error)})"
+        raise CheckpointError(spec, f"{reason}; give a local folder, or download it with network access") from error
     return Path(folder), name, Path(folder).name  # a snapshot's folder is named after its commit
 
 
@@ -230,12 +204,13 @@ def _folder_name(folder: Path) -> str:
         return folder.name
     if folder.name == "final":
         return folder.parent.name
-    run = folder.parent.parent if folder.parent.name == "checkpoints" else folder.parent
-    numbered = run is not folder.parent or folder.name.startswith("alpha-")  # of `alignbench average`
-    return f"{run.name}-{folder.name}" if numbered else folder.name
+    if folder.parent.name == "checkpoints":
+        return f"{folder.parent.parent.name}-{folder.name}"
+    average = folder.name.startswith("alpha-")  # of `alignbench average`
+    return f"{folder.parent.name}-{folder.name}" if average else folder.name
 
 
-def _recipe(folder: Path, spec: str, name: str, weights_sha256: str) -> tuple[tuple[Ancestor, ...], Training | None]:
+def _recipe(folder: Path, spec: str, name: str, weights: str) -> tuple[tuple[Ancestor, ...], dict[str, Any] | None]:
     """Lineage and training of a checkpoint of our trainers, empty for others."""
     if not (folder / "recipe.json").is_file():
         return (), None
@@ -243,14 +218,14 @@ def _recipe(folder: Path, spec: str, name: str, weights_sha256: str) -> tuple[tu
     try:
         metrics, models, config = (recipe.get(key, {}) for key in ("metrics", "models", "config"))
         kl, iterations, batch = metrics.get("kl"), metrics.get("iterations"), config.get("batch")
-        training = Training(
-            rewards=(models["reward"]["weights_sha256"],) if "reward" in models else (),
-            kl=float(kl) if isinstance(kl, int | float) else None,
-            beta=config.get("beta"),
-            gamma=config.get("ptx"),
-            episodes=iterations * batch if iterations is not None and batch is not None else None,
-        )
-        last = Ancestor(recipe["stage"], name, weights_sha256)
+        training = {
+            "rewards": [models["reward"]["weights_sha256"]] if "reward" in models else [],
+            "kl": float(kl) if isinstance(kl, int | float) else None,
+            "beta": config.get("beta"),
+            "gamma": config.get("ptx"),
+            "episodes": iterations * batch if iterations is not None and batch is not None else None,
+        }
+        last = Ancestor(recipe["stage"], name, weights)
         return (*(Ancestor(**entry) for entry in recipe["lineage"]), last), training
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(spec, f"{folder / 'recipe.json'} lacks stage or lineage; fix it or remove it") from error

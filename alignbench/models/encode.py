@@ -1,7 +1,5 @@
 """Text to token ids as in lm-evaluation-harness 0.4, so that log-probabilities are comparable with its own."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce

@@ -1,7 +1,5 @@
 """The model that a command names, before it is loaded: a checkpoint for the local engine or vLLM, or an endpoint."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -26,8 +24,7 @@ class Model:
     chat_template: it has one
     scores: it supports log-likelihoods of given text; entropies: and the entropies of its tokens
     open: loads it
-    about: what else run.json records: parameters; lineage, the checkpoints from the base model to this one; training
-        (see `Training`)
+    about: what else run.json records of a checkpoint
     """
 
     name: str

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from alignbench.models.distributions import Drawn, Stream
 from alignbench.models.encode import Tokens
-from alignbench.models.generate.attention import Block, OwnPages, Pages, Part, Rank, trimmed
 from alignbench.models.generate.decoding import Decoding
-from alignbench.models.generate.sampling import Drawn, Stream
+from alignbench.models.generate.packed import Block, OwnPages, Pages, Part, Rank, trimmed
 from alignbench.types.engine import Completion
 
 NOT_FINITE = "the logits are not finite"
@@ -20,13 +20,10 @@ NO_MEMORY = "out of the device's memory"
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """A prompt to continue, and how far it has been computed for those of its samples that start together.
+    """A prompt to continue: its index in the call, and the completion of each sample, None if it is not complete.
 
-    index: in the call
-    completions: of each sample, None if it is not complete
     together: numbers of the samples that start together
-    done: positions computed so far
-    pages: its own, after those that all prompts share; none until they are computed
+    done: positions computed so far; pages: of these, after those that all prompts share
     start: first page of the sequence that its samples do not share
     """
 
@@ -41,7 +38,6 @@ class Job:
 
     @property
     def missing(self) -> list[int]:
-        """Numbers of the samples that are not complete."""
         return [number for number, completion in enumerate(self.completions) if completion is None]
 
     @property
@@ -54,12 +50,7 @@ class Job:
 
 @dataclass(slots=True, eq=False)
 class Sample:
-    """A continuation in progress.
-
-    drawn: its tokens with their log-probabilities and entropies
-    length: positions whose keys and values are stored
-    pages: its own pages in the pool
-    """
+    """A continuation in progress. length: positions whose keys and values are stored; pages: its own in the pool"""
 
     job: Job
     number: int
@@ -85,16 +76,13 @@ class Sample:
 
 
 class Pool:
-    """Pages that belong to one running sample each.
+    """Pages of `page` positions that belong to one running sample each, of which `width` are stored.
 
-    page: positions per page; width: positions stored per page, fewer if no sample fills one
     dense: trimmed pages would be copied, as half-precision products in torch's CPU build do
     """
 
     def __init__(self, page: int, width: int, device: torch.device, dense: bool) -> None:
-        self.page = page
-        self.device = device
-        self.dense = dense
+        self.page, self.device, self.dense = page, device, dense
         self.pages = Pages(0, width)
         self.owners: list[Sample] = []  # of pages 0, 1, …
 
@@ -122,10 +110,8 @@ class Pool:
         sample.pages = []
 
     def block(self, rows: list[Sample], shared: list[Part], shared_pages: int) -> Block:
-        """Where the keys and values of the running samples are, and where those of their new tokens are stored.
-
-        Sorts the samples by their pages. shared: the first `shared_pages` pages of every sequence
-        """
+        """The new tokens of the running samples, which are sorted by their pages. shared: the first `shared_pages`
+        pages of every sequence"""
 
         def tensor(values: object) -> torch.Tensor:
             return torch.from_numpy(np.asarray(values, np.int64)).to(self.device)
@@ -151,7 +137,7 @@ class Pool:
         columns = np.arange(self.pages.width if self.dense else trimmed(int(fill.max()), self.pages.width))
         mask = np.where(columns < fill[:, None], 0.0, -np.inf).astype(np.float32)
         own = OwnPages(
-            pool=self.pages,
+            pages=self.pages,
             used=len(self.owners),
             page=tensor([row.pages[row.length // self.page - row.job.start] for row in rows]),
             offset=tensor([row.length % self.page for row in rows]),

@@ -5,9 +5,6 @@ prompts as the token budget allows. A sample that ends leaves at once, and the n
 depends only on its prompt and its own random numbers, so the schedule does not affect the results.
 """
 
-from __future__ import annotations
-
-import inspect
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,22 +14,19 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from alignbench.models.causal_lm import find_rows, release_cached_memory, tolerance
+from alignbench.models.causal_lm import TOLERANCE, find_rows, release_cached_memory, takes_positions
+from alignbench.models.distributions import draw
 from alignbench.models.encode import Tokens, shared_prefix
-from alignbench.models.generate.attention import PAGE, Block, Pages, Part, Step, trimmed
 from alignbench.models.generate.decoding import Decoding
-from alignbench.models.generate.packed import PackedModel
+from alignbench.models.generate.packed import PAGE, Block, PackedModel, Pages, Part, trimmed
 from alignbench.models.generate.samples import NO_MEMORY, Job, Pool, Sample
-from alignbench.models.generate.sampling import draw
 from alignbench.types.engine import Completion, Sampling
 
 LEAST_PREFIX = 16  # tokens: a shorter shared prefix is not worth its own pages
 LEAST_PREFILL = 64  # prompt tokens per step, however many samples run
 
 
-class Prefix(NamedTuple):
-    """Tokens that every prompt of a call begins with, and their pages."""
-
+class Prefix(NamedTuple):  # of every prompt of a call
     tokens: Tokens
     pages: Pages
 
@@ -42,10 +36,9 @@ NO_PREFIX = Prefix(np.empty(0, np.int32), Pages())
 
 @dataclass
 class Scheduler:
-    """Packed generation with one model. The last shared prefix is kept for the next call.
+    """Packed generation with one model.
 
-    token_budget: tokens per step
-    most_rows: samples that run at once; if None, it follows the free memory
+    token_budget: tokens per step; most_rows: samples that run at once; if None, it follows the free memory
     """
 
     packed: PackedModel
@@ -54,7 +47,6 @@ class Scheduler:
     most_rows: int | None = None
     page: int = PAGE
     least_prefix: int = LEAST_PREFIX
-    prefix: Prefix = NO_PREFIX
 
     def run(self, jobs: Sequence[Job], decoding: Decoding) -> Iterator[Job]:
         """Continue the jobs, and yield each one when all its samples are complete."""
@@ -65,35 +57,26 @@ class Scheduler:
 
     def _shared_prefix(self, prompts: list[Tokens]) -> Prefix:
         # the last prompt token is not part of it: its output predicts the first new one
-        longest = min(map(len, prompts)) - 1
-        common = shared_prefix(prompts, longest if len(prompts) > 1 else 0)
-        kept = self.prefix.tokens
-        fits = 0 < len(kept) <= longest and len(common) - self.least_prefix <= len(kept)
-        if fits and all(np.array_equal(tokens[: len(kept)], kept) for tokens in prompts):
-            return self.prefix
+        common = shared_prefix(prompts, min(map(len, prompts)) - 1 if len(prompts) > 1 else 0)
         if len(common) < self.least_prefix:
             return NO_PREFIX
-        self.prefix = NO_PREFIX  # frees the memory of the last one first
         pages = Pages(-(-len(common) // self.page), self.page)
         try:
             for start in range(0, len(common), self.token_budget):
                 stop = min(len(common), start + self.token_budget)
-                step = Step(self.blocks(start, stop, 0, [], pages, 0))
-                self.packed.logits(common[start:stop].astype(np.int64), np.arange(start, stop), [], step)
+                blocks = self.blocks(start, stop, 0, [], pages, 0)
+                self.packed.logits(common[start:stop].astype(np.int64), np.arange(start, stop), [], blocks)
         except torch.OutOfMemoryError:
             release_cached_memory(self.packed.device)
             self.notify("the shared prefix does not fit into the device's memory; computing it with every prompt")
             return NO_PREFIX
-        self.prefix = Prefix(common, pages)
-        return self.prefix
+        return Prefix(common, pages)
 
     def blocks(
         self, start: int, stop: int, column: int, shared: list[Part], own: Pages, first_page: int
     ) -> list[Block]:
         """Cut positions start … stop − 1 of a prompt, from `column` on in the packed row, at page boundaries.
-
-        shared: the pages before the prompt's own, which begin with page `first_page` of the sequence
-        """
+        `shared` are the pages before its own, which begin with page `first_page` of the sequence."""
         blocks = []
         while start < stop:
             number, offset = divmod(start, self.page)
@@ -113,9 +96,7 @@ class _Run:
 
     def __init__(self, scheduler: Scheduler, jobs: Sequence[Job], decoding: Decoding, prefix: Prefix) -> None:
         self.scheduler, self.packed, self.page = scheduler, scheduler.packed, scheduler.page
-        self.jobs = jobs
-        self.decoding = decoding
-        self.prefix = prefix
+        self.jobs, self.decoding, self.prefix = jobs, decoding, prefix
         self.shared_pages = len(prefix.tokens) // self.page
         self.shared = [Part(prefix.pages, 0, self.shared_pages, 0)] if self.shared_pages else []
         longest = max(len(job.tokens) for job in jobs) + decoding.sampling.max_tokens - self.shared_pages * self.page
@@ -222,15 +203,12 @@ class _Run:
             if stop == len(job.tokens):
                 sources += [len(outputs)] * len(job.together)
                 outputs.append(column - 1)
-        return self.packed.logits(np.concatenate(tokens), np.concatenate(positions), outputs, Step(blocks)), sources
+        return self.packed.logits(np.concatenate(tokens), np.concatenate(positions), outputs, blocks), sources
 
     def _restart(self) -> list[Job]:
         """After running out of memory, generate all incomplete samples again, with fewer samples or tokens at once.
-
-        They come out the same. If nothing is left to reduce, a job is left unscored and returned.
-        """
-        failed: list[Job] = []
-        scheduler = self.scheduler
+        If nothing is left to reduce, a job is left unscored and returned."""
+        scheduler, failed = self.scheduler, list[Job]()
         running = len(self.rows) or min(len(self.ready), self.most_rows)
         if running > 1:
             self.most_rows = scheduler.most_rows = running // 2
@@ -248,37 +226,27 @@ class _Run:
 
 
 def why_not_packed(packed: PackedModel, tokenizer: PreTrainedTokenizerBase, tokens: Tokens) -> str | None:
-    """None if packed rows of these tokens give the log-probabilities of the unmodified model, or else the reason.
-
-    The test has a shared prefix, two prompts and two samples of each, like real calls.
-    """
+    """None if packed rows of these tokens give the log-probabilities of the unmodified model, or else the reason."""
     model = packed.model
     kind = model.config.model_type
-    if not getattr(model, "_supports_attention_backend", False):
-        return f"{kind} does not support a custom attention function"
-    if "position_ids" not in inspect.signature(model.forward).parameters:
-        return f"{kind} takes no position ids"
     rope = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
-    types = [rope.get("rope_type"), *(value.get("rope_type") for value in rope.values() if isinstance(value, dict))]
+    types = [part.get("rope_type") for part in (rope, *rope.values()) if isinstance(part, dict)]
     if {"dynamic", "longrope"}.intersection(types):  # they depend on the longest sequence of the batch
         return f"{kind} scales its position embeddings by the length of the sequence"
+    if not takes_positions(model):
+        return f"{kind} takes no position ids"
     tokens = np.resize(tokens, 12)
     prompts = [tokens[:7], np.concatenate([tokens[:4], tokens[8:], tokens[:2]])]
     jobs = [Job(index, "probe", prompt, [None, None]) for index, prompt in enumerate(prompts)]
     scheduler = Scheduler(packed, token_budget=8, notify=lambda _: None, most_rows=3, least_prefix=2)
     decoding = Decoding(tokenizer, (), Sampling(max_tokens=3, samples=2, temperature=1.0))
-    before = packed.tokens_computed
     try:
         list(scheduler.run(jobs, decoding))
-    except torch.OutOfMemoryError:
-        raise
     except (TypeError, ValueError, RuntimeError, IndexError, AttributeError, KeyError) as error:
         return f"{kind} does not run on packed rows ({type(error).__name__})"
-    finally:
-        packed.tokens_computed = before
-    found = [(job.tokens, completion) for job in jobs for completion in job.complete if completion.unscored is None]
+    found = [(job.tokens, own) for job in jobs for own in job.complete if own.unscored is None]
     worst = max((_difference(model, *pair) for pair in found), default=0.0)
-    if worst > 4 * tolerance(model):  # of single tokens, not means over the vocabulary
+    if worst > 4 * TOLERANCE[model.dtype]:  # of single tokens, not means over the vocabulary
         return f"{kind} does not run on packed rows (log-probabilities differ by {worst:.2g} nats)"
     return None
 

@@ -1,7 +1,5 @@
 """Generation for one prompt at a time with the model's own cache: correct for all models, but slow."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -11,10 +9,10 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from alignbench.models.causal_lm import release_cached_memory, tolerance
+from alignbench.models.causal_lm import TOLERANCE, release_cached_memory
+from alignbench.models.distributions import draw
 from alignbench.models.generate.decoding import Decoding
 from alignbench.models.generate.samples import NO_MEMORY, Job
-from alignbench.models.generate.sampling import draw
 from alignbench.types.engine import Completion
 
 CACHES = ("past_key_values", "cache_params")  # the names that models use
@@ -52,7 +50,13 @@ class SequentialModel:
         samples = job.samples(numbers, decoding.seed)
         tokens = torch.from_numpy(job.tokens.astype(np.int64))[None].to(self.model.device)
         logits, cache = self._forward(tokens, None if self._cache_works is False else {})
-        cache = self._repeat(cache, len(samples))
+        # reordering by a list of equal rows repeats them, also in the caches of state-space models
+        same = torch.zeros(len(samples), dtype=torch.long, device=tokens.device)
+        try:
+            for part in cache.values() if len(samples) > 1 else ():
+                part.reorder_cache(same)
+        except UNSUPPORTED:
+            cache = {}
         running, rows = samples, [0] * len(samples)  # all samples draw from the prompt's row
         while True:
             drawn = draw(logits, rows, [sample.stream for sample in running], decoding.sampling)
@@ -73,7 +77,9 @@ class SequentialModel:
         with suppress(*UNSUPPORTED):
             with_cache = self._forward(tokens, cache) if cache else recomputed
         one, other = (torch.log_softmax(logits.float(), -1) for logits, _ in (with_cache, recomputed))
-        self._cache_works = with_cache is not recomputed and float((one - other).abs().mean()) <= tolerance(self.model)
+        self._cache_works = (
+            with_cache is not recomputed and float((one - other).abs().mean()) <= TOLERANCE[self.model.dtype]
+        )
         return with_cache if self._cache_works else recomputed
 
     @torch.inference_mode()
@@ -87,14 +93,3 @@ class SequentialModel:
         out = self.model(input_ids=tokens, use_cache=cache is not None, **(cache or {}), **self._options)
         kept = {} if cache is None else {name: out[name] for name in CACHES if out.get(name) is not None}
         return out.logits[:, -1], kept
-
-    def _repeat(self, cache: dict[str, Any], rows: int) -> dict[str, Any]:
-        """The cache of one row for several, empty if it does not support that."""
-        # reordering by a list of equal rows repeats them, also in the caches of state-space models
-        same = torch.zeros(rows, dtype=torch.long, device=self.model.device)
-        try:
-            for part in cache.values() if rows > 1 else ():
-                part.reorder_cache(same)
-        except UNSUPPORTED:
-            return {}
-        return cache

@@ -1,11 +1,9 @@
 """The local engine: scores and continues text with a transformers model, computing each token of a shared prefix once.
 
-Scores come from prefix trees (tree.py, forward.py), or from padded rows if the model does not support a tree mask.
+Scores come from prefix trees (tree.py), or from padded rows if the model does not support a tree mask.
 Continuations come from packed rows (generate/scheduler.py), or from one prompt at a time (generate/sequential.py) if
 the model's attention cannot be replaced or has a window that is too short. The model is tested once for both.
 """
-
-from __future__ import annotations
 
 import hashlib
 import itertools
@@ -19,24 +17,22 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from alignbench.models.causal_lm import LARGEST_TREE, attention_span, find_token_budget, release_cached_memory
+from alignbench.models.distributions import entropies, target_logprobs
 from alignbench.models.encode import Encoder, Tokens, shared_prefix
-from alignbench.models.entropy import entropies
 from alignbench.models.generate.decoding import Decoding, end_tokens
 from alignbench.models.generate.packed import PackedModel
 from alignbench.models.generate.samples import Job
-from alignbench.models.generate.scheduler import NO_PREFIX, Scheduler, why_not_packed
+from alignbench.models.generate.scheduler import Scheduler, why_not_packed
 from alignbench.models.generate.sequential import SequentialModel
-from alignbench.models.local.forward import Cell, Forward, Prefix, target_logprobs, why_no_tree
-from alignbench.models.local.tree import Tree, chain, cut_into_batches, grow_trees
+from alignbench.models.local.tree import Cell, Forward, Prefix, Tree, chain, cut_into_batches, grow_trees, why_no_tree
 from alignbench.types.engine import Completion, Loglikelihood, Prompt, Request, Sampling
 
 
 @dataclass(slots=True)
 class Text:
-    """A distinct token sequence and the requests that spell it.
+    """A distinct token sequence, and the requests that spell it with the tokens of their contexts.
 
-    contexts: index of a request -> tokens of its context
-    entropies: a request asks for them
+    entropies: of one of them at least
     """
 
     tokens: Tokens
@@ -49,44 +45,34 @@ class Text:
 Scores = NDArray[np.float64] | None
 
 
+@dataclass(repr=False, eq=False)
 class LocalEngine:
-    """Scores and continues text with one transformers causal language model, held in memory.
+    """Scores and continues text with a transformers causal language model in evaluation mode, on its device.
 
-    model: in evaluation mode, on its device
-    encoder: the model's tokenizer
     window: maximum sequence length in tokens (None: no limit)
-    token_budget: padded tokens per batch; if None, it follows the free memory
+    token_budget: padded tokens per batch; if 0, it follows the free memory
     notify: called with one line of text about events such as a fallback or a reduced budget
     trees, packs: whether the model supports prefix trees and packed rows; None until it is tested
     layout: of the last call
     """
 
+    model: PreTrainedModel
+    encoder: Encoder
+    window: int | None = None
+    token_budget: int = 0
+    notify: Callable[[str], None] = lambda _: None
+    trees: bool | None = None
+    packs: bool | None = None
+    layout: str = ""
     scores = True
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        encoder: Encoder,
-        *,
-        window: int | None = None,
-        token_budget: int | None = None,
-        notify: Callable[[str], None] | None = None,
-    ) -> None:
-        self.model = model
-        self.forward = Forward(model)
-        self.encoder = encoder
-        self.window = window
-        self.token_budget = token_budget or find_token_budget(model)
-        self.notify = notify or (lambda _: None)
-        self.tokens_asked = 0  # tokens of all requests and continuations without sharing; compare `tokens_computed`
-        self.tokens_generated = 0
-        self.layout = ""
-        self.chat_template = bool(encoder.tokenizer.chat_template)
-        self.packed = PackedModel(model)
+    def __post_init__(self) -> None:
+        model = self.model
+        self.token_budget = self.token_budget or find_token_budget(model)
+        self.tokens_asked = self.tokens_generated = 0
+        self.chat_template = bool(self.encoder.tokenizer.chat_template)
+        self.forward, self.packed, self.sequential = Forward(model), PackedModel(model), SequentialModel(model)
         self.scheduler = Scheduler(self.packed, self.token_budget, self.notify)
-        self.sequential = SequentialModel(model)
-        self.trees: bool | None = None
-        self.packs: bool | None = None
         self._span = attention_span(model)
         self._vocabulary = model.get_input_embeddings().num_embeddings
         self._pairs_per_token = 6.0 * getattr(model.config.get_text_config(), "hidden_size", 1024)
@@ -94,9 +80,9 @@ class LocalEngine:
     @property
     def vocabulary_sha256(self) -> str:
         """Hash of the tokens and their ids, which does not depend on how the tokenizer's files are formatted."""
-        vocabulary = self.encoder.tokenizer.get_vocab()
-        lines = (f"{number} {token}\n" for number, token in sorted((n, t) for t, n in vocabulary.items()))
-        return hashlib.sha256("".join(lines).encode("utf-8", errors="surrogatepass")).hexdigest()
+        tokens = sorted((number, token) for token, number in self.encoder.tokenizer.get_vocab().items())
+        lines = "".join(f"{number} {token}\n" for number, token in tokens)
+        return hashlib.sha256(lines.encode("utf-8", errors="surrogatepass")).hexdigest()
 
     @property
     def tokens_computed(self) -> int:
@@ -104,12 +90,11 @@ class LocalEngine:
         return sum(part.tokens_computed for part in (self.forward, self.packed, self.sequential))
 
     def weights_changed(self) -> None:
-        """Drop what was computed with the old weights, for a model that is trained between calls."""
+        """Drop what was computed with the old weights, for a model in training."""
         self.forward.clear()
-        self.scheduler.prefix = NO_PREFIX
 
     def work(self) -> dict[str, int | str]:
-        """See `Engine.work`. `tokens_asked` is the number of tokens without any sharing."""
+        """See `Engine.work`. tokens_asked: of all requests and continuations, without any sharing"""
         counts = {name: getattr(self, name) for name in ("tokens_asked", "tokens_computed", "tokens_generated")}
         return counts | {"layout": self.layout, "token_budget": str(self.token_budget)}
 
@@ -137,10 +122,7 @@ class LocalEngine:
     def generate(
         self, prompts: Sequence[Prompt], sampling: Sampling, *, seed: int = 0, chat: bool = False
     ) -> Iterator[tuple[int, tuple[Completion, ...]]]:
-        """See `Engine.generate`. Prompts that do not fit the window are returned unscored.
-
-        Raises ValueError for invalid sampling parameters, such as several samples at temperature 0.
-        """
+        """See `Engine.generate`. Prompts that do not fit the window are returned unscored."""
         tokenizer = self.encoder.tokenizer
         decoding = Decoding(tokenizer, end_tokens(self.model, tokenizer), sampling, seed)
         texts, jobs = [prompt.text for prompt in prompts], list[Job]()
@@ -163,10 +145,8 @@ class LocalEngine:
                 f"generating sequences longer than the attention window of {self._span:.0f} tokens one prompt at a time"
             )
         self.layout = "packed row" if packed else "one prompt at a time"
-        alone = (job for job in jobs if job.missing)
-        for job in itertools.chain(
-            self.scheduler.run(packed, decoding), self.sequential.run(alone, decoding, self.notify)
-        ):
+        alone = self.sequential.run((job for job in jobs if job.missing), decoding, self.notify)
+        for job in itertools.chain(self.scheduler.run(packed, decoding), alone):
             for completion in job.complete:
                 if completion.tokens:
                     self.tokens_asked += len(job.tokens) + len(completion.tokens) - 1
@@ -197,10 +177,7 @@ class LocalEngine:
                     yield texts[number], scores
 
     def _lay_out(self, sequences: dict[int, Tokens], shortest: int) -> tuple[list[Tree], Prefix | None]:
-        """The sequences as trees on a cached prefix, or as single rows (prefix None) if the model requires it.
-
-        shortest: tokens of the shortest context
-        """
+        """The sequences as trees on a cached prefix, or as single rows (prefix None) if the model requires it."""
         if self.trees is None:
             reason = why_no_tree(self.forward, max(sequences.values(), key=len))
             self.trees = reason is None
@@ -250,10 +227,7 @@ class LocalEngine:
             yield from self._within_memory(half, prefix, texts)
 
     def _score_batch(self, batch: list[Tree], prefix: Prefix | None, texts: list[Text]) -> list[tuple[int, Scores]]:
-        """Score each text of a batch after its shortest context.
-
-        The last token of a text is predicted and predicts nothing, so it is not part of the tree.
-        """
+        """Score each text after its shortest context. Its last token predicts nothing and is not part of the tree."""
         cells: dict[Cell, int] = {}  # position in the batch -> row of the logits
         rows: dict[int, list[int]] = {}  # text -> rows that predict its tokens
         targets: list[int] = []

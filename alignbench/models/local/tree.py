@@ -1,19 +1,25 @@
-"""Prefix trees: token sequences laid out so that each token of a shared prefix is computed once.
+"""Prefix trees, their forward pass through an unmodified transformers model, and a test of whether it supports them.
 
-A node attends to the cached prefix of all sequences, its ancestors and itself, and its position is its depth. One tree
-for a whole task would have the fewest tokens, but attention is quadratic in its size and mostly masked. A sequence
-therefore joins a tree only if the tokens saved cost more than the attention added.
+A node of a tree attends to the cached prefix of all sequences, its ancestors and itself, and its position is its depth:
+a 4-D attention mask, a key-value cache and position ids. One tree for a whole task would have the fewest tokens, but
+attention is quadratic in its size, so a sequence joins a tree only if that costs less.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from transformers import DynamicCache, PreTrainedModel
 
+from alignbench.errors import AlignbenchError
+from alignbench.models.causal_lm import TOLERANCE, select_before_head, takes_positions
 from alignbench.models.encode import Tokens, common_length
+
+Cell = tuple[int, int]  # (row of the batch, node of its tree)
 
 
 @dataclass(frozen=True)
@@ -63,12 +69,12 @@ def grow_trees(
 
 
 def chain(index: int, sequence: Tokens) -> Tree:
-    """A single sequence: the tree without branches of a padded row."""
+    """The tree of a single sequence."""
     return _tree([(index, sequence, 0)])
 
 
 def _tree(members: list[tuple[int, Tokens, int]]) -> Tree:
-    """Number the nodes of sequences in lexicographic order, each with the tokens shared with the previous one."""
+    """members: in lexicographic order, each with the tokens shared with the previous one"""
     size = sum(len(sequence) - shared for _, sequence, shared in members)
     tokens, depths, ends = np.empty(size, np.int32), np.empty(size, np.int32), np.full(size, size, np.int32)
     paths: dict[int, NDArray[np.int32]] = {}
@@ -84,10 +90,10 @@ def _tree(members: list[tuple[int, Tokens, int]]) -> Tree:
 
 
 def cut_into_batches(sizes: Sequence[int], budget: int, overhead: int) -> list[list[int]]:
-    """Group rows into batches of at most `budget` padded tokens; a larger row gets its own batch.
+    """Indices of the rows of batches of at most `budget` padded tokens; a larger row gets its own batch.
 
     Rows are taken from the largest to the smallest, and the cuts minimise padded tokens plus `overhead` tokens per
-    batch, by dynamic programming. Returns the indices of the rows of each batch.
+    batch, by dynamic programming.
     """
     order = sorted(range(len(sizes)), key=lambda i: (-sizes[i], i))
     lengths = np.array([sizes[i] for i in order], np.int64)
@@ -114,3 +120,121 @@ def attention_mask(trees: Sequence[Tree], width: int) -> NDArray[np.bool_]:
         ends[row, : len(tree)] = tree.ends
     node = np.arange(width)
     return (node[None, None, :] <= node[None, :, None]) & (node[None, :, None] < ends[:, None, :])
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """Tokens that every sequence begins with, and their keys and values per layer, (1, heads, tokens, size)."""
+
+    tokens: Tokens
+    layers: list[tuple[torch.Tensor, torch.Tensor]]
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def cache(self, rows: int) -> DynamicCache:
+        """For one batch: the model appends the batch's own keys to copies of these."""
+        return DynamicCache([(k.expand(rows, -1, -1, -1), v.expand(rows, -1, -1, -1)) for k, v in self.layers])
+
+
+class Forward:
+    """A model in evaluation mode and the number of tokens it has computed, not counting padding."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+        self.device: torch.device = model.device
+        self.tokens_computed = 0
+        self.clear()
+
+    def clear(self) -> None:
+        """Drop the cached prefix, after a change of the weights."""
+        self._prefix = Prefix(np.empty(0, np.int32), [])
+
+    @torch.inference_mode()
+    def logits(self, batch: list[Tree], cells: list[Cell], prefix: Prefix | None) -> torch.Tensor:
+        """Logits (cells, vocabulary) after the given (row, node) cells of a batch.
+
+        prefix: of the tokens before the trees; None: the rows are single sequences, padded on the right
+        """
+        width, skip = max(len(t) for t in batch), len(prefix or ())
+        tokens, positions, used = (np.full((len(batch), width), fill, np.int64) for fill in (0, skip, 0))
+        for row, t in enumerate(batch):
+            tokens[row, : len(t)] = t.tokens
+            positions[row, : len(t)] += t.depths
+            used[row, : len(t)] = 1
+        self.tokens_computed += sum(map(len, batch))
+        arguments: dict[str, Any] = {"input_ids": self._tensor(tokens), "use_cache": False}
+        if prefix is None:
+            arguments["attention_mask"] = self._tensor(used)
+        else:
+            arguments["position_ids"] = self._tensor(positions)
+            # as every attention implementation adds it to its scores: 0 or the lowest finite number
+            mask = torch.zeros((len(batch), 1, width, skip + width), dtype=self.model.dtype, device=self.device)
+            blocked = torch.from_numpy(~attention_mask(batch, width)).to(self.device)
+            mask[:, 0, :, skip:].masked_fill_(blocked, torch.finfo(self.model.dtype).min)
+            arguments["attention_mask"] = mask
+            if skip:
+                arguments["past_key_values"] = prefix.cache(rows=len(batch))
+        with self._head_at(cells):
+            logits: torch.Tensor = self.model(**arguments).logits
+        return logits[0]
+
+    @torch.inference_mode()
+    def prefix(self, tokens: Tokens) -> Prefix:
+        """Key-value cache of the shared prefix. The last one is kept, since a task's windows often share it."""
+        if np.array_equal(tokens, self._prefix.tokens):
+            return self._prefix
+        if not len(tokens):
+            return Prefix(tokens, [])
+        self.tokens_computed += len(tokens)
+        cache = DynamicCache()
+        with self._head_at([(0, len(tokens) - 1)]):
+            self.model(input_ids=self._tensor(tokens[None].astype(np.int64)), past_key_values=cache, use_cache=True)
+        self._prefix = Prefix(tokens, [(layer.keys, layer.values) for layer in cache.layers])
+        return self._prefix
+
+    def _head_at(self, cells: list[Cell]) -> AbstractContextManager[Any]:
+        """While open, the LM head reads the given cells only, as one row of that many tokens."""
+        rows, columns = self._tensor(np.array(cells, np.int64)).T
+        return select_before_head(self.model, lambda hidden: hidden[rows, columns].unsqueeze(0))
+
+    def _tensor(self, array: NDArray[np.int64]) -> torch.Tensor:
+        return torch.from_numpy(array).to(self.device)
+
+
+def why_no_tree(forward: Forward, tokens: Tokens) -> str | None:
+    """None if a small tree of these tokens gives the log-probabilities of padded rows, or else the reason (such as
+    ALiBi, state-space models). Raises AlignbenchError if the model attends to later tokens."""
+    kind, limit = forward.model.config.model_type, TOLERANCE[forward.model.dtype]
+    tokens = np.resize(tokens, 12)
+    prefix, trunk, a, b = np.split(tokens, 4)
+    first, second = np.concatenate([prefix, trunk, a]), np.concatenate([prefix, trunk, a[:1], b])
+    probes = [first, second, np.concatenate([prefix, b, a])]
+    distinct = list({probe.tobytes(): probe for probe in probes}.values())
+
+    def logprobs(batch: list[Tree], cached: Prefix | None) -> list[torch.Tensor]:
+        """Of each probe: (tokens after the prefix, vocabulary), in nats."""
+        skip = 0 if cached else len(prefix)
+        paths = {probe: (row, path[skip:]) for row, t in enumerate(batch) for probe, path in t.paths.items()}
+        cells = [(row, int(node)) for row, path in paths.values() for node in path]
+        found = torch.log_softmax(forward.logits(batch, cells, cached).float(), -1)
+        parts = dict(zip(paths, torch.split(found, [len(path) for _, path in paths.values()]), strict=True))
+        return [parts[probe] for probe in range(len(distinct))]
+
+    plain = logprobs([chain(i, probe) for i, probe in enumerate(distinct)], None)
+    if not np.array_equal(first, second):
+        # whole distributions, since a leak may not affect the probabilities of these few tokens
+        leak = float((plain[0][:3] - plain[1][:3]).abs().mean())
+        if leak > limit:
+            change = f"log-probabilities of a prefix change by {leak:.2g} nats with the text after it"
+            raise AlignbenchError(f"{kind} is not a causal language model: it attends to later tokens ({change})")
+    if not takes_positions(forward.model):
+        return f"{kind} takes no position ids"
+    try:
+        found = logprobs(grow_trees(dict(enumerate(distinct)), len(prefix)), forward.prefix(prefix))
+    except (TypeError, ValueError, RuntimeError, IndexError, AttributeError) as error:
+        return f"{kind} does not support a tree mask ({type(error).__name__})"
+    worst = max(float((one - other).abs().mean()) for one, other in zip(found, plain, strict=True))
+    if worst > limit:  # NaN on both sides is no difference
+        return f"{kind} does not support a tree mask (log-probabilities differ by {worst:.2g} nats)"
+    return None

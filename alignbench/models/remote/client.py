@@ -4,8 +4,6 @@ What an endpoint replies is untrusted text. Before any of it is shown, `Client` 
 and control characters, and shortens it to one line.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import os
@@ -39,8 +37,7 @@ class RequestFailed(Exception):  # noqa: N818
     """A request without a usable reply.
 
     status: HTTP status of the last try, 0 if there was no reply; retry_after: seconds that the server asks to wait
-    not_found: there is no such path or model
-    permanent: the server refused the request, and the same request would fail again
+    not_found: there is no such path or model; permanent: the server refused it, and would refuse it again
     """
 
     def __init__(self, reason: str, status: int = 0, retry_after: float = 0) -> None:
@@ -51,10 +48,8 @@ class RequestFailed(Exception):  # noqa: N818
 
 
 def parse_endpoint(spec: str) -> tuple[str, str]:
-    """URL up to and including the version, and model, of `https://host[:port]/v1#model-name`.
-
-    Raises AlignbenchError in one line that never shows a password.
-    """
+    """URL up to and including the version, and model, of `https://host[:port]/v1#model-name`. Raises AlignbenchError,
+    which never shows a password."""
     address, _, model = spec.partition("#")
     if not spec.isprintable() or " " in spec:
         raise AlignbenchError("endpoint: its address has spaces or control characters")
@@ -86,12 +81,10 @@ def find_key() -> str | None:
 class Client:
     """Posts JSON, and retries requests that may succeed later.
 
-    concurrency: maximum number of requests at once, over all threads
-    timeout: seconds for a whole reply
+    concurrency: maximum number of requests at once, over all threads; timeout: seconds for a whole reply
     retries: after a 429, a 5xx, a timeout, a broken connection or an unreadable reply
     first_wait, longest_wait: seconds before the first retry, doubled each time, and their limit (also of Retry-After)
-    counts: requests, repeated ones, and the tokens that the server counted
-    reported: names in the last reply
+    counts: also tokens, as counted by the server; reported: names in the last reply
     """
 
     url: str
@@ -120,11 +113,8 @@ class Client:
     def ask(
         self, path: str, body: dict[str, Any], *, retries: int | None = None, stop: threading.Event | None = None
     ) -> list[Choice]:
-        """Post `body` until there is a reply with choices.
-
-        Raises RequestFailed if the server refuses it or all tries failed, CancelledError once `stop` is set, and
-        AlignbenchError if no request can succeed: a wrong key, a redirect.
-        """
+        """Post `body` until there is a reply with choices. Raises RequestFailed if the server refuses it or all tries
+        failed, CancelledError once `stop` is set, and AlignbenchError for a wrong key or a redirect."""
         stop = stop or threading.Event()
         wait, left = self.first_wait, self.retries if retries is None else retries
         while not stop.is_set():
@@ -150,8 +140,21 @@ class Client:
             self.counts.update(amounts)
 
     def _try(self, path: str, body: dict[str, Any]) -> list[Choice]:
+        content = bytearray()
+        self._count(requests=1)
         try:
-            status, headers, text = self._post(path, body)
+            with self._slots, self.http.stream("POST", self.url + path, json=body) as response:
+                deadline = time.monotonic() + self.timeout
+                for part in response.iter_bytes():
+                    content += part
+                    if time.monotonic() > deadline:  # the timeout of httpx is that of a part
+                        raise httpx.ReadTimeout("")
+                    if len(content) > LARGEST_BODY:
+                        raise ValueError(f"more than {LARGEST_BODY // 2**20} MiB")
+            status, headers, text = response.status_code, response.headers, content.decode("utf-8", "replace")
+            # a short key ("none") could be a word of a correct answer
+            if self.key and (len(self.key) >= 16 or status >= 300):
+                text = text.replace(self.key, "***")
             if 200 <= status < 300:
                 return self._read(text)
         except httpx.TimeoutException:
@@ -169,35 +172,16 @@ class Client:
             raise AlignbenchError(f"endpoint {self.url}: it redirects to {target}; give that address instead")
         raise RequestFailed(reason, status, _retry_after(headers.get("retry-after", "")))
 
-    def _post(self, path: str, body: dict[str, Any]) -> tuple[int, httpx.Headers, str]:
-        """Status, headers and text of a reply. The timeout also covers a server that sends a few bytes at a time."""
-        content = bytearray()
-        with self._slots:
-            self._count(requests=1)
-            deadline = time.monotonic() + self.timeout
-            with self.http.stream("POST", self.url + path, json=body) as response:
-                for part in response.iter_bytes():
-                    content += part
-                    if time.monotonic() > deadline:
-                        raise httpx.ReadTimeout("")
-                    if len(content) > LARGEST_BODY:
-                        raise ValueError(f"more than {LARGEST_BODY // 2**20} MiB")
-        text = content.decode("utf-8", "replace")
-        # a short key ("none") could be a word of a correct answer
-        if self.key and (len(self.key) >= 16 or response.status_code >= 300):
-            text = text.replace(self.key, "***")
-        return response.status_code, response.headers, text
-
     def _read(self, text: str) -> list[Choice]:
-        """The choices of a reply, whose usage is recorded. Raises ValueError if there are none."""
+        """Raises ValueError if there are no choices in the reply."""
         try:
             reply = json.loads(text)
         except (RecursionError, ValueError) as error:
             raise ValueError("not JSON" if text else "empty") from error
         if not isinstance(reply, dict):
             raise ValueError("not a JSON object")
-        if wrong := reply.get("error"):  # some gateways send errors with status 200
-            raise ValueError(str(wrong.get("message", wrong) if isinstance(wrong, dict) else wrong))
+        if reply.get("error"):  # some gateways send errors with status 200
+            raise ValueError(self._message(text))
         choices = read_choices(reply)
         usage = reply.get("usage")
         tokens = usage if isinstance(usage, dict) else {}
@@ -207,13 +191,12 @@ class Client:
 
     def _message(self, text: str) -> str:
         """The message in the body of an error: in OpenAI's form, in that of other servers, or plain text."""
-        try:
+        with suppress(ValueError, RecursionError):
             error = json.loads(text)
-        except (ValueError, RecursionError):
-            return self.clean(re.sub(r"<[^>]*>", " ", text[:10_000]))
-        error = error.get("error", error) if isinstance(error, dict) else error
-        error = error.get("message") or error.get("detail") or error if isinstance(error, dict) else error
-        return self.clean(error if isinstance(error, str) else json.dumps(error))
+            for name in ("error", "message", "detail"):
+                error = error.get(name) or error if isinstance(error, dict) else error
+            text = error if isinstance(error, str) else json.dumps(error)
+        return self.clean(re.sub(r"<[^>]*>", " ", text[:10_000]))
 
 
 def in_parallel(
@@ -221,8 +204,7 @@ def in_parallel(
 ) -> Iterator[tuple[int, T]]:
     """Yield `work(index)` of each index, computed in several threads, in the order of completion.
 
-    At most 2 × `workers` indices are started ahead of the consumer. Closing the generator sets `stop` and starts no
-    more. An exception of `work` is raised here.
+    At most 2 × `workers` are started ahead of the consumer. Closing the generator sets `stop` and starts no more.
     """
     ahead = threading.Semaphore(2 * workers)
 
@@ -244,7 +226,7 @@ def in_parallel(
 
 
 def _retry_after(value: str) -> float:
-    """Seconds to wait according to a Retry-After header: a number or a date (RFC 9110, section 10.2.3)."""
+    """In seconds, of a number or a date (RFC 9110, section 10.2.3)."""
     with suppress(ValueError):
         return max(0.0, float(value))  # 0 for NaN
     with suppress(ValueError, TypeError, OverflowError):

@@ -32,8 +32,8 @@ T = TypeVar("T")
 
 
 class Offer(NamedTuple):
-    """What a path supports: log-probabilities of the prompt's own tokens (echo), those of generated tokens (the
-    parameter that requests them), a seed, and the name of the length limit."""
+    """Whether a path returns log-probabilities of the prompt, the parameter that requests those of generated tokens,
+    whether it accepts a seed, and the name of its length limit."""
 
     echo: bool
     logprobs: dict[str, Any]
@@ -44,11 +44,8 @@ class Offer(NamedTuple):
 def connect(spec: str, *, notify: Callable[[str], None] | None = None, **settings: Any) -> EndpointEngine:
     """Connect to the endpoint `https://host[:port]/v1#model-name` and test what it supports.
 
-    notify: called with one line of text about limitations of the server
-    settings: concurrency, timeout, retries, first_wait, longest_wait (see `Client`)
-
-    The key comes from ALIGNBENCH_API_KEY. Raises AlignbenchError if the address is invalid, or if the endpoint does not
-    reply, rejects the key, or does not know the model.
+    notify: called with one line of text about limitations of the server; settings: fields of `Client`. Raises
+    AlignbenchError if the address is invalid, or if the endpoint does not reply or know the model, or rejects the key.
     """
     url, model = parse_endpoint(spec)
     return EndpointEngine(Client(url, find_key(), **settings), model, notify or (lambda _: None))
@@ -76,17 +73,13 @@ class EndpointEngine:
         """Requests sent and repeated, the tokens that the server counted, and the build that it reported last."""
         return {**self.client.counts, "system_fingerprint": self.client.reported["system_fingerprint"]}
 
-    def close(self) -> None:
-        self.client.http.close()
-
     def loglikelihood(
         self, requests: Sequence[Request], only: Collection[int] | None = None
     ) -> Iterator[tuple[int, Loglikelihood]]:
         """See `Engine.loglikelihood`: the server echoes context and continuation with log-probabilities.
 
-        White space at the end of a context belongs to the continuation, as in the local engine. A token across the
-        boundary belongs to the continuation as a whole, where the local engine (like lm-eval) splits by the number of
-        tokens of the context alone. An empty context works only if the server puts a token before the text.
+        A token across the boundary belongs to the continuation as a whole, where the local engine (like lm-eval) splits
+        by the number of tokens of the context alone. An empty context requires a token before the text.
         """
         if not self.scores:
             raise self._error("it does not return log-probabilities of a prompt")
@@ -108,8 +101,7 @@ class EndpointEngine:
     def generate(
         self, prompts: Sequence[Prompt], sampling: Sampling, *, seed: int = 0, chat: bool = False
     ) -> Iterator[tuple[int, tuple[Completion, ...]]]:
-        """See `Engine.generate`. A prompt that the server refuses, or does not answer in any try, is returned with the
-        reason in `unscored`, together with the samples received before."""
+        """See `Engine.generate`. If a request fails, the samples received before are returned with the reason."""
         if sampling.top_entropies:
             raise self._error(NO_ENTROPIES)
         path = CHAT if chat else COMPLETIONS
@@ -145,7 +137,7 @@ class EndpointEngine:
         """Yield answers in the order of completion.
 
         Failures are held back until a request succeeds: if the endpoint is down or accepts no prompt at all, the run
-        must end, so that a resumed run repeats the requests, instead of recording every prompt as unscored.
+        must end, so that a resumed run repeats the requests.
         """
         held: list[tuple[int, T]] = []
         succeeded, stop = False, threading.Event()
@@ -158,10 +150,8 @@ class EndpointEngine:
                 yield from held
                 held = []
             elif len(held) == MOST_FAILURES:
-                raise self._error(
-                    f"{MOST_FAILURES} prompts in a row got no answer ({failure}); completed answers are saved: "
-                    "fix this, then re-run the same command to resume"
-                )
+                advice = "completed answers are saved: fix this, then re-run the same command to resume"
+                raise self._error(f"{MOST_FAILURES} prompts in a row got no answer ({failure}); {advice}")
         yield from held
 
     def _body(self, path: str, text: str, max_tokens: int, **more: Any) -> dict[str, Any]:
@@ -173,8 +163,6 @@ class EndpointEngine:
     def _addressed(self, path: str, text: str) -> dict[str, Any]:
         prompt = {"messages": [{"role": "user", "content": text}]} if path == CHAT else {"prompt": text}
         return {"model": self.name, **prompt}
-
-    # ---- what a server supports ------------------------------------------------------------------------------
 
     def _probe(self) -> dict[str, Offer]:
         """Test both paths. Raises AlignbenchError if neither works."""
@@ -190,19 +178,13 @@ class EndpointEngine:
                     break  # no server: testing the other path would only take time
         if not offers:
             worst = min(failures, key=lambda failure: failure.not_found)
-            advice = "check that it is up and that the address is right"
-            if worst.not_found:
-                advice = (
-                    f"check the model {self.name!r}, and that the address ends with the version, as in https://host/v1"
-                )
+            advice = f"check that it is up, its model {self.name!r}, and that the address ends with the version (/v1)"
             raise self._error(f"it does not work ({worst}); {advice}")
         return offers
 
     def _test(self, path: str) -> Offer:
         """Send a small prompt with all optional parameters, and leave out those that are refused."""
-        optional: dict[str, Any] = {"echo": True, "logprobs": 1, "seed": 0}
-        if path == CHAT:
-            optional = {"logprobs": True, "seed": 0}
+        optional = {"logprobs": True, "seed": 0} if path == CHAT else {"echo": True, "logprobs": 1, "seed": 0}
         limit = "max_tokens"  # newer chat models require another name
         while True:
             # a reasoning model refuses a limit that leaves no room for an answer
@@ -213,11 +195,9 @@ class EndpointEngine:
             except RequestFailed as failure:
                 # a server without support for echo may fail with 500 instead of 400
                 refused = failure.permanent or ("echo" in optional and failure.status >= 500)
-                if not refused:
-                    raise
                 if limit == "max_tokens" and "max_completion_tokens" in str(failure):
                     limit = "max_completion_tokens"
-                elif optional:
+                elif refused and optional:
                     del optional[next((name for name in optional if name in str(failure)), next(iter(optional)))]
                 else:
                     raise
@@ -228,8 +208,7 @@ class EndpointEngine:
         return Offer(echoed is not None and echoed.unscored is None, logprobs, "seed" in optional, limit)
 
     def _draws_several(self, path: str) -> bool:
-        """Whether one request can return several samples. Some servers refuse `n`, some return one choice anyway, and
-        some draw all choices with one seed, so that they are equal.
+        """Whether one request can return several samples. Some servers refuse `n`, return one choice, or equal ones.
 
         Raises AlignbenchError if the server does not sample: `transformers serve` (5.23) decodes greedily at every
         temperature unless the checkpoint's own configuration says otherwise.
@@ -247,10 +226,8 @@ class EndpointEngine:
             if not self._several[path]:
                 drawn = [text for seed in (1, 2, 3) for text in draw(seed)]
                 if len(drawn) == 3 and len(set(drawn)) == 1:
-                    raise self._error(
-                        "it does not sample (three equal texts at temperature 1 with different seeds); "
-                        "enable sampling on the server, or choose tasks with greedy decoding"
-                    )
+                    advice = "enable sampling on the server, or choose tasks with greedy decoding"
+                    raise self._error(f"it does not sample (three equal texts at temperature 1); {advice}")
                 self.notify(f"endpoint {self.client.url}: one sample per request, since it does not support several")
         return self._several[path]
 

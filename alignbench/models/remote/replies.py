@@ -4,8 +4,6 @@ To score a continuation, the strings of the echoed tokens are aligned with the t
 servers is not reliable: some count a beginning-of-sequence token as text, or a shared character more than once.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 import re
@@ -25,10 +23,9 @@ Span = tuple[int, int]  # (start, end) in the text
 
 @dataclass(frozen=True)
 class Choice:
-    """One continuation as sent by a server.
+    """One continuation as sent by a server: the strings of its tokens with their log-probabilities, NaN if missing.
 
     stopped_by: vLLM's `stop_reason`: the stop string, or None after the end-of-sequence token
-    pieces: strings of its tokens; logprobs: their log-probabilities in nats, NaN where one is missing
     """
 
     text: str
@@ -118,11 +115,8 @@ def score(choice: Choice, text: str, boundary: int) -> Loglikelihood:
 
 
 def continuation_start(tokens: Sequence[str], text: str, boundary: int) -> int:
-    """Index of the first token that extends past `boundary`, a position in `text`, which the tokens spell.
-
-    A token with characters on both sides of the boundary belongs to the continuation. Raises ValueError if the tokens
-    do not spell the text, or if the boundary lies among characters whose tokens cannot be separated.
-    """
+    """Index of the first token that extends past `boundary`, a position in `text`. Raises ValueError if the tokens do
+    not spell the text, or if the boundary lies among characters whose tokens cannot be separated."""
     for index, span in enumerate(spans(tokens, text)):
         if span is not None and (span[0] >= boundary or span[1] > boundary):
             if _partial(tokens[index]) and span[0] < boundary:
@@ -132,11 +126,8 @@ def continuation_start(tokens: Sequence[str], text: str, boundary: int) -> int:
 
 
 def spans(tokens: Sequence[str], text: str) -> list[Span | None]:
-    """The characters of `text` that each token spells; None for special tokens before it.
-
-    Tokens that share characters all get the span of their run. Raises ValueError if the tokens do not spell the text to
-    its end.
-    """
+    """The characters of `text` that each token spells; None for special tokens before it. Tokens that share characters
+    all get the span of their run. Raises ValueError if the tokens do not spell the text to its end."""
     found: list[Span | None] = [None] * len(tokens)
     at = 0
     run: list[int] = []  # tokens that share characters, until a whole token shows where these end
@@ -162,7 +153,7 @@ def spans(tokens: Sequence[str], text: str) -> list[Span | None]:
 
 
 def _partial(token: str) -> bool:
-    """Part of a character: a replacement character, or escaped bytes (OpenAI)."""
+    """A replacement character, or escaped bytes (OpenAI)."""
     return "\ufffd" in token or token.startswith("bytes:")
 
 

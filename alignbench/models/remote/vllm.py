@@ -5,18 +5,17 @@ may still change with the batch that vLLM forms, since its floating-point sums d
 Written for the documented interface of vLLM 0.32 (LLM, SamplingParams, RequestOutput, CompletionOutput, Logprob).
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 import os
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from alignbench.errors import AlignbenchError, first_line
 from alignbench.models.checkpoint import Checkpoint
 from alignbench.models.encode import Encoded, Encoder, Tokens
-from alignbench.models.generate.decoding import find_stop
+from alignbench.models.remote.replies import Choice, completion
 from alignbench.types.engine import Completion, Loglikelihood, Prompt, Request, Sampling
 
 CHUNK = 512  # prompts per call: enough to fill vLLM's batch, and the most that a killed run loses
@@ -25,7 +24,7 @@ NO_ENTROPIES = "vLLM returns log-probabilities of single tokens and no entropies
 NOT_FINITE = "a log-probability from vLLM is not a number"
 
 
-def load_vllm(checkpoint: Checkpoint, *, dtype: str) -> VllmEngine:
+def load_vllm(checkpoint: Checkpoint, *, dtype: str) -> "VllmEngine":
     """Load a checkpoint into vLLM. Raises AlignbenchError if vLLM is not installed or cannot load the checkpoint."""
     if checkpoint.custom_code:
         raise AlignbenchError(f"checkpoint {checkpoint.name}: custom code runs in the local engine only, not in vLLM")
@@ -76,8 +75,8 @@ class VllmEngine:
     def loglikelihood(
         self, requests: Sequence[Request], only: Collection[int] | None = None
     ) -> Iterator[tuple[int, Loglikelihood]]:
-        """See `Engine.loglikelihood`. vLLM forms its own batches and needs room for one token after the sequence, so a
-        sequence must be shorter than the window. Raises AlignbenchError if entropies are requested."""
+        """See `Engine.loglikelihood`. vLLM forms its own batches and needs room for one token after each sequence.
+        Raises AlignbenchError if entropies are requested."""
         if any(request.entropies for request in requests):
             raise AlignbenchError(NO_ENTROPIES)
         from vllm import SamplingParams
@@ -93,8 +92,7 @@ class VllmEngine:
     def generate(
         self, prompts: Sequence[Prompt], sampling: Sampling, *, seed: int = 0, chat: bool = False
     ) -> Iterator[tuple[int, tuple[Completion, ...]]]:
-        """See `Engine.generate`. A prompt that leaves no room for a token is returned unscored. Raises AlignbenchError
-        if top entropies are requested."""
+        """See `Engine.generate`. Raises AlignbenchError if top entropies are requested."""
         if sampling.top_entropies:
             raise AlignbenchError(NO_ENTROPIES)
         from vllm import SamplingParams
@@ -117,7 +115,11 @@ class VllmEngine:
             ]
             tokens = self.encoder.prompts([prompts[i].text for i in chunk], chat=chat, misfit=self._misfit)
             for index, output in zip(chunk, self._run(tokens, params), strict=True):
-                yield index, _completions(output, samples, sampling.stop)
+                if isinstance(output, str):
+                    yield index, (Completion("", "end", unscored=output),) * samples
+                else:
+                    choices = sorted(output.outputs, key=lambda choice: choice.index)
+                    yield index, tuple(_completion(choice, sampling.stop) for choice in choices)
 
     def _misfit(self, tokens: Tokens) -> str | None:
         if self.window is not None and len(tokens) >= self.window:
@@ -142,8 +144,6 @@ class VllmEngine:
             half = len(sequences) // 2
             return self._generate(sequences[:half], params[:half]) + self._generate(sequences[half:], params[half:])
         for sequence, output in zip(sequences, outputs, strict=True):
-            if list(output.prompt_token_ids or ()) != sequence:
-                raise RuntimeError("vLLM returned the output of another prompt")
             self._work["tokens_asked"] += len(sequence)
             self._work["tokens_cached"] += output.num_cached_tokens or 0
             self._work["tokens_generated"] += sum(len(choice.token_ids) for choice in output.outputs)
@@ -159,37 +159,22 @@ def _score(output: Any, pair: Encoded | str) -> Loglikelihood:
     if isinstance(output, str) or isinstance(pair, str):
         return Loglikelihood.failed(str(output))
     context, tokens = pair.context_length, pair.tokens.tolist()
-    count, found = len(tokens) - context, output.prompt_logprobs
-    if found is None or len(found) != len(tokens):
-        return Loglikelihood.failed("vLLM returned no log-probabilities of the prompt", count)
-    values = list(map(_logprob, found[context:], tokens[context:]))
+    values = list(map(_logprob, output.prompt_logprobs[context:], tokens[context:]))
     if not all(map(math.isfinite, values)):
-        return Loglikelihood.failed(NOT_FINITE, count)
-    return Loglikelihood(math.fsum(values), count)
-
-
-def _completions(output: Any, samples: int, stop: Sequence[str]) -> tuple[Completion, ...]:
-    if isinstance(output, str):
-        return (Completion("", "end", unscored=output),) * samples
-    found = [_completion(choice, stop) for choice in sorted(output.outputs, key=lambda choice: choice.index)]
-    lost = Completion("", "end", unscored="vLLM returned fewer samples than requested")
-    return (*found[:samples], *[lost] * (samples - len(found)))
+        return Loglikelihood.failed(NOT_FINITE, len(values))
+    return Loglikelihood(math.fsum(values), len(values))
 
 
 def _completion(choice: Any, stop: Sequence[str]) -> Completion:
-    text, tokens, finish = choice.text, tuple(choice.token_ids), choice.finish_reason
-    if finish not in ("stop", "length"):
-        return Completion("", "end", unscored=f"vLLM ended it with {finish!r}")
-    if finish == "stop" and not isinstance(choice.stop_reason, str):
-        finish = "end"
-    # if one token completes several stop strings, vLLM may have stopped at a later one
-    if found := find_stop(text, stop):
-        text, finish = text[: found[0]], "stop"
-    per_token = choice.logprobs or []
-    logprobs = tuple(map(_logprob, per_token, tokens)) if len(per_token) == len(tokens) else ()
+    if choice.finish_reason not in ("stop", "length"):
+        return Completion("", "end", unscored=f"vLLM ended it with {choice.finish_reason!r}")
+    tokens = tuple(choice.token_ids)
+    logprobs = tuple(map(_logprob, choice.logprobs, tokens))
     if not all(map(math.isfinite, logprobs)):
         return Completion("", "end", unscored=NOT_FINITE)
-    return Completion(text, finish, tokens, logprobs)
+    # if one token completes several stop strings, vLLM may have stopped at a later one
+    found = completion(Choice(choice.text, choice.finish_reason, choice.stop_reason, (), ()), stop)
+    return replace(found, tokens=tokens, logprobs=logprobs)
 
 
 def _logprob(entry: Any, token: int) -> float:
