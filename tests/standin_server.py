@@ -4,8 +4,6 @@ The model is a hash: its text depends only on the prompt, the seed and the numbe
 of a token on its own letters. Every correct answer is therefore known, whatever failed before.
 """
 
-from __future__ import annotations
-
 import email.utils
 import hashlib
 import json
@@ -43,17 +41,13 @@ def written(prompt: str, seed: int, max_tokens: int) -> str:
 
 
 class StandIn:
-    """The server, as a context manager. `asked`: all requests (path, body, headers); `answered`: those with a 200.
-
-    Set `armed` after the probes of `connect`: faults are counted from then on.
-    """
+    """A context manager. asked: all requests (path, body, headers); answered: those with a 200; armed: set after the
+    probes of `connect`, faults are counted from then on"""
 
     def __init__(self, **behaviour: Any) -> None:
         assert behaviour.keys() <= BEHAVIOUR.keys()
         self.behaviour = SimpleNamespace(**BEHAVIOUR | behaviour)
-        self.asked: list[tuple[str, dict[str, Any], dict[str, str]]] = []
-        self.answered: list[tuple[str, dict[str, Any]]] = []
-        self.armed = False
+        self.asked, self.answered, self.armed = [], [], False
         self.number = self.most_at_once = self._at_once = 0
         self._lock = threading.Lock()
         serve = self._serve
@@ -73,11 +67,11 @@ class StandIn:
         self.address = f"http://127.0.0.1:{self._server.server_port}/v1"
         self.spec = f"{self.address}#{MODEL}"
 
-    def __enter__(self) -> StandIn:
+    def __enter__(self):
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, *error):
         self._server.shutdown()
         self._server.server_close()
 
@@ -98,8 +92,7 @@ class StandIn:
             if fault:
                 _misbehave(handler, fault, answer)
             else:
-                if status == 200:
-                    self.answered.append((path, body))
+                self.answered += [(path, body)] * (status == 200)
                 _send(handler, status, json.dumps(answer))
         finally:
             with self._lock:
@@ -177,24 +170,13 @@ def _misbehave(handler: BaseHTTPRequestHandler, fault: str, answer: dict[str, An
     _send(handler, status, whole, headers, sent=sent, seconds=float(value) if kind == "trickle" else 0)
 
 
-def _send(
-    handler: BaseHTTPRequestHandler,
-    status: int,
-    text: str,
-    headers: dict[str, str] | None = None,
-    *,
-    sent: int | None = None,
-    seconds: float = 0,
-) -> None:
+def _send(handler, status, text, headers=None, *, sent=None, seconds=0.0) -> None:
     """Send a reply, or only `sent` characters of it, or one byte every so many seconds."""
     content = text.encode()
     handler.send_response(status)
     for name, value in ((headers or {}) | {"Content-Length": str(len(content))}).items():
         handler.send_header(name, value)
     handler.end_headers()
-    for byte in content if seconds else ():
-        handler.wfile.write(bytes([byte]))
-        handler.wfile.flush()
+    for part in [bytes([byte]) for byte in content] if seconds else [content[:sent]]:
+        handler.wfile.write(part)
         time.sleep(seconds)
-    if not seconds:
-        handler.wfile.write(content[:sent])

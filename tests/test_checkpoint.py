@@ -47,10 +47,8 @@ def load(folder):
 
 def refusal(folder):
     """The message that refuses a checkpoint: one line that names the folder."""
-    with pytest.raises(AlignbenchError) as caught:
+    with pytest.raises(AlignbenchError, match=rf"\A[^\n]*{folder.name}[^\n]*\Z") as caught:
         load(folder)
-    assert str(caught.value).count("\n") == 0
-    assert folder.name in str(caught.value)
     return str(caught.value)
 
 
@@ -94,6 +92,7 @@ def cut(kept):
 
 
 CODE = {"auto_map": {"AutoModelForCausalLM": "modeling.Model"}}
+HEADERS = (b"[]", b'{"a": 1}', b'{"a": {"dtype": "F32"}}', b"{{{{")
 LOST = "model.layers.1.mlp.up_proj.weight"
 
 
@@ -105,10 +104,7 @@ LOST = "model.layers.1.mlp.up_proj.weight"
         (lambda folder: (folder / WEIGHTS).rename(folder / "pytorch_model.bin"), "pickled (pytorch_model.bin)"),
         (lambda folder: (folder / WEIGHTS).unlink(), "no weights"),
         *((cut(kept), "truncated") for kept in (0, 5, 400, -1)),
-        *(
-            (write(WEIGHTS, struct.pack("<Q", len(header)) + header), WEIGHTS)
-            for header in (b"[]", b'{"a": 1}', b'{"a": {"dtype": "F32"}}', b"{{{{")
-        ),
+        *((write(WEIGHTS, struct.pack("<Q", len(header)) + header), WEIGHTS) for header in HEADERS),
         (lambda folder: edit_weights(folder, lambda w: w.pop(LOST)), f"1 weights are not in its files (first: {LOST})"),
         (lambda folder: [file.unlink() for file in folder.glob("tokenizer*")], "no tokenizer files"),
         (lambda folder: edit_json(folder / "config.json", **CODE), "--trust-remote-code"),
@@ -139,22 +135,18 @@ def test_what_is_neither_a_folder_nor_a_hub_id_and_an_unavailable_device_are_ref
         resolve_device("cuda:99")
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_the_dtype_of_a_checkpoint_is_found(dtype, folder, tokenizer):
-    tiny_model("llama", tokenizer, dtype=dtype).save_pretrained(folder)
-    for _ in range(2):
-        assert find_checkpoint(str(folder)).dtype == str(dtype).removeprefix("torch.")
-        edit_json(folder / "config.json", dtype=None, torch_dtype=None)
-
-
-def add_one_thousandth(weights):
-    weights["model.norm.weight"][0] += 1e-3
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_the_dtype_is_found(dtype, folder, tokenizer):
+    tiny_model("llama", tokenizer, dtype=getattr(torch, dtype)).save_pretrained(folder)
+    assert find_checkpoint(str(folder)).dtype == dtype
+    edit_json(folder / "config.json", dtype=None, torch_dtype=None)
+    assert find_checkpoint(str(folder)).dtype == dtype
 
 
 @pytest.mark.parametrize(
     ("field", "change"),
     [
-        ("weights_sha256", lambda folder: edit_weights(folder, add_one_thousandth)),
+        ("weights_sha256", lambda folder: edit_weights(folder, lambda w: w["model.norm.weight"].add_(1e-3))),
         ("tokenizer_sha256", lambda folder: edit_json(folder / "tokenizer_config.json", bos_token="</s>")),
         ("chat_template_sha256", write("chat_template.jinja", b"{{ messages }}")),
         (None, lambda folder: None),
@@ -183,8 +175,8 @@ def test_a_recipe_describes_the_last_stage_of_training(folder):
 def test_a_tokenizer_that_was_saved_again_has_the_same_vocabulary(folder, original):
     file = folder / "tokenizer.json"
     file.write_text(json.dumps(json.loads(file.read_text()), indent=4))
-    one, other = load(original), load(folder)
+    before, engine = load(original).vocabulary_sha256, load(folder)
     assert find_checkpoint(str(original)).tokenizer_sha256 != find_checkpoint(str(folder)).tokenizer_sha256
-    assert one.vocabulary_sha256 == other.vocabulary_sha256
-    other.encoder.tokenizer.add_tokens(["moo"])
-    assert one.vocabulary_sha256 != other.vocabulary_sha256
+    assert engine.vocabulary_sha256 == before
+    engine.encoder.tokenizer.add_tokens(["moo"])
+    assert engine.vocabulary_sha256 != before

@@ -34,9 +34,9 @@ EARLY, LATE = Request("The doctor", " told the nurse that"), Request("The doctor
 
 def answers(engine, requests, only=None):
     """Every answer by the index of its request; each is given once."""
-    given_answers = list(engine.loglikelihood(requests, only))
-    assert len({index for index, _ in given_answers}) == len(given_answers)
-    return dict(given_answers)
+    found = list(engine.loglikelihood(requests, only))
+    assert len(dict(found)) == len(found)
+    return dict(found)
 
 
 def spelled(tokenizer, request):
@@ -76,9 +76,6 @@ def trie_size(tokenizer, requests):
     """Distinct prefixes. The last token of a sequence is predicted and not computed."""
     sequences = [spelled(tokenizer, request)[0] for request in requests]
     return len({tuple(tokens[:end]) for tokens in sequences for end in range(1, len(tokens))})
-
-
-# ---- equal to one sequence at a time -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -158,9 +155,6 @@ def test_any_texts_score_as_each_alone_one_call_after_the_other(token_budget, to
     check()
 
 
-# ---- models for which a tree would be wrong ----------------------------------------------------------------
-
-
 @pytest.mark.parametrize("ignored", ["attention_mask", "position_ids"])
 def test_a_model_that_ignores_mask_or_positions_is_scored_on_padded_rows(ignored, tokenizer, llama):
     forward, notes = llama.forward, []
@@ -211,9 +205,6 @@ def test_a_model_that_attends_to_later_tokens_is_refused(tokenizer):
         answers(engine_of(transformers.BertLMHeadModel(config).eval(), tokenizer), QUESTIONS)
 
 
-# ---- each token once ---------------------------------------------------------------------------------------
-
-
 def test_each_distinct_prefix_is_computed_once_and_the_shared_one_not_again_for_the_next_call(tokenizer, llama):
     engine = engine_of(llama, tokenizer, trees=True)
     sequences = [spelled(tokenizer, request)[0] for request in QUESTIONS]
@@ -227,9 +218,7 @@ def test_each_distinct_prefix_is_computed_once_and_the_shared_one_not_again_for_
 
 
 @pytest.mark.parametrize("entropies", [(), (0,), (1,), (2, 3), (0, 1, 2, 3)])
-def test_one_text_split_at_two_places_is_computed_once_and_each_request_gets_what_it_asks_for(
-    entropies, tokenizer, llama
-):
+def test_one_text_split_at_two_places_is_computed_once_and_answers_each_request(entropies, tokenizer, llama):
     requests = [replace(r, entropies=i in entropies) for i, r in enumerate([LATE, EARLY, EARLY, LATE])]
     engine, calls = engine_of(llama, tokenizer), Calls(llama)
     found = answers(engine, requests)
@@ -237,15 +226,12 @@ def test_one_text_split_at_two_places_is_computed_once_and_each_request_gets_wha
     assert_each_as_alone(found, llama, tokenizer, requests)
 
 
-def test_entropies_change_no_bit_of_a_log_probability_and_need_no_second_pass(tokenizer, llama):
-    calls = Calls(llama)
+def test_entropies_change_no_bit_of_a_log_probability(tokenizer, llama):
     plain = answers(engine_of(llama, tokenizer), REQUESTS)
-    passes = len(calls.arguments)
     mixed = [DESCRIBED[index] if index % 2 else request for index, request in enumerate(REQUESTS)]
     found = answers(engine_of(llama, tokenizer), mixed)
     assert {i: replace(found[i], entropies=(), top_entropies=()) for i in found} == plain
     assert all(bool(a.entropies) == bool(a.top_entropies) == bool(index % 2) for index, a in found.items())
-    assert len(calls.arguments) == 2 * passes
 
 
 @pytest.mark.parametrize("trees", [True, False])
@@ -266,21 +252,15 @@ def test_a_resumed_run_computes_only_the_batches_it_needs_bit_for_bit(trees, tok
         assert [call["input_ids"].tolist() for call in calls.arguments[before:]] == expected
 
 
-# ---- texts to tokens ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("one", "same"),
-    [
+def test_a_start_token_is_not_added_twice_and_white_space_belongs_to_the_continuation(tokenizer, llama):
+    for one, same in (
         (Request("", "<s>honey"), Request("", "honey")),
         (Request("<s>The doctor", " told"), Request("The doctor", " told")),
         *((Request("The doctor told" + s, "the nurse"), Request("The doctor told", s + "the nurse")) for s in " \t\n"),
-    ],
-)
-def test_a_start_token_is_not_added_twice_and_white_space_belongs_to_the_continuation(one, same, tokenizer, llama):
-    found = answers(engine_of(llama, tokenizer), [one, same])
-    assert found[0] == found[1]
-    assert_each_as_alone({0: found[1]}, llama, tokenizer, [same])
+    ):
+        found = answers(engine_of(llama, tokenizer), [one, same])
+        assert found[0] == found[1]
+        assert_each_as_alone({0: found[1]}, llama, tokenizer, [same])
 
 
 def test_a_context_without_tokens_is_unscored():

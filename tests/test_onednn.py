@@ -1,7 +1,5 @@
 """Matrix products by oneDNN: the same values and the same gradients."""
 
-from __future__ import annotations
-
 import copy
 
 import pytest
@@ -87,11 +85,3 @@ def test_a_layer_that_has_left_the_cpu_uses_torchs_own_product(monkeypatch):
     with pytest.raises(pytest.fail.Exception):
         ours(torch.randn(4, 48))
     assert ours.to("meta")(torch.randn(4, 48, device="meta")).shape == (4, 30)
-
-
-def test_a_second_derivative_raises():
-    _, ours = layers()
-    rows = torch.randn(4, 48, requires_grad=True)
-    (slope,) = torch.autograd.grad((ours(rows) ** 2).sum(), rows, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        slope.sum().backward()

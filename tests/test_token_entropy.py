@@ -1,7 +1,5 @@
 """Token entropy: of known distributions, of the definition in double precision, and in the two tasks."""
 
-from __future__ import annotations
-
 import json
 import math
 
@@ -75,9 +73,6 @@ def test_a_row_is_bit_identical_whatever_the_other_rows_are_and_no_logit_is_chan
     assert (np.delete(found, [1, 2], 1) == np.delete(together, [1, 2], 1)).all()
 
 
-# ---- the shared text -----------------------------------------------------------------------------------------------
-
-
 def wiki_lines():
     """Two articles in WikiText's layout: the first with a section that is too short, then one of three paragraphs."""
     long, short = "".join(SENTENCE.format(n) for n in range(12)), SENTENCE.format(99)
@@ -125,12 +120,16 @@ def test_evenly_selects_items_in_order_with_gaps_that_differ_by_at_most_one(item
     assert len(gaps) == 0 or gaps.max() - gaps.min() <= 1
 
 
-def test_the_documents_do_not_depend_on_the_seed_and_a_text_without_a_passage_is_an_error(folder, tmp_path):
+def test_documents_depend_on_no_seed_own_prompts_replace_them_and_a_text_without_passages_is_an_error(folder, tmp_path):
     task = find_task("token_entropy")
     documents = task.load(Options(data_dir=folder)).documents
     assert documents == task.load(Options(data_dir=folder, seed=5)).documents
     assert [document.group for document in documents] == ["Old Barn"] * 2 + ["Hay (grass)"] * 2
     assert {document.prompt for document in documents} == {""}
+    (tmp_path / "own.jsonl").write_text('{"id": "mine", "prompt": "Which animal gives wool?"}\n')
+    options = Options(data_dir=folder, prompts=tmp_path / "own.jsonl")
+    documents = find_task("token_entropy_on_policy").load(options).documents
+    assert [(document.id, document.prompt) for document in documents] == [("mine", "Which animal gives wool?")]
     (tmp_path / "wikitext-2-raw").mkdir()
     (tmp_path / "wikitext-2-raw" / "wiki.test.raw").write_text(" = Hay = \n\n Hay is dry grass . \n")
     with pytest.raises(AlignbenchError, match=r"token_entropy: wiki\.test\.raw has no passage of 600 characters"):
@@ -146,16 +145,6 @@ def test_the_original_test_set_gives_a_hundred_passages_of_many_articles(data_di
     assert all(580 < len(document.choices[0]) <= 600 for document in data.documents)
     assert not any(" @" in document.choices[0] or " ," in document.choices[0] for document in data.documents)
     assert len(find_task("token_entropy_on_policy").load(Options(data_dir=data_dir)).documents) == 100
-
-
-def test_own_prompts_replace_those_of_the_on_policy_task(folder, tmp_path):
-    (tmp_path / "own.jsonl").write_text('{"id": "mine", "prompt": "Which animal gives wool?"}\n')
-    options = Options(data_dir=folder, prompts=tmp_path / "own.jsonl")
-    documents = find_task("token_entropy_on_policy").load(options).documents
-    assert [(document.id, document.prompt) for document in documents] == [("mine", "Which animal gives wool?")]
-
-
-# ---- metrics -------------------------------------------------------------------------------------------------------
 
 
 def test_the_metrics_of_a_passage_are_means_over_its_tokens_in_bits():
@@ -180,7 +169,6 @@ def test_a_short_output_has_no_metric_of_positions_that_it_does_not_reach_and_no
     )
     found = generation.score(Document("a", "Name one."), [Output("A hen.")])
     assert math.isnan(found["entropy"] + found["top5_entropy"])
-    assert [first for first, _ in POSITIONS] == [1, *(last + 1 for _, last in POSITIONS[:-1])]
     assert POSITIONS[-1][1] == generation.sampling.max_tokens
 
 
@@ -209,9 +197,6 @@ def test_a_run_on_shared_text_gives_the_entropies_of_a_single_forward_pass(folde
     assert found["excess_surprisal"].value == pytest.approx(found["surprisal"].value - found["entropy"].value)
 
 
-# ---- engines without entropies -------------------------------------------------------------------------------------
-
-
 def test_vllm_and_endpoints_refuse_entropies_before_any_request():
     with StandIn() as server:
         engines = (VllmEngine(None, Encoder(tiny_tokenizer()), window=64), connect(server.spec, timeout=5.0))
@@ -224,9 +209,8 @@ def test_vllm_and_endpoints_refuse_entropies_before_any_request():
         assert not server.asked
 
 
-@pytest.mark.parametrize("name", TASKS)
-def test_an_engine_without_entropies_is_refused_before_any_work(world, name):
-    (job,) = prepare([name], limit=None, shots=None, seed=0, data_dir=world)
+def test_an_engine_without_entropies_is_refused_before_any_work(world):
     endpoint = Model("far", {}, chat_template=True, scores=True, entropies=False, open=lambda: None)
-    with pytest.raises(AlignbenchError, match=f"far: task {name} needs token entropies"):
-        _check(endpoint, [job], "none")
+    for job in prepare(TASKS, limit=None, shots=None, seed=0, data_dir=world):
+        with pytest.raises(AlignbenchError, match="far: task token_entropy.* needs token entropies"):
+            _check(endpoint, [job], "none")

@@ -1,7 +1,4 @@
-"""The vLLM engine, with a fake `vllm` module that has its documented interface.
-
-The fake computes with a tiny model, one sequence at a time, so that its numbers are real ones.
-"""
+"""The vLLM engine, with a fake `vllm` module that has its documented interface and computes with a tiny model."""
 
 import dataclasses
 import math
@@ -99,10 +96,10 @@ def engine(_vllm, folder):
     return load_vllm(dataclasses.replace(find_checkpoint(str(folder)), window=64), dtype="float32")
 
 
-# ---- scores --------------------------------------------------------------------------------------------------------
-
-
 def test_scores_are_those_of_the_local_engine(engine, folder):
+    expected = {"trust_remote_code": False, "load_format": "safetensors", "enable_prefix_caching": True}
+    expected |= {"model": str(folder), "generation_config": "vllm", "dtype": "float32", "max_model_len": 64}
+    assert expected.items() <= engine.llm.settings.items()
     local = load_engine(find_checkpoint(str(folder)), dtype="float32", device="cpu")
     theirs, ours = dict(engine.loglikelihood(REQUESTS)), dict(local.loglikelihood(REQUESTS))
     assert theirs.keys() == ours.keys()
@@ -110,34 +107,28 @@ def test_scores_are_those_of_the_local_engine(engine, folder):
         assert (theirs[index].tokens, theirs[index].unscored) == (expected.tokens, expected.unscored)
         assert theirs[index].logprob == pytest.approx(expected.logprob, abs=1e-4, nan_ok=True)
     engine.llm.calls.clear()
-    assert [index for index, _ in engine.loglikelihood(REQUESTS, only={1, 3})] == [1, 3]
+    assert repr(list(engine.loglikelihood(REQUESTS, only={1, 3}))) == repr([(1, theirs[1]), (3, theirs[3])])
     ((prompts, params),) = engine.llm.calls
     assert len(prompts) == 2
     assert {(p.prompt_logprobs, p.max_tokens, p.logprobs) for p in params} == {(0, 1, None)}, "of the prompt's tokens"
 
 
-@pytest.mark.parametrize("value", [math.nan, -math.inf, None])
-def test_a_log_probability_that_is_not_finite_leaves_the_request_unscored(engine, monkeypatch, value):
-    def spoil(output):
-        token = output.prompt_token_ids[-1]
-        output.prompt_logprobs[-1] = {} if value is None else {token: SimpleNamespace(logprob=value)}
-
-    monkeypatch.setattr(LLM, "spoil", spoil)
-    ((_, answer),) = engine.loglikelihood(REQUESTS[:1])
-    assert math.isnan(answer.logprob)
-    assert "not a number" in answer.unscored
-
-
-def test_a_prompt_that_vllm_refuses_affects_no_other(engine, monkeypatch):
+def test_a_prompt_that_is_refused_or_has_no_finite_log_probability_affects_no_other(engine, monkeypatch):
     bad = engine.encoder.pairs([REQUESTS[1]])[0].tokens.tolist()
     expected = dict(engine.loglikelihood(REQUESTS))
+
+    def spoil(output):
+        if output.prompt_token_ids == bad:
+            output.prompt_logprobs[-1][bad[-1]].logprob = -math.inf
+
+    monkeypatch.setattr(LLM, "spoil", spoil)
+    infinite = dict(engine.loglikelihood(REQUESTS))
     monkeypatch.setattr(LLM, "refuse", lambda ids: ids == bad)
-    answers = dict(engine.loglikelihood(REQUESTS))
-    assert answers.pop(1).unscored == "vLLM refuses it: The decoder prompt is too long"
-    assert repr(answers) == repr({i: answer for i, answer in expected.items() if i != 1})
-
-
-# ---- generation ----------------------------------------------------------------------------------------------------
+    refused = dict(engine.loglikelihood(REQUESTS))
+    assert infinite[1].unscored == "a log-probability from vLLM is not a number"
+    assert refused[1].unscored == "vLLM refuses it: The decoder prompt is too long"
+    for answers in (infinite, refused):
+        assert repr(answers | {1: expected[1]}) == repr(expected)
 
 
 def test_greedy_decoding_takes_the_most_likely_token_once(engine):
@@ -179,34 +170,19 @@ def test_what_does_not_fit_the_window_is_unscored_and_not_sent(engine):
     assert [len(prompts) for prompts, _ in engine.llm.calls] == [1, 1]
 
 
-def test_a_chat_is_in_the_tokenizers_template(engine):
-    assert engine.chat_template
-    list(engine.generate(PROMPTS[:1], Sampling(2), chat=True))
-    (((prompt,), _),) = engine.llm.calls
+def test_a_chat_is_in_the_tokenizers_template_and_prompts_are_sent_in_chunks(engine, monkeypatch):
+    monkeypatch.setattr(engine_module, "CHUNK", 2)
+    answers = engine.generate(PROMPTS, Sampling(2), chat=engine.chat_template)
+    next(answers)
+    (((prompt, _), _),) = engine.llm.calls  # what a killed run would lose
     expected = engine.encoder.tokenizer("[user] The doctor\n[model]", add_special_tokens=False)["input_ids"]
     assert prompt["prompt_token_ids"] == expected
-
-
-def test_prompts_are_sent_in_chunks(engine, monkeypatch):
-    monkeypatch.setattr(engine_module, "CHUNK", 2)
-    answers = engine.generate(PROMPTS, Sampling(2))
-    next(answers)
-    assert len(engine.llm.calls) == 1  # what a killed run would lose
     assert sorted(index for index, _ in answers) == [1, 2]
     assert {"tokens_generated": 6, "tokens_cached": 9}.items() <= engine.work().items()
 
 
-# ---- loading -------------------------------------------------------------------------------------------------------
-
-
 def broken(**settings):
     raise RuntimeError("Engine core initialization failed.\nSee above.")
-
-
-def test_the_checkpoint_is_loaded_safely_and_unchanged(engine, folder):
-    expected = {"trust_remote_code": False, "load_format": "safetensors", "enable_prefix_caching": True}
-    expected |= {"model": str(folder), "generation_config": "vllm", "dtype": "float32", "max_model_len": 64}
-    assert expected.items() <= engine.llm.settings.items()
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from alignbench.models.encode import Encoder
 from alignbench.models.local import LocalEngine
 
-SENTENCES = (
-    "Question: Which planet is known as the red planet? Answer: Mars. It is smaller than the Earth.",
-    "Question: What do bees make from the nectar of flowers? Answer: honey, and wax for the hive.",
-    "The doctor told the nurse that she would be late, and the nurse told the doctor that he was wrong.",
-    "Is it safe to mix bleach and vinegar? No. Never mix them, since the gas that they give off is toxic.",
-    "A. yes B. no C. maybe D. none of the above\n\nThe following are questions with their answers.",
-)
+SENTENCES = tuple(cases("sentences"))
 ARCHITECTURES = cases("architectures")
 TREE = ["llama", "gpt2", "gpt_neox", "qwen2", "mistral", "gemma", "gemma2", "opt"]  # the engine's fast paths
 PLAIN = ["bloom", "mpt", "falcon", "mamba"]  # padded rows, and one prompt at a time
@@ -32,9 +26,8 @@ def tiny_tokenizer(*, bos: bool = True, pad: bool = True) -> PreTrainedTokenizer
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(
-        vocab_size=400, special_tokens=special, initial_alphabet=alphabet, show_progress=False
-    )
+    options = {"initial_alphabet": alphabet, "show_progress": False}
+    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=special, **options)
     tokenizer.train_from_iterator(SENTENCES, trainer)
     if bos:
         tokenizer.post_processor = processors.TemplateProcessing(

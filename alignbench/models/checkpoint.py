@@ -29,8 +29,6 @@ SAFETENSORS_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF1
 
 
 class CheckpointError(AlignbenchError):
-    """An error of one checkpoint, which its message names."""
-
     def __init__(self, spec: str, message: str) -> None:
         super().__init__(f"checkpoint {spec}: {message}")
 
@@ -189,12 +187,12 @@ def download_checkpoint(spec: str, trust_remote_code: bool) -> tuple[Path, str, 
 def _read_json(path: Path, spec: str) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError("not an object")
     except FileNotFoundError as error:
         raise CheckpointError(spec, f"no {path.name} in {path.parent}") from error
     except ValueError as error:
-        raise CheckpointError(spec, f"{path} is not JSON ({first_line(error)})") from error
-    if not isinstance(found, dict):
-        raise CheckpointError(spec, f"{path} is not a JSON object")
+        raise CheckpointError(spec, f"{path} is not a JSON object ({first_line(error)})") from error
     return found
 
 

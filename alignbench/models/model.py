@@ -21,10 +21,8 @@ class Model:
     """A model that has been found, and how to load it.
 
     identity: everything that its results depend on; part of the run folder's name
-    chat_template: it has one
     scores: it supports log-likelihoods of given text; entropies: and the entropies of its tokens
-    open: loads it
-    about: what else run.json records of a checkpoint
+    open: loads it; about: what else run.json records of a checkpoint
     """
 
     name: str

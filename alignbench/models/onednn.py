@@ -40,11 +40,8 @@ def _product(layer: nn.Linear, input: torch.Tensor) -> torch.Tensor:
 
 
 class _Differentiable(torch.autograd.Function):
-    """The product with its gradients, which are products too.
-
-    The operation requires contiguous matrices, so the backward pass copies what it transposes, in blocks of outputs:
-    for a language model's head the copy would be hundreds of megabytes.
-    """
+    """The operation requires contiguous matrices, so the backward pass copies what it transposes, in blocks of outputs:
+    for a language model's head the copy would be hundreds of megabytes."""
 
     @staticmethod
     def forward(ctx: Any, rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:

@@ -34,10 +34,8 @@ def trimmed(length: int, page: int) -> int:
 
 
 class Pages:
-    """Keys and values of `count` pages: per layer, (pages, heads, width, size) of keys and of values.
-
-    A page holds adjacent positions and begins at a multiple of its length.
-    """
+    """Keys and values: per layer, (pages, heads, width, size) each. A page holds adjacent positions and begins at a
+    multiple of its length."""
 
     def __init__(self, count: int = 0, width: int = 0) -> None:
         self.count = count

@@ -76,10 +76,8 @@ class Sample:
 
 
 class Pool:
-    """Pages of `page` positions that belong to one running sample each, of which `width` are stored.
-
-    dense: trimmed pages would be copied, as half-precision products in torch's CPU build do
-    """
+    """Pages of `page` positions that belong to one running sample each, of which `width` are stored. dense: trimmed
+    pages would be copied, as half-precision products in torch's CPU build do"""
 
     def __init__(self, page: int, width: int, device: torch.device, dense: bool) -> None:
         self.page, self.device, self.dense = page, device, dense

@@ -36,10 +36,7 @@ NO_PREFIX = Prefix(np.empty(0, np.int32), Pages())
 
 @dataclass
 class Scheduler:
-    """Packed generation with one model.
-
-    token_budget: tokens per step; most_rows: samples that run at once; if None, it follows the free memory
-    """
+    """token_budget: tokens per step; most_rows: samples that run at once; if None, it follows the free memory"""
 
     packed: PackedModel
     token_budget: int

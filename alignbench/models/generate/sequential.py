@@ -84,10 +84,8 @@ class SequentialModel:
 
     @torch.inference_mode()
     def _forward(self, tokens: torch.Tensor, cache: dict[str, Any] | None) -> tuple[torch.Tensor, dict[str, Any]]:
-        """Logits after the last token of each row, and the new cache.
-
-        cache: of all tokens but the last; empty at the beginning; None to compute all tokens without a cache
-        """
+        """Logits after the last token of each row, and the new cache. cache: of all tokens but the last; empty at the
+        beginning; None to compute all tokens without a cache"""
         tokens = tokens[:, -1:] if cache else tokens
         self.tokens_computed += tokens.numel()
         out = self.model(input_ids=tokens, use_cache=cache is not None, **(cache or {}), **self._options)

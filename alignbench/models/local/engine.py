@@ -24,16 +24,14 @@ from alignbench.models.generate.packed import PackedModel
 from alignbench.models.generate.samples import Job
 from alignbench.models.generate.scheduler import Scheduler, why_not_packed
 from alignbench.models.generate.sequential import SequentialModel
-from alignbench.models.local.tree import Cell, Forward, Prefix, Tree, chain, cut_into_batches, grow_trees, why_no_tree
+from alignbench.models.local.tree import Cell, Forward, Prefix, Tree, cut_into_batches, grow_trees, tree_of, why_no_tree
 from alignbench.types.engine import Completion, Loglikelihood, Prompt, Request, Sampling
 
 
 @dataclass(slots=True)
 class Text:
-    """A distinct token sequence, and the requests that spell it with the tokens of their contexts.
-
-    entropies: of one of them at least
-    """
+    """A distinct token sequence, the requests that spell it with the tokens of their contexts, and if one of them needs
+    entropies."""
 
     tokens: Tokens
     contexts: dict[int, int]
@@ -91,7 +89,7 @@ class LocalEngine:
 
     def weights_changed(self) -> None:
         """Drop what was computed with the old weights, for a model in training."""
-        self.forward.clear()
+        self.forward.cached = None
 
     def work(self) -> dict[str, int | str]:
         """See `Engine.work`. tokens_asked: of all requests and continuations, without any sharing"""
@@ -189,7 +187,7 @@ class LocalEngine:
             self.notify(f"using padded rows for sequences longer than the attention window of {span:.0f} tokens")
         self.layout = "prefix tree" if use_tree else "padded rows"
         if not use_tree:
-            return [chain(number, tokens) for number, tokens in sequences.items()], None
+            return [tree_of([(number, tokens, 0)]) for number, tokens in sequences.items()], None
         # the last context token stays in the tree, since its output predicts the first scored token
         tokens = shared_prefix(list(sequences.values()), shortest - 1 if len(sequences) > 1 else 0)
         try:

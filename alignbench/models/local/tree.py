@@ -61,19 +61,14 @@ def grow_trees(
         joint = size + len(sequence) - shared
         added_pairs = joint**2 - size**2 - len(sequence) ** 2
         if members and (joint > largest or shared * pairs_per_token < added_pairs):
-            trees.append(_tree(members))
+            trees.append(tree_of(members))
             members, shared, joint = [], 0, len(sequence)
         members.append((index, sequence, shared))
         size = joint
-    return [*trees, _tree(members)] if members else trees
+    return [*trees, tree_of(members)] if members else trees
 
 
-def chain(index: int, sequence: Tokens) -> Tree:
-    """The tree of a single sequence."""
-    return _tree([(index, sequence, 0)])
-
-
-def _tree(members: list[tuple[int, Tokens, int]]) -> Tree:
+def tree_of(members: list[tuple[int, Tokens, int]]) -> Tree:
     """members: in lexicographic order, each with the tokens shared with the previous one"""
     size = sum(len(sequence) - shared for _, sequence, shared in members)
     tokens, depths, ends = np.empty(size, np.int32), np.empty(size, np.int32), np.full(size, size, np.int32)
@@ -144,11 +139,7 @@ class Forward:
         self.model = model
         self.device: torch.device = model.device
         self.tokens_computed = 0
-        self.clear()
-
-    def clear(self) -> None:
-        """Drop the cached prefix, after a change of the weights."""
-        self._prefix = Prefix(np.empty(0, np.int32), [])
+        self.cached: Prefix | None = None
 
     @torch.inference_mode()
     def logits(self, batch: list[Tree], cells: list[Cell], prefix: Prefix | None) -> torch.Tensor:
@@ -182,16 +173,16 @@ class Forward:
     @torch.inference_mode()
     def prefix(self, tokens: Tokens) -> Prefix:
         """Key-value cache of the shared prefix. The last one is kept, since a task's windows often share it."""
-        if np.array_equal(tokens, self._prefix.tokens):
-            return self._prefix
+        if self.cached and np.array_equal(tokens, self.cached.tokens):
+            return self.cached
         if not len(tokens):
             return Prefix(tokens, [])
         self.tokens_computed += len(tokens)
         cache = DynamicCache()
         with self._head_at([(0, len(tokens) - 1)]):
             self.model(input_ids=self._tensor(tokens[None].astype(np.int64)), past_key_values=cache, use_cache=True)
-        self._prefix = Prefix(tokens, [(layer.keys, layer.values) for layer in cache.layers])
-        return self._prefix
+        self.cached = Prefix(tokens, [(layer.keys, layer.values) for layer in cache.layers])
+        return self.cached
 
     def _head_at(self, cells: list[Cell]) -> AbstractContextManager[Any]:
         """While open, the LM head reads the given cells only, as one row of that many tokens."""
@@ -221,7 +212,7 @@ def why_no_tree(forward: Forward, tokens: Tokens) -> str | None:
         parts = dict(zip(paths, torch.split(found, [len(path) for _, path in paths.values()]), strict=True))
         return [parts[probe] for probe in range(len(distinct))]
 
-    plain = logprobs([chain(i, probe) for i, probe in enumerate(distinct)], None)
+    plain = logprobs([tree_of([(i, probe, 0)]) for i, probe in enumerate(distinct)], None)
     if not np.array_equal(first, second):
         # whole distributions, since a leak may not affect the probabilities of these few tokens
         leak = float((plain[0][:3] - plain[1][:3]).abs().mean())

@@ -62,9 +62,7 @@ class VllmEngine:
     scores = True
 
     def __init__(self, llm: Any, encoder: Encoder, *, window: int | None) -> None:
-        self.llm = llm
-        self.encoder = encoder
-        self.window = window
+        self.llm, self.encoder, self.window = llm, encoder, window
         self.chat_template = bool(encoder.tokenizer.chat_template)
         self._work = {"tokens_asked": 0, "tokens_cached": 0, "tokens_generated": 0}
 
