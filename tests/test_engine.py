@@ -96,7 +96,6 @@ def test_log_probabilities_and_entropies_are_those_of_each_sequence_alone(archit
     assert len(notes) == (architecture in PLAIN)
     assert all(architecture in note and "padded rows" in note for note in notes)
     assert engine.tokens_computed < engine.tokens_asked or layout == "padded rows"
-    assert max(rows for rows, _ in calls.sizes) > 1
     assert all(rows * width <= 64 or rows == 1 for rows, width in calls.sizes)
     assert_each_as_alone(found, model, tokenizer, DESCRIBED, CLOSE / 5 if options else CLOSE)
 
@@ -122,7 +121,6 @@ def test_trees_on_a_cached_prefix_score_as_each_sequence_alone_and_the_prefix_is
     calls = Calls(model)
     found = answers(engine, requests)
     cached = [arguments["past_key_values"].get_seq_length() for arguments in calls.arguments[1:]]
-    assert len(cached) >= 3
     assert min(cached) > len(tokenizer(SHOTS).input_ids) - 3
     rare = tokenizer("🐝", add_special_tokens=False).input_ids[-1]
     assert sum(int((arguments["input_ids"] == rare).sum()) for arguments in calls.arguments) == 1
