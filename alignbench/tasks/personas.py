@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
 
-from alignbench.diversity.entropy import SIZE, spread, weighted_spread
+from alignbench.diversity.entropy import SIZE, spread
 from alignbench.diversity.sets import of_set
 from alignbench.errors import AlignbenchError
 from alignbench.tasks.persona_fields import FIELDS, Persona, is_whole, read_personas
@@ -100,7 +100,7 @@ def corpus_metrics(records: Sequence[Record], intervals: bool) -> Estimates:
         weights = [[float(p or 0) for value, p in own if value is not None] for own in pairs]
         estimates = spread(values, intervals=intervals)
         if any(any(own) for own in weights):
-            estimates += weighted_spread(values, weights, intervals=intervals)
+            estimates += spread(values, weights, intervals=intervals)
         found += [(replace(metric, name=f"{name}_{metric.name}"), estimate) for metric, estimate in estimates]
     texts = [review for own in parsed for review in own.get("review", ()) if review is not None]
     of_reviews = of_set(texts, prefix="review_", intervals=intervals)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from alignbench.errors import AlignbenchError
 from alignbench.stats.estimates import Estimate
-from alignbench.stats.length_control import at_equal_lengths, fit, length_controlled, scaled
+from alignbench.stats.win_rate import at_equal_lengths, fit, length_controlled, scaled
 from alignbench.tasks.common import ANSWER_RATE, WORDS, load_prompts, words
 from alignbench.types.engine import Sampling
 from alignbench.types.record import Document, Output, Record

@@ -96,11 +96,11 @@ def _wrapped(flag: str) -> str:
 
 def agreement(evidence: Evidence) -> list[Drawing]:
     """Draw how often each two labelers agree: on rankings, else on ratings, else on the flag with most judgements."""
-    shared = [own for own in map(Judgements.overlapping, questions(evidence.labels)) if len(own.unit)]
+    shared = [own for own in map(Judgements.overlapping, questions(evidence.labels)) if own.n]
     if not shared:
         raise NoDataError("no table of labels in which two labelers judged the same outputs")
-    chosen = max(shared, key=lambda own: (own.question == "ranking", own.question == "likert", len(own.unit)))
-    there = np.unique(chosen.labeler).tolist()
+    chosen = max(shared, key=lambda own: (own.question == "ranking", own.question == "likert", own.n))
+    there = np.flatnonzero((chosen.category >= 0).any(0)).tolist()
     order = sorted(there, key=lambda i: (chosen.groups[i] or "", _natural(chosen.labelers[i])))
     rows = []
     for a, b in combinations(order, 2):
