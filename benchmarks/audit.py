@@ -6,8 +6,6 @@ Three kinds of tasks: all with the same number of documents; each with another n
 clusters of about five. `--loop` is the number of tasks that are also computed by a loop with numpy's `choice`.
 """
 
-from __future__ import annotations
-
 import time
 
 import numpy as np
