@@ -27,13 +27,10 @@ LONG = [("length-controlled win rate", n) for n in coverage.SIZES[1:]]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "n"), [own for own in itertools.product(coverage.CASES, coverage.SIZES) if own not in LONG]
-)
+@pytest.mark.parametrize("case", [own for own in itertools.product(coverage.CASES, coverage.SIZES) if own not in LONG])
 def test_intervals_cover_the_truth(case):
-    name, n = case
-    resamples = {"Brad": 300, "leng": 200}.get(name[:4], 1000)
-    held = coverage.coverage(coverage.CASES[name], n, SIMULATIONS, resamples)
+    resamples = {"Brad": 300, "leng": 200}.get(case[0][:4], 1000)
+    held = coverage.coverage(coverage.CASES[case[0]], case[1], SIMULATIONS, resamples)
     assert list(held) == [GOAL] * len(held)
 
 

@@ -41,7 +41,6 @@ def test_words_are_lower_case_and_other_marks_are_words():
     assert words(" \n\t") == words("") == []
 
 
-@settings(deadline=None, max_examples=25)
 @given(st.text(max_size=40), st.integers(0, 20))
 def test_a_cut_text_has_the_first_words_of_the_whole_in_its_own_spelling(text, n):
     assert words(cut(text, n)) == words(text)[:n]
@@ -50,10 +49,6 @@ def test_a_cut_text_has_the_first_words_of_the_whole_in_its_own_spelling(text, n
     assert cut(" One ", 1) == cut(" One ", 5) == " One "
 
 
-# Texts as lists of words
-
-
-@settings(max_examples=60, deadline=None)
 @given(TEXTS, st.integers(1, 5))
 def test_linear_implementations_equal_the_definitions(texts, order):
     assert self_bleu(texts, order) == pytest.approx(diversity_plain.self_bleu(texts, order), abs=1e-9)
@@ -85,7 +80,6 @@ def test_rouge_l_of_random_pairs_is_close_to_that_of_all_and_determined_by_the_s
     assert mean_pairwise_rouge_l(texts, 3000) == sampled != mean_pairwise_rouge_l(texts, 3000, seed=1)
 
 
-@settings(deadline=None, max_examples=50)
 @given(st.integers(2, 60) | st.just(3_000_000), st.integers(1, 2000), st.integers(0, 9))
 def test_pairs_are_of_different_texts_and_distinct(n, most, seed):
     first, second = distinct_pairs(n, most, seed)
@@ -98,9 +92,6 @@ def test_rouge_l_compares_the_beginnings_of_very_long_texts():
     begin = [[f"{text}{n}" for n in range(LONGEST - 100)] + ["common"] * 100 for text in "ab"]
     assert mean_pairwise_rouge_l([text + ["common"] * 30_000 for text in begin]) == mean_pairwise_rouge_l(begin)
     assert mean_pairwise_rouge_l(begin) == pytest.approx(100 / LONGEST)
-
-
-# All metrics of a set
 
 
 def test_all_metrics_equal_their_definitions_on_a_small_set():

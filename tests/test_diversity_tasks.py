@@ -40,9 +40,6 @@ def records(texts, vectors=None, category=None):
     ]
 
 
-# Prompts
-
-
 @pytest.mark.parametrize("name", ["diversity", "diversity_across"])
 def test_the_prompts_are_self_instructs_with_their_ids(world, name):
     documents = load(name, world).documents
@@ -73,9 +70,6 @@ def test_a_bad_prompt_is_named_by_file_and_line(tmp_path, row, message):
     file = write(tmp_path, {"id": "a", "prompt": "A"}, row)
     with pytest.raises(AlignbenchError, match=rf"^task diversity, {file}:2: {message}$"):
         load("diversity", tmp_path, prompts=file)
-
-
-# Per input
 
 
 def test_equal_samples_are_one_answer_and_different_ones_ten():
@@ -115,9 +109,6 @@ def test_text_after_fifty_words_counts_only_in_uncut_metrics():
     assert of_texts(["one two", *begin[:3]])["short"] == 0.25
 
 
-# Across inputs
-
-
 def test_the_first_sample_of_each_document_is_the_set_across_inputs():
     texts = [f"cow number {n}" for n in range(12)]
     found = corpus("diversity", records(texts))
@@ -135,9 +126,6 @@ def test_a_set_that_is_large_enough_has_intervals_that_contain_its_values():
     texts = [" ".join(random.choice(list("abcdefghijkl"), 12)) for _ in range(2 * jackknife.GROUPS)]
     assert all(estimate.low <= estimate.value <= estimate.high for _, estimate in of_set(texts))
     assert all(estimate.low is None for _, estimate in of_set(texts[:-1]))
-
-
-# NoveltyBench
 
 
 def test_distinct_and_utility_as_in_the_paper():
@@ -160,8 +148,6 @@ def test_samples_are_from_the_models_own_distribution():
         sampling = find_task(name).generation.sampling
         assert (sampling.samples, sampling.temperature, sampling.top_p) == (samples, 1.0, 1.0)
 
-
-# Recitations
 
 PLAIN = [
     f"Ilka Dorval was born by the sea and watched the weather for the boats, year after year {n}." for n in range(60)
@@ -205,21 +191,15 @@ def test_with_one_cluster_there_is_none_to_return_to():
     values = [same[name].value for name in ("cosine_distance", "vendi", "clusters")]
     assert values == pytest.approx([0, 1, 1], abs=1e-6)
     assert not {"silhouette", "return_share"} & set(same)
+    zeros = np.zeros((4, 3), np.float32)  # empty recitations return to each other
+    for clusters in ([0, 0, 0, 0], [0, 1, 1, 0]):
+        assert recitations.returns(zeros, zeros, np.array(clusters)).all()
     assert "return_share" not in found
 
 
-def test_unequal_numbers_of_recitations_are_cut_to_the_smaller():
+def test_unequal_numbers_are_cut_to_the_smaller_and_without_an_embedder_there_are_metrics_of_words_alone():
     found = recited(PLAIN[:9], ["Far away."] * 4)
     assert found["cosine_distance"].n == found["perturbed_cosine_distance"].n == found["main_cluster_share"].n == 4
-
-
-def test_without_an_embedder_there_are_the_metrics_of_words_alone():
     found = set(recited(PLAIN[:3], PLAIN[:3], embedded=False))
     assert {"distinct_2", "words", "perturbed_words"} <= found
     assert not {"vendi", "return_share", "perturbed_distinct_2", "distinct_2_uncut"} & found
-
-
-def test_empty_recitations_have_zero_vectors_and_return():
-    vectors = np.zeros((4, 3), np.float32)
-    assert recitations.returns(vectors, vectors, np.zeros(4, np.int64)).all()
-    assert recitations.returns(vectors, vectors, np.array([0, 1, 1, 0])).all()

@@ -102,9 +102,6 @@ def test_flags_are_written_in_several_ways_and_equal_outputs_of_two_models_are_t
     assert found == list(values.values())
 
 
-# Errors name file and line: :2 is the second line of the file
-
-
 @pytest.mark.parametrize(
     ("kind", "fields", "message"),
     [(kind, *case) for kind in ("labels", "rankings", "prompts") for case in INVALID[kind]],
@@ -123,9 +120,6 @@ def test_invalid_columns_on_the_command_line(tmp_path, options, message):
         read_labels(write(tmp_path / "l.jsonl", ADA), **options)
 
 
-# Export
-
-
 def test_the_trainer_reads_what_is_exported(tmp_path):
     labels = [
         *ranked("p1", "ada", hen=2, cow=1, pig=2),
@@ -141,6 +135,10 @@ def test_the_trainer_reads_what_is_exported(tmp_path):
     assert (first.prompt, first.labeler, first.ranks) == ("say p1", "ada", (1, 2, 2))
     assert first.responses == ("cow on p1", "hen on p1", "pig on p1")
     assert second.responses == ("cow on p3", "pig on p3")
+    with pytest.raises(AlignbenchError, match="no label has a rank"):
+        export([Label("p1", "x", "y", "ada")])
+    with pytest.raises(AlignbenchError, match=r"prompt 'p1' has no text, .* --prompts FILE"):
+        export([Label("p1", None, "y", "ada", rank=1)])
 
 
 @given(st.lists(st.lists(st.integers(1, 3), min_size=1, max_size=4), min_size=1, max_size=5))
@@ -157,21 +155,6 @@ def test_a_ranking_survives_export_and_import(tmp_path_factory, rankings):
     write_lines(export(labels)[0], file)
     back = read_labels(str(file))
     assert {p: sorted(label.rank for label in back if label.prompt == p) for p in kept} == kept
-
-
-@pytest.mark.parametrize(
-    ("label", "message"),
-    [
-        (Label("p1", "x", "y", "ada"), "no label has a rank"),
-        (Label("p1", None, "y", "ada", rank=1), r"prompt 'p1' has no text, .* --prompts FILE"),
-    ],
-)
-def test_labels_without_ranks_or_without_the_prompts_text_are_refused(label, message):
-    with pytest.raises(AlignbenchError, match=message):
-        export([label])
-
-
-# Preferences
 
 
 def test_a_verdict_is_the_mean_over_labelers_who_compared_both():

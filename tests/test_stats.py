@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
@@ -38,7 +38,6 @@ def test_the_interval_of_a_proportion_is_wilsons():
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 5)), min_size=1, max_size=60), st.booleans())
-@settings(deadline=None, max_examples=60)
 def test_a_proportion_lies_within_its_interval_and_the_interval_within_0_and_1(pairs, clustered):
     values, groups = zip(*pairs, strict=True)
     found = estimates.share(values, groups if clustered else None)
@@ -63,11 +62,7 @@ def test_the_jackknife_error_of_a_mean_is_that_of_the_means_of_its_groups():
     assert jackknife.estimate(0.0, jackknife.MISSING, 9, 9) == estimates.Estimate(0.0, n=9, clusters=9)
 
 
-# The bootstrap
-
-
 @given(st.lists(st.integers(-3, 5), min_size=3, max_size=40), st.integers(0, 3))
-@settings(deadline=None, max_examples=60)
 def test_a_p_value_is_below_5_percent_exactly_if_the_interval_excludes_zero(values, seed):
     draws = bootstrap.resampled_means(np.array(values, float)[:, None], seed=seed, resamples=500)[:, 0]
     low, high = bootstrap.percentiles(draws, len(values))
