@@ -130,11 +130,14 @@ def test_the_baseline_has_strength_0_and_only_shifts_the_others():
     assert from_a == ranked(COUNTS, THREE, "abc", "a", 100)  # determined by the seed
 
 
-def test_several_battles_on_one_prompt_are_no_new_evidence():
+def test_prompts_are_resampled():
     battles = battles_of([[30, 14, 6], [20, 25, 5], [14, 30, 6]], THREE, "abc")
     once, again = (rank(own, "a", resamples=2000)[0] for own in (battles, [b for b in battles for _ in range(4)]))
-    for x, y in zip(once, again, strict=True):
+    for x, y in zip(once, again, strict=True):  # several battles on one prompt are no new evidence
         assert y.strength.standard_error == pytest.approx(x.strength.standard_error, rel=0.05)
+    models, _ = rank([Battle("only", "a", "b", 1.0), Battle("only", "b", "c", 0.5)], "c", resamples=50)
+    assert [model.name for model in models] == ["a", "c", "b"]  # b has a loss and a tie, c only the tie
+    assert models[0].strength.low is models[0].p_next is None
 
 
 def test_p_next_is_small_for_a_clear_order_and_below_5_percent_exactly_if_the_interval_excludes_zero():
@@ -149,12 +152,6 @@ def test_p_next_is_small_for_a_clear_order_and_below_5_percent_exactly_if_the_in
         sides.add(significant := found["a"].strength.low > 0 or found["a"].strength.high < 0)
         assert (p < 0.05) == significant
     assert sides == {False, True}
-
-
-def test_one_prompt_is_ranked_without_intervals():
-    models, _ = rank([Battle("only", "a", "b", 1.0), Battle("only", "b", "c", 0.5)], "c", resamples=50)
-    assert [model.name for model in models] == ["a", "c", "b"]  # b has a loss and a tie, c only the tie
-    assert models[0].strength.low is models[0].p_next is None
 
 
 def test_bias_correction_moves_only_biased_intervals():

@@ -72,13 +72,6 @@ def test_a_bad_prompt_is_named_by_file_and_line(tmp_path, row, message):
         load("diversity", tmp_path, prompts=file)
 
 
-def test_equal_samples_are_one_answer_and_different_ones_ten():
-    same = score("diversity", DOCUMENT, *["A grey cat."] * 10)
-    assert [same[name] for name in ("self_bleu", "rouge_l_overlap", "distinct_1")] == pytest.approx([100, 1, 4 / 40])
-    other = score("diversity", DOCUMENT, *[f"{chr(97 + n)}a {chr(97 + n)}b" for n in range(10)])
-    assert (other["distinct_1"], other["rouge_l_overlap"]) == (1, 0)
-
-
 def test_semantic_entropy_in_bits_by_counts_and_by_log_probabilities():
     found = diversity.semantic(outputs("abcd", (0, 0, 1, 2)))
     assert found == {"classes": 3, "semantic_entropy_discrete": 1.5}

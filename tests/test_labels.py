@@ -80,15 +80,12 @@ def test_a_ranking_is_a_label_of_each_response(tmp_path):
     assert {(label.model, label.output, label.rank) for label in unnamed} == {(None, "b", 1), (None, "a", 2)}
 
 
-def test_columns_of_other_names_are_mapped_flagged_or_ignored(tmp_path):
+def test_columns_of_other_names_are_mapped_and_a_file_of_prompts_gives_texts_or_ids(tmp_path):
     row = {"doc": 7, "sys": "hen", "text": "Cluck.", "who": "w1", "is_true": "yes", "seconds": 12}
     columns = {"doc": "prompt_id", "sys": "model", "text": "output", "who": "labeler"}
     file = write(tmp_path / "theirs.csv", row)
     (label,) = read_labels(file, columns=columns, flags=["is_true"], ignored=["seconds"])
     assert label == Label("7", None, "Cluck.", "w1", "hen", flags={"is_true": True})
-
-
-def test_a_prompts_file_gives_labels_their_text_or_their_id(tmp_path):
     prompts = write(tmp_path / "prompts.jsonl", {"id": 7, "prompt": "Moo?"}, {"id": 8, "prompt": "Oink?"})
     rows = [{"prompt_id": 7, "output": "a", "labeler": "ada"}, {"prompt": "Oink?", "output": "b", "labeler": "ada"}]
     labels = read_labels(write(tmp_path / "l.jsonl", *rows), prompts=prompts)
@@ -157,7 +154,7 @@ def test_a_ranking_survives_export_and_import(tmp_path_factory, rankings):
     assert {p: sorted(label.rank for label in back if label.prompt == p) for p in kept} == kept
 
 
-def test_a_verdict_is_the_mean_over_labelers_who_compared_both():
+def test_a_verdict_is_the_mean_over_labelers_who_compared_both_by_ranks_or_else_by_likert_marks():
     labels = [
         *ranked("p1", "ada", hen=1, cow=2),
         *ranked("p1", "bob", hen=1, cow=1),
@@ -170,13 +167,9 @@ def test_a_verdict_is_the_mean_over_labelers_who_compared_both():
     assert verdict("say p1", "hen on p1", "hen on p1") == 0.5
     assert verdict("say p1", "hen on p1", "pig on p1") is verdict("say p9", "hen on p1", "cow on p1") is None
     assert verdict("x", "a", "b") == 1
-
-
-def test_likert_marks_decide_if_ranks_are_missing():
-    good, bad = Label("p", "x", "a", "ada", likert=6), Label("p", "x", "b", "ada", likert=2)
-    assert preference(good, bad) == 1
-    assert preference(replace(good, rank=2), replace(bad, rank=1)) == 0
-    assert preference(good, replace(bad, likert=None)) is None
+    good, bad = Label("p", "x", "a", "ada", likert=6), Label("p", "x", "b", "ada", likert=2)  # without ranks
+    pairs = [(good, bad), (replace(good, rank=2), replace(bad, rank=1)), (good, replace(bad, likert=None))]
+    assert [preference(*pair) for pair in pairs] == [1, 0, None]
 
 
 def test_there_is_one_battle_for_each_prompt_and_pair_of_models():

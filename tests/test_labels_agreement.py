@@ -32,12 +32,13 @@ def labels_of(case):
     groups, labels = case.get("groups", {}), []
     for prompt, labelers in case["labels"].items():
         for who, own in labelers.items():
-            flag = Label(prompt, None, "x", who, "hen", groups.get(who), flags={"violent": own})
+            flags = {} if own is None else {"violent": own}
+            flag = Label(prompt, None, "x", who, "hen", groups.get(who), flags=flags)
             labels += ranked(prompt, who, **own) if isinstance(own, dict) else [flag]
     return labels
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", CASES["tables"])
 def test_agreement_of_small_tables_by_hand(case):
     found = {(f.who, f.statistic): f.estimate for f in agreement(labels_of(case), resamples=200)[0]}
     for who in case.keys() - {"labels", "groups"}:
@@ -47,7 +48,7 @@ def test_agreement_of_small_tables_by_hand(case):
 
 
 def test_kappa_and_alpha_do_not_depend_on_the_order_of_outputs():
-    labels, names = labels_of(CASES[0]), {"hen": "z", "cow": "y", "pig": "x"}
+    labels, names = labels_of(CASES["tables"][0]), {"hen": "z", "cow": "y", "pig": "x"}
     renamed = [replace(own, output="", model=names[own.model]) for own in labels]  # equal outputs are two items
     for statistic in ("agreement", "cohen_kappa", "fleiss_kappa", "alpha_nominal", "alpha_ordinal"):
         assert found(renamed, statistic).value == pytest.approx(found(labels, statistic).value)
@@ -78,23 +79,14 @@ def test_intervals_over_prompts_cover_the_truth():
     assert np.mean(covered, 0) == pytest.approx(0.95, abs=0.04)
 
 
-@pytest.mark.parametrize(
-    ("labels", "message"),
-    [
-        (ranked("p", "ada", hen=1, cow=2), r"no agreement to measure: one labeler only \(ada\)"),
-        (ranked("p1", "ada", hen=1, cow=2) + ranked("p2", "bob", hen=1, cow=2), "ranking: no two labelers judged the"),
-        ([Label("p", None, "x", who) for who in "ab"], "the labels hold no ranks, Likert marks or flags"),
-    ],
-)
+@pytest.mark.parametrize(("labels", "message"), CASES["refused"])
 def test_without_overlap_there_is_no_agreement_to_measure(labels, message):
+    labels = labels_of({"labels": labels})
     with pytest.raises(AlignbenchError, match=message):
         agreement(labels)
-
-
-def test_a_question_without_overlap_is_named_beside_the_others():
-    findings, notes = agreement([*labels_of(CASES[4]), *ranked("p1", "c", hen=1, cow=2)], resamples=200)
+    findings, notes = agreement(labels_of(CASES["tables"][4]) + labels, resamples=200)  # beside another question
     assert {finding.question for finding in findings} == {"violent"}
-    assert notes == ["ranking: no two labelers judged the same pair of outputs"]
+    assert notes == ["ranking: no two labelers judged the same pair of outputs"] * (labels[0].rank is not None)
 
 
 def test_marks_and_flags_of_a_model_have_intervals_over_prompts():
@@ -159,12 +151,11 @@ def test_demonstrations_are_outputs_with_a_labelers_name():
             ("ada", "bob", 1), ("bob", "ada", 7), ("ada", "ada", 1),
         )
     ]  # fmt: skip
-    marks = marks_of(labels, reference="researchers")
-    assert marks == {("ada", "demonstrations"): "above", ("bob", "demonstrations"): "below"}
-    assert screen(labels, reference="researchers")[0].estimate.value == 6.5
-    assert set(marks_of(labels, reference="researchers", cut_offs=CUT_OFFS | {"demonstrations": 3}).values()) == {
-        "above"
-    }
+    lower, reference = CUT_OFFS | {"demonstrations": 3}, "researchers"
+    marks = {("ada", "demonstrations"): "above", ("bob", "demonstrations"): "below"}
+    assert marks_of(labels, reference=reference) == marks
+    assert screen(labels, reference=reference)[0].estimate.value == 6.5
+    assert set(marks_of(labels, reference=reference, cut_offs=lower).values()) == {"above"}
 
 
 def test_an_unknown_reference_and_labels_without_a_criterion_are_refused():
@@ -213,17 +204,9 @@ def test_findings_are_a_table_or_json_and_screen_and_export_write_a_new_file(fil
     assert file.read_bytes() == before
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        *(([command, "{}", "--out", "{}"], "this is the input file") for command in ("screen", "export", "import")),
-        (["screen", "{}", "--sensitive", "rude"], "labels.jsonl: no flag 'rude' (there are: none)"),
-        (["screen", "{}", "--reference", "who"], "labels.jsonl: no labeler 'who'"),
-        (["import", "{}", "--out", "{}.new", "--map", "doc"], "--map doc: write THEIRS=OURS"),
-    ],
-)
+@pytest.mark.parametrize(("arguments", "message"), CASES["commands"])
 def test_errors_name_the_file_or_the_option(file, arguments, message):
-    assert_one_line_error(run("labels", *(argument.format(file) for argument in arguments)), message)
+    assert_one_line_error(run("labels", *(argument.format(file) for argument in arguments.split())), message)
 
 
 @pytest.mark.needs_data

@@ -9,7 +9,7 @@ from scipy import stats as scipy_stats
 from alignbench.stats import bootstrap, estimates, jackknife
 
 
-def test_means_have_the_textbook_t_interval_within_the_range_of_the_metric():
+def test_means_have_the_textbook_t_interval_and_clustered_standard_errors():
     values = [1.0, 2.0, 4.0, 7.0]
     found, error = estimates.mean(values), scipy_stats.sem(values)
     low, high = scipy_stats.t.interval(0.95, 3, 3.5, error)
@@ -18,9 +18,6 @@ def test_means_have_the_textbook_t_interval_within_the_range_of_the_metric():
     clipped = estimates.mean([0.98, 1.0, 0.2], bounds=(0, 1))
     assert (clipped.low, clipped.high) == (0.0, 1.0)
     assert estimates.mean([0.5]).low is estimates.mean([]).value is estimates.share([]).value is None
-
-
-def test_clustered_standard_errors():
     # deviations from the mean 3: cluster a −2 −1, cluster b +1 +2; sums −3 and 3; 2/1 · (9 + 9) = 36; √36 / 4
     assert estimates.mean([1, 2, 4, 5], ["a", "a", "b", "b"]).standard_error == pytest.approx(1.5)
     values = np.random.default_rng(0).normal(size=40)
