@@ -12,8 +12,10 @@ values. Simulations of a row share the draws of their resamples, so that thousan
 import argparse
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 
 import numpy as np
+import yaml
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, logit
 
@@ -143,16 +145,17 @@ def wins(won: float, tied: float) -> Simulation:
     return simulate
 
 
-def at_equal_lengths(better: float, liking: float) -> Simulation:
-    """The model is longer by half a standard deviation, and better by so many nats; the judge likes length: φ."""
+def at_equal_lengths(rate: float, liking: float) -> Simulation:
+    """The model is longer by half a standard deviation; rate: at equal lengths; the judge likes length: φ."""
+    better = float(logit(rate))
 
     def simulate(n: int, simulations: int, resamples: int, random: np.random.Generator) -> Held:
         held = []
         for _ in range(simulations):
             delta = random.normal(0.5, 1, n)
             outcomes = 1.0 * (random.random(n) < expit(better + liking * np.tanh(delta)))
-            rate = length_controlled(outcomes, delta, seed=1, resamples=min(resamples, 500))
-            held.append(within(rate.low, expit(better), rate.high))
+            found = length_controlled(outcomes, delta, seed=1, resamples=min(resamples, 500))
+            held.append(within(found.low, rate, found.high))
         return np.array(held)
 
     return simulate
@@ -219,47 +222,23 @@ def rankings(strengths: Sequence[float], tau: float, spread: float = 0.7, judged
     return simulate
 
 
-LOGIT = {p: float(logit(p)) for p in (0.9, 0.95, 0.96, 0.98)}
-CASES: dict[str, Simulation] = {
-    "paired bootstrap: F1, 40 % of answers change": bootstrapped(f1_deltas, 0.4 * (0.5 - 0.65)),
-    "paired bootstrap: F1, 20 % get worse, none better": bootstrapped(losses_alone, -0.2 * 2 / 3),
-    "paired bootstrap: accuracy, 6 % gained, 12 % lost": flips(0.06, 0.12),
-    "bootstrap over groups of 1 to 4": bootstrapped(grouped_values, 0, grouped=True),
-    "clustered standard error (mean), groups of 1 to 4": each(estimates.mean, grouped_values, 0, grouped=True),
-    "share .3 (Wilson)": each(estimates.share, partial(ones, 0.3), 0.3),
-    "share .5 in groups of 1 to 4": each(estimates.share, partial(ones_of_groups, 1, 1), 0.5, grouped=True),
-    "share .75 in groups of 1 to 4": each(estimates.share, partial(ones_of_groups, 1.5, 0.5), 0.75, grouped=True),
-    "win rate .55, 20 % ties": wins(0.45, 0.2),
-    "win rate .7, 10 % ties": wins(0.65, 0.1),
-    "win rate .85, 10 % ties": wins(0.8, 0.1),
-    "length-controlled win rate": at_equal_lengths(0.3, 1),
-    "Bradley–Terry, 4 models at 0, .3, .6, −.4 nats: strengths, then win rates": rankings([0, 0.3, 0.6, -0.4], 0.4),
-    "Bradley–Terry, 4 models at 0, 1, 2, 3 nats: strengths, then win rates": rankings([0, 1, 2, 3], 0.3),
+KINDS: dict[str, Callable[..., Simulation]] = {
+    "f1": lambda: bootstrapped(f1_deltas, 0.4 * (0.5 - 0.65)),
+    "losses": lambda: bootstrapped(losses_alone, -0.2 * 2 / 3),
+    "flips": flips,
+    "grouped": lambda: bootstrapped(grouped_values, 0, grouped=True),
+    "clustered mean": lambda: each(estimates.mean, grouped_values, 0, grouped=True),
+    "share": lambda p: each(estimates.share, partial(ones, p), p),
+    "share of groups": lambda a, b: each(estimates.share, partial(ones_of_groups, a, b), a / (a + b), grouped=True),
+    "wins": wins,
+    "equal lengths": at_equal_lengths,
+    "rankings": rankings,
+    "rankings at rates": lambda rates, *others: rankings(logit(rates), *others),
 }
-RATES = {
-    ".925, 5 % ties": (0.9, 0.05), ".95 without ties": (0.95, 0), ".98 without ties": (0.98, 0),
-    ".98, 2 % ties": (0.97, 0.02), ".05, 2 % ties": (0.04, 0.02), ".55, 90 % ties": (0.1, 0.9),
-    ".525, 95 % ties": (0.05, 0.95), ".51, 98 % ties": (0.02, 0.98), ".5, 96 % ties": (0.02, 0.96),
-}  # fmt: skip
-NEARLY_ALL_AGREE: dict[str, Simulation] = {
-    **{f"win rate {name}": wins(*rates) for name, rates in RATES.items()},
-    "length-controlled win rate .96, no liking for length": at_equal_lengths(LOGIT[0.96], 0),
-    "length-controlled win rate .9": at_equal_lengths(LOGIT[0.9], 1),
-    **{
-        f"Bradley–Terry, 2 models, win rate {p}: strength, then win rate": rankings([0, LOGIT[p]], 0, 0, 1)
-        for p in (0.9, 0.95, 0.98)
-    },
-    "Bradley–Terry, 4 models, win rates .9, .95, .98: strengths, then win rates": rankings(
-        [0, LOGIT[0.9], LOGIT[0.95], LOGIT[0.98]], 0, 0, 1
-    ),
-    "Bradley–Terry, 4 models at 0, .3, −.3, 3.9 nats: strengths, then win rates": rankings([0, 0.3, -0.3, 3.9], 0.2),
-}
-LIMITS: dict[str, Simulation] = {
-    "paired bootstrap: accuracy, 2 % gained, 7 % lost": flips(0.02, 0.07),
-    "share .5 (Wilson)": each(estimates.share, partial(ones, 0.5), 0.5),
-    "share .9 (Wilson)": each(estimates.share, partial(ones, 0.9), 0.9),
-    "win rate .5 without ties": wins(0.5, 0),
-}
+ROWS = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+CASES, NEARLY_ALL_AGREE, LIMITS = (
+    {name: KINDS[kind](*arguments) for name, (kind, *arguments) in rows.items()} for rows in ROWS.values()
+)
 
 if __name__ == "__main__":
     main()

@@ -77,14 +77,11 @@ def test_no_step_in_any_direction_increases_the_penalised_likelihood(numbers):
     assert all(objective(best + step) <= objective(best) + 1e-9 for step in steps[best[3] + steps[:, 3] >= 0])
 
 
-def test_one_sided_battles_have_finite_strengths():
+def test_one_sided_battles_have_finite_strengths_and_many_fits_together_equal_separate_ones():
     counts = np.array([(500, 0, 0), (0, 500, 0), (0, 0, 500), (0, 0, 1), (500, 0, 1), (1e6, 0, 0), (0, 0, 0)])
     found = fit([(0, 1)], counts[:, None], 2)
     assert np.isfinite(found).all()
     assert np.sign(found[:, 0]).tolist() == np.sign(counts[:, 0] - counts[:, 1]).tolist()
-
-
-def test_many_fits_together_equal_separate_fits_from_any_start():
     random = np.random.default_rng(1)
     counts = random.poisson(3, (40, 3, 3)) * (random.random((40, 3, 3)) < 0.7)
     separate = np.array([fit(THREE, each, 3) for each in counts])

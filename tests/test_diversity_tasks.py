@@ -168,15 +168,12 @@ def test_the_perturbed_prompt_is_the_plain_one_with_a_first_sentence():
     assert sum(d.category == "plain" for d in sample(data, 40, seed=0).documents) == 20
 
 
-def test_the_proportion_that_returns_to_the_larger_of_two_clusters():
+def test_the_proportion_that_returns_to_the_larger_of_two_clusters_if_there_are_two():
     away = OTHER[:14] + ["Nothing at all like either."] * 7
     found = recited(PLAIN[:20] + OTHER[:8], PLAIN[50:57] + away)
     assert (found["clusters"].value, found["main_cluster_share"].value) == (2, pytest.approx(20 / 28))
     assert found["silhouette"].value > 0.5
     assert (found["return_share"].value, found["return_share"].n) == (pytest.approx(1 / 4), 28)
-
-
-def test_with_one_cluster_there_is_none_to_return_to():
     found = recited(PLAIN[:30], PLAIN[:10] + OTHER[:20])
     assert found["clusters"].value == found["main_cluster_share"].value == 1
     assert found["perturbed_clusters"].value == 2

@@ -154,7 +154,7 @@ def test_a_ranking_survives_export_and_import(tmp_path_factory, rankings):
     assert {p: sorted(label.rank for label in back if label.prompt == p) for p in kept} == kept
 
 
-def test_a_verdict_is_the_mean_over_labelers_who_compared_both_by_ranks_or_else_by_likert_marks():
+def test_preferences_are_means_over_labelers_who_compared_both_by_ranks_or_else_by_likert_marks():
     labels = [
         *ranked("p1", "ada", hen=1, cow=2),
         *ranked("p1", "bob", hen=1, cow=1),
@@ -170,9 +170,6 @@ def test_a_verdict_is_the_mean_over_labelers_who_compared_both_by_ranks_or_else_
     good, bad = Label("p", "x", "a", "ada", likert=6), Label("p", "x", "b", "ada", likert=2)  # without ranks
     pairs = [(good, bad), (replace(good, rank=2), replace(bad, rank=1)), (good, replace(bad, likert=None))]
     assert [preference(*pair) for pair in pairs] == [1, 0, None]
-
-
-def test_there_is_one_battle_for_each_prompt_and_pair_of_models():
     labels = [
         *ranked("p1", "ada", hen=1, cow=2, pig=2),
         *ranked("p1", "bob", hen=2, cow=1),

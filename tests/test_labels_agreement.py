@@ -89,16 +89,13 @@ def test_without_overlap_there_is_no_agreement_to_measure(labels, message):
     assert notes == ["ranking: no two labelers judged the same pair of outputs"] * (labels[0].rank is not None)
 
 
-def test_marks_and_flags_of_a_model_have_intervals_over_prompts():
+def test_a_summary_has_marks_and_flags_with_intervals_over_prompts_and_win_rates_with_ties_as_half():
     labels = [Label(f"p{n}", None, "x", who, "hen", likert=5 + n % 3) for n in range(6) for who in "ab"]
     labels += [Label(f"p{n}", None, "y", "a", "cow", flags={"violent": n == 0}) for n in range(6)]
     by = {(finding.model, finding.statistic): finding.estimate for finding in summary(labels)}
     likert, violent = by.pop(("hen", "likert")), by.pop(("cow", "violent"))
     assert (likert.value, likert.n, likert.clusters) == (6, 12, 6)
     assert (violent.value, by) == (pytest.approx(1 / 6), {})
-
-
-def test_win_rates_between_models_count_ties_half():
     labels = [label for n in range(8) for label in ranked(f"p{n}", "ada", hen=1, cow=2 - (n < 2), pig=5)]
     by = {(f.model, f.against): f.estimate for f in summary(labels) if f.statistic == "win_rate"}
     assert (by["cow", "hen"].value, by["hen", "pig"].value) == (pytest.approx(1 / 8), 1)  # two ties of eight
@@ -142,7 +139,7 @@ def test_sensitive_speech_is_any_of_its_flags():
     assert set(marks_of(labels, reference="researchers", sensitive=["sexual"]).values()) == {"below"}
 
 
-def test_demonstrations_are_outputs_with_a_labelers_name():
+def test_demonstrations_are_outputs_with_a_labelers_name_and_without_a_criterion_there_is_no_screen():
     labels = [
         Label(f"p{n}", None, f"by {who}", rater, who, likert=mark)
         for n in range(20)
@@ -156,9 +153,6 @@ def test_demonstrations_are_outputs_with_a_labelers_name():
     assert marks_of(labels, reference=reference) == marks
     assert screen(labels, reference=reference)[0].estimate.value == 6.5
     assert set(marks_of(labels, reference=reference, cut_offs=lower).values()) == {"above"}
-
-
-def test_an_unknown_reference_and_labels_without_a_criterion_are_refused():
     with pytest.raises(AlignbenchError, match=r"no labeler 'who' to compare with \(there are: contrary, faithful"):
         screen(four_labelers(2), reference="who")
     with pytest.raises(AlignbenchError, match="nothing to screen by"):

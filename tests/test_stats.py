@@ -25,21 +25,18 @@ def test_means_have_the_textbook_t_interval_and_clustered_standard_errors():
     assert (thrice.standard_error, thrice.low) == pytest.approx((once.standard_error, once.low))  # no new evidence
 
 
-def test_the_interval_of_a_proportion_is_wilsons():
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 5)), min_size=1, max_size=60), st.booleans())
+def test_the_interval_of_a_proportion_is_wilsons_and_lies_within_0_and_1(pairs, clustered):
+    values, groups = zip(*pairs, strict=True)
+    found = estimates.share(values, groups if clustered else None)
+    assert 0 <= found.low <= found.value + 1e-12
+    assert found.value - 1e-12 <= found.high <= 1
     found = estimates.share([1, 1, 1, 1, 1])  # five of five is no certainty
     assert (found.value, found.high) == (1.0, 1.0)
     assert 0.3 < found.low < 0.6
     found = estimates.share(np.r_[np.ones(300), np.zeros(700)])
     expected = scipy_stats.binomtest(300, 1000).proportion_ci(0.95, method="wilson")
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=5e-4)
-
-
-@given(st.lists(st.tuples(st.booleans(), st.integers(0, 5)), min_size=1, max_size=60), st.booleans())
-def test_a_proportion_lies_within_its_interval_and_the_interval_within_0_and_1(pairs, clustered):
-    values, groups = zip(*pairs, strict=True)
-    found = estimates.share(values, groups if clustered else None)
-    assert 0 <= found.low <= found.value + 1e-12
-    assert found.value - 1e-12 <= found.high <= 1
 
 
 def test_a_correlation_by_hand_and_where_there_is_none():

@@ -28,8 +28,6 @@ LEVELS: dict[str, tuple[Level, ...]] = {
     "likert": ("nominal", "ordinal", "interval"),
 }  # a flag: nominal
 
-# Statistics
-
 
 def agreeing_pairs(counts: ArrayLike) -> Floats:
     """(units, 2): number of pairs of labelers who agree, and of all pairs, for each unit."""
@@ -105,9 +103,6 @@ def krippendorff_alpha(coincidence: ArrayLike, level: Level, values: ArrayLike |
     with np.errstate(invalid="ignore", divide="ignore"):
         alpha = 1 - (n.sum(-1) - 1) * (table * distance).sum((-2, -1)) / expected
     return np.asarray(np.where(expected > 0, alpha, np.nan))
-
-
-# Questions
 
 
 @dataclass(frozen=True)
@@ -217,9 +212,6 @@ def _beside(judgements: Judgements, labeler: int) -> tuple[Ints, Floats, Ints]:
     mine = judgements.category[:, labeler] >= 0
     category = judgements.category[mine]
     return category[:, labeler], judgements.counts(np.delete(category, labeler, 1)), judgements.prompt[mine]
-
-
-# All together
 
 
 @dataclass(frozen=True)
