@@ -65,7 +65,8 @@ def interval(
 
 def estimate(value: float, draws: Array, n: int, clusters: int, bounds: Bounds = (None, None)) -> Estimate:
     """The value of a statistic on the sample, and on its resamples (resamples,), as an estimate."""
-    low, high = clip(*percentiles(draws, clusters).tolist(), bounds=bounds)
+    low, high = percentiles(draws, clusters).tolist()
+    low, high = clip(low, high, bounds)
     return Estimate(value, float(draws.std() * np.sqrt(clusters / (clusters - 1))), low, high, n, clusters)
 
 

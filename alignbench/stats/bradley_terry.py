@@ -210,11 +210,12 @@ def compare(sample: Sample, model: int, other: int, battles: int = 0) -> tuple[E
         slope = (1 + cosh * cosh_tau) / (cosh + cosh_tau) ** 2 / 2  # d rate / d strength
         error_of_rate = max(float(slope * error), float(drawn[:, 1].std() * np.sqrt(n / (n - 1))))
         low, high, p = exact_interval(rate, error_of_rate, n)
-        strength = Estimate(ahead, error, *strengths_at([low, high], tau).tolist(), n=battles, clusters=n)
-        return strength, Estimate(rate, error_of_rate, low, high, battles, n), p
-    errors = (drawn.std(0) * np.sqrt(n / (n - 1))).tolist()
-    parts = zip((ahead, rate), errors, *bias_corrected(values, drawn, n).tolist(), strict=True)
-    strength, win = (Estimate(*own, n=battles, clusters=n) for own in parts)
+        least, most = strengths_at([low, high], tau).tolist()
+        win = Estimate(rate, error_of_rate, low, high, battles, n)
+        return Estimate(ahead, error, least, most, battles, n), win, p
+    spreads = (drawn.std(0) * np.sqrt(n / (n - 1))).tolist()
+    parts = zip((ahead, rate), spreads, *bias_corrected(values, drawn, n).tolist(), strict=True)
+    strength, win = (Estimate(value, spread, low, high, battles, n) for value, spread, low, high in parts)
     # resamples in which both are equally strong are equal up to rounding
     below = ndtri(bootstrap.share_below(np.where(np.abs(drawn[:, 0]) < TOLERANCE, 0.0, drawn[:, 0])))
     reach = abs(2 * float(_bias(values, drawn)[0]) - below) * np.sqrt((n - 1) / n)
