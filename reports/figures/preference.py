@@ -153,16 +153,16 @@ def flags(evidence: Evidence) -> Iterator[Drawing]:
 
 def agreement(evidence: Evidence) -> Iterator[Drawing]:
     """Draw how often each two labelers agree: on rankings, else on ratings, else on the flag with most judgements."""
-    shared = [own for own in map(Judgements.overlapping, questions(evidence.labels)) if len(own.unit)]
+    shared = [own for own in map(Judgements.overlapping, questions(evidence.labels)) if own.n]
     if not shared:
         return
-    chosen = max(shared, key=lambda own: (own.question == "ranking", own.question == "likert", len(own.unit)))
+    chosen = max(shared, key=lambda own: (own.question == "ranking", own.question == "likert", own.n))
 
     def group_and_name(labeler: int) -> tuple[str, list[str]]:  # labeler 2 before labeler 10
         digits = re.split(r"(\d+)", chosen.labelers[labeler])
         return chosen.groups[labeler] or "", [part.zfill(12) for part in digits]
 
-    order = sorted(np.unique(chosen.labeler).tolist(), key=group_and_name)
+    order = sorted(np.flatnonzero((chosen.category >= 0).any(0)).tolist(), key=group_and_name)
     table = pd.DataFrame(
         {"question": chosen.question, "labeler": chosen.labelers[a], "other": chosen.labelers[b],
          "group": chosen.groups[a], "other_group": chosen.groups[b], "value": found.value, "low": found.low,
