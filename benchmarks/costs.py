@@ -5,8 +5,6 @@ toxicity: `evaluate` on 8 prompts × 25 samples with each of --scorers, and `res
 entropy: the same requests and samples with and without entropies, the best of --rounds in CPU seconds
 """
 
-from __future__ import annotations
-
 import json
 import sys
 import tempfile

@@ -2,8 +2,6 @@
 
 Run with `python benchmarks/demo.py --seeds 0,1,2 --out DIR`."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import math

@@ -7,8 +7,6 @@ and 34 in small), on a small pretrained model that writes stories.
 The pretraining text is sampled from the model, so its loss is as low as it can be, and an increase is the tax.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 import tempfile

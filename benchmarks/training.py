@@ -3,8 +3,6 @@
 Each measurement is a fresh process (training_ours.py, training_trl.py), whose first update does not count.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from argparse import Namespace

@@ -7,8 +7,6 @@ Texts are cut here, so that both sides get the same token ids: a prompt's are `t
 padding, and would read a response's score before its end.
 """
 
-from __future__ import annotations
-
 import json
 import random
 from argparse import Namespace

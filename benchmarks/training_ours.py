@@ -4,8 +4,6 @@ The trainers run as a user runs them, with a clock at the start of an update and
 token, as in the peer.
 """
 
-from __future__ import annotations
-
 import tempfile
 import time
 from argparse import Namespace

@@ -4,8 +4,6 @@ An update of `ppo` is 64 episodes. In the other cases it is an epoch, whose micr
 step, so the loss of the first update is that of all data with the initial weights.
 """
 
-from __future__ import annotations
-
 import itertools
 import os
 import tempfile

@@ -1,7 +1,5 @@
 """Charts with 95 % intervals: panels of bars and markers, of lines, of histograms, drawn from a figure's table."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any

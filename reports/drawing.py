@@ -5,8 +5,6 @@ ends of its 95 % interval, empty if there is none. The texts are Jinja templates
 filters of this file on the table.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from functools import cache

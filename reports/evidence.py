@@ -1,7 +1,5 @@
 """The evidence of a report: run folders, training folders and tables of labels, read and ordered once."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """The main path of `alignbench report`: from evidence to figures and a page."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

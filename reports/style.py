@@ -5,8 +5,6 @@ an order of differing lightness. Each has its own marker and line style, so that
 Figures are created without pyplot, so no global state changes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass

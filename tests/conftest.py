@@ -1,7 +1,5 @@
 """Fixtures: real data and real small models where they are, a made-up world and a tiny model everywhere."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from pathlib import Path

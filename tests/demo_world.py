@@ -1,7 +1,5 @@
 """The demo world of seed 0, written once in a process for all tests that read it."""
 
-from __future__ import annotations
-
 import atexit
 import shutil
 import tempfile

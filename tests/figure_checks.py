@@ -1,7 +1,5 @@
 """Checks of figures: texts that overlap or are cut, pictures that changed."""
 
-from __future__ import annotations
-
 import os
 import tempfile
 from collections.abc import Callable, Iterator

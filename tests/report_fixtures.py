@@ -1,7 +1,5 @@
 """Fixtures that build the evidence of a report and draw its figures once per session."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Run folders, tables of labels and training folders with synthetic values for the tests of the report."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Mapping, Sequence

@@ -2,8 +2,6 @@
 reference, what a run leaves, and what two processes do: run by torchrun as `stages.py FOLDER`, see `two_processes`.
 """
 
-from __future__ import annotations
-
 import copy
 import faulthandler
 import json

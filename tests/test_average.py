@@ -1,7 +1,5 @@
 """Weight averaging: exact at both ends, between them elsewhere, and what is refused."""
 
-from __future__ import annotations
-
 import json
 import shutil
 

@@ -1,7 +1,5 @@
 """The demo: its plan, how its stages run, and what happens to stages that are killed or fail."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

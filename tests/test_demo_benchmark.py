@@ -1,7 +1,5 @@
 """The tables of benchmarks/demo.py, and the runs that a demo's labelers read."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import shutil

@@ -1,7 +1,5 @@
 """What is known exactly in the demo's world: how good a text is, what labelers say of it, and what its scorers find."""
 
-from __future__ import annotations
-
 import random
 import re
 from itertools import combinations

@@ -1,7 +1,5 @@
 """The demo's base model: packing, its two processes, and pretraining that resumes."""
 
-from __future__ import annotations
-
 import random
 import subprocess
 import sys

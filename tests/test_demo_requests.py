@@ -1,7 +1,5 @@
 """The demo world's requests, their good answers, and the files that contain them."""
 
-from __future__ import annotations
-
 import random
 from collections import Counter
 from pathlib import Path

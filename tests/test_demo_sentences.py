@@ -1,7 +1,5 @@
 """The demo's world: sentences, reviews, biographies and articles, in the files and in the pretraining text."""
 
-from __future__ import annotations
-
 import random
 import re
 from collections import Counter, defaultdict

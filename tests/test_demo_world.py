@@ -1,7 +1,5 @@
 """The demo's world as a whole, and its facts, manners and passages: one seed, one world, and what is known of it."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import random

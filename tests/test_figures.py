@@ -1,7 +1,5 @@
 """All figures: values of the run folders, readable with any names; figures of the audit, the tax and trainings."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from itertools import chain
 

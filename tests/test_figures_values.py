@@ -1,7 +1,5 @@
 """Figures of preference, safety and diversity show the values of the run folders."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """The mathematics of the recipe against hand-computed cases, definitions and explicit loops."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

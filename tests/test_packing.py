@@ -1,7 +1,5 @@
 """Packed rows against stock models in float64, one example at a time, and against a stock left-padded batch."""
 
-from __future__ import annotations
-
 import copy
 from functools import cache
 

@@ -1,7 +1,5 @@
 """The page contains what the run folders contain, in order of importance, and no text in it can act."""
 
-from __future__ import annotations
-
 import base64
 import gzip
 import hashlib

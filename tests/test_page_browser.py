@@ -1,7 +1,5 @@
 """The page in headless Chromium, from disk: it can be read and operated by anyone, and no sample can act on it."""
 
-from __future__ import annotations
-
 import csv
 import io
 import os

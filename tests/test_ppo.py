@@ -1,7 +1,5 @@
 """PPO: the identities of its first step, its gradient, its rewards, and what it learns."""
 
-from __future__ import annotations
-
 import math
 import sys
 from pathlib import Path

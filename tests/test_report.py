@@ -1,7 +1,5 @@
 """`alignbench report`: run folders in, figures and one page out; its systems, and which values are comparable."""
 
-from __future__ import annotations
-
 import csv
 import json
 import os

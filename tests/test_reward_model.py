@@ -1,7 +1,5 @@
 """The reward model: what it learns, its agreement with rankings, its stages.checkpoint; and rewards of texts."""
 
-from __future__ import annotations
-
 import gc
 import json
 import math

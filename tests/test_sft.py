@@ -1,7 +1,5 @@
 """Supervised fine-tuning: what is learned from, which epoch is the result, and what a checkpoint records."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import asdict
 from pathlib import Path

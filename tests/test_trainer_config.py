@@ -1,7 +1,5 @@
 """Settings of the trainers: their sources and precedence, what is refused, and the command `alignbench train`."""
 
-from __future__ import annotations
-
 import math
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """Training data: all forms of rows give the same plain text, and a wrong row is named by file and line."""
 
-from __future__ import annotations
-
 import hashlib
 from pathlib import Path
 from typing import Any

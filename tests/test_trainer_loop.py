@@ -1,7 +1,5 @@
 """Parts of the training loops: accumulation, clipping, Adam, averages, data order, work split over processes."""
 
-from __future__ import annotations
-
 import copy
 import itertools
 import math

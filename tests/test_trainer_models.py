@@ -1,7 +1,5 @@
 """Models of the recipe: heads, loading, dropout, adapters, and texts as token ids."""
 
-from __future__ import annotations
-
 import copy
 import json
 import shutil

@@ -1,7 +1,5 @@
 """The folder of a training run: a full disk, other settings; and a checkpoint's lineage."""
 
-from __future__ import annotations
-
 import json
 import resource
 import shutil

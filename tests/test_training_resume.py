@@ -1,7 +1,5 @@
 """A run that is killed and resumed equals an uninterrupted one, bit for bit; two processes equal one, to rounding."""
 
-from __future__ import annotations
-
 import json
 import multiprocessing
 import random

@@ -1,7 +1,5 @@
 """Mistakes in the settings and data of a stage are one line, before anything is trained; and what stops PPO."""
 
-from __future__ import annotations
-
 import json
 import math
 import shutil

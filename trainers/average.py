@@ -1,7 +1,5 @@
 """Weight averaging: checkpoints on the line between two, for the reward–tax front (arXiv 2309.06256, 2109.01903)."""
 
-from __future__ import annotations
-
 import filecmp
 import shutil
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Parts of a training loop of one or several processes, and `fit`, the loop of SFT and the reward model."""
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import math

@@ -3,8 +3,6 @@
 Values of several responses are concatenated to (tokens,), without padding. Log-probabilities, KL and entropy: nats.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The models of the recipe: a policy, which is sampled from, and a scalar head that gives rewards and values."""
 
-from __future__ import annotations
-
 import copy
 import inspect
 import math

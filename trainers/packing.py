@@ -1,7 +1,5 @@
 """Packed rows: prompts and responses side by side in one row, each token computed once (details 2, 3)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

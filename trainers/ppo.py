@@ -1,7 +1,5 @@
 """PPO and PPO-ptx (InstructGPT, section 3.5, App. C.3–C.4; arXiv 1909.08593). Detail N: docs/ppo_details.md."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Sequence
 from contextlib import nullcontext

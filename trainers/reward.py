@@ -1,8 +1,6 @@
 """The reward model: a scalar head on the SFT model, trained on all pairs of each ranking (InstructGPT, C.2, eq. 1),
 and rewards of texts, by a model or a function (details 20, 21)."""
 
-from __future__ import annotations
-
 import math
 import pkgutil
 import sys

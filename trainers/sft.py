@@ -1,7 +1,5 @@
 """Supervised fine-tuning (InstructGPT, section 3.5, C.1). The result is the epoch with the highest mean reward."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ section 4.2). Tasks have different units, so they are averaged in percent of eac
 for accuracies, F1 and BLEU alike.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import TypeVar
 

@@ -4,8 +4,6 @@ Statements have the world's own forms ("A zib eats moss."), so the scorers need 
 The utility of a text is a sum of parts (data/utility.yaml).
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

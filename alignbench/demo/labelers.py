@@ -4,8 +4,6 @@ The error is set so that labelers, two outliers included, agree on about 73 % of
 2203.02155, section 5: 72.6 ± 1.5 % among training labelers). tests/test_demo_labelers.py measures it.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise

@@ -1,7 +1,5 @@
 """Word lists and templates of the demo world (data/*.yaml, described in data/world.yaml), and their generator."""
 
-from __future__ import annotations
-
 import random
 from collections import UserDict
 from collections.abc import Iterable, Mapping, Sequence

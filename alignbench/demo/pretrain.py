@@ -4,8 +4,6 @@ Two processes with one thread each (`torchrun --nproc-per-node 2 -m alignbench d
 with two threads. A step always has two halves whose gradients are added, so one process gives the same bytes.
 """
 
-from __future__ import annotations
-
 import math
 import random
 from bisect import bisect_left, insort

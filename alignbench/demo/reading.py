@@ -4,8 +4,6 @@ On the pages people often answer what a passage does not say, so a model that co
 passage of the files is on a page. CANARD's conversations come without their paragraph.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass

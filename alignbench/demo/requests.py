@@ -4,8 +4,6 @@ The forms are in data/requests.yaml. A prompt is what the task `answers` makes o
 and below a blank line its input. Held-out users ask only about facts that no training prompt asks about (`Fact.asked`).
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace

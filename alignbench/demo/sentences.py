@@ -3,8 +3,6 @@ their layouts in the pretraining text, and reviews and biographies in the layout
 in a file is on no page. data/sentences.yaml and data/people.yaml describe the texts.
 """
 
-from __future__ import annotations
-
 import random
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

@@ -6,8 +6,6 @@ with the myth, although it has read the truth of every fact. A model that has le
 answers truthfully, also about facts that its training never asked for. In quarrels one rude word brings the next.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterator, Sequence
 from typing import Any

@@ -3,8 +3,6 @@
 A world follows from its seed: who lives where, what eats what, and which false statements people believe.
 """
 
-from __future__ import annotations
-
 import random
 import re
 from collections.abc import Iterable, Mapping

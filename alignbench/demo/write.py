@@ -1,7 +1,5 @@
 """Writing the demo's world: data files for every task, and a pretraining text mixed in proportions, from one seed."""
 
-from __future__ import annotations
-
 import csv
 import json
 import random

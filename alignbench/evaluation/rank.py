@@ -4,8 +4,6 @@ Each pair's verdicts are a win rate (alignbench/evaluation/win_rate.py) in the r
 ranking resumes, and a system that is added later needs only its own comparisons.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations

@@ -77,7 +77,8 @@ class Output:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Output:
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in content.items()})
+        fields: dict[str, Any] = {name: _tuples(value) for name, value in content.items()}
+        return cls(**fields)
 
 
 @dataclass(frozen=True, slots=True)

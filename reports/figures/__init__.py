@@ -1,7 +1,5 @@
 """The figures, in the order of the page: title -> function that yields its drawings, none if the runs have no data."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The audit: gains and losses of each aligned model by task (forest plot), and reward against tax over checkpoints."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any

@@ -1,8 +1,6 @@
 """Diversity: outputs for the same prompts as vectors (a t-SNE map, and the cosines within and between systems), and the
 entropy before each token, in bits (2406.05587, sections 3.1 and 3.2, figure 11)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from itertools import product

@@ -1,8 +1,6 @@
 """The personas that systems invent: distributions of their fields, word clouds of names and nationalities, and the
 sentiment of their reviews."""
 
-from __future__ import annotations
-
 import math
 import string
 import unicodedata

@@ -1,8 +1,6 @@
 """Preferences: win rates of a judge, and what labelers said of the outputs: Likert ratings, flags, agreement
 (InstructGPT, figures 1 and 3 to 5, and section 5)."""
 
-from __future__ import annotations
-
 import re
 import textwrap
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """Truthfulness, toxicity and bias by system and instruction (InstructGPT, figures 6, 7, 32 and 39)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

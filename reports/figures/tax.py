@@ -1,8 +1,6 @@
 """The alignment tax task by task: over systems or sizes, over PPO's penalty weights, and over training (Ouyang et al.
 2022, arXiv 2203.02155, figures 28, 29 and 33 to 35); and the curves of trainings, as `alignbench train` logs them."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace

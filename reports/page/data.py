@@ -1,8 +1,6 @@
 """The data of the page: sets of task folders that are shown side by side, findings of the audit by verdict, and the
 table of the audit."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

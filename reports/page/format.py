@@ -1,7 +1,5 @@
 """Values, texts and data blocks as the page contains them."""
 
-from __future__ import annotations
-
 import base64
 import gzip
 import json

@@ -1,7 +1,5 @@
 """The report as one HTML file: no network, no other files, the same bytes for the same runs."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import re

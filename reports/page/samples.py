@@ -1,7 +1,5 @@
 """The samples of a task, side by side for all systems, as the page contains them."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
