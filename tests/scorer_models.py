@@ -88,11 +88,8 @@ def save_detoxify(folder: Path, config_labels: int = 2) -> Path:
     pair_tokenizer().backend_tokenizer.model.save(str(folder))
     tokenizer = RobertaTokenizer(vocab=str(folder / "vocab.json"), merges=str(folder / "merges.txt"))
     tokenizer.save_pretrained(folder)
-    settings = ARCHITECTURES["gpt_neox"][1] | {
-        "vocab_size": len(tokenizer),
-        "max_position_embeddings": 66,
-        "pad_token_id": 1,
-    }
+    sizes = {"vocab_size": len(tokenizer), "max_position_embeddings": 66, "pad_token_id": 1}
+    settings = ARCHITECTURES["gpt_neox"][1] | sizes
     transformers.RobertaConfig(**settings, num_labels=config_labels).save_pretrained(folder)
     model = transformers.RobertaForSequenceClassification(transformers.RobertaConfig(**settings, num_labels=8))
     names = {"model_type": str(folder), "model_name": type(model).__name__, "tokenizer_name": "RobertaTokenizer"}
