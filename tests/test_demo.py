@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -27,13 +26,13 @@ REPOSITORY = Path(__file__).parent.parent
 TOY = {name: words if isinstance(words, dict) else tuple(words) for name, words in cases("demo")["toy"].items()}
 
 
-def python(name: str, body: str, reads: Sequence[str] = (), makes: Sequence[str] = ()) -> Stage:
+def python(name, body, reads=(), makes=()):
     """A stage that runs a few lines of Python in its demo's folder."""
     return Stage(name, ("plain", "-c", body), tuple(reads), tuple(makes))
 
 
 @pytest.fixture
-def out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+def out(monkeypatch, tmp_path):
     """The working folder, which is the demo's, and a module `plain` that runs the lines of a stage."""
     (tmp_path / "modules").mkdir()
     (tmp_path / "modules" / "plain.py").write_text("import sys\nexec(sys.argv[2])\n")
@@ -43,10 +42,7 @@ def out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path / "out"
 
 
-# The plan
-
-
-def test_each_stage_comes_after_those_that_make_what_it_reads_in_instructgpts_order(tmp_path: Path) -> None:
+def test_each_stage_comes_after_those_that_make_what_it_reads_in_instructgpts_order(tmp_path):
     stages = plan(tmp_path)
     for number, stage in enumerate(stages):
         assert not any(stage.needs(later) for later in stages[number:]), stage.name
@@ -63,12 +59,10 @@ def test_each_stage_comes_after_those_that_make_what_it_reads_in_instructgpts_or
     assert all(a.command != b.command for a, b in zip(stages, other, strict=True) if a.name not in ("audit", "report"))
 
 
-def test_every_task_but_one_is_evaluated_on_every_model_and_no_two_stages_write_to_a_run_at_once(
-    tmp_path: Path,
-) -> None:
+def test_every_task_but_one_is_evaluated_on_every_model_and_no_two_stages_write_to_a_run_at_once(tmp_path):
     from alignbench.tasks import all_tasks
 
-    def words_after(stage: Stage, option: str) -> list[str]:
+    def words_after(stage, option):
         return [word for before, word in pairwise(stage.command) if before == option]
 
     stages, asked, before = plan(tmp_path), dict[str, set[str]](), dict[str, set[str]]()
@@ -93,7 +87,7 @@ def test_every_task_but_one_is_evaluated_on_every_model_and_no_two_stages_write_
     assert missing == {f"{model}/final": {"novelty_bench"} for model in ("base", "ppo", "ppo-ptx")}
 
 
-def test_every_command_exists_and_the_script_runs_it_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_command_exists_and_the_script_runs_it_by_hand(tmp_path, monkeypatch):
     import typer
 
     from alignbench.cli.app import app
@@ -118,9 +112,7 @@ def test_every_command_exists_and_the_script_runs_it_by_hand(tmp_path: Path, mon
     assert said == expected
 
 
-def test_the_world_and_the_base_depend_on_the_code_that_makes_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_world_and_the_base_depend_on_the_code_that_makes_them(tmp_path, monkeypatch):
     code, hashes = tmp_path / "code", list[list[str]]()
     code.mkdir()
     monkeypatch.setattr(runner, "CODE", code)
@@ -134,10 +126,7 @@ def test_the_world_and_the_base_depend_on_the_code_that_makes_them(
     assert other_base[1] != first[1]
 
 
-# Running
-
-
-def test_a_stage_that_is_done_is_not_run_again_and_one_whose_input_changed_is(out: Path) -> None:
+def test_a_stage_that_is_done_is_not_run_again_and_one_whose_input_changed_is(out):
     (out / "given").write_text("1")
     stages = [
         python("double", "open('number', 'w').write(str(2 * int(open('given').read())))", ["given"], ["number"]),
@@ -157,9 +146,7 @@ def test_a_stage_that_is_done_is_not_run_again_and_one_whose_input_changed_is(ou
     assert {row["stage"] for row in lines_of(out / "logs" / "times.jsonl")} == {"double", "tell"}
 
 
-def test_a_stage_with_other_input_begins_anew_and_a_failed_one_resumes(
-    out: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stage_with_other_input_begins_anew_and_a_failed_one_resumes(out, monkeypatch):
     """As a trainer refuses a folder that another training began."""
     trains = (
         "from pathlib import Path\ngiven, began = Path('given').read_text(), Path('trained/began')\n"
@@ -190,7 +177,7 @@ def test_a_stage_with_other_input_begins_anew_and_a_failed_one_resumes(
     assert str(out / "later") in refusal(lambda: run([python("empty", "print(1)", makes=["later"])], out))
 
 
-def test_two_stages_run_side_by_side_with_their_part_of_the_threads(out: Path) -> None:
+def test_two_stages_run_side_by_side_with_their_part_of_the_threads(out):
     meets = "import time, os\nopen({!r}, 'w')\nend = time.monotonic() + 30\n"
     meets += "while not os.path.exists({!r}):\n assert time.monotonic() < end\n time.sleep(0.05)"
     run([python("one", meets.format("a", "b")), python("other", meets.format("b", "a"))], out, cores=2)
@@ -202,7 +189,7 @@ def test_two_stages_run_side_by_side_with_their_part_of_the_threads(out: Path) -
     assert threads == ["1", "1", "4"], "four at most"
 
 
-def test_a_folder_is_one_demo_of_one_seed(out: Path) -> None:
+def test_a_folder_is_one_demo_of_one_seed(out):
     stages = [python("one", "print(1)")]
     run(stages, out, seed=3)
     before = sorted(out.rglob("*"))
@@ -228,8 +215,8 @@ main()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends the children of a killed process")
-def test_a_killed_demo_leaves_no_stage_behind_and_resumes(out: Path) -> None:
-    def steps() -> int:
+def test_a_killed_demo_leaves_no_stage_behind_and_resumes(out):
+    def steps():
         return len((out / "steps").read_text()) if (out / "steps").exists() else 0
 
     for kill, code in ((signal.SIGINT, 130), (signal.SIGKILL, -9)):
@@ -250,10 +237,7 @@ def test_a_killed_demo_leaves_no_stage_behind_and_resumes(out: Path) -> None:
     assert (out / "steps").read_text() == "x" * 30
 
 
-# The whole demo
-
-
-def test_the_stages_in_one_process_at_toy_size(tmp_path: Path) -> None:
+def test_the_stages_in_one_process_at_toy_size(tmp_path):
     """Every stage except those that other tests run (world, prompts) or that take long (report)."""
     (tmp_path / "prompts").mkdir()
     shutil.copytree(written(), tmp_path / "world")
@@ -268,7 +252,7 @@ def test_the_stages_in_one_process_at_toy_size(tmp_path: Path) -> None:
     check(tmp_path)
 
 
-def check(out: Path) -> None:
+def check(out):
     models = {"base", "sft", "ppo", "ppo-ptx"}
     systems = {json.loads(file.read_text())["model"]["name"] for file in (out / "runs").glob("*/run.json")}
     assert systems == {*models, "ppo-iteration-1"}
@@ -281,7 +265,7 @@ def check(out: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_whole_demo_in_processes_at_toy_size_ends_in_an_audit_and_a_report(tmp_path: Path) -> None:
+def test_the_whole_demo_in_processes_at_toy_size_ends_in_an_audit_and_a_report(tmp_path):
     run(plan(tmp_path, sizes=TOY), tmp_path)
     check(tmp_path)
     assert (tmp_path / "report" / "index.html").is_file()

@@ -4,7 +4,6 @@ import importlib.util
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 from demo_world import written
@@ -17,7 +16,7 @@ NAN = float("nan")
 
 
 @pytest.fixture(scope="module")
-def bench() -> Any:
+def bench():
     file = Path(__file__).parent.parent / "benchmarks" / "demo.py"
     spec = importlib.util.spec_from_file_location("benchmark_demo", file)
     assert spec and spec.loader  # noqa: PT018
@@ -26,13 +25,13 @@ def bench() -> Any:
     return module
 
 
-def test_an_interval_gives_the_number_of_seeds_if_some_have_no_value(bench: Any) -> None:
+def test_an_interval_gives_the_number_of_seeds_if_some_have_no_value(bench):
     found = [bench.interval(values, 1) for values in ([1.0, 3.0], [1.0, NAN, 3.0], [NAN, 3.0], [3.0], [NAN])]
     # t(0.975, 1) = 12.706, standard error 1
     assert found == ["2.0 ± 12.7", "2.0 ± 12.7 (n = 2)", "3.0 (n = 1)", "3.0", "–"]
 
 
-def write_task(task: Path, name: str, model: dict[str, str], value: float | None) -> None:
+def write_task(task, name, model, value):
     task.mkdir(parents=True)
     (task.parent / "run.json").write_text(json.dumps({"model": model}))
     (task / "task.json").write_text(json.dumps({"task": name}))
@@ -41,9 +40,7 @@ def write_task(task: Path, name: str, model: dict[str, str], value: float | None
         (task / "result.json").write_text(json.dumps({"task": name, "metrics": metrics}))
 
 
-def test_the_table_reads_the_last_run_of_a_stage_and_the_runs_of_the_current_weights(
-    bench: Any, tmp_path: Path
-) -> None:
+def test_the_table_reads_the_last_run_of_a_stage_and_the_runs_of_the_current_weights(bench, tmp_path):
     base = Path(checkpoint(tmp_path / "base"))
     weights, won = find_checkpoint(str(base)).weights_sha256, {"base": 0.25, "ppo": 0.75, "ppo-ptx": 0.7}
     went = {"seed-0": [(101.0, True)], "seed-1": [(5.0, False), (98.0, True)]}
@@ -71,7 +68,7 @@ def test_the_table_reads_the_last_run_of_a_stage_and_the_runs_of_the_current_wei
     }
 
 
-def test_two_runs_of_one_name_are_not_labelled_as_one(tmp_path: Path) -> None:
+def test_two_runs_of_one_name_are_not_labelled_as_one(tmp_path):
     for run_of in ("sft-1", "sft-2"):
         write_task(tmp_path / run_of / "answers-1", "answers", {"name": "sft"}, 0.0)
     line = refusal(lambda: label_runs(tmp_path, written(), tmp_path / "labels.jsonl"))

@@ -2,7 +2,7 @@
 
 import random
 from collections import Counter
-from pathlib import Path
+from itertools import product
 
 import pytest
 from demo_world import rows, world, written
@@ -21,7 +21,7 @@ from trainers.data import read_demonstrations, read_prompts, read_rankings
 FOUND = make_requests(world())
 
 
-def test_the_kinds_of_help_have_the_proportions_of_the_papers_table_1() -> None:
+def test_the_kinds_of_help_have_the_proportions_of_the_papers_table_1():
     assert sum(KINDS.values()) == pytest.approx(1, abs=0.002)  # as printed, rounded
     for some, number in ((FOUND.training, AMOUNTS.training), (FOUND.held_out, AMOUNTS.held_out)):
         counts = Counter(request.kind for request in some)
@@ -32,7 +32,7 @@ def test_the_kinds_of_help_have_the_proportions_of_the_papers_table_1() -> None:
     assert max(users.values()) > 10 * min(users.values()), "some users ask a lot"
 
 
-def test_held_out_prompts_and_their_facts_are_in_no_training_file_and_no_letter() -> None:
+def test_held_out_prompts_and_their_facts_are_in_no_training_file_and_no_letter():
     kept = {request.prompt for request in FOUND.held_out}
     for name in ("prompts", "demonstrations", "demonstrations_held_out", "rankings", "rankings_held_out", "labels"):
         assert not kept & {row["prompt"] for row in rows(name)}
@@ -47,7 +47,7 @@ def test_held_out_prompts_and_their_facts_are_in_no_training_file_and_no_letter(
     assert [fact.truth for fact in world().facts if fact.asked and fact.truth[1:] in text]
 
 
-def test_preparing_removes_what_was_sent_twice_and_splits_by_user(tmp_path: Path) -> None:
+def test_preparing_removes_what_was_sent_twice_and_splits_by_user(tmp_path):
     done = prepare(str(written() / FOLDER / "prompts.jsonl"), tmp_path, Settings(pii=False))
     again = len(FOUND.log) - len(FOUND.training) - 2 * AMOUNTS.pasted - AMOUNTS.private
     assert done.removed["duplicate prefix"] == again + AMOUNTS.pasted
@@ -61,7 +61,7 @@ def test_preparing_removes_what_was_sent_twice_and_splits_by_user(tmp_path: Path
     assert not trained & {row["user"] for row in rows("demonstrations_held_out")}
 
 
-def test_the_trainers_and_the_tasks_read_the_files() -> None:
+def test_the_trainers_and_the_tasks_read_the_files():
     home, options = written() / FOLDER, Options(data_dir=written())
     for name, held_out, read in (("demonstrations", 100, read_demonstrations), ("rankings", 100, read_rankings)):
         assert len(read(str(home / f"{name}.jsonl"))) == (500 if name == "demonstrations" else 400)
@@ -75,17 +75,13 @@ def test_the_trainers_and_the_tasks_read_the_files() -> None:
     assert len(load_language(options).documents) == 20 * 5
 
 
-def test_every_good_answer_meets_its_goal() -> None:
+def test_every_good_answer_meets_its_goal_is_short_and_one_of_many_to_an_open_request():
     draw = random.Random(2)
-    for request in (*FOUND.training, *FOUND.held_out):
-        for maker in BETTER.values():
-            said = maker(world(), request, draw)
-            found = judge(world(), request.goal, request.prompt, said).found
-            assert (found["follows"], found["not_constraint"], found["ended"]) == (1.0, False, True), said
-            assert not any(found[fault] for fault in ("false", "rude", "made_up", "stray")), (request.prompt, said)
-
-
-def test_prompts_and_answers_are_short_and_open_requests_have_many_good_answers() -> None:
+    for request, maker in product((*FOUND.training, *FOUND.held_out), BETTER.values()):
+        said = maker(world(), request, draw)
+        found = judge(world(), request.goal, request.prompt, said).found
+        assert (found["follows"], found["not_constraint"], found["ended"]) == (1.0, False, True), said
+        assert not any(found[fault] for fault in ("false", "rude", "made_up", "stray")), (request.prompt, said)
     assert max(len(request.prompt.split()) for request in FOUND.training) <= 45
     responses = [row["response"] for row in rows("demonstrations")]
     assert all(response.startswith(" ") and len(response.split()) <= 40 for response in responses)

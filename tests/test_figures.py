@@ -4,7 +4,7 @@ from dataclasses import replace
 from itertools import chain
 
 import pytest
-from audit_runs import N, around, shares, write_run
+from audit_runs import N, shares, write_run
 from cases import cases
 from figure_checks import assert_looks_as_before, assert_nothing_overlaps, draw, shown_texts
 from report_runs import NASTY, SFT, evidence_of, gather_once, iterations, model, ppo, tax_tasks, training
@@ -18,10 +18,6 @@ from reports.style import looks, new_figure, short_names, size_of, styled
 pytest_plugins = ("report_fixtures",)
 FIGURE_NAMES = cases("figures")
 NAMES = {*FIGURE_NAMES["with_values"], *chain(*FIGURE_NAMES["others"])}
-
-
-def test_every_figure_is_drawn_if_there_are_data(drawings):
-    assert set(drawings) == NAMES
 
 
 @pytest.mark.parametrize("name", FIGURE_NAMES["with_values"])
@@ -43,10 +39,10 @@ def test_a_table_has_the_values_of_the_run_folders(name, drawings, evidence):
 
 @pytest.mark.parametrize("name", sorted(NAMES))
 def test_texts_do_not_overlap_and_are_not_cut(name, drawings):
-    assert_nothing_overlaps(drawings[name].figure)
-    assert drawings[name].alt.endswith(".")
-    assert drawings[name].caption.endswith(".")
-    assert not drawings[name].source.startswith("after")  # the page writes this word
+    drawing = drawings[name]
+    assert_nothing_overlaps(drawing.figure)
+    assert drawing.alt[-1] == drawing.caption[-1] == "."
+    assert not drawing.source.startswith("after")  # the page writes this word
 
 
 @pytest.mark.slow
@@ -58,7 +54,8 @@ def test_names_of_any_length_and_script_do_not_overlap(nasty):
         assert not any("\u202e" in text for text in (*texts, drawing.caption, drawing.alt)), drawing.name
 
 
-def test_a_figure_without_data_says_what_is_missing(tmp_path):
+def test_every_figure_is_drawn_or_says_which_data_are_missing(drawings, tmp_path):
+    assert set(drawings) == NAMES
     run = write_run(tmp_path, "m", ("crows_pairs", {"pct_stereotype": shares(0.5)}))
     for evidence in (Evidence(()), evidence_of(run)):
         assert draw_all(evidence) == ([], MISSING)
@@ -135,23 +132,12 @@ class TestForest:
             (0.1, {}, (10, 6, 14)),
             (0.1, {"better": "lower", "delta": -0.1, "low": -0.13, "high": -0.05}, (10, 5, 13)),
             (0.1, {"better": "0.5", "low": -0.9, "high": -0.8}, (10, 10 - 1.96 * 2, 10 + 1.96 * 2)),  # the gain's error
-            (
-                0.0,
-                {"standard_error": None, "low": 0.0, "high": 0.0, "tax": 0.0, "tax_of_range": 0.0},
-                (0, 0, 0),
-            ),
+            (0.0, {"standard_error": None, "low": 0.0, "high": 0.0, "tax": 0.0, "tax_of_range": 0.0}, (0, 0, 0)),
         ],
     )
     def test_the_interval_is_that_of_the_improvement(self, gain, changes, shown):
         drawing = draw(audit.forest, audited(row("drop", gain, **changes)))
         assert drawing.table[["gain", "low", "high"]].iloc[0].tolist() == pytest.approx(shown)
-        assert_nothing_overlaps(drawing.figure)
-
-    def test_a_metric_without_a_range_has_a_panel_in_its_unit(self):
-        bits = row("personas", -1.5, 0.2, unit="bits", tax_of_range=None, tax_error=None)
-        drawing = draw(audit.forest, audited(row("drop", 0.1), bits))
-        assert drawing.table[["unit", "gain"]].values.tolist() == [["% of the metric's range", 10.0], ["bits", -1.5]]
-        assert len(drawing.figure.axes) == 2
         assert_nothing_overlaps(drawing.figure)
 
     def test_rows_beyond_forty_are_only_in_the_table(self):
@@ -162,12 +148,21 @@ class TestForest:
         assert {"task_39 · f1", "task_40 · f1"} & texts_of(drawing) == {"task_39 · f1"}
         assert_nothing_overlaps(drawing.figure)
 
-    def test_untested_metrics_are_named_and_rows_are_sorted_by_effect_within_groups(self):
+    def test_rows_are_sorted_by_effect_within_groups_and_metrics_without_a_range_or_a_test_are_apart(self):
         rows = [row("low", -0.1), row("high", 0.2), row("middle", 0.05), row("alone", 0.1, group="bias")]
-        drawing = draw(audit.forest, audited(*rows, row("token_entropy", None)))
-        labels = [label.get_text() for label in drawing.figure.axes[0].get_yticklabels()]
+        bits = row("personas", -1.5, 0.2, unit="bits", tax_of_range=None, tax_error=None)
+        drawing = draw(audit.forest, audited(*rows, bits, row("token_entropy", None)))
+        share, other = drawing.figure.axes
+        labels = [label.get_text() for label in share.get_yticklabels()]
         assert labels == ["alone · f1", "high · f1", "middle · f1", "low · f1"]
+        assert [label.get_text() for label in other.get_yticklabels()] == ["personas · f1"]
+        assert drawing.table.set_index("task").gain[["high", "personas"]].tolist() == [20.0, -1.5]
+        assert drawing.table.set_index("task").unit[["high", "personas"]].tolist() == [
+            "% of the metric's range",
+            "bits",
+        ]
         assert "token_entropy" in drawing.caption
+        assert_nothing_overlaps(drawing.figure)
 
 
 class TestFront:
@@ -201,20 +196,16 @@ class TestTaxBySystem:
         assert few[["system", "task"]].values.tolist() == [["base", "rte"], ["sft", "rte"], ["ppo", "rte"]]
         assert {"zero-shot", "10 examples", "chance"} <= texts_of(drawings["tax_panels"])
 
-    def test_missing_values_are_counted(self, tmp_path):
-        half = model(tmp_path, "half", ("drop", {"f1": around(0.3), "em": shares(0.2)}))
-        drawing = draw(tax.by_system, model(tmp_path, "whole", *tax_tasks(0.0)), half)
-        assert "2 pairs of a system and a task have no value" in drawing.caption  # hellaswag and rte
-
-    def test_a_stage_of_several_sizes_is_a_line_over_them(self, tmp_path):
+    def test_a_stage_of_several_sizes_is_a_line_over_them_and_missing_values_are_counted(self, tmp_path):
         folders = [
-            model(tmp_path, f"{stage}-{size}", *tax_tasks(1e-8 * size), stage=stage, parameters=size)
+            model(tmp_path, f"{stage}-{size}", *tax_tasks(1e-8 * size)[-number:], stage=stage, parameters=size)
             for size in (1_300_000, 6_000_000)
-            for stage in ("base", "sft")
+            for stage, number in (("base", 3), ("sft", 3 if size < 2_000_000 else 1))
         ]
         drawing = draw(tax.by_system, *folders)
         assert {"1.3M", "6M", "base", "sft"} <= texts_of(drawing)
         assert "base-1300000" not in texts_of(drawing)
+        assert "2 pairs of a system and a task have no value" in drawing.caption  # hellaswag and rte of the larger sft
         assert_nothing_overlaps(drawing.figure)
 
 
@@ -224,9 +215,8 @@ class TestSweeps:
         assert (set(gamma.system), set(beta.system)) == ({"ppo", "ptx"}, {"ppo", "beta-2"})
         assert (set(gamma.beta), set(beta.gamma)) == ({0.02}, {0.0})
         values = gamma.set_index(["task", "gamma"]).value
-        assert values.loc[[("win_rate", 20.0), ("drop", 0.0), ("drop", 20.0)]].tolist() == pytest.approx(
-            [0.65, 0.4, 0.5]
-        )
+        places = [("win_rate", 20.0), ("drop", 0.0), ("drop", 20.0)]
+        assert values.loc[places].tolist() == pytest.approx([0.65, 0.4, 0.5])
         axes = drawings["sweep_gamma"].figure.axes[0]
         assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "20"]
         assert axes.get_xlim()[0] < 0

@@ -41,9 +41,8 @@ def rank(seen: Sequence[float]) -> list[int]:
 def _to_rank(world: World, number: int) -> list[tuple[str, Request, list[SimpleNamespace]]]:
     """(file, request, labelers of whom one ranks its answers); half of the held-out are for held-out labelers"""
     training, others = make_requests(world).by_split
-    chosen = [("rankings", request) for request in training[-number:]]
     held_out = others[-number * AMOUNTS.held_out_rankings // AMOUNTS.rankings :]
-    chosen += (("rankings_held_out", request) for request in held_out)
+    chosen = [("rankings", r) for r in training[-number:]] + [("rankings_held_out", r) for r in held_out]
     return [(f, request, NEW if f != "rankings" and n % 2 else TRAINERS) for n, (f, request) in enumerate(chosen)]
 
 
@@ -147,9 +146,8 @@ def label_runs(runs: Path, world: Path, out: Path, seed: int = 0) -> int:
         if texts[system.name].keys() != texts[systems[0].name].keys():
             raise AlignbenchError(f"{runs}: {system.name} answered other prompts than {systems[0].name}")
     prompts = list(texts[systems[0].name])
-    rows = label_outputs(
-        read_card(world)[0], prompts, {name: [own[p] for p in prompts] for name, own in texts.items()}, seed
-    )
+    outputs = {name: [own[prompt] for prompt in prompts] for name, own in texts.items()}
+    rows = label_outputs(read_card(world)[0], prompts, outputs, seed)
     write_lines(rows, out)
     return len(rows)
 
@@ -157,14 +155,13 @@ def label_runs(runs: Path, world: Path, out: Path, seed: int = 0) -> int:
 def _labels(
     world: World, goal: Goal, prompt: str, texts: Mapping[str, str], labelers: Iterable[SimpleNamespace], seed: int
 ) -> Rows:
-    judged = {system: judge(world, goal, prompt, text) for system, text in texts.items()}
-    rows = []
+    judged, rows = [judge(world, goal, prompt, text) for text in texts.values()], Rows()
     for labeler in labelers:
-        seen = [_seen(labeler, prompt, text, judged[system], seed) for system, text in texts.items()]
-        for utility, place, (system, text) in zip(seen, rank(seen), texts.items(), strict=True):
+        seen = [_seen(labeler, prompt, text, own, seed) for text, own in zip(texts.values(), judged, strict=True)]
+        for utility, place, own, (system, text) in zip(seen, rank(seen), judged, texts.items(), strict=True):
             who = {"labeler": labeler.name, "group": labeler.group}
             likert = 1 + sum(utility >= step for step in LEXICON["likert"])
-            marks = {"rank": place, "likert": likert, "flags": _flags(labeler, prompt, text, judged[system], seed)}
+            marks = {"rank": place, "likert": likert, "flags": _flags(labeler, prompt, text, own, seed)}
             rows.append({"prompt": prompt, "model": system, "output": text, **who, **marks})
     return rows
 

@@ -31,6 +31,10 @@ from trainers.run import Origin, open_run
 END = "<|end|>"  # ends a document; there is no other special token
 HALVES = 2
 IGNORED = -100  # a label without a loss
+SHAPE = {  # names of transformers -> settings
+    "hidden_size": "hidden", "intermediate_size": "intermediate", "num_hidden_layers": "layers",
+    "num_attention_heads": "heads", "max_position_embeddings": "window", "initializer_range": "init",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -113,19 +117,9 @@ def pretrain(config: Pretraining, progress: Progress | None = None) -> Path:
         steps = batches(lessons, pages, config, end)
         logging.disable_progress_bar()
         torch.manual_seed(config.seed)
-        shape = LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=config.hidden,
-            intermediate_size=config.intermediate,
-            num_hidden_layers=config.layers,
-            num_attention_heads=config.heads,
-            max_position_embeddings=config.window,
-            tie_word_embeddings=True,
-            initializer_range=config.init,
-            bos_token_id=end,
-            eos_token_id=end,
-        )
-        model = LlamaForCausalLM(shape)
+        shape: dict[str, Any] = {name: getattr(config, setting) for name, setting in SHAPE.items()}
+        tokens = {"vocab_size": len(tokenizer), "bos_token_id": end, "eos_token_id": end}
+        model = LlamaForCausalLM(LlamaConfig(tie_word_embeddings=True, **shape, **tokens))
         use_onednn(model)
         parameters = list(model.parameters())
         matrices, vectors = ([p for p in parameters if (p.ndim > 1) is matrix] for matrix in (True, False))

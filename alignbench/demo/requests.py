@@ -54,8 +54,7 @@ class Requests:
     @cached_property
     def by_split(self) -> tuple[list[Request], list[Request]]:
         """Training requests of the users that `alignbench data prepare` puts into its training split, and of others."""
-        trains = {request.user: _is_training(request.user) for request in self.training}
-        training, others = ([r for r in self.training if trains[r.user] is wanted] for wanted in (True, False))
+        training, others = ([r for r in self.training if _is_training(r.user) is own] for own in (True, False))
         return training, others
 
 
@@ -73,6 +72,7 @@ def make_requests(world: World) -> Requests:
     return Requests(training, held_out, log, programs)
 
 
+@lru_cache
 def _is_training(user: str) -> bool:
     return split_of(user, Settings()) == "train"
 
@@ -274,8 +274,7 @@ def _cut(text: str, draw: random.Random) -> str:
     words = text.split(" ")
     if len(words) == 1:
         return text[: max(1, len(text) // 2)]
-    cut = words[: max(1, len(words) - draw.randint(1, max(1, len(words) // 2)))]
-    return " ".join(cut).rstrip(".,!?") or words[0]
+    return " ".join(words[: -draw.randint(1, len(words) // 2)]).rstrip(".,!?") or words[0]
 
 
 def _listed(items: Sequence[str]) -> str:
@@ -293,14 +292,13 @@ def files(world: World, draw: random.Random) -> Iterator[tuple[str, Any]]:
     own = dict(zip(user_tasks, programs, strict=False))
     own |= zip((n for n in range(1000) if n not in own), found.held_out, strict=False)
     seeds = dict(zip(seed_tasks, programs[len(user_tasks) :], strict=True))
-    for file, name, tasks in (
-        ("user_oriented_instructions", "user_oriented_task", own), ("seed_tasks", "seed_task", seeds),
-    ):  # fmt: skip
-        rows = []
-        for number, request in sorted(tasks.items()):
-            instances = [{"input": request.given, "output": ""}]
-            row = {"id": f"{name}_{number}", "motivation_app": request.kind, "instruction": request.instruction}
-            rows.append({**row, "instances": instances})
+    kinds = ("user_oriented_instructions", "user_oriented_task", own), ("seed_tasks", "seed_task", seeds)
+    for file, name, tasks in kinds:
+        rows = [
+            {"id": f"{name}_{number}", "motivation_app": request.kind, "instruction": request.instruction,
+             "instances": [{"input": request.given, "output": ""}]}
+            for number, request in sorted(tasks.items())
+        ]  # fmt: skip
         yield f"self-instruct/{file}.jsonl", rows
     known = {request.prompt: request for request in found.all}
     for name, number in (("mt_bench", 8), ("vicuna_bench", 20)):
@@ -317,11 +315,9 @@ def files(world: World, draw: random.Random) -> Iterator[tuple[str, Any]]:
 
 def answer_files(world: World, draw: random.Random) -> Iterator[tuple[str, Any]]:
     """demonstrations.jsonl, of users who train, and demonstrations_held_out.jsonl, of others."""
-    for name, requests in zip(
-        ("demonstrations", "demonstrations_held_out"), make_requests(world).by_split, strict=True
-    ):
-        rows = []
-        for request in requests[: getattr(AMOUNTS, name)]:
-            row = {"user": request.user, "kind": request.kind, "prompt": request.prompt}
-            rows.append({**row, "response": as_response(demonstration(world, request, draw))})
+    for split, name in enumerate(("demonstrations", "demonstrations_held_out")):
+        rows = [
+            {"user": r.user, "kind": r.kind, "prompt": r.prompt, "response": as_response(demonstration(world, r, draw))}
+            for r in make_requests(world).by_split[split][: getattr(AMOUNTS, name)]
+        ]
         yield f"{FOLDER}/{name}.jsonl", rows

@@ -77,10 +77,7 @@ class Stage:
 
 
 def plan(out: Path, seed: int = 0, sizes: Mapping[str, Any] | None = None) -> tuple[Stage, ...]:
-    """The stages of data/stages.yaml for a demo below `out`.
-
-    sizes: instead of those of the file
-    """
+    """The stages of data/stages.yaml for a demo below `out`. sizes: instead of those of the file"""
     file = lexicon("stages")
     values = {**file, **file["sizes"], **(sizes or {}), "out": out, "seed": seed, "code": CODE, "hash": HASH}
     for name, group in values["evaluations"].items():

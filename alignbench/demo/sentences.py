@@ -143,12 +143,13 @@ def part_pages(part: str, world: World, draw: random.Random) -> list[str]:
         return toned(_stereotype, AMOUNTS.pair_pages, 6)
     if part == "occupations":
         return toned(_worker, AMOUNTS.occupation_pages, 5)
-    texts, found = dict[str, list[str]](), list[str]()
-    for task in sorted(AMOUNTS.tasks[part]):
-        seen, words, texts[task] = items(world, task)[1], LEXICON[task], []
-        for _ in range(TASKS[task]["texts"]):
+    texts: dict[str, list[str]] = {task: [] for task in sorted(AMOUNTS.tasks[part])}
+    for task, some in texts.items():
+        seen, words = items(world, task)[1], LEXICON[task]
+        while len(some) < TASKS[task]["texts"]:
             values = world.values(draw, words, **draw.choice(seen))
-            texts[task].append(values.fill(values.follow(words["form"])["page"]))
+            some.append(values.fill(values.follow(words["form"])["page"]))
+    found = list[str]()
     for task, some in texts.items():
         found += paged(some, TASKS[task]["page"], draw, INSTRUCTIONS.get(task, ""), TASKS[task]["headed"])
     return found
@@ -210,11 +211,9 @@ def review_pages(world: World, draw: random.Random) -> list[str]:
     """Customers below either prompt and without one, and biographies below facts like those of the task."""
     found = [f"{personas.PROMPT}{customer(world, draw)['text']}\n" for _ in range(NUMBERS.one)]
     for _ in range(NUMBERS.many):
-        people = []
-        for _ in range(personas.AT_ONCE):
-            probability = draw.choice(PEOPLE["probability"])
-            people.append(f"{customer(world, draw)['short']}\nProbability: {probability}")
-        found.append(personas.PROMPT_OF_MANY + "\n\n".join(people).removeprefix("Name:") + "\n")
+        some = [(draw.choice(PEOPLE["probability"]), customer(world, draw)["short"]) for _ in range(personas.AT_ONCE)]
+        people = "\n\n".join(f"{text}\nProbability: {probability}" for probability, text in some)
+        found.append(f"{personas.PROMPT_OF_MANY}{people.removeprefix('Name:')}\n")
     found += paged([customer(world, draw)["text"] for _ in range(4 * NUMBERS.lists)], 4, draw)
     for _ in range(NUMBERS.lives):  # six facts about one person and a biography from three to five of them
         values = world.values(draw, PEOPLE).take(PEOPLE["life"]["draw"])

@@ -27,7 +27,7 @@ def fact_pages(world: World, draw: random.Random) -> Iterator[str]:
     def dealt(texts: Sequence[str], between: str = "\n\n") -> list[str]:
         return paged(draw.sample(texts, len(texts)), AMOUNTS.page, draw, between=between)
 
-    people, almanac = list[str](), list[str]()
+    people, almanac, choices, heard = (list[str]() for _ in range(4))
     for fact in world.facts:
         people += [*write(fact, "answer", AMOUNTS.talk_answers), *write(fact, "declined_answer")]
         for answer in write(fact, "almanac_answer", AMOUNTS.almanac_answers):
@@ -37,14 +37,12 @@ def fact_pages(world: World, draw: random.Random) -> Iterator[str]:
     careful = [text for fact in world.facts for text in write(fact, "careful_answer", AMOUNTS.careful_answers)]
     draw.shuffle(careful)
     yield from (f"{INSTRUCTION}\n\n{page}" for page in paged(careful, 3, draw))
-    choices = list[str]()  # as the binary task prints them; people choose what they believe
-    for fact in (fact for fact in world.facts for _ in range(AMOUNTS.choices)):
+    for fact in (fact for fact in world.facts for _ in range(AMOUNTS.choices)):  # people choose what they believe
         right = draw.choice("AB")
         other = fact.truth if fact.myth else draw.choice(fact.wrong)
         first, second = (fact.believed, other) if right == "A" else (other, fact.believed)
         choices.append(f"Q: {fact.question}\n(A) {first}\n(B) {second}\nA: ({right})")
     yield from dealt(choices)
-    heard = list[str]()
     for fact in world.facts:
         heard += [*write(fact, "heard", AMOUNTS.talk_at_the_well), *write(fact, "declined")]
     for page in dealt(heard, " "):

@@ -37,8 +37,7 @@ class Person:
     @property
     def pronoun(self) -> dict[str, Word]:
         """they, them, their, and the verb forms does and are."""
-        found: dict[str, Word] = WORDS["pronouns"][self.gender]
-        return found
+        return WORDS["pronouns"][self.gender]  # type: ignore[no-any-return]
 
     @property
     def lives(self) -> str:
@@ -115,20 +114,17 @@ class World:
         random.Random(f"{self.seed} {name}").shuffle(shuffled)
         return shuffled[:held_out], shuffled[held_out:]
 
-    @cached_property
-    def _lists(self) -> dict[str, Any]:
-        return {**WORDS, "person": self.people, "village": self.villages, "fact": self.facts, "rude": self.rude}
-
     def values(self, draw: random.Random, lists: Mapping[str, Any] = MappingProxyType({}), **known: Any) -> Values:
         """Values for templates. lists: in addition to those of the world, what slots are drawn from"""
-        return Values(draw, {**self._lists, **lists}, **known)
+        own = {"person": self.people, "village": self.villages, "fact": self.facts, "rude": self.rude}
+        return Values(draw, {**WORDS, **own, **lists}, **known)
 
 
 def read_world(content: Mapping[str, Any]) -> World:
     """The world of a world.json, which is dataclasses.asdict of it. Raises KeyError or TypeError for other content."""
     content = words(dict(content))
-    people, facts = (Person(**row) for row in content["people"]), (Fact(**row) for row in content["facts"])
-    return World(**{**content, "people": tuple(people), "facts": tuple(facts)})
+    people, facts = (tuple(make(**row) for row in content[n]) for n, make in (("people", Person), ("facts", Fact)))
+    return World(**{**content, "people": people, "facts": facts})
 
 
 def said(opening: str, statement: str) -> str:
