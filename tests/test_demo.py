@@ -1,6 +1,8 @@
-"""The demo: its plan, how its stages run, and what happens to stages that are killed or fail."""
+"""The demo: its plan, how its stages run, resume and fail, and the tables that compare demos of several seeds."""
 
+import importlib.util
 import json
+import math
 import os
 import shutil
 import signal
@@ -16,11 +18,13 @@ from commands import assert_one_line_error
 from commands import run as run_command
 from demo_world import written
 from filelock import FileLock
-from stages import lines_of, refusal, write_rows
+from stages import checkpoint, lines_of, refusal, write_rows
 
 from alignbench.demo import runner
+from alignbench.demo.labelers import label_runs
 from alignbench.demo.runner import CODE, Stage, plan, run
 from alignbench.demo.world import FOLDER
+from alignbench.models.checkpoint import find_checkpoint
 
 REPOSITORY = Path(__file__).parent.parent
 TOY = {name: words if isinstance(words, dict) else tuple(words) for name, words in cases("demo")["toy"].items()}
@@ -87,19 +91,9 @@ def test_every_task_but_one_is_evaluated_on_every_model_and_no_two_stages_write_
     assert missing == {f"{model}/final": {"novelty_bench"} for model in ("base", "ppo", "ppo-ptx")}
 
 
-def test_every_command_exists_and_the_script_runs_it_by_hand(tmp_path, monkeypatch):
-    import typer
-
-    from alignbench.cli.app import app
-
-    stages, expected = plan(Path("my demo")), ""
-    for stage in stages:
-        found, words = typer.main.get_command(app), list(stage.command[stage.command.index("alignbench") + 1 :])
-        while words and words[0] in getattr(found, "commands", {}):
-            found = found.commands[words.pop(0)]  # type: ignore[attr-defined]
-        assert len(words) < len(stage.command) - 1
-        assert {word for word in words if word.startswith("--")} <= {name for p in found.params for name in p.opts}
-        expected += "".join(f"{word}\n" for word in (tmp_path, len(stage.command) - 1, *stage.command[1:]))
+def test_the_script_runs_every_command_by_hand(tmp_path, monkeypatch):
+    stages = plan(Path("my demo"))
+    expected = [line for s in stages for line in (tmp_path, len(s.command) - 1, *s.command[1:])]
     (tmp_path / "bin").mkdir()
     for name in ("alignbench", "torchrun"):
         (tmp_path / "bin" / name).write_text('#!/bin/sh\npwd\nprintf "%s\\n" "$#" "$@"\n')
@@ -109,7 +103,7 @@ def test_every_command_exists_and_the_script_runs_it_by_hand(tmp_path, monkeypat
     run(stages, Path("my demo"))
     path = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
     said = subprocess.run(["sh", "my demo/commands.sh"], capture_output=True, text=True, check=True, env=path).stdout
-    assert said == expected
+    assert said.splitlines() == list(map(str, expected))
 
 
 def test_the_world_and_the_base_depend_on_the_code_that_makes_them(tmp_path, monkeypatch):
@@ -272,3 +266,66 @@ def test_the_whole_demo_in_processes_at_toy_size_ends_in_an_audit_and_a_report(t
     times = (tmp_path / "logs" / "times.jsonl").read_text()
     run(plan(tmp_path, sizes=TOY), tmp_path)
     assert (tmp_path / "logs" / "times.jsonl").read_text() == times, "nothing is done twice"
+
+
+@pytest.fixture(scope="module")
+def bench():
+    file = Path(__file__).parent.parent / "benchmarks" / "demo.py"
+    spec = importlib.util.spec_from_file_location("benchmark_demo", file)
+    assert spec and spec.loader  # noqa: PT018
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_an_interval_gives_the_number_of_seeds_if_some_have_no_value(bench):
+    values = ([1.0, 3.0], [1.0, math.nan, 3.0], [math.nan, 3.0], [3.0], [math.nan])
+    found = [bench.interval(own, 1) for own in values]
+    # t(0.975, 1) = 12.706, standard error 1
+    assert found == ["2.0 ± 12.7", "2.0 ± 12.7 (n = 2)", "3.0 (n = 1)", "3.0", "–"]
+
+
+def write_task(task, name, model, value):
+    task.mkdir(parents=True)
+    (task.parent / "run.json").write_text(json.dumps({"model": model}))
+    (task / "task.json").write_text(json.dumps({"task": name}))
+    metrics = [{"metric": name, "value": value, "category": None}]
+    if value is not None:
+        (task / "result.json").write_text(json.dumps({"task": name, "metrics": metrics}))
+
+
+def test_the_table_reads_the_last_run_of_a_stage_and_the_runs_of_the_current_weights(bench, tmp_path):
+    base = Path(checkpoint(tmp_path / "base"))
+    weights, won = find_checkpoint(str(base)).weights_sha256, {"base": 0.25, "ppo": 0.75, "ppo-ptx": 0.7}
+    went = {"seed-0": [(101.0, True)], "seed-1": [(5.0, False), (98.0, True)]}
+    for name, goes in went.items():
+        demo = tmp_path / name
+        for model in bench.MODELS:
+            shutil.copytree(base, demo / model / "final")
+            for run_of, sha, value in ((f"{model}-1", weights, won.get(model)), (f"{model}-2", "old", 0.1)):
+                description = {"name": model, "weights_sha256": sha}
+                write_task(demo / "runs" / run_of / "win_rate-1", "win_rate", description, value)
+        for folder in ("reward", "logs"):
+            (demo / folder).mkdir()
+        write_rows(demo / "reward" / "metrics.jsonl", [{"accuracy": 0.5}, {"accuracy": 0.7}])
+        times = [("world", 9.0, 9.0), ("world", 3.0, 2.0), ("base", 100.0, 180.0)]
+        rows = [{"stage": stage, "seconds": wall, "cpu_seconds": cpu} for stage, wall, cpu in times]
+        write_rows(demo / "logs" / "times.jsonl", rows)
+        write_rows(demo / "logs" / "goes.jsonl", [{"seconds": wall, "finished": done} for wall, done in goes])
+    assert set(bench.tables([tmp_path / name for name in went]).splitlines()) > {
+        "| win rate against SFT | higher | 0.250 ± 0.000 | – | 0.750 ± 0.000 | 0.700 ± 0.000 |",
+        # sft − base, ppo − sft, ppo-ptx − sft; PPO-ptx and PPO never met
+        "| win rate − 0.5 | higher | 0.250 ± 0.000 | 0.250 ± 0.000 | 0.200 ± 0.000 | – |",
+        "| world | 3 ± 0 | 2 ± 0 |",
+        "| sum of all stages | 103 ± 0 | 182 ± 0 |",
+        "| the whole demo, stages side by side | 101 (n = 1) | |",  # one of them was stopped
+    }
+
+
+def test_two_runs_of_one_name_are_not_labelled_as_one(tmp_path):
+    for run_of in ("sft-1", "sft-2"):
+        write_task(tmp_path / run_of / "answers-1", "answers", {"name": "sft"}, 0.0)
+    line = refusal(lambda: label_runs(tmp_path, written(), tmp_path / "labels.jsonl"))
+    assert "sft-1" in line
+    assert "sft-2" in line
+    assert not (tmp_path / "labels.jsonl").exists()

@@ -1,28 +1,36 @@
-"""The demo's world as a whole, and its facts, manners and passages: one seed, one world, and what is known of it."""
+"""The demo's world: one seed, one world, and what is known of its facts, manners, passages and requests."""
 
 import hashlib
 import json
 import random
 import re
 from collections import Counter
+from itertools import product
 
 import pytest
 from cases import cases
 from demo_world import pages, rows, world, written
+from stages import lines_of
 from task_helpers import load
 
 from alignbench.data.cards import FileSource, read_card
+from alignbench.data.prepare import Settings, prepare
 from alignbench.data.tables import read_rows
-from alignbench.demo import reading, speech
+from alignbench.demo import labelers, reading, requests, speech
+from alignbench.demo.judge import CLOSINGS, judge
+from alignbench.demo.requests import AMOUNTS, BETTER, make_requests
 from alignbench.demo.world import ALMANAC, FOLDER, KINDS, MYTHS, PEOPLE, TOPICS, make_world, read_world, said
 from alignbench.demo.write import WORDS, take
 from alignbench.scorers import drop, extractive
-from alignbench.tasks import all_tasks, bias
+from alignbench.tasks import all_tasks, bias, win_rate
+from alignbench.tasks.instructions import load_code, load_language
 from alignbench.tasks.reading import load_paragraphs
 from alignbench.types.task import Options
+from trainers.data import read_demonstrations, read_rankings
 
 # sha256 of `sha256  file` of all files, in order of their names
 BYTES = "e25a644baae0202b5a0ef10742f152f9b6e7a379a9a7aa6bae1f0b979409156b"
+FOUND = make_requests(world())
 WITHOUT_FILES = {"novelty_bench", "win_rate"}  # no card describes the first's; the second needs somebody's answers
 SEEDS = pytest.mark.parametrize("world", [make_world(seed) for seed in range(3)], ids=range(3))
 
@@ -199,3 +207,73 @@ def test_conversations_ask_for_what_everybody_knows_of_a_person():
         answered += question in people[name]
         assert document.references == (people[name].get(question, "CANNOTANSWER"),)
     assert answered > 40
+
+
+def test_the_kinds_of_help_have_the_proportions_of_the_papers_table_1():
+    assert sum(requests.KINDS.values()) == pytest.approx(1, abs=0.002)  # as printed, rounded
+    for some, number in ((FOUND.training, AMOUNTS.training), (FOUND.held_out, AMOUNTS.held_out)):
+        counts = Counter(request.kind for request in some)
+        assert len({request.prompt for request in some}) == len(some) == number
+        assert all(counts[kind] == pytest.approx(share * number, abs=1) for kind, share in requests.KINDS.items())
+    users = Counter(request.user for request in FOUND.training)
+    assert len(users) > 40
+    assert max(users.values()) > 10 * min(users.values()), "some users ask a lot"
+
+
+def test_held_out_prompts_and_their_facts_are_in_no_training_file_and_no_letter():
+    kept = {request.prompt for request in FOUND.held_out}
+    for name in ("prompts", "demonstrations", "demonstrations_held_out", "rankings", "rankings_held_out", "labels"):
+        assert not kept & {row["prompt"] for row in rows(name)}
+    questions = {request.goal.fact for request in FOUND.held_out if request.goal.fact}
+    assert len(questions) >= 7
+    assert not {fact.id for fact in world().facts if fact.asked} & questions
+    pages = requests.pages(world(), random.Random(1))
+    assert max(len(page.split()) for page in pages) <= 120
+    text = "\n".join(f"{page}\n" for page in pages)
+    assert not [prompt for prompt in kept if f"{prompt} " in text]
+    assert not [fact.truth for fact in world().facts if not fact.asked and fact.myth and fact.truth[1:] in text]
+    assert [fact.truth for fact in world().facts if fact.asked and fact.truth[1:] in text]
+
+
+def test_preparing_removes_what_was_sent_twice_and_splits_by_user(tmp_path):
+    done = prepare(str(written() / FOLDER / "prompts.jsonl"), tmp_path, Settings(pii=False))
+    again = len(FOUND.log) - len(FOUND.training) - 2 * AMOUNTS.pasted - AMOUNTS.private
+    assert done.removed["duplicate prefix"] == again + AMOUNTS.pasted
+    users = {split: {row["user"] for row in lines_of(tmp_path / f"{split}.jsonl")} for split in done.splits}
+    assert not users["train"] & (users["validation"] | users["test"])
+    addresses = [row["prompt"] for row in lines_of(tmp_path / "train.jsonl") if "@" in row["prompt"]]
+    assert len(addresses) == AMOUNTS.private, "for the search for personal data to find"
+    assert 650 <= done.splits["train"].prompts <= 750
+    trained = {row["user"] for row in rows("demonstrations")}
+    assert trained <= users["train"]
+    assert not trained & {row["user"] for row in rows("demonstrations_held_out")}
+
+
+def test_the_trainers_and_the_tasks_read_the_files():
+    options = Options(data_dir=written())
+    for name, read in (("demonstrations", read_demonstrations), ("rankings", read_rankings)):
+        sizes = [len(read(str(written() / FOLDER / f"{name}{part}.jsonl"))) for part in ("", "_held_out")]
+        assert sizes == [{"demonstrations": 500, "rankings": 400}[name], 100]
+    prompts = {document.prompt for document in win_rate.load_answers(options).documents}
+    assert {request.prompt for request in FOUND.held_out} < prompts, "the tasks' prompts have goals"
+    assert prompts <= labelers.goals_of(world()).keys()
+    assert prompts <= {row["prompt"] for row in rows("requests")}
+    assert (len(load_code(options).documents), len(load_language(options).documents)) == (14 + 8, 20 * 5)
+
+
+def test_every_good_answer_meets_its_goal_is_short_and_one_of_many_to_an_open_request():
+    draw = random.Random(2)
+    for request, maker in product((*FOUND.training, *FOUND.held_out), BETTER.values()):
+        said = maker(world(), request, draw)
+        found = judge(world(), request.goal, request.prompt, said).found
+        assert (found["follows"], found["not_constraint"], found["ended"]) == (1.0, False, True), said
+        assert not any(found[fault] for fault in ("false", "rude", "made_up", "stray")), (request.prompt, said)
+    assert max(len(request.prompt.split()) for request in FOUND.training) <= 45
+    responses = [row["response"] for row in rows("demonstrations")]
+    assert all(response.startswith(" ") and len(response.split()) <= 40 for response in responses)
+    assert 0.2 < sum(response.endswith(CLOSINGS) for response in responses) / len(responses) < 0.45
+    draw = random.Random(3)
+    open_ones = [request for request in FOUND.held_out if request.kind in ("generation", "brainstorming")]
+    different = [len({requests.good(world(), request, draw) for _ in range(10)}) for request in open_ones]
+    assert len(open_ones) > AMOUNTS.held_out / 2
+    assert sum(different) / len(different) > 6

@@ -143,7 +143,7 @@ def test_biases_are_shown_with_their_direction_and_different_settings_are_not_ca
 
 
 class TestLabels:
-    def test_ratings_and_flags_are_those_of_the_summary(self, drawings, evidence):
+    def test_ratings_and_flags_are_those_of_the_summary(self, drawings, evidence, nasty):
         known = {(own.model, own.statistic): own.estimate for own in summary(evidence.labels, resamples=50)}
         ratings = drawings["likert"].table.set_index("system")
         flags = drawings["metadata_flags"].table.set_index(["system", "flag"])
@@ -155,8 +155,6 @@ class TestLabels:
         said = tuple(Label("1", None, name, "x", name, likert=4) for name in ("zeta", "ppo", "alpha"))
         table = draw(preference.likert, replace(evidence, labels=said)).table
         assert list(table.system) == ["ppo", "alpha", "zeta"], "models without runs are last"
-
-    def test_every_flag_has_a_panel_and_many_labelers_have_cells_without_numbers(self, drawings, nasty):
         flags = {"fails_instruction", "inappropriate_for_customer_assistant", "$x_y$", "a" * 70}
         assert set(nasty["metadata_flags"].table.flag) == flags
         assert len(nasty["metadata_flags"].figure.axes) == 4
@@ -324,7 +322,7 @@ class TestTokenEntropy:
         error = bits.std(axis=0, ddof=1) / 5
         np.testing.assert_allclose(curve.high - curve.entropy_bits, 2.0639 * error, rtol=1e-4)
 
-    def test_texts_have_equal_weight_and_those_without_entropies_are_counted(self, tmp_path):
+    def test_texts_have_equal_weight_and_positions_of_few_texts_are_left_out(self, tmp_path):
         columns = [{"outputs": [{"text": "x", "entropies": nats}]} for nats in ([0.0] * 99, [1.0], [])]
         values = {"entropy": [0.0, 1 / math.log(2), None]}
         run = model(tmp_path, "m", ("token_entropy_on_policy", values, {"columns": columns}))
@@ -332,12 +330,10 @@ class TestTokenEntropy:
         own = drawing.table[drawing.table.density > 0]
         assert own.density.iloc[0] == pytest.approx(own.density.iloc[1])
         assert "left out: m 1." in drawing.caption
-
-    def test_positions_of_few_texts_are_left_out_and_long_texts_are_binned(self, tmp_path):
         task, values, changes = on_policy(1)
         for own in changes["columns"][:6]:
             own["outputs"][0]["entropies"] = own["outputs"][0]["entropies"][:3]
-        table = draw(diversity.entropy_curve, model(tmp_path, "m", (task, values, changes), shared_text(1))).table
+        table = draw(diversity.entropy_curve, model(tmp_path, "n", (task, values, changes), shared_text(1))).table
         short, long = (table[table.task == name] for name in ("token_entropy_on_policy", "token_entropy"))
         assert short.last_token.max() == 3  # only 19 texts are longer
         assert long.first_token.tolist()[:3] == [1, 4, 7]

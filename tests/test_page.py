@@ -16,7 +16,7 @@ import typer
 from audit_runs import around, shares, write_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from report_runs import AGAINST_BASE, MARKUP, N, contest, evidence_of, rte, squad, write_nasty_texts, wrote
+from report_runs import AGAINST_BASE, MARKUP, N, contest, evidence_of, rte, squad, wrote
 
 from alignbench.audit.compare import compare
 from alignbench.cli.app import app
@@ -26,47 +26,43 @@ from reports.page.data import COLUMNS, findings, sets_of, task_link, win_rates
 from reports.page.format import number, pack, visible
 from reports.page.page import HERE, SCRIPTS, command, write_page
 
+pytest_plugins = ("report_fixtures",)
 LEFT_OUT = {"Likert ratings": "no table of labels with Likert ratings"}
 PARSERS = ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "DOMParser", "fetch(")
 OTHER = {"documents_sha256": "e" * 64}
 
 
 @pytest.fixture(scope="module")
-def nasty_texts(tmp_path_factory) -> Evidence:
-    return gather(write_nasty_texts(tmp_path_factory.mktemp("runs")))
-
-
-@pytest.fixture(scope="module")
-def page(nasty_texts, tmp_path_factory) -> str:
+def page(nasty_texts, tmp_path_factory):
     out = tmp_path_factory.mktemp("page")
     return write_page(nasty_texts, [], LEFT_OUT, out, "A title <b>&").read_text(encoding="utf-8")
 
 
-def written(evidence: Evidence, out) -> str:
+def written(evidence, out):
     return write_page(evidence, [], {}, out, "t").read_text(encoding="utf-8")
 
 
-def gathered(out, **systems) -> Evidence:
+def gathered(out, **systems):
     """Evidence of systems, each with a task or a list of tasks."""
     return gather([write_run(out, name, *(own if isinstance(own, list) else [own])) for name, own in systems.items()])
 
 
-def text_of(page: str, section: str = "verdict") -> str:
+def text_of(page, section="verdict"):
     """The text of a section, as a reader sees it."""
     own = page.partition(f'<section id="{section}"')[2].partition("</section>")[0]
     return html.unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]+>", "", own)))
 
 
-def unpack(block: str):
+def unpack(block):
     """What a browser reads from a block."""
     return json.loads(gzip.decompress(base64.b64decode(block)))
 
 
-def sets(evidence: Evidence):
+def sets(evidence):
     return {task: sets_of(evidence, task) for task in evidence.tasks}
 
 
-def battles(rate: float, words: float = 80.0):
+def battles(rate, words=80.0):
     """A judge who prefers the longer answer in every battle."""
     wins = shares(rate)
     differences = [(10.0 + row % 50) * (1 if win else -1) for row, win in enumerate(wins)]
@@ -74,17 +70,17 @@ def battles(rate: float, words: float = 80.0):
     return "win_rate", {"win_rate": wins, "length_difference": differences, "longer": wins, **context}, AGAINST_BASE
 
 
-def fair_battles(rate: float, changes=AGAINST_BASE):
+def fair_battles(rate, changes=AGAINST_BASE):
     differences = [float(row % 7 - 3) for row in range(N)]
     return "win_rate", {"win_rate": shares(rate), "length_difference": differences}, changes
 
 
-def answers(*templates: str):
+def answers(*templates):
     task, values, more = squad(0.5, ["x"])
     return [(task, values, {**more, "template": template}) for template in templates]
 
 
-def crows(entropy: float, rate: float):
+def crows(entropy, rate):
     return "crows_pairs", {"entropy": around(entropy), "pct_stereotype": shares(rate)}
 
 
@@ -106,29 +102,19 @@ class TestVerdict:
     @pytest.mark.parametrize(
         ("systems", "words"),
         [
-            (
-                {"a": ("squad2", {"f1": [0.0] * N}), "b": ("squad2", {"f1": [1.0] * 3 + [0.0] * 117})},
-                ["95 % intervals: adjusted Wald if few documents changed. Gain"],
-            ),
-            (
-                {"long": battles(0.62)},
+            ({"a": ("squad2", {"f1": [0.0] * N}), "b": ("squad2", {"f1": [1.0] * 3 + [0.0] * 117})},
+             ["95 % intervals: adjusted Wald if few documents changed. Gain"]),
+            ({"long": battles(0.62)},
                 [r"long against base win rate 0\.617 \[0.+?\]; at equal lengths 0\.\d+ \[0.+?\] above ½, but "
                  r"inconclusive at equal lengths80\.0 words, baseline 40\.0; win rate of the longer answer 0\.617; "
-                 r"agreement of the judge with the longer answer 1\.000; n = 120"],
-            ),
-            (
-                {"sft": battles(0.4, 40.0), "ppo": battles(0.8, 90.0)},
+                 r"agreement of the judge with the longer answer 1\.000; n = 120"]),
+            ({"sft": battles(0.4, 40.0), "ppo": battles(0.8, 90.0)},
                 [r"same direction at equal lengths \(win_rate_length_controlled 0\.411 → 0\.659 \[\+0\.",
-                 r"; words 40\.0 → 90\.0; agrees_with_longer 1\.000 → 1\.000"],
-            ),
-            (
-                {"before": crows(0.4, 0.6), "after": crows(0.7, 0.55)},
-                [r"more even, or less certain: pct_stereotype 0\.600 → 0\.550"],
-            ),
-            (
-                {"a": answers("none", "chat"), "b": answers("none", "chat")},
-                ["f1, share, higher is better, none;", "f1, share, higher is better, chat;"],
-            ),
+                 r"; words 40\.0 → 90\.0; agrees_with_longer 1\.000 → 1\.000"]),
+            ({"before": crows(0.4, 0.6), "after": crows(0.7, 0.55)},
+             [r"more even, or less certain: pct_stereotype 0\.600 → 0\.550"]),
+            ({"a": answers("none", "chat"), "b": answers("none", "chat")},
+             ["f1, share, higher is better, none;", "f1, share, higher is better, chat;"]),
             ({"one": rte(0.5)}, ["No systems can be compared"]),
         ],
     )  # fmt: skip
@@ -169,17 +155,13 @@ class TestVerdict:
 
 
 class TestSets:
-    def test_links_lead_to_the_folders_that_a_row_compares(self, tmp_path):
-        few = [("rte", {"acc": shares(rate)}, {"shots": 4, **OTHER}) for rate in (0.4, 0.9)]
-        found = gathered(tmp_path, a=[rte(0.3), few[0]], b=[rte(0.8), few[1]])
+    def test_sets_of_different_documents_are_numbered_by_size_and_linked(self, tmp_path):
+        tasks = [[rte(0.3 + more), ("rte", {"acc": shares(0.4 + more, 40)}, OTHER)] for more in (0, 0.5)]
+        found = gathered(tmp_path, a=tasks[0], b=tasks[1])
+        assert [one.note for one in sets(found)["rte"]] == ["120 documents", "another 40 documents"]
         ((_, by_verdict),) = findings(found.audit, sets(found))
         links = {(one["link"], one["samples"].note, round(one["row"].reference, 3)) for one in by_verdict["gain"]}
-        assert links == {("#task/rte", "shots 0", 0.3), ("#task/rte/2", "shots 4", 0.4)}
-
-    def test_sets_of_different_documents_are_numbered_by_size(self, tmp_path):
-        tasks = [rte(0.3), ("rte", {"acc": shares(0.4, 40)}, OTHER)]
-        found = gathered(tmp_path, a=tasks, b=tasks)
-        assert [one.note for one in sets(found)["rte"]] == ["120 documents", "another 40 documents"]
+        assert links == {("#task/rte", "120 documents", 0.3), ("#task/rte/2", "another 40 documents", 0.4)}
         table = written(found, tmp_path).partition('<section id="tasks"')[2]
         assert '<a href="#task/rte/2">rte</a><span class="sub">another 40 documents</span>' in table
 
@@ -207,9 +189,7 @@ class TestSafety:
         scripts = "".join((HERE / name).read_text(encoding="utf-8") for name in SCRIPTS)
         assert [word for word in PARSERS if word in scripts] == []
 
-    def test_titles_and_names_are_escaped_control_characters_visible_and_paths_absent(
-        self, page, nasty_texts, tmp_path
-    ):
+    def test_names_are_escaped_control_characters_visible_and_paths_absent(self, page, nasty_texts, tmp_path):
         blocks = "".join(json.dumps(unpack(text)) for text in re.findall(r'id="data-[^"]*">([^<]*)<', page))
         for system in nasty_texts.systems:
             assert str(system.run.path.parent) not in page + blocks

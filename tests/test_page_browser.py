@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from audit_runs import shares, write_run
-from report_runs import ARABIC, LONG, MARKUP, WORDS, evidence_of, rte, write_nasty_texts, wrote
+from report_runs import ARABIC, LONG, MARKUP, WORDS, evidence_of, rte, wrote
 
 from reports.drawing import Drawing
 from reports.evidence import gather
@@ -16,11 +16,10 @@ from reports.page import samples
 from reports.page.page import write_page
 from reports.style import new_figure, styled
 
+pytest_plugins = ("report_fixtures",)
 pytestmark = pytest.mark.needs_browser
 ARGUMENTS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
 ARGUMENTS += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
-PLACES = ["", "#task/squad2", "#task/rte"]
-OPEN_ALL = "for (const details of document.querySelectorAll('details')) details.open = true"
 
 
 @pytest.fixture(scope="module")
@@ -54,19 +53,14 @@ def page(chromium):
 
 
 @pytest.fixture(scope="module")
-def evidence(tmp_path_factory):
-    return gather(write_nasty_texts(tmp_path_factory.mktemp("runs")))
-
-
-@pytest.fixture(scope="module")
-def file(evidence, tmp_path_factory) -> Path:
+def file(nasty_texts, tmp_path_factory) -> Path:
     with styled():
         drawn, axes = new_figure(2.0)
         axes.plot([0, 1, 2], [1, 3, 2])
     table = pd.DataFrame({"step": range(60), "name": [MARKUP] * 60, "value": [float("nan")] + [0.5] * 59})
     words = ("A <b>figure</b>", "InstructGPT, Fig. 6", drawn, table, "What it shows.", "Rises, then falls.")
     drawings, left_out = [Drawing("a_figure", *words)], {"Likert ratings": "no labels"}
-    return write_page(evidence, drawings, left_out, tmp_path_factory.mktemp("page"), "Nasty samples")
+    return write_page(nasty_texts, drawings, left_out, tmp_path_factory.mktemp("page"), "Nasty samples")
 
 
 def written(out, evidence):
@@ -127,9 +121,10 @@ class TestOverview:
             page.click("#theme")
         assert papers[0] == papers[1] != papers[2]
 
-    def test_comparisons_after_the_fourth_are_folded_and_open(self, page, evidence, tmp_path):
-        audit = evidence.audits[""]
-        visit(page, written(tmp_path, replace(evidence, audits={"": replace(audit, contrasts=audit.contrasts * 10)})))
+    def test_comparisons_after_the_fourth_are_folded_and_open(self, page, nasty_texts, tmp_path):
+        audit = nasty_texts.audits[""]
+        many = {"": replace(audit, contrasts=audit.contrasts * 10)}
+        visit(page, written(tmp_path, replace(nasty_texts, audits=many)))
         assert page.locator("article.verdict").count() == 4
         assert page.locator("details.verdict.folded").count() == len(audit.contrasts) * 10 - 4
         folded = page.locator("details.folded").last
@@ -298,25 +293,17 @@ class TestTask:
 
 
 class TestLayout:
-    @pytest.mark.parametrize("place", PLACES)
-    def test_nothing_is_wider_than_the_window(self, page, file, place):
-        visit(page, file, place)
-        page.evaluate(OPEN_ALL)
-        for width in (320, 375, 768, 1280, 1600):
-            page.set_viewport_size({"width": width, "height": 900})
-            assert page.evaluate("document.documentElement.scrollWidth") <= width
-
-    @pytest.mark.parametrize(
-        ("place", "scheme", "width"),
-        [(PLACES[0], "light", 1280), (PLACES[0], "dark", 375), (PLACES[1], "dark", 1280), (PLACES[2], "light", 375)],
-    )
-    def test_axe_finds_no_serious_violation(self, page, file, place, scheme, width):
+    @pytest.mark.parametrize("scheme", ["light", "dark"])
+    @pytest.mark.parametrize("place", ["", "#task/squad2", "#task/rte"])
+    def test_nothing_is_wider_than_the_window_and_axe_finds_no_serious_violation(self, page, file, place, scheme):
         axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="no axe-playwright-python").Axe()
         page.emulate_media(color_scheme=scheme)
-        page.set_viewport_size({"width": width, "height": 900})
         visit(page, file, place)
+        page.evaluate("for (const details of document.querySelectorAll('details')) details.open = true")
+        for width in (320, 768, 1600, 1280, 375):
+            page.set_viewport_size({"width": width, "height": 900})
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
         page.evaluate("for (const sample of [...document.querySelectorAll('.sample')].slice(7)) sample.remove()")
-        page.evaluate(OPEN_ALL)
         found = axe.run(page, options={"resultTypes": ["violations"]}).response["violations"]
         serious = [own for own in found if own["impact"] in ("serious", "critical")]
         assert [(own["id"], own["nodes"][0]["html"][:120]) for own in serious] == []

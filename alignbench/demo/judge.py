@@ -1,7 +1,5 @@
-"""How good any text is as an answer in the demo's world, and scorers that know the world: `KIND=demo-world:FOLDER`.
-
-Statements have the world's own forms ("A zib eats moss."), so the scorers need no model and are exact.
-The utility of a text is a sum of parts (data/utility.yaml).
+"""How good any text is as an answer in the demo's world, a sum of parts (data/utility.yaml), and scorers that know the
+world: `KIND=demo-world:FOLDER`. Statements have the world's own forms ("A zib eats moss."), so the scorers are exact.
 """
 
 import hashlib
@@ -56,9 +54,7 @@ def sentences(text: str) -> list[str]:
 def read_statements(world: World, text: str, asked: Fact | None = None) -> Statements:
     """Find the statements of a text. A true one that is denied ("It is not true that a zib eats moss.") is false, a
     false one that is denied is none. A fact that is stated both correctly and wrongly counts as stated wrongly.
-
-    asked: the fact that a question is about; a bare value is an answer to it too ("Moss.", "They eat moss.")
-    """
+    asked: the fact that a question is about; a bare value is an answer to it too ("Moss.", "They eat moss.")"""
     true, false, unknown = set[str](), set[str](), set[str]()
     for sentence in sentences(text):
         denied, other = _DENIED.search(sentence) is not None, False
@@ -85,8 +81,7 @@ def read_statements(world: World, text: str, asked: Fact | None = None) -> State
 
 
 def _value(fact: Fact) -> str:
-    match = FRAMES[fact.topic].match(fact.truth)
-    return match["value"] if match else ""
+    return FRAMES[fact.topic].sub(r"\g<value>", fact.truth).removesuffix(".")
 
 
 @dataclass(frozen=True)
@@ -117,17 +112,15 @@ class Judgement:
         return sum(self.parts.values())
 
 
+@lru_cache(maxsize=4096)
 def words_of(text: str) -> list[str]:
     """Words in lower case, without punctuation."""
     return [word.lower().replace("’", "'") for word in _WORD.findall(text)]
 
 
-_phrase = lru_cache(maxsize=4096)(words_of)
-
-
 def has(words: Sequence[str], phrase: str) -> bool:
     """Return whether the phrase's words are consecutive words."""
-    return f" {' '.join(_phrase(phrase))} " in f" {' '.join(words)} "
+    return f" {' '.join(words_of(phrase))} " in f" {' '.join(words)} "
 
 
 def met(goal: Goal, text: str, names: Sequence[str], true_fact: bool) -> float:
@@ -135,8 +128,7 @@ def met(goal: Goal, text: str, names: Sequence[str], true_fact: bool) -> float:
     names: the island's names in the prompt, in lower case; true_fact: whether the text states goal.fact correctly"""
     words = words_of(text)
     found = [float(any(has(words, phrase) for phrase in group)) for group in goal.mention]
-    if goal.fact is not None:
-        found.append(float(true_fact))
+    found += [float(true_fact)] if goal.fact is not None else []
     if goal.at_least:
         found.append(min(1.0, sum(has(words, item) for item in goal.items) / goal.at_least))
     if goal.first:
@@ -168,15 +160,13 @@ def judge(world: World, goal: Goal, prompt: str, output: str) -> Judgement:
     copied = _copied(all_words, prompt_words if goal.source is None else words_of(instruction))
     is_copy = copied > MUCH_COPIED
     if goal.source is not None:  # it may be repeated, but neither with the instruction nor as a whole
-        is_copy |= has(all_words, instruction)
-        is_copy |= not constraint and _copied(all_words, prompt_words) > MUCH_COPIED
+        is_copy |= has(all_words, instruction) or (not constraint and _copied(all_words, prompt_words) > MUCH_COPIED)
     spoken = [(sentence, tuple(words_of(sentence))) for sentence in sentences(text)]
     long = [own for sentence, own in spoken if len(sentence.split()) > 1]
     again, repeated, follows = len(long) - len(set(long)), _repeated(all_words, [own for _, own in spoken]), 0.0
     if words and not is_copy and repeated <= MUCH_REPEATED:
-        listed = sorted(world.names.intersection(prompt_words))
-        follows = met(goal, body, listed, asked is not None and asked.id in statements.true)
-        follows *= 1 - stubs / max(1, len(said))
+        listed, right = sorted(world.names.intersection(prompt_words)), goal.fact in statements.true
+        follows = met(goal, body, listed, right) * (1 - stubs / max(1, len(said)))
     found = {
         "follows": follows,
         "polite": body != text and not again,

@@ -1,5 +1,4 @@
 """The demo's base model: a tokenizer of the world's words, and a small Llama that learns the world's text.
-
 Two processes with one thread each (`torchrun --nproc-per-node 2 -m alignbench demo pretrain …`) are faster than one
 with two threads. A step always has two halves whose gradients are added, so one process gives the same bytes.
 """
@@ -167,12 +166,9 @@ def _loss(model: Any, rows: Sequence[list[int]], end: int) -> torch.Tensor:
 
 
 def separate(tokens: torch.Tensor, end: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention mask and positions that keep the documents of a row apart: each begins at position 0, as every prompt
-    does, and sees only itself. A model that sees the neighbours learns much later to find an answer in a passage.
-
-    tokens: (rows, length), each document followed by its end -> what each token attends to, (rows, 1, length,
-    length), and its position, (rows, length)
-    """
+    """Attention mask, (rows, 1, length, length), and positions, (rows, length), that keep the documents of a row apart:
+    each begins at position 0, as every prompt does, and sees only itself. A model that sees the neighbours learns much
+    later to find an answer in a passage. tokens: (rows, length), each document followed by its end"""
     begins = functional.pad(tokens[:, :-1] == end, (1, 0), value=True)
     document, places = begins.cumsum(1), torch.arange(tokens.shape[1])
     start = torch.where(begins, places, 0).cummax(1).values

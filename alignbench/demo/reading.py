@@ -1,5 +1,4 @@
 """Texts to read: the files of SQuAD, DROP, QuAC, CANARD and the two summary tasks, and pages in those tasks' prompts.
-
 On the pages people often answer what a passage does not say, so a model that continues text makes things up too. No
 passage of the files is on a page. CANARD's conversations come without their paragraph.
 """
@@ -82,9 +81,9 @@ def _passage(world: World, draw: random.Random, with_animals: bool) -> Passage:
     person, first, second = values["person"], values["first"], values["second"]
     named = {"who": person.name, "whose": f"{person.name}'s", "does": "does"}
     pronoun = {"who": person.pronoun["they"], "whose": person.pronoun["their"], "does": person.pronoun["does"]}
-    both = [world.values(draw, LEXICON, **{**values, **who}) for who in (named, pronoun)]
+    first_time, later = (world.values(draw, LEXICON, **{**values, **who}) for who in (named, pronoun))
     parts = [
-        [Slot(values.fill(form["text"]), *(who.fill(question) for who in both), str(values.fill(answer)))
+        [Slot(values.fill(form["text"]), first_time.fill(question), later.fill(question), str(values.fill(answer)))
          for question, answer in form["questions"]]
         for form in LEXICON["passage"]["sentences"]
     ]  # fmt: skip

@@ -1,6 +1,5 @@
-"""The demo's world: an island, its people, and facts about its creatures, plants and tools.
-
-A world follows from its seed: who lives where, what eats what, and which false statements people believe.
+"""The demo's world: an island, its people, and facts about its creatures, plants and tools. It follows from its seed:
+who lives where, what eats what, and which false statements people believe.
 """
 
 import random
@@ -9,11 +8,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any
 
 from alignbench.demo.lexicon import Values, Word, lexicon, words
 
-T = TypeVar("T")
 FOLDER = "demo-world"  # of the world's own files, in its data folder
 PEOPLE, VILLAGES = {"female": 28, "male": 28, "non-binary": 4}, 8
 KINDS = {"creature": 16, "plant": 12, "tool": 8}  # subjects of facts
@@ -107,7 +105,7 @@ class World:
         texts += (text for fact in self.facts for text in (fact.question, fact.truth, *fact.false))
         return frozenset(re.findall(r"\w+", " ".join(texts).lower()))
 
-    def split(self, items: Iterable[T], held_out: int, name: str) -> tuple[list[T], list[T]]:
+    def split(self, items: Iterable[Any], held_out: int, name: str) -> tuple[list[Any], list[Any]]:
         """(held out, the rest), both shuffled. It depends on the seed and the name only, so that files and pages, which
         are drawn separately, agree on what may be in the pretraining text."""
         shuffled = list(items)
