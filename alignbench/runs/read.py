@@ -41,7 +41,7 @@ class TaskRun:
             with file.open("rb") as stream:
                 for line in stream:
                     yield Record.from_json(json.loads(line))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise AlignbenchError(f"{file}: cannot be read ({error}); evaluate this task again") from error
 
 
