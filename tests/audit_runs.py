@@ -1,6 +1,7 @@
 """Run folders with synthetic values, in the format of `alignbench evaluate`, written in milliseconds."""
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -83,6 +84,14 @@ def write_task(run: RunFolder, name: str, values: Values, changes: dict[str, Any
     settings = {name: identity.get(name) for name in ("shots", "limit", "template")}
     summary = summarise(task, kept, seed=0, scorers=scorers, embedder=embedder, **settings)
     folder.finish({record.id: number for number, record in enumerate(records)}, asdict(summary))
+
+
+def add_metric(run: Path, task: str, **fields: Any) -> None:
+    """Add to the result of a task a metric that is not in its records."""
+    (file,) = run.glob(f"{task}-*/result.json")
+    result = json.loads(file.read_text())
+    result["metrics"].append(result["metrics"][0] | fields)
+    file.write_text(json.dumps(result))
 
 
 def shares(p: float, n: int = N) -> list[float]:

@@ -102,19 +102,6 @@ def test_records_depend_neither_on_the_token_budget_nor_on_the_limit(finished, f
         assert all(record in everything for record in found)
 
 
-def test_rescore_and_score_give_the_same_table_for_the_same_outputs(finished, world, tmp_path):
-    (folder,) = finished.glob("farm-*")
-    again = run("rescore", folder, *PROFANITY)
-    assert again.returncode == 0, again.stderr
-    assert "already finished" in again.stderr
-    lines = records(finished, "real_toxicity")
-    system = [{"id": line["id"], "outputs": [output["text"] for output in line["outputs"]]} for line in lines]
-    outputs = write_lines(tmp_path / "system.jsonl", system)
-    scored = run("score", outputs, "--task", "real_toxicity", "--data-dir", world, "--out", tmp_path, *PROFANITY)
-    assert scored.returncode == 0, scored.stderr
-    assert rows(scored.stdout) == rows(again.stdout)
-
-
 def test_control_characters_of_a_name_or_an_output_never_reach_the_terminal(tmp_path):
     evil = "\x1b[31m<script>alert(1)</script>[bold]"
     write_lines(tmp_path / "o.jsonl", [{"id": 1, "output": evil, "references": [evil]}])

@@ -12,7 +12,7 @@ from commands import files_of
 
 from alignbench.data import Provenance
 from alignbench.errors import AlignbenchError
-from alignbench.evaluation import evaluate, pipeline, rescore, score_file
+from alignbench.evaluation import evaluate, rescore, score_file
 from alignbench.evaluation.evaluate import sample
 from alignbench.evaluation.pipeline import Job
 from alignbench.models.model import Model
@@ -94,13 +94,13 @@ DOCUMENTS = [Document(str(i), f"prompt {i}", target=own, category="ab"[i % 2]) f
 DATA = TaskData(DOCUMENTS, (Provenance("none", "none", "none", "none", N, True),))
 
 
-def run(out, engine=None, *scorers, chat=False, task=TASK, shard=None):
+def run(out, engine=None, *scorers, chat=False, task=TASK):
     """Evaluate the engine on the task, as `evaluate` does."""
     engine = engine or WordEngine()
     used = (scorers or (VileCounter(),)) if task.generation.scorers else ()
     model = Model("model", {"model": {"name": "model"}}, True, True, True, lambda: engine)
     jobs = [Job(task, DATA, None, 0, used)]
-    return evaluate._evaluate_model(model, jobs, out, "chat" if chat else "none", shard or Shard(), Progress())
+    return evaluate._evaluate_model(model, jobs, out, "chat" if chat else "none", Shard(), Progress())
 
 
 def lines(folder: Path) -> list[dict]:
@@ -164,24 +164,6 @@ def test_a_partly_recorded_chunk_is_scored_together_again(tmp_path):
     file.write_text("".join(written))  # one scored record of a chunk is lost
     run(tmp_path / "torn")
     assert files_of(tmp_path / "torn") == files_of(tmp_path / "whole")
-
-
-def test_three_processes_write_the_same_files_as_one(tmp_path, monkeypatch):
-    class OneAfterAnother(Shard):
-        def wait(self):
-            pass
-
-    run(tmp_path / "one")
-    with monkeypatch.context() as patch:
-        # the folders that the first process creates, without its records
-        patch.setattr(pipeline, "ScorerQueue", None)
-        with pytest.raises(TypeError):
-            run(tmp_path / "three")
-    for rank in (1, 2):
-        with pytest.raises(KeyError):  # the first process has not written the result yet
-            run(tmp_path / "three", shard=OneAfterAnother(rank, 3))
-    run(tmp_path / "three", shard=OneAfterAnother(0, 3))
-    assert files_of(tmp_path / "three") == files_of(tmp_path / "one")
 
 
 def test_documents_on_which_a_scorer_fails_are_unscored_and_rescore_completes_them(tmp_path, known_task):
@@ -322,7 +304,7 @@ def test_numeric_ids_become_text_and_a_list_in_a_csv_file_is_json(tmp_path):
     assert values(score_file.score_file(tmp_path / "o.csv", tmp_path / "runs"))["exact_match"] == 1
 
 
-def test_a_scorer_without_input_does_not_make_a_document_unscored(tmp_path):
+def test_a_scorer_without_input_makes_no_document_unscored_and_a_metric_of_no_document_is_left_out(tmp_path):
     rows = [
         {"id": 1, "output": "It has 7 eggs.", "references": ["It has 7 eggs."], "source": "Ann has 7 eggs."},
         {"id": 2, "output": "It has 9 eggs.", "references": ["It has 9 eggs."]},
@@ -331,9 +313,6 @@ def test_a_scorer_without_input_does_not_make_a_document_unscored(tmp_path):
     (result,) = score_file.score_file(file, tmp_path / "runs", scorers=["entailment=extractive"]).results
     n = {metric.metric: (metric.n, metric.n_unscored) for metric in result.metrics}
     assert (n["bleu"], n["hallucination_rate"]) == ((2, 0), (1, 0))
-
-
-def test_a_metric_that_applies_to_no_document_is_left_out_of_the_result():
     found = summarise(TASK, [Record("1", "", metrics={"length": 3.0})], shots=0, limit=None, seed=0)
     assert [metric.metric for metric in found.metrics] == ["length"]
 

@@ -25,7 +25,7 @@ def test_another_identity_is_another_folder_whatever_the_order_of_its_keys(tmp_p
         assert again.path == run.path
 
 
-def test_two_processes_cannot_write_to_one_run(tmp_path):
+def test_a_run_of_another_process_and_a_folder_that_cannot_be_written_are_refused(tmp_path):
     with (
         open_run(tmp_path, "m", IDENTITY),
         pytest.raises(AlignbenchError, match="another alignbench process"),
@@ -33,6 +33,9 @@ def test_two_processes_cannot_write_to_one_run(tmp_path):
     ):
         pass
     with open_run(tmp_path, "m", IDENTITY):  # the lock goes with its holder
+        pass
+    (tmp_path / "file").write_text("")
+    with pytest.raises(AlignbenchError, match="cannot be written"), open_run(tmp_path / "file", "m", IDENTITY):
         pass
 
 
@@ -56,9 +59,3 @@ def test_text_that_utf8_cannot_hold_is_escaped_and_nan_refused(folder, tmp_path)
     assert "\x1b" not in (folder.path / "documents.partial.jsonl").read_text()
     with pytest.raises(ValueError, match="JSON"):
         write_json(tmp_path / "x.json", {"value": float("nan")})
-
-
-def test_a_folder_that_cannot_be_written_is_an_error(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(AlignbenchError, match="cannot be written"), open_run(tmp_path / "file", "m", IDENTITY):
-        pass

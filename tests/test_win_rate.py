@@ -18,12 +18,12 @@ QUESTIONS = [f"What does cow {number} say?" for number in range(30)]
 
 
 class Taste:
-    """Likes what a function says: 1 for the model's answer, ½, or 0; dies when it has been asked so often."""
+    """Likes what a function says: 1 for the model's answer, ½, or 0; fails when it has been asked so often."""
 
     kind, revision, weights_sha256 = "preference", "1", None
 
-    def __init__(self, likes, dies_after: int | None = None, name: str = "taste", **more: float) -> None:
-        self.likes, self.left, self.name, self.more, self.seen = likes, dies_after, name, more, []
+    def __init__(self, likes, left: int | None = None, failure=None, name: str = "taste", **more: float) -> None:
+        self.likes, self.left, self.failure, self.name, self.more, self.seen = likes, left, failure, name, more, []
 
     def score(self, items):
         found = []
@@ -31,7 +31,7 @@ class Taste:
             if self.left is not None:
                 self.left -= 1
                 if self.left < 0:
-                    raise KeyboardInterrupt
+                    raise self.failure
             if "poison" in item.output:
                 raise ValueError("the judge gave no verdict")
             self.seen.append(item.group)
@@ -60,10 +60,6 @@ def answers(tmp_path: Path, prompts: Path, name: str, texts):
 
 def values(result) -> dict[str, float]:
     return {metric.metric: metric.value for metric in result.metrics}
-
-
-def reasons(verdicts) -> dict[str, str | None]:
-    return {record.id: record.unscored for record in verdicts.folder.records()}
 
 
 @pytest.fixture
@@ -98,13 +94,10 @@ def test_a_win_rate_counts_ties_half_and_is_reported_with_lengths(judged):
     assert 0.7 < rate.low < rate.value < rate.high < 0.95
 
 
-def test_length_control_moves_the_win_rate_of_a_length_judge_towards_one_half(judged):
+def test_a_win_rate_is_one_half_against_itself_and_length_control_moves_that_of_a_length_judge_there(judged, pair):
     found = values(judged(["moo" * (1 + i % 5) for i in range(30)], ["moo" * 2] * 30, Taste(longer)).result)
     assert found["agrees_with_longer"] == 1
     assert abs(found["win_rate_length_controlled"] - 0.5) < abs(found["win_rate"] - 0.5)
-
-
-def test_a_system_against_itself_has_win_rate_one_half(pair):
     found = values(judge(pair[0], pair[0], Taste(lambda a, b: 0.5)).result)
     assert found["win_rate"] == found["win_rate_length_controlled"] == 0.5
 
@@ -119,13 +112,14 @@ def test_each_judge_has_its_own_verdicts_which_are_read_without_a_lock(pair):
     assert len(list(pair[0].run.glob("win_rate-*"))) == 2
 
 
-def test_an_interrupted_judge_resumes_to_the_same_files(tmp_path, prompts):
+@pytest.mark.parametrize("failure", [KeyboardInterrupt("^C"), ScorerGoneError("taste: no answer any more")])
+def test_a_judge_that_is_interrupted_or_stops_answering_resumes_to_the_same_files(tmp_path, prompts, failure):
     texts = ["moo" * (1 + i % 3) for i in range(30)]
     whole, torn = (answers(tmp_path, prompts, name, texts) for name in ("whole", "torn"))
     other = answers(tmp_path, prompts, "other", ["moomoo"] * 30)
     judge(whole, other, Taste(longer))
-    with pytest.raises(KeyboardInterrupt):
-        judge(torn, other, Taste(longer, dies_after=11))
+    with pytest.raises((KeyboardInterrupt, AlignbenchError), match=str(failure).replace("^", r"\^")):
+        judge(torn, other, Taste(longer, left=11, failure=failure))
     judge(torn, other, Taste(longer))
     files = [next(own.run.glob("win_rate-*/documents.jsonl")) for own in (whole, torn)]
     assert files[0].read_bytes() == files[1].read_bytes()
@@ -133,8 +127,9 @@ def test_an_interrupted_judge_resumes_to_the_same_files(tmp_path, prompts):
 
 def test_prompts_without_a_verdict_or_without_an_answer_of_the_baseline_are_unscored(judged):
     verdicts = judged(["moo"] * 28 + ["poison and more", "moo"], ["baa"] * 29, Taste(lambda a, b: 1.0))
-    assert reasons(verdicts)["q28"] == "preference: taste failed (the judge gave no verdict)"
-    assert reasons(verdicts)["q29"] == "the baseline: the file has no output for it"
+    reasons = {record.id: record.unscored for record in verdicts.folder.records()}
+    assert reasons["q28"] == "preference: taste failed (the judge gave no verdict)"
+    assert reasons["q29"] == "the baseline: the file has no output for it"
     assert verdicts.result.n_scored == 28
     assert {m.n for m in verdicts.result.metrics if m.n} == {28}  # all metrics are of the prompts with a verdict
     assert (values(verdicts.result)["win_rate"], values(verdicts.result)["words"]) == (1, 1)
@@ -160,16 +155,6 @@ def test_a_changed_answer_is_judged_again(tmp_path, prompts):
     whole[29]["outputs"][0] |= {"text": "moo", "unscored": None}
     write_lines(file, whole)
     assert judge(own, other, Taste(longer)).result.n_scored == 30
-
-
-def test_a_judge_that_stops_answering_ends_the_run_which_can_be_resumed(pair):
-    class Gone(Taste):
-        def score(self, items):
-            raise ScorerGoneError("taste: no answer any more")
-
-    with pytest.raises(AlignbenchError, match="no answer any more"):
-        judge(*pair, Gone(longer))
-    assert judge(*pair, Taste(longer)).result.n_scored == 30
 
 
 def test_no_verdict_at_all_and_no_common_prompt_are_errors(judged, pair, tmp_path):
