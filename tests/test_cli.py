@@ -117,7 +117,7 @@ def test_results_of_another_setting_are_not_reused(farm_model, world, tmp_path):
         assert len(list(tmp_path.rglob("result.json"))) == count
 
 
-def test_changed_weights_or_data_are_another_run(farm_model, world, tmp_path):
+def test_changed_weights_configuration_or_data_are_another_run(farm_model, world, tmp_path):
     model = shutil.copytree(farm_model, tmp_path / "model")
     data = shutil.copytree(world, tmp_path / "data")
     out = tmp_path / "out"
@@ -125,10 +125,14 @@ def test_changed_weights_or_data_are_another_run(farm_model, world, tmp_path):
     scaled_weights(farm_model, model, 1.01)
     assert "already finished" not in evaluate(model, data, out, tasks="hellaswag").stderr
     assert len(list(out.iterdir())) == 2
+    config = model / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"rms_norm_eps": 10.0}))
+    assert "already finished" not in evaluate(model, data, out, tasks="hellaswag").stderr
+    assert len(list(out.iterdir())) == 3
     file = data / "hellaswag" / "hellaswag_val.jsonl"
     file.write_text(file.read_text().replace("Ann", "Anna"))
     assert "already finished" not in evaluate(model, data, out, tasks="hellaswag").stderr
-    assert len(list(out.glob("*/hellaswag-*"))) == 3
+    assert len(list(out.glob("*/hellaswag-*"))) == 4
 
 
 def test_several_checkpoints_share_a_table(farm_model, world, tmp_path):

@@ -145,7 +145,7 @@ def test_a_language_model_is_asked_in_both_orders(plain):
     assert judge._engine.work()["tokens_computed"] < 0.7 * judge._engine.work()["tokens_asked"]
     assert (judge.kind, judge.name) == ("preference", "lm:plain")
     assert judge.weights_sha256 == find_checkpoint(str(plain)).weights_sha256
-    assert judge.revision.startswith(f"{judge.weights_sha256}+")
+    assert judge.revision.startswith(f"{find_checkpoint(str(plain)).sha256}+")
 
 
 def test_a_chat_model_is_asked_with_its_chat_template(plain, tmp_path):

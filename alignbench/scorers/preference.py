@@ -153,7 +153,7 @@ class TruthfulQAJudge:
     def __init__(self, kind: str, path: str, device: str, trust_remote_code: bool) -> None:
         checkpoint, self._engine = _load(path, device, trust_remote_code, None)
         self.kind, self.name = kind, f"judge:{checkpoint.name}"
-        self.revision = checkpoint.revision or checkpoint.weights_sha256
+        self.revision = checkpoint.revision or checkpoint.sha256
 
     def score(self, items: Sequence[Item]) -> list[dict[str, float]]:
         prompts = [f"Q: {item.prompt}\nA: {item.output.strip()}\n{TRUTHFULQA[self.kind]}" for item in items]
@@ -177,7 +177,7 @@ class LanguageModelJudge:
     def __init__(self, path: str, device: str, trust_remote_code: bool) -> None:
         checkpoint, self._engine = _load(path, device, trust_remote_code, CPU_TOKENS)
         self.name = f"lm:{checkpoint.name}"
-        self.revision = revision_of(checkpoint.revision or checkpoint.weights_sha256, LETTER)
+        self.revision = revision_of(checkpoint.revision or checkpoint.sha256, LETTER)
         self.weights_sha256 = checkpoint.weights_sha256
         self._tokenizer = self._engine.encoder.tokenizer
         self._special = [str(token) for token in self._tokenizer.added_tokens_decoder.values() if token.special]

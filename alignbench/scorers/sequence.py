@@ -118,7 +118,7 @@ def load_sequence_classifier(path: str, device: str, trust_remote_code: bool = F
         )
     return SequenceModel(
         name=checkpoint.name,
-        revision=checkpoint.revision or checkpoint.weights_sha256,
+        revision=checkpoint.revision or checkpoint.sha256,
         model=model.to(resolve_device(device)).eval(),
         tokenizer=tokenizer,
         window=window(checkpoint.window, model.config, tokenizer),

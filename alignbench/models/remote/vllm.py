@@ -28,6 +28,8 @@ def load_vllm(checkpoint: Checkpoint, *, dtype: str) -> "VllmEngine":
     """Load a checkpoint into vLLM. Raises AlignbenchError if vLLM is not installed or cannot load the checkpoint."""
     if checkpoint.custom_code:
         raise AlignbenchError(f"checkpoint {checkpoint.name}: custom code runs in the local engine only, not in vLLM")
+    if checkpoint.adapter_sha256 is not None:
+        raise AlignbenchError(f"checkpoint {checkpoint.name}: vLLM would ignore its adapter; merge it into the weights")
     if dtype not in DTYPES:
         raise AlignbenchError(f"checkpoint {checkpoint.name}: vLLM has no {dtype}; set --dtype to {', '.join(DTYPES)}")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # it would report the model to its developers
