@@ -16,6 +16,8 @@ from commands import assert_one_line_error, files_of, run, run_process, start
 from safetensors.torch import load_file, save_file
 
 import alignbench
+from alignbench.models.checkpoint import find_checkpoint, load_engine
+from alignbench.types.engine import Request
 
 TASKS = "truthfulqa_mc,hellaswag,crows_pairs,winogender"
 
@@ -133,6 +135,29 @@ def test_changed_weights_configuration_or_data_are_another_run(farm_model, world
     file.write_text(file.read_text().replace("Ann", "Anna"))
     assert "already finished" not in evaluate(model, data, out, tasks="hellaswag").stderr
     assert len(list(out.glob("*/hellaswag-*"))) == 4
+
+
+def test_choices_are_scored_as_replies_with_template_chat_only(farm_model, world, tmp_path):
+    model = shutil.copytree(farm_model, tmp_path / "model")
+    (model / "chat_template.jinja").write_text(
+        "Q: {{ messages[0].content }}\nA:{{ (messages[1:] or [{}])[0].content }}"
+    )
+    scored = {}
+    for template in ("auto", "none", "chat"):
+        done = evaluate(model, world, tmp_path / "out", "--template", template, tasks="hellaswag")
+        assert done.returncode == 0, done.stderr
+        assert ("already finished" in done.stderr) == (template == "none"), "auto is none"
+        tables = {file.parent.name: file for file in tmp_path.rglob("documents.jsonl")}
+        scored[template] = tables[max(tables, key=lambda name: tables[name].stat().st_mtime)]
+    engine = load_engine(find_checkpoint(str(model)), dtype="float32", device="cpu")
+    for template, form, space in (("auto", "{}", " "), ("chat", "Q: {}\nA:", "")):
+        task = json.loads((scored[template].parent / "task.json").read_text())
+        assert task["template"] == ("none" if template == "auto" else "chat")
+        record = json.loads(scored[template].read_text().splitlines()[0])
+        context = form.format(task["prefix"] + record["prompt"])
+        requests = [Request(context, space + choice.removeprefix(" ")) for choice in record["choices"]]
+        expected = dict(engine.loglikelihood(requests))
+        assert record["logprobs"] == pytest.approx([expected[i].logprob for i in range(len(requests))], abs=1e-3)
 
 
 def test_several_checkpoints_share_a_table(farm_model, world, tmp_path):

@@ -160,8 +160,9 @@ def test_a_chat_model_is_asked_with_its_chat_template(plain, tmp_path):
     contexts = [f"<s>user: {text}</s><s>assistant:" for text in asked]
     first, second = (probability_of_first(folder, text, "AB", add_special_tokens=False) for text in contexts)
     assert found["probability"] == pytest.approx((first + 1 - second) / 2, abs=1e-5)
-    tokens = judge._tokenizer(judge._context((PROMPT, hostile, BAD)), add_special_tokens=False)["input_ids"]
-    assert (tokens.count(judge._tokenizer.bos_token_id), tokens.count(judge._tokenizer.eos_token_id)) == (2, 1)
+    (tokens,) = judge._engine.encoder.prompts(asked[:1], chat=True)
+    counts = [tokens.tolist().count(token) for token in (tokenizer.bos_token_id, tokenizer.eos_token_id)]
+    assert counts == [2, 1]
 
 
 def test_a_model_that_always_prefers_the_same_letter_ties_and_is_never_consistent(plain, tmp_path):

@@ -74,7 +74,7 @@ class EndpointEngine:
         return {**self.client.counts, "system_fingerprint": self.client.reported["system_fingerprint"]}
 
     def loglikelihood(
-        self, requests: Sequence[Request], only: Collection[int] | None = None
+        self, requests: Sequence[Request], only: Collection[int] | None = None, *, chat: bool = False
     ) -> Iterator[tuple[int, Loglikelihood]]:
         """See `Engine.loglikelihood`: the server echoes context and continuation with log-probabilities.
 
@@ -83,6 +83,8 @@ class EndpointEngine:
         """
         if not self.scores:
             raise self._error("it does not return log-probabilities of a prompt")
+        if chat:
+            raise self._error("it does not return log-probabilities of a reply to a message; use --template none")
         if any(request.entropies for request in requests):
             raise self._error(NO_ENTROPIES)
 
