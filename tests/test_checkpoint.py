@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from alignbench.errors import AlignbenchError
 from alignbench.models.checkpoint import find_checkpoint, load_engine, resolve_device
+from alignbench.models.model import find_model
 from alignbench.models.remote.vllm import load_vllm
 
 WEIGHTS = "model.safetensors"
@@ -147,6 +148,27 @@ def test_the_dtype_is_found(dtype, folder, tokenizer):
     assert find_checkpoint(str(folder)).dtype == dtype
     edit_json(folder / "config.json", dtype=None, torch_dtype=None)
     assert find_checkpoint(str(folder)).dtype == dtype
+
+
+@pytest.mark.parametrize(
+    ("flags", "dtype", "expected"),
+    [
+        ("fpu sse2 avx2", "auto", "float32"),
+        ("fpu avx512_bf16", "auto", "bfloat16"),
+        ("fp asimd bf16", "auto", "bfloat16"),
+        ("fpu sse2 avx2", "bfloat16", "bfloat16"),
+    ],
+)
+def test_auto_is_float32_where_the_cpu_has_no_bfloat16(
+    flags, dtype, expected, folder, tokenizer, tmp_path, monkeypatch
+):
+    tiny_model("llama", tokenizer, dtype=torch.bfloat16).save_pretrained(folder)
+    (tmp_path / "cpuinfo").write_text(f"flags\t\t: {flags}\n")
+    monkeypatch.setattr("alignbench.models.model.CPU_FLAGS", tmp_path / "cpuinfo")
+    notes = []
+    found = find_model(str(folder), dtype=dtype, device="cpu", notify=notes.append)
+    assert found.identity["engine"]["dtype"] == expected
+    assert [("no bfloat16" in note) for note in notes] == [True] * (expected == "float32")
 
 
 @pytest.mark.parametrize(
