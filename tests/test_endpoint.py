@@ -29,7 +29,14 @@ REQUESTS = [Request(f"The hive {i} has", choice) for i in range(8) for choice in
 
 @pytest.fixture(autouse=True)
 def _no_keys(monkeypatch):
-    for name in ("ALIGNBENCH_API_KEY", "http_proxy", "https_proxy", "all_proxy"):
+    for name in (
+        "ALIGNBENCH_API_KEY",
+        "ALIGNBENCH_API_HOST",
+        "ALIGNBENCH_API_KEY_127_0_0_1",
+        "http_proxy",
+        "https_proxy",
+        "all_proxy",
+    ):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
 
@@ -43,7 +50,7 @@ def connected(settings=None, **behaviour):
         server.asked.clear()
         server.answered.clear()
         yield server, engine
-        engine.client.http.close()
+        engine.client.close()
 
 
 def expected(prompts, sampling, *, seed=0, chat=False):
@@ -130,7 +137,7 @@ def test_text_is_cut_at_stop_strings_beyond_the_servers_limit():
 
 @pytest.mark.parametrize("fault", [*CASES["faults"], "garbage " + "[" * 100_000], ids=lambda fault: fault[:25])
 def test_a_fault_changes_no_answer_and_repeats_no_other_request(fault):
-    settings = {"timeout": 0.8 if fault.startswith(("late", "trickle")) else 20, "concurrency": 4}
+    settings = {"timeout": 0.8 if fault.startswith(("late", "trickle", "drip")) else 20, "concurrency": 4}
     with connected(settings, faults={2: fault, 3: fault, 9: fault}) as (server, engine):
         answers = list(engine.generate(PROMPTS, DRAWN, seed=1))
         prompts = Counter(body["prompt"] for _, body in server.answered if body["prompt"].startswith("Tell"))

@@ -255,7 +255,7 @@ def test_an_answer_without_a_verdict_is_not_a_tie_and_not_requested_again(own, t
 
 def test_an_endpoint_that_fails_ends_the_run_and_its_key_is_not_shown(monkeypatch):
     key = "sk-a1b2c3d4e5f6a7b8c9d0"
-    monkeypatch.setenv("ALIGNBENCH_API_KEY", key)
+    monkeypatch.setenv("ALIGNBENCH_API_KEY_127_0_0_1", key)
     with StandIn(fault_of=lambda body: "401 no {key}") as standin:
         judge = connect_judge(standin)
         with pytest.raises(ScorerGoneError, match="re-run the same command to resume") as error:

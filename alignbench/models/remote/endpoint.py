@@ -48,7 +48,7 @@ def connect(spec: str, *, notify: Callable[[str], None] | None = None, **setting
     AlignbenchError if the address is invalid, or if the endpoint does not reply or know the model, or rejects the key.
     """
     url, model = parse_endpoint(spec)
-    return EndpointEngine(Client(url, find_key(), **settings), model, notify or (lambda _: None))
+    return EndpointEngine(Client(url, find_key(url), **settings), model, notify or (lambda _: None))
 
 
 class EndpointEngine:
