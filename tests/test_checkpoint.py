@@ -225,6 +225,10 @@ def test_an_adapter_beside_the_weights_is_applied_and_hashed_or_refused(folder, 
         assert "needs the package peft" in refusal(folder)
     with pytest.raises(AlignbenchError, match="ignore its adapter"):
         load_vllm(checkpoint, dtype="float32")
+    half = load_engine(checkpoint, dtype="bfloat16", device="cpu").model
+    assert {parameter.dtype for parameter in half.parameters()} == {torch.bfloat16}
+    edit_weights(folder, lambda weights: weights.pop(LOST))
+    assert f"1 weights are not in its files (first: {LOST})" in refusal(folder)
     (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
     assert "adapter_model.safetensors" in refusal(folder)
 

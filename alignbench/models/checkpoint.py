@@ -180,11 +180,10 @@ def load_engine(
     options: dict[str, Any] = {"trust_remote_code": checkpoint.custom_code, "local_files_only": True}
     try:
         tokenizer = AutoTokenizer.from_pretrained(checkpoint.path, **options)
-        options |= {"dtype": getattr(torch, dtype), "use_safetensors": True, "output_loading_info": True}
         # fused attention in torch's CPU build multiplies half precision at the rate of fp32
         slow = device == "cpu" and dtype in ("bfloat16", "float16")
-        options["attn_implementation"] = "eager" if slow else None
-        model, loading = AutoModelForCausalLM.from_pretrained(checkpoint.path, **options)
+        options |= {"dtype": getattr(torch, dtype), "attn_implementation": "eager" if slow else None}
+        model, missing = load_weights(checkpoint, AutoModelForCausalLM, **options)
         model = model.to(device).eval()
     except torch.OutOfMemoryError as error:
         message = f"its weights do not fit into the memory of {device}; try --dtype bfloat16 or --device cpu"
@@ -192,10 +191,27 @@ def load_engine(
     except Exception as error:  # transformers raises errors of many kinds, all about this folder
         message = f"it does not load as a causal language model ({first_line(error)})"
         raise CheckpointError(checkpoint.name, message) from error
-    if missing := sorted(loading["missing_keys"]):
+    if missing:
         raise CheckpointError(checkpoint.name, f"{len(missing)} weights are not in its files (first: {missing[0]})")
     use_onednn(model)
     return LocalEngine(model, Encoder(tokenizer), checkpoint.window, token_budget or 0, notify or (lambda _: None))
+
+
+def load_weights(checkpoint: Checkpoint, auto_class: Any, **options: Any) -> tuple[Any, list[str]]:
+    """A transformers model with its adapter, if there is one, and the names of weights that are not in the files.
+
+    options: of `from_pretrained`. Raises whatever transformers raises.
+    """
+    adapted = checkpoint.adapter_sha256 is not None
+    if adapted:  # loaded afterwards, since transformers would report the missing weights of the adapter only
+        options["adapter_kwargs"] = {"subfolder": "none"}
+    model, loading = auto_class.from_pretrained(
+        checkpoint.path, use_safetensors=True, output_loading_info=True, **options
+    )
+    missing = set(loading["missing_keys"])
+    if adapted:
+        missing |= model.load_adapter(str(checkpoint.path)).missing_keys
+    return model, sorted(missing)
 
 
 def download_checkpoint(spec: str, trust_remote_code: bool) -> tuple[Path, str, str]:
