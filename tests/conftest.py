@@ -22,7 +22,11 @@ settings.load_profile("alignbench")
 
 def pytest_configure() -> None:
     # the machine's own settings and keys must not reach the tests, nor the tests a network
-    for name in [name for name in os.environ if name.lower().endswith(("_api_key", "_proxy"))]:
+    for name in [
+        name
+        for name in os.environ
+        if name.lower().endswith(("_api_key", "_proxy")) or name.startswith("ALIGNBENCH_API_")
+    ]:
         del os.environ[name]
     for name in ("ALIGNBENCH_DATA", "ALIGNBENCH_CACHE"):
         if name in os.environ:

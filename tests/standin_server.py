@@ -148,6 +148,12 @@ def _misbehave(handler: BaseHTTPRequestHandler, fault: str, answer: dict[str, An
         handler.close_connection = True
         handler.connection.close()
         return
+    if kind == "drip":  # headers that never end
+        handler.close_connection = True
+        for byte in b"HTTP/1.1 200 OK\r\nX-Slow: " + b"a" * 50:
+            handler.wfile.write(bytes([byte]))
+            time.sleep(float(value))
+        return
     if kind == "late":
         time.sleep(float(value))
     elif kind == "half":

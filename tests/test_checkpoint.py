@@ -11,9 +11,12 @@ import transformers
 from safetensors.torch import load_file, save_file
 from test_engine import QUESTIONS, answers, assert_each_as_alone
 from tiny import save_tiny_checkpoint, tiny_model
+from transformers import AutoModelForCausalLM
 
 from alignbench.errors import AlignbenchError
 from alignbench.models.checkpoint import find_checkpoint, load_engine, resolve_device
+from alignbench.models.model import find_model
+from alignbench.models.remote.vllm import load_vllm
 
 WEIGHTS = "model.safetensors"
 
@@ -87,6 +90,10 @@ def write(name, content):
     return lambda folder: (folder / name).write_bytes(content)
 
 
+def set_config(**fields):
+    return lambda folder: edit_json(folder / "config.json", **fields)
+
+
 def cut(kept):
     return lambda folder: (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:kept])
 
@@ -144,11 +151,37 @@ def test_the_dtype_is_found(dtype, folder, tokenizer):
 
 
 @pytest.mark.parametrize(
+    ("flags", "dtype", "expected"),
+    [
+        ("fpu sse2 avx2", "auto", "float32"),
+        ("fpu avx512_bf16", "auto", "bfloat16"),
+        ("fp asimd bf16", "auto", "bfloat16"),
+        ("fpu sse2 avx2", "bfloat16", "bfloat16"),
+    ],
+)
+def test_auto_is_float32_where_the_cpu_has_no_bfloat16(
+    flags, dtype, expected, folder, tokenizer, tmp_path, monkeypatch
+):
+    tiny_model("llama", tokenizer, dtype=torch.bfloat16).save_pretrained(folder)
+    (tmp_path / "cpuinfo").write_text(f"flags\t\t: {flags}\n")
+    monkeypatch.setattr("alignbench.models.model.CPU_FLAGS", tmp_path / "cpuinfo")
+    notes = []
+    found = find_model(str(folder), dtype=dtype, device="cpu", notify=notes.append)
+    assert found.identity["engine"]["dtype"] == expected
+    assert [("no bfloat16" in note) for note in notes] == [True] * (expected == "float32")
+
+
+@pytest.mark.parametrize(
     ("field", "change"),
     [
         ("weights_sha256", lambda folder: edit_weights(folder, lambda w: w["model.norm.weight"].add_(1e-3))),
         ("tokenizer_sha256", lambda folder: edit_json(folder / "tokenizer_config.json", bos_token="</s>")),
         ("chat_template_sha256", write("chat_template.jinja", b"{{ messages }}")),
+        ("tokenizer_sha256", write("tokenizer.model", b"a")),
+        *(("config_sha256", set_config(**fields)) for fields in ({"rms_norm_eps": 10.0}, {"rope_theta": 9.0})),
+        ("config_sha256", write("quantize_config.json", b'{"bits": 4}')),
+        ("generation_config_sha256", lambda folder: edit_json(folder / "generation_config.json", eos_token_id=[0, 5])),
+        (None, set_config(transformers_version="4.0", _name_or_path="elsewhere", torch_dtype="bfloat16")),
         (None, lambda folder: None),
     ],
 )
@@ -157,7 +190,47 @@ def test_a_change_of_one_part_changes_the_hash_of_that_part_only(field, change, 
     change(folder)
     after = find_checkpoint(str(folder))
     fields = [f.name for f in dataclasses.fields(after) if getattr(after, f.name) != getattr(before, f.name)]
-    assert fields == [field] * (field is not None)
+    assert set(fields) - {"quantization"} == {field} - {None}
+    assert (after.sha256 == before.sha256) == (field is None)
+
+
+def test_the_hashed_weights_are_those_that_the_configuration_names(folder, tmp_path):
+    """Of three sets of weights in a folder, and as transformers loads them."""
+    other = save_tiny_checkpoint(tmp_path / "other", seed=5)
+    before = find_checkpoint(str(folder)).weights_sha256
+    shutil.copy(other / WEIGHTS, folder / "better.safetensors")
+    assert find_checkpoint(str(folder)).weights_sha256 == before
+    edit_json(folder / "config.json", transformers_weights="better.safetensors")
+    assert find_checkpoint(str(folder)).weights_sha256 != before
+    assert answers(load(folder), QUESTIONS) == answers(load(other), QUESTIONS)
+    for wrong in ("../other/model.safetensors", "none.safetensors", 3):
+        edit_json(folder / "config.json", transformers_weights=wrong)
+        assert "transformers_weights" in refusal(folder)
+
+
+def test_an_adapter_beside_the_weights_is_applied_and_hashed_or_refused(folder, original, monkeypatch, tokenizer):
+    peft = pytest.importorskip("peft", reason="the extra `train` is not installed")
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    adapted = peft.get_peft_model(model, peft.LoraConfig(target_modules="all-linear", init_lora_weights=False))
+    adapted.save_pretrained(folder)
+    checkpoint = find_checkpoint(str(folder))
+    assert checkpoint.weights_sha256 == find_checkpoint(str(original)).weights_sha256
+    found = answers(load(folder), QUESTIONS)
+    assert found[0].logprob != pytest.approx(answers(load(original), QUESTIONS)[0].logprob, abs=0.1)
+    assert_each_as_alone(found, adapted.merge_and_unload().eval(), tokenizer, QUESTIONS)
+    edit_json(folder / "adapter_config.json", lora_alpha=1)
+    assert find_checkpoint(str(folder)).adapter_sha256 != checkpoint.adapter_sha256
+    with monkeypatch.context() as patch:
+        patch.setattr("importlib.util.find_spec", lambda name: None)
+        assert "needs the package peft" in refusal(folder)
+    with pytest.raises(AlignbenchError, match="ignore its adapter"):
+        load_vllm(checkpoint, dtype="float32")
+    half = load_engine(checkpoint, dtype="bfloat16", device="cpu").model
+    assert {parameter.dtype for parameter in half.parameters()} == {torch.bfloat16}
+    edit_weights(folder, lambda weights: weights.pop(LOST))
+    assert f"1 weights are not in its files (first: {LOST})" in refusal(folder)
+    (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
+    assert "adapter_model.safetensors" in refusal(folder)
 
 
 def test_a_recipe_describes_the_last_stage_of_training(folder):

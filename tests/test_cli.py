@@ -16,6 +16,8 @@ from commands import assert_one_line_error, files_of, run, run_process, start
 from safetensors.torch import load_file, save_file
 
 import alignbench
+from alignbench.models.checkpoint import find_checkpoint, load_engine
+from alignbench.types.engine import Request
 
 TASKS = "truthfulqa_mc,hellaswag,crows_pairs,winogender"
 
@@ -103,15 +105,41 @@ def test_results_of_another_setting_other_weights_or_other_data_are_not_reused(f
     model, data = shutil.copytree(farm_model, tmp_path / "model"), shutil.copytree(world, tmp_path / "data")
     file = data / "hellaswag" / "hellaswag_val.jsonl"
     settings = [(), ("--shots", 2), ("--limit", 5), ("--limit", 5, "--seed", 1), ("--dtype", "bfloat16")]
-    for count, more in enumerate([*settings, ("--token-budget", 64), "weights", "data"], start=1):
+    for count, more in enumerate([*settings, ("--token-budget", 64), "weights", "configuration", "data"], 1):
         if more == "weights":
             scaled_weights(farm_model, model, 1.01)
+        elif more == "configuration":
+            config = json.loads((model / "config.json").read_text()) | {"rms_norm_eps": 10.0}
+            (model / "config.json").write_text(json.dumps(config))
         elif more == "data":
             file.write_text(file.read_text().replace("Ann", "Anna"))
         done = evaluate(model, data, tmp_path / "out", *(more if isinstance(more, tuple) else ()), tasks="hellaswag")
         assert done.returncode == 0, done.stderr
         assert "already finished" not in done.stderr
         assert len(list(tmp_path.rglob("result.json"))) == count
+
+
+def test_choices_are_scored_as_replies_with_template_chat_only(farm_model, world, tmp_path):
+    model = shutil.copytree(farm_model, tmp_path / "model")
+    (model / "chat_template.jinja").write_text(
+        "Q: {{ messages[0].content }}\nA:{{ (messages[1:] or [{}])[0].content }}"
+    )
+    scored = {}
+    for template in ("auto", "none", "chat"):
+        done = evaluate(model, world, tmp_path / "out", "--template", template, tasks="hellaswag")
+        assert done.returncode == 0, done.stderr
+        assert ("already finished" in done.stderr) == (template == "none"), "auto is none"
+        tables = {file.parent.name: file for file in tmp_path.rglob("documents.jsonl")}
+        scored[template] = tables[max(tables, key=lambda name: tables[name].stat().st_mtime)]
+    engine = load_engine(find_checkpoint(str(model)), dtype="float32", device="cpu")
+    for template, form, space in (("auto", "{}", " "), ("chat", "Q: {}\nA:", "")):
+        task = json.loads((scored[template].parent / "task.json").read_text())
+        assert task["template"] == ("none" if template == "auto" else "chat")
+        record = json.loads(scored[template].read_text().splitlines()[0])
+        context = form.format(task["prefix"] + record["prompt"])
+        requests = [Request(context, space + choice.removeprefix(" ")) for choice in record["choices"]]
+        expected = dict(engine.loglikelihood(requests))
+        assert record["logprobs"] == pytest.approx([expected[i].logprob for i in range(len(requests))], abs=1e-3)
 
 
 def test_a_full_disk_keeps_computed_results_and_the_next_run_resumes(farm_model, world, tmp_path, finished):

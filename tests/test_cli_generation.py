@@ -143,7 +143,7 @@ def test_a_task_that_needs_log_probabilities_is_rejected_for_an_endpoint_without
 def test_an_api_key_is_never_printed_or_stored(world, tmp_path):
     with StandIn() as server:
         key = "sk-a-long-secret-key-0123456789"
-        done = evaluate(server.spec, world, tmp_path, tasks="squad2", env={"ALIGNBENCH_API_KEY": key})
+        done = evaluate(server.spec, world, tmp_path, tasks="squad2", env={"ALIGNBENCH_API_KEY_127_0_0_1": key})
         assert done.returncode == 0, done.stderr
         assert any(f"Bearer {key}" in headers.values() for _, _, headers in server.asked)
     assert key not in done.stdout + done.stderr

@@ -36,7 +36,7 @@ def connected(settings=None, **behaviour):
         server.asked.clear()
         server.answered.clear()
         yield server, engine
-        engine.client.http.close()
+        engine.client.close()
 
 
 def expected(prompts, sampling, *, seed=0, chat=False):
@@ -123,7 +123,7 @@ def test_text_is_cut_at_stop_strings_beyond_the_servers_limit():
 
 @pytest.mark.parametrize("fault", [*CASES["faults"], "garbage " + "[" * 100_000], ids=lambda fault: fault[:25])
 def test_a_fault_changes_no_answer_and_repeats_no_other_request(fault):
-    settings = {"timeout": 0.8 if fault.startswith(("late", "trickle")) else 20, "concurrency": 4}
+    settings = {"timeout": 0.8 if fault.startswith(("late", "trickle", "drip")) else 20, "concurrency": 4}
     with connected(settings, faults={2: fault, 3: fault, 9: fault}) as (server, engine):
         answers = list(engine.generate(PROMPTS, DRAWN, seed=1))
         prompts = Counter(body["prompt"] for _, body in server.answered if body["prompt"].startswith("Tell"))

@@ -10,6 +10,7 @@ from alignbench.errors import AlignbenchError
 from alignbench.models.remote.client import find_key, parse_endpoint
 from alignbench.models.remote.endpoint import connect
 
+KEY = "ALIGNBENCH_API_KEY_127_0_0_1"
 SECRET = "sk-a1b2c3d4e5f6a7b8c9d0"
 
 
@@ -64,17 +65,24 @@ def test_an_invalid_address_is_refused_in_one_line_without_its_secrets(spec, mes
     assert found == ("https://models.example:8443/v1", "meta-llama/Llama-3.1-8B")
 
 
+@pytest.mark.parametrize(("variables", "key"), CASES["keys"])
+def test_a_key_is_sent_to_its_own_host_only(monkeypatch, variables, key):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert find_key("https://api.example.com:8443/v1") == key
+
+
 @pytest.mark.parametrize("key", ["sk-a b", "sk-ä", "sk-a\nX-Other: 1"])
 def test_an_invalid_key_is_refused_without_showing_it(monkeypatch, key):
-    monkeypatch.setenv("ALIGNBENCH_API_KEY", key)
-    with pytest.raises(AlignbenchError, match=r"\AALIGNBENCH_API_KEY[^\n]*\Z") as error:
-        find_key()
+    monkeypatch.setenv(KEY, key)
+    with pytest.raises(AlignbenchError, match=rf"\A{KEY}[^\n]*\Z") as error:
+        find_key("http://127.0.0.1:80/v1")
     assert key not in str(error.value)
 
 
 @pytest.mark.parametrize(("fault", "outcome"), CASES["key_repeated"])
 def test_the_key_is_never_shown_even_if_the_server_repeats_it(monkeypatch, caplog, fault, outcome):
-    monkeypatch.setenv("ALIGNBENCH_API_KEY", SECRET)
+    monkeypatch.setenv(KEY, SECRET)
     caplog.set_level(logging.DEBUG)
     shown = []
     with connected({"retries": 1, "notify": shown.append}, fault_of=lambda body: fault) as (server, engine):
@@ -91,7 +99,7 @@ def test_the_key_is_never_shown_even_if_the_server_repeats_it(monkeypatch, caplo
 
 
 def test_a_short_key_changes_no_answer_and_no_redirect_is_followed(monkeypatch):
-    monkeypatch.setenv("ALIGNBENCH_API_KEY", "honey")
+    monkeypatch.setenv(KEY, "honey")
     with connected() as (_, engine):
         assert texts(engine.generate(PROMPTS, GREEDY)) == expected(PROMPTS, GREEDY)
     assert "honey" in str(expected(PROMPTS, GREEDY))
@@ -104,8 +112,8 @@ def test_a_short_key_changes_no_answer_and_no_redirect_is_followed(monkeypatch):
 def test_a_wrong_key_model_path_server_and_concurrency_are_reported(monkeypatch):
     with StandIn(fault_of=lambda body: "401 no") as server:
         server.armed = True
-        for key, advice in (("", "set the key in ALIGNBENCH_API_KEY"), ("sk-1", "is not accepted")):
-            monkeypatch.setenv("ALIGNBENCH_API_KEY", key)
+        for key, advice in (("", f"set the key in {KEY}"), ("sk-1", "is not accepted")):
+            monkeypatch.setenv(KEY, key)
             with pytest.raises(AlignbenchError, match=advice):
                 connect(server.spec, **FAST)
         assert len(server.asked) == 2

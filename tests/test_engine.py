@@ -14,12 +14,14 @@ from hypothesis import strategies as st
 from tiny import PLAIN, TREE, WITHOUT_BOS, Calls, engine_of, tiny_model, tiny_tokenizer
 
 from alignbench.errors import AlignbenchError
+from alignbench.models.encode import APART, Encoder
 from alignbench.types.engine import Request
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 CLOSE = 1e-4  # nats, for totals of up to a few hundred: a wrong mask changes them by tenths and more
 
+CHAT = "{{ bos_token }}[{{ messages[0].role }}] {{ messages[0].content }}\n[assistant]{{ '\n' }}"
 SHOTS = "The following are questions.\n\nQuestion: What do bees make?\nAnswer: honey\n\n"
 RED, SAFE = SHOTS + "Question: Which planet is red?\nAnswer:", SHOTS + "Question: Is bleach safe?\nAnswer:"
 QUESTIONS = [
@@ -44,7 +46,10 @@ def spelled(tokenizer, request):
     context = request.context.rstrip()
     continuation = request.context[len(context) :] + request.continuation
     if context:
-        return tokenizer(context + continuation).input_ids, len(tokenizer(context).input_ids)
+        before, whole = tokenizer(context).input_ids, tokenizer(context + continuation).input_ids
+        if len(whole) <= len(before):  # lm-evaluation-harness would score no token
+            whole = [*before, *tokenizer(continuation, add_special_tokens=False).input_ids]
+        return whole, len(before)
     start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     tokens = tokenizer(continuation, add_special_tokens=False).input_ids
     return (tokens, 1) if tokens[:1] == [start] else ([start, *tokens], 1)
@@ -253,6 +258,38 @@ def test_a_start_token_is_not_added_twice_and_white_space_belongs_to_the_continu
         found = answers(engine_of(llama, tokenizer), [one, same])
         assert found[0] == found[1]
         assert_each_as_alone({0: found[1]}, llama, tokenizer, [same])
+
+
+@pytest.mark.parametrize("bos", [True, False])
+def test_no_token_that_a_tokenizer_adds_after_a_text_is_scored_or_continued(bos, llama):
+    plain, ending = (tiny_tokenizer(bos=bos, ends=ends) for ends in (False, True))
+    assert ending("The doctor").input_ids == [*plain("The doctor").input_ids, ending.eos_token_id]
+    assert answers(engine_of(llama, ending), REQUESTS) == answers(engine_of(llama, plain), REQUESTS)
+    for own, other in zip(*(Encoder(t).prompts([r.context for r in REQUESTS]) for t in (plain, ending)), strict=True):
+        assert own.tolist() == other.tolist()
+
+
+def test_a_continuation_that_merges_with_its_context_is_encoded_apart(tokenizer, llama):
+    requests = [Request("The doc", "tor"), Request("Ques", "tion"), QUESTIONS[0], Request("The doctor", "")]
+    found = answers(engine_of(llama, tokenizer), requests)
+    assert [found[index].note for index in range(4)] == [APART, APART, None, None]
+    assert found.pop(3).unscored == "the continuation has no tokens"
+    assert_each_as_alone(found, llama, tokenizer, requests[:3])
+
+
+def test_a_context_in_a_chat_template_is_a_message_and_the_continuation_the_reply(llama):
+    """As lm-evaluation-harness with apply_chat_template: only white space at the end of the template moves."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = CHAT
+    engine = engine_of(llama, tokenizer)
+    requests = [Request("Is it safe?", "yes"), Request("", "no"), Request("Is it ", "yes")]
+    rendered = [Request(f"<s>[user] {r.context}\n[assistant]\n", r.continuation) for r in requests]
+    found = dict(engine.loglikelihood(requests, chat=True))
+    assert found == answers(engine, rendered)
+    assert_each_as_alone(found, llama, tokenizer, [replace(r, context=r.context[3:]) for r in rendered])
+    tokenizer.chat_template = None
+    with pytest.raises(AlignbenchError, match="no chat template"):
+        list(engine.loglikelihood(requests, chat=True))
 
 
 def test_a_context_without_tokens_is_unscored():

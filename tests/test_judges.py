@@ -118,7 +118,7 @@ def test_a_language_model_is_asked_in_both_orders(plain):
     assert judge._engine.work()["tokens_computed"] < 0.7 * judge._engine.work()["tokens_asked"]
     assert (judge.kind, judge.name) == ("preference", "lm:plain")
     assert judge.weights_sha256 == find_checkpoint(str(plain)).weights_sha256
-    assert judge.revision.startswith(f"{judge.weights_sha256}+")
+    assert judge.revision.startswith(f"{find_checkpoint(str(plain)).sha256}+")
 
 
 def test_a_chat_model_is_asked_with_its_chat_template(plain, tmp_path):
@@ -133,8 +133,9 @@ def test_a_chat_model_is_asked_with_its_chat_template(plain, tmp_path):
     contexts = [f"<s>user: {text}</s><s>assistant:" for text in asked]
     first, second = (probability_of_first(folder, text, "AB", add_special_tokens=False) for text in contexts)
     assert found["probability"] == pytest.approx((first + 1 - second) / 2, abs=1e-5)
-    tokens = judge._tokenizer(judge._context((PROMPT, hostile, BAD)), add_special_tokens=False)["input_ids"]
-    assert (tokens.count(judge._tokenizer.bos_token_id), tokens.count(judge._tokenizer.eos_token_id)) == (2, 1)
+    (tokens,) = judge._engine.encoder.prompts(asked[:1], chat=True)
+    counts = [tokens.tolist().count(token) for token in (tokenizer.bos_token_id, tokenizer.eos_token_id)]
+    assert counts == [2, 1]
 
 
 def test_a_model_that_always_prefers_the_same_letter_ties_and_is_never_consistent(plain, tmp_path):
@@ -227,7 +228,7 @@ def test_an_answer_without_a_verdict_is_not_a_tie_and_not_requested_again(own, t
 
 def test_an_endpoint_that_fails_ends_the_run_and_its_key_is_not_shown(monkeypatch):
     key = "sk-a1b2c3d4e5f6a7b8c9d0"
-    monkeypatch.setenv("ALIGNBENCH_API_KEY", key)
+    monkeypatch.setenv("ALIGNBENCH_API_KEY_127_0_0_1", key)
     with StandIn(fault_of=lambda body: "401 no {key}") as standin:
         judge = connect_judge(standin)
         with pytest.raises(ScorerGoneError, match="re-run the same command to resume") as error:

@@ -180,7 +180,7 @@ def test_with_lora_a_scalar_head_is_trained_in_full_and_saved(tmp_path):
 # Texts as token ids
 
 WORDS = st.lists(st.sampled_from(" ".join(SENTENCES).split(" ")), max_size=6).map(" ".join)
-TOKENIZERS = [tiny_tokenizer(), tiny_tokenizer(bos=False)]
+TOKENIZERS = [tiny_tokenizer(), tiny_tokenizer(bos=False), tiny_tokenizer(ends=True)]
 
 
 @given(WORDS, WORDS, st.integers(0, 12), st.sampled_from(TOKENIZERS))

@@ -25,7 +25,16 @@ DRAWN = Sampling(max_tokens=8, samples=4, temperature=1.0, top_p=0.9)
 
 
 # the parameters of vLLM 0.32 that are used here
-DEFAULTS = {"n": 1, "temperature": 1.0, "top_p": 1.0, "top_k": 0, "seed": None, "stop": None, "max_tokens": 16}
+DEFAULTS = {
+    "n": 1,
+    "temperature": 1.0,
+    "top_p": 1.0,
+    "top_k": 0,
+    "seed": None,
+    "stop": None,
+    "max_tokens": 16,
+    "stop_token_ids": None,
+}
 DEFAULTS |= {"logprobs": None, "prompt_logprobs": None, "detokenize": True}
 SamplingParams = dataclasses.make_dataclass("SamplingParams", [(name, object, DEFAULTS[name]) for name in DEFAULTS])
 
@@ -87,6 +96,7 @@ def folder(tmp_path_factory):
     folder = save_tiny_checkpoint(tmp_path_factory.mktemp("model") / "tiny")
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = "[{{ messages[0].role }}] {{ messages[0].content }}\n[model]"
+    tokenizer.chat_template += "{% if messages|length > 1 %}{{ messages[1].content }}<pad>{% endif %}"
     tokenizer.save_pretrained(folder)
     return folder
 
@@ -174,9 +184,10 @@ def test_a_chat_is_in_the_tokenizers_template_and_prompts_are_sent_in_chunks(eng
     monkeypatch.setattr(engine_module, "CHUNK", 2)
     answers = engine.generate(PROMPTS, Sampling(2), chat=engine.chat_template)
     next(answers)
-    (((prompt, _), _),) = engine.llm.calls  # what a killed run would lose
+    (((prompt, _), params),) = engine.llm.calls  # what a killed run would lose
     expected = engine.encoder.tokenizer("[user] The doctor\n[model]", add_special_tokens=False)["input_ids"]
     assert prompt["prompt_token_ids"] == expected
+    assert {tuple(own.stop_token_ids) for own in params} == {(engine.encoder.tokenizer.pad_token_id,)}, "ends a turn"
     assert sorted(index for index, _ in answers) == [1, 2]
     assert {"tokens_generated": 6, "tokens_cached": 9}.items() <= engine.work().items()
 

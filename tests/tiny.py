@@ -19,8 +19,9 @@ PLAIN = ["bloom", "mpt", "falcon", "mamba"]  # padded rows, and one prompt at a 
 WITHOUT_BOS = {"gpt2", "gpt_neox", "qwen2"}  # as their own tokenizers
 
 
-def tiny_tokenizer(*, bos: bool = True, pad: bool = True) -> PreTrainedTokenizerFast:
-    """A byte-level BPE that encodes any text. bos: begin each text with a start token (as Llama, unlike GPT-2)."""
+def tiny_tokenizer(*, bos: bool = True, pad: bool = True, ends: bool = False) -> PreTrainedTokenizerFast:
+    """A byte-level BPE that encodes any text. bos: begin each text with a start token (as Llama, unlike GPT-2);
+    ends: add an end token after each (as Llama with add_eos_token)"""
     special = ["</s>"] + ["<s>"] * bos + ["<pad>"] * pad
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -29,10 +30,10 @@ def tiny_tokenizer(*, bos: bool = True, pad: bool = True) -> PreTrainedTokenizer
     options = {"initial_alphabet": alphabet, "show_progress": False}
     trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=special, **options)
     tokenizer.train_from_iterator(SENTENCES, trainer)
-    if bos:
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", tokenizer.token_to_id("<s>"))]
-        )
+    form = "<s> " * bos + "$A" + " </s>" * ends
+    if bos or ends:
+        added = [(token, tokenizer.token_to_id(token)) for token in ("<s>", "</s>") if token in form]
+        tokenizer.post_processor = processors.TemplateProcessing(single=form, pair=f"{form} $B", special_tokens=added)
     tokens = {"eos_token": "</s>", "bos_token": "<s>" if bos else None, "pad_token": "<pad>" if pad else None}
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **tokens)
 

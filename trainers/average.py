@@ -12,14 +12,13 @@ from huggingface_hub import save_torch_state_dict
 from transformers import AutoModelForCausalLM
 
 from alignbench.errors import AlignbenchError
-from alignbench.models.checkpoint import TOKENIZER_FILES, Ancestor, Checkpoint, CheckpointError
+from alignbench.models.checkpoint import TEMPLATE_FILES, Ancestor, Checkpoint, CheckpointError, tokenizer_files
 from alignbench.progress import Progress
 from alignbench.runs.folder import read_object, write_json
 from trainers.models import find_plain, load_model
 from trainers.run import Origin, identity, sync, writing
 
-# An average is used as ALIGNED is: these files are copied from it.
-COPIED = ("config.json", "generation_config.json", *TOKENIZER_FILES, "chat_template.jinja", "chat_template.json")
+COPIED = ("config.json", "generation_config.json", *TEMPLATE_FILES)
 
 
 def average(
@@ -59,9 +58,8 @@ def average(
             with TemporaryDirectory(prefix=".partial-", dir=out) as temporary:
                 partial = Path(temporary) / folder.name
                 partial.mkdir()
-                for file in (theirs.path / name for name in COPIED):
-                    if file.is_file():
-                        shutil.copyfile(file, partial / file.name)
+                for name in _copied(theirs.path):
+                    shutil.copyfile(theirs.path / name, partial / name)
                 mixed = {name: mix(*pair, alpha) for name, pair in pairs.items()}
                 save_torch_state_dict(mixed, partial, max_shard_size="1GB")
                 write_json(partial / "recipe.json", origin.recipe({"alpha": alpha}, {}))
@@ -115,13 +113,18 @@ def _pair(base: Checkpoint, aligned: Checkpoint) -> dict[str, tuple[torch.Tensor
     return pairs
 
 
+def _copied(aligned: Path) -> list[str]:
+    """The files that an average has from ALIGNED, since it is used in the same way."""
+    return [name for name in COPIED if (aligned / name).is_file()] + [file.name for file in tokenizer_files(aligned)]
+
+
 def _is_complete(folder: Path, aligned: Path, origin: Origin, alpha: float) -> bool:
     """True if the folder holds this average. Raises AlignbenchError if it holds anything else."""
     if not folder.exists():
         return False
     expected, found = origin.recipe({"alpha": alpha}, {}), read_object(folder / "recipe.json") or {}
     same = all(found.get(name) == expected[name] for name in ("stage", "config", "parent", "models"))
-    copied = [name for name in COPIED if (aligned / name).is_file()]
+    copied = _copied(aligned)
     if (
         same
         and any(folder.glob("*.safetensors"))

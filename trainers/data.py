@@ -10,7 +10,8 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from alignbench.data.tables import SourceRow, checked_messages, dialogue_messages, read_source, shared_prompt
-from alignbench.errors import AlignbenchError, first_line
+from alignbench.errors import AlignbenchError
+from alignbench.models.template import render as render_messages
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -109,10 +110,10 @@ def chat_template(tokenizer: PreTrainedTokenizerBase) -> Render:
 
     def render(messages: Messages, add_generation_prompt: bool) -> str:
         try:
-            text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
-        except Exception as error:  # jinja and the template raise any exception
-            raise ValueError(f"the chat template does not accept these messages ({first_line(error)})") from None
-        text, end = str(text).removeprefix(tokenizer.bos_token if adds_start else ""), tokenizer.eos_token
+            text = render_messages(tokenizer, messages, add_generation_prompt=add_generation_prompt)
+        except ValueError as error:
+            raise ValueError(f"the chat template does not accept these messages ({error})") from None
+        text, end = text.removeprefix(tokenizer.bos_token if adds_start else ""), tokenizer.eos_token
         ends = end and not add_generation_prompt and text.rstrip().endswith(end)
         return text.rstrip() if ends else text
 

@@ -24,7 +24,8 @@ def evaluate(
     template: Annotated[
         str,
         typer.Option(
-            help="chat: use the model's chat template; none: plain prompts; auto: chat if there is a template."
+            help="chat: use the model's chat template; none: plain prompts; "
+            "auto: chat where the model generates answers, if it has a template."
         ),
     ] = "auto",
     scorer: options.Scorers = None,
@@ -33,7 +34,10 @@ def evaluate(
     data_dir: options.DataDir = None,
     engine: Annotated[str, typer.Option(help="local or vllm.")] = "local",
     dtype: Annotated[
-        str, typer.Option(help="auto (as in the checkpoint), float32, bfloat16, float16, float64.")
+        str,
+        typer.Option(
+            help="auto (as in the checkpoint; float32 on a CPU without bfloat16), float32, bfloat16, float16, float64."
+        ),
     ] = "auto",
     device: options.Device = "auto",
     token_budget: Annotated[

@@ -55,12 +55,13 @@ def evaluate(
     baseline: the checkpoint that the task win_rate compares with
     limit: at most this many documents per task, sampled with `seed`, stratified by category
     shots: examples before every prompt, for the tasks that take them
-    template: where the model generates text, "chat" makes each prompt a message in the model's chat template, "none"
-        leaves it plain; "auto" is "chat" if the model has a template
+    template: "chat" makes each prompt a message in the model's chat template, "none" leaves it plain; "auto" is "chat"
+        where the model generates answers, if it has a template
     scorers: `kind=name[:path]`, such as "toxicity=alt-profanity-check", instead of the default of that kind
     prompts: file of prompts instead of a task's own, for the tasks that take them
     engine: "local" or "vllm"
-    dtype: "auto" is the checkpoint's own number format
+    dtype: "auto" is the checkpoint's own number format, but float32 instead of bfloat16 on a CPU without instructions
+        for it
     token_budget: padded tokens per batch; None: determined automatically
     concurrency: simultaneous requests to an endpoint
 
@@ -146,6 +147,11 @@ def _check(model: Model, jobs: Sequence[Job], template: str) -> None:
                 f"{model.name}: task {job.task.name} needs log-probabilities of given text, which this endpoint does "
                 "not offer; use a task in which the model generates text, or a local checkpoint"
             )
+        if generation is None and template == "chat" and model.identity["engine"]["kind"] == "endpoint":
+            raise AlignbenchError(
+                f"{model.name}: task {job.task.name} scores given text, which no endpoint scores as a reply "
+                "to a message; use --template none"
+            )
         if (job.task.entropies or (generation and generation.sampling.top_entropies)) and not model.entropies:
             raise AlignbenchError(
                 f"{model.name}: task {job.task.name} needs token entropies, which only the local engine computes; "
@@ -162,7 +168,7 @@ def _evaluate_model(
     with open_run(out, model.name, model.identity, shard) as run:
         engine = LazyEngine(model, run, progress)
         for job in jobs:
-            plain = job.task.generation is not None and job.task.generation.plain
+            plain = job.task.generation is None or job.task.generation.plain
             chat = template == "chat" or (template == "auto" and model.chat_template and not plain)
             source = ModelSource(engine, job.data.prefix, job.seed, chat)
             identity = job.identity(chat)

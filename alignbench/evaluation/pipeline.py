@@ -44,13 +44,13 @@ class Job:
             "prefix": self.data.prefix,
             "n": len(self.data.documents),
             "documents_sha256": digest({"documents": [asdict(d) for d in self.data.documents]}),
+            "template": "chat" if chat else "none",
         }
         if self.task.generation is None:
             return identity | {"window": WINDOW}
         sampling = asdict(self.task.generation.sampling)
         del sampling["top_entropies"]  # no continuation depends on it
         return identity | {
-            "template": "chat" if chat else "none",
             "sampling": sampling,
             "scorers": [asdict(ScorerIdentity.of(scorer)) for scorer in self.scorers],
             "judged_with": versions(),

@@ -48,6 +48,7 @@ def choices_record(task: Task, document: Document, answers: Sequence[Loglikeliho
         Record.generated(document, ()),
         logprobs=tuple(None if answer.unscored else answer.logprob for answer in answers),
         tokens=tuple(answer.tokens for answer in answers),
+        notes=tuple(dict.fromkeys(answer.note for answer in answers if answer.note)),
         metrics=metrics,
         unscored=reason,
         pending=False,

@@ -66,12 +66,14 @@ class LazyEngine:
             self.progress.say(f"loading {self.model.name}")
             self._engine = self.model.open()
             budget = getattr(self._engine, "token_budget", None)  # of the local engine
+            encoder = getattr(self._engine, "encoder", None)  # not of an endpoint
             begun = self.run.describe(
                 {
                     **self.model.identity,
                     **self.model.about,
                     "vocabulary_sha256": getattr(self._engine, "vocabulary_sha256", None),
                     "tokens_a_batch": budget,
+                    **(encoder.describe() if encoder is not None else {}),
                     "environment": environment(),
                 }
             )
@@ -118,11 +120,13 @@ class ModelSource(Source):
         requests: list[Request] = []
         owners: list[int] = []
         for number, document in enumerate(window):
-            requests += [Request(self.prefix + document.prompt, choice, task.entropies) for choice in document.choices]
+            # as in lm-eval, nothing stands between a chat template and the choice
+            choices = [choice.removeprefix(" ") for choice in document.choices] if self.chat else document.choices
+            requests += [Request(self.prefix + document.prompt, choice, task.entropies) for choice in choices]
             owners += [number] * len(document.choices)
         wanted = {index for index, owner in enumerate(owners) if window[owner].id in missing}
         answers: dict[int, dict[int, Loglikelihood]] = {owners[index]: {} for index in wanted}
-        for index, answer in engine.loglikelihood(requests, wanted):
+        for index, answer in engine.loglikelihood(requests, wanted, chat=self.chat):
             own = answers[owners[index]]
             own[index] = answer
             document = window[owners[index]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import math
 import os
@@ -18,9 +19,16 @@ if TYPE_CHECKING:
     from alignbench.models.local import LocalEngine
 
 TOKENIZER_FILES = (
-    *("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "vocab.txt"),
+    *("tokenizer.json", "tekken.json", "vocab.json", "merges.txt", "vocab.txt", "dict.txt"),
     *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
 )
+TOKENIZER_SUFFIXES = (".model", ".spm", ".tiktoken", ".codes")
+TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json")
+# settings of quantisation outside config.json, which vLLM reads
+QUANTIZATION_FILES = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+# fields of config.json on which no number depends; the number format is a setting of the engine
+NEUTRAL = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache", "_from_model_config"}
 # of a configuration: the maximum sequence length in tokens
 WINDOWS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_sequence_length")
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -47,7 +55,10 @@ class Checkpoint:
     """A causal language model on disk and its identity.
 
     name: Hub id or folder name; revision: commit on the Hub, None for a local folder
-    weights_sha256, tokenizer_sha256: of the files (see `hash_files`); chat_template_sha256: of the text, None without
+    weights_sha256, tokenizer_sha256, adapter_sha256, code_sha256: of the files (see `hash_files`); None without
+    config_sha256: of config.json, without fields that change no number, and of the files with settings of quantisation
+    generation_config_sha256: likewise; chat_template_sha256: of the text; None without
+    quantization: method by which the weights are quantised, None if they are not
     window: maximum sequence length in tokens, None if the configuration has none
     custom_code: it contains Python code that the user has allowed to run
     lineage, training: from base to this checkpoint, and the record of the last stage, if our trainers produced it
@@ -60,13 +71,24 @@ class Checkpoint:
     model_type: str
     weights_sha256: str
     tokenizer_sha256: str
+    config_sha256: str
+    generation_config_sha256: str | None
+    adapter_sha256: str | None
+    code_sha256: str | None
     chat_template_sha256: str | None
+    quantization: str | None
     dtype: str
     window: int | None
     custom_code: bool = False
     parameters: int = 0
     lineage: tuple[Ancestor, ...] = ()
     training: dict[str, Any] | None = None
+
+    @property
+    def sha256(self) -> str:
+        """Of all that its numbers depend on."""
+        own = (name for name in self.__dataclass_fields__ if name.endswith("_sha256"))
+        return _hash_json({name: getattr(self, name) for name in own})
 
 
 def find_checkpoint(spec: str, *, trust_remote_code: bool = False) -> Checkpoint:
@@ -82,28 +104,38 @@ def find_checkpoint(spec: str, *, trust_remote_code: bool = False) -> Checkpoint
     else:
         folder, name, revision = download_checkpoint(spec, trust_remote_code)
     config = _read_json(folder / "config.json", spec)
-    tokenizer_files = [folder / file for file in TOKENIZER_FILES if (folder / file).is_file()]
+    tokenizer = tokenizer_files(folder)
     tokenizer_config = folder / "tokenizer_config.json"
-    described = _read_json(tokenizer_config, spec) if tokenizer_config in tokenizer_files else {}
+    described = _read_json(tokenizer_config, spec) if tokenizer_config in tokenizer else {}
     custom_code = "auto_map" in config or "auto_map" in described
     if custom_code and not trust_remote_code:
         raise CheckpointError(spec, "it contains Python code; review it, then allow it with --trust-remote-code")
     weights = weight_files(folder, spec)
     headers = [check_safetensors(file, spec) for file in weights]
-    if not tokenizer_files:
+    if not tokenizer:
         raise CheckpointError(spec, f"no tokenizer files (such as tokenizer.json) in {folder}")
     weights_sha256 = hash_files(weights)
     lineage, training = _recipe(folder, spec, name, weights_sha256)
     text_config = config.get("text_config") or {}
     both = config | text_config
+    quantization = [_read_json(folder / name, spec) for name in QUANTIZATION_FILES if (folder / name).is_file()]
+    settings = config.get("quantization_config") or (quantization[0] if quantization else {})
+    generation = folder / "generation_config.json"
     return Checkpoint(
         name=name,
         path=folder,
         revision=revision,
         model_type=str(config.get("model_type", "unknown")),
         weights_sha256=weights_sha256,
-        tokenizer_sha256=hash_files(tokenizer_files),
-        chat_template_sha256=_hash_chat_template(folder),
+        tokenizer_sha256=hash_files(tokenizer),
+        config_sha256=_hash_json([_without_neutral(config), *quantization]),
+        generation_config_sha256=_hash_json(_without_neutral(_read_json(generation, spec)))
+        if generation.is_file()
+        else None,
+        adapter_sha256=_hash_adapter(folder, spec),
+        code_sha256=hash_files(sorted(folder.glob("*.py"))) if custom_code else None,
+        chat_template_sha256=_hash_chat_template(folder, spec),
+        quantization=str(settings.get("quant_method", "unknown")) if settings else None,
         dtype=str(config.get("dtype") or config.get("torch_dtype") or text_config.get("dtype") or headers[0][0]),
         window=next((both[name] for name in WINDOWS if isinstance(both.get(name), int)), None),
         custom_code=custom_code,
@@ -148,11 +180,10 @@ def load_engine(
     options: dict[str, Any] = {"trust_remote_code": checkpoint.custom_code, "local_files_only": True}
     try:
         tokenizer = AutoTokenizer.from_pretrained(checkpoint.path, **options)
-        options |= {"dtype": getattr(torch, dtype), "use_safetensors": True, "output_loading_info": True}
         # fused attention in torch's CPU build multiplies half precision at the rate of fp32
         slow = device == "cpu" and dtype in ("bfloat16", "float16")
-        options["attn_implementation"] = "eager" if slow else None
-        model, loading = AutoModelForCausalLM.from_pretrained(checkpoint.path, **options)
+        options |= {"dtype": getattr(torch, dtype), "attn_implementation": "eager" if slow else None}
+        model, missing = load_weights(checkpoint, AutoModelForCausalLM, **options)
         model = model.to(device).eval()
     except torch.OutOfMemoryError as error:
         message = f"its weights do not fit into the memory of {device}; try --dtype bfloat16 or --device cpu"
@@ -160,10 +191,27 @@ def load_engine(
     except Exception as error:  # transformers raises errors of many kinds, all about this folder
         message = f"it does not load as a causal language model ({first_line(error)})"
         raise CheckpointError(checkpoint.name, message) from error
-    if missing := sorted(loading["missing_keys"]):
+    if missing:
         raise CheckpointError(checkpoint.name, f"{len(missing)} weights are not in its files (first: {missing[0]})")
     use_onednn(model)
     return LocalEngine(model, Encoder(tokenizer), checkpoint.window, token_budget or 0, notify or (lambda _: None))
+
+
+def load_weights(checkpoint: Checkpoint, auto_class: Any, **options: Any) -> tuple[Any, list[str]]:
+    """A transformers model with its adapter, if there is one, and the names of weights that are not in the files.
+
+    options: of `from_pretrained`. Raises whatever transformers raises.
+    """
+    adapted = checkpoint.adapter_sha256 is not None
+    if adapted:  # loaded afterwards, since transformers would report the missing weights of the adapter only
+        options["adapter_kwargs"] = {"subfolder": "none"}
+    model, loading = auto_class.from_pretrained(
+        checkpoint.path, use_safetensors=True, output_loading_info=True, **options
+    )
+    missing = set(loading["missing_keys"])
+    if adapted:
+        missing |= model.load_adapter(str(checkpoint.path)).missing_keys
+    return model, sorted(missing)
 
 
 def download_checkpoint(spec: str, trust_remote_code: bool) -> tuple[Path, str, str]:
@@ -173,7 +221,8 @@ def download_checkpoint(spec: str, trust_remote_code: bool) -> tuple[Path, str, 
 
     name, _, revision = spec.partition("@")
     unreachable = unreachable_reason()
-    patterns = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"] + (["*.py"] if trust_remote_code else [])
+    patterns = ["*.json", "*.safetensors", "*.txt", "*.jinja", *(f"*{suffix}" for suffix in TOKENIZER_SUFFIXES)]
+    patterns += ["*.py"] if trust_remote_code else []
     try:
         folder = snapshot_download(
             name, revision=revision or None, allow_patterns=patterns, local_files_only=unreachable is not None
@@ -230,9 +279,16 @@ def _recipe(folder: Path, spec: str, name: str, weights: str) -> tuple[tuple[Anc
 
 
 def weight_files(folder: Path, spec: str) -> list[Path]:
-    """The safetensors files that transformers loads: model.safetensors, or else all files in the index."""
+    """The safetensors files that transformers loads: those that config.json names in `transformers_weights`, or else
+    model.safetensors, or else all files in the index."""
     single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-    if single.is_file():
+    config = folder / "config.json"
+    named = _read_json(config, spec).get("transformers_weights") if config.is_file() else None
+    if named is not None:
+        if not isinstance(named, str) or Path(named).name != named or not (folder / named).is_file():
+            raise CheckpointError(spec, f"{config}: transformers_weights is {named!r}, not a file in this folder")
+        single = index = folder / named
+    if single.is_file() and single.suffix == ".safetensors":
         return [single]
     if index.is_file():
         weight_map = _read_json(index, spec).get("weight_map")
@@ -264,6 +320,12 @@ def check_safetensors(file: Path, spec: str) -> tuple[str, int]:
     return next(filter(None, dtypes), "float32"), parameters
 
 
+def tokenizer_files(folder: Path) -> list[Path]:
+    """The files of a folder that a tokenizer may be loaded from."""
+    found = (file for file in folder.iterdir() if file.name in TOKENIZER_FILES or file.suffix in TOKENIZER_SUFFIXES)
+    return sorted(file for file in found if file.is_file())
+
+
 def hash_files(files: list[Path]) -> str:
     """SHA-256 of the lines `sha256  name` of the files."""
     lines = "".join(f"{_hash_file(file)}  {file.name}\n" for file in files)
@@ -278,10 +340,36 @@ def _hash_file(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _hash_chat_template(folder: Path) -> str | None:
-    for name in ("chat_template.jinja", "chat_template.json", "tokenizer_config.json"):
-        if (folder / name).is_file():
-            text = (folder / name).read_text(encoding="utf-8")
-            if template := text if name.endswith(".jinja") else json.loads(text).get("chat_template"):
+def _hash_json(content: object) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _without_neutral(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration without the fields on which no number depends."""
+    text = config.get("text_config")
+    parts = {"text_config": _without_neutral(text)} if isinstance(text, dict) else {}
+    return {name: value for name, value in config.items() if name not in NEUTRAL} | parts
+
+
+def _hash_adapter(folder: Path, spec: str) -> str | None:
+    """Of a LoRA adapter beside full weights, which transformers applies if peft is installed and else ignores."""
+    config, weights = (folder / name for name in ADAPTER_FILES)
+    if not config.is_file():
+        return None
+    if importlib.util.find_spec("peft") is None:
+        message = f"it has an adapter ({config.name}), which needs the package peft: pip install 'alignbench[train]'"
+        raise CheckpointError(spec, message)
+    if not weights.is_file():
+        raise CheckpointError(spec, f"{config.name} is there, but its weights ({weights.name}) are not in {folder}")
+    check_safetensors(weights, spec)
+    return hash_files([config, weights])
+
+
+def _hash_chat_template(folder: Path, spec: str) -> str | None:
+    for name in (*TEMPLATE_FILES, "tokenizer_config.json"):
+        file = folder / name
+        if file.is_file():
+            jinja = name.endswith(".jinja")
+            if template := file.read_text("utf-8") if jinja else _read_json(file, spec).get("chat_template"):
                 return hashlib.sha256(json.dumps(template).encode()).hexdigest()
     return None

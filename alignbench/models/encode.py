@@ -2,30 +2,41 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import cached_property, reduce
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from alignbench.errors import AlignbenchError, first_line
+from alignbench.errors import AlignbenchError
+from alignbench.models.template import DATE, end_of_turn, prints_date, render
 from alignbench.types.engine import Request
 
 Tokens = NDArray[np.int32]
 Misfit = Callable[[Tokens], str | None]  # the reason why a model cannot read these tokens
+APART = "context and continuation would share a token, so that they are encoded apart"
 CHUNK = 64  # texts per call of the tokenizer: enough for its threads, few enough for memory
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """`tokens` of context and continuation together; the continuation is `tokens[context_length:]`."""
+    """`tokens` of context and continuation together; the continuation is `tokens[context_length:]`.
+
+    note: how they differ from those of the whole text, if they do
+    """
 
     tokens: Tokens
     context_length: int
+    note: str | None = None
 
 
 class Encoder:
-    """Tokenises context and continuation together and splits them at the length of the context alone."""
+    """Tokenises context and continuation together and splits them at the length of the context alone.
+
+    Special tokens that the tokenizer adds after a text (some add the end-of-sequence token) are left out: a
+    continuation follows. end_of_turn: the token that ends an assistant's turn in the chat template, if there is one
+    """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
@@ -33,20 +44,40 @@ class Encoder:
         self.start = None if start is None else np.array([start], np.int32)
         self.start_text = "" if start is None else str(tokenizer.decode([start]))
 
-    def pairs(self, requests: Sequence[Request], misfit: Misfit = lambda _: None) -> list[Encoded | str]:
+    @cached_property
+    def end_of_turn(self) -> int | None:
+        return end_of_turn(self.tokenizer) if self.tokenizer.chat_template else None
+
+    def describe(self) -> dict[str, Any]:
+        """What run.json records of the chat template: the token that ends a turn, and the date that it prints."""
+        end, date = self.end_of_turn, DATE if prints_date(self.tokenizer) else None
+        text = None if end is None else self.tokenizer.convert_ids_to_tokens(end)
+        return {"end_of_turn": text, "template_date": date}
+
+    def pairs(
+        self, requests: Sequence[Request], misfit: Misfit = lambda _: None, *, chat: bool = False
+    ) -> list[Encoded | str]:
         """Encode requests; a string is the reason why a request cannot be scored.
 
         White space at the end of a context moves to the continuation. An empty context becomes the
         beginning-of-sequence token (or else the end-of-sequence token), unless the continuation begins with it.
+
+        chat: each context is a user message in the chat template. Raises AlignbenchError if there is no template.
         """
-        pairs = [(request.context.rstrip(), request.context + request.continuation) for request in requests]
-        alone = self._encode({context for context, _ in pairs if context})
-        joint = self._encode({whole for context, whole in pairs if context})
+        contexts = [request.context for request in requests]
+        whole_contexts = self._in_template(contexts) if chat else contexts
+        pairs = [(c.rstrip(), c + request.continuation) for c, request in zip(whole_contexts, requests, strict=True)]
+        alone = self._encode({context for context, _ in pairs if context}, special_tokens=not chat)
+        joint = self._encode({whole for context, whole in pairs if context}, special_tokens=not chat)
         continuations = self._encode({whole for context, whole in pairs if not context}, special_tokens=False)
 
         def encoded(context: str, whole: str) -> Encoded | str:
+            note = None
             if context:
                 tokens, length = joint[whole], len(alone[context])
+                if len(tokens) <= length:
+                    rest = whole[len(context) :]
+                    tokens, note = np.concatenate([alone[context], self._encode([rest], False)[rest]]), APART
             elif self.start is None:
                 return "the tokenizer has no token that could begin an empty context"
             else:
@@ -57,7 +88,7 @@ class Encoder:
                 return "the context has no tokens"
             if len(tokens) <= length:
                 return "the continuation has no tokens"
-            return misfit(tokens) or Encoded(tokens, length)
+            return misfit(tokens) or Encoded(tokens, length, note)
 
         return [encoded(*pair) for pair in pairs]
 
@@ -71,12 +102,10 @@ class Encoder:
         found: list[Tokens | None]
         if not chat:
             found = self.contexts(texts)
-        elif self.tokenizer.chat_template:
-            messages = list(map(self._in_template, texts))
+        else:
+            messages = self._in_template(texts)
             encoded = self._encode(messages, special_tokens=False)
             found = [encoded[message] for message in messages]
-        else:
-            raise AlignbenchError("the tokenizer has no chat template; use --template none")
         empty, no_start = "the prompt has no tokens", "the tokenizer has no token that could begin an empty prompt"
         return [no_start if t is None else (misfit(t) or t) if len(t) else empty for t in found]
 
@@ -85,17 +114,26 @@ class Encoder:
         encoded = self._encode({text for text in texts if text})
         return [encoded[text] if text else self.start for text in texts]
 
-    def _in_template(self, text: str) -> str:
-        """A text as a user message, up to the beginning of the assistant's reply, with all special tokens."""
-        message = [{"role": "user", "content": text}]
+    def _in_template(self, texts: Sequence[str]) -> list[str]:
+        """Each text as a user message, up to the beginning of the assistant's reply, with all special tokens."""
+        if not self.tokenizer.chat_template:
+            raise AlignbenchError("the tokenizer has no chat template; use --template none")
         try:
-            return str(self.tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=False))
-        except Exception as error:  # jinja and the template raise errors of any kind
-            reason = f"it does not support a single user message ({first_line(error)})"
-            raise AlignbenchError(f"chat template: {reason}") from error
+            messages = ([{"role": "user", "content": text}] for text in texts)
+            return [render(self.tokenizer, message, add_generation_prompt=True) for message in messages]
+        except ValueError as error:
+            raise AlignbenchError(f"chat template: it does not support a single user message ({error})") from error
+
+    @cached_property
+    def _suffix(self) -> int:
+        """Number of special tokens that the tokenizer adds after a text."""
+        alone, added = (self.tokenizer("a", add_special_tokens=special)["input_ids"] for special in (False, True))
+        starts = (at for at in range(len(added)) if added[at : at + len(alone)] == alone)
+        return len(added) - len(alone) - next(starts, len(added) - len(alone))
 
     def _encode(self, texts: Iterable[str], special_tokens: bool = True) -> dict[str, Tokens]:
-        """Token ids of each distinct text. A text that spells out the start token does not get a second one."""
+        """Token ids of each distinct text. A text that spells out the start token does not get a second one; no special
+        token follows a text."""
         groups: dict[bool, list[str]] = {True: [], False: []}
         for text in sorted(set(texts)):
             spelled = self.start_text and text.startswith(self.start_text)
@@ -105,7 +143,8 @@ class Encoder:
             for at in range(0, len(group), CHUNK):
                 chunk = group[at : at + CHUNK]
                 batch = self.tokenizer(chunk, add_special_tokens=special, return_attention_mask=False, verbose=False)
-                encoded |= {text: np.array(ids, np.int32) for text, ids in zip(chunk, batch["input_ids"], strict=True)}
+                for text, ids in zip(chunk, batch["input_ids"], strict=True):
+                    encoded[text] = np.array(ids[: len(ids) - self._suffix] if special else ids, np.int32)
         return encoded
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from alignbench.errors import AlignbenchError
@@ -10,6 +11,8 @@ from alignbench.shards import SINGLE_PROCESS, Shard
 from alignbench.types.engine import Engine
 
 DTYPES = ("float64", "float32", "float16", "bfloat16")
+CPU_FLAGS = Path("/proc/cpuinfo")
+BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}  # flags of processors (x86, Arm) with instructions for it
 ENGINES = ("local", "vllm")
 ABOUT = ("parameters", "lineage", "training")
 # a folder may be moved, another dtype may be chosen, and the rest follows from the weights or is only a record
@@ -61,10 +64,14 @@ def find_model(
     if token_budget is not None and token_budget < 1:
         raise AlignbenchError(f"token budget {token_budget}: must be at least 1")
     checkpoint = find_checkpoint(spec, trust_remote_code=trust_remote_code)
+    found = resolve_device(device)
     chosen = checkpoint.dtype if dtype == "auto" else dtype
+    if (dtype, chosen, engine, found) == ("auto", "bfloat16", "local", "cpu") and not has_bfloat16():
+        chosen = "float32"
+        if notify is not None:
+            notify(f"{checkpoint.name}: float32, since this CPU has no bfloat16 and would be slow (or set --dtype)")
     if chosen not in DTYPES:
         raise AlignbenchError(f"checkpoint {checkpoint.name}: dtype {chosen} is not supported; set --dtype")
-    found = resolve_device(device)
     settings = {"kind": engine, "dtype": chosen, "device": found, "token_budget": token_budget or "auto"}
 
     def load() -> Engine:
@@ -80,3 +87,8 @@ def find_model(
     about = {name: fields[name] for name in ABOUT}
     chat = checkpoint.chat_template_sha256 is not None
     return Model(checkpoint.name, identity, chat, True, engine == "local", load, about)
+
+
+def has_bfloat16() -> bool:
+    """Whether this CPU has instructions for bfloat16; False where that is not known."""
+    return CPU_FLAGS.is_file() and not BFLOAT16.isdisjoint(CPU_FLAGS.read_text().split())

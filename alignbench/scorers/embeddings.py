@@ -70,7 +70,7 @@ class SentenceTransformerEmbedder(_Embedder):
         if pickled := sorted(file.name for file in checkpoint.path.glob("*/pytorch_model.bin")):
             raise AlignbenchError(f"embedder {path}: a part of it is pickled ({pickled[0]}); convert it to safetensors")
         self.name = f"sentence-transformers:{checkpoint.name}"
-        self.revision = checkpoint.revision or checkpoint.weights_sha256
+        self.revision = checkpoint.revision or checkpoint.sha256
         quiet()
         self._model = SentenceTransformer(
             str(checkpoint.path),

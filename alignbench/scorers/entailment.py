@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from alignbench.errors import AlignbenchError, first_line
 from alignbench.models.checkpoint import (
-    TOKENIZER_FILES,
     check_safetensors,
     download_checkpoint,
     hash_files,
     resolve_device,
+    tokenizer_files,
     weight_files,
 )
 from alignbench.scorers.sentences import sentences
@@ -199,7 +199,7 @@ def _hhem_tokenizer(folder: Path) -> Any:
 
     quiet()
     try:
-        if not any((folder / name).is_file() for name in (*TOKENIZER_FILES, "spiece.model")):
+        if not tokenizer_files(folder):
             folder, _, _ = download_checkpoint(HHEM_TOKENIZER, False)
         return AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (AlignbenchError, OSError, ValueError, KeyError) as error:

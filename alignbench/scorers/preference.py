@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import yaml
 
 from alignbench.console import printable
-from alignbench.errors import AlignbenchError, first_line
+from alignbench.errors import AlignbenchError
 from alignbench.labels.summary import Verdicts
 from alignbench.labels.table import read_labels
 from alignbench.models.checkpoint import Checkpoint, find_checkpoint, load_engine, resolve_device
@@ -133,10 +133,15 @@ def _load(path: str, device: str, trust_remote_code: bool, cpu_tokens: int | Non
     return checkpoint, load_engine(checkpoint, dtype=checkpoint.dtype, device=device, token_budget=budget)
 
 
-def logprobs_of_two(engine: Engine, contexts: Sequence[str], both: tuple[str, str]) -> list[tuple[float, float] | str]:
-    """The log-probabilities (nats) of two continuations of each context, or why they are unknown."""
+def logprobs_of_two(
+    engine: Engine, contexts: Sequence[str], both: tuple[str, str], chat: bool = False
+) -> list[tuple[float, float] | str]:
+    """The log-probabilities (nats) of two continuations of each context, or why they are unknown.
+
+    chat: each context is a message in the chat template
+    """
     requests = [Request(context, continuation) for context in contexts for continuation in both]
-    answers = dict(engine.loglikelihood(requests))
+    answers = dict(engine.loglikelihood(requests, chat=chat))
     pairs = [(answers[i], answers[i + 1]) for i in range(0, len(requests), 2)]
     return [second.unscored or first.unscored or (first.logprob, second.logprob) for first, second in pairs]
 
@@ -153,7 +158,7 @@ class TruthfulQAJudge:
     def __init__(self, kind: str, path: str, device: str, trust_remote_code: bool) -> None:
         checkpoint, self._engine = _load(path, device, trust_remote_code, None)
         self.kind, self.name = kind, f"judge:{checkpoint.name}"
-        self.revision = checkpoint.revision or checkpoint.weights_sha256
+        self.revision = checkpoint.revision or checkpoint.sha256
 
     def score(self, items: Sequence[Item]) -> list[dict[str, float]]:
         prompts = [f"Q: {item.prompt}\nA: {item.output.strip()}\n{TRUTHFULQA[self.kind]}" for item in items]
@@ -177,10 +182,10 @@ class LanguageModelJudge:
     def __init__(self, path: str, device: str, trust_remote_code: bool) -> None:
         checkpoint, self._engine = _load(path, device, trust_remote_code, CPU_TOKENS)
         self.name = f"lm:{checkpoint.name}"
-        self.revision = revision_of(checkpoint.revision or checkpoint.weights_sha256, LETTER)
+        self.revision = revision_of(checkpoint.revision or checkpoint.sha256, LETTER)
         self.weights_sha256 = checkpoint.weights_sha256
-        self._tokenizer = self._engine.encoder.tokenizer
-        self._special = [str(token) for token in self._tokenizer.added_tokens_decoder.values() if token.special]
+        added = self._engine.encoder.tokenizer.added_tokens_decoder.values()
+        self._special = [str(token) for token in added if token.special]
         self._preferred: LastCallCache[Comparison] = LastCallCache(self._ask)
 
     def score(self, items: Sequence[Item]) -> list[dict[str, float]]:
@@ -194,21 +199,12 @@ class LanguageModelJudge:
         """The probability of A against B. The engine computes the common beginning of the prompts once."""
         from scipy.special import expit
 
-        letters = ("A", "B") if self._engine.chat_template else (" A", " B")
-        answers = logprobs_of_two(self._engine, [self._context(comparison) for comparison in comparisons], letters)
+        asked = [question(comparison, LETTER, self._special) for comparison in comparisons]
+        if chat := self._engine.chat_template:
+            answers = logprobs_of_two(self._engine, asked, ("A", "B"), chat)
+        else:
+            answers = logprobs_of_two(self._engine, [f"{text}\nBetter answer:" for text in asked], (" A", " B"))
         return [answer if isinstance(answer, str) else float(expit(answer[0] - answer[1])) for answer in answers]
-
-    def _context(self, comparison: Comparison) -> str:
-        asked = question(comparison, LETTER, self._special)
-        if not self._engine.chat_template:
-            return f"{asked}\nBetter answer:"
-        messages = [{"role": "user", "content": asked}]
-        try:
-            return str(self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
-        except Exception as error:  # jinja and the template raise errors of any type
-            raise AlignbenchError(
-                f"judge {self.name}: its chat template does not take a single user message ({first_line(error)})"
-            ) from error
 
 
 class EndpointJudge:

@@ -12,8 +12,9 @@ from typing import Literal
 
 from torch import nn
 
-from alignbench.errors import AlignbenchError, first_line
+from alignbench.errors import AlignbenchError
 from alignbench.models.checkpoint import find_checkpoint
+from alignbench.models.template import render
 from alignbench.scorers.preference import LastCallCache, pair, win
 from alignbench.scorers.sequence import SequenceModel, Text, encodable, load_sequence_classifier, window
 from alignbench.types.scorer import Item
@@ -57,11 +58,9 @@ class RewardReader(SequenceModel):
         if self.form == "chat":
             messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
             try:
-                rendered = str(self.tokenizer.apply_chat_template(messages, tokenize=False))
-            except Exception as error:  # jinja and the template raise errors of any type
-                raise ValueError(
-                    f"the chat template does not take prompt and response ({first_line(error)})"
-                ) from error
+                rendered = render(self.tokenizer, messages, add_generation_prompt=False)
+            except ValueError as error:
+                raise ValueError(f"the chat template does not take prompt and response ({error})") from error
             return list(self.tokenizer(rendered, add_special_tokens=False, verbose=False)["input_ids"])
         if self.form == "continued chat":
             prompt = chat_template(self.tokenizer)([{"role": "user", "content": prompt}], True)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.special import expit, softmax
 
 from alignbench.errors import AlignbenchError, first_line
-from alignbench.models.checkpoint import find_checkpoint, resolve_device
+from alignbench.models.checkpoint import find_checkpoint, load_weights, resolve_device
 from alignbench.models.onednn import use_onednn
 
 BATCH_TOKENS = {"cpu": 2048, "other": 32768}  # padded tokens of a batch
@@ -101,24 +101,23 @@ def load_sequence_classifier(path: str, device: str, trust_remote_code: bool = F
 
     checkpoint = find_checkpoint(path, trust_remote_code=trust_remote_code)
     quiet()
-    options = {"trust_remote_code": checkpoint.custom_code, "local_files_only": True}
+    options: dict[str, Any] = {"trust_remote_code": checkpoint.custom_code, "local_files_only": True}
     try:
         tokenizer = AutoTokenizer.from_pretrained(checkpoint.path, **options)
-        model, loading = AutoModelForSequenceClassification.from_pretrained(
-            checkpoint.path, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **options
-        )
+        options |= {"dtype": torch.float32}
+        model, missing = load_weights(checkpoint, AutoModelForSequenceClassification, **options)
     except Exception as error:  # transformers raises errors of many types; all concern this folder
         raise AlignbenchError(
             f"checkpoint {checkpoint.name}: it does not load as a sequence classifier ({first_line(error)})"
         ) from error
-    if missing := sorted(loading["missing_keys"]):
+    if missing:
         raise AlignbenchError(
             f"checkpoint {checkpoint.name}: not a trained sequence classifier: {len(missing)} weights are not in its "
             f"files (first: {missing[0]})"
         )
     return SequenceModel(
         name=checkpoint.name,
-        revision=checkpoint.revision or checkpoint.weights_sha256,
+        revision=checkpoint.revision or checkpoint.sha256,
         model=model.to(resolve_device(device)).eval(),
         tokenizer=tokenizer,
         window=window(checkpoint.window, model.config, tokenizer),

@@ -32,6 +32,7 @@ class Loglikelihood:
     unscored: the reason why the request could not be scored
     entropies: entropy of the distribution that each token is predicted from, in nats, over the whole vocabulary
     top_entropies: the same over its TOP most likely tokens, renormalised; both are empty unless requested
+    note: what was done differently for this request, if anything
     """
 
     logprob: float
@@ -39,6 +40,7 @@ class Loglikelihood:
     unscored: str | None = None
     entropies: tuple[float, ...] = ()
     top_entropies: tuple[float, ...] = ()
+    note: str | None = None
 
     @classmethod
     def failed(cls, reason: str, tokens: int = 0) -> Loglikelihood:
@@ -111,9 +113,11 @@ class Engine(Protocol):
     chat_template: bool  # whether `generate(chat=True)` is supported
 
     def loglikelihood(
-        self, requests: Sequence[Request], only: Collection[int] | None = None
+        self, requests: Sequence[Request], only: Collection[int] | None = None, *, chat: bool = False
     ) -> Iterator[tuple[int, Loglikelihood]]:
         """Log-probability of each continuation.
+
+        chat: each context becomes a user message in the model's chat template, and the continuation the reply
 
         Batches are planned from all `requests`, and only those with an index in `only` (default: all) are computed.
         Floating-point sums depend on the batch, so a resumed run must compute the batches of an uninterrupted one.

@@ -88,6 +88,7 @@ class Record(Document):
     logprobs, tokens: of each choice: log-probability in nats (None: unscored) and length in tokens
     entropies, top_entropies: a list per choice, a number per token, in nats; empty unless the task asks for them
     outputs: what the model generated
+    notes: what was done differently for this document, if anything
     statistics: what the document contributes to corpus metrics (n-gram counts, parsed fields)
     metrics: metric -> value; a metric that does not apply to the document is missing, one that could not be computed
         is None
@@ -101,6 +102,7 @@ class Record(Document):
     entropies: tuple[tuple[float, ...], ...] = ()
     top_entropies: tuple[tuple[float, ...], ...] = ()
     outputs: tuple[Output, ...] = ()
+    notes: tuple[str, ...] = ()
     statistics: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     metrics: Mapping[str, float | None] = field(default_factory=dict)
     unscored: str | None = None
@@ -160,6 +162,8 @@ class Record(Document):
         content = {n: getattr(self, n) for n in ("id", "group", "category", "prompt", *answers, "target")}
         if not self.choices:
             content["outputs"] = [output.to_json() for output in self.outputs]
+        if self.notes:
+            content["notes"] = self.notes
         if self.statistics:
             content["statistics"] = self.statistics
         content |= {"metrics": self.metrics, "chance": self.chance, "unscored": self.unscored}

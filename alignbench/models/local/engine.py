@@ -8,7 +8,7 @@ the model's attention cannot be replaced or has a window that is too short. The 
 import hashlib
 import itertools
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -97,12 +97,13 @@ class LocalEngine:
         return counts | {"layout": self.layout, "token_budget": str(self.token_budget)}
 
     def loglikelihood(
-        self, requests: Sequence[Request], only: Collection[int] | None = None
+        self, requests: Sequence[Request], only: Collection[int] | None = None, *, chat: bool = False
     ) -> Iterator[tuple[int, Loglikelihood]]:
         """See `Engine.loglikelihood`. Requests that do not fit the window are returned unscored."""
         selected = set(range(len(requests)) if only is None else only)
         distinct: dict[bytes, Text] = {}
-        for index, encoded in enumerate(self.encoder.pairs(requests, self._misfit)):
+        notes: dict[int, str | None] = {}
+        for index, encoded in enumerate(self.encoder.pairs(requests, self._misfit, chat=chat)):
             if isinstance(encoded, str):
                 if index in selected:
                     yield index, Loglikelihood.failed(encoded)
@@ -110,19 +111,23 @@ class LocalEngine:
             if index in selected:
                 self.tokens_asked += len(encoded.tokens) - 1
             text = distinct.setdefault(encoded.tokens.tobytes(), Text(encoded.tokens, {}))
-            text.contexts[index] = encoded.context_length
+            text.contexts[index], notes[index] = encoded.context_length, encoded.note
             text.entropies |= requests[index].entropies
         for text, scores in self._score_texts(list(distinct.values()), selected):
             for index, context in text.contexts.items():
                 if index in selected:
-                    yield index, _total(scores, len(text.tokens) - context, requests[index].entropies)
+                    answer = _total(scores, len(text.tokens) - context, requests[index].entropies)
+                    yield index, replace(answer, note=notes[index]) if notes[index] else answer
 
     def generate(
         self, prompts: Sequence[Prompt], sampling: Sampling, *, seed: int = 0, chat: bool = False
     ) -> Iterator[tuple[int, tuple[Completion, ...]]]:
         """See `Engine.generate`. Prompts that do not fit the window are returned unscored."""
         tokenizer = self.encoder.tokenizer
-        decoding = Decoding(tokenizer, end_tokens(self.model, tokenizer), sampling, seed)
+        ends = end_tokens(self.model, tokenizer)
+        if chat and self.encoder.end_of_turn is not None:
+            ends |= {self.encoder.end_of_turn}
+        decoding = Decoding(tokenizer, ends, sampling, seed)
         texts, jobs = [prompt.text for prompt in prompts], list[Job]()
         misfit = partial(self._misfit, new=sampling.max_tokens)
         for index, tokens in enumerate(self.encoder.prompts(texts, chat=chat, misfit=misfit)):

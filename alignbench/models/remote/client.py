@@ -4,8 +4,10 @@ What an endpoint replies is untrusted text. Before any of it is shown, `Client` 
 and control characters, and shortens it to one line.
 """
 
+import asyncio
 import json
 import logging
+import math
 import os
 import random
 import re
@@ -17,6 +19,7 @@ from concurrent.futures import CancelledError
 from contextlib import suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from functools import cache
 from multiprocessing.pool import ThreadPool
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -26,7 +29,7 @@ import httpx
 from alignbench.errors import AlignbenchError
 from alignbench.models.remote.replies import Choice, read_choices
 
-KEY = "ALIGNBENCH_API_KEY"
+KEY, HOST = "ALIGNBENCH_API_KEY", "ALIGNBENCH_API_HOST"
 LONGEST_MESSAGE = 200  # characters shown of a server's message
 LARGEST_BODY = 64 * 2**20  # bytes of a reply; an endpoint does not send more
 RETRIED = {408, 409, 425, 429}  # and 5xx: statuses for which a retry may succeed
@@ -60,8 +63,8 @@ def parse_endpoint(spec: str) -> tuple[str, str]:
     except (ValueError, httpx.InvalidURL) as error:
         raise AlignbenchError("endpoint: its address is not a URL; write https://host/v1#model-name") from error
     for wrong, message in (
-        ("@" in parts.netloc, f"{host}: no name or password in the address; set {KEY} in the environment"),
-        ("?" in address, f"{host}: the address must not have a query (?…); put the key into {KEY}"),
+        ("@" in parts.netloc, f"{host}: no name or password in the address; set {KEY}_… in the environment"),
+        ("?" in address, f"{host}: the address must not have a query (?…); put the key into {KEY}_…"),
         (parts.scheme not in ("http", "https") or not host, f"{spec}: not an address; write https://host/v1#model"),
         (not model, f"{spec}: no model; add its name after a #, as in https://host/v1#model-name"),
     ):
@@ -70,18 +73,34 @@ def parse_endpoint(spec: str) -> tuple[str, str]:
     return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}", model
 
 
-def find_key() -> str | None:
-    key = os.environ.get(KEY, "").strip()
+def key_name(url: str) -> str:
+    """The environment variable with the key of a URL's host: ALIGNBENCH_API_KEY_API_EXAMPLE_COM for api.example.com."""
+    return f"{KEY}_{re.sub('[^A-Z0-9]', '_', str(urlsplit(url).hostname).upper())}"
+
+
+def find_key(url: str) -> str | None:
+    """The key that belongs to the host of a URL: `key_name`, or else KEY if HOST names this host. No other is sent."""
+    name, own = key_name(url), os.environ.get(HOST, "").strip().lower() == urlsplit(url).hostname
+    name = KEY if own and name not in os.environ else name
+    key = os.environ.get(name, "").strip()
     if not (key.isascii() and key.isprintable() and " " not in key):
-        raise AlignbenchError(f"{KEY}: not a key, since it contains a space, a line break or a non-ASCII character")
+        raise AlignbenchError(f"{name}: not a key, since it contains a space, a line break or a non-ASCII character")
     return key or None
+
+
+@cache
+def _loop() -> asyncio.AbstractEventLoop:
+    """The event loop of all clients, on a thread of its own."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="endpoints", daemon=True).start()
+    return loop
 
 
 @dataclass(repr=False, eq=False)
 class Client:
     """Posts JSON, and retries requests that may succeed later.
 
-    concurrency: maximum number of requests at once, over all threads; timeout: seconds for a whole reply
+    concurrency: maximum number of requests at once, over all threads; timeout: seconds for a reply with its headers
     retries: after a 429, a 5xx, a timeout, a broken connection or an unreadable reply
     first_wait, longest_wait: seconds before the first retry, doubled each time, and their limit (also of Retry-After)
     counts: also tokens, as counted by the server; reported: names in the last reply
@@ -103,7 +122,7 @@ class Client:
         self.reported = {"model": "", "system_fingerprint": ""}
         self._slots = threading.BoundedSemaphore(self.concurrency)
         self._lock = threading.Lock()
-        self.http = httpx.Client(
+        self.http = httpx.AsyncClient(
             headers={"Authorization": f"Bearer {self.key}"} if self.key else {},
             timeout=httpx.Timeout(self.timeout, connect=min(self.timeout, 10.0)),
             limits=httpx.Limits(max_keepalive_connections=self.concurrency),
@@ -140,24 +159,17 @@ class Client:
             self.counts.update(amounts)
 
     def _try(self, path: str, body: dict[str, Any]) -> list[Choice]:
-        content = bytearray()
         self._count(requests=1)
         try:
-            with self._slots, self.http.stream("POST", self.url + path, json=body) as response:
-                deadline = time.monotonic() + self.timeout
-                for part in response.iter_bytes():
-                    content += part
-                    if time.monotonic() > deadline:  # the timeout of httpx is that of a part
-                        raise httpx.ReadTimeout("")
-                    if len(content) > LARGEST_BODY:
-                        raise ValueError(f"more than {LARGEST_BODY // 2**20} MiB")
-            status, headers, text = response.status_code, response.headers, content.decode("utf-8", "replace")
+            with self._slots:
+                reply = asyncio.run_coroutine_threadsafe(self._post(self.url + path, body), _loop()).result()
+            status, headers, text = reply
             # a short key ("none") could be a word of a correct answer
             if self.key and (len(self.key) >= 16 or status >= 300):
                 text = text.replace(self.key, "***")
             if 200 <= status < 300:
                 return self._read(text)
-        except httpx.TimeoutException:
+        except (TimeoutError, httpx.TimeoutException):
             raise RequestFailed(f"no reply within {self.timeout:g} s") from None
         except httpx.HTTPError as error:
             raise RequestFailed(f"the connection failed ({self.clean(str(error)) or type(error).__name__})") from None
@@ -165,17 +177,31 @@ class Client:
             raise RequestFailed(f"the reply is not valid ({self.clean(str(error))})", 200) from None
         reason = f"{status} {self._message(text)}".strip()
         if status in (401, 403):
-            advice = f"the key in the environment is not accepted; set {KEY}" if self.key else f"set the key in {KEY}"
+            name = key_name(self.url)
+            advice = f"the key in the environment is not accepted; set {name}" if self.key else f"set the key in {name}"
             raise AlignbenchError(f"endpoint {self.url}: {reason}: {advice}")
         if 300 <= status < 400:
             target = self.clean(headers.get("location", "another address"))
             raise AlignbenchError(f"endpoint {self.url}: it redirects to {target}; give that address instead")
         raise RequestFailed(reason, status, _retry_after(headers.get("retry-after", "")))
 
+    async def _post(self, url: str, body: dict[str, Any]) -> tuple[int, httpx.Headers, str]:
+        """Status, headers and body of the reply. Raises TimeoutError, since the timeout of httpx is that of a part."""
+        content = bytearray()
+        async with asyncio.timeout(self.timeout), self.http.stream("POST", url, json=body) as response:
+            async for part in response.aiter_bytes():
+                content += part
+                if len(content) > LARGEST_BODY:
+                    raise ValueError(f"more than {LARGEST_BODY // 2**20} MiB")
+        return response.status_code, response.headers, content.decode("utf-8", "replace")
+
+    def close(self) -> None:
+        asyncio.run_coroutine_threadsafe(self.http.aclose(), _loop()).result()
+
     def _read(self, text: str) -> list[Choice]:
         """Raises ValueError if there are no choices in the reply."""
         try:
-            reply = json.loads(text)
+            reply = json.loads(text, parse_float=_finite, parse_constant=_finite)
         except (RecursionError, ValueError) as error:
             raise ValueError("not JSON" if text else "empty") from error
         if not isinstance(reply, dict):
@@ -223,6 +249,12 @@ def in_parallel(
         stop.set()
         ahead.release(len(indices) + 1)
         pool.terminate()
+
+
+def _finite(number: str) -> float | None:
+    """None for NaN and infinity, which JSON does not have: as if the number were missing."""
+    value = float(number)
+    return value if math.isfinite(value) else None
 
 
 def _retry_after(value: str) -> float:

@@ -48,7 +48,7 @@ def connect(spec: str, *, notify: Callable[[str], None] | None = None, **setting
     AlignbenchError if the address is invalid, or if the endpoint does not reply or know the model, or rejects the key.
     """
     url, model = parse_endpoint(spec)
-    return EndpointEngine(Client(url, find_key(), **settings), model, notify or (lambda _: None))
+    return EndpointEngine(Client(url, find_key(url), **settings), model, notify or (lambda _: None))
 
 
 class EndpointEngine:
@@ -74,7 +74,7 @@ class EndpointEngine:
         return {**self.client.counts, "system_fingerprint": self.client.reported["system_fingerprint"]}
 
     def loglikelihood(
-        self, requests: Sequence[Request], only: Collection[int] | None = None
+        self, requests: Sequence[Request], only: Collection[int] | None = None, *, chat: bool = False
     ) -> Iterator[tuple[int, Loglikelihood]]:
         """See `Engine.loglikelihood`: the server echoes context and continuation with log-probabilities.
 
@@ -83,6 +83,8 @@ class EndpointEngine:
         """
         if not self.scores:
             raise self._error("it does not return log-probabilities of a prompt")
+        if chat:
+            raise self._error("it does not return log-probabilities of a reply to a message; use --template none")
         if any(request.entropies for request in requests):
             raise self._error(NO_ENTROPIES)
 

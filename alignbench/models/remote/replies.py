@@ -65,10 +65,10 @@ def _logprobs(found: Any) -> tuple[tuple[str, ...], tuple[float, ...]]:
         else:
             pairs = list(zip(found["tokens"], found["token_logprobs"], strict=True))
         "".join(piece for piece, _ in pairs)  # all are strings
-    except (AttributeError, KeyError, TypeError, ValueError):
+        values = tuple(float(value) if type(value) in (int, float) else math.nan for _, value in pairs)
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
         return (), ()
-    values = (float(value) if type(value) in (int, float) else math.nan for _, value in pairs)
-    return tuple(piece for piece, _ in pairs), tuple(values)
+    return tuple(piece for piece, _ in pairs), values
 
 
 def completion(choice: Choice, stop: Sequence[str]) -> Completion:

@@ -28,6 +28,8 @@ def load_vllm(checkpoint: Checkpoint, *, dtype: str) -> "VllmEngine":
     """Load a checkpoint into vLLM. Raises AlignbenchError if vLLM is not installed or cannot load the checkpoint."""
     if checkpoint.custom_code:
         raise AlignbenchError(f"checkpoint {checkpoint.name}: custom code runs in the local engine only, not in vLLM")
+    if checkpoint.adapter_sha256 is not None:
+        raise AlignbenchError(f"checkpoint {checkpoint.name}: vLLM would ignore its adapter; merge it into the weights")
     if dtype not in DTYPES:
         raise AlignbenchError(f"checkpoint {checkpoint.name}: vLLM has no {dtype}; set --dtype to {', '.join(DTYPES)}")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # it would report the model to its developers
@@ -71,7 +73,7 @@ class VllmEngine:
         return {**self._work}
 
     def loglikelihood(
-        self, requests: Sequence[Request], only: Collection[int] | None = None
+        self, requests: Sequence[Request], only: Collection[int] | None = None, *, chat: bool = False
     ) -> Iterator[tuple[int, Loglikelihood]]:
         """See `Engine.loglikelihood`. vLLM forms its own batches and needs room for one token after each sequence.
         Raises AlignbenchError if entropies are requested."""
@@ -82,7 +84,7 @@ class VllmEngine:
         # prompt_logprobs=0: the log-probability of the prompt's own token only
         params = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False)
         for chunk in _chunks([i for i in range(len(requests)) if only is None or i in only]):
-            pairs = self.encoder.pairs([requests[i] for i in chunk], self._misfit)
+            pairs = self.encoder.pairs([requests[i] for i in chunk], self._misfit, chat=chat)
             sequences = [pair if isinstance(pair, str) else pair.tokens for pair in pairs]
             for index, pair, output in zip(chunk, pairs, self._run(sequences, [params] * len(chunk)), strict=True):
                 yield index, _score(output, pair)
@@ -97,6 +99,7 @@ class VllmEngine:
 
         greedy = sampling.temperature == 0
         samples = 1 if greedy else sampling.samples
+        end = self.encoder.end_of_turn if chat else None
         for chunk in _chunks(range(len(prompts))):
             params = [
                 SamplingParams(
@@ -106,6 +109,7 @@ class VllmEngine:
                     top_k=-1,
                     max_tokens=sampling.max_tokens,
                     stop=list(sampling.stop),
+                    stop_token_ids=[] if end is None else [end],
                     seed=None if greedy else prompt_seed(seed, prompts[index].key),
                     logprobs=0,  # of the sampled token only
                 )
@@ -160,7 +164,7 @@ def _score(output: Any, pair: Encoded | str) -> Loglikelihood:
     values = list(map(_logprob, output.prompt_logprobs[context:], tokens[context:]))
     if not all(map(math.isfinite, values)):
         return Loglikelihood.failed(NOT_FINITE, len(values))
-    return Loglikelihood(math.fsum(values), len(values))
+    return Loglikelihood(math.fsum(values), len(values), note=pair.note)
 
 
 def _completion(choice: Any, stop: Sequence[str]) -> Completion:

@@ -1,0 +1,73 @@
+"""Chat templates: messages to text, under a time limit and with a fixed date, and the token that ends a turn."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import datetime, tzinfo
+from typing import TYPE_CHECKING, Self
+
+from transformers.utils import chat_template_utils
+
+from alignbench.errors import first_line
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SECONDS = 10.0  # for one text; templates need milliseconds, but a hostile one can loop for hours
+DATE = "2026-01-01"  # what `strftime_now` prints, so that a prompt does not depend on the day
+QUESTION, ANSWER = "What is it?", "It is the answer."
+
+
+class FixedClock(datetime):
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> Self:
+        return cls.fromisoformat(DATE)
+
+
+def render(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, str]], *, add_generation_prompt: bool
+) -> str:
+    """The text of these messages, with all special tokens. Raises ValueError with the reason if the template fails."""
+    if prints_date(tokenizer):  # transformers passes no function to a template, and reads the clock by this name
+        setattr(chat_template_utils, "datetime", FixedClock)  # noqa: B010
+    try:
+        with time_limit(SECONDS):
+            text = tokenizer.apply_chat_template(
+                list(map(dict, messages)), tokenize=False, add_generation_prompt=add_generation_prompt
+            )
+        return str(text)
+    except TimeoutError as error:
+        raise ValueError(f"it takes more than {SECONDS:g} s") from error
+    except Exception as error:  # jinja and the template raise errors of any kind
+        raise ValueError(first_line(error)) from error
+
+
+def prints_date(tokenizer: PreTrainedTokenizerBase) -> bool:
+    return "strftime_now" in str(tokenizer.chat_template)
+
+
+def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The special token that follows the assistant's text in the chat template; None if there is none."""
+    with suppress(ValueError):
+        messages = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}]
+        _, answer, rest = render(tokenizer, messages, add_generation_prompt=False).rpartition(ANSWER)
+        ids = tokenizer(rest.lstrip(), add_special_tokens=False)["input_ids"] if answer else []
+        if ids and ids[0] in {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}:
+            return int(ids[0])
+    return None
+
+
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Raise TimeoutError in this thread after so many seconds, between two instructions of Python."""
+    thread, error = ctypes.c_ulong(threading.get_ident()), ctypes.py_object(TimeoutError)
+    timer = threading.Timer(seconds, ctypes.pythonapi.PyThreadState_SetAsyncExc, (thread, error))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
