@@ -168,7 +168,7 @@ class Task:
     group: str
     headline: str
     load: Callable[[Options], TaskData]
-    version: int = 1
+    version: int = 2  # 2: ties, Unicode (NFC), other scripts in ROUGE, answers such as "A"
     card: str = ""
     score: Callable[[Document, Sequence[Loglikelihood]], dict[str, float]] | None = None
     generation: Generation | None = None
