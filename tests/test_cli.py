@@ -207,7 +207,7 @@ def test_tasks_are_listed_with_direction_and_chance():
     done = run("tasks")
     assert done.returncode == 0
     assert any(
-        line.startswith("hellaswag\t1\t") and line.endswith("higher\t0.25\t–") for line in done.stdout.splitlines()
+        line.startswith("hellaswag\t2\t") and line.endswith("higher\t0.25\t–") for line in done.stdout.splitlines()
     )
 
 

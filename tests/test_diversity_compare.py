@@ -221,8 +221,12 @@ def test_files_are_read_by_id_or_by_row(tmp_path):
 
 def test_a_map_names_the_columns_of_several_files(tmp_path):
     both = write(tmp_path / "both.jsonl", {"output": "theirs", "response": "ours"})
-    for file in (both, write(tmp_path / "ours.jsonl", {"output": "ours"})):
-        assert read_system(file, columns={"response": "output"}).documents["row 1"][0].text == "ours"
+    ours = [write(tmp_path / f"{name}.jsonl", {name: "ours"}) for name in ("output", "response")]
+    for file, more in ((ours[0], {}), (ours[1], {}), (both, {"output": "theirs"})):
+        found = read_system(file, columns={"response": "output"} | more)
+        assert found.documents["row 1"][0].text == "ours"
+    with pytest.raises(AlignbenchError, match=rf"^{both}:1: two columns would be named 'output'"):
+        read_system(both, columns={"response": "output"})
     with pytest.raises(AlignbenchError, match=rf"^{both}:1: no column 'answer'; there are output, response$"):
         read_system(both, columns={"answer": "outputs"})
     with pytest.raises(AlignbenchError, match="--map renames several of its columns"):
