@@ -239,7 +239,7 @@ def test_systems_of_a_ranking_have_unique_names(tmp_path, prompts):
 
 def test_checkpoints_are_judged_against_their_baseline(tmp_path, prompts, monkeypatch):
     taste = Taste(longer)
-    monkeypatch.setattr("alignbench.evaluation.win_rate.choose_judge", lambda specs, device: taste)
+    monkeypatch.setattr("alignbench.evaluation.win_rate.choose_judge", lambda specs, device, thinking: taste)
     folders = []
     for name, seed in (("calf", 1), ("cow", 2)):
         folders.append(str(save_tiny_checkpoint(tmp_path / name, seed=seed)))
@@ -258,13 +258,13 @@ def test_checkpoints_are_judged_against_their_baseline(tmp_path, prompts, monkey
     assert len(taste.seen) == 5
     other = Taste(lambda a, b: 1.0)
     other.name = "other"
-    monkeypatch.setattr("alignbench.scorers.find_scorer", lambda spec, device: other)
+    monkeypatch.setattr("alignbench.scorers.find_scorer", lambda spec, device, **_: other)
     again = rescore(found.folder, ["preference=other:x"])
     assert values(again.results[0])["win_rate"] == 1
 
 
 def test_outputs_in_files_are_judged(tmp_path, prompts, monkeypatch):
-    monkeypatch.setattr("alignbench.evaluation.score_file.choose_judge", lambda specs, device: Taste(longer))
+    monkeypatch.setattr("alignbench.evaluation.score_file.choose_judge", lambda specs, device, thinking: Taste(longer))
     rows = [{"reply": "moo" * (1 + i % 3)} for i in range(30)]
     own, other = write(tmp_path / "own.jsonl", rows), write(tmp_path / "other.jsonl", [{"reply": "moo"}] * 30)
     settings = {"prompts": prompts, "columns": {"reply": "output"}, "in_order": True}

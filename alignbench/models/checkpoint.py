@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -133,6 +133,7 @@ def load_engine(
     device: str,
     token_budget: int | None = None,
     notify: Callable[[str], None] | None = None,
+    template_kwargs: Mapping[str, Any] | None = None,
 ) -> LocalEngine:
     """Load model and tokenizer. Raises AlignbenchError if transformers cannot load them or weights are missing."""
     import torch
@@ -163,7 +164,8 @@ def load_engine(
     if missing := sorted(loading["missing_keys"]):
         raise CheckpointError(checkpoint.name, f"{len(missing)} weights are not in its files (first: {missing[0]})")
     use_onednn(model)
-    return LocalEngine(model, Encoder(tokenizer), checkpoint.window, token_budget or 0, notify or (lambda _: None))
+    encoder = Encoder(tokenizer, template_kwargs or {})
+    return LocalEngine(model, encoder, checkpoint.window, token_budget or 0, notify or (lambda _: None))
 
 
 def download_checkpoint(spec: str, trust_remote_code: bool) -> tuple[Path, str, str]:

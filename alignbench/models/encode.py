@@ -1,15 +1,17 @@
 """Text to token ids as in lm-evaluation-harness 0.4, so that log-probabilities are comparable with its own."""
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import reduce
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from alignbench.errors import AlignbenchError, first_line
-from alignbench.types.engine import Request
+from alignbench.types.engine import Request, Sampling
 
 Tokens = NDArray[np.int32]
 Misfit = Callable[[Tokens], str | None]  # the reason why a model cannot read these tokens
@@ -27,7 +29,11 @@ class Encoded:
 class Encoder:
     """Tokenises context and continuation together and splits them at the length of the context alone."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, template_kwargs: Mapping[str, Any] = MappingProxyType({})
+    ) -> None:
+        """template_kwargs: variables of the chat template"""
+        self.template_kwargs = template_kwargs
         start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
         self.tokenizer = tokenizer
         self.start = None if start is None else np.array([start], np.int32)
@@ -85,11 +91,24 @@ class Encoder:
         encoded = self._encode({text for text in texts if text})
         return [encoded[text] if text else self.start for text in texts]
 
+    def expecting_thoughts(self, sampling: Sampling, chat: bool) -> Sampling:
+        """The sampling parameters for prompts that may end within a block of thoughts. Where nothing says that the
+        model thinks, the limit of its thoughts is that of the answer."""
+        if (thinking := sampling.thinking) is None:
+            return sampling
+        expected, opened = thinking.always, False
+        if chat and self.tokenizer.chat_template:
+            template, before = str(self.tokenizer.chat_template), self._in_template("?").rpartition("?")[2]
+            expected |= thinking.start in template or thinking.end in template
+            opened = before.rfind(thinking.start) > before.rfind(thinking.end)
+        return replace(sampling, thinking=replace(thinking, limit=thinking.limit if expected else 0, opened=opened))
+
     def _in_template(self, text: str) -> str:
         """A text as a user message, up to the beginning of the assistant's reply, with all special tokens."""
         message = [{"role": "user", "content": text}]
         try:
-            return str(self.tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=False))
+            options = {**self.template_kwargs, "add_generation_prompt": True, "tokenize": False}
+            return str(self.tokenizer.apply_chat_template(message, **options))
         except Exception as error:  # jinja and the template raise errors of any kind
             reason = f"it does not support a single user message ({first_line(error)})"
             raise AlignbenchError(f"chat template: {reason}") from error

@@ -10,6 +10,7 @@ import math
 import re
 import sys
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -20,7 +21,7 @@ from alignbench.errors import AlignbenchError, first_line
 from alignbench.labels.summary import Verdicts
 from alignbench.labels.table import read_labels
 from alignbench.models.checkpoint import Checkpoint, find_checkpoint, load_engine, resolve_device
-from alignbench.types.engine import Completion, Engine, Prompt, Request, Sampling
+from alignbench.types.engine import THINKING, Completion, Engine, Prompt, Request, Sampling, Thinking
 from alignbench.types.scorer import Item, ScorerGoneError
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ VERDICT = re.compile(r"\[\[\s*([ABC])\s*\]\]", re.IGNORECASE)
 # text that would close a tag of the question, give a verdict, or end the message in a chat format
 MARKS = r"<\s*/?\s*(?:instruction|answer_[ab])\b|\[\[\s*[ABC]\s*\]\]|<\|[^<>|\s]*\|>"
 CPU_TOKENS = 2048  # per batch; a comparison is often longer than the engine's default of 512, and its letters share it
-SAMPLING = Sampling(max_tokens=1024)  # a few sentences, and room for a reasoning model
+SAMPLING = Sampling(max_tokens=1024)  # a few sentences
 SHOWN = 80  # last characters of an answer without a verdict, in the message
 TRUTHFULQA = {"truth": "True:", "info": "Helpful:"}
 
@@ -174,10 +175,13 @@ class LanguageModelJudge:
 
     kind = "preference"
 
-    def __init__(self, path: str, device: str, trust_remote_code: bool) -> None:
+    def __init__(self, path: str, device: str, trust_remote_code: bool, thinking: Thinking | None = THINKING) -> None:
         checkpoint, self._engine = _load(path, device, trust_remote_code, CPU_TOKENS)
+        own = self._engine.encoder.expecting_thoughts(replace(SAMPLING, thinking=thinking), self._engine.chat_template)
+        # a letter is no thought: a block that the template opens is closed
+        self._closing = f"\n{own.thinking.end}\n\n" if own.thinking and own.thinking.opened else ""
         self.name = f"lm:{checkpoint.name}"
-        self.revision = revision_of(checkpoint.revision or checkpoint.weights_sha256, LETTER)
+        self.revision = revision_of(checkpoint.revision or checkpoint.weights_sha256, LETTER + self._closing)
         self.weights_sha256 = checkpoint.weights_sha256
         self._tokenizer = self._engine.encoder.tokenizer
         self._special = [str(token) for token in self._tokenizer.added_tokens_decoder.values() if token.special]
@@ -204,11 +208,12 @@ class LanguageModelJudge:
             return f"{asked}\nBetter answer:"
         messages = [{"role": "user", "content": asked}]
         try:
-            return str(self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+            shown = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         except Exception as error:  # jinja and the template raise errors of any type
             raise AlignbenchError(
                 f"judge {self.name}: its chat template does not take a single user message ({first_line(error)})"
             ) from error
+        return f"{shown}{self._closing}"
 
 
 class EndpointJudge:
@@ -218,13 +223,15 @@ class EndpointJudge:
 
     kind = "preference"
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, thinking: Thinking | None = THINKING) -> None:
         from alignbench.models.remote.endpoint import connect
 
         self._engine = connect(path, notify=lambda line: print(printable(line), file=sys.stderr))
         model = self._engine.identity()
         self.name = f"endpoint:{model['name']}"
-        self.revision = revision_of(f"{model['reported'] or model['name']} at {model['url']}", EXPLAIN)
+        asking = EXPLAIN if thinking == THINKING else f"{EXPLAIN}{thinking}"
+        self.revision = revision_of(f"{model['reported'] or model['name']} at {model['url']}", asking)
+        self._sampling = replace(SAMPLING, thinking=thinking)
         self._preferred: LastCallCache[Comparison] = LastCallCache(self._ask)
 
     def score(self, items: Sequence[Item]) -> list[dict[str, float]]:
@@ -235,7 +242,7 @@ class EndpointJudge:
         texts = [question(comparison, EXPLAIN) for comparison in comparisons]
         prompts = [Prompt(hashlib.sha256(text.encode()).hexdigest(), text) for text in texts]
         try:
-            found = dict(self._engine.generate(prompts, SAMPLING, chat=self._engine.chat_template))
+            found = dict(self._engine.generate(prompts, self._sampling, chat=self._engine.chat_template))
         except AlignbenchError as error:
             raise ScorerGoneError(f"{self.name}: {error}; re-run the same command to resume") from error
         return [_verdict_of(*found[i]) for i in range(len(prompts))]

@@ -122,9 +122,10 @@ class LocalEngine:
     ) -> Iterator[tuple[int, tuple[Completion, ...]]]:
         """See `Engine.generate`. Prompts that do not fit the window are returned unscored."""
         tokenizer = self.encoder.tokenizer
+        sampling = self.encoder.expecting_thoughts(sampling, chat)
         decoding = Decoding(tokenizer, end_tokens(self.model, tokenizer), sampling, seed)
         texts, jobs = [prompt.text for prompt in prompts], list[Job]()
-        misfit = partial(self._misfit, new=sampling.max_tokens)
+        misfit = partial(self._misfit, new=sampling.most_tokens)
         for index, tokens in enumerate(self.encoder.prompts(texts, chat=chat, misfit=misfit)):
             if isinstance(tokens, str):
                 yield index, (Completion.failed(tokens),) * sampling.samples
@@ -137,7 +138,7 @@ class LocalEngine:
             self.packs = reason is None
             if reason:
                 self.notify(f"{reason}; generating for one prompt at a time instead of packed rows")
-        packed = [job for job in jobs if self.packs and len(job.tokens) + sampling.max_tokens <= self._span]
+        packed = [job for job in jobs if self.packs and len(job.tokens) + sampling.most_tokens <= self._span]
         if self.packs and len(packed) < len(jobs):
             self.notify(
                 f"generating sequences longer than the attention window of {self._span:.0f} tokens one prompt at a time"
