@@ -101,7 +101,7 @@ class Decoding:
             most -= begin
         if begin == len(tokens):
             return None if most > 0 else ("length", "")
-        return self._end(tokens[begin:], most, strip=thoughts.open)
+        return self._end(tokens[begin:] if begin else tokens, most, strip=thoughts.open)
 
     def completion(self, end: tuple[Finish, str], drawn: "Sequence[Drawn]", thoughts: Thoughts | None) -> Completion:
         """The completion of a continuation that ended."""
