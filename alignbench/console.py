@@ -44,7 +44,7 @@ def interval(low: float | None, high: float | None, form: str = ".3f") -> str:
 def csv_cell(value: object) -> object:
     """Text that a spreadsheet would evaluate as a formula gets an apostrophe."""
     if isinstance(value, str):
-        return "'" * value.startswith(("=", "+", "-", "@", "\t", "\r")) + printable(value)
+        return "'" * value.startswith(tuple("=+-@＝＋－＠\t\r")) + printable(value)
     return value
 
 

@@ -180,4 +180,4 @@ def test_the_version_and_the_tasks_with_direction_and_chance_are_printed():
     assert run("--version").stdout == f"alignbench {alignbench.__version__}\n"
     done = run("tasks")
     assert done.returncode == 0
-    assert re.search(r"^hellaswag\t1\t.*higher\t0\.25\t–$", done.stdout, re.MULTILINE)
+    assert re.search(r"^hellaswag\t2\t.*higher\t0\.25\t–$", done.stdout, re.MULTILINE)

@@ -205,8 +205,11 @@ def test_files_are_read_by_id_or_by_row_and_a_map_names_their_columns(tmp_path):
     assert found.documents == {"row 1": (Output("a", {"reward": {"reward": 1.0}}),), "row 2": (Output("b"),)}
     both = write_lines(tmp_path / "both.jsonl", [{"output": "theirs", "response": "ours"}])
     ours = write_lines(tmp_path / "ours.jsonl", [{"output": "ours"}])  # of several files, some need no map
-    for file in (both, ours):
-        assert read_system(file, columns={"response": "output"}).documents["row 1"][0].text == "ours"
+    for file, more in ((both, {"output": "theirs"}), (ours, {})):
+        found = read_system(file, columns={"response": "output"} | more)
+        assert found.documents["row 1"][0].text == "ours"
+    with pytest.raises(AlignbenchError, match=rf"^{both}:1: two columns would be named 'output'"):
+        read_system(both, columns={"response": "output"})
     with pytest.raises(AlignbenchError, match=rf"^{both}:1: no column 'answer'; there are output, response$"):
         read_system(both, columns={"answer": "outputs"})
     with pytest.raises(AlignbenchError, match="--map renames several of its columns"):

@@ -179,7 +179,7 @@ def asked_of(body):
     return body["messages"][0]["content"] if "messages" in body else body["prompt"]
 
 
-def connect_judge(standin, say=longer):
+def connect_judge(standin, say=longer, finish="stop"):
     """A judge on a server that answers a question with `say` of it."""
     answer = standin._answer
 
@@ -190,7 +190,7 @@ def connect_judge(standin, say=longer):
                 choice.pop("logprobs", None)
                 text = say(asked_of(body))
                 chat = {"message": {"role": "assistant", "content": text}}
-                choice |= {"finish_reason": "stop"} | (chat if "message" in choice else {"text": text})
+                choice |= {"finish_reason": finish} | (chat if "message" in choice else {"text": text})
         return status, reply
 
     standin._answer = instead
@@ -224,6 +224,13 @@ def test_an_answer_without_a_verdict_is_not_a_tie_and_not_requested_again(own, t
             assert str(error.value).isprintable()
         assert judge.score([WON]) == [verdict((1.0, 1.0))]
         assert len(standin.asked) == 4
+
+
+def test_the_verdict_of_an_answer_that_was_cut_does_not_count():
+    with StandIn() as standin:
+        judge = connect_judge(standin, finish="length")
+        with pytest.raises(ValueError, match="cut at 1024 tokens, so its verdict does not count"):
+            judge.score([WON])
 
 
 def test_an_endpoint_that_fails_ends_the_run_and_its_key_is_not_shown(monkeypatch):

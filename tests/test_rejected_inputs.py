@@ -85,4 +85,6 @@ def test_score_rescore_and_rank(tmp_path, case):
     write("labels.jsonl", [{**label, "output": "Well."}, {**label, "output": "Fine.", "model": "kind", "rank": 2}])
     for name, count in (("curt", 3), ("kind", 3), ("few", 2)):
         write(f"{name}.jsonl", [{"reply": "Well."}] * count)
+    (tmp_path / "twice.csv").write_text("reply,reply\nWell.,Fine.\n")
+    (tmp_path / "both.csv").write_text("reply,output\nWell.,Fine.\n")
     assert_one_line_error(run(*case["arguments"], cwd=tmp_path), *case["words"])

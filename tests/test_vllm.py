@@ -15,7 +15,7 @@ from alignbench.errors import AlignbenchError
 from alignbench.models.checkpoint import find_checkpoint, load_engine
 from alignbench.models.remote import vllm as engine_module
 from alignbench.models.remote.vllm import load_vllm, prompt_seed
-from alignbench.types.engine import Prompt, Request, Sampling
+from alignbench.types.engine import Prompt, Request, Sampling, Thinking
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -209,3 +209,16 @@ def test_what_vllm_cannot_load_is_reported_in_one_line(monkeypatch, folder, vllm
     monkeypatch.setitem(sys.modules, "vllm", vllm)
     with pytest.raises(AlignbenchError, match=rf"\A[^\n]*{message}[^\n]*\Z"):
         load_vllm(dataclasses.replace(find_checkpoint(str(folder)), **changes), dtype=dtype)
+
+
+def test_thoughts_are_apart_and_a_stop_string_does_not_end_them(engine, monkeypatch):
+    def spoil(output):
+        for choice in output.outputs:
+            choice.text = "<think>2\n+2</think>\n4\n5"
+
+    monkeypatch.setattr(LLM, "spoil", spoil)
+    sampling = Sampling(5, stop=("\n",), thinking=Thinking(limit=7, always=True))
+    ((_, (found,)),) = engine.generate([Prompt("a", "The doctor")], sampling)
+    assert (found.text, found.thoughts, found.finish, found.tokens) == ("4", "2\n+2", "stop", ())
+    params = engine.llm.calls[-1][1][0]
+    assert (params.max_tokens, params.stop) == (12, [])

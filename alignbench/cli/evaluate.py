@@ -28,6 +28,13 @@ def evaluate(
             "auto: chat where the model generates answers, if it has a template."
         ),
     ] = "auto",
+    template_kwargs: Annotated[
+        list[str] | None,
+        typer.Option(help="Variable of the chat template: NAME=VALUE, such as enable_thinking=false; repeatable."),
+    ] = None,
+    thinking: options.Thinking = "auto",
+    thinking_tags: options.ThinkingTags = options.TAGS,
+    thinking_tokens: options.ThinkingTokens = None,
     scorer: options.Scorers = None,
     scorer_path: options.ScorerPath = None,
     prompts: options.Prompts = None,
@@ -58,6 +65,8 @@ def evaluate(
         settings |= {"template": template, "prompts": prompts, "data_dir": data_dir, "engine": engine, "dtype": dtype}
         settings |= {"device": device, "token_budget": token_budget, "concurrency": concurrency}
         settings |= {"trust_remote_code": trust_remote_code, "scorers": options.scorer_specs(scorer, scorer_path)}
+        settings |= {"thinking": thinking, "thinking_tags": thinking_tags, "thinking_tokens": thinking_tokens}
+        settings["template_kwargs"] = options.template_kwargs_of(template_kwargs)
         runs = run(checkpoints, options.split_names(tasks), out, progress=progress, **settings)
     if is_first_process():
         show_results(runs, every, as_json)

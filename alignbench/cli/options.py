@@ -1,9 +1,11 @@
 """Options that several commands share, and how their values are parsed."""
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+import yaml
 
 from alignbench.errors import AlignbenchError
 
@@ -33,6 +35,18 @@ Scorers = Annotated[
 ]
 Seed = Annotated[int, typer.Option(help="Seed of sampled documents, examples, orders of choices, and generation.")]
 Shots = Annotated[int | None, typer.Option(help="Examples before every prompt, for tasks that support them.")]
+Thinking = Annotated[
+    str,
+    typer.Option(
+        help="Thoughts of a model: strip takes them out of the answer, keep leaves them in; auto: strip where the chat "
+        "template or the output has such a block."
+    ),
+]
+ThinkingTags = Annotated[str, typer.Option(help="START,END of a block of thoughts.")]
+ThinkingTokens = Annotated[
+    int | None, typer.Option(help="Limit of the thoughts, besides that of the answer; default: 4096.", metavar="N")
+]
+TAGS = "<think>,</think>"
 
 
 def all_metrics(metrics: str) -> bool:
@@ -57,6 +71,21 @@ def scorer_specs(specs: list[str] | None, path: str | None) -> list[str]:
             f"--scorer-path requires exactly one --scorer, not {len(specs)}; write KIND=NAME:PATH for each"
         )
     return [f"{specs[0]}:{path}"]
+
+
+def template_kwargs_of(specs: list[str] | None) -> dict[str, Any]:
+    """Parse --template-kwargs NAME=VALUE, repeated. A value is YAML: false, 3, text, {a: 1}."""
+    found: dict[str, Any] = {}
+    for spec in specs or []:
+        name, _, value = spec.partition("=")
+        try:
+            found[name] = yaml.safe_load(value)
+            json.dumps(found[name], allow_nan=False)
+        except (yaml.YAMLError, TypeError, ValueError, RecursionError):
+            name = ""
+        if not name.isidentifier() or not value:
+            raise AlignbenchError(f"--template-kwargs {spec}: write NAME=VALUE, such as enable_thinking=false")
+    return found
 
 
 def columns_of(specs: list[str] | None) -> dict[str, str]:

@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from alignbench.cli.format import estimate_cells
-from alignbench.cli.options import AsJson, Columns, DataDir, InOrder, Out, Prompts, columns_of
+from alignbench.cli.options import (
+    TAGS,
+    AsJson,
+    Columns,
+    DataDir,
+    InOrder,
+    Out,
+    Prompts,
+    Thinking,
+    ThinkingTags,
+    columns_of,
+)
 from alignbench.console import number, print_table, printable, write_csv
 from alignbench.progress import for_terminal
 
@@ -36,16 +47,25 @@ def rank(
     prompts: Prompts = None,
     data_dir: DataDir = None,
     device: Annotated[str, typer.Option(help="Device of the judge: auto, cpu, cuda, …")] = "cpu",
+    thinking: Thinking = "auto",
+    thinking_tags: ThinkingTags = TAGS,
     csv: Annotated[Path | None, typer.Option(help="Also write the standings to this file.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Rank systems: a judge compares every pair; Bradley–Terry strengths with intervals over prompts."""
     from alignbench.evaluation.rank import find_systems, rank_systems
+    from alignbench.evaluation.thinking import find_thinking
     from alignbench.evaluation.win_rate import choose_judge
 
-    settings = {"columns": columns_of(columns), "in_order": in_order, "prompts": prompts, "data_dir": data_dir}
+    settings: dict[str, Any] = {
+        "columns": columns_of(columns),
+        "in_order": in_order,
+        "prompts": prompts,
+        "data_dir": data_dir,
+    }
     with for_terminal() as progress:
-        judge = choose_judge(scorer, device)
+        settings |= {"thinking": thinking, "thinking_tags": thinking_tags}
+        judge = choose_judge(scorer, device, find_thinking(thinking, thinking_tags))
         found = find_systems(systems, out, progress=progress, **settings)
         table = rank_systems(found, judge, baseline=baseline, progress=progress)
     if as_json:

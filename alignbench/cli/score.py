@@ -30,6 +30,8 @@ def score(
     prompts: options.Prompts = None,
     data_dir: options.DataDir = None,
     device: options.Device = "cpu",
+    thinking: options.Thinking = "auto",
+    thinking_tags: options.ThinkingTags = options.TAGS,
     metrics: options.Metrics = "headline",
     as_json: options.AsJson = False,
 ) -> None:
@@ -44,6 +46,7 @@ def score(
         settings: dict[str, Any] = {"name": name, "columns": options.columns_of(columns), "in_order": in_order}
         settings |= {"scorers": options.scorer_specs(scorer, scorer_path), "limit": limit, "shots": shots, "seed": seed}
         settings |= {"prompts": prompts, "data_dir": data_dir, "device": device, "progress": progress}
+        settings |= {"thinking": thinking, "thinking_tags": thinking_tags}
         if baseline is not None:
             run = judge_files(file, baseline, out, **settings)
         else:

@@ -51,14 +51,18 @@ class SourceRow:
         raise ValueError(f"no field {' or '.join(names)} (found: {', '.join(self.fields) or 'nothing'})")
 
     def renamed(self, columns: Mapping[str, str]) -> "SourceRow":
-        """The row with renamed columns (the file's name -> ours); another column with such a name is dropped.
+        """The row with renamed columns (the file's name -> ours).
 
-        Raises AlignbenchError for a column that the row does not have.
+        Raises AlignbenchError for a column that the row does not have, and if two columns would have the same name.
         """
         if missing := [name for name in columns if name not in self.fields]:
             raise AlignbenchError(f"{self.where}: no column {missing[0]!r}; there are {', '.join(self.fields)}")
-        kept = {name: value for name, value in self.fields.items() if name in columns or name not in columns.values()}
-        return replace(self, fields={columns.get(name, name): value for name, value in kept.items()})
+        fields: dict[str, Any] = {}
+        for name, value in self.fields.items():
+            if (ours := columns.get(name, name)) in fields:
+                raise AlignbenchError(f"{self.where}: two columns would be named {ours!r}; map one to another name")
+            fields[ours] = value
+        return replace(self, fields=fields)
 
     def text(self, name: str) -> str:
         return checked_text(self.field(name), name)

@@ -3,6 +3,7 @@
 import gzip
 import math
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
@@ -22,11 +23,12 @@ Integers = NDArray[np.int64]
 
 def words(text: str) -> list[str]:
     """Runs of letters, digits and underscores in lower case (in Chinese many words); any other mark is a word."""
-    return [found.group().lower() for found in _WORD.finditer(text)]
+    return [found.group().lower() for found in _WORD.finditer(unicodedata.normalize("NFC", text))]
 
 
 def cut(text: str, n: int) -> str:
-    """The text up to its n-th word, in its own spelling; the whole text if it has no more than n."""
+    """The text (NFC) up to its n-th word, in its own spelling; the whole text if it has no more than n."""
+    text = unicodedata.normalize("NFC", text)
     found = list(islice(_WORD.finditer(text), n + 1))
     return text if len(found) <= n and n else text[: found[n - 1].end() if n else 0]
 

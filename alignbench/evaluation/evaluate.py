@@ -4,7 +4,7 @@
 then goes model by model and task by task. What an earlier run has computed is read from its folder.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ import numpy as np
 from alignbench.errors import AlignbenchError
 from alignbench.evaluation.pipeline import Job, run_task
 from alignbench.evaluation.sources import LazyEngine, ModelSource
+from alignbench.evaluation.thinking import TAGS, find_thinking
 from alignbench.evaluation.win_rate import ANSWERS, WIN_RATE, find_answers, find_judge, judge_all, with_verdicts
 from alignbench.models.model import Model, find_model
 from alignbench.progress import Progress
@@ -22,6 +23,7 @@ from alignbench.runs.folder import open_run
 from alignbench.scorers.choose import choose_scorers
 from alignbench.shards import Shard, find_shard
 from alignbench.tasks import find_task
+from alignbench.types.engine import Thinking
 from alignbench.types.result import RunResult
 from alignbench.types.task import Options, TaskData
 
@@ -38,6 +40,10 @@ def evaluate(
     shots: int | None = None,
     seed: int = 0,
     template: str = "auto",
+    template_kwargs: Mapping[str, Any] | None = None,
+    thinking: str = "auto",
+    thinking_tags: str = TAGS,
+    thinking_tokens: int | None = None,
     scorers: Sequence[str] = (),
     prompts: str | Path | None = None,
     data_dir: str | Path | None = None,
@@ -57,6 +63,10 @@ def evaluate(
     shots: examples before every prompt, for the tasks that take them
     template: "chat" makes each prompt a message in the model's chat template, "none" leaves it plain; "auto" is "chat"
         where the model generates answers, if it has a template
+    template_kwargs: variables of the chat template, such as {"enable_thinking": False}
+    thinking: "strip" takes the block of thoughts out of each output, "keep" leaves it in; "auto" is "strip" where the
+        chat template or an output has such a block
+    thinking_tags: start and end of the block, "START,END"; thinking_tokens: its limit, apart from the answer's
     scorers: `kind=name[:path]`, such as "toxicity=alt-profanity-check", instead of the default of that kind
     prompts: file of prompts instead of a task's own, for the tasks that take them
     engine: "local" or "vllm"
@@ -74,21 +84,30 @@ def evaluate(
     shard = find_shard(device)
     # only one of several processes reports
     progress = progress if progress is not None and shard.is_main else Progress()
-    judge = find_judge(tasks, baseline, scorers, device)
+    thoughts = find_thinking(thinking, thinking_tags, thinking_tokens)
+    judge = find_judge(tasks, baseline, scorers, device, thoughts)
     # a win rate compares the answers of all models with those of the baseline
     names = [ANSWERS if name == WIN_RATE else name for name in tasks]
     others = [spec for spec in scorers if judge is None or not spec.startswith("preference=")]
     options = Options.of(data_dir, shots, seed, prompts)
     jobs = prepare(names, options, limit=limit, scorers=others, device=device)
     settings: dict[str, Any] = {"engine": engine, "dtype": dtype, "device": device, "token_budget": token_budget}
-    settings |= {"concurrency": concurrency, "trust_remote_code": trust_remote_code}
+    settings |= {"concurrency": concurrency, "trust_remote_code": trust_remote_code, "template_kwargs": template_kwargs}
     models = [
         find_model(spec, shard=shard, notify=progress.say, **settings)
         for spec in (*checkpoints, *([baseline] if baseline is not None else []))
     ]
     for model in models:
         _check(model, jobs, template)
-    evaluate_model = partial(_evaluate_model, out=Path(out), template=template, shard=shard, progress=progress)
+    evaluate_model = partial(
+        _evaluate_model,
+        out=Path(out),
+        template=template,
+        template_kwargs=template_kwargs,
+        thinking=thoughts,
+        shard=shard,
+        progress=progress,
+    )
     if judge is None:
         return [evaluate_model(model, jobs) for model in models]
     reference = evaluate_model(models.pop(), [job for job in jobs if job.task.name == ANSWERS])
@@ -162,7 +181,14 @@ def _check(model: Model, jobs: Sequence[Job], template: str) -> None:
 
 
 def _evaluate_model(
-    model: Model, jobs: Sequence[Job], out: Path, template: str, shard: Shard, progress: Progress
+    model: Model,
+    jobs: Sequence[Job],
+    out: Path,
+    template: str,
+    shard: Shard,
+    progress: Progress,
+    template_kwargs: Mapping[str, Any] | None = None,
+    thinking: Thinking | None = None,
 ) -> RunResult:
     results, folders = [], []
     with open_run(out, model.name, model.identity, shard) as run:
@@ -170,8 +196,8 @@ def _evaluate_model(
         for job in jobs:
             plain = job.task.generation is None or job.task.generation.plain
             chat = template == "chat" or (template == "auto" and model.chat_template and not plain)
-            source = ModelSource(engine, job.data.prefix, job.seed, chat)
-            identity = job.identity(chat)
+            source = ModelSource(engine, job.data.prefix, job.seed, chat, thinking)
+            identity = job.identity(chat, thinking, template_kwargs)
             result, folder = run_task(source, run, job.task, job.data.documents, job.scorers, identity, progress)
             results.append(result)
             folders.append(folder.path.name)

@@ -16,6 +16,7 @@ from alignbench.provenance import environment, versions
 from alignbench.runs.folder import RecordOffset, RunFolder, TaskFolder, digest
 from alignbench.runs.summary import summarise
 from alignbench.scorers.choose import embedder_of
+from alignbench.types.engine import Thinking
 from alignbench.types.record import Document, Record
 from alignbench.types.result import TaskResult
 from alignbench.types.scorer import Embedder, Scorer, ScorerIdentity
@@ -32,7 +33,9 @@ class Job:
     seed: int
     scorers: tuple[Scorer, ...] = ()
 
-    def identity(self, chat: bool) -> dict[str, Any]:
+    def identity(
+        self, chat: bool, thinking: Thinking | None = None, template_kwargs: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
         """All that the numbers depend on besides the model; the documents' hash covers data, prompts and seed."""
         identity = {
             "task": self.task.name,
@@ -46,12 +49,15 @@ class Job:
             "documents_sha256": digest({"documents": [asdict(d) for d in self.data.documents]}),
             "template": "chat" if chat else "none",
         }
+        if chat and template_kwargs:
+            identity["template_kwargs"] = dict(template_kwargs)
         if self.task.generation is None:
             return identity | {"window": WINDOW}
         sampling = asdict(self.task.generation.sampling)
-        del sampling["top_entropies"]  # no continuation depends on it
+        del sampling["top_entropies"], sampling["thinking"]  # no continuation depends on the first
         return identity | {
             "sampling": sampling,
+            "thinking": thinking and asdict(thinking),
             "scorers": [asdict(ScorerIdentity.of(scorer)) for scorer in self.scorers],
             "judged_with": versions(),
         }

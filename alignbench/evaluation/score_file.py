@@ -17,6 +17,7 @@ from alignbench.errors import AlignbenchError
 from alignbench.evaluation.evaluate import prepare
 from alignbench.evaluation.pipeline import Job, run_task
 from alignbench.evaluation.sources import SavedOutputs
+from alignbench.evaluation.thinking import TAGS, find_thinking
 from alignbench.evaluation.win_rate import ANSWERS, choose_judge, find_answers, judge
 from alignbench.progress import Progress
 from alignbench.provenance import environment
@@ -24,7 +25,7 @@ from alignbench.runs.folder import open_run
 from alignbench.scorers.choose import choose_scorers
 from alignbench.shards import require_single_process
 from alignbench.tasks.outputs import OUTPUTS
-from alignbench.types.engine import Completion
+from alignbench.types.engine import Completion, Thinking
 from alignbench.types.record import Document, Record
 from alignbench.types.result import RunResult
 from alignbench.types.task import Options, TaskData
@@ -45,6 +46,8 @@ def score_file(
     prompts: str | Path | None = None,
     data_dir: str | Path | None = None,
     device: str = "cpu",
+    thinking: str = "auto",
+    thinking_tags: str = TAGS,
     progress: Progress | None = None,
 ) -> RunResult:
     """Score the outputs in a file.
@@ -55,10 +58,12 @@ def score_file(
     columns: the file's name of a column -> our name, such as "response" -> "output"
     in_order: the rows are the task's documents in its order; they need no ids
     prompts: file of prompts instead of the task's own
+    thinking, thinking_tags: as in `evaluate`
     Raises AlignbenchError, naming file and line, for rows that cannot be read, unknown ids and repeated ids.
     """
     file, progress = Path(file), progress or Progress()
     name = name or file.stem
+    thoughts = find_thinking(thinking, thinking_tags)
     require_single_process("score")
     if task is None and (limit is not None or shots is not None):
         raise AlignbenchError("--limit and --shots need --task: they select a benchmark's documents and prompts")
@@ -87,12 +92,12 @@ def score_file(
             )
         pairs = zip(rows, job.data.documents, strict=True)
         rows = [replace(row, fields=row.fields | {"id": document.id}) for row, document in pairs]
-    completions = _completions(rows, job, known, by_id=task is not None)
+    completions = _completions(rows, job, known, thoughts, by_id=task is not None)
     model: dict[str, Any] = {"model": {"name": name, "outputs": file.name, "outputs_sha256": sha256_of(file)}}
     if columns or in_order:  # the same bytes, read differently
         model["read"] = {"columns": dict(columns or {}), "in_order": in_order}
     # how the outputs were generated is not known
-    identity = job.identity(chat=False) | {"template": None, "sampling": None, "prefix": None}
+    identity = job.identity(False, thoughts) | {"template": None, "sampling": None, "prefix": None}
     source = SavedOutputs(name, lambda own: Record.generated(own, completions[own.id]), file=file.name)
     with open_run(Path(out), name, model) as run:
         run.describe({**model, "environment": environment()})
@@ -105,7 +110,8 @@ def judge_files(
 ) -> RunResult:
     """The win rate of a file's outputs against another's, for the same prompts (see `score_file`)."""
     progress = settings.get("progress") or Progress()
-    scorer = choose_judge(scorers, settings.get("device", "cpu"))
+    thoughts = find_thinking(settings.get("thinking", "auto"), settings.get("thinking_tags", TAGS))
+    scorer = choose_judge(scorers, settings.get("device", "cpu"), thoughts)
     other = score_file(baseline, out, task=ANSWERS, **settings | {"name": None})
     own = score_file(file, out, task=ANSWERS, **settings)
     verdicts = judge(
@@ -127,7 +133,7 @@ def row_id(row: SourceRow, number: int, *, required: bool) -> str:
 
 
 def _completions(
-    rows: Sequence[SourceRow], job: Job, known: Collection[str], by_id: bool
+    rows: Sequence[SourceRow], job: Job, known: Collection[str], thinking: Thinking | None, by_id: bool
 ) -> dict[str, list[Completion]]:
     """Document -> its outputs.
 
@@ -141,7 +147,8 @@ def _completions(
             raise AlignbenchError(f"{row.where}: id {identifier!r} is not a document of {job.task.name}")
         texts = output_texts(row)
         if identifier in wanted:
-            found.setdefault(identifier, []).extend(Completion(text, "end") for text in texts)
+            own = [Completion(text, "end") for text in texts]
+            found.setdefault(identifier, []).extend(map(thinking.apart, own) if thinking else own)
     assert job.task.generation is not None
     expected = job.task.generation.sampling.samples if by_id else None
     for identifier, completions in found.items():

@@ -1,6 +1,7 @@
 """Sources of records: a model, and outputs that exist already."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from alignbench.evaluation.scoring import WINDOW, choices_record
@@ -8,7 +9,7 @@ from alignbench.models.model import Model
 from alignbench.progress import Progress
 from alignbench.provenance import environment
 from alignbench.runs.folder import RecordOffset, RunFolder
-from alignbench.types.engine import Engine, Loglikelihood, Prompt, Request
+from alignbench.types.engine import Engine, Loglikelihood, Prompt, Request, Thinking
 from alignbench.types.record import Document, Record
 from alignbench.types.task import Task
 
@@ -88,8 +89,12 @@ class ModelSource(Source):
 
     computes = True
 
-    def __init__(self, engine: LazyEngine, prefix: str, seed: int, chat: bool) -> None:
-        """prefix: the text before every prompt; seed: of what is sampled; chat: apply the chat template to prompts"""
+    def __init__(
+        self, engine: LazyEngine, prefix: str, seed: int, chat: bool, thinking: Thinking | None = None
+    ) -> None:
+        """prefix: the text before every prompt; seed: of what is sampled; chat: apply the chat template to prompts;
+        thinking: how thoughts are told apart from answers, None if they are not"""
+        self.thinking = thinking
         self.name, self.engine, self.prefix, self.seed, self.chat = engine.model.name, engine, prefix, seed, chat
 
     def begin(self) -> None:
@@ -109,7 +114,7 @@ class ModelSource(Source):
         absent = [document for document in documents if document.id in missing]
         if absent:
             prompts = [Prompt(f"{task.name}/{document.id}", self.prefix + document.prompt) for document in absent]
-            sampling = task.generation.sampling
+            sampling = replace(task.generation.sampling, thinking=self.thinking)
             for index, completions in engine.generate(prompts, sampling, seed=self.seed, chat=self.chat):
                 yield Record.generated(absent[index], completions)
 

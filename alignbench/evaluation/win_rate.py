@@ -18,6 +18,7 @@ from alignbench.runs.folder import RunFolder, TaskFolder, digest, lock_run
 from alignbench.scorers.choose import by_kind
 from alignbench.shards import Shard
 from alignbench.tasks import find_task
+from alignbench.types.engine import THINKING, Thinking
 from alignbench.types.record import Record
 from alignbench.types.result import RunResult, TaskResult
 from alignbench.types.scorer import Scorer, ScorerIdentity
@@ -172,7 +173,13 @@ def trained_against(description: Mapping[str, Any], judge: Scorer) -> bool:
     return getattr(judge, "weights_sha256", None) in training.get("rewards", ())
 
 
-def find_judge(tasks: Sequence[str], baseline: str | None, scorers: Sequence[str], device: str) -> Scorer | None:
+def find_judge(
+    tasks: Sequence[str],
+    baseline: str | None,
+    scorers: Sequence[str],
+    device: str,
+    thinking: Thinking | None = THINKING,
+) -> Scorer | None:
     """The judge of an evaluation with the task win_rate; None without that task. Raises AlignbenchError if a baseline
     or a judge is missing or has no use."""
     if WIN_RATE not in tasks and baseline is not None:
@@ -181,10 +188,10 @@ def find_judge(tasks: Sequence[str], baseline: str | None, scorers: Sequence[str
         return None
     if baseline is None:
         raise AlignbenchError(f"task {WIN_RATE}: name the model to compare with, as --baseline CHECKPOINT")
-    return choose_judge([spec for spec in scorers if spec.startswith("preference=")], device)
+    return choose_judge([spec for spec in scorers if spec.startswith("preference=")], device, thinking)
 
 
-def choose_judge(specs: Sequence[str], device: str) -> Scorer:
+def choose_judge(specs: Sequence[str], device: str, thinking: Thinking | None = THINKING) -> Scorer:
     """The scorer of kind "preference" that one of the `kind=name:path` specs names. Raises AlignbenchError if there is
     none, and for scorers of other kinds, which would not be used."""
     from alignbench.scorers import find_scorer
@@ -197,4 +204,4 @@ def choose_judge(specs: Sequence[str], device: str) -> Scorer:
         )
     if others := [spec for kind, spec in named.items() if kind != "preference"]:
         raise AlignbenchError(f"scorer {others[0]!r}: a win rate uses only a scorer of kind preference")
-    return find_scorer(named["preference"], device=device)
+    return find_scorer(named["preference"], device=device, thinking=thinking)

@@ -84,9 +84,11 @@ class CorpusBleu(TextMetric):
     def combine(self, pairs: list[tuple[str, list[str]]]) -> dict[str, Any]:
         counts = {len(right) for _, right in pairs}
         number = counts.pop() if len(counts) == 1 else "var"
+        counted = [bleu.bleu_statistics(*pair) for pair in pairs]
+        short = bleu.is_short(counted)
         return {
-            "bleu": bleu.corpus_bleu([bleu.bleu_statistics(*pair) for pair in pairs]),
-            "bleu_signature": bleu.bleu_signature(number),
+            "bleu": bleu.corpus_bleu(counted, short),
+            "bleu_signature": bleu.bleu_signature(number, short),
             "chrf": bleu.corpus_chrf([bleu.chrf_statistics(*pair) for pair in pairs]),
             "chrf_signature": bleu.chrf_signature(number),
         }

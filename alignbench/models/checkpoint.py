@@ -7,7 +7,7 @@ import importlib.util
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -165,6 +165,7 @@ def load_engine(
     device: str,
     token_budget: int | None = None,
     notify: Callable[[str], None] | None = None,
+    template_kwargs: Mapping[str, Any] | None = None,
 ) -> LocalEngine:
     """Load model and tokenizer. Raises AlignbenchError if transformers cannot load them or weights are missing."""
     import torch
@@ -194,7 +195,8 @@ def load_engine(
     if missing:
         raise CheckpointError(checkpoint.name, f"{len(missing)} weights are not in its files (first: {missing[0]})")
     use_onednn(model)
-    return LocalEngine(model, Encoder(tokenizer), checkpoint.window, token_budget or 0, notify or (lambda _: None))
+    encoder = Encoder(tokenizer, template_kwargs or {})
+    return LocalEngine(model, encoder, checkpoint.window, token_budget or 0, notify or (lambda _: None))
 
 
 def load_weights(checkpoint: Checkpoint, auto_class: Any, **options: Any) -> tuple[Any, list[str]]:

@@ -1,8 +1,9 @@
 """Text to token ids as in lm-evaluation-harness 0.4, so that log-probabilities are comparable with its own."""
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, reduce
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from alignbench.errors import AlignbenchError
 from alignbench.models.template import DATE, end_of_turn, prints_date, render
-from alignbench.types.engine import Request
+from alignbench.types.engine import Request, Sampling
 
 Tokens = NDArray[np.int32]
 Misfit = Callable[[Tokens], str | None]  # the reason why a model cannot read these tokens
@@ -38,7 +39,11 @@ class Encoder:
     continuation follows. end_of_turn: the token that ends an assistant's turn in the chat template, if there is one
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, template_kwargs: Mapping[str, Any] = MappingProxyType({})
+    ) -> None:
+        """template_kwargs: variables of the chat template"""
+        self.template_kwargs = template_kwargs
         start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
         self.tokenizer = tokenizer
         self.start = None if start is None else np.array([start], np.int32)
@@ -120,7 +125,8 @@ class Encoder:
             raise AlignbenchError("the tokenizer has no chat template; use --template none")
         try:
             messages = ([{"role": "user", "content": text}] for text in texts)
-            return [render(self.tokenizer, message, add_generation_prompt=True) for message in messages]
+            options = {**self.template_kwargs, "add_generation_prompt": True}
+            return [render(self.tokenizer, message, **options) for message in messages]
         except ValueError as error:
             raise AlignbenchError(f"chat template: it does not support a single user message ({error})") from error
 
@@ -130,6 +136,18 @@ class Encoder:
         alone, added = (self.tokenizer("a", add_special_tokens=special)["input_ids"] for special in (False, True))
         starts = (at for at in range(len(added)) if added[at : at + len(alone)] == alone)
         return len(added) - len(alone) - next(starts, len(added) - len(alone))
+
+    def expecting_thoughts(self, sampling: Sampling, chat: bool) -> Sampling:
+        """The sampling parameters for prompts that may end within a block of thoughts. Where nothing says that the
+        model thinks, the limit of its thoughts is that of the answer."""
+        if (thinking := sampling.thinking) is None:
+            return sampling
+        expected, opened = thinking.always, False
+        if chat and self.tokenizer.chat_template:
+            template, before = str(self.tokenizer.chat_template), self._in_template(["?"])[0].rpartition("?")[2]
+            expected |= thinking.start in template or thinking.end in template
+            opened = before.rfind(thinking.start) > before.rfind(thinking.end)
+        return replace(sampling, thinking=replace(thinking, limit=thinking.limit if expected else 0, opened=opened))
 
     def _encode(self, texts: Iterable[str], special_tokens: bool = True) -> dict[str, Tokens]:
         """Token ids of each distinct text. A text that spells out the start token does not get a second one; no special

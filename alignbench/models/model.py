@@ -46,6 +46,7 @@ def find_model(
     token_budget: int | None = None,
     concurrency: int = 8,
     trust_remote_code: bool = False,
+    template_kwargs: Mapping[str, Any] | None = None,
     shard: Shard = SINGLE_PROCESS,
     notify: Callable[[str], None] | None = None,
 ) -> Model:
@@ -54,7 +55,7 @@ def find_model(
     if spec.startswith(("http://", "https://")):
         from alignbench.models.remote.endpoint import connect
 
-        endpoint = connect(spec, concurrency=concurrency, notify=notify)
+        endpoint = connect(spec, concurrency=concurrency, template_kwargs=template_kwargs, notify=notify)
         identity = {"model": endpoint.identity(), "engine": {"kind": "endpoint"}}
         return Model(endpoint.name, identity, endpoint.chat_template, endpoint.scores, False, lambda: endpoint)
     if engine not in ENGINES:
@@ -78,9 +79,10 @@ def find_model(
         if engine == "vllm":
             from alignbench.models.remote.vllm import load_vllm
 
-            return load_vllm(checkpoint, dtype=chosen)
+            return load_vllm(checkpoint, dtype=chosen, template_kwargs=template_kwargs)
         own = f"cuda:{shard.local_rank}" if found == "cuda" and shard.world > 1 else found
-        return load_engine(checkpoint, dtype=chosen, device=own, token_budget=token_budget, notify=notify)
+        more: dict[str, Any] = {"notify": notify, "template_kwargs": template_kwargs}
+        return load_engine(checkpoint, dtype=chosen, device=own, token_budget=token_budget, **more)
 
     fields = asdict(checkpoint)
     identity = {"model": {name: fields[name] for name in fields if name not in NOT_IDENTITY}, "engine": settings}

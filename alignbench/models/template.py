@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime, tzinfo
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from transformers.utils import chat_template_utils
 
@@ -27,17 +27,16 @@ class FixedClock(datetime):
         return cls.fromisoformat(DATE)
 
 
-def render(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, str]], *, add_generation_prompt: bool
-) -> str:
-    """The text of these messages, with all special tokens. Raises ValueError with the reason if the template fails."""
+def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, str]], **variables: Any) -> str:
+    """The text of these messages, with all special tokens. variables: of the template, and add_generation_prompt
+
+    Raises ValueError with the reason if the template fails.
+    """
     if prints_date(tokenizer):  # transformers passes no function to a template, and reads the clock by this name
         setattr(chat_template_utils, "datetime", FixedClock)  # noqa: B010
     try:
         with time_limit(SECONDS):
-            text = tokenizer.apply_chat_template(
-                list(map(dict, messages)), tokenize=False, add_generation_prompt=add_generation_prompt
-            )
+            text = tokenizer.apply_chat_template(list(map(dict, messages)), **{**variables, "tokenize": False})
         return str(text)
     except TimeoutError as error:
         raise ValueError(f"it takes more than {SECONDS:g} s") from error

@@ -1,9 +1,10 @@
 """BLEU and chrF from sacrebleu (Post 2018, arXiv 1804.08771; Popović 2015, W15-3049).
 
 Both are functions of counts that add up over sentences. A record keeps its document's counts, a corpus's score is that
-of their sum, and the bootstrap resamples counts.
+of their sum, and the bootstrap resamples counts. Texts are compared in NFC.
 """
 
+import unicodedata
 from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.metadata import version
@@ -17,9 +18,10 @@ Statistics = Sequence[Sequence[float]]  # the counts of each sentence
 _BLOCK = 100  # resamples at once: the weights of 10,000 documents take less than 10 MB
 
 
-def bleu_signature(references: int | str = 1) -> str:
-    """sacrebleu's signature of `corpus_bleu`. references: number per sentence, or "var"."""
-    return f"nrefs:{references}|case:mixed|eff:no|tok:13a|smooth:exp|version:{version('sacrebleu')}"
+def bleu_signature(references: int | str = 1, short: bool = False) -> str:
+    """sacrebleu's signature of `corpus_bleu`. references: number per sentence, or "var"; short: see `is_short`."""
+    orders = f"eff:{'yes' if short else 'no'}"
+    return f"nrefs:{references}|case:mixed|{orders}|tok:13a|smooth:exp|version:{version('sacrebleu')}"
 
 
 def chrf_signature(references: int | str = 1) -> str:
@@ -34,21 +36,34 @@ def bleu_statistics(hypothesis: str, references: Sequence[str]) -> list[float]:
     """A sentence's ten counts: n-grams in a reference (n = 1..4), n-grams (n = 1..4), words, and the words of the
     reference nearest in length."""
     # effective_order affects the sentence's own score only; without it and force there is a warning per sentence
-    score = _metric("BLEU", effective_order=True, force=True).sentence_score(hypothesis, list(references))
+    metric = _metric("BLEU", effective_order=True, force=True)
+    score = metric.sentence_score(_composed(hypothesis), list(map(_composed, references)))
     return [float(count) for count in (*score.counts, *score.totals, score.sys_len, score.ref_len)]
 
 
-def corpus_bleu(statistics: Statistics) -> float:
-    """BLEU of a corpus, 0..100, from the `bleu_statistics` of its sentences, shape (n, 10)."""
+def is_short(statistics: Statistics) -> bool:
+    """True if no sentence has four words, from `bleu_statistics`. Its BLEU of four orders is 0, right or wrong."""
+    return not any(row[7] for row in statistics)
+
+
+def corpus_bleu(statistics: Statistics, short: bool = False) -> float:
+    """BLEU of a corpus, 0..100, from the `bleu_statistics` of its sentences, shape (n, 10).
+
+    short: for a corpus that `is_short`: of the orders that its sentences are long enough for (sacrebleu's effective
+        order)
+    """
     total = _sum(statistics)
-    return _percent(_metric("BLEU").compute_bleu(total[:4], total[4:8], *total[8:], smooth_method="exp"))
+    orders = {"smooth_method": "exp", "effective_order": short}
+    return _percent(_metric("BLEU").compute_bleu(total[:4], total[4:8], *total[8:], **orders))
 
 
 def chrf_statistics(hypothesis: str, references: Sequence[str]) -> list[float]:
     """A sentence's eighteen counts: for n = 1..6 its character n-grams, the reference's, and the common ones; for the
     reference with the best score."""
     # sacrebleu's bootstrap uses this method; there is no public one
-    counts = _metric("CHRF")._extract_corpus_statistics([hypothesis], [[reference] for reference in references])
+    counts = _metric("CHRF")._extract_corpus_statistics(
+        [_composed(hypothesis)], [[_composed(reference)] for reference in references]
+    )
     return [float(count) for count in counts[0]]
 
 
@@ -60,7 +75,8 @@ def corpus_chrf(statistics: Statistics) -> float:
 def sentence_bleu(hypothesis: str, reference: str) -> float:
     """BLEU of one answer against one reference, 0..100, as in TruthfulQA: international tokenisation, exponential
     smoothing, all four orders (Lin et al. 2022, arXiv 2109.07958; the authors' metrics.py)."""
-    return _percent(_metric("BLEU", tokenize="intl", force=True).corpus_score([hypothesis], [[reference]]))
+    metric = _metric("BLEU", tokenize="intl", force=True)
+    return _percent(metric.corpus_score([_composed(hypothesis)], [[_composed(reference)]]))
 
 
 def corpus_interval(
@@ -84,6 +100,10 @@ def corpus_interval(
         scores += [corpus_function([row]) for row in (drawn @ counts).tolist()]
     low, high = np.quantile(scores, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return Estimate(value, float(np.std(scores, ddof=1)), float(low), float(high), n, n)
+
+
+def _composed(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
 
 
 def _percent(score: Any) -> float:

@@ -2,12 +2,13 @@
 section 5; the official rules are those of allennlp's drop_eval)."""
 
 import re
+import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from alignbench.scorers.squad import ARTICLES, NO_PUNCTUATION
+from alignbench.scorers.squad import ARTICLES, NO_PUNCTUATION, comparable
 
 
 def normalise(text: str) -> str:
@@ -16,7 +17,7 @@ def normalise(text: str) -> str:
     Punctuation is removed from a word unless the word is a number already: "1,000" and "$1000" are 1000.0, 1.5 is
     kept, and "-5" is 5.0, since the hyphen separates.
     """
-    words = (_normalise_word(word) for word in re.split("[ -]", text.lower()))
+    words = (_normalise_word(word) for word in re.split("[ -]", unicodedata.normalize("NFC", text).lower()))
     return " ".join(word for word in words if word)
 
 
@@ -26,14 +27,15 @@ def scores(prediction: str | Sequence[str], references: Sequence[str | Sequence[
     prediction: an answer, or its spans; references: right answers, each a string or its spans. A reference whose first
     span is blank is ignored; both scores are 0 if none is left.
 
-    Spans are aligned one to one to maximise F1. The F1 of a pair is 0 if the reference has numbers and the prediction
-    has none of them. A document's F1 is rounded to two decimals, as in the official script.
+    Of a span of which normalisation leaves nothing ("A") articles and punctuation are kept, unlike in the official
+    script. Spans are aligned one to one to maximise F1. The F1 of a pair is 0 if the reference has numbers and the
+    prediction has none of them. A document's F1 is rounded to two decimals, as in the official script.
     """
-    spans = [normalise(span) for span in _spans(prediction)]
+    spans = [normalise(span) or comparable(span) for span in _spans(prediction)]
     best_match, best_f1 = 0.0, 0.0
     for reference in map(_spans, references):
         if reference and reference[0].strip():
-            gold = [normalise(span) for span in reference]
+            gold = [normalise(span) or comparable(span) for span in reference]
             best_match = max(best_match, float(set(spans) == set(gold) and len(spans) == len(gold)))
             best_f1 = max(best_f1, _aligned_f1(spans, gold))
     return best_match, best_f1

@@ -64,6 +64,7 @@ class Extractive:
 def flags(output: str, source: str) -> dict[str, float]:
     """rouge2_precision (0..1 or NaN), novel_numbers and novel_spans (counts), and flagged: 1 if there is any such
     number or name, else 0. An empty output is not flagged, so the answer rate must be read beside the rate."""
+    output, source = (unicodedata.normalize("NFC", text) for text in (output, source))
     numbers, spans = len(numbers_not_in(output, source)), len(spans_not_in(output, source))
     return {
         "rouge2_precision": rouge2_precision(output, source),

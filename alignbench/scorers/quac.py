@@ -34,7 +34,7 @@ def _vote(references: Sequence[str]) -> list[str]:
 
 
 def _single_f1(prediction: str, reference: str) -> float:
-    """As in SQuAD 1.1: 0 for two answers without words."""
+    """As in SQuAD 1.1: 0 for two empty answers."""
     if reference == NO_ANSWER:
         return float(prediction == NO_ANSWER)
-    return squad.word_f1(prediction, reference) if squad.normalise(prediction) else 0.0
+    return squad.word_f1(prediction, reference) if prediction.strip() else 0.0

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from alignbench.errors import AlignbenchError
+from alignbench.types.engine import THINKING, Thinking
 from alignbench.types.scorer import Scorer
 
 
@@ -58,8 +59,10 @@ SCORERS = [ScorerSpec(**row) for row in yaml.safe_load(Path(__file__).with_name(
 DEFAULTS = {row.kind: f"{row.kind}={row.name}" for row in SCORERS if row.default}
 
 
-def find_scorer(spec: str, *, device: str = "cpu", trust_remote_code: bool = False) -> Scorer:
-    """Load the scorer that `KIND=NAME` or `KIND=NAME:PATH` names.
+def find_scorer(
+    spec: str, *, device: str = "cpu", trust_remote_code: bool = False, thinking: Thinking | None = THINKING
+) -> Scorer:
+    """Load the scorer that `KIND=NAME` or `KIND=NAME:PATH` names. thinking: of a judge that generates its verdict
 
     Raises AlignbenchError for an unknown kind or name, and if its weights or its package are missing.
     """
@@ -71,7 +74,8 @@ def find_scorer(spec: str, *, device: str = "cpu", trust_remote_code: bool = Fal
     if row.requires and find_spec(row.requires[0]) is None:
         raise AlignbenchError(f"scorer {spec}: not installed; pip install '{row.requires[1]}'")
     factory = _resolve(row.factory)
-    given = {"kind": row.kind, "name": row.name, "path": path, "device": device, "trust_remote_code": trust_remote_code}
+    given: dict[str, Any] = {"kind": row.kind, "name": row.name, "path": path, "device": device}
+    given |= {"trust_remote_code": trust_remote_code, "thinking": thinking}
     scorer: Scorer = factory(**{key: given[key] for key in inspect.signature(factory).parameters if key in given})
     return scorer
 

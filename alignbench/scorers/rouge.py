@@ -2,12 +2,25 @@
 
 ROUGE-1.5.5 and the literature on summaries use Porter's stemmer. t5's evaluation (whose ROUGE TruthfulQA and lm-eval
 use) and Hugging Face's `rouge` metric do not. InstructGPT (arXiv 2203.02155) does not say.
+
+rouge-score drops all but ASCII letters and digits. Where most words of a text are of another script than Latin, the
+tokens are words of any script, and single characters in the scripts that do not separate words.
 """
 
+import unicodedata
 from functools import cache
 from typing import Any
 
+import regex
+
 from alignbench.scorers.sentences import sentences
+
+# written without spaces between words
+_UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
+# a letter with its marks (vowel signs), or a run of letters, marks and digits
+TOKEN = regex.compile(rf"[{_UNSPACED}]\p{{M}}*|[[\p{{L}}\p{{M}}\p{{N}}]--[{_UNSPACED}]]+", regex.VERSION1)
+LATIN_WORD = regex.compile(r"\p{Latin}+")
+OTHER_WORD = regex.compile(rf"[{_UNSPACED}]|[\p{{L}}--\p{{Latin}}--[{_UNSPACED}]]+", regex.VERSION1)
 
 
 def rouge(prediction: str, reference: str) -> dict[str, float]:
@@ -22,11 +35,26 @@ def truthfulqa_rouge(prediction: str, reference: str) -> dict[str, float]:
 
 
 def _score(prediction: str, reference: str, *, stemmer: bool) -> dict[str, float]:
-    return {name: float(score.fmeasure) for name, score in _scorer(stemmer).score(reference, prediction).items()}
+    prediction, reference = (unicodedata.normalize("NFC", text) for text in (prediction, reference))
+    scorer = _scorer(stemmer, any(map(_is_other_script, (prediction, reference))))
+    return {name: float(score.fmeasure) for name, score in scorer.score(reference, prediction).items()}
+
+
+class AnyScript:
+    """A tokenizer for rouge-score: words in lower case, and single characters of scripts without spaces."""
+
+    def tokenize(self, text: str) -> list[str]:
+        found: list[str] = TOKEN.findall(text.lower())
+        return found
+
+
+def _is_other_script(text: str) -> bool:
+    return not text.isascii() and len(OTHER_WORD.findall(text)) > len(LATIN_WORD.findall(text))
 
 
 @cache
-def _scorer(stemmer: bool) -> Any:
+def _scorer(stemmer: bool, other_script: bool) -> Any:
     from rouge_score.rouge_scorer import RougeScorer
 
-    return RougeScorer(["rouge1", "rouge2", "rougeL", "rougeLsum"], use_stemmer=stemmer)
+    tokenizer = AnyScript() if other_script else None
+    return RougeScorer(["rouge1", "rouge2", "rougeL", "rougeLsum"], use_stemmer=stemmer, tokenizer=tokenizer)

@@ -1,8 +1,9 @@
 """Exact match and F1 of a short answer, as in SQuAD 2.0's official script (Rajpurkar et al. 2018, arXiv 1806.03822;
-evaluate-v2.0.py)."""
+evaluate-v2.0.py), but for references such as "A", of which its normalisation leaves nothing."""
 
 import re
 import string
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
@@ -12,16 +13,24 @@ NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def normalise(text: str) -> str:
-    """Lower-case; remove ASCII punctuation, articles and repeated spaces."""
-    return " ".join(ARTICLES.sub(" ", text.lower().translate(NO_PUNCTUATION)).split())
+    """Compose letters with their accents (NFC), lower-case; remove ASCII punctuation, articles and repeated spaces."""
+    lowered = unicodedata.normalize("NFC", text).lower()
+    return " ".join(ARTICLES.sub(" ", lowered.translate(NO_PUNCTUATION)).split())
+
+
+def comparable(text: str) -> str:
+    """The text after normalisation. Where that leaves nothing, articles are kept ("A."), or punctuation too ("+")."""
+    lowered = unicodedata.normalize("NFC", text).lower()
+    return normalise(text) or " ".join((lowered.translate(NO_PUNCTUATION).strip() or lowered).split())
 
 
 def exact_match(prediction: str, references: Sequence[str]) -> float:
     """1 if the prediction equals one of the references after normalisation, else 0.
 
-    references: right answers; () or ("",) for a question without an answer, to which only an empty answer is right
+    references: right answers; () or ("",) for a question without an answer, to which only a prediction of which
+        normalisation leaves nothing is right
     """
-    return float(normalise(prediction) in _usable(references))
+    return float(any(_words(prediction, right) == _words(right, right) for right in _usable(references)))
 
 
 def f1(prediction: str, references: Sequence[str]) -> float:
@@ -31,7 +40,7 @@ def f1(prediction: str, references: Sequence[str]) -> float:
 
 def word_f1(prediction: str, reference: str) -> float:
     """F1 of the bags of normalised words, 0..1. If one is empty: 1 if both are, else 0."""
-    words, right = normalise(prediction).split(), normalise(reference).split()
+    words, right = _words(prediction, reference), _words(reference, reference)
     if not words or not right:
         return float(words == right)
     same = (Counter(words) & Counter(right)).total()
@@ -40,6 +49,10 @@ def word_f1(prediction: str, reference: str) -> float:
     return 2 * precision * recall / (precision + recall) if same else 0.0
 
 
+def _words(text: str, reference: str) -> list[str]:
+    return (comparable if reference.strip() else normalise)(text).split()
+
+
 def _usable(references: Sequence[str]) -> list[str]:
-    """The references after normalisation, without empty ones; [""] if none is left."""
-    return [normal for normal in map(normalise, references) if normal] or [""]
+    """The references that are not blank; [""] if none is left."""
+    return [reference for reference in references if reference.strip()] or [""]

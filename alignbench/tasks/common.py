@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from alignbench.data import Provenance, Row, load
 from alignbench.data.tables import SourceRow, checked_text, fingerprint, read_source
@@ -127,7 +127,13 @@ def prefix(instruction: str, examples: Iterable[str]) -> str:
 def score_label(document: Document, answers: Sequence[Loglikelihood]) -> dict[str, float]:
     """Classification: 1 if the right label has the highest mean log-probability per token."""
     means = [answer.logprob / answer.tokens for answer in answers]
-    return {"acc": float(np.argmax(means) == document.target["label"])}
+    return {"acc": share_of_best(means, document.target["label"])}
+
+
+def share_of_best(scores: ArrayLike, right: int) -> float:
+    """1 if choice `right` has the highest score, else 0; if k choices share it exactly, 1 / k, as if one were drawn."""
+    best = np.flatnonzero(np.asarray(scores) == np.max(scores))
+    return float(right in best) / len(best)
 
 
 def equivalence_classes(outputs: Sequence[Output]) -> list[float] | None:

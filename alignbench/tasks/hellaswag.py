@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 
 from alignbench.data import Row
-from alignbench.tasks.common import few_shot, score_label
+from alignbench.tasks.common import few_shot, score_label, share_of_best
 from alignbench.tasks.declare import PROMPTS, choice_task
 from alignbench.types.engine import Loglikelihood
 from alignbench.types.task import Document
@@ -54,7 +54,7 @@ def score_plain(document: Document, answers: Sequence[Loglikelihood]) -> dict[st
     logprobs = np.array([answer.logprob for answer in answers])
     characters = np.array([len(choice) - 1 for choice in document.choices])  # without the leading space
     label = document.target["label"]
-    return {"acc": float(np.argmax(logprobs) == label), "acc_norm": float(np.argmax(logprobs / characters) == label)}
+    return {"acc": share_of_best(logprobs, label), "acc_norm": share_of_best(logprobs / characters, label)}
 
 
 _load = partial(few_shot, "hellaswag")

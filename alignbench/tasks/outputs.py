@@ -4,8 +4,9 @@ A metric applies to a document that has what it needs: references for exact matc
 entailment scorers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 
 import numpy as np
@@ -48,11 +49,17 @@ def statistics(document: Document, outputs: Sequence[Output]) -> dict[str, list[
     return together | {"references_counted": each[0]["references_counted"]}
 
 
-# metric, the column of counts that are summed over documents, the score of a sum, sacrebleu's signature
-_SCORES = (
-    (Metric("bleu", "points", "higher", bounds=(0, 100)), "bleu_statistics", bleu.corpus_bleu, bleu.bleu_signature),
-    (Metric("chrf", "points", "higher", bounds=(0, 100)), "chrf_statistics", bleu.corpus_chrf, bleu.chrf_signature),
-)
+_METRICS = {f"{name}_statistics": Metric(name, "points", "higher", bounds=(0, 100)) for name in ("bleu", "chrf")}
+
+
+def _score_and_signature(
+    column: str, counts: bleu.Statistics
+) -> tuple[Callable[[bleu.Statistics], float], Callable[[int | str], str]]:
+    """The score of a sum of counts, and sacrebleu's signature for a number of references."""
+    if column == "chrf_statistics":
+        return bleu.corpus_chrf, bleu.chrf_signature
+    short = bleu.is_short(counts)
+    return partial(bleu.corpus_bleu, short=short), partial(bleu.bleu_signature, short=short)
 
 
 def ngram_counts(text: str, references: Sequence[str]) -> dict[str, list[float]]:
@@ -72,8 +79,9 @@ def corpus_scores(records: Sequence[Record], intervals: bool = True) -> Estimate
     numbers = {own["references_counted"][0] for own in counted}
     references = int(numbers.pop()) if len(numbers) == 1 else "var"
     found: Estimates = []
-    for metric, column, score, signature in _SCORES:
+    for column, metric in _METRICS.items():
         counts = [own[column] for own in counted]
+        score, signature = _score_and_signature(column, counts)
         estimate = bleu.corpus_interval(counts, score, resamples=1000 if intervals else 0)
         found.append((replace(metric, signature=signature(references)), estimate))
     return found
@@ -82,9 +90,10 @@ def corpus_scores(records: Sequence[Record], intervals: bool = True) -> Estimate
 def resampled_scores(records: Sequence[Record], weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
     """BLEU and chrF of each resample, (resamples,); weights: (resamples, n)."""
     found = {}
-    for metric, column, score, _ in _SCORES:
+    for column, metric in _METRICS.items():
         if all(column in record.statistics for record in records):
             counts = np.array([record.statistics[column] for record in records], np.float64)
+            score, _ = _score_and_signature(column, counts.tolist())
             found[metric.name] = np.array([score([row]) for row in (weights @ counts).tolist()])
     return found
 

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+UNFINISHED = "did not finish thinking"
 TOP = 5  # tokens of `top_entropies`, as in "Creativity Has Left the Chat" (arXiv 2406.05587, fig. 11)
 
 
@@ -47,6 +48,38 @@ class Loglikelihood:
         return cls(math.nan, tokens, reason)
 
 
+@dataclass(frozen=True)
+class Thinking:
+    """The block of thoughts before the answer of a reasoning model. It is not part of the answer.
+
+    start, end: its tags
+    limit: most tokens of the block; 0: they count for `Sampling.max_tokens`
+    always: expect thoughts of any model, not only of one whose chat template or output has such a block
+    opened: the prompt ends within the block, as those of some chat templates do
+    """
+
+    start: str = "<think>"
+    end: str = "</think>"
+    limit: int = 4096
+    always: bool = False
+    opened: bool = False
+
+    def apart(self, completion: Completion) -> Completion:
+        """A completion with its thoughts apart from its text; one whose block is not closed is unscored. A block begins
+        the text, or only its end tag is there (the prompt had the other). Numbers per token are dropped."""
+        before, closed, answer = completion.text.partition(self.end)
+        begun = before.lstrip().startswith(self.start)
+        if completion.unscored or not (begun or self.opened or (closed and self.start not in before)):
+            return completion
+        thoughts = before.lstrip().removeprefix(self.start).strip()
+        if not closed:
+            return Completion("", completion.finish, unscored=UNFINISHED, thoughts=thoughts)
+        return Completion(answer.lstrip(), completion.finish, thoughts=thoughts)
+
+
+THINKING = Thinking()
+
+
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """Sampling parameters of a prompt.
@@ -57,6 +90,7 @@ class Sampling:
     top_p: sample from the smallest set of tokens whose mass reaches this value (Holtzman et al., arXiv 1904.09751)
     stop: a continuation ends before the first of these strings, which are matched on new text only
     top_entropies: fill `Completion.top_entropies`
+    thinking: thoughts are not part of the answer: `max_tokens` and `stop` apply after them
     """
 
     max_tokens: int
@@ -65,6 +99,12 @@ class Sampling:
     top_p: float = 1.0
     stop: tuple[str, ...] = ()
     top_entropies: bool = False
+    thinking: Thinking | None = None
+
+    @property
+    def most_tokens(self) -> int:
+        """Maximum length of thoughts and answer together."""
+        return self.max_tokens + (self.thinking.limit if self.thinking else 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +130,7 @@ class Completion:
     top_entropies: of the TOP most likely tokens, renormalised, in nats; empty unless `Sampling.top_entropies` is set
     unscored: the reason why there is no continuation; the other fields are then empty
     transient: the request failed for a temporary reason, not because of the prompt; a retry may succeed
+    thoughts: the text of the block before the answer; the other fields are of the answer alone
     """
 
     text: str
@@ -100,6 +141,7 @@ class Completion:
     top_entropies: tuple[float, ...] = ()
     unscored: str | None = None
     transient: bool = False
+    thoughts: str = ""
 
     @classmethod
     def failed(cls, reason: str) -> Completion:

@@ -44,6 +44,7 @@ class Output:
     tokens: token ids; empty where the engine does not know them
     logprobs, entropies, top_entropies: of each token, in nats, as in `Completion`; empty where not known
     unscored: why there is no text; transient: the reason may be gone on the next attempt
+    thoughts: what a thinking model wrote before the text; no metric or scorer sees it
     """
 
     text: str
@@ -55,6 +56,7 @@ class Output:
     finish: Finish = "end"
     unscored: str | None = None
     transient: bool = False
+    thoughts: str = ""
 
     @classmethod
     def of(cls, completion: Completion) -> Output:
@@ -68,12 +70,14 @@ class Output:
             finish=completion.finish,
             unscored=completion.unscored,
             transient=completion.transient,
+            thoughts=completion.thoughts,
         )
 
     def to_json(self) -> dict[str, Any]:
         names = ("text", "finish", "tokens", "logprobs", "entropies", "unscored", "scores")
         content = {name: getattr(self, name) for name in names}
-        return content | {name: value for name in ("top_entropies", "transient") if (value := getattr(self, name))}
+        optional = ("top_entropies", "transient", "thoughts")
+        return content | {name: value for name in optional if (value := getattr(self, name))}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Output:

@@ -39,7 +39,7 @@ class Metric:
 
     unit: "share" (0..1), "bits", "nats", "r" (a correlation), "points" (0..100: BLEU, F1 in percent), or a length
     better: the better direction or value; "–" for a metric that is reported without a direction
-    binary: every document's value is 0 or 1, so the mean is a proportion with a Wilson interval
+    binary: every document's value is 0 or 1 (1 / k if k choices tie); the mean gets a Wilson interval
     ties: every document's value is 0, 1 or ½, so the mean is a win rate with a bootstrap interval over documents
     bounds: the range of a value; intervals are clipped to it
     chance: expected value of random answers, if it is the same for all documents
@@ -168,7 +168,7 @@ class Task:
     group: str
     headline: str
     load: Callable[[Options], TaskData]
-    version: int = 1
+    version: int = 2  # 2: ties, Unicode (NFC), other scripts in ROUGE, answers such as "A"
     card: str = ""
     score: Callable[[Document, Sequence[Loglikelihood]], dict[str, float]] | None = None
     generation: Generation | None = None

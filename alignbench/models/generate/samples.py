@@ -10,7 +10,7 @@ import torch
 
 from alignbench.models.distributions import Drawn, Stream
 from alignbench.models.encode import Tokens
-from alignbench.models.generate.decoding import Decoding
+from alignbench.models.generate.decoding import Decoding, Thoughts
 from alignbench.models.generate.packed import Block, OwnPages, Pages, Part, Rank, trimmed
 from alignbench.types.engine import Completion
 
@@ -57,6 +57,7 @@ class Sample:
     stream: Stream
     tokens: list[int] = field(default_factory=list)
     drawn: list[Drawn] = field(default_factory=list)
+    thoughts: Thoughts | None = None
     length: int = 0
     pages: list[int] = field(default_factory=list)
 
@@ -64,13 +65,13 @@ class Sample:
         """Append a token. If the sample ends with it, store and return the completion."""
         self.tokens.append(drawn.token)
         self.drawn.append(drawn)
+        if len(self.tokens) == 1:
+            self.thoughts = decoding.thoughts()
         completion = None
         if drawn.token < 0:
             completion = Completion.failed(NOT_FINITE)
-        elif end := decoding.end(self.tokens):
-            tokens, logprobs, entropies, top = zip(*self.drawn, strict=True)
-            top = top if decoding.sampling.top_entropies else ()
-            completion = Completion(end[1], end[0], tokens, logprobs, entropies, top)
+        elif end := decoding.end(self.tokens, self.thoughts):
+            completion = decoding.completion(end, self.drawn, self.thoughts)
         self.job.completions[self.number] = completion
         return completion
 

@@ -96,7 +96,7 @@ class _Run:
         self.jobs, self.decoding, self.prefix = jobs, decoding, prefix
         self.shared_pages = len(prefix.tokens) // self.page
         self.shared = [Part(prefix.pages, 0, self.shared_pages, 0)] if self.shared_pages else []
-        longest = max(len(job.tokens) for job in jobs) + decoding.sampling.max_tokens - self.shared_pages * self.page
+        longest = max(len(job.tokens) for job in jobs) + decoding.sampling.most_tokens - self.shared_pages * self.page
         self.width = trimmed(longest, self.page)
         self.most_rows = scheduler.most_rows or find_rows(self.packed.model, longest)
         self._begin()

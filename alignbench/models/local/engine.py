@@ -124,12 +124,13 @@ class LocalEngine:
     ) -> Iterator[tuple[int, tuple[Completion, ...]]]:
         """See `Engine.generate`. Prompts that do not fit the window are returned unscored."""
         tokenizer = self.encoder.tokenizer
+        sampling = self.encoder.expecting_thoughts(sampling, chat)
         ends = end_tokens(self.model, tokenizer)
         if chat and self.encoder.end_of_turn is not None:
             ends |= {self.encoder.end_of_turn}
         decoding = Decoding(tokenizer, ends, sampling, seed)
         texts, jobs = [prompt.text for prompt in prompts], list[Job]()
-        misfit = partial(self._misfit, new=sampling.max_tokens)
+        misfit = partial(self._misfit, new=sampling.most_tokens)
         for index, tokens in enumerate(self.encoder.prompts(texts, chat=chat, misfit=misfit)):
             if isinstance(tokens, str):
                 yield index, (Completion.failed(tokens),) * sampling.samples
@@ -142,7 +143,7 @@ class LocalEngine:
             self.packs = reason is None
             if reason:
                 self.notify(f"{reason}; generating for one prompt at a time instead of packed rows")
-        packed = [job for job in jobs if self.packs and len(job.tokens) + sampling.max_tokens <= self._span]
+        packed = [job for job in jobs if self.packs and len(job.tokens) + sampling.most_tokens <= self._span]
         if self.packs and len(packed) < len(jobs):
             self.notify(
                 f"generating sequences longer than the attention window of {self._span:.0f} tokens one prompt at a time"

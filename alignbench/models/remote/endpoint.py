@@ -10,13 +10,13 @@ from __future__ import annotations
 import hashlib
 import re
 import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from alignbench.errors import AlignbenchError
 from alignbench.models.remote.client import Client, RequestFailed, find_key, in_parallel, parse_endpoint
 from alignbench.models.remote.replies import completion, score
-from alignbench.types.engine import Completion, Loglikelihood, Prompt, Request, Sampling
+from alignbench.types.engine import UNFINISHED, Completion, Loglikelihood, Prompt, Request, Sampling
 
 COMPLETIONS, CHAT = "/completions", "/chat/completions"
 PROBE = "The sun rises in the east and sets in the"
@@ -41,21 +41,32 @@ class Offer(NamedTuple):
     limit: str
 
 
-def connect(spec: str, *, notify: Callable[[str], None] | None = None, **settings: Any) -> EndpointEngine:
+def connect(
+    spec: str,
+    *,
+    notify: Callable[[str], None] | None = None,
+    template_kwargs: Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> EndpointEngine:
     """Connect to the endpoint `https://host[:port]/v1#model-name` and test what it supports.
 
-    notify: called with one line of text about limitations of the server; settings: fields of `Client`. Raises
-    AlignbenchError if the address is invalid, or if the endpoint does not reply or know the model, or rejects the key.
+    notify: called with one line of text about limitations of the server; template_kwargs: variables of the chat
+    template (`chat_template_kwargs` of vLLM and SGLang); settings: fields of `Client`. Raises AlignbenchError if the
+    address is invalid, or if the endpoint does not reply or know the model, or rejects the key.
     """
     url, model = parse_endpoint(spec)
-    return EndpointEngine(Client(url, find_key(url), **settings), model, notify or (lambda _: None))
+    return EndpointEngine(
+        Client(url, find_key(url), **settings), model, notify or (lambda _: None), template_kwargs or {}
+    )
 
 
 class EndpointEngine:
     """See `Engine`. `Completion.tokens` and `.entropies` are empty; `.logprobs` is filled if the server supports it."""
 
-    def __init__(self, client: Client, name: str, notify: Callable[[str], None]) -> None:
-        self.client = client
+    def __init__(
+        self, client: Client, name: str, notify: Callable[[str], None], template_kwargs: Mapping[str, Any]
+    ) -> None:
+        self.client, self.template_kwargs = client, template_kwargs
         self.name = name
         self.notify = notify
         self._several: dict[str, bool] = {}  # path -> whether one request can return several samples
@@ -117,10 +128,15 @@ class EndpointEngine:
 
         def answer(index: int, stop: threading.Event) -> tuple[tuple[Completion, ...], RequestFailed | None]:
             received: list[Completion] = []
+            thinking = sampling.thinking
+            apart = thinking is not None and thinking.always  # room for thoughts, and no stop string within them
             while len(received) < samples:
                 missing = min(samples - len(received), at_once)
                 own_seed = sample_seed(seed, prompts[index].key, len(received))
-                body = self._body(path, prompts[index].text, sampling.max_tokens, seed=own_seed, **settings)
+                most = sampling.most_tokens if apart else sampling.max_tokens
+                body = self._body(path, prompts[index].text, most, seed=own_seed, **settings)
+                if apart:
+                    body.pop("stop", None)
                 if missing > 1:
                     body["n"] = missing
                 try:
@@ -128,7 +144,12 @@ class EndpointEngine:
                 except RequestFailed as failure:
                     lost = Completion("", "end", unscored=str(failure), transient=not failure.permanent)
                     return (*received, *[lost] * (samples - len(received))), failure
-                received += [completion(choice, sampling.stop) for choice in choices[:missing]]
+                found = [completion(choice, sampling.stop, thinking) for choice in choices[:missing]]
+                cut = [own.unscored == UNFINISHED or (own.thoughts and own.finish == "length") for own in found]
+                if thinking is not None and any(cut) and not apart:
+                    apart = True  # the model thinks: ask again
+                    continue
+                received += found
             return tuple(received), None
 
         yield from self._each(range(len(prompts)), answer)
@@ -163,8 +184,10 @@ class EndpointEngine:
         return self._addressed(path, text) | {n: v for n, v in settings.items() if n != "seed" or offer.seed}
 
     def _addressed(self, path: str, text: str) -> dict[str, Any]:
-        prompt = {"messages": [{"role": "user", "content": text}]} if path == CHAT else {"prompt": text}
-        return {"model": self.name, **prompt}
+        if path != CHAT:
+            return {"model": self.name, "prompt": text}
+        more = {"chat_template_kwargs": dict(self.template_kwargs)} if self.template_kwargs else {}
+        return {"model": self.name, "messages": [{"role": "user", "content": text}], **more}
 
     def _probe(self) -> dict[str, Offer]:
         """Test both paths. Raises AlignbenchError if neither works."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from alignbench.models.generate.decoding import find_stop
-from alignbench.types.engine import Completion, Finish, Loglikelihood
+from alignbench.types.engine import UNFINISHED, Completion, Finish, Loglikelihood, Thinking
 
 UNKNOWN = object()  # the server does not report what ended the text
 SPECIAL = 2  # maximum number of tokens that a tokenizer adds before a text
@@ -26,6 +26,7 @@ class Choice:
     """One continuation as sent by a server: the strings of its tokens with their log-probabilities, NaN if missing.
 
     stopped_by: vLLM's `stop_reason`: the stop string, or None after the end-of-sequence token
+    thoughts: those of a server that sends them apart from the text
     """
 
     text: str
@@ -33,6 +34,7 @@ class Choice:
     stopped_by: Any
     pieces: tuple[str, ...]
     logprobs: tuple[float, ...]
+    thoughts: str = ""
 
 
 def read_choices(reply: dict[str, Any]) -> list[Choice]:
@@ -50,11 +52,12 @@ def _choice(entry: Any) -> Choice | None:
         message = entry.get("message") or {}
         # the text may be a refusal; a reasoning model may reach the limit before it answers
         text = message["content"] or message.get("refusal") or "" if "content" in message else entry["text"]
-        text.encode()  # JSON can contain half a surrogate pair, which cannot be written to a file
+        thoughts = message.get("reasoning_content") or message.get("reasoning") or ""
+        (text + thoughts).encode()  # JSON can contain half a surrogate pair, which cannot be written to a file
     except (AttributeError, KeyError, TypeError, UnicodeEncodeError):
         return None
     stopped_by = entry.get("stop_reason", UNKNOWN)
-    return Choice(text, entry.get("finish_reason"), stopped_by, *_logprobs(entry.get("logprobs")))
+    return Choice(text, entry.get("finish_reason"), stopped_by, *_logprobs(entry.get("logprobs")), thoughts)
 
 
 def _logprobs(found: Any) -> tuple[tuple[str, ...], tuple[float, ...]]:
@@ -71,8 +74,8 @@ def _logprobs(found: Any) -> tuple[tuple[str, ...], tuple[float, ...]]:
     return tuple(piece for piece, _ in pairs), values
 
 
-def completion(choice: Choice, stop: Sequence[str]) -> Completion:
-    """Cut a choice before the first stop string, and determine why it ended.
+def completion(choice: Choice, stop: Sequence[str], thinking: Thinking | None = None) -> Completion:
+    """Cut a choice before the first stop string after its thoughts, and determine why it ended.
 
     Servers report "stop" for a stop string and for the end of the sequence alike; if there are stop strings and the
     server does not report which it was, "stop" is assumed.
@@ -83,14 +86,18 @@ def completion(choice: Choice, stop: Sequence[str]) -> Completion:
     if choice.finish == "stop" and stop and (choice.stopped_by is UNKNOWN or isinstance(choice.stopped_by, str)):
         finish = "stop"
     logprobs = choice.logprobs if all(map(math.isfinite, choice.logprobs)) else ()
-    whole = Completion(choice.text, finish, logprobs=logprobs)
-    found = find_stop(choice.text, stop)
+    whole = Completion(choice.text, finish, logprobs=logprobs, thoughts=choice.thoughts)
+    if thinking is not None and choice.thoughts:
+        whole = replace(whole, logprobs=(), unscored=None if choice.text or finish == "end" else UNFINISHED)
+    elif thinking is not None:
+        whole = thinking.apart(whole)
+    found = find_stop(whole.text, stop)
     if found is None:
         return whole
     # tokens up to the one that completes the stop string
     kept = bisect_left(list(itertools.accumulate(map(len, choice.pieces))), found[1]) + 1
-    logprobs = logprobs[:kept] if "".join(choice.pieces) == choice.text else ()
-    return replace(whole, text=choice.text[: found[0]], finish="stop", logprobs=logprobs)
+    logprobs = logprobs[:kept] if "".join(choice.pieces) == whole.text else ()
+    return replace(whole, text=whole.text[: found[0]], finish="stop", logprobs=logprobs)
 
 
 def score(choice: Choice, text: str, boundary: int) -> Loglikelihood:

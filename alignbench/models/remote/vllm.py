@@ -8,7 +8,7 @@ Written for the documented interface of vLLM 0.32 (LLM, SamplingParams, RequestO
 import hashlib
 import math
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,7 +24,7 @@ NO_ENTROPIES = "vLLM returns log-probabilities of single tokens and no entropies
 NOT_FINITE = "a log-probability from vLLM is not a number"
 
 
-def load_vllm(checkpoint: Checkpoint, *, dtype: str) -> "VllmEngine":
+def load_vllm(checkpoint: Checkpoint, *, dtype: str, template_kwargs: Mapping[str, Any] | None = None) -> "VllmEngine":
     """Load a checkpoint into vLLM. Raises AlignbenchError if vLLM is not installed or cannot load the checkpoint."""
     if checkpoint.custom_code:
         raise AlignbenchError(f"checkpoint {checkpoint.name}: custom code runs in the local engine only, not in vLLM")
@@ -55,7 +55,7 @@ def load_vllm(checkpoint: Checkpoint, *, dtype: str) -> "VllmEngine":
         )
     except Exception as error:  # vLLM raises errors of many kinds, all about this checkpoint and GPU
         raise AlignbenchError(f"checkpoint {checkpoint.name}: vLLM cannot load it ({first_line(error)})") from error
-    return VllmEngine(llm, Encoder(tokenizer), window=checkpoint.window)
+    return VllmEngine(llm, Encoder(tokenizer, template_kwargs or {}), window=checkpoint.window)
 
 
 class VllmEngine:
@@ -97,6 +97,8 @@ class VllmEngine:
             raise AlignbenchError(NO_ENTROPIES)
         from vllm import SamplingParams
 
+        sampling = self.encoder.expecting_thoughts(sampling, chat)
+        thinks = sampling.most_tokens > sampling.max_tokens
         greedy = sampling.temperature == 0
         samples = 1 if greedy else sampling.samples
         end = self.encoder.end_of_turn if chat else None
@@ -107,8 +109,9 @@ class VllmEngine:
                     temperature=sampling.temperature,
                     top_p=1.0 if greedy else sampling.top_p,
                     top_k=-1,
-                    max_tokens=sampling.max_tokens,
-                    stop=list(sampling.stop),
+                    max_tokens=sampling.most_tokens,
+                    # a stop string may be in the thoughts: the answer is cut here
+                    stop=[] if thinks else list(sampling.stop),
                     stop_token_ids=[] if end is None else [end],
                     seed=None if greedy else prompt_seed(seed, prompts[index].key),
                     logprobs=0,  # of the sampled token only
@@ -121,7 +124,7 @@ class VllmEngine:
                     yield index, (Completion("", "end", unscored=output),) * samples
                 else:
                     choices = sorted(output.outputs, key=lambda choice: choice.index)
-                    yield index, tuple(_completion(choice, sampling.stop) for choice in choices)
+                    yield index, tuple(_completion(choice, sampling) for choice in choices)
 
     def _misfit(self, tokens: Tokens) -> str | None:
         if self.window is not None and len(tokens) >= self.window:
@@ -167,7 +170,7 @@ def _score(output: Any, pair: Encoded | str) -> Loglikelihood:
     return Loglikelihood(math.fsum(values), len(values), note=pair.note)
 
 
-def _completion(choice: Any, stop: Sequence[str]) -> Completion:
+def _completion(choice: Any, sampling: Sampling) -> Completion:
     if choice.finish_reason not in ("stop", "length"):
         return Completion("", "end", unscored=f"vLLM ended it with {choice.finish_reason!r}")
     tokens = tuple(choice.token_ids)
@@ -175,7 +178,10 @@ def _completion(choice: Any, stop: Sequence[str]) -> Completion:
     if not all(map(math.isfinite, logprobs)):
         return Completion("", "end", unscored=NOT_FINITE)
     # if one token completes several stop strings, vLLM may have stopped at a later one
-    found = completion(Choice(choice.text, choice.finish_reason, choice.stop_reason, (), ()), stop)
+    whole = Choice(choice.text, choice.finish_reason, choice.stop_reason, (), ())
+    found = completion(whole, sampling.stop, sampling.thinking)
+    if found.unscored or (sampling.thinking is not None and sampling.thinking.end in choice.text):
+        return found  # its tokens are not aligned with the answer
     return replace(found, tokens=tokens, logprobs=logprobs)
 
 
