@@ -71,7 +71,7 @@ def _notes(contrast: Contrast, rows: Sequence[Row], margin: float) -> Iterable[s
     if "retained" in verdicts:
         yield f'"retained": the interval excludes a loss of more than {margin:g} % of the metric\'s range (--margin)'
     if "inconclusive" in verdicts:
-        yield '"inconclusive" is not "no change": > 20 % of changes below the minimum detectable effect, MDE, are missed'
+        yield '"inconclusive" is not "no change": changes below the minimum detectable effect (MDE) are often missed'
     if variants := [_name(row) for row in rows if row.headline and not row.primary and not row.note]:
         yield f"further variants of a benchmark, reported and not tested: {', '.join(variants)}"
     for note in dict.fromkeys(row.note for row in rows if row.note):
