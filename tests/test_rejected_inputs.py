@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -43,19 +44,6 @@ def test_settings_of_evaluate(farm_model, world, tmp_path, arguments, words):
     assert not list(tmp_path.rglob("documents*"))
 
 
-def no_config(model: Path) -> None:
-    (model / "config.json").unlink()
-
-
-def pickled(model: Path) -> None:
-    (model / "model.safetensors").rename(model / "pytorch_model.bin")
-
-
-def truncated(model: Path) -> None:
-    file = model / "model.safetensors"
-    file.write_bytes(file.read_bytes()[:-1000])
-
-
 def custom_code(model: Path) -> None:
     config = json.loads((model / "config.json").read_text())
     config["auto_map"] = {"AutoModelForCausalLM": "evil.Model"}
@@ -66,9 +54,9 @@ def custom_code(model: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (no_config, ["no config.json"]),
-        (pickled, ["pickled", "safetensors"]),
-        (truncated, ["truncated", "model.safetensors"]),
+        (lambda model: (model / "config.json").unlink(), ["no config.json"]),
+        (lambda model: (model / "model.safetensors").rename(model / "model.bin"), ["pickled", "safetensors"]),
+        (lambda model: os.truncate(model / "model.safetensors", 5000), ["truncated", "model.safetensors"]),
         (custom_code, ["--trust-remote-code"]),
     ],
 )

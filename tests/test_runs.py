@@ -13,18 +13,19 @@ from alignbench.types.record import Record
 IDENTITY = {"model": "m", "dtype": "float32"}
 
 
-def test_another_identity_is_another_folder(tmp_path):
+@pytest.fixture
+def folder(tmp_path):
+    with open_run(tmp_path, "m", IDENTITY) as run:
+        yield run.create_task_folder("t", {})
+
+
+def test_another_identity_is_another_folder_whatever_the_order_of_its_keys(tmp_path):
     with open_run(tmp_path, "org/model", IDENTITY) as run, open_run(tmp_path, "org/model", {"model": "n"}) as other:
         assert run.path != other.path
         assert run.path.name.startswith("org-model-")
         assert run.create_task_folder("t", {"seed": 0}).path != run.create_task_folder("t", {"seed": 1}).path
-
-
-def test_the_order_of_the_keys_of_an_identity_does_not_matter(tmp_path):
-    with open_run(tmp_path, "m", {"a": 1, "b": 2}) as run:
-        first = run.path
-    with open_run(tmp_path, "m", {"b": 2, "a": 1}) as run:
-        assert run.path == first
+    with open_run(tmp_path, "org/model", dict(reversed(IDENTITY.items()))) as again:
+        assert again.path == run.path
 
 
 def test_two_processes_cannot_write_to_one_run(tmp_path):
@@ -38,47 +39,34 @@ def test_two_processes_cannot_write_to_one_run(tmp_path):
         pass
 
 
-def test_records_are_sorted_into_the_order_of_the_task(tmp_path):
-    with open_run(tmp_path, "m", IDENTITY) as run:
-        folder = run.create_task_folder("t", {})
-        for identifier in ("c", "a", "b"):
-            folder.append(Record(identifier, "x"))
-        folder.finish({"a": 0, "b": 1, "c": 2}, {"n": 3})
-        lines = (folder.path / "documents.jsonl").read_text().splitlines()
-        assert [json.loads(line)["id"] for line in lines] == ["a", "b", "c"]
-        assert folder.result() == {"n": 3}
-        assert sorted(file.name for file in folder.path.iterdir()) == ["documents.jsonl", "result.json", "task.json"]
+def test_records_are_sorted_into_the_order_of_the_task(folder):
+    for identifier in ("c", "a", "b"):
+        folder.append(Record(identifier, "x"))
+    folder.finish({"a": 0, "b": 1, "c": 2}, {"n": 3})
+    lines = (folder.path / "documents.jsonl").read_text().splitlines()
+    assert [json.loads(line)["id"] for line in lines] == ["a", "b", "c"]
+    assert folder.result() == {"n": 3}
+    assert sorted(file.name for file in folder.path.iterdir()) == ["documents.jsonl", "result.json", "task.json"]
+    (folder.path / "result.json").unlink()  # an interruption between the records and the result
+    assert len(list(folder.records())) == 3
+    folder.finish({"a": 0, "b": 1, "c": 2}, {"n": 3})
+    assert folder.result() == {"n": 3}
 
 
-def test_an_incomplete_last_line_is_cut_off(tmp_path):
-    with open_run(tmp_path, "m", IDENTITY) as run:
-        folder = run.create_task_folder("t", {})
-        folder.append(Record("a", ""))
-        with (folder.path / "documents.partial.jsonl").open("a") as stream:
-            stream.write('{"id": "b", "x"')
-        assert [record.id for record in folder.records()] == ["a"]
-        folder.append(Record("b", ""))
-        assert [record.id for record in folder.records()] == ["a", "b"]
+def test_an_incomplete_last_line_is_cut_off(folder):
+    folder.append(Record("a", ""))
+    with (folder.path / "documents.partial.jsonl").open("a") as stream:
+        stream.write('{"id": "b", "x"')
+    assert [record.id for record in folder.records()] == ["a"]
+    folder.append(Record("b", ""))
+    assert [record.id for record in folder.records()] == ["a", "b"]
 
 
-def test_an_interruption_between_the_records_and_the_result_loses_nothing(tmp_path):
-    with open_run(tmp_path, "m", IDENTITY) as run:
-        folder = run.create_task_folder("t", {})
-        folder.append(Record("a", ""))
-        folder.finish({"a": 0}, {"n": 1})
-        (folder.path / "result.json").unlink()
-        assert [record.id for record in folder.records()] == ["a"]
-        folder.finish({"a": 0}, {"n": 1})
-        assert folder.result() == {"n": 1}
-
-
-def test_text_that_utf8_cannot_hold_is_escaped(tmp_path):
-    with open_run(tmp_path, "m", IDENTITY) as run:
-        folder = run.create_task_folder("t", {})
-        folder.append(Record("a", "lone \ud800 surrogate, é, \u2028, \x1b[31m"))
-        (record,) = folder.records()
-        assert record.prompt.startswith("lone ")
-        assert "\x1b" not in (folder.path / "documents.partial.jsonl").read_text()
+def test_text_that_utf8_cannot_hold_is_escaped(folder):
+    folder.append(Record("a", "lone \ud800 surrogate, é, \u2028, \x1b[31m"))
+    (record,) = folder.records()
+    assert record.prompt.startswith("lone ")
+    assert "\x1b" not in (folder.path / "documents.partial.jsonl").read_text()
 
 
 def test_nan_is_refused(tmp_path):

@@ -76,108 +76,98 @@ def reasons(verdicts) -> dict[str, str | None]:
     return {record.id: record.unscored for record in verdicts.folder.records()}
 
 
-def test_a_win_rate_counts_ties_half_and_is_reported_with_lengths(tmp_path, prompts):
-    own = answers(tmp_path, prompts, "own", ["moo moo"] * 10 + ["moo"] * 10 + ["m"] * 10)
-    other = answers(tmp_path, prompts, "other", ["moo"] * 30)
-    verdicts = judge(own, other, Taste(lambda a, b: 1.0 if a == "moo moo" else 0.5 if a == "moo" else 1.0))
+@pytest.fixture
+def judged(tmp_path, prompts):
+    """Judge the answers of one system against another's: 30 times the same text, or a list of texts."""
+
+    def run(own, other, taste):
+        systems = (answers(tmp_path, prompts, name, texts) for name, texts in (("own", own), ("other", other)))
+        return judge(*systems, taste)
+
+    return run
+
+
+@pytest.fixture
+def pair(tmp_path, prompts):
+    """Two systems with 30 answers each."""
+    return answers(tmp_path, prompts, "own", ["moo"] * 30), answers(tmp_path, prompts, "other", ["baa"] * 30)
+
+
+def test_a_win_rate_counts_ties_half_and_is_reported_with_lengths(judged):
+    texts = ["moo moo"] * 10 + ["moo"] * 10 + ["m"] * 10
+    verdicts = judged(texts, ["moo"] * 30, Taste(lambda a, b: 0.5 if a == "moo" else 1.0))
     found = values(verdicts.result)
     assert found["win_rate"] == pytest.approx(25 / 30)
     assert found["tie"] == pytest.approx(1 / 3)
     assert found["longer"] == pytest.approx(0.5)  # 10 longer, 10 as long, 10 shorter
     assert found["agrees_with_longer"] == pytest.approx(0.5)  # of the 20 decided, the 10 longer ones
-    assert found["baseline_words"] == 1
-    assert found["words"] == pytest.approx(40 / 30)
+    assert (found["baseline_words"], found["words"]) == (1, pytest.approx(40 / 30))
     assert "position_consistency" not in found  # this judge sees no order
     rate = next(metric for metric in verdicts.result.metrics if metric.metric == "win_rate")
-    assert rate.scorer == "taste@1"
-    assert rate.chance == 0.5
+    assert (rate.scorer, rate.chance) == ("taste@1", 0.5)
     assert 0.7 < rate.low < rate.value < rate.high < 0.95
 
 
-def test_length_control_moves_the_win_rate_of_a_length_judge_towards_one_half(tmp_path, prompts):
-    texts = ["moo" * (1 + i % 5) for i in range(30)]
-    own = answers(tmp_path, prompts, "own", texts)
-    other = answers(tmp_path, prompts, "other", ["moo" * 2] * 30)
-    found = values(judge(own, other, Taste(longer)).result)
+def test_length_control_moves_the_win_rate_of_a_length_judge_towards_one_half(judged):
+    found = values(judged(["moo" * (1 + i % 5) for i in range(30)], ["moo" * 2] * 30, Taste(longer)).result)
     assert found["agrees_with_longer"] == 1
     assert abs(found["win_rate_length_controlled"] - 0.5) < abs(found["win_rate"] - 0.5)
 
 
-def test_a_system_against_itself_has_win_rate_one_half(tmp_path, prompts):
-    own = answers(tmp_path, prompts, "own", ["moo"] * 30)
-    found = values(judge(own, own, Taste(lambda a, b: 0.5)).result)
+def test_a_system_against_itself_has_win_rate_one_half(pair):
+    found = values(judge(pair[0], pair[0], Taste(lambda a, b: 0.5)).result)
     assert found["win_rate"] == found["win_rate_length_controlled"] == 0.5
 
 
-def test_each_judge_has_its_own_verdicts(tmp_path, prompts):
-    own = answers(tmp_path, prompts, "own", ["moo"] * 30)
-    other = answers(tmp_path, prompts, "other", ["baa"] * 30)
-    judge(own, other, Taste(lambda a, b: 1.0))
+def test_each_judge_has_its_own_verdicts_which_are_read_without_a_lock(pair):
+    assert values(judge(*pair, Taste(lambda a, b: 1.0)).result)["win_rate"] == 1
     again = Taste(lambda a, b: 1.0)
-    assert values(judge(own, other, again).result)["win_rate"] == 1
+    with lock_run(pair[0].run):
+        assert values(judge(*pair, again).result)["win_rate"] == 1
     assert again.seen == []
     severe = Taste(lambda a, b: 0.0)
     severe.name = "severe"
-    assert values(judge(own, other, severe).result)["win_rate"] == 0
-    assert len(list(own.run.glob("win_rate-*"))) == 2
+    assert values(judge(*pair, severe).result)["win_rate"] == 0
+    assert len(list(pair[0].run.glob("win_rate-*"))) == 2
 
 
 def test_an_interrupted_judge_resumes_to_the_same_files(tmp_path, prompts):
     texts = ["moo" * (1 + i % 3) for i in range(30)]
-    for name in ("whole", "torn"):
-        answers(tmp_path, prompts, name, texts)
+    whole, torn = (answers(tmp_path, prompts, name, texts) for name in ("whole", "torn"))
     other = answers(tmp_path, prompts, "other", ["moomoo"] * 30)
-    own = {name: find_answers(next((tmp_path / "runs").glob(f"{name}-*"))) for name in ("whole", "torn")}
-    judge(own["whole"], other, Taste(longer))
+    judge(whole, other, Taste(longer))
     with pytest.raises(KeyboardInterrupt):
-        judge(own["torn"], other, Taste(longer, dies_after=11))
-    judge(own["torn"], other, Taste(longer))
-    files = [next(own[name].run.glob("win_rate-*/documents.jsonl")) for name in ("whole", "torn")]
+        judge(torn, other, Taste(longer, dies_after=11))
+    judge(torn, other, Taste(longer))
+    files = [next(own.run.glob("win_rate-*/documents.jsonl")) for own in (whole, torn)]
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
-def test_a_prompt_without_a_verdict_is_unscored(tmp_path, prompts):
-    own = answers(tmp_path, prompts, "own", ["moo"] * 29 + ["poison"])
-    other = answers(tmp_path, prompts, "other", ["baa"] * 30)
-    verdicts = judge(own, other, Taste(lambda a, b: 1.0))
-    assert verdicts.result.n_scored == 29
-    assert reasons(verdicts)["q29"] == "preference: taste failed (the judge gave no verdict)"
-    assert values(verdicts.result)["win_rate"] == 1
-
-
-def test_a_prompt_without_an_answer_of_the_baseline_is_unscored(tmp_path, prompts):
-    own = answers(tmp_path, prompts, "own", ["moo"] * 30)
-    other = answers(tmp_path, prompts, "other", ["baa"] * 28)
-    verdicts = judge(own, other, Taste(lambda a, b: 1.0))
-    assert verdicts.result.n_scored == 28
+def test_prompts_without_a_verdict_or_without_an_answer_of_the_baseline_are_unscored(judged):
+    verdicts = judged(["moo"] * 28 + ["poison and more", "moo"], ["baa"] * 29, Taste(lambda a, b: 1.0))
+    assert reasons(verdicts)["q28"] == "preference: taste failed (the judge gave no verdict)"
     assert reasons(verdicts)["q29"] == "the baseline: the file has no output for it"
+    assert verdicts.result.n_scored == 28
+    assert {m.n for m in verdicts.result.metrics if m.n} == {28}  # all metrics are of the prompts with a verdict
+    assert (values(verdicts.result)["win_rate"], values(verdicts.result)["words"]) == (1, 1)
 
 
-def test_position_consistency_is_reported_for_judges_that_see_both_orders(tmp_path, prompts):
-    own = answers(tmp_path, prompts, "own", ["moo"] * 30)
-    other = answers(tmp_path, prompts, "other", ["baa"] * 30)
-    found = values(judge(own, other, Taste(lambda a, b: 0.5, consistent=0.0)).result)
-    assert found["position_consistency"] == 0
-    assert found["tie"] == 1
-    assert "agrees_with_longer" not in found  # nothing is decided
-
-
-def test_a_judge_with_position_bias_gives_a_warning(tmp_path, prompts):
-    own = answers(tmp_path, prompts, "own", ["moo"] * 30)
-    other = answers(tmp_path, prompts, "other", ["baa"] * 30)
+def test_a_judge_with_position_bias_gives_a_warning(pair):
     always_a = Taste(lambda a, b: 0.5, consistent=0.0, first=1.0, second=0.0)
-    table = rank_systems([own, other], always_a)
+    found = values(judge(*pair, always_a).result)
+    assert (found["position_consistency"], found["tie"]) == (0, 1)
+    assert "agrees_with_longer" not in found  # nothing is decided
+    table = rank_systems(pair, always_a)
     assert (table.position_consistency.value, table.pairs["own", "other"].value) == (0, 0.5)
     (warning,) = table.warnings
     assert warning.startswith("taste gave the same verdict in both orders on 0% of the prompts")
     calm = Taste(lambda a, b: 0.5, consistent=1.0)
     calm.name = "calm"
-    assert rank_systems([own, other], calm).warnings == ()
+    assert rank_systems(pair, calm).warnings == ()
 
 
 def test_a_changed_answer_is_judged_again(tmp_path, prompts):
-    own = answers(tmp_path, prompts, "own", ["moo"] * 29)
-    other = answers(tmp_path, prompts, "other", ["baa"] * 30)
+    own, other = (answers(tmp_path, prompts, name, ["moo"] * n) for name, n in (("own", 29), ("other", 30)))
     assert judge(own, other, Taste(longer)).result.n_scored == 29
     file = own.folder.path / "documents.jsonl"
     whole = [json.loads(line) for line in file.read_text().splitlines()]
@@ -186,58 +176,28 @@ def test_a_changed_answer_is_judged_again(tmp_path, prompts):
     assert judge(own, other, Taste(longer)).result.n_scored == 30
 
 
-def test_a_judge_that_stops_answering_ends_the_run_which_can_be_resumed(tmp_path, prompts):
-    own = answers(tmp_path, prompts, "own", ["moo"] * 30)
-    other = answers(tmp_path, prompts, "other", ["baa"] * 30)
-
+def test_a_judge_that_stops_answering_ends_the_run_which_can_be_resumed(pair):
     class Gone(Taste):
         def score(self, items):
             raise ScorerGoneError("taste: no answer any more")
 
     with pytest.raises(AlignbenchError, match="no answer any more"):
-        judge(own, other, Gone(longer))
-    assert judge(own, other, Taste(longer)).result.n_scored == 30
+        judge(*pair, Gone(longer))
+    assert judge(*pair, Taste(longer)).result.n_scored == 30
 
 
-def test_no_verdict_at_all_is_an_error(tmp_path, prompts):
-    own = answers(tmp_path, prompts, "own", ["poison"] * 30)
-    other = answers(tmp_path, prompts, "other", ["baa"] * 30)
+def test_no_verdict_at_all_and_no_common_prompt_are_errors(judged, pair, tmp_path):
     with pytest.raises(AlignbenchError, match=r"^own against other: no verdict on any of 30 prompts \(pref"):
-        judge(own, other, Taste(longer))
-
-
-def test_finished_verdicts_are_read_without_a_lock(tmp_path, prompts):
-    own = answers(tmp_path, prompts, "own", ["moo"] * 30)
-    other = answers(tmp_path, prompts, "other", ["baa"] * 30)
-    found = judge(own, other, Taste(longer))
-    with lock_run(own.run):
-        taste = Taste(longer)
-        assert judge(own, other, taste).result == found.result
-        assert taste.seen == []
-
-
-def test_all_metrics_are_of_the_prompts_with_a_verdict(tmp_path, prompts):
-    own = answers(tmp_path, prompts, "own", ["moo"] * 29 + ["poison and more"])
-    other = answers(tmp_path, prompts, "other", ["baa"] * 30)
-    verdicts = judge(own, other, Taste(lambda a, b: 1.0))
-    assert {m.n for m in verdicts.result.metrics} == {29}
-    assert values(verdicts.result)["words"] == 1
-
-
-def test_systems_that_answered_different_prompts_are_not_compared(tmp_path, prompts):
-    own = answers(tmp_path, prompts, "own", ["moo"] * 30)
+        judged(["poison"] * 30, ["baa"] * 30, Taste(longer))
     elsewhere = write(tmp_path / "more.jsonl", [{"id": "q0", "prompt": "What does the goat say?"}])
-    file = outputs(tmp_path / "goat.jsonl", ["meh"])
-    goat = find_answers(score_file(file, tmp_path / "runs", task="answers", prompts=elsewhere).folder)
     with pytest.raises(AlignbenchError, match="own and goat: no prompt that both answered"):
-        judge(own, goat, Taste(longer))
+        judge(pair[0], answers(tmp_path, elsewhere, "goat", ["meh"]), Taste(longer))
 
 
-def test_a_judge_that_a_policy_was_trained_against_gives_a_warning(tmp_path, prompts):
-    own = answers(tmp_path, prompts, "own", ["moo"] * 30)
+def test_a_judge_that_a_policy_was_trained_against_gives_a_warning(pair):
+    own, other = pair
     described = json.loads((own.run / "run.json").read_text()) | {"training": {"rewards": ["abc"], "kl": 4.5}}
     (own.run / "run.json").write_text(json.dumps(described))
-    other = answers(tmp_path, prompts, "other", ["baa"] * 30)
     taste, said = Taste(longer), []
     taste.weights_sha256 = "abc"
 
