@@ -180,7 +180,7 @@ class TaskFolder:
                 os.replace(self._final, self._own)
 
     def finish(self, order: Mapping[str, int], result: Mapping[str, Any]) -> None:
-        """Sort the records by `order` of their ids into documents.jsonl, then write result.json."""
+        """Sort the records by `order` of their ids into documents.jsonl, then write result.json with their hash."""
         if partial := self._partial():
             offsets = self.offsets()
             temporary = self._final.with_suffix(".tmp")
@@ -195,7 +195,9 @@ class TaskFolder:
                 os.replace(temporary, self._final)
                 for file in partial:
                     file.unlink()
-        write_json(self.path / "result.json", result)
+        with self._final.open("rb") as stream:
+            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+        write_json(self.path / "result.json", {**result, "records_sha256": sha256})
 
     def _partial(self) -> list[Path]:
         return sorted(self.path.glob("documents.partial*.jsonl"))

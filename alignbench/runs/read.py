@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections import Counter
@@ -10,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignbench.errors import AlignbenchError
+from alignbench.errors import AlignbenchError, first_line
 from alignbench.models.checkpoint import hash_files, weight_files
 from alignbench.runs.folder import read_object
 from alignbench.types.record import Record
@@ -19,6 +20,7 @@ from alignbench.types.result import TaskResult
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+AGAIN = "evaluate this task again"
 LINEAGE_FIELDS = {"stage", "name", "weights_sha256"}  # of each ancestor in run.json
 
 
@@ -35,14 +37,25 @@ class TaskRun:
         return self.result.task
 
     def records(self) -> Iterator[Record]:
-        """The records, in the task's order. Raises AlignbenchError for a file that cannot be read."""
-        file = self.path / "documents.jsonl"
+        """The records, in the task's order.
+
+        Raises AlignbenchError, which names file and line, for a line that is not a record; and at the end, if the file
+        does not contain the records that result.json was computed from.
+        """
+        file, count, sha256 = self.path / "documents.jsonl", 0, hashlib.sha256()
         try:
             with file.open("rb") as stream:
-                for line in stream:
+                for count, line in enumerate(stream, start=1):
+                    sha256.update(line)
                     yield Record.from_json(json.loads(line))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise AlignbenchError(f"{file}: cannot be read ({error}); evaluate this task again") from error
+        except OSError as error:
+            raise AlignbenchError(f"{file}: cannot be read ({error.strerror}); {AGAIN}") from error
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise AlignbenchError(f"{file}:{count}: not a record ({first_line(error)}); {AGAIN}") from error
+        if count != self.result.n:
+            raise AlignbenchError(f"{file}: {count} records, but result.json counts {self.result.n}; {AGAIN}")
+        if self.result.records_sha256 not in (None, sha256.hexdigest()):
+            raise AlignbenchError(f"{file}: changed since result.json was computed from it; {AGAIN}")
 
 
 @dataclass(frozen=True)

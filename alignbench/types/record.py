@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignbench.types.engine import Completion, Finish
+from alignbench.types.result import known_fields
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class Output:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Output:
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in content.items()})
+        return cls(**{name: _tuples(value) for name, value in known_fields(cls, content).items()})
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +168,7 @@ class Record(Document):
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Record:
         """Raises TypeError or AttributeError for a line that is not a record."""
-        fields = {name: _tuples(value) for name, value in content.items()}
+        fields = {name: _tuples(value) for name, value in known_fields(cls, content).items()}
         return cls(**fields | {"outputs": tuple(map(Output.from_json, content.get("outputs", ())))})
 
 
