@@ -1,7 +1,7 @@
 """Parse JSON and YAML from files and servers that may be damaged or hostile. Every problem is a ValueError of one line.
 
-Refused: nesting that Python cannot follow, duplicate keys, NaN and infinity (unless they are allowed), files larger than
-LARGEST, and YAML aliases, with which a short file expands to gigabytes. A lone surrogate, which UTF-8 cannot hold,
+Refused: nesting that Python cannot follow, duplicate keys, NaN and infinity (unless they are allowed), files larger
+than LARGEST, and YAML aliases, with which a short file expands to gigabytes. A lone surrogate, which UTF-8 cannot hold,
 becomes the replacement character.
 """
 

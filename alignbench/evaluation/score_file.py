@@ -148,7 +148,7 @@ def _completions(
 
 
 def output_texts(row: SourceRow) -> list[str | None]:
-    """The outputs of a row of a file; None for null. Raises AlignbenchError if it has none, or other values than texts."""
+    """The outputs of a row of a file; None for null. Raises AlignbenchError if it has none or they are not text."""
     texts = _json_list(row, "outputs") if "outputs" in row.fields else [row.fields.get("output", 0)]
     if not isinstance(texts, list) or not texts or not all(text is None or isinstance(text, str) for text in texts):
         raise AlignbenchError(f"{row.where}: expected a column `output` with text, or `outputs` with a list of texts")
@@ -170,9 +170,7 @@ def row_ids(rows: Sequence[SourceRow], *, required: bool) -> list[str]:
             found.append(f"row {number}")
             continue
         if type(given.setdefault(str(value), value)) is not type(value):
-            raise AlignbenchError(
-                f"{row.where}: ids {given[str(value)]!r} and {value!r} are different, but the same text"
-            )
+            raise AlignbenchError(f"{row.where}: the id {value!r} has the same text as the id {given[str(value)]!r}")
         found.append(str(value))
     return found
 

@@ -42,18 +42,19 @@ class TaskRun:
         Raises AlignbenchError, which names file and line, for a line that is not a record; and at the end, if the file
         does not contain the records that result.json was computed from.
         """
-        file, count, sha256 = self.path / "documents.jsonl", 0, hashlib.sha256()
+        file, line_number, sha256 = self.path / "documents.jsonl", 0, hashlib.sha256()
         try:
             with file.open("rb") as stream:
-                for count, line in enumerate(stream, start=1):
+                for line in stream:
+                    line_number += 1
                     sha256.update(line)
                     yield Record.from_json(json.loads(line))
         except OSError as error:
             raise AlignbenchError(f"{file}: cannot be read ({error.strerror}); {AGAIN}") from error
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise AlignbenchError(f"{file}:{count}: not a record ({first_line(error)}); {AGAIN}") from error
-        if count != self.result.n:
-            raise AlignbenchError(f"{file}: {count} records, but result.json counts {self.result.n}; {AGAIN}")
+            raise AlignbenchError(f"{file}:{line_number}: not a record ({first_line(error)}); {AGAIN}") from error
+        if line_number != self.result.n:
+            raise AlignbenchError(f"{file}: {line_number} records, but result.json counts {self.result.n}; {AGAIN}")
         if self.result.records_sha256 not in (None, sha256.hexdigest()):
             raise AlignbenchError(f"{file}: changed since result.json was computed from it; {AGAIN}")
 
