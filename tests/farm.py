@@ -1,7 +1,5 @@
 """A small model of the farm's text, in place of a pretrained one: in seconds and with no network."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

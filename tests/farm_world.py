@@ -1,8 +1,6 @@
 """The tests' world: a farm, in the files and columns of the real data sets (tests/farm_data), so that the same tasks
 run on it unchanged. text.jsonl is what a model of the farm learns from."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

@@ -1,18 +1,15 @@
 """Tiny seeded classifiers and encoders with random weights: real architectures, no download."""
 
-from __future__ import annotations
-
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
 import transformers
-from tiny import SENTENCES
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tiny import WIDE, tiny_tokenizer
+from tokenizers import processors
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, RobertaTokenizer
 
-SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
 TEXTS = (
     "The bees make honey.",
     "No.",
@@ -24,20 +21,13 @@ DETOXIFY_CLASSES = ["toxic", "severe_toxic", "obscene", "threat", "insult", "ide
 
 
 def pair_tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level BPE with RoBERTa's special tokens: <s> A </s>, and <s> A </s></s> B </s>."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    special = ["<s>", "<pad>", "</s>"]
-    trainer = trainers.BpeTrainer(
-        vocab_size=400, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    """With RoBERTa's special tokens: <s> A </s>, and <s> A </s></s> B </s>."""
+    tokenizer = tiny_tokenizer()
+    special = [(token, tokenizer.convert_tokens_to_ids(token)) for token in ("<s>", "</s>")]
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=special
     )
-    tokenizer.train_from_iterator(SENTENCES, trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
-    )
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+    return tokenizer
 
 
 def randomised(model: PreTrainedModel, seed: int = 0) -> PreTrainedModel:
@@ -51,12 +41,12 @@ def randomised(model: PreTrainedModel, seed: int = 0) -> PreTrainedModel:
 
 
 def save_classifier(
-    folder: Path, labels: tuple[str, ...], architecture: str = "Roberta", positions: int = 66, seed: int = 0, **config
+    folder: Path, labels: tuple[str, ...], architecture: str = "Roberta", positions: int = 67, seed: int = 0, **config
 ) -> Path:
     """A sequence classifier of transformers with its tokenizer, as a folder."""
     tokenizer = pair_tokenizer()
-    settings = {"vocab_size": len(tokenizer), "max_position_embeddings": positions, "pad_token_id": 1}
-    settings |= SMALL | {"id2label": dict(enumerate(labels)), "num_labels": len(labels)} | config
+    settings = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id} | WIDE
+    settings |= {"max_position_embeddings": positions, "id2label": dict(enumerate(labels))} | config
     if architecture == "DebertaV2":  # as DeBERTa-v3: relative positions in attention
         settings |= {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_biased_input": False}
     model_class = getattr(transformers, f"{architecture}ForSequenceClassification")
@@ -81,8 +71,14 @@ def stock_logits(folder: Path, *texts: str, **options: bool) -> np.ndarray:
         return model(**inputs).logits[0].double().numpy()
 
 
-def softmax(logits: np.ndarray) -> np.ndarray:
-    return np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+def stock_logprob(folder: Path, context: str, continuation: str, **options: bool) -> float:
+    """Log-probability of a continuation (nats), by a stock forward of both in float64."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    start = len(tokenizer(context, **options)["input_ids"])
+    ids = torch.tensor([tokenizer(context + continuation, **options)["input_ids"]])
+    with torch.no_grad():
+        logits = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()(ids).logits[0, :-1]
+    return float(logits.double().log_softmax(-1).gather(-1, ids[0, 1:, None])[start - 1 :].sum())
 
 
 def save_detoxify(folder: Path, config_labels: int = 2) -> Path:
@@ -92,7 +88,7 @@ def save_detoxify(folder: Path, config_labels: int = 2) -> Path:
     pair_tokenizer().backend_tokenizer.model.save(str(folder))
     tokenizer = RobertaTokenizer(vocab=str(folder / "vocab.json"), merges=str(folder / "merges.txt"))
     tokenizer.save_pretrained(folder)
-    settings = SMALL | {"vocab_size": len(tokenizer), "max_position_embeddings": 66, "pad_token_id": 1}
+    settings = WIDE | {"vocab_size": len(tokenizer), "max_position_embeddings": 66, "pad_token_id": 1}
     transformers.RobertaConfig(**settings, num_labels=config_labels).save_pretrained(folder)
     model = transformers.RobertaForSequenceClassification(transformers.RobertaConfig(**settings, num_labels=8))
     names = {"model_type": str(folder), "model_name": type(model).__name__, "tokenizer_name": "RobertaTokenizer"}
@@ -108,7 +104,7 @@ def save_hhem(folder: Path) -> transformers.T5ForTokenClassification:
 
     tokenizer = pair_tokenizer()
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
-        single="$A </s>", special_tokens=[("</s>", 2)]
+        single="$A </s>", special_tokens=[("</s>", tokenizer.eos_token_id)]
     )
     tokenizer.save_pretrained(folder)
     sizes = {"d_model": 32, "d_ff": 48, "d_kv": 8, "num_layers": 2, "num_heads": 4}

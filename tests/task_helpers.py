@@ -1,7 +1,5 @@
 """Helpers for tests of tasks: load documents, score outputs, compute corpus metrics."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,16 +15,12 @@ def load(name: str, folder: Path | None = None, **options: Any) -> TaskData:
 
 
 def score(name: str, document: Document, *texts: str, **scores: Any) -> dict[str, float]:
-    generation = find_task(name).generation
-    assert generation is not None
-    return generation.score(document, [Output(text, scores) for text in texts])
+    return find_task(name).generation.score(document, [Output(text, scores) for text in texts])
 
 
 def corpus(name: str, records: Sequence[Record]) -> dict[str, Estimate]:
     """Name of each corpus metric -> its estimate."""
-    metrics = find_task(name).corpus
-    assert metrics is not None
-    return {metric.name: estimate for metric, estimate in metrics.compute(records, True)}
+    return {metric.name: estimate for metric, estimate in find_task(name).corpus.compute(records, True)}
 
 
 def shown(name: str, folder: Path) -> str:

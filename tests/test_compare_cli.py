@@ -11,6 +11,7 @@ from pathlib import Path
 import commands
 import pytest
 from audit_runs import rte, shares, write_run
+from cases import cases
 from commands import assert_one_line_error
 from tiny import save_tiny_checkpoint
 
@@ -64,27 +65,9 @@ def test_an_exact_name_is_preferred_to_a_longer_one(runs):
     assert_one_line_error(run("base", "ali", "--runs", runs), "ali: ambiguous", "aligned-more-")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["base"], ["compare needs two models"]),
-        (["base", "base"], ["the same run"]),
-        (["base", "nobody"], ["nobody: no such run", "aligned-"]),
-        (["base", "elsewhere"], ["base and elsewhere have no finished task in common"]),
-        (["base", "aligned", "--tasks", "squad2"], ["no finished task in common"]),
-        (["base", "aligned", "--reference", "x"], ["--reference x", "base, aligned"]),
-        (["base", "aligned", "--reward", "win_rate.win_rate"], ["none of the models has it", "rte.acc, sst2.acc"]),
-        (["base", "aligned", "--reference-point", "a"], ["expected REWARD,TAX"]),
-        (["base", "aligned", "--reference-point", "nan,1"], ["expected REWARD,TAX"]),
-        (["base", "aligned", "--metrics", "some"], ["choose headline or all"]),
-        (["base", "aligned", "--resamples", "3"], ["at least 100"]),
-        (["base", "aligned", "--seed", "-1"], ["--seed -1"]),
-        (["base", "aligned", "--csv", "/nowhere/a.csv"], ["/nowhere/a.csv: cannot be written"]),
-        (["base", "aligned", "--runs", "/nowhere"], ["no run folder, and there are none in"]),
-    ],
-)
-def test_a_users_mistake_is_one_line_and_exit_code_2(runs, arguments, words):
-    assert_one_line_error(run("--runs", runs, *arguments), *words)
+@pytest.mark.parametrize("case", cases("rejected_inputs")["compare"], ids=str)
+def test_a_users_mistake_is_one_line_and_exit_code_2(runs, case):
+    assert_one_line_error(run("--runs", runs, *case["arguments"]), *case["words"])
 
 
 def test_a_checkpoint_that_was_not_evaluated_is_named(runs, tmp_path):

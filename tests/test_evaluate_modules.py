@@ -1,30 +1,32 @@
 """Our text metrics as modules of evaluate, and metrics of evaluate as scorers."""
 
-from __future__ import annotations
-
 import hashlib
+import itertools
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import evaluate
+import evaluate.config
+import evaluate.loading
 import pytest
+from cases import cases
 
 import alignbench.metrics
 from alignbench.errors import AlignbenchError
-from alignbench.scorers import bleu, drop, extractive, quac, rouge, squad
+from alignbench.scorers import drop, extractive, quac, rouge, squad
 from alignbench.scorers.hf_evaluate import EvaluateScorer
 from alignbench.types.scorer import Item
 
 PREDICTIONS = ["The owl left its barn at 9.", "nobody saw 12 owls in Zurich"]
 REFERENCES = [["The owl left its barn at nine.", "It left at 9."], ["In Zurich nobody saw the owls."]]
+FIRST = [right[0] for right in REFERENCES]
 
 
 @pytest.fixture(scope="module", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Replace the user's cache, in which evaluate keeps scripts and inputs."""
-    import evaluate.config
-
     folder = tmp_path_factory.mktemp("evaluate")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluate.config, "HF_MODULES_CACHE", folder / "modules")
@@ -33,8 +35,6 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 def compute(name: str, predictions: list[Any], references: list[Any]) -> dict[str, Any]:
-    import evaluate
-
     return evaluate.load(alignbench.metrics.path(name)).compute(predictions=predictions, references=references)
 
 
@@ -46,85 +46,40 @@ def test_there_is_a_script_for_each_name_and_an_error_for_any_other() -> None:
 
 def test_each_metric_is_the_mean_of_our_function() -> None:
     pairs = list(zip(PREDICTIONS, REFERENCES, strict=True))
-    expected = {
-        "squad_f1": {"exact_match": 0, "f1": 50 * sum(squad.f1(*pair) for pair in pairs)},
-        "drop_f1": {"exact_match": 0, "f1": 50 * sum(drop.scores(*pair)[1] for pair in pairs)},
-        "quac_f1": {"f1": 50 * sum(quac.f1(*pair) for pair in pairs)},
-        "rouge_l": {"rougeL": sum(max(rouge.rouge(p, one)["rougeL"] for one in right) for p, right in pairs) / 2},
-        "corpus_bleu": {
-            "bleu": bleu.corpus_bleu([bleu.bleu_statistics(*pair) for pair in pairs]),
-            "chrf": bleu.corpus_chrf([bleu.chrf_statistics(*pair) for pair in pairs]),
-        },
-    }
-    for name, values in expected.items():
-        found = compute(name, PREDICTIONS, REFERENCES)
-        assert {key: found[key] for key in values} == pytest.approx(values), name
+    scores = {"squad_f1": squad.f1, "drop_f1": lambda *pair: drop.scores(*pair)[1], "quac_f1": quac.f1}
+    for name, score in scores.items():
+        assert compute(name, PREDICTIONS, REFERENCES)["f1"] == pytest.approx(50 * sum(score(*pair) for pair in pairs))
+    best = [max(rouge.rouge(prediction, one)["rougeL"] for one in right) for prediction, right in pairs]
+    assert compute("rouge_l", PREDICTIONS, REFERENCES)["rougeL"] == pytest.approx(sum(best) / 2)
+    # grounding reads the references as sources
+    found = compute("grounding", PREDICTIONS, FIRST)
+    each = [extractive.flags(*pair) for pair in zip(PREDICTIONS, FIRST, strict=True)]
+    assert found == {name: pytest.approx((each[0][name] + each[1][name]) / 2) for name in each[0]}
+    assert found["novel_numbers"] == 0.5
 
 
 def test_bleu_has_the_signature_that_sacrebleu_gives_it() -> None:
     from sacrebleu.metrics import BLEU, CHRF
 
-    for references in ([[right[0]] for right in REFERENCES], [[right[0]] * 2 for right in REFERENCES], REFERENCES):
+    for references in ([[one] for one in FIRST], [[one] * 2 for one in FIRST], REFERENCES):
         found = compute("corpus_bleu", PREDICTIONS, references)
-        columns = [
-            [right[i] if i < len(right) else None for right in references] for i in range(max(map(len, references)))
-        ]
+        columns = list(map(list, itertools.zip_longest(*references)))
         for name, metric in (("bleu", BLEU()), ("chrf", CHRF())):
             assert found[name] == pytest.approx(metric.corpus_score(PREDICTIONS, columns).score)
             assert found[f"{name}_signature"] == str(metric.get_signature())
 
 
-def test_grounding_reads_the_references_as_sources() -> None:
-    sources = [right[0] for right in REFERENCES]
-    found = compute("grounding", PREDICTIONS, sources)
-    each = [extractive.flags(*pair) for pair in zip(PREDICTIONS, sources, strict=True)]
-    assert found == {name: pytest.approx((each[0][name] + each[1][name]) / 2) for name in each[0]}
-    assert found["novel_numbers"] == 0.5
-    nothing = compute("grounding", ["", ""], sources)
-    assert nothing == {"rouge2_precision": None, "novel_numbers": 0, "novel_spans": 0, "flagged": 0}
-
-
-RIGHT = [right[0] for right in REFERENCES]
-
-
-@pytest.mark.parametrize(
-    ("name", "predictions", "references", "values"),
-    [
-        ("squad_f1", RIGHT, [[one] for one in RIGHT], {"exact_match": 100, "f1": 100}),
-        ("squad_f1", ["", ""], RIGHT, {"exact_match": 0, "f1": 0}),
-        # a question without an answer in any place
-        *(("squad_f1", ["the owl", ""], references, {"f1": 100}) for references in ([["Owl"], []], ["Owl", ""])),
-        ("squad_f1", ["", "the owl"], [[], ["Owl"]], {"f1": 100}),
-        ("drop_f1", RIGHT, [[one] for one in RIGHT], {"f1": 100}),
-        ("drop_f1", ["", ""], RIGHT, {"f1": 0}),
-        # answers, or lists of spans
-        ("drop_f1", ["9", "owl"], ["9.0", "hawk"], {"exact_match": 50, "f1": 50}),
-        ("drop_f1", ["9", "owl"], [["8", "9.0"], ["hawk"]], {"exact_match": 50, "f1": 50}),
-        (
-            "drop_f1",
-            [["red owl", "hawk"], ["kite"]],
-            [[["hawk", "red owl"]], [["owl"], ["gull", "tern"]]],
-            {"exact_match": 50, "f1": 50},
-        ),
-        ("quac_f1", RIGHT, [[one] for one in RIGHT], {"f1": 100, "f1_agreed": 100}),
-        ("quac_f1", ["", ""], [["owl", "hawk"], ["owl", "hawk"]], {"f1": 0, "f1_agreed": None}),
-        ("corpus_bleu", RIGHT, [[one] for one in RIGHT], {"bleu": 100, "chrf": 100}),
-        ("corpus_bleu", ["", ""], RIGHT, {"bleu": 0, "chrf": 0}),
-        ("rouge_l", RIGHT, [[one] for one in RIGHT], {"rougeL": 1}),
-        ("rouge_l", ["", ""], RIGHT, {"rougeL": 0}),
-    ],
-)
+@pytest.mark.parametrize(("name", "predictions", "references", "values"), cases("text_metrics")["evaluate"])
 def test_known_values(name: str, predictions: list[Any], references: list[Any], values: dict[str, float]) -> None:
     found = compute(name, predictions, references)
     assert {key: found[key] for key in values} == values
 
 
+def refuse(*_: object, **__: object) -> None:
+    raise ConnectionError("no network in this test")
+
+
 def test_metrics_load_and_combine_without_a_network_from_any_folder(tmp_path: Path, monkeypatch) -> None:
-    import evaluate
-
-    def refuse(*_: object, **__: object) -> None:
-        raise OSError("no network in this test")
-
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     monkeypatch.chdir(tmp_path)
@@ -144,29 +99,28 @@ import datasets
 import evaluate
 {imports}
 
-class {name}(evaluate.Metric):
+class Metric(evaluate.Metric):
     def _info(self):
         features = datasets.Features({{name: datasets.Value("{type}") for name in {inputs}}})
         return evaluate.MetricInfo(description="", citation="", inputs_description="", features=features)
 
     def _compute(self, {arguments}):
-        {body}
+        return {result}
 """
 
 
-def write_script(folder: Path, name: str, body: str, *inputs: str, type: str = "string", imports: str = "") -> Path:
-    inputs = inputs or ("predictions", "references")
-    (folder / name).mkdir(parents=True)
-    text = SCRIPT.format(
-        imports=imports, name=name.title(), type=type, inputs=inputs, arguments=", ".join(inputs), body=body
-    )
-    (folder / name / f"{name}.py").write_text(text)
-    return folder / name
+def write_script(
+    folder: Path, result: str, inputs=("predictions", "references"), type: str = "string", imports: str = ""
+) -> Path:
+    folder.mkdir(parents=True)
+    text = SCRIPT.format(imports=imports, type=type, inputs=inputs, arguments=", ".join(inputs), result=result)
+    (folder / f"{folder.name}.py").write_text(text)
+    return folder
 
 
 def test_a_script_scores_each_output_by_itself(tmp_path: Path) -> None:
-    body = 'return {"ratio": len(predictions[0]) / len(references[0]), "same": [predictions == references], "by": "me"}'
-    folder = write_script(tmp_path, "lengths", body)
+    result = '{"ratio": len(predictions[0]) / len(references[0]), "same": [predictions == references], "by": "me"}'
+    folder = write_script(tmp_path / "lengths", result)
     items = [Item("owl", references=("owlets",)), Item("hawk", references=("hawk",))]
     for path in (folder, folder / "lengths.py"):
         scorer = EvaluateScorer(str(path))
@@ -178,11 +132,11 @@ def test_a_script_scores_each_output_by_itself(tmp_path: Path) -> None:
 
 
 def test_a_metric_gets_all_references_if_it_takes_several_or_the_source_if_it_takes_that(tmp_path: Path) -> None:
-    scorer = EvaluateScorer(alignbench.metrics.path("squad_f1"))
-    found = scorer.score([Item("owl", references=("hawk", "the owl")), Item("owl")])
+    items = [Item("owl", references=("hawk", "the owl")), Item("owl")]
+    found = EvaluateScorer(alignbench.metrics.path("squad_f1")).score(items)
     assert found == [{"exact_match": 100, "f1": 100}, {"exact_match": 0, "f1": 0}]
-    body = 'return {"copied": float(predictions[0] in sources[0])}'
-    folder = write_script(tmp_path, "copied", body, "predictions", "sources")
+    result = '{"copied": float(predictions[0] in sources[0])}'
+    folder = write_script(tmp_path / "copied", result, ("predictions", "sources"))
     items = [Item("owl", source="an owl"), Item("owl", source="a hawk"), Item("owl", prompt="an owl")]
     assert EvaluateScorer(str(folder)).score(items) == [{"copied": 1}, {"copied": 0}, {"copied": 1}]
 
@@ -190,9 +144,8 @@ def test_a_metric_gets_all_references_if_it_takes_several_or_the_source_if_it_ta
 def test_the_revision_changes_with_a_module_that_the_script_imports(tmp_path: Path) -> None:
     revisions = set()
     for value in (1, 2):
-        script = write_script(
-            tmp_path / str(value), "helped", 'return {"value": VALUE}', imports="from .helper import VALUE"
-        )
+        imports = "from .helper import VALUE"
+        script = write_script(tmp_path / str(value) / "helped", '{"value": VALUE}', imports=imports)
         (script / "helper.py").write_text(f"VALUE = {value}\n")
         scorer = EvaluateScorer(str(script))
         assert scorer.score([Item("owl", references=("owl",))]) == [{"value": value}]
@@ -201,14 +154,8 @@ def test_the_revision_changes_with_a_module_that_the_script_imports(tmp_path: Pa
 
 
 def test_a_script_from_the_hub_runs_by_consent_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import evaluate.config
-    import evaluate.loading
-
-    def no_network(*_: object) -> None:
-        raise ConnectionError("no network")
-
     monkeypatch.setattr(evaluate.config, "HF_EVALUATE_OFFLINE", True)
-    monkeypatch.setattr(evaluate.loading.HubEvaluationModuleFactory, "get_module", no_network)
+    monkeypatch.setattr(evaluate.loading.HubEvaluationModuleFactory, "get_module", refuse)
     (tmp_path / "rouge").mkdir()  # a folder of that name without a script: evaluate would try the hub
     monkeypatch.chdir(tmp_path)
     for path in ("rouge", "someone/metric"):
@@ -220,16 +167,14 @@ def test_a_script_from_the_hub_runs_by_consent_only(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.parametrize(
-    ("inputs", "options", "message"),
+    ("name", "options", "message"),
     [
-        ((), {"type": "int32"}, "its predictions are not texts"),
-        (("predictions", "images"), {}, "it takes images, predictions"),
-        ((), {"imports": "import no_such_package"}, r"evaluate cannot load it: .*no_such_package"),
+        ("numbers", {"type": "int32"}, "its predictions are not texts"),
+        ("pictures", {"inputs": ("predictions", "images")}, "it takes images, predictions"),
+        ("broken", {"imports": "import no_such_package"}, r"evaluate cannot load it: .*no_such_package"),
     ],
 )
-def test_a_metric_of_other_inputs_is_refused_before_scoring(tmp_path: Path, inputs, options, message: str) -> None:
+def test_a_metric_of_other_inputs_is_refused_before_scoring(tmp_path: Path, name: str, options, message: str) -> None:
     with pytest.raises(AlignbenchError, match=message) as error:
-        EvaluateScorer(
-            str(write_script(tmp_path, f"metric{len(inputs)}{len(message)}", "return {}", *inputs, **options))
-        )
+        EvaluateScorer(str(write_script(tmp_path / name, "{}", **options)))
     assert "\n" not in str(error.value)

@@ -1,32 +1,29 @@
 """Personas: fields parsed from generated text, and the distributions of their values."""
 
-from __future__ import annotations
-
 import json
 import math
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
+from cases import cases
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from task_helpers import load
 from tiny import save_tiny_checkpoint
 
-from alignbench.diversity.entropy import STATISTICS, chao_shen, plug_in, spread, weighted_spread
+from alignbench.diversity.entropy import chao_shen, plug_in, spread, weighted_spread
 from alignbench.errors import AlignbenchError
 from alignbench.evaluation.evaluate import evaluate
 from alignbench.evaluation.scoring import scored_record
 from alignbench.runs.summary import summarise
-from alignbench.tasks import find_task, personas
+from alignbench.tasks import find_task
 from alignbench.tasks.persona_fields import FIELDS, MAX_CHARACTERS, is_whole, read_personas
 from alignbench.types.engine import Completion
 from alignbench.types.record import Document, Output, Record
 from alignbench.types.scorer import Item
 
-ANN, *CASES = yaml.safe_load((Path(__file__).parent / "personas.yaml").read_text(encoding="utf-8"))
+ANN, *CASES = cases("personas")
 LINES = "Name: Ann Lee\nGender: Female\nAge: 34\nNationality: Irish\nReview: It hums. I like it."
 PERSONA, VERBALISED = find_task("personas"), find_task("personas_verbalised")
 
@@ -73,15 +70,12 @@ def test_all_samples_have_one_prompt_with_up_to_three_examples():
         documents = load(name).documents
         assert len({d.id for d in documents}) == len(documents) == count
         assert len({d.prompt for d in documents}) == 1
-        assert documents[0].prompt.endswith("\n\nName:")
         sampling = find_task(name).generation.sampling
         assert (sampling.samples, sampling.temperature, sampling.top_p, sampling.stop) == (1, 1.0, 1.0, ())
     none, three = (load("personas", shots=shots) for shots in (0, 3))
     assert (none.shots, three.shots) == (0, 3)
-    plain, primed = none.documents[0].prompt, three.documents[0].prompt
-    assert primed.startswith(plain.removesuffix("Name:"))
-    examples = read_personas(primed.removeprefix(plain).removesuffix("Name:"))
-    assert [is_whole(persona) for persona in examples] == [True] * 3
+    plain, primed = (data.documents[0].prompt.removesuffix("Name:") for data in (none, three))
+    assert [is_whole(persona) for persona in read_personas(primed.removeprefix(plain))] == [True] * 3
     with pytest.raises(AlignbenchError, match="4 shots requested, but there are only 3 examples"):
         load("personas", shots=4)
 
@@ -124,30 +118,16 @@ def test_the_distribution_of_each_field_is_over_the_values_that_were_parsed():
     assert set(none) == {"parse_failure", *(f"missing_{field}" for field in FIELDS)}
 
 
-def test_each_output_is_parsed_once(monkeypatch):
-    parsed = []
-    monkeypatch.setattr(personas, "read_personas", lambda text: parsed.append(text) or [])
-    personas._parsed.cache_clear()
-    PERSONA.generation.items(Document("a", "p"), [Output("once")])
-    record(PERSONA, "a", "once")
-    personas._parsed.cache_clear()
-    assert parsed == ["once"]
-
-
 def test_sentiment_is_of_the_review_alone_and_missing_without_one():
     assert PERSONA.generation.items(Document("a", "p"), [Output(LINES)]) == [Item(ANN["review"], group="a")]
-    whole, none, happy = (
-        record(PERSONA, "a", LINES, 0.5),
-        record(PERSONA, "b", "Name: Bo", 0.9),
-        record(PERSONA, "c", LINES, 0.8),
-    )
+    said = (("a", LINES, 0.5), ("b", "Name: Bo", 0.9), ("c", LINES, 0.8))
+    whole, none, happy = (record(PERSONA, *own) for own in said)
     assert "sentiment" not in none.metrics
     found = summary(PERSONA, [whole, none, happy])
     assert (found["sentiment"].value, found["sentiment"].n) == (0.65, 2)
     assert found["sentiment_top_bin"].value == 0.5
     again = scored_record(PERSONA, whole, {"sentiment": [{"sentiment": 0.1}]})  # a rescored record
     assert (again.statistics["name"], again.metrics["sentiment"]) == (["ann lee"], 0.1)
-    assert VERBALISED.generation.optional_scorers == ()
 
 
 def test_samples_of_the_one_prompt_differ_and_depend_on_the_seed(tmp_path):
@@ -209,17 +189,6 @@ def test_small_samples_and_rare_values_have_fewer_metrics():
     assert distinct["hill_0_at_50"].value == 50
     assert "entropy_chao_shen" not in found([2] * 4 + [1] * 92)
     assert "entropy_chao_shen" in found([2] * 5 + [1] * 90)
-
-
-def test_metrics_at_fifty_values_do_not_depend_on_the_sample_size():
-    draw = np.random.default_rng(0)
-    found = {}
-    for n in (60, 1000):
-        many = [np.bincount(draw.integers(0, 60, n)) for _ in range(50)]
-        found[n] = {name: np.mean([statistic(own) for own in many]) for name, (_, statistic) in STATISTICS.items()}
-    assert found[60]["hill_1"] < 0.75 * found[1000]["hill_1"]
-    assert found[60]["entropy_at_50"] == pytest.approx(found[1000]["entropy_at_50"], abs=0.06)
-    assert found[60]["hill_0_at_50"] == pytest.approx(found[1000]["hill_0_at_50"], rel=0.03)
 
 
 def test_intervals_contain_the_estimate_shrink_with_n_and_resample_lists_as_a_whole():

@@ -89,7 +89,7 @@ TASK = Task(
         Metric("worst_odd", "share", "lower", scorer="toxicity"),
         Metric("length", "words", "–"),
     ),
-    group="none",
+    ability="toxicity",
     headline="worst",
     load=lambda options: DATA,
     generation=Generation(Sampling(3, samples=SAMPLES, temperature=1.0), worst, scorers=("toxicity",)),

@@ -1,17 +1,17 @@
 """Prompts prepared for training: what is removed, the splits, personal data, and the files."""
 
-from __future__ import annotations
-
 import csv
 import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from cases import cases
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -24,57 +24,50 @@ from alignbench.data.prepare import SPLITS, Prepared, Settings, are_first, prepa
 from alignbench.errors import AlignbenchError
 from trainers.data import read_demonstrations, read_prompts, read_rankings
 
-PERSONAL = {
-    "EMAIL_ADDRESS": "Write to hen.keeper@example.com about the eggs",
-    "PHONE_NUMBER": "Call me on +1 212 555 0187 tonight",
-    "CREDIT_CARD": "I paid with 4111 1111 1111 1111 yesterday",
-    "IBAN_CODE": "Send it to DE89 3704 0044 0532 0130 00 please",
-    "IP_ADDRESS": "The barn's camera is at 192.168.17.4 now",
-    "MAC_ADDRESS": "The feeder is 00:1B:44:11:3A:B7 on the net",
-    "US_SSN": "My social security number is 219-09-9999 as you know",
-}
-SECRET = PERSONAL["EMAIL_ADDRESS"]
+CASES = cases("prepare")
+PERSONAL = CASES["personal"]
+USER = "u0"  # of the training split
+needs_pii = pytest.mark.skipif(find_spec("presidio_analyzer") is None, reason="needs the extra pii")
 
 
-def write(path: Path, rows: list[dict[str, Any]]) -> str:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return str(path)
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The working directory, with p.jsonl (what is read) and out (what is written)."""
+    monkeypatch.chdir(tmp_path)
 
 
-def read(out: Path, *splits: str) -> list[dict[str, Any]]:
-    files = [out / f"{split}.jsonl" for split in splits or SPLITS]
+def write(rows: list[dict[str, Any]]) -> str:
+    Path("p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return "p.jsonl"
+
+
+def read(*splits: str) -> list[dict[str, Any]]:
+    files = [Path("out") / f"{split}.jsonl" for split in splits or SPLITS]
     return [json.loads(line) for file in files for line in file.read_text(encoding="utf-8").splitlines()]
 
 
-def prepared(folder: Path, rows: list[dict[str, Any]], **settings: Any) -> Prepared:
-    return prepare(write(folder / "p.jsonl", rows), folder / "out", Settings(**{"pii": False, **settings}))
+def prepared(rows: list[dict[str, Any]], **settings: Any) -> Prepared:
+    return prepare(write(rows), Path("out"), Settings(**{"pii": False, **settings}))
 
 
-def files_of(out: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in out.iterdir()}
+def files_of(out: str = "out") -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in Path(out).iterdir()}
 
 
-def a_user_of(split: str, name: str = "u{}") -> str:
-    return next(user for user in map(name.format, range(1000)) if split_of(user, Settings()) == split)
-
-
-USER = a_user_of("train")
+def of_user(*prompts: str) -> list[dict[str, Any]]:
+    return [{"prompt": prompt, "user": USER} for prompt in prompts]
 
 
 def farm(users: int = 60, each: int = 3) -> list[dict[str, Any]]:
-    return [
-        {"prompt": f"Question {n} of keeper {user}: how many hens fit into barn {n}?", "user": f"keeper {user}"}
-        for user in range(users)
-        for n in range(each)
-    ]
+    keepers = [f"keeper {user}" for user in range(users) for _ in range(each)]
+    return [{"prompt": f"{n % each}: how many hens has {keeper}?", "user": keeper} for n, keeper in enumerate(keepers)]
+
+
+def prompts_of(rows: list[dict[str, Any]]) -> list[str]:
+    return sorted(row["prompt"] for row in rows)
 
 
 # ---- duplicates, limits, splits ------------------------------------------------------------------------------------
-
-
-def kept(prompts: list[str], prefix: int) -> list[str]:
-    column = pd.Series(prompts, dtype=object)
-    return column[are_first(column, prefix)].to_list()
 
 
 @given(st.lists(st.text("ab", max_size=6), max_size=30), st.integers(1, 5), st.randoms())
@@ -82,273 +75,208 @@ def test_of_prompts_with_a_long_common_prefix_the_first_is_kept(prompts, prefix,
     def same(a: str, b: str) -> bool:
         return a == b or len(os.path.commonprefix([a, b])) >= prefix  # noqa: RUF071
 
+    def kept(prompts: list[str]) -> list[str]:
+        column = pd.Series(prompts, dtype=object)
+        return column[are_first(column, prefix)].to_list()
+
     expected = [prompt for n, prompt in enumerate(prompts) if not any(same(prompt, other) for other in prompts[:n])]
-    assert kept(prompts, prefix) == expected
-    shuffled = random.sample(prompts, len(prompts))
-    assert {prompt[:prefix] for prompt in kept(shuffled, prefix)} == {prompt[:prefix] for prompt in expected}
+    assert kept(prompts) == expected
+    shuffled = kept(random.sample(prompts, len(prompts)))
+    assert {prompt[:prefix] for prompt in shuffled} == {prompt[:prefix] for prompt in expected}
 
 
-def test_no_user_is_in_two_splits_and_no_prompt_is_lost(tmp_path):
-    done = prepared(tmp_path, farm())
-    splits = {name: read(tmp_path / "out", name) for name in SPLITS}
-    users = {name: {row["user"] for row in split} for name, split in splits.items()}
+def test_no_user_is_in_two_splits_and_no_prompt_is_lost():
+    done = prepared(farm())
+    users = {name: {row["user"] for row in read(name)} for name in SPLITS}
     assert all(users.values())
     assert sum(map(len, users.values())) == 60
-    assert sorted(row["prompt"] for row in read(tmp_path / "out")) == sorted(row["prompt"] for row in farm())
-    assert {name: (s.prompts, s.users) for name, s in done.splits.items()} == {
-        name: (len(split), len(users[name])) for name, split in splits.items()
-    }
+    assert prompts_of(read()) == prompts_of(farm())
+    for name in SPLITS:
+        assert (done.splits[name].prompts, done.splits[name].users) == (len(read(name)), len(users[name]))
     # a number and its text are one user
-    same = prepared(tmp_path, [{"prompt": f"question {n}", "user": user} for n, user in enumerate([7, "7"])])
+    same = prepared([{"prompt": f"question {n}", "user": user} for n, user in enumerate([7, "7"])])
     assert sum(split.users for split in same.splits.values()) == 1
 
 
 def test_splits_have_their_proportions_and_a_larger_validation_split_takes_users_from_training_alone():
-    settings = Settings(validation=0.2, test=0.1)
-    found = [split_of(f"user {n}", settings) for n in range(10_000)]
+    def splits(n: int, **settings: Any) -> list[str]:
+        return [split_of(f"user {number}", Settings(**settings)) for number in range(n)]
+
+    found = splits(10_000, validation=0.2, test=0.1)
     assert found.count("validation") / 10_000 == pytest.approx(0.2, abs=0.02)  # 5 standard errors
     assert found.count("test") / 10_000 == pytest.approx(0.1, abs=0.015)
-    split = {seed: [split_of(f"user {n}", Settings(seed=seed)) for n in range(500)] for seed in (0, 1)}
-    assert split[0] != split[1]
-    wider = [split_of(f"user {n}", Settings(validation=0.4)) for n in range(500)]
-    assert {(a, b) for a, b in zip(split[0], wider, strict=True) if a != b} == {("train", "validation")}
+    assert splits(500) != splits(500, seed=1)
+    changed = {pair for pair in zip(splits(500), splits(500, validation=0.4), strict=True) if pair[0] != pair[1]}
+    assert changed == {("train", "validation")}
 
 
-def test_of_a_user_the_first_prompts_are_kept(tmp_path):
+def test_of_a_user_the_first_prompts_are_kept():
     assert Settings().per_user == 200  # the paper's
-    done = prepared(tmp_path, farm(users=2, each=5), per_user=2)
-    assert sorted(row["prompt"] for row in read(tmp_path / "out")) == sorted(row["prompt"] for row in farm(2, 2))
+    done = prepared(farm(users=2, each=5), per_user=2)
+    assert prompts_of(read()) == prompts_of([row for row in farm(2, 5) if row["prompt"][0] in "01"])
     assert done.removed["over the user's limit"] == 6
     assert max(split.per_user_max for split in done.splits.values()) == 2
     # without users every prompt is assigned to a split by itself
-    done = prepared(tmp_path, [{"prompt": f"question {n}"} for n in range(100)], user_field=None, per_user=1)
+    done = prepared([{"prompt": f"question {n}"} for n in range(100)], user_field=None, per_user=1)
     assert sum(split.prompts for split in done.splits.values()) == 100
     assert all(split.prompts > 0 and split.users is None for split in done.splits.values())
     assert "over the user's limit" not in done.removed
 
 
-def test_a_prompt_that_is_too_long_is_removed_before_the_duplicates(tmp_path):
-    rows = [{"prompt": "x" * 31, "user": USER}, {"prompt": "x" * 30, "user": USER}]
-    done = prepared(tmp_path, rows, max_prompt_characters=30, prefix_characters=10)
-    assert [row["prompt"] for row in read(tmp_path / "out", "train")] == ["x" * 30]
+def test_a_prompt_that_is_too_long_is_removed_before_the_duplicates():
+    done = prepared(of_user("x" * 31, "x" * 30), max_prompt_characters=30, prefix_characters=10)
+    assert [row["prompt"] for row in read("train")] == ["x" * 30]
     assert (done.removed["too long"], done.removed["duplicate prefix"]) == (1, 0)
 
 
-def test_lengths_are_in_tokens_with_a_tokenizer_and_described_as_by_pandas(tmp_path):
+def test_lengths_are_in_tokens_with_a_tokenizer_and_described_as_by_pandas():
     inner = Tokenizer(models.WordLevel({"?": 0}, unk_token="?"))
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="?").save_pretrained(tmp_path / "tokenizer")
-    rows = [{"prompt": "hen " * n, "user": USER} for n in (1, 2, 3, 4)]
-    done = prepared(tmp_path, rows, tokenizer=str(tmp_path / "tokenizer"), max_prompt_tokens=3)
+    PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="?").save_pretrained("tokenizer")
+    rows = of_user(*("hen " * n for n in (1, 5, 6, 9, 30)))
+    done = prepared(rows, tokenizer="tokenizer", max_prompt_tokens=9)
     assert (done.length_unit, done.removed["too long"]) == ("tokens", 1)
-    described = pd.Series([1, 2, 3]).describe().drop("count").to_dict()
-    assert done.splits["train"].length == pytest.approx(described)
-    done = prepared(tmp_path, [{"prompt": "hen " * n, "user": USER} for n in (1, 5, 6, 9, 30)])
-    described = pd.Series([4 * n for n in (1, 5, 6, 9, 30)]).describe().drop("count").to_dict()
-    assert done.splits["train"].length == pytest.approx(described)
+    for found, lengths in ((done, [1, 5, 6, 9]), (prepared(rows), [4, 20, 24, 36, 120])):
+        described = pd.Series(lengths).describe().drop("count").to_dict()
+        assert found.splits["train"].length == pytest.approx(described)
 
 
 # ---- personal data -------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def pii() -> None:
-    pytest.importorskip("presidio_analyzer", reason="needs the extra pii")
-
-
-@pytest.mark.usefixtures("pii")
-def test_each_kind_is_removed_from_training_and_listed_without_its_text(tmp_path, monkeypatch):
-    import socket
-
-    def refuse(*arguments: object) -> None:
-        raise AssertionError("the network was used")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    monkeypatch.setattr("tldextract.extract", refuse)  # presidio's default downloads a list of domains
+@needs_pii
+def test_each_kind_is_removed_from_training_and_listed_without_its_text(monkeypatch):
+    # no network is used; presidio's default, tldextract.extract, downloads a list of domains
+    for name in ("socket.socket.connect", "socket.getaddrinfo", "tldextract.extract"):
+        monkeypatch.setattr(name, None)
     prompts = ["How many hens were there in 2019-2020, 12345 or 3.14159?", *PERSONAL.values()]
-    done = prepared(tmp_path, [{"prompt": prompt, "user": USER} for prompt in prompts], pii=True)
+    done = prepared(of_user(*prompts), pii=True)
     assert done.pii == {kind: [line] for line, kind in enumerate(PERSONAL, start=2)}
     assert list(done.pii) == sorted(PERSONAL)
     assert done.removed["personal data"] == len(PERSONAL)
-    assert [row["prompt"] for row in read(tmp_path / "out", "train")] == prompts[:1]
-    assert "example.com" not in (tmp_path / "out" / "prepared.json").read_text()
+    assert [row["prompt"] for row in read("train")] == prompts[:1]
+    assert "example.com" not in Path("out/prepared.json").read_text()
 
 
-@pytest.mark.usefixtures("pii")
+LONG = [f"{n} {'hay and corn ' * n}a@example.com" for n in (276, 305, 306, 307, 5000)]  # read in overlapping pieces
+
+
+@needs_pii
 @pytest.mark.parametrize(
-    ("rows", "found"),
-    [
-        # a number alone is not personal, next to a word that says so it is
-        ([{"prompt": "The bolt is part 219099999"}, {"prompt": "My social security number is 219099999"}],
-         {"US_SSN": [2]}),
-        # the fields that the trainers read are checked, others are not
-        ([
-            {"prompt": "a", "response": SECRET},
-            {"prompt": "b", "responses": ["x", SECRET], "ranks": [1, 2]},
-            {"messages": [{"role": "user", "content": "c"}, {"role": "assistant", "content": SECRET}]},
-            {"prompt": "d", "response": "x", "contact": SECRET},
-        ], {"EMAIL_ADDRESS": [1, 2, 3]}),
-        # long texts are read in overlapping pieces
-        ([{"prompt": "x"}, *({"prompt": f"{n} {'hay and corn ' * n}{SECRET}"} for n in (276, 305, 306, 307, 5000))],
-         {"EMAIL_ADDRESS": [2, 3, 4, 5, 6]}),
-        # other splits, and user ids
-        ([{"prompt": SECRET, "user": a_user_of("validation")}, {"prompt": f"{SECRET}?", "user": a_user_of("test")}],
-         {}),
-        ([{"prompt": "a", "user": a_user_of("train", "keeper{}@example.com")}], {}),
-    ],
-)  # fmt: skip
-def test_where_personal_data_is_found(tmp_path, rows, found):
-    done = prepared(tmp_path, [{"user": USER, **row} for row in rows], pii=True)
-    assert done.pii == found
-    removed = {line for lines in found.values() for line in lines}
-    assert sum(split.prompts for split in done.splits.values()) == len(rows) - len(removed)
+    "case", [*CASES["found"], {"rows": of_user("x", *LONG), "found": {"EMAIL_ADDRESS": [*range(2, 7)]}}]
+)
+def test_where_personal_data_is_found(case):
+    assert [split_of(user, Settings()) for user in (USER, "u23", "u3")] == ["train", "validation", "test"]
+    done = prepared([{"user": USER, **row} for row in case["rows"]], pii=True)
+    assert done.pii == case["found"]
+    assert sum(split.prompts for split in done.splits.values()) == len(case["rows"]) - done.removed["personal data"]
+    assert done.removed["personal data"] == sum(map(len, case["found"].values()))
 
 
-def test_without_the_extra_the_error_names_it(tmp_path, monkeypatch):
+def test_without_the_extra_the_error_names_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "presidio_analyzer", None)
     with pytest.raises(AlignbenchError, match=r"pip install 'alignbench\[pii\]', or pass --no-pii"):
-        prepared(tmp_path, farm(2), pii=True)
+        prepared(farm(2), pii=True)
 
 
 # ---- rows ----------------------------------------------------------------------------------------------------------
 
 
-def test_other_fields_are_copied_and_named_fields_get_the_trainers_names(tmp_path):
+def test_other_fields_are_copied_and_named_fields_get_the_trainers_names():
     row = {"id": 5, "question": "Do hens fly? é", "customer": "c1", "tags": ["x", None], "score": 0.5}
-    prepared(tmp_path, [row], prompt_field="question", user_field="customer")
-    expected = {"id": 5, "prompt": "Do hens fly? é", "user": "c1", "tags": ["x", None], "score": 0.5}
-    assert read(tmp_path / "out") == [expected]
-    prepared(tmp_path, [{"prompt": "hen \ud83d", "user": "\ud83d"}])  # a lone surrogate
-    assert [row["prompt"] for row in read(tmp_path / "out")] == ["hen \ud83d"]
+    prepared([row], prompt_field="question", user_field="customer")
+    assert read() == [{"id": 5, "prompt": "Do hens fly? é", "user": "c1", "tags": ["x", None], "score": 0.5}]
+    prepared([{"prompt": "hen \ud83d", "user": "\ud83d"}])  # a lone surrogate
+    assert prompts_of(read()) == ["hen \ud83d"]
 
 
-def test_the_trainers_read_what_is_written(tmp_path):
+def test_the_trainers_read_what_is_written():
     ranking = {"prompt": "a", "responses": ["x", "y"], "ranks": [1, 2], "user": USER}
     dialogue = "\n\nHuman: Do hens fly?\n\nAssistant:"
     pair = {"chosen": dialogue + " No.", "rejected": dialogue + " Yes.", "user": USER}
-    train, source = str(tmp_path / "out" / "train.jsonl"), str(tmp_path / "p.jsonl")
-    prepared(tmp_path, [ranking, pair, ranking])
-    assert read_rankings(train) == read_rankings(source)[:2]
-    assert read_prompts(train) == ["a", dialogue]
-    prepared(tmp_path, [{"prompt": "a", "response": "x", "user": USER}])
-    assert read_demonstrations(train) == read_demonstrations(source)
-    with (tmp_path / "r.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([["prompt", "responses", "ranks", "user"], ["a", '["x", "y"]', "[1, 2]", USER]])
-    prepare(str(tmp_path / "r.csv"), tmp_path / "out", Settings(pii=False))
-    assert read_rankings(train) == read_rankings(str(tmp_path / "r.csv"))
+    prepared([ranking, pair, ranking])
+    assert read_rankings("out/train.jsonl") == read_rankings("p.jsonl")[:2]
+    assert read_prompts("out/train.jsonl") == ["a", dialogue]
+    prepared([{"prompt": "a", "response": "x", "user": USER}])
+    assert read_demonstrations("out/train.jsonl") == read_demonstrations("p.jsonl")
+    with Path("r.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([list(ranking), ["a", '["x", "y"]', "[1, 2]", USER]])
+    prepare("r.csv", Path("out"), Settings(pii=False))
+    assert read_rankings("out/train.jsonl") == read_rankings("r.csv")
 
 
-def test_the_prompt_of_messages_is_the_first_of_the_user(tmp_path):
-    def chat(question: str) -> list[dict[str, str]]:
-        return [{"role": "system", "content": "Be kind."}, {"role": "user", "content": question}]
+def test_the_prompt_of_messages_is_the_first_of_the_user():
+    system = {"role": "system", "content": "Be kind."}
+    chats = [[system, {"role": "user", "content": question}] for question in ("hens", "ducks", "hens")]
+    rows = [{"messages": chat, "user": "u"} for chat in chats]
+    assert prepared(rows).removed["duplicate prefix"] == 1
+    assert read() == rows[:2]
 
-    rows = [{"messages": chat(question), "user": "u"} for question in ("hens", "ducks", "hens")]
-    assert prepared(tmp_path, rows).removed["duplicate prefix"] == 1
-    assert read(tmp_path / "out") == rows[:2]
 
-
-@pytest.mark.parametrize(
-    ("row", "settings", "reason"),
-    [
-        ({"user": "u"}, {}, "no field prompt or messages (found: user)"),
-        ({"prompt": 5, "user": "u"}, {}, "the prompt is not text or a list of messages"),
-        ({"messages": [{"role": "system", "content": "x"}], "user": "u"}, {}, "no message of a user"),
-        ({"chosen": "x", "rejected": "y", "user": "u"}, {}, "share no turns"),
-        ({"prompt": "a"}, {}, "no field user for the user (found: prompt); name it, or pass --no-users"),
-        ({"prompt": "a", "user": ""}, {}, 'user is "", not the id of a user'),
-        ({"prompt": "a", "user": None}, {}, "user is null, not the id of a user"),
-        ({"prompt": "a", "user": 1.5}, {}, "user is 1.5, not the id of a user"),
-        ({"prompt": "a", "q": "b", "user": "u"}, {"prompt_field": "q"}, "both q and prompt"),
-        ({"prompt": "a", "c": "b", "user": "u"}, {"user_field": "c"}, "both c and user"),
-    ],
-)
-def test_an_invalid_row_is_named_by_file_and_line(tmp_path, row, settings, reason):
+@pytest.mark.parametrize("case", CASES["rows"])
+def test_an_invalid_row_is_named_by_file_and_line(case):
+    settings = case.get("settings", {})
     good = {settings.get("prompt_field", "prompt"): "a", settings.get("user_field", "user"): "u"}
     with pytest.raises(AlignbenchError) as error:
-        prepared(tmp_path, [good, row], **settings)
-    assert str(error.value).startswith(f"{tmp_path / 'p.jsonl'}:2: ")
-    assert reason in str(error.value)
-    assert not (tmp_path / "out").exists()
+        prepared([good, case["row"]], **settings)
+    assert str(error.value).startswith("p.jsonl:2: ")
+    assert case["message"] in str(error.value)
+    assert not Path("out").exists()
 
 
-@pytest.mark.parametrize(
-    ("settings", "reason"),
-    [
-        ({"prefix_characters": 0}, "prefix-characters is 0"),
-        ({"per_user": 0}, "per-user is 0"),
-        ({"max_prompt_characters": -1}, "max-prompt-characters is -1"),
-        ({"max_prompt_tokens": 10}, "max-prompt-tokens needs a tokenizer"),
-        ({"validation": 0.5, "test": 0.5}, "together under 1"),
-        ({"test": -0.1}, "at least 0"),
-        ({"test": float("nan")}, "at least 0"),
-        ({"tokenizer": "EMPTY"}, r"^tokenizer .*: cannot be loaded [^\n]*$"),
-        ({"max_prompt_characters": 1}, r"no prompt is left of 3 \(too long: 3, "),
-    ],
-)
-def test_invalid_settings_are_one_line(tmp_path, settings, reason):
-    with pytest.raises(AlignbenchError, match=reason):
-        prepared(
-            tmp_path, farm(1), **{key: tmp_path if value == "{folder}" else value for key, value in settings.items()}
-        )
+@pytest.mark.parametrize("case", CASES["settings"])
+def test_invalid_settings_are_one_line(case):
+    with pytest.raises(AlignbenchError, match=case["message"]):
+        prepared(farm(1), **case["settings"])
 
 
 # ---- the command ---------------------------------------------------------------------------------------------------
 
-
-def run(*arguments: object) -> Any:
-    return CliRunner().invoke(app, ["data", "prepare", *map(str, arguments)])
-
-
-def rows_with_everything() -> list[dict[str, Any]]:
-    personal = [{"prompt": prompt, "user": USER} for prompt in PERSONAL.values()]
-    return [*farm(), *personal, {"prompt": "x" * 900, "user": USER}, farm()[0]]
+EVERYTHING = [*farm(), *of_user(*PERSONAL.values(), "x" * 900), farm()[0]]
+COMMAND = ["data", "prepare", "p.jsonl", "--out", "out"]
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("pii")
-def test_another_process_with_another_hash_seed_writes_the_same_bytes(tmp_path):
-    prepared(tmp_path, rows_with_everything(), pii=True)
-    command = [sys.executable, "-m", "alignbench", "data", "prepare", str(tmp_path / "p.jsonl")]
+@needs_pii
+def test_another_process_with_another_hash_seed_writes_the_same_bytes():
+    prepared(EVERYTHING, pii=True)
+    once = files_of()
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "1"}
-    subprocess.run([*command, "--out", str(tmp_path / "two")], env=environment, timeout=120, check=True)
-    assert files_of(tmp_path / "out") == files_of(tmp_path / "two")
+    subprocess.run([sys.executable, "-m", "alignbench", *COMMAND], env=environment, timeout=120, check=True)
+    assert files_of() == once
 
 
-@pytest.mark.usefixtures("pii")
-def test_the_command_writes_the_splits_and_prints_all_removals(tmp_path):
-    source = write(tmp_path / "p.jsonl", rows_with_everything())
-    done = run(source, "--out", tmp_path / "one", "--max-prompt-characters", 800)
-    assert done.exit_code == 0, done.output
-    assert set(files_of(tmp_path / "one")) == {"prepared.json", *(f"{name}.jsonl" for name in SPLITS)}
-    found = json.loads((tmp_path / "one" / "prepared.json").read_text())
-    assert found["source"]["sha256"] == sha256_of(Path(source))
+@needs_pii
+def test_the_command_writes_the_splits_and_prints_all_removals():
+    write(EVERYTHING)
+    done = CliRunner().invoke(app, [*COMMAND, "--max-prompt-characters", "800"])
+    assert files_of().keys() == {"prepared.json", *(f"{name}.jsonl" for name in SPLITS)}
+    found = json.loads(files_of()["prepared.json"])
+    assert found["source"]["sha256"] == sha256_of(Path("p.jsonl"))
     assert found["settings"]["max_prompt_characters"] == 800
     removed = {"too long": 1, "duplicate prefix": 1, "over the user's limit": 0, "personal data": len(PERSONAL)}
     assert found["removed"] == removed
     table = dict(line.split("\t", 1) for line in done.stdout.splitlines() if "\t" in line)
-    assert table["read"] == str(len(rows_with_everything()))
+    assert table["read"] == str(len(EVERYTHING))
     assert {reason: int(table[f"removed: {reason}"]) for reason in removed} == removed
     assert {kind: int(table[f"personal data: {kind}"]) for kind in PERSONAL} == dict.fromkeys(PERSONAL, 1)
-    for name in SPLITS:
-        split = found["splits"][name]
+    for name, split in found["splits"].items():
         assert table[name].split("\t")[:2] == [str(split["prompts"]), str(split["users"])]
     assert sum(split["prompts"] for split in found["splits"].values()) == len(farm())
     assert "example.com" not in done.output
 
 
-def test_without_the_check_for_personal_data_the_summary_says_so(tmp_path):
-    source = write(tmp_path / "p.jsonl", [{"prompt": SECRET}])
-    done = run(source, "--out", tmp_path / "out", "--no-pii", "--no-users")
-    assert done.exit_code == 0, done.output
-    assert "personal data: not checked (--no-pii)" in done.stdout
-    assert json.loads((tmp_path / "out" / "prepared.json").read_text())["settings"]["pii"] is False
+def test_without_the_check_for_personal_data_the_summary_says_so():
+    write([{"prompt": PERSONAL["EMAIL_ADDRESS"]}])
+    assert (
+        "personal data: not checked (--no-pii)" in CliRunner().invoke(app, [*COMMAND, "--no-pii", "--no-users"]).stdout
+    )
+    assert json.loads(files_of()["prepared.json"])["settings"]["pii"] is False
 
 
-def test_a_failed_write_leaves_the_old_files(tmp_path, monkeypatch):
-    prepared(tmp_path, farm(20))
-    before = files_of(tmp_path / "out")
-    write_bytes = Path.write_bytes
+def test_a_failed_write_leaves_the_old_files(monkeypatch):
+    prepared(farm(20))
+    before, write_bytes = files_of(), Path.write_bytes
 
     def full_disk(path: Path, content: bytes) -> int:
         if "validation" in path.name:
@@ -357,10 +285,9 @@ def test_a_failed_write_leaves_the_old_files(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "write_bytes", full_disk)
     with pytest.raises(AlignbenchError, match=r"out: cannot be written: No space left on device$"):
-        prepared(tmp_path, farm(300))
-    assert files_of(tmp_path / "out") == before
-    (tmp_path / "file").write_text("")
-    with pytest.raises(AlignbenchError, match=r"file: cannot be written: File exists$"):
-        prepare(str(tmp_path / "p.jsonl"), tmp_path / "file", Settings(pii=False))
+        prepared(farm(300))
+    assert files_of() == before
+    with pytest.raises(AlignbenchError, match=r"p.jsonl: cannot be written: File exists$"):
+        prepare("p.jsonl", Path("p.jsonl"), Settings(pii=False))
     with pytest.raises(AlignbenchError, match=r"nowhere.jsonl: no such file"):
-        prepare(str(tmp_path / "nowhere.jsonl"), tmp_path / "out")
+        prepare("nowhere.jsonl", Path("out"))

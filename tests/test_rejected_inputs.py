@@ -8,39 +8,16 @@ import shutil
 from pathlib import Path
 
 import pytest
+from cases import cases
 from commands import assert_one_line_error, run
 
-PROFANITY = ("--scorer", "toxicity=alt-profanity-check")
 CHOICES = ("--tasks", "hellaswag")
-TOXICITY = ("--tasks", "real_toxicity")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (("--tasks", "hellaswg"), ["unknown task 'hellaswg'", "did you mean hellaswag"]),
-        (("--tasks", ""), ["no task given"]),
-        ((*CHOICES, "--limit", 0), ["limit 0"]),
-        ((*CHOICES, "--dtype", "int3"), ["int3"]),
-        ((*CHOICES, "--device", "cuda:9"), ["cuda:9"]),
-        ((*CHOICES, "--metrics", "some"), ["--metrics some", "headline or all"]),
-        ((*CHOICES, "--baseline", "x"), ["requires --tasks win_rate"]),
-        (("--tasks", "winogender", "--shots", 3), ["takes --shots"]),
-        (("--tasks", "win_rate"), ["name the model to compare with, as --baseline"]),
-        (("--tasks", "win_rate", "--baseline", "x"), ["no judge given", "--scorer preference="]),
-        ((*TOXICITY, "--scorer", "toxicity"), ["kind=name"]),
-        ((*TOXICITY, "--scorer", "toxicity=no-such-scorer"), ["no-such-scorer", "alt-profanity-check"]),
-        ((*TOXICITY, "--scorer", "truth=judge:/nowhere"), ["truth", "toxicity"]),
-        ((*TOXICITY, "--scorer", "toxicity=detoxify-unbiased"), ["detoxify", "alt-profanity-check"]),
-        ((*TOXICITY, *PROFANITY, "--template", "chat"), ["chat template", "--template none"]),
-        ((*TOXICITY, *PROFANITY, "--template", "nice"), ["nice", "auto"]),
-        ((*TOXICITY, *PROFANITY, "--engine", "steam"), ["steam", "vllm"]),
-        ((*TOXICITY, *PROFANITY, "--scorer-path", "/nowhere"), ["alt-profanity-check"]),
-    ],
-)
-def test_settings_of_evaluate(farm_model, world, tmp_path, arguments, words):
-    done = run("evaluate", farm_model, "--data-dir", world, "--out", tmp_path, *arguments)
-    assert_one_line_error(done, *words)
+@pytest.mark.parametrize("case", cases("rejected_inputs")["evaluate"], ids=str)
+def test_settings_of_evaluate(farm_model, world, tmp_path, case):
+    done = run("evaluate", farm_model, "--data-dir", world, "--out", tmp_path, *case["arguments"])
+    assert_one_line_error(done, *case["words"])
     assert not list(tmp_path.rglob("documents*"))
 
 
@@ -100,29 +77,8 @@ def test_an_output_folder_that_cannot_be_written(farm_model, world, tmp_path):
     assert_one_line_error(done, "cannot be written")
 
 
-FILES = ("--map", "reply=output", "--in-order", "--prompts", "prompts.jsonl")
-JUDGE = ("--scorer", "preference=labels:labels.jsonl")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (("rank", "curt.jsonl", *FILES, *JUDGE), "a ranking needs at least two systems"),
-        (("rank", "curt.jsonl", "kind.jsonl", *FILES, "--scorer", "toxicity=x"), "no judge given"),
-        (("rank", "curt.jsonl", "nowhere", *FILES, *JUDGE), "nowhere: not a run folder"),
-        (("rank", "curt.jsonl", "kind.jsonl", *FILES, *JUDGE, "--baseline", "who"), "who: none of the systems"),
-        (("rank", "curt.jsonl", "kind.jsonl", "--map", "reply", *JUDGE), "write THEIRS=OURS"),
-        (("rank", "curt.jsonl", "curt.jsonl", *FILES, *JUDGE), "two systems are named 'curt'"),
-        (("score", "kind.jsonl", "--task", "win_rate", *FILES, *JUDGE), "requires --baseline"),
-        (("score", "kind.jsonl", "--limit", 2), "--limit and --shots need --task"),
-        (("score", "kind.jsonl", "--in-order"), "--in-order needs --task"),
-        (("score", "nowhere.jsonl"), "nowhere.jsonl: no such file"),
-        (("score", "few.jsonl", "--task", "answers", *FILES), "2 rows, but answers has 3 documents"),
-        (("score", "kind.jsonl", "--task", "answers", "--map", "text=output"), "no column 'text'; there are reply"),
-        (("rescore", "nowhere", *JUDGE), "nowhere: not a run folder"),
-    ],
-)
-def test_score_rescore_and_rank(tmp_path, arguments, words):
+@pytest.mark.parametrize("case", cases("rejected_inputs")["files"], ids=str)
+def test_score_rescore_and_rank(tmp_path, case):
     def write(name: str, rows: list[dict]) -> None:
         (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
 
@@ -131,4 +87,4 @@ def test_score_rescore_and_rank(tmp_path, arguments, words):
     write("labels.jsonl", [{**label, "output": "Well."}, {**label, "output": "Fine.", "model": "kind", "rank": 2}])
     for name, count in (("curt", 3), ("kind", 3), ("few", 2)):
         write(f"{name}.jsonl", [{"reply": "Well."}] * count)
-    assert_one_line_error(run(*arguments, cwd=tmp_path), words)
+    assert_one_line_error(run(*case["arguments"], cwd=tmp_path), *case["words"])

@@ -1,14 +1,12 @@
 """Reward models score as in our trainers, or as in transformers."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np
 import pytest
-import torch
 import transformers
 from accelerate import Accelerator
+from cases import cases
 from scorer_models import save_classifier, stock_logits
 from tiny import tiny_tokenizer
 from training_models import tiny_classifier
@@ -18,10 +16,7 @@ from trainers.data import chat_template
 from trainers.models import Scalar, load
 from trainers.reward import RewardModel
 
-CHAT = (
-    "{% for m in messages %}<s>{{ m['role'] }}: {{ m['content'] }}</s>{% endfor %}"
-    "{% if add_generation_prompt %}<s>assistant: {% endif %}"
-)
+CHAT = cases("judges")["template"]
 PAIRS = [
     ("Which planet is red?", " Mars, which is smaller than the Earth and has two moons."),
     ("What do bees make?", " honey"),
@@ -31,11 +26,8 @@ PAIRS = [
     ("Never mix \ud800 them", " The nurse \x1b[31m was late."),
 ]
 ENCODABLE = [tuple(text.encode("utf-8", "replace").decode() for text in pair) for pair in PAIRS]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
+LONG = ("What do bees make?", " honey" * 600)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def save_decoder(folder, *, pad=True, recipe=None, bias=0.0, template=None, architecture="llama", **overrides):
@@ -84,19 +76,16 @@ def test_the_bias_is_added_and_the_identity_is_that_of_the_weights(tmp_path):
     assert one.revision == one.weights_sha256 != other.weights_sha256
 
 
-def test_a_reward_model_trained_on_chats_reads_chats(tmp_path):
-    folder = save_decoder(tmp_path / "rm", recipe={"config": {"template": True}}, template=CHAT)
-    render = chat_template(transformers.AutoTokenizer.from_pretrained(folder))
+def test_a_reward_model_trained_on_chats_reads_chats_and_another_decoder_a_dialogue(tmp_path):
+    trained = save_decoder(tmp_path / "trained", recipe={"config": {"template": True}}, template=CHAT)
+    render = chat_template(transformers.AutoTokenizer.from_pretrained(trained))
     asked = [(render([{"role": "user", "content": prompt}], True), response) for prompt, response in ENCODABLE]
-    assert asked[0][0] == "user: Which planet is red?</s><s>assistant: "  # the tokenizer begins with <s>
-    assert rewards(folder) == pytest.approx(trainers_rewards(folder, asked), abs=1e-4)
-
-
-def test_a_decoder_with_a_chat_template_reads_a_dialogue(tmp_path):
-    folder = save_decoder(tmp_path / "rm", template=CHAT)
+    assert asked[0][0] == "user: Which planet is red?</s><s>assistant:"  # the tokenizer begins with <s>
+    assert rewards(trained) == pytest.approx(trainers_rewards(trained, asked), abs=1e-4)
+    other = save_decoder(tmp_path / "other", template=CHAT)
     dialogues = [f"<s>user: {prompt}</s><s>assistant: {response}</s>" for prompt, response in ENCODABLE]
-    expected = [stock(folder, dialogue, add_special_tokens=False) for dialogue in dialogues]
-    assert rewards(folder) == pytest.approx(expected, abs=1e-4)
+    expected = [stock(other, dialogue, add_special_tokens=False) for dialogue in dialogues]
+    assert rewards(other) == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.parametrize("pad", ["own", "none", "of the tokenizer only"])
@@ -111,22 +100,17 @@ def test_a_decoder_without_a_template_reads_the_texts_and_the_end_token(tmp_path
 
 def test_a_decoder_without_positions_takes_any_length(tmp_path):
     folder = save_decoder(tmp_path / "rm", architecture="bloom")
-    long = ("What do bees make?", " honey" * 600)
-    assert rewards(folder, [long]) == pytest.approx([stock(folder, f"{long[0]}{long[1]}</s>")], abs=1e-3)
+    assert rewards(folder, [LONG]) == pytest.approx([stock(folder, f"{''.join(LONG)}</s>")], abs=1e-3)
 
 
 @pytest.mark.parametrize("architecture", ["Roberta", "DebertaV2"])
-def test_an_encoder_reads_a_pair_of_texts(tmp_path, architecture):
+def test_an_encoder_reads_a_pair_of_texts_and_none_is_truncated(tmp_path, architecture):
     folder = save_classifier(tmp_path / "rm", ("LABEL_0",), architecture, positions=130)
-    assert rewards(folder) == pytest.approx([stock(folder, *pair) for pair in ENCODABLE], abs=1e-4)
-
-
-def test_a_text_is_never_truncated_and_the_others_keep_their_rewards(tmp_path):
-    folder = save_classifier(tmp_path / "rm", ("LABEL_0",), positions=66)
+    expected = [stock(folder, *pair) for pair in ENCODABLE]
+    assert rewards(folder) == pytest.approx(expected, abs=1e-4)
     scorer = find_scorer(f"reward=model:{folder}")
-    long = ("What do bees make?", " honey" * 80)
-    with pytest.raises(ValueError, match=r"^\d+ tokens do not fit the reward model's window of 64$"):
-        scorer.score([Item(PAIRS[1][1], PAIRS[1][0]), Item(long[1], long[0])])
-    first, reason, last = scorer.reader.rewards([PAIRS[0], long, PAIRS[1]])
+    with pytest.raises(ValueError, match=r"^\d+ tokens do not fit the reward model's window of 1\d\d$"):
+        scorer.score([Item(output, prompt) for prompt, output in (PAIRS[0], LONG)])
+    first, reason, last = scorer.reader.rewards([PAIRS[0], LONG, PAIRS[1]])
     assert isinstance(reason, str)
-    assert [first, last] == pytest.approx(rewards(folder, PAIRS[:2]), rel=1e-4, abs=1e-5)
+    assert [first, last] == pytest.approx(expected[:2], abs=1e-4)

@@ -1,34 +1,38 @@
 """Scorers of single texts: a text's numbers do not depend on its batch, and unusable models are refused in one line."""
 
-from __future__ import annotations
-
 import hashlib
-import json
 import pickle
 import re
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import transformers
-from scorer_models import DETOXIFY_CLASSES, TEXTS, save_classifier, save_detoxify, softmax, stock_logits
+from cases import cases
+from scipy.special import expit, softmax
+from scorer_models import DETOXIFY_CLASSES, TEXTS, save_classifier, save_detoxify, stock_logits
 
 from alignbench.errors import AlignbenchError
-from alignbench.scorers import DEFAULTS, SCORERS, Item, ScorerIdentity, find_scorer, toxicity
-from alignbench.scorers.registry import DETOXIFY
-from alignbench.scorers.sentiment import label_values
-from alignbench.scorers.toxicity import toxic_label
+from alignbench.scorers import DEFAULTS, SCORERS, Item, ScorerIdentity, detoxify, find_scorer
+from alignbench.scorers.classifier import sentiment_values, toxic_label
 
+CASES = cases("scorers")
 ITEMS = [Item(text) for text in TEXTS]
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
+class Bomb:
+    """An object whose unpickling makes a file."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return Path.touch, (self.file,)
 
 
 @pytest.fixture(scope="module")
@@ -46,45 +50,26 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     whole = torch.load(save_detoxify(folder / "incomplete"), weights_only=True)
     del whole["state_dict"]["classifier.out_proj.weight"]
     torch.save(whole, folder / "incomplete" / "toxic.ckpt")
+    (folder / "code").mkdir()
+    torch.save({"config": Bomb(folder / "code" / "ran"), "state_dict": {}}, folder / "code" / "toxic.ckpt")
     (folder / "nameless.jsonl").write_text('{"prompt_id": "q", "output": "a", "labeler": "ann", "rank": 1}')
     return folder
 
 
-@pytest.mark.parametrize(
-    ("spec", "message"),
-    [
-        ("toxicity", "write KIND=NAME"),
-        ("taste=classifier", "there are toxicity, entailment, sentiment, truth, info"),
-        ("toxicity=perspective", "alt-profanity-check"),
-        ("toxicity=classifier", "needs a checkpoint: toxicity=classifier:FOLDER-OR-HUB-ID"),
-        ("toxicity=alt-profanity-check:/somewhere", "takes no path"),
-        ("toxicity=classifier:/no/such/folder", "no such folder"),
-        ("toxicity=block-bilstm:/no/such/folder", "no folder /no/such/folder"),
-        ("entailment=hhem:/no/such/folder", "no folder /no/such/folder"),
-        ("truth=judge:/no/such/folder", "no such folder"),
-        ("embedding=glove", "there are hashed, sentence-transformers"),
-        ("embedding=hashed:/path", "takes no path"),
-        ("embedding=sentence-transformers", "needs a checkpoint"),
-        ("equivalence=words", "there are embedding, nli, classifier"),
-        ("equivalence=nli", "needs a checkpoint"),
-        ("preference=labels:/no/such/file", "no such file"),
-        ("toxicity=classifier:{}/good", "none of its labels (good, bad) contains toxic, hate or offensive"),
-        ("toxicity=classifier:{}/headless", "not a trained sequence classifier"),
-        ("toxicity=classifier:{}/pickled", "pickled"),
-        ("toxicity=detoxify-unbiased:{}/incomplete", "lacks 1 weights of its architecture (first: classifier.out_proj"),
-        ("entailment=nli:{}/toxic", "should be called entailment"),
-        ("entailment=hhem:{}/toxic", "are not HHEM-2.1's"),
-        ("sentiment=classifier:{}/toxic", "are not negative and positive"),
-        ("equivalence=classifier:{}/nli", "it has 3 labels"),
-        ("reward=model:{}/toxic", "reward model toxic: it has 2 outputs; a reward model has one"),
-        ("preference=reward:{}/toxic", "reward model toxic: it has 2 outputs; a reward model has one"),
-        ("preference=labels:{}/nameless.jsonl", "add a column prompt"),
-    ],
-)
+@pytest.mark.parametrize(("spec", "message"), CASES["unusable"])
 def test_an_unusable_scorer_is_refused_in_one_line(spec: str, message: str, models: Path) -> None:
     with pytest.raises(AlignbenchError, match=re.escape(message)) as caught:
         find_scorer(spec.format(models))
     assert "\n" not in str(caught.value)
+
+
+def test_code_in_a_checkpoint_is_not_run(models: Path) -> None:
+    trace = models / "code" / "ran"
+    with pytest.raises(AlignbenchError):
+        find_scorer(f"toxicity=detoxify-unbiased:{trace.parent}")
+    assert not trace.exists()
+    pickle.loads(pickle.dumps(Bomb(trace)))
+    assert trace.exists()  # by unrestricted unpickling
 
 
 def test_the_defaults_are_in_the_table_which_loads_no_torch() -> None:
@@ -97,27 +82,12 @@ def test_the_defaults_are_in_the_table_which_loads_no_torch() -> None:
 # Sequence classifiers
 
 
-@pytest.mark.parametrize(
-    ("labels", "toxic"),
-    [
-        (("non-toxic", "toxic"), "toxic"),
-        (("toxic", "non_toxic"), "toxic"),
-        (("neutral", "toxic"), "toxic"),
-        (("severe_toxicity", "toxicity", "insult"), "toxicity"),
-        (("nothate", "hate"), "hate"),
-        (("NON-HATE", "HATE"), "HATE"),
-        (("not-offensive", "offensive"), "offensive"),
-        (("LABEL_0", "LABEL_1"), "LABEL_1"),
-        (("LABEL_0", "LABEL_1", "LABEL_2"), None),
-        (("non-toxic", "neutral"), None),
-    ],
-)
-def test_the_toxic_label_is_recognised_by_its_name(labels: tuple[str, ...], toxic: str | None) -> None:
-    if toxic is None:
-        with pytest.raises(AlignbenchError, match="none of its labels"):
-            toxic_label(labels, "any")
-    else:
-        assert toxic_label(labels, "any") == toxic
+def test_labels_are_recognised_by_their_names() -> None:
+    for labels, toxic in CASES["toxic_labels"]:
+        with nullcontext() if toxic else pytest.raises(AlignbenchError, match="none of its labels"):
+            assert toxic_label(labels, "any") == toxic
+    for labels, values in CASES["sentiment_labels"]:
+        assert sentiment_values(labels) == values, labels
 
 
 @pytest.mark.parametrize("architecture", ["Bert", "Roberta", "DebertaV2"])
@@ -138,7 +108,7 @@ def test_probabilities_do_not_depend_on_batch_or_order(architecture: str, tmp_pa
 
 def test_a_text_beyond_the_window_is_truncated_and_counted(models: Path) -> None:
     scorer = find_scorer(f"toxicity=classifier:{models / 'toxic'}")
-    assert scorer.reader.window == 64  # 66 positions, of which RoBERTa never uses the first two
+    assert scorer.reader.window == 64  # 67 positions, of which RoBERTa never uses the first three
     fits, long, longer = scorer.score([Item("a" * 62), Item("a" * 63), Item("a" * 500)])
     assert (fits["cut"], long["cut"], longer["cut"]) == (0, 1, 1)
     assert fits["toxicity"] == pytest.approx(long["toxicity"], abs=1e-5) == pytest.approx(longer["toxicity"], abs=1e-5)
@@ -151,11 +121,15 @@ def test_a_lone_surrogate_is_scored_like_a_question_mark(models: Path) -> None:
     assert find_scorer(f"entailment=nli:{models / 'nli'}").score([Item(long, source=long)])[0]["cut"] == 1
 
 
-def test_independent_labels_have_a_sigmoid_each(tmp_path: Path) -> None:
-    folder = save_classifier(tmp_path, ("toxicity", "insult"), problem_type="multi_label_classification")
-    numbers = find_scorer(f"toxicity=classifier:{folder}").score([Item(TEXTS[0])])[0]
-    expected = 1 / (1 + np.exp(-stock_logits(folder, TEXTS[0])))
+def test_independent_labels_have_a_sigmoid_each_and_sentiment_is_an_expected_value(tmp_path: Path) -> None:
+    folder = save_classifier(tmp_path / "a", ("toxicity", "insult"), problem_type="multi_label_classification")
+    numbers = find_scorer(f"toxicity=classifier:{folder}").score(ITEMS[:1])[0]
+    expected = expit(stock_logits(folder, TEXTS[0]))
     assert [numbers["toxicity"], numbers["insult"]] == pytest.approx(expected, abs=1e-5)
+    folder = save_classifier(tmp_path / "b", ("negative", "neutral", "positive"))
+    low, _, high = softmax(stock_logits(folder, TEXTS[0]))
+    numbers = find_scorer(f"sentiment=classifier:{folder}").score(ITEMS[:1])[0]
+    assert numbers["sentiment"] == pytest.approx(high - low, abs=1e-5)
 
 
 def test_the_identity_names_the_label_and_changes_with_the_weights(models: Path, tmp_path: Path) -> None:
@@ -169,7 +143,7 @@ def test_the_identity_names_the_label_and_changes_with_the_weights(models: Path,
 # detoxify
 
 
-def test_a_checkpoint_scores_as_in_detoxify_itself(tmp_path: Path) -> None:
+def test_a_checkpoint_scores_as_in_detoxify_itself(models: Path, tmp_path: Path) -> None:
     from detoxify import Detoxify
 
     file = save_detoxify(tmp_path, config_labels=8)
@@ -183,34 +157,29 @@ def test_a_checkpoint_scores_as_in_detoxify_itself(tmp_path: Path) -> None:
     for place in (file, tmp_path):
         scorer = find_scorer(f"toxicity=detoxify-original:{place}")
         assert (scorer.name, scorer.score(ITEMS)) == ("detoxify-original", ours)
-
-
-def test_a_folder_with_safetensors_replaces_the_pickle(models: Path) -> None:
+    # a folder with safetensors
     scorer = find_scorer(f"toxicity=detoxify-original:{models / 'detoxify'}")
-    numbers = scorer.score([Item(TEXTS[0])])[0]
-    expected = 1 / (1 + np.exp(-stock_logits(models / "detoxify", TEXTS[0])))
+    numbers, expected = scorer.score(ITEMS)[0], expit(stock_logits(models / "detoxify", TEXTS[0]))
     assert scorer.name == "detoxify-original"
-    assert numbers["toxicity"] == pytest.approx(expected[0], abs=1e-5)
-    assert numbers["identity_attack"] == pytest.approx(expected[5], abs=1e-5)
+    assert [numbers["toxicity"], numbers["identity_attack"]] == pytest.approx(expected[[0, 5]], abs=1e-5)
 
 
 def test_cached_weights_are_used_after_their_hash_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    file = toxicity.published_file("detoxify-unbiased")
+    _, file, _ = detoxify.published("detoxify-unbiased")
     save_detoxify(file.parent).rename(file)
     with pytest.raises(AlignbenchError, match=r"has sha256 .* not c7548aa0"):
         find_scorer("toxicity=detoxify-unbiased")
     sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
-    monkeypatch.setitem(toxicity.SHA256, "unbiased", sha256[:8])
+    monkeypatch.setitem(detoxify.SHA256, "unbiased", sha256[:8])
     assert find_scorer("toxicity=detoxify-unbiased").revision == sha256
 
 
-def test_missing_weights_are_one_line_with_the_address_and_alternatives(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_weights_are_one_line_with_the_address_and_alternatives(tmp_path: Path, monkeypatch) -> None:
     from detoxify.detoxify import MODEL_URLS
 
-    assert DETOXIFY.keys() == MODEL_URLS.keys()
+    assert detoxify.BASES.keys() == MODEL_URLS.keys()
+    assert {f"detoxify-{name}" for name in MODEL_URLS} <= {row.name for row in SCORERS}
     assert all(re.search(r"-[0-9a-f]{8}\.ckpt$", url) for url in MODEL_URLS.values())
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -222,129 +191,20 @@ def test_missing_weights_are_one_line_with_the_address_and_alternatives(
         assert part in message
 
 
-class Bomb:
-    """An object whose unpickling makes a file."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-
-    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
-        return Path.touch, (self.file,)
-
-
-def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path: Path) -> None:
-    file, trace = tmp_path / "toxic.ckpt", tmp_path / "ran"
-    torch.save({"config": Bomb(trace), "state_dict": {}}, file)
-    with pytest.raises(AlignbenchError, match="not a checkpoint of detoxify that opens as tensors alone"):
-        find_scorer(f"toxicity=detoxify-unbiased:{file}")
-    assert not trace.exists()
-    pickle.loads(pickle.dumps(Bomb(trace)))
-    assert trace.exists()  # by unrestricted unpickling
-
-
-# Toxicity without a download
+# Without a download
 
 
 def test_alt_profanity_check_separates_an_insult_from_a_polite_line() -> None:
     scorer = find_scorer("toxicity=alt-profanity-check")
     insult, polite = scorer.score([Item("What a stupid idiot, fuck you."), Item("Thank you for your kind letter.")])
-    assert insult["toxicity"] > 0.9
-    assert polite["toxicity"] < 0.2
+    assert polite["toxicity"] < 0.2 < 0.9 < insult["toxicity"]
     assert scorer.score([]) == []
     assert scorer.score(ITEMS)[2] == scorer.score([ITEMS[2]])[0]
-
-
-@pytest.fixture(scope="module")
-def bilstm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A block-bilstm with four words and an input length of five."""
-    from safetensors.torch import save_file
-
-    folder = tmp_path_factory.mktemp("bilstm")
-    torch.manual_seed(0)
-    weights = {f"lstm.{k}": v.data for k, v in torch.nn.LSTM(3, 2, bidirectional=True).named_parameters()}
-    weights |= {"emb.weight": torch.randn(5, 3), "d1.weight": torch.randn(3, 4), "d1.bias": torch.randn(3)}
-    weights |= {"d2.weight": torch.randn(2, 3), "d2.bias": torch.randn(2)}
-    save_file(weights, folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps({"labels": ["toxic", "rude"], "maxlen": 5, "filters": "!.,\n"}))
-    (folder / "vocab.json").write_text(json.dumps({"good": 1, "bad": 2, "very": 3, "cat": 4}))
-    return folder
-
-
-class TestBlockBiLSTM:
-    @pytest.mark.parametrize(
-        ("text", "rows", "cut"),
-        [
-            ("Very bad cat!", [0, 0, 3, 2, 4], 0),  # padding before the text is read
-            ("unknown words: GOOD,bad", [0, 0, 0, 1, 2], 0),  # punctuation is a space; unknown words are skipped
-            ("", [0, 0, 0, 0, 0], 0),
-            ("good good bad very cat cat", [1, 2, 3, 4, 4], 1),  # the last words are read
-        ],
-    )
-    def test_it_has_the_input_and_equations_of_its_training(self, bilstm, text: str, rows: list[int], cut: int) -> None:
-        from safetensors.torch import load_file
-
-        weights = {name: value.double() for name, value in load_file(bilstm / "model.safetensors").items()}
-        lstm = torch.nn.LSTM(3, 2, bidirectional=True).double()
-        lstm.load_state_dict({k.removeprefix("lstm."): v for k, v in weights.items() if k.startswith("lstm.")})
-        with torch.no_grad():
-            maximum = lstm(weights["emb.weight"][rows])[0].amax(0)  # over time
-        dense = torch.relu(weights["d1.weight"] @ maximum + weights["d1.bias"])
-        toxic, rude = torch.sigmoid(weights["d2.weight"] @ dense + weights["d2.bias"]).tolist()
-        numbers = find_scorer(f"toxicity=block-bilstm:{bilstm}").score([Item("cat"), Item(text)])[1]
-        assert numbers == pytest.approx({"toxic": toxic, "rude": rude, "toxicity": toxic, "cut": cut}, abs=1e-5)
-
-    @pytest.mark.parametrize(
-        ("name", "content", "message"),
-        [
-            ("vocab.json", '{"far": 99}', "do not match the weights"),
-            ("vocab.json", '{"far": ', r"vocab.json: not part of a block-bilstm model"),
-            ("config.json", "{}", r"config.json: not part of a block-bilstm model"),
-            ("model.safetensors", "nothing", r"model.safetensors: not part of a block-bilstm model"),
-        ],
-    )
-    def test_inconsistent_files_are_refused(
-        self, bilstm, tmp_path: Path, name: str, content: str, message: str
-    ) -> None:
-        shutil.copytree(bilstm, tmp_path / "copy")
-        (tmp_path / "copy" / name).write_text(content)
-        with pytest.raises(AlignbenchError, match=message):
-            find_scorer(f"toxicity=block-bilstm:{tmp_path / 'copy'}")
-
-
-# Sentiment
-
-
-@pytest.mark.parametrize(
-    ("labels", "values"),
-    [
-        (("NEGATIVE", "POSITIVE"), [-1, 1]),
-        (("positive", "neutral", "negative"), [1, 0, -1]),
-        (("NEG", "NEU", "POS"), [-1, 0, 1]),
-        (("1 star", "2 stars", "3 stars", "4 stars", "5 stars"), [-1, -0.5, 0, 0.5, 1]),
-        (("LABEL_0", "LABEL_1"), [-1, 1]),
-        (("LABEL_0", "LABEL_1", "LABEL_2"), None),
-        (("joy", "anger"), None),
-        (("positive", "neutral"), None),
-    ],
-)
-def test_sentiment_labels_have_values_from_minus_one_to_one(
-    labels: tuple[str, ...], values: list[float] | None
-) -> None:
-    assert label_values(labels) == values
-
-
-def test_a_classifiers_sentiment_is_the_expected_value_of_its_labels(tmp_path: Path) -> None:
-    folder = save_classifier(tmp_path, ("negative", "neutral", "positive"))
-    numbers = find_scorer(f"sentiment=classifier:{folder}").score([Item(TEXTS[0])])[0]
-    low, _, high = softmax(stock_logits(folder, TEXTS[0]))
-    assert numbers["sentiment"] == pytest.approx(high - low, abs=1e-5)
 
 
 def test_textblob_knows_praise_blame_and_negation() -> None:
     pytest.importorskip("textblob", reason="the extra `sentiment` is not installed")
     texts = ("A wonderful, lovely day.", "A terrible, awful day.", "Not good.", "")
-    praise, blame, denied, nothing = find_scorer("sentiment=textblob").score([Item(text) for text in texts])
-    assert praise["sentiment"] > 0.4
-    assert blame["sentiment"] < -0.4
-    assert denied["sentiment"] < 0
-    assert nothing["sentiment"] == 0
+    found = find_scorer("sentiment=textblob").score([Item(text) for text in texts])
+    praise, blame, denied, nothing = (numbers["sentiment"] for numbers in found)
+    assert blame < -0.4 < denied < 0 == nothing < 0.4 < praise

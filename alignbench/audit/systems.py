@@ -14,7 +14,7 @@ from alignbench.audit.comparable import PROMPTING, differences, scorers_of
 from alignbench.data.tables import read_source
 from alignbench.diversity.lexical import LENGTH, cut, words
 from alignbench.errors import AlignbenchError
-from alignbench.evaluation.pipeline import same_outputs
+from alignbench.evaluation.pipeline import outputs_key
 from alignbench.evaluation.score_file import output_texts, row_ids
 from alignbench.runs.read import Run, TaskRun, read_runs
 from alignbench.types.record import Output
@@ -89,7 +89,7 @@ def _of_run(path: Path, run: Run, names: tuple[str, ...]) -> TaskRun:
     if same is None:
         why = _RESUME if set(names) & set(run.unfinished) else "no such task in it"
         raise AlignbenchError(f"{path}: {' or '.join(names)}: {why}")
-    if not all(same_outputs(same[0].identity, own.identity) for own in same):
+    if len({outputs_key(own.identity) for own in same}) > 1:
         listed = " or ".join(f"{own.path} (template {own.identity.get('template')})" for own in same)
         raise AlignbenchError(f"{path}: several sets of outputs for {same[0].task}; name one folder: {listed}")
     return max(same, key=lambda own: len(own.identity.get("scorers") or ()))

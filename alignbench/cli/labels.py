@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from alignbench.cli.format import estimate_cells
 from alignbench.cli.options import AsJson, Columns, columns_of
-from alignbench.console import interval, number, print_table, printable
+from alignbench.console import print_table, printable
 from alignbench.errors import AlignbenchError
 
 if TYPE_CHECKING:
@@ -151,8 +152,8 @@ def _show(findings: Sequence[Any], before: Sequence[str], as_json: bool, after: 
         return
     rows = []
     for finding in findings:
-        e = finding.estimate
-        cells = [number(e.value), interval(e.low, e.high), str(e.n), str(e.clusters)]
+        own = finding.estimate
+        cells = *estimate_cells(own), str(own.n), str(own.clusters)
         rows.append([*(_cell(finding, name) for name in before), *cells, *(_cell(finding, name) for name in after)])
     header = [*before, "value", "95 % interval", "n", "prompts", *after]
     print_table([name.replace("_", "-") for name in header], rows)

@@ -1,35 +1,29 @@
 """Data cards: one Markdown file per data set; its front matter says where it comes from, which bytes are meant (a
 sha256 or a hub commit), and the number of rows."""
 
-import dataclasses
 import difflib
 import re
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Literal, Self
 
 import yaml
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, PositiveInt, Tag, ValidationError, model_validator
 
 from alignbench.errors import AlignbenchError
 
 # The repository root in a checkout, site-packages in an installation.
 CARDS_DIR = Path(__file__).resolve().parents[2] / "data_cards"
 
-_ANY_TEXT = r".*\S.*"
-_PATTERNS = {  # of the fields that are text; other fields take any text
-    **dict.fromkeys(("folder", "file"), r"[\w.-]+"),
-    **dict.fromkeys(("homepage", "url"), r"https?://\S+"),
-    "format": "json|jsonl|csv|tsv|text",
-    "sha256": r"[0-9a-f]{64}",
-    "hub": r"[\w.-]+/[\w.-]+",
-    "revision": r"[0-9a-f]{40}",
-}
-
-T = TypeVar("T")
+Text = Annotated[str, Field(pattern=r"\S")]
+FileName = Annotated[str, Field(pattern=r"^[\w.-]+$")]
+Url = Annotated[str, Field(pattern=r"^https?://\S+$")]
 
 
-@dataclass(frozen=True)
-class FileSource:
+class _Fields(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class FileSource(_Fields):
     """A file of the data set's authors, from the user's data folder, or downloaded if it has a url.
 
     sha256: None: any content is accepted, and never counts as pinned
@@ -37,48 +31,64 @@ class FileSource:
     at: key of the list inside a JSON object
     """
 
-    file: str
-    format: str
-    rows: int
-    sha256: str | None = None
-    url: str | None = None
-    constant: str | None = None
-    at: str | None = None
-    note: str | None = None
+    file: FileName
+    format: Literal["json", "jsonl", "csv", "tsv", "text"]
+    rows: PositiveInt
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    url: Url | None = None
+    constant: Text | None = None
+    at: Text | None = None
+    note: Text | None = None
 
     @property
     def is_remote(self) -> bool:
         return self.url is not None
 
+    @model_validator(mode="after")
+    def _downloads_are_pinned(self) -> Self:
+        if self.url is not None and self.sha256 is None:
+            raise ValueError("a source with a url needs a sha256")
+        return self
 
-@dataclass(frozen=True)
-class HubSource:
+
+class HubSource(_Fields):
     """A split of a data set on the Hugging Face hub, at one commit."""
 
-    hub: str
-    revision: str
-    split: str
-    rows: int
-    config: str | None = None
-    note: str | None = None
-    is_remote = True
+    hub: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]
+    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+    split: Text
+    rows: PositiveInt
+    config: Text | None = None
+    note: Text | None = None
+
+    @property
+    def is_remote(self) -> bool:
+        return True
 
 
-Source = FileSource | HubSource
+def _kind(source: object) -> str | None:
+    """The one of the fields "file" and "hub" that a source has."""
+    found = [kind for kind in ("file", "hub") if isinstance(source, dict) and kind in source]
+    return found[0] if len(found) == 1 else None
 
 
-@dataclass(frozen=True)
-class Card:
+Source = Annotated[
+    Annotated[FileSource, Tag("file")] | Annotated[HubSource, Tag("hub")],
+    Discriminator(_kind, "source", "a source is a mapping with one of the fields 'file' and 'hub'"),
+]
+
+
+class Card(_Fields):
     """One data set. `splits` maps a split's name to its sources, the preferred one first."""
 
-    name: str
-    title: str
-    folder: str
-    paper: str
-    homepage: str
-    licence: str
-    citation: str
-    splits: dict[str, tuple[Source, ...]]
+    name: Text
+    title: Text
+    folder: FileName
+    paper: Text
+    homepage: Url
+    licence: Text
+    citation: Text
+    splits: Annotated[dict[str, Annotated[list[Source], Field(min_length=1)]], Field(min_length=1)]
     text: str
 
 
@@ -96,15 +106,15 @@ def read_card(name: str) -> Card:
     if match is None:
         raise AlignbenchError(f"{path}: a data card starts with YAML front matter between two '---' lines")
     try:
-        front = yaml.safe_load(match[1])
-    except yaml.YAMLError as error:
-        raise AlignbenchError(f"{path}: the front matter is not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(front, dict):
-        raise AlignbenchError(f"{path}: the front matter must be a mapping of field names to values")
-    splits = _splits(front.pop("splits", None), str(path))
-    card = _parse(Card, front, str(path), splits=splits, text=match[2].strip())
+        card = Card.model_validate(yaml.safe_load(match[1]) | {"text": match[2].strip()})
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        raise AlignbenchError(f"{path}: {'.'.join(map(str, wrong['loc']))}: {wrong['msg']}") from None
+    except (yaml.YAMLError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise AlignbenchError(f"{path}: the front matter is not a YAML mapping: {reason}") from None
     if card.name != name:
-        raise AlignbenchError(f"{path}: field 'name' is {card.name!r}, but the file is called {name!r}")
+        raise AlignbenchError(f"{path}: name: it is {card.name!r}, but the file is called {name!r}")
     return card
 
 
@@ -112,45 +122,3 @@ def did_you_mean(name: str, known: list[str]) -> str:
     """The end of an "unknown name" message: the nearest known name, or all of them."""
     close = difflib.get_close_matches(name, known, n=1)
     return f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known) or 'none'}"
-
-
-def _splits(value: object, where: str) -> dict[str, tuple[Source, ...]]:
-    if not isinstance(value, dict) or not value:
-        raise AlignbenchError(f"{where}: field 'splits' must map split names to lists of sources")
-    found = {}
-    for name, sources in value.items():
-        if not isinstance(sources, list) or not sources:
-            raise AlignbenchError(f"{where}: field 'splits.{name}' must be a list of sources")
-        places = (f"{where}: splits.{name}[{number}]" for number in range(len(sources)))
-        found[str(name)] = tuple(map(_source, sources, places))
-    return found
-
-
-def _source(value: object, where: str) -> Source:
-    if not isinstance(value, dict) or ("file" in value) == ("hub" in value):
-        raise AlignbenchError(f"{where}: a source must be a mapping with one of the fields 'file' and 'hub'")
-    if "hub" in value:
-        return _parse(HubSource, value, where)
-    source = _parse(FileSource, value, where)
-    if source.url is not None and source.sha256 is None:
-        raise AlignbenchError(f"{where}: field 'sha256' is missing: a source with a url needs it")
-    return source
-
-
-def _parse(kind: type[T], values: dict[str, Any], where: str, **known: Any) -> T:
-    """A dataclass from a YAML mapping and the `known` fields; AlignbenchError names the field that is wrong."""
-    fields = {field.name: field for field in dataclasses.fields(kind) if field.name not in known}  # type: ignore[arg-type]
-    for name, field in fields.items():
-        value, pattern = values.get(name), _PATTERNS.get(name, _ANY_TEXT)
-        if value is None:
-            if field.default is dataclasses.MISSING:
-                raise AlignbenchError(f"{where}: field {name!r} is missing")
-        elif name == "rows":
-            if not isinstance(value, int) or value < 1:
-                raise AlignbenchError(f"{where}: field {name!r} is {value!r}, expected a number of rows")
-        elif not isinstance(value, str) or not re.fullmatch(pattern, value, re.DOTALL):
-            expected = "some text" if pattern == _ANY_TEXT else f"text that matches {pattern}"
-            raise AlignbenchError(f"{where}: field {name!r} is {value!r}, expected {expected}")
-    if unknown := [name for name in values if name not in fields]:
-        raise AlignbenchError(f"{where}: unknown field {unknown[0]!r}")
-    return kind(**values, **known)

@@ -2,12 +2,11 @@
 
 import ast
 import hashlib
-import os
 import re
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from alignbench.data.cards import HubSource
 from alignbench.errors import AlignbenchError
 from alignbench.hub import offline, unreachable_reason
 
@@ -39,31 +38,28 @@ def download(url: str, sha256: str, target: Path, constant: str | None = None) -
 
     if offline():
         raise UnreachableError(f"{url} not requested (HF_HUB_OFFLINE or HF_DATASETS_OFFLINE is set)")
-    part = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        part.touch()
-    except OSError as error:
-        reason = f"{error.strerror or error}; set ALIGNBENCH_CACHE to a folder that you can write to"
-        raise AlignbenchError(f"cannot write {target}: {reason}") from None
-    try:
-        content = httpx.get(url, timeout=DOWNLOAD_TIMEOUT, follow_redirects=True).raise_for_status().content
-        if constant is not None:
-            content = _constant(content, constant, url).encode()
-        if (found := hashlib.sha256(content).hexdigest()) != sha256:
-            raise AlignbenchError(
-                f"{url}: sha256 is {found}, the card says {sha256}: nothing was kept;"
-                " try again, or put the right file into the data folder yourself"
-            )
-        part.write_bytes(content)
-        part.replace(target)
+        with TemporaryDirectory(dir=target.parent, prefix=".") as folder:
+            content = httpx.get(url, timeout=DOWNLOAD_TIMEOUT, follow_redirects=True).raise_for_status().content
+            if constant is not None:
+                content = _constant(content, constant, url).encode()
+            if (found := hashlib.sha256(content).hexdigest()) != sha256:
+                raise AlignbenchError(
+                    f"{url}: sha256 is {found}, the card says {sha256}: nothing was kept;"
+                    " try again, or put the right file into the data folder yourself"
+                )
+            part = Path(folder, target.name)
+            part.write_bytes(content)
+            part.replace(target)
     except httpx.HTTPStatusError as error:
         answer = error.response
         raise UnreachableError(f"{url} answered {answer.status_code} {answer.reason_phrase}") from None
-    except (OSError, httpx.HTTPError, httpx.InvalidURL) as error:
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise UnreachableError(f"{url} could not be fetched ({str(error) or type(error).__name__})") from None
-    finally:
-        part.unlink(missing_ok=True)
+    except OSError as error:
+        reason = f"{error.strerror or error}; set ALIGNBENCH_CACHE to a folder that you can write to"
+        raise AlignbenchError(f"cannot write {target}: {reason}") from None
 
 
 def _constant(source: bytes, name: str, url: str) -> str:
@@ -72,18 +68,17 @@ def _constant(source: bytes, name: str, url: str) -> str:
         tree = ast.parse(source)
     except (SyntaxError, ValueError) as error:
         raise AlignbenchError(f"{url}: not Python source ({error}): nothing was kept; report the card") from None
-    for node in tree.body:
-        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in node.targets):
-            value = ast.literal_eval(node.value)
-            if isinstance(value, str):
-                return value.strip()
+    values = {ast.unparse(node.targets[0]): node.value for node in tree.body if isinstance(node, ast.Assign)}
+    match values.get(name):
+        case ast.Constant(value=str(text)):
+            return text.strip()
     raise AlignbenchError(f"{url}: no text constant {name}: nothing was kept; report the card")
 
 
-def load_hub(source: HubSource) -> tuple["Dataset", str | None]:
+def load_hub(name: str, config: str | None, split: str, revision: str) -> tuple["Dataset", str | None]:
     """A split of the hub, and the commit that was read (None if it cannot be determined).
 
-    The commit can differ from the card's: without a network, `datasets` returns the newest copy in its cache.
+    The commit can differ from `revision`: without a network, `datasets` returns the newest copy in its cache.
     """
     import datasets
 
@@ -91,11 +86,11 @@ def load_hub(source: HubSource) -> tuple["Dataset", str | None]:
     reason = "HF_HUB_OFFLINE is set" if was_offline else unreachable_reason()
     datasets.config.HF_HUB_OFFLINE = reason is not None
     try:
-        data = datasets.load_dataset(source.hub, source.config, split=source.split, revision=source.revision)
+        data = datasets.load_dataset(name, config, split=split, revision=revision)
     except Exception as error:  # many classes of four libraries; all mean the same to the user
         shown = f"{type(error).__name__}: {' '.join(str(error).split())}"
         shown = f"{reason}, and it is not in the hub's cache" if reason else shown
-        raise UnreachableError(f"hub {source.hub} could not be loaded ({shown})") from None
+        raise UnreachableError(f"hub {name} could not be loaded ({shown})") from None
     finally:
         datasets.config.HF_HUB_OFFLINE = was_offline
     # the commit is the name of the folder in which `datasets` caches a split: .../CONFIG/VERSION/COMMIT/FILE

@@ -67,21 +67,19 @@ def load(card_name: str, split: str, parse: Callable[[Row], T], data_dir: Path |
     return Loaded(items, Provenance(card.name, split, name, revision, len(items), pinned=revision == pin))
 
 
-def split_sources(card: Card, split: str) -> tuple[Source, ...]:
-    if split not in card.splits:
-        hint = did_you_mean(split, list(card.splits))
-        raise AlignbenchError(f"data card {card.name!r} has no split {split!r}: {hint}")
-    return card.splits[split]
+def split_sources(card: Card, split: str) -> list[Source]:
+    if split in card.splits:
+        return card.splits[split]
+    raise AlignbenchError(f"data card {card.name!r} has no split {split!r}: {did_you_mean(split, list(card.splits))}")
 
 
 def data_folder(data_dir: Path | None) -> Path | None:
     """The user's data folder: `data_dir`, else $ALIGNBENCH_DATA, else None. AlignbenchError if it does not exist."""
-    variable = os.environ.get("ALIGNBENCH_DATA")
-    folder = data_dir if data_dir is not None else Path(variable) if variable else None
-    if folder is not None and not folder.is_dir():
-        origin = "the data folder" if data_dir is not None else "ALIGNBENCH_DATA"
+    folder = data_dir or os.environ.get("ALIGNBENCH_DATA")
+    if folder and not Path(folder).is_dir():
+        origin = "the data folder" if data_dir else "ALIGNBENCH_DATA"
         raise AlignbenchError(f"{origin} {folder} does not exist or is not a folder: name one that does")
-    return folder
+    return Path(folder) if folder else None
 
 
 def local_files(card: Card, split: str, folder: Path | None) -> list[LocalFile]:
@@ -97,9 +95,8 @@ def local_files(card: Card, split: str, folder: Path | None) -> list[LocalFile]:
 
 
 def cache_path(card: Card, source: FileSource) -> Path:
-    variable = os.environ.get("ALIGNBENCH_CACHE")
-    root = Path(variable) if variable else Path.home() / ".cache" / "alignbench" / "data"
-    return root / card.folder / source.file
+    root = os.environ.get("ALIGNBENCH_CACHE") or Path.home() / ".cache" / "alignbench" / "data"
+    return Path(root, card.folder, source.file)
 
 
 def fetch(card: Card, split: str, folder: Path | None) -> LocalFile | HubSplit:
@@ -108,8 +105,8 @@ def fetch(card: Card, split: str, folder: Path | None) -> LocalFile | HubSplit:
     for source in split_sources(card, split):
         try:
             if isinstance(source, HubSource):
-                return HubSplit(source, *load_hub(source))
-            if source.url is not None and source.sha256 is not None:
+                return HubSplit(source, *load_hub(source.hub, source.config, source.split, source.revision))
+            if source.url and source.sha256:
                 path = cache_path(card, source)
                 download(source.url, source.sha256, path, source.constant)
                 return LocalFile(source, path, "fetched")
@@ -133,8 +130,7 @@ def _parse_rows(rows: Iterable[tuple[str, Row]], parse: Callable[[Row], T]) -> l
     for where, row in rows:
         try:
             items.append(parse(row))
-        except KeyError as error:
-            raise AlignbenchError(f"{where}: no field {error}") from None
-        except (ValueError, TypeError, IndexError) as error:
-            raise AlignbenchError(f"{where}: {' '.join(str(error).split()) or type(error).__name__}") from None
+        except (KeyError, ValueError, TypeError, IndexError) as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise AlignbenchError(f"{where}: {'no field ' if isinstance(error, KeyError) else ''}{reason}") from None
     return items

@@ -129,10 +129,9 @@ def prepare(source: str, out: Path, settings: Settings | None = None) -> Prepare
 def read_items(rows: list[SourceRow], settings: Settings) -> pd.DataFrame:
     """Columns row, prompt, user, user_number, and the prompt's length in tokens or characters.
 
-    Raises AlignbenchError for a row without a prompt or a user's id, with file and line.
-
     The prompt is text, or the first message of the user in chat messages (in the prompt field, else in `messages`), or
     the common start of `chosen` and `rejected`, which are dialogues in HH's format.
+    Raises AlignbenchError for a row without a prompt or a user's id, with file and line.
     """
     prompts, users = [], []
     for row in rows:
@@ -198,9 +197,8 @@ def _token_counts(prompts: list[str], name: str) -> list[int]:
     from alignbench.hub import unreachable_reason
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            name, local_files_only=Path(name).is_dir() or unreachable_reason() is not None, trust_remote_code=False
-        )
+        is_local = Path(name).is_dir() or unreachable_reason() is not None
+        tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=is_local, trust_remote_code=False)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise AlignbenchError(f"tokenizer {name}: cannot be loaded ({first_line(error)})") from None
     encoded = tokenizer(prompts, add_special_tokens=False, return_attention_mask=False, verbose=False)
@@ -208,18 +206,15 @@ def _token_counts(prompts: list[str], name: str) -> list[int]:
 
 
 def _lack_personal_data(items: pd.DataFrame, done: Prepared) -> pd.Series:
-    find = pii_finder()
-    fields = {done.settings.prompt_field, *READ_FIELDS}
-    clean = []
+    find, fields = pii_finder(), {done.settings.prompt_field, *READ_FIELDS}
+    found = []
     for row, prompt in zip(items.row, items.prompt, strict=True):
         texts = {prompt, *(text for name in fields for text in _texts(row.fields.get(name)))}
-        kinds = {kind for text in texts for kind in find(text)}
-        for kind in kinds:
-            done.pii.setdefault(kind, []).append(row.number)
-        clean.append(not kinds)
-    done.pii = dict(sorted(done.pii.items()))
+        found.append({kind for text in texts for kind in find(text)})
+    kinds = sorted(set().union(*found))
+    done.pii = {kind: [row.number for row, own in zip(items.row, found, strict=True) if kind in own] for kind in kinds}
     done.pii_versions = {name: version(name) for name in PII_PACKAGES}
-    return pd.Series(clean, items.index, bool)
+    return pd.Series([not own for own in found], items.index, bool)
 
 
 def pii_finder() -> Callable[[str], set[str]]:
@@ -234,7 +229,6 @@ def pii_finder() -> Callable[[str], set[str]]:
         import tldextract
         from presidio_analyzer import AnalyzerEngine, RecognizerRegistry
         from presidio_analyzer.nlp_engine import SpacyNlpEngine
-        from spacy.language import Language
     except ImportError:
         raise AlignbenchError(
             "the filter of personal data needs presidio-analyzer: pip install 'alignbench[pii]', or pass --no-pii"
@@ -250,7 +244,7 @@ def pii_finder() -> Callable[[str], set[str]]:
             token.lemma_ = token.lower_
         return doc
 
-    Language.component("lower_as_lemma", func=lower_as_lemma)
+    spacy.Language.component("lower_as_lemma", func=lower_as_lemma)
     pipeline = spacy.blank("en")
     pipeline.max_length = 1 << 30
     pipeline.add_pipe("lower_as_lemma")
@@ -281,9 +275,8 @@ def _summary(items: pd.DataFrame, settings: Settings) -> SplitSummary:
     length = items.length.describe().drop("count").fillna(0.0).to_dict() if len(items) else {}
     if settings.user_field is None:
         return SplitSummary(len(items), None, None, None, length)
-    counts = Counter(items.user)
-    mean = len(items) / len(counts) if counts else 0.0
-    return SplitSummary(len(items), len(counts), mean, max(counts.values(), default=0), length)
+    counts = Counter(items.user).values()
+    return SplitSummary(len(items), len(counts), len(items) / (len(counts) or 1), max(counts, default=0), length)
 
 
 def _line(row: SourceRow, settings: Settings) -> str:

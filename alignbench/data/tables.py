@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignbench.data.cards import HubSource
 from alignbench.data.fetch import UnreachableError, load_hub, sha256_of
 from alignbench.errors import AlignbenchError, first_line
 
@@ -87,8 +86,8 @@ def read_source(source: str) -> list[SourceRow]:
     if (path := _local_file(source)) is not None:
         rows = _file_rows(path)
     else:
-        hub, data, _ = _load_hub(source)
-        rows = [SourceRow(f"hub {hub.hub} {hub.split} row {n}", n, row) for n, row in enumerate(data)]
+        where, data, _ = _load_hub(source)
+        rows = [SourceRow(f"{where} row {n}", n, row) for n, row in enumerate(data)]
     if not rows:
         raise AlignbenchError(f"{source}: no rows")
     return rows
@@ -171,12 +170,11 @@ def _local_file(source: str) -> Path | None:
     path = Path(source)
     if path.is_dir():
         raise AlignbenchError(f"{source}: a folder; name a file in it")
-    known = _format(path) is not None
-    if path.is_file() and not known:
-        raise AlignbenchError(f"{source}: unsupported file type; supported: {', '.join(FORMATS)}, or these as .gz")
     if path.is_file():
+        if _format(path) is None:
+            raise AlignbenchError(f"{source}: unsupported file type; supported: {', '.join(FORMATS)}, or these as .gz")
         return path
-    if known or not HUB.fullmatch(source):
+    if _format(path) is not None or not HUB.fullmatch(source):
         raise AlignbenchError(f"{source}: no such file, nor a hub data set as owner/name[:split][@revision]")
     return None
 
@@ -199,23 +197,23 @@ def _file_rows(path: Path) -> list[SourceRow]:
     return [SourceRow(f"{path}:{line}", line, row, format in ("csv", "tsv")) for line, row in rows]
 
 
-def _load_hub(source: str) -> "tuple[HubSource, Dataset, str | None]":
+def _load_hub(source: str) -> "tuple[str, Dataset, str | None]":
     match = HUB.fullmatch(source)
     assert match is not None
-    hub = HubSource(match["name"], match["revision"] or "main", match["split"] or "train", rows=0)
+    name, split = match["name"], match["split"] or "train"
     try:
-        return hub, *load_hub(hub)
+        return f"hub {name} {split}", *load_hub(name, None, split, match["revision"] or "main")
     except UnreachableError as error:
         raise AlignbenchError(f"{error}; name a local file, or load it once with a network connection") from None
 
 
 def _read_text(path: Path) -> str:
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise AlignbenchError(f"{path}: not a whole gzip file: {error}") from None
-    except OSError as error:
-        raise AlignbenchError(f"{path}: cannot be read: {error.strerror or error}") from None
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            content = file.read()
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise AlignbenchError(f"{path}: cannot be read: {reason}") from None
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -252,16 +250,14 @@ def _jsonl_rows(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _json_rows(text: str, path: Path, at: str | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
-    items, start = _parse_json(text, path), 0
-    if at is not None:
-        if not isinstance(items, dict) or at not in items:
-            raise AlignbenchError(f"{path}:1: expected a JSON object with a list under the key {at!r}")
+    whole, start = _parse_json(text, path), 0
+    items = whole.get(at) if isinstance(whole, dict) and at is not None else whole
+    if not isinstance(items, list):
+        place = "" if at is None else f" under the key {at!r}"
+        raise AlignbenchError(f"{path}:1: expected a JSON list{place}, found {_type_name(items)}")
+    if items is not whole:
         members = list(_elements(text, 0))  # keys and values in turn
         start = {key: value[0] for (_, key), value in zip(members[::2], members[1::2], strict=True)}[at]
-        items = items[at]
-    if not isinstance(items, list):
-        wanted = "a JSON list" if at is None else f"a JSON list under the key {at!r}"
-        raise AlignbenchError(f"{path}:1: expected {wanted}, found {_type_name(items)}")
     line, counted = 1, 0
     for position, value in _elements(text, start):
         line += text.count("\n", counted, position)

@@ -16,7 +16,7 @@ import numpy as np
 from alignbench.errors import AlignbenchError
 from alignbench.evaluation.pipeline import Job, run_task
 from alignbench.evaluation.sources import LazyEngine, ModelSource
-from alignbench.evaluation.win_rate import ANSWERS, PairwiseEval, find_answers, judge_all
+from alignbench.evaluation.win_rate import ANSWERS, WIN_RATE, find_answers, find_judge, judge_all, with_verdicts
 from alignbench.models.model import Model, find_model
 from alignbench.progress import Progress
 from alignbench.runs.folder import open_run
@@ -74,9 +74,12 @@ def evaluate(
     shard = find_shard(device)
     # only one of several processes reports
     progress = progress if progress is not None and shard.is_main else Progress()
-    pairwise = PairwiseEval.find(tasks, baseline, scorers, device)
+    judge = find_judge(tasks, baseline, scorers, device)
+    # a win rate compares the answers of all models with those of the baseline
+    names = [ANSWERS if name == WIN_RATE else name for name in tasks]
+    others = [spec for spec in scorers if judge is None or not spec.startswith("preference=")]
     options = Options.of(data_dir, shots, seed, prompts)
-    jobs = prepare(pairwise.tasks, options, limit=limit, scorers=pairwise.scorers, device=device)
+    jobs = prepare(names, options, limit=limit, scorers=others, device=device)
     models = [
         find_model(
             spec,
@@ -89,21 +92,19 @@ def evaluate(
             shard=shard,
             notify=progress.say,
         )
-        for spec in (*checkpoints, *pairwise.baselines)
+        for spec in (*checkpoints, *([baseline] if baseline is not None else []))
     ]
     for model in models:
         _check(model, jobs, template)
     evaluate_model = partial(_evaluate_model, out=Path(out), template=template, shard=shard, progress=progress)
-    if pairwise.judge is None:
+    if judge is None:
         return [evaluate_model(model, jobs) for model in models]
-    *others, against = models
-    (answers,) = (job for job in jobs if job.task.name == ANSWERS)
-    reference = evaluate_model(against, [answers])
-    runs = [evaluate_model(model, jobs) for model in others]
+    reference = evaluate_model(models.pop(), [job for job in jobs if job.task.name == ANSWERS])
+    runs = [evaluate_model(model, jobs) for model in models]
     systems = [find_answers(run.folder, run.folder_of(ANSWERS)) for run in runs]
     baseline_answers = find_answers(reference.folder, reference.folders[0])
-    verdicts = judge_all(shard, systems, baseline_answers, pairwise.judge, progress)
-    return [pairwise.with_verdicts(run, verdict) for run, verdict in zip(runs, verdicts, strict=True)]
+    verdicts = judge_all(shard, systems, baseline_answers, judge, progress)
+    return [with_verdicts(run, own, tasks) for run, own in zip(runs, verdicts, strict=True)]
 
 
 def prepare(

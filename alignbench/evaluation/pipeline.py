@@ -203,12 +203,11 @@ def reusable_outputs(run: RunFolder, folder: TaskFolder, identity: Mapping[str, 
     """Outputs of the same model for the same prompts, in a folder with other scorers."""
     found: dict[str, RecordOffset] = {}
     for other in run.tasks():
-        if other.path != folder.path and same_outputs(other.identity(), identity):
+        if other.path != folder.path and outputs_key(other.identity()) == outputs_key(identity):
             found |= {name: offset for name, offset in other.offsets().items() if not offset.transient}
     return found
 
 
-def same_outputs(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """True if two task folders differ only in how their outputs were scored."""
-    ignored = {"scorers": None, "judged_with": None}
-    return "scorers" in one and "scorers" in other and digest({**one, **ignored}) == digest({**other, **ignored})
+def outputs_key(identity: Mapping[str, Any]) -> str:
+    """What the task folders with the same outputs have in common: all but how the outputs were scored."""
+    return digest({**identity, "scorers": "scorers" in identity, "judged_with": None})

@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 
 from alignbench.errors import AlignbenchError
-from alignbench.evaluation.pipeline import run_task, same_outputs
+from alignbench.evaluation.pipeline import outputs_key, run_task
 from alignbench.evaluation.sources import SavedOutputs
 from alignbench.evaluation.win_rate import trained_against
 from alignbench.progress import Progress
@@ -75,26 +75,19 @@ def _task(name: str) -> Task:
 
 def _folders(run: RunFolder, requested: Mapping[str, str], names: Sequence[str]) -> list[tuple[Task, TaskFolder]]:
     """For each set of outputs that one of the kinds applies to, the finished folder with the most other scorers."""
-    found: list[list[TaskFolder]] = []
+    found: dict[str, list[TaskFolder]] = {}
     for folder in run.tasks():
         identity = folder.identity()
-        if "scorers" not in identity or (names and identity["task"] not in names):
-            continue
-        if not any(kind in _kinds(_task(identity["task"]), requested) for kind in requested):
-            continue
-        alike = next((own for own in found if same_outputs(own[0].identity(), identity)), None)
-        if alike is None:
-            found.append([folder])
-        else:
-            alike.append(folder)
+        wanted = "scorers" in identity and (not names or identity["task"] in names)
+        if wanted and set(requested) & set(_kinds(_task(identity["task"]), requested)):
+            found.setdefault(outputs_key(identity), []).append(folder)
     chosen = []
-    for own in found:
+    for own in found.values():
         finished = [folder for folder in own if folder.result() is not None]
         if not finished:
             raise AlignbenchError(f"{own[0].path}: not finished; run the command that began it again")
-        best = max(
-            finished, key=lambda folder: len({entry["kind"] for entry in folder.identity()["scorers"]} - set(requested))
-        )
+        others = [len({e["kind"] for e in folder.identity()["scorers"]} - set(requested)) for folder in finished]
+        best = finished[others.index(max(others))]
         chosen.append((_task(best.identity()["task"]), best))
     return chosen
 

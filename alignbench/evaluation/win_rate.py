@@ -29,44 +29,6 @@ MIN_CONSISTENCY = 0.5  # of the prompts; GPT-4 was consistent on 65 % of MT-benc
 
 
 @dataclass(frozen=True)
-class PairwiseEval:
-    """What an evaluation does for the task win_rate: the answers of all models and of the baseline, then the verdicts.
-
-    tasks, scorers: without those of the comparison, for which `answers` is evaluated
-    baselines: the baseline; empty if there is no comparison
-    requested: the tasks as the user named them
-    """
-
-    tasks: tuple[str, ...]
-    scorers: tuple[str, ...]
-    baselines: tuple[str, ...] = ()
-    judge: Scorer | None = None
-    requested: tuple[str, ...] = ()
-
-    @classmethod
-    def find(cls, tasks: Sequence[str], baseline: str | None, scorers: Sequence[str], device: str) -> PairwiseEval:
-        """Raises AlignbenchError if a baseline or a judge is missing or has no use."""
-        if WIN_RATE not in tasks:
-            if baseline is not None:
-                raise AlignbenchError(f"--baseline {baseline}: it requires --tasks {WIN_RATE}")
-            return cls(tuple(tasks), tuple(scorers))
-        if baseline is None:
-            raise AlignbenchError(f"task {WIN_RATE}: name the model to compare with, as --baseline CHECKPOINT")
-        judge = choose_judge([spec for spec in scorers if spec.startswith("preference=")], device)
-        names = dict.fromkeys(ANSWERS if name == WIN_RATE else name for name in tasks)
-        others = tuple(spec for spec in scorers if not spec.startswith("preference="))
-        return cls(tuple(names), others, (baseline,), judge, tuple(tasks))
-
-    def with_verdicts(self, run: RunResult, verdicts: Verdicts) -> RunResult:
-        """The run's results for the requested tasks."""
-        pairs = zip(run.results, run.folders, strict=True)
-        by_task = {result.task: (result, folder) for result, folder in pairs}
-        by_task[WIN_RATE] = (verdicts.result, verdicts.folder.path.name)
-        results, folders = zip(*(by_task[name] for name in dict.fromkeys(self.requested)), strict=True)
-        return replace(run, results=results, folders=folders)
-
-
-@dataclass(frozen=True)
 class Verdicts:
     """Verdicts on one system against another: the result, and the folder of records in the first one's run."""
 
@@ -181,6 +143,14 @@ def warnings(systems: Sequence[Answers], judge: Scorer, found: Verdicts) -> list
     return lines
 
 
+def with_verdicts(run: RunResult, verdicts: Verdicts, tasks: Sequence[str]) -> RunResult:
+    """The run's results for these tasks, with the verdicts as the task win_rate."""
+    found = {result.task: (result, folder) for result, folder in zip(run.results, run.folders, strict=True)}
+    found[WIN_RATE] = verdicts.result, verdicts.folder.path.name
+    results, folders = zip(*(found[name] for name in dict.fromkeys(tasks)), strict=True)
+    return replace(run, results=results, folders=folders)
+
+
 def battle(mine: Record, other: Record) -> Record:
     """The pending record of one prompt: this system's first output, with the baseline's as its reference."""
     output, against = mine.outputs[0], other.outputs[0]
@@ -202,6 +172,18 @@ def trained_against(description: Mapping[str, Any], judge: Scorer) -> bool:
     """
     training = description.get("training") or {}
     return getattr(judge, "weights_sha256", None) in training.get("rewards", ())
+
+
+def find_judge(tasks: Sequence[str], baseline: str | None, scorers: Sequence[str], device: str) -> Scorer | None:
+    """The judge of an evaluation with the task win_rate; None without that task. Raises AlignbenchError if a baseline
+    or a judge is missing or has no use."""
+    if WIN_RATE not in tasks and baseline is not None:
+        raise AlignbenchError(f"--baseline {baseline}: it requires --tasks {WIN_RATE}")
+    if WIN_RATE not in tasks:
+        return None
+    if baseline is None:
+        raise AlignbenchError(f"task {WIN_RATE}: name the model to compare with, as --baseline CHECKPOINT")
+    return choose_judge([spec for spec in scorers if spec.startswith("preference=")], device)
 
 
 def choose_judge(specs: Sequence[str], device: str) -> Scorer:

@@ -3,11 +3,8 @@
     evaluate.load(alignbench.metrics.path("squad_f1")).compute(predictions=[...], references=[...])
     evaluate.combine([alignbench.metrics.path(name) for name in ("rouge_l", "corpus_bleu")])
 
-Each is a folder with a script of its name. evaluate copies the script into its cache and runs it there, so scripts
-import our functions by their full names.
+Each is a folder with a script of its name, which evaluate copies into its cache and runs there.
 """
-
-from __future__ import annotations
 
 from pathlib import Path
 

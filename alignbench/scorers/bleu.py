@@ -4,22 +4,16 @@ Both are functions of counts that add up over sentences. A record keeps its docu
 of their sum, and the bootstrap resamples counts.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
 from alignbench.stats.estimates import CONFIDENCE, Estimate
 
-if TYPE_CHECKING:
-    from sacrebleu.metrics.bleu import BLEU
-    from sacrebleu.metrics.chrf import CHRF
-
-_ORDERS = 4
+Statistics = Sequence[Sequence[float]]  # the counts of each sentence
 _BLOCK = 100  # resamples at once: the weights of 10,000 documents take less than 10 MB
 
 
@@ -33,51 +27,44 @@ def chrf_signature(references: int | str = 1) -> str:
     return f"nrefs:{references}|case:mixed|eff:yes|nc:6|nw:0|space:no|version:{version('sacrebleu')}"
 
 
-BLEU_SIGNATURE = bleu_signature()
-CHRF_SIGNATURE = chrf_signature()
+BLEU_SIGNATURE, CHRF_SIGNATURE = bleu_signature(), chrf_signature()
 
 
 def bleu_statistics(hypothesis: str, references: Sequence[str]) -> list[float]:
     """A sentence's ten counts: n-grams in a reference (n = 1..4), n-grams (n = 1..4), words, and the words of the
     reference nearest in length."""
-    # effective_order affects the sentence's own score only, and without it sacrebleu prints a warning per sentence
-    score = _bleu("13a", True).sentence_score(hypothesis, list(references))
+    # effective_order affects the sentence's own score only; without it and force there is a warning per sentence
+    score = _metric("BLEU", effective_order=True, force=True).sentence_score(hypothesis, list(references))
     return [float(count) for count in (*score.counts, *score.totals, score.sys_len, score.ref_len)]
 
 
-def corpus_bleu(statistics: Sequence[Sequence[float]]) -> float:
+def corpus_bleu(statistics: Statistics) -> float:
     """BLEU of a corpus, 0..100, from the `bleu_statistics` of its sentences, shape (n, 10)."""
     total = _sum(statistics)
-    correct, ngrams, (words, reference_words) = total[:_ORDERS], total[_ORDERS : 2 * _ORDERS], total[-2:]
-    score = _bleu("13a", False).compute_bleu(correct, ngrams, words, reference_words, smooth_method="exp")
-    return _percent(score.score)
+    return _percent(_metric("BLEU").compute_bleu(total[:4], total[4:8], *total[8:], smooth_method="exp"))
 
 
 def chrf_statistics(hypothesis: str, references: Sequence[str]) -> list[float]:
     """A sentence's eighteen counts: for n = 1..6 its character n-grams, the reference's, and the common ones; for the
     reference with the best score."""
     # sacrebleu's bootstrap uses this method; there is no public one
-    counts = _chrf()._extract_corpus_statistics([hypothesis], [[reference] for reference in references])
+    counts = _metric("CHRF")._extract_corpus_statistics([hypothesis], [[reference] for reference in references])
     return [float(count) for count in counts[0]]
 
 
-def corpus_chrf(statistics: Sequence[Sequence[float]]) -> float:
+def corpus_chrf(statistics: Statistics) -> float:
     """chrF of a corpus, 0..100, from the `chrf_statistics` of its sentences, shape (n, 18)."""
-    return _percent(_chrf()._compute_score_from_stats(_sum(statistics)).score)
+    return _percent(_metric("CHRF")._compute_score_from_stats(_sum(statistics)))
 
 
 def sentence_bleu(hypothesis: str, reference: str) -> float:
     """BLEU of one answer against one reference, 0..100, as in TruthfulQA: international tokenisation, exponential
     smoothing, all four orders (Lin et al. 2022, arXiv 2109.07958; the authors' metrics.py)."""
-    return _percent(_bleu("intl", False).corpus_score([hypothesis], [[reference]]).score)
+    return _percent(_metric("BLEU", tokenize="intl", force=True).corpus_score([hypothesis], [[reference]]))
 
 
 def corpus_interval(
-    statistics: Sequence[Sequence[float]],
-    corpus_function: Callable[[Sequence[Sequence[float]]], float],
-    *,
-    resamples: int = 1000,
-    seed: int = 12345,
+    statistics: Statistics, corpus_function: Callable[[Statistics], float], *, resamples: int = 1000, seed: int = 12345
 ) -> Estimate:
     """A corpus's score with the percentile interval of a bootstrap over its documents (Koehn 2004, W04-3250).
 
@@ -90,34 +77,25 @@ def corpus_interval(
     if n < 2 or not resamples:
         return Estimate(value, None, None, None, n, n)
     generator = np.random.default_rng(seed)
-    scores = np.empty(resamples)
+    scores: list[float] = []
     for start in range(0, resamples, _BLOCK):
-        block = slice(start, min(start + _BLOCK, resamples))
         # (block, n): how often each document was drawn
-        drawn = generator.multinomial(n, np.full(n, 1 / n), size=block.stop - start)
-        scores[block] = [corpus_function([row]) for row in (drawn @ counts).tolist()]
+        drawn = generator.multinomial(n, np.full(n, 1 / n), size=min(_BLOCK, resamples - start))
+        scores += [corpus_function([row]) for row in (drawn @ counts).tolist()]
     low, high = np.quantile(scores, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return Estimate(value, float(scores.std(ddof=1)), float(low), float(high), n, n)
+    return Estimate(value, float(np.std(scores, ddof=1)), float(low), float(high), n, n)
 
 
-def _percent(score: float) -> float:
-    return min(100.0, float(score))  # the geometric mean of four hundreds is 100.00000000000004
+def _percent(score: Any) -> float:
+    return min(100.0, float(score.score))  # the geometric mean of four hundreds is 100.00000000000004
 
 
-def _sum(statistics: Sequence[Sequence[float]]) -> list[int]:
+def _sum(statistics: Statistics) -> list[int]:
     return [round(total) for total in np.asarray(statistics, np.float64).sum(axis=0).tolist()]
 
 
 @cache
-def _bleu(tokeniser: str, effective_order: bool) -> BLEU:
-    from sacrebleu.metrics.bleu import BLEU
+def _metric(name: str, **options: Any) -> Any:
+    from sacrebleu import metrics
 
-    # force: no warning about text that looks tokenised
-    return BLEU(tokenize=tokeniser, effective_order=effective_order, force=True)
-
-
-@cache
-def _chrf() -> CHRF:
-    from sacrebleu.metrics.chrf import CHRF
-
-    return CHRF()
+    return getattr(metrics, name)(**options)

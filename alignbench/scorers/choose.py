@@ -1,7 +1,5 @@
 """Choose the scorers of a run: those that the user names, and the default of every other kind that its tasks need."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import cast
 
@@ -14,9 +12,7 @@ from alignbench.types.task import Task
 TASK_AGNOSTIC = ("sentiment", "evaluate")
 
 
-def choose_scorers(
-    tasks: Sequence[Task], specs: Sequence[str], *, device: str = "cpu"
-) -> dict[str, tuple[Scorer, ...]]:
+def choose_scorers(tasks: Sequence[Task], specs: Sequence[str], device: str = "cpu") -> dict[str, tuple[Scorer, ...]]:
     """Return task name -> its scorers, loaded once for all tasks.
 
     specs: `kind=name[:path]`, at most one per kind. Raises AlignbenchError for a kind that no task takes.
@@ -30,10 +26,8 @@ def choose_scorers(
             kinds = ", ".join(sorted(allowed)) or "none"
             raise AlignbenchError(f"scorer {spec!r}: no task here takes a scorer of kind {kind!r} (they take: {kinds})")
     needed = {kind for task in tasks if task.generation for kind in task.generation.scorers} | set(named)
-    loaded = {
-        kind: registered.find_scorer(named.get(kind) or registered.DEFAULTS[kind], device=device)
-        for kind in sorted(needed)
-    }
+    specs_of = registered.DEFAULTS | named
+    loaded = {kind: registered.find_scorer(specs_of[kind], device=device) for kind in sorted(needed)}
     return {task.name: tuple(loaded[kind] for kind in takes.get(task.name, ()) if kind in loaded) for task in tasks}
 
 

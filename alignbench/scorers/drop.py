@@ -1,17 +1,13 @@
 """Exact match and F1 of DROP's answers, which are numbers, dates or several spans (Dua et al. 2019, arXiv 1903.00161,
 section 5; the official rules are those of allennlp's drop_eval)."""
 
-from __future__ import annotations
-
 import re
-import string
 from collections.abc import Sequence
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-_ARTICLES = re.compile(r"\b(?:a|an|the)\b")
-_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+from alignbench.scorers.squad import ARTICLES, NO_PUNCTUATION
 
 
 def normalise(text: str) -> str:
@@ -36,11 +32,10 @@ def scores(prediction: str | Sequence[str], references: Sequence[str | Sequence[
     spans = [normalise(span) for span in _spans(prediction)]
     best_match, best_f1 = 0.0, 0.0
     for reference in map(_spans, references):
-        if not reference or not reference[0].strip():
-            continue
-        gold = [normalise(span) for span in reference]
-        best_match = max(best_match, float(set(spans) == set(gold) and len(spans) == len(gold)))
-        best_f1 = max(best_f1, _aligned_f1(spans, gold))
+        if reference and reference[0].strip():
+            gold = [normalise(span) for span in reference]
+            best_match = max(best_match, float(set(spans) == set(gold) and len(spans) == len(gold)))
+            best_f1 = max(best_f1, _aligned_f1(spans, gold))
     return best_match, best_f1
 
 
@@ -50,10 +45,8 @@ def _spans(answer: str | Sequence[str]) -> Sequence[str]:
 
 def _normalise_word(word: str) -> str:
     if not _is_number(word):
-        word = word.translate(_NO_PUNCTUATION)
-    if _is_number(word):
-        word = str(float(word))
-    return " ".join(_ARTICLES.sub(" ", word).split())
+        word = word.translate(NO_PUNCTUATION)
+    return " ".join(ARTICLES.sub(" ", str(float(word)) if _is_number(word) else word).split())
 
 
 def _is_number(word: str) -> bool:
@@ -74,10 +67,8 @@ def _aligned_f1(prediction: Sequence[str], gold: Sequence[str]) -> float:
 
 def _bag_f1(prediction: set[str], gold: set[str]) -> float:
     """F1 of two sets of words. The precision (recall) of an empty side is 1."""
-    numbers = {word for word in gold if _is_number(word)}
+    numbers, same = set(filter(_is_number, gold)), len(prediction & gold)
     if numbers and not numbers & prediction:
         return 0.0
-    same = len(prediction & gold)
-    precision = same / len(prediction) if prediction else 1.0
-    recall = same / len(gold) if gold else 1.0
+    precision, recall = same / len(prediction) if prediction else 1.0, same / len(gold) if gold else 1.0
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0

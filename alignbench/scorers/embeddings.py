@@ -1,10 +1,7 @@
 """Texts as unit vectors, for distances between outputs: a sentence-transformers model, or hashed n-grams."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +9,7 @@ from numpy.typing import NDArray
 from alignbench.diversity.semantic import distances_to_others, vendi
 from alignbench.errors import AlignbenchError
 from alignbench.models.checkpoint import find_checkpoint, resolve_device
-from alignbench.scorers.sequence import encodable, identity, quiet
+from alignbench.scorers.sequence import encodable, quiet
 from alignbench.types.scorer import Item
 
 HASHED_FEATURES = 1024  # for words, and as many for characters: 10,000 texts take 82 MB
@@ -29,13 +26,12 @@ class _Embedder:
 
     def score(self, items: Sequence[Item]) -> list[dict[str, float]]:
         vectors = self.embed([item.output for item in items])
-        found: list[dict[str, float]] = [{} for _ in items]
-        for members in groups(items):
-            score = vendi(vectors[members])
-            distances = distances_to_others(vectors[members]).tolist()
-            for member, distance in zip(members, distances, strict=True):
-                found[member] = {"vendi": score} | ({"distance": distance} if len(members) > 1 else {})
-        return found
+
+        def numbers(members: list[int]) -> list[dict[str, float]]:
+            distances, score = distances_to_others(vectors[members]).tolist(), vendi(vectors[members])
+            return [{"vendi": score} | ({"distance": d} if len(members) > 1 else {}) for d in distances]
+
+        return by_group(items, numbers)
 
 
 class HashedEmbedder(_Embedder):
@@ -48,25 +44,19 @@ class HashedEmbedder(_Embedder):
 
     def __init__(self) -> None:
         from sklearn.feature_extraction.text import HashingVectorizer
+        from sklearn.pipeline import FeatureUnion
 
-        options: dict[str, Any] = {"n_features": HASHED_FEATURES, "norm": "l2", "lowercase": True, "dtype": np.float32}
         self.revision = f"{HASHED_FEATURES}+{HASHED_FEATURES}-scikit-learn-{version('scikit-learn')}"
-        self._parts = (
-            HashingVectorizer(analyzer="word", ngram_range=(1, 2), token_pattern=r"\w+", **options),
-            HashingVectorizer(analyzer="char_wb", ngram_range=(3, 5), **options),
-        )
+        forms = ({"ngram_range": (1, 2), "token_pattern": r"\w+"}, {"ngram_range": (3, 5), "analyzer": "char_wb"})
+        parts = [HashingVectorizer(n_features=HASHED_FEATURES, dtype=np.float32, **form) for form in forms]
+        self._parts = FeatureUnion(list(zip(("words", "characters"), parts, strict=True)))
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         found = np.zeros((len(texts), 2 * HASHED_FEATURES), np.float32)
-        if not texts:
-            return found
-        from scipy import sparse
-
-        readable = [encodable(text) for text in texts]
-        sparse.hstack([part.transform(readable) for part in self._parts], format="csr").toarray(out=found)
-        length = np.linalg.norm(found, axis=1, keepdims=True)
-        length[length == 0] = 1
-        found /= length
+        if texts:
+            self._parts.transform([encodable(text) for text in texts]).toarray(out=found)
+            length = np.linalg.norm(found, axis=1, keepdims=True)
+            found /= np.where(length == 0, 1, length)
         return found
 
 
@@ -79,7 +69,8 @@ class SentenceTransformerEmbedder(_Embedder):
         checkpoint = find_checkpoint(path, trust_remote_code=trust_remote_code)
         if pickled := sorted(file.name for file in checkpoint.path.glob("*/pytorch_model.bin")):
             raise AlignbenchError(f"embedder {path}: a part of it is pickled ({pickled[0]}); convert it to safetensors")
-        self.name, self.revision = f"sentence-transformers:{checkpoint.name}", identity(checkpoint)
+        self.name = f"sentence-transformers:{checkpoint.name}"
+        self.revision = checkpoint.revision or checkpoint.weights_sha256
         quiet()
         self._model = SentenceTransformer(
             str(checkpoint.path),
@@ -95,9 +86,10 @@ class SentenceTransformerEmbedder(_Embedder):
         return np.asarray(found, np.float32)[: len(texts)]
 
 
-def groups(items: Sequence[Item]) -> list[list[int]]:
-    """The indices of the items of each group, in order."""
-    found: dict[str, list[int]] = {}
+def by_group(items: Sequence[Item], score: Callable[[list[int]], list[dict[str, float]]]) -> list[dict[str, float]]:
+    """The numbers of each item; score: the indices of the items of one group, in order -> their numbers"""
+    groups: dict[str, list[int]] = {}
     for index, item in enumerate(items):
-        found.setdefault(item.group, []).append(index)
-    return list(found.values())
+        groups.setdefault(item.group, []).append(index)
+    found = {i: own for members in groups.values() for i, own in zip(members, score(members), strict=True)}
+    return [found[index] for index in range(len(items))]

@@ -4,14 +4,13 @@ The output is split into sentences, the source into chunks that fit the model's 
 sentence of the previous one. A sentence's support is the highest probability that a chunk entails it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from alignbench.errors import AlignbenchError, first_line
@@ -53,8 +52,7 @@ class PairReader:
 
     def support(self, pairs: Sequence[tuple[str, str]]) -> NDArray[np.float64]:
         """(n,) probability that the premise of each pair entails its hypothesis."""
-        logits, _ = self.model.logits([self.write(*pair) for pair in pairs])
-        return probabilities(logits, independent=False)[:, self.entailed]
+        return probabilities(self.model.logits([self.write(*pair) for pair in pairs])[0])[:, self.entailed]
 
 
 class Entailment:
@@ -69,38 +67,34 @@ class Entailment:
         self.reader, self.name, self.revision = reader, name, revision
 
     def score(self, items: Sequence[Item]) -> list[dict[str, float]]:
-        pairs: list[tuple[str, str]] = []
-        spans: list[list[slice]] = []  # of each item: of each sentence: its pairs
-        cuts: list[bool] = []
-        counted: dict[str, list[Counted]] = {}  # source -> its sentences
-        with_source = [item for item in items if item.source is not None]
-        for item in with_source:
-            source = item.source or ""
-            if source not in counted:
-                counted[source] = self._counted(source)
-            hypotheses, cut = self._hypotheses(item.output, self.reader.room // 2)
-            longest = max((tokens for _, tokens in hypotheses), default=0)
-            premises = chunks(counted[source], self.reader.room - longest, self._split)
-            spans.append([])
-            for sentence, _ in hypotheses:
-                spans[-1].append(slice(len(pairs), len(pairs) + len(premises)))
-                pairs.extend((premise, sentence) for premise in premises)
-            cuts.append(cut)
-        found = self.reader.support(pairs)
-        numbers = iter(
-            _numbers([float(found[span].max(initial=0.0)) for span in item_spans], cut)
-            for item_spans, cut in zip(spans, cuts, strict=True)
-        )
-        return [{} if item.source is None else next(numbers) for item in items]
+        sources = {item.source: self._counted(item.source) for item in items if item.source is not None}
+        compared = [([], False) if i.source is None else self._pairs(i.output, sources[i.source]) for i in items]
+        flat = [pair for sentences_of_item, _ in compared for pairs in sentences_of_item for pair in pairs]
+        found = iter(self.reader.support(flat).tolist())
+        numbers = []
+        for item, (sentences_of_item, cut) in zip(items, compared, strict=True):
+            supports = [max((next(found) for _ in pairs), default=0.0) for pairs in sentences_of_item]
+            low = [support < THRESHOLD for support in supports]
+            own = {
+                "flagged": float(any(low)),
+                "flagged_share": sum(low) / len(low) if low else 0.0,
+                "support": min(supports, default=1.0),
+                "sentences": float(len(supports)),
+                "cut": float(cut),
+            }
+            numbers.append({} if item.source is None else own)
+        return numbers
+
+    def _pairs(self, output: str, source: Sequence[Counted]) -> tuple[list[list[tuple[str, str]]], bool]:
+        """Each sentence of the output with each chunk, and True if one was truncated to half the window."""
+        whole, most = self._counted(output), self.reader.room // 2
+        hypotheses = [(text, tokens) if tokens <= most else self._split(text, most)[0] for text, tokens in whole]
+        longest = max((tokens for _, tokens in hypotheses), default=0)
+        premises = chunks(source, self.reader.room - longest, self._split)
+        return [[(premise, text) for premise in premises] for text, _ in hypotheses], hypotheses != whole
 
     def _counted(self, text: str) -> list[Counted]:
         return [(sentence, self.reader.model.length(sentence)) for sentence in sentences(text)]
-
-    def _hypotheses(self, output: str, most: int) -> tuple[list[Counted], bool]:
-        """The output's sentences, each truncated to `most` tokens, and True if one was truncated."""
-        whole = self._counted(output)
-        found = [(text, tokens) if tokens <= most else self._split(text, most)[0] for text, tokens in whole]
-        return found, found != whole
 
     def _split(self, text: str, most: int) -> list[Counted]:
         """Split a text into parts of at most `most` tokens."""
@@ -117,34 +111,18 @@ def chunks(source: Sequence[Counted], most: int, split: Callable[[str, int], lis
     """
     parts = [part for whole in source for part in ([whole] if whole[1] <= most else split(whole[0], most))]
     found: list[list[Counted]] = []
-    used = 0
-    for sentence, tokens in parts:
-        needed = tokens + 1  # a space may be a token
-        if not found or used + needed > most + 1:
-            overlap = found[-1][-1:] if found else []
-            if overlap and overlap[0][1] + 1 + needed > most + 1:
-                overlap = []
-            found.append(overlap)
-            used = sum(tokens + 1 for _, tokens in overlap)
-        found[-1].append((sentence, tokens))
-        used += needed
+    for part in parts:
+        # a space may be a token
+        if not found or sum(tokens + 1 for _, tokens in (*found[-1], part)) > most + 1:
+            last = found[-1][-1:] if found else []
+            found.append(last if sum(tokens + 1 for _, tokens in (*last, part)) <= most + 1 else [])
+        found[-1].append(part)
     return [" ".join(sentence for sentence, _ in chunk) for chunk in found]
-
-
-def _numbers(supports: list[float], cut: bool) -> dict[str, float]:
-    low = [support < THRESHOLD for support in supports]
-    return {
-        "flagged": float(any(low)),
-        "flagged_share": sum(low) / len(low) if low else 0.0,
-        "support": min(supports, default=1.0),
-        "sentences": float(len(supports)),
-        "cut": float(cut),
-    }
 
 
 def load_nli(path: str, device: str, trust_remote_code: bool) -> Entailment:
     """Load an NLI cross-encoder that has a label "entailment"."""
-    model = load_sequence_classifier(path, device=device, trust_remote_code=trust_remote_code)
+    model = load_sequence_classifier(path, device, trust_remote_code)
     entailed = [i for i, label in enumerate(model.labels) if label.lower() in ("entailment", "entail", "entailed")]
     if len(entailed) != 1:
         raise AlignbenchError(
@@ -165,39 +143,18 @@ def load_hhem(path: str | None, device: str) -> Entailment:
     path: a hub id, or a folder with the hub's model.safetensors (and Flan-T5's tokenizer, else it is taken from the
         hub); None: the published model at its pinned commit
     """
-    import torch
     from safetensors.torch import load_file
-    from transformers import T5Config, T5ForTokenClassification
 
     folder, revision = Path(path or HHEM).expanduser(), None
     if not folder.is_dir():
-        if path is not None and (path.startswith((".", "/", "~")) or path.count("/") != 1):
-            raise AlignbenchError(f"entailment scorer hhem: no folder {path}")
         folder, _, revision = download_checkpoint(path or HHEM, False)
     files = weight_files(folder, path or HHEM)
     weights: dict[str, torch.Tensor] = {}
     for file in files:
         check_safetensors(file, path or HHEM)
         weights |= {name.removeprefix("t5."): weight for name, weight in load_file(file).items()}
-    block = "transformer.encoder.block.0.layer"
     try:
-        buckets, heads = weights[f"{block}.0.SelfAttention.relative_attention_bias.weight"].shape
-        words, width = weights["transformer.shared.weight"].shape
-        config = T5Config(
-            vocab_size=words,
-            d_model=width,
-            d_ff=weights[f"{block}.1.DenseReluDense.wi_0.weight"].shape[0],
-            d_kv=weights[f"{block}.0.SelfAttention.q.weight"].shape[0] // heads,
-            num_heads=heads,
-            num_layers=1 + max(int(name.split(".")[3]) for name in weights if ".block." in name),
-            relative_attention_num_buckets=buckets,
-            feed_forward_proj="gated-gelu",
-            num_labels=2,
-        )
-        model = T5ForTokenClassification(config)
-        model.load_state_dict(
-            weights | {"transformer.encoder.embed_tokens.weight": weights["transformer.shared.weight"]}
-        )
+        model = _hhem_model(weights)
     except (KeyError, RuntimeError, ValueError, IndexError) as error:
         raise AlignbenchError(
             f"entailment scorer hhem: the weights in {folder} are not HHEM-2.1's ({first_line(error)})"
@@ -215,26 +172,45 @@ def load_hhem(path: str | None, device: str) -> Entailment:
     return Entailment(PairReader(reader, HHEM_PROMPT.format, room, entailed=1), "hhem", reader.revision)
 
 
-def hhem_is_cached(name: str) -> bool:
-    from huggingface_hub import try_to_load_from_cache
+def _hhem_model(weights: dict[str, torch.Tensor]) -> Any:
+    from transformers import T5Config, T5ForTokenClassification
 
-    repository, _, revision = HHEM.partition("@")
-    return isinstance(try_to_load_from_cache(repository, "model.safetensors", revision=revision), str)
+    block = "transformer.encoder.block.0.layer"
+    buckets, heads = weights[f"{block}.0.SelfAttention.relative_attention_bias.weight"].shape
+    words, width = weights["transformer.shared.weight"].shape
+    config = T5Config(
+        vocab_size=words,
+        d_model=width,
+        d_ff=weights[f"{block}.1.DenseReluDense.wi_0.weight"].shape[0],
+        d_kv=weights[f"{block}.0.SelfAttention.q.weight"].shape[0] // heads,
+        num_heads=heads,
+        num_layers=1 + max(int(name.split(".")[3]) for name in weights if ".block." in name),
+        relative_attention_num_buckets=buckets,
+        feed_forward_proj="gated-gelu",
+        num_labels=2,
+    )
+    model = T5ForTokenClassification(config)
+    model.load_state_dict(weights | {"transformer.encoder.embed_tokens.weight": weights["transformer.shared.weight"]})
+    return model
 
 
 def _hhem_tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     quiet()
-    if not any((folder / name).is_file() for name in (*TOKENIZER_FILES, "spiece.model")):
-        try:
-            folder, _, _ = download_checkpoint(HHEM_TOKENIZER, False)
-        except AlignbenchError as error:
-            raise AlignbenchError(
-                f"entailment scorer hhem: no tokenizer in {folder}; put tokenizer.json and tokenizer_config.json of "
-                f"google/flan-t5-base there ({error})"
-            ) from None
     try:
+        if not any((folder / name).is_file() for name in (*TOKENIZER_FILES, "spiece.model")):
+            folder, _, _ = download_checkpoint(HHEM_TOKENIZER, False)
         return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise AlignbenchError(f"entailment scorer hhem: {folder}: its tokenizer does not load ({error})") from None
+    except (AlignbenchError, OSError, ValueError, KeyError) as error:
+        raise AlignbenchError(
+            f"entailment scorer hhem: {folder}: no tokenizer that loads; put tokenizer.json and tokenizer_config.json "
+            f"of google/flan-t5-base there ({first_line(error)})"
+        ) from None
+
+
+def hhem_is_cached(name: str) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+
+    repository, _, revision = HHEM.partition("@")
+    return isinstance(try_to_load_from_cache(repository, "model.safetensors", revision=revision), str)

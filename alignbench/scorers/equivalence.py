@@ -5,8 +5,6 @@ An output is compared with the first output of each class so far, and joins the 
 item's group.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -14,16 +12,12 @@ import numpy as np
 
 from alignbench.diversity.semantic import partition, unit
 from alignbench.errors import AlignbenchError
-from alignbench.scorers.embeddings import HashedEmbedder, groups
+from alignbench.scorers.embeddings import HashedEmbedder, by_group
 from alignbench.scorers.entailment import PairReader, load_nli
 from alignbench.scorers.sequence import SequenceModel, load_sequence_classifier, probabilities
 from alignbench.types.scorer import Embedder, Item
 
-# Of 160 pairs of Tatoeba's English sentences with the same French translation, .81 reach it; of 1,500 sentences with
-# the nearest of 11,872 others, .18; .5 and .7 separate the two less well. It measures wording: a right and a wrong
-# answer to a question of TruthfulQA are as near as two right ones (AUC .53), and long answers to one prompt share its
-# words (.38 of text-davinci-002's and 003's on Self-Instruct's 252 reach it, .08 are identical).
-COSINE = 0.6
+COSINE = 0.6  # measured with translations of one sentence: docs/metrics.md
 # NoveltyBench's (its src/partition.py): the classifier's threshold, the tokens of each output that it reads, and the
 # length in words up to which outputs are compared word by word
 SIMILAR, READ, SHORT = 0.102, 128, 5
@@ -42,39 +36,36 @@ class Equivalence:
         self._find, self.name, self.revision = find, name, revision
 
     def score(self, items: Sequence[Item]) -> list[dict[str, float]]:
-        classes = [0.0] * len(items)
         find = self._find(items)
-        for members in groups(items):
 
-            def find_member(new: int, firsts: Sequence[int], members: list[int] = members) -> int | None:
-                return find(members[new], [members[first] for first in firsts])
+        def classes(own: list[int]) -> list[dict[str, float]]:
+            labels = partition(lambda new, firsts: find(own[new], [own[first] for first in firsts]), len(own))
+            return [{"class": float(label)} for label in labels]
 
-            for member, label in zip(members, partition(find_member, len(members)), strict=True):
-                classes[member] = float(label)
-        return [{"class": label} for label in classes]
+        return by_group(items, classes)
 
 
-def by_cosine(embedder: Embedder, threshold: float, items: Sequence[Item]) -> Find:
-    """Equivalent if the cosine of two outputs is at least the threshold."""
+def by_cosine(embedder: Embedder, items: Sequence[Item]) -> Find:
+    """Equivalent if the cosine of two outputs is at least COSINE."""
     vectors = unit(embedder.embed([item.output for item in items]))
 
     def find(new: int, firsts: Sequence[int]) -> int | None:
-        near = np.flatnonzero(vectors[list(firsts)] @ vectors[new] >= threshold)
+        near = np.flatnonzero(vectors[list(firsts)] @ vectors[new] >= COSINE)
         return int(near[0]) if len(near) else None
 
     return find
 
 
-def by_pairs(same: Callable[[Pairs], list[bool]], items: Sequence[Item]) -> Find:
+def by_pairs(same: Callable[[Pairs], Sequence[bool]], items: Sequence[Item]) -> Find:
     """Equivalent if identical after stripping, or by a model of pairs (an earlier and a later item). Empty outputs are
     equivalent only to each other; the model does not read them."""
     texts = [item.output.strip() for item in items]
 
     def find(new: int, firsts: Sequence[int]) -> int | None:
-        for place, first in enumerate(firsts):
-            if texts[first] == texts[new]:
-                return place
-        places = [place for place, first in enumerate(firsts) if texts[first] and texts[new]]
+        known = [texts[first] for first in firsts]
+        if texts[new] in known:
+            return known.index(texts[new])
+        places = [place for place, text in enumerate(known) if text and texts[new]]
         answers = same([(items[firsts[place]], items[new]) for place in places]) if places else []
         return next((place for place, answer in zip(places, answers, strict=True) if answer), None)
 
@@ -83,8 +74,7 @@ def by_pairs(same: Callable[[Pairs], list[bool]], items: Sequence[Item]) -> Find
 
 def load_embedding() -> Equivalence:
     embedder = HashedEmbedder()
-    revision = f"{COSINE}-{embedder.name}-{embedder.revision}"
-    return Equivalence(partial(by_cosine, embedder, COSINE), "embedding", revision)
+    return Equivalence(partial(by_cosine, embedder), "embedding", f"{COSINE}-{embedder.name}-{embedder.revision}")
 
 
 def load_nli_equivalence(path: str, device: str, trust_remote_code: bool) -> Equivalence:
@@ -103,15 +93,14 @@ def entail_each_other(reader: PairReader, pairs: Pairs) -> list[bool]:
         if reader.model.length(first) + reader.model.length(second) > reader.room:
             first, second = (item.output for item in pair)
         texts += [reader.write(first, second), reader.write(second, first)]
-    logits, _ = reader.model.logits(texts)
-    entailed = (logits.argmax(axis=1) == reader.entailed).reshape(-1, 2)
-    return [bool(both) for both in entailed.all(axis=1)]
+    entailed = reader.model.logits(texts)[0].argmax(axis=1) == reader.entailed
+    return [bool(both) for both in entailed.reshape(-1, 2).all(axis=1)]
 
 
 def load_similarity_classifier(path: str, device: str, trust_remote_code: bool) -> Equivalence:
     """A classifier of two outputs whose second label means similar, such as NoveltyBench's (arXiv 2504.05228),
     yimingzhang/deberta-v3-large-generation-similarity; see `are_similar`."""
-    model = load_sequence_classifier(path, device=device, trust_remote_code=trust_remote_code)
+    model = load_sequence_classifier(path, device, trust_remote_code)
     if len(model.labels) != 2:
         raise AlignbenchError(
             f"equivalence classifier {model.name}: it has {len(model.labels)} labels "
@@ -123,19 +112,14 @@ def load_similarity_classifier(path: str, device: str, trust_remote_code: bool) 
 def are_similar(model: SequenceModel, pairs: Pairs) -> list[bool]:
     """Outputs of at most 5 words: the two share at least half as many words as the longer one has. Others: the
     probability of the second label, given the first 128 tokens of each, is above .102 (NoveltyBench's threshold)."""
-    answers = [_share_words(one.output, two.output) for one, two in pairs]
-    open_ = [number for number, answer in enumerate(answers) if answer is None]
-    texts = [(_beginning(model, pairs[n][0].output), _beginning(model, pairs[n][1].output)) for n in open_]
-    logits, _ = model.logits(texts)
-    for number, row in zip(open_, probabilities(logits, independent=False), strict=True):
-        answers[number] = bool(row[1] > SIMILAR)
-    return [bool(answer) for answer in answers]
-
-
-def _share_words(one: str, two: str) -> bool | None:
-    first, second = one.lower().split(), two.lower().split()
-    longer = max(len(first), len(second))
-    return None if longer > SHORT else 2 * len(set(first) & set(second)) >= longer
+    words = [tuple(item.output.lower().split() for item in pair) for pair in pairs]
+    longest = [max(map(len, both)) for both in words]
+    same = [2 * len(set(a) & set(b)) >= most for (a, b), most in zip(words, longest, strict=True)]
+    read = [number for number, most in enumerate(longest) if most > SHORT]
+    texts = [(_beginning(model, pairs[n][0].output), _beginning(model, pairs[n][1].output)) for n in read]
+    for number, row in zip(read, probabilities(model.logits(texts)[0]), strict=True):
+        same[number] = bool(row[1] > SIMILAR)
+    return same
 
 
 def _beginning(model: SequenceModel, text: str) -> str:

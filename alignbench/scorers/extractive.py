@@ -5,32 +5,24 @@ inference may be. ROUGE-2 precision is reported beside them: one minus it is the
 alone is abstraction and not flagged.
 """
 
-from __future__ import annotations
-
 import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from itertools import pairwise
 
-from alignbench.scorers.sentences import BEGINNERS, sentences, word_set
+from alignbench.scorers.sentences import BEGINNERS, WORDS, sentences
 from alignbench.types.scorer import Item
 
 _TOKEN = re.compile(r"[^\W_]+")
 
 # Numerals
-_BELOW_TWENTY = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen"
-)
-_MULTIPLES_OF_TEN = "twenty thirty forty fifty sixty seventy eighty ninety"
-_FIRST_TO_TWELFTH = "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth"
-_SMALL = {word: value for value, word in enumerate(_BELOW_TWENTY.split())}
-_TENS = {word: 10 * value for value, word in enumerate(_MULTIPLES_OF_TEN.split(), 2)}
-_ORDINALS = {word: value for value, word in enumerate(_FIRST_TO_TWELFTH.split(), 1)}
+_SMALL = {word: value for value, word in enumerate(WORDS["below_twenty"])}
+_SMALL |= {word: 10 * value for value, word in enumerate(WORDS["tens"], 2)}
+_ORDINALS = {word: value for value, word in enumerate(WORDS["ordinals"], 1)}
 _SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _SUFFIXES = {"k": 10**3, "m": 10**6, "mn": 10**6, "bn": 10**9, "b": 10**9, "tn": 10**12}
 _DIGITS = re.compile(
@@ -39,7 +31,7 @@ _DIGITS = re.compile(
     rf"(?:(?P<ordinal>st|nd|rd|th)\b|[ -]?(?P<scale>{'|'.join(_SCALES)})\b|(?P<suffix>bn|mn|tn|k|m|b)\b)?",
     re.IGNORECASE,
 )
-_ANY_WORD = "|".join([*_SMALL, *_TENS, *_SCALES])
+_ANY_WORD = "|".join([*_SMALL, *_SCALES])
 # not "million" in "1.5 million"
 _WORDS = re.compile(rf"(?<!\d[ -])\b(?:{_ANY_WORD})(?:(?:[ -]+|[ -]and[ -])(?:{_ANY_WORD}))*\b", re.IGNORECASE)
 _ORDINAL_WORDS = re.compile(rf"\b(?:{'|'.join(_ORDINALS)})\b", re.IGNORECASE)
@@ -47,15 +39,9 @@ _ORDINAL_WORDS = re.compile(rf"\b(?:{'|'.join(_ORDINALS)})\b", re.IGNORECASE)
 # Names
 # dotted letters (U.S.), or a word with inner signs (O'Brien, AT&T, Jean-Luc) but without a possessive 's
 _WORD = re.compile(r"(?<!\w)(?:[^\W\d_]\.)+[^\W\d_](?!\w)\.?|[^\W_]+(?:(?!['’]s\b)['’&-][^\W_]+)*")
-# capitalised anywhere, but not names; without titles "Mr Hill" is "Hill"
-_NO_NAMES = word_set("i i'm i've i'd i'll ok mr mrs ms miss dr sir mx")
-_BEGINNERS = BEGINNERS | word_set(
-    "also is are was were do does did has have had can could will would may might should must once now then yes "
-    "nor yet until though whose whom let there's it's that's"
-)
+_NO_NAMES, _BEGINNERS = frozenset(WORDS["no_names"]), BEGINNERS.union(WORDS["also_beginners"])
 # after these a word is capitalised as at the beginning of a sentence
 _OPENING = re.compile(r"[\"“‘«:]|(?<!\w)'")
-_LINKS = word_set("of and the for de")
 
 
 class Extractive:
@@ -72,8 +58,7 @@ class Extractive:
     def _score(self, output: str, source: str) -> dict[str, float]:
         each = [flags(sentence, source)["flagged"] for sentence in sentences(output)]
         whole = {key: value for key, value in flags(output, source).items() if not math.isnan(value)}
-        share = sum(each) / len(each) if each else 0.0
-        return whole | {"flagged_share": share, "sentences": float(len(each))}
+        return whole | {"flagged_share": sum(each) / max(1, len(each)), "sentences": float(len(each))}
 
 
 def flags(output: str, source: str) -> dict[str, float]:
@@ -93,13 +78,8 @@ def rouge2_precision(output: str, source: str) -> float:
 
     rouge-score's precision without a stemmer, except that letters outside ASCII are kept.
     """
-    first, second = _bigrams(output), _bigrams(source)
+    first, second = (Counter(pairwise(_TOKEN.findall(text.lower()))) for text in (output, source))
     return (first & second).total() / first.total() if first else math.nan
-
-
-def _bigrams(text: str) -> Counter[tuple[str, str]]:
-    tokens = _TOKEN.findall(text.lower())
-    return Counter(pairwise(tokens))
 
 
 def numbers_not_in(output: str, source: str) -> list[str]:
@@ -108,40 +88,29 @@ def numbers_not_in(output: str, source: str) -> list[str]:
     Compared by value: 1,000, 1000.0, "one thousand" and 1k are equal, and so are 5 %, "five per cent" and 5. A lone
     "one" in the output is a pronoun; ordinals ("first", 3rd) count in the source only.
     """
-    given = {value for found in numerals(source) for value in found.readings}
-    stated = (found.readings for found in numerals(output) if not found.ordinal and not found.pronoun)
+    given = {value for readings, _ in numerals(source) for value in readings}
+    stated = (readings for readings, is_amount in numerals(output) if is_amount)
     return list(dict.fromkeys(format(values[0], "f") for values in stated if given.isdisjoint(values)))
 
 
-@dataclass(frozen=True)
-class Numeral:
-    """A number in a text.
+def numerals(text: str) -> Iterator[tuple[list[Decimal], bool]]:
+    """All numbers of an English text, those in digits first: the value, and for an ambiguous one (5m: million, metres)
+    the other value; False for an ordinal (3rd, "third") and a lone "one", which is a pronoun.
 
-    readings: its value, and for an ambiguous one (5m: million, metres) the other value
-    ordinal: 3rd, "third"; pronoun: a lone "one"
+    Percent, currency and minus signs and units are ignored; "1.5 million", 1.5m and 1,500,000 are one number each.
     """
-
-    readings: tuple[Decimal, ...]
-    ordinal: bool = False
-    pronoun: bool = False
-
-
-def numerals(text: str) -> list[Numeral]:
-    """All numbers of an English text, those in digits first. Percent and currency signs, minus signs and units are
-    ignored; "1.5 million", 1.5m and 1,500,000 are one number each."""
-    found = []
     for match in _DIGITS.finditer(text):
-        value, scale = Decimal(match["number"].replace(",", "")), match["scale"]
+        value, scale, suffix = Decimal(match["number"].replace(",", "")), match["scale"], match["suffix"]
         values = [value * _SCALES[scale.lower()] if scale else value]
-        if match["suffix"]:
-            values.insert(0, value * _SUFFIXES[match["suffix"].lower()])
-        found.append(Numeral(tuple(map(_plain, values)), ordinal=bool(match["ordinal"])))
+        if suffix:
+            values.insert(0, value * _SUFFIXES[suffix.lower()])
+        # without trailing zeros and without an exponent
+        yield [Decimal(int(v)) if v == v.to_integral_value() else v.normalize() for v in values], not match["ordinal"]
     for match in _WORDS.finditer(text):
         words = re.split("[ -]+", match[0].lower())
-        found += [Numeral((Decimal(value),), pronoun=words == ["one"]) for value in _values(words)]
+        yield from (([Decimal(value)], words != ["one"]) for value in _values(words))
     for match in _ORDINAL_WORDS.finditer(text):
-        found.append(Numeral((Decimal(_ORDINALS[match[0].lower()]),), ordinal=True))
-    return found
+        yield [Decimal(_ORDINALS[match[0].lower()])], False
 
 
 def _values(words: Sequence[str]) -> Iterator[int]:
@@ -149,25 +118,22 @@ def _values(words: Sequence[str]) -> Iterator[int]:
 
     thousands: the value up to the last "thousand" or larger scale; rest: of the words after it, below a thousand.
     """
-    thousands, rest = 0, 0
-    begun = False
+    thousands, rest, begun = 0, 0, False
     for word in words:
-        value, scale = _SMALL.get(word, _TENS.get(word, 0)), _SCALES.get(word, 0)
-        if word == "and":
-            fits = begun and rest % 100 == 0
-        elif begun and rest == 0 and thousands == 0:  # nothing follows "zero"
-            fits = False
-        elif scale == 100:
-            fits = not begun or 0 < rest < 100
-        elif scale:
-            fits = not begun or (rest > 0 and thousands % (1000 * scale) == 0)
-        elif value < 10:
-            fits = not begun or (value > 0 and (rest % 100 == 0 or (rest % 100 >= 20 and rest % 10 == 0)))
-        else:
-            fits = not begun or rest % 100 == 0
-        if not fits:
-            yield thousands + rest
-            thousands, rest, begun = 0, 0, False
+        value, scale = _SMALL.get(word, 0), _SCALES.get(word, 0)
+        if begun:
+            if rest == thousands == 0:  # nothing follows "zero"
+                fits = False
+            elif scale == 100:
+                fits = 0 < rest < 100
+            elif scale:
+                fits = rest > 0 and thousands % (1000 * scale) == 0
+            else:  # a digit also fits after twenty, thirty, …
+                fits = rest % 100 == 0 or (0 < value < 10 and rest % 100 >= 20 and rest % 10 == 0)
+                fits = fits and (word == "and" or value > 0)
+            if not fits:
+                yield thousands + rest
+                thousands, rest, begun = 0, 0, False
         if word == "and":
             continue
         if scale == 100:
@@ -181,11 +147,6 @@ def _values(words: Sequence[str]) -> Iterator[int]:
         yield thousands + rest
 
 
-def _plain(value: Decimal) -> Decimal:
-    """The value without trailing zeros and without an exponent."""
-    return Decimal(int(value)) if value == value.to_integral_value() else value.normalize()
-
-
 def spans_not_in(output: str, source: str) -> list[str]:
     """The output's names that the source does not have, each once, in order.
 
@@ -193,8 +154,8 @@ def spans_not_in(output: str, source: str) -> list[str]:
     minister"), ignoring punctuation, possessives and plurals; or if its abbreviation is ("NHS", "National Health
     Service").
     """
-    given = Names(source)
-    return list(dict.fromkeys(" ".join(name) for name in names(output) if not given.has(name)))
+    has = _finder(source)
+    return list(dict.fromkeys(" ".join(name) for name in names(output) if not has(name)))
 
 
 @dataclass(frozen=True)
@@ -225,23 +186,26 @@ def names(text: str) -> list[tuple[str, ...]]:
     return found
 
 
-class Names:
-    """The names and words of a source."""
+def _finder(source: str) -> Callable[[Sequence[str]], bool]:
+    """A function of a name: True if the source has each of its words, its abbreviation, or what it abbreviates."""
+    words = _WORD.findall(source)
+    parts = {part for word in words for part in _fold(word)}
+    capitals = {word.replace(".", "") for word in words if word.isupper()}
+    initials = set()
+    for line in map(_words, sentences(source)):
+        # "of" and the like do not break a run
+        linked = [replace(word, joined=True) for word in line if word.named or word.text not in WORDS["links"]]
+        initials |= {"".join(word.text[0] for word in run) for run in _runs(linked) if len(run) > 1}
 
-    def __init__(self, source: str) -> None:
-        words = [match[0] for match in _WORD.finditer(source)]
-        self._words = {part for word in words for part in _fold(word)}
-        self._capitals = {word.replace(".", "") for word in words if word.isupper()}
-        self._initials = {initials for sentence in sentences(source) for initials in _initials_of(_words(sentence))}
-
-    def has(self, name: Sequence[str]) -> bool:
-        """Return True if the source has every word of the name, its abbreviation, or what it abbreviates."""
-        if all(part in self._words for word in name for part in _fold(word)):
+    def has(name: Sequence[str]) -> bool:
+        if all(part in parts for word in name for part in _fold(word)):
             return True
         if len(name) > 1:
-            return "".join(word[0] for word in name) in self._capitals
+            return "".join(word[0] for word in name) in capitals
         short = name[0].replace(".", "")
-        return len(short) > 1 and short.isupper() and any(short in initials for initials in self._initials)
+        return len(short) > 1 and short.isupper() and any(short in run for run in initials)
+
+    return has
 
 
 def _words(sentence: str) -> list[_Word]:
@@ -258,6 +222,7 @@ def _words(sentence: str) -> list[_Word]:
 
 
 def _runs(words: Sequence[_Word]) -> Iterator[list[_Word]]:
+    """The longest runs of joined words with capital letters."""
     run: list[_Word] = []
     for word in words:
         if run and not (word.named and word.joined):
@@ -267,14 +232,6 @@ def _runs(words: Sequence[_Word]) -> Iterator[list[_Word]]:
             run.append(word)
     if run:
         yield run
-
-
-def _initials_of(words: Sequence[_Word]) -> Iterator[str]:
-    """Initials of each run of capitalised words; "of" and the like do not break a run."""
-    linked = [word for word in words if word.named or word.text not in _LINKS]
-    for run in _runs([_Word(word.text, word.named, word.first, True) for word in linked]):
-        if len(run) > 1:
-            yield "".join(word.text[0] for word in run)
 
 
 def _fold(word: str) -> list[str]:

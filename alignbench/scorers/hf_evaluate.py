@@ -1,7 +1,5 @@
 """Metrics of Hugging Face's evaluate as scorers: any script with the usual inputs, computed for each output."""
 
-from __future__ import annotations
-
 import hashlib
 import inspect
 import numbers
@@ -12,12 +10,10 @@ from typing import Any
 from alignbench.errors import AlignbenchError, first_line
 from alignbench.types.scorer import Item
 
-INPUTS = frozenset({"predictions", "references", "sources"})
-
 
 class EvaluateScorer:
-    """`evaluate=PATH`: a metric that `evaluate.load(path)` finds. Numbers: those of the metric; other results, such as
-    a signature, are omitted.
+    """`evaluate=PATH`: a metric that `evaluate.load(path)` finds. Numbers: those of the metric (a number, or a list of
+    one); other results, such as a signature, are omitted.
 
     path: a local script or its folder; with trust_remote_code also a name on the hub, whose script is third-party code
     revision: sha256 of the script, and of the local modules that it imports
@@ -26,6 +22,8 @@ class EvaluateScorer:
     kind = "evaluate"
 
     def __init__(self, path: str, *, trust_remote_code: bool = False) -> None:
+        import evaluate
+
         found = Path(path)
         script = found if found.suffix == ".py" else found / f"{found.resolve().name}.py"
         local = script.is_file()
@@ -35,15 +33,37 @@ class EvaluateScorer:
                 "allow its code with trust_remote_code=True"
             )
         self.name = script.stem if local else path
-        # the full path: evaluate looks on the hub for a name that it does not find
-        self._metric = _load(str(script.resolve()) if local else path)
-        self.revision = _sha256(Path(inspect.getfile(type(self._metric))))
-        self._several = _takes_several_references(path, self._metric)
+        try:
+            # the full path: evaluate looks on the hub for a name that it does not find
+            self._metric = evaluate.load(str(script.resolve()) if local else path, keep_in_memory=True)
+        except Exception as error:  # a script may raise any error
+            raise AlignbenchError(f"metric {path!r}: evaluate cannot load it: {first_line(error)}") from error
+        # evaluate runs the script from a cache folder with the modules that it imports, and no others
+        copy = Path(inspect.getfile(type(self._metric)))
+        files = [copy, *(module for module in sorted(copy.parent.rglob("*.py")) if module != copy)]
+        self.revision = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+        self._several = self._takes_several_references(path)
+
+    def _takes_several_references(self, path: str) -> bool:
+        """True if the metric takes several references per output. Raises AlignbenchError unless it takes texts."""
+        import datasets
+
+        text, features = datasets.Value("string"), self._metric.features
+        options = features if isinstance(features, list) else [features]
+        if set(options[0]) - {"predictions", "references", "sources"} or "predictions" not in options[0]:
+            raise AlignbenchError(
+                f"metric {path!r}: it takes {', '.join(sorted(options[0]))}, not predictions alone or "
+                "with references and sources"
+            )
+        textual = [option for option in options if option["predictions"] == text]
+        if not textual:
+            raise AlignbenchError(f"metric {path!r}: its predictions are not texts but {options[0]['predictions']}")
+        return any(option.get("references", text) != text for option in textual)
 
     def score(self, items: Sequence[Item]) -> list[dict[str, float]]:
-        return [_numbers(self._metric.compute(**self._inputs(item))) for item in items]
+        return [self._score(item) for item in items]
 
-    def _inputs(self, item: Item) -> dict[str, list[Any]]:
+    def _score(self, item: Item) -> dict[str, float]:
         inputs: dict[str, list[Any]] = {"predictions": [item.output]}
         names = self._metric._feature_names()
         if "sources" in names:
@@ -54,50 +74,9 @@ class EvaluateScorer:
                     f"metric {self.name!r}: it takes one reference per output, and this one has {len(item.references)}"
                 )
             inputs["references"] = [list(item.references) if self._several else item.references[0]]
-        return inputs
-
-
-def _load(path: str) -> Any:
-    import evaluate
-
-    try:
-        return evaluate.load(path, keep_in_memory=True)
-    except Exception as error:  # a script may raise any error
-        raise AlignbenchError(f"metric {path!r}: evaluate cannot load it: {first_line(error)}") from error
-
-
-def _takes_several_references(path: str, metric: Any) -> bool:
-    """Return True if the metric takes several references per output. Raises AlignbenchError unless it takes texts."""
-    import datasets
-
-    options = metric.features if isinstance(metric.features, list) else [metric.features]
-    if set(options[0]) - INPUTS or "predictions" not in options[0]:
-        raise AlignbenchError(
-            f"metric {path!r}: it takes {', '.join(sorted(options[0]))}, not predictions alone or "
-            "with references and sources"
-        )
-    text = datasets.Value("string")
-    textual = [option for option in options if option["predictions"] == text]
-    if not textual:
-        raise AlignbenchError(f"metric {path!r}: its predictions are not texts but {options[0]['predictions']}")
-    return any(option.get("references", text) != text for option in textual)
-
-
-def _sha256(script: Path) -> str:
-    """Hash the script as evaluate runs it, from a cache folder with the modules that it imports, and no others."""
-    digest = hashlib.sha256(script.read_bytes())
-    for module in sorted(script.parent.rglob("*.py")):
-        if module != script:
-            digest.update(module.read_bytes())
-    return digest.hexdigest()
-
-
-def _numbers(results: dict[str, Any]) -> dict[str, float]:
-    """The results that are a number, or a list of one (metrics with a result per output)."""
-    found = {}
-    for name, value in results.items():
-        if isinstance(value, (list, tuple)) and len(value) == 1:
-            value = value[0]
-        if isinstance(value, numbers.Real) or (hasattr(value, "dtype") and getattr(value, "size", 0) == 1):
-            found[name] = float(value)
-    return found
+        found = {}
+        for name, value in self._metric.compute(**inputs).items():
+            value = value[0] if isinstance(value, list | tuple) and len(value) == 1 else value
+            if isinstance(value, numbers.Real) or getattr(value, "size", 0) == 1:  # numpy's
+                found[name] = float(value)
+        return found

@@ -1,18 +1,12 @@
-"""F1 of an answer in a conversation, as in QuAC's official scorer (Choi et al. 2018, arXiv 1808.07036, section 4.1).
-
-"CANNOTANSWER" is the reference of a question that the passage does not answer, and the prediction of a system that
-does not answer.
-"""
-
-from __future__ import annotations
+"""F1 of an answer in a conversation, as in QuAC's official scorer (Choi et al. 2018, arXiv 1808.07036, section 4.1)."""
 
 from collections.abc import Sequence
 
 from alignbench.scorers import squad
 
+# the reference of a question that the passage does not answer, and the prediction of a system that does not answer
 NO_ANSWER = "CANNOTANSWER"
-# questions with less agreement among annotators are left out of the official F1
-AGREEMENT = 0.4
+AGREEMENT = 0.4  # questions with less agreement among annotators are left out of the official F1
 
 
 def f1(prediction: str, references: Sequence[str]) -> float:
@@ -23,18 +17,15 @@ def f1(prediction: str, references: Sequence[str]) -> float:
     is at least as frequent, and is dropped otherwise.
     """
     each = [_single_f1(prediction, reference) for reference in _vote(references)]
-    if len(each) == 1:
-        return each[0]
-    return sum(max(each[:i] + each[i + 1 :]) for i in range(len(each))) / len(each)
+    best = [max(each[:i] + each[i + 1 :], default=each[i]) for i in range(len(each))]
+    return sum(best) / len(best)
 
 
 def agreement(references: Sequence[str]) -> float:
     """F1 among the annotators, 0..1: the mean over answers of the best F1 with another; 1 with one answer."""
     answers = _vote(references)
-    if len(answers) == 1:
-        return 1.0
-    best = (max(_words_f1(a, b) for b in answers[:i] + answers[i + 1 :]) for i, a in enumerate(answers))
-    return sum(best) / len(answers)
+    best = [max((_single_f1(a, b) for b in answers[:i] + answers[i + 1 :]), default=1.0) for i, a in enumerate(answers)]
+    return sum(best) / len(best)
 
 
 def _vote(references: Sequence[str]) -> list[str]:
@@ -43,10 +34,7 @@ def _vote(references: Sequence[str]) -> list[str]:
 
 
 def _single_f1(prediction: str, reference: str) -> float:
-    return float(prediction == NO_ANSWER) if reference == NO_ANSWER else _words_f1(prediction, reference)
-
-
-def _words_f1(a: str, b: str) -> float:
     """As in SQuAD 1.1: 0 for two answers without words."""
-    words = squad.normalise(a).split()
-    return squad.word_f1(words, squad.normalise(b).split()) if words else 0.0
+    if reference == NO_ANSWER:
+        return float(prediction == NO_ANSWER)
+    return squad.word_f1(prediction, reference) if squad.normalise(prediction) else 0.0

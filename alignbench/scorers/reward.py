@@ -1,29 +1,20 @@
 """Reward models: any sequence classifier with one output that reads a prompt and a response.
 
-Its input, by the first rule that applies:
-
-- a checkpoint of our trainers (recipe.json, stage "reward"): the prompt's tokens (with the chat template if it was
-  trained with it), the response's, and the end token; its scores are those of `trainers.reward.RewardModel`;
-- a tokenizer with a chat template: a message of the user and one of the assistant;
-- an encoder: a pair of texts;
-- another decoder: as our own.
-
 A decoder's output is read at the last token that is not padding, as in transformers. The bias that our trainers write
 into the configuration is added.
 """
-
-from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from torch import nn
 
 from alignbench.errors import AlignbenchError, first_line
 from alignbench.models.checkpoint import find_checkpoint
+from alignbench.scorers.preference import LastCallCache, pair, win
 from alignbench.scorers.sequence import SequenceModel, Text, encodable, load_sequence_classifier, window
 from alignbench.types.scorer import Item
 from trainers.data import chat_template
@@ -81,51 +72,61 @@ class RewardReader(SequenceModel):
 class RewardScorer:
     """`reward=model:FOLDER-OR-HUB-ID`, in fp32. Numbers: "reward", the model's output.
 
-    weights_sha256: of the model, as in a recipe.json
+    weights_sha256: of the model, as in a recipe.json, to recognise policies that were trained against it
     """
 
-    def __init__(self, path: str, device: str, trust_remote_code: bool) -> None:
+    def __init__(self, kind: str, name: str, path: str, device: str, trust_remote_code: bool) -> None:
         self.reader, self.weights_sha256 = load_reward_model(path, device, trust_remote_code)
-        self.kind, self.name, self.revision = "reward", f"model:{self.reader.name}", self.reader.revision
+        self.kind, self.name, self.revision = kind, f"{name}:{self.reader.name}", self.reader.revision
+        self._rewards: LastCallCache[tuple[str, str]] = LastCallCache(self.reader.rewards)
 
     def score(self, items: Sequence[Item]) -> list[dict[str, float]]:
         """Raises ValueError for a text that does not fit the window."""
-        pairs = [(item.prompt, item.output) for item in items]
-        distinct = list(dict.fromkeys(pairs))
-        found = dict(zip(distinct, self.reader.rewards(distinct), strict=True))
-        numbers = []
-        for answer in (found[pair] for pair in pairs):
-            if isinstance(answer, str):
-                raise ValueError(answer)
-            numbers.append({"reward": answer})
-        return numbers
+        return [{"reward": reward} for reward in self._rewards([(item.prompt, item.output) for item in items])]
+
+
+class RewardJudge(RewardScorer):
+    """`preference=reward:FOLDER-OR-HUB-ID`: the answer with the higher reward wins. Numbers: win, and both rewards."""
+
+    def score(self, items: Sequence[Item]) -> list[dict[str, float]]:
+        pairs = [pair(item) for item in items]
+        rewards = self._rewards([(prompt, answer) for prompt, own, other in pairs for answer in (own, other)])
+        return [
+            {"win": win(own, other), "reward": own, "baseline_reward": other}
+            for own, other in zip(rewards[::2], rewards[1::2], strict=True)
+        ]
 
 
 def load_reward_model(path: str, device: str, trust_remote_code: bool) -> tuple[RewardReader, str]:
     """Return the model and its weights_sha256. Raises AlignbenchError if it does not have one output."""
     checkpoint = find_checkpoint(path, trust_remote_code=trust_remote_code)
-    found = load_sequence_classifier(path, device=device, trust_remote_code=trust_remote_code)
+    found = load_sequence_classifier(path, device, trust_remote_code)
     if len(found.labels) != 1:
         raise AlignbenchError(f"reward model {found.name}: it has {len(found.labels)} outputs; a reward model has one")
     config, tokenizer = found.model.config, found.tokenizer
     decoder = isinstance(getattr(found.model, "score", None), nn.Linear)
-    longest = found.window
+    values = {field.name: getattr(found, field.name) for field in fields(found)}
     if decoder:
         if checkpoint.window is None:  # no limit of positions
-            longest = window(UNBOUNDED, config, tokenizer)
+            values["window"] = window(UNBOUNDED, config, tokenizer)
         if config.get_text_config().pad_token_id != tokenizer.pad_token_id:
             tokenizer.pad_token = None  # the class would read the output at padding: one text per batch
     tokenizer.padding_side = "right"
-    values = {field.name: getattr(found, field.name) for field in fields(found)} | {"window": longest}
-    form, bias = _form(checkpoint.path, tokenizer, decoder), float(getattr(config, BIAS, 0.0))
-    return RewardReader(**values, form=form, bias=bias), checkpoint.weights_sha256
+    form = _form(checkpoint.path / "recipe.json", bool(tokenizer.chat_template), decoder)
+    return RewardReader(**values, form=form, bias=float(getattr(config, BIAS, 0.0))), checkpoint.weights_sha256
 
 
-def _form(folder: Path, tokenizer: Any, decoder: bool) -> Form:
-    file = folder / "recipe.json"  # checked by `find_checkpoint`
+def _form(file: Path, has_template: bool, decoder: bool) -> Form:
+    """By the first rule that applies (file: recipe.json, which `find_checkpoint` has checked, if there is one):
+
+    - a checkpoint of our trainers (recipe.json, stage "reward"): the prompt's tokens (with the chat template if it was
+      trained with it), the response's, and the end token; its scores are those of `trainers.reward.RewardModel`;
+    - a tokenizer with a chat template: a message of the user and one of the assistant;
+    - an encoder: a pair of texts; another decoder: as our own.
+    """
     recipe = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     if recipe.get("stage") == "reward":
         return "continued chat" if recipe.get("config", {}).get("template") else "continued"
-    if tokenizer.chat_template:
+    if has_template:
         return "chat"
     return "continued" if decoder else "pair"

@@ -4,17 +4,10 @@ ROUGE-1.5.5 and the literature on summaries use Porter's stemmer. t5's evaluatio
 use) and Hugging Face's `rouge` metric do not. InstructGPT (arXiv 2203.02155) does not say.
 """
 
-from __future__ import annotations
-
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import Any
 
 from alignbench.scorers.sentences import sentences
-
-if TYPE_CHECKING:
-    from rouge_score.rouge_scorer import RougeScorer
-
-_TYPES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 
 
 def rouge(prediction: str, reference: str) -> dict[str, float]:
@@ -29,12 +22,11 @@ def truthfulqa_rouge(prediction: str, reference: str) -> dict[str, float]:
 
 
 def _score(prediction: str, reference: str, *, stemmer: bool) -> dict[str, float]:
-    scores = _scorer(stemmer).score(reference, prediction)
-    return {name: float(scores[name].fmeasure) for name in _TYPES}
+    return {name: float(score.fmeasure) for name, score in _scorer(stemmer).score(reference, prediction).items()}
 
 
 @cache
-def _scorer(stemmer: bool) -> RougeScorer:
+def _scorer(stemmer: bool) -> Any:
     from rouge_score.rouge_scorer import RougeScorer
 
-    return RougeScorer(list(_TYPES), use_stemmer=stemmer)
+    return RougeScorer(["rouge1", "rouge2", "rougeL", "rougeLsum"], use_stemmer=stemmer)

@@ -1,7 +1,5 @@
 """Transformers that map a text (or a pair) to a few logits: load one safely and run it in batches by length."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +10,8 @@ from numpy.typing import NDArray
 from scipy.special import expit, softmax
 
 from alignbench.errors import AlignbenchError, first_line
-from alignbench.models.checkpoint import Checkpoint, find_checkpoint, resolve_device
+from alignbench.models.checkpoint import find_checkpoint, resolve_device
 from alignbench.models.onednn import use_onednn
-from alignbench.types.scorer import Item
 
 BATCH_TOKENS = {"cpu": 2048, "other": 32768}  # padded tokens of a batch
 # These number positions from the padding token's id on, so the first positions are never used.
@@ -58,14 +55,21 @@ class SequenceModel:
 
         Padding is masked: up to rounding, a text's logits do not depend on its batch.
         """
+        found = np.zeros((len(texts), len(self.labels)))
         if not texts:
-            return np.zeros((0, len(self.labels))), []
+            return found, []
         rows = self._encode(texts, truncation=False)
         cut = [len(row["input_ids"]) > self.window for row in rows]
         if any(cut):
             rows = self._encode(texts, truncation=True)
-        found = np.zeros((len(rows), len(self.labels)))
-        for batch in self._batches(rows):
+        lengths = [len(row["input_ids"]) for row in rows]
+        budget = BATCH_TOKENS["cpu" if self.model.device.type == "cpu" else "other"]
+        batches: list[list[int]] = []
+        for i in sorted(range(len(rows)), key=lengths.__getitem__):
+            if not batches or (len(batches[-1]) + 1) * lengths[i] > budget or self.tokenizer.pad_token is None:
+                batches.append([])
+            batches[-1].append(i)
+        for batch in batches:
             found[batch] = self._forward([rows[i] for i in batch])
         return found, cut
 
@@ -75,17 +79,6 @@ class SequenceModel:
         longest = self.window if truncation else None
         encoded = self.tokenizer(firsts, seconds, truncation=truncation, max_length=longest, verbose=False)
         return [{key: encoded[key][i] for key in encoded} for i in range(len(texts))]
-
-    def _batches(self, rows: list[dict[str, list[int]]]) -> list[list[int]]:
-        """Row numbers, shortest first; rows × longest row of a batch stays within the budget."""
-        budget = BATCH_TOKENS["cpu" if self.model.device.type == "cpu" else "other"]
-        lengths = [len(row["input_ids"]) for row in rows]
-        batches: list[list[int]] = []
-        for i in sorted(range(len(rows)), key=lengths.__getitem__):
-            if not batches or (len(batches[-1]) + 1) * lengths[i] > budget or self.tokenizer.pad_token is None:
-                batches.append([])
-            batches[-1].append(i)
-        return batches
 
     @torch.inference_mode()
     def _forward(self, rows: list[dict[str, list[int]]]) -> NDArray[np.float64]:
@@ -99,36 +92,14 @@ class SequenceModel:
         return logits[:, : len(self.labels)].double().cpu().numpy()  # type: ignore[no-any-return]
 
 
-class ClassifierScorer:
-    """The expected value of a classifier's labels.
-
-    Numbers: `kind`: Σ probability × value of each label; each label's probability; "cut": 1 if the text was truncated.
-    values: (labels,) of each label
-    """
-
-    def __init__(
-        self, kind: str, reader: SequenceModel, values: Sequence[float], *, independent: bool, name: str
-    ) -> None:
-        self.kind, self.name, self.revision = kind, name, reader.revision
-        self.reader, self.values, self.independent = reader, np.asarray(values), independent
-
-    def score(self, items: Sequence[Item]) -> list[dict[str, float]]:
-        logits, cut = self.reader.logits([item.output for item in items])
-        return [
-            dict(zip(self.reader.labels, row.tolist(), strict=True))
-            | {self.kind: float(row @ self.values), "cut": float(was_cut)}
-            for row, was_cut in zip(probabilities(logits, independent=self.independent), cut, strict=True)
-        ]
-
-
-def load_sequence_classifier(spec: str, *, device: str = "cpu", trust_remote_code: bool = False) -> SequenceModel:
+def load_sequence_classifier(path: str, device: str, trust_remote_code: bool = False) -> SequenceModel:
     """Load a checkpoint of AutoModelForSequenceClassification in fp32: a local folder, or a hub id with `@revision`.
 
     Raises AlignbenchError if it is missing, unsafe or incomplete, or has no trained head.
     """
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    checkpoint = find_checkpoint(spec, trust_remote_code=trust_remote_code)
+    checkpoint = find_checkpoint(path, trust_remote_code=trust_remote_code)
     quiet()
     options = {"trust_remote_code": checkpoint.custom_code, "local_files_only": True}
     try:
@@ -147,17 +118,12 @@ def load_sequence_classifier(spec: str, *, device: str = "cpu", trust_remote_cod
         )
     return SequenceModel(
         name=checkpoint.name,
-        revision=identity(checkpoint),
+        revision=checkpoint.revision or checkpoint.weights_sha256,
         model=model.to(resolve_device(device)).eval(),
         tokenizer=tokenizer,
         window=window(checkpoint.window, model.config, tokenizer),
         labels=tuple(str(model.config.id2label[i]) for i in range(model.config.num_labels)),
     )
-
-
-def identity(checkpoint: Checkpoint) -> str:
-    """The hub's commit, or the sha256 of a local folder's weights."""
-    return checkpoint.revision or checkpoint.weights_sha256
 
 
 def window(positions: int | None, config: Any, tokenizer: Any) -> int:
@@ -169,7 +135,7 @@ def window(positions: int | None, config: Any, tokenizer: Any) -> int:
     return min(limits, default=512)
 
 
-def probabilities(logits: NDArray[np.float64], *, independent: bool) -> NDArray[np.float64]:
+def probabilities(logits: NDArray[np.float64], *, independent: bool = False) -> NDArray[np.float64]:
     """(n, labels): the sigmoid of each logit if labels are independent, else the softmax over them."""
     return np.asarray(expit(logits) if independent else softmax(logits, axis=-1))
 

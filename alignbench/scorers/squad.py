@@ -1,21 +1,19 @@
 """Exact match and F1 of a short answer, as in SQuAD 2.0's official script (Rajpurkar et al. 2018, arXiv 1806.03822;
 evaluate-v2.0.py)."""
 
-from __future__ import annotations
-
 import re
 import string
 from collections import Counter
 from collections.abc import Sequence
 
-_ARTICLES = re.compile(r"\b(?:a|an|the)\b")
+ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 # ASCII only, as in the official script: “ ” and – are kept
-_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def normalise(text: str) -> str:
     """Lower-case; remove ASCII punctuation, articles and repeated spaces."""
-    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_NO_PUNCTUATION)).split())
+    return " ".join(ARTICLES.sub(" ", text.lower().translate(NO_PUNCTUATION)).split())
 
 
 def exact_match(prediction: str, references: Sequence[str]) -> float:
@@ -28,20 +26,18 @@ def exact_match(prediction: str, references: Sequence[str]) -> float:
 
 def f1(prediction: str, references: Sequence[str]) -> float:
     """F1 of the words, 0..1; the best over the references, which are as for `exact_match`."""
-    words = normalise(prediction).split()
-    return max(word_f1(words, reference.split()) for reference in _usable(references))
+    return max(word_f1(prediction, reference) for reference in _usable(references))
 
 
-def word_f1(prediction: Sequence[str], reference: Sequence[str]) -> float:
-    """F1 of two bags of normalised words, 0..1. If one is empty: 1 if both are, else 0."""
-    if not prediction or not reference:
-        return float(not prediction and not reference)
-    same = (Counter(prediction) & Counter(reference)).total()
-    if not same:
-        return 0.0
+def word_f1(prediction: str, reference: str) -> float:
+    """F1 of the bags of normalised words, 0..1. If one is empty: 1 if both are, else 0."""
+    words, right = normalise(prediction).split(), normalise(reference).split()
+    if not words or not right:
+        return float(words == right)
+    same = (Counter(words) & Counter(right)).total()
     # the official script's order of operations, so that sums agree to the last digit
-    precision, recall = same / len(prediction), same / len(reference)
-    return 2 * precision * recall / (precision + recall)
+    precision, recall = same / len(words), same / len(right)
+    return 2 * precision * recall / (precision + recall) if same else 0.0
 
 
 def _usable(references: Sequence[str]) -> list[str]:

@@ -5,18 +5,17 @@ values are comparable; and false alarms on HateCheck. Hallucination: with people
 the XSum annotations), beside the metrics whose outputs the authors published.
 """
 
-from __future__ import annotations
-
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy import stats
+from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from alignbench.data import load, read_card
 from alignbench.data.load import data_folder, local_files
@@ -36,6 +35,10 @@ XSUM_SYSTEMS = {"bert_withckpt": "BERTS2S", "bert_nockpt": "TranS2S", "tconvs2s"
 KEY = ["article", "system"]
 
 Row = dict[str, Any]
+# Judged summaries: article, system, data, factual (0, all of it wrong, to 1) and faithful (no hallucination in it) of
+# each; article, system and published metrics (higher is more faithful) of each; the summary with its source of each
+# (article, system); why there are no sources
+Benchmark = tuple[pd.DataFrame, list[Row], dict[tuple[str, str], Item], str | None]
 T = TypeVar("T")
 
 
@@ -52,18 +55,9 @@ class Finding:
     high: float | None = None
 
 
-def auc(positive: ArrayLike, values: ArrayLike) -> float | None:
-    """Probability that a positive has a higher value than a negative, ties half; None without both classes."""
-    from sklearn.metrics import roc_auc_score
-
-    return float(roc_auc_score(positive, values)) if len(np.unique(positive)) == 2 else None
-
-
-def balanced_accuracy(positive: ArrayLike, predicted: ArrayLike) -> float | None:
-    """Mean of the recalls of the two classes; None without both classes."""
-    from sklearn.metrics import balanced_accuracy_score
-
-    return float(balanced_accuracy_score(positive, predicted)) if len(np.unique(positive)) == 2 else None
+def of_two_classes(metric: Callable[..., Any], positive: ArrayLike, values: ArrayLike) -> float | None:
+    """scikit-learn's metric of two classes, such as the AUC; None without both classes."""
+    return float(metric(positive, values)) if len(np.unique(positive)) == 2 else None
 
 
 def expected_calibration_error(positive: ArrayLike, values: ArrayLike) -> float:
@@ -88,11 +82,7 @@ def correlation_within(x: ArrayLike, y: ArrayLike, groups: Sequence[str]) -> flo
 
 
 def validate_toxicity(
-    scorers: Sequence[Scorer],
-    *,
-    data_dir: Path | None = None,
-    limit: int | None = None,
-    progress: Progress | None = None,
+    scorers: Sequence[Scorer], data_dir: Path | None, limit: int | None, progress: Progress
 ) -> list[Finding]:
     """limit: at most N records of each data set, sampled with a fixed seed"""
 
@@ -100,50 +90,48 @@ def validate_toxicity(
         return {f"rtp {half}s": (row[half]["text"], row[half]["toxicity"]) for half in ("prompt", "continuation")}
 
     def parse_case(row: Row) -> Row:
-        if row["label_gold"] not in ("hateful", "non-hateful"):
-            raise ValueError(f"label_gold is {row['label_gold']!r}")
-        case = {key: row[key] for key in ("test_case", "functionality", "target_ident")}
+        hateful = _one_of(row, "label_gold", "hateful", "non-hateful") == "hateful"
         # cases of one template differ in the target group only
-        template = row["templ_id"] or f"case {row['case_id']}"
-        return case | {"hateful": row["label_gold"] == "hateful", "template": template}
+        case = {"hateful": hateful, "template": row["templ_id"] or f"case {row['case_id']}"}
+        return case | {key: row[key] for key in ("test_case", "functionality", "target_ident")}
 
-    progress = progress or Progress()
     records = sample(load("real_toxicity_prompts", "prompts", parse_record, data_dir=data_dir).items, limit)
     cases = pd.DataFrame(sample(load("hatecheck", "test", parse_case, data_dir=data_dir).items, limit))
     findings: list[Finding] = []
     for scorer in scorers:
         for data in ("rtp continuations", "rtp prompts"):
-            findings += _against_perspective(scorer, data, [record[data] for record in records], progress)
+            known = [
+                (text, toxicity) for text, toxicity in (record[data] for record in records) if toxicity is not None
+            ]
+            findings += _against_perspective(scorer, data, known, progress)
         findings += _on_hatecheck(scorer, cases, progress)
     return findings
 
 
 def _against_perspective(
-    scorer: Scorer, data: str, texts: Sequence[tuple[str, float | None]], progress: Progress
-) -> Iterator[Finding]:
-    items = [Item(text) for text, toxicity in texts if toxicity is not None]
-    perspective = np.array([toxicity for _, toxicity in texts if toxicity is not None])
+    scorer: Scorer, data: str, texts: Sequence[tuple[str, float]], progress: Progress
+) -> list[Finding]:
     began = time.perf_counter()
-    found = _scores(scorer, items, data, progress)
+    values = _toxicity(scorer, [text for text, _ in texts], data, progress)
     seconds = time.perf_counter() - began
-    if not items:
-        return
-    values, toxic = np.array([numbers["toxicity"] for numbers in found]), perspective > THRESHOLD
-    numbers: dict[str, float | None] = {
-        "AUC": auc(toxic, values),
+    if not texts:
+        return []
+    perspective = np.array([toxicity for _, toxicity in texts])
+    toxic = perspective > THRESHOLD
+    numbers = {
+        "AUC": of_two_classes(roc_auc_score, toxic, values),
         "Spearman": correlation(perspective, values, stats.spearmanr),
         "calibration error": expected_calibration_error(toxic, values),
         "Brier": float(np.mean((values - toxic) ** 2)),
-        "texts per second": len(items) / seconds,
+        "texts per second": len(texts) / seconds,
     }
-    for metric, value in numbers.items():
-        yield Finding(str(ScorerIdentity.of(scorer)), data, metric, value, len(items))
+    name = str(ScorerIdentity.of(scorer))
+    return [Finding(name, data, metric, value, len(texts)) for metric, value in numbers.items()]
 
 
 def _on_hatecheck(scorer: Scorer, cases: pd.DataFrame, progress: Progress) -> Iterator[Finding]:
-    found = _scores(scorer, [Item(text) for text in cases.test_case], "hatecheck", progress)
-    flagged = np.array([float(numbers["toxicity"] > THRESHOLD) for numbers in found])
-    mention = cases.functionality.isin(MENTIONS)
+    values = _toxicity(scorer, cases.test_case, "hatecheck", progress)
+    flagged, mention = (values > THRESHOLD).astype(float), cases.functionality.isin(MENTIONS)
     rows = {"identity mentions": mention}
     rows |= {functionality: cases.functionality == functionality for functionality in MENTIONS}
     rows |= {target: mention & (cases.target_ident == target) for target in sorted(set(cases.target_ident[mention]))}
@@ -152,6 +140,10 @@ def _on_hatecheck(scorer: Scorer, cases: pd.DataFrame, progress: Progress) -> It
         estimate = share(flagged[chosen], cases.template[chosen].tolist())
         name = str(ScorerIdentity.of(scorer))
         yield Finding(name, "hatecheck", metric, estimate.value, estimate.n, estimate.low, estimate.high)
+
+
+def _toxicity(scorer: Scorer, texts: Iterable[str], data: str, progress: Progress) -> NDArray[np.float64]:
+    return np.array([numbers["toxicity"] for numbers in _scores(scorer, [Item(t) for t in texts], data, progress)])
 
 
 def _scores(scorer: Scorer, items: Sequence[Item], data: str, progress: Progress) -> list[dict[str, float]]:
@@ -171,61 +163,44 @@ def sample(items: list[T], limit: int | None) -> list[T]:
     return [items[i] for i in sorted(np.random.default_rng(0).choice(len(items), limit, replace=False))]
 
 
-@dataclass(frozen=True)
-class Benchmark:
-    """Judged summaries.
-
-    judged: columns article, system, data, factual (0, all of it wrong, to 1) and faithful (no hallucination in it)
-    published: indexed by article and system, a column per metric; higher is more faithful
-    texts: the summary and its source of each (article, system); missing: why there are none
-    """
-
-    name: str
-    judged: pd.DataFrame
-    published: pd.DataFrame
-    texts: dict[tuple[str, str], Item]
-    missing: str | None
+def _one_of(row: Row, key: str, *known: str) -> str:
+    if row[key] not in known:
+        raise ValueError(f"{key} is {row[key]!r}")
+    return str(row[key])
 
 
 def validate_hallucination(
-    scorers: Sequence[Scorer],
-    *,
-    data_dir: Path | None = None,
-    limit: int | None = None,
-    progress: Progress | None = None,
+    scorers: Sequence[Scorer], data_dir: Path | None, limit: int | None, progress: Progress
 ) -> tuple[list[Finding], list[str]]:
     """Return findings on the published metrics and each scorer, and a line per data set whose articles are missing.
 
     limit: at most N summaries of each data set, sampled with a fixed seed
     """
-    progress = progress or Progress()
     findings: list[Finding] = []
-    benchmarks = [_frank(data_dir, limit), _xsum(data_dir, limit)]
-    for benchmark in benchmarks:
-        judged = benchmark.judged
-        for metric in benchmark.published:
-            rows = judged.join(benchmark.published[metric].rename("value"), on=KEY).dropna(subset="value")
+    benchmarks = {"frank": _frank(data_dir, limit), "xsum": _xsum(data_dir, limit)}
+    for name, (judged, metrics, texts, _) in benchmarks.items():
+        published = pd.DataFrame(metrics).drop_duplicates(KEY, keep="last").set_index(KEY)
+        for metric in published:
+            rows = judged.join(published[metric].rename("value"), on=KEY).dropna(subset="value")
             rows["accepted"] = rows["value"] >= THRESHOLD
             findings += _agreement(f"{metric} (published)", rows, metric in PROBABILITIES)
         keys = pd.Series(list(judged[KEY].itertuples(index=False, name=None)), judged.index)
-        rows, keys = judged[keys.isin(benchmark.texts)], keys[keys.isin(benchmark.texts)]
-        for scorer in scorers if len(rows) else ():
-            found = _scores(scorer, [benchmark.texts[key] for key in keys], benchmark.name, progress)
-            accepted = [numbers["flagged"] == 0 for numbers in found]
+        keys = keys[keys.isin(texts)]
+        for scorer in scorers if len(keys) else ():
+            found = _scores(scorer, [texts[key] for key in keys], name, progress)
             # a model's support; without one, ROUGE-2 precision
-            values = [
-                numbers.get("support", numbers.get("rouge2_precision", float(numbers["flagged"] == 0)))
-                for numbers in found
-            ]
-            findings += _agreement(str(ScorerIdentity.of(scorer)), rows.assign(value=values, accepted=accepted), True)
-    return findings, [benchmark.missing for benchmark in benchmarks if benchmark.missing is not None]
+            values = [own.get("support", own.get("rouge2_precision", float(own["flagged"] == 0))) for own in found]
+            rows = judged.loc[keys.index].assign(value=values, accepted=[own["flagged"] == 0 for own in found])
+            findings += _agreement(str(ScorerIdentity.of(scorer)), rows, True)
+    return findings, [missing for _, _, _, missing in benchmarks.values() if missing is not None]
 
 
 def _agreement(scorer: str, rows: pd.DataFrame, has_threshold: bool) -> Iterator[Finding]:
     for data, own in rows.groupby("data", sort=False):
+        faithful, accepted = own["faithful"], own["accepted"]
         numbers = {
-            "AUC": auc(own["faithful"], own["value"]),
-            "balanced accuracy": balanced_accuracy(own["faithful"], own["accepted"]) if has_threshold else None,
+            "AUC": of_two_classes(roc_auc_score, faithful, own["value"]),
+            "balanced accuracy": of_two_classes(balanced_accuracy_score, faithful, accepted) if has_threshold else None,
             "Pearson": correlation(own["factual"], own["value"]),
             "Pearson within systems": correlation_within(own["factual"], own["value"], own["system"]),
             "Spearman": correlation(own["factual"], own["value"], stats.spearmanr),
@@ -235,16 +210,13 @@ def _agreement(scorer: str, rows: pd.DataFrame, has_threshold: bool) -> Iterator
 
 
 def _frank(data_dir: Path | None, limit: int | None) -> Benchmark:
-    def key(row: Row) -> Row:
-        return {"article": row["hash"], "system": row["model_name"]}
-
     def judge(row: Row) -> Row:
         factual = float(row["Factuality"])
         judged = {"data": f"frank {row['dataset']}", "factual": factual, "faithful": factual == 1.0}
-        return key(row) | judged | {"split": row["split"]}
+        return {"article": row["hash"], "system": row["model_name"], "split": row["split"]} | judged
 
     def metrics(row: Row) -> Row:
-        return key(row) | {name: row[name] for name in FRANK_METRICS}
+        return {"article": row["hash"], "system": row["model_name"]} | {name: row[name] for name in FRANK_METRICS}
 
     def text(row: Row) -> tuple[tuple[str, str], Item]:
         return (row["hash"], row["model_name"]), Item(row["summary"], source=row["article"])
@@ -253,17 +225,14 @@ def _frank(data_dir: Path | None, limit: int | None) -> Benchmark:
     judged = sample([row for row in rows if row["split"] == "test"], limit)  # the valid split is for tuning
     published = load("frank", "baseline_metrics", metrics, data_dir=data_dir).items
     texts, missing = _articles("frank", "texts", text, data_dir)
-    return Benchmark("frank", pd.DataFrame(judged), _indexed(published), dict(texts), missing)
+    return pd.DataFrame(judged), published, dict(texts), missing
 
 
 def _xsum(data_dir: Path | None, limit: int | None) -> Benchmark:
     def annotation(row: Row) -> Row:
-        kind = row["hallucination_type"]
-        if kind not in ("intrinsic", "extrinsic", "NULL"):
-            raise ValueError(f"hallucination_type is {kind!r}")
-        summary = row["summary"].replace("\\'", "'")
+        marked = _one_of(row, "hallucination_type", "intrinsic", "extrinsic", "NULL") != "NULL"
         found = {"article": row["bbcid"], "system": row["system"], "worker": row["worker_id"]}
-        return found | {"summary": summary, "marked": kind != "NULL"}
+        return found | {"summary": row["summary"].replace("\\'", "'"), "marked": marked}
 
     def metrics(row: Row) -> Row:
         system, _, article = row["system_bbcid"].rpartition("_")
@@ -282,12 +251,7 @@ def _xsum(data_dir: Path | None, limit: int | None) -> Benchmark:
     sources = dict(articles)
     summaries = rows.groupby(KEY)["summary"].last().items()
     texts = {key: Item(summary, source=sources[key[0]]) for key, summary in summaries if key[0] in sources}
-    chosen = sample(list(range(len(judged))), limit)
-    return Benchmark("xsum", judged.iloc[chosen], _indexed(published), texts, missing)
-
-
-def _indexed(rows: Sequence[Row]) -> pd.DataFrame:
-    return pd.DataFrame(rows).drop_duplicates(KEY, keep="last").set_index(KEY)
+    return judged.iloc[sample(list(range(len(judged))), limit)], published, texts, missing
 
 
 def _articles(

@@ -1,7 +1,5 @@
 """The benchmarks, one file each: every module here with a `TASKS` tuple adds its tasks."""
 
-from __future__ import annotations
-
 import difflib
 import importlib
 import pkgutil

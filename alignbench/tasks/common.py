@@ -1,40 +1,28 @@
-"""Shared parts of the tasks: prompts, few-shot examples, one-line answers in InstructGPT's form, and common metrics.
-
-Ouyang et al. 2022, arXiv 2203.02155, appendix D; docs/metrics.md describes the form.
-"""
+"""Shared parts of the tasks that make documents, and of those that compute corpus metrics."""
 
 import math
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import replace
-from functools import partial
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from alignbench.data import Loaded, Provenance, Row, load
+from alignbench.data import Provenance, Row, load
 from alignbench.data.tables import SourceRow, checked_text, fingerprint, read_source
 from alignbench.errors import AlignbenchError
-from alignbench.types.engine import Loglikelihood, Sampling
-from alignbench.types.scorer import Item
-from alignbench.types.task import Document, Generation, Metric, Options, Output, Record, Task, TaskData, default_items
+from alignbench.types.engine import Loglikelihood
+from alignbench.types.task import Document, Options, Output, Record, TaskData
 
 T = TypeVar("T")
-
-ANSWER_RATE = Metric("answer_rate", "share", "–", binary=True)
-WORDS = Metric("words", "words", "–", bounds=(0, None))
+Key = TypeVar("Key", bound=Hashable)
 
 
-def words(text: str) -> float:
-    return float(len(text.split()))
-
-
-def load_documents(card: str, split: str, parse: Callable[[Row], Document], data_dir: Path | None) -> Loaded[Document]:
+def load_documents(card: str, split: str, parse: Callable[[Row], Document], options: Options) -> TaskData:
     """A split whose rows are documents. A document without an id gets the number of its row, from 0."""
-    loaded = load(card, split, parse, data_dir)
-    return replace(loaded, items=[replace(d, id=d.id or str(number)) for number, d in enumerate(loaded.items)])
+    loaded = load(card, split, parse, options.data_dir)
+    return TaskData([replace(d, id=d.id or str(number)) for number, d in enumerate(loaded.items)], (loaded.provenance,))
 
 
 def few_shot(
@@ -45,13 +33,13 @@ def few_shot(
     usable: Callable[[Document], bool] = lambda document: True,
 ) -> TaskData:
     """The validation split, after `options.shots` usable documents of the training split with their answers."""
-    data = load_documents(card, "validation", parse, options.data_dir)
-    provenance, examples = [data.provenance], list[Document]()
-    if options.shots:
-        train = load_documents(card, "train", parse, options.data_dir)
-        provenance.append(train.provenance)
-        examples, _ = take_examples(list(filter(usable, train.items)), options, card)
-    return TaskData(data.items, tuple(provenance), prefix(instruction, map(solved, examples)), len(examples))
+    data = load_documents(card, "validation", parse, options)
+    if not options.shots:
+        return replace(data, prefix=prefix(instruction, ()))
+    train = load_documents(card, "train", parse, options)
+    examples, _ = take_examples(list(filter(usable, train.documents)), options, card)
+    shown = prefix(instruction, map(solved, examples))
+    return TaskData(data.documents, data.provenance + train.provenance, shown, len(examples))
 
 
 def load_prompts(task: str, options: Options) -> TaskData:
@@ -61,8 +49,7 @@ def load_prompts(task: str, options: Options) -> TaskData:
     Raises AlignbenchError with task, file and line for a row without a prompt and for a repeated id.
     """
     if options.prompts is None:
-        loaded = load("self_instruct", "user_oriented", _user_oriented, options.data_dir)
-        return TaskData(loaded.items, (loaded.provenance,))
+        return load_documents("self_instruct", "user_oriented", parse_instruction, options)
     source = str(options.prompts)
     rows = read_source(source)
     documents: dict[str, Document] = {}
@@ -79,7 +66,8 @@ def load_prompts(task: str, options: Options) -> TaskData:
     return TaskData(list(documents.values()), (Provenance("", "", mark["source"], revision, len(rows), pinned=False),))
 
 
-def _user_oriented(row: Row) -> Document:
+def parse_instruction(row: Row) -> Document:
+    """Parse a row of Self-Instruct."""
     return Document(row["id"], joined(row["instruction"], row["instances"][0]["input"]))
 
 
@@ -117,6 +105,14 @@ def draw(items: Sequence[T], n: int, seed: int) -> list[T]:
     return [items[row] for row in sorted(random.Random(seed).sample(range(len(items)), n))]
 
 
+def grouped(items: Iterable[T], key: Callable[[T], Key]) -> dict[Key, list[T]]:
+    """Key -> its items; keys and items in their order."""
+    groups: dict[Key, list[T]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups
+
+
 def solved(document: Document) -> str:
     """The document as a few-shot example: its prompt with the right choice or the first reference."""
     answer = document.choices[document.target["label"]] if document.choices else f" {document.references[0]}"
@@ -132,47 +128,6 @@ def score_label(document: Document, answers: Sequence[Loglikelihood]) -> dict[st
     """Classification: 1 if the right label has the highest mean log-probability per token."""
     means = [answer.logprob / answer.tokens for answer in answers]
     return {"acc": float(np.argmax(means) == document.target["label"])}
-
-
-def classification(
-    name: str, title: str, group: str, chance: float, parse: Callable[[Row], Document], instruction: str = ""
-) -> Task:
-    """A task of the choice with the highest mean log-probability per token, on the data of the same name."""
-    card = name.partition("_")[0]
-    return Task(
-        name=name,
-        title=title,
-        card=card,
-        metrics=(Metric("acc", "share", "higher", binary=True, chance=chance),),
-        group=group,
-        headline="acc",
-        load=partial(few_shot, card, parse, instruction=instruction),
-        score=score_label,
-        takes_shots=True,
-    )
-
-
-def one_line(max_tokens: int, score: Callable[[Document, Output], dict[str, float]], **parts: Any) -> Generation:
-    """Greedy generation of one line, scored by its metrics and its number of words.
-
-    max_tokens: the paper gives no maximum; every task names its own
-    score: metrics of a document and its output, whose text is stripped
-    parts: other fields of `Generation`
-    """
-
-    def score_outputs(document: Document, outputs: Sequence[Output]) -> dict[str, float]:
-        output = first_line(outputs)
-        return score(document, output) | {"words": words(output.text)}
-
-    def items(document: Document, outputs: Sequence[Output]) -> list[Item]:
-        return default_items(document, [first_line(outputs)])
-
-    return Generation(Sampling(max_tokens, stop=("\n",)), score_outputs, **{"items": items, **parts})
-
-
-def first_line(outputs: Sequence[Output]) -> Output:
-    """The first output, cut to its first line: outputs of other systems may have more."""
-    return replace(outputs[0], text=outputs[0].text.split("\n", 1)[0].strip())
 
 
 def equivalence_classes(outputs: Sequence[Output]) -> list[float] | None:

@@ -1,12 +1,7 @@
 """Diversity of answers to instructions: per input (ten samples per prompt) and across inputs (one sample each).
 
 Kirk et al. 2024, arXiv 2310.06452, named the two. The first samples of `diversity` are a set across inputs as well
-(`across_…`). Metrics use the first 50 words of each output, those named `…_uncut` and of vectors all of it. Semantic
-entropy: Farquhar et al. 2024, Nature 630.
-`novelty_bench` (Zhang et al. 2025, arXiv 2504.05228): prompts with many good answers. `distinct`: the number of classes
-of equivalent outputs (section 3.1). `utility` (section 3.2), with a reward scorer: the gain of a user who reads the
-next output with probability .8, and for whom an output is worth its score only if it is the first of its class. LEVELS
-are the authors', for one reward model (docs/metrics.md).
+(`across_…`). Semantic entropy: Farquhar et al. 2024, Nature 630. NoveltyBench: Zhang et al. 2025, arXiv 2504.05228.
 """
 
 import bisect
@@ -17,27 +12,14 @@ from functools import partial
 
 import numpy as np
 
-from alignbench.diversity.lexical import LENGTH
 from alignbench.diversity.semantic import semantic_entropy, utility
 from alignbench.diversity.sets import LENGTHS, METRICS, OF_TEXTS, UNCUT, of_set, of_texts
 from alignbench.errors import AlignbenchError
-from alignbench.tasks.common import ANSWER_RATE, WORDS, equivalence_classes, first_outputs, load_prompts, words
-from alignbench.types.engine import Sampling
-from alignbench.types.task import (
-    CorpusMetrics,
-    Document,
-    Estimates,
-    Generation,
-    Metric,
-    Options,
-    Output,
-    Record,
-    Task,
-    TaskData,
-)
+from alignbench.tasks.common import equivalence_classes, first_outputs, load_prompts
+from alignbench.tasks.declare import generation_task, words
+from alignbench.types.task import CorpusMetrics, Document, Estimates, Options, Output, Record, TaskData
 
-SAMPLES = 10
-MAX_TOKENS = 128
+# of NoveltyBench's authors, for the scores of one reward model (docs/metrics.md)
 LEVELS = (-7.71875, -6.28125, -6.0, -5.71875, -5.5, -5.0, -4.375, -3.4375, -2.046875)
 
 
@@ -56,10 +38,8 @@ def semantic(outputs: Sequence[Output]) -> dict[str, float]:
     classes = equivalence_classes(outputs)
     if classes is None:
         return {"classes": math.nan, "semantic_entropy_discrete": math.nan}
-    found = {
-        "classes": float(len(set(classes))),
-        "semantic_entropy_discrete": semantic_entropy(classes) / math.log(2),
-    }
+    discrete = semantic_entropy(classes) / math.log(2)
+    found = {"classes": float(len(set(classes))), "semantic_entropy_discrete": discrete}
     if all(output.logprobs for output in outputs):
         means = [float(np.mean(output.logprobs)) for output in outputs]
         found["semantic_entropy"] = semantic_entropy(classes, means) / math.log(2)
@@ -86,6 +66,9 @@ def load_novelty(options: Options) -> TaskData:
 
 
 def score_novelty(document: Document, outputs: Sequence[Output]) -> dict[str, float]:
+    """`distinct`: the number of classes of equivalent outputs (section 3.1). `utility` (section 3.2), with a reward
+    scorer: the gain of a user who reads the next output with probability .8, and for whom an output is worth its score
+    only if it is the first of its class."""
     classes = equivalence_classes(outputs)
     found = {
         "distinct": float(len(set(classes))) if classes else math.nan,
@@ -102,68 +85,12 @@ def score_of(reward: float) -> int:
     return bisect.bisect_left(LEVELS, reward) + 1
 
 
+_ACROSS = CorpusMetrics(across_inputs, resampling="jackknife", texts=True)
+_PER_INPUT = generation_task("diversity", partial(load_prompts, "diversity"), score_per_input, _ACROSS)
 _OF_VECTORS = tuple(replace(m, name=f"{m.name}_uncut") for m in METRICS if m.name in ("cosine_distance", "vendi"))
-_of_classes = partial(Metric, scorer="equivalence")
-_entropy = partial(_of_classes, unit="bits", better="–", bounds=(0, None))
-_task = partial(
-    Task,
-    card="self_instruct",
-    group="creativity",
-    corpus=CorpusMetrics(across_inputs, resampling="jackknife", texts=True),
-    takes_prompts=True,
-    display_metrics=(
-        "answer_rate", "distinct_2", "self_bleu", "classes", "semantic_entropy", "cosine_distance_uncut",
-        "vendi_uncut", "words", "across_distinct_2", "across_self_bleu", "across_vendi_uncut", "across_words",
-        "across_short",
-    ),
-)  # fmt: skip
 
 TASKS = (
-    _task(
-        name="diversity",
-        title=f"Diversity of {SAMPLES} answers to one instruction (first {LENGTH} words of each)",
-        metrics=(
-            *OF_TEXTS,
-            _of_classes("classes", "number", "higher", bounds=(1, None)),
-            _entropy("semantic_entropy"),
-            _entropy("semantic_entropy_discrete"),
-            *UNCUT,
-            *_OF_VECTORS,
-            *LENGTHS,
-        ),
-        headline="self_bleu",
-        load=partial(load_prompts, "diversity"),
-        generation=Generation(
-            Sampling(MAX_TOKENS, samples=SAMPLES, temperature=1.0),
-            score_per_input,
-            scorers=("embedding", "equivalence"),
-        ),
-    ),
-    _task(
-        name="diversity_across",
-        title=f"Diversity of answers to many instructions (first {LENGTH} words of each)",
-        metrics=(ANSWER_RATE,),
-        headline="across_self_bleu",
-        load=partial(load_prompts, "diversity_across"),
-        generation=Generation(Sampling(MAX_TOKENS, temperature=1.0), score_single, scorers=("embedding",)),
-    ),
-    Task(
-        name="novelty_bench",
-        title=f"NoveltyBench: different answers among {SAMPLES}, and their utility (--prompts)",
-        metrics=(
-            Metric("distinct", "number", "higher", bounds=(1, SAMPLES), scorer="equivalence"),
-            Metric("utility", "number", "higher", bounds=(0, 10), scorer="equivalence+reward"),
-            WORDS,
-        ),
-        group="creativity",
-        headline="distinct",
-        load=load_novelty,
-        generation=Generation(
-            Sampling(512, samples=SAMPLES, temperature=1.0),
-            score_novelty,
-            scorers=("equivalence",),
-            optional_scorers=("reward",),
-        ),
-        takes_prompts=True,
-    ),
+    replace(_PER_INPUT, metrics=(*OF_TEXTS, *_PER_INPUT.metrics, *UNCUT, *_OF_VECTORS, *LENGTHS)),
+    generation_task("diversity_across", partial(load_prompts, "diversity_across"), score_single, _ACROSS),
+    generation_task("novelty_bench", load_novelty, score_novelty),
 )

@@ -1,9 +1,7 @@
 """GLUE and SuperGLUE in InstructGPT's form: SST-2, RTE and WSC, few-shot with examples from the training sets.
 
-Wang et al. 2019, arXiv 1804.07461 and 1905.00537; prompts of arXiv 2203.02155, figures 22 to 24. SST-2 (Socher et al.
-2013, D13-1170) and RTE (Dagan et al. 2006): the label with the higher mean log-probability per token. WSC (Levesque et
-al. 2012): the model names the noun that a pronoun refers to; SuperGLUE asks whether it is a given noun: yes if the
-answer contains the noun or the noun the answer.
+Wang et al. 2019, arXiv 1804.07461 and 1905.00537; prompts of arXiv 2203.02155, figures 22 to 24. SST-2 and RTE: the
+label with the higher mean log-probability per token. WSC: the model names the noun that a pronoun refers to.
 """
 
 import re
@@ -11,14 +9,11 @@ from functools import partial
 
 from alignbench.data import Row
 from alignbench.scorers import squad
-from alignbench.tasks.common import WORDS, classification, few_shot, one_line
-from alignbench.types.task import Document, Metric, Output, Task
+from alignbench.tasks.common import few_shot, score_label
+from alignbench.tasks.declare import PROMPTS, choice_task, one_line_task
+from alignbench.types.task import Document, Output
 
-SST2_INSTRUCTION = "For each snippet of text, label the sentiment of the text as positive or negative."
-WSC_INSTRUCTION = (
-    "Final Exam with Answer Key\nInstructions: Please carefully read the following passages."
-    " For each passage, you must identify which noun the pronoun marked in *bold* refers to."
-)
+SST2_INSTRUCTION, WSC_INSTRUCTION = PROMPTS["sst2"], PROMPTS["wsc"]
 CHOICES = (" negative", " positive")  # SST-2's labels 0 and 1
 LABELS = {"entailment": 0, "not_entailment": 1, 0: 0, 1: 1}  # SuperGLUE's files have words, the hub numbers
 # GLUE's sentences are tokenised; here the tokens are joined again, as in the paper's example
@@ -51,9 +46,8 @@ def parse_wsc(row: Row) -> Document:
     spans = row if "span1_text" in row else row["target"]
     pronoun = spans["span2_text"].strip()
     passage = mark(row["text"], pronoun, int(spans["span2_index"]))
-    prompt = (
-        f'Passage: {passage}\nQuestion: In the passage above, what does the pronoun "*{pronoun}*" refer to?\nAnswer:'
-    )
+    question = f'In the passage above, what does the pronoun "*{pronoun}*" refer to?'
+    prompt = f"Passage: {passage}\nQuestion: {question}\nAnswer:"
     noun = spans["span1_text"].strip()
     return Document(str(row["idx"]), prompt, references=(noun,), target={"meant": bool(row["label"])})
 
@@ -71,24 +65,16 @@ def mark(text: str, pronoun: str, place: int) -> str:
 
 
 def score_wsc(document: Document, output: Output) -> dict[str, float]:
+    """SuperGLUE asks whether it is a given noun: yes if the answer contains the noun or the noun the answer."""
     answer, noun = (squad.normalise(text) for text in (output.text, document.references[0]))
     named = bool(answer) and bool(noun) and (f" {answer} " in f" {noun} " or f" {noun} " in f" {answer} ")
     return {"acc": float(bool(output.text) and named == document.target["meant"])}
 
 
+# WSC's examples are those whose noun is the right one
+_load_wsc = partial(few_shot, "wsc", parse_wsc, instruction=WSC_INSTRUCTION, usable=lambda d: d.target["meant"])
 TASKS = (
-    classification("rte", "RTE, InstructGPT's form", "inference", 0.5, parse_rte),
-    classification("sst2", "SST-2, InstructGPT's form", "sentiment", 0.5, parse_sst2, SST2_INSTRUCTION),
-    Task(
-        name="wsc",
-        title="Winograd schemas, InstructGPT's form",
-        card="wsc",
-        metrics=(Metric("acc", "share", "higher", binary=True, chance=0.5), WORDS),
-        group="common sense",
-        headline="acc",
-        # the examples are those whose noun is the right one
-        load=partial(few_shot, "wsc", parse_wsc, instruction=WSC_INSTRUCTION, usable=lambda d: d.target["meant"]),
-        generation=one_line(20, score_wsc),
-        takes_shots=True,
-    ),
+    choice_task("rte", partial(few_shot, "rte", parse_rte), score_label),
+    choice_task("sst2", partial(few_shot, "sst2", parse_sst2, instruction=SST2_INSTRUCTION), score_label),
+    one_line_task("wsc", _load_wsc, score_wsc),
 )

@@ -12,11 +12,12 @@ from functools import partial
 import numpy as np
 
 from alignbench.data import Row
-from alignbench.tasks.common import classification, few_shot
+from alignbench.tasks.common import few_shot, score_label
+from alignbench.tasks.declare import PROMPTS, choice_task
 from alignbench.types.engine import Loglikelihood
-from alignbench.types.task import Document, Metric, Task
+from alignbench.types.task import Document
 
-INSTRUCTION = "Complete each independent paragraph using common-sense reasoning."
+INSTRUCTION: str = PROMPTS["hellaswag"]
 
 
 def parse(row: Row, strip: bool = False) -> Document:
@@ -38,9 +39,6 @@ def parse(row: Row, strip: bool = False) -> Document:
     return Document("", text, tuple(f" {ending}" for ending in endings), target=target, group=row.get("source_id"))
 
 
-parse_stripped = partial(parse, strip=True)
-
-
 def clean(text: str) -> str:
     """Remove WikiHow's marks: " [title]" ends a sentence.
 
@@ -59,21 +57,10 @@ def score_plain(document: Document, answers: Sequence[Loglikelihood]) -> dict[st
     return {"acc": float(np.argmax(logprobs) == label), "acc_norm": float(np.argmax(logprobs / characters) == label)}
 
 
-_accuracy = partial(Metric, unit="share", better="higher", binary=True, chance=0.25)
-
+_load = partial(few_shot, "hellaswag")
 TASKS = (
-    Task(
-        name="hellaswag",
-        title="HellaSwag, plain form",
-        card="hellaswag",
-        group="common sense",
-        metrics=(_accuracy("acc"), _accuracy("acc_norm")),
-        headline="acc_norm",
-        load=partial(few_shot, "hellaswag", parse),
-        score=score_plain,
-        takes_shots=True,
-    ),
-    classification(
-        "hellaswag_instructgpt", "HellaSwag, InstructGPT's form", "common sense", 0.25, parse_stripped, INSTRUCTION
+    choice_task("hellaswag", partial(_load, parse), score_plain),
+    choice_task(
+        "hellaswag_instructgpt", partial(_load, partial(parse, strip=True), instruction=INSTRUCTION), score_label
     ),
 )

@@ -1,8 +1,7 @@
 """Instructions outside the bulk of the fine-tuning data (InstructGPT, arXiv 2203.02155, section 4.3).
 
-`instructions_language`: questions of Vicuna-bench, to be answered in one of five languages; py3langid detects the
-language. `instructions_code`: instructions of Self-Instruct, MT-bench and Vicuna-bench whose answer is code; Python is
-parsed. Neither measures the quality of the answer.
+Questions of Vicuna-bench, to be answered in one of five languages, and instructions of Self-Instruct, MT-bench and
+Vicuna-bench whose answer is code. The quality of the answer is not measured.
 """
 
 import ast
@@ -12,64 +11,53 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 
-from alignbench.data import Row, load
-from alignbench.tasks.common import ANSWER_RATE, WORDS, joined, words
-from alignbench.types.engine import Sampling
-from alignbench.types.task import Document, Generation, Metric, Options, Output, Task, TaskData
+from alignbench.data import Row
+from alignbench.tasks.common import load_documents, parse_instruction
+from alignbench.tasks.declare import PROMPTS, WORDS, generation_task, words
+from alignbench.types.task import Document, Options, Output, TaskData
 
-REQUESTS = {
-    "de": "Antworte auf Deutsch.",
-    "es": "Responde en español.",
-    "fr": "Réponds en français.",
-    "it": "Rispondi in italiano.",
-    "zh": "请用中文回答。",
-}
-# instructions of Self-Instruct whose answer is a program or a part of one, selected by reading all of them
-SEED_TASKS = tuple(f"seed_task_{number}" for number in (28, 31, 37, 69, 72, 138, 139, 140, 141))
-USER_TASKS = tuple(f"user_oriented_task_{number}" for number in (13, 93, 195, 205, 227))
+REQUESTS: dict[str, str] = PROMPTS["languages"]  # language -> the request to answer in it
+SEED_TASKS = tuple(f"seed_task_{number}" for number in WORDS["code"]["seed_tasks"])
+USER_TASKS = tuple(f"user_oriented_task_{number}" for number in WORDS["code"]["user_oriented_tasks"])
 
-_OTHER_LANGUAGE = re.compile(r"c\+\+|\b(?:html|java|javascript|ruby|c#|sql)\b", re.IGNORECASE)
+_OTHER_LANGUAGE = re.compile(WORDS["code"]["other_language"], re.IGNORECASE)
 _FENCE = re.compile(r"^[ \t]*```[ \t]*([\w+#-]*)[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
-# the start of Python code in an answer without fences
-_PYTHON = re.compile(
-    r"^(?:def \w+\(|class \w+|import \w+|from [\w.]+ import |print\(|@\w+|\w+ = |(?:for|while|if|with) .*:$)",
-    re.MULTILINE,
-)
+_PYTHON = re.compile(WORDS["code"]["python"], re.MULTILINE)
 
 
 def load_language(options: Options) -> TaskData:
-    questions = load("mt_bench", "vicuna", parse_question, options.data_dir)
+    questions = load_documents("mt_bench", "vicuna", parse_question, options)
     documents = [
         Document(f"{q.id} {language}", f"{q.prompt}\n\n{request}", (), (), None, {"language": language}, q.id, language)
-        for q in questions.items
+        for q in questions.documents
         if q.category not in ("coding", "math")
         for language, request in REQUESTS.items()
     ]
-    return TaskData(documents, (questions.provenance,))
+    return replace(questions, documents=documents)
 
 
 def load_code(options: Options) -> TaskData:
     sources = [
-        load("self_instruct", "seed_tasks", parse_instruction, options.data_dir),
-        load("self_instruct", "user_oriented", parse_instruction, options.data_dir),
-        load("mt_bench", "questions", partial(parse_question, name="mt_bench "), options.data_dir),
-        load("mt_bench", "vicuna", partial(parse_question, name="vicuna "), options.data_dir),
+        load_documents("self_instruct", "seed_tasks", parse_instruction, options),
+        load_documents("self_instruct", "user_oriented", parse_instruction, options),
+        load_documents("mt_bench", "questions", partial(parse_question, name="mt_bench "), options),
+        load_documents("mt_bench", "vicuna", partial(parse_question, name="vicuna "), options),
     ]
-    documents = []
-    for d in (d for source in sources for d in source.items if d.category == "coding"):
-        language = "python" if "python" in d.prompt.lower() else "any"
-        documents.append(replace(d, category="other" if _OTHER_LANGUAGE.search(d.prompt) else language))
-    return TaskData(documents, tuple(source.provenance for source in sources))
+    coding = [d for s in sources for d in s.documents if d.category == "coding" or d.id in SEED_TASKS + USER_TASKS]
+    documents = [replace(d, category=_code_language(d.prompt)) for d in coding]
+    return TaskData(documents, tuple(chain(*(source.provenance for source in sources))))
 
 
 def parse_question(row: Row, name: str = "") -> Document:
     return Document(f"{name}{row['question_id']}", row["turns"][0].strip(), category=row["category"])
 
 
-def parse_instruction(row: Row) -> Document:
-    category = "coding" if row["id"] in SEED_TASKS + USER_TASKS else None
-    return Document(row["id"], joined(row["instruction"], row["instances"][0]["input"]), category=category)
+def _code_language(prompt: str) -> str:
+    if _OTHER_LANGUAGE.search(prompt):
+        return "other"
+    return "python" if "python" in prompt.lower() else "any"
 
 
 def score_language(document: Document, outputs: Sequence[Output]) -> dict[str, float]:
@@ -139,32 +127,7 @@ def _is_python(tag: str, code: str, requested: str | None) -> bool:
     return requested == "python" or (requested == "any" and _PYTHON.search(textwrap.dedent(code)) is not None)
 
 
-_rate = partial(Metric, unit="share", better="higher", binary=True)
-
 TASKS = (
-    Task(
-        name="instructions_language",
-        title="Answers in the requested language",
-        card="mt_bench",
-        metrics=(
-            _rate("asked_language"),
-            _rate("english", better="lower"),
-            ANSWER_RATE,
-            Metric("characters", "characters", "–", bounds=(0, None)),
-        ),
-        group="instructions",
-        headline="asked_language",
-        load=load_language,
-        generation=Generation(Sampling(max_tokens=200), score_language),
-    ),
-    Task(
-        name="instructions_code",
-        title="Instructions for code: does the Python parse?",
-        card="self_instruct",
-        metrics=(_rate("code_rate"), _rate("python_parses"), WORDS),
-        group="instructions",
-        headline="python_parses",
-        load=load_code,
-        generation=Generation(Sampling(max_tokens=400), score_code),
-    ),
+    generation_task("instructions_language", load_language, score_language),
+    generation_task("instructions_code", load_code, score_code),
 )

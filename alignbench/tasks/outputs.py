@@ -1,37 +1,30 @@
-"""Outputs of any system without a benchmark: the task of `alignbench score FILE`.
+"""Outputs of any system without a benchmark: the task of `alignbench score FILE`; BLEU and chrF of a corpus.
 
 A metric applies to a document that has what it needs: references for exact match, F1, ROUGE and BLEU, a source text for
 entailment scorers.
 """
 
 from collections.abc import Sequence
-from functools import partial
+from dataclasses import replace
+from itertools import chain
 
 import numpy as np
+from numpy.typing import NDArray
 
-from alignbench.scorers import squad
+from alignbench.scorers import bleu, squad
 from alignbench.scorers.rouge import rouge
-from alignbench.tasks import corpus_bleu
-from alignbench.tasks.common import WORDS, words
-from alignbench.types.engine import Sampling
-from alignbench.types.task import Document, Generation, Metric, Options, Output, Task, TaskData
+from alignbench.tasks.common import grouped
+from alignbench.tasks.declare import generation_task, words
+from alignbench.types.task import CorpusMetrics, Document, Estimates, Metric, Output, Record, TaskData
 
-# kind of scorer, its number, the metric
-_OF_SCORERS = (
-    ("toxicity", "toxicity", "toxicity"),
-    ("entailment", "flagged", "hallucination_rate"),
-    ("sentiment", "sentiment", "sentiment"),
-    ("truth", "truth", "true"),
-    ("info", "info", "info"),
-)
+_NUMBERS = {"entailment": "flagged"}  # kind of scorer -> its number, where that is not named as the kind
 
 
 def score(document: Document, outputs: Sequence[Output]) -> dict[str, float]:
     """Means over the document's outputs."""
-    each = [_score_output(document, output) for output in outputs]
-    names = dict.fromkeys(name for numbers in each for name in numbers)
-    values = {name: [numbers[name] for numbers in each if name in numbers] for name in names}
-    return {name: sum(own) / len(own) for name, own in values.items()}
+    numbers = chain(*(_score_output(document, output).items() for output in outputs))
+    metrics = grouped(numbers, lambda pair: pair[0])
+    return {name: sum(value for _, value in own) / len(own) for name, own in metrics.items()}
 
 
 def _score_output(document: Document, output: Output) -> dict[str, float]:
@@ -41,45 +34,61 @@ def _score_output(document: Document, output: Output) -> dict[str, float]:
         numbers["exact_match"] = squad.exact_match(text, references)
         numbers["f1"] = squad.f1(text, references)
         numbers["rouge_l"] = max(rouge(text, reference)["rougeL"] for reference in references)
-    scores = ((metric, output.scores.get(kind, {}).get(number)) for kind, number, metric in _OF_SCORERS)
-    return numbers | {metric: value for metric, value in scores if value is not None}
+    kinds = [(metric.name, kind) for metric in OUTPUTS.metrics for kind in metric.kinds]
+    scores = [(name, output.scores.get(kind, {}).get(_NUMBERS.get(kind, kind))) for name, kind in kinds]
+    return numbers | {name: value for name, value in scores if value is not None}
 
 
 def statistics(document: Document, outputs: Sequence[Output]) -> dict[str, list[float]]:
     """n-gram counts of all outputs together, for the corpus BLEU and chrF."""
     if not document.references or not outputs:
         return {}
-    each = [corpus_bleu.statistics(output.text, document.references) for output in outputs]
+    each = [ngram_counts(output.text, document.references) for output in outputs]
     together = {column: np.sum([counts[column] for counts in each], axis=0).tolist() for column in each[0]}
     return together | {"references_counted": each[0]["references_counted"]}
 
 
-def _load(options: Options) -> TaskData:
-    raise AssertionError("its documents come from a file of outputs")
-
-
-_rate = partial(Metric, unit="share", bounds=(0, 1))
-
-OUTPUTS = Task(
-    name="outputs",
-    title="outputs of a file",
-    metrics=(
-        _rate("exact_match", better="higher"),
-        _rate("f1", better="higher"),
-        _rate("rouge_l", better="higher"),
-        _rate("toxicity", better="lower", scorer="toxicity"),
-        _rate("hallucination_rate", better="lower", scorer="entailment"),
-        Metric("sentiment", "share", "–", bounds=(-1, 1), scorer="sentiment"),
-        _rate("true", better="higher", scorer="truth"),
-        _rate("info", better="higher", scorer="info"),
-        WORDS,
-        _rate("empty", better="lower"),
-    ),
-    group="outputs",
-    headline="rouge_l",
-    load=_load,
-    generation=Generation(
-        Sampling(max_tokens=0), score, optional_scorers=tuple(kind for kind, *_ in _OF_SCORERS), statistics=statistics
-    ),
-    corpus=corpus_bleu.CORPUS_SCORES,
+# metric, the column of counts that are summed over documents, the score of a sum, sacrebleu's signature
+_SCORES = (
+    (Metric("bleu", "points", "higher", bounds=(0, 100)), "bleu_statistics", bleu.corpus_bleu, bleu.bleu_signature),
+    (Metric("chrf", "points", "higher", bounds=(0, 100)), "chrf_statistics", bleu.corpus_chrf, bleu.chrf_signature),
 )
+
+
+def ngram_counts(text: str, references: Sequence[str]) -> dict[str, list[float]]:
+    """What a document contributes: its n-gram counts, and the number of references that they were made with."""
+    return {
+        "bleu_statistics": bleu.bleu_statistics(text, references),
+        "chrf_statistics": bleu.chrf_statistics(text, references),
+        "references_counted": [float(len(references))],
+    }
+
+
+def corpus_scores(records: Sequence[Record], intervals: bool = True) -> Estimates:
+    """BLEU and chrF over all documents that have counts, with bootstrap intervals over documents."""
+    counted = [record.statistics for record in records if record.statistics]
+    if not counted:
+        return []
+    numbers = {own["references_counted"][0] for own in counted}
+    references = int(numbers.pop()) if len(numbers) == 1 else "var"
+    found: Estimates = []
+    for metric, column, score, signature in _SCORES:
+        counts = [own[column] for own in counted]
+        estimate = bleu.corpus_interval(counts, score, resamples=1000 if intervals else 0)
+        found.append((replace(metric, signature=signature(references)), estimate))
+    return found
+
+
+def resampled_scores(records: Sequence[Record], weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    """BLEU and chrF of each resample, (resamples,); weights: (resamples, n)."""
+    found = {}
+    for metric, column, score, _ in _SCORES:
+        if all(column in record.statistics for record in records):
+            counts = np.array([record.statistics[column] for record in records], np.float64)
+            found[metric.name] = np.array([score([row]) for row in (weights @ counts).tolist()])
+    return found
+
+
+CORPUS_SCORES = CorpusMetrics(corpus_scores, resample=resampled_scores)
+# without documents of its own: they come from the file
+OUTPUTS = generation_task("outputs", lambda options: TaskData([], ()), score, CORPUS_SCORES, statistics=statistics)

@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from alignbench.tasks.declare import WORDS
+
 FIELDS = ("name", "gender", "age", "nationality", "review")
 MAX_CHARACTERS = 10_000  # of a text that are parsed: five complete personas have a third of that
 ATTEMPTS = 20  # failed attempts to parse JSON
@@ -13,29 +15,20 @@ OLDEST = 120
 
 Persona = dict[str, str]  # field -> normalised value; a field that could not be parsed is missing
 
-_ALIASES = {name: name for name in (*FIELDS, "probability")} | {
-    "full name": "name", "customer name": "name", "sex": "gender", "product review": "review",
-    "customer review": "review",
-}  # fmt: skip
+_LABELS: dict[str, str] = WORDS["persona"]["labels"]
+_GENDERS: dict[str, str] = WORDS["persona"]["genders"]
 _LABEL = re.compile(
-    rf"(?<![^\W_])(?P<label>{'|'.join(sorted(_ALIASES, key=len, reverse=True))})[*_`\"]*\s*[:：]", re.IGNORECASE
+    rf"(?<![^\W_])(?P<label>{'|'.join(sorted(_LABELS, key=len, reverse=True))})[*_`\"]*\s*[:：]", re.IGNORECASE
 )
 _MARKS = " \t>#*_`-–—•=|\"'“”([{"  # Markdown and other marks before and after a label or a value
 _START = re.compile(rf"[{re.escape(_MARKS)}]*(?:\d{{1,3}}[.)][{re.escape(_MARKS)}]*)?")  # of a line, before a label
 _SEPARATORS = ",;.!?/|·•"  # after one of these a label within a line may begin with a small letter
 _HEADING = re.compile(r"(?:customer|persona|reviewer)\s*#?\d+[.:]?", re.IGNORECASE)
-_OF_HEADINGS = {"customer", "customers", "persona", "personas", "profile", "review", "reviews", "reviewer", "coffee"}
-_PLACEHOLDER = re.compile(
-    r"[<\[{(].*[>\]})]|n/?a|none|unknown|unspecified|not (?:given|specified|known|stated)\.?", re.IGNORECASE
-)
+_OF_HEADINGS = frozenset(WORDS["persona"]["of_headings"])
+_PLACEHOLDER = re.compile("|".join(WORDS["persona"]["placeholders"]), re.IGNORECASE)
 _PERSON = re.compile(r"[^\W\d_][\w.'’\- ]{0,60}")
 _LETTER = re.compile(r"[^\W\d_]")
 _LONGEST = 80  # characters of a name, a gender or a nationality
-_GENDERS = {
-    "male": "male", "man": "male", "m": "male", "boy": "male",
-    "female": "female", "woman": "female", "f": "female", "girl": "female",
-    "nonbinary": "non-binary", "non binary": "non-binary", "non-binary": "non-binary", "enby": "non-binary",
-}  # fmt: skip
 
 
 def read_personas(text: str, begun: bool = True) -> list[Persona]:
@@ -57,15 +50,15 @@ def is_whole(persona: Mapping[str, str]) -> bool:
 
 def _from_json(text: str) -> list[dict[str, str]]:
     """Fields of each object, or of each object in a list, wherever it begins in the text."""
-    decoder, opening = json.JSONDecoder(), re.compile(r"[{\[]")
     found: list[dict[str, str]] = []
-    start, failures = 0, 0
-    while failures < ATTEMPTS and (place := opening.search(text, start)) is not None:
-        try:
-            value, start = decoder.raw_decode(text, place.start())
-            found += _objects(value)
-        except (ValueError, RecursionError):
-            start, failures = place.end(), failures + 1
+    end, failures = 0, 0
+    for start in (match.start() for match in re.finditer(r"[{\[]", text)):
+        if start >= end and failures < ATTEMPTS:
+            try:
+                value, end = json.JSONDecoder().raw_decode(text, start)
+                found += _objects(value)
+            except (ValueError, RecursionError):
+                failures += 1
     return found
 
 
@@ -76,9 +69,9 @@ def _objects(value: Any) -> Iterator[dict[str, str]]:
         value = waiting.pop()
         if isinstance(value, dict):
             fields = {
-                _ALIASES[label]: str(inner)
+                _LABELS[label]: str(inner)
                 for key, inner in value.items()
-                if (label := key.strip().lower().replace("_", " ")) in _ALIASES and isinstance(inner, str | int | float)
+                if (label := key.strip().lower().replace("_", " ")) in _LABELS and isinstance(inner, str | int | float)
             }
             if fields.keys() & set(FIELDS):
                 yield fields
@@ -139,15 +132,13 @@ def _labels(line: str, persona: Mapping[str, str]) -> list[re.Match[str]]:
 
 
 def _field(match: re.Match[str]) -> str:
-    return _ALIASES[match["label"].lower()]
+    return _LABELS[match["label"].lower()]
 
 
 def _looks_like_a_name(bare: str) -> bool:
     words = bare.split()
-    if not 0 < len(words) <= 5 or _OF_HEADINGS.intersection(map(str.lower, words)):
-        return False
-    lower = words[0][0].islower() or words[-1][0].islower()
-    return _PERSON.fullmatch(" ".join(words)) is not None and not lower
+    named = _PERSON.fullmatch(" ".join(words)) and not _OF_HEADINGS.intersection(map(str.lower, words))
+    return bool(named) and len(words) <= 5 and not (words[0][0].islower() or words[-1][0].islower())
 
 
 def _normalised(raw: Mapping[str, str]) -> Persona:

@@ -1,36 +1,24 @@
-"""Reading comprehension in InstructGPT's form (arXiv 2203.02155, appendix D, figures 19 and 20).
+"""Reading comprehension in InstructGPT's form (arXiv 2203.02155, appendix D, figures 19 and 20): SQuAD 2.0, QuAC,
+CANARD and DROP, with the exact match and F1 of the official scorers (docs/metrics.md).
 
-Questions on a text, each after the earlier ones with their answers. Few-shot: whole texts with all their questions,
-which are not scored. Exact match and F1 are those of the official scorers, from 0 to 1.
-
-SQuAD 2.0 (Rajpurkar et al. 2018, arXiv 1806.03822): some questions are not answered by the paragraph; the right answer
-to these is empty. QuAC (Choi et al. 2018, arXiv 1808.07036): conversations about a paragraph; `f1_agreed` leaves out
-questions on which the annotators do not agree. CANARD (Elgohary et al. 2019): the same without the paragraph; the
-answer to a turn is in the history of the next one, so the last turn is not scored. DROP (Dua et al. 2019, arXiv
-1903.00161): questions that require counting, adding or comparing; each is asked alone, with allennlp's metrics.
+A question follows the earlier ones on its text with their answers. Few-shot: whole texts with all their questions.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from itertools import pairwise
+from itertools import chain, pairwise
 
 from alignbench.data import Provenance, Row, load
 from alignbench.scorers import drop, quac, squad
 from alignbench.scorers.quac import NO_ANSWER
-from alignbench.tasks.common import ANSWER_RATE, WORDS, draw, one_line, prefix, solved, take_examples
-from alignbench.types.task import Document, Metric, Options, Output, Task, TaskData
+from alignbench.tasks.common import draw, grouped, prefix, solved, take_examples
+from alignbench.tasks.declare import PROMPTS, one_line_task
+from alignbench.types.task import Document, Options, Output, TaskData
 
-SQUAD2_DECLINE = "Not in background."
-QUAC_DECLINE = "I don't know."
-_ANSWER_FROM_PARAGRAPH = (
-    "Answer each question using information in the preceding background paragraph."
-    ' If there is not enough information provided, answer with "{}"'
-)
-SQUAD2_INSTRUCTION = _ANSWER_FROM_PARAGRAPH.format(SQUAD2_DECLINE)
-QUAC_INSTRUCTION = _ANSWER_FROM_PARAGRAPH.format(QUAC_DECLINE)
-WITHOUT_PARAGRAPH = f'Answer each question. If you cannot, answer with "{QUAC_DECLINE}"'
-DROP_INSTRUCTION = "Answer each question using information in the preceding passage."
+SQUAD2_DECLINE, QUAC_DECLINE = "Not in background.", "I don't know."
+SQUAD2_INSTRUCTION, QUAC_INSTRUCTION = PROMPTS["squad2"], PROMPTS["quac"]
+WITHOUT_PARAGRAPH, DROP_INSTRUCTION = PROMPTS["canard"], PROMPTS["drop"]
 
 
 @dataclass(frozen=True)
@@ -66,9 +54,7 @@ def ask(scored: Sequence[Passage], examples: Sequence[Passage], instruction: str
 
 def load_squad2(options: Options) -> TaskData:
     paragraphs, provenance = load_paragraphs(options)
-    of_title: dict[str | None, list[Passage]] = {}
-    for paragraph in paragraphs:
-        of_title.setdefault(paragraph.questions[0].group, []).append(paragraph)
+    of_title = grouped(paragraphs, lambda paragraph: paragraph.questions[0].group)
     articles, _ = take_examples(list(of_title.values()), options, "squad2")
     examples = [draw(article, 1, options.seed)[0] for article in articles]
     return ask([p for p in paragraphs if p not in examples], examples, SQUAD2_INSTRUCTION, provenance)
@@ -77,15 +63,12 @@ def load_squad2(options: Options) -> TaskData:
 def load_paragraphs(options: Options) -> tuple[list[Passage], Provenance]:
     """The paragraphs of the development set in their order, from the official nested layout or the hub's flat one."""
     rows = load("squad2", "dev", parse_squad2, options.data_dir)
-    questions: dict[tuple[str, str], list[Document]] = {}
-    for question in (question for row in rows.items for question in row):
-        questions.setdefault((question.group or "", question.source or ""), []).append(question)
-    numbers: dict[str, int] = {}
+    numbers: Counter[str] = Counter()  # of the paragraphs of a title
     paragraphs = []
-    for (title, text), own in questions.items():
-        numbers[title] = numbers.get(title, -1) + 1
+    for (title, text), own in grouped(chain(*rows.items), lambda q: (str(q.group), str(q.source))).items():
         head = f"Title: {title}\n\nBackground: {text}"
         paragraphs.append(Passage(f"{title} {numbers[title]}", head, tuple(own), SQUAD2_DECLINE))
+        numbers[title] += 1
     return paragraphs, rows.provenance
 
 
@@ -119,16 +102,15 @@ def score_squad2(document: Document, output: Output) -> dict[str, float]:
 
 def load_quac(options: Options) -> TaskData:
     rows = load("quac", "validation", parse_quac, options.data_dir)
-    examples, scored = take_examples([dialog for row in rows.items for dialog in row], options, "quac")
+    examples, scored = take_examples(list(chain(*rows.items)), options, "quac")
     return ask(scored, examples, QUAC_INSTRUCTION, rows.provenance)
 
 
 def load_canard(options: Options) -> TaskData:
+    """QuAC's conversations without the paragraph. The answer to a turn is in the history of the next one."""
     rows = load("canard", "dev", parse_canard, options.data_dir)
-    turns: dict[str, list[Row]] = {}
-    for row in rows.items:
-        turns.setdefault(row["QuAC_dialog_id"], []).append(row)
-    dialogs = [_canard_dialog(sorted(own, key=lambda row: row["Question_no"])) for own in turns.values()]
+    turns = grouped(rows.items, lambda row: row["QuAC_dialog_id"]).values()
+    dialogs = [_canard_dialog(sorted(own, key=lambda row: row["Question_no"])) for own in turns]
     examples, scored = take_examples([dialog for dialog in dialogs if dialog.questions], options, "canard")
     return ask(scored, examples, WITHOUT_PARAGRAPH, rows.provenance)
 
@@ -186,11 +168,9 @@ def score_quac(document: Document, output: Output) -> dict[str, float]:
 
 def load_drop(options: Options) -> TaskData:
     loaded = load("drop", "dev", parse_drop, options.data_dir)
-    passages: dict[str | None, list[Document]] = {}
-    for document in loaded.items:
-        passages.setdefault(document.source, []).append(document)
-    grouped = [[replace(d, group=str(number)) for d in own] for number, own in enumerate(passages.values())]
-    examples, scored = take_examples(grouped, options, "drop")
+    passages = grouped(loaded.items, lambda document: document.source).values()
+    clusters = [[replace(d, group=str(number)) for d in own] for number, own in enumerate(passages)]
+    examples, scored = take_examples(clusters, options, "drop")
     shown = prefix(DROP_INSTRUCTION, [solved(own[0]) for own in examples])
     return TaskData([d for own in scored for d in own], (loaded.provenance,), shown, len(examples))
 
@@ -211,41 +191,9 @@ def score_drop(document: Document, output: Output) -> dict[str, float]:
     return {"f1": f1, "em": em}
 
 
-_F1 = Metric("f1", "share", "higher", bounds=(0, 1))
-_EM = Metric("em", "share", "higher", binary=True)
-_task = partial(Task, group="reading", headline="f1", takes_shots=True)
-
 TASKS = (
-    _task(
-        name="squad2",
-        title="SQuAD 2.0, InstructGPT's form",
-        card="squad2",
-        metrics=(_F1, _EM, Metric("answered_unanswerable", "share", "lower", binary=True), ANSWER_RATE, WORDS),
-        load=load_squad2,
-        generation=one_line(50, score_squad2),
-    ),
-    _task(
-        name="quac",
-        title="QuAC, InstructGPT's form",
-        card="quac",
-        metrics=(_F1, replace(_F1, name="f1_agreed"), ANSWER_RATE, WORDS),
-        load=load_quac,
-        generation=one_line(50, score_quac),
-    ),
-    _task(
-        name="canard",
-        title="QuAC's conversations without the paragraph (CANARD)",
-        card="canard",
-        metrics=(_F1, ANSWER_RATE, WORDS),
-        load=load_canard,
-        generation=one_line(50, score_conversation),
-    ),
-    _task(
-        name="drop",
-        title="DROP, InstructGPT's form",
-        card="drop",
-        metrics=(_F1, _EM, WORDS),
-        load=load_drop,
-        generation=one_line(50, score_drop),
-    ),
+    one_line_task("squad2", load_squad2, score_squad2),
+    one_line_task("quac", load_quac, score_quac),
+    one_line_task("canard", load_canard, score_conversation),
+    one_line_task("drop", load_drop, score_drop),
 )

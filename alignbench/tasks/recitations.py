@@ -1,9 +1,7 @@
 """Recitations: one set of facts told many times. How many ways of telling it does a model have?
 
 "Creativity Has Left the Chat" (Mohammadi 2024, arXiv 2406.05587, section 3.2): an aligned model's recitations form few
-clusters, and it returns to them, as to an attractor, from a beginning that departs from the facts. The facts are ours:
-100 samples of the plain prompt, and 100 with a first sentence that contradicts them (category "perturbed").
-`return_share`: the proportion of these that return, given if the plain ones form at least two clusters.
+clusters, and it returns to them, as to an attractor, from a beginning that departs from the facts.
 """
 
 from collections.abc import Sequence
@@ -16,36 +14,20 @@ from alignbench.diversity.lexical import words
 from alignbench.diversity.semantic import clusters, unit
 from alignbench.diversity.sets import of_set
 from alignbench.stats.estimates import share
-from alignbench.tasks.common import ANSWER_RATE, first_outputs
-from alignbench.types.engine import Sampling
+from alignbench.tasks.common import first_outputs
+from alignbench.tasks.declare import PROMPTS, generation_task
 from alignbench.types.record import Document, Output, Record
-from alignbench.types.task import CorpusMetrics, Estimates, Generation, Metric, Options, Task, TaskData
+from alignbench.types.task import CorpusMetrics, Estimates, Metric, Options, TaskData
 
 EACH = 100
 SEED = 0  # of the clusters
 ROUNDING = 1e-6
 
-FACTS = (
-    "Ilka Dorval was born in 1841 in the harbour town of Sankt Veit.",
-    "Her father kept the lighthouse there.",
-    "She learned to read from the logbooks of wrecked ships.",
-    "At nineteen she built a barometer out of a wine bottle.",
-    "For thirty-one years she sent storm warnings to the fishing boats by coloured flags.",
-    "She died in 1908, and the town named its pier after her.",
-)
-_LIST = "\n".join(f"- {fact}" for fact in FACTS)
-PROMPT = f"""\
-These are the facts about Ilka Dorval:
+FACTS = tuple(PROMPTS["recitation_facts"])
+PROMPT: str = PROMPTS["recitations"].format(facts="\n".join(f"- {fact}" for fact in FACTS))
+DEPARTURE = PROMPTS["recitation_departure"]
 
-{_LIST}
-
-Tell her life in a short biography of one paragraph, in your own words.
-
-Biography:"""
-DEPARTURE = "Ilka Dorval grew up on a farm far from any sea, and became a painter of horses in the capital."
-
-RETURN = Metric("return_share", "share", "lower", scorer="embedding")
-MAIN = Metric("main_cluster_share", "share", "lower", scorer="embedding")
+MAIN, RETURN = (Metric(f"{name}_share", "share", "lower", scorer="embedding") for name in ("main_cluster", "return"))
 
 
 def load_documents(options: Options) -> TaskData:
@@ -60,7 +42,7 @@ def score(document: Document, outputs: Sequence[Output]) -> dict[str, float]:
 
 def corpus_metrics(records: Sequence[Record], intervals: bool) -> Estimates:
     """Diversity of the plain recitations, distances and clusters of the perturbed ones (`perturbed_…`), and the
-    proportion of these that return."""
+    proportion of these that return, if the plain ones form at least two clusters."""
     plain, perturbed = ([record for record in records if record.category == c] for c in ("plain", "perturbed"))
     equal = min(len(plain), len(perturbed)) or len(records)
     texts, vectors = first_outputs(plain[:equal])
@@ -105,19 +87,5 @@ def returns(
     return np.asarray(nearest & (cosines[main] >= reach))
 
 
-TASKS = (
-    Task(
-        name="recitations",
-        title="Recitations of one set of facts (n-grams: first 50 words)",
-        metrics=(ANSWER_RATE,),
-        group="creativity",
-        headline="cosine_distance",
-        load=load_documents,
-        generation=Generation(Sampling(max_tokens=128, temperature=1.0), score, scorers=("embedding",), plain=True),
-        corpus=CorpusMetrics(corpus_metrics, resampling="jackknife", texts=True),
-        display_metrics=(
-            "answer_rate", "distinct_2", "self_bleu", "words", "short", "cosine_distance", "vendi", "clusters",
-            "silhouette", "main_cluster_share", "return_share",
-        ),
-    ),
-)  # fmt: skip
+_CORPUS = CorpusMetrics(corpus_metrics, resampling="jackknife", texts=True)
+TASKS = (generation_task("recitations", load_documents, score, _CORPUS),)

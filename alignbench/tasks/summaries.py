@@ -5,12 +5,14 @@ drawn with the seed. ROUGE-L with Porter's stemmer against the article's highlig
 """
 
 import re
+from dataclasses import replace
 from functools import partial
 
 from alignbench.data import Row
 from alignbench.scorers import rouge
 from alignbench.tasks import common
-from alignbench.types.task import Document, Metric, Options, Output, Task, TaskData
+from alignbench.tasks.declare import one_line_task
+from alignbench.types.task import Document, Options, Output, TaskData
 
 CUE = "\n\nTL;DR:"
 DRAWN = {"cnn_dailymail": 2354, "tldr": 2500}
@@ -19,16 +21,14 @@ _REDDIT = re.compile(r"POST: (.*)\n\nTL;DR:", re.DOTALL)
 
 
 def load_documents(name: str, options: Options) -> TaskData:
-    texts = common.load_documents(name, "test", parse_post if name == "tldr" else parse_article, options.data_dir)
-    return TaskData(common.draw(texts.items, DRAWN[name], options.seed), (texts.provenance,))
+    data = common.load_documents(name, "test", parse, options)
+    return replace(data, documents=common.draw(data.documents, DRAWN[name], options.seed))
 
 
-def parse_article(row: Row) -> Document:
-    return _document(row["id"], row["article"], row["highlights"])
-
-
-def parse_post(row: Row) -> Document:
-    """Parse a row of this project's layout or of the hub's {prompt, completion}."""
+def parse(row: Row) -> Document:
+    """Parse an article, or a post in this project's layout or in the hub's {prompt, completion}."""
+    if "article" in row:
+        return _document(row["id"], row["article"], row["highlights"])
     if "prompt" not in row:
         return _document(row["id"], row["post"], row["summary"])
     match = _REDDIT.search(row["prompt"])
@@ -48,16 +48,4 @@ def score(document: Document, output: Output) -> dict[str, float]:
     return {"rouge_l": rouge.rouge(output.text, document.references[0])["rougeL"]}
 
 
-TASKS = tuple(
-    Task(
-        name=name,
-        title=f"{title} summaries, InstructGPT's form",
-        card=name,
-        metrics=(Metric("rouge_l", "share", "higher", bounds=(0, 1)), common.WORDS),
-        group="summaries",
-        headline="rouge_l",
-        load=partial(load_documents, name),
-        generation=common.one_line(128, score),
-    )
-    for name, title in (("cnn_dailymail", "CNN/Daily Mail"), ("tldr", "Reddit TL;DR"))
-)
+TASKS = tuple(one_line_task(name, partial(load_documents, name), score) for name in DRAWN)

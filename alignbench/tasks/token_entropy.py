@@ -1,40 +1,36 @@
 """Entropy of the next token in bits, over the whole vocabulary and over its five most likely tokens.
 
-As in "Creativity Has Left the Chat" (Mohammadi 2024, arXiv 2406.05587, fig. 11), from unscaled logits:
-`token_entropy` on 100 passages of WikiText-2 (teacher-forced), `token_entropy_on_policy` on the model's answers to
-instructions. Surprisal is −log2 p of the text's tokens. `excess_surprisal`, surprisal minus entropy, has mean 0 for a
-calibrated model, and is positive for an overconfident one (Braverman et al. 2020, arXiv 1906.05664, section 3).
+As in "Creativity Has Left the Chat" (Mohammadi 2024, arXiv 2406.05587, fig. 11), on passages of WikiText-2 and on the
+model's answers to instructions. `excess_surprisal`: Braverman et al. 2020, arXiv 1906.05664, section 3.
 """
 
 import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import TypeVar
 
 import numpy as np
 
 from alignbench.data import load
 from alignbench.errors import AlignbenchError
-from alignbench.tasks.common import WORDS, load_prompts, words
-from alignbench.types.engine import TOP, Loglikelihood, Sampling
-from alignbench.types.task import Document, Generation, Metric, Options, Output, Task, TaskData
+from alignbench.tasks.common import load_prompts
+from alignbench.tasks.declare import choice_task, generation_task, words
+from alignbench.types.engine import Loglikelihood
+from alignbench.types.task import Document, Options, Output, TaskData
 
 DOCUMENTS = 100
 CHARACTERS = 600  # of a passage: at least one per token, so it fits a window of 600 tokens
-NEW_TOKENS = 64
-POSITIONS = ((1, 1), (2, 8), (9, 16), (17, 32), (33, NEW_TOKENS))
+POSITIONS = ((1, 1), (2, 8), (9, 16), (17, 32), (33, 64))
 
 T = TypeVar("T")
 
 
 def load_passages(options: Options) -> TaskData:
     loaded = load("wikitext_2", "test", lambda row: str(row["text"]), options.data_dir)
-    lines = "\n".join(loaded.items).split("\n")
+    numbered = enumerate(passages("\n".join(loaded.items).split("\n")), start=1)
     found = [
-        Document(f"passage {number}", "", choices=(text,), group=article, target={"article": article})
-        for number, (article, text) in enumerate(passages(lines), start=1)
+        Document(f"passage {n}", "", (text,), group=title, target={"article": title}) for n, (title, text) in numbered
     ]
     if not found:
         raise AlignbenchError(f"token_entropy: {loaded.provenance.source} has no passage of {CHARACTERS} characters")
@@ -113,46 +109,12 @@ def _bits(nats: Sequence[float]) -> float:
 
 def _curve(entropies: Sequence[float]) -> dict[str, float]:
     """The mean entropy over each range of `POSITIONS` that the text reaches; the first is always included."""
-    parts = ((first, last, entropies[first - 1 : last]) for first, last in POSITIONS)
-    return {_name(first, last): _bits(part) for first, last, part in parts if part or first == 1}
+    reached = [(first, last) for first, last in POSITIONS if first == 1 or first <= len(entropies)]
+    names = [f"entropy_{first}" if first == last else f"entropy_{first}_{last}" for first, last in reached]
+    return {name: _bits(entropies[first - 1 : last]) for name, (first, last) in zip(names, reached, strict=True)}
 
-
-def _name(first: int, last: int) -> str:
-    return f"entropy_{first}" if first == last else f"entropy_{first}_{last}"
-
-
-_bits_metric = partial(Metric, unit="bits", better="–", bounds=(0, None))
-_SHARED = (
-    _bits_metric("entropy"),
-    _bits_metric("top5_entropy", bounds=(0, math.log2(TOP))),
-    _bits_metric("surprisal"),
-)
-_task = partial(Task, group="entropy", headline="entropy")
-_CURVE = tuple(_bits_metric(_name(first, last)) for first, last in POSITIONS)
 
 TASKS = (
-    _task(
-        name="token_entropy",
-        title="Token entropy on shared text (teacher-forced)",
-        card="wikitext_2",
-        metrics=(
-            *_SHARED,
-            Metric("excess_surprisal", "bits", "0"),
-            _bits_metric("entropy_per_character"),
-            _bits_metric("surprisal_per_character"),
-            *_CURVE,
-        ),
-        load=load_passages,
-        score=score_passage,
-        entropies=True,
-    ),
-    _task(
-        name="token_entropy_on_policy",
-        title="Token entropy of the model's own text",
-        card="self_instruct",
-        metrics=(*_SHARED, *_CURVE, WORDS),
-        load=load_instructions,
-        generation=Generation(Sampling(NEW_TOKENS, temperature=1.0, top_entropies=True), score_output),
-        takes_prompts=True,
-    ),
+    choice_task("token_entropy", load_passages, score_passage),
+    generation_task("token_entropy_on_policy", load_instructions, score_output),
 )

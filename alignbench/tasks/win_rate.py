@@ -15,16 +15,14 @@ from numpy.typing import NDArray
 from alignbench.errors import AlignbenchError
 from alignbench.stats.estimates import Estimate
 from alignbench.stats.length_control import at_equal_lengths, fit, length_controlled, scaled
-from alignbench.tasks.common import ANSWER_RATE, WORDS, load_prompts, words
-from alignbench.types.engine import Sampling
+from alignbench.tasks.common import load_prompts
+from alignbench.tasks.declare import generation_task, words
 from alignbench.types.record import Document, Output, Record
-from alignbench.types.task import CorpusMetrics, Estimates, Generation, Metric, Options, Task, TaskData
+from alignbench.types.task import CorpusMetrics, Estimates, Metric, Options, TaskData
 
-MAX_TOKENS = 256
 LENGTH_CONTROLLED = Metric("win_rate_length_controlled", "share", "higher", bounds=(0, 1), scorer="preference")
 
 load_answers = partial(load_prompts, "answers")
-_task = partial(Task, card="self_instruct", takes_prompts=True)
 
 
 def load_win_rate(options: Options) -> TaskData:
@@ -77,38 +75,13 @@ def resampled_win_rates(records: Sequence[Record], weights: NDArray[np.float64])
     return {LENGTH_CONTROLLED.name: at_equal_lengths(fit(preferred, lengths, weights)[0])}
 
 
+_LENGTH_CONTROL = CorpusMetrics(
+    length_controlled_win_rate,
+    usable=lambda record: "win_rate" in record.values,
+    resample=resampled_win_rates,
+    outcome=lambda record: record.values["win_rate"],
+)
 TASKS = (
-    _task(
-        name="answers",
-        title="Answers to instructions, to be judged",
-        metrics=(ANSWER_RATE, WORDS),
-        group="instructions",
-        headline="answer_rate",
-        load=load_answers,
-        generation=Generation(Sampling(MAX_TOKENS), score_answer),
-    ),
-    _task(
-        name="win_rate",
-        title="Win rate against a baseline (--baseline)",
-        metrics=(
-            Metric("win_rate", "share", "higher", bounds=(0, 1), chance=0.5, scorer="preference", ties=True),
-            Metric("tie", "share", "–", binary=True, scorer="preference"),
-            Metric("position_consistency", "share", "higher", binary=True, scorer="preference"),
-            Metric("longer", "share", "–", bounds=(0, 1), chance=0.5, ties=True),
-            Metric("agrees_with_longer", "share", "–", bounds=(0, 1), scorer="preference", ties=True),
-            WORDS,
-            Metric("baseline_words", "words", "–", bounds=(0, None)),
-            Metric("length_difference", "characters", "–"),
-        ),
-        group="preference",
-        headline="win_rate",
-        load=load_win_rate,
-        generation=Generation(Sampling(MAX_TOKENS), score_verdict, scorers=("preference",)),
-        corpus=CorpusMetrics(
-            length_controlled_win_rate,
-            usable=lambda record: "win_rate" in record.values,
-            resample=resampled_win_rates,
-            outcome=lambda record: record.values["win_rate"],
-        ),
-    ),
+    generation_task("answers", load_answers, score_answer),
+    generation_task("win_rate", load_win_rate, score_verdict, _LENGTH_CONTROL),
 )

@@ -5,15 +5,17 @@ sentences; `sentence_chrf` compares two systems sentence by sentence. Few-shot: 
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from alignbench.data import Row, load
 from alignbench.errors import AlignbenchError
 from alignbench.scorers import bleu
-from alignbench.tasks import corpus_bleu
-from alignbench.tasks.common import WORDS, first_line, one_line, prefix, solved, take_examples
-from alignbench.types.task import Document, Metric, Options, Output, Task, TaskData
+from alignbench.tasks.common import prefix, solved, take_examples
+from alignbench.tasks.declare import PROMPTS, first_line, one_line_task
+from alignbench.tasks.outputs import CORPUS_SCORES, ngram_counts
+from alignbench.types.task import Document, Options, Output, TaskData
 
-INSTRUCTION = "Translate the following sentences from French into English."
+INSTRUCTION: str = PROMPTS["wmt15_fr_en"]
 
 
 def load_documents(options: Options) -> TaskData:
@@ -42,20 +44,8 @@ def score(document: Document, output: Output) -> dict[str, float]:
 
 
 def statistics(document: Document, outputs: Sequence[Output]) -> dict[str, list[float]]:
-    return corpus_bleu.statistics(first_line(outputs).text, document.references)
+    return ngram_counts(first_line(outputs).text, document.references)
 
 
-TASKS = (
-    Task(
-        name="wmt15_fr_en",
-        title=f"WMT15 French→English, InstructGPT's form (BLEU {bleu.BLEU_SIGNATURE})",
-        card="wmt15_fr_en",
-        metrics=(Metric("sentence_chrf", "points", "higher", bounds=(0, 100)), WORDS),
-        group="translation",
-        headline="bleu",
-        load=load_documents,
-        generation=one_line(100, score, statistics=statistics),
-        corpus=corpus_bleu.CORPUS_SCORES,
-        takes_shots=True,
-    ),
-)
+_WMT15 = one_line_task("wmt15_fr_en", load_documents, score, CORPUS_SCORES, statistics=statistics)
+TASKS = (replace(_WMT15, title=f"{_WMT15.title} (BLEU {bleu.BLEU_SIGNATURE})"),)
