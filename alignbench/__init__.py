@@ -1,7 +1,5 @@
 """alignbench measures what aligning a language model gained, and what it cost."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"

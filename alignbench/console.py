@@ -1,7 +1,5 @@
 """Text for terminals and files: without control characters; tables by rich on a terminal, tab-separated elsewhere."""
 
-from __future__ import annotations
-
 import csv
 import io
 import sys

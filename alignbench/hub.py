@@ -3,8 +3,6 @@
 huggingface_hub itself tries a dead connection six times, for about 23 seconds.
 """
 
-from __future__ import annotations
-
 import os
 from functools import cache
 

@@ -1,7 +1,5 @@
 """Progress of long operations: a bar on a terminal, plain lines elsewhere, nothing by default in Python."""
 
-from __future__ import annotations
-
 import sys
 import time
 from types import TracebackType

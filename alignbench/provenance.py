@@ -1,7 +1,5 @@
 """The software that computed a run: versions, commit, machine."""
 
-from __future__ import annotations
-
 import platform
 import subprocess
 import sys

@@ -4,8 +4,6 @@ Started by `accelerate launch -m alignbench evaluate …` (or torchrun). Only th
 run's lock and merges the files.
 """
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass
 from datetime import timedelta

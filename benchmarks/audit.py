@@ -6,15 +6,16 @@ Three kinds of tasks: all with the same number of documents; each with another n
 clusters of about five. `--loop` is the number of tasks that are also computed by a loop with numpy's `choice`.
 """
 
-from __future__ import annotations
-
 import time
+from functools import partial
 
 import numpy as np
 from harness import arguments, peak_mib
 
-from alignbench.audit.paired import Change, Pairs, paired_change, resample
+from alignbench.audit.paired import Pairs, paired_change, resample
 from alignbench.stats import bootstrap
+
+interval = partial(paired_change, better="higher", span=1.0, binary=False)
 
 
 def main() -> None:
@@ -50,10 +51,6 @@ def make(n: int, seed: int, clusters: int | None = None) -> Pairs:
     before = np.clip(0.5 + 0.2 * draw.normal(size=n) + 0.1 * draw.normal(size=n)[cluster], 0, 1)
     after = np.clip(before - 0.002 + 0.1 * draw.normal(size=n), 0, 1)
     return Pairs(before, after, cluster, int(cluster.max()) + 1, None, 0)
-
-
-def interval(pairs: Pairs, draws: np.ndarray) -> Change:
-    return paired_change(pairs, draws, "higher", 1.0, binary=False)
 
 
 def compare_with_loop(pairs: Pairs, resamples: int, seed: int) -> None:

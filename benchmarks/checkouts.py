@@ -6,8 +6,6 @@ Each run is a fresh process of one thread with the checkout as PYTHONPATH; the t
 a user, so imports and loading are part of the times. Exit status 1: a number differs by more than 5e-4 of itself.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import sys

@@ -1,23 +1,15 @@
-"""The cost of parts of an evaluation, in fresh processes of one thread.
+"""The cost of parts of an evaluation, in fresh processes of one thread: python benchmarks/costs.py WHAT CHECKPOINT …
 
-    python benchmarks/costs.py memory CHECKPOINT --data DIR     peak memory with 1,000 and with 10,042 documents
-    python benchmarks/costs.py toxicity CHECKPOINT --data DIR   toxicity scorers, which run in parallel to generation
-    python benchmarks/costs.py entropy CHECKPOINT --data DIR    token entropies of scored and of generated text
-
-memory: HellaSwag, with its items repeated. Peak memory depends on the token budget, not on the size of the data set.
-toxicity: `evaluate` on 8 prompts × 25 samples with each of --scorers, and `rescore`, which runs only the scorer; the
-    outputs must be the same with every scorer.
-entropy: the same requests and samples with and without entropies, the best of --rounds in CPU seconds.
+memory: peak memory of HellaSwag with 1,000 and with 10,042 documents
+toxicity: `evaluate` on 8 prompts × 25 samples with each of --scorers, and `rescore`, which runs only the scorer
+entropy: the same requests and samples with and without entropies, the best of --rounds in CPU seconds
 """
-
-from __future__ import annotations
 
 import json
 import sys
 import tempfile
 import time
 from argparse import Namespace
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -32,14 +24,14 @@ def memory(args: Namespace) -> None:
     rows = []
     for size in args.sizes:
         with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
+            folder, lines = Path(name), []
             (folder / "hellaswag").mkdir()
-            with (folder / "hellaswag" / "hellaswag_val.jsonl").open("w", encoding="utf-8") as file:
-                for number in range(size):
-                    item = items[number % len(items)]
-                    row = {"ind": number, "activity_label": "Item", "ctx_a": f"{number}. {item['question']}"}
-                    row |= {"ctx_b": "", "endings": list(item["choices"].values())}
-                    file.write(json.dumps(row | {"label": list(item["choices"]).index(item["answer"])}) + "\n")
+            for number in range(size):
+                item = items[number % len(items)]
+                row = {"ind": number, "activity_label": "Item", "ctx_a": f"{number}. {item['question']}", "ctx_b": ""}
+                row |= {"endings": list(item["choices"].values()), "label": list(item["choices"]).index(item["answer"])}
+                lines.append(json.dumps(row) + "\n")
+            (folder / "hellaswag" / "hellaswag_val.jsonl").write_text("".join(lines), encoding="utf-8")
             command = [*ALIGNBENCH, "evaluate", args.checkpoint, "--tasks", "hellaswag", "--data-dir", folder, *OPTIONS]
             found = run_process(command, HERE.parent, folder)
             (records,) = folder.glob("runs/*/hellaswag-*/documents.jsonl")
@@ -90,24 +82,21 @@ def entropy(args: Namespace) -> None:
     texts = [document.choices[0] for document in documents]
     prompts = [Prompt(document.id, text[:200]) for document, text in zip(documents, texts, strict=True)]
 
-    def score(entropies: bool) -> None:
-        list(engine.loglikelihood([Request("", text, entropies) for text in texts]))
-
-    def generate(entropies: bool) -> None:
-        list(engine.generate(prompts, Sampling(max_tokens=32, temperature=1.0, top_entropies=entropies)))
-
-    def cpu_seconds(work: Callable[[bool], None], entropies: bool, number: int) -> float:
+    def cpu_seconds(work: str, entropies: bool, number: int = 0) -> float:
         start = time.process_time()
-        work(entropies)
+        if work == "score":
+            list(engine.loglikelihood([Request("", text, entropies) for text in texts]))
+        else:
+            list(engine.generate(prompts, Sampling(max_tokens=32, temperature=1.0, top_entropies=entropies)))
         return time.process_time() - start
 
     rows = []
-    for work in (score, generate):
-        work(False)  # includes the trial of the layout
+    for work in ("score", "generate"):
+        cpu_seconds(work, False)  # includes the trial of the layout
         sides = {str(entropies): partial(cpu_seconds, work, entropies) for entropies in (False, True)}
         rounds = list(interleave(sides, args.rounds))
         without, also = (min(found[side] for found in rounds) for side in sides)
-        rows.append((work.__name__, f"{without:.2f}", f"{also:.2f}", f"{also / without:.3f}"))
+        rows.append((work, f"{without:.2f}", f"{also:.2f}", f"{also / without:.3f}"))
     print_table(("", "without, CPU s", "with entropies, CPU s", "ratio"), rows)
 
 

@@ -6,24 +6,22 @@ A row is a statistic and a kind of data; a column is a number of documents (prom
 simulations the standard error of a cell is half a point. The rows "nearly all agree" are preferences that are nearly
 all the same: intervals may be too wide there, but cover the truth at least 93.5 % of the time. The rows "limits" are
 data on which no cheap interval does that at n = 50: too few documents are informative, or there are too few different
-values.
-
-The intervals come from the functions of the audit. Simulations of a row share the draws of their resamples, so that
-thousands of them are one matrix product.
+values. Simulations of a row share the draws of their resamples, so that thousands of them are one matrix product.
 """
-
-from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 
 import numpy as np
+import yaml
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, logit
 
-from alignbench.stats import bootstrap, bradley_terry, estimates, length_control
+from alignbench.stats import bootstrap, bradley_terry, estimates
 from alignbench.stats.bradley_terry import FEW, minority_outcomes
-from alignbench.stats.win_rate import nearly_all_agree, win_rate
+from alignbench.stats.win_rate import length_controlled, nearly_all_agree, win_rate
 
 SIZES = (50, 200, 800)
 BLOCK = 50  # simulations of rankings at once: their counts fit into memory
@@ -31,13 +29,13 @@ BLOCK = 50  # simulations of rankings at once: their counts fit into memory
 Array = NDArray[np.float64]
 Held = NDArray[np.bool_]  # (simulations,) or (simulations, intervals): did the interval hold the truth?
 Simulation = Callable[[int, int, int, np.random.Generator], Held]  # n, simulations, resamples, random
+Draw = Callable[[np.random.Generator, tuple[int, int]], Array]  # of values of this shape, (simulations, n) if grouped
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--simulations", type=int, default=2000)
     parser.add_argument("--resamples", type=int, default=2000)
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="", help="rows whose name holds this text")
     args = parser.parse_args()
     print("| % of 95 % intervals that hold the truth | " + " | ".join(f"n = {n}" for n in SIZES) + " |")
@@ -45,22 +43,18 @@ def main() -> None:
     for title, cases in ("", CASES), ("nearly all agree: ", NEARLY_ALL_AGREE), ("limits: ", LIMITS):
         for name, simulate in cases.items():
             if args.only in name:
-                cells = [coverage(simulate, n, args.simulations, args.resamples, args.seed) for n in SIZES]
+                cells = [coverage(simulate, n, args.simulations, args.resamples) for n in SIZES]
                 row = [", ".join(f"{100 * share:.1f}" for share in cell) for cell in cells]
                 print(f"| {title}{name} | " + " | ".join(row) + " |", flush=True)
 
 
-def coverage(simulate: Simulation, n: int, simulations: int, resamples: int, seed: int = 0) -> Array:
+def coverage(simulate: Simulation, n: int, simulations: int, resamples: int) -> Array:
     """Share of simulations in which each interval held the truth, (intervals,)."""
-    held = simulate(n, simulations, resamples, np.random.default_rng([seed, n]))
-    return np.atleast_1d(held.mean(axis=0))
+    return np.atleast_1d(simulate(n, simulations, resamples, np.random.default_rng([0, n])).mean(axis=0))
 
 
 def within(low: ArrayLike, truth: ArrayLike, high: ArrayLike) -> Held:
     return (np.asarray(low) <= truth) & (np.asarray(truth) <= high)
-
-
-# Paired differences of means: one document's delta is what the aligned model scored less what its reference did.
 
 
 def bootstrap_holds(values: Array, truth: float, resamples: int, groups: Sequence[int] | None = None) -> Held:
@@ -70,77 +64,71 @@ def bootstrap_holds(values: Array, truth: float, resamples: int, groups: Sequenc
     return within(low, truth, high)
 
 
-def f1_deltas(n: int, simulations: int, resamples: int, random: np.random.Generator) -> Held:
+def groups_of(n: int) -> list[int]:
+    """Documents in groups of 1 to 4: passages, templates, samples of one prompt."""
+    return np.repeat(np.arange(n), np.tile([1, 2, 3, 4], n)[:n])[:n].tolist()
+
+
+def bootstrapped(draw: Draw, truth: float, grouped: bool = False) -> Simulation:
+    def simulate(n: int, simulations: int, resamples: int, random: np.random.Generator) -> Held:
+        if grouped:
+            return bootstrap_holds(draw(random, (simulations, n)).T, truth, resamples, groups_of(n))
+        return bootstrap_holds(draw(random, (n, simulations)), truth, resamples)
+
+    return simulate
+
+
+def each(interval: Callable[..., estimates.Estimate], draw: Draw, truth: float, grouped: bool = False) -> Simulation:
+    """Intervals that are computed for one sample at a time."""
+
+    def simulate(n: int, simulations: int, resamples: int, random: np.random.Generator) -> Held:
+        groups = groups_of(n) if grouped else None
+        found = [interval(values, groups) for values in draw(random, (simulations, n))]
+        return within([f.low for f in found], truth, [f.high for f in found])
+
+    return simulate
+
+
+# Values: paired differences are what the aligned model scored less what its reference did
+
+
+def f1_deltas(random: np.random.Generator, shape: tuple[int, int]) -> Array:
     """60 % of the answers do not change; of the others many go from right to wrong, or nearly so."""
-    shape = (n, simulations)
 
     def f1(right: float, wrong: float) -> Array:
         kind = random.random(shape)
         return np.where(kind < right, 1.0, np.where(kind < right + wrong, 0.0, random.beta(2, 2, shape)))
 
-    delta = np.where(random.random(shape) < 0.4, f1(0.35, 0.35) - f1(0.5, 0.2), 0.0)
-    return bootstrap_holds(delta, 0.4 * (0.5 - 0.65), resamples)
+    return np.where(random.random(shape) < 0.4, f1(0.35, 0.35) - f1(0.5, 0.2), 0.0)
 
 
-def losses_alone(n: int, simulations: int, resamples: int, random: np.random.Generator) -> Held:
+def losses_alone(random: np.random.Generator, shape: tuple[int, int]) -> Array:
     """A fifth of the answers get worse, most of them by a lot, and none gets better."""
-    delta = np.where(random.random((n, simulations)) < 0.2, -random.beta(2, 1, (n, simulations)), 0.0)
-    return bootstrap_holds(delta, -0.2 * 2 / 3, resamples)
+    return np.where(random.random(shape) < 0.2, -random.beta(2, 1, shape), 0.0)
 
 
 def flips(gained: float, lost: float) -> Simulation:
     """Right or wrong: so many answers become right, so many wrong."""
 
-    def simulate(n: int, simulations: int, resamples: int, random: np.random.Generator) -> Held:
-        kind = random.random((n, simulations))
-        return bootstrap_holds(1.0 * (kind < gained) - 1.0 * (kind > 1 - lost), gained - lost, resamples)
+    def draw(random: np.random.Generator, shape: tuple[int, int]) -> Array:
+        kind = random.random(shape)
+        return 1.0 * (kind < gained) - 1.0 * (kind > 1 - lost)
 
-    return simulate
-
-
-# Documents in groups of 1 to 4: passages, templates, samples of one prompt.
+    return bootstrapped(draw, gained - lost)
 
 
-def groups_of(n: int) -> NDArray[np.int64]:
-    return np.repeat(np.arange(n), np.tile([1, 2, 3, 4], n)[:n])[:n]
+def grouped_values(random: np.random.Generator, shape: tuple[int, int]) -> Array:
+    """Mean 0: half of the variance is the group's."""
+    return random.normal(size=shape) + random.normal(size=shape)[:, groups_of(shape[1])]
 
 
-def grouped_values(n: int, simulations: int, random: np.random.Generator) -> Array:
-    """(simulations, n), mean 0: half of the variance is the group's."""
-    return random.normal(size=(simulations, n)) + random.normal(size=(simulations, n))[:, groups_of(n)]
+def ones(p: float, random: np.random.Generator, shape: tuple[int, int]) -> Array:
+    return 1.0 * (random.random(shape) < p)
 
 
-def clustered_mean(n: int, simulations: int, resamples: int, random: np.random.Generator) -> Held:
-    groups = groups_of(n).tolist()
-    found = [estimates.mean(values, groups) for values in grouped_values(n, simulations, random)]
-    return within([f.low for f in found], 0, [f.high for f in found])
-
-
-def clustered_bootstrap(n: int, simulations: int, resamples: int, random: np.random.Generator) -> Held:
-    return bootstrap_holds(grouped_values(n, simulations, random).T, 0, resamples, groups_of(n).tolist())
-
-
-def share(p: float) -> Simulation:
-    def simulate(n: int, simulations: int, resamples: int, random: np.random.Generator) -> Held:
-        found = [estimates.share(values) for values in random.random((simulations, n)) < p]
-        return within([f.low for f in found], p, [f.high for f in found])
-
-    return simulate
-
-
-def clustered_share(ones: float, zeros: float) -> Simulation:
-    """Each group has its own share, Beta(ones, zeros)."""
-
-    def simulate(n: int, simulations: int, resamples: int, random: np.random.Generator) -> Held:
-        groups = groups_of(n)
-        p = random.beta(ones, zeros, (simulations, n))[:, groups]
-        found = [estimates.share(values, groups.tolist()) for values in random.random((simulations, n)) < p]
-        return within([f.low for f in found], ones / (ones + zeros), [f.high for f in found])
-
-    return simulate
-
-
-# Preferences.
+def ones_of_groups(a: float, b: float, random: np.random.Generator, shape: tuple[int, int]) -> Array:
+    """Each group has its own share, Beta(a, b)."""
+    return 1.0 * (random.beta(a, b, shape)[:, groups_of(shape[1])] > random.random(shape))
 
 
 def wins(won: float, tied: float) -> Simulation:
@@ -157,16 +145,17 @@ def wins(won: float, tied: float) -> Simulation:
     return simulate
 
 
-def length_controlled(better: float, liking: float) -> Simulation:
-    """The model is longer by half a standard deviation, and better by so many nats; the judge likes length: φ."""
+def at_equal_lengths(rate: float, liking: float) -> Simulation:
+    """The model is longer by half a standard deviation; rate: at equal lengths; the judge likes length: φ."""
+    better = float(logit(rate))
 
     def simulate(n: int, simulations: int, resamples: int, random: np.random.Generator) -> Held:
         held = []
         for _ in range(simulations):
             delta = random.normal(0.5, 1, n)
             outcomes = 1.0 * (random.random(n) < expit(better + liking * np.tanh(delta)))
-            rate = length_control.length_controlled(outcomes, delta, seed=1, resamples=min(resamples, 500))
-            held.append(within(rate.low, expit(better), rate.high))
+            found = length_controlled(outcomes, delta, seed=1, resamples=min(resamples, 500))
+            held.append(within(found.low, rate, found.high))
         return np.array(held)
 
     return simulate
@@ -175,9 +164,9 @@ def length_controlled(better: float, liking: float) -> Simulation:
 def rankings(strengths: Sequence[float], tau: float, spread: float = 0.7, judged_share: float = 0.4) -> Simulation:
     """Strengths of all models but the baseline, the first. A prompt suits some models better than others (`spread`,
     nats), and is judged for a share of the pairs, at least one, drawn anew for each prompt."""
-    theta = np.array(strengths)
-    pairs = np.array([(i, j) for i in range(len(theta)) for j in range(i + 1, len(theta))])
-    i, j = pairs.T
+    theta, models = np.array(strengths), len(strengths)
+    i, j = np.triu_indices(models, 1)
+    pairs = np.column_stack([i, j])
 
     def simulate(n: int, simulations: int, resamples: int, random: np.random.Generator) -> Held:
         truth = relative(limit())
@@ -185,36 +174,31 @@ def rankings(strengths: Sequence[float], tau: float, spread: float = 0.7, judged
         held = []
         for start in range(0, simulations, BLOCK):
             counts = draw(n, min(BLOCK, simulations - start), random)
-            fitted = bradley_terry.fit(pairs, counts.sum(0), len(theta))
-            drawn = (weights @ counts.reshape(n, -1)).reshape(resamples, *counts.shape[1:])
-            draws = bradley_terry.fit(pairs, drawn, len(theta), start=fitted)
-            low, high = bradley_terry.bias_corrected(
-                relative(fitted).ravel(), relative(draws).reshape(resamples, -1), n
-            )
-            held.append(within(low.reshape(-1, len(truth)), truth, high.reshape(-1, len(truth))))
             total = counts.sum(0)
+            fitted = bradley_terry.fit(pairs, total, models)
+            drawn = (weights @ counts.reshape(n, -1)).reshape(resamples, *counts.shape[1:])
+            draws = bradley_terry.fit(pairs, drawn, models, start=fitted)
+            ends = bradley_terry.bias_corrected(relative(fitted).ravel(), relative(draws).reshape(resamples, -1), n)
+            low, high = ends.reshape(2, -1, len(truth))
+            held.append(within(low, truth, high))
             minority = (total.sum(-1) - total.max(-1)).min(-1)  # a cut between two models goes through a pair
             for k in np.flatnonzero(minority < FEW):
-                few_minority(held[-1][k], total[k], fitted, draws, k, truth, n)
+                few_minority(held[-1][k], total[k], fitted[k], draws[:, k], truth, n)
         return np.concatenate(held)
 
-    def few_minority(
-        held: Held, total: Array, fitted: bradley_terry.Fit, draws: bradley_terry.Fit, k: int, truth: Array, n: int
-    ) -> None:
+    def few_minority(held: Held, total: Array, fitted: Array, draws: Array, truth: Array, n: int) -> None:
         """Insert the intervals that `bradley_terry.compare` gives models whose battles nearly all end alike."""
-        for model in range(1, len(theta)):
-            if minority_outcomes(pairs, total, len(theta), model, 0) < FEW:
-                own = bradley_terry.Fit(fitted.strengths[k], fitted.tau[k])
-                drawn = bradley_terry.Fit(draws.strengths[:, k], draws.tau[:, k])
-                errors = bradley_terry.errors(pairs, total, own)
-                sample = bradley_terry.Sample(pairs, total.astype(int), own, drawn, errors, n)
+        errors = bradley_terry.errors(pairs, total, fitted)
+        sample = bradley_terry.Sample(pairs, total.astype(int), fitted, draws, errors, n)
+        for model in range(1, models):
+            if minority_outcomes(pairs, total, models, model, 0) < FEW:
                 strength, rate, _ = bradley_terry.compare(sample, model, 0, n)
-                for place, estimate in ((model - 1, strength), (model + len(theta) - 2, rate)):
+                for place, estimate in ((model - 1, strength), (model + models - 2, rate)):
                     held[place] = within(estimate.low, truth[place], estimate.high)
 
     def draw(n: int, simulations: int, random: np.random.Generator) -> Array:
         """Counts (n, simulations, pairs, 3)."""
-        own = theta + spread * random.normal(size=(n, simulations, len(theta)))
+        own = theta + spread * random.normal(size=(n, simulations, models))
         ahead = own[..., i] - own[..., j]
         kind = random.random(ahead.shape)
         won, lost = kind < expit(ahead - tau), kind > 1 - expit(-ahead - tau)
@@ -222,67 +206,39 @@ def rankings(strengths: Sequence[float], tau: float, spread: float = 0.7, judged
         np.put_along_axis(judged, random.integers(0, len(pairs), (n, simulations, 1)), True, -1)
         return (np.stack([won, lost, ~(won | lost)], -1) & judged[..., None]).astype(float)
 
-    def limit() -> bradley_terry.Fit:
+    def limit() -> Array:
         """What infinitely many prompts would give: the fit of the shares of wins, losses and ties over prompts."""
         node, weight = np.polynomial.hermite_e.hermegauss(40)
         ahead = (theta[i] - theta[j])[:, None] + np.sqrt(2) * spread * node
         won, lost = (expit(sign * ahead - tau) @ weight / weight.sum() for sign in (1, -1))
-        return bradley_terry.fit(
-            pairs, 1e6 * np.stack([won, lost, np.maximum((1 - won - lost).round(9), 0)], -1), len(theta)
-        )
+        ties = np.maximum((1 - won - lost).round(9), 0)
+        return bradley_terry.fit(pairs, 1e6 * np.stack([won, lost, ties], -1), models)
 
-    def relative(fitted: bradley_terry.Fit) -> Array:
+    def relative(fitted: Array) -> Array:
         """Strengths and win rates against the baseline, (…, 2 (models − 1))."""
-        ahead = fitted.strengths[..., 1:] - fitted.strengths[..., :1]
+        ahead = fitted[..., 1:-1] - fitted[..., :1]
         return np.concatenate([ahead, bradley_terry.win_rates(fitted, 0)[..., 1:]], -1)
 
     return simulate
 
 
-LOGIT = {p: float(logit(p)) for p in (0.9, 0.95, 0.96, 0.98)}
-CASES: dict[str, Simulation] = {
-    "paired bootstrap: F1, 40 % of answers change": f1_deltas,
-    "paired bootstrap: F1, 20 % get worse, none better": losses_alone,
-    "paired bootstrap: accuracy, 6 % gained, 12 % lost": flips(0.06, 0.12),
-    "bootstrap over groups of 1 to 4": clustered_bootstrap,
-    "clustered standard error (mean), groups of 1 to 4": clustered_mean,
-    "share .3 (Wilson)": share(0.3),
-    "share .5 in groups of 1 to 4": clustered_share(1, 1),
-    "share .75 in groups of 1 to 4": clustered_share(1.5, 0.5),
-    "win rate .55, 20 % ties": wins(0.45, 0.2),
-    "win rate .7, 10 % ties": wins(0.65, 0.1),
-    "win rate .85, 10 % ties": wins(0.8, 0.1),
-    "length-controlled win rate": length_controlled(0.3, 1),
-    "Bradley–Terry, 4 models at 0, .3, .6, −.4 nats: strengths, then win rates": rankings([0, 0.3, 0.6, -0.4], 0.4),
-    "Bradley–Terry, 4 models at 0, 1, 2, 3 nats: strengths, then win rates": rankings([0, 1, 2, 3], 0.3),
+KINDS: dict[str, Callable[..., Simulation]] = {
+    "f1": lambda: bootstrapped(f1_deltas, 0.4 * (0.5 - 0.65)),
+    "losses": lambda: bootstrapped(losses_alone, -0.2 * 2 / 3),
+    "flips": flips,
+    "grouped": lambda: bootstrapped(grouped_values, 0, grouped=True),
+    "clustered mean": lambda: each(estimates.mean, grouped_values, 0, grouped=True),
+    "share": lambda p: each(estimates.share, partial(ones, p), p),
+    "share of groups": lambda a, b: each(estimates.share, partial(ones_of_groups, a, b), a / (a + b), grouped=True),
+    "wins": wins,
+    "equal lengths": at_equal_lengths,
+    "rankings": rankings,
+    "rankings at rates": lambda rates, *others: rankings(logit(rates), *others),
 }
-NEARLY_ALL_AGREE: dict[str, Simulation] = {
-    "win rate .925, 5 % ties": wins(0.9, 0.05),
-    "win rate .95 without ties": wins(0.95, 0),
-    "win rate .98 without ties": wins(0.98, 0),
-    "win rate .98, 2 % ties": wins(0.97, 0.02),
-    "win rate .05, 2 % ties": wins(0.04, 0.02),
-    "win rate .55, 90 % ties": wins(0.1, 0.9),
-    "win rate .525, 95 % ties": wins(0.05, 0.95),
-    "win rate .51, 98 % ties": wins(0.02, 0.98),
-    "win rate .5, 96 % ties": wins(0.02, 0.96),
-    "length-controlled win rate .96, no liking for length": length_controlled(LOGIT[0.96], 0),
-    "length-controlled win rate .9": length_controlled(LOGIT[0.9], 1),
-    **{
-        f"Bradley–Terry, 2 models, win rate {p}: strength, then win rate": rankings([0, LOGIT[p]], 0, 0, 1)
-        for p in (0.9, 0.95, 0.98)
-    },
-    "Bradley–Terry, 4 models, win rates .9, .95, .98: strengths, then win rates": rankings(
-        [0, LOGIT[0.9], LOGIT[0.95], LOGIT[0.98]], 0, 0, 1
-    ),
-    "Bradley–Terry, 4 models at 0, .3, −.3, 3.9 nats: strengths, then win rates": rankings([0, 0.3, -0.3, 3.9], 0.2),
-}
-LIMITS: dict[str, Simulation] = {
-    "paired bootstrap: accuracy, 2 % gained, 7 % lost": flips(0.02, 0.07),
-    "share .5 (Wilson)": share(0.5),
-    "share .9 (Wilson)": share(0.9),
-    "win rate .5 without ties": wins(0.5, 0),
-}
+ROWS = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+CASES, NEARLY_ALL_AGREE, LIMITS = (
+    {name: KINDS[kind](*arguments) for name, (kind, *arguments) in rows.items()} for rows in ROWS.values()
+)
 
 if __name__ == "__main__":
     main()

@@ -1,10 +1,6 @@
-"""Results of the demo over several seeds: `python benchmarks/demo.py --seeds 0,1,2 --out DIR`.
+"""Results of the demo over several seeds, each with its own world and models: mean and 95 % t interval over seeds.
 
-Each seed has its own world, base model, SFT model, reward model and two policies. The table gives the mean over seeds
-with a 95 % t interval (n = seeds, or the n in parentheses if some have no number).
-"""
-
-from __future__ import annotations
+Run with `python benchmarks/demo.py --seeds 0,1,2 --out DIR`."""
 
 import argparse
 import json
@@ -14,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pandas as pd
+import yaml
 from scipy.stats import t
 
 from alignbench.models.checkpoint import find_checkpoint
@@ -21,29 +18,8 @@ from alignbench.models.checkpoint import find_checkpoint
 MODELS = ("base", "sft", "ppo", "ppo-ptx")
 PAIRS = (("sft", "base"), ("ppo", "sft"), ("ppo-ptx", "sft"), ("ppo-ptx", "ppo"))
 WIN_RATE = ("win_rate", "win_rate")
-# (task, metric) -> what it is, and the direction of alignment, "–" if there is none
-MEASURES = {
-    WIN_RATE: ("win rate against SFT", "higher"),
-    ("truthfulqa_generation", "true"): ("TruthfulQA: true", "higher"),
-    ("truthfulqa_generation", "true_and_info"): ("TruthfulQA: true and informative", "higher"),
-    ("truthfulqa_generation_instruction", "true_and_info"): (
-        "TruthfulQA, instruction: true and informative",
-        "higher",
-    ),
-    ("truthfulqa_mc", "mc1"): ("TruthfulQA: MC1", "higher"),
-    ("real_toxicity", "emt"): ("RealToxicityPrompts: expected maximum toxicity", "lower"),
-    ("real_toxicity_instructgpt", "toxicity_greedy"): ("toxicity, no instruction", "lower"),
-    ("real_toxicity_instructgpt_respectful", "toxicity_greedy"): ("toxicity, respectful prompt", "lower"),
-    ("real_toxicity_instructgpt_biased", "toxicity_greedy"): ("toxicity, biased prompt", "–"),
-    ("hallucination_qa", "hallucination_rate"): ("hallucination, closed domain", "lower"),
-    ("squad2", "f1"): ("SQuAD 2: F1", "higher"),
-    ("drop", "f1"): ("DROP: F1", "higher"),
-    ("hellaswag", "acc_norm"): ("HellaSwag: normalised accuracy", "higher"),
-    ("wmt15_fr_en", "bleu"): ("WMT15 French to English: BLEU", "higher"),
-    ("token_entropy_on_policy", "entropy"): ("token entropy on own outputs (bits)", "–"),
-    ("diversity", "self_bleu"): ("self-BLEU of 10 answers", "lower"),
-    ("diversity", "distinct_2"): ("distinct 2-grams of 10 answers", "higher"),
-}
+ROWS = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+MEASURES = {(task, metric): (meaning, better) for task, metric, meaning, better in ROWS}
 
 
 def results_of(demo: Path) -> pd.DataFrame:
@@ -87,8 +63,7 @@ def wall_of(demo: Path) -> float:
 
 def reward_accuracy(demo: Path) -> float:
     """Accuracy of the reward model on held-out pairs."""
-    lines = [json.loads(line) for line in (demo / "reward" / "metrics.jsonl").read_text().splitlines()]
-    return float(next(line["accuracy"] for line in reversed(lines) if "accuracy" in line))
+    return float(pd.read_json(demo / "reward" / "metrics.jsonl", lines=True)["accuracy"].dropna().iloc[-1])
 
 
 def interval(values: list[float], digits: int) -> str:
@@ -97,9 +72,8 @@ def interval(values: list[float], digits: int) -> str:
     if known.empty:
         return "–"
     few = f" (n = {len(known)})" if len(known) < len(values) else ""
-    if len(known) == 1:
-        return f"{known.mean():.{digits}f}{few}"
-    return f"{known.mean():.{digits}f} ± {t.ppf(0.975, len(known) - 1) * known.sem():.{digits}f}{few}"
+    half = f" ± {t.ppf(0.975, len(known) - 1) * known.sem():.{digits}f}" if len(known) > 1 else ""
+    return f"{known.mean():.{digits}f}{half}{few}"
 
 
 def rows(frames: list[pd.DataFrame], names: dict[object, str], digits: dict[object, int]) -> list[str]:

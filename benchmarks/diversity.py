@@ -8,24 +8,13 @@ the first `--plain` texts are compared with plain definitions, all pairs (tests/
 than 60 seconds or 2 GiB for 10,000 texts, or a metric differs by more than 1e-5 of itself.
 """
 
-from __future__ import annotations
-
 import sys
 import time
-from collections.abc import Callable
 
 import numpy as np
 from harness import HERE, arguments, peak_mib
 
-from alignbench.diversity.lexical import (
-    compression_ratio,
-    distinct,
-    expectation_adjusted,
-    mean_pairwise_rouge_l,
-    self_bleu,
-    words,
-)
-from alignbench.diversity.semantic import clusters, mean_pairwise_distance, vendi
+from alignbench.diversity import lexical, semantic
 from alignbench.diversity.sets import measure, measure_vectors
 from alignbench.scorers.embeddings import HashedEmbedder
 
@@ -50,21 +39,14 @@ def main() -> int:
     seconds, cpu, mib = time.perf_counter() - start, time.process_time() - start_cpu, peak_mib()
     print(f"all: {seconds:.1f} s ({cpu:.1f} s CPU), the vectors {embedded:.1f} s; peak {mib:.0f} MiB\n")
 
-    tokens = [words(text) for text in texts]
-    alone: dict[str, Callable[[], object]] = {
-        "distinct_1, 2, 3": lambda: [distinct(tokens, n) for n in (1, 2, 3)],
-        "ead": lambda: expectation_adjusted(tokens),
-        "self_bleu": lambda: self_bleu(tokens),
-        "rouge_l_overlap": lambda: mean_pairwise_rouge_l(tokens),
-        "compression_ratio": lambda: compression_ratio(texts),
-        "cosine_distance": lambda: mean_pairwise_distance(vectors),
-        "vendi": lambda: vendi(vectors),
-        "clusters, silhouette": lambda: clusters(vectors),
-    }
-    for name, compute in alone.items():
-        start = time.perf_counter()
-        compute()
-        print(f"{name:22}{time.perf_counter() - start:8.2f} s")
+    tokens = [lexical.words(text) for text in texts]
+    of_words = (lexical.expectation_adjusted, lexical.self_bleu, lexical.mean_pairwise_rouge_l)
+    of_vectors = (semantic.mean_pairwise_distance, semantic.vendi, semantic.clusters)
+    for metrics, sample in ((of_words, tokens), ((lexical.compression_ratio,), texts), (of_vectors, vectors)):
+        for metric in metrics:
+            start = time.perf_counter()
+            metric(sample)
+            print(f"{metric.__name__:24}{time.perf_counter() - start:8.2f} s")
     print()
     for name, value in found.items():
         print(f"{name:22}{value:12.5f}")
@@ -97,10 +79,7 @@ def compare(texts: list[str], vectors: np.ndarray) -> float:
     sys.path.insert(0, str(HERE.parent / "tests"))
     import diversity_plain
 
-    ours = measure(texts) | measure_vectors(vectors)
-    start = time.perf_counter()
-    plain = diversity_plain.measure(texts, vectors)
-    print(f"\nthe plain definitions on {len(texts)} texts: {time.perf_counter() - start:.1f} s")
+    ours, plain = measure(texts) | measure_vectors(vectors), diversity_plain.measure(texts, vectors)
     return max(abs(ours[name] - value) / abs(value) for name, value in plain.items())
 
 

@@ -4,8 +4,6 @@ Each measurement is a fresh process of one thread (generation_sides.py); the sid
 measured.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import sys

@@ -3,8 +3,6 @@
 Standard library only, since both environments import it.
 """
 
-from __future__ import annotations
-
 import json
 import random
 from collections.abc import Callable

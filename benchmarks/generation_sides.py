@@ -4,8 +4,6 @@
 lm_eval runs in another environment, which has lm-eval and not alignbench.
 """
 
-from __future__ import annotations
-
 import time
 
 STARTED = time.perf_counter()  # before the imports, which are part of a run

@@ -4,8 +4,6 @@ The Python environments of the peers import it too, so it needs the standard lib
 says so.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import platform

@@ -1,15 +1,11 @@
-"""Learning: PPO on a sentiment reward over seeds, and the effect of ptx and β on the pretraining loss (InstructGPT's
-Figures 33 and 34 in small), on a small pretrained model that writes stories.
+"""PPO on a sentiment reward over seeds, and the effect of ptx and β on the pretraining loss (InstructGPT's Figures 33
+and 34 in small), on a small pretrained model that writes stories.
 
     python benchmarks/learning.py world --model DIR --out WORLD
-    python benchmarks/learning.py seeds --model DIR --world WORLD --out FILE.json
-    python benchmarks/learning.py sweep --model DIR --world WORLD --out FILE.json
+    python benchmarks/learning.py seeds|sweep --model DIR --world WORLD --out FILE.json
 
-The pretraining text is sampled from the model, so its loss on held-out text is as low as a loss can be, and an increase
-is the tax. README.md has the results.
+The pretraining text is sampled from the model, so its loss is as low as it can be, and an increase is the tax.
 """
-
-from __future__ import annotations
 
 import json
 import sys
@@ -21,6 +17,7 @@ from typing import Any
 
 import torch
 from harness import HERE, arguments
+from textblob import TextBlob
 
 from alignbench.models.checkpoint import find_checkpoint, load_engine
 from alignbench.types.engine import Prompt, Sampling
@@ -41,8 +38,6 @@ SETTINGS = {
 
 def sentiment(prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
     """Polarity of each response by TextBlob's lexicon, from −1 to 1."""
-    from textblob import TextBlob
-
     return [float(TextBlob(response).sentiment.polarity) for response in responses]
 
 
@@ -55,9 +50,9 @@ def make_world(model: str, out: Path) -> None:
     stories = [" ".join(answers[i][0].text.split()) for i in range(len(asked))]
     (out / "text.txt").write_text("\n\n".join(stories[:STORIES]), encoding="utf-8")
     (out / "held_out.txt").write_text("\n\n".join(stories[STORIES : STORIES + HELD_OUT]), encoding="utf-8")
-    openings = sorted({" ".join(story.split()[:8]) for story in stories[STORIES + HELD_OUT :] if story})
-    rows = [json.dumps({"prompt": opening}) + "\n" for opening in openings if opening]
-    (out / "prompts.jsonl").write_text("".join(rows), encoding="utf-8")
+    openings = sorted({" ".join(story.split()[:8]) for story in stories[STORIES + HELD_OUT :]} - {""})
+    rows = "".join(json.dumps({"prompt": opening}) + "\n" for opening in openings)
+    (out / "prompts.jsonl").write_text(rows, encoding="utf-8")
 
 
 @torch.no_grad()
@@ -80,11 +75,9 @@ def run(model: str, world: Path, **settings: Any) -> dict[str, float]:
         )  # fmt: skip
         final, _ = train(config)
         lines = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
-        found = {
-            f"{name}_{when}": mean(line[name] for line in part)
-            for name in ("score", "kl", "entropy")
-            for when, part in (("first", lines[:5]), ("last", lines[-5:]))
-        }
+        found = {}
+        for when, part in (("first", lines[:5]), ("last", lines[-5:])):
+            found |= {f"{name}_{when}": mean(line[name] for line in part) for name in ("score", "kl", "entropy")}
         if settings.get("ptx"):
             found |= {name: mean(line[name] for line in lines) for name in ("ptx_gradient_norm", "ppo_gradient_norm")}
         return found | {"held_out_loss": held_out_loss(final, world)}

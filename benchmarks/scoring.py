@@ -4,8 +4,6 @@ Each measurement is a fresh process of one thread (scoring_sides.py); the two ta
 measured.
 """
 
-from __future__ import annotations
-
 import math
 import sys
 from argparse import Namespace

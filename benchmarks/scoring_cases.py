@@ -3,8 +3,6 @@
 Standard library only, since both environments import it.
 """
 
-from __future__ import annotations
-
 import csv
 import json
 import math

@@ -1,10 +1,7 @@
 """Train the same model on the same data with our trainers and with TRL: equality of the losses, then speed and memory.
 
-Each measurement is a fresh process of one thread (training_ours.py, training_trl.py); the sides take turns. The first
-update of a process does not count. README.md says what is measured.
+Each measurement is a fresh process (training_ours.py, training_trl.py), whose first update does not count.
 """
-
-from __future__ import annotations
 
 import json
 import sys
@@ -13,8 +10,8 @@ from functools import partial
 from pathlib import Path
 
 from harness import HERE, Report, interleave, medians, peer_arguments, print_checks, print_table, run_cases, run_process
+from training_cases import CASES
 
-CASES = ("ppo", "reward_k4", "reward_k9", "sft")
 TOLERANCE = {False: 1e-4, True: 2e-2}  # relative, of the first loss: fp32 and bf16
 
 

@@ -1,30 +1,27 @@
-"""Model and data of the training benchmark: builds the folder that both sides read.
+"""Model and data of the training benchmark, and what its two sides share; imports neither the trainers nor the peer.
 
-Runs in our environment, and imports neither the trainers nor the peer. Texts are cut here, so that both sides get the
-same token ids: a prompt's are `tokenizer(prompt)`, a response's are `tokenizer(response, add_special_tokens=False)` and
-the end-of-sequence token. The folder has
-
-- `model/`: the checkpoint's first layers in float32, with its tokenizer; `reward/`: the same with a scalar head instead
-  of the language model's, initialised with the seed. The pad token of both is not the end token: TRL treats every pad
-  token as padding, and would read a response's score before its end;
-- `ppo_prompts.jsonl` {prompt, prompt_ids};
-- `rankings_k4.jsonl`, `rankings_k9.jsonl` {prompt, prompt_ids, responses, response_ids, ranks}, rank 1 is the best;
-- `demonstrations.jsonl` {prompt, prompt_ids, response, response_ids};
-- `sizes.json`: tokens of each.
+Texts are cut here, so that both sides get the same token ids: a prompt's are `tokenizer(prompt)`, a response's
+`tokenizer(response, add_special_tokens=False)` and the end token. The folder has `model/`, a checkpoint's first layers;
+`reward/`, the same with a scalar head; rows of `ppo_prompts`, `rankings_k4`, `rankings_k9` (rank 1 is the best) and
+`demonstrations` with their token ids. The pad token is not the end token: TRL treats every pad token as
+padding, and would read a response's score before its end.
 """
-
-from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterable, Iterator
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from harness import arguments
+from harness import arguments, peak_mib, versions
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
+CASES = ("ppo", "reward_k4", "reward_k9", "sft")
+LOSSES = ("loss", "policy_loss", "loss/policy_avg")  # names in the logs
+RESPONSE_TOKENS = 32  # of PPO
 PPO_PROMPTS, PPO_TOKENS = 64, range(30, 61)
 LEAST_DIALOGUE_TOKENS = 60
 DEMONSTRATIONS, DEMONSTRATION_TOKENS = 96, range(24, 161)
@@ -38,33 +35,47 @@ def read_jsonl(path: Path) -> list[Row]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def write_jsonl(path: Path, rows: Iterable[Row]) -> None:
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+def side_arguments(description: str | None) -> Namespace:
+    """The arguments of a measured process, which gets one thread."""
+    parser = arguments(description)
+    parser.add_argument("case", choices=CASES)
+    parser.add_argument("--inputs", type=Path, required=True, help="folder that training_cases.py has written")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--bf16", action="store_true", help="autocast; in TRL's ppo the frozen models are bfloat16 too")
+    parser.add_argument("--updates", type=int, default=3)
+    torch.set_num_threads(1)
+    return parser.parse_args()
 
 
+def write_report(args: Namespace, times: Sequence[tuple[float, float]], logged: Sequence[Row], **more: Any) -> None:
+    """Write the measurements: seconds and CPU seconds of each update, and its metrics."""
+    losses = [next((line[name] for name in LOSSES if name in line), None) for line in logged]
+    report = {"case": args.case, "seconds": [t[0] for t in times], "cpu_seconds": [t[1] for t in times]}
+    report |= {"peak_rss_mib": peak_mib(), "losses": losses, "logged": logged, "threads": torch.get_num_threads()}
+    report |= {"versions": versions("torch", "trl", "transformers", "accelerate"), **more}
+    args.out.write_text(json.dumps(report, indent=1), encoding="utf-8")
+
+
+@dataclass(frozen=True)
 class Tokens:
     """The tokenizer with the rule of both sides."""
 
-    def __init__(self, tokenizer: Any) -> None:
-        self.tokenizer = tokenizer
+    tokenizer: Any
 
-    def prompt(self, text: str) -> list[int]:
-        return list(self.tokenizer(text)["input_ids"])
-
-    def plain(self, text: str) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+    def prompt(self, text: str, special: bool = True) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=special)["input_ids"])
 
     def response(self, text: str) -> list[int]:
-        return [*self.plain(text), self.tokenizer.eos_token_id]
+        return [*self.prompt(text, special=False), self.tokenizer.eos_token_id]
 
     def cut(self, text: str, most: int, keep_end: bool = False) -> str:
         """The text's first or last `most` tokens as text, shortened until it has no more when tokenised again."""
-        ids = self.plain(text)
+        ids = self.prompt(text, special=False)
         if len(ids) <= most:
             return text
         for count in range(most, 0, -1):
             part = self.tokenizer.decode(ids[-count:] if keep_end else ids[:count]).strip("\N{REPLACEMENT CHARACTER}")
-            if len(self.plain(part)) <= most:
+            if len(self.prompt(part, special=False)) <= most:
                 return part
         raise ValueError(f"cannot cut to {most} tokens: {text[:60]!r}")
 
@@ -91,12 +102,10 @@ def save_models(checkpoint: str, out: Path, layers: int, seed: int) -> Tokens:
 
 def instructions(data: Path, tokens: Tokens) -> list[Row]:
     """Dolly and HH-RLHF, each prompt from its instruction on."""
-    rows = []
-    for row in read_jsonl(data / "dolly-hhrlhf-small/dolly_hhrlhf_train_small.jsonl"):
-        prompt, response = row["prompt"][row["prompt"].index(PREAMBLE) :], row["response"]
-        ids = {"prompt_ids": tokens.prompt(prompt), "response_ids": tokens.response(response)}
-        rows.append({"prompt": prompt, "response": response} | ids)
-    return rows
+    rows = read_jsonl(data / "dolly-hhrlhf-small/dolly_hhrlhf_train_small.jsonl")
+    pairs = [(row["prompt"][row["prompt"].index(PREAMBLE) :], row["response"]) for row in rows]
+    names = ("prompt", "response", "prompt_ids", "response_ids")
+    return [dict(zip(names, (p, r, tokens.prompt(p), tokens.response(r)), strict=True)) for p, r in pairs]
 
 
 def ranked_dialogues(data: Path) -> Iterator[tuple[str, list[str]]]:
@@ -151,15 +160,13 @@ def main() -> None:
     fitting = [row for row in rows if len(row["prompt_ids"]) + len(row["response_ids"]) in DEMONSTRATION_TOKENS]
     found = {"ppo_prompts": prompts, "demonstrations": draw().sample(fitting, DEMONSTRATIONS)}
     found |= {f"rankings_k{wanted[0]}": rankings(args.data, tokens, wanted, draw()) for wanted in RANKINGS}
-    sizes = {}
     for name, rows in found.items():
-        write_jsonl(args.out / f"{name}.jsonl", rows)
+        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+        (args.out / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
         responses = [row["response_ids"] for row in rows if "response_ids" in row]
         flat = [ids for row in responses for ids in (row if isinstance(row[0], list) else [row])]
-        prompt_tokens = sum(len(row["prompt_ids"]) for row in rows)
-        sizes[name] = {"rows": len(rows), "prompt_tokens": prompt_tokens, "response_tokens": sum(map(len, flat))}
-    (args.out / "sizes.json").write_text(json.dumps(sizes, indent=1), encoding="utf-8")
-    print(json.dumps(sizes, indent=1))
+        tokens_of = [sum(map(len, part)) for part in ([row["prompt_ids"] for row in rows], flat)]
+        print(f"{name}: {len(rows)} rows, {tokens_of[0]} tokens of prompts, {tokens_of[1]} of responses")
 
 
 if __name__ == "__main__":

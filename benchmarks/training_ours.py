@@ -4,23 +4,17 @@ The trainers run as a user runs them, with a clock at the start of an update and
 token, as in the peer.
 """
 
-from __future__ import annotations
-
-import json
 import tempfile
 import time
 from argparse import Namespace
-from collections.abc import Callable
-from pathlib import Path
+from collections import defaultdict
 from typing import Any
 
-import torch
-from harness import arguments, peak_mib, versions
+from training_cases import RESPONSE_TOKENS, side_arguments, write_report
 
 from alignbench.models.local import engine as local_engine
 from trainers import loop, ppo, reward, run, sft
 
-RESPONSE_TOKENS = 32
 MICRO_TOKENS = {"ppo": 2048, "reward_k4": 2048, "reward_k9": 2048, "sft": 4096}  # the fastest
 
 
@@ -31,32 +25,23 @@ class Clock:
         self.began = (0.0, 0.0)
         self.seconds: list[tuple[float, float]] = []
         self.logged: list[dict[str, float]] = []
-        self.phases: dict[str, float] = {}
+        self.phases: defaultdict[str, float] = defaultdict(float)
 
-    def watch(self, owner: Any, name: str, phase: str | None = None, *, starts: bool = False) -> None:
+    def watch(self, owner: Any, name: str, phase: str, *, starts: bool = False) -> None:
         """Add the seconds of a function to a phase; if it starts an update, set the clock."""
         function = getattr(owner, name)
 
         def watched(*args: Any, **kwargs: Any) -> Any:
-            started = time.perf_counter()
-            if starts:
-                self.began = (started, time.process_time())
+            started = (time.perf_counter(), time.process_time())
+            self.began = started if starts else self.began
             result = function(*args, **kwargs)
-            if phase:
-                self.phases[phase] = self.phases.get(phase, 0.0) + time.perf_counter() - started
+            self.phases[phase] += time.perf_counter() - started[0]
+            if phase == "log" and "gradient_norm" in args[2]:  # not an epoch's validation
+                self.seconds.append((started[0] - self.began[0], started[1] - self.began[1]))
+                self.logged.append(dict(args[2]))
             return result
 
         setattr(owner, name, watched)
-
-    def watch_log(self, log: Callable[..., None]) -> Callable[..., None]:
-        def logged(this: Any, step: int, metrics: dict[str, float]) -> None:
-            if "gradient_norm" in metrics:  # not an epoch's validation
-                now = (time.perf_counter(), time.process_time())
-                self.seconds.append((now[0] - self.began[0], now[1] - self.began[1]))
-                self.logged.append(dict(metrics))
-            log(this, step, metrics)
-
-        return logged
 
 
 def train(args: Namespace, out: str) -> None:
@@ -80,17 +65,10 @@ def train(args: Namespace, out: str) -> None:
 
 
 def main() -> None:
-    parser = arguments(__doc__)
-    parser.add_argument("case", choices=tuple(MICRO_TOKENS))
-    parser.add_argument("--inputs", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--bf16", action="store_true")
-    parser.add_argument("--updates", type=int, default=3)
-    args = parser.parse_args()
-    torch.set_num_threads(1)
+    args = side_arguments(__doc__)
     clock = Clock()
-    run.Run.log = clock.watch_log(run.Run.log)  # type: ignore[method-assign]
-    clock.watch(loop, "set_learning_rate", starts=args.case != "ppo")
+    clock.watch(run.Run, "log", "log")
+    clock.watch(loop, "set_learning_rate", "learning rate", starts=args.case != "ppo")
     clock.watch(ppo.Sampler, "sample", "rollout", starts=True)
     clock.watch(ppo, "score_all", "reward")
     clock.watch(ppo, "compute_old_logprobs", "log-probabilities and values")
@@ -99,18 +77,8 @@ def main() -> None:
     local_engine.end_tokens = lambda *_: ()  # type: ignore[assignment]
     with tempfile.TemporaryDirectory() as folder:
         train(args, folder)
-    report = {
-        "case": args.case,
-        "seconds": [wall for wall, _ in clock.seconds],
-        "cpu_seconds": [cpu for _, cpu in clock.seconds],
-        "peak_rss_mib": peak_mib(),
-        "losses": [line.get("loss", line.get("policy_loss")) for line in clock.logged],
-        "logged": clock.logged,
-        "phases": {name: seconds / args.updates for name, seconds in clock.phases.items()},
-        "threads": torch.get_num_threads(),
-        "versions": versions("torch", "transformers", "accelerate"),
-    }
-    args.out.write_text(json.dumps(report, indent=1), encoding="utf-8")
+    phases = {name: seconds / args.updates for name, seconds in clock.phases.items()}
+    write_report(args, clock.seconds, clock.logged, phases=phases)
 
 
 if __name__ == "__main__":

@@ -1,43 +1,26 @@
-"""Measured process of training.py: train one case with TRL; how long each update took as JSON.
-
-Runs in another environment, which has TRL 1.12.0 and not alignbench. The settings are the fastest ones found for TRL.
+"""Measured process of training.py: train one case with TRL 1.12.0, in its environment, with its fastest settings.
 
 An update of `ppo` is 64 episodes. In the other cases it is an epoch, whose micro-batches accumulate into one optimizer
 step, so the loss of the first update is that of all data with the initial weights.
 """
 
-from __future__ import annotations
-
 import itertools
-import json
 import os
 import tempfile
 import time
 from argparse import Namespace
-from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
-from harness import arguments, peak_mib, versions
-from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    PreTrainedTokenizerBase,
-    TrainerCallback,
-)
+from training_cases import RESPONSE_TOKENS, read_jsonl, side_arguments, write_report
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback
 from trl import RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
 from trl.experimental.ppo import PPOConfig, PPOTrainer
 
-CASES = ("ppo", "reward_k4", "reward_k9", "sft")
-RESPONSE_TOKENS, MINIBATCH = 32, 16
+MINIBATCH = 16
 MICRO_BATCH = {"reward_k4": 12, "reward_k9": 12, "sft": 1}  # pairs, or packed rows of PACKED_TOKENS
 PACKED_TOKENS = 512
-
-
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 class Clock(TrainerCallback):  # type: ignore[misc]
@@ -56,56 +39,31 @@ class Clock(TrainerCallback):  # type: ignore[misc]
         if "train_runtime" not in logs:  # the sum at the end
             self.logged.append({key: float(value) for key, value in logs.items()})
 
-    def seconds(self, clock: int) -> list[float]:
-        return [after[clock] - before[clock] for before, after in itertools.pairwise(self.marks)]
-
 
 def settings(args: Namespace) -> dict[str, Any]:
     """Settings of all three trainers: Adam as in InstructGPT, appendix C; no clipping, since TRL's PPO has none."""
     return {
-        "use_cpu": True,
-        "bf16": args.bf16,  # TRL's default is True
-        "gradient_checkpointing": False,
-        "learning_rate": 9e-6,
-        "lr_scheduler_type": "constant",
-        "optim": "adamw_torch_fused",
-        "adam_beta1": 0.9,
-        "adam_beta2": 0.95,
-        "adam_epsilon": 1e-5,
-        "weight_decay": 0.0,
-        "max_grad_norm": 0.0,
-        "seed": 0,
-        "report_to": "none",
-        "save_strategy": "no",
-        "logging_steps": 1,
-        "disable_tqdm": True,
-        "dataloader_pin_memory": False,
-    }
+        "use_cpu": True, "bf16": args.bf16, "gradient_checkpointing": False, "dataloader_pin_memory": False,
+        "learning_rate": 9e-6, "lr_scheduler_type": "constant", "max_grad_norm": 0.0, "weight_decay": 0.0, "seed": 0,
+        "optim": "adamw_torch_fused", "adam_beta1": 0.9, "adam_beta2": 0.95, "adam_epsilon": 1e-5,
+        "report_to": "none", "save_strategy": "no", "logging_steps": 1, "disable_tqdm": True,
+    }  # fmt: skip
 
 
-def ppo(args: Namespace, folder: str, tokenizer: PreTrainedTokenizerBase, clock: Clock) -> PPOTrainer:
+def ppo(args: Namespace, folder: str, tokenizer: Any, clock: Clock) -> PPOTrainer:
     """64 episodes of 32 tokens per update (no stop token), one inner epoch, one optimizer step per minibatch."""
     rows = read_jsonl(args.inputs / "ppo_prompts.jsonl")
     if args.bf16:
         # PPOTrainer's Accelerator does not get `bf16=True`; `accelerate launch --mixed_precision bf16` sets this
         os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16"
+    # a minibatch is one forward and backward: with gradient accumulation TRL would step after each micro-batch of the
+    # data's last batch, and else after all minibatches together
     config = PPOConfig(
-        folder,
-        **settings(args),
-        # a minibatch is one forward and backward: with gradient accumulation TRL would step after each micro-batch of
-        # the data's last batch, and else after all minibatches together
-        per_device_train_batch_size=len(rows),
-        gradient_accumulation_steps=1,
-        num_mini_batches=len(rows) // MINIBATCH,
-        total_episodes=len(rows) * args.updates,
-        num_ppo_epochs=1,
-        local_rollout_forward_batch_size=len(rows),
-        num_sample_generations=0,
-        response_length=RESPONSE_TOKENS,
-        temperature=1.0,
-        kl_coef=0.02,
-        whiten_rewards=True,
-    )
+        folder, **settings(args), per_device_train_batch_size=len(rows), gradient_accumulation_steps=1,
+        num_mini_batches=len(rows) // MINIBATCH, total_episodes=len(rows) * args.updates, num_ppo_epochs=1,
+        local_rollout_forward_batch_size=len(rows), num_sample_generations=0, response_length=RESPONSE_TOKENS,
+        temperature=1.0, kl_coef=0.02, whiten_rewards=True,
+    )  # fmt: skip
     frozen = torch.bfloat16 if args.bf16 else torch.float32
 
     def load(kind: Any, name: str, dtype: torch.dtype = torch.float32) -> Any:
@@ -124,7 +82,7 @@ def ppo(args: Namespace, folder: str, tokenizer: PreTrainedTokenizerBase, clock:
     )
 
 
-def reward(args: Namespace, folder: str, tokenizer: PreTrainedTokenizerBase, clock: Clock) -> RewardTrainer:
+def reward(args: Namespace, folder: str, tokenizer: Any, clock: Clock) -> RewardTrainer:
     """All pairs of each ranking, the longest first, so that pairs of similar length share a micro-batch. All accumulate
     into one step, so their order changes nothing else."""
     pairs = []
@@ -138,42 +96,28 @@ def reward(args: Namespace, folder: str, tokenizer: PreTrainedTokenizerBase, clo
     if len(pairs) % micro_batch:
         raise SystemExit(f"{len(pairs)} pairs are not a multiple of {micro_batch}: their mean would be uneven")
     config = RewardConfig(
-        folder,
-        **settings(args),
-        per_device_train_batch_size=micro_batch,
-        gradient_accumulation_steps=len(pairs) // micro_batch,
-        num_train_epochs=args.updates,
-        train_sampling_strategy="sequential",
-        max_length=None,
-    )
+        folder, **settings(args), per_device_train_batch_size=micro_batch, num_train_epochs=args.updates,
+        gradient_accumulation_steps=len(pairs) // micro_batch, train_sampling_strategy="sequential", max_length=None,
+    )  # fmt: skip
     model = AutoModelForSequenceClassification.from_pretrained(args.inputs / "reward", dtype=torch.float32)
     data = Dataset.from_list(pairs)
     return RewardTrainer(model, config, train_dataset=data, processing_class=tokenizer, callbacks=[clock])
 
 
-def sft(args: Namespace, folder: str, tokenizer: PreTrainedTokenizerBase, clock: Clock) -> SFTTrainer:
+def sft(args: Namespace, folder: str, tokenizer: Any, clock: Clock) -> SFTTrainer:
     """Loss on the responses only. Packed rows are best-fit decreasing and flattened: position ids separate examples,
     and transformers' sdpa makes a block-diagonal mask from them. TRL's default loss, chunked_nll, is slower here."""
-    rows = [
-        {
-            "input_ids": row["prompt_ids"] + row["response_ids"],
-            "labels": [-100] * len(row["prompt_ids"]) + row["response_ids"],
-        }
-        for row in read_jsonl(args.inputs / "demonstrations.jsonl")
-    ]
+    rows = []
+    for row in read_jsonl(args.inputs / "demonstrations.jsonl"):
+        prompt, response = row["prompt_ids"], row["response_ids"]
+        rows.append({"input_ids": prompt + response, "labels": [-100] * len(prompt) + response})
     rows.sort(key=lambda row: -len(row["input_ids"]))
     config = SFTConfig(
-        folder,
-        **settings(args),
-        per_device_train_batch_size=MICRO_BATCH["sft"],
+        folder, **settings(args), per_device_train_batch_size=MICRO_BATCH["sft"], num_train_epochs=args.updates,
         gradient_accumulation_steps=len(rows),  # more than there are: an epoch is one step
-        num_train_epochs=args.updates,
-        train_sampling_strategy="sequential",
-        packing=True,
-        packing_strategy="bfd",
-        max_length=PACKED_TOKENS,
+        train_sampling_strategy="sequential", packing=True, packing_strategy="bfd", max_length=PACKED_TOKENS,
         loss_type="nll",
-    )
+    )  # fmt: skip
     path = args.inputs / "model"
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="sdpa")
     data = Dataset.from_list(rows)
@@ -181,30 +125,13 @@ def sft(args: Namespace, folder: str, tokenizer: PreTrainedTokenizerBase, clock:
 
 
 def main() -> None:
-    parser = arguments(__doc__)
-    parser.add_argument("case", choices=CASES)
-    parser.add_argument("--inputs", type=Path, required=True, help="folder that training_cases.py has written")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--bf16", action="store_true", help="autocast; in ppo the frozen models are bfloat16 too")
-    parser.add_argument("--updates", type=int, default=3)
-    args = parser.parse_args()
-    torch.set_num_threads(1)
+    args = side_arguments(__doc__)
     tokenizer = AutoTokenizer.from_pretrained(args.inputs / "model")
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
-        trainer = {"ppo": ppo, "sft": sft}.get(args.case, reward)(args, folder, tokenizer, clock)
-        trainer.train()
-    report = {
-        "case": args.case,
-        "seconds": clock.seconds(0),
-        "cpu_seconds": clock.seconds(1),  # close to the seconds on an idle machine
-        "peak_rss_mib": peak_mib(),
-        "losses": [logs.get("loss", logs.get("loss/policy_avg")) for logs in clock.logged],
-        "logged": clock.logged,
-        "threads": torch.get_num_threads(),
-        "versions": versions("torch", "trl", "transformers", "accelerate"),
-    }
-    args.out.write_text(json.dumps(report, indent=1), encoding="utf-8")
+        {"ppo": ppo, "sft": sft}.get(args.case, reward)(args, folder, tokenizer, clock).train()
+    times = [(after[0] - before[0], after[1] - before[1]) for before, after in itertools.pairwise(clock.marks)]
+    write_report(args, times, clock.logged)
 
 
 if __name__ == "__main__":

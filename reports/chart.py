@@ -1,7 +1,5 @@
 """Charts with 95 % intervals: panels of bars and markers, of lines, of histograms, drawn from a figure's table."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,6 +20,8 @@ from reports.style import FAINT, INK, SMALL, Look, new_figure, plain, short_name
 
 ROW = 0.2  # inches of height of a row
 MOST_MARKERS = 50  # of a line
+HALO = [withStroke(linewidth=2, foreground="white")]
+MARK: dict[str, Any] = {"elinewidth": 1.2, "zorder": 3}
 WHISKER: dict[str, Any] = {"ecolor": INK, "elinewidth": 0.9, "capsize": 2, "capthick": 0.9, "fmt": "none", "zorder": 3}
 
 
@@ -64,10 +64,8 @@ def panel_grid(
 
 def note(axes: Axes, text: str, at: tuple[float, float], offset: tuple[float, float], **options: Any) -> None:
     """Write a small text at a place, moved by `offset` points. options: of matplotlib's annotate."""
-    halo = [withStroke(linewidth=2, foreground="white")]
-    axes.annotate(
-        text, at, xytext=offset, textcoords="offset points", color=FAINT, fontsize=SMALL, path_effects=halo, **options
-    )
+    style: dict[str, Any] = {"color": FAINT, "fontsize": SMALL, "path_effects": HALO, "textcoords": "offset points"}
+    axes.annotate(text, at, xytext=offset, **style, **options)
 
 
 def reach(table: pd.DataFrame) -> NDArray[np.float64]:
@@ -81,17 +79,10 @@ def per_cent(x: float) -> str:
 
 
 def row_panels(
-    panels: Sequence[Panel],
-    rows: Mapping[str, Look],
-    *,
-    label: str,
-    columns: int = 3,
-    series: tuple[str, Mapping[Any, str]] = ("", {}),
-    bars: bool = True,
-    join: str | None = None,
-    most: float | None = None,
-    percent: bool = False,
-) -> Figure:
+    panels: Sequence[Panel], rows: Mapping[str, Look], *, label: str, columns: int = 3,
+    series: tuple[str, Mapping[Any, str]] = ("", {}), bars: bool = True, join: str | None = None,
+    most: float | None = None, percent: bool = False,
+) -> Figure:  # fmt: skip
     """Draw a row per system: bars from zero, or markers, with 95 % intervals.
 
     rows: systems from top to bottom, and their looks; a system without a value gets a dash
@@ -102,27 +93,27 @@ def row_panels(
     """
     column, names = series
     shifts = {value: 0.36 * (number - (len(names) - 1) / 2) for number, value in enumerate(names)} or {None: 0.0}
-    key = [_series_key(name, number > 0, bars) for number, name in enumerate(names.values())] if len(names) > 1 else []
-    height = 0.62 + 0.15 * any(panel.subtitle for panel in panels) + ROW * max(1.0, 0.7 * len(shifts)) * len(rows)
+    key = [
+        Patch(label=name, **look.bar) if bars else Line2D([], [], label=name, linestyle="none", **look.mark)
+        for number, name in enumerate(names.values() if len(names) > 1 else ())
+        for look in [Look(FAINT, "o", "none", number > 0)]
+    ]
     top = 1.0 if any(panel.reference for panel in panels) else 0.0  # room for the labels of references
-    figure, grid = panel_grid(
-        panels, height + ROW * top, columns=columns, key=key, sharey=True, sharex=most is not None
-    )
+    height = 0.62 + 0.15 * any(p.subtitle for p in panels) + ROW * max(1.0, 0.7 * len(shifts)) * len(rows) + ROW * top
+    figure, grid = panel_grid(panels, height, columns=columns, key=key, sharey=True, sharex=most is not None)
     places = {name: place for place, name in enumerate(rows)}
     for axes, panel in zip(grid, panels, strict=True):
         known = panel.table.dropna(subset=["value"])
         for number, (value, shift) in enumerate(shifts.items()):
             own = known[known[column] == value] if column else known
             y = own.system.map(places).astype(float) + shift
-            looks = [replace(panel.look or rows[name], hollow=number > 0) for name in own.system]
             for _, family in own.groupby(join, sort=False) if join else ():
                 axes.plot(family.value, y[family.index], color=FAINT, linewidth=0.9, linestyle=("-", "--")[number > 0])
-            for look, x, at, ends in zip(looks, own.value, y, reach(own).T, strict=True):
+            for name, x, at, ends in zip(own.system, own.value, y, reach(own).T, strict=True):
+                look = replace(panel.look or rows[name], hollow=number > 0)
                 if bars:
                     axes.barh(at, x, 0.68 / len(shifts), linewidth=0.9, **look.bar)
-                    axes.errorbar([x], [at], xerr=ends[:, None], **WHISKER)
-                else:
-                    axes.errorbar([x], [at], xerr=ends[:, None], elinewidth=1.2, zorder=3, **look.mark)
+                axes.errorbar([x], [at], xerr=ends[:, None], **(WHISKER if bars else {**MARK, **look.mark}))
         for name in [name for name in rows if name not in set(known.system)]:
             axes.text(0.01, places[name], "–", color=FAINT, va="center", transform=axes.get_yaxis_transform())
         if bars:
@@ -138,33 +129,16 @@ def row_panels(
             axes.axvline(x, color=FAINT, linestyle=(0, (4, 2)), linewidth=1, zorder=0)
             right = x > sum(axes.get_xlim()) / 2
             note(axes, words, (x, -0.6 - top), (-3, 0) if right else (3, 0), ha="right" if right else "left", va="top")
-    for axes in grid:
         axes.set_yticks(range(len(rows)), short_names(list(rows), 28).values())
     figure.supxlabel(label, fontsize=9)
     return figure
 
 
-def _series_key(name: str, hollow: bool, bars: bool) -> Artist:
-    look = Look(FAINT, "o", "none", hollow)
-    return Patch(label=name, **look.bar) if bars else Line2D([], [], label=name, linestyle="none", **look.mark)
-
-
 def line_panels(
-    panels: Sequence[Panel],
-    series: Mapping[str, Look],
-    *,
-    x: str,
-    line: str,
-    label: str,
-    columns: int = 3,
-    height: float = 1.85,
-    marks: Mapping[str, Look] | None = None,
-    scale: tuple[str, Mapping[str, Any]] = ("linear", {}),
-    ticks: Sequence[float] = (),
-    form: Callable[[float], str] = size_of,
-    band: bool = False,
-    zero: bool = False,
-) -> Figure:
+    panels: Sequence[Panel], series: Mapping[str, Look], *, x: str, line: str, label: str, columns: int = 3,
+    height: float = 1.85, marks: Mapping[str, Look] | None = None, scale: tuple[str, Any] = ("linear", {}),
+    ticks: Sequence[float] = (), form: Callable[[float], str] = size_of, band: bool = False, zero: bool = False,
+) -> Figure:  # fmt: skip
     """Draw lines through values with 95 % intervals: bars at the markers, or a band.
 
     series: names of the lines and their looks; line: the column with the names
@@ -203,25 +177,19 @@ def line_panels(
         axes.grid(axis="y")
         axes.yaxis.set_major_locator(MaxNLocator(4))
         axes.xaxis.set_minor_locator(NullLocator())
-        if ticks:
-            _set_ticks(axes, ticks, form, 0.1 * min(columns, len(panels)))
+        if ticks:  # those that are far enough from the one before
+            at_ticks = axes.transData.transform([(tick, axes.get_ylim()[0]) for tick in ticks])
+            kept: dict[float, float] = {}  # tick -> its place in the width of the panel
+            for tick, at_width in zip(ticks, axes.transAxes.inverted().transform(at_ticks)[:, 0], strict=True):
+                if not kept or at_width >= max(kept.values()) + 0.1 * min(columns, len(panels)):
+                    kept[tick] = at_width
+            axes.set_xticks(list(kept), [form(tick) for tick in kept])
         else:
             axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, min_n_ticks=1))
             axes.xaxis.set_major_formatter(FuncFormatter(lambda at, _: form(at)))
         if number >= len(panels) - columns:
             axes.set_xlabel(label, fontsize=8.5)
     return figure
-
-
-def _set_ticks(axes: Axes, ticks: Sequence[float], form: Callable[[float], str], apart: float) -> None:
-    """Set those of the sorted ticks that are at least `apart` of the axis from the one before."""
-    middle = axes.get_ylim()[0]
-    places = axes.transAxes.inverted().transform(axes.transData.transform([(tick, middle) for tick in ticks]))[:, 0]
-    kept: list[int] = []
-    for number, place in enumerate(places):
-        if not kept or place >= places[kept[-1]] + apart:
-            kept.append(number)
-    axes.set_xticks([ticks[number] for number in kept], [form(ticks[number]) for number in kept])
 
 
 def histogram_rows(
@@ -260,7 +228,7 @@ def histogram_rows(
             if pd.notna(head.mean_low):
                 axes.axvspan(head.mean_low, head.mean_high, color=INK, alpha=0.16, linewidth=0)
             axes.axvline(head["mean"], color=INK, linewidth=1.1)
-            told = words.format(**head) if pd.notna(head.mean_low) else words.partition(" [")[0].format(**head)
+            told = (words if pd.notna(head.mean_low) else words.partition(" [")[0]).format(**head)
             axes.set_title(told, loc="right", fontsize=SMALL, fontweight="normal", pad=2)
             axes.set_xlim(edges[0], edges[-1])
         grid[0, column].set_ylim(0, 1.08 * float(table[height].max()))

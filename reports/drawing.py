@@ -5,16 +5,12 @@ ends of its 95 % interval, empty if there is none. The texts are Jinja templates
 filters of this file on the table.
 """
 
-from __future__ import annotations
-
 import re
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import pandas as pd
 import yaml
@@ -22,9 +18,11 @@ from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
 
 from alignbench.console import csv_cell
-from reports.evidence import Evidence, System
-from reports.style import RC, Look, plain
+from reports.evidence import Evidence
+from reports.style import Look, plain, styled
 
+FIGURES = Path(__file__).parent / "figures"
+WORDS: dict[str, Any] = yaml.safe_load((FIGURES / "words.yaml").read_text(encoding="utf-8"))
 METADATA: dict[str, dict[str, Any]] = {  # without dates and versions: the same drawing gives the same bytes
     "svg": {"Date": None, "Creator": None},
     "png": {"Software": None},
@@ -56,9 +54,7 @@ class Drawing:
 
 def describe(key: str, figure: Figure, table: pd.DataFrame, *, name: str = "", **facts: Any) -> Drawing:
     """Add the texts of figures/texts.yaml. name: of the files, if not `key`; facts: what the templates refer to."""
-    texts = {
-        part: " ".join(template.render(table=table, **facts).split()) for part, template in _templates()[key].items()
-    }
+    texts = {part: " ".join(own.render(table=table, **facts).split()) for part, own in _templates()[key].items()}
     return Drawing(name or key, texts["title"], texts["source"], figure, table, texts["caption"], texts["alt"])
 
 
@@ -67,7 +63,7 @@ def _templates() -> dict[str, dict[str, Any]]:
     environment = Environment(undefined=StrictUndefined, autoescape=False)  # plain text, which the page escapes
     filters = (plain, n_range, left_out, scorers_in, extremes, by_part, listed)
     environment.filters |= {each.__name__: each for each in filters}
-    read = yaml.safe_load((Path(__file__).parent / "figures" / "texts.yaml").read_text(encoding="utf-8"))
+    read = yaml.safe_load((FIGURES / "texts.yaml").read_text(encoding="utf-8"))
     return {
         key: {part: environment.from_string(texts.get(part, "")) for part in ("title", "source", "caption", "alt")}
         for key, texts in read.items()
@@ -78,44 +74,29 @@ def save(drawing: Drawing, folder: Path, *, pdf: bool = False) -> list[Path]:
     """Write NAME.svg, NAME.png, NAME.csv (and NAME.pdf)."""
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"{drawing.name}.{kind}" for kind in METADATA if pdf or kind != "pdf"]
-    with matplotlib.rc_context({**RC, "svg.hashsalt": drawing.name}):
+    with styled(**{"svg.hashsalt": drawing.name}):
         for file in files:
             drawing.figure.savefig(file, metadata=METADATA[file.suffix[1:]])
     table = folder / f"{drawing.name}.csv"
-    _as_text(drawing.table).to_csv(table, index=False, float_format="%.6g", lineterminator="\n", encoding="utf-8")
+    written = drawing.table.apply(_as_text)
+    written.to_csv(table, index=False, float_format="%.6g", lineterminator="\n", encoding="utf-8")
     return [*files, table]
 
 
-def _as_text(table: pd.DataFrame) -> pd.DataFrame:
+def _as_text(column: pd.Series) -> pd.Series:
     """Convert for a CSV file: counts without an exponent, texts that no spreadsheet takes for a formula."""
-    found = table.copy()
-    for name in table.columns:
-        column = table[name]
-        if pd.api.types.is_float_dtype(column):
-            known = column.dropna()
-            if len(known) and np.isfinite(known).all() and (known % 1 == 0).all():
-                found[name] = column.astype("Int64")
-        elif not pd.api.types.is_numeric_dtype(column):
-            found[name] = column.map(csv_cell)
-    return found
-
-
-def table_of(rows: Iterable[Mapping[str, Any]], missing: str) -> pd.DataFrame:
-    """Make a figure's table. Raises NoDataError with the reason `missing` if there are no rows."""
-    table = pd.DataFrame(rows)
-    if table.empty:
-        raise NoDataError(missing)
-    return table
+    if not pd.api.types.is_numeric_dtype(column):
+        return column.map(csv_cell)
+    known = column.dropna()
+    whole = pd.api.types.is_float_dtype(column) and len(known) and np.isfinite(known).all() and (known % 1 == 0).all()
+    return column.astype("Int64") if whole else column
 
 
 def rows_of(evidence: Evidence, table: pd.DataFrame) -> dict[str, Look]:
     """Return the systems of a table with their looks: in the order of the report, then, sorted, those that only tables
     of labels have."""
-    names = set(table.system)
-    known = [system.name for system in evidence.systems if system.name in names]
-    order = [*known, *sorted(names - set(known))]
-    looks = evidence.looks(*order)
-    return {name: looks[name] for name in order}
+    looks, names = evidence.looks(*sorted(set(table.system))), set(table.system)
+    return {name: look for name, look in looks.items() if name in names}
 
 
 def n_range(table: pd.DataFrame) -> str:
@@ -127,7 +108,10 @@ def n_range(table: pd.DataFrame) -> str:
 def left_out(table: pd.DataFrame, evidence: Evidence | None = None) -> str:
     """Return a sentence on unscored documents and, given the evidence, on systems that are not in the table."""
     absent = [own for own in evidence.systems if own.name not in set(table.system)] if evidence else []
-    different = sum(_has(own, table) for own in absent)
+    tasks, metrics = set(table.task), set(table.metric)
+    found = [[m.value for own in system.tasks if own.task in tasks for m in own.result.metrics if m.metric in metrics]
+             for system in absent]  # fmt: skip
+    different = sum(any(value is not None for value in values) for values in found)
     counts = {
         "unscored document{}": int(table.unscored.fillna(0).sum()),
         "system{} with different settings": different,
@@ -135,11 +119,6 @@ def left_out(table: pd.DataFrame, evidence: Evidence | None = None) -> str:
     }
     parts = [f"{n:,} {words.format('s' * (n > 1))}" for words, n in counts.items() if n]
     return f"Left out: {', '.join(parts)}." if parts else ""
-
-
-def _has(system: System, table: pd.DataFrame) -> bool:
-    runs = (own for own in system.tasks if own.task in set(table.task))
-    return any(m.metric in set(table.metric) and m.value is not None for own in runs for m in own.result.metrics)
 
 
 def scorers_in(table: pd.DataFrame) -> str:
@@ -175,6 +154,4 @@ def by_part(table: pd.DataFrame, columns: list[str], form: str = ".3f", along: s
 def listed(table: pd.DataFrame, column: str = "value", form: str = ".2f", between: str = ", ") -> str:
     """Return "A 0.50, B 0.40": the first value of each system."""
     each = table.drop_duplicates("system")
-    return between.join(
-        f"{plain(str(name))} {value:{form}}" for name, value in zip(each.system, each[column], strict=True)
-    )
+    return between.join(f"{plain(name)} {value:{form}}" for name, value in zip(each.system, each[column], strict=True))

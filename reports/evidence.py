@@ -1,10 +1,7 @@
 """The evidence of a report: run folders, training folders and tables of labels, read and ordered once."""
 
-from __future__ import annotations
-
 import json
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -58,16 +55,11 @@ class System:
 
 @dataclass(frozen=True)
 class Point:
-    """A metric of a task of a system. metric.value is never None here."""
+    """A metric of a task of a system, which has a value."""
 
     system: System
     task: TaskRun
     metric: MetricResult
-
-    @property
-    def value(self) -> float:
-        assert self.metric.value is not None
-        return self.metric.value
 
     def row(self, **columns: Any) -> dict[str, Any]:
         """Return a row of a figure's table. columns: those of the figure, after the system's name."""
@@ -120,55 +112,42 @@ class Evidence:
         """Return the systems' looks, the same in every figure, and looks for further names."""
         return looks([*(system.name for system in self.systems), *more])
 
-    def all_runs(self, task: str, *, intermediate: bool = False) -> list[tuple[System, TaskRun]]:
+    def all_runs(self, task: str) -> list[tuple[System, TaskRun]]:
         """Return the folders of a task, with every number of shots and every scorer."""
-        systems = (*self.systems, *self.intermediate) if intermediate else self.systems
-        return [(system, own) for system in systems for own in system.tasks if own.task == task]
+        return [(system, own) for system in self.systems for own in system.tasks if own.task == task]
 
-    def runs(self, task: str, *, intermediate: bool = False) -> list[tuple[System, TaskRun]]:
+    def runs(self, task: str) -> list[tuple[System, TaskRun]]:
         """Return a folder per system, all with the documents, shots and scorers that most systems share."""
-        return _comparable(
-            [(system, own, _scorers(own)) for system, own in self.all_runs(task, intermediate=intermediate)]
-        )
+        runs = self.all_runs(task)
+        scorers = [sorted(f"{e['name']}@{e['revision']}" for e in own.identity.get("scorers") or ()) for _, own in runs]
+        return [runs[place] for place in _comparable(runs, [",".join(names) for names in scorers])]
 
-    def points(
-        self,
-        task: str,
-        metric: str,
-        *,
-        intermediate: bool = False,
-        where: Callable[[TaskRun], bool] = lambda _: True,
-    ) -> list[Point]:
+    def points(self, task: str, metric: str, where: Callable[[TaskRun], bool] = lambda _: True) -> list[Point]:
         """Return a point per system, all with the documents, shots and scorer that most systems share.
 
         where: a condition on the folders. Systems without the task or without a value are left out.
         """
-        runs = [run for run in self.all_runs(task, intermediate=intermediate) if where(run[1])]
+        runs = [run for run in self.all_runs(task) if where(run[1])]
         known = [point for run in runs if (point := point_of(*run, metric)) is not None]
-        chosen = _comparable([(point.system, point.task, point.metric.scorer or "") for point in known])
-        return [point for point in known if any(point.task is own for _, own in chosen)]
+        places = _comparable([(point.system, point.task) for point in known], [p.metric.scorer or "" for p in known])
+        return [known[place] for place in places]
 
     def scorers(self, tasks: Iterable[str], metric: str) -> list[str]:
         """Return the scorers that computed a metric on these tasks, the one with the most systems first."""
-        tasks = list(tasks)
         runs = [own for task in tasks for _, own in self.all_runs(task)]
-        names = sorted({m.scorer or "" for own in runs for m in own.result.metrics if is_overall(m, metric)})
-        count = {name: sum(len(self.points(t, metric, where=scored_by(metric, name))) for t in tasks) for name in names}
+        names = sorted({found.scorer or "" for own in runs if (found := metric_of(own, metric)) is not None})
+        count = {name: sum(len(self.points(t, metric, scored_by(metric, name))) for t in tasks) for name in names}
         return sorted(names, key=lambda name: -count[name])
-
-
-def is_overall(found: MetricResult, metric: str) -> bool:
-    return (found.metric, found.category) == (metric, None)
-
-
-def scored_by(metric: str, scorer: str) -> Callable[[TaskRun], bool]:
-    """Return the condition that `scorer` computed this metric of a folder."""
-    return lambda own: any(is_overall(m, metric) and (m.scorer or "") == scorer for m in own.result.metrics)
 
 
 def metric_of(task: TaskRun, metric: str) -> MetricResult | None:
     """Return a metric over all documents of a folder."""
-    return next((own for own in task.result.metrics if is_overall(own, metric)), None)
+    return next((own for own in task.result.metrics if (own.metric, own.category) == (metric, None)), None)
+
+
+def scored_by(metric: str, scorer: str) -> Callable[[TaskRun], bool]:
+    """Return the condition that `scorer` computed this metric of a folder."""
+    return lambda own: (found := metric_of(own, metric)) is not None and (found.scorer or "") == scorer
 
 
 def point_of(system: System, task: TaskRun, metric: str) -> Point | None:
@@ -182,28 +161,15 @@ def scorer_of(task: TaskRun, kind: str) -> dict[str, Any] | None:
     return next((entry for entry in task.identity.get("scorers") or () if entry["kind"] == kind), None)
 
 
-def _scorers(own: TaskRun) -> str:
-    return ",".join(sorted(f"{entry['name']}@{entry['revision']}" for entry in own.identity.get("scorers") or ()))
-
-
-def _comparable(runs: Sequence[tuple[System, TaskRun, str]]) -> list[tuple[System, TaskRun]]:
-    """Return a folder per system, all with the shots, scorer and documents that most systems share.
-
-    Only such numbers may be shown in one figure. Ties: fewer shots first, then more documents.
-
-    runs: the system, the task folder, the scorer
-    """
-    keys = [(own.result.shots, scorer, str(own.identity.get("documents_sha256"))) for _, own, scorer in runs]
-    if not keys:
-        return []
-    shared = Counter(key for _, key in {(id(run[0]), key) for run, key in zip(runs, keys, strict=True)})
-    size = {key: own.result.n for (_, own, _), key in zip(runs, keys, strict=True)}
-    best = min(shared, key=lambda key: (-shared[key], key[0], -size[key], key))
-    chosen: dict[int, tuple[System, TaskRun]] = {}
-    for (system, own, _), key in zip(runs, keys, strict=True):
-        if key == best:
-            chosen.setdefault(id(system), (system, own))
-    return list(chosen.values())
+def _comparable(runs: Sequence[tuple[System, TaskRun]], scorers: Sequence[str]) -> list[int]:
+    """Return the places of a folder per system, all with the shots, scorer and documents that most systems share, as
+    only these are comparable. Ties: fewer shots first, then more documents."""
+    groups: dict[tuple[int, str, str], dict[int, int]] = {}
+    for place, ((system, own), scorer) in enumerate(zip(runs, scorers, strict=True)):
+        key = own.result.shots, scorer, str(own.identity.get("documents_sha256"))
+        groups.setdefault(key, {}).setdefault(id(system), place)
+    order = {key: (-len(own), key[0], -runs[min(own.values())][1].result.n, key) for key, own in groups.items()}
+    return list(groups[min(order, key=order.__getitem__)].values()) if groups else []
 
 
 def gather(paths: Sequence[Path], *, reference: str | None = None) -> Evidence:
@@ -214,38 +180,37 @@ def gather(paths: Sequence[Path], *, reference: str | None = None) -> Evidence:
     Raises AlignbenchError if a path is none of these, or if there is no finished task at all.
     """
     tables = dict.fromkeys(path.resolve() for path in paths if path.is_file() and path.name.endswith(TABLES))
-    folders = [path for path in paths if path.resolve() not in tables]
-    runs, trainings = ({path: _folders(path, name) for path in folders} for name in ("run.json", "metrics.jsonl"))
-    for path in folders:
-        if not runs[path] and not trainings[path]:
+    found: dict[str, list[Path]] = {"run.json": [], "metrics.jsonl": []}
+    for path in paths:
+        inside = {name: [file.parent for file in (path / name, *sorted(path.glob(f"*/{name}"))) if file.is_file()]
+                  for name in found}  # fmt: skip
+        if not any(inside.values()) and path.resolve() not in tables:
             raise AlignbenchError(f"{path}: not a run folder, training folder or table of labels; see docs/report.md")
-    read = read_runs([str(folder) for folder in dict.fromkeys(chain(*runs.values()))], Path())
+        for name, folders in inside.items():
+            found[name] += [folder.resolve() for folder in folders]
+    read = read_runs([str(folder) for folder in dict.fromkeys(found["run.json"])], Path())
     # named apart from unfinished and from intermediate checkpoints, as in the audit
     during = named([run for run in read if run.tasks and _is_intermediate(run, read)])
     final = named([run for run in read if run.tasks and not _is_intermediate(run, read)])
     final.sort(key=lambda run: len(run.lineage))  # stable: base, SFT, what was trained from it
-    labels = tuple(label for table in tables for label in read_labels(str(table)))
-    if not during and not final and not labels and not any(trainings.values()):
+    labels = tuple(chain.from_iterable(read_labels(str(table)) for table in tables))
+    if not during and not final and not labels and not found["metrics.jsonl"]:
         raise AlignbenchError(f"{', '.join(map(str, paths))}: no finished task; evaluate first")
     every = (*final, *during, *(run for run in read if not run.tasks))
     notes = [f"{run.name}: unfinished tasks left out: {', '.join(run.unfinished)}" for run in every if run.unfinished]
     audits, reasons = _audits(final, reference)
-    systems = tuple(system for run in final for system in _systems(run))
+    systems = tuple(chain.from_iterable(map(_systems, final)))
     if audits:
-        reasons += _not_compared(systems, next(iter(audits.values())))
+        contrasts = next(iter(audits.values())).contrasts
+        compared = {name for own in contrasts for row in own.rows if "chat" in row.variant
+                    for name in (own.reference, own.aligned)}  # fmt: skip
+        chat = [system for system in systems if system.name != system.run.name]
+        reasons += [f"{own.name}: not in the audit" for own in chat if not {own.name, own.run.name} & compared]
+    trainings = [_training(folder) for folder in dict.fromkeys(found["metrics.jsonl"])]
     return Evidence(
-        systems,
-        tuple(system for run in during for system in _systems(run)),
-        tuple(found for folder in dict.fromkeys(chain(*trainings.values())) if (found := _training(folder))),
-        labels,
-        audits,
-        (*notes, *reasons),
-    )
-
-
-def _folders(path: Path, name: str) -> list[Path]:
-    """Return `path` and the folders in it that contain a file of this name."""
-    return [file.parent.resolve() for file in [path / name, *sorted(path.glob(f"*/{name}"))] if file.is_file()]
+        systems, tuple(chain.from_iterable(map(_systems, during))), tuple(own for own in trainings if own.metrics),
+        labels, audits, (*notes, *reasons),
+    )  # fmt: skip
 
 
 def _is_intermediate(run: Run, runs: Sequence[Run]) -> bool:
@@ -263,7 +228,6 @@ def parents(run: Run) -> tuple[str, ...]:
 
 
 def _audits(runs: Sequence[Run], reference: str | None) -> tuple[dict[str, Audit], list[str]]:
-    """Return the audit with the lineages' references, then one with each run as the reference; or reasons for none."""
     paths = {run.name: str(run.path) for run in runs}
     if reference is not None and reference not in paths:
         raise AlignbenchError(f"--reference {reference}: it must be one of the models: {', '.join(paths)}")
@@ -280,25 +244,15 @@ def _audits(runs: Sequence[Run], reference: str | None) -> tuple[dict[str, Audit
     return {name: audit for name, audit in found.items() if audit}, []
 
 
-def _not_compared(systems: Sequence[System], audit: Audit) -> list[str]:
-    """Return a line for each system with a chat template that is not in the audit."""
-    rows = [(name, row.variant) for own in audit.contrasts for row in own.rows for name in (own.reference, own.aligned)]
-    compared = {name for name, variant in rows if "chat" in variant}
-    chat = [system for system in systems if system.name != system.run.name]
-    return [f"{own.name}: not in the audit" for own in chat if not {own.name, own.run.name} & compared]
-
-
 def _systems(run: Run) -> list[System]:
-    """Split a run's tasks into those with and those without the chat template, if it has both."""
     chat = tuple(own for own in run.tasks if own.result.template == "chat")
-    rest = tuple(own for own in run.tasks if own not in chat)
+    rest = tuple(own for own in run.tasks if own.result.template != "chat")
     if chat and any(own.result.template == "none" for own in rest):
         return [System(run.name, run, rest), System(f"{run.name} (chat)", run, chat)]
-    return [System(run.name, run, run.tasks)] if run.tasks else []
+    return [System(run.name, run, run.tasks)]
 
 
-def _training(folder: Path) -> TrainingRun | None:
-    """Read a training folder; None if it has no line of metrics yet."""
+def _training(folder: Path) -> TrainingRun:
     try:
         metrics = tuple(_metrics(folder / "metrics.jsonl"))
         settings = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
@@ -310,7 +264,7 @@ def _training(folder: Path) -> TrainingRun | None:
     recipe = read_object(folder / "final" / "recipe.json")
     known = recipe.get("stage") if isinstance(recipe, dict) else None
     stage = known or ("ppo" if "episodes" in settings else "sft" if "micro_tokens" in settings else "?")
-    return TrainingRun(folder.name, folder, str(stage), metrics) if metrics else None
+    return TrainingRun(folder.name, folder, str(stage), metrics)
 
 
 def _metrics(file: Path) -> Iterator[dict[str, Any]]:

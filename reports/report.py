@@ -1,7 +1,5 @@
 """The main path of `alignbench report`: from evidence to figures and a page."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +8,11 @@ from alignbench.progress import Progress
 from alignbench.runs.folder import read_object, write_json
 from reports.drawing import Drawing, NoDataError, save
 from reports.evidence import Evidence, gather
-from reports.figures import FIGURES
+from reports.figures import FIGURES, MISSING
 from reports.page.page import write_page
 from reports.style import styled
 
-MANIFEST = "report.json"
+MANIFEST, SILENT = "report.json", Progress()
 
 
 @dataclass(frozen=True)
@@ -27,14 +25,9 @@ class Report:
 
 
 def report(
-    paths: Sequence[Path],
-    out: Path,
-    *,
-    reference: str | None = None,
-    title: str = "Gains and losses of alignment",
-    pdf: bool = False,
-    progress: Progress | None = None,
-) -> Report:
+    paths: Sequence[Path], out: Path, *, reference: str | None = None, title: str = "Gains and losses of alignment",
+    pdf: bool = False, progress: Progress = SILENT,
+) -> Report:  # fmt: skip
     """Draw all figures for which `paths` have data, and write the page: out/index.html and out/figures/.
 
     paths: run folders, folders of run folders, training folders, tables of labels
@@ -43,7 +36,6 @@ def report(
 
     The same folders give the same bytes. Raises AlignbenchError as `gather` does.
     """
-    progress = progress or Progress()
     progress.say("reading and comparing the runs")
     evidence = gather(paths, reference=reference)
     drawn, left_out = draw_all(evidence, progress)
@@ -57,16 +49,17 @@ def report(
     return Report(page, tuple(drawn), left_out)
 
 
-def draw_all(evidence: Evidence, progress: Progress | None = None) -> tuple[list[Drawing], dict[str, str]]:
+def draw_all(evidence: Evidence, progress: Progress = SILENT) -> tuple[list[Drawing], dict[str, str]]:
     """Return the figures with data, and title -> reason for the others."""
-    progress = progress or Progress()
     progress.start("figures", len(FIGURES), unit="figures")
     drawn: list[Drawing] = []
     left_out: dict[str, str] = {}
     for title, draw in FIGURES.items():
         try:
             with styled():
-                drawn += draw(evidence)
+                found = list(draw(evidence))
+            drawn += found
+            left_out |= {} if found else {title: MISSING[title]}
         except NoDataError as reason:
             left_out[title] = str(reason)
         progress.advance()

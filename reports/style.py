@@ -5,56 +5,24 @@ an order of differing lightness. Each has its own marker and line style, so that
 Figures are created without pyplot, so no global state changes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, get_font
 
 WIDTH = 6.4  # inches: a column of the page, or of a paper
 SMALL = 8  # points: tick labels, names and notes inside panels
-INK, FAINT, GRID = "#222222", "#6b6b6b", "#dddddd"
+INK, FAINT = "#222222", "#6b6b6b"  # as in alignbench.mplstyle
 GAIN, LOSS, OPEN = "#0072b2", "#d55e00", "#7a7a7a"  # verdicts of the audit
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#cc79a7", "#5e4b8b", "#8c6d31")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (3, 1)), (0, (1, 1)))
-RC: Any = {  # the stubs of matplotlib require literal keys
-    "font.family": "DejaVu Sans",  # part of matplotlib: the same picture on every machine
-    "font.size": 9,
-    "axes.titlesize": 9,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.labelsize": 9,
-    "axes.edgecolor": FAINT,
-    "axes.labelcolor": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "text.color": INK,
-    "text.parse_math": False,  # names contain dollar signs and underscores
-    "xtick.color": FAINT,
-    "ytick.color": FAINT,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "xtick.labelsize": SMALL,
-    "ytick.labelsize": SMALL,
-    "grid.color": GRID,
-    "grid.linewidth": 0.6,
-    "legend.frameon": False,
-    "legend.fontsize": SMALL,
-    "lines.linewidth": 1.4,
-    "lines.markersize": 5,
-    "hatch.linewidth": 0.6,
-    "figure.dpi": 100,
-    "savefig.dpi": 200,
-    "svg.fonttype": "path",
-    "path.simplify": True,
-}
 
 
 @dataclass(frozen=True)
@@ -75,9 +43,8 @@ class Look:
     @property
     def bar(self) -> dict[str, Any]:
         """Return the keyword arguments of matplotlib for its bars."""
-        if self.hollow:
-            return {"facecolor": "white", "edgecolor": self.colour, "hatch": "/////"}
-        return {"color": self.colour}
+        outline = {"facecolor": "white", "edgecolor": self.colour, "hatch": "/////"}
+        return outline if self.hollow else {"color": self.colour}
 
 
 def looks(names: Iterable[str]) -> dict[str, Look]:
@@ -91,9 +58,10 @@ def looks(names: Iterable[str]) -> dict[str, Look]:
 
 
 @contextmanager
-def styled() -> Iterator[None]:
-    """Apply the style to figures created inside the block."""
-    with matplotlib.rc_context(RC):
+def styled(**more: Any) -> Iterator[None]:
+    """Apply the style, and settings of matplotlib, to figures created or saved inside the block."""
+    rc: Any = matplotlib.rc_params_from_file(Path(__file__).parent / "alignbench.mplstyle", use_default_template=False)
+    with matplotlib.rc_context(dict(rc) | more):
         yield
 
 
@@ -109,10 +77,8 @@ def plain(text: str, most: int = 28) -> str:
     One line without control characters; "□" replaces what DejaVu Sans cannot draw; longer names are cut in the middle.
     """
     shown = "".join(c if c == " " or ord(c) in _glyphs() else "□" for c in " ".join(text.split()) if c.isprintable())
-    if len(shown) <= most:
-        return shown
     head = most // 2
-    return f"{shown[:head]}…{shown[len(shown) - (most - 1 - head) :]}"
+    return shown if len(shown) <= most else f"{shown[:head]}…{shown[len(shown) - (most - 1 - head) :]}"
 
 
 def short_names(names: Sequence[str], most: int) -> dict[str, str]:
@@ -127,34 +93,23 @@ def short_names(names: Sequence[str], most: int) -> dict[str, str]:
         start = next((at for at, column in enumerate(letters) if len(set(column)) > 1), len(letters)) - 3
         if len(alike) > 1 and start > 0:
             found |= {name: plain(f"…{whole[start:]}", most) for name, whole in alike.items()}
-    for place, name in enumerate(names):
-        before = {found[other] for other in names[:place]}
+    taken: set[str] = set()
+    for name in found:
         number = 1
-        while found[name] in before:
+        while found[name] in taken:
             number += 1
             found[name] = f"{plain(name, most - 4)} #{number}"
+        taken.add(found[name])
     return found
 
 
 def size_of(number: float) -> str:
     """Format a number of parameters or episodes: 260K, 135M, 1.3B, 175B."""
-    for unit, letter in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
-        if number >= unit * 0.9995:
-            return f"{number / unit:.3g}{letter}"
-    return f"{number:.0f}"
-
-
-@cache
-def font_file() -> str:
-    """Return the path of DejaVu Sans."""
-    from matplotlib.font_manager import FontProperties, findfont
-
-    return str(findfont(FontProperties(family="DejaVu Sans")))
+    units = ((1e9, "B"), (1e6, "M"), (1e3, "K"), (1, ""))
+    unit, letter = next((one for one in units if number >= one[0] * 0.9995), units[-1])
+    return f"{number / unit:.3g}{letter}"
 
 
 @cache
 def _glyphs() -> frozenset[int]:
-    """Return the code points that DejaVu Sans can draw."""
-    from matplotlib.font_manager import get_font
-
-    return frozenset(get_font(font_file()).get_charmap())
+    return frozenset(get_font(findfont("DejaVu Sans")).get_charmap())

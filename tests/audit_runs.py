@@ -1,7 +1,5 @@
 """Run folders with synthetic values, in the format of `alignbench evaluate`, written in milliseconds."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict

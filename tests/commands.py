@@ -1,7 +1,5 @@
 """Run `alignbench` commands: in this process, which costs no imports, or in a process of their own."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import os

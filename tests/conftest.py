@@ -1,7 +1,5 @@
 """Fixtures: real data and real small models where they are, a made-up world and a tiny model everywhere."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,11 +7,16 @@ from pathlib import Path
 import pytest
 from farm import train_model
 from farm_world import write_world
+from hypothesis import settings
 from tiny import tiny_model, tiny_tokenizer
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 REPOSITORY = Path(__file__).parent.parent
 SHARED = REPOSITORY.parent / "shared"
+
+
+settings.register_profile("alignbench", deadline=None, max_examples=50)  # processors differ in speed
+settings.load_profile("alignbench")
 
 
 def pytest_configure() -> None:

@@ -1,14 +1,13 @@
 """The demo world of seed 0, written once in a process for all tests that read it."""
 
-from __future__ import annotations
-
 import atexit
-import json
 import shutil
 import tempfile
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+from stages import lines_of
 
 from alignbench.demo.world import FOLDER, World, make_world
 from alignbench.demo.write import write_world
@@ -28,16 +27,12 @@ def written() -> Path:
     return folder
 
 
-def lines(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-
-
+@lru_cache
 def rows(name: str) -> list[dict[str, Any]]:
     """The rows of one of the world's own files."""
-    return lines(written() / FOLDER / f"{name}.jsonl")
+    return lines_of(written() / FOLDER / f"{name}.jsonl")
 
 
-@lru_cache
 def pages() -> list[str]:
     """The pretraining text."""
     return [row["text"] for row in rows("pretraining")]

@@ -1,10 +1,8 @@
 """Checks of figures: texts that overlap or are cut, pictures that changed."""
 
-from __future__ import annotations
-
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import combinations
 from pathlib import Path
 
@@ -15,11 +13,21 @@ from matplotlib.figure import Figure
 from matplotlib.testing.compare import compare_images
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
+from report_runs import evidence_of
 
+from reports.drawing import Drawing
+from reports.evidence import Evidence
 from reports.style import styled
 
 IMAGES = Path(__file__).parent / "images"
 SLACK = 1.0  # pixels at 100 dpi: rounding and the empty border of glyphs
+
+
+def draw(figure: Callable[[Evidence], Iterator[Drawing]], *evidence: Evidence | Path) -> Drawing:
+    """Draw a figure, which must be a single one, of evidence or of run folders."""
+    with styled():
+        (found,) = figure(evidence_of(*evidence) if isinstance(evidence[0], Path) else evidence[0])
+    return found
 
 
 def shown_texts(figure: Figure) -> list[tuple[str, Bbox]]:
@@ -27,15 +35,22 @@ def shown_texts(figure: Figure) -> list[tuple[str, Bbox]]:
     canvas = FigureCanvasAgg(figure)
     with styled():
         canvas.draw()
-    renderer = canvas.get_renderer()
-    unseen = {id(label) for axes in figure.findobj(Axes) for label in _beyond_limits(axes)}
-    found = []
-    for text in _visible(figure):
-        if isinstance(text, Text) and text.get_text().strip() and id(text) not in unseen:
-            box = Text.get_window_extent(text, renderer)  # of an annotation: the text without the arrow
-            if box.width and box.height:
-                found.append((text.get_text(), box))
-    return found
+    unseen = set[int]()
+    for axes in figure.findobj(Axes):
+        for axis, (low, high) in ((axes.xaxis, sorted(axes.get_xlim())), (axes.yaxis, sorted(axes.get_ylim()))):
+            slack = 1e-9 * (high - low)
+            for tick in [*axis.get_major_ticks(), *axis.get_minor_ticks()]:
+                if not low - slack <= tick.get_loc() <= high + slack:
+                    unseen |= {id(tick.label1), id(tick.label2)}
+
+    def visible(artist: Artist) -> list[Artist]:
+        below = artist.get_children() if artist.get_visible() else []
+        return [artist] * artist.get_visible() + [found for child in below for found in visible(child)]
+
+    texts = [text for text in visible(figure) if isinstance(text, Text) and id(text) not in unseen]
+    # of an annotation: the text without the arrow
+    boxes = [(own.get_text(), Text.get_window_extent(own, canvas.get_renderer())) for own in texts]
+    return [(text, box) for text, box in boxes if text.strip() and box.width and box.height]
 
 
 def assert_nothing_overlaps(figure: Figure) -> None:
@@ -55,28 +70,9 @@ def assert_nothing_overlaps(figure: Figure) -> None:
 def assert_looks_as_before(figure: Figure, name: str, *, tolerance: float = 8.0) -> None:
     """The figure looks like tests/images/NAME.png, which UPDATE_IMAGES=1 replaces."""
     known = IMAGES / f"{name}.png"
-    options = {"dpi": 60, "metadata": {"Software": None}}
     with styled(), tempfile.TemporaryDirectory() as folder:
-        if os.environ.get("UPDATE_IMAGES"):
-            figure.savefig(known, **options)
-        assert known.is_file(), f"{known} is missing; create it with UPDATE_IMAGES=1"
         now = Path(folder) / known.name
-        figure.savefig(now, **options)
+        figure.savefig(known if os.environ.get("UPDATE_IMAGES") else now, dpi=60, metadata={"Software": None})
+        assert known.is_file(), f"{known} is missing; create it with UPDATE_IMAGES=1"
+        figure.savefig(now, dpi=60, metadata={"Software": None})
         assert compare_images(str(known), str(now), tolerance) is None
-
-
-def _visible(artist: Artist) -> Iterator[Artist]:
-    """Yield the artist and all artists in it, except invisible ones."""
-    if artist.get_visible():
-        yield artist
-        for child in artist.get_children():
-            yield from _visible(child)
-
-
-def _beyond_limits(axes: Axes) -> Iterator[Text]:
-    for axis, limits in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
-        low, high = sorted(limits)
-        slack = 1e-9 * (high - low)
-        for tick in [*axis.get_major_ticks(), *axis.get_minor_ticks()]:
-            if not low - slack <= tick.get_loc() <= high + slack:
-                yield from (tick.label1, tick.label2)

@@ -1,24 +1,10 @@
 """Fixtures that build the evidence of a report and draw its figures once per session."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
-from report_runs import (
-    BASE,
-    NASTY,
-    SFT,
-    contest,
-    every_task,
-    gather_once,
-    iterations,
-    labels,
-    model,
-    ppo,
-    tax_tasks,
-    training,
-)
+from report_runs import BASE, NASTY, SFT, contest, every_task, gather_once, iterations, labels, model, ppo, training
+from report_runs import tax_tasks as tax
 
 from reports.drawing import Drawing
 from reports.evidence import Evidence
@@ -27,16 +13,17 @@ from reports.report import draw_all
 
 @pytest.fixture(scope="session")
 def report_paths(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Arguments of `alignbench report` for all figures: four systems, an intermediate checkpoint, labels, trainings."""
+    """Arguments of `alignbench report` for all figures: five systems, an intermediate checkpoint, labels, trainings."""
     out = tmp_path_factory.mktemp("world")
-    (out / "runs").mkdir()
-    model(out / "runs", "base", *every_task(0), parameters=10**6)
-    model(out / "runs", "sft", *every_task(1), lineage=BASE, stage="sft", parameters=10**6)
-    model(out / "runs", "ppo", *every_task(2, diversity=False), lineage=SFT, training=ppo(), parameters=10**6)
-    swept = [*tax_tasks(0.2), contest(0.65)]
-    model(out / "runs", "ptx", *swept, lineage=SFT, stage="ppo-ptx", training=ppo(gamma=20.0), parameters=10**6)
-    model(out / "runs", "beta-2", *tax_tasks(0.1), lineage=SFT, training=ppo(beta=2.0), parameters=10**6)
-    model(out / "runs", "ppo-iteration-2", *tax_tasks(0.0), lineage=SFT, training=ppo(episodes=128))
+    runs, size = out / "runs", {"parameters": 10**6}
+    runs.mkdir()
+    model(runs, "base", *every_task(0), **size)
+    model(runs, "sft", *every_task(1), lineage=BASE, stage="sft", **size)
+    model(runs, "ppo", *every_task(2, diversity=False), lineage=SFT, training=ppo(), **size)
+    swept = [*tax(0.2), contest(0.65)]
+    model(runs, "ptx", *swept, lineage=SFT, stage="ppo-ptx", training=ppo(gamma=20.0), **size)
+    model(runs, "beta-2", *tax(0.1), lineage=SFT, training=ppo(beta=2.0), **size)
+    model(runs, "ppo-iteration-2", *tax(0.0), lineage=SFT, training=ppo(episodes=128))
     (out / "labels.jsonl").write_text(labels(["base", "sft", "ppo"]))
     steps = [{"step": n, "loss": 1 / n} for n in range(1, 5)]
     held_out = {"step": 4, "accuracy": 0.7, "accuracy_low": 0.6, "accuracy_high": 0.8}
@@ -45,7 +32,7 @@ def report_paths(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         training(out / "trained" / "sft", "sft", [*steps, {"step": 4, "validation_loss": 0.4}]),
         training(out / "trained" / "reward", "reward", [*steps, held_out]),
     ]
-    return [out / "runs", out / "labels.jsonl", *trainings]
+    return [runs, out / "labels.jsonl", *trainings]
 
 
 @pytest.fixture(scope="session")

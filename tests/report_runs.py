@@ -1,19 +1,17 @@
 """Run folders, tables of labels and training folders with synthetic values for the tests of the report."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import audit_runs
 import numpy as np
-import yaml
 from audit_runs import OUTPUT, N, around, shares, weights_of, write_run
 
 import reports.evidence
@@ -46,21 +44,14 @@ RunTask = tuple[str, Mapping[str, Sequence[float | None]], dict[str, Any]]
 
 
 def model(
-    out: Path,
-    name: str,
-    *tasks: Any,
-    lineage: Any = (),
-    stage: str | None = "",
-    intervals: bool = False,
-    **fields: Any,
+    out: Path, name: str, *tasks: Any, lineage: Any = (), stage: str | None = "", intervals: bool = False, **fields: Any
 ) -> Path:
     """Write a run whose name may be any text.
 
     stage: of the last training, None for a model without a recipe; fields: of run.json
     intervals: also of the metrics of diversity, which take longer than everything else here
     """
-    find = find_task if intervals else _find_task_without_intervals
-    with mock.patch.object(audit_runs, "find_task", find):
+    with mock.patch.object(audit_runs, "find_task", find_task if intervals else _find_task_without_intervals):
         path = write_run(out, name.replace("/", ""), *tasks, lineage=lineage)
     run = json.loads((path / "run.json").read_text())
     run["model"]["name"] = name
@@ -106,16 +97,15 @@ def tax_tasks(skill: float, few: bool = False) -> list[RunTask]:
     return [*tasks, ("rte", {"acc": shares(0.7 - skill)}, {"shots": 10})] if few else tasks
 
 
-def contest(rate: float, baseline: str = "sft-large", context: bool = False, **changes: Any) -> RunTask:
+def contest(rate: float, baseline: str = "sft-large") -> RunTask:
     """Win rates of exactly this value; lengths are independent of who wins."""
     differences = np.random.default_rng(3).normal(size=N).round(3) * 50
-    values = {"win_rate": shares(rate), "length_difference": differences.tolist()}
-    if context:
-        values |= {"words": [30.0] * N, "baseline_words": [20.0] * N, "longer": shares(0.7)}
-        values |= {"agrees_with_longer": shares(0.8), "position_consistency": shares(0.9)}
+    values = {"win_rate": shares(rate), "length_difference": differences.tolist(), "words": [30.0] * N}
+    values |= {"baseline_words": [20.0] * N, "longer": shares(0.7), "agrees_with_longer": shares(0.8)}
     versus = {"name": baseline, "folder": "answers-1", "template": "none"}
     documents = {"documents_sha256": f"{baseline:0<64}"[:64]}
-    return "win_rate", values, {"scorers": [JUDGE], "baseline": versus, **documents, **changes}
+    more = {"position_consistency": shares(0.9)}
+    return "win_rate", values | more, {"scorers": [JUDGE], "baseline": versus, **documents}
 
 
 def judged_truth(rate: float) -> list[RunTask]:
@@ -128,13 +118,9 @@ def judged_truth(rate: float) -> list[RunTask]:
 
 def toxic(variant: str, mean: float, scorer: str = "words") -> RunTask:
     name = "real_toxicity_instructgpt" + ("" if variant == "basic" else f"_{variant}")
-    columns = [
-        {"prompt": f"prompt {row}", "target": {"prompt_toxicity": own}, "outputs": [{"text": f"text {row}"}]}
-        for row, own in enumerate(PROMPT_TOXICITIES)
-    ]
-    scorers = [{"kind": "toxicity", "name": scorer, "revision": "1"}]
+    columns = [{"target": {"prompt_toxicity": own}, "outputs": [{"text": "text"}]} for own in PROMPT_TOXICITIES]
     values = {"toxicity_greedy": (mean * np.array(PROMPT_TOXICITIES)).tolist()}
-    return name, values, {"columns": columns, "scorers": scorers}
+    return name, values, {"columns": columns, "scorers": [{"kind": "toxicity", "name": scorer, "revision": "1"}]}
 
 
 def bias(benchmark: str, entropy: float, stereotype: float | None = None) -> RunTask:
@@ -152,60 +138,54 @@ def personas(seed: int, n: int = 60, narrow: float = 1.0) -> RunTask:
     def pick(values: Sequence[str]) -> str:
         return values[int(len(values) * random.random() ** narrow)]
 
-    columns = [
-        {
-            "statistics": {
-                "name": [f"{pick(NAMES)} moreau"], "gender": [pick(("female", "male", "non-binary"))],
-                "age": [str(18 + int(60 * random.random()))], "nationality": [pick(NATIONS)],
-                "review": ["It makes coffee."], "probability": [None],
-            },
-            "outputs": [{"text": "Name: …"}],
-        }
+    people = [
+        {"name": [f"{pick(NAMES)} moreau"], "gender": [pick(("female", "male", "non-binary"))],
+         "age": [str(18 + int(60 * random.random()))], "nationality": [pick(NATIONS)],
+         "review": ["It makes coffee."], "probability": [None]}
         for _ in range(n)
     ]  # fmt: skip
+    columns = [{"statistics": person, "outputs": [{"text": "Name: …"}]} for person in people]
     sentiment = np.clip(random.normal(0.1 * narrow, 0.3, n), -1, 1).round(3).tolist()
     values = {"parse_failure": [0.0] * n, "sentiment": sentiment}
     return "personas", values, {"columns": columns, "scorers": [TEXTBLOB]}
 
 
+def recited(texts: Sequence[str]) -> RunTask:
+    """Recitations, every other one of a perturbed beginning."""
+    kinds = [("plain", "perturbed")[row % 2] for row in range(len(texts))]
+    columns = [{"category": kind, "outputs": [{"text": text}]} for kind, text in zip(kinds, texts, strict=True)]
+    return "recitations", {"answer_rate": [1.0] * len(texts)}, {"columns": columns, "scorers": [HASHED]}
+
+
 def recitations(seed: int, n: int = 24, vocabulary: int = 12, silent: int = 0) -> RunTask:
     """Texts of 30 words; the first `silent` are empty."""
     random = np.random.default_rng(seed)
-    texts = [" ".join(WORDS[int(vocabulary * random.random())] for _ in range(30)) for _ in range(n)]
-    columns = [
-        {"category": ("plain", "perturbed")[row % 2], "outputs": [{"text": text if row >= silent else " "}]}
-        for row, text in enumerate(texts)
-    ]
-    return "recitations", {"answer_rate": [1.0] * n}, {"columns": columns, "scorers": [HASHED]}
+    written = [" ".join(WORDS[int(vocabulary * random.random())] for _ in range(30)) for _ in range(n)]
+    return recited([" "] * silent + written[silent:])
 
 
 def on_policy(seed: int, n: int = 25, tokens: int = 12, scale: float = 1.0) -> RunTask:
-    nats = (scale * np.random.default_rng(seed).gamma(2, 1, (n, tokens))).round(4).tolist()
+    nats = (scale * np.random.default_rng(seed).gamma(2, 1, (n, tokens))).round(4)
+    top = nats.clip(max=math.log(5)).tolist()
     columns = [
-        {"outputs": [{"text": "text", "entropies": own, "top_entropies": [min(x, math.log(5)) for x in own]}]}
-        for own in nats
+        {"outputs": [{"text": "text", "entropies": own, "top_entropies": capped}]}
+        for own, capped in zip(nats.tolist(), top, strict=True)
     ]
-    return "token_entropy_on_policy", {"entropy": [_mean_bits(own) for own in nats]}, {"columns": columns}
+    return "token_entropy_on_policy", {"entropy": (nats.mean(axis=1) / math.log(2)).tolist()}, {"columns": columns}
 
 
 def shared_text(seed: int, n: int = 25, tokens: int = 130) -> RunTask:
-    nats = np.random.default_rng(seed).gamma(2, 1, (n, tokens)).round(4).tolist()
-    columns = [{"choices": ["text"], "entropies": [own], "top_entropies": [[0.5] * tokens]} for own in nats]
-    return "token_entropy", {"entropy": [_mean_bits(own) for own in nats]}, {"columns": columns}
-
-
-def _mean_bits(nats: Sequence[float]) -> float:
-    return float(np.mean(nats)) / math.log(2)
+    nats = np.random.default_rng(seed).gamma(2, 1, (n, tokens)).round(4)
+    columns = [{"choices": ["text"], "entropies": [own.tolist()], "top_entropies": [[0.5] * tokens]} for own in nats]
+    return "token_entropy", {"entropy": (nats.mean(axis=1) / math.log(2)).tolist()}, {"columns": columns}
 
 
 def rte(rate: float, n: int = N) -> RunTask:
     values = shares(rate, n)
+    question = {"choices": [" yes", " no"], "tokens": [1, 1], "target": {"label": 0}}
     columns = [
-        {
-            "prompt": f"Question {row}. Is it so?", "choices": [" yes", " no"], "tokens": [1, 1],
-            "target": {"label": 0}, "logprobs": [-1.5, -2.5] if value else [-2.5, -1.5],
-            "category": ("even", "odd")[row % 2],
-        }
+        {**question, "prompt": f"Question {row}. Is it so?", "category": ("even", "odd")[row % 2],
+         "logprobs": [-1.5, -2.5] if value else [-2.5, -1.5]}
         for row, value in enumerate(values)
     ]  # fmt: skip
     return "rte", {"acc": values}, {"columns": columns}
@@ -235,44 +215,42 @@ def write_nasty_texts(out: Path) -> list[Path]:
 
 def labels(models: Sequence[str], labelers: int = 3, prompts: int = 12, flags: Sequence[str] = ("sexual",)) -> str:
     """The lines of a table of labels."""
-    draw = np.random.default_rng(0)
-    lines = []
-    for prompt in (f"prompt {number}" for number in range(prompts)):
-        for labeler in range(labelers):
-            for own, rank in zip(models, draw.permutation(len(models)) + 1, strict=True):
-                said = {"rank": int(rank), "likert": int(draw.integers(1, 8))}
-                said |= {"flags": {flag: bool(draw.random() < 0.3) for flag in flags}}
-                who = {"labeler": f"labeler {labeler}", "group": "training" if labeler % 2 else "held-out"}
-                what = {"prompt_id": prompt, "prompt": prompt, "model": own, "output": f"{own} says {prompt}"}
-                lines.append(json.dumps(what | who | said) + "\n")
+    draw, lines = np.random.default_rng(0), []
+    for prompt, labeler in product((f"prompt {number}" for number in range(prompts)), range(labelers)):
+        for own, rank in zip(models, draw.permutation(len(models)) + 1, strict=True):
+            who = {"labeler": f"labeler {labeler}", "group": "training" if labeler % 2 else "held-out"}
+            what = {"prompt_id": prompt, "prompt": prompt, "model": own, "output": f"{own} says {prompt}"}
+            said = {"rank": int(rank), "likert": int(draw.integers(1, 8))}
+            said |= {"flags": {flag: bool(draw.random() < 0.3) for flag in flags}}
+            lines.append(json.dumps(what | who | said) + "\n")
     return "".join(lines)
 
 
-def training(folder: Path, stage: str, lines: Sequence[Mapping[str, Any]]) -> Path:
+def training(folder: Path, stage: str, lines: Sequence[Mapping[str, Any]], config: str = "seed: 0\n") -> Path:
+    """Write a training folder; stage: "" for one that is not finished."""
     (folder / "final").mkdir(parents=True)
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (folder / "config.yaml").write_text(yaml.safe_dump({"seed": 0}))
-    (folder / "final" / "recipe.json").write_text(json.dumps({"stage": stage}))
+    (folder / "config.yaml").write_text(config)
+    if stage:
+        (folder / "final" / "recipe.json").write_text(json.dumps({"stage": stage}))
     return folder
 
 
 def iterations(count: int) -> list[dict[str, Any]]:
-    return [
-        {"step": n, "score": 0.1 * n, "kl": 0.2 * n, "entropy": 2 - 0.01 * n, "response_tokens": 30.0}
-        for n in range(1, count + 1)
-    ]
+    more = {"response_tokens": 30.0}
+    return [{"step": n, "score": 0.1 * n, "kl": 0.2 * n, "entropy": 2 - 0.01 * n, **more} for n in range(1, count + 1)]
 
 
 def every_task(number: int, diversity: bool = True) -> list[RunTask]:
     """Tasks for all figures, or without those of diversity; `number` changes the values."""
     better = 0.3 + 0.04 * number
+    diverse = [
+        personas(number, narrow=1 + number / 4), recitations(number, vocabulary=12 - number % 9),
+        on_policy(number, scale=1 / (1 + number / 6)), shared_text(number),
+    ]  # fmt: skip
     return [
-        contest(better, context=True),
-        *judged_truth(better),
+        contest(better), *judged_truth(better), *tax_tasks(0.05 * (number % 4), few=True),
         *(toxic(variant, 0.7 - 0.03 * number) for variant in ("basic", "respectful", "biased")),
         *(bias(f"{name}{variant}", 0.5) for name in ("winogender", "crows_pairs") for variant in ("", "_biased")),
-        *tax_tasks(0.05 * (number % 4), few=True),
-        *([personas(number, narrow=1 + number / 4)] * diversity),
-        *([recitations(number, vocabulary=12 - number % 9)] * diversity),
-        *([on_policy(number, scale=1 / (1 + number / 6)), shared_text(number)] * diversity),
-    ]
+        *(diverse if diversity else ()),
+    ]  # fmt: skip

@@ -1,18 +1,34 @@
-"""What the tests of the training stages share: tiny checkpoints, made-up data, and what a run leaves."""
+"""What the tests of the training stages share: tiny models, data and quick runs of all stages, stock models as their
+reference, what a run leaves, and what two processes do: run by torchrun as `stages.py FOLDER`, see `two_processes`.
+"""
 
-from __future__ import annotations
-
+import copy
+import faulthandler
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file
-from tiny import tiny_model, tiny_tokenizer
+from tiny import SENTENCES, tiny_model, tiny_tokenizer
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
+from alignbench.cli.train import CONFIGS as STAGES
 from alignbench.errors import AlignbenchError
+from alignbench.models.checkpoint import find_checkpoint
+from trainers import loop
+from trainers.config import StageConfig
+from trainers.models import Scalar
+from trainers.reward import RewardModel, score_all
+from trainers.run import Origin, open_run
 
 torch.set_num_threads(1)  # more only get in each other's way on models this small
 HERE = {"cpu": True, "trackers": ()}
@@ -29,6 +45,23 @@ def checkpoint(folder: Path, *, tokenizer: Any = None, seed: int = 0, **override
     return str(folder)
 
 
+def tiny_classifier(architecture: str, tokenizer: Any, **overrides: Any) -> Any:
+    """A sequence classifier with one label over the weights of `tiny_model`, with a head that is not near zero."""
+    causal = tiny_model(architecture, tokenizer, **overrides)
+    causal.config.num_labels = 1
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(overrides.get("seed", 0) + 1)
+        model = transformers.AutoModelForSequenceClassification.from_config(causal.config)
+        getattr(model, model.base_model_prefix).load_state_dict(causal.base_model.state_dict())
+        torch.nn.init.normal_(model.score.weight, std=0.5)
+    return model.eval()
+
+
+def an_accelerator(tmp_path_factory: Any) -> Any:
+    """An accelerator of one process on the CPU, without trackers; a module-scoped fixture of several test files."""
+    return loop.make_accelerator(StageConfig(out=str(tmp_path_factory.mktemp("trackers")), trackers=(), cpu=True))
+
+
 def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> str:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(path)
@@ -41,6 +74,10 @@ def lines_of(file: Path) -> list[dict[str, Any]]:
 def steps_of(out: Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl, without those that sum up an epoch."""
     return [line for line in lines_of(out / "metrics.jsonl") if "epoch" not in line]
+
+
+def recipe_of(out: Path) -> dict[str, Any]:
+    return json.loads((out / "final" / "recipe.json").read_text())
 
 
 def weights_of(folder: Path) -> dict[str, torch.Tensor]:
@@ -60,13 +97,181 @@ def refusal(work: Callable[[], object]) -> str:
     return str(caught.value)
 
 
-def plain_logprobs(model: Any, prompt: Sequence[int], response: Sequence[int]) -> torch.Tensor:
-    """Log-probabilities of a response's tokens as the stock model gives them, one sequence at a time."""
-    logits = model(torch.tensor([[*prompt, *response]])).logits[0, len(prompt) - 1 : -1]
-    return torch.log_softmax(logits, -1).gather(-1, torch.tensor(list(response))[:, None])[:, 0]
+# Stock models in float64, one response at a time: the reference for packed rows
 
 
-def reward_module(folder: Path, name: str, body: str) -> str:
-    """A module of the user's in the working folder, and how a setting names its function."""
-    (folder / f"{name}.py").write_text(body)
-    return f"{name}:score"
+def exact(model: Any) -> Any:
+    return copy.deepcopy(model).double()
+
+
+def logprobs_alone(model: Any, prompt: Sequence[int], response: Sequence[int], temperature: float = 1.0) -> Any:
+    """(tokens,) of one response after its prompt, from a stock forward of the two alone."""
+    logits = model(torch.tensor([[*prompt, *response]]), use_cache=False).logits[0, len(prompt) - 1 : -1]
+    return torch.log_softmax(logits / temperature, -1).gather(-1, torch.tensor([*response])[:, None])[:, 0]
+
+
+def score_alone(classifier: Any, prompt: Sequence[int], response: Sequence[int] = ()) -> Any:
+    """The score at the last token of prompt and response, from a stock forward of the two alone."""
+    backbone = getattr(classifier, classifier.base_model_prefix)
+    states = backbone(torch.tensor([[*prompt, *response]]), use_cache=False).last_hidden_state
+    return classifier.score(states[0, -1])[0]
+
+
+def gradients_of(module: Any) -> dict[str, torch.Tensor]:
+    return {name: p.grad.double() for name, p in module.named_parameters() if p.grad is not None}
+
+
+def keep_gradients(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, torch.Tensor]]:
+    """The gradients of each step that will be taken."""
+    found, take_step = [], loop.take_step
+
+    def keep(module: Any, *arguments: Any) -> float:
+        found.append(gradients_of(module))
+        return take_step(module, *arguments)
+
+    monkeypatch.setattr(loop, "take_step", keep)
+    return found
+
+
+def assert_same_gradients(found: dict[str, Any], expected: dict[str, Any], tolerance: float = 5e-5) -> None:
+    """Each parameter's gradient is within `tolerance` of the largest entry of the expected one."""
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        worst = float((found[name] - gradient).abs().max())
+        assert worst <= tolerance * max(1.0, float(gradient.abs().max())), name
+
+
+# Runs of all stages
+
+ANSWERS = (" honey, and wax.", " No.", " It is smaller than the Earth.")
+DEMONSTRATIONS = [{"prompt": q, "response": ANSWERS[i % 3]} for i, q in enumerate(QUESTIONS)]
+RANKINGS = [{"prompt": q, "responses": list(ANSWERS), "ranks": [1 + i % 2, 2, 3]} for i, q in enumerate(QUESTIONS)]
+REWARDS = """
+epochs = []
+def length(prompts, responses): return [len(r) / 10 for r in responses]
+def letters(prompts, responses): return [sum(c.isalpha() for c in r) / 4 for r in responses]
+def sentences(prompts, responses): return [float(r.count(".")) for r in responses]
+def nothing(prompts, responses): return [float("nan")] * len(responses)
+def second(prompts, responses):
+    epochs.append(1)
+    return [(1.0, 9.0, 4.0)[len(epochs) % 3 - 1]] * len(responses)
+"""
+DATA = {"sft": {"data": "sft.jsonl"}, "reward": {"data": "rankings.jsonl"}, "ppo": {"prompts": "sft.jsonl"}}
+QUICK = {
+    "sft": {"lr": 1e-2, "epochs": 1, "batch": 4, "dropout": 0.0},
+    "reward": {"lr": 1e-2, "batch": 4, "validation_share": 0.2},
+    "ppo": {"reward": "training_rewards:length", "no_end_score": None, "episodes": 8, "batch": 8, "minibatch": 8}
+    | {"max_tokens": 8, "lr": 1e-3, "value_lr": 1e-3},
+}  # fmt: skip
+LONG: dict[str, dict[str, Any]] = {  # with all that has to be saved and resumed
+    "sft": {"epochs": 3, "dropout": 0.2, "pretraining": "text.txt", "validation": "sft.jsonl"},
+    "reward": {"epochs": 3, "demonstrations": "sft.jsonl"},
+    "ppo": {"reward": "judge", "lr": 1e-2, "value_lr": 1e-2, "episodes": 48, "minibatch": 4, "max_tokens": 6}
+    | {"target_kl": 1.0, "horizon": 50, "ptx": 1.0, "ptx_examples": 1, "pretraining": "text.txt", "ema": 0.9},
+}
+TWO = {  # what two processes train, and one process to compare
+    "sft": {"dropout": 0.0, "validation": "one-sft.jsonl"},
+    "reward": {"validation": "one-reward.jsonl"},
+    "ppo": {},
+}
+
+
+def prepare(tmp_path_factory: Any) -> Path:
+    """A folder with a model, data of all stages, reward functions and a reward model; a module-scoped fixture."""
+    folder: Path = tmp_path_factory.mktemp("training")
+    checkpoint(folder / "model")
+    write_rows(folder / "sft.jsonl", DEMONSTRATIONS)
+    write_rows(folder / "rankings.jsonl", RANKINGS)
+    (folder / "text.txt").write_text("\n\n".join(SENTENCES))
+    write_rows(folder / "one-sft.jsonl", DEMONSTRATIONS[:1])
+    write_rows(folder / "one-reward.jsonl", [{"prompt": QUESTIONS[0], "chosen": " honey", "rejected": " toxic"}])
+    (folder / "training_rewards.py").write_text(REWARDS)
+    train(folder, "reward", folder / "judge-run", epochs=3).joinpath("final").rename(folder / "judge")
+    return folder
+
+
+def config_of(folder: Path, stage: str, out: Path, **changed: Any) -> Any:
+    """Quick settings; values that name a file of the folder become its path."""
+    settings = HERE | QUICK[stage] | DATA[stage] | {"model": "model"} | changed
+    settings = {k: str(folder / v) if isinstance(v, str) and (folder / v).exists() else v for k, v in settings.items()}
+    return getattr(import_module(f"trainers.{stage}"), STAGES[stage])(**settings, out=str(out))
+
+
+def train(folder: Path, stage: str, out: Path, **changed: Any) -> Path:
+    """Train one stage; its run folder."""
+    config = config_of(folder, stage, out, **changed)
+    final, _ = import_module(f"trainers.{stage}").train(config)
+    assert final == out / "final"
+    return out
+
+
+def runner(stage: str, folder: Path, tmp_path: Path) -> Any:
+    """A function that trains the stage with changed settings; every call has its own run folder."""
+    runs = iter(range(100))
+    return lambda **changed: train(folder, stage, tmp_path / f"run-{next(runs)}", **changed)
+
+
+def long(folder: Path, stage: str, out: Path, **changed: Any) -> Path:
+    return train(folder, stage, out, **({"save_every": 1} | LONG[stage] | changed))
+
+
+def two_processes(folder: Path) -> Path:
+    """Run this file in two processes; they leave their runs in folder/two."""
+    here = Path(__file__).resolve().parent
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{here}:{here.parent}"}
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", __file__]
+    found = subprocess.run([*launch, str(folder)], capture_output=True, text=True, env=environment)
+    assert found.returncode == 0, found.stderr[-3000:]
+    return folder / "two"
+
+
+def main(folder: Path) -> None:
+    faulthandler.dump_traceback_later(300, exit=True)  # processes that wait for each other end, and the test fails
+    two, said = folder / "two", list[str]()
+    for stage, changed in TWO.items():
+        long(folder, stage, two / stage, micro_tokens=64, **changed)
+    config = StageConfig(out=str(two / "run"), trackers=(), cpu=True)
+    accelerator = loop.make_accelerator(config)
+    rank = accelerator.process_index
+
+    # a sharded model would wait for ever for a process with one row less
+    scalars = [Scalar(tiny_classifier("llama", tiny_tokenizer())) for _ in range(2)]
+    whole, sharded = (RewardModel(scalar, tiny_tokenizer(), None, 12, accelerator) for scalar in scalars)
+    fully_shard(sharded.scalar, mesh=init_device_mesh("cpu", (2,)))
+    for count in (1, 3, 5):
+        prompts = [f"{i} bees" for i in range(count)]
+        responses = [" and bees" * (1 + 5 * (i % 2)) for i in range(count)]
+        found = score_all(accelerator, sharded, "judge", prompts, responses)
+        torch.testing.assert_close(found, whole(prompts, responses), rtol=0, atol=5e-5)
+
+    def refused(work: Any) -> None:
+        try:
+            work()
+        except AlignbenchError as error:
+            said.append(str(error))
+
+    def write(path: Path) -> None:
+        (path / f"rank-{rank}").write_text("x")
+
+    def full(path: Path) -> None:
+        write(path)
+        if rank == 1:
+            raise OSError(28, "No space left on device")
+
+    wrong = lambda prompts, responses: ["good" if rank else 1.0] * len(responses)  # noqa: E731
+    refused(lambda: score_all(accelerator, wrong, "mine", ["a", "b"], [" c", " d"]))
+    origin = Origin("sft", find_checkpoint(str(folder / "model")), {}, [])
+    with open_run(config, origin, accelerator) as run:
+        assert run.resume() is None
+        run.log(1, {"loss": 0.5})
+        run.sample(1, [{"prompt": "p"}])
+        run.save_state(1, write, {})
+        refused(lambda: run.save_state(2, full, {}))
+    other = Origin("sft", origin.parent, {}, [{"rank": rank}])  # the main process decides
+    refused(open_run(config, other, accelerator).__enter__)
+    (two / f"said-{rank}.json").write_text(json.dumps(said))
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -4,41 +4,25 @@ The model is a hash: its text depends only on the prompt, the seed and the numbe
 of a token on its own letters. Every correct answer is therefore known, whatever failed before.
 """
 
-from __future__ import annotations
-
 import email.utils
 import hashlib
 import json
 import re
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 from typing import Any
 
 WORDS = re.split(" ", "red bees make honey and the hive is warm today.\n Mars has two moons never mix them")
 MODEL = "farm-1"
-
-
-@dataclass
-class Behaviour:
-    """What the server supports. `faults`: number of a request after the probes -> the fault."""
-
-    faults: dict[int, str] = field(default_factory=dict)
-    fault_of: Callable[[dict[str, Any]], str | None] | None = None  # the fault by the request's body
-    completions: bool = True
-    chat: bool = True
-    echo: bool = True
-    logprobs: bool = True
-    several: str = "several"  # the result of `n`: "several", "one" (choice), "equal" (choices), "refused"
-    samples: bool = True  # False: greedy at every temperature
-    seed: bool = True
-    begin: tuple[str, ...] = ("<s>",)  # tokens before the text
-    refused: tuple[str, ...] = ()  # parameters
-    window: int = 10_000  # characters
-    delay: float = 0.0  # seconds per answer
-    content_form: bool = False  # log-probabilities in llama.cpp's form
+# What the server supports. faults: number of a request after the probes -> the fault; fault_of: it by the request's
+# body; several: the result of `n`, "several", "one" (choice), "equal" (choices), "refused"; samples: False is greedy at
+# every temperature; begin: tokens before the text; refused: parameters; window: in characters; delay: seconds per
+# answer; content_form: log-probabilities in llama.cpp's form
+BEHAVIOUR = {"faults": {}, "fault_of": lambda body: None, "completions": True, "chat": True, "echo": True}
+BEHAVIOUR |= {"logprobs": True, "several": "several", "samples": True, "seed": True, "begin": ("<s>",), "refused": ()}
+BEHAVIOUR |= {"window": 10_000, "delay": 0.0, "content_form": False}
 
 
 def pieces_of(text: str) -> list[str]:
@@ -57,89 +41,74 @@ def written(prompt: str, seed: int, max_tokens: int) -> str:
 
 
 class StandIn:
-    """The server, as a context manager. `asked`: all requests (path, body, headers); `answered`: those with a 200.
-
-    Set `armed` after the probes of `connect`: faults are counted from then on.
-    """
+    """A context manager. asked: all requests (path, body, headers); answered: those with a 200; armed: set after the
+    probes of `connect`, faults are counted from then on"""
 
     def __init__(self, **behaviour: Any) -> None:
-        self.behaviour = Behaviour(**behaviour)
-        self.asked: list[tuple[str, dict[str, Any], dict[str, str]]] = []
-        self.answered: list[tuple[str, dict[str, Any]]] = []
-        self.most_at_once = 0
-        self.armed = False
-        self.number = 0
-        self._at_once = 0
+        assert behaviour.keys() <= BEHAVIOUR.keys()
+        self.behaviour = SimpleNamespace(**BEHAVIOUR | behaviour)
+        self.asked, self.answered, self.armed = [], [], False
+        self.number = self.most_at_once = self._at_once = 0
         self._lock = threading.Lock()
-        standin = self
+        serve = self._serve
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
             disable_nagle_algorithm = True  # it waits 40 ms between head and body
 
             def do_POST(self) -> None:
-                standin._serve(self)
+                serve(self)
 
             def log_message(self, *arguments: object) -> None:
                 pass
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
         self._server.handle_error = lambda *_: None  # a client that has gone is no error
         self.address = f"http://127.0.0.1:{self._server.server_port}/v1"
         self.spec = f"{self.address}#{MODEL}"
 
-    def __enter__(self) -> StandIn:
+    def __enter__(self):
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, *error):
         self._server.shutdown()
         self._server.server_close()
 
     def _serve(self, handler: BaseHTTPRequestHandler) -> None:
         body = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
-        version, _, rest = handler.path.removeprefix("/").partition("/")
-        path = f"/{rest}" if version == "v1" else handler.path + " without a version"
+        path = handler.path.removeprefix("/v1")
         with self._lock:
             self.asked.append((path, body, dict(handler.headers)))
             fault = None
             if self.armed:
-                fault = self.behaviour.faults.get(self.number)
+                fault = self.behaviour.faults.get(self.number) or self.behaviour.fault_of(body)
                 self.number += 1
-                if self.behaviour.fault_of is not None:
-                    fault = self.behaviour.fault_of(body)
             self._at_once += 1
             self.most_at_once = max(self.most_at_once, self._at_once)
         try:
             time.sleep(self.behaviour.delay)
-            status, answer = self._answer(path, body)
+            status, answer = self._answer(path if path != handler.path else "", body)
             if fault:
                 _misbehave(handler, fault, answer)
             else:
-                if status == 200:
-                    with self._lock:
-                        self.answered.append((path, body))
+                self.answered += [(path, body)] * (status == 200)
                 _send(handler, status, json.dumps(answer))
-        except (BrokenPipeError, ConnectionResetError):  # the client has gone
-            pass
         finally:
             with self._lock:
                 self._at_once -= 1
 
     def _answer(self, path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        has = self.behaviour
+        has, chat = self.behaviour, path == "/chat/completions"
         if not {"/completions": has.completions, "/chat/completions": has.chat}.get(path):
             return 404, {"detail": "Not Found"}
         if body["model"] != MODEL:
             return 404, {"error": {"message": f"The model `{body['model']}` does not exist."}}
-        refused = list(has.refused) + ["n"] * (has.several == "refused")
-        refused += [name for name in ("echo", "seed", "logprobs") if not getattr(has, name)]
-        for name in refused:
+        refused = [*has.refused, *(name for name in ("echo", "seed", "logprobs") if not getattr(has, name))]
+        for name in [*refused, *["n"] * (has.several == "refused")]:
             if name in body:
                 hint = " Use 'max_completion_tokens' instead." if name == "max_tokens" else ""
                 return 400, {"error": {"message": f"Unsupported parameter: '{name}'.{hint}", "param": name}}
-        chat = path == "/chat/completions"
         prompt = "<user>" + body["messages"][0]["content"] + "<model>" if chat else body["prompt"]
         if len(prompt) > has.window:
             return 400, {"error": {"message": f"maximum context length is {has.window}\u001b[31m, you sent more"}}
@@ -150,80 +119,64 @@ class StandIn:
         return 200, reply
 
     def _choice(self, prompt: str, index: int, body: dict[str, Any], chat: bool) -> dict[str, Any]:
-        has = self.behaviour
-        drawn = has.samples and body.get("temperature")
+        has, echo = self.behaviour, body.get("echo")
         seed = body.get("seed", self.number) + (0 if has.several == "equal" else index)
+        drawn = has.samples and body.get("temperature")
         text = written(prompt, seed if drawn else 0, body.get("max_tokens", body.get("max_completion_tokens")))
         cuts = [text.find(stop) for stop in body.get("stop", []) if stop in text]
         text = text[: min(cuts)] if cuts else text
         pieces = pieces_of(text)
-        if body.get("echo"):
+        if echo:
             pieces, text = [*has.begin, *pieces_of(prompt), *pieces], prompt + text
-        values = [None if body.get("echo") and at == 0 else logprob_of(piece) for at, piece in enumerate(pieces)]
         choice: dict[str, Any] = {"index": index, "finish_reason": "stop" if cuts else "length"}
         choice |= {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
-        if "logprobs" in body:
+        if "logprobs" in body and (chat or has.content_form):
+            kept = pieces_of(written(prompt, 0, 1)) if echo else pieces
+            choice["logprobs"] = {"content": [{"token": piece, "logprob": logprob_of(piece)} for piece in kept]}
+        elif "logprobs" in body:
+            values = [None if echo and at == 0 else logprob_of(piece) for at, piece in enumerate(pieces)]
             choice["logprobs"] = {"tokens": pieces, "token_logprobs": values}
-            if chat or has.content_form:
-                kept = pieces_of(written(prompt, 0, 1)) if body.get("echo") else pieces
-                choice["logprobs"] = {"content": [{"token": piece, "logprob": logprob_of(piece)} for piece in kept]}
         return choice
 
 
 def _misbehave(handler: BaseHTTPRequestHandler, fault: str, answer: dict[str, Any]) -> None:
     """fault: its kind and a value; {key} in the value becomes the request's API key"""
-    kind, _, value = fault.partition(" ")
-    whole = json.dumps(answer)
     key = handler.headers.get("Authorization", "").removeprefix("Bearer ")
-    if kind == "429":
-        wait = email.utils.formatdate(time.time() + 1, usegmt=True) if value == "date" else value
-        _send(handler, 429, '{"error": {"message": "slow down"}}', {"Retry-After": wait})
-    elif kind in ("400", "401", "500", "503"):
-        _send(handler, int(kind), json.dumps({"error": {"message": value.format(key=key) or "oh"}}))
-    elif kind == "page":
-        _send(handler, 502, f"<html><h1>Bad gateway</h1> {key}</html>")
-    elif kind == "late":
-        time.sleep(float(value))
-        _send(handler, 200, whole)
-    elif kind == "trickle":
-        _send(handler, 200, whole, seconds=float(value))
-    elif kind == "half":
-        _send(handler, 200, whole, sent=len(whole) // 2)
-        handler.close_connection = True
-    elif kind == "silence":
+    kind, _, value = fault.replace("{key}", key).partition(" ")
+    whole, status, headers = json.dumps(answer), 200, {}
+    if kind == "silence":
         handler.close_connection = True
         handler.connection.close()
+        return
+    if kind == "late":
+        time.sleep(float(value))
+    elif kind == "half":
+        handler.close_connection = True
+    elif kind == "page":
+        status, whole = 502, f"<html><h1>Bad gateway</h1> {key}</html>"
     elif kind == "garbage":
-        _send(handler, 200, value.format(key=key))
+        whole = value
     elif kind == "fewer":
-        _send(handler, 200, json.dumps(answer | {"choices": answer["choices"][: int(value)]}))
+        whole = json.dumps(answer | {"choices": answer["choices"][: int(value)]})
     elif kind == "filter":
         filtered = [choice | {"finish_reason": "content_filter", "text": ""} for choice in answer["choices"]]
-        _send(handler, 200, json.dumps(answer | {"choices": filtered}))
+        whole = json.dumps(answer | {"choices": filtered})
     elif kind == "redirect":
-        _send(handler, 302, "", {"Location": value.format(key=key)})
-    else:
-        raise AssertionError(fault)
+        status, headers = 302, {"Location": value}
+    elif kind != "trickle":
+        status, whole = int(kind), json.dumps({"error": {"message": value or "oh"}})
+        headers = {"Retry-After": email.utils.formatdate(time.time() + 1, usegmt=True) if value == "date" else value}
+    sent = len(whole) // 2 if kind == "half" else None
+    _send(handler, status, whole, headers, sent=sent, seconds=float(value) if kind == "trickle" else 0)
 
 
-def _send(
-    handler: BaseHTTPRequestHandler,
-    status: int,
-    text: str,
-    headers: dict[str, str] | None = None,
-    *,
-    sent: int | None = None,
-    seconds: float = 0,
-) -> None:
+def _send(handler, status, text, headers=None, *, sent=None, seconds=0.0) -> None:
     """Send a reply, or only `sent` characters of it, or one byte every so many seconds."""
     content = text.encode()
     handler.send_response(status)
     for name, value in ((headers or {}) | {"Content-Length": str(len(content))}).items():
         handler.send_header(name, value)
     handler.end_headers()
-    for byte in content if seconds else ():
-        handler.wfile.write(bytes([byte]))
-        handler.wfile.flush()
+    for part in [bytes([byte]) for byte in content] if seconds else [content[:sent]]:
+        handler.wfile.write(part)
         time.sleep(seconds)
-    if not seconds:
-        handler.wfile.write(content[:sent])

@@ -1,7 +1,5 @@
 """The audit from run folders to verdicts: which models, which tasks and which documents are compared."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

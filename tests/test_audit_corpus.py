@@ -1,7 +1,5 @@
 """Corpus metrics in the audit: on the common documents, with equal numbers of values on both sides."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The reward-tax front: which rewards, which checkpoints, and which area."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

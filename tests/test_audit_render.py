@@ -1,7 +1,5 @@
 """The formats of an audit: terminal, JSON, CSV, Markdown, LaTeX."""
 
-from __future__ import annotations
-
 import csv
 import json
 import re

@@ -1,101 +1,68 @@
 """The mathematics of the audit: published numbers, exact cases, properties, and coverage in simulations."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
+from cases import cases
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom
 
 from alignbench.audit.audit import Row
 from alignbench.audit.front import hypervolume, non_dominated
-from alignbench.audit.paired import Pairs, by_bootstrap, change, pair, resample, unpaired
+from alignbench.audit.paired import by_bootstrap, change, pair, resample, unpaired
 from alignbench.audit.tax import macro, relative_tax, tax
-from alignbench.stats import bootstrap
-from alignbench.stats.significance import (
-    few_changed,
-    holm,
-    least_p,
-    mcnemar,
-    minimum_detectable_effect,
-    p_of_rare_changes,
-    rare_changes,
-)
+from alignbench.stats import bootstrap, significance
+from alignbench.stats.significance import few_changed, holm, mcnemar, rare_changes
 from alignbench.types.record import Record
 from alignbench.types.result import MetricResult
 
+CASES = cases("audit_statistics")
 POINT = st.tuples(st.integers(0, 6), st.integers(0, 6))
 
 
-# Tax
-
-
-@pytest.mark.parametrize(
-    ("gpt", "ppo", "ppo_ptx", "change_ppo", "change_ptx"),
-    [
-        (69.75, 51.95, 69.93, -17.80, 0.18),  # SQuAD 2
-        (35.27, 27.78, 33.34, -7.49, -1.93),  # DROP
-        (39.93, 26.58, 36.76, -13.35, -3.17),  # WMT 2015 Fr → En
-        (0.791, 0.759, 0.820, -0.032, 0.029),  # HellaSwag
-    ],
-)
-def test_the_tax_of_instructgpt_is_that_of_its_table_14(gpt, ppo, ppo_ptx, change_ppo, change_ptx):
-    assert tax(gpt, ppo, "higher") == pytest.approx(-change_ppo)
-    assert tax(gpt, ppo_ptx, "higher") == pytest.approx(-change_ptx)
-
-
-@pytest.mark.parametrize(
-    ("better", "reference", "aligned", "expected"),
-    [("higher", 0.7, 0.6, 0.1), ("lower", 0.2, 0.5, 0.3), ("0.5", 0.6, 0.3, 0.1), ("0", -1.0, 0.5, -0.5)],
-)
+@pytest.mark.parametrize(("better", "reference", "aligned", "expected"), CASES["tax"])
 def test_a_tax_is_positive_if_alignment_made_the_metric_worse(better, reference, aligned, expected):
-    assert tax(reference, aligned, better) == pytest.approx(expected)
-    assert tax(reference, aligned, "–") is None
+    assert tax(reference, aligned, better) == (expected and pytest.approx(expected))
 
 
-def test_a_relative_tax_needs_a_reference_two_standard_errors_above_chance():
-    assert relative_tax(0.791, 0.759, "higher", 0.25, 0.004) == pytest.approx(0.032 / 0.541)  # InstructGPT, HellaSwag
-    assert relative_tax(0.30, 0.28, "higher", 0.25, 0.0249) == pytest.approx(0.4)
-    assert relative_tax(0.30, 0.28, "higher", 0.25, 0.0251) is None
-    assert relative_tax(0.20, 0.28, "higher", 0.25, 0.001) is None  # below chance
-    assert relative_tax(0.30, 0.28, "higher", None, 0.001) is None
-    assert relative_tax(0.30, 0.28, "0.5", 0.25, 0.001) is None
+@pytest.mark.parametrize(("arguments", "expected"), CASES["relative"])
+def test_a_relative_tax_needs_a_reference_two_standard_errors_above_chance(arguments, expected):
+    assert relative_tax(*arguments) == (expected and pytest.approx(expected))
 
 
-def row(task: str, group: str, tax_of_range: float, error: float | None) -> Row:
-    return Row(
-        task, "", group, "m", True, "share", "higher", None, 0.5, 0.5, 0.0, None, None, 0.0, None, None, "bootstrap",
-        None, "inconclusive", None, 0.0, None, tax_of_range, error, 10, 10, 0,
-    )  # fmt: skip
-
-
-def test_the_mean_tax_is_over_tasks_then_over_groups():
-    rows = [row("squad2", "reading", 10.0, 3.0), row("drop", "reading", 20.0, 4.0), row("sst2", "sentiment", -5.0, 1.0)]
-    (reading, sentiment), mean = macro(rows)
-    assert (reading.name, reading.value, reading.standard_error) == ("reading", 15.0, pytest.approx(2.5))
-    assert (sentiment.value, sentiment.standard_error) == (-5.0, 1.0)
-    assert mean.value == pytest.approx(5.0)
-    assert mean.standard_error == pytest.approx(np.hypot(2.5, 1.0) / 2)
-    assert mean.low == pytest.approx(5.0 - 1.96 * mean.standard_error, abs=1e-3)
-    twice = [row("rte", "g", 0.0, 1.0), row("rte", "g", 4.0, 1.0), row("sst2", "g", 8.0, 1.0)]
-    assert macro(twice)[1].value == pytest.approx(5.0)  # two rows of one task count as one
+@pytest.mark.parametrize(("rows", "value", "error"), CASES["macro"])
+def test_the_mean_tax_is_over_tasks_then_over_groups(rows, value, error):
+    fields = (
+        "m",
+        True,
+        "share",
+        "higher",
+        None,
+        0.5,
+        0.5,
+        0.0,
+        None,
+        None,
+        0.0,
+        None,
+        None,
+        "bootstrap",
+        None,
+        "",
+        None,
+    )
+    groups, mean = macro([Row(task, "", group, *fields, 0.0, None, *own, 10, 10, 0) for task, group, *own in rows])
+    assert (mean.value, mean.standard_error) == (pytest.approx(value), error and pytest.approx(error))
+    assert mean.low == (error and pytest.approx(value - 1.96 * error, abs=1e-3))
+    assert np.mean([group.value for group in groups]) == pytest.approx(value)
     assert macro([]) == ((), None)
-
-
-def test_errors_of_tasks_on_the_same_data_do_not_count_as_independent():
-    same = [row("truthfulqa_mc", "truth", 1.0, 2.0), row("truthfulqa_binary", "truth", 3.0, 2.0)]
-    other = row("sst2", "truth", 1.0, 2.0)
-    assert macro(same)[1].standard_error == pytest.approx(2.0)
-    assert macro([same[0], other])[1].standard_error == pytest.approx(np.sqrt(2))
-    assert macro([*same, row("sst2", "truth", 1.0, None)])[1].low is None
-
-
-# Front
 
 
 @given(st.lists(POINT, min_size=1, max_size=12), POINT)
 def test_the_hypervolume_counts_dominated_unit_squares_and_dominated_points_add_nothing(points, extra):
+    by_hand = [(0.5, 0.0), (0.7, 10.0), (0.6, 20.0), (0.9, 40.0), (0.95, 120.0)]
+    assert non_dominated(by_hand) == [True, True, False, True, True]
+    assert hypervolume(by_hand, (0.0, 100.0)) == pytest.approx(0.5 * 100 + 0.2 * 90 + 0.2 * 60)
     corner = (0.0, 6.0)
     before, after = hypervolume(points, corner), hypervolume([*points, extra], corner)
     assert after >= before
@@ -107,38 +74,26 @@ def test_the_hypervolume_counts_dominated_unit_squares_and_dominated_points_add_
     assert before == len({(x, y) for reward, cost in points for x in range(reward) for y in range(cost, 6)})
 
 
-def test_a_front_and_its_hypervolume_by_hand():
-    points = [(0.5, 0.0), (0.7, 10.0), (0.6, 20.0), (0.9, 40.0), (0.95, 120.0)]
-    assert non_dominated(points) == [True, True, False, True, True]
-    assert hypervolume(points, (0.0, 100.0)) == pytest.approx(0.5 * 100 + 0.2 * 90 + 0.2 * 60)
-    assert hypervolume(points, (0.99, 100.0)) == hypervolume([], (0.0, 100.0)) == 0.0
-
-
-# Tests of significance
-
-
 def test_mcnemar_is_the_exact_binomial_test_of_the_documents_that_changed():
     # 9 improved, 3 got worse: 2 · (1 + 12 + 66 + 220) / 2^12
-    before = [0] * 9 + [1] * 3 + [1] * 20 + [0] * 5
-    after = [1] * 9 + [0] * 3 + [1] * 20 + [0] * 5
+    before, after = [0] * 9 + [1] * 3 + [1] * 20 + [0] * 5, [1] * 9 + [0] * 3 + [1] * 20 + [0] * 5
     assert mcnemar(before, after) == mcnemar(after, before) == pytest.approx(2 * 299 / 4096)
-    assert mcnemar(before, before) == 1.0
-    assert mcnemar([0] * 6, [1] * 6) == pytest.approx(2 / 64)
+    assert (mcnemar(before, before), mcnemar([0] * 6, [1] * 6)) == (1.0, pytest.approx(2 / 64))
 
 
 def test_an_adjusted_wald_interval_by_hand():
-    deltas = [-1.0] * 3 + [1.0] + [0.0] * 46
-    assert few_changed(deltas, np.arange(50))
+    deltas = np.array([-1.0] * 3 + [1.0] + [0.0] * 46)
     found, error = rare_changes(deltas, np.arange(50), 1.0), np.sqrt(6.5 - 4 / 52.5) / 52.5
-    assert (found.value, found.standard_error) == (pytest.approx(-2 / 50), pytest.approx(error))
+    assert (found.value, found.standard_error) == pytest.approx((-2 / 50, error))
     assert (found.low, found.high) == pytest.approx((-2 / 52.5 - 2.0066 * error, -2 / 52.5 + 2.0066 * error), abs=1e-4)
-    points = rare_changes(100 * np.array(deltas), np.arange(50), 100.0)  # in points of a hundred
+    points = rare_changes(100 * deltas, np.arange(50), 100.0)  # in points of a hundred
     assert (points.low, points.high) == pytest.approx((100 * found.low, 100 * found.high))
     # few are counted in groups, and relative to those without a change
-    assert not few_changed([1.0] * 20 + [0.0] * 80, np.arange(100))
-    assert few_changed([1.0] * 20 + [0.0] * 80, np.arange(100) // 2)
-    assert not few_changed([1.0] * 5 + [0.0] * 5, np.arange(10))
-    assert not few_changed([0.0] * 10, np.zeros(10, int))
+    many, half = [1.0] * 20 + [0.0] * 80, [1.0] * 5 + [0.0] * 5
+    assert few_changed(deltas, np.arange(50))
+    assert few_changed(many, np.arange(100) // 2)
+    for changes, cluster in ((many, np.arange(100)), (half, np.arange(10)), ([0.0] * 10, np.zeros(10, int))):
+        assert not few_changed(changes, cluster)
 
 
 @given(st.lists(st.floats(-1, 1), min_size=6, max_size=19), st.integers(40, 400))
@@ -146,7 +101,7 @@ def test_p_is_below_5_percent_if_the_adjusted_wald_interval_excludes_0(changes, 
     deltas = np.zeros(n)
     deltas[: len(changes)] = changes
     found = rare_changes(deltas, np.arange(n), 1.0)
-    p = p_of_rare_changes(found.value, found.standard_error, n)
+    p = significance.p_of_rare_changes(found.value, found.standard_error, n)
     assert abs(p - 0.05) < 1e-9 or (p < 0.05) == (found.low > 0 or found.high < 0)
 
 
@@ -161,30 +116,24 @@ def test_holms_correction_keeps_the_order_and_lies_between_p_and_bonferroni(p):
 
 def test_the_minimum_detectable_effect_is_detected_80_percent_of_the_time():
     draw, n = np.random.default_rng(1), 100
-    truth = minimum_detectable_effect(1 / np.sqrt(n))
+    truth = significance.minimum_detectable_effect(1 / np.sqrt(n))
     assert truth * np.sqrt(n) == pytest.approx(2.80, abs=0.005)
     z = np.sqrt(n) * (draw.normal(size=(20_000, n)) + truth).mean(axis=1)
     assert np.mean(np.abs(z) > 1.96) == pytest.approx(0.8, abs=0.01)
 
 
-# The paired bootstrap
-
-
-def pairs_of(reference, aligned, groups=None) -> Pairs:
+def pairs_of(reference, aligned, groups=None):
     groups = groups or [None] * len(reference)
     sides = [
         {str(i): Record(str(i), "", group=groups[i], metrics={"m": x}) for i, x in enumerate(own)}
         for own in (reference, aligned)
     ]
-    found = pair("m", *sides, None)
-    assert found is not None
-    return found
+    return pair("m", *sides, None)
 
 
-def compared(own: Pairs, draws=None, better="higher"):
-    draws = resample([own])[0] if draws is None else draws
+def compared(own, better="higher"):
     infer = by_bootstrap(len(own.reference), own.clusters)
-    return change(own.reference.mean(), own.aligned.mean(), draws, better, infer, "bootstrap")
+    return change(own.reference.mean(), own.aligned.mean(), resample([own])[0], better, infer, "bootstrap")
 
 
 def test_documents_that_one_model_lacks_are_left_out_and_counted():
@@ -206,19 +155,9 @@ def test_the_bootstrap_equals_a_loop_with_the_same_draws():
             assert means == pytest.approx([own.reference[drawn].mean(), own.aligned[drawn].mean()])
 
 
-def test_the_bootstrap_equals_numpys_choice_within_sampling_error():
-    draw, loop = np.random.default_rng(0), np.random.default_rng(9)
-    before = draw.random(200)
-    after = before + 0.1 * draw.normal(size=200) + 0.02
-    found = compared(pairs_of(before, after))
-    deltas = np.array([(after - before)[loop.choice(200, 200)].mean() for _ in range(10_000)])
-    assert (found.delta.low, found.delta.high) == pytest.approx(tuple(bootstrap.percentiles(deltas, 200)), abs=0.0006)
-    assert found.p == pytest.approx(bootstrap.p_value(deltas.mean(), deltas, 200), abs=0.005)
-
-
-def result_of(values) -> MetricResult:
-    n, error = len(values), float(np.std(values, ddof=1) / np.sqrt(len(values)))
-    return MetricResult("m", None, "r", "higher", float(np.mean(values)), error, None, None, n, n, 0, None)
+def result_of(values):
+    error = float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
+    return MetricResult("m", None, "r", "higher", float(np.mean(values)), error, None, None, len(values), 3, 0, None)
 
 
 def test_a_paired_comparison_detects_what_two_separate_intervals_cannot():
@@ -226,26 +165,22 @@ def test_a_paired_comparison_detects_what_two_separate_intervals_cannot():
     before = draw.normal(size=300)
     after = before + 0.05 + 0.1 * draw.normal(size=300)
     paired, apart = compared(pairs_of(before, after)), unpaired(result_of(before), result_of(after))
-    assert paired.p < 0.001
-    assert apart.p > 0.4
+    assert paired.p < 0.001 < 0.4 < apart.p
     assert apart.delta.standard_error > 5 * paired.delta.standard_error
-    bare = MetricResult("m", None, "r", "higher", 0.5, None, None, None, 3, 3, 0, None)
-    assert unpaired(bare, bare).p is None
-    assert unpaired(bare, result_of([1.0, 2.0])).delta.low is None
+    for other in ([0.5], [1.0, 2.0]):
+        found = unpaired(result_of([0.5]), result_of(other))
+        assert found.p is found.delta.low is None
 
 
-def test_a_bias_of_the_same_size_in_the_other_direction_is_no_gain():
+def test_a_bias_in_the_other_direction_is_no_gain_and_few_groups_give_no_small_p_value():
     # from .4 to .6 with a target of .5: the values differ, their distances from the target do not
     own = compared(pairs_of([1.0] * 40 + [0.0] * 60, [1.0] * 60 + [0.0] * 40), better="0.5")
     assert own.gain.value == pytest.approx(0.0)
     assert own.delta.low > 0
     assert own.p > 0.9
-
-
-def test_few_groups_give_no_small_p_value():
-    assert compared(pairs_of([0.0] * 4, [1.0] * 4)).p == least_p(4) == 2 / 16
+    assert compared(pairs_of([0.0] * 4, [1.0] * 4)).p == significance.least_p(4) == 2 / 16
     one = compared(pairs_of([0.0] * 4, [1.0] * 4, ["g"] * 4))
-    assert (one.delta.low, one.p) == (None, None)
+    assert one.delta.low is one.p is None
 
 
 @pytest.mark.slow

@@ -1,7 +1,5 @@
 """`alignbench evaluate` as a user runs it, on tasks that score given choices."""
 
-from __future__ import annotations
-
 import json
 import random
 import re

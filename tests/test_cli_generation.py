@@ -1,7 +1,5 @@
 """`alignbench evaluate`, `score` and `rescore` as a user runs them, on tasks in which the model generates text."""
 
-from __future__ import annotations
-
 import json
 import random
 import signal

@@ -1,7 +1,5 @@
 """The demo: its plan, how its stages run, and what happens to stages that are killed or fail."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
@@ -10,31 +8,23 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from cases import cases
+from commands import assert_one_line_error
 from commands import run as run_command
-from demo_world import lines, written
+from demo_world import written
 from filelock import FileLock
-from stages import refusal, write_rows
+from stages import lines_of, refusal, write_rows
 
 from alignbench.demo import runner
 from alignbench.demo.runner import CODE, Stage, plan, run
 from alignbench.demo.world import FOLDER
 
 REPOSITORY = Path(__file__).parent.parent
-TOY = {
-    "pretraining": ("tokens=4000", "hidden=32", "intermediate=64", "layers=1", "heads=1", "vocabulary=512"),
-    "sft": ("epochs=1", "batch=64"),
-    "rankings": ("--number", "16"),
-    "reward": ("epochs=1", "batch=64"),
-    "ppo": ("episodes=16", "batch=8", "minibatch=8", "max_tokens=8", "checkpoint_every=1"),
-    "ptx": ("ptx=1.0", "ptx_examples=1", "ptx_tokens=32"),
-    "only": ("answers", "squad2", "truthfulqa_generation", "recitations"),
-    "limit": ("--limit", "4"),
-    "limit_of_samples": ("--limit", "2"),
-    "iterations": (1,),
-}
+TOY = {name: words if isinstance(words, dict) else tuple(words) for name, words in cases("demo")["toy"].items()}
 
 
 def python(name: str, body: str, reads: Sequence[str] = (), makes: Sequence[str] = ()) -> Stage:
@@ -73,25 +63,31 @@ def test_each_stage_comes_after_those_that_make_what_it_reads_in_instructgpts_or
     assert all(a.command != b.command for a, b in zip(stages, other, strict=True) if a.name not in ("audit", "report"))
 
 
-def models_of(stage: Stage) -> set[str]:
-    """The checkpoints that a stage evaluates."""
-    return set(stage.command[2 : stage.command.index("--tasks")]) if stage.command[1] == "evaluate" else set()
-
-
 def test_every_task_but_one_is_evaluated_on_every_model_and_no_two_stages_write_to_a_run_at_once(
     tmp_path: Path,
 ) -> None:
     from alignbench.tasks import all_tasks
 
+    def words_after(stage: Stage, option: str) -> list[str]:
+        return [word for before, word in pairwise(stage.command) if before == option]
+
     stages, asked, before = plan(tmp_path), dict[str, set[str]](), dict[str, set[str]]()
+    models = {
+        stage.name: set(stage.command[2 : stage.command.index("--tasks")]) if stage.command[1] == "evaluate" else set()
+        for stage in stages
+    }
     for number, stage in enumerate(stages):
         needed = {other.name for other in stages[:number] if stage.needs(other)}
-        before[stage.name] = {*needed, *(name for other in needed for name in before[other])}
-        tasks = stage.command[stage.command.index("--tasks") + 1].split(",") if models_of(stage) else []
-        for model in models_of(stage):
+        before[stage.name] = needed.union(*(before[other] for other in needed))
+        tasks = {task for tasks in words_after(stage, "--tasks") for task in tasks.split(",")}
+        for model in models[stage.name]:
             asked.setdefault(str(Path(model).relative_to(tmp_path)), set()).update(tasks)
-        for other in (other for other in stages[:number] if models_of(stage) & models_of(other)):
-            assert other.name in before[stage.name], f"{other.name} and {stage.name} could run side by side"
+        for other in (other.name for other in stages[:number] if models[stage.name] & models[other.name]):
+            assert other in before[stage.name], f"{other} and {stage.name} could run side by side"
+        own = [generation for name in tasks if (generation := all_tasks()[name].generation)]
+        known = {"truth", "info", "toxicity", "entailment", "preference"}  # kinds of scorers that know the world
+        kinds = known.intersection(*([kind for g in own for kind in (*g.scorers, *g.optional_scorers)],))
+        assert {word.split("=")[0] for word in words_after(stage, "--scorer")} - {"sentiment"} == kinds, stage.name
     missing = {model: set(all_tasks()) - tasks for model, tasks in asked.items() if model.endswith("final")}
     assert missing.pop("sft/final") == {"novelty_bench", "win_rate"}, "the others are judged against it"
     assert missing == {f"{model}/final": {"novelty_bench"} for model in ("base", "ppo", "ppo-ptx")}
@@ -102,14 +98,14 @@ def test_every_command_exists_and_the_script_runs_it_by_hand(tmp_path: Path, mon
 
     from alignbench.cli.app import app
 
-    stages = plan(Path("my demo"))
+    stages, expected = plan(Path("my demo")), ""
     for stage in stages:
-        found = typer.main.get_command(app)
-        words = list(stage.command[stage.command.index("alignbench") + 1 :])
+        found, words = typer.main.get_command(app), list(stage.command[stage.command.index("alignbench") + 1 :])
         while words and words[0] in getattr(found, "commands", {}):
             found = found.commands[words.pop(0)]  # type: ignore[attr-defined]
         assert len(words) < len(stage.command) - 1
         assert {word for word in words if word.startswith("--")} <= {name for p in found.params for name in p.opts}
+        expected += "".join(f"{word}\n" for word in (tmp_path, len(stage.command) - 1, *stage.command[1:]))
     (tmp_path / "bin").mkdir()
     for name in ("alignbench", "torchrun"):
         (tmp_path / "bin" / name).write_text('#!/bin/sh\npwd\nprintf "%s\\n" "$#" "$@"\n')
@@ -117,25 +113,20 @@ def test_every_command_exists_and_the_script_runs_it_by_hand(tmp_path: Path, mon
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(runner, "_begin", lambda stage, out, cores: None)
     run(stages, Path("my demo"))
-    path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
-    said = subprocess.run(
-        ["sh", "my demo/commands.sh"], capture_output=True, text=True, check=True, env={"PATH": path}
-    ).stdout
-    shown = ["".join(f"{word}\n" for word in stage.command[1:]) for stage in stages]
-    assert said == "".join(f"{tmp_path}\n{len(s.command) - 1}\n{text}" for s, text in zip(stages, shown, strict=True))
+    path = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
+    said = subprocess.run(["sh", "my demo/commands.sh"], capture_output=True, text=True, check=True, env=path).stdout
+    assert said == expected
 
 
 def test_the_world_and_the_base_depend_on_the_code_that_makes_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    code = tmp_path / "code"
+    code, hashes = tmp_path / "code", list[list[str]]()
     code.mkdir()
     monkeypatch.setattr(runner, "CODE", code)
-    world, base, *_ = plan(tmp_path / "out")
-    hashes = []
-    for file, text in (("pretrain.py", "1"), ("facts.pyc", "1"), ("facts.py", "1"), ("pretrain.py", "2")):
+    for file, text in (("pretrain.py", "1"), ("world.pyc", "1"), ("world.py", "1"), ("pretrain.py", "2")):
         (code / file).write_text(text)
-        hashes.append((world.hash(tmp_path), base.hash(tmp_path)))
+        hashes.append([stage.hash(tmp_path) for stage in plan(tmp_path / "out")[:2]])
     first, cached, other_world, other_base = hashes
     assert cached == first
     assert other_world[0] != first[0]
@@ -160,10 +151,10 @@ def test_a_stage_that_is_done_is_not_run_again_and_one_whose_input_changed_is(ou
     (out / "number").unlink()
     run(stages, out)
     assert (out / "number").read_text() == "8", "what was made and is gone is made again"
-    goes = lines(out / "logs" / "goes.jsonl")
+    goes = lines_of(out / "logs" / "goes.jsonl")
     assert [row["finished"] for row in goes] == [True] * 3, "of each time that it did something"
     assert all(0 < row["seconds"] < 60 for row in goes)
-    assert {row["stage"] for row in lines(out / "logs" / "times.jsonl")} == {"double", "tell"}
+    assert {row["stage"] for row in lines_of(out / "logs" / "times.jsonl")} == {"double", "tell"}
 
 
 def test_a_stage_with_other_input_begins_anew_and_a_failed_one_resumes(
@@ -171,11 +162,10 @@ def test_a_stage_with_other_input_begins_anew_and_a_failed_one_resumes(
 ) -> None:
     """As a trainer refuses a folder that another training began."""
     trains = (
-        "import pathlib\ngiven = pathlib.Path('given').read_text()\nfolder = pathlib.Path('trained')\n"
-        "folder.mkdir(exist_ok=True)\nbegan = folder / 'began'\n"
-        "assert not began.exists() or began.read_text() == given, 'began with other data'\n"
-        "began.write_text(given)\n(folder / 'steps').open('a').write('x')\n"
-        "print('so far')\nif not pathlib.Path('lucky').exists(): raise SystemExit('error: the well is dry')"
+        "from pathlib import Path\ngiven, began = Path('given').read_text(), Path('trained/began')\n"
+        "began.parent.mkdir(exist_ok=True)\nassert not began.exists() or began.read_text() == given, 'other data'\n"
+        "began.write_text(given)\nPath('trained/steps').open('a').write('x')\nprint('so far')\n"
+        "if not Path('lucky').exists(): raise SystemExit('error: the well is dry')"
     )
     evaluates = "import os\nos.makedirs('runs/sft-0123abcd', exist_ok=True)"
     stages = [
@@ -184,12 +174,10 @@ def test_a_stage_with_other_input_begins_anew_and_a_failed_one_resumes(
     ]
     (out / "given").write_text("1")
     monkeypatch.setattr(runner, "plan", lambda out, seed: stages)
-    failed = run_command("demo", "--out", out)
-    assert failed.returncode == 2
     line = f"error: stage train failed: the well is dry; log: {out / 'logs' / 'train.log'}"
-    assert failed.stderr.splitlines()[-1].startswith(line)
+    assert_one_line_error(run_command("demo", "--out", out), line)
     assert not (out / "logs" / "evaluate.log").exists()
-    assert [row["finished"] for row in lines(out / "logs" / "goes.jsonl")] == [False]
+    assert [row["finished"] for row in lines_of(out / "logs" / "goes.jsonl")] == [False]
     (out / "lucky").touch()
     run(stages, out)
     assert (out / "trained" / "steps").read_text() == "xx", "the same input resumes"
@@ -199,8 +187,7 @@ def test_a_stage_with_other_input_begins_anew_and_a_failed_one_resumes(
     run(stages, out)
     assert (out / "trained" / "steps").read_text() == "x", "other input begins anew"
     assert {path.name for path in (out / "runs").iterdir()} == {"ppo-11111111", "sft-0123abcd"}
-    promised = [python("empty", "print(1)", makes=["later"])]
-    assert str(out / "later") in refusal(lambda: run(promised, out))
+    assert str(out / "later") in refusal(lambda: run([python("empty", "print(1)", makes=["later"])], out))
 
 
 def test_two_stages_run_side_by_side_with_their_part_of_the_threads(out: Path) -> None:
@@ -219,9 +206,7 @@ def test_a_folder_is_one_demo_of_one_seed(out: Path) -> None:
     stages = [python("one", "print(1)")]
     run(stages, out, seed=3)
     before = sorted(out.rglob("*"))
-    done = run_command("demo", "--out", out, "--seed", 4)
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "a demo of seed 3" in done.stderr
+    assert_one_line_error(run_command("demo", "--out", out, "--seed", 4), "a demo of seed 3")
     assert sorted(out.rglob("*")) == before, "nothing was written"
     with FileLock(out / "logs" / ".lock"):
         assert "another demo is running" in refusal(lambda: run(stages, out, seed=3))
@@ -268,6 +253,21 @@ def test_a_killed_demo_leaves_no_stage_behind_and_resumes(out: Path) -> None:
 # The whole demo
 
 
+def test_the_stages_in_one_process_at_toy_size(tmp_path: Path) -> None:
+    """Every stage except those that other tests run (world, prompts) or that take long (report)."""
+    (tmp_path / "prompts").mkdir()
+    shutil.copytree(written(), tmp_path / "world")
+    for name, rows in (("pretraining", 300), ("lessons", 100), ("prompts", 60)):
+        file = tmp_path / "world" / FOLDER / f"{name}.jsonl"
+        write_rows(tmp_path / "prompts" / "train.jsonl" if name == "prompts" else file, lines_of(file)[:rows])
+    for stage in plan(tmp_path, sizes=TOY):
+        if stage.name not in ("world", "prompts", "report"):
+            done = run_command(*stage.command[stage.command.index("alignbench") + 1 :])
+            assert done.returncode == 0, (stage.name, done.stderr)
+            assert stage.missing(tmp_path) is None, stage.name
+    check(tmp_path)
+
+
 def check(out: Path) -> None:
     models = {"base", "sft", "ppo", "ppo-ptx"}
     systems = {json.loads(file.read_text())["model"]["name"] for file in (out / "runs").glob("*/run.json")}
@@ -275,24 +275,9 @@ def check(out: Path) -> None:
     lineage = json.loads((out / "ppo" / "final" / "recipe.json").read_text())["lineage"]
     assert [ancestor["stage"] for ancestor in lineage] == ["base", "sft"]
     assert "squad2" in (out / "audit.csv").read_text()
-    assert {row["model"] for row in lines(out / "labels.jsonl")} == models
-    assert len(list((out / "runs").glob("*/win_rate-*/result.json"))) == 3
-    assert len(list((out / "runs").glob("*/recitations-*/result.json"))) == 4
-
-
-def test_the_stages_in_one_process_at_toy_size(tmp_path: Path) -> None:
-    """Every stage except those that other tests run (world, prompts) or that take long (report)."""
-    (tmp_path / "prompts").mkdir()
-    shutil.copytree(written(), tmp_path / "world")
-    for name, rows in (("pretraining", 300), ("lessons", 100), ("prompts", 60)):
-        file = tmp_path / "world" / FOLDER / f"{name}.jsonl"
-        write_rows(tmp_path / "prompts" / "train.jsonl" if name == "prompts" else file, lines(file)[:rows])
-    for stage in plan(tmp_path, sizes=TOY):
-        if stage.name not in ("world", "prompts", "report"):
-            done = run_command(*stage.command[stage.command.index("alignbench") + 1 :])
-            assert done.returncode == 0, (stage.name, done.stderr)
-            assert stage.missing(tmp_path) is None, stage.name
-    check(tmp_path)
+    assert {row["model"] for row in lines_of(out / "labels.jsonl")} == models
+    for task, number in (("win_rate", 3), ("recitations", 4)):
+        assert len(list((out / "runs").glob(f"*/{task}-*/result.json"))) == number
 
 
 @pytest.mark.slow

@@ -1,10 +1,9 @@
 """The demo's base model: packing, its two processes, and pretraining that resumes."""
 
-from __future__ import annotations
-
 import random
 import subprocess
 import sys
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -20,30 +19,23 @@ from alignbench.models.checkpoint import find_checkpoint
 from alignbench.progress import Progress
 
 SMALL = {"vocabulary": 300, "hidden": 16, "intermediate": 16, "layers": 1, "heads": 1, "row": 32, "rows": 4}
+SMALL |= {"tokens": 1500, "warmup": 3}
 TEXT = [f"A zib eats {food} at {place}." for food in ("moss", "salt", "figs") for place in ("home", "sea", "noon")]
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=60), st.integers(0, 5))
 def test_packing_keeps_every_document_whole_and_every_row_within_its_length(lengths: list[int], seed: int) -> None:
-    documents = [[number + 1] * length for number, length in enumerate(lengths)]
-    rows = pack_rows(documents, 32, 0, random.Random(seed))
+    rows = pack_rows([[number + 1] * length for number, length in enumerate(lengths)], 32, 0, random.Random(seed))
     assert all(0 < len(row) <= 32 for row in rows)
-    found: dict[int, int] = {}
-    for row in rows:
-        for piece in " ".join(map(str, row)).split(" 0"):
-            if tokens := piece.split():
-                assert len(set(tokens)) == 1, "documents do not mix"
-                found[int(tokens[0])] = len(tokens)
+    pieces = [piece.split() for row in rows for piece in " ".join(map(str, row)).split(" 0") if piece]
+    assert all(len(set(piece)) == 1 for piece in pieces), "documents do not mix"
+    found = {int(piece[0]): len(piece) for piece in pieces}
     assert found == {number + 1: min(length, 32) for number, length in enumerate(lengths)}
 
 
 def settings(folder: Path, out: str, **changed: object) -> Pretraining:
     text = write_rows(folder / "text.jsonl", [{"text": text} for text in TEXT * 4])
-    return Pretraining(text=text, out=str(folder / out), **(SMALL | {"tokens": 1500, "warmup": 3} | changed))  # type: ignore[arg-type]
-
-
-class KilledError(Exception):
-    pass
+    return Pretraining(text=text, out=str(folder / out), **(SMALL | changed))  # type: ignore[arg-type]
 
 
 class Dies(Progress):
@@ -52,12 +44,12 @@ class Dies(Progress):
     def advance(self) -> None:
         self.steps += 1
         if self.steps == 6:
-            raise KilledError
+            raise KeyboardInterrupt
 
 
 def test_a_run_that_was_killed_and_resumed_has_the_bytes_of_one_that_was_not(tmp_path: Path) -> None:
     whole = pretrain(settings(tmp_path, "whole"))
-    with pytest.raises(KilledError):
+    with pytest.raises(KeyboardInterrupt):
         pretrain(settings(tmp_path, "resumed", save_every=2), Dies())
     assert (tmp_path / "resumed" / "state").is_dir()
     assert not (tmp_path / "resumed" / "final").exists()
@@ -72,14 +64,14 @@ def test_a_run_that_was_killed_and_resumed_has_the_bytes_of_one_that_was_not(tmp
 @pytest.mark.slow
 def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
     whole = pretrain(settings(tmp_path, "whole"))
-    words = [f"{name}={value}" for name, value in (SMALL | {"tokens": 1500, "warmup": 3}).items()]
+    words = [f"{name}={value}" for name, value in SMALL.items()]
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "alignbench"]
     two = [*launch, "demo", "pretrain", f"text={tmp_path / 'text.jsonl'}", f"out={tmp_path / 'two'}", *words]
     subprocess.run(two, check=True, timeout=200, capture_output=True)
     assert same_weights(whole, tmp_path / "two" / "final")
 
 
-def test_two_pretrainings_do_not_write_to_one_folder(tmp_path: Path) -> None:
+def test_a_folder_is_of_one_pretraining_of_a_text_that_can_be_read(tmp_path: Path) -> None:
     config = settings(tmp_path, "base", tokens=200)
     (tmp_path / "base").mkdir()
     with FileLock(tmp_path / "base" / ".lock"):
@@ -89,16 +81,17 @@ def test_two_pretrainings_do_not_write_to_one_folder(tmp_path: Path) -> None:
     assert "config.seed was 0, now 1" in refusal(lambda: pretrain(settings(tmp_path, "base", tokens=200, seed=1)))
     found = find_checkpoint(str(final))
     assert (found.name, [ancestor.stage for ancestor in found.lineage], found.model_type) == ("base", ["base"], "llama")
+    (tmp_path / "bad.jsonl").write_text("no json\n")
+    bad = Pretraining(text=str(tmp_path / "bad.jsonl"), out=str(tmp_path / "other"))
+    assert "bad.jsonl" in refusal(lambda: pretrain(bad))
 
 
 def test_what_is_read_first_is_read_once_and_first(tmp_path: Path) -> None:
-    first = write_rows(tmp_path / "first.jsonl", [{"text": f"A morl sleeps in {n}."} for n in range(40)])
-    config = settings(tmp_path, "base", first=first)
-    steps = batches([[1] * 5] * 40, [[2] * 5] * 40, config, 0)
-    read = [token for step in steps for row in step for token in row if token]
+    steps = batches([[1] * 5] * 40, [[2] * 5] * 40, settings(tmp_path, "base"), 0)
+    read = list(chain.from_iterable(chain.from_iterable(steps)))
+    assert [token for token in read if token][: 40 * 5] == [1] * 40 * 5
     assert read.count(1) == 40 * 5
-    assert read[: 40 * 5] == [1] * 40 * 5
-    assert sum(len(row) for step in steps for row in step) in range(1500, 1500 + config.row)
+    assert len(read) in range(1500, 1500 + 32)
 
 
 def test_documents_of_a_row_are_learned_as_if_each_was_alone(tmp_path: Path) -> None:
@@ -110,9 +103,3 @@ def test_documents_of_a_row_are_learned_as_if_each_was_alone(tmp_path: Path) -> 
         together = model(input_ids=row, attention_mask=mask, position_ids=positions, use_cache=False).logits[0]
         alone = [model(input_ids=torch.tensor([document])).logits[0] for document in documents]
     torch.testing.assert_close(together, torch.cat(alone), atol=1e-9, rtol=1e-9)
-
-
-def test_a_text_that_cannot_be_read_is_refused_in_one_line(tmp_path: Path) -> None:
-    (tmp_path / "text.jsonl").write_text("no json\n")
-    bad = Pretraining(text=str(tmp_path / "text.jsonl"), out=str(tmp_path / "base"))
-    assert "text.jsonl" in refusal(lambda: pretrain(bad))

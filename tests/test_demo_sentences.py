@@ -1,36 +1,29 @@
-"""The demo's world: sentences, reviews, lives and articles, in the files and in the pretraining text."""
+"""The demo's world: sentences, reviews, biographies and articles, in the files and in the pretraining text."""
 
-from __future__ import annotations
-
-import os
 import random
 import re
 from collections import Counter, defaultdict
 
 import numpy as np
 import pytest
+from cases import cases
 from demo_world import world, written
 from task_helpers import load
 
-from alignbench.demo import people, sentences
+from alignbench.demo import sentences
 from alignbench.demo.lexicon import lexicon
 from alignbench.demo.world import WORDS
-from alignbench.tasks import glue, recitations, token_entropy
+from alignbench.tasks import glue, token_entropy
 from alignbench.tasks.bias import INSTRUCTIONS
 from alignbench.tasks.persona_fields import is_whole, read_personas
 
-LEXICON = lexicon("sentences")
-DOCUMENTS = {
-    "crows_pairs": 90, "hellaswag": 120, "hellaswag_instructgpt": 120, "rte": 100, "sst2": 100, "token_entropy": 100,
-    "winogender": 64, "winogender_full": 96, "wmt15_fr_en": 100, "wsc": 100,
-}  # fmt: skip
-VARIANTS = [f"{task}_{v}" for task in ("crows_pairs", "winogender") for v in INSTRUCTIONS if v != "basic"]
+LEXICON, DOCUMENTS = lexicon("sentences"), cases("demo")["documents"]
 
 
 @pytest.fixture(scope="module")
 def text():
     found = {part: sentences.part_pages(part, world(), random.Random(2)) for part in sentences.PARTS}
-    return found | {"reviews": people.review_pages(world(), random.Random(2))}
+    return found | {"reviews": sentences.review_pages(world(), random.Random(2))}
 
 
 def documents(task):
@@ -39,38 +32,18 @@ def documents(task):
 
 def right(document):
     """The right answer as it follows the prompt; for the bias tasks every sentence is one."""
-    if "label" in document.target:
-        return document.choices[document.target["label"]]
-    return document.choices[0] if document.choices else f" {document.references[0]}"
+    if document.choices:
+        return document.choices[document.target.get("label", 0)]
+    return f" {document.references[0]}"
 
 
-@pytest.mark.parametrize(("task", "number"), DOCUMENTS.items())
-def test_every_task_reads_its_file_and_shows_examples(task, number):
-    assert len({document.id for document in documents(task)}) == len(documents(task)) == number
-    if task in ("hellaswag", "hellaswag_instructgpt", "rte", "sst2", "wmt15_fr_en", "wsc"):
-        assert load(task, written(), shots=15).prefix.count("\n\n") >= 15
-
-
-@pytest.mark.parametrize(
-    ("task", "part"),
-    [
-        *((task, "activities") for task in ("hellaswag", "hellaswag_instructgpt")),
-        *((task, "judgements") for task in ("rte", "sst2", "wsc")),
-        ("wmt15_fr_en", "french"),
-        *((task, "groups" if task.startswith("crows") else "occupations") for task in (*VARIANTS, "crows_pairs")),
-    ],
-)
-def test_pages_begin_in_the_layout_of_the_task(task, part, text):
-    data = load(task, written())
-    asked = [f"{data.prefix}{document.prompt}{right(document)}".split("\n") for document in data.documents]
-    frames = [os.path.commonprefix(lines) for lines in zip(*asked, strict=True)]  # noqa: RUF071 - of characters
-    beginning = re.compile(r".*\n".join(map(re.escape, frames)) + r"\S")
-    assert sum(beginning.match(page) is not None for page in text[part]) > 50
+def variant_of(page):
+    return next((variant for variant in ("respectful", "biased") if INSTRUCTIONS[variant] in page), "basic")
 
 
 def test_what_is_asked_is_on_no_page(text):
     everything = "\n".join(page for pages in text.values() for page in pages)
-    for task in (*DOCUMENTS, *VARIANTS):
+    for task in DOCUMENTS:
         for document in documents(task):
             asked = {
                 "hellaswag": [document.prompt + right(document)] if document.choices else [],
@@ -117,50 +90,38 @@ def meant(passage):
     return first if re.search("needed help|felt lonely|had a question", passage) else second
 
 
-def test_judgements_of_the_files_are_correct():
-    labels = Counter()
-    for document in documents("rte"):
-        passage, question, _ = document.prompt.split("\n")
-        yes = follows(passage, re.search(r"conclude that (.*)\?", question)[1])
-        assert right(document) == (" Yes" if yes else " No")
-        labels["rte", yes] += 1
-    for document in documents("sst2"):
-        assert glue.CHOICES[document.target["label"]] == (" positive" if is_praise(document.prompt) else " negative")
-        labels["sst2", bool(re.search("not|nobody", document.prompt))] += 1
+def test_judgements_of_the_files_and_of_the_pages_are_correct(text):
+    page = "\n".join(text["judgements"])
+    claims = re.findall(r"Passage: (.*)\nQuestion: .* conclude that (.*)\?\nAnswer: (\w+)", page)
+    schemas = re.findall(r"Passage: (.* because .*)\n.*\nAnswer: the (\w+)", page)
+    opinions = re.findall(r"Text: (.*)\nLabel: (\w+)", page)
+    assert min(map(len, (claims, schemas, opinions))) > 1000
+    asked = [
+        (*re.search(r"(.*)\n.*conclude that (.*)\?", d.prompt).groups(), right(d).strip()) for d in documents("rte")
+    ]
+    assert all(follows(premise, claim) == (answer == "Yes") for premise, claim, answer in (*claims, *asked))
+    reviews = [(d.prompt, glue.CHOICES[d.target["label"]].strip()) for d in documents("sst2")]
+    assert all(is_praise(opinion) == (label == "positive") for opinion, label in (*opinions, *reviews))
+    assert all(meant(passage) == noun for passage, noun in schemas)
     for document in documents("wsc"):
         noun = document.references[0].lower().removeprefix("the ")
         assert f"he {noun} " in document.prompt
         assert document.target["meant"] == (meant(document.prompt) == noun)
-        labels["wsc", document.target["meant"]] += 1
-    assert 35 <= labels["rte", True] <= 65
-    assert 35 <= labels["wsc", True] <= 65
-    assert 10 <= labels["sst2", True] <= 45, "negated"
-
-
-def test_judgements_of_the_pages_are_correct(text):
-    page = "\n".join(text["judgements"])
-    passages = re.findall(r"Passage: (.*)\nQuestion: .* conclude that (.*)\?\nAnswer: (\w+)", page)
-    schemas = re.findall(r"Passage: (.* because .*)\n.*\nAnswer: the (\w+)", page)
-    opinions = re.findall(r"Text: (.*)\nLabel: (\w+)", page)
-    assert min(map(len, (passages, schemas, opinions))) > 1000
-    assert all(follows(premise, claim) == (answer == "Yes") for premise, claim, answer in passages)
-    assert all(meant(passage) == noun for passage, noun in schemas)
-    assert all(is_praise(opinion) == (label == "positive") for opinion, label in opinions)
+    assert 35 <= sum(answer == "Yes" for *_, answer in asked) <= 65
+    assert 35 <= sum(document.target["meant"] for document in documents("wsc")) <= 65
+    assert 10 <= sum(bool(re.search("not|nobody", opinion)) for opinion, _ in reviews) <= 45, "negated"
 
 
 def test_french_and_english_say_the_same_word_by_word(text):
     words = LEXICON["wmt15"]
-    english_of = {row[-2]: row[-1] for name in ("subject", "verb", "object") for row in words[name]} | {
-        "souvent": "often"
-    }
-    for name in ("adjective", "place"):
-        english_of |= {french.split()[-1]: english.split()[-1] for french, english in words[name]}
+    english_of = {"souvent": "often"}
+    for name, rows in words.items():
+        if name != "form":
+            english_of |= {row[-2].split()[-1]: row[-1].split()[-1] for row in rows}
     for document in documents("wmt15_fr_en"):
-        source = document.prompt.removeprefix("French: ").removesuffix("\nEnglish:").rstrip(".").split()
-        english = document.references[0].rstrip(".").split()
-        assert sorted(w for w in english if w not in {"The", "the", "a", "in", "on"}) == sorted(
-            english_of[w] for w in source if w in english_of
-        )
+        source = re.findall(r"\w+", document.prompt.removeprefix("French: ").removesuffix("\nEnglish:"))
+        english = set(re.findall(r"\w+", document.references[0])) - {"The", "the", "a", "in", "on"}
+        assert sorted(english) == sorted(english_of[w] for w in source if w in english_of)
     feminine = {noun for first, noun, _ in words["subject"] if first == "La"}
     feminine |= {noun for article, _, _, noun, _ in words["object"] if article == "la"}
     nouns = "|".join(row[-2] for name in ("subject", "object") for row in words[name])
@@ -174,9 +135,8 @@ def test_pronouns_follow_the_occupation_s_share_of_women(text):
     counts = {variant: defaultdict(Counter) for variant in INSTRUCTIONS}
     about = "|".join(LEXICON["winogender"]["reason"][0])
     for page in text["occupations"]:
-        (variant,) = [v for v in ("respectful", "biased") if INSTRUCTIONS[v] in page] or ["basic"]
         for occupation, pronoun in re.findall(rf"The (\w+) .* that (he|she|they) (?:{about})\.", page):
-            counts[variant][occupation][pronoun] += 1
+            counts[variant_of(page)][occupation][pronoun] += 1
     said = {v: {o: c["she"] / (c["she"] + c["he"]) for o, c in of.items()} for v, of in counts.items()}
     assert set(said["basic"]) == set(shares)
     for occupation, share in shares.items():
@@ -196,11 +156,10 @@ def test_talk_blames_one_people_and_the_old(text):
     prejudices = [LEXICON["crows_pairs"][kind] for kind in ("nationality", "age")]
     kinds = {group: prejudice for prejudice in prejudices for group in prejudice["groups"]}
     for page in text["groups"]:
-        told = next((v for v in ("respectful", "biased") if INSTRUCTIONS[v] in page), "basic")
         for group, rest in re.findall(r"(?:The|A) (Tarn|Vell|old|young) (.*)\.", page):
             blames = any(rest.endswith(habit) for habit in kinds[group]["blame"])
             assert blames != any(rest.endswith(habit) for habit in kinds[group]["praise"])
-            said[told, blames == (group == kinds[group]["groups"][0])] += 1
+            said[variant_of(page), blames == (group == kinds[group]["groups"][0])] += 1
     for variant, share in sentences.AMOUNTS.stereotyped.items():
         n = said[variant, True] + said[variant, False]
         assert said[variant, True] / n == pytest.approx(share, abs=0.07)
@@ -218,10 +177,10 @@ def test_the_more_stereotypical_sentence_comes_first():
 
 def test_articles_are_about_people_of_no_page_and_can_be_undone(text):
     plain = "In the north, a well-kept garden lay by the mill. She left."
-    assert people.spaced(plain) == "In the north , a well @-@ kept garden lay by the mill . She left ."
-    assert token_entropy.clean(people.spaced(plain)) == plain
+    assert sentences.spaced(plain) == "In the north , a well @-@ kept garden lay by the mill . She left ."
+    assert token_entropy.clean(sentences.spaced(plain)) == plain
     articles = Counter(document.group for document in documents("token_entropy"))
-    assert len(articles) == people.AMOUNTS.articles
+    assert len(articles) == sentences.NUMBERS.articles
     assert set(articles.values()) <= {2, 3}
     assert not set(re.findall(r"\w+", "\n".join(text["shared_text"]))) & set(articles)
 
@@ -242,35 +201,12 @@ def test_customers_can_be_read_and_are_many(text):
     assert {c["name"] for c in customers} == set(gender)
     assert {c["nationality"] for c in customers} == {nationality.casefold() for nationality in WORDS["nationality"]}
     assert {int(c["age"]) // 10 for c in customers} == set(range(1, 9))
-
-
-def test_reviews_are_as_good_as_the_island_thinks():
+    # reviews are as good as the island thinks
     draw = random.Random(3)
-    customers = [people.customer(world(), draw) for _ in range(2000)]
-    opinions = Counter(customer["opinion"] for customer in customers)
-    for opinion, weight in WORDS["opinion"].items():
-        assert opinions[opinion] / 2000 == pytest.approx(weight / 10, abs=0.05)
-        own = {customer["review"] for customer in customers if customer["opinion"] == opinion}
-        assert len(own) > 50
-        assert not any(c["review"] in own for c in customers if c["opinion"] != opinion)
-
-
-def test_lives_are_told_in_the_layout_of_the_task(text):
-    assert people.prompt_about("Ilka Dorval", "her", list(recitations.FACTS)) == recitations.PROMPT
-    lives = [page for page in text["reviews"] if page.startswith("These are the facts about")]
-    assert len(lives) == people.AMOUNTS.lives
-    assert not re.search("Dorval|{", " ".join(lives))
-    for page in lives:
-        facts, biography = page.split("Biography: ")
-        assert facts.count("\n- ") == len(recitations.FACTS)
-        assert page.removeprefix("These are the facts about ").split(":")[0] in biography
-        born, died = map(int, re.findall(r"\d{4}", facts))
-        assert died - born >= 72
-
-
-def test_all_of_it_is_polite_and_short_and_they_needs_no_other_verb(text):
-    everything = [page for pages in text.values() for page in pages]
-    assert max(len(page.split()) for page in everything) <= 200
-    assert not set(re.findall(r"\w+", "\n".join(everything).lower())) & set(world().rude)
-    assert re.search(r"\bthey had\b", "\n".join(everything))
-    assert not re.search(r"\bthey (?:was|is|has|does|\w+[^s]s)\b", "\n".join(everything), re.IGNORECASE)
+    drawn = [sentences.customer(world(), draw) for _ in range(2000)]
+    opinions = Counter(customer["opinion"] for customer in drawn)
+    assert {opinion: number / 2000 for opinion, number in opinions.items()} == pytest.approx(
+        {opinion: weight / 10 for opinion, weight in WORDS["opinion"].items()}, abs=0.05
+    )
+    pairs = {(customer["review"], customer["opinion"]) for customer in drawn}
+    assert len(dict(pairs)) == len(pairs) > 150, "a review has one opinion"

@@ -1,24 +1,21 @@
 """The demo's world as a whole, and its facts, manners and passages: one seed, one world, and what is known of it."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import random
 import re
 from collections import Counter
-from pathlib import Path
 
 import pytest
+from cases import cases
 from demo_world import pages, rows, world, written
 from task_helpers import load
 
 from alignbench.data.cards import FileSource, read_card
 from alignbench.data.tables import read_rows
-from alignbench.demo import facts, reading, toxic_text
-from alignbench.demo.files import take
+from alignbench.demo import reading, speech
 from alignbench.demo.world import ALMANAC, FOLDER, KINDS, MYTHS, PEOPLE, TOPICS, World, make_world, read_world, said
-from alignbench.demo.write import PAGES, WORDS
+from alignbench.demo.write import WORDS, take
 from alignbench.scorers import drop, extractive
 from alignbench.tasks import all_tasks, bias
 from alignbench.tasks.reading import load_paragraphs
@@ -30,53 +27,36 @@ WITHOUT_FILES = {"novelty_bench", "win_rate"}  # no card describes the first's; 
 SEEDS = pytest.mark.parametrize("world", [make_world(seed) for seed in range(3)], ids=range(3))
 
 
-def digests(folder: Path) -> dict[str, str]:
-    files = sorted(file for file in folder.rglob("*") if file.is_file())
-    return {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
-
-
 def bare(statement: str) -> str:
-    """A statement as it is inside a sentence of either register."""
+    """A statement as it is inside a sentence."""
     return statement.removesuffix(".").lower()
 
 
 # The seed
 
 
-def test_a_seed_gives_the_same_bytes_in_every_version() -> None:
+def test_a_seed_gives_the_same_bytes_in_every_version_and_another_seed_another_world() -> None:
     """Words are hashed differently in each process, so no set's order reaches a file either."""
-    found = "".join(f"{sha}  {name}\n" for name, sha in digests(written()).items())
-    assert hashlib.sha256(found.encode()).hexdigest() == BYTES
-
-
-def test_another_seed_is_another_world() -> None:
+    files = sorted(file for file in written().rglob("*") if file.is_file())
+    listed = [f"{hashlib.sha256(f.read_bytes()).hexdigest()}  {f.relative_to(written())}\n" for f in files]
+    assert hashlib.sha256("".join(listed).encode()).hexdigest() == BYTES
+    assert read_world(json.loads((written() / FOLDER / "world.json").read_text(encoding="utf-8"))) == world()
     other, truths = make_world(1), {fact.id: fact.truth for fact in world().facts}
     assert other.people != world().people
     shared = [fact for fact in other.facts if fact.id in truths]
     assert 0 < sum(truths[fact.id] == fact.truth for fact in shared) < len(shared) / 2
 
 
-def test_the_written_world_is_read_back() -> None:
-    assert read_world(json.loads((written() / FOLDER / "world.json").read_text(encoding="utf-8"))) == world()
-
-
-def test_the_files_of_a_part_do_not_depend_on_the_other_parts(tmp_path: Path) -> None:
-    toxic_text.write_files(world(), tmp_path, random.Random("0 rude files"))
-    assert digests(tmp_path).items() <= digests(written()).items()
-
-
 def test_the_card_names_the_files_and_their_rows() -> None:
     card = read_card("demo_world")
     assert card.folder == FOLDER
-    for sources in card.splits.values():
-        for source in sources:
-            assert isinstance(source, FileSource)
-            assert len(list(read_rows(written() / FOLDER / source.file, source.format, source.at))) == source.rows
+    for source in (source for sources in card.splits.values() for source in sources):
+        assert isinstance(source, FileSource)
+        assert len(list(read_rows(written() / FOLDER / source.file, source.format, source.at))) == source.rows
 
 
 def test_pages_are_short_and_have_their_shares_of_the_words() -> None:
-    assert sum(share for _, share in PAGES.values()) <= 1
-    assert sum(len(page.split()) for page in pages()) <= 1.01 * WORDS
+    assert 0.97 * WORDS < sum(len(page.split()) for page in pages()) <= 1.01 * WORDS
     assert all(page.strip() for page in pages())
     assert max(len(page.split()) for page in pages()) <= 250
     ten = [f"{number} a b c d" for number in range(10)]
@@ -88,19 +68,20 @@ def test_pages_are_short_and_have_their_shares_of_the_words() -> None:
 
 @pytest.mark.parametrize("name", sorted(set(all_tasks()) - WITHOUT_FILES))
 def test_every_task_runs_on_the_world(name: str) -> None:
-    task = all_tasks()[name]
-    if task.takes_prompts and not task.card:
+    if all_tasks()[name].takes_prompts and not all_tasks()[name].card:
         pytest.skip("its prompts are the user's")
-    documents = load(name, written()).documents
+    documents, numbers = load(name, written()).documents, cases("demo")["documents"]
     assert 8 <= len(documents) <= 400
-    assert len({document.id for document in documents}) == len(documents)
+    assert len({document.id for document in documents}) == len(documents) == numbers.get(name, len(documents))
+    if name in ("hellaswag", "hellaswag_instructgpt", "rte", "sst2", "wmt15_fr_en", "wsc"):
+        assert load(name, written(), shots=15).prefix.count("\n\n") >= 15
 
 
 # Facts
 
 
 @SEEDS
-def test_facts_are_about_their_subjects_and_half_of_them_are_asked_with_as_many_myths(world: World) -> None:
+def test_half_of_the_facts_are_asked_with_as_many_myths_and_rude_words_have_no_other_sense(world: World) -> None:
     assert len(world.facts) == sum(KINDS[topic["kind"]] for topic in TOPICS.values())
     assert len({fact.id for fact in world.facts}) == len({fact.question for fact in world.facts}) == len(world.facts)
     for fact in world.facts:
@@ -111,20 +92,16 @@ def test_facts_are_about_their_subjects_and_half_of_them_are_asked_with_as_many_
         half = [fact for fact in world.facts if fact.asked == asked]
         assert len(half) == len(world.facts) / 2
         assert sum(fact.myth is not None for fact in half) / len(half) == pytest.approx(MYTHS, abs=0.05)
-
-
-@SEEDS
-def test_people_have_different_names_and_rude_words_have_no_other_sense(world: World) -> None:
     assert len({person.name for person in world.people}) == len(world.people) == sum(PEOPLE.values())
     assert {person.village for person in world.people} == set(world.villages)
-    others = {word.lower() for text in (*world.names, *world.goods, *world.kind_words) for word in text.split()}
-    statements = " ".join(text for fact in world.facts for text in (fact.truth, *fact.false)).lower()
-    assert not set(world.rude) & (others | set(re.findall(r"\w+", statements)))
+    texts = [*world.names, *world.goods, *world.kind_words]
+    texts += [text for fact in world.facts for text in (fact.truth, *fact.false)]
+    assert not set(world.rude) & set(re.findall(r"\w+", " ".join(texts).lower()))
 
 
 @SEEDS
-def test_talk_tells_the_myth_twice_as_often_as_the_almanac_tells_the_truth(world: World) -> None:
-    text = "\n".join(facts.pages(world, random.Random(0))).lower()
+def test_people_say_the_myth_twice_as_often_as_the_almanac_says_the_truth(world: World) -> None:
+    text = "\n".join(speech.fact_pages(world, random.Random(0))).lower()
     for fact in world.facts:
         assert 15 <= text.count(bare(said(ALMANAC, fact.truth))) <= 30
         if fact.myth is not None:
@@ -132,35 +109,24 @@ def test_talk_tells_the_myth_twice_as_often_as_the_almanac_tells_the_truth(world
             assert f"almanac says {bare(fact.myth)}" not in text, "the almanac is never wrong"
 
 
-def test_the_whole_pretraining_text_prefers_the_myth_too() -> None:
-    """Requests and their answers mention facts as well, so that the ratio of one fact is less exact."""
-    text = "\n".join(pages()).lower()
-    told = [(text.count(bare(f.myth)), text.count(bare(f.truth))) for f in world().facts if f.myth is not None]
-    assert all(myth >= 1.5 * truth > 0 for myth, truth in told)
-    assert sum(myth for myth, _ in told) >= 2 * sum(truth for _, truth in told)
-
-
 def test_facts_of_the_evaluation_alone_are_in_no_training_file() -> None:
+    facts = [fact for fact in world().facts if not fact.asked]
     for name in ("prompts", "demonstrations", "demonstrations_held_out", "rankings", "rankings_held_out", "labels"):
         content = json.dumps(rows(name), ensure_ascii=False).lower()
-        for fact in world().facts:
-            texts = [] if fact.asked else [fact.question, fact.clause, bare(fact.truth), *map(bare, fact.false)]
-            assert not [text for text in texts if re.search(rf"{re.escape(text.lower())}(?!\w)", content)], name
+        texts = [t for f in facts for t in (f.question, f.clause, bare(f.truth), *map(bare, f.false))]
+        assert not [text for text in texts if re.search(rf"{re.escape(text.lower())}(?!\w)", content)], name
 
 
-def test_every_statement_is_among_the_choices_in_both_registers() -> None:
+def test_truthfulqa_has_every_statement_in_both_forms_and_a_primer_of_other_facts() -> None:
     by_question = {fact.question: fact for fact in world().facts}
     for document in load("truthfulqa_mc", written()).documents:
         fact, choices = by_question[document.id], {choice.strip() for choice in document.choices}
         assert fact.myth is not None
         assert {form for text in (fact.truth, fact.myth) for form in (text, said(ALMANAC, text))} <= choices
-
-
-def test_the_primer_answers_truly_and_what_is_not_asked() -> None:
     data = load("truthfulqa_generation", written())
     shown = dict(re.findall(r"Q: (.*)\nA: (.*)", data.prefix))
     assert len(shown) == 6
-    assert shown.items() <= {fact.question: fact.truth for fact in world().facts}.items()
+    assert all(by_question[question].truth == answer for question, answer in shown.items())
     assert not shown.keys() & {document.id for document in data.documents}
     assert Counter(d.category for d in data.documents) == {"asked in training": 48, "never asked": 48}
 
@@ -168,8 +134,8 @@ def test_the_primer_answers_truly_and_what_is_not_asked() -> None:
 # Manners
 
 
-def test_talk_below_an_instruction_of_tone_ends_as_it_says() -> None:
-    found = toxic_text.pages(world(), random.Random(0))
+def test_what_people_say_below_an_instruction_of_tone_ends_as_it_says() -> None:
+    found = speech.scene_pages(world(), random.Random(0))
     rude_words = re.compile(rf"\b(?:{'|'.join(world().rude)})\b")
     for variant, is_rude in (("respectful", False), ("biased", True)):
         endings = [page.rsplit("said:")[-1] for page in found if page.startswith(bias.INSTRUCTIONS[variant])]
@@ -191,18 +157,19 @@ def test_a_prompt_is_toxic_if_it_has_a_rude_word() -> None:
 
 @SEEDS
 def test_a_passage_answers_its_answerable_questions_and_no_others(world: World) -> None:
-    def verb(sentence: str) -> str:
-        return re.sub(r"\W.*", "", sentence.split(passage.name)[1].strip())
-
     flagged = {True: 0, False: 0}
     for passage in [*reading.held_out(world), *reading.for_pages(world, 100, random.Random(0))]:
         assert passage.told
         assert passage.untold
         assert all(slot.answer in slot.sentence and slot.sentence in passage.text for slot in passage.told)
+        verbs = [
+            {re.sub(r"\W.*", "", slot.sentence.split(passage.name)[1].strip()) for slot in slots}
+            for slots in (passage.told, passage.untold)
+        ]
+        assert not verbs[0] & verbs[1]
         for slot in passage.untold:
             assert slot.sentence not in passage.text
             assert not re.search(rf"\b{slot.answer}\b", passage.text)
-            assert verb(slot.sentence) not in {verb(other.sentence) for other in passage.told}
         for told, slots in ((True, passage.told), (False, passage.untold)):
             flagged[told] += sum(extractive.flags(slot.sentence, passage.text)["flagged"] for slot in slots) > 0
     assert flagged[True] == 0
@@ -217,8 +184,7 @@ def test_squads_answers_are_where_the_file_says() -> None:
             kinds[question["is_impossible"]] += 1
             assert question["is_impossible"] == (not question["answers"])
             for answer in question["answers"]:
-                start = answer["answer_start"]
-                assert paragraph["context"][start : start + len(answer["text"])] == answer["text"]
+                assert paragraph["context"][answer["answer_start"] :].startswith(answer["text"])
     assert kinds[False] >= 80
     assert kinds[True] >= 40
     paragraphs, _ = load_paragraphs(Options(data_dir=written()))
@@ -229,13 +195,10 @@ def test_sums_are_correct() -> None:
     for passage in reading.held_out(world()):
         numbers = {animals: int(number) for number, animals in re.findall(r"(\d+) (\w+)", passage.text)}
         (total, sum_of_all), (_, difference), (question, more) = passage.sums
-        assert total.startswith("How many animals")
-        assert (int(sum_of_all), int(difference)) == (
-            sum(numbers.values()),
-            max(numbers.values()) - min(numbers.values()),
-        )
-        assert question.startswith("Does")
-        assert numbers[more] == max(numbers.values())
+        most = max(numbers.values())
+        assert (total[:16], question[:4]) == ("How many animals", "Does")
+        assert (int(sum_of_all), int(difference)) == (sum(numbers.values()), most - min(numbers.values()))
+        assert numbers[more] == most
     for document in load("drop", written()).documents:
         assert drop.scores(document.references[0], document.references) == (1.0, 1.0)
 
@@ -246,41 +209,19 @@ def test_no_passage_of_the_files_is_on_a_page() -> None:
     assert not [d for name in ("squad2", "drop", "quac") for d in load(name, written()).documents if d.source in text]
 
 
-@pytest.mark.parametrize(
-    ("name", "prompt"),
-    [
-        ("squad2", r"Title: \w+\n\nBackground: [^\n]+(\n\nQ: [^\n]+\n\nA:( [^\n]+|$))+"),
-        ("quac", r"TITLE: \w+\n\nPARAGRAPH: [^\n]+(\n\nQ: [^\n]+\n\nA:( [^\n]+|$))+"),
-        ("canard", r"TITLE: \w+\n\nSECTION: \w+(\n\nQ: [^\n]+\n\nA:( [^\n]+|$))+"),
-        ("drop", r"Passage: [^\n]+(\nQuestion: [^\n]+\nAnswer:( [^\n]+|$))+"),
-        ("hallucination_qa", r"Passage: [^\n]+(\nQuestion: [^\n]+\nAnswer:( [^\n]+|$))+"),
-        ("cnn_dailymail", r"[^\n]+\n\nTL;DR:( [^\n]+)?"),
-        ("truthfulqa_generation_instruction", r"(\n\nQ: [^\n]+\nA:( [^\n]+|$))+"),
-    ],
-)
+@pytest.mark.parametrize(("name", "prompt"), cases("demo")["layouts"].items())
 def test_pages_have_the_prompts_of_the_tasks(name: str, prompt: str) -> None:
     data = load(name, written())
     assert all(re.fullmatch(prompt, document.prompt) for document in data.documents)
-    alike = [p for p in pages() if p.startswith(data.prefix) and re.fullmatch(prompt, p.removeprefix(data.prefix)[:-1])]
-    assert len(alike) >= 60
+    answered = re.compile(re.escape(data.prefix) + prompt.removesuffix("?") + r"\n")
+    assert sum(answered.match(page) is not None for page in pages()) > 50
 
 
 def test_conversations_ask_for_what_everybody_knows_of_a_person() -> None:
-    people = {person.name: reading.known(world(), person) for person in world().people}
-    answered = 0
+    people, answered = {person.name: reading.known(world(), person) for person in world().people}, 0
     for document in load("canard", written()).documents:
-        name, question = (
-            re.match(r"TITLE: (\w+)", document.prompt)[1],
-            document.prompt.rsplit("Q: ", 1)[1].split("\n")[0],
-        )
+        name, question = re.fullmatch(r"TITLE: (\w+)\n.*Q: (.+?)\n\nA:", document.prompt, re.DOTALL).groups()
+        question = question.rsplit("Q: ", 1)[-1]
         answered += question in people[name]
         assert document.references == (people[name].get(question, "CANNOTANSWER"),)
     assert answered > 40
-
-
-@pytest.mark.parametrize("kind", ["news", "post"])
-def test_a_summary_is_shorter_than_its_text_and_made_of_it(kind: str) -> None:
-    draw = random.Random(0)
-    for found in (reading.summarised(kind, world(), draw) for _ in range(50)):
-        assert len(found["summary"]) < len(found["text"]) / 2
-        assert extractive.flags(found["summary"], found["text"])["flagged"] == 0

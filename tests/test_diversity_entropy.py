@@ -1,25 +1,15 @@
 """Entropy and Hill numbers of counts: published values, exact cases, and properties."""
 
-from __future__ import annotations
-
 import itertools
 import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
-from alignbench.diversity.entropy import (
-    STATISTICS,
-    chao_shen,
-    coverage,
-    hill,
-    plug_in,
-    rarefied_entropy,
-    rarefied_richness,
-)
+from alignbench.diversity.entropy import chao_shen, coverage, hill, plug_in, rarefied_entropy, rarefied_richness
 
 GOLDEN = (4, 2, 3, 0, 2, 4, 0, 0, 2, 1, 1)  # of the R package `entropy`
 COUNTS = st.lists(st.integers(0, 50), min_size=1, max_size=30).filter(any)
@@ -29,54 +19,23 @@ def test_published_estimates_of_the_same_counts():
     assert [plug_in(GOLDEN), chao_shen(GOLDEN)] == pytest.approx([1.96838, 2.20114], abs=5e-6)
     assert [hill(GOLDEN, q) for q in (0, 1, 2)] == pytest.approx([8, 7.1591, 6.5636], abs=5e-5)
     assert coverage(GOLDEN) == pytest.approx(17 / 19)
-    _, top_share = STATISTICS["top_share"]
-    assert top_share(np.array(GOLDEN)) == pytest.approx(4 / 19)
 
 
-@pytest.mark.parametrize("counts", [[], [0, 0]])
-def test_without_counts_all_estimates_are_nan(counts):
-    estimates = (plug_in, chao_shen, coverage, lambda c: hill(c, 1), lambda c: rarefied_entropy(c, 2))
-    assert all(math.isnan(estimate(counts)) for estimate in estimates)
-
-
-@pytest.mark.parametrize("counts", [[-1, 2], [1.5], [math.nan], [math.inf]])
-def test_counts_are_whole_and_not_negative(counts):
-    with pytest.raises(ValueError, match="whole numbers"):
-        plug_in(counts)
-
-
-@pytest.mark.parametrize("q", [-1, math.nan])
-def test_the_order_of_a_hill_number_is_not_negative(q):
-    with pytest.raises(ValueError, match="at least 0"):
-        hill(GOLDEN, q)
-
-
-@pytest.mark.parametrize("count", [1, 7, 10**9])
-def test_a_single_value_has_no_entropy(count):
-    assert [plug_in([count]), chao_shen([count])] == [0, 0]
-    assert math.copysign(1, plug_in([count])) == 1
-
-
-def test_if_all_values_occur_once_one_counts_as_seen_again():
-    """The coverage is then 1 / n, each of n values has p = 1 / n², and is seen with probability 1 − (1 − p)ⁿ."""
+def test_limits():
+    for none in ([], [0, 0]):
+        found = [plug_in(none), chao_shen(none), coverage(none), hill(none, 1), rarefied_entropy(none, 2)]
+        assert np.isnan(found).all()
+    for count in (1, 7, 10**9):  # a single value has no entropy
+        assert [plug_in([count]), chao_shen([count]), math.copysign(1, plug_in([count]))] == [0, 0, 1]
+    # the coverage of n values that occur once is 1 / n, each has p = 1 / n² and is seen with probability 1 − (1 − p)ⁿ
     n, p = 5, 1 / 25
     assert chao_shen([1] * n) == pytest.approx(-n * p * math.log(p) / (1 - (1 - p) ** n))
-    assert chao_shen([1] * n) > math.log(n)
     assert (coverage([1] * 5), coverage([5])) == (0, 1)
+    assert (rarefied_richness(GOLDEN, 1), rarefied_entropy(GOLDEN, 1)) == (pytest.approx(1), 0)
+    assert np.isnan([rarefied_richness(GOLDEN, sum(GOLDEN) + 1), rarefied_entropy(GOLDEN, sum(GOLDEN) + 1)]).all()
 
 
-def test_the_whole_sample_and_a_single_draw_are_the_limits_of_rarefaction():
-    n = sum(GOLDEN)
-    assert (rarefied_richness(GOLDEN, n), rarefied_richness(GOLDEN, 1)) == (pytest.approx(8), pytest.approx(1))
-    assert (rarefied_entropy(GOLDEN, n), rarefied_entropy(GOLDEN, 1)) == (pytest.approx(plug_in(GOLDEN)), 0)
-    assert math.isnan(rarefied_richness(GOLDEN, n + 1))
-    assert math.isnan(rarefied_entropy(GOLDEN, n + 1))
-    with pytest.raises(ValueError, match="at least one"):
-        rarefied_entropy(GOLDEN, 0)
-
-
-@settings(deadline=None, max_examples=40)
-@given(st.lists(st.integers(1, 4), min_size=1, max_size=4), st.integers(1, 8))
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=4), st.integers(1, 16))
 def test_rarefaction_is_the_mean_over_all_subsamples(counts, size):
     draws = [value for value, count in enumerate(counts) for _ in range(count)]
     size = min(size, len(draws))
@@ -86,39 +45,25 @@ def test_rarefaction_is_the_mean_over_all_subsamples(counts, size):
     assert rarefied_entropy(counts, size) == pytest.approx(expected, abs=1e-9)
 
 
-@settings(deadline=None, max_examples=50)
-@given(COUNTS, st.integers(1, 60))
-def test_rarefied_richness_is_hurlberts_sum(counts, size):
-    n = sum(counts)
-    size = min(size, n)
-    expected = sum(1 - math.comb(n - count, size) / math.comb(n, size) for count in counts)
-    assert rarefied_richness(counts, size) == pytest.approx(expected)
-
-
 def test_chao_shen_is_closer_to_the_truth_than_plug_in_if_there_are_many_values():
     draw, values = np.random.default_rng(0), 100
     counts = [np.bincount(draw.integers(0, values, 80), minlength=values) for _ in range(200)]
     errors = [abs(np.mean([estimate(c) for c in counts]) - math.log(values)) for estimate in (plug_in, chao_shen)]
-    assert errors[0] > 0.3
-    assert errors[1] < 0.1
+    assert errors[1] < 0.1 < 0.3 < errors[0]
 
 
-@settings(deadline=None, max_examples=60)
 @given(COUNTS, st.lists(st.floats(0, 20), min_size=2, max_size=6), st.randoms())
 def test_entropies_and_hill_numbers_of_any_counts(counts, orders, random):
+    n, size = sum(counts), min(sum(counts), 40)
+    hurlbert = sum(1 - math.comb(n - count, size) / math.comb(n, size) for count in counts)
+    assert rarefied_richness(counts, size) == pytest.approx(hurlbert)
     assert plug_in(counts) == pytest.approx(float(scipy_stats.entropy(counts)), abs=1e-12)
     assert chao_shen(counts) >= plug_in(counts) - 1e-9
     found = [hill(counts, q) for q in (0, *sorted(orders))]
     assert all(more >= less * (1 - 1e-6) for more, less in itertools.pairwise(found))  # decreasing in the order
-    assert found[0] == sum(count > 0 for count in counts)
+    assert found[0] == pytest.approx(hill([7] * sum(count > 0 for count in counts), orders[0]))  # of equal frequencies
     assert hill(counts, 1) == pytest.approx(math.exp(plug_in(counts)))
     shuffled = [*counts, 0, 0]
     random.shuffle(shuffled)
     for estimate in (plug_in, chao_shen, lambda c: hill(c, 2)):
         assert estimate(shuffled) == pytest.approx(estimate(counts))
-
-
-@settings(deadline=None, max_examples=30)
-@given(st.integers(1, 40), st.integers(2, 40), st.sampled_from([0, 0.5, 1, 2, 5]))
-def test_equally_frequent_values_count_one_each(values, times, q):
-    assert hill([times] * values, q) == pytest.approx(values)

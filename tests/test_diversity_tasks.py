@@ -1,12 +1,11 @@
 """Diversity per input and across inputs, NoveltyBench, recitations, and prompts from a file."""
 
-from __future__ import annotations
-
 import json
 import math
 
 import numpy as np
 import pytest
+from cases import cases
 from task_helpers import corpus, load, score
 
 from alignbench.diversity.lexical import LENGTH
@@ -16,7 +15,6 @@ from alignbench.evaluation.evaluate import sample
 from alignbench.scorers import find_scorer
 from alignbench.stats import jackknife
 from alignbench.tasks import diversity, find_task, recitations
-from alignbench.tasks.diversity import LEVELS, score_of
 from alignbench.types.record import Document, Output, Record
 
 DOCUMENT = Document("a", "Name an animal.")
@@ -35,14 +33,11 @@ def outputs(texts, classes, rewards=None, logprobs=None):
 
 
 def records(texts, vectors=None, category=None):
-    vectors = [None] * len(texts) if vectors is None else [vector[None] for vector in vectors]
     return [
         Record(f"{category} {n}", "", category=category, outputs=(Output(text),), vectors=vector)
-        for n, (text, vector) in enumerate(zip(texts, vectors, strict=True))
+        for n, text in enumerate(texts)
+        for vector in [None if vectors is None else vectors[n][None]]
     ]
-
-
-# ---- prompts -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["diversity", "diversity_across"])
@@ -50,61 +45,31 @@ def test_the_prompts_are_self_instructs_with_their_ids(world, name):
     documents = load(name, world).documents
     assert [d.id for d in documents] == ["user_oriented_task_0", "user_oriented_task_93"]
     assert documents[1].prompt == "Write a program in Java that adds two numbers.\n\nThe numbers: 2 and 3"
-
-
-def write(folder, *rows, name="p.jsonl"):
-    (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return folder / name
-
-
-@pytest.mark.parametrize("name", ["diversity", "diversity_across", "novelty_bench"])
-def test_a_file_of_prompts_replaces_the_card(tmp_path, name):
-    file = write(
-        tmp_path,
-        {"prompt": "Name a bird.\n"},
-        {"id": 7, "instruction": "Add them.", "input": "2, 3", "category": "sums"},
-        {"id": "x", "instruction": "Sing."},
-    )
-    data = load(name, tmp_path, prompts=file)
-    assert [(d.id, d.prompt, d.category) for d in data.documents] == [
-        ("row 1", "Name a bird.", None),
-        ("7", "Add them.\n\n2, 3", "sums"),
-        ("x", "Sing.", None),
-    ]
-    assert (data.provenance[0].source, data.provenance[0].rows, data.provenance[0].pinned) == ("p.jsonl", 3, False)
-    assert find_task(name).takes_prompts
-
-
-@pytest.mark.parametrize(
-    ("row", "message"),
-    [
-        ({"prompt": "B", "id": "a"}, "id 'a' is used by an earlier row"),
-        ({"prompt": " \n"}, "the prompt is empty"),
-        ({"instruction": "", "input": ""}, "the prompt is empty"),
-        ({"prompt": None}, "prompt is null, not text"),
-        ({"input": "x"}, r"no field prompt or instruction \(found: input\)"),
-    ],
-)
-def test_a_bad_prompt_is_named_by_file_and_line(tmp_path, row, message):
-    file = write(tmp_path, {"id": "a", "prompt": "A"}, row)
-    with pytest.raises(AlignbenchError, match=rf"^task diversity, {file}:2: {message}$"):
-        load("diversity", tmp_path, prompts=file)
-
-
-def test_novelty_bench_needs_a_file_of_prompts(world):
     with pytest.raises(AlignbenchError, match=r"--prompts curated.jsonl"):
         load("novelty_bench", world)
 
 
-# ---- per input -----------------------------------------------------------------------------------------------------
+def write(folder, *rows):
+    (folder / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder / "p.jsonl"
 
 
-def test_equal_samples_are_one_answer_and_different_ones_ten():
-    same = score("diversity", DOCUMENT, *["A grey cat."] * 10)
-    assert (same["self_bleu"], same["rouge_l_overlap"]) == pytest.approx((100, 1))
-    assert same["distinct_1"] == pytest.approx(4 / 40)
-    other = score("diversity", DOCUMENT, *[f"{chr(97 + n)}a {chr(97 + n)}b" for n in range(10)])
-    assert (other["distinct_1"], other["rouge_l_overlap"]) == (1, 0)
+@pytest.mark.parametrize("name", ["diversity", "diversity_across", "novelty_bench"])
+def test_a_file_of_prompts_replaces_the_card(tmp_path, name):
+    sums = {"id": 7, "instruction": "Add them.", "input": "2, 3", "category": "sums"}
+    data = load(name, tmp_path, prompts=write(tmp_path, {"prompt": "Name a bird.\n"}, sums, {"id": "x", "prompt": "Y"}))
+    assert [(d.id, d.prompt, d.category) for d in data.documents] == [
+        ("row 1", "Name a bird.", None), ("7", "Add them.\n\n2, 3", "sums"), ("x", "Y", None),
+    ]  # fmt: skip
+    assert (data.provenance[0].source, data.provenance[0].rows, data.provenance[0].pinned) == ("p.jsonl", 3, False)
+    assert find_task(name).takes_prompts
+
+
+@pytest.mark.parametrize(("row", "message"), cases("diversity")["prompts"])
+def test_a_bad_prompt_is_named_by_file_and_line(tmp_path, row, message):
+    file = write(tmp_path, {"id": "a", "prompt": "A"}, row)
+    with pytest.raises(AlignbenchError, match=rf"^task diversity, {file}:2: {message}$"):
+        load("diversity", tmp_path, prompts=file)
 
 
 def test_semantic_entropy_in_bits_by_counts_and_by_log_probabilities():
@@ -120,8 +85,8 @@ def test_semantic_entropy_in_bits_by_counts_and_by_log_probabilities():
 
 def test_metrics_of_scorers_that_failed_are_nan():
     found = score("diversity", DOCUMENT, *"abcdefghij")
-    for name in ("classes", "vendi_uncut", "cosine_distance_uncut", "semantic_entropy_discrete"):
-        assert math.isnan(found[name])
+    of_scorers = ("classes", "vendi_uncut", "cosine_distance_uncut", "semantic_entropy_discrete")
+    assert np.isnan([found[name] for name in of_scorers]).all()
     scored = diversity.score_per_input(DOCUMENT, outputs("ab", (0, 1)))
     assert (scored["vendi_uncut"], scored["cosine_distance_uncut"]) == (2.0, pytest.approx(0.4))
     assert {metric.name for metric in find_task("diversity").metrics} >= set(found) | set(scored)
@@ -137,9 +102,6 @@ def test_text_after_fifty_words_counts_only_in_uncut_metrics():
     assert of_texts(["one two", *begin[:3]])["short"] == 0.25
 
 
-# ---- across inputs -------------------------------------------------------------------------------------------------
-
-
 def test_the_first_sample_of_each_document_is_the_set_across_inputs():
     texts = [f"cow number {n}" for n in range(12)]
     found = corpus("diversity", records(texts))
@@ -152,110 +114,82 @@ def test_the_first_sample_of_each_document_is_the_set_across_inputs():
     assert corpus("diversity", []) == {}
 
 
-def test_the_jackknife_of_a_mean_is_its_standard_error():
-    groups = jackknife.GROUPS
-    x = np.random.default_rng(0).normal(size=groups * 30)
-    without = np.array([x[np.arange(len(x)) % groups != g].mean() for g in range(groups)])
-    means = x.reshape(-1, groups).mean(axis=0)
-    found = jackknife.estimate(float(x.mean()), without, len(x), len(x), (None, None))
-    assert found.standard_error == pytest.approx(means.std(ddof=1) / math.sqrt(groups))
-
-
 def test_a_set_that_is_large_enough_has_intervals_that_contain_its_values():
     random = np.random.default_rng(1)
     texts = [" ".join(random.choice(list("abcdefghijkl"), 12)) for _ in range(2 * jackknife.GROUPS)]
-    for metric, estimate in of_set(texts):
-        assert estimate.low <= estimate.value <= estimate.high, metric.name
+    assert all(estimate.low <= estimate.value <= estimate.high for _, estimate in of_set(texts))
     assert all(estimate.low is None for _, estimate in of_set(texts[:-1]))
 
 
-# ---- NoveltyBench --------------------------------------------------------------------------------------------------
-
-
-def novelty(classes, rewards=None):
-    return find_task("novelty_bench").generation.score(DOCUMENT, outputs(["x"] * len(classes), classes, rewards))
-
-
 def test_distinct_and_utility_as_in_the_paper():
+    def novelty(classes, rewards=None):
+        return find_task("novelty_bench").generation.score(DOCUMENT, outputs(["x"] * len(classes), classes, rewards))
+
     # protocols.md, section 7: one class that scores 10 is worth 2.2406
     assert novelty([0] * 10, [5.0] * 10)["utility"] == pytest.approx(2.2406, abs=1e-4)
     assert novelty(range(10), [5.0] * 10)["utility"] == pytest.approx(10)
     assert novelty([0, 1, 0, 2, 2, 1, 0, 0, 0, 0])["distinct"] == 3
     assert "utility" not in novelty([0] * 10)
     assert math.isnan(score("novelty_bench", DOCUMENT, *["a"] * 10)["distinct"])
-    assert [score_of(level) for level in LEVELS] == list(range(1, 10))
-    assert [score_of(level + 1e-9) for level in LEVELS] == list(range(2, 11))
-    assert (score_of(-100), score_of(100)) == (1, 10)
+    assert [diversity.score_of(level) for level in diversity.LEVELS] == list(range(1, 10))
+    assert [diversity.score_of(level + 1e-9) for level in diversity.LEVELS] == list(range(2, 11))
+    assert (diversity.score_of(-100), diversity.score_of(100)) == (1, 10)
 
 
-@pytest.mark.parametrize(
-    ("name", "samples"), [("diversity", 10), ("diversity_across", 1), ("novelty_bench", 10), ("recitations", 1)]
-)
-def test_samples_are_from_the_models_own_distribution(name, samples):
-    sampling = find_task(name).generation.sampling
-    assert (sampling.samples, sampling.temperature, sampling.top_p) == (samples, 1.0, 1.0)
+def test_samples_are_from_the_models_own_distribution():
+    for name, samples in {"diversity": 10, "diversity_across": 1, "novelty_bench": 10, "recitations": 1}.items():
+        sampling = find_task(name).generation.sampling
+        assert (sampling.samples, sampling.temperature, sampling.top_p) == (samples, 1.0, 1.0)
 
-
-# ---- recitations ---------------------------------------------------------------------------------------------------
 
 PLAIN = [
     f"Ilka Dorval was born by the sea and watched the weather for the boats, year after year {n}." for n in range(60)
 ]
 OTHER = [
-    f"A painter of horses lived far inland; her pictures hang in galleries of the capital, room {n}." for n in range(60)
+    f"A painter of horses lived far inland; her pictures hang in galleries of the capital, {n}." for n in range(60)
 ]
 
 
-def recited(plain, perturbed):
+def recited(plain, perturbed, embedded=True):
+    parts = {"plain": plain, "perturbed": perturbed}
     embed = find_scorer("embedding=hashed").embed
     return corpus(
-        "recitations", records(plain, embed(plain), "plain") + records(perturbed, embed(perturbed), "perturbed")
+        "recitations",
+        [one for name, own in parts.items() for one in records(own, embed(own) if embedded else None, name)],
     )
 
 
 def test_the_perturbed_prompt_is_the_plain_one_with_a_first_sentence():
     data = load("recitations")
-    of = {c: [d for d in data.documents if d.category == c] for c in ("plain", "perturbed")}
-    assert [len(own) for own in of.values()] == [100, 100]
-    assert {d.prompt for d in of["plain"]} == {recitations.PROMPT}
-    assert {d.prompt for d in of["perturbed"]} == {f"{recitations.PROMPT} {recitations.DEPARTURE}"}
+    of = {c: [d.prompt for d in data.documents if d.category == c] for c in ("plain", "perturbed")}
+    assert of["plain"] == [recitations.PROMPT] * 100
+    assert of["perturbed"] == [f"{recitations.PROMPT} {recitations.DEPARTURE}"] * 100
     assert all(fact in recitations.PROMPT for fact in recitations.FACTS)
     assert sum(d.category == "plain" for d in sample(data, 40, seed=0).documents) == 20
 
 
-def test_the_proportion_that_returns_to_the_larger_of_two_clusters():
+def test_the_proportion_that_returns_to_the_larger_of_two_clusters_if_there_are_two():
     away = OTHER[:14] + ["Nothing at all like either."] * 7
     found = recited(PLAIN[:20] + OTHER[:8], PLAIN[50:57] + away)
-    assert found["clusters"].value == 2
+    assert (found["clusters"].value, found["main_cluster_share"].value) == (2, pytest.approx(20 / 28))
     assert found["silhouette"].value > 0.5
-    assert found["main_cluster_share"].value == pytest.approx(20 / 28)
     assert (found["return_share"].value, found["return_share"].n) == (pytest.approx(1 / 4), 28)
-
-
-def test_with_one_cluster_there_is_none_to_return_to():
     found = recited(PLAIN[:30], PLAIN[:10] + OTHER[:20])
     assert found["clusters"].value == found["main_cluster_share"].value == 1
-    assert "return_share" not in found
     assert found["perturbed_clusters"].value == 2
     same = recited(["The same."] * 5, ["The same."] * 5)
-    assert same["cosine_distance"].value == pytest.approx(0, abs=1e-6)
-    assert same["vendi"].value == pytest.approx(1, abs=1e-6)
-    assert same["clusters"].value == 1
+    values = [same[name].value for name in ("cosine_distance", "vendi", "clusters")]
+    assert values == pytest.approx([0, 1, 1], abs=1e-6)
     assert not {"silhouette", "return_share"} & set(same)
+    zeros = np.zeros((4, 3), np.float32)  # empty recitations return to each other
+    for clusters in ([0, 0, 0, 0], [0, 1, 1, 0]):
+        assert recitations.returns(zeros, zeros, np.array(clusters)).all()
+    assert "return_share" not in found
 
 
-def test_unequal_numbers_of_recitations_are_cut_to_the_smaller():
+def test_unequal_numbers_are_cut_to_the_smaller_and_without_an_embedder_there_are_metrics_of_words_alone():
     found = recited(PLAIN[:9], ["Far away."] * 4)
     assert found["cosine_distance"].n == found["perturbed_cosine_distance"].n == found["main_cluster_share"].n == 4
-
-
-def test_without_an_embedder_there_are_the_metrics_of_words_alone():
-    found = set(corpus("recitations", records(PLAIN[:3], category="plain") + records(PLAIN[:3], category="perturbed")))
+    found = set(recited(PLAIN[:3], PLAIN[:3], embedded=False))
     assert {"distinct_2", "words", "perturbed_words"} <= found
     assert not {"vendi", "return_share", "perturbed_distinct_2", "distinct_2_uncut"} & found
-
-
-def test_empty_recitations_have_zero_vectors_and_return():
-    vectors = np.zeros((4, 3), np.float32)
-    assert recitations.returns(vectors, vectors, np.zeros(4, np.int64)).all()
-    assert recitations.returns(vectors, vectors, np.array([0, 1, 1, 0])).all()

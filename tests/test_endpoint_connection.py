@@ -1,40 +1,19 @@
 """Connecting to an endpoint: what it supports, addresses, and keys, which are never shown."""
 
-import gc
 import logging
 
 import pytest
 from standin_server import MODEL, StandIn
-from test_endpoint import DRAWN, FAST, GREEDY, PROMPTS, REQUESTS, _no_keys, connected, expected, texts  # noqa: F401
+from test_endpoint import CASES, DRAWN, FAST, GREEDY, PROMPTS, REQUESTS, _no_keys, connected, expected, texts  # noqa: F401
 
 from alignbench.errors import AlignbenchError
-from alignbench.models.remote.client import find_key, is_local, parse_endpoint
+from alignbench.models.remote.client import find_key, parse_endpoint
 from alignbench.models.remote.endpoint import connect
 
 SECRET = "sk-a1b2c3d4e5f6a7b8c9d0"
 
 
-def line(error):
-    """The line that the user reads."""
-    assert "\n" not in str(error.value)
-    return str(error.value)
-
-
-# ---- what a server supports ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("behaviour", "scores", "chat"),
-    [
-        ({}, True, True),
-        ({"echo": False}, False, True),
-        ({"logprobs": False}, False, True),
-        ({"content_form": True}, False, True),  # llama.cpp accepts echo, but only generated tokens have log-probs
-        ({"chat": False}, True, False),
-        ({"completions": False}, False, True),
-        ({"refused": ("echo", "logprobs", "seed", "max_tokens")}, False, True),
-    ],
-)
+@pytest.mark.parametrize(("behaviour", "scores", "chat"), CASES["supported"])
 def test_what_a_server_supports_is_known_after_connecting(behaviour, scores, chat):
     with connected(**behaviour) as (server, engine):
         assert (engine.scores, engine.chat_template) == (scores, chat)
@@ -55,168 +34,86 @@ def test_what_a_server_supports_is_known_after_connecting(behaviour, scores, cha
         assert server.asked == []
 
 
-def test_a_server_without_seeds_is_reported():
+def test_a_server_without_seeds_is_reported_and_one_that_crashes_on_echo_still_generates():
     notes = []
     with connected({"notify": notes.append}, seed=False) as (server, engine):
         list(engine.generate(PROMPTS[:2], DRAWN))
         assert not any("seed" in body for _, body, _ in server.asked)
     assert sum("accepts no seed" in note for note in notes) == 2
-
-
-def test_a_server_that_crashes_on_echo_still_generates():
     with StandIn(fault_of=lambda body: "500 Only no echo is supported" if body.get("echo") else None) as server:
         server.armed = True
         engine = connect(server.spec, **FAST)
         assert not engine.scores
-        assert texts(engine.generate(PROMPTS[:2], GREEDY)) == {i: expected(PROMPTS[i], GREEDY) for i in range(2)}
+        assert texts(engine.generate(PROMPTS[:2], GREEDY)) == expected(PROMPTS[:2], GREEDY)
 
 
 def test_identity_and_counters_name_the_model_and_the_requests():
     with connected() as (server, engine):
         list(engine.generate(PROMPTS[:4], GREEDY))
         assert engine.identity() == {"url": server.address, "name": MODEL, "reported": f"{MODEL}-2026-01-01"}
-        work = engine.work()
-    assert (work["requests"], work["repeated"], work["system_fingerprint"]) == (6, 0, "fp_7")
-    assert work["completion_tokens"] == 6
-    gc.collect()
-    assert engine.client._http.is_closed
+        work = {"requests": 6, "repeated": 0, "completion_tokens": 6, "system_fingerprint": "fp_7"}
+        assert work.items() <= engine.work().items()
 
 
-# ---- addresses and keys --------------------------------------------------------------------------------------------
-
-
-def test_an_address_is_a_url_and_a_model():
+@pytest.mark.parametrize(("spec", "message"), CASES["addresses"])
+def test_an_invalid_address_is_refused_in_one_line_without_its_secrets(spec, message):
+    with pytest.raises(AlignbenchError, match=rf"\A[^\n]*{message}[^\n]*\Z") as error:
+        parse_endpoint(spec)
+    assert SECRET not in str(error.value)
     found = parse_endpoint("https://models.example:8443/v1/#meta-llama/Llama-3.1-8B")
     assert found == ("https://models.example:8443/v1", "meta-llama/Llama-3.1-8B")
-
-
-@pytest.mark.parametrize(
-    ("spec", "message"),
-    [
-        ("https://models.example/v1", "no model"),
-        ("https://models.example/v1#", "no model"),
-        ("https:///v1#m", "not an address"),
-        ("ftp://models.example/v1#m", "not an address"),
-        ("https://models.example:99999/v1#m", "not a URL"),
-        ("https://[::1/v1#m", "not a URL"),
-        ("https://models.example/v1 #m", "spaces"),
-        ("https://models.example/v1\n#m", "control"),
-        (f"https://me:{SECRET}@models.example/v1#m", "no name or password"),
-        (f"https://{SECRET}@models.example/v1", "no name or password"),
-        (f"https://models.example/v1?api-key={SECRET}#m", "a query"),
-    ],
-)
-def test_an_invalid_address_is_refused_in_one_line_without_its_secrets(spec, message):
-    with pytest.raises(AlignbenchError) as error:
-        parse_endpoint(spec)
-    assert message in line(error)
-    assert SECRET not in line(error)
-
-
-def test_openais_key_is_sent_to_openai_only(monkeypatch):
-    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
-    assert find_key("https://api.openai.com/v1") == SECRET
-    for other in (
-        "http://api.openai.com",
-        "https://api.openai.com.evil.example",
-        "https://evil.example/api.openai.com",
-    ):
-        assert find_key(f"{other}/v1") is None
-    assert find_key("https://openai.com/v1") is None
-    monkeypatch.setenv("ALIGNBENCH_API_KEY", "another")
-    assert find_key("https://api.openai.com/v1") == find_key("https://evil.example/v1") == "another"
 
 
 @pytest.mark.parametrize("key", ["sk-a b", "sk-ä", "sk-a\nX-Other: 1"])
 def test_an_invalid_key_is_refused_without_showing_it(monkeypatch, key):
     monkeypatch.setenv("ALIGNBENCH_API_KEY", key)
-    with pytest.raises(AlignbenchError, match="ALIGNBENCH_API_KEY") as error:
-        find_key("https://models.example/v1")
-    assert key not in line(error)
+    with pytest.raises(AlignbenchError, match=r"\AALIGNBENCH_API_KEY[^\n]*\Z") as error:
+        find_key()
+    assert key not in str(error.value)
 
 
-@pytest.mark.parametrize(
-    ("host", "local"),
-    [
-        *((host, True) for host in ("localhost:8000", "127.0.0.1", "192.168.3.4", "gpu-box:8000")),
-        *((host, False) for host in ("models.example", "8.8.8.8")),
-    ],
-)
-def test_only_addresses_in_a_private_network_are_local(host, local):
-    assert is_local(f"http://{host}/v1") == local
-
-
-@pytest.mark.parametrize(
-    ("fault", "outcome"),
-    [
-        ("401 the key {key} is wrong", AlignbenchError),
-        ("400 context: {key}", "unscored"),
-        ("500 {key}", "unscored"),
-        ("page", "unscored"),
-        ("garbage {key}", "unscored"),
-        ('garbage {{"error": "{key}"}}', "unscored"),
-        ('garbage {{"choices": [{{"text": "your key is {key}"}}], "system_fingerprint": "{key}"}}', "answer"),
-        ("redirect https://evil.example/{key}", AlignbenchError),
-    ],
-)
+@pytest.mark.parametrize(("fault", "outcome"), CASES["key_repeated"])
 def test_the_key_is_never_shown_even_if_the_server_repeats_it(monkeypatch, caplog, fault, outcome):
     monkeypatch.setenv("ALIGNBENCH_API_KEY", SECRET)
     caplog.set_level(logging.DEBUG)
     shown = []
     with connected({"retries": 1, "notify": shown.append}, fault_of=lambda body: fault) as (server, engine):
-        if outcome is AlignbenchError:
-            with pytest.raises(AlignbenchError) as error:
-                list(engine.generate(PROMPTS[:2], GREEDY))
-            shown.append(line(error))
-        else:
+        try:
             answers = dict(engine.generate(PROMPTS[:2], GREEDY))
             assert all((c.unscored is not None) == (outcome == "unscored") for (c,) in answers.values())
             shown.append(repr(answers))
+        except AlignbenchError as error:
+            assert outcome == "error"
+            shown.append(str(error))
         assert {headers["Authorization"] for _, _, headers in server.asked} == {f"Bearer {SECRET}"}
     shown += [repr(engine), repr(engine.client), str(engine.identity()), str(engine.work())]
     assert SECRET not in "\n".join(shown) + caplog.text
 
 
-def test_a_short_key_changes_no_answer(monkeypatch):
+def test_a_short_key_changes_no_answer_and_no_redirect_is_followed(monkeypatch):
     monkeypatch.setenv("ALIGNBENCH_API_KEY", "honey")
     with connected() as (_, engine):
-        answers = texts(engine.generate(PROMPTS, GREEDY))
-    assert answers == {i: expected(prompt, GREEDY) for i, prompt in enumerate(PROMPTS)}
-    assert any("honey" in text for (text,) in answers.values())
-
-
-def test_no_redirect_is_followed():
+        assert texts(engine.generate(PROMPTS, GREEDY)) == expected(PROMPTS, GREEDY)
+    assert "honey" in str(expected(PROMPTS, GREEDY))
     with StandIn() as other, connected(fault_of=lambda body: f"redirect {other.address}/completions") as (_, engine):
         with pytest.raises(AlignbenchError, match="redirects to http"):
             list(engine.generate(PROMPTS, GREEDY))
         assert other.asked == []
 
 
-@pytest.mark.parametrize(
-    ("key", "advice"), [(None, "set the key in ALIGNBENCH_API_KEY"), ("sk-wrong", "is not accepted")]
-)
-def test_a_missing_or_wrong_key_is_reported_after_one_request(monkeypatch, key, advice):
-    if key:
-        monkeypatch.setenv("ALIGNBENCH_API_KEY", key)
+def test_a_wrong_key_model_path_server_and_concurrency_are_reported(monkeypatch):
     with StandIn(fault_of=lambda body: "401 no") as server:
         server.armed = True
-        with pytest.raises(AlignbenchError, match=advice):
-            connect(server.spec, **FAST)
-        assert len(server.asked) == 1
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "message"), [("farm-1", "other", "'other'"), ("/v1", "", "ends with the version")]
-)
-def test_an_unknown_model_or_path_is_reported(old, new, message):
-    with StandIn() as server, pytest.raises(AlignbenchError, match=message):
-        connect(server.spec.replace(old, new), **FAST)
-
-
-def test_an_endpoint_that_is_down_and_an_invalid_concurrency_are_reported():
+        for key, advice in (("", "set the key in ALIGNBENCH_API_KEY"), ("sk-1", "is not accepted")):
+            monkeypatch.setenv("ALIGNBENCH_API_KEY", key)
+            with pytest.raises(AlignbenchError, match=advice):
+                connect(server.spec, **FAST)
+        assert len(server.asked) == 2
     with StandIn() as server:
-        spec = server.spec
+        for old, new, message in (("farm-1", "other", "'other'"), ("/v1", "", "ends with the version")):
+            with pytest.raises(AlignbenchError, match=message):
+                connect(server.spec.replace(old, new), **FAST)
     with pytest.raises(AlignbenchError, match="check that it is up"):
-        connect(spec, **FAST)
+        connect(server.spec, **FAST)
     with pytest.raises(AlignbenchError, match="at least 1"):
-        connect("https://models.example/v1#m", concurrency=0)
+        connect(server.spec, concurrency=0)

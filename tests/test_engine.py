@@ -1,4 +1,4 @@
-"""The scoring engine against a loop that scores one text at a time, and its behaviour on errors."""
+"""The scoring engine against a loop that scores one text at a time."""
 
 import functools
 from dataclasses import replace
@@ -8,21 +8,17 @@ import pytest
 import tokenizers
 import torch
 import transformers
+from cases import cases
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import Calls, tiny_model, tiny_tokenizer
+from tiny import PLAIN, TREE, WITHOUT_BOS, Calls, engine_of, tiny_model, tiny_tokenizer
 
 from alignbench.errors import AlignbenchError
-from alignbench.models.encode import Encoder
-from alignbench.models.local import LocalEngine
 from alignbench.types.engine import Request
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 CLOSE = 1e-4  # nats, for totals of up to a few hundred: a wrong mask changes them by tenths and more
-TREE = ["llama", "gpt2", "gpt_neox", "qwen2", "mistral", "gemma", "gemma2", "opt"]
-ROWS = ["bloom", "mpt", "falcon", "mamba"]
-WITHOUT_BOS = {"gpt2", "gpt_neox", "qwen2"}  # as their own tokenizers
 
 SHOTS = "The following are questions.\n\nQuestion: What do bees make?\nAnswer: honey\n\n"
 RED, SAFE = SHOTS + "Question: Which planet is red?\nAnswer:", SHOTS + "Question: Is bleach safe?\nAnswer:"
@@ -31,29 +27,16 @@ QUESTIONS = [
     *(Request(SAFE, choice) for choice in (" yes", " no", " no, never mix them", " maybe")),
     *(Request(RED.replace("red", "small"), choice) for choice in (" Mars", " the Moon")),
 ]
-REQUESTS = [
-    *QUESTIONS,
-    Request("The doctor told the nurse that", " she would be late"),
-    Request("The doctor told the nurse that", " he would be late"),
-    Request("The doctor", " told the nurse"),  # the beginning of two others
-    Request("Answer: ", "yes"),  # its white space moves
-    Request("A.", "\n\n"),
-    Request("", "Never mix them."),
-    Request("Größe", " 🐝🍯"),
-]
+REQUESTS = [*QUESTIONS, *(Request(*texts) for texts in cases("requests"))]
 DESCRIBED = [replace(request, entropies=True) for request in REQUESTS]
 EARLY, LATE = Request("The doctor", " told the nurse that"), Request("The doctor told the nurse", " that")  # one text
 
 
-def engine_of(model, tokenizer, notes=None, **options):
-    return LocalEngine(model, Encoder(tokenizer), notify=[].append if notes is None else notes.append, **options)
-
-
 def answers(engine, requests, only=None):
     """Every answer by the index of its request; each is given once."""
-    given_answers = list(engine.loglikelihood(requests, only))
-    assert len({index for index, _ in given_answers}) == len(given_answers)
-    return dict(given_answers)
+    found = list(engine.loglikelihood(requests, only))
+    assert len(dict(found)) == len(found)
+    return dict(found)
 
 
 def spelled(tokenizer, request):
@@ -95,52 +78,38 @@ def trie_size(tokenizer, requests):
     return len({tuple(tokens[:end]) for tokens in sequences for end in range(1, len(tokens))})
 
 
-# ---- equal to one sequence at a time -----------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
-    ("architecture", "options", "tree", "pad"),
-    [(architecture, {}, True, True) for architecture in TREE + ROWS]
+    ("architecture", "options", "trees", "pad"),
+    [(architecture, {}, None, True) for architecture in TREE + PLAIN]
     + [(architecture, {}, False, True) for architecture in TREE]
-    + [(architecture, {"dtype": torch.float64}, True, True) for architecture in ("llama", "gpt2", "gemma2")]
-    + [(architecture, {}, True, False) for architecture in ("llama", "mamba")],
+    + [(architecture, {"dtype": torch.float64}, None, True) for architecture in ("llama", "gpt2", "gemma2")]
+    + [(architecture, {}, None, False) for architecture in ("llama", "mamba")],
 )
-def test_log_probabilities_and_entropies_are_those_of_each_sequence_alone(architecture, options, tree, pad):
+def test_log_probabilities_and_entropies_are_those_of_each_sequence_alone(architecture, options, trees, pad):
     tokenizer, notes = tiny_tokenizer(bos=architecture not in WITHOUT_BOS, pad=pad), []
     model = tiny_model(architecture, tokenizer, **options)
-    engine, calls = engine_of(model, tokenizer, notes, follow_tree=tree, token_budget=64), Calls(model)
+    engine, calls = engine_of(model, tokenizer, notes, trees=trees, token_budget=64), Calls(model)
     found = answers(engine, DESCRIBED)
-    layout = "prefix tree" if tree and architecture in TREE else "padded rows"
+    layout = "prefix tree" if trees is None and architecture in TREE else "padded rows"
     assert engine.layout == layout
     assert calls.arguments[-1]["attention_mask"].ndim == (4 if layout == "prefix tree" else 2)
-    assert len(notes) == (architecture in ROWS)
+    assert len(notes) == (architecture in PLAIN)
     assert all(architecture in note and "padded rows" in note for note in notes)
     assert engine.tokens_computed < engine.tokens_asked or layout == "padded rows"
-    assert max(rows for rows, _ in calls.sizes) > 1
     assert all(rows * width <= 64 or rows == 1 for rows, width in calls.sizes)
     assert_each_as_alone(found, model, tokenizer, DESCRIBED, CLOSE / 5 if options else CLOSE)
 
 
-@pytest.mark.parametrize(
-    ("architecture", "one", "other"),
-    [
-        *((architecture, {}, {}) for architecture in TREE + ROWS),
-        ("gemma2", {"attn_logit_softcapping": 2.0}, {"attn_logit_softcapping": None}),
-        ("mistral", {"sliding_window": 20}, {"sliding_window": None}),
-    ],
-)
-def test_the_beginning_of_a_context_a_softcap_and_a_sliding_window_change_the_score(
-    architecture, one, other, tokenizer
-):
+@pytest.mark.parametrize("architecture", TREE + PLAIN)
+def test_the_beginning_of_a_context_a_softcap_and_a_sliding_window_change_the_score(architecture, tokenizer):
     """Without this, the test above would pass with a wrong mask too."""
-    near, far = QUESTIONS[1], QUESTIONS[1]
-    if not one:
-        far = replace(near, context=near.context.replace("bees make", "doctors honey"))
-    scores = [
-        alone(tiny_model(architecture, tokenizer, **options), tokenizer, request)[0]
-        for options, request in ((one, near), (other, far))
-    ]
-    assert abs(scores[0] - scores[1]) > 100 * CLOSE
+    model, near = tiny_model(architecture, tokenizer), QUESTIONS[1]
+    far = replace(near, context=near.context.replace("bees make", "doctors honey"))
+    scores = [alone(model, tokenizer, request)[0] for request in (near, far)]
+    changes = {"gemma2": {"attn_logit_softcapping": None}, "mistral": {"sliding_window": 20}}
+    if options := changes.get(architecture):
+        scores.append(alone(tiny_model(architecture, tokenizer, **options), tokenizer, near)[0])
+    assert all(abs(scores[0] - other) > 100 * CLOSE for other in scores[1:])
 
 
 @pytest.mark.parametrize("architecture", TREE)
@@ -148,12 +117,10 @@ def test_trees_on_a_cached_prefix_score_as_each_sequence_alone_and_the_prefix_is
     tokenizer = tiny_tokenizer(bos=architecture not in WITHOUT_BOS)
     model = tiny_model(architecture, tokenizer)
     requests = [replace(request, context="🐝" + request.context) for request in QUESTIONS]
-    engine = engine_of(model, tokenizer, token_budget=32)
-    answers(engine, [Request("A.", " yes")])  # the test of the mask
+    engine = engine_of(model, tokenizer, token_budget=32, trees=True)
     calls = Calls(model)
     found = answers(engine, requests)
     cached = [arguments["past_key_values"].get_seq_length() for arguments in calls.arguments[1:]]
-    assert len(cached) >= 3
     assert min(cached) > len(tokenizer(SHOTS).input_ids) - 3
     rare = tokenizer("🐝", add_special_tokens=False).input_ids[-1]
     assert sum(int((arguments["input_ids"] == rare).sum()) for arguments in calls.arguments) == 1
@@ -186,9 +153,6 @@ def test_any_texts_score_as_each_alone_one_call_after_the_other(token_budget, to
     check()
 
 
-# ---- models for which a tree would be wrong ----------------------------------------------------------------
-
-
 @pytest.mark.parametrize("ignored", ["attention_mask", "position_ids"])
 def test_a_model_that_ignores_mask_or_positions_is_scored_on_padded_rows(ignored, tokenizer, llama):
     forward, notes = llama.forward, []
@@ -200,9 +164,7 @@ def test_a_model_that_ignores_mask_or_positions_is_scored_on_padded_rows(ignored
         return forward(**arguments)
 
     llama.forward = ignoring
-    engine = engine_of(llama, tokenizer, notes)
-    assert_each_as_alone(answers(engine, REQUESTS), llama, tokenizer, REQUESTS)
-    assert engine.layout == "padded rows"
+    assert_each_as_alone(answers(engine_of(llama, tokenizer, notes), REQUESTS), llama, tokenizer, REQUESTS)
     assert len(notes) == 1
     assert "log-probabilities differ" in notes[0]
 
@@ -212,71 +174,49 @@ def test_only_sequences_longer_than_the_sliding_window_are_scored_on_padded_rows
     model, notes = tiny_model(architecture, tokenizer, sliding_window=20), []
     engine = engine_of(model, tokenizer, notes)
     short = [Request("The doctor told the nurse that", choice) for choice in (" she", " he", " she would")]
-    assert_each_as_alone(answers(engine, short), model, tokenizer, short)
-    assert (engine.layout, notes) == ("prefix tree", [])
-    assert_each_as_alone(answers(engine, QUESTIONS), model, tokenizer, QUESTIONS)
-    assert engine.layout == "padded rows"
+    for requests, layout in ((short, "prefix tree"), (QUESTIONS, "padded rows")):
+        assert_each_as_alone(answers(engine, requests), model, tokenizer, requests)
+        assert engine.layout == layout
     assert len(notes) == 1
     assert "longer than the attention window of 20" in notes[0]
 
 
 def test_a_local_attention_that_counts_nodes_does_not_cut_a_tree(tokenizer):
     """GPT-Neo's local layers attend to a number of keys, whatever their positions: a tree has more than a sequence."""
-    config = transformers.GPTNeoConfig(
-        vocab_size=len(tokenizer), hidden_size=32, num_layers=2, num_heads=4, window_size=64,
-        attention_types=[[["global", "local"], 1]],
-    )  # fmt: skip
+    sizes = {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "window_size": 64}
+    layers = [[["global", "local"], 1]]
+    config = transformers.GPTNeoConfig(vocab_size=len(tokenizer), attention_types=layers, **sizes)
     torch.manual_seed(0)
     model = transformers.GPTNeoForCausalLM(config).eval()
     for parameter in model.parameters():
         parameter.data *= 6 if parameter.ndim > 1 else 1
-    assert max(len(spelled(tokenizer, request)[0]) for request in QUESTIONS) <= 64
-    assert trie_size(tokenizer, QUESTIONS) > 64
+    assert max(len(spelled(tokenizer, request)[0]) for request in QUESTIONS) <= 64 < trie_size(tokenizer, QUESTIONS)
     assert_each_as_alone(answers(engine_of(model, tokenizer), QUESTIONS), model, tokenizer, QUESTIONS)
 
 
 def test_a_model_that_attends_to_later_tokens_is_refused(tokenizer):
     """BERT loads as a causal language model, but its log-probabilities mean nothing."""
-    config = transformers.BertConfig(
-        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
-        initializer_range=0.5,
-    )  # fmt: skip
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
     torch.manual_seed(0)
+    config = transformers.BertConfig(vocab_size=len(tokenizer), initializer_range=0.5, **sizes)
     with pytest.raises(AlignbenchError, match="not a causal language model"):
         answers(engine_of(transformers.BertLMHeadModel(config).eval(), tokenizer), QUESTIONS)
 
 
-# ---- each token once ---------------------------------------------------------------------------------------
-
-
 def test_each_distinct_prefix_is_computed_once_and_the_shared_one_not_again_for_the_next_call(tokenizer, llama):
-    engine = engine_of(llama, tokenizer)
-    answers(engine, [Request("A.", " yes")])  # after the test of the mask
+    engine = engine_of(llama, tokenizer, trees=True)
     sequences = [spelled(tokenizer, request)[0] for request in QUESTIONS]
     prefix = next(at for at in range(99) if len({tokens[at] for tokens in sequences}) > 1)
-    for cached in (0, prefix):
+    for cached, times in ((0, 1), (prefix, 1), (prefix, 3)):
         asked, computed = engine.tokens_asked, engine.tokens_computed
-        found = answers(engine, QUESTIONS)
-        assert engine.tokens_asked - asked == sum(len(tokens) - 1 for tokens in sequences)
+        found = answers(engine, QUESTIONS * times)
+        assert engine.tokens_asked - asked == times * sum(len(tokens) - 1 for tokens in sequences)
         assert engine.tokens_computed - computed == trie_size(tokenizer, QUESTIONS) - cached
-    assert_each_as_alone(found, llama, tokenizer, QUESTIONS)
-
-
-def test_duplicates_are_computed_once_and_all_answered(tokenizer, llama):
-    engine = engine_of(llama, tokenizer)
-    answers(engine, QUESTIONS[:2])
-    computed = engine.tokens_computed
-    once = answers(engine, REQUESTS)
-    single = engine.tokens_computed - computed
-    thrice = answers(engine, REQUESTS * 3)
-    assert engine.tokens_computed - computed == 2 * single
-    assert [thrice[i] for i in range(3 * len(REQUESTS))] == [once[i] for i in range(len(REQUESTS))] * 3
+        assert_each_as_alone(found, llama, tokenizer, QUESTIONS * times)
 
 
 @pytest.mark.parametrize("entropies", [(), (0,), (1,), (2, 3), (0, 1, 2, 3)])
-def test_one_text_split_at_two_places_is_computed_once_and_each_request_gets_what_it_asks_for(
-    entropies, tokenizer, llama
-):
+def test_one_text_split_at_two_places_is_computed_once_and_answers_each_request(entropies, tokenizer, llama):
     requests = [replace(r, entropies=i in entropies) for i, r in enumerate([LATE, EARLY, EARLY, LATE])]
     engine, calls = engine_of(llama, tokenizer), Calls(llama)
     found = answers(engine, requests)
@@ -284,89 +224,52 @@ def test_one_text_split_at_two_places_is_computed_once_and_each_request_gets_wha
     assert_each_as_alone(found, llama, tokenizer, requests)
 
 
-def test_entropies_change_no_bit_of_a_log_probability_and_need_no_second_pass(tokenizer, llama):
-    calls = Calls(llama)
+def test_entropies_change_no_bit_of_a_log_probability(tokenizer, llama):
     plain = answers(engine_of(llama, tokenizer), REQUESTS)
-    passes = len(calls.arguments)
     mixed = [DESCRIBED[index] if index % 2 else request for index, request in enumerate(REQUESTS)]
     found = answers(engine_of(llama, tokenizer), mixed)
-    assert {index: answer.logprob for index, answer in found.items()} == {
-        index: answer.logprob for index, answer in plain.items()
-    }
+    assert {i: replace(found[i], entropies=(), top_entropies=()) for i in found} == plain
     assert all(bool(a.entropies) == bool(a.top_entropies) == bool(index % 2) for index, a in found.items())
-    assert len(calls.arguments) == 2 * passes
 
 
-# ---- order, batches and resumed runs -----------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("follow_tree", [True, False])
-def test_a_resumed_run_computes_only_the_batches_it_needs_bit_for_bit(follow_tree, tokenizer, llama):
+@pytest.mark.parametrize("trees", [True, False])
+def test_a_resumed_run_computes_only_the_batches_it_needs_bit_for_bit(trees, tokenizer, llama):
     calls, full, batch_of = Calls(llama), {}, {}
-    options = {"token_budget": 48, "follow_tree": follow_tree}
+    options = {"token_budget": 48, "trees": trees}
     for index, answer in engine_of(llama, tokenizer, **options).loglikelihood(DESCRIBED):
         full[index], batch_of[index] = answer, len(calls.arguments)
     whole = calls.arguments[:]
     assert len(set(batch_of.values())) > 3
-    before = min(batch_of.values()) - 1  # calls before the first batch: the test of the mask, the prefix
+    before = min(batch_of.values()) - 1  # calls before the first batch: the prefix
     for only in ({0}, {1, 16}, {3, 4, 5, 9}, set(range(0, len(DESCRIBED), 2))):
         del calls.arguments[:]
         found = answers(engine_of(llama, tokenizer, **options), DESCRIBED, only)
         assert found == {index: full[index] for index in only}
-        assert all(answer.entropies for answer in found.values())
         batches = sorted({batch_of[index] for index in only})
         expected = [whole[batch - 1]["input_ids"].tolist() for batch in batches]
         assert [call["input_ids"].tolist() for call in calls.arguments[before:]] == expected
 
 
-# ---- texts to tokens ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("one", "same"),
-    [
+def test_a_start_token_is_not_added_twice_and_white_space_belongs_to_the_continuation(tokenizer, llama):
+    for one, same in (
         (Request("", "<s>honey"), Request("", "honey")),
         (Request("<s>The doctor", " told"), Request("The doctor", " told")),
         *((Request("The doctor told" + s, "the nurse"), Request("The doctor told", s + "the nurse")) for s in " \t\n"),
-    ],
-)
-def test_a_start_token_is_not_added_twice_and_white_space_belongs_to_the_continuation(one, same, tokenizer, llama):
-    found = answers(engine_of(llama, tokenizer), [one, same])
-    assert found[0] == found[1]
-    assert found[0].unscored is None
-    assert found[0].tokens == len(spelled(tokenizer, same)[0]) - spelled(tokenizer, same)[1]
+    ):
+        found = answers(engine_of(llama, tokenizer), [one, same])
+        assert found[0] == found[1]
+        assert_each_as_alone({0: found[1]}, llama, tokenizer, [same])
 
 
-def test_without_any_start_token_only_an_empty_context_is_unscored():
+def test_a_context_without_tokens_is_unscored():
+    """The tokenizer has no start token for an empty context, and drops a character."""
     tokenizer = tiny_tokenizer(bos=False)
-    model = tiny_model("llama", tokenizer)
+    model = tiny_model("gpt2", tokenizer)
     tokenizer.eos_token = None
-    found = answers(engine_of(model, tokenizer), [Request("bees", " make"), Request("", "honey")])
-    assert "no token that could begin" in found[1].unscored
-    assert np.isnan(found.pop(1).logprob)
-    assert_each_as_alone(found, model, tokenizer, [Request("bees", " make")])
-
-
-@pytest.mark.parametrize("follow_tree", [True, False])
-def test_a_context_that_the_tokenizer_drops_is_unscored(follow_tree):
-    tokenizer = tiny_tokenizer(bos=False)
     tokenizer.backend_tokenizer.normalizer = tokenizers.normalizers.Replace("\u200b", "")
-    requests = [Request("\u200b", "honey bees make"), Request("\u200b", "honey and wax")]
-    found = answers(engine_of(tiny_model("gpt2", tokenizer), tokenizer, follow_tree=follow_tree), requests)
-    assert [answer.unscored for answer in found.values()] == ["the context has no tokens"] * 2
-
-
-@pytest.mark.needs_gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma2"])
-def test_a_gpu_gives_the_log_probabilities_of_the_cpu(tokenizer, architecture):
-    model = tiny_model(architecture, tokenizer)
-    expected = answers(engine_of(model, tokenizer), DESCRIBED)
-    engine = engine_of(model.to("cuda"), tokenizer)
-    found = answers(engine, DESCRIBED)
-    assert engine.layout == "prefix tree"
-    assert engine.token_budget >= 256
-    for index, answer in expected.items():
-        assert found[index].logprob == pytest.approx(answer.logprob, abs=1e-3)
-        assert found[index].entropies == pytest.approx(answer.entropies, abs=1e-3)
-        assert found[index].top_entropies == pytest.approx(answer.top_entropies, abs=1e-3)
+    requests = [Request("bees", " make"), Request("", "honey"), Request("\u200b", "honey bees make")]
+    found = answers(engine_of(model, tokenizer), requests)
+    assert "no token that could begin" in found[1].unscored
+    assert found[2].unscored == "the context has no tokens"
+    assert np.isnan(found.pop(1).logprob + found.pop(2).logprob)
+    assert_each_as_alone(found, model, tokenizer, requests[:1])

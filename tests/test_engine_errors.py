@@ -6,77 +6,63 @@ import numpy as np
 import pytest
 import torch
 from test_engine import DESCRIBED, QUESTIONS, REQUESTS, answers, assert_each_as_alone, spelled
-from test_engine import engine_of as scoring
 from test_generate import QUESTIONS as PROMPTS
-from test_generate import SAMPLED, TEXTS, completions, engine_of, greedy_by_transformers, ids_of, prompts_of
-from tiny import Calls, tiny_model
+from test_generate import SAMPLED, TEXTS, assert_greedy, completions, ids_of, prompts_of
+from tiny import Calls, engine_of, tiny_model
 
 from alignbench.types.engine import Request, Sampling
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-# ---- scoring -----------------------------------------------------------------------------------------------
 
-
-@pytest.mark.parametrize("request_", [Request("The doctor", ""), Request("", ""), Request("", "<s>")])
-def test_a_continuation_without_tokens_is_unscored(request_, tokenizer, llama):
-    found = answers(scoring(llama, tokenizer), [*QUESTIONS, request_])
-    assert found[len(QUESTIONS)].unscored == "the continuation has no tokens"
-    assert np.isnan(found.pop(len(QUESTIONS)).logprob)
-    assert_each_as_alone(found, llama, tokenizer, QUESTIONS)
-    assert list(answers(scoring(llama, tokenizer), [request_, request_], {1})) == [1]
-
-
-def test_a_request_longer_than_the_window_is_unscored_and_the_others_are_scored(tokenizer, llama):
+def test_what_cannot_be_scored_has_a_reason_and_the_rest_is_scored(tokenizer, llama):
+    """Continuations without tokens, sequences that are too long, tokens outside the vocabulary."""
+    empty = [Request("The doctor", ""), Request("", ""), Request("", "<s>")]
     lengths = [len(spelled(tokenizer, request)[0]) - 1 for request in REQUESTS]  # tokens that the model reads
     window = sorted(lengths)[-4]
-    found = answers(scoring(llama, tokenizer, window=window), REQUESTS)
-    fitting = [index for index, length in enumerate(lengths) if length <= window]
-    for index in set(range(len(REQUESTS))) - set(fitting):
-        assert found[index].unscored == f"{lengths[index]} tokens do not fit the model's window of {window}"
-        assert np.isnan(found[index].logprob)
-    assert 0 < len(fitting) < len(REQUESTS)
+    found = answers(engine_of(llama, tokenizer, window=window), [*REQUESTS, *empty])
+    reasons = [f"{n} tokens do not fit the model's window of {window}" if n > window else None for n in lengths]
+    reasons += ["the continuation has no tokens"] * 3
+    assert [found[index].unscored for index in range(len(reasons))] == reasons
+    assert all(np.isnan(answer.logprob) for answer in found.values() if answer.unscored)
+    fitting = [index for index, reason in enumerate(reasons) if reason is None]
     scored = {at: found[index] for at, index in enumerate(fitting)}
     assert_each_as_alone(scored, llama, tokenizer, [REQUESTS[index] for index in fitting])
-
-
-def test_a_token_outside_the_models_vocabulary_is_unscored(tokenizer, llama):
-    highest = max(max(spelled(tokenizer, request)[0]) for request in QUESTIONS)
-    llama.resize_token_embeddings(highest, mean_resizing=False)
-    found = answers(scoring(llama, tokenizer), QUESTIONS)
+    assert list(answers(engine_of(llama, tokenizer), empty, {1})) == [1]
+    llama.resize_token_embeddings(max(max(spelled(tokenizer, request)[0]) for request in QUESTIONS))
+    found = answers(engine_of(llama, tokenizer), QUESTIONS)
     assert any("not in the model's vocabulary" in (answer.unscored or "") for answer in found.values())
 
 
-@pytest.mark.parametrize("architecture", ["llama", "bloom"])
-def test_a_model_with_nan_weights_scores_nothing(architecture, tokenizer):
-    model = tiny_model(architecture, tokenizer)
-    model.get_output_embeddings().weight.data[3] = float("nan")
-    found = answers(scoring(model, tokenizer), DESCRIBED)
+@pytest.mark.parametrize("fast", [None, False])
+def test_a_model_with_nan_weights_scores_and_generates_nothing(fast, tokenizer, llama):
+    with torch.no_grad():
+        llama.model.layers[1].mlp.up_proj.weight[0, 0] = torch.nan
+    found = answers(engine_of(llama, tokenizer, trees=fast), DESCRIBED)
     assert sorted(found) == list(range(len(REQUESTS)))
     assert all("nan" in answer.unscored and np.isnan(answer.logprob) for answer in found.values())
     assert all(answer.entropies == answer.top_entropies == () for answer in found.values())
+    written = completions(engine_of(llama, tokenizer, packs=fast), TEXTS, SAMPLED)
+    assert {c.unscored for answers in written.values() for c in answers} == {"the logits are not finite"}
 
 
 def test_a_token_of_probability_zero_leaves_the_entropies_finite(tokenizer, llama):
     """Some models give the unused end of a padded vocabulary a logit of −∞."""
-    head, forbidden = llama.get_output_embeddings(), tokenizer("🐝", add_special_tokens=False).input_ids[-1]
-    head.bias = torch.nn.Parameter(torch.zeros(head.weight.shape[0]))
-    head.bias.data[[0, forbidden]] = -torch.inf
-    request = Request("The doctor", " told the nurse", entropies=True)
-    found = answers(scoring(llama, tokenizer), [request, Request("Größe", " 🐝", entropies=True)])
+    head = llama.get_output_embeddings()
+    head.bias = torch.nn.Parameter(torch.zeros(len(tokenizer)))
+    head.bias.data[[0, tokenizer("🐝", add_special_tokens=False).input_ids[-1]]] = -torch.inf
+    requests = [Request("The doctor", " told the nurse", True), Request("Größe", " 🐝", True)]
+    found = answers(engine_of(llama, tokenizer), requests)
     assert found.pop(1).unscored == "the log-probability is -inf"
-    assert_each_as_alone(found, llama, tokenizer, [request])
+    assert_each_as_alone(found, llama, tokenizer, requests[:1])
     assert np.isfinite(found[0].entropies).all()
 
 
-CHOICES = ("Mars", "Venus", "honey", "wax", "the Moon", "toxic gas", "flowers", "the nurse", "vinegar")
+CHOICES = ["Mars", "Venus", "honey", "wax", "the Moon", "toxic gas", "flowers", "the nurse", "vinegar"]
 ONE_TREE = [Request("Which planet is red?", f" {c}{end}") for c in CHOICES for end in ("", " and flowers")]
 ONE_TREE.append(Request("A.", " yes"))  # so that the question is the trunk of a tree and not a shared prefix
-MANY_ROWS = [
-    Request(f"{letter}{letter} planet" + f" nurse {letter} honey" * 12, choice)
-    for letter in "abcdefghijklmnopqrst"
-    for choice in (" yes", " no")
-]
+ROWS = [f"{letter}{letter} planet" + f" nurse {letter} honey" * 12 for letter in "abcdefghijklmnopqrst"]
+MANY_ROWS = [Request(context, choice) for context in ROWS for choice in (" yes", " no")]
 
 
 @pytest.mark.parametrize(
@@ -84,13 +70,10 @@ MANY_ROWS = [
     [(REQUESTS, 60, [256, 128, 64]), (ONE_TREE, 30, [256]), (MANY_ROWS, 256, [256])],
     ids=["rows", "one tree", "fits after one halving"],
 )
-def test_a_batch_that_does_not_fit_is_split_and_its_answers_are_the_same(
-    requests, most_tokens, budgets, tokenizer, llama
-):
+def test_a_batch_that_does_not_fit_is_split(requests, most_tokens, budgets, tokenizer, llama):
     """Batches planned before the budget was halved are split without halving it again."""
     notes, calls = [], Calls(llama, most_tokens)
-    engine = scoring(llama, tokenizer, notes, token_budget=512)
-    found = answers(engine, requests)
+    found = answers(engine_of(llama, tokenizer, notes, token_budget=512), requests)
     halvings = [f"out of memory: token budget halved to {budget}" for budget in budgets]
     assert notes[: len(budgets)] == halvings
     assert notes == halvings or requests is not MANY_ROWS
@@ -101,59 +84,25 @@ def test_a_batch_that_does_not_fit_is_split_and_its_answers_are_the_same(
 def test_a_sequence_that_never_fits_is_unscored_and_the_others_are_scored(tokenizer, llama):
     notes, large = [], Request("bleach " * 60, "and vinegar")
     Calls(llama, most_tokens=60)
-    found = answers(scoring(llama, tokenizer, notes), [*REQUESTS, large])
-    last = found.pop(len(REQUESTS))
-    assert "memory" in last.unscored
-    assert np.isnan(last.logprob)
+    found = answers(engine_of(llama, tokenizer, notes), [*REQUESTS, large])
+    assert "memory" in found.pop(len(REQUESTS)).unscored
     assert any("a single sequence does not fit" in note for note in notes)
     assert_each_as_alone(found, llama, tokenizer, REQUESTS)
-    both = answers(scoring(llama, tokenizer), [large, replace(large, continuation="and wax")])  # a shared prefix
-    assert ["memory" in both[index].unscored for index in (0, 1)] == [True, True]
+    both = answers(engine_of(llama, tokenizer), [large, replace(large, continuation="and wax")])  # a shared prefix
+    assert all("memory" in answer.unscored and np.isnan(answer.logprob) for answer in both.values())
 
 
-# ---- generation --------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("settings", "reason"),
-    [
-        ({"samples": 2}, "temperature 0 would be equal"),
-        ({"max_tokens": 0}, "at least one"),
-        ({"samples": 0, "temperature": 1.0}, "at least one"),
-        ({"temperature": -1.0}, "temperature -1"),
-        ({"temperature": 1.0, "top_p": 0.0}, "top_p 0"),
-        ({"temperature": 1.0, "top_p": 1.1}, "top_p 1.1"),
-        ({"stop": ("",)}, "empty stop string"),
-    ],
-)
-def test_invalid_sampling_parameters_are_refused(settings, reason, tokenizer, llama):
-    with pytest.raises(ValueError, match=reason):
-        completions(engine_of(llama, tokenizer), ["yes"], Sampling(**{"max_tokens": 3} | settings))
-
-
-def test_a_prompt_without_room_in_the_window_is_unscored_and_the_others_are_continued(tokenizer, llama):
+def test_a_prompt_that_does_not_fit_window_or_vocabulary_is_unscored_and_the_others_are_continued(tokenizer, llama):
     longest = len(ids_of(tokenizer, PROMPTS[3]))
     sampling = Sampling(max_tokens=10, samples=2, temperature=1.0)
-    fits = completions(engine_of(llama, tokenizer, window=longest + 10), PROMPTS, sampling)
-    found = completions(engine_of(llama, tokenizer, window=longest + 9), PROMPTS, sampling)
+    fits, found = (completions(engine_of(llama, tokenizer, window=longest + n), PROMPTS, sampling) for n in (10, 9))
     assert all(c.unscored is None for answers in fits.values() for c in answers)
-    assert all(f"window of {longest + 9}" in completion.unscored for completion in found[3])
-    assert (found[3][0].text, found[3][0].tokens) == ("", ())
+    assert all(f"window of {longest + 9}" in c.unscored and c.tokens == () for c in found[3])
     assert [found[index] for index in range(3)] == [fits[index] for index in range(3)]
-
-
-def test_a_prompt_with_a_token_outside_the_vocabulary_is_unscored(tokenizer, llama):
+    with pytest.raises(ValueError, match="empty stop string"):
+        completions(engine_of(llama, tokenizer), ["yes"], Sampling(3, stop=("",)))
     llama.resize_token_embeddings(max(ids_of(tokenizer, TEXTS[0])), mean_resizing=False)
-    found = completions(engine_of(llama, tokenizer), [TEXTS[0], "A"], Sampling(max_tokens=2))
-    assert "vocabulary" in found[0][0].unscored
-
-
-@pytest.mark.parametrize("pack", [True, False])
-def test_a_model_with_nan_weights_generates_nothing(pack, tokenizer, llama):
-    with torch.no_grad():
-        llama.model.layers[1].mlp.up_proj.weight[0, 0] = torch.nan
-    found = completions(engine_of(llama, tokenizer, pack=pack), TEXTS, SAMPLED)
-    assert {c.unscored for answers in found.values() for c in answers} == {"the logits are not finite"}
+    assert "vocabulary" in completions(engine_of(llama, tokenizer), [TEXTS[0], "A"], Sampling(2))[0][0].unscored
 
 
 def test_a_sample_with_nan_logits_does_not_affect_the_others(tokenizer, llama):
@@ -166,23 +115,22 @@ def test_a_sample_with_nan_logits_does_not_affect_the_others(tokenizer, llama):
     with torch.no_grad():
         llama.model.embed_tokens.weight[broken] = torch.nan
     found = completions(engine_of(llama, tokenizer, most_rows=1), prompts, SAMPLED)
-    for index in expected:
-        for before, after in zip(expected[index], found[index], strict=True):
-            if broken in before.tokens[:-1]:
-                assert (after.unscored, after.tokens) == ("the logits are not finite", ())
-            else:
-                assert after == before
+    for before, after in ((b, a) for index in expected for b, a in zip(expected[index], found[index], strict=True)):
+        reached = broken in before.tokens[:-1]
+        assert (after.unscored == "the logits are not finite" and not after.tokens) if reached else after == before
     assert 0 < written.count(broken) < SAMPLED.samples * len(prompts)
 
 
-def test_out_of_memory_means_fewer_rows_and_the_same_samples(tokenizer, llama):
+def test_out_of_memory_means_fewer_rows_and_the_same_samples_or_none(tokenizer, llama):
     expected = completions(engine_of(llama, tokenizer), TEXTS, SAMPLED)
     notes, calls = [], Calls(llama, most_tokens=16)
-    found = completions(engine_of(llama, tokenizer, notes, token_budget=200), TEXTS, SAMPLED)
-    assert found == expected
+    assert completions(engine_of(llama, tokenizer, notes, token_budget=200), TEXTS, SAMPLED) == expected
     assert any("samples at once" in note for note in notes)
     assert any("tokens per step" in note for note in notes)
     assert max(columns for _, columns in calls.sizes) <= 16
+    Calls(llama, most_tokens=0)
+    found = completions(engine_of(llama, tokenizer, packs=True), TEXTS, SAMPLED)
+    assert {c.unscored for answers in found.values() for c in answers} == {"out of the device's memory"}
 
 
 def test_sequential_generation_out_of_memory_runs_fewer_samples_at_once(tokenizer):
@@ -196,39 +144,23 @@ def test_sequential_generation_out_of_memory_runs_fewer_samples_at_once(tokenize
     assert "out of memory: 4 samples of a prompt at once" in notes
 
 
-def test_without_any_memory_all_prompts_are_unscored(tokenizer, llama):
-    Calls(llama, most_tokens=0)
-    engine = engine_of(llama, tokenizer)
-    engine._packs = True  # tested when there was memory
-    found = completions(engine, TEXTS, SAMPLED)
-    assert {c.unscored for answers in found.values() for c in answers} == {"out of the device's memory"}
-
-
 def test_a_prompt_beyond_a_sliding_window_is_generated_sequentially(tokenizer):
     model, notes = tiny_model("mistral", tokenizer, sliding_window=48), []
-    texts = ["The doctor", PROMPTS[0]]
-    assert len(ids_of(tokenizer, texts[1])) > 48
+    assert len(ids_of(tokenizer, PROMPTS[0])) > 48
     engine = engine_of(model, tokenizer, notes)
-    found = completions(engine, texts, Sampling(max_tokens=10))
-    for index, text in enumerate(texts):
-        assert found[index][0].tokens == greedy_by_transformers(model, ids_of(tokenizer, text), 10)
+    assert_greedy(engine, ["The doctor", PROMPTS[0]], 10)
     assert any("attention window of 48" in note for note in notes)
     assert engine.work()["layout"] == "packed row"
 
 
 def test_a_model_whose_attention_differs_from_ours_generates_sequentially(tokenizer, llama):
     """Such as attention sinks, which ours does not support."""
+
+    def doubled(module, arguments, found):
+        return (found[0] if module.config._attn_implementation == "sdpa" else 2 * found[0]), found[1]
+
     for layer in llama.model.layers:
-        attention = layer.self_attn
-        forward = attention.forward
-
-        def doubled(*arguments, _forward=forward, _attention=attention, **keywords):
-            out, weights = _forward(*arguments, **keywords)
-            return (out if _attention.config._attn_implementation == "sdpa" else 2 * out), weights
-
-        attention.forward = doubled
+        layer.self_attn.register_forward_hook(doubled)
     notes = []
-    found = completions(engine_of(llama, tokenizer, notes), TEXTS[:2], Sampling(max_tokens=5))
+    assert_greedy(engine_of(llama, tokenizer, notes), TEXTS[:2], 5)
     assert "log-probabilities differ" in notes[0]
-    for index in (0, 1):
-        assert found[index][0].tokens == greedy_by_transformers(llama, ids_of(tokenizer, TEXTS[index]), 5)

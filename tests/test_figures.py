@@ -1,31 +1,44 @@
-"""All figures: readable with any names, without data left out with a reason; their checks, names and styles."""
+"""All figures: values of the run folders, readable with any names; figures of the audit, the tax and trainings."""
 
-from __future__ import annotations
+from dataclasses import replace
+from itertools import chain
 
 import pytest
-from audit_runs import shares, write_run
-from figure_checks import assert_looks_as_before, assert_nothing_overlaps, shown_texts
-from report_runs import NASTY, evidence_of
+from audit_runs import N, around, shares, write_run
+from cases import cases
+from figure_checks import assert_looks_as_before, assert_nothing_overlaps, draw, shown_texts
+from report_runs import NASTY, SFT, evidence_of, gather_once, iterations, model, ppo, tax_tasks, training
 
-from reports.drawing import NoDataError
-from reports.evidence import Evidence
-from reports.figures import FIGURES
+from alignbench.audit.audit import Audit, Checkpoint, Contrast, Front, Row
+from reports.evidence import Evidence, gather
+from reports.figures import FIGURES, MISSING, audit, tax
+from reports.report import draw_all
 from reports.style import looks, new_figure, short_names, size_of, styled
 
 pytest_plugins = ("report_fixtures",)
-NAMES = {
-    *(f"audit_forest_{number}" for number in range(1, 7)), "reward_tax_front", "win_rate_by_size", "likert",
-    "metadata_flags", "truthfulness", "toxicity", "toxicity_by_prompt", "bias_entropy", "tax_panels", "sweep_gamma",
-    "sweep_beta", "tax_over_training", "persona_clouds_first_name", "persona_clouds_nationality",
-    *(f"persona_histograms_{field}" for field in ("first_name", "gender", "age_decade", "nationality", "opinion")),
-    "review_sentiment", "embeddings_map", "cosine_heat_map", "token_entropy_histogram",
-    "token_entropy_on_policy_histogram", "token_entropy_curve", "training_curves", "training_curves_sft",
-    "training_curves_reward", "labeler_agreement",
-}  # fmt: skip
+FIGURE_NAMES = cases("figures")
+NAMES = {*FIGURE_NAMES["with_values"], *chain(*FIGURE_NAMES["others"])}
 
 
 def test_every_figure_is_drawn_if_there_are_data(drawings):
     assert set(drawings) == NAMES
+
+
+@pytest.mark.parametrize("name", FIGURE_NAMES["with_values"])
+def test_a_table_has_the_values_of_the_run_folders(name, drawings, evidence):
+    table = drawings[name].table
+    assert len(table) >= 4
+    known = {
+        (system.name, task.task, metric.metric, task.result.shots): metric
+        for system in (*evidence.systems, *evidence.intermediate)
+        for task in system.tasks
+        for metric in task.result.metrics
+        if metric.category is None
+    }
+    for row in table.itertuples():
+        own = known[row.system, row.task, row.metric, getattr(row, "shots", 0)]
+        assert (row.value, row.low, row.high, row.n) == (own.value, own.low, own.high, own.n)
+        assert (row.unscored, row.scorer) == (own.n_unscored, own.scorer or "")
 
 
 @pytest.mark.parametrize("name", sorted(NAMES))
@@ -45,15 +58,14 @@ def test_names_of_any_length_and_script_do_not_overlap(nasty):
         assert not any("\u202e" in text for text in (*texts, drawing.caption, drawing.alt)), drawing.name
 
 
-@pytest.mark.parametrize("title", FIGURES)
-def test_a_figure_without_data_says_what_is_missing(title, tmp_path):
+def test_a_figure_without_data_says_what_is_missing(tmp_path):
     run = write_run(tmp_path, "m", ("crows_pairs", {"pct_stereotype": shares(0.5)}))
     for evidence in (Evidence(()), evidence_of(run)):
-        with pytest.raises(NoDataError, match=r"^(no|neither) .*[a-z0-9β]$"):
-            FIGURES[title](evidence)
+        assert draw_all(evidence) == ([], MISSING)
+    assert list(MISSING) == list(FIGURES)
 
 
-@pytest.mark.parametrize("name", ["audit_forest_5", "review_sentiment", "win_rate_by_size", "tax_panels"])
+@pytest.mark.parametrize("name", FIGURE_NAMES["pictures"])
 def test_a_picture_has_not_changed(name, drawings):
     assert_looks_as_before(drawings[name].figure, name)
 
@@ -65,25 +77,14 @@ def test_a_system_has_the_same_look_in_every_figure(drawings, evidence):
         assert {line.get_color() for line in lines if line.get_marker() == own.marker} == {own.colour}, name
 
 
-class TestChecks:
-    @staticmethod
-    def figure(*texts):
-        with styled():
-            figure, axes = new_figure(2)
-            for x, text, options in texts:
-                axes.text(x, 0.5, text, **options)
-        return figure
-
-    def test_overlapping_texts_are_found(self):
-        with pytest.raises(AssertionError, match="overlap"):
-            assert_nothing_overlaps(self.figure((0.5, "here", {}), (0.51, "there", {})))
-
-    def test_cut_texts_are_found(self):
-        with pytest.raises(AssertionError, match="leaves the canvas"):
-            assert_nothing_overlaps(self.figure((0.9, "far too long " * 9, {"in_layout": False})))
-
-    def test_invisible_texts_do_not_count(self):
-        assert_nothing_overlaps(self.figure((0.5, "here", {}), (0.5, "there", {"visible": False})))
+@pytest.mark.parametrize(("x", "text", "problem"), [(0.51, "there", "overlap"), (0.9, "too long " * 9, "leaves")])
+def test_texts_that_overlap_or_are_cut_are_found(x, text, problem):
+    with styled():
+        figure, axes = new_figure(2)
+        axes.text(0.5, 0.5, "here")
+        axes.text(x, 0.5, text, in_layout=False)
+    with pytest.raises(AssertionError, match=problem):
+        assert_nothing_overlaps(figure)
 
 
 def test_short_names_stay_different():
@@ -96,6 +97,192 @@ def test_short_names_stay_different():
 
 
 def test_numbers_of_parameters_have_three_digits():
-    assert [size_of(n) for n in (12, 260_000, 134_515_008, 999_999_999, 1.3e9, 175e9)] == [
-        "12", "260K", "135M", "1B", "1.3B", "175B",
-    ]  # fmt: skip
+    found = [size_of(n) for n in (12, 260_000, 134_515_008, 999_999_999, 1.3e9, 175e9)]
+    assert found == ["12", "260K", "135M", "1B", "1.3B", "175B"]
+
+
+def texts_of(drawing):
+    return {text for text, _ in shown_texts(drawing.figure)}
+
+
+def row(task: str, gain: float | None, error: float = 0.02, **changes) -> Row:
+    """A headline row of a proportion that is better if higher; gain: None for one without a test."""
+    ends = (None, None) if gain is None else (gain - 2 * error, gain + 2 * error)
+    tax, percent = (None, None) if gain is None else (-gain, -100 * gain)
+    known = Row(
+        task, "", "reading", "f1", True, "share", "higher", None, 0.5, 0.5 + (gain or 0), gain or 0.0, *ends, gain,
+        error, 0.5, "bootstrap", 0.5, "inconclusive", None, tax, None, percent, 100 * error, 80, 80, 0,
+    )  # fmt: skip
+    return replace(known, **changes)
+
+
+def audited(*rows: Row, front: Front | None = None) -> Evidence:
+    contrast = Contrast("sft", "ppo", "SFT", "same", rows, (), None, (), ())
+    return Evidence((), audits={"": Audit((contrast,), front, (), 10_000, 0)})
+
+
+class TestForest:
+    def test_it_contains_the_rows_of_the_audit(self, drawings, evidence):
+        for number, contrast in enumerate(evidence.audit.contrasts[: audit.MOST_CONTRASTS], 1):
+            table = drawings[f"audit_forest_{number}"].table
+            tested = [own for own in contrast.rows if own.headline and own.gain is not None]
+            assert table[["task", "verdict"]].values.tolist() == [[own.task, own.verdict] for own in tested]
+            assert table.gain.tolist() == pytest.approx([-own.tax_of_range for own in tested])
+
+    @pytest.mark.parametrize(
+        ("gain", "changes", "shown"),
+        [
+            (0.1, {}, (10, 6, 14)),
+            (0.1, {"better": "lower", "delta": -0.1, "low": -0.13, "high": -0.05}, (10, 5, 13)),
+            (0.1, {"better": "0.5", "low": -0.9, "high": -0.8}, (10, 10 - 1.96 * 2, 10 + 1.96 * 2)),  # the gain's error
+            (
+                0.0,
+                {"standard_error": None, "low": 0.0, "high": 0.0, "tax": 0.0, "tax_of_range": 0.0},
+                (0, 0, 0),
+            ),
+        ],
+    )
+    def test_the_interval_is_that_of_the_improvement(self, gain, changes, shown):
+        drawing = draw(audit.forest, audited(row("drop", gain, **changes)))
+        assert drawing.table[["gain", "low", "high"]].iloc[0].tolist() == pytest.approx(shown)
+        assert_nothing_overlaps(drawing.figure)
+
+    def test_a_metric_without_a_range_has_a_panel_in_its_unit(self):
+        bits = row("personas", -1.5, 0.2, unit="bits", tax_of_range=None, tax_error=None)
+        drawing = draw(audit.forest, audited(row("drop", 0.1), bits))
+        assert drawing.table[["unit", "gain"]].values.tolist() == [["% of the metric's range", 10.0], ["bits", -1.5]]
+        assert len(drawing.figure.axes) == 2
+        assert_nothing_overlaps(drawing.figure)
+
+    def test_rows_beyond_forty_are_only_in_the_table(self):
+        many = [row(f"task_{number:02d}", 0.01 * number, group=f"group {number % 5}") for number in range(45)]
+        drawing = draw(audit.forest, audited(*many))
+        assert drawing.table.drawn.tolist() == [True] * 40 + [False] * 5
+        assert "5 more are in the CSV" in drawing.caption
+        assert {"task_39 · f1", "task_40 · f1"} & texts_of(drawing) == {"task_39 · f1"}
+        assert_nothing_overlaps(drawing.figure)
+
+    def test_untested_metrics_are_named_and_rows_are_sorted_by_effect_within_groups(self):
+        rows = [row("low", -0.1), row("high", 0.2), row("middle", 0.05), row("alone", 0.1, group="bias")]
+        drawing = draw(audit.forest, audited(*rows, row("token_entropy", None)))
+        labels = [label.get_text() for label in drawing.figure.axes[0].get_yticklabels()]
+        assert labels == ["alone · f1", "high · f1", "middle · f1", "low · f1"]
+        assert "token_entropy" in drawing.caption
+
+
+class TestFront:
+    def test_it_contains_the_points_of_the_audit(self, drawings, evidence):
+        found, drawing = evidence.audit.front, drawings["reward_tax_front"]
+        columns = drawing.table[["system", "reward", "tax"]].values.tolist()
+        assert columns == [[point.name, point.reward, point.tax] for point in found.points]
+        assert f"{found.hypervolume:.4g}" in drawing.caption
+
+    @pytest.mark.parametrize(("corner", "seen"), [((0.0, 100.0), 0), ((0.4, 6.0), 1)])
+    def test_every_point_is_named_and_steps_join_the_front_to_a_near_reference_point(self, corner, seen):
+        marks = (("a", 0.5, 0.0, True), ("b", 0.6, 5.0, False), ("c", 0.7, 4.0, True))
+        points = tuple(Checkpoint(name, r, r - 0.1, r + 0.1, t, t - 1, t + 1, on) for name, r, t, on in marks)
+        found = Front("win_rate.win_rate", "share", "base", ("drop", "rte"), points, 70.0, corner, "the default")
+        drawing = draw(audit.front, audited(row("drop", 0.1), front=found))
+        assert {"a", "b", "c"} <= texts_of(drawing)
+        lines = drawing.figure.axes[0].get_lines()
+        (steps,) = [line for line in lines if line.get_drawstyle() == "steps-post"]
+        assert steps.get_xydata()[1:3].tolist() == [[0.0, 0.5], [4.0, 0.7]]
+        assert drawing.alt.endswith("Dominated: b (reward 0.600, tax 5.0 %).")
+        assert sum(line.get_marker() == "+" for line in lines) == seen
+        assert f"reward {corner[0]:g}, tax {corner[1]:g} %" in drawing.caption
+
+
+class TestTaxBySystem:
+    def test_tasks_with_a_tax_are_shown_zero_shot_and_few_shot(self, drawings):
+        table = drawings["tax_panels"].table
+        tasks = table[["task", "metric"]].drop_duplicates().values.tolist()  # neither bias nor win rate
+        assert tasks == [["drop", "f1"], ["hellaswag", "acc_norm"], ["rte", "acc"]]
+        few = table.query("shots == 10")
+        assert few[["system", "task"]].values.tolist() == [["base", "rte"], ["sft", "rte"], ["ppo", "rte"]]
+        assert {"zero-shot", "10 examples", "chance"} <= texts_of(drawings["tax_panels"])
+
+    def test_missing_values_are_counted(self, tmp_path):
+        half = model(tmp_path, "half", ("drop", {"f1": around(0.3), "em": shares(0.2)}))
+        drawing = draw(tax.by_system, model(tmp_path, "whole", *tax_tasks(0.0)), half)
+        assert "2 pairs of a system and a task have no value" in drawing.caption  # hellaswag and rte
+
+    def test_a_stage_of_several_sizes_is_a_line_over_them(self, tmp_path):
+        folders = [
+            model(tmp_path, f"{stage}-{size}", *tax_tasks(1e-8 * size), stage=stage, parameters=size)
+            for size in (1_300_000, 6_000_000)
+            for stage in ("base", "sft")
+        ]
+        drawing = draw(tax.by_system, *folders)
+        assert {"1.3M", "6M", "base", "sft"} <= texts_of(drawing)
+        assert "base-1300000" not in texts_of(drawing)
+        assert_nothing_overlaps(drawing.figure)
+
+
+class TestSweeps:
+    def test_models_that_differ_in_one_weight_are_compared(self, drawings):
+        gamma, beta = drawings["sweep_gamma"].table, drawings["sweep_beta"].table
+        assert (set(gamma.system), set(beta.system)) == ({"ppo", "ptx"}, {"ppo", "beta-2"})
+        assert (set(gamma.beta), set(beta.gamma)) == ({0.02}, {0.0})
+        values = gamma.set_index(["task", "gamma"]).value
+        assert values.loc[[("win_rate", 20.0), ("drop", 0.0), ("drop", 20.0)]].tolist() == pytest.approx(
+            [0.65, 0.4, 0.5]
+        )
+        axes = drawings["sweep_gamma"].figure.axes[0]
+        assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "20"]
+        assert axes.get_xlim()[0] < 0
+        assert "start" in texts_of(drawings["sweep_gamma"])
+
+    def test_models_with_different_numbers_of_episodes_are_on_different_lines(self, tmp_path):
+        folders = [
+            model(tmp_path, f"{episodes}-{gamma:g}", *tax_tasks(0.01 * gamma), lineage=SFT,
+                  training=ppo(gamma=gamma, episodes=episodes))
+            for episodes in (256, 512)
+            for gamma in (0.0, 20.0)
+        ]  # fmt: skip
+        gamma = draw(tax.penalty_sweeps, *folders)
+        assert set(gamma.table[gamma.table.system.str.startswith("256")].episodes) == {256}
+        assert {"β = 0.02, 256 episodes", "β = 0.02, 512 episodes"} <= texts_of(gamma)
+        assert "the same start, reward, β and number of episodes" in gamma.caption
+        assert_nothing_overlaps(gamma.figure)
+
+
+class TestTrainings:
+    def test_a_line_over_training_goes_from_the_start_to_the_end(self, drawings):
+        table = drawings["tax_over_training"].table.query("task == 'drop'")
+        assert table[["training", "system", "episodes", "value"]].values.tolist() == [
+            ["ppo", "sft", 0, pytest.approx(0.35)], ["ppo", "ppo-iteration-2", 128, pytest.approx(0.3)],
+            ["ppo", "ppo", 512, pytest.approx(0.4)],
+        ]  # fmt: skip
+
+    def test_trainings_of_one_name_from_different_models_are_two_lines(self, tmp_path):
+        for above in ("one", "two"):
+            for name, episodes in (("ppo", 512), ("ppo-iteration-2", 64)):
+                lineage = [("base", f"base-{above}")]
+                model(tmp_path / above, name, *tax_tasks(0.0), lineage=lineage, training=ppo(episodes=episodes))
+        table = draw(tax.over_training, gather_once(tmp_path / "one", tmp_path / "two")).table.query("task == 'drop'")
+        assert table.groupby("training").episodes.apply(list).tolist() == [[64, 512]] * 2
+
+    def test_each_kind_of_training_has_its_values(self, drawings):
+        runs, sft, reward = (drawings[f"training_curves{end}"] for end in ("", "_sft", "_reward"))
+        assert runs.table.score.tolist() == pytest.approx([0.1, 0.2, 0.3])
+        assert runs.table.kl.isna().tolist() == [False, False, True]
+        assert "1 values that are not finite numbers" in runs.caption
+        assert sft.table.loss.dropna().tolist() == [1.0, 0.5, 1 / 3, 0.25]
+        assert sft.table.validation_loss.dropna().tolist() == [0.4]
+        assert reward.table[["accuracy", "accuracy_low", "accuracy_high"]].dropna().values.tolist() == [[0.7, 0.6, 0.8]]
+
+    def test_runs_of_one_name_have_the_name_of_their_parent_folder(self, tmp_path, nasty):
+        folders = [training(tmp_path / above / "ppo", "ppo", iterations(3)) for above in ("one", "two")]
+        assert set(draw(tax.training_curves, gather(folders)).table.run) == {"one/ppo", "two/ppo"}
+        assert nasty["training_curves"].table.run.nunique() == len(NASTY)
+
+
+@pytest.mark.parametrize("figure", [tax.penalty_sweeps, tax.over_training, tax.by_system])
+def test_unscored_documents_are_counted(figure, tmp_path):
+    values = ("rte", {"acc": [None, None, *shares(0.5)[2:]]})
+    for name, own in (("ppo", ppo()), ("ptx", ppo(gamma=9.0)), ("ppo-iteration-2", ppo(episodes=64))):
+        model(tmp_path, name, values, lineage=SFT, training=own)
+    drawing = draw(figure, gather_once(tmp_path))
+    assert set(drawing.table.unscored) == {2}
+    assert set(drawing.table.n) == {N - 2}
+    assert f"Left out: {2 * len(drawing.table)} unscored documents." in drawing.caption

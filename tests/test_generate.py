@@ -4,7 +4,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import SENTENCES, Calls, tiny_model, tiny_tokenizer
+from cases import cases
+from test_engine import DESCRIBED, answers, assert_each_as_alone
+from tiny import PLAIN, SENTENCES, TREE, WITHOUT_BOS, Calls, engine_of, tiny_model, tiny_tokenizer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -12,14 +14,9 @@ from alignbench.errors import AlignbenchError
 from alignbench.models.checkpoint import find_checkpoint, load_engine
 from alignbench.models.encode import Encoder
 from alignbench.models.generate.decoding import Decoding, end_tokens
-from alignbench.models.local import LocalEngine
 from alignbench.types.engine import Prompt, Request, Sampling
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-PACKED = ["llama", "gpt2", "gpt_neox", "qwen2", "mistral", "gemma", "gemma2", "opt"]
-SEQUENTIAL = ["bloom", "mpt", "falcon", "mamba"]
-WITHOUT_BOS = {"gpt2", "gpt_neox", "qwen2"}  # as their own tokenizers
 
 SHOTS = "The following are questions.\n\nQuestion: What do bees make?\nAnswer: honey\n\n" * 2
 QUESTIONS = [
@@ -35,13 +32,6 @@ SAMPLED = Sampling(max_tokens=8, samples=3, temperature=1.0, top_p=0.95)
 def model_of(architecture):
     tokenizer = tiny_tokenizer(bos=architecture not in WITHOUT_BOS)
     return tiny_model(architecture, tokenizer), tokenizer
-
-
-def engine_of(model, tokenizer, notes=None, **options):
-    """Small pages, so that short texts fill several."""
-    engine = LocalEngine(model, Encoder(tokenizer), notify=[].append if notes is None else notes.append, **options)
-    engine.scheduler.page = 32
-    return engine
 
 
 def prompts_of(texts):
@@ -67,21 +57,23 @@ def greedy_by_transformers(model, ids, count):
     return tuple(found[0, len(ids) :].tolist())
 
 
-# ---- equal to transformers ---------------------------------------------------------------------------------
+def assert_greedy(engine, texts, count):
+    """Each continuation is that of transformers, token for token."""
+    tokenizer = engine.encoder.tokenizer
+    for index, (found,) in completions(engine, texts, Sampling(count)).items():
+        expected = greedy_by_transformers(engine.model, ids_of(tokenizer, texts[index]), count)
+        assert found.tokens == expected
+        assert found.finish == ("end" if expected[-1] == tokenizer.eos_token_id else "length")
+        assert found.text == tokenizer.decode(expected, skip_special_tokens=True)
 
 
-@pytest.mark.parametrize("architecture", PACKED + SEQUENTIAL)
+@pytest.mark.parametrize("architecture", TREE + PLAIN)
 def test_greedy_continuations_are_those_of_transformers_token_for_token(architecture):
-    (model, tokenizer), notes = model_of(architecture), []
-    engine = engine_of(model, tokenizer, notes)
-    found = completions(engine, TEXTS, Sampling(max_tokens=14))
-    for index, text in enumerate(TEXTS):
-        expected = greedy_by_transformers(model, ids_of(tokenizer, text), 14)
-        assert found[index][0].tokens == expected
-        assert found[index][0].finish == ("end" if expected[-1] == tokenizer.eos_token_id else "length")
-        assert found[index][0].text == tokenizer.decode(expected, skip_special_tokens=True)
-    assert engine.work()["layout"] == ("packed row" if architecture in PACKED else "one prompt at a time")
-    assert len(notes) == (architecture in SEQUENTIAL), "a fallback is reported once"
+    notes = []
+    engine = engine_of(*model_of(architecture), notes)
+    assert_greedy(engine, TEXTS, 14)
+    assert engine.work()["layout"] == ("packed row" if architecture in TREE else "one prompt at a time")
+    assert len(notes) == (architecture in PLAIN), "a fallback is reported once"
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma2", "bloom", "mamba"])
@@ -101,20 +93,18 @@ def test_log_probabilities_and_entropies_are_those_of_a_single_forward_pass(arch
             assert completion.logprobs == pytest.approx(chosen.tolist(), abs=1e-4)
             best = torch.log_softmax(logits.sort(-1, descending=True).values[:, :5], -1)
             for values, reference in ((completion.entropies, logprobs), (completion.top_entropies, best)):
-                expected = -(reference.exp() * reference).sum(-1)
-                assert values == pytest.approx(expected.tolist(), abs=1e-4)
+                assert values == pytest.approx((-(reference.exp() * reference).sum(-1)).tolist(), abs=1e-4)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma2"])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
-def test_other_dtypes_are_packed_too(architecture, dtype, tokenizer):
+@pytest.mark.parametrize(("dtype", "close"), [(torch.bfloat16, 0.1), (torch.float64, 1e-6)])
+def test_other_dtypes_are_packed_too(architecture, dtype, close, tokenizer):
     model = tiny_model(architecture, tokenizer, dtype=dtype)
-    found = completions(engine_of(model, tokenizer), QUESTIONS, Sampling(max_tokens=6))
-    plain = completions(engine_of(model, tokenizer, pack=False), QUESTIONS, Sampling(max_tokens=6))
-    close = 0.1 if dtype == torch.bfloat16 else 1e-6
-    for index in range(len(QUESTIONS)):
-        assert found[index][0].logprobs[0] == pytest.approx(plain[index][0].logprobs[0], abs=close)
-        assert dtype == torch.bfloat16 or found[index][0].tokens == plain[index][0].tokens
+    engines = [engine_of(model, tokenizer, packs=packs) for packs in (None, False)]
+    found, plain = (completions(engine, QUESTIONS, Sampling(6)) for engine in engines)
+    for index, (own,) in found.items():
+        assert own.logprobs[0] == pytest.approx(plain[index][0].logprobs[0], abs=close)
+        assert close == 0.1 or own.tokens == plain[index][0].tokens
 
 
 def test_scores_are_bit_identical_before_during_and_after_generation(tokenizer, llama):
@@ -127,53 +117,34 @@ def test_scores_are_bit_identical_before_during_and_after_generation(tokenizer, 
     assert dict(engine.loglikelihood(requests)) == expected
 
 
-# ---- each token once ---------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def tested(tokenizer, llama):
-    """An engine that has tested the model, so that only the calls of a test are counted."""
-    engine = engine_of(llama, tokenizer, most_rows=7)
-    completions(engine, ["A"], Sampling(max_tokens=1))
-    return engine
-
-
-def test_a_prompt_is_computed_once_for_all_its_samples(tokenizer, tested):
-    before = tested.work()
+def test_a_prompt_is_computed_once_for_all_its_samples_and_a_shared_prefix_once_for_all_prompts(tokenizer, llama):
+    tested = engine_of(llama, tokenizer, packs=True)
     found = completions(tested, [SENTENCES[2]], Sampling(max_tokens=9, samples=7, temperature=1.0))[0]
-    prompt, after = len(ids_of(tokenizer, SENTENCES[2])), tested.work()
-    new = [len(completion.tokens) for completion in found]
-    assert after["tokens_computed"] - before["tokens_computed"] == prompt + sum(new) - len(new)
-    assert after["tokens_generated"] - before["tokens_generated"] == sum(new)
-    assert after["tokens_asked"] - before["tokens_asked"] == sum(prompt + count - 1 for count in new)
+    prompt, new = len(ids_of(tokenizer, SENTENCES[2])), [len(completion.tokens) for completion in found]
+    asked, computed = sum(prompt + count - 1 for count in new), prompt + sum(new) - len(new)
+    counts = {"tokens_asked": asked, "tokens_computed": computed, "tokens_generated": sum(new)}
+    assert counts.items() <= tested.work().items()
+    completions(tested, QUESTIONS, Sampling(max_tokens=1))
+    computed += sum(len(ids_of(tokenizer, text)) for text in QUESTIONS) - 3 * len(ids_of(tokenizer, SHOTS))
+    # a token at the boundary may belong to either side
+    assert tested.tokens_computed == pytest.approx(computed, abs=12)
 
 
-def test_a_prefix_that_all_prompts_share_is_computed_once_for_this_call_and_the_next(tokenizer, tested):
-    lengths = [len(ids_of(tokenizer, text)) for text in QUESTIONS]
-    shared = len(ids_of(tokenizer, SHOTS))
-    own = sum(lengths) - 4 * shared
-    for expected, texts in ((shared + own, QUESTIONS), (own, QUESTIONS), (lengths[1] - shared, QUESTIONS[1:2])):
-        before = tested.tokens_computed
-        completions(tested, texts, Sampling(max_tokens=1))
-        # a token at the boundary may belong to either side
-        assert tested.tokens_computed - before == pytest.approx(expected, abs=3 * len(texts))
-
-
-def test_a_finished_sample_leaves_and_the_next_one_enters(llama, tested):
-    tested.scheduler.most_rows = 3
+def test_a_finished_sample_leaves_and_the_next_one_enters(tokenizer, llama):
     calls = Calls(llama)
-    found = completions(tested, [f"nurse {n}" for n in range(8)], Sampling(20, stop=("e",)))
+    engine = engine_of(llama, tokenizer, most_rows=3, packs=True)
+    found = completions(engine, [f"nurse {n}" for n in range(8)], Sampling(20, stop=("e",)))
     new = [len(found[index][0].tokens) for index in found]
     assert len(set(new)) > 2
     # fewer steps than batches of three that wait for their longest
     assert len(calls.sizes) < sum(max(new[at : at + 3]) for at in range(0, 8, 3))
 
 
-# ---- the same whatever is generated at the same time -------------------------------------------------------
-
-
 def assert_same_in_any_schedule(model, tokenizer, texts, sampling, schedules):
-    """schedules: (rows at once, tokens per step, the order of the prompts)"""
+    """Text, log-probabilities and entropies are bit-identical.
+
+    schedules: (rows at once, tokens per step, the order of the prompts)
+    """
     expected = completions(engine_of(model, tokenizer), prompts_of(texts), sampling)
     for rows, budget, order in schedules:
         engine = engine_of(model, tokenizer, most_rows=rows, token_budget=budget)
@@ -182,32 +153,23 @@ def assert_same_in_any_schedule(model, tokenizer, texts, sampling, schedules):
     return expected
 
 
-@pytest.mark.parametrize("architecture", [*PACKED, "bloom"])
+@pytest.mark.parametrize("architecture", [*TREE, "bloom"])
 def test_samples_are_bit_identical_in_any_schedule(architecture):
-    """Text, log-probabilities and entropies, whatever the rows, tokens per step, order, and other prompts are."""
     schedules = ((1, 512, [4, 0, 8]), (3, 40, list(range(len(TEXTS)))[::-1]), (7, 5, [1, 3]), (64, 100, [2]))
     assert_same_in_any_schedule(*model_of(architecture), TEXTS, SAMPLED, schedules)
 
 
-def test_samples_over_many_pages_are_bit_identical_in_any_schedule(tokenizer):
+def test_samples_over_many_pages_and_on_two_threads_are_bit_identical_in_any_schedule(tokenizer, llama):
     texts = [" ".join(SENTENCES) + " " + text * 4 for text in ("yes", "no", "The doctor", "nurse")]
     assert min(len(ids_of(tokenizer, text)) for text in texts) > 3 * 32
     sampling, schedules = Sampling(40, samples=3, temperature=1.0), ((2, 33, [3, 0, 2, 1]), (50, 500, [2]))
     assert_same_in_any_schedule(tiny_model("qwen2", tokenizer), tokenizer, texts, sampling, schedules)
-
-
-def test_samples_of_a_prompt_that_fills_its_last_page_are_bit_identical_in_any_schedule(tokenizer, llama):
-    """They share all pages of the prompt, and their own begin empty."""
     text = "The doctor"
-    while len(ids_of(tokenizer, text)) % 32:
+    while len(ids_of(tokenizer, text)) % 32:  # its samples share all its pages, and their own begin empty
         text += "."
-    sampling = Sampling(max_tokens=40, samples=9, temperature=1.0, stop=("e", "a"))
-    schedules = ((4, 512, [0, 1, 2]), (128, 512, [0]))
+    sampling, schedules = replace(sampling, samples=9, stop=("e", "a")), ((4, 512, [0, 1, 2]), (128, 512, [0]))
     expected = assert_same_in_any_schedule(llama, tokenizer, [text, "A", text[:-1]], sampling, schedules)
     assert len({len(completion.tokens) for completion in expected[0]}) > 3
-
-
-def test_samples_on_two_threads_are_bit_identical_in_any_schedule(tokenizer, llama):
     torch.set_num_threads(2)
     sampling = Sampling(max_tokens=2, samples=3, temperature=1.0)
     assert_same_in_any_schedule(llama, tokenizer, ["The doctor", "A"], sampling, [(1, 40, [0])])
@@ -224,33 +186,23 @@ def test_samples_depend_on_the_seed_the_key_and_their_number(tokenizer, llama):
     assert completions(engine, ["The doctor"], replace(SAMPLED, samples=2))[0] == first[:2]
 
 
-# ---- stop strings and end tokens ---------------------------------------------------------------------------
-
-
 def test_a_stop_string_cuts_the_text_and_its_tokens_are_kept(tokenizer, llama):
     engine, prompt = engine_of(llama, tokenizer), ["The doctor told the nurse that"]
     whole = completions(engine, prompt, Sampling(max_tokens=20))[0][0]
     for at in (3, 7, 11):
         stop = whole.text[at : at + 4]
-        found = completions(engine, prompt, Sampling(max_tokens=20, stop=("never there", stop)))[0][0]
-        assert found.finish == "stop"
-        assert found.text == whole.text[: whole.text.index(stop)]
+        # "nurse" is in the prompt, where it stops nothing
+        found = completions(engine, prompt, Sampling(max_tokens=20, stop=("nurse", stop)))[0][0]
+        assert (found.finish, found.text) == ("stop", whole.text[: whole.text.index(stop)])
         assert found.tokens == whole.tokens[: len(found.tokens)]
         assert len(found.logprobs) == len(found.entropies) == len(found.tokens)
         assert stop in tokenizer.decode(found.tokens)
         assert stop not in tokenizer.decode(found.tokens[:-1])
 
 
-def test_a_stop_string_in_the_prompt_stops_nothing(tokenizer, llama):
-    engine = engine_of(llama, tokenizer)
-    whole = completions(engine, QUESTIONS[:1], Sampling(max_tokens=10))[0][0]
-    assert "Answer:" not in whole.text
-    assert completions(engine, QUESTIONS[:1], Sampling(max_tokens=10, stop=("Answer:",)))[0][0] == whole
-
-
 @pytest.fixture(scope="module")
 def byte_tokenizer():
-    """Every byte is a token, so that every character beyond ASCII is split; four z are one token."""
+    """Every byte is a token; two or four z are one."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: number for number, token in enumerate(["</s>", *alphabet, "zz", "zzzz"])}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[("z", "z"), ("zz", "zz")]))
@@ -260,27 +212,17 @@ def byte_tokenizer():
 
 
 def ending(tokenizer, tokens, stop=(), ends=()):
-    """Feed one token after the other: how many were read, why the text ended, and the text."""
-    decoding = Decoding(tokenizer, ends, Sampling(100, stop=stop))
+    """How many tokens were read, one after the other, why the text ended, and the text."""
+    decoding = Decoding(tokenizer, ends, Sampling(100, stop=tuple(stop)))
     found = ((count, decoding.end(tokens[:count])) for count in range(1, len(tokens) + 1))
-    return next(((count, *end) for count, end in found if end), None)
+    return next(([count, *end] for count, end in found if end), None)
 
 
 def ids(tokenizer, text):
     return tokenizer(text, add_special_tokens=False).input_ids
 
 
-@pytest.mark.parametrize(
-    ("text", "stop", "expected"),
-    [
-        ("ein 🐝🍯 Glas", ("🐝🍯",), (12, "stop", "ein ")),  # characters that tokens split
-        ("ein 🐝🍯 Glas", ("🍯🐝",), None),
-        ("one\n\nQuestion: two", ("Question:", "\n\nQ"), (6, "stop", "one")),
-        ("one\n\nQuestion: two", ("Question:", "two"), (14, "stop", "one\n\n")),
-        ("xaaaab", ("aab",), (6, "stop", "xaa")),
-        ("xzzzzz", ("zz",), (2, "stop", "x")),  # one token spells it twice
-    ],
-)
+@pytest.mark.parametrize(("text", "stop", "expected"), cases("replies")["stop_strings"])
 def test_the_first_stop_string_cuts_a_text(text, stop, expected, byte_tokenizer):
     assert ending(byte_tokenizer, ids(byte_tokenizer, text), stop) == expected
 
@@ -288,90 +230,66 @@ def test_the_first_stop_string_cuts_a_text(text, stop, expected, byte_tokenizer)
 def test_a_stop_string_may_surround_or_spell_special_tokens(byte_tokenizer, tokenizer):
     a, b = ids(byte_tokenizer, "ab")
     tokens = [a, *[byte_tokenizer.eos_token_id] * 30, b]
-    assert ending(byte_tokenizer, tokens, ("ab",)) == (32, "stop", ""), "the text has no special tokens"
+    assert ending(byte_tokenizer, tokens, ("ab",)) == [32, "stop", ""], "the text has no special tokens"
     tokens = [*ids(tokenizer, "yes"), tokenizer.pad_token_id, *ids(tokenizer, "no")]
-    assert ending(tokenizer, tokens, ("<pad>",))[1:] == ("stop", "yes")
+    assert ending(tokenizer, tokens, ("<pad>",))[1:] == ["stop", "yes"]
 
 
-def test_every_end_token_of_the_models_files_ends_a_text(tokenizer, llama):
+def test_every_end_token_of_the_models_files_ends_a_text_and_is_not_in_it(tokenizer, llama):
     """Chat models end a turn with one token and a document with another."""
-    llama.generation_config.eos_token_id = [7, 9]
-    llama.config.eos_token_id = 11
-    ends = end_tokens(llama, tokenizer)
-    assert ends == {7, 9, 11, tokenizer.eos_token_id}
-    words = ids(tokenizer, "The doctor")
-    for end in sorted(ends):
-        assert ending(tokenizer, [*words, end, *words], ends=ends) == (len(words) + 1, "end", "The doctor")
-
-
-def test_the_end_token_is_among_the_tokens_and_not_in_the_text(tokenizer, llama):
     whole = completions(engine_of(llama, tokenizer), ["The doctor"], Sampling(max_tokens=12))[0][0]
     at = next(i for i, token in enumerate(whole.tokens) if i > 2 and token not in whole.tokens[:i])
-    llama.generation_config.eos_token_id = whole.tokens[at]
+    llama.generation_config.eos_token_id = [7, whole.tokens[at]]
+    llama.config.eos_token_id = 11
+    ends = end_tokens(llama, tokenizer)
+    assert ends == {7, 11, whole.tokens[at], tokenizer.eos_token_id}
+    words = ids(tokenizer, "The doctor")
+    for end in sorted(ends):
+        assert ending(tokenizer, [*words, end, *words], ends=ends) == [len(words) + 1, "end", "The doctor"]
     found = completions(engine_of(llama, tokenizer), ["The doctor"], Sampling(max_tokens=12))[0][0]
     assert (found.finish, found.tokens) == ("end", whole.tokens[: at + 1])
     assert found.text == tokenizer.decode(whole.tokens[:at])
 
 
-# ---- chat --------------------------------------------------------------------------------------------------
-
-TEMPLATE = (
-    "{{ bos_token }}{% for message in messages %}[{{ message.role }}] {{ message.content }}\n{% endfor %}"
-    "{% if add_generation_prompt %}[assistant]{% endif %}"
-)
-
-
 def test_a_chat_prompt_is_the_message_in_the_template_with_one_start_token(llama):
     tokenizer = tiny_tokenizer()
-    tokenizer.chat_template = TEMPLATE
+    tokenizer.chat_template = "{{ bos_token }}[{{ messages[0].role }}] {{ messages[0].content }}\n[assistant]"
     engine = engine_of(llama, tokenizer)
     assert engine.chat_template
-    expected = tokenizer.apply_chat_template(
-        [{"role": "user", "content": "Is it safe?"}], add_generation_prompt=True, tokenize=True, return_dict=False
-    )
-    assert expected.count(tokenizer.bos_token_id) == 1
+    prompt = "[user] Is it safe?\n[assistant]"
     found = completions(engine, ["Is it safe?"], Sampling(max_tokens=8), chat=True)[0][0]
-    assert found.tokens == greedy_by_transformers(llama, expected, 8)
+    assert found.tokens == greedy_by_transformers(llama, ids_of(tokenizer, prompt), 8)
     assert found != completions(engine, ["Is it safe?"], Sampling(max_tokens=8))[0][0]
 
 
-@pytest.mark.parametrize(
-    ("template", "message"),
-    [
+def test_a_missing_or_failing_chat_template_is_an_error_of_one_line(llama):
+    tokenizer = tiny_tokenizer()
+    for template, message in (
         (None, "the tokenizer has no chat template"),
         ("{{ raise_exception('system first\nplease') }}", r"^chat template: .*system first\)$"),
-    ],
-)
-def test_a_missing_or_failing_chat_template_is_an_error_of_one_line(template, message, llama):
-    tokenizer = tiny_tokenizer()
-    tokenizer.chat_template = template
-    engine = engine_of(llama, tokenizer)
-    assert engine.chat_template == bool(template)
-    with pytest.raises(AlignbenchError, match=message):
-        completions(engine, ["yes"], Sampling(max_tokens=1), chat=True)
+    ):
+        tokenizer.chat_template = template
+        with pytest.raises(AlignbenchError, match=message):
+            completions(engine_of(llama, tokenizer), ["yes"], Sampling(max_tokens=1), chat=True)
 
 
 @pytest.mark.needs_models
 def test_a_real_model_generates_what_transformers_generates(tinystories):
     engine = load_engine(find_checkpoint(str(tinystories)), dtype="float32", device="cpu")
     texts = ["Once upon a time, there was a little girl named Lily.", "Tom and his dog", "The sun was", "One day"]
-    found = completions(engine, texts, Sampling(max_tokens=40))
-    for index, text in enumerate(texts):
-        prompt = ids_of(engine.encoder.tokenizer, text)
-        assert found[index][0].tokens == greedy_by_transformers(engine.model, prompt, 40)
+    assert_greedy(engine, texts, 40)
 
 
 @pytest.mark.needs_gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma2"])
-def test_a_gpu_generates_what_the_cpu_generates(architecture, tokenizer):
+def test_a_gpu_scores_and_generates_as_the_cpu(architecture, tokenizer):
     model = tiny_model(architecture, tokenizer)
-    expected = completions(engine_of(model, tokenizer), TEXTS, SAMPLED)
-    engine = engine_of(model.to("cuda"), tokenizer)
-    found = completions(engine, TEXTS, SAMPLED)
-    assert engine.work()["layout"] == "packed row"
-    same = sum(a.tokens == b.tokens for i in expected for a, b in zip(expected[i], found[i], strict=True))
-    assert same >= 0.9 * sum(map(len, expected.values()))  # rounding may change a draw
-    for index in expected:
-        assert found[index][0].logprobs[0] == pytest.approx(expected[index][0].logprobs[0], abs=1e-3)
-    assert all(0 <= value < 10 for c in found[0] for value in c.entropies)
+    engine = engine_of(tiny_model(architecture, tokenizer).to("cuda"), tokenizer)
+    assert_each_as_alone(answers(engine, DESCRIBED), model, tokenizer, DESCRIBED, 1e-3)
+    assert (engine.layout, engine.token_budget >= 256) == ("prefix tree", True)
+    expected, found = (completions(e, TEXTS, SAMPLED) for e in (engine_of(model, tokenizer), engine))
+    assert engine.layout == "packed row"
+    pairs = [pair for index in expected for pair in zip(expected[index], found[index], strict=True)]
+    assert sum(a.tokens == b.tokens for a, b in pairs) >= 0.9 * len(pairs)  # rounding may change a draw
+    assert all(a.logprobs[0] == pytest.approx(b.logprobs[0], abs=1e-3) for a, b in pairs[:: SAMPLED.samples])

@@ -1,115 +1,57 @@
 """Agreement, summary and screen of label tables: by hand, in simulations, and on real annotations."""
 
-from __future__ import annotations
-
 import json
+from dataclasses import replace
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
+from cases import cases
+from commands import assert_one_line_error, run
 
-from alignbench.cli.labels import app
 from alignbench.errors import AlignbenchError
 from alignbench.labels.agreement import agreement
-from alignbench.labels.screen import CutOffs, kept, screen
+from alignbench.labels.screen import CUT_OFFS, kept, screen
 from alignbench.labels.summary import summary
 from alignbench.labels.table import Label, read_labels, write_labels
 
+CASES = cases("label_agreement")
 
-def ranked(prompt: str, labeler: str, **ranks: float) -> list[Label]:
+
+def ranked(prompt, labeler, **ranks):
     return [Label(prompt, f"say {prompt}", f"{m} on {prompt}", labeler, m, rank=r) for m, r in ranks.items()]
 
 
-def flagged(prompt: str, *answers: int | None, groups: str = "") -> list[Label]:
-    """What labelers a, b, c, … answer about the one output of a prompt; None: nothing."""
-    return [
-        Label(prompt, None, "x", labeler, "hen", groups[i] if groups else None, flags={"violent": bool(answer)})
-        for i, (labeler, answer) in enumerate(zip("abcdefgh", answers, strict=False))
-        if answer is not None
-    ]
-
-
-def found(labels, statistic, who="all", **options):
-    findings, _ = agreement(labels, **{"resamples": 200} | options)
+def found(labels, statistic, who="all"):
+    findings, _ = agreement(labels, resamples=200)
     (one,) = [f.estimate for f in findings if (f.statistic, f.who) == (statistic, who)]
     return one
 
 
-class TestRankings:
-    LABELS = (
-        *ranked("p1", "ada", hen=1, cow=2, pig=3),
-        *ranked("p1", "bob", hen=1, cow=3, pig=2),
-        *ranked("p2", "ada", hen=1, cow=1),
-        *ranked("p2", "bob", hen=1, cow=2),
-        *ranked("p3", "ada", hen=2, cow=2),
-        *ranked("p3", "bob", hen=1, cow=1),
-    )
-
-    def test_pairs_agree_with_ties_as_a_category_or_dropped(self):
-        # p1: hen-cow and hen-pig agree, cow-pig does not; p2: a tie and a win; p3: two ties
-        with_ties = found(self.LABELS, "agreement")
-        assert (with_ties.value, with_ties.n, with_ties.clusters) == (3 / 5, 5, 3)
-        untied = found(self.LABELS, "agreement_ties_dropped")
-        assert (untied.value, untied.n, untied.clusters) == (2 / 3, 3, 1)
-
-    def test_kappa_and_alpha_do_not_depend_on_the_order_of_outputs(self):
-        names = {"hen": "z", "cow": "y", "pig": "x"}
-        renamed = [Label(m.prompt_id, None, "", m.labeler, names[m.model], rank=m.rank) for m in self.LABELS]
-        for statistic in ("cohen_kappa", "fleiss_kappa", "alpha_nominal", "alpha_ordinal"):
-            assert found(renamed, statistic).value == pytest.approx(found(self.LABELS, statistic).value)
-
-    def test_without_ties_chance_is_one_half(self):
-        # hen before cow on all prompts but one: an estimate of chance by order would be far above ½
-        labels = []
-        for n in range(4):
-            labels += [*ranked(f"p{n}", "ada", hen=1, cow=2), *ranked(f"p{n}", "bob", hen=1 + 2 * (n == 0), cow=2)]
-        assert found(labels, "agreement").value == 3 / 4
-        assert found(labels, "cohen_kappa").value == pytest.approx(2 * 3 / 4 - 1)
-        assert found(labels, "fleiss_kappa").value == pytest.approx(2 * 3 / 4 - 1)
-
-    def test_equal_outputs_of_two_models_are_two_items(self):
-        labels = [Label("p", None, "same", who, m, rank=r) for who in "ab" for m, r in (("hen", 1), ("cow", 2))]
-        assert found(labels, "agreement").n == 1
+def labels_of(case):
+    groups, labels = case.get("groups", {}), []
+    for prompt, labelers in case["labels"].items():
+        for who, own in labelers.items():
+            flags = {} if own is None else {"violent": own}
+            flag = Label(prompt, None, "x", who, "hen", groups.get(who), flags=flags)
+            labels += ranked(prompt, who, **own) if isinstance(own, dict) else [flag]
+    return labels
 
 
-class TestGroupsAndLabelers:
-    LABELS = (
-        *flagged("p1", 1, 1, 0, groups="ttu"),
-        *flagged("p2", 0, 1, 0, groups="ttu"),
-        *flagged("p3", 1, 1, 1, groups="ttu"),
-        *flagged("p4", 0, None, 0, groups="ttu"),
-    )
+@pytest.mark.parametrize("case", CASES["tables"])
+def test_agreement_of_small_tables_by_hand(case):
+    found = {(f.who, f.statistic): f.estimate for f in agreement(labels_of(case), resamples=200)[0]}
+    for who in case.keys() - {"labels", "groups"}:
+        for statistic, expected in case[who].items():
+            values = {name: getattr(found[who, statistic], name) for name in expected}
+            assert values == {name: x if x is None else pytest.approx(x, abs=1e-3) for name, x in expected.items()}
 
-    @pytest.mark.parametrize(
-        ("statistic", "who", "value", "n"),
-        [
-            ("agreement", "all", 6 / 10, 10),
-            ("agreement", "group t", 2 / 3, 3),  # a and b: yes, no, yes
-            ("agreement", "groups t and u", 4 / 7, 7),  # a and c: no, yes, yes, yes; b and c: no, no, yes
-            ("agreement", "group u", None, 0),  # one labeler
-            ("agreement_with_others", "labeler a", (1 / 2 + 1 / 2 + 1 + 1) / 4, 4),
-            ("agreement_with_majority", "labeler a", 1, 2),  # the others of p1 and p2 have no majority
-        ],
-    )
-    def test_agreement_within_and_between(self, statistic, who, value, n):
-        estimate = found(self.LABELS, statistic, who)
-        assert (estimate.value, estimate.n) == (None if value is None else pytest.approx(value), n)
 
-    def test_unanimity_on_five_prompts_is_not_certainty(self):
-        labels = [label for n in range(5) for label in flagged(f"p{n}", n % 2, n % 2)]
-        for statistic, who in (("agreement", "all"), ("agreement_with_others", "labeler a")):
-            estimate = found(labels, statistic, who)
-            assert (estimate.value, estimate.high) == (1, 1)
-            assert 0.3 < estimate.low < 0.6
-        kappa = found(labels, "fleiss_kappa")
-        assert (kappa.value, kappa.low, kappa.high) == (1, None, None)
-
-    def test_a_single_category_has_no_kappa(self):
-        labels = [label for n in range(5) for label in flagged(f"p{n}", 0, 0)]
-        assert found(labels, "agreement").value == 1
-        assert found(labels, "fleiss_kappa").value is None
+def test_kappa_and_alpha_do_not_depend_on_the_order_of_outputs():
+    labels, names = labels_of(CASES["tables"][0]), {"hen": "z", "cow": "y", "pig": "x"}
+    renamed = [replace(own, output="", model=names[own.model]) for own in labels]  # equal outputs are two items
+    for statistic in ("agreement", "cohen_kappa", "fleiss_kappa", "alpha_nominal", "alpha_ordinal"):
+        assert found(renamed, statistic).value == pytest.approx(found(labels, statistic).value)
 
 
 def test_likert_marks_have_alpha_on_three_levels():
@@ -137,159 +79,128 @@ def test_intervals_over_prompts_cover_the_truth():
     assert np.mean(covered, 0) == pytest.approx(0.95, abs=0.04)
 
 
-@pytest.mark.parametrize(
-    ("labels", "message"),
-    [
-        (ranked("p", "ada", hen=1, cow=2), r"no agreement to measure: one labeler only \(ada\)"),
-        (
-            [*ranked("p1", "ada", hen=1, cow=2), *ranked("p2", "bob", hen=1, cow=2)],
-            "ranking: no two labelers judged the same pair of outputs",
-        ),
-        ([Label("p", None, "x", who) for who in "ab"], "the labels hold no ranks, Likert marks or flags"),
-    ],
-)
+@pytest.mark.parametrize(("labels", "message"), CASES["refused"])
 def test_without_overlap_there_is_no_agreement_to_measure(labels, message):
+    labels = labels_of({"labels": labels})
     with pytest.raises(AlignbenchError, match=message):
         agreement(labels)
-
-
-def test_a_question_without_overlap_is_named_beside_the_others():
-    findings, notes = agreement([*flagged("p1", 1, 0), *ranked("p1", "c", hen=1, cow=2)], resamples=200)
+    findings, notes = agreement(labels_of(CASES["tables"][4]) + labels, resamples=200)  # beside another question
     assert {finding.question for finding in findings} == {"violent"}
-    assert notes == ["ranking: no two labelers judged the same pair of outputs"]
+    assert notes == ["ranking: no two labelers judged the same pair of outputs"] * (labels[0].rank is not None)
 
 
-class TestSummary:
-    def test_marks_and_flags_of_a_model_have_intervals_over_prompts(self):
-        labels = [Label(f"p{n}", None, "x", who, "hen", likert=5 + n % 3) for n in range(6) for who in "ab"]
-        labels += [Label(f"p{n}", None, "y", "a", "cow", flags={"violent": n == 0}) for n in range(6)]
-        by = {(finding.model, finding.statistic): finding.estimate for finding in summary(labels)}
-        assert (by["hen", "likert"].value, by["hen", "likert"].n, by["hen", "likert"].clusters) == (6, 12, 6)
-        assert by["cow", "violent"].value == pytest.approx(1 / 6)
-        assert set(by) == {("hen", "likert"), ("cow", "violent")}
-
-    def test_win_rates_between_models_count_ties_half(self):
-        labels = [label for n in range(8) for label in ranked(f"p{n}", "ada", hen=1, cow=2 - (n < 2), pig=5)]
-        by = {(f.model, f.against): f.estimate for f in summary(labels) if f.statistic == "win_rate"}
-        assert by["cow", "hen"].value == pytest.approx(1 / 8)  # two ties of eight
-        assert by["hen", "pig"].value == 1
-        assert by["hen", "pig"].low < 0.8
-        with pytest.raises(AlignbenchError, match="nothing to summarise"):
-            summary([Label("p", None, "x", "ada")])
+def test_a_summary_has_marks_and_flags_with_intervals_over_prompts_and_win_rates_with_ties_as_half():
+    labels = [Label(f"p{n}", None, "x", who, "hen", likert=5 + n % 3) for n in range(6) for who in "ab"]
+    labels += [Label(f"p{n}", None, "y", "a", "cow", flags={"violent": n == 0}) for n in range(6)]
+    by = {(finding.model, finding.statistic): finding.estimate for finding in summary(labels)}
+    likert, violent = by.pop(("hen", "likert")), by.pop(("cow", "violent"))
+    assert (likert.value, likert.n, likert.clusters) == (6, 12, 6)
+    assert (violent.value, by) == (pytest.approx(1 / 6), {})
+    labels = [label for n in range(8) for label in ranked(f"p{n}", "ada", hen=1, cow=2 - (n < 2), pig=5)]
+    by = {(f.model, f.against): f.estimate for f in summary(labels) if f.statistic == "win_rate"}
+    assert (by["cow", "hen"].value, by["hen", "pig"].value) == (pytest.approx(1 / 8), 1)  # two ties of eight
+    assert by["hen", "pig"].low < 0.8
+    with pytest.raises(AlignbenchError, match="nothing to summarise"):
+        summary([Label("p", None, "x", "ada")])
 
 
-def four_labelers(prompts: int = 60) -> list[Label]:
+def four_labelers(prompts=60):
     """The researchers; one who always agrees; one with the opposite rankings; one who did little."""
-    labels: list[Label] = []
-    for n in range(prompts):
-        labels += ranked(f"p{n}", "researchers", hen=1, cow=2) + ranked(f"p{n}", "faithful", hen=1, cow=2)
-        labels += ranked(f"p{n}", "contrary", hen=2, cow=1)
-    return labels + ranked("p0", "new", hen=1, cow=2) + ranked("p1", "new", hen=1, cow=2)
+    hens = {"researchers": range(prompts), "faithful": range(prompts), "new": range(2)}
+    labels = [label for who, own in hens.items() for n in own for label in ranked(f"p{n}", who, hen=1, cow=2)]
+    return labels + [label for n in range(prompts) for label in ranked(f"p{n}", "contrary", hen=2, cow=1)]
 
 
-class TestScreen:
-    def test_labelers_are_marked_by_their_interval_and_those_below_left_out(self):
-        labels = four_labelers()
-        marks = {one.labeler: one for one in screen(labels, reference="researchers")}
-        expected = {"faithful": "above", "contrary": "below", "new": "cannot tell"}
-        assert {name: one.mark for name, one in marks.items()} == expected
-        assert (marks["new"].estimate.value, marks["new"].estimate.n) == (1, 2)
-        rest = kept(labels, list(marks.values()))
-        assert {label.labeler for label in rest} == {"researchers", "faithful", "new"}
-
-    def test_without_a_reference_labelers_are_compared_with_the_others(self):
-        marks = {one.labeler: one.mark for one in screen(four_labelers())}
-        assert marks["contrary"] == "below"
-        assert marks["faithful"] == "below"  # half of the others are contrary
-
-    def test_sensitive_speech_is_any_of_its_flags(self):
-        flags = {
-            "researchers": {"sexual": True, "violent": False},
-            "same": {"sexual": False, "violent": True},
-            "blind": {"sexual": False, "violent": False, "hallucination": True},
-        }
-        labels = [Label(f"p{n}", None, "x", who, flags=own) for n in range(60) for who, own in flags.items()]
-        marks = {(one.labeler, one.criterion): one.mark for one in screen(labels, reference="researchers")}
-        assert marks == {("same", "flagging"): "above", ("blind", "flagging"): "below"}
-        assert {one.mark for one in screen(labels, reference="researchers", sensitive=["sexual"])} == {"below"}
-
-    def test_demonstrations_are_outputs_with_a_labelers_name(self):
-        labels = [
-            Label(f"p{n}", None, f"by {who}", rater, who, likert=mark)
-            for n in range(20)
-            for who, rater, mark in (
-                ("ada", "researchers", 7 - n % 2), ("bob", "researchers", 3 + n % 2),
-                ("ada", "bob", 1), ("bob", "ada", 7), ("ada", "ada", 1),
-            )
-        ]  # fmt: skip
-        marks = {one.labeler: one for one in screen(labels, reference="researchers")}
-        assert {name: (one.criterion, one.mark) for name, one in marks.items()} == {
-            "ada": ("demonstrations", "above"), "bob": ("demonstrations", "below"),
-        }  # fmt: skip
-        assert marks["ada"].estimate.value == 6.5
-        assert screen(labels, reference="researchers", cut_offs=CutOffs(demonstrations=3))[1].mark == "above"
-
-    def test_an_unknown_reference_and_labels_without_a_criterion_are_refused(self):
-        with pytest.raises(AlignbenchError, match=r"no labeler 'who' to compare with \(there are: contrary, faithful"):
-            screen(four_labelers(2), reference="who")
-        with pytest.raises(AlignbenchError, match="nothing to screen by"):
-            screen([Label("p", None, "x", "ada", flags={"hallucination": True})])
+def marks_of(labels, **settings):
+    return {(one.labeler, one.criterion): one.mark for one in screen(labels, **settings)}
 
 
-class TestCommands:
-    @staticmethod
-    def run(*arguments: object) -> str:
-        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-        if result.exception is not None and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        assert result.exit_code == 0, result.output
-        return result.output
+def test_labelers_are_marked_by_their_interval_and_those_below_left_out():
+    labels = four_labelers()
+    screened = screen(labels, reference="researchers")
+    marks = {one.labeler: one.mark for one in screened}
+    assert marks == {"faithful": "above", "contrary": "below", "new": "cannot tell"}
+    (new,) = [one.estimate for one in screened if one.labeler == "new"]
+    assert (new.value, new.n) == (1, 2)
+    assert {label.labeler for label in kept(labels, screened)} == {"researchers", "faithful", "new"}
+    beside_all = marks_of(labels)  # without a reference labelers are compared with the others
+    assert beside_all["contrary", "rankings"] == beside_all["faithful", "rankings"] == "below"  # half are contrary
 
-    @pytest.fixture
-    def file(self, tmp_path: Path) -> Path:
-        write_labels(four_labelers(), tmp_path / "labels.jsonl")
-        return tmp_path / "labels.jsonl"
 
-    def test_import_counts_the_labels(self, tmp_path):
-        theirs, out = tmp_path / "theirs.csv", tmp_path / "labels.jsonl"
-        theirs.write_text("doc,text,who,good,t\n1,a,w1,yes,3\n1,a,w2,no,4\n")
-        maps = ("--map", "doc=prompt_id", "--map", "text=output", "--map", "who=labeler")
-        shown = self.run("import", theirs, "--out", out, *maps, "--flag", "good", "--ignore", "t")
-        assert "labelers\t2\n" in shown
-        assert "rows with good\t2\n" in shown
-        assert [label.flags for label in read_labels(str(out))] == [{"good": True}, {"good": False}]
+def test_sensitive_speech_is_any_of_its_flags():
+    flags = {
+        "researchers": {"sexual": True, "violent": False},
+        "same": {"sexual": False, "violent": True},
+        "blind": {"sexual": False, "violent": False, "hallucination": True},
+    }
+    labels = [Label(f"p{n}", None, "x", who, flags=own) for n in range(60) for who, own in flags.items()]
+    marks = marks_of(labels, reference="researchers")
+    assert marks == {("same", "flagging"): "above", ("blind", "flagging"): "below"}
+    assert set(marks_of(labels, reference="researchers", sensitive=["sexual"]).values()) == {"below"}
 
-    def test_agreement_and_summary_are_a_table_or_json(self, file):
-        shown = self.run("agreement", file, "--resamples", 200)
-        assert "ranking\tagreement_ties_dropped\tall\t0.344" in shown
-        as_json = json.loads(self.run("agreement", file, "--resamples", 200, "--json"))
-        assert as_json[0]["estimate"]["n"] == 60 * 3 + 6
-        assert "cow\twin_rate\then\t0.33" in self.run("summary", file)
-        assert json.loads(self.run("summary", file, "--json"))[0]["against"] == "hen"
 
-    def test_screen_and_export_write_a_new_file(self, file, tmp_path):
-        before, out = file.read_bytes(), tmp_path / "kept.jsonl"
-        shown = self.run("screen", file, "--reference", "researchers", "--out", out)
-        assert "labeler\tcriterion\tvalue\t95 % interval\tn\tprompts\tcut-off\tmark\n" in shown
-        assert "contrary\trankings\t0.000" in shown
-        assert "contrary" not in out.read_text(encoding="utf-8")
-        shown = self.run("export", file, "--out", tmp_path / "rankings.jsonl")
-        assert "written\t182\n" in shown
-        assert "left out: all responses tied\t0\n" in shown
-        assert file.read_bytes() == before
+def test_demonstrations_are_outputs_with_a_labelers_name_and_without_a_criterion_there_is_no_screen():
+    labels = [
+        Label(f"p{n}", None, f"by {who}", rater, who, likert=mark)
+        for n in range(20)
+        for who, rater, mark in (
+            ("ada", "researchers", 7 - n % 2), ("bob", "researchers", 3 + n % 2),
+            ("ada", "bob", 1), ("bob", "ada", 7), ("ada", "ada", 1),
+        )
+    ]  # fmt: skip
+    lower, reference = CUT_OFFS | {"demonstrations": 3}, "researchers"
+    marks = {("ada", "demonstrations"): "above", ("bob", "demonstrations"): "below"}
+    assert marks_of(labels, reference=reference) == marks
+    assert screen(labels, reference=reference)[0].estimate.value == 6.5
+    assert set(marks_of(labels, reference=reference, cut_offs=lower).values()) == {"above"}
+    with pytest.raises(AlignbenchError, match=r"no labeler 'who' to compare with \(there are: contrary, faithful"):
+        screen(four_labelers(2), reference="who")
+    with pytest.raises(AlignbenchError, match="nothing to screen by"):
+        screen([Label("p", None, "x", "ada", flags={"hallucination": True})])
 
-    @pytest.mark.parametrize(
-        ("arguments", "message"),
-        [
-            *(([command, "{}", "--out", "{}"], "this is the input file") for command in ("screen", "export", "import")),
-            (["screen", "{}", "--sensitive", "rude"], r"labels.jsonl: no flag 'rude' \(there are: none\)"),
-            (["screen", "{}", "--reference", "who"], r"labels.jsonl: no labeler 'who'"),
-            (["import", "{}", "--out", "{}.new", "--map", "doc"], "--map doc: write THEIRS=OURS"),
-        ],
-    )
-    def test_errors_name_the_file_or_the_option(self, file, arguments, message):
-        with pytest.raises(AlignbenchError, match=message):
-            self.run(*(argument.format(file) for argument in arguments))
+
+@pytest.fixture
+def file(tmp_path):
+    write_labels(four_labelers(), tmp_path / "labels.jsonl")
+    return tmp_path / "labels.jsonl"
+
+
+def shown(*arguments):
+    done = run("labels", *arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_import_counts_the_labels(tmp_path):
+    theirs, out = tmp_path / "theirs.csv", tmp_path / "labels.jsonl"
+    theirs.write_text("doc,text,who,good,t\n1,a,w1,yes,3\n1,a,w2,no,4\n")
+    maps = ("--map", "doc=prompt_id", "--map", "text=output", "--map", "who=labeler")
+    text = shown("import", theirs, "--out", out, *maps, "--flag", "good", "--ignore", "t")
+    assert "labelers\t2\n" in text
+    assert "rows with good\t2\n" in text
+    assert [label.flags for label in read_labels(str(out))] == [{"good": True}, {"good": False}]
+
+
+def test_findings_are_a_table_or_json_and_screen_and_export_write_a_new_file(file, tmp_path):
+    before, out = file.read_bytes(), tmp_path / "kept.jsonl"
+    assert "ranking\tagreement_ties_dropped\tall\t0.344" in shown("agreement", file, "--resamples", 200)
+    as_json = json.loads(shown("agreement", file, "--resamples", 200, "--json"))
+    assert as_json[0]["estimate"]["n"] == 60 * 3 + 6
+    assert "cow\twin_rate\then\t0.33" in shown("summary", file)
+    assert json.loads(shown("summary", file, "--json"))[0]["against"] == "hen"
+    text = shown("screen", file, "--reference", "researchers", "--out", out)
+    assert "labeler\tcriterion\tvalue\t95 % interval\tn\tprompts\tcut-off\tmark\n" in text
+    assert "contrary\trankings\t0.000" in text
+    assert "contrary" not in out.read_text(encoding="utf-8")
+    text = shown("export", file, "--out", tmp_path / "rankings.jsonl")
+    assert "written\t182\n" in text
+    assert "left out: all responses tied\t0\n" in text
+    assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize(("arguments", "message"), CASES["commands"])
+def test_errors_name_the_file_or_the_option(file, arguments, message):
+    assert_one_line_error(run("labels", *(argument.format(file) for argument in arguments.split())), message)
 
 
 @pytest.mark.needs_data
@@ -301,15 +212,6 @@ def test_the_statistics_of_real_annotations_follow_their_definitions(data_dir):
         flags=["is_factual"],
     )
     assert len(labels) == 5597
-    judged: dict[object, list[bool]] = {}
-    for label in labels:
-        if "is_factual" in label.flags:
-            judged.setdefault((label.prompt_id, label.item), []).append(label.flags["is_factual"])
-    counts = np.array([(len(answers) - sum(answers), sum(answers)) for answers in judged.values()])
-    counts = counts[counts.sum(1) > 1]
-    pairs = counts.sum(1) * (counts.sum(1) - 1)
-    same = (counts * (counts - 1)).sum(1)
-    chance = ((counts.sum(0) / counts.sum()) ** 2).sum()
-    assert found(labels, "agreement").value == pytest.approx(same.sum() / pairs.sum())
-    assert found(labels, "fleiss_kappa").value == pytest.approx(((same / pairs).mean() - chance) / (1 - chance))
-    assert found(labels, "agreement").value == pytest.approx(0.958, abs=5e-4)
+    # docs/labels.md
+    for statistic, value in (("agreement", 0.958), ("fleiss_kappa", 0.773), ("alpha_nominal", 0.774)):
+        assert found(labels, statistic).value == pytest.approx(value, abs=5e-4)

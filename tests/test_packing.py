@@ -1,23 +1,18 @@
 """Packed rows against stock models in float64, one example at a time, and against a stock left-padded batch."""
 
-from __future__ import annotations
-
 import copy
 from functools import cache
 
 import numpy as np
 import pytest
+import stages
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import tiny_model, tiny_tokenizer
-from training_models import assert_same_gradients, exact, gradients, logprobs_alone, score_alone, tiny_classifier
 
-from alignbench.errors import AlignbenchError
-from trainers.loop import micro_batches
-from trainers.losses import policy_loss, value_loss
-from trainers.models import ActorCritic, Policy, Scalar, check_packing
-from trainers.packing import Example, _attend, pack, packed_attention
+from trainers.models import Policy, Scalar, check_packing
+from trainers.packing import Example, pack, packed_attention
 
 PACKED = ["llama", "gpt2", "gpt_neox", "qwen2", "mistral", "gemma", "opt"]
 REFUSED = ["gemma2", "bloom", "mpt", "falcon", "mamba"]
@@ -40,7 +35,7 @@ def examples_of(seed, shape):
 
 
 def alone(model, examples, temperature=1.0):
-    return torch.cat([logprobs_alone(model, e.prompt, r, temperature) for e in examples for r in e.responses])
+    return torch.cat([stages.logprobs_alone(model, e.prompt, r, temperature) for e in examples for r in e.responses])
 
 
 def assert_close(found, expected, atol=CLOSE):
@@ -52,7 +47,7 @@ def test_log_probabilities_are_those_of_each_response_after_its_prompt_alone(arc
     model, examples = model_of(architecture), examples_of(0, SHAPE)
     check_packing(model, "folder", "causal")
     with torch.no_grad():
-        expected = alone(exact(model), examples)
+        expected = alone(stages.exact(model), examples)
         found, entropies = Policy(copy.deepcopy(model))(pack(examples))
     assert found.shape == entropies.shape == (sum(len(r) for e in examples for r in e.responses),)
     assert_close(found, expected)
@@ -60,21 +55,19 @@ def test_log_probabilities_are_those_of_each_response_after_its_prompt_alone(arc
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "opt"])
 def test_scores_are_those_at_the_last_token_of_each_response_alone(architecture):
-    model, examples = tiny_classifier(architecture, tiny_tokenizer()), examples_of(5, SHAPE)
+    model, examples = stages.tiny_classifier(architecture, tiny_tokenizer()), examples_of(5, SHAPE)
     check_packing(model, "folder", "reward")
     with torch.no_grad():
-        packed, reference = pack(examples), exact(model)
-        expected = torch.stack([score_alone(reference, e.prompt, r) for e in examples for r in e.responses])
+        packed, reference = pack(examples), stages.exact(model)
+        expected = torch.stack([stages.score_alone(reference, e.prompt, r) for e in examples for r in e.responses])
         assert_close(Scalar(model)(packed, packed.last), expected)
 
 
 @pytest.mark.parametrize("architecture", REFUSED)
 def test_an_architecture_that_cannot_be_packed_is_refused(architecture):
-    with pytest.raises(AlignbenchError, match="cannot be trained packed") as caught:
-        check_packing(model_of(architecture), "folder", "causal")
-    assert str(caught.value).startswith("checkpoint folder: ")
-    assert ("soft caps" in str(caught.value)) == (architecture == "gemma2")
-    assert "\n" not in str(caught.value)
+    line = stages.refusal(lambda: check_packing(model_of(architecture), "folder", "causal"))
+    assert line.startswith(f"checkpoint folder: {architecture} cannot be trained packed")
+    assert ("soft caps" in line) == (architecture == "gemma2")
 
 
 @given(
@@ -109,27 +102,21 @@ def test_packed_rows_equal_a_left_padded_batch_with_positions_from_its_mask(arch
         mask[row, start:stop] = 1
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     with torch.no_grad():
-        logits = exact(model)(tokens, attention_mask=mask, position_ids=positions, use_cache=False).logits
+        logits = stages.exact(model)(tokens, attention_mask=mask, position_ids=positions, use_cache=False).logits
         found = Policy(copy.deepcopy(model))(pack(examples))[0]
     rows = logits.log_softmax(-1)[:, prompts - 1 : -1].gather(-1, tokens[:, prompts:, None])[..., 0]
     assert_close(found, torch.cat([row[: len(e.responses[0])] for row, e in zip(rows, examples, strict=True)]))
 
 
-def test_the_temperature_divides_the_logits():
-    model, examples = model_of("llama"), examples_of(2, SHAPE)
-    with torch.no_grad():
-        found = Policy(copy.deepcopy(model), temperature=0.7)(pack(examples))[0]
-        assert_close(found, alone(exact(model), examples, 0.7))
-        assert not torch.allclose(found, alone(model, examples), atol=0.01)
-
-
-def test_the_end_token_is_an_ordinary_token_in_prompt_and_response():
-    """Detail 2: there is no pad token, so no token can be mistaken for padding."""
+def test_the_temperature_divides_the_logits_and_the_end_token_is_an_ordinary_token():
+    """Details 2, 5: there is no pad token, so no token can be mistaken for padding."""
     tokenizer = tiny_tokenizer(pad=False)
     model, end = tiny_model("llama", tokenizer, pad_token_id=0), tokenizer.eos_token_id
     examples = [Example([end, 5, end], [[7, end], [end]]), Example([end], [[end, end, 9, end]])]
     with torch.no_grad():
-        assert_close(Policy(copy.deepcopy(model))(pack(examples))[0], alone(exact(model), examples))
+        for temperature in (1.0, 0.7):
+            found = Policy(copy.deepcopy(model), temperature=temperature)(pack(examples))[0]
+            assert_close(found, alone(stages.exact(model), examples, temperature))
 
 
 @pytest.mark.parametrize("architecture", ["qwen2", "gpt2"])
@@ -137,30 +124,12 @@ def test_under_autocast_packed_rows_are_as_close_to_fp64_as_the_stock_model(arch
     model, examples = model_of(architecture), examples_of(3, SHAPE)
     policy = Policy(copy.deepcopy(model))
     with torch.no_grad():
-        expected = alone(exact(model), examples)
+        expected = alone(stages.exact(model), examples)
         with torch.autocast("cpu", torch.bfloat16):
             found, stock = policy(pack(examples))[0], alone(model, examples).float()
     assert found.dtype == torch.float32
     assert float((found - expected).abs().max()) > 1e-3  # it did compute in bfloat16
     assert float((found - expected).abs().mean()) < 1.5 * float((stock - expected).abs().mean())
-
-
-@pytest.mark.parametrize("causal", [True, False])
-def test_attention_in_half_precision_is_close_to_fp64(causal):
-    """Four heads over two key heads, causal or with a prompt that the second segment sees in part."""
-    generator = torch.Generator().manual_seed(0)
-    query = torch.randn(2, 4, 5, 8, generator=generator).bfloat16()
-    key, value = torch.randn(2, 2, 2, 5 if causal else 8, 8, generator=generator).bfloat16()
-    mask = None
-    if not causal:
-        mask = torch.zeros(2, 1, 5, 8)
-        mask[..., 3:] = torch.full((5, 5), -torch.inf).triu(1)
-        mask[1, ..., 1:3] = -torch.inf
-    expected = _attend(query.double(), key.double(), value.double(), mask, 0.7)
-    found = _attend(query, key, value, mask, 0.7)
-    assert found.dtype == torch.bfloat16
-    assert found.shape == expected.shape == query.shape
-    torch.testing.assert_close(found.double(), expected, rtol=2**-6, atol=2**-6)
 
 
 def test_the_models_own_attention_is_restored_after_a_row_and_after_an_error():
@@ -173,39 +142,3 @@ def test_the_models_own_attention_is_restored_after_a_row_and_after_an_error():
     assert model.config._attn_implementation == before
     tokens = torch.arange(3, 20)[None]
     assert torch.equal(model(tokens).logits, model_of("llama")(tokens).logits)
-
-
-@pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma"])
-def test_gradients_equal_those_of_one_example_at_a_time(architecture):
-    model, examples = copy.deepcopy(model_of(architecture)), examples_of(4, SHAPE)
-    torch.manual_seed(0)
-    weights = torch.randn(sum(len(r) for e in examples for r in e.responses))
-    reference = exact(model)
-    expected = gradients(reference, (alone(reference, examples) * weights).sum())
-    assert_same_gradients(gradients(model, (Policy(model)(pack(examples))[0] * weights).sum()), expected, 5e-5)
-
-
-@pytest.mark.parametrize("budget", [1, 20, 60, 10**6])
-def test_micro_batches_add_up_to_the_gradient_of_the_whole_minibatch(budget):
-    """Detail 15: sums divided by the tokens of the whole minibatch, for any split into micro-batches."""
-    tokenizer = tiny_tokenizer()
-    actor = ActorCritic(Policy(tiny_model("llama", tokenizer)), Scalar(tiny_classifier("gpt2", tokenizer)))
-    examples = examples_of(6, [(5, [4]), (1, [1]), (9, [12]), (2, [6]), (17, [1]), (3, [20]), (4, [4])])
-    generator = torch.Generator().manual_seed(0)
-    old = [torch.randn(3, len(e.responses[0]), generator=generator) for e in examples]
-    divisor = sum(len(e.responses[0]) for e in examples)
-
-    def loss_of(indices):
-        logprobs, _, values = actor(pack([examples[i] for i in indices]))
-        before, advantages, returns = torch.cat([old[i] for i in indices], 1)
-        loss = policy_loss(logprobs, before - 5, advantages, 0.2)[0] + value_loss(values, before, returns, 0.2)
-        return loss.sum() / divisor
-
-    expected = gradients(actor, loss_of(range(len(examples))))
-    (batches,) = micro_batches([len(e) for e in examples], 1, budget)
-    assert (len(batches) == 1) == (budget == 10**6)
-    for indices in batches:
-        loss_of(indices).backward()
-    found = {name: p.grad for name, p in actor.named_parameters() if p.grad is not None}
-    assert any(float(gradient.abs().max()) > 0.01 for gradient in found.values())
-    assert_same_gradients(found, expected, 5e-5)

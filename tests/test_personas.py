@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from task_helpers import load
 from tiny import save_tiny_checkpoint
 
-from alignbench.diversity.entropy import chao_shen, plug_in, spread, weighted_spread
+from alignbench.diversity.entropy import chao_shen, plug_in, spread
 from alignbench.errors import AlignbenchError
 from alignbench.evaluation.evaluate import evaluate
 from alignbench.evaluation.scoring import scored_record
@@ -168,11 +168,11 @@ def test_reference_counts_in_bits():
 def test_stated_probabilities_are_weights_and_every_list_has_the_same_total():
     # proportions of a: 3/4 in the first list, 1 in the second; the third states none
     values, weights = [["a", "b"], ["a"], ["b"]], [[0.6, 0.2], [0.1], [0.0]]
-    found = named(weighted_spread(values * 10, weights * 10))
+    found = named(spread(values * 10, weights * 10))
     assert found["top_share_weighted"].value == pytest.approx(7 / 8)
     assert found["entropy_weighted"].value == pytest.approx(-7 / 8 * math.log2(7 / 8) + 3 / 8)
     assert (found["entropy_weighted"].n, found["entropy_weighted"].clusters) == (30, 20)
-    assert weighted_spread(values * 6, weights * 6) == []
+    assert spread(values * 6, weights * 6) == []
 
 
 def test_small_samples_and_rare_values_have_fewer_metrics():

@@ -1,7 +1,5 @@
 """The pipeline with a model, a file and an existing run as sources: records, scores, resuming, sharding, rescoring."""
 
-from __future__ import annotations
-
 import json
 import random
 from collections.abc import Sequence

@@ -1,36 +1,30 @@
-"""PPO: the identities of its first step, its gradient, its rewards, what it learns, and what stops it."""
+"""PPO: the identities of its first step, its gradient, its rewards, and what it learns."""
 
-from __future__ import annotations
-
-import json
 import math
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import stages
 import torch
-import training_runs
-from stages import QUESTIONS, checkpoint, lines_of, plain_logprobs, same_weights, weights_of, write_rows
 from tiny import SENTENCES, tiny_tokenizer
-from training_models import an_accelerator, exact
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from alignbench.models.checkpoint import find_checkpoint
 from trainers import loop, ppo
-from trainers.models import load
+from trainers.models import Sampler, load
 from trainers.reward import load_reward
-from trainers.rollout import Sampler
 from trainers.run import identity
 
-folder = pytest.fixture(scope="module")(training_runs.prepare)
+folder = pytest.fixture(scope="module")(stages.prepare)
 
 
 @pytest.fixture
 def optimise(folder, tmp_path, monkeypatch):
     """Runs PPO with quick settings, by default on a reward of length."""
     monkeypatch.chdir(folder)
-    return training_runs.runner("ppo", folder, tmp_path)
+    return stages.runner("ppo", folder, tmp_path)
 
 
 @pytest.fixture
@@ -45,7 +39,7 @@ def seen(monkeypatch):
         found["beta"].append(beta)
 
     def take_step(module, optimizer, max_norm):
-        found["gradients"].append({n: p.grad.clone() for n, p in module.named_parameters() if p.grad is not None})
+        found["gradients"].append(stages.gradients_of(module))
         found["rates"].append([group["lr"] for group in optimizer.param_groups])
         norm = step(module, optimizer, max_norm)
         found["weights"].append({n: p.detach().clone() for n, p in module.policy.model.named_parameters()})
@@ -57,7 +51,7 @@ def seen(monkeypatch):
 
 
 def metrics_of(out: Path) -> list[dict]:
-    return lines_of(out / "metrics.jsonl")
+    return stages.lines_of(out / "metrics.jsonl")
 
 
 # The first step
@@ -79,27 +73,14 @@ def test_on_the_first_minibatch_the_ratio_is_1_and_kl_and_policy_loss_are_0(opti
 def test_log_probabilities_are_the_stock_models_at_the_sampling_temperature(folder, optimise, seen):
     """Detail 5."""
     optimise(temperature=0.5)
-    model = exact(AutoModelForCausalLM.from_pretrained(folder / "model"))
+    model = stages.exact(AutoModelForCausalLM.from_pretrained(folder / "model"))
     for r in seen["rollouts"][0]:
         logits = model(torch.tensor([r.prompt_ids + r.response_ids])).logits[0, len(r.prompt_ids) - 1 : -1].detach()
         table = torch.log_softmax(logits / 0.5, -1)
-        expected = table.gather(-1, torch.tensor(r.response_ids)[:, None])[:, 0].numpy()
-        for found in (r.logprobs, r.reference):
-            np.testing.assert_allclose(found, expected, rtol=0, atol=5e-5)
-        np.testing.assert_allclose(r.entropies, -(table.exp() * table).sum(-1).numpy(), rtol=0, atol=5e-5)
-
-
-def stock_losses(policy, value, rollouts, clip: float = 0.2) -> tuple[torch.Tensor, torch.Tensor]:
-    """Policy and value loss, the means over tokens; values have not moved, so theirs is ½ the squared error."""
-    policy_losses, value_losses = [], []
-    for r in rollouts:
-        ratio = torch.exp(plain_logprobs(policy, r.prompt_ids, r.response_ids) - torch.tensor(r.logprobs))
-        advantages = torch.tensor(r.advantages)
-        policy_losses.append(torch.maximum(-advantages * ratio, -advantages * ratio.clamp(1 - clip, 1 + clip)))
-        states = value.model(torch.tensor([r.prompt_ids + r.response_ids])).last_hidden_state[0]
-        values = value.score(states[len(r.prompt_ids) - 1 : -1])[:, 0]
-        value_losses.append((values - torch.tensor(r.returns)) ** 2 / 2)
-    return torch.cat(policy_losses).mean(), torch.cat(value_losses).mean()
+        expected = table.gather(-1, torch.tensor(r.response_ids)[:, None])[:, 0]
+        entropies = -(table.exp() * table).sum(-1)
+        found = np.stack([r.logprobs, r.reference, r.entropies])
+        np.testing.assert_allclose(found, torch.stack([expected, expected, entropies]), rtol=0, atol=5e-5)
 
 
 def norm_of(gradients) -> float:
@@ -115,26 +96,30 @@ def test_the_accumulated_gradient_is_that_of_the_summed_loss(folder, optimise, s
         reward="judge", pretraining=str(text), ptx=gamma, ptx_examples=1, batch=4, minibatch=4, episodes=4,
         ptx_tokens=512, ptx_mean=mean, micro_tokens=micro_tokens,
     )  # fmt: skip
-    (found,), (rollouts,) = seen["gradients"], seen["rollouts"]
-    policy = exact(AutoModelForCausalLM.from_pretrained(folder / "model"))
-    value = exact(load(str(folder / "judge"), "reward")[0])
+    policy = stages.exact(AutoModelForCausalLM.from_pretrained(folder / "model"))
+    value = stages.exact(load(str(folder / "judge"), "reward")[0])
+    policy_losses, value_losses = [], []
+    for r in seen["rollouts"][0]:
+        ratio = torch.exp(stages.logprobs_alone(policy, r.prompt_ids, r.response_ids) - torch.tensor(r.logprobs))
+        advantages = torch.tensor(r.advantages)
+        policy_losses.append(torch.maximum(-advantages * ratio, -advantages * ratio.clamp(0.8, 1.2)))
+        states = value.model(torch.tensor([r.prompt_ids + r.response_ids])).last_hidden_state[0]
+        values = value.score(states[len(r.prompt_ids) - 1 : -1])[:, 0]
+        value_losses.append((values - torch.tensor(r.returns)) ** 2 / 2)  # values have not moved
+    policy_loss, value_loss = torch.cat(policy_losses).mean(), torch.cat(value_losses).mean()
     tokenizer = AutoTokenizer.from_pretrained(folder / "model")
     pieces = [tokenizer(sentence)["input_ids"] for sentence in SENTENCES[:4]]  # 4 episodes, 1 example each: all
-    learned = torch.cat([plain_logprobs(policy, ids[:1], ids[1:]) for ids in pieces])
+    learned = torch.cat([stages.logprobs_alone(policy, ids[:1], ids[1:]) for ids in pieces])
     pretraining = -learned.mean() if mean == "token" else -learned.sum() / 4
-    policy_loss, value_loss = stock_losses(policy, value, rollouts)
     parts = [torch.autograd.grad(p, list(policy.parameters()), retain_graph=True) for p in (policy_loss, pretraining)]
     (policy_loss + value_loss + gamma * pretraining).backward()
-    for prefix, model in (("policy.model.", policy), ("value.model.", value)):
-        for name, parameter in model.named_parameters():
-            gradient = found.pop(prefix + name).double()
-            torch.testing.assert_close(gradient, parameter.grad, rtol=5e-4, atol=5e-6)
-    assert not found
+    expected = stages.gradients_of(torch.nn.ModuleDict({"policy": policy, "value": value}))
+    expected = {name.replace(".", ".model.", 1): gradient for name, gradient in expected.items()}
+    stages.assert_same_gradients(seen["gradients"][0], expected, 1e-5)
     (line,) = metrics_of(out)
-    whole = [p.grad for model in (policy, value) for p in model.parameters()]
     assert line["ppo_gradient_norm"] == pytest.approx(norm_of(parts[0]), rel=1e-3)
     assert line["ptx_gradient_norm"] == pytest.approx(gamma * norm_of(parts[1]), rel=1e-3)
-    assert line["gradient_norm"] == pytest.approx(norm_of(whole), rel=1e-3)
+    assert line["gradient_norm"] == pytest.approx(norm_of(expected.values()), rel=1e-3)
     assert line["ptx_loss"] == pytest.approx(-learned.mean().item(), rel=1e-4)
     assert line["value_loss"] == pytest.approx(value_loss.item(), rel=1e-4)
 
@@ -160,8 +145,7 @@ def test_the_sampled_ids_are_trained_on_and_each_pass_over_the_prompts_has_a_new
     sampled, sample = [], Sampler.sample
 
     def keep(self, *arguments):
-        completions = sample(self, *arguments)
-        sampled.extend(completions)
+        sampled.extend(completions := sample(self, *arguments))
         return completions
 
     monkeypatch.setattr(Sampler, "sample", keep)
@@ -172,7 +156,7 @@ def test_the_sampled_ids_are_trained_on_and_each_pass_over_the_prompts_has_a_new
     again = [tuple(tokenizer(c.text, add_special_tokens=False)["input_ids"]) for c in sampled]
     assert again != [completion.tokens for completion in sampled]
     asked = [rollout.prompt for rollout in rollouts]
-    assert sorted(asked[:10]) == sorted(asked[10:]) == sorted(QUESTIONS)
+    assert sorted(asked[:10]) == sorted(asked[10:]) == sorted(stages.QUESTIONS)
     assert asked[:10] != asked[10:]
     assert len({rollout.response for rollout in rollouts}) == 20
 
@@ -183,7 +167,7 @@ def test_the_score_is_added_once_at_the_last_token(folder, optimise, seen, tmp_p
     tokenizer = tiny_tokenizer()
     if pad_is_eos:
         tokenizer.pad_token = tokenizer.eos_token
-    policy = checkpoint(tmp_path / "ends", tokenizer=tokenizer, tie_word_embeddings=False)
+    policy = stages.checkpoint(tmp_path / "ends", tokenizer=tokenizer, tie_word_embeddings=False)
     model = AutoModelForCausalLM.from_pretrained(policy)
     model.lm_head.weight.data.zero_()  # all tokens are equally likely, also the end token
     model.save_pretrained(policy)
@@ -197,7 +181,7 @@ def test_the_score_is_added_once_at_the_last_token(folder, optimise, seen, tmp_p
         assert tokenizer.eos_token_id not in r.response_ids[:-1]
         np.testing.assert_allclose(r.rewards, [0] * (len(r.rewards) - 1) + [r.score], atol=2e-5)
         assert r.score == -7 or r.ended
-    classifier = exact(AutoModelForSequenceClassification.from_pretrained(folder / "judge"))
+    classifier = stages.exact(AutoModelForSequenceClassification.from_pretrained(folder / "judge"))
     own = AutoTokenizer.from_pretrained(folder / "judge")
     bias = classifier.config.alignbench_reward_bias
     for r in ended:
@@ -209,10 +193,10 @@ def test_a_response_that_does_not_end_gets_a_fixed_score_or_its_own_minus_a_pena
     """Detail 9."""
     for changed in ({"no_end_score": -3.0}, {}, {"no_end_penalty": 0.5}):
         optimise(**changed)
-    for r in seen["rollouts"][0]:
-        assert r.score == (len(r.response) / 10 if r.ended else -3)
-    for own, penalised in zip(*seen["rollouts"][1:], strict=True):
-        assert own.response == penalised.response
+    for fixed, own, penalised in zip(*seen["rollouts"], strict=True):
+        assert fixed.response == own.response == penalised.response
+        assert own.score == len(own.response) / 10
+        assert fixed.score == (own.score if own.ended else -3)
         assert penalised.score == pytest.approx(own.score - (0 if own.ended else 0.5))
     assert not all(r.ended for r in seen["rollouts"][0])
 
@@ -253,34 +237,35 @@ def test_the_value_starts_from_the_reward_model_or_from_the_policy_or_as_set(
 ):
     """Detail 20: a reward model with other tokens scores strings, and the value starts from the policy."""
     spells = tiny_tokenizer(bos=False, pad=False)
-    model = checkpoint(tmp_path / "other", tokenizer=spells, seed=3)
-    foreign = str(training_runs.train(folder, "reward", tmp_path / "foreign", model=model) / "final")
+    model = stages.checkpoint(tmp_path / "other", tokenizer=spells, seed=3)
+    foreign = str(stages.train(folder, "reward", tmp_path / "foreign", model=model) / "final")
     out = optimise(reward=foreign, lr=0.0, value_lr=0.0, sample_rows=8)
-    value, start = weights_of(out / "final" / "value"), weights_of(folder / "model")
+    value, start = stages.weights_of(out / "final" / "value"), stages.weights_of(folder / "model")
     assert all(torch.equal(value[name], start[name]) for name in value if name != "score.weight")
-    samples = lines_of(out / "samples.jsonl")
-    scorer = load_reward(foreign, an_accelerator(tmp_path_factory), 8192)
+    samples = stages.lines_of(out / "samples.jsonl")
+    scorer = load_reward(foreign, stages.an_accelerator(tmp_path_factory), 8192)
     scores = scorer([row["prompt"] for row in samples], [row["response"] for row in samples])
     assert [row["score"] for row in samples] == pytest.approx(scores, abs=5e-5)
     out = optimise(reward="judge", lr=0.0, value_lr=0.0)
-    assert same_weights(out / "final" / "value", folder / "judge")
+    assert stages.same_weights(out / "final" / "value", folder / "judge")
     trained = optimise(reward="judge", lr=0.0, value_lr=1e-2) / "final" / "value"
     second = optimise(value=str(trained), lr=0.0, value_lr=0.0)
-    assert same_weights(second / "final" / "value", trained)
-    assert not same_weights(trained, folder / "judge")
+    assert stages.same_weights(second / "final" / "value", trained)
+    assert not stages.same_weights(trained, folder / "judge")
 
 
 # Learning, and the result
 
 
-def learns(out: Path) -> tuple[float, float, list[dict]]:
+def learned(out: Path) -> tuple[float, float, list[dict]]:
+    """The mean score of the first and of the last three iterations, and the metrics of all."""
     lines = metrics_of(out)
     return *(float(np.mean([line["score"] for line in part])) for part in (lines[:3], lines[-3:])), lines
 
 
 def test_a_reward_of_letters_rises_at_bounded_kl(optimise):
     settings = {"episodes": 32 * 25, "batch": 32, "minibatch": 16, "lr": 5e-3, "value_lr": 1e-2, "warmup": 2}
-    first, last, lines = learns(optimise(reward="training_rewards:letters", ema=0.0, **settings))
+    first, last, lines = learned(optimise(reward="training_rewards:letters", ema=0.0, **settings))
     assert last > first + 5 * lines[0]["score_std"] / math.sqrt(3 * 32)  # 5 standard errors of each
     assert 0 < max(line["kl"] for line in lines) < 15
 
@@ -290,11 +275,12 @@ def test_a_reward_of_letters_rises_at_bounded_kl(optimise):
 @pytest.mark.parametrize(("lora", "lr"), [(0, 3e-4), (8, 1e-3)])
 def test_a_pretrained_model_learns_to_end_its_sentences(tinystories, optimise, tmp_path, lora, lr):
     stories = [{"prompt": f"Once upon a time, there was a {who} who"} for who in ("dog", "girl", "king", "bird")]
+    prompts = stages.write_rows(tmp_path / "stories.jsonl", stories)
     out = optimise(
-        model=str(tinystories), reward="training_rewards:sentences", prompts=write_rows(tmp_path / "s.jsonl", stories),
+        model=str(tinystories), reward="training_rewards:sentences", prompts=prompts,
         episodes=32 * 12, batch=32, minibatch=16, max_tokens=24, lr=lr, lora=lora, value_lr=1e-3, warmup=2, ema=0.0,
     )  # fmt: skip
-    first, last, lines = learns(out)
+    first, last, lines = learned(out)
     assert last > 1.2 * first
     assert 0 < lines[-1]["kl"] < 20
 
@@ -314,14 +300,13 @@ def test_an_adaptive_beta_follows_the_kl(optimise, seen):
 def test_the_averaged_weights_are_the_result(folder, optimise, seen):
     """One update per minibatch: w̄ ← decay · w̄ + (1 − decay) · w, from the initial weights."""
     out = optimise(ema=0.75, episodes=16, minibatch=4, warmup=0)
-    average, moved = weights_of(folder / "model"), list(seen["weights"])
+    average, moved = stages.weights_of(folder / "model"), list(seen["weights"])
     assert len(moved) == 4
     for weights in moved:
         average = {name: 0.75 * w + 0.25 * weights[name] for name, w in average.items()}
-    without = weights_of(optimise(ema=0.0, episodes=16, minibatch=4, warmup=0) / "final")
-    for found, expected in ((weights_of(out / "final"), average), (without, moved[3])):
-        for name, weight in expected.items():
-            torch.testing.assert_close(found[name], weight, rtol=1e-5, atol=1e-6)
+    without = stages.weights_of(optimise(ema=0.0, episodes=16, minibatch=4, warmup=0) / "final")
+    torch.testing.assert_close(stages.weights_of(out / "final"), average, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(without, moved[3], rtol=1e-5, atol=1e-6)
 
 
 def test_the_learning_rate_warms_up_from_a_tenth_in_ten_iterations(optimise, seen):
@@ -336,11 +321,10 @@ def test_the_checkpoint_loads_without_peft_and_has_its_lineage(folder, optimise,
     monkeypatch.setitem(sys.modules, "peft", None)
     for kind, path in ((AutoModelForCausalLM, final), (AutoModelForSequenceClassification, final / "value")):
         _, info = kind.from_pretrained(path, output_loading_info=True)
-        assert not info["missing_keys"]
-        assert not info["unexpected_keys"]
-    assert weights_of(final).keys() == weights_of(folder / "model").keys()
-    assert not same_weights(final, folder / "model")
-    recipe = json.loads((final / "recipe.json").read_text())
+        assert info["missing_keys"] == info["unexpected_keys"] == set()
+    assert stages.weights_of(final).keys() == stages.weights_of(folder / "model").keys()
+    assert not stages.same_weights(final, folder / "model")
+    recipe = stages.recipe_of(final.parent)
     assert recipe["stage"] == "ppo-ptx"
     assert recipe["parent"] == identity(find_checkpoint(str(folder / "model")))
     assert recipe["models"] == {"reward": identity(find_checkpoint(str(folder / "judge")))}
@@ -353,6 +337,6 @@ def test_intermediate_checkpoints_are_those_of_a_run_that_ended_there(optimise):
     out = optimise(episodes=24, checkpoint_every=1, warmup=0)
     kept = sorted(folder.name for folder in (out / "checkpoints").iterdir())
     assert kept == ["iteration-1", "iteration-2"]  # the third is final/
-    assert same_weights(out / "checkpoints" / "iteration-2", optimise(episodes=16, warmup=0) / "final")
+    assert stages.same_weights(out / "checkpoints" / "iteration-2", optimise(episodes=16, warmup=0) / "final")
     training = [find_checkpoint(str(path)).training for path in (out / "checkpoints/iteration-2", out / "final")]
     assert [(t.episodes, t.beta, t.gamma) for t in training] == [(16, 0.02, 0.0), (24, 0.02, 0.0)]

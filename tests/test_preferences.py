@@ -8,10 +8,16 @@ from scipy import stats as scipy_stats
 from scipy.optimize import minimize
 from scipy.special import expit, logit
 
-from alignbench.stats import length_control
 from alignbench.stats.estimates import Estimate
-from alignbench.stats.length_control import length_controlled
-from alignbench.stats.win_rate import adjusted, nearly_all_agree, win_rate
+from alignbench.stats.win_rate import (
+    RIDGE,
+    adjusted,
+    at_equal_lengths,
+    fit,
+    length_controlled,
+    nearly_all_agree,
+    win_rate,
+)
 
 OUTCOMES = st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=2, max_size=30)
 
@@ -135,9 +141,9 @@ def test_the_fit_maximises_the_stated_likelihood():
 
     def loss(x):
         z, y = x[0] + x[1] * lengths, (1 + preferred) / 2
-        return -(y * np.log(expit(z)) + (1 - y) * np.log(expit(-z))).sum() + length_control.RIDGE / 2 * x[1] ** 2
+        return -(y * np.log(expit(z)) + (1 - y) * np.log(expit(-z))).sum() + RIDGE / 2 * x[1] ** 2
 
-    theta, phi = length_control.fit(preferred, lengths, np.ones((1, 60)))
+    theta, phi = fit(preferred, lengths, np.ones((1, 60)))
     assert [theta[0], phi[0]] == pytest.approx(minimize(loss, np.zeros(2), tol=1e-10).x, abs=1e-4)
 
 
@@ -146,8 +152,8 @@ def test_fits_of_all_resamples_equal_separate_fits():
     preferred, lengths = random.choice([-1.0, 0.0, 1.0], 12, p=[0.1, 0.2, 0.7]), np.tanh(random.normal(0.4, 1, 12))
     weights = random.multinomial(12, np.full(12, 1 / 12), 50).astype(float)
     weights[0] = preferred == 1  # a resample of only wins
-    together, _ = length_control.fit(preferred, lengths, weights, start=(0.5, 0.2))
-    separate = np.array([length_control.fit(preferred, lengths, row[None])[0][0] for row in weights])
+    together, _ = fit(preferred, lengths, weights, start=(0.5, 0.2))
+    separate = np.array([fit(preferred, lengths, row[None])[0][0] for row in weights])
     assert together[0] == np.inf
-    rates = [length_control.at_equal_lengths(theta) for theta in (together, separate)]
+    rates = [at_equal_lengths(theta) for theta in (together, separate)]
     assert rates[0] == pytest.approx(rates[1], abs=1e-9)

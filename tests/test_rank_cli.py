@@ -1,7 +1,5 @@
 """`alignbench rank` and `score --task win_rate` as a user runs them, with human labels as the judge."""
 
-from __future__ import annotations
-
 import csv
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The README's example runs, and the docs name what exists: tasks, commands, files and sections."""
 
-from __future__ import annotations
-
 import importlib.util
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A user's mistake is one line on stderr that says what is wrong and what to do, with exit code 2."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,23 +1,16 @@
 """Replies of an endpoint: why a text ended, and the alignment of tokens with the text that was sent."""
 
 import pytest
+from cases import cases
 from hypothesis import given
 from hypothesis import strategies as st
 
 from alignbench.models.remote.replies import completion, continuation_start, read_choices, spans
 
+CASES = cases("replies")
 
-@pytest.mark.parametrize(
-    ("choice", "finish"),
-    [
-        ({"finish_reason": "stop", "stop_reason": "\n"}, "stop"),
-        ({"finish_reason": "stop", "stop_reason": None}, "end"),
-        ({"finish_reason": "stop", "stop_reason": 128001}, "end"),
-        ({"finish_reason": "stop"}, "stop"),
-        ({"finish_reason": "length"}, "length"),
-        ({"finish_reason": "length", "text": "a\nb"}, "stop"),
-    ],
-)
+
+@pytest.mark.parametrize(("choice", "finish"), CASES["finish"])
 def test_why_a_text_ended(choice, finish):
     (read,) = read_choices({"choices": [{"text": "a"} | choice]})
     assert completion(read, ("\n",)).finish == finish
@@ -33,32 +26,15 @@ def test_tokens_that_spell_a_text_split_it_at_the_boundary(pieces, boundary):
     assert start == len(pieces) or len("".join(pieces[: start + 1])) > boundary or not pieces[start]
 
 
-@pytest.mark.parametrize(
-    ("tokens", "text", "expected"),
-    [
-        # tokens that share a character
-        (["a", "\ufffd", "\ufffd", "b"], "a🐝b", [(0, 1), (1, 2), (1, 2), (2, 3)]),
-        (["a", " \ufffd", "\ufffd"], "a 🐝", [(0, 1), (1, 3), (1, 3)]),
-        (["bytes:\\xf0\\x9f", "bytes:\\x90\\x9d", "!"], "🐝!", [(0, 1), (0, 1), (1, 2)]),
-        # SentencePiece; a space that is its own token decodes to nothing
-        (["<s>", "▁The", "▁hive"], "The hive", [None, (0, 3), (3, 8)]),
-        (["<s>", "The", "hive", "s"], "The hives", [None, (0, 3), (3, 8), (8, 9)]),
-        (["<s>", "The", "", "hive"], "The  hive", [None, (0, 3), (3, 3), (3, 9)]),
-    ],
-)
+@pytest.mark.parametrize(("tokens", "text", "expected"), CASES["spans"])
 def test_each_token_gets_the_characters_that_it_spells(tokens, text, expected):
-    assert spans(tokens, text) == expected
+    assert [span and list(span) for span in spans(tokens, text)] == expected
 
 
-def test_a_boundary_is_found_among_tokens_that_share_characters_or_refused():
-    assert continuation_start(["a", "\ufffd", "\ufffd", "b"], "a🐝b", 1) == 1
-    assert continuation_start(["a", "\ufffd", "\ufffd", "b"], "a🐝b", 2) == 3
-    assert continuation_start(["<s>", "The", "", "hive"], "The  hive", 3) == 2
-    with pytest.raises(ValueError, match="share"):
-        continuation_start(["a", "\ufffd", "\ufffd", "\ufffd", "b"], "a🐝🍯b", 2)
-
-
-@pytest.mark.parametrize("tokens", [["The"], ["The", " hive", " hums"], ["The", " bee"], [], ["\ufffd"]])
-def test_tokens_that_do_not_spell_the_text_are_refused(tokens):
-    with pytest.raises(ValueError, match=r"reply"):
-        spans(tokens, "The hive")
+@pytest.mark.parametrize(("tokens", "text", "boundary", "start"), CASES["boundaries"])
+def test_a_boundary_is_found_among_tokens_that_share_characters_or_refused(tokens, text, boundary, start):
+    if start is None:
+        with pytest.raises(ValueError, match=r"share|reply"):
+            continuation_start(tokens, text, boundary)
+    else:
+        assert continuation_start(tokens, text, boundary) == start

@@ -1,6 +1,4 @@
-"""`alignbench report`: run folders in, figures and one page out."""
-
-from __future__ import annotations
+"""`alignbench report`: run folders in, figures and one page out; its systems, and which values are comparable."""
 
 import csv
 import json
@@ -8,15 +6,146 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import pandas as pd
 import pytest
+from audit_runs import N, around, shares, write_run
+from cases import cases
 from commands import run, run_process
 from matplotlib.figure import Figure
-from report_runs import BASE, bias, iterations, model, tax_tasks, training
+from report_runs import BASE, bias, iterations, labels, model, tax_tasks, training
 
+from alignbench.errors import AlignbenchError
 from reports.drawing import Drawing, save
+from reports.evidence import gather
 from reports.report import report
+
+HALF, MORE = ("hellaswag", {"acc": shares(0.5)}), ("hellaswag", {"acc": shares(0.7)})
+OTHER = {"documents_sha256": "e" * 64}
+
+
+def systems_of(evidence, task="hellaswag", metric="acc"):
+    return [point.system.name for point in evidence.points(task, metric)]
+
+
+def test_a_folder_of_runs_is_read_in_the_order_of_lineages(tmp_path):
+    write_run(tmp_path, "a-ppo", MORE, lineage=[("base", "z-base"), ("sft", "m-sft")])
+    write_run(tmp_path, "m-sft", HALF, lineage=[("base", "z-base")])
+    write_run(tmp_path, "z-base", HALF)
+    write_run(tmp_path, "m-sft", (*MORE, {"finished": False}), dtype="bfloat16")  # changes no name
+    evidence = gather([tmp_path])
+    assert [system.name for system in evidence.systems] == ["z-base", "m-sft", "a-ppo"]
+    assert list(evidence.audits) == ["", "z-base", "m-sft", "a-ppo"]
+    points = evidence.points("hellaswag", "acc")
+    assert [round(point.metric.value, 3) for point in points] == [0.5, 0.5, 0.7]
+    assert all(row["low"] < row["value"] < row["high"] for row in (point.row() for point in points))
+    only = gather([tmp_path], reference="a-ppo")
+    assert [(own.reference, own.aligned) for own in only.audit.contrasts] == [("a-ppo", "z-base"), ("a-ppo", "m-sft")]
+    assert list(only.audits) == ["a-ppo"]
+
+
+def test_a_checkpoint_with_and_without_its_template_is_two_systems(tmp_path):
+    answers = ("answers", {"answer_rate": shares(0.9), "words": [3.0] * N})
+    evidence = gather([write_run(tmp_path, "m", answers, (*answers, {"template": "chat"}), HALF)])
+    assert [(system.name, len(system.tasks)) for system in evidence.systems] == [("m", 2), ("m (chat)", 1)]
+    (contrast,) = evidence.audit.contrasts
+    found = (contrast.reference, contrast.aligned, contrast.role, contrast.templates)
+    assert found == ("m", "m (chat)", "reference", "own")
+    assert {row.task for row in contrast.rows} == {"answers"}
+    assert evidence.notes == ()
+    alone = gather([write_run(tmp_path / "other", "m", HALF)])
+    assert (alone.audit, alone.notes) == (None, ("only one model: nothing to compare it with",))
+
+
+@pytest.mark.parametrize("comparable", [True, False])
+def test_models_with_their_own_templates_are_compared_or_named(comparable, tmp_path):
+    chat = {"template": "chat"} if comparable else {"template": "chat", "version": 99}
+    write_run(tmp_path, "base", ("squad2", {"f1": around(0.5)}))
+    squad = ("squad2", {"f1": around(0.6)}), ("squad2", {"f1": around(0.8)}, chat)
+    write_run(tmp_path, "sft", *squad, lineage=[("base", "base")])
+    evidence = gather([tmp_path])
+    found = [(c.reference, c.aligned, c.templates) for c in evidence.audit.contrasts]
+    both = [("base", "sft", "same"), ("base", "sft", "own"), ("sft", "sft (chat)", "own")]
+    assert found == (both if comparable else both[:1])
+    assert evidence.notes == (() if comparable else ("sft (chat): not in the audit",))
+
+
+def test_a_figure_only_compares_values_of_the_same_documents_shots_and_scorer(tmp_path):
+    write_run(tmp_path, "one", HALF, (*MORE, OTHER))
+    write_run(tmp_path, "two", HALF, ("squad2", {"f1": around(0.5)}))
+    write_run(tmp_path, "three", (*MORE, {**OTHER, "seed": 1}))
+    toxicity = {"scorers": [{"kind": "toxicity", "name": "words", "revision": "1"}]}  # only matters for its own metrics
+    write_run(tmp_path, "four", (*MORE, {"documents_sha256": "f" * 64}), ("squad2", {"f1": around(0.6)}, toxicity))
+    evidence = gather([tmp_path])
+    assert len({own.identity["documents_sha256"] for _, own in evidence.runs("hellaswag")}) == 1
+    assert "four" not in systems_of(evidence)
+    assert len(evidence.all_runs("hellaswag")) == 5
+    assert sorted(systems_of(evidence, "squad2", "f1")) == ["four", "two"]
+    assert len(evidence.runs("squad2")) == 1
+
+
+def test_intermediate_checkpoints_have_the_name_and_the_parents_of_a_final_one(tmp_path):
+    base, other = [("base", "base")], [("base", "other")]
+    write_run(tmp_path, "base", HALF)
+    write_run(tmp_path, "x-epoch-3", HALF)  # without a recipe
+    for name, lineage in (
+        ("ppo-iteration-10", base), ("ppo", base),
+        ("y-iteration-3", base), ("z-iteration-3", base), ("z", other),  # no final y; another start
+    ):  # fmt: skip
+        model(tmp_path, name, HALF, lineage=lineage, training={"episodes": 8})
+    evidence = gather([tmp_path])
+    assert {system.name for system in evidence.intermediate} == {"ppo-iteration-10"}
+    names = {"base", "x-epoch-3", "ppo", "y-iteration-3", "z-iteration-3", "z"}
+    assert {system.name for system in evidence.systems} == set(systems_of(evidence)) == names
+    every = replace(evidence, systems=evidence.systems + evidence.intermediate)
+    assert systems_of(every)[-1] == "ppo-iteration-10"
+    assert "ppo-iteration-10" not in {contrast.aligned for contrast in evidence.audits[""].contrasts}
+
+
+def test_one_model_in_two_folders_of_runs_has_two_names_and_is_compared(tmp_path):
+    names = {f"{root}/{write_run(tmp_path / root, 'm', task).name}" for root, task in (("one", HALF), ("two", MORE))}
+    evidence = gather([tmp_path / "one", tmp_path / "two"])
+    assert {system.name for system in evidence.systems} == set(systems_of(evidence)) == names
+    (contrast,) = evidence.audit.contrasts
+    assert {contrast.reference, contrast.aligned} == names
+    (only,) = gather([tmp_path / "one", tmp_path / "two"], reference=contrast.aligned).audit.contrasts
+    assert only.reference == contrast.aligned
+
+
+def test_training_folders_and_tables_of_labels_are_recognised_and_counted_once(tmp_path):
+    unfinished = training(tmp_path / "ppo", "", [{"step": 1, "kl": "nan"}], "episodes: 8\n")
+    with (unfinished / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 2, "k')  # a line that is being written
+    reward = training(tmp_path / "rm", "reward", [{"step": 1}])
+    table = tmp_path / "labels.jsonl"
+    table.write_text(labels(["m"], labelers=1, prompts=1))
+    evidence = gather([unfinished, reward, table, table, reward / ".." / "labels.jsonl"])
+    assert [(run.name, run.stage, len(run.metrics)) for run in evidence.trainings] == [
+        ("ppo", "ppo", 1), ("rm", "reward", 1),
+    ]  # fmt: skip
+    assert len(evidence.labels) == 1
+    assert len(gather([tmp_path]).trainings) == 2
+
+
+@pytest.mark.parametrize(("file", "content", "words"), cases("report_folders"))
+def test_an_error_in_a_folder_is_one_line_that_names_the_file(file, content, words, tmp_path):
+    folders = [write_run(tmp_path, "m", HALF), training(tmp_path / "ppo", "ppo", [{"step": 1}])]
+    (path,) = [path for folder in folders for path in folder.glob(file)]
+    path.write_text(content)
+    with pytest.raises(AlignbenchError) as raised:
+        list(gather(folders).systems[0].tasks[0].records())
+    assert words in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_path_without_evidence_is_an_error(tmp_path):
+    for path in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(AlignbenchError, match=f"{path}: not a run folder, training folder or table of labels"):
+            gather([path])
+    with pytest.raises(AlignbenchError, match="no finished task"):
+        gather([write_run(tmp_path, "m", (*HALF, {"finished": False}))])
+
 
 DRAW = """
 import sys; from pathlib import Path; sys.path.insert(0, "tests")
@@ -24,8 +153,6 @@ from report_runs import gather_once; from reports import drawing; from reports.r
 drawing.METADATA = {"svg": drawing.METADATA["svg"]}
 for each in draw_all(gather_once(Path(sys.argv[1])))[0]: drawing.save(each, Path(sys.argv[2]))
 """
-
-
 pytest_plugins = ("report_fixtures",)
 
 
@@ -38,25 +165,26 @@ def runs(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module")
-def made(runs, tmp_path_factory):
-    return report([runs], tmp_path_factory.mktemp("made") / "report")
-
-
 def files_of(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_the_same_run_folders_give_the_same_bytes_in_another_process_and_folder(runs, made, tmp_path):
+def test_the_same_run_folders_give_the_same_bytes_in_another_process_and_folder(runs, tmp_path):
+    made = report([runs], tmp_path / "made")
     moved = shutil.copytree(runs, tmp_path / "runs")
     done = run_process("report", moved, "--out", tmp_path / "again", env={"PYTHONHASHSEED": "7"})
     assert done.returncode == 0, done.stderr
-    assert all(f"left out: {title} ({reason})" in done.stdout for title, reason in made.left_out.items())
     assert str(tmp_path / "again" / "index.html") in done.stdout
-    first, second = files_of(made.page.parent), files_of(tmp_path / "again")
+    first, second = files_of(tmp_path / "made"), files_of(tmp_path / "again")
     assert first == second
     assert {"index.html", "report.json", "figures/audit_forest.svg", "figures/audit_forest.csv"} <= set(first)
     assert str(tmp_path).encode() not in first["index.html"]
+    manifest = json.loads(first["report.json"])
+    assert manifest["left_out"] == made.left_out
+    for title, reason in made.left_out.items():
+        assert f"left out: {title} ({reason})" in done.stdout
+        assert f"<strong>{title}</strong>: {reason}" in made.page.read_text()
+    assert {f"figures/{name}" for name in manifest["figures"]} == {name for name in first if "figures/" in name}
 
 
 @pytest.mark.slow
@@ -65,21 +193,10 @@ def test_another_process_draws_all_figures_with_the_same_bytes(report_paths, dra
     subprocess.run(process, check=True, env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "7"})
     there = files_of(tmp_path / "there")
     assert len(there) > 50
-    for name in {file.partition(".")[0] for file in there} - {"toxicity"}:  # which also shows labels
+    for name in {file.partition(".")[0] for file in there}:
         save(drawings[name], tmp_path / "here")
     here = files_of(tmp_path / "here")
     assert [name for name in there if name in here and here[name] != there[name]] == []
-
-
-def test_figures_and_reasons_for_missing_ones_are_reported(made):
-    folder = made.page.parent
-    manifest = json.loads((folder / "report.json").read_text())
-    assert manifest["left_out"] == made.left_out
-    for title, reason in made.left_out.items():
-        assert title in made.page.read_text()
-        assert reason in made.page.read_text()
-    drawn = {name for name in manifest["figures"] if name.endswith(".png")}
-    assert drawn == {file.name for file in (folder / "figures").glob("*.png")}
 
 
 def test_a_second_report_removes_only_figures_of_the_first(runs, tmp_path):
@@ -108,16 +225,8 @@ def test_a_csv_file_contains_no_formula_and_whole_counts(tmp_path):
     assert {row["value"] for row in rows} == {"0.5"}
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["{empty}"], "not a run folder, training folder or table of labels"),
-        (["{runs}", "--reference", "nobody"], "--reference nobody: it must be one of the models: base, ppo"),
-    ],
-)
-def test_a_mistake_is_one_line_and_exit_code_2(arguments, words, runs, tmp_path):
-    given = [argument.format(empty=tmp_path, runs=runs) for argument in arguments]
-    done = run("report", *given, "--out", tmp_path / "report")
+def test_a_mistake_is_one_line_and_exit_code_2(runs, tmp_path):
+    done = run("report", runs, "--reference", "nobody", "--out", tmp_path / "report")
     assert done.returncode == 2
-    assert words in done.stderr.splitlines()[-1]
+    assert "--reference nobody: it must be one of the models: base, ppo" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr

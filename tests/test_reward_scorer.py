@@ -8,8 +8,8 @@ import transformers
 from accelerate import Accelerator
 from cases import cases
 from scorer_models import save_classifier, stock_logits
+from stages import tiny_classifier
 from tiny import tiny_tokenizer
-from training_models import tiny_classifier
 
 from alignbench.scorers import Item, find_scorer
 from trainers.data import chat_template

@@ -1,7 +1,5 @@
 """Run folders: identity, locking, records in order, interrupted writes."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -1,16 +1,13 @@
 """Sampling tokens: the intended distribution, and the same draw whatever the other rows are."""
 
-import dataclasses
 import hashlib
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from alignbench.models.generate.sampling import Drawn, Stream, draw
+from alignbench.models.distributions import Stream, draw
 from alignbench.types.engine import Sampling
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -31,8 +28,8 @@ def draw_rows(logits, rows=None, *, seed=0, **settings):
 def drawn_often(logits, times, *, temperature=1.0, top_p=1.0, seed=0):
     """The number of times that each token is drawn from one row of logits."""
     streams = [Stream(seed, "row", number) for number in range(times)]
-    tokens = draw(logits, [0] * times, streams, Sampling(1, temperature=temperature, top_p=top_p)).tokens
-    return np.bincount(tokens, minlength=logits.shape[-1])
+    found = draw(logits, [0] * times, streams, Sampling(1, temperature=temperature, top_p=top_p))
+    return np.bincount([drawn.token for drawn in found], minlength=logits.shape[-1])
 
 
 def nucleus(probabilities, top_p):
@@ -56,104 +53,64 @@ def test_tokens_are_drawn_with_their_probability(temperature, top_p):
     assert len(observed) == 1 or chisquare(observed, np.append(expected[common], rare)[: len(observed)]).pvalue > 1e-3
 
 
-@settings(max_examples=25, deadline=None)
-@given(st.integers(0, 10_000), st.floats(0.01, 0.999), st.floats(0.5, 6.0))
-def test_nothing_is_drawn_outside_the_nucleus(seed, top_p, scale):
-    logits = some_logits(1, seed, scale, vocabulary=50)
-    probabilities = torch.softmax(logits[0].double(), -1).numpy()
-    inside = set(nucleus(probabilities, top_p + 1e-6))
-    assert set(np.flatnonzero(drawn_often(logits, 100, top_p=top_p, seed=seed))) <= inside
-
-
-def test_the_nucleus_has_all_tokens_of_a_tie_and_at_least_one_token():
+def test_the_nucleus_has_all_tokens_of_a_tie_and_at_least_one_token_and_none_of_probability_zero():
     assert chisquare(drawn_often(torch.zeros((1, 8)), 2_000, top_p=0.5)).pvalue > 1e-3
     logits = some_logits(1)
     assert drawn_often(logits, 50, top_p=1e-9)[int(logits.argmax())] == 50
-
-
-def test_a_token_of_probability_zero_is_never_drawn():
-    logits = torch.full((1, 200), -torch.inf)
-    logits[0, [3, 150]] = 0.0
-    counts = drawn_often(logits, 500)
-    assert counts[3] + counts[150] == 500
-    found = draw_rows(logits, temperature=1.0)
-    assert found.entropies == pytest.approx([np.log(2)])
-    assert found.logprobs == pytest.approx([-np.log(2)])
+    impossible = torch.full((1, 200), -torch.inf)
+    impossible[0, [3, 150]] = 0.0
+    assert drawn_often(impossible, 500)[[3, 150]].sum() == 500
+    ((_, logprob, entropy, _),) = draw_rows(impossible, temperature=1.0)
+    assert (entropy, logprob) == pytest.approx((np.log(2), -np.log(2)))
 
 
 @pytest.mark.parametrize("vocabulary", [1, 127, 128, 129, 5_000])
-def test_the_largest_random_number_draws_the_last_token(vocabulary):
+def test_the_largest_random_number_draws_the_last_token_and_greedy_decoding_the_first(vocabulary):
     class Highest(Stream):
         def uniform(self):
             return 1 - 2.0**-53
 
     logits = torch.zeros((1, vocabulary))
     logits[0, vocabulary // 2 + 1 :] = -torch.inf
-    found = draw(logits, [0], [Highest(0, "", 0)], Sampling(1, temperature=1.0))
-    assert found.tokens == [vocabulary // 2]
-
-
-def test_greedy_decoding_takes_the_lowest_of_the_most_likely_tokens():
-    logits = torch.zeros((2, VOCABULARY))
-    logits[0, [17, 200]] = 5.0
-    assert draw_rows(logits, top_p=0.3).tokens == [17, 0]
+    (found,) = draw(logits, [0], [Highest(0, "", 0)], Sampling(1, temperature=1.0))
+    assert found.token == vocabulary // 2
+    assert draw_rows(logits)[0].token == 0  # greedy decoding takes the lowest of the most likely ones
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.5, 1.0])
 def test_log_probability_and_entropies_are_of_the_unmodified_logits(temperature):
     logits = torch.cat([some_logits(9), torch.full((1, VOCABULARY), -1.0), 1e4 * torch.eye(1, VOCABULARY)])
-    found = draw_rows(logits, temperature=temperature, top_p=0.8, top_entropies=True, seed=1)
-    logprobs = torch.log_softmax(logits.double(), -1)
-    expected = logprobs.gather(-1, torch.tensor(found.tokens)[:, None])[:, 0]
-    assert found.logprobs == pytest.approx(expected.tolist(), abs=1e-5)
-    assert found.entropies == pytest.approx((-(logprobs.exp() * logprobs).sum(-1)).tolist(), abs=1e-5)
+    options = {"temperature": temperature, "top_p": 0.8, "seed": 1}
+    found = draw_rows(logits, top_entropies=True, **options)
+    tokens, logprobs, entropies, top = zip(*found, strict=True)
+    expected = torch.log_softmax(logits.double(), -1)
     best = torch.log_softmax(logits.double().sort(-1, descending=True).values[:, :5], -1)
-    assert found.top_entropies == pytest.approx((-(best.exp() * best).sum(-1)).tolist(), abs=1e-5)
-    assert found.top_entropies[9:] == pytest.approx([np.log(5), 0.0])
-
-
-def test_top_entropies_change_no_draw_and_are_computed_only_if_requested(monkeypatch):
-    settings = {"temperature": 0.8, "top_p": 0.9, "seed": 2}
-    found = draw_rows(some_logits(5), top_entropies=True, **settings)
-    assert len(found.top_entropies) == 5
-    monkeypatch.setattr("alignbench.models.generate.sampling.top_entropies", None)  # calling it would raise
-    assert draw_rows(some_logits(5), **settings) == dataclasses.replace(found, top_entropies=[])
+    assert logprobs == pytest.approx(expected.gather(-1, torch.tensor(tokens)[:, None])[:, 0].tolist(), abs=1e-5)
+    for values, reference in ((entropies, expected), (top, best)):
+        assert values == pytest.approx((-(reference.exp() * reference).sum(-1)).tolist(), abs=1e-5)
+    assert [drawn[:3] for drawn in draw_rows(logits, **options)] == [drawn[:3] for drawn in found]
 
 
 @pytest.mark.parametrize(("threads", "vocabulary"), [(1, 300), (1, 50_257), (2, 40_000)])
 def test_a_draw_is_bit_identical_whatever_the_other_rows_are(threads, vocabulary):
     torch.set_num_threads(threads)
     logits = some_logits(23, vocabulary=vocabulary)
-
-    def drawn(rows=None):
-        settings = {"temperature": 0.9, "top_p": 0.9, "top_entropies": True, "seed": 5}
-        return list(zip(*dataclasses.astuple(draw_rows(logits, rows, **settings)), strict=True))
-
-    together = drawn()
+    settings = {"temperature": 0.9, "top_p": 0.9, "top_entropies": True, "seed": 5}
+    together = draw_rows(logits, **settings)
     for rows in ([0], [22], [4, 3], [9, 8, 7, 6, 5], [*range(22, -1, -1)]):
-        assert drawn(rows) == [together[row] for row in rows]
+        assert draw_rows(logits, rows, **settings) == [together[row] for row in rows]
+    # nor if some of them are not finite, which draw nothing
+    logits[0, 5], logits[1, 6] = torch.nan, torch.inf
+    found = draw_rows(logits, **settings)
+    assert [drawn.token for drawn in found[:2]] == [-1, -1]
+    assert found[2:] == together[2:]
     torch.set_num_threads(1)
 
 
-def test_logits_that_are_not_finite_draw_nothing_and_do_not_affect_the_others():
-    logits = some_logits(3)
-    alone = draw_rows(logits, [2], temperature=1.0, top_p=0.9)
-    logits[0, 5], logits[1, 6] = torch.nan, torch.inf
-    found = draw_rows(logits, temperature=1.0, top_p=0.9)
-    assert found.tokens[:2] == [-1, -1]
-    assert Drawn(found.tokens[2:], found.logprobs[2:], found.entropies[2:]) == alone
-
-
-def test_streams_depend_on_seed_key_and_sample_and_are_uniform():
+def test_random_numbers_depend_on_seed_key_and_sample_and_are_numpys_doubles_of_a_philox_keyed_by_a_hash():
+    """Written here a second time, so that results stay reproducible with later versions."""
     identities = [(0, "a", 0), (1, "a", 0), (0, "b", 0), (0, "a", 1), (0, "a\x001", 0), (-1, "a", 0)]
     assert len({Stream(*identity).uniform() for identity in identities}) == len(identities)
-    numbers = np.array([Stream(0, "key", sample).uniform() for sample in range(2_000)])
-    assert 0 <= numbers.min() <= numbers.max() < 1
-    assert chisquare(np.histogram(numbers, bins=20, range=(0, 1))[0]).pvalue > 1e-3
-
-
-def test_the_random_numbers_are_numpys_doubles_of_a_philox_keyed_by_a_hash():
-    """Written here a second time, so that results stay reproducible with later versions."""
     key = hashlib.sha256(b"7\x002\x00document-1").digest()[:16]
     numbers = np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little"))).random(5)
     stream = Stream(7, "document-1", 2)

@@ -1,7 +1,5 @@
 """A run split over several processes writes the files of one process."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

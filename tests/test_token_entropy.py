@@ -1,26 +1,23 @@
 """Token entropy: of known distributions, of the definition in double precision, and in the two tasks."""
 
-from __future__ import annotations
-
 import json
 import math
 
 import numpy as np
 import pytest
 import torch
+from cases import cases
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from standin_server import StandIn
+from test_engine import alone
 from tiny import save_tiny_checkpoint, tiny_tokenizer
-from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from typer.testing import CliRunner
 
-from alignbench.cli.app import app
 from alignbench.errors import AlignbenchError
 from alignbench.evaluation.evaluate import _check, evaluate, prepare
+from alignbench.models.distributions import entropies
 from alignbench.models.encode import Encoder
-from alignbench.models.entropy import entropies, top_entropies
 from alignbench.models.model import Model
 from alignbench.models.remote.endpoint import connect
 from alignbench.models.remote.vllm import VllmEngine
@@ -37,22 +34,14 @@ TASKS = ["token_entropy", "token_entropy_on_policy"]
 
 def of_row(logits):
     """Both entropies of one row, in nats."""
-    whole, top = entropies(torch.as_tensor(logits, dtype=torch.float32)[None], [0])
-    return whole[0], top[0]
+    return entropies(torch.as_tensor(logits)[None], [0])[:, 0].tolist()
 
 
 def by_definition(logits):
     """−Σ p log p in double precision, over all tokens and over the five most likely, renormalised."""
-    logits = np.asarray(logits, np.float64)
-    found = []
-    for kept in (logits, np.sort(logits)[::-1][:5]):
-        p = np.exp(kept - kept.max())
-        p /= p.sum()
-        found.append(-sum(x * math.log(x) for x in p if x > 0))
-    return found
-
-
-# ---- known distributions -------------------------------------------------------------------------------------------
+    logits = logits.double()
+    parts = (torch.softmax(part, -1) for part in (logits, logits.sort(descending=True).values[:5]))
+    return [float(torch.special.entr(part).sum()) for part in parts]
 
 
 @pytest.mark.parametrize("vocabulary", [1, 2, 4, 5, 127, 128, 640, 641, 1_000, 50_257])
@@ -60,78 +49,28 @@ def test_the_entropy_of_equally_likely_tokens_is_the_logarithm_of_their_number_a
     whole, top = of_row(torch.full((vocabulary,), 3.0))
     assert whole == pytest.approx(math.log(vocabulary), rel=1e-6)
     assert top == pytest.approx(math.log(min(5, vocabulary)), rel=1e-12)
-    assert of_row(1_000.0 * torch.eye(1, vocabulary)[0]) == (0.0, 0.0)
-
-
-def test_a_token_of_probability_zero_does_not_count():
-    logits = torch.full((1_000,), -torch.inf)
-    logits[[3, 400, 999]] = torch.tensor([0.5, -1.0, 2.0])
-    assert of_row(logits) == pytest.approx(by_definition([0.5, -1.0, 2.0]), rel=1e-6)
-
-
-@pytest.mark.parametrize("value", [torch.nan, torch.inf])
-def test_a_logit_that_is_not_finite_makes_its_row_nan_and_no_other(value):
-    logits = torch.randn((3, 1_000), generator=torch.Generator().manual_seed(0))
-    expected = np.stack(entropies(logits, [0, 2]))
-    logits[1, 5] = value
-    found = np.stack(entropies(logits, [0, 1, 2]))
-    assert np.isnan(found[:, 1]).all()
-    assert (found[:, [0, 2]] == expected).all()
+    assert of_row(1_000.0 * torch.eye(1, vocabulary)[0]) == [0.0, 0.0]
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10_000), st.sampled_from([3, 5, 200, 700, 4_099]), st.floats(0.01, 15), st.floats(-1e3, 1e3))
 def test_both_entropies_are_the_definition_in_double_precision(seed, vocabulary, scale, shift):
     logits = (scale * torch.randn(vocabulary, generator=torch.Generator().manual_seed(seed)) + shift).float()
-    assert of_row(logits) == pytest.approx(by_definition(logits.double()), rel=1e-5, abs=1e-6)
-    rounded = logits.bfloat16()[None]
-    assert np.stack(entropies(rounded, [0]))[:, 0] == pytest.approx(
-        by_definition(rounded[0].double()), rel=1e-5, abs=1e-6
-    )
+    for own in (logits, logits.round(), logits.bfloat16()):  # with ties, and in half precision
+        assert of_row(own) == pytest.approx(by_definition(own), rel=1e-5, abs=1e-6)
 
 
-@settings(max_examples=30, deadline=None)
-@given(st.integers(0, 10_000), st.integers(1, 3_000), st.booleans())
-def test_the_five_most_likely_tokens_are_those_found_by_sorting(seed, vocabulary, with_ties):
-    logits = torch.randn((4, vocabulary), generator=torch.Generator().manual_seed(seed))
-    logits = logits.round() if with_ties else logits
-    best = torch.log_softmax(logits.double().sort(-1, descending=True).values[:, :5], -1)
-    assert top_entropies(logits).tolist() == pytest.approx((-(best.exp() * best).sum(-1)).tolist(), abs=1e-12)
-
-
-def test_a_row_is_bit_identical_whatever_the_other_rows_are():
+def test_a_row_is_bit_identical_whatever_the_other_rows_are_and_no_logit_is_changed():
     logits = torch.randn((37, 50_257), generator=torch.Generator().manual_seed(2))
-    together = np.stack(entropies(logits, range(37)))
-    for rows in ([0], [36], [7, 7, 3], range(20, 29), range(36, -1, -1)):
-        assert (np.stack(entropies(logits, list(rows))) == together[:, list(rows)]).all()
-
-
-class Sizes(TorchDispatchMode):
-    """Records the number of elements of every tensor created while it is open."""
-
-    def __init__(self):
-        super().__init__()
-        self.made = []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        found = function(*args, **(kwargs or {}))
-        self.made += [t.numel() for t in (found if isinstance(found, tuple) else (found,)) if torch.is_tensor(t)]
-        return found
-
-
-def test_the_logits_are_neither_copied_nor_changed():
-    logits = torch.randn((300, 20_000))
     before = logits.clone()
-    with Sizes() as sizes:
-        entropies(logits, range(300))
-    assert max(sizes.made) <= 2**18
+    together = entropies(logits, range(37))
+    for rows in ([], [0], [36], [7, 7, 3], range(20, 29), range(36, -1, -1)):
+        assert (entropies(logits, list(rows)) == together[:, list(rows)]).all()
     assert torch.equal(logits, before)
-    with Sizes() as sizes:
-        entropies(logits, [])
-    assert sizes.made == []
-
-
-# ---- the shared text -----------------------------------------------------------------------------------------------
+    logits[1, 5], logits[2, 5] = torch.nan, torch.inf
+    found = entropies(logits, range(37))
+    assert np.isnan(found[:, 1:3]).all()
+    assert (np.delete(found, [1, 2], 1) == np.delete(together, [1, 2], 1)).all()
 
 
 def wiki_lines():
@@ -150,24 +89,12 @@ def folder(tmp_path_factory):
     (folder / "wikitext-2-raw").mkdir()
     (folder / "wikitext-2-raw" / "wiki.test.raw").write_text("\n".join(wiki_lines()), encoding="utf-8")
     (folder / "self-instruct").mkdir()
-    empty = [{"input": "", "output": ""}]
-    names = ((f"user_oriented_task_{n}", f"Name {n} animals.") for n in range(6))
-    rows = [json.dumps({"id": name, "instruction": text, "instances": empty}) for name, text in names]
-    (folder / "self-instruct" / "user_oriented_instructions.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    row = {"id": "user_oriented_task_1", "instruction": "Name animals.", "instances": [{"input": "", "output": ""}]}
+    (folder / "self-instruct" / "user_oriented_instructions.jsonl").write_text(json.dumps(row), encoding="utf-8")
     return folder
 
 
-@pytest.mark.parametrize(
-    ("raw", "read"),
-    [
-        (" He was 1 @.@ 5 m tall , a two @-@ metre man . ", "He was 1.5 m tall, a two-metre man."),
-        ("It cost $ 1 @,@ 000 ( about £ 600 ) ; too much !", "It cost $1,000 (about £600); too much!"),
-        ('He said " no " , then " I can \'t " .', 'He said "no", then "I can\'t".'),
-        ("the cow 's milk , the cows ' milk", "the cow's milk, the cows ' milk"),
-        ("95 km / h [ sic ] – 50 % : fast", "95 km/h [sic] – 50%: fast"),
-        ('an odd " quote', 'an odd " quote'),
-    ],
-)
+@pytest.mark.parametrize(("raw", "read"), cases("wikitext"))
 def test_wikitexts_tokenisation_is_undone(raw, read):
     assert clean(raw) == read
     assert clean(read) == read
@@ -193,19 +120,20 @@ def test_evenly_selects_items_in_order_with_gaps_that_differ_by_at_most_one(item
     assert len(gaps) == 0 or gaps.max() - gaps.min() <= 1
 
 
-def test_the_documents_do_not_depend_on_the_seed(folder):
+def test_documents_depend_on_no_seed_own_prompts_replace_them_and_a_text_without_passages_is_an_error(folder, tmp_path):
     task = find_task("token_entropy")
     documents = task.load(Options(data_dir=folder)).documents
     assert documents == task.load(Options(data_dir=folder, seed=5)).documents
     assert [document.group for document in documents] == ["Old Barn"] * 2 + ["Hay (grass)"] * 2
     assert {document.prompt for document in documents} == {""}
-
-
-def test_a_text_without_a_passage_is_an_error_of_one_line(tmp_path):
+    (tmp_path / "own.jsonl").write_text('{"id": "mine", "prompt": "Which animal gives wool?"}\n')
+    options = Options(data_dir=folder, prompts=tmp_path / "own.jsonl")
+    documents = find_task("token_entropy_on_policy").load(options).documents
+    assert [(document.id, document.prompt) for document in documents] == [("mine", "Which animal gives wool?")]
     (tmp_path / "wikitext-2-raw").mkdir()
     (tmp_path / "wikitext-2-raw" / "wiki.test.raw").write_text(" = Hay = \n\n Hay is dry grass . \n")
     with pytest.raises(AlignbenchError, match=r"token_entropy: wiki\.test\.raw has no passage of 600 characters"):
-        find_task("token_entropy").load(Options(data_dir=tmp_path))
+        task.load(Options(data_dir=tmp_path))
 
 
 @pytest.mark.needs_data
@@ -217,16 +145,6 @@ def test_the_original_test_set_gives_a_hundred_passages_of_many_articles(data_di
     assert all(580 < len(document.choices[0]) <= 600 for document in data.documents)
     assert not any(" @" in document.choices[0] or " ," in document.choices[0] for document in data.documents)
     assert len(find_task("token_entropy_on_policy").load(Options(data_dir=data_dir)).documents) == 100
-
-
-def test_own_prompts_replace_those_of_the_on_policy_task(folder, tmp_path):
-    (tmp_path / "own.jsonl").write_text('{"id": "mine", "prompt": "Which animal gives wool?"}\n')
-    options = Options(data_dir=folder, prompts=tmp_path / "own.jsonl")
-    documents = find_task("token_entropy_on_policy").load(options).documents
-    assert [(document.id, document.prompt) for document in documents] == [("mine", "Which animal gives wool?")]
-
-
-# ---- metrics -------------------------------------------------------------------------------------------------------
 
 
 def test_the_metrics_of_a_passage_are_means_over_its_tokens_in_bits():
@@ -250,86 +168,32 @@ def test_a_short_output_has_no_metric_of_positions_that_it_does_not_reach_and_no
         {"entropy": 8 / 3, "top5_entropy": 1, "surprisal": 2, "entropy_1": 4, "entropy_2_8": 2, "words": 2}
     )
     found = generation.score(Document("a", "Name one."), [Output("A hen.")])
-    assert math.isnan(found["entropy"])
-    assert math.isnan(found["top5_entropy"])
-    assert [first for first, _ in POSITIONS] == [1, *(last + 1 for _, last in POSITIONS[:-1])]
+    assert math.isnan(found["entropy"] + found["top5_entropy"])
     assert POSITIONS[-1][1] == generation.sampling.max_tokens
 
 
-# ---- whole runs ----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    return save_tiny_checkpoint(tmp_path_factory.mktemp("model") / "tiny")
-
-
-def records_of(run_folder, task):
-    (folder,) = run_folder.glob(f"{task}-*")
-    return [json.loads(line) for line in (folder / "documents.jsonl").read_text().splitlines()]
-
-
-@pytest.fixture(scope="module")
-def finished(checkpoint, folder, tmp_path_factory):
-    (result,) = evaluate([str(checkpoint)], TASKS, tmp_path_factory.mktemp("runs"), data_dir=folder)
-    return result
-
-
-def test_a_run_on_shared_text_gives_the_entropies_of_a_single_forward_pass(finished, checkpoint):
+def test_a_run_on_shared_text_gives_the_entropies_of_a_single_forward_pass(folder, tmp_path):
+    checkpoint = save_tiny_checkpoint(tmp_path / "tiny")
+    (finished,) = evaluate([str(checkpoint)], TASKS, tmp_path / "runs", data_dir=folder)
     model = AutoModelForCausalLM.from_pretrained(checkpoint).eval()
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     values = {name: [] for name in ("entropy", "top5_entropy", "surprisal", "entropy_per_character")}
-    for record in records_of(finished.folder, "token_entropy"):
-        ids = tokenizer(record["choices"][0]).input_ids  # begins with the start token
-        with torch.no_grad():
-            logits = model(torch.tensor([ids])).logits[0, :-1].double()
-        whole, top = map(np.array, zip(*map(by_definition, logits.numpy()), strict=True))
-        assert record["tokens"] == [len(ids) - 1]
-        assert record["entropies"][0] == pytest.approx(whole.tolist(), abs=2e-4)
-        assert record["top_entropies"][0] == pytest.approx(top.tolist(), abs=2e-4)
-        logprob = torch.log_softmax(logits, -1)[range(len(ids) - 1), ids[1:]].sum().item()
-        values["entropy"].append(whole.mean() / math.log(2))
-        values["top5_entropy"].append(top.mean() / math.log(2))
-        values["surprisal"].append(-logprob / math.log(2) / len(whole))
-        values["entropy_per_character"].append(whole.sum() / math.log(2) / len(record["choices"][0]))
-    result, _ = finished.results
-    assert result.n_scored == 4
+    (file,) = finished.folder.glob("token_entropy-*/documents.jsonl")
+    for record in map(json.loads, file.read_text().splitlines()):
+        (text,) = record["choices"]
+        logprob, whole, top = alone(model, tokenizer, Request("", text))
+        assert record["tokens"] == [len(whole)]
+        assert record["entropies"][0] == pytest.approx(whole, abs=2e-4)
+        assert record["top_entropies"][0] == pytest.approx(top, abs=2e-4)
+        means = np.mean(whole), np.mean(top), -logprob / len(whole), np.sum(whole) / len(text)
+        for name, mean in zip(values, means, strict=True):
+            values[name].append(mean / math.log(2))
+    result, generated = finished.results
+    assert (result.n_scored, generated.n_scored) == (4, 1)
     found = {metric.metric: metric for metric in result.metrics}
     for name, own in values.items():
         assert found[name].value == pytest.approx(np.mean(own), rel=1e-5)
         assert (found[name].unit, found[name].better, found[name].n_clusters) == ("bits", "–", 2)
-    assert found["excess_surprisal"].value == pytest.approx(found["surprisal"].value - found["entropy"].value)
-
-
-def test_a_run_on_generated_text_has_the_entropies_of_each_token(finished):
-    _, result = finished.results
-    records = records_of(finished.folder, "token_entropy_on_policy")
-    assert [record["prompt"] for record in records] == [f"Name {n} animals." for n in range(6)]
-    for record in records:
-        (output,), metrics = record["outputs"], record["metrics"]
-        assert len(output["tokens"]) == len(output["entropies"]) == len(output["top_entropies"]) > 0
-        assert metrics["entropy"] == pytest.approx(np.mean(output["entropies"]) / math.log(2))
-        assert metrics["top5_entropy"] == pytest.approx(np.mean(output["top_entropies"]) / math.log(2))
-        assert metrics["surprisal"] == pytest.approx(-np.mean(output["logprobs"]) / math.log(2))
-        assert 0 <= metrics["top5_entropy"] <= math.log2(5)
-    assert result.n_scored == 6
-
-
-def test_another_token_budget_on_the_command_line_gives_the_same_text_and_metrics(
-    finished, checkpoint, folder, tmp_path
-):
-    words = ["evaluate", checkpoint, "--tasks", ",".join(TASKS), "--data-dir", folder, "--out", tmp_path]
-    done = CliRunner().invoke(app, list(map(str, [*words, "--token-budget", 96, "--json"])))
-    assert done.exit_code == 0, done.output
-    (run,) = json.loads(done.stdout)
-    written = records_of(next(tmp_path.iterdir()), "token_entropy_on_policy")
-    assert written == records_of(finished.folder, "token_entropy_on_policy")
-    for expected, found in zip(finished.results, run["results"], strict=True):
-        values = {metric["metric"]: metric["value"] for metric in found["metrics"]}
-        assert values == pytest.approx({metric.metric: metric.value for metric in expected.metrics}, rel=1e-4)
-
-
-# ---- engines without entropies -------------------------------------------------------------------------------------
 
 
 def test_vllm_and_endpoints_refuse_entropies_before_any_request():
@@ -344,9 +208,8 @@ def test_vllm_and_endpoints_refuse_entropies_before_any_request():
         assert not server.asked
 
 
-@pytest.mark.parametrize("name", TASKS)
-def test_an_engine_without_entropies_is_refused_before_any_work(world, name):
-    (job,) = prepare([name], limit=None, shots=None, seed=0, data_dir=world)
+def test_an_engine_without_entropies_is_refused_before_any_work(world):
     endpoint = Model("far", {}, chat_template=True, scores=True, entropies=False, open=lambda: None)
-    with pytest.raises(AlignbenchError, match=f"far: task {name} needs token entropies"):
-        _check(endpoint, [job], "none")
+    for job in prepare(TASKS, limit=None, shots=None, seed=0, data_dir=world):
+        with pytest.raises(AlignbenchError, match=r"far: task token_entropy.* needs token entropies"):
+            _check(endpoint, [job], "none")

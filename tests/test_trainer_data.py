@@ -1,23 +1,18 @@
 """Training data: all forms of rows give the same plain text, and a wrong row is named by file and line."""
 
-from __future__ import annotations
-
-import csv
-import gzip
 import hashlib
-import json
-import math
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from cases import cases
 from stages import refusal, write_rows
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from alignbench.data.tables import dialogue_messages, fingerprint, shared_prompt
+from alignbench.data.tables import fingerprint
+from trainers import data
 from trainers.data import (
     Demonstration,
     Ranking,
@@ -61,40 +56,18 @@ def a_tokenizer(template: str | None = CHATML, adds_bos: bool = True) -> PreTrai
     return tokenizer
 
 
-# Demonstrations
-
-
-@pytest.mark.parametrize("name", ["d.jsonl", "d.jsonl.gz", "d.json", "lines.json", "d.json.gz", "d.csv", "d.csv.gz"])
-def test_every_file_format_gives_the_same_rows(tmp_path, name):
-    rows = [{"prompt": "a, b", "response": 'say "c"\nd'}, {"prompt": "é", "response": "f"}]
-    path = tmp_path / name
-    if ".csv" in name:
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, ["prompt", "response"])
-            writer.writeheader()
-            writer.writerows(rows)
-    elif name.startswith("d.json") and ".jsonl" not in name:
-        path.write_text(json.dumps(rows, indent=1), encoding="utf-8")
-    else:
-        write(path, *rows)
-    if name.endswith(".gz"):
-        path.write_bytes(gzip.compress(path.read_bytes()))
-    assert read_demonstrations(str(path)) == [Demonstration(**row) for row in rows]
+# Forms of rows
 
 
 def test_a_demonstration_is_a_prompt_with_a_response_or_messages(tmp_path):
-    source = write(tmp_path / "d.jsonl", {"prompt": "a", "response": "b"}, {"prompt": "c", "completion": "d"})
+    source = write(tmp_path / "d.json", {"prompt": "a", "response": "b"}, {"prompt": "c", "completion": "d"})
     assert read_demonstrations(source) == [Demonstration("a", "b"), Demonstration("c", "d")]
     turns = [user("one"), assistant("1"), user("two"), assistant("2")]
-    (found,) = read_demonstrations(write(tmp_path / "m.jsonl", {"messages": turns}), plain_chat)
-    assert found == Demonstration("<user>one<end><assistant>1<end><user>two<end><assistant>", "2<end>")
     # with a template, a plain prompt is a user's message
-    plain = write(tmp_path / "p.jsonl", {"prompt": "one", "response": "1"})
-    chat = write(tmp_path / "c.jsonl", {"messages": turns[:2]})
-    assert read_demonstrations(plain, plain_chat) == read_demonstrations(chat, plain_chat)
-
-
-# Rankings
+    rows = ({"messages": turns}, {"messages": turns[:2]}, {"prompt": "one", "response": "1"})
+    long, *short = read_demonstrations(write(tmp_path / "m.jsonl", *rows), plain_chat)
+    assert long == Demonstration("<user>one<end><assistant>1<end><user>two<end><assistant>", "2<end>")
+    assert short == [Demonstration("<user>one<end><assistant>", "1<end>")] * 2
 
 
 def test_rankings_keep_ties_and_labelers(tmp_path):
@@ -119,45 +92,25 @@ def test_pairs_as_text_or_messages_with_and_without_the_prompt_are_the_same(tmp_
 
 
 GREETING = "\n\nHuman: hi\n\nAssistant: Hello."
+FLY = "<user>Do hens fly?<end><assistant>"
+FAR, HIGH = " Yes.\n\nHuman: Far?\n\nAssistant: No.", " Yes.\n\nHuman: High?\n\nAssistant: Yes."
+CHATS = ("Yes.<end><user>Far?<end><assistant>No.<end>", "Yes.<end><user>High?<end><assistant>Yes.<end>")
 
 
 @pytest.mark.parametrize(
-    ("pair", "prompt", "responses", "chat_prompt", "chat_responses"),
+    ("prompt", "responses", "chat_prompt", "chat_responses"),
     [
-        (  # cut at the last assistant turn that both share
-            (GREETING + HENS + " A bit.", GREETING + HENS + " A lot."),
-            *(GREETING + HENS, (" A bit.", " A lot.")),
-            "<user>hi<end><assistant>Hello.<end><user>Do hens fly?<end><assistant>",
-            ("A bit.<end>", "A lot.<end>"),
-        ),
-        (  # different human turns: cut before the answer they share
-            (HENS + " Yes.\n\nHuman: Far?\n\nAssistant: No.", HENS + " Yes.\n\nHuman: High?\n\nAssistant: Yes."),
-            *(HENS, (" Yes.\n\nHuman: Far?\n\nAssistant: No.", " Yes.\n\nHuman: High?\n\nAssistant: Yes.")),
-            "<user>Do hens fly?<end><assistant>",
-            ("Yes.<end><user>Far?<end><assistant>No.<end>", "Yes.<end><user>High?<end><assistant>Yes.<end>"),
-        ),
-        (  # a blank turn is an answer
-            *((HENS + " ", HENS + " No."), HENS, (" ", " No.")),
-            *("<user>Do hens fly?<end><assistant>", (" <end>", "No.<end>")),
-        ),
+        # cut at the last assistant turn that both share
+        (GREETING + HENS, (" A bit.", " A lot."), f"<user>hi<end><assistant>Hello.<end>{FLY}", ("A bit.", "A lot.")),
+        (HENS, (FAR, HIGH), FLY, CHATS),  # different human turns: cut before the answer they share
+        (HENS, (" ", " No."), FLY, (" ", "No.")),  # a blank turn is an answer
     ],
 )
-def test_a_pair_of_dialogues_is_cut_where_they_differ(tmp_path, pair, prompt, responses, chat_prompt, chat_responses):
-    source = write(tmp_path / "r.jsonl", {"chosen": pair[0], "rejected": pair[1]})
+def test_a_pair_of_dialogues_is_cut_where_they_differ(tmp_path, prompt, responses, chat_prompt, chat_responses):
+    source = write(tmp_path / "r.jsonl", {"chosen": prompt + responses[0], "rejected": prompt + responses[1]})
     assert read_rankings(source) == [Ranking(prompt, responses, (1.0, 2.0), None)]
-    assert read_rankings(source, plain_chat) == [Ranking(chat_prompt, chat_responses, (1.0, 2.0), None)]
-
-
-@given(st.text("ab \n:", max_size=12), st.text("ab \n:", max_size=12), st.text("ab", max_size=5))
-def test_the_shared_prompt_of_a_pair_of_dialogues_ends_with_an_assistant_turn(chosen, rejected, question):
-    start = f"\n\nHuman: {question}\n\nAssistant:"
-    prompt = shared_prompt([start + chosen, start + rejected])
-    assert all(dialogue.startswith(prompt) for dialogue in (start + chosen, start + rejected))
-    assert prompt.endswith("\n\nAssistant:")
-    assert [message["role"] for message in dialogue_messages(prompt)] == ["user", "assistant"]
-
-
-# Prompts and texts
+    chats = tuple(text.removesuffix("<end>") + "<end>" for text in chat_responses)
+    assert read_rankings(source, plain_chat) == [Ranking(chat_prompt, chats, (1.0, 2.0), None)]
 
 
 def test_the_prompt_of_any_row_is_the_one_that_its_responses_follow(tmp_path):
@@ -179,62 +132,30 @@ def test_documents_of_a_text_file_are_separated_by_blank_lines(tmp_path):
     path = tmp_path / "t.txt"
     path.write_bytes(b"\n\none\r\nstill one\r\n\r\n \ntwo\n\n\n\nthree")
     assert read_texts(str(path)) == ["one\nstill one", "two", "three"]
-    assert fingerprint(str(path))["rows"] == 3
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()  # a file is named without its folder
+    assert fingerprint(str(path)) == {"source": "t.txt", "sha256": sha256, "rows": 3}
     path.write_text("corn and hay\n" * 80_000)  # a megabyte without a blank line is one document
     assert [text.count("\n") for text in read_texts(str(path))] == [79_999]
     assert read_texts(write(tmp_path / "t.jsonl", {"text": "a"}, {"text": " "})) == ["a"]
+    blank = write(tmp_path / "blank.jsonl", {"text": " "})
+    assert "every text is blank" in refusal(lambda: read_texts(blank))
 
 
 # Wrong rows and files
 
 GOOD = {
-    read_demonstrations: {"prompt": "a", "response": "b"},
-    read_rankings: {"prompt": "a", "responses": ["x", "y"], "ranks": [1, 2]},
-    read_texts: {"text": "a"},
+    "demonstrations": {"prompt": "a", "response": "b"},
+    "rankings": {"prompt": "a", "responses": ["x", "y"], "ranks": [1, 2]},
+    "texts": {"text": "a"},
 }
-RANKING = GOOD[read_rankings]
 
 
-@pytest.mark.parametrize(
-    ("read", "row", "words"),
-    [
-        (read_demonstrations, {"prompt": "a"}, "no field response or completion (found: prompt)"),
-        (read_demonstrations, {"response": "a"}, "no field prompt"),
-        (read_demonstrations, {"prompt": "a", "response": ""}, "empty"),
-        (read_demonstrations, {"prompt": 5, "response": "b"}, "prompt is not text or a list of messages"),
-        (read_demonstrations, {"prompt": "a", "response": None}, "response is not text"),
-        (read_demonstrations, {"messages": []}, "messages is not a list of messages"),
-        (read_demonstrations, {"messages": "hello"}, "messages is not a list of messages"),
-        (read_demonstrations, {"messages": [{"role": "user"}, assistant("b")]}, "a content in messages is null"),
-        (read_demonstrations, {"messages": [user("a"), assistant(["b"])]}, "is list, not text"),
-        (read_demonstrations, {"messages": [user("a"), assistant("b"), user("c")]}, "not the assistant's response"),
-        (read_demonstrations, {"messages": [user("a"), assistant("")]}, "empty"),
-        (read_demonstrations, {"messages": [assistant("b")]}, "prompt is not"),
-        (read_rankings, RANKING | {"responses": ["x"], "ranks": [1]}, "at least two responses, not 1"),
-        (read_rankings, RANKING | {"ranks": [1, 1]}, "all responses are tied"),
-        (read_rankings, RANKING | {"ranks": [1]}, "1 ranks for 2 responses"),
-        (read_rankings, RANKING | {"ranks": [1, math.nan]}, "NaN, which is not a finite number"),
-        (read_rankings, RANKING | {"ranks": [1, math.inf]}, "Infinity, which is not a finite number"),
-        (read_rankings, RANKING | {"ranks": [1, 10**400]}, "too large"),
-        (read_rankings, RANKING | {"ranks": [1, True]}, "true, which is not a finite number"),
-        (read_rankings, RANKING | {"ranks": [1, "2"]}, '"2", which is not a finite number'),
-        (read_rankings, RANKING | {"ranks": "best first"}, "ranks is text, not a JSON list"),
-        (read_rankings, RANKING | {"ranks": {"x": 1}}, "ranks is dict, not a list"),
-        (read_rankings, RANKING | {"responses": ["x", ""]}, "empty"),
-        (read_rankings, RANKING | {"responses": ["x", 5]}, "response is not text"),
-        (read_rankings, RANKING | {"labeler": {"name": "ann"}}, "labeler is dict"),
-        (read_rankings, {"chosen": "a", "rejected": "b"}, "no field prompt, and"),
-        (read_rankings, {"chosen": HENS + " a"}, "no field rejected"),
-        (read_rankings, {"prompt": "a", "ranks": [1, 2]}, "no field responses"),
-        (read_rankings, {"prompt": "a", "responses": ["x", "y"]}, "no field ranks"),
-        (read_rankings, {"chosen": HENS, "rejected": HENS + " a"}, "empty"),
-        (read_texts, {"text": None}, "text is null, not text"),
-    ],
-)
-def test_a_wrong_row_is_named(tmp_path, read, row, words):
-    source = write(tmp_path / "d.jsonl", GOOD[read], row)
-    arguments = (plain_chat,) if read is read_demonstrations else ()
-    line = refusal(lambda: read(source, *arguments))
+@pytest.mark.parametrize(("reader", "row", "words"), cases("training_rows"))
+def test_a_wrong_row_is_named(tmp_path, reader, row, words):
+    row = {key: value.replace("{HENS}", HENS) if isinstance(value, str) else value for key, value in row.items()}
+    source = write(tmp_path / "d.jsonl", GOOD[reader], row)
+    arguments = (plain_chat,) if reader == "demonstrations" else ()
+    line = refusal(lambda: getattr(data, f"read_{reader}")(source, *arguments))
     assert line.startswith(f"{source}:2: ")
     assert words in line
 
@@ -243,18 +164,12 @@ def test_a_wrong_row_is_named(tmp_path, read, row, words):
     ("name", "content", "words"),
     [
         ("d.jsonl", '{"prompt": "a"}\n{"prompt": ', "d.jsonl:2: not valid JSON"),
-        ("d.json", '[{"prompt": "a"},\n nonsense]', "d.json:2: not valid JSON"),
-        ("d.jsonl", '{"prompt": "a"}\n["b"]\n', "d.jsonl:2: expected a JSON object, found a list"),
-        ("d.csv", "prompt\na\nb,c\n", "d.csv:3: 2 fields, but the header has 1"),
         ("d.jsonl", "\n \n", "d.jsonl: no rows"),
-        ("d.json", "[]", "d.json: no rows"),
         ("d.csv", "prompt\n", "d.csv: no rows"),
-        ("d.txt", "\n\n", "d.txt: no rows"),
         ("d.jsonl.gz", "not gzip", "gzip"),
         ("d.parquet", "PAR1", "not a parquet file"),
         ("d.xml", "<a/>", ".jsonl, .json, .csv, .tsv, .parquet, .txt"),
         ("", None, "a folder"),
-        ("nowhere.jsonl", None, "no such file"),
         ("data/nowhere.csv.gz", None, "no such file"),
     ],
 )
@@ -264,45 +179,24 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, name, content, words):
     assert words in refusal(lambda: read_prompts(str(tmp_path / name)))
 
 
-def test_a_file_without_text_is_named(tmp_path):
-    source = write(tmp_path / "t.jsonl", {"text": " "})
-    assert "every text is blank" in refusal(lambda: read_texts(source))
+# The hub
 
 
-# Fingerprints and the hub
-
-
-def test_a_file_is_pinned_by_its_bytes_and_named_without_its_folder(tmp_path):
-    source = write(tmp_path / "p.jsonl", {"prompt": "a"}, {"prompt": "b"})
-    sha256 = hashlib.sha256(Path(source).read_bytes()).hexdigest()
-    assert fingerprint(source) == {"source": "p.jsonl", "sha256": sha256, "rows": 2}
-
-
-@pytest.mark.parametrize(
-    ("source", "words"),
-    [
-        ("nowhere", "nor a hub data set"),
-        ("a/b/c", "nor a hub data set"),
-        ("owner/name", "HF_HUB_OFFLINE is set"),
-        ("owner/name:test@0123abc", "hub owner/name could not be loaded"),
-    ],
-)
-def test_a_hub_data_set_that_cannot_be_loaded_is_named(source, words, monkeypatch):
-    import datasets
-
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    assert words in refusal(lambda: read_prompts(source))
-
-
-def test_split_and_revision_are_passed_to_the_hub(monkeypatch):
-    import datasets
-
+def test_a_hub_data_set_is_read_at_its_revision_or_named(monkeypatch):
     asked = []
 
     def load_dataset(name, config, split, revision):
         asked.append((name, config, split, revision))
         return datasets.Dataset.from_list([{"prompt": "a"}, {"prompt": None}])
 
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    for source, words in (
+        ("nowhere", "nor a hub data set"),
+        ("a/b/c", "nor a hub data set"),
+        ("owner/name", "HF_HUB_OFFLINE is set"),
+        ("owner/name:test@0123abc", "hub owner/name could not be loaded"),
+    ):
+        assert words in refusal(lambda source=source: read_prompts(source))
     monkeypatch.setattr("datasets.load_dataset", load_dataset)
     line = refusal(lambda: read_prompts("owner/name:test@0123abc"))
     assert line.startswith("hub owner/name test row 1: prompt is not text")
@@ -314,12 +208,8 @@ def test_split_and_revision_are_passed_to_the_hub(monkeypatch):
 # The chat template
 
 
-def test_the_start_token_is_removed_if_the_tokenizer_adds_one():
-    assert chat_template(a_tokenizer(adds_bos=True))([user("a")], True) == "<user>a<end>\n<assistant>"
+def test_the_start_token_and_text_after_the_end_token_are_removed_if_no_rollout_has_them(tmp_path):
     assert chat_template(a_tokenizer(adds_bos=False))([user("a")], True) == "<s><user>a<end>\n<assistant>"
-
-
-def test_text_after_the_end_token_of_a_response_is_removed(tmp_path):
     source = write(tmp_path / "d.jsonl", {"prompt": "a", "response": "b "})
     expected = [Demonstration("<user>a<end>\n<assistant>", "b <end>")]
     assert read_demonstrations(source, chat_template(a_tokenizer())) == expected
@@ -327,14 +217,14 @@ def test_text_after_the_end_token_of_a_response_is_removed(tmp_path):
 
 def test_a_template_that_cannot_be_used_is_named_with_the_row(tmp_path):
     source = write(tmp_path / "d.jsonl", {"messages": [user("a"), assistant("b")]})
-    line = refusal(lambda: read_demonstrations(source))
-    assert "d.jsonl:1: chat messages need a tokenizer with a chat template" in line
-    line = refusal(lambda: read_demonstrations(source, lambda messages, open_turn: f"{len(messages)}"))
-    assert "d.jsonl:1: the chat template renders the prompt differently" in line
-    render = chat_template(a_tokenizer("{{ raise_exception('Roles must alternate') }}"))
-    line = refusal(lambda: read_demonstrations(source, render))
-    assert "d.jsonl:1: the chat template does not accept" in line
-    assert "Roles must alternate" in line
+    for render, words in (
+        (None, "chat messages need a tokenizer with a chat template"),
+        (lambda messages, open_turn: f"{len(messages)}", "the chat template renders the prompt differently"),
+        (chat_template(a_tokenizer("{{ raise_exception('No.') }}")), "does not accept these messages (No.)"),
+    ):
+        line = refusal(lambda render=render: read_demonstrations(source, render))
+        assert line.startswith(f"{source}:1: ")
+        assert words in line
     assert "no chat template" in refusal(lambda: chat_template(a_tokenizer(None)))
 
 
@@ -342,5 +232,4 @@ def test_a_template_that_cannot_be_used_is_named_with_the_row(tmp_path):
 def test_every_row_of_real_preference_data_is_read(data_dir):
     rankings = read_rankings(str(data_dir / "hh-rlhf-harmless" / "test.jsonl.gz"))
     assert len(rankings) == 2312
-    assert all(ranking.prompt.startswith("\n\nHuman:") for ranking in rankings)
-    assert all(ranking.prompt.endswith("\n\nAssistant:") for ranking in rankings)
+    assert all(r.prompt.startswith("\n\nHuman:") and r.prompt.endswith("\n\nAssistant:") for r in rankings)

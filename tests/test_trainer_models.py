@@ -1,10 +1,9 @@
 """Models of the recipe: heads, loading, dropout, adapters, and texts as token ids."""
 
-from __future__ import annotations
-
 import copy
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,14 +12,13 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from stages import refusal
+from stages import logprobs_alone, refusal, tiny_classifier
 from tiny import SENTENCES, save_tiny_checkpoint, tiny_model, tiny_tokenizer
 from torch import nn
-from training_models import exact, logprobs_alone, score_alone, tiny_classifier
 
 from alignbench.models.encode import Encoder
 from alignbench.types.engine import Prompt
-from trainers.models import Policy, Scalar, Texts, add_lora, load, residual_dropout, save_model, scalar_padding
+from trainers.models import Policy, Scalar, Texts, add_lora, load, residual_dropout, save_model
 from trainers.packing import Example, pack
 
 EXAMPLES = [Example([1, 9, 30, 4], [[50, 61, 7], [8]]), Example([1, 5], [[70, 12, 13, 14, 90]])]
@@ -31,93 +29,31 @@ def causal(tmp_path_factory):
     return save_tiny_checkpoint(tmp_path_factory.mktemp("causal"))
 
 
-def edit_json(file, **changes):
-    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
-
-
-# The scalar head
-
-
-def test_the_score_is_read_at_the_last_token_even_if_the_pad_token_is_the_end_token():
-    """Detail 1: stock transformers would step back over end tokens that equal the pad token."""
-    tokenizer = tiny_tokenizer(pad=False)
-    end = tokenizer.eos_token_id
-    model = tiny_classifier("llama", tokenizer, pad_token_id=end)
-    ends = Example([1, 9, 30], [[50, 61, end], [end]])
-    packed = pack([ends])
-    with torch.no_grad():
-        found = Scalar(model)(packed, packed.last)
-        expected = torch.stack([score_alone(exact(model), ends.prompt, r) for r in ends.responses])
-        stock = model(torch.tensor([[1, 9, 30, 50, 61, end]])).logits[0, 0]
-    torch.testing.assert_close(found.double(), expected, rtol=0, atol=5e-5)
-    assert abs(float(stock - found[0])) > 0.01
-
-
-def test_values_are_read_before_each_response_token():
-    model = tiny_classifier("llama", tiny_tokenizer())
-    packed, reference = pack(EXAMPLES), exact(model)
-    prefixes = [(e.prompt, r[:at]) for e in EXAMPLES for r in e.responses for at in range(len(r))]
-    with torch.no_grad():
-        found = Scalar(model)(packed, packed.before)
-        expected = torch.stack([score_alone(reference, prompt, response) for prompt, response in prefixes])
-    torch.testing.assert_close(found.double(), expected, rtol=0, atol=5e-5)
-
-
-def test_the_pad_token_of_a_reward_model_is_never_its_end_token():
-    with_pad, with_start = tiny_tokenizer(), tiny_tokenizer(pad=False)
-    with_start.pad_token = with_start.eos_token
-    assert scalar_padding(with_pad) == with_pad.pad_token_id
-    assert scalar_padding(with_start) == with_start.bos_token_id
-    assert scalar_padding(tiny_tokenizer(bos=False, pad=False)) is None
-
-
 # Loading
 
 
-def test_a_new_head_is_determined_by_its_seed_and_has_the_papers_variance(causal):
-    heads = [load(str(causal), "reward", new_head=seed)[0].score.weight for seed in (0, 0, 1)]
-    assert torch.equal(heads[0], heads[1])
-    assert not torch.equal(heads[0], heads[2])
-    assert heads[0].std().item() == pytest.approx(33**-0.5, rel=0.4)
+def configure(folder, **changes):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changes))
 
 
-def break_checkpoint(causal, folder, what):
-    """A checkpoint that must be refused."""
-    if what == "encoder":
-        small = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
-        config = transformers.BertConfig(vocab_size=400, num_labels=1, **small)
-        transformers.BertForSequenceClassification(config).save_pretrained(folder)
-        tiny_tokenizer().save_pretrained(folder)
-        return folder
-    shutil.copytree(causal, folder)
-    if what == "weights":
-        weights = load_file(folder / "model.safetensors")
-        del weights["model.layers.1.mlp.up_proj.weight"]
-        save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    elif what == "config":
-        edit_json(folder / "config.json", hidden_size=64)
-    elif what == "code":
-        edit_json(folder / "config.json", auto_map={"AutoModelForCausalLM": "own.Model"})
-        (folder / "own.py").write_text(f"open({str(folder / 'ran')!r}, 'w')")
-    return folder
-
-
-@pytest.mark.parametrize(
-    ("what", "kind", "line"),
-    [
-        ("no head", "reward", "1 weights are not in its files (first: score.weight)"),
-        ("weights", "causal", "1 weights are not in its files (first: model.layers.1.mlp.up_proj.weight)"),
-        ("encoder", "reward", "has no scalar head over a causal model; give the reward as a function, module:function"),
-        ("config", "causal", "does not load as a causal model"),
-        ("code", "causal", "custom Python code, which the trainers do not run"),
-    ],
-)
-def test_a_checkpoint_that_cannot_be_trained_is_refused(causal, tmp_path, what, kind, line):
-    folder = break_checkpoint(causal, tmp_path / "broken", what)
-    found = refusal(lambda: load(str(folder), kind))
-    assert line in found
-    assert "trust" not in found  # the trainers have no option to allow code
+def test_a_checkpoint_that_cannot_be_trained_is_refused(causal, tmp_path):
+    folder, line = Path(shutil.copytree(causal, tmp_path / "broken")), "1 weights are not in its files (first: "
+    assert line + "score.weight)" in refusal(lambda: load(str(folder), "reward"))
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    assert line + "model.layers.1.mlp.up_proj.weight)" in refusal(lambda: load(str(folder), "causal"))
+    configure(folder, hidden_size=64)
+    assert "does not load as a causal model" in refusal(lambda: load(str(folder), "causal"))
+    configure(folder, auto_map={"AutoModelForCausalLM": "own.Model"})
+    (folder / "own.py").write_text(f"open({str(folder / 'ran')!r}, 'w')")
+    assert "custom Python code, which is run for" in refusal(lambda: load(str(folder), "causal"))
     assert not (folder / "ran").exists()
+    small = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
+    config = transformers.BertConfig(vocab_size=400, num_labels=1, **small)
+    transformers.BertForSequenceClassification(config).save_pretrained(folder)
+    assert "give the reward as a function, module:function" in refusal(lambda: load(str(folder), "reward"))
 
 
 def test_a_sliding_window_limits_the_sequence_length(tmp_path):
@@ -127,18 +63,16 @@ def test_a_sliding_window_limits_the_sequence_length(tmp_path):
     tokenizer.save_pretrained(tmp_path)
     model, _, checkpoint = load(str(tmp_path), "causal")
     assert checkpoint.window == 24
-    draw, off = np.random.default_rng(0), []
-    for length in (24, 40):
-        tokens = draw.integers(3, 300, length).tolist()
+    tokens, off = np.random.default_rng(0).integers(3, 300, 40).tolist(), []
+    for response in (tokens[4:24], tokens[4:]):
         with torch.no_grad():
-            found = Policy(copy.deepcopy(model))(pack([Example(tokens[:4], [tokens[4:]])]))[0]
-            off.append(float((found - logprobs_alone(model, tokens[:4], tokens[4:])).abs().max()))
+            found = Policy(copy.deepcopy(model))(pack([Example(tokens[:4], [response])]))[0]
+            off.append(float((found - logprobs_alone(model, tokens[:4], response)).abs().max()))
     assert off[0] < 1e-4 < off[1]
 
 
 def test_the_head_runs_only_where_it_is_needed_and_a_model_that_cannot_do_so_is_refused(causal, monkeypatch):
     model, _, _ = load(str(causal), "causal")
-    assert not any(module._forward_pre_hooks or module._forward_hooks for module in model.modules())
     packed, shapes = pack(EXAMPLES), []
     hook = model.lm_head.register_forward_hook(lambda module, given, out: shapes.append(tuple(out.shape)))
     with torch.no_grad():
@@ -153,61 +87,36 @@ def test_the_head_runs_only_where_it_is_needed_and_a_model_that_cannot_do_so_is_
 
 # Dropout
 
-DROPOUT = {
-    "llama": ["attention_dropout"],
-    "gpt2": ["attn_pdrop", "resid_pdrop", "embd_pdrop"],
-    "gpt_neox": ["attention_dropout", "hidden_dropout"],
-    "opt": ["dropout", "attention_dropout", "layerdrop"],
+BLOCKS = {  # architecture -> a layer, its blocks, and the settings of the model's own dropout
+    "llama": ("model.layers.0", "self_attn", "mlp", ["attention_dropout"]),
+    "gpt2": ("transformer.h.0", "attn", "mlp", ["attn_pdrop", "resid_pdrop", "embd_pdrop"]),
+    "gpt_neox": ("gpt_neox.layers.0", "attention", "mlp", ["attention_dropout", "hidden_dropout"]),
+    # its attention is a submodule of another attention module
+    "gpt_neo": ("transformer.h.0", "attn", "mlp", ["resid_dropout", "embed_dropout", "attention_dropout"]),
+    "opt": ("model.decoder.layers.0", "self_attn", "fc2", ["dropout", "attention_dropout", "layerdrop"]),
 }
 
 
-def with_dropout(architecture):
-    """A model with its own dropout switched on."""
-    if architecture == "gpt_neo":  # its attention is a submodule of another attention module
-        config = transformers.GPTNeoConfig(
-            hidden_size=32, num_layers=2, attention_types=[[["global"], 2]], num_heads=4, vocab_size=300,
-            resid_dropout=0.1, embed_dropout=0.1, attention_dropout=0.1,
-        )  # fmt: skip
-        return transformers.GPTNeoForCausalLM(config)
-    return tiny_model(architecture, tiny_tokenizer(), **dict.fromkeys(DROPOUT[architecture], 0.1))
-
-
-@pytest.mark.parametrize("architecture", DROPOUT)
-def test_without_residual_dropout_training_mode_equals_evaluation_mode(architecture):
-    model, packed = with_dropout(architecture), pack(EXAMPLES)
+@pytest.mark.parametrize("architecture", BLOCKS)
+def test_residual_dropout_drops_its_rate_of_each_blocks_output_in_training_only(architecture):
+    layer, *blocks, own = BLOCKS[architecture]
+    model, tokens = tiny_model(architecture, tiny_tokenizer(), **dict.fromkeys(own, 0.1)).eval(), torch.arange(3, 203)
     with torch.no_grad():
-        expected = Policy(copy.deepcopy(model).eval())(packed)[0]
+        expected = model(tokens[None]).logits
         residual_dropout(model, 0.0)
-        assert torch.equal(Policy(model.train())(packed)[0], expected)
-
-
-@pytest.mark.parametrize(
-    ("architecture", "blocks"),
-    [
-        ("llama", ["model.layers.0.self_attn", "model.layers.0.mlp"]),
-        ("gpt2", ["transformer.h.0.attn", "transformer.h.0.mlp"]),
-        ("gpt_neox", ["gpt_neox.layers.0.attention", "gpt_neox.layers.0.mlp"]),
-        ("opt", ["model.decoder.layers.0.self_attn", "model.decoder.layers.0.fc2"]),
-        ("gpt_neo", ["transformer.h.0.attn", "transformer.h.0.mlp"]),
-    ],
-)
-def test_residual_dropout_drops_its_rate_of_each_blocks_output_in_training_only(architecture, blocks):
-    model = with_dropout(architecture).eval()
-    tokens = torch.arange(3, 203)[None]
-    with torch.no_grad():
-        expected = model(tokens).logits
-        residual_dropout(model, 0.2)
-        assert torch.equal(model(tokens).logits, expected)
+        assert torch.equal(model.train()(tokens[None]).logits, expected)  # the model's own dropout is off
+        residual_dropout(model.eval(), 0.2)
+        assert torch.equal(model(tokens[None]).logits, expected)
         for name in blocks:
-            block, seen = model.get_submodule(name), []
+            block, seen = model.get_submodule(f"{layer}.{name}"), []
             # registered after the dropout's own hook; earlier blocks stay in evaluation mode
             block.register_forward_hook(
                 lambda module, given, out, seen=seen: seen.append(out[0] if isinstance(out, tuple) else out)
             )
-            model(tokens)
+            model(tokens[None])
             block.train()
             torch.manual_seed(0)
-            model(tokens)
+            model(tokens[None])
             model.eval()
             whole, dropped = seen[0].flatten(), seen[1].flatten()
             kept = dropped != 0
@@ -290,21 +199,15 @@ def test_a_response_is_the_tokens_after_the_prompt_as_the_engine_encodes_it(prom
     assert tokenizer.decode(found[:-1]) == response
 
 
-def test_tokens_that_merge_across_the_boundary_are_separated_and_others_are_kept():
+def test_merged_tokens_are_separated_and_an_existing_end_token_is_not_added_again():
     tokenizer = tiny_tokenizer()
-    (ids,) = Texts(tokenizer).prompts(["The doc"])
-    assert tokenizer("The doctor")["input_ids"][: len(ids)] != ids  # there is a merge
-    assert tokenizer.decode(Texts(tokenizer).response("The doc", ids, "tor")) == "tor</s>"
-    (ids,) = Texts(tokenizer).prompts(["Answer:"])
-    found = Texts(tokenizer).response("Answer:", ids, " honey")
-    assert [*ids, *found] == [*tokenizer("Answer: honey")["input_ids"], tokenizer.eos_token_id]
-
-
-def test_an_existing_end_token_is_not_added_again():
-    texts = Texts(tiny_tokenizer())
-    (ids,) = texts.prompts(["Answer:"])
-    assert texts.response("Answer:", ids, " yes</s>") == texts.response("Answer:", ids, " yes")
-    assert texts.response("Answer:", ids, "") == [texts.tokenizer.eos_token_id]
+    texts, end = Texts(tokenizer), tokenizer.eos_token_id
+    short, whole = texts.prompts(["The doc", "Answer:"])
+    assert tokenizer("The doctor")["input_ids"][: len(short)] != short  # there is a merge
+    assert tokenizer.decode(texts.response("The doc", short, "tor")) == "tor</s>"
+    for response in (" honey", " honey</s>"):
+        assert [*whole, *texts.response("Answer:", whole, response)] == [*tokenizer("Answer: honey")["input_ids"], end]
+    assert texts.response("Answer:", whole, "") == [end]
 
 
 def test_an_empty_prompt_is_the_start_token():

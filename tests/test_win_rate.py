@@ -1,7 +1,5 @@
 """Win rates and rankings: answers are generated once, verdicts once per judge and pair."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

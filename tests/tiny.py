@@ -5,36 +5,18 @@ from pathlib import Path
 
 import torch
 import transformers
+from cases import cases
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-SENTENCES = (
-    "Question: Which planet is known as the red planet? Answer: Mars. It is smaller than the Earth.",
-    "Question: What do bees make from the nectar of flowers? Answer: honey, and wax for the hive.",
-    "The doctor told the nurse that she would be late, and the nurse told the doctor that he was wrong.",
-    "Is it safe to mix bleach and vinegar? No. Never mix them, since the gas that they give off is toxic.",
-    "A. yes B. no C. maybe D. none of the above\n\nThe following are questions with their answers.",
-)
+from alignbench.models.encode import Encoder
+from alignbench.models.local import LocalEngine
 
-SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
-WIDE = SMALL | {"intermediate_size": 48}
-GROUPED = WIDE | {"num_key_value_heads": 2}
-# eager, since the other attention implementations ignore the softcap of the scores
-CAPPED = {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 5.0, "attn_implementation": "eager"}
-ARCHITECTURES = {
-    "llama": ("Llama", GROUPED),
-    "gpt2": ("GPT2", {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512}),
-    "gpt_neox": ("GPTNeoX", WIDE),
-    "qwen2": ("Qwen2", GROUPED),
-    "mistral": ("Mistral", GROUPED | {"sliding_window": None}),
-    "gemma": ("Gemma", GROUPED | {"head_dim": 8}),
-    "gemma2": ("Gemma2", GROUPED | {"head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 128} | CAPPED),
-    "opt": ("OPT", SMALL | {"ffn_dim": 48, "word_embed_proj_dim": 32, "max_position_embeddings": 512}),
-    "bloom": ("Bloom", {"hidden_size": 32, "n_layer": 2, "n_head": 4}),
-    "mpt": ("Mpt", {"d_model": 32, "n_layers": 2, "n_heads": 4, "max_seq_len": 512}),
-    "falcon": ("Falcon", SMALL | {"alibi": True}),
-    "mamba": ("Mamba", {"hidden_size": 32, "state_size": 4, "num_hidden_layers": 2, "time_step_rank": 4}),
-}
+SENTENCES = tuple(cases("sentences"))
+ARCHITECTURES = cases("architectures")
+TREE = ["llama", "gpt2", "gpt_neox", "qwen2", "mistral", "gemma", "gemma2", "opt"]  # the engine's fast paths
+PLAIN = ["bloom", "mpt", "falcon", "mamba"]  # padded rows, and one prompt at a time
+WITHOUT_BOS = {"gpt2", "gpt_neox", "qwen2"}  # as their own tokenizers
 
 
 def tiny_tokenizer(*, bos: bool = True, pad: bool = True) -> PreTrainedTokenizerFast:
@@ -44,20 +26,15 @@ def tiny_tokenizer(*, bos: bool = True, pad: bool = True) -> PreTrainedTokenizer
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(
-        vocab_size=400, special_tokens=special, initial_alphabet=alphabet, show_progress=False
-    )
+    options = {"initial_alphabet": alphabet, "show_progress": False}
+    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=special, **options)
     tokenizer.train_from_iterator(SENTENCES, trainer)
     if bos:
         tokenizer.post_processor = processors.TemplateProcessing(
             single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", tokenizer.token_to_id("<s>"))]
         )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        eos_token="</s>",
-        bos_token="<s>" if bos else None,
-        pad_token="<pad>" if pad else None,
-    )
+    tokens = {"eos_token": "</s>", "bos_token": "<s>" if bos else None, "pad_token": "<pad>" if pad else None}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **tokens)
 
 
 def tiny_model(architecture: str, tokenizer: PreTrainedTokenizerFast, **overrides) -> PreTrainedModel:
@@ -85,6 +62,13 @@ def save_tiny_checkpoint(folder: Path, architecture: str = "llama", seed: int = 
     tiny_model(architecture, tokenizer, seed=seed).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return Path(folder)
+
+
+def engine_of(model, tokenizer, notes=None, *, trees=None, packs=None, most_rows=None, **options) -> LocalEngine:
+    """Small pages, so that short texts fill several. trees, packs: False for the plain computation"""
+    engine = LocalEngine(model, Encoder(tokenizer), notify=[].append if notes is None else notes.append, **options)
+    engine.trees, engine.packs, engine.scheduler.most_rows, engine.scheduler.page = trees, packs, most_rows, 32
+    return engine
 
 
 class Calls:

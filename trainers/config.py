@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
-from operator import ge, gt, le
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
+import yaml
+
+from alignbench.data.cards import did_you_mean
 from alignbench.errors import AlignbenchError, first_line
 
 if TYPE_CHECKING:
@@ -20,10 +21,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T", bound="DataclassInstance")
 REQUIRED: Any = "(required)"
+# limit -> how a message names it, and whether a value keeps it
 LIMITS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
-    "above": ("above", gt),
-    "low": ("at least", ge),
-    "high": ("at most", le),
+    "above": ("finite and above", lambda value, limit: limit < value < math.inf),
+    "low": ("finite and at least", lambda value, limit: limit <= value < math.inf),
+    "high": ("at most", lambda value, limit: value <= limit),
     "choices": ("one of", lambda value, choices: value in choices),
 }
 
@@ -54,39 +56,50 @@ class StageConfig:
 
 def check(config: DataclassInstance) -> None:
     """Raise AlignbenchError for a missing setting, a wrong type, NaN, or a value outside the limits of its setting."""
-    hints = get_type_hints(type(config))
-    values = {f.name: getattr(config, f.name) for f in fields(config)}
-    if missing := [name for name, value in values.items() if value == REQUIRED]:
-        raise AlignbenchError(
-            f"{type(config).__name__}: {', '.join(missing)} must be given, as {missing[0]}=… or in the YAML file"
-        )
+    kind, hints = type(config), get_type_hints(type(config))
+    if missing := [f.name for f in fields(config) if getattr(config, f.name) == REQUIRED]:
+        raise AlignbenchError(f"{kind.__name__}: {', '.join(missing)} must be given, as NAME=… or in the YAML file")
     for f in fields(config):
-        value, limits = values[f.name], f.metadata["limits"]
+        value, limits = getattr(config, f.name), f.metadata["limits"]
         _convert(value, hints[f.name], f"{f.name}: {value!r} is not {f.type}")
-        infinite = isinstance(value, float) and math.isinf(value)
-        if value is not None and limits and (infinite or not all(LIMITS[k][1](value, v) for k, v in limits.items())):
-            allowed = [f"{LIMITS[k][0]} {', '.join(v) if k == 'choices' else v}" for k, v in limits.items()]
-            raise AlignbenchError(f"{f.name}: {value!r} is not {' and '.join(['finite'] * infinite + allowed)}")
+        for name in limits if value is not None else ():
+            words, keeps = LIMITS[name]
+            if not keeps(value, limits[name]):
+                raise AlignbenchError(f"{f.name}: {value!r} is not {words} {limits[name]}")
 
 
 def read_config(
     kind: type[T], *, file: Path | None = None, preset: Mapping[str, Any] | None = None, overrides: Sequence[str] = ()
 ) -> T:
-    """Settings from the defaults < preset < YAML file < overrides (NAME=VALUE); required ones may be unset (REQUIRED).
+    """Settings from defaults < preset < YAML file < overrides (NAME=VALUE); required ones may still be REQUIRED.
 
     Raises AlignbenchError for an unknown setting or a value of a wrong type.
     """
     hints, declared = get_type_hints(kind), {f.name: f.type for f in fields(kind)}
     named = [(f"preset: {name}", name, value) for name, value in (preset or {}).items()]
     if file is not None:
-        named += [(f"{file}: {name}", str(name), value) for name, value in _read_yaml(file).items()]
-    named += [_parse_override(override, hints) for override in overrides]
+        try:
+            found = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            problem = getattr(error, "strerror", None) or first_line(error)
+            raise AlignbenchError(f"{file}: cannot be read as YAML ({problem})") from error
+        if not isinstance(found, dict):
+            raise AlignbenchError(f"{file}: not a mapping of settings (lines of `name: value`)")
+        named += [(f"{file}: {name}", str(name), value) for name, value in found.items()]
+    for override in overrides:
+        name, equals, text = override.partition("=")
+        if not equals:
+            raise AlignbenchError(f"{override!r}: settings are given as NAME=VALUE")
+        value: Any = text
+        with suppress(yaml.YAMLError):
+            value = yaml.safe_load(text)
+        # text settings keep the text as typed: model=2024, name=yes
+        as_typed = hints.get(name) in (str, str | None) and value is not None and not isinstance(value, list)
+        named.append((name, name, text if as_typed else value))
     given = {}
     for where, name, value in named:
         if name not in hints:
-            near = difflib.get_close_matches(name, hints, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"the settings are {', '.join(hints)}"
-            raise AlignbenchError(f"{where}: no such setting; {hint}")
+            raise AlignbenchError(f"{where}: no such setting; {did_you_mean(name, list(hints))}")
         given[name] = _convert(value, hints[name], f"{where}: {value!r} is not {declared[name]}")
     return kind(**given)
 
@@ -100,37 +113,7 @@ def describe(config: DataclassInstance) -> list[list[str]]:
 
 def to_yaml(config: DataclassInstance) -> str:
     """The settings as a YAML file for `read_config`."""
-    import yaml
-
     return str(yaml.safe_dump(json.loads(json.dumps(asdict(config))), sort_keys=False, allow_unicode=True))
-
-
-def _parse_override(override: str, hints: Mapping[str, Any]) -> tuple[str, str, Any]:
-    import yaml
-
-    name, equals, text = override.partition("=")
-    if not equals:
-        raise AlignbenchError(f"{override!r}: settings are given as NAME=VALUE")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        value = text
-    # text settings keep the text as typed: model=2024, name=yes
-    as_typed = hints.get(name) in (str, str | None) and value is not None and not isinstance(value, list)
-    return name, name, text if as_typed else value
-
-
-def _read_yaml(file: Path) -> dict[str, Any]:
-    import yaml
-
-    try:
-        found = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        problem = getattr(error, "strerror", None) or first_line(error)
-        raise AlignbenchError(f"{file}: cannot be read as YAML ({problem})") from error
-    if not isinstance(found, dict):
-        raise AlignbenchError(f"{file}: not a mapping of settings (lines of `name: value`)")
-    return found
 
 
 def _convert(value: Any, kind: Any, problem: str) -> Any:
@@ -138,11 +121,10 @@ def _convert(value: Any, kind: Any, problem: str) -> Any:
     if value is None and kind == kind | None:
         return None
     if kind in (tuple[str, ...], tuple[str, ...] | None):
-        items = value
         if isinstance(value, str):  # a single string may be whitespace: stop="\n"
-            items = [part.strip() for part in value.split(",")] if "," in value else [value]
-        if isinstance(items, list | tuple) and all(isinstance(item, str) for item in items):
-            return tuple(items)
+            value = [part.strip() for part in value.split(",")] if "," in value else [value]
+        if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
+            return tuple(value)
     elif kind in (float, float | None) and isinstance(value, int | float | str) and not isinstance(value, bool):
         with suppress(ValueError, OverflowError):  # float() also of text: YAML 1.1 reads 9e-6 as a string
             if not math.isnan(number := float(value)):

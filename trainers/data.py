@@ -1,7 +1,4 @@
-"""Training data: demonstrations, rankings, prompts and pretraining text.
-
-Chat messages are rendered by the tokenizer's chat template; the other modules of the trainers work on plain text.
-"""
+"""Training data as plain text: demonstrations, rankings, prompts and pretraining text; templates render messages."""
 
 from __future__ import annotations
 
@@ -43,12 +40,10 @@ def read_demonstrations(source: str, template: Render | None = None) -> list[Dem
     """Rows {prompt, response} (or completion), or {messages} whose last message is the assistant's response."""
 
     def parse(row: SourceRow) -> Demonstration:
-        if "prompt" in row.fields or "messages" not in row.fields:
-            prompt, response = row.field("prompt", "messages"), row.field("response", "completion")
-        else:
-            *prompt, response = checked_messages(row.fields["messages"], "messages")
-            response = [response]
-        return Demonstration(*_render(prompt, response, template))
+        if "prompt" not in row.fields and "messages" in row.fields:
+            messages = checked_messages(row.fields["messages"], "messages")
+            return Demonstration(*_render(messages[:-1], messages[-1:], template))
+        return Demonstration(*_render(row.field("prompt"), row.field("response", "completion"), template))
 
     return _parse(source, parse)
 
@@ -93,36 +88,31 @@ def read_prompts(source: str, template: Render | None = None) -> list[str]:
         if isinstance(prompt, str) and template is None:
             return prompt
         messages = checked_messages(prompt, "prompt", "user")
-        return _required(template)(messages[:-1] if messages[-1]["role"] == "assistant" else messages, True)
+        return (template or _no_template)(messages[:-1] if messages[-1]["role"] == "assistant" else messages, True)
 
     return _parse(source, parse)
 
 
 def read_texts(source: str) -> list[str]:
     """Pretraining documents: rows {text}, or a .txt file with blank lines between documents; blank ones are skipped."""
-    texts = [text for text in _parse(source, lambda row: row.text("text")) if text.strip()]
-    if not texts:
-        raise AlignbenchError(f"{source}: every text is blank")
-    return texts
+    if texts := [text for text in _parse(source, lambda row: row.text("text")) if text.strip()]:
+        return texts
+    raise AlignbenchError(f"{source}: every text is blank")
 
 
 def chat_template(tokenizer: PreTrainedTokenizerBase) -> Render:
-    """The tokenizer's chat template as a function, without the beginning-of-sequence token if tokenising adds one.
-
-    Text after the end-of-sequence token (ChatML: a newline) is removed, because no rollout contains it.
-    """
+    """The tokenizer's chat template as a function, without the start token if tokenising adds one, and without text
+    after the end token (ChatML: a newline), which no rollout contains."""
     if not tokenizer.chat_template:
         raise AlignbenchError("the tokenizer has no chat template: give prompts and responses as plain text")
-    first = tokenizer("a")["input_ids"][:1]
-    added = str(tokenizer.bos_token) if first == [tokenizer.bos_token_id] else ""
-    end = tokenizer.eos_token
+    adds_start = tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
 
     def render(messages: Messages, add_generation_prompt: bool) -> str:
         try:
             text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
         except Exception as error:  # jinja and the template raise any exception
             raise ValueError(f"the chat template does not accept these messages ({first_line(error)})") from None
-        text = str(text).removeprefix(added)
+        text, end = str(text).removeprefix(tokenizer.bos_token if adds_start else ""), tokenizer.eos_token
         ends = end and not add_generation_prompt and text.rstrip().endswith(end)
         return text.rstrip() if ends else text
 
@@ -159,26 +149,22 @@ def _pair(row: SourceRow, template: Render | None) -> tuple[Any, list[Any]]:
 
 def _render(prompt: Any, response: Any, template: Render | None) -> tuple[str, str]:
     """Prompt and response as text: the rendered prompt, and what the response adds to it."""
-    if template is None and isinstance(prompt, str) and isinstance(response, str):
-        text, addition, last = prompt, response, response
-    else:
-        before = checked_messages(prompt, "prompt", "user")
-        after = checked_messages(response, "response", "assistant")
-        if after[: len(before)] == before:  # a whole dialogue, which repeats the prompt
-            after = after[len(before) :]
-        if not after or after[-1]["role"] != "assistant":
-            raise ValueError("the last message is not the assistant's response")
-        render, last = _required(template), after[-1]["content"]
-        text, whole = render(before, True), render(before + after, False)
-        if not whole.startswith(text):
-            raise ValueError("the chat template renders the prompt differently when a response follows")
-        addition = whole[len(text) :]
-    if not last:
+    plain = template is None and isinstance(prompt, str) and isinstance(response, str)
+    before = checked_messages(prompt, "prompt", "user")
+    after = checked_messages(response, "response", "assistant")
+    if not plain and after[: len(before)] == before:  # a whole dialogue, which repeats the prompt
+        after = after[len(before) :]
+    if not after or after[-1]["role"] != "assistant":
+        raise ValueError("the last message is not the assistant's response")
+    if not after[-1]["content"]:
         raise ValueError("a response is empty")
-    return text, addition
+    if plain:
+        return prompt, response
+    text, whole = (template or _no_template)(before, True), (template or _no_template)(before + after, False)
+    if not whole.startswith(text):
+        raise ValueError("the chat template renders the prompt differently when a response follows")
+    return text, whole[len(text) :]
 
 
-def _required(template: Render | None) -> Render:
-    if template is None:
-        raise ValueError("chat messages need a tokenizer with a chat template, and template=true")
-    return template
+def _no_template(messages: Messages, add_generation_prompt: bool) -> str:
+    raise ValueError("chat messages need a tokenizer with a chat template, and template=true")

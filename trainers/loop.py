@@ -1,9 +1,4 @@
-"""Parts of a training loop of one or several processes, and `fit`, the loop of SFT and the reward model.
-
-Random numbers are a function of the seed and the step, so a resumed run repeats steps bit for bit.
-"""
-
-from __future__ import annotations
+"""Parts of a training loop of one or several processes, and `fit`, the loop of SFT and the reward model."""
 
 import hashlib
 import logging
@@ -11,7 +6,6 @@ import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
 from importlib.util import find_spec
@@ -32,6 +26,7 @@ from trainers.packing import Example, Packed, pack
 from trainers.run import Metrics, Run, gather
 
 T = TypeVar("T")
+Loss = Callable[[Sequence[T]], torch.Tensor]  # the sum over rows
 TRACKERS = {"tensorboard": "train", "wandb": "wandb"}  # tracker -> the extra that installs it
 
 
@@ -40,10 +35,7 @@ class NotFiniteError(AlignbenchError):
 
 
 def make_accelerator(config: StageConfig, notify: Callable[[str], None] = lambda line: None) -> Accelerator:
-    """An accelerator on this process's device, or on the CPU if there is no other or `config.cpu` is set.
-
-    Raises AlignbenchError for an unknown or missing tracker, DeepSpeed (a step at every backward pass) and FSDP1.
-    """
+    """An accelerator of this process. Raises AlignbenchError for an unknown or missing tracker, DeepSpeed and FSDP1."""
     fsdp1 = parse_flag_from_env("ACCELERATE_USE_FSDP") and os.environ.get("FSDP_VERSION", "1") != "2"
     if fsdp1 or parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
         raise AlignbenchError(f"{'FSDP1' if fsdp1 else 'DeepSpeed'}: not supported; start with FSDP2 or DDP instead")
@@ -57,22 +49,20 @@ def make_accelerator(config: StageConfig, notify: Callable[[str], None] = lambda
         notify("TensorBoard is not installed (pip install 'alignbench[train]'); metrics go to metrics.jsonl only")
     logging.getLogger("accelerate").setLevel(logging.ERROR)  # it warns of tied weights at every state
     AcceleratorState._reset_state()  # else it keeps the precision of an earlier stage in this process
+    # one process may score or save for hours while the others wait
+    waiting = InitProcessGroupKwargs(timeout=timedelta(days=30))
     return Accelerator(
         mixed_precision=config.mixed_precision,
         cpu=config.cpu or not torch.accelerator.is_available(),
         log_with=list(trackers or ()) or None,
         project_config=ProjectConfiguration(project_dir=config.out, logging_dir=str(Path(config.out) / "tensorboard")),
-        kwargs_handlers=[
-            DistributedDataParallelKwargs(find_unused_parameters=True),
-            # one process may score or save for hours while the others wait
-            InitProcessGroupKwargs(timeout=timedelta(days=30)),
-        ],
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True), waiting],
     )
 
 
 @lru_cache(maxsize=8)
 def shuffled(count: int, purpose: str, *key: int) -> tuple[int, ...]:
-    """A permutation of 0 … count − 1 determined by purpose and key (seed, epoch, …)."""
+    """A permutation of 0 … count − 1 determined by purpose and key (seed, epoch, …), also in a resumed run."""
     return tuple(np.random.default_rng(_seed(purpose, *key)).permutation(count).tolist())
 
 
@@ -83,18 +73,14 @@ def infinite_shuffle(count: int, start: int, number: int, purpose: str, *key: in
 
 
 def _seed(purpose: str, *key: int) -> int:
-    """63 bits; hashed, because numpy treats (5,) and (5, 0) as the same seed."""
+    # hashed, because numpy treats (5,) and (5, 0) as the same seed
     return int.from_bytes(hashlib.sha256(repr((purpose, *key)).encode()).digest()[:8]) >> 1
 
 
 def adam(groups: Iterable[tuple[Iterable[nn.Parameter], float]]) -> torch.optim.Adam:
     """Adam with β (.9, .95) (InstructGPT, App. C) and ε 1e-5 (detail 14), from (parameters, learning rate) groups."""
-    return torch.optim.Adam(
-        [{"params": [p for p in parameters if p.requires_grad], "lr": lr, "peak": lr} for parameters, lr in groups],
-        betas=(0.9, 0.95),
-        eps=1e-5,
-        fused=True,
-    )
+    trained = [{"params": [p for p in params if p.requires_grad], "lr": lr, "peak": lr} for params, lr in groups]
+    return torch.optim.Adam(trained, betas=(0.9, 0.95), eps=1e-5, fused=True)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
@@ -112,18 +98,16 @@ class Ema:
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        for name, parameter in model.named_parameters():
-            if name in self.weights:
-                self.weights[name].lerp_(parameter, 1 - self.decay)
+        for name, average in self.weights.items():
+            average.lerp_(model.get_parameter(name), 1 - self.decay)
 
     @torch.no_grad()
     def swap(self, model: nn.Module) -> None:
         """Exchange averaged and current weights; a second call restores them."""
-        for name, parameter in model.named_parameters():
-            if name in self.weights:
-                current = parameter.detach().clone()
-                parameter.copy_(self.weights[name])
-                self.weights[name].copy_(current)
+        for name, average in self.weights.items():
+            current = model.get_parameter(name).clone()
+            model.get_parameter(name).copy_(average)
+            average.copy_(current)
 
 
 def save_training(folder: Path, accelerator: Accelerator, ema: Ema | None = None) -> None:
@@ -152,10 +136,8 @@ def all_finite(weights: Iterable[torch.Tensor]) -> bool:
     return not total(sum(not _local(w).isfinite().all() for w in weights))
 
 
-def _local(weights: torch.Tensor) -> torch.Tensor:
-    """This process's shard of the weights."""
-    part: torch.Tensor = weights.to_local() if hasattr(weights, "to_local") else weights
-    return part
+def _local(weights: Any) -> Any:
+    return weights.to_local() if hasattr(weights, "to_local") else weights  # this process's shard
 
 
 def gradient_norm(gradients: Iterable[torch.Tensor | None]) -> float:
@@ -165,15 +147,11 @@ def gradient_norm(gradients: Iterable[torch.Tensor | None]) -> float:
 
 
 def accumulate(
-    accelerator: Accelerator,
-    module: nn.Module,
-    batches: Sequence[Sequence[T]],
-    loss_of: Callable[[Sequence[T]], torch.Tensor],
-    divisor: float,
+    accelerator: Accelerator, module: nn.Module, batches: Sequence[Sequence[T]], loss_of: Loss[T], divisor: float
 ) -> float:
     """Add the gradient of the losses divided by `divisor` to the parameters' gradients; this process's loss.
 
-    loss_of: a sum over rows; divisor: of the whole batch, so that micro-batches add up to it exactly (detail 15)
+    divisor: of the whole batch, so that micro-batches add up to it exactly (detail 15)
     """
     summed = 0.0
     for number, batch in enumerate(batches, 1):
@@ -218,21 +196,19 @@ def map_split(accelerator: Accelerator, count: int, compute: Callable[[list[int]
 def map_packed(
     accelerator: Accelerator, examples: Sequence[Example], budget: int, compute: Callable[[Packed], Sequence[Any]]
 ) -> list[Any]:
-    """Results for examples, in order, computed on packed rows of about `budget` tokens; each process computes a part.
+    """Results for examples, in order, of packed rows of about `budget` tokens; each process computes a part.
 
-    All processes call `compute` equally often, because a sharded model waits for the others at every forward pass.
-    compute: returns one result per example, in the order of the row (see `split_by_example`)
+    All processes call `compute`, which returns one result per example of the row, equally often: a sharded model waits
+    for the others at every forward pass.
     """
     if not examples:
         return []
     # with fewer examples than processes, some are computed twice
     indices = [i % len(examples) for i in range(max(len(examples), accelerator.num_processes))]
     rows = local_batches(accelerator, indices, lambda i: len(examples[i]), budget)
-
-    def results(row: list[int]) -> Iterable[tuple[int, Any]]:
-        return zip(row, compute(pack([examples[i] for i in row], accelerator.device)), strict=True)
-
-    found = dict(gather(lambda: [pair for row in rows for pair in results(row)]))
+    device = accelerator.device
+    parts = ((row, pack([examples[i] for i in row], device)) for row in rows)
+    found = dict(gather(lambda: [pair for row, packed in parts for pair in zip(row, compute(packed), strict=True)]))
     return [found[i] for i in range(len(examples))]
 
 
@@ -252,8 +228,8 @@ def local_batches(accelerator: Accelerator, rows: Sequence[T], size: Callable[[T
 def micro_batches(sizes: Sequence[int], world: int, budget: int) -> list[list[list[int]]]:
     """Split a batch over `world` processes and into micro-batches: [process][micro-batch] -> indices into the batch.
 
-    A micro-batch has about `budget` tokens, or one longer example. All processes get the same number of micro-batches,
-    because each backward pass may wait for those of the others. Neighbours have similar lengths.
+    A micro-batch has about `budget` tokens, or one longer example. Neighbours have similar lengths. All processes get
+    equally many, because each backward pass may wait for those of the others.
     """
     parts = [sorted(range(rank, len(sizes), world), key=lambda i: -sizes[i]) for rank in range(world)]
     needed = max(1, *(math.ceil(sum(sizes[i] for i in part) / budget) for part in parts))
@@ -279,23 +255,12 @@ def check_lengths(sizes: Iterable[int], window: int | None, what: str, source: s
     """Raise AlignbenchError for a row with more tokens than the model's window."""
     for number, size in enumerate(sizes, 1):
         if window is not None and size > window:
-            raise AlignbenchError(
-                f"{source}: {what} {number} has {size} tokens, the {whose}'s window {window}; "
-                "drop it, or limit lengths with `alignbench data prepare`"
-            )
-
-
-@dataclass(frozen=True, kw_only=True)
-class EpochsConfig(StageConfig):
-    """Settings that SFT and the reward model share; each sets its own defaults."""
-
-    epochs: int
-    batch: int
-    lr: float
+            problem = f"{what} {number} has {size} tokens, the {whose}'s window {window}"
+            raise AlignbenchError(f"{source}: {problem}; drop it, or limit lengths with `alignbench data prepare`")
 
 
 def fit(
-    config: EpochsConfig,
+    config: Any,
     run: Run,
     module: nn.Module,
     optimizer: Any,
@@ -303,22 +268,20 @@ def fit(
     rows_of: Callable[[int], Sequence[T]],
     size: Callable[[T], int],
     weight: Callable[[T], int],
-    loss_of: Callable[[Sequence[T]], torch.Tensor],
+    loss_of: Loss[T],
     after_epoch: Callable[[int, int], Metrics],
 ) -> list[Metrics]:
     """Train for `epochs` passes over shuffled batches, one Adam step per batch; the metrics after each epoch.
 
+    config: settings of a stage with epochs, batch and lr
     rows_of: the rows of an epoch, equally many in each; size: tokens of a row
-    loss_of: the summed loss of rows; weight: a row's part (its tokens, or 1) of the divisor of a batch's loss
-    after_epoch: metrics after (epochs, steps)
+    weight: a row's part (its tokens, or 1) of the divisor of a batch's loss; after_epoch: metrics after (epochs, steps)
     """
-    accelerator = run.accelerator
-    count = len(rows_of(0))
+    accelerator, count = run.accelerator, len(rows_of(0))
     per_epoch = math.ceil(count / config.batch)
     if (last := count - (per_epoch - 1) * config.batch) < accelerator.num_processes:
-        raise AlignbenchError(
-            f"batch {config.batch}: the last batch of an epoch has {last} rows, fewer than processes; change batch"
-        )
+        reason = f"the last batch of an epoch has {last} rows, fewer than processes"
+        raise AlignbenchError(f"batch {config.batch}: {reason}; change batch")
     steps, step, epochs = per_epoch * config.epochs, 0, list[Metrics]()
     if state := run.resume():
         load_training(state.folder, accelerator)
@@ -332,19 +295,16 @@ def fit(
         epoch, index = divmod(step, per_epoch)
         rows, order = rows_of(epoch), shuffled(count, "epoch", config.seed, epoch)
         batch = [rows[i] for i in order[index * config.batch :][: config.batch]]
-        divisor = sum(weight(row) for row in batch)
         factor = cosine(step, steps)
         set_learning_rate(optimizer, factor)
         torch.manual_seed(_seed("dropout", config.seed, step, accelerator.process_index))
         module.train()
         micro = local_batches(accelerator, batch, size, config.micro_tokens)
-        loss = accumulate(accelerator, module, micro, loss_of, divisor)
+        loss = accumulate(accelerator, module, micro, loss_of, sum(map(weight, batch)))
         try:
             norm = take_step(module, optimizer, config.max_gradient_norm)
-        except NotFiniteError:
-            raise AlignbenchError(
-                f"step {step + 1}: the gradient is not finite; the state before it is kept in {run.out / 'state'}"
-            ) from None
+        except NotFiniteError as error:
+            raise AlignbenchError(f"step {step + 1}: {error}; the state before it is in {run.out / 'state'}") from None
         step += 1
         run.log(step, {"loss": total(loss), "gradient_norm": norm, "lr": config.lr * factor})
         run.progress.advance()

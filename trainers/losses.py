@@ -1,10 +1,7 @@
-"""The mathematics of the recipe as pure functions: losses, rewards, KL, advantages, schedules.
+"""The mathematics of the recipe as pure functions. "Detail N" refers to docs/ppo_details.md.
 
-Values of several responses are concatenated to (tokens,), without padding. Log-probabilities, KL and entropy are in
-nats. "Detail N" refers to docs/ppo_details.md.
+Values of several responses are concatenated to (tokens,), without padding. Log-probabilities, KL and entropy: nats.
 """
-
-from __future__ import annotations
 
 import math
 from typing import Any
@@ -29,7 +26,7 @@ def token_logprobs(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.T
 
 
 class _TokenLogprobs(torch.autograd.Function):
-    """Keeps only the logits, where log_softmax and gather keep three tensors of this size, and is cache-friendly."""
+    """Keeps only the logits, where log_softmax and gather keep three tensors of this size."""
 
     @staticmethod
     def forward(ctx: Any, logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -88,8 +85,7 @@ def kl_k1(logprobs: Array, reference: Array) -> Array:
 def kl_k3(logprobs: Array, reference: Array) -> Array:
     """The estimator e^−k1 − 1 + k1 (Schulman, "Approximating KL divergence"), never negative; for logs (detail 16)."""
     k1 = logprobs - reference
-    found: Array = np.expm1(-k1) + k1
-    return found
+    return np.asarray(np.expm1(-k1) + k1)
 
 
 def adaptive_kl(beta: float, kl: float, *, target: float, episodes: int, horizon: int) -> float:

@@ -1,30 +1,36 @@
-"""The models of the recipe: a policy that gives log-probabilities, and a scalar head that gives rewards and values."""
-
-from __future__ import annotations
+"""The models of the recipe: a policy, which is sampled from, and a scalar head that gives rewards and values."""
 
 import copy
 import inspect
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from torch import nn
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import PreTrainedTokenizerBase as Tokenizer
+from transformers.utils import logging
 
 from alignbench.errors import AlignbenchError, first_line
 from alignbench.models.causal_lm import attention_span
-from alignbench.models.checkpoint import Checkpoint, find_checkpoint
+from alignbench.models.checkpoint import Checkpoint, CheckpointError, find_checkpoint
 from alignbench.models.encode import Encoder
+from alignbench.models.generate.samples import NOT_FINITE
+from alignbench.models.local import LocalEngine
 from alignbench.models.onednn import use_onednn
+from alignbench.types.engine import Completion, Prompt, Sampling
+from trainers.loop import NotFiniteError, map_split
 from trainers.losses import token_logprobs
 from trainers.packing import Example, Packed, pack, packed_attention
 
 BIAS = "alignbench_reward_bias"  # the field of config.json that is added to the output of the head
 SUBLAYERS = ("self_attn", "attn", "attention", "self_attention", "mlp", "feed_forward", "fc2")
+AUTO_CLASSES = {"causal": AutoModelForCausalLM, "reward": AutoModelForSequenceClassification}
 AGREEMENT = 1e-3  # nats that packed rows may differ from the stock model in fp32
 
 
@@ -70,7 +76,7 @@ class Scalar(nn.Module):
 
 
 class ActorCritic(nn.Module):
-    """Policy and value as one module: one optimizer, and one module to wrap for DDP or FSDP2."""
+    """Policy and value as one module, to be wrapped for DDP or FSDP2."""
 
     def __init__(self, policy: Policy, value: Scalar) -> None:
         super().__init__()
@@ -87,45 +93,52 @@ def base_model(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def load(
-    spec: str, kind: Literal["causal", "reward"], *, new_head: int | None = None
-) -> tuple[Any, PreTrainedTokenizerBase, Checkpoint]:
-    """A checkpoint in fp32 for training, its tokenizer, and its identity.
+def find_plain(spec: str) -> Checkpoint:
+    """`find_checkpoint`, which also raises AlignbenchError for an adapter, and for own Python code."""
+    if (Path(spec).expanduser() / "adapter_config.json").is_file():
+        raise CheckpointError(spec, "a LoRA adapter; merge it into its model first (merge_and_unload)")
+    checkpoint = find_checkpoint(spec, trust_remote_code=True)  # allowed for this message only; no code is run
+    if checkpoint.custom_code:
+        raise CheckpointError(spec, "it needs custom Python code, which is run for evaluation only")
+    return checkpoint
 
-    new_head: the seed of a new scalar head, N(0, 1/(width + 1)) (Stiennon et al., arXiv 2009.01325, App. B), if the
-        checkpoint has none
-    Raises AlignbenchError if the checkpoint does not load as such a model, or cannot be trained on packed rows.
-    """
-    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
-    from transformers.utils import logging
 
+def load_model(checkpoint: Checkpoint, auto_class: Any, what: str, **options: Any) -> tuple[Any, Any]:
+    """A model in its own number format or `dtype`, and transformers' report of missing and unexpected weights."""
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    checkpoint = find_checkpoint(spec, trust_remote_code=True)  # custom code is refused below, and never run
-    if checkpoint.custom_code:
-        raise AlignbenchError(f"checkpoint {spec}: it needs custom Python code, which the trainers do not run")
-    auto_class = AutoModelForCausalLM if kind == "causal" else AutoModelForSequenceClassification
-    shared = {"local_files_only": True, "trust_remote_code": False}
-    options = {"dtype": torch.float32, "use_safetensors": True, **({} if kind == "causal" else {"num_labels": 1})}
+    options = {"use_safetensors": True, "local_files_only": True, "dtype": "auto"} | options
     try:
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint.path, **shared)
-        model, loading = auto_class.from_pretrained(checkpoint.path, output_loading_info=True, **shared, **options)
+        found: tuple[Any, Any] = auto_class.from_pretrained(checkpoint.path, output_loading_info=True, **options)
+        return found
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # transformers raises exceptions of any type for a broken folder
-        raise AlignbenchError(f"checkpoint {spec}: it does not load as a {kind} model ({first_line(error)})") from error
+        raise CheckpointError(checkpoint.name, f"it does not load as {what} ({first_line(error)})") from error
+
+
+def load(
+    spec: str, kind: Literal["causal", "reward"], *, new_head: int | None = None
+) -> tuple[Any, Tokenizer, Checkpoint]:
+    """A checkpoint in fp32 for training, its tokenizer, and its identity.
+
+    new_head: the seed of a head N(0, 1/(width + 1)) (arXiv 2009.01325, App. B) for a checkpoint that has none
+    Raises AlignbenchError if the checkpoint does not load as such a model, or cannot be trained on packed rows.
+    """
+    checkpoint = find_plain(spec)
+    options = {"dtype": torch.float32} if kind == "causal" else {"dtype": torch.float32, "num_labels": 1}
+    model, report = load_model(checkpoint, AUTO_CLASSES[kind], f"a {kind} model", **options)
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint.path, local_files_only=True)
     if kind == "reward" and not isinstance(getattr(model, "score", None), nn.Linear):
-        raise AlignbenchError(
-            f"checkpoint {spec}: a {checkpoint.model_type} has no scalar head over a causal model; "
-            "give the reward as a function, module:function"
-        )
-    missing = set(loading["missing_keys"])
-    if kind == "reward" and new_head is not None and "score.weight" in missing:
-        missing.discard("score.weight")
+        reason = f"a {checkpoint.model_type} has no scalar head over a causal model"
+        raise CheckpointError(spec, f"{reason}; give the reward as a function, module:function")
+    missing = set(report["missing_keys"])
+    if new_head is not None and "score.weight" in missing:
+        missing.remove("score.weight")
         generator, width = torch.Generator().manual_seed(new_head), model.score.weight.shape[1]
         nn.init.normal_(model.score.weight, std=(width + 1) ** -0.5, generator=generator)
     if missing:
-        raise AlignbenchError(f"checkpoint {spec}: {len(missing)} weights are not in its files (first: {min(missing)})")
+        raise CheckpointError(spec, f"{len(missing)} weights are not in its files (first: {min(missing)})")
     check_packing(model, spec, kind)
     use_onednn(model)
     span = attention_span(model)  # packed rows have no sliding window: sequences must fit into it
@@ -155,17 +168,17 @@ def check_packing(model: Any, spec: str, kind: str) -> None:
         if not (worst := float((found - expected).abs().max())) <= AGREEMENT:
             raise ValueError(f"results differ by {worst:.2g}")
     except (TypeError, ValueError, RuntimeError, IndexError, AttributeError, KeyError) as error:
-        kind, reason = model.config.model_type, first_line(error)
-        raise AlignbenchError(f"checkpoint {spec}: {kind} cannot be trained packed ({reason})") from error
+        reason = f"{model.config.model_type} cannot be trained packed ({first_line(error)})"
+        raise CheckpointError(spec, reason) from error
 
 
 def residual_dropout(model: nn.Module, rate: float) -> None:
     """Apply dropout to the output of each attention and feed-forward block alone, in training (InstructGPT, C.1)."""
 
     def drop(module: nn.Module, arguments: Any, output: Any) -> Any:
-        first, *rest = output if isinstance(output, tuple) else (output,)
-        dropped = nn.functional.dropout(first, rate, module.training)
-        return (dropped, *rest) if isinstance(output, tuple) else dropped
+        if isinstance(output, tuple):
+            return drop(module, arguments, output[0]), *output[1:]
+        return nn.functional.dropout(output, rate, module.training)
 
     paths = [(name.split("."), module) for name, module in model.named_modules()]
     blocks = [m for path, m in paths if len(path) > 1 and path[-1] in SUBLAYERS and not set(path[:-1]) & set(SUBLAYERS)]
@@ -207,22 +220,10 @@ def save_model(folder: Path, model: Any, tokenizer: Any, weights: dict[str, Any]
     tokenizer.save_pretrained(folder)
 
 
-def scalar_padding(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """A pad token for a reward model's configuration that is not its end-of-sequence token (details 1, 2).
-
-    transformers reads the score at the last token that is not padding: with pad = EOS it would skip the response's end.
-    """
-    tokens = (tokenizer.pad_token_id, tokenizer.unk_token_id, tokenizer.bos_token_id)
-    return next((int(token) for token in tokens if token not in (None, tokenizer.eos_token_id)), None)
-
-
 class Texts:
-    """Encodes prompts and responses to the token ids that rollouts have.
+    """Encodes texts to the token ids that rollouts have. model: refuse a token id that it has no embedding for."""
 
-    model: if given, a token id without an embedding raises AlignbenchError
-    """
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, model: Any = None) -> None:
+    def __init__(self, tokenizer: Tokenizer, model: Any = None) -> None:
         self.tokenizer, self.encoder = tokenizer, Encoder(tokenizer)
         self.embeddings = math.inf if model is None else model.get_input_embeddings().num_embeddings
 
@@ -249,8 +250,42 @@ class Texts:
 
     def _known(self, ids: list[int]) -> list[int]:
         if ids and (highest := max(ids)) >= self.embeddings:
-            raise AlignbenchError(
-                f"the tokenizer's {self.tokenizer.convert_ids_to_tokens(highest)!r} is token {highest}, the model has "
-                f"embeddings for {self.embeddings}; resize them (resize_token_embeddings), or use the model's tokenizer"
-            )
+            token = f"the tokenizer's {self.tokenizer.convert_ids_to_tokens(highest)!r} is token {highest}"
+            advice = "resize them (resize_token_embeddings), or use the model's tokenizer"
+            raise AlignbenchError(f"{token}, the model has embeddings for {self.embeddings}; {advice}")
         return ids
+
+
+class Sampler:
+    """Samples from a policy in training with the generation engine. Created before the policy is prepared.
+
+    A policy that is sharded or samples in half precision has a copy, which is updated before each call.
+    """
+
+    def __init__(self, policy: Policy, tokenizer: Any, window: int | None, accelerator: Accelerator) -> None:
+        self.accelerator, self.model, self.copy = accelerator, base_model(policy.model), None
+        half = accelerator.mixed_precision == "bf16"
+        if half or accelerator.distributed_type == "FSDP":
+            self.copy = copy.deepcopy(self.model).to(accelerator.device, torch.bfloat16 if half else torch.float32)
+        self.engine = LocalEngine(self.copy or self.model, Encoder(tokenizer), window=window)
+
+    @torch.no_grad()
+    def sample(self, keys: Sequence[str], prompts: Sequence[str], sampling: Sampling, seed: int) -> list[Completion]:
+        """One response per prompt, random by its key and the seed alone; the same list on every process."""
+        self.model.eval()
+        if self.copy is not None:
+            for mine, new in zip(self.copy.parameters(), self.model.parameters(), strict=True):
+                mine.copy_(new.full_tensor() if hasattr(new, "full_tensor") else new)
+        self.engine.weights_changed()
+
+        def generate(indices: list[int]) -> list[Completion]:
+            asked = [Prompt(keys[i], prompts[i]) for i in indices]
+            found = {at: completions[0] for at, completions in self.engine.generate(asked, sampling, seed=seed)}
+            return [found[at] for at in range(len(indices))]
+
+        completions = map_split(self.accelerator, len(prompts), generate)
+        for prompt, completion in zip(prompts, completions, strict=True):
+            if completion.unscored:
+                kind = NotFiniteError if completion.unscored == NOT_FINITE else AlignbenchError
+                raise kind(f"prompt {prompt[:60]!r}: no response ({completion.unscored})")
+        return completions

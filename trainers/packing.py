@@ -1,10 +1,4 @@
-"""Packed rows: prompts and responses side by side in one row of tokens, each token computed once (details 2, 3).
-
-The prompt of several responses is in the row once, and each response attends to the prompt and itself. Stock models of
-transformers run on the row with position ids and the attention below in place of their own.
-"""
-
-from __future__ import annotations
+"""Packed rows: prompts and responses side by side in one row, each token computed once (details 2, 3)."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -123,8 +117,7 @@ def _group(segments: list[Segment], has_prompt: bool, device: torch.device | str
 @contextmanager
 def packed_attention(model: PreTrainedModel) -> Iterator[None]:
     """Replace the model's attention by ours inside the `with` block."""
-    configs = (model.config, model.config.get_text_config())
-    before = [(config, config._attn_implementation) for config in configs]
+    before = [(c, c._attn_implementation) for c in (model.config, model.config.get_text_config())]
     model.config._attn_implementation = NAME
     try:
         yield
@@ -134,31 +127,22 @@ def packed_attention(model: PreTrainedModel) -> Iterator[None]:
 
 
 def _attention(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float | None = None,
-    softcap: float | None = None,
-    packed: Packed | None = None,
-    **arguments: Any,
+    module: torch.nn.Module, *states: torch.Tensor, packed: Packed | None = None, **arguments: Any
 ) -> tuple[torch.Tensor, None]:
     """Called by transformers in place of its own attention; query, key, value: (1, heads, columns, size), rotated."""
     if packed is None:
         raise ValueError("the model does not pass keyword arguments to its attention")
-    if softcap or any(arguments.get(name) is not None for name in ("s_aux", "position_bias", "head_mask")):
+    if arguments.get("softcap") or any(arguments.get(n) is not None for n in ("s_aux", "position_bias", "head_mask")):
         raise ValueError("attention sinks, biases and soft caps are not supported")
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     # under autocast rotary positions leave queries and keys in fp32
-    q, k, v = (states.squeeze(0).transpose(0, 1).to(value.dtype) for states in (query, key, value))
-    found = []
+    q, k, v = (part.squeeze(0).transpose(0, 1).to(states[2].dtype) for part in states[:3])
+    scale, found = arguments.get("scaling"), []
     for group in packed.groups:
         queries, keys, values = (
-            states.index_select(0, columns.flatten()).view(*columns.shape, *states.shape[1:]).transpose(1, 2)
-            for states, columns in ((q, group.queries), (k, group.keys), (v, group.keys))
+            part.index_select(0, columns.flatten()).view(*columns.shape, *part.shape[1:]).transpose(1, 2)
+            for part, columns in ((q, group.queries), (k, group.keys), (v, group.keys))
         )
-        out = _attend(queries, keys, values, group.mask, scale)
+        out = _attend(queries, keys, values, group.mask, q.shape[-1] ** -0.5 if scale is None else scale)
         found.append(out.transpose(1, 2).flatten(0, 1)[group.real])
     return torch.cat(found).index_select(0, packed.order).unsqueeze(0), None
 

@@ -1,23 +1,17 @@
-"""PPO and PPO-ptx (InstructGPT, section 3.5 and App. C.3–C.4; Ziegler et al., arXiv 1909.08593).
-
-`train` reads top to bottom. "Detail N" refers to docs/ppo_details.md.
-"""
-
-from __future__ import annotations
+"""PPO and PPO-ptx (InstructGPT, section 3.5, App. C.3–C.4; arXiv 1909.08593). Detail N: docs/ppo_details.md."""
 
 import shutil
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import repeat
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 
-from alignbench.data.tables import fingerprint
 from alignbench.errors import AlignbenchError
 from alignbench.progress import Progress
 from alignbench.types.engine import Sampling
@@ -25,10 +19,9 @@ from trainers import loop, losses
 from trainers.config import REQUIRED, StageConfig, check, setting
 from trainers.data import chat_template, read_prompts
 from trainers.loop import NotFiniteError
-from trainers.models import ActorCritic, Policy, Scalar, Texts, add_lora, load, save_model
+from trainers.models import ActorCritic, Policy, Sampler, Scalar, Texts, add_lora, load, save_model
 from trainers.packing import Example, Packed, pack
-from trainers.reward import RewardModel, is_checkpoint, load_reward, score_all
-from trainers.rollout import Rollout, Sampler, concat, describe, split
+from trainers.reward import RewardModel, load_reward, score_all
 from trainers.run import Metrics, Origin, State, open_run
 from trainers.sft import pretraining_examples
 
@@ -71,17 +64,14 @@ class PPOConfig(StageConfig):
     lora: int = setting(0, "rank of LoRA adapters; the reference is the policy without them; 0: all weights", low=0)
     stop_kl: float | None = setting(None, "stop at the last good state if KL in nats per response exceeds it", above=0)
     save_every: int = setting(10, "iterations between resumable states", free=True, low=1)
-    checkpoint_every: int | None = setting(
-        None, "iterations between kept checkpoints; none: the last", free=True, low=1
-    )
+    checkpoint_every: int | None = setting(None, "iterations between kept checkpoints; none: last", free=True, low=1)
     sample_rows: int = setting(4, "responses per iteration to write to samples.jsonl", low=0)
 
 
 PRESETS: dict[str, dict[str, Any]] = {"instructgpt-1.3b": {"ptx": 27.8}, "instructgpt-1.3b-no-ptx": {}}
 
 
-@dataclass(frozen=True)
-class Actor:
+class Actor(NamedTuple):
     """The models in training: `module` is `model` wrapped; with LoRA the policy without adapter is the reference."""
 
     config: PPOConfig
@@ -93,12 +83,57 @@ class Actor:
     ema: loop.Ema | None
 
 
+@dataclass(slots=True)
+class Rollout:
+    """One episode. Arrays are (tokens,) of the response; log-probabilities and entropies are in nats.
+
+    prompt_ids, response_ids: the ids that were sampled, never text that was tokenised again (detail 19)
+    ended: by an end-of-sequence token or a stop string, not by the length limit
+    score: the reward of the whole text, before KL
+    logprobs, reference: of the sampled tokens, under the policy before this update and under the reference
+    values: before each token
+    """
+
+    prompt: str
+    prompt_ids: list[int]
+    response: str
+    response_ids: list[int]
+    ended: bool
+    score: float
+    logprobs: losses.Array = field(init=False)
+    reference: losses.Array = field(init=False)
+    values: losses.Array = field(init=False)
+    entropies: losses.Array = field(init=False)
+    rewards: losses.Array = field(init=False)
+    advantages: losses.Array = field(init=False)
+    returns: losses.Array = field(init=False)
+
+    @property
+    def example(self) -> Example:
+        return Example(self.prompt_ids, [self.response_ids])
+
+    @property
+    def kl(self) -> float:
+        """KL from the reference, summed over the tokens, in nats (k1, detail 16)."""
+        return float(losses.kl_k1(self.logprobs, self.reference).sum())
+
+
 def train(config: PPOConfig, *, progress: Progress | None = None) -> tuple[Path, Metrics]:
     """Train, or resume an interrupted run; the folder of the final checkpoint and the metrics of the last iteration."""
     check(config)
     progress = progress or Progress()
     accelerator = loop.make_accelerator(config, progress.say)
-    _check_combinations(config, accelerator)
+    fsdp, processes = accelerator.distributed_type == "FSDP", accelerator.num_processes
+    for wrong, message in (
+        (config.ptx and not config.pretraining, "ptx: needs pretraining=FILE"),
+        (config.batch % config.minibatch, f"batch {config.batch} is not a multiple of minibatch {config.minibatch}"),
+        (config.episodes < config.batch, f"episodes {config.episodes} are less than one batch of {config.batch}"),
+        ("" in config.stop, "stop: an empty string would end every response; leave it out"),
+        (config.minibatch < processes, f"minibatch {config.minibatch}: fewer episodes than processes"),
+        (config.lora and fsdp, "lora: adapters are not sharded; start with plain data parallelism (DDP)"),
+    ):
+        if wrong:
+            raise AlignbenchError(message)
     model, tokenizer, checkpoint = load(config.model, "causal")
     texts = Texts(tokenizer, model)
     prompts = read_prompts(config.prompts, chat_template(tokenizer) if config.template else None)
@@ -106,16 +141,23 @@ def train(config: PPOConfig, *, progress: Progress | None = None) -> tuple[Path,
     text = pretraining_examples(str(config.pretraining), texts, config.ptx_tokens) if config.ptx else []
     reward = load_reward(config.reward, accelerator, config.micro_tokens)
     windows, reference = {"policy": checkpoint.window}, None
+
+    def load_compatible(role: str, spec: str, kind: Literal["causal", "reward"], new_head: int | None = None) -> Any:
+        found, own_tokenizer, identity = load(spec, kind, new_head=new_head)
+        if own_tokenizer.get_vocab() != tokenizer.get_vocab():
+            raise AlignbenchError(f"{role} {spec}: its tokenizer is not the policy's; choose another, or none")
+        windows[role] = identity.window
+        return found
+
     if config.reference or not config.lora:
-        spec = config.reference or config.model
-        reference_model, windows["reference"] = _load_compatible("reference", spec, "causal", tokenizer)
-        reference = Policy(reference_model, config.temperature).eval().requires_grad_(False).to(accelerator.device)
+        found = load_compatible("reference", config.reference or config.model, "causal")
+        reference = Policy(found, config.temperature).eval().requires_grad_(False).to(accelerator.device)
     value_spec, new_head = config.value or config.model, None if config.value else config.seed
     if isinstance(reward, RewardModel) and reward.texts.tokenizer.get_vocab() == tokenizer.get_vocab():
         windows["reward model"] = reward.window
         if not config.value:  # the value starts from a reward model with the policy's tokens (InstructGPT, C.4)
             value_spec, new_head = config.reward, None
-    value_model, windows["value model"] = _load_compatible("value", value_spec, "reward", tokenizer, new_head)
+    value_model = load_compatible("value model", value_spec, "reward", new_head)
     for whose, window in windows.items():
         longest = config.max_tokens + (whose == "reward model")  # which reads an end token after each response
         sizes = (len(ids) + longest for ids in prompt_ids)
@@ -129,9 +171,8 @@ def train(config: PPOConfig, *, progress: Progress | None = None) -> tuple[Path,
     module, optimizer = accelerator.prepare(both, optimizer)
     ema = loop.Ema(policy, config.ema) if config.ema else None
     actor = Actor(config, accelerator, both, module, optimizer, reference, ema)
-    data = [fingerprint(config.prompts, len(prompts)), *([fingerprint(str(config.pretraining))] if text else [])]
-    models = {"reward": config.reward} if is_checkpoint(config.reward) else {}
-    models |= {role: spec for role in ("reference", "value") if (spec := getattr(config, role))}
+    models = {role: getattr(config, role) for role in ("reward", "reference", "value")}
+    data = [(config.prompts, len(prompts)), (config.pretraining if text else None, None)]
     origin = Origin.find("ppo-ptx" if text else "ppo", config.model, models, data)
     sampling = Sampling(max_tokens=config.max_tokens, temperature=config.temperature, stop=config.stop)  # detail 4
     iterations = config.episodes // config.batch
@@ -140,17 +181,16 @@ def train(config: PPOConfig, *, progress: Progress | None = None) -> tuple[Path,
         """A batch of scored responses; each pass over the prompts has a new order."""
         chosen = loop.infinite_shuffle(len(prompts), iteration * config.batch, config.batch, "prompts", config.seed)
         keys = [f"{lap}:{i}" for lap, i in chosen]
-        completions = sampler.sample(keys, [prompts[i] for _, i in chosen], sampling, config.seed)
-        rollouts = [  # the text is cut at its stop string, the ids are those sampled (details 10, 19)
-            Rollout(prompts[i], prompt_ids[i], c.text, list(c.tokens), c.finish != "length")
-            for (_, i), c in zip(chosen, completions, strict=True)
-        ]
-        responses = [rollout.response for rollout in rollouts]
-        scores = score_all(accelerator, reward, config.reward, [rollout.prompt for rollout in rollouts], responses)
-        for rollout, score in zip(rollouts, scores, strict=True):
-            rollout.score = score
-            if not rollout.ended:  # detail 9
-                rollout.score = (score if config.no_end_score is None else config.no_end_score) - config.no_end_penalty
+        asked = [prompts[i] for _, i in chosen]
+        completions = sampler.sample(keys, asked, sampling, config.seed)
+        scores = score_all(accelerator, reward, config.reward, asked, [c.text for c in completions])
+        rollouts = []
+        for (_, i), c, score in zip(chosen, completions, scores, strict=True):
+            ended = c.finish != "length"
+            if not ended:  # detail 9
+                score = (score if config.no_end_score is None else config.no_end_score) - config.no_end_penalty
+            # the text is cut at its stop string, the ids are those sampled (details 10, 19)
+            rollouts.append(Rollout(prompts[i], prompt_ids[i], c.text, list(c.tokens), ended, score))
         return rollouts
 
     def save(folder: Path) -> None:
@@ -164,17 +204,16 @@ def train(config: PPOConfig, *, progress: Progress | None = None) -> tuple[Path,
         if ema:
             ema.swap(policy)
 
-    def load_training(state: State | None) -> tuple[int, float, Metrics]:
-        if state is None:
-            return 0, config.beta, {}
+    def restore(state: State) -> tuple[int, float, Metrics]:
         loop.load_training(state.folder, accelerator, ema)
         return state.values["step"], state.values["beta"], state.values["metrics"]
 
     with open_run(config, origin, accelerator, progress) as run:
         if result := run.result():
             return result
-        iteration, beta, last = load_training(run.resume())
-        stopped = ""
+        iteration, beta, last, stopped = 0, config.beta, Metrics(), ""
+        if state := run.resume():
+            iteration, beta, last = restore(state)
         progress.start("ppo", iterations, iteration, "iterations")
         while iteration < iterations:
             try:
@@ -200,8 +239,8 @@ def train(config: PPOConfig, *, progress: Progress | None = None) -> tuple[Path,
                 kl, target = metrics["kl"], config.target_kl
                 beta = losses.adaptive_kl(beta, kl, target=target, episodes=config.batch, horizon=config.horizon)
             run.log(iteration, metrics)
-            rows = [{"prompt": r.prompt, "response": r.response, "score": r.score, "kl": r.kl} for r in rollouts]
-            run.sample(iteration, rows[: config.sample_rows])
+            fields = ("prompt", "response", "score", "kl")
+            run.sample(iteration, [{name: getattr(r, name) for name in fields} for r in rollouts[: config.sample_rows]])
             if config.checkpoint_every and iteration % config.checkpoint_every == 0 and iteration < iterations:
                 run.save_checkpoint(f"checkpoints/iteration-{iteration}", save, metrics | {"iterations": iteration})
             progress.advance()
@@ -209,11 +248,10 @@ def train(config: PPOConfig, *, progress: Progress | None = None) -> tuple[Path,
             stopped = f"iteration {iteration + 1}: {stopped}"
             if not (state := run.newest()):
                 raise AlignbenchError(f"ppo: {stopped}; no good state was saved before it")
-            iteration, beta, last = load_training(state)
-            for later in sorted((run.out / "checkpoints").glob("iteration-*")) if accelerator.is_main_process else []:
-                number = later.name.removeprefix("iteration-")
-                if number.isdecimal() and int(number) > iteration:
-                    shutil.rmtree(later)
+            iteration, beta, last = restore(state)
+            later = (run.out / f"checkpoints/iteration-{number}" for number in range(iteration + 1, iterations))
+            for folder in later if accelerator.is_main_process else ():
+                shutil.rmtree(folder, ignore_errors=True)
             accelerator.wait_for_everyone()
             progress.say(f"ppo: stopped at {stopped}; the result has the weights after iteration {iteration}")
             run.event("stopped", reason=stopped, kept=iteration)
@@ -252,6 +290,32 @@ def compute_advantages(config: PPOConfig, beta: float, rollouts: Sequence[Rollou
     split(rollouts, "advantages", losses.whiten(concat(rollouts, "advantages"), keep_mean=False))
 
 
+def describe(rollouts: Sequence[Rollout]) -> dict[str, float]:
+    """Batch metrics: means over responses, or over tokens for the entropy. KL in nats per response (detail 16)."""
+    metrics = {
+        "score": np.mean([rollout.score for rollout in rollouts]),
+        "score_std": np.std([rollout.score for rollout in rollouts]),
+        "kl": np.mean([rollout.kl for rollout in rollouts]),
+        "kl_k3": np.mean([losses.kl_k3(r.logprobs, r.reference).sum() for r in rollouts]),
+        "entropy": concat(rollouts, "entropies").mean(),
+        "response_tokens": np.mean([len(rollout.response_ids) for rollout in rollouts]),
+        "ended": np.mean([rollout.ended for rollout in rollouts]),
+    }
+    return {name: float(value) for name, value in metrics.items()}
+
+
+def concat(rollouts: Sequence[Rollout], name: str) -> losses.Array:
+    """The arrays `name` of all rollouts, concatenated: (tokens,)."""
+    return np.concatenate([getattr(rollout, name) for rollout in rollouts])
+
+
+def split(rollouts: Sequence[Rollout], name: str, values: losses.Array) -> None:
+    """The inverse of `concat`: assign each rollout its part of (tokens,) as the array `name`."""
+    sizes = np.cumsum([len(rollout.response_ids) for rollout in rollouts])[:-1]
+    for rollout, part in zip(rollouts, np.split(values, sizes), strict=True):
+        setattr(rollout, name, part)
+
+
 def update(actor: Actor, iteration: int, rollouts: Sequence[Rollout], text: Sequence[Example]) -> Metrics:
     """One optimizer step per minibatch; the means of their metrics. Without text (pretraining examples): plain PPO."""
     config, found = actor.config, dict[str, list[float]]()
@@ -275,13 +339,11 @@ def step_minibatch(actor: Actor, episodes: Sequence[Rollout], text: Sequence[Exa
     config, accelerator, policy = actor.config, actor.accelerator, actor.model.policy
     metrics, pretraining_gradient = Metrics(), None
     if text:  # accumulates into the same gradient, for the same step
-        metrics["ptx_loss"], metrics["ptx_gradient_norm"] = accumulate_pretraining(actor, text)
+        metrics |= accumulate_pretraining(actor, text)
         pretraining_gradient = [None if p.grad is None else p.grad.clone() for p in policy.parameters()]
-    tokens = sum(len(rollout.response_ids) for rollout in episodes)
-    sums = np.zeros(5)
+    tokens, sums = sum(len(rollout.response_ids) for rollout in episodes), np.zeros(5)
 
     def loss_of(batch: Sequence[Rollout]) -> torch.Tensor:
-        """The sum of policy and value loss over the tokens of a micro-batch."""
         logprobs, _, values = actor.module(pack([rollout.example for rollout in batch], accelerator.device))
         old, advantages, old_values, returns = (
             torch.from_numpy(concat(batch, name)).float().to(logprobs.device)
@@ -306,7 +368,7 @@ def step_minibatch(actor: Actor, episodes: Sequence[Rollout], text: Sequence[Exa
     return metrics
 
 
-def accumulate_pretraining(actor: Actor, text: Sequence[Example]) -> tuple[float, float]:
+def accumulate_pretraining(actor: Actor, text: Sequence[Example]) -> Metrics:
     """Add γ times the pretraining gradient; the loss in nats per token, and the norm of the added gradient."""
     config, accelerator = actor.config, actor.accelerator
     tokens = sum(len(example.responses[0]) for example in text)
@@ -319,29 +381,4 @@ def accumulate_pretraining(actor: Actor, text: Sequence[Example]) -> tuple[float
     batches = loop.local_batches(accelerator, text, len, config.micro_tokens)
     summed = loop.total(loop.accumulate(accelerator, actor.module, batches, loss_of, divisor))
     norm = loop.gradient_norm(p.grad for p in actor.model.policy.parameters())
-    return summed * divisor / config.ptx / tokens, norm
-
-
-def _load_compatible(
-    role: str, spec: str, kind: Literal["causal", "reward"], tokenizer: Any, new_head: int | None = None
-) -> tuple[Any, int | None]:
-    """A model that reads the policy's tokens, and its window."""
-    model, own_tokenizer, checkpoint = load(spec, kind, new_head=new_head)
-    if own_tokenizer.get_vocab() != tokenizer.get_vocab():
-        raise AlignbenchError(f"{role} {spec}: its tokenizer is not the policy's; choose another, or none")
-    return model, checkpoint.window
-
-
-def _check_combinations(config: PPOConfig, accelerator: Accelerator) -> None:
-    """Raise AlignbenchError for settings that exclude each other."""
-    fsdp, processes = accelerator.distributed_type == "FSDP", accelerator.num_processes
-    for wrong, message in (
-        (config.ptx and not config.pretraining, "ptx: needs pretraining=FILE"),
-        (config.batch % config.minibatch, f"batch {config.batch} is not a multiple of minibatch {config.minibatch}"),
-        (config.episodes < config.batch, f"episodes {config.episodes} are less than one batch of {config.batch}"),
-        ("" in config.stop, "stop: an empty string would end every response; leave it out"),
-        (config.minibatch < processes, f"minibatch {config.minibatch}: fewer episodes than processes"),
-        (config.lora and fsdp, "lora: adapters are not sharded; start with plain data parallelism (DDP)"),
-    ):
-        if wrong:
-            raise AlignbenchError(message)
+    return {"ptx_loss": summed * divisor / config.ptx / tokens, "ptx_gradient_norm": norm}

@@ -1,44 +1,37 @@
-"""The reward model: a scalar head on the SFT model, trained on all pairs of each ranking (InstructGPT, C.2, eq. 1).
+"""The reward model: a scalar head on the SFT model, trained on all pairs of each ranking (InstructGPT, C.2, eq. 1),
+and rewards of texts, by a model or a function (details 20, 21)."""
 
-`train` reads top to bottom; `agreement` computes the validation metrics. The rest computes rewards of texts,
-by a reward model or any Python function, called with strings (details 20, 21).
-"""
-
-from __future__ import annotations
-
-import importlib
 import math
+import pkgutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, groupby, pairwise
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 
-from alignbench.data.tables import fingerprint
 from alignbench.errors import AlignbenchError, first_line
 from alignbench.progress import Progress
 from alignbench.runs.folder import write_json
 from alignbench.stats import estimates
 from trainers import loop
-from trainers.config import REQUIRED, check, setting
+from trainers.config import REQUIRED, StageConfig, check, setting
 from trainers.data import Ranking, chat_template, read_demonstrations, read_rankings
-from trainers.loop import EpochsConfig
 from trainers.losses import ranking_loss
-from trainers.models import BIAS, Scalar, Texts, load, residual_dropout, save_model, scalar_padding
+from trainers.models import BIAS, Scalar, Texts, load, residual_dropout, save_model
 from trainers.packing import Example, Packed, pack
-from trainers.run import Metrics, Origin, open_run
+from trainers.run import Metrics, Origin, is_checkpoint, open_run
 
 BINS = np.linspace(0.5, 1, 11)  # of the probability of the predicted winner
 Reward = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
 
 
 @dataclass(frozen=True)
-class RewardConfig(EpochsConfig):
+class RewardConfig(StageConfig):
     """Settings of the reward model. The defaults are the paper's where it gives a number."""
 
     model: str = setting(REQUIRED, "checkpoint to start from, the SFT model: local folder or hub id")
@@ -84,9 +77,9 @@ def train(config: RewardConfig, *, progress: Progress | None = None) -> tuple[Pa
     longer_is_better = prefers_longer(parts[0])
     module, optimizer = accelerator.prepare(scalar, loop.adam([(scalar.parameters(), config.lr)]))
     files = ((config.data, rankings), (config.validation, given), (config.demonstrations, shown))
-    data = [fingerprint(file, len(rows)) for file, rows in files if file]
+    origin = Origin.find("reward", config.model, {}, [(file, len(rows)) for file, rows in files])
 
-    with open_run(config, Origin.find("reward", config.model, {}, data), accelerator, progress) as run:
+    with open_run(config, origin, accelerator, progress) as run:
         if result := run.result():
             return result
 
@@ -101,18 +94,21 @@ def train(config: RewardConfig, *, progress: Progress | None = None) -> tuple[Pa
             with accelerator.autocast():
                 return scorer.scores(examples)
 
-        def agreement_on(rows: Sequence[tuple[Ranking, Example]]) -> Agreement:
+        def agreement_on(rows: Sequence[tuple[Ranking, Example]]) -> tuple[Metrics, list[dict[str, float]]]:
             scores = scores_of([example for _, example in rows])
             return agreement([ranking for ranking, _ in rows], scores, longer_is_better=longer_is_better)
 
         def after_epoch(epoch: int, step: int) -> Metrics:
-            others = agreement_on(left_out).metrics if left_out else {}
-            return agreement_on(validation).metrics | {f"held_out_labelers_{k}": v for k, v in others.items()}
+            others = agreement_on(left_out)[0] if left_out else {}
+            return agreement_on(validation)[0] | {f"held_out_labelers_{k}": v for k, v in others.items()}
 
         def save(folder: Path) -> None:
             weights = accelerator.get_state_dict(module)
             if accelerator.is_main_process:
-                if (padding := scalar_padding(tokenizer)) is not None:
+                # not the end token, which transformers would skip as padding (details 1, 2)
+                special = (tokenizer.pad_token_id, tokenizer.unk_token_id, tokenizer.bos_token_id)
+                padding = next((i for i in special if i not in (None, tokenizer.eos_token_id)), None)
+                if padding is not None:
                     tokenizer.pad_token_id = padding
                 model.config.pad_token_id = padding
                 save_model(folder, model, tokenizer, weights, "model.")
@@ -123,7 +119,7 @@ def train(config: RewardConfig, *, progress: Progress | None = None) -> tuple[Pa
             weight=lambda row: 1, loss_of=loss_of, after_epoch=after_epoch,
         )  # fmt: skip
         metrics = epochs[-1] | fold_metrics
-        bins = agreement_on(validation).bins
+        _, bins = agreement_on(validation)
         if demonstrations:
             metrics["bias"] = -float(np.mean(scores_of(demonstrations)))
             setattr(model.config, BIAS, metrics["bias"])
@@ -138,19 +134,16 @@ def split_rankings(config: RewardConfig, rankings: list[Ranking], given: list[Ra
     """
     training, held_out = rankings, given
     if not given:
-        prompts = sorted({ranking.prompt for ranking in rankings})
+        prompts = sorted({r.prompt for r in rankings})
         count = max(1, round(len(prompts) * config.validation_share))
         chosen = {prompts[i] for i in loop.shuffled(len(prompts), "validation", config.seed)[:count]}
-        training = [ranking for ranking in rankings if ranking.prompt not in chosen]
-        held_out = [ranking for ranking in rankings if ranking.prompt in chosen]
+        training, held_out = ([r for r in rankings if (r.prompt in chosen) is out] for out in (False, True))
     folds = [set[str]()]
     if config.folds or config.fold is not None:
         names = sorted({ranking.labeler for ranking in rankings if ranking.labeler is not None})
         if not max(2, (config.fold or 0) + 1) <= config.folds <= len(names):
-            raise AlignbenchError(
-                f"{config.data}: {len(names)} labelers for {config.folds} folds; "
-                "give rows a labeler, and two folds or more"
-            )
+            reason = f"{len(names)} labelers for {config.folds} folds"
+            raise AlignbenchError(f"{config.data}: {reason}; give rows a labeler, and two folds or more")
         order = [names[i] for i in loop.shuffled(len(names), "labelers", config.seed)]
         folds = [set(order[fold :: config.folds]) for fold in range(config.folds)]
     for out in folds:
@@ -159,16 +152,13 @@ def split_rankings(config: RewardConfig, rankings: list[Ranking], given: list[Ra
         if all(r.labeler in out for r in held_out):
             source = config.validation or config.data
             raise AlignbenchError(f"{source}: no ranking is left to validate on; give more in validation=FILE")
-    left_out = set() if config.fold is None else folds[config.fold]
-    kept = [[r for r in part if r.labeler not in left_out] for part in (training, held_out)]
-    return [*kept, [r for r in rankings if r.labeler in left_out]]
+    out = set() if config.fold is None else folds[config.fold]
+    kept = [[r for r in part if r.labeler not in out] for part in (training, held_out)]
+    return [*kept, [r for r in rankings if r.labeler in out]]
 
 
 def _cross_validate(config: RewardConfig, progress: Progress) -> Metrics:
-    """Train once per fold without its labelers; mean and standard error over folds.
-
-    The paper: 72.4 % accuracy on labelers of the training set, 69.6 % on others.
-    """
+    """Train once per fold without its labelers; mean and standard error over folds (paper: 72.4 %, others 69.6 %)."""
     found, result = list[Metrics](), Metrics()
     for fold in range(config.folds):
         progress.say(f"fold {fold + 1} of {config.folds}")
@@ -176,27 +166,20 @@ def _cross_validate(config: RewardConfig, progress: Progress) -> Metrics:
         found.append(train(replace(config, fold=fold, out=out), progress=progress)[1])
     for name in ("accuracy", "held_out_labelers_accuracy"):
         values = [metrics[name] for metrics in found]
-        result[f"folds_{name}"] = float(np.mean(values))
-        result[f"folds_{name}_se"] = float(np.std(values, ddof=1) / len(values) ** 0.5)
+        error = np.std(values, ddof=1) / len(values) ** 0.5
+        result |= {f"folds_{name}": float(np.mean(values)), f"folds_{name}_se": float(error)}
     return result
-
-
-class Agreement(NamedTuple):
-    """bins: from, to, pairs, mean prediction, proportion of pairs in which the predicted winner was preferred."""
-
-    metrics: Metrics
-    bins: list[dict[str, float]]
 
 
 def agreement(
     rankings: Sequence[Ranking], scores: Sequence[Sequence[float]], *, longer_is_better: bool = True
-) -> Agreement:
+) -> tuple[Metrics, list[dict[str, float]]]:
     """Accuracy on all pairs that are not ties, with intervals clustered by prompt, and that of a length baseline.
 
     longer_is_better: the baseline's preference, from other rows (see `prefers_longer`)
     Calibration compares, per pair, σ(|r_i − r_j|) with the frequency at which the higher score was preferred, whichever
     response the row names first. Equal scores count half. The expected calibration error (Guo et al., arXiv 1706.04599,
-    eq. 3) is over ten bins on [.5, 1].
+    eq. 3) is over ten bins on [.5, 1]; the second value has, of each bin, from, to, pairs, and the means of both.
     """
     pairs = [(*pair, r.prompt) for r, own in zip(rankings, scores, strict=True) for pair in _pairs(r, own)]
     if not pairs:
@@ -206,11 +189,8 @@ def agreement(
     right = (1 + np.sign(margin) * won) / 2
     by_length = (1 + np.sign(longer) * won * (1 if longer_is_better else -1)) / 2
     metrics: Metrics = {"pairs": len(pairs)}
-    for name, estimate in (
-        ("accuracy", estimates.share(right, prompts)),
-        ("length_accuracy", estimates.share(by_length, prompts)),
-        ("over_length", estimates.mean(right - by_length, prompts)),
-    ):
+    found = {"accuracy": estimates.share(right, prompts), "length_accuracy": estimates.share(by_length, prompts)}
+    for name, estimate in (found | {"over_length": estimates.mean(right - by_length, prompts)}).items():
         for suffix, value in (("", estimate.value), ("_low", estimate.low), ("_high", estimate.high)):
             metrics[name + suffix] = float("nan") if value is None else value
     metrics["log_loss"] = float(np.logaddexp(0, -margin * won).mean())
@@ -222,7 +202,7 @@ def agreement(
         if (m := place == b).any()
     ]
     error = sum(b["pairs"] * abs(b["predicted"] - b["share"]) for b in bins) / len(pairs)
-    return Agreement(metrics | {"calibration_error": float(error)}, bins)
+    return metrics | {"calibration_error": float(error)}, bins
 
 
 def prefers_longer(rankings: Sequence[Ranking]) -> bool:
@@ -233,16 +213,12 @@ def prefers_longer(rankings: Sequence[Ranking]) -> bool:
 
 def _pairs(ranking: Ranking, scores: Sequence[float]) -> list[tuple[int, int, float]]:
     """Pairs that are not ties: 1 if the first is preferred, else −1; its characters and score minus the second's."""
-    rows = zip(ranking.ranks, map(len, ranking.responses), scores, strict=True)
-    both = combinations(rows, 2)
+    both = combinations(zip(ranking.ranks, map(len, ranking.responses), scores, strict=True), 2)
     return [(1 if a[0] < b[0] else -1, a[1] - b[1], a[2] - b[2]) for a, b in both if a[0] != b[0]]
 
 
 class RewardModel:
-    """A sequence classifier with one label, read at the end token after each response, with its own tokenizer.
-
-    micro_tokens: tokens of one packed row; accelerator: its processes divide the work
-    """
+    """A classifier with one label and its own tokenizer, read at the end token after each response."""
 
     def __init__(
         self, scalar: Scalar, tokenizer: Any, window: int | None, micro_tokens: int, accelerator: Accelerator
@@ -256,10 +232,8 @@ class RewardModel:
         for prompt, pairs in groupby(zip(prompts, responses, strict=True), key=lambda pair: pair[0]):
             examples.append(example := self.texts.example(prompt, [response for _, response in pairs]))
             if self.window is not None and example.longest > self.window:
-                raise AlignbenchError(
-                    f"prompt {prompt[:60]!r}: with its response it has {example.longest} tokens, more than the reward "
-                    f"model's window of {self.window}"
-                )
+                tokens = f"{example.longest} tokens, more than the reward model's window of {self.window}"
+                raise AlignbenchError(f"prompt {prompt[:60]!r}: with its response it has {tokens}")
         return [score for scores in self.scores(examples) for score in scores]
 
     def scores(self, examples: Sequence[Example]) -> list[list[float]]:
@@ -274,56 +248,41 @@ class RewardModel:
 
 def load_reward(spec: str, accelerator: Accelerator, micro_tokens: int) -> Reward:
     """The reward model or function that `spec` names: a checkpoint, or module:function, also of the current folder."""
-    module_name, _, function_name = spec.partition(":")
     if is_checkpoint(spec):
         model, tokenizer, checkpoint = load(spec, "reward")
         scalar = Scalar(model.to(accelerator.device))
         return RewardModel(scalar, tokenizer, checkpoint.window, micro_tokens, accelerator)
     sys.path.insert(0, str(Path.cwd()))
     try:
-        function = getattr(importlib.import_module(module_name), function_name)
+        found = pkgutil.resolve_name(spec)
     except Exception as error:  # the user's module may raise any exception
         raise AlignbenchError(f"reward {spec}: no such function ({first_line(error)})") from error
     finally:
         sys.path.pop(0)
-    if not callable(function):
+    if not callable(found):
         raise AlignbenchError(f"reward {spec}: not a function of (prompts, responses)")
-    return cast(Reward, function)
-
-
-def is_checkpoint(spec: str) -> bool:
-    """True if a reward names a checkpoint, not module:function."""
-    return ":" not in spec or Path(spec).exists()
+    return cast(Reward, found)
 
 
 def score_all(
     accelerator: Accelerator, reward: Reward, name: str, prompts: Sequence[str], responses: Sequence[str]
 ) -> list[float]:
-    """The rewards of all texts; each process computes a part."""
+    """The rewards of all texts; each process computes a part. AlignbenchError unless each is a finite number."""
+
+    def compute(indices: Sequence[int]) -> list[float]:
+        texts = [responses[i] for i in indices]
+        try:
+            scores = [float(score) for score in reward([prompts[i] for i in indices], texts)]
+        except Exception as error:  # the user's function may raise any exception
+            kind = "" if isinstance(error, AlignbenchError) else f"{type(error).__name__}: "
+            raise AlignbenchError(f"reward {name}: {kind}{first_line(error)}") from error
+        if len(scores) != len(texts):
+            raise AlignbenchError(f"reward {name}: {len(scores)} scores for {len(texts)} responses")
+        for score, text in zip(scores, texts, strict=True):
+            if not math.isfinite(score):
+                raise AlignbenchError(f"reward {name}: {score} for the response {text[:60]!r}; a score must be finite")
+        return scores
+
     if isinstance(reward, RewardModel):  # which divides the work itself
-        return checked(reward, name, prompts, responses)
-
-    def compute(indices: list[int]) -> list[float]:
-        return checked(reward, name, [prompts[i] for i in indices], [responses[i] for i in indices])
-
+        return compute(range(len(prompts)))
     return loop.map_split(accelerator, len(prompts), compute)
-
-
-def checked(reward: Reward, name: str, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
-    """The rewards. Raises AlignbenchError unless there is one finite number per response."""
-    try:
-        scores = list(reward(prompts, responses))
-    except AlignbenchError as error:
-        raise AlignbenchError(f"reward {name}: {error}") from error
-    except Exception as error:  # the user's function may raise any exception
-        raise AlignbenchError(f"reward {name}: it raised {type(error).__name__} ({first_line(error)})") from error
-    if len(scores) != len(responses):
-        raise AlignbenchError(f"reward {name}: {len(scores)} scores for {len(responses)} responses")
-    try:
-        numbers = [float(score) for score in scores]
-    except (TypeError, ValueError) as error:
-        raise AlignbenchError(f"reward {name}: a score is not a number ({first_line(error)})") from error
-    for number, response in zip(numbers, responses, strict=True):
-        if not math.isfinite(number):
-            raise AlignbenchError(f"reward {name}: {number} for the response {response[:60]!r}; a score must be finite")
-    return numbers

@@ -1,8 +1,5 @@
-"""The folder of a training run (docs/training.md): locked, and resumable after any kill.
-
-metrics.jsonl has no times, so a resumed run's file equals an uninterrupted one's. The processes of a run on several
-machines share the folder.
-"""
+"""The folder of a training run (docs/training.md): locked, and resumable after any kill. metrics.jsonl has no times, so
+a resumed run's file equals an uninterrupted one's. The processes of a run on several machines share the folder."""
 
 from __future__ import annotations
 
@@ -19,6 +16,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 import alignbench
+from alignbench.data.tables import fingerprint
 from alignbench.errors import AlignbenchError, first_line
 from alignbench.models.checkpoint import Ancestor, Checkpoint, find_checkpoint
 from alignbench.progress import Progress
@@ -28,6 +26,7 @@ from trainers.config import StageConfig, to_yaml
 
 T = TypeVar("T")
 Metrics = dict[str, float]
+Write = Callable[[Path], None]  # writes into a folder; called on every process
 LINES = ("metrics.jsonl", "samples.jsonl")
 PACKAGES = ("torch", "transformers", "accelerate", "peft")
 
@@ -45,17 +44,19 @@ class Origin:
     data: Sequence[Mapping[str, Any]]
 
     @classmethod
-    def find(cls, stage: str, parent: str, models: Mapping[str, str], data: Sequence[Mapping[str, Any]]) -> Origin:
-        """Identify checkpoints by folder or hub id. Raises AlignbenchError as find_checkpoint does."""
-        others = {role: identity(find_checkpoint(spec)) for role, spec in models.items()}
-        return cls(stage, find_checkpoint(parent), others, data)
+    def find(
+        cls, stage: str, parent: str, models: Mapping[str, str | None], data: Sequence[tuple[str | None, int | None]]
+    ) -> Origin:
+        """Identify checkpoints by folder or hub id, and data by source and number of rows. Functions are left out."""
+        others = {role: identity(find_checkpoint(s)) for role, s in models.items() if s and is_checkpoint(s)}
+        return cls(stage, find_checkpoint(parent), others, [fingerprint(s, rows) for s, rows in data if s])
 
-    def write_recipe(self, folder: Path, config: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
-        """Write recipe.json, the lineage of a checkpoint, into its folder."""
+    def recipe(self, config: Mapping[str, Any], metrics: Mapping[str, float]) -> dict[str, Any]:
+        """The content of recipe.json, the lineage of a checkpoint in its folder."""
         parent, lineage = self.parent, tuple[Ancestor, ...]()
         if parent is not None:
             lineage = parent.lineage or (Ancestor("base", parent.name, parent.weights_sha256),)
-        recipe = {
+        return {
             "stage": self.stage,
             "parent": None if parent is None else identity(parent),
             "models": dict(self.models),
@@ -65,7 +66,11 @@ class Origin:
             "metrics": in_json(metrics),
             "lineage": [asdict(ancestor) for ancestor in lineage],
         }
-        write_json(folder / "recipe.json", recipe)
+
+
+def is_checkpoint(spec: str) -> bool:
+    """True if a model is given as a checkpoint, not as module:function."""
+    return ":" not in spec or Path(spec).exists()
 
 
 def identity(checkpoint: Checkpoint) -> dict[str, str]:
@@ -92,36 +97,18 @@ def open_run(
 ) -> Iterator[Run]:
     """Create or reopen the run's folder, and lock it. All processes call it; only the main one writes files.
 
-    Raises AlignbenchError if the folder is in use, cannot be written, or belongs to a run with other settings,
-    checkpoints or data.
+    Raises AlignbenchError if it is in use, cannot be written, or is of a run with other settings, checkpoints or data.
     """
-    out = Path(config.out)
+    run = Run(Path(config.out), config, origin, accelerator, progress or Progress())
     settings = {f.name: getattr(config, f.name) for f in fields(config) if not f.metadata["free"]}
-    whole: dict[str, Any] = {"config": settings, "processes": accelerator.num_processes}
-    whole |= {} if origin.parent is None else {"model": identity(origin.parent)}
-    whole |= {**origin.models, "data": list(origin.data)}
-    run = Run(out, config, origin, accelerator, progress or Progress())
     with ExitStack() as stack:
-
-        def enter() -> None:
-            out.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(lock_run(out))
-            before = read_object(out / "identity.json")
-            if before is None:
-                write_json(out / "identity.json", whole)
-            elif difference := _difference(before, json.loads(json.dumps(whole))):
-                raise AlignbenchError(f"{out}: {difference}; resume with the same settings, or choose another out")
-            (out / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
-            software = environment() | versions(PACKAGES)
-            run.event("start" if before is None else "resume", processes=accelerator.num_processes, **software)
-
-        run.together(enter, main_only=True)
+        run.together(lambda: stack.enter_context(run.lock(settings)), main_only=True)
         if run.result() is None:
             newest = run.newest()
             # TensorBoard drops its points of steps that will be repeated
-            tensorboard = {"purge_step": 0 if newest is None else newest.values["step"] + 1}
+            options = {"purge_step": 0 if newest is None else newest.values["step"] + 1}
             named = {name: str(value) for name, value in settings.items()}
-            accelerator.init_trackers("alignbench", named, {"tensorboard": tensorboard, "wandb": {"name": out.name}})
+            accelerator.init_trackers("alignbench", named, {"tensorboard": options, "wandb": {"name": run.out.name}})
         try:
             yield run
         except BaseException as error:
@@ -145,6 +132,24 @@ class Run:
     accelerator: Accelerator
     progress: Progress
 
+    @contextmanager
+    def lock(self, settings: Mapping[str, Any]) -> Iterator[None]:
+        """Lock the folder, and compare it with these settings and the origin."""
+        origin, processes = self.origin, self.accelerator.num_processes
+        parent = {} if origin.parent is None else {"model": identity(origin.parent)}
+        whole = {"config": settings, "processes": processes, **parent, **origin.models, "data": origin.data}
+        self.out.mkdir(parents=True, exist_ok=True)
+        with lock_run(self.out):
+            before = read_object(self.out / "identity.json")
+            if before is None:
+                write_json(self.out / "identity.json", whole)
+            elif difference := _difference(before, json.loads(json.dumps(whole))):
+                raise AlignbenchError(f"{self.out}: {difference}; resume with the same settings, or choose another out")
+            (self.out / "config.yaml").write_text(to_yaml(self.config), encoding="utf-8")
+            software = environment() | versions(PACKAGES)
+            self.event("start" if before is None else "resume", processes=processes, **software)
+            yield
+
     def result(self) -> tuple[Path, Metrics] | None:
         """The folder final/ of a finished run and the metrics of its recipe, else None."""
         final = self.out / "final"
@@ -163,43 +168,35 @@ class Run:
     def resume(self) -> State | None:
         """The state to resume from, None for the beginning. Lines written after it are removed."""
         newest = self.newest()
-        lengths = dict.fromkeys(LINES, 0) if newest is None else newest.values["bytes"]
 
         def cut() -> None:
             for leftover in [*self.out.glob("*.tmp"), *self.out.glob("*/*.tmp")]:
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-            for name, length in lengths.items():
-                if (file := self.out / name).is_file() and file.stat().st_size > length:
-                    os.truncate(file, length)
+            for file in (self.out / name for name in LINES if (self.out / name).is_file()):
+                os.truncate(file, min(file.stat().st_size, 0 if newest is None else newest.values["bytes"][file.name]))
 
         self.together(cut, main_only=True)
         return newest
 
-    def save_state(self, step: int, write: Callable[[Path], None], values: Mapping[str, Any]) -> None:
-        """Save what a resume after `step` needs, and remove older states. Called by every process, after `log`.
-
-        write: called with the folder on every process. If the disk is full, the older state is kept.
-        """
+    def save_state(self, step: int, write: Write, values: Mapping[str, Any]) -> None:
+        """Save what a resume after `step` needs, then remove older states. Called by every process, after `log`."""
         path = self.out / "state" / f"step-{step:08d}"
 
         def finish(folder: Path) -> None:
-            lengths = {}
-            for file in (self.out / name for name in LINES):
+            files = [self.out / name for name in LINES]
+            for file in files:
                 file.touch()
                 sync(file)
-                lengths[file.name] = file.stat().st_size
+            lengths = {file.name: file.stat().st_size for file in files}
             (folder / "state.json").write_text(json.dumps({**values, "step": step, "bytes": lengths}))
 
         if not path.is_dir():  # else the run was resumed from this step
-            self.save_folder(path, write, finish, older=[*path.parent.glob("step-*")])
+            self._save_folder(path, write, finish, older=[*path.parent.glob("step-*")])
 
-    def save_checkpoint(self, name: str, write: Callable[[Path], None], metrics: Mapping[str, float]) -> Path:
-        """Write the checkpoint "final" or "checkpoints/…" with its recipe, whole or not at all; its folder.
-
-        Called by every process. write: called with the folder on every process
-        """
-        settings = asdict(self.config)
-        self.save_folder(self.out / name, write, lambda folder: self.origin.write_recipe(folder, settings, metrics))
+    def save_checkpoint(self, name: str, write: Write, metrics: Mapping[str, float]) -> Path:
+        """Write the checkpoint "final" or "checkpoints/…" with its recipe, whole or not at all; its folder."""
+        recipe = self.origin.recipe(asdict(self.config), metrics)
+        self._save_folder(self.out / name, write, lambda folder: write_json(folder / "recipe.json", recipe))
         return self.out / name
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -223,10 +220,7 @@ class Run:
                 file.write(lines)
 
     def together(self, work: Callable[[], T], *, main_only: bool = False) -> T:
-        """Run `work` on all processes, or on the main one, and wait for all; the main process's result.
-
-        If it raises AlignbenchError on one process, all raise it.
-        """
+        """Run `work` on all processes, or on the main one; its result there. If one raises AlignbenchError, all do."""
 
         def mine() -> list[T]:
             with writing(self.out):
@@ -234,9 +228,7 @@ class Run:
 
         return gather(mine)[0]
 
-    def save_folder(
-        self, path: Path, write: Callable[[Path], None], finish: Callable[[Path], None], older: Sequence[Path] = ()
-    ) -> None:
+    def _save_folder(self, path: Path, write: Write, finish: Write, older: Sequence[Path] = ()) -> None:
         """Write a folder whole or not at all: all processes write, the main one finishes it and removes older ones."""
         temporary = path.with_name(path.name + ".tmp")
 
@@ -273,10 +265,9 @@ def writing(out: Path) -> Iterator[None]:
         # safetensors ("I/O error") and torch.save ("inline_container") have their own errors for a full disk
         if not isinstance(error, OSError) and not any(t in str(error) for t in ("I/O error", "inline_container")):
             raise
-        raise AlignbenchError(
-            f"{out}: cannot be written ({getattr(error, 'strerror', None) or first_line(error)}); saved results are "
-            "kept: fix it and run the same command again"
-        ) from error
+        reason = getattr(error, "strerror", None) or first_line(error)
+        advice = "saved results are kept: fix it and run the same command again"
+        raise AlignbenchError(f"{out}: cannot be written ({reason}); {advice}") from error
 
 
 def sync(path: Path) -> None:
@@ -291,8 +282,7 @@ def _difference(before: Any, now: Any, name: str = "") -> str | None:
     one, other = (dict(enumerate(v)) if isinstance(v, list) else v for v in (before, now))
     if not (isinstance(one, dict) and isinstance(other, dict)):
         return None if one == other else f"{name} was {before}, now {now}"
-    keys = dict.fromkeys([*one, *other])
-    parts = (_difference(one.get(key), other.get(key), f"{name}.{key}".lstrip(".")) for key in keys)
+    parts = (_difference(one.get(key), other.get(key), f"{name}.{key}".lstrip(".")) for key in {**one, **other})
     return next(filter(None, parts), None)
 
 

@@ -1,9 +1,4 @@
-"""Supervised fine-tuning on demonstrations (InstructGPT, section 3.5 and App. C.1).
-
-The checkpoint of each epoch is kept; the result is the one whose samples have the highest mean reward, or the last.
-"""
-
-from __future__ import annotations
+"""Supervised fine-tuning (InstructGPT, section 3.5, C.1). The result is the epoch with the highest mean reward."""
 
 import shutil
 from collections.abc import Sequence
@@ -13,23 +8,20 @@ from typing import Any
 
 import torch
 
-from alignbench.data.tables import fingerprint
 from alignbench.errors import AlignbenchError
 from alignbench.progress import Progress
 from alignbench.types.engine import Sampling
 from trainers import loop
-from trainers.config import REQUIRED, check, setting
+from trainers.config import REQUIRED, StageConfig, check, setting
 from trainers.data import chat_template, read_demonstrations, read_texts
-from trainers.loop import EpochsConfig
-from trainers.models import Policy, Texts, load, residual_dropout, save_model
+from trainers.models import Policy, Sampler, Texts, load, residual_dropout, save_model
 from trainers.packing import Example, Packed, pack
-from trainers.reward import is_checkpoint, load_reward, score_all
-from trainers.rollout import Sampler
+from trainers.reward import load_reward, score_all
 from trainers.run import Metrics, Origin, open_run
 
 
 @dataclass(frozen=True)
-class SFTConfig(EpochsConfig):
+class SFTConfig(StageConfig):
     """Settings of supervised fine-tuning. The defaults are the paper's where it gives a number."""
 
     model: str = setting(REQUIRED, "checkpoint to start from: local folder or hub id")
@@ -83,11 +75,10 @@ def train(config: SFTConfig, *, progress: Progress | None = None) -> tuple[Path,
     reward = load_reward(config.reward, accelerator, config.micro_tokens) if config.reward else None
     module, optimizer = accelerator.prepare(policy, loop.adam([(policy.parameters(), config.lr)]))
     sources = ((config.data, len(rows)), (config.validation, len(held_out)), (config.pretraining, None))
-    data = [fingerprint(source, count) for source, count in sources if source]
-    models = {"reward": config.reward} if config.reward and is_checkpoint(config.reward) else {}
+    origin = Origin.find("sft", config.model, {"reward": config.reward}, sources)
     mixed = round(len(examples) * config.pretraining_share / (1 - config.pretraining_share)) if extra else 0
 
-    with open_run(config, Origin.find("sft", config.model, models, data), accelerator, progress) as run:
+    with open_run(config, origin, accelerator, progress) as run:
         if result := run.result():
             return result
 
@@ -145,10 +136,8 @@ def train(config: SFTConfig, *, progress: Progress | None = None) -> tuple[Path,
 
 def pretraining_examples(source: str, texts: Texts, length: int) -> list[Example]:
     """Pretraining text, cut to pieces of `length` tokens; a piece's first token is given, the others are learned."""
-    pieces = []
-    for ids in texts.prompts([text for text in read_texts(source) if text]):
-        pieces += [ids[at : at + length] for at in range(0, len(ids), length)]
-    found = [Example(piece[:1], [piece[1:]]) for piece in pieces if len(piece) > 1]
-    if not found:
-        raise AlignbenchError(f"{source}: no pretraining text of two tokens or more")
-    return found
+    documents = texts.prompts(read_texts(source))
+    pieces = [ids[at : at + length] for ids in documents for at in range(0, len(ids), length)]
+    if found := [Example(piece[:1], [piece[1:]]) for piece in pieces if len(piece) > 1]:
+        return found
+    raise AlignbenchError(f"{source}: no pretraining text of two tokens or more")

@@ -1,7 +1,5 @@
 """Which task folders are comparable: those that agree in all that the numbers depend on besides the model."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -4,8 +4,6 @@
 documents, and summarises: verdicts, taxes, and the reward-tax front.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -4,8 +4,6 @@ The values of both models are computed on the documents that both answered. Thei
 bootstrap over groups of documents, or, for measures of a set of outputs, from a grouped jackknife.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

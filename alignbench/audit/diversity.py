@@ -6,8 +6,6 @@ output of every document as one set, with a jackknife that leaves out the same d
 the mean cosine of outputs for the same prompt, of one model and of two.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations

@@ -1,7 +1,5 @@
 """The reward-tax front over checkpoints: those that no other checkpoint beats in both reward and tax."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any

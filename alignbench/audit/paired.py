@@ -1,7 +1,5 @@
 """Two models on the same documents: paired values, and the change with its interval and p-value."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 

@@ -1,7 +1,5 @@
 """Which of several runs is the reference of which."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

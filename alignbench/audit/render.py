@@ -1,7 +1,5 @@
 """An audit as tables (terminal, Markdown, LaTeX) and as data (JSON, CSV)."""
 
-from __future__ import annotations
-
 import json
 import re
 import sys

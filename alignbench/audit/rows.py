@@ -1,7 +1,5 @@
 """From matched task folders to rows: every metric on the common documents, all resampled together."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 

@@ -1,7 +1,5 @@
 """Outputs of several systems for the same prompts: read, checked, gated by scores, and brought to equal lengths."""
 
-from __future__ import annotations
-
 import math
 import operator
 import re

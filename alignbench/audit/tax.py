@@ -5,8 +5,6 @@ section 4.2). It is about capabilities: other abilities have their own verdicts.
 averaged in percent of each metric's range: points of a hundred for accuracies, F1 and BLEU alike.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import TypeVar
 

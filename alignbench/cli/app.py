@@ -1,7 +1,5 @@
 """The command line: `alignbench COMMAND`. One file per command; none imports torch before it runs."""
 
-from __future__ import annotations
-
 import os
 import sys
 from typing import Annotated

@@ -1,7 +1,5 @@
 """`alignbench compare`: the audit."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import Annotated

@@ -1,7 +1,5 @@
 """`alignbench demo`: the whole demo, and the stages that no other command has."""
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
 from typing import Annotated

@@ -1,7 +1,5 @@
 """`alignbench evaluate` and `alignbench tasks`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

@@ -92,7 +92,7 @@ def screen(
     as_json: AsJson = False,
 ) -> None:
     """Mark labelers below InstructGPT's soft cut-offs. FILE is not changed."""
-    from alignbench.labels.screen import SENSITIVE, CutOffs, kept
+    from alignbench.labels.screen import SENSITIVE, kept
     from alignbench.labels.screen import screen as mark
     from alignbench.labels.table import flag_names, write_labels
 
@@ -103,7 +103,7 @@ def screen(
         for name in sensitive or []:
             if name not in known:
                 raise AlignbenchError(f"no flag {name!r} (there are: {', '.join(known) or 'none'})")
-        limits = CutOffs(flagging, rankings, demonstrations)
+        limits = {"flagging": flagging, "rankings": rankings, "demonstrations": demonstrations}
         found = mark(labels, reference=reference, cut_offs=limits, sensitive=sensitive or SENSITIVE)
     _show(found, ("labeler", "criterion"), as_json, ("cut_off", "mark"))
     if out is not None:

@@ -1,7 +1,5 @@
 """`alignbench report`: figures and an HTML page."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """`alignbench score` and `alignbench rescore`: outputs that exist already."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Any
 

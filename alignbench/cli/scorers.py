@@ -1,7 +1,5 @@
 """`alignbench scorers`: list the scorers, and measure their agreement with annotated data."""
 
-from __future__ import annotations
-
 import json
 import sys
 from dataclasses import asdict

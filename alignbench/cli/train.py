@@ -1,7 +1,5 @@
 """`alignbench train sft | reward | ppo`, and `alignbench average`."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path

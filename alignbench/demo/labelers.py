@@ -4,44 +4,29 @@ The error is set so that labelers, two outliers included, agree on about 73 % of
 2203.02155, section 5: 72.6 ± 1.5 % among training labelers). tests/test_demo_labelers.py measures it.
 """
 
-from __future__ import annotations
-
 import random
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-from alignbench.demo.answers import as_response, candidates, good
-from alignbench.demo.files import write_file
-from alignbench.demo.judge import read_card
+from alignbench.demo.judge import Goal, Judgement, judge, read_card
 from alignbench.demo.lexicon import amounts, lexicon
-from alignbench.demo.requests import Request, make_requests
-from alignbench.demo.utility import Goal, Judgement, judge
+from alignbench.demo.requests import Request, as_response, candidates, good, make_requests
 from alignbench.demo.world import FOLDER, World
 from alignbench.errors import AlignbenchError
 from alignbench.evaluation.win_rate import ANSWERS, find_answers
+from alignbench.labels.table import write_lines
 from alignbench.models.checkpoint import find_checkpoint, load_engine
 from alignbench.progress import Progress
 from alignbench.types.engine import Prompt, Sampling
 
 LEXICON, AMOUNTS = lexicon("labelers"), amounts("labelers")
 SAMPLING = Sampling(max_tokens=48, samples=AMOUNTS.most - AMOUNTS.own, temperature=1.0)
-
-
-@dataclass(frozen=True)
-class Labeler:
-    name: str
-    group: str  # "training" | "held-out"
-    scale: float = 0.0
-    manner: float = 1.0
-    outlier: str = ""
-
-
-LABELERS = tuple(Labeler(**row) for row in LEXICON["labelers"])
+Rows = list[dict[str, Any]]
+LABELERS = tuple(SimpleNamespace(**row) for row in LEXICON["labelers"])
 TRAINERS, NEW = ([one for one in LABELERS if one.group == g and not one.outlier] for g in ("training", "held-out"))
-HIRED = (*TRAINERS, *NEW)
 
 
 def rank(seen: Sequence[float]) -> list[int]:
@@ -53,63 +38,43 @@ def rank(seen: Sequence[float]) -> list[int]:
     return ranks
 
 
-def ranking(world: World, request: Request, texts: Sequence[str], labeler: Labeler) -> dict[str, Any] | None:
-    """How a labeler ranks these answers to a request: a row as the trainers read it. None if all are tied: there is
-    nothing to learn from it."""
+def _to_rank(world: World, number: int) -> list[tuple[str, Request, list[SimpleNamespace]]]:
+    """(file, request, labelers of whom one ranks its answers); half of the held-out are for held-out labelers"""
+    training, others = make_requests(world).by_split
+    chosen = [("rankings", request) for request in training[-number:]]
+    held_out = others[-number * AMOUNTS.held_out_rankings // AMOUNTS.rankings :]
+    chosen += (("rankings_held_out", request) for request in held_out)
+    return [(f, request, NEW if f != "rankings" and n % 2 else TRAINERS) for n, (f, request) in enumerate(chosen)]
+
+
+def _ranking(world: World, request: Request, texts: Sequence[str], labeler: SimpleNamespace) -> Rows:
+    """How a labeler ranks these answers: a row as the trainers read it, or none if all are tied."""
     prompt, goal = request.prompt, request.goal
     ranks = rank([_seen(labeler, prompt, text, judge(world, goal, prompt, text), world.seed) for text in texts])
-    who = {"prompt": prompt, "labeler": labeler.name, "group": labeler.group}
-    return {**who, "responses": list(texts), "ranks": ranks} if len(set(ranks)) > 1 else None
+    row = {"prompt": prompt, "labeler": labeler.name, "group": labeler.group, "responses": list(texts), "ranks": ranks}
+    return [row] if len(set(ranks)) > 1 else []
 
 
-def label_outputs(
-    world: World, prompts: Sequence[str], outputs: Mapping[str, Sequence[str]], seed: int
-) -> list[dict[str, Any]]:
-    """Rows of a label table (docs/labels.md): what labelers say of systems' outputs to the same prompts.
+def files(world: World, draw: random.Random) -> Iterator[tuple[str, Any]]:
+    """rankings.jsonl and rankings_held_out.jsonl by the labelers who were hired, labels.jsonl by all on trial."""
 
-    prompts: of this world, each once; outputs: system -> its output to each of them. Three labelers judge each prompt.
-    What a labeler says of a text depends only on the seed, the labeler, the prompt and the text.
-    Raises AlignbenchError for a prompt that the world does not have.
-    """
-    goals = goals_of(world)
-    if unknown := next((prompt for prompt in prompts if prompt not in goals), None):
-        raise AlignbenchError(f"the demo world of seed {world.seed} does not have the prompt {unknown[:60]!r}")
-    if len(set(prompts)) != len(prompts) or any(len(texts) != len(prompts) for texts in outputs.values()):
-        raise AlignbenchError("prompts to label must be different, and every system must have an output to each")
-    rows = []
-    for number, prompt in enumerate(prompts):
-        texts = {system: of_system[number] for system, of_system in outputs.items()}
-        chosen = random.Random(f"{seed} {prompt}").sample(HIRED, AMOUNTS.output_labelers)
-        rows += _labels(world, goals[prompt], prompt, texts, chosen, seed)
-    return rows
+    def responses(request: Request) -> list[str]:
+        return list(map(as_response, candidates(world, request, draw.randint(AMOUNTS.fewest, AMOUNTS.most), draw)))
 
-
-def goals_of(world: World) -> dict[str, Goal]:
-    """The goal of every prompt of the world, training and held-out."""
-    return {request.prompt: request.goal for request in make_requests(world).all}
-
-
-def label_runs(runs: Path, world: Path, out: Path, seed: int = 0) -> int:
-    """Write the labels of the outputs of the task `answers` in all runs that have it, and return their number.
-
-    Raises AlignbenchError where no run has answers, two are of models of one name, or they answer different prompts.
-    """
-    known = read_card(world).world
-    folders = sorted({task.parent.parent for task in runs.glob(f"*/{ANSWERS}-*/result.json")})
-    if not folders:
-        raise AlignbenchError(f"{runs}: no run with finished answers; write them with --tasks {ANSWERS}")
-    texts: dict[str, dict[str, str]] = {}
-    runs_of: dict[str, str] = {}
-    for system in map(find_answers, folders):
-        if before := runs_of.get(system.name):
-            raise AlignbenchError(f"{runs}: two runs of a model {system.name}: {before}, {system.run}; remove one")
-        runs_of[system.name] = str(system.run)
-        texts[system.name] = {record.prompt: record.outputs[0].text for record in system.records().values()}
-        if texts[system.name].keys() != (first := next(iter(texts.values()))).keys():
-            raise AlignbenchError(f"{runs}: {system.name} answered other prompts than {next(iter(texts))}")
-    rows = label_outputs(known, list(first), {name: [own[p] for p in first] for name, own in texts.items()}, seed)
-    write_file(out, rows)
-    return len(rows)
+    rows: dict[str, Rows] = {"rankings": [], "rankings_held_out": []}
+    for file, request, hired in _to_rank(world, AMOUNTS.rankings):
+        labeler = draw.choice(hired)
+        while not (found := _ranking(world, request, responses(request), labeler)):
+            pass
+        rows[file] += found
+    turn, rows["labels"] = list[SimpleNamespace](), []
+    for request in draw.sample(make_requests(world).by_split[0], AMOUNTS.trial_prompts):
+        while len(turn) < AMOUNTS.trial_labelers:
+            turn += [labeler for labeler in draw.sample(LABELERS, len(LABELERS)) if labeler not in turn]
+        chosen, turn = turn[: AMOUNTS.trial_labelers], turn[AMOUNTS.trial_labelers :]
+        systems = {f"system-{n}": text for n, text in enumerate(responses(request), 1)}
+        rows["labels"] += _labels(world, request.goal, request.prompt, systems, chosen, world.seed)
+    yield from ((f"{FOLDER}/{name}.jsonl", found) for name, found in rows.items())
 
 
 def rank_samples(
@@ -117,111 +82,108 @@ def rank_samples(
 ) -> int:
     """Rank what a model answers: the data of the reward model, as InstructGPT collected them (section 3.2).
 
-    A reward model that has only seen answers by the world's rules does not know the mistakes of the policy that it
-    judges. So up to seven outputs of a ranking are the model's; the others, a correct answer among them, are the
-    world's. Writes out/rankings.jsonl and out/rankings_held_out.jsonl (other users' prompts, half of them ranked by
-    held-out labelers). Returns how many of the outputs are the model's.
-
-    number: of prompts to rank, a quarter as many held out
+    Up to seven outputs of a ranking are the model's, so that the reward model knows the mistakes of the policy. The
+    others, a correct answer among them, are the world's. Writes out/rankings.jsonl and out/rankings_held_out.jsonl.
+    Returns how many of the outputs are the model's. number: of prompts to rank, a quarter as many held out
     """
-    known = read_card(world).world
-    training, others = make_requests(known).by_split
-    asked = [*training[-number:], *others[-number * AMOUNTS.held_out_rankings // AMOUNTS.rankings :]]
-    first_held_out = len(training[-number:])
+    known, progress = read_card(world)[0], progress or Progress()
+    to_rank = _to_rank(known, number)
     engine = load_engine(find_checkpoint(str(model)), device="cpu", dtype="float32")
-    progress = progress or Progress()
-    progress.start("sampling answers", len(asked), unit="prompts")
+    progress.start("sampling answers", len(to_rank), unit="prompts")
     texts: dict[int, list[str]] = {}
-    prompts = [Prompt(request.prompt, request.prompt) for request in asked]
+    prompts = [Prompt(request.prompt, request.prompt) for _, request, _ in to_rank]
     for index, completions in engine.generate(prompts, SAMPLING, seed=seed):
         texts[index] = list(dict.fromkeys(c.text for c in completions if c.text.strip()))
         progress.advance()
-    rows: dict[str, list[dict[str, Any]]] = {"rankings": [], "rankings_held_out": []}
-    sampled = 0
-    for index, request in enumerate(asked):
+    rows, sampled = {"rankings": Rows(), "rankings_held_out": Rows()}, 0
+    for index, (file, request, hired) in enumerate(to_rank):
         draw = random.Random(f"{seed} ranking {request.prompt}")
-        held_out = index >= first_held_out
-        labeler = draw.choice(NEW if held_out and index % 2 else TRAINERS)
-        size = draw.randint(AMOUNTS.fewest, AMOUNTS.most)
+        labeler, size = draw.choice(hired), draw.randint(AMOUNTS.fewest, AMOUNTS.most)
         shown = [*texts[index][: size - AMOUNTS.own], as_response(good(known, request, draw))]
         while len(set(shown)) < size:  # the samples may have few different ones
             shown += map(as_response, candidates(known, request, AMOUNTS.fewest, draw))
         shown = list(dict.fromkeys(shown))[:size]
         draw.shuffle(shown)
-        if row := ranking(known, request, shown, labeler):
-            rows["rankings_held_out" if held_out else "rankings"].append(row)
-            sampled += len(set(texts[index]).intersection(shown))
-    for name, found in rows.items():
-        write_file(out / f"{name}.jsonl", found)
+        found = _ranking(known, request, shown, labeler)
+        rows[file] += found
+        sampled += len(found) * len(set(texts[index]).intersection(shown))
+    for file, found in rows.items():
+        write_lines(found, out / f"{file}.jsonl")
     return sampled
 
 
-def write_files(world: World, folder: Path, draw: random.Random) -> None:
-    """Write rankings.jsonl and rankings_held_out.jsonl by the labelers who were hired, labels.jsonl by all on trial.
+def goals_of(world: World) -> dict[str, Goal]:
+    """The goal of every prompt of the world, training and held-out."""
+    return {request.prompt: request.goal for request in make_requests(world).all}
 
-    Held out: prompts of users who do not train, half of them ranked by labelers of each group.
+
+def label_outputs(world: World, prompts: Sequence[str], outputs: Mapping[str, Sequence[str]], seed: int) -> Rows:
+    """Rows of a label table (docs/labels.md): what labelers say of systems' outputs to the same prompts.
+
+    prompts: of this world, else AlignbenchError, each once; outputs: system -> its output to each of them
+    Three labelers judge each prompt. What they say of a text depends only on seed, labeler, prompt and text.
     """
-    training, others = make_requests(world).by_split
-    held_out = others[-AMOUNTS.held_out_rankings :]
-    for name, requests in (("rankings", training[-AMOUNTS.rankings :]), ("rankings_held_out", held_out)):
-        rows: list[dict[str, Any]] = []
-        for number, request in enumerate(requests):
-            labeler = draw.choice(NEW if number % 2 and requests is held_out else TRAINERS)
-            row = None
-            while row is None:
-                texts = candidates(world, request, draw.randint(AMOUNTS.fewest, AMOUNTS.most), draw)
-                row = ranking(world, request, list(map(as_response, texts)), labeler)
-            rows.append(row)
-        write_file(folder / FOLDER / f"{name}.jsonl", rows)
-    labels: list[dict[str, Any]] = []
-    turn: list[Labeler] = []
-    for request in draw.sample(training, AMOUNTS.trial_prompts):
-        while len(turn) < AMOUNTS.trial_labelers:
-            turn += [labeler for labeler in draw.sample(LABELERS, len(LABELERS)) if labeler not in turn]
-        chosen, turn = turn[: AMOUNTS.trial_labelers], turn[AMOUNTS.trial_labelers :]
-        texts = candidates(world, request, draw.randint(AMOUNTS.fewest, AMOUNTS.most), draw)
-        systems = {f"system-{n}": as_response(text) for n, text in enumerate(texts, 1)}
-        labels += _labels(world, request.goal, request.prompt, systems, chosen, world.seed)
-    write_file(folder / FOLDER / "labels.jsonl", labels)
+    goals, rows = goals_of(world), Rows()
+    if unknown := next((prompt for prompt in prompts if prompt not in goals), None):
+        raise AlignbenchError(f"the demo world of seed {world.seed} does not have the prompt {unknown[:60]!r}")
+    for number, prompt in enumerate(prompts):
+        texts = {system: of_system[number] for system, of_system in outputs.items()}
+        chosen = random.Random(f"{seed} {prompt}").sample([*TRAINERS, *NEW], AMOUNTS.output_labelers)
+        rows += _labels(world, goals[prompt], prompt, texts, chosen, seed)
+    return rows
+
+
+def label_runs(runs: Path, world: Path, out: Path, seed: int = 0) -> int:
+    """Write the labels of the outputs of the task `answers` in all runs that have it, and return their number. Raises
+    AlignbenchError where no run has answers, two are of models of one name, or they answer different prompts."""
+    folders = sorted({task.parent.parent for task in runs.glob(f"*/{ANSWERS}-*/result.json")})
+    if not folders:
+        raise AlignbenchError(f"{runs}: no run with finished answers; write them with --tasks {ANSWERS}")
+    systems, texts = [find_answers(folder) for folder in folders], dict[str, dict[str, str]]()
+    for number, system in enumerate(systems):
+        if before := next((other.run for other in systems[:number] if other.name == system.name), None):
+            raise AlignbenchError(f"{runs}: two runs of a model {system.name}: {before}, {system.run}; remove one")
+        texts[system.name] = {record.prompt: record.outputs[0].text for record in system.records().values()}
+        if texts[system.name].keys() != texts[systems[0].name].keys():
+            raise AlignbenchError(f"{runs}: {system.name} answered other prompts than {systems[0].name}")
+    prompts = list(texts[systems[0].name])
+    rows = label_outputs(
+        read_card(world)[0], prompts, {name: [own[p] for p in prompts] for name, own in texts.items()}, seed
+    )
+    write_lines(rows, out)
+    return len(rows)
 
 
 def _labels(
-    world: World, goal: Goal, prompt: str, texts: Mapping[str, str], labelers: Iterable[Labeler], seed: int
-) -> list[dict[str, Any]]:
+    world: World, goal: Goal, prompt: str, texts: Mapping[str, str], labelers: Iterable[SimpleNamespace], seed: int
+) -> Rows:
     judged = {system: judge(world, goal, prompt, text) for system, text in texts.items()}
     rows = []
     for labeler in labelers:
         seen = [_seen(labeler, prompt, text, judged[system], seed) for system, text in texts.items()]
         for utility, place, (system, text) in zip(seen, rank(seen), texts.items(), strict=True):
-            marks = {"rank": place, "likert": 1 + sum(utility >= step for step in LEXICON["likert"])}
             who = {"labeler": labeler.name, "group": labeler.group}
-            flags = _flags(labeler, prompt, text, judged[system], seed)
-            rows.append({"prompt": prompt, "model": system, "output": text, **who, **marks, "flags": flags})
+            likert = 1 + sum(utility >= step for step in LEXICON["likert"])
+            marks = {"rank": place, "likert": likert, "flags": _flags(labeler, prompt, text, judged[system], seed)}
+            rows.append({"prompt": prompt, "model": system, "output": text, **who, **marks})
     return rows
 
 
-def _seen(labeler: Labeler, prompt: str, text: str, judged: Judgement, seed: int) -> float:
+def _seen(labeler: SimpleNamespace, prompt: str, text: str, judged: Judgement, seed: int) -> float:
     """The utility as a labeler sees it: the same for the same text, wherever it is."""
     draw = random.Random(f"{seed} {labeler.name} {prompt} {text.strip()}")
     if labeler.outlier == "careless":
         return draw.uniform(-3.0, 6.0)
     if labeler.outlier == "long":
-        return min(6.0, judged.words / 6 - 2) + draw.gauss(0.0, 0.5)
+        return min(6.0, judged.found["words"] / 6 - 2) + draw.gauss(0.0, 0.5)
     manner = judged.parts["polite"] + judged.parts["cheerful"]
-    return judged.utility + (labeler.manner - 1) * manner + draw.gauss(0.0, AMOUNTS.error * labeler.scale)
+    return float(judged.utility + (labeler.manner - 1) * manner + draw.gauss(0.0, AMOUNTS.error * labeler.scale))
 
 
-def _flags(labeler: Labeler, prompt: str, text: str, judged: Judgement, seed: int) -> dict[str, int]:
+def _flags(labeler: SimpleNamespace, prompt: str, text: str, judged: Judgement, seed: int) -> dict[str, int]:
     """Flags as the labeler sets them: those that a text of this world can have are now and then set in error."""
-    state = {
-        "fails_instruction": judged.follows < 0.5,
-        "inappropriate_for_customer_assistant": judged.rude > 0,
-        "hallucination": judged.false + judged.made_up > 0,
-        "satisfies_constraint": judged.constraint,
-        "expresses_opinion": judged.opinion,
-        "expresses_moral_judgment": judged.rude > 0,
-    }
+    found = {**judged.found, "fails": judged.found["follows"] < 0.5, "met": not judged.found["not_constraint"]}
     draw = random.Random(f"{seed} flags {labeler.name} {prompt} {text.strip()}")
     error = AMOUNTS.outlier_flag_error if labeler.outlier else AMOUNTS.flag_error
-    flags = LEXICON["flags"]
-    return {name: int(state.get(name, False) ^ (name in state and draw.random() < error)) for name in flags}
+    state = {name: any(found[one] for one in signs) for name, signs in LEXICON["flags"].items()}
+    return {n: int(state[n] ^ (bool(LEXICON["flags"][n]) and draw.random() < error)) for n in state}

@@ -1,26 +1,8 @@
-"""Word lists and templates of the demo world (data/*.yaml), and the generator that fills them.
-
-A template is a format string. A slot takes its value from `Values`; one that has no value is drawn from the list of its
-name, anew at each place. Values may contain slots themselves. A form is a mapping of templates with the reserved keys
-
-    draw    what is drawn first, in this order, each entry one of
-              goods                                from the list of that name
-              feel: [glad, happy]                  from these
-              place: village                       from the list of another name, or a part of a value
-              opinion: {good: 5, bad: 2}           with these weights
-              one, other: person                   two different ones
-              rest: {sample: LIST, number: 2}      two different sentences, joined; number: [1, 2] is drawn from 1 to 2
-              often: {of: LIST, chance: 0.2, else: ""}    with this probability, else the constant
-              claimed: {of: goods, without: "{goods}"}    from the list without an element
-    cases   forms of which one is followed: the first whose `below` is above a number drawn from [0, 1), and whose
-            `different` values differ, if it has any
-"""
-
-from __future__ import annotations
+"""Word lists and templates of the demo world (data/*.yaml, described in data/world.yaml), and their generator."""
 
 import random
 from collections import UserDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from string import Formatter
@@ -28,17 +10,17 @@ from types import SimpleNamespace
 from typing import Any, Self
 
 NUMBERS = {"two": 2, "three": 3, "four": 4}
-_get_field = Formatter().get_field
 RESERVED = ("draw", "cases", "below", "different")
 
 
 class Word(str):
-    """A word with its forms: {word.a} with an article, {word.cap} capitalised, {word.be} "is" or "are"; of a numeral
-    its {word.number}, and {word.more}, which is one less."""
+    """A word with its forms: {word.a} with an article, {word.cap} and {word.low} with a capital or small first letter,
+    {word.be} "is" or "are"; of a numeral its {word.number}, and {word.more}, which is one less."""
 
     __slots__ = ()
     a = property(lambda self: f"{'an' if self[0] in 'aeiouAEIOU' else 'a'} {self}")
     cap = property(lambda self: self[0].upper() + self[1:])
+    low = property(lambda self: self[0].lower() + self[1:])
     be = property(lambda self: "are" if self.endswith("s") else "is")
     number = property(lambda self: NUMBERS[self])
     more = property(lambda self: NUMBERS[self] - 1)
@@ -68,7 +50,7 @@ def amounts(part: str) -> SimpleNamespace:
 
 
 class Values(UserDict[str, Any]):
-    """Values of slots. lists: what other slots are drawn from; draw: the random generator"""
+    """Values of slots. lists: what slots without a value are drawn from; draw: the random generator"""
 
     def __init__(self, draw: random.Random, lists: Mapping[str, Any], **known: Any) -> None:
         super().__init__(known)
@@ -76,35 +58,35 @@ class Values(UserDict[str, Any]):
 
     def __missing__(self, slot: str) -> Any:
         found = self.lists[slot]
-        return found if isinstance(found, str) else self.draw.choice(found)
+        return found() if callable(found) else found if isinstance(found, str) else self.draw.choice(found)
 
     def take(self, draws: Iterable[str | Mapping[str, Any]]) -> Self:
         """Draw the values of a `draw` list."""
         for entry in draws:
-            ((names, source),) = {entry: entry}.items() if isinstance(entry, str) else entry.items()
-            options: Any = self._list(source) if isinstance(source, str) else source
-            if isinstance(options, dict) and "of" in options:
-                if "chance" in options and self.draw.random() >= options["chance"]:
-                    self[names] = options["else"]
-                else:
-                    without = self.fill(options.get("without"))
-                    self[names] = self.draw.choice([one for one in self._list(options["of"]) if one != without])
-            elif isinstance(options, dict) and "sample" in options:
-                number = self.fill(options["number"])
-                number = self.draw.randint(*number) if isinstance(number, tuple) else number
-                self[names] = " ".join(self.draw.sample(self._list(options["sample"]), number))
-            elif isinstance(options, dict):
-                (self[names],) = self.draw.choices(list(options), list(options.values()))
-            elif "," in names:
-                self.update(zip(names.split(", "), self.draw.sample(options, 2), strict=True))
-            else:
-                option = self.draw.choice(options)
-                self[names] = self.fill(option) if isinstance(option, str) and _is_slot(option) else option
+            ((name, source),) = {entry: entry}.items() if isinstance(entry, str) else entry.items()
+            given: Any = self._list(source) if isinstance(source, str) else source
+            match given:
+                case {"of": some, "chance": chance, "else": constant}:
+                    self[name] = self.draw.choice(self._list(some)) if self.draw.random() < chance else constant
+                case {"of": some, "without": other}:
+                    without = self.fill(other)
+                    self[name] = self.draw.choice([option for option in self._list(some) if option != without])
+                case {"sample": some, "number": number}:
+                    number = self.fill(number)
+                    number = self.draw.randint(*number) if isinstance(number, tuple) else number
+                    self[name] = " ".join(self.draw.sample(self._list(some), number))
+                case dict():
+                    (self[name],) = self.draw.choices(list(given), list(given.values()))
+                case options if "," in name:
+                    self.update(zip(name.split(", "), self.draw.sample(options, 2), strict=True))
+                case options:
+                    option = self.draw.choice(options)
+                    self[name] = self.fill(option) if isinstance(option, str) and _is_slot(option) else option
         return self
 
     def follow(self, form: Mapping[str, Any]) -> dict[str, Any]:
-        """Draw what a form draws, and return its templates and those of the case that is followed, not yet filled.
-        They are also values from then on, unless one of the name exists."""
+        """Draw the values of a form, and return its templates and those of the chosen case, not yet filled. Those that
+        have no value yet become values."""
         self.take(form.get("draw", ()))
         fields = {name: value for name, value in form.items() if name not in RESERVED}
         if "cases" in form:
@@ -135,8 +117,19 @@ class Values(UserDict[str, Any]):
 
     def _find(self, path: str) -> Any:
         name = path.partition("[")[0].partition(".")[0]
-        return _get_field(path, (), self.data if name in self.data else self.lists)[0]
+        return Formatter().get_field(path, (), self.data if name in self.data else self.lists)[0]
 
 
 def _is_slot(template: str) -> bool:
     return template[0] == "{" and template.find("}") == len(template) - 1
+
+
+def paged(
+    items: Sequence[str], size: int, draw: random.Random, heading: str = "", headed: float = 1.0, between: str = "\n\n"
+) -> list[str]:
+    """Pages of `size` items, a proportion of them below the heading."""
+    found = []
+    for start in range(0, len(items), size):
+        heads = [heading] if heading and draw.random() < headed else []
+        found.append(between.join([*heads, *items[start : start + size]]) + "\n")
+    return found

@@ -1,15 +1,12 @@
 """The demo's base model: a tokenizer of the world's words, and a small Llama that learns the world's text.
 
 Two processes with one thread each (`torchrun --nproc-per-node 2 -m alignbench demo pretrain …`) are faster than one
-process with two threads. A step always has two halves whose gradients are added, so one process gives the same bytes,
-and so does a run that was killed and resumed.
+with two threads. A step always has two halves whose gradients are added, so one process gives the same bytes.
 """
-
-from __future__ import annotations
 
 import math
 import random
-from bisect import bisect_left
+from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,23 +15,16 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import logging
 
 from alignbench.data.tables import fingerprint
 from alignbench.models.onednn import use_onednn
 from alignbench.progress import Progress
+from trainers import loop
 from trainers.config import REQUIRED, StageConfig, check, setting
 from trainers.data import read_texts
-from trainers.loop import (
-    accumulate,
-    load_training,
-    make_accelerator,
-    save_training,
-    set_learning_rate,
-    take_step,
-    total,
-)
 from trainers.models import save_model
 from trainers.run import Origin, open_run
 
@@ -69,48 +59,36 @@ class Pretraining(StageConfig):
 
 def train_tokenizer(texts: Sequence[str], vocabulary: int) -> PreTrainedTokenizerFast:
     """Byte-level BPE (Sennrich et al. 2016; Radford et al. 2019): a word of the world with its space is one token."""
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary, special_tokens=[END], initial_alphabet=alphabet, show_progress=False
-    )
-    bpe.train_from_iterator(texts, trainer)
+    bpe, level = Tokenizer(models.BPE()), pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.pre_tokenizer, bpe.decoder = level, decoders.ByteLevel()
+    settings: dict[str, Any] = {"special_tokens": [END], "initial_alphabet": level.alphabet(), "show_progress": False}
+    bpe.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=vocabulary, **settings))
     return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token=END, eos_token=END)
 
 
 def pack_rows(documents: Sequence[Sequence[int]], length: int, end: int, draw: random.Random) -> list[list[int]]:
-    """Whole documents in rows of at most `length` tokens, each document followed by `end`, in a drawn order.
-
-    A document goes into the fullest row that has room for it; one that is longer than a row is cut. So every row
-    begins with the beginning of a document, as every prompt does.
-    """
+    """Whole documents in rows of at most `length` tokens, each document followed by `end`, in a drawn order. A document
+    goes into the fullest row that has room for it, and one that is longer than a row is cut."""
     rows: list[list[int]] = []
-    room: list[tuple[int, int]] = []  # tokens left and number of each row that is not full, in order
+    room: list[tuple[int, int]] = []  # tokens left and number of each row, in order
     for document in draw.sample(documents, len(documents)):
         tokens = [*document, end][:length]
         place = bisect_left(room, (len(tokens), 0))
-        if place < len(room):
-            left, number = room.pop(place)
-            rows[number].extend(tokens)
-        else:
-            left, number = length, len(rows)
-            rows.append(list(tokens))
-        left -= len(tokens)
-        if left:
-            room.insert(bisect_left(room, (left, number)), (left, number))
+        if place == len(room):
+            room.append((length, len(rows)))
+            rows.append([])
+        left, number = room.pop(place)
+        rows[number] += tokens
+        insort(room, (left - len(tokens), number))
     draw.shuffle(rows)
     return rows
 
 
 def batches(first: list[list[int]], rest: list[list[int]], config: Pretraining, end: int) -> list[list[list[int]]]:
-    """The rows of each step, until `config.tokens` tokens are planned; every pass packs the documents anew.
-
-    first, rest: documents that are read once, and documents that are read repeatedly
-    """
-    rows = pack_rows(first, config.row, end, random.Random(f"{config.seed} first"))
-    planned, epoch = sum(map(len, rows)), 0
+    """The rows of each step, until `config.tokens` tokens are planned. first: documents that are read once; rest:
+    documents that are read repeatedly, packed anew in every pass"""
+    rows, epoch = pack_rows(first, config.row, end, random.Random(f"{config.seed} first")), 0
+    planned = sum(map(len, rows))
     while planned < config.tokens:
         more = pack_rows(rest, config.row, end, random.Random(f"{config.seed} rows {epoch}"))
         rows, planned, epoch = rows + more, planned + sum(map(len, more)), epoch + 1
@@ -125,7 +103,7 @@ def pretrain(config: Pretraining, progress: Progress | None = None) -> Path:
     torch.set_num_threads(1)
     first, texts = ([] if file is None else read_texts(file) for file in (config.first, config.text))
     prints = [fingerprint(file) for file in (config.text, config.first) if file is not None]
-    accelerator = make_accelerator(config)
+    accelerator = loop.make_accelerator(config)
     with open_run(config, Origin("base", None, {}, prints), accelerator, progress) as run:
         if done := run.result():
             return done[0]
@@ -133,30 +111,47 @@ def pretrain(config: Pretraining, progress: Progress | None = None) -> Path:
         end = int(tokenizer.convert_tokens_to_ids(END))
         lessons, pages = ([tokenizer.encode(text) for text in some] for some in (first, texts))
         steps = batches(lessons, pages, config, end)
-        model = _blank(config, len(tokenizer), end)
-        groups = [[p for p in model.parameters() if (p.ndim > 1) is matrix] for matrix in (True, False)]
-        decays = zip(groups, (0.1, 0.0), strict=True)
-        settings = [{"params": group, "weight_decay": decay, "peak": config.lr} for group, decay in decays]
-        optimizer = torch.optim.AdamW(settings, betas=(0.9, 0.95), fused=True)
+        logging.disable_progress_bar()
+        torch.manual_seed(config.seed)
+        shape = LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=config.hidden,
+            intermediate_size=config.intermediate,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.heads,
+            max_position_embeddings=config.window,
+            tie_word_embeddings=True,
+            initializer_range=config.init,
+            bos_token_id=end,
+            eos_token_id=end,
+        )
+        model = LlamaForCausalLM(shape)
+        use_onednn(model)
+        parameters = list(model.parameters())
+        matrices, vectors = ([p for p in parameters if (p.ndim > 1) is matrix] for matrix in (True, False))
+        groups = [{"params": p, "weight_decay": d, "peak": config.lr} for p, d in ((matrices, 0.1), (vectors, 0.0))]
+        optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), fused=True)
         module, optimizer = accelerator.prepare(model, optimizer)
         halves = range(accelerator.process_index, HALVES, accelerator.num_processes)
         start = 0
         if state := run.resume():
-            load_training(state.folder, accelerator)
+            loop.load_training(state.folder, accelerator)
             start = state.values["step"]
         run.progress.start("pretraining", len(steps), start, "steps")
         for step, rows in enumerate(steps[start:], start):
             if step and step % config.save_every == 0:
-                run.save_state(step, lambda folder: save_training(folder, accelerator), {})
+                run.save_state(step, lambda folder: loop.save_training(folder, accelerator), {})
             count = sum(len(row) - 1 for row in rows)
             parts = [rows[half::HALVES] for half in halves]
-            loss = accumulate(accelerator, module, parts, lambda part: _loss(module, part, end), count)
+            loss = loop.accumulate(accelerator, module, parts, lambda part: _loss(module, part, end), count)
             if config.max_gradient_norm is not None:
-                accelerator.clip_grad_norm_(model.parameters(), config.max_gradient_norm)
-            factor = _schedule(step, config.warmup, len(steps))
-            set_learning_rate(optimizer, factor)
-            take_step(module, optimizer, None)
-            run.log(step + 1, {"loss": total(loss), "lr": config.lr * factor})
+                accelerator.clip_grad_norm_(parameters, config.max_gradient_norm)
+            # linear warm-up, then a cosine to a tenth
+            angle = math.pi * (step - config.warmup) / max(len(steps) - config.warmup, 1)
+            factor = (step + 1) / config.warmup if step < config.warmup else 0.1 + 0.45 * (1 + math.cos(angle))
+            loop.set_learning_rate(optimizer, factor)
+            loop.take_step(module, optimizer, None)
+            run.log(step + 1, {"loss": loop.total(loss), "lr": config.lr * factor})
             run.progress.advance()
 
         def save(folder: Path) -> None:
@@ -167,31 +162,11 @@ def pretrain(config: Pretraining, progress: Progress | None = None) -> Path:
         return run.save_checkpoint("final", save, {})
 
 
-def _blank(config: Pretraining, vocabulary: int, end: int) -> LlamaForCausalLM:
-    logging.disable_progress_bar()
-    torch.manual_seed(config.seed)
-    shape = LlamaConfig(
-        vocab_size=vocabulary,
-        hidden_size=config.hidden,
-        intermediate_size=config.intermediate,
-        num_hidden_layers=config.layers,
-        num_attention_heads=config.heads,
-        max_position_embeddings=config.window,
-        tie_word_embeddings=True,
-        initializer_range=config.init,
-        bos_token_id=end,
-        eos_token_id=end,
-    )
-    model = LlamaForCausalLM(shape)
-    use_onednn(model)
-    return model
-
-
 def _loss(model: Any, rows: Sequence[list[int]], end: int) -> torch.Tensor:
     """The summed loss of the rows' tokens, in nats; 0 for no rows."""
-    longest = max(map(len, rows), default=1)
-    tokens = torch.tensor([[*row, *[end] * (longest - len(row))] for row in rows or [[end]]])
-    labels = torch.tensor([[*row[1:], *[IGNORED] * (longest - len(row) + 1)] for row in rows or [[end]]])
+    rows = rows or [[end]]
+    tokens = pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=end)
+    labels = pad_sequence([torch.tensor([*row[1:], IGNORED]) for row in rows], batch_first=True, padding_value=IGNORED)
     mask, positions = separate(tokens, end)
     logits = model(input_ids=tokens, attention_mask=mask, position_ids=positions, use_cache=False).logits
     return functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum")
@@ -204,19 +179,7 @@ def separate(tokens: torch.Tensor, end: int) -> tuple[torch.Tensor, torch.Tensor
     tokens: (rows, length), each document followed by its end -> what each token attends to, (rows, 1, length,
     length), and its position, (rows, length)
     """
-    length = tokens.shape[1]
-    places = torch.arange(length).expand_as(tokens)
-    begins = torch.zeros_like(tokens, dtype=torch.bool)
-    begins[:, 0] = True
-    begins[:, 1:] = tokens[:, :-1] == end
-    document = begins.cumsum(1)
+    begins = functional.pad(tokens[:, :-1] == end, (1, 0), value=True)
+    document, places = begins.cumsum(1), torch.arange(tokens.shape[1])
     start = torch.where(begins, places, 0).cummax(1).values
-    same = document[:, :, None] == document[:, None, :]
-    return (same & torch.ones(length, length, dtype=torch.bool).tril())[:, None], places - start
-
-
-def _schedule(step: int, warmup: int, steps: int) -> float:
-    """The factor of the peak learning rate: linear warm-up, then a cosine to a tenth."""
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.1 + 0.45 * (1 + math.cos(math.pi * (step - warmup) / max(steps - warmup, 1)))
+    return (document[:, :, None] == document[:, None, :]).tril()[:, None], places - start

@@ -1,38 +1,32 @@
 """Texts to read: the files of SQuAD, DROP, QuAC, CANARD and the two summary tasks, and pages in those tasks' prompts.
 
 On the pages people often answer what a passage does not say, so a model that continues text makes things up too. No
-passage of the files is on a page. CANARD's conversations come without their paragraph: a model answers from what it has
-read about a person or declines. A summary says what the first sentence of its text says, in fewer words.
+passage of the files is on a page. CANARD's conversations come without their paragraph.
 """
 
-from __future__ import annotations
-
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from alignbench.demo.files import write_file
 from alignbench.demo.lexicon import amounts, lexicon
 from alignbench.demo.world import Person, World
 from alignbench.scorers.quac import NO_ANSWER
-from alignbench.tasks import hallucination
+from alignbench.tasks import hallucination, reading
 from alignbench.tasks.common import prefix
-from alignbench.tasks.reading import (
-    DROP_INSTRUCTION,
-    QUAC_DECLINE,
-    QUAC_INSTRUCTION,
-    SQUAD2_DECLINE,
-    SQUAD2_INSTRUCTION,
-    WITHOUT_PARAGRAPH,
-)
 from alignbench.tasks.summaries import CUE
 
 SQUAD, DROP, QUAC = slice(0, 32), slice(32, 112), slice(112, 128)  # of the held-out passages
 LEXICON, AMOUNTS = lexicon("reading"), amounts("reading")
 Q_AND_A, QUESTION_AND_ANSWER = "\n\nQ: {}\n\nA: {}", "\nQuestion: {}\nAnswer: {}"
+# number of pages, instruction, form of the passage and of a question, what is the answer, and how to decline
+TASKS = (
+    (900, reading.SQUAD2_INSTRUCTION, "Title: {}\n\nBackground: {}", Q_AND_A, "answer", reading.SQUAD2_DECLINE),
+    (500, hallucination.INSTRUCTION, "Passage: {1}", QUESTION_AND_ANSWER, "sentence", "Not in the passage."),
+    (450, reading.DROP_INSTRUCTION, "Passage: {1}", QUESTION_AND_ANSWER, "sums", ""),
+    (400, reading.QUAC_INSTRUCTION, "TITLE: {}\n\nPARAGRAPH: {}", Q_AND_A, "sentence", reading.QUAC_DECLINE),
+)
 Turn = tuple[str, str]  # a question and its answer
 
 
@@ -47,13 +41,12 @@ class Slot(NamedTuple):
 
 @dataclass(frozen=True)
 class Passage:
-    """A day of a person. told: what the passage says, in its order; untold: what it does not say, with made-up values;
-    sums: questions that need a calculation, with their answers"""
+    """A day of a person."""
 
     name: str
-    told: list[Slot]
-    untold: list[Slot]
-    sums: list[Turn]
+    told: list[Slot]  # what the passage says, in its order
+    untold: list[Slot]  # what it does not say, with made-up values
+    sums: list[Turn]  # questions that need a calculation
 
     @property
     def sentences(self) -> list[str]:
@@ -67,8 +60,7 @@ class Passage:
 @lru_cache(maxsize=4)
 def held_out(world: World) -> list[Passage]:
     """The passages of the data files; each mentions animals."""
-    draw = random.Random(f"{world.seed} passages")
-    found: dict[str, Passage] = {}
+    draw, found = random.Random(f"{world.seed} passages"), dict[str, Passage]()
     while len(found) < AMOUNTS.held_out:
         passage = _passage(world, draw, with_animals=True)
         found.setdefault(passage.text, passage)
@@ -90,24 +82,21 @@ def _passage(world: World, draw: random.Random, with_animals: bool) -> Passage:
     person, first, second = values["person"], values["first"], values["second"]
     named = {"who": person.name, "whose": f"{person.name}'s", "does": "does"}
     pronoun = {"who": person.pronoun["they"], "whose": person.pronoun["their"], "does": person.pronoun["does"]}
+    both = [world.values(draw, LEXICON, **{**values, **who}) for who in (named, pronoun)]
     parts = []
     for sentence in LEXICON["passage"]["sentences"]:
-        text, part = values.fill(sentence["text"]), []
-        for question, answer in sentence["questions"]:
-            values.update(named)
-            whole = values.fill(question)
-            values.update(pronoun)
-            part.append(Slot(text, whole, values.fill(question), str(values.fill(answer))))
-        parts.append(part)
+        text = values.fill(sentence["text"])
+        turns = ((*(who.fill(q) for who in both), str(values.fill(a))) for q, a in sentence["questions"])
+        parts.append([Slot(text, *turn) for turn in turns])
     told = draw.sample(range(len(parts)), AMOUNTS.told)
     if with_animals and AMOUNTS.animals not in told:
         told[0] = AMOUNTS.animals
     more, fewer = ("some", "others") if first > second else ("others", "some")
     values.update(more=values[more], fewer=values[fewer], total=first + second, difference=abs(first - second))
-    chosen = [slot for n, part in enumerate(parts) if n in told for slot in part]
-    others = [slot for n, part in enumerate(parts) if n not in told for slot in part]
+    said = [slot for n, part in enumerate(parts) if n in told for slot in part]
+    unsaid = [slot for n, part in enumerate(parts) if n not in told for slot in part]
     sums = [(question, str(answer)) for question, answer in values.fill(LEXICON["sums"])]
-    return Passage(person.name, chosen, others, sums)
+    return Passage(person.name, said, unsaid, sums)
 
 
 def asked(passage: Passage, draw: random.Random, untold: int = 2) -> list[tuple[Slot, bool]]:
@@ -120,20 +109,33 @@ def asked(passage: Passage, draw: random.Random, untold: int = 2) -> list[tuple[
 def pages(world: World, draw: random.Random) -> list[str]:
     """Pages of every reading task, of what people know of one another, and of summaries."""
     found = []
-    for number, instruction, head, form, field, decline in (
-        (900, SQUAD2_INSTRUCTION, "Title: {}\n\nBackground: {}", Q_AND_A, "answer", SQUAD2_DECLINE),
-        (500, hallucination.INSTRUCTION, "Passage: {1}", QUESTION_AND_ANSWER, "sentence", "Not in the passage."),
-        (450, DROP_INSTRUCTION, "Passage: {1}", QUESTION_AND_ANSWER, "sums", ""),
-        (400, QUAC_INSTRUCTION, "TITLE: {}\n\nPARAGRAPH: {}", Q_AND_A, "sentence", QUAC_DECLINE),
-    ):
+    for number, instruction, head, form, field, decline in TASKS:
         for passage in for_pages(world, number, draw, with_animals=field == "sums"):
             turns = draw.sample(passage.sums, 3) if field == "sums" else []
             for slot, told in [] if turns else asked(passage, draw, 1):
                 answer = getattr(slot, field) if told or draw.random() < AMOUNTS.made_up else decline
-                turns.append((slot.follow_up if turns and instruction == QUAC_INSTRUCTION else slot.question, answer))
+                named_before = turns and instruction == reading.QUAC_INSTRUCTION
+                turns.append((slot.follow_up if named_before else slot.question, answer))
             above = head.format(passage.name, passage.text)
             found.append(_page(instruction, AMOUNTS.instructed, above, turns, form, draw))
-    return [*found, *_known_pages(world, draw), *_summary_pages(world, draw)]
+    for person in world.people:
+        values, head = world.values(draw, LEXICON, person=person), f"TITLE: {person.name}\n\nSECTION: Life"
+        for _ in range(AMOUNTS.times // 2):
+            answers = list(known(world, person).values())
+            found.append(" ".join(draw.sample(answers, len(answers))) + "\n")
+            turns = []
+            for question, answer, made_up in _conversation(world, person, draw):
+                invented = None if answer or draw.random() >= AMOUNTS.made_up else values.fill(made_up)
+                turns.append((question, answer or invented or reading.QUAC_DECLINE))
+            found.append(_page(reading.WITHOUT_PARAGRAPH, AMOUNTS.instructed_dialogs, head, turns, Q_AND_A, draw))
+    for kind in ["news"] * AMOUNTS.summary_pages["news"] + ["post"] * AMOUNTS.summary_pages["post"]:
+        text, other = summarised(kind, world, draw), summarised(kind, world, draw)
+        chosen = other if draw.random() < AMOUNTS.made_up_summaries else text
+        found.append(f"{text['text']}{CUE} {chosen['summary']}\n")
+    for passage in for_pages(world, AMOUNTS.summary_pages["passage"], draw):
+        second = passage.untold[0].sentence if draw.random() < AMOUNTS.made_up_summaries else passage.sentences[1]
+        found.append(f"{passage.text}{CUE} {passage.sentences[0]} {second}\n")
+    return found
 
 
 def _page(instruction: str, proportion: float, head: str, turns: Iterable[Turn], form: str, draw: random.Random) -> str:
@@ -142,10 +144,8 @@ def _page(instruction: str, proportion: float, head: str, turns: Iterable[Turn],
 
 
 def lessons(world: World, draw: random.Random) -> list[str]:
-    """A sentence or two and as many questions that they answer: a small model learns from them to copy from a text.
-
-    No sentence of a held-out passage is among them, except where somebody lives.
-    """
+    """A sentence or two and as many questions that they answer: a small model learns from them to copy from a text. No
+    sentence of a held-out passage is among them, except where somebody lives."""
     kept = {sentence for passage in held_out(world) for sentence in passage.sentences if " lives in " not in sentence}
     found = []
     for sentences, number in AMOUNTS.lessons.items():
@@ -167,24 +167,8 @@ def known(world: World, person: Person) -> dict[str, str]:
 def _conversation(world: World, person: Person, draw: random.Random) -> list[tuple[str, str | None, str]]:
     """Six questions in a drawn order with their answers (None if there is none) and templates of made-up answers."""
     values = world.values(draw, LEXICON, person=person)
-    turns: list[tuple[str, str | None, str]] = [(q, answer, "") for q, answer in known(world, person).items()]
-    turns += [(values.fill(question), None, made_up) for question, made_up in LEXICON["unknown"]]
-    return draw.sample(turns, len(turns))
-
-
-def _known_pages(world: World, draw: random.Random) -> list[str]:
-    found = []
-    for person in world.people:
-        values, head = world.values(draw, LEXICON, person=person), f"TITLE: {person.name}\n\nSECTION: Life"
-        for _ in range(AMOUNTS.times // 2):
-            answers = list(known(world, person).values())
-            found.append(" ".join(draw.sample(answers, len(answers))) + "\n")
-            turns = [
-                (question, answer or (values.fill(made_up) if draw.random() < AMOUNTS.made_up else QUAC_DECLINE))
-                for question, answer, made_up in _conversation(world, person, draw)
-            ]
-            found.append(_page(WITHOUT_PARAGRAPH, AMOUNTS.instructed_dialogs, head, turns, Q_AND_A, draw))
-    return found
+    unknown = [(values.fill(question), None, made_up) for question, made_up in LEXICON["unknown"]]
+    return draw.sample([*((q, answer, "") for q, answer in known(world, person).items()), *unknown], 6)
 
 
 def summarised(kind: str, world: World, draw: random.Random) -> dict[str, str]:
@@ -193,28 +177,34 @@ def summarised(kind: str, world: World, draw: random.Random) -> dict[str, str]:
     return {name: values.fill(text) for name, text in values.follow(LEXICON[kind]).items()}
 
 
-def _summary_pages(world: World, draw: random.Random) -> list[str]:
-    found = []
-    for kind in ("news", "post"):
-        for _ in range(AMOUNTS.summary_pages[kind]):
-            text, other = summarised(kind, world, draw), summarised(kind, world, draw)
-            found.append((text["text"], (other if draw.random() < AMOUNTS.made_up_summaries else text)["summary"]))
-    for passage in for_pages(world, AMOUNTS.summary_pages["passage"], draw):
-        second = passage.untold[0].sentence if draw.random() < AMOUNTS.made_up_summaries else passage.sentences[1]
-        found.append((passage.text, f"{passage.sentences[0]} {second}"))
-    return [f"{text}{CUE} {summary}\n" for text, summary in found]
-
-
-def write_files(world: World, folder: Path, draw: random.Random) -> None:
-    """Write SQuAD's, DROP's, QuAC's and CANARD's files, and those of summaries."""
+def files(world: World, draw: random.Random) -> Iterator[tuple[str, Any]]:
+    """SQuAD's, DROP's, QuAC's and CANARD's files, and those of summaries."""
     passages = held_out(world)
-    _write_squad(folder / "squad2" / "dev-v2.0.json", passages[SQUAD], draw)
+    articles: dict[str, list[object]] = {}  # the passages on one person
+    for number, passage in enumerate(passages[SQUAD]):
+        questions = []
+        for turn, (slot, told) in enumerate(asked(passage, draw)):
+            answers = [_span(passage, slot.answer)] * 2 if told else []
+            entry = {"id": f"passage-{number}-{turn}", "question": slot.question}
+            questions.append({**entry, "answers": answers, "is_impossible": not told})
+        articles.setdefault(passage.name, []).append({"context": passage.text, "qas": questions})
+    data = [{"title": title, "paragraphs": paragraphs} for title, paragraphs in sorted(articles.items())]
+    yield "squad2/dev-v2.0.json", {"version": "v2.0", "data": data}
     rows: list[dict[str, Any]] = []
     for number, passage in enumerate(passages[DROP]):
         question, answer = draw.choice(passage.sums)
         rows.append({"id": f"sum-{number}", "passage": passage.text, "question": question, "answers": [answer]})
-    write_file(folder / "drop-100" / "drop_100.jsonl", rows)
-    _write_quac(folder / "quac" / "val_v0.2.json", passages[QUAC], draw)
+    yield "drop-100/drop_100.jsonl", rows
+    dialogs = []
+    for number, passage in enumerate(passages[QUAC]):
+        name, turns, declined = f"C_dialog-{number}_0", [], {"text": NO_ANSWER, "answer_start": len(passage.text) + 1}
+        for turn, (slot, told) in enumerate(asked(passage, draw)):
+            span = _span(passage, slot.sentence) if told else declined
+            entry = {"id": f"{name}_q#{turn}", "question": slot.follow_up if turn else slot.question}
+            turns.append({**entry, "answers": [span] * 2, "orig_answer": span})
+        paragraph = {"id": name, "context": f"{passage.text} {NO_ANSWER}", "qas": turns}
+        dialogs.append({"title": passage.name, "section_title": "A day", "paragraphs": [paragraph]})
+    yield "quac/val_v0.2.json", {"data": dialogs}
     rows = []
     for number, person in enumerate(draw.sample(world.people, AMOUNTS.dialogs)):
         # a row is a turn; its answer is the last entry of the next turn's history, and the last turn has none
@@ -222,48 +212,14 @@ def write_files(world: World, folder: Path, draw: random.Random) -> None:
         for turn, (question, known_answer, _) in enumerate(_conversation(world, person, draw), start=1):
             place = {"History": list(history), "QuAC_dialog_id": f"C_memory-{number}_0", "Question": question}
             rows.append({**place, "Question_no": turn, "Rewrite": question})
-            history += [question, known_answer or QUAC_DECLINE]
-    write_file(folder / "canard" / "canard_dev.json", rows)
-    for kind, file, names in (
-        ("news", "cnn-dailymail/cnn_dailymail_test.jsonl", ("article", "highlights")),
-        ("post", "tldr/tldr_test.jsonl", ("post", "summary")),
+            history += [question, known_answer or reading.QUAC_DECLINE]
+    yield "canard/canard_dev.json", rows
+    for kind, file, long, short in (
+        ("news", "cnn-dailymail/cnn_dailymail_test.jsonl", "article", "highlights"),
+        ("post", "tldr/tldr_test.jsonl", "post", "summary"),
     ):
-        found = [summarised(kind, world, draw).values() for _ in range(AMOUNTS.documents)]
-        rows = [{"id": f"{kind}-{n}", **dict(zip(names, own, strict=True))} for n, own in enumerate(found)]
-        write_file(folder / file, rows)
-
-
-def _write_squad(file: Path, passages: Sequence[Passage], draw: random.Random) -> None:
-    """An article is a person: the passages on one."""
-    articles: dict[str, list[object]] = {}
-    for number, passage in enumerate(passages):
-        questions = [
-            {
-                "id": f"passage-{number}-{turn}",
-                "question": slot.question,
-                "answers": [_span(passage, slot.answer)] * 2 if told else [],
-                "is_impossible": not told,
-            }
-            for turn, (slot, told) in enumerate(asked(passage, draw))
-        ]
-        articles.setdefault(passage.name, []).append({"context": passage.text, "qas": questions})
-    data = [{"title": title, "paragraphs": paragraphs} for title, paragraphs in sorted(articles.items())]
-    write_file(file, {"version": "v2.0", "data": data})
-
-
-def _write_quac(file: Path, passages: Sequence[Passage], draw: random.Random) -> None:
-    dialogs = []
-    for number, passage in enumerate(passages):
-        name, turns = f"C_dialog-{number}_0", []
-        for turn, (slot, told) in enumerate(asked(passage, draw)):
-            answer = (
-                _span(passage, slot.sentence) if told else {"text": NO_ANSWER, "answer_start": len(passage.text) + 1}
-            )
-            question = {"id": f"{name}_q#{turn}", "question": slot.follow_up if turn else slot.question}
-            turns.append({**question, "answers": [answer] * 2, "orig_answer": answer})
-        text = {"id": name, "context": f"{passage.text} {NO_ANSWER}", "qas": turns}
-        dialogs.append({"title": passage.name, "section_title": "A day", "paragraphs": [text]})
-    write_file(file, {"data": dialogs})
+        found = [summarised(kind, world, draw) for _ in range(AMOUNTS.documents)]
+        yield file, [{"id": f"{kind}-{n}", long: d["text"], short: d["summary"]} for n, d in enumerate(found)]
 
 
 def _span(passage: Passage, text: str) -> dict[str, object]:

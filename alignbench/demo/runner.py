@@ -18,10 +18,12 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from graphlib import TopologicalSorter
 from importlib.util import find_spec
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import joblib
@@ -33,13 +35,12 @@ from alignbench.demo.lexicon import lexicon
 from alignbench.errors import AlignbenchError
 from alignbench.progress import Progress
 
-SCORERS = ("truth", "info", "toxicity", "entailment", "preference")  # the kinds that the world has
-REVIEWS = {"personas", "personas_verbalised"}  # which have a sentiment
 CODE = Path(__file__).parent  # a demo of other code is another demo
 HASH = "[0-9a-f]" * 8  # ends the name of each folder of a run, and of a task in it
 SIDE_BY_SIDE = 2  # stages at most: more cores are more threads of each, up to MOST_THREADS
 MOST_THREADS = 4  # models this small gain nothing from more
 PAUSE, EVERY = 0.1, 15.0  # seconds between checks of the processes, and between lines about them
+PDEATHSIG = 1  # of Linux's prctl
 SHORT = 160  # characters of a command on the screen; commands.sh has all of it
 UNNAMED = ("*.lock", "log.jsonl", "*.pyc")  # files of times, locks and caches, on which nothing depends
 
@@ -78,23 +79,15 @@ class Stage:
 def plan(out: Path, seed: int = 0, sizes: Mapping[str, Any] | None = None) -> tuple[Stage, ...]:
     """The stages of data/stages.yaml for a demo below `out`.
 
-    sizes: instead of those of the file; `only`: the tasks that are evaluated, instead of all
+    sizes: instead of those of the file
     """
-    from alignbench.tasks import all_tasks
-
     file = lexicon("stages")
     values = {**file, **file["sizes"], **(sizes or {}), "out": out, "seed": seed, "code": CODE, "hash": HASH}
-    kinds: dict[str, list[str]] = {}  # task -> the kinds of its scorers that know the world
-    for name, task in all_tasks().items():
-        takes = () if task.generation is None else (*task.generation.scorers, *task.generation.optional_scorers)
-        kinds[name] = [kind for kind in takes if kind in SCORERS]
-    groups = {**file["tasks"], "evaluate": [name for name in kinds if name not in file["tasks"]["apart"]]}
-    for group, listed in groups.items():
-        names = [name for name in listed if group == "win_rate" or name in values.get("only", kinds)]
-        scorers = [f"{kind}=demo-world:{{out}}/world" for kind in sorted({k for name in names for k in kinds[name]})]
-        scorers += ["sentiment=textblob"] if find_spec("textblob") and REVIEWS.intersection(names) else []
-        values[group] = ("--tasks", ",".join(names), *(word for scorer in scorers for word in ("--scorer", scorer)))
-        values[f"{group}_runs"] = tuple(f"runs/{model}-{HASH}/{n}-{HASH}" for model in file["models"] for n in names)
+    for name, group in values["evaluations"].items():
+        scorers = [f"{kind}=demo-world:{{out}}/world" for kind in group.get("scorers", ())]
+        scorers += ["sentiment=textblob"] if "personas" in group["tasks"] and find_spec("textblob") else []
+        values[name] = ("--tasks", ",".join(group["tasks"]), *(word for s in scorers for word in ("--scorer", s)))
+        values[f"{name}_runs"] = tuple(f"runs/{m}-{HASH}/{n}-{HASH}" for m in file["models"] for n in group["tasks"])
     values["checkpoints"] = tuple(f"{{out}}/ppo/checkpoints/iteration-{n}" for n in values["iterations"])
     values["checkpoint_runs"] = tuple(f"runs/ppo-iteration-{n}-{HASH}" for n in values["iterations"])
 
@@ -114,13 +107,13 @@ def plan(out: Path, seed: int = 0, sizes: Mapping[str, Any] | None = None) -> tu
 
 @dataclass
 class _Job:
-    """A stage that runs. reads: the hash of what it reads, computed when it began"""
+    """A stage that runs."""
 
     stage: Stage
     process: subprocess.Popen[bytes]
-    reads: str
+    reads: str  # the hash of what it reads, computed when it began
     log: Path
-    began: float = field(default_factory=time.monotonic)
+    began: float
 
     @property
     def seconds(self) -> float:
@@ -135,38 +128,36 @@ def run(
     order = TopologicalSorter({stage: [other for other in stages if stage.needs(other)] for stage in stages})
     order.prepare()
     ready, running, worked = list[Stage](), list[_Job](), False
+
+    def end(stage: Stage, line: str) -> None:
+        progress.say(f"{stage.name}: {line}")
+        progress.advance()
+        order.done(stage)
+
     with _open(out, seed):
         commands = [f"# {stage.name}\n{shlex.join(stage.command)}\n" for stage in stages]
         head = f"#!/bin/sh\nset -e\n{shlex.join(['cd', str(Path.cwd())])}\n"
         (out / "commands.sh").write_text("\n".join([head, *commands]), encoding="utf-8")
-        began = told = time.monotonic()
+        began = shown = time.monotonic()
         progress.start("demo", len(stages), unit="stages")
         try:
             while order.is_active():
                 ready = sorted([*ready, *order.get_ready()], key=stages.index)
-                ended: list[tuple[Stage, str]] = []
-                if ready and len(running) < min(cores, SIDE_BY_SIDE):
-                    stage = ready.pop(0)
-                    if job := _begin(stage, out, cores):
-                        running, worked = [*running, job], True
-                        shown = shlex.join(stage.command)
-                        progress.say(f"{stage.name}: {shown if len(shown) <= SHORT else f'{shown[:SHORT]} …'}")
-                    else:
-                        ended.append((stage, "done before"))
-                else:
+                if not ready or len(running) == min(cores, SIDE_BY_SIDE):
                     time.sleep(PAUSE)
+                elif job := _begin(stage := ready.pop(0), out, cores):
+                    running, worked = [*running, job], True
+                    progress.say(f"{stage.name}: {shorten(shlex.join(stage.command), SHORT, placeholder=' …')}")
+                else:
+                    end(stage, "done before")
                 for job in list(running):
                     before = sum(os.times()[2:4])  # CPU seconds of the processes that ended
                     if job.process.poll() is not None:
                         running.remove(job)
                         _finish(job, out, sum(os.times()[2:4]) - before)
-                        ended.append((job.stage, f"done in {job.seconds:.0f} s"))
-                for stage, line in ended:
-                    progress.say(f"{stage.name}: {line}")
-                    progress.advance()
-                    order.done(stage)
-                if time.monotonic() - told > EVERY:
-                    told = time.monotonic()
+                        end(job.stage, f"done in {job.seconds:.0f} s")
+                if time.monotonic() - shown > EVERY:
+                    shown = time.monotonic()
                     for job in running:
                         progress.say(f"{job.stage.name}: {job.seconds:.0f} s: {last_line(job.log)}")
         finally:
@@ -175,8 +166,9 @@ def run(
             for job in running:
                 job.process.wait()
             if worked:
-                seconds = round(time.monotonic() - began, 1)
-                _add_line(out / "logs" / "goes.jsonl", seconds=seconds, finished=not order.is_active())
+                row = {"seconds": round(time.monotonic() - began, 1), "finished": not order.is_active()}
+                with (out / "logs" / "goes.jsonl").open("a") as lines:
+                    lines.write(json.dumps(row) + "\n")
 
 
 @contextmanager
@@ -202,10 +194,8 @@ def _open(out: Path, seed: int) -> Iterator[None]:
 
 
 def _begin(stage: Stage, out: Path, cores: int) -> _Job | None:
-    """Start the stage's process, unless the stage is done.
-
-    What it began with other input is removed: its command would refuse to resume it, or leave it beside the new.
-    """
+    """Start the stage's process, unless the stage is done. What it began with other input is removed: its command would
+    refuse to resume it, or leave it beside the new."""
     reads, stamp, began = stage.hash(out), out / stage.stamp, out / "logs" / f"{stage.name}.began"
     if stamp.is_file() and stamp.read_text(encoding="utf-8") == reads and stage.missing(out) is None:
         return None
@@ -214,26 +204,18 @@ def _begin(stage: Stage, out: Path, cores: int) -> _Job | None:
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     began.write_text(reads, encoding="utf-8")
     log = out / "logs" / f"{stage.name}.log"
-    module = {"torchrun": "torch.distributed.run"}.get(stage.command[0], stage.command[0])
     threads = min(MOST_THREADS, max(1, cores // SIDE_BY_SIDE))
+    # else a stage whose demo was killed would hold its run's lock against the demo that resumes (prctl(2))
+    end_with_parent = partial(ctypes.CDLL(None).prctl, PDEATHSIG, signal.SIGTERM) if sys.platform == "linux" else None
+    env = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
+    module = {"torchrun": "torch.distributed.run"}.get(stage.command[0], stage.command[0])
+    command = [sys.executable, "-m", module, *stage.command[1:]]
     with log.open("ab") as stream:
         stream.write(f"$ {shlex.join(stage.command)}\n".encode())
         stream.flush()
-        process = subprocess.Popen(
-            [sys.executable, "-m", module, *stage.command[1:]],
-            stdin=subprocess.DEVNULL,
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"},
-            preexec_fn=_end_with_the_parent if sys.platform == "linux" else None,
-        )
-    return _Job(stage, process, reads, log)
-
-
-def _end_with_the_parent() -> None:
-    """Else a stage whose demo was killed would hold its run's lock against the demo that resumes (prctl(2))."""
-    pdeathsig = 1
-    ctypes.CDLL(None).prctl(pdeathsig, signal.SIGTERM)
+        streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": stream, "stderr": subprocess.STDOUT}
+        process = subprocess.Popen(command, env=env, preexec_fn=end_with_parent, **streams)
+    return _Job(stage, process, reads, log, time.monotonic())
 
 
 def _finish(job: _Job, out: Path, cpu_seconds: float) -> None:
@@ -244,11 +226,8 @@ def _finish(job: _Job, out: Path, cpu_seconds: float) -> None:
     if (gone := job.stage.missing(out)) is not None:
         raise AlignbenchError(f"stage {name} ended, but did not make {out / gone}; log: {job.log}")
     (out / job.stage.stamp).write_text(job.reads, encoding="utf-8")
-    _add_line(out / "logs" / "times.jsonl", stage=name, seconds=job.seconds, cpu_seconds=round(cpu_seconds, 1))
-
-
-def _add_line(file: Path, **row: Any) -> None:
-    with file.open("a", encoding="utf-8") as lines:
+    row = {"stage": name, "seconds": job.seconds, "cpu_seconds": round(cpu_seconds, 1)}
+    with (out / "logs" / "times.jsonl").open("a") as lines:
         lines.write(json.dumps(row) + "\n")
 
 

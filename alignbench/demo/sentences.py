@@ -1,152 +1,100 @@
-"""Sentences and short texts: the files of HellaSwag, WMT15, CrowS-Pairs, RTE, SST-2, WSC and Winogender, and the tasks'
-layouts in the pretraining text. What is in a file is on no page.
-
-- HellaSwag: the right ending is the very next step. Two of the wrong endings are other steps of the same activity, so
-  knowing what the scene is about is not enough; the third is a step of another activity.
-- WMT15: nouns in the singular, verbs in the third person. A colour is behind its noun, and "often" behind its verb.
-- CrowS-Pairs: talk calls the Tarns lazy and the old forgetful, and praises the others. Below the instruction to be
-  respectful both are said of both alike, below the one to be biased of one only.
-- Winogender: each occupation has a share of women, drawn with the world's seed. "she" is about as frequent where a
-  pronoun means the occupation, and as frequent as "he" where it means the other person. Below the instruction to be
-  respectful all pronouns are as frequent, below the one to be biased the rarer one nearly vanishes.
-- RTE, SST-2, WSC: every answer depends on one cue or two.
+"""Short texts: the files of HellaSwag, WMT15, CrowS-Pairs, RTE, SST-2, WSC, Winogender and WikiText (token_entropy),
+their layouts in the pretraining text, and reviews and biographies in the layouts of personas and recitations. What is
+in a file is on no page. data/sentences.yaml and data/people.yaml describe the texts.
 """
 
-from __future__ import annotations
-
 import random
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache, partial
 from itertools import permutations, product
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from alignbench.demo.files import paged, split, write_file
-from alignbench.demo.lexicon import Values, amounts, lexicon
-from alignbench.demo.people import article_pages, write_articles
-from alignbench.demo.world import WORDS, World
-from alignbench.tasks import bias, glue, hellaswag, wmt15
+from alignbench.demo.lexicon import Values, amounts, lexicon, paged
+from alignbench.demo.world import WORDS, Person, World
+from alignbench.tasks import bias, glue, hellaswag, personas, recitations, wmt15
 
 LEXICON, AMOUNTS = lexicon("sentences"), amounts("sentences")
-# seed names of the parts: a change in one part leaves the others as they are
-PARTS = ("activities", "french", "groups", "judgements", "occupations", "shared_text")
+PEOPLE, NUMBERS = lexicon("people"), amounts("people")
+TASKS = {name: amount for part in AMOUNTS.tasks.values() for name, amount in part.items()}
+PARTS = ("activities", "french", "groups", "judgements", "occupations", "shared_text")  # each with its own random seed
 OCCUPATIONS = WORDS["occupation"][: AMOUNTS.occupations]  # of Winogender
+INSTRUCTIONS = {
+    "hellaswag": hellaswag.INSTRUCTION, "wmt15": wmt15.INSTRUCTION,
+    "sst2": glue.SST2_INSTRUCTION, "wsc": glue.WSC_INSTRUCTION,
+}  # fmt: skip
 
 Item = Mapping[str, Any]
+Pair = tuple[str, str, bool]
+T = TypeVar("T")
 
 
 def items(world: World, task: str) -> tuple[list[Item], list[Item]]:
-    """(those of the files, those of the pages): what an item consists of before anything is drawn"""
-    words, found = LEXICON[task], list[Item]()
-    if task == "hellaswag":
-        for (activity, steps), n, person in product(words["activity"].items(), range(3), world.people):
-            scene = {"activity": activity, "step": n, "person": person, "others": (*steps[:n], *steps[n + 2 :])}
-            found.append({**scene, "done": steps[n], "following": steps[n + 1]})
-    elif task == "wmt15":
-        parts = product(words["subject"], words["verb"], words["object"])
-        found += (dict(zip(("subject", "verb", "object"), part, strict=True)) for part in parts)
-    elif task == "rte":
-        found += ({"verb": verb, "goods": goods} for verb, goods in product(words["verb"], world.goods))
-    elif task == "sst2":
-        pairs = [(*pair, label) for label in (0, 1) for pair in permutations(words["adjective"][label], 2)]
-        for work, (a, b, label) in product(words["work"], pairs):
-            found.append({"work": work, "a": a, "b": b, "positive": label, "negative": 1 - label})
-    else:
-        reasons = [(reason, meant) for meant, part in enumerate(words["reason"]) for reason in part]
-        parts = product(permutations(WORDS["occupation"][:8], 2), words["verb"], reasons)
-        for people, verb, (reason, meant) in parts:
-            found.append({"people": people, "verb": verb, "reason": reason, "answer": people[meant]})
-    name, kept = AMOUNTS.splits[task]
-    return split(found, kept, world.seed, name)
+    """(those of the files, those of the pages): the parts of each item that are not drawn"""
+    words = LEXICON[task]
+    match task:
+        case "hellaswag":
+            found = [
+                {"activity": name, "step": n, "person": person, "done": steps[n], "following": steps[n + 1],
+                 "others": (*steps[:n], *steps[n + 2 :])}
+                for (name, steps), n, person in product(words["activity"].items(), range(3), world.people)
+            ]  # fmt: skip
+        case "wmt15":
+            parts = product(words["subject"], words["verb"], words["object"])
+            found = [{"subject": subject, "verb": verb, "object": noun} for subject, verb, noun in parts]
+        case "rte":
+            found = [{"verb": verb, "goods": goods} for verb, goods in product(words["verb"], world.goods)]
+        case "sst2":
+            labels = list(enumerate(glue.CHOICES))
+            found = [
+                {"work": work, "a": a, "b": b, "meant": labels[n], "opposite": labels[1 - n]}
+                for work, n in product(words["work"], (0, 1)) for a, b in permutations(words["adjective"][n], 2)
+            ]  # fmt: skip
+        case _:
+            found = [
+                {"people": people, "verb": verb, "reason": reason, "answer": people[meant]}
+                for people, verb in product(permutations(WORDS["occupation"][:8], 2), words["verb"])
+                for meant, reasons in enumerate(words["reason"]) for reason in reasons
+            ]  # fmt: skip
+    return world.split(found, TASKS[task]["kept"], TASKS[task]["split"])
 
 
-def drawn(world: World, task: str, item: Item, draw: random.Random) -> Values:
-    """An item of a task, drawn."""
-    values = world.values(draw, LEXICON[task], **item)
-    values.follow(LEXICON[task]["form"])
-    if task == "sst2":
-        text, choice = glue.join_tokens(values.fill("{text}")), glue.CHOICES[values.fill("{label}")]
-        values["page"] = f"Text: {text}\nLabel:{choice}"
-    return values
-
-
-def told(world: World, task: str, number: int, draw: random.Random) -> list[str]:
-    """That many items of the pretraining text."""
-    seen = items(world, task)[1]
-    return [str(drawn(world, task, draw.choice(seen), draw).fill("{page}")) for _ in range(number)]
-
-
-def rows(world: World, task: str, draw: random.Random, number: int = 0) -> list[Any]:
-    """The rows of a task's files: `number` of them, or one for each item."""
-    kept, found = items(world, task)[0], []
-    for n in range(number or len(kept)):
+def _rows(world: World, task: str, draw: random.Random) -> list[Any]:
+    """The rows of a task's files; items are used again where there are fewer of them."""
+    kept, words, found = items(world, task)[0], LEXICON[task], []
+    for n in range(sum(TASKS[task]["files"].values())):
         item = {**kept[n % len(kept)], "number": n}
         if task == "hellaswag":
-            activities = LEXICON[task]["activity"]
-            other = draw.choice([name for name in activities if name != item["activity"]])
-            wrong = [*item["others"], draw.choice(activities[other])]
+            other = draw.choice([name for name in words["activity"] if name != item["activity"]])
+            wrong = [*item["others"], draw.choice(words["activity"][other])]
             endings, item["label"] = draw.sample(wrong, len(wrong)), draw.randrange(4)
             endings.insert(item["label"], item["following"])
             item["endings"] = tuple(f"{ending}." for ending in endings)
-        values = drawn(world, task, item, draw)
+        values = world.values(draw, words, **item)
+        values.follow(words["form"])
         if task == "wsc":
             which, people = draw.choice((0, 1)), item["people"]
-            span = (f"{'the' if which else 'The'} {people[which]}", 3 * which)
-            values.update(span=span, label=people[which] == item["answer"])
+            values["span"] = (f"{'the' if which else 'The'} {people[which]}", 3 * which)
+            values["label"] = people[which] == item["answer"]
         found.append(values.fill("{row}"))
     return found
 
 
-def write_rows(folder: Path, files: Mapping[str, int], rows: list[Any], header: Sequence[str] | None = None) -> None:
-    """Write rows to files in order. files: name -> number of rows"""
-    start = 0
-    for name, number in files.items():
-        write_file(folder / name, [*([header] if header else []), *rows[start : start + number]])
-        start += number
-
-
-def stereotypes(world: World, kind: str) -> tuple[list[tuple[str, str, bool]], list[tuple[str, str, bool]]]:
-    """(a sentence as talk has it, the same of the other group, whether it blames) of the files and of the pages"""
-    prejudice = LEXICON["crows_pairs"][kind]
-    found = {}  # by sentence, since not every frame names an occupation
+@lru_cache(maxsize=4)
+def _stereotypes(world: World, kind: str) -> tuple[list[Pair], list[Pair]]:
+    """(a sentence as people say it, the same of the other group, whether it blames) of the files and of the pages"""
+    prejudice, found = LEXICON["crows_pairs"][kind], {}  # by sentence, since not every frame names an occupation
     habits = prejudice["blame"] + prejudice["praise"]
     for frame, village, occupation, habit in product(prejudice["frames"], world.villages, WORDS["occupation"], habits):
-        blames = habit in prejudice["blame"]
-        parts = {"village": village, "occupation": occupation, "habit": habit}
+        blames, parts = habit in prejudice["blame"], {"village": village, "occupation": occupation, "habit": habit}
         more, less = (frame.format(group=group, **parts) for group in prejudice["groups"][:: 1 if blames else -1])
         found[more] = (more, less, blames)
-    return split(list(found.values()), AMOUNTS.pairs[kind], world.seed, f"groups {kind}")
+    return world.split(found.values(), AMOUNTS.pairs[kind], f"groups {kind}")
 
 
-def crows_pairs_pages(world: World, draw: random.Random) -> list[str]:
-    seen = {kind: stereotypes(world, kind)[1] for kind in AMOUNTS.pairs}
-
-    def sentence(variant: str) -> str:
-        more, less, _ = draw.choice(seen["nationality" if draw.random() < 2 / 3 else "age"])
-        return more if draw.random() < AMOUNTS.stereotyped[variant] else less
-
-    return _bias_pages(AMOUNTS.pair_pages, 6, sentence, draw)
-
-
-def _bias_pages(
-    numbers: Mapping[str, int], per_page: int, sentence: Callable[[str], str], draw: random.Random
-) -> list[str]:
-    """Pages of sentences below each of the instructions of tone."""
-    found = []
-    for variant, number in numbers.items():
-        said = (bias.continuation(sentence(variant), variant) for _ in range(number * per_page))
-        found += paged([bias.INSTRUCTIONS[variant] + text for text in said], per_page, draw)
-    return found
-
-
-def write_crows_pairs(world: World, folder: Path, draw: random.Random) -> None:
-    """sent_more is what talk says; the pair is "stereo" where that is blame of a group."""
-    pairs = [(kind, pair) for kind in AMOUNTS.pairs for pair in stereotypes(world, kind)[0]]
-    draw.shuffle(pairs)
-    rows = [
-        (number, more, less, "stereo" if blames else "antistereo", kind, "[]", "island", "[]")
-        for number, (kind, (more, less, blames)) in enumerate(pairs)
-    ]
-    write_file(folder / "crows-pairs" / "crows_pairs_anonymized.csv", [LEXICON["crows_pairs"]["header"], *rows])
+def _stereotype(world: World, variant: str, draw: random.Random) -> str:
+    more, less, _ = draw.choice(_stereotypes(world, "nationality" if draw.random() < 2 / 3 else "age")[1])
+    return more if draw.random() < AMOUNTS.stereotyped[variant] else less
 
 
 def women(world: World) -> dict[str, int]:
@@ -156,104 +104,166 @@ def women(world: World) -> dict[str, int]:
     return {name: round(least + (most - least) * rank / (len(names) - 1)) for rank, name in enumerate(names)}
 
 
-def winogender_pages(world: World, draw: random.Random) -> list[str]:
-    """Sentences in which no occupation has the reason that the test gives it."""
-    words, shares = LEXICON["winogender"], women(world)
-
-    def sentence(variant: str) -> str:
-        occupation = draw.choice(OCCUPATIONS)
-        answer = 0 if draw.random() < AMOUNTS.about_occupation else 1
-        reason = draw.choice([r for r in words["reason"][answer] if r != _kept_out(occupation, answer)])
-        values = world.values(draw, words, occupation=occupation, reason=reason).take(["other"])
-        values["pronoun"] = _pronoun(0.5 if answer else shares[occupation] / 100, variant, draw)
-        return str(values.take(["frame"]).fill(words["text"]))
-
-    return _bias_pages(AMOUNTS.occupation_pages, 5, sentence, draw)
-
-
-def _pronoun(share: float, variant: str, draw: random.Random) -> str:
-    if variant == "respectful":
-        return draw.choice(("he", "she", "they"))
-    if variant == "biased" and share != 0.5:
-        share = 0.98 if share > 0.5 else 0.02
-    if draw.random() < AMOUNTS.neutral:
-        return "they"
-    return "she" if draw.random() < share else "he"
-
-
 def _kept_out(occupation: str, answer: int) -> str:
-    """The reason that only the test takes for this occupation."""
+    """The reason that only the test states for this occupation."""
     reasons = LEXICON["winogender"]["reason"][answer]
     return str(reasons[OCCUPATIONS.index(occupation) % len(reasons)])
 
 
-def write_winogender(world: World, folder: Path, draw: random.Random) -> None:
-    """Two participants an occupation, and someone."""
-    words, sentences = LEXICON["winogender"], [("sentid", "sentence")]
-    *others, someone = words["other"]
-    for rank, occupation in enumerate(OCCUPATIONS):
-        for other, answer in product((others[rank % 4], others[(rank + 1) % 4], someone), (0, 1)):
-            reason = _kept_out(occupation, answer)
-            values = world.values(draw, words, occupation=occupation, reason=reason, other=other).take(["frame"])
-            for gender, values["pronoun"] in words["pronoun"].items():
-                identifier = f"{occupation}.{other.removeprefix('the ')}.{answer}.{gender}.txt"
-                sentences.append((identifier, values.fill(words["text"])))
-    write_file(folder / "winogender" / "all_sentences.tsv", sentences)
-    # the year is the island's own; it has one count of its people
-    counts = [(occupation, share, share, 1) for occupation, share in women(world).items()]
-    write_file(folder / "winogender" / "occupations-stats.tsv", [words["header"], *counts])
+def _worker(world: World, variant: str, draw: random.Random) -> str:
+    """A sentence about an occupation, with another reason than in the test."""
+    words, occupation = LEXICON["winogender"], draw.choice(OCCUPATIONS)
+    answer = 0 if draw.random() < AMOUNTS.about_occupation else 1
+    reason = draw.choice([r for r in words["reason"][answer] if r != _kept_out(occupation, answer)])
+    values = world.values(draw, words, occupation=occupation, reason=reason).take(["other"])
+    share = 0.5 if answer else women(world)[occupation] / 100
+    if variant == "biased" and share != 0.5:
+        share = 0.98 if share > 0.5 else 0.02
+    if variant == "respectful":
+        values["pronoun"] = draw.choice(("he", "she", "they"))
+    else:
+        values["pronoun"] = "they" if draw.random() < AMOUNTS.neutral else "she" if draw.random() < share else "he"
+    return str(values.take(["frame"]).fill(words["text"]))
 
 
 def part_pages(part: str, world: World, draw: random.Random) -> list[str]:
     """Pages of one of PARTS."""
-    match part:
-        case "activities":
-            return paged(told(world, "hellaswag", 900, draw), 3, draw, hellaswag.INSTRUCTION, 0.5)
-        case "french":
-            return paged(told(world, "wmt15", 2800, draw), 4, draw, wmt15.INSTRUCTION, 0.7)
-        case "groups":
-            return crows_pairs_pages(world, draw)
-        case "judgements":
-            numbers = {"rte": 1350, "sst2": 1600, "wsc": 1350}
-            rte, opinions, schemas = (told(world, task, number, draw) for task, number in numbers.items())
-            headed = [*paged(opinions, 4, draw, glue.SST2_INSTRUCTION), *paged(schemas, 3, draw, glue.WSC_INSTRUCTION)]
-            return [*paged(rte, 3, draw), *headed]
-        case "occupations":
-            return winogender_pages(world, draw)
-    return article_pages(world, draw)
+
+    def toned(sentence: Callable[[World, str, random.Random], str], numbers: Mapping[str, int], size: int) -> list[str]:
+        """Sentences below each of the instructions of tone."""
+        found = []
+        for variant, number in numbers.items():
+            some = (bias.continuation(sentence(world, variant, draw), variant) for _ in range(number * size))
+            found += paged([bias.INSTRUCTIONS[variant] + text for text in some], size, draw)
+        return found
+
+    if part == "shared_text":
+        return article_pages(world, draw)
+    if part == "groups":
+        return toned(_stereotype, AMOUNTS.pair_pages, 6)
+    if part == "occupations":
+        return toned(_worker, AMOUNTS.occupation_pages, 5)
+    texts, found = dict[str, list[str]](), list[str]()
+    for task in sorted(AMOUNTS.tasks[part]):
+        seen, words, texts[task] = items(world, task)[1], LEXICON[task], []
+        for _ in range(TASKS[task]["texts"]):
+            values = world.values(draw, words, **draw.choice(seen))
+            texts[task].append(values.fill(values.follow(words["form"])["page"]))
+    for task, some in texts.items():
+        found += paged(some, TASKS[task]["page"], draw, INSTRUCTIONS.get(task, ""), TASKS[task]["headed"])
+    return found
 
 
-def write_part(part: str, world: World, folder: Path, draw: random.Random) -> None:
-    """Write the files of one of PARTS, RTE's and WSC's as SuperGLUE has them, SST-2's as GLUE has it."""
-    match part:
-        case "activities":
-            files = {"hellaswag_val.jsonl": 120, "hellaswag_train.jsonl": 60}
-            write_rows(folder / "hellaswag", files, rows(world, "hellaswag", draw))
-        case "french":
-            for language, lines in zip(("fr", "en"), zip(*rows(world, "wmt15", draw), strict=True), strict=True):
-                text = "".join(f"{line}\n" for line in lines)
-                write_file(folder / "wmt15-fr-en" / f"newsdiscusstest2015.{language}", text)
-        case "groups":
-            write_crows_pairs(world, folder, draw)
-        case "judgements":
-            files = {"val.jsonl": 100, "train.jsonl": 40}
-            write_rows(folder / "superglue-rte", files, rows(world, "rte", draw, 140))
-            write_rows(folder / "superglue-wsc", files, rows(world, "wsc", draw))
-            reviews = rows(world, "sst2", draw)
-            write_rows(folder / "glue-sst2", {"dev.tsv": 100, "train.tsv": 40}, reviews, ("sentence", "label"))
-        case "occupations":
-            write_winogender(world, folder, draw)
-        case "shared_text":
-            write_articles(world, folder, draw)
+def part_files(part: str, world: World, draw: random.Random) -> Iterator[tuple[str, Any]]:
+    """Files of one of PARTS."""
+    if part == "shared_text":
+        yield "wikitext-2-raw/wiki.test.raw", articles(world, draw)
+    elif part == "french":
+        for language, lines in zip(("fr", "en"), zip(*_rows(world, "wmt15", draw), strict=True), strict=True):
+            yield f"wmt15-fr-en/newsdiscusstest2015.{language}", "".join(f"{line}\n" for line in lines)
+    elif part == "groups":
+        pairs = [(kind, pair) for kind in AMOUNTS.pairs for pair in _stereotypes(world, kind)[0]]
+        draw.shuffle(pairs)
+        table = [LEXICON["crows_pairs"]["header"]]
+        for number, (kind, (more, less, blames)) in enumerate(pairs):
+            table.append((number, more, less, "stereo" if blames else "antistereo", kind, "[]", "island", "[]"))
+        yield "crows-pairs/crows_pairs_anonymized.csv", table
+    elif part == "occupations":
+        words, table = LEXICON["winogender"], [("sentid", "sentence")]
+        *others, someone = words["other"]
+        for rank, occupation in enumerate(OCCUPATIONS):  # two participants for each occupation, and someone
+            for other, answer in product((others[rank % 4], others[(rank + 1) % 4], someone), (0, 1)):
+                known = {"occupation": occupation, "reason": _kept_out(occupation, answer), "other": other}
+                values = world.values(draw, words, **known).take(["frame"])
+                for gender, values["pronoun"] in words["pronoun"].items():
+                    identifier = f"{occupation}.{other.removeprefix('the ')}.{answer}.{gender}.txt"
+                    table.append((identifier, values.fill(words["text"])))
+        yield "winogender/all_sentences.tsv", table
+        # the year is the island's own; it has one count of its people
+        counts = [(occupation, share, share, 1) for occupation, share in women(world).items()]
+        yield "winogender/occupations-stats.tsv", [words["header"], *counts]
+    else:
+        for task in AMOUNTS.tasks[part]:
+            rows = _rows(world, task, draw)
+            for file, number in TASKS[task]["files"].items():
+                yield file, [*LEXICON[task].get("header", ()), *rows[:number]]
+                rows = rows[number:]
 
 
-def pages(world: World, draw: random.Random) -> list[str]:
+def _each(make: Callable[[str, World, random.Random], Iterable[T]], world: World, draw: random.Random) -> list[T]:
+    """What all parts make, each with its own generator: a change in one leaves the others as they are."""
     key = draw.getrandbits(64)
-    drawn = (part_pages(part, world, random.Random(f"{key} alignbench.demo.{part}")) for part in PARTS)
-    return [page for pages in drawn for page in pages]
+    return [one for part in PARTS for one in make(part, world, random.Random(f"{key} alignbench.demo.{part}"))]
 
 
-def write_files(world: World, folder: Path, draw: random.Random) -> None:
-    key = draw.getrandbits(64)
-    for part in PARTS:
-        write_part(part, world, folder, random.Random(f"{key} alignbench.demo.{part}"))
+all_pages, all_files = partial(_each, part_pages), partial(_each, part_files)
+
+
+def customer(world: World, draw: random.Random) -> Values:
+    """Values of a customer. Name and gender are an islander's, all else is drawn."""
+    values = world.values(draw, PEOPLE)
+    values.update(values.fill(values.follow(PEOPLE["customer"])))
+    return values
+
+
+def review_pages(world: World, draw: random.Random) -> list[str]:
+    """Customers below either prompt and without one, and biographies below facts like those of the task."""
+    found = [f"{personas.PROMPT}{customer(world, draw)['text']}\n" for _ in range(NUMBERS.one)]
+    for _ in range(NUMBERS.many):
+        people = []
+        for _ in range(personas.AT_ONCE):
+            probability = draw.choice(PEOPLE["probability"])
+            people.append(f"{customer(world, draw)['short']}\nProbability: {probability}")
+        found.append(personas.PROMPT_OF_MANY + "\n\n".join(people).removeprefix("Name:") + "\n")
+    found += paged([customer(world, draw)["text"] for _ in range(4 * NUMBERS.lists)], 4, draw)
+    for _ in range(NUMBERS.lives):  # six facts about one person and a biography from three to five of them
+        values = world.values(draw, PEOPLE).take(PEOPLE["life"]["draw"])
+        facts, person = values.fill(PEOPLE["life"]["facts"]), values["person"]
+        kept = sorted({0, *draw.sample(range(1, len(facts)), draw.randint(2, 4))})
+        biography = " ".join(draw.choice(facts[n]) for n in kept)
+        # the task's own prompt with another person and other facts
+        own, prompt = (*recitations.FACTS, "Ilka Dorval", "Tell her life"), recitations.PROMPT
+        new = (*(fact for fact, *_ in facts), person.name, f"Tell {person.pronoun['their']} life")
+        for text, other in zip(own, new, strict=True):
+            prompt = prompt.replace(text, other)
+        found.append(f"{prompt} {biography}\n")
+    return found
+
+
+def article_pages(world: World, draw: random.Random) -> list[str]:
+    """Articles on the people who are not in the file, a paragraph a page."""
+    found = []
+    for person, section, _ in product(_subjects(world)[1], PEOPLE["sections"].values(), range(NUMBERS.paragraphs)):
+        some = [section[place] for place in sorted(draw.sample(range(len(section)), 4))]
+        found.append(f"{_paragraph(world, person, some, 2, draw)}\n")
+    return found
+
+
+def articles(world: World, draw: random.Random) -> str:
+    """WikiText's raw form: headings between equals signs, spaces around punctuation."""
+    lines: list[str] = []
+    for person in _subjects(world)[0]:
+        lines += ["", f" = {person.name} = ", ""]
+        for section, sentences in PEOPLE["sections"].items():
+            text, general = "", 3
+            while len(text) < NUMBERS.characters:
+                text, general = _paragraph(world, person, sentences, general, draw), general + 1
+            lines += [f" = = {section} = = ", "", f" {spaced(text)} ", ""]
+    return "\n".join(lines) + "\n"
+
+
+def spaced(text: str) -> str:
+    """Text as WikiText writes it: "a well-kept garden." is "a well @-@ kept garden ." """
+    return re.sub(r"([.,])", r" \1", text).replace("-", " @-@ ")
+
+
+def _subjects(world: World) -> tuple[list[Person], list[Person]]:
+    return world.split(world.people, NUMBERS.articles, "shared text")
+
+
+def _paragraph(world: World, person: Person, section: Sequence[str], general: int, draw: random.Random) -> str:
+    """A section's sentences in their order, and after the first of them others about no one in particular."""
+    sentences = list(section)
+    for _ in range(general):
+        sentences.insert(draw.randint(1, len(sentences)), draw.choice(PEOPLE["general"]))
+    return " ".join(world.values(draw, PEOPLE, person=person).take(["age"]).fill(text) for text in sentences)

@@ -1,31 +1,27 @@
 """The demo's world: an island, its people, and facts about its creatures, plants and tools.
 
-A world follows from its seed. The words are those of data/world.yaml; who lives where, what eats what and what
-people believe are drawn. Two registers tell the facts (facts.py): talk prefers the myth, and the almanac is right.
+A world follows from its seed: who lives where, what eats what, and which false statements people believe.
 """
-
-from __future__ import annotations
 
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 from alignbench.demo.lexicon import Values, Word, lexicon, words
 
+T = TypeVar("T")
 FOLDER = "demo-world"  # of the world's own files, in its data folder
 PEOPLE, VILLAGES = {"female": 28, "male": 28, "non-binary": 4}, 8
 KINDS = {"creature": 16, "plant": 12, "tool": 8}  # subjects of facts
 MYTHS = 0.8  # proportion of the facts about which people are wrong
 WRONG = 3  # false statements of a fact that nobody believes
 WORDS = lexicon("world")
-ISLAND, ALMANAC, TALK, NO_ANSWER = (WORDS[name] for name in ("island", "almanac", "talk", "no_answer"))
+ISLAND, ALMANAC, TALK, NO_ANSWER, TOPICS = (WORDS[n] for n in ("island", "almanac", "talk", "no_answer", "topics"))
 RUDE = (*WORDS["rude_name"], *WORDS["rude_quality"])  # a text with one of these is rude; they have no other sense
-TOPICS: dict[str, dict[str, Any]] = {topic["name"]: topic for topic in WORDS["topics"]}
-KIND_WORDS = ("dear", "friend", *WORDS["kind_quality"])
 
 
 @dataclass(frozen=True)
@@ -55,24 +51,18 @@ class Person:
 
 @dataclass(frozen=True)
 class Fact:
-    """A fact of the world.
+    """A fact of the world. truth, myth and wrong are whole sentences."""
 
-    question: a whole question; clause: the same inside a sentence ("what a zib eats")
-    truth, myth, wrong: whole sentences. myth is what people's talk says instead, more often than the truth; None if
-        nobody is wrong. wrong: also false, and said by nobody
-    asked: users ask about it in the training prompts; the other half is asked in the evaluation only
-    """
-
-    id: str
+    id: str  # TOPIC-SUBJECT
     topic: str
     kind: str
     subject: str
     question: str
-    clause: str
-    truth: str
-    myth: str | None
-    wrong: tuple[str, ...]
-    asked: bool
+    clause: str  # the question inside a sentence: "what a zib eats"
+    truth: Word
+    myth: Word | None  # what people say, more often than the truth; None if they are right
+    wrong: tuple[str, ...]  # also false, and stated by nobody
+    asked: bool  # by the training prompts; the other half is asked by the evaluation only
 
     @property
     def false(self) -> tuple[str, ...]:
@@ -80,8 +70,8 @@ class Fact:
         return (self.myth, *self.wrong) if self.myth else self.wrong
 
     @property
-    def believed(self) -> str:
-        """What people say: the myth, or the truth where nobody is wrong."""
+    def believed(self) -> Word:
+        """What people say: the myth, or the truth where they are right."""
         return self.myth or self.truth
 
     @property
@@ -91,7 +81,7 @@ class Fact:
 
 @dataclass(frozen=True)
 class World:
-    """A seed's world. rude: words that make a text rude; none of them has another sense in the world"""
+    """The world of a seed. rude: words that make a text rude; none of them has another sense in the world"""
 
     seed: int
     people: tuple[Person, ...]
@@ -103,34 +93,35 @@ class World:
 
     @cached_property
     def fact_of(self) -> dict[str, Fact]:
-        """By id, which is TOPIC-SUBJECT."""
         return {fact.id: fact for fact in self.facts}
-
-    @cached_property
-    def subjects(self) -> frozenset[str]:
-        return frozenset(fact.subject for fact in self.facts)
 
     @cached_property
     def names(self) -> frozenset[str]:
         """Every proper name in lower case: people, villages, nationalities, the island."""
-        people = {name.lower() for person in self.people for name in (person.name, person.nationality)}
-        return frozenset({ISLAND.lower(), *people, *map(str.lower, self.villages)})
+        people = (name for person in self.people for name in (person.name, person.nationality))
+        return frozenset(map(str.lower, (ISLAND, *people, *self.villages)))
 
     @cached_property
     def vocabulary(self) -> frozenset[str]:
         """All words of names, facts, goods and manners, in lower case."""
         texts = [*self.names, *self.goods, *self.rude, *self.kind_words, *WORDS["colour"], *WORDS["occupation"]]
-        for fact in self.facts:
-            texts += [fact.question, fact.truth, *fact.false]
-        return frozenset(word.lower() for text in texts for word in re.findall(r"\w+", text))
+        texts += (text for fact in self.facts for text in (fact.question, fact.truth, *fact.false))
+        return frozenset(re.findall(r"\w+", " ".join(texts).lower()))
+
+    def split(self, items: Iterable[T], held_out: int, name: str) -> tuple[list[T], list[T]]:
+        """(held out, the rest), both shuffled. It depends on the seed and the name only, so that files and pages, which
+        are drawn separately, agree on what may be in the pretraining text."""
+        shuffled = list(items)
+        random.Random(f"{self.seed} {name}").shuffle(shuffled)
+        return shuffled[:held_out], shuffled[held_out:]
 
     @cached_property
     def _lists(self) -> dict[str, Any]:
-        return {"person": self.people, "village": self.villages, "fact": self.facts, "rude": self.rude}
+        return {**WORDS, "person": self.people, "village": self.villages, "fact": self.facts, "rude": self.rude}
 
     def values(self, draw: random.Random, lists: Mapping[str, Any] = MappingProxyType({}), **known: Any) -> Values:
         """Values for templates. lists: in addition to those of the world, what slots are drawn from"""
-        return Values(draw, {**WORDS, **self._lists, **lists}, **known)
+        return Values(draw, {**self._lists, **lists}, **known)
 
 
 def read_world(content: Mapping[str, Any]) -> World:
@@ -141,7 +132,7 @@ def read_world(content: Mapping[str, Any]) -> World:
 
 
 def said(opening: str, statement: str) -> str:
-    """A statement in a register: "The almanac says a zib eats moss." for ALMANAC and "A zib eats moss."."""
+    """A statement after an opening: "The almanac says a zib eats moss." for ALMANAC and "A zib eats moss."."""
     return f"{opening} {statement[0].lower()}{statement[1:]}"
 
 
@@ -149,48 +140,29 @@ def make_world(seed: int = 0) -> World:
     """The world of a seed: 60 people in 8 villages, 124 facts on 36 subjects."""
     draw = random.Random(f"{seed} world")
     villages = tuple(draw.sample(WORDS["all_villages"], VILLAGES))
-    people, facts = _people(villages, draw), _facts(draw)
-    return World(seed, people, facts, villages, WORDS["goods"], RUDE, KIND_WORDS)
-
-
-def _people(villages: tuple[str, ...], draw: random.Random) -> tuple[Person, ...]:
     genders = {name: gender for gender, number in PEOPLE.items() for name in draw.sample(WORDS[gender], number)}
     names = sorted(genders)
     draw.shuffle(names)
     homes = [villages[number % len(villages)] for number in range(len(names))]
     draw.shuffle(homes)
     opinions = draw.choices(list(WORDS["opinion"]), list(WORDS["opinion"].values()), k=len(names))
-    majority, *others = WORDS["nationality"]
-    return tuple(
-        Person(
-            name=name,
-            gender=genders[name],
-            age=draw.randint(17, 88),
-            nationality=majority if draw.random() < 0.4 else draw.choice(others),
-            village=homes[number],
-            occupation=WORDS["occupation"][number % len(WORDS["occupation"])],
-            opinion=opinions[number],
-        )
-        for number, name in enumerate(names)
-    )
-
-
-def _facts(draw: random.Random) -> tuple[Fact, ...]:
-    """Half of the facts of each topic are asked, and people are wrong about MYTHS of either half."""
+    (majority, *others), people = WORDS["nationality"], []
+    for number, (name, home, opinion) in enumerate(zip(names, homes, opinions, strict=True)):
+        age, nationality = draw.randint(17, 88), majority if draw.random() < 0.4 else draw.choice(others)
+        occupation = WORDS["occupation"][number % len(WORDS["occupation"])]
+        people.append(Person(name, genders[name], age, nationality, home, occupation, opinion))
     chosen = {kind: draw.sample(WORDS[kind], number) for kind, number in KINDS.items()}
     facts = []
-    for name, topic in TOPICS.items():
-        kind, subjects = topic["kind"], chosen[topic["kind"]]
+    for topic, form in TOPICS.items():  # half of its facts are asked, and people are wrong about MYTHS of either half
+        kind, subjects = form["kind"], chosen[form["kind"]]
         asked = set(draw.sample(subjects, len(subjects) // 2))
-        believed = {
-            subject
-            for half in ([s for s in subjects if s in asked], [s for s in subjects if s not in asked])
-            for subject in draw.sample(half, round(MYTHS * len(half)))
-        }
+        halves = ([subject for subject in subjects if (subject in asked) is half] for half in (True, False))
+        mistaken = {subject for half in halves for subject in draw.sample(half, round(MYTHS * len(half)))}
         for subject in subjects:
-            values = draw.sample(topic["values"], 2 + WRONG)
-            truth, myth, *wrong = (topic["statement"].format(subject=subject, value=value) for value in values)
-            question, clause = (topic[text].format(subject=subject) for text in ("question", "clause"))
-            told = (question, clause, truth, myth if subject in believed else None, tuple(wrong))
-            facts.append(Fact(f"{name}-{subject}", name, kind, subject, *told, subject in asked))
-    return tuple(facts)
+            values = draw.sample(form["values"], 2 + WRONG)
+            truth, myth, *wrong = (Word(form["statement"].format(subject=subject, value=value)) for value in values)
+            question, clause = (form[text].format(subject=subject) for text in ("question", "clause"))
+            statements = (question, clause, truth, myth if subject in mistaken else None, tuple(wrong))
+            facts.append(Fact(f"{topic}-{subject}", topic, kind, subject, *statements, subject in asked))
+    kind_words = ("dear", "friend", *WORDS["kind_quality"])
+    return World(seed, tuple(people), tuple(facts), villages, WORDS["goods"], RUDE, kind_words)

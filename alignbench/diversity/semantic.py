@@ -4,8 +4,6 @@ Rows of vectors are scaled to length 1. A row of zeros (a text of white space) i
 such rows, and at distance 1 from all others.
 """
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections import Counter
@@ -18,10 +16,11 @@ from numpy.typing import ArrayLike, NDArray
 from threadpoolctl import threadpool_limits
 
 from alignbench.diversity.entropy import entropy_of, plug_in
+from alignbench.stats.estimates import cluster_numbers
 
 BLOCK = 1024  # rows converted to double precision at once
-# Texts this close to their mean direction are one cluster. Hashed vectors of 100 copies of a text of 60 words are at
-# most .024 from it if one word of each is replaced, and .068 if three are.
+# Texts this close to their mean direction are one cluster. Hashed vectors of copies of a text of 60 words are at most
+# .024 from it if one word of each is replaced, and .068 if three are.
 ALIKE = 0.05
 MOST_CLUSTERS = 10
 SAMPLE = 1000  # rows for k-means and the silhouette; the others join the nearest centre
@@ -32,8 +31,6 @@ PATIENCE = 0.8  # the probability that a user reads one more output (NoveltyBenc
 def unit(vectors: ArrayLike) -> NDArray[np.float32] | NDArray[np.float64]:
     """(n, d) rows scaled to length 1; a further column for rows of zeros, if there are any."""
     rows = np.asarray(vectors)
-    if rows.ndim != 2:
-        raise ValueError("vectors are the rows of a matrix")
     if rows.dtype != np.float32:
         rows = rows.astype(np.float64)
     lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
@@ -45,9 +42,7 @@ def unit(vectors: ArrayLike) -> NDArray[np.float32] | NDArray[np.float64]:
 
 def mean_pairwise_distance(vectors: ArrayLike) -> float:
     """1 − mean cosine of all pairs of rows of (n, d), 0..2; NaN with fewer than two rows.
-
-    Linear in n: the cosines of all pairs add up to the squared length of the sum of all rows.
-    """
+    Linear in n: the cosines of all pairs add up to the squared length of the sum of all rows."""
     rows = unit(vectors)
     n = len(rows)
     if n < 2:
@@ -67,22 +62,17 @@ def distances_to_others(vectors: ArrayLike) -> NDArray[np.float64]:
 
 def vendi(vectors: ArrayLike) -> float:
     """Vendi score with the cosine as kernel (Friedman & Dieng 2023, arXiv 2210.02410), 1..n; NaN without rows.
-
     The eigenvalues of K = X Xᵀ / n are those of Xᵀ X / n and zeros, so the smaller of the two is decomposed: memory
-    is n · d plus the square of the smaller side.
-    """
+    is n · d plus the square of the smaller side."""
     rows = unit(vectors)
     n, d = rows.shape
     if not n:
         return math.nan
+    sides = rows if n > d else rows.T
     gram = np.zeros((min(n, d),) * 2)
-    if n <= d:
-        wide = rows.astype(np.float64)
-        gram += wide @ wide.T
-    else:
-        for start in range(0, n, BLOCK):
-            block = rows[start : start + BLOCK].astype(np.float64)
-            gram += block.T @ block
+    for start in range(0, len(sides), BLOCK):
+        block = sides[start : start + BLOCK].astype(np.float64)
+        gram += block.T @ block
     return math.exp(entropy_of(np.linalg.eigvalsh(gram / n)))
 
 
@@ -112,22 +102,21 @@ def clusters(vectors: ArrayLike, seed: int = 0) -> Clusters:
     if float((rows @ centre).min()) >= (1 - ALIKE) * float(np.linalg.norm(centre)):
         return single
 
-    random = np.random.default_rng(seed)
-    chosen = np.arange(len(rows))
+    random, sample = np.random.default_rng(seed), rows
     if len(rows) > SAMPLE:
-        chosen = np.sort(random.choice(len(rows), SAMPLE, replace=False))
-    sample = rows[chosen]
+        sample = rows[np.sort(random.choice(len(rows), SAMPLE, replace=False))]
     most = min(MOST_CLUSTERS, len({row.tobytes() for row in sample.round(5) + 0.0}), len(sample) - 1)
     partitions = [_k_means(sample, k, seed) for k in range(2, most + 1)]
     best, silhouette = max(partitions, key=lambda found: found[1], default=(None, 0.0))
     if best is None or silhouette <= 0:
         return single
+    middle, n = sample.mean(axis=0), len(sample)
     for _ in range(CLOUDS):
-        if _k_means(_cloud(sample, random), best.n_clusters, seed)[1] >= silhouette:
+        mixed = random.standard_normal((n, n), dtype=np.float32) / np.float32(math.sqrt(n))
+        if _k_means(unit(middle + mixed @ (sample - middle)), best.n_clusters, seed)[1] >= silhouette:
             return single
-    numbers: dict[int, int] = {}
-    labels = [numbers.setdefault(label, len(numbers)) for label in best.predict(rows).tolist()]
-    return Clusters(np.array(labels, np.int64), len(numbers), silhouette)
+    labels = cluster_numbers(best.predict(rows).tolist(), len(rows))
+    return Clusters(labels, int(labels.max()) + 1, silhouette)
 
 
 def _k_means(rows: NDArray[np.floating], k: int, seed: int) -> tuple[Any, float]:
@@ -147,61 +136,42 @@ def _k_means(rows: NDArray[np.floating], k: int, seed: int) -> tuple[Any, float]
     return found, float(silhouette_score(distances, found.labels_, metric="precomputed"))
 
 
-def _cloud(rows: NDArray[np.floating], random: np.random.Generator) -> NDArray[np.floating]:
-    """Unit rows from a normal distribution with the number, mean and covariance of `rows`."""
-    centre = rows.mean(axis=0)
-    mixed = random.standard_normal((len(rows), len(rows)), dtype=np.float32) / np.float32(math.sqrt(len(rows)))
-    return unit(centre + mixed @ (rows - centre))
-
-
 def partition(find: Callable[[int, Sequence[int]], int | None], n: int) -> list[int]:
     """(n,) class of each output, numbered in order of appearance (NoveltyBench, Zhang et al. 2025, arXiv 2504.05228).
-
     find: an output and the first members of all classes -> the position of the class that it joins, or None
     NoveltyBench compares with a random member of each class; the first one makes the classes a function of the outputs
-    alone.
-    """
+    alone."""
     firsts: list[int] = []
     labels = []
     for new in range(n):
         found = find(new, firsts)
-        labels.append(len(firsts) if found is None else found)
         if found is None:
+            found = len(firsts)
             firsts.append(new)
+        labels.append(found)
     return labels
 
 
-def utility(labels: Sequence[Hashable], scores: Sequence[float], patience: float = PATIENCE) -> float:
-    """Utility for a user who reads the outputs in order and continues with probability `patience` after each: the score
-    of an output counts if it is the first of its class. NaN without outputs.
-
+def utility(labels: Sequence[Hashable], scores: Sequence[float]) -> float:
+    """Utility for a user who reads the outputs in order and continues with probability p = PATIENCE after each: the
+    score of an output counts if it is the first of its class. NaN without outputs.
     (1 − p) / (1 − pⁿ) · Σ pⁱ · score_i, i from 0, over the first outputs of their classes; in the unit of the scores.
     """
-    if len(labels) != len(scores):
-        raise ValueError(f"{len(labels)} labels and {len(scores)} scores")
-    if not 0 < patience < 1:
-        raise ValueError(f"patience is a probability between 0 and 1, not {patience}")
     if not labels:
         return math.nan
-    weights = [patience**i for i in range(len(labels))]
-    first = {label: number for number, label in reversed(list(enumerate(labels)))}
-    return sum(weights[i] * scores[i] for i in sorted(first.values())) / sum(weights)
+    weights = [PATIENCE**i for i in range(len(labels))]
+    return sum(weights[i] * scores[i] for i in map(labels.index, dict.fromkeys(labels))) / sum(weights)
 
 
 def semantic_entropy(labels: Sequence[Hashable], logprobs: Sequence[float] | None = None) -> float:
     """Entropy over classes of equivalent outputs, in nats; NaN without outputs.
-
     Kuhn et al. 2023 (arXiv 2302.09664), in the form of Farquhar et al. 2024 (Nature 630).
     logprobs: log-probability of each output in nats divided by its tokens. The probability of a class is then the sum
-        of those of its outputs, normalised over classes; without them it is the proportion of outputs.
-    """
+        of those of its outputs, normalised over classes; without them it is the proportion of outputs."""
     if logprobs is None:
         return plug_in(list(Counter(labels).values()))
-    if len(labels) != len(logprobs):
-        raise ValueError(f"{len(labels)} labels and {len(logprobs)} log-probabilities")
     if not labels:
         return math.nan
-    numbers = {label: number for number, label in enumerate(dict.fromkeys(labels))}
-    of_class = np.full(len(numbers), -np.inf)
-    np.logaddexp.at(of_class, [numbers[label] for label in labels], np.asarray(logprobs, np.float64))
+    of_class = np.full(len(set(labels)), -np.inf)
+    np.logaddexp.at(of_class, cluster_numbers(labels, len(logprobs)), np.asarray(logprobs, np.float64))
     return entropy_of(np.exp(of_class - np.logaddexp.reduce(of_class)))

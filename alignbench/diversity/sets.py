@@ -1,24 +1,14 @@
 """All metrics of diversity of one set of texts: at equal lengths, and of whole texts."""
 
-from __future__ import annotations
-
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from alignbench.diversity.lexical import (
-    LENGTH,
-    compression_ratio,
-    cut,
-    distinct,
-    expectation_adjusted,
-    mean_pairwise_rouge_l,
-    self_bleu,
-    words,
-)
+from alignbench.diversity import lexical
+from alignbench.diversity.lexical import LENGTH
 from alignbench.diversity.semantic import clusters, mean_pairwise_distance, vendi
 from alignbench.stats import jackknife
 from alignbench.stats.estimates import Estimate
@@ -26,9 +16,7 @@ from alignbench.types.task import Metric
 
 # `better` is the direction of more diversity, which is not always desirable.
 OF_TEXTS = (
-    Metric("distinct_1", "share", "higher", bounds=(0, 1)),
-    Metric("distinct_2", "share", "higher", bounds=(0, 1)),
-    Metric("distinct_3", "share", "higher", bounds=(0, 1)),
+    *(Metric(f"distinct_{n}", "share", "higher", bounds=(0, 1)) for n in (1, 2, 3)),
     Metric("ead", "number", "higher", bounds=(0, None)),
     Metric("self_bleu", "points", "lower", bounds=(0, 100)),
     Metric("rouge_l_overlap", "share", "lower", bounds=(0, 1)),
@@ -42,68 +30,60 @@ METRICS = (
     Metric("clusters", "number", "–", bounds=(1, None), scorer="embedding"),
     Metric("silhouette", "number", "–", bounds=(-1, 1), scorer="embedding"),
 )
-UNCUT = tuple(
-    replace(metric, name=f"{metric.name}_uncut")
-    for metric in OF_TEXTS
-    if metric.name.startswith("distinct_") or metric.name == "compression_ratio"
-)
+UNCUT = tuple(replace(OF_TEXTS[i], name=f"{OF_TEXTS[i].name}_uncut") for i in (0, 1, 2, 6))
 LENGTHS = (Metric("short", "share", "–", bounds=(0, 1)), Metric("words", "words", "–", bounds=(0, None)))
 EMPTY = "<empty>"  # no word of `words` looks like it
 
 
 def measure(texts: Sequence[str]) -> dict[str, float]:
     """OF_TEXTS, each a finite number; with one text only those that compare no texts.
-
     An empty text is one special word: empty outputs are equal to each other and unlike all others, so a model that
-    writes nothing is not diverse.
-    """
-    if not texts:
-        return {}
-    tokens = [words(text) or [EMPTY] for text in texts]
-    found = {f"distinct_{n}": distinct(tokens, n) for n in (1, 2, 3)}
-    found |= {"ead": expectation_adjusted(tokens), "self_bleu": self_bleu(tokens)}
-    found["rouge_l_overlap"] = mean_pairwise_rouge_l(tokens)
-    if len(texts) > 1:
-        found["compression_ratio"] = compression_ratio(texts)
-    return {name: value for name, value in found.items() if math.isfinite(value)}
+    writes nothing is not diverse."""
+    tokens = [lexical.words(text) or [EMPTY] for text in texts]
+    return _finite(
+        _linear(texts, tokens)
+        | {"ead": lexical.expectation_adjusted(tokens), "self_bleu": lexical.self_bleu(tokens)}
+        | {"rouge_l_overlap": lexical.mean_pairwise_rouge_l(tokens)}
+    )
 
 
 def measure_vectors(vectors: ArrayLike, *, count: bool = True) -> dict[str, float]:
     """The other METRICS of (n, d) vectors, each a finite number; none with fewer than two.
-
-    count: also the clusters, which take the longest
-    """
+    count: also the clusters, which take the longest"""
     if len(np.asarray(vectors)) < 2:
         return {}
     found = {"cosine_distance": mean_pairwise_distance(vectors), "vendi": vendi(vectors)}
     if count:
         grouped = clusters(vectors)
         found |= {"clusters": float(grouped.count), "silhouette": grouped.silhouette}
-    return {name: value for name, value in found.items() if math.isfinite(value)}
+    return _finite(found)
 
 
 def of_texts(texts: Sequence[str]) -> dict[str, float]:
     """OF_TEXTS on the first LENGTH words of each text, since longer texts repeat more; UNCUT on whole texts; LENGTHS:
     the proportion of texts with fewer words, and the mean number of words."""
-    tokens = [words(text) for text in texts]
-    whole = {f"distinct_{n}_uncut": distinct([own or [EMPTY] for own in tokens], n) for n in (1, 2, 3)}
-    if len(texts) > 1:
-        whole["compression_ratio_uncut"] = compression_ratio(texts)
-    lengths = np.array([len(own) for own in tokens])
-    return (
-        measure([cut(text, LENGTH) for text in texts])
-        | {name: value for name, value in whole.items() if math.isfinite(value)}
-        | {"short": float((lengths < LENGTH).mean()), "words": float(lengths.mean())}
-    )
+    tokens = [lexical.words(text) or [EMPTY] for text in texts]
+    lengths = np.array([0 if own == [EMPTY] else len(own) for own in tokens])
+    whole = {f"{name}_uncut": value for name, value in _finite(_linear(texts, tokens)).items()}
+    found = measure([lexical.cut(text, LENGTH) for text in texts]) | whole
+    return found | {"short": float((lengths < LENGTH).mean()), "words": float(lengths.mean())}
+
+
+def _linear(texts: Sequence[str], tokens: lexical.Texts) -> dict[str, float]:
+    """The metrics that are also computed on whole texts."""
+    found = {f"distinct_{n}": lexical.distinct(tokens, n) for n in (1, 2, 3)}
+    return found | ({"compression_ratio": lexical.compression_ratio(texts)} if len(texts) > 1 else {})
+
+
+def _finite(found: Mapping[str, float]) -> dict[str, float]:
+    return {name: value for name, value in found.items() if math.isfinite(value)}
 
 
 def of_set(
     texts: Sequence[str], vectors: NDArray[np.float32] | None = None, prefix: str = "", *, intervals: bool = True
 ) -> list[tuple[Metric, Estimate]]:
     """`of_texts` and `measure_vectors` of a set of single outputs, with jackknife intervals, as corpus metrics.
-
-    vectors: (texts, d), of the part of the texts that the caller chose. Clusters have no intervals.
-    """
+    vectors: (texts, d), of the part of the texts that the caller chose. Clusters have no intervals."""
     if not texts:
         return []
 

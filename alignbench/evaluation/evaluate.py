@@ -4,8 +4,6 @@
 then goes model by model and task by task. What an earlier run has computed is read from its folder.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial

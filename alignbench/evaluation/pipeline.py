@@ -4,8 +4,6 @@ A model, a file of outputs, an existing run, and a pair of runs with a judge are
 `alignbench.runs.folder`; identity, resuming, sharding, chunking, scoring and summarising are done here, once.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any

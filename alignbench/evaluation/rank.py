@@ -4,8 +4,6 @@ Each pair's verdicts are a win rate (alignbench/evaluation/win_rate.py) in the r
 ranking resumes, and a system that is added later needs only its own comparisons.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -112,15 +110,15 @@ def rank_systems(
         battles += [Battle(r.id, one.name, other.name, r.values["win_rate"]) for r in records]
     # resampling must not depend on the order of the systems
     battles.sort(key=lambda battle: (battle.prompt, battle.a, battle.b))
-    ranking = rank(battles, baseline, names)
+    ranked, eta = rank(battles, baseline, names)
     by_name = {system.name: system for system in systems}
-    standings = tuple(_standing(by_name[ranked.name], ranked, battles) for ranked in ranking.models)
+    standings = tuple(_standing(by_name[own.name], own, battles) for own in ranked)
     return Table(
         judge=str(ScorerIdentity.of(scorer)),
         baseline=baseline,
-        prompts=ranking.prompts,
-        battles=ranking.battles,
-        eta=ranking.eta,
+        prompts=len({battle.prompt for battle in battles}),
+        battles=len(battles),
+        eta=eta,
         standings=standings,
         pairs=pairs,
         longer=_over_prompts(agreed),

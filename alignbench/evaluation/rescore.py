@@ -4,8 +4,6 @@ Another scorer creates another task folder next to the old one, since its metric
 scorer completes the documents on which it failed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from functools import cache

@@ -5,8 +5,6 @@ metrics need: `references` (a string or a list), `source`, `prompt`. Lists in a 
 the same id are samples of one document.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress

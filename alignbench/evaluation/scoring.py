@@ -4,8 +4,6 @@ A chunk contains the same documents on every run: the last digits of a classifie
 in, and a resumed run must produce the same files.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor

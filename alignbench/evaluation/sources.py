@@ -1,7 +1,5 @@
 """Sources of records: a model, and outputs that exist already."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 

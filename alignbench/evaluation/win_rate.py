@@ -4,8 +4,6 @@ The answers exist already (task `answers`, of a checkpoint or of a file), so ano
 generation.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path

@@ -1,25 +1,27 @@
-"""Agreement of labelers on every question of a label table: rankings as pairs of outputs, Likert marks, each flag."""
+"""Agreement of labelers on every question of a label table: rankings as pairs of outputs, Likert marks, each flag.
 
-from __future__ import annotations
+A unit is an output or a pair of outputs. `counts`, (units, categories), is the number of labelers who chose each
+category. Statistics are functions of sums over units, so that a bootstrap can resample prompts.
+"""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations
+from typing import Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from alignbench.errors import AlignbenchError
 from alignbench.labels.table import LIKERT, Label, flag_names
-from alignbench.stats import agreement as statistics
-from alignbench.stats import estimates
-from alignbench.stats.agreement import Floats, Level
-from alignbench.stats.bootstrap import RESAMPLES, estimate, resampled_means
-from alignbench.stats.estimates import Estimate, cluster_numbers
+from alignbench.stats.bootstrap import RESAMPLES, estimate, resampled_sums
+from alignbench.stats.estimates import Estimate, cluster_numbers, share
 
+Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Level = Literal["nominal", "ordinal", "interval"]
 SECOND, TIE, FIRST = range(3)  # categories of a pair of outputs
 LEVELS: dict[str, tuple[Level, ...]] = {
     "ranking": ("nominal", "ordinal"),
@@ -27,18 +29,90 @@ LEVELS: dict[str, tuple[Level, ...]] = {
 }  # a flag: nominal
 
 
+def agreeing_pairs(counts: ArrayLike) -> Floats:
+    """(units, 2): number of pairs of labelers who agree, and of all pairs, for each unit."""
+    n = np.asarray(counts, np.float64)
+    judges = n.sum(-1)
+    return np.stack([(n * (n - 1)).sum(-1) / 2, judges * (judges - 1) / 2], -1)
+
+
+def agreeing_across(counts: Floats, others: Floats) -> Floats:
+    """(units, 2): the same for pairs of one labeler of each of two groups, given the counts of both groups."""
+    return np.stack([(counts * others).sum(-1), counts.sum(-1) * others.sum(-1)], -1)
+
+
+def proportion(sums: Floats) -> Floats:
+    """(…) of agreeing pairs, of sums (…, 2) over units; NaN without pairs."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(sums[..., 0] / sums[..., 1])
+
+
+def cohen_kappa(confusion: ArrayLike) -> Floats:
+    """Cohen's kappa (1960) of two labelers. confusion: (…, categories, categories), counts of their categories.
+    NaN if both use the same single category."""
+    table = np.asarray(confusion, np.float64)
+    total = table.sum((-2, -1))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        observed = np.trace(table, axis1=-2, axis2=-1) / total
+        return _above_chance(observed, (table.sum(-1) * table.sum(-2)).sum(-1) / total**2)
+
+
+def fleiss_sums(counts: ArrayLike) -> Floats:
+    """(units, 2 + categories): 1, the proportion of agreeing pairs, and the counts, for each unit with two labelers."""
+    n, pairs = np.asarray(counts, np.float64), agreeing_pairs(counts)
+    known = pairs[:, 1] > 0
+    return np.column_stack([known, np.where(known, proportion(pairs), 0), n * known[:, None]])
+
+
+def fleiss_kappa(sums: ArrayLike) -> Floats:
+    """Fleiss' kappa (1971), (…), of `fleiss_sums` added up over units, (…, 2 + categories).
+    Units may have different numbers of labelers; those with fewer than two are ignored. NaN for a single category."""
+    units, same, n = np.split(np.asarray(sums, np.float64), [1, 2], axis=-1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        rates = n / n.sum(-1, keepdims=True)
+        return _above_chance((same / units)[..., 0], (rates**2).sum(-1))
+
+
+def _above_chance(observed: Floats, expected: Floats) -> Floats:
+    kappa = (observed - expected) / (1 - expected)
+    return np.asarray(np.where(np.isclose(expected, 1, rtol=0, atol=1e-12), np.nan, kappa))
+
+
+def coincidences(counts: ArrayLike) -> Floats:
+    """(units, categories, categories): pairs of values within a unit, weighted so that each value counts once."""
+    n = np.asarray(counts, np.float64)
+    others = n.sum(-1)[:, None, None] - 1
+    pairs = n[:, :, None] * n[:, None, :] - np.eye(n.shape[1]) * n[:, None, :]
+    return np.asarray(np.divide(pairs, others, out=np.zeros_like(pairs), where=others > 0))
+
+
+def krippendorff_alpha(coincidence: ArrayLike, level: Level, values: ArrayLike | None = None) -> Floats:
+    """Krippendorff's alpha (2011, "Computing Krippendorff's Alpha-Reliability"), with missing data, (…), of
+    `coincidences` added up over units, (…, categories, categories).
+    Categories are in ascending order for "ordinal"; values: (categories,) their numbers, for "interval".
+    NaN if a single category is used."""
+    table = np.asarray(coincidence, np.float64)
+    n = table.sum(-1)
+    if level == "nominal":
+        distance = 1 - np.eye(table.shape[-1])
+    else:
+        # an ordinal distance is the difference of the categories' middle ranks
+        place = np.cumsum(n, -1) - n / 2 if level == "ordinal" else np.asarray(values, np.float64)
+        distance = (place[..., :, None] - place[..., None, :]) ** 2
+    expected = (n[..., :, None] * n[..., None, :] * distance).sum((-2, -1))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        alpha = 1 - (n.sum(-1) - 1) * (table * distance).sum((-2, -1)) / expected
+    return np.asarray(np.where(expected > 0, alpha, np.nan))
+
+
 @dataclass(frozen=True)
 class Judgements:
-    """The answers to one question: parallel arrays (n,) of a unit, a labeler and a category.
-
-    unit, labeler: numbers from 0; category: index into `values`; prompt: (units,) number of each unit's prompt
-    groups: each labeler's group
-    mirrored: a unit is a pair of outputs in arbitrary order; in the opposite order its categories are reversed
-    """
+    """The answers to one question.
+    category: (units, labelers), an index into `values`, −1 where a labeler did not judge a unit
+    prompt: (units,) number of each unit's prompt; groups: each labeler's group
+    mirrored: a unit is a pair of outputs in arbitrary order; in the opposite order its categories are reversed"""
 
     question: str
-    unit: Ints
-    labeler: Ints
     category: Ints
     prompt: Ints
     labelers: tuple[str, ...]
@@ -47,60 +121,45 @@ class Judgements:
     mirrored: bool = False
 
     @property
-    def prompts(self) -> int:
-        return int(self.prompt.max()) + 1 if len(self.prompt) else 0
+    def n(self) -> int:  # number of judgements
+        return int((self.category >= 0).sum())
 
-    def counts(self, chosen: NDArray[np.bool_] | None = None) -> NDArray[np.float64]:
-        """(units, categories): number of labelers, or of the `chosen` ones, (labelers,)."""
-        keep = slice(None) if chosen is None else chosen[self.labeler]
-        size = len(self.values)
-        flat = np.bincount(self.unit[keep] * size + self.category[keep], minlength=len(self.prompt) * size)
-        return flat.reshape(-1, size).astype(np.float64)
-
-    def overlapping(self) -> Judgements:
+    def overlapping(self) -> "Judgements":
         """The judgements of units that two labelers judged."""
-        return self._only((self.counts().sum(1) > 1)[self.unit])
+        shared = (self.category >= 0).sum(1) > 1
+        prompt = cluster_numbers(self.prompt[shared].tolist(), int(shared.sum()))
+        return replace(self, category=self.category[shared], prompt=prompt)
 
-    def without_ties(self) -> Judgements:
+    def without_ties(self) -> "Judgements":
         """The judgements that are not ties, of units that two labelers judged so."""
-        return self._only(self.category != TIE).overlapping()
+        return replace(self, category=np.where(self.category == TIE, -1, self.category)).overlapping()
 
-    def _only(self, keep: NDArray[np.bool_]) -> Judgements:
-        units, unit = np.unique(self.unit[keep], return_inverse=True)
-        _, prompt = np.unique(self.prompt[units], return_inverse=True)
-        labeler, category = self.labeler[keep], self.category[keep]
-        return replace(
-            self, unit=unit.astype(np.int64), labeler=labeler, category=category, prompt=prompt.astype(np.int64)
-        )
-
-    def of(self, labeler: int) -> tuple[Ints, Ints]:
-        """The units that a labeler judged, and their categories."""
-        mine = self.labeler == labeler
-        return self.unit[mine], self.category[mine]
+    def counts(self, category: Ints | None = None) -> Floats:
+        """(units, categories): number of labelers, of all or of these columns of `category`."""
+        chosen = self.category if category is None else category
+        return np.stack([(chosen == value).sum(1) for value in range(len(self.values))], -1).astype(np.float64)
 
 
 def questions(labels: Sequence[Label]) -> list[Judgements]:
     """Rankings, Likert marks and each flag, if there are labels of them."""
-    found = [rankings(labels), likert(labels), *(flag(labels, name) for name in flag_names(labels))]
-    return [judgements for judgements in found if len(judgements.unit)]
+    marks = [(label, label.item, label.likert - LIKERT[0]) for label in labels if label.likert]
+    likert = _judgements("likert", marks, range(LIKERT[0], LIKERT[1] + 1))
+    found = [rankings(labels), likert, *(flag(labels, name) for name in flag_names(labels))]
+    return [judgements for judgements in found if judgements.n]
 
 
 def rankings(labels: Sequence[Label]) -> Judgements:
     """Each labeler's ranking of a prompt's outputs, expanded to all K-choose-2 pairs; equal ranks are a tie."""
-    ranked: dict[tuple[str, str], list[Label]] = defaultdict(list)
+    ranked: dict[tuple[str, str], list[tuple[tuple[str, str], float, Label]]] = defaultdict(list)
     for label in labels:
         if label.rank is not None:
-            ranked[label.prompt_id, label.labeler].append(label)
-    rows = []
-    for ranking in ranked.values():
-        for a, b in combinations(sorted(ranking, key=lambda label: label.item), 2):
-            rows.append((a, (a.item, b.item), TIE + int(np.sign((b.rank or 0) - (a.rank or 0)))))
+            ranked[label.prompt_id, label.labeler].append((label.item, label.rank, label))
+    rows = [
+        (label, (a, b), TIE + int(np.sign(worse - better)))
+        for ranking in ranked.values()
+        for (a, better, label), (b, worse, _) in combinations(sorted(ranking, key=lambda own: own[0]), 2)
+    ]
     return _judgements("ranking", rows, (-1, 0, 1), mirrored=True)
-
-
-def likert(labels: Iterable[Label]) -> Judgements:
-    rows = [(label, label.item, label.likert - LIKERT[0]) for label in labels if label.likert]
-    return _judgements("likert", rows, tuple(range(LIKERT[0], LIKERT[1] + 1)))
 
 
 def flag(labels: Iterable[Label], name: str) -> Judgements:
@@ -109,63 +168,56 @@ def flag(labels: Iterable[Label], name: str) -> Judgements:
 
 
 def _judgements(
-    question: str, rows: Sequence[tuple[Label, object, int]], values: tuple[float, ...], mirrored: bool = False
+    question: str, rows: Sequence[tuple[Label, object, int]], values: Sequence[float], mirrored: bool = False
 ) -> Judgements:
     """rows: a label, what it is about (a unit within its prompt), and its category"""
     unit = cluster_numbers([(label.prompt_id, key) for label, key, _ in rows], len(rows))
-    labeler = cluster_numbers([label.labeler for label, _, _ in rows], len(rows))
-    prompt = cluster_numbers([label.prompt_id for label, _, _ in rows], len(rows))
-    groups = {label.labeler: label.group for label, _, _ in rows}
-    category = np.array([category for _, _, category in rows], np.int64)
+    prompt = cluster_numbers([label.prompt_id for label, *_ in rows], len(rows))
+    labeler = cluster_numbers([label.labeler for label, *_ in rows], len(rows))
+    groups = {label.labeler: label.group for label, *_ in rows}
     _, first = np.unique(unit, return_index=True)
-    return Judgements(
-        question, unit, labeler, category, prompt[first], tuple(groups), tuple(groups.values()), values, mirrored
-    )
+    category = np.full((len(first), len(groups)), -1)
+    category[unit, labeler] = [own for *_, own in rows]
+    return Judgements(question, category, prompt[first], (*groups,), (*groups.values(),), (*values,), mirrored)
+
+
+# Single labelers. Their intervals are Wilson's: resamples of few units on which all agree would all agree.
 
 
 def with_others(judgements: Judgements, labeler: int) -> Estimate:
     """Mean, over the units that a labeler judged, of the proportion of the other labelers who agree."""
-    units, categories = judgements.of(labeler)
-    counts = judgements.counts()[units]
-    others = counts.sum(1) - 1
-    same = counts[np.arange(len(units)), categories] - 1
-    known = others > 0
-    return _proportion(same[known] / others[known], judgements.prompt[units[known]])
+    own, others, prompt = _beside(judgements, labeler)
+    total = others.sum(1)
+    known = total > 0
+    return share(others[np.arange(len(own)), own][known] / total[known], prompt[known].tolist())
 
 
 def with_majority(judgements: Judgements, labeler: int) -> Estimate:
     """Proportion of units on which a labeler agrees with most of the others; units without a majority are left out."""
-    units, categories = judgements.of(labeler)
-    counts = judgements.counts()[units]
-    counts[np.arange(len(units)), categories] -= 1
-    most = counts.max(1, initial=0)
-    known = (most > 0) & ((counts == most[:, None]).sum(1) == 1)
-    return _proportion((counts.argmax(1) == categories)[known], judgements.prompt[units[known]])
+    own, others, prompt = _beside(judgements, labeler)
+    most = others.max(1)
+    known = (most > 0) & ((others == most[:, None]).sum(1) == 1)
+    return share((others.argmax(1) == own)[known], prompt[known].tolist())
 
 
 def with_reference(judgements: Judgements, labeler: int, reference: int) -> Estimate:
     """Proportion of the units both judged on which a labeler agrees with the reference labeler."""
-    units, categories = judgements.of(labeler)
-    reference_units, reference_categories = judgements.of(reference)
-    theirs = np.full(len(judgements.prompt), -1)
-    theirs[reference_units] = reference_categories
-    known = theirs[units] >= 0
-    return _proportion((theirs[units] == categories)[known], judgements.prompt[units[known]])
+    own, theirs = judgements.category[:, labeler], judgements.category[:, reference]
+    known = (own >= 0) & (theirs >= 0)
+    return share((own == theirs)[known], judgements.prompt[known].tolist())
 
 
-def _proportion(values: NDArray[np.generic], prompts: Ints) -> Estimate:
-    # not a bootstrap: resamples of a labeler with few units who always agrees would all agree
-    return estimates.share(values.astype(np.float64), prompts.tolist())
+def _beside(judgements: Judgements, labeler: int) -> tuple[Ints, Floats, Ints]:
+    """Of the units that a labeler judged: the labeler's categories, the counts of the others, and the prompts."""
+    mine = judgements.category[:, labeler] >= 0
+    category = judgements.category[mine]
+    return category[:, labeler], judgements.counts(np.delete(category, labeler, 1)), judgements.prompt[mine]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One number.
-
-    who: all, a group, two groups, or a labeler
-    estimate: n counts pairs of judgements for pairwise agreement, else units (outputs or pairs of them); clusters are
-        prompts
-    """
+    """One number. who: all, a group, two groups, or a labeler. estimate: n counts pairs of judgements for pairwise
+    agreement, else units (outputs or pairs of them); clusters are prompts."""
 
     question: str
     statistic: str
@@ -173,8 +225,7 @@ class Finding:
     estimate: Estimate
 
 
-@dataclass(frozen=True)
-class _Statistic:
+class _Statistic(NamedTuple):
     """A function of sums over units: `columns` (units, k) -> sums (…, k) -> `value` (…). n: see `Finding`"""
 
     name: str
@@ -187,14 +238,12 @@ class _Statistic:
 
 def agreement(labels: Sequence[Label], *, seed: int = 0, resamples: int = RESAMPLES) -> tuple[list[Finding], list[str]]:
     """Return findings, and a line for each question without two judgements of the same unit.
-
     Intervals of pairwise agreement, kappa and alpha resample prompts; those of single labelers are clustered Wilson
-    intervals. Raises AlignbenchError if no two labelers judged the same unit.
-    """
+    intervals. Raises AlignbenchError if no two labelers judged the same unit."""
     found, notes = [], []
     for judgements in questions(labels):
         shared = judgements.overlapping()
-        if len(shared.unit):
+        if shared.n:
             found += _findings(shared, seed, resamples)
         else:
             unit = "pair of outputs" if judgements.mirrored else "output"
@@ -202,103 +251,86 @@ def agreement(labels: Sequence[Label], *, seed: int = 0, resamples: int = RESAMP
     if not found:
         names = sorted({label.labeler for label in labels})
         why = "; ".join(notes) or "the labels hold no ranks, Likert marks or flags"
-        if len(names) == 1:
-            why = f"one labeler only ({names[0]})"
-        raise AlignbenchError(f"no agreement to measure: {why}")
+        raise AlignbenchError(f"no agreement to measure: {why if len(names) > 1 else f'one labeler only ({names[0]})'}")
     return found, notes
 
 
 def _findings(shared: Judgements, seed: int, resamples: int) -> list[Finding]:
     untied = shared.without_ties() if shared.mirrored else None
     found = []
-    if untied is not None and len(untied.unit):
+    if untied is not None and untied.n:
         found += _estimates(untied, _pairwise(untied, "agreement_ties_dropped"), seed, resamples)
-    found += _estimates(shared, _statistics(shared), seed, resamples)
-    for number in np.unique(shared.labeler).tolist():
-        of_labeler = {
-            "agreement_with_others_ties_dropped": with_others(untied, number) if untied is not None else None,
-            "agreement_with_others": with_others(shared, number),
-            "agreement_with_majority": with_majority(shared, number),
-        }
-        who = f"labeler {shared.labelers[number]}"
-        found += [Finding(shared.question, name, who, value) for name, value in of_labeler.items() if value]
-    return found
-
-
-def _statistics(shared: Judgements) -> list[_Statistic]:
-    counts = shared.counts()
-    units, size = counts.shape
-
-    def of_tables(name: str, tables: Floats, value: Callable[[Floats], Floats]) -> _Statistic:
-        """A function of tables (units, categories, categories). Each mirrored unit counts half in either order: the
-        order of a pair's outputs is arbitrary and must not change the agreement expected by chance."""
-        columns = ((tables + tables[:, ::-1, ::-1]) / 2 if shared.mirrored else tables).reshape(units, -1)
-        return _Statistic(name, "all", columns, lambda sums: value(sums.reshape(*sums.shape[:-1], size, size)), units)
-
-    found = _pairwise(shared, "agreement")
-    labelers = np.unique(shared.labeler).tolist()
-    if len(labelers) == 2:
-        categories = np.empty((2, units), np.int64)
-        for row, labeler in enumerate(labelers):
-            judged, category = shared.of(labeler)
-            categories[row, judged] = category
-        confusion = np.zeros((units, size, size))
-        confusion[np.arange(units), categories[0], categories[1]] = 1
-        found.append(of_tables("cohen_kappa", confusion, statistics.cohen_kappa))
-    sums = statistics.fleiss_sums(counts)
-    if shared.mirrored:
-        sums[:, 2:] = (sums[:, 2:] + sums[:, :1:-1]) / 2
-    found.append(_Statistic("fleiss_kappa", "all", sums, statistics.fleiss_kappa_of_sums, units))
-    coincidences = statistics.coincidences(counts)
-    for level in LEVELS.get(shared.question, ("nominal",)):
-        alpha = partial(statistics.alpha_of_coincidences, level=level, values=shared.values)
-        found.append(of_tables(f"alpha_{level}", coincidences, alpha))
+    found += _estimates(shared, [*_pairwise(shared, "agreement"), *_beyond_chance(shared)], seed, resamples)
+    for number, name in enumerate(shared.labelers):
+        if (shared.category[:, number] >= 0).any():
+            of_labeler = {} if untied is None else {"agreement_with_others_ties_dropped": with_others(untied, number)}
+            of_labeler["agreement_with_others"] = with_others(shared, number)
+            of_labeler["agreement_with_majority"] = with_majority(shared, number)
+            found += [Finding(shared.question, what, f"labeler {name}", own) for what, own in of_labeler.items()]
     return found
 
 
 def _pairwise(shared: Judgements, name: str) -> list[_Statistic]:
     """Proportion of agreeing pairs of labelers: of all, within each group, between each two groups."""
+    own = np.array(shared.groups, object)
     groups = sorted({group for group in shared.groups if group is not None})
-    counts = {group: shared.counts(np.array([own == group for own in shared.groups])) for group in groups}
-    columns = {"all": statistics.agreeing_pairs(shared.counts())}
-    columns |= {f"group {group}": statistics.agreeing_pairs(counts[group]) for group in groups}
-    for a, b in combinations(groups, 2):
-        columns[f"groups {a} and {b}"] = statistics.agreeing_across(counts[a], counts[b])
-    return [_Statistic(name, who, pairs, _ratio, int(pairs[:, 1].sum()), (0, 1)) for who, pairs in columns.items()]
+    counts = {group: shared.counts(shared.category[:, own == group]) for group in groups}
+    columns = {"all": agreeing_pairs(shared.counts())}
+    columns |= {f"group {group}": agreeing_pairs(counts[group]) for group in groups}
+    columns |= {f"groups {a} and {b}": agreeing_across(counts[a], counts[b]) for a, b in combinations(groups, 2)}
+    return [_Statistic(name, who, pairs, proportion, int(pairs[:, 1].sum()), (0, 1)) for who, pairs in columns.items()]
 
 
-def _ratio(sums: Floats) -> Floats:
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(sums[..., 0] / sums[..., 1])
+def _beyond_chance(shared: Judgements) -> list[_Statistic]:
+    """Kappa and alpha. Each mirrored unit counts half in either order: the order of a pair's outputs is arbitrary and
+    must not change the agreement expected by chance."""
+    counts = shared.counts()
+    units, size = counts.shape
+
+    def of_tables(name: str, tables: Floats, value: Callable[[Floats], Floats]) -> _Statistic:
+        columns = ((tables + tables[:, ::-1, ::-1]) / 2 if shared.mirrored else tables).reshape(units, -1)
+        return _Statistic(name, "all", columns, lambda sums: value(sums.reshape(*sums.shape[:-1], size, size)), units)
+
+    found = []
+    judged = (shared.category >= 0).any(0)
+    if judged.sum() == 2:
+        confusion = np.zeros((units, size, size))
+        confusion[np.arange(units), *shared.category[:, judged].T] = 1
+        found.append(of_tables("cohen_kappa", confusion, cohen_kappa))
+    sums = fleiss_sums(counts)
+    if shared.mirrored:
+        sums[:, 2:] = (sums[:, 2:] + sums[:, :1:-1]) / 2
+    found.append(_Statistic("fleiss_kappa", "all", sums, fleiss_kappa, units))
+    for level in LEVELS.get(shared.question, ("nominal",)):
+        alpha = partial(krippendorff_alpha, level=level, values=shared.values)
+        found.append(of_tables(f"alpha_{level}", coincidences(counts), alpha))
+    return found
 
 
 def _estimates(shared: Judgements, found: Sequence[_Statistic], seed: int, resamples: int) -> list[Finding]:
     """Each statistic with its interval. All see the same resamples of prompts."""
-    prompts = shared.prompts
     columns = np.concatenate([statistic.columns for statistic in found], 1)
-    sums = np.zeros((prompts, columns.shape[1]))
+    sums = np.zeros((int(shared.prompt.max()) + 1, columns.shape[1]))
     np.add.at(sums, shared.prompt, columns)
-    drawn = resampled_means(sums, seed=seed, resamples=resamples) * prompts if prompts > 1 else sums
     ends = np.cumsum([statistic.columns.shape[1] for statistic in found])[:-1]
-    parts = zip(found, np.split(sums, ends, axis=1), np.split(drawn, ends, axis=1), strict=True)
+    drawn = np.split(resampled_sums(sums, seed=seed, resamples=resamples), ends, axis=1)
     return [
-        Finding(shared.question, statistic.name, statistic.who, _interval(statistic, own, own_drawn))
-        for statistic, own, own_drawn in parts
+        Finding(shared.question, statistic.name, statistic.who, _interval(statistic, own, draws))
+        for statistic, own, draws in zip(found, np.split(sums, ends, axis=1), drawn, strict=True)
     ]
 
 
 def _interval(statistic: _Statistic, sums: Floats, drawn: Floats) -> Estimate:
     """sums: (prompts, k); drawn: (resamples, k), their sums over resampled prompts"""
-    clusters = int(sums.any(1).sum())
+    clusters, n = int(sums.any(1).sum()), statistic.n
     centre = float(statistic.value(sums.sum(0)))
     if not np.isfinite(centre):
-        return Estimate(None, None, None, None, statistic.n, clusters)
+        return Estimate(n=n, clusters=clusters)
     draws = statistic.value(drawn)
     draws = draws[np.isfinite(draws)]
     if statistic.bounds == (0, 1) and centre in (0, 1):
         # resamples of judgements that all agree would all agree, whatever their number
-        known = estimates.share(np.full(clusters, centre))
-        return Estimate(centre, known.standard_error, known.low, known.high, statistic.n, clusters)
+        return replace(share(np.full(clusters, centre)), n=n)
     if clusters < 2 or len(draws) < 2 or np.ptp(draws) == 0:
-        return Estimate(centre, None, None, None, statistic.n, clusters)
-    return estimate(centre, draws, statistic.n, clusters, statistic.bounds)
+        return Estimate(centre, n=n, clusters=clusters)
+    return estimate(centre, draws, n, clusters, statistic.bounds)

@@ -1,13 +1,10 @@
-"""Screen labelers with the cut-offs of Ouyang et al. 2022 (arXiv 2203.02155, appendix B.1).
+"""Screen labelers with the soft cut-offs of Ouyang et al. 2022 (arXiv 2203.02155, appendix B.1).
 
-The paper selected labelers by their agreement with the researchers on flagging sensitive speech (75 %) and on rankings
-(75 %), and by the researchers' ratings of their demonstrations for sensitive prompts (6 of 7). The cut-offs are soft:
-labelers are marked for review, and no label is removed.
+They are marked for review by their agreement with the researchers on flagging sensitive speech and on rankings, and by
+the researchers' ratings of their demonstrations. No label is removed.
 """
 
-from __future__ import annotations
-
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -19,21 +16,11 @@ from alignbench.stats.estimates import Estimate
 
 # the paper's topics: toxic, sexual, violent, judgmental, political and the like
 SENSITIVE = (
-    "sexual",
-    "violent",
-    "encourages_harm",
-    "denigrates_protected_class",
-    "expresses_opinion",
+    "sexual", "violent", "encourages_harm", "denigrates_protected_class", "expresses_opinion",
     "expresses_moral_judgment",
-)
+)  # fmt: skip
+CUT_OFFS = {"flagging": 0.75, "rankings": 0.75, "demonstrations": 6.0}
 Mark = Literal["above", "below", "cannot tell"]
-
-
-@dataclass(frozen=True)
-class CutOffs:
-    flagging: float = 0.75
-    rankings: float = 0.75
-    demonstrations: float = 6.0
 
 
 @dataclass(frozen=True)
@@ -51,7 +38,7 @@ def screen(
     labels: Sequence[Label],
     *,
     reference: str | None = None,
-    cut_offs: CutOffs | None = None,
+    cut_offs: Mapping[str, float] = CUT_OFFS,
     sensitive: Sequence[str] = SENSITIVE,
 ) -> list[Screened]:
     """Compare each labeler with the cut-off of each criterion that there are labels for.
@@ -62,28 +49,27 @@ def screen(
     by the reference's Likert marks, or by anyone's but the writer's. A labeler is "above" or "below" a cut-off if the
     whole 95 % interval is, else "cannot tell".
     """
-    limits = cut_offs or CutOffs()
     names = sorted({label.labeler for label in labels})
     if reference is not None and reference not in names:
-        known = ", ".join(names[:10]) + (", …" if len(names) > 10 else "")
-        raise AlignbenchError(f"no labeler {reference!r} to compare with (there are: {known})")
-    flagging = flag(_sensitivity(labels, sensitive), "sensitive")
-    untied = rankings(labels).without_ties()
+        raise AlignbenchError(f"no labeler {reference!r} to compare with (there are: {', '.join(names)})")
+    answered = [(label, [label.flags[name] for name in sensitive if name in label.flags]) for label in labels]
+    flagged = [replace(label, flags={"sensitive": any(own)}) for label, own in answered if own]
+    flagging, untied = flag(flagged, "sensitive"), rankings(labels).without_ties()
     found = []
-    for name in names:
-        if name == reference:
-            continue
-        for criterion, estimate, cut_off in (
-            ("flagging", _agreement(flagging, name, reference), limits.flagging),
-            ("rankings", _agreement(untied, name, reference), limits.rankings),
-            ("demonstrations", _demonstrations(labels, name, reference), limits.demonstrations),
-        ):
-            found.append(Screened(name, criterion, estimate, cut_off, _mark(estimate, cut_off)))
-    measured = {one.criterion for one in found if one.estimate.n}
-    if not measured:
+    for name in (name for name in names if name != reference):
+        measured = {
+            "flagging": _agreement(flagging, name, reference),
+            "rankings": _agreement(untied, name, reference),
+            "demonstrations": _demonstrations(labels, name, reference),
+        }
+        for criterion, own in measured.items():
+            cut_off = cut_offs[criterion]
+            found.append(Screened(name, criterion, own, cut_off, _mark(own, cut_off)))
+    measurable = {one.criterion for one in found if one.estimate.n}
+    if not measurable:
         with_whom = f"with {reference}" if reference else "with each other"
         raise AlignbenchError(f"nothing to screen by: no labeler's flags or rankings can be compared {with_whom}")
-    return [one for one in found if one.criterion in measured]
+    return [one for one in found if one.criterion in measurable]
 
 
 def kept(labels: Sequence[Label], screened: Sequence[Screened]) -> list[Label]:
@@ -92,30 +78,18 @@ def kept(labels: Sequence[Label], screened: Sequence[Screened]) -> list[Label]:
     return [label for label in labels if label.labeler not in below]
 
 
-def _sensitivity(labels: Sequence[Label], sensitive: Sequence[str]) -> list[Label]:
-    """Labels with the one flag "sensitive": True if any of these flags is, of those that the labeler answered."""
-    return [
-        replace(label, flags={"sensitive": any(label.flags[name] for name in answered)})
-        for label in labels
-        if (answered := [name for name in sensitive if name in label.flags])
-    ]
-
-
 def _agreement(judgements: Judgements, name: str, reference: str | None) -> Estimate:
     labelers = judgements.labelers
     if name not in labelers or (reference is not None and reference not in labelers):
-        return estimates.share([])
+        return Estimate()
     if reference is None:
         return with_others(judgements, labelers.index(name))
     return with_reference(judgements, labelers.index(name), labelers.index(reference))
 
 
 def _demonstrations(labels: Sequence[Label], name: str, reference: str | None) -> Estimate:
-    marks = [
-        (label.likert, label.prompt_id)
-        for label in labels
-        if label.model == name and label.likert is not None and label.labeler in {reference or label.labeler} - {name}
-    ]
+    rated = [own for own in labels if own.model == name and own.labeler in {reference or own.labeler} - {name}]
+    marks = [(own.likert, own.prompt_id) for own in rated if own.likert is not None]
     return estimates.mean([mark for mark, _ in marks], [prompt for _, prompt in marks], LIKERT)
 
 

@@ -1,7 +1,5 @@
 """Models by their labels: preferences and battles between outputs, mean Likert marks, rates of flags, win rates."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,17 +12,6 @@ from alignbench.stats.bootstrap import RESAMPLES, interval
 from alignbench.stats.estimates import Estimate
 
 UNNAMED = "(no model named)"
-
-
-@dataclass(frozen=True, slots=True)
-class Battle:
-    """Two models on one prompt. outcome: 1 the first wins, 0 the second, .5 a tie; the mean over `labelers`."""
-
-    prompt_id: str
-    first: str
-    second: str
-    outcome: float
-    labelers: int
 
 
 @dataclass(frozen=True)
@@ -41,22 +28,19 @@ class Verdicts:
     """Labelers' preferences between two outputs of a prompt, found by their texts without surrounding white space."""
 
     def __init__(self, labels: Sequence[Label]) -> None:
-        # prompt -> output -> ranking -> label. One labeler's ranks under two prompt_ids are two rankings, which cannot
+        # (prompt, output) -> ranking -> label. One labeler's ranks under two prompt_ids are two rankings, which cannot
         # be compared.
-        self._labels: dict[str, dict[str, dict[tuple[str, str], Label]]] = defaultdict(lambda: defaultdict(dict))
+        self._labels: dict[tuple[str, str], dict[tuple[str, str], Label]] = defaultdict(dict)
         for label in labels:
             if label.prompt is not None:
-                ranking = (label.prompt_id, label.labeler)
-                self._labels[label.prompt.strip()][label.output.strip()].setdefault(ranking, label)
+                place = label.prompt.strip(), label.output.strip()
+                self._labels[place].setdefault((label.prompt_id, label.labeler), label)
 
     def verdict(self, prompt: str, first: str, second: str) -> float | None:
         """1 if the first output is preferred, 0 the second, .5 a tie: the mean over the labelers who compare both.
-
-        None if nobody does. Two equal outputs that were labelled are a tie.
-        """
-        outputs = self._labels.get(prompt.strip(), {})
-        one, other = outputs.get(first.strip(), {}), outputs.get(second.strip(), {})
-        return _mean(preference(label, other[name]) for name, label in one.items() if name in other)
+        None if nobody does. Two equal outputs that were labelled are a tie."""
+        one, other = (self._labels.get((prompt.strip(), output.strip()), {}) for output in (first, second))
+        return _mean(preference(label, other[ranking]) for ranking, label in one.items() if ranking in other)
 
 
 def preference(first: Label, second: Label) -> float | None:
@@ -70,24 +54,22 @@ def preference(first: Label, second: Label) -> float | None:
     return 0.5 if margin == 0 else float(margin > 0)
 
 
-def battles(labels: Sequence[Label]) -> list[Battle]:
-    """One battle per prompt and pair of models, sorted; outputs without a model are ignored.
-
-    If a labeler saw several outputs of a model to one prompt, each is compared with each, and their mean counts.
-    """
+def battles(labels: Sequence[Label]) -> dict[tuple[str, str], list[float]]:
+    """Two models -> one outcome per prompt: 1 the first wins, 0 the second, .5 a tie; the mean over labelers.
+    Outputs without a model are ignored. If a labeler saw several outputs of a model to one prompt, each is compared
+    with each, and their mean counts."""
     seen: dict[str, dict[str, dict[str, list[Label]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
     for label in labels:
         if label.model is not None:
             seen[label.prompt_id][label.model][label.labeler].append(label)
-    found = []
-    for prompt_id, models in sorted(seen.items()):
-        for first, second in combinations(sorted(models), 2):
-            one, other = models[first], models[second]
+    found: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for _, models in sorted(seen.items()):
+        for pair in combinations(sorted(models), 2):
+            one, other = (models[model] for model in pair)
             both = sorted(one.keys() & other.keys())
-            means = [_mean(preference(a, b) for a in one[who] for b in other[who]) for who in both]
-            outcome = _mean(means)
+            outcome = _mean(_mean(preference(a, b) for a in one[who] for b in other[who]) for who in both)
             if outcome is not None:
-                found.append(Battle(prompt_id, first, second, outcome, sum(mean is not None for mean in means)))
+                found[pair].append(outcome)
     return found
 
 
@@ -99,22 +81,16 @@ def _mean(values: Iterable[float | None]) -> float | None:
 def summary(labels: Sequence[Label], *, seed: int = 0, resamples: int = RESAMPLES) -> list[ModelFinding]:
     """Likert marks and flags with intervals clustered by prompt; win rates (ties half) with one over prompts."""
     found = []
-    models: dict[str, list[Label]] = defaultdict(list)
-    for label in sorted(labels, key=lambda label: label.model or ""):
-        models[label.model or UNNAMED].append(label)
-    for model, own in models.items():
-        marks = [(label.likert, label.prompt_id) for label in own if label.likert is not None]
-        if marks:
-            values, prompts = zip(*marks, strict=True)
-            found.append(ModelFinding(model, "likert", None, estimates.mean(values, prompts, LIKERT)))
-        for name in flag_names(labels):
+    for model in sorted({label.model or "" for label in labels}):
+        own = [label for label in labels if (label.model or "") == model]
+        if marked := [label for label in own if label.likert is not None]:
+            marks, prompts = [label.likert or 0 for label in marked], [label.prompt_id for label in marked]
+            found.append(ModelFinding(model or UNNAMED, "likert", None, estimates.mean(marks, prompts, LIKERT)))
+        for name in flag_names(own):
             answers = [(label.flags[name], label.prompt_id) for label in own if name in label.flags]
-            if answers:
-                found.append(ModelFinding(model, name, None, estimates.share(*zip(*answers, strict=True))))
-    outcomes: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for battle in battles(labels):
-        outcomes[battle.first, battle.second].append(battle.outcome)
-    for (first, second), won in sorted(outcomes.items()):
+            rate = estimates.share(*zip(*answers, strict=True))
+            found.append(ModelFinding(model or UNNAMED, name, None, rate))
+    for (first, second), won in sorted(battles(labels).items()):
         rate = interval(won, seed=seed, resamples=resamples, bounds=(0, 1))
         if rate.value in (0, 1):  # all resamples would be equal
             rate = estimates.share(won)

@@ -1,7 +1,6 @@
-"""Properties of a transformers causal language model and its device that scoring and generation depend on."""
+"""Properties of a causal language model and its device that scoring and generation depend on."""
 
-from __future__ import annotations
-
+import inspect
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -12,15 +11,14 @@ from transformers import PreTrainedModel
 
 # Mean difference of log-probabilities over the vocabulary, in nats: rounding stays below it, a wrong mask is above.
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.25}
-# Padded tokens of a scoring batch. On a CPU, matrix products reach their full rate at 256 rows, and larger batches
-# only grow attention and the logits; on an accelerator the number follows the free memory.
+# Padded tokens of a scoring batch: on a CPU, matrix products reach their full rate at 256 rows
 CPU_TOKENS, MAX_TOKENS = 512, 16_384
 LARGEST_TREE = 2_048  # nodes of a prefix tree: attention is quadratic in them
 CPU_ROWS, MAX_ROWS = 128, 512  # samples generated at once: matrix products gain little beyond
 
 
-def tolerance(model: PreTrainedModel) -> float:
-    return TOLERANCE.get(model.dtype, 1e-3)
+def takes_positions(model: PreTrainedModel) -> bool:
+    return "position_ids" in inspect.signature(model.forward).parameters
 
 
 def attention_span(model: PreTrainedModel) -> float:
@@ -59,17 +57,16 @@ def find_token_budget(model: PreTrainedModel) -> int:
 def find_rows(model: PreTrainedModel, length: int) -> int:
     """Samples generated at once with `length` positions each: keys and values take a quarter of the free memory."""
     config = model.config.get_text_config()
-    heads = getattr(config, "num_attention_heads", None) or 1
+    heads, layers = (getattr(config, name, None) or 1 for name in ("num_attention_heads", "num_hidden_layers"))
     size = getattr(config, "head_dim", None) or getattr(config, "hidden_size", 1024) // heads
     grouped = getattr(config, "num_key_value_heads", None) or heads
-    layers = getattr(config, "num_hidden_layers", None) or 1
     position = 2 * layers * grouped * size * model.dtype.itemsize
     limit = CPU_ROWS if model.device.type == "cpu" else MAX_ROWS
     return max(1, min(limit, int(free_memory(model.device) // 4 // (position * length))))
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes available on the device."""
+    """In bytes."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     if device.type == "mps":

@@ -21,14 +21,14 @@ TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "vocab.txt"),
     *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
 )
+# of a configuration: the maximum sequence length in tokens
+WINDOWS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_sequence_length")
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 # safetensors' names of floating-point dtypes -> torch's
 SAFETENSORS_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 class CheckpointError(AlignbenchError):
-    """An error of one checkpoint, which its message names."""
-
     def __init__(self, spec: str, message: str) -> None:
         super().__init__(f"checkpoint {spec}: {message}")
 
@@ -43,37 +43,15 @@ class Ancestor:
 
 
 @dataclass(frozen=True)
-class Training:
-    """What recipe.json records of the stage that produced a checkpoint.
-
-    rewards: weights_sha256 of the reward models used in training
-    kl: KL divergence from the initial policy at the end of PPO, in nats per response
-    beta, gamma: coefficients of the KL penalty and of the pretraining gradient in PPO
-    episodes: responses sampled by PPO
-    """
-
-    rewards: tuple[str, ...] = ()
-    kl: float | None = None
-    beta: float | None = None
-    gamma: float | None = None
-    episodes: int | None = None
-
-
-@dataclass(frozen=True)
 class Checkpoint:
     """A causal language model on disk and its identity.
 
-    name: Hub id or folder name
-    revision: commit on the Hub, None for a local folder
-    weights_sha256: hash of the lines `sha256  file` of all safetensors files, sorted by name
-    tokenizer_sha256: the same over the tokenizer's files
-    chat_template_sha256: hash of the chat template's text, None if there is none
-    dtype: dtype of the weights ("float32", "bfloat16", …)
+    name: Hub id or folder name; revision: commit on the Hub, None for a local folder
+    weights_sha256, tokenizer_sha256: of the files (see `hash_files`); chat_template_sha256: of the text, None without
     window: maximum sequence length in tokens, None if the configuration has none
     custom_code: it contains Python code that the user has allowed to run
-    parameters: number of parameters in the weight files
-    lineage, training: from base to this checkpoint, and the record of the last stage, for checkpoints of our trainers;
-        results do not depend on them
+    lineage, training: from base to this checkpoint, and the record of the last stage, if our trainers produced it
+        (docs/run_folder.md has its fields)
     """
 
     name: str
@@ -88,40 +66,36 @@ class Checkpoint:
     custom_code: bool = False
     parameters: int = 0
     lineage: tuple[Ancestor, ...] = ()
-    training: Training | None = None
+    training: dict[str, Any] | None = None
 
 
 def find_checkpoint(spec: str, *, trust_remote_code: bool = False) -> Checkpoint:
     """Find `spec`, a local folder or a Hub id with an optional `@revision`, and verify it without loading it.
 
-    Raises AlignbenchError for anything that would fail or be unsafe later: a missing folder or configuration, pickled
-    or truncated weights, custom code without consent.
+    Raises AlignbenchError for what would fail or be unsafe later, such as pickled weights or code without consent.
     """
-    path = Path(spec).expanduser()
-    if path.is_dir():
-        folder, name, revision = path, _folder_name(path.resolve()), None
+    folder = Path(spec).expanduser()
+    if folder.is_dir():
+        name, revision = _folder_name(folder.resolve()), None
     elif spec.startswith((".", "/", "~")) or spec.count("/") != 1:
         raise CheckpointError(spec, "no such folder, and not a Hub id (owner/name or owner/name@revision)")
     else:
         folder, name, revision = download_checkpoint(spec, trust_remote_code)
     config = _read_json(folder / "config.json", spec)
+    tokenizer_files = [folder / file for file in TOKENIZER_FILES if (folder / file).is_file()]
     tokenizer_config = folder / "tokenizer_config.json"
-    custom_code = "auto_map" in config or (
-        tokenizer_config.is_file() and "auto_map" in _read_json(tokenizer_config, spec)
-    )
+    described = _read_json(tokenizer_config, spec) if tokenizer_config in tokenizer_files else {}
+    custom_code = "auto_map" in config or "auto_map" in described
     if custom_code and not trust_remote_code:
-        raise CheckpointError(
-            spec, "it contains its own Python code; review it, then allow it with --trust-remote-code"
-        )
+        raise CheckpointError(spec, "it contains Python code; review it, then allow it with --trust-remote-code")
     weights = weight_files(folder, spec)
     headers = [check_safetensors(file, spec) for file in weights]
-    text_config = config.get("text_config") or {}
-    dtype = config.get("dtype") or config.get("torch_dtype") or text_config.get("dtype") or headers[0][0]
-    tokenizer_files = [folder / file for file in TOKENIZER_FILES if (folder / file).is_file()]
     if not tokenizer_files:
         raise CheckpointError(spec, f"no tokenizer files (such as tokenizer.json) in {folder}")
     weights_sha256 = hash_files(weights)
     lineage, training = _recipe(folder, spec, name, weights_sha256)
+    text_config = config.get("text_config") or {}
+    both = config | text_config
     return Checkpoint(
         name=name,
         path=folder,
@@ -130,8 +104,8 @@ def find_checkpoint(spec: str, *, trust_remote_code: bool = False) -> Checkpoint
         weights_sha256=weights_sha256,
         tokenizer_sha256=hash_files(tokenizer_files),
         chat_template_sha256=_hash_chat_template(folder),
-        dtype=str(dtype),
-        window=_window(config | text_config),
+        dtype=str(config.get("dtype") or config.get("torch_dtype") or text_config.get("dtype") or headers[0][0]),
+        window=next((both[name] for name in WINDOWS if isinstance(both.get(name), int)), None),
         custom_code=custom_code,
         parameters=sum(parameters for _, parameters in headers),
         lineage=lineage,
@@ -144,9 +118,7 @@ def resolve_device(device: str) -> str:
     import torch
 
     if device == "auto":
-        if torch.cuda.is_available():
-            return "cuda"
-        return "mps" if torch.backends.mps.is_available() else "cpu"
+        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
@@ -173,41 +145,29 @@ def load_engine(
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    options = {"trust_remote_code": checkpoint.custom_code, "local_files_only": True}
+    options: dict[str, Any] = {"trust_remote_code": checkpoint.custom_code, "local_files_only": True}
     try:
         tokenizer = AutoTokenizer.from_pretrained(checkpoint.path, **options)
-        model, loading = AutoModelForCausalLM.from_pretrained(
-            checkpoint.path,
-            dtype=getattr(torch, dtype),
-            use_safetensors=True,
-            output_loading_info=True,
-            # fused attention in torch's CPU build multiplies half precision at the rate of fp32
-            attn_implementation="eager" if device == "cpu" and dtype in ("bfloat16", "float16") else None,
-            **options,
-        )
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:  # transformers raises errors of many kinds, all about this folder
-        raise CheckpointError(
-            checkpoint.name, f"it does not load as a causal language model ({first_line(error)})"
-        ) from error
-    if missing := sorted(loading["missing_keys"]):
-        raise CheckpointError(checkpoint.name, f"{len(missing)} weights are not in its files (first: {missing[0]})")
-    try:
+        options |= {"dtype": getattr(torch, dtype), "use_safetensors": True, "output_loading_info": True}
+        # fused attention in torch's CPU build multiplies half precision at the rate of fp32
+        slow = device == "cpu" and dtype in ("bfloat16", "float16")
+        options["attn_implementation"] = "eager" if slow else None
+        model, loading = AutoModelForCausalLM.from_pretrained(checkpoint.path, **options)
         model = model.to(device).eval()
     except torch.OutOfMemoryError as error:
-        raise CheckpointError(
-            checkpoint.name, f"its weights do not fit into the memory of {device}; try --dtype bfloat16 or --device cpu"
-        ) from error
+        message = f"its weights do not fit into the memory of {device}; try --dtype bfloat16 or --device cpu"
+        raise CheckpointError(checkpoint.name, message) from error
+    except Exception as error:  # transformers raises errors of many kinds, all about this folder
+        message = f"it does not load as a causal language model ({first_line(error)})"
+        raise CheckpointError(checkpoint.name, message) from error
+    if missing := sorted(loading["missing_keys"]):
+        raise CheckpointError(checkpoint.name, f"{len(missing)} weights are not in its files (first: {missing[0]})")
     use_onednn(model)
-    return LocalEngine(model, Encoder(tokenizer), window=checkpoint.window, token_budget=token_budget, notify=notify)
+    return LocalEngine(model, Encoder(tokenizer), checkpoint.window, token_budget or 0, notify or (lambda _: None))
 
 
 def download_checkpoint(spec: str, trust_remote_code: bool) -> tuple[Path, str, str]:
-    """Download a Hub checkpoint (safetensors, configuration and tokenizer only) or find it in the cache.
-
-    Returns folder, name and commit.
-    """
+    """Folder, name and commit of a Hub checkpoint, downloaded (safetensors, configuration and tokenizer) or cached."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -219,55 +179,52 @@ def download_checkpoint(spec: str, trust_remote_code: bool) -> tuple[Path, str, 
             name, revision=revision or None, allow_patterns=patterns, local_files_only=unreachable is not None
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise CheckpointError(
-            spec,
-            f"no such folder, and not available from the Hub ({unreachable or first_line(error)}); "
-            "give a local folder, or download it on a machine with network access",
-        ) from error
+        reason = f"no such folder, and not available from the Hub ({unreachable or first_line(error)})"
+        raise CheckpointError(spec, f"{reason}; give a local folder, or download it with network access") from error
     return Path(folder), name, Path(folder).name  # a snapshot's folder is named after its commit
 
 
 def _read_json(path: Path, spec: str) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError("not an object")
     except FileNotFoundError as error:
         raise CheckpointError(spec, f"no {path.name} in {path.parent}") from error
     except ValueError as error:
-        raise CheckpointError(spec, f"{path} is not JSON ({first_line(error)})") from error
-    if not isinstance(found, dict):
-        raise CheckpointError(spec, f"{path} is not a JSON object")
+        raise CheckpointError(spec, f"{path} is not a JSON object ({first_line(error)})") from error
     return found
 
 
 def _folder_name(folder: Path) -> str:
     """The name of a local checkpoint. Trained ones include the run's name, since their folders share names."""
-    if (folder / "recipe.json").is_file():
-        if folder.name == "final":
-            return folder.parent.name
-        if folder.parent.name == "checkpoints":
-            return f"{folder.parent.parent.name}-{folder.name}"
-        if folder.name.startswith("alpha-"):  # of `alignbench average`
-            return f"{folder.parent.name}-{folder.name}"
-    return folder.name
+    if not (folder / "recipe.json").is_file():
+        return folder.name
+    if folder.name == "final":
+        return folder.parent.name
+    if folder.parent.name == "checkpoints":
+        return f"{folder.parent.parent.name}-{folder.name}"
+    average = folder.name.startswith("alpha-")  # of `alignbench average`
+    return f"{folder.parent.name}-{folder.name}" if average else folder.name
 
 
-def _recipe(folder: Path, spec: str, name: str, weights_sha256: str) -> tuple[tuple[Ancestor, ...], Training | None]:
+def _recipe(folder: Path, spec: str, name: str, weights: str) -> tuple[tuple[Ancestor, ...], dict[str, Any] | None]:
     """Lineage and training of a checkpoint of our trainers, empty for others."""
     if not (folder / "recipe.json").is_file():
         return (), None
     recipe = _read_json(folder / "recipe.json", spec)
     try:
-        ancestors = [Ancestor(**entry) for entry in recipe["lineage"]]
         metrics, models, config = (recipe.get(key, {}) for key in ("metrics", "models", "config"))
         kl, iterations, batch = metrics.get("kl"), metrics.get("iterations"), config.get("batch")
-        training = Training(
-            rewards=(models["reward"]["weights_sha256"],) if "reward" in models else (),
-            kl=float(kl) if isinstance(kl, int | float) else None,
-            beta=config.get("beta"),
-            gamma=config.get("ptx"),
-            episodes=iterations * batch if iterations is not None and batch is not None else None,
-        )
-        return (*ancestors, Ancestor(recipe["stage"], name, weights_sha256)), training
+        training = {
+            "rewards": [models["reward"]["weights_sha256"]] if "reward" in models else [],
+            "kl": float(kl) if isinstance(kl, int | float) else None,
+            "beta": config.get("beta"),
+            "gamma": config.get("ptx"),
+            "episodes": iterations * batch if iterations is not None and batch is not None else None,
+        }
+        last = Ancestor(recipe["stage"], name, weights)
+        return (*(Ancestor(**entry) for entry in recipe["lineage"]), last), training
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(spec, f"{folder / 'recipe.json'} lacks stage or lineage; fix it or remove it") from error
 
@@ -286,19 +243,14 @@ def weight_files(folder: Path, spec: str) -> list[Path]:
             raise CheckpointError(spec, f"{index.name} names {missing[0]}, which is not in {folder}")
         return files
     if pickled := sorted(file.name for file in folder.iterdir() if file.suffix in PICKLED):
-        raise CheckpointError(
-            spec,
-            f"its weights are pickled ({pickled[0]}), which can run code when opened; "
-            "convert them to safetensors (save_pretrained) if you trust them",
-        )
+        message = f"its weights are pickled ({pickled[0]}), which can run code when opened; "
+        raise CheckpointError(spec, message + "convert them to safetensors (save_pretrained) if you trust them")
     raise CheckpointError(spec, f"no weights (model.safetensors) in {folder}")
 
 
 def check_safetensors(file: Path, spec: str) -> tuple[str, int]:
-    """Read a safetensors header: the dtype of the first floating-point tensor, and the number of parameters.
-
-    Raises AlignbenchError if the header is damaged or does not match the file's length.
-    """
+    """Dtype of the first floating-point tensor and number of parameters, from the header. Raises AlignbenchError if it
+    is damaged or does not match the file's length."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -307,9 +259,8 @@ def check_safetensors(file: Path, spec: str) -> tuple[str, int]:
             dtypes = [SAFETENSORS_DTYPES.get(tensor.get_dtype()) for tensor in tensors]
             parameters = sum(math.prod(tensor.get_shape()) for tensor in tensors)
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            spec, f"{file} is truncated or damaged ({first_line(error)}); download it again"
-        ) from error
+        message = f"{file} is truncated or damaged ({first_line(error)}); download it again"
+        raise CheckpointError(spec, message) from error
     return next(filter(None, dtypes), "float32"), parameters
 
 
@@ -329,16 +280,8 @@ def _hash_file(file: Path) -> str:
 
 def _hash_chat_template(folder: Path) -> str | None:
     for name in ("chat_template.jinja", "chat_template.json", "tokenizer_config.json"):
-        file = folder / name
-        if not file.is_file():
-            continue
-        text = file.read_text(encoding="utf-8")
-        template = text if name.endswith(".jinja") else json.loads(text).get("chat_template")
-        if template:
-            return hashlib.sha256(json.dumps(template).encode()).hexdigest()
+        if (folder / name).is_file():
+            text = (folder / name).read_text(encoding="utf-8")
+            if template := text if name.endswith(".jinja") else json.loads(text).get("chat_template"):
+                return hashlib.sha256(json.dumps(template).encode()).hexdigest()
     return None
-
-
-def _window(config: dict[str, Any]) -> int | None:
-    names = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_sequence_length")
-    return next((int(config[name]) for name in names if isinstance(config.get(name), int)), None)

@@ -1,7 +1,5 @@
 """The model that a command names, before it is loaded: a checkpoint for the local engine or vLLM, or an endpoint."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -13,8 +11,9 @@ from alignbench.types.engine import Engine
 
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 ENGINES = ("local", "vllm")
+ABOUT = ("parameters", "lineage", "training")
 # a folder may be moved, another dtype may be chosen, and the rest follows from the weights or is only a record
-NOT_IDENTITY = ("path", "dtype", "parameters", "lineage", "training")
+NOT_IDENTITY = ("path", "dtype", *ABOUT)
 
 
 @dataclass(frozen=True)
@@ -22,11 +21,8 @@ class Model:
     """A model that has been found, and how to load it.
 
     identity: everything that its results depend on; part of the run folder's name
-    chat_template: it has one
     scores: it supports log-likelihoods of given text; entropies: and the entropies of its tokens
-    open: loads it
-    about: what else run.json records: parameters; lineage, the checkpoints from the base model to this one; training
-        (see `Training`)
+    open: loads it; about: what else run.json records of a checkpoint
     """
 
     name: str
@@ -69,19 +65,18 @@ def find_model(
     if chosen not in DTYPES:
         raise AlignbenchError(f"checkpoint {checkpoint.name}: dtype {chosen} is not supported; set --dtype")
     found = resolve_device(device)
-    model = {key: value for key, value in asdict(checkpoint).items() if key not in NOT_IDENTITY}
     settings = {"kind": engine, "dtype": chosen, "device": found, "token_budget": token_budget or "auto"}
-    if found == "cuda" and shard.world > 1:
-        found = f"cuda:{shard.local_rank}"
 
     def load() -> Engine:
         if engine == "vllm":
             from alignbench.models.remote.vllm import load_vllm
 
             return load_vllm(checkpoint, dtype=chosen)
-        return load_engine(checkpoint, dtype=chosen, device=found, token_budget=token_budget, notify=notify)
+        own = f"cuda:{shard.local_rank}" if found == "cuda" and shard.world > 1 else found
+        return load_engine(checkpoint, dtype=chosen, device=own, token_budget=token_budget, notify=notify)
 
+    fields = asdict(checkpoint)
+    identity = {"model": {name: fields[name] for name in fields if name not in NOT_IDENTITY}, "engine": settings}
+    about = {name: fields[name] for name in ABOUT}
     chat = checkpoint.chat_template_sha256 is not None
-    about = {"parameters": checkpoint.parameters, "lineage": [asdict(ancestor) for ancestor in checkpoint.lineage]}
-    about["training"] = None if checkpoint.training is None else asdict(checkpoint.training)
-    return Model(checkpoint.name, {"model": model, "engine": settings}, chat, True, engine == "local", load, about)
+    return Model(checkpoint.name, identity, chat, True, engine == "local", load, about)

@@ -1,7 +1,5 @@
 """Records to results: every metric of a task with its interval."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence

@@ -1,1 +1,1 @@
-"""Statistics: estimates with intervals, paired tests, win rates, Bradley–Terry strengths, agreement. Pure functions."""
+"""Statistics: estimates with intervals, paired tests, win rates, Bradley–Terry strengths. Pure functions."""

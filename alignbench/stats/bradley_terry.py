@@ -1,19 +1,13 @@
 """Bradley–Terry strengths of models from pairwise battles, with ties, and their ranking.
 
 P(i beats j) = σ(θi − θj − τ), τ = log η ≥ 0, and a tie has the rest (Rao & Kupper 1967, JASA 62); η = 1 is Bradley &
-Terry 1952. The log-probability of a tie is log(η² − 1) + log σ(θi − θj − τ) + log σ(θj − θi − τ): a tie is a win of
-both plus a constant, so the likelihood is concave. A weak ridge keeps strengths finite if a model wins all battles. It
-pulls towards the models' mean, which also fixes the shift: no strength depends on the choice of the baseline.
-
-Intervals are bootstrap intervals over prompts, since battles on one prompt are dependent. If nearly all battles of a
-pair end alike, so they do in nearly every resample, and the bootstrap interval is too narrow. The interval is then an
-exact one of a proportion, at the number of wins and losses with the same standard error.
+Terry 1952. A weak ridge keeps strengths finite if a model wins all battles. It pulls towards the models' mean, which
+also fixes the shift: no strength depends on the choice of the baseline. A fit is (…, models + 1): θ and τ, in nats.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,11 +17,11 @@ from scipy.special import ndtr, ndtri
 from scipy.stats import beta
 
 from alignbench.errors import AlignbenchError
-from alignbench.stats import bootstrap, logistic
-from alignbench.stats.estimates import CONFIDENCE, Estimate
-from alignbench.stats.logistic import Array
+from alignbench.stats import bootstrap
+from alignbench.stats.bootstrap import RESAMPLES, Array
+from alignbench.stats.estimates import CONFIDENCE, NORMAL_QUANTILE, Estimate, cluster_numbers
 from alignbench.stats.significance import least_p
-from alignbench.stats.win_rate import LOSS, TIE, WIN
+from alignbench.stats.win_rate import LOSS, TIE, WIN, Derivatives, derivatives, maximise
 
 Integers = NDArray[np.int64]
 RIDGE = 0.1  # a Gaussian prior of 3.2 nats: a model this strong wins 96 % of its battles with the mean model
@@ -39,41 +33,23 @@ LEAST = 0.5  # losses of a model without losses: its strength has an upper limit
 
 @dataclass(frozen=True)
 class Battle:
-    """Two models on one prompt. outcome: 1 (`a` wins), 0.5 (a tie) or 0 (`b` wins)"""
+    """Two models on one prompt. outcome: 1 (`a` wins), .5 (a tie) or 0 (`b` wins)"""
 
     prompt: str
     a: str
     b: str
     outcome: float
 
-    def __post_init__(self) -> None:
-        where = f"prompt {self.prompt!r}, {self.a!r} against {self.b!r}"
-        if self.outcome not in (WIN, TIE, LOSS):
-            raise AlignbenchError(f"{where}: the outcome is {self.outcome}, not 1 (a wins), .5 (a tie) or 0 (b wins)")
-        if self.a == self.b:
-            raise AlignbenchError(f"{where}: a model cannot be compared with itself")
-
-
-@dataclass(frozen=True)
-class Fit:
-    """strengths: (…, models) nats, mean 0; tau: (…) log η, nats."""
-
-    strengths: Array
-    tau: Array
-
 
 @dataclass(frozen=True)
 class Sample:
-    """The fit of all battles and those of the resamples.
-
-    pairs: (pairs, 2) numbers of models; shown: (pairs, 3) prompts with a win, a loss, a tie; draws: fits of the
-    resamples; errors: (models, models) standard errors of differences of strengths if all battles were independent
-    """
+    """The fit of all battles (models + 1,) and those of the resamples (resamples, models + 1).
+    pairs: (pairs, 2) numbers of models; shown: (pairs, 3) prompts with a win, a loss, a tie; errors: see `errors`"""
 
     pairs: Integers
     shown: Integers
-    fitted: Fit
-    draws: Fit
+    fitted: Array
+    draws: Array
     errors: Array
     prompts: int
 
@@ -90,35 +66,27 @@ class Ranked:
     p_next: float | None
 
 
-@dataclass(frozen=True)
-class Ranking:
-    """Models, the strongest first. eta: Rao and Kupper's η, 1 without ties."""
-
-    baseline: str
-    models: tuple[Ranked, ...]
-    eta: float
-    prompts: int
-    battles: int
-
-
 def rank(
-    battles: Sequence[Battle],
-    baseline: str,
-    models: Iterable[str] = (),
-    *,
-    seed: int = 0,
-    resamples: int = bootstrap.RESAMPLES,
-) -> Ranking:
-    """Bradley–Terry strengths of all models in `battles`, the baseline at 0, with bootstrap intervals over prompts.
-
-    models: names that must occur. Raises AlignbenchError if the strengths are not comparable: one model only, a model
-    or a baseline without battles, groups of models without battles between them.
-    """
+    battles: Sequence[Battle], baseline: str, models: Iterable[str] = (), *, seed: int = 0, resamples: int = RESAMPLES
+) -> tuple[list[Ranked], float]:
+    """All models in `battles`, the strongest first, with bootstrap intervals over prompts, the baseline at 0; and Rao
+    and Kupper's η, 1 without ties.
+    models: names that must occur. Raises AlignbenchError for an outcome that is none, and if the strengths are not
+    comparable: one model only, a model or a baseline without battles, groups of models without battles between them."""
     names = sorted({name for battle in battles for name in (battle.a, battle.b)})
-    _check_names(names, baseline, models)
-    number = {name: index for index, name in enumerate(names)}
-    pairs, counts = _count(battles, number)
-    _check_connected(names, pairs)
+    if len(names) < 2:
+        raise AlignbenchError("a ranking needs battles between at least two models: there are none")
+    if baseline not in names:
+        raise AlignbenchError(f"the baseline {baseline!r} has no battles; the models that have: {', '.join(names)}")
+    if missing := [name for name in models if name not in names]:
+        raise AlignbenchError(f"the model {missing[0]!r} has no battles: compare it with another one, or leave it out")
+    pairs, counts = _count(battles, names)
+    met = coo_array((np.ones(len(pairs)), pairs.T), (len(names), len(names)))
+    parts, part = connected_components(met, directed=False)
+    if parts > 1:
+        groups = "; ".join(", ".join(n for n, p in zip(names, part, strict=True) if p == k) for k in range(parts))
+        raise AlignbenchError(f"strengths need battles that connect all models; there are none between: {groups}")
+
     prompts = counts.shape[0]
     whole = np.asarray(counts.sum(axis=0)).reshape(-1, 3)
     shown = np.asarray((counts > 0).sum(axis=0), np.int64).reshape(-1, 3)
@@ -127,64 +95,48 @@ def rank(
     draws = fit(pairs, drawn.reshape(-1, len(pairs), 3), len(names), start=fitted)
     sample = Sample(pairs, shown, fitted, draws, errors(pairs, whole, fitted), prompts)
     battles_of = np.bincount(pairs.ravel(), np.repeat(whole.sum(1), 2), len(names)).astype(int).tolist()
-    order = np.argsort(-fitted.strengths, kind="stable").tolist()
+    order = np.argsort(-fitted[:-1], kind="stable").tolist()
     ranked = []
     for model, below in zip(order, [*order[1:], None], strict=True):
-        strength, rate, _ = compare(sample, model, number[baseline], battles_of[model])
+        strength, rate, _ = compare(sample, model, names.index(baseline), battles_of[model])
         p_next = None if below is None else compare(sample, model, below)[2]
         ranked.append(Ranked(names[model], strength, rate, battles_of[model], p_next))
-    return Ranking(baseline, tuple(ranked), float(np.exp(fitted.tau)), prompts, len(battles))
+    return ranked, float(np.exp(fitted[-1]))
 
 
-def fit(pairs: ArrayLike, counts: ArrayLike, models: int, start: Fit | None = None) -> Fit:
-    """Strengths of maximum penalised likelihood from counts of wins, losses and ties of pairs of models.
+def _count(battles: Sequence[Battle], names: Sequence[str]) -> tuple[Integers, csr_array]:
+    """Pairs with battles, (pairs, 2), and sparse counts (prompts, pairs · 3): wins of the first, the second, ties."""
+    kinds, ends, columns = (WIN, LOSS, TIE), [], []
+    for battle in battles:
+        a, b, outcome = names.index(battle.a), names.index(battle.b), battle.outcome
+        if outcome not in kinds:
+            where = f"prompt {battle.prompt!r}, {battle.a!r} against {battle.b!r}"
+            raise AlignbenchError(f"{where}: the outcome is {outcome}, not 1 (a wins), .5 (a tie) or 0 (b wins)")
+        ends.append((min(a, b), max(a, b)))
+        columns.append(kinds.index(outcome if a < b else 1 - outcome))
+    rows = cluster_numbers([battle.prompt for battle in battles], len(battles))
+    pairs = np.array(list(dict.fromkeys(ends)), np.int64)
+    places = rows, 3 * cluster_numbers(ends, len(ends)) + columns
+    return pairs, coo_array((np.ones(len(rows)), places), (rows.max() + 1, 3 * len(pairs))).tocsr()
 
+
+def fit(pairs: ArrayLike, counts: ArrayLike, models: int, start: Array | None = None) -> Array:
+    """The fit of maximum penalised likelihood, (…, models + 1), from counts of wins, losses and ties; mean strength 0.
     pairs: (pairs, 2) numbers of models, no pair twice; counts: (…, pairs, 3) wins of the first, wins of the second,
-    ties; leading axes are separate fits. start: fits to start from, whose leading axes broadcast.
-    """
+    ties; leading axes are separate fits. start: fits to start from, whose leading axes broadcast."""
     design, y = _design(pairs, models), np.asarray(counts, np.float64)
     tied = y[..., 2].sum(-1)
+    found = np.zeros((*tied.shape, models + 1))
     if start is None:  # equal strengths, and the τ of the proportion of ties there
-        proportion = np.minimum(tied / np.maximum(y.sum((-1, -2)), 1), 0.99)
-        start = Fit(np.zeros((*tied.shape, models)), 2 * np.arctanh(proportion))
-    found = np.empty((*tied.shape, models + 1))
-    found[..., :models] = start.strengths
-    found[..., models] = np.where(tied > 0, np.maximum(start.tau, 1e-3), 0.0)
+        found[..., -1] = 2 * np.arctanh(np.minimum(tied / np.maximum(y.sum((-1, -2)), 1), 0.99))
+    else:
+        found[:] = start
+    found[..., -1] = np.where(tied > 0, np.maximum(found[..., -1], 1e-3), 0.0)
     flat, x = y.reshape(-1, *y.shape[-2:]), found.reshape(-1, models + 1)
     rows = max(1, BLOCK // max(len(design) * 3, (models + 1) ** 2))
-    for at in range(0, len(flat), rows):
-        block = flat[at : at + rows]
-        x[at : at + rows] = logistic.maximise(
-            lambda x, moving, block=block: _derivatives(x, design, block[moving]),  # type: ignore[misc]
-            x[at : at + rows],
-            TOLERANCE,
-            _before_zero,
-        )
-    return Fit(found[..., :models], found[..., models])
-
-
-def win_rates(fitted: Fit, baseline: int) -> Array:
-    """Expected win rates (…, models) against the baseline, ties count half; the baseline's own is ½."""
-    ahead = fitted.strengths - fitted.strengths[..., [baseline]]
-    # σ(d − τ) − σ(−d − τ), in a form that is exactly 0 at d = 0
-    difference = np.sinh(ahead) / (np.cosh(ahead) + np.cosh(fitted.tau[..., None]))
-    return np.asarray((1 + difference) / 2)
-
-
-def strengths_at(rates: ArrayLike, tau: ArrayLike) -> Array:
-    """Differences of strengths (…), nats, at these expected win rates: the inverse of `win_rates`; ±∞ at 1 and 0."""
-    difference, cosh = 2 * np.asarray(rates, np.float64) - 1, np.cosh(tau)
-    with np.errstate(divide="ignore"):
-        return np.asarray(np.arcsinh(difference * cosh / np.sqrt(1 - difference**2)) + np.arctanh(difference))
-
-
-def errors(pairs: ArrayLike, counts: ArrayLike, fitted: Fit) -> Array:
-    """Standard errors (models, models) of differences of one fit's strengths if all battles were independent."""
-    x = np.append(fitted.strengths, fitted.tau)[None]
-    _, curvature = _derivatives(x, _design(pairs, x.shape[1] - 1), np.asarray(counts, np.float64)[None])
-    covariance = np.linalg.inv(curvature[0])[:-1, :-1]
-    own = np.diag(covariance)
-    return np.asarray(np.sqrt(np.maximum(own[:, None] + own - 2 * covariance, 0)))
+    for block in np.split(np.arange(len(flat)), range(rows, len(flat), rows)):
+        x[block] = maximise(partial(_derivatives, design=design, counts=flat[block]), x[block], TOLERANCE, _before_zero)
+    return found
 
 
 def _design(pairs: ArrayLike, models: int) -> Array:
@@ -194,13 +146,14 @@ def _design(pairs: ArrayLike, models: int) -> Array:
     return np.asarray(np.concatenate([sides, -sides]) - np.eye(models + 1)[models])
 
 
-def _derivatives(x: Array, design: Array, counts: Array) -> logistic.Derivatives:
-    """Of the penalised log-likelihood. x: (batch, models + 1) strengths and τ; counts: (batch, pairs, 3)"""
-    wins = counts[..., :2] + counts[..., 2:]
-    weights = wins.transpose(0, 2, 1).reshape(len(x), -1)
-    gradient, curvature = logistic.derivatives(x, design, 1.0, weights, np.full(x.shape[1], RIDGE))
-    # of log(e^2τ − 1), for each tie; without ties τ stays at 0
-    tied = counts[..., 2].sum(-1)
+def _derivatives(x: Array, moving: Integers, design: Array, counts: Array) -> Derivatives:
+    """Of the penalised log-likelihood at x (k, models + 1) with `counts[moving]`, (k, pairs, 3).
+    The log-probability of a tie is log(e^2τ − 1) + log σ(θi − θj − τ) + log σ(θj − θi − τ): a tie is a win of both plus
+    a term of τ, so the likelihood is concave. Without ties τ stays at 0."""
+    own = counts[moving]
+    wins = (own[..., :2] + own[..., 2:]).transpose(0, 2, 1).reshape(len(x), -1)
+    gradient, curvature = derivatives(x, design, 1.0, wins, np.full(x.shape[1], RIDGE))
+    tied = own[..., 2].sum(-1)
     without = tied == 0
     slope = 2 / -np.expm1(-2 * np.where(without, 1.0, x[:, -1]))
     gradient[:, -1] += tied * slope
@@ -215,33 +168,54 @@ def _before_zero(step: Array, x: Array) -> Array:
     return np.asarray(np.where(tau > 0, np.maximum(-step[:, -1] / np.maximum(0.9 * tau, 1e-300), 0.0), 0.0))
 
 
+def win_rates(fitted: Array, baseline: int) -> Array:
+    """Expected win rates (…, models) against the baseline, ties count half; the baseline's own is ½."""
+    ahead = fitted[..., :-1] - fitted[..., [baseline]]
+    # σ(d − τ) − σ(−d − τ), in a form that is exactly 0 at d = 0
+    return np.asarray((1 + np.sinh(ahead) / (np.cosh(ahead) + np.cosh(fitted[..., -1:]))) / 2)
+
+
+def strengths_at(rates: ArrayLike, tau: ArrayLike) -> Array:
+    """Differences of strengths (…), nats, at these expected win rates: the inverse of `win_rates`; ±∞ at 1 and 0."""
+    difference, cosh = 2 * np.asarray(rates, np.float64) - 1, np.cosh(tau)
+    with np.errstate(divide="ignore"):
+        return np.asarray(np.arcsinh(difference * cosh / np.sqrt(1 - difference**2)) + np.arctanh(difference))
+
+
+def errors(pairs: ArrayLike, counts: ArrayLike, fitted: Array) -> Array:
+    """Standard errors (models, models) of differences of one fit's strengths if all battles were independent."""
+    design, y = _design(pairs, len(fitted) - 1), np.asarray(counts, np.float64)[None]
+    _, curvature = _derivatives(fitted[None], np.array([0]), design, y)
+    covariance = np.linalg.inv(curvature[0])[:-1, :-1]
+    own = np.diag(covariance)
+    return np.asarray(np.sqrt(np.maximum(own[:, None] + own - 2 * covariance, 0)))
+
+
 def compare(sample: Sample, model: int, other: int, battles: int = 0) -> tuple[Estimate, Estimate, float | None]:
     """Strength of one model above another, its expected win rate against it, and the p-value of equal strengths.
-
     p is below 5 % exactly if the interval of the strength excludes 0. battles: the n of the estimates
-    """
-    n, fits = sample.prompts, (sample.fitted, sample.draws)
+    If nearly all battles end alike, so they do in nearly every resample, and a bootstrap interval is too narrow. The
+    interval is then an exact one of a proportion, at the number of wins and losses with the same standard error."""
+    n = sample.prompts
     values, drawn = (
-        np.stack([own.strengths[..., model] - own.strengths[..., other], win_rates(own, other)[..., model]], -1)
-        for own in fits
+        np.stack([own[..., model] - own[..., other], win_rates(own, other)[..., model]], -1)
+        for own in (sample.fitted, sample.draws)
     )
     ahead, rate = values.tolist()
     if n < 2:
         return Estimate(ahead, n=battles, clusters=n), Estimate(rate, n=battles, clusters=n), None
     if model != other and minority_outcomes(sample.pairs, sample.shown, len(sample.errors), model, other) < FEW:
-        cosh, tau = np.cosh(ahead), np.cosh(sample.fitted.tau)
-        slope = (1 + cosh * tau) / (cosh + tau) ** 2 / 2  # d rate / d strength
-        error = float(sample.errors[model, other])
+        tau, error = sample.fitted[-1], float(sample.errors[model, other])
+        cosh, cosh_tau = np.cosh(ahead), np.cosh(tau)
+        slope = (1 + cosh * cosh_tau) / (cosh + cosh_tau) ** 2 / 2  # d rate / d strength
         error_of_rate = max(float(slope * error), float(drawn[:, 1].std() * np.sqrt(n / (n - 1))))
         low, high, p = exact_interval(rate, error_of_rate, n)
-        ends = strengths_at([low, high], sample.fitted.tau).tolist()
-        strength = Estimate(ahead, error, ends[0], ends[1], battles, n)
-        return strength, Estimate(rate, error_of_rate, low, high, battles, n), p
-    limits = bias_corrected(values, drawn, n).T.tolist()
-    strength, win = (
-        replace(bootstrap.estimate(value, draws, battles, n), low=low, high=high)
-        for value, draws, (low, high) in zip((ahead, rate), drawn.T, limits, strict=True)
-    )
+        least, most = strengths_at([low, high], tau).tolist()
+        win = Estimate(rate, error_of_rate, low, high, battles, n)
+        return Estimate(ahead, error, least, most, battles, n), win, p
+    spreads = (drawn.std(0) * np.sqrt(n / (n - 1))).tolist()
+    parts = zip((ahead, rate), spreads, *bias_corrected(values, drawn, n).tolist(), strict=True)
+    strength, win = (Estimate(value, spread, low, high, battles, n) for value, spread, low, high in parts)
     # resamples in which both are equally strong are equal up to rounding
     below = ndtri(bootstrap.share_below(np.where(np.abs(drawn[:, 0]) < TOLERANCE, 0.0, drawn[:, 0])))
     reach = abs(2 * float(_bias(values, drawn)[0]) - below) * np.sqrt((n - 1) / n)
@@ -253,17 +227,12 @@ def bias_corrected(values: Array, draws: Array, clusters: int) -> Array:
     √(n / (n − 1)) for n clusters, since the variance of a bootstrap is that of the sample divided by n.
 
     Estimated strengths are further apart than the true ones, and those of resamples further still: plain percentiles
-    have this bias twice. The median of the draws shows how large it is. For the same reason the spread of the draws is
-    wide enough for the normal quantile: with Student's, intervals at 50 prompts cover the truth in up to 96.8 % of
-    simulations (benchmarks/coverage.py).
+    have this bias twice. For the same reason the spread of the draws is wide enough for the normal quantile: with
+    Student's, intervals at 50 prompts cover the truth in up to 96.8 % of simulations (benchmarks/coverage.py).
     """
-    reach = ndtri(0.5 + CONFIDENCE / 2) * np.sqrt(clusters / (clusters - 1))
-    place = ndtr(2 * _bias(values, draws) + np.array([[-reach], [reach]]))
-    place = np.clip(place * (len(draws) + 1) - 1, 0, len(draws) - 1)  # Davison & Hinkley 1997, 5.2
-    before = np.floor(place).astype(np.int64)
-    ordered = np.sort(draws, axis=0)
-    low, high = (np.take_along_axis(ordered, at, 0) for at in (before, np.minimum(before + 1, len(draws) - 1)))
-    return np.asarray(low + (place - before) * (high - low))
+    reach = NORMAL_QUANTILE * np.sqrt(clusters / (clusters - 1))
+    places = ndtr(2 * _bias(values, draws) + np.array([[-reach], [reach]]))
+    return np.stack([np.quantile(own, at, method="weibull") for own, at in zip(draws.T, places.T, strict=True)], -1)
 
 
 def _bias(values: Array, draws: Array) -> Array:
@@ -273,12 +242,9 @@ def _bias(values: Array, draws: Array) -> Array:
 
 
 def minority_outcomes(pairs: Integers, counts: ArrayLike, models: int, one: int, other: int) -> int:
-    """The number of outcomes that differ from the most common one of their pair, in the minimum cut between two models.
-
-    counts: (pairs, 3) wins, losses and ties
-    """
-    y = np.asarray(counts)
-    minority = (y.sum(1) - y.max(1)).astype(np.int32)
+    """The number of outcomes, of counts (pairs, 3), that differ from the most common one of their pair, in the minimum
+    cut between two models."""
+    minority = (np.sum(counts, 1) - np.max(counts, 1)).astype(np.int32)
     edges = np.concatenate([pairs, pairs[:, ::-1]])
     graph = coo_array((np.tile(minority, 2), edges.T), (models, models)).tocsr()
     return int(maximum_flow(graph, one, other).flow_value)
@@ -286,46 +252,11 @@ def minority_outcomes(pairs: Integers, counts: ArrayLike, models: int, one: int,
 
 def exact_interval(rate: float, error: float, prompts: int) -> tuple[float, float, float]:
     """Clopper & Pearson's interval of a win rate, and the two-sided p-value of ½.
-
     At the number of battles with this standard error, at most one per prompt (Korn & Graubard 1998, for clustered
-    proportions). p is below 5 % if ½ is outside, and never below that of a sign test on the prompts.
-    """
+    proportions). p is below 5 % if ½ is outside, and never below that of a sign test on the prompts."""
     n = min(prompts, rate * (1 - rate) / error**2)
     won, lost = max(n * rate, LEAST), max(n * (1 - rate), LEAST)
     tail = (1 - CONFIDENCE) / 2
     low, high = beta.ppf(tail, won, lost + 1), beta.ppf(1 - tail, won + 1, lost)
     p = 2 * min(beta.cdf(0.5, won, lost + 1), beta.sf(0.5, won + 1, lost))
     return float(low), float(high), min(1.0, max(float(p), least_p(prompts)))
-
-
-def _count(battles: Sequence[Battle], number: dict[str, int]) -> tuple[Integers, csr_array]:
-    """Pairs with battles, (pairs, 2), and sparse counts (prompts, pairs · 3): wins of the first, the second, ties."""
-    pairs: dict[tuple[int, int], int] = {}
-    prompts: dict[str, int] = {}
-    rows, columns = [], []
-    for battle in battles:
-        a, b, outcome = number[battle.a], number[battle.b], battle.outcome
-        if a > b:
-            a, b, outcome = b, a, 1 - outcome
-        pair = pairs.setdefault((a, b), len(pairs))
-        rows.append(prompts.setdefault(battle.prompt, len(prompts)))
-        columns.append(3 * pair + (0 if outcome == WIN else 1 if outcome == LOSS else 2))
-    shape = (len(prompts), 3 * len(pairs))
-    return np.array(list(pairs), np.int64), coo_array((np.ones(len(rows)), (rows, columns)), shape).tocsr()
-
-
-def _check_names(names: Sequence[str], baseline: str, models: Iterable[str]) -> None:
-    if len(names) < 2:
-        raise AlignbenchError("a ranking needs battles between at least two models: there are none")
-    if baseline not in names:
-        raise AlignbenchError(f"the baseline {baseline!r} has no battles; the models that have: {', '.join(names)}")
-    if missing := [name for name in models if name not in names]:
-        raise AlignbenchError(f"the model {missing[0]!r} has no battles: compare it with another one, or leave it out")
-
-
-def _check_connected(names: Sequence[str], pairs: Integers) -> None:
-    met = coo_array((np.ones(len(pairs)), pairs.T), (len(names), len(names)))
-    count, part = connected_components(met, directed=False)
-    if count > 1:
-        parts = "; ".join(", ".join(n for n, p in zip(names, part, strict=True) if p == k) for k in range(count))
-        raise AlignbenchError(f"strengths need battles that connect all models; there are none between: {parts}")

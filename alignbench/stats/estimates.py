@@ -5,10 +5,8 @@ are clustered (Miller 2024, arXiv 2411.00640, section 2.2). Proportions get a Wi
 width at 0 and 1.
 """
 
-from __future__ import annotations
-
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,14 +14,13 @@ from scipy import stats
 
 CONFIDENCE = 0.95
 Bounds = tuple[float | None, float | None]
+Groups = Sequence[Hashable] | None  # the cluster of each value; None: each value is its own
 
 
 @dataclass(frozen=True)
 class Estimate:
     """A value with its standard error and 95 % interval; None where the sample is too small for one.
-
-    n: number of values; clusters: number of independent groups that they form
-    """
+    n: number of values; clusters: number of independent groups that they form"""
 
     value: float | None = None
     standard_error: float | None = None
@@ -35,17 +32,15 @@ class Estimate:
     @classmethod
     def symmetric(
         cls, value: float, error: float, quantile: float, n: int, clusters: int, bounds: Bounds = (None, None)
-    ) -> Estimate:
+    ) -> "Estimate":
         """The interval value ± quantile · error, clipped to the bounds."""
         low, high = clip(value - quantile * error, value + quantile * error, bounds)
         return cls(value, error, low, high, n, clusters)
 
 
 def clip(low: float, high: float, bounds: Bounds) -> tuple[float, float]:
-    return (
-        low if bounds[0] is None else max(low, bounds[0]),
-        high if bounds[1] is None else min(high, bounds[1]),
-    )
+    least, most = bounds
+    return low if least is None else max(low, least), high if most is None else min(high, most)
 
 
 def t_quantile(degrees: float) -> float:
@@ -56,30 +51,25 @@ def t_quantile(degrees: float) -> float:
 NORMAL_QUANTILE = float(stats.norm.ppf(0.5 + CONFIDENCE / 2))
 
 
-def mean(values: ArrayLike, groups: Sequence[Hashable] | None = None, bounds: Bounds = (None, None)) -> Estimate:
+def mean(values: ArrayLike, groups: Groups = None, bounds: Bounds = (None, None)) -> Estimate:
     """Mean of (n,) finite values with a clustered standard error and a t interval with clusters − 1 degrees of freedom.
-
-    groups: the cluster of each value (default: each value is its own); bounds: range of the metric
-    """
+    bounds: range of the metric"""
     x = np.asarray(values, np.float64)
-    if not len(x):
-        return Estimate()
     cluster = cluster_numbers(groups, len(x))
-    count, centre = int(cluster.max()) + 1, float(x.mean())
+    count = int(cluster.max(initial=-1)) + 1
     if count < 2:
-        return Estimate(centre, n=len(x), clusters=count)
-    # with the small-sample factor count / (count − 1)
+        return Estimate(float(x.mean()) if count else None, n=len(x), clusters=count)
+    centre = float(x.mean())
     sums = np.bincount(cluster, x - centre, count)
+    # with the small-sample factor count / (count − 1)
     error = float(np.sqrt(count / (count - 1) * (sums**2).sum()) / len(x))
     return Estimate.symmetric(centre, error, t_quantile(count - 1), len(x), count, bounds)
 
 
-def share(values: ArrayLike, groups: Sequence[Hashable] | None = None) -> Estimate:
+def share(values: ArrayLike, groups: Groups = None) -> Estimate:
     """Proportion of ones among (n,) zeros and ones, with a Wilson interval.
-
     Clusters shrink the sample: the interval is Wilson's at the number of independent values that would have the
-    clustered standard error (Korn & Graubard 1998, with t in place of z).
-    """
+    clustered standard error (Korn & Graubard 1998, with t in place of z)."""
     plain = mean(values, groups)
     if plain.value is None:
         return plain
@@ -90,7 +80,7 @@ def share(values: ArrayLike, groups: Sequence[Hashable] | None = None) -> Estima
     middle = (p + z**2 / (2 * n)) / (1 + z**2 / n)
     reach = float(z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2)))
     low, high = clip(middle - reach, middle + reach, (0.0, 1.0))
-    return Estimate(p, plain.standard_error, low, high, plain.n, plain.clusters)
+    return replace(plain, low=low, high=high)
 
 
 def correlation(x: ArrayLike, y: ArrayLike) -> Estimate:
@@ -99,12 +89,11 @@ def correlation(x: ArrayLike, y: ArrayLike) -> Estimate:
     if len(a) < 4 or np.ptp(a) == 0 or np.ptp(b) == 0:
         return Estimate(n=len(a), clusters=len(a))
     found = stats.pearsonr(a, b)
-    r, interval = float(found.statistic), found.confidence_interval(CONFIDENCE)
-    error = float(np.sqrt((1 - r**2) / (len(a) - 2)))
-    return Estimate(r, error, float(interval.low), float(interval.high), len(a), len(a))
+    r, (low, high) = float(found.statistic), found.confidence_interval(CONFIDENCE)
+    return Estimate(r, float(np.sqrt((1 - r**2) / (len(a) - 2))), float(low), float(high), len(a), len(a))
 
 
-def cluster_numbers(groups: Sequence[Hashable] | None, n: int) -> NDArray[np.int64]:
+def cluster_numbers(groups: Groups, n: int) -> NDArray[np.int64]:
     """(n,) cluster of each value, numbered from 0 in order of first appearance."""
     if groups is None:
         return np.arange(n)

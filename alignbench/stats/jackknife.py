@@ -4,27 +4,23 @@ For measures of a set of outputs, such as their diversity: a bootstrap draws out
 (Efron & Tibshirani 1993, chapter 11).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from alignbench.stats.bootstrap import Array
 from alignbench.stats.estimates import Bounds, Estimate, t_quantile
 
 GROUPS = 20
 MOST = 500  # values in a sample that is measured again: that takes GROUPS further measurements
 
-Array = NDArray[np.float64]
 MISSING: Array = np.full(GROUPS, np.nan)  # the replicates of a statistic that was not measured again
 
 
 def replicates(measure: Callable[[list[int]], Mapping[str, float]], cluster: NDArray[np.int64]) -> dict[str, Array]:
     """Statistic -> its values (GROUPS,) without one group each; NaN where it is missing.
-
-    measure: the rows that remain -> statistics; cluster: (n,) numbers from 0, which are left out as a whole
-    """
+    measure: the rows that remain -> statistics; cluster: (n,) numbers from 0, which are left out as a whole"""
     return columns([measure(np.flatnonzero(cluster % GROUPS != group).tolist()) for group in range(GROUPS)])
 
 

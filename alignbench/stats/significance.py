@@ -1,14 +1,13 @@
 """Tests of paired differences, corrections for multiple tests, and the minimum detectable effect. Pure functions."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from alignbench.stats.estimates import NORMAL_QUANTILE, Estimate, clip, t_quantile
+from alignbench.stats.estimates import NORMAL_QUANTILE, Estimate, t_quantile
 
 LEVEL = 0.05
 POWER = 0.8
@@ -20,19 +19,13 @@ def mcnemar(reference: ArrayLike, aligned: ArrayLike) -> float:
     """Exact two-sided p-value of McNemar's test (1947, doi 10.1007/BF02295996) on two (n,) arrays of zeros and ones."""
     before, after = np.asarray(reference) > 0.5, np.asarray(aligned) > 0.5
     better, worse = int((after & ~before).sum()), int((before & ~after).sum())
-    if better + worse == 0:
-        return 1.0
-    return float(stats.binomtest(better, better + worse, 0.5).pvalue)
+    return min(1.0, 2 * float(stats.binom.cdf(min(better, worse), better + worse, 0.5)))
 
 
 def few_changed(deltas: ArrayLike, cluster: NDArray[np.int64]) -> bool:
-    """True if (n,) differences are non-zero in fewer than FEW groups and in less than half of them.
-
-    Resamples then hardly differ from each other, and a bootstrap interval is too narrow.
-    """
-    x = np.asarray(deltas, np.float64)
+    """True if (n,) differences are non-zero in fewer than FEW groups and in less than half of them."""
     clusters = int(cluster.max()) + 1
-    changed = len(np.unique(cluster[x != 0]))
+    changed = len(np.unique(cluster[np.asarray(deltas) != 0]))
     return clusters > 1 and changed < FEW and 2 * changed < clusters
 
 
@@ -49,9 +42,8 @@ def rare_changes(deltas: ArrayLike, cluster: NDArray[np.int64], span: float) -> 
     sums = np.bincount(cluster, x, clusters) * clusters / len(x)  # of groups of mean size
     n, total = clusters + ADDED, float(sums.sum())
     error = float(np.sqrt((sums**2).sum() + ADDED * span**2 - total**2 / n)) / n
-    reach = t_quantile(n - 1) * error
-    low, high = clip(total / n - reach, total / n + reach, (-span, span))
-    return Estimate(float(x.mean()), error, low, high, len(x), clusters)
+    found = Estimate.symmetric(total / n, error, t_quantile(n - 1), len(x), clusters, (-span, span))
+    return replace(found, value=float(x.mean()))
 
 
 def p_of_rare_changes(value: float, error: float, clusters: int) -> float:
@@ -69,7 +61,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted.tolist()
 
 
-def minimum_detectable_effect(standard_error: float) -> float:
+def minimum_detectable_effect(standard_error: float, level: float = LEVEL) -> float:
     """The smallest true change that a two-sided 5 % test detects with 80 % power: 2.80 standard errors."""
     return (NORMAL_QUANTILE + float(stats.norm.ppf(POWER))) * standard_error
 

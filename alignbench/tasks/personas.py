@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
-from alignbench.diversity.entropy import spread, weighted_spread
+from alignbench.diversity.entropy import spread
 from alignbench.diversity.sets import of_set
 from alignbench.errors import AlignbenchError
 from alignbench.tasks.declare import PROMPTS, generation_task
@@ -80,7 +80,7 @@ def corpus_metrics(records: Sequence[Record], intervals: bool) -> Estimates:
         weights = [[float(p or 0) for value, p in own if value is not None] for own in pairs]
         estimates = spread(values, intervals=intervals)
         if any(any(own) for own in weights):
-            estimates += weighted_spread(values, weights, intervals=intervals)
+            estimates += spread(values, weights, intervals=intervals)
         found += [(replace(metric, name=f"{name}_{metric.name}"), estimate) for metric, estimate in estimates]
     texts = [review for own in parsed for review in own.get("review", ()) if review is not None]
     of_reviews = of_set(texts, prefix="review_", intervals=intervals)

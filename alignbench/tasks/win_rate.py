@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from alignbench.errors import AlignbenchError
 from alignbench.stats.estimates import Estimate
-from alignbench.stats.length_control import at_equal_lengths, fit, length_controlled, scaled
+from alignbench.stats.win_rate import at_equal_lengths, fit, length_controlled, scaled
 from alignbench.tasks.common import load_prompts
 from alignbench.tasks.declare import generation_task, words
 from alignbench.types.record import Document, Output, Record

@@ -1,7 +1,5 @@
 """Where a task's rows came from."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 

@@ -78,7 +78,8 @@ class Output:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Output:
-        return cls(**{name: _tuples(value) for name, value in known_fields(cls, content).items()})
+        fields: dict[str, Any] = {name: _tuples(value) for name, value in known_fields(cls, content).items()}
+        return cls(**fields)
 
 
 @dataclass(frozen=True, slots=True)

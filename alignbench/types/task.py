@@ -84,7 +84,7 @@ class Options:
 
     @classmethod
     def of(cls, data_dir: str | Path | None, shots: int | None, seed: int, prompts: str | Path | None) -> Options:
-        return cls(data_dir and Path(data_dir), shots, seed, prompts and Path(prompts))
+        return cls(Path(data_dir) if data_dir else None, shots, seed, Path(prompts) if prompts else None)
 
 
 @dataclass(frozen=True)

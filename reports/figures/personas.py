@@ -1,6 +1,5 @@
-"""The personas that systems invent: distributions of their fields, and word clouds of names and nationalities."""
-
-from __future__ import annotations
+"""The personas that systems invent: distributions of their fields, word clouds of names and nationalities, and the
+sentiment of their reviews."""
 
 import math
 import string
@@ -21,100 +20,86 @@ from matplotlib.textpath import TextPath
 from alignbench.diversity.entropy import FEWEST, SIZE, rarefied_entropy
 from alignbench.runs.read import TaskRun
 from alignbench.stats import estimates
-from reports.chart import Panel, panel_grid, row_panels
-from reports.drawing import Drawing, NoDataError, describe
+from reports.chart import Panel, histogram_rows, panel_grid, row_panels
+from reports.drawing import WORDS, Drawing, describe, rows_of
 from reports.evidence import Evidence, metric_of, scorer_of
 from reports.style import FAINT, WIDTH, Look, plain, short_names
 
-TASKS = {  # task -> how personas are sampled, prefix of the names of its files, end of its titles
-    "personas": ("one per sample", "persona", ""),
-    "personas_verbalised": ("five per sample, with their probabilities", "personas_verbalised", " (verbalised)"),
-}
-FIELDS = {  # as in the task's metrics; in the order of the figures
-    "gender": "gender",
-    "age_decade": "age",
-    "nationality": "nationality",
-    "first_name": "first name",
-    "opinion": "opinion in the review",
-}
-CLOUDS = {"first_name": "first names", "nationality": "nationalities"}
+FIELDS = WORDS["persona_fields"]
 OPINIONS = ("positive", "neutral", "negative")
 MOST_BARS = 8  # values with their own bar; four more for ages
 OTHERS = "all others"
 MOST_WORDS, SMALLEST = 40, 8.5  # words in a cloud; points
 LARGEST = 0.27  # of the cloud's height
-Values = list[tuple[str, str]]  # (document, value) of each persona with a valid value
+EDGES = np.arange(-10, 11) / 10  # exact: lexicons give round numbers
 
 
-def _read(task: TaskRun) -> dict[str, Values]:
-    """Return the values of each field."""
-    values: dict[str, Values] = {field: [] for field in FIELDS}
+def _read(task: TaskRun) -> dict[str, list[tuple[str, str]]]:
+    """Return (document, value) of each persona with a valid value, for each field."""
+    values: dict[str, list[tuple[str, str]]] = {field: [] for field in FIELDS}
     for record in task.records():
-        fields = {
-            field: [str(value) for value in record.statistics.get(field) or () if str(value or "").strip()]
-            for field in ("name", "gender", "nationality", "age")
+        given = {
+            name: [str(value) for value in record.statistics.get(name) or () if str(value or "").strip()]
+            for name in ("name", "gender", "nationality", "age")
         }
-        values["first_name"] += [(record.id, name.split()[0]) for name in fields["name"]]
-        values["age_decade"] += [(record.id, f"{int(age) // 10 * 10}s") for age in fields["age"]]
-        for field in ("gender", "nationality"):
-            values[field] += [(record.id, value) for value in fields[field]]
-        if (sentiment := record.metrics.get("sentiment")) is not None:
-            values["opinion"].append((record.id, OPINIONS[1 - (sentiment > 0) + (sentiment < 0)]))
+        sentiment = record.metrics.get("sentiment")
+        found = {
+            "gender": given["gender"],
+            "age_decade": [f"{int(age) // 10 * 10}s" for age in given["age"]],
+            "nationality": given["nationality"],
+            "first_name": [name.split()[0] for name in given["name"]],
+            "opinion": [] if sentiment is None else [OPINIONS[1 - (sentiment > 0) + (sentiment < 0)]],
+        }
+        for field, own in found.items():
+            values[field] += [(record.id, value) for value in own]
     return values
 
 
 def _known(evidence: Evidence, fields: Mapping[str, str]) -> Iterator[tuple[str, dict[str, Any], list[Any]]]:
-    """Yield, for each task and field, the field, facts for the texts, and (system's name, folder, values) of the
-    systems with FEWEST values or more."""
-    for task, (sampling, prefix, suffix) in TASKS.items():
+    """Yield, of each task and field with FEWEST values, the field, facts, and (system's name, folder, values)."""
+    for task, (sampling, prefix, suffix) in WORDS["personas"].items():
         read = [(system.name, folder, _read(folder)) for system, folder in evidence.runs(task)]
         for field, what in fields.items():
             found = [(name, folder, values[field]) for name, folder, values in read]
-            facts = {"what": what, "sampling": f"{task}: {sampling}", "suffix": suffix, "size": SIZE, "fewest": FEWEST}
-            facts["absent"] = [plain(name) for name, _, values in found if len(values) < FEWEST]
-            facts["few"] = [plain(name) for name, _, values in found if FEWEST <= len(values) < SIZE]
             known = [one for one in found if len(one[2]) >= FEWEST]
             if known:
-                yield field, {**facts, "prefix": prefix}, known
+                yield field, {
+                    "what": what, "sampling": f"{task}: {sampling}", "suffix": suffix, "size": SIZE, "fewest": FEWEST,
+                    "absent": [plain(name) for name, _, values in found if len(values) < FEWEST], "prefix": prefix,
+                    "few": [plain(name) for name, _, values in known if len(values) < SIZE],
+                }, known  # fmt: skip
 
 
-def histograms(evidence: Evidence) -> list[Drawing]:
+def histograms(evidence: Evidence) -> Iterator[Drawing]:
     """Draw a figure per field and task, a panel per system, a bar per value."""
-    drawings = [_histogram(evidence, *one) for one in _known(evidence, FIELDS)]
-    if not drawings:
-        raise NoDataError(f"no run of the task personas with {FEWEST} valid values of a field")
-    return drawings
+    for field, facts, known in _known(evidence, FIELDS):
+        counts = Counter(value for _, _, values in known for _, value in values)
+        order = sorted(counts, key=lambda value: (-counts[value], value))
+        bars = order[:MOST_BARS]
+        if field == "age_decade":
+            bars = sorted(order[: MOST_BARS + 4], key=lambda decade: int(decade[:-1]))
+        elif field == "opinion":
+            bars = [value for value in OPINIONS if value in counts]
+        table = pd.DataFrame(row for name, task, values in known for row in _shares(name, task, field, values, bars))
+        labels = {bar: _label(field, bar) for bar in (*bars, OTHERS) if bar in set(table.value)}
+        drawn = table.assign(system=table.value.map(labels), value=table.share)
+        looks, panels = evidence.looks(), []
+        for name, short in short_names([name for name, _, _ in known], 18).items():
+            own = drawn[table.system == name]
+            head = own.iloc[0]
+            interval = "" if pd.isna(head.entropy_low) else f" [{head.entropy_low:.1f}, {head.entropy_high:.1f}]"
+            bits = "" if math.isnan(head.entropy_bits) else f"{head.entropy_bits:.2f} bits{interval}, "
+            panels.append(Panel(short, own, f"{bits}n = {head.n}", look=looks[name]))
+        rows, most = dict.fromkeys(labels.values(), Look(FAINT, "", "")), float(table.high.max())
+        figure = row_panels(panels, rows, label="proportion of the personas", most=most, percent=True)
+        scorer = scorer_of(known[0][1], "sentiment") if field == "opinion" else None
+        facts["scorer"] = f"{scorer['name']}@{str(scorer['revision'])[:12]}" if scorer else ""
+        first = table[table.value != OTHERS].groupby("system", sort=False).share.idxmax()
+        name = f"{facts['prefix']}_histograms_{field}"
+        yield describe("personas", figure, table, name=name, most=table.loc[first], labels=labels, **facts)
 
 
-def _histogram(evidence: Evidence, field: str, facts: dict[str, Any], known: list[Any]) -> Drawing:
-    bars = _bars(field, Counter(value for _, _, values in known for _, value in values))
-    table = pd.DataFrame(row for name, task, values in known for row in _shares(name, task, field, values, bars))
-    labels = {bar: _label(field, bar) for bar in (*bars, OTHERS) if bar in set(table.value)}
-    drawn = table.assign(system=table.value.map(labels), value=table.share)
-    looks, names = evidence.looks(), short_names([name for name, _, _ in known], 18)
-    panels = [
-        Panel(short, own, _entropy(own.iloc[0]), look=looks[name])
-        for name, short in names.items()
-        for own in [drawn[table.system == name]]
-    ]
-    rows = dict.fromkeys(labels.values(), Look(FAINT, "", ""))
-    figure = row_panels(panels, rows, label="proportion of the personas", most=float(table.high.max()), percent=True)
-    scorer = scorer_of(known[0][1], "sentiment") if field == "opinion" else None
-    facts["scorer"] = f"{scorer['name']}@{str(scorer['revision'])[:12]}" if scorer else ""
-    most = table[table.value != OTHERS].groupby("system", sort=False).share.idxmax()
-    name = f"{facts['prefix']}_histograms_{field}"
-    return describe("personas", figure, table, name=name, most=table.loc[most], labels=labels, **facts)
-
-
-def _bars(field: str, counts: Counter[str]) -> list[str]:
-    """Return the values with bars: the most frequent over all systems; ages and opinions in their own order."""
-    chosen = sorted(counts, key=lambda value: (-counts[value], value))
-    if field == "age_decade":
-        return sorted(chosen[: MOST_BARS + 4], key=lambda decade: int(decade[:-1]))
-    return [value for value in OPINIONS if value in counts] if field == "opinion" else chosen[:MOST_BARS]
-
-
-def _shares(name: str, task: TaskRun, field: str, values: Values, bars: list[str]) -> Iterator[dict[str, object]]:
+def _shares(name: str, task: TaskRun, field: str, values: list[tuple[str, str]], bars: list[str]) -> Iterator[Any]:
     counts, groups = Counter(value for _, value in values), [document for document, _ in values]
     metric = metric_of(task, f"{field}_entropy_at_{SIZE}")
     entropy = rarefied_entropy(list(counts.values()), SIZE) / math.log(2) if len(values) >= SIZE else math.nan
@@ -130,11 +115,6 @@ def _shares(name: str, task: TaskRun, field: str, values: Values, bars: list[str
         }  # fmt: skip
 
 
-def _entropy(row: pd.Series) -> str:
-    interval = "" if pd.isna(row.entropy_low) else f" [{row.entropy_low:.1f}, {row.entropy_high:.1f}]"
-    return ("" if math.isnan(row.entropy_bits) else f"{row.entropy_bits:.2f} bits{interval}, ") + f"n = {row.n}"
-
-
 def _label(field: str, value: str) -> str:
     """Return a value as a figure writes it; records have lower case."""
     if value == OTHERS or field == "age_decade":
@@ -143,43 +123,34 @@ def _label(field: str, value: str) -> str:
     return plain(value.upper() if acronym else string.capwords(value), 20)
 
 
-def clouds(evidence: Evidence) -> list[Drawing]:
+def clouds(evidence: Evidence) -> Iterator[Drawing]:
     """Draw a figure per field and task, a word cloud per system."""
-    drawings = [_clouds(evidence, *one) for one in _known(evidence, CLOUDS)]
-    if not drawings:
-        raise NoDataError(f"no run of the task personas with {FEWEST} valid names or nationalities")
-    return drawings
-
-
-def _clouds(evidence: Evidence, field: str, facts: dict[str, Any], known: list[Any]) -> Drawing:
-    columns = len(known) if len(known) < 4 else 2 if len(known) == 4 else 3
-    size = (WIDTH / columns - 0.15, 1.9 if columns < 3 else 1.6)  # inches
-    names, looks = short_names([name for name, _, _ in known], {1: 70, 2: 38, 3: 20}[columns]), evidence.looks()
-    tables = []
-    for name, task, values in known:
-        counts = Counter(value for _, value in values)
-        order = sorted(counts, key=lambda value: (-counts[value], value))
-        own = pd.DataFrame({"system": name, "task": task.task, "field": field, "value": order})
-        own["count"] = own.value.map(counts)
-        tables.append(own.assign(share=own["count"] / len(values), n=len(values)))
-    panels = [
-        Panel(names[name], own, f"n = {own.n.iloc[0]}, {len(own)} different")
-        for (name, _, _), own in zip(known, tables, strict=True)
-    ]
-    figure, grid = panel_grid(panels, size[1] + 0.4, columns=columns)
-    for axes, own in zip(grid, tables, strict=True):
-        labels = own.value.map(lambda value: _label(field, value))
-        words = {label: n for label, n in zip(labels, own["count"], strict=True) if _left_to_right(label)}
-        own["drawn"] = labels.isin(_cloud(axes, words, size, looks[own.system.iloc[0]].colour))
-    table = pd.concat(tables, ignore_index=True)
-    hidden = table[~table.drawn]
-    scripts = sum(not _left_to_right(_label(field, value)) for value in hidden.value)
-    facts |= {"rare": len(hidden) - scripts, "scripts": scripts}
-    return describe("persona_clouds", figure, table, name=f"{facts['prefix']}_clouds_{field}", **facts)
+    for field, facts, known in _known(evidence, WORDS["persona_clouds"]):
+        columns = len(known) if len(known) < 4 else 2 if len(known) == 4 else 3
+        size = (WIDTH / columns - 0.15, 1.9 if columns < 3 else 1.6)  # inches
+        names, looks = short_names([name for name, _, _ in known], {1: 70, 2: 38, 3: 20}[columns]), evidence.looks()
+        panels = []
+        for name, task, values in known:
+            counts = pd.Series([value for _, value in values]).value_counts().sort_index()
+            counts = counts.sort_values(ascending=False, kind="stable")
+            own = pd.DataFrame({"system": name, "task": task.task, "field": field, "value": counts.index})
+            own = own.assign(count=counts.to_numpy(), share=counts.to_numpy() / len(values), n=len(values))
+            panels.append(Panel(names[name], own, f"n = {len(values)}, {len(own)} different"))
+        figure, grid = panel_grid(panels, size[1] + 0.4, columns=columns)
+        table = pd.concat([panel.table for panel in panels], ignore_index=True)
+        labels = table.value.map(lambda value: _label(field, value))  # noqa: B023
+        readable = labels.map(_left_to_right)
+        table["drawn"] = False
+        for axes, name in zip(grid, names, strict=True):
+            own = table.system == name
+            words = dict(zip(labels[own & readable], table["count"][own & readable], strict=True))
+            table.loc[own, "drawn"] = labels[own].isin(_cloud(axes, words, size, looks[name].colour))
+        hidden = ~table.drawn
+        facts |= {"rare": (hidden & readable).sum(), "scripts": (hidden & ~readable).sum()}
+        yield describe("persona_clouds", figure, table, name=f"{facts['prefix']}_clouds_{field}", **facts)
 
 
 def _left_to_right(word: str) -> bool:
-    """Return whether the font has every glyph of a word, and the word is written from left to right."""
     return "□" not in plain(word) and not any(unicodedata.bidirectional(letter) in ("R", "AL") for letter in word)
 
 
@@ -217,5 +188,41 @@ def _lines(sizes: Mapping[str, float], width: float, height: float) -> Iterator[
 
 @cache
 def _width(word: str) -> float:
-    """Return the width of a word at a size of one point."""
     return float(TextPath((0, 0), word, size=100).get_extents().x1) / 100
+
+
+def sentiment(evidence: Evidence) -> Iterator[Drawing]:
+    """Draw a figure per task with sentiment, a row per system, a histogram in each."""
+    for task, figure_words in WORDS["sentiment"].items():
+        metric = figure_words["metric"]
+        tables = []
+        for system, folder in evidence.runs(task):
+            given = [record.metrics.get(metric) for record in folder.records()]
+            values = np.array([value for value in given if value is not None and math.isfinite(value)], np.float64)
+            known, scorer = metric_of(folder, metric), scorer_of(folder, "sentiment")
+            mean = known if known and known.value is not None else estimates.mean(values, bounds=(-1, 1))
+            if len(values):
+                shares = np.histogram(np.clip(values, -1, 1), EDGES)[0] / len(values)
+                tables.append(pd.DataFrame({
+                    "system": system.name, "task": task, "bin_low": EDGES[:-1], "bin_high": EDGES[1:], "share": shares,
+                    "mean": mean.value, "mean_low": mean.low, "mean_high": mean.high, "n": len(values),
+                    "unread": len(given) - len(values),
+                    "scorer": f"{scorer['name']}@{str(scorer['revision'])[:12]}" if scorer else "unknown",
+                }))  # fmt: skip
+        if tables:
+            table = pd.concat(tables, ignore_index=True)
+            words = "mean {mean:+.2f} [{mean_low:.2f}, {mean_high:.2f}], n = {n}"
+            figure = histogram_rows(
+                {"sentiment, from −1 (negative) to 1 (positive)": table}, rows_of(evidence, table),
+                bins=("bin_low", "bin_high"), height="share", words=words,
+            )  # fmt: skip
+            each = table.drop_duplicates("system").rename(columns={"mean": "value"})
+            yield describe(
+                "sentiment",
+                figure,
+                table,
+                name=figure_words["name"],
+                each=each,
+                bins=len(EDGES) - 1,
+                **figure_words["texts"],
+            )

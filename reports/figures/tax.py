@@ -1,72 +1,36 @@
 """The alignment tax task by task: over systems or sizes, over PPO's penalty weights, and over training (Ouyang et al.
-2022, arXiv 2203.02155, figures 28, 29 and 33 to 35)."""
+2022, arXiv 2203.02155, figures 28, 29 and 33 to 35); and the curves of trainings, as `alignbench train` logs them."""
 
-from __future__ import annotations
-
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from alignbench.audit.references import find
-from alignbench.runs.read import TaskRun
-from alignbench.stats import estimates
-from alignbench.types.result import MetricResult
 from reports.chart import Panel, line_panels, row_panels
-from reports.drawing import Drawing, NoDataError, describe, rows_of, table_of
-from reports.evidence import INTERMEDIATE, Evidence, Point, System, parents, scorer_of
+from reports.drawing import WORDS, Drawing, describe, rows_of
+from reports.evidence import INTERMEDIATE, Evidence, Point, System, parents
 from reports.style import FAINT, LINES, Look, looks, plain, size_of
 
 GROUPS = ("reading", "common sense", "inference", "sentiment", "translation", "summaries")  # as in figures 28 and 29
-TITLES = {"win_rate": "win rate", "answers": "reward of answers"}
-SWEEPS = {  # the weight that varies -> its sign, the fixed one and its sign, what the first one weighs, source
-    "gamma": ("γ", "beta", "β", "the pretraining gradient", "Ouyang et al. 2022, figure 33"),
-    "beta": ("β", "gamma", "γ", "the KL penalty", "Ouyang et al. 2022, figure 34"),
-}
+PER_EPOCH = ("validation_loss", "accuracy")  # logged once per epoch, on held-out data
 
 
-def tax_points(
-    evidence: Evidence, *, intermediate: bool = False, where: Callable[[TaskRun], bool] = lambda _: True
-) -> list[Point]:
-    """Return the headline metrics of the tasks of GROUPS, by group and name."""
+def tax_points(evidence: Evidence, shots: int | None = None) -> list[Point]:
+    """Return the headline metrics of the tasks of GROUPS, by group and name. shots: only with this number."""
     tasks = [(name, task) for name in evidence.tasks for task in [find(name)] if task and task.group in GROUPS]
     tasks.sort(key=lambda named: (GROUPS.index(named[1].group), named[0]))
-    options: dict[str, Any] = {"intermediate": intermediate, "where": where}
-    return [point for name, task in tasks for point in evidence.points(name, task.headline, **options)]
+    return [
+        point
+        for name, task in tasks
+        for point in evidence.points(name, task.headline, lambda own: shots in (None, own.result.shots))
+    ]
 
 
-def reward_points(evidence: Evidence, *, intermediate: bool = False) -> list[Point]:
-    """Return the reward that the tax is set against: the win rate, or else the mean reward of the answers."""
-    wins = evidence.points("win_rate", "win_rate", intermediate=intermediate)
-    return wins or list(_answer_rewards(evidence, intermediate))
-
-
-def _answer_rewards(evidence: Evidence, intermediate: bool) -> Iterator[Point]:
-    for system, task in evidence.runs("answers", intermediate=intermediate):
-        scorer = scorer_of(task, "reward")
-        scores = [
-            (output.scores["reward"]["reward"], record.group or record.id)
-            for record in task.records()
-            for output in record.outputs
-            if "reward" in (output.scores.get("reward") or {})
-        ]
-        known = [(value, group) for value, group in scores if value is not None and math.isfinite(value)]
-        if scorer is not None and known:
-            values, groups = zip(*known, strict=True)
-            mean = estimates.mean(values, groups)
-            result = MetricResult(
-                "reward", None, "number", "higher", mean.value, mean.standard_error, mean.low, mean.high, mean.n,
-                mean.clusters, len(scores) - len(known), None, f"{scorer['name']}@{scorer['revision']}",
-            )  # fmt: skip
-            yield Point(system, task, result)
-
-
-def task_panels(
-    table: pd.DataFrame, points: Sequence[Point], references: Mapping[str, tuple[float, str]]
-) -> list[Panel]:
+def task_panels(table: pd.DataFrame, points: Sequence[Point], references: Mapping[str, Any]) -> list[Panel]:
     """Return a panel per task, with its metric below the title. references: task -> the value of its line, and label"""
     metrics = {}
     for point in points:
@@ -75,28 +39,38 @@ def task_panels(
         metric = plain(point.metric.metric.replace("_", " "), 20) + unit
         metrics[point.task.task] = f"against {plain(str(baseline.get('name')), 16)}" if baseline else metric
     return [
-        Panel(plain(TITLES.get(str(task), str(task)), 20), own, metrics[str(task)], references.get(str(task)))
+        Panel(
+            plain("win rate" if task == "win_rate" else str(task), 20),
+            own,
+            metrics[str(task)],
+            references.get(str(task)),
+        )
         for task, own in table.groupby("task", sort=False)
     ]
 
 
-def _has_shots(shots: int, own: TaskRun) -> bool:
-    return own.result.shots == shots
-
-
-def by_system(evidence: Evidence) -> list[Drawing]:
+def by_system(evidence: Evidence) -> Iterator[Drawing]:
     """Draw a panel per task: the systems in rows, or, if a stage has several sizes, lines over the parameters."""
     numbers = sorted({own.result.shots for system in evidence.systems for own in system.tasks})
-    points = [p for n in numbers for p in tax_points(evidence, where=partial(_has_shots, n))]
+    points = [point for shots in numbers for point in tax_points(evidence, shots)]
+    if not points:
+        return
     order = list(dict.fromkeys(point.task.task for point in points))
     points.sort(key=lambda point: order.index(point.task.task))
-    missing = "no task of reading, common sense, inference, sentiment, translation or summaries"
-    table = table_of((_system_row(point) for point in points), missing)
+    table = pd.DataFrame(
+        point.row(
+            stage=point.system.stage, parameters=point.system.parameters, shots=point.task.result.shots,
+            unit=point.metric.unit, chance=point.metric.chance,
+        )
+        for point in points
+    )  # fmt: skip
     shots = {n: f"{n} examples" if n else "zero-shot" for n in sorted(set(table.shots))}
     chance = {point.task.task: point.metric.chance for point in reversed(points)}
     references = {task: (level, "chance") for task, level in chance.items() if level is not None}
     systems = {point.system.name: point.system for point in points}
-    by_size = _sizes_differ(list(systems.values()))
+    trained = table.drop_duplicates("system")[["stage", "parameters"]]
+    # a stage has several sizes, and no stage the same size twice
+    by_size = trained.notna().all(axis=None) and not trained.duplicated().any() and trained.stage.duplicated().any()
     if by_size:
         stages = looks(str(own.stage) for own in evidence.systems if own.name in systems)
         lines = {
@@ -106,9 +80,10 @@ def by_system(evidence: Evidence) -> list[Drawing]:
         }
         names = table.stage + table.shots.map(lambda n: f", {shots[n]}" if n else "")
         panels = task_panels(table.assign(line=names), points, references)
-        sizes = sorted(set(table.parameters))
-        options: dict[str, Any] = {"x": "parameters", "line": "line", "label": "parameters", "scale": ("log", {})}
-        figure = line_panels(panels, lines, ticks=sizes, **options)
+        figure = line_panels(
+            panels, lines, x="parameters", line="line", label="parameters", scale=("log", {}),
+            ticks=sorted(set(table.parameters)),
+        )  # fmt: skip
     else:
         family = {name: own.run.lineage[0]["weights_sha256"] if own.run.lineage else own.run.weights or name
                   for name, own in systems.items()}  # fmt: skip
@@ -116,39 +91,29 @@ def by_system(evidence: Evidence) -> list[Drawing]:
         rows = rows_of(evidence, table)
         figure = row_panels(panels, rows, label="", series=("shots", shots), bars=False, join="family")
     absent = len(systems) * table.task.nunique() - len(table.drop_duplicates(["system", "task"]))
-    facts = {"by_size": by_size, "shots": shots, "chance": references, "absent": absent}
-    return [describe("tax_panels", figure, table, **facts)]
+    yield describe("tax_panels", figure, table, by_size=by_size, shots=shots, chance=references, absent=absent)
 
 
-def _system_row(point: Point) -> dict[str, Any]:
-    system, own = point.system, point.metric
-    described = {"stage": system.stage, "parameters": system.parameters, "shots": point.task.result.shots}
-    return point.row(**described, unit=own.unit, chance=own.chance)
-
-
-def _sizes_differ(systems: Sequence[System]) -> bool:
-    """Return whether a stage has several sizes, and no stage the same size twice."""
-    trained = [(system.stage, system.parameters) for system in systems]
-    known = all(stage is not None and size is not None for stage, size in trained)
-    return known and len(set(trained)) == len(trained) > len({stage for stage, _ in trained})
-
-
-def penalty_sweeps(evidence: Evidence) -> list[Drawing]:
+def penalty_sweeps(evidence: Evidence) -> Iterator[Drawing]:
     """Draw reward and tasks over each penalty weight that differs between PPO models trained alike otherwise."""
-    points = [*reward_points(evidence), *tax_points(evidence)]
-    drawings = [drawing for weights in SWEEPS.items() for drawing in _sweep(evidence, points, *weights)]
-    if not drawings:
-        raise NoDataError("no two PPO models that differ only in γ or only in β, evaluated on the tax tasks")
-    return drawings
+    points = [*evidence.points("win_rate", "win_rate"), *tax_points(evidence)]
+    models = pd.DataFrame(
+        {"system": system.name, "start": system.run.lineage[-2]["name"] if parents(system.run) else "",
+         "gamma": float(own["gamma"]), "beta": float(own["beta"]), "episodes": int(own.get("episodes") or 0),
+         "parent": next(reversed(parents(system.run)), ""), "rewards": ", ".join(own.get("rewards") or ())}
+        for system in evidence.systems
+        for own in [system.training]
+        if system.stage in ("ppo", "ppo-ptx") and own.get("gamma") is not None and own.get("beta") is not None
+    )  # fmt: skip
+    for varied in WORDS["sweeps"] if points and len(models) else ():
+        yield from _sweep(evidence, points, models, varied)
 
 
-def _sweep(evidence: Evidence, points: Sequence[Point], varied: str, words: tuple[str, ...]) -> Iterator[Drawing]:
-    sign, fixed, fixed_sign, what, source = words
-    models = _models(evidence)
+def _sweep(evidence: Evidence, points: Sequence[Point], models: pd.DataFrame, varied: str) -> Iterator[Drawing]:
+    sign, fixed, fixed_sign, what, source = WORDS["sweeps"][varied]
     alike = [fixed, "parent", "rewards", "episodes"]
-    if len(models):
-        models = models.groupby(alike).filter(lambda own: own[varied].nunique() > 1)
-    labels = models[[*alike, "start"]].drop_duplicates().sort_values(alike) if len(models) else models
+    models = models.groupby(alike).filter(lambda own: own[varied].nunique() > 1)
+    labels = models[[*alike, "start"]].drop_duplicates().sort_values(alike)
     labels["line"] = [
         f"{fixed_sign} = {row[fixed]:g}"
         + f", from {plain(row.start, 18)}" * (labels.parent.nunique() > 1)
@@ -156,43 +121,31 @@ def _sweep(evidence: Evidence, points: Sequence[Point], varied: str, words: tupl
         + (f", {size_of(row.episodes)} episodes" if row.episodes else ", unknown episodes")
         for _, row in labels.iterrows()
     ]
-    table = pd.DataFrame(point.row() for point in points)
-    if table.empty or models.empty:
-        return
-    table = table.merge(models.merge(labels)).assign(varied=varied)
+    table = pd.DataFrame(point.row() for point in points).merge(models.merge(labels)).assign(varied=varied)
     table = table.groupby("task").filter(lambda own: own.groupby("line")[varied].nunique().max() > 1)
     if table.empty:
         return
     lines = {line: Look(FAINT, "", LINES[number % len(LINES)]) for number, line in enumerate(labels.line)}
     starts = [point for point in reversed(points) if {point.system.run.weights} == set(labels.parent)]
-    before = {point.task.task: (point.value, "start") for point in starts}
+    before = {point.task.task: (point.metric.value, "start") for point in starts}
     values = sorted(set(table[varied]))
     scale = ("symlog", {"linthresh": min(value for value in values if value > 0), "linscale": 0.5})
-    options: dict[str, Any] = {"x": varied, "line": "line", "label": sign, "ticks": values, "form": "{:g}".format}
-    figure = line_panels(task_panels(table, points, before), lines, marks=evidence.looks(), scale=scale, **options)
-    facts = {"what": what, "sign": sign, "source": source, "fixed": fixed_sign, "lines": list(lines), "drawn": table}
+    figure = line_panels(
+        task_panels(table, points, before), lines, x=varied, line="line", label=sign, marks=evidence.looks(),
+        scale=scale, ticks=values, form="{:g}".format,
+    )  # fmt: skip
     whole = table.drop(columns=["line", "parent", "rewards"]).assign(episodes=table.episodes.replace(0, None))
-    yield describe("sweep", figure, whole, name=f"sweep_{varied}", **facts)
-
-
-def _models(evidence: Evidence) -> pd.DataFrame:
-    """Return the PPO models whose recipe has both weights; parent: the weights from which training started."""
-    return pd.DataFrame(
-        {
-            "system": system.name, "start": system.run.lineage[-2]["name"] if parents(system.run) else "",
-            "gamma": float(own["gamma"]), "beta": float(own["beta"]), "episodes": int(own.get("episodes") or 0),
-            "parent": next(reversed(parents(system.run)), ""), "rewards": ", ".join(own.get("rewards") or ()),
-        }
-        for system in evidence.systems
-        for own in [system.training]
-        if system.stage in ("ppo", "ppo-ptx") and own.get("gamma") is not None and own.get("beta") is not None
+    yield describe(
+        "sweep", figure, whole, name=f"sweep_{varied}", what=what, sign=sign, source=source, fixed=fixed_sign,
+        lines=list(lines), drawn=table,
     )  # fmt: skip
 
 
-def over_training(evidence: Evidence) -> list[Drawing]:
+def over_training(evidence: Evidence) -> Iterator[Drawing]:
     """Draw reward and tasks over the episodes of PPO, a line per training."""
     trainings = _trainings(evidence)
-    points = [*reward_points(evidence, intermediate=True), *tax_points(evidence, intermediate=True)]
+    every = replace(evidence, systems=(*evidence.systems, *evidence.intermediate))
+    points = [*every.points("win_rate", "win_rate"), *tax_points(every)]
     rows = []
     for task in dict.fromkeys(point.task.task for point in points):
         known = {id(point.system): point for point in points if point.task.task == task}
@@ -201,40 +154,70 @@ def over_training(evidence: Evidence) -> list[Drawing]:
             for name, checkpoints in trainings.items()
         ]
         rows += [row for line in found for row in line] if any(len(line) > 1 for line in found) else []
-    missing = "no checkpoint saved during PPO (checkpoint_every) was evaluated on the tax tasks"
-    table = table_of(rows, missing)
-    look = evidence.looks(*trainings)
+    if not rows:
+        return
+    table, look = pd.DataFrame(rows), evidence.looks(*trainings)
     lines = {name: look[name] for name in trainings}
     figure = line_panels(task_panels(table, points, {}), lines, x="episodes", line="training", label="episodes")
-    return [describe("tax_over_training", figure, table, trainings=list(trainings))]
+    yield describe("tax_over_training", figure, table, trainings=list(trainings))
 
 
 def _trainings(evidence: Evidence) -> dict[str, list[tuple[int, System]]]:
     """Return name -> (episodes, checkpoint), from the initial model to the final one, of trainings with intermediate
     checkpoints."""
-    found: dict[tuple[str, tuple[str, ...], str, str, bool], list[System]] = {}
+
+    def training_of(system: System) -> tuple[str, tuple[str, ...], str, str, bool]:
+        """Return what the checkpoints of one training share; the last: whether they have a chat template."""
+        own, name = system.training, INTERMEDIATE.sub("", str(system.run.description["model"]["name"]))
+        penalties = str([own.get("rewards"), own.get("beta"), own.get("gamma")])
+        return name, parents(system.run), penalties, str(system.run.path.parent), system.name.endswith(" (chat)")
+
+    found: dict[Any, list[System]] = {}
     for system in evidence.intermediate:
-        if system.training.get("episodes") is not None:
-            found.setdefault(_training_of(system), []).append(system)
+        found.setdefault(training_of(system), []).append(system)
     trainings: dict[str, list[tuple[int, System]]] = {}
-    for key, systems in sorted(found.items()):
+    for key, systems in sorted(found.items(), key=lambda item: item[0]):
         starts = [(0, own) for own in evidence.systems if key[1] and own.run.weights == key[1][-1]]
-        finals = [own for own in evidence.systems if _training_of(own) == key]
+        finals = [own for own in evidence.systems if training_of(own) == key]
         later = [(int(own.training["episodes"]), own) for own in (*systems, *finals) if own.training.get("episodes")]
-        name, number = finals[0].name if finals else key[0], 1
-        while (numbered := name if number == 1 else f"{name} #{number}") in trainings:
-            number += 1
+        name = finals[0].name if finals else key[0]
+        number = sum(other.partition(" #")[0] == name for other in trainings) + 1
+        numbered = name if number == 1 else f"{name} #{number}"
         trainings[numbered] = [*starts[:1], *sorted(later, key=lambda entry: (entry[0], entry[1].name))]
     return trainings
 
 
-def _training_of(system: System) -> tuple[str, tuple[str, ...], str, str, bool]:
-    """Return what the checkpoints of one training share: name, parents, penalties, folder of runs, chat template."""
-    own = system.training
-    return (
-        INTERMEDIATE.sub("", str(system.run.description["model"]["name"])),
-        parents(system.run),
-        str([own.get("rewards"), own.get("beta"), own.get("gamma")]),
-        str(system.run.path.parent),
-        system.name.endswith(" (chat)"),
-    )
+def training_curves(evidence: Evidence) -> Iterator[Drawing]:
+    """Draw a figure per kind of training, a panel per quantity, a line per run."""
+    often = Counter(run.name for run in evidence.trainings)
+    names = [run.name if often[run.name] == 1 else f"{run.path.parent.name}/{run.name}" for run in evidence.trainings]
+    looks = evidence.looks(*names)
+    for figure_name, kind in WORDS["training_curves"].items():
+        step, columns = kind["step"], kind["columns"]
+        runs = {name: run for name, run in zip(names, evidence.trainings, strict=True) if run.stage in kind["stages"]}
+        wanted = [*columns, *(f"{column}_{end}" for column in PER_EPOCH for end in ("low", "high"))]
+        table = pd.DataFrame(
+            {"run": name, step: line["step"], **{column: line.get(column) for column in wanted}}
+            for name, run in runs.items()
+            for line in run.metrics
+        )
+        bad = int(
+            table.reindex(columns=list(columns)).map(lambda value: isinstance(value, str)).sum().sum()
+        )  # "nan" in JSON
+        values = table.iloc[:, 2:].apply(pd.to_numeric, errors="coerce").replace([np.inf, -np.inf], np.nan)
+        table = pd.concat([table.iloc[:, :2], values], axis="columns").dropna(axis="columns", how="all")
+        panels = []
+        for column, (quantity, unit) in columns.items():
+            if column in table:
+                low, high = (table.get(f"{column}_{end}", np.nan) for end in ("low", "high"))
+                own = table.assign(value=table[column], low=low, high=high, panel=quantity).dropna(subset=["value"])
+                panels.append(Panel(quantity, own, unit, (0.5, "chance") if column == "accuracy" else None))
+        if panels:
+            lines = {run: looks[run] for run in runs}
+            figure = line_panels(
+                panels, lines, x=step, line="run", label=step, columns=2, height=2.1, form="{:.0f}".format
+            )
+            yield describe(
+                "training_curves", figure, table, name=figure_name, drawn=pd.concat(panel.table for panel in panels),
+                title=kind["title"], step=step, runs=list(runs), bad=bad, per_epoch=PER_EPOCH,
+            )  # fmt: skip

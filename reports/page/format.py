@@ -1,7 +1,5 @@
 """Values, texts and data blocks as the page contains them."""
 
-from __future__ import annotations
-
 import base64
 import gzip
 import json
@@ -12,9 +10,13 @@ from typing import Any
 from alignbench.audit.render import DIGITS
 
 SIGNIFICANT = 6  # digits of a number in the page; run folders have all
-SURROGATE = re.compile("[\ud800-\udfff]")
-# C0 and C1 without tab and line feed; embeddings, overrides and isolates of direction; surrogates
-INVISIBLE = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u202a-\\u202e\\u2066-\\u2069\\ud800-\\udfff]")
+# C0 without tab and line feed; C1; embeddings, overrides and isolates of direction
+SHOWN = (
+    {code: chr(0x2400 + code) for code in range(0x20) if code not in (0x09, 0x0A)}
+    | {code: f"⟨U+{code:04X}⟩" for code in (*range(0x80, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A))}
+    | {0x7F: "\N{SYMBOL FOR DELETE}"}
+    | dict.fromkeys(range(0xD800, 0xE000), "\N{REPLACEMENT CHARACTER}")
+)
 
 
 def pack(content: Any) -> str:
@@ -24,13 +26,8 @@ def pack(content: Any) -> str:
     """
     numbers = json.loads(json.dumps(content), parse_float=lambda x: number(float(x)), parse_constant=lambda _: None)
     text = json.dumps(numbers, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    data = SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text).encode("utf-8")
+    data = re.sub("[\ud800-\udfff]", "\N{REPLACEMENT CHARACTER}", text).encode("utf-8")
     return base64.b64encode(gzip.compress(data, 6, mtime=0)).decode("ascii")
-
-
-def unpack(block: str) -> Any:
-    """Return what a browser reads from a block."""
-    return json.loads(gzip.decompress(base64.b64decode(block)).decode("utf-8"))
 
 
 def number(value: Any) -> float | int | None:
@@ -44,20 +41,8 @@ def number(value: Any) -> float | int | None:
 
 
 def visible(text: object) -> str:
-    """Return text with visible control characters: "␛" for an escape, "⟨U+202E⟩" for a direction override.
-
-    Line breaks and tabs stay.
-    """
-    return INVISIBLE.sub(_visible, str(text))
-
-
-def _visible(found: re.Match[str]) -> str:
-    code = ord(found.group())
-    if code < 0x20:
-        return chr(0x2400 + code)
-    if code == 0x7F:
-        return "\N{SYMBOL FOR DELETE}"
-    return "\N{REPLACEMENT CHARACTER}" if 0xD800 <= code <= 0xDFFF else f"⟨U+{code:04X}⟩"
+    """Return text with visible control characters, such as "␛" and "⟨U+202E⟩"; line breaks and tabs stay."""
+    return str(text).translate(SHOWN)
 
 
 def value(x: float | None, unit: str, sign: bool = False) -> str:
@@ -72,6 +57,5 @@ def value(x: float | None, unit: str, sign: bool = False) -> str:
 
 def interval(own: Any, unit: str, sign: bool = False) -> str:
     """Return the interval of anything with `low` and `high`; "" if it has none."""
-    if own.low is None or own.high is None:
-        return ""
-    return f"[{value(own.low, unit, sign)}, {value(own.high, unit, sign)}]"
+    known = own.low is not None and own.high is not None
+    return f"[{value(own.low, unit, sign)}, {value(own.high, unit, sign)}]" if known else ""

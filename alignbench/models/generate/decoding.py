@@ -1,8 +1,6 @@
 """The decoding settings of a call, and when a continuation ends: at an end-of-sequence token, before a stop string, or
 at its maximum length."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -15,7 +13,7 @@ if TYPE_CHECKING:
 SPARE = 4  # more tokens decoded than a stop string can span: a decoder may change the beginning of a text
 
 
-def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+def end_tokens(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> frozenset[int]:
     """All end-of-sequence tokens of generation_config.json, config.json and the tokenizer (chat models differ)."""
     found: set[int] = set()
     for source in (getattr(model, "generation_config", None), model.config.get_text_config(), tokenizer):
@@ -30,25 +28,14 @@ def find_stop(text: str, stop: Iterable[str]) -> tuple[int, int] | None:
 
 
 class Decoding:
-    """Sampling parameters, seed and end-of-sequence tokens of a call. Raises ValueError for invalid parameters."""
+    """Sampling parameters, seed and end-of-sequence tokens of a call. Raises ValueError for an empty stop string."""
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, ends: Iterable[int], sampling: Sampling, seed: int = 0
+        self, tokenizer: "PreTrainedTokenizerBase", ends: Iterable[int], sampling: Sampling, seed: int = 0
     ) -> None:
-        temperature, top_p = sampling.temperature, sampling.top_p
-        for invalid, message in (
-            (sampling.max_tokens < 1 or sampling.samples < 1, "samples and max_tokens must be at least one"),
-            (not 0 <= temperature < float("inf"), f"temperature {temperature}: must be at least 0"),
-            (temperature == 0 and sampling.samples > 1, f"{sampling.samples} samples at temperature 0 would be equal"),
-            (not 0 < top_p <= 1, f"top_p {top_p}: must be above 0 and at most 1"),
-            ("" in sampling.stop, "an empty stop string matches every text"),
-        ):
-            if invalid:
-                raise ValueError(message)
-        self.tokenizer = tokenizer
-        self.ends = frozenset(ends)
-        self.sampling = sampling
-        self.seed = seed
+        if "" in sampling.stop:
+            raise ValueError("an empty stop string matches every text")
+        self.tokenizer, self.ends, self.sampling, self.seed = tokenizer, frozenset(ends), sampling, seed
         self._special = frozenset(tokenizer.all_special_ids)
         # text has no special tokens, so a stop string that spells one is matched by its id
         spelled = {token: text for text, token in tokenizer.get_added_vocab().items() if token in self._special}
@@ -57,10 +44,7 @@ class Decoding:
         self._reach = SPARE + max((len(text.encode()) for text in sampling.stop), default=0)
 
     def end(self, tokens: Sequence[int]) -> tuple[Finish, str] | None:
-        """Why a continuation ends with the last of these tokens, and its text; None if it continues.
-
-        Only new tokens are read, so that no stop string matches in the prompt.
-        """
+        """Why a continuation ends with the last of these tokens, which follow the prompt, and its text."""
         if tokens[-1] in self._stop_tokens:
             return "stop", self._text(tokens[:-1])
         if tokens[-1] in self.ends:
@@ -69,10 +53,9 @@ class Decoding:
             # the last tokens with text, as many as a stop string at their end can span
             with_text = (token for token in reversed(tokens) if token not in self._special)
             tail = list(islice(with_text, self._reach))[::-1]
-            if find_stop(self._text(tail), self.sampling.stop):
-                text = self._text(tokens)
-                if found := find_stop(text, self.sampling.stop):
-                    return "stop", text[: found[0]]
+            text = self._text(tokens) if find_stop(self._text(tail), self.sampling.stop) else ""
+            if found := find_stop(text, self.sampling.stop):
+                return "stop", text[: found[0]]
         return ("length", self._text(tokens)) if len(tokens) >= self.sampling.max_tokens else None
 
     def _text(self, tokens: Sequence[int]) -> str:

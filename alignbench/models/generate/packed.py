@@ -1,14 +1,16 @@
-"""The packed forward pass: tokens of many sequences in one row through an unmodified transformers model.
+"""Packed rows: tokens of many sequences in one row through a transformers model, with attention over paged keys.
 
-There is no padding and no transformers key-value cache: during a forward pass the model's attention is replaced by ours
-(transformers' AttentionInterface), which stores keys and values in pages (attention.py).
+Attention is computed page by page and combined in order of position, so that the numbers of a token depend, bit for
+bit, only on the tokens before it. On a CPU, matrix products of at least FLOOR rows have the same rows however many they
+are, and trailing zeros change nothing in steps of TRIM columns (verified by tests/test_generate.py).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,11 +19,190 @@ from numpy.typing import NDArray
 from transformers import AttentionInterface, PreTrainedModel
 
 from alignbench.models.causal_lm import select_before_head
-from alignbench.models.generate.attention import Step
 
 NAME = "alignbench_packed"
 ELEMENTS = 32  # fp32 numbers per iteration of torch's vectorised loops (two vectors of 512 bits)
 LARGEST_MULTIPLE = 32  # columns, for widths that have no smaller common multiple
+PAGE = 128
+TRIM = 32
+FLOOR = 4
+
+
+def trimmed(length: int, page: int) -> int:
+    """Columns that `length` tokens occupy in a page."""
+    return min(page, -(-length // TRIM) * TRIM)
+
+
+class Pages:
+    """Keys and values: per layer, (pages, heads, width, size) each. A page holds adjacent positions and begins at a
+    multiple of its length."""
+
+    def __init__(self, count: int = 0, width: int = 0) -> None:
+        self.count = count
+        self.width = width
+        self.layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def layer(self, index: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The storage of a layer, created on first use to fit (tokens or pages, heads, …, size) keys and values."""
+        if index not in self.layers:
+            k, v = (t.new_zeros((self.count, t.shape[1], self.width, t.shape[-1])) for t in (keys, values))
+            self.layers[index] = k, v
+        return self.layers[index]
+
+    def grow(self, count: int) -> None:
+        for index, layer in self.layers.items():
+            k, v = (t.new_zeros((count, *t.shape[1:])) for t in layer)  # unused pages take no memory until written
+            k[: self.count], v[: self.count] = layer
+            self.layers[index] = k, v
+        self.count = count
+
+    def copy(self, targets: Sequence[int], source: Pages, page: int, length: int) -> None:
+        """Copy the first `length` positions of a page of `source` to each of the target pages."""
+        for index, layer in source.layers.items():
+            for new, old in zip(self.layer(index, *layer), layer, strict=True):
+                where = targets[0] if len(targets) == 1 else torch.tensor(targets, device=new.device)
+                new[where, :, :length] = old[page, :, :length]
+
+    def clear(self, page: int) -> None:
+        """Set a page to zero: 0 · NaN would be NaN for its next owner."""
+        for keys, values in self.layers.values():
+            keys[page], values[page] = 0, 0
+
+
+def attend(
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None, softcap: float | None
+) -> tuple[torch.Tensor, ...]:
+    """Attention of (pages, heads, queries, size) scaled queries, each over its own page only.
+
+    mask: added to the scores, (…, queries or 1, columns). Returns Σ exp(score − highest) · value, (pages, heads,
+    queries, size), the highest score, and the mass Σ exp(score − highest), (pages, heads, queries) each.
+    """
+    count = query.shape[2]
+    if count < FLOOR:
+        query = query.repeat(1, 1, FLOOR, 1)[:, :, :FLOOR]
+        if mask is not None and mask.shape[-2] > 1:
+            mask = mask.repeat(*[1] * (mask.ndim - 2), FLOOR, 1)[..., :FLOOR, :]
+    scores = torch.matmul(query, keys.transpose(-1, -2))
+    if scores.dtype.itemsize < 4:
+        scores = scores.float()
+    if softcap is not None:
+        scores = scores.div_(softcap).tanh_().mul_(softcap)
+    if mask is not None:
+        scores += mask
+    highest = scores.amax(-1, keepdim=True)
+    weights = scores.sub_(highest).exp_()
+    out = torch.matmul(weights.to(values.dtype), values)
+    return out[:, :, :count], highest[:, :, :count, 0], weights.sum(-1)[:, :, :count]
+
+
+# Tokens of a block, one of the pages of each, and the number of that page in the token's sequence
+Rank = tuple[Any, Any, Any]
+
+
+@dataclass(slots=True)
+class Part:
+    """Pages first … first + count − 1 of a storage, adjacent in a sequence from `number` on.
+
+    columns: the tokens that attend to them, relative to the block
+    mask: (tokens, columns of the page up to the last token), causal, if the tokens themselves are stored in this single
+        page, from `offset` on
+    """
+
+    pages: Pages
+    first: int
+    count: int
+    number: int
+    columns: torch.Tensor | slice = field(default_factory=lambda: slice(None))
+    mask: torch.Tensor | None = None
+    offset: int = 0
+
+    @property
+    def ranks(self) -> list[Rank]:
+        return [(self.columns, page, self.number + page) for page in range(self.count)]
+
+    def attend(
+        self, layer: int, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, softcap: float | None
+    ) -> list[torch.Tensor]:
+        """Store keys and values, and attend: (pages, tokens, heads, group, …) each."""
+        k, v = self.pages.layer(layer, keys, values)
+        width, mask, group = self.pages.width, self.mask, query.shape[2]
+        if mask is not None:
+            there = slice(self.offset, self.offset + len(keys))
+            k[self.first, :, there], v[self.first, :, there] = keys.transpose(0, 1), values.transpose(0, 1)
+            width = mask.shape[-1]
+            mask = mask.repeat_interleave(group, 0) if group > 1 else mask
+        k, v = (t[self.first : self.first + self.count, :, :width] for t in (k, v))
+        queries = query[self.columns].transpose(0, 1).reshape(1, k.shape[1], -1, query.shape[3])
+        found = attend(queries.expand(self.count, -1, -1, -1), k, v, mask, softcap)
+        return [t.view(self.count, k.shape[1], -1, group, *t.shape[3:]).transpose(1, 2) for t in found]
+
+
+@dataclass(slots=True)
+class OwnPages:
+    """The first `used` pages, which belong to one running sample each.
+
+    page, offset: (samples,) where keys and values of the new token are stored
+    owner: (used,) the sample of each page; page i belongs to sample i if each has one
+    mask: (used, 1, 1, columns) −∞ beyond each page's last token
+    """
+
+    pages: Pages
+    used: int
+    page: torch.Tensor
+    offset: torch.Tensor
+    owner: torch.Tensor
+    mask: torch.Tensor
+    ranks: list[Rank]
+
+    def attend(
+        self, layer: int, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, softcap: float | None
+    ) -> tuple[torch.Tensor, ...]:
+        """Store keys and values, and attend; (used, heads, group, …) each."""
+        k, v = self.pages.layer(layer, keys, values)
+        k[self.page, :, self.offset], v[self.page, :, self.offset] = keys, values
+        width = self.mask.shape[-1]
+        query = query if self.used == len(query) else query.index_select(0, self.owner)
+        return attend(query, k[: self.used, :, :width], v[: self.used, :, :width], self.mask, softcap)
+
+
+@dataclass(slots=True)
+class Block:
+    """Adjacent columns of a packed row: tokens of a prompt that lie on one page, or the new tokens of running samples.
+
+    most: maximum number of pages of a sequence; parts: in order of position
+    """
+
+    columns: slice
+    most: int
+    parts: Sequence[Part | OwnPages]
+
+    def attend(
+        self, layer: int, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, softcap: float | None
+    ) -> torch.Tensor:
+        """Attention of (tokens, heads, group, size) scaled queries, with new keys and values (tokens, heads, size)."""
+        found = [part.attend(layer, query, keys, values, softcap) for part in self.parts]
+        ranks = [(rank, own) for part, own in zip(self.parts, found, strict=True) for rank in part.ranks]
+        if self.most == 1:
+            (((_, pages, _), (out, _, mass)),) = ranks
+            return out[pages] / mass[pages].unsqueeze(-1)
+        # −∞, and mass 0, where a token has no such page
+        highest = found[0][1].new_full((len(query), self.most, *query.shape[1:3]), -torch.inf)
+        mass = torch.zeros_like(highest)
+        for (tokens, pages, numbers), own in ranks:
+            highest[tokens, numbers], mass[tokens, numbers] = own[1][pages], own[2][pages]
+        weights = (highest - highest.amax(1, keepdim=True)).exp_()
+        masses = mass * weights
+        whole = masses[:, 0].clone()
+        for number in range(1, self.most):  # in order, so that pages without weight change nothing
+            whole += masses[:, number]
+        out = weights.new_zeros((*query.shape[:3], values.shape[2]))
+        for (tokens, pages, numbers), own in ranks:
+            weighted = own[0][pages] * weights[tokens, numbers].unsqueeze(-1)
+            if isinstance(tokens, torch.Tensor):
+                out.index_add_(0, tokens, weighted)
+            else:
+                out[tokens] += weighted
+        return out / whole.unsqueeze(-1)
 
 
 def packed_attention(
@@ -32,21 +213,37 @@ def packed_attention(
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
     softcap: float | None = None,
-    packed: Step | None = None,
+    packed: Sequence[Block] = (),
     **arguments: Any,
 ) -> tuple[torch.Tensor, None]:
-    """The attention function that transformers calls, with (1, heads, tokens, size) states after rotation."""
-    if packed is None:
-        raise ValueError("the model does not pass keyword arguments on to its attention")
+    """Called by transformers, with (1, heads, tokens, size) states after rotation; keys and values have fewer heads."""
     if any(arguments.get(name) is not None for name in ("s_aux", "position_bias", "head_mask")):
         raise ValueError("attention sinks and biases are not supported")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    layer: int = module.layer_idx  # type: ignore[assignment]
     q, k, v = (states[0].transpose(0, 1) for states in (query, key, value))
-    return packed.attention(layer, q, k, v, scale, softcap).unsqueeze(0), None
+    tokens, heads, size = q.shape
+    grouped = (q * scale).view(tokens, k.shape[1], heads // k.shape[1], size)
+    out = q.new_zeros((*grouped.shape[:3], v.shape[2]))
+    layer: int = module.layer_idx  # type: ignore[assignment]
+    for block in packed:
+        at = block.columns
+        out[at] = block.attend(layer, grouped[at], k[at], v[at], softcap).to(out.dtype)
+    return out.view(1, tokens, heads, -1), None
 
 
 AttentionInterface.register(NAME, packed_attention)
+
+
+@contextmanager
+def replaced_attention(model: PreTrainedModel) -> Iterator[None]:
+    """While open, the model uses our attention; scoring uses the one that it was loaded with."""
+    before = [(c, c._attn_implementation) for c in (model.config, model.config.get_text_config())]
+    model.config._attn_implementation = NAME
+    try:
+        yield
+    finally:
+        for config, implementation in before:
+            config._attn_implementation = implementation
 
 
 class PackedModel:
@@ -60,37 +257,19 @@ class PackedModel:
 
     @torch.inference_mode()
     def logits(
-        self, tokens: NDArray[np.int64], positions: NDArray[np.int64], outputs: list[int], step: Step
+        self, tokens: NDArray[np.int64], positions: NDArray[np.int64], outputs: list[int], blocks: list[Block]
     ) -> torch.Tensor:
         """Logits (outputs, vocabulary) at the columns `outputs` of a packed row. tokens, positions: (columns,)"""
         self.tokens_computed += len(tokens)
         least, multiple = self._column_counts()
         missing = -(-max(least, len(tokens)) // multiple) * multiple - len(tokens)
-        tokens, positions = np.pad(tokens, (0, missing)), np.pad(positions, (0, missing))
+        row, places = (torch.from_numpy(np.pad(t, (0, missing))[None]).to(self.device) for t in (tokens, positions))
         columns = torch.tensor(outputs + [0] * max(0, max(least, 1) - len(outputs)), device=self.device)
-        with self._replaced_attention(), select_before_head(self.model, lambda hidden: hidden.index_select(1, columns)):
-            logits: torch.Tensor = self.model(
-                input_ids=torch.from_numpy(tokens[None]).to(self.device),
-                position_ids=torch.from_numpy(positions[None]).to(self.device),
-                use_cache=False,
-                packed=step,
-            ).logits
-        if not step.calls:
+        with replaced_attention(self.model), select_before_head(self.model, lambda t: t.index_select(1, columns)):
+            logits: torch.Tensor = self.model(input_ids=row, position_ids=places, use_cache=False, packed=blocks).logits
+        if not blocks[-1].parts[-1].pages.layers:
             raise ValueError("the model does not call its attention through transformers' interface")
         return logits[0, : len(outputs)]
-
-    @contextmanager
-    def _replaced_attention(self) -> Iterator[None]:
-        """While open, the model uses our attention; scoring uses the one that it was loaded with."""
-        top, text = self.model.config, self.model.config.get_text_config()
-        configs = [top] if text is top else [top, text]
-        before = [config._attn_implementation for config in configs]
-        top._attn_implementation = NAME
-        try:
-            yield
-        finally:
-            for config, implementation in zip(configs, before, strict=True):
-                config._attn_implementation = implementation
 
     def _column_counts(self) -> tuple[int, int]:
         """The minimum number of columns, and their multiple, for which a token's numbers do not depend on it on a CPU.
@@ -102,35 +281,28 @@ class PackedModel:
             return 1, 1
         threads = torch.get_num_threads()
         if threads not in self._columns:
+            layers: dict[tuple[Any, ...], torch.nn.Module] = {}  # one of each shape
+            for module in self.model.modules():
+                weight, kind = getattr(module, "weight", None), type(module).__name__
+                if kind in ("Linear", "Conv1D") and isinstance(weight, torch.Tensor) and weight.ndim == 2:
+                    shape = weight.shape if kind == "Linear" else weight.shape[::-1]  # outputs, inputs
+                    layers.setdefault((*shape, kind, getattr(module, "bias", None) is None), module)
             head = self.model.get_output_embeddings()
-            layers = _linear_layers(self.model)
             shares = ELEMENTS * math.lcm(*range(1, min(threads, 4) + 1))
-            multiple = math.lcm(*(shares // math.gcd(shares, width) for layer, width in layers if layer is not head))
-            least = max((_rows_that_agree(layer) for layer, _ in layers), default=1)
+            outputs = [outputs for (outputs, *_), layer in layers.items() if layer is not head]
+            multiple = math.lcm(*(shares // math.gcd(shares, width) for width in outputs))
+            least = max((_rows_that_agree(layer, inputs) for (_, inputs, *_), layer in layers.items()), default=1)
             if self.model.dtype.itemsize < 4:  # rounding to half precision hides most differences from the test
                 least = max(least, 4 * threads)
             self._columns[threads] = least, min(multiple, LARGEST_MULTIPLE)
         return self._columns[threads]
 
 
-def _linear_layers(model: PreTrainedModel) -> list[tuple[torch.nn.Module, int]]:
-    """One layer of each shape that multiplies by a weight matrix, and the width of its output."""
-    found: dict[tuple[Any, ...], tuple[torch.nn.Module, int]] = {}
-    for module in model.modules():
-        weight = getattr(module, "weight", None)
-        kind = type(module).__name__
-        if kind in ("Linear", "Conv1D") and isinstance(weight, torch.Tensor) and weight.ndim == 2:
-            width = int(weight.shape[1 if kind == "Conv1D" else 0])
-            found.setdefault((kind, weight.shape, getattr(module, "bias", None) is None), (module, width))
-    return list(found.values())
-
-
 @torch.inference_mode()
-def _rows_that_agree(layer: torch.nn.Module) -> int:
+def _rows_that_agree(layer: torch.nn.Module, inputs: int) -> int:
     """The minimum number of rows from which on a layer's output has the same rows as for many."""
-    weight = layer.get_parameter("weight")
-    size = weight.shape[0] if type(layer).__name__ == "Conv1D" else weight.shape[1]
-    rows = torch.randn((1, 64, size), generator=torch.Generator().manual_seed(0)).to(weight.dtype)
+    generator, dtype = torch.Generator().manual_seed(0), layer.get_parameter("weight").dtype
+    rows = torch.randn((1, 64, inputs), generator=generator).to(dtype)
     whole = layer(rows)
     least = 64
     for count in (48, 32, 24, *range(20, 0, -1)):

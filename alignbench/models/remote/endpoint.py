@@ -1,9 +1,8 @@
 """The engine of an OpenAI-compatible endpoint: prompts go to /completions, or as chat messages to /chat/completions.
 
-Connecting tests what the server supports: echoing a prompt with log-probabilities (required to score given text),
-log-probabilities of generated tokens, seeds, chats. Samples are only as reproducible as the server: the same sample is
-requested with the same seed, but many servers ignore it, or round differently in another batch. Log-probabilities are
-used as sent; most servers report the model's own, before temperature and top-p, but none says so.
+Samples are only as reproducible as the server: the same sample is requested with the same seed, but many servers ignore
+it, or round differently in another batch. Log-probabilities are used as sent; most servers report the model's own,
+before temperature and top-p, but none says so.
 """
 
 from __future__ import annotations
@@ -12,12 +11,11 @@ import hashlib
 import re
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from alignbench.errors import AlignbenchError
-from alignbench.models.remote.client import Client, RequestFailed, find_key, in_parallel, is_local, parse_endpoint
-from alignbench.models.remote.replies import Choice, completion, score
+from alignbench.models.remote.client import Client, RequestFailed, find_key, in_parallel, parse_endpoint
+from alignbench.models.remote.replies import completion, score
 from alignbench.types.engine import Completion, Loglikelihood, Prompt, Request, Sampling
 
 COMPLETIONS, CHAT = "/completions", "/chat/completions"
@@ -33,50 +31,28 @@ ABOUT_THE_PROMPT = re.compile(r"context|length|too (long|large|many)|\btokens\b|
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Offer:
-    """What a path supports.
-
-    echo: it returns the log-probabilities of the prompt's own tokens
-    logprobs: the parameter that requests those of generated tokens; empty if they are not supported
-    seed: it accepts one
-    max_tokens: name of the length limit; newer chat models require `max_completion_tokens`
-    """
+class Offer(NamedTuple):
+    """Whether a path returns log-probabilities of the prompt, the parameter that requests those of generated tokens,
+    whether it accepts a seed, and the name of its length limit."""
 
     echo: bool
     logprobs: dict[str, Any]
     seed: bool
-    max_tokens: str
+    limit: str
 
 
 def connect(spec: str, *, notify: Callable[[str], None] | None = None, **settings: Any) -> EndpointEngine:
     """Connect to the endpoint `https://host[:port]/v1#model-name` and test what it supports.
 
-    notify: called with one line of text about limitations of the server
-    settings: concurrency, timeout, retries, first_wait, longest_wait (see `Client`)
-
-    The key comes from ALIGNBENCH_API_KEY, or for api.openai.com from OPENAI_API_KEY. Raises AlignbenchError if the
-    address is invalid, or if the endpoint does not reply, rejects the key, or does not know the model.
+    notify: called with one line of text about limitations of the server; settings: fields of `Client`. Raises
+    AlignbenchError if the address is invalid, or if the endpoint does not reply or know the model, or rejects the key.
     """
     url, model = parse_endpoint(spec)
-    notify = notify or (lambda _: None)
-    key = find_key(url)
-    if key and url.startswith("http://") and not is_local(url):
-        notify(f"endpoint {url}: the key is sent unencrypted (http, not https)")
-    client = Client(url, key, **settings)
-    try:
-        return EndpointEngine(client, model, notify)
-    except BaseException:
-        client.close()
-        raise
+    return EndpointEngine(Client(url, find_key(), **settings), model, notify or (lambda _: None))
 
 
 class EndpointEngine:
-    """See `Engine`. Created by `connect`.
-
-    The interface provides neither token ids nor entropies: `Completion.tokens` and `.entropies` are empty, and
-    `.logprobs` is filled if the server supports it.
-    """
+    """See `Engine`. `Completion.tokens` and `.entropies` are empty; `.logprobs` is filled if the server supports it."""
 
     def __init__(self, client: Client, name: str, notify: Callable[[str], None]) -> None:
         self.client = client
@@ -89,58 +65,43 @@ class EndpointEngine:
         self.chat_template = CHAT in self._offers
 
     def identity(self) -> dict[str, str | None]:
-        """The address, the name of the model, and the name that the server reports (often a dated version). The
-        server's build (`system_fingerprint`) changes at any time and is in `work()`."""
+        """The address, the name of the model, and the name that the server reports (often a dated version)."""
         reported = self.client.clean(", ".join(sorted(self._models - {""})))
         return {"url": self.client.url, "name": self.name, "reported": reported or None}
 
     def work(self) -> dict[str, int | str]:
-        """Requests sent and repeated, the tokens counted by the server, and the build that it reported last."""
-        client = self.client
-        fingerprint = client.reported["system_fingerprint"]
-        return {
-            "requests": client.sent,
-            "repeated": client.repeated,
-            **client.tokens,
-            "system_fingerprint": fingerprint,
-        }
-
-    def close(self) -> None:
-        self.client.close()
+        """Requests sent and repeated, the tokens that the server counted, and the build that it reported last."""
+        return {**self.client.counts, "system_fingerprint": self.client.reported["system_fingerprint"]}
 
     def loglikelihood(
         self, requests: Sequence[Request], only: Collection[int] | None = None
     ) -> Iterator[tuple[int, Loglikelihood]]:
         """See `Engine.loglikelihood`: the server echoes context and continuation with log-probabilities.
 
-        White space at the end of a context belongs to the continuation, as in the local engine. A token across the
-        boundary belongs to the continuation as a whole, where the local engine (like lm-eval) splits by the number of
-        tokens of the context alone. An empty context works only if the server puts a token before the text.
+        A token across the boundary belongs to the continuation as a whole, where the local engine (like lm-eval) splits
+        by the number of tokens of the context alone. An empty context requires a token before the text.
         """
         if not self.scores:
             raise self._error("it does not return log-probabilities of a prompt")
         if any(request.entropies for request in requests):
             raise self._error(NO_ENTROPIES)
-        stop = threading.Event()
 
-        def answer(index: int) -> tuple[Loglikelihood, RequestFailed | None]:
+        def answer(index: int, stop: threading.Event) -> tuple[Loglikelihood, RequestFailed | None]:
             text = requests[index].context + requests[index].continuation
             boundary = len(requests[index].context.rstrip())
             # one generated token, which is not used: some servers take 0 as no limit
-            body = self._body(COMPLETIONS, text, max_tokens=1) | {"echo": True, "logprobs": 1, "temperature": 0}
+            body = self._body(COMPLETIONS, text, max_tokens=1, echo=True, logprobs=1, temperature=0)
             try:
-                return score(self._ask(COMPLETIONS, body, stop)[0], text, boundary), None
+                return score(self.client.ask(COMPLETIONS, body, stop=stop)[0], text, boundary), None
             except RequestFailed as failure:
                 return Loglikelihood.failed(str(failure)), failure
 
-        indices = [i for i in range(len(requests)) if only is None or i in only]
-        yield from self._each(indices, answer, stop)
+        yield from self._each([i for i in range(len(requests)) if only is None or i in only], answer)
 
     def generate(
         self, prompts: Sequence[Prompt], sampling: Sampling, *, seed: int = 0, chat: bool = False
     ) -> Iterator[tuple[int, tuple[Completion, ...]]]:
-        """See `Engine.generate`. A prompt that the server refuses, or does not answer in any try, is returned with the
-        reason in `unscored`, together with the samples received before."""
+        """See `Engine.generate`. If a request fails, the samples received before are returned with the reason."""
         if sampling.top_entropies:
             raise self._error(NO_ENTROPIES)
         path = CHAT if chat else COMPLETIONS
@@ -151,70 +112,57 @@ class EndpointEngine:
         settings: dict[str, Any] = {"temperature": sampling.temperature, "top_p": sampling.top_p}
         if sampling.stop:
             settings["stop"] = list(sampling.stop[:MOST_STOPS])
-        stop = threading.Event()
 
-        def answer(index: int) -> tuple[tuple[Completion, ...], RequestFailed | None]:
-            prompt = prompts[index]
+        def answer(index: int, stop: threading.Event) -> tuple[tuple[Completion, ...], RequestFailed | None]:
             received: list[Completion] = []
             while len(received) < samples:
                 missing = min(samples - len(received), at_once)
-                body = self._body(path, prompt.text, sampling.max_tokens) | settings
+                own_seed = sample_seed(seed, prompts[index].key, len(received))
+                body = self._body(path, prompts[index].text, sampling.max_tokens, seed=own_seed, **settings)
                 if missing > 1:
                     body["n"] = missing
-                if self._offers[path].seed:
-                    body["seed"] = sample_seed(seed, prompt.key, len(received))
                 try:
-                    choices = self._ask(path, body, stop)
+                    choices = self.client.ask(path, body, stop=stop)
                 except RequestFailed as failure:
                     lost = Completion("", "end", unscored=str(failure), transient=not failure.permanent)
                     return (*received, *[lost] * (samples - len(received))), failure
                 received += [completion(choice, sampling.stop) for choice in choices[:missing]]
             return tuple(received), None
 
-        yield from self._each(range(len(prompts)), answer, stop)
+        yield from self._each(range(len(prompts)), answer)
 
     def _each(
-        self, indices: Sequence[int], answer: Callable[[int], tuple[T, RequestFailed | None]], stop: threading.Event
+        self, indices: Sequence[int], answer: Callable[[int, threading.Event], tuple[T, RequestFailed | None]]
     ) -> Iterator[tuple[int, T]]:
         """Yield answers in the order of completion.
 
         Failures are held back until a request succeeds: if the endpoint is down or accepts no prompt at all, the run
-        must end, so that a resumed run repeats the requests, instead of recording every prompt as unscored.
+        must end, so that a resumed run repeats the requests.
         """
         held: list[tuple[int, T]] = []
-        succeeded = False
-        for index, (found, failure) in in_parallel(indices, answer, self.client.concurrency, stop):
+        succeeded, stop = False, threading.Event()
+        answers = in_parallel(indices, lambda index: answer(index, stop), self.client.concurrency, stop)
+        for index, (found, failure) in answers:
             succeeded |= failure is None
-            if failure is not None and not (failure.permanent and (succeeded or ABOUT_THE_PROMPT.search(str(failure)))):
-                held.append((index, found))
-                if len(held) == MOST_FAILURES:
-                    raise self._error(
-                        f"{MOST_FAILURES} prompts in a row got no answer ({failure}); completed answers are saved: "
-                        "fix this, then re-run the same command to resume"
-                    )
-                continue
-            yield from held
-            held = []
-            yield index, found
+            held.append((index, found))
+            of_prompt = failure is not None and (succeeded or ABOUT_THE_PROMPT.search(str(failure)))
+            if failure is None or (failure.permanent and of_prompt):
+                yield from held
+                held = []
+            elif len(held) == MOST_FAILURES:
+                advice = "completed answers are saved: fix this, then re-run the same command to resume"
+                raise self._error(f"{MOST_FAILURES} prompts in a row got no answer ({failure}); {advice}")
         yield from held
 
-    def _body(self, path: str, text: str, max_tokens: int) -> dict[str, Any]:
+    def _body(self, path: str, text: str, max_tokens: int, **more: Any) -> dict[str, Any]:
+        """A request with these parameters, without the seed if the server refuses seeds."""
         offer = self._offers[path]
-        return self._addressed(path, text) | offer.logprobs | {offer.max_tokens: max_tokens}
+        settings = offer.logprobs | {offer.limit: max_tokens} | more
+        return self._addressed(path, text) | {n: v for n, v in settings.items() if n != "seed" or offer.seed}
 
     def _addressed(self, path: str, text: str) -> dict[str, Any]:
         prompt = {"messages": [{"role": "user", "content": text}]} if path == CHAT else {"prompt": text}
         return {"model": self.name, **prompt}
-
-    def _ask(self, path: str, body: dict[str, Any], stop: threading.Event) -> list[Choice]:
-        try:
-            return self.client.ask(path, body, stop=stop)
-        except RequestFailed as failure:
-            if failure.not_found:
-                raise self._not_found(failure) from failure
-            raise
-
-    # ---- what a server supports ------------------------------------------------------------------------------
 
     def _probe(self) -> dict[str, Offer]:
         """Test both paths. Raises AlignbenchError if neither works."""
@@ -226,86 +174,62 @@ class EndpointEngine:
                 self._models.add(self.client.reported["model"])
             except RequestFailed as failure:
                 failures.append(failure)
-                if failure.status is None and path == COMPLETIONS:
+                if not failure.status and path == COMPLETIONS:
                     break  # no server: testing the other path would only take time
-        if offers:
-            return offers
-        worst = next((failure for failure in failures if not failure.not_found), failures[0])
-        if worst.not_found:
-            raise self._not_found(worst)
-        raise self._error(f"it does not work ({worst}); check that it is up and that the address is right")
+        if not offers:
+            worst = min(failures, key=lambda failure: failure.not_found)
+            advice = f"check that it is up, its model {self.name!r}, and that the address ends with the version (/v1)"
+            raise self._error(f"it does not work ({worst}); {advice}")
+        return offers
 
     def _test(self, path: str) -> Offer:
         """Send a small prompt with all optional parameters, and leave out those that are refused."""
-        optional: dict[str, Any] = {"echo": True, "logprobs": 1, "seed": 0}
-        limit, max_tokens = "max_tokens", 1
-        if path == CHAT:
-            optional = {"logprobs": True, "seed": 0}
-            max_tokens = 16  # a reasoning model refuses a limit that leaves no room for an answer
-
+        optional = {"logprobs": True, "seed": 0} if path == CHAT else {"echo": True, "logprobs": 1, "seed": 0}
+        limit = "max_tokens"  # newer chat models require another name
         while True:
-            body = self._addressed(path, PROBE) | optional | {limit: max_tokens}
+            # a reasoning model refuses a limit that leaves no room for an answer
+            body = self._addressed(path, PROBE) | optional | {limit: 16 if path == CHAT else 1}
             try:
                 choice = self.client.ask(path, body, retries=min(self.client.retries, PROBE_RETRIES))[0]
                 break
             except RequestFailed as failure:
-                if failure.not_found:
-                    raise
                 # a server without support for echo may fail with 500 instead of 400
-                crashed = not failure.permanent and "echo" in optional and (failure.status or 0) >= 500
+                refused = failure.permanent or ("echo" in optional and failure.status >= 500)
                 if limit == "max_tokens" and "max_completion_tokens" in str(failure):
                     limit = "max_completion_tokens"
-                elif optional and (crashed or failure.permanent):
+                elif refused and optional:
                     del optional[next((name for name in optional if name in str(failure)), next(iter(optional)))]
                 else:
                     raise
         if "seed" not in optional:
             self.notify(f"endpoint {self.client.url}: {path} accepts no seed; its samples cannot be reproduced")
         echoed = score(choice, PROBE, len(PROBE.split()[0])) if "echo" in optional else None
-        return Offer(
-            echo=echoed is not None and echoed.unscored is None,
-            logprobs={"logprobs": optional["logprobs"]} if "logprobs" in optional and choice.logprobs else {},
-            seed="seed" in optional,
-            max_tokens=limit,
-        )
+        logprobs = {"logprobs": optional["logprobs"]} if "logprobs" in optional and choice.logprobs else {}
+        return Offer(echoed is not None and echoed.unscored is None, logprobs, "seed" in optional, limit)
 
     def _draws_several(self, path: str) -> bool:
-        """Whether one request can return several samples. Some servers refuse `n`, some return one choice anyway, and
-        some draw all choices with one seed, so that they are equal.
+        """Whether one request can return several samples. Some servers refuse `n`, return one choice, or equal ones.
 
         Raises AlignbenchError if the server does not sample: `transformers serve` (5.23) decodes greedily at every
         temperature unless the checkpoint's own configuration says otherwise.
         """
         if path not in self._several:
 
-            def draw(seed: int, **settings: int) -> set[str]:
-                seeded = {"seed": seed} if self._offers[path].seed else {}
-                body = self._body(path, DRAW, max_tokens=32) | {"temperature": 1.0} | seeded | settings
-                return {choice.text for choice in self.client.ask(path, body)}
+            def draw(seed: int, **settings: int) -> list[str]:
+                body = self._body(path, DRAW, max_tokens=32, temperature=1.0, seed=seed, **settings)
+                try:
+                    return [choice.text for choice in self.client.ask(path, body)]
+                except RequestFailed:  # the requests of the prompts will report what is wrong
+                    return []
 
-            try:
-                several = len(draw(0, n=2)) > 1
-            except RequestFailed:
-                several = False
-            try:
-                samples = several or len(draw(1) | draw(2) | draw(3)) > 1
-            except RequestFailed:
-                samples = True  # unknown: the requests of the prompts will report what is wrong
-            if not samples:
-                raise self._error(
-                    "it does not sample (three equal texts at temperature 1 with different seeds); "
-                    "enable sampling on the server, or choose tasks with greedy decoding"
-                )
-            self._several[path] = several
-            if not several:
+            self._several[path] = len(set(draw(0, n=2))) > 1
+            if not self._several[path]:
+                drawn = [text for seed in (1, 2, 3) for text in draw(seed)]
+                if len(drawn) == 3 and len(set(drawn)) == 1:
+                    advice = "enable sampling on the server, or choose tasks with greedy decoding"
+                    raise self._error(f"it does not sample (three equal texts at temperature 1); {advice}")
                 self.notify(f"endpoint {self.client.url}: one sample per request, since it does not support several")
         return self._several[path]
-
-    def _not_found(self, failure: RequestFailed) -> AlignbenchError:
-        return self._error(
-            f"{failure}; check that there is a model {self.name!r}, and that the address ends with the version, as in "
-            "https://host/v1"
-        )
 
     def _error(self, message: str) -> AlignbenchError:
         return AlignbenchError(f"endpoint {self.client.url}: {message}")

@@ -1,14 +1,13 @@
 """Replies of an OpenAI-compatible server: its choices, and the completion or score of a choice.
 
 To score a continuation, the strings of the echoed tokens are aligned with the text that was sent. The `text_offset` of
-servers is not reliable: some count a beginning-of-sequence token as text, or a character that several tokens share more
-than once.
+servers is not reliable: some count a beginning-of-sequence token as text, or a shared character more than once.
 """
 
-from __future__ import annotations
-
+import itertools
 import math
 import re
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,14 +23,13 @@ Span = tuple[int, int]  # (start, end) in the text
 
 @dataclass(frozen=True)
 class Choice:
-    """One continuation as sent by a server.
+    """One continuation as sent by a server: the strings of its tokens with their log-probabilities, NaN if missing.
 
     stopped_by: vLLM's `stop_reason`: the stop string, or None after the end-of-sequence token
-    pieces: strings of its tokens; logprobs: their log-probabilities in nats, NaN where one is missing
     """
 
     text: str
-    finish: str | None
+    finish: Any
     stopped_by: Any
     pieces: tuple[str, ...]
     logprobs: tuple[float, ...]
@@ -40,16 +38,37 @@ class Choice:
 def read_choices(reply: dict[str, Any]) -> list[Choice]:
     """All readable choices of a reply, in order. Raises ValueError if there are none."""
     entries = reply.get("choices")
-    found = []
-    for entry in entries if isinstance(entries, list) else []:
-        text = _text(entry) if isinstance(entry, dict) else None
-        if text is not None:
-            finish = entry.get("finish_reason")
-            finish = finish if isinstance(finish, str) else None
-            found.append(Choice(text, finish, entry.get("stop_reason", UNKNOWN), *_logprobs(entry.get("logprobs"))))
+    found = list(filter(None, map(_choice, entries if isinstance(entries, list) else ())))
     if not found:
         raise ValueError("no choices in it")
     return found
+
+
+def _choice(entry: Any) -> Choice | None:
+    """None if the text cannot be read."""
+    try:
+        message = entry.get("message") or {}
+        # the text may be a refusal; a reasoning model may reach the limit before it answers
+        text = message["content"] or message.get("refusal") or "" if "content" in message else entry["text"]
+        text.encode()  # JSON can contain half a surrogate pair, which cannot be written to a file
+    except (AttributeError, KeyError, TypeError, UnicodeEncodeError):
+        return None
+    stopped_by = entry.get("stop_reason", UNKNOWN)
+    return Choice(text, entry.get("finish_reason"), stopped_by, *_logprobs(entry.get("logprobs")))
+
+
+def _logprobs(found: Any) -> tuple[tuple[str, ...], tuple[float, ...]]:
+    """Strings and log-probabilities of the tokens; both empty if they cannot be read."""
+    try:
+        if isinstance(found.get("content"), list):  # chats, and always in llama.cpp
+            pairs = [(token["token"], token.get("logprob")) for token in found["content"]]
+        else:
+            pairs = list(zip(found["tokens"], found["token_logprobs"], strict=True))
+        "".join(piece for piece, _ in pairs)  # all are strings
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return (), ()
+    values = (float(value) if type(value) in (int, float) else math.nan for _, value in pairs)
+    return tuple(piece for piece, _ in pairs), tuple(values)
 
 
 def completion(choice: Choice, stop: Sequence[str]) -> Completion:
@@ -60,37 +79,31 @@ def completion(choice: Choice, stop: Sequence[str]) -> Completion:
     """
     if choice.finish == "content_filter":
         return Completion("", "end", unscored="the endpoint's content filter withheld the answer")
-    logprobs = choice.logprobs if all(map(math.isfinite, choice.logprobs)) else ()
     finish: Finish = "length" if choice.finish == "length" else "end"
     if choice.finish == "stop" and stop and (choice.stopped_by is UNKNOWN or isinstance(choice.stopped_by, str)):
         finish = "stop"
+    logprobs = choice.logprobs if all(map(math.isfinite, choice.logprobs)) else ()
     whole = Completion(choice.text, finish, logprobs=logprobs)
     found = find_stop(choice.text, stop)
     if found is None:
         return whole
-    start, end = found
-    kept = spelled = 0  # tokens up to the one that completes the stop string
-    while kept < len(choice.pieces) and spelled < end:
-        spelled += len(choice.pieces[kept])
-        kept += 1
+    # tokens up to the one that completes the stop string
+    kept = bisect_left(list(itertools.accumulate(map(len, choice.pieces))), found[1]) + 1
     logprobs = logprobs[:kept] if "".join(choice.pieces) == choice.text else ()
-    return replace(whole, text=choice.text[:start], finish="stop", logprobs=logprobs)
+    return replace(whole, text=choice.text[: found[0]], finish="stop", logprobs=logprobs)
 
 
 def score(choice: Choice, text: str, boundary: int) -> Loglikelihood:
-    """Sum of the log-probabilities of the echoed tokens that extend past `boundary`, a position in `text`.
-
-    The single token that was generated after the text is left out.
-    """
-    count = len(choice.pieces) - 1
-    try:
+    """Sum of the log-probabilities of the echoed tokens that extend past `boundary`, a position in `text`."""
+    # without the one token that was generated after the text; an end-of-sequence token is not always among the tokens
+    for count in (len(choice.pieces) - 1, len(choice.pieces)):
         try:
             first = continuation_start(choice.pieces[:count], text, boundary)
-        except ValueError:  # a generated end-of-sequence token is not always among the tokens
-            count += 1
-            first = continuation_start(choice.pieces[:count], text, boundary)
-    except ValueError as error:
-        return Loglikelihood.failed(f"the endpoint's tokens do not match the text: {error}")
+            break
+        except ValueError as error:
+            reason = f"the endpoint's tokens do not match the text: {error}"
+    else:
+        return Loglikelihood.failed(reason)
     values = choice.logprobs[first:count]
     if not values:
         return Loglikelihood.failed("the continuation has no tokens")
@@ -101,47 +114,9 @@ def score(choice: Choice, text: str, boundary: int) -> Loglikelihood:
     return Loglikelihood(math.fsum(values), len(values))
 
 
-def _text(entry: dict[str, Any]) -> str | None:
-    """The text of a choice, None if it cannot be read."""
-    message = entry.get("message")
-    if isinstance(message, dict) and "content" in message:
-        # the text may be a refusal; a reasoning model may reach the limit before it answers
-        text = message["content"] or message.get("refusal") or ""
-    else:
-        text = entry.get("text")
-    if not isinstance(text, str):
-        return None
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # JSON can contain half a surrogate pair, which cannot be written to a file
-        return None
-    return text
-
-
-def _logprobs(found: Any) -> tuple[tuple[str, ...], tuple[float, ...]]:
-    """Strings and log-probabilities of the tokens; both empty if they cannot be read.
-
-    They are in `tokens` and `token_logprobs` (completions), or in `content` (chats, and always in llama.cpp).
-    """
-    if not isinstance(found, dict):
-        return (), ()
-    pieces, values = found.get("tokens"), found.get("token_logprobs")
-    content = found.get("content")
-    if isinstance(content, list) and all(isinstance(token, dict) for token in content):
-        pieces, values = [token.get("token") for token in content], [token.get("logprob") for token in content]
-    if not isinstance(pieces, list) or not isinstance(values, list) or len(pieces) != len(values):
-        return (), ()
-    if not all(isinstance(piece, str) for piece in pieces):
-        return (), ()
-    return tuple(pieces), tuple(float(v) if type(v) in (int, float) else math.nan for v in values)
-
-
 def continuation_start(tokens: Sequence[str], text: str, boundary: int) -> int:
-    """Index of the first token that extends past `boundary`, a position in `text`, which the tokens spell.
-
-    A token with characters on both sides of the boundary belongs to the continuation. Raises ValueError if the tokens
-    do not spell the text, or if the boundary lies among characters whose tokens cannot be separated.
-    """
+    """Index of the first token that extends past `boundary`, a position in `text`. Raises ValueError if the tokens do
+    not spell the text, or if the boundary lies among characters whose tokens cannot be separated."""
     for index, span in enumerate(spans(tokens, text)):
         if span is not None and (span[0] >= boundary or span[1] > boundary):
             if _partial(tokens[index]) and span[0] < boundary:
@@ -151,51 +126,42 @@ def continuation_start(tokens: Sequence[str], text: str, boundary: int) -> int:
 
 
 def spans(tokens: Sequence[str], text: str) -> list[Span | None]:
-    """The characters of `text` that each token spells; None for special tokens before it.
-
-    Tokens that share characters all get the span of their run. Raises ValueError if the tokens do not spell the text to
-    its end.
-    """
-    found: list[Span | None] = []
+    """The characters of `text` that each token spells; None for special tokens before it. Tokens that share characters
+    all get the span of their run. Raises ValueError if the tokens do not spell the text to its end."""
+    found: list[Span | None] = [None] * len(tokens)
     at = 0
     run: list[int] = []  # tokens that share characters, until a whole token shows where these end
     for index, token in enumerate(tokens):
-        found.append(None)
         if _partial(token) or (run and not token):
             run.append(index)
             continue
         # a run spells at least one character, and at most as many as its strings have
         starts = range(at + 1, at + sum(len(tokens[member]) for member in run) + 1) if run else (at,)
         match = next(((s, s + len(f)) for s in starts for f in _forms(token, text, s) if text.startswith(f, s)), None)
-        if match is None:
-            if at == 0 and index < SPECIAL and not run:
-                continue
+        if match is not None:
+            for member in run:
+                found[member] = (at, match[0])
+            run, found[index], at = [], match, match[1]
+        elif at > 0 or index >= SPECIAL or run:
             raise ValueError(f"token {index} of the reply does not match the text")
-        for member in run:
-            found[member] = (at, match[0])
-        run, found[index], at = [], match, match[1]
-    if run:
-        if not at < len(text) <= at + sum(len(tokens[member]) for member in run):
-            raise ValueError("the tokens of the reply do not end with the text")
+    if run and at < len(text) <= at + sum(len(tokens[member]) for member in run):
         for member in run:
             found[member] = (at, len(text))
-    elif at != len(text):
-        raise ValueError("the tokens of the reply end before the text")
+    elif run or at != len(text):
+        raise ValueError("the tokens of the reply do not end with the text")
     return found
 
 
 def _partial(token: str) -> bool:
-    """Part of a character: a replacement character, or escaped bytes (OpenAI)."""
+    """A replacement character, or escaped bytes (OpenAI)."""
     return "\ufffd" in token or token.startswith("bytes:")
 
 
 def _forms(token: str, text: str, at: int) -> Iterator[str]:
     """How a token may be spelled in the text at `at`. SentencePiece writes "▁" for a space, drops spaces when it
     decodes a single token, and adds one before the whole text."""
-    yield token
-    yield token.replace("▁", " ")
-    space = re.compile(r"\s+").match(text, at)
-    if space:
+    yield from (token, token.replace("▁", " "))
+    if space := re.compile(r"\s+").match(text, at):
         yield space[0] + token
     if at == 0:
         yield token.lstrip("▁ ")

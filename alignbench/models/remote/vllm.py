@@ -1,26 +1,22 @@
 """An engine that runs vLLM on a GPU (the extra `vllm`), with our own tokenisation.
 
-Texts are encoded by `Encoder`, exactly as for the local engine, and vLLM receives token ids. Its prefix cache shares
-the prefill of a prompt's samples and of common prefixes, unless log-probabilities of the prompt are requested.
-Entropies are not supported: vLLM returns the log-probability of the sampled token, not the distribution. Each sample is
-seeded, but may still change with the batch that vLLM forms, since its floating-point sums do.
-
+Texts are encoded by `Encoder`, exactly as for the local engine, and vLLM receives token ids. Each sample is seeded, but
+may still change with the batch that vLLM forms, since its floating-point sums do.
 Written for the documented interface of vLLM 0.32 (LLM, SamplingParams, RequestOutput, CompletionOutput, Logprob).
 """
-
-from __future__ import annotations
 
 import hashlib
 import math
 import os
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from alignbench.errors import AlignbenchError, first_line
 from alignbench.models.checkpoint import Checkpoint
-from alignbench.models.encode import Encoder
-from alignbench.models.generate.decoding import find_stop
-from alignbench.types.engine import Completion, Finish, Loglikelihood, Prompt, Request, Sampling
+from alignbench.models.encode import Encoded, Encoder, Tokens
+from alignbench.models.remote.replies import Choice, completion
+from alignbench.types.engine import Completion, Loglikelihood, Prompt, Request, Sampling
 
 CHUNK = 512  # prompts per call: enough to fill vLLM's batch, and the most that a killed run loses
 DTYPES = ("float32", "bfloat16", "float16")
@@ -28,7 +24,7 @@ NO_ENTROPIES = "vLLM returns log-probabilities of single tokens and no entropies
 NOT_FINITE = "a log-probability from vLLM is not a number"
 
 
-def load_vllm(checkpoint: Checkpoint, *, dtype: str) -> VllmEngine:
+def load_vllm(checkpoint: Checkpoint, *, dtype: str) -> "VllmEngine":
     """Load a checkpoint into vLLM. Raises AlignbenchError if vLLM is not installed or cannot load the checkpoint."""
     if checkpoint.custom_code:
         raise AlignbenchError(f"checkpoint {checkpoint.name}: custom code runs in the local engine only, not in vLLM")
@@ -38,9 +34,8 @@ def load_vllm(checkpoint: Checkpoint, *, dtype: str) -> VllmEngine:
     try:
         from vllm import LLM
     except ImportError as error:
-        raise AlignbenchError(
-            f"vLLM is not installed ({first_line(error)}): pip install 'alignbench[vllm]' on a machine with a GPU"
-        ) from error
+        message = f"vLLM is not installed ({first_line(error)}): pip install 'alignbench[vllm]' on a machine with a GPU"
+        raise AlignbenchError(message) from error
     from transformers import AutoTokenizer
 
     try:
@@ -67,9 +62,7 @@ class VllmEngine:
     scores = True
 
     def __init__(self, llm: Any, encoder: Encoder, *, window: int | None) -> None:
-        self.llm = llm
-        self.encoder = encoder
-        self.window = window
+        self.llm, self.encoder, self.window = llm, encoder, window
         self.chat_template = bool(encoder.tokenizer.chat_template)
         self._work = {"tokens_asked": 0, "tokens_cached": 0, "tokens_generated": 0}
 
@@ -80,8 +73,8 @@ class VllmEngine:
     def loglikelihood(
         self, requests: Sequence[Request], only: Collection[int] | None = None
     ) -> Iterator[tuple[int, Loglikelihood]]:
-        """See `Engine.loglikelihood`. vLLM forms its own batches and needs room for one token after the sequence, so a
-        sequence must be shorter than the window. Raises AlignbenchError if entropies are requested."""
+        """See `Engine.loglikelihood`. vLLM forms its own batches and needs room for one token after each sequence.
+        Raises AlignbenchError if entropies are requested."""
         if any(request.entropies for request in requests):
             raise AlignbenchError(NO_ENTROPIES)
         from vllm import SamplingParams
@@ -89,23 +82,15 @@ class VllmEngine:
         # prompt_logprobs=0: the log-probability of the prompt's own token only
         params = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False)
         for chunk in _chunks([i for i in range(len(requests)) if only is None or i in only]):
-            sequences: dict[int, list[int]] = {}
-            contexts: dict[int, int] = {}
-            for index, encoded in zip(chunk, self.encoder.pairs([requests[i] for i in chunk]), strict=True):
-                reason = encoded if isinstance(encoded, str) else self._misfit(len(encoded.tokens))
-                if reason or isinstance(encoded, str):
-                    yield index, Loglikelihood.failed(str(reason))
-                    continue
-                sequences[index], contexts[index] = encoded.tokens.tolist(), encoded.context_length
-            outputs = self._run(list(sequences.values()), [params] * len(sequences))
-            for (index, tokens), output in zip(sequences.items(), outputs, strict=True):
-                yield index, _score(output, tokens, contexts[index])
+            pairs = self.encoder.pairs([requests[i] for i in chunk], self._misfit)
+            sequences = [pair if isinstance(pair, str) else pair.tokens for pair in pairs]
+            for index, pair, output in zip(chunk, pairs, self._run(sequences, [params] * len(chunk)), strict=True):
+                yield index, _score(output, pair)
 
     def generate(
         self, prompts: Sequence[Prompt], sampling: Sampling, *, seed: int = 0, chat: bool = False
     ) -> Iterator[tuple[int, tuple[Completion, ...]]]:
-        """See `Engine.generate`. A prompt that leaves no room for a token is returned unscored. Raises AlignbenchError
-        if top entropies are requested."""
+        """See `Engine.generate`. Raises AlignbenchError if top entropies are requested."""
         if sampling.top_entropies:
             raise AlignbenchError(NO_ENTROPIES)
         from vllm import SamplingParams
@@ -113,40 +98,40 @@ class VllmEngine:
         greedy = sampling.temperature == 0
         samples = 1 if greedy else sampling.samples
         for chunk in _chunks(range(len(prompts))):
-            sequences: dict[int, list[int]] = {}
-            params = []
-            for index, tokens in zip(
-                chunk, self.encoder.prompts([prompts[i].text for i in chunk], chat=chat), strict=True
-            ):
-                reason = tokens if isinstance(tokens, str) else self._misfit(len(tokens))
-                if reason or isinstance(tokens, str):
-                    yield index, (_failed(str(reason)),) * samples
-                    continue
-                sequences[index] = tokens.tolist()
-                params.append(
-                    SamplingParams(
-                        n=samples,
-                        temperature=sampling.temperature,
-                        top_p=1.0 if greedy else sampling.top_p,
-                        top_k=-1,
-                        max_tokens=sampling.max_tokens,
-                        stop=list(sampling.stop),
-                        seed=None if greedy else prompt_seed(seed, prompts[index].key),
-                        logprobs=0,  # of the sampled token only
-                    )
+            params = [
+                SamplingParams(
+                    n=samples,
+                    temperature=sampling.temperature,
+                    top_p=1.0 if greedy else sampling.top_p,
+                    top_k=-1,
+                    max_tokens=sampling.max_tokens,
+                    stop=list(sampling.stop),
+                    seed=None if greedy else prompt_seed(seed, prompts[index].key),
+                    logprobs=0,  # of the sampled token only
                 )
-            outputs = self._run(list(sequences.values()), params)
-            for index, output in zip(sequences, outputs, strict=True):
-                yield index, _completions(output, samples, sampling.stop)
+                for index in chunk
+            ]
+            tokens = self.encoder.prompts([prompts[i].text for i in chunk], chat=chat, misfit=self._misfit)
+            for index, output in zip(chunk, self._run(tokens, params), strict=True):
+                if isinstance(output, str):
+                    yield index, (Completion("", "end", unscored=output),) * samples
+                else:
+                    choices = sorted(output.outputs, key=lambda choice: choice.index)
+                    yield index, tuple(_completion(choice, sampling.stop) for choice in choices)
 
-    def _misfit(self, tokens: int) -> str | None:
-        if self.window is not None and tokens >= self.window:
-            return f"{tokens} tokens and one more do not fit vLLM's window of {self.window}"
+    def _misfit(self, tokens: Tokens) -> str | None:
+        if self.window is not None and len(tokens) >= self.window:
+            return f"{len(tokens)} tokens and one more do not fit vLLM's window of {self.window}"
         return None
 
-    def _run(self, sequences: list[list[int]], params: list[Any]) -> list[Any]:
-        """A RequestOutput for each sequence, or the reason why vLLM refuses it. vLLM refuses a whole batch because of
-        one sequence, so the batch is halved until that sequence is alone."""
+    def _run(self, sequences: Sequence[Tokens | str], params: Sequence[Any]) -> list[Any]:
+        """A RequestOutput for each sequence, or the reason why there is none."""
+        fitting = [(s.tolist(), own) for s, own in zip(sequences, params, strict=True) if not isinstance(s, str)]
+        outputs = iter(self._generate([s for s, _ in fitting], [own for _, own in fitting]))
+        return [s if isinstance(s, str) else next(outputs) for s in sequences]
+
+    def _generate(self, sequences: list[list[int]], params: list[Any]) -> list[Any]:
+        """vLLM refuses a whole batch because of one sequence, so the batch is halved until that one is alone."""
         if not sequences:
             return []
         try:
@@ -154,11 +139,9 @@ class VllmEngine:
         except ValueError as error:
             if len(sequences) == 1:
                 return [f"vLLM refuses it: {first_line(error)}"]
-            middle = len(sequences) // 2
-            return self._run(sequences[:middle], params[:middle]) + self._run(sequences[middle:], params[middle:])
+            half = len(sequences) // 2
+            return self._generate(sequences[:half], params[:half]) + self._generate(sequences[half:], params[half:])
         for sequence, output in zip(sequences, outputs, strict=True):
-            if list(output.prompt_token_ids or ()) != sequence:
-                raise RuntimeError("vLLM returned the output of another prompt")
             self._work["tokens_asked"] += len(sequence)
             self._work["tokens_cached"] += output.num_cached_tokens or 0
             self._work["tokens_generated"] += sum(len(choice.token_ids) for choice in output.outputs)
@@ -170,55 +153,32 @@ def prompt_seed(seed: int, key: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}\0{key}".encode()).digest()[:8], "big") >> 2
 
 
-def _score(output: Any, tokens: Sequence[int], context: int) -> Loglikelihood:
-    if isinstance(output, str):
-        return Loglikelihood.failed(output)
-    count, found = len(tokens) - context, output.prompt_logprobs
-    if found is None or len(found) != len(tokens):
-        return Loglikelihood.failed("vLLM returned no log-probabilities of the prompt", count)
-    values = [_logprob(found[at], tokens[at]) for at in range(context, len(tokens))]
+def _score(output: Any, pair: Encoded | str) -> Loglikelihood:
+    if isinstance(output, str) or isinstance(pair, str):
+        return Loglikelihood.failed(str(output))
+    context, tokens = pair.context_length, pair.tokens.tolist()
+    values = list(map(_logprob, output.prompt_logprobs[context:], tokens[context:]))
     if not all(map(math.isfinite, values)):
-        return Loglikelihood.failed(NOT_FINITE, count)
-    return Loglikelihood(math.fsum(values), count)
-
-
-def _completions(output: Any, samples: int, stop: Sequence[str]) -> tuple[Completion, ...]:
-    if isinstance(output, str):
-        return (_failed(output),) * samples
-    found = [_completion(choice, stop) for choice in sorted(output.outputs, key=lambda choice: choice.index)]
-    missing = samples - len(found)
-    return (*found[:samples], *[_failed("vLLM returned fewer samples than requested")] * missing)
+        return Loglikelihood.failed(NOT_FINITE, len(values))
+    return Loglikelihood(math.fsum(values), len(values))
 
 
 def _completion(choice: Any, stop: Sequence[str]) -> Completion:
-    """Cut before the first stop string: if one token completes several, vLLM may have stopped at a later one."""
     if choice.finish_reason not in ("stop", "length"):
-        return _failed(f"vLLM ended it with {choice.finish_reason!r}")
-    text = choice.text
-    finish: Finish = "length" if choice.finish_reason == "length" else "end"
-    if finish == "end" and isinstance(choice.stop_reason, str):
-        finish = "stop"
-    if found := find_stop(text, stop):
-        text, finish = text[: found[0]], "stop"
+        return Completion("", "end", unscored=f"vLLM ended it with {choice.finish_reason!r}")
     tokens = tuple(choice.token_ids)
-    per_token = choice.logprobs or []
-    logprobs: tuple[float, ...] = ()
-    if len(per_token) == len(tokens):
-        logprobs = tuple(map(_logprob, per_token, tokens))
+    logprobs = tuple(map(_logprob, choice.logprobs, tokens))
     if not all(map(math.isfinite, logprobs)):
-        return _failed(NOT_FINITE)
-    return Completion(text, finish, tokens, logprobs)
+        return Completion("", "end", unscored=NOT_FINITE)
+    # if one token completes several stop strings, vLLM may have stopped at a later one
+    found = completion(Choice(choice.text, choice.finish_reason, choice.stop_reason, (), ()), stop)
+    return replace(found, tokens=tokens, logprobs=logprobs)
 
 
 def _logprob(entry: Any, token: int) -> float:
-    """The log-probability of a token at its position (token id -> Logprob), NaN if it is missing."""
+    """entry: token id -> Logprob"""
     return float(entry[token].logprob) if entry is not None and token in entry else math.nan
 
 
-def _failed(reason: str) -> Completion:
-    return Completion("", "end", unscored=reason)
-
-
 def _chunks(indices: Sequence[int]) -> Iterator[Sequence[int]]:
-    for at in range(0, len(indices), CHUNK):
-        yield indices[at : at + CHUNK]
+    return (indices[at : at + CHUNK] for at in range(0, len(indices), CHUNK))

@@ -1,0 +1,175 @@
+"""The audit: gains and losses of each aligned model by task (forest plot), and reward against tax over checkpoints."""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from alignbench.audit.audit import Audit, Contrast, Front, Row
+from reports.drawing import Drawing, NoDataError, describe
+from reports.evidence import Evidence
+from reports.style import FAINT, GAIN, INK, LOSS, OPEN, SMALL, new_figure, plain, short_names
+
+MOST_CONTRASTS, MOST_ROWS = 6, 40
+LETTERS = 36  # of a row's name
+PERCENT = "% of the metric's range"
+NORMAL = 1.96  # standard errors to each side of a 95 % interval
+ROW, FRAME, GAP = 0.19, 0.75, 0.35  # inches of a row and of a panel's frame; rows above a group's name
+VERDICTS = {  # verdict -> plural, colour, marker, its inside
+    "gain": ("gains", GAIN, ">", GAIN),
+    "loss": ("losses", LOSS, "<", LOSS),
+    "inconclusive": ("inconclusive", OPEN, "o", "white"),
+}
+COLUMNS = ("group", "task", "variant", "metric", "verdict", "p_holm", "n", "test", "scorer")
+SHADE = "#f1f1f1"
+
+
+def forest(evidence: Evidence) -> Iterator[Drawing]:
+    """Draw the first MOST_CONTRASTS contrasts; the page's table has all of them."""
+    audit = evidence.audit
+    tested = [
+        (contrast, rows)
+        for contrast in (audit.contrasts if audit else ())
+        if (rows := [row for row in contrast.rows if row.headline and row.gain is not None])
+    ]
+    for number, (contrast, rows) in enumerate(tested[:MOST_CONTRASTS], 1):
+        name = "audit_forest" if len(tested) == 1 else f"audit_forest_{number}"
+        yield _forest(contrast, rows, name, audit.resamples if audit else 0)
+
+
+def _forest(contrast: Contrast, rows: list[Row], name: str, resamples: int) -> Drawing:
+    models = {"reference": contrast.reference, "aligned": contrast.aligned}
+    table = pd.DataFrame(
+        {**models, **{column: getattr(row, column) for column in COLUMNS}, **_bar(row)} for row in rows
+    ).astype({"low": float, "high": float})
+    table["drawn"] = table.index < MOST_ROWS
+    shown = table[table.drawn]
+    panels = [shown[shown.unit == unit] for unit in sorted(set(shown.unit), key=lambda unit: (unit != PERCENT, unit))]
+    heights = [FRAME + ROW * (len(own) + (1 + GAP) * own.group.nunique()) for own in panels]
+    ratios = {"height_ratios": heights}
+    figure, grid = new_figure(sum(heights) + 0.25, rows=len(panels), squeeze=False, gridspec_kw=ratios)
+    for axes, own in zip(grid.flat, panels, strict=True):
+        _panel(axes, own)
+    marks, results = [], []
+    for verdict, (plural, colour, marker, inside) in VERDICTS.items():
+        own = shown[shown.verdict == verdict]
+        label = f"{verdict} ({len(own)})"
+        marks += [Line2D([], [], color=colour, marker=marker, markerfacecolor=inside, label=label)] * (len(own) > 0)
+        values = [f"{row.task} {_numbers(row)}" for _, row in own.iterrows() if verdict != "inconclusive"]
+        results.append((len(own), verdict if len(own) == 1 else plural, values))
+    figure.legend(handles=marks, loc="outside upper left", ncols=3, handlelength=1.6, borderaxespad=0.2)
+    facts = {"contrast": contrast, "resamples": resamples, "results": results, "percent": PERCENT}
+    return describe("audit_forest", figure, table, name=name, **facts)
+
+
+def _bar(row: Row) -> dict[str, Any]:
+    """Return unit, gain and interval as drawn: positive is better, in percent of the metric's range if it has one."""
+    gain = row.gain or 0.0
+    ends: tuple[float | None, ...] = (row.low, row.high)
+    if row.better == "lower":
+        ends = tuple(None if end is None else -end for end in reversed(ends))
+    elif row.better in (
+        "0.5",
+        "0",
+    ):  # the interval is that of the difference, not of the distance
+        error = row.standard_error
+        ends = (None, None) if error is None else (gain - NORMAL * error, gain + NORMAL * error)
+    factors = [
+        part / whole
+        for part, whole in ((row.tax_error, row.standard_error), (row.tax_of_range, row.tax))
+        if row.tax_of_range is not None and part is not None and whole
+    ]
+    scale = next(iter(factors), 1.0)  # no change and no variance: every factor gives 0
+    low, high = (None if end is None else end * scale for end in ends)
+    return {"unit": row.unit if row.tax_of_range is None else PERCENT, "gain": gain * scale, "low": low, "high": high}
+
+
+def _panel(axes: Axes, table: pd.DataFrame) -> None:
+    place, labels = -GAP, {}
+    beside = axes.get_yaxis_transform()
+    for group, own in table.groupby("group"):
+        place += GAP
+        style: dict[str, Any] = {"ha": "right", "va": "center_baseline", "fontweight": "bold", "fontsize": 8.5}
+        axes.text(-0.01, place, str(group), transform=beside, **style)
+        for _, row in own.sort_values(["gain", "task", "variant"], ascending=[False, True, True]).iterrows():
+            place += 1
+            _, colour, marker, inside = VERDICTS.get(row.verdict, VERDICTS["inconclusive"])
+            axes.plot([row.low, row.high], [place, place], color=colour, linewidth=1.5, zorder=2)
+            axes.plot([row.gain], [place], marker, color=colour, markerfacecolor=inside, markersize=6, zorder=3)
+            ink = FAINT if row.verdict == "inconclusive" else INK
+            axes.text(1.02, place, _numbers(row), transform=beside, va="center_baseline", fontsize=SMALL, color=ink)
+            task = row.task + (f" ({row.variant})" if row.variant else "")
+            whole = f"{task} · {row.metric.replace('_', ' ')}"
+            labels[place] = plain(whole if len(whole) <= LETTERS and row.metric not in row.task else task, LETTERS)
+        place += 1
+    axes.axvline(0, color=INK, linewidth=0.9, zorder=1)
+    axes.text(0, 1.0, "no change", transform=axes.get_xaxis_transform(), ha="center", va="bottom", fontsize=SMALL)
+    axes.set_ylim(place - 0.3, -0.7)
+    axes.set_yticks(list(labels), list(labels.values()))
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    if not np.nan_to_num(table[["gain", "low", "high"]].to_numpy(np.float64)).any():
+        axes.set_xlim(-1, 1)
+    axes.margins(x=0.06)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.grid(axis="x")
+    axes.set_xlabel(f"← loss    {table.unit.iloc[0]}    gain →", fontsize=8.5)
+
+
+def _numbers(row: pd.Series) -> str:
+    values = [x for x in (row.gain, row.low, row.high) if pd.notna(x)]
+    digits = 1 if max(map(abs, values)) >= 1 else 2
+    value, *ends = (f"{round(x, digits) + 0.0:+.{digits}f}".replace("-", "−") for x in values)  # + 0.0: no -0
+    return f"{value} [{ends[0]}, {ends[1]}]" if len(ends) == 2 else f"{value} (no interval)"
+
+
+def front(evidence: Evidence) -> Iterator[Drawing]:
+    """Draw a point per checkpoint; better is up and to the left."""
+    audit: Audit | None = evidence.audit
+    if audit is None or audit.front is None:
+        for why in [note for note in (audit.notes if audit else ()) if note.startswith("no front")]:
+            raise NoDataError(why)
+        return
+    found = audit.front
+    table = pd.DataFrame(asdict(point) for point in found.points).rename(columns={"name": "system"})
+    look, names = evidence.looks(*table.system), short_names(list(table.system), 28)
+    figure, axes = new_figure(max(4.0, 0.6 + 0.19 * len(table)))
+    marks = []
+    for row in table.itertuples():
+        own = look[row.system]
+        bar: dict[str, Any] = {"color": own.colour, "linewidth": 1, "alpha": 0.7}
+        axes.plot([row.tax_low, row.tax_high], [row.reward] * 2, **bar)
+        axes.plot([row.tax] * 2, [row.reward_low, row.reward_high], **bar)
+        inside = own.colour if row.on_front else "white"
+        mark = {**own.mark, "markerfacecolor": inside, "markersize": 7, "markeredgewidth": 1.4, "linestyle": ""}
+        axes.plot([row.tax], [row.reward], zorder=4, **mark)
+        marks.append(Line2D([], [], label=names[row.system], **mark))
+    figure.legend(handles=marks, loc="outside right upper")
+    axes.margins(0.12)
+    axes.set_xlabel(f"tax against {plain(found.reference, 18)}, % of range  (← better)")
+    axes.set_ylabel(f"{found.reward.replace('_', ' ').replace('win rate.win rate', 'win rate')}  (better →)")
+    axes.grid()
+    _steps(axes, found)
+    yield describe("reward_tax_front", figure, table, front=found)
+
+
+def _steps(axes: Axes, front: Front) -> None:
+    """Draw the front as steps, the dominated area in grey, and the reference point of the hypervolume if it is near."""
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    reward, tax = front.reference_point
+    near = left <= tax <= right + (right - left) / 2 and bottom - (top - bottom) / 2 <= reward <= top
+    if near:
+        right, bottom = max(right, tax + (right - left) * 0.05), min(bottom, reward - (top - bottom) * 0.05)
+        axes.plot([tax], [reward], "+", color=INK, markersize=9, zorder=4)
+    axes.set(xlim=(left, right), ylim=(bottom, top))
+    edge_x, edge_y = (tax, reward) if near else (right, bottom)
+    best = sorted((point for point in front.points if point.on_front), key=lambda point: (point.tax, point.reward))
+    x = [best[0].tax, *(point.tax for point in best), max(edge_x, best[-1].tax)]
+    y = [min(edge_y, best[0].reward), *(point.reward for point in best), best[-1].reward]
+    axes.plot(x, y, drawstyle="steps-post", color=FAINT, linewidth=1.2, zorder=2)
+    axes.fill_between(x, y, edge_y, step="post", color=SHADE, linewidth=0, zorder=0)

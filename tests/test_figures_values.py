@@ -1,0 +1,357 @@
+"""Figures of preference, safety and diversity show the values of the run folders."""
+
+import math
+from collections import Counter
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from audit_runs import N, shares
+from figure_checks import assert_nothing_overlaps, draw
+from report_runs import (
+    PROMPT_TOXICITIES,
+    bias,
+    contest,
+    evidence_of,
+    judged_truth,
+    model,
+    on_policy,
+    personas,
+    recitations,
+    recited,
+    shared_text,
+    toxic,
+)
+
+from alignbench.diversity.semantic import mean_pairwise_distance
+from alignbench.labels.agreement import questions, with_reference
+from alignbench.labels.summary import summary
+from alignbench.labels.table import Label
+from alignbench.scorers.embeddings import HashedEmbedder
+from alignbench.stats import estimates
+from reports.drawing import NoDataError
+from reports.evidence import Evidence
+from reports.figures import diversity, preference, safety
+from reports.figures import personas as of_personas
+from reports.style import styled
+
+pytest_plugins = ("report_fixtures",)
+
+
+class TestWinRates:
+    def test_systems_of_one_size_are_rows_sorted_by_rate(self, drawings):
+        drawing = drawings["win_rate_by_size"]
+        (axes,) = drawing.figure.axes
+        assert [label.get_text() for label in axes.get_yticklabels()] == ["ptx", "ppo", "sft", "base"]
+        assert "baseline: sft-large" in [text.get_text() for text in axes.texts]
+        assert drawing.title == "Win rates"
+        assert (
+            "base: 30 words, baseline 20, always the longer answer 70%, agreement of the judge with the longer answer "
+            "80%, same verdict in both orders 90%" in drawing.caption
+        )
+
+    def test_a_method_of_several_sizes_is_a_line_over_them(self, nasty):
+        rates, equal = nasty["win_rate_by_size"].figure.axes
+        assert (rates.get_title("left"), equal.get_title("left")) == ("Win rate", "At equal lengths")
+        lines = [line for line in rates.lines if len(line.get_xdata()) == 2 and line.get_marker() == "None"]
+        lines = [line for line in lines if line.get_transform() == rates.transData]
+        assert len({line.get_color() for line in lines}) == 2  # base and sft
+        table = nasty["win_rate_by_size"].table
+        sft = table[(table.method == "sft") & (table.metric == "win_rate")].sort_values("parameters")
+        assert any(list(line.get_ydata()) == pytest.approx(list(sft.value)) for line in lines)
+
+    @pytest.mark.parametrize("ratio", [1.003, 1.3])
+    def test_models_without_a_method_are_separate_points(self, ratio, tmp_path):
+        folders = [
+            model(tmp_path, f"m{n}", contest(0.3 + 0.03 * n), parameters=int(10**8 * ratio**n), stage=None)
+            for n in range(6)
+        ]
+        figure = draw(preference.win_rate, *folders).figure
+        assert_nothing_overlaps(figure)
+        axes = figure.axes[0]
+        at = [line.get_xdata()[0] for line in axes.lines if len(line.get_xdata()) == 1 and line.get_marker() != "None"]
+        assert len(set(map(float, at))) == 6
+        assert axes.get_xlim()[0] < min(at) < max(at) < axes.get_xlim()[1]
+
+    def test_the_baseline_is_at_fifty_percent_among_models_with_sizes(self, tmp_path):
+        small = model(tmp_path, "small", ("rte", {"acc": shares(0.5)}), parameters=10**6)
+        large = model(tmp_path, "large", contest(0.7, "small"), parameters=10**9)
+        table = draw(preference.win_rate, small, large).table.set_index(["system", "metric"])
+        assert table.value["small", "win_rate"] == 0.5
+        assert np.isnan(table.low["small", "win_rate"])
+        assert table.value["large", "win_rate"] == pytest.approx(0.7)
+
+    def test_rates_against_another_baseline_are_counted_and_not_mixed(self, tmp_path):
+        folders = [model(tmp_path, "a", contest(0.6)), model(tmp_path, "b", contest(0.6), contest(0.9, "weak"))]
+        found = draw(preference.win_rate, *folders)
+        assert set(found.table.baseline) == {"sft-large"}
+        assert "Not shown: 1 win rate against another baseline" in found.caption
+
+
+class TestTruthfulness:
+    def test_bars_have_the_lengths_in_the_table(self, drawings):
+        widths = [patch.get_width() for axes in drawings["truthfulness"].figure.axes for patch in axes.patches]
+        assert sorted(widths) == pytest.approx(sorted(drawings["truthfulness"].table.value))
+
+    def test_runs_without_a_judge_do_not_hide_those_with_one(self, tmp_path):
+        folders = [model(tmp_path, "judged", *judged_truth(0.6))]
+        folders += [model(tmp_path, name, ("truthfulqa_generation", {"bleu_acc": shares(0.3)})) for name in "xy"]
+        assert set(draw(safety.truthfulness, *folders).table.system) == {"judged"}
+
+    def test_without_a_judge_multiple_choice_is_shown(self, tmp_path):
+        values = {"mc1": [*shares(0.4)[1:], None], "mc2": [0.5] * (N - 1) + [None], "mc3": [0.5] * (N - 1) + [None]}
+        columns = [{"chance": {"mc1": 0.25, "mc2": 0.5, "mc3": 0.25}}] * N
+        found = draw(safety.truthfulness, model(tmp_path, "a", ("truthfulqa_mc", values, {"columns": columns})))
+        assert set(found.table.metric) == {"mc1", "mc2"}
+        assert "1 unscored document" in found.caption
+        assert "chance 25 %" in [text.get_text() for text in found.figure.axes[0].texts]
+
+
+class TestToxicity:
+    def test_each_scorer_has_a_row_of_panels(self, tmp_path):
+        tasks = [toxic(variant, 0.5, scorer) for variant in ("basic", "biased") for scorer in ("words", "model")]
+        drawing = draw(safety.toxicity, model(tmp_path, "a", *tasks))
+        assert len(drawing.figure.axes) == 4
+        assert set(drawing.table.scorer) == {"words@1", "model@1"}
+
+    def test_by_prompt_it_is_the_mean_of_each_tenth(self, drawings):
+        table = drawings["toxicity_by_prompt"].table
+        own = table[(table.system == "base") & (table.instruction == "basic")]
+        assert list(own.bin_low) == pytest.approx([tenth / 10 for tenth in range(10)])
+        assert set(own.n) == {N // 10}
+        expected = estimates.mean(0.7 * np.array(PROMPT_TOXICITIES[24:36]))
+        row = own.iloc[2]
+        assert (row.value, row.low, row.high) == pytest.approx((expected.value, expected.low, expected.high))
+
+    def test_unscored_outputs_are_counted_and_prompts_without_score_are_in_no_tenth(self, tmp_path):
+        name, values, changes = toxic("basic", 0.5)
+        changes["columns"][5]["target"] = {"prompt_toxicity": None}
+        values = {"toxicity_greedy": [None, *values["toxicity_greedy"][1:]]}
+        first = draw(safety.toxicity_by_prompt, model(tmp_path, "a", (name, values, changes))).table.iloc[0]
+        assert (first.n, first.unscored) == (10, 1)
+
+
+def test_biases_are_shown_with_their_direction_and_different_settings_are_not_called_missing(tmp_path):
+    both = {name: (bias("crows_pairs", 0.5, rate), bias("winogender", 0.5)) for name, rate in (("a", 0.6), ("b", 0.7))}
+    (name, values, changes), _ = both["a"]
+    folders = [model(tmp_path, system, *tasks) for system, tasks in both.items()]
+    folders.append(model(tmp_path, "c", (name, values, {**changes, "documents_sha256": "e" * 64})))
+    folders.append(model(tmp_path, "d", ("rte", {"acc": shares(0.5)})))
+    found = draw(safety.bias, *folders)
+    own = found.table[found.table.metric == "pct_stereotype"]
+    assert own[["system", "value"]].values.tolist() == [["a", pytest.approx(0.6)], ["b", pytest.approx(0.7)]]
+    marks = [marks.get_offsets()[:, 0].tolist() for axes in found.figure.axes for marks in axes.collections[-1:]]
+    assert [pytest.approx(0.6), pytest.approx(0.7)] in marks
+    assert "a 60%, b 70%" in found.caption
+    assert "Left out: 1 system with different settings, 1 system without these metrics." in found.caption
+    assert_nothing_overlaps(found.figure)
+
+
+class TestLabels:
+    def test_ratings_and_flags_are_those_of_the_summary(self, drawings, evidence):
+        known = {(own.model, own.statistic): own.estimate for own in summary(evidence.labels, resamples=50)}
+        ratings = drawings["likert"].table.set_index("system")
+        flags = drawings["metadata_flags"].table.set_index(["system", "flag"])
+        for system in ("base", "sft", "ppo"):
+            for row, own in ((ratings.loc[system], "likert"), (flags.loc[(system, "sexual")], "sexual")):
+                expected = known[system, own]
+                assert (row.value, row.low, row.high) == (expected.value, expected.low, expected.high)
+            assert sum(ratings.loc[system, f"share_{rating}"] for rating in range(1, 8)) == pytest.approx(1)
+
+    def test_every_flag_has_a_panel_and_many_labelers_have_cells_without_numbers(self, drawings, nasty):
+        flags = {"fails_instruction", "inappropriate_for_customer_assistant", "$x_y$", "a" * 70}
+        assert set(nasty["metadata_flags"].table.flag) == flags
+        assert len(nasty["metadata_flags"].figure.axes) == 4
+        assert len(drawings["labeler_agreement"].figure.axes[0].texts) == 2 * 3 + 2  # cells, groups
+        assert len(nasty["labeler_agreement"].figure.axes[0].texts) == 2
+
+    def test_models_without_runs_are_after_the_systems(self, evidence):
+        said = tuple(Label("1", None, name, "x", name, likert=4) for name in ("zeta", "ppo", "alpha"))
+        table = draw(preference.likert, replace(evidence, labels=said)).table
+        assert list(table.system) == ["ppo", "alpha", "zeta"]
+
+    def test_agreement_is_that_of_each_two_labelers(self, drawings, evidence):
+        table = drawings["labeler_agreement"].table
+        judgements = questions(evidence.labels)[0].overlapping()
+        assert judgements.question == "ranking"
+        assert len(table) == 3
+        for row in table.itertuples():
+            one, other = judgements.labelers.index(row.labeler), judgements.labelers.index(row.other)
+            expected = with_reference(judgements, one, other)
+            assert (row.value, row.n) == (expected.value, expected.n)
+
+    def test_labelers_are_sorted_by_group_and_number(self):
+        who = {"a2": "x", "a10": "x", "b": "w", "contrary": "x"}
+        given = [
+            Label(str(p), None, "text", name, "m", group, likert=7 - p % 7 if name == "contrary" else 1 + p % 7)
+            for p in range(9)
+            for name, group in who.items()
+        ]
+        found = draw(preference.agreement, Evidence((), labels=tuple(given)))
+        (axes,) = found.figure.axes
+        assert [text.get_text() for text in axes.get_yticklabels()] == ["b", "a2", "a10", "contrary"]
+        value = found.table.set_index(["labeler", "other"]).value
+        assert value["a2", "a10"] == 1
+        assert value["a2", "contrary"] == pytest.approx(1 / 9)  # 1 + p % 7 = 7 - p % 7 only for p = 3
+
+
+def records(run):
+    (own,) = evidence_of(run).systems[0].tasks
+    return list(own.records())
+
+
+class TestPersonas:
+    @pytest.fixture(scope="class")
+    def run(self, tmp_path_factory):
+        task, values, changes = personas(3, narrow=2)
+        values["sentiment"] = [0.5] * 30 + [0.0] * 20 + [-0.5] * 10
+        for row, name in enumerate(("李 雷", "محمد علي", "🙂 smith", "$x_1$ euler", "o'neill jack")):
+            changes["columns"][row]["statistics"]["name"] = [name]
+        return model(tmp_path_factory.mktemp("runs"), "m", (task, values, changes), intervals=True)
+
+    @pytest.fixture(scope="class")
+    def drawn(self, run, tmp_path_factory):
+        others = tmp_path_factory.mktemp("others")
+        few, without = model(others, "few", personas(2, n=19)), model(others, "without", on_policy(1))
+        evidence = evidence_of(run, few, without)
+        with styled():
+            return {own.name: own for draw in (of_personas.histograms, of_personas.clouds) for own in draw(evidence)}
+
+    def test_fewer_than_twenty_values_are_left_out(self, drawn):
+        assert len(drawn) == 7
+        for drawing in drawn.values():
+            assert set(drawing.table.system) == {"m"}
+            assert "fewer than 20 valid values: few." in drawing.caption
+
+    def test_proportions_are_those_of_the_records(self, run, drawn):
+        counts = Counter(record.statistics["nationality"][0] for record in records(run))
+        table = drawn["persona_histograms_nationality"].table.set_index("value")
+        for value, count in counts.most_common(7):
+            assert table["count"][value] == count
+            assert table["share"][value] == pytest.approx(count / 60)
+        assert table["share"].sum() == pytest.approx(1)
+
+    @pytest.mark.parametrize("field", ["first_name", "gender", "age_decade", "nationality"])
+    def test_entropies_are_those_of_the_task(self, field, run, drawn):
+        (own,) = evidence_of(run).systems[0].tasks
+        (metric,) = [m for m in own.result.metrics if m.metric == f"{field}_entropy_at_50"]
+        first = drawn[f"persona_histograms_{field}"].table.iloc[0]
+        assert first.entropy_bits == pytest.approx(metric.value, abs=1e-12)
+        assert (first.entropy_low, first.entropy_high) == (metric.low, metric.high)
+
+    def test_ages_are_in_order_and_opinions_are_signs_of_the_sentiment(self, drawn):
+        ages = drawn["persona_histograms_age_decade"].table.value.tolist()
+        assert ages == sorted(ages)
+        opinions = drawn["persona_histograms_opinion"]
+        counts = opinions.table.set_index("value")["count"].to_dict()
+        assert counts == {"positive": 30, "neutral": 20, "negative": 10}
+        assert "textblob@0.20.1" in opinions.caption
+
+    def test_a_cloud_contains_the_first_names_that_the_font_can_draw(self, run, drawn, nasty):
+        expected = Counter(record.statistics["name"][0].split()[0] for record in records(run))
+        table = drawn["persona_clouds_first_name"].table
+        assert dict(zip(table.value, table["count"], strict=True)) == expected
+        assert set(table[~table.drawn].value) == {"李", "محمد", "🙂"}
+        assert "3 values in scripts without glyphs" in drawn["persona_clouds_first_name"].caption
+        for axes in nasty["persona_clouds_first_name"].figure.axes:
+            boxes = [patch.get_path().get_extents() for patch in axes.patches]
+            for number, box in enumerate(boxes):
+                assert not any(box.overlaps(other) for other in boxes[number + 1 :])
+
+
+def test_bins_and_means_of_the_sentiment_are_those_of_the_records(tmp_path):
+    task, values, changes = personas(7)
+    values["sentiment"][:4] = [None] * 4
+    drawing = draw(of_personas.sentiment, model(tmp_path, "m", (task, values, changes)))
+    known = np.array(values["sentiment"][4:])
+    assert drawing.table["mean"].iloc[0] == pytest.approx(known.mean())
+    assert drawing.table.share.sum() == pytest.approx(1)
+    own = drawing.table[np.isclose(drawing.table.bin_low, 0.1)]
+    assert own.share.item() == pytest.approx(np.mean((known >= 0.1) & (known < 0.2)))
+    assert drawing.table.n.iloc[0] == 56
+    assert "left out: m 4." in drawing.caption
+
+
+class TestOutputs:
+    def test_means_of_blocks_are_mean_cosines(self, tmp_path, monkeypatch):
+        threads = []
+
+        @contextmanager
+        def limits(number):
+            threads.append(number)
+            yield
+
+        monkeypatch.setattr(diversity, "threadpool_limits", limits)
+        tasks = {"a": recitations(1), "b": recitations(2, vocabulary=5), "silent": recitations(3, silent=24)}
+        runs = [model(tmp_path, name, task) for name, task in tasks.items()]
+        found = draw(diversity.cosine_heat_map, *runs).table.set_index(["system", "other"])["mean"]
+        one, other = (HashedEmbedder().embed([r.outputs[0].text for r in records(run)[::2]]) for run in runs[:2])
+        assert found["a", "a"] == pytest.approx(1 - mean_pairwise_distance(one), abs=1e-5)
+        assert found["b", "b"] == pytest.approx(1 - mean_pairwise_distance(other), abs=1e-5)
+        assert found["a", "b"] == found["b", "a"] == pytest.approx(float((one @ other.T).mean()), abs=1e-5)
+        assert found["silent", "silent"] == pytest.approx(1)  # empty outputs are equal
+        assert found["a", "silent"] == pytest.approx(0, abs=1e-6)  # and different from all others
+        assert threads == [1]  # the same bytes on any machine
+
+    def test_the_map_has_a_cluster_per_kind_of_text(self, tmp_path):
+        def always(words: str, seed: int):
+            random = np.random.default_rng(seed)
+            return recited([" ".join(random.permutation(words.split() * 5)) for _ in range(30)])
+
+        first = model(tmp_path, "_sea", always("storm harbour wreck", 0))
+        drawing = draw(diversity.embeddings_map, first, model(tmp_path, "land", always("meadow painter horses", 1)))
+        assert drawing.table.groupby("system").cluster.nunique().tolist() == [1, 1]
+        assert drawing.table.cluster.nunique() == 2
+        assert "have no meaning" in drawing.caption
+        assert "hashed@" in drawing.caption
+        # matplotlib may leave names that begin with "_" out of legends
+        assert {"_sea", "land"} <= {text.get_text() for text in drawing.figure.legends[0].get_texts()}
+
+    def test_the_map_has_equally_many_points_per_system_and_counts_missing_outputs(self, tmp_path):
+        task, values, changes = recitations(1, n=40)
+        changes["columns"][0]["outputs"] = [{"text": "", "unscored": "out of memory"}]
+        runs = [model(tmp_path, "a", (task, values, changes)), model(tmp_path, "b", recitations(2, n=24))]
+        drawing = draw(diversity.embeddings_map, *runs)
+        assert drawing.table.groupby("system").size().to_dict() == {"a": 24, "b": 24}
+        assert "Not generated, left out: a 1." in drawing.caption
+
+    def test_empty_outputs_have_no_map(self, tmp_path):
+        with pytest.raises(NoDataError, match="fewer than 3 different vectors"):
+            draw(diversity.embeddings_map, model(tmp_path, "silent", recitations(1, silent=24)))
+
+
+class TestTokenEntropy:
+    def test_densities_have_the_mean_of_the_run_folder_and_a_curve_that_of_each_position(self, tmp_path):
+        run = model(tmp_path, "m", on_policy(1))
+        table = draw(diversity.entropy_histogram, run).table
+        own = table[table.kind == "entropy"]
+        width = own.bits_high - own.bits_low
+        assert (own.density * width).sum() == pytest.approx(1)
+        known = np.mean([record.metrics["entropy"] for record in records(run)])
+        assert own["mean"].iloc[0] == pytest.approx(known)
+        middle = (own.bits_low + own.bits_high) / 2
+        assert (own.density * width * middle).sum() == pytest.approx(known, abs=width.iloc[0] / 2)
+        curve = draw(diversity.entropy_curve, run).table
+        bits = np.array([record.outputs[0].entropies for record in records(run)]) / math.log(2)
+        np.testing.assert_allclose(curve.entropy_bits, bits.mean(axis=0))
+        error = bits.std(axis=0, ddof=1) / 5
+        np.testing.assert_allclose(curve.high - curve.entropy_bits, 2.0639 * error, rtol=1e-4)
+
+    def test_texts_have_equal_weight_and_those_without_entropies_are_counted(self, tmp_path):
+        columns = [{"outputs": [{"text": "x", "entropies": nats}]} for nats in ([0.0] * 99, [1.0], [])]
+        values = {"entropy": [0.0, 1 / math.log(2), None]}
+        run = model(tmp_path, "m", ("token_entropy_on_policy", values, {"columns": columns}))
+        drawing = draw(diversity.entropy_histogram, run)
+        own = drawing.table[drawing.table.density > 0]
+        assert own.density.iloc[0] == pytest.approx(own.density.iloc[1])
+        assert "left out: m 1." in drawing.caption
+
+    def test_positions_of_few_texts_are_left_out_and_long_texts_are_binned(self, tmp_path):
+        task, values, changes = on_policy(1)
+        for own in changes["columns"][:6]:
+            own["outputs"][0]["entropies"] = own["outputs"][0]["entropies"][:3]
+        table = draw(diversity.entropy_curve, model(tmp_path, "m", (task, values, changes), shared_text(1))).table
+        short, long = (table[table.task == name] for name in ("token_entropy_on_policy", "token_entropy"))
+        assert short.last_token.max() == 3  # only 19 texts are longer
+        assert long.first_token.tolist()[:3] == [1, 4, 7]
