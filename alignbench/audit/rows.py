@@ -54,7 +54,9 @@ def measure(contrasts: Sequence[Sequence[Match]], *, seed: int = 0, resamples: i
         found, left_out = _subjects(match, matches, seed, cache)
         subjects += [(number, subject) for subject in found]
         rows[number].left_out += left_out
-    draws = iter(resample([own.pairs for _, own in subjects if own.pairs is not None], seed=seed, resamples=resamples))
+    paired = [(own.pairs, own.before.better) for _, own in subjects if own.pairs is not None]
+    drawn = resample([own for own, _ in paired], [better for _, better in paired], seed=seed, resamples=resamples)
+    draws = iter(drawn)
     for number, own in subjects:
         changed = own.changed
         if own.pairs is not None:

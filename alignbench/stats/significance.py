@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from alignbench.stats.estimates import NORMAL_QUANTILE, Estimate, t_quantile
+from alignbench.stats.estimates import Estimate, t_quantile
 
 LEVEL = 0.05
 POWER = 0.8
@@ -62,8 +62,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def minimum_detectable_effect(standard_error: float, level: float = LEVEL) -> float:
-    """The smallest true change that a two-sided 5 % test detects with 80 % power: 2.80 standard errors."""
-    return (NORMAL_QUANTILE + float(stats.norm.ppf(POWER))) * standard_error
+    """The smallest true change that a two-sided test detects with 80 % power: 2.80 standard errors at the 5 % level."""
+    return float(stats.norm.isf(level / 2) + stats.norm.ppf(POWER)) * standard_error
 
 
 def least_p(clusters: int) -> float:
