@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
-from tiny import WIDE, tiny_tokenizer
+from tiny import ARCHITECTURES, tiny_tokenizer
 from tokenizers import processors
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, RobertaTokenizer
 
@@ -45,7 +45,7 @@ def save_classifier(
 ) -> Path:
     """A sequence classifier of transformers with its tokenizer, as a folder."""
     tokenizer = pair_tokenizer()
-    settings = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id} | WIDE
+    settings = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id} | ARCHITECTURES["gpt_neox"][1]
     settings |= {"max_position_embeddings": positions, "id2label": dict(enumerate(labels))} | config
     if architecture == "DebertaV2":  # as DeBERTa-v3: relative positions in attention
         settings |= {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_biased_input": False}
@@ -88,7 +88,8 @@ def save_detoxify(folder: Path, config_labels: int = 2) -> Path:
     pair_tokenizer().backend_tokenizer.model.save(str(folder))
     tokenizer = RobertaTokenizer(vocab=str(folder / "vocab.json"), merges=str(folder / "merges.txt"))
     tokenizer.save_pretrained(folder)
-    settings = WIDE | {"vocab_size": len(tokenizer), "max_position_embeddings": 66, "pad_token_id": 1}
+    sizes = {"vocab_size": len(tokenizer), "max_position_embeddings": 66, "pad_token_id": 1}
+    settings = ARCHITECTURES["gpt_neox"][1] | sizes
     transformers.RobertaConfig(**settings, num_labels=config_labels).save_pretrained(folder)
     model = transformers.RobertaForSequenceClassification(transformers.RobertaConfig(**settings, num_labels=8))
     names = {"model_type": str(folder), "model_name": type(model).__name__, "tokenizer_name": "RobertaTokenizer"}

@@ -339,4 +339,4 @@ def test_intermediate_checkpoints_are_those_of_a_run_that_ended_there(optimise):
     assert kept == ["iteration-1", "iteration-2"]  # the third is final/
     assert stages.same_weights(out / "checkpoints" / "iteration-2", optimise(episodes=16, warmup=0) / "final")
     training = [find_checkpoint(str(path)).training for path in (out / "checkpoints/iteration-2", out / "final")]
-    assert [(t.episodes, t.beta, t.gamma) for t in training] == [(16, 0.02, 0.0), (24, 0.02, 0.0)]
+    assert [(t["episodes"], t["beta"], t["gamma"]) for t in training] == [(16, 0.02, 0.0), (24, 0.02, 0.0)]

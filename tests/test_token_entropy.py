@@ -210,6 +210,6 @@ def test_vllm_and_endpoints_refuse_entropies_before_any_request():
 
 def test_an_engine_without_entropies_is_refused_before_any_work(world):
     endpoint = Model("far", {}, chat_template=True, scores=True, entropies=False, open=lambda: None)
-    for job in prepare(TASKS, limit=None, shots=None, seed=0, data_dir=world):
+    for job in prepare(TASKS, Options.of(world, None, 0, None)):
         with pytest.raises(AlignbenchError, match=r"far: task token_entropy.* needs token entropies"):
             _check(endpoint, [job], "none")

@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -52,18 +52,9 @@ def compare(
     from alignbench.audit.compare import compare as audit_of
     from alignbench.audit.render import to_csv, to_json, to_latex, to_markdown, to_terminal
 
-    audit = audit_of(
-        models,
-        runs=runs,
-        reference=reference,
-        tasks=split_names(tasks),
-        across_templates=across_templates,
-        reward=reward,
-        reference_point=point,
-        margin=margin,
-        resamples=resamples,
-        seed=seed,
-    )
+    settings: dict[str, Any] = {"runs": runs, "reference": reference, "tasks": split_names(tasks), "seed": seed}
+    settings |= {"across_templates": across_templates, "reward": reward, "reference_point": point}
+    audit = audit_of(models, margin=margin, resamples=resamples, **settings)
     if as_json:
         print(to_json(audit))
     else:

@@ -1,7 +1,7 @@
 """`alignbench data`: list, check and fetch data sets, and prepare prompts for training."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -95,19 +95,10 @@ def prepare_prompts(
     """Prepare prompts for training as in InstructGPT: deduplicate, limit, split by user, remove personal data."""
     from alignbench.data.prepare import Settings, prepare
 
-    settings = Settings(
-        prompt_field=prompt_field,
-        user_field=None if no_users else user_field,
-        tokenizer=tokenizer,
-        max_prompt_tokens=max_prompt_tokens,
-        max_prompt_characters=max_prompt_characters,
-        prefix_characters=prefix_characters,
-        per_user=per_user,
-        validation=validation,
-        test=test,
-        seed=seed,
-        pii=not no_pii,
-    )
+    fields: dict[str, Any] = {"prompt_field": prompt_field, "user_field": None if no_users else user_field}
+    fields |= {"tokenizer": tokenizer, "max_prompt_tokens": max_prompt_tokens, "per_user": per_user, "seed": seed}
+    fields |= {"max_prompt_characters": max_prompt_characters, "prefix_characters": prefix_characters}
+    settings = Settings(validation=validation, test=test, pii=not no_pii, **fields)
     _print_prepared(prepare(source, out, settings), out)
 
 

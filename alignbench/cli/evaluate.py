@@ -1,7 +1,7 @@
 """`alignbench evaluate` and `alignbench tasks`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -50,26 +50,11 @@ def evaluate(
 
     every = options.all_metrics(metrics)
     with for_terminal() as progress:
-        runs = run(
-            checkpoints,
-            options.split_names(tasks),
-            out,
-            baseline=baseline,
-            limit=limit,
-            shots=shots,
-            seed=seed,
-            template=template,
-            scorers=options.scorer_specs(scorer, scorer_path),
-            prompts=prompts,
-            data_dir=data_dir,
-            engine=engine,
-            dtype=dtype,
-            device=device,
-            token_budget=token_budget,
-            concurrency=concurrency,
-            trust_remote_code=trust_remote_code,
-            progress=progress,
-        )
+        settings: dict[str, Any] = {"baseline": baseline, "limit": limit, "shots": shots, "seed": seed}
+        settings |= {"template": template, "prompts": prompts, "data_dir": data_dir, "engine": engine, "dtype": dtype}
+        settings |= {"device": device, "token_budget": token_budget, "concurrency": concurrency}
+        settings |= {"trust_remote_code": trust_remote_code, "scorers": options.scorer_specs(scorer, scorer_path)}
+        runs = run(checkpoints, options.split_names(tasks), out, progress=progress, **settings)
     if is_first_process():
         show_results(runs, every, as_json)
 

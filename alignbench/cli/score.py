@@ -41,19 +41,9 @@ def score(
     if (task == "win_rate") != (baseline is not None):
         raise AlignbenchError("--task win_rate requires --baseline FILE, and --baseline requires --task win_rate")
     with for_terminal() as progress:
-        settings: dict[str, Any] = {
-            "scorers": options.scorer_specs(scorer, scorer_path),
-            "name": name,
-            "columns": options.columns_of(columns),
-            "in_order": in_order,
-            "limit": limit,
-            "shots": shots,
-            "seed": seed,
-            "prompts": prompts,
-            "data_dir": data_dir,
-            "device": device,
-            "progress": progress,
-        }
+        settings: dict[str, Any] = {"name": name, "columns": options.columns_of(columns), "in_order": in_order}
+        settings |= {"scorers": options.scorer_specs(scorer, scorer_path), "limit": limit, "shots": shots, "seed": seed}
+        settings |= {"prompts": prompts, "data_dir": data_dir, "device": device, "progress": progress}
         if baseline is not None:
             run = judge_files(file, baseline, out, **settings)
         else:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -78,18 +79,10 @@ def evaluate(
     others = [spec for spec in scorers if judge is None or not spec.startswith("preference=")]
     options = Options.of(data_dir, shots, seed, prompts)
     jobs = prepare(names, options, limit=limit, scorers=others, device=device)
+    settings: dict[str, Any] = {"engine": engine, "dtype": dtype, "device": device, "token_budget": token_budget}
+    settings |= {"concurrency": concurrency, "trust_remote_code": trust_remote_code}
     models = [
-        find_model(
-            spec,
-            engine=engine,
-            dtype=dtype,
-            device=device,
-            token_budget=token_budget,
-            concurrency=concurrency,
-            trust_remote_code=trust_remote_code,
-            shard=shard,
-            notify=progress.say,
-        )
+        find_model(spec, shard=shard, notify=progress.say, **settings)
         for spec in (*checkpoints, *([baseline] if baseline is not None else []))
     ]
     for model in models:
