@@ -23,7 +23,8 @@ def parse_json(text: str | bytes, *, finite: bool = True) -> Any:
     """The value of a JSON text. finite: refuse NaN and infinity. Raises ValueError."""
     try:
         value = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse if finite else None)
-        return _encodable(value) if (b"\\ud" if isinstance(text, bytes) else "\\ud") in text.lower() else value
+        escaped = b"\\ud" in text.lower() if isinstance(text, bytes) else "\\ud" in text.lower()
+        return _encodable(value) if escaped else value
     except RecursionError:
         raise ValueError("nested too deeply") from None
 

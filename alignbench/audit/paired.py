@@ -176,7 +176,8 @@ def _linear_part(before: Array, after: Array, better: str) -> Array:
     if better not in TARGETS:
         return after - before
     target = float(better)
-    return np.sign(before.mean() - target) * before - np.sign(after.mean() - target) * after
+    linear: Array = np.sign(before.mean() - target) * before - np.sign(after.mean() - target) * after
+    return linear
 
 
 def paired_change(pairs: Pairs, draws: tuple[Array, Array], better: str, span: float | None, binary: bool) -> Change:
@@ -220,7 +221,7 @@ def _tested(
         p = float(2 * stats.t.sf(abs(plain.value) / plain.standard_error, pairs.clusters - 1))
     else:
         plain, p = bootstrap.by_t(plain, bootstrap.t_values(plain.value, means, errors), bounds)
-    return plain, 1.0 if abs(plain.value) < 1e-12 else max(p, least_p(pairs.clusters))
+    return plain, 1.0 if plain.value is None or abs(plain.value) < 1e-12 else max(p, least_p(pairs.clusters))
 
 
 def _adjusted_wald(changed: Change, pairs: Pairs, span: float, better: str) -> Change:

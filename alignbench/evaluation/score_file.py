@@ -191,7 +191,7 @@ def _own_documents(rows: Sequence[SourceRow]) -> TaskData:
         references = () if references is None else (references,) if isinstance(references, str) else references
         if not isinstance(references, list | tuple) or not all(isinstance(text, str) for text in references):
             raise AlignbenchError(f"{row.where}: `references` must be a text or a list of texts")
-        fields = {name: _text(row, name) for name in ("source", "category", "group")}
+        fields: dict[str, Any] = {name: _text(row, name) for name in ("source", "category", "group")}
         document = Document(identifier, _text(row, "prompt") or "", references=tuple(references), **fields)
         if documents.setdefault(identifier, document) != document:
             raise AlignbenchError(

@@ -112,7 +112,8 @@ def by_t(plain: Estimate, t: Array, bounds: Bounds = (None, None)) -> tuple[Esti
     assert plain.standard_error
     value, error = plain.value, plain.standard_error
     tail = (1 - CONFIDENCE) / 2
-    low, high = clip(*(value - np.quantile(t, [1 - tail, tail]) * error).tolist(), bounds)
+    far, near = np.quantile(t, [1 - tail, tail]).tolist()
+    low, high = clip(value - far * error, value - near * error, bounds)
     beyond = share_below(np.sign(value) * -t, -abs(value) / error)
     return replace(plain, low=low, high=high), min(1.0, max(2 * beyond, 1 / (1 + len(t))))
 

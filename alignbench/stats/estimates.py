@@ -79,8 +79,8 @@ def mean(values: ArrayLike, groups: Groups = None, bounds: Bounds = (None, None)
         return admitting_ignorance(centre, error, len(x), count, bounds)
     skewness = float((residuals**3).mean() / (residuals**2).mean() ** 1.5) if count >= STUDENTISED else 0.0
     t = t_quantile(count - 1)
-    ends = (centre - untransform(end, skewness, count) * error for end in (t, -t))
-    low, high = clip(*ends, bounds)
+    low, high = (centre - untransform(end, skewness, count) * error for end in (t, -t))
+    low, high = clip(low, high, bounds)
     return Estimate(centre, error, low, high, len(x), count)
 
 
@@ -88,7 +88,7 @@ def standard_error(x: Array, cluster: NDArray[np.int64]) -> tuple[float, Array]:
     """Standard error of the mean of (n,) values, with the small-sample factor clusters / (clusters − 1), and the sums
     of the residuals of each cluster."""
     count = int(cluster.max()) + 1
-    residuals = np.bincount(cluster, x - x.mean(), count)
+    residuals: Array = np.bincount(cluster, x - x.mean(), count).astype(np.float64)
     return float(np.sqrt(count / (count - 1) * (residuals**2).sum()) / len(x)), residuals
 
 
