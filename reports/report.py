@@ -6,7 +6,7 @@ from pathlib import Path
 
 from alignbench.progress import Progress
 from alignbench.runs.folder import read_object, write_json
-from reports.drawing import Drawing, NoDataError, save
+from reports.drawing import Drawing, NoDataError, mark_synthetic, save
 from reports.evidence import Evidence, gather
 from reports.figures import FIGURES, MISSING
 from reports.page.page import write_page
@@ -58,7 +58,7 @@ def draw_all(evidence: Evidence, progress: Progress = SILENT) -> tuple[list[Draw
         try:
             with styled():
                 found = list(draw(evidence))
-            drawn += found
+            drawn += map(mark_synthetic, found) if evidence.synthetic else found
             left_out |= {} if found else {title: MISSING[title]}
         except NoDataError as reason:
             left_out[title] = str(reason)

@@ -19,6 +19,7 @@ from alignbench.audit.tax import CAPABILITY, macro, taxed
 from alignbench.errors import AlignbenchError
 from alignbench.runs.read import Run, read_runs
 
+SYNTHETIC_DATA = "the data are synthetic: they were written by `alignbench demo`, under the names of real benchmarks"
 TOKEN_ENTROPY, PER_CHARACTER = "token_entropy", "_per_character"
 
 
@@ -134,6 +135,8 @@ def _plan(reference: Run, aligned: Run, role: str, tasks: Sequence[str], *, acro
             left_out.append(f"{name} ({found})")
     if only := [name for name in sorted(set(mine) ^ set(theirs)) if not tasks or name in tasks]:
         notes.append(f"only one of the two has {', '.join(only)}")
+    if any(own.synthetic for own in (*reference.tasks, *aligned.tasks)):
+        notes.append(SYNTHETIC_DATA)
     before, after = (run.description.get("engine", {}) for run in (reference, aligned))
     settings = [key for key in ("kind", "dtype") if before.get(key) != after.get(key)]
     notes += [f"engine {key}: {before.get(key)} / {after.get(key)}" for key in settings]

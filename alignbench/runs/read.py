@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alignbench.data.load import SYNTHETIC
 from alignbench.errors import AlignbenchError, first_line
 from alignbench.models.checkpoint import hash_files, weight_files
 from alignbench.runs.folder import read_object
@@ -35,6 +36,11 @@ class TaskRun:
     @property
     def task(self) -> str:
         return self.result.task
+
+    @property
+    def synthetic(self) -> bool:
+        """True if the data are those of `alignbench demo`."""
+        return any(str(part["source"]).startswith(SYNTHETIC) for part in self.identity.get("data") or ())
 
     def records(self) -> Iterator[Record]:
         """The records, in the task's order.
