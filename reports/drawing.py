@@ -78,9 +78,8 @@ def mark_synthetic(drawing: Drawing) -> Drawing:
     if drawing.figure.get_supxlabel() == "":
         drawing.figure.supxlabel(f"{SYNTHETIC} data", x=0.99, ha="right", fontsize=6.5, color=FAINT)
     table = drawing.table.assign(data=SYNTHETIC)
-    return replace(
-        drawing, caption=f"{drawing.caption} Data: {SYNTHETIC}.", alt=f"{SYNTHETIC}: {drawing.alt}", table=table
-    )
+    caption, alt = f"{drawing.caption} Data: {SYNTHETIC}.", f"{SYNTHETIC}: {drawing.alt}"
+    return replace(drawing, table=table, caption=caption, alt=alt)
 
 
 def save(drawing: Drawing, folder: Path, *, pdf: bool = False) -> list[Path]:

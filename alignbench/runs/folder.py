@@ -20,7 +20,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -135,10 +135,10 @@ class RecordOffset:
     pending: bool
     transient: bool
 
-    def read(self) -> Record:
+    def read(self, read: Callable[[Mapping[str, Any]], Record] = Record.from_json) -> Record:
         with self.file.open("rb") as stream:
             stream.seek(self.start)
-            return Record.from_json(json.loads(stream.read(self.stop - self.start)))
+            return read(json.loads(stream.read(self.stop - self.start)))
 
 
 class TaskFolder:
@@ -164,10 +164,10 @@ class TaskFolder:
         """The finished result, or None."""
         return read_object(self.path / "result.json")
 
-    def records(self) -> Iterator[Record]:
+    def records(self, read: Callable[[Mapping[str, Any]], Record] = Record.from_json) -> Iterator[Record]:
         """One record of each document that has one. An incomplete last line of a killed process is cut off."""
         for offset in self.offsets().values():
-            yield offset.read()
+            yield offset.read(read)
 
     def append(self, *records: Record) -> None:
         _append(self._own, [record.to_json() for record in records])

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,8 +42,8 @@ class TaskRun:
         """True if the data are those of `alignbench demo`."""
         return any(str(part["source"]).startswith(SYNTHETIC) for part in self.identity.get("data") or ())
 
-    def records(self) -> Iterator[Record]:
-        """The records, in the task's order.
+    def records(self, read: Callable[[Mapping[str, Any]], Record] = Record.from_json) -> Iterator[Record]:
+        """The records, in the task's order. read: the JSON object of a line -> a record, such as `Record.slim`
 
         Raises AlignbenchError, which names file and line, for a line that is not a record; and at the end, if the file
         does not contain the records that result.json was computed from.
@@ -54,7 +54,7 @@ class TaskRun:
                 for line in stream:
                     line_number += 1
                     sha256.update(line)
-                    yield Record.from_json(json.loads(line))
+                    yield read(json.loads(line))
         except OSError as error:
             raise AlignbenchError(f"{file}: cannot be read ({error.strerror}); {AGAIN}") from error
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

@@ -9,13 +9,12 @@ from dataclasses import replace
 from itertools import chain
 
 import numpy as np
-from numpy.typing import NDArray
 
 from alignbench.scorers import bleu, squad
 from alignbench.scorers.rouge import rouge
 from alignbench.tasks.common import grouped
 from alignbench.tasks.declare import generation_task, words
-from alignbench.types.task import CorpusMetrics, Document, Estimates, Metric, Output, Record, TaskData
+from alignbench.types.task import CorpusMetrics, Document, Estimates, Metric, Output, Record, Resampled, TaskData
 
 _NUMBERS = {"entailment": "flagged"}  # kind of scorer -> its number, where that is not named as the kind
 
@@ -79,14 +78,14 @@ def corpus_scores(records: Sequence[Record], intervals: bool = True) -> Estimate
     return found
 
 
-def resampled_scores(records: Sequence[Record], weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-    """BLEU and chrF of each resample, (resamples,); weights: (resamples, n)."""
-    found = {}
-    for metric, column, score, _ in _SCORES:
-        if all(column in record.statistics for record in records):
-            counts = np.array([record.statistics[column] for record in records], np.float64)
-            found[metric.name] = np.array([score([row]) for row in (weights @ counts).tolist()])
-    return found
+def resampled_scores(records: Sequence[Record]) -> Resampled:
+    """BLEU and chrF of each resample, (resamples,), given how often each document was drawn, (resamples, n)."""
+    known = [own for own in _SCORES if all(own[1] in record.statistics for record in records)]
+    counts = {own[1]: np.array([record.statistics[own[1]] for record in records], np.float64) for own in known}
+    return lambda weights: {
+        metric.name: np.array([score([row]) for row in (weights @ counts[column]).tolist()])
+        for metric, column, score, _ in known
+    }
 
 
 CORPUS_SCORES = CorpusMetrics(corpus_scores, resample=resampled_scores)

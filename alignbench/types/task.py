@@ -125,6 +125,7 @@ class Generation:
 
 
 Estimates = list[tuple[Metric, Estimate]]
+Resampled = Callable[[NDArray[np.float64]], dict[str, NDArray[np.float64]]]
 
 
 @dataclass(frozen=True)
@@ -137,8 +138,8 @@ class CorpusMetrics:
         are drawn twice.
     texts: `compute` reads the texts and the embedding vectors of the outputs
     usable: the records that count
-    resample: records and weights (resamples, n), how often each document was drawn -> metric -> values (resamples,).
-        None: `compute` on the drawn documents.
+    resample: records -> a function of weights (resamples, n), how often each document was drawn -> metric -> values
+        (resamples,). None: `compute` on the drawn documents.
     outcome: what is compared to find the documents on which two models differ
     """
 
@@ -146,7 +147,7 @@ class CorpusMetrics:
     resampling: Literal["bootstrap", "jackknife"] = "bootstrap"
     texts: bool = False
     usable: Callable[[Record], bool] = lambda record: record.answered
-    resample: Callable[[Sequence[Record], NDArray[np.float64]], dict[str, NDArray[np.float64]]] | None = None
+    resample: Callable[[Sequence[Record]], Resampled] | None = None
     outcome: Callable[[Record], object] = lambda record: record
 
 
