@@ -29,6 +29,14 @@ def parse_json(text: str | bytes, *, finite: bool = True) -> Any:
         raise ValueError("nested too deeply") from None
 
 
+def parse_line(line: bytes) -> Any:
+    """The value of a line of our own files, where speed counts. NaN and deep nesting are refused. Raises ValueError."""
+    try:
+        return _LINE.decode(line.decode("utf-8"))
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
 def parse_yaml(text: str) -> Any:
     """The value of a YAML text without tags and aliases. Raises ValueError."""
     import yaml
@@ -68,6 +76,9 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is not a number")
+
+
+_LINE = json.JSONDecoder(parse_constant=_refuse)
 
 
 def _encodable(value: Any) -> Any:

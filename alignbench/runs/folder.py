@@ -29,6 +29,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from alignbench import parse
 from alignbench.errors import AlignbenchError
 from alignbench.shards import SINGLE_PROCESS, Shard
 from alignbench.types.record import Record
@@ -138,7 +139,7 @@ class RecordOffset:
     def read(self, read: Callable[[Mapping[str, Any]], Record] = Record.from_json) -> Record:
         with self.file.open("rb") as stream:
             stream.seek(self.start)
-            return read(json.loads(stream.read(self.stop - self.start)))
+            return read(parse.parse_line(stream.read(self.stop - self.start)))
 
 
 class TaskFolder:
@@ -250,7 +251,7 @@ def _complete_lines(file: Path) -> Iterator[tuple[int, int, dict[str, Any]]]:
         for line in stream:
             stop = start + len(line)
             try:
-                record = json.loads(line) if line.endswith(b"\n") else None
+                record = parse.parse_line(line) if line.endswith(b"\n") else None
             except ValueError:
                 record = None
             if record is not None:
@@ -265,14 +266,11 @@ def _complete_lines(file: Path) -> Iterator[tuple[int, int, dict[str, Any]]]:
 def read_object(file: Path) -> dict[str, Any] | None:
     """Read a JSON object; None if there is no such file. Raises AlignbenchError if it cannot be read."""
     try:
-        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        return parse.read_object(file)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
-        raise AlignbenchError(
-            f"{file}: cannot be read ({error}); fix it, or remove it and run the same command again"
-        ) from error
-    return found
+    except AlignbenchError as error:
+        raise AlignbenchError(f"{error}; fix it, or remove it and run the same command again") from None
 
 
 @contextmanager

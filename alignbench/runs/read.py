@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from alignbench.data.load import SYNTHETIC
 from alignbench.errors import AlignbenchError, first_line
 from alignbench.models.checkpoint import hash_files, weight_files
+from alignbench.parse import parse_line
 from alignbench.runs.folder import read_object
 from alignbench.types.record import Record
 from alignbench.types.result import TaskResult
@@ -54,10 +54,10 @@ class TaskRun:
                 for line in stream:
                     line_number += 1
                     sha256.update(line)
-                    yield read(json.loads(line))
+                    yield read(parse_line(line))
         except OSError as error:
             raise AlignbenchError(f"{file}: cannot be read ({error.strerror}); {AGAIN}") from error
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise AlignbenchError(f"{file}:{line_number}: not a record ({first_line(error)}); {AGAIN}") from error
         if line_number != self.result.n:
             raise AlignbenchError(f"{file}: {line_number} records, but result.json counts {self.result.n}; {AGAIN}")

@@ -59,7 +59,7 @@ def studentised(sums: Array, sizes: Array, *, seed: int = 0, resamples: int = RE
     `cluster_sums`"""
     if len(sums) > MOST:
         block = np.random.default_rng([seed, len(sums)]).permutation(len(sums)) % MOST
-        sums, sizes = cluster_sums(sums, block)[0], np.bincount(block, sizes)
+        sums, sizes = cluster_sums(sums, block)[0], np.bincount(block, sizes).astype(np.float64)
     count, columns = sums.shape
     if (sizes == sizes[0]).all():  # fewer columns: no ratio
         drawn = resampled_sums(np.column_stack([sums, sums**2]), seed=seed, resamples=resamples)
