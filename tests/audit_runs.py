@@ -85,7 +85,7 @@ def write_task(run: RunFolder, name: str, values: Values, changes: dict[str, Any
     scorers = {entry["kind"]: str(ScorerIdentity(**entry)) for entry in identity.get("scorers") or ()}
     summary = summarise(
         task,
-        [record.slim(keep_texts=task.keeps_texts) for record in records],
+        [Record.slim(record.to_json(), keep_texts=task.keeps_texts) for record in records],
         shots=identity["shots"],
         limit=identity["limit"],
         seed=0,
