@@ -37,8 +37,9 @@ def memory(args: Namespace) -> None:
             (records,) = folder.glob("runs/*/hellaswag-*/documents.jsonl")
             scored = json.loads(found["output"])[0]["results"][0]["n_scored"]
             mebibytes = (found["peak_mib"], records.stat().st_size / 2**20)
-        rows.append((size, scored, *(f"{number:.0f}" for number in mebibytes), f"{found['seconds']:.0f}"))
-    print_table(("documents", "scored", "peak MiB", "records MiB", "seconds"), rows)
+        cells = (size, scored, *(f"{number:.0f}" for number in (*mebibytes, found["seconds"])))
+        rows.append(dict(zip(("documents", "scored", "peak MiB", "records MiB", "seconds"), cells, strict=True)))
+    print_table(rows)
 
 
 def toxicity(args: Namespace) -> None:
@@ -60,11 +61,9 @@ def toxicity(args: Namespace) -> None:
     every = [report for found in runs for report in found.values()]
     checks = {"the same outputs": all(r["texts"] == every[0]["texts"] for r in every)}
     passed = print_checks(checks | {"every output scored": all(r["scored"] for r in every)})
-    names, rows = ("seconds", "cpu_seconds", "rescore_cpu_seconds"), []
-    for scorer in args.scorers:
-        found = medians([run[scorer] for run in runs], *names)
-        rows.append((scorer, *(f"{found[name]:.2f}" for name in names)))
-    print_table(("scorer", "evaluate, s", "evaluate, CPU s", "rescore, CPU s"), rows)
+    headers = {"seconds": "evaluate, s", "cpu_seconds": "evaluate, CPU s", "rescore_cpu_seconds": "rescore, CPU s"}
+    found = {scorer: medians([run[scorer] for run in runs], *headers) for scorer in args.scorers}
+    print_table({"scorer": s} | {headers[name]: f"{m[name]:.2f}" for name in headers} for s, m in found.items())
     sys.exit(not passed)
 
 
@@ -96,8 +95,9 @@ def entropy(args: Namespace) -> None:
         sides = {str(entropies): partial(cpu_seconds, work, entropies) for entropies in (False, True)}
         rounds = list(interleave(sides, args.rounds))
         without, also = (min(found[side] for found in rounds) for side in sides)
-        rows.append((work, f"{without:.2f}", f"{also:.2f}", f"{also / without:.3f}"))
-    print_table(("", "without, CPU s", "with entropies, CPU s", "ratio"), rows)
+        seconds = {"without, CPU s": f"{without:.2f}", "with entropies, CPU s": f"{also:.2f}"}
+        rows.append({"": work} | seconds | {"ratio": f"{also / without:.3f}"})
+    print_table(rows)
 
 
 def main() -> None:
