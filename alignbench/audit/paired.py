@@ -10,7 +10,15 @@ from scipy import stats
 from alignbench.audit.tax import TARGETS, improvement
 from alignbench.stats import bootstrap, estimates, jackknife
 from alignbench.stats.estimates import NORMAL_QUANTILE, Bounds, Estimate, cluster_numbers, t_quantile
-from alignbench.stats.significance import ADDED, few_changed, least_p, mcnemar, p_of_rare_changes, rare_changes
+from alignbench.stats.significance import (
+    ADDED,
+    few_changed,
+    least_p,
+    mcnemar,
+    p_of_equal,
+    p_of_rare_changes,
+    rare_changes,
+)
 from alignbench.types.record import Record
 from alignbench.types.result import MetricResult
 
@@ -215,8 +223,7 @@ def _tested(
         plain = plain.moved(value - plain.value, bounds)
     assert plain.value is not None
     if pairs.clusters < 2 or not plain.standard_error:
-        untested = 1.0 if abs(plain.value) < 1e-12 else None  # a difference in the last digits is no change
-        return plain, untested
+        return plain, p_of_equal(plain.value, pairs.clusters, bounds[1])
     if pairs.clusters < estimates.STUDENTISED:
         p = float(2 * stats.t.sf(abs(plain.value) / plain.standard_error, pairs.clusters - 1))
     else:

@@ -164,7 +164,7 @@ def row_ids(rows: Sequence[SourceRow], *, required: bool) -> list[str]:
         value = row.fields.get("id")
         if value in (None, ""):
             if required:
-                raise AlignbenchError(f"{row.where}: no id; give each row the id of its document, or use --in-order")
+                raise AlignbenchError(f"{row.where}: no id; give each row the id of its document")
             found.append(f"row {number}")
             continue
         if type(given.setdefault(str(value), value)) is not type(value):

@@ -40,7 +40,7 @@ class TaskRun:
     @property
     def synthetic(self) -> bool:
         """True if the data are those of `alignbench demo`."""
-        return any(str(part["source"]).startswith(SYNTHETIC) for part in self.identity.get("data") or ())
+        return any(str(part.get("source", "")).startswith(SYNTHETIC) for part in self.identity.get("data") or ())
 
     def records(self, read: Callable[[Mapping[str, Any]], Record] = Record.from_json) -> Iterator[Record]:
         """The records, in the task's order. read: the JSON object of a line -> a record, such as `Record.slim`

@@ -78,7 +78,8 @@ def mean(values: ArrayLike, groups: Groups = None, bounds: Bounds = (None, None)
     if count < FEW or error <= EQUAL * abs(centre):
         return admitting_ignorance(centre, error, len(x), count, bounds)
     skewness = float((residuals**3).mean() / (residuals**2).mean() ** 1.5) if count >= STUDENTISED else 0.0
-    t = t_quantile(count - 1)
+    sizes = np.bincount(cluster)
+    t = t_quantile((count - 1) / (1 + sizes.var() / sizes.mean() ** 2))  # clusters of unequal sizes count as fewer
     low, high = (centre - untransform(end, skewness, count) * error for end in (t, -t))
     low, high = clip(low, high, bounds)
     return Estimate(centre, error, low, high, len(x), count)
