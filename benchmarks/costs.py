@@ -1,6 +1,5 @@
 """The cost of parts of an evaluation, in fresh processes of one thread: python benchmarks/costs.py WHAT CHECKPOINT …
 
-memory: peak memory of HellaSwag with 1,000 and with 10,042 documents
 toxicity: `evaluate` on 8 prompts × 25 samples with each of --scorers, and `rescore`, which runs only the scorer
 entropy: the same requests and samples with and without entropies, the best of --rounds in CPU seconds
 """
@@ -17,29 +16,6 @@ from harness import HERE, Report, arguments, interleave, medians, print_checks, 
 
 ALIGNBENCH = (sys.executable, "-m", "alignbench")
 OPTIONS = ("--dtype", "float32", "--out", "runs", "--json")
-
-
-def memory(args: Namespace) -> None:
-    items = json.loads((args.data / "hellaswag/hellaswag_2000.json").read_text(encoding="utf-8"))["test"]
-    rows = []
-    for size in args.sizes:
-        with tempfile.TemporaryDirectory() as name:
-            folder, lines = Path(name), []
-            (folder / "hellaswag").mkdir()
-            for number in range(size):
-                item = items[number % len(items)]
-                row = {"ind": number, "activity_label": "Item", "ctx_a": f"{number}. {item['question']}", "ctx_b": ""}
-                row |= {"endings": list(item["choices"].values()), "label": list(item["choices"]).index(item["answer"])}
-                lines.append(json.dumps(row) + "\n")
-            (folder / "hellaswag" / "hellaswag_val.jsonl").write_text("".join(lines), encoding="utf-8")
-            command = [*ALIGNBENCH, "evaluate", args.checkpoint, "--tasks", "hellaswag", "--data-dir", folder, *OPTIONS]
-            found = run_process(command, HERE.parent, folder)
-            (records,) = folder.glob("runs/*/hellaswag-*/documents.jsonl")
-            scored = json.loads(found["output"])[0]["results"][0]["n_scored"]
-            mebibytes = (found["peak_mib"], records.stat().st_size / 2**20)
-        cells = (size, scored, *(f"{number:.0f}" for number in (*mebibytes, found["seconds"])))
-        rows.append(dict(zip(("documents", "scored", "peak MiB", "records MiB", "seconds"), cells, strict=True)))
-    print_table(rows)
 
 
 def toxicity(args: Namespace) -> None:
@@ -102,12 +78,11 @@ def entropy(args: Namespace) -> None:
 
 def main() -> None:
     parser = arguments(__doc__)
-    what = {"memory": memory, "toxicity": toxicity, "entropy": entropy}
+    what = {"toxicity": toxicity, "entropy": entropy}
     parser.add_argument("what", choices=list(what))
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 10042], help="memory: documents")
     parser.add_argument("--scorers", nargs="+", default=["alt-profanity-check"], help="toxicity: NAME or NAME:PATH")
     parser.add_argument("--passages", type=int, default=20, help="entropy")
     args = parser.parse_args()
