@@ -1,9 +1,11 @@
 """The main path of `alignbench report`: from evidence to figures and a page."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from alignbench.errors import AlignbenchError
 from alignbench.progress import Progress
 from alignbench.runs.folder import read_object, write_json
 from reports.drawing import Drawing, NoDataError, mark_synthetic, save
@@ -40,8 +42,9 @@ def report(
     evidence = gather(paths, reference=reference)
     drawn, left_out = draw_all(evidence, progress)
     files = [file.name for drawing in drawn for file in save(drawing, out / "figures", pdf=pdf)]
-    before = read_object(out / MANIFEST)
-    listed = before.get("figures") if isinstance(before, dict) else None
+    listed = None
+    with suppress(AlignbenchError):  # a file of another program
+        listed = (read_object(out / MANIFEST) or {}).get("figures")
     for name in set(map(str, listed)) - set(files) if isinstance(listed, list) else ():
         (out / "figures" / Path(name).name).unlink(missing_ok=True)  # of an earlier report; other files stay
     page = write_page(evidence, drawn, left_out, out, title)
