@@ -15,7 +15,7 @@ from scipy import stats
 CONFIDENCE = 0.95
 FEW = 6  # with fewer clusters, the scatter of the values is hardly known
 STUDENTISED = 10  # with fewer clusters, their skewness is not known
-EQUAL = 1e-12  # values that differ by less, relative to their mean, are equal
+EQUAL = 1e-12  # values that differ by less, relative to the largest, are equal
 Array = NDArray[np.float64]
 Bounds = tuple[float | None, float | None]
 Groups = Sequence[Hashable] | None  # the cluster of each value; None: each value is its own
@@ -75,7 +75,9 @@ def mean(values: ArrayLike, groups: Groups = None, bounds: Bounds = (None, None)
     if count < 2:
         return Estimate(float(x.mean()) if count else None, n=len(x), clusters=count)
     centre, error, residuals = float(x.mean()), *standard_error(x, cluster)
-    if count < FEW or error <= EQUAL * abs(centre):
+    if equal := error <= EQUAL * np.abs(x).max():
+        error = 0.0
+    if equal or count < FEW:
         return admitting_ignorance(centre, error, len(x), count, bounds)
     skewness = float((residuals**3).mean() / (residuals**2).mean() ** 1.5) if count >= STUDENTISED else 0.0
     sizes = np.bincount(cluster)
