@@ -21,9 +21,10 @@ from scipy.special import expit, logit
 
 from alignbench.stats import bootstrap, bradley_terry, estimates
 from alignbench.stats.bradley_terry import FEW, minority_outcomes
+from alignbench.stats.significance import few_changed, rare_changes
 from alignbench.stats.win_rate import length_controlled, nearly_all_agree, win_rate
 
-SIZES = (50, 200, 800)
+SIZES = (20, 50, 200, 800)
 BLOCK = 50  # simulations of rankings at once: their counts fit into memory
 
 Array = NDArray[np.float64]
@@ -57,11 +58,22 @@ def within(low: ArrayLike, truth: ArrayLike, high: ArrayLike) -> Held:
     return (np.asarray(low) <= truth) & (np.asarray(truth) <= high)
 
 
-def bootstrap_holds(values: Array, truth: float, resamples: int, groups: Sequence[int] | None = None) -> Held:
-    """values: (n, simulations)."""
-    draws = bootstrap.resampled_means(values, groups, seed=1, resamples=resamples)
-    low, high = bootstrap.percentiles(draws, len(values) if groups is None else len(set(groups)))
-    return within(low, truth, high)
+def bootstrap_holds(
+    values: Array, truth: float, resamples: int, groups: Sequence[int] | None = None, span: float | None = None
+) -> Held:
+    """values: (n, simulations); span: differences are in [-span, span]"""
+    cluster = estimates.cluster_numbers(groups, len(values))
+    sums = bootstrap.cluster_sums(values, cluster)
+    means, errors = bootstrap.studentised(*sums, seed=1, resamples=resamples)
+    held = []
+    for column, draws, own in zip(values.T, means.T, errors.T, strict=True):
+        found = estimates.mean(column, groups, (None, None) if span is None else (-span, span))
+        if span is not None and few_changed(column, cluster):
+            found = rare_changes(column, cluster, span)
+        elif found.standard_error:
+            found, _ = bootstrap.by_t(found, bootstrap.t_values(float(column.mean()), draws, own))
+        held.append(found.low is not None and found.high is not None and found.low <= truth <= found.high)
+    return np.array(held)
 
 
 def groups_of(n: int) -> list[int]:
@@ -69,11 +81,11 @@ def groups_of(n: int) -> list[int]:
     return np.repeat(np.arange(n), np.tile([1, 2, 3, 4], n)[:n])[:n].tolist()
 
 
-def bootstrapped(draw: Draw, truth: float, grouped: bool = False) -> Simulation:
+def bootstrapped(draw: Draw, truth: float, grouped: bool = False, span: float | None = None) -> Simulation:
     def simulate(n: int, simulations: int, resamples: int, random: np.random.Generator) -> Held:
         if grouped:
             return bootstrap_holds(draw(random, (simulations, n)).T, truth, resamples, groups_of(n))
-        return bootstrap_holds(draw(random, (n, simulations)), truth, resamples)
+        return bootstrap_holds(draw(random, (n, simulations)), truth, resamples, span=span)
 
     return simulate
 
@@ -114,7 +126,17 @@ def flips(gained: float, lost: float) -> Simulation:
         kind = random.random(shape)
         return 1.0 * (kind < gained) - 1.0 * (kind > 1 - lost)
 
-    return bootstrapped(draw, gained - lost)
+    return bootstrapped(draw, gained - lost, span=1.0)
+
+
+def skewed(skewness: float) -> Draw:
+    """A gamma distribution with mean 0 and this skewness."""
+    shape = 4 / skewness**2
+
+    def draw(random: np.random.Generator, size: tuple[int, int]) -> Array:
+        return np.sign(skewness) * (random.gamma(shape, 1, size) - shape)
+
+    return draw
 
 
 def grouped_values(random: np.random.Generator, shape: tuple[int, int]) -> Array:
@@ -223,8 +245,10 @@ def rankings(strengths: Sequence[float], tau: float, spread: float = 0.7, judged
 
 
 KINDS: dict[str, Callable[..., Simulation]] = {
-    "f1": lambda: bootstrapped(f1_deltas, 0.4 * (0.5 - 0.65)),
-    "losses": lambda: bootstrapped(losses_alone, -0.2 * 2 / 3),
+    "f1": lambda: bootstrapped(f1_deltas, 0.4 * (0.5 - 0.65), span=1.0),
+    "losses": lambda: bootstrapped(losses_alone, -0.2 * 2 / 3, span=1.0),
+    "skewed": lambda skewness: bootstrapped(skewed(skewness), 0),
+    "skewed mean": lambda skewness: each(estimates.mean, skewed(skewness), 0),
     "flips": flips,
     "grouped": lambda: bootstrapped(grouped_values, 0, grouped=True),
     "clustered mean": lambda: each(estimates.mean, grouped_values, 0, grouped=True),

@@ -6,7 +6,7 @@ filters of this file on the table.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from alignbench.console import csv_cell
 from reports.evidence import Evidence
-from reports.style import Look, plain, styled
+from reports.style import FAINT, Look, plain, styled
 
 FIGURES = Path(__file__).parent / "figures"
 WORDS: dict[str, Any] = yaml.safe_load((FIGURES / "words.yaml").read_text(encoding="utf-8"))
@@ -28,6 +28,9 @@ METADATA: dict[str, dict[str, Any]] = {  # without dates and versions: the same 
     "png": {"Software": None},
     "pdf": {"CreationDate": None, "Producer": None, "Creator": None},
 }
+
+
+SYNTHETIC = "synthetic (demo world)"
 
 
 class NoDataError(Exception):
@@ -68,6 +71,15 @@ def _templates() -> dict[str, dict[str, Any]]:
         key: {part: environment.from_string(texts.get(part, "")) for part in ("title", "source", "caption", "alt")}
         for key, texts in read.items()
     }
+
+
+def mark_synthetic(drawing: Drawing) -> Drawing:
+    """Say in the picture, its caption and its table that the data are those of `alignbench demo`."""
+    if drawing.figure.get_supxlabel() == "":
+        drawing.figure.supxlabel(f"{SYNTHETIC} data", x=0.99, ha="right", fontsize=6.5, color=FAINT)
+    table = drawing.table.assign(data=SYNTHETIC)
+    caption, alt = f"{drawing.caption} Data: {SYNTHETIC}.", f"{SYNTHETIC}: {drawing.alt}"
+    return replace(drawing, table=table, caption=caption, alt=alt)
 
 
 def save(drawing: Drawing, folder: Path, *, pdf: bool = False) -> list[Path]:

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from alignbench.audit.audit import Audit
-from alignbench.audit.compare import compare_with
+from alignbench.audit.compare import SYNTHETIC_DATA, compare_with
 from alignbench.errors import AlignbenchError
 from alignbench.labels.table import Label, read_labels
 from alignbench.runs.folder import read_object
@@ -102,6 +102,11 @@ class Evidence:
     def audit(self) -> Audit | None:
         """Return the audit that figures show: with the lineages' references, or with --reference."""
         return next(iter(self.audits.values()), None)
+
+    @property
+    def synthetic(self) -> bool:
+        """Return whether data of `alignbench demo` are among the evidence."""
+        return any(own.synthetic for system in (*self.systems, *self.intermediate) for own in system.tasks)
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -207,6 +212,8 @@ def gather(paths: Sequence[Path], *, reference: str | None = None) -> Evidence:
         chat = [system for system in systems if system.name != system.run.name]
         reasons += [f"{own.name}: not in the audit" for own in chat if not {own.name, own.run.name} & compared]
     trainings = [_training(folder) for folder in dict.fromkeys(found["metrics.jsonl"])]
+    if any(own.synthetic for system in systems for own in system.tasks):
+        notes.insert(0, SYNTHETIC_DATA[0].upper() + SYNTHETIC_DATA[1:])
     return Evidence(
         systems, tuple(chain.from_iterable(map(_systems, during))), tuple(own for own in trainings if own.metrics),
         labels, audits, (*notes, *reasons),

@@ -1,12 +1,14 @@
 """The main path of `alignbench report`: from evidence to figures and a page."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from alignbench.errors import AlignbenchError
 from alignbench.progress import Progress
 from alignbench.runs.folder import read_object, write_json
-from reports.drawing import Drawing, NoDataError, save
+from reports.drawing import Drawing, NoDataError, mark_synthetic, save
 from reports.evidence import Evidence, gather
 from reports.figures import FIGURES, MISSING
 from reports.page.page import write_page
@@ -40,8 +42,9 @@ def report(
     evidence = gather(paths, reference=reference)
     drawn, left_out = draw_all(evidence, progress)
     files = [file.name for drawing in drawn for file in save(drawing, out / "figures", pdf=pdf)]
-    before = read_object(out / MANIFEST)
-    listed = before.get("figures") if isinstance(before, dict) else None
+    listed = None
+    with suppress(AlignbenchError):  # a file of another program
+        listed = (read_object(out / MANIFEST) or {}).get("figures")
     for name in set(map(str, listed)) - set(files) if isinstance(listed, list) else ():
         (out / "figures" / Path(name).name).unlink(missing_ok=True)  # of an earlier report; other files stay
     page = write_page(evidence, drawn, left_out, out, title)
@@ -58,7 +61,7 @@ def draw_all(evidence: Evidence, progress: Progress = SILENT) -> tuple[list[Draw
         try:
             with styled():
                 found = list(draw(evidence))
-            drawn += found
+            drawn += map(mark_synthetic, found) if evidence.synthetic else found
             left_out |= {} if found else {title: MISSING[title]}
         except NoDataError as reason:
             left_out[title] = str(reason)

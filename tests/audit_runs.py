@@ -80,7 +80,7 @@ def write_task(run: RunFolder, name: str, values: Values, changes: dict[str, Any
         return
     scorers = {entry["kind"]: str(ScorerIdentity(**entry)) for entry in identity.get("scorers") or ()}
     embedder = HashedEmbedder() if "embedding" in scorers else None
-    kept = [record.slim(keep_texts=task.keeps_texts) for record in records]
+    kept = [Record.slim(record.to_json(), keep_texts=task.keeps_texts) for record in records]
     settings = {name: identity.get(name) for name in ("shots", "limit", "template")}
     summary = summarise(task, kept, seed=0, scorers=scorers, embedder=embedder, **settings)
     folder.finish({record.id: number for number, record in enumerate(records)}, asdict(summary))

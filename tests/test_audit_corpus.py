@@ -109,8 +109,8 @@ def test_less_diversity_is_a_loss_in_percent_of_the_range(tmp_path):
     assert row.low < row.delta < row.high
     distance = next(row for row in contrast.rows if "cosine_distance" in row.metric)
     assert distance.tax_of_range == pytest.approx(-distance.delta * 50)  # between 0 and 2
-    assert contrast.mean.tasks == ("diversity_across",)
-    assert not any("finite range" in note for note in contrast.notes)
+    assert contrast.mean is None  # diversity is no capability
+    assert [(own.ability, own.verdict) for own in contrast.abilities] == [("diversity", "loss")]
 
 
 def test_without_the_embedder_metrics_of_vectors_are_left_out_if_documents_are_missing(tmp_path):

@@ -49,7 +49,7 @@ def test_csv_has_all_metrics_unrounded_and_no_formulas_and_json_the_whole_audit(
     assert json.loads(to_json(hostile))["contrasts"][0]["aligned"] == HOSTILE
     expected = json.loads(json.dumps(asdict(two), default=str))
     for row in expected["contrasts"][0]["rows"]:
-        del row["reference_folder"], row["aligned_folder"]
+        del row["reference_folder"], row["aligned_folder"], row["order"]
     assert json.loads(to_json(two)) == expected
 
 
@@ -64,7 +64,7 @@ def test_markdown_shows_names_as_text(hostile, tmp_path):
     assert tags == []
     for line in text.splitlines():
         if line.startswith("| "):
-            assert len(re.split(r"(?<!\\)\|", line)[1:-1]) in (13, 4)
+            assert len(re.split(r"(?<!\\)\|", line)[1:-1]) in (13, 5)
 
 
 def test_latex_is_balanced_and_has_no_active_characters(hostile, tmp_path):
@@ -78,7 +78,7 @@ def test_latex_is_balanced_and_has_no_active_characters(hostile, tmp_path):
     assert bare.count("{") == bare.count("}")
     for line in body.splitlines():
         if line.endswith(r"\\"):
-            assert len(re.findall(r"(?<!\\)&", line)) in (12, 3)
+            assert len(re.findall(r"(?<!\\)&", line)) in (12, 4)
     assert r"\textless{}script\textgreater{}" in text
     assert r"A\_B \& \{C\} \textbar{} \$x\textasciicircum{}2\$ \textasciitilde{}\#\textbackslash{}end" in text
 
@@ -87,7 +87,7 @@ def test_the_terminal_shows_headline_metrics_or_all(two, capsys):
     to_terminal(two)
     shown = capsys.readouterr().out
     assert "aligned against base (reference)" in shown
-    assert "gains 1, losses 1, inconclusive 1 " in shown
+    assert "gain 1, loss 1, retained 0, inconclusive 1 " in shown
     assert "\tacc_norm, share ↑\t" in shown
     assert shown.count("hellaswag\tacc, share ↑\t") == 0
     to_terminal(two, every_metric=True)

@@ -1,5 +1,7 @@
 """The mathematics of the audit: published numbers, exact cases, properties, and coverage in simulations."""
 
+from dataclasses import fields
+
 import numpy as np
 import pytest
 from cases import cases
@@ -9,10 +11,17 @@ from scipy.stats import binom
 
 from alignbench.audit.audit import Row
 from alignbench.audit.front import hypervolume, non_dominated
-from alignbench.audit.paired import by_bootstrap, change, pair, resample, unpaired
+from alignbench.audit.paired import pair, paired_change, resample, unpaired
 from alignbench.audit.tax import macro, relative_tax, tax
-from alignbench.stats import bootstrap, significance
-from alignbench.stats.significance import few_changed, holm, mcnemar, rare_changes
+from alignbench.stats import bootstrap
+from alignbench.stats.significance import (
+    few_changed,
+    holm,
+    mcnemar,
+    minimum_detectable_effect,
+    p_of_rare_changes,
+    rare_changes,
+)
 from alignbench.types.record import Record
 from alignbench.types.result import MetricResult
 
@@ -32,30 +41,16 @@ def test_a_relative_tax_needs_a_reference_two_standard_errors_above_chance(argum
 
 @pytest.mark.parametrize(("rows", "value", "error"), CASES["macro"])
 def test_the_mean_tax_is_over_tasks_then_over_groups(rows, value, error):
-    fields = (
-        "m",
-        True,
-        "share",
-        "higher",
-        None,
-        0.5,
-        0.5,
-        0.0,
-        None,
-        None,
-        0.0,
-        None,
-        None,
-        "bootstrap",
-        None,
-        "",
-        None,
-    )
-    groups, mean = macro([Row(task, "", group, *fields, 0.0, None, *own, 10, 10, 0) for task, group, *own in rows])
+    empty = dict.fromkeys(field.name for field in fields(Row))
+    made = [
+        Row(**empty | {"task": task, "group": group, "tax_of_range": tax, "tax_error": own})
+        for task, group, tax, own in rows
+    ]
+    groups, mean = macro(made, 1.0)
     assert (mean.value, mean.standard_error) == (pytest.approx(value), error and pytest.approx(error))
     assert mean.low == (error and pytest.approx(value - 1.96 * error, abs=1e-3))
     assert np.mean([group.value for group in groups]) == pytest.approx(value)
-    assert macro([]) == ((), None)
+    assert macro([], 1.0) == ((), None)
 
 
 @given(st.lists(POINT, min_size=1, max_size=12), POINT)
@@ -101,7 +96,7 @@ def test_p_is_below_5_percent_if_the_adjusted_wald_interval_excludes_0(changes, 
     deltas = np.zeros(n)
     deltas[: len(changes)] = changes
     found = rare_changes(deltas, np.arange(n), 1.0)
-    p = significance.p_of_rare_changes(found.value, found.standard_error, n)
+    p = p_of_rare_changes(found.value, found.standard_error, n)
     assert abs(p - 0.05) < 1e-9 or (p < 0.05) == (found.low > 0 or found.high < 0)
 
 
@@ -116,7 +111,7 @@ def test_holms_correction_keeps_the_order_and_lies_between_p_and_bonferroni(p):
 
 def test_the_minimum_detectable_effect_is_detected_80_percent_of_the_time():
     draw, n = np.random.default_rng(1), 100
-    truth = significance.minimum_detectable_effect(1 / np.sqrt(n))
+    truth = minimum_detectable_effect(1 / np.sqrt(n))
     assert truth * np.sqrt(n) == pytest.approx(2.80, abs=0.005)
     z = np.sqrt(n) * (draw.normal(size=(20_000, n)) + truth).mean(axis=1)
     assert np.mean(np.abs(z) > 1.96) == pytest.approx(0.8, abs=0.01)
@@ -131,9 +126,8 @@ def pairs_of(reference, aligned, groups=None):
     return pair("m", *sides, None)
 
 
-def compared(own, better="higher"):
-    infer = by_bootstrap(len(own.reference), own.clusters)
-    return change(own.reference.mean(), own.aligned.mean(), resample([own])[0], better, infer, "bootstrap")
+def compared(own, better="higher", span=None):
+    return paired_change(own, resample([own], [better])[0], better, span, binary=False)
 
 
 def test_documents_that_one_model_lacks_are_left_out_and_counted():
@@ -149,10 +143,12 @@ def test_the_bootstrap_equals_a_loop_with_the_same_draws():
     plain = pairs_of(draw.random(50), draw.random(50))
     grouped = pairs_of(draw.random(90), draw.random(90), [f"g{i % 50}" for i in range(90)])
     weights = np.concatenate(list(bootstrap.weights(50, 400, 3)))
-    for own, found in zip((plain, grouped), resample([plain, grouped], seed=3, resamples=400), strict=True):
-        for times, means in zip(weights, found, strict=True):
+    for own, found in zip(
+        (plain, grouped), resample([plain, grouped], ["higher"] * 2, seed=3, resamples=400), strict=True
+    ):
+        for times, means in zip(weights, found[0], strict=True):
             drawn = np.repeat(np.arange(len(own.cluster)), times[own.cluster].astype(int))
-            assert means == pytest.approx([own.reference[drawn].mean(), own.aligned[drawn].mean()])
+            assert means[:2] == pytest.approx([own.reference[drawn].mean(), own.aligned[drawn].mean()])
 
 
 def result_of(values):
@@ -178,7 +174,11 @@ def test_a_bias_in_the_other_direction_is_no_gain_and_few_groups_give_no_small_p
     assert own.gain.value == pytest.approx(0.0)
     assert own.delta.low > 0
     assert own.p > 0.9
-    assert compared(pairs_of([0.0] * 4, [1.0] * 4)).p == significance.least_p(4) == 2 / 16
+    few = compared(pairs_of([0.0] * 4, [1.0] * 4), span=1.0)
+    assert few.p == pytest.approx(2 * np.exp(-2))
+    assert few.delta.low < 0 < few.delta.high
+    many = compared(pairs_of([0.0] * 30, [0.2] * 30), span=1.0)  # equal changes: p and interval agree
+    assert (many.p < 0.05) == (many.delta.low > 0)
     one = compared(pairs_of([0.0] * 4, [1.0] * 4, ["g"] * 4))
     assert one.delta.low is one.p is None
 

@@ -57,10 +57,10 @@ def test_a_bootstrap_over_battles_instead_of_prompts_would_be_too_narrow():
 def test_the_simulations_use_the_intervals_of_the_audit():
     values = np.random.default_rng(0).choice([-1.0, 0.0, 0.3], (60, 4))
     for groups in (None, np.repeat(np.arange(20), 3).tolist()):
-        draws = bootstrap.resampled_means(values, groups, seed=1, resamples=400)
         found = [bootstrap.interval(column, groups, seed=1, resamples=400) for column in values.T]
-        ends = np.array([(own.low, own.high) for own in found]).T
-        assert ends == pytest.approx(bootstrap.percentiles(draws, 60 if groups is None else 20))
+        for truth in (-0.4, -0.25, -0.1):
+            held = [own.low <= truth <= own.high for own in found]
+            assert coverage.bootstrap_holds(values, truth, 400, groups).tolist() == held
 
 
 def test_intervals_that_are_a_fifth_too_narrow_miss_the_goal():

@@ -1,8 +1,9 @@
 """All figures: values of the run folders, readable with any names; figures of the audit, the tax and trainings."""
 
-from dataclasses import replace
+from dataclasses import fields
 from itertools import chain
 
+import numpy as np
 import pytest
 from audit_runs import N, shares, write_run
 from cases import cases
@@ -33,7 +34,8 @@ def test_a_table_has_the_values_of_the_run_folders(name, drawings, evidence):
     }
     for row in table.itertuples():
         own = known[row.system, row.task, row.metric, getattr(row, "shots", 0)]
-        assert (row.value, row.low, row.high, row.n) == (own.value, own.low, own.high, own.n)
+        expected = [np.nan if x is None else x for x in (own.value, own.low, own.high)]
+        assert (row.value, row.low, row.high, row.n) == pytest.approx((*expected, own.n), rel=0, nan_ok=True)
         assert (row.unscored, row.scorer) == (own.n_unscored, own.scorer or "")
 
 
@@ -97,26 +99,30 @@ def texts_of(drawing):
 
 
 def row(task: str, gain: float | None, error: float = 0.02, **changes) -> Row:
-    """A headline row of a proportion that is better if higher; gain: None for one without a test."""
-    ends = (None, None) if gain is None else (gain - 2 * error, gain + 2 * error)
-    tax, percent = (None, None) if gain is None else (-gain, -100 * gain)
-    known = Row(
-        task, "", "reading", "f1", True, "share", "higher", None, 0.5, 0.5 + (gain or 0), gain or 0.0, *ends, gain,
-        error, 0.5, "bootstrap", 0.5, "inconclusive", None, tax, None, percent, 100 * error, 80, 80, 0,
-    )  # fmt: skip
-    return replace(known, **changes)
+    """A primary row of a proportion that is better if higher; gain: None for one without a direction."""
+    low, high = (None, None) if gain is None else (gain - 2 * error, gain + 2 * error)
+    percent = None if gain is None else -100 * gain
+    known = dict.fromkeys(field.name for field in fields(Row)) | {
+        "task": task, "variant": "", "ability": "capability", "group": "reading", "family": task, "metric": "f1",
+        "headline": True, "primary": gain is not None, "unit": "share", "better": "higher", "reference": 0.5,
+        "aligned": 0.5 + (gain or 0), "delta": gain or 0.0, "low": low, "high": high, "gain": gain, "gain_low": low,
+        "gain_high": high, "standard_error": error, "p": 0.5, "test": "bootstrap", "p_holm": 0.5, "span": 1.0,
+        "verdict": "inconclusive" if gain is not None else "–", "tax": -(gain or 0.0), "tax_of_range": percent,
+        "tax_error": 100 * error, "n": 80, "clusters": 80, "left_out": 0, "note": "",
+    }  # fmt: skip
+    return Row(**known | changes)
 
 
 def audited(*rows: Row, front: Front | None = None) -> Evidence:
-    contrast = Contrast("sft", "ppo", "SFT", "same", rows, (), None, (), ())
-    return Evidence((), audits={"": Audit((contrast,), front, (), 10_000, 0)})
+    contrast = Contrast("sft", "ppo", "SFT", "same", rows, (), None, (), len(rows), (), ())
+    return Evidence((), audits={"": Audit((contrast,), front, (), 10_000, 0, 1.0)})
 
 
 class TestForest:
     def test_it_contains_the_rows_of_the_audit_and_the_front_its_points(self, drawings, evidence):
         for number, contrast in enumerate(evidence.audit.contrasts[: audit.MOST_CONTRASTS], 1):
             table = drawings[f"audit_forest_{number}"].table
-            tested = [own for own in contrast.rows if own.headline and own.gain is not None]
+            tested = [own for own in contrast.rows if own.primary]
             assert table[["task", "verdict"]].values.tolist() == [[own.task, own.verdict] for own in tested]
             assert table.gain.tolist() == pytest.approx([-own.tax_of_range for own in tested])
         found, drawing = evidence.audit.front, drawings["reward_tax_front"]
@@ -128,9 +134,8 @@ class TestForest:
         ("gain", "changes", "shown"),
         [
             (0.1, {}, (10, 6, 14)),
-            (0.1, {"better": "lower", "delta": -0.1, "low": -0.13, "high": -0.05}, (10, 5, 13)),
-            (0.1, {"better": "0.5", "low": -0.9, "high": -0.8}, (10, 10 - 1.96 * 2, 10 + 1.96 * 2)),  # the gain's error
-            (0.0, {"standard_error": None, "low": 0.0, "high": 0.0, "tax": 0.0, "tax_of_range": 0.0}, (0, 0, 0)),
+            (0.1, {"better": "lower", "delta": -0.1, "gain_low": 0.05, "gain_high": 0.13}, (10, 5, 13)),
+            (0.1, {"unit": "points", "span": 50.0}, (0.2, 0.12, 0.28)),
         ],
     )
     def test_the_interval_is_that_of_the_improvement(self, gain, changes, shown):
@@ -139,7 +144,7 @@ class TestForest:
         assert_nothing_overlaps(drawing.figure)
 
     def test_rows_beyond_forty_are_only_in_the_table(self):
-        many = [row(f"task_{number:02d}", 0.01 * number, group=f"group {number % 5}") for number in range(45)]
+        many = [row(f"task_{number:02d}", 0.01 * number, ability=f"group {number % 5}") for number in range(45)]
         drawing = draw(audit.forest, audited(*many))
         assert drawing.table.drawn.tolist() == [True] * 40 + [False] * 5
         assert "5 more are in the CSV" in drawing.caption
@@ -147,8 +152,8 @@ class TestForest:
         assert_nothing_overlaps(drawing.figure)
 
     def test_rows_are_sorted_by_effect_within_groups_and_metrics_without_a_range_or_a_test_are_apart(self):
-        rows = [row("low", -0.1), row("high", 0.2), row("middle", 0.05), row("alone", 0.1, group="bias")]
-        bits = row("personas", -1.5, 0.2, unit="bits", tax_of_range=None, tax_error=None)
+        rows = [row("low", -0.1), row("high", 0.2), row("middle", 0.05), row("alone", 0.1, ability="bias")]
+        bits = row("personas", -1.5, 0.2, unit="bits", tax_of_range=None, tax_error=None, span=None)
         drawing = draw(audit.forest, audited(*rows, bits, row("token_entropy", None)))
         share, other = drawing.figure.axes
         labels = [label.get_text() for label in share.get_yticklabels()]

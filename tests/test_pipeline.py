@@ -84,7 +84,7 @@ TASK = Task(
     title="words",
     card="none",
     metrics=(*(Metric(name, "share", "lower", scorer="toxicity") for name in ("worst", "worst_odd")), LENGTH),
-    group="none",
+    ability="toxicity",
     headline="worst",
     load=lambda options: DATA,
     generation=Generation(Sampling(3, samples=SAMPLES, temperature=1.0), worst, scorers=("toxicity",)),

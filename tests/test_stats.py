@@ -10,10 +10,10 @@ from alignbench.stats import bootstrap, estimates, jackknife
 
 
 def test_means_have_the_textbook_t_interval_and_clustered_standard_errors():
-    values = [1.0, 2.0, 4.0, 7.0]
+    values = [1.0, 2.0, 4.0, 7.0, 3.0, 5.0, 6.0]
     found, error = estimates.mean(values), scipy_stats.sem(values)
-    low, high = scipy_stats.t.interval(0.95, 3, 3.5, error)
-    expected = estimates.Estimate(*map(pytest.approx, (3.5, error, low, high)), n=4, clusters=4)
+    low, high = scipy_stats.t.interval(0.95, 6, 4.0, error)
+    expected = estimates.Estimate(*map(pytest.approx, (4.0, error, low, high)), n=7, clusters=7)
     assert found == expected
     clipped = estimates.mean([0.98, 1.0, 0.2], bounds=(0, 1))
     assert (clipped.low, clipped.high) == (0.0, 1.0)

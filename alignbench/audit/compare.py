@@ -4,22 +4,23 @@
 documents, and summarises: verdicts, taxes, and the reward-tax front.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from alignbench.audit.audit import Audit, Contrast, Row, Verdict
+from alignbench.audit.abilities import MARGIN, abilities, judge
+from alignbench.audit.audit import Audit, Contrast, Row
 from alignbench.audit.comparable import Match, match, packages_differ, unlike_metrics
 from alignbench.audit.front import REWARD, reward_front
 from alignbench.audit.references import chosen_run, find, references
 from alignbench.audit.rows import Rows, measure
-from alignbench.audit.tax import macro, taxed
+from alignbench.audit.tax import CAPABILITY, macro, taxed
 from alignbench.errors import AlignbenchError
 from alignbench.runs.read import Run, read_runs
-from alignbench.stats.significance import LEVEL, holm
 
-ENTROPY, PER_CHARACTER = "entropy", "_per_character"
+SYNTHETIC_DATA = "the data are synthetic: they were written by `alignbench demo`, under the names of real benchmarks"
+TOKEN_ENTROPY, PER_CHARACTER = "token_entropy", "_per_character"
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ def compare_with(
     across_templates: bool = False,
     reward: str | None = None,
     reference_point: tuple[float, float] | None = None,
+    margin: float = MARGIN,
     resamples: int = 10_000,
     seed: int = 0,
 ) -> dict[str | None, Audit]:
@@ -71,6 +73,7 @@ def compare_with(
         with and without it with themselves: NAME -> NAME (chat)
     reward: TASK.METRIC of the reward-tax front (default: the win rate, if there is one)
     reference_point: (reward, tax in percent) that bounds the hypervolume of the front
+    margin: the largest loss, in percent of a metric's range, that counts as retained
 
     References with nothing comparable are left out. Raises AlignbenchError if that is so for all.
     """
@@ -93,7 +96,7 @@ def compare_with(
     audits: dict[str | None, Audit] = {}
     reasons = []
     for reference, own in plans.items():
-        contrasts = [_contrast(plan, rows[plan.identity], reward or REWARD) for plan in own if plan.matches]
+        contrasts = [_contrast(plan, rows[plan.identity], reward or REWARD, margin) for plan in own if plan.matches]
         empty = [
             f"{contrast.reference} and {contrast.aligned} have no document in common that both have values for"
             for contrast in contrasts
@@ -104,8 +107,8 @@ def compare_with(
         if not contrasts:
             reasons.append((*empty, *notes, f"{found[0].name}: one model with one template: nothing to compare")[0])
             continue
-        front, front_notes = reward_front(contrasts, found, reward, reference_point, across_templates)
-        audits[reference] = Audit(tuple(contrasts), front, (*notes, *empty, *front_notes), resamples, seed)
+        front, front_notes = reward_front(contrasts, found, reward, reference_point, across_templates, margin)
+        audits[reference] = Audit(tuple(contrasts), front, (*notes, *empty, *front_notes), resamples, seed, margin)
     if not audits:
         raise AlignbenchError(reasons[0])
     return audits
@@ -132,6 +135,8 @@ def _plan(reference: Run, aligned: Run, role: str, tasks: Sequence[str], *, acro
             left_out.append(f"{name} ({found})")
     if only := [name for name in sorted(set(mine) ^ set(theirs)) if not tasks or name in tasks]:
         notes.append(f"only one of the two has {', '.join(only)}")
+    if any(own.synthetic for own in (*reference.tasks, *aligned.tasks)):
+        notes.append(SYNTHETIC_DATA)
     before, after = (run.description.get("engine", {}) for run in (reference, aligned))
     settings = [key for key in ("kind", "dtype") if before.get(key) != after.get(key)]
     notes += [f"engine {key}: {before.get(key)} / {after.get(key)}" for key in settings]
@@ -157,42 +162,42 @@ def _nothing(plan: Plan, across: bool) -> str:
     return f"{names} have nothing comparable: {'; '.join(plan.left_out)}{hint}"
 
 
-def _contrast(plan: Plan, measured: Rows, reward: str) -> Contrast:
-    """Verdicts on the headline metrics, corrected for their number, and mean taxes."""
-    rows = [_of_same_tokens(plan, row) for row in measured.rows]
-    family = [row.p for row in rows if row.headline and row.gain is not None and row.p is not None]
-    adjusted = iter(holm(family))
-    rows = [_judged(row, adjusted) for row in rows]
+def _contrast(plan: Plan, measured: Rows, reward: str, margin: float) -> Contrast:
+    """Verdicts on rows and abilities, and mean taxes."""
+    rows = judge([_of_same_tokens(plan, row) for row in measured.rows], margin)
     rows.sort(key=_evidence)
-    groups, mean = macro(taxed(rows, reward))
+    families = list(dict.fromkeys(row.family for row in sorted(rows, key=lambda row: not row.primary)))
+    rows.sort(key=lambda row: (families.index(row.family), not row.primary, not row.headline))
+    groups, mean = macro(taxed(rows, reward), margin)
     notes = list(plan.notes)
     if any(row.task == reward.partition(".")[0] for row in rows):
         notes.append(f"not in the mean tax because it is the reward: {reward}")
-    if outside := [row.task for row in rows if row.headline and row.gain is not None and row.tax_of_range is None]:
+    capabilities = [row for row in rows if row.primary and row.ability == CAPABILITY]
+    if outside := [row.task for row in capabilities if row.tax_of_range is None]:
         notes.append(f"not in the mean tax because their metrics have no finite range: {', '.join(outside)}")
-    left_out = (*plan.left_out, *measured.left_out)
-    names = plan.reference.name, plan.aligned.name, plan.role
-    return Contrast(*names, plan.templates, tuple(rows), groups, mean, left_out, tuple(notes))
+    return Contrast(
+        plan.reference.name,
+        plan.aligned.name,
+        plan.role,
+        plan.templates,
+        tuple(rows),
+        groups,
+        mean,
+        abilities(rows, mean, margin),
+        sum(row.p_holm is not None for row in rows),
+        (*plan.left_out, *measured.left_out),
+        tuple(notes),
+    )
 
 
 def _of_same_tokens(plan: Plan, row: Row) -> Row:
     """A row of token entropies is not tested if two tokenizers split the texts into different tokens."""
-    if row.group != ENTROPY or row.metric.endswith(PER_CHARACTER) or row.unit == "words":
+    if not row.task.startswith(TOKEN_ENTROPY) or row.metric.endswith(PER_CHARACTER) or row.unit == "words":
         return row
     # tokenizers are identified by their tokens, or by their files in runs without a hash of the tokens
     described = plan.reference.description, plan.aligned.description
     before, after = (own.get("vocabulary_sha256") or own["model"].get("tokenizer_sha256") for own in described)
     return row if before == after else row.untested("tokens of different tokenizers")
-
-
-def _judged(row: Row, adjusted: Iterator[float]) -> Row:
-    if not row.headline or row.gain is None:
-        return row
-    p_holm = None if row.p is None else next(adjusted)
-    verdict: Verdict = "inconclusive"
-    if p_holm is not None and p_holm < LEVEL:
-        verdict = "gain" if row.gain > 0 else "loss"
-    return replace(row, p_holm=p_holm, verdict=verdict)
 
 
 def _evidence(row: Row) -> tuple[float, float, float]:

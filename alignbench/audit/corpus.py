@@ -6,6 +6,7 @@ bootstrap over groups of documents, or, for measures of a set of outputs, from a
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +50,8 @@ class RecordCache:
                 del self._records[next(iter(self._records))]
             task = find(folder.task)
             keep_texts = task is not None and task.keeps_texts
-            self._records[folder.path] = {record.id: record.slim(keep_texts=keep_texts) for record in folder.records()}
+            slim = partial(Record.slim, keep_texts=keep_texts)
+            self._records[folder.path] = {record.id: record for record in folder.records(slim)}
         return self._records[folder.path]
 
     def sample(
@@ -119,7 +121,7 @@ def sample(corpus: CorpusMetrics, records: Sequence[Record], cluster: NDArray[np
         return Sample(whole, jackknife.replicates(values, cluster) if possible else {})
     blocks = (drawn[:, cluster] for drawn in bootstrap.weights(clusters, RESAMPLES, seed))
     if corpus.resample is not None:
-        parts = [corpus.resample(records, weights) for weights in blocks]
+        parts = list(map(corpus.resample(records), blocks))
         return Sample(whole, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
     rows = (np.repeat(np.arange(n), row.astype(int)).tolist() for weights in blocks for row in weights)
     return Sample(whole, jackknife.columns([values(own) for own in rows]))

@@ -23,6 +23,7 @@ def reward_front(
     reward: str | None,
     reference_point: Point | None,
     across_templates: bool,
+    margin: float,
 ) -> tuple[Front | None, list[str]]:
     """The front over a reference and all models compared with it, on the tasks that all of them have; and notes.
 
@@ -43,7 +44,7 @@ def reward_front(
     reference = own[0].reference
     taxes: dict[str, MeanTax | None] = {reference: None} if reference in results else {}
     for contrast in own:
-        _, taxes[contrast.aligned] = macro([row for row in taxed(contrast.rows, named) if row.task in tasks])
+        _, taxes[contrast.aligned] = macro([row for row in taxed(contrast.rows, named) if row.task in tasks], margin)
     points = []
     for name, mean in taxes.items():
         found, limits = results[name], (0.0, None, None) if mean is None else (mean.value, mean.low, mean.high)

@@ -8,9 +8,17 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from alignbench.audit.tax import TARGETS, improvement
-from alignbench.stats import bootstrap, jackknife
-from alignbench.stats.estimates import NORMAL_QUANTILE, Estimate, cluster_numbers, t_quantile
-from alignbench.stats.significance import ADDED, few_changed, least_p, mcnemar, p_of_rare_changes, rare_changes
+from alignbench.stats import bootstrap, estimates, jackknife
+from alignbench.stats.estimates import NORMAL_QUANTILE, Bounds, Estimate, cluster_numbers, t_quantile
+from alignbench.stats.significance import (
+    ADDED,
+    few_changed,
+    least_p,
+    mcnemar,
+    p_of_equal,
+    p_of_rare_changes,
+    rare_changes,
+)
 from alignbench.types.record import Record
 from alignbench.types.result import MetricResult
 
@@ -65,6 +73,12 @@ def change(reference: float, aligned: float, draws: Array, better: str, infer: I
     if better != "higher" and gained is not None and gains is not None:
         gain, p = infer(gained, gains)
     return Change(reference, aligned, delta, gain, p, test)
+
+
+def mirrored(own: Estimate) -> Estimate:
+    """The estimate of the negative value."""
+    low, high = (None if end is None else -end for end in (own.high, own.low))
+    return replace(own, value=None if own.value is None else -own.value, low=low, high=high)
 
 
 def by_bootstrap(n: int, clusters: int) -> Inference:
@@ -138,36 +152,83 @@ def pair(
     )
 
 
-def resample(pairs: Sequence[Pairs], *, seed: int = 0, resamples: int = 10_000) -> list[Array]:
-    """For each of `pairs` the two means of every resample, (resamples, 2): reference, aligned.
+def resample(
+    pairs: Sequence[Pairs], better: Sequence[str], *, seed: int = 0, resamples: int = 10_000
+) -> list[tuple[Array, Array]]:
+    """For each of `pairs`: means of every resample and their standard errors, both (resamples, 4), of the reference,
+    the aligned model, their difference, and the linear part of the improvement (for a target of 0.5 or 0).
 
-    Groups of documents are drawn as a whole. All metrics with the same number of groups share the draws, which saves
-    most of the time of an audit of many tasks and changes no single interval.
+    better: the direction of each metric. Groups of documents are drawn as a whole. All metrics with the same groups
+    share the draws, which saves most of the time of an audit of many tasks and changes no single interval.
     """
-    means: list[Array] = [np.empty((0, 2))] * len(pairs)
-    for count in sorted({own.clusters for own in pairs if own.clusters}):
-        same = [number for number, own in enumerate(pairs) if own.clusters == count]
-        sums = [
-            np.bincount(own.cluster, column, count).astype(np.float64)
-            for own in map(pairs.__getitem__, same)
-            for column in (own.reference, own.aligned, np.ones(len(own.cluster)))
-        ]
-        drawn = bootstrap.resampled_sums(np.column_stack(sums), seed=seed, resamples=resamples)
-        for place, number in enumerate(same):
-            means[number] = drawn[:, 3 * place : 3 * place + 2] / drawn[:, 3 * place + 2, None]
-    return means
+    found: list[tuple[Array, Array]] = [(np.empty((0, 4)), np.empty((0, 4)))] * len(pairs)
+    alike: dict[bytes, list[int]] = {}
+    for number, own in enumerate(pairs):
+        if own.clusters:
+            alike.setdefault(own.cluster.tobytes(), []).append(number)
+    for numbers in alike.values():
+        columns = []
+        for number in numbers:
+            before, after, target = pairs[number].reference, pairs[number].aligned, better[number]
+            columns += [before, after, after - before, _linear_part(before, after, target)]
+        sums = bootstrap.cluster_sums(np.column_stack(columns), pairs[numbers[0]].cluster)
+        means, errors = bootstrap.studentised(*sums, seed=seed, resamples=resamples)
+        for place, number in enumerate(numbers):
+            own_columns = slice(4 * place, 4 * place + 4)
+            found[number] = means[:, own_columns], errors[:, own_columns]
+    return found
 
 
-def paired_change(pairs: Pairs, draws: Array, better: str, span: float | None, binary: bool) -> Change:
+def _linear_part(before: Array, after: Array, better: str) -> Array:
+    """(n,) values whose mean has the standard error of the improvement towards a target."""
+    if better not in TARGETS:
+        return after - before
+    target = float(better)
+    linear: Array = np.sign(before.mean() - target) * before - np.sign(after.mean() - target) * after
+    return linear
+
+
+def paired_change(pairs: Pairs, draws: tuple[Array, Array], better: str, span: float | None, binary: bool) -> Change:
     """The change of a mean. draws: see `resample`; span: width of the metric's range; binary: values are 0 or 1"""
     before, after = pairs.reference, pairs.aligned
-    infer = by_bootstrap(len(before), pairs.clusters)
-    changed = change(float(before.mean()), float(after.mean()), draws, better, infer, "bootstrap")
+    reference, aligned = float(before.mean()), float(after.mean())
+    bounds = (None, None) if span is None else (-span, span)
+    means, errors = draws
+    delta, p = _tested(after - before, pairs, means[:, 2], errors[:, 2], bounds)
+    gain = delta if better == "higher" else mirrored(delta) if better == "lower" else None
+    gained = improvement(reference, aligned, better)
+    if better in TARGETS and gained is not None:
+        moved = improvement(means[:, 0], means[:, 1], better)
+        assert moved is not None
+        gain, p = _tested(_linear_part(before, after, better), pairs, moved, errors[:, 3], bounds, gained)
+    changed = Change(reference, aligned, delta, gain, p, "bootstrap")
     if few_changed(after - before, pairs.cluster):
         changed = without_interval(changed) if span is None else _adjusted_wald(changed, pairs, span, better)
+    binary = binary and all(np.isin(values, (0, 1)).all() for values in (before, after))
     if binary and pairs.clusters == len(before) and better not in TARGETS:
         changed = replace(changed, p=mcnemar(before, after), test="McNemar")
     return changed
+
+
+def _tested(
+    values: Array, pairs: Pairs, means: Array, errors: Array, bounds: Bounds, value: float | None = None
+) -> tuple[Estimate, float | None]:
+    """An estimate by the studentised bootstrap, and the p-value of 0; with few groups, as in `estimates.mean`.
+
+    values: (n,) whose mean has the statistic's standard error; means, errors: (resamples,) of the statistic
+    value: of the statistic, if it is not that mean
+    """
+    plain = estimates.mean(values, pairs.cluster.tolist(), bounds)
+    if value is not None and plain.value is not None:
+        plain = plain.moved(value - plain.value, bounds)
+    assert plain.value is not None
+    if pairs.clusters < 2 or not plain.standard_error:
+        return plain, p_of_equal(plain.value, pairs.clusters, bounds[1])
+    if pairs.clusters < estimates.STUDENTISED:
+        p = float(2 * stats.t.sf(abs(plain.value) / plain.standard_error, pairs.clusters - 1))
+    else:
+        plain, p = bootstrap.by_t(plain, bootstrap.t_values(plain.value, means, errors), bounds)
+    return plain, 1.0 if plain.value is None or abs(plain.value) < 1e-12 else max(p, least_p(pairs.clusters))
 
 
 def _adjusted_wald(changed: Change, pairs: Pairs, span: float, better: str) -> Change:

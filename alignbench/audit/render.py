@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from alignbench.audit.abilities import DIGITS
 from alignbench.audit.audit import Audit, Contrast, Front, MeanTax, Row
 from alignbench.console import interval, number, print_table, printable, write_csv, write_text
 from alignbench.stats.significance import LEVEL
 
 NONE = "–"
-DIGITS = {"share": 3, "bits": 3, "nats": 3, "r": 3, "points": 2, "tokens": 1, "words": 1, "characters": 1, "number": 3}
 BETTER = {"higher": " ↑", "lower": " ↓", "0.5": " → 0.5", "0": " → 0", "–": ""}
-FOLDERS = ("reference_folder", "aligned_folder")  # fields of rows that are not part of JSON and CSV
+INTERNAL = ("reference_folder", "aligned_folder", "order")  # fields of rows that are not part of JSON and CSV
 HEADER = (
     "verdict", "task", "metric", "reference", "aligned", "change", "95 % interval", "p", "p (Holm)", "test",
     "relative tax", "MDE", "documents",
@@ -22,51 +22,58 @@ HEADER = (
 # width of a terminal -> columns that are hidden on narrower ones
 HIDDEN = {140: ("p", "test", "relative tax"), 110: ("reference", "aligned", "documents")}
 WRAPPED = ("verdict", "task", "metric", "checkpoint", "group", "tasks")
-MEAN_HEADER = ("group", "mean tax, % of range", "95 % interval", "tasks")
+MEAN_HEADER = ("capabilities", "mean tax, % of range", "95 % interval", "verdict", "tasks")
 FRONT_HEADER = ("checkpoint", "reward", "95 % interval", "mean tax, % of range", "95 % interval", "front")
 
 
 @dataclass(frozen=True)
 class Table:
+    """lead: sentences above the table; notes: below"""
+
     title: str
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     notes: tuple[str, ...] = ()
+    lead: tuple[str, ...] = ()
 
 
 def tables(audit: Audit, *, every_metric: bool = False) -> list[Table]:
-    """For each contrast its rows and its mean taxes; then the front."""
+    """For each contrast its abilities, rows and mean taxes; then the front."""
     found = []
     for contrast in audit.contrasts:
         rows = [row for row in contrast.rows if every_metric or row.headline]
         own = "; each with its own chat template, if it has one" if contrast.templates == "own" else ""
         title = f"{contrast.aligned} against {contrast.reference} ({contrast.role}{own})"
-        found.append(Table(title, HEADER, tuple(map(_cells, rows)), tuple(_notes(contrast, rows))))
+        lead = tuple(own.sentence for own in contrast.abilities)
+        notes = tuple(_notes(contrast, rows, audit.margin))
+        found.append(Table(title, HEADER, tuple(map(_cells, rows)), notes, lead))
         means = (*contrast.groups, *([contrast.mean] if contrast.mean else []))
         if means:
-            title = f"Tax of {contrast.aligned} against {contrast.reference}: positive is a loss, negative a gain"
+            title = f"Alignment tax of {contrast.aligned} against {contrast.reference}: positive is a loss"
             found.append(Table(title, MEAN_HEADER, tuple(map(_mean_cells, means))))
     return found if audit.front is None else [*found, _front(audit.front)]
 
 
 def _mean_cells(mean: MeanTax) -> tuple[str, ...]:
     name, limits = "mean of groups" if mean.name == "all" else mean.name, interval(mean.low, mean.high, "+.2f")
-    return name, number(mean.value, "+.2f"), limits, ", ".join(mean.tasks)
+    return name, number(mean.value, "+.2f"), limits, mean.verdict, ", ".join(mean.tasks)
 
 
-def _notes(contrast: Contrast, rows: Sequence[Row]) -> Iterable[str]:
-    judged = [row for row in contrast.rows if row.verdict != NONE]
+def _notes(contrast: Contrast, rows: Sequence[Row], margin: float) -> Iterable[str]:
+    judged = [row for row in contrast.rows if row.primary]
     verdicts = [row.verdict for row in judged]
-    family = sum(row.p_holm is not None for row in judged)
-    counts = f"gains {verdicts.count('gain')}, losses {verdicts.count('loss')}"
-    corrected = f"level {LEVEL}, Holm correction over {family} headline metric{'' if family == 1 else 's'}"
-    yield f"{counts}, inconclusive {verdicts.count('inconclusive')} ({corrected})"
-    if len(judged) > family:
-        yield f"inconclusive, since there is no test: {', '.join(_name(row) for row in judged if row.p_holm is None)}"
-    for note in dict.fromkeys(row.note for row in rows if row.note):
-        yield f"reported, not tested, {note}: {', '.join(_name(row) for row in rows if row.note == note)}"
+    counts = ", ".join(f"{name} {verdicts.count(name)}" for name in ("gain", "loss", "retained", "inconclusive"))
+    yield f"{counts} (level {LEVEL}, Holm correction for {contrast.tests} test{'s' * (contrast.tests != 1)})"
+    if untested := [_name(row) for row in judged if row.p_holm is None]:
+        yield f"there is no test: {', '.join(untested)}"
+    if "retained" in verdicts:
+        yield f'"retained": the interval excludes a loss of more than {margin:g} % of the metric\'s range (--margin)'
     if "inconclusive" in verdicts:
-        yield '"inconclusive" is not "no tax": > 20 % of changes below the minimum detectable effect (MDE) are missed'
+        yield '"inconclusive" is not "no change": changes below the minimum detectable effect (MDE) are often missed'
+    if variants := [_name(row) for row in rows if row.headline and not row.primary and not row.note]:
+        yield f"further variants of a benchmark, reported and not tested: {', '.join(variants)}"
+    for note in dict.fromkeys(row.note for row in rows if row.note):
+        yield f"{note}: {', '.join(_name(row) for row in rows if row.note == note)}"
     if any(row.clusters != row.n for row in rows):
         yield "documents: N in G groups, which are resampled as a whole"
     if any(row.left_out for row in rows):
@@ -130,6 +137,8 @@ def to_terminal(audit: Audit, *, every_metric: bool = False) -> None:
     """Tables that fit the terminal; tab-separated lines elsewhere."""
     for position, table in enumerate(tables(audit, every_metric=every_metric)):
         print(("\n" if position else "") + printable(table.title))
+        for sentence in table.lead:
+            print(printable(sentence))
         if sys.stdout.isatty():
             _print_to_fit(table)
         else:
@@ -164,13 +173,13 @@ def _print_to_fit(table: Table) -> None:
 
 
 def to_json(audit: Audit) -> str:
-    content = asdict(audit, dict_factory=lambda pairs: dict(pair for pair in pairs if pair[0] not in FOLDERS))
+    content = asdict(audit, dict_factory=lambda pairs: dict(pair for pair in pairs if pair[0] not in INTERNAL))
     return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
 
 
 def to_csv(audit: Audit, file: Path) -> None:
     """One line per metric and contrast, unrounded; all metrics."""
-    columns = [field.name for field in fields(Row) if field.name not in FOLDERS]
+    columns = [field.name for field in fields(Row) if field.name not in INTERNAL]
     rows = [
         (own.aligned, own.reference, own.role, own.templates, *(getattr(row, column) for column in columns))
         for own in audit.contrasts
@@ -185,7 +194,8 @@ def to_markdown(audit: Audit, file: Path, *, every_metric: bool = False) -> None
 
     lines = []
     for table in tables(audit, every_metric=every_metric):
-        lines += [f"### {_markdown(table.title)}", "", line(table.header), line(["---"] * len(table.header), str)]
+        lines += [f"### {_markdown(table.title)}", "", *(f"- {_markdown(own)}" for own in table.lead)]
+        lines += [*([""] if table.lead else []), line(table.header), line(["---"] * len(table.header), str)]
         lines += [*map(line, table.rows), "", *(f"- {_markdown(note)}" for note in table.notes), ""]
     lines += [f"- {_markdown(note)}" for note in audit.notes]
     write_text(file, "\n".join(lines).rstrip() + "\n")
@@ -200,6 +210,7 @@ def to_latex(audit: Audit, file: Path, *, every_metric: bool = False) -> None:
     lines = [r"% \usepackage{booktabs}"]
     for table in tables(audit, every_metric=every_metric):
         lines += [r"\begin{table}", r"\centering\small", rf"\caption{{{_latex(table.title)}}}"]
+        lines += [rf"\par {_latex(own)}" for own in table.lead]
         lines += [rf"\begin{{tabular}}{{{'l' * len(table.header)}}}", r"\toprule", line(table.header), r"\midrule"]
         lines += [*map(line, table.rows), r"\bottomrule", r"\end{tabular}"]
         lines += [*(rf"\par {_latex(note)}" for note in table.notes), r"\end{table}", ""]

@@ -10,7 +10,6 @@ from alignbench.audit.paired import Change, Pairs, pair, paired_change, resample
 from alignbench.audit.references import find
 from alignbench.audit.tax import chance_level, range_of, relative_tax, tax
 from alignbench.stats import estimates
-from alignbench.stats.significance import minimum_detectable_effect
 from alignbench.types.result import MetricResult
 from alignbench.types.task import Task
 
@@ -55,7 +54,9 @@ def measure(contrasts: Sequence[Sequence[Match]], *, seed: int = 0, resamples: i
         found, left_out = _subjects(match, matches, seed, cache)
         subjects += [(number, subject) for subject in found]
         rows[number].left_out += left_out
-    draws = iter(resample([own.pairs for _, own in subjects if own.pairs is not None], seed=seed, resamples=resamples))
+    paired = [(own.pairs, own.before.better) for _, own in subjects if own.pairs is not None]
+    drawn = resample([own for own, _ in paired], [better for _, better in paired], seed=seed, resamples=resamples)
+    draws = iter(drawn)
     for number, own in subjects:
         changed = own.changed
         if own.pairs is not None:
@@ -114,9 +115,12 @@ def _row(own: Subject, changed: Change) -> Row:
     row = Row(
         task=own.task.name,
         variant=own.variant,
+        ability=own.task.ability,
         group=own.task.group,
+        family=own.task.family or own.task.name,
         metric=result.metric,
         headline=result.metric == own.task.headline,
+        primary=False,
         unit=result.unit,
         better=result.better,
         scorer=result.scorer,
@@ -126,12 +130,14 @@ def _row(own: Subject, changed: Change) -> Row:
         low=changed.delta.low,
         high=changed.delta.high,
         gain=None if changed.gain is None else changed.gain.value,
+        gain_low=None if changed.gain is None else changed.gain.low,
+        gain_high=None if changed.gain is None else changed.gain.high,
         standard_error=error,
         p=changed.p,
         test=changed.test,
         p_holm=None,
         verdict="–",
-        detectable=minimum_detectable_effect(error) if error else None,  # no change: its variation is unknown
+        detectable=None,
         tax=lost,
         relative_tax=relative_tax(*values, chance_level(chance, result.better, bounds), reference_error),
         tax_of_range=None if lost is None or percent is None else lost * percent,
@@ -139,10 +145,19 @@ def _row(own: Subject, changed: Change) -> Row:
         n=changed.delta.n,
         clusters=changed.delta.clusters,
         left_out=own.left_out,
+        span=None if bounds is None else bounds[1] - bounds[0],
         reference_folder=own.match.reference.path,
         aligned_folder=own.match.aligned.path,
+        order=_order(own),
     )
     return row.untested(changed.note) if changed.note else row
+
+
+def _order(own: Subject) -> tuple[object, ...]:
+    """Position in its family: the order of the tasks, then fewer shots, all documents, the chat template."""
+    identity = own.match.reference.identity
+    settings = identity.get("shots") or 0, identity.get("limit") is not None, identity.get("template") != "chat"
+    return own.task.rank, *settings, own.variant
 
 
 def _variant(metric: str, match: Match, matches: Sequence[Match]) -> str:

@@ -13,7 +13,7 @@ from alignbench.data.tables import read_source
 from alignbench.diversity.lexical import LENGTH, cut, words
 from alignbench.errors import AlignbenchError
 from alignbench.evaluation.pipeline import outputs_key
-from alignbench.evaluation.score_file import output_texts, row_id
+from alignbench.evaluation.score_file import output_texts, row_ids
 from alignbench.runs.read import Run, TaskRun, read_runs
 from alignbench.types.record import Output
 
@@ -106,7 +106,7 @@ def _of_file(path: Path, columns: Mapping[str, str]) -> System:
     documents: dict[str, tuple[Output, ...]] = {}
     prompts = {}
     numbered = all(row.fields.get("id") in (None, "") for row in rows)
-    for number, row in enumerate(rows):
+    for identifier, row in zip(row_ids(rows, required=not numbered), rows, strict=True):
         if not isinstance(given := row.fields.get("scores") or {}, dict):
             raise AlignbenchError(f"{row.where}: scores is not an object {{kind: {{number: value}}}}")
         scores = {
@@ -114,8 +114,7 @@ def _of_file(path: Path, columns: Mapping[str, str]) -> System:
             for kind, numbers in given.items()
             if isinstance(numbers, dict)
         }
-        identifier = row_id(row, number, required=not numbered)
-        outputs = tuple(Output(text, scores) for text in output_texts(row))
+        outputs = tuple(Output(text, scores) for text in output_texts(row) if text is not None)
         documents[identifier] = documents.get(identifier, ()) + outputs
         if isinstance(row.fields.get("prompt"), str):
             prompts[identifier] = row.fields["prompt"]

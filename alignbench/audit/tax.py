@@ -1,8 +1,8 @@
 """The alignment tax: the loss of a model on a task, and its mean over tasks. Pure functions.
 
 Tax_t = s_t(reference) − s_t(aligned), with the sign that makes a loss positive (Ouyang et al. 2022, arXiv 2203.02155,
-section 4.2). Tasks have different units, so they are averaged in percent of each metric's range: points of a hundred
-for accuracies, F1 and BLEU alike.
+section 4.2). It is about capabilities: other abilities have their own verdicts. Tasks have different units, so they are
+averaged in percent of each metric's range: points of a hundred for accuracies, F1 and BLEU alike.
 """
 
 from collections.abc import Sequence
@@ -10,8 +10,9 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
-from alignbench.audit.audit import MeanTax, Row
+from alignbench.audit.audit import MeanTax, Row, Verdict
 from alignbench.audit.references import find
 from alignbench.stats.estimates import NORMAL_QUANTILE
 from alignbench.types.result import MetricResult
@@ -19,6 +20,7 @@ from alignbench.types.result import MetricResult
 Value = TypeVar("Value", float, NDArray[np.float64])
 RANGES = {"share": (0.0, 1.0), "points": (0.0, 100.0)}
 TARGETS = ("0.5", "0")
+CAPABILITY = "capability"
 
 
 def improvement(reference: Value, aligned: Value, better: str) -> Value | None:
@@ -66,41 +68,48 @@ def chance_level(chance: float | None, better: str, bounds: tuple[float, float] 
 
 
 def taxed(rows: Sequence[Row], reward: str) -> list[Row]:
-    """The rows of the mean tax: headline metrics with a finite range, except those of the task of the reward
-    (TASK.METRIC), which is what the model was optimised for."""
+    """The rows of the mean tax: primary rows of capabilities with a finite range, except those of the task of the
+    reward (TASK.METRIC), which is what the model was optimised for."""
+    task = reward.partition(".")[0]
     return [
-        row for row in rows if row.headline and row.tax_of_range is not None and row.task != reward.partition(".")[0]
+        row
+        for row in rows
+        if row.primary and row.ability == CAPABILITY and row.tax_of_range is not None and row.task != task
     ]
 
 
-def macro(rows: Sequence[Row]) -> tuple[tuple[MeanTax, ...], MeanTax | None]:
-    """Mean tax of each group of tasks, and the mean over groups, in percent of the metrics' ranges. rows: see `taxed`
+def macro(rows: Sequence[Row], margin: float) -> tuple[tuple[MeanTax, ...], MeanTax | None]:
+    """Mean tax of each group of capabilities, and the mean over groups, in percent of the metrics' ranges.
 
-    Several rows of one task (two templates, two scorers) count as one task. Errors of tasks on different data add up as
-    independent ones. Tasks on the same data share documents: their errors add up as if fully correlated, the maximum.
+    rows: see `taxed`; margin: the largest tax that counts as retained
+    Errors of tasks on different data add up as independent ones. Tasks on the same data share documents: their errors
+    add up as if fully correlated, the maximum.
     """
     means: list[MeanTax] = []
     overall: list[tuple[Row, float]] = []
     groups = sorted({row.group for row in rows})
     for group in groups:
-        tasks = [row.task for row in rows if row.group == group]
-        weighted = [(row, 1 / len(set(tasks)) / tasks.count(row.task)) for row in rows if row.group == group]
-        means.append(_mean(group, weighted))
-        overall += [(row, weight / len(groups)) for row, weight in weighted]
-    return tuple(means), _mean("all", overall) if groups else None
+        own = [row for row in rows if row.group == group]
+        means.append(_mean(group, [(row, 1 / len(own)) for row in own], margin))
+        overall += [(row, 1 / len(own) / len(groups)) for row in own]
+    return tuple(means), _mean("all", overall, margin) if groups else None
 
 
-def _mean(name: str, weighted: Sequence[tuple[Row, float]]) -> MeanTax:
+def _mean(name: str, weighted: Sequence[tuple[Row, float]], margin: float) -> MeanTax:
     """Weighted mean of taxes, without an interval if a row has none."""
-    tasks = tuple(dict.fromkeys(row.task for row, _ in weighted))
+    tasks = tuple(row.task for row, _ in weighted)
     value = sum(weight * row.tax_of_range for row, weight in weighted if row.tax_of_range is not None)
     of_data: dict[str, float] = {}
     for row, weight in weighted:
         if row.tax_error is None:
-            return MeanTax(name, tasks, value, None, None, None)
+            return MeanTax(name, tasks, value, None, None, None, None, "inconclusive")
         task = find(row.task)
         card = row.task if task is None else task.card
         of_data[card] = of_data.get(card, 0.0) + weight * row.tax_error
     error = float(np.sqrt(sum(part**2 for part in of_data.values())))
-    reach = NORMAL_QUANTILE * error
-    return MeanTax(name, tasks, value, error, value - reach, value + reach)
+    low, high = value - NORMAL_QUANTILE * error, value + NORMAL_QUANTILE * error
+    p = float(2 * stats.norm.sf(abs(value) / error)) if error else float(value == 0)
+    verdict: Verdict = "retained" if high <= margin else "inconclusive"
+    if low > 0 or high < 0:
+        verdict = "loss" if value > 0 else "gain"
+    return MeanTax(name, tasks, value, error, low, high, p, verdict)

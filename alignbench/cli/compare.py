@@ -30,6 +30,9 @@ def compare(
     reference_point: Annotated[
         str | None, typer.Option(help="REWARD,TAX (in percent) that bounds the hypervolume of the front.")
     ] = None,
+    margin: Annotated[
+        float, typer.Option(help="Largest loss, in percent of a metric's range, that counts as retained.")
+    ] = 1.0,
     resamples: Annotated[int, typer.Option(help="Number of resamples of the paired bootstrap.")] = 10_000,
     seed: Annotated[int, typer.Option(help="Seed of the resamples.")] = 0,
     as_json: AsJson = False,
@@ -41,6 +44,8 @@ def compare(
     every = all_metrics(metrics)
     if resamples < 100:
         raise AlignbenchError(f"--resamples {resamples}: intervals need at least 100")
+    if not 0 <= margin <= 100:
+        raise AlignbenchError(f"--margin {margin}: percent of a metric's range, from 0 to 100")
     if seed < 0:
         raise AlignbenchError(f"--seed {seed}: it cannot be negative")
     point = None if reference_point is None else _point(reference_point)
@@ -49,7 +54,7 @@ def compare(
 
     settings: dict[str, Any] = {"runs": runs, "reference": reference, "tasks": split_names(tasks), "seed": seed}
     settings |= {"across_templates": across_templates, "reward": reward, "reference_point": point}
-    audit = audit_of(models, resamples=resamples, **settings)
+    audit = audit_of(models, margin=margin, resamples=resamples, **settings)
     if as_json:
         print(to_json(audit))
     else:

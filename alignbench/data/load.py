@@ -19,6 +19,7 @@ from alignbench.types.provenance import Provenance
 if TYPE_CHECKING:
     from datasets import Dataset
 
+DEMO, SYNTHETIC = "demo-world", "demo world: "  # folder that `alignbench demo` writes; begins a source in its records
 T = TypeVar("T")
 Row = dict[str, Any]
 
@@ -59,7 +60,8 @@ def load(card_name: str, split: str, parse: Callable[[Row], T], data_dir: Path |
         items = _parse_rows(((f"{path}:{line}", row) for line, row in read_rows(path, source.format, source.at)), parse)
         if not items:
             raise AlignbenchError(f"{path}: no rows; the card says {source.rows}: get the file again")
-        name, revision, pin = source.file, sha256_of(path), source.sha256
+        synthetic = found.place == "local" and folder is not None and (folder / DEMO).is_dir()
+        name, revision, pin = f"{SYNTHETIC * synthetic}{source.file}", sha256_of(path), source.sha256
     else:
         hub = found.source
         items = _parse_rows(((f"hub {hub.hub} {hub.split} row {n}", row) for n, row in enumerate(found.data)), parse)

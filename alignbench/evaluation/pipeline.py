@@ -6,6 +6,7 @@ A model, a file of outputs, an existing run, and a pair of runs with a judge are
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from alignbench.errors import AlignbenchError
@@ -136,7 +137,7 @@ def run_task(
 
 
 def _summarise(task: Task, folder: TaskFolder, order: Mapping[str, int], embedder: Embedder | None) -> None:
-    records = [record.slim(keep_texts=task.keeps_texts) for record in folder.records()]
+    records = list(folder.records(partial(Record.slim, keep_texts=task.keeps_texts)))
     records.sort(key=lambda record: order[record.id])
     identity = folder.identity()
     scorers = [ScorerIdentity(**entry) for entry in identity.get("scorers", ())]

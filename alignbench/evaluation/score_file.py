@@ -7,6 +7,7 @@ the same id are samples of one document.
 
 import json
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -123,15 +124,6 @@ def judge_files(
     return replace(own, results=(verdicts.result,), folders=(verdicts.folder.path.name,))
 
 
-def row_id(row: SourceRow, number: int, *, required: bool) -> str:
-    """The id of row `number`; without an id that number, or AlignbenchError if ids are required."""
-    if (given := row.fields.get("id")) not in (None, ""):
-        return str(given)
-    if required:
-        raise AlignbenchError(f"{row.where}: no id; give the id of a document of the task, or use --in-order")
-    return f"row {number + 1}"
-
-
 def _completions(
     rows: Sequence[SourceRow], job: Job, known: Collection[str], thinking: Thinking | None, by_id: bool
 ) -> dict[str, list[Completion]]:
@@ -141,13 +133,13 @@ def _completions(
     """
     wanted = {document.id for document in job.data.documents}
     found: dict[str, list[Completion]] = {}
-    for number, row in enumerate(rows):
-        identifier = row_id(row, number, required=by_id)
+    for identifier, row in zip(row_ids(rows, required=by_id), rows, strict=True):
         if identifier not in known:
             raise AlignbenchError(f"{row.where}: id {identifier!r} is not a document of {job.task.name}")
         texts = output_texts(row)
         if identifier in wanted:
-            own = [Completion(text, "end") for text in texts]
+            null = Completion("", "end", unscored="the output in the file is null")
+            own = [null if text is None else Completion(text, "end") for text in texts]
             found.setdefault(identifier, []).extend(map(thinking.apart, own) if thinking else own)
     assert job.task.generation is not None
     expected = job.task.generation.sampling.samples if by_id else None
@@ -160,45 +152,61 @@ def _completions(
     return {identifier: found.get(identifier, [missing]) for identifier in wanted}
 
 
-def output_texts(row: SourceRow) -> list[str]:
-    """The outputs of a row of a file. Raises AlignbenchError if it has none, or other values than texts."""
-    texts = _json_list(row, "outputs") if "outputs" in row.fields else [row.fields.get("output")]
-    if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
+def output_texts(row: SourceRow) -> list[str | None]:
+    """The outputs of a row of a file; None for null. Raises AlignbenchError if it has none or they are not text."""
+    texts = _json_list(row, "outputs") if "outputs" in row.fields else [row.fields.get("output", 0)]
+    if not isinstance(texts, list) or not texts or not all(text is None or isinstance(text, str) for text in texts):
         raise AlignbenchError(f"{row.where}: expected a column `output` with text, or `outputs` with a list of texts")
     return texts
 
 
+def row_ids(rows: Sequence[SourceRow], *, required: bool) -> list[str]:
+    """The id of each row; of a row without an id its number, or AlignbenchError if ids are required.
+
+    Raises AlignbenchError for ids that are the same text, but not the same value: 1 and "1".
+    """
+    given: dict[str, Any] = {}
+    found = []
+    for number, row in enumerate(rows, start=1):
+        value = row.fields.get("id")
+        if value in (None, ""):
+            if required:
+                raise AlignbenchError(f"{row.where}: no id; give each row the id of its document")
+            found.append(f"row {number}")
+            continue
+        if type(given.setdefault(str(value), value)) is not type(value):
+            raise AlignbenchError(f"{row.where}: the id {value!r} has the same text as the id {given[str(value)]!r}")
+        found.append(str(value))
+    return found
+
+
 def _json_list(row: SourceRow, column: str) -> Any:
-    """The value of a column; in a CSV file, whose cells are text, a JSON list is parsed."""
+    """The value of a column; in a CSV file, whose cells are text, a JSON list is parsed, and an empty cell is None."""
     value = row.fields.get(column)
-    if row.is_text and isinstance(value, str) and value.startswith("["):
-        try:
+    if not row.is_text or not isinstance(value, str):
+        return value
+    if value.startswith("["):
+        with suppress(ValueError, RecursionError):
             return json.loads(value)
-        except ValueError:
-            return value
-    return value
+    return value or None
 
 
 def _own_documents(rows: Sequence[SourceRow]) -> TaskData:
     documents: dict[str, Document] = {}
-    for number, row in enumerate(rows):
-        identifier = row_id(row, number, required=False)
-        references = _json_list(row, "references") or ()
-        if isinstance(references, str):
-            references = (references,)
+    for identifier, row in zip(row_ids(rows, required=False), rows, strict=True):
+        references = _json_list(row, "references")
+        references = () if references is None else (references,) if isinstance(references, str) else references
         if not isinstance(references, list | tuple) or not all(isinstance(text, str) for text in references):
             raise AlignbenchError(f"{row.where}: `references` must be a text or a list of texts")
-        fields = {name: str(row.fields[name]) for name in ("source", "category", "group") if row.fields.get(name)}
-        document = Document(
-            identifier,
-            str(row.fields.get("prompt") or ""),
-            references=tuple(references),
-            source=fields.get("source"),
-            category=fields.get("category"),
-            group=fields.get("group"),
-        )
+        fields: dict[str, Any] = {name: _text(row, name) for name in ("source", "category", "group")}
+        document = Document(identifier, _text(row, "prompt") or "", references=tuple(references), **fields)
         if documents.setdefault(identifier, document) != document:
             raise AlignbenchError(
                 f"{row.where}: an earlier row with id {identifier!r} has another prompt, source or references"
             )
     return TaskData(list(documents.values()), ())
+
+
+def _text(row: SourceRow, column: str) -> str | None:
+    value = row.fields.get(column)
+    return None if value in (None, "") else str(value)

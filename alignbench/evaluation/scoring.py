@@ -24,6 +24,7 @@ from alignbench.types.task import Task
 # better among processes. It determines the batches, and with them the last digits, so it is part of a run's identity.
 WINDOW = 128
 OUTPUTS_PER_CHUNK = 64  # about: enough to fill a scorer's batches, few enough to be written soon
+PLACEHOLDER = "one two three four five six seven eight nine ten"
 MAX_WAITING = 16  # chunks that may wait for the scorers
 
 Scores = Mapping[str, Sequence[Mapping[str, float]] | str]  # kind -> numbers of each output, or why the scorer failed
@@ -79,8 +80,9 @@ def scored_record(task: Task, record: Record, scores: Scores) -> Record:
     reasons = [output.unscored for output in outputs if output.unscored]
     statistics: Mapping[str, Sequence[Any]] = {}
     if reasons:
-        # any outputs show which metrics apply to the document; their values are unknown
-        metrics = dict.fromkeys(generation.score(record.document, outputs), math.nan)
+        # any text shows which metrics apply to the document; their values are unknown
+        texts = [replace(output, text=PLACEHOLDER, unscored=None) for output in outputs]
+        metrics = dict.fromkeys(generation.score(record.document, texts), math.nan)
         metrics |= {m.name: math.nan for m in task.metrics if m.scorer and set(m.kinds) <= set(scores)}
     else:
         metrics = generation.score(record.document, outputs)

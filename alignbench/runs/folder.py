@@ -20,7 +20,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -29,6 +29,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from alignbench import parse
 from alignbench.errors import AlignbenchError
 from alignbench.shards import SINGLE_PROCESS, Shard
 from alignbench.types.record import Record
@@ -135,10 +136,10 @@ class RecordOffset:
     pending: bool
     transient: bool
 
-    def read(self) -> Record:
+    def read(self, read: Callable[[Mapping[str, Any]], Record] = Record.from_json) -> Record:
         with self.file.open("rb") as stream:
             stream.seek(self.start)
-            return Record.from_json(json.loads(stream.read(self.stop - self.start)))
+            return read(parse.parse_line(stream.read(self.stop - self.start)))
 
 
 class TaskFolder:
@@ -164,10 +165,10 @@ class TaskFolder:
         """The finished result, or None."""
         return read_object(self.path / "result.json")
 
-    def records(self) -> Iterator[Record]:
+    def records(self, read: Callable[[Mapping[str, Any]], Record] = Record.from_json) -> Iterator[Record]:
         """One record of each document that has one. An incomplete last line of a killed process is cut off."""
         for offset in self.offsets().values():
-            yield offset.read()
+            yield offset.read(read)
 
     def append(self, *records: Record) -> None:
         _append(self._own, [record.to_json() for record in records])
@@ -180,7 +181,7 @@ class TaskFolder:
                 os.replace(self._final, self._own)
 
     def finish(self, order: Mapping[str, int], result: Mapping[str, Any]) -> None:
-        """Sort the records by `order` of their ids into documents.jsonl, then write result.json."""
+        """Sort the records by `order` of their ids into documents.jsonl, then write result.json with their hash."""
         if partial := self._partial():
             offsets = self.offsets()
             temporary = self._final.with_suffix(".tmp")
@@ -195,7 +196,9 @@ class TaskFolder:
                 os.replace(temporary, self._final)
                 for file in partial:
                     file.unlink()
-        write_json(self.path / "result.json", result)
+        with self._final.open("rb") as stream:
+            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+        write_json(self.path / "result.json", {**result, "records_sha256": sha256})
 
     def _partial(self) -> list[Path]:
         return sorted(self.path.glob("documents.partial*.jsonl"))
@@ -248,7 +251,7 @@ def _complete_lines(file: Path) -> Iterator[tuple[int, int, dict[str, Any]]]:
         for line in stream:
             stop = start + len(line)
             try:
-                record = json.loads(line) if line.endswith(b"\n") else None
+                record = parse.parse_line(line) if line.endswith(b"\n") else None
             except ValueError:
                 record = None
             if record is not None:
@@ -263,14 +266,11 @@ def _complete_lines(file: Path) -> Iterator[tuple[int, int, dict[str, Any]]]:
 def read_object(file: Path) -> dict[str, Any] | None:
     """Read a JSON object; None if there is no such file. Raises AlignbenchError if it cannot be read."""
     try:
-        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        return parse.read_object(file)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
-        raise AlignbenchError(
-            f"{file}: cannot be read ({error}); fix it, or remove it and run the same command again"
-        ) from error
-    return found
+    except AlignbenchError as error:
+        raise AlignbenchError(f"{error}; fix it, or remove it and run the same command again") from None
 
 
 @contextmanager

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignbench.errors import AlignbenchError
+from alignbench.data.load import SYNTHETIC
+from alignbench.errors import AlignbenchError, first_line
 from alignbench.models.checkpoint import hash_files, weight_files
+from alignbench.parse import parse_line
 from alignbench.runs.folder import read_object
 from alignbench.types.record import Record
 from alignbench.types.result import TaskResult
@@ -19,6 +21,7 @@ from alignbench.types.result import TaskResult
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+AGAIN = "evaluate this task again"
 LINEAGE_FIELDS = {"stage", "name", "weights_sha256"}  # of each ancestor in run.json
 
 
@@ -34,15 +37,32 @@ class TaskRun:
     def task(self) -> str:
         return self.result.task
 
-    def records(self) -> Iterator[Record]:
-        """The records, in the task's order. Raises AlignbenchError for a file that cannot be read."""
-        file = self.path / "documents.jsonl"
+    @property
+    def synthetic(self) -> bool:
+        """True if the data are those of `alignbench demo`."""
+        return any(str(part.get("source", "")).startswith(SYNTHETIC) for part in self.identity.get("data") or ())
+
+    def records(self, read: Callable[[Mapping[str, Any]], Record] = Record.from_json) -> Iterator[Record]:
+        """The records, in the task's order. read: the JSON object of a line -> a record, such as `Record.slim`
+
+        Raises AlignbenchError, which names file and line, for a line that is not a record; and at the end, if the file
+        does not contain the records that result.json was computed from.
+        """
+        file, line_number, sha256 = self.path / "documents.jsonl", 0, hashlib.sha256()
         try:
             with file.open("rb") as stream:
                 for line in stream:
-                    yield Record.from_json(json.loads(line))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise AlignbenchError(f"{file}: cannot be read ({error}); evaluate this task again") from error
+                    line_number += 1
+                    sha256.update(line)
+                    yield read(parse_line(line))
+        except OSError as error:
+            raise AlignbenchError(f"{file}: cannot be read ({error.strerror}); {AGAIN}") from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise AlignbenchError(f"{file}:{line_number}: not a record ({first_line(error)}); {AGAIN}") from error
+        if line_number != self.result.n:
+            raise AlignbenchError(f"{file}: {line_number} records, but result.json counts {self.result.n}; {AGAIN}")
+        if self.result.records_sha256 not in (None, sha256.hexdigest()):
+            raise AlignbenchError(f"{file}: changed since result.json was computed from it; {AGAIN}")
 
 
 @dataclass(frozen=True)

@@ -5,16 +5,28 @@ each was drawn, and the resampled means of any number of columns are one matrix 
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 from threadpoolctl import threadpool_limits
 
-from alignbench.stats.estimates import Bounds, Estimate, Groups, clip, cluster_numbers, t_quantile
+from alignbench.stats.estimates import (
+    CONFIDENCE,
+    STUDENTISED,
+    Bounds,
+    Estimate,
+    Groups,
+    clip,
+    cluster_numbers,
+    mean,
+    t_quantile,
+)
 
 RESAMPLES = 10_000
 Array = NDArray[np.float64]
+MOST = 10_000  # groups; of more, blocks of groups drawn at random are resampled: the same means in less time
 BLOCK = 2**17  # draws at once: they and their counts fit into the processor's cache
 
 
@@ -32,11 +44,33 @@ def weights(n: int, resamples: int = RESAMPLES, seed: int = 0) -> Iterator[Array
 def resampled_means(values: ArrayLike, groups: Groups = None, *, seed: int = 0, resamples: int = RESAMPLES) -> Array:
     """Means of resamples, (resamples, columns), of `values` (n, columns); all columns share the draws of groups."""
     x = np.asarray(values, np.float64)
-    cluster = cluster_numbers(groups, len(x))
+    return studentised(*cluster_sums(x, cluster_numbers(groups, len(x))), seed=seed, resamples=resamples)[0]
+
+
+def cluster_sums(x: Array, cluster: NDArray[np.int64]) -> tuple[Array, Array]:
+    """Sums of (n, columns) in each cluster, (clusters, columns), and the sizes of the clusters."""
     sums = np.zeros((int(cluster.max()) + 1, x.shape[1]))
     np.add.at(sums, cluster, x)
-    drawn = resampled_sums(np.column_stack([sums, np.bincount(cluster)]), seed=seed, resamples=resamples)
-    return drawn[:, :-1] / drawn[:, -1:]
+    return sums, np.bincount(cluster).astype(np.float64)
+
+
+def studentised(sums: Array, sizes: Array, *, seed: int = 0, resamples: int = RESAMPLES) -> tuple[Array, Array]:
+    """Means of resamples and their standard errors, both (resamples, columns). sums: (clusters, columns), see
+    `cluster_sums`"""
+    if len(sums) > MOST:
+        block = np.random.default_rng([seed, len(sums)]).permutation(len(sums)) % MOST
+        sums, sizes = cluster_sums(sums, block)[0], np.bincount(block, sizes).astype(np.float64)
+    count, columns = sums.shape
+    if (sizes == sizes[0]).all():  # fewer columns: no ratio
+        drawn = resampled_sums(np.column_stack([sums, sums**2]), seed=seed, resamples=resamples)
+        first, second = drawn[:, :columns] / count, drawn[:, columns:] / count
+        return first / sizes[0], np.sqrt(np.maximum(second - first**2, 0.0) / (count - 1)) / sizes[0]
+    table = np.column_stack([sums, sums**2, sums * sizes[:, None], sizes, sizes**2])
+    drawn = resampled_sums(table, seed=seed, resamples=resamples)
+    first, second, cross, size, square = np.split(drawn, [columns, 2 * columns, 3 * columns, 3 * columns + 1], axis=1)
+    means = first / size
+    variance = np.maximum(second - 2 * means * cross + means**2 * square, 0.0)
+    return means, np.sqrt(variance * count / (count - 1)) / size
 
 
 def resampled_sums(sums: Array, *, seed: int = 0, resamples: int = RESAMPLES) -> Array:
@@ -54,13 +88,38 @@ def interval(
     resamples: int = RESAMPLES,
     bounds: Bounds = (None, None),
 ) -> Estimate:
-    """Mean of (n,) values with a bootstrap interval over groups; no interval with fewer than two groups."""
+    """Mean of (n,) values with an interval of the studentised bootstrap over groups; with fewer than STUDENTISED groups
+    as in `estimates.mean`."""
+    plain = mean(values, groups, bounds)
+    if plain.clusters < STUDENTISED or not plain.standard_error:
+        return plain
     x = np.asarray(values, np.float64)
-    count = len(x) if groups is None else len(set(groups))
-    if count < 2:
-        return Estimate(float(x.mean()) if count else None, n=len(x), clusters=count)
-    draws = resampled_means(x[:, None], groups, seed=seed, resamples=resamples)[:, 0]
-    return estimate(float(x.mean()), draws, len(x), count, bounds)
+    sums = cluster_sums(x[:, None], cluster_numbers(groups, len(x)))
+    draws, errors = (own[:, 0] for own in studentised(*sums, seed=seed, resamples=resamples))
+    return by_t(plain, t_values(float(x.mean()), draws, errors), bounds)[0]
+
+
+def t_values(value: float, draws: Array, errors: Array) -> Array:
+    """(draw − value) / error of each resample; without an error, far out on its side."""
+    deviations = draws - value
+    far = np.sign(deviations) * 1e9
+    return np.divide(deviations, errors, out=far, where=errors > 1e-12 * np.abs(deviations).max(initial=1e-300))
+
+
+def by_t(plain: Estimate, t: Array, bounds: Bounds = (None, None)) -> tuple[Estimate, float]:
+    """The estimate with the interval of the studentised bootstrap, and the two-sided p-value of 0, which is below 5 %
+    exactly if 0 is outside that interval (Davison & Hinkley 1997, sections 5.2 and 4.4).
+
+    t: (resamples,) `t_values`. The p-value is at least 1 / (resamples + 1).
+    """
+    assert plain.value is not None
+    assert plain.standard_error
+    value, error = plain.value, plain.standard_error
+    tail = (1 - CONFIDENCE) / 2
+    far, near = np.quantile(t, [1 - tail, tail]).tolist()
+    low, high = clip(value - far * error, value - near * error, bounds)
+    beyond = share_below(np.sign(value) * -t, -abs(value) / error)
+    return replace(plain, low=low, high=high), min(1.0, max(2 * beyond, 1 / (1 + len(t))))
 
 
 def estimate(value: float, draws: Array, n: int, clusters: int, bounds: Bounds = (None, None)) -> Estimate:

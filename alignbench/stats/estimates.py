@@ -13,6 +13,10 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 CONFIDENCE = 0.95
+FEW = 6  # with fewer clusters, the scatter of the values is hardly known
+STUDENTISED = 10  # with fewer clusters, their skewness is not known
+EQUAL = 1e-12  # values that differ by less, relative to the largest, are equal
+Array = NDArray[np.float64]
 Bounds = tuple[float | None, float | None]
 Groups = Sequence[Hashable] | None  # the cluster of each value; None: each value is its own
 
@@ -37,6 +41,13 @@ class Estimate:
         low, high = clip(value - quantile * error, value + quantile * error, bounds)
         return cls(value, error, low, high, n, clusters)
 
+    def moved(self, by: float, bounds: Bounds = (None, None)) -> "Estimate":
+        """The estimate of a statistic that differs by a constant."""
+        if self.value is None or self.low is None or self.high is None:
+            return replace(self, value=None if self.value is None else self.value + by)
+        low, high = clip(self.low + by, self.high + by, bounds)
+        return replace(self, value=self.value + by, low=low, high=high)
+
 
 def clip(low: float, high: float, bounds: Bounds) -> tuple[float, float]:
     least, most = bounds
@@ -52,18 +63,63 @@ NORMAL_QUANTILE = float(stats.norm.ppf(0.5 + CONFIDENCE / 2))
 
 
 def mean(values: ArrayLike, groups: Groups = None, bounds: Bounds = (None, None)) -> Estimate:
-    """Mean of (n,) finite values with a clustered standard error and a t interval with clusters − 1 degrees of freedom.
-    bounds: range of the metric"""
+    """Mean of (n,) finite values with a clustered standard error.
+
+    The interval is Student's with clusters − 1 degrees of freedom, corrected for the skewness of the clusters by Hall's
+    transformation (1992, J. R. Statist. Soc. B 54, 221). Equal values, or fewer than FEW clusters, have the
+    interval of `admitting_ignorance` if there are bounds, the range of the metric, and otherwise none.
+    """
     x = np.asarray(values, np.float64)
     cluster = cluster_numbers(groups, len(x))
     count = int(cluster.max(initial=-1)) + 1
     if count < 2:
         return Estimate(float(x.mean()) if count else None, n=len(x), clusters=count)
-    centre = float(x.mean())
-    sums = np.bincount(cluster, x - centre, count)
-    # with the small-sample factor count / (count − 1)
-    error = float(np.sqrt(count / (count - 1) * (sums**2).sum()) / len(x))
-    return Estimate.symmetric(centre, error, t_quantile(count - 1), len(x), count, bounds)
+    centre, error, residuals = float(x.mean()), *standard_error(x, cluster)
+    if equal := error <= EQUAL * np.abs(x).max():
+        error = 0.0
+    if equal or count < FEW:
+        return admitting_ignorance(centre, error, len(x), count, bounds)
+    skewness = float((residuals**3).mean() / (residuals**2).mean() ** 1.5) if count >= STUDENTISED else 0.0
+    sizes = np.bincount(cluster)
+    t = t_quantile((count - 1) / (1 + sizes.var() / sizes.mean() ** 2))  # clusters of unequal sizes count as fewer
+    low, high = (centre - untransform(end, skewness, count) * error for end in (t, -t))
+    low, high = clip(low, high, bounds)
+    return Estimate(centre, error, low, high, len(x), count)
+
+
+def standard_error(x: Array, cluster: NDArray[np.int64]) -> tuple[float, Array]:
+    """Standard error of the mean of (n,) values, with the small-sample factor clusters / (clusters − 1), and the sums
+    of the residuals of each cluster."""
+    count = int(cluster.max()) + 1
+    residuals: Array = np.bincount(cluster, x - x.mean(), count).astype(np.float64)
+    return float(np.sqrt(count / (count - 1) * (residuals**2).sum()) / len(x)), residuals
+
+
+def untransform(end: float, skewness: float, n: int) -> float:
+    """Hall's transformation is monotonic, and takes the t statistic of skewed data to a nearly symmetric variable: the
+    t statistic of a value of that variable. n: clusters"""
+    if abs(skewness) < 1e-9:
+        return end
+    a, shift = skewness / (3 * np.sqrt(n)), skewness / (6 * np.sqrt(n))
+    return float((np.cbrt(1 + 3 * a * (end - shift)) - 1) / a)
+
+
+def admitting_ignorance(centre: float, error: float, n: int, clusters: int, bounds: Bounds) -> Estimate:
+    """An estimate from too few or equal values, whose scatter says little about values that were not seen.
+
+    The interval is Anderson's (1969) for the mean of equal values within bounds: with ε = √(ln(2 / .05) / 2 clusters),
+    each end is moved by ε of its distance from its bound; Student's, if that is wider. There is none without bounds.
+    """
+    low, high = bounds
+    if low is None or high is None:
+        return Estimate(centre, error or None, n=n, clusters=clusters)
+    reach = min(1.0, float(np.sqrt(np.log(2 / (1 - CONFIDENCE)) / (2 * clusters))))
+    student = t_quantile(clusters - 1) * error
+    ends = clip(
+        min(centre - reach * (centre - low), centre - student), max(centre + reach * (high - centre), centre + student),
+        bounds,
+    )  # fmt: skip
+    return Estimate(centre, error or None, *ends, n, clusters)
 
 
 def share(values: ArrayLike, groups: Groups = None) -> Estimate:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from alignbench.stats.estimates import NORMAL_QUANTILE, Estimate, t_quantile
+from alignbench.stats.estimates import Estimate, t_quantile
 
 LEVEL = 0.05
 POWER = 0.8
@@ -52,6 +52,16 @@ def p_of_rare_changes(value: float, error: float, clusters: int) -> float:
     return float(2 * stats.t.sf(abs(value) * clusters / n / error, n - 1))
 
 
+def p_of_equal(value: float, clusters: int, span: float | None) -> float | None:
+    """Two-sided p-value of no change, if all differences in [-span, span] are equal: below 5 % if and only if the
+    interval of `estimates.admitting_ignorance` excludes 0. None without a span, or for a single cluster."""
+    if abs(value) < 1e-12:  # a difference in the last digits is no change
+        return 1.0
+    if span is None or clusters < 2:
+        return None
+    return min(1.0, 2 * float(np.exp(-2 * clusters * (value / (abs(value) + span)) ** 2)))
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's adjusted p-values (1979, jstor 4615733), in the given order: they control the family-wise error rate."""
     p = np.asarray(p_values, np.float64)
@@ -61,9 +71,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted.tolist()
 
 
-def minimum_detectable_effect(standard_error: float) -> float:
-    """The smallest true change that a two-sided 5 % test detects with 80 % power: 2.80 standard errors."""
-    return (NORMAL_QUANTILE + float(stats.norm.ppf(POWER))) * standard_error
+def minimum_detectable_effect(standard_error: float, level: float = LEVEL) -> float:
+    """The smallest true change that a two-sided test detects with 80 % power: 2.80 standard errors at the 5 % level."""
+    return float(stats.norm.isf(level / 2) + stats.norm.ppf(POWER)) * standard_error
 
 
 def least_p(clusters: int) -> float:

@@ -10,13 +10,12 @@ from functools import partial
 from itertools import chain
 
 import numpy as np
-from numpy.typing import NDArray
 
 from alignbench.scorers import bleu, squad
 from alignbench.scorers.rouge import rouge
 from alignbench.tasks.common import grouped
 from alignbench.tasks.declare import generation_task, words
-from alignbench.types.task import CorpusMetrics, Document, Estimates, Metric, Output, Record, TaskData
+from alignbench.types.task import CorpusMetrics, Document, Estimates, Metric, Output, Record, Resampled, TaskData
 
 _NUMBERS = {"entailment": "flagged"}  # kind of scorer -> its number, where that is not named as the kind
 
@@ -87,15 +86,15 @@ def corpus_scores(records: Sequence[Record], intervals: bool = True) -> Estimate
     return found
 
 
-def resampled_scores(records: Sequence[Record], weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-    """BLEU and chrF of each resample, (resamples,); weights: (resamples, n)."""
-    found = {}
-    for column, metric in _METRICS.items():
-        if all(column in record.statistics for record in records):
-            counts = np.array([record.statistics[column] for record in records], np.float64)
-            score, _ = _score_and_signature(column, counts.tolist())
-            found[metric.name] = np.array([score([row]) for row in (weights @ counts).tolist()])
-    return found
+def resampled_scores(records: Sequence[Record]) -> Resampled:
+    """BLEU and chrF of each resample, (resamples,), given how often each document was drawn, (resamples, n)."""
+    known = [column for column in _METRICS if all(column in record.statistics for record in records)]
+    counts = {column: np.array([record.statistics[column] for record in records], np.float64) for column in known}
+    scores = {column: _score_and_signature(column, counts[column].tolist())[0] for column in known}
+    return lambda weights: {
+        _METRICS[column].name: np.array([scores[column]([row]) for row in (weights @ counts[column]).tolist()])
+        for column in known
+    }
 
 
 CORPUS_SCORES = CorpusMetrics(corpus_scores, resample=resampled_scores)

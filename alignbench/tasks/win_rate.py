@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
-from numpy.typing import NDArray
 
 from alignbench.errors import AlignbenchError
 from alignbench.stats.estimates import Estimate
@@ -18,7 +17,7 @@ from alignbench.stats.win_rate import at_equal_lengths, fit, length_controlled, 
 from alignbench.tasks.common import load_prompts
 from alignbench.tasks.declare import generation_task, words
 from alignbench.types.record import Document, Output, Record
-from alignbench.types.task import CorpusMetrics, Estimates, Metric, Options, TaskData
+from alignbench.types.task import CorpusMetrics, Estimates, Metric, Options, Resampled, TaskData
 
 LENGTH_CONTROLLED = Metric("win_rate_length_controlled", "share", "higher", bounds=(0, 1), scorer="preference")
 
@@ -62,17 +61,17 @@ def length_controlled_win_rate(records: Sequence[Record], intervals: bool) -> Es
     if not judged:
         return []
     if not intervals:
-        (rate,) = resampled_win_rates(judged, np.ones((1, len(judged))))[LENGTH_CONTROLLED.name]
+        (rate,) = resampled_win_rates(judged)(np.ones((1, len(judged))))[LENGTH_CONTROLLED.name]
         return [(LENGTH_CONTROLLED, Estimate(float(rate), None, None, None, len(judged), len(judged)))]
     wins, differences = ([r.values[name] for r in judged] for name in ("win_rate", "length_difference"))
     return [(LENGTH_CONTROLLED, length_controlled(wins, differences))]
 
 
-def resampled_win_rates(records: Sequence[Record], weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-    """Length-controlled win rate of each resample, (resamples,); weights: (resamples, n)."""
+def resampled_win_rates(records: Sequence[Record]) -> Resampled:
+    """Length-controlled win rate of each resample, (resamples,), given how often each document was drawn."""
     preferred = np.array([2 * record.values["win_rate"] - 1 for record in records])
     lengths = scaled([record.values["length_difference"] for record in records])
-    return {LENGTH_CONTROLLED.name: at_equal_lengths(fit(preferred, lengths, weights)[0])}
+    return lambda weights: {LENGTH_CONTROLLED.name: at_equal_lengths(fit(preferred, lengths, weights)[0])}
 
 
 _LENGTH_CONTROL = CorpusMetrics(

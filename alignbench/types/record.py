@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignbench.types.engine import Completion, Finish
+from alignbench.types.result import known_fields
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ class Output:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Output:
-        fields: dict[str, Any] = {name: _tuples(value) for name, value in content.items()}
+        fields: dict[str, Any] = {name: _tuples(value) for name, value in known_fields(cls, content).items()}
         return cls(**fields)
 
 
@@ -145,19 +147,6 @@ class Record(Document):
         )
         return replace(self, outputs=outputs, pending=True, unscored=None)
 
-    def slim(self, *, keep_texts: bool = False) -> Record:
-        """The record without its large fields: what summaries and audits hold in memory for every document.
-
-        keep_texts: keep the texts of the outputs, for corpus metrics that read them
-        """
-        outputs: tuple[Output, ...] = ()
-        if keep_texts or self.unscored is not None:
-            outputs = tuple(Output(o.text if keep_texts else "", unscored=o.unscored) for o in self.outputs)
-        return replace(
-            self, prompt="", choices=(), references=(), source=None, logprobs=(), tokens=(), entropies=(),
-            top_entropies=(), outputs=outputs,
-        )  # fmt: skip
-
     def to_json(self) -> dict[str, Any]:
         """The line of documents.jsonl. Fields of the other kind of task are left out."""
         answers = ("source", "references")
@@ -176,8 +165,33 @@ class Record(Document):
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Record:
         """Raises TypeError or AttributeError for a line that is not a record."""
-        fields = {name: _tuples(value) for name, value in content.items()}
+        fields = {name: _tuples(value) for name, value in known_fields(cls, content).items()}
         return cls(**fields | {"outputs": tuple(map(Output.from_json, content.get("outputs", ())))})
+
+    @classmethod
+    def slim(cls, content: Mapping[str, Any], *, keep_texts: bool = False) -> Record:
+        """The record without its large fields: what summaries and audits hold in memory for every document.
+
+        keep_texts: keep the texts of the outputs, for corpus metrics that read them
+        """
+        fields = {name: content[name] for name in SLIM if name in content}
+        outputs = content.get("outputs", ()) if keep_texts or content.get("unscored") is not None else ()
+        fields["outputs"] = [
+            {"text": own["text"] if keep_texts else "", "unscored": own.get("unscored")} for own in outputs
+        ]
+        fields["statistics"] = {name: _compact(values) for name, values in content.get("statistics", {}).items()}
+        return cls.from_json({"prompt": "", **fields})
+
+
+SLIM = ("id", "target", "group", "category", "chance", "metrics", "unscored")
+
+
+def _compact(values: Sequence[Any]) -> Sequence[Any]:
+    """Numbers in 8 bytes each; other values as they are."""
+    try:
+        return array("d", values)
+    except TypeError:
+        return values
 
 
 def _tuples(value: Any) -> Any:

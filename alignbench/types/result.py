@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+
+def known_fields(kind: type[DataclassInstance], content: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that this version knows, of an object that a newer one may have written."""
+    return {name: value for name, value in content.items() if name in kind.__dataclass_fields__}
 
 
 @dataclass(frozen=True)
@@ -34,7 +43,7 @@ class MetricResult:
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> MetricResult:
-        return cls(**{**content, "bounds": tuple(content["bounds"])})
+        return cls(**known_fields(cls, content) | {"bounds": tuple(content["bounds"])})
 
 
 @dataclass(frozen=True)
@@ -43,6 +52,7 @@ class TaskResult:
 
     template: "chat" or "none" where the model generates text
     unscored: reason -> number of documents; reasons that differ only in numbers count as the first of them
+    records_sha256: hash of documents.jsonl
     """
 
     task: str
@@ -55,10 +65,11 @@ class TaskResult:
     unscored: dict[str, int]
     metrics: tuple[MetricResult, ...]
     template: str | None = None
+    records_sha256: str | None = None
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> TaskResult:
-        return cls(**{**content, "metrics": tuple(map(MetricResult.from_json, content["metrics"]))})
+        return cls(**known_fields(cls, content) | {"metrics": tuple(map(MetricResult.from_json, content["metrics"]))})
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,10 @@ __all__ = [
 
 Unit = Literal["share", "bits", "nats", "r", "points", "tokens", "characters", "words", "number"]
 Better = Literal["higher", "lower", "0.5", "0", "–"]
+Ability = Literal[
+    "preference", "truthfulness", "hallucination", "toxicity", "bias", "refusal", "capability", "diversity",
+    "calibration",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -121,6 +125,7 @@ class Generation:
 
 
 Estimates = list[tuple[Metric, Estimate]]
+Resampled = Callable[[NDArray[np.float64]], dict[str, NDArray[np.float64]]]
 
 
 @dataclass(frozen=True)
@@ -133,8 +138,8 @@ class CorpusMetrics:
         are drawn twice.
     texts: `compute` reads the texts and the embedding vectors of the outputs
     usable: the records that count
-    resample: records and weights (resamples, n), how often each document was drawn -> metric -> values (resamples,).
-        None: `compute` on the drawn documents.
+    resample: records -> a function of weights (resamples, n), how often each document was drawn -> metric -> values
+        (resamples,). None: `compute` on the drawn documents.
     outcome: what is compared to find the documents on which two models differ
     """
 
@@ -142,7 +147,7 @@ class CorpusMetrics:
     resampling: Literal["bootstrap", "jackknife"] = "bootstrap"
     texts: bool = False
     usable: Callable[[Record], bool] = lambda record: record.answered
-    resample: Callable[[Sequence[Record], NDArray[np.float64]], dict[str, NDArray[np.float64]]] | None = None
+    resample: Callable[[Sequence[Record]], Resampled] | None = None
     outcome: Callable[[Record], object] = lambda record: record
 
 
@@ -156,7 +161,10 @@ class Task:
     load: creates the documents
     score: metrics of one document from its choices' log-likelihoods, all of them scored
     corpus: metrics over all documents together
-    group: the ability that the audit assigns it to ("reading", "common sense", "translation", …)
+    ability: what the audit reports it under; the alignment tax is about capabilities only
+    group: of capabilities: "reading", "translation", "common sense and inference", "reasoning", …
+    family: the benchmark of which the task is a variant (default: its name); one variant of a family is tested
+    rank: position among the variants of its family; the first one that two models share is tested
     headline: the metric that represents the task in the audit, one of `metrics` or of `corpus`
     display_metrics: metrics that a table shows by default; empty: all
     entropies: the choices' token entropies are requested and recorded
@@ -165,9 +173,12 @@ class Task:
     name: str
     title: str
     metrics: tuple[Metric, ...]
-    group: str
+    ability: Ability
     headline: str
     load: Callable[[Options], TaskData]
+    group: str = ""
+    family: str = ""
+    rank: int = 0
     version: int = 2  # 2: ties, Unicode (NFC), other scripts in ROUGE, answers such as "A"
     card: str = ""
     score: Callable[[Document, Sequence[Loglikelihood]], dict[str, float]] | None = None

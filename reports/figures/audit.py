@@ -18,14 +18,14 @@ from reports.style import FAINT, GAIN, INK, LOSS, OPEN, SMALL, new_figure, plain
 MOST_CONTRASTS, MOST_ROWS = 6, 40
 LETTERS = 36  # of a row's name
 PERCENT = "% of the metric's range"
-NORMAL = 1.96  # standard errors to each side of a 95 % interval
 ROW, FRAME, GAP = 0.19, 0.75, 0.35  # inches of a row and of a panel's frame; rows above a group's name
 VERDICTS = {  # verdict -> plural, colour, marker, its inside
     "gain": ("gains", GAIN, ">", GAIN),
     "loss": ("losses", LOSS, "<", LOSS),
+    "retained": ("retained", OPEN, "o", OPEN),
     "inconclusive": ("inconclusive", OPEN, "o", "white"),
 }
-COLUMNS = ("group", "task", "variant", "metric", "verdict", "p_holm", "n", "test", "scorer")
+COLUMNS = ("ability", "group", "task", "variant", "metric", "verdict", "p_holm", "n", "test", "scorer")
 SHADE = "#f1f1f1"
 
 
@@ -35,14 +35,14 @@ def forest(evidence: Evidence) -> Iterator[Drawing]:
     tested = [
         (contrast, rows)
         for contrast in (audit.contrasts if audit else ())
-        if (rows := [row for row in contrast.rows if row.headline and row.gain is not None])
+        if (rows := [row for row in contrast.rows if row.primary])
     ]
     for number, (contrast, rows) in enumerate(tested[:MOST_CONTRASTS], 1):
         name = "audit_forest" if len(tested) == 1 else f"audit_forest_{number}"
-        yield _forest(contrast, rows, name, audit.resamples if audit else 0)
+        yield _forest(contrast, rows, name, audit)
 
 
-def _forest(contrast: Contrast, rows: list[Row], name: str, resamples: int) -> Drawing:
+def _forest(contrast: Contrast, rows: list[Row], name: str, audit: Audit | None) -> Drawing:
     models = {"reference": contrast.reference, "aligned": contrast.aligned}
     table = pd.DataFrame(
         {**models, **{column: getattr(row, column) for column in COLUMNS}, **_bar(row)} for row in rows
@@ -50,7 +50,7 @@ def _forest(contrast: Contrast, rows: list[Row], name: str, resamples: int) -> D
     table["drawn"] = table.index < MOST_ROWS
     shown = table[table.drawn]
     panels = [shown[shown.unit == unit] for unit in sorted(set(shown.unit), key=lambda unit: (unit != PERCENT, unit))]
-    heights = [FRAME + ROW * (len(own) + (1 + GAP) * own.group.nunique()) for own in panels]
+    heights = [FRAME + ROW * (len(own) + (1 + GAP) * own.ability.nunique()) for own in panels]
     ratios = {"height_ratios": heights}
     figure, grid = new_figure(sum(heights) + 0.25, rows=len(panels), squeeze=False, gridspec_kw=ratios)
     for axes, own in zip(grid.flat, panels, strict=True):
@@ -60,48 +60,35 @@ def _forest(contrast: Contrast, rows: list[Row], name: str, resamples: int) -> D
         own = shown[shown.verdict == verdict]
         label = f"{verdict} ({len(own)})"
         marks += [Line2D([], [], color=colour, marker=marker, markerfacecolor=inside, label=label)] * (len(own) > 0)
-        values = [f"{row.task} {_numbers(row)}" for _, row in own.iterrows() if verdict != "inconclusive"]
+        values = [f"{row.task} {_numbers(row)}" for _, row in own.iterrows() if verdict in ("gain", "loss")]
         results.append((len(own), verdict if len(own) == 1 else plural, values))
-    figure.legend(handles=marks, loc="outside upper left", ncols=3, handlelength=1.6, borderaxespad=0.2)
-    facts = {"contrast": contrast, "resamples": resamples, "results": results, "percent": PERCENT}
+    figure.legend(handles=marks, loc="outside upper left", ncols=4, handlelength=1.6, borderaxespad=0.2)
+    assert audit is not None
+    facts = {"contrast": contrast, "resamples": audit.resamples, "margin": audit.margin, "results": results}
+    facts |= {"percent": PERCENT}
     return describe("audit_forest", figure, table, name=name, **facts)
 
 
 def _bar(row: Row) -> dict[str, Any]:
     """Return unit, gain and interval as drawn: positive is better, in percent of the metric's range if it has one."""
-    gain = row.gain or 0.0
-    ends: tuple[float | None, ...] = (row.low, row.high)
-    if row.better == "lower":
-        ends = tuple(None if end is None else -end for end in reversed(ends))
-    elif row.better in (
-        "0.5",
-        "0",
-    ):  # the interval is that of the difference, not of the distance
-        error = row.standard_error
-        ends = (None, None) if error is None else (gain - NORMAL * error, gain + NORMAL * error)
-    factors = [
-        part / whole
-        for part, whole in ((row.tax_error, row.standard_error), (row.tax_of_range, row.tax))
-        if row.tax_of_range is not None and part is not None and whole
-    ]
-    scale = next(iter(factors), 1.0)  # no change and no variance: every factor gives 0
-    low, high = (None if end is None else end * scale for end in ends)
-    return {"unit": row.unit if row.tax_of_range is None else PERCENT, "gain": gain * scale, "low": low, "high": high}
+    scale = 100 / row.span if row.span else 1.0
+    gain, low, high = (None if x is None else x * scale for x in (row.gain, row.gain_low, row.gain_high))
+    return {"unit": PERCENT if row.span else row.unit, "gain": gain, "low": low, "high": high}
 
 
 def _panel(axes: Axes, table: pd.DataFrame) -> None:
     place, labels = -GAP, {}
     beside = axes.get_yaxis_transform()
-    for group, own in table.groupby("group"):
+    for ability, own in table.groupby("ability"):
         place += GAP
         style: dict[str, Any] = {"ha": "right", "va": "center_baseline", "fontweight": "bold", "fontsize": 8.5}
-        axes.text(-0.01, place, str(group), transform=beside, **style)
+        axes.text(-0.01, place, str(ability), transform=beside, **style)
         for _, row in own.sort_values(["gain", "task", "variant"], ascending=[False, True, True]).iterrows():
             place += 1
             _, colour, marker, inside = VERDICTS.get(row.verdict, VERDICTS["inconclusive"])
             axes.plot([row.low, row.high], [place, place], color=colour, linewidth=1.5, zorder=2)
             axes.plot([row.gain], [place], marker, color=colour, markerfacecolor=inside, markersize=6, zorder=3)
-            ink = FAINT if row.verdict == "inconclusive" else INK
+            ink = INK if row.verdict in ("gain", "loss") else FAINT
             axes.text(1.02, place, _numbers(row), transform=beside, va="center_baseline", fontsize=SMALL, color=ink)
             task = row.task + (f" ({row.variant})" if row.variant else "")
             whole = f"{task} · {row.metric.replace('_', ' ')}"

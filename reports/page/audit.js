@@ -4,7 +4,7 @@ const audit = { core: null, sort: null, falling: false, page: 0, rows: [] };
 const AUDIT_PAGE = 100;
 
 const AUDIT_COLUMNS = [
-  { name: "verdict", key: (row) => ["gain", "loss", "inconclusive", NONE].indexOf(row.verdict), cell: verdictCell },
+  { name: "verdict", key: (row) => ["gain", "loss", "retained", "inconclusive", NONE].indexOf(row.verdict), cell: verdictCell },
   { name: "task", key: (row) => row.task, cell: taskCell, head: true },
   { name: "metric", key: (row) => row.metric, cell: metricCell },
   { name: "change", number: true, key: (row) => row.delta, cell: changeCell },
@@ -24,7 +24,7 @@ function verdictCell(row) {
 }
 
 function taskCell(row) {
-  const parts = [row.group, row.variant].filter(Boolean).join(", ");
+  const parts = [row.ability, row.group, row.variant].filter(Boolean).join(", ");
   const link = audit.core.tasks[row.task]
     ? make("a", { href: linkTo(row.task, row.set) }, ...breakable(row.task)) : make("span", {}, ...breakable(row.task));
   link.title = visible(audit.core.tasks[row.task]?.title || row.task);
@@ -53,10 +53,8 @@ function documentsCell(row) {
 
 // The improvement and its interval: [middle, low, high]; the change if no direction is better.
 function betterment(row) {
-  if (row.better === "higher" || row.gain === null) return [row.delta, row.low, row.high];
-  if (row.better === "lower") return [-row.delta, row.high === null ? null : -row.high, row.low === null ? null : -row.low];
-  const reach = row.standard_error === null ? null : 1.96 * row.standard_error;
-  return [row.gain, reach === null ? null : row.gain - reach, reach === null ? null : row.gain + reach];
+  if (row.gain === null) return [row.delta, row.low, row.high];
+  return [row.gain, row.gain_low, row.gain_high];
 }
 
 function barCell(row) {
@@ -94,7 +92,7 @@ function auditRows() {
   const group = $("audit-group").value, verdict = $("audit-verdict").value;
   const every = $("audit-metrics").value === "all", words = $("audit-text").value.toLowerCase().split(/\s+/).filter(Boolean);
   const rows = chosenContrasts().flatMap((one) => one.objects).filter((row) =>
-    (every || row.headline) && (!group || row.group === group) && (!verdict || row.verdict === verdict) &&
+    (every || row.headline) && (!group || row.ability === group) && (!verdict || row.verdict === verdict) &&
     words.every((word) => row.hay.includes(word)));
   if (audit.sort) {
     const keyed = rows.map((row) => [audit.sort.key(row), row]);
@@ -119,9 +117,9 @@ function showAudit(page = 0) {
     make(column.head ? "th" : "td", { class: column.number ? "n" : column.wide ? "wide" : null, scope: column.head ? "row" : null }, ...[column.cell(row)].flat().filter((part) => part !== null))))));
   const all = contrasts.reduce((sum, one) => sum + one.rows.length, 0);
   const number = (kind) => audit.rows.filter((row) => row.verdict === kind).length;
-  $("audit-count").textContent = `${count(audit.rows.length)} of ${count(all)} rows: ${number("gain")} gains, ${number("loss")} losses, ${number("inconclusive")} inconclusive.`;
+  $("audit-count").textContent = `${count(audit.rows.length)} of ${count(all)} rows: ${number("gain")} gains, ${number("loss")} losses, ${number("retained")} retained, ${number("inconclusive")} inconclusive.`;
   const notes = contrasts.flatMap((one) => one.notes.map((note) => (contrasts.length > 1 ? `${one.aligned} against ${one.reference}: ${note}` : note)));
-  const remarks = audit.rows.filter((row) => row.note).map((row) => `${row.task}.${row.metric}: not tested: ${row.note}`);
+  const remarks = audit.rows.filter((row) => row.note).map((row) => `${row.task}.${row.metric}: ${row.note}`);
   $("audit-notes").replaceChildren(...[...new Set([...notes, ...remarks])].slice(0, 40).map((note) => make("li", {}, visible(note))));
   pager($("audit-pager"), page, Math.ceil(audit.rows.length / AUDIT_PAGE), "the audit", showAudit);
 }
@@ -137,7 +135,7 @@ function auditChoices() {
   const own = (audit.core.audits[$("audit-reference").value] || []).map((place) => audit.core.contrasts[place]);
   const aligned = [...new Set(own.map((one) => one.aligned))], rows = own.flatMap((one) => one.objects);
   fill($("audit-aligned"), [["", `all (${aligned.length})`], ...aligned.map((name) => [name, visible(name)])]);
-  fill($("audit-group"), [["", "all"], ...[...new Set(rows.map((row) => row.group))].sort().map((name) => [name, visible(name)])]);
+  fill($("audit-group"), [["", "all"], ...[...new Set(rows.map((row) => row.ability))].sort().map((name) => [name, visible(name)])]);
 }
 
 function auditCsv() {
@@ -154,12 +152,12 @@ function startAudit(core) {
       row.set = one.sets[place];
       row.referenceName = one.reference;
       row.alignedName = one.aligned;
-      row.hay = [row.task, core.tasks[row.task]?.title, row.metric, row.group, row.variant, row.scorer, one.aligned, one.reference].join(" ").toLowerCase();
+      row.hay = [row.task, core.tasks[row.task]?.title, row.metric, row.ability, row.group, row.variant, row.scorer, one.aligned, one.reference].join(" ").toLowerCase();
       return row;
     });
   if (!$("audit")) return;
   fill($("audit-reference"), Object.keys(core.audits).map((name) => [name, name ? visible(name) : "from lineages"]));
-  fill($("audit-verdict"), [["", "all"], ["gain", "gain"], ["loss", "loss"], ["inconclusive", "inconclusive"], [NONE, "not tested"]]);
+  fill($("audit-verdict"), [["", "all"], ["gain", "gain"], ["loss", "loss"], ["retained", "retained"], ["inconclusive", "inconclusive"], [NONE, "not tested"]]);
   auditChoices();
   onControls($("audit-controls"), (control) => {
     if (control.id === "audit-reference") auditChoices();

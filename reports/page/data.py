@@ -16,11 +16,11 @@ from reports.evidence import Evidence, System
 
 IMPLIED = ("folder", "documents", "revisions", "scorers")  # not named if the others distinguish the sets
 Folders = list[tuple[System, TaskRun]]
-VERDICTS = ("gain", "loss", "inconclusive", "–")
+VERDICTS = ("gain", "loss", "retained", "inconclusive", "–")
 COLUMNS = (
-    "task", "variant", "group", "metric", "headline", "unit", "better", "scorer", "reference", "aligned", "delta",
-    "low", "high", "gain", "standard_error", "p", "test", "p_holm", "verdict", "detectable", "tax", "relative_tax",
-    "tax_of_range", "n", "clusters", "left_out", "note",
+    "task", "variant", "ability", "group", "family", "metric", "headline", "primary", "unit", "better", "scorer",
+    "reference", "aligned", "delta", "low", "high", "gain", "gain_low", "gain_high", "standard_error", "p", "test",
+    "p_holm", "verdict", "detectable", "tax", "relative_tax", "tax_of_range", "n", "clusters", "left_out", "note",
 )  # fmt: skip
 
 
@@ -142,7 +142,7 @@ def win_rates(sets: Sets) -> dict[str, list[dict[str, Any]]]:
     Inconclusive: ½ is in the interval, or the rate at equal lengths is not on the same side (AlpacaEval 2, arXiv
     2404.04475).
     """
-    found: dict[str, list[dict[str, Any]]] = {verdict: [] for verdict in VERDICTS[:3]}
+    found: dict[str, list[dict[str, Any]]] = {verdict: [] for verdict in ("gain", "loss", "inconclusive")}
     for one in sets.get("win_rate", ()):
         for system, own in one.folders:
             metrics = {m.metric: m for m in own.result.metrics if m.category is None and m.value is not None}

@@ -4,8 +4,8 @@ const NONE = "–";
 const DIGITS = { share: 3, bits: 3, nats: 3, r: 3, points: 2, tokens: 1, words: 1, characters: 1, number: 3 };
 const BETTER = { higher: "↑", lower: "↓", "0.5": "→ 0.5", "0": "→ 0", [NONE]: "" };
 const BETTER_WORDS = { higher: "higher is better", lower: "lower is better", "0.5": "0.5 is best", "0": "0 is best", [NONE]: "no direction is better" };
-const MARKS = { gain: "▲", loss: "▼", inconclusive: "○", [NONE]: "·" };
-const KINDS = { gain: "gain", loss: "loss", inconclusive: "inconclusive", [NONE]: "untested" };
+const MARKS = { gain: "▲", loss: "▼", retained: "●", inconclusive: "○", [NONE]: "·" };
+const KINDS = { gain: "gain", loss: "loss", retained: "retained", inconclusive: "inconclusive", [NONE]: "untested" };
 const CUT = 2000; // characters of a text shown at first
 // C0 and C1 without tab and line feed; embeddings, overrides and isolates of direction
 const UNSEEN = /[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]/g;

@@ -7,7 +7,7 @@ import math
 import re
 from typing import Any
 
-from alignbench.audit.render import DIGITS
+from alignbench.audit.abilities import DIGITS
 
 SIGNIFICANT = 6  # digits of a number in the page; run folders have all
 # C0 without tab and line feed; C1; embeddings, overrides and isolates of direction

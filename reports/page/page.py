@@ -13,13 +13,14 @@ from markupsafe import Markup
 
 from alignbench.audit.references import find
 from alignbench.runs.read import Run, TaskRun
-from reports.drawing import Drawing, save
+from reports.drawing import SYNTHETIC, Drawing, save
 from reports.evidence import Evidence, metric_of
 from reports.page.data import audit_data, findings, sets_by_folder, sets_of, win_rates
 from reports.page.format import interval, pack, value, visible
 from reports.page.samples import block_of
 
 HERE = Path(__file__).parent
+SIZE = re.compile(r" \(\d[\d,]* \w+ of \d{4}\)|, all [\d,]+ sentences")
 SCRIPTS = ("dom.js", "format.js", "audit.js", "sample.js", "task.js", "main.js")  # in the order of their use
 
 
@@ -34,7 +35,9 @@ def write_page(
     sets = {task: sets_of(evidence, task) for task in evidence.tasks}
     found = {task: find(task) for task in evidence.tasks}  # None: this version of alignbench does not know it
     titles = {task: own.title if own else task for task, own in found.items()}
-    groups = {task: own.group if own else "" for task, own in found.items()}
+    if evidence.synthetic:  # a title may name the size of the real data set
+        titles = {task: f"{SIZE.sub('', title)} ({SYNTHETIC})" for task, title in titles.items()}
+    groups = {task: own.group or own.ability if own else "" for task, own in found.items()}
     data = {f"task-{task}-{one.number}": pack(block_of(one)) for task, own in sets.items() for one in own}
     systems = (*evidence.systems, *evidence.intermediate)
     figures = []

@@ -1,0 +1,115 @@
+"""Verdicts on abilities: one tested variant of each benchmark, and a sentence for each ability. Pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Literal, get_args
+
+from alignbench.audit.audit import AbilityVerdict, MeanTax, Row, Verdict
+from alignbench.audit.tax import CAPABILITY
+from alignbench.console import interval, number
+from alignbench.stats.significance import LEVEL, holm, minimum_detectable_effect
+from alignbench.types.task import Ability
+
+MARGIN = 1.0  # percent of a metric's range
+DIGITS = {"points": 2, "tokens": 1, "words": 1, "characters": 1}  # of a unit; 3 for the others
+ABILITIES: tuple[str, ...] = get_args(Ability)
+PHRASES = {
+    "gain": "gain",
+    "loss": "loss",
+    "retained": "retained",
+    "inconclusive": "inconclusive",
+    "mixed": "gains and losses",
+}
+
+
+def judge(rows: Sequence[Row], margin: float = MARGIN) -> list[Row]:
+    """The rows with verdicts, p-values corrected for the number of tests, and minimum detectable effects.
+
+    Of each family the first variant with a comparable headline metric is primary; the others are not tested.
+    margin: percent of the metric's range
+    """
+    primary: dict[str, Row] = {}
+    for row in rows:
+        comparable = row.headline and row.gain is not None
+        if comparable and (row.family not in primary or row.order < primary[row.family].order):
+            primary[row.family] = row
+    chosen = {id(row) for row in primary.values()}
+    p_values = [row.p for row in rows if id(row) in chosen and row.p is not None]
+    adjusted, tests = iter(holm(p_values)), len(p_values)
+    found = []
+    for row in rows:
+        if id(row) not in chosen:
+            error = row.standard_error if row.gain is not None else None
+            found.append(replace(row, detectable=minimum_detectable_effect(error) if error else None))
+            continue
+        p_holm = None if row.p is None else next(adjusted)
+        error = row.standard_error
+        detectable = minimum_detectable_effect(error, LEVEL / max(1, tests)) if error else None
+        verdict = _verdict(row, p_holm, margin)
+        note = row.note
+        if row.p is not None and row.p < LEVEL and verdict not in ("gain", "loss"):
+            note = f"p is below {LEVEL} only before the correction for {tests} tests"
+        found.append(replace(row, primary=True, p_holm=p_holm, verdict=verdict, detectable=detectable, note=note))
+    return found
+
+
+def _verdict(row: Row, p_holm: float | None, margin: float) -> Verdict:
+    assert row.gain is not None
+    if p_holm is not None and p_holm < LEVEL:
+        return "gain" if row.gain > 0 else "loss"
+    within = row.span is not None and row.gain_low is not None and row.gain_low >= -margin / 100 * row.span
+    return "retained" if within else "inconclusive"
+
+
+def abilities(rows: Sequence[Row], mean: MeanTax | None, margin: float = MARGIN) -> tuple[AbilityVerdict, ...]:
+    """A verdict on each ability that has a primary row, in the order of `Ability`."""
+    found = []
+    for ability in ABILITIES:
+        own = [row for row in rows if row.ability == ability and row.primary]
+        if not own:
+            continue
+        overall = mean.verdict if ability == CAPABILITY and mean is not None else _together(row.verdict for row in own)
+        parts = [_clause(row, margin) for row in own]
+        if ability == CAPABILITY and mean is not None:
+            parts.insert(0, _mean_clause(mean))
+        sentence = f"{ability.capitalize()}: {PHRASES[overall]}. {'; '.join(parts)}."
+        found.append(AbilityVerdict(ability, overall, sentence, tuple(row.family for row in own)))
+    return tuple(found)
+
+
+def _together(verdicts: Iterable[Verdict]) -> Verdict | Literal["mixed"]:
+    found = set(verdicts)
+    if {"gain", "loss"} <= found:
+        return "mixed"
+    return next(verdict for verdict in ("loss", "gain", "inconclusive", "retained") if verdict in found)
+
+
+def _mean_clause(mean: MeanTax) -> str:
+    tasks = f"{len(mean.tasks)} task{'s' * (len(mean.tasks) > 1)}"
+    size = f"The mean tax is {mean.value:+.2f} % of the range of a metric ({tasks}"
+    return f"{size}; 95 % interval {interval(mean.low, mean.high, '+.2f')})"
+
+
+def _clause(row: Row, margin: float) -> str:
+    """What happened to one metric, for example "truthfulqa_mc.mc2 rose by 0.052 (0.021 … 0.083), p = 0.002"."""
+    form = f".{DIGITS.get(row.unit, 3)}f"
+    name = f"{row.task}.{row.metric}" + (f" [{row.variant}]" if row.variant else "")
+    moved = "did not change" if row.delta == 0 else f"{'rose' if row.delta > 0 else 'fell'} by {abs(row.delta):{form}}"
+    unit = "" if row.unit in ("share", "r", "number") else f" {row.unit}"
+    size = f"{name} {moved}{unit} from {row.reference:{form}} to {row.aligned:{form}}"
+    if row.low is not None and row.high is not None:
+        size += f" (95 % interval {interval(row.low, row.high, '+' + form)})"
+    if row.verdict in ("gain", "loss"):
+        return f"{size}, a {row.verdict} (adjusted p {_p(row.p_holm)})"
+    if row.verdict == "retained":
+        return f"{size}, retained: a loss of more than {margin:g} % of the range is unlikely"
+    if row.p_holm is None:
+        return f"{size}, inconclusive: there is no test"
+    limit = "" if row.detectable is None else f"; changes below {number(row.detectable, form)} are often missed"
+    return f"{size}, inconclusive (adjusted p {_p(row.p_holm)}{limit})"
+
+
+def _p(value: float | None) -> str:
+    return "< .001" if value is not None and value < 0.001 else f"= {number(value)}"

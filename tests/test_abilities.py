@@ -1,0 +1,120 @@
+"""Verdicts on benchmarks and abilities: one tested variant of a family, a margin, and a tax of capabilities alone."""
+
+import numpy as np
+import pytest
+from audit_runs import N, around, headline_of, rte, shares, write_run
+
+from alignbench.audit.abilities import judge
+from alignbench.audit.compare import compare
+from alignbench.audit.render import tables
+from alignbench.stats.significance import minimum_detectable_effect
+from alignbench.tasks import all_tasks
+from alignbench.types.task import Ability
+
+
+@pytest.fixture
+def contrast(tmp_path):
+    """The comparison of a base and an aligned model, given (task, values of each, changes to task.json)."""
+
+    def run(*tasks, **settings):
+        for place, name in enumerate(("base", "aligned")):
+            write_run(tmp_path, name, *((task, values[place], *changes) for task, values, *changes in tasks))
+        (found,) = compare(["base", "aligned"], runs=tmp_path, **settings).contrasts
+        return found
+
+    return run
+
+
+def accuracies(before, after, metric="acc"):
+    return [{metric: shares(before)}, {metric: shares(after)}]
+
+
+def test_every_task_has_an_ability_and_capabilities_have_a_group():
+    for task in all_tasks().values():
+        assert task.ability in Ability.__args__
+        assert bool(task.group) == (task.ability == "capability"), task.name
+    ranks = [(task.family or task.name, task.rank) for task in all_tasks().values()]
+    assert len(set(ranks)) == len(ranks)
+
+
+def test_one_variant_of_a_benchmark_is_tested_and_counted(contrast):
+    found = contrast(
+        ("crows_pairs_biased", [{"entropy": around(0.5)}, {"entropy": around(0.9)}]),
+        ("crows_pairs", [{"entropy": around(0.5)}, {"entropy": around(0.6)}]),
+        ("rte", accuracies(0.8, 0.6), {"shots": 15}),
+        ("rte", accuracies(0.8, 0.7)),
+    )
+    primary = {row.family: (row.task, row.variant) for row in found.rows if row.primary}
+    assert primary == {"crows_pairs": ("crows_pairs", ""), "rte": ("rte", "shots 0")}
+    assert found.tests == 2
+    others = [row for row in found.rows if row.headline and not row.primary]
+    assert {(row.verdict, row.p_holm) for row in others} == {("–", None)}
+    families = [row.family for row in found.rows]
+    assert families == sorted(families, key=families.index)  # variants follow their primary row
+
+
+def test_the_tax_is_of_capabilities_alone(contrast):
+    found = contrast(
+        ("rte", accuracies(0.8, 0.6)),
+        ("truthfulqa_binary", accuracies(0.9, 0.3)),
+        ("squad2", [{"f1": around(0.6)}, {"f1": around(0.5)}]),
+    )
+    assert {mean.name: mean.value for mean in found.groups} == {
+        "common sense and inference": pytest.approx(20), "reading": pytest.approx(10),
+    }  # fmt: skip
+    assert (found.mean.value, found.mean.verdict) == (pytest.approx(15), "loss")
+    assert [own.ability for own in found.abilities] == ["truthfulness", "capability"]
+    truth, capability = (own.sentence for own in found.abilities)
+    assert truth.startswith(
+        "Truthfulness: loss. truthfulqa_binary.acc fell by 0.600 from 0.900 to 0.300 (95 % interval"
+    )
+    assert capability.startswith("Capability: loss. The mean tax is +15.00 % of the range of a metric (2 tasks; 95 %")
+
+
+def test_a_loss_within_the_margin_is_retained(contrast):
+    values = np.clip(np.random.default_rng(0).normal(0.5, 0.01, N), 0, 1)
+    noise = np.random.default_rng(1).normal(0, 0.002, N)
+    tasks = ("squad2", [{"f1": values.tolist()}, {"f1": (values + noise - noise.mean()).tolist()}])
+    assert headline_of(contrast(tasks)).verdict == "retained"
+    row = headline_of(contrast(tasks, margin=0.01))
+    assert (row.verdict, row.gain_low < -0.0001) == ("inconclusive", True)
+
+
+def test_without_a_range_nothing_is_retained(contrast):
+    same = [{"entropy": around(2.0)}, {"entropy": around(2.0)}]
+    assert headline_of(contrast(("token_entropy", same))).verdict in ("inconclusive", "–")
+
+
+def test_intervals_p_values_and_detectable_effects_agree_with_the_verdicts(contrast):
+    draw = np.random.default_rng(3)
+    tasks = []
+    for place, name in enumerate(("squad2", "drop", "quac", "canard", "cnn_dailymail", "tldr")):
+        metric = all_tasks()[name].headline
+        before = draw.random(N)
+        shift = 0.02 * place
+        after = np.clip(before + draw.normal(shift, 0.25, N), 0, 1)
+        tasks.append((name, [{metric: before.tolist()}, {metric: after.tolist()}]))
+    found = contrast(*tasks)
+    tested = [row for row in found.rows if row.primary]
+    assert len(tested) == found.tests == 6
+    for row in tested:
+        assert (row.p < 0.05) == (row.low > 0 or row.high < 0)
+        assert (row.verdict in ("gain", "loss")) == (row.p_holm < 0.05)
+        assert row.detectable == pytest.approx(minimum_detectable_effect(row.standard_error, 0.05 / 6))
+        assert ("only before the correction for 6 tests" in row.note) == (row.p < 0.05 <= row.p_holm)
+    assert {row.verdict for row in tested} > {"gain"}
+
+
+def test_judging_again_changes_nothing(contrast):
+    rows = contrast(("rte", accuracies(0.8, 0.6)), ("sst2", accuracies(0.5, 0.5))).rows
+    assert judge(rows) == list(rows)
+
+
+def test_tables_begin_with_the_abilities(tmp_path):
+    write_run(tmp_path, "base", rte(0.8))
+    write_run(tmp_path, "aligned", rte(0.8))
+    table, tax = tables(compare(["base", "aligned"], runs=tmp_path))
+    (sentence,) = table.lead
+    assert sentence.startswith("Capability: ")
+    assert "rte.acc did not change" in sentence
+    assert tax.rows[0][0] == "common sense and inference"
