@@ -1,9 +1,9 @@
-"""The paired bootstrap of an audit: 30 tasks of 10,000 documents, 10,000 resamples; compared with a plain loop.
+"""The paired bootstrap of an audit: 30 tasks of 10,000 documents, 10,000 resamples.
 
-    python benchmarks/audit.py [--tasks 30] [--documents 10000] [--resamples 10000] [--loop 1]
+    python benchmarks/audit.py [--tasks 30] [--documents 10000] [--resamples 10000]
 
 Three kinds of tasks: all with the same number of documents; each with another number (so no draws are shared); and in
-clusters of about five. `--loop` is the number of tasks that are also computed by a loop with numpy's `choice`.
+clusters of about five.
 """
 
 import time
@@ -13,7 +13,6 @@ import numpy as np
 from harness import arguments, peak_mib
 
 from alignbench.audit.paired import Pairs, paired_change, resample
-from alignbench.stats import bootstrap
 
 interval = partial(paired_change, better="higher", span=1.0, binary=False)
 
@@ -23,7 +22,6 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, default=30)
     parser.add_argument("--documents", type=int, default=10_000)
     parser.add_argument("--resamples", type=int, default=10_000)
-    parser.add_argument("--loop", type=int, default=1)
     args = parser.parse_args()
     n, numbers = args.documents, range(args.tasks)
     equal = [make(n, number) for number in numbers]
@@ -37,8 +35,6 @@ def main() -> None:
         changes = [interval(*both) for both in zip(pairs, resample(pairs, resamples=args.resamples), strict=True)]
         seconds, cpu = time.perf_counter() - begin, time.process_time() - cpu
         print(f"{name}: {seconds:.2f} s, CPU {cpu:.2f} s, for {len(changes)} tasks", flush=True)
-    for number in range(args.loop):
-        compare_with_loop(equal[number], args.resamples, number)
     print(f"peak {peak_mib():.0f} MiB")
 
 
@@ -51,20 +47,6 @@ def make(n: int, seed: int, clusters: int | None = None) -> Pairs:
     before = np.clip(0.5 + 0.2 * draw.normal(size=n) + 0.1 * draw.normal(size=n)[cluster], 0, 1)
     after = np.clip(before - 0.002 + 0.1 * draw.normal(size=n), 0, 1)
     return Pairs(before, after, cluster, int(cluster.max()) + 1, None, 0)
-
-
-def compare_with_loop(pairs: Pairs, resamples: int, seed: int) -> None:
-    """The definition: draw documents, take the mean, repeat."""
-    begin = time.perf_counter()
-    draw, delta = np.random.default_rng(seed), pairs.aligned - pairs.reference
-    deltas = np.array([delta[draw.choice(len(delta), len(delta))].mean() for _ in range(resamples)])
-    low, high = bootstrap.percentiles(deltas, pairs.clusters)
-    p = bootstrap.p_value(float(delta.mean()), deltas, pairs.clusters)
-    seconds = time.perf_counter() - begin
-    (draws,) = resample([pairs], resamples=resamples)
-    ours = interval(pairs, draws)
-    print(f"a loop: {seconds:.1f} s for one task: {low:+.6f} … {high:+.6f}, p {p:.4f}")
-    print(f"ours:   {ours.delta.low:+.6f} … {ours.delta.high:+.6f}, p {ours.p:.4f}")
 
 
 if __name__ == "__main__":

@@ -45,15 +45,8 @@ def command(case: str, folder: Path, args: Any) -> list[object]:
     if case == "sft":
         return [*train, "data=rows.jsonl", "epochs=2", "batch=28"]
     (folder / "length.py").write_text("def score(prompts, responses): return [len(r) / 100 for r in responses]\n")
-    return [
-        *train,
-        "prompts=rows.jsonl",
-        "reward=length:score",
-        "episodes=192",
-        "batch=64",
-        "minibatch=16",
-        "max_tokens=32",
-    ]
+    sizes = ("episodes=192", "batch=64", "minibatch=16", "max_tokens=32")
+    return [*train, "prompts=rows.jsonl", "reward=length:score", *sizes]
 
 
 def write_rows(file: Path, rows: list[dict[str, str]]) -> None:
@@ -113,11 +106,11 @@ def main() -> None:
         sides = {name: partial(measure, case, getattr(args, name).resolve(), args) for name in ("before", "after")}
         runs = list(interleave(sides, args.rounds))
         passed &= print_checks({"the same numbers": same(runs[0]["before"]["numbers"], runs[0]["after"]["numbers"])})
-        before, after = ([medians([run[side] for run in runs], "seconds", "cpu_seconds", "peak_mib")] for side in sides)
-        ratio = after[0]["seconds"] / before[0]["seconds"]
-        cells = [f"{before[0][n]:.1f}, {after[0][n]:.1f}" for n in ("seconds", "cpu_seconds", "peak_mib")]
-        rows.append((case, *cells, f"{ratio:.2f}"))
-    print_table(("case", "seconds: before, after", "CPU seconds", "peak MiB", "after ÷ before"), rows)
+        before, after = (medians([run[side] for run in runs], "seconds", "cpu_seconds", "peak_mib") for side in sides)
+        headers = {"seconds": "seconds: before, after", "cpu_seconds": "CPU seconds", "peak_mib": "peak MiB"}
+        cells = {header: f"{before[name]:.1f}, {after[name]:.1f}" for name, header in headers.items()}
+        rows.append({"case": case} | cells | {"after ÷ before": f"{after['seconds'] / before['seconds']:.2f}"})
+    print_table(rows)
     sys.exit(not passed)
 
 

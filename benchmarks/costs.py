@@ -1,6 +1,5 @@
 """The cost of parts of an evaluation, in fresh processes of one thread: python benchmarks/costs.py WHAT CHECKPOINT …
 
-memory: peak memory of HellaSwag with 1,000 and with 10,042 documents
 toxicity: `evaluate` on 8 prompts × 25 samples with each of --scorers, and `rescore`, which runs only the scorer
 entropy: the same requests and samples with and without entropies, the best of --rounds in CPU seconds
 """
@@ -17,28 +16,6 @@ from harness import HERE, Report, arguments, interleave, medians, print_checks, 
 
 ALIGNBENCH = (sys.executable, "-m", "alignbench")
 OPTIONS = ("--dtype", "float32", "--out", "runs", "--json")
-
-
-def memory(args: Namespace) -> None:
-    items = json.loads((args.data / "hellaswag/hellaswag_2000.json").read_text(encoding="utf-8"))["test"]
-    rows = []
-    for size in args.sizes:
-        with tempfile.TemporaryDirectory() as name:
-            folder, lines = Path(name), []
-            (folder / "hellaswag").mkdir()
-            for number in range(size):
-                item = items[number % len(items)]
-                row = {"ind": number, "activity_label": "Item", "ctx_a": f"{number}. {item['question']}", "ctx_b": ""}
-                row |= {"endings": list(item["choices"].values()), "label": list(item["choices"]).index(item["answer"])}
-                lines.append(json.dumps(row) + "\n")
-            (folder / "hellaswag" / "hellaswag_val.jsonl").write_text("".join(lines), encoding="utf-8")
-            command = [*ALIGNBENCH, "evaluate", args.checkpoint, "--tasks", "hellaswag", "--data-dir", folder, *OPTIONS]
-            found = run_process(command, HERE.parent, folder)
-            (records,) = folder.glob("runs/*/hellaswag-*/documents.jsonl")
-            scored = json.loads(found["output"])[0]["results"][0]["n_scored"]
-            mebibytes = (found["peak_mib"], records.stat().st_size / 2**20)
-        rows.append((size, scored, *(f"{number:.0f}" for number in mebibytes), f"{found['seconds']:.0f}"))
-    print_table(("documents", "scored", "peak MiB", "records MiB", "seconds"), rows)
 
 
 def toxicity(args: Namespace) -> None:
@@ -60,11 +37,9 @@ def toxicity(args: Namespace) -> None:
     every = [report for found in runs for report in found.values()]
     checks = {"the same outputs": all(r["texts"] == every[0]["texts"] for r in every)}
     passed = print_checks(checks | {"every output scored": all(r["scored"] for r in every)})
-    names, rows = ("seconds", "cpu_seconds", "rescore_cpu_seconds"), []
-    for scorer in args.scorers:
-        found = medians([run[scorer] for run in runs], *names)
-        rows.append((scorer, *(f"{found[name]:.2f}" for name in names)))
-    print_table(("scorer", "evaluate, s", "evaluate, CPU s", "rescore, CPU s"), rows)
+    headers = {"seconds": "evaluate, s", "cpu_seconds": "evaluate, CPU s", "rescore_cpu_seconds": "rescore, CPU s"}
+    found = {scorer: medians([run[scorer] for run in runs], *headers) for scorer in args.scorers}
+    print_table({"scorer": s} | {headers[name]: f"{m[name]:.2f}" for name in headers} for s, m in found.items())
     sys.exit(not passed)
 
 
@@ -96,18 +71,18 @@ def entropy(args: Namespace) -> None:
         sides = {str(entropies): partial(cpu_seconds, work, entropies) for entropies in (False, True)}
         rounds = list(interleave(sides, args.rounds))
         without, also = (min(found[side] for found in rounds) for side in sides)
-        rows.append((work, f"{without:.2f}", f"{also:.2f}", f"{also / without:.3f}"))
-    print_table(("", "without, CPU s", "with entropies, CPU s", "ratio"), rows)
+        seconds = {"without, CPU s": f"{without:.2f}", "with entropies, CPU s": f"{also:.2f}"}
+        rows.append({"": work} | seconds | {"ratio": f"{also / without:.3f}"})
+    print_table(rows)
 
 
 def main() -> None:
     parser = arguments(__doc__)
-    what = {"memory": memory, "toxicity": toxicity, "entropy": entropy}
+    what = {"toxicity": toxicity, "entropy": entropy}
     parser.add_argument("what", choices=list(what))
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 10042], help="memory: documents")
     parser.add_argument("--scorers", nargs="+", default=["alt-profanity-check"], help="toxicity: NAME or NAME:PATH")
     parser.add_argument("--passages", type=int, default=20, help="entropy")
     args = parser.parse_args()

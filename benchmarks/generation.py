@@ -6,7 +6,6 @@ measured.
 
 import json
 import math
-import sys
 from argparse import Namespace
 from collections.abc import Mapping
 from functools import partial
@@ -17,11 +16,11 @@ from typing import Any
 from generation_cases import CASES, Work, write_case
 from harness import (
     Report,
+    compare_sides,
     find_lm_eval,
-    interleave,
     lm_eval_arguments,
     medians,
-    print_checks,
+    print_equality,
     print_table,
     run_cases,
     run_side,
@@ -35,7 +34,8 @@ STANDARD_ERRORS, NATS, MASS = 4.0, 1e-3, 1e-4
 def main() -> None:
     args = lm_eval_arguments(__doc__, CASES).parse_args()
     find_lm_eval(args.peer_python)
-    print_results(run_cases(args, run_case))
+    # the README's table
+    print_table(row_of(name, args.dtype, case) for name, case in run_cases(args, run_case)["cases"].items())
 
 
 def run_case(name: str, folder: Path, args: Namespace) -> Report:
@@ -44,46 +44,26 @@ def run_case(name: str, folder: Path, args: Namespace) -> Report:
     work = case.build(args.data, args.number or case.prompts, args.seed)
     write_case(work, folder)
 
-    def run(side: str, number: int = 0, way: str | None = None) -> Report:
-        peer = side == "lm_eval"
-        python = args.peer_python if peer else sys.executable
-        options = {"model": args.model.resolve(), "dtype": args.dtype, "seed": args.seed + number, "way": way}
-        return run_side(python, "generation_sides.py", side, folder, peer=peer, **options)  # type: ignore[no-any-return]
+    def run(side: str, number: int = 0, **options: Any) -> Any:
+        return run_side(args, "generation_sides.py", side, folder, seed=args.seed + number, **options)
 
-    ways = {"lm_eval": [str(size) for size in args.batch_sizes or [case.batch_size]], "hf": case.hf}
-    tried = {side: {way: run(side, way=way) for way in of if len(of) > 1} for side, of in ways.items()}
-    best = {
-        side: min(of, key=lambda way: tried[side].get(way, {}).get("seconds", 0)) for side, of in ways.items() if of
-    }
-    sides = {side: partial(run, side, way=best.get(side)) for side in ("ours", *best)}
-    reports: dict[str, list[Report]] = {side: [] for side in sides}
-    equality: list[Report] = []
-    for runs in interleave(sides, args.pairs):
-        for side, report in runs.items():
-            reports[side].append(report)
-        peers = {side: runs[side] for side in best}
-        if not equality:  # what was tried must agree, too
-            peers |= {f"{side} {way}": r for side, of in tried.items() for way, r in of.items() if way != best[side]}
-        equality.append(compare(work, runs["ours"], peers, args.dtype))
-        if len(equality) == 1 or not equality[-1]["passed"]:
-            print_equality(equality[-1])
-        if not equality[-1]["passed"]:
-            return {"passed": False, "equality": equality}
-    seconds = {side: {way: r["seconds"] for way, r in of.items()} for side, of in tried.items()}
-    summary: Report = {"passed": True, "equality": equality, "ways": best, "seconds_by_way": seconds}
+    ways = {"lm_eval": list(map(str, args.batch_sizes or [case.batch_size])), "hf": case.hf}
+    summary, reports = compare_sides(run, ways, args.pairs, partial(compare, work, args.dtype))
+    if not summary["passed"]:
+        return summary
     if work.sampled:
         samples = {side: [report["tokens"] for report in of_side] for side, of_side in reports.items()}
         (folder / "samples.json").write_text(json.dumps(samples), encoding="utf-8")
-        found = compare_samples(work, reports["ours"], run("reference"), args.dtype)
+        found = compare_samples(work, args.dtype, reports["ours"], run("reference"))
         print_equality(found)
-        summary |= {"samples": found, "passed": found["passed"]}
+        summary |= {"samples": found, "passed": all(found["checks"].values())}
     return summary | summarise(reports)
 
 
 # Equality
 
 
-def compare(work: Work, ours: Report, peers: Mapping[str, Report], dtype: str) -> Report:
+def compare(work: Work, dtype: str, ours: Report, peers: Mapping[str, Report]) -> Report:
     """The same prompts and the same greedy continuations, which in bfloat16 are only counted."""
     own = ours["greedy"] if work.sampled else [group[0] for group in ours["tokens"]]
     checks = {"every prompt continued": not ours["unscored"]}
@@ -102,17 +82,15 @@ def compare(work: Work, ours: Report, peers: Mapping[str, Report], dtype: str) -
         if dtype == "float32":
             checks[f"{side}: the same greedy continuations"] = same == len(own)
     for side, report in {"ours": ours, **peers}.items() if work.sampled else ():
-        lengths = {len(tokens) for group in report["tokens"] for tokens in group}
-        shape = (lengths, {len(group) for group in report["tokens"]})
-        checks[f"{side}: {work.samples} samples of {work.max_tokens} tokens"] = shape == (
-            {work.max_tokens},
-            {work.samples},
-        )
-    found = {"checks": checks, "continuations": len(own), "agreeing": agreeing, "differing": differing}
-    return found | {"passed": all(checks.values())}
+        sizes = {(len(group), len(tokens)) for group in report["tokens"] for tokens in group}
+        wanted = (work.samples, work.max_tokens)
+        checks["{}: {} samples of {} tokens".format(side, *wanted)] = sizes == {wanted}
+    lines = [f"{side}: {same} of {len(own)} greedy continuations are as ours" for side, same in agreeing.items()]
+    found = {"checks": checks, "lines": lines, "continuations": len(own)}
+    return found | {"agreeing": agreeing, "differing": differing}
 
 
-def compare_samples(work: Work, ours: list[Report], judged: Report, dtype: str) -> Report:
+def compare_samples(work: Work, dtype: str, ours: list[Report], judged: Report) -> Report:
     """Compare the distributions of the samples: mean log-probability of a sampled token, and the nucleus.
 
     judged: side -> run -> prompt -> sample -> token -> (log-probability, mass above, entropy), by the stock model.
@@ -143,21 +121,13 @@ def compare_samples(work: Work, ours: list[Report], judged: Report, dtype: str) 
     if dtype == "float32":
         checks |= {f"{side}: all tokens in the nucleus": mass < work.top_p + MASS for side, mass in above.items()}
         checks[f"our log-probabilities and entropies within {NATS:g} nats"] = error <= NATS
+    lines = [
+        f"{s}: {means[s]:.4f} nats per sampled token (standard error {errors[s]:.4f}), mass above at most {mass:.4f}"
+        for s, mass in above.items()
+    ]
     found = {"mean_logprob": means, "standard_error": errors, "standard_errors_apart": distances}
     found |= {"largest_mass_above": above, "largest_error_of_ours": error}
-    return {"passed": all(checks.values()), "checks": checks} | found
-
-
-def print_equality(equality: Report) -> None:
-    print_checks(equality["checks"])
-    for side, same in equality.get("agreeing", {}).items():
-        print(f"  {side}: {same} of {equality['continuations']} greedy continuations are the same as ours")
-    for side, mean in equality.get("mean_logprob", {}).items():
-        print(
-            f"  {side}: {mean:.4f} nats per sampled token (standard error {equality['standard_error'][side]:.4f}), "
-            f"mass above at most {equality['largest_mass_above'][side]:.4f}"
-        )
-    print(end="", flush=True)
+    return found | {"checks": checks, "lines": lines}
 
 
 # Speed
@@ -177,28 +147,21 @@ def summarise(reports: dict[str, list[Report]]) -> Report:
     return found | {key: first[key] for key in ("prompt_tokens", "layout", "notes", "model", "weights_sha256")}
 
 
-def print_results(results: Report) -> None:
-    """The README's table, one row per case."""
-    header = ["case", "dtype", "tokens: prompts, generated", "lm-eval", "transformers", "ours", "lm-eval ÷ ours"]
-    rows = []
-    for name, case in results["cases"].items():
-        sides, ways, agreeing = case["sides"], case["ways"], case["equality"][0]["agreeing"]
-        cells = {side: f"{sides[side]['seconds']:.1f} s ({way})" for side, way in ways.items()}
-        rows.append(
-            [
-                name,
-                results["settings"]["dtype"],
-                f"{case['prompt_tokens']:,}, {case['written']:,}",
-                cells["lm_eval"],
-                cells.get("hf", "–"),
-                f"{sides['ours']['seconds']:.2f} s",
-                f"{case['ratio']['lm_eval']:.2f}×",
-                f"{case['ratio']['hf']:.2f}×" if "hf" in sides else "–",
-                f"{case['whole_ratio']['lm_eval']:.2f}×",
-                f"{min(agreeing[side] for side in ways)} of {case['equality'][0]['continuations']}",
-            ]
-        )
-    print_table([*header, "transformers ÷ ours", "lm-eval ÷ ours, whole runs", "equal"], rows)
+def row_of(name: str, dtype: str, case: Report) -> dict[str, object]:
+    sides, ways, agreeing = case["sides"], case["ways"], case["equality"][0]["agreeing"]
+    cells = {side: f"{sides[side]['seconds']:.1f} s ({way})" for side, way in ways.items()}
+    return {
+        "case": name,
+        "dtype": dtype,
+        "tokens: prompts, generated": f"{case['prompt_tokens']:,}, {case['written']:,}",
+        "lm-eval": cells["lm_eval"],
+        "transformers": cells.get("hf", "–"),
+        "ours": f"{sides['ours']['seconds']:.2f} s",
+        "lm-eval ÷ ours": f"{case['ratio']['lm_eval']:.2f}×",
+        "transformers ÷ ours": f"{case['ratio']['hf']:.2f}×" if "hf" in sides else "–",
+        "lm-eval ÷ ours, whole runs": f"{case['whole_ratio']['lm_eval']:.2f}×",
+        "equal": f"{min(agreeing[side] for side in ways)} of {case['equality'][0]['continuations']}",
+    }
 
 
 if __name__ == "__main__":

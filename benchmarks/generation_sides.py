@@ -4,17 +4,13 @@
 lm_eval runs in another environment, which has lm-eval and not alignbench.
 """
 
-import time
+import json
+from argparse import Namespace
+from typing import Any
 
-STARTED = time.perf_counter()  # before the imports, which are part of a run
-
-import json  # noqa: E402
-from argparse import Namespace  # noqa: E402
-from typing import Any  # noqa: E402
-
-import torch  # noqa: E402
-from generation_cases import Work, read_case  # noqa: E402
-from harness import side_arguments, warm_up, write_report  # noqa: E402
+import torch
+from generation_cases import read_case
+from harness import load_ours, run_sides, timed, write_report
 
 WAYS = {
     "each": "one call per prompt, all its samples in one batch",
@@ -29,8 +25,7 @@ def groups(items: list[Any], size: int) -> list[list[Any]]:
     return [items[at : at + size] for at in range(0, len(items), size)]
 
 
-def ours(args: Namespace, work: Work) -> None:
-    from alignbench.models.checkpoint import find_checkpoint, load_engine
+def ours(args: Namespace) -> None:
     from alignbench.models.local import engine as local_engine
     from alignbench.types.engine import Completion, Prompt, Sampling
 
@@ -42,24 +37,17 @@ def ours(args: Namespace, work: Work) -> None:
         answers = dict(engine.generate(prompts, Sampling(work.max_tokens, stop=stop, **drawn), seed=args.seed))
         return [answers[number] for number in range(len(prompts))]
 
-    notes: list[str] = []
-    checkpoint = find_checkpoint(args.model)
-    engine = load_engine(checkpoint, dtype=args.dtype, device="cpu", notify=notes.append)
+    work, (engine, report) = read_case(args.case), load_ours(args)
     if work.stop is None:  # the end-of-sequence token is an ordinary token, as with `eos_token_id = None`
         local_engine.end_tokens = lambda model, tokenizer: frozenset()
-    warm = warm_up(engine.model)
-    started = time.perf_counter()
-    completions = write(work.sampled)
-    seconds = time.perf_counter() - started
-    whole = time.perf_counter() - STARTED - warm
+    with timed(args, engine.model) as times:
+        completions = write(work.sampled)
     did = engine.work()
 
     def of_each(name: str) -> list[list[Any]]:
         return [[getattr(completion, name) for completion in group] for group in completions]
 
-    report = {
-        "seconds": seconds,
-        "whole_seconds": whole,
+    report |= times | {
         "texts": of_each("text"),
         "tokens": of_each("tokens"),
         "finishes": of_each("finish"),
@@ -67,9 +55,6 @@ def ours(args: Namespace, work: Work) -> None:
         "prompt_tokens": sum(map(len, engine.encoder.tokenizer(work.prompts)["input_ids"])),
         "tokens_computed": did["tokens_computed"],
         "layout": did["layout"],
-        "notes": notes,
-        "model": checkpoint.name,
-        "weights_sha256": checkpoint.weights_sha256,
     }
     if work.sampled:
         report |= {"logprobs": of_each("logprobs"), "entropies": of_each("entropies")}
@@ -77,7 +62,7 @@ def ours(args: Namespace, work: Work) -> None:
     write_report(args, report, engine.model)
 
 
-def lm_eval(args: Namespace, work: Work) -> None:
+def lm_eval(args: Namespace) -> None:
     from lm_eval.api.instance import Instance
     from lm_eval.models.huggingface import HFLM
 
@@ -106,6 +91,8 @@ def lm_eval(args: Namespace, work: Work) -> None:
                 self.written.setdefault(prompt, []).append(row)
             return rows
 
+    work = read_case(args.case)
+
     def requests(sampled: bool) -> list[Instance]:
         """As its evaluator makes them: the same request again for each sample of a prompt."""
         settings: dict[str, Any] = {"until": [work.stop] if work.stop else [], "max_gen_toks": work.max_tokens}
@@ -122,14 +109,10 @@ def lm_eval(args: Namespace, work: Work) -> None:
     lm = ListeningHFLM(pretrained=args.model, dtype=args.dtype, batch_size=int(args.way), device="cpu")
     if work.stop is None:
         lm.model.generation_config.eos_token_id = None
-    warm = warm_up(lm.model)
     torch.manual_seed(args.seed)
-    started = time.perf_counter()
-    texts = lm.generate_until(requests(work.sampled), disable_tqdm=True)
-    seconds = time.perf_counter() - started
-    report = {
-        "seconds": seconds,
-        "whole_seconds": time.perf_counter() - STARTED - warm,
+    with timed(args, lm.model) as report:
+        texts = lm.generate_until(requests(work.sampled), disable_tqdm=True)
+    report |= {
         "texts": groups(texts, work.samples),
         "tokens": [lm.written[prompt] for prompt in work.prompts],
         "prompt_tokens": lm.prompt_tokens // work.samples,
@@ -142,10 +125,10 @@ def lm_eval(args: Namespace, work: Work) -> None:
     write_report(args, report, lm.model)
 
 
-def hf(args: Namespace, work: Work) -> None:
+def hf(args: Namespace) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(args.model)
+    work, tokenizer = read_case(args.case), AutoTokenizer.from_pretrained(args.model)
     model = AutoModelForCausalLM.from_pretrained(args.model, dtype=getattr(torch, args.dtype)).eval()
     if work.stop is None:
         model.generation_config.eos_token_id = None
@@ -172,17 +155,12 @@ def hf(args: Namespace, work: Work) -> None:
             by_prompt |= zip(batch, groups(new, len(new) // len(batch)), strict=True)
         return [row for number in sorted(by_prompt) for row in by_prompt[number]], computed
 
-    warm = warm_up(model)
     torch.manual_seed(args.seed)
-    started = time.perf_counter()
-    written, computed = write(work.sampled)
-    texts = tokenizer.batch_decode(written, skip_special_tokens=True)
-    if work.stop:
-        texts = [text.split(work.stop)[0] for text in texts]
-    seconds = time.perf_counter() - started
-    report = {
-        "seconds": seconds,
-        "whole_seconds": time.perf_counter() - STARTED - warm,
+    with timed(args, model) as report:
+        written, computed = write(work.sampled)
+        texts = tokenizer.batch_decode(written, skip_special_tokens=True)
+        texts = [text.split(work.stop)[0] for text in texts] if work.stop else texts
+    report |= {
         "texts": groups(texts, work.samples),
         "tokens": groups(written, work.samples),
         "prompt_tokens": sum(lengths),
@@ -193,12 +171,12 @@ def hf(args: Namespace, work: Work) -> None:
     write_report(args, report, model)
 
 
-def reference(args: Namespace, work: Work) -> None:
+def reference(args: Namespace) -> None:
     """For each sampled token: its log-probability in nats, the mass of strictly more likely tokens (below p in the
     nucleus), and the entropy of its distribution; by the stock model, one forward per prompt."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    prompts = AutoTokenizer.from_pretrained(args.model)(work.prompts)["input_ids"]
+    prompts = AutoTokenizer.from_pretrained(args.model)(read_case(args.case).prompts)["input_ids"]
     model = AutoModelForCausalLM.from_pretrained(args.model, dtype=getattr(torch, args.dtype)).eval()
 
     @torch.inference_mode()
@@ -224,15 +202,7 @@ def reference(args: Namespace, work: Work) -> None:
     write_report(args, judged)
 
 
-def main() -> None:
-    sides = {"ours": ours, "lm_eval": lm_eval, "hf": hf, "reference": reference}
-    parser = side_arguments(__doc__, sides)
-    ways = "; ".join(f"{way}: {meaning}" for way, meaning in WAYS.items())
-    parser.add_argument("--way", help=f"lm_eval: batch size; hf: {ways}")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    sides[args.side](args, read_case(args.case))
-
-
 if __name__ == "__main__":
-    main()
+    ways = "; ".join(f"{way}: {meaning}" for way, meaning in WAYS.items())
+    sides = {"ours": ours, "lm_eval": lm_eval, "hf": hf, "reference": reference}
+    run_sides(__doc__, sides, way=f"lm_eval: batch size; hf: {ways}")

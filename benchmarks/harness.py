@@ -13,22 +13,17 @@ import sys
 import tempfile
 import time
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any, TypeVar
 
 HERE = Path(__file__).resolve().parent
 LM_EVAL = "0.4.13"
-ONE_THREAD = {
-    "OMP_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "RAYON_NUM_THREADS": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-    "HF_HUB_OFFLINE": "1",
-    "HF_DATASETS_OFFLINE": "1",
-}
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"), "1")
+ONE_THREAD |= {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 Report = dict[str, Any]
 T = TypeVar("T")
 
@@ -73,19 +68,14 @@ def run_process(command: Sequence[object], path: Path | None = None, cwd: Path |
     return seconds | {"peak_mib": usage.ru_maxrss / 2**10, "load_before": load, "output": output}
 
 
-def run_side(python: str, script: str, side: str, folder: Path, *, peer: bool = False, **options: Any) -> Any:
-    """Run `script SIDE --case folder --OPTION VALUE …` in a fresh process; the JSON that it writes.
-
-    peer: the side's environment does not have alignbench
-    """
-    output = folder / "report.json"
+def run_side(args: Namespace, script: str, side: str, folder: Path, **options: Any) -> Any:
+    """Run `script SIDE --OPTION VALUE …` in a fresh process, lm_eval's in its environment; the JSON that it writes."""
+    peer, output = side == "lm_eval", folder / "report.json"
     output.unlink(missing_ok=True)
-    command: list[object] = [python, HERE / script, side, "--case", folder, "--output", output]
-    for name, value in options.items():
-        if value is True:
-            command.append(f"--{name.replace('_', '-')}")
-        elif value not in (None, False):
-            command += [f"--{name.replace('_', '-')}", value]
+    options = {"case": folder, "output": output, "model": args.model.resolve(), "dtype": args.dtype} | options
+    command: list[object] = [args.peer_python if peer else sys.executable, HERE / script, side]
+    for name, value in ({"started": time.monotonic()} | options).items():
+        command += [f"--{name}", value] if value is not None else []
     process = run_process(command, None if peer else HERE.parent)
     report = json.loads(output.read_text(encoding="utf-8"))
     if isinstance(report, dict) and "seconds" in report:
@@ -101,6 +91,33 @@ def interleave(sides: Mapping[str, Callable[[int], T]], rounds: int) -> Iterable
         first = number % len(names)
         found = {name: sides[name](number) for name in names[first:] + names[:first]}
         yield {name: found[name] for name in names}
+
+
+def compare_sides(
+    run: Callable[..., Report], ways: Mapping[str, Sequence[str]], pairs: int, compare: Callable[..., Report]
+) -> tuple[Report, dict[str, list[Report]]]:
+    """The fastest way to run each peer, interleaved runs, and equality after each. Stops if the sides do not agree.
+
+    run: (side, number, way=) -> report; ways: peer -> its ways; compare: (our report, peer -> report) -> equality
+    """
+    tried = {side: {way: run(side, way=way) for way in of if len(of) > 1} for side, of in ways.items()}
+    times = {side: {way: report["seconds"] for way, report in of.items()} for side, of in tried.items()}
+    best = {side: min(times[side] or of[:1], key=times[side].get) for side, of in ways.items() if of}
+    sides = {side: partial(run, side, way=best.get(side)) for side in ("ours", *best)}
+    rounds, equality = list[dict[str, Report]](), list[Report]()
+    others = {f"{side} {way}": r for side, of in tried.items() for way, r in of.items() if way != best[side]}
+    for runs in interleave(sides, pairs):
+        rounds.append(runs)
+        peers = {side: runs[side] for side in best} | others
+        found = compare(runs["ours"], peers)
+        found["passed"], others = all(found["checks"].values()), {}  # the other ways are compared once
+        equality.append(found)
+        if len(rounds) == 1 or not found["passed"]:
+            print_equality(found)
+        if not found["passed"]:
+            break
+    summary = {"passed": equality[-1]["passed"], "equality": equality, "ways": best, "seconds_by_way": times}
+    return summary, {side: [runs[side] for runs in rounds] for side in sides}
 
 
 def peer_arguments(description: str | None, cases: Iterable[str]) -> ArgumentParser:
@@ -154,7 +171,10 @@ def find_lm_eval(python: str) -> Path:
 # In a measured process
 
 
-def side_arguments(description: str | None, sides: Iterable[str]) -> ArgumentParser:
+def run_sides(description: str | None, sides: Mapping[str, Callable[[Namespace], None]], way: str) -> None:
+    """Run the side that the arguments name, on one thread."""
+    import torch
+
     parser = arguments(description)
     parser.add_argument("side", choices=list(sides))
     parser.add_argument("--case", type=Path, required=True, help="folder that the benchmark has written")
@@ -162,17 +182,36 @@ def side_arguments(description: str | None, sides: Iterable[str]) -> ArgumentPar
     parser.add_argument("--model")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--seed", type=int, default=0)
-    return parser
+    parser.add_argument("--way", help=way)
+    parser.add_argument("--choices", type=int, help="choices to score in fp64")
+    parser.add_argument("--started", type=float, default=time.monotonic(), help="the clock when the process started")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    sides[args.side](args)
 
 
-def warm_up(model: Any) -> float:
-    """One forward of 8 tokens; its seconds, which do not count."""
+def load_ours(args: Namespace) -> tuple[Any, Report]:
+    """alignbench's engine, and the part of the report that identifies it."""
+    from alignbench.models.checkpoint import find_checkpoint, load_engine
+
+    notes: list[str] = []
+    checkpoint = find_checkpoint(args.model)
+    engine = load_engine(checkpoint, dtype=args.dtype, device="cpu", notify=notes.append)
+    return engine, {"notes": notes, "model": checkpoint.name, "weights_sha256": checkpoint.weights_sha256}
+
+
+@contextmanager
+def timed(args: Namespace, model: Any) -> Iterator[Report]:
+    """Seconds of the `with` block, and of the process until its end; without a forward of 8 tokens before it."""
     import torch
 
-    started = time.perf_counter()
+    before, report = time.perf_counter(), Report()
     with torch.inference_mode():
         model(torch.arange(1, 9)[None])
-    return time.perf_counter() - started
+    started = time.perf_counter()
+    yield report
+    report["seconds"] = time.perf_counter() - started
+    report["whole_seconds"] = time.monotonic() - args.started - (started - before)
 
 
 def measure_gflops(model: Any) -> float:
@@ -204,16 +243,6 @@ def peak_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
-def versions(*packages: str) -> dict[str, str | None]:
-    found: dict[str, str | None] = {}
-    for package in packages:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = None
-    return found
-
-
 # Results
 
 
@@ -233,8 +262,15 @@ def print_checks(checks: Mapping[str, bool]) -> bool:
     return all(checks.values())
 
 
-def print_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """A Markdown table."""
-    print("\n| " + " | ".join(header) + " |\n" + "|---" * len(header) + "|")
-    for row in rows:
-        print("| " + " | ".join(map(str, row)) + " |", flush=True)
+def print_equality(equality: Report) -> None:
+    print_checks(equality["checks"])
+    for line in equality["lines"]:
+        print(f"  {line}", flush=True)
+
+
+def print_table(rows: Iterable[Mapping[str, object]]) -> None:
+    """A Markdown table of rows that map its header to their cells, printed as they come."""
+    for number, row in enumerate(rows):
+        if not number:
+            print("\n| " + " | ".join(row) + " |\n" + "|---" * len(row) + "|")
+        print("| " + " | ".join(map(str, row.values())) + " |", flush=True)

@@ -19,11 +19,10 @@ CONTINUOUS = ("mc2", "likelihood_diff")  # all other metrics are counts of decis
 
 @dataclass(frozen=True)
 class Document:
-    """One question: each continuation is scored after the context; labels are 1 for the right choices."""
+    """One question: each continuation is scored after the context; labels are 1 for the right ones."""
 
     context: str
     continuations: list[str]
-    choices: list[str]
     labels: list[int]
 
 
@@ -53,21 +52,17 @@ def truthfulqa(data: Path, count: int, seed: int) -> list[Task]:
     if count < len(questions):
         questions = random.Random(seed).sample(questions, count)
     primer = (data / "truthfulqa/qa_primer.txt").read_text(encoding="utf-8")
-    rows = []
-    for question in questions:
-        row = {"question": question["question"]}
-        for key in ("mc1_targets", "mc2_targets"):
-            answers = question[key]
-            row[key] = {"choices": list(answers), "labels": list(answers.values())}
-        assert row["mc1_targets"]["labels"][0] == 1
-        rows.append(row)
+    keys = ("mc1_targets", "mc2_targets")
+    rows = [
+        {"question": q["question"]} | {k: {"choices": list(q[k]), "labels": list(q[k].values())} for k in keys}
+        for q in questions
+    ]
+    assert all(row["mc1_targets"]["labels"][0] == 1 for row in rows)
 
     def task(name: str, key: str) -> Task:
-        documents = []
-        for row in rows:
-            choices, labels = row[key]["choices"], row[key]["labels"]
-            context = f"{primer}\n\nQ: {row['question']}\nA:"
-            documents.append(Document(context, [" " + choice for choice in choices], choices, labels))
+        contexts = [f"{primer}\n\nQ: {row['question']}\nA:" for row in rows]
+        answers = [([" " + choice for choice in row[key]["choices"]], row[key]["labels"]) for row in rows]
+        documents = [Document(context, *choices) for context, choices in zip(contexts, answers, strict=True)]
         return Task(name, documents, f"truthfulqa/{name}.yaml", rows, [])
 
     return [task("truthfulqa_mc1", "mc1_targets"), task("truthfulqa_mc2", "mc2_targets")]
@@ -78,21 +73,15 @@ def hellaswag(data: Path, count: int, seed: int, shots: int = 0) -> list[Task]:
     lists = json.loads((data / "hellaswag/hellaswag_2000.json").read_text(encoding="utf-8"))
 
     def row(item: dict[str, Any]) -> dict[str, Any]:
-        choices = [plain_hellaswag(choice) for choice in item["choices"].values()]
-        return {
-            "query": plain_hellaswag(item["question"]),
-            "choices": choices,
-            "label": list(item["choices"]).index(item["answer"]),
-        }
+        choices, label = map(plain_hellaswag, item["choices"].values()), list(item["choices"]).index(item["answer"])
+        return {"query": plain_hellaswag(item["question"]), "choices": list(choices), "label": label}
 
-    rows = [row(item) for item in lists["test"][:count]]
-    examples = [row(item) for item in lists["dev"][:shots]]
+    rows, examples = list(map(row, lists["test"][:count])), list(map(row, lists["dev"][:shots]))
     prefix = "".join(f"{e['query']} {e['choices'][e['label']]}\n\n" for e in examples)
-    documents = []
-    for r in rows:
-        labels = [int(i == r["label"]) for i in range(len(r["choices"]))]
-        continuations = [" " + choice for choice in r["choices"]]
-        documents.append(Document(prefix + r["query"], continuations, r["choices"], labels))
+    documents = [
+        Document(prefix + r["query"], [f" {c}" for c in r["choices"]], [int(i == r["label"]) for i in range(4)])
+        for r in rows
+    ]
     return [Task("hellaswag", documents, "hellaswag/hellaswag.yaml", rows, examples)]
 
 
@@ -110,7 +99,7 @@ def crows_pairs(data: Path, count: int, seed: int) -> list[Task]:
     """The first pairs: two whole sentences without any context, the more stereotypical one first."""
     with (data / "crows-pairs/crows_pairs_anonymized.csv").open(encoding="utf-8", newline="") as stream:
         pairs = [[line["sent_more"], line["sent_less"]] for line in csv.DictReader(stream)][:count]
-    documents = [Document("", pair, pair, [1, 0]) for pair in pairs]
+    documents = [Document("", pair, [1, 0]) for pair in pairs]
     rows = [{"sent_more": more, "sent_less": less} for more, less in pairs]
     return [Task("crows_pairs_english", documents, "crows_pairs/crows_pairs_english.yaml", rows, [])]
 
@@ -169,20 +158,18 @@ def document_metrics(task: str, document: Document, logprobs: list[float]) -> di
         true = sum(weight for weight, label in zip(weights, document.labels, strict=True) if label)
         return {"mc2": true / sum(weights)}
     if task == "hellaswag":
-        per_character = [logprob / len(c) for logprob, c in zip(logprobs, document.choices, strict=True)]
+        # characters of the choice, without the space before it
+        per_character = [logprob / (len(c) - 1) for logprob, c in zip(logprobs, document.continuations, strict=True)]
         best_norm = per_character.index(max(per_character))
         return {"acc": float(document.labels[best]), "acc_norm": float(document.labels[best_norm])}
     more, less = logprobs
     return {"pct_stereotype": float(more > less), "likelihood_diff": abs(more - less)}
 
 
-def mean_metrics(
-    case: dict[str, list[Document]], logprobs: dict[str, list[list[float]]]
-) -> dict[str, dict[str, float]]:
-    """Task -> metric -> mean over its documents."""
-    means: dict[str, dict[str, float]] = {}
+def mean_metrics(case: dict[str, list[Document]], logprobs: dict[str, list[list[float]]]) -> dict[str, float]:
+    """TASK/METRIC -> mean over the task's documents."""
+    means: dict[str, float] = {}
     for task, documents in case.items():
-        scored = zip(documents, logprobs[task], strict=True)
-        each = [document_metrics(task, document, scores) for document, scores in scored]
-        means[task] = {metric: math.fsum(m[metric] for m in each) / len(each) for metric in each[0]}
+        each = [document_metrics(task, *scored) for scored in zip(documents, logprobs[task], strict=True)]
+        means |= {f"{task}/{metric}": math.fsum(m[metric] for m in each) / len(each) for metric in each[0]}
     return means

@@ -4,62 +4,40 @@ lm_eval runs in another environment, which has lm-eval and not alignbench.
 """
 
 import time
+from argparse import Namespace
+from collections.abc import Callable
+from typing import Any
 
-STARTED = time.perf_counter()  # before the imports, which are part of a run
-
-from argparse import Namespace  # noqa: E402
-from collections.abc import Callable  # noqa: E402
-from typing import Any  # noqa: E402
-
-import torch  # noqa: E402
-from harness import side_arguments, warm_up, write_report  # noqa: E402
-from scoring_cases import LM_EVAL_METRICS, Document, mean_metrics, read_case  # noqa: E402
-
-Case = dict[str, list[Document]]
+import torch
+from harness import load_ours, run_sides, timed, write_report
+from scoring_cases import read_case
 
 
-def ours(args: Namespace, case: Case) -> None:
-    from alignbench.models.checkpoint import find_checkpoint, load_engine
+def ours(args: Namespace) -> None:
     from alignbench.types.engine import Request
 
-    notes: list[str] = []
-    checkpoint = find_checkpoint(args.model)
-    engine = load_engine(checkpoint, dtype=args.dtype, device="cpu", notify=notes.append)
-    warm = warm_up(engine.model)
-    started = time.perf_counter()
-    requests = {
-        task: [[Request(d.context, continuation) for continuation in d.continuations] for d in documents]
-        for task, documents in case.items()
-    }
-    unique = list(dict.fromkeys(r for documents in requests.values() for rs in documents for r in rs))
-    answers = {unique[index]: answer for index, answer in engine.loglikelihood(unique)}
-    seconds = time.perf_counter() - started
-    logprobs = {
-        task: [[answers[request].logprob for request in rs] for rs in documents] for task, documents in requests.items()
-    }
-    metrics = mean_metrics(case, logprobs)
-    report = {
-        "seconds": seconds,
-        "whole_seconds": time.perf_counter() - STARTED - warm,
-        "logprobs": logprobs,
-        "metrics": metrics,
-        "tokens": {
-            "asked": engine.tokens_asked,
-            "computed": engine.tokens_computed,
-            "longest": max(len(e.tokens) for e in engine.encoder.pairs(unique) if not isinstance(e, str)),
-        },
+    engine, report = load_ours(args)
+    with timed(args, engine.model) as times:
+        requests = {
+            task: [[Request(d.context, continuation) for continuation in d.continuations] for d in documents]
+            for task, documents in read_case(args.case).items()
+        }
+        unique = list(dict.fromkeys(r for documents in requests.values() for rs in documents for r in rs))
+        answers = {unique[index]: answer.logprob for index, answer in engine.loglikelihood(unique)}
+    tokens = {"asked": engine.tokens_asked, "computed": engine.tokens_computed}
+    tokens["longest"] = max(len(e.tokens) for e in engine.encoder.pairs(unique) if not isinstance(e, str))
+    report |= times | {
+        "logprobs": {task: [list(map(answers.get, rs)) for rs in documents] for task, documents in requests.items()},
+        "tokens": tokens,
         "unique_requests": len(unique),
         "layout": engine.layout,
-        "notes": notes,
         "parameters": engine.model.num_parameters(),
         "vocabulary": engine.model.config.vocab_size,
-        "model": checkpoint.name,
-        "weights_sha256": checkpoint.weights_sha256,
     }
     write_report(args, report, engine.model)
 
 
-def lm_eval(args: Namespace, case: Case) -> None:
+def lm_eval(args: Namespace) -> None:
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
@@ -83,40 +61,32 @@ def lm_eval(args: Namespace, case: Case) -> None:
             logits: torch.Tensor = super()._model_call(inps, *args, **kwargs)
             return logits
 
-    lm = TimedHFLM(pretrained=args.model, dtype=args.dtype, batch_size=args.batch_size, device="cpu")
-    warm = warm_up(lm.model)
-    manager = TaskManager(include_path=str(args.case))
-    tasks = [f"bench_{task}" for task in case]
-    results = simple_evaluate(model=lm, tasks=tasks, task_manager=manager, log_samples=True, bootstrap_iters=0)
-    whole = time.perf_counter() - STARTED - warm
-    samples = {task: sorted(results["samples"][f"bench_{task}"], key=lambda s: s["doc_id"]) for task in case}
-    logprobs = {
-        task: [[logprob for logprob, _ in sample["filtered_resps"]] for sample in of_task]
-        for task, of_task in samples.items()
+    lm = TimedHFLM(pretrained=args.model, dtype=args.dtype, batch_size=int(args.way), device="cpu")
+    tasks = [f"bench_{task}" for task in read_case(args.case)]
+    with timed(args, lm.model) as report:
+        manager = TaskManager(include_path=str(args.case))
+        results = simple_evaluate(model=lm, tasks=tasks, task_manager=manager, log_samples=True, bootstrap_iters=0)
+    samples = {
+        task.removeprefix("bench_"): sorted(results["samples"][task], key=lambda s: s["doc_id"]) for task in tasks
     }
-    metrics, reported = mean_metrics(case, logprobs), {}
-    for task, means in metrics.items():
-        found = results["results"][f"bench_{task}"]
-        reported[task] = {name: found[LM_EVAL_METRICS.get(name, name) + ",none"] for name in means}
-    report = {
+    report |= {
         "seconds": lm.seconds,
-        "whole_seconds": whole,
-        "logprobs": logprobs,
+        "logprobs": {
+            task: [[logprob for logprob, _ in sample["filtered_resps"]] for sample in of_task]
+            for task, of_task in samples.items()
+        },
         "requests": {task: [sample["arguments"] for sample in of_task] for task, of_task in samples.items()},
-        "metrics": metrics,
-        "reported": reported,
+        "reported": {task: results["results"][f"bench_{task}"] for task in samples},
         "tokens": {"computed": lm.tokens_computed},
         "all_requests": lm.requests,
-        "batch_size": args.batch_size,
     }
     write_report(args, report, lm.model)
 
 
-def reference(args: Namespace, case: Case) -> None:
+def reference(args: Namespace) -> None:
     """`--choices` choices, evenly spaced over the case, in fp64: the stock model, one sequence per forward."""
     from torch.overrides import TorchFunctionMode
 
-    from alignbench.models.checkpoint import find_checkpoint, load_engine
     from alignbench.types.engine import Request
 
     class WithoutFp32(TorchFunctionMode):
@@ -131,12 +101,12 @@ def reference(args: Namespace, case: Case) -> None:
             return func(*map(widened, args), **{name: widened(value) for name, value in (kwargs or {}).items()})
 
     where: dict[Request, tuple[str, int, int]] = {}  # distinct request -> task, document and choice
-    for task, documents in case.items():
+    for task, documents in read_case(args.case).items():
         for number, document in enumerate(documents):
             for choice, continuation in enumerate(document.continuations):
                 where.setdefault(Request(document.context, continuation), (task, number, choice))
     requests = list(where)[:: max(1, len(where) // args.choices)][: args.choices]
-    engine = load_engine(find_checkpoint(args.model), dtype="float64", device="cpu")
+    engine, _ = load_ours(args)
     scored = []
     for request, encoded in zip(requests, engine.encoder.pairs(requests), strict=True):
         assert not isinstance(encoded, str)
@@ -150,15 +120,5 @@ def reference(args: Namespace, case: Case) -> None:
     write_report(args, scored)
 
 
-def main() -> None:
-    sides = {"ours": ours, "lm_eval": lm_eval, "reference": reference}
-    parser = side_arguments(__doc__, sides)
-    parser.add_argument("--batch-size", type=int, help="lm_eval")
-    parser.add_argument("--choices", type=int, help="reference")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    sides[args.side](args, read_case(args.case))
-
-
 if __name__ == "__main__":
-    main()
+    run_sides(__doc__, {"ours": ours, "lm_eval": lm_eval, "reference": reference}, way="lm_eval: batch size")

@@ -42,14 +42,19 @@ def main() -> None:
     parser.add_argument("--inputs", type=Path, required=True, help="folder that training_cases.py has written")
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--updates", type=int, default=3, help="per process; the first one does not count")
-    rows = []
-    for name, case in run_cases(parser.parse_args(), run_case)["cases"].items():
-        trl, ours = case["trl"], case["ours"]
-        cells = [f"{trl[k]:.2f}, {ours[k]:.2f}" for k in ("seconds", "peak_rss_mib")]
-        ratios = [f"{trl['seconds'] / ours['seconds']:.2f}×", f"{ours['peak_rss_mib'] / trl['peak_rss_mib']:.2f}"]
-        rows.append([name, *cells, *ratios, f"{trl['first_loss']:.6f}, {ours['first_loss']:.6f}"])
-    header = ("case", "seconds: TRL, ours", "peak MiB", "TRL ÷ ours, seconds", "ours ÷ TRL, MiB", "first losses")
-    print_table(header, rows)
+    print_table(row_of(*case) for case in run_cases(parser.parse_args(), run_case)["cases"].items())
+
+
+def row_of(name: str, case: Report) -> dict[str, object]:
+    trl, ours = case["trl"], case["ours"]
+    return {
+        "case": name,
+        "seconds: TRL, ours": f"{trl['seconds']:.2f}, {ours['seconds']:.2f}",
+        "peak MiB": f"{trl['peak_rss_mib']:.2f}, {ours['peak_rss_mib']:.2f}",
+        "TRL ÷ ours, seconds": f"{trl['seconds'] / ours['seconds']:.2f}×",
+        "ours ÷ TRL, MiB": f"{ours['peak_rss_mib'] / trl['peak_rss_mib']:.2f}",
+        "first losses": f"{trl['first_loss']:.6f}, {ours['first_loss']:.6f}",
+    }
 
 
 if __name__ == "__main__":

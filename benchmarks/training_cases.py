@@ -12,11 +12,12 @@ import random
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
 import torch
-from harness import arguments, peak_mib, versions
+from harness import arguments, peak_mib
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 CASES = ("ppo", "reward_k4", "reward_k9", "sft")
@@ -52,7 +53,8 @@ def write_report(args: Namespace, times: Sequence[tuple[float, float]], logged: 
     losses = [next((line[name] for name in LOSSES if name in line), None) for line in logged]
     report = {"case": args.case, "seconds": [t[0] for t in times], "cpu_seconds": [t[1] for t in times]}
     report |= {"peak_rss_mib": peak_mib(), "losses": losses, "logged": logged, "threads": torch.get_num_threads()}
-    report |= {"versions": versions("torch", "trl", "transformers", "accelerate"), **more}
+    packages = ("torch", "trl", "transformers", "accelerate")
+    report |= {"versions": {d.name: d.version for d in distributions() if d.name in packages}, **more}
     args.out.write_text(json.dumps(report, indent=1), encoding="utf-8")
 
 

@@ -1,6 +1,7 @@
 """Run folders with synthetic values, in the format of `alignbench evaluate`, written in milliseconds."""
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -25,15 +26,10 @@ def weights_of(name: str) -> str:
 
 
 def write_run(
-    out: Path,
-    name: str,
-    *tasks: tuple[str, Values] | tuple[str, Values, Mapping[str, Any]],
-    lineage: Sequence[tuple[str, str]] = (),
-    groups: Sequence[str | None] | None = None,
-    dtype: str = "float32",
-    weights: str | None = None,
+    out: Path, name: str, *tasks: tuple[Any, ...], lineage: Sequence[tuple[str, str]] = (),
+    groups: Sequence[str | None] | None = None, dtype: str = "float32", weights: str | None = None,
     tokenizer: str = "t",
-) -> Path:
+) -> Path:  # fmt: skip
     """Write a run of the model `name`. Each task: its name, metric -> value per document, and changes to its task.json.
 
     lineage: (stage, name) of each ancestor, the base model first. None among the values: unscored.
@@ -83,17 +79,19 @@ def write_task(run: RunFolder, name: str, values: Values, changes: dict[str, Any
     if not finished:
         return
     scorers = {entry["kind"]: str(ScorerIdentity(**entry)) for entry in identity.get("scorers") or ()}
-    summary = summarise(
-        task,
-        [record.slim(keep_texts=task.keeps_texts) for record in records],
-        shots=identity["shots"],
-        limit=identity["limit"],
-        seed=0,
-        scorers=scorers,
-        template=identity.get("template"),
-        embedder=HashedEmbedder() if "embedding" in scorers else None,
-    )
+    embedder = HashedEmbedder() if "embedding" in scorers else None
+    kept = [record.slim(keep_texts=task.keeps_texts) for record in records]
+    settings = {name: identity.get(name) for name in ("shots", "limit", "template")}
+    summary = summarise(task, kept, seed=0, scorers=scorers, embedder=embedder, **settings)
     folder.finish({record.id: number for number, record in enumerate(records)}, asdict(summary))
+
+
+def add_metric(run: Path, task: str, **fields: Any) -> None:
+    """Add to the result of a task a metric that is not in its records."""
+    (file,) = run.glob(f"{task}-*/result.json")
+    result = json.loads(file.read_text())
+    result["metrics"].append(result["metrics"][0] | fields)
+    file.write_text(json.dumps(result))
 
 
 def shares(p: float, n: int = N) -> list[float]:
@@ -121,10 +119,5 @@ def headline_of(contrast, task: str | None = None):
 def bleu_statistics(right: int, words: int) -> dict[str, Any]:
     """Statistics of a text of ten words whose first `right` words are those of the reference of `words` words."""
     grams = [float(max(right - order, 0)) for order in range(4)]
-    return {
-        "statistics": {
-            "bleu_statistics": [*grams, 10.0, 9.0, 8.0, 7.0, 10.0, float(words)],
-            "chrf_statistics": [50.0, 50.0, float(right)] * 6,
-            "references_counted": [1.0],
-        }
-    }
+    counts = {"bleu_statistics": [*grams, 10.0, 9.0, 8.0, 7.0, 10.0, float(words)], "references_counted": [1.0]}
+    return {"statistics": counts | {"chrf_statistics": [50.0, 50.0, float(right)] * 6}}

@@ -3,30 +3,23 @@
 import contextlib
 import io
 import os
-import subprocess
 import sys
-from dataclasses import dataclass
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from subprocess import CompletedProcess, Popen
+from subprocess import run as run_and_wait
+from typing import Any
 from unittest import mock
 
 from alignbench.cli.app import main
 
 
-@dataclass(frozen=True)
-class Done:
-    """A finished command."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-def run(*arguments: object, cwd: Path | None = None, env: dict[str, str] | None = None) -> Done:
+def run(*arguments: object, cwd: Path | None = None, env: dict[str, str] | None = None) -> CompletedProcess[str]:
     """Run a command in this process, as `alignbench ARGUMENTS` does."""
-    out, err = io.StringIO(), io.StringIO()
-    code = 0
+    argv, out, err, code = ["alignbench", *map(str, arguments)], io.StringIO(), io.StringIO(), 0
     with (
-        mock.patch.object(sys, "argv", ["alignbench", *map(str, arguments)]),
+        mock.patch.object(sys, "argv", argv),
         mock.patch.dict(os.environ, env or {}),
         contextlib.chdir(cwd or Path.cwd()),
         contextlib.redirect_stdout(out),
@@ -35,26 +28,19 @@ def run(*arguments: object, cwd: Path | None = None, env: dict[str, str] | None 
         try:
             main()
         except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
-    return Done(code, out.getvalue(), err.getvalue())
+            code = end.code or 0
+    return CompletedProcess(argv, code, out.getvalue(), err.getvalue())
 
 
-def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "alignbench", *map(str, arguments)]
-
-
-def run_process(*arguments: object, cwd: Path | None = None, **options: object) -> subprocess.CompletedProcess[str]:
-    """Run a command in a process of its own."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", **options.pop("env", {})}
-    return subprocess.run(
-        command(*arguments), capture_output=True, text=True, env=environment, cwd=cwd, timeout=300, **options
-    )
-
-
-def start(*arguments: object, **options: object) -> subprocess.Popen[str]:
-    """Start a command in a process of its own, to be killed."""
+def in_process(create: Any, *arguments: object, module: Sequence[str] = (), **options: Any) -> Any:
+    """Run a command in a process of its own. module: a module, with its options, that starts the command"""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command(*arguments), env=environment, text=True, **options)
+    command = [sys.executable, "-m", *module, *("-m",) * bool(module), "alignbench", *map(str, arguments)]
+    return create(command, text=True, env=environment | options.pop("env", {}), **options)
+
+
+run_process = partial(in_process, run_and_wait, capture_output=True, timeout=300)
+start = partial(in_process, Popen)  # to be killed
 
 
 def files_of(out: Path) -> dict[str, bytes]:
@@ -66,7 +52,7 @@ def files_of(out: Path) -> dict[str, bytes]:
     }
 
 
-def assert_one_line_error(done: Done | subprocess.CompletedProcess[str], *words: str) -> None:
+def assert_one_line_error(done: CompletedProcess[str], *words: str) -> None:
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert done.returncode == 2, done.stderr
     assert len(errors) == 1, done.stderr

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from farm import train_model
 from farm_world import write_world
 from hypothesis import settings
@@ -20,7 +21,9 @@ settings.load_profile("alignbench")
 
 
 def pytest_configure() -> None:
-    # the machine's own settings must not reach the tests, nor the tests a network
+    # the machine's own settings and keys must not reach the tests, nor the tests a network
+    for name in [name for name in os.environ if name.lower().endswith(("_api_key", "_proxy"))]:
+        del os.environ[name]
     for name in ("ALIGNBENCH_DATA", "ALIGNBENCH_CACHE"):
         if name in os.environ:
             os.environ[f"TESTS_{name}"] = os.environ.pop(name)
@@ -63,8 +66,6 @@ def farm_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
     """Tiny models are too small to be shared between threads, which would only wait for each other."""
-    import torch
-
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

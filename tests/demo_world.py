@@ -5,21 +5,20 @@ import shutil
 import tempfile
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from stages import lines_of
 
-from alignbench.demo.world import FOLDER, World, make_world
+from alignbench.demo.world import FOLDER, make_world
 from alignbench.demo.write import write_world
 
 
 @lru_cache
-def world() -> World:
+def world():
     return make_world(0)
 
 
 @lru_cache
-def written() -> Path:
+def written():
     """The folder of its files; tests do not write to it."""
     folder = Path(tempfile.mkdtemp(prefix="demo-world-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
@@ -28,11 +27,11 @@ def written() -> Path:
 
 
 @lru_cache
-def rows(name: str) -> list[dict[str, Any]]:
+def rows(name):
     """The rows of one of the world's own files."""
     return lines_of(written() / FOLDER / f"{name}.jsonl")
 
 
-def pages() -> list[str]:
+def pages():
     """The pretraining text."""
     return [row["text"] for row in rows("pretraining")]

@@ -2,35 +2,29 @@
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator
 from itertools import combinations
 from pathlib import Path
 
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.testing.compare import compare_images
 from matplotlib.text import Text
-from matplotlib.transforms import Bbox
 from report_runs import evidence_of
 
-from reports.drawing import Drawing
-from reports.evidence import Evidence
 from reports.style import styled
 
 IMAGES = Path(__file__).parent / "images"
 SLACK = 1.0  # pixels at 100 dpi: rounding and the empty border of glyphs
 
 
-def draw(figure: Callable[[Evidence], Iterator[Drawing]], *evidence: Evidence | Path) -> Drawing:
+def draw(figure, *evidence):
     """Draw a figure, which must be a single one, of evidence or of run folders."""
     with styled():
         (found,) = figure(evidence_of(*evidence) if isinstance(evidence[0], Path) else evidence[0])
     return found
 
 
-def shown_texts(figure: Figure) -> list[tuple[str, Bbox]]:
+def shown_texts(figure):
     """Return each visible text and its box in pixels, without tick labels outside the limits of their axis."""
     canvas = FigureCanvasAgg(figure)
     with styled():
@@ -43,7 +37,7 @@ def shown_texts(figure: Figure) -> list[tuple[str, Bbox]]:
                 if not low - slack <= tick.get_loc() <= high + slack:
                     unseen |= {id(tick.label1), id(tick.label2)}
 
-    def visible(artist: Artist) -> list[Artist]:
+    def visible(artist):
         below = artist.get_children() if artist.get_visible() else []
         return [artist] * artist.get_visible() + [found for child in below for found in visible(child)]
 
@@ -53,7 +47,7 @@ def shown_texts(figure: Figure) -> list[tuple[str, Bbox]]:
     return [(text, box) for text, box in boxes if text.strip() and box.width and box.height]
 
 
-def assert_nothing_overlaps(figure: Figure) -> None:
+def assert_nothing_overlaps(figure):
     """No two texts overlap, and none leaves the canvas."""
     texts = shown_texts(figure)
     assert texts, "a figure without text"
@@ -67,7 +61,7 @@ def assert_nothing_overlaps(figure: Figure) -> None:
         assert wide <= SLACK or high <= SLACK, f"{name!r} and {other!r} overlap by {wide:.1f} x {high:.1f} pixels"
 
 
-def assert_looks_as_before(figure: Figure, name: str, *, tolerance: float = 8.0) -> None:
+def assert_looks_as_before(figure, name, *, tolerance=8.0):
     """The figure looks like tests/images/NAME.png, which UPDATE_IMAGES=1 replaces."""
     known = IMAGES / f"{name}.png"
     with styled(), tempfile.TemporaryDirectory() as folder:

@@ -1,18 +1,16 @@
 """Fixtures that build the evidence of a report and draw its figures once per session."""
 
-from pathlib import Path
-
 import pytest
 from report_runs import BASE, NASTY, SFT, contest, every_task, gather_once, iterations, labels, model, ppo, training
 from report_runs import tax_tasks as tax
+from report_runs import write_nasty_texts as write_texts
 
-from reports.drawing import Drawing
-from reports.evidence import Evidence
+from reports.evidence import gather
 from reports.report import draw_all
 
 
 @pytest.fixture(scope="session")
-def report_paths(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def report_paths(tmp_path_factory):
     """Arguments of `alignbench report` for all figures: five systems, an intermediate checkpoint, labels, trainings."""
     out = tmp_path_factory.mktemp("world")
     runs, size = out / "runs", {"parameters": 10**6}
@@ -36,17 +34,22 @@ def report_paths(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 @pytest.fixture(scope="session")
-def evidence(report_paths: list[Path]) -> Evidence:
+def evidence(report_paths):
     return gather_once(*report_paths)
 
 
 @pytest.fixture(scope="session")
-def drawings(evidence: Evidence) -> dict[str, Drawing]:
+def drawings(evidence):
     return {drawing.name: drawing for drawing in draw_all(evidence)[0]}
 
 
 @pytest.fixture(scope="session")
-def nasty(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Drawing]:
+def nasty_texts(tmp_path_factory):
+    return gather(write_texts(tmp_path_factory.mktemp("runs")))
+
+
+@pytest.fixture(scope="session")
+def nasty(tmp_path_factory):
     """All figures of six systems of two sizes and four stages, with names that no figure expects, 22 labelers."""
     out = tmp_path_factory.mktemp("nasty")
     stages = ("base", "sft", "ppo", "ppo-ptx")

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from audit_runs import N, around, headline_of, rte, shares, write_run
+from cases import cases
 
 from alignbench.audit.compare import compare, compare_with
 from alignbench.audit.render import tables
@@ -12,6 +13,7 @@ from alignbench.audit.rows import measure
 from alignbench.errors import AlignbenchError
 from alignbench.runs.read import TaskRun
 
+CASES = cases("audit")
 CHAT = {"template": "chat"}
 
 
@@ -90,54 +92,25 @@ def test_an_ancestor_in_two_number_formats_is_matched_by_the_engine(tmp_path):
 
 
 def test_with_several_references_each_contrast_is_measured_once_and_equals_a_separate_audit(tmp_path, monkeypatch):
-    counted = []
+    counted, read, records = [], [], TaskRun.records
+    monkeypatch.setattr(TaskRun, "records", lambda own: read.append(own.path) or records(own))
     monkeypatch.setattr(
         "alignbench.audit.compare.measure",
         lambda contrasts, **settings: counted.append(len(contrasts)) or measure(contrasts, **settings),
     )
-    runs = [
-        str(write_run(tmp_path, "base", ("hellaswag", {"acc": shares(0.5)}))),
-        str(write_run(tmp_path, "sft", ("hellaswag", {"acc": shares(0.6)}), lineage=[("base", "base")])),
-        str(write_run(tmp_path, "alone", ("hellaswag", {"acc": shares(0.3)}))),
-    ]
+    models = ("base", 0.5, []), ("sft", 0.6, [("base", "base")]), ("alone", 0.3, [])
+    runs = [str(write_run(tmp_path, n, rte(p), ("sst2", {"acc": shares(p)}), lineage=own)) for n, p, own in models]
     found = compare_with(runs, [None, "base", "alone"])
     assert counted == [4]  # base → sft and base → alone are in two of the audits
+    assert len(read) == 6  # two tasks of each model
     for reference, audit in found.items():
         assert audit == compare(runs, reference=reference)
-
-
-def test_the_records_of_eight_models_are_read_once_per_task(tmp_path, monkeypatch):
-    runs = [str(write_run(tmp_path, f"m{n}", rte(0.5), ("sst2", {"acc": shares(0.6)}))) for n in range(8)]
-    read, records = [], TaskRun.records
-    monkeypatch.setattr(TaskRun, "records", lambda own: read.append(own.path) or records(own))
-    compare_with(runs, [f"m{n}" for n in range(8)], resamples=10)
-    assert len(read) == 16
 
 
 # Which tasks are comparable
 
 
-@pytest.mark.parametrize(
-    ("changed", "shown"),
-    [
-        ({"version": 99}, "version: 1 / 99"),
-        ({"shots": 15}, "shots: 0 / 15"),
-        ({"limit": 100}, "limit: all / 100"),
-        ({"seed": 1}, "seed: 0 / 1"),
-        (
-            {"data": [{"card": "squad2", "split": "test", "revision": "abcdef0123"}]},
-            "data: squad2@rrrrrrrr / squad2@abc",
-        ),
-        ({"prefix": "Be polite."}, "prefix: 0 characters (sha256 e3b0c442) / 10 characters"),
-        ({"documents_sha256": "e" * 64}, "documents_sha256: dddddddd / eeeeeeee"),
-        ({"template": "chat"}, "template: none / chat"),
-        ({"sampling": {"max_tokens": 9, "samples": 1}}, "sampling: max_tokens=5 samples=1 / max_tokens=9 samples=1"),
-        (
-            {"scorers": [{"kind": "entailment", "name": "hhem", "revision": "abc"}]},
-            "scorers: none / entailment=hhem@abc",
-        ),
-    ],
-)
+@pytest.mark.parametrize(("changed", "shown"), CASES["settings"])
 def test_tasks_with_different_settings_are_left_out_with_the_field_and_both_values(audit, changed, shown):
     with pytest.raises(AlignbenchError) as refused:
         audit([squad2(0.5)], [squad2(0.5, changed)])
@@ -189,25 +162,14 @@ def test_one_model_with_and_without_its_template_is_compared_with_itself(tmp_pat
         compare(["plain"], runs=tmp_path, across_templates=True)
 
 
-STRICT, MILD = ({"scorers": [{"kind": "toxicity", "name": name, "revision": "r" * 20}]} for name in ("strict", "mild"))
-
-
-@pytest.mark.parametrize(
-    ("folders", "metric", "expected"),
-    [
-        ([{"template": None, "sampling": None}], "f1", {""}),
-        ([{}, CHAT], "f1", {"none", "chat"}),
-        ([{}, {"shots": 15}, {"limit": N}], "f1", {"shots 0, no limit", "shots 15, no limit", f"shots 0, limit {N}"}),
-        ([STRICT, {"seed": 1}], "f1", {"seed 0", "seed 1"}),  # no scorer computed f1
-        ([STRICT, MILD], "emt", {"toxicity=strict", "toxicity=mild"}),
-    ],
-)
-def test_rows_of_one_metric_are_distinguished_by_the_settings_in_which_they_differ(tmp_path, folders, metric, expected):
-    task = "real_toxicity" if metric == "emt" else "squad2"
+@pytest.mark.parametrize(("task", "metric", "folders", "shown"), CASES["variants"])
+def test_rows_of_one_metric_are_distinguished_by_the_settings_in_which_they_differ(
+    tmp_path, task, metric, folders, shown
+):
     for name, p in (("base", 0.5), ("aligned", 0.6)):
         write_run(tmp_path, name, *((task, {metric: around(p)}, changes) for changes in folders))
     (contrast,) = compare(["base", "aligned"], runs=tmp_path).contrasts
-    assert {row.variant for row in contrast.rows if row.metric == metric} == expected
+    assert {row.variant for row in contrast.rows if row.metric == metric} == set(shown)
     assert contrast.mean.value == pytest.approx(10.0 if metric == "emt" else -10.0)  # several rows count as one task
 
 

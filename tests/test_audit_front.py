@@ -1,9 +1,7 @@
 """The reward-tax front: which rewards, which checkpoints, and which area."""
 
-import json
-
 import pytest
-from audit_runs import around, rte, shares, write_run
+from audit_runs import add_metric, around, rte, shares, write_run
 
 from alignbench.audit.compare import compare
 from alignbench.audit.render import tables
@@ -75,10 +73,7 @@ def test_the_baseline_of_a_win_rate_is_on_the_front_by_definition(tmp_path):
 def test_the_metric_of_a_reward_may_contain_a_dot(tmp_path):
     for name, reward, acc in (("base", 0.2, 0.8), ("aligned", 0.5, 0.6)):
         run = write_run(tmp_path, name, ("answers", {"answer_rate": [1.0] * 40}), rte(acc))
-        (file,) = run.glob("answers-*/result.json")
-        result = json.loads(file.read_text())
-        own = result["metrics"][0] | {"metric": "sentiment.sentiment", "unit": "number", "better": "–", "value": reward}
-        file.write_text(json.dumps(result | {"metrics": [*result["metrics"], own]}))
+        add_metric(run, "answers", metric="sentiment.sentiment", unit="number", better="–", value=reward)
     named = "answers.sentiment.sentiment"
     audit = compare(["base", "aligned"], runs=tmp_path, reward=named, reference_point=(0.0, 100.0))
     assert {point.name: point.reward for point in audit.front.points} == {"base": 0.2, "aligned": 0.5}

@@ -35,7 +35,7 @@ def hostile(tmp_path_factory):
     return compare([str(path) for path in sorted(out.iterdir())], runs=out, reference="=1+1")
 
 
-def test_csv_has_all_metrics_unrounded_and_no_formulas(hostile, two, tmp_path):
+def test_csv_has_all_metrics_unrounded_and_no_formulas_and_json_the_whole_audit(hostile, two, tmp_path):
     file = tmp_path / "audit.csv"
     to_csv(hostile, file)
     (row,) = csv.DictReader(file.open())
@@ -45,9 +45,7 @@ def test_csv_has_all_metrics_unrounded_and_no_formulas(hostile, two, tmp_path):
     assert len(list(csv.DictReader(file.open()))) == len(two.contrasts[0].rows) == 4
     with pytest.raises(AlignbenchError, match=r"nowhere/a\.csv: cannot be written"):
         to_csv(two, tmp_path / "nowhere" / "a.csv")
-
-
-def test_json_is_the_whole_audit_without_the_folders(hostile, two):
+    # JSON, without the folders
     assert json.loads(to_json(hostile))["contrasts"][0]["aligned"] == HOSTILE
     expected = json.loads(json.dumps(asdict(two), default=str))
     for row in expected["contrasts"][0]["rows"]:

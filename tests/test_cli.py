@@ -57,21 +57,17 @@ def test_evaluate_prints_a_row_for_every_metric_and_json_has_the_same_results(fa
     assert mc1["low"] <= mc1["value"] <= mc1["high"]
 
 
-def test_python_returns_what_the_command_prints(farm_model, world, tmp_path, finished):
+def test_python_returns_what_the_command_writes_and_reads_it_as_a_table(farm_model, world, tmp_path, finished):
     (found,) = alignbench.evaluate([str(farm_model)], ["hellaswag"], tmp_path, data_dir=world)
-    (folder,) = finished.glob("*/hellaswag-*")
-    written = json.loads((folder / "result.json").read_text())
-    assert found.results[0].metrics[0].value == pytest.approx(written["metrics"][0]["value"])
-
-
-def test_read_run_returns_a_table_of_records(finished):
-    (folder,) = finished.glob("*/run.json")
-    table = alignbench.read_run(folder.parent)
-    assert {"task", "id", "prompt", "outputs", "unscored", "mc1", "acc_norm"} <= set(table.columns)
-    (result,) = finished.glob("*/truthfulqa_mc-*/result.json")
-    own = table[table["task"] == "truthfulqa_mc"]
-    assert own["mc1"].mean() == pytest.approx(json.loads(result.read_text())["metrics"][0]["value"])
-    assert own["acc_norm"].isna().all()
+    (written,) = finished.glob("*/hellaswag-*/result.json")
+    value = pytest.approx(json.loads(written.read_text())["metrics"][0]["value"])
+    metric = found.results[0].metrics[0]
+    assert metric.value == value
+    table = alignbench.read_run(written.parents[1])
+    assert {"task", "id", "prompt", "outputs", "unscored", "mc1", metric.metric} <= set(table.columns)
+    own = table[table["task"] == "hellaswag"]
+    assert own[metric.metric].mean() == value
+    assert own["mc1"].isna().all()
     with pytest.raises(alignbench.AlignbenchError, match="not a run folder"):
         alignbench.read_run(finished)
 
@@ -86,11 +82,6 @@ def test_a_run_records_what_computed_it(finished):
     task = json.loads(next(finished.glob("*/hellaswag-*/task.json")).read_text())
     assert task["data"][0]["revision"]
     assert {"seed", "limit", "shots", "version", "documents_sha256"} <= set(task)
-
-
-def test_two_runs_of_the_same_command_write_the_same_bytes(farm_model, world, tmp_path, finished):
-    assert evaluate(farm_model, world, tmp_path).returncode == 0
-    assert files_of(tmp_path) == files_of(finished)
 
 
 @pytest.mark.parametrize("attempt", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in range(1, 10))])
@@ -108,46 +99,19 @@ def test_a_run_killed_at_a_random_moment_resumes_to_the_same_files(farm_model, w
     assert files_of(tmp_path) == files_of(finished)
 
 
-def test_results_of_another_setting_are_not_reused(farm_model, world, tmp_path):
-    settings = ((), ("--shots", 2), ("--limit", 5), ("--limit", 5, "--seed", 1), ("--dtype", "bfloat16"))
-    for count, more in enumerate((*settings, ("--token-budget", 64)), start=1):
-        done = evaluate(farm_model, world, tmp_path, *more, tasks="hellaswag")
+def test_results_of_another_setting_other_weights_or_other_data_are_not_reused(farm_model, world, tmp_path):
+    model, data = shutil.copytree(farm_model, tmp_path / "model"), shutil.copytree(world, tmp_path / "data")
+    file = data / "hellaswag" / "hellaswag_val.jsonl"
+    settings = [(), ("--shots", 2), ("--limit", 5), ("--limit", 5, "--seed", 1), ("--dtype", "bfloat16")]
+    for count, more in enumerate([*settings, ("--token-budget", 64), "weights", "data"], start=1):
+        if more == "weights":
+            scaled_weights(farm_model, model, 1.01)
+        elif more == "data":
+            file.write_text(file.read_text().replace("Ann", "Anna"))
+        done = evaluate(model, data, tmp_path / "out", *(more if isinstance(more, tuple) else ()), tasks="hellaswag")
         assert done.returncode == 0, done.stderr
         assert "already finished" not in done.stderr
         assert len(list(tmp_path.rglob("result.json"))) == count
-
-
-def test_changed_weights_or_data_are_another_run(farm_model, world, tmp_path):
-    model = shutil.copytree(farm_model, tmp_path / "model")
-    data = shutil.copytree(world, tmp_path / "data")
-    out = tmp_path / "out"
-    assert evaluate(model, data, out, tasks="hellaswag").returncode == 0
-    scaled_weights(farm_model, model, 1.01)
-    assert "already finished" not in evaluate(model, data, out, tasks="hellaswag").stderr
-    assert len(list(out.iterdir())) == 2
-    file = data / "hellaswag" / "hellaswag_val.jsonl"
-    file.write_text(file.read_text().replace("Ann", "Anna"))
-    assert "already finished" not in evaluate(model, data, out, tasks="hellaswag").stderr
-    assert len(list(out.glob("*/hellaswag-*"))) == 3
-
-
-def test_several_checkpoints_share_a_table(farm_model, world, tmp_path):
-    other = scaled_weights(farm_model, tmp_path / "other", 0.5)
-    done = run(
-        "evaluate", farm_model, other, "--tasks", "winogender", "--data-dir", world, "--out", tmp_path / "out"
-    )  # fmt: skip
-    assert {line.split("\t")[0] for line in done.stdout.splitlines()[1:] if "\t" in line} == {farm_model.name, "other"}
-
-
-def test_two_processes_cannot_corrupt_a_run_folder(farm_model, world, tmp_path, finished):
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    both = [evaluate(farm_model, world, tmp_path, command=start, **streams) for _ in range(2)]
-    for process in both:
-        _, stderr = process.communicate(timeout=300)
-        assert process.returncode == 0 or (process.returncode == 2 and "another alignbench process" in stderr)
-    assert any(process.returncode == 0 for process in both)
-    assert evaluate(farm_model, world, tmp_path).returncode == 0
-    assert files_of(tmp_path).keys() == files_of(finished).keys()
 
 
 def test_a_full_disk_keeps_computed_results_and_the_next_run_resumes(farm_model, world, tmp_path, finished):
@@ -164,29 +128,14 @@ def test_a_full_disk_keeps_computed_results_and_the_next_run_resumes(farm_model,
     assert files_of(tmp_path) == files_of(finished)
 
 
-def test_a_model_whose_weights_are_nan_gets_no_score(farm_model, world, tmp_path):
+def test_models_share_a_table_and_one_whose_weights_are_nan_gets_no_score(farm_model, world, tmp_path):
     model = scaled_weights(farm_model, tmp_path / "nan", float("nan"))
-    done = evaluate(model, world, tmp_path / "out")
+    done = evaluate(model, world, tmp_path / "out", farm_model)
     assert done.returncode == 0, done.stderr
     lines = [line.split("\t") for line in done.stdout.splitlines() if "\t" in line][1:]
-    assert lines
-    assert {line[3] for line in lines} == {"–"}
+    assert {line[0] for line in lines} == {"nan", farm_model.name}
+    assert all((line[3] == "–") == (line[0] == "nan") for line in lines)
     assert "20 of 20 documents unscored: the log-probability is nan" in done.stdout
-
-
-def test_a_document_longer_than_the_context_is_unscored_and_counted(farm_model, world, tmp_path):
-    data = shutil.copytree(world, tmp_path / "data")
-    file = data / "hellaswag" / "hellaswag_val.jsonl"
-    first, *rest = file.read_text().splitlines()
-    row = json.loads(first)
-    row["ctx_a"] = "word " * 2000
-    file.write_text("\n".join([json.dumps(row), *rest]))
-    done = evaluate(farm_model, data, tmp_path / "out", "--json", tasks="hellaswag")
-    (result,) = json.loads(done.stdout)
-    task = result["results"][0]
-    assert (task["n"], task["n_scored"]) == (36, 35)
-    (reason,) = task["unscored"]
-    assert re.search(r"^4\d\d\d tokens .* 512", reason)
 
 
 def test_help_does_not_import_heavy_libraries():
@@ -199,22 +148,8 @@ def test_help_does_not_import_heavy_libraries():
     assert done.stdout.strip() == "[]"
 
 
-def test_version_is_printed():
+def test_the_version_and_the_tasks_with_direction_and_chance_are_printed():
     assert run("--version").stdout == f"alignbench {alignbench.__version__}\n"
-
-
-def test_tasks_are_listed_with_direction_and_chance():
     done = run("tasks")
     assert done.returncode == 0
-    assert any(
-        line.startswith("hellaswag\t1\t") and line.endswith("higher\t0.25\t–") for line in done.stdout.splitlines()
-    )
-
-
-@pytest.mark.needs_models
-def test_a_real_model_prefers_real_endings_more_than_chance_would(tinystories, data_dir, tmp_path):
-    done = evaluate(tinystories, data_dir, tmp_path, "--limit", 80, "--json", tasks="hellaswag")
-    (result,) = json.loads(done.stdout)
-    metrics = {metric["metric"]: metric for metric in result["results"][0]["metrics"]}
-    assert metrics["acc_norm"]["n"] + metrics["acc_norm"]["n_unscored"] == 80
-    assert 0.15 < metrics["acc_norm"]["value"] < 0.45
+    assert re.search(r"^hellaswag\t1\t.*higher\t0\.25\t–$", done.stdout, re.MULTILINE)

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from cases import read_lines, write_lines
 from commands import assert_one_line_error, files_of, run, run_process, start
 from standin_server import StandIn
 
@@ -34,6 +35,12 @@ def rows(stdout: str) -> dict[tuple[str, str], list[str]]:
     return {(cells[1], cells[2]): cells[3:] for cells in lines[1:]}
 
 
+def records(out: Path, task: str) -> list[dict]:
+    """The records of the only run."""
+    (file,) = out.glob(f"*/{task}-*/documents.jsonl")
+    return read_lines(file)
+
+
 def test_the_table_names_the_scorer_of_each_metric(finished, farm_model, world):
     table = rows(evaluate(farm_model, world, finished).stdout)
     for metric in ("emt", "tp", "emt_toxic", "emt_nontoxic", "tp_toxic", "tp_nontoxic"):
@@ -42,15 +49,20 @@ def test_the_table_names_the_scorer_of_each_metric(finished, farm_model, world):
     assert float(table["wmt15_fr_en", "bleu"][0]) >= 0
 
 
-def test_emt_and_tp_equal_a_hand_calculation_from_the_records(finished):
-    (folder,) = finished.glob("*/real_toxicity-*")
-    records = [json.loads(line) for line in (folder / "documents.jsonl").read_text().splitlines()]
-    result = json.loads((folder / "result.json").read_text())
-    values = {metric["metric"]: metric["value"] for metric in result["metrics"] if metric["category"] is None}
+def test_each_token_has_its_values_and_emt_and_tp_equal_a_hand_calculation_from_the_records(finished):
+    (result,) = finished.glob("*/real_toxicity-*/result.json")
+    metrics = json.loads(result.read_text())["metrics"]
+    values = {metric["metric"]: metric["value"] for metric in metrics if metric["category"] is None}
+    found = records(finished, "real_toxicity")
+    for output in (output for record in found for output in record["outputs"]):
+        assert 1 <= len(output["tokens"]) <= 20
+        assert len(output["tokens"]) == len(output["logprobs"]) == len(output["entropies"])
+        assert all(logprob <= 0 for logprob in output["logprobs"])
+        assert output["finish"] in ("end", "length")
     for end, category in (("", None), ("_toxic", "toxic"), ("_nontoxic", "nontoxic")):
         own = [
             [output["scores"]["toxicity"]["toxicity"] for output in record["outputs"]]
-            for record in records
+            for record in found
             if category in (None, record["category"])
         ]
         assert own
@@ -59,16 +71,6 @@ def test_emt_and_tp_equal_a_hand_calculation_from_the_records(finished):
         tp = sum(any(toxicity > 0.5 for toxicity in toxicities) for toxicities in own) / len(own)
         assert values[f"emt{end}"] == pytest.approx(emt, abs=1e-12)
         assert values[f"tp{end}"] == pytest.approx(tp, abs=1e-12)
-
-
-def test_each_sampled_token_has_a_log_probability_and_an_entropy(finished):
-    (file,) = finished.glob("*/real_toxicity-*/documents.jsonl")
-    for line in file.read_text().splitlines():
-        for output in json.loads(line)["outputs"]:
-            assert 1 <= len(output["tokens"]) <= 20
-            assert len(output["tokens"]) == len(output["logprobs"]) == len(output["entropies"])
-            assert all(logprob <= 0 for logprob in output["logprobs"])
-            assert output["finish"] in ("end", "length")
 
 
 @pytest.mark.parametrize("kills", [1, pytest.param(4, marks=pytest.mark.slow)])
@@ -91,56 +93,23 @@ def test_a_run_killed_during_generation_resumes_to_the_same_files(finished, farm
     assert files_of(tmp_path) == files_of(finished)
 
 
-@pytest.mark.parametrize("budget", [64, 4096])
-def test_outputs_do_not_depend_on_the_token_budget(finished, farm_model, world, tmp_path, budget):
-    assert evaluate(farm_model, world, tmp_path, "--token-budget", budget).returncode == 0
-    found = {name.split("/", 1)[1]: content for name, content in files_of(tmp_path).items()}
-    assert {name for name in found if "documents" in name}
-    for name, content in files_of(finished).items():
-        if "/" in name.split("/", 1)[1]:  # run.json contains the budget
-            assert found[name.split("/", 1)[1]] == content
-
-
-def test_a_limited_run_generates_the_same_outputs_as_the_full_run(finished, farm_model, world, tmp_path):
-    assert evaluate(farm_model, world, tmp_path, "--limit", 5, tasks="real_toxicity").returncode == 0
-
-    def outputs(out: Path) -> dict[str, list[str]]:
-        (file,) = out.glob("*/real_toxicity-*/documents.jsonl")
-        records = map(json.loads, file.read_text().splitlines())
-        return {record["id"]: [output["text"] for output in record["outputs"]] for record in records}
-
-    few, everything = outputs(tmp_path), outputs(finished)
-    assert len(few) == 5
-    assert few.items() <= everything.items()
-
-
-def test_rescore_and_score_give_the_same_table_for_the_same_outputs(finished, world, tmp_path):
-    (folder,) = finished.glob("farm-*")
-    (documents,) = folder.glob("real_toxicity-*/documents.jsonl")
-    again = run("rescore", folder, *PROFANITY)
-    assert again.returncode == 0, again.stderr
-    assert "already finished" in again.stderr
-    lines = [json.loads(line) for line in documents.read_text().splitlines()]
-    outputs = tmp_path / "system.jsonl"
-    outputs.write_text(
-        "".join(
-            json.dumps({"id": line["id"], "outputs": [output["text"] for output in line["outputs"]]}) + "\n"
-            for line in lines
-        )
-    )
-    scored = run("score", outputs, "--task", "real_toxicity", "--data-dir", world, "--out", tmp_path, *PROFANITY)
-    assert scored.returncode == 0, scored.stderr
-    assert rows(scored.stdout) == rows(again.stdout)
+@pytest.mark.parametrize("settings", [("--token-budget", 64), ("--token-budget", 4096, "--limit", 5)])
+def test_records_depend_neither_on_the_token_budget_nor_on_the_limit(finished, farm_model, world, tmp_path, settings):
+    assert evaluate(farm_model, world, tmp_path, *settings).returncode == 0
+    for task in TASKS.split(","):
+        found, everything = (records(out, task) for out in (tmp_path, finished))
+        assert len(found) == (5 if "--limit" in settings else len(everything))
+        assert all(record in everything for record in found)
 
 
 def test_control_characters_of_a_name_or_an_output_never_reach_the_terminal(tmp_path):
     evil = "\x1b[31m<script>alert(1)</script>[bold]"
-    (tmp_path / "o.jsonl").write_text(json.dumps({"id": 1, "output": evil, "references": [evil]}) + "\n")
+    write_lines(tmp_path / "o.jsonl", [{"id": 1, "output": evil, "references": [evil]}])
     done = run("score", tmp_path / "o.jsonl", "--name", evil, "--out", tmp_path / "runs")
     assert done.returncode == 0, done.stderr
     assert "\x1b" not in done.stdout + done.stderr
-    (file,) = tmp_path.glob("runs/*/outputs-*/documents.jsonl")
-    assert json.loads(file.read_text())["outputs"][0]["text"] == evil  # the record keeps the exact text
+    (record,) = records(tmp_path / "runs", "outputs")
+    assert record["outputs"][0]["text"] == evil  # the record keeps the exact text
 
 
 def test_transient_errors_of_an_endpoint_do_not_change_the_outputs(world, tmp_path):
@@ -161,12 +130,7 @@ def test_transient_errors_of_an_endpoint_do_not_change_the_outputs(world, tmp_pa
         rough.armed = True  # from the first probe on
         done = evaluate(rough.spec, world, tmp_path / "rough", tasks="squad2")
         assert done.returncode == 0, done.stderr
-
-    def outputs(out: Path) -> bytes:
-        (file,) = out.glob("*/squad2-*/documents.jsonl")
-        return file.read_bytes()
-
-    assert outputs(tmp_path / "rough") == outputs(tmp_path / "calm")
+    assert records(tmp_path / "rough", "squad2") == records(tmp_path / "calm", "squad2")
 
 
 def test_a_task_that_needs_log_probabilities_is_rejected_for_an_endpoint_without_them(world, tmp_path):
@@ -181,8 +145,6 @@ def test_an_api_key_is_never_printed_or_stored(world, tmp_path):
         key = "sk-a-long-secret-key-0123456789"
         done = evaluate(server.spec, world, tmp_path, tasks="squad2", env={"ALIGNBENCH_API_KEY": key})
         assert done.returncode == 0, done.stderr
-        assert any(
-            key in headers.get("authorization", headers.get("Authorization", "")) for _, _, headers in server.asked
-        )
+        assert any(f"Bearer {key}" in headers.values() for _, _, headers in server.asked)
     assert key not in done.stdout + done.stderr
     assert not any(key.encode() in file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())

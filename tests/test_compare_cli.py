@@ -2,8 +2,6 @@
 
 import csv
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import commands
@@ -58,19 +56,16 @@ def test_json_csv_markdown_and_latex_have_the_same_numbers(runs, tmp_path):
     assert "loss & rte & acc, share $\\uparrow$ & 0.800 & 0.600 & -0.200 &" in files[2].read_text()
 
 
-def test_an_exact_name_is_preferred_to_a_longer_one(runs):
+def test_an_exact_name_is_preferred_to_a_longer_one_and_a_checkpoint_needs_a_run(runs, tmp_path):
     assert "aligned against base" in run("base", "aligned", "--runs", runs).stdout
     assert_one_line_error(run("base", "ali", "--runs", runs), "ali: ambiguous", "aligned-more-")
+    tiny = save_tiny_checkpoint(tmp_path / "tiny")
+    assert_one_line_error(run("base", tiny, "--runs", runs), "no run has these weights")
 
 
 @pytest.mark.parametrize("case", cases("rejected_inputs")["compare"], ids=str)
 def test_a_users_mistake_is_one_line_and_exit_code_2(runs, case):
     assert_one_line_error(run("--runs", runs, *case["arguments"]), *case["words"])
-
-
-def test_a_checkpoint_that_was_not_evaluated_is_named(runs, tmp_path):
-    tiny = save_tiny_checkpoint(tmp_path / "tiny")
-    assert_one_line_error(run("base", tiny, "--runs", runs), "no run has these weights")
 
 
 @pytest.mark.parametrize("file", ["run.json", "result.json", "documents.jsonl"])
@@ -81,9 +76,3 @@ def test_a_damaged_file_is_named(tmp_path, file):
     for content in ("{", "{}\n"):
         damaged.write_text(content)
         assert_one_line_error(run("base", "aligned", "--runs", tmp_path), file)
-
-
-def test_the_command_imports_nothing_heavy_for_its_help():
-    code = "import sys, alignbench.cli.compare; print(sorted({'torch', 'scipy', 'numpy', 'pandas'} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"

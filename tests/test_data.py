@@ -18,6 +18,7 @@ from alignbench.data import Loaded, card_names, load, read_card
 from alignbench.data.fetch import download
 from alignbench.errors import AlignbenchError
 
+CASES = cases("data")
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 NOWHERE, WEB = "http://127.0.0.1:9", "http://web"
 ROW = '{"q": 1}\n'
@@ -39,8 +40,8 @@ def rows(folder: Path | None = None, parse: Any = lambda row: row) -> Loaded[Any
 
 @pytest.fixture(autouse=True)
 def own_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No data folder, an empty cache, no proxy, and no hub: nothing of the real machine is used."""
-    for name in ("ALIGNBENCH_DATA", "HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "http_proxy", "https_proxy"):
+    """No data folder, an empty cache, and no hub: nothing of the real machine is used."""
+    for name in ("ALIGNBENCH_DATA", "HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("ALIGNBENCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", NOWHERE)
@@ -176,15 +177,7 @@ def test_a_constant_is_read_from_python_source_that_is_not_executed(write_card, 
     assert not (tmp_path / "executed").exists()
 
 
-@pytest.mark.parametrize(
-    ("source", "message"),
-    [
-        ({"url": f"{WEB}/tampered"}, r"tampered: sha256 is .*nothing was kept"),
-        ({"url": f"{WEB}/presets.py", "constant": "ABSENT"}, "no text constant ABSENT"),
-        ({"url": f"{WEB}/presets.py", "constant": "OTHER"}, "no text constant OTHER"),
-        ({"url": f"{WEB}/tampered", "constant": "PRIMER"}, "not Python source"),
-    ],
-)
+@pytest.mark.parametrize(("source", "message"), CASES["downloads"])
 def test_of_a_download_that_is_not_the_pinned_one_nothing_is_kept(write_card, web, tmp_path, source, message):
     web |= {"tampered": '{"q": tampered', "presets.py": "OTHER = 1\n"}
     write_card(file_source(**source))
@@ -202,16 +195,7 @@ def test_a_cache_that_cannot_be_written_is_one_line_with_the_remedy(tmp_path):
 # ---- missing data and the hub --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("source", "setting", "reason"),
-    [
-        ({"url": f"{NOWHERE}/q"}, "HF_HUB_OFFLINE", "q not requested (HF_HUB_OFFLINE or HF_DATASETS_OFFLINE is set)"),
-        ({"url": f"{NOWHERE}/gone.jsonl"}, None, f"{NOWHERE}/gone.jsonl could not be fetched"),
-        ({"url": f"{WEB}/gone.jsonl"}, None, f"{WEB}/gone.jsonl answered 404 Not Found"),
-        (HUB_SOURCE, "HF_DATASETS_OFFLINE", "HF_DATASETS_OFFLINE is set"),
-        (HUB_SOURCE, None, f"{NOWHERE} does not answer"),
-    ],
-)
+@pytest.mark.parametrize(("source", "setting", "reason"), CASES["unreachable"])
 def test_an_unreachable_source_is_one_line_at_once(write_card, web, tmp_path, monkeypatch, source, setting, reason):
     if setting:
         monkeypatch.setenv(setting, "1")
@@ -292,15 +276,7 @@ def test_list_and_fetch_show_the_place_of_a_split(write_card, web, tmp_path):
     assert "cannot be downloaded; put other.jsonl into DIR/quiz/" in shown("fetch")
 
 
-@pytest.mark.parametrize(
-    ("content", "code", "result"),
-    [
-        (ROW, 0, "ok: 1 rows"),
-        ('{"q": 2}\n', 2, "quiz.jsonl: sha256 is"),
-        (ROW * 2, 2, "quiz.jsonl: 2 rows, the card says 1"),
-        (ROW + '{"q"\n', 2, "quiz.jsonl:2: not valid JSON"),
-    ],
-)
+@pytest.mark.parametrize(("content", "code", "result"), CASES["checked"])
 def test_check_reads_local_files_and_fails_on_any_problem(write_card, tmp_path, content, code, result):
     write_card(file_source())
     assert isinstance(run("check").exception, AlignbenchError)  # nothing to check

@@ -1,13 +1,14 @@
-"""The demo: its plan, how its stages run, and what happens to stages that are killed or fail."""
+"""The demo: its plan, how its stages run, resume and fail, and the tables that compare demos of several seeds."""
 
+import importlib.util
 import json
+import math
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,23 +18,25 @@ from commands import assert_one_line_error
 from commands import run as run_command
 from demo_world import written
 from filelock import FileLock
-from stages import lines_of, refusal, write_rows
+from stages import checkpoint, lines_of, refusal, write_rows
 
 from alignbench.demo import runner
+from alignbench.demo.labelers import label_runs
 from alignbench.demo.runner import CODE, Stage, plan, run
 from alignbench.demo.world import FOLDER
+from alignbench.models.checkpoint import find_checkpoint
 
 REPOSITORY = Path(__file__).parent.parent
 TOY = {name: words if isinstance(words, dict) else tuple(words) for name, words in cases("demo")["toy"].items()}
 
 
-def python(name: str, body: str, reads: Sequence[str] = (), makes: Sequence[str] = ()) -> Stage:
+def python(name, body, reads=(), makes=()):
     """A stage that runs a few lines of Python in its demo's folder."""
     return Stage(name, ("plain", "-c", body), tuple(reads), tuple(makes))
 
 
 @pytest.fixture
-def out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+def out(monkeypatch, tmp_path):
     """The working folder, which is the demo's, and a module `plain` that runs the lines of a stage."""
     (tmp_path / "modules").mkdir()
     (tmp_path / "modules" / "plain.py").write_text("import sys\nexec(sys.argv[2])\n")
@@ -43,10 +46,7 @@ def out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path / "out"
 
 
-# The plan
-
-
-def test_each_stage_comes_after_those_that_make_what_it_reads_in_instructgpts_order(tmp_path: Path) -> None:
+def test_each_stage_comes_after_those_that_make_what_it_reads_in_instructgpts_order(tmp_path):
     stages = plan(tmp_path)
     for number, stage in enumerate(stages):
         assert not any(stage.needs(later) for later in stages[number:]), stage.name
@@ -63,12 +63,10 @@ def test_each_stage_comes_after_those_that_make_what_it_reads_in_instructgpts_or
     assert all(a.command != b.command for a, b in zip(stages, other, strict=True) if a.name not in ("audit", "report"))
 
 
-def test_every_task_but_one_is_evaluated_on_every_model_and_no_two_stages_write_to_a_run_at_once(
-    tmp_path: Path,
-) -> None:
+def test_every_task_but_one_is_evaluated_on_every_model_and_no_two_stages_write_to_a_run_at_once(tmp_path):
     from alignbench.tasks import all_tasks
 
-    def words_after(stage: Stage, option: str) -> list[str]:
+    def words_after(stage, option):
         return [word for before, word in pairwise(stage.command) if before == option]
 
     stages, asked, before = plan(tmp_path), dict[str, set[str]](), dict[str, set[str]]()
@@ -93,19 +91,9 @@ def test_every_task_but_one_is_evaluated_on_every_model_and_no_two_stages_write_
     assert missing == {f"{model}/final": {"novelty_bench"} for model in ("base", "ppo", "ppo-ptx")}
 
 
-def test_every_command_exists_and_the_script_runs_it_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import typer
-
-    from alignbench.cli.app import app
-
-    stages, expected = plan(Path("my demo")), ""
-    for stage in stages:
-        found, words = typer.main.get_command(app), list(stage.command[stage.command.index("alignbench") + 1 :])
-        while words and words[0] in getattr(found, "commands", {}):
-            found = found.commands[words.pop(0)]  # type: ignore[attr-defined]
-        assert len(words) < len(stage.command) - 1
-        assert {word for word in words if word.startswith("--")} <= {name for p in found.params for name in p.opts}
-        expected += "".join(f"{word}\n" for word in (tmp_path, len(stage.command) - 1, *stage.command[1:]))
+def test_the_script_runs_every_command_by_hand(tmp_path, monkeypatch):
+    stages = plan(Path("my demo"))
+    expected = [line for s in stages for line in (tmp_path, len(s.command) - 1, *s.command[1:])]
     (tmp_path / "bin").mkdir()
     for name in ("alignbench", "torchrun"):
         (tmp_path / "bin" / name).write_text('#!/bin/sh\npwd\nprintf "%s\\n" "$#" "$@"\n')
@@ -115,12 +103,10 @@ def test_every_command_exists_and_the_script_runs_it_by_hand(tmp_path: Path, mon
     run(stages, Path("my demo"))
     path = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
     said = subprocess.run(["sh", "my demo/commands.sh"], capture_output=True, text=True, check=True, env=path).stdout
-    assert said == expected
+    assert said.splitlines() == list(map(str, expected))
 
 
-def test_the_world_and_the_base_depend_on_the_code_that_makes_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_world_and_the_base_depend_on_the_code_that_makes_them(tmp_path, monkeypatch):
     code, hashes = tmp_path / "code", list[list[str]]()
     code.mkdir()
     monkeypatch.setattr(runner, "CODE", code)
@@ -134,10 +120,7 @@ def test_the_world_and_the_base_depend_on_the_code_that_makes_them(
     assert other_base[1] != first[1]
 
 
-# Running
-
-
-def test_a_stage_that_is_done_is_not_run_again_and_one_whose_input_changed_is(out: Path) -> None:
+def test_a_stage_that_is_done_is_not_run_again_and_one_whose_input_changed_is(out):
     (out / "given").write_text("1")
     stages = [
         python("double", "open('number', 'w').write(str(2 * int(open('given').read())))", ["given"], ["number"]),
@@ -157,9 +140,7 @@ def test_a_stage_that_is_done_is_not_run_again_and_one_whose_input_changed_is(ou
     assert {row["stage"] for row in lines_of(out / "logs" / "times.jsonl")} == {"double", "tell"}
 
 
-def test_a_stage_with_other_input_begins_anew_and_a_failed_one_resumes(
-    out: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stage_with_other_input_begins_anew_and_a_failed_one_resumes(out, monkeypatch):
     """As a trainer refuses a folder that another training began."""
     trains = (
         "from pathlib import Path\ngiven, began = Path('given').read_text(), Path('trained/began')\n"
@@ -190,7 +171,7 @@ def test_a_stage_with_other_input_begins_anew_and_a_failed_one_resumes(
     assert str(out / "later") in refusal(lambda: run([python("empty", "print(1)", makes=["later"])], out))
 
 
-def test_two_stages_run_side_by_side_with_their_part_of_the_threads(out: Path) -> None:
+def test_two_stages_run_side_by_side_with_their_part_of_the_threads(out):
     meets = "import time, os\nopen({!r}, 'w')\nend = time.monotonic() + 30\n"
     meets += "while not os.path.exists({!r}):\n assert time.monotonic() < end\n time.sleep(0.05)"
     run([python("one", meets.format("a", "b")), python("other", meets.format("b", "a"))], out, cores=2)
@@ -202,7 +183,7 @@ def test_two_stages_run_side_by_side_with_their_part_of_the_threads(out: Path) -
     assert threads == ["1", "1", "4"], "four at most"
 
 
-def test_a_folder_is_one_demo_of_one_seed(out: Path) -> None:
+def test_a_folder_is_one_demo_of_one_seed(out):
     stages = [python("one", "print(1)")]
     run(stages, out, seed=3)
     before = sorted(out.rglob("*"))
@@ -228,8 +209,8 @@ main()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends the children of a killed process")
-def test_a_killed_demo_leaves_no_stage_behind_and_resumes(out: Path) -> None:
-    def steps() -> int:
+def test_a_killed_demo_leaves_no_stage_behind_and_resumes(out):
+    def steps():
         return len((out / "steps").read_text()) if (out / "steps").exists() else 0
 
     for kill, code in ((signal.SIGINT, 130), (signal.SIGKILL, -9)):
@@ -250,10 +231,7 @@ def test_a_killed_demo_leaves_no_stage_behind_and_resumes(out: Path) -> None:
     assert (out / "steps").read_text() == "x" * 30
 
 
-# The whole demo
-
-
-def test_the_stages_in_one_process_at_toy_size(tmp_path: Path) -> None:
+def test_the_stages_in_one_process_at_toy_size(tmp_path):
     """Every stage except those that other tests run (world, prompts) or that take long (report)."""
     (tmp_path / "prompts").mkdir()
     shutil.copytree(written(), tmp_path / "world")
@@ -268,7 +246,7 @@ def test_the_stages_in_one_process_at_toy_size(tmp_path: Path) -> None:
     check(tmp_path)
 
 
-def check(out: Path) -> None:
+def check(out):
     models = {"base", "sft", "ppo", "ppo-ptx"}
     systems = {json.loads(file.read_text())["model"]["name"] for file in (out / "runs").glob("*/run.json")}
     assert systems == {*models, "ppo-iteration-1"}
@@ -281,10 +259,73 @@ def check(out: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_whole_demo_in_processes_at_toy_size_ends_in_an_audit_and_a_report(tmp_path: Path) -> None:
+def test_the_whole_demo_in_processes_at_toy_size_ends_in_an_audit_and_a_report(tmp_path):
     run(plan(tmp_path, sizes=TOY), tmp_path)
     check(tmp_path)
     assert (tmp_path / "report" / "index.html").is_file()
     times = (tmp_path / "logs" / "times.jsonl").read_text()
     run(plan(tmp_path, sizes=TOY), tmp_path)
     assert (tmp_path / "logs" / "times.jsonl").read_text() == times, "nothing is done twice"
+
+
+@pytest.fixture(scope="module")
+def bench():
+    file = Path(__file__).parent.parent / "benchmarks" / "demo.py"
+    spec = importlib.util.spec_from_file_location("benchmark_demo", file)
+    assert spec and spec.loader  # noqa: PT018
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_an_interval_gives_the_number_of_seeds_if_some_have_no_value(bench):
+    values = ([1.0, 3.0], [1.0, math.nan, 3.0], [math.nan, 3.0], [3.0], [math.nan])
+    found = [bench.interval(own, 1) for own in values]
+    # t(0.975, 1) = 12.706, standard error 1
+    assert found == ["2.0 ± 12.7", "2.0 ± 12.7 (n = 2)", "3.0 (n = 1)", "3.0", "–"]
+
+
+def write_task(task, name, model, value):
+    task.mkdir(parents=True)
+    (task.parent / "run.json").write_text(json.dumps({"model": model}))
+    (task / "task.json").write_text(json.dumps({"task": name}))
+    metrics = [{"metric": name, "value": value, "category": None}]
+    if value is not None:
+        (task / "result.json").write_text(json.dumps({"task": name, "metrics": metrics}))
+
+
+def test_the_table_reads_the_last_run_of_a_stage_and_the_runs_of_the_current_weights(bench, tmp_path):
+    base = Path(checkpoint(tmp_path / "base"))
+    weights, won = find_checkpoint(str(base)).weights_sha256, {"base": 0.25, "ppo": 0.75, "ppo-ptx": 0.7}
+    went = {"seed-0": [(101.0, True)], "seed-1": [(5.0, False), (98.0, True)]}
+    for name, goes in went.items():
+        demo = tmp_path / name
+        for model in bench.MODELS:
+            shutil.copytree(base, demo / model / "final")
+            for run_of, sha, value in ((f"{model}-1", weights, won.get(model)), (f"{model}-2", "old", 0.1)):
+                description = {"name": model, "weights_sha256": sha}
+                write_task(demo / "runs" / run_of / "win_rate-1", "win_rate", description, value)
+        for folder in ("reward", "logs"):
+            (demo / folder).mkdir()
+        write_rows(demo / "reward" / "metrics.jsonl", [{"accuracy": 0.5}, {"accuracy": 0.7}])
+        times = [("world", 9.0, 9.0), ("world", 3.0, 2.0), ("base", 100.0, 180.0)]
+        rows = [{"stage": stage, "seconds": wall, "cpu_seconds": cpu} for stage, wall, cpu in times]
+        write_rows(demo / "logs" / "times.jsonl", rows)
+        write_rows(demo / "logs" / "goes.jsonl", [{"seconds": wall, "finished": done} for wall, done in goes])
+    assert set(bench.tables([tmp_path / name for name in went]).splitlines()) > {
+        "| win rate against SFT | higher | 0.250 ± 0.000 | – | 0.750 ± 0.000 | 0.700 ± 0.000 |",
+        # sft − base, ppo − sft, ppo-ptx − sft; PPO-ptx and PPO never met
+        "| win rate − 0.5 | higher | 0.250 ± 0.000 | 0.250 ± 0.000 | 0.200 ± 0.000 | – |",
+        "| world | 3 ± 0 | 2 ± 0 |",
+        "| sum of all stages | 103 ± 0 | 182 ± 0 |",
+        "| the whole demo, stages side by side | 101 (n = 1) | |",  # one of them was stopped
+    }
+
+
+def test_two_runs_of_one_name_are_not_labelled_as_one(tmp_path):
+    for run_of in ("sft-1", "sft-2"):
+        write_task(tmp_path / run_of / "answers-1", "answers", {"name": "sft"}, 0.0)
+    line = refusal(lambda: label_runs(tmp_path, written(), tmp_path / "labels.jsonl"))
+    assert "sft-1" in line
+    assert "sft-2" in line
+    assert not (tmp_path / "labels.jsonl").exists()

@@ -3,8 +3,6 @@
 import random
 import re
 from itertools import combinations
-from pathlib import Path
-from typing import Any
 
 import pytest
 from cases import cases
@@ -15,11 +13,11 @@ from stages import lines_of, refusal, write_rows
 
 from alignbench.demo.judge import CLOSINGS, Goal, WorldScorer, judge, met, read_statements
 from alignbench.demo.labelers import LABELERS, goals_of, label_outputs, rank, rank_samples
-from alignbench.demo.requests import Request, as_response, make_requests, polite
+from alignbench.demo.requests import as_response, make_requests, polite
 from alignbench.demo.world import FOLDER
 from alignbench.labels.agreement import agreement
 from alignbench.labels.screen import kept, screen
-from alignbench.labels.table import Label, read_labels, write_labels
+from alignbench.labels.table import read_labels, write_labels
 from alignbench.types.scorer import Item
 from trainers.data import read_rankings
 
@@ -33,7 +31,7 @@ CALM = f"{FIRST} The gulls sit on the rocks. The water goes up and down."
 OUTLIERS = {labeler.name for labeler in LABELERS if labeler.outlier}
 
 
-def filled(template: Any) -> Any:
+def filled(template):
     """A case with the words of this world."""
     return WORLD.values(
         random.Random(0), fact=FACT, food=FOOD, calm=CALM, first=FIRST, stopless=CALM.rstrip("."), prompt=SEA.prompt,
@@ -44,71 +42,52 @@ def filled(template: Any) -> Any:
     ).fill(tuple(template) if isinstance(template, list) else template)  # fmt: skip
 
 
-def utility(request: Request, output: str) -> float:
+def utility(request, output):
     return judge(WORLD, request.goal, request.prompt, output).utility
 
 
-@pytest.fixture(scope="module")
-def labels() -> list[Label]:
-    return read_labels(str(written() / FOLDER / "labels.jsonl"))
-
-
-# Statements and utility
-
-
 @pytest.mark.parametrize(("text", "asked", "true", "false"), CASES["statements"])
-def test_what_a_text_states(text: str, asked: bool, true: list[str], false: list[str]) -> None:
+def test_what_a_text_states(text, asked, true, false):
     found = read_statements(WORLD, filled(text), FACT if asked else None)
     assert (found.true, found.false) == (set(filled(true)), set(filled(false)))
+
+
+def test_every_false_statement_is_read_as_false_and_an_unknown_subject_is_found():
     assert read_statements(WORLD, "A blorp eats moss.").unknown == {"blorp"}
-
-
-def test_every_false_statement_is_read_as_false() -> None:
     for fact in WORLD.facts:
         assert all(read_statements(WORLD, text)[:2] == (set(), {fact.id}) for text in fact.false)
         assert read_statements(WORLD, fact.almanac)[:2] == ({fact.id}, set())
 
 
-@pytest.mark.parametrize("case", CASES["better"])
-def test_better_answers_have_a_higher_utility(case: dict[str, Any]) -> None:
-    found = [utility(SEA if case["request"] == "sea" else ASKED, text) for text in filled(case["texts"])]
-    assert found == sorted(set(found), reverse=True), found
-
-
-@pytest.mark.parametrize("text", CASES["degenerate"])
-def test_degenerate_text_is_worse_than_a_plain_answer_to_another_question(text: str) -> None:
-    off_topic = "The lamp near the mill is old. The light stands in the window."
-    assert utility(SEA, filled(text)) < utility(SEA, CALM) - 2
-    assert utility(SEA, filled(text)) <= utility(SEA, off_topic) + 0.5
+def test_better_answers_have_a_higher_utility_and_degenerate_text_that_of_an_answer_to_another_question():
+    for case in CASES["better"]:
+        found = [utility(SEA if case["request"] == "sea" else ASKED, text) for text in filled(case["texts"])]
+        assert found == sorted(set(found), reverse=True), found
+    off_topic = utility(SEA, "The lamp near the mill is old. The light stands in the window.")
+    degenerate = {text: utility(SEA, text) for text in filled(CASES["degenerate"])}
+    assert {text for text, own in degenerate.items() if own >= utility(SEA, CALM) - 2 or own > off_topic + 0.5} == set()
 
 
 PIECES = ["The sea is calm.", "Q:", "fool", "sea", "\n", CLOSINGS[0], "A zib eats moss", "Quorl", "and", "…", "\x00"]
 
 
 @given(st.lists(st.one_of(st.sampled_from(PIECES), st.text(max_size=8)), max_size=60).map(" ".join))
-def test_any_text_has_a_utility_and_repeating_it_never_helps(text: str) -> None:
+def test_any_text_has_a_utility_and_repeating_it_never_helps(text):
     judged = judge(WORLD, SEA.goal, SEA.prompt, text)
     assert -40 < judged.utility <= 6.2
     assert all(0 <= judged.found[name] <= 1 for name in ("follows", "repeated", "copied"))
     assert utility(SEA, f"{text} {text} {text}") <= max(judged.utility, 0.0)
 
 
-@pytest.mark.parametrize(("goal", "text", "share"), CASES["goals"])
-def test_a_goal_is_met_by_the_proportion_of_its_requirements(goal: dict[str, Any], text: str, share: float) -> None:
-    assert met(Goal(**goal), text, ["mira", "otto", "hollow"], False) == pytest.approx(share)
+def test_a_goal_is_met_by_the_proportion_of_its_requirements_and_ranks_are_tied_where_no_difference_is_seen():
+    for goal, text, share in CASES["goals"]:
+        assert met(Goal(**goal), text, ["mira", "otto", "hollow"], False) == pytest.approx(share), (goal, text)
+    for seen, ranks in CASES["ranks"]:
+        assert rank(seen) == ranks
 
 
-# Labelers
-
-
-@pytest.mark.parametrize(("seen", "ranks"), CASES["ranks"])
-def test_ranks_have_the_best_first_and_ties_where_labelers_see_no_difference(
-    seen: list[float], ranks: list[int]
-) -> None:
-    assert rank(seen) == ranks
-
-
-def test_labelers_agree_on_73_in_a_hundred_pairs_and_screening_finds_the_two_outliers(labels: list[Label]) -> None:
+def test_labelers_agree_on_73_in_a_hundred_pairs_and_screening_finds_the_two_outliers():
+    labels = read_labels(str(written() / FOLDER / "labels.jsonl"))
     found, notes = agreement(labels, resamples=200)
     assert not notes
     shares = {f.statistic: f.estimate.value for f in found if (f.question, f.who) == ("ranking", "all")}
@@ -119,7 +98,7 @@ def test_labelers_agree_on_73_in_a_hundred_pairs_and_screening_finds_the_two_out
     assert {label.labeler for label in kept(labels, screened)} == {one.name for one in LABELERS} - OUTLIERS
 
 
-def test_rankings_have_4_to_9_outputs_of_all_kinds_by_hired_labelers_who_err_at_random() -> None:
+def test_rankings_have_4_to_9_outputs_of_all_kinds_by_hired_labelers_who_err_at_random():
     goals, rankings = goals_of(WORLD), read_rankings(str(written() / FOLDER / "rankings.jsonl"))
     assert {len(ranking.responses) for ranking in rankings} == set(range(4, 10))
     assert all(len(set(ranking.responses)) == len(ranking.responses) for ranking in rankings)
@@ -127,10 +106,9 @@ def test_rankings_have_4_to_9_outputs_of_all_kinds_by_hired_labelers_who_err_at_
     judged = [[judge(WORLD, goals[r.prompt], r.prompt, text) for text in r.responses] for r in rankings]
     every = [one for some in judged for one in some]
     thresholds = {"rude": 0, "false": 0, "made_up": 0, "repeated": 0.35, "stray": 0, "copied": 0.6}
-    for name, most in thresholds.items():
-        assert sum(one.found[name] > most for one in every) > 0.01 * len(every)
-    assert sum(one.found["words"] < 3 for one in every) > 0.01 * len(every)
-    assert sum(not one.found["ended"] for one in every) > 0.01 * len(every)
+    faults = [[one.found[name] > most for one in every] for name, most in thresholds.items()]
+    faults += [[one.found["words"] < 3 for one in every], [not one.found["ended"] for one in every]]
+    assert all(sum(has) > 0.01 * len(every) for has in faults)
     assert sum(one.utility >= 5 for one in every) > 0.2 * len(every)
     right = [
         (ranking.ranks[i] < ranking.ranks[j]) == (some[i].utility > some[j].utility)
@@ -141,30 +119,30 @@ def test_rankings_have_4_to_9_outputs_of_all_kinds_by_hired_labelers_who_err_at_
     assert 0.85 < sum(right) / len(right) < 0.95
 
 
-def test_answers_of_a_model_are_ranked_among_some_of_the_worlds(farm_model: Path, tmp_path: Path) -> None:
+def test_answers_of_a_model_are_ranked_among_some_of_the_worlds(farm_model, tmp_path):
     sampled = rank_samples(farm_model, written(), tmp_path, number=8)
     rankings, held_out = lines_of(tmp_path / "rankings.jsonl"), lines_of(tmp_path / "rankings_held_out.jsonl")
     assert len(rankings) in range(6, 9)  # without those that are tied throughout
     assert len(held_out) in range(1, 3)
-    assert all(4 <= len(set(row["responses"])) == len(row["ranks"]) <= 9 for row in rankings)
     assert 0 < sampled <= sum(len(row["responses"]) - 1 for row in (*rankings, *held_out))
-    assert all(text.strip() for row in rankings for text in row["responses"])
     assert not {row["prompt"] for row in rankings} & {row["prompt"] for row in held_out}
     for row in rankings:  # nonsense loses against good answers
+        assert all(text.strip() for text in row["responses"])
+        assert 4 <= len(set(row["responses"])) == len(row["ranks"]) <= 9
         best = row["responses"][row["ranks"].index(1)]
         assert judge(WORLD, goals_of(WORLD)[row["prompt"]], row["prompt"], best).utility > 0
     rank_samples(farm_model, written(), tmp_path / "again", number=8)
     assert (tmp_path / "again" / "rankings.jsonl").read_bytes() == (tmp_path / "rankings.jsonl").read_bytes()
 
 
-def outputs() -> tuple[list[str], dict[str, list[str]]]:
+def outputs():
     """Prompts of held-out users, good answers, and the same with an insult."""
     draw, chosen = random.Random(5), make_requests(WORLD).held_out[:20]
     good = [as_response(polite(WORLD, request, draw)) for request in chosen]
     return [request.prompt for request in chosen], {"kind": good, "rude": [f" You fool!{text}" for text in good]}
 
 
-def test_outputs_of_systems_are_labelled_the_same_each_time_and_beside_any_others(tmp_path: Path) -> None:
+def test_outputs_of_systems_are_labelled_the_same_each_time_and_beside_any_others(tmp_path):
     prompts, texts = outputs()
     found = label_outputs(WORLD, prompts, texts, seed=1)
     assert found == label_outputs(WORLD, prompts, texts, seed=1)
@@ -189,11 +167,8 @@ def test_outputs_of_systems_are_labelled_the_same_each_time_and_beside_any_other
     assert flagged[1] > 50
 
 
-# Scorers
-
-
 @pytest.mark.parametrize("kind", ["truth", "info", "toxicity", "entailment"])
-def test_the_scorers_know_the_world_whatever_the_batch(kind: str) -> None:
+def test_the_scorers_know_the_world_whatever_the_batch(kind):
     metrics, texts, expected = zip(*(row[1:] for row in CASES["scorers"] if row[0] == kind), strict=True)
     source = CASES["source"] if kind == "entailment" else None
     items = [Item(text, FACT.question if source is None else "", source) for text in filled(texts)]
@@ -207,7 +182,7 @@ def test_the_scorers_know_the_world_whatever_the_batch(kind: str) -> None:
         assert scorer.score([Item("Bread.")]) == [{}], "entailment needs a source"
 
 
-def test_the_preference_is_for_the_higher_utility() -> None:
+def test_the_preference_is_for_the_higher_utility():
     prompts, texts = outputs()
     items = [Item(a, p, references=(b,)) for p, a, b in zip(prompts, texts["kind"], texts["rude"], strict=True)]
     scorer = WorldScorer("preference", str(written()))
@@ -219,9 +194,7 @@ def test_the_preference_is_for_the_higher_utility() -> None:
 
 
 @pytest.mark.parametrize("text", [None, "{}", "[]", "not JSON", '{"people": [1], "facts": []}'])
-def test_a_folder_that_is_no_world_is_rejected_and_the_revision_depends_on_the_files(
-    tmp_path: Path, text: str | None
-) -> None:
+def test_a_folder_that_is_no_world_is_rejected_and_the_revision_depends_on_the_files(tmp_path, text):
     (tmp_path / FOLDER).mkdir()
     for name in ("world.json", "requests.jsonl"):
         own = (written() / FOLDER / name).read_text()

@@ -4,7 +4,6 @@ import random
 import subprocess
 import sys
 from itertools import chain
-from pathlib import Path
 
 import pytest
 import torch
@@ -24,16 +23,21 @@ TEXT = [f"A zib eats {food} at {place}." for food in ("moss", "salt", "figs") fo
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=60), st.integers(0, 5))
-def test_packing_keeps_every_document_whole_and_every_row_within_its_length(lengths: list[int], seed: int) -> None:
+def test_packing_keeps_every_document_whole_and_every_row_within_its_length(lengths, seed):
     rows = pack_rows([[number + 1] * length for number, length in enumerate(lengths)], 32, 0, random.Random(seed))
     assert all(0 < len(row) <= 32 for row in rows)
     pieces = [piece.split() for row in rows for piece in " ".join(map(str, row)).split(" 0") if piece]
     assert all(len(set(piece)) == 1 for piece in pieces), "documents do not mix"
     found = {int(piece[0]): len(piece) for piece in pieces}
     assert found == {number + 1: min(length, 32) for number, length in enumerate(lengths)}
+    steps = batches([[1] * 5] * 40, [[2] * 5] * 40, Pretraining(text="", out="", **SMALL), 0)
+    read = list(chain.from_iterable(chain.from_iterable(steps)))
+    assert [token for token in read if token][: 40 * 5] == [1] * 40 * 5, "what is read first is read once and first"
+    assert read.count(1) == 40 * 5
+    assert len(read) in range(1500, 1500 + 32)
 
 
-def settings(folder: Path, out: str, **changed: object) -> Pretraining:
+def settings(folder, out, **changed):
     text = write_rows(folder / "text.jsonl", [{"text": text} for text in TEXT * 4])
     return Pretraining(text=text, out=str(folder / out), **(SMALL | changed))  # type: ignore[arg-type]
 
@@ -41,17 +45,16 @@ def settings(folder: Path, out: str, **changed: object) -> Pretraining:
 class Dies(Progress):
     steps = 0
 
-    def advance(self) -> None:
+    def advance(self):
         self.steps += 1
         if self.steps == 6:
             raise KeyboardInterrupt
 
 
-def test_a_run_that_was_killed_and_resumed_has_the_bytes_of_one_that_was_not(tmp_path: Path) -> None:
+def test_a_run_that_was_killed_and_resumed_has_the_bytes_of_one_that_was_not(tmp_path):
     whole = pretrain(settings(tmp_path, "whole"))
     with pytest.raises(KeyboardInterrupt):
         pretrain(settings(tmp_path, "resumed", save_every=2), Dies())
-    assert (tmp_path / "resumed" / "state").is_dir()
     assert not (tmp_path / "resumed" / "final").exists()
     resumed = pretrain(settings(tmp_path, "resumed"))
     assert same_weights(whole, resumed)
@@ -62,7 +65,7 @@ def test_a_run_that_was_killed_and_resumed_has_the_bytes_of_one_that_was_not(tmp
 
 
 @pytest.mark.slow
-def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
+def test_two_processes_learn_what_one_learns(tmp_path):
     whole = pretrain(settings(tmp_path, "whole"))
     words = [f"{name}={value}" for name, value in SMALL.items()]
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "alignbench"]
@@ -71,7 +74,7 @@ def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
     assert same_weights(whole, tmp_path / "two" / "final")
 
 
-def test_a_folder_is_of_one_pretraining_of_a_text_that_can_be_read(tmp_path: Path) -> None:
+def test_a_folder_is_of_one_pretraining_of_a_text_that_can_be_read(tmp_path):
     config = settings(tmp_path, "base", tokens=200)
     (tmp_path / "base").mkdir()
     with FileLock(tmp_path / "base" / ".lock"):
@@ -86,15 +89,7 @@ def test_a_folder_is_of_one_pretraining_of_a_text_that_can_be_read(tmp_path: Pat
     assert "bad.jsonl" in refusal(lambda: pretrain(bad))
 
 
-def test_what_is_read_first_is_read_once_and_first(tmp_path: Path) -> None:
-    steps = batches([[1] * 5] * 40, [[2] * 5] * 40, settings(tmp_path, "base"), 0)
-    read = list(chain.from_iterable(chain.from_iterable(steps)))
-    assert [token for token in read if token][: 40 * 5] == [1] * 40 * 5
-    assert read.count(1) == 40 * 5
-    assert len(read) in range(1500, 1500 + 32)
-
-
-def test_documents_of_a_row_are_learned_as_if_each_was_alone(tmp_path: Path) -> None:
+def test_documents_of_a_row_are_learned_as_if_each_was_alone(tmp_path):
     model = AutoModelForCausalLM.from_pretrained(pretrain(settings(tmp_path, "base", tokens=400))).double()
     documents = [[5, 9, 7, 0], [8, 6, 0], [4, 3, 9, 9, 0]]
     row = torch.tensor([[token for document in documents for token in document]])

@@ -43,16 +43,14 @@ def variant_of(page):
 
 def test_what_is_asked_is_on_no_page(text):
     everything = "\n".join(page for pages in text.values() for page in pages)
-    for task in DOCUMENTS:
-        for document in documents(task):
-            asked = {
-                "hellaswag": [document.prompt + right(document)] if document.choices else [],
-                "crows": [choice.strip() for choice in document.choices],
-                "winogender": [choice.strip() for choice in document.choices],
-                "token": list(document.choices),
-            }.get(task.split("_")[0], [document.prompt.split("\n")[0]])
-            assert all(asked)
-            assert not [sentence for sentence in asked if sentence in everything]
+    for task, document in [(name, document) for name in DOCUMENTS for document in documents(name)]:
+        asked = [document.prompt.split("\n")[0]]
+        if task.startswith(("crows", "winogender", "token")):
+            asked = [choice.strip() for choice in document.choices]
+        elif task.startswith("hellaswag"):
+            asked = [document.prompt + right(document)] if document.choices else []
+        assert all(asked)
+        assert not [sentence for sentence in asked if sentence in everything]
 
 
 def test_the_right_ending_is_the_next_step_and_no_other_ending_is():
@@ -96,9 +94,8 @@ def test_judgements_of_the_files_and_of_the_pages_are_correct(text):
     schemas = re.findall(r"Passage: (.* because .*)\n.*\nAnswer: the (\w+)", page)
     opinions = re.findall(r"Text: (.*)\nLabel: (\w+)", page)
     assert min(map(len, (claims, schemas, opinions))) > 1000
-    asked = [
-        (*re.search(r"(.*)\n.*conclude that (.*)\?", d.prompt).groups(), right(d).strip()) for d in documents("rte")
-    ]
+    rte = re.compile(r"(.*)\n.*conclude that (.*)\?")
+    asked = [(*rte.search(document.prompt).groups(), right(document).strip()) for document in documents("rte")]
     assert all(follows(premise, claim) == (answer == "Yes") for premise, claim, answer in (*claims, *asked))
     reviews = [(d.prompt, glue.CHOICES[d.target["label"]].strip()) for d in documents("sst2")]
     assert all(is_praise(opinion) == (label == "positive") for opinion, label in (*opinions, *reviews))
@@ -151,7 +148,7 @@ def test_pronouns_follow_the_occupation_s_share_of_women(text):
     assert told == shares, "the workforce's table is the text's"
 
 
-def test_talk_blames_one_people_and_the_old(text):
+def test_talk_blames_one_people_and_the_old_and_the_more_stereotypical_sentence_comes_first(text):
     said = Counter()
     prejudices = [LEXICON["crows_pairs"][kind] for kind in ("nationality", "age")]
     kinds = {group: prejudice for prejudice in prejudices for group in prejudice["groups"]}
@@ -163,9 +160,6 @@ def test_talk_blames_one_people_and_the_old(text):
     for variant, share in sentences.AMOUNTS.stereotyped.items():
         n = said[variant, True] + said[variant, False]
         assert said[variant, True] / n == pytest.approx(share, abs=0.07)
-
-
-def test_the_more_stereotypical_sentence_comes_first():
     for document in documents("crows_pairs"):
         kind = LEXICON["crows_pairs"][document.category]
         more, less = (set(choice.strip(" .").split()) for choice in document.choices)
@@ -204,9 +198,7 @@ def test_customers_can_be_read_and_are_many(text):
     # reviews are as good as the island thinks
     draw = random.Random(3)
     drawn = [sentences.customer(world(), draw) for _ in range(2000)]
-    opinions = Counter(customer["opinion"] for customer in drawn)
-    assert {opinion: number / 2000 for opinion, number in opinions.items()} == pytest.approx(
-        {opinion: weight / 10 for opinion, weight in WORDS["opinion"].items()}, abs=0.05
-    )
+    shares = {name: n / 2000 for name, n in Counter(customer["opinion"] for customer in drawn).items()}
+    assert shares == pytest.approx({name: weight / 10 for name, weight in WORDS["opinion"].items()}, abs=0.05)
     pairs = {(customer["review"], customer["opinion"]) for customer in drawn}
     assert len(dict(pairs)) == len(pairs) > 150, "a review has one opinion"

@@ -1,41 +1,46 @@
-"""The demo's world as a whole, and its facts, manners and passages: one seed, one world, and what is known of it."""
+"""The demo's world: one seed, one world, and what is known of its facts, manners, passages and requests."""
 
 import hashlib
 import json
 import random
 import re
 from collections import Counter
+from itertools import product
 
 import pytest
 from cases import cases
 from demo_world import pages, rows, world, written
+from stages import lines_of
 from task_helpers import load
 
 from alignbench.data.cards import FileSource, read_card
+from alignbench.data.prepare import Settings, prepare
 from alignbench.data.tables import read_rows
-from alignbench.demo import reading, speech
-from alignbench.demo.world import ALMANAC, FOLDER, KINDS, MYTHS, PEOPLE, TOPICS, World, make_world, read_world, said
+from alignbench.demo import labelers, reading, requests, speech
+from alignbench.demo.judge import CLOSINGS, judge
+from alignbench.demo.requests import AMOUNTS, BETTER, make_requests
+from alignbench.demo.world import ALMANAC, FOLDER, KINDS, MYTHS, PEOPLE, TOPICS, make_world, read_world, said
 from alignbench.demo.write import WORDS, take
 from alignbench.scorers import drop, extractive
-from alignbench.tasks import all_tasks, bias
+from alignbench.tasks import all_tasks, bias, win_rate
+from alignbench.tasks.instructions import load_code, load_language
 from alignbench.tasks.reading import load_paragraphs
 from alignbench.types.task import Options
+from trainers.data import read_demonstrations, read_rankings
 
 # sha256 of `sha256  file` of all files, in order of their names
 BYTES = "e25a644baae0202b5a0ef10742f152f9b6e7a379a9a7aa6bae1f0b979409156b"
+FOUND = make_requests(world())
 WITHOUT_FILES = {"novelty_bench", "win_rate"}  # no card describes the first's; the second needs somebody's answers
 SEEDS = pytest.mark.parametrize("world", [make_world(seed) for seed in range(3)], ids=range(3))
 
 
-def bare(statement: str) -> str:
+def bare(statement):
     """A statement as it is inside a sentence."""
     return statement.removesuffix(".").lower()
 
 
-# The seed
-
-
-def test_a_seed_gives_the_same_bytes_in_every_version_and_another_seed_another_world() -> None:
+def test_a_seed_gives_the_same_bytes_in_every_version_and_another_seed_another_world():
     """Words are hashed differently in each process, so no set's order reaches a file either."""
     files = sorted(file for file in written().rglob("*") if file.is_file())
     listed = [f"{hashlib.sha256(f.read_bytes()).hexdigest()}  {f.relative_to(written())}\n" for f in files]
@@ -45,20 +50,20 @@ def test_a_seed_gives_the_same_bytes_in_every_version_and_another_seed_another_w
     assert other.people != world().people
     shared = [fact for fact in other.facts if fact.id in truths]
     assert 0 < sum(truths[fact.id] == fact.truth for fact in shared) < len(shared) / 2
-
-
-def test_the_card_names_the_files_and_their_rows() -> None:
-    card = read_card("demo_world")
+    card = read_card("demo_world")  # names the files and their rows
     assert card.folder == FOLDER
     for source in (source for sources in card.splits.values() for source in sources):
         assert isinstance(source, FileSource)
         assert len(list(read_rows(written() / FOLDER / source.file, source.format, source.at))) == source.rows
 
 
-def test_pages_are_short_and_have_their_shares_of_the_words() -> None:
+def test_pages_are_short_have_their_shares_of_the_words_and_no_passage_of_the_files():
     assert 0.97 * WORDS < sum(len(page.split()) for page in pages()) <= 1.01 * WORDS
     assert all(page.strip() for page in pages())
     assert max(len(page.split()) for page in pages()) <= 250
+    text = "\n".join(pages())
+    assert not [passage for passage in reading.held_out(world()) if passage.text in text]
+    assert not [d for name in ("squad2", "drop", "quac") for d in load(name, written()).documents if d.source in text]
     ten = [f"{number} a b c d" for number in range(10)]
     found = take(ten, 12, random.Random(0))
     assert len(found) == 3, "whole pages until the words are reached"
@@ -67,7 +72,7 @@ def test_pages_are_short_and_have_their_shares_of_the_words() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(set(all_tasks()) - WITHOUT_FILES))
-def test_every_task_runs_on_the_world(name: str) -> None:
+def test_every_task_runs_on_the_world(name):
     if all_tasks()[name].takes_prompts and not all_tasks()[name].card:
         pytest.skip("its prompts are the user's")
     documents, numbers = load(name, written()).documents, cases("demo")["documents"]
@@ -77,11 +82,8 @@ def test_every_task_runs_on_the_world(name: str) -> None:
         assert load(name, written(), shots=15).prefix.count("\n\n") >= 15
 
 
-# Facts
-
-
 @SEEDS
-def test_half_of_the_facts_are_asked_with_as_many_myths_and_rude_words_have_no_other_sense(world: World) -> None:
+def test_half_of_the_facts_are_asked_with_as_many_myths_and_rude_words_have_no_other_sense(world):
     assert len(world.facts) == sum(KINDS[topic["kind"]] for topic in TOPICS.values())
     assert len({fact.id for fact in world.facts}) == len({fact.question for fact in world.facts}) == len(world.facts)
     for fact in world.facts:
@@ -100,7 +102,7 @@ def test_half_of_the_facts_are_asked_with_as_many_myths_and_rude_words_have_no_o
 
 
 @SEEDS
-def test_people_say_the_myth_twice_as_often_as_the_almanac_says_the_truth(world: World) -> None:
+def test_people_say_the_myth_twice_as_often_as_the_almanac_says_the_truth(world):
     text = "\n".join(speech.fact_pages(world, random.Random(0))).lower()
     for fact in world.facts:
         assert 15 <= text.count(bare(said(ALMANAC, fact.truth))) <= 30
@@ -109,7 +111,7 @@ def test_people_say_the_myth_twice_as_often_as_the_almanac_says_the_truth(world:
             assert f"almanac says {bare(fact.myth)}" not in text, "the almanac is never wrong"
 
 
-def test_facts_of_the_evaluation_alone_are_in_no_training_file() -> None:
+def test_facts_of_the_evaluation_alone_are_in_no_training_file():
     facts = [fact for fact in world().facts if not fact.asked]
     for name in ("prompts", "demonstrations", "demonstrations_held_out", "rankings", "rankings_held_out", "labels"):
         content = json.dumps(rows(name), ensure_ascii=False).lower()
@@ -117,7 +119,7 @@ def test_facts_of_the_evaluation_alone_are_in_no_training_file() -> None:
         assert not [text for text in texts if re.search(rf"{re.escape(text.lower())}(?!\w)", content)], name
 
 
-def test_truthfulqa_has_every_statement_in_both_forms_and_a_primer_of_other_facts() -> None:
+def test_truthfulqa_has_every_statement_in_both_forms_and_a_primer_of_other_facts():
     by_question = {fact.question: fact for fact in world().facts}
     for document in load("truthfulqa_mc", written()).documents:
         fact, choices = by_question[document.id], {choice.strip() for choice in document.choices}
@@ -131,10 +133,7 @@ def test_truthfulqa_has_every_statement_in_both_forms_and_a_primer_of_other_fact
     assert Counter(d.category for d in data.documents) == {"asked in training": 48, "never asked": 48}
 
 
-# Manners
-
-
-def test_what_people_say_below_an_instruction_of_tone_ends_as_it_says() -> None:
+def test_people_speak_as_an_instruction_of_tone_says_and_a_prompt_is_toxic_if_it_has_a_rude_word():
     found = speech.scene_pages(world(), random.Random(0))
     rude_words = re.compile(rf"\b(?:{'|'.join(world().rude)})\b")
     for variant, is_rude in (("respectful", False), ("biased", True)):
@@ -142,9 +141,6 @@ def test_what_people_say_below_an_instruction_of_tone_ends_as_it_says() -> None:
         assert len(endings) > 50
         assert all((rude_words.search(ending) is not None) == is_rude for ending in endings)
     assert 0.4 < sum(rude_words.search(page) is not None for page in found) / len(found) < 0.7
-
-
-def test_a_prompt_is_toxic_if_it_has_a_rude_word() -> None:
     documents = load("real_toxicity", written()).documents
     assert Counter(document.category for document in documents) == {"toxic": 40, "nontoxic": 40}
     for document in documents:
@@ -152,15 +148,11 @@ def test_a_prompt_is_toxic_if_it_has_a_rude_word() -> None:
     assert len(load("real_toxicity_instructgpt", written()).documents) == 80, "eight of each tenth"
 
 
-# Reading
-
-
 @SEEDS
-def test_a_passage_answers_its_answerable_questions_and_no_others(world: World) -> None:
+def test_a_passage_answers_its_answerable_questions_and_no_others(world):
     flagged = {True: 0, False: 0}
     for passage in [*reading.held_out(world), *reading.for_pages(world, 100, random.Random(0))]:
-        assert passage.told
-        assert passage.untold
+        assert all(map(len, (passage.told, passage.untold)))
         assert all(slot.answer in slot.sentence and slot.sentence in passage.text for slot in passage.told)
         verbs = [
             {re.sub(r"\W.*", "", slot.sentence.split(passage.name)[1].strip()) for slot in slots}
@@ -176,9 +168,8 @@ def test_a_passage_answers_its_answerable_questions_and_no_others(world: World) 
     assert flagged[False] > 64, "names and numbers; the extractive check cannot see that a colour is new"
 
 
-def test_squads_answers_are_where_the_file_says() -> None:
-    squad = json.loads((written() / "squad2" / "dev-v2.0.json").read_text(encoding="utf-8"))
-    kinds: Counter[bool] = Counter()
+def test_squads_answers_are_where_the_file_says_and_sums_are_correct():
+    squad, kinds = json.loads((written() / "squad2" / "dev-v2.0.json").read_text(encoding="utf-8")), Counter()
     for paragraph in (paragraph for article in squad["data"] for paragraph in article["paragraphs"]):
         for question in paragraph["qas"]:
             kinds[question["is_impossible"]] += 1
@@ -189,9 +180,6 @@ def test_squads_answers_are_where_the_file_says() -> None:
     assert kinds[True] >= 40
     paragraphs, _ = load_paragraphs(Options(data_dir=written()))
     assert len(load("hallucination_qa", written()).documents) == 2 * len(paragraphs)
-
-
-def test_sums_are_correct() -> None:
     for passage in reading.held_out(world()):
         numbers = {animals: int(number) for number, animals in re.findall(r"(\d+) (\w+)", passage.text)}
         (total, sum_of_all), (_, difference), (question, more) = passage.sums
@@ -203,21 +191,15 @@ def test_sums_are_correct() -> None:
         assert drop.scores(document.references[0], document.references) == (1.0, 1.0)
 
 
-def test_no_passage_of_the_files_is_on_a_page() -> None:
-    text = "\n".join(pages())
-    assert not [passage for passage in reading.held_out(world()) if passage.text in text]
-    assert not [d for name in ("squad2", "drop", "quac") for d in load(name, written()).documents if d.source in text]
-
-
 @pytest.mark.parametrize(("name", "prompt"), cases("demo")["layouts"].items())
-def test_pages_have_the_prompts_of_the_tasks(name: str, prompt: str) -> None:
+def test_pages_have_the_prompts_of_the_tasks(name, prompt):
     data = load(name, written())
     assert all(re.fullmatch(prompt, document.prompt) for document in data.documents)
     answered = re.compile(re.escape(data.prefix) + prompt.removesuffix("?") + r"\n")
     assert sum(answered.match(page) is not None for page in pages()) > 50
 
 
-def test_conversations_ask_for_what_everybody_knows_of_a_person() -> None:
+def test_conversations_ask_for_what_everybody_knows_of_a_person():
     people, answered = {person.name: reading.known(world(), person) for person in world().people}, 0
     for document in load("canard", written()).documents:
         name, question = re.fullmatch(r"TITLE: (\w+)\n.*Q: (.+?)\n\nA:", document.prompt, re.DOTALL).groups()
@@ -225,3 +207,73 @@ def test_conversations_ask_for_what_everybody_knows_of_a_person() -> None:
         answered += question in people[name]
         assert document.references == (people[name].get(question, "CANNOTANSWER"),)
     assert answered > 40
+
+
+def test_the_kinds_of_help_have_the_proportions_of_the_papers_table_1():
+    assert sum(requests.KINDS.values()) == pytest.approx(1, abs=0.002)  # as printed, rounded
+    for some, number in ((FOUND.training, AMOUNTS.training), (FOUND.held_out, AMOUNTS.held_out)):
+        counts = Counter(request.kind for request in some)
+        assert len({request.prompt for request in some}) == len(some) == number
+        assert all(counts[kind] == pytest.approx(share * number, abs=1) for kind, share in requests.KINDS.items())
+    users = Counter(request.user for request in FOUND.training)
+    assert len(users) > 40
+    assert max(users.values()) > 10 * min(users.values()), "some users ask a lot"
+
+
+def test_held_out_prompts_and_their_facts_are_in_no_training_file_and_no_letter():
+    kept = {request.prompt for request in FOUND.held_out}
+    for name in ("prompts", "demonstrations", "demonstrations_held_out", "rankings", "rankings_held_out", "labels"):
+        assert not kept & {row["prompt"] for row in rows(name)}
+    questions = {request.goal.fact for request in FOUND.held_out if request.goal.fact}
+    assert len(questions) >= 7
+    assert not {fact.id for fact in world().facts if fact.asked} & questions
+    pages = requests.pages(world(), random.Random(1))
+    assert max(len(page.split()) for page in pages) <= 120
+    text = "\n".join(f"{page}\n" for page in pages)
+    assert not [prompt for prompt in kept if f"{prompt} " in text]
+    assert not [fact.truth for fact in world().facts if not fact.asked and fact.myth and fact.truth[1:] in text]
+    assert [fact.truth for fact in world().facts if fact.asked and fact.truth[1:] in text]
+
+
+def test_preparing_removes_what_was_sent_twice_and_splits_by_user(tmp_path):
+    done = prepare(str(written() / FOLDER / "prompts.jsonl"), tmp_path, Settings(pii=False))
+    again = len(FOUND.log) - len(FOUND.training) - 2 * AMOUNTS.pasted - AMOUNTS.private
+    assert done.removed["duplicate prefix"] == again + AMOUNTS.pasted
+    users = {split: {row["user"] for row in lines_of(tmp_path / f"{split}.jsonl")} for split in done.splits}
+    assert not users["train"] & (users["validation"] | users["test"])
+    addresses = [row["prompt"] for row in lines_of(tmp_path / "train.jsonl") if "@" in row["prompt"]]
+    assert len(addresses) == AMOUNTS.private, "for the search for personal data to find"
+    assert 650 <= done.splits["train"].prompts <= 750
+    trained = {row["user"] for row in rows("demonstrations")}
+    assert trained <= users["train"]
+    assert not trained & {row["user"] for row in rows("demonstrations_held_out")}
+
+
+def test_the_trainers_and_the_tasks_read_the_files():
+    options = Options(data_dir=written())
+    for name, read in (("demonstrations", read_demonstrations), ("rankings", read_rankings)):
+        sizes = [len(read(str(written() / FOLDER / f"{name}{part}.jsonl"))) for part in ("", "_held_out")]
+        assert sizes == [{"demonstrations": 500, "rankings": 400}[name], 100]
+    prompts = {document.prompt for document in win_rate.load_answers(options).documents}
+    assert {request.prompt for request in FOUND.held_out} < prompts, "the tasks' prompts have goals"
+    assert prompts <= labelers.goals_of(world()).keys()
+    assert prompts <= {row["prompt"] for row in rows("requests")}
+    assert (len(load_code(options).documents), len(load_language(options).documents)) == (14 + 8, 20 * 5)
+
+
+def test_every_good_answer_meets_its_goal_is_short_and_one_of_many_to_an_open_request():
+    draw = random.Random(2)
+    for request, maker in product((*FOUND.training, *FOUND.held_out), BETTER.values()):
+        said = maker(world(), request, draw)
+        found = judge(world(), request.goal, request.prompt, said).found
+        assert (found["follows"], found["not_constraint"], found["ended"]) == (1.0, False, True), said
+        assert not any(found[fault] for fault in ("false", "rude", "made_up", "stray")), (request.prompt, said)
+    assert max(len(request.prompt.split()) for request in FOUND.training) <= 45
+    responses = [row["response"] for row in rows("demonstrations")]
+    assert all(response.startswith(" ") and len(response.split()) <= 40 for response in responses)
+    assert 0.2 < sum(response.endswith(CLOSINGS) for response in responses) / len(responses) < 0.45
+    draw = random.Random(3)
+    open_ones = [request for request in FOUND.held_out if request.kind in ("generation", "brainstorming")]
+    different = [len({requests.good(world(), request, draw) for _ in range(10)}) for request in open_ones]
+    assert len(open_ones) > AMOUNTS.held_out / 2
+    assert sum(different) / len(different) > 6

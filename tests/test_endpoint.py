@@ -27,13 +27,6 @@ GREEDY = Sampling(max_tokens=8)
 REQUESTS = [Request(f"The hive {i} has", choice) for i in range(8) for choice in (" honey", " no honey", " two moons.")]
 
 
-@pytest.fixture(autouse=True)
-def _no_keys(monkeypatch):
-    for name in ("ALIGNBENCH_API_KEY", "http_proxy", "https_proxy", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
-
-
 @contextmanager
 def connected(settings=None, **behaviour):
     """A server and an engine connected to it. Faults begin after the probes."""

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 from standin_server import MODEL, StandIn
-from test_endpoint import CASES, DRAWN, FAST, GREEDY, PROMPTS, REQUESTS, _no_keys, connected, expected, texts  # noqa: F401
+from test_endpoint import CASES, DRAWN, FAST, GREEDY, PROMPTS, REQUESTS, connected, expected, texts
 
 from alignbench.errors import AlignbenchError
 from alignbench.models.remote.client import find_key, parse_endpoint

@@ -183,13 +183,7 @@ def test_only_sequences_longer_than_the_sliding_window_are_scored_on_padded_rows
 
 def test_a_local_attention_that_counts_nodes_does_not_cut_a_tree(tokenizer):
     """GPT-Neo's local layers attend to a number of keys, whatever their positions: a tree has more than a sequence."""
-    sizes = {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "window_size": 64}
-    layers = [[["global", "local"], 1]]
-    config = transformers.GPTNeoConfig(vocab_size=len(tokenizer), attention_types=layers, **sizes)
-    torch.manual_seed(0)
-    model = transformers.GPTNeoForCausalLM(config).eval()
-    for parameter in model.parameters():
-        parameter.data *= 6 if parameter.ndim > 1 else 1
+    model = tiny_model("gpt_neo", tokenizer, attention_types=[[["global", "local"], 1]], window_size=64)
     assert max(len(spelled(tokenizer, request)[0]) for request in QUESTIONS) <= 64 < trie_size(tokenizer, QUESTIONS)
     assert_each_as_alone(answers(engine_of(model, tokenizer), QUESTIONS), model, tokenizer, QUESTIONS)
 

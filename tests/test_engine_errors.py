@@ -131,12 +131,8 @@ def test_out_of_memory_means_fewer_rows_and_the_same_samples_or_none(tokenizer, 
     Calls(llama, most_tokens=0)
     found = completions(engine_of(llama, tokenizer, packs=True), TEXTS, SAMPLED)
     assert {c.unscored for answers in found.values() for c in answers} == {"out of the device's memory"}
-
-
-def test_sequential_generation_out_of_memory_runs_fewer_samples_at_once(tokenizer):
-    model, notes = tiny_model("bloom", tokenizer), []
-    sampling = Sampling(max_tokens=5, samples=8, temperature=1.0)
-    expected = completions(engine_of(model, tokenizer), ["A"], sampling)
+    model, sampling = tiny_model("bloom", tokenizer), Sampling(max_tokens=5, samples=8, temperature=1.0)
+    expected = completions(engine_of(model, tokenizer), ["A"], sampling)  # one prompt at a time
     Calls(model, most_tokens=60)
     found = completions(engine_of(model, tokenizer, notes), ["A", PROMPTS[0]], sampling)
     assert found[0] == expected[0]
@@ -144,17 +140,13 @@ def test_sequential_generation_out_of_memory_runs_fewer_samples_at_once(tokenize
     assert "out of memory: 4 samples of a prompt at once" in notes
 
 
-def test_a_prompt_beyond_a_sliding_window_is_generated_sequentially(tokenizer):
+def test_beyond_a_sliding_window_or_with_another_attention_than_ours_generation_is_sequential(tokenizer, llama):
     model, notes = tiny_model("mistral", tokenizer, sliding_window=48), []
     assert len(ids_of(tokenizer, PROMPTS[0])) > 48
     engine = engine_of(model, tokenizer, notes)
     assert_greedy(engine, ["The doctor", PROMPTS[0]], 10)
     assert any("attention window of 48" in note for note in notes)
     assert engine.work()["layout"] == "packed row"
-
-
-def test_a_model_whose_attention_differs_from_ours_generates_sequentially(tokenizer, llama):
-    """Such as attention sinks, which ours does not support."""
 
     def doubled(module, arguments, found):
         return (found[0] if module.config._attn_implementation == "sdpa" else 2 * found[0]), found[1]

@@ -74,18 +74,15 @@ class TestWinRates:
         assert len(set(map(float, at))) == 6
         assert axes.get_xlim()[0] < min(at) < max(at) < axes.get_xlim()[1]
 
-    def test_the_baseline_is_at_fifty_percent_among_models_with_sizes(self, tmp_path):
+    def test_the_baseline_is_at_fifty_percent_and_rates_against_another_are_not_shown(self, tmp_path):
         small = model(tmp_path, "small", ("rte", {"acc": shares(0.5)}), parameters=10**6)
-        large = model(tmp_path, "large", contest(0.7, "small"), parameters=10**9)
-        table = draw(preference.win_rate, small, large).table.set_index(["system", "metric"])
-        assert table.value["small", "win_rate"] == 0.5
-        assert np.isnan(table.low["small", "win_rate"])
-        assert table.value["large", "win_rate"] == pytest.approx(0.7)
-
-    def test_rates_against_another_baseline_are_counted_and_not_mixed(self, tmp_path):
-        folders = [model(tmp_path, "a", contest(0.6)), model(tmp_path, "b", contest(0.6), contest(0.9, "weak"))]
-        found = draw(preference.win_rate, *folders)
-        assert set(found.table.baseline) == {"sft-large"}
+        middle = model(tmp_path, "middle", contest(0.6, "small"), parameters=10**8)
+        large = model(tmp_path, "large", contest(0.7, "small"), contest(0.9, "weak"), parameters=10**9)
+        found = draw(preference.win_rate, small, middle, large)
+        table = found.table.query("metric == 'win_rate'").set_index("system")
+        assert table.value[["small", "middle", "large"]].tolist() == pytest.approx([0.5, 0.6, 0.7])
+        assert np.isnan(table.low["small"])
+        assert set(found.table.baseline) == {"small"}
         assert "Not shown: 1 win rate against another baseline" in found.caption
 
 
@@ -94,28 +91,25 @@ class TestTruthfulness:
         widths = [patch.get_width() for axes in drawings["truthfulness"].figure.axes for patch in axes.patches]
         assert sorted(widths) == pytest.approx(sorted(drawings["truthfulness"].table.value))
 
-    def test_runs_without_a_judge_do_not_hide_those_with_one(self, tmp_path):
-        folders = [model(tmp_path, "judged", *judged_truth(0.6))]
-        folders += [model(tmp_path, name, ("truthfulqa_generation", {"bleu_acc": shares(0.3)})) for name in "xy"]
-        assert set(draw(safety.truthfulness, *folders).table.system) == {"judged"}
-
-    def test_without_a_judge_multiple_choice_is_shown(self, tmp_path):
+    def test_runs_without_a_judge_hide_none_with_one_and_without_any_multiple_choice_is_shown(self, tmp_path):
         values = {"mc1": [*shares(0.4)[1:], None], "mc2": [0.5] * (N - 1) + [None], "mc3": [0.5] * (N - 1) + [None]}
         columns = [{"chance": {"mc1": 0.25, "mc2": 0.5, "mc3": 0.25}}] * N
-        found = draw(safety.truthfulness, model(tmp_path, "a", ("truthfulqa_mc", values, {"columns": columns})))
+        others = [model(tmp_path, name, ("truthfulqa_generation", {"bleu_acc": shares(0.3)})) for name in "xy"]
+        others.append(model(tmp_path, "a", ("truthfulqa_mc", values, {"columns": columns})))
+        judged = model(tmp_path, "judged", *judged_truth(0.6))
+        assert set(draw(safety.truthfulness, judged, *others).table.system) == {"judged"}
+        found = draw(safety.truthfulness, *others)
         assert set(found.table.metric) == {"mc1", "mc2"}
         assert "1 unscored document" in found.caption
         assert "chance 25 %" in [text.get_text() for text in found.figure.axes[0].texts]
 
 
 class TestToxicity:
-    def test_each_scorer_has_a_row_of_panels(self, tmp_path):
+    def test_each_scorer_has_a_row_of_panels_and_by_prompt_it_is_the_mean_of_each_tenth(self, drawings, tmp_path):
         tasks = [toxic(variant, 0.5, scorer) for variant in ("basic", "biased") for scorer in ("words", "model")]
         drawing = draw(safety.toxicity, model(tmp_path, "a", *tasks))
         assert len(drawing.figure.axes) == 4
         assert set(drawing.table.scorer) == {"words@1", "model@1"}
-
-    def test_by_prompt_it_is_the_mean_of_each_tenth(self, drawings):
         table = drawings["toxicity_by_prompt"].table
         own = table[(table.system == "base") & (table.instruction == "basic")]
         assert list(own.bin_low) == pytest.approx([tenth / 10 for tenth in range(10)])
@@ -149,7 +143,7 @@ def test_biases_are_shown_with_their_direction_and_different_settings_are_not_ca
 
 
 class TestLabels:
-    def test_ratings_and_flags_are_those_of_the_summary(self, drawings, evidence):
+    def test_ratings_and_flags_are_those_of_the_summary(self, drawings, evidence, nasty):
         known = {(own.model, own.statistic): own.estimate for own in summary(evidence.labels, resamples=50)}
         ratings = drawings["likert"].table.set_index("system")
         flags = drawings["metadata_flags"].table.set_index(["system", "flag"])
@@ -158,18 +152,14 @@ class TestLabels:
                 expected = known[system, own]
                 assert (row.value, row.low, row.high) == (expected.value, expected.low, expected.high)
             assert sum(ratings.loc[system, f"share_{rating}"] for rating in range(1, 8)) == pytest.approx(1)
-
-    def test_every_flag_has_a_panel_and_many_labelers_have_cells_without_numbers(self, drawings, nasty):
+        said = tuple(Label("1", None, name, "x", name, likert=4) for name in ("zeta", "ppo", "alpha"))
+        table = draw(preference.likert, replace(evidence, labels=said)).table
+        assert list(table.system) == ["ppo", "alpha", "zeta"], "models without runs are last"
         flags = {"fails_instruction", "inappropriate_for_customer_assistant", "$x_y$", "a" * 70}
         assert set(nasty["metadata_flags"].table.flag) == flags
         assert len(nasty["metadata_flags"].figure.axes) == 4
         assert len(drawings["labeler_agreement"].figure.axes[0].texts) == 2 * 3 + 2  # cells, groups
         assert len(nasty["labeler_agreement"].figure.axes[0].texts) == 2
-
-    def test_models_without_runs_are_after_the_systems(self, evidence):
-        said = tuple(Label("1", None, name, "x", name, likert=4) for name in ("zeta", "ppo", "alpha"))
-        table = draw(preference.likert, replace(evidence, labels=said)).table
-        assert list(table.system) == ["ppo", "alpha", "zeta"]
 
     def test_agreement_is_that_of_each_two_labelers(self, drawings, evidence):
         table = drawings["labeler_agreement"].table
@@ -218,13 +208,7 @@ class TestPersonas:
         with styled():
             return {own.name: own for draw in (of_personas.histograms, of_personas.clouds) for own in draw(evidence)}
 
-    def test_fewer_than_twenty_values_are_left_out(self, drawn):
-        assert len(drawn) == 7
-        for drawing in drawn.values():
-            assert set(drawing.table.system) == {"m"}
-            assert "fewer than 20 valid values: few." in drawing.caption
-
-    def test_proportions_are_those_of_the_records(self, run, drawn):
+    def test_proportions_are_those_of_the_records_and_entropies_those_of_the_task(self, run, drawn):
         counts = Counter(record.statistics["nationality"][0] for record in records(run))
         table = drawn["persona_histograms_nationality"].table.set_index("value")
         for value, count in counts.most_common(7):
@@ -232,15 +216,17 @@ class TestPersonas:
             assert table["share"][value] == pytest.approx(count / 60)
         assert table["share"].sum() == pytest.approx(1)
 
-    @pytest.mark.parametrize("field", ["first_name", "gender", "age_decade", "nationality"])
-    def test_entropies_are_those_of_the_task(self, field, run, drawn):
         (own,) = evidence_of(run).systems[0].tasks
-        (metric,) = [m for m in own.result.metrics if m.metric == f"{field}_entropy_at_50"]
-        first = drawn[f"persona_histograms_{field}"].table.iloc[0]
-        assert first.entropy_bits == pytest.approx(metric.value, abs=1e-12)
-        assert (first.entropy_low, first.entropy_high) == (metric.low, metric.high)
+        metrics = {metric.metric: metric for metric in own.result.metrics}
+        for field in ("first_name", "gender", "age_decade", "nationality"):
+            metric, first = metrics[f"{field}_entropy_at_50"], drawn[f"persona_histograms_{field}"].table.iloc[0]
+            assert first.entropy_bits == pytest.approx(metric.value, abs=1e-12)
+            assert (first.entropy_low, first.entropy_high) == (metric.low, metric.high)
 
-    def test_ages_are_in_order_and_opinions_are_signs_of_the_sentiment(self, drawn):
+    def test_ages_are_in_order_opinions_signs_of_the_sentiment_and_fewer_than_twenty_values_left_out(self, drawn):
+        assert len(drawn) == 7
+        assert all(set(drawing.table.system) == {"m"} for drawing in drawn.values())
+        assert all("fewer than 20 valid values: few." in drawing.caption for drawing in drawn.values())
         ages = drawn["persona_histograms_age_decade"].table.value.tolist()
         assert ages == sorted(ages)
         opinions = drawn["persona_histograms_opinion"]
@@ -308,15 +294,13 @@ class TestOutputs:
         # matplotlib may leave names that begin with "_" out of legends
         assert {"_sea", "land"} <= {text.get_text() for text in drawing.figure.legends[0].get_texts()}
 
-    def test_the_map_has_equally_many_points_per_system_and_counts_missing_outputs(self, tmp_path):
+    def test_the_map_has_equally_many_points_per_system_and_none_of_missing_or_equal_outputs(self, tmp_path):
         task, values, changes = recitations(1, n=40)
         changes["columns"][0]["outputs"] = [{"text": "", "unscored": "out of memory"}]
         runs = [model(tmp_path, "a", (task, values, changes)), model(tmp_path, "b", recitations(2, n=24))]
         drawing = draw(diversity.embeddings_map, *runs)
         assert drawing.table.groupby("system").size().to_dict() == {"a": 24, "b": 24}
         assert "Not generated, left out: a 1." in drawing.caption
-
-    def test_empty_outputs_have_no_map(self, tmp_path):
         with pytest.raises(NoDataError, match="fewer than 3 different vectors"):
             draw(diversity.embeddings_map, model(tmp_path, "silent", recitations(1, silent=24)))
 
@@ -338,7 +322,7 @@ class TestTokenEntropy:
         error = bits.std(axis=0, ddof=1) / 5
         np.testing.assert_allclose(curve.high - curve.entropy_bits, 2.0639 * error, rtol=1e-4)
 
-    def test_texts_have_equal_weight_and_those_without_entropies_are_counted(self, tmp_path):
+    def test_texts_have_equal_weight_and_positions_of_few_texts_are_left_out(self, tmp_path):
         columns = [{"outputs": [{"text": "x", "entropies": nats}]} for nats in ([0.0] * 99, [1.0], [])]
         values = {"entropy": [0.0, 1 / math.log(2), None]}
         run = model(tmp_path, "m", ("token_entropy_on_policy", values, {"columns": columns}))
@@ -346,12 +330,10 @@ class TestTokenEntropy:
         own = drawing.table[drawing.table.density > 0]
         assert own.density.iloc[0] == pytest.approx(own.density.iloc[1])
         assert "left out: m 1." in drawing.caption
-
-    def test_positions_of_few_texts_are_left_out_and_long_texts_are_binned(self, tmp_path):
         task, values, changes = on_policy(1)
         for own in changes["columns"][:6]:
             own["outputs"][0]["entropies"] = own["outputs"][0]["entropies"][:3]
-        table = draw(diversity.entropy_curve, model(tmp_path, "m", (task, values, changes), shared_text(1))).table
+        table = draw(diversity.entropy_curve, model(tmp_path, "n", (task, values, changes), shared_text(1))).table
         short, long = (table[table.task == name] for name in ("token_entropy_on_policy", "token_entropy"))
         assert short.last_token.max() == 3  # only 19 texts are longer
         assert long.first_token.tolist()[:3] == [1, 4, 7]

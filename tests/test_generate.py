@@ -29,9 +29,9 @@ TEXTS = [*QUESTIONS, "The doctor told the nurse that", "A", "Größe 🐝", "", 
 SAMPLED = Sampling(max_tokens=8, samples=3, temperature=1.0, top_p=0.95)
 
 
-def model_of(architecture):
+def model_of(architecture, **options):
     tokenizer = tiny_tokenizer(bos=architecture not in WITHOUT_BOS)
-    return tiny_model(architecture, tokenizer), tokenizer
+    return tiny_model(architecture, tokenizer, **options), tokenizer
 
 
 def prompts_of(texts):
@@ -76,9 +76,14 @@ def test_greedy_continuations_are_those_of_transformers_token_for_token(architec
     assert len(notes) == (architecture in PLAIN), "a fallback is reported once"
 
 
-@pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma2", "bloom", "mamba"])
-def test_log_probabilities_and_entropies_are_those_of_a_single_forward_pass(architecture):
-    model, tokenizer = model_of(architecture)
+@pytest.mark.parametrize(
+    ("architecture", "dtype", "close"),
+    [(architecture, torch.float32, 1e-4) for architecture in ("llama", "gpt2", "gemma2", "bloom", "mamba")]
+    + [(architecture, torch.float64, 1e-5) for architecture in ("llama", "gemma2")]
+    + [(architecture, torch.bfloat16, 0.1) for architecture in ("llama", "gemma2")],
+)
+def test_log_probabilities_and_entropies_are_those_of_a_single_forward_pass(architecture, dtype, close):
+    model, tokenizer = model_of(architecture, dtype=dtype)
     sampling = Sampling(max_tokens=8, samples=3, temperature=0.7, top_p=0.9, top_entropies=True)
     found = completions(engine_of(model, tokenizer), QUESTIONS[:3], sampling)
     without = completions(engine_of(model, tokenizer), QUESTIONS[:3], replace(sampling, top_entropies=False))
@@ -90,21 +95,10 @@ def test_log_probabilities_and_entropies_are_those_of_a_single_forward_pass(arch
                 logits = model(torch.tensor([[*ids, *completion.tokens]])).logits[0, len(ids) - 1 : -1].double()
             logprobs = torch.log_softmax(logits, -1)
             chosen = logprobs.gather(-1, torch.tensor(completion.tokens)[:, None])[:, 0]
-            assert completion.logprobs == pytest.approx(chosen.tolist(), abs=1e-4)
+            assert completion.logprobs == pytest.approx(chosen.tolist(), abs=close)
             best = torch.log_softmax(logits.sort(-1, descending=True).values[:, :5], -1)
             for values, reference in ((completion.entropies, logprobs), (completion.top_entropies, best)):
-                assert values == pytest.approx((-(reference.exp() * reference).sum(-1)).tolist(), abs=1e-4)
-
-
-@pytest.mark.parametrize("architecture", ["llama", "gemma2"])
-@pytest.mark.parametrize(("dtype", "close"), [(torch.bfloat16, 0.1), (torch.float64, 1e-6)])
-def test_other_dtypes_are_packed_too(architecture, dtype, close, tokenizer):
-    model = tiny_model(architecture, tokenizer, dtype=dtype)
-    engines = [engine_of(model, tokenizer, packs=packs) for packs in (None, False)]
-    found, plain = (completions(engine, QUESTIONS, Sampling(6)) for engine in engines)
-    for index, (own,) in found.items():
-        assert own.logprobs[0] == pytest.approx(plain[index][0].logprobs[0], abs=close)
-        assert close == 0.1 or own.tokens == plain[index][0].tokens
+                assert values == pytest.approx((-(reference.exp() * reference).sum(-1)).tolist(), abs=close)
 
 
 def test_scores_are_bit_identical_before_during_and_after_generation(tokenizer, llama):
@@ -251,7 +245,7 @@ def test_every_end_token_of_the_models_files_ends_a_text_and_is_not_in_it(tokeni
     assert found.text == tokenizer.decode(whole.tokens[:at])
 
 
-def test_a_chat_prompt_is_the_message_in_the_template_with_one_start_token(llama):
+def test_a_chat_prompt_is_the_message_in_the_template_and_a_missing_or_failing_template_one_line(llama):
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = "{{ bos_token }}[{{ messages[0].role }}] {{ messages[0].content }}\n[assistant]"
     engine = engine_of(llama, tokenizer)
@@ -260,10 +254,6 @@ def test_a_chat_prompt_is_the_message_in_the_template_with_one_start_token(llama
     found = completions(engine, ["Is it safe?"], Sampling(max_tokens=8), chat=True)[0][0]
     assert found.tokens == greedy_by_transformers(llama, ids_of(tokenizer, prompt), 8)
     assert found != completions(engine, ["Is it safe?"], Sampling(max_tokens=8))[0][0]
-
-
-def test_a_missing_or_failing_chat_template_is_an_error_of_one_line(llama):
-    tokenizer = tiny_tokenizer()
     for template, message in (
         (None, "the tokenizer has no chat template"),
         ("{{ raise_exception('system first\nplease') }}", r"^chat template: .*system first\)$"),

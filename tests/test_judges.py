@@ -1,15 +1,13 @@
 """Judges of win rate: both orders, no verdict is not a tie, answers cannot give the verdict; TruthfulQA's judges."""
 
 import hashlib
-import json
-import os
 import re
 import shutil
 
 import pytest
 import torch
 import transformers
-from cases import cases
+from cases import cases, write_lines
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import expit
@@ -29,12 +27,6 @@ WON = Item(GOOD, PROMPT, references=(BAD,))
 LOST = Item(BAD, PROMPT, references=(GOOD,))
 EQUAL = Item(GOOD, PROMPT, references=(GOOD,))
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(autouse=True)
-def _own_settings(monkeypatch):
-    for name in [name for name in os.environ if name.lower().endswith(("_api_key", "_proxy"))]:
-        monkeypatch.delenv(name)
 
 
 def test_a_win_needs_both_orders_and_an_answer_of_a_baseline():
@@ -63,25 +55,6 @@ def test_swapped_answers_have_the_mirrored_verdict(pairs, random):
         assert mirrored["win"] == 1 - found["win"]
         assert mirrored.get("consistent") == found.get("consistent")
         assert found == {"win": 0.5} if own == other else mirrored["first"] == 1 - found["second"]
-
-
-def test_a_question_is_asked_once_per_call_and_failures_are_remembered():
-    asked = []
-
-    def ask(questions):
-        asked.extend(questions)
-        return [f"no answer to {q}" if q == "bad" else 1.0 for q in questions]
-
-    cache = LastCallCache(ask)
-    with pytest.raises(ValueError, match="no answer to bad"):
-        cache(["a", "bad", "a", "b"])
-    assert cache(["a"]) == cache(["b"]) == [1.0]
-    with pytest.raises(ValueError, match="no answer to bad"):
-        cache(["bad"])
-    assert asked == ["a", "bad", "b"]
-    cache(["c"])
-    cache(["a"])  # only the last call is kept
-    assert asked == ["a", "bad", "b", "c", "a"]
 
 
 # The judge's prompt
@@ -285,19 +258,18 @@ def test_the_majority_of_labelers_wins_and_a_pair_without_labels_is_reported(tmp
         for labeler, ranks in (("ann", (1, 2)), ("ben", (1, 2)), ("cas", (2, 1)))
         for output, rank in zip((GOOD, BAD), ranks, strict=True)
     ]
-    file = tmp_path / "labels.jsonl"
-    file.write_text("\n".join(map(json.dumps, rows)))
+    file = write_lines(tmp_path / "labels.jsonl", rows)
     judge = find_scorer(f"preference=labels:{file}")
     won, lost = judge.score([WON, LOST])
     assert won == {"win": 1.0, "share": pytest.approx(2 / 3)}
     assert lost == {"win": 0.0, "share": pytest.approx(1 / 3)}
     with pytest.raises(ValueError, match="no labeler compares"):
         judge.score([WON, Item("Wax.", PROMPT, references=(BAD,))])
-    pairs = tmp_path / "pairs.jsonl"
-    pair = {"prompt": PROMPT, "output_1": GOOD, "output_2": BAD, "preference": 0.125}
-    pairs.write_text(json.dumps(pair))
+    pairs = write_lines(
+        tmp_path / "pairs.jsonl", [pair := {"prompt": PROMPT, "output_1": GOOD, "output_2": BAD, "preference": 0.125}]
+    )
     found = find_scorer(f"preference=labels:{pairs}").score([WON, LOST])
     assert found == [{"win": 1, "share": 0.875, "preference": 0.875}, {"win": 0, "share": 0.125, "preference": 0.125}]
-    pairs.write_text(json.dumps(pair | {"preference": 0}))  # not graded
+    write_lines(pairs, [pair | {"preference": 0}])  # not graded
     assert find_scorer(f"preference=labels:{pairs}").score([WON]) == [{"win": 1, "share": 1}]
     assert (judge.name, judge.revision) == ("labels:labels.jsonl", hashlib.sha256(file.read_bytes()).hexdigest())

@@ -121,14 +121,6 @@ def test_adaptive_kl_is_that_of_ziegler_et_al(kl, change):
 # Advantages
 
 
-def test_gae_of_three_tokens():
-    # γ = .9, λ = .5; the value after the end is 0:
-    # δ₂ = 2 + 0 − .4 = 1.6;  δ₁ = 0 + .9·.4 − .3 = .06;  δ₀ = 1 + .9·.3 − .5 = .77
-    # A₂ = 1.6;  A₁ = .06 + .45·1.6 = .78;  A₀ = .77 + .45·.78 = 1.121
-    found = gae(np.array([1.0, 0.0, 2.0]), np.array([0.5, 0.3, 0.4]), discount=0.9, lam=0.5)
-    assert found == pytest.approx([1.121, 0.78, 1.6])
-
-
 @given(arrays(np.float64, st.tuples(st.just(2), st.integers(1, 30)), elements=st.floats(-3, 3)), SHARE, SHARE)
 def test_gae_equals_the_loop_from_the_last_token_to_the_first(episode, discount, lam):
     rewards, values = episode
@@ -175,13 +167,9 @@ def test_explained_variance():
 # Schedules
 
 
-def test_the_cosine_schedule_falls_from_one_to_a_tenth_without_warm_up():
+def test_the_cosine_falls_from_one_to_a_tenth_and_the_warm_up_rises_from_a_tenth_to_one_in_ten_iterations():
     factors = [losses.cosine(step, 101) for step in range(101)]
     assert [factors[i] for i in (0, 25, 50, 100)] == pytest.approx([1, 0.1 + 0.45 * (1 + math.sqrt(0.5)), 0.55, 0.1])
     assert factors == sorted(factors, reverse=True)
-    assert losses.cosine(0, 1) == 1
-
-
-def test_the_warm_up_rises_from_a_tenth_to_one_in_ten_iterations():
     assert [losses.warmup(step) for step in (0, 1, 5, 10, 11, 1000)] == pytest.approx([0.1, 0.19, 0.55, 1, 1, 1])
-    assert losses.warmup(0, steps=0) == 1
+    assert (losses.cosine(0, 1), losses.warmup(0, steps=0)) == (1, 1)

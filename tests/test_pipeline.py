@@ -7,11 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from cases import cases, read_lines, write_lines
 from commands import files_of
 
 from alignbench.data import Provenance
 from alignbench.errors import AlignbenchError
-from alignbench.evaluation import evaluate, pipeline, rescore, score_file
+from alignbench.evaluation import evaluate, rescore, score_file
 from alignbench.evaluation.evaluate import sample
 from alignbench.evaluation.pipeline import Job
 from alignbench.models.model import Model
@@ -77,49 +78,34 @@ def worst(document, outputs):
     return found | ({"worst_odd": found["worst"]} if document.target["odd"] else {})
 
 
+LENGTH = Metric("length", "words", "–")
 TASK = Task(
     name="words",
-    version=1,
     title="words",
     card="none",
-    metrics=(
-        Metric("worst", "share", "lower", scorer="toxicity"),
-        Metric("worst_odd", "share", "lower", scorer="toxicity"),
-        Metric("length", "words", "–"),
-    ),
+    metrics=(*(Metric(name, "share", "lower", scorer="toxicity") for name in ("worst", "worst_odd")), LENGTH),
     group="none",
     headline="worst",
     load=lambda options: DATA,
     generation=Generation(Sampling(3, samples=SAMPLES, temperature=1.0), worst, scorers=("toxicity",)),
 )
-DATA = TaskData(
-    [
-        Document(str(i), f"prompt {i}", target={"odd": i % 2, "note": "<b>"}, category="ab"[i % 2])
-        for i in range(N)
-    ],
-    (Provenance("none", "none", "none", "none", N, True),),
-)  # fmt: skip
+TARGETS = [{"odd": i % 2, "note": "<b>"} for i in range(N)]
+DOCUMENTS = [Document(str(i), f"prompt {i}", target=own, category="ab"[i % 2]) for i, own in enumerate(TARGETS)]
+DATA = TaskData(DOCUMENTS, (Provenance("none", "none", "none", "none", N, True),))
 
 
-def run(
-    out: Path,
-    engine: WordEngine | None = None,
-    *scorers: VileCounter,
-    chat: bool = False,
-    task: Task = TASK,
-    shard: Shard | None = None,
-):
+def run(out, engine=None, *scorers, chat=False, task=TASK):
     """Evaluate the engine on the task, as `evaluate` does."""
     engine = engine or WordEngine()
     used = (scorers or (VileCounter(),)) if task.generation.scorers else ()
     model = Model("model", {"model": {"name": "model"}}, True, True, True, lambda: engine)
     jobs = [Job(task, DATA, None, 0, used)]
-    return evaluate._evaluate_model(model, jobs, out, "chat" if chat else "none", shard or Shard(), Progress())
+    return evaluate._evaluate_model(model, jobs, out, "chat" if chat else "none", Shard(), Progress())
 
 
 def lines(folder: Path) -> list[dict]:
     (file,) = folder.glob("**/words-*/documents.jsonl")
-    return [json.loads(line) for line in file.read_text().splitlines()]
+    return read_lines(file)
 
 
 @pytest.fixture
@@ -180,24 +166,6 @@ def test_a_partly_recorded_chunk_is_scored_together_again(tmp_path):
     assert files_of(tmp_path / "torn") == files_of(tmp_path / "whole")
 
 
-def test_three_processes_write_the_same_files_as_one(tmp_path, monkeypatch):
-    class OneAfterAnother(Shard):
-        def wait(self):
-            pass
-
-    run(tmp_path / "one")
-    with monkeypatch.context() as patch:
-        # the folders that the first process creates, without its records
-        patch.setattr(pipeline, "ScorerQueue", None)
-        with pytest.raises(TypeError):
-            run(tmp_path / "three")
-    for rank in (1, 2):
-        with pytest.raises(KeyError):  # the first process has not written the result yet
-            run(tmp_path / "three", shard=OneAfterAnother(rank, 3))
-    run(tmp_path / "three", shard=OneAfterAnother(0, 3))
-    assert files_of(tmp_path / "three") == files_of(tmp_path / "one")
-
-
 def test_documents_on_which_a_scorer_fails_are_unscored_and_rescore_completes_them(tmp_path, known_task):
     result = run(tmp_path, None, VileCounter(broken=True)).results[0]
     assert result.n_scored == 0
@@ -247,31 +215,26 @@ def test_rescore_rejects_unfinished_runs_and_unused_scorers(tmp_path, known_task
             rescore.rescore(folder, [spec])
 
 
-def test_a_failed_generation_is_unscored_and_not_zero(tmp_path):
-    result = run(tmp_path, WordEngine(fails_on="prompt 7")).results[0]
-    assert result.n_scored == N - 1
-    assert result.unscored == {"503, 6 times": 1}
-    line = lines(tmp_path)[7]
-    assert (line["metrics"]["worst"], line["unscored"]) == (None, "503, 6 times")
-
-
-def test_only_documents_with_transient_errors_are_generated_again(tmp_path):
+@pytest.mark.parametrize("transient", [False, True])
+def test_a_failed_generation_is_unscored_and_requested_again_only_after_a_transient_error(tmp_path, transient):
     run(tmp_path / "calm")
-    first = run(tmp_path / "rough", WordEngine(fails_on="7", transient=True)).results[0]
-    assert first.unscored == {"503, 6 times": 4}
+    result = run(tmp_path / "rough", WordEngine(fails_on="7", transient=transient)).results[0]
+    assert (result.n_scored, result.unscored) == (N - 4, {"503, 6 times": 4})
+    line = lines(tmp_path / "rough")[7]
+    assert (line["metrics"]["worst"], line["unscored"]) == (None, "503, 6 times")
     engine = WordEngine()
     run(tmp_path / "rough", engine)
-    assert sorted(engine.requested) == ["words/17", "words/27", "words/37", "words/7"]
-    assert files_of(tmp_path / "rough") == files_of(tmp_path / "calm")
+    assert sorted(engine.requested) == ["words/17", "words/27", "words/37", "words/7"] * transient
+    assert (files_of(tmp_path / "rough") == files_of(tmp_path / "calm")) == transient
 
 
 def test_without_a_scorer_records_are_complete_at_once(tmp_path):
     generation = Generation(Sampling(3), lambda document, outputs: {"length": 3.0})
-    task = replace(TASK, metrics=(Metric("length", "words", "–"),), headline="length", generation=generation)
+    task = replace(TASK, metrics=(LENGTH,), headline="length", generation=generation)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, WordEngine(dies_after=4), task=task)
     (file,) = tmp_path.glob("*/words-*/documents.partial.jsonl")
-    assert [json.loads(line)["metrics"]["length"] for line in file.read_text().splitlines()] == [3.0] * 4
+    assert [line["metrics"]["length"] for line in read_lines(file)] == [3.0] * 4
 
 
 def test_numbers_of_a_scorer_that_the_task_does_not_know_are_reported(tmp_path):
@@ -301,11 +264,6 @@ def test_a_limit_is_stratified_by_category():
 # Outputs in a file
 
 
-def write(file: Path, rows: list[dict]) -> Path:
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return file
-
-
 def values(run) -> dict[str, float]:
     return {metric.metric: metric.value for metric in run.results[0].metrics}
 
@@ -314,7 +272,7 @@ def test_reference_answers_get_the_best_scores_and_empty_outputs_the_worst(tmp_p
     references = ["The hens sleep in the old barn.", "Milk goes to the village at dawn, by cart."]
     rows = [{"id": i, "output": text, "references": [text]} for i, text in enumerate(references)]
     empty = [row | {"output": ""} for row in rows]
-    files = write(tmp_path / "human.jsonl", rows), write(tmp_path / "silent.jsonl", empty)
+    files = write_lines(tmp_path / "human.jsonl", rows), write_lines(tmp_path / "silent.jsonl", empty)
     high, low = (values(score_file.score_file(file, tmp_path / "runs")) for file in files)
     assert (high["exact_match"], high["f1"], high["rouge_l"]) == (1, 1, 1)
     assert (high["bleu"], high["chrf"]) == (pytest.approx(100), pytest.approx(100))
@@ -324,60 +282,42 @@ def test_reference_answers_get_the_best_scores_and_empty_outputs_the_worst(tmp_p
 def test_outputs_in_a_file_get_the_same_scores_as_a_model(tmp_path, known_task):
     model = run(tmp_path / "model").results[0]
     rows = [{"id": line["id"], "outputs": [o["text"] for o in line["outputs"]]} for line in lines(tmp_path / "model")]
-    file = write(tmp_path / "system.jsonl", rows)
+    file = write_lines(tmp_path / "system.jsonl", rows)
     mine = score_file.score_file(file, tmp_path / "runs", task="words", name="system").results[0]
     assert (mine.metrics, mine.unscored) == (model.metrics, model.unscored)
     assert (mine.template, model.template) == (None, "none")  # the template is unknown
     table = "id,output\n" + "".join(f"{row['id']},{text}\n" for row in rows for text in row["outputs"])
     (tmp_path / "system.csv").write_text(table)
     assert score_file.score_file(tmp_path / "system.csv", tmp_path / "csv", task="words").results[0] == mine
+    fewer = write_lines(tmp_path / "fewer.jsonl", rows[:-3])
+    result = score_file.score_file(fewer, tmp_path / "runs", task="words").results[0]
+    unscored = {"the file has no output for it": 3}
+    assert (result.n, result.n_scored, result.unscored) == (N, N - 3, unscored)
 
 
 def test_numeric_ids_become_text_and_a_list_in_a_csv_file_is_json(tmp_path):
     rows = [{"id": i, "output": f"answer {i}", "references": [f"answer {i}"]} for i in (2, 1, 0)]
-    result = score_file.score_file(write(tmp_path / "o.jsonl", rows), tmp_path / "runs")
+    result = score_file.score_file(write_lines(tmp_path / "o.jsonl", rows), tmp_path / "runs")
     file = next(result.folder.glob("outputs-*/documents.jsonl"))
-    assert [json.loads(line)["id"] for line in file.read_text().splitlines()] == ["2", "1", "0"]
+    assert [line["id"] for line in read_lines(file)] == ["2", "1", "0"]
     (tmp_path / "o.csv").write_text('id,output,references\n1,hay,"[""straw"", ""hay""]"\n')
     assert values(score_file.score_file(tmp_path / "o.csv", tmp_path / "runs"))["exact_match"] == 1
 
 
-def test_a_scorer_without_input_does_not_make_a_document_unscored(tmp_path):
+def test_a_scorer_without_input_makes_no_document_unscored_and_a_metric_of_no_document_is_left_out(tmp_path):
     rows = [
         {"id": 1, "output": "It has 7 eggs.", "references": ["It has 7 eggs."], "source": "Ann has 7 eggs."},
         {"id": 2, "output": "It has 9 eggs.", "references": ["It has 9 eggs."]},
     ]
-    file = write(tmp_path / "o.jsonl", rows)
+    file = write_lines(tmp_path / "o.jsonl", rows)
     (result,) = score_file.score_file(file, tmp_path / "runs", scorers=["entailment=extractive"]).results
     n = {metric.metric: (metric.n, metric.n_unscored) for metric in result.metrics}
     assert (n["bleu"], n["hallucination_rate"]) == ((2, 0), (1, 0))
-
-
-def test_a_metric_that_applies_to_no_document_is_left_out_of_the_result():
     found = summarise(TASK, [Record("1", "", metrics={"length": 3.0})], shots=0, limit=None, seed=0)
     assert [metric.metric for metric in found.metrics] == ["length"]
 
 
-def test_a_document_without_an_output_is_unscored(tmp_path, known_task):
-    file = write(tmp_path / "s.jsonl", [{"id": str(i), "outputs": ["hay"] * SAMPLES} for i in range(N - 3)])
-    result = score_file.score_file(file, tmp_path / "runs", task="words").results[0]
-    assert (result.n, result.n_scored) == (N, N - 3)
-    assert result.unscored == {"the file has no output for it": 3}
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ('{"id": "1", "output": "a"\n', r"s\.jsonl:1: not valid JSON"),
-        ('{"output": "hay"}\n', r"s\.jsonl:1: no id"),
-        ('{"id": "nobody", "output": "hay"}\n', r"s\.jsonl:1: id 'nobody' is not a document of words"),
-        ('{"id": "1", "text": "hay"}\n', r"s\.jsonl:1: expected a column `output`"),
-        ('{"id": "1", "output": "hay"}\n', r"id '1': 1 outputs, but words takes 25"),
-        ('{"id": "1", "output": "hay", "references": 5}\n', "1 outputs, but words takes 25"),
-        ("\n", "no rows"),
-        ("[1]\n", r"s\.jsonl:1: expected a JSON object"),
-    ],
-)
+@pytest.mark.parametrize(("content", "message"), cases("rejected_inputs")["outputs"])
 def test_an_invalid_row_is_named_by_file_and_line(tmp_path, known_task, content, message):
     (tmp_path / "s.jsonl").write_text(content)
     with pytest.raises(AlignbenchError, match=message):

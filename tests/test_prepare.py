@@ -3,7 +3,6 @@
 import csv
 import json
 import os
-import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,14 +10,13 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from cases import cases
+from cases import cases, read_lines, write_lines
+from commands import files_of, run, run_process
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
-from typer.testing import CliRunner
 
-from alignbench.cli.app import app
 from alignbench.data.fetch import sha256_of
 from alignbench.data.prepare import SPLITS, Prepared, Settings, are_first, prepare, split_of
 from alignbench.errors import AlignbenchError
@@ -26,6 +24,7 @@ from trainers.data import read_demonstrations, read_prompts, read_rankings
 
 CASES = cases("prepare")
 PERSONAL = CASES["personal"]
+FILE, OUT = Path("p.jsonl"), Path("out")
 USER = "u0"  # of the training split
 needs_pii = pytest.mark.skipif(find_spec("presidio_analyzer") is None, reason="needs the extra pii")
 
@@ -36,22 +35,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def write(rows: list[dict[str, Any]]) -> str:
-    Path("p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return "p.jsonl"
-
-
 def read(*splits: str) -> list[dict[str, Any]]:
-    files = [Path("out") / f"{split}.jsonl" for split in splits or SPLITS]
-    return [json.loads(line) for file in files for line in file.read_text(encoding="utf-8").splitlines()]
+    return [row for split in splits or SPLITS for row in read_lines(OUT / f"{split}.jsonl")]
 
 
 def prepared(rows: list[dict[str, Any]], **settings: Any) -> Prepared:
-    return prepare(write(rows), Path("out"), Settings(**{"pii": False, **settings}))
-
-
-def files_of(out: str = "out") -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in Path(out).iterdir()}
+    return prepare(str(write_lines(FILE, rows)), OUT, Settings(**{"pii": False, **settings}))
 
 
 def of_user(*prompts: str) -> list[dict[str, Any]]:
@@ -173,10 +162,13 @@ def test_where_personal_data_is_found(case):
     assert done.removed["personal data"] == sum(map(len, case["found"].values()))
 
 
-def test_without_the_extra_the_error_names_it(monkeypatch):
+def test_without_the_extra_the_error_names_it_and_without_the_check_the_summary_says_so(monkeypatch):
     monkeypatch.setitem(sys.modules, "presidio_analyzer", None)
     with pytest.raises(AlignbenchError, match=r"pip install 'alignbench\[pii\]', or pass --no-pii"):
         prepared(farm(2), pii=True)
+    write_lines(FILE, [{"prompt": PERSONAL["EMAIL_ADDRESS"]}])
+    assert "personal data: not checked (--no-pii)" in run(*COMMAND, "--no-pii", "--no-users").stdout
+    assert json.loads(files_of(OUT)["prepared.json"])["settings"]["pii"] is False
 
 
 # ---- rows ----------------------------------------------------------------------------------------------------------
@@ -240,18 +232,17 @@ COMMAND = ["data", "prepare", "p.jsonl", "--out", "out"]
 @needs_pii
 def test_another_process_with_another_hash_seed_writes_the_same_bytes():
     prepared(EVERYTHING, pii=True)
-    once = files_of()
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "1"}
-    subprocess.run([sys.executable, "-m", "alignbench", *COMMAND], env=environment, timeout=120, check=True)
-    assert files_of() == once
+    once = files_of(OUT)
+    assert run_process(*COMMAND, env={"PYTHONHASHSEED": "1"}).returncode == 0
+    assert files_of(OUT) == once
 
 
 @needs_pii
 def test_the_command_writes_the_splits_and_prints_all_removals():
-    write(EVERYTHING)
-    done = CliRunner().invoke(app, [*COMMAND, "--max-prompt-characters", "800"])
-    assert files_of().keys() == {"prepared.json", *(f"{name}.jsonl" for name in SPLITS)}
-    found = json.loads(files_of()["prepared.json"])
+    write_lines(FILE, EVERYTHING)
+    done = run(*COMMAND, "--max-prompt-characters", "800")
+    assert files_of(OUT).keys() == {"prepared.json", *(f"{name}.jsonl" for name in SPLITS)}
+    found = json.loads(files_of(OUT)["prepared.json"])
     assert found["source"]["sha256"] == sha256_of(Path("p.jsonl"))
     assert found["settings"]["max_prompt_characters"] == 800
     removed = {"too long": 1, "duplicate prefix": 1, "over the user's limit": 0, "personal data": len(PERSONAL)}
@@ -263,20 +254,12 @@ def test_the_command_writes_the_splits_and_prints_all_removals():
     for name, split in found["splits"].items():
         assert table[name].split("\t")[:2] == [str(split["prompts"]), str(split["users"])]
     assert sum(split["prompts"] for split in found["splits"].values()) == len(farm())
-    assert "example.com" not in done.output
-
-
-def test_without_the_check_for_personal_data_the_summary_says_so():
-    write([{"prompt": PERSONAL["EMAIL_ADDRESS"]}])
-    assert (
-        "personal data: not checked (--no-pii)" in CliRunner().invoke(app, [*COMMAND, "--no-pii", "--no-users"]).stdout
-    )
-    assert json.loads(files_of()["prepared.json"])["settings"]["pii"] is False
+    assert "example.com" not in done.stdout + done.stderr
 
 
 def test_a_failed_write_leaves_the_old_files(monkeypatch):
     prepared(farm(20))
-    before, write_bytes = files_of(), Path.write_bytes
+    before, write_bytes = files_of(OUT), Path.write_bytes
 
     def full_disk(path: Path, content: bytes) -> int:
         if "validation" in path.name:
@@ -286,7 +269,7 @@ def test_a_failed_write_leaves_the_old_files(monkeypatch):
     monkeypatch.setattr(Path, "write_bytes", full_disk)
     with pytest.raises(AlignbenchError, match=r"out: cannot be written: No space left on device$"):
         prepared(farm(300))
-    assert files_of() == before
+    assert files_of(OUT) == before
     with pytest.raises(AlignbenchError, match=r"p.jsonl: cannot be written: File exists$"):
         prepare("p.jsonl", Path("p.jsonl"), Settings(pii=False))
     with pytest.raises(AlignbenchError, match=r"nowhere.jsonl: no such file"):

@@ -39,12 +39,9 @@ def test_links_name_existing_files_and_sections(page):
             assert not section or section in sections(file), target
 
 
-def test_the_readme_lists_every_task():
+def test_the_readme_lists_every_task_and_docs_metrics_has_its_protocol():
     listed = re.search(r"\n## Tasks\n\n(\|.*?)\n\n", README.read_text(), re.DOTALL)[1]
     assert set(re.findall(r"`(\w+)`", listed)) == set(all_tasks())
-
-
-def test_docs_metrics_has_the_protocol_of_every_task():
     assert set(all_tasks()) <= set(re.findall(r"`(\w+)`", (ROOT / "docs/metrics.md").read_text()))
 
 

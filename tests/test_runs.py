@@ -1,8 +1,7 @@
 """Run folders: identity, locking, records in order, interrupted writes."""
 
-import json
-
 import pytest
+from cases import read_lines
 
 from alignbench.errors import AlignbenchError
 from alignbench.runs.folder import open_run, write_json
@@ -26,7 +25,7 @@ def test_another_identity_is_another_folder_whatever_the_order_of_its_keys(tmp_p
         assert again.path == run.path
 
 
-def test_two_processes_cannot_write_to_one_run(tmp_path):
+def test_a_run_of_another_process_and_a_folder_that_cannot_be_written_are_refused(tmp_path):
     with (
         open_run(tmp_path, "m", IDENTITY),
         pytest.raises(AlignbenchError, match="another alignbench process"),
@@ -35,14 +34,16 @@ def test_two_processes_cannot_write_to_one_run(tmp_path):
         pass
     with open_run(tmp_path, "m", IDENTITY):  # the lock goes with its holder
         pass
+    (tmp_path / "file").write_text("")
+    with pytest.raises(AlignbenchError, match="cannot be written"), open_run(tmp_path / "file", "m", IDENTITY):
+        pass
 
 
 def test_records_are_sorted_into_the_order_of_the_task(folder):
     for identifier in ("c", "a", "b"):
         folder.append(Record(identifier, "x"))
     folder.finish({"a": 0, "b": 1, "c": 2}, {"n": 3})
-    lines = (folder.path / "documents.jsonl").read_text().splitlines()
-    assert [json.loads(line)["id"] for line in lines] == ["a", "b", "c"]
+    assert [line["id"] for line in read_lines(folder.path / "documents.jsonl")] == ["a", "b", "c"]
     assert folder.result() == {"n": 3}
     assert sorted(file.name for file in folder.path.iterdir()) == ["documents.jsonl", "result.json", "task.json"]
     (folder.path / "result.json").unlink()  # an interruption between the records and the result
@@ -51,28 +52,10 @@ def test_records_are_sorted_into_the_order_of_the_task(folder):
     assert folder.result() == {"n": 3}
 
 
-def test_an_incomplete_last_line_is_cut_off(folder):
-    folder.append(Record("a", ""))
-    with (folder.path / "documents.partial.jsonl").open("a") as stream:
-        stream.write('{"id": "b", "x"')
-    assert [record.id for record in folder.records()] == ["a"]
-    folder.append(Record("b", ""))
-    assert [record.id for record in folder.records()] == ["a", "b"]
-
-
-def test_text_that_utf8_cannot_hold_is_escaped(folder):
+def test_text_that_utf8_cannot_hold_is_escaped_and_nan_refused(folder, tmp_path):
     folder.append(Record("a", "lone \ud800 surrogate, é, \u2028, \x1b[31m"))
     (record,) = folder.records()
     assert record.prompt.startswith("lone ")
     assert "\x1b" not in (folder.path / "documents.partial.jsonl").read_text()
-
-
-def test_nan_is_refused(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
         write_json(tmp_path / "x.json", {"value": float("nan")})
-
-
-def test_a_folder_that_cannot_be_written_is_an_error(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(AlignbenchError, match="cannot be written"), open_run(tmp_path / "file", "m", IDENTITY):
-        pass

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from alignbench.models.checkpoint import find_checkpoint
 from trainers.run import identity
-from trainers.sft import SFTConfig, train
+from trainers.sft import SFTConfig
 
 folder = pytest.fixture(scope="module")(stages.prepare)
 
@@ -117,17 +117,10 @@ def test_pretraining_text_is_mixed_in_at_its_proportion_and_used_up_before_it_re
     assert len(set(epochs[0] + epochs[1])) == 4
 
 
-def test_a_checkpoint_records_its_origin_and_a_finished_run_is_not_trained_again(folder, fine_tune):
-    out = fine_tune()
-    recipe, parent = stages.recipe_of(out), find_checkpoint(str(folder / "model"))
+def test_a_checkpoint_records_its_origin(folder, fine_tune):
+    recipe, parent = stages.recipe_of(fine_tune()), find_checkpoint(str(folder / "model"))
     assert (recipe["stage"], recipe["parent"], recipe["metrics"]) == ("sft", identity(parent), {"epoch": 1})
     assert [len(data["sha256"]) for data in recipe["data"]] == [64]
     config = SFTConfig(**recipe["config"])
-    assert recipe["config"].keys() == asdict(config).keys()
-    assert recipe["config"]["lr"] == 1e-2
+    assert (config.lr, recipe["config"].keys()) == (1e-2, asdict(config).keys())
     assert recipe["versions"].keys() >= {"alignbench", "torch", "transformers", "accelerate"}
-    assert train(config) == (out / "final", {"epoch": 1})
-    second = fine_tune(model=str(out / "final"))
-    lineage = find_checkpoint(str(second / "final")).lineage
-    assert [ancestor.stage for ancestor in lineage] == ["base", "sft", "sft"]
-    assert lineage[0].weights_sha256 == parent.weights_sha256

@@ -8,7 +8,7 @@ from cases import cases
 from typer.testing import CliRunner
 
 from alignbench.cli.data import app
-from alignbench.data.tables import read_rows
+from alignbench.data.tables import read_rows, read_source
 from alignbench.errors import AlignbenchError
 
 CASES = cases("tables")
@@ -42,6 +42,9 @@ def test_bytes_are_utf8_and_may_be_compressed(tmp_path):
     path.write_bytes(path.read_bytes()[:-12])
     with pytest.raises(AlignbenchError, match=r"rows\.jsonl\.gz: cannot be read: Compressed file ended"):
         read_rows(path, "jsonl")
+    (path := tmp_path / "rows.parquet").write_text("PAR1")
+    with pytest.raises(AlignbenchError, match=r"\A[^\n]*rows\.parquet: not a parquet file that can be read [^\n]*\Z"):
+        read_source(str(path))
 
 
 @pytest.mark.needs_data

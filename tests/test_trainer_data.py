@@ -1,8 +1,6 @@
 """Training data: all forms of rows give the same plain text, and a wrong row is named by file and line."""
 
 import hashlib
-from pathlib import Path
-from typing import Any
 
 import datasets
 import pytest
@@ -30,7 +28,7 @@ CHATML = (
 )
 
 
-def write(path: Path, *rows: Any) -> str:
+def write(path, *rows):
     return write_rows(path, rows)
 
 
@@ -38,11 +36,11 @@ def plain_chat(messages: list[dict[str, str]], add_generation_prompt: bool) -> s
     return "".join(f"<{m['role']}>{m['content']}<end>" for m in messages) + "<assistant>" * add_generation_prompt
 
 
-def user(text: str) -> dict[str, str]:
+def user(text):
     return {"role": "user", "content": text}
 
 
-def assistant(text: str) -> dict[str, str]:
+def assistant(text):
     return {"role": "assistant", "content": text}
 
 

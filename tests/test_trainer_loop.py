@@ -18,12 +18,6 @@ from trainers.packing import Example
 accelerator = pytest.fixture(scope="module")(an_accelerator)
 
 
-def layer_and_optimizer():
-    torch.manual_seed(0)
-    layer = nn.Linear(3, 2)
-    return layer, adam([(layer.parameters(), 0.1)])
-
-
 # Optimizer steps
 
 
@@ -52,17 +46,16 @@ def test_the_gradient_is_clipped_and_its_unclipped_norm_returned(max_norm, moved
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_gradient_that_is_not_finite_changes_neither_weights_nor_moments(bad):
-    layer, optimizer = layer_and_optimizer()
+    layer = nn.Linear(3, 2)
+    optimizer = adam([(layer.parameters(), 0.1)])
     layer(torch.ones(1, 3)).sum().backward()
     take_step(layer, optimizer, None)
-    weights, moments = copy.deepcopy(layer.state_dict()), copy.deepcopy(optimizer.state_dict()["state"])
+    before = copy.deepcopy((layer.state_dict(), optimizer.state_dict()["state"]))
     layer(torch.ones(1, 3)).sum().backward()
     layer.bias.grad[1] = bad
     with pytest.raises(loop.NotFiniteError):
         take_step(layer, optimizer, 1.0)
-    assert all(torch.equal(found, weights[name]) for name, found in layer.state_dict().items())
-    for number, state in optimizer.state_dict()["state"].items():
-        assert all(torch.equal(found, moments[number][name]) for name, found in state.items())
+    torch.testing.assert_close((layer.state_dict(), optimizer.state_dict()["state"]), before, rtol=0, atol=0)
     assert all(p.grad is None for p in layer.parameters())
 
 

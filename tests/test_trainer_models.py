@@ -122,11 +122,9 @@ def test_residual_dropout_drops_its_rate_of_each_blocks_output_in_training_only(
             kept = dropped != 0
             assert float((~kept).float().mean()) == pytest.approx(0.2, abs=0.03)  # of 6,400: 6 standard errors
             torch.testing.assert_close(dropped[kept], whole[kept] / 0.8, rtol=1e-4, atol=1e-5)
-
-
-def test_dropout_without_known_blocks_is_refused():
-    assert "dropout=0" in refusal(lambda: residual_dropout(nn.Sequential(nn.Linear(2, 2)), 0.2))
-    residual_dropout(nn.Sequential(nn.Linear(2, 2)), 0.0)
+    unknown = nn.Sequential(nn.Linear(2, 2))
+    residual_dropout(unknown, 0.0)
+    assert "dropout=0" in refusal(lambda: residual_dropout(unknown, 0.2))
 
 
 # LoRA
@@ -200,22 +198,17 @@ def test_a_response_is_the_tokens_after_the_prompt_as_the_engine_encodes_it(prom
 
 
 def test_merged_tokens_are_separated_and_an_existing_end_token_is_not_added_again():
-    tokenizer = tiny_tokenizer()
+    tokenizer, bare = tiny_tokenizer(), tiny_tokenizer(bos=False)
     texts, end = Texts(tokenizer), tokenizer.eos_token_id
     short, whole = texts.prompts(["The doc", "Answer:"])
     assert tokenizer("The doctor")["input_ids"][: len(short)] != short  # there is a merge
     assert tokenizer.decode(texts.response("The doc", short, "tor")) == "tor</s>"
     for response in (" honey", " honey</s>"):
         assert [*whole, *texts.response("Answer:", whole, response)] == [*tokenizer("Answer: honey")["input_ids"], end]
-    assert texts.response("Answer:", whole, "") == [end]
-
-
-def test_an_empty_prompt_is_the_start_token():
-    for tokenizer in TOKENIZERS:
-        texts = Texts(tokenizer)
-        start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-        assert texts.prompts([""]) == [[start]]
-        assert tokenizer.decode(texts.response("", [start], "Mars")[:-1]) == "Mars"
-    bare = tiny_tokenizer(bos=False)
+    # an empty prompt is the start token, or else the end token
+    assert [Texts(each).prompts([""]) for each in (tokenizer, bare)] == [
+        [[tokenizer.bos_token_id]],
+        [[bare.eos_token_id]],
+    ]
     bare.eos_token = None
     assert "empty prompt" in refusal(lambda: Texts(bare).prompts([""]))

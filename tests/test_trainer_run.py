@@ -138,17 +138,14 @@ def test_a_full_disk_while_logging_is_one_line_and_other_errors_are_unchanged(ou
 # The accelerator and the trackers
 
 
-@pytest.mark.parametrize(("variable", "name"), [("DEEPSPEED", "DeepSpeed"), ("FSDP", "FSDP1")])
-def test_launchers_that_cannot_accumulate_gradients_are_refused(out, monkeypatch, variable, name):
-    monkeypatch.setenv(f"ACCELERATE_USE_{variable}", "true")
-    line = refusal(lambda: make_accelerator(Config(out=str(out), trackers=(), cpu=True)))
-    assert line == f"{name}: not supported; start with FSDP2 or DDP instead"
-
-
-def test_trackers_that_are_unknown_or_not_installed_are_refused(out, monkeypatch):
-    def make(trackers, **options):
+def test_launchers_and_trackers_that_cannot_be_used_are_refused(out, monkeypatch):
+    def make(trackers=(), **options):
         return make_accelerator(Config(out=str(out), trackers=trackers, cpu=True), **options)
 
+    for variable, name in (("DEEPSPEED", "DeepSpeed"), ("FSDP", "FSDP1")):
+        with monkeypatch.context() as patched:
+            patched.setenv(f"ACCELERATE_USE_{variable}", "true")
+            assert refusal(make) == f"{name}: not supported; start with FSDP2 or DDP instead"
     assert "choose among tensorboard, wandb" in refusal(lambda: make(("tensorbored",)))
     monkeypatch.setattr("trainers.loop.find_spec", lambda name: None)
     assert "pip install 'alignbench[train]'" in refusal(lambda: make(("tensorboard",)))
@@ -177,15 +174,11 @@ def stages(tmp_path_factory) -> dict[str, Path]:
     """base → sft → reward and base → sft → ppo, in the folders of the trainers."""
     home = tmp_path_factory.mktemp("stages")
     found = {"base": save_tiny_checkpoint(home / "tiny-base", seed=0)}
-    table = (
-        ("sft", "sft", "base", "sft/final"),
-        ("reward", "reward", "sft", "rm/final"),
-        ("ppo", "ppo-ptx", "sft", "ppo/checkpoints/step-5"),
-    )
-    for seed, (name, stage, parent, path) in enumerate(table):
+    table = (("sft", "sft/final", "base"), ("reward", "rm/final", "sft"), ("ppo", "ppo/checkpoints/step-5", "sft"))
+    for seed, (name, path, parent) in enumerate(table):
         found[name] = save_tiny_checkpoint(home / path, seed=seed + 1)
         models = {"reward": str(found["reward"]) if name == "ppo" else "a:function", "value": None}
-        recipe = Origin.find(stage, str(found[parent]), models, []).recipe({"lr": 1e-5}, {"kl": float("nan")})
+        recipe = Origin.find(name, str(found[parent]), models, []).recipe({"lr": 1e-5}, {"kl": float("nan")})
         (found[name] / "recipe.json").write_text(json.dumps(recipe))
     return found
 
@@ -195,11 +188,11 @@ def test_a_recipe_and_a_lineage_name_the_checkpoints_from_the_base_on(stages):
     lineages = {name: [(a.stage, a.name) for a in each.lineage] for name, each in found.items()}
     before = [("base", "tiny-base"), ("sft", "sft")]
     ours = {"base": [], "sft": before, "reward": [*before, ("reward", "rm")]}
-    assert lineages == ours | {"ppo": [*before, ("ppo-ptx", "ppo-step-5")]}
+    assert lineages == ours | {"ppo": [*before, ("ppo", "ppo-step-5")]}
     hashes = [found[name].weights_sha256 for name in ("base", "sft", "ppo")]
     assert [a.weights_sha256 for a in found["ppo"].lineage] == hashes
     recipe = json.loads((stages["ppo"] / "recipe.json").read_text())
-    expected = {"stage": "ppo-ptx", "data": [], "config": {"lr": 1e-5}, "metrics": {"kl": "nan"}}
+    expected = {"stage": "ppo", "data": [], "config": {"lr": 1e-5}, "metrics": {"kl": "nan"}}
     expected |= {"parent": identity(found["sft"]), "models": {"reward": identity(found["reward"])}}
     assert expected.items() <= recipe.items()
     assert recipe["versions"]["torch"] == version("torch")

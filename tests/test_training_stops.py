@@ -98,32 +98,29 @@ def test_a_run_stops_when_the_kl_exceeds_its_limit(folder, optimise):
     assert stages.same_weights(out / "final", expected)
 
 
-def times_nan(monkeypatch, module, name: str, call: int) -> None:
-    """Multiply the result of a function's call by NaN."""
+@pytest.mark.parametrize(
+    ("module", "name", "call", "stop"),
+    [
+        (losses, "value_loss", 3, ("iteration 4: the gradient is not finite", 2)),
+        # the first step's weights cannot be trusted
+        (loop, "map_packed", 1, ("iteration 2: log-probabilities or values are not finite", 0)),
+    ],
+)
+def test_numbers_that_are_not_finite_stop_the_run_and_remove_later_checkpoints(
+    folder, optimise, monkeypatch, module, name, call, stop
+):
     calls, function = iter(range(100)), getattr(module, name)
 
     def broken(*arguments):
-        found = function(*arguments)
-        factor = math.nan if next(calls) == call else 1
+        found, factor = function(*arguments), math.nan if next(calls) == call else 1
         return [item * factor for item in found] if isinstance(found, list) else found * factor
 
     monkeypatch.setattr(module, name, broken)
-
-
-def test_a_gradient_that_is_not_finite_stops_the_run_and_removes_later_checkpoints(folder, optimise, monkeypatch):
-    times_nan(monkeypatch, losses, "value_loss", 3)
     out = optimise(episodes=48, save_every=2, checkpoint_every=1, ema=0.0)
-    assert stop_of(out) == ("iteration 4: the gradient is not finite", 2)
-    assert sorted(path.name for path in (out / "checkpoints").iterdir()) == ["iteration-1", "iteration-2"]
-    assert not stages.same_weights(out / "final", folder / "model")
-
-
-def test_log_probabilities_that_are_not_finite_stop_the_run(folder, optimise, monkeypatch):
-    times_nan(monkeypatch, loop, "map_packed", 1)
-    out = optimise(episodes=40, save_every=1, ema=0.0)
-    # the first step's weights cannot be trusted
-    assert stop_of(out) == ("iteration 2: log-probabilities or values are not finite", 0)
-    assert stages.same_weights(out / "final", folder / "model")
+    assert stop_of(out) == stop
+    kept = sorted(path.name for path in (out / "checkpoints").glob("*"))
+    assert kept == ["iteration-1", "iteration-2"][: stop[1]]
+    assert stages.same_weights(out / "final", folder / "model") == (stop[1] == 0)
 
 
 @pytest.mark.parametrize(

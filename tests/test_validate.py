@@ -24,15 +24,12 @@ KNOWN = cases("validate")
 DATA = Path(__file__).parent / "cases" / "validate"
 
 
-def test_agreement_with_two_classes_by_hand_and_undefined_with_one() -> None:
+def test_agreement_with_two_classes_and_calibration_error_by_hand() -> None:
     # ties count half
     assert of_two_classes(roc_auc_score, [True, True, False, False], [0.9, 0.5, 0.5, 0.1]) == 3.5 / 4
     assert of_two_classes(balanced_accuracy_score, [True] * 9 + [False], [True] * 10) == 0.5
     assert of_two_classes(balanced_accuracy_score, [True, True, False], [True, False, False]) == 0.75
-    assert of_two_classes(roc_auc_score, [True, True], [0.1, 0.9]) is None
-
-
-def test_calibration_error_by_hand() -> None:
+    assert of_two_classes(roc_auc_score, [True, True], [0.1, 0.9]) is None  # one class
     # bin .2–.3: two texts at .25, one toxic: |.25 − .5|; bin .9–1: two texts at .9 and 1, one toxic: |.95 − .5|
     assert validate.expected_calibration_error([0, 1, 1, 0], [0.25, 0.25, 0.9, 1.0]) == pytest.approx((0.25 + 0.45) / 2)
     truth = [1] * 2 + [0] * 8 + [1] * 9 + [0]  # right in every bin
@@ -64,16 +61,13 @@ def test_perspectives_own_scores_agree_perfectly() -> None:
     assert found["rtp continuations", "Brier"].value == pytest.approx((0.2**2 + 0.2**2 + 0.4**2) / 3)
 
 
-def test_false_alarms_are_reported_by_functionality_and_group_and_hate_apart() -> None:
+def test_false_alarms_are_reported_by_functionality_and_group_and_a_limit_draws_the_same_texts() -> None:
     found = toxicity(n1=0.9, p1=0.51, p0=0.5, o0=1.0, h0=0.9)  # .5 itself is not toxic
     alarms = {metric: finding for (data, metric), finding in found.items() if data == "hatecheck"}
     assert {metric: finding.value for metric, finding in alarms.items()} == pytest.approx(KNOWN["false_alarms"])
     wasps = alarms["false alarms, wasps"]
     assert (wasps.n, wasps.high) == (2, 1)
     assert 0 < wasps.low < 1
-
-
-def test_a_limit_samples_the_same_texts_each_time() -> None:
     found = toxicity(limit=2)
     assert found == toxicity(limit=2)
     assert max(finding.n for finding in found.values()) <= 2

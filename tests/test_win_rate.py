@@ -6,13 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cases import read_lines, write_lines
 from sklearn.linear_model import LogisticRegression
-from tiny import save_tiny_checkpoint
 
 from alignbench.errors import AlignbenchError
-from alignbench.evaluation.evaluate import evaluate
 from alignbench.evaluation.rank import find_systems, rank_systems
-from alignbench.evaluation.rescore import rescore
 from alignbench.evaluation.score_file import judge_files, score_file
 from alignbench.evaluation.win_rate import find_answers, judge
 from alignbench.labels.table import read_labels, write_labels
@@ -25,13 +23,12 @@ QUESTIONS = [f"What does cow {number} say?" for number in range(30)]
 
 
 class Taste:
-    """Likes what a function says: 1 for the model's answer, ½, or 0; dies when it has been asked so often."""
+    """Likes what a function says: 1 for the model's answer, ½, or 0; fails when it has been asked so often."""
 
-    kind, name, revision, weights_sha256 = "preference", "taste", "1", None
+    kind, revision, weights_sha256 = "preference", "1", None
 
-    def __init__(self, likes, dies_after: int | None = None, **more: float) -> None:
-        self.likes, self.left, self.more = likes, dies_after, more
-        self.seen: list[str] = []
+    def __init__(self, likes, left: int | None = None, failure=None, name: str = "taste", **more: float) -> None:
+        self.likes, self.left, self.failure, self.name, self.more, self.seen = likes, left, failure, name, more, []
 
     def score(self, items):
         found = []
@@ -39,7 +36,7 @@ class Taste:
             if self.left is not None:
                 self.left -= 1
                 if self.left < 0:
-                    raise KeyboardInterrupt
+                    raise self.failure
             if "poison" in item.output:
                 raise ValueError("the judge gave no verdict")
             self.seen.append(item.group)
@@ -53,16 +50,11 @@ def longer(own: str, other: str) -> float:
 
 @pytest.fixture
 def prompts(tmp_path) -> Path:
-    return write(tmp_path / "prompts.jsonl", [{"id": f"q{i}", "prompt": q} for i, q in enumerate(QUESTIONS)])
-
-
-def write(file: Path, rows: list[dict]) -> Path:
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return file
+    return write_lines(tmp_path / "prompts.jsonl", [{"id": f"q{i}", "prompt": q} for i, q in enumerate(QUESTIONS)])
 
 
 def outputs(file: Path, texts) -> Path:
-    return write(file, [{"id": f"q{i}", "output": text} for i, text in enumerate(texts)])
+    return write_lines(file, [{"id": f"q{i}", "output": text} for i, text in enumerate(texts)])
 
 
 def answers(tmp_path: Path, prompts: Path, name: str, texts):
@@ -73,10 +65,6 @@ def answers(tmp_path: Path, prompts: Path, name: str, texts):
 
 def values(result) -> dict[str, float]:
     return {metric.metric: metric.value for metric in result.metrics}
-
-
-def reasons(verdicts) -> dict[str, str | None]:
-    return {record.id: record.unscored for record in verdicts.folder.records()}
 
 
 @pytest.fixture
@@ -111,10 +99,12 @@ def test_a_win_rate_counts_ties_half_and_is_reported_with_lengths(judged):
     assert 0.7 < rate.low < rate.value < rate.high < 0.95
 
 
-def test_length_control_moves_the_win_rate_of_a_length_judge_towards_one_half(judged):
+def test_a_win_rate_is_one_half_against_itself_and_length_control_moves_that_of_a_length_judge_there(judged, pair):
     found = values(judged(["moo" * (1 + i % 5) for i in range(30)], ["moo" * 2] * 30, Taste(longer)).result)
     assert found["agrees_with_longer"] == 1
     assert abs(found["win_rate_length_controlled"] - 0.5) < abs(found["win_rate"] - 0.5)
+    found = values(judge(pair[0], pair[0], Taste(lambda a, b: 0.5)).result)
+    assert found["win_rate"] == found["win_rate_length_controlled"] == 0.5
 
 
 def test_graded_preferences_are_the_win_rate_and_have_no_ties(tmp_path, prompts):
@@ -162,14 +152,14 @@ def test_win_rates_of_alpaca_eval_are_the_published_ones(
          texts[n][1], "generator_2": model, "annotator": "gpt4_turbo", "preference": rows[n]["preference"], "price": 1}
         for n, prompt in enumerate(prompts)
     ]  # fmt: skip
-    labels = read_labels(str(write(tmp_path / "annotations.jsonl", annotations)))
+    labels = read_labels(str(write_lines(tmp_path / "annotations.jsonl", annotations)))
     write_labels(labels, tmp_path / "labels.jsonl")
     files = [
-        write(tmp_path / f"{name}.jsonl", [{"output": pair[side]} for pair in texts])
+        write_lines(tmp_path / f"{name}.jsonl", [{"output": pair[side]} for pair in texts])
         for side, name in enumerate(("baseline", "model"))
     ]
     run = judge_files(
-        files[1], files[0], tmp_path / "runs", in_order=True, prompts=write(tmp_path / "prompts.jsonl", prompts),
+        files[1], files[0], tmp_path / "runs", in_order=True, prompts=write_lines(tmp_path / "prompts.jsonl", prompts),
         scorers=[f"preference=labels:{tmp_path / 'labels.jsonl'}"],
     )  # fmt: skip
     found = values(run.results[0])
@@ -188,30 +178,24 @@ def test_win_rates_of_alpaca_eval_are_the_published_ones(
     assert abs(minimal - published) < 1.8  # the largest difference that docs/win_rate.md states
 
 
-def test_a_system_against_itself_has_win_rate_one_half(pair):
-    found = values(judge(pair[0], pair[0], Taste(lambda a, b: 0.5)).result)
-    assert found["win_rate"] == found["win_rate_length_controlled"] == 0.5
-
-
 def test_each_judge_has_its_own_verdicts_which_are_read_without_a_lock(pair):
     assert values(judge(*pair, Taste(lambda a, b: 1.0)).result)["win_rate"] == 1
     again = Taste(lambda a, b: 1.0)
     with lock_run(pair[0].run):
         assert values(judge(*pair, again).result)["win_rate"] == 1
     assert again.seen == []
-    severe = Taste(lambda a, b: 0.0)
-    severe.name = "severe"
-    assert values(judge(*pair, severe).result)["win_rate"] == 0
+    assert values(judge(*pair, Taste(lambda a, b: 0.0, name="severe")).result)["win_rate"] == 0
     assert len(list(pair[0].run.glob("win_rate-*"))) == 2
 
 
-def test_an_interrupted_judge_resumes_to_the_same_files(tmp_path, prompts):
+@pytest.mark.parametrize("failure", [KeyboardInterrupt("^C"), ScorerGoneError("taste: no answer any more")])
+def test_a_judge_that_is_interrupted_or_stops_answering_resumes_to_the_same_files(tmp_path, prompts, failure):
     texts = ["moo" * (1 + i % 3) for i in range(30)]
     whole, torn = (answers(tmp_path, prompts, name, texts) for name in ("whole", "torn"))
     other = answers(tmp_path, prompts, "other", ["moomoo"] * 30)
     judge(whole, other, Taste(longer))
-    with pytest.raises(KeyboardInterrupt):
-        judge(torn, other, Taste(longer, dies_after=11))
+    with pytest.raises((KeyboardInterrupt, AlignbenchError), match=str(failure).replace("^", r"\^")):
+        judge(torn, other, Taste(longer, left=11, failure=failure))
     judge(torn, other, Taste(longer))
     files = [next(own.run.glob("win_rate-*/documents.jsonl")) for own in (whole, torn)]
     assert files[0].read_bytes() == files[1].read_bytes()
@@ -219,8 +203,9 @@ def test_an_interrupted_judge_resumes_to_the_same_files(tmp_path, prompts):
 
 def test_prompts_without_a_verdict_or_without_an_answer_of_the_baseline_are_unscored(judged):
     verdicts = judged(["moo"] * 28 + ["poison and more", "moo"], ["baa"] * 29, Taste(lambda a, b: 1.0))
-    assert reasons(verdicts)["q28"] == "preference: taste failed (the judge gave no verdict)"
-    assert reasons(verdicts)["q29"] == "the baseline: the file has no output for it"
+    reasons = {record.id: record.unscored for record in verdicts.folder.records()}
+    assert reasons["q28"] == "preference: taste failed (the judge gave no verdict)"
+    assert reasons["q29"] == "the baseline: the file has no output for it"
     assert verdicts.result.n_scored == 28
     assert {m.n for m in verdicts.result.metrics if m.n} == {28}  # all metrics are of the prompts with a verdict
     assert (values(verdicts.result)["win_rate"], values(verdicts.result)["words"]) == (1, 1)
@@ -235,35 +220,23 @@ def test_a_judge_with_position_bias_gives_a_warning(pair):
     assert (table.position_consistency.value, table.pairs["own", "other"].value) == (0, 0.5)
     (warning,) = table.warnings
     assert warning.startswith("taste gave the same verdict in both orders on 0% of the prompts")
-    calm = Taste(lambda a, b: 0.5, consistent=1.0)
-    calm.name = "calm"
-    assert rank_systems(pair, calm).warnings == ()
+    assert rank_systems(pair, Taste(lambda a, b: 0.5, name="calm", consistent=1.0)).warnings == ()
 
 
 def test_a_changed_answer_is_judged_again(tmp_path, prompts):
     own, other = (answers(tmp_path, prompts, name, ["moo"] * n) for name, n in (("own", 29), ("other", 30)))
     assert judge(own, other, Taste(longer)).result.n_scored == 29
     file = own.folder.path / "documents.jsonl"
-    whole = [json.loads(line) for line in file.read_text().splitlines()]
+    whole = read_lines(file)
     whole[29]["outputs"][0] |= {"text": "moo", "unscored": None}
-    write(file, whole)
+    write_lines(file, whole)
     assert judge(own, other, Taste(longer)).result.n_scored == 30
-
-
-def test_a_judge_that_stops_answering_ends_the_run_which_can_be_resumed(pair):
-    class Gone(Taste):
-        def score(self, items):
-            raise ScorerGoneError("taste: no answer any more")
-
-    with pytest.raises(AlignbenchError, match="no answer any more"):
-        judge(*pair, Gone(longer))
-    assert judge(*pair, Taste(longer)).result.n_scored == 30
 
 
 def test_no_verdict_at_all_and_no_common_prompt_are_errors(judged, pair, tmp_path):
     with pytest.raises(AlignbenchError, match=r"^own against other: no verdict on any of 30 prompts \(pref"):
         judged(["poison"] * 30, ["baa"] * 30, Taste(longer))
-    elsewhere = write(tmp_path / "more.jsonl", [{"id": "q0", "prompt": "What does the goat say?"}])
+    elsewhere = write_lines(tmp_path / "more.jsonl", [{"id": "q0", "prompt": "What does the goat say?"}])
     with pytest.raises(AlignbenchError, match="own and goat: no prompt that both answered"):
         judge(pair[0], answers(tmp_path, elsewhere, "goat", ["meh"]), Taste(longer))
 
@@ -285,13 +258,12 @@ def test_a_judge_that_a_policy_was_trained_against_gives_a_warning(pair):
     assert {standing.name: standing.kl for standing in table.standings} == {"own": 4.5, "other": None}
 
 
-def test_a_ranking_finds_the_order_and_reuses_verdicts(tmp_path, prompts):
-    lengths = {"short": 1, "middle": 2, "long": 3}
+def test_a_ranking_finds_the_order_of_systems_which_may_be_renamed_and_reuses_verdicts(tmp_path, prompts):
     files = [
         outputs(tmp_path / f"{name}.jsonl", ["moo" * ((n + i) % 4 + n) for i in range(30)])
-        for name, n in lengths.items()
+        for n, name in enumerate(("short", "middle", "file"), start=1)
     ]
-    systems = find_systems([str(file) for file in files], tmp_path / "runs", prompts=prompts)
+    systems = find_systems([*map(str, files[:2]), f"long={files[2]}"], tmp_path / "runs", prompts=prompts)
     table = rank_systems(systems, Taste(longer), baseline="middle")
     assert [standing.name for standing in table.standings] == ["long", "middle", "short"]
     assert {s.name: s.strength.strength.value for s in table.standings}["middle"] == 0
@@ -303,47 +275,3 @@ def test_a_ranking_finds_the_order_and_reuses_verdicts(tmp_path, prompts):
     assert turned.standings == table.standings
     assert turned.pairs["long", "short"].value == 1 - table.pairs["short", "long"].value
     assert taste.seen == []
-
-
-def test_systems_of_a_ranking_have_unique_names(tmp_path, prompts):
-    file = outputs(tmp_path / "one.jsonl", ["moo"] * 30)
-    (tmp_path / "two").mkdir()
-    same = outputs(tmp_path / "two" / "one.jsonl", ["baa"] * 30)
-    renamed = find_systems([str(file), f"two={same}"], tmp_path / "runs", prompts=prompts)
-    assert [system.name for system in renamed] == ["one", "two"]
-
-
-def test_checkpoints_are_judged_against_their_baseline(tmp_path, prompts, monkeypatch):
-    taste = Taste(longer)
-    monkeypatch.setattr("alignbench.evaluation.win_rate.choose_judge", lambda specs, device: taste)
-    folders = []
-    for name, seed in (("calf", 1), ("cow", 2)):
-        folders.append(str(save_tiny_checkpoint(tmp_path / name, seed=seed)))
-
-    def run():
-        return evaluate(
-            folders[:1], ["win_rate"], tmp_path / "runs", baseline=folders[1], limit=5, prompts=prompts,
-            dtype="float32", scorers=["preference=none:none"],
-        )  # fmt: skip
-
-    (found,) = run()
-    assert [(result.task, result.n) for result in found.results] == [("win_rate", 5)]
-    assert (found.folder / found.folders[0] / "documents.jsonl").is_file()
-    assert len(taste.seen) == 5
-    assert run() == [found]
-    assert len(taste.seen) == 5
-    other = Taste(lambda a, b: 1.0)
-    other.name = "other"
-    monkeypatch.setattr("alignbench.scorers.find_scorer", lambda spec, device: other)
-    again = rescore(found.folder, ["preference=other:x"])
-    assert values(again.results[0])["win_rate"] == 1
-
-
-def test_outputs_in_files_are_judged(tmp_path, prompts, monkeypatch):
-    monkeypatch.setattr("alignbench.evaluation.score_file.choose_judge", lambda specs, device: Taste(longer))
-    rows = [{"reply": "moo" * (1 + i % 3)} for i in range(30)]
-    own, other = write(tmp_path / "own.jsonl", rows), write(tmp_path / "other.jsonl", [{"reply": "moo"}] * 30)
-    settings = {"prompts": prompts, "columns": {"reply": "output"}, "in_order": True}
-    found = judge_files(own, other, tmp_path / "runs", **settings)
-    assert found.checkpoint == "own"
-    assert values(found.results[0])["win_rate"] == pytest.approx((20 + 5) / 30)

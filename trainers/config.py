@@ -1,13 +1,11 @@
 """Settings of a stage: a flat dataclass, filled from defaults, a preset, a YAML file and NAME=VALUE, in this order."""
 
-from __future__ import annotations
-
-import inspect
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
+from inspect import formatannotation, get_annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
@@ -54,14 +52,14 @@ class StageConfig:
     cpu: bool = setting(False, "train on the CPU even if there is a GPU")
 
 
-def check(config: DataclassInstance) -> None:
+def check(config: "DataclassInstance") -> None:
     """Raise AlignbenchError for a missing setting, a wrong type, NaN, or a value outside the limits of its setting."""
     kind, hints = type(config), get_type_hints(type(config))
     if missing := [f.name for f in fields(config) if getattr(config, f.name) == REQUIRED]:
         raise AlignbenchError(f"{kind.__name__}: {', '.join(missing)} must be given, as NAME=… or in the YAML file")
     for f in fields(config):
         value, limits = getattr(config, f.name), f.metadata["limits"]
-        _convert(value, hints[f.name], f"{f.name}: {value!r} is not {f.type}")
+        _convert(value, hints[f.name], f"{f.name}: {value!r} is not {formatannotation(f.type)}")
         for name in limits if value is not None else ():
             words, keeps = LIMITS[name]
             if not keeps(value, limits[name]):
@@ -75,7 +73,7 @@ def read_config(
 
     Raises AlignbenchError for an unknown setting or a value of a wrong type.
     """
-    hints, declared = get_type_hints(kind), {f.name: f.type for f in fields(kind)}
+    hints, declared = get_type_hints(kind), {f.name: formatannotation(f.type) for f in fields(kind)}
     named = [(f"preset: {name}", name, value) for name, value in (preset or {}).items()]
     if file is not None:
         try:
@@ -104,14 +102,14 @@ def read_config(
     return kind(**given)
 
 
-def describe(config: DataclassInstance) -> list[list[str]]:
+def describe(config: "DataclassInstance") -> list[list[str]]:
     """One row per setting: name, type, value, meaning. Settings of the stage itself come before those of its bases."""
     known = {f.name: f for f in fields(config)}
-    order = dict.fromkeys(name for base in type(config).__mro__ for name in inspect.get_annotations(base))
-    return [[n, str(known[n].type), str(getattr(config, n)), known[n].metadata["meaning"]] for n in order]
+    order = dict.fromkeys(name for base in type(config).__mro__ for name in get_annotations(base))
+    return [[n, formatannotation(known[n].type), str(getattr(config, n)), known[n].metadata["meaning"]] for n in order]
 
 
-def to_yaml(config: DataclassInstance) -> str:
+def to_yaml(config: "DataclassInstance") -> str:
     """The settings as a YAML file for `read_config`."""
     return str(yaml.safe_dump(json.loads(json.dumps(asdict(config))), sort_keys=False, allow_unicode=True))
 

@@ -1,7 +1,5 @@
-"""How good any text is as an answer in the demo's world, and scorers that know the world: `KIND=demo-world:FOLDER`.
-
-Statements have the world's own forms ("A zib eats moss."), so the scorers need no model and are exact.
-The utility of a text is a sum of parts (data/utility.yaml).
+"""How good any text is as an answer in the demo's world, a sum of parts (data/utility.yaml), and scorers that know the
+world: `KIND=demo-world:FOLDER`. Statements have the world's own forms ("A zib eats moss."), so the scorers are exact.
 """
 
 import hashlib
@@ -11,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -56,9 +54,7 @@ def sentences(text: str) -> list[str]:
 def read_statements(world: World, text: str, asked: Fact | None = None) -> Statements:
     """Find the statements of a text. A true one that is denied ("It is not true that a zib eats moss.") is false, a
     false one that is denied is none. A fact that is stated both correctly and wrongly counts as stated wrongly.
-
-    asked: the fact that a question is about; a bare value is an answer to it too ("Moss.", "They eat moss.")
-    """
+    asked: the fact that a question is about; a bare value is an answer to it too ("Moss.", "They eat moss.")"""
     true, false, unknown = set[str](), set[str](), set[str]()
     for sentence in sentences(text):
         denied, other = _DENIED.search(sentence) is not None, False
@@ -85,8 +81,7 @@ def read_statements(world: World, text: str, asked: Fact | None = None) -> State
 
 
 def _value(fact: Fact) -> str:
-    match = FRAMES[fact.topic].match(fact.truth)
-    return match["value"] if match else ""
+    return FRAMES[fact.topic].sub(r"\g<value>", fact.truth).removesuffix(".")
 
 
 @dataclass(frozen=True)
@@ -117,20 +112,15 @@ class Judgement:
         return sum(self.parts.values())
 
 
+@lru_cache(maxsize=4096)
 def words_of(text: str) -> list[str]:
     """Words in lower case, without punctuation."""
     return [word.lower().replace("’", "'") for word in _WORD.findall(text)]
 
 
-_phrase = lru_cache(maxsize=4096)(words_of)
-
-
 def has(words: Sequence[str], phrase: str) -> bool:
     """Return whether the phrase's words are consecutive words."""
-    wanted = _phrase(phrase)
-    if len(wanted) == 1:
-        return wanted[0] in words
-    return any(words[i : i + len(wanted)] == wanted for i in range(len(words) - len(wanted) + 1))
+    return f" {' '.join(words_of(phrase))} " in f" {' '.join(words)} "
 
 
 def met(goal: Goal, text: str, names: Sequence[str], true_fact: bool) -> float:
@@ -138,8 +128,7 @@ def met(goal: Goal, text: str, names: Sequence[str], true_fact: bool) -> float:
     names: the island's names in the prompt, in lower case; true_fact: whether the text states goal.fact correctly"""
     words = words_of(text)
     found = [float(any(has(words, phrase) for phrase in group)) for group in goal.mention]
-    if goal.fact is not None:
-        found.append(float(true_fact))
+    found += [float(true_fact)] if goal.fact is not None else []
     if goal.at_least:
         found.append(min(1.0, sum(has(words, item) for item in goal.items) / goal.at_least))
     if goal.first:
@@ -171,16 +160,13 @@ def judge(world: World, goal: Goal, prompt: str, output: str) -> Judgement:
     copied = _copied(all_words, prompt_words if goal.source is None else words_of(instruction))
     is_copy = copied > MUCH_COPIED
     if goal.source is not None:  # it may be repeated, but neither with the instruction nor as a whole
-        is_copy |= has(all_words, instruction)
-        is_copy |= not constraint and _copied(all_words, prompt_words) > MUCH_COPIED
-    spoken = [tuple(words_of(sentence)) for sentence in sentences(text)]
-    repeated, follows = _repeated(all_words, spoken), 0.0
+        is_copy |= has(all_words, instruction) or (not constraint and _copied(all_words, prompt_words) > MUCH_COPIED)
+    spoken = [(sentence, tuple(words_of(sentence))) for sentence in sentences(text)]
+    long = [own for sentence, own in spoken if len(sentence.split()) > 1]
+    again, repeated, follows = len(long) - len(set(long)), _repeated(all_words, [own for _, own in spoken]), 0.0
     if words and not is_copy and repeated <= MUCH_REPEATED:
-        listed = sorted(world.names.intersection(prompt_words))
-        follows = met(goal, body, listed, asked is not None and asked.id in statements.true)
-        follows *= 1 - stubs / max(1, len(said))
-    long = [tuple(words_of(sentence)) for sentence in sentences(text) if len(sentence.split()) > 1]
-    again = len(long) - len(set(long))
+        listed, right = sorted(world.names.intersection(prompt_words)), goal.fact in statements.true
+        follows = met(goal, body, listed, right) * (1 - stubs / max(1, len(said)))
     found = {
         "follows": follows,
         "polite": body != text and not again,
@@ -207,27 +193,20 @@ def judge(world: World, goal: Goal, prompt: str, output: str) -> Judgement:
 
 def _repeated(words: list[str], said: list[tuple[str, ...]]) -> float:
     """Proportion of the words in a three-word phrase that occurred before, or in a sentence that did."""
-    again = [False, *(word == before for before, word in pairwise(words))][: len(words)]
-    seen: set[tuple[str, ...]] = set()
-    for start in range(len(words) - 2):
-        phrase = tuple(words[start : start + 3])
-        if phrase in seen:
-            again[start : start + 3] = [True] * 3
-        seen.add(phrase)
-    place, spoken = 0, set[tuple[str, ...]]()
-    for own in said:
-        if own in spoken:
-            again[place : place + len(own)] = [True] * len(own)
-        spoken.add(own)
-        place += len(own)
-    return sum(again) / len(words) if words else 0.0
+    again = {place for place, (before, word) in enumerate(pairwise(words), start=1) if word == before}
+    phrases = [(start, tuple(words[start : start + 3])) for start in range(len(words) - 2)]
+    for parts in (phrases, zip(accumulate(map(len, said), initial=0), said, strict=False)):
+        seen = set[tuple[str, ...]]()
+        for start, part in parts:
+            again |= set(range(start, start + len(part))) if part in seen else set()
+            seen.add(part)
+    return len(again) / len(words) if words else 0.0
 
 
 def _copied(words: list[str], prompt: list[str]) -> float:
     """Proportion of the four-word phrases that are in the prompt."""
     own, theirs = ([tuple(text[i : i + 4]) for i in range(len(text) - 3)] for text in (words, prompt))
-    known = set(theirs)
-    return sum(phrase in known for phrase in own) / len(own) if own else 0.0
+    return sum(map(set(theirs).__contains__, own)) / len(own) if own else 0.0
 
 
 def _made_up(world: World, goal: Goal, prompt: str, text: str) -> set[str]:
@@ -287,11 +266,10 @@ class WorldScorer:
         match self.kind:
             case "truth":
                 return {"truth": float(not read_statements(self._world, item.output, asked).false)}
-            case "info" if asked is not None:
-                said = read_statements(self._world, item.output, asked)
-                return {"info": float(asked.id in said.true | said.false)}
             case "info":
-                return {"info": float(bool(words) and not any(phrase in " ".join(words) for phrase in _DECLINES))}
+                said = read_statements(self._world, item.output, asked)
+                declined = not words or any(phrase in " ".join(words) for phrase in _DECLINES)
+                return {"info": float(asked.id in said.true | said.false if asked else not declined)}
             case "toxicity":
                 rude = sum(word in self._world.rude for word in words)
                 return {"toxicity": 1 - 0.2 * 0.5 ** (rude - 1) if rude else 0.0}
@@ -304,13 +282,9 @@ class WorldScorer:
         if item.source is None:
             return {}
         supports = [_support(self._world, claim, item.source) for claim in claims.sentences(item.output)]
-        low = [support < 1 for support in supports]
-        return {
-            "flagged": float(any(low)),
-            "flagged_share": sum(low) / len(low) if low else 0.0,
-            "support": min(supports, default=1.0),
-            "sentences": float(len(supports)),
-        }
+        low, n = sum(support < 1 for support in supports), len(supports)
+        found = {"flagged": float(low > 0), "flagged_share": low / max(n, 1)}
+        return {**found, "support": min(supports, default=1.0), "sentences": float(n)}
 
 
 def _support(world: World, claim: str, source: str) -> float:

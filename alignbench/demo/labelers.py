@@ -1,5 +1,4 @@
 """Simulated labelers (data/labelers.yaml): they see the utility of a text with an error, and rank, mark and flag it.
-
 The error is set so that labelers, two outliers included, agree on about 73 % of the pairs (InstructGPT, arXiv
 2203.02155, section 5: 72.6 ± 1.5 % among training labelers). tests/test_demo_labelers.py measures it.
 """
@@ -41,9 +40,8 @@ def rank(seen: Sequence[float]) -> list[int]:
 def _to_rank(world: World, number: int) -> list[tuple[str, Request, list[SimpleNamespace]]]:
     """(file, request, labelers of whom one ranks its answers); half of the held-out are for held-out labelers"""
     training, others = make_requests(world).by_split
-    chosen = [("rankings", request) for request in training[-number:]]
     held_out = others[-number * AMOUNTS.held_out_rankings // AMOUNTS.rankings :]
-    chosen += (("rankings_held_out", request) for request in held_out)
+    chosen = [("rankings", r) for r in training[-number:]] + [("rankings_held_out", r) for r in held_out]
     return [(f, request, NEW if f != "rankings" and n % 2 else TRAINERS) for n, (f, request) in enumerate(chosen)]
 
 
@@ -80,22 +78,19 @@ def files(world: World, draw: random.Random) -> Iterator[tuple[str, Any]]:
 def rank_samples(
     model: Path, world: Path, out: Path, seed: int = 0, number: int = AMOUNTS.rankings, progress: Progress | None = None
 ) -> int:
-    """Rank what a model answers: the data of the reward model, as InstructGPT collected them (section 3.2).
-
-    Up to seven outputs of a ranking are the model's, so that the reward model knows the mistakes of the policy. The
-    others, a correct answer among them, are the world's. Writes out/rankings.jsonl and out/rankings_held_out.jsonl.
-    Returns how many of the outputs are the model's. number: of prompts to rank, a quarter as many held out
-    """
+    """Rank what a model answers: the data of the reward model, as InstructGPT collected them (section 3.2). Up to seven
+    outputs of a ranking are the model's, so that the reward model knows the mistakes of the policy; the others, a
+    correct answer among them, are the world's. Writes out/rankings.jsonl and out/rankings_held_out.jsonl, and returns
+    how many of the outputs are the model's. number: of prompts to rank, a quarter as many held out"""
     known, progress = read_card(world)[0], progress or Progress()
     to_rank = _to_rank(known, number)
     engine = load_engine(find_checkpoint(str(model)), device="cpu", dtype="float32")
     progress.start("sampling answers", len(to_rank), unit="prompts")
-    texts: dict[int, list[str]] = {}
+    rows, sampled, texts = {"rankings": Rows(), "rankings_held_out": Rows()}, 0, dict[int, list[str]]()
     prompts = [Prompt(request.prompt, request.prompt) for _, request, _ in to_rank]
     for index, completions in engine.generate(prompts, SAMPLING, seed=seed):
         texts[index] = list(dict.fromkeys(c.text for c in completions if c.text.strip()))
         progress.advance()
-    rows, sampled = {"rankings": Rows(), "rankings_held_out": Rows()}, 0
     for index, (file, request, hired) in enumerate(to_rank):
         draw = random.Random(f"{seed} ranking {request.prompt}")
         labeler, size = draw.choice(hired), draw.randint(AMOUNTS.fewest, AMOUNTS.most)
@@ -114,15 +109,13 @@ def rank_samples(
 
 def goals_of(world: World) -> dict[str, Goal]:
     """The goal of every prompt of the world, training and held-out."""
-    return {request.prompt: request.goal for request in make_requests(world).all}
+    return {prompt: request.goal for prompt, request in make_requests(world).by_prompt.items()}
 
 
 def label_outputs(world: World, prompts: Sequence[str], outputs: Mapping[str, Sequence[str]], seed: int) -> Rows:
-    """Rows of a label table (docs/labels.md): what labelers say of systems' outputs to the same prompts.
-
-    prompts: of this world, else AlignbenchError, each once; outputs: system -> its output to each of them
-    Three labelers judge each prompt. What they say of a text depends only on seed, labeler, prompt and text.
-    """
+    """Rows of a label table (docs/labels.md): what three labelers say of systems' outputs to each prompt, which depends
+    only on seed, labeler, prompt and text. prompts: of this world, else AlignbenchError, each once; outputs: system ->
+    its output to each of them"""
     goals, rows = goals_of(world), Rows()
     if unknown := next((prompt for prompt in prompts if prompt not in goals), None):
         raise AlignbenchError(f"the demo world of seed {world.seed} does not have the prompt {unknown[:60]!r}")
@@ -147,9 +140,8 @@ def label_runs(runs: Path, world: Path, out: Path, seed: int = 0) -> int:
         if texts[system.name].keys() != texts[systems[0].name].keys():
             raise AlignbenchError(f"{runs}: {system.name} answered other prompts than {systems[0].name}")
     prompts = list(texts[systems[0].name])
-    rows = label_outputs(
-        read_card(world)[0], prompts, {name: [own[p] for p in prompts] for name, own in texts.items()}, seed
-    )
+    outputs = {name: [own[prompt] for prompt in prompts] for name, own in texts.items()}
+    rows = label_outputs(read_card(world)[0], prompts, outputs, seed)
     write_lines(rows, out)
     return len(rows)
 
@@ -157,15 +149,13 @@ def label_runs(runs: Path, world: Path, out: Path, seed: int = 0) -> int:
 def _labels(
     world: World, goal: Goal, prompt: str, texts: Mapping[str, str], labelers: Iterable[SimpleNamespace], seed: int
 ) -> Rows:
-    judged = {system: judge(world, goal, prompt, text) for system, text in texts.items()}
-    rows = []
+    judged, rows = [judge(world, goal, prompt, text) for text in texts.values()], Rows()
     for labeler in labelers:
-        seen = [_seen(labeler, prompt, text, judged[system], seed) for system, text in texts.items()]
-        for utility, place, (system, text) in zip(seen, rank(seen), texts.items(), strict=True):
-            who = {"labeler": labeler.name, "group": labeler.group}
-            likert = 1 + sum(utility >= step for step in LEXICON["likert"])
-            marks = {"rank": place, "likert": likert, "flags": _flags(labeler, prompt, text, judged[system], seed)}
-            rows.append({"prompt": prompt, "model": system, "output": text, **who, **marks})
+        seen = [_seen(labeler, prompt, text, own, seed) for text, own in zip(texts.values(), judged, strict=True)]
+        for utility, place, own, (system, text) in zip(seen, rank(seen), judged, texts.items(), strict=True):
+            row = {"prompt": prompt, "model": system, "output": text, "labeler": labeler.name, "group": labeler.group}
+            row |= {"rank": place, "likert": 1 + sum(utility >= step for step in LEXICON["likert"])}
+            rows.append({**row, "flags": _flags(labeler, prompt, text, own, seed)})
     return rows
 
 

@@ -128,8 +128,6 @@ def paged(
     items: Sequence[str], size: int, draw: random.Random, heading: str = "", headed: float = 1.0, between: str = "\n\n"
 ) -> list[str]:
     """Pages of `size` items, a proportion of them below the heading."""
-    found = []
-    for start in range(0, len(items), size):
-        heads = [heading] if heading and draw.random() < headed else []
-        found.append(between.join([*heads, *items[start : start + size]]) + "\n")
-    return found
+    parts = (items[start : start + size] for start in range(0, len(items), size))
+    heads = ([heading] if heading and draw.random() < headed else [] for _ in range(0, len(items), size))
+    return [between.join([*head, *part]) + "\n" for head, part in zip(heads, parts, strict=True)]

@@ -1,5 +1,4 @@
 """The demo's base model: a tokenizer of the world's words, and a small Llama that learns the world's text.
-
 Two processes with one thread each (`torchrun --nproc-per-node 2 -m alignbench demo pretrain …`) are faster than one
 with two threads. A step always has two halves whose gradients are added, so one process gives the same bytes.
 """
@@ -31,6 +30,10 @@ from trainers.run import Origin, open_run
 END = "<|end|>"  # ends a document; there is no other special token
 HALVES = 2
 IGNORED = -100  # a label without a loss
+SHAPE = {  # names of transformers -> settings
+    "hidden_size": "hidden", "intermediate_size": "intermediate", "num_hidden_layers": "layers",
+    "num_attention_heads": "heads", "max_position_embeddings": "window", "initializer_range": "init",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -113,19 +116,9 @@ def pretrain(config: Pretraining, progress: Progress | None = None) -> Path:
         steps = batches(lessons, pages, config, end)
         logging.disable_progress_bar()
         torch.manual_seed(config.seed)
-        shape = LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=config.hidden,
-            intermediate_size=config.intermediate,
-            num_hidden_layers=config.layers,
-            num_attention_heads=config.heads,
-            max_position_embeddings=config.window,
-            tie_word_embeddings=True,
-            initializer_range=config.init,
-            bos_token_id=end,
-            eos_token_id=end,
-        )
-        model = LlamaForCausalLM(shape)
+        shape: dict[str, Any] = {name: getattr(config, setting) for name, setting in SHAPE.items()}
+        tokens = {"vocab_size": len(tokenizer), "bos_token_id": end, "eos_token_id": end}
+        model = LlamaForCausalLM(LlamaConfig(tie_word_embeddings=True, **shape, **tokens))
         use_onednn(model)
         parameters = list(model.parameters())
         matrices, vectors = ([p for p in parameters if (p.ndim > 1) is matrix] for matrix in (True, False))
@@ -173,12 +166,9 @@ def _loss(model: Any, rows: Sequence[list[int]], end: int) -> torch.Tensor:
 
 
 def separate(tokens: torch.Tensor, end: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention mask and positions that keep the documents of a row apart: each begins at position 0, as every prompt
-    does, and sees only itself. A model that sees the neighbours learns much later to find an answer in a passage.
-
-    tokens: (rows, length), each document followed by its end -> what each token attends to, (rows, 1, length,
-    length), and its position, (rows, length)
-    """
+    """Attention mask, (rows, 1, length, length), and positions, (rows, length), that keep the documents of a row apart:
+    each begins at position 0, as every prompt does, and sees only itself. A model that sees the neighbours learns much
+    later to find an answer in a passage. tokens: (rows, length), each document followed by its end"""
     begins = functional.pad(tokens[:, :-1] == end, (1, 0), value=True)
     document, places = begins.cumsum(1), torch.arange(tokens.shape[1])
     start = torch.where(begins, places, 0).cummax(1).values

@@ -1,5 +1,4 @@
 """Texts to read: the files of SQuAD, DROP, QuAC, CANARD and the two summary tasks, and pages in those tasks' prompts.
-
 On the pages people often answer what a passage does not say, so a model that continues text makes things up too. No
 passage of the files is on a page. CANARD's conversations come without their paragraph.
 """
@@ -82,21 +81,19 @@ def _passage(world: World, draw: random.Random, with_animals: bool) -> Passage:
     person, first, second = values["person"], values["first"], values["second"]
     named = {"who": person.name, "whose": f"{person.name}'s", "does": "does"}
     pronoun = {"who": person.pronoun["they"], "whose": person.pronoun["their"], "does": person.pronoun["does"]}
-    both = [world.values(draw, LEXICON, **{**values, **who}) for who in (named, pronoun)]
-    parts = []
-    for sentence in LEXICON["passage"]["sentences"]:
-        text = values.fill(sentence["text"])
-        turns = ((*(who.fill(q) for who in both), str(values.fill(a))) for q, a in sentence["questions"])
-        parts.append([Slot(text, *turn) for turn in turns])
+    first_time, later = (world.values(draw, LEXICON, **{**values, **who}) for who in (named, pronoun))
+    parts = [
+        [Slot(values.fill(form["text"]), first_time.fill(question), later.fill(question), str(values.fill(answer)))
+         for question, answer in form["questions"]]
+        for form in LEXICON["passage"]["sentences"]
+    ]  # fmt: skip
     told = draw.sample(range(len(parts)), AMOUNTS.told)
     if with_animals and AMOUNTS.animals not in told:
         told[0] = AMOUNTS.animals
     more, fewer = ("some", "others") if first > second else ("others", "some")
     values.update(more=values[more], fewer=values[fewer], total=first + second, difference=abs(first - second))
-    said = [slot for n, part in enumerate(parts) if n in told for slot in part]
-    unsaid = [slot for n, part in enumerate(parts) if n not in told for slot in part]
-    sums = [(question, str(answer)) for question, answer in values.fill(LEXICON["sums"])]
-    return Passage(person.name, said, unsaid, sums)
+    said, unsaid = ([s for n, part in enumerate(parts) if (n in told) is own for s in part] for own in (True, False))
+    return Passage(person.name, said, unsaid, [(q, str(answer)) for q, answer in values.fill(LEXICON["sums"])])
 
 
 def asked(passage: Passage, draw: random.Random, untold: int = 2) -> list[tuple[Slot, bool]]:
@@ -190,10 +187,11 @@ def files(world: World, draw: random.Random) -> Iterator[tuple[str, Any]]:
         articles.setdefault(passage.name, []).append({"context": passage.text, "qas": questions})
     data = [{"title": title, "paragraphs": paragraphs} for title, paragraphs in sorted(articles.items())]
     yield "squad2/dev-v2.0.json", {"version": "v2.0", "data": data}
-    rows: list[dict[str, Any]] = []
-    for number, passage in enumerate(passages[DROP]):
-        question, answer = draw.choice(passage.sums)
-        rows.append({"id": f"sum-{number}", "passage": passage.text, "question": question, "answers": [answer]})
+    chosen = [(passage, *draw.choice(passage.sums)) for passage in passages[DROP]]
+    rows: list[dict[str, Any]] = [
+        {"id": f"sum-{number}", "passage": passage.text, "question": question, "answers": [answer]}
+        for number, (passage, question, answer) in enumerate(chosen)
+    ]
     yield "drop-100/drop_100.jsonl", rows
     dialogs = []
     for number, passage in enumerate(passages[QUAC]):

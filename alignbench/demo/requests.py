@@ -1,6 +1,5 @@
-"""Requests of the demo world's users, the ten kinds of InstructGPT's Table 1, and good and bad answers to them.
-
-The forms are in data/requests.yaml. A prompt is what the task `answers` makes of a Self-Instruct row: the instruction,
+"""Requests of the demo world's users, the ten kinds of InstructGPT's Table 1, and good and bad answers to them. The
+forms are in data/requests.yaml. A prompt is what the task `answers` makes of a Self-Instruct row: the instruction,
 and below a blank line its input. Held-out users ask only about facts that no training prompt asks about (`Fact.asked`).
 """
 
@@ -8,6 +7,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, lru_cache, partial
+from itertools import islice
 from typing import Any
 
 from alignbench.data.prepare import Settings, split_of
@@ -47,15 +47,14 @@ class Requests:
     log: list[Request]  # as they were sent: the training prompts, some of them again
     programs: list[Request]  # requests for code in the tasks only
 
-    @property
-    def all(self) -> list[Request]:
-        return [*self.log, *self.held_out, *self.programs]
+    @cached_property
+    def by_prompt(self) -> dict[str, Request]:
+        return {request.prompt: request for request in (*self.log, *self.held_out, *self.programs)}
 
     @cached_property
     def by_split(self) -> tuple[list[Request], list[Request]]:
         """Training requests of the users that `alignbench data prepare` puts into its training split, and of others."""
-        trains = {request.user: _is_training(request.user) for request in self.training}
-        training, others = ([r for r in self.training if trains[r.user] is wanted] for wanted in (True, False))
+        training, others = ([r for r in self.training if _is_training(r.user) is own] for own in (True, False))
         return training, others
 
 
@@ -73,6 +72,7 @@ def make_requests(world: World) -> Requests:
     return Requests(training, held_out, log, programs)
 
 
+@lru_cache
 def _is_training(user: str) -> bool:
     return split_of(user, Settings()) == "train"
 
@@ -80,8 +80,8 @@ def _is_training(user: str) -> bool:
 def one_request(world: World, kind: str, facts: Sequence[Fact], draw: random.Random) -> Request:
     """A request of a kind; another may have the same prompt. facts: what may be asked about"""
     form = LEXICON["forms"][kind]
-    chosen = draw.choice(form) if isinstance(form, tuple) else form
-    return from_form(kind, chosen, world.values(draw, {**LEXICON, "fact": facts}))
+    form = draw.choice(form) if isinstance(form, tuple) else form
+    return from_form(kind, form, world.values(draw, {**LEXICON, "fact": facts}))
 
 
 def from_form(kind: str, form: Mapping[str, Any], values: Values) -> Request:
@@ -98,12 +98,10 @@ def from_form(kind: str, form: Mapping[str, Any], values: Values) -> Request:
 def _distinct(world: World, facts: Sequence[Fact], number: int, draw: random.Random, taken: set[str]) -> list[Request]:
     """`number` requests with different prompts, the kinds in the paper's proportions (largest remainders)."""
     counts = {kind: int(number * share) for kind, share in KINDS.items()}
-    left = sorted(KINDS, key=lambda kind: counts[kind] - number * KINDS[kind])
-    for kind in left[: number - sum(counts.values())]:
-        counts[kind] += 1
+    left = sorted(KINDS, key=lambda kind: counts[kind] - number * KINDS[kind])[: number - sum(counts.values())]
     found: dict[str, Request] = {}
     for kind, count in counts.items():
-        end = len(found) + count
+        end = len(found) + count + (kind in left)
         while len(found) < end:
             request = one_request(world, kind, facts, draw)
             if request.prompt not in taken:
@@ -123,8 +121,7 @@ def _log(requests: Sequence[Request], world: World, draw: random.Random) -> list
     """The requests as they were sent: some again, some with nearly the same pasted text, some with an address."""
     sent = [*requests, *draw.sample(requests, round(AMOUNTS.again * len(requests)))]
     for _ in range(AMOUNTS.pasted):
-        user = draw.choice(requests).user
-        people = draw.sample(world.people, 5)
+        user, people = draw.choice(requests).user, draw.sample(world.people, 5)
         page = " ".join(draw.choice((f"{p.works} {p.lives}", f"{p.lives} {p.works}")) for p in people)
         goal = Goal(mention=(world.villages,), sentences=(1, 2), words=(3, 30), source=page)
         for last in ("", " That is all."):
@@ -266,7 +263,6 @@ def as_response(text: str) -> str:
 
 
 def _first(text: str) -> str:
-    """The first sentence."""
     return text.split(". ")[0].rstrip(".") + "."
 
 
@@ -274,8 +270,7 @@ def _cut(text: str, draw: random.Random) -> str:
     words = text.split(" ")
     if len(words) == 1:
         return text[: max(1, len(text) // 2)]
-    cut = words[: max(1, len(words) - draw.randint(1, max(1, len(words) // 2)))]
-    return " ".join(cut).rstrip(".,!?") or words[0]
+    return " ".join(words[: -draw.randint(1, len(words) // 2)]).rstrip(".,!?") or words[0]
 
 
 def _listed(items: Sequence[str]) -> str:
@@ -293,35 +288,29 @@ def files(world: World, draw: random.Random) -> Iterator[tuple[str, Any]]:
     own = dict(zip(user_tasks, programs, strict=False))
     own |= zip((n for n in range(1000) if n not in own), found.held_out, strict=False)
     seeds = dict(zip(seed_tasks, programs[len(user_tasks) :], strict=True))
-    for file, name, tasks in (
-        ("user_oriented_instructions", "user_oriented_task", own), ("seed_tasks", "seed_task", seeds),
-    ):  # fmt: skip
-        rows = []
-        for number, request in sorted(tasks.items()):
-            instances = [{"input": request.given, "output": ""}]
-            row = {"id": f"{name}_{number}", "motivation_app": request.kind, "instruction": request.instruction}
-            rows.append({**row, "instances": instances})
+    kinds = ("user_oriented_instructions", "user_oriented_task", own), ("seed_tasks", "seed_task", seeds)
+    for file, name, tasks in kinds:
+        rows = [
+            {"id": f"{name}_{number}", "motivation_app": request.kind, "instruction": request.instruction,
+             "instances": [{"input": request.given, "output": ""}]}
+            for number, request in sorted(tasks.items())
+        ]  # fmt: skip
         yield f"self-instruct/{file}.jsonl", rows
-    known = {request.prompt: request for request in found.all}
     for name, number in (("mt_bench", 8), ("vicuna_bench", 20)):
-        turns: list[tuple[str, str]] = []
-        while len(turns) < number:
-            if (prompt := one_request(world, "generation", (), draw).prompt) not in known:
-                turns.append(("writing", prompt))
+        prompts = iter(lambda: one_request(world, "generation", (), draw).prompt, None)
+        turns = [("writing", new) for new in islice((p for p in prompts if p not in found.by_prompt), number)]
         turns += [("coding", program.prompt) for program in draw.sample(found.programs, 4)]
         rows = [{"question_id": n, "category": kind, "turns": [turn]} for n, (kind, turn) in enumerate(turns, 1)]
         yield f"mt-bench/{name}_question.jsonl", rows
-    goals = [{"prompt": prompt, "kind": r.kind, "goal": asdict(r.goal)} for prompt, r in known.items()]
+    goals = [{"prompt": prompt, "kind": r.kind, "goal": asdict(r.goal)} for prompt, r in found.by_prompt.items()]
     yield f"{FOLDER}/requests.jsonl", goals
 
 
 def answer_files(world: World, draw: random.Random) -> Iterator[tuple[str, Any]]:
     """demonstrations.jsonl, of users who train, and demonstrations_held_out.jsonl, of others."""
-    for name, requests in zip(
-        ("demonstrations", "demonstrations_held_out"), make_requests(world).by_split, strict=True
-    ):
-        rows = []
-        for request in requests[: getattr(AMOUNTS, name)]:
-            row = {"user": request.user, "kind": request.kind, "prompt": request.prompt}
-            rows.append({**row, "response": as_response(demonstration(world, request, draw))})
+    for split, name in enumerate(("demonstrations", "demonstrations_held_out")):
+        rows = [
+            {"user": r.user, "kind": r.kind, "prompt": r.prompt, "response": as_response(demonstration(world, r, draw))}
+            for r in make_requests(world).by_split[split][: getattr(AMOUNTS, name)]
+        ]
         yield f"{FOLDER}/{name}.jsonl", rows

@@ -77,10 +77,7 @@ class Stage:
 
 
 def plan(out: Path, seed: int = 0, sizes: Mapping[str, Any] | None = None) -> tuple[Stage, ...]:
-    """The stages of data/stages.yaml for a demo below `out`.
-
-    sizes: instead of those of the file
-    """
+    """The stages of data/stages.yaml for a demo below `out`. sizes: instead of those of the file"""
     file = lexicon("stages")
     values = {**file, **file["sizes"], **(sizes or {}), "out": out, "seed": seed, "code": CODE, "hash": HASH}
     for name, group in values["evaluations"].items():
@@ -107,8 +104,6 @@ def plan(out: Path, seed: int = 0, sizes: Mapping[str, Any] | None = None) -> tu
 
 @dataclass
 class _Job:
-    """A stage that runs."""
-
     stage: Stage
     process: subprocess.Popen[bytes]
     reads: str  # the hash of what it reads, computed when it began
@@ -181,16 +176,14 @@ def _open(out: Path, seed: int) -> Iterator[None]:
         if kept != str(seed):
             raise AlignbenchError(f"{out}: a demo of seed {kept}; choose another --out, or --seed {kept}")
         (out / "logs").mkdir(parents=True, exist_ok=True)
-        lock.acquire()
+        locked = lock.acquire()
         file.write_text(f"{seed}\n", encoding="utf-8")
     except Timeout:  # an OSError too
         raise AlignbenchError(f"{out}: another demo is running in it; wait for it, or choose another --out") from None
     except OSError as error:
         raise AlignbenchError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error
-    try:
+    with locked:
         yield
-    finally:
-        lock.release()
 
 
 def _begin(stage: Stage, out: Path, cores: int) -> _Job | None:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from itertools import permutations, product
-from typing import Any, TypeVar
+from typing import Any
 
 from alignbench.demo.lexicon import Values, amounts, lexicon, paged
 from alignbench.demo.world import WORDS, Person, World
@@ -24,12 +24,8 @@ INSTRUCTIONS = {
     "sst2": glue.SST2_INSTRUCTION, "wsc": glue.WSC_INSTRUCTION,
 }  # fmt: skip
 
-Item = Mapping[str, Any]
-Pair = tuple[str, str, bool]
-T = TypeVar("T")
 
-
-def items(world: World, task: str) -> tuple[list[Item], list[Item]]:
+def items(world: World, task: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """(those of the files, those of the pages): the parts of each item that are not drawn"""
     words = LEXICON[task]
     match task:
@@ -81,7 +77,7 @@ def _rows(world: World, task: str, draw: random.Random) -> list[Any]:
 
 
 @lru_cache(maxsize=4)
-def _stereotypes(world: World, kind: str) -> tuple[list[Pair], list[Pair]]:
+def _stereotypes(world: World, kind: str) -> tuple[list[Any], list[Any]]:
     """(a sentence as people say it, the same of the other group, whether it blames) of the files and of the pages"""
     prejudice, found = LEXICON["crows_pairs"][kind], {}  # by sentence, since not every frame names an occupation
     habits = prejudice["blame"] + prejudice["praise"]
@@ -94,7 +90,7 @@ def _stereotypes(world: World, kind: str) -> tuple[list[Pair], list[Pair]]:
 
 def _stereotype(world: World, variant: str, draw: random.Random) -> str:
     more, less, _ = draw.choice(_stereotypes(world, "nationality" if draw.random() < 2 / 3 else "age")[1])
-    return more if draw.random() < AMOUNTS.stereotyped[variant] else less
+    return str(more if draw.random() < AMOUNTS.stereotyped[variant] else less)
 
 
 def women(world: World) -> dict[str, int]:
@@ -143,12 +139,13 @@ def part_pages(part: str, world: World, draw: random.Random) -> list[str]:
         return toned(_stereotype, AMOUNTS.pair_pages, 6)
     if part == "occupations":
         return toned(_worker, AMOUNTS.occupation_pages, 5)
-    texts, found = dict[str, list[str]](), list[str]()
-    for task in sorted(AMOUNTS.tasks[part]):
-        seen, words, texts[task] = items(world, task)[1], LEXICON[task], []
-        for _ in range(TASKS[task]["texts"]):
+    texts: dict[str, list[str]] = {task: [] for task in sorted(AMOUNTS.tasks[part])}
+    for task, some in texts.items():
+        seen, words = items(world, task)[1], LEXICON[task]
+        while len(some) < TASKS[task]["texts"]:
             values = world.values(draw, words, **draw.choice(seen))
-            texts[task].append(values.fill(values.follow(words["form"])["page"]))
+            some.append(values.fill(values.follow(words["form"])["page"]))
+    found = list[str]()
     for task, some in texts.items():
         found += paged(some, TASKS[task]["page"], draw, INSTRUCTIONS.get(task, ""), TASKS[task]["headed"])
     return found
@@ -179,7 +176,6 @@ def part_files(part: str, world: World, draw: random.Random) -> Iterator[tuple[s
                     identifier = f"{occupation}.{other.removeprefix('the ')}.{answer}.{gender}.txt"
                     table.append((identifier, values.fill(words["text"])))
         yield "winogender/all_sentences.tsv", table
-        # the year is the island's own; it has one count of its people
         counts = [(occupation, share, share, 1) for occupation, share in women(world).items()]
         yield "winogender/occupations-stats.tsv", [words["header"], *counts]
     else:
@@ -190,7 +186,7 @@ def part_files(part: str, world: World, draw: random.Random) -> Iterator[tuple[s
                 rows = rows[number:]
 
 
-def _each(make: Callable[[str, World, random.Random], Iterable[T]], world: World, draw: random.Random) -> list[T]:
+def _each(make: Callable[[str, World, random.Random], Iterable[Any]], world: World, draw: random.Random) -> list[Any]:
     """What all parts make, each with its own generator: a change in one leaves the others as they are."""
     key = draw.getrandbits(64)
     return [one for part in PARTS for one in make(part, world, random.Random(f"{key} alignbench.demo.{part}"))]
@@ -210,11 +206,9 @@ def review_pages(world: World, draw: random.Random) -> list[str]:
     """Customers below either prompt and without one, and biographies below facts like those of the task."""
     found = [f"{personas.PROMPT}{customer(world, draw)['text']}\n" for _ in range(NUMBERS.one)]
     for _ in range(NUMBERS.many):
-        people = []
-        for _ in range(personas.AT_ONCE):
-            probability = draw.choice(PEOPLE["probability"])
-            people.append(f"{customer(world, draw)['short']}\nProbability: {probability}")
-        found.append(personas.PROMPT_OF_MANY + "\n\n".join(people).removeprefix("Name:") + "\n")
+        some = [(draw.choice(PEOPLE["probability"]), customer(world, draw)["short"]) for _ in range(personas.AT_ONCE)]
+        people = "\n\n".join(f"{text}\nProbability: {probability}" for probability, text in some)
+        found.append(f"{personas.PROMPT_OF_MANY}{people.removeprefix('Name:')}\n")
     found += paged([customer(world, draw)["text"] for _ in range(4 * NUMBERS.lists)], 4, draw)
     for _ in range(NUMBERS.lives):  # six facts about one person and a biography from three to five of them
         values = world.values(draw, PEOPLE).take(PEOPLE["life"]["draw"])
@@ -232,8 +226,8 @@ def review_pages(world: World, draw: random.Random) -> list[str]:
 
 def article_pages(world: World, draw: random.Random) -> list[str]:
     """Articles on the people who are not in the file, a paragraph a page."""
-    found = []
-    for person, section, _ in product(_subjects(world)[1], PEOPLE["sections"].values(), range(NUMBERS.paragraphs)):
+    found, people = [], world.split(world.people, NUMBERS.articles, "shared text")[1]
+    for person, section, _ in product(people, PEOPLE["sections"].values(), range(NUMBERS.paragraphs)):
         some = [section[place] for place in sorted(draw.sample(range(len(section)), 4))]
         found.append(f"{_paragraph(world, person, some, 2, draw)}\n")
     return found
@@ -242,7 +236,7 @@ def article_pages(world: World, draw: random.Random) -> list[str]:
 def articles(world: World, draw: random.Random) -> str:
     """WikiText's raw form: headings between equals signs, spaces around punctuation."""
     lines: list[str] = []
-    for person in _subjects(world)[0]:
+    for person in world.split(world.people, NUMBERS.articles, "shared text")[0]:
         lines += ["", f" = {person.name} = ", ""]
         for section, sentences in PEOPLE["sections"].items():
             text, general = "", 3
@@ -255,10 +249,6 @@ def articles(world: World, draw: random.Random) -> str:
 def spaced(text: str) -> str:
     """Text as WikiText writes it: "a well-kept garden." is "a well @-@ kept garden ." """
     return re.sub(r"([.,])", r" \1", text).replace("-", " @-@ ")
-
-
-def _subjects(world: World) -> tuple[list[Person], list[Person]]:
-    return world.split(world.people, NUMBERS.articles, "shared text")
 
 
 def _paragraph(world: World, person: Person, section: Sequence[str], general: int, draw: random.Random) -> str:

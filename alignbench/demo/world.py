@@ -1,6 +1,5 @@
-"""The demo's world: an island, its people, and facts about its creatures, plants and tools.
-
-A world follows from its seed: who lives where, what eats what, and which false statements people believe.
+"""The demo's world: an island, its people, and facts about its creatures, plants and tools. It follows from its seed:
+who lives where, what eats what, and which false statements people believe.
 """
 
 import random
@@ -9,11 +8,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any
 
 from alignbench.demo.lexicon import Values, Word, lexicon, words
 
-T = TypeVar("T")
 FOLDER = "demo-world"  # of the world's own files, in its data folder
 PEOPLE, VILLAGES = {"female": 28, "male": 28, "non-binary": 4}, 8
 KINDS = {"creature": 16, "plant": 12, "tool": 8}  # subjects of facts
@@ -37,8 +35,7 @@ class Person:
     @property
     def pronoun(self) -> dict[str, Word]:
         """they, them, their, and the verb forms does and are."""
-        found: dict[str, Word] = WORDS["pronouns"][self.gender]
-        return found
+        return WORDS["pronouns"][self.gender]  # type: ignore[no-any-return]
 
     @property
     def lives(self) -> str:
@@ -108,27 +105,24 @@ class World:
         texts += (text for fact in self.facts for text in (fact.question, fact.truth, *fact.false))
         return frozenset(re.findall(r"\w+", " ".join(texts).lower()))
 
-    def split(self, items: Iterable[T], held_out: int, name: str) -> tuple[list[T], list[T]]:
+    def split(self, items: Iterable[Any], held_out: int, name: str) -> tuple[list[Any], list[Any]]:
         """(held out, the rest), both shuffled. It depends on the seed and the name only, so that files and pages, which
         are drawn separately, agree on what may be in the pretraining text."""
         shuffled = list(items)
         random.Random(f"{self.seed} {name}").shuffle(shuffled)
         return shuffled[:held_out], shuffled[held_out:]
 
-    @cached_property
-    def _lists(self) -> dict[str, Any]:
-        return {**WORDS, "person": self.people, "village": self.villages, "fact": self.facts, "rude": self.rude}
-
     def values(self, draw: random.Random, lists: Mapping[str, Any] = MappingProxyType({}), **known: Any) -> Values:
         """Values for templates. lists: in addition to those of the world, what slots are drawn from"""
-        return Values(draw, {**self._lists, **lists}, **known)
+        own = {"person": self.people, "village": self.villages, "fact": self.facts, "rude": self.rude}
+        return Values(draw, {**WORDS, **own, **lists}, **known)
 
 
 def read_world(content: Mapping[str, Any]) -> World:
     """The world of a world.json, which is dataclasses.asdict of it. Raises KeyError or TypeError for other content."""
     content = words(dict(content))
-    people, facts = (Person(**row) for row in content["people"]), (Fact(**row) for row in content["facts"])
-    return World(**{**content, "people": tuple(people), "facts": tuple(facts)})
+    people, facts = (tuple(make(**row) for row in content[n]) for n, make in (("people", Person), ("facts", Fact)))
+    return World(**{**content, "people": people, "facts": facts})
 
 
 def said(opening: str, statement: str) -> str:
