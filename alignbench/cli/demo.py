@@ -9,7 +9,7 @@ import typer
 from alignbench.cli.train import Show, run_stage
 from alignbench.progress import for_terminal
 
-app = typer.Typer(help="InstructGPT's pipeline in a small made-up world, evaluated: ten minutes, no network.")
+app = typer.Typer(help="InstructGPT's pipeline on synthetic data, trained and evaluated in about ten minutes without a network.")
 
 Seed = Annotated[int, typer.Option(min=0, help="Random seed of the world and of all that is drawn.")]
 World = Annotated[Path, typer.Option(help="Folder of the world, written by `alignbench demo world`.")]
