@@ -150,6 +150,8 @@ REWARDS = """
 epochs = []
 def length(prompts, responses): return [len(r) / 10 for r in responses]
 def letters(prompts, responses): return [sum(c.isalpha() for c in r) / 4 for r in responses]
+def same(prompts, responses): return [2.0] * len(responses)
+def negative(prompts, responses): return [-len(r) / 10 - 0.1 for r in responses]
 def sentences(prompts, responses): return [float(r.count(".")) for r in responses]
 def nothing(prompts, responses): return [float("nan")] * len(responses)
 def second(prompts, responses):

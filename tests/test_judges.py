@@ -273,4 +273,11 @@ def test_the_majority_of_labelers_wins_and_a_pair_without_labels_is_reported(tmp
     assert lost == {"win": 0.0, "share": pytest.approx(1 / 3)}
     with pytest.raises(ValueError, match="no labeler compares"):
         judge.score([WON, Item("Wax.", PROMPT, references=(BAD,))])
+    pairs = write_lines(
+        tmp_path / "pairs.jsonl", [pair := {"prompt": PROMPT, "output_1": GOOD, "output_2": BAD, "preference": 0.125}]
+    )
+    found = find_scorer(f"preference=labels:{pairs}").score([WON, LOST])
+    assert found == [{"win": 1, "share": 0.875, "preference": 0.875}, {"win": 0, "share": 0.125, "preference": 0.125}]
+    write_lines(pairs, [pair | {"preference": 0}])  # not graded
+    assert find_scorer(f"preference=labels:{pairs}").score([WON]) == [{"win": 1, "share": 1}]
     assert (judge.name, judge.revision) == ("labels:labels.jsonl", hashlib.sha256(file.read_bytes()).hexdigest())

@@ -16,6 +16,7 @@ from trainers.data import read_rankings
 
 ADA = {"prompt_id": "p1", "prompt": "Do hens fly?", "output": "A little.", "labeler": "ada"}
 BOB = ADA | {"labeler": "bob"}
+PAIR = {"prompt": "Moo?", "output_1": "a", "output_2": "b", "preference": 0.25}
 RANKING = {"prompt": "Moo?", "responses": ["b", "a"], "ranks": [1, 2], "labeler": "ada"}
 INVALID = cases("labels")
 ROWS = (
@@ -80,6 +81,38 @@ def test_a_ranking_is_a_label_of_each_response(tmp_path):
     assert {(label.model, label.output, label.rank) for label in unnamed} == {(None, "b", 1), (None, "a", 2)}
 
 
+@pytest.mark.parametrize("name", ["p.jsonl", "p.csv"])
+def test_a_pair_is_two_labels_with_a_graded_preference(tmp_path, name):
+    rows = [PAIR, PAIR | {"output_2": "c", "preference": 1}, PAIR | {"prompt": "Oink?", "preference": ""}]
+    labels = read_labels(write(tmp_path / name, *rows))
+    assert {label.labeler for label in labels} == {"unnamed"}
+    verdict = Verdicts(labels).verdict
+    assert [verdict("Moo?", *pair) for pair in ("ab", "ba", "ac", "bc", "aa")] == [0.75, 0.25, 0, None, 0.5]
+    assert verdict("Oink?", "a", "b") is None
+    assert battles(labels) == {("output_1", "output_2"): [(0.75 + 0) / 2]}
+    assert [(row["responses"], row["ranks"]) for row in export(labels)[0]] == [
+        (["a", "b"], [1, 2]),
+        (["c", "a"], [1, 2]),
+    ]
+    write_labels(labels, tmp_path / "normal.jsonl")
+    assert read_labels(str(tmp_path / "normal.jsonl")) == labels
+
+
+def test_annotations_of_alpaca_eval_are_pairs_of_named_models(tmp_path):
+    row = {"instruction": "Moo?", "output_1": "a", "generator_1": "cow", "output_2": "b", "generator_2": "hen"}
+    row |= {"annotator": "gpt", "dataset": "farm", "raw_completion": {"x": [1]}}
+    found = {}
+    for graded in (1, 2, 1.5, 0, 1.75, None):
+        labels = read_labels(write(tmp_path / "a.json", row | {"preference": graded}))
+        assert [(own.prompt, own.model, own.output, own.labeler) for own in labels] == [
+            ("Moo?", "cow", "a", "gpt"), ("Moo?", "hen", "b", "gpt"),
+        ]  # fmt: skip
+        found[graded] = battles(labels).get(("cow", "hen"))
+    assert found == {1: [1], 2: [0], 1.5: [0.5], 0: [0.5], 1.75: [0.25], None: None}
+    with pytest.raises(AlignbenchError, match=r"a.json:1: preference 0.25 is not a number from 1 \(output_1\) to 2"):
+        read_labels(write(tmp_path / "a.json", row | {"preference": 0.25}))
+
+
 def test_columns_of_other_names_are_mapped_and_a_file_of_prompts_gives_texts_or_ids(tmp_path):
     row = {"doc": 7, "sys": "hen", "text": "Cluck.", "who": "w1", "is_true": "yes", "seconds": 12}
     columns = {"doc": "prompt_id", "sys": "model", "text": "output", "who": "labeler"}
@@ -101,10 +134,12 @@ def test_flags_are_written_in_several_ways_and_equal_outputs_of_two_models_are_t
 
 @pytest.mark.parametrize(
     ("kind", "fields", "message"),
-    [(kind, *case) for kind in ("labels", "rankings", "prompts") for case in INVALID[kind]],
+    [(kind, *case) for kind in ("labels", "rankings", "prompts", "pairs") for case in INVALID[kind]],
 )
 def test_an_invalid_row_is_one_line(tmp_path, kind, fields, message):
-    first, valid = {"labels": (ADA, BOB), "rankings": (RANKING, RANKING), "prompts": (None, ADA)}[kind]
+    first, valid = {"labels": (ADA, BOB), "rankings": (RANKING, RANKING), "prompts": (None, ADA)}.get(
+        kind, (PAIR, PAIR)
+    )
     prompts = write(tmp_path / "prompts.jsonl", {"prompt_id": "p2", "prompt": "Oink?"}) if first is None else None
     rows = [row for row in (first, valid | fields if kind == "rankings" else changed(valid, fields)) if row]
     with pytest.raises(AlignbenchError, match=f"^[^\n]*l.jsonl:{len(rows)}: [^\n]*{message}[^\n]*$"):

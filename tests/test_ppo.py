@@ -1,5 +1,6 @@
 """PPO: the identities of its first step, its gradient, its rewards, and what it learns."""
 
+import json
 import math
 import sys
 from pathlib import Path
@@ -12,9 +13,11 @@ from tiny import SENTENCES, tiny_tokenizer
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from alignbench.models.checkpoint import find_checkpoint
-from trainers import loop, ppo
+from alignbench.progress import Progress
+from trainers import loop, ppo, reward
 from trainers.models import Sampler, load
 from trainers.reward import load_reward
+from trainers.rollouts import penalised
 from trainers.run import identity
 
 folder = pytest.fixture(scope="module")(stages.prepare)
@@ -38,10 +41,10 @@ def seen(monkeypatch):
         found["rollouts"].append(rollouts)
         found["beta"].append(beta)
 
-    def take_step(module, optimizer, max_norm):
+    def take_step(module, optimizer, max_norm, parts):
         found["gradients"].append(stages.gradients_of(module))
         found["rates"].append([group["lr"] for group in optimizer.param_groups])
-        norm = step(module, optimizer, max_norm)
+        norm = step(module, optimizer, max_norm, parts)
         found["weights"].append({n: p.detach().clone() for n, p in module.policy.model.named_parameters()})
         return norm
 
@@ -151,7 +154,7 @@ def test_the_sampled_ids_are_trained_on_and_each_pass_over_the_prompts_has_a_new
     monkeypatch.setattr(Sampler, "sample", keep)
     optimise(episodes=20, batch=5, minibatch=5)
     rollouts = [rollout for batch in seen["rollouts"] for rollout in batch]
-    assert [tuple(r.response_ids) for r in rollouts] == [completion.tokens for completion in sampled]
+    assert [tuple(r.response_ids) for r in rollouts] == [completion.tokens for completion in sampled[:20]]
     tokenizer = tiny_tokenizer()  # the text of a random model's tokens seldom has these tokens
     again = [tuple(tokenizer(c.text, add_special_tokens=False)["input_ids"]) for c in sampled]
     assert again != [completion.tokens for completion in sampled]
@@ -172,7 +175,7 @@ def test_the_score_is_added_once_at_the_last_token(folder, optimise, seen, tmp_p
     model.lm_head.weight.data.zero_()  # all tokens are equally likely, also the end token
     model.save_pretrained(policy)
     batch = {"batch": 32, "minibatch": 32, "episodes": 32, "max_tokens": 96}
-    optimise(model=policy, reward="judge", whiten_rewards=False, no_end_score=-7.0, **batch)
+    optimise(model=policy, reward="judge", no_end_score=-7.0, **batch)
     (rollouts,) = seen["rollouts"]
     ended = [r for r in rollouts if r.ended]
     assert 0 < len(ended) < len(rollouts)
@@ -193,11 +196,13 @@ def test_a_response_that_does_not_end_gets_a_fixed_score_or_its_own_minus_a_pena
     """Detail 9."""
     for changed in ({"no_end_score": -3.0}, {}, {"no_end_penalty": 0.5}):
         optimise(**changed)
-    for fixed, own, penalised in zip(*seen["rollouts"], strict=True):
-        assert fixed.response == own.response == penalised.response
-        assert own.score == len(own.response) / 10
-        assert fixed.score == (own.score if own.ended else -3)
-        assert penalised.score == pytest.approx(own.score - (0 if own.ended else 0.5))
+    worst = min((r.raw_score for r in seen["rollouts"][0] if r.ended), default=math.inf)
+    for fixed, own, lower in zip(*seen["rollouts"], strict=True):
+        assert fixed.response == own.response == lower.response
+        assert own.raw_score == fixed.raw_score == len(own.response) / 10
+        assert fixed.score == (own.raw_score if own.ended else -3)
+        assert own.score == (own.raw_score if own.ended else min(own.raw_score, worst))
+        assert lower.score == pytest.approx(own.score - (0 if own.ended else 0.5))
     assert not all(r.ended for r in seen["rollouts"][0])
 
 
@@ -221,7 +226,7 @@ def test_a_response_is_cut_at_its_stop_string_before_it_is_scored(optimise, seen
 def test_rewards_are_whitened_with_their_mean_kept_and_advantages_without(optimise, seen):
     """Detail 11."""
     optimise(stop=("e", "a"), whiten_rewards=True)
-    optimise(stop=("e", "a"), whiten_rewards=False)
+    optimise(stop=("e", "a"))  # off by default
     white, raw = (
         [np.concatenate([getattr(r, name) for r in batch]) for name in ("rewards", "advantages")]
         for batch in seen["rollouts"]
@@ -254,7 +259,76 @@ def test_the_value_starts_from_the_reward_model_or_from_the_policy_or_as_set(
     assert not stages.same_weights(trained, folder / "judge")
 
 
+def test_no_response_without_an_end_has_a_better_score_than_one_that_ended():
+    raw, ended = [3.0, 5.0, -2.0, 4.0, -9.0], [True, False, True, False, False]
+    assert penalised(raw, ended, None, 0.0) == [3, -2, -2, -2, -9]
+    assert penalised(raw, ended, -1.0, 0.5) == [3, -2.5, -2, -2.5, -2.5]
+    assert penalised(raw, ended, -7.0, 0.0) == [3, -7, -2, -7, -7]
+    assert penalised(raw[:2], [False] * 2, None, 1.0) == [2, 4]
+
+
+def test_scores_that_do_not_vary_no_end_and_a_fixed_score_that_is_too_high_are_warnings(folder, optimise, tmp_path):
+    said = []
+
+    class Heard(Progress):
+        def say(self, text: str) -> None:
+            said.append(text)
+
+    def run(**changed):
+        config = stages.config_of(folder, "ppo", tmp_path / f"warned-{len(said)}", **changed)
+        ppo.train(config, progress=Heard())
+        return [e["reason"] for e in stages.lines_of(Path(config.out) / "log.jsonl") if e["event"] == "warning"]
+
+    logged = run(reward="training_rewards:same", max_tokens=1, episodes=16)
+    none, equal = "no response ended within 1 tokens; raise max_tokens, or give stop", "all scores are 2, so there is "
+    assert [reason.startswith((none, equal)) for reason in logged] == [True] * 4
+    assert len(said) == 2  # on the screen once each
+    assert said[0] == f"warning: ppo iteration 1: {none}"
+    stop = {"stop": ("e", "a", "o", "n"), "max_tokens": 6, "batch": 16, "minibatch": 16, "episodes": 16}
+    (reason,) = run(reward="training_rewards:negative", no_end_score=0.0, **stop)
+    assert reason.startswith("no_end_score 0 is above the worst of a response that ended, -")
+    assert run(reward="training_rewards:negative", no_end_score=-9.0, **stop) == []
+
+
+def test_the_reward_model_reads_texts_in_its_own_chat_template(folder, optimise, tmp_path, monkeypatch):
+    models = []
+    for name, form in (("policy", "[{{ m.content }}]"), ("other", "<{{ m.content }}>")):
+        tokenizer = tiny_tokenizer()
+        tokenizer.chat_template = "{% for m in messages %}" + form + "{% endfor %}"
+        models.append(stages.checkpoint(tmp_path / name, tokenizer=tokenizer))
+    judge = str(stages.train(folder, "reward", tmp_path / "judged", model=models[1], template=True) / "final")
+    read, scores_of = [], reward.RewardModel.scores
+
+    def scores(self, examples):
+        read.extend(tokenizer.decode([*e.prompt, *r]) for e in examples for r in e.responses)
+        return scores_of(self, examples)
+
+    monkeypatch.setattr(reward.RewardModel, "scores", scores)
+    for template, by in ((True, judge), (False, judge), (True, "judge")):
+        read.clear()
+        out = optimise(model=models[0], reward=by, template=template, sample_rows=8)
+        for row, text in zip(stages.lines_of(out / "samples.jsonl"), read, strict=False):
+            asked = row["prompt"].strip("[]")
+            assert row["prompt"] == (f"[{asked}]" if template else asked)
+            own = f"{asked}{row['response']}" if by == "judge" else f"<{asked}><{row['response'].strip()}>"
+            assert text == f"<s>{own}</s>"
+
+
 # Learning, and the result
+
+
+def test_the_metrics_of_a_checkpoint_are_those_of_its_own_weights(folder, optimise):
+    settings = {"lr": 3e-2, "warmup": 0, "ema": 0.9, "checkpoint_every": 1}
+    out = optimise(episodes=24, **settings)
+    lines = metrics_of(out)
+    for path, iteration in ((out / "checkpoints/iteration-1", 1), (out / "final", 3)):
+        metrics = json.loads((path / "recipe.json").read_text())["metrics"]
+        again = optimise(model=str(path), reference=str(folder / "model"), lr=0.0, episodes=8 * (iteration + 1))
+        expected = metrics_of(again)[iteration]  # the same prompts and seeds, by the saved weights
+        names = ("raw_score", "score", "score_std", "kl", "kl_k3", "entropy", "response_tokens", "ended")
+        assert {n: metrics[n] for n in names} == pytest.approx({n: expected[n] for n in names}, abs=1e-5)
+        assert metrics["iterations"] == iteration
+    assert metrics["kl"] != pytest.approx(lines[-1]["kl"], abs=1e-3)
 
 
 def learned(out: Path) -> tuple[float, float, list[dict]]:
@@ -279,6 +353,7 @@ def test_a_pretrained_model_learns_to_end_its_sentences(tinystories, optimise, t
     out = optimise(
         model=str(tinystories), reward="training_rewards:sentences", prompts=prompts,
         episodes=32 * 12, batch=32, minibatch=16, max_tokens=24, lr=lr, lora=lora, value_lr=1e-3, warmup=2, ema=0.0,
+        whiten_rewards=True,
     )  # fmt: skip
     first, last, lines = learned(out)
     assert last > 1.2 * first
@@ -298,12 +373,12 @@ def test_an_adaptive_beta_follows_the_kl(optimise, seen):
 
 
 def test_the_averaged_weights_are_the_result(folder, optimise, seen):
-    """One update per minibatch: w̄ ← decay · w̄ + (1 − decay) · w, from the initial weights."""
-    out = optimise(ema=0.75, episodes=16, minibatch=4, warmup=0)
+    """One update per minibatch: w̄ ← decay · w̄ + (1 − decay) · w, from the initial weights; the decay warms up."""
+    out = optimise(ema=0.25, episodes=16, minibatch=4, warmup=0)
     average, moved = stages.weights_of(folder / "model"), list(seen["weights"])
     assert len(moved) == 4
-    for weights in moved:
-        average = {name: 0.75 * w + 0.25 * weights[name] for name, w in average.items()}
+    for weights, decay in zip(moved, (1 / 10, 2 / 11, 0.25, 0.25), strict=True):
+        average = {name: decay * w + (1 - decay) * weights[name] for name, w in average.items()}
     without = stages.weights_of(optimise(ema=0.0, episodes=16, minibatch=4, warmup=0) / "final")
     torch.testing.assert_close(stages.weights_of(out / "final"), average, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(without, moved[3], rtol=1e-5, atol=1e-6)

@@ -77,6 +77,28 @@ def test_a_win_rate_of_two_files(village):
     assert found["longer"]["value"] == 1
 
 
+def test_labels_of_pairs_are_imported_and_judge(village):
+    pairs = [
+        {
+            "prompt": f"How is cow {i}?",
+            "output_1": f"Well, {i}.",
+            "output_2": f"Cow {i} is well, thank you.",
+            "preference": 0.75,
+        }
+        for i in range(N)
+    ]
+    write_lines(village / "pairs.jsonl", pairs)
+    done = run("labels", "import", "pairs.jsonl", "--out", "normal.jsonl", cwd=village)
+    assert done.returncode == 0, done.stderr
+    for file in ("pairs.jsonl", "normal.jsonl"):
+        judge = ("--scorer", f"preference=labels:{file}", "--json")
+        done = run("score", "kind.jsonl", "--task", "win_rate", "--baseline", "curt.jsonl", *FILES, *judge, cwd=village)
+        assert done.returncode == 0, done.stderr
+        (result,) = json.loads(done.stdout)
+        found = {metric["metric"]: metric["value"] for metric in result["results"][0]["metrics"]}
+        assert (found["win_rate"], found["win_rate_discrete"]) == (0.75, 1)
+
+
 def test_a_checkpoint_is_judged_against_its_baseline_by_a_reward_model_and_again_by_another(village):
     for name, seed in (("base", 1), ("aligned", 2)):
         save_tiny_checkpoint(village / name, seed=seed)

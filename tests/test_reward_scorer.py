@@ -12,11 +12,12 @@ from stages import tiny_classifier
 from tiny import tiny_tokenizer
 
 from alignbench.scorers import Item, find_scorer
-from trainers.data import chat_template
+from trainers.data import chat_template, render_pair
 from trainers.models import Scalar, load
 from trainers.reward import RewardModel
 
 CHAT = cases("judges")["template"]
+ROLES = ("user", "assistant")
 PAIRS = [
     ("Which planet is red?", " Mars, which is smaller than the Earth and has two moons."),
     ("What do bees make?", " honey"),
@@ -79,7 +80,10 @@ def test_the_bias_is_added_and_is_part_of_the_identity_as_are_the_weights(tmp_pa
 def test_a_reward_model_trained_on_chats_reads_chats_and_another_decoder_a_dialogue(tmp_path):
     trained = save_decoder(tmp_path / "trained", recipe={"config": {"template": True}}, template=CHAT)
     render = chat_template(transformers.AutoTokenizer.from_pretrained(trained))
-    asked = [(render([{"role": "user", "content": prompt}], True), response) for prompt, response in ENCODABLE]
+    asked = [
+        render_pair(*([{"role": role, "content": text.strip()}] for role, text in zip(ROLES, own, strict=True)), render)
+        for own in ENCODABLE
+    ]
     assert asked[0][0] == "user: Which planet is red?</s><s>assistant:"  # the tokenizer begins with <s>
     assert rewards(trained) == pytest.approx(trainers_rewards(trained, asked), abs=1e-4)
     other = save_decoder(tmp_path / "other", template=CHAT)

@@ -44,6 +44,16 @@ def test_the_gradient_is_clipped_and_its_unclipped_norm_returned(max_norm, moved
     torch.testing.assert_close(before - layer.weight, torch.tensor([moved]), rtol=0, atol=1e-5)
 
 
+def test_parts_are_clipped_apart():
+    both = nn.ModuleList([nn.Linear(2, 1, bias=False), nn.Linear(1, 1, bias=False)])
+    before = [part.weight.detach().clone() for part in both]
+    both[0].weight.grad, both[1].weight.grad = torch.tensor([[30.0, 40.0]]), torch.tensor([[0.5]])
+    norm = take_step(both, torch.optim.SGD(both.parameters(), lr=1.0), 1.0, tuple(both))
+    assert norm == pytest.approx(math.hypot(50, 0.5))
+    moved = [old - part.weight for old, part in zip(before, both, strict=True)]
+    torch.testing.assert_close(moved, [torch.tensor([[0.6, 0.8]]), torch.tensor([[0.5]])], rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_gradient_that_is_not_finite_changes_neither_weights_nor_moments(bad):
     layer = nn.Linear(3, 2)

@@ -1,17 +1,22 @@
 """Win rates and rankings: answers are generated once, verdicts once per judge and pair."""
 
+import csv
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from cases import read_lines, write_lines
+from sklearn.linear_model import LogisticRegression
 
 from alignbench.errors import AlignbenchError
 from alignbench.evaluation.rank import find_systems, rank_systems
-from alignbench.evaluation.score_file import score_file
+from alignbench.evaluation.score_file import judge_files, score_file
 from alignbench.evaluation.win_rate import find_answers, judge
+from alignbench.labels.table import read_labels, write_labels
 from alignbench.progress import Progress
 from alignbench.runs.folder import lock_run
+from alignbench.stats.win_rate import RIDGE, length_controlled
 from alignbench.types.scorer import ScorerGoneError
 
 QUESTIONS = [f"What does cow {number} say?" for number in range(30)]
@@ -100,6 +105,77 @@ def test_a_win_rate_is_one_half_against_itself_and_length_control_moves_that_of_
     assert abs(found["win_rate_length_controlled"] - 0.5) < abs(found["win_rate"] - 0.5)
     found = values(judge(pair[0], pair[0], Taste(lambda a, b: 0.5)).result)
     assert found["win_rate"] == found["win_rate_length_controlled"] == 0.5
+
+
+def test_graded_preferences_are_the_win_rate_and_have_no_ties(tmp_path, prompts):
+    graded = [0.25 + i / 60 for i in range(30)]
+    texts = [f"moo{'!' * (i % 7)} {i}" for i in range(30)]
+    given = dict(zip(texts, graded, strict=True))
+
+    class Graded(Taste):
+        def score(self, items):
+            found = [given.get(item.output) or 1 - given[item.references[0]] for item in items]
+            return [{"win": 1.0 * (own > 0.5) + 0.5 * (own == 0.5), "preference": own} for own in found]
+
+    systems = [answers(tmp_path, prompts, *own) for own in (("own", texts), ("other", ["moo!! 12"] * 30))]
+    rates = values(judge(*systems, Graded(longer)).result)
+    assert rates["win_rate"] == pytest.approx(np.mean(graded))
+    assert rates["win_rate_discrete"] == pytest.approx((14 + 1 / 2) / 30)
+    assert "tie" not in rates
+    differences = [len(text) - len("moo!! 12") for text in texts]
+    assert rates["win_rate_length_controlled"] == pytest.approx(length_controlled(graded, differences).value)
+    table = rank_systems(systems, Graded(longer))
+    assert table.pairs["own", "other"].value == pytest.approx((14 + 1 / 2) / 30)
+
+
+def test_length_control_is_fitted_on_the_probabilities_of_a_model(judged):
+    texts = ["moo" * (1 + i % 5) for i in range(30)]
+    found = values(judged(texts, ["moo" * 2] * 30, Taste(longer, probability=0.625)).result)
+    assert (found["probability"], found["win_rate_length_controlled"]) == (0.625, 0.625)
+    assert found["win_rate"] == pytest.approx((18 + 6 / 2) / 30)
+
+
+@pytest.mark.needs_data
+@pytest.mark.parametrize(
+    ("model", "graded", "discrete", "minimal", "published"),
+    [("FuseChat-Llama-3.1-8B-Instruct", 63.33, 64.41, 65.07, 65.39), ("NullModel", 76.92, 83.98, 84.69, 86.46)],
+)
+def test_win_rates_of_alpaca_eval_are_the_published_ones(
+    tmp_path, data_dir, model, graded, discrete, minimal, published
+):
+    with (data_dir / "alpaca-eval-preferences" / f"{model}.csv").open() as file:
+        rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    texts = [["b" * int(row["characters_baseline"]), "m" * int(row["characters_model"])] for row in rows]
+    prompts = [{"id": str(n), "prompt": f"What does cow {n} say?"} for n in range(len(rows))]
+    annotations = [
+        {"instruction": prompt["prompt"], "output_1": texts[n][0], "generator_1": "gpt4_1106_preview", "output_2":
+         texts[n][1], "generator_2": model, "annotator": "gpt4_turbo", "preference": rows[n]["preference"], "price": 1}
+        for n, prompt in enumerate(prompts)
+    ]  # fmt: skip
+    labels = read_labels(str(write_lines(tmp_path / "annotations.jsonl", annotations)))
+    write_labels(labels, tmp_path / "labels.jsonl")
+    files = [
+        write_lines(tmp_path / f"{name}.jsonl", [{"output": pair[side]} for pair in texts])
+        for side, name in enumerate(("baseline", "model"))
+    ]
+    run = judge_files(
+        files[1], files[0], tmp_path / "runs", in_order=True, prompts=write_lines(tmp_path / "prompts.jsonl", prompts),
+        scorers=[f"preference=labels:{tmp_path / 'labels.jsonl'}"],
+    )  # fmt: skip
+    found = values(run.results[0])
+    assert round(100 * found["win_rate"], 2) == graded
+    assert round(100 * found["win_rate_discrete"], 2) == discrete
+    # the same formula by scikit-learn: each row once as a win and once as a loss, weighted by the preference
+    preference = np.array([row["preference"] - 1 for row in rows])
+    delta = np.array([len(own) - len(other) for other, own in texts])
+    features, ones = np.tanh(delta / delta.std())[:, None], np.ones(len(rows))
+    fitted = LogisticRegression(C=1 / RIDGE, tol=1e-10, max_iter=1000).fit(
+        np.tile(features, (2, 1)), np.r_[ones, 0 * ones], sample_weight=np.r_[preference, 1 - preference]
+    )
+    controlled = found["win_rate_length_controlled"]
+    assert controlled == pytest.approx(1 / (1 + np.exp(-fitted.intercept_[0])), abs=1e-6)
+    assert round(100 * controlled, 2) == minimal
+    assert abs(minimal - published) < 1.8  # the largest difference that docs/win_rate.md states
 
 
 def test_each_judge_has_its_own_verdicts_which_are_read_without_a_lock(pair):

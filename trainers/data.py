@@ -84,14 +84,17 @@ def read_prompts(source: str, template: Render | None = None) -> list[str]:
     """Rows with a prompt, messages (a final assistant message is left out), or a pair of dialogues."""
 
     def parse(row: SourceRow) -> str:
-        is_pair = "prompt" not in row.fields and "chosen" in row.fields
-        prompt = _pair(row, template)[0] if is_pair else row.field("prompt", "messages")
-        if isinstance(prompt, str) and template is None:
-            return prompt
-        messages = checked_messages(prompt, "prompt", "user")
-        return (template or _no_template)(messages[:-1] if messages[-1]["role"] == "assistant" else messages, True)
+        prompt = _prompt(row, template)
+        return (
+            prompt if isinstance(prompt, str) and template is None else (template or _no_template)(_asked(prompt), True)
+        )
 
     return _parse(source, parse)
+
+
+def read_conversations(source: str) -> list[Messages]:
+    """The prompts of `read_prompts` as chat messages; plain text is a message of the user."""
+    return _parse(source, lambda row: _asked(_prompt(row, _no_template)))
 
 
 def read_texts(source: str) -> list[str]:
@@ -161,10 +164,25 @@ def _render(prompt: Any, response: Any, template: Render | None) -> tuple[str, s
         raise ValueError("a response is empty")
     if plain:
         return prompt, response
-    text, whole = (template or _no_template)(before, True), (template or _no_template)(before + after, False)
+    return render_pair(before, after, template or _no_template)
+
+
+def render_pair(messages: Messages, response: Messages, template: Render) -> tuple[str, str]:
+    """The rendered prompt, and what the response adds to it."""
+    text, whole = template(messages, True), template([*messages, *response], False)
     if not whole.startswith(text):
         raise ValueError("the chat template renders the prompt differently when a response follows")
     return text, whole[len(text) :]
+
+
+def _prompt(row: SourceRow, template: Render | None) -> Any:
+    is_pair = "prompt" not in row.fields and "chosen" in row.fields
+    return _pair(row, template)[0] if is_pair else row.field("prompt", "messages")
+
+
+def _asked(prompt: Any) -> Messages:
+    messages = checked_messages(prompt, "prompt", "user")
+    return messages[:-1] if messages[-1]["role"] == "assistant" else messages
 
 
 def _no_template(messages: Messages, add_generation_prompt: bool) -> str:

@@ -90,16 +90,21 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
 
 
 class Ema:
-    """The exponential moving average of a model's trained weights (InstructGPT, C.4: decay .992)."""
+    """The exponential moving average of a model's trained weights (InstructGPT, C.4: decay .992).
+
+    The decay of update t = 0, 1, … is min(decay, (1 + t) / (10 + t)), or a short run would return its initial model.
+    """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        self.decay = decay
+        self.decay, self.updates = decay, 0
         self.weights = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        self.updates += 1
         for name, average in self.weights.items():
-            average.lerp_(model.get_parameter(name), 1 - self.decay)
+            average.lerp_(model.get_parameter(name), 1 - decay)
 
     @torch.no_grad()
     def swap(self, model: nn.Module) -> None:
@@ -119,7 +124,8 @@ def save_training(folder: Path, accelerator: Accelerator, ema: Ema | None = None
             optimizer.state[p] = {"step": torch.tensor(0.0), **averages}
     accelerator.save_state(str(folder))
     if ema is not None:
-        torch.save({name: _local(w) for name, w in ema.weights.items()}, folder / f"ema-{accelerator.process_index}.pt")
+        saved = {"updates": ema.updates, "weights": {name: _local(w) for name, w in ema.weights.items()}}
+        torch.save(saved, folder / f"ema-{accelerator.process_index}.pt")
 
 
 def load_training(folder: Path, accelerator: Accelerator, ema: Ema | None = None) -> None:
@@ -127,7 +133,8 @@ def load_training(folder: Path, accelerator: Accelerator, ema: Ema | None = None
     accelerator.load_state(str(folder))
     if ema is not None:
         saved = torch.load(folder / f"ema-{accelerator.process_index}.pt", weights_only=True, map_location="cpu")
-        for name, weights in saved.items():
+        ema.updates = saved["updates"]
+        for name, weights in saved["weights"].items():
             _local(ema.weights[name]).copy_(weights)
 
 
@@ -162,19 +169,22 @@ def accumulate(
     return summed
 
 
-def take_step(module: nn.Module, optimizer: Any, max_norm: float | None) -> float:
+def take_step(module: nn.Module, optimizer: Any, max_norm: float | None, parts: Sequence[nn.Module] = ()) -> float:
     """Clip the gradient to `max_norm` (None: no clipping), update the weights, clear the gradient; its unclipped norm.
 
+    parts: of the module, whose gradients are clipped apart; empty: the whole
     Raises NotFiniteError, without an update, if the gradient is not finite.
     """
-    gradients = [p.grad for p in module.parameters() if p.grad is not None]
-    norm = gradient_norm(gradients)
+    gradients = [[p.grad for p in part.parameters() if p.grad is not None] for part in parts or (module,)]
+    norms = [gradient_norm(own) for own in gradients]
+    norm = math.hypot(*norms)
     if not math.isfinite(norm):
         optimizer.zero_grad()
         raise NotFiniteError("the gradient is not finite")
-    if max_norm is not None and norm > max_norm:
-        for gradient in gradients:
-            gradient.mul_(max_norm / norm)
+    for own, size in zip(gradients, norms, strict=True):
+        if max_norm is not None and size > max_norm:
+            for gradient in own:
+                gradient.mul_(max_norm / size)
     optimizer.step()
     optimizer.zero_grad()
     return norm

@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -17,11 +17,12 @@ from alignbench.progress import Progress
 from alignbench.types.engine import Sampling
 from trainers import loop, losses
 from trainers.config import REQUIRED, StageConfig, check, setting
-from trainers.data import chat_template, read_prompts
+from trainers.data import chat_template, read_conversations, read_prompts
 from trainers.loop import NotFiniteError
 from trainers.models import ActorCritic, Policy, Sampler, Scalar, Texts, add_lora, load, save_model
 from trainers.packing import Example, Packed, pack
 from trainers.reward import RewardModel, load_reward, score_all
+from trainers.rollouts import Rollout, concat, describe, penalised, split, warnings
 from trainers.run import Metrics, Origin, State, open_run
 from trainers.sft import pretraining_examples
 
@@ -50,8 +51,10 @@ class PPOConfig(StageConfig):
     value_clip: float = setting(0.2, "clip range of the value's change (lm-human-preferences: .2)", above=0)
     discount: float = setting(1.0, "discount of later rewards (paper: 1)", low=0, high=1)
     lam: float = setting(0.95, "λ of generalised advantage estimation (lm-human-preferences: .95)", low=0, high=1)
-    whiten_rewards: bool = setting(True, "scale token rewards to variance 1, keeping their mean (lm-human-preferences)")
-    no_end_score: float | None = setting(-1.0, "fixed score of a response that did not end; none: its own score")
+    whiten_rewards: bool = setting(
+        False, "scale token rewards to variance 1, keeping their mean (lm-human-preferences)"
+    )
+    no_end_score: float | None = setting(-1.0, "fixed score of a response that did not end; none: its own")
     no_end_penalty: float = setting(0.0, "subtracted from the score of a response that did not end", low=0)
     ptx: float = setting(0.0, "γ, coefficient of the pretraining gradient (paper: 27.8 for PPO-ptx)", low=0)
     ptx_examples: int = setting(8, "pretraining examples per episode (paper: 8)", low=1)
@@ -60,7 +63,7 @@ class PPOConfig(StageConfig):
     lr: float = setting(9e-6, "learning rate of the policy after the warm-up (our default)", low=0)
     value_lr: float = setting(9e-6, "learning rate of the value (paper: 9e-6)", low=0)
     warmup: int = setting(10, "iterations of linear warm-up from a tenth of the learning rate (paper: 10)", low=0)
-    ema: float = setting(0.992, "decay per step of the averaged weights (paper: .992); 0: none", low=0, high=0.999999)
+    ema: float = setting(0.992, "decay of the averaged weights, warmed up (paper: .992); 0: none", low=0, high=0.999999)
     lora: int = setting(0, "rank of LoRA adapters; the reference is the policy without them; 0: all weights", low=0)
     stop_kl: float | None = setting(None, "stop at the last good state if KL in nats per response exceeds it", above=0)
     save_every: int = setting(10, "iterations between resumable states", free=True, low=1)
@@ -81,41 +84,6 @@ class Actor(NamedTuple):
     optimizer: Any
     reference: Policy | None
     ema: loop.Ema | None
-
-
-@dataclass(slots=True)
-class Rollout:
-    """One episode. Arrays are (tokens,) of the response; log-probabilities and entropies are in nats.
-
-    prompt_ids, response_ids: the ids that were sampled, never text that was tokenised again (detail 19)
-    ended: by an end-of-sequence token or a stop string, not by the length limit
-    score: the reward of the whole text, before KL
-    logprobs, reference: of the sampled tokens, under the policy before this update and under the reference
-    values: before each token
-    """
-
-    prompt: str
-    prompt_ids: list[int]
-    response: str
-    response_ids: list[int]
-    ended: bool
-    score: float
-    logprobs: losses.Array = field(init=False)
-    reference: losses.Array = field(init=False)
-    values: losses.Array = field(init=False)
-    entropies: losses.Array = field(init=False)
-    rewards: losses.Array = field(init=False)
-    advantages: losses.Array = field(init=False)
-    returns: losses.Array = field(init=False)
-
-    @property
-    def example(self) -> Example:
-        return Example(self.prompt_ids, [self.response_ids])
-
-    @property
-    def kl(self) -> float:
-        """KL from the reference, summed over the tokens, in nats (k1, detail 16)."""
-        return float(losses.kl_k1(self.logprobs, self.reference).sum())
 
 
 def train(config: PPOConfig, *, progress: Progress | None = None) -> tuple[Path, Metrics]:
@@ -140,6 +108,12 @@ def train(config: PPOConfig, *, progress: Progress | None = None) -> tuple[Path,
     prompt_ids = texts.prompts(prompts)
     text = pretraining_examples(str(config.pretraining), texts, config.ptx_tokens) if config.ptx else []
     reward = load_reward(config.reward, accelerator, config.micro_tokens)
+    shown: Sequence[Any] = prompts  # to the reward, which does not read the policy's template
+    if isinstance(reward, RewardModel) and (config.template or reward.template):
+        shown = read_conversations(config.prompts)
+        if not reward.template:
+            pairs = zip(shown, prompts, strict=True)
+            shown = [own[0]["content"] if len(own) == 1 else text for own, text in pairs]
     windows, reference = {"policy": checkpoint.window}, None
 
     def load_compatible(role: str, spec: str, kind: Literal["causal", "reward"], new_head: int | None = None) -> Any:
@@ -175,7 +149,7 @@ def train(config: PPOConfig, *, progress: Progress | None = None) -> tuple[Path,
     data = [(config.prompts, len(prompts)), (config.pretraining if text else None, None)]
     origin = Origin.find("ppo-ptx" if text else "ppo", config.model, models, data)
     sampling = Sampling(max_tokens=config.max_tokens, temperature=config.temperature, stop=config.stop)  # detail 4
-    iterations = config.episodes // config.batch
+    iterations, warned = config.episodes // config.batch, set[str]()
 
     def sample(iteration: int) -> list[Rollout]:
         """A batch of scored responses; each pass over the prompts has a new order."""
@@ -183,15 +157,37 @@ def train(config: PPOConfig, *, progress: Progress | None = None) -> tuple[Path,
         keys = [f"{lap}:{i}" for lap, i in chosen]
         asked = [prompts[i] for _, i in chosen]
         completions = sampler.sample(keys, asked, sampling, config.seed)
-        scores = score_all(accelerator, reward, config.reward, asked, [c.text for c in completions])
-        rollouts = []
-        for (_, i), c, score in zip(chosen, completions, scores, strict=True):
-            ended = c.finish != "length"
-            if not ended:  # detail 9
-                score = (score if config.no_end_score is None else config.no_end_score) - config.no_end_penalty
-            # the text is cut at its stop string, the ids are those sampled (details 10, 19)
-            rollouts.append(Rollout(prompts[i], prompt_ids[i], c.text, list(c.tokens), ended, score))
-        return rollouts
+        raw = score_all(
+            accelerator, reward, config.reward, [shown[i] for _, i in chosen], [c.text for c in completions]
+        )
+        ended = [c.finish != "length" for c in completions]
+        scores = penalised(raw, ended, config.no_end_score, config.no_end_penalty)
+        # the text is cut at its stop string, the ids are those sampled (details 10, 19)
+        return [
+            Rollout(prompts[i], prompt_ids[i], c.text, list(c.tokens), end, own, score)
+            for (_, i), c, end, own, score in zip(chosen, completions, ended, raw, scores, strict=True)
+        ]
+
+    def warn(iteration: int, rollouts: Sequence[Rollout]) -> None:
+        """Each warning in the log, and the first of its kind on the screen."""
+        for kind, text in warnings(rollouts, config.no_end_score, config.max_tokens).items():
+            run.event("warning", iteration=iteration + 1, reason=text)
+            if kind not in warned:
+                progress.say(f"warning: ppo iteration {iteration + 1}: {text}")
+            warned.add(kind)
+
+    def measure(iteration: int) -> Metrics:
+        """Of the weights that a checkpoint after this iteration has, on the next batch of prompts."""
+        if ema:
+            ema.swap(policy)
+        try:
+            rollouts = sample(iteration)
+            compute_old_logprobs(actor, rollouts)
+        finally:
+            if ema:
+                ema.swap(policy)
+        found = describe(rollouts)
+        return found | {"beta": beta, "rlhf_reward": found["score"] - beta * found["kl"], "iterations": iteration}
 
     def save(folder: Path) -> None:
         """The averaged policy as the checkpoint, and the value in its subfolder."""
@@ -204,16 +200,16 @@ def train(config: PPOConfig, *, progress: Progress | None = None) -> tuple[Path,
         if ema:
             ema.swap(policy)
 
-    def restore(state: State) -> tuple[int, float, Metrics]:
+    def restore(state: State) -> tuple[int, float]:
         loop.load_training(state.folder, accelerator, ema)
-        return state.values["step"], state.values["beta"], state.values["metrics"]
+        return state.values["step"], state.values["beta"]
 
     with open_run(config, origin, accelerator, progress) as run:
         if result := run.result():
             return result
-        iteration, beta, last, stopped = 0, config.beta, Metrics(), ""
+        iteration, beta, stopped = 0, config.beta, ""
         if state := run.resume():
-            iteration, beta, last = restore(state)
+            iteration, beta = restore(state)
         progress.start("ppo", iterations, iteration, "iterations")
         while iteration < iterations:
             try:
@@ -224,39 +220,41 @@ def train(config: PPOConfig, *, progress: Progress | None = None) -> tuple[Path,
                     stopped = f"KL {metrics['kl']:.1f} exceeds {config.stop_kl}"
                     break
                 if iteration % config.save_every == 0:  # weights with good samples: a stop returns to them
-                    values = {"beta": beta, "metrics": last}
-                    run.save_state(iteration, lambda at: loop.save_training(at, accelerator, ema), values)
+                    run.save_state(iteration, lambda at: loop.save_training(at, accelerator, ema), {"beta": beta})
+                warn(iteration, rollouts)
                 compute_advantages(config, beta, rollouts)
                 variance = losses.explained_variance(concat(rollouts, "values"), concat(rollouts, "returns"))
                 metrics |= {"beta": beta, "explained_variance": variance}
                 metrics["rlhf_reward"] = metrics["score"] - beta * metrics["kl"]
                 metrics |= update(actor, iteration, rollouts, text)
+                iteration += 1
+                if config.target_kl is not None:
+                    kl, target = metrics["kl"], config.target_kl
+                    beta = losses.adaptive_kl(beta, kl, target=target, episodes=config.batch, horizon=config.horizon)
+                kept = config.checkpoint_every and iteration % config.checkpoint_every == 0
+                final = measure(iteration) if kept or iteration == iterations else Metrics()
             except NotFiniteError as error:
                 stopped = str(error)
                 break
-            iteration, last = iteration + 1, metrics
-            if config.target_kl is not None:
-                kl, target = metrics["kl"], config.target_kl
-                beta = losses.adaptive_kl(beta, kl, target=target, episodes=config.batch, horizon=config.horizon)
             run.log(iteration, metrics)
-            fields = ("prompt", "response", "score", "kl")
+            fields = ("prompt", "response", "raw_score", "score", "kl")
             run.sample(iteration, [{name: getattr(r, name) for name in fields} for r in rollouts[: config.sample_rows]])
-            if config.checkpoint_every and iteration % config.checkpoint_every == 0 and iteration < iterations:
-                run.save_checkpoint(f"checkpoints/iteration-{iteration}", save, metrics | {"iterations": iteration})
+            if kept and iteration < iterations:
+                run.save_checkpoint(f"checkpoints/iteration-{iteration}", save, final)
             progress.advance()
         if stopped:
             stopped = f"iteration {iteration + 1}: {stopped}"
             if not (state := run.newest()):
                 raise AlignbenchError(f"ppo: {stopped}; no good state was saved before it")
-            iteration, beta, last = restore(state)
+            iteration, beta = restore(state)
             later = (run.out / f"checkpoints/iteration-{number}" for number in range(iteration + 1, iterations))
             for folder in later if accelerator.is_main_process else ():
                 shutil.rmtree(folder, ignore_errors=True)
             accelerator.wait_for_everyone()
             progress.say(f"ppo: stopped at {stopped}; the result has the weights after iteration {iteration}")
             run.event("stopped", reason=stopped, kept=iteration)
-        metrics = last | {"iterations": iteration}
-        return run.save_checkpoint("final", save, metrics), metrics
+            final = measure(iteration)
+        return run.save_checkpoint("final", save, final), final
 
 
 def compute_old_logprobs(actor: Actor, rollouts: Sequence[Rollout]) -> None:
@@ -288,32 +286,6 @@ def compute_advantages(config: PPOConfig, beta: float, rollouts: Sequence[Rollou
         rollout.advantages = losses.gae(rollout.rewards, rollout.values, discount=config.discount, lam=config.lam)
         rollout.returns = rollout.advantages + rollout.values
     split(rollouts, "advantages", losses.whiten(concat(rollouts, "advantages"), keep_mean=False))
-
-
-def describe(rollouts: Sequence[Rollout]) -> dict[str, float]:
-    """Batch metrics: means over responses, or over tokens for the entropy. KL in nats per response (detail 16)."""
-    metrics = {
-        "score": np.mean([rollout.score for rollout in rollouts]),
-        "score_std": np.std([rollout.score for rollout in rollouts]),
-        "kl": np.mean([rollout.kl for rollout in rollouts]),
-        "kl_k3": np.mean([losses.kl_k3(r.logprobs, r.reference).sum() for r in rollouts]),
-        "entropy": concat(rollouts, "entropies").mean(),
-        "response_tokens": np.mean([len(rollout.response_ids) for rollout in rollouts]),
-        "ended": np.mean([rollout.ended for rollout in rollouts]),
-    }
-    return {name: float(value) for name, value in metrics.items()}
-
-
-def concat(rollouts: Sequence[Rollout], name: str) -> losses.Array:
-    """The arrays `name` of all rollouts, concatenated: (tokens,)."""
-    return np.concatenate([getattr(rollout, name) for rollout in rollouts])
-
-
-def split(rollouts: Sequence[Rollout], name: str, values: losses.Array) -> None:
-    """The inverse of `concat`: assign each rollout its part of (tokens,) as the array `name`."""
-    sizes = np.cumsum([len(rollout.response_ids) for rollout in rollouts])[:-1]
-    for rollout, part in zip(rollouts, np.split(values, sizes), strict=True):
-        setattr(rollout, name, part)
 
 
 def update(actor: Actor, iteration: int, rollouts: Sequence[Rollout], text: Sequence[Example]) -> Metrics:
@@ -362,7 +334,9 @@ def step_minibatch(actor: Actor, episodes: Sequence[Rollout], text: Sequence[Exa
     metrics |= {name: loop.total(summed) / tokens for name, summed in zip(names, sums.tolist(), strict=True)}
     pairs = zip([p.grad for p in policy.parameters()], pretraining_gradient or repeat(None), strict=False)
     metrics["ppo_gradient_norm"] = loop.gradient_norm(g if g is None or b is None else g - b for g, b in pairs)
-    metrics["gradient_norm"] = loop.take_step(actor.model, actor.optimizer, config.max_gradient_norm)
+    metrics["value_gradient_norm"] = loop.gradient_norm(p.grad for p in actor.model.value.parameters())
+    parts = (policy, actor.model.value)  # clipped apart: their losses have no common scale
+    metrics["gradient_norm"] = loop.take_step(actor.model, actor.optimizer, config.max_gradient_norm, parts)
     if actor.ema:
         actor.ema.update(policy)
     return metrics

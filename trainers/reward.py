@@ -16,18 +16,18 @@ from accelerate import Accelerator
 
 from alignbench.errors import AlignbenchError, first_line
 from alignbench.progress import Progress
-from alignbench.runs.folder import write_json
+from alignbench.runs.folder import read_object, write_json
 from alignbench.stats import estimates
 from trainers import loop
 from trainers.config import REQUIRED, StageConfig, check, setting
-from trainers.data import Ranking, chat_template, read_demonstrations, read_rankings
+from trainers.data import Messages, Ranking, Render, chat_template, read_demonstrations, read_rankings, render_pair
 from trainers.losses import ranking_loss
 from trainers.models import BIAS, Scalar, Texts, load, residual_dropout, save_model
 from trainers.packing import Example, Packed, pack
 from trainers.run import Metrics, Origin, is_checkpoint, open_run
 
 BINS = np.linspace(0.5, 1, 11)  # of the probability of the predicted winner
-Reward = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
+Reward = Callable[[Sequence[Any], Sequence[str]], Sequence[float]]
 
 
 @dataclass(frozen=True)
@@ -218,23 +218,34 @@ def _pairs(ranking: Ranking, scores: Sequence[float]) -> list[tuple[int, int, fl
 
 
 class RewardModel:
-    """A classifier with one label and its own tokenizer, read at the end token after each response."""
+    """A classifier with one label and its own tokenizer, read at the end token after each response.
+
+    template: its own chat template, which prompts that are chat messages are rendered with
+    """
 
     def __init__(
-        self, scalar: Scalar, tokenizer: Any, window: int | None, micro_tokens: int, accelerator: Accelerator
-    ) -> None:
+        self, scalar: Scalar, tokenizer: Any, window: int | None, micro_tokens: int, accelerator: Accelerator,
+        template: Render | None = None,
+    ) -> None:  # fmt: skip
         self.scalar, self.texts, self.window = scalar, Texts(tokenizer, scalar.model), window
-        self.micro_tokens, self.accelerator = micro_tokens, accelerator
+        self.micro_tokens, self.accelerator, self.template = micro_tokens, accelerator, template
 
-    def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
+    def __call__(self, prompts: Sequence[str | Messages], responses: Sequence[str]) -> list[float]:
         """One score per response. Adjacent responses to the same prompt share its computation."""
         examples: list[Example] = []
-        for prompt, pairs in groupby(zip(prompts, responses, strict=True), key=lambda pair: pair[0]):
+        texts = [self._rendered(prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
+        for prompt, pairs in groupby(texts, key=lambda pair: pair[0]):
             examples.append(example := self.texts.example(prompt, [response for _, response in pairs]))
             if self.window is not None and example.longest > self.window:
                 tokens = f"{example.longest} tokens, more than the reward model's window of {self.window}"
                 raise AlignbenchError(f"prompt {prompt[:60]!r}: with its response it has {tokens}")
         return [score for scores in self.scores(examples) for score in scores]
+
+    def _rendered(self, prompt: str | Messages, response: str) -> tuple[str, str]:
+        if isinstance(prompt, str):
+            return prompt, response
+        assert self.template
+        return render_pair(prompt, [{"role": "assistant", "content": response.strip()}], self.template)
 
     def scores(self, examples: Sequence[Example]) -> list[list[float]]:
         """One score per response of each example."""
@@ -251,7 +262,11 @@ def load_reward(spec: str, accelerator: Accelerator, micro_tokens: int) -> Rewar
     if is_checkpoint(spec):
         model, tokenizer, checkpoint = load(spec, "reward")
         scalar = Scalar(model.to(accelerator.device))
-        return RewardModel(scalar, tokenizer, checkpoint.window, micro_tokens, accelerator)
+        recipe = read_object(checkpoint.path / "recipe.json") or {}
+        # one of our own is given texts as in its training
+        chat = recipe["config"].get("template") if recipe.get("stage") == "reward" else tokenizer.chat_template
+        template = chat_template(tokenizer) if chat else None
+        return RewardModel(scalar, tokenizer, checkpoint.window, micro_tokens, accelerator, template)
     sys.path.insert(0, str(Path.cwd()))
     try:
         found = pkgutil.resolve_name(spec)
@@ -265,7 +280,7 @@ def load_reward(spec: str, accelerator: Accelerator, micro_tokens: int) -> Rewar
 
 
 def score_all(
-    accelerator: Accelerator, reward: Reward, name: str, prompts: Sequence[str], responses: Sequence[str]
+    accelerator: Accelerator, reward: Reward, name: str, prompts: Sequence[Any], responses: Sequence[str]
 ) -> list[float]:
     """The rewards of all texts; each process computes a part. AlignbenchError unless each is a finite number."""
 

@@ -101,13 +101,11 @@ def rank_systems(
         verdicts = judge(one, other, scorer, progress=progress)
         found_warnings += warnings(pair, scorer, verdicts)
         records = [record for record in verdicts.folder.records() if record.metrics["win_rate"] is not None]
-        outcomes = [record.values["win_rate"] for record in records]
-        if pair[0] is not one:
-            outcomes = [1 - outcome for outcome in outcomes]
-        pairs[pair[0].name, pair[1].name] = win_rate(outcomes)
+        won = [r.values.get("win_rate_discrete", r.values["win_rate"]) for r in records]  # the model has no graded ones
+        pairs[pair[0].name, pair[1].name] = win_rate(won if pair[0] is one else [1 - outcome for outcome in won])
         agreed += [(r.id, r.values["agrees_with_longer"]) for r in records if "agrees_with_longer" in r.values]
         consistent += [(r.id, r.values["position_consistency"]) for r in records if "position_consistency" in r.values]
-        battles += [Battle(r.id, one.name, other.name, r.values["win_rate"]) for r in records]
+        battles += [Battle(r.id, one.name, other.name, own) for r, own in zip(records, won, strict=True)]
     # resampling must not depend on the order of the systems
     battles.sort(key=lambda battle: (battle.prompt, battle.a, battle.b))
     ranked, eta = rank(battles, baseline, names)

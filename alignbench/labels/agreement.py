@@ -150,10 +150,10 @@ def questions(labels: Sequence[Label]) -> list[Judgements]:
 
 def rankings(labels: Sequence[Label]) -> Judgements:
     """Each labeler's ranking of a prompt's outputs, expanded to all K-choose-2 pairs; equal ranks are a tie."""
-    ranked: dict[tuple[str, str], list[tuple[tuple[str, str], float, Label]]] = defaultdict(list)
+    ranked: dict[tuple[str, str, str], list[tuple[tuple[str, str], float, Label]]] = defaultdict(list)
     for label in labels:
         if label.rank is not None:
-            ranked[label.prompt_id, label.labeler].append((label.item, label.rank, label))
+            ranked[label.ranking].append((label.item, label.rank, label))
     rows = [
         (label, (a, b), TIE + int(np.sign(worse - better)))
         for ranking in ranked.values()

@@ -30,21 +30,25 @@ class Verdicts:
     def __init__(self, labels: Sequence[Label]) -> None:
         # (prompt, output) -> ranking -> label. One labeler's ranks under two prompt_ids are two rankings, which cannot
         # be compared.
-        self._labels: dict[tuple[str, str], dict[tuple[str, str], Label]] = defaultdict(dict)
+        self._labels: dict[tuple[str, str], dict[tuple[str, str, str], Label]] = defaultdict(dict)
         for label in labels:
             if label.prompt is not None:
                 place = label.prompt.strip(), label.output.strip()
-                self._labels[place].setdefault((label.prompt_id, label.labeler), label)
+                self._labels[place].setdefault(label.ranking, label)
 
     def verdict(self, prompt: str, first: str, second: str) -> float | None:
-        """1 if the first output is preferred, 0 the second, .5 a tie: the mean over the labelers who compare both.
+        """1 if the first output is preferred, 0 the second, .5 a tie, or between: the mean of all who compare both.
         None if nobody does. Two equal outputs that were labelled are a tie."""
         one, other = (self._labels.get((prompt.strip(), output.strip()), {}) for output in (first, second))
         return _mean(preference(label, other[ranking]) for ranking, label in one.items() if ranking in other)
 
 
 def preference(first: Label, second: Label) -> float | None:
-    """One labeler's preference by ranks; if they are missing, by Likert marks; None without either."""
+    """One labeler's preference: graded if given so, else by ranks, else by Likert marks; None if not compared."""
+    if first.comparison != second.comparison:
+        return None
+    if first.preference is not None and second.preference is not None:
+        return (first.preference + 1 - second.preference) / 2
     if first.rank is not None and second.rank is not None:
         margin = second.rank - first.rank
     elif first.likert is not None and second.likert is not None:
@@ -55,7 +59,8 @@ def preference(first: Label, second: Label) -> float | None:
 
 
 def battles(labels: Sequence[Label]) -> dict[tuple[str, str], list[float]]:
-    """Two models -> one outcome per prompt: 1 the first wins, 0 the second, .5 a tie; the mean over labelers.
+    """Two models -> one outcome per prompt: 1 the first wins, 0 the second, .5 a tie, or between, graded; the mean over
+    labelers.
     Outputs without a model are ignored. If a labeler saw several outputs of a model to one prompt, each is compared
     with each, and their mean counts."""
     seen: dict[str, dict[str, dict[str, list[Label]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
@@ -79,7 +84,7 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 
 def summary(labels: Sequence[Label], *, seed: int = 0, resamples: int = RESAMPLES) -> list[ModelFinding]:
-    """Likert marks and flags with intervals clustered by prompt; win rates (ties half) with one over prompts."""
+    """Likert marks and flags with intervals clustered by prompt; win rates (mean preferences) with one over prompts."""
     found = []
     for model in sorted({label.model or "" for label in labels}):
         own = [label for label in labels if (label.model or "") == model]

@@ -21,8 +21,17 @@ FLAGS = (
     "violent", "encourages_harm", "denigrates_protected_class", "harmful_advice", "expresses_opinion",
     "expresses_moral_judgment",
 )  # fmt: skip
-COLUMNS = ("prompt_id", "prompt", "model", "output", "labeler", "group", "rank", "likert", "flags", *FLAGS)
+NORMAL = (
+    "prompt_id", "prompt", "model", "output", "labeler", "group", "rank", "likert", "comparison", "preference", "flags",
+)  # fmt: skip
+COLUMNS = (*NORMAL, *FLAGS)
 RANKING_COLUMNS = ("prompt_id", "prompt", "labeler", "group", "responses", "ranks", "models")
+PAIR_COLUMNS = (
+    "prompt_id", "prompt", "labeler", "group", "output_1", "output_2", "model_1", "model_2", "preference",
+)  # fmt: skip
+ALPACA_EVAL = {
+    "instruction": "prompt", "annotator": "labeler", "generator_1": "model_1", "generator_2": "model_2",
+}  # fmt: skip
 LIKERT = (1, 7)
 YES, NO = ("1", "1.0", "yes", "true"), ("0", "0.0", "no", "false")
 MISSING = ("", "na", "n/a", "nan", "null", "none")  # of rank, likert and flags; elsewhere these are words
@@ -33,7 +42,9 @@ class Label:
     """One labeler's label of one output.
     prompt: None if the table identifies prompts by id only; model: the system that wrote the output
     group: of the labeler, e.g. training or held-out; rank: among the labeler's outputs of the prompt, 1 is the best
-    likert: 1 to 7; flags: the questions that were answered"""
+    likert: 1 to 7; flags: the questions that were answered
+    comparison: names the pair if the labeler compares pairs, which may share an output
+    preference: for this output against the pair's other one, from 0 to 1"""
 
     prompt_id: str
     prompt: str | None
@@ -43,12 +54,19 @@ class Label:
     group: str | None = None
     rank: float | None = None
     likert: int | None = None
+    comparison: str | None = None
+    preference: float | None = None
     flags: Mapping[str, bool] = field(default_factory=dict)
 
     @property
     def item(self) -> tuple[str, str]:
         """The labelled item: the model and its output."""
         return self.model or "", self.output
+
+    @property
+    def ranking(self) -> tuple[str, str, str]:
+        """What the labels that can be compared share: prompt, labeler, and the pair if the labeler compares pairs."""
+        return self.prompt_id, self.labeler, self.comparison or ""
 
 
 def read_labels(
@@ -63,31 +81,32 @@ def read_labels(
 
     columns: {column of the file: our name}; flags: further columns that are flags; ignored: columns to leave out
     prompts: a file of all prompts, rows {prompt, prompt_id or id}
-    A row is a label, or a ranking as the trainers take it: {prompt, responses, ranks, labeler}.
+    A row is a label, a ranking as the trainers take it: {prompt, responses, ranks, labeler}, or a pair: {prompt,
+    output_1, output_2, preference}, also as AlpacaEval writes it.
     Raises AlignbenchError with file and line of the first invalid row.
     """
     rows = read_source(source)
-    names = _names(rows, source, columns or {}, flags, ignored)
+    names, graded_to = _names(rows, source, columns or {}, flags, ignored)
     known = _Prompts(prompts)
     seen: dict[tuple[object, ...], Any] = {}
     labels = []
     for row in rows:
         try:
             own = replace(row, fields={names[name]: value for name, value in row.fields.items() if name in names})
-            for label in _labels(own, flags, known):
+            for label in _labels(own, flags, known, graded_to):
                 _check_repeated(label, row.where, "responses" in own.fields, seen)
                 labels.append(label)
         except (ValueError, OverflowError) as error:
             raise AlignbenchError(f"{row.where}: {error}") from None
     labels = [replace(label, prompt=known.texts.get(label.prompt_id)) for label in labels]
-    return sorted(labels, key=lambda label: (label.prompt_id, *label.item, label.labeler))
+    return sorted(labels, key=lambda label: (label.prompt_id, *label.item, *label.ranking[1:]))
 
 
 def write_labels(labels: Sequence[Label], file: Path) -> None:
     """Write labels in the normal form: JSON lines without missing values."""
     rows = []
     for label in labels:
-        row = {name: getattr(label, name) for name in COLUMNS[:8]}
+        row = {name: getattr(label, name) for name in NORMAL}
         row["flags"] = {name: int(value) for name, value in label.flags.items()} or None
         rows.append({name: value for name, value in row.items() if value is not None})
     write_lines(rows, file)
@@ -110,18 +129,18 @@ def export(labels: Sequence[Label]) -> tuple[list[dict[str, Any]], dict[str, int
     Returns rows {prompt, responses, ranks, labeler}, the best response first, one per prompt and labeler; and counts of
     what was exported and left out. Raises AlignbenchError if there are none, or if a ranked prompt's text is unknown.
     """
-    ranked: dict[tuple[str, str], list[Label]] = defaultdict(list)
+    ranked: dict[tuple[str, str, str], list[Label]] = defaultdict(list)
     for label in labels:
         if label.rank is not None:
             if label.prompt is None:
                 why = "has no text, which the trainer needs: import the labels with --prompts FILE"
                 raise AlignbenchError(f"prompt {label.prompt_id!r} {why}")
-            ranked[label.prompt_id, label.labeler].append(label)
+            ranked[label.ranking].append(label)
     if not ranked:
         raise AlignbenchError("no label has a rank: there are no rankings to export")
     rows: list[dict[str, Any]] = []
     tied = alone = empty = 0
-    for (_, labeler), all_labels in sorted(ranked.items()):
+    for (_, labeler, _), all_labels in sorted(ranked.items()):
         ranking = sorted((label for label in all_labels if label.output), key=lambda label: (label.rank, label.item))
         ranks, responses = [label.rank for label in ranking], [label.output for label in ranking]
         empty += len(all_labels) - len(ranking)
@@ -152,6 +171,7 @@ def counts(labels: Sequence[Label]) -> dict[str, int]:
         "rows with the prompt's text": sum(label.prompt is not None for label in labels),
         "rows with a rank": sum(label.rank is not None for label in labels),
         "rows with a Likert mark": sum(label.likert is not None for label in labels),
+        "rows with a preference": sum(label.preference is not None for label in labels),
         **{f"rows with {name}": sum(name in label.flags for label in labels) for name in flag_names(labels)},
     }
 
@@ -164,8 +184,8 @@ def flag_names(labels: Sequence[Label]) -> list[str]:
 
 def _names(
     rows: Sequence[SourceRow], source: str, columns: Mapping[str, str], flags: Sequence[str], ignored: Sequence[str]
-) -> dict[str, str]:
-    """{column of the file: our name} of the columns to read."""
+) -> tuple[dict[str, str], int]:
+    """{column of the file: our name} of the columns to read, and the preference that is entirely for output_2."""
     there: dict[str, str] = {}  # column -> where it occurs first
     for row in rows:
         there |= {name: row.where for name in row.fields if name not in there}
@@ -173,7 +193,13 @@ def _names(
         if name not in there and name not in columns.values():
             raise AlignbenchError(f"{source}: no column {name!r} (found: {', '.join(there)})")
     names = {name: columns.get(name, name) for name in there if name not in ignored}
-    allowed = RANKING_COLUMNS if "responses" in names.values() else (*COLUMNS, *flags)
+    graded_to = 1
+    if {"generator_1", "generator_2"} <= set(names.values()):  # AlpacaEval's annotations, with columns of its own
+        names = {name: ALPACA_EVAL.get(ours, ours) for name, ours in names.items()}
+        names = {name: ours for name, ours in names.items() if ours in PAIR_COLUMNS}
+        graded_to = 2
+    form = PAIR_COLUMNS if "output_1" in names.values() else RANKING_COLUMNS
+    allowed = form if {"output_1", "responses"} & set(names.values()) else (*COLUMNS, *flags)
     if unknown := [name for name, ours in names.items() if ours not in allowed]:
         first, ours = unknown[0], names[unknown[0]]
         hint = "".join(f" (did you mean {near}?)" for near in get_close_matches(ours, allowed, 1))
@@ -186,7 +212,7 @@ def _names(
     for name, ours in names.items():
         if places[ours] != name:
             raise AlignbenchError(f"{there[name]}: columns {places[ours]!r} and {name!r} are both {ours}: --ignore one")
-    return names
+    return names, graded_to
 
 
 class _Prompts:
@@ -222,10 +248,12 @@ class _Prompts:
         return id
 
 
-def _labels(row: SourceRow, flags: Sequence[str], prompts: _Prompts) -> Iterator[Label]:
-    """The labels of a row, which is one label or a ranking."""
+def _labels(row: SourceRow, flags: Sequence[str], prompts: _Prompts, graded_to: int) -> Iterator[Label]:
+    """The labels of a row, which is one label, a ranking or a pair."""
     labels = [row.fields]
-    if "responses" in row.fields:
+    if pair := "output_1" in row.fields:
+        labels = _pair(row.fields, graded_to)
+    elif "responses" in row.fields:
         outputs, ranks = row.list("responses"), row.list("ranks")
         models = [None] * len(outputs) if _missing(row.fields.get("models")) else row.list("models")
         if not len(outputs) == len(ranks) == len(models):
@@ -234,7 +262,7 @@ def _labels(row: SourceRow, flags: Sequence[str], prompts: _Prompts) -> Iterator
         labels = [dict(zip(("output", "rank", "model"), own, strict=True)) for own in cells]
     prompt = _text(row.fields, "prompt") or None
     prompt_id = prompts.find(_name(row.fields, "prompt_id"), prompt)
-    labeler, group = _name(row.fields, "labeler"), _name(row.fields, "group")
+    labeler, group = _name(row.fields, "labeler") or ("unnamed" if pair else None), _name(row.fields, "group")
     if labeler is None:
         raise ValueError("no labeler")
     for fields in labels:
@@ -244,12 +272,37 @@ def _labels(row: SourceRow, flags: Sequence[str], prompts: _Prompts) -> Iterator
         rank = _number(fields, "rank", lambda number: 0 < number < math.inf, "a positive number (1 is the best)")
         likert = _number(fields, "likert", range(LIKERT[0], LIKERT[1] + 1).__contains__, "a whole number from 1 to 7")
         mark = None if likert is None else int(likert)
-        yield Label(prompt_id, prompt, output, labeler, model, group, rank, mark, _flags(fields, flags))
+        comparison = _name(fields, "comparison")
+        preference = _number(fields, "preference", lambda number: 0 <= number <= 1, "a number from 0 to 1")
+        if preference is not None and comparison is None:
+            raise ValueError("preference without comparison: write rows prompt, output_1, output_2, preference")
+        answers = _flags(fields, flags)
+        yield Label(prompt_id, prompt, output, labeler, model, group, rank, mark, comparison, preference, answers)
+
+
+def _pair(fields: Mapping[str, Any], graded_to: int) -> list[dict[str, Any]]:
+    """The two outputs as fields of labels that rank them, with the preference for each.
+    graded_to: 1, or 2 for AlpacaEval's preferences, from 1 (output_1) to 2 (output_2) with 0 also for a tie"""
+    if "preference" not in fields:
+        raise ValueError("no preference")
+    low = graded_to - 1
+    expected = f"a number from {low} (output_1) to {graded_to} (output_2)"
+    value = _number(fields, "preference", lambda n: low <= n <= graded_to or n == 0, expected)
+    items = [(_name(fields, f"model_{n}") or f"output_{n}", _text(fields, f"output_{n}")) for n in (1, 2)]
+    comparison = hashlib.sha256(json.dumps(sorted(items, key=str)).encode()).hexdigest()[:12]
+    labels: list[dict[str, Any]] = [
+        {"model": model, "output": output, "comparison": comparison} for model, output in items
+    ]
+    if value is not None:
+        second = 0.5 if low and value == 0 else value - low
+        labels[0] |= {"preference": 1 - second, "rank": 1 + (second > 0.5)}
+        labels[1] |= {"preference": second, "rank": 1 + (second < 0.5)}
+    return labels
 
 
 def _check_repeated(label: Label, where: str, ranking: bool, seen: dict[tuple[object, ...], Any]) -> None:
     """ValueError if the label or ranking repeats one in `seen` (-> the place of the first), or the group changed."""
-    key = (label.prompt_id, label.item, label.labeler)
+    key = (label.item, *label.ranking)
     if key in seen:
         output = f"this output{f' of {label.model}' if label.model else ''} to prompt {label.prompt_id!r}"
         raise ValueError(f"{label.labeler} labels {output} a second time (first: {seen[key]})")

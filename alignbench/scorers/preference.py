@@ -1,8 +1,10 @@
 """Judges of win rate, which compare `Item.output` with the baseline's answer `Item.references[0]`; TruthfulQA's judges.
 
 Numbers of all judges of win rate: "win": 1.0 if the output is preferred, 0.0 if the baseline's answer is, 0.5 for a
-tie. Judges that see an order are asked in both; they also give "first" and "second" (the verdict in the output's favour
-if it is shown first, second) and "consistent" (1 if the two are equal). Equal answers are a tie and not judged.
+tie. Graded, from 0.0 to 1.0: "preference" of labels, which then is the win rate, and "probability" of a language model,
+which only length control uses. Judges that see an order are asked in both; they also give "first" and "second" (the
+verdict in the output's favour if it is shown first, second) and "consistent" (1 if the two are equal). Equal answers
+are a tie and not judged.
 """
 
 import hashlib
@@ -255,9 +257,10 @@ def _verdict_of(answer: Completion) -> float | str:
 
 
 class HumanLabels:
-    """`preference=labels:FILE`: the majority of the labelers who compare the two answers, which are matched by text.
+    """`preference=labels:FILE`: the labelers who compare the two answers, which are matched by text.
 
-    Numbers: "win", and "share": the proportion of labelers who prefer the output, ties half.
+    Numbers: "share": the mean preference for the output, of labelers who only choose the proportion who prefer it, ties
+    half; "win": the majority; and if preferences are graded "preference", the same as "share".
     """
 
     kind = "preference"
@@ -271,6 +274,7 @@ class HumanLabels:
             raise AlignbenchError(f"labels {path}: no text of a prompt, which a judge needs; add a column prompt")
         self.name, self.revision = f"labels:{file.name}", hashlib.sha256(file.read_bytes()).hexdigest()
         self._verdicts = Verdicts(labels)
+        self._graded = any(label.preference not in (None, 0, 0.5, 1) for label in labels)
 
     def score(self, items: Sequence[Item]) -> list[dict[str, float]]:
         """Raises ValueError for a pair without labels."""
@@ -278,5 +282,6 @@ class HumanLabels:
         for item in items:
             if (share := self._verdicts.verdict(*pair(item))) is None:
                 raise ValueError("no labeler compares these two answers to this prompt")
-            found.append({"win": win(share, 1 - share), "share": share})
+            graded = {"preference": share} if self._graded else {}
+            found.append({"win": win(share, 1 - share), "share": share, **graded})
         return found

@@ -18,7 +18,7 @@ from alignbench.models.template import render
 from alignbench.scorers.preference import LastCallCache, pair, win
 from alignbench.scorers.sequence import SequenceModel, Text, encodable, load_sequence_classifier, window
 from alignbench.types.scorer import Item
-from trainers.data import chat_template
+from trainers.data import chat_template, render_pair
 from trainers.models import BIAS, Texts
 
 Form = Literal["continued", "continued chat", "chat", "pair"]
@@ -63,7 +63,9 @@ class RewardReader(SequenceModel):
                 raise ValueError(f"the chat template does not take prompt and response ({error})") from error
             return list(self.tokenizer(rendered, add_special_tokens=False, verbose=False)["input_ids"])
         if self.form == "continued chat":
-            prompt = chat_template(self.tokenizer)([{"role": "user", "content": prompt}], True)
+            messages = [{"role": "user", "content": prompt}]
+            answer = [{"role": "assistant", "content": response.strip()}]
+            prompt, response = render_pair(messages, answer, chat_template(self.tokenizer))
         example = Texts(self.tokenizer, self.model).example(prompt, [response])
         return [*example.prompt, *example.responses[0]]
 

@@ -1,8 +1,9 @@
 """Win rates over prompts: raw, and length-controlled (AlpacaEval 2, arXiv 2404.04475).
 
 Length control is a logistic model of the preference with a term for the model and one for the length, σ(θ + φ·tanh(δ /
-sd(δ))), δ = length of a's output − length of b's, predicted at δ = 0. The paper's third term, the difficulty of each
-instruction, needs many models on the same public prompts.
+sd(δ))), δ = length of a's output − length of b's, predicted at δ = 0, and fitted by cross-entropy. It is the minimal
+form: the paper's third term, the difficulty of each instruction, needs many models on the same public prompts, and its
+fit is drawn towards two gamed copies of the baseline.
 """
 
 from collections.abc import Callable
@@ -26,7 +27,8 @@ Derivatives = tuple[Array, Array]  # gradients (batch, p) and negative Hessian m
 
 
 def win_rate(outcomes: ArrayLike, groups: Groups = None, *, seed: int = 0, resamples: int = RESAMPLES) -> Estimate:
-    """Win rate, (wins + ½ ties) / n, of (n,) outcomes of 1, 0.5 and 0, with a bootstrap interval over groups (prompts).
+    """Win rate, (wins + ½ ties) / n, of (n,) outcomes of 1, 0.5 and 0, or the mean of graded ones in [0, 1], with a
+    bootstrap interval over groups (prompts).
     If nearly all prompts agree, so do the resamples: with 97 % wins, 2 % ties and 1 % losses, bootstrap intervals of 50
     prompts cover the truth 78 % of the time. The interval is then `adjusted`."""
     if nearly_all_agree(outcomes, groups):
@@ -66,8 +68,8 @@ def length_controlled(
 ) -> Estimate:
     """Length-controlled win rate of `a` with a bootstrap interval over groups (prompts).
 
-    outcomes: (n,) of 1, 0.5 and 0; length_differences: (n,) length of `a` − length of `b`. Their standard deviation is
-    that of the whole sample in all resamples.
+    outcomes: (n,) of 1, 0.5 and 0, or graded; length_differences: (n,) length of `a` − length of `b`. Their standard
+    deviation is that of the whole sample in all resamples.
     If all verdicts agree, the result is the raw win rate. If nearly all agree, resamples hardly differ: the interval
     then also covers that of the raw win rate, at its place and moved by the difference of both in nats.
     """
@@ -108,7 +110,7 @@ def fit(
     preferred: Array, lengths: Array, weights: Array, start: tuple[float, float] = (0.0, 0.0)
 ) -> tuple[Array, Array]:
     """θ and φ of maximum penalised likelihood, (resamples,) each; θ is ±∞ for a resample of only wins or only losses.
-    preferred: (n,) 1, 0 (a tie) or −1; lengths: (n,) scaled; weights: (resamples, n)
+    preferred: (n,) 1, 0 (a tie), −1, or graded; lengths: (n,) scaled; weights: (resamples, n)
     A weak ridge on φ alone keeps it finite if the longer output always wins. θ has none: at equal lengths the result is
     the raw win rate. If nearly all outputs of one model are longer, φ stays near 0 and the result near the raw one."""
     sums, totals = weights @ preferred, weights.sum(1)

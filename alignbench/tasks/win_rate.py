@@ -39,7 +39,7 @@ def score_verdict(document: Document, outputs: Sequence[Output]) -> dict[str, fl
     own, other = outputs[0].text, document.references[0] if document.references else ""
     win, longer = verdict.get("win", math.nan), 0.5 + 0.5 * ((len(own) > len(other)) - (len(own) < len(other)))
     found = {
-        "win_rate": win,
+        "win_rate": verdict.get("preference", win),
         "tie": float(win == 0.5),
         "longer": longer,
         "agrees_with_longer": 1 - abs(win - longer),
@@ -51,9 +51,19 @@ def score_verdict(document: Document, outputs: Sequence[Output]) -> dict[str, fl
         return dict.fromkeys(found, math.nan)
     if win == 0.5:
         del found["agrees_with_longer"]
+    if "preference" in verdict:  # graded: few are exactly one half
+        del found["tie"]
+        found["win_rate_discrete"] = win
+    if "probability" in verdict:
+        found["probability"] = verdict["probability"]
     if "consistent" in verdict:
         found["position_consistency"] = verdict["consistent"]
     return found
+
+
+def graded(record: Record) -> float:
+    """The preference that length control is fitted on: graded if the judge gave one so."""
+    return record.values.get("probability", record.values["win_rate"])
 
 
 def length_controlled_win_rate(records: Sequence[Record], intervals: bool) -> Estimates:
@@ -63,13 +73,13 @@ def length_controlled_win_rate(records: Sequence[Record], intervals: bool) -> Es
     if not intervals:
         (rate,) = resampled_win_rates(judged)(np.ones((1, len(judged))))[LENGTH_CONTROLLED.name]
         return [(LENGTH_CONTROLLED, Estimate(float(rate), None, None, None, len(judged), len(judged)))]
-    wins, differences = ([r.values[name] for r in judged] for name in ("win_rate", "length_difference"))
-    return [(LENGTH_CONTROLLED, length_controlled(wins, differences))]
+    differences = [record.values["length_difference"] for record in judged]
+    return [(LENGTH_CONTROLLED, length_controlled([graded(record) for record in judged], differences))]
 
 
 def resampled_win_rates(records: Sequence[Record]) -> Resampled:
     """Length-controlled win rate of each resample, (resamples,), given how often each document was drawn."""
-    preferred = np.array([2 * record.values["win_rate"] - 1 for record in records])
+    preferred = np.array([2 * graded(record) - 1 for record in records])
     lengths = scaled([record.values["length_difference"] for record in records])
     return lambda weights: {LENGTH_CONTROLLED.name: at_equal_lengths(fit(preferred, lengths, weights)[0])}
 
@@ -78,7 +88,7 @@ _LENGTH_CONTROL = CorpusMetrics(
     length_controlled_win_rate,
     usable=lambda record: "win_rate" in record.values,
     resample=resampled_win_rates,
-    outcome=lambda record: record.values["win_rate"],
+    outcome=graded,
 )
 TASKS = (
     generation_task("answers", load_answers, score_answer),

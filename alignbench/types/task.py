@@ -44,7 +44,8 @@ class Metric:
     unit: "share" (0..1), "bits", "nats", "r" (a correlation), "points" (0..100: BLEU, F1 in percent), or a length
     better: the better direction or value; "–" for a metric that is reported without a direction
     binary: every document's value is 0 or 1 (1 / k if k choices tie); the mean gets a Wilson interval
-    ties: every document's value is 0, 1 or ½, so the mean is a win rate with a bootstrap interval over documents
+    ties: every document's value is 0, 1 or ½, or between as a graded preference, so the mean is a win rate with a
+        bootstrap interval over documents
     bounds: the range of a value; intervals are clipped to it
     chance: expected value of random answers, if it is the same for all documents
     scorer: the kind of scorer that computes it ("toxicity", or two as "truth+info"); its name and revision become part
