@@ -233,9 +233,9 @@ def test_a_letter_is_asked_for_after_an_empty_block(tmp_path):
     tokenizer.chat_template = OPENED
     tokenizer.save_pretrained(folder)
     judge = find_scorer(f"preference=lm:{folder}")
-    assert judge._context(("Q", "a", "b")).endswith("A:<think>\n\n</think>\n\n")
+    assert judge._closing == "\n</think>\n\n"
     kept = find_scorer(f"preference=lm:{folder}", thinking=None)
-    assert kept._context(("Q", "a", "b")).endswith("A:<think>\n")
+    assert kept._closing == ""
     assert kept.revision != judge.revision
 
 

@@ -190,7 +190,7 @@ def agreement(
     by_length = (1 + np.sign(longer) * won * (1 if longer_is_better else -1)) / 2
     metrics: Metrics = {"pairs": len(pairs)}
     found = {"accuracy": estimates.share(right, prompts), "length_accuracy": estimates.share(by_length, prompts)}
-    for name, estimate in (found | {"over_length": estimates.mean(right - by_length, prompts)}).items():
+    for name, estimate in (found | {"over_length": estimates.mean(right - by_length, prompts, (-1, 1))}).items():
         for suffix, value in (("", estimate.value), ("_low", estimate.low), ("_high", estimate.high)):
             metrics[name + suffix] = float("nan") if value is None else value
     metrics["log_loss"] = float(np.logaddexp(0, -margin * won).mean())
