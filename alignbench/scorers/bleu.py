@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from alignbench.stats.bootstrap import MOST, cluster_sums
 from alignbench.stats.estimates import CONFIDENCE, Estimate
 
 Statistics = Sequence[Sequence[float]]  # the counts of each sentence
@@ -93,10 +94,14 @@ def corpus_interval(
     if n < 2 or not resamples:
         return Estimate(value, None, None, None, n, n)
     generator = np.random.default_rng(seed)
+    if n > MOST:  # blocks of documents drawn at random are resampled: the same sums in less time
+        counts = cluster_sums(counts, generator.permutation(n) % MOST)[0]
     scores: list[float] = []
     for start in range(0, resamples, _BLOCK):
-        # (block, n): how often each document was drawn
-        drawn = generator.multinomial(n, np.full(n, 1 / n), size=min(_BLOCK, resamples - start))
+        # (block, documents): how often each was drawn
+        drawn = generator.multinomial(
+            len(counts), np.full(len(counts), 1 / len(counts)), min(_BLOCK, resamples - start)
+        )
         scores += [corpus_function([row]) for row in (drawn @ counts).tolist()]
     low, high = np.quantile(scores, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return Estimate(value, float(np.std(scores, ddof=1)), float(low), float(high), n, n)

@@ -8,7 +8,7 @@ tokens are words of any script, and single characters in the scripts that do not
 """
 
 import unicodedata
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import regex
@@ -19,8 +19,14 @@ from alignbench.scorers.sentences import sentences
 _UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
 # a letter with its marks (vowel signs), or a run of letters, marks and digits
 TOKEN = regex.compile(rf"[{_UNSPACED}]\p{{M}}*|[[\p{{L}}\p{{M}}\p{{N}}]--[{_UNSPACED}]]+", regex.VERSION1)
+KINDS = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 LATIN_WORD = regex.compile(r"\p{Latin}+")
 OTHER_WORD = regex.compile(rf"[{_UNSPACED}]|[\p{{L}}--\p{{Latin}}--[{_UNSPACED}]]+", regex.VERSION1)
+
+
+def rouge_l(prediction: str, reference: str) -> float:
+    """ROUGE-L alone, as in `rouge`."""
+    return _score(prediction, reference, stemmer=True, kinds=("rougeL",))["rougeL"]
 
 
 def rouge(prediction: str, reference: str) -> dict[str, float]:
@@ -34,10 +40,24 @@ def truthfulqa_rouge(prediction: str, reference: str) -> dict[str, float]:
     return _score(prediction.replace(" . ", " .\n"), reference.replace(" . ", " .\n"), stemmer=False)
 
 
-def _score(prediction: str, reference: str, *, stemmer: bool) -> dict[str, float]:
+def _score(prediction: str, reference: str, *, stemmer: bool, kinds: tuple[str, ...] = KINDS) -> dict[str, float]:
     prediction, reference = (unicodedata.normalize("NFC", text) for text in (prediction, reference))
-    scorer = _scorer(stemmer, any(map(_is_other_script, (prediction, reference))))
+    scorer = _scorer(stemmer, any(map(_is_other_script, (prediction, reference))), kinds)
     return {name: float(score.fmeasure) for name, score in scorer.score(reference, prediction).items()}
+
+
+class Latin:
+    """rouge-score's own tokenizer, which remembers the stem of each word."""
+
+    def __init__(self, stemmer: bool) -> None:
+        from nltk.stem.porter import PorterStemmer
+
+        self.stem = lru_cache(2**16)(PorterStemmer().stem) if stemmer else None
+
+    def tokenize(self, text: str) -> list[str]:
+        from rouge_score import tokenize
+
+        return list(tokenize.tokenize(text, self if self.stem else None))
 
 
 class AnyScript:
@@ -53,8 +73,7 @@ def _is_other_script(text: str) -> bool:
 
 
 @cache
-def _scorer(stemmer: bool, other_script: bool) -> Any:
+def _scorer(stemmer: bool, other_script: bool, kinds: tuple[str, ...]) -> Any:
     from rouge_score.rouge_scorer import RougeScorer
 
-    tokenizer = AnyScript() if other_script else None
-    return RougeScorer(["rouge1", "rouge2", "rougeL", "rougeLsum"], use_stemmer=stemmer, tokenizer=tokenizer)
+    return RougeScorer(list(kinds), use_stemmer=stemmer, tokenizer=AnyScript() if other_script else Latin(stemmer))

@@ -12,7 +12,7 @@ from itertools import chain
 import numpy as np
 
 from alignbench.scorers import bleu, squad
-from alignbench.scorers.rouge import rouge
+from alignbench.scorers.rouge import rouge_l
 from alignbench.tasks.common import grouped
 from alignbench.tasks.declare import generation_task, words
 from alignbench.types.task import CorpusMetrics, Document, Estimates, Metric, Output, Record, Resampled, TaskData
@@ -33,7 +33,7 @@ def _score_output(document: Document, output: Output) -> dict[str, float]:
     if references:
         numbers["exact_match"] = squad.exact_match(text, references)
         numbers["f1"] = squad.f1(text, references)
-        numbers["rouge_l"] = max(rouge(text, reference)["rougeL"] for reference in references)
+        numbers["rouge_l"] = max(rouge_l(text, reference) for reference in references)
     kinds = [(metric.name, kind) for metric in OUTPUTS.metrics for kind in metric.kinds]
     scores = [(name, output.scores.get(kind, {}).get(_NUMBERS.get(kind, kind))) for name, kind in kinds]
     return numbers | {name: value for name, value in scores if value is not None}
