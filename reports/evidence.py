@@ -1,6 +1,5 @@
 """The evidence of a report: run folders, training folders and tables of labels, read and ordered once."""
 
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -8,12 +7,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from alignbench.audit.audit import Audit
 from alignbench.audit.compare import SYNTHETIC_DATA, compare_with
-from alignbench.errors import AlignbenchError
+from alignbench.errors import AlignbenchError, first_line
 from alignbench.labels.table import Label, read_labels
+from alignbench.parse import parse_json, read_bytes, read_yaml
 from alignbench.runs.folder import read_object
 from alignbench.runs.read import Run, TaskRun, named, read_runs
 from alignbench.types.result import MetricResult
@@ -262,12 +260,9 @@ def _systems(run: Run) -> list[System]:
 def _training(folder: Path) -> TrainingRun:
     try:
         metrics = tuple(_metrics(folder / "metrics.jsonl"))
-        settings = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise AlignbenchError(f"{folder}: not a readable training folder ({reason})") from error
-    if not isinstance(settings, dict):
-        raise AlignbenchError(f"{folder / 'config.yaml'}: it contains no settings; is this a training folder?")
+        settings = read_yaml(folder / "config.yaml")
+    except OSError as error:
+        raise AlignbenchError(f"{folder}: not a readable training folder ({first_line(error)})") from error
     recipe = read_object(folder / "final" / "recipe.json")
     known = recipe.get("stage") if isinstance(recipe, dict) else None
     stage = known or ("ppo" if "episodes" in settings else "sft" if "micro_tokens" in settings else "?")
@@ -276,10 +271,10 @@ def _training(folder: Path) -> TrainingRun:
 
 def _metrics(file: Path) -> Iterator[dict[str, Any]]:
     """Yield the lines of metrics.jsonl, without an incomplete last line, which a running training may leave."""
-    text = file.read_text(encoding="utf-8", errors="replace")
+    text = read_bytes(file).decode(errors="replace")
     for number, line in enumerate(text[: text.rfind("\n") + 1].split("\n")[:-1], 1):
         try:
-            found = json.loads(line)
+            found = parse_json(line)
         except ValueError:
             raise AlignbenchError(f"{file}:{number}: not JSON; remove the line") from None
         if not isinstance(found, dict) or not isinstance(found.get("step"), int | float):

@@ -132,7 +132,7 @@ def test_the_command_trains_and_prints_metrics_and_checkpoint_or_lists_all_setti
         ((), "PPOConfig: out, model, reward, prompts must be given"),
         (("model=m", "lrr=1"), "did you mean 'lr'?"),
         (("model=m", "--preset", "gpt"), "instructgpt-1.3b"),
-        (("absent.yaml",), "No such file"),
+        (("absent.yaml",), "no such file"),
     ],
 )
 def test_a_user_error_is_one_line_with_exit_code_2(arguments, words):

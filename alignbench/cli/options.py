@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 
 from alignbench.errors import AlignbenchError
+from alignbench.parse import parse_yaml
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the results as JSON.")]
 Columns = Annotated[
@@ -33,7 +33,7 @@ Scorers = Annotated[
     list[str] | None,
     typer.Option("--scorer", help="KIND=NAME[:PATH], replaces the default scorer of that kind; repeatable."),
 ]
-Seed = Annotated[int, typer.Option(help="Seed of sampled documents, examples, orders of choices, and generation.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of sampled documents, examples, orders of choices, generation.")]
 Shots = Annotated[int | None, typer.Option(help="Examples before every prompt, for tasks that support them.")]
 Thinking = Annotated[
     str,
@@ -79,9 +79,9 @@ def template_kwargs_of(specs: list[str] | None) -> dict[str, Any]:
     for spec in specs or []:
         name, _, value = spec.partition("=")
         try:
-            found[name] = yaml.safe_load(value)
+            found[name] = parse_yaml(value)
             json.dumps(found[name], allow_nan=False)
-        except (yaml.YAMLError, TypeError, ValueError, RecursionError):
+        except (TypeError, ValueError):
             name = ""
         if not name.isidentifier() or not value:
             raise AlignbenchError(f"--template-kwargs {spec}: write NAME=VALUE, such as enable_thinking=false")

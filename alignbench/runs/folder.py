@@ -25,14 +25,18 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from filelock import FileLock, Timeout
 
 from alignbench import parse
-from alignbench.errors import AlignbenchError
+from alignbench.errors import AlignbenchError, first_line
+from alignbench.runs.schema import RunFile, TaskFile, check, read_result
 from alignbench.shards import SINGLE_PROCESS, Shard
 from alignbench.types.record import Record
+from alignbench.types.result import TaskResult
+
+AGAIN = "evaluate this task again"
 
 
 def digest(identity: Mapping[str, Any]) -> str:
@@ -88,7 +92,7 @@ class RunFolder:
         found = read_object(self.path / "run.json")
         if found is None:
             raise AlignbenchError(f"{self.path}: not a run folder (no run.json)")
-        return found
+        return check(found, RunFile, self.path / "run.json", AGAIN)
 
     def describe(self, description: Mapping[str, Any]) -> dict[str, Any]:
         """Write run.json unless it exists; return what the run began with."""
@@ -137,9 +141,13 @@ class RecordOffset:
     transient: bool
 
     def read(self, read: Callable[[Mapping[str, Any]], Record] = Record.from_json) -> Record:
-        with self.file.open("rb") as stream:
-            stream.seek(self.start)
-            return read(parse.parse_line(stream.read(self.stop - self.start)))
+        try:
+            with parse.open_file(self.file) as stream:
+                stream.seek(self.start)
+                return read(parse.parse_line(stream.read(self.stop - self.start)))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            reason = f"its record at byte {self.start} cannot be read ({first_line(error)})"
+            raise AlignbenchError(f"{self.file}: {reason}; {AGAIN}") from None
 
 
 class TaskFolder:
@@ -158,12 +166,13 @@ class TaskFolder:
         self._final = path / "documents.jsonl"
 
     def identity(self) -> dict[str, Any]:
-        """The content of task.json."""
-        return read_object(self.path / "task.json") or {}
+        """The content of task.json. Raises AlignbenchError if it cannot be read."""
+        return check(read_object(self.path / "task.json") or {}, TaskFile, self.path / "task.json", AGAIN)
 
-    def result(self) -> dict[str, Any] | None:
-        """The finished result, or None."""
-        return read_object(self.path / "result.json")
+    def result(self) -> TaskResult | None:
+        """The finished result, or None. Raises AlignbenchError if it cannot be read."""
+        found = read_object(self.path / "result.json")
+        return None if found is None else read_result(found, self.path / "result.json", AGAIN)
 
     def records(self, read: Callable[[Mapping[str, Any]], Record] = Record.from_json) -> Iterator[Record]:
         """One record of each document that has one. An incomplete last line of a killed process is cut off."""
@@ -188,7 +197,7 @@ class TaskFolder:
             with _writing(self._final), ExitStack() as stack:
                 sources = {file: stack.enter_context(file.open("rb")) for file in self._files()}
                 target = stack.enter_context(temporary.open("wb"))
-                for identifier in sorted(offsets, key=order.__getitem__):
+                for identifier in sorted(offsets.keys() & order.keys(), key=order.__getitem__):
                     offset = offsets[identifier]
                     sources[offset.file].seek(offset.start)
                     target.write(sources[offset.file].read(offset.stop - offset.start))
@@ -215,7 +224,8 @@ class TaskFolder:
                 identifier, pending = record["id"], bool(record.get("pending"))
                 if pending and identifier in offsets and not offsets[identifier].pending:
                     continue
-                transient = any(output.get("transient") for output in record.get("outputs", ()))
+                outputs = record["outputs"] if isinstance(record.get("outputs"), list) else []
+                transient = any(isinstance(output, dict) and output.get("transient") for output in outputs)
                 offsets[identifier] = RecordOffset(file, start, stop, pending, transient)
         return offsets
 
@@ -225,7 +235,7 @@ def write_json(file: Path, content: Mapping[str, Any]) -> None:
     temporary = file.with_suffix(".tmp")
     with _writing(file):
         temporary.write_text(
-            json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
+            json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8", "backslashreplace"
         )
         os.replace(temporary, file)
 
@@ -245,22 +255,29 @@ def _append(file: Path, lines: Iterable[Mapping[str, Any]]) -> None:
 
 
 def _complete_lines(file: Path) -> Iterator[tuple[int, int, dict[str, Any]]]:
-    """(start, stop, object) of each complete line; an incomplete last line is removed from the file."""
+    """(start, stop, object) of each complete line with an id; an incomplete last line is removed from the file."""
     start = 0
-    with file.open("rb") as stream:
+    with _opened(file) as stream:
         for line in stream:
             stop = start + len(line)
             try:
                 record = parse.parse_line(line) if line.endswith(b"\n") else None
             except ValueError:
                 record = None
-            if record is not None:
+            if isinstance(record, dict) and isinstance(record.get("id"), str):
                 yield start, stop, record
             elif not line.endswith(b"\n"):
                 with _writing(file):
                     os.truncate(file, start)
                 return
             start = stop
+
+
+def _opened(file: Path) -> BinaryIO:
+    try:
+        return parse.open_file(file)
+    except OSError as error:
+        raise AlignbenchError(f"{file}: cannot be read ({error.strerror or error}); {AGAIN}") from None
 
 
 def read_object(file: Path) -> dict[str, Any] | None:

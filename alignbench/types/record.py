@@ -84,6 +84,9 @@ class Output:
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Output:
         fields: dict[str, Any] = {name: _tuples(value) for name, value in known_fields(cls, content).items()}
+        check_types(fields, KINDS)
+        if not all(isinstance(numbers, dict) for numbers in fields.get("scores", {}).values()):
+            raise TypeError("scores are not {kind: {name: number}}")
         return cls(**fields)
 
 
@@ -166,6 +169,10 @@ class Record(Document):
     def from_json(cls, content: Mapping[str, Any]) -> Record:
         """Raises TypeError or AttributeError for a line that is not a record."""
         fields = {name: _tuples(value) for name, value in known_fields(cls, content).items()}
+        check_types(fields, KINDS)
+        for name in ("metrics", "chance"):
+            if not all(isinstance(value, int | float | None) for value in fields.get(name, {}).values()):
+                raise TypeError(f"a value of {name} is not a number")
         return cls(**fields | {"outputs": tuple(map(Output.from_json, content.get("outputs", ())))})
 
     @classmethod
@@ -183,7 +190,19 @@ class Record(Document):
         return cls.from_json({"prompt": "", **fields})
 
 
+# of the fields whose type a reader relies on; None too where a field may be null
+KINDS: dict[str, Any] = dict.fromkeys(("id", "prompt", "text", "finish", "thoughts"), str)
+KINDS |= dict.fromkeys(("group", "category", "source", "unscored"), str | None)
+KINDS |= dict.fromkeys(("target", "chance", "metrics", "scores", "statistics"), dict)
+KINDS |= dict.fromkeys(("choices", "references", "outputs", "notes", "tokens", "logprobs", "entropies"), tuple)
 SLIM = ("id", "target", "group", "category", "chance", "metrics", "unscored")
+
+
+def check_types(fields: Mapping[str, Any], kinds: Mapping[str, Any]) -> None:
+    """Raise TypeError for a field of another type."""
+    for name, value in fields.items():
+        if name in kinds and not isinstance(value, kinds[name]):
+            raise TypeError(f"{name} is {'null' if value is None else type(value).__name__}")
 
 
 def _compact(values: Sequence[Any]) -> Sequence[Any]:
