@@ -169,7 +169,7 @@ LONG: dict[str, dict[str, Any]] = {  # with all that has to be saved and resumed
     "sft": {"epochs": 3, "dropout": 0.2, "pretraining": "text.txt", "validation": "sft.jsonl"},
     "reward": {"epochs": 3, "demonstrations": "sft.jsonl"},
     "ppo": {"reward": "judge", "lr": 1e-2, "value_lr": 1e-2, "episodes": 48, "minibatch": 4, "max_tokens": 6}
-    | {"target_kl": 1.0, "horizon": 50, "ptx": 1.0, "ptx_examples": 1, "pretraining": "text.txt", "ema": 0.9},
+    | {"ptx": 1.0, "ptx_examples": 1, "pretraining": "text.txt", "ema": 0.9},
 }
 TWO = {  # what two processes train, and one process to compare
     "sft": {"dropout": 0.0, "validation": "one-sft.jsonl"},
