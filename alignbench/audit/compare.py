@@ -14,7 +14,7 @@ from alignbench.audit.audit import Audit, Contrast, Row
 from alignbench.audit.comparable import Match, match, packages_differ, unlike_metrics
 from alignbench.audit.front import REWARD, reward_front
 from alignbench.audit.references import chosen_run, find, references
-from alignbench.audit.rows import Rows, measure
+from alignbench.audit.rows import measure
 from alignbench.audit.tax import CAPABILITY, macro, taxed
 from alignbench.errors import AlignbenchError
 from alignbench.runs.read import Run, read_runs
@@ -96,7 +96,7 @@ def compare_with(
     audits: dict[str | None, Audit] = {}
     reasons = []
     for reference, own in plans.items():
-        contrasts = [_contrast(plan, rows[plan.identity], reward or REWARD, margin) for plan in own if plan.matches]
+        contrasts = [_contrast(plan, *rows[plan.identity], reward or REWARD, margin) for plan in own if plan.matches]
         empty = [
             f"{contrast.reference} and {contrast.aligned} have no document in common that both have values for"
             for contrast in contrasts
@@ -162,9 +162,9 @@ def _nothing(plan: Plan, across: bool) -> str:
     return f"{names} have nothing comparable: {'; '.join(plan.left_out)}{hint}"
 
 
-def _contrast(plan: Plan, measured: Rows, reward: str, margin: float) -> Contrast:
-    """Verdicts on rows and abilities, and mean taxes."""
-    rows = judge([_of_same_tokens(plan, row) for row in measured.rows], margin)
+def _contrast(plan: Plan, measured: Sequence[Row], lacking: Sequence[str], reward: str, margin: float) -> Contrast:
+    """Verdicts on rows and abilities, and mean taxes. lacking: a line for each metric that could not be compared"""
+    rows = judge([_of_same_tokens(plan, row) for row in measured], margin)
     rows.sort(key=_evidence)
     families = list(dict.fromkeys(row.family for row in sorted(rows, key=lambda row: not row.primary)))
     rows.sort(key=lambda row: (families.index(row.family), not row.primary, not row.headline))
@@ -175,19 +175,11 @@ def _contrast(plan: Plan, measured: Rows, reward: str, margin: float) -> Contras
     capabilities = [row for row in rows if row.primary and row.ability == CAPABILITY]
     if outside := [row.task for row in capabilities if row.tax_of_range is None]:
         notes.append(f"not in the mean tax because their metrics have no finite range: {', '.join(outside)}")
+    tests = sum(row.p_holm is not None for row in rows)
     return Contrast(
-        plan.reference.name,
-        plan.aligned.name,
-        plan.role,
-        plan.templates,
-        tuple(rows),
-        groups,
-        mean,
-        abilities(rows, mean, margin),
-        sum(row.p_holm is not None for row in rows),
-        (*plan.left_out, *measured.left_out),
-        tuple(notes),
-    )
+        plan.reference.name, plan.aligned.name, plan.role, plan.templates, tuple(rows), groups, mean,
+        abilities(rows, mean, margin), tests, (*plan.left_out, *lacking), tuple(notes),
+    )  # fmt: skip
 
 
 def _of_same_tokens(plan: Plan, row: Row) -> Row:

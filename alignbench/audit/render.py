@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from alignbench.audit.abilities import DIGITS
-from alignbench.audit.audit import Audit, Contrast, Front, MeanTax, Row
+from alignbench.audit.audit import Audit, Contrast, Front, Row
 from alignbench.console import interval, number, print_table, printable, write_csv, write_text
 from alignbench.stats.significance import LEVEL
 
@@ -50,13 +50,13 @@ def tables(audit: Audit, *, every_metric: bool = False) -> list[Table]:
         means = (*contrast.groups, *([contrast.mean] if contrast.mean else []))
         if means:
             title = f"Alignment tax of {contrast.aligned} against {contrast.reference}: positive is a loss"
-            found.append(Table(title, MEAN_HEADER, tuple(map(_mean_cells, means))))
+            cells = [
+                ("mean of groups" if mean.name == "all" else mean.name, number(mean.value, "+.2f"),
+                 interval(mean.low, mean.high, "+.2f"), mean.verdict, ", ".join(mean.tasks))
+                for mean in means
+            ]  # fmt: skip
+            found.append(Table(title, MEAN_HEADER, tuple(cells)))
     return found if audit.front is None else [*found, _front(audit.front)]
-
-
-def _mean_cells(mean: MeanTax) -> tuple[str, ...]:
-    name, limits = "mean of groups" if mean.name == "all" else mean.name, interval(mean.low, mean.high, "+.2f")
-    return name, number(mean.value, "+.2f"), limits, mean.verdict, ", ".join(mean.tasks)
 
 
 def _notes(contrast: Contrast, rows: Sequence[Row], margin: float) -> Iterable[str]:

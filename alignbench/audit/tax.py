@@ -18,7 +18,7 @@ from alignbench.stats.estimates import NORMAL_QUANTILE
 from alignbench.types.result import MetricResult
 
 Value = TypeVar("Value", float, NDArray[np.float64])
-RANGES = {"share": (0.0, 1.0), "points": (0.0, 100.0)}
+RANGES = {"proportion": (0.0, 1.0), "points": (0.0, 100.0)}
 TARGETS = ("0.5", "0")
 CAPABILITY = "capability"
 
