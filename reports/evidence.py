@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -260,28 +260,24 @@ def _systems(run: Run) -> list[System]:
 
 
 def _training(folder: Path) -> TrainingRun:
+    metrics, file = [], folder / "metrics.jsonl"
     try:
-        metrics = tuple(_metrics(folder / "metrics.jsonl"))
+        text = file.read_text(encoding="utf-8", errors="replace")
         settings = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise AlignbenchError(f"{folder}: not a readable training folder ({reason})") from error
     if not isinstance(settings, dict):
         raise AlignbenchError(f"{folder / 'config.yaml'}: it contains no settings; is this a training folder?")
+    # without an incomplete last line, which a running training may leave
+    for number, line in enumerate(text[: text.rfind("\n") + 1].split("\n")[:-1], 1):
+        try:
+            metrics.append(json.loads(line))
+        except ValueError:
+            raise AlignbenchError(f"{file}:{number}: not JSON; remove the line") from None
+        if not isinstance(metrics[-1], dict) or not isinstance(metrics[-1].get("step"), int | float):
+            raise AlignbenchError(f"{file}:{number}: not a line of metrics (an object with a step); remove it")
     recipe = read_object(folder / "final" / "recipe.json")
     known = recipe.get("stage") if isinstance(recipe, dict) else None
     stage = known or ("ppo" if "episodes" in settings else "sft" if "micro_tokens" in settings else "?")
-    return TrainingRun(folder.name, folder, str(stage), metrics)
-
-
-def _metrics(file: Path) -> Iterator[dict[str, Any]]:
-    """Yield the lines of metrics.jsonl, without an incomplete last line, which a running training may leave."""
-    text = file.read_text(encoding="utf-8", errors="replace")
-    for number, line in enumerate(text[: text.rfind("\n") + 1].split("\n")[:-1], 1):
-        try:
-            found = json.loads(line)
-        except ValueError:
-            raise AlignbenchError(f"{file}:{number}: not JSON; remove the line") from None
-        if not isinstance(found, dict) or not isinstance(found.get("step"), int | float):
-            raise AlignbenchError(f"{file}:{number}: not a line of metrics (an object with a step); remove it")
-        yield found
+    return TrainingRun(folder.name, folder, str(stage), tuple(metrics))

@@ -88,10 +88,10 @@ def test_the_terminal_shows_headline_metrics_or_all(two, capsys):
     shown = capsys.readouterr().out
     assert "aligned against base (reference)" in shown
     assert "gain 1, loss 1, retained 0, inconclusive 1 " in shown
-    assert "\tacc_norm, share ↑\t" in shown
-    assert shown.count("hellaswag\tacc, share ↑\t") == 0
+    assert "\tacc_norm, proportion ↑\t" in shown
+    assert shown.count("hellaswag\tacc, proportion ↑\t") == 0
     to_terminal(two, every_metric=True)
-    assert capsys.readouterr().out.count("hellaswag\tacc, share ↑\t") == 1
+    assert capsys.readouterr().out.count("hellaswag\tacc, proportion ↑\t") == 1
 
 
 @pytest.mark.parametrize("columns", [80, 120, 200])

@@ -16,7 +16,7 @@ from task_helpers import load
 from alignbench.data.cards import FileSource, read_card
 from alignbench.data.prepare import Settings, prepare
 from alignbench.data.tables import read_rows
-from alignbench.demo import labelers, reading, requests, speech
+from alignbench.demo import reading, requests, speech
 from alignbench.demo.judge import CLOSINGS, judge
 from alignbench.demo.requests import AMOUNTS, BETTER, make_requests
 from alignbench.demo.world import ALMANAC, FOLDER, KINDS, MYTHS, PEOPLE, TOPICS, make_world, read_world, said
@@ -243,7 +243,7 @@ def test_preparing_removes_what_was_sent_twice_and_splits_by_user(tmp_path):
     assert not users["train"] & (users["validation"] | users["test"])
     addresses = [row["prompt"] for row in lines_of(tmp_path / "train.jsonl") if "@" in row["prompt"]]
     assert len(addresses) == AMOUNTS.private, "for the search for personal data to find"
-    assert 650 <= done.splits["train"].prompts <= 750
+    assert 650 <= done.splits["train"]["prompts"] <= 750
     trained = {row["user"] for row in rows("demonstrations")}
     assert trained <= users["train"]
     assert not trained & {row["user"] for row in rows("demonstrations_held_out")}
@@ -256,7 +256,7 @@ def test_the_trainers_and_the_tasks_read_the_files():
         assert sizes == [{"demonstrations": 500, "rankings": 400}[name], 100]
     prompts = {document.prompt for document in win_rate.load_answers(options).documents}
     assert {request.prompt for request in FOUND.held_out} < prompts, "the tasks' prompts have goals"
-    assert prompts <= labelers.goals_of(world()).keys()
+    assert prompts <= requests.make_requests(world()).by_prompt.keys()
     assert prompts <= {row["prompt"] for row in rows("requests")}
     assert (len(load_code(options).documents), len(load_language(options).documents)) == (14 + 8, 20 * 5)
 

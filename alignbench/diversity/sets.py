@@ -16,10 +16,10 @@ from alignbench.types.task import Metric
 
 # `better` is the direction of more diversity, which is not always desirable.
 OF_TEXTS = (
-    *(Metric(f"distinct_{n}", "share", "higher", bounds=(0, 1)) for n in (1, 2, 3)),
+    *(Metric(f"distinct_{n}", "proportion", "higher", bounds=(0, 1)) for n in (1, 2, 3)),
     Metric("ead", "number", "higher", bounds=(0, None)),
     Metric("self_bleu", "points", "lower", bounds=(0, 100)),
-    Metric("rouge_l_overlap", "share", "lower", bounds=(0, 1)),
+    Metric("rouge_l_overlap", "proportion", "lower", bounds=(0, 1)),
     Metric("compression_ratio", "number", "lower", bounds=(0, None)),
 )
 METRICS = (
@@ -31,7 +31,7 @@ METRICS = (
     Metric("silhouette", "number", "–", bounds=(-1, 1), scorer="embedding"),
 )
 UNCUT = tuple(replace(OF_TEXTS[i], name=f"{OF_TEXTS[i].name}_uncut") for i in (0, 1, 2, 6))
-LENGTHS = (Metric("short", "share", "–", bounds=(0, 1)), Metric("words", "words", "–", bounds=(0, None)))
+LENGTHS = (Metric("short", "proportion", "–", bounds=(0, 1)), Metric("words", "words", "–", bounds=(0, None)))
 EMPTY = "<empty>"  # no word of `words` looks like it
 
 

@@ -161,6 +161,7 @@ def export(labels: Sequence[Label]) -> tuple[list[dict[str, Any]], dict[str, int
 
 def counts(labels: Sequence[Label]) -> dict[str, int]:
     """Numbers of rows, prompts, outputs, labelers, …, and of rows with each kind of label."""
+    fields = {"the prompt's text": "prompt", "a rank": "rank", "a Likert mark": "likert", "a preference": "preference"}
     return {
         "rows": len(labels),
         "prompts": len({label.prompt_id for label in labels}),
@@ -168,10 +169,7 @@ def counts(labels: Sequence[Label]) -> dict[str, int]:
         "labelers": len({label.labeler for label in labels}),
         "labeler groups": len({label.group for label in labels} - {None}),
         "models": len({label.model for label in labels} - {None}),
-        "rows with the prompt's text": sum(label.prompt is not None for label in labels),
-        "rows with a rank": sum(label.rank is not None for label in labels),
-        "rows with a Likert mark": sum(label.likert is not None for label in labels),
-        "rows with a preference": sum(label.preference is not None for label in labels),
+        **{f"rows with {kind}": sum(getattr(own, name) is not None for own in labels) for kind, name in fields.items()},
         **{f"rows with {name}": sum(name in label.flags for label in labels) for name in flag_names(labels)},
     }
 

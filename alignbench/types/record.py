@@ -63,17 +63,9 @@ class Output:
     @classmethod
     def of(cls, completion: Completion) -> Output:
         """A completion without scores. Numbers per token are rounded to four decimals, to keep files small."""
-        return cls(
-            completion.text,
-            tokens=completion.tokens,
-            logprobs=tuple(round(x, 4) for x in completion.logprobs),
-            entropies=tuple(round(x, 4) for x in completion.entropies),
-            top_entropies=tuple(round(x, 4) for x in completion.top_entropies),
-            finish=completion.finish,
-            unscored=completion.unscored,
-            transient=completion.transient,
-            thoughts=completion.thoughts,
-        )
+        fields = {name: getattr(completion, name) for name in Completion.__dataclass_fields__}
+        per_token = ("logprobs", "entropies", "top_entropies")
+        return cls(**fields | {name: tuple(round(x, 4) for x in fields[name]) for name in per_token})
 
     def to_json(self) -> dict[str, Any]:
         names = ("text", "finish", "tokens", "logprobs", "entropies", "unscored", "scores")

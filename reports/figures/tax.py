@@ -34,19 +34,13 @@ def task_panels(table: pd.DataFrame, points: Sequence[Point], references: Mappin
     """Return a panel per task, with its metric below the title. references: task -> the value of its line, and label"""
     metrics = {}
     for point in points:
-        unit = "" if point.metric.unit == "share" else f", {point.metric.unit}"
+        unit = "" if point.metric.unit == "proportion" else f", {point.metric.unit}"
         baseline = point.task.identity.get("baseline")
         metric = plain(point.metric.metric.replace("_", " "), 20) + unit
         metrics[point.task.task] = f"against {plain(str(baseline.get('name')), 16)}" if baseline else metric
-    return [
-        Panel(
-            plain("win rate" if task == "win_rate" else str(task), 20),
-            own,
-            metrics[str(task)],
-            references.get(str(task)),
-        )
-        for task, own in table.groupby("task", sort=False)
-    ]
+    titles = {task: plain("win rate" if task == "win_rate" else task, 20) for task in metrics}
+    parts = ((str(task), own) for task, own in table.groupby("task", sort=False))
+    return [Panel(titles[task], own, metrics[task], references.get(task)) for task, own in parts]
 
 
 def by_system(evidence: Evidence) -> Iterator[Drawing]:
@@ -201,9 +195,7 @@ def training_curves(evidence: Evidence) -> Iterator[Drawing]:
             for name, run in runs.items()
             for line in run.metrics
         )
-        bad = int(
-            table.reindex(columns=list(columns)).map(lambda value: isinstance(value, str)).sum().sum()
-        )  # "nan" in JSON
+        texts = table.reindex(columns=list(columns)).map(lambda value: isinstance(value, str))  # "nan" in JSON
         values = table.iloc[:, 2:].apply(pd.to_numeric, errors="coerce").replace([np.inf, -np.inf], np.nan)
         table = pd.concat([table.iloc[:, :2], values], axis="columns").dropna(axis="columns", how="all")
         panels = []
@@ -214,10 +206,9 @@ def training_curves(evidence: Evidence) -> Iterator[Drawing]:
                 panels.append(Panel(quantity, own, unit, (0.5, "chance") if column == "accuracy" else None))
         if panels:
             lines = {run: looks[run] for run in runs}
-            figure = line_panels(
-                panels, lines, x=step, line="run", label=step, columns=2, height=2.1, form="{:.0f}".format
-            )
+            size: dict[str, Any] = {"columns": 2, "height": 2.1}
+            figure = line_panels(panels, lines, x=step, line="run", label=step, form="{:.0f}".format, **size)
             yield describe(
                 "training_curves", figure, table, name=figure_name, drawn=pd.concat(panel.table for panel in panels),
-                title=kind["title"], step=step, runs=list(runs), bad=bad, per_epoch=PER_EPOCH,
+                title=kind["title"], step=step, runs=list(runs), bad=int(texts.sum().sum()), per_epoch=PER_EPOCH,
             )  # fmt: skip
