@@ -87,8 +87,14 @@ def compare_with(
         if across_templates:
             own = [_plan(*contrast, tasks, across=True) for contrast in pairs]
             plans[reference] += [plan for plan in own if any(match.across_templates for match in plan.matches)]
-            both = found if reference is None else [chosen_run(found, reference)]
-            plans[reference] += [plan for run in both for plan in _plain_and_chat(run, tasks)]
+            # a model without its chat template against itself with it, on the tasks that were evaluated in both ways
+            for run in found if reference is None else [chosen_run(found, reference)]:
+                plain, chat = ([own for own in run.tasks if own.result.template == kind] for kind in ("none", "chat"))
+                both = {own.task for own in plain} & {own.task for own in chat}
+                before, after = (tuple(own for own in folders if own.task in both) for folders in (plain, chat))
+                other = replace(run, name=f"{run.name} (chat)", tasks=after)
+                plan = _plan(replace(run, tasks=before), other, "reference", tasks, across=True)
+                plans[reference] += [plan] if plan.matches else []
     made = {plan.identity: plan for own in plans.values() for plan in own if plan.matches}
     measured = measure([plan.matches for plan in made.values()], seed=seed, resamples=resamples)
     rows = dict(zip(made, measured, strict=True))
@@ -141,16 +147,6 @@ def _plan(reference: Run, aligned: Run, role: str, tasks: Sequence[str], *, acro
     settings = [key for key in ("kind", "dtype") if before.get(key) != after.get(key)]
     notes += [f"engine {key}: {before.get(key)} / {after.get(key)}" for key in settings]
     return Plan(reference, aligned, role, "own" if across else "same", tuple(matches), tuple(left_out), tuple(notes))
-
-
-def _plain_and_chat(run: Run, tasks: Sequence[str]) -> list[Plan]:
-    """A model without its chat template against itself with it, on the tasks that were evaluated in both ways."""
-    plain, chat = ([own for own in run.tasks if own.result.template == template] for template in ("none", "chat"))
-    both = {own.task for own in plain} & {own.task for own in chat}
-    before, after = (tuple(own for own in folders if own.task in both) for folders in (plain, chat))
-    other = replace(run, name=f"{run.name} (chat)", tasks=after)
-    plan = _plan(replace(run, tasks=before), other, "reference", tasks, across=True)
-    return [plan] if plan.matches else []
 
 
 def _nothing(plan: Plan, across: bool) -> str:

@@ -8,7 +8,7 @@ from alignbench.audit.comparable import UNKNOWN, Match, baseline_of, scorers_of
 from alignbench.audit.corpus import RecordCache, compare_corpus
 from alignbench.audit.paired import Change, Pairs, pair, paired_change, resample, unpaired
 from alignbench.audit.references import find
-from alignbench.audit.tax import chance_level, range_of, relative_tax, tax
+from alignbench.audit.tax import range_of, relative_tax, tax
 from alignbench.stats import estimates
 from alignbench.types.result import MetricResult
 from alignbench.types.task import Task
@@ -104,6 +104,8 @@ def _row(own: Subject, changed: Change) -> Row:
     if own.pairs is not None:
         chance = own.pairs.chance
         reference_error = estimates.mean(own.pairs.reference, own.pairs.cluster.tolist()).standard_error
+    if chance is None and result.better == "higher" and bounds is not None and bounds[0] == 0:
+        chance = 0.0  # a score that starts at 0, such as F1 or BLEU
     identity = own.match.reference.identity  # in a family fewer shots, all documents and the chat template come first
     settings = identity.get("shots") or 0, identity.get("limit") is not None, identity.get("template") != "chat"
     values = changed.reference, changed.aligned, result.better
@@ -131,7 +133,7 @@ def _row(own: Subject, changed: Change) -> Row:
         p=changed.p,
         test=changed.test,
         tax=lost,
-        relative_tax=relative_tax(*values, chance_level(chance, result.better, bounds), reference_error),
+        relative_tax=relative_tax(*values, chance, reference_error),
         tax_of_range=None if lost is None or percent is None else lost * percent,
         tax_error=None if lost is None or percent is None or error is None else error * percent,
         n=changed.delta.n,

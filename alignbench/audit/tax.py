@@ -62,11 +62,6 @@ def range_of(result: MetricResult) -> tuple[float, float] | None:
     return RANGES.get(result.unit) if low is None or high is None else (low, high)
 
 
-def chance_level(chance: float | None, better: str, bounds: tuple[float, float] | None) -> float | None:
-    """The metric's chance level, or 0 for a score that starts at 0, such as F1 or BLEU."""
-    return 0.0 if chance is None and better == "higher" and bounds is not None and bounds[0] == 0 else chance
-
-
 def taxed(rows: Sequence[Row], reward: str) -> list[Row]:
     """The rows of the mean tax: primary rows of capabilities with a finite range, except those of the task of the
     reward (TASK.METRIC), which is what the model was optimised for."""

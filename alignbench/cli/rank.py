@@ -15,7 +15,6 @@ from alignbench.console import number, print_table, printable, write_csv
 from alignbench.progress import for_terminal
 
 if TYPE_CHECKING:
-    from alignbench.evaluation.rank import Table
     from alignbench.stats.estimates import Estimate
 
 HEADER = ("system", "strength", "95 % interval", "win rate", "95 % interval", "against all", "p to next", "words")
@@ -56,42 +55,38 @@ def rank(
         pairs = [{"first": a, "second": b, **asdict(estimate)} for (a, b), estimate in table.pairs.items()]
         print(json.dumps(asdict(table) | {"pairs": pairs}, indent=2))
     else:
-        _print(table)
-    if csv is not None:  # after the table: if the file cannot be written, nothing is lost
+        optional = {"parameters": "parameters", "kl": "KL"}  # shown if any system has one
+        shown = [name for name in optional if any(getattr(own, name) is not None for own in table.standings)]
         rows = []
         for standing in table.standings:
             own = standing.strength
-            row: dict[str, Any] = {"system": standing.name, "judge": table.judge, "baseline": table.baseline}
+            row = [standing.name, *estimate_cells(own.strength, "+.2f"), *estimate_cells(own.win_rate)]
+            row += [number(standing.against_all.value), number(own.p_next, ".4f"), f"{standing.words:.0f}"]
+            extra = [getattr(standing, name) for name in shown]
+            rows.append([*row, *(number(x, ",.4g" if isinstance(x, float) else ",") for x in extra)])
+        print_table((*HEADER, *(optional[name] for name in shown)), rows)
+        print(
+            f"{table.battles} verdicts of {printable(table.judge)} on {table.prompts} prompts; strength in nats above "
+            f"{printable(table.baseline)}; win rate against it as predicted by the model; ties: η = {table.eta:.2f}"
+        )
+        print(f"verdicts for the longer answer: {_phrase(table.longer)}")
+        if table.position_consistency is not None:
+            print(f"same verdict in both orders: {_phrase(table.position_consistency)}")
+        for (first, second), estimate in table.pairs.items():
+            print(f"{printable(first)} against {printable(second)}: {_phrase(estimate)}")
+        for warning in table.warnings:
+            print(f"warning: {printable(warning)}")
+    if csv is not None:  # after the table: if the file cannot be written, nothing is lost
+        lines = []
+        for standing in table.standings:
+            own = standing.strength
+            line: dict[str, Any] = {"system": standing.name, "judge": table.judge, "baseline": table.baseline}
             parts = {"strength": own.strength, "win_rate": own.win_rate, "against_all": standing.against_all}
             for name, estimate in parts.items():
-                row |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
-            row |= {"p_next": own.p_next, "words": standing.words}
-            rows.append(row | {"parameters": standing.parameters, "kl": standing.kl})
-        write_csv(csv, list(rows[0]), [list(row.values()) for row in rows])
-
-
-def _print(table: Table) -> None:
-    optional = [("parameters", "parameters"), ("KL", "kl")]
-    optional = [(head, name) for head, name in optional if any(getattr(s, name) is not None for s in table.standings)]
-    rows = []
-    for standing in table.standings:
-        own = standing.strength
-        row = [standing.name, *estimate_cells(own.strength, "+.2f"), *estimate_cells(own.win_rate)]
-        row += [number(standing.against_all.value), number(own.p_next, ".4f"), f"{standing.words:.0f}"]
-        extra = [getattr(standing, name) for _, name in optional]
-        rows.append([*row, *(number(x, ",.4g" if isinstance(x, float) else ",") for x in extra)])
-    print_table((*HEADER, *(head for head, _ in optional)), rows)
-    print(
-        f"{table.battles} verdicts of {printable(table.judge)} on {table.prompts} prompts; strength in nats above "
-        f"{printable(table.baseline)}; win rate against it as predicted by the model; ties: η = {table.eta:.2f}"
-    )
-    print(f"verdicts for the longer answer: {_phrase(table.longer)}")
-    if table.position_consistency is not None:
-        print(f"same verdict in both orders: {_phrase(table.position_consistency)}")
-    for (first, second), estimate in table.pairs.items():
-        print(f"{printable(first)} against {printable(second)}: {_phrase(estimate)}")
-    for warning in table.warnings:
-        print(f"warning: {printable(warning)}")
+                line |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+            line |= {"p_next": own.p_next, "words": standing.words}
+            lines.append(line | {"parameters": standing.parameters, "kl": standing.kl})
+        write_csv(csv, list(lines[0]), [list(line.values()) for line in lines])
 
 
 def _phrase(estimate: Estimate) -> str:

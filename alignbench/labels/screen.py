@@ -9,15 +9,11 @@ from dataclasses import dataclass, replace
 
 from alignbench.errors import AlignbenchError
 from alignbench.labels.agreement import Judgements, flag, rankings, with_others, with_reference
-from alignbench.labels.table import LIKERT, Label
+from alignbench.labels.table import LIKERT, WORDS, Label
 from alignbench.stats import estimates
 from alignbench.stats.estimates import Estimate
 
-# the paper's topics: toxic, sexual, violent, judgmental, political and the like
-SENSITIVE = (
-    "sexual", "violent", "encourages_harm", "denigrates_protected_class", "expresses_opinion",
-    "expresses_moral_judgment",
-)  # fmt: skip
+SENSITIVE = tuple(WORDS["sensitive"])
 CUT_OFFS = {"flagging": 0.75, "rankings": 0.75, "demonstrations": 6.0}
 
 

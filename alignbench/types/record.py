@@ -1,4 +1,5 @@
-"""Records: one line of documents.jsonl per document, with the model's answers, the scorers' numbers and the metrics."""
+"""Documents, where their rows came from, and records: one line of documents.jsonl per document, with the model's
+answers, the scorers' numbers and the metrics."""
 
 from __future__ import annotations
 
@@ -12,6 +13,23 @@ from numpy.typing import NDArray
 
 from alignbench.types.engine import Completion, Finish
 from alignbench.types.result import known_fields
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where rows came from. No paths: a record must be the same on every machine.
+
+    source: file name or hub id
+    revision: sha256 of the file, or hub commit ("unknown" if it cannot be determined)
+    pinned: True if `revision` is the one that the card names
+    """
+
+    card: str
+    split: str
+    source: str
+    revision: str
+    rows: int
+    pinned: bool
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from alignbench.stats.estimates import Estimate
 from alignbench.types.engine import Loglikelihood, Sampling
-from alignbench.types.provenance import Provenance
-from alignbench.types.record import Document, Output, Record
+from alignbench.types.record import Document, Output, Provenance, Record
 from alignbench.types.scorer import Item
 
 __all__ = ["Document", "Output", "Provenance", "Record"]  # exported again, since every task needs them

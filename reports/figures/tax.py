@@ -99,40 +99,35 @@ def penalty_sweeps(evidence: Evidence) -> Iterator[Drawing]:
         for own in [system.training]
         if system.stage in ("ppo", "ppo-ptx") and own.get("gamma") is not None and own.get("beta") is not None
     )  # fmt: skip
-    for varied in WORDS["sweeps"] if points and len(models) else ():
-        yield from _sweep(evidence, points, models, varied)
-
-
-def _sweep(evidence: Evidence, points: Sequence[Point], models: pd.DataFrame, varied: str) -> Iterator[Drawing]:
-    sign, fixed, fixed_sign, what, source = WORDS["sweeps"][varied]
-    alike = [fixed, "parent", "rewards", "episodes"]
-    models = models.groupby(alike).filter(lambda own: own[varied].nunique() > 1)
-    labels = models[[*alike, "start"]].drop_duplicates().sort_values(alike)
-    labels["line"] = [
-        f"{fixed_sign} = {row[fixed]:g}"
-        + f", from {plain(row.start, 18)}" * (labels.parent.nunique() > 1)
-        + f", reward {plain(row.rewards, 18)}" * (labels.rewards.nunique() > 1)
-        + (f", {size_of(row.episodes)} episodes" if row.episodes else ", unknown episodes")
-        for _, row in labels.iterrows()
-    ]
-    table = pd.DataFrame(point.row() for point in points).merge(models.merge(labels)).assign(varied=varied)
-    table = table.groupby("task").filter(lambda own: own.groupby("line")[varied].nunique().max() > 1)
-    if table.empty:
-        return
-    lines = {line: Look(FAINT, "", LINES[number % len(LINES)]) for number, line in enumerate(labels.line)}
-    starts = [point for point in reversed(points) if {point.system.run.weights} == set(labels.parent)]
-    before = {point.task.task: (point.metric.value, "start") for point in starts}
-    values = sorted(set(table[varied]))
-    scale = ("symlog", {"linthresh": min(value for value in values if value > 0), "linscale": 0.5})
-    figure = line_panels(
-        task_panels(table, points, before), lines, x=varied, line="line", label=sign, marks=evidence.looks(),
-        scale=scale, ticks=values, form="{:g}".format,
-    )  # fmt: skip
-    whole = table.drop(columns=["line", "parent", "rewards"]).assign(episodes=table.episodes.replace(0, None))
-    yield describe(
-        "sweep", figure, whole, name=f"sweep_{varied}", what=what, sign=sign, source=source, fixed=fixed_sign,
-        lines=list(lines), drawn=table,
-    )  # fmt: skip
+    for varied, (sign, fixed, fixed_sign, what, source) in WORDS["sweeps"].items() if points and len(models) else ():
+        alike = [fixed, "parent", "rewards", "episodes"]
+        chosen = models.groupby(alike).filter(lambda own: own[varied].nunique() > 1)  # noqa: B023
+        labels = chosen[[*alike, "start"]].drop_duplicates().sort_values(alike)
+        labels["line"] = [
+            f"{fixed_sign} = {row[fixed]:g}"
+            + f", from {plain(row.start, 18)}" * (labels.parent.nunique() > 1)
+            + f", reward {plain(row.rewards, 18)}" * (labels.rewards.nunique() > 1)
+            + (f", {size_of(row.episodes)} episodes" if row.episodes else ", unknown episodes")
+            for _, row in labels.iterrows()
+        ]
+        table = pd.DataFrame(point.row() for point in points).merge(chosen.merge(labels)).assign(varied=varied)
+        table = table.groupby("task").filter(lambda own: own.groupby("line")[varied].nunique().max() > 1)  # noqa: B023
+        if table.empty:
+            continue
+        lines = {line: Look(FAINT, "", LINES[number % len(LINES)]) for number, line in enumerate(labels.line)}
+        starts = [point for point in reversed(points) if {point.system.run.weights} == set(labels.parent)]
+        before = {point.task.task: (point.metric.value, "start") for point in starts}
+        values = sorted(set(table[varied]))
+        scale = ("symlog", {"linthresh": min(value for value in values if value > 0), "linscale": 0.5})
+        figure = line_panels(
+            task_panels(table, points, before), lines, x=varied, line="line", label=sign, marks=evidence.looks(),
+            scale=scale, ticks=values, form="{:g}".format,
+        )  # fmt: skip
+        whole = table.drop(columns=["line", "parent", "rewards"]).assign(episodes=table.episodes.replace(0, None))
+        yield describe(
+            "sweep", figure, whole, name=f"sweep_{varied}", what=what, sign=sign, source=source, fixed=fixed_sign,
+            lines=list(lines), drawn=table,
+        )  # fmt: skip
 
 
 def over_training(evidence: Evidence) -> Iterator[Drawing]:
