@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from cases import read_lines, write_lines
 from safetensors.torch import load_file
 from tiny import SENTENCES, tiny_model, tiny_tokenizer
 from torch.distributed.device_mesh import init_device_mesh
@@ -63,17 +64,12 @@ def an_accelerator(tmp_path_factory: Any) -> Any:
 
 
 def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> str:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(path)
-
-
-def lines_of(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text().splitlines()]
+    return str(write_lines(path, rows))
 
 
 def steps_of(out: Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl, without those that sum up an epoch."""
-    return [line for line in lines_of(out / "metrics.jsonl") if "epoch" not in line]
+    return [line for line in read_lines(out / "metrics.jsonl") if "epoch" not in line]
 
 
 def recipe_of(out: Path) -> dict[str, Any]:
@@ -87,14 +83,6 @@ def weights_of(folder: Path) -> dict[str, torch.Tensor]:
 def same_weights(one: Path, other: Path) -> bool:
     a, b = weights_of(one), weights_of(other)
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-
-
-def refusal(work: Callable[[], object]) -> str:
-    """The one line that a user reads."""
-    with pytest.raises(AlignbenchError) as caught:
-        work()
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 # Stock models in float64, one response at a time: the reference for packed rows

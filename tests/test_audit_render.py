@@ -8,10 +8,10 @@ from html.parser import HTMLParser
 
 import pytest
 from audit_runs import headline_of, rte, shares, weights_of, write_run
+from commands import assert_refused
 
 from alignbench.audit.compare import compare
 from alignbench.audit.render import to_csv, to_json, to_latex, to_markdown, to_terminal
-from alignbench.errors import AlignbenchError
 
 HOSTILE = r"50% of A_B & {C} | $x^2$ ~#\end <script>alert(1)</script>"
 
@@ -43,8 +43,7 @@ def test_csv_has_all_metrics_unrounded_and_no_formulas_and_json_the_whole_audit(
     assert row["p_holm"] == repr(hostile.contrasts[0].rows[0].p_holm)
     to_csv(two, file)
     assert len(list(csv.DictReader(file.open()))) == len(two.contrasts[0].rows) == 4
-    with pytest.raises(AlignbenchError, match=r"nowhere/a\.csv: cannot be written"):
-        to_csv(two, tmp_path / "nowhere" / "a.csv")
+    assert_refused(r"nowhere/a\.csv: cannot be written", to_csv, two, tmp_path / "nowhere" / "a.csv")
     # JSON, without the folders
     assert json.loads(to_json(hostile))["contrasts"][0]["aligned"] == HOSTILE
     expected = json.loads(json.dumps(asdict(two), default=str))

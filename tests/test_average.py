@@ -6,10 +6,10 @@ import shutil
 import commands
 import pytest
 import torch
+from commands import refusal
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from stages import refusal
 from tiny import save_tiny_checkpoint, tiny_model, tiny_tokenizer
 from transformers import AutoModelForCausalLM
 

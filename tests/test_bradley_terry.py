@@ -5,12 +5,12 @@ import itertools
 import numpy as np
 import pytest
 from cases import cases
+from commands import assert_refused
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 from scipy.special import expit
 
-from alignbench.errors import AlignbenchError
 from alignbench.stats import bradley_terry
 from alignbench.stats.bradley_terry import Battle, fit, rank, win_rates
 
@@ -197,5 +197,4 @@ def test_the_exact_interval_is_clopper_and_pearsons_and_consistent_with_its_p_va
 @pytest.mark.parametrize(("battles", "models", "message"), cases("bradley_terry"))
 def test_what_cannot_be_ranked_is_one_line(battles, models, message):
     made = [Battle(f"p{k}", a, b, *outcome or [1.0]) for k, (a, b, *outcome) in enumerate(battles)]
-    with pytest.raises(AlignbenchError, match=f"^[^\n]*{message}[^\n]*$"):
-        rank(made, "base", models, resamples=10)
+    assert_refused(f"^[^\n]*{message}[^\n]*$", rank, made, "base", models, resamples=10)

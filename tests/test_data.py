@@ -10,6 +10,7 @@ import datasets
 import httpx
 import pytest
 from cases import cases
+from commands import assert_refused
 from typer.testing import CliRunner
 
 import alignbench.data.cards as cards
@@ -99,10 +100,8 @@ def test_every_card_is_well_formed_and_has_its_sections(name):
 
 
 def test_an_unknown_card_or_split_gets_a_suggestion():
-    with pytest.raises(AlignbenchError, match="did you mean 'hellaswag'"):
-        read_card("helaswag")
-    with pytest.raises(AlignbenchError, match="'truthfulqa' has no split 'mc_2022': did you mean 'mc_202"):
-        load("truthfulqa", "mc_2022", dict)
+    assert_refused("did you mean 'hellaswag'", read_card, "helaswag")
+    assert_refused("'truthfulqa' has no split 'mc_2022': did you mean 'mc_202", load, "truthfulqa", "mc_2022", dict)
 
 
 @pytest.mark.parametrize("case", cases("cards"))
@@ -148,8 +147,7 @@ def test_the_data_folder_is_the_argument_or_the_environments_and_the_first_sourc
     assert rows().items == [{"q": 1}]
     write_local(tmp_path, '{"q": 2}\n', "better.jsonl")
     assert rows().items == [{"q": 2}]
-    with pytest.raises(AlignbenchError, match="nowhere does not exist"):
-        rows(tmp_path / "nowhere")
+    assert_refused("nowhere does not exist", rows, tmp_path / "nowhere")
 
 
 # ---- downloads -----------------------------------------------------------------------------------------------------
@@ -181,15 +179,13 @@ def test_a_constant_is_read_from_python_source_that_is_not_executed(write_card, 
 def test_of_a_download_that_is_not_the_pinned_one_nothing_is_kept(write_card, web, tmp_path, source, message):
     web |= {"tampered": '{"q": tampered', "presets.py": "OTHER = 1\n"}
     write_card(file_source(**source))
-    with pytest.raises(AlignbenchError, match=message):
-        rows()
+    assert_refused(message, rows)
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
 
 
 def test_a_cache_that_cannot_be_written_is_one_line_with_the_remedy(tmp_path):
     (tmp_path / "cache").write_text("a file, not a folder")
-    with pytest.raises(AlignbenchError, match="set ALIGNBENCH_CACHE"):
-        download(f"{NOWHERE}/q", "0" * 64, tmp_path / "cache" / "quiz" / "q")
+    assert_refused("set ALIGNBENCH_CACHE", download, f"{NOWHERE}/q", "0" * 64, tmp_path / "cache" / "quiz" / "q")
 
 
 # ---- missing data and the hub --------------------------------------------------------------------------------------
@@ -240,8 +236,7 @@ def test_offline_the_hubs_cache_is_read_with_its_own_commit(write_card, tmp_path
     assert loaded.items == [{"q": 1}, {"q": 2}]
     found = loaded.provenance
     assert (found.source, found.revision, found.pinned) == ("acme/quiz", commit, commit == COMMIT)
-    with pytest.raises(AlignbenchError, match=r"^hub acme/quiz test row 0: no field 'answer'$"):
-        rows(parse=lambda row: row["answer"])
+    assert_refused(r"^hub acme/quiz test row 0: no field 'answer'$", rows, parse=lambda row: row["answer"])
 
 
 def test_a_folder_with_the_name_of_the_hub_id_is_not_pinned(write_card, tmp_path, monkeypatch):

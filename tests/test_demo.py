@@ -13,12 +13,12 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from cases import cases
-from commands import assert_one_line_error
+from cases import cases, read_lines
+from commands import assert_one_line_error, refusal
 from commands import run as run_command
 from demo_world import written
 from filelock import FileLock
-from stages import checkpoint, lines_of, refusal, write_rows
+from stages import checkpoint, write_rows
 
 from alignbench.demo import runner
 from alignbench.demo.labelers import label_runs
@@ -134,10 +134,10 @@ def test_a_stage_that_is_done_is_not_run_again_and_one_whose_input_changed_is(ou
     (out / "number").unlink()
     run(stages, out)
     assert (out / "number").read_text() == "8", "what was made and is gone is made again"
-    goes = lines_of(out / "logs" / "goes.jsonl")
+    goes = read_lines(out / "logs" / "goes.jsonl")
     assert [row["finished"] for row in goes] == [True] * 3, "of each time that it did something"
     assert all(0 < row["seconds"] < 60 for row in goes)
-    assert {row["stage"] for row in lines_of(out / "logs" / "times.jsonl")} == {"double", "tell"}
+    assert {row["stage"] for row in read_lines(out / "logs" / "times.jsonl")} == {"double", "tell"}
 
 
 def test_a_stage_with_other_input_begins_anew_and_a_failed_one_resumes(out, monkeypatch):
@@ -158,7 +158,7 @@ def test_a_stage_with_other_input_begins_anew_and_a_failed_one_resumes(out, monk
     line = f"error: stage train failed: the well is dry; log: {out / 'logs' / 'train.log'}"
     assert_one_line_error(run_command("demo", "--out", out), line)
     assert not (out / "logs" / "evaluate.log").exists()
-    assert [row["finished"] for row in lines_of(out / "logs" / "goes.jsonl")] == [False]
+    assert [row["finished"] for row in read_lines(out / "logs" / "goes.jsonl")] == [False]
     (out / "lucky").touch()
     run(stages, out)
     assert (out / "trained" / "steps").read_text() == "xx", "the same input resumes"
@@ -237,7 +237,7 @@ def test_the_stages_in_one_process_at_toy_size(tmp_path):
     shutil.copytree(written(), tmp_path / "world")
     for name, rows in (("pretraining", 300), ("lessons", 100), ("prompts", 60)):
         file = tmp_path / "world" / FOLDER / f"{name}.jsonl"
-        write_rows(tmp_path / "prompts" / "train.jsonl" if name == "prompts" else file, lines_of(file)[:rows])
+        write_rows(tmp_path / "prompts" / "train.jsonl" if name == "prompts" else file, read_lines(file)[:rows])
     for stage in plan(tmp_path, sizes=TOY):
         if stage.name not in ("world", "prompts", "report"):
             done = run_command(*stage.command[stage.command.index("alignbench") + 1 :])
@@ -253,7 +253,7 @@ def check(out):
     lineage = json.loads((out / "ppo" / "final" / "recipe.json").read_text())["lineage"]
     assert [ancestor["stage"] for ancestor in lineage] == ["base", "sft"]
     assert "squad2" in (out / "audit.csv").read_text()
-    assert {row["model"] for row in lines_of(out / "labels.jsonl")} == models
+    assert {row["model"] for row in read_lines(out / "labels.jsonl")} == models
     for task, number in (("win_rate", 3), ("recitations", 4)):
         assert len(list((out / "runs").glob(f"*/{task}-*/result.json"))) == number
 

@@ -5,11 +5,12 @@ import re
 from itertools import combinations
 
 import pytest
-from cases import cases
+from cases import cases, read_lines
+from commands import refusal
 from demo_world import world, written
 from hypothesis import given
 from hypothesis import strategies as st
-from stages import lines_of, refusal, write_rows
+from stages import write_rows
 
 from alignbench.demo.judge import CLOSINGS, Goal, WorldScorer, judge, met, read_statements
 from alignbench.demo.labelers import LABELERS, goals_of, label_outputs, rank, rank_samples
@@ -121,7 +122,7 @@ def test_rankings_have_4_to_9_outputs_of_all_kinds_by_hired_labelers_who_err_at_
 
 def test_answers_of_a_model_are_ranked_among_some_of_the_worlds(farm_model, tmp_path):
     sampled = rank_samples(farm_model, written(), tmp_path, number=8)
-    rankings, held_out = lines_of(tmp_path / "rankings.jsonl"), lines_of(tmp_path / "rankings_held_out.jsonl")
+    rankings, held_out = read_lines(tmp_path / "rankings.jsonl"), read_lines(tmp_path / "rankings_held_out.jsonl")
     assert len(rankings) in range(6, 9)  # without those that are tied throughout
     assert len(held_out) in range(1, 3)
     assert 0 < sampled <= sum(len(row["responses"]) - 1 for row in (*rankings, *held_out))

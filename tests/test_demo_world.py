@@ -8,9 +8,8 @@ from collections import Counter
 from itertools import product
 
 import pytest
-from cases import cases
+from cases import cases, read_lines
 from demo_world import pages, rows, world, written
-from stages import lines_of
 from task_helpers import load
 
 from alignbench.data.cards import FileSource, read_card
@@ -239,9 +238,9 @@ def test_preparing_removes_what_was_sent_twice_and_splits_by_user(tmp_path):
     done = prepare(str(written() / FOLDER / "prompts.jsonl"), tmp_path, Settings(pii=False))
     again = len(FOUND.log) - len(FOUND.training) - 2 * AMOUNTS.pasted - AMOUNTS.private
     assert done.removed["duplicate prefix"] == again + AMOUNTS.pasted
-    users = {split: {row["user"] for row in lines_of(tmp_path / f"{split}.jsonl")} for split in done.splits}
+    users = {split: {row["user"] for row in read_lines(tmp_path / f"{split}.jsonl")} for split in done.splits}
     assert not users["train"] & (users["validation"] | users["test"])
-    addresses = [row["prompt"] for row in lines_of(tmp_path / "train.jsonl") if "@" in row["prompt"]]
+    addresses = [row["prompt"] for row in read_lines(tmp_path / "train.jsonl") if "@" in row["prompt"]]
     assert len(addresses) == AMOUNTS.private, "for the search for personal data to find"
     assert 650 <= done.splits["train"].prompts <= 750
     trained = {row["user"] for row in rows("demonstrations")}

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from cases import cases, write_lines
-from commands import assert_one_line_error
+from commands import assert_one_line_error, assert_refused
 from commands import run as command
 
 from alignbench.audit.diversity import compare
@@ -71,10 +71,8 @@ def test_a_pair_is_cut_to_fifty_words_or_to_the_shorter_but_not_below_ten(one, t
 
 @pytest.mark.parametrize(("one", "other", "message"), CASES["systems"])
 def test_systems_that_cannot_be_made_equal_are_refused(one, other, message):
-    with pytest.raises(AlignbenchError, match=message):
-        compare([system("one", one), system("other", other)], EMBEDDER)
-    with pytest.raises(AlignbenchError, match=r"^one model only"):
-        compare([system("one", one)], EMBEDDER)
+    assert_refused(message, compare, [system("one", one), system("other", other)], EMBEDDER)
+    assert_refused(r"^one model only", compare, [system("one", one)], EMBEDDER)
     if "keep 10 words" in message:
         found = compare([system("one", one), system("other", other)], EMBEDDER, whole=True)
         assert {row.lengths for row in found.rows} == {"whole"}
@@ -164,8 +162,7 @@ def test_a_gate_that_cannot_be_applied_is_refused(gate, message):
         name: [{"kind": "reward", "name": name, "revision": "1"}] if ">=0" in gate else [] for name in ("one", "two")
     }
     systems = [system(name, {"a": ["x"]}, {"a": [1]}, identity={"scorers": own}) for name, own in scorers.items()]
-    with pytest.raises(AlignbenchError, match=message):
-        gated(systems, gate)
+    assert_refused(message, gated, systems, gate)
 
 
 @pytest.mark.parametrize("numbered", [False, True])
@@ -174,8 +171,7 @@ def test_different_prompts_are_refused(numbered):
         system(name, {i: ["x y"] for i in "abc"}, prompts={"a": "A.", "b": prompt}, numbered=numbered)
         for name, prompt in (("one", "B. "), ("two", "Else."))
     )
-    with pytest.raises(AlignbenchError, match=r"^one and two: their prompts differ, first that of b$"):
-        equalise(one, two)
+    assert_refused(r"^one and two: their prompts differ, first that of b$", equalise, one, two)
     notes = equalise(one, one).notes
     assert equalise(one, replace(two, prompts={"a": " A.", "c": "C."})).notes == notes
     rows = system("one", {"row 1": ["x"]}, numbered=True)
@@ -187,8 +183,7 @@ def test_folders_with_different_settings_are_refused_except_for_template_and_sco
     base = CASES["settings"]["base"]
     one, two = (system(n, {"a": ["x"]}, identity=own) for n, own in (("one", base), ("two", base | changed)))
     if refused:
-        with pytest.raises(AlignbenchError, match=f"^one and two cannot be compared: {refused}$"):
-            equalise(one, two)
+        assert_refused(f"^one and two cannot be compared: {refused}$", equalise, one, two)
         return
     found = [note for note in equalise(one, two).notes if note.startswith("different prompting: ")]
     assert len(found) == len(notes)
@@ -219,8 +214,7 @@ def test_files_are_read_by_id_or_by_row_and_a_map_names_their_columns(tmp_path):
 @pytest.mark.parametrize(("row", "message"), CASES["outputs"])
 def test_a_bad_row_is_named_by_file_and_line(tmp_path, row, message):
     file = write_lines(tmp_path / "one.jsonl", [{"id": "z", "output": "a"}, row])
-    with pytest.raises(AlignbenchError, match=rf"^{file}:2: {message}"):
-        read_system(file)
+    assert_refused(rf"^{file}:2: {message}", read_system, file)
 
 
 def test_the_command_prints_tables_json_and_csv(tmp_path):
@@ -263,9 +257,7 @@ def test_a_run_folder_and_its_task_folder_give_the_same_outputs(tmp_path, farm_m
         (done.folder, "personas", "personas: no such task"),
         (tmp_path, None, "neither a run folder"),
     ):
-        with pytest.raises(AlignbenchError, match=message):
-            read_system(path, task)
+        assert_refused(message, read_system, path, task)
     (folder / "result.json").unlink()
     for path in (done.folder, folder):
-        with pytest.raises(AlignbenchError, match="not finished"):
-            read_system(path, "diversity")
+        assert_refused("not finished", read_system, path, "diversity")

@@ -6,11 +6,11 @@ import math
 import numpy as np
 import pytest
 from cases import cases
+from commands import assert_refused
 from task_helpers import corpus, load, score
 
 from alignbench.diversity.lexical import LENGTH
 from alignbench.diversity.sets import measure, of_set, of_texts
-from alignbench.errors import AlignbenchError
 from alignbench.evaluation.evaluate import sample
 from alignbench.scorers import find_scorer
 from alignbench.stats import jackknife
@@ -45,8 +45,7 @@ def test_the_prompts_are_self_instructs_with_their_ids(world, name):
     documents = load(name, world).documents
     assert [d.id for d in documents] == ["user_oriented_task_0", "user_oriented_task_93"]
     assert documents[1].prompt == "Write a program in Java that adds two numbers.\n\nThe numbers: 2 and 3"
-    with pytest.raises(AlignbenchError, match=r"--prompts curated.jsonl"):
-        load("novelty_bench", world)
+    assert_refused(r"--prompts curated.jsonl", load, "novelty_bench", world)
 
 
 def write(folder, *rows):
@@ -68,8 +67,7 @@ def test_a_file_of_prompts_replaces_the_card(tmp_path, name):
 @pytest.mark.parametrize(("row", "message"), cases("diversity")["prompts"])
 def test_a_bad_prompt_is_named_by_file_and_line(tmp_path, row, message):
     file = write(tmp_path, {"id": "a", "prompt": "A"}, row)
-    with pytest.raises(AlignbenchError, match=rf"^task diversity, {file}:2: {message}$"):
-        load("diversity", tmp_path, prompts=file)
+    assert_refused(rf"^task diversity, {file}:2: {message}$", load, "diversity", tmp_path, prompts=file)
 
 
 def test_semantic_entropy_in_bits_by_counts_and_by_log_probabilities():

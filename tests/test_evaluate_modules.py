@@ -12,6 +12,7 @@ import evaluate.config
 import evaluate.loading
 import pytest
 from cases import cases
+from commands import assert_refused
 
 import alignbench.metrics
 from alignbench.errors import AlignbenchError
@@ -40,8 +41,7 @@ def compute(name: str, predictions: list[Any], references: list[Any]) -> dict[st
 
 def test_there_is_a_script_for_each_name_and_an_error_for_any_other() -> None:
     assert {"squad_f1", "drop_f1", "quac_f1", "corpus_bleu", "rouge_l", "grounding"} == set(alignbench.metrics.names())
-    with pytest.raises(AlignbenchError, match="there is no 'bleurt'; there are corpus_bleu, "):
-        alignbench.metrics.path("bleurt")
+    assert_refused("there is no 'bleurt'; there are corpus_bleu, ", alignbench.metrics.path, "bleurt")
 
 
 def test_each_metric_is_the_mean_of_our_function() -> None:
@@ -159,8 +159,7 @@ def test_a_script_from_the_hub_runs_by_consent_only(tmp_path: Path, monkeypatch:
     (tmp_path / "rouge").mkdir()  # a folder of that name without a script: evaluate would try the hub
     monkeypatch.chdir(tmp_path)
     for path in ("rouge", "someone/metric"):
-        with pytest.raises(AlignbenchError, match=r"no such script.*trust_remote_code=True"):
-            EvaluateScorer(path)
+        assert_refused(r"no such script.*trust_remote_code=True", EvaluateScorer, path)
         with pytest.raises(AlignbenchError, match=f"metric '{path}': evaluate cannot load it: ") as error:
             EvaluateScorer(path, trust_remote_code=True)
         assert "\n" not in str(error.value)

@@ -2,11 +2,11 @@
 
 import pytest
 from cases import cases
+from commands import assert_refused
 from hypothesis import given
 from hypothesis import strategies as st
 from task_helpers import corpus, load, score
 
-from alignbench.errors import AlignbenchError
 from alignbench.scorers import bleu
 from alignbench.tasks import all_tasks, find_task, hallucination, instructions, reading, real_toxicity, wmt15
 from alignbench.types.record import Document, Output, Record
@@ -99,8 +99,7 @@ def test_translations_are_parallel_line_by_line(tmp_path):
     (tmp_path / "wmt15-fr-en").mkdir()
     for language, text in (("fr", "Bonjour.\nAu revoir.\n"), ("en", "Hello.\n")):
         (tmp_path / "wmt15-fr-en" / f"newsdiscusstest2015.{language}").write_text(text)
-    with pytest.raises(AlignbenchError, match="2 lines of French and 1 of English are not parallel"):
-        load("wmt15_fr_en", tmp_path)
+    assert_refused("2 lines of French and 1 of English are not parallel", load, "wmt15_fr_en", tmp_path)
 
 
 # ---- sampling, and what scorers see --------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from itertools import product
 import numpy as np
 import pytest
 from cases import cases
-from commands import assert_one_line_error, run
+from commands import assert_one_line_error, assert_refused, run
 
 from alignbench.errors import AlignbenchError
 from alignbench.labels.agreement import agreement
@@ -82,8 +82,7 @@ def test_intervals_over_prompts_cover_the_truth():
 @pytest.mark.parametrize(("labels", "message"), CASES["refused"])
 def test_without_overlap_there_is_no_agreement_to_measure(labels, message):
     labels = labels_of({"labels": labels})
-    with pytest.raises(AlignbenchError, match=message):
-        agreement(labels)
+    assert_refused(message, agreement, labels)
     findings, notes = agreement(labels_of(CASES["tables"][4]) + labels, resamples=200)  # beside another question
     assert {finding.question for finding in findings} == {"violent"}
     assert notes == ["ranking: no two labelers judged the same pair of outputs"] * (labels[0].rank is not None)
@@ -100,8 +99,7 @@ def test_a_summary_has_marks_and_flags_with_intervals_over_prompts_and_win_rates
     by = {(f.model, f.against): f.estimate for f in summary(labels) if f.statistic == "win_rate"}
     assert (by["cow", "hen"].value, by["hen", "pig"].value) == (pytest.approx(1 / 8), 1)  # two ties of eight
     assert by["hen", "pig"].low < 0.8
-    with pytest.raises(AlignbenchError, match="nothing to summarise"):
-        summary([Label("p", None, "x", "ada")])
+    assert_refused("nothing to summarise", summary, [Label("p", None, "x", "ada")])
 
 
 def four_labelers(prompts=60):
@@ -155,8 +153,7 @@ def test_demonstrations_are_outputs_with_a_labelers_name_and_without_a_criterion
     assert set(marks_of(labels, reference=reference, cut_offs=lower).values()) == {"above"}
     with pytest.raises(AlignbenchError, match=r"no labeler 'who' to compare with \(there are: contrary, faithful"):
         screen(four_labelers(2), reference="who")
-    with pytest.raises(AlignbenchError, match="nothing to screen by"):
-        screen([Label("p", None, "x", "ada", flags={"hallucination": True})])
+    assert_refused("nothing to screen by", screen, [Label("p", None, "x", "ada", flags={"hallucination": True})])
 
 
 @pytest.fixture

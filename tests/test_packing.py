@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import stages
 import torch
+from commands import refusal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import tiny_model, tiny_tokenizer
@@ -68,7 +69,7 @@ def test_scores_are_those_at_the_last_token_of_each_response_alone(architecture)
 
 @pytest.mark.parametrize("architecture", REFUSED)
 def test_an_architecture_that_cannot_be_packed_is_refused(architecture):
-    line = stages.refusal(lambda: check_packing(model_of(architecture), "folder", "causal"))
+    line = refusal(lambda: check_packing(model_of(architecture), "folder", "causal"))
     assert line.startswith(f"checkpoint folder: {architecture} cannot be trained packed")
     assert ("soft caps" in line) == (architecture == "gemma2")
 

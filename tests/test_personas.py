@@ -7,13 +7,13 @@ import time
 import numpy as np
 import pytest
 from cases import cases
+from commands import assert_refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from task_helpers import load
 from tiny import save_tiny_checkpoint
 
 from alignbench.diversity.entropy import chao_shen, plug_in, spread
-from alignbench.errors import AlignbenchError
 from alignbench.evaluation.evaluate import evaluate
 from alignbench.evaluation.scoring import scored_record
 from alignbench.runs.summary import summarise
@@ -76,8 +76,7 @@ def test_all_samples_have_one_prompt_with_up_to_three_examples():
     assert (none.shots, three.shots) == (0, 3)
     plain, primed = (data.documents[0].prompt.removesuffix("Name:") for data in (none, three))
     assert [is_whole(persona) for persona in read_personas(primed.removeprefix(plain))] == [True] * 3
-    with pytest.raises(AlignbenchError, match="4 shots requested, but there are only 3 examples"):
-        load("personas", shots=4)
+    assert_refused("4 shots requested, but there are only 3 examples", load, "personas", shots=4)
 
 
 def record(task, identifier, text, sentiment=None):

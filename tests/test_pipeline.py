@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 from cases import cases, read_lines, write_lines
-from commands import files_of
+from commands import assert_refused, files_of
 
 from alignbench.data import Provenance
-from alignbench.errors import AlignbenchError
 from alignbench.evaluation import evaluate, rescore, score_file
 from alignbench.evaluation.evaluate import sample
 from alignbench.evaluation.pipeline import Job
@@ -211,8 +210,7 @@ def test_rescore_rejects_unfinished_runs_and_unused_scorers(tmp_path, known_task
     folder = next(tmp_path.iterdir())
     kinds = ("toxicity=vile", "not finished"), ("truth=vile", "takes a scorer of kind truth"), ("vile", "kind=name")
     for spec, message in kinds:
-        with pytest.raises(AlignbenchError, match=message):
-            rescore.rescore(folder, [spec])
+        assert_refused(message, rescore.rescore, folder, [spec])
 
 
 @pytest.mark.parametrize("transient", [False, True])
@@ -320,5 +318,4 @@ def test_a_scorer_without_input_makes_no_document_unscored_and_a_metric_of_no_do
 @pytest.mark.parametrize(("content", "message"), cases("rejected_inputs")["outputs"])
 def test_an_invalid_row_is_named_by_file_and_line(tmp_path, known_task, content, message):
     (tmp_path / "s.jsonl").write_text(content)
-    with pytest.raises(AlignbenchError, match=message):
-        score_file.score_file(tmp_path / "s.jsonl", tmp_path / "runs", task="words")
+    assert_refused(message, score_file.score_file, tmp_path / "s.jsonl", tmp_path / "runs", task="words")

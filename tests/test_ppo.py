@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import stages
 import torch
+from cases import read_lines
 from tiny import SENTENCES, tiny_tokenizer
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
@@ -54,7 +55,7 @@ def seen(monkeypatch):
 
 
 def metrics_of(out: Path) -> list[dict]:
-    return stages.lines_of(out / "metrics.jsonl")
+    return read_lines(out / "metrics.jsonl")
 
 
 # The first step
@@ -247,7 +248,7 @@ def test_the_value_starts_from_the_reward_model_or_from_the_policy_or_as_set(
     out = optimise(reward=foreign, lr=0.0, value_lr=0.0, sample_rows=8)
     value, start = stages.weights_of(out / "final" / "value"), stages.weights_of(folder / "model")
     assert all(torch.equal(value[name], start[name]) for name in value if name != "score.weight")
-    samples = stages.lines_of(out / "samples.jsonl")
+    samples = read_lines(out / "samples.jsonl")
     scorer = load_reward(foreign, stages.an_accelerator(tmp_path_factory), 8192)
     scores = scorer([row["prompt"] for row in samples], [row["response"] for row in samples])
     assert [row["score"] for row in samples] == pytest.approx(scores, abs=5e-5)
@@ -277,7 +278,7 @@ def test_scores_that_do_not_vary_no_end_and_a_fixed_score_that_is_too_high_are_w
     def run(**changed):
         config = stages.config_of(folder, "ppo", tmp_path / f"warned-{len(said)}", **changed)
         ppo.train(config, progress=Heard())
-        return [e["reason"] for e in stages.lines_of(Path(config.out) / "log.jsonl") if e["event"] == "warning"]
+        return [e["reason"] for e in read_lines(Path(config.out) / "log.jsonl") if e["event"] == "warning"]
 
     logged = run(reward="training_rewards:same", max_tokens=1, episodes=16)
     none, equal = "no response ended within 1 tokens; raise max_tokens, or give stop", "all scores are 2, so there is "
@@ -307,7 +308,7 @@ def test_the_reward_model_reads_texts_in_its_own_chat_template(folder, optimise,
     for template, by in ((True, judge), (False, judge), (True, "judge")):
         read.clear()
         out = optimise(model=models[0], reward=by, template=template, sample_rows=8)
-        for row, text in zip(stages.lines_of(out / "samples.jsonl"), read, strict=False):
+        for row, text in zip(read_lines(out / "samples.jsonl"), read, strict=False):
             asked = row["prompt"].strip("[]")
             assert row["prompt"] == (f"[{asked}]" if template else asked)
             own = f"{asked}{row['response']}" if by == "judge" else f"<{asked}><{row['response'].strip()}>"

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from cases import cases, read_lines, write_lines
-from commands import files_of, run, run_process
+from commands import assert_refused, files_of, run, run_process
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -164,8 +164,7 @@ def test_where_personal_data_is_found(case):
 
 def test_without_the_extra_the_error_names_it_and_without_the_check_the_summary_says_so(monkeypatch):
     monkeypatch.setitem(sys.modules, "presidio_analyzer", None)
-    with pytest.raises(AlignbenchError, match=r"pip install 'alignbench\[pii\]', or pass --no-pii"):
-        prepared(farm(2), pii=True)
+    assert_refused(r"pip install 'alignbench\[pii\]', or pass --no-pii", prepared, farm(2), pii=True)
     write_lines(FILE, [{"prompt": PERSONAL["EMAIL_ADDRESS"]}])
     assert "personal data: not checked (--no-pii)" in run(*COMMAND, "--no-pii", "--no-users").stdout
     assert json.loads(files_of(OUT)["prepared.json"])["settings"]["pii"] is False
@@ -218,8 +217,7 @@ def test_an_invalid_row_is_named_by_file_and_line(case):
 
 @pytest.mark.parametrize("case", CASES["settings"])
 def test_invalid_settings_are_one_line(case):
-    with pytest.raises(AlignbenchError, match=case["message"]):
-        prepared(farm(1), **case["settings"])
+    assert_refused(case["message"], prepared, farm(1), **case["settings"])
 
 
 # ---- the command ---------------------------------------------------------------------------------------------------
@@ -267,10 +265,8 @@ def test_a_failed_write_leaves_the_old_files(monkeypatch):
         return write_bytes(path, content)
 
     monkeypatch.setattr(Path, "write_bytes", full_disk)
-    with pytest.raises(AlignbenchError, match=r"out: cannot be written: No space left on device$"):
-        prepared(farm(300))
+    assert_refused(r"out: cannot be written: No space left on device$", prepared, farm(300))
     assert files_of(OUT) == before
     with pytest.raises(AlignbenchError, match=r"p.jsonl: cannot be written: File exists$"):
         prepare("p.jsonl", Path("p.jsonl"), Settings(pii=False))
-    with pytest.raises(AlignbenchError, match=r"nowhere.jsonl: no such file"):
-        prepare("nowhere.jsonl", Path("out"))
+    assert_refused(r"nowhere.jsonl: no such file", prepare, "nowhere.jsonl", Path("out"))

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import stages
 import torch
+from cases import read_lines
+from commands import refusal
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny import SENTENCES, tiny_tokenizer
@@ -199,7 +201,7 @@ def test_folds_are_summarised_and_only_one_model_is_in_memory(fit, tmp_path, mon
 
 def test_a_checkpoint_has_its_metrics_and_calibration_and_can_be_trained_further(fit):
     out = fit(epochs=2, demonstrations="sft.jsonl")
-    recipe, last = stages.recipe_of(out), stages.lines_of(out / "metrics.jsonl")[-1]
+    recipe, last = stages.recipe_of(out), read_lines(out / "metrics.jsonl")[-1]
     assert (recipe["stage"], len(recipe["data"]), last["epoch"]) == ("reward", 2, 2)
     assert last.items() - {("step", 4)} <= recipe["metrics"].items()
     bins = json.loads((out / "final" / "calibration.json").read_text())["bins"]
@@ -242,7 +244,7 @@ def raising(prompts, responses):
     ],
 )
 def test_a_faulty_reward_is_named_in_one_line(accelerator, function, words):
-    line = stages.refusal(lambda: score_all(accelerator, function, "my:score", ["a", "b"], [" yes", " no"]))
+    line = refusal(lambda: score_all(accelerator, function, "my:score", ["a", "b"], [" yes", " no"]))
     assert line.startswith(f"reward my:score: {words}")
 
 
@@ -257,9 +259,7 @@ def test_a_function_is_imported_from_the_current_folder(folder, tmp_path, monkey
     (tmp_path / "broken_reward.py").write_text("def score(prompts, responses:\n")
     assert load_reward("training_rewards:length", accelerator, 64)(["ab"], ["abc"]) == [0.3]
     for spec in ("training_rewards:lengths", "absent_reward:score", "broken_reward:score"):
-        assert f"reward {spec}: no such function" in stages.refusal(
-            lambda spec=spec: load_reward(spec, accelerator, 64)
-        )
+        assert f"reward {spec}: no such function" in refusal(lambda spec=spec: load_reward(spec, accelerator, 64))
 
 
 def test_a_reward_model_reads_texts_with_its_own_tokenizer_in_any_order_and_budget(accelerator):
@@ -286,4 +286,4 @@ def test_responses_to_one_prompt_compute_it_once_within_the_window(accelerator):
         RewardModel(Scalar(model), tokenizer, None, budget, accelerator)([SENTENCES[0]] * 4, responses)
         assert sum(seen) == size
     scorer = RewardModel(Scalar(model), tokenizer, 12, 64, accelerator)
-    assert "window of 12" in stages.refusal(lambda: scorer([SENTENCES[0]], [" yes"]))
+    assert "window of 12" in refusal(lambda: scorer([SENTENCES[0]], [" yes"]))

@@ -13,6 +13,7 @@ import pytest
 import torch
 import transformers
 from cases import cases
+from commands import assert_refused
 from scipy.special import expit, softmax
 from scorer_models import DETOXIFY_CLASSES, TEXTS, save_classifier, save_detoxify, stock_logits
 
@@ -168,8 +169,7 @@ def test_cached_weights_are_used_after_their_hash_is_checked(tmp_path: Path, mon
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     _, file, _ = detoxify.published("detoxify-unbiased")
     save_detoxify(file.parent).rename(file)
-    with pytest.raises(AlignbenchError, match=r"has sha256 .* not c7548aa0"):
-        find_scorer("toxicity=detoxify-unbiased")
+    assert_refused(r"has sha256 .* not c7548aa0", find_scorer, "toxicity=detoxify-unbiased")
     sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
     monkeypatch.setitem(detoxify.SHA256, "unbiased", sha256[:8])
     assert find_scorer("toxicity=detoxify-unbiased").revision == sha256

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import stages
 import torch
+from cases import read_lines
 from tiny import SENTENCES
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -36,7 +37,7 @@ def stock_loss(folder: Path, rows=stages.DEMONSTRATIONS):
 
 
 def epochs_of(out: Path, name: str) -> list[float]:
-    return [line[name] for line in stages.lines_of(out / "metrics.jsonl") if "epoch" in line]
+    return [line[name] for line in read_lines(out / "metrics.jsonl") if "epoch" in line]
 
 
 @pytest.mark.parametrize("precision", ["no", "bf16"])
@@ -93,7 +94,7 @@ def test_the_epoch_with_the_highest_reward_is_the_result(folder, fine_tune, tmp_
     assert stages.same_weights(out / "final", out / "checkpoints" / "epoch-2")
     assert stages.recipe_of(out)["metrics"]["reward"] == 9
     # one response to each of the first validation prompts, after each epoch
-    samples = [(row["step"], row["prompt"]) for row in stages.lines_of(out / "samples.jsonl")]
+    samples = [(row["step"], row["prompt"]) for row in read_lines(out / "samples.jsonl")]
     assert samples == [(step, row["prompt"]) for step in (3, 6, 9) for row in stages.DEMONSTRATIONS[:5]]
     out = fine_tune(reward="judge", **settings)
     rewards = epochs_of(out, "reward")

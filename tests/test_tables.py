@@ -5,6 +5,7 @@ import json
 
 import pytest
 from cases import cases
+from commands import assert_refused
 from typer.testing import CliRunner
 
 from alignbench.cli.data import app
@@ -34,17 +35,14 @@ def test_content_that_cannot_be_parsed_is_named_by_file_and_line(tmp_path, case)
 def test_bytes_are_utf8_and_may_be_compressed(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b'\xef\xbb\xbf{"a": 1}\n{"a": "\xff"}\n')
-    with pytest.raises(AlignbenchError, match=r"rows\.jsonl:2: byte 0xff is not UTF-8"):
-        read_rows(path, "jsonl")
+    assert_refused(r"rows\.jsonl:2: byte 0xff is not UTF-8", read_rows, path, "jsonl")
     path = tmp_path / "rows.jsonl.gz"
     path.write_bytes(gzip.compress(b'{"a": 1}\n{"a": 2}\n'))
     assert list(read_rows(path, "jsonl")) == [(1, {"a": 1}), (2, {"a": 2})]
     path.write_bytes(path.read_bytes()[:-12])
-    with pytest.raises(AlignbenchError, match=r"rows\.jsonl\.gz: cannot be read: Compressed file ended"):
-        read_rows(path, "jsonl")
+    assert_refused(r"rows\.jsonl\.gz: cannot be read: Compressed file ended", read_rows, path, "jsonl")
     (path := tmp_path / "rows.parquet").write_text("PAR1")
-    with pytest.raises(AlignbenchError, match=r"\A[^\n]*rows\.parquet: not a parquet file that can be read [^\n]*\Z"):
-        read_source(str(path))
+    assert_refused(r"\A[^\n]*rows\.parquet: not a parquet file that can be read [^\n]*\Z", read_source, str(path))
 
 
 @pytest.mark.needs_data

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 from cases import cases
+from commands import assert_refused
 from task_helpers import load, shown
 
 from alignbench.data import card_names, read_card
 from alignbench.data.cards import HubSource
-from alignbench.errors import AlignbenchError
 from alignbench.evaluation.scoring import choices_record
 from alignbench.runs.summary import summarise
 from alignbench.tasks import all_tasks, find_task
@@ -32,8 +32,7 @@ def test_every_task_has_a_card_and_a_headline_and_every_hub_source_a_commit():
         assert task.corpus is not None or task.headline in {metric.name for metric in task.metrics}
     sources = [s for name in card_names() for split in read_card(name).splits.values() for s in split]
     assert sum(isinstance(source, HubSource) for source in sources) >= 8
-    with pytest.raises(AlignbenchError, match=r"unknown task 'helaswag': did you mean hellaswag"):
-        find_task("helaswag")
+    assert_refused(r"unknown task 'helaswag': did you mean hellaswag", find_task, "helaswag")
 
 
 # ---- documents -----------------------------------------------------------------------------------------------------
@@ -65,8 +64,7 @@ def test_few_shot_examples_depend_on_the_seed_and_are_not_scored(world, name):
     else:
         assert not any(text in two.prefix for text in scored)
         assert 0 < len(two.documents) < len(none.documents)
-    with pytest.raises(AlignbenchError, match=r"900 shots requested, but there are only \d+ items to draw from"):
-        load(name, world, shots=900)
+    assert_refused(r"900 shots requested, but there are only \d+ items to draw from", load, name, world, shots=900)
 
 
 @pytest.mark.needs_data

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from cases import cases
+from commands import assert_refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from standin_server import StandIn
@@ -211,5 +212,4 @@ def test_vllm_and_endpoints_refuse_entropies_before_any_request():
 def test_an_engine_without_entropies_is_refused_before_any_work(world):
     endpoint = Model("far", {}, chat_template=True, scores=True, entropies=False, open=lambda: None)
     for job in prepare(TASKS, Options.of(world, None, 0, None)):
-        with pytest.raises(AlignbenchError, match=r"far: task token_entropy.* needs token entropies"):
-            _check(endpoint, [job], "none")
+        assert_refused(r"far: task token_entropy.* needs token entropies", _check, endpoint, [job], "none")

@@ -11,9 +11,9 @@ from pathlib import Path
 import commands
 import pytest
 from cases import cases
+from commands import refusal
 from hypothesis import given
 from hypothesis import strategies as st
-from stages import refusal
 
 from alignbench.cli.train import CONFIGS
 from trainers.config import REQUIRED, StageConfig, check, describe, read_config, setting, to_yaml

@@ -5,7 +5,8 @@ import hashlib
 import datasets
 import pytest
 from cases import cases
-from stages import refusal, write_rows
+from commands import refusal
+from stages import write_rows
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 

@@ -6,9 +6,10 @@ import math
 
 import pytest
 import torch
+from commands import refusal
 from hypothesis import given
 from hypothesis import strategies as st
-from stages import an_accelerator, refusal
+from stages import an_accelerator
 from torch import nn
 
 from trainers import loop

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from commands import refusal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from stages import logprobs_alone, refusal, tiny_classifier
+from stages import logprobs_alone, tiny_classifier
 from tiny import SENTENCES, save_tiny_checkpoint, tiny_model, tiny_tokenizer
 from torch import nn
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from commands import refusal
 from safetensors.torch import save_file
-from stages import an_accelerator, refusal
+from stages import an_accelerator
 from tiny import save_tiny_checkpoint
 
 from alignbench.evaluation.evaluate import evaluate

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from cases import cases
+from commands import assert_refused
 from scipy import stats
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from typer.testing import CliRunner
@@ -95,8 +96,7 @@ def test_without_articles_the_published_metrics_are_judged_and_the_missing_files
     assert [name in line and "\n" not in line for name, line in zip(articles, missing, strict=True)] == [True, True]
     # a faulty file is an error and not missing
     (tmp_path / "frank" / articles[0]).write_text('[{"hash": "test a1"}]')
-    with pytest.raises(AlignbenchError, match=r"benchmark_data.json:1: no field 'model_name'"):
-        hallucination(tmp_path)
+    assert_refused(r"benchmark_data.json:1: no field 'model_name'", hallucination, tmp_path)
 
 
 # The command line
