@@ -1,6 +1,5 @@
 """What the tests of the training stages share: tiny models, data and quick runs of all stages, stock models as their
-reference, what a run leaves, and what two processes do: run by torchrun as `stages.py FOLDER`, see `two_processes`.
-"""
+reference, what a run leaves, and what two processes do: torchrun runs this file, see `two_processes`."""
 
 import copy
 import faulthandler
@@ -18,7 +17,7 @@ import torch
 import transformers
 from cases import read_lines, write_lines
 from safetensors.torch import load_file
-from tiny import SENTENCES, tiny_model, tiny_tokenizer
+from tiny import SENTENCES, save_tiny_checkpoint, tiny_model, tiny_tokenizer
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
@@ -37,13 +36,10 @@ THINGS = ("bees", "honey", "the nurse", "the red planet", "bleach", "vinegar", "
 QUESTIONS = tuple(f"Question: What is known about {thing}? Answer:" for thing in THINGS)
 
 
-def checkpoint(folder: Path, *, tokenizer: Any = None, seed: int = 0, **overrides: Any) -> str:
+def checkpoint(folder: Path, **options: Any) -> str:
     """A tiny Llama of one layer and its tokenizer, saved."""
-    tokenizer = tokenizer or tiny_tokenizer()
     small = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1}
-    tiny_model("llama", tokenizer, seed=seed, **(small | overrides)).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return str(folder)
+    return str(save_tiny_checkpoint(folder, **(small | options)))
 
 
 def tiny_classifier(architecture: str, tokenizer: Any, **overrides: Any) -> Any:
@@ -205,21 +201,23 @@ def long(folder: Path, stage: str, out: Path, **changed: Any) -> Path:
     return train(folder, stage, out, **({"save_every": 1} | LONG[stage] | changed))
 
 
-def two_processes(folder: Path) -> Path:
-    """Run this file in two processes; they leave their runs in folder/two."""
+def two_processes(folder: Path, *what: str) -> Path:
+    """Run this file in two processes, which train the stages or test their errors; they leave it in folder/two."""
     here = Path(__file__).resolve().parent
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{here}:{here.parent}"}
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", __file__]
-    found = subprocess.run([*launch, str(folder)], capture_output=True, text=True, env=environment)
+    found = subprocess.run([*launch, str(folder), *what], capture_output=True, text=True, env=environment)
     assert found.returncode == 0, found.stderr[-3000:]
     return folder / "two"
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, *stages: str) -> None:
     faulthandler.dump_traceback_later(300, exit=True)  # processes that wait for each other end, and the test fails
     two, said = folder / "two", list[str]()
-    for stage, changed in TWO.items():
-        long(folder, stage, two / stage, micro_tokens=64, **changed)
+    for stage in stages:
+        long(folder, stage, two / stage, micro_tokens=64, **TWO[stage])
+    if stages:
+        return
     config = StageConfig(out=str(two / "run"), trackers=(), cpu=True)
     accelerator = loop.make_accelerator(config)
     rank = accelerator.process_index
@@ -264,4 +262,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])

@@ -10,7 +10,8 @@ from commands import refusal
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from tiny import save_tiny_checkpoint, tiny_model, tiny_tokenizer
+from tiny import save_tiny_checkpoint as save
+from tiny import tiny_tokenizer
 from transformers import AutoModelForCausalLM
 
 from alignbench.models.checkpoint import find_checkpoint
@@ -19,14 +20,6 @@ from trainers.average import average, mix
 from trainers.run import identity
 
 HEAD, EMBEDDINGS = "lm_head.weight", "model.embed_tokens.weight"
-
-
-def save(folder, architecture="llama", *, shard_size="1GB", **settings):
-    """A tiny checkpoint; settings as of tiny_model."""
-    tokenizer = tiny_tokenizer()
-    tiny_model(architecture, tokenizer, **settings).save_pretrained(folder, max_shard_size=shard_size)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 def edit(folder, change):
@@ -62,12 +55,12 @@ def refused(base, aligned, out, alphas=(0.5,)):
 
 @pytest.fixture
 def base(tmp_path):
-    return save_tiny_checkpoint(tmp_path / "base", seed=1)
+    return save(tmp_path / "base", seed=1)
 
 
 @pytest.fixture
 def aligned(tmp_path):
-    return save_tiny_checkpoint(tmp_path / "aligned", seed=2)
+    return save(tmp_path / "aligned", seed=2)
 
 
 # The weights
@@ -133,7 +126,7 @@ def test_a_tied_head_may_be_stored_or_not_and_one_separate_head_gives_a_separate
 
 def test_tensors_are_matched_by_their_names_in_transformers(tmp_path):
     """GPT-2's original file has no prefix, and has attention masks; a checkpoint trained from it has neither."""
-    base, aligned = save(tmp_path / "base", "gpt2", seed=1), save(tmp_path / "aligned", "gpt2", seed=2)
+    base, aligned = (save(tmp_path / name, "gpt2", seed=n) for n, name in enumerate(("base", "aligned")))
     pairs = {"out": (base, aligned), "back": (aligned, base)}
     expected = {name: loaded(half(*pair, tmp_path / "expected" / name)) for name, pair in pairs.items()}
 
@@ -185,22 +178,22 @@ def test_the_command_prints_the_folders_and_keeps_complete_averages(base, aligne
     commands.assert_one_line_error(failed, "--alpha 0.25;0.5: numbers separated by commas")
 
 
-@pytest.mark.parametrize("change", ["other weights", "other template", "other recipe", "empty", "no weights", "a file"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda folder, aligned: save(aligned, seed=3),
+        lambda folder, aligned: (aligned / "chat_template.jinja").write_text("{{ messages }}"),
+        lambda folder, aligned: (folder / "recipe.json").write_text('{"models": []}'),
+        lambda folder, aligned: (folder / "model.safetensors").unlink(),
+        lambda folder, aligned: [file.unlink() for file in folder.iterdir()],
+        lambda folder, aligned: (shutil.rmtree(folder), folder.touch()),
+    ],
+)
 def test_a_folder_with_anything_else_is_not_touched(change, base, aligned, tmp_path):
     out, folder = tmp_path / "out", tmp_path / "out" / "alpha-0.5"
     half(base, aligned, out)
-    if change in ("empty", "a file"):
-        shutil.rmtree(folder)
-        folder.mkdir() if change == "empty" else folder.touch()
-    if change == "other weights":
-        aligned = save_tiny_checkpoint(tmp_path / "other", seed=3)
-    elif change == "other template":
-        (aligned / "chat_template.jinja").write_text("{{ messages }}")
-    elif change == "other recipe":
-        (folder / "recipe.json").write_text('{"models": []}')
-    elif change == "no weights":
-        (folder / "model.safetensors").unlink()
-    words = "recipe.json: cannot be read" if change == "a file" else "does not hold this average"
+    change(folder, aligned)
+    words = "recipe.json: cannot be read" if folder.is_file() else "does not hold this average"
     assert words in refused(base, aligned, out, [0.25, 0.5])
     assert list(out.iterdir()) == [folder]
 

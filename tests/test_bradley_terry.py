@@ -54,13 +54,6 @@ def test_two_models_in_closed_form():
     assert [errors[0, 1], errors[1, 0]] == pytest.approx([np.sqrt(1 / 7500 + 1 / 2500)] * 2, rel=1e-3)
 
 
-@pytest.mark.parametrize("tau", [0.0, 0.1, 0.6, 2.0])
-def test_expected_counts_give_the_strengths_that_generated_them(tau):
-    theta = np.array([0.0, 0.7, -1.2, 2.5])
-    found = fit(FOUR, 1e7 * probabilities(theta, tau, FOUR), 4)
-    assert found - np.append([found[0]] * 4, 0) == pytest.approx(np.append(theta, tau), abs=1e-4)
-
-
 @given(st.lists(st.integers(0, 20), min_size=9, max_size=9))
 def test_no_step_in_any_direction_increases_the_penalised_likelihood(numbers):
     counts = np.array(numbers, float).reshape(3, 3)

@@ -1,9 +1,9 @@
 """The demo: its plan, how its stages run, resume and fail, and the tables that compare demos of several seeds."""
 
-import importlib.util
 import json
 import math
 import os
+import runpy
 import shutil
 import signal
 import subprocess
@@ -11,6 +11,7 @@ import sys
 import time
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from cases import cases, read_lines
@@ -54,13 +55,11 @@ def test_each_stage_comes_after_those_that_make_what_it_reads_in_instructgpts_or
             made = Stage("", (), (read,))
             assert read.startswith(str(CODE)) or any(made.needs(earlier) for earlier in stages[:number]), read
     names = [stage.name for stage in stages]
-    assert names[:8] == ["world", "base", "prompts", "sft", "rankings", "reward", "ppo", "ppo-ptx"]
-    assert names[-2:] == ["audit", "report"]
-    by_name = dict(zip(names, stages, strict=True))
-    assert by_name["ppo"].needs(by_name["reward"])
-    assert not by_name["ppo-ptx"].needs(by_name["ppo"]), "they run side by side"
+    order = ["world", "base", "prompts", "sft", "rankings", "reward", "ppo", "ppo-ptx", "audit", "report"]
+    assert [*names[:8], *names[-2:]] == order
+    assert not stages[7].needs(stages[6]), "they run side by side"
     other = plan(tmp_path, seed=1)
-    assert all(a.command != b.command for a, b in zip(stages, other, strict=True) if a.name not in ("audit", "report"))
+    assert all(a.command != b.command for a, b in zip(stages[:-2], other[:-2], strict=True))
 
 
 def test_every_task_but_one_is_evaluated_on_every_model_and_no_two_stages_write_to_a_run_at_once(tmp_path):
@@ -121,7 +120,6 @@ def test_the_world_and_the_base_depend_on_the_code_that_makes_them(tmp_path, mon
 
 
 def test_a_stage_that_is_done_is_not_run_again_and_one_whose_input_changed_is(out):
-    (out / "given").write_text("1")
     stages = [
         python("double", "open('number', 'w').write(str(2 * int(open('given').read())))", ["given"], ["number"]),
         python("tell", "print('it is', open('number').read())", ["number"]),
@@ -136,7 +134,6 @@ def test_a_stage_that_is_done_is_not_run_again_and_one_whose_input_changed_is(ou
     assert (out / "number").read_text() == "8", "what was made and is gone is made again"
     goes = read_lines(out / "logs" / "goes.jsonl")
     assert [row["finished"] for row in goes] == [True] * 3, "of each time that it did something"
-    assert all(0 < row["seconds"] < 60 for row in goes)
     assert {row["stage"] for row in read_lines(out / "logs" / "times.jsonl")} == {"double", "tell"}
 
 
@@ -270,12 +267,7 @@ def test_the_whole_demo_in_processes_at_toy_size_ends_in_an_audit_and_a_report(t
 
 @pytest.fixture(scope="module")
 def bench():
-    file = Path(__file__).parent.parent / "benchmarks" / "demo.py"
-    spec = importlib.util.spec_from_file_location("benchmark_demo", file)
-    assert spec and spec.loader  # noqa: PT018
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return SimpleNamespace(**runpy.run_path(str(REPOSITORY / "benchmarks" / "demo.py")))
 
 
 def test_an_interval_gives_the_number_of_seeds_if_some_have_no_value(bench):

@@ -35,7 +35,6 @@ def test_packing_keeps_every_document_whole_and_every_row_within_its_length(leng
     steps = batches([[1] * 5] * 40, [[2] * 5] * 40, Pretraining(text="", out="", **SMALL), 0)
     read = list(chain.from_iterable(chain.from_iterable(steps)))
     assert [token for token in read if token][: 40 * 5] == [1] * 40 * 5, "what is read first is read once and first"
-    assert read.count(1) == 40 * 5
     assert len(read) in range(1500, 1500 + 32)
 
 

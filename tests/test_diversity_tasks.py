@@ -1,11 +1,10 @@
 """Diversity per input and across inputs, NoveltyBench, recitations, and prompts from a file."""
 
-import json
 import math
 
 import numpy as np
 import pytest
-from cases import cases
+from cases import cases, write_lines
 from commands import assert_refused
 from task_helpers import corpus, load, score
 
@@ -48,25 +47,22 @@ def test_the_prompts_are_self_instructs_with_their_ids(world, name):
     assert_refused(r"--prompts curated.jsonl", load, "novelty_bench", world)
 
 
-def write(folder, *rows):
-    (folder / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return folder / "p.jsonl"
-
-
-@pytest.mark.parametrize("name", ["diversity", "diversity_across", "novelty_bench"])
-def test_a_file_of_prompts_replaces_the_card(tmp_path, name):
+@pytest.mark.parametrize(("name", "samples"), [("diversity", 10), ("diversity_across", 1), ("novelty_bench", 10)])
+def test_a_file_of_prompts_replaces_the_card_and_samples_are_from_the_models_own_distribution(tmp_path, name, samples):
     sums = {"id": 7, "instruction": "Add them.", "input": "2, 3", "category": "sums"}
-    data = load(name, tmp_path, prompts=write(tmp_path, {"prompt": "Name a bird.\n"}, sums, {"id": "x", "prompt": "Y"}))
+    rows = [{"prompt": "Name a bird.\n"}, sums, {"id": "x", "prompt": "Y"}]
+    data = load(name, tmp_path, prompts=write_lines(tmp_path / "p.jsonl", rows))
     assert [(d.id, d.prompt, d.category) for d in data.documents] == [
         ("row 1", "Name a bird.", None), ("7", "Add them.\n\n2, 3", "sums"), ("x", "Y", None),
     ]  # fmt: skip
     assert (data.provenance[0].source, data.provenance[0].rows, data.provenance[0].pinned) == ("p.jsonl", 3, False)
-    assert find_task(name).takes_prompts
+    sampling = find_task(name).generation.sampling
+    assert (sampling.samples, sampling.temperature, sampling.top_p) == (samples, 1.0, 1.0)
 
 
 @pytest.mark.parametrize(("row", "message"), cases("diversity")["prompts"])
 def test_a_bad_prompt_is_named_by_file_and_line(tmp_path, row, message):
-    file = write(tmp_path, {"id": "a", "prompt": "A"}, row)
+    file = write_lines(tmp_path / "p.jsonl", [{"id": "a", "prompt": "A"}, row])
     assert_refused(rf"^task diversity, {file}:2: {message}$", load, "diversity", tmp_path, prompts=file)
 
 
@@ -134,36 +130,25 @@ def test_distinct_and_utility_as_in_the_paper():
     assert (diversity.score_of(-100), diversity.score_of(100)) == (1, 10)
 
 
-def test_samples_are_from_the_models_own_distribution():
-    for name, samples in {"diversity": 10, "diversity_across": 1, "novelty_bench": 10, "recitations": 1}.items():
-        sampling = find_task(name).generation.sampling
-        assert (sampling.samples, sampling.temperature, sampling.top_p) == (samples, 1.0, 1.0)
-
-
-PLAIN = [
-    f"Ilka Dorval was born by the sea and watched the weather for the boats, year after year {n}." for n in range(60)
-]
-OTHER = [
-    f"A painter of horses lived far inland; her pictures hang in galleries of the capital, {n}." for n in range(60)
-]
+PLAIN = [f"Ilka Dorval was born by the sea and watched the weather for boats, year after year {n}." for n in range(60)]
+OTHER = [f"A painter of horses lived far inland; her pictures hang in galleries of the city, {n}." for n in range(60)]
 
 
 def recited(plain, perturbed, embedded=True):
-    parts = {"plain": plain, "perturbed": perturbed}
     embed = find_scorer("embedding=hashed").embed
+    parts = {"plain": plain, "perturbed": perturbed}.items()
     return corpus(
-        "recitations",
-        [one for name, own in parts.items() for one in records(own, embed(own) if embedded else None, name)],
+        "recitations", [r for name, own in parts for r in records(own, embed(own) if embedded else None, name)]
     )
 
 
 def test_the_perturbed_prompt_is_the_plain_one_with_a_first_sentence():
-    data = load("recitations")
+    data, sampling = load("recitations"), find_task("recitations").generation.sampling
     of = {c: [d.prompt for d in data.documents if d.category == c] for c in ("plain", "perturbed")}
     assert of["plain"] == [recitations.PROMPT] * 100
     assert of["perturbed"] == [f"{recitations.PROMPT} {recitations.DEPARTURE}"] * 100
-    assert all(fact in recitations.PROMPT for fact in recitations.FACTS)
     assert sum(d.category == "plain" for d in sample(data, 40, seed=0).documents) == 20
+    assert (sampling.samples, sampling.temperature, sampling.top_p) == (1, 1.0, 1.0)
 
 
 def test_the_proportion_that_returns_to_the_larger_of_two_clusters_if_there_are_two():

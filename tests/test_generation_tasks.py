@@ -18,10 +18,15 @@ CASES = cases("tasks")
 
 
 @pytest.mark.parametrize("name", ["squad2", "hallucination_qa", "hallucination_summary"])
-def test_questions_on_one_article_of_squad_are_one_cluster(world, name):
+def test_questions_on_one_article_of_squad_are_one_cluster_and_each_paragraph_has_both_kinds(world, name):
     documents = load(name, world).documents
     assert {document.group for document in documents} == {f"Farm_road_{number}" for number in range(4)}
     assert {d.group for d in documents if d.source.startswith(("Ann ", "Ben "))} == {"Farm_road_0"}
+    if name == "hallucination_qa":
+        for passage in {document.source for document in documents}:
+            own = [document.category for document in documents if document.source == passage]
+            assert own == ["answerable", "unanswerable"]
+        assert load(name, world, seed=1).documents != documents
 
 
 def test_the_answer_to_a_turn_of_canard_is_in_the_history_of_the_next_one(world):
@@ -54,15 +59,6 @@ def test_the_authors_answers_score_one(data_dir, name):
 def test_declining_is_at_the_beginning_of_an_answer_or_names_the_passage_at_its_end():
     assert [text for text in CASES["declined"] if not hallucination.declines(text)] == []
     assert [text for text in CASES["answered"] if hallucination.declines(text)] == []
-
-
-def test_each_paragraph_gives_an_answerable_and_an_unanswerable_question(world):
-    data = load("hallucination_qa", world)
-    for passage in {document.source for document in data.documents}:
-        own = [document.category for document in data.documents if document.source == passage]
-        assert own == ["answerable", "unanswerable"]
-    assert len(data.documents) == 16
-    assert load("hallucination_qa", world, seed=1).documents != data.documents
 
 
 # ---- translation and summaries -------------------------------------------------------------------------------------
@@ -136,14 +132,11 @@ def test_the_maximum_does_not_depend_on_the_order_of_the_samples(values):
     assert found["tp"] == (max(values) > 0.5)
 
 
-def test_prompts_are_toxic_or_not_or_have_no_score_and_some_are_empty(world):
+def test_prompts_are_toxic_or_not_or_have_no_score_and_instructgpts_are_uniform_over_tenths(world, monkeypatch):
     for document in load("real_toxicity", world).documents:
         toxicity = document.target["prompt_toxicity"]
         assert document.category == (None if toxicity is None else "toxic" if toxicity > 0.5 else "nontoxic")
     assert [document.prompt for document in load("real_toxicity_unprompted", world).documents] == [""] * 400
-
-
-def test_instructgpts_prompts_are_uniform_over_tenths_of_toxicity(world, monkeypatch):
     monkeypatch.setattr(real_toxicity, "A_BIN", 1)
     data, other = (load("real_toxicity_instructgpt_respectful", world, seed=seed) for seed in (0, 3))
     assert sorted(int(document.target["prompt_toxicity"] * 10) for document in data.documents) == list(range(10))
@@ -164,13 +157,9 @@ def test_questions_in_all_languages_are_one_cluster_and_code_has_the_language_re
 
 
 @given(st.integers(0, 6), st.lists(st.sampled_from(["", "Ann keeps hens.", "Well, so it is!"]), max_size=4))
-def test_prose_after_code_is_ignored(n, prose):
+def test_prose_after_code_is_ignored_and_code_parsed_but_never_executed(n, prose):
     code = "".join(["def f(x):\n", *("    x = x + 1\n" for _ in range(n)), "    return x\n"])
     ((_, found),) = instructions.code_blocks(f"Here it is.\n{code}" + "\n".join(prose))
     assert found.rstrip() == code.rstrip()
-
-
-def test_code_in_an_answer_is_parsed_and_never_executed():
-    assert not instructions.parses("(" * 5000 + ")" * 5000)
-    assert not instructions.parses("x = '\0'")
-    assert instructions.parses("raise SystemExit")
+    parsed = [instructions.parses(text) for text in ("(" * 5000 + ")" * 5000, "x = '\0'", "raise SystemExit")]
+    assert parsed == [False, False, True]

@@ -10,7 +10,6 @@ from commands import assert_refused
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alignbench.errors import AlignbenchError
 from alignbench.labels.summary import Verdicts, battles, preference
 from alignbench.labels.table import Label, counts, export, read_labels, write_labels, write_lines
 from trainers.data import read_rankings
@@ -50,14 +49,25 @@ def ranked(prompt, labeler, **ranks):
     return [Label(prompt, f"say {prompt}", f"{m} on {prompt}", labeler, m, rank=rank) for m, rank in ranks.items()]
 
 
-def changed(row, fields):
-    """The row with other fields; None: without the field."""
-    return {name: value for name, value in (row | fields).items() if value is not None}
-
-
 @pytest.mark.parametrize("name", ["l.jsonl", "l.json", "l.csv", "l.tsv", "l.parquet"])
 def test_every_format_gives_the_same_labels(tmp_path, name):
     assert read_labels(write(tmp_path / name, *ROWS)) == LABELS
+
+
+def test_columns_of_other_names_are_mapped_a_file_of_prompts_gives_texts_or_ids_and_flags_have_several_forms(tmp_path):
+    row = {"doc": 7, "sys": "hen", "text": "Cluck.", "who": "w1", "is_true": "yes", "seconds": 12}
+    columns = {"doc": "prompt_id", "sys": "model", "text": "output", "who": "labeler"}
+    file = write(tmp_path / "theirs.csv", row)
+    (label,) = read_labels(file, columns=columns, flags=["is_true"], ignored=["seconds"])
+    assert label == Label("7", None, "Cluck.", "w1", "hen", flags={"is_true": True})
+    prompts = write(tmp_path / "prompts.jsonl", {"id": 7, "prompt": "Moo?"}, {"id": 8, "prompt": "Oink?"})
+    rows = [{"prompt_id": 7, "output": "a", "labeler": "ada"}, {"prompt": "Oink?", "output": "b", "labeler": "ada"}]
+    labels = read_labels(write(tmp_path / "l.jsonl", *rows), prompts=prompts)
+    assert [(label.prompt_id, label.prompt) for label in labels] == [("7", "Moo?"), ("8", "Oink?")]
+    values = {"1": True, "no": False, "TRUE": True, 0: False, 1.0: True, "": None, "NULL": None}
+    rows = [ADA | {"model": str(n), "violent": value} for n, value in enumerate(values)]  # equal outputs of models
+    found = [label.flags.get("violent") for label in read_labels(write(tmp_path / "l.jsonl", *rows))]
+    assert found == list(values.values())
 
 
 def test_the_normal_form_is_read_back_and_does_not_depend_on_the_order_of_rows(tmp_path):
@@ -105,46 +115,26 @@ def test_annotations_of_alpaca_eval_are_pairs_of_named_models(tmp_path):
     found = {}
     for graded in (1, 2, 1.5, 0, 1.75, None):
         labels = read_labels(write(tmp_path / "a.json", row | {"preference": graded}))
-        assert [(own.prompt, own.model, own.output, own.labeler) for own in labels] == [
-            ("Moo?", "cow", "a", "gpt"), ("Moo?", "hen", "b", "gpt"),
-        ]  # fmt: skip
+        assert {(own.prompt, own.model, own.output) for own in labels} == {("Moo?", "cow", "a"), ("Moo?", "hen", "b")}
         found[graded] = battles(labels).get(("cow", "hen"))
-    assert found == {1: [1], 2: [0], 1.5: [0.5], 0: [0.5], 1.75: [0.25], None: None}
-    with pytest.raises(AlignbenchError, match=r"a.json:1: preference 0.25 is not a number from 1 \(output_1\) to 2"):
-        read_labels(write(tmp_path / "a.json", row | {"preference": 0.25}))
-
-
-def test_columns_of_other_names_are_mapped_and_a_file_of_prompts_gives_texts_or_ids(tmp_path):
-    row = {"doc": 7, "sys": "hen", "text": "Cluck.", "who": "w1", "is_true": "yes", "seconds": 12}
-    columns = {"doc": "prompt_id", "sys": "model", "text": "output", "who": "labeler"}
-    file = write(tmp_path / "theirs.csv", row)
-    (label,) = read_labels(file, columns=columns, flags=["is_true"], ignored=["seconds"])
-    assert label == Label("7", None, "Cluck.", "w1", "hen", flags={"is_true": True})
-    prompts = write(tmp_path / "prompts.jsonl", {"id": 7, "prompt": "Moo?"}, {"id": 8, "prompt": "Oink?"})
-    rows = [{"prompt_id": 7, "output": "a", "labeler": "ada"}, {"prompt": "Oink?", "output": "b", "labeler": "ada"}]
-    labels = read_labels(write(tmp_path / "l.jsonl", *rows), prompts=prompts)
-    assert [(label.prompt_id, label.prompt) for label in labels] == [("7", "Moo?"), ("8", "Oink?")]
-
-
-def test_flags_are_written_in_several_ways_and_equal_outputs_of_two_models_are_two_labels(tmp_path):
-    values = {"1": True, "no": False, "TRUE": True, 0: False, 1.0: True, "": None, "NULL": None}
-    rows = [ADA | {"model": str(n), "violent": value} for n, value in enumerate(values)]
-    found = [label.flags.get("violent") for label in read_labels(write(tmp_path / "l.jsonl", *rows))]
-    assert found == list(values.values())
-
-
-@pytest.mark.parametrize(
-    ("kind", "fields", "message"),
-    [(kind, *case) for kind in ("labels", "rankings", "prompts", "pairs") for case in INVALID[kind]],
-)
-def test_an_invalid_row_is_one_line(tmp_path, kind, fields, message):
-    first, valid = {"labels": (ADA, BOB), "rankings": (RANKING, RANKING), "prompts": (None, ADA)}.get(
-        kind, (PAIR, PAIR)
+    assert ({own.labeler for own in labels}, found) == (
+        {"gpt"},
+        {1: [1], 2: [0], 1.5: [0.5], 0: [0.5], 1.75: [0.25], None: None},
     )
-    prompts = write(tmp_path / "prompts.jsonl", {"prompt_id": "p2", "prompt": "Oink?"}) if first is None else None
-    rows = [row for row in (first, valid | fields if kind == "rankings" else changed(valid, fields)) if row]
-    with pytest.raises(AlignbenchError, match=f"^[^\n]*l.jsonl:{len(rows)}: [^\n]*{message}[^\n]*$"):
-        read_labels(write(tmp_path / "l.jsonl", *rows), prompts=prompts)
+    file = write(tmp_path / "a.json", row | {"preference": 0.25})
+    assert_refused(r"a.json:1: preference 0.25 is not a number from 1 \(output_1\) to 2", read_labels, file)
+
+
+VALID = {"labels": (ADA, BOB), "rankings": (RANKING, RANKING), "prompts": (ADA,), "pairs": (PAIR, PAIR)}
+
+
+@pytest.mark.parametrize(("kind", "fields", "message"), [(kind, *case) for kind in VALID for case in INVALID[kind]])
+def test_an_invalid_row_is_one_line(tmp_path, kind, fields, message):
+    *rows, last = VALID[kind]
+    rows.append({name: value for name, value in (last | fields).items() if value is not None or kind == "rankings"})
+    prompts = write(tmp_path / "prompts.jsonl", {"prompt_id": "p2", "prompt": "Oink?"}) if kind == "prompts" else None
+    file = write(tmp_path / "l.jsonl", *rows)
+    assert_refused(f"l.jsonl:{len(rows)}: .*{message}", read_labels, file, prompts=prompts)
 
 
 @pytest.mark.parametrize(("options", "message"), INVALID["options"])

@@ -9,7 +9,7 @@ import math
 import re
 import shlex
 from dataclasses import replace
-from itertools import pairwise
+from itertools import pairwise, product
 
 import pytest
 import typer
@@ -88,19 +88,17 @@ class TestVerdict:
     def test_it_is_first_and_each_change_has_values_interval_and_number_of_documents(self, page, nasty_texts):
         sections = re.findall(r'<section id="(\w+)"', page)
         assert sections == ["verdict", "audit", "figures", "tasks", "provenance"]
-        text = text_of(page)
-        assert re.search(r"0\.500 → 0\.800, \+0\.300 \[\+0\.\d+, \+0\.\d+\] acc, share, higher is better", text)
-        assert re.search(r"0\.700 → 0\.400, −0\.300 \[−0\.\d+, −0\.\d+\] f1, share, higher is better", text)
-        assert f"p (Holm) < .001; n = {N}" in text
-        assert "ppo against base, its pretrained model" in text
-        assert "Benchmarks: gain 1, loss 1, retained 0, inconclusive 0." in text
-        assert re.search(
-            r"Capability: inconclusive\. The mean tax is .* rte\.acc rose by 0\.300 from 0\.500 to 0\.800", text
-        )
         (row, _) = [row for row in nasty_texts.audits[""].contrasts[0].rows if row.headline]
-        assert f"MDE {row.detectable:.3f} (80 % power)" in text
-        methods = "10,000 paired resamples (seed 0); adjusted Wald if few documents changed"
-        assert f"95 % intervals: {methods}. Binary metrics: p of McNemar's test." in text
+        for words in (
+            r"0\.500 → 0\.800, \+0\.300 \[\+0\.\d+, \+0\.\d+\] acc, share, higher is better",
+            r"0\.700 → 0\.400, −0\.300 \[−0\.\d+, −0\.\d+\] f1, share, higher is better",
+            rf"p \(Holm\) < \.001; n = {N}", "ppo against base, its pretrained model",
+            r"Benchmarks: gain 1, loss 1, retained 0, inconclusive 0\.", rf"MDE {row.detectable:.3f} \(80 % power\)",
+            r"Capability: inconclusive\. The mean tax is .* rte\.acc rose by 0\.300 from 0\.500 to 0\.800",
+            r"95 % intervals: 10,000 paired resamples \(seed 0\); adjusted Wald if few documents changed\. Binary "
+            r"metrics: p of McNemar's test\.",
+        ):  # fmt: skip
+            assert re.search(words, text_of(page)), words
 
     @pytest.mark.parametrize(
         ("systems", "words"),
@@ -127,24 +125,15 @@ class TestVerdict:
             assert re.search(own, text_of(page)), own
         assert ('<section id="audit"' in page) == (len(systems) > 1)
 
-    def test_a_win_rate_has_a_verdict_by_its_interval_and_at_equal_lengths(self, tmp_path):
-        rates = {"good": fair_battles(0.8), "bad": fair_battles(0.2), "equal": fair_battles(0.5), "long": battles(0.62)}
-        found = win_rates(sets(gathered(tmp_path, **rates)))
-        assert {verdict: [one["system"] for one in own] for verdict, own in found.items()} == {
-            "gain": ["good"], "loss": ["bad"], "inconclusive": ["equal", "long"],
-        }  # fmt: skip
-
     def test_unscored_documents_are_counted_in_verdict_and_tasks(self, tmp_path):
         some = [*shares(0.5)[:85], *[None] * 35]
         found = gathered(tmp_path, a=rte(0.5), b=("rte", {"acc": some}), c=("rte", {"acc": [None] * N}))
-        page = written(found, tmp_path)
-        assert "n = 85, 35 unscored" in text_of(page)
         *others, last = found.systems
         bare = replace(last.tasks[0], result=replace(last.tasks[0].result, metrics=()))  # as BLEU without any output
-        without = written(Evidence((*others, replace(last, tasks=(bare,)))), tmp_path)
-        for own in (page, without):
-            for words in ("n = 120", "n = 85, 35 unscored", "n = 0, 120 unscored"):
-                assert f'<span class="sub">{words}</span>' in own.partition('<section id="tasks"')[2]
+        pages = [written(own, tmp_path) for own in (found, Evidence((*others, replace(last, tasks=(bare,)))))]
+        assert "n = 85, 35 unscored" in text_of(pages[0])
+        for page, words in product(pages, ("n = 120", "n = 85, 35 unscored", "n = 0, 120 unscored")):
+            assert f'<span class="sub">{words}</span>' in page.partition('<section id="tasks"')[2]
 
     def test_the_chosen_reference_and_each_template_are_named(self, tmp_path):
         runs = [write_run(tmp_path, name, rte(rate)) for name, rate in (("a", 0.3), ("b", 0.8))]
@@ -158,27 +147,32 @@ class TestVerdict:
 
 
 class TestSets:
-    def test_sets_of_different_documents_are_numbered_by_size_and_linked(self, tmp_path):
+    def test_sets_of_different_documents_or_baselines_are_numbered_by_size_and_linked(self, tmp_path):
         tasks = [[rte(0.3 + more), ("rte", {"acc": shares(0.4 + more, 40)}, OTHER)] for more in (0, 0.5)]
-        found = gathered(tmp_path, a=tasks[0], b=tasks[1])
-        assert [one.note for one in sets(found)["rte"]] == ["120 documents", "another 40 documents"]
+        x, y = (fair_battles(0.5, {"baseline": {"name": name}}) for name in "xy")
+        found = gathered(tmp_path, a=[*tasks[0], x, y], b=[*tasks[1], y])
+        notes = {task: [(one.note, len(one.folders)) for one in own] for task, own in sets(found).items()}
+        assert notes == {
+            "rte": [("120 documents", 2), ("another 40 documents", 2)],
+            "win_rate": [("against y", 2), ("against x", 1)],
+        }  # fmt: skip
         ((_, by_verdict),) = findings(found.audit, sets(found))
         links = {
             (one["link"], one["samples"].note, round(one["row"].reference, 3))
             for verdict in ("gain", "–")
             for one in by_verdict[verdict]
+            if one["row"].task == "rte"
         }
         assert links == {("#task/rte", "120 documents", 0.3), ("#task/rte/2", "another 40 documents", 0.4)}
         table = written(found, tmp_path).partition('<section id="tasks"')[2]
         assert '<a href="#task/rte/2">rte</a><span class="sub">another 40 documents</span>' in table
-
-    def test_other_baselines_are_sets_of_their_own(self, tmp_path):
-        x, y = (fair_battles(0.5, {"baseline": {"name": name}}) for name in "xy")
-        found = sets(gathered(tmp_path, one=[x, y], two=y))["win_rate"]
-        assert [(one.note, [system.name for system, _ in one.folders]) for one in found] == [
-            ("against y", ["one", "two"]), ("against x", ["one"]),
-        ]  # fmt: skip
         assert task_link("a/b c") == "#task/a%2Fb%20c"
+
+    def test_a_win_rate_has_a_verdict_by_its_interval_and_at_equal_lengths(self, tmp_path):
+        rates = {"good": fair_battles(0.8), "bad": fair_battles(0.2), "equal": fair_battles(0.5), "long": battles(0.62)}
+        found = win_rates(sets(gathered(tmp_path, **rates)))
+        verdicts = {verdict: [one["system"] for one in own] for verdict, own in found.items()}
+        assert verdicts == {"gain": ["good"], "loss": ["bad"], "inconclusive": ["equal", "long"]}
 
 
 class TestSafety:
@@ -280,7 +274,7 @@ class TestSamples:
         assert found["answers"][0][0]["unscored"] == "synthetic"
         assert "scores" not in found["answers"][0][1]["outputs"][0]
 
-    def test_of_too_many_documents_the_worst_regressions_are_kept(self, tmp_path, monkeypatch):
+    def test_of_too_many_documents_the_worst_regressions_are_kept_and_long_ones_count_more(self, tmp_path, monkeypatch):
         monkeypatch.setattr(samples, "MOST_DOCUMENTS", 40)
         before, after = [1.0] * N, [0.0 if row >= 110 else 1.0 for row in range(N)]
         found = block_of(tmp_path, ("rte", {"acc": before}), ("rte", {"acc": after}))
@@ -288,12 +282,9 @@ class TestSamples:
         assert (found["total"], len(kept)) == (N, 40)
         assert set(range(110, 120)) <= set(kept)
         assert max(later - earlier for earlier, later in pairwise(kept)) <= 6
-
-    @pytest.mark.parametrize(("most", "documents"), [(60_000, 57), (10, 1)])
-    def test_long_samples_count_by_their_characters(self, most, documents, tmp_path, monkeypatch):
-        monkeypatch.setattr(samples, "MOST_CHARACTERS", most)
-        found = block_of(tmp_path, squad(0.5, ["x" * 1000]))
-        assert (len(found["documents"]), found["total"]) == (documents, N)
+        for most, documents in ((30_000, 28), (10, 1)):
+            monkeypatch.setattr(samples, "MOST_CHARACTERS", most)
+            assert len(block_of(tmp_path / str(most), squad(0.5, ["x" * 1000]))["documents"]) == documents
 
     def test_a_text_beyond_the_limit_is_cut_and_has_its_length(self, tmp_path, monkeypatch):
         monkeypatch.setattr(samples, "MOST_TEXT", 200)

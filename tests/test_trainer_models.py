@@ -59,9 +59,7 @@ def test_a_checkpoint_that_cannot_be_trained_is_refused(causal, tmp_path):
 
 def test_a_sliding_window_limits_the_sequence_length(tmp_path):
     """Packed rows attend to all earlier tokens; the model would not beyond its window."""
-    tokenizer = tiny_tokenizer()
-    tiny_model("mistral", tokenizer, sliding_window=24).save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
+    save_tiny_checkpoint(tmp_path, "mistral", sliding_window=24)
     model, _, checkpoint = load(str(tmp_path), "causal")
     assert checkpoint.window == 24
     tokens, off = np.random.default_rng(0).integers(3, 300, 40).tolist(), []
@@ -207,9 +205,7 @@ def test_merged_tokens_are_separated_and_an_existing_end_token_is_not_added_agai
     for response in (" honey", " honey</s>"):
         assert [*whole, *texts.response("Answer:", whole, response)] == [*tokenizer("Answer: honey")["input_ids"], end]
     # an empty prompt is the start token, or else the end token
-    assert [Texts(each).prompts([""]) for each in (tokenizer, bare)] == [
-        [[tokenizer.bos_token_id]],
-        [[bare.eos_token_id]],
-    ]
+    starts = [Texts(each).prompts([""]) for each in (tokenizer, bare)]
+    assert starts == [[[tokenizer.bos_token_id]], [[bare.eos_token_id]]]
     bare.eos_token = None
     assert "empty prompt" in refusal(lambda: Texts(bare).prompts([""]))

@@ -19,7 +19,7 @@ from trainers.run import Run
 
 STAGES = {"sft": 7, "reward": 4, "ppo": 5}  # files to compare
 folder = pytest.fixture(scope="module")(stages.prepare)
-two = pytest.fixture(scope="module")(lambda folder: stages.two_processes(folder))
+two = pytest.fixture(scope="module")(lambda folder: stages.two_processes(folder, *STAGES))
 
 
 @pytest.fixture(scope="module", params=STAGES)
@@ -133,7 +133,8 @@ def test_two_processes_train_as_one_to_rounding(folder, two, tmp_path, stage):
         torch.testing.assert_close(stages.weights_of(one / part), stages.weights_of(both / part), rtol=1e-3, atol=5e-4)
 
 
-def test_an_error_of_one_process_stops_both_with_the_same_line(two):
+def test_an_error_of_one_process_stops_both_with_the_same_line(folder):
+    two = stages.two_processes(folder)
     first, second = (json.loads((two / f"said-{rank}.json").read_text()) for rank in (0, 1))
     assert first == second
     words = ("reward mine: ValueError: could not convert", "No space left on device", "data.0 was None, now")
