@@ -16,6 +16,7 @@ from alignbench.scorers.embeddings import HashedEmbedder
 # few words, so that texts share many
 TEXTS = st.lists(st.lists(st.sampled_from("abcdef"), max_size=9), min_size=2, max_size=9)
 EMBEDDER = HashedEmbedder()
+ANIMALS = ("fox", "wolf", "cat", "dog", "hen")
 SENTENCES = (
     "A fox crossed the frozen river at dawn.",
     "At dawn a fox crossed the frozen river.",
@@ -91,9 +92,9 @@ def test_all_metrics_equal_their_definitions_on_a_small_set_and_have_the_right_d
     found, plain = measured(texts), diversity_plain.measure(texts, EMBEDDER.embed(texts))
     assert {name: found[name] for name in plain} == pytest.approx(plain, rel=1e-6)
     assert set(found) | {"silhouette"} == {metric.name for metric in METRICS}  # a single cluster has no silhouette
-    narrow, wide = measured([SENTENCES[0].replace("fox", own) for own in ("fox", "wolf", "cat", "dog", "hen")]), found
+    narrow, wide = measured([SENTENCES[0].replace("fox", animal) for animal in ANIMALS]), measured(SENTENCES)
     for metric in METRICS:
-        if metric.better != "–" and metric.name in wide:
+        if metric.better != "–":
             assert (wide[metric.name] > narrow[metric.name]) == (metric.better == "higher"), metric.name
 
 

@@ -264,6 +264,6 @@ def test_the_majority_of_labelers_wins_and_a_pair_without_labels_is_reported(tmp
     with pytest.raises(ValueError, match="no labeler compares"):
         judge.score([WON, Item("Wax.", PROMPT, references=(BAD,))])
     pair = {"prompt": PROMPT, "output_1": GOOD, "output_2": BAD}
-    for given, won in ((0.125, {"win": 1, "share": 0.875, "preference": 0.875}), (0, {"win": 1, "share": 1})):
-        pairs = write_lines(tmp_path / "pairs.jsonl", [pair | {"preference": given}])
+    for graded, won in ((0.125, {"win": 1, "share": 0.875, "preference": 0.875}), (0, {"win": 1, "share": 1})):
+        pairs = write_lines(tmp_path / "pairs.jsonl", [pair | {"preference": graded}])
         assert find_scorer(f"preference=labels:{pairs}").score([WON]) == [won]

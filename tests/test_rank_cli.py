@@ -66,37 +66,21 @@ def test_names_that_a_spreadsheet_would_evaluate_are_text_in_the_csv_file(villag
     assert {cell: csv_cell(cell) for cell in cells} == cells
 
 
-def test_a_win_rate_of_two_files(village):
-    score = ("score", "kind.jsonl", "--task", "win_rate", "--baseline", "curt.jsonl")
-    done = run(*score, *FILES, *JUDGE, "--json", cwd=village)
-    assert done.returncode == 0, done.stderr
-    (result,) = json.loads(done.stdout)
-    found = {metric["metric"]: metric for metric in result["results"][0]["metrics"]}
-    assert found["win_rate"]["value"] == 1
-    assert found["win_rate"]["low"] < 0.8  # twelve prompts that agree are no certainty
-    assert found["longer"]["value"] == 1
-
-
-def test_labels_of_pairs_are_imported_and_judge(village):
-    pairs = [
-        {
-            "prompt": f"How is cow {i}?",
-            "output_1": f"Well, {i}.",
-            "output_2": f"Cow {i} is well, thank you.",
-            "preference": 0.75,
-        }
-        for i in range(N)
-    ]
+def test_a_win_rate_of_two_files_by_ranks_and_by_labels_of_pairs(village):
+    pair = {"prompt": "How is cow {}?", "output_1": TEXTS["curt"], "output_2": TEXTS["kind"]}
+    pairs = [{name: text.format(i) for name, text in pair.items()} | {"preference": 0.75} for i in range(N)]
     write_lines(village / "pairs.jsonl", pairs)
     done = run("labels", "import", "pairs.jsonl", "--out", "normal.jsonl", cwd=village)
     assert done.returncode == 0, done.stderr
-    for file in ("pairs.jsonl", "normal.jsonl"):
-        judge = ("--scorer", f"preference=labels:{file}", "--json")
-        done = run("score", "kind.jsonl", "--task", "win_rate", "--baseline", "curt.jsonl", *FILES, *judge, cwd=village)
+    score = ("score", "kind.jsonl", "--task", "win_rate", "--baseline", "curt.jsonl", *FILES, "--json", "--scorer")
+    for file, rates in (("labels", (1, None)), ("pairs", (0.75, 1)), ("normal", (0.75, 1))):
+        done = run(*score, f"preference=labels:{file}.jsonl", cwd=village)
         assert done.returncode == 0, done.stderr
         (result,) = json.loads(done.stdout)
-        found = {metric["metric"]: metric["value"] for metric in result["results"][0]["metrics"]}
-        assert (found["win_rate"], found["win_rate_discrete"]) == (0.75, 1)
+        found = {metric["metric"]: metric for metric in result["results"][0]["metrics"]}
+        assert (found["win_rate"]["value"], found.get("win_rate_discrete", {}).get("value")) == rates
+        assert found["win_rate"]["low"] < 0.8  # twelve prompts that agree are no certainty
+        assert found["longer"]["value"] == 1
 
 
 def test_a_checkpoint_is_judged_against_its_baseline_by_a_reward_model_and_again_by_another(village):

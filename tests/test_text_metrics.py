@@ -139,7 +139,7 @@ def record_of(name: str, output: str, reference: str) -> Record:
     return Record(name, "", statistics=ngram_counts(output, [reference]))
 
 
-def test_bleu_and_chrf_compare_composed_letters() -> None:
+def test_bleu_and_chrf_compare_composed_letters():
     both = "Le cafe\u0301 est ferme\u0301.", ["Le caf\u00e9 est ferm\u00e9."]
     assert bleu.sentence_bleu(both[0], both[1][0]) == 100
     assert bleu.corpus_bleu([bleu.bleu_statistics(*both)]) == bleu.corpus_chrf([bleu.chrf_statistics(*both)]) == 100
@@ -147,21 +147,25 @@ def test_bleu_and_chrf_compare_composed_letters() -> None:
     assert lexical.words(both[0]) == lexical.words(both[1][0]) == lexical.words(lexical.cut(both[0], 9))
 
 
+@pytest.mark.parametrize(
+    ("output", "reference", "value"),
+    [
+        ("Owls hunt at night.", "Owls hunt at night.", 100),
+        ("", "Owls hunt at night.", 0),
+        # n-gram precisions 4/5, 3/4, 2/3, 1/2; no brevity penalty
+        ("Owls hunt at night!", "Owls hunt at night.", 100 * (4 / 5 * 3 / 4 * 2 / 3 * 1 / 2) ** (1 / 4)),
+        ("it costs €5 now", "it costs € 5 now", 100),  # international tokenisation separates them, 13a does not
+    ],
+)
+def test_sentence_bleu_is_that_of_truthfulqa(output, reference, value):
+    assert bleu.sentence_bleu(output, reference) == pytest.approx(value)
+
+
 @pytest.mark.parametrize(("output", "reference", "rouge1", "rouge2", "rouge_l"), CASES["rouge"])
 def test_rouge_of_any_script(output: str, reference: str, rouge1: float, rouge2: float, rouge_l: float) -> None:
     for score in (rouge.rouge, rouge.truthfulqa_rouge):
         found = score(output, reference)
         assert [found["rouge1"], found["rouge2"], found["rougeL"]] == pytest.approx([rouge1, rouge2, rouge_l])
-
-
-def test_sentence_bleu_is_that_of_truthfulqa() -> None:
-    assert bleu.sentence_bleu("Owls hunt at night.", "Owls hunt at night.") == 100
-    assert bleu.sentence_bleu("", "Owls hunt at night.") == 0
-    # n-gram precisions 4/5, 3/4, 2/3, 1/2; no brevity penalty
-    expected = 100 * (4 / 5 * 3 / 4 * 2 / 3 * 1 / 2) ** (1 / 4)
-    assert bleu.sentence_bleu("Owls hunt at night!", "Owls hunt at night.") == pytest.approx(expected)
-    # international tokenisation separates the € from the 5, 13a does not
-    assert bleu.sentence_bleu("it costs €5 now", "it costs € 5 now") == 100
 
 
 def test_rouge_has_a_stemmer_and_compares_sentences_and_truthfulqas_does_not() -> None:

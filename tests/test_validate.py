@@ -10,13 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from cases import cases
-from commands import assert_refused
+from commands import assert_one_line_error, assert_refused, run
 from scipy import stats
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
-from typer.testing import CliRunner
 
-from alignbench.cli.scorers import app
-from alignbench.errors import AlignbenchError
 from alignbench.progress import Progress
 from alignbench.scorers import find_scorer, validate
 from alignbench.scorers.validate import Finding, correlation, correlation_within, of_two_classes
@@ -102,24 +99,18 @@ def test_without_articles_the_published_metrics_are_judged_and_the_missing_files
 # The command line
 
 
-def test_the_list_shows_every_scorer_and_how_to_name_it() -> None:
-    shown = CliRunner().invoke(app, ["list"]).stdout
+def test_scorers_are_listed_findings_printed_as_json_and_scorers_of_another_kind_refused() -> None:
+    shown = run("scorers", "list").stdout
     assert "toxicity=alt-profanity-check\t\tyes\tMIT\tnone" in shown
     assert "toxicity=detoxify-unbiased[:CHECKPOINT-OR-FOLDER]\tdefault" in shown
     assert "truth=judge:FOLDER-OR-HUB-ID\t\tneeds a path" in shown
-    assert "evaluate=PATH\t\tneeds a path" in shown
-
-
-def test_findings_are_printed_as_json_and_scorers_of_another_kind_refused() -> None:
-    arguments = ["validate", "toxicity", "--data-dir", str(DATA), "--json", "--scorer"]
-    shown = CliRunner().invoke(app, [*arguments, "toxicity=alt-profanity-check"])
-    assert shown.exit_code == 0, shown.output
+    arguments = ["scorers", "validate", "toxicity", "--data-dir", DATA, "--json", "--scorer"]
+    shown = run(*arguments, "toxicity=alt-profanity-check")
+    assert shown.returncode == 0, shown.stderr
     found = json.loads(shown.stdout)
     assert {row["data"] for row in found} == {"rtp prompts", "rtp continuations", "hatecheck"}
     assert all(row["value"] is None or math.isfinite(row["value"]) for row in found)
-    caught = CliRunner().invoke(app, [*arguments, "entailment=extractive"]).exception
-    assert isinstance(caught, AlignbenchError)
-    assert "validates toxicity scorers" in str(caught)
+    assert_one_line_error(run(*arguments, "entailment=extractive"), "validates toxicity scorers")
 
 
 # The authors' files
