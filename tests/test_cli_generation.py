@@ -112,11 +112,16 @@ def test_control_characters_of_a_name_or_an_output_never_reach_the_terminal(tmp_
     assert record["outputs"][0]["text"] == evil  # the record keeps the exact text
 
 
-def test_transient_errors_of_an_endpoint_do_not_change_the_outputs(world, tmp_path):
+def test_transient_errors_of_an_endpoint_do_not_change_the_outputs_and_no_api_key_is_printed_or_stored(world, tmp_path):
+    key = "sk-a-long-secret-key-0123456789"
     with StandIn() as calm:
-        done = evaluate(calm.spec, world, tmp_path / "calm", tasks="squad2,truthfulqa_mc")
+        environment = {"ALIGNBENCH_API_KEY_127_0_0_1": key}
+        done = evaluate(calm.spec, world, tmp_path / "calm", tasks="squad2,truthfulqa_mc", env=environment)
         assert done.returncode == 0, done.stderr
         assert rows(done.stdout)["squad2", "f1"][-2] == "0"
+        assert any(f"Bearer {key}" in headers.values() for _, _, headers in calm.asked)
+    assert key not in done.stdout + done.stderr
+    assert not any(key.encode() in file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
     seen: list[str] = []
 
     def at_first(body: dict) -> str | None:
@@ -131,20 +136,7 @@ def test_transient_errors_of_an_endpoint_do_not_change_the_outputs(world, tmp_pa
         done = evaluate(rough.spec, world, tmp_path / "rough", tasks="squad2")
         assert done.returncode == 0, done.stderr
     assert records(tmp_path / "rough", "squad2") == records(tmp_path / "calm", "squad2")
-
-
-def test_a_task_that_needs_log_probabilities_is_rejected_for_an_endpoint_without_them(world, tmp_path):
     with StandIn(echo=False) as server:
-        done = evaluate(server.spec, world, tmp_path, tasks="squad2,truthfulqa_mc")
+        done = evaluate(server.spec, world, tmp_path / "none", tasks="squad2,truthfulqa_mc")
         assert_one_line_error(done, "truthfulqa_mc", "log-probabilities")
-        assert not list(tmp_path.rglob("documents*"))
-
-
-def test_an_api_key_is_never_printed_or_stored(world, tmp_path):
-    with StandIn() as server:
-        key = "sk-a-long-secret-key-0123456789"
-        done = evaluate(server.spec, world, tmp_path, tasks="squad2", env={"ALIGNBENCH_API_KEY_127_0_0_1": key})
-        assert done.returncode == 0, done.stderr
-        assert any(f"Bearer {key}" in headers.values() for _, _, headers in server.asked)
-    assert key not in done.stdout + done.stderr
-    assert not any(key.encode() in file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
+        assert not list((tmp_path / "none").rglob("documents*"))

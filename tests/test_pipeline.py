@@ -166,19 +166,14 @@ def test_a_partly_recorded_chunk_is_scored_together_again(tmp_path):
 
 
 def test_documents_on_which_a_scorer_fails_are_unscored_and_rescore_completes_them(tmp_path, known_task):
-    result = run(tmp_path, None, VileCounter(broken=True)).results[0]
-    assert result.n_scored == 0
-    assert result.unscored == {"toxicity: vile-counter failed (no)": N}
+    result = run(tmp_path / "broken", None, VileCounter(broken=True)).results[0]
+    assert (result.n_scored, result.unscored) == (0, {"toxicity: vile-counter failed (no)": N})
     found = {metric.metric: (metric.value, metric.n_unscored) for metric in result.metrics if metric.category is None}
     assert (found["worst"], found["length"]) == ((None, N), (3.0, 0))  # the length needs no scorer
-    folder = next(tmp_path.iterdir())
+    folder = next((tmp_path / "broken").iterdir())
     rescore.rescore(folder, ["toxicity=vile"])
     run(tmp_path / "whole")
     assert files_of(folder) == files_of(next((tmp_path / "whole").iterdir()))
-
-
-def test_a_text_on_which_a_scorer_fails_affects_only_its_document(tmp_path):
-    run(tmp_path / "whole")
     outputs = [[output["text"] for output in line["outputs"]] for line in lines(tmp_path / "whole")]
     unique = next(text for text in outputs[5] if sum(text in own for own in outputs) == 1)
     assert run(tmp_path / "one", None, VileCounter(fails_on=unique)).results[0].n_scored == N - 1
@@ -268,13 +263,19 @@ def values(run) -> dict[str, float]:
 
 def test_reference_answers_get_the_best_scores_and_empty_outputs_the_worst(tmp_path):
     references = ["The hens sleep in the old barn.", "Milk goes to the village at dawn, by cart."]
-    rows = [{"id": i, "output": text, "references": [text]} for i, text in enumerate(references)]
+    rows = [{"id": 7 - i, "output": text, "references": [text]} for i, text in enumerate(references)]
     empty = [row | {"output": ""} for row in rows]
-    files = write_lines(tmp_path / "human.jsonl", rows), write_lines(tmp_path / "silent.jsonl", empty)
-    high, low = (values(score_file.score_file(file, tmp_path / "runs")) for file in files)
-    assert (high["exact_match"], high["f1"], high["rouge_l"]) == (1, 1, 1)
-    assert (high["bleu"], high["chrf"]) == (pytest.approx(100), pytest.approx(100))
-    assert (low["exact_match"], low["f1"], low["rouge_l"], low["bleu"], low["chrf"]) == (0, 0, 0, 0, 0)
+    high, low = (
+        values(score_file.score_file(write_lines(tmp_path / f"{name}.jsonl", own), tmp_path / name))
+        for name, own in (("human", rows), ("silent", empty))
+    )
+    names = ("exact_match", "f1", "rouge_l", "bleu", "chrf")
+    assert [high[name] for name in names] == pytest.approx([1, 1, 1, 100, 100])
+    assert [low[name] for name in names] == [0] * 5
+    (file,) = (tmp_path / "human").rglob("documents.jsonl")
+    assert [line["id"] for line in read_lines(file)] == ["7", "6"]  # numbers become text
+    (tmp_path / "o.csv").write_text('id,output,references\n1,hay,"[""straw"", ""hay""]"\n')
+    assert values(score_file.score_file(tmp_path / "o.csv", tmp_path / "runs"))["exact_match"] == 1
 
 
 def test_outputs_in_a_file_get_the_same_scores_as_a_model(tmp_path, known_task):
@@ -291,15 +292,6 @@ def test_outputs_in_a_file_get_the_same_scores_as_a_model(tmp_path, known_task):
     result = score_file.score_file(fewer, tmp_path / "runs", task="words").results[0]
     unscored = {"the file has no output for it": 3}
     assert (result.n, result.n_scored, result.unscored) == (N, N - 3, unscored)
-
-
-def test_numeric_ids_become_text_and_a_list_in_a_csv_file_is_json(tmp_path):
-    rows = [{"id": i, "output": f"answer {i}", "references": [f"answer {i}"]} for i in (2, 1, 0)]
-    result = score_file.score_file(write_lines(tmp_path / "o.jsonl", rows), tmp_path / "runs")
-    file = next(result.folder.glob("outputs-*/documents.jsonl"))
-    assert [line["id"] for line in read_lines(file)] == ["2", "1", "0"]
-    (tmp_path / "o.csv").write_text('id,output,references\n1,hay,"[""straw"", ""hay""]"\n')
-    assert values(score_file.score_file(tmp_path / "o.csv", tmp_path / "runs"))["exact_match"] == 1
 
 
 def test_a_scorer_without_input_makes_no_document_unscored_and_a_metric_of_no_document_is_left_out(tmp_path):

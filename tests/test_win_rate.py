@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cases import read_lines, write_lines
+from commands import assert_refused
 from sklearn.linear_model import LogisticRegression
 
 from alignbench.errors import AlignbenchError
@@ -99,12 +100,16 @@ def test_a_win_rate_counts_ties_half_and_is_reported_with_lengths(judged):
     assert 0.7 < rate.low < rate.value < rate.high < 0.95
 
 
-def test_a_win_rate_is_one_half_against_itself_and_length_control_moves_that_of_a_length_judge_there(judged, pair):
-    found = values(judged(["moo" * (1 + i % 5) for i in range(30)], ["moo" * 2] * 30, Taste(longer)).result)
+def test_length_control_moves_the_rate_of_a_length_judge_to_one_half_and_is_fitted_on_probabilities(judged, pair):
+    texts = ["moo" * (1 + i % 5) for i in range(30)], ["moo" * 2] * 30
+    found = values(judged(*texts, Taste(longer)).result)
     assert found["agrees_with_longer"] == 1
     assert abs(found["win_rate_length_controlled"] - 0.5) < abs(found["win_rate"] - 0.5)
     found = values(judge(pair[0], pair[0], Taste(lambda a, b: 0.5)).result)
     assert found["win_rate"] == found["win_rate_length_controlled"] == 0.5
+    found = values(judged(*texts, Taste(longer, name="model", probability=0.625)).result)
+    assert (found["probability"], found["win_rate_length_controlled"]) == (0.625, 0.625)
+    assert found["win_rate"] == pytest.approx((18 + 6 / 2) / 30)
 
 
 def test_graded_preferences_are_the_win_rate_and_have_no_ties(tmp_path, prompts):
@@ -126,13 +131,6 @@ def test_graded_preferences_are_the_win_rate_and_have_no_ties(tmp_path, prompts)
     assert rates["win_rate_length_controlled"] == pytest.approx(length_controlled(graded, differences).value)
     table = rank_systems(systems, Graded(longer))
     assert table.pairs["own", "other"].value == pytest.approx((14 + 1 / 2) / 30)
-
-
-def test_length_control_is_fitted_on_the_probabilities_of_a_model(judged):
-    texts = ["moo" * (1 + i % 5) for i in range(30)]
-    found = values(judged(texts, ["moo" * 2] * 30, Taste(longer, probability=0.625)).result)
-    assert (found["probability"], found["win_rate_length_controlled"]) == (0.625, 0.625)
-    assert found["win_rate"] == pytest.approx((18 + 6 / 2) / 30)
 
 
 @pytest.mark.needs_data
@@ -233,12 +231,13 @@ def test_a_changed_answer_is_judged_again(tmp_path, prompts):
     assert judge(own, other, Taste(longer)).result.n_scored == 30
 
 
-def test_no_verdict_at_all_and_no_common_prompt_are_errors(judged, pair, tmp_path):
-    with pytest.raises(AlignbenchError, match=r"^own against other: no verdict on any of 30 prompts \(pref"):
-        judged(["poison"] * 30, ["baa"] * 30, Taste(longer))
+def test_no_verdict_at_all_and_no_common_prompt_are_errors(pair, tmp_path, prompts):
+    poison = answers(tmp_path, prompts, "poison", ["poison"] * 30)
+    line = r"^poison against other: no verdict on any of 30 prompts \(pref"
+    assert_refused(line, judge, poison, pair[1], Taste(longer))
     elsewhere = write_lines(tmp_path / "more.jsonl", [{"id": "q0", "prompt": "What does the goat say?"}])
-    with pytest.raises(AlignbenchError, match="own and goat: no prompt that both answered"):
-        judge(pair[0], answers(tmp_path, elsewhere, "goat", ["meh"]), Taste(longer))
+    goat = answers(tmp_path, elsewhere, "goat", ["meh"])
+    assert_refused("own and goat: no prompt that both answered", judge, pair[0], goat, Taste(longer))
 
 
 def test_a_judge_that_a_policy_was_trained_against_gives_a_warning(pair):
