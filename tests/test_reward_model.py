@@ -248,18 +248,17 @@ def test_a_faulty_reward_is_named_in_one_line(accelerator, function, words):
     assert line.startswith(f"reward my:score: {words}")
 
 
-def test_numbers_of_any_library_are_scores(accelerator):
-    for scores in ([1, 2.5], np.array([1, 2.5], np.float32), torch.tensor([1, 2.5]), (float(n) for n in (1, 2.5))):
-        assert score_all(accelerator, lambda p, r, s=scores: s, "my:score", ["a", "b"], ["c", "d"]) == [1.0, 2.5]
-
-
-def test_a_function_is_imported_from_the_current_folder(folder, tmp_path, monkeypatch, accelerator):
+def test_a_function_is_imported_from_the_current_folder_and_gives_numbers_of_any_library(
+    folder, tmp_path, monkeypatch, accelerator
+):
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "broken_reward.py").write_text("def score(prompts, responses:\n")
     assert load_reward("training_rewards:length", accelerator, 64)(["ab"], ["abc"]) == [0.3]
     for spec in ("training_rewards:lengths", "absent_reward:score", "broken_reward:score"):
-        assert f"reward {spec}: no such function" in refusal(lambda spec=spec: load_reward(spec, accelerator, 64))
+        assert f"reward {spec}: no such function" in refusal(load_reward, spec, accelerator, 64)
+    for scores in ([1, 2.5], np.array([1, 2.5], np.float32), torch.tensor([1, 2.5]), (float(n) for n in (1, 2.5))):
+        assert score_all(accelerator, lambda p, r, s=scores: s, "my:score", ["a", "b"], ["c", "d"]) == [1.0, 2.5]
 
 
 def test_a_reward_model_reads_texts_with_its_own_tokenizer_in_any_order_and_budget(accelerator):
