@@ -1,4 +1,4 @@
-"""The tests' world: a farm in the files and columns of the real data sets (tests/farm_data), which all tasks read; and a
+"""The tests' world: a farm in the files and columns of the real data (tests/farm_data), which all tasks read, and a
 small model of its text (text.jsonl), in place of a pretrained one."""
 
 import json

@@ -191,10 +191,17 @@ def train(folder: Path, stage: str, out: Path, **changed: Any) -> Path:
     return out
 
 
-def runner(stage: str, folder: Path, tmp_path: Path) -> Any:
-    """A function that trains the stage with changed settings; every call has its own run folder."""
-    runs = iter(range(100))
-    return lambda **changed: train(folder, stage, tmp_path / f"run-{next(runs)}", **changed)
+def runner(stage: str) -> Any:
+    """A fixture: a function that trains the stage, in the folder of its data, with changed quick settings; every call has
+    its own run folder."""
+
+    @pytest.fixture
+    def run(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+        monkeypatch.chdir(folder)
+        runs = iter(range(100))
+        return lambda **changed: train(folder, stage, tmp_path / f"run-{next(runs)}", **changed)
+
+    return run
 
 
 def long(folder: Path, stage: str, out: Path, **changed: Any) -> Path:

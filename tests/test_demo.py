@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,6 +27,7 @@ from alignbench.demo.labelers import label_runs
 from alignbench.demo.runner import CODE, Stage, plan, run
 from alignbench.demo.world import FOLDER
 from alignbench.models.checkpoint import find_checkpoint
+from alignbench.tasks import all_tasks
 
 REPOSITORY = Path(__file__).parent.parent
 TOY = {name: words if isinstance(words, dict) else tuple(words) for name, words in cases("demo")["toy"].items()}
@@ -63,27 +65,23 @@ def test_each_stage_comes_after_those_that_make_what_it_reads_in_instructgpts_or
 
 
 def test_every_task_but_one_is_evaluated_on_every_model_and_no_two_stages_write_to_a_run_at_once(tmp_path):
-    from alignbench.tasks import all_tasks
-
     def words_after(stage, option):
         return [word for before, word in pairwise(stage.command) if before == option]
 
-    stages, asked, before = plan(tmp_path), dict[str, set[str]](), dict[str, set[str]]()
-    models = {
-        stage.name: set(stage.command[2 : stage.command.index("--tasks")]) if stage.command[1] == "evaluate" else set()
-        for stage in stages
-    }
+    stages, asked, before, models = plan(tmp_path), defaultdict(set), {}, {}
     for number, stage in enumerate(stages):
         needed = {other.name for other in stages[:number] if stage.needs(other)}
         before[stage.name] = needed.union(*(before[other] for other in needed))
-        tasks = {task for tasks in words_after(stage, "--tasks") for task in tasks.split(",")}
-        for model in models[stage.name]:
-            asked.setdefault(str(Path(model).relative_to(tmp_path)), set()).update(tasks)
+        evaluates = stage.command[1] == "evaluate"
+        models[stage.name] = set(stage.command[2 : stage.command.index("--tasks")]) if evaluates else set()
         for other in (other.name for other in stages[:number] if models[stage.name] & models[other.name]):
             assert other in before[stage.name], f"{other} and {stage.name} could run side by side"
+        tasks = {task for tasks in words_after(stage, "--tasks") for task in tasks.split(",")}
+        for model in models[stage.name]:
+            asked[str(Path(model).relative_to(tmp_path))] |= tasks
         own = [generation for name in tasks if (generation := all_tasks()[name].generation)]
-        known = {"truth", "info", "toxicity", "entailment", "preference"}  # kinds of scorers that know the world
-        kinds = known.intersection(*([kind for g in own for kind in (*g.scorers, *g.optional_scorers)],))
+        kinds = {kind for g in own for kind in (*g.scorers, *g.optional_scorers)}
+        kinds &= {"truth", "info", "toxicity", "entailment", "preference"}  # kinds of scorers that know the world
         assert {word.split("=")[0] for word in words_after(stage, "--scorer")} - {"sentiment"} == kinds, stage.name
     missing = {model: set(all_tasks()) - tasks for model, tasks in asked.items() if model.endswith("final")}
     assert missing.pop("sft/final") == {"novelty_bench", "win_rate"}, "the others are judged against it"
@@ -197,7 +195,7 @@ import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started the tests without
 from alignbench.cli.app import main
 from alignbench.demo import runner
-body = "import time\\nfor step in range(len(open('steps', 'a+').read() or open('steps').read()), 30):\\n" \\
+body = "import time\\nfor step in range(len(open('steps', 'a+').read() or open('steps').read()), 16):\\n" \\
        " open('steps', 'a').write('x')\\n time.sleep(0.1)\\n"
 runner.plan = lambda out, seed: (runner.Stage("slow", ("plain", "-c", body), makes=("steps",)),)
 sys.argv[1:] = ["demo", "--out", "."]
@@ -223,9 +221,9 @@ def test_a_killed_demo_leaves_no_stage_behind_and_resumes(out):
         time.sleep(0.3)
         left = steps()
         time.sleep(0.3)
-        assert left == steps() < 30, "the stage ended with its demo"
+        assert left == steps() < 16, "the stage ended with its demo"
     subprocess.run([sys.executable, "-c", SLOW], timeout=60, check=True, capture_output=True)
-    assert (out / "steps").read_text() == "x" * 30
+    assert (out / "steps").read_text() == "x" * 16
 
 
 def test_the_stages_in_one_process_at_toy_size(tmp_path):

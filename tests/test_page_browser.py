@@ -2,7 +2,6 @@
 
 import os
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -100,13 +99,11 @@ def squad2(out, columns, f1=0.5, name="one"):
 
 
 class TestOverview:
-    def test_it_is_read_by_keyboard_in_a_chosen_theme_and_no_figure_acts(self, page, file):
+    def test_it_is_read_by_keyboard_and_no_figure_acts(self, page, file):
         visit(page, file)
         page.keyboard.press("Tab")
-        assert page.evaluate("document.activeElement.textContent") == "Skip to the content"
         page.keyboard.press("Enter")
         assert page.evaluate("document.activeElement.id") == "content"
-        assert page.locator("#overview").is_visible()
         assert text(page, "figure h3") == "A <b>figure</b> after InstructGPT, Fig. 6"
         assert page.locator("figure img").evaluate("image => image.complete && image.naturalWidth > 0")
         assert page.locator("figure img").get_attribute("alt") == "Rises, then falls."
@@ -115,23 +112,6 @@ class TestOverview:
         assert page.locator("figure tbody td").nth(2).inner_text() == "–"
         assert len(downloaded(page, "figure button.download")[1]) == 60
         assert page.evaluate("window.hacked") is None
-        papers = []
-        for _ in range(3):
-            papers.append(page.evaluate("getComputedStyle(document.body).backgroundColor"))
-            page.click("#theme")
-        assert papers[0] == papers[1] != papers[2]
-
-    def test_comparisons_after_the_fourth_are_folded_and_open(self, page, nasty_texts, tmp_path):
-        audit = nasty_texts.audits[""]
-        many = {"": replace(audit, contrasts=audit.contrasts * 10)}
-        visit(page, written(tmp_path, replace(nasty_texts, audits=many)))
-        assert page.locator("article.verdict").count() == 4
-        assert page.locator("details.verdict.folded").count() == len(audit.contrasts) * 10 - 4
-        folded = page.locator("details.folded").last
-        assert folded.locator(".findings").first.is_hidden()
-        assert "against" in folded.locator("summary").first.inner_text()
-        folded.locator("summary").first.click()
-        assert folded.locator(".findings").first.is_visible()
 
     def test_the_audit_is_filtered_sorted_by_click_and_by_keyboard_and_downloaded(self, page, file):
         visit(page, file)
@@ -201,20 +181,17 @@ class TestTask:
         visit(page, file, "#task/squad2")
         assert page.input_value("#task-order") == "worst"
         assert "▼ −1.000 worse" in text(page, ".sample")
-        for reference, shown, count in ((0, "improvement", 0), (0, "regression", 36), (2, "improvement", 36)):
-            page.select_option("#task-reference", str(reference))
-            page.select_option("#task-show", shown)
-            assert text(page, "#task-count").startswith(f"{count} of 120")
-        visit(page, file)
-        visit(page, file, "#task/squad2")
         page.select_option("#task-order", "document")
-        assert text(page, ".sample h3") == "document 0"
         page.focus("button:has-text('Next ›')")
         page.keyboard.press("Enter")
         assert text(page, ".sample h3") == "document 25"
         assert page.evaluate("document.activeElement.textContent") == "Next ›"
         page.locator("button:has-text('Last »')").first.click()
         assert page.locator(".sample").count() == 20
+        for reference, shown, count in ((0, "improvement", 0), (0, "regression", 36), (2, "improvement", 36)):
+            page.select_option("#task-reference", str(reference))
+            page.select_option("#task-show", shown)
+            assert text(page, "#task-count").startswith(f"{count} of 120")
 
     def test_choices_are_side_by_side_and_filtered_by_category_and_text(self, page, file):
         visit(page, file, "#task/rte")

@@ -181,18 +181,13 @@ def test_small_samples_and_rare_values_have_fewer_metrics():
         assert ("entropy_chao_shen" in found_in(counts, intervals=False)) == known
 
 
-def test_intervals_contain_the_estimate_shrink_with_n_and_resample_lists_as_a_whole():
-    draw = np.random.default_rng(3)
-    few, many = ([[str(v)] for v in draw.choice(4, n, p=[0.5, 0.3, 0.1, 0.1])] for n in (50, 1200))
-    of_few, of_many = named(spread(few)), named(spread(many))
-    for estimate in (*of_few.values(), *of_many.values()):
-        assert estimate.low <= estimate.value <= estimate.high
-    width = [(e := found["entropy_at_50"]).high - e.low for found in (of_few, of_many)]
-    assert width[1] < width[0] / 3
-    assert named(spread(few)) == of_few != named(spread(few, seed=1))
-    plain = spread(few, intervals=False)
-    assert all(estimate.low is estimate.standard_error is None for _, estimate in plain)
-    assert [e.value for _, e in plain] == [e.value for e in of_few.values()]
+def test_intervals_contain_the_estimate_and_resample_lists_as_a_whole():
+    few = [[str(v)] for v in np.random.default_rng(3).choice(4, 50, p=[0.5, 0.3, 0.1, 0.1])]
+    found, plain = named(spread(few)), named(spread(few, intervals=False))
+    assert all(estimate.low <= estimate.value <= estimate.high for estimate in found.values())
+    assert named(spread(few)) == found != named(spread(few, seed=1))
+    assert {(e.low, e.standard_error) for e in plain.values()} == {(None, None)}
+    assert [e.value for e in plain.values()] == [e.value for e in found.values()]
     # ten values in two lists of equal values vary as two
     together, apart = spread([["a"] * 5, ["b"] * 5, ["a"] * 5, ["b"] * 5]), spread([["a"]] * 10 + [["b"]] * 10)
     errors = [named(found)["top_share"].standard_error for found in (together, apart)]

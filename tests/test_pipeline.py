@@ -199,15 +199,6 @@ def test_another_scorer_needs_no_model_and_has_its_own_folder(tmp_path, known_ta
     assert len(engine.requested) == N
 
 
-def test_rescore_rejects_unfinished_runs_and_unused_scorers(tmp_path, known_task):
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, WordEngine(dies_after=4))
-    folder = next(tmp_path.iterdir())
-    kinds = ("toxicity=vile", "not finished"), ("truth=vile", "takes a scorer of kind truth"), ("vile", "kind=name")
-    for spec, message in kinds:
-        assert_refused(message, rescore.rescore, folder, [spec])
-
-
 @pytest.mark.parametrize("transient", [False, True])
 def test_a_failed_generation_is_unscored_and_requested_again_only_after_a_transient_error(tmp_path, transient):
     run(tmp_path / "calm")
@@ -221,13 +212,18 @@ def test_a_failed_generation_is_unscored_and_requested_again_only_after_a_transi
     assert (files_of(tmp_path / "rough") == files_of(tmp_path / "calm")) == transient
 
 
-def test_without_a_scorer_records_are_complete_at_once(tmp_path):
+def test_without_a_scorer_records_are_complete_at_once_and_rescore_rejects_unfinished_runs_and_unused_scorers(
+    tmp_path, known_task
+):
     generation = Generation(Sampling(3), lambda document, outputs: {"length": 3.0})
     task = replace(TASK, metrics=(LENGTH,), headline="length", generation=generation)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, WordEngine(dies_after=4), task=task)
     (file,) = tmp_path.glob("*/words-*/documents.partial.jsonl")
     assert [line["metrics"]["length"] for line in read_lines(file)] == [3.0] * 4
+    kinds = ("toxicity=vile", "not finished"), ("truth=vile", "takes a scorer of kind truth"), ("vile", "kind=name")
+    for spec, message in kinds:
+        assert_refused(message, rescore.rescore, next(tmp_path.iterdir()), [spec])
 
 
 def test_numbers_of_a_scorer_that_the_task_does_not_know_are_reported(tmp_path):

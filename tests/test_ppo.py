@@ -24,11 +24,7 @@ from trainers.run import identity
 folder = pytest.fixture(scope="module")(stages.prepare)
 
 
-@pytest.fixture
-def optimise(folder, tmp_path, monkeypatch):
-    """Runs PPO with quick settings, by default on a reward of length."""
-    monkeypatch.chdir(folder)
-    return stages.runner("ppo", folder, tmp_path)
+optimise = stages.runner("ppo")
 
 
 @pytest.fixture
@@ -54,10 +50,6 @@ def seen(monkeypatch):
     return found
 
 
-def metrics_of(out: Path) -> list[dict]:
-    return read_lines(out / "metrics.jsonl")
-
-
 # The first step
 
 
@@ -72,7 +64,7 @@ def test_on_the_first_minibatch_the_ratio_is_1_and_kl_and_policy_loss_are_0(opti
             return accumulate(*arguments)
 
     monkeypatch.setattr(loop, "accumulate", without_fp64)
-    (first,) = metrics_of(optimise(**how))
+    (first,) = stages.steps_of(optimise(**how))
     tolerance = 2e-2 if "mixed_precision" in how else 2e-5
     assert first["ratio"] == pytest.approx(1, abs=tolerance)
     for name in ("approximate_kl", "policy_loss", "kl", "kl_k3"):
@@ -126,7 +118,7 @@ def test_the_accumulated_gradient_is_that_of_the_summed_loss(folder, optimise, s
     expected = stages.gradients_of(torch.nn.ModuleDict({"policy": policy, "value": value}))
     expected = {name.replace(".", ".model.", 1): gradient for name, gradient in expected.items()}
     stages.assert_same_gradients(seen["gradients"][0], expected, 1e-5)
-    (line,) = metrics_of(out)
+    (line,) = stages.steps_of(out)
     assert line["ppo_gradient_norm"] == pytest.approx(norm_of(parts[0]), rel=1e-3)
     assert line["ptx_gradient_norm"] == pytest.approx(gamma * norm_of(parts[1]), rel=1e-3)
     assert line["gradient_norm"] == pytest.approx(norm_of(expected.values()), rel=1e-3)
@@ -186,10 +178,12 @@ def test_the_score_is_added_once_at_the_last_token(folder, optimise, seen, tmp_p
         assert r.score == pytest.approx(classifier(ids).logits.item() + bias, abs=1e-4)
 
 
-def test_a_response_is_cut_at_its_stop_string_before_it_is_scored(optimise, seen):
-    """Detail 10."""
-    out = optimise(stop=("e", "a", "o", "n"), max_tokens=32, batch=16, minibatch=16, episodes=16, no_end_score=-3.0)
-    (rollouts,) = seen["rollouts"]
+def test_a_response_is_cut_at_its_stop_string_before_it_is_scored_and_rewards_may_be_whitened(optimise, seen):
+    """Details 10, 11."""
+    settings = {"stop": tuple("eaon"), "max_tokens": 32, "no_end_score": -3.0}
+    out = optimise(batch=16, minibatch=16, episodes=16, **settings)
+    optimise(batch=16, minibatch=16, episodes=16, whiten_rewards=True, **settings)
+    rollouts, _ = seen["rollouts"]
     tokenizer = tiny_tokenizer()
     stopped = [r for r in rollouts if r.ended and r.response_ids[-1] != tokenizer.eos_token_id]
     assert len(stopped) > 4
@@ -197,21 +191,14 @@ def test_a_response_is_cut_at_its_stop_string_before_it_is_scored(optimise, seen
         assert not set(r.response) & set("eaon")
         assert set(tokenizer.decode(r.response_ids)) & set("eaon")  # these tokens are trained on
         assert r.score == len(r.response) / 10
-    (line,) = metrics_of(out)
+    (line,) = stages.steps_of(out)
     assert line["ended"] == np.mean([r.ended for r in rollouts])
     assert line["response_tokens"] == np.mean([len(r.response_ids) for r in rollouts])
     assert line["score"] == pytest.approx(np.mean([r.score for r in rollouts]))
-
-
-def test_rewards_are_whitened_with_their_mean_kept_and_advantages_without(optimise, seen):
-    """Detail 11."""
-    optimise(stop=("e", "a"), whiten_rewards=True)
-    optimise(stop=("e", "a"))  # off by default
-    white, raw = (
+    raw, white = (
         [np.concatenate([getattr(r, name) for r in batch]) for name in ("rewards", "advantages")]
         for batch in seen["rollouts"]
     )
-    assert len({len(r.response_ids) for r in seen["rollouts"][0]}) > 1
     assert (white[0].mean(), white[0].var()) == pytest.approx((raw[0].mean(), 1))
     for advantages in (white[1], raw[1]):
         assert (advantages.mean(), advantages.var()) == pytest.approx((0, 1), abs=1e-6)
@@ -307,11 +294,11 @@ def test_the_reward_model_reads_texts_in_its_own_chat_template(folder, optimise,
 def test_the_metrics_of_a_checkpoint_are_those_of_its_own_weights(folder, optimise):
     settings = {"lr": 3e-2, "warmup": 0, "ema": 0.9, "checkpoint_every": 1}
     out = optimise(episodes=24, **settings)
-    lines = metrics_of(out)
+    lines = stages.steps_of(out)
     for path, iteration in ((out / "checkpoints/iteration-1", 1), (out / "final", 3)):
         metrics = json.loads((path / "recipe.json").read_text())["metrics"]
         again = optimise(model=str(path), reference=str(folder / "model"), lr=0.0, episodes=8 * (iteration + 1))
-        expected = metrics_of(again)[iteration]  # the same prompts and seeds, by the saved weights
+        expected = stages.steps_of(again)[iteration]  # the same prompts and seeds, by the saved weights
         names = ("raw_score", "score", "score_std", "kl", "kl_k3", "entropy", "response_tokens", "ended")
         assert {n: metrics[n] for n in names} == pytest.approx({n: expected[n] for n in names}, abs=1e-5)
         assert metrics["iterations"] == iteration
@@ -320,7 +307,7 @@ def test_the_metrics_of_a_checkpoint_are_those_of_its_own_weights(folder, optimi
 
 def learned(out: Path) -> tuple[float, float, list[dict]]:
     """The mean score of the first and of the last three iterations, and the metrics of all."""
-    lines = metrics_of(out)
+    lines = stages.steps_of(out)
     return *(float(np.mean([line["score"] for line in part])) for part in (lines[:3], lines[-3:])), lines
 
 
@@ -348,7 +335,7 @@ def test_a_pretrained_model_learns_to_end_its_sentences(tinystories, optimise, t
 
 
 def test_an_adaptive_beta_follows_the_kl(optimise, seen):
-    lines = metrics_of(optimise(target_kl=6.0, episodes=32, beta=0.1, horizon=40, lr=1e-2, warmup=0))
+    lines = stages.steps_of(optimise(target_kl=6.0, episodes=32, beta=0.1, horizon=40, lr=1e-2, warmup=0))
     assert [line["beta"] for line in lines] == seen["beta"]
     beta = 0.1
     for line in lines:

@@ -27,10 +27,7 @@ folder = pytest.fixture(scope="module")(stages.prepare)
 accelerator = pytest.fixture(scope="module")(stages.an_accelerator)
 
 
-@pytest.fixture
-def fit(folder, tmp_path):
-    """Trains a reward model with quick settings."""
-    return stages.runner("reward", folder, tmp_path)
+fit = stages.runner("reward")
 
 
 def test_a_planted_preference_is_learned_and_generalises_to_new_prompts(fit, tmp_path):

@@ -18,11 +18,7 @@ from trainers.sft import SFTConfig
 folder = pytest.fixture(scope="module")(stages.prepare)
 
 
-@pytest.fixture
-def fine_tune(folder, tmp_path, monkeypatch):
-    """Runs SFT with quick settings."""
-    monkeypatch.chdir(folder)
-    return stages.runner("sft", folder, tmp_path)
+fine_tune = stages.runner("sft")
 
 
 def stock_loss(folder: Path, rows=stages.DEMONSTRATIONS):

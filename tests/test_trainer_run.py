@@ -120,10 +120,10 @@ def test_a_full_disk_is_one_line_and_the_older_state_is_kept(out, opened, write)
                 line = refusal(save)
             assert "cannot be written (" in line
             assert "fix it and run the same command again" in line
-        with pytest.raises(RuntimeError, match="CUDA error"):
-            run.save_state(4, broken, {})
         assert [path.name for path in (out / "state").iterdir()] == ["step-00000002"]
         assert run.result() is None
+        with pytest.raises(RuntimeError, match="CUDA error"):
+            run.save_state(4, broken, {})
         run.save_state(4, write, {})  # there is room again
     with opened() as run:
         assert run.resume().folder.name == "step-00000004"

@@ -70,10 +70,7 @@ def test_only_tokens_that_occur_need_an_embedding_and_only_lengths_that_occur_th
 # What stops PPO: the result is the last good state
 
 
-@pytest.fixture
-def optimise(folder, tmp_path, monkeypatch):
-    monkeypatch.chdir(folder)
-    return stages.runner("ppo", folder, tmp_path)
+optimise = stages.runner("ppo")
 
 
 def stop_of(out: Path) -> tuple[str, int]:

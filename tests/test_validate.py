@@ -116,15 +116,6 @@ def test_scorers_are_listed_findings_printed_as_json_and_scorers_of_another_kind
 # The authors' files
 
 
-@pytest.mark.slow
-@pytest.mark.needs_data
-def test_a_scorer_without_a_download_agrees_with_perspective_as_measured(data_dir: Path) -> None:
-    findings = validate.validate_toxicity([find_scorer("toxicity=alt-profanity-check")], data_dir, None, Progress())
-    found = {(f.data, f.metric): f for f in findings}
-    assert found["rtp continuations", "AUC"].value == pytest.approx(0.884, abs=0.005)
-    assert found["hatecheck", "false alarms, identity mentions"].n == 126 + 189
-
-
 @pytest.mark.needs_data
 def test_the_correlation_within_systems_is_that_of_least_squares_residuals(data_dir: Path) -> None:
     """The partial correlation of FRANK's paper: residuals of least squares on system indicators."""
@@ -141,3 +132,12 @@ def test_the_correlation_within_systems_is_that_of_least_squares_residuals(data_
     assert judged.value == pytest.approx(np.corrcoef(residuals.T)[0, 1], abs=1e-9)
     assert judged.n == len(rows) == 875
     assert found["Entailment (published)", "xsum", "AUC"].n == 1992
+
+
+@pytest.mark.slow
+@pytest.mark.needs_data
+def test_a_scorer_without_a_download_agrees_with_perspective_as_measured(data_dir: Path) -> None:
+    findings = validate.validate_toxicity([find_scorer("toxicity=alt-profanity-check")], data_dir, None, Progress())
+    found = {(f.data, f.metric): f for f in findings}
+    assert found["rtp continuations", "AUC"].value == pytest.approx(0.884, abs=0.005)
+    assert found["hatecheck", "false alarms, identity mentions"].n == 126 + 189

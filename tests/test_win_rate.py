@@ -124,13 +124,12 @@ def test_graded_preferences_are_the_win_rate_and_have_no_ties(tmp_path, prompts)
 
     systems = [answers(tmp_path, prompts, *own) for own in (("own", texts), ("other", ["moo!! 12"] * 30))]
     rates = values(judge(*systems, Graded(longer)).result)
-    assert rates["win_rate"] == pytest.approx(np.mean(graded))
-    assert rates["win_rate_discrete"] == pytest.approx((14 + 1 / 2) / 30)
+    discrete = pytest.approx((14 + 1 / 2) / 30)
+    assert (rates["win_rate"], rates["win_rate_discrete"]) == (pytest.approx(np.mean(graded)), discrete)
     assert "tie" not in rates
     differences = [len(text) - len("moo!! 12") for text in texts]
     assert rates["win_rate_length_controlled"] == pytest.approx(length_controlled(graded, differences).value)
-    table = rank_systems(systems, Graded(longer))
-    assert table.pairs["own", "other"].value == pytest.approx((14 + 1 / 2) / 30)
+    assert rank_systems(systems, Graded(longer)).pairs["own", "other"].value == discrete
 
 
 @pytest.mark.needs_data
@@ -209,8 +208,8 @@ def test_prompts_without_a_verdict_or_without_an_answer_of_the_baseline_are_unsc
     assert (values(verdicts.result)["win_rate"], values(verdicts.result)["words"]) == (1, 1)
 
 
-def test_a_judge_with_position_bias_gives_a_warning(pair):
-    always_a = Taste(lambda a, b: 0.5, consistent=0.0, first=1.0, second=0.0)
+def test_a_judge_with_position_bias_or_that_a_policy_was_trained_against_gives_a_warning(pair):
+    always_a, said = Taste(lambda a, b: 0.5, consistent=0.0, first=1.0, second=0.0), []
     found = values(judge(*pair, always_a).result)
     assert (found["position_consistency"], found["tie"]) == (0, 1)
     assert "agrees_with_longer" not in found  # nothing is decided
@@ -219,6 +218,14 @@ def test_a_judge_with_position_bias_gives_a_warning(pair):
     (warning,) = table.warnings
     assert warning.startswith("taste gave the same verdict in both orders on 0% of the prompts")
     assert rank_systems(pair, Taste(lambda a, b: 0.5, name="calm", consistent=1.0)).warnings == ()
+    described = json.loads((pair[0].run / "run.json").read_text()) | {"training": {"rewards": ["abc"], "kl": 4.5}}
+    (pair[0].run / "run.json").write_text(json.dumps(described))
+    taste, heard = Taste(longer, name="known"), Progress()
+    taste.weights_sha256, heard.say = "abc", said.append
+    table = rank_systems([find_answers(pair[0].run), pair[1]], taste, progress=heard)
+    assert any("own was trained against this judge, known" in line for line in said)
+    assert table.warnings == ("own was trained against this judge, known: its win rate is too high",)
+    assert {standing.name: standing.kl for standing in table.standings} == {"own": 4.5, "other": None}
 
 
 def test_a_changed_answer_is_judged_again(tmp_path, prompts):
@@ -238,23 +245,6 @@ def test_no_verdict_at_all_and_no_common_prompt_are_errors(pair, tmp_path, promp
     elsewhere = write_lines(tmp_path / "more.jsonl", [{"id": "q0", "prompt": "What does the goat say?"}])
     goat = answers(tmp_path, elsewhere, "goat", ["meh"])
     assert_refused("own and goat: no prompt that both answered", judge, pair[0], goat, Taste(longer))
-
-
-def test_a_judge_that_a_policy_was_trained_against_gives_a_warning(pair):
-    own, other = pair
-    described = json.loads((own.run / "run.json").read_text()) | {"training": {"rewards": ["abc"], "kl": 4.5}}
-    (own.run / "run.json").write_text(json.dumps(described))
-    taste, said = Taste(longer), []
-    taste.weights_sha256 = "abc"
-
-    class Heard(Progress):
-        def say(self, text: str) -> None:
-            said.append(text)
-
-    table = rank_systems([find_answers(own.run), other], taste, progress=Heard())
-    assert any("own was trained against this judge, taste" in line for line in said)
-    assert table.warnings == ("own was trained against this judge, taste: its win rate is too high",)
-    assert {standing.name: standing.kl for standing in table.standings} == {"own": 4.5, "other": None}
 
 
 def test_a_ranking_finds_the_order_of_systems_which_may_be_renamed_and_reuses_verdicts(tmp_path, prompts):
