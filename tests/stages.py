@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from cases import read_lines, write_lines
+from cases import cases, read_lines, write_lines
 from safetensors.torch import load_file
 from tiny import SENTENCES, save_tiny_checkpoint, tiny_model, tiny_tokenizer
 from torch.distributed.device_mesh import init_device_mesh
@@ -32,8 +32,9 @@ from trainers.run import Origin, open_run
 
 torch.set_num_threads(1)  # more only get in each other's way on models this small
 HERE = {"cpu": True, "trackers": ()}
-THINGS = ("bees", "honey", "the nurse", "the red planet", "bleach", "vinegar", "the hive", "flowers", "wax", "Mars")
-QUESTIONS = tuple(f"Question: What is known about {thing}? Answer:" for thing in THINGS)
+CASES = cases("training")
+DATA, QUICK, LONG, TWO, ANSWERS = (CASES[name] for name in ("data", "quick", "long", "two", "answers"))
+QUESTIONS = tuple(f"Question: What is known about {thing}? Answer:" for thing in CASES["things"])
 
 
 def checkpoint(folder: Path, **options: Any) -> str:
@@ -127,7 +128,6 @@ def assert_same_gradients(found: dict[str, Any], expected: dict[str, Any], toler
 
 # Runs of all stages
 
-ANSWERS = (" honey, and wax.", " No.", " It is smaller than the Earth.")
 DEMONSTRATIONS = [{"prompt": q, "response": ANSWERS[i % 3]} for i, q in enumerate(QUESTIONS)]
 RANKINGS = [{"prompt": q, "responses": list(ANSWERS), "ranks": [1 + i % 2, 2, 3]} for i, q in enumerate(QUESTIONS)]
 REWARDS = """
@@ -142,24 +142,6 @@ def second(prompts, responses):
     epochs.append(1)
     return [(1.0, 9.0, 4.0)[len(epochs) % 3 - 1]] * len(responses)
 """
-DATA = {"sft": {"data": "sft.jsonl"}, "reward": {"data": "rankings.jsonl"}, "ppo": {"prompts": "sft.jsonl"}}
-QUICK = {
-    "sft": {"lr": 1e-2, "epochs": 1, "batch": 4, "dropout": 0.0},
-    "reward": {"lr": 1e-2, "batch": 4, "validation_share": 0.2},
-    "ppo": {"reward": "training_rewards:length", "no_end_score": None, "episodes": 8, "batch": 8, "minibatch": 8}
-    | {"max_tokens": 8, "lr": 1e-3, "value_lr": 1e-3},
-}  # fmt: skip
-LONG: dict[str, dict[str, Any]] = {  # with all that has to be saved and resumed
-    "sft": {"epochs": 3, "dropout": 0.2, "pretraining": "text.txt", "validation": "sft.jsonl"},
-    "reward": {"epochs": 3, "demonstrations": "sft.jsonl"},
-    "ppo": {"reward": "judge", "lr": 1e-2, "value_lr": 1e-2, "episodes": 48, "minibatch": 4, "max_tokens": 6}
-    | {"target_kl": 1.0, "horizon": 50, "ptx": 1.0, "ptx_examples": 1, "pretraining": "text.txt", "ema": 0.9},
-}
-TWO = {  # what two processes train, and one process to compare
-    "sft": {"dropout": 0.0, "validation": "one-sft.jsonl"},
-    "reward": {"validation": "one-reward.jsonl"},
-    "ppo": {},
-}
 
 
 def prepare(tmp_path_factory: Any) -> Path:
@@ -192,8 +174,7 @@ def train(folder: Path, stage: str, out: Path, **changed: Any) -> Path:
 
 
 def runner(stage: str) -> Any:
-    """A fixture: a function that trains the stage, in the folder of its data, with changed quick settings; every call has
-    its own run folder."""
+    """A fixture: a function that trains the stage with changed quick settings, each time in its own run folder."""
 
     @pytest.fixture
     def run(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:

@@ -6,6 +6,7 @@ from unicodedata import normalize
 
 import diversity_plain
 import pytest
+from cases import cases
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,13 +19,7 @@ from alignbench.scorers.embeddings import HashedEmbedder
 TEXTS = st.lists(st.lists(st.sampled_from("abcdef"), max_size=9), min_size=2, max_size=9)
 EMBEDDER = HashedEmbedder()
 ANIMALS = ("fox", "wolf", "cat", "dog", "hen")
-SENTENCES = (
-    "A fox crossed the frozen river at dawn.",
-    "At dawn a fox crossed the frozen river.",
-    "My grandmother bakes bread on Sundays, and nobody may help her.",
-    "The lighthouse keeper counted ships until he fell asleep.",
-    "Nobody may help the lighthouse keeper on Sundays.",
-)
+SENTENCES = cases("diversity")["sentences"]
 
 
 def measured(texts):

@@ -23,10 +23,7 @@ from alignbench.scorers.equivalence import Equivalence, are_similar, by_pairs, e
 from alignbench.scorers.sequence import load_sequence_classifier
 
 NLI = ("contradiction", "entailment", "neutral")
-STATEMENTS = (
-    *("Mars is smaller than the Earth.", "Bees make honey.", "No.", "Which planet is red?", "She would be late."),
-    *("The doctor told the nurse.", "Never mix bleach and vinegar", "A. yes B. no", "What do bees make?"),
-)
+STATEMENTS = cases("scorers")["statements"]
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 

@@ -14,7 +14,7 @@ from alignbench.audit.audit import Audit, Checkpoint, Contrast, Front, Row
 from reports.evidence import Evidence, gather
 from reports.figures import FIGURES, MISSING, audit, tax
 from reports.report import draw_all
-from reports.style import looks, new_figure, short_names, size_of, styled
+from reports.style import new_figure, short_names, size_of, styled
 
 pytest_plugins = ("report_fixtures",)
 FIGURE_NAMES = cases("figures")
@@ -64,13 +64,6 @@ def test_every_figure_is_drawn_or_says_which_data_are_missing(drawings, tmp_path
     for evidence in (Evidence(()), evidence_of(run)):
         assert draw_all(evidence) == ([], MISSING)
     assert list(MISSING) == list(FIGURES)
-
-
-def test_a_system_has_the_same_look_in_every_figure(drawings, evidence):
-    own = looks([system.name for system in evidence.systems])["ppo"]
-    for name in ("sweep_gamma", "tax_panels", "win_rate_by_size", "likert", "reward_tax_front"):
-        lines = [line for axes in drawings[name].figure.axes for line in axes.get_lines()]
-        assert {line.get_color() for line in lines if line.get_marker() == own.marker} == {own.colour}, name
 
 
 @pytest.mark.parametrize(("x", "text", "problem"), [(0.51, "there", "overlap"), (0.9, "too long " * 9, "leaves")])

@@ -49,21 +49,11 @@ def test_people_rank_three_systems(village):
     rows = list(csv.DictReader((village / "t.csv").read_text().splitlines()))
     assert [row["system"] for row in rows] == ["kind", "wordy", "curt"]
     assert float(rows[2]["strength"]) == 0
+    cells = {"=1": "'=1", "＝1": "'＝1", "\t=1": "'\N{REPLACEMENT CHARACTER}=1", "a=1": "a=1", -2: -2, None: None}
+    assert {cell: csv_cell(cell) for cell in cells} == cells  # a spreadsheet would evaluate them
     shown = run(*RANK, cwd=village)
     assert "verdicts for the longer answer" in shown.stdout
     assert "curt against kind: 0.000" in shown.stdout
-
-
-def test_names_that_a_spreadsheet_would_evaluate_are_text_in_the_csv_file(village):
-    systems = ["@SUM(1+1)=kind.jsonl", "-1+1|cmd=wordy.jsonl"]
-    (village / "+curt.jsonl").write_bytes((village / "curt.jsonl").read_bytes())
-    done = run("rank", *FILES, *JUDGE, "--csv", "t.csv", "--", *systems, "+curt.jsonl", cwd=village)
-    assert done.returncode == 0, done.stderr
-    with (village / "t.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert [row["system"] for row in rows] == ["'@SUM(1+1)", "'-1+1|cmd", "'+curt"]
-    cells = {"=1": "'=1", "＝1": "'＝1", "\t=1": "'\N{REPLACEMENT CHARACTER}=1", "a=1": "a=1", -2: -2, None: None}
-    assert {cell: csv_cell(cell) for cell in cells} == cells
 
 
 def test_a_win_rate_of_two_files_by_ranks_and_by_labels_of_pairs(village):

@@ -18,14 +18,7 @@ from trainers.reward import RewardModel
 
 CHAT = cases("judges")["template"]
 ROLES = ("user", "assistant")
-PAIRS = [
-    ("Which planet is red?", " Mars, which is smaller than the Earth and has two moons."),
-    ("What do bees make?", " honey"),
-    ("What do bees make?", ""),
-    ("What do bees make?", " wax</s>"),
-    ("", "No."),
-    ("Never mix \ud800 them", " The nurse \x1b[31m was late."),
-]
+PAIRS = [tuple(pair) for pair in cases("scorers")["pairs"]]
 ENCODABLE = [tuple(text.encode("utf-8", "replace").decode() for text in pair) for pair in PAIRS]
 LONG = ("What do bees make?", " honey" * 600)
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -219,18 +219,6 @@ def test_a_judge_gives_its_verdict_after_its_thoughts_or_after_an_empty_block(tm
             assert find_scorer(spec, thinking=None).revision != find_scorer(spec).revision
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (("--thinking", "no"), ("--thinking no", "auto, strip, keep")),
-        (("--thinking-tags", "<t>"), ("--thinking-tags <t>", "START,END")),
-        (("--thinking-tags", "<t>,<t>"), ("START,END",)),
-        (("--thinking-tokens", "0"), ("--thinking-tokens 0", "at least 1")),
-        (("--template-kwargs", "enable_thinking"), ("enable_thinking", "NAME=VALUE")),
-        (("--template-kwargs", "a=[1"), ("a=[1", "NAME=VALUE")),
-        (("--template-kwargs", "day=2026-01-01"), ("day=2026-01-01", "NAME=VALUE")),
-        (("--template-kwargs", "=1"), ("NAME=VALUE",)),
-    ],
-)
+@pytest.mark.parametrize(("arguments", "words"), CASES["rejected"])
 def test_wrong_settings_are_one_line(arguments, words, tmp_path):
     assert_one_line_error(run("evaluate", "x", "--tasks", "answers", *arguments, cwd=tmp_path), *words)

@@ -120,15 +120,7 @@ def test_the_command_trains_and_prints_metrics_and_checkpoint_or_lists_all_setti
     assert "alignbench train ppo --show" in " ".join(commands.run("train", "ppo", "--help").stdout.split())
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        ((), "PPOConfig: out, model, reward, prompts must be given"),
-        (("model=m", "lrr=1"), "did you mean 'lr'?"),
-        (("model=m", "--preset", "gpt"), "instructgpt-1.3b"),
-        (("absent.yaml",), "No such file"),
-    ],
-)
+@pytest.mark.parametrize(("arguments", "words"), cases("training")["rejected"])
 def test_a_user_error_is_one_line_with_exit_code_2(arguments, words):
     commands.assert_one_line_error(commands.run("train", "ppo", *arguments), words)
 

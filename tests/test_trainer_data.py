@@ -148,19 +148,7 @@ def test_a_wrong_row_is_named(tmp_path, reader, row, words):
     assert words in line
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "words"),
-    [
-        ("d.jsonl", '{"prompt": "a"}\n{"prompt": ', "d.jsonl:2: not valid JSON"),
-        ("d.jsonl", "\n \n", "d.jsonl: no rows"),
-        ("d.csv", "prompt\n", "d.csv: no rows"),
-        ("d.jsonl.gz", "not gzip", "gzip"),
-        ("d.parquet", "PAR1", "not a parquet file"),
-        ("d.xml", "<a/>", ".jsonl, .json, .csv, .tsv, .parquet, .txt"),
-        ("", None, "a folder"),
-        ("data/nowhere.csv.gz", None, "no such file"),
-    ],
-)
+@pytest.mark.parametrize(("name", "content", "words"), cases("training")["unreadable"])
 def test_a_file_that_cannot_be_read_is_named(tmp_path, name, content, words):
     if content is not None:
         (tmp_path / name).write_text(content)

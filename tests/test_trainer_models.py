@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from cases import cases
 from commands import refusal
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -86,14 +87,7 @@ def test_the_head_runs_only_where_it_is_needed_and_a_model_that_cannot_do_so_is_
 
 # Dropout
 
-BLOCKS = {  # architecture -> a layer, its blocks, and the settings of the model's own dropout
-    "llama": ("model.layers.0", "self_attn", "mlp", ["attention_dropout"]),
-    "gpt2": ("transformer.h.0", "attn", "mlp", ["attn_pdrop", "resid_pdrop", "embd_pdrop"]),
-    "gpt_neox": ("gpt_neox.layers.0", "attention", "mlp", ["attention_dropout", "hidden_dropout"]),
-    # its attention is a submodule of another attention module
-    "gpt_neo": ("transformer.h.0", "attn", "mlp", ["resid_dropout", "embed_dropout", "attention_dropout"]),
-    "opt": ("model.decoder.layers.0", "self_attn", "fc2", ["dropout", "attention_dropout", "layerdrop"]),
-}
+BLOCKS = cases("training")["dropout"]
 
 
 @pytest.mark.parametrize("architecture", BLOCKS)
