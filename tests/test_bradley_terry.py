@@ -92,7 +92,7 @@ def test_the_order_of_the_two_models_of_a_battle_does_not_matter():
     battles = battles_of(COUNTS, THREE, "abc")
     swapped = [Battle(own.prompt, own.b, own.a, 1 - own.outcome) for own in battles]
     (found, eta), (again, other) = (rank(own, "a", resamples=100) for own in (battles, swapped))
-    assert [model.name for model in found] == [model.name for model in again] == ["b", "a", "c"]
+    assert [model.name for model in found] == [model.name for model in again] == ["c", "a", "b"]
     assert (eta, sum(model.battles for model in found)) == (pytest.approx(other), 2 * len(battles))
     for one, two in zip(found, again, strict=True):
         assert one.strength.value == pytest.approx(two.strength.value)

@@ -5,6 +5,7 @@ import json
 import time
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import datasets
 import httpx
@@ -216,27 +217,23 @@ def hub_copy(folder: Path, commit: str) -> datasets.Dataset:
 
 
 @pytest.mark.parametrize("commit", [COMMIT, "f" * 40])
-def test_offline_the_hubs_cache_is_read_with_its_own_commit(write_card, tmp_path, monkeypatch, commit):
+def test_offline_the_hubs_cache_is_read_with_its_own_commit_and_a_folder_of_its_name_is_not_pinned(
+    write_card, tmp_path, monkeypatch, commit
+):
     write_card(HUB_SOURCE)
     hub_copy(tmp_path / "hub", commit)
-    requested, load_dataset = [], datasets.load_dataset
-    monkeypatch.setattr(datasets, "load_dataset", lambda *a, **k: requested.append((a, k)) or load_dataset(*a, **k))
-    loaded = rows()
-    assert requested == [(("acme/quiz", None), {"split": "test", "revision": COMMIT})]
-    assert loaded.items == [{"q": 1}, {"q": 2}]
+    with mock.patch.object(datasets, "load_dataset", wraps=datasets.load_dataset) as asked:
+        loaded = rows()
+    asked.assert_called_once_with("acme/quiz", None, split="test", revision=COMMIT)
     found = loaded.provenance
-    assert (found.source, found.revision, found.pinned) == ("acme/quiz", commit, commit == COMMIT)
+    assert (loaded.items, found.source, found.revision) == ([{"q": 1}, {"q": 2}], "acme/quiz", commit)
+    assert found.pinned == (commit == COMMIT)
     assert_refused(r"^hub acme/quiz test row 0: no field 'answer'$", rows, parse=lambda row: row["answer"])
-
-
-def test_a_folder_with_the_name_of_the_hub_id_is_not_pinned(write_card, tmp_path, monkeypatch):
-    write_card(HUB_SOURCE)
     (tmp_path / "acme" / "quiz").mkdir(parents=True)
     (tmp_path / "acme" / "quiz" / "test.jsonl").write_text('{"q": 7}\n')
     monkeypatch.chdir(tmp_path)
     loaded = rows()
-    assert loaded.items == [{"q": 7}]
-    assert (loaded.provenance.revision, loaded.provenance.pinned) == ("unknown", False)
+    assert (loaded.items, loaded.provenance.revision, loaded.provenance.pinned) == ([{"q": 7}], "unknown", False)
 
 
 # ---- the commands --------------------------------------------------------------------------------------------------

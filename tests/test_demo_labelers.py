@@ -48,13 +48,10 @@ def utility(request, output):
     return judge(WORLD, request.goal, request.prompt, output).utility
 
 
-@pytest.mark.parametrize(("text", "asked", "true", "false"), CASES["statements"])
-def test_what_a_text_states(text, asked, true, false):
-    found = read_statements(WORLD, filled(text), FACT if asked else None)
-    assert (found.true, found.false) == (set(filled(true)), set(filled(false)))
-
-
-def test_every_false_statement_is_read_as_false_and_an_unknown_subject_is_found():
+def test_what_a_text_states():
+    for text, asked, true, false in CASES["statements"]:
+        found = read_statements(WORLD, filled(text), FACT if asked else None)
+        assert (found.true, found.false) == (set(filled(true)), set(filled(false))), text
     assert read_statements(WORLD, "A blorp eats moss.").unknown == {"blorp"}
     for fact in WORLD.facts:
         assert all(read_statements(WORLD, text)[:2] == (set(), {fact.id}) for text in fact.false)
@@ -62,6 +59,10 @@ def test_every_false_statement_is_read_as_false_and_an_unknown_subject_is_found(
 
 
 def test_better_answers_have_a_higher_utility_and_degenerate_text_that_of_an_answer_to_another_question():
+    for goal, text, share in CASES["goals"]:
+        assert met(Goal(**goal), text, ["mira", "otto", "hollow"], False) == pytest.approx(share), (goal, text)
+    for seen, ranks in CASES["ranks"]:
+        assert rank(seen) == ranks
     for case in CASES["better"]:
         found = [utility(SEA if case["request"] == "sea" else ASKED, text) for text in filled(case["texts"])]
         assert found == sorted(set(found), reverse=True), found
@@ -79,13 +80,6 @@ def test_any_text_has_a_utility_and_repeating_it_never_helps(text):
     assert -40 < judged.utility <= 6.2
     assert all(0 <= judged.found[name] <= 1 for name in ("follows", "repeated", "copied"))
     assert utility(SEA, f"{text} {text} {text}") <= max(judged.utility, 0.0)
-
-
-def test_a_goal_is_met_by_the_proportion_of_its_requirements_and_ranks_are_tied_where_no_difference_is_seen():
-    for goal, text, share in CASES["goals"]:
-        assert met(Goal(**goal), text, ["mira", "otto", "hollow"], False) == pytest.approx(share), (goal, text)
-    for seen, ranks in CASES["ranks"]:
-        assert rank(seen) == ranks
 
 
 def test_labelers_agree_on_73_in_a_hundred_pairs_and_screening_finds_the_two_outliers():

@@ -96,7 +96,7 @@ def test_text_after_fifty_words_counts_only_in_uncut_metrics():
     assert of_texts(["one two", *begin[:3]])["short"] == 0.25
 
 
-def test_the_first_sample_of_each_document_is_the_set_across_inputs():
+def test_the_first_sample_of_each_document_is_the_set_across_inputs_and_a_large_one_has_intervals():
     texts = [f"cow number {n}" for n in range(12)]
     found = corpus("diversity", records(texts))
     assert found["across_distinct_1"].value == pytest.approx(14 / 36)
@@ -106,9 +106,6 @@ def test_the_first_sample_of_each_document_is_the_set_across_inputs():
     assert found["across_vendi_uncut"].value == pytest.approx(2)
     assert found["across_cosine_distance_uncut"].value == pytest.approx(1 - 5 / 11)
     assert corpus("diversity", []) == {}
-
-
-def test_a_set_that_is_large_enough_has_intervals_that_contain_its_values():
     random = np.random.default_rng(1)
     texts = [" ".join(random.choice(list("abcdefghijkl"), 12)) for _ in range(2 * jackknife.GROUPS)]
     assert all(estimate.low <= estimate.value <= estimate.high for _, estimate in of_set(texts))

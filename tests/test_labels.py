@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
-from cases import cases
+from cases import cases, read_lines
 from commands import assert_refused
 from hypothesis import given
 from hypothesis import strategies as st
@@ -54,6 +54,18 @@ def test_every_format_gives_the_same_labels(tmp_path, name):
     assert read_labels(write(tmp_path / name, *ROWS)) == LABELS
 
 
+def test_the_normal_form_is_read_back_and_does_not_depend_on_the_order_of_rows(tmp_path):
+    labels = [*LABELS, Label("p2", None, "a lone surrogate: \ud83d, é", "eve", flags={"our_own": True})]
+    one, other = tmp_path / "one.jsonl", tmp_path / "other.jsonl"
+    write_labels(labels, one)
+    assert read_labels(str(one)) == labels
+    write(other, *reversed(read_lines(one)))
+    write_labels(read_labels(str(other)), other)
+    assert other.read_bytes() == one.read_bytes()
+    names = ("rows", "prompts", "outputs", "labelers", "models", "rows with a Likert mark", "rows with hallucination")
+    assert [counts(LABELS)[name] for name in names] == [3, 1, 2, 2, 2, 2, 1]
+
+
 def test_columns_of_other_names_are_mapped_a_file_of_prompts_gives_texts_or_ids_and_flags_have_several_forms(tmp_path):
     row = {"doc": 7, "sys": "hen", "text": "Cluck.", "who": "w1", "is_true": "yes", "seconds": 12}
     columns = {"doc": "prompt_id", "sys": "model", "text": "output", "who": "labeler"}
@@ -68,18 +80,6 @@ def test_columns_of_other_names_are_mapped_a_file_of_prompts_gives_texts_or_ids_
     rows = [ADA | {"model": str(n), "violent": value} for n, value in enumerate(values)]  # equal outputs of models
     found = [label.flags.get("violent") for label in read_labels(write(tmp_path / "l.jsonl", *rows))]
     assert found == list(values.values())
-
-
-def test_the_normal_form_is_read_back_and_does_not_depend_on_the_order_of_rows(tmp_path):
-    labels = [*LABELS, Label("p2", None, "a lone surrogate: \ud83d, é", "eve", flags={"our_own": True})]
-    one, other = tmp_path / "one.jsonl", tmp_path / "other.jsonl"
-    write_labels(labels, one)
-    assert read_labels(str(one)) == labels
-    write(other, *map(json.loads, reversed(one.read_text(encoding="utf-8").splitlines())))
-    write_labels(read_labels(str(other)), other)
-    assert other.read_bytes() == one.read_bytes()
-    names = ("rows", "prompts", "outputs", "labelers", "models", "rows with a Likert mark", "rows with hallucination")
-    assert [counts(LABELS)[name] for name in names] == [3, 1, 2, 2, 2, 2, 1]
 
 
 def test_a_ranking_is_a_label_of_each_response(tmp_path):

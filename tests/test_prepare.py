@@ -159,14 +159,6 @@ def test_where_personal_data_is_found(case):
     assert done.removed["personal data"] == sum(map(len, case["found"].values()))
 
 
-def test_without_the_extra_the_error_names_it_and_without_the_check_the_summary_says_so(monkeypatch):
-    monkeypatch.setitem(sys.modules, "presidio_analyzer", None)
-    assert_refused(r"pip install 'alignbench\[pii\]', or pass --no-pii", prepared, farm(2), pii=True)
-    write_lines(FILE, [{"prompt": PERSONAL["EMAIL_ADDRESS"]}])
-    assert "personal data: not checked (--no-pii)" in run(*COMMAND, "--no-pii", "--no-users").stdout
-    assert json.loads(files_of(OUT)["prepared.json"])["settings"]["pii"] is False
-
-
 # ---- rows ----------------------------------------------------------------------------------------------------------
 
 
@@ -209,6 +201,15 @@ def test_an_invalid_row_is_named_by_file_and_line(case):
 @pytest.mark.parametrize("case", CASES["settings"])
 def test_invalid_settings_are_one_line(case):
     assert_refused(case["message"], prepared, farm(1), **case["settings"])
+
+
+def test_without_the_extra_the_error_names_it_and_without_the_check_the_summary_says_so(monkeypatch):
+    monkeypatch.setitem(sys.modules, "presidio_analyzer", None)
+    line = r"pip install 'alignbench\[pii\]', or pass --no-pii"
+    assert_refused(line, prepared, farm(2), pii=True)
+    write_lines(FILE, [{"prompt": PERSONAL["EMAIL_ADDRESS"]}])
+    assert "personal data: not checked (--no-pii)" in run(*COMMAND, "--no-pii", "--no-users").stdout
+    assert json.loads(files_of(OUT)["prepared.json"])["settings"]["pii"] is False
 
 
 # ---- the command ---------------------------------------------------------------------------------------------------

@@ -38,16 +38,13 @@ def test_a_planted_preference_is_learned_and_generalises_to_new_prompts(fit, tmp
         good = [rng.random() < 0.5 for _ in answers]
         good[i % 4], good[(i + 1) % 4] = True, False
         responses = [a + " honey" + rng.choice(FILLER) if g else a for a, g in zip(answers, good, strict=True)]
-        ranks = [1 if g else 2 for g in good]
-        rows.append({"prompt": f"Question {i}: {rng.choice(stages.QUESTIONS)}", "responses": responses, "ranks": ranks})
-    out = fit(data=stages.write_rows(tmp_path / "honey.jsonl", rows), batch=8, epochs=2)
-    found = stages.recipe_of(out)["metrics"]
+        prompt = f"Question {i}: {rng.choice(stages.QUESTIONS)}"
+        rows.append({"prompt": prompt, "responses": responses, "ranks": [2 - g for g in good]})
+    found = stages.recipe_of(fit(data=stages.write_rows(tmp_path / "honey.jsonl", rows), batch=8, epochs=2))["metrics"]
     assert found["accuracy"] > 0.9
     assert found["accuracy_low"] > found["length_accuracy"]
     assert found["over_length_low"] > 0
     assert found["calibration_error"] < 0.1
-    losses = [line["loss"] for line in stages.steps_of(out)]
-    assert np.mean(losses[-5:]) < 0.3 < 0.5 < np.mean(losses[:3])
 
 
 @pytest.mark.parametrize("micro_tokens", [8192, 1])

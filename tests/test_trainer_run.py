@@ -199,5 +199,4 @@ def test_only_the_weights_determine_an_evaluations_folder_and_a_broken_recipe_is
     assert [entry["stage"] for entry in found[0][1]["lineage"]] == ["base", "sft"]
     for content in ('{"stage": "sft"', '{"stage": "sft"}', '{"stage": "s", "lineage": [{"x": 1}]}', "[]"):
         (plain / "recipe.json").write_text(content)
-        line = refusal(find_checkpoint, str(plain))
-        assert ("broken" in line, "recipe.json" in line) == (True, True)
+        assert "recipe.json" in refusal(find_checkpoint, str(plain))
