@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from audit_runs import N, around, headline_of, rte, shares, write_run
+from audit_runs import N, around, headline_of, shares, write_run
 
 from alignbench.audit.abilities import judge
 from alignbench.audit.compare import compare
@@ -53,22 +53,23 @@ def test_one_variant_of_a_benchmark_is_tested_and_counted(contrast):
     assert families == sorted(families, key=families.index)  # variants follow their primary row
 
 
-def test_the_tax_is_of_capabilities_alone(contrast):
+def test_the_tax_is_of_capabilities_alone_and_tables_begin_with_the_abilities(contrast, tmp_path):
     found = contrast(
         ("rte", accuracies(0.8, 0.6)),
         ("truthfulqa_binary", accuracies(0.9, 0.3)),
         ("squad2", [{"f1": around(0.6)}, {"f1": around(0.5)}]),
     )
-    assert {mean.name: mean.value for mean in found.groups} == {
-        "common sense and inference": pytest.approx(20), "reading": pytest.approx(10),
-    }  # fmt: skip
+    taxes = {mean.name: mean.value for mean in found.groups}
+    assert taxes == {"common sense and inference": pytest.approx(20), "reading": pytest.approx(10)}
     assert (found.mean.value, found.mean.verdict) == (pytest.approx(15), "loss")
     assert [own.ability for own in found.abilities] == ["truthfulness", "capability"]
     truth, capability = (own.sentence for own in found.abilities)
-    assert truth.startswith(
-        "Truthfulness: loss. truthfulqa_binary.acc fell by 0.600 from 0.900 to 0.300 (95 % interval"
-    )
+    words = "Truthfulness: loss. truthfulqa_binary.acc fell by 0.600 from 0.900 to 0.300 (95 % interval"
+    assert truth.startswith(words)
     assert capability.startswith("Capability: loss. The mean tax is +15.00 % of the range of a metric (2 tasks; 95 %")
+    table, tax = tables(compare(["base", "aligned"], runs=tmp_path))
+    assert table.lead == (truth, capability)
+    assert tax.rows[0][0] == "common sense and inference"
 
 
 def test_a_loss_within_the_margin_is_retained_if_the_metric_has_a_range(contrast):
@@ -98,13 +99,3 @@ def test_intervals_p_values_and_detectable_effects_agree_with_the_verdicts(contr
         assert ("only before the correction for 6 tests" in row.note) == (row.p < 0.05 <= row.p_holm)
     assert {row.verdict for row in tested} > {"gain"}
     assert judge(found.rows) == list(found.rows)  # judging again changes nothing
-
-
-def test_tables_begin_with_the_abilities(tmp_path):
-    write_run(tmp_path, "base", rte(0.8))
-    write_run(tmp_path, "aligned", rte(0.8))
-    table, tax = tables(compare(["base", "aligned"], runs=tmp_path))
-    (sentence,) = table.lead
-    assert sentence.startswith("Capability: ")
-    assert "rte.acc did not change" in sentence
-    assert tax.rows[0][0] == "common sense and inference"

@@ -1,11 +1,9 @@
 """The audit from run folders to verdicts: which models, which tasks and which documents are compared."""
 
-import json
-
 import numpy as np
 import pytest
 from audit_runs import N, around, headline_of, rte, shares, write_run
-from cases import cases
+from cases import cases, update
 from commands import assert_refused, refusal
 
 from alignbench.audit.compare import compare, compare_with
@@ -236,7 +234,7 @@ def test_token_entropies_of_different_tokenizers_are_reported_and_not_tested(tmp
     assert all(row.note == "" and row.p < 0.001 for row in found.contrasts[1].rows)
     assert "tokens of different tokenizers: token_entropy.entropy" in tables(found)[0].notes
     for file in tmp_path.glob("*/run.json"):  # different files may contain the same tokens
-        file.write_text(json.dumps(json.loads(file.read_text()) | {"vocabulary_sha256": "v"}))
+        update(file, vocabulary_sha256="v")
     assert all(row.note == "" for row in compare(["base", "aligned"], runs=tmp_path).contrasts[0].rows)
 
 

@@ -6,6 +6,7 @@ import shutil
 import commands
 import pytest
 import torch
+from cases import update
 from commands import refusal
 from hypothesis import given
 from hypothesis import strategies as st
@@ -242,8 +243,7 @@ def test_checkpoints_that_cannot_be_averaged_are_refused(base, aligned, tmp_path
     ):
         edit(aligned, change)
         assert words in refused(base, aligned, out)
-    config = json.loads((aligned / "config.json").read_text())
-    (aligned / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModelForCausalLM": "own.Model"}}))
+    update(aligned / "config.json", auto_map={"AutoModelForCausalLM": "own.Model"})
     assert "custom Python code" in refused(base, aligned, out)
     (base / "model.safetensors").rename(base / "pytorch_model.bin")
     assert "pickled (pytorch_model.bin)" in refused(base, aligned, out)

@@ -40,7 +40,7 @@ def variant_of(page):
     return next((variant for variant in ("respectful", "biased") if INSTRUCTIONS[variant] in page), "basic")
 
 
-def test_what_is_asked_is_on_no_page(text):
+def test_what_is_asked_is_on_no_page_nor_anybody_of_an_article(text):
     everything = "\n".join(page for pages in text.values() for page in pages)
     for task, document in [(name, document) for name in DOCUMENTS for document in documents(name)]:
         asked = [document.prompt.split("\n")[0]]
@@ -49,6 +49,10 @@ def test_what_is_asked_is_on_no_page(text):
         elif task.startswith("hellaswag"):
             asked = [document.prompt + right(document)] if document.choices else []
         assert not [sentence for sentence in asked if not sentence or sentence in everything]
+    articles = {document.group for document in documents("token_entropy")}
+    assert not set(re.findall(r"\w+", "\n".join(text["shared_text"]))) & articles
+    plain = "In the north, a well-kept garden lay by the mill. She left."
+    assert token_entropy.clean(sentences.spaced(plain)) == plain
 
 
 def test_the_right_ending_is_the_next_step_and_no_other_ending_is():
@@ -139,14 +143,6 @@ def test_the_more_stereotypical_sentence_blames_one_people_and_the_old_and_comes
         blames = any(document.choices[0].endswith(f" {habit}.") for habit in kind["blame"])
         assert (kind["groups"][0] in more) == blames
         assert document.target["stereo_antistereo"] == ("stereo" if blames else "antistereo")
-
-
-def test_articles_are_about_people_of_no_page_and_can_be_undone(text):
-    plain = "In the north, a well-kept garden lay by the mill. She left."
-    assert token_entropy.clean(sentences.spaced(plain)) == plain
-    articles = Counter(document.group for document in documents("token_entropy"))
-    assert (len(articles), set(articles.values()) <= {2, 3}) == (sentences.NUMBERS.articles, True)
-    assert not set(re.findall(r"\w+", "\n".join(text["shared_text"]))) & set(articles)
 
 
 def test_customers_can_be_read_and_are_many(text):

@@ -14,6 +14,7 @@ from itertools import pairwise, product
 import pytest
 import typer
 from audit_runs import around, shares, write_run
+from cases import update
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from report_runs import AGAINST_BASE, MARKUP, N, contest, evidence_of, rte, squad, wrote
@@ -195,9 +196,7 @@ class TestSafety:
             assert str(system.run.path.parent) not in page + blocks
         assert "<title>A title &lt;b&gt;&amp;</title>" in page
         folder = write_run(tmp_path, "plain", rte(0.5))
-        described = json.loads((folder / "run.json").read_text())
-        described["model"]["name"] = '<script>alert(1)</script>"\x1b\u202e'
-        (folder / "run.json").write_text(json.dumps(described))
+        update(folder / "run.json", model={"name": '<script>alert(1)</script>"\x1b\u202e', "weights_sha256": "0" * 64})
         text = written(evidence_of(folder), tmp_path)
         assert "<script>alert" not in text
         assert "&lt;script&gt;alert(1)&lt;/script&gt;&#34;␛⟨U+202E⟩" in text
@@ -264,9 +263,7 @@ class TestSamples:
         (file,) = folder.glob("*/documents.jsonl")
         file.write_text(file.read_text().replace("0.123", "null"))  # as other programs write it
         (result,) = folder.glob("*/result.json")
-        known = json.loads(result.read_text())
-        del known["records_sha256"]
-        result.write_text(json.dumps(known))
+        update(result, records_sha256=None)
         found = samples.block_of(sets_of(evidence_of(folder), "squad2")[0])
         assert [answer["values"] for answer in found["answers"][0]] == [[None], [0]]
         assert found["answers"][0][0]["unscored"] == "synthetic"
@@ -321,9 +318,8 @@ class TestProvenance:
 
     def test_outputs_of_a_file_have_the_command_that_scores_the_file(self, tmp_path):
         folder = write_run(tmp_path, "one", contest(0.5, "the other"))
-        described = json.loads((folder / "run.json").read_text())
-        described |= {"model": {"name": "one", "outputs": "one.jsonl"}, "read": {"columns": {"response": "output"}}}
-        (folder / "run.json").write_text(json.dumps(described))
+        read = {"columns": {"response": "output"}}
+        update(folder / "run.json", model={"name": "one", "outputs": "one.jsonl"}, read=read)
         (system,) = evidence_of(folder).systems
         found = self.parsed(system, system.tasks[0], {"the other": "the other.jsonl"})
         assert (str(found["file"]), found["name"], found["task"]) == ("one.jsonl", "one", "win_rate")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import transformers
 from accelerate import Accelerator
-from cases import cases
+from cases import cases, update
 from scorer_models import save_classifier, stock_logits
 from stages import tiny_classifier
 from tiny import tiny_tokenizer
@@ -89,8 +89,7 @@ def test_a_reward_model_trained_on_chats_reads_chats_and_another_decoder_a_dialo
 def test_a_decoder_without_a_template_reads_the_texts_and_the_end_token(tmp_path, pad):
     folder = save_decoder(tmp_path / "rm", pad=pad != "none", architecture="bloom" if pad == "own" else "llama")
     if pad == "of the tokenizer only":  # transformers would read the output of a batch at padding
-        config = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps(config | {"pad_token_id": None}))
+        update(folder / "config.json", pad_token_id=None)
     pairs = [*PAIRS[:2], *[LONG] * (pad == "own")]  # a model without positions takes any length
     expected = [stock(folder, f"{prompt}{response}</s>") for prompt, response in pairs]
     assert rewards(folder, pairs) == pytest.approx(expected, abs=1e-3)

@@ -1,7 +1,6 @@
 """Models of the recipe: heads, loading, dropout, adapters, and texts as token ids."""
 
 import copy
-import json
 import shutil
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from cases import cases
+from cases import cases, update
 from commands import refusal
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -34,11 +33,6 @@ def causal(tmp_path_factory):
 # Loading
 
 
-def configure(folder, **changes):
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | changes))
-
-
 def test_a_checkpoint_that_cannot_be_trained_is_refused(causal, tmp_path):
     folder, line = Path(shutil.copytree(causal, tmp_path / "broken")), "1 weights are not in its files (first: "
     assert line + "score.weight)" in refusal(lambda: load(str(folder), "reward"))
@@ -46,9 +40,9 @@ def test_a_checkpoint_that_cannot_be_trained_is_refused(causal, tmp_path):
     del weights["model.layers.1.mlp.up_proj.weight"]
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     assert line + "model.layers.1.mlp.up_proj.weight)" in refusal(lambda: load(str(folder), "causal"))
-    configure(folder, hidden_size=64)
+    update(folder / "config.json", hidden_size=64)
     assert "does not load as a causal model" in refusal(lambda: load(str(folder), "causal"))
-    configure(folder, auto_map={"AutoModelForCausalLM": "own.Model"})
+    update(folder / "config.json", auto_map={"AutoModelForCausalLM": "own.Model"})
     (folder / "own.py").write_text(f"open({str(folder / 'ran')!r}, 'w')")
     assert "custom Python code, which is run for" in refusal(lambda: load(str(folder), "causal"))
     assert not (folder / "ran").exists()

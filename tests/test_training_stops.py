@@ -1,13 +1,12 @@
 """Mistakes in the settings and data of a stage are one line, before anything is trained; and what stops PPO."""
 
-import json
 import math
 import shutil
 from pathlib import Path
 
 import pytest
 import stages
-from cases import cases, read_lines
+from cases import cases, read_lines, update
 from commands import refusal
 from tiny import tiny_tokenizer
 
@@ -18,8 +17,7 @@ from trainers.ppo import PPOConfig
 
 def with_window(source, copy, window: int) -> str:
     shutil.copytree(source, copy)
-    config = json.loads((copy / "config.json").read_text())
-    (copy / "config.json").write_text(json.dumps(config | {"max_position_embeddings": window}))
+    update(copy / "config.json", max_position_embeddings=window)
     return str(copy)
 
 

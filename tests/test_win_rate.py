@@ -1,12 +1,11 @@
 """Win rates and rankings: answers are generated once, verdicts once per judge and pair."""
 
 import csv
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from cases import read_lines, write_lines
+from cases import read_lines, update, write_lines
 from commands import assert_refused
 from sklearn.linear_model import LogisticRegression
 
@@ -218,8 +217,7 @@ def test_a_judge_with_position_bias_or_that_a_policy_was_trained_against_gives_a
     (warning,) = table.warnings
     assert warning.startswith("taste gave the same verdict in both orders on 0% of the prompts")
     assert rank_systems(pair, Taste(lambda a, b: 0.5, name="calm", consistent=1.0)).warnings == ()
-    described = json.loads((pair[0].run / "run.json").read_text()) | {"training": {"rewards": ["abc"], "kl": 4.5}}
-    (pair[0].run / "run.json").write_text(json.dumps(described))
+    update(pair[0].run / "run.json", training={"rewards": ["abc"], "kl": 4.5})
     taste, heard = Taste(longer, name="known"), Progress()
     taste.weights_sha256, heard.say = "abc", said.append
     table = rank_systems([find_answers(pair[0].run), pair[1]], taste, progress=heard)
