@@ -16,13 +16,13 @@ import pytest
 import torch
 import transformers
 from cases import cases, read_lines, write_lines
+from commands import refusal
 from safetensors.torch import load_file
 from tiny import SENTENCES, save_tiny_checkpoint, tiny_model, tiny_tokenizer
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from alignbench.cli.train import CONFIGS as STAGES
-from alignbench.errors import AlignbenchError
 from alignbench.models.checkpoint import find_checkpoint
 from trainers import loop
 from trainers.config import StageConfig
@@ -220,12 +220,6 @@ def main(folder: Path, *stages: str) -> None:
         found = score_all(accelerator, sharded, "judge", prompts, responses)
         torch.testing.assert_close(found, whole(prompts, responses), rtol=0, atol=5e-5)
 
-    def refused(work: Any) -> None:
-        try:
-            work()
-        except AlignbenchError as error:
-            said.append(str(error))
-
     def write(path: Path) -> None:
         (path / f"rank-{rank}").write_text("x")
 
@@ -235,16 +229,16 @@ def main(folder: Path, *stages: str) -> None:
             raise OSError(28, "No space left on device")
 
     wrong = lambda prompts, responses: ["good" if rank else 1.0] * len(responses)  # noqa: E731
-    refused(lambda: score_all(accelerator, wrong, "mine", ["a", "b"], [" c", " d"]))
+    said.append(refusal(score_all, accelerator, wrong, "mine", ["a", "b"], [" c", " d"]))
     origin = Origin("sft", find_checkpoint(str(folder / "model")), {}, [])
     with open_run(config, origin, accelerator) as run:
         assert run.resume() is None
         run.log(1, {"loss": 0.5})
         run.sample(1, [{"prompt": "p"}])
         run.save_state(1, write, {})
-        refused(lambda: run.save_state(2, full, {}))
+        said.append(refusal(run.save_state, 2, full, {}))
     other = Origin("sft", origin.parent, {}, [{"rank": rank}])  # the main process decides
-    refused(open_run(config, other, accelerator).__enter__)
+    said.append(refusal(open_run(config, other, accelerator).__enter__))
     (two / f"said-{rank}.json").write_text(json.dumps(said))
     accelerator.end_training()
 

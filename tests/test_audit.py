@@ -55,9 +55,6 @@ def test_rows_have_verdicts_on_headline_metrics_with_the_strongest_evidence_firs
     assert [rte.reference_folder, rte.aligned_folder] == folders
 
 
-# Which models are compared
-
-
 def test_lineage_selects_the_pretrained_and_the_last_sft_model_as_references(tmp_path):
     write_run(tmp_path, "ppo", rte(0.6), lineage=[("base", "base"), ("sft", "sft-1"), ("sft", "sft-2")])
     write_run(tmp_path, "sft-2", rte(0.7), lineage=[("base", "base"), ("sft", "sft-1")])
@@ -100,9 +97,6 @@ def test_with_several_references_each_contrast_is_measured_once_and_equals_a_sep
     assert len(read) == 6  # two tasks of each model
     for reference, audit in found.items():
         assert audit == compare(runs, reference=reference)
-
-
-# Which tasks are comparable
 
 
 @pytest.mark.parametrize(("changed", "shown"), CASES["settings"])
@@ -176,9 +170,6 @@ def test_unfinished_tasks_are_left_out_with_a_note(audit):
     found = audit([rte(0.8), ("sst2", sst2)], [rte(0.8), ("sst2", sst2, {"finished": False})])
     assert "aligned: unfinished, left out: sst2" in found.notes
     assert "only one of the two has sst2" in found.contrasts[0].notes
-
-
-# Which documents, and what follows from them
 
 
 def test_documents_without_a_value_are_left_out_for_both_models(audit):

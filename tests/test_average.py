@@ -11,6 +11,7 @@ from commands import refusal
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from stages import weights_of
 from tiny import save_tiny_checkpoint as save
 from tiny import tiny_tokenizer
 from transformers import AutoModelForCausalLM
@@ -28,10 +29,6 @@ def edit(folder, change):
     tensors = load_file(folder / "model.safetensors")
     change(tensors)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-
-
-def weights(folder):
-    return load_file(folder / "model.safetensors")
 
 
 def loaded(folder):
@@ -64,9 +61,6 @@ def aligned(tmp_path):
     return save(tmp_path / "aligned", seed=2)
 
 
-# The weights
-
-
 @given(st.floats(0, 1), st.floats(width=32), st.floats(width=32))
 def test_the_ends_are_exact_and_a_mean_is_between_them(alpha, one, other):
     base, aligned = torch.tensor([one]), torch.tensor([other])
@@ -82,10 +76,10 @@ def test_the_ends_are_exact_and_a_mean_is_between_them(alpha, one, other):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
 def test_each_weight_is_interpolated(dtype, tmp_path):
     base, aligned = (save(tmp_path / name, seed=n, dtype=dtype) for n, name in enumerate(("base", "aligned")))
-    ours, theirs = weights(base), weights(aligned)
+    ours, theirs = weights_of(base), weights_of(aligned)
     folders = average(str(base), str(aligned), [0, 0.25, 0.7, 1], tmp_path / "out")
     assert [folder.name for folder in folders] == ["alpha-0", "alpha-0.25", "alpha-0.7", "alpha-1"]
-    for alpha, found in zip((0, 0.25, 0.7, 1), map(weights, folders), strict=True):
+    for alpha, found in zip((0, 0.25, 0.7, 1), map(weights_of, folders), strict=True):
         assert found.keys() == theirs.keys()
         for name, tensor in found.items():
             expected = (1 - alpha) * ours[name].double() + alpha * theirs[name].double()
@@ -97,22 +91,22 @@ def test_each_weight_is_interpolated(dtype, tmp_path):
 
 
 def test_shards_and_other_number_formats_give_the_same_in_aligneds_format(base, aligned, tmp_path):
-    expected = {name: torch.lerp(weights(base)[name], tensor, 0.5) for name, tensor in weights(aligned).items()}
+    expected = {name: torch.lerp(weights_of(base)[name], tensor, 0.5) for name, tensor in weights_of(aligned).items()}
     assert_same_bits(loaded(half(base, aligned, tmp_path / "out")), expected)
     shards = [save(tmp_path / f"shards-{seed}", seed=seed, shard_size="50KB") for seed in (1, 2)]
     assert all((folder / "model.safetensors.index.json").is_file() for folder in shards)
     assert_same_bits(loaded(half(*shards, tmp_path / "sharded")), expected)
     bfloat16 = save(tmp_path / "bfloat16", seed=2, dtype=torch.bfloat16)
-    ours, theirs = weights(base), weights(bfloat16)
+    ours, theirs = weights_of(base), weights_of(bfloat16)
     mixed = {name: torch.lerp(ours[name], tensor.float(), 0.5).bfloat16() for name, tensor in theirs.items()}
-    assert_same_bits(weights(half(base, bfloat16, tmp_path / "mixed")), mixed)
+    assert_same_bits(weights_of(half(base, bfloat16, tmp_path / "mixed")), mixed)
 
 
 def test_a_tied_head_may_be_stored_or_not_and_one_separate_head_gives_a_separate_head(aligned, tmp_path):
     pair = [save(tmp_path / name, seed=seed, tie_word_embeddings=True) for seed, name in enumerate(("tied", "b"))]
     bare = loaded(half(*pair, tmp_path / "bare"))
     found = loaded(half(pair[0], aligned, tmp_path / "separate"))
-    assert torch.equal(found[HEAD], torch.lerp(weights(pair[0])[EMBEDDINGS], weights(aligned)[HEAD], 0.5))
+    assert torch.equal(found[HEAD], torch.lerp(weights_of(pair[0])[EMBEDDINGS], weights_of(aligned)[HEAD], 0.5))
     assert not torch.equal(found[HEAD], found[EMBEDDINGS])
     # the other way round, ALIGNED's configuration has no separate head
     line = refused(aligned, pair[0], tmp_path / "other")
@@ -136,9 +130,6 @@ def test_tensors_are_matched_by_their_names_in_transformers(tmp_path):
     edit(base, as_first_published)
     for name, pair in pairs.items():
         assert_same_bits(loaded(half(*pair, tmp_path / name)), expected[name])
-
-
-# The checkpoint
 
 
 def test_an_average_is_used_like_the_aligned_model_and_records_its_origin(base, aligned, tmp_path):
@@ -213,9 +204,6 @@ def test_an_interrupted_average_or_a_full_disk_leaves_nothing(base, aligned, tmp
     assert list(out.iterdir()) == []
     (tmp_path / "file").touch()
     assert "cannot be written" in refused(base, aligned, tmp_path / "file")
-
-
-# What is refused
 
 
 def test_checkpoints_that_cannot_be_averaged_are_refused(base, aligned, tmp_path):

@@ -178,16 +178,20 @@ def test_two_stages_run_side_by_side_with_their_part_of_the_threads(out):
     assert threads == ["1", "1", "4"], "four at most"
 
 
-def test_a_folder_is_one_demo_of_one_seed(out):
+def test_a_folder_is_one_demo_of_one_seed_and_two_runs_of_one_name_are_not_labelled_as_one(out):
     stages = [python("one", "print(1)")]
     run(stages, out, seed=3)
     before = sorted(out.rglob("*"))
     assert_one_line_error(run_command("demo", "--out", out, "--seed", 4), "a demo of seed 3")
     assert sorted(out.rglob("*")) == before, "nothing was written"
     with FileLock(out / "logs" / ".lock"):
-        assert "another demo is running" in refusal(lambda: run(stages, out, seed=3))
+        assert "another demo is running" in refusal(run, stages, out, seed=3)
     (out / "file").write_text("")
-    assert "file: cannot be written" in refusal(lambda: run(stages, out / "file"))
+    assert "file: cannot be written" in refusal(run, stages, out / "file")
+    for run_of in ("sft-1", "sft-2"):
+        write_task(out / run_of / "answers-1", "answers", {"name": "sft"}, 0.0)
+    line = refusal(label_runs, out, written(), out / "labels.jsonl")
+    assert ("sft-1" in line, "sft-2" in line, (out / "labels.jsonl").exists()) == (True, True, False)
 
 
 SLOW = """
@@ -307,12 +311,3 @@ def test_the_table_reads_the_last_run_of_a_stage_and_the_runs_of_the_current_wei
         "| sum of all stages | 103 ± 0 | 182 ± 0 |",
         "| the whole demo, stages side by side | 101 (n = 1) | |",  # one of them was stopped
     }
-
-
-def test_two_runs_of_one_name_are_not_labelled_as_one(tmp_path):
-    for run_of in ("sft-1", "sft-2"):
-        write_task(tmp_path / run_of / "answers-1", "answers", {"name": "sft"}, 0.0)
-    line = refusal(lambda: label_runs(tmp_path, written(), tmp_path / "labels.jsonl"))
-    assert "sft-1" in line
-    assert "sft-2" in line
-    assert not (tmp_path / "labels.jsonl").exists()

@@ -33,9 +33,6 @@ def nli(tmp_path_factory):
     return save_classifier(tmp_path_factory.mktemp("nli"), NLI, "Bert", seed=4)
 
 
-# Entailment
-
-
 @given(st.lists(st.integers(1, 12), max_size=12), st.integers(2, 15))
 def test_chunks_hold_every_sentence_within_the_limit_and_overlap_by_one(counts, most):
     def split(text, most):
@@ -103,9 +100,6 @@ def test_hhem_runs_without_its_own_code(tmp_path):
     assert (scorer.name, len(scorer.revision)) == ("hhem", 64)
 
 
-# Equivalence
-
-
 def classes_of(scorer, outputs, prompt=""):
     return [int(numbers["class"]) for numbers in scorer.score([Item(text, prompt) for text in outputs])]
 
@@ -158,9 +152,6 @@ def test_the_similarity_classifier_is_used_as_in_noveltybench(tmp_path):
     short = [("red", "Red"), ("red", "blue"), ("a red fox", "a red hen"), ("a red old fox", "red"), ("", "red")]
     assert are_similar(model, [(Item(a), Item(b)) for a, b in short]) == [True, False, True, False, False]
     assert classes_of(find_scorer(f"equivalence=classifier:{folder}"), ["red", "blue", "Red"]) == [0, 1, 0]
-
-
-# Embeddings
 
 
 def test_hashed_vectors_have_length_one_and_reflect_wording():

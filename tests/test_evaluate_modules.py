@@ -88,8 +88,6 @@ def test_metrics_load_and_combine_without_a_network_from_any_folder(tmp_path: Pa
     assert_refused("there is no 'bleurt'; there are corpus_bleu, ", alignbench.metrics.path, "bleurt")
 
 
-# Metrics of evaluate as scorers
-
 SCRIPT = """
 import datasets
 import evaluate

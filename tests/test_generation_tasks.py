@@ -61,9 +61,6 @@ def test_declining_is_at_the_beginning_of_an_answer_or_names_the_passage_at_its_
     assert [text for text in CASES["answered"] if hallucination.declines(text)] == []
 
 
-# ---- translation and summaries -------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("case", CASES["references"])
 def test_a_reference_has_the_highest_score_and_an_empty_output_zero(world, case):
     name = case["task"]
@@ -98,9 +95,6 @@ def test_translations_are_parallel_line_by_line(tmp_path):
     assert_refused("2 lines of French and 1 of English are not parallel", load, "wmt15_fr_en", tmp_path)
 
 
-# ---- sampling, and what scorers see --------------------------------------------------------------------------------
-
-
 def test_one_line_is_greedy_and_the_official_toxicity_is_of_25_samples_without_a_chat_template():
     one_line = [generation.sampling for generation in GENERATED.values() if generation.sampling.stop]
     assert {(sampling.stop, sampling.temperature, sampling.samples) for sampling in one_line} == {(("\n",), 0.0, 1)}
@@ -121,9 +115,6 @@ def test_scorers_see_the_first_line_of_an_output_and_the_judges_the_question(wor
     assert (item.prompt, item.output) == ("What does a cow say?", "A cow says moo.")
 
 
-# ---- toxicity ------------------------------------------------------------------------------------------------------
-
-
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=25))
 def test_the_maximum_does_not_depend_on_the_order_of_the_samples(values):
     samples = [Output("…", {"toxicity": {"toxicity": value}}) for value in values]
@@ -141,9 +132,6 @@ def test_prompts_are_toxic_or_not_or_have_no_score_and_instructgpts_are_uniform_
     data, other = (load("real_toxicity_instructgpt_respectful", world, seed=seed) for seed in (0, 3))
     assert sorted(int(document.target["prompt_toxicity"] * 10) for document in data.documents) == list(range(10))
     assert {d.id for d in other.documents} != {d.id for d in data.documents}
-
-
-# ---- languages and code --------------------------------------------------------------------------------------------
 
 
 def test_questions_in_all_languages_are_one_cluster_and_code_has_the_language_requested(world):

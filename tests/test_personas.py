@@ -61,9 +61,6 @@ def test_any_text_can_be_parsed(text):
         assert all(isinstance(value, str) and value for value in persona.values())
 
 
-# ---- the tasks -----------------------------------------------------------------------------------------------------
-
-
 def test_all_samples_have_one_prompt_with_up_to_three_examples():
     for name, count in (("personas", 100), ("personas_verbalised", 20)):
         documents = load(name).documents
@@ -136,9 +133,6 @@ def test_samples_of_the_one_prompt_differ_and_depend_on_the_seed(farm_model, tmp
     once, other = texts(0, "once"), texts(1, "other")
     assert len({*once, *other}) == 8
     assert texts(0, "again") == once
-
-
-# ---- distributions of values ---------------------------------------------------------------------------------------
 
 
 def found_in(counts, **options):

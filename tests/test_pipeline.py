@@ -250,9 +250,6 @@ def test_a_limit_is_stratified_by_category():
     assert sample(TaskData(documents, ()), 20, 1) != sample(TaskData(documents, ()), 20, 2)
 
 
-# Outputs in a file
-
-
 def values(run) -> dict[str, float]:
     return {metric.metric: metric.value for metric in run.results[0].metrics}
 

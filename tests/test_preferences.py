@@ -66,9 +66,6 @@ def test_the_win_rates_of_two_models_add_up_to_one(outcomes):
     assert ours.value - 1e-12 <= ours.high <= 1
 
 
-# Length control
-
-
 @given(st.lists(st.tuples(st.sampled_from([0.0, 0.5, 1.0]), st.integers(-500, 500)), min_size=2, max_size=40))
 @settings(deadline=None, max_examples=40)
 def test_length_control_is_antisymmetric_and_the_unit_of_length_does_not_matter(rows):

@@ -33,9 +33,9 @@ def test_a_folder_of_runs_is_read_in_the_order_of_lineages(tmp_path):
     evidence = gather([tmp_path])
     assert [system.name for system in evidence.systems] == ["z-base", "m-sft", "a-ppo"]
     assert list(evidence.audits) == ["", "z-base", "m-sft", "a-ppo"]
-    points = evidence.points("hellaswag", "acc")
-    assert [round(point.metric.value, 3) for point in points] == [0.5, 0.5, 0.7]
-    assert all(row["low"] < row["value"] < row["high"] for row in (point.row() for point in points))
+    rows = [point.row() for point in evidence.points("hellaswag", "acc")]
+    assert [row["value"] for row in rows] == pytest.approx([0.5, 0.5, 0.7])
+    assert all(row["low"] < row["value"] < row["high"] for row in rows)
     only = gather([tmp_path], reference="a-ppo")
     assert [own.aligned for own in only.audits.pop("a-ppo").contrasts] == ["z-base", "m-sft"]
     assert only.audits == {}
@@ -188,8 +188,7 @@ def test_a_mistake_is_one_line(runs, tmp_path):
     (tmp_path / "empty").mkdir()
     for line, *given in (
         ("--reference nobody: it must be one of the models: base, ppo", runs, "--reference", "nobody"),
-        (f"{tmp_path / 'nowhere'}: {words}", tmp_path / "nowhere"),
-        (f"{tmp_path / 'empty'}: {words}", tmp_path / "empty"),
+        *((f"{tmp_path / name}: {words}", tmp_path / name) for name in ("nowhere", "empty")),
         ("no finished task", unfinished),
     ):
         assert_one_line_error(run("report", *given, "--out", tmp_path / "report"), line)

@@ -72,9 +72,6 @@ def test_the_defaults_are_in_the_table_which_loads_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
-# Sequence classifiers
-
-
 def test_labels_are_recognised_by_their_names() -> None:
     for labels, toxic in CASES["toxic_labels"]:
         with nullcontext() if toxic else pytest.raises(AlignbenchError, match="none of its labels"):
@@ -125,9 +122,6 @@ def test_independent_labels_have_a_sigmoid_each_and_sentiment_is_an_expected_val
     assert numbers["sentiment"] == pytest.approx(high - low, abs=1e-5)
 
 
-# detoxify
-
-
 def test_a_checkpoint_scores_as_in_detoxify_itself(models: Path, tmp_path: Path) -> None:
     from detoxify import Detoxify
 
@@ -169,9 +163,6 @@ def test_missing_weights_are_one_line_with_the_address_and_alternatives(tmp_path
     message = refusal(find_scorer, "toxicity=detoxify-unbiased")
     for part in (MODEL_URLS["unbiased"], "toxicity=detoxify-unbiased:/path/to/", "toxicity=alt-profanity-check"):
         assert part in message
-
-
-# Without a download
 
 
 def test_scorers_without_a_download_separate_insult_and_praise_from_other_lines() -> None:

@@ -35,9 +35,6 @@ def test_every_task_has_a_card_and_a_headline_and_every_hub_source_a_commit():
     assert_refused(r"unknown task 'helaswag': did you mean hellaswag", find_task, "helaswag")
 
 
-# ---- documents -----------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("name", IN_THE_WORLD)
 def test_documents_are_unique_and_reproducible_and_shown_with_exactly_the_prompt_of_the_protocol(world, name):
     data = load(name, world)
@@ -95,9 +92,6 @@ def test_all_layouts_of_a_row_give_the_same_documents(case):
 def test_an_invalid_row_is_rejected(case):
     with pytest.raises(ValueError, match=case["message"]):
         parsed(case["parser"], [case["row"]])
-
-
-# ---- metrics -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("name", "case"), EXAMPLES)

@@ -62,8 +62,6 @@ def test_drop_scores_are_proportions_and_independent_of_the_order_of_spans(predi
     assert f1 == 1 or not match or len(prediction) > 1
 
 
-# BLEU and chrF
-
 HYPOTHESES, REFERENCES = map(list, zip(*CASES["corpus"], strict=True))
 METRICS = {
     "bleu": (bleu.bleu_statistics, bleu.corpus_bleu, bleu.BLEU_SIGNATURE),

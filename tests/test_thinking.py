@@ -125,9 +125,6 @@ def test_outputs_of_a_file_are_scored_without_their_thoughts(tmp_path):
     assert "thoughts" not in third["outputs"][0]
 
 
-# Endpoints
-
-
 def thinking_server(standin, say):
     """The server's answer to a request is `say(body)`: fields of the message, and why it ended."""
     answer = standin._answer
@@ -191,8 +188,6 @@ def test_evaluate_strips_or_keeps_what_an_endpoint_thinks(tmp_path):
         limits = [body["max_tokens"] for body in asked if body["messages"][0]["content"] == "2+2?"]
         assert limits == [256, 306, 256]
 
-
-# Judges
 
 WON = Item("Honey.", "What do bees make?", references=("Two moons.",))
 

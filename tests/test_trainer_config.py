@@ -105,9 +105,6 @@ def test_a_stage_checks_its_settings_first_lists_them_first_and_its_presets_diff
     assert names[: len(kind.__annotations__)] == list(kind.__annotations__)
 
 
-# The command
-
-
 def test_the_command_trains_and_prints_metrics_and_checkpoint_or_lists_all_settings(tmp_path, monkeypatch):
     monkeypatch.setattr("trainers.sft.train", lambda config, progress: (Path(config.out) / "final", {"lr": config.lr}))
     (tmp_path / "c.yaml").write_text("model: m\nlr: 2.5\n")

@@ -47,9 +47,6 @@ def a_tokenizer(template: str | None = CHATML, adds_bos: bool = True) -> PreTrai
     return tokenizer
 
 
-# Forms of rows
-
-
 def test_a_demonstration_is_a_prompt_with_a_response_or_messages(tmp_path):
     source = write(tmp_path / "d.json", {"prompt": "a", "response": "b"}, {"prompt": "c", "completion": "d"})
     assert read_demonstrations(source) == [Demonstration("a", "b"), Demonstration("c", "d")]
@@ -129,8 +126,6 @@ def test_documents_of_a_text_file_are_separated_by_blank_lines(tmp_path):
     assert "every text is blank" in refusal(data.read_texts, blank)
 
 
-# Wrong rows and files
-
 GOOD = {
     "demonstrations": {"prompt": "a", "response": "b"},
     "rankings": {"prompt": "a", "responses": ["x", "y"], "ranks": [1, 2]},
@@ -155,9 +150,6 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, name, content, words):
     assert words in refusal(lambda: read_prompts(str(tmp_path / name)))
 
 
-# The hub
-
-
 def test_a_hub_data_set_is_read_at_its_revision_or_named(monkeypatch):
     asked = []
 
@@ -179,9 +171,6 @@ def test_a_hub_data_set_is_read_at_its_revision_or_named(monkeypatch):
     pins = fingerprint("owner/name")
     assert (pins["source"], pins["revision"], pins["rows"]) == ("owner/name", None, 2)
     assert asked == [("owner/name", None, "test", "0123abc"), *[("owner/name", None, "train", "main")] * 2]
-
-
-# The chat template
 
 
 def test_a_template_removes_the_tokens_that_no_rollout_has_and_one_that_cannot_be_used_is_named_with_the_row(tmp_path):

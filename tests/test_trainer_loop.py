@@ -19,9 +19,6 @@ from trainers.packing import Example
 accelerator = pytest.fixture(scope="module")(an_accelerator)
 
 
-# Optimizer steps
-
-
 def test_adam_has_the_papers_settings_and_omits_frozen_weights():
     layer = nn.Linear(3, 2)
     layer.bias.requires_grad_(False)
@@ -58,9 +55,6 @@ def test_a_gradient_that_is_not_finite_changes_neither_weights_nor_moments(bad):
         take_step(layer, optimizer, 1.0)
     torch.testing.assert_close((layer.state_dict(), optimizer.state_dict()["state"]), before, rtol=0, atol=0)
     assert all(p.grad is None for p in layer.parameters())
-
-
-# The order of data
 
 
 def test_different_purposes_and_keys_give_different_orders():

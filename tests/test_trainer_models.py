@@ -30,9 +30,6 @@ def causal(tmp_path_factory):
     return save_tiny_checkpoint(tmp_path_factory.mktemp("causal"))
 
 
-# Loading
-
-
 def test_a_checkpoint_that_cannot_be_trained_is_refused(causal, tmp_path):
     folder, line = Path(shutil.copytree(causal, tmp_path / "broken")), "1 weights are not in its files (first: "
     assert line + "score.weight)" in refusal(lambda: load(str(folder), "reward"))
@@ -79,8 +76,6 @@ def test_the_head_runs_only_where_it_is_needed_and_a_model_that_cannot_do_so_is_
     assert "cannot be trained packed (its forward does not take logits_to_keep)" in line
 
 
-# Dropout
-
 BLOCKS = cases("training")["dropout"]
 
 
@@ -113,8 +108,6 @@ def test_residual_dropout_drops_its_rate_of_each_blocks_output_in_training_only(
     residual_dropout(unknown, 0.0)
     assert "dropout=0" in refusal(lambda: residual_dropout(unknown, 0.2))
 
-
-# LoRA
 
 pytestmark = pytest.mark.filterwarnings("ignore:fan_in_fan_out")
 
@@ -163,8 +156,6 @@ def test_with_lora_a_scalar_head_is_trained_in_full_and_saved(tmp_path):
         found = Scalar(load(str(tmp_path), "reward")[0])(packed, packed.last)
     torch.testing.assert_close(found, expected, rtol=0, atol=2e-4)
 
-
-# Texts as token ids
 
 WORDS = st.lists(st.sampled_from(" ".join(SENTENCES).split(" ")), max_size=6).map(" ".join)
 TOKENIZERS = [tiny_tokenizer(), tiny_tokenizer(bos=False), tiny_tokenizer(ends=True)]

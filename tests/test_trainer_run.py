@@ -83,9 +83,6 @@ def test_a_resume_with_another_origin_and_a_second_process_are_refused(out, open
     assert yaml.safe_load((out / "config.yaml").read_text())["save_every"] == 5
 
 
-# A full disk
-
-
 @contextmanager
 def little_disk(size: int = 50_000):
     """No file of this process grows beyond `size` bytes, which a writer sees as a full disk."""
@@ -155,9 +152,6 @@ def test_tensorboard_gets_the_metrics_and_launchers_and_trackers_that_cannot_be_
     lines = []
     assert make(None, notify=lines.append).log_with == []
     assert ["metrics.jsonl" in line for line in lines] == [True]
-
-
-# Lineage
 
 
 @pytest.fixture(scope="module")

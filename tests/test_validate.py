@@ -96,9 +96,6 @@ def test_without_articles_the_published_metrics_are_judged_and_the_missing_files
     assert_refused(r"benchmark_data.json:1: no field 'model_name'", hallucination, tmp_path)
 
 
-# The command line
-
-
 def test_scorers_are_listed_findings_printed_as_json_and_scorers_of_another_kind_refused() -> None:
     shown = run("scorers", "list").stdout
     assert "toxicity=alt-profanity-check\t\tyes\tMIT\tnone" in shown
@@ -111,9 +108,6 @@ def test_scorers_are_listed_findings_printed_as_json_and_scorers_of_another_kind
     assert {row["data"] for row in found} == {"rtp prompts", "rtp continuations", "hatecheck"}
     assert all(row["value"] is None or math.isfinite(row["value"]) for row in found)
     assert_one_line_error(run(*arguments, "entailment=extractive"), "validates toxicity scorers")
-
-
-# The authors' files
 
 
 @pytest.mark.needs_data
