@@ -107,13 +107,16 @@ def test_tasks_with_different_settings_are_left_out_with_the_field_and_both_valu
     assert [f"squad2 ({shown}" in line for line in contrast.left_out] == [True]
 
 
-def test_file_names_package_versions_and_number_formats_do_not_make_tasks_incomparable(audit):
+def test_file_names_package_versions_and_number_formats_do_not_make_tasks_incomparable(audit, tmp_path):
     data = [{"card": "squad2", "split": "test", "source": "other", "revision": "r" * 40, "rows": N, "pinned": False}]
     changed = {"data": data, "judged_with": {"sacrebleu": "3"}}
     (contrast,) = audit([squad2(0.5)], [squad2(0.4, changed)], {"dtype": "bfloat16"}).contrasts
     assert headline_of(contrast).verdict == "loss"
     assert "squad2: scored with different packages: sacrebleu 2.6.0 / 3" in contrast.notes
     assert "engine dtype: float32 / bfloat16" in contrast.notes
+    again = [compare([n.name for n in sorted(tmp_path.iterdir())[::-1]], runs=tmp_path, seed=seed) for seed in (0, 0, 1)]
+    assert again[0] == again[1]
+    assert len({headline_of(found.contrasts[0]).low for found in again}) == 2, "the seed determines the resamples"
 
 
 def test_across_templates_each_model_is_also_compared_with_its_own_template(audit, tmp_path):

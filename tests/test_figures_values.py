@@ -40,8 +40,8 @@ pytest_plugins = ("report_fixtures",)
 
 
 class TestWinRates:
-    def test_systems_of_one_size_are_rows_sorted_by_rate(self, drawings):
-        drawing = drawings["win_rate_by_size"]
+    def test_systems_of_one_size_are_rows_sorted_by_rate(self, evidence):
+        drawing = draw(preference.win_rate, evidence)
         (axes,) = drawing.figure.axes
         assert [label.get_text() for label in axes.get_yticklabels()] == ["ptx", "ppo", "sft", "base"]
         assert "baseline: sft-large" in [text.get_text() for text in axes.texts]
@@ -82,9 +82,10 @@ class TestWinRates:
 
 
 class TestTruthfulness:
-    def test_runs_without_a_judge_hide_none_with_one_and_without_any_multiple_choice_is_shown(self, drawings, tmp_path):
-        widths = [patch.get_width() for axes in drawings["truthfulness"].figure.axes for patch in axes.patches]
-        assert sorted(widths) == pytest.approx(sorted(drawings["truthfulness"].table.value))
+    def test_runs_without_a_judge_hide_none_with_one_and_without_any_multiple_choice_is_shown(self, evidence, tmp_path):
+        drawing = draw(safety.truthfulness, evidence)
+        widths = [patch.get_width() for axes in drawing.figure.axes for patch in axes.patches]
+        assert sorted(widths) == pytest.approx(sorted(drawing.table.value))
         values = {"mc1": [*shares(0.4)[1:], None], "mc2": [0.5] * (N - 1) + [None], "mc3": [0.5] * (N - 1) + [None]}
         columns = [{"chance": {"mc1": 0.25, "mc2": 0.5, "mc3": 0.25}}] * N
         others = [model(tmp_path, name, ("truthfulqa_generation", {"bleu_acc": shares(0.3)})) for name in "xy"]
@@ -130,10 +131,10 @@ def test_biases_are_shown_with_their_direction_and_different_settings_are_not_ca
 
 
 class TestLabels:
-    def test_ratings_and_flags_are_those_of_the_summary(self, drawings, evidence, nasty):
+    def test_ratings_and_flags_are_those_of_the_summary(self, evidence, nasty):
         known = {(own.model, own.statistic): own.estimate for own in summary(evidence.labels, resamples=50)}
-        ratings = drawings["likert"].table.set_index("system")
-        flags = drawings["metadata_flags"].table.set_index(["system", "flag"])
+        ratings = draw(preference.likert, evidence).table.set_index("system")
+        flags = draw(preference.flags, evidence).table.set_index(["system", "flag"])
         for system in ("base", "sft", "ppo"):
             for row, own in ((ratings.loc[system], "likert"), (flags.loc[(system, "sexual")], "sexual")):
                 expected = known[system, own]
@@ -145,11 +146,11 @@ class TestLabels:
         flags = {"fails_instruction", "inappropriate_for_customer_assistant", "$x_y$", "a" * 70}
         drawn, agreed = draw(preference.flags, nasty), draw(preference.agreement, nasty)
         assert (set(drawn.table.flag), len(drawn.figure.axes)) == (flags, 4)
-        assert len(drawings["labeler_agreement"].figure.axes[0].texts) == 2 * 3 + 2  # cells, groups
+        assert len(draw(preference.agreement, evidence).figure.axes[0].texts) == 2 * 3 + 2  # cells, groups
         assert len(agreed.figure.axes[0].texts) == 2
 
-    def test_agreement_is_that_of_each_two_labelers_sorted_by_group_and_number(self, drawings, evidence):
-        table, judgements = drawings["labeler_agreement"].table, questions(evidence.labels)[0].overlapping()
+    def test_agreement_is_that_of_each_two_labelers_sorted_by_group_and_number(self, evidence):
+        table, judgements = draw(preference.agreement, evidence).table, questions(evidence.labels)[0].overlapping()
         assert (judgements.question, len(table)) == ("ranking", 3)
         for row in table.itertuples():
             expected = with_reference(judgements, *map(judgements.labelers.index, (row.labeler, row.other)))
