@@ -114,7 +114,7 @@ def test_file_names_package_versions_and_number_formats_do_not_make_tasks_incomp
     assert headline_of(contrast).verdict == "loss"
     assert "squad2: scored with different packages: sacrebleu 2.6.0 / 3" in contrast.notes
     assert "engine dtype: float32 / bfloat16" in contrast.notes
-    again = [compare([n.name for n in sorted(tmp_path.iterdir())[::-1]], runs=tmp_path, seed=seed) for seed in (0, 0, 1)]
+    again = [compare(["base", "aligned"], runs=tmp_path, seed=seed) for seed in (0, 0, 1)]
     assert again[0] == again[1]
     assert len({headline_of(found.contrasts[0]).low for found in again}) == 2, "the seed determines the resamples"
 
