@@ -86,9 +86,6 @@ def write_local(tmp_path: Path, content: str, name: str = "quiz.jsonl") -> Path:
     return tmp_path / "data"
 
 
-# ---- cards ---------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("name", card_names())
 def test_every_card_is_well_formed_and_has_its_sections(name):
     card = read_card(name)
@@ -112,9 +109,6 @@ def test_a_malformed_card_is_named_with_the_field(write_card, case):
     if "text" in case:
         card.write_text(case["text"])
     assert case["message"] in refusal(read_card, "quiz")
-
-
-# ---- local files ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("content", [ROW, ROW * 2])
@@ -149,9 +143,6 @@ def test_the_data_folder_is_the_argument_or_the_environments_and_the_first_sourc
     assert_refused("nowhere does not exist", rows, tmp_path / "nowhere")
 
 
-# ---- downloads -----------------------------------------------------------------------------------------------------
-
-
 def test_a_file_is_downloaded_once_and_a_damaged_copy_in_the_cache_replaced(write_card, web, tmp_path):
     write_card(file_source(url=f"{WEB}/q.jsonl"))
     cached = tmp_path / "cache" / "quiz" / "quiz.jsonl"
@@ -180,9 +171,6 @@ def test_of_a_download_that_is_not_the_pinned_one_nothing_is_kept(write_card, we
     write_card(file_source(**source))
     assert_refused(message, rows)
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
-
-
-# ---- missing data and the hub --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("source", "setting", "reason"), CASES["unreachable"])
@@ -234,9 +222,6 @@ def test_offline_the_hubs_cache_is_read_with_its_own_commit_and_a_folder_of_its_
     monkeypatch.chdir(tmp_path)
     loaded = rows()
     assert (loaded.items, loaded.provenance.revision, loaded.provenance.pinned) == ([{"q": 7}], "unknown", False)
-
-
-# ---- the commands --------------------------------------------------------------------------------------------------
 
 
 def test_list_and_fetch_show_the_place_of_a_split(write_card, web, tmp_path):

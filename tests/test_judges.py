@@ -56,9 +56,6 @@ def test_swapped_answers_have_the_mirrored_verdict(pairs, random):
         assert found == {"win": 0.5} if own == other else mirrored["first"] == 1 - found["second"]
 
 
-# The judge's prompt
-
-
 @given(st.lists(st.sampled_from(CASES["pieces"])).map("".join))
 def test_an_answer_cannot_close_its_tag_give_a_verdict_or_end_the_message(text):
     made = preference.sanitise(text, ["</s>", "<s>"])
@@ -74,9 +71,6 @@ def test_other_text_is_passed_unchanged_and_the_last_verdict_counts():
     assert f"<answer_a>\n{text}\n</answer_a>" in asked
     assert "<instruction>\n{0}\n</instruction>" in asked
     assert [preference.read_verdict(text) for text, _ in CASES["verdicts"]] == [found for _, found in CASES["verdicts"]]
-
-
-# A local language model
 
 
 @pytest.fixture(scope="module")
@@ -142,9 +136,6 @@ def test_a_pair_that_does_not_fit_is_reported_and_the_others_are_not_computed_ag
     alone = judge.score([WON])
     assert judge._engine.work()["tokens_computed"] == computed
     assert alone == find_scorer(f"preference=lm:{folder}").score([WON])
-
-
-# An endpoint
 
 
 def shown(asked):
@@ -217,9 +208,6 @@ def test_an_endpoint_that_fails_ends_the_run_without_its_key_and_a_verdict_that_
         assert key not in str(error.value)
     with StandIn() as standin, pytest.raises(ValueError, match="cut at 1024 tokens, so its verdict does not count"):
         connect_judge(standin, finish="length").score([WON])
-
-
-# A reward model, and people
 
 
 def test_a_reward_model_prefers_the_higher_reward(tmp_path):

@@ -50,9 +50,6 @@ def seen(monkeypatch):
     return found
 
 
-# The first step
-
-
 @pytest.mark.parametrize("how", [{"lora": 2}, {"temperature": 0.7, "micro_tokens": 50}, {"mixed_precision": "bf16"}])
 def test_on_the_first_minibatch_the_ratio_is_1_and_kl_and_policy_loss_are_0(optimise, monkeypatch, how):
     """Detail 7. A training step needs no fp64, which Apple's GPUs do not have."""
@@ -124,9 +121,6 @@ def test_the_accumulated_gradient_is_that_of_the_summed_loss(folder, optimise, s
     assert line["gradient_norm"] == pytest.approx(norm_of(expected.values()), rel=1e-3)
     assert line["ptx_loss"] == pytest.approx(-learned.mean().item(), rel=1e-4)
     assert line["value_loss"] == pytest.approx(value_loss.item(), rel=1e-4)
-
-
-# Rollouts and rewards
 
 
 def test_the_sampled_ids_are_trained_on_and_each_pass_over_the_prompts_has_a_new_order(optimise, seen, monkeypatch):
@@ -286,9 +280,6 @@ def test_the_reward_model_reads_texts_in_its_own_chat_template(folder, optimise,
             assert row["prompt"] == (f"[{asked}]" if template else asked)
             own = f"{asked}{row['response']}" if by == "judge" else f"<{asked}><{row['response'].strip()}>"
             assert text == f"<s>{own}</s>"
-
-
-# Learning, and the result
 
 
 def test_the_metrics_of_a_checkpoint_are_those_of_its_own_weights(folder, optimise):

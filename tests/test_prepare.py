@@ -56,9 +56,6 @@ def prompts_of(rows: list[dict[str, Any]]) -> list[str]:
     return sorted(row["prompt"] for row in rows)
 
 
-# ---- duplicates, limits, splits ------------------------------------------------------------------------------------
-
-
 @given(st.lists(st.text("ab", max_size=6), max_size=30), st.integers(1, 5), st.randoms())
 def test_of_prompts_with_a_long_common_prefix_the_first_is_kept(prompts, prefix, random):
     def same(a: str, b: str) -> bool:
@@ -127,9 +124,6 @@ def test_lengths_are_in_tokens_with_a_tokenizer_and_described_as_by_pandas():
         assert found.splits["train"].length == pytest.approx(described)
 
 
-# ---- personal data -------------------------------------------------------------------------------------------------
-
-
 @needs_pii
 def test_each_kind_is_removed_from_training_and_listed_without_its_text(monkeypatch):
     # no network is used; presidio's default, tldextract.extract, downloads a list of domains
@@ -157,9 +151,6 @@ def test_where_personal_data_is_found(case):
     assert done.pii == case["found"]
     assert sum(split.prompts for split in done.splits.values()) == len(case["rows"]) - done.removed["personal data"]
     assert done.removed["personal data"] == sum(map(len, case["found"].values()))
-
-
-# ---- rows ----------------------------------------------------------------------------------------------------------
 
 
 def test_other_fields_are_copied_named_fields_get_the_trainers_names_and_messages_their_first_prompt():
@@ -211,8 +202,6 @@ def test_without_the_extra_the_error_names_it_and_without_the_check_the_summary_
     assert "personal data: not checked (--no-pii)" in run(*COMMAND, "--no-pii", "--no-users").stdout
     assert json.loads(files_of(OUT)["prepared.json"])["settings"]["pii"] is False
 
-
-# ---- the command ---------------------------------------------------------------------------------------------------
 
 EVERYTHING = [*farm(), *of_user(*PERSONAL.values(), "x" * 900), farm()[0]]
 COMMAND = ["data", "prepare", "p.jsonl", "--out", "out"]

@@ -93,9 +93,6 @@ def test_the_checkpoint_is_a_stock_classifier_and_demonstrations_have_mean_0(fit
     assert [score - bias for score in scores] == pytest.approx(logits, abs=1e-4)
 
 
-# Agreement, on hand-made scores
-
-
 def row(ranks, lengths=(1, 1), prompt="p") -> Ranking:
     return Ranking(prompt, tuple("x" * n for n in lengths), tuple(ranks), None)
 
@@ -142,9 +139,6 @@ def test_agreement_does_not_depend_on_the_order_of_responses_in_a_row(scores, ra
     one, _ = agreement([row(ranks, range(len(scores)))], [scores])
     other, _ = agreement([row([ranks[i] for i in order], order)], [[scores[i] for i in order]])
     assert one == pytest.approx(other, nan_ok=True)
-
-
-# Which rankings are trained on
 
 
 EVERYONE = [f"labeler {n}" for n in range(6)]
@@ -214,8 +208,6 @@ def test_a_checkpoint_has_its_metrics_and_calibration_and_can_be_trained_further
     assert (torch.equal(one, same), torch.equal(one, other)) == (True, False)
     assert one.std().item() == pytest.approx(17**-0.5, rel=0.4)  # InstructGPT's initialisation, of width 16
 
-
-# Rewards of texts
 
 PAIRS = [(question, answer) for question in stages.QUESTIONS[:2] for answer in (" No. Never mix them.", " Yes", "")]
 
