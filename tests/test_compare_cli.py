@@ -50,8 +50,8 @@ def test_json_csv_markdown_and_latex_have_the_same_numbers(runs, tmp_path):
     rows = {row["task"]: row for row in json.loads(done.stdout)["contrasts"][0]["rows"]}
     table = {row["task"]: row for row in csv.DictReader(files[0].open())}
     assert {name: float(row["delta"]) for name, row in table.items()} == {n: row["delta"] for n, row in rows.items()}
-    assert "| loss | rte | acc, proportion ↑ | 0.800 | 0.600 | -0.200 |" in files[1].read_text()
-    assert "loss & rte & acc, proportion $\\uparrow$ & 0.800 & 0.600 & -0.200 &" in files[2].read_text()
+    assert "| loss | rte | acc, proportion ↑ | 0.800 | 0.600 | −0.200 |" in files[1].read_text()
+    assert "loss & rte & acc, proportion $\\uparrow$ & 0.800 & 0.600 & $-$0.200 &" in files[2].read_text()
 
 
 def test_an_exact_name_is_preferred_to_a_longer_one_and_a_checkpoint_needs_a_run(runs, tmp_path):

@@ -58,7 +58,7 @@ def abilities(rows: Sequence[Row], mean: MeanTax | None, margin: float = MARGIN)
         overall: Verdict | Literal["mixed"] = min(verdicts, key=WORST_FIRST.index)
         if ability == CAPABILITY and mean is not None:
             overall, tasks = mean.verdict, f"{len(mean.tasks)} task{'s' * (len(mean.tasks) > 1)}"
-            size = f"The mean tax is {mean.value:+.2f} % of the range of a metric ({tasks}"
+            size = f"The mean tax is {number(mean.value, '+.2f')} % of the range of a metric ({tasks}"
             parts.insert(0, f"{size}; 95 % interval {interval(mean.low, mean.high, '+.2f')})")
         elif {"gain", "loss"} <= verdicts:
             overall = "mixed"
@@ -67,13 +67,26 @@ def abilities(rows: Sequence[Row], mean: MeanTax | None, margin: float = MARGIN)
     return tuple(found)
 
 
+def name_of(row: Row) -> str:
+    return title_of(f"{row.task}.{row.metric}") + (f" [{row.variant}]" if row.variant else "")
+
+
+def title_of(name: str) -> str:
+    """TASK.METRIC as a title: "win rate" for "win_rate.win_rate"."""
+    task, _, metric = name.partition(".")
+    return task.replace("_", " ") if task == metric else name
+
+
 def _clause(row: Row, margin: float) -> str:
-    """What happened to one metric, for example "truthfulqa_mc.mc2 rose by 0.052 (0.021 … 0.083), p = 0.002"."""
+    """What happened to one metric, for example "rte.acc rose by 0.052 from 0.600 to 0.652 (95 % interval
+    +0.021 … +0.083), a gain (adjusted p = 0.002)"."""
     form = f".{DIGITS.get(row.unit, 3)}f"
-    name = f"{row.task}.{row.metric}" + (f" [{row.variant}]" if row.variant else "")
-    moved = "did not change" if row.delta == 0 else f"{'rose' if row.delta > 0 else 'fell'} by {abs(row.delta):{form}}"
     unit = "" if row.unit in ("proportion", "r", "number") else f" {row.unit}"
-    size = f"{name} {moved}{unit} from {row.reference:{form}} to {row.aligned:{form}}"
+    before, after = number(row.reference, form), number(row.aligned, form)
+    moved = f"{'rose' if row.delta > 0 else 'fell'} by {number(abs(row.delta), form)}{unit} from {before} to {after}"
+    if before == after:
+        moved = f"stayed at {'about ' * (row.delta != 0)}{after}{unit}"
+    size = f"{name_of(row)} {moved}"
     if row.low is not None and row.high is not None:
         size += f" (95 % interval {interval(row.low, row.high, '+' + form)})"
     if row.verdict in ("gain", "loss"):

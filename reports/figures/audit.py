@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from alignbench.audit.abilities import title_of
 from alignbench.audit.audit import Row
 from reports.drawing import Drawing, NoDataError, describe
 from reports.evidence import Evidence
@@ -145,4 +146,4 @@ def front(evidence: Evidence) -> Iterator[Drawing]:
     y = [min(edge_y, best[0].reward), *(point.reward for point in best), best[-1].reward]
     axes.plot(x, y, drawstyle="steps-post", color=FAINT, linewidth=1.2, zorder=2)
     axes.fill_between(x, y, edge_y, step="post", color=SHADE, linewidth=0, zorder=0)
-    yield describe("reward_tax_front", figure, table, front=found)
+    yield describe("reward_tax_front", figure, table, front=found, reward=title_of(found.reward))

@@ -33,7 +33,7 @@ def write_page(
     found = {task: find(task) for task in evidence.tasks}  # None: this version of alignbench does not know it
     titles = {task: own.title if own else task for task, own in found.items()}
     if evidence.synthetic:  # a title may name the size of the real data set
-        titles = {task: f"{SIZE.sub('', title)} ({SYNTHETIC})" for task, title in titles.items()}
+        titles = {task: f"{SIZE.sub('', title)}, {SYNTHETIC}" for task, title in titles.items()}
     groups = {task: own.group or own.ability if own else "" for task, own in found.items()}
     data = {f"task-{task}-{one.number}": pack(block_of(one)) for task, own in sets.items() for one in own}
     systems = (*evidence.systems, *evidence.intermediate)
