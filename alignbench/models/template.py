@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import re
-import resource
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -94,6 +93,8 @@ def memory_limit(size: int) -> Iterator[None]:
     if used is None:
         yield
         return
+    import resource  # not on Windows
+
     with _one_at_a_time:
         soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
         limits = [limit for limit in (1024 * int(used[1]) + size, soft, hard) if limit != resource.RLIM_INFINITY]

@@ -31,7 +31,7 @@ from filelock import FileLock, Timeout
 
 from alignbench import parse
 from alignbench.errors import AlignbenchError, first_line
-from alignbench.runs.schema import RunFile, TaskFile, check, read_result
+from alignbench.runs.schema import RunFile, TaskFile, check
 from alignbench.shards import SINGLE_PROCESS, Shard
 from alignbench.types.record import Record
 from alignbench.types.result import TaskResult
@@ -92,7 +92,8 @@ class RunFolder:
         found = read_object(self.path / "run.json")
         if found is None:
             raise AlignbenchError(f"{self.path}: not a run folder (no run.json)")
-        return check(found, RunFile, self.path / "run.json", AGAIN)
+        check(found, RunFile, self.path / "run.json", AGAIN)
+        return found
 
     def describe(self, description: Mapping[str, Any]) -> dict[str, Any]:
         """Write run.json unless it exists; return what the run began with."""
@@ -167,12 +168,14 @@ class TaskFolder:
 
     def identity(self) -> dict[str, Any]:
         """The content of task.json. Raises AlignbenchError if it cannot be read."""
-        return check(read_object(self.path / "task.json") or {}, TaskFile, self.path / "task.json", AGAIN)
+        found = read_object(self.path / "task.json") or {}
+        check(found, TaskFile, self.path / "task.json", AGAIN)
+        return found
 
     def result(self) -> TaskResult | None:
         """The finished result, or None. Raises AlignbenchError if it cannot be read."""
         found = read_object(self.path / "result.json")
-        return None if found is None else read_result(found, self.path / "result.json", AGAIN)
+        return None if found is None else check(found, TaskResult, self.path / "result.json", AGAIN)
 
     def records(self, read: Callable[[Mapping[str, Any]], Record] = Record.from_json) -> Iterator[Record]:
         """One record of each document that has one. An incomplete last line of a killed process is cut off."""

@@ -2,35 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from alignbench.errors import AlignbenchError
-from alignbench.types.result import TaskResult
+from alignbench.models.checkpoint import Ancestor
 
+T = TypeVar("T")
 Object = dict[str, Any]
 
 
-class _File(BaseModel):
-    model_config = ConfigDict(strict=True)
-
-
-class _Model(_File):
+class _Model(BaseModel):
     name: str
     weights_sha256: str | None = None
     outputs: str | None = None
 
 
-class _Ancestor(_File):
-    stage: str
-    name: str
-    weights_sha256: str
-
-
-class _Training(_File):
+class _Training(BaseModel):
     rewards: list[str] | None = None
     kl: float | None = None
     beta: float | None = None
@@ -38,35 +30,35 @@ class _Training(_File):
     episodes: float | None = None
 
 
-class RunFile(_File):
+class RunFile(BaseModel):
     model: _Model
     engine: Object = {}
-    lineage: list[_Ancestor] | None = None
+    lineage: list[Ancestor] | None = None
     training: _Training | None = None
     environment: Object = {}
     parameters: int | None = None
     read: Object | None = None
 
 
-class _Scorer(_File):
-    model_config = ConfigDict(strict=True, extra="forbid")
+class _Scorer(BaseModel):
+    model_config = ConfigDict(extra="forbid")
     kind: str
     name: str
     revision: str
 
 
-class _Source(_File):
+class _Source(BaseModel):
     card: str
     split: str
     source: str
     revision: str | None
 
 
-class _Baseline(_File):
+class _Baseline(BaseModel):
     name: str | None = None
 
 
-class TaskFile(_File):
+class TaskFile(BaseModel):
     task: str
     version: int
     shots: int | None
@@ -85,51 +77,11 @@ class TaskFile(_File):
     baseline: _Baseline | None = None
 
 
-class _Metric(_File):
-    metric: str
-    category: str | None
-    unit: str
-    better: str
-    value: float | None
-    standard_error: float | None
-    low: float | None
-    high: float | None
-    n: int
-    n_clusters: int
-    n_unscored: int
-    chance: float | None
-    scorer: str | None = None
-
-
-class _ResultFile(_File):
-    task: str
-    version: int
-    n: int
-    n_scored: int
-    shots: int
-    limit: int | None
-    seed: int
-    unscored: dict[str, int]
-    metrics: list[_Metric]
-    template: str | None = None
-    records_sha256: str | None = None
-
-
-def check(content: Mapping[str, Any], kind: type[BaseModel], file: Path, advice: str) -> dict[str, Any]:
-    """The content, unchanged. Raises AlignbenchError for a field that is missing or of a wrong type."""
+def check(content: Mapping[str, Any], kind: type[T], file: Path, advice: str) -> T:
+    """The content as an object of this kind. Raises AlignbenchError for a field that is missing or of a wrong type."""
     try:
-        kind.model_validate(content)
+        return TypeAdapter(kind).validate_json(json.dumps(content), strict=True)
     except ValidationError as error:
         wrong = error.errors()[0]
         reason = f"{'.'.join(map(str, wrong['loc']))}: {wrong['msg']}"
         raise AlignbenchError(f"{file}: not of this version of alignbench ({reason}); {advice}") from None
-    return dict(content)
-
-
-def read_result(content: dict[str, Any], file: Path, advice: str) -> TaskResult:
-    """The result in result.json. Raises AlignbenchError as `check` does."""
-    check(content, _ResultFile, file, advice)
-    try:
-        return TaskResult.from_json(content)
-    except (KeyError, TypeError, ValueError) as error:
-        raise AlignbenchError(f"{file}: not of this version of alignbench ({error}); {advice}") from None
