@@ -278,8 +278,10 @@ KINDS = {
 } | {"replies": edit_a_reply, "options": spoil_a_command, "settings": setting_of}
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("examples", [FEW, pytest.param(MANY, marks=pytest.mark.slow)])
+MORE = [pytest.param(kind, MANY, marks=pytest.mark.slow) for kind in ("runs", "checkpoints", "replies")]
+
+
+@pytest.mark.parametrize(("kind", "examples"), [*((kind, FEW) for kind in KINDS), *MORE])
 def test_hostile_input(scene, kind, examples):
     @settings(
         max_examples=examples, database=None, suppress_health_check=list(HealthCheck), derandomize=True, deadline=None
