@@ -22,7 +22,7 @@ MODEL = "farm-1"
 # answer; content_form: log-probabilities in llama.cpp's form
 BEHAVIOUR = {"faults": {}, "fault_of": lambda body: None, "completions": True, "chat": True, "echo": True}
 BEHAVIOUR |= {"logprobs": True, "several": "several", "samples": True, "seed": True, "begin": ("<s>",), "refused": ()}
-BEHAVIOUR |= {"window": 10_000, "delay": 0.0, "content_form": False}
+BEHAVIOUR |= {"window": 10_000, "delay": 0.0, "content_form": False, "models": [MODEL]}
 
 
 def pieces_of(text: str) -> list[str]:
@@ -58,6 +58,10 @@ class StandIn:
 
             def do_POST(self) -> None:
                 serve(self)
+
+            def do_GET(self) -> None:
+                models = {"data": [{"id": name} for name in behaviour.get("models", [MODEL])]}
+                _send(self, 200 if self.path == "/v1/models" else 404, json.dumps(models))
 
             def log_message(self, *arguments: object) -> None:
                 pass

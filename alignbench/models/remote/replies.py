@@ -27,6 +27,7 @@ class Choice:
 
     stopped_by: vLLM's `stop_reason`: the stop string, or None after the end-of-sequence token
     thoughts: those of a server that sends them apart from the text
+    top: for each token, the strings and log-probabilities of the most likely ones; empty if they were not requested
     """
 
     text: str
@@ -35,6 +36,7 @@ class Choice:
     pieces: tuple[str, ...]
     logprobs: tuple[float, ...]
     thoughts: str = ""
+    top: tuple[tuple[tuple[str, float], ...], ...] = ()
 
 
 def read_choices(reply: dict[str, Any]) -> list[Choice]:
@@ -57,7 +59,8 @@ def _choice(entry: Any) -> Choice | None:
     except (AttributeError, KeyError, TypeError, UnicodeEncodeError):
         return None
     stopped_by = entry.get("stop_reason", UNKNOWN)
-    return Choice(text, entry.get("finish_reason"), stopped_by, *_logprobs(entry.get("logprobs")), thoughts)
+    found = entry.get("logprobs")
+    return Choice(text, entry.get("finish_reason"), stopped_by, *_logprobs(found), thoughts, _top(found))
 
 
 def _logprobs(found: Any) -> tuple[tuple[str, ...], tuple[float, ...]]:
@@ -72,6 +75,18 @@ def _logprobs(found: Any) -> tuple[tuple[str, ...], tuple[float, ...]]:
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
         return (), ()
     return tuple(piece for piece, _ in pairs), values
+
+
+def _top(found: Any) -> tuple[tuple[tuple[str, float], ...], ...]:
+    """`Choice.top`; empty if it cannot be read."""
+    try:
+        if isinstance(found.get("content"), list):
+            lists = [[(top["token"], top["logprob"]) for top in token["top_logprobs"]] for token in found["content"]]
+        else:
+            lists = [list((top or {}).items()) for top in found["top_logprobs"]]
+        return tuple(tuple((str(name), float(value)) for name, value in pairs) for pairs in lists)
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
+        return ()
 
 
 def completion(choice: Choice, stop: Sequence[str], thinking: Thinking | None = None) -> Completion:
