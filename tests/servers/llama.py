@@ -69,6 +69,8 @@ parameters.model.path = str(convert(checkpoint))
 parameters.hostnames, parameters.port = ["127.0.0.1"], port
 parameters.n_ctx, parameters.n_parallel, parameters.warmup = context, slots, False
 parameters.cpuparams.n_threads = 1
+parameters.cache_type_k = parameters.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+parameters.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
 server = xllamacpp.Server(parameters)
 print(server.listening_address, flush=True)
 while True:

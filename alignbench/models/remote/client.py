@@ -108,40 +108,48 @@ class Gate:
 
     The limit begins at 1 and grows with each answer (after the first overload, by one in a round of answers) if one
     request more would still be answered in time by a server that answers one after the other. It is halved if the
-    server is overloaded, and all requests wait as long as the server asks for. most: its maximum
+    server is overloaded, and all requests wait as long as the server asks for. A request that was given up after the
+    timeout keeps its place for as long again, since a server may go on with it.
+
+    most: maximum of the limit; longest: wait, in seconds
     """
 
-    def __init__(self, most: int, timeout: float) -> None:
-        self.most, self.timeout = most, timeout
+    def __init__(self, most: int, timeout: float, longest: float) -> None:
+        self.most, self.timeout, self.longest = most, timeout, longest
         self.limit, self.flying, self.seconds = 1.0, 0, 0.0  # seconds: of the last answer
         self._held = self._cut = 0.0
+        self._given_up: list[float] = []  # when their places are free
         self._changed = threading.Condition()
 
     def enter(self, stop: threading.Event) -> tuple[int, float]:
-        """Wait for a place. Returns the number of requests in flight, this one among them, and the time. Raises
+        """Wait for a place. Returns the number of places in use, this one among them, and the time. Raises
         CancelledError once `stop` is set."""
         with self._changed:
             while not stop.is_set():
-                held = self._held - time.monotonic()
-                if held <= 0 and self.flying < int(self.limit):
+                now = time.monotonic()
+                self._given_up = [free for free in self._given_up if free > now]
+                used = self.flying + len(self._given_up) + 1
+                if now >= self._held and used <= self.limit:
                     self.flying += 1
-                    return self.flying, time.monotonic()
-                self._changed.wait(min(held, 0.1) if held > 0 else 0.1)
+                    return used, now
+                self._changed.wait(0.05)
         raise CancelledError
 
-    def leave(self, flying: int, began: float, failure: RequestFailed | None, longest: float) -> None:
-        """flying, began: as returned by `enter`; failure: None after an answer; longest: wait, in seconds"""
+    def leave(self, used: int, began: float, failure: RequestFailed | None) -> None:
+        """used, began: as returned by `enter`; failure: None after an answer"""
         with self._changed:
             self.flying -= 1
             now = time.monotonic()
             if failure is None:
                 self.seconds = now - began
-                if self.seconds / flying * (self.limit + 1) <= GROW * self.timeout:
+                if self.seconds / used * (self.limit + 1) <= GROW * self.timeout:
                     self.limit = min(self.most, self.limit + (1 / self.limit if self._cut else 1))
             elif failure.overloaded:
                 if began >= self._cut:  # requests that began before have seen the old limit
                     self.limit, self._cut = max(1, self.limit / 2), now
-                self._held = max(self._held, now + min(failure.retry_after, longest))
+                self._held = max(self._held, now + min(failure.retry_after, self.longest))
+                if failure.late:
+                    self._given_up.append(now + min(self.timeout, self.longest))
             self._changed.notify_all()
 
 
@@ -165,14 +173,12 @@ class Client:
 
     def __post_init__(self) -> None:
         logging.getLogger("httpcore").setLevel(logging.INFO)  # its debug lines show the headers of replies
-        for name, least in (("concurrency", 1), ("timeout", 1e-3), ("retries", 0)):
+        for name, least in (("concurrency", 1), ("timeout", 0.1), ("retries", 0)):
             if not least <= getattr(self, name) < math.inf:
-                raise AlignbenchError(
-                    f"{name} {getattr(self, name)}: must be {'above' if least < 1 else 'at least'} {least:.0f}"
-                )
+                raise AlignbenchError(f"{name} {getattr(self, name)}: must be at least {least}")
         self.counts = Counter(requests=0, repeated=0, prompt_tokens=0, completion_tokens=0)
         self.reported = {"model": "", "system_fingerprint": ""}
-        self.gate = Gate(self.concurrency, self.timeout)
+        self.gate = Gate(self.concurrency, self.timeout, self.longest_wait)
         self._lock = threading.Lock()
         self.http = httpx.AsyncClient(
             headers={"Authorization": f"Bearer {self.key}"} if self.key else {},
@@ -189,7 +195,7 @@ class Client:
         stop = stop or threading.Event()
         wait, left, queued = self.first_wait, self.retries if retries is None else retries, QUEUED
         while True:
-            flying, began = self.gate.enter(stop)
+            used, began = self.gate.enter(stop)
             failed = RequestFailed("no reply")
             try:
                 choices = self._try(path, body)
@@ -198,8 +204,8 @@ class Client:
             except RequestFailed as failure:
                 failed = failure
             finally:
-                self.gate.leave(flying, began, failed, self.longest_wait)
-            if failed.late and flying > 1 and queued:  # it waited for our own requests
+                self.gate.leave(used, began, failed)
+            if failed.late and used > 1 and queued:  # it waited for our own requests
                 queued -= 1
             elif failed.permanent or failed.not_found or not left:
                 raise failed

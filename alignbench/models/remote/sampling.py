@@ -14,20 +14,16 @@ PENALTIES = {"presence_penalty": 0, "frequency_penalty": 0}  # OpenAI's
 _TRANSFORMERS = {"do_sample": True, "top_k": 0, "min_p": 0.0, "typical_p": 1.0, "repetition_penalty": 1.0}
 _TRANSFORMERS |= {"epsilon_cutoff": 0.0, "eta_cutoff": 0.0, "no_repeat_ngram_size": 0}
 EXTRAS = {"top_k": -1, "min_p": 0, "repetition_penalty": 1}  # vLLM, SGLang, llama.cpp
-EXTRAS |= {
-    "typical_p": 1,
-    "repeat_penalty": 1,
-    "dynatemp_range": 0,
-    "xtc_probability": 0,
-    "top_n_sigma": -1,
-}  # llama.cpp
+# llama.cpp
+EXTRAS |= {"typical_p": 1, "repeat_penalty": 1, "dynatemp_range": 0, "xtc_probability": 0, "top_n_sigma": -1}
 EXTRAS |= {"dry_multiplier": 0, "mirostat": 0, "adaptive_target": -1, "generation_config": json.dumps(_TRANSFORMERS)}
 NEUTRAL = EXTRAS | PENALTIES
 UNMODIFIED, MODIFIED, UNKNOWN = "unmodified", "modified", "not verified"
 DRAW = "Twenty random words:"  # rarely continued twice in the same way
 TOP = 5  # tokens with log-probabilities at each position: OpenAI's limit of /completions
-ROUNDS, LENGTH = 4, 64  # of the draws that are measured; tokens of each
-CERTAIN = -math.log(1e-6)  # of a false alarm
+ROUNDS, LENGTH = 32, 64  # most requests that are measured; tokens of each sample
+CERTAIN = -math.log(1e-5)  # of a false alarm
+PRECISION = 0.1  # relative, of the number of unlikely tokens
 SAME = 0.1  # nats by which log-probabilities may change with the batch
 
 
@@ -71,10 +67,10 @@ def _same(name: str, sent: Any, used: Any) -> bool:
 
 
 def measure(choices: Iterable[Choice]) -> str | None:
-    """Compare how often texts at temperature 1 leave the most likely tokens, and return to tokens that were used before,
-    with the probability of both. None if there are too few tokens to decide.
+    """Compare how often texts at temperature 1 leave the most likely tokens, and repeat tokens, with the probability of
+    both. None if there are too few tokens to decide.
 
-    The bounds are Freedman's for martingales (1975), with a probability of 1e-6 of a false alarm.
+    The bounds are Freedman's for martingales (1975), with a probability of 1e-5 of a false alarm.
     """
     counts = {"unlikely": [0.0, 0.0, 0.0], "repeated": [0.0, 0.0, 0.0]}  # observed, expected, variance
     for choice in choices:
@@ -96,5 +92,5 @@ def measure(choices: Iterable[Choice]) -> str | None:
         if abs(observed - expected) > bound:
             return f"{MODIFIED} (measured: {observed:.0f} {name} tokens, {expected:.0f} expected)"
         if name == "unlikely":
-            decided = expected > 2 * bound
+            decided = bound < PRECISION * expected
     return f"{UNMODIFIED} (measured)" if decided else None
