@@ -32,7 +32,7 @@ COMMANDS = {  # environment -> the arguments of its Python
     "llama": (REPOSITORY / "tests" / "servers" / "llama.py", "{folder}", "{port}", WINDOW * 4, 4),
     "serve": ("-c", "from transformers.cli.transformers import main; main()", "serve", "{folder}", "--port", "{port}"),
     "vllm": (
-        *("-m", "vllm.entrypoints.cli.main", "serve", "{folder}", "--port", "{port}", "--dtype", "float32"),
+        *("-m", "vllm.entrypoints.openai.api_server", "--model", "{folder}", "--port", "{port}", "--dtype", "float32"),
         *("--enforce-eager", "--max-model-len", WINDOW, "--chat-template-content-format", "string"),
     ),
 }
@@ -53,9 +53,9 @@ def tiny(tmp_path_factory):
 @contextmanager
 def running(kind, folder, port=None):
     """A server's process and the endpoint's address. Skips the test where the server is not installed."""
-    python = REPOSITORY / f".venv-{kind}" / "bin" / "python"
-    if not python.exists():
-        pytest.skip(f"no server {kind}: `make test-servers` installs it")
+    environment = REPOSITORY / f".venv-{kind}"
+    if not (environment / "ready").exists():
+        pytest.skip(f"no server {kind}: `make test-servers SERVERS={kind}` installs it")
     if port is None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -63,8 +63,8 @@ def running(kind, folder, port=None):
     command = [str(part).format(folder=folder, port=port) for part in COMMANDS[kind]]
     settings = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
     with (folder / f"{kind}.log").open("w") as log:
-        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | settings
-        process = subprocess.Popen([python, *command], stdout=log, stderr=log, env=environment)
+        variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | settings
+        process = subprocess.Popen([environment / "bin" / "python", *command], stdout=log, stderr=log, env=variables)
     try:
         for _ in range(1200):
             assert process.poll() is None, (folder / f"{kind}.log").read_text()[-2000:]

@@ -89,10 +89,13 @@ def test_diversity_of_a_modified_distribution_is_measured_only_if_the_user_allow
             evaluate([server.spec], ["personas"], tmp_path / "runs", limit=1)
         assert not (tmp_path / "runs").exists()
         (run,) = evaluate([server.spec], ["personas"], tmp_path / "runs", limit=1, allow_server_sampling=True)
+        server.behaviour.used = None
+        with pytest.raises(AlignbenchError, match="not verified"):
+            evaluate([server.spec], ["personas"], tmp_path / "runs", limit=1)
         server.behaviour.used = {}
         (other,) = evaluate([server.spec], ["personas"], tmp_path / "runs", limit=1)
     found = [json.loads((own.folder / own.folders[0] / "task.json").read_text()) for own in (run, other)]
-    assert found[0]["server_sampling"] == {"neutral": sorted(NEUTRAL), "distribution": "modified (reported: top_k 40)"}
+    assert found[0]["server_sampling"] == {"neutral": sorted(NEUTRAL), "distribution": "modified"}
     assert found[1]["server_sampling"] == {"neutral": sorted(NEUTRAL)}
     assert run.folders != other.folders
 

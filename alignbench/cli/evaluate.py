@@ -54,7 +54,8 @@ def evaluate(
     timeout: Annotated[float, typer.Option(help="Seconds for a reply of an endpoint.")] = 120.0,
     retries: Annotated[int, typer.Option(help="Repetitions of a request to an endpoint without a reply.")] = 6,
     allow_server_sampling: Annotated[
-        bool, typer.Option(help="Measure diversity even if an endpoint samples from a modified distribution.")
+        bool,
+        typer.Option(help="Measure diversity even if an endpoint may change the distribution."),
     ] = False,
     trust_remote_code: Annotated[bool, typer.Option(help="Run Python code from the checkpoint.")] = False,
     metrics: options.Metrics = "headline",

@@ -78,7 +78,7 @@ def evaluate(
     token_budget: padded tokens per batch; None: determined automatically
     concurrency: most simultaneous requests to an endpoint; fewer if it is slow
     timeout, retries: seconds for a reply of an endpoint, and how often a request without one is repeated
-    allow_server_sampling: measure diversity even if an endpoint samples from a modified distribution
+    allow_server_sampling: measure diversity even if an endpoint may not sample from the model's own distribution
 
     Raises AlignbenchError, with one line that says what to fix, for every mistake of the user.
     """
@@ -169,13 +169,16 @@ def _chats(model: Model, job: Job, template: str) -> bool:
     return template == "chat" or (template == "auto" and model.chat_template and not plain)
 
 
-def _server_sampling(model: Model, job: Job, chat: bool) -> dict[str, Any]:
-    """For an endpoint, the part of a task's identity that says how it samples."""
+def _server_sampling(model: Model, job: Job, chat: bool) -> tuple[dict[str, Any], str]:
+    """For an endpoint, the part of a task's identity that says how it samples, and why not from the model's own
+    distribution; empty if it does, or samples nothing."""
     if model.sampling is None or job.task.generation is None:
-        return {}
-    accepted, distribution = model.sampling(chat, job.task.generation.sampling.temperature > 0)
-    modified = distribution is not None and distribution.startswith("modified")
-    return {"server_sampling": {"neutral": accepted, **({"distribution": distribution} if modified else {})}}
+        return {}, ""
+    accepted, found = model.sampling(chat, job.task.generation.sampling.temperature > 0)
+    if found is None or found.startswith("unmodified"):
+        return {"server_sampling": {"neutral": accepted}}, ""
+    # without the numbers that were measured, which may differ when the run is resumed
+    return {"server_sampling": {"neutral": accepted, "distribution": found.partition(" (")[0]}}, found
 
 
 def _check(model: Model, jobs: Sequence[Job], template: str, allow_server_sampling: bool = False) -> None:
@@ -199,12 +202,12 @@ def _check(model: Model, jobs: Sequence[Job], template: str, allow_server_sampli
             )
     if template == "chat" and not model.chat_template:
         raise AlignbenchError(f"{model.name}: it has no chat template; use --template none")
-    for job in jobs:
-        found = _server_sampling(model, job, _chats(model, job, template)).get("server_sampling", {})
-        if "distribution" in found and job.task.ability == "diversity" and not allow_server_sampling:
+    for job in jobs if not allow_server_sampling else ():
+        _, found = _server_sampling(model, job, _chats(model, job, template))
+        if found and job.task.ability == "diversity":
             raise AlignbenchError(
-                f"{model.name}: task {job.task.name} measures the model's own distribution, but the endpoint samples "
-                f"from one that is {found['distribution']}; change the server, or set --allow-server-sampling"
+                f"{model.name}: task {job.task.name} needs samples of the model's own distribution, and that of the "
+                f"endpoint is {found}; change the server, or set --allow-server-sampling"
             )
 
 
@@ -224,7 +227,7 @@ def _evaluate_model(
         for job in jobs:
             chat = _chats(model, job, template)
             source = ModelSource(engine, job.data.prefix, job.seed, chat, thinking)
-            identity = job.identity(chat, thinking, template_kwargs) | _server_sampling(model, job, chat)
+            identity = job.identity(chat, thinking, template_kwargs) | _server_sampling(model, job, chat)[0]
             result, folder = run_task(source, run, job.task, job.data.documents, job.scorers, identity, progress)
             results.append(result)
             folders.append(folder.path.name)

@@ -60,10 +60,9 @@ def find_model(
     if spec.startswith(("http://", "https://")):
         from alignbench.models.remote.endpoint import connect
 
-        endpoint = connect(spec, template_kwargs=template_kwargs, notify=notify, **(connection or {}))
-        identity = {"model": endpoint.identity(), "engine": {"kind": "endpoint"}}
-        can = {"chat_template": endpoint.chat_template, "scores": endpoint.scores, "entropies": False}
-        return Model(endpoint.name, identity, **can, open=lambda: endpoint, sampling=endpoint.sampling)
+        far = connect(spec, template_kwargs=template_kwargs, notify=notify, **(connection or {}))
+        identity = {"model": far.identity(), "engine": {"kind": "endpoint"}}
+        return Model(far.name, identity, far.chat_template, far.scores, False, lambda: far, {}, far.sampling)
     if engine not in ENGINES:
         raise AlignbenchError(f"engine {engine!r}: choose {' or '.join(ENGINES)}, or give the address of an endpoint")
     if dtype not in ("auto", *DTYPES):

@@ -35,7 +35,6 @@ LONGEST_MESSAGE = 200  # characters shown of a server's message
 LARGEST_BODY = 64 * 2**20  # bytes of a reply; an endpoint does not send more
 RETRIED = {408, 409, 425, 429}  # and 5xx: statuses for which a retry may succeed
 OVERLOADED = {429, 503}
-QUEUED = 4  # timeouts of a request behind others of ours that do not count as retries
 GROW = 0.9  # of the timeout: longest expected wait for which another parallel request is added
 QUIET = 10.0  # seconds without an answer until it is said what is waiting
 T = TypeVar("T")
@@ -116,7 +115,7 @@ class Gate:
 
     def __init__(self, most: int, timeout: float, longest: float) -> None:
         self.most, self.timeout, self.longest = most, timeout, longest
-        self.limit, self.flying, self.seconds = 1.0, 0, 0.0  # seconds: of the last answer
+        self.limit, self.flying = 1.0, 0
         self._held = self._cut = 0.0
         self._given_up: list[float] = []  # when their places are free
         self._changed = threading.Condition()
@@ -141,8 +140,7 @@ class Gate:
             self.flying -= 1
             now = time.monotonic()
             if failure is None:
-                self.seconds = now - began
-                if self.seconds / used * (self.limit + 1) <= GROW * self.timeout:
+                if (now - began) / used * (self.limit + 1) <= GROW * self.timeout:
                     self.limit = min(self.most, self.limit + (1 / self.limit if self._cut else 1))
             elif failure.overloaded:
                 if began >= self._cut:  # requests that began before have seen the old limit
@@ -193,10 +191,10 @@ class Client:
         """Post `body` until there is a reply with choices. Raises RequestFailed if the server refuses it or all tries
         failed, CancelledError once `stop` is set, and AlignbenchError for a wrong key or a redirect."""
         stop = stop or threading.Event()
-        wait, left, queued = self.first_wait, self.retries if retries is None else retries, QUEUED
+        wait, left = self.first_wait, self.retries if retries is None else retries
         while True:
             used, began = self.gate.enter(stop)
-            failed = RequestFailed("no reply")
+            failed: RequestFailed | None = RequestFailed("no reply")
             try:
                 choices = self._try(path, body)
                 failed = None
@@ -205,12 +203,9 @@ class Client:
                 failed = failure
             finally:
                 self.gate.leave(used, began, failed)
-            if failed.late and used > 1 and queued:  # it waited for our own requests
-                queued -= 1
-            elif failed.permanent or failed.not_found or not left:
+            if failed.permanent or failed.not_found or not left:
                 raise failed
-            else:
-                left -= 1
+            left -= 1
             stop.wait(min(self.longest_wait, max(wait * random.uniform(0.5, 1.0), failed.retry_after)))
             wait = min(2 * wait, self.longest_wait)
             self._count(repeated=1)
@@ -222,13 +217,6 @@ class Client:
             reply = json.loads(text) if status == 200 else {}
             return reply if isinstance(reply, dict) else {}
         return {}
-
-    def waiting(self, seconds: float) -> str:
-        """What is waiting after so many seconds without an answer."""
-        limit, last = int(self.gate.limit), self.gate.seconds
-        slow = f", at most {limit} of {self.concurrency} at once since the server is slow" * (limit < self.concurrency)
-        before = f"; the last answer took {last:.0f} s" if last else ""
-        return f"no answer for {seconds:.0f} s; {self.gate.flying} requests in flight{slow}{before}"
 
     def clean(self, text: str) -> str:
         """A server's text as one short line of printable characters, without the key."""

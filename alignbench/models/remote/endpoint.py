@@ -190,7 +190,9 @@ class EndpointEngine:
         succeeded, stop = False, threading.Event()
 
         def quiet(seconds: float) -> None:
-            self.notify(f"endpoint {self.client.url}: {self.client.waiting(seconds)}")
+            gate = self.client.gate
+            sent = f"{gate.flying} requests sent (limit {gate.limit:.0f} of {gate.most})"
+            self.notify(f"endpoint {self.client.url}: no answer for {seconds:.0f} s; {sent}")
 
         answers = in_parallel(indices, lambda index: answer(index, stop), self.client.concurrency, stop, quiet)
         for index, (found, failure) in answers:

@@ -13,7 +13,7 @@ PENALTIES = {"presence_penalty": 0, "frequency_penalty": 0}  # OpenAI's
 # `transformers serve` reads the rest from this field, and decodes greedily at every temperature without it
 _TRANSFORMERS = {"do_sample": True, "top_k": 0, "min_p": 0.0, "typical_p": 1.0, "repetition_penalty": 1.0}
 _TRANSFORMERS |= {"epsilon_cutoff": 0.0, "eta_cutoff": 0.0, "no_repeat_ngram_size": 0}
-EXTRAS = {"top_k": -1, "min_p": 0, "repetition_penalty": 1}  # vLLM, SGLang, llama.cpp
+EXTRAS: dict[str, Any] = {"top_k": -1, "min_p": 0, "repetition_penalty": 1}  # vLLM, SGLang, llama.cpp
 # llama.cpp
 EXTRAS |= {"typical_p": 1, "repeat_penalty": 1, "dynatemp_range": 0, "xtc_probability": 0, "top_n_sigma": -1}
 EXTRAS |= {"dry_multiplier": 0, "mirostat": 0, "adaptive_target": -1, "generation_config": json.dumps(_TRANSFORMERS)}
@@ -36,7 +36,8 @@ def verify(client: Client, path: str, body: Callable[..., dict[str, Any]], sent:
     reply = client.look(client.url.removesuffix("/v1") + "/completion", {"prompt": DRAW, "n_predict": 1, **sent})
     if isinstance(settings := reply.get("generation_settings"), dict):
         used = {name: settings[name] for name in sent if name in settings}
-        wrong = [f"{name} {value}" for name, value in used.items() if not _same(name, sent[name], value)]
+        same = {**sent, "top_k": 0}  # as it reports -1
+        wrong = [f"{name} {value}" for name, value in used.items() if value not in (sent[name], same[name])]
         return f"{MODIFIED} (reported: {', '.join(wrong)})" if wrong else f"{UNMODIFIED} (reported by the server)"
     shown: dict[str, Any] = {"logprobs": True, "top_logprobs": TOP} if "messages" in body(1) else {"logprobs": TOP}
     choices: list[Choice] = []
@@ -59,11 +60,6 @@ def verify(client: Client, path: str, body: Callable[..., dict[str, Any]], sent:
     if "generation_config" in sent and len(sent) < len(NEUTRAL):  # it refuses unknown fields, and accepts this one
         return f"{UNMODIFIED} (accepted by `transformers serve`)"
     return f"{UNKNOWN} (it returns no log-probabilities of the {TOP} most likely tokens)"
-
-
-def _same(name: str, sent: Any, used: Any) -> bool:
-    """top_k is reported as 0 instead of -1."""
-    return bool(used == sent) or (name == "top_k" and used in (0, -1))
 
 
 def measure(choices: Iterable[Choice]) -> str | None:
