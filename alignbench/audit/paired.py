@@ -137,7 +137,7 @@ def pair(
     concerned = [name for name in {**reference, **aligned} if name in before or name in after]
     common = [name for name in concerned if before.get(name) is not None and after.get(name) is not None]
     levels = [reference[name].chance.get(metric, chance) for name in common]
-    cluster = cluster_numbers([reference[name].cluster for name in common], len(common))
+    cluster = clusters_of([reference[name] for name in common])
     return (
         Pairs(
             np.array([before[name] for name in common], np.float64),
@@ -150,6 +150,12 @@ def pair(
         if concerned
         else None
     )
+
+
+def clusters_of(records: Sequence[Record]) -> NDArray[np.int64]:
+    """(n,) the group of each record, numbered from 0."""
+    grouped = any(record.group is not None for record in records)
+    return cluster_numbers([record.cluster for record in records] if grouped else None, len(records))
 
 
 def resample(
@@ -218,7 +224,7 @@ def _tested(
     values: (n,) whose mean has the statistic's standard error; means, errors: (resamples,) of the statistic
     value: of the statistic, if it is not that mean
     """
-    plain = estimates.mean(values, pairs.cluster.tolist(), bounds)
+    plain = estimates.mean(values, pairs.cluster, bounds)
     if value is not None and plain.value is not None:
         plain = plain.moved(value - plain.value, bounds)
     assert plain.value is not None

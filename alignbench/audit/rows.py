@@ -109,7 +109,7 @@ def _row(own: Subject, changed: Change) -> Row:
     chance, reference_error = result.chance, result.standard_error
     if own.pairs is not None:
         chance = own.pairs.chance
-        reference_error = estimates.mean(own.pairs.reference, own.pairs.cluster.tolist()).standard_error
+        reference_error = estimates.mean(own.pairs.reference, own.pairs.cluster).standard_error
     values = changed.reference, changed.aligned, result.better
     lost, percent = tax(*values), None if bounds is None else 100 / (bounds[1] - bounds[0])
     row = Row(

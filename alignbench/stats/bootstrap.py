@@ -28,12 +28,13 @@ RESAMPLES = 10_000
 Array = NDArray[np.float64]
 MOST = 10_000  # groups; of more, blocks of groups drawn at random are resampled: the same means in less time
 BLOCK = 2**17  # draws at once: they and their counts fit into the processor's cache
+LEAST = 8  # resamples at once: one at a time, their products wait for memory
 
 
 def weights(n: int, resamples: int = RESAMPLES, seed: int = 0) -> Iterator[Array]:
     """Blocks of rows, (rows, n): how often each of n groups was drawn. All blocks together have `resamples` rows."""
     random = np.random.default_rng([seed, n])
-    rows = max(1, BLOCK // n)
+    rows = max(LEAST, BLOCK // n)
     for start in range(0, resamples, rows):
         count = min(rows, resamples - start)
         drawn = random.integers(0, n, (count, n))  # numpy draws shorter integers more slowly
