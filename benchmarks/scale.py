@@ -11,6 +11,7 @@ import json
 import random
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 from harness import HERE, Report, arguments, machine, print_checks, print_table, run_process
@@ -59,19 +60,15 @@ def main() -> None:
     found = {n: measure(args.folder.resolve(), n) for n in sorted(args.rows)}
     rows, checks = [], {}
     for name in SECONDS:
-        last, costs = None, list[float]()
-        for n, of_n in found.items():
-            cpu, mib = of_n[name]["cpu_seconds"], of_n[name]["peak_mib"]
-            if last is not None:
-                costs.append(1000 * (cpu - found[last][name]["cpu_seconds"]) / (n - last))
-            cells = {"seconds": f"{of_n[name]['seconds']:.1f}", "CPU seconds": f"{cpu:.1f}", "peak MiB": f"{mib:.0f}"}
-            each = f"{costs[-1]:.2f}" if costs else "–"
+        cpu = {n: own[name]["cpu_seconds"] for n, own in found.items()}
+        costs = [1000 * (cpu[more] - cpu[few]) / (more - few) for few, more in pairwise(cpu)]
+        for (n, own), each in zip(found.items(), ["–", *(f"{cost:.2f}" for cost in costs)], strict=True):
+            seconds, mib = own[name]["seconds"], own[name]["peak_mib"]
+            cells = {"seconds": f"{seconds:.1f}", "CPU seconds": f"{cpu[n]:.1f}", "peak MiB": f"{mib:.0f}"}
             rows.append({"command": name, "rows": f"{n:,}"} | cells | {"CPU ms per additional row": each})
-            last = n
             if n == 100_000:
-                checks[f"{name}: {SECONDS[name]} CPU seconds, {MIB} MiB"] = cpu <= SECONDS[name] and mib <= MIB
-        if len(costs) > 1:
-            checks[f"{name}: grows linearly"] = costs[-1] <= GROWTH * costs[-2]
+                checks[f"{name}: {SECONDS[name]} CPU seconds, {MIB} MiB"] = cpu[n] <= SECONDS[name] and mib <= MIB
+        checks[f"{name}: grows linearly"] = all(later <= GROWTH * cost for cost, later in pairwise(costs))
     print_table(rows)
     sys.exit(not print_checks(checks))
 
