@@ -11,11 +11,12 @@ from importlib.metadata import version
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from alignbench.stats.bootstrap import MOST, cluster_sums
 from alignbench.stats.estimates import CONFIDENCE, Estimate
 
-Statistics = Sequence[Sequence[float]]  # the counts of each sentence
+Statistics = Sequence[Sequence[float]] | NDArray[np.float64]  # the counts of each sentence
 _BLOCK = 100  # resamples at once: the weights of 10,000 documents take less than 10 MB
 
 
