@@ -93,8 +93,7 @@ class Output:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Output:
-        fields: dict[str, Any] = {name: _tuples(value) for name, value in known_fields(cls, content).items()}
-        check_types(fields, KINDS)
+        fields = checked({name: _tuples(value) for name, value in known_fields(cls, content).items()})
         if not all(isinstance(numbers, dict) for numbers in fields.get("scores", {}).values()):
             raise TypeError("scores are not {kind: {name: number}}")
         return cls(**fields)
@@ -178,11 +177,7 @@ class Record(Document):
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Record:
         """Raises TypeError or AttributeError for a line that is not a record."""
-        fields = {name: _tuples(value) for name, value in known_fields(cls, content).items()}
-        check_types(fields, KINDS)
-        for name in ("metrics", "chance"):
-            if not all(isinstance(value, int | float | None) for value in fields.get(name, {}).values()):
-                raise TypeError(f"a value of {name} is not a number")
+        fields = checked({name: _tuples(value) for name, value in known_fields(cls, content).items()})
         return cls(**fields | {"outputs": tuple(map(Output.from_json, content.get("outputs", ())))})
 
     @classmethod
@@ -191,13 +186,13 @@ class Record(Document):
 
         keep_texts: keep the texts of the outputs, for corpus metrics that read them
         """
-        fields = {name: content[name] for name in SLIM if name in content}
         outputs = content.get("outputs", ()) if keep_texts or content.get("unscored") is not None else ()
-        fields["outputs"] = [
-            {"text": own["text"] if keep_texts else "", "unscored": own.get("unscored")} for own in outputs
-        ]
-        fields["statistics"] = {name: _compact(values) for name, values in content.get("statistics", {}).items()}
-        return cls.from_json({"prompt": "", **fields})
+        return cls(
+            prompt="",
+            outputs=tuple(Output(own["text"] if keep_texts else "", unscored=own.get("unscored")) for own in outputs),
+            statistics={name: _compact(values) for name, values in content.get("statistics", {}).items()},
+            **checked({name: content[name] for name in SLIM if name in content}),
+        )
 
 
 # of the fields whose type a reader relies on; None too where a field may be null
@@ -208,11 +203,15 @@ KINDS |= dict.fromkeys(("choices", "references", "outputs", "notes", "tokens", "
 SLIM = ("id", "target", "group", "category", "chance", "metrics", "unscored")
 
 
-def check_types(fields: Mapping[str, Any], kinds: Mapping[str, Any]) -> None:
-    """Raise TypeError for a field of another type."""
+def checked(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields. Raises TypeError for one of a wrong type."""
     for name, value in fields.items():
-        if name in kinds and not isinstance(value, kinds[name]):
+        if name in KINDS and not isinstance(value, KINDS[name]):
             raise TypeError(f"{name} is {'null' if value is None else type(value).__name__}")
+    for name in ("metrics", "chance"):
+        if not all(isinstance(value, int | float | None) for value in fields.get(name, {}).values()):
+            raise TypeError(f"a value of {name} is not a number")
+    return fields
 
 
 def _compact(values: Sequence[Any]) -> Sequence[Any]:
