@@ -13,7 +13,7 @@ from alignbench.evaluation.evaluate import evaluate, prepare
 from alignbench.evaluation.thinking import find_thinking
 from alignbench.models.distributions import Drawn
 from alignbench.models.encode import Encoder
-from alignbench.models.generate import scheduler, sequential
+from alignbench.models.generate import batched, scheduler
 from alignbench.models.generate.decoding import Decoding
 from alignbench.models.generate.samples import Job, Sample
 from alignbench.models.local import LocalEngine
@@ -76,12 +76,13 @@ def test_a_template_opens_the_block_unless_its_variables_say_otherwise(packs, to
     def draw(logits, sources, streams, sampling):
         return [drawn(next(tokens)) for _ in streams]
 
-    for module in (scheduler, sequential):
+    for module in (scheduler, batched):
         monkeypatch.setattr(module, "draw", draw)
     found = {}
     for kwargs in ({}, {"enable_thinking": False}):
         encoder = Encoder(tokenizer, kwargs)
         engine = LocalEngine(tiny_model("llama", tokenizer), encoder, packs=packs)
+        engine.batched.cached = True
         tokens = iter(scripted(tokenizer, text))
         sampling = Sampling(9, stop=("\n",), thinking=Thinking(limit=20))
         ((_, (completion,)),) = engine.generate([Prompt("a", "Q")], sampling, chat=True)
