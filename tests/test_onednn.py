@@ -7,7 +7,7 @@ import torch
 from tiny import tiny_model, tiny_tokenizer
 from torch import nn
 
-from alignbench.models.onednn import use_onednn
+from alignbench.models.onednn import choose_products, fastest_products, products_of, use_onednn
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this build of torch has no oneDNN")
 
@@ -61,10 +61,9 @@ def test_gradients_are_those_of_torchs_own_product(start, bias, frozen):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_autocast_and_other_dtypes_use_torchs_own_product_before_and_after(dtype):
+def test_autocast_other_dtypes_and_other_devices_use_torchs_own_product(dtype, monkeypatch):
     layer = nn.Linear(8, 8).to(dtype)
-    assert not use_onednn(layer)
-    assert "forward" not in vars(layer)
+    assert (use_onednn(layer), "forward" in vars(layer)) == (False, False)
     own, ours = (layer.to(dtype) for layer in layers())
     rows = torch.randn(4, 48, dtype=dtype)
     assert torch.equal(ours(rows), own(rows))
@@ -76,12 +75,28 @@ def test_autocast_and_other_dtypes_use_torchs_own_product_before_and_after(dtype
     assert products[1].dtype == torch.bfloat16
     assert torch.equal(products[1], products[0])
     assert torch.equal(ours.weight.grad, own.weight.grad)
-
-
-def test_a_layer_that_has_left_the_cpu_uses_torchs_own_product(monkeypatch):
-    """As every model does that is loaded before it is moved to a GPU."""
-    _, ours = layers()
+    # as every model is that is loaded before it is moved to a GPU
     monkeypatch.setattr("alignbench.models.onednn._multiply", lambda *_: pytest.fail("a CPU's product"))
     with pytest.raises(pytest.fail.Exception):
         ours(torch.randn(4, 48))
     assert ours.to("meta")(torch.randn(4, 48, device="meta")).shape == (4, 30)
+
+
+def test_the_faster_products_are_measured_once_for_a_machine_and_may_be_set(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    fastest_products.cache_clear()
+    found = fastest_products()
+    (file,) = (tmp_path / "alignbench").iterdir()
+    assert file.read_text() == found in ("onednn", "torch")
+    model = tiny_model("llama", tiny_tokenizer())
+    for kept in ("torch", "onednn"):
+        file.write_text(kept)
+        fastest_products.cache_clear()
+        choose_products(model)
+        assert products_of(model) == kept
+    choose_products(model, "torch")  # as the run to resume
+    assert products_of(model) == "torch"
+    half = tiny_model("llama", tiny_tokenizer(), dtype=torch.bfloat16)
+    choose_products(half, "onednn")
+    assert products_of(half) == "torch"
+    fastest_products.cache_clear()

@@ -48,7 +48,14 @@ def compare(
         raise AlignbenchError(f"--margin {margin}: percent of a metric's range, from 0 to 100")
     if seed < 0:
         raise AlignbenchError(f"--seed {seed}: it cannot be negative")
-    point = None if reference_point is None else _point(reference_point)
+    point = None
+    if reference_point is not None:
+        try:
+            point = tuple(map(float, reference_point.split(",")))
+        except ValueError:
+            point = (math.nan,)
+        if len(point) != 2 or not math.isfinite(sum(point)):
+            raise AlignbenchError(f"--reference-point {reference_point}: expected REWARD,TAX, such as 0.5,20")
     from alignbench.audit.compare import compare as audit_of
     from alignbench.audit.render import to_csv, to_json, to_latex, to_markdown, to_terminal
 
@@ -66,13 +73,3 @@ def compare(
         to_markdown(audit, markdown, every_metric=every)
     if latex is not None:
         to_latex(audit, latex, every_metric=every)
-
-
-def _point(text: str) -> tuple[float, float]:
-    try:
-        reward, tax = map(float, text.split(","))
-    except ValueError:
-        reward = tax = math.nan
-    if not math.isfinite(reward + tax):
-        raise AlignbenchError(f"--reference-point {text}: expected REWARD,TAX, such as 0.5,20")
-    return reward, tax

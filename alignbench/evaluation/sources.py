@@ -66,7 +66,7 @@ class LazyEngine:
         if self._engine is None:
             self.progress.say(f"loading {self.model.name}")
             self._engine = self.model.open()
-            settings = getattr(self._engine, "settings", dict)()  # of the local engine
+            settings: dict[str, Any] = getattr(self._engine, "settings", dict)()  # of the local engine
             encoder = getattr(self._engine, "encoder", None)  # not of an endpoint
             begun = self.run.describe(
                 {

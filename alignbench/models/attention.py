@@ -7,7 +7,7 @@ have one row: all queries attend to them together.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.nn.attention.flex_attention import AuxRequest, BlockMask, create_block_mask, flex_attention
@@ -68,14 +68,16 @@ def tree_attention(
     """FlexAttention on prefix trees, merged with the attention to the shared prefix by their log-sum-exp."""
     refuse_unsupported(arguments)
 
+    limit, layer = softcap or 1.0, cast(int, module.layer_idx)
+
     def cap(score: torch.Tensor, *_: Any) -> torch.Tensor:
-        return softcap * torch.tanh(score / softcap)
+        return limit * torch.tanh(score / limit)
 
     own = {"score_mod": cap if softcap else None, "scale": scaling, "enable_gqa": query.shape[1] != key.shape[1]}
     flex = _compiled(query.device.type)
     out, aux = flex(query, key, value, block_mask=tree, return_aux=AuxRequest(lse=True), **own)
     if shared:
-        k, v = shared[module.layer_idx]  # type: ignore[index]
+        k, v = shared[layer]
         rows, heads, width, size = query.shape
         together = query.transpose(0, 1).reshape(1, heads, rows * width, size)
         other, other_aux = flex(together, k, v, return_aux=AuxRequest(lse=True), **own)
@@ -97,7 +99,7 @@ def joint_attention(
 ) -> tuple[torch.Tensor, None]:
     """One softmax over the scores of the shared prefix and of a row's own keys, in as few operations as possible."""
     refuse_unsupported(arguments)
-    before, values = shared[module.layer_idx]  # type: ignore[index]
+    before, values = shared[cast(int, module.layer_idx)]
     (rows, heads, length, size), groups = query.shape, key.shape[1]
     scaled = (query * (size**-0.5 if scaling is None else scaling)).reshape(rows, groups, -1, size)
     together = scaled.transpose(0, 1).reshape(groups, -1, size)  # (key heads, rows · queries, size)
@@ -108,7 +110,7 @@ def joint_attention(
     if attention_mask is not None:
         scores[..., before.shape[2] :] += attention_mask
     weights = scores.softmax(-1, dtype=torch.float32).to(value.dtype).view(rows, groups, -1, scores.shape[-1])
-    of_prefix, own = weights.split([before.shape[2], key.shape[2]], -1)
+    of_prefix, own = weights[..., : before.shape[2]], weights[..., before.shape[2] :]
     out = of_prefix.transpose(0, 1).reshape(groups, -1, before.shape[2]) @ values[0]
     joint = out.view(groups, rows, -1, values.shape[-1]).transpose(0, 1) + own @ value
     return joint.reshape(rows, heads, length, -1).transpose(1, 2), None

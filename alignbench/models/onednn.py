@@ -9,6 +9,7 @@ import math
 import os
 import platform
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
@@ -44,7 +45,7 @@ def products_of(model: nn.Module) -> str:
 def choose_products(model: PreTrainedModel, products: str | None = None) -> None:
     """Let a model multiply with the faster library, or with `products`, since their results differ by rounding."""
     for module in filter(_has_product, model.modules()):
-        del module.forward
+        vars(module).pop("forward")
     if (model.device.type, model.dtype) == ("cpu", torch.float32) and (products or fastest_products()) == "onednn":
         use_onednn(model)
 
@@ -55,7 +56,8 @@ def fastest_products() -> str:
 
     The first measurement on a machine is kept in the user's cache, so that all models are computed alike later.
     """
-    shortest = dict.fromkeys((_multiply, nn.functional.linear), math.inf)
+    multiplications: tuple[Callable[..., torch.Tensor], ...] = (_multiply, nn.functional.linear)
+    shortest = dict.fromkeys(multiplications, math.inf)
     rows, weight = torch.ones(256, 768), torch.ones(2048, 768)
     name = f"products-{platform.node()}-{torch.__version__}-{torch.get_num_threads()}"
     file = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "alignbench" / name
@@ -64,7 +66,7 @@ def fastest_products() -> str:
     if file.is_file() and (found := file.read_text("utf-8")) in ("onednn", "torch"):
         return found
     with torch.inference_mode():
-        for multiply in (*shortest,) * 9:
+        for multiply in multiplications * 9:
             begin = time.perf_counter()
             multiply(rows, weight, None)
             shortest[multiply] = min(time.perf_counter() - begin, shortest[multiply])

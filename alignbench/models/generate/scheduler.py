@@ -151,7 +151,7 @@ class _Run:
                 job.pages.copy([0], self.prefix.pages, first_page, rest)
             blocks += self.scheduler.blocks(begin, length, column, self.shared, job.pages, first_page)
             tokens.append(job.tokens[begin:])
-            positions.append(np.arange(begin, length))
+            positions.append(np.arange(begin, length, dtype=np.int32))
             column += length - begin
             numbers = job.missing
             job.start = length // page if len(numbers) > 1 else first_page
