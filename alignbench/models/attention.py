@@ -45,12 +45,14 @@ def tree_mask(ends: torch.Tensor) -> BlockMask:
     def inside(row: Any, head: Any, query: Any, key: Any) -> Any:
         return (key <= query) & (query < ends[row, key])
 
-    return create_block_mask(inside, len(ends), None, *[ends.shape[1]] * 2, device=ends.device)
+    rows, width = ends.shape
+    return create_block_mask(inside, rows, None, width, width, device=ends.device)
 
 
 @cache
 def _compiled(device: str) -> Callable[..., Any]:
-    return torch.compile(flex_attention, dynamic=True) if device == "cuda" else flex_attention
+    attend: Callable[..., Any] = flex_attention
+    return torch.compile(attend, dynamic=True) if device == "cuda" else attend
 
 
 def tree_attention(
