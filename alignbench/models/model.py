@@ -27,6 +27,7 @@ class Model:
     identity: everything that its results depend on; part of the run folder's name
     scores: it supports log-likelihoods of given text; entropies: and the entropies of its tokens
     open: loads it; about: what else run.json records of a checkpoint
+    sampling: `EndpointEngine.sampling` of an endpoint
     """
 
     name: str
@@ -36,6 +37,7 @@ class Model:
     entropies: bool
     open: Callable[[], Engine]
     about: Mapping[str, Any] = field(default_factory=dict)
+    sampling: Callable[[bool, bool], tuple[list[str], str | None]] | None = None
 
 
 def choose_engine(device: str, text_only: bool) -> str:
@@ -53,20 +55,23 @@ def find_model(
     dtype: str = "auto",
     device: str = "auto",
     token_budget: int | None = None,
-    concurrency: int = 8,
+    connection: Mapping[str, Any] | None = None,
     trust_remote_code: bool = False,
     template_kwargs: Mapping[str, Any] | None = None,
     shard: Shard = SINGLE_PROCESS,
     notify: Callable[[str], None] | None = None,
 ) -> Model:
     """Find `spec`: a local folder, a Hub id (owner/name, owner/name@revision), or an endpoint
-    (https://host/v1#model). Raises AlignbenchError for anything that would fail or be unsafe later."""
+    (https://host/v1#model). Raises AlignbenchError for anything that would fail or be unsafe later.
+
+    connection: concurrency, timeout and retries of `Client`
+    """
     if spec.startswith(("http://", "https://")):
         from alignbench.models.remote.endpoint import connect
 
-        endpoint = connect(spec, concurrency=concurrency, template_kwargs=template_kwargs, notify=notify)
-        identity = {"model": endpoint.identity(), "engine": {"kind": "endpoint"}}
-        return Model(endpoint.name, identity, endpoint.chat_template, endpoint.scores, False, lambda: endpoint)
+        far = connect(spec, template_kwargs=template_kwargs, notify=notify, **(connection or {}))
+        identity = {"model": far.identity(), "engine": {"kind": "endpoint"}}
+        return Model(far.name, identity, far.chat_template, far.scores, False, lambda: far, {}, far.sampling)
     if engine not in ENGINES:
         raise AlignbenchError(f"engine {engine!r}: choose {', '.join(ENGINES)}, or give the address of an endpoint")
     engine = "local" if engine == "auto" else engine
