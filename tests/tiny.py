@@ -7,6 +7,7 @@ import torch
 import transformers
 from cases import cases
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from torch.nn.attention import flex_attention
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from alignbench.models.encode import Encoder
@@ -67,10 +68,16 @@ def save_tiny_checkpoint(folder: Path, architecture: str = "llama", *, tokenizer
     return Path(folder)
 
 
-def engine_of(model, tokenizer, notes=None, *, trees=None, packs=None, most_rows=None, **options) -> LocalEngine:
-    """Small pages, so that short texts fill several. trees, packs: False for the plain computation"""
+def engine_of(model, tokenizer, notes=None, *, trees=None, packs=None, most_rows=None, gpu=False, **options):
+    """A local engine with small pages, so that short texts fill several.
+
+    trees, packs: False for the plain computation; gpu: compute as on a GPU, on whatever device the model is"""
     engine = LocalEngine(model, Encoder(tokenizer), notify=[].append if notes is None else notes.append, **options)
-    engine.trees, engine.packs, engine.scheduler.most_rows, engine.scheduler.page = trees, packs, most_rows, 32
+    engine.trees, engine.packs, engine.scheduler.page = trees, packs, 32
+    engine.scheduler.most_rows = engine.batched.most_rows = most_rows
+    if gpu:
+        flex_attention._FLEX_ATTENTION_DISABLE_COMPILE_DEBUG = True  # compiling takes seconds
+        engine.forward.flex, engine.paged = True, False
     return engine
 
 

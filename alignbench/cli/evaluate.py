@@ -39,7 +39,9 @@ def evaluate(
     scorer_path: options.ScorerPath = None,
     prompts: options.Prompts = None,
     data_dir: options.DataDir = None,
-    engine: Annotated[str, typer.Option(help="local or vllm.")] = "local",
+    engine: Annotated[
+        str, typer.Option(help="local, vllm, or auto (vllm on a CUDA GPU for generated text if installed, else local).")
+    ] = "auto",
     dtype: Annotated[
         str,
         typer.Option(

@@ -17,7 +17,7 @@ from alignbench.evaluation.pipeline import Job, run_task
 from alignbench.evaluation.sources import LazyEngine, ModelSource
 from alignbench.evaluation.thinking import TAGS, find_thinking
 from alignbench.evaluation.win_rate import ANSWERS, WIN_RATE, find_answers, find_judge, judge_all, with_verdicts
-from alignbench.models.model import Model, find_model
+from alignbench.models.model import Model, choose_engine, find_model
 from alignbench.progress import Progress
 from alignbench.runs.folder import open_run
 from alignbench.scorers.choose import choose_scorers
@@ -25,7 +25,7 @@ from alignbench.shards import Shard, find_shard
 from alignbench.tasks import find_task
 from alignbench.types.engine import Thinking
 from alignbench.types.result import RunResult
-from alignbench.types.task import Options, TaskData
+from alignbench.types.task import Options, Task, TaskData
 
 TEMPLATES = ("auto", "none", "chat")
 
@@ -47,7 +47,7 @@ def evaluate(
     scorers: Sequence[str] = (),
     prompts: str | Path | None = None,
     data_dir: str | Path | None = None,
-    engine: str = "local",
+    engine: str = "auto",
     dtype: str = "auto",
     device: str = "auto",
     token_budget: int | None = None,
@@ -72,7 +72,7 @@ def evaluate(
     thinking_tags: start and end of the block, "START,END"; thinking_tokens: its limit, apart from the answer's
     scorers: `kind=name[:path]`, such as "toxicity=alt-profanity-check", instead of the default of that kind
     prompts: file of prompts instead of a task's own, for the tasks that take them
-    engine: "local" or "vllm"
+    engine: "local", "vllm", or "auto": see `choose_engine`
     dtype: "auto" is the checkpoint's own number format, but float32 instead of bfloat16 on a CPU without instructions
         for it
     token_budget: padded tokens per batch; None: determined automatically
@@ -96,6 +96,8 @@ def evaluate(
     others = [spec for spec in scorers if judge is None or not spec.startswith("preference=")]
     options = Options.of(data_dir, shots, seed, prompts)
     jobs = prepare(names, options, limit=limit, scorers=others, device=device)
+    if engine == "auto" and not trust_remote_code and shard.world == 1 and dtype != "float64":
+        engine = choose_engine(device, all(job.task.generation and not _needs_entropies(job.task) for job in jobs))
     settings: dict[str, Any] = {"engine": engine, "dtype": dtype, "device": device, "token_budget": token_budget}
     settings |= {"trust_remote_code": trust_remote_code, "template_kwargs": template_kwargs}
     settings["connection"] = {"concurrency": concurrency, "timeout": timeout, "retries": retries}
@@ -163,6 +165,10 @@ def sample(data: TaskData, limit: int | None, seed: int) -> TaskData:
     return replace(data, documents=[data.documents[row] for row in rows])
 
 
+def _needs_entropies(task: Task) -> bool:
+    return task.entropies or bool(task.generation and task.generation.sampling.top_entropies)
+
+
 def _chats(model: Model, job: Job, template: str) -> bool:
     """Whether the task's prompts become messages."""
     plain = job.task.generation is None or job.task.generation.plain
@@ -195,7 +201,7 @@ def _check(model: Model, jobs: Sequence[Job], template: str, allow_server_sampli
                 f"{model.name}: task {job.task.name} scores given text, which no endpoint scores as a reply "
                 "to a message; use --template none"
             )
-        if (job.task.entropies or (generation and generation.sampling.top_entropies)) and not model.entropies:
+        if _needs_entropies(job.task) and not model.entropies:
             raise AlignbenchError(
                 f"{model.name}: task {job.task.name} needs token entropies, which only the local engine computes; "
                 "use a local checkpoint"

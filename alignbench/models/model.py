@@ -1,5 +1,6 @@
 """The model that a command names, before it is loaded: a checkpoint for the local engine or vLLM, or an endpoint."""
 
+import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ from alignbench.types.engine import Engine
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 CPU_FLAGS = Path("/proc/cpuinfo")
 BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}  # flags of processors (x86, Arm) with instructions for it
-ENGINES = ("local", "vllm")
+ENGINES = ("auto", "local", "vllm")
 ABOUT = ("parameters", "lineage", "training")
 # a folder may be moved, another dtype may be chosen, and the rest follows from the weights or is only a record
 NOT_IDENTITY = ("path", "dtype", *ABOUT)
@@ -37,6 +38,14 @@ class Model:
     open: Callable[[], Engine]
     about: Mapping[str, Any] = field(default_factory=dict)
     sampling: Callable[[bool, bool], tuple[list[str], str | None]] | None = None
+
+
+def choose_engine(device: str, text_only: bool) -> str:
+    """What the engine "auto" is: vLLM on a CUDA device where it is installed, if all tasks let the model write text and
+    need no entropies; or else the local engine, which scores given text faster."""
+    if text_only and importlib.util.find_spec("vllm") is not None and resolve_device(device).startswith("cuda"):
+        return "vllm"
+    return "local"
 
 
 def find_model(
@@ -64,7 +73,8 @@ def find_model(
         identity = {"model": far.identity(), "engine": {"kind": "endpoint"}}
         return Model(far.name, identity, far.chat_template, far.scores, False, lambda: far, {}, far.sampling)
     if engine not in ENGINES:
-        raise AlignbenchError(f"engine {engine!r}: choose {' or '.join(ENGINES)}, or give the address of an endpoint")
+        raise AlignbenchError(f"engine {engine!r}: choose {', '.join(ENGINES)}, or give the address of an endpoint")
+    engine = "local" if engine == "auto" else engine
     if dtype not in ("auto", *DTYPES):
         raise AlignbenchError(f"dtype {dtype!r}: choose auto, {', '.join(DTYPES)}")
     if token_budget is not None and token_budget < 1:
