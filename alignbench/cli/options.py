@@ -1,13 +1,16 @@
 """Options that several commands share, and how their values are parsed."""
 
+import inspect
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import typer
 import yaml
 
 from alignbench.errors import AlignbenchError
+from alignbench.types.settings import EngineSettings
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the results as JSON.")]
 Columns = Annotated[
@@ -47,6 +50,24 @@ ThinkingTokens = Annotated[
     int | None, typer.Option(help="Limit of the thoughts, besides that of the answer; default: 4096.", metavar="N")
 ]
 TAGS = "<think>,</think>"
+
+
+def with_engine_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """A command whose `**settings` are an option for each field of EngineSettings."""
+    signature = inspect.signature(command, eval_str=True)
+    own = [parameter for parameter in signature.parameters.values() if parameter.kind != parameter.VAR_KEYWORD]
+    for name, hint in get_type_hints(EngineSettings, include_extras=True).items():
+        option = typer.Option(help=hint.__metadata__[0], rich_help_panel="Engine")
+        default, annotation = getattr(EngineSettings, name), Annotated[hint.__origin__, option]
+        own.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation))
+    command.__signature__ = signature.replace(parameters=own)  # type: ignore[attr-defined]
+    return command
+
+
+def given(context: typer.Context) -> dict[str, Any]:
+    """The options of a command that the user has given."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return {name: context.params[name] for name, source in sources.items() if source and source.name != "DEFAULT"}
 
 
 def all_metrics(metrics: str) -> bool:
