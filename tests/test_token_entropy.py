@@ -24,6 +24,7 @@ from alignbench.models.remote.vllm import VllmEngine
 from alignbench.tasks import find_task
 from alignbench.tasks.token_entropy import CHARACTERS, POSITIONS, clean, evenly, passages
 from alignbench.types.engine import Loglikelihood, Prompt, Request, Sampling
+from alignbench.types.settings import TaskSettings
 from alignbench.types.task import Document, Options, Output
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -210,6 +211,6 @@ def test_vllm_and_endpoints_refuse_entropies_before_any_request():
 
 def test_an_engine_without_entropies_is_refused_before_any_work(world):
     endpoint = Model("far", {}, chat_template=True, scores=True, entropies=False, open=lambda: None)
-    for job in prepare(TASKS, Options.of(world, None, 0, None)):
+    for job in prepare(dict.fromkeys(TASKS, TaskSettings(template="none")), world):
         with pytest.raises(AlignbenchError, match=r"far: task token_entropy.* needs token entropies"):
-            _check(endpoint, [job], "none")
+            _check(endpoint, [job])

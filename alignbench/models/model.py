@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from alignbench.errors import AlignbenchError
-from alignbench.models.checkpoint import find_checkpoint, load_engine, resolve_device
+from alignbench.models.checkpoint import find_checkpoint, load_engine, load_tokenizer, resolve_device
 from alignbench.shards import SINGLE_PROCESS, Shard
 from alignbench.types.engine import Engine
 
@@ -47,6 +47,7 @@ def find_model(
     concurrency: int = 8,
     trust_remote_code: bool = False,
     template_kwargs: Mapping[str, Any] | None = None,
+    system: str | None = None,
     shard: Shard = SINGLE_PROCESS,
     notify: Callable[[str], None] | None = None,
 ) -> Model:
@@ -55,7 +56,8 @@ def find_model(
     if spec.startswith(("http://", "https://")):
         from alignbench.models.remote.endpoint import connect
 
-        endpoint = connect(spec, concurrency=concurrency, template_kwargs=template_kwargs, notify=notify)
+        prompts = {"template_kwargs": template_kwargs, "system": system}
+        endpoint = connect(spec, concurrency=concurrency, notify=notify, **prompts)
         identity = {"model": endpoint.identity(), "engine": {"kind": "endpoint"}}
         return Model(endpoint.name, identity, endpoint.chat_template, endpoint.scores, False, lambda: endpoint)
     if engine not in ENGINES:
@@ -79,15 +81,19 @@ def find_model(
         if engine == "vllm":
             from alignbench.models.remote.vllm import load_vllm
 
-            return load_vllm(checkpoint, dtype=chosen, template_kwargs=template_kwargs)
+            return load_vllm(checkpoint, dtype=chosen, template_kwargs=template_kwargs, system=system)
         own = f"cuda:{shard.local_rank}" if found == "cuda" and shard.world > 1 else found
-        more: dict[str, Any] = {"notify": notify, "template_kwargs": template_kwargs}
+        more: dict[str, Any] = {"notify": notify, "template_kwargs": template_kwargs, "system": system}
         return load_engine(checkpoint, dtype=chosen, device=own, token_budget=token_budget, **more)
 
     fields = asdict(checkpoint)
     identity = {"model": {name: fields[name] for name in fields if name not in NOT_IDENTITY}, "engine": settings}
     about = {name: fields[name] for name in ABOUT}
     chat = checkpoint.chat_template_sha256 is not None
+    if chat and system is not None:
+        from alignbench.models.template import check_system
+
+        check_system(load_tokenizer(checkpoint), checkpoint.name, template_kwargs or {})
     return Model(checkpoint.name, identity, chat, True, engine == "local", load, about)
 
 
