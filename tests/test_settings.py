@@ -111,15 +111,15 @@ def test_a_file_the_options_and_python_give_the_same_folders_and_the_run_keeps_t
 
 def test_what_is_given_precedes_the_file_and_the_kept_file_means_the_same(tmp_path):
     text = "limit: 5\ntemplate: none\ngen_kwargs: {top_p: .5, max_tokens: 9}\n"
-    file = config(tmp_path, text + "tasks: {a: {limit: 7, gen_kwargs: {top_p: .6}}, b: }")
+    file = config(tmp_path, text + "tasks: {rte: {limit: 7, gen_kwargs: {top_p: .6}}, sst2: }")
     own = resolve(file, {"gen_kwargs": {"max_tokens": 3}, "seed": 4})
-    assert (own.of_task("a").limit, own.of_task("b").limit, own.of_task("a").template) == (7, 5, "none")
-    assert own.of_task("a").gen_kwargs == {"top_p": 0.6, "max_tokens": 3}
-    assert own.of_task("b").gen_kwargs == {"top_p": 0.5, "max_tokens": 3}
-    given = resolve(file, {"limit": 1, "gen_kwargs": {"top_p": 0.7}, "tasks": ["a", "c"]})
-    assert list(given.tasks) == ["a", "c"]
+    assert (own.of_task("rte").limit, own.of_task("sst2").limit, own.of_task("rte").template) == (7, 5, "none")
+    assert own.of_task("rte").gen_kwargs == {"top_p": 0.6, "max_tokens": 3}
+    assert own.of_task("sst2").gen_kwargs == {"top_p": 0.5, "max_tokens": 3}
+    given = resolve(file, {"limit": 1, "gen_kwargs": {"top_p": 0.7}, "tasks": ["rte", "drop"]})
+    assert list(given.tasks) == ["rte", "drop"]
     assert {given.of_task(name).limit for name in given.tasks} == {1}
-    assert given.of_task("a").gen_kwargs["top_p"] == 0.7
+    assert given.of_task("rte").gen_kwargs["top_p"] == 0.7
     (tmp_path / "kept.yaml").write_text(to_yaml(own))
     assert resolve(tmp_path / "kept.yaml", {}) == own
     with pytest.raises(AlignbenchError, match="dtyp: no such setting; did you mean 'dtype'"):

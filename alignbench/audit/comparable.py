@@ -10,8 +10,8 @@ from alignbench.types.scorer import ScorerIdentity
 
 # baseline: its name, since its folder adds nothing to the documents; documents_sha256 last: it differs if others do
 FIELDS = (
-    "task", "version", "shots", "limit", "seed", "data", "prefix", "template", "system", "sampling", "scorers",
-    "baseline", "documents_sha256",
+    "task", "version", "definition_sha256", "shots", "limit", "seed", "data", "prefix", "template", "system", "sampling",
+    "scorers", "baseline", "documents_sha256",
 )  # fmt: skip
 PROMPTING = {"template", "system", "sampling", "prefix"}  # null for the outputs of a file: unknown
 UNKNOWN = "unknown"

@@ -10,7 +10,10 @@ from alignbench.progress import for_terminal
 from alignbench.shards import is_first_process
 
 PANELS = {
-    "Tasks": ("config", "tasks", "limit", "shots", "seed", "prompts", "data_dir", "baseline", "scorer", "scorer_path"),
+    "Tasks": (
+        *("config", "tasks", "include_path", "limit", "shots", "seed", "prompts", "data_dir"),
+        *("baseline", "scorer", "scorer_path"),
+    ),
     "Prompts and sampling": (
         *("template", "template_kwargs", "system", "gen_kwargs", "samples"),
         *("thinking", "thinking_tags", "thinking_tokens"),
@@ -29,8 +32,9 @@ def evaluate(
     config: Annotated[Path | None, typer.Option(help="YAML file of settings; options take precedence.")] = None,
     tasks: Annotated[
         str | None,
-        typer.Option(help="Comma-separated task names, see `alignbench tasks`."),
+        typer.Option(help="Comma-separated names, patterns ('winogender*') or abilities: see `alignbench tasks`."),
     ] = None,
+    include_path: options.IncludePath = None,
     limit: options.Limit = None,
     shots: options.Shots = None,
     seed: options.Seed = 0,
@@ -91,21 +95,3 @@ def evaluate(
         runs = run(progress=progress, **given, **{name: value for name, value in parsed.items() if value})
     if is_first_process():
         show_results(runs, every, as_json)
-
-
-def list_tasks() -> None:
-    """List the tasks with their metrics, direction and chance level."""
-    from alignbench.console import print_table
-    from alignbench.tasks import all_tasks
-
-    rows = []
-    for task in all_tasks().values():
-        for metric in task.metrics:
-            chance = "per document" if metric.chance is None else f"{metric.chance:.2f}"
-            if metric.chance is None and metric.unit != "share":
-                chance = "–"
-            scorer = metric.scorer or "–"
-            rows.append(
-                (task.name, str(task.version), task.title, metric.name, metric.unit, metric.better, chance, scorer)
-            )
-    print_table(("task", "version", "title", "metric", "unit", "better", "chance", "scorer"), rows)

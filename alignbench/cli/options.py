@@ -12,8 +12,25 @@ import typer
 
 from alignbench.errors import AlignbenchError
 from alignbench.parse import parse_yaml
+from alignbench.plugins import include
 from alignbench.types.settings import EngineSettings, with_fields
 
+
+def _include(paths: list[str] | None) -> list[str] | None:
+    for path in paths or ():
+        include(path)
+    return paths
+
+
+IncludePath = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Python file, or folder of files, with your TASKS, SCORERS or ENGINES; repeatable.",
+        envvar="ALIGNBENCH_INCLUDE_PATH",
+        callback=_include,
+        metavar="FILE|DIR",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the results as JSON.")]
 Columns = Annotated[
     list[str] | None,

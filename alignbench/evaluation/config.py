@@ -1,7 +1,7 @@
 """The settings of an evaluation: of a YAML file and of the caller, combined; and what they change in a task.
 
-A file has the fields of `Settings` as its keys. `tasks` is a list of names, or name -> the settings of that task alone.
-What the caller gives takes precedence over both.
+A file has the fields of `Settings` as its keys. `tasks` is a list of names (also patterns and abilities), or name ->
+the settings of that task alone. What the caller gives takes precedence over both.
 """
 
 import math
@@ -15,6 +15,8 @@ import yaml
 from alignbench.data.cards import did_you_mean
 from alignbench.errors import AlignbenchError, first_line
 from alignbench.parse import parse_yaml
+from alignbench.plugins import include
+from alignbench.tasks import find_names
 from alignbench.types.settings import Settings, TaskSettings, combined
 from alignbench.types.task import Task
 
@@ -34,11 +36,17 @@ def resolve(config: str | Path | None, given: Mapping[str, Any]) -> Settings:
         for name, settings in tasks.items()
     }
     found = combined(general, own)
-    for name in ("checkpoints", "scorers"):
+    for name in ("checkpoints", "scorers", "include_path"):
         found[name] = tuple(map(str, found.get(name) or ()))
+    for path in found["include_path"]:
+        include(path)
+    expanded: Mappings = {}
+    for pattern, settings in tasks.items():
+        for name in find_names([pattern]):
+            expanded[name] = combined(expanded.get(name, {}), settings)
     paths = {name: str(found[name]) for name in ("out", "prompts", "data_dir") if found.get(name) is not None}
     found["template_kwargs"] = dict(found.get("template_kwargs") or {})
-    found |= paths | {"system": system_message(found.get("system")), "tasks": tasks}
+    found |= paths | {"system": system_message(found.get("system")), "tasks": expanded}
     return Settings(**found)
 
 
@@ -106,7 +114,7 @@ def to_yaml(settings: Settings) -> str:
     """The settings as a file for `--config`, without the folder of the results."""
     found = asdict(settings)
     del found["out"]
-    found |= {"checkpoints": list(settings.checkpoints), "scorers": list(settings.scorers)}
+    found |= {name: list(found[name]) for name in ("checkpoints", "scorers", "include_path")}
     for own in found["tasks"].values():
         own |= {"scorers": list(own["scorers"])} if "scorers" in own else {}
     return yaml.safe_dump(found, sort_keys=False, allow_unicode=True)

@@ -61,6 +61,8 @@ class Job:
             "documents_sha256": digest({"documents": [asdict(d) for d in self.data.documents]}),
             "template": "chat" if chat else "none",
         }
+        if self.task.definition:
+            identity["definition_sha256"] = self.task.definition
         if chat and template_kwargs:
             identity["template_kwargs"] = dict(template_kwargs)
         if chat and system is not None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from alignbench.errors import AlignbenchError
 from alignbench.models.checkpoint import find_checkpoint, load_engine, load_tokenizer, resolve_device
+from alignbench.plugins import plugins
 from alignbench.shards import SINGLE_PROCESS, Shard
 from alignbench.types.engine import Engine
 
@@ -60,8 +61,10 @@ def find_model(
         endpoint = connect(spec, concurrency=concurrency, notify=notify, **prompts)
         identity = {"model": endpoint.identity(), "engine": {"kind": "endpoint"}}
         return Model(endpoint.name, identity, endpoint.chat_template, endpoint.scores, False, lambda: endpoint)
-    if engine not in ENGINES:
-        raise AlignbenchError(f"engine {engine!r}: choose {' or '.join(ENGINES)}, or give the address of an endpoint")
+    others = {plugin.value.__name__: plugin for plugin in plugins("engines")}
+    if engine not in (*ENGINES, *others):
+        known = " or ".join((*ENGINES, *others))
+        raise AlignbenchError(f"engine {engine!r}: choose {known}, or give the address of an endpoint")
     if dtype not in ("auto", *DTYPES):
         raise AlignbenchError(f"dtype {dtype!r}: choose auto, {', '.join(DTYPES)}")
     if token_budget is not None and token_budget < 1:
@@ -76,12 +79,18 @@ def find_model(
     if chosen not in DTYPES:
         raise AlignbenchError(f"checkpoint {checkpoint.name}: dtype {chosen} is not supported; set --dtype")
     settings = {"kind": engine, "dtype": chosen, "device": found, "token_budget": token_budget or "auto"}
+    if engine not in ENGINES:
+        settings["definition_sha256"] = others[engine].sha256
 
     def load() -> Engine:
         if engine == "vllm":
             from alignbench.models.remote.vllm import load_vllm
 
             return load_vllm(checkpoint, dtype=chosen, template_kwargs=template_kwargs, system=system)
+        if engine in others and engine not in ENGINES:
+            prompts = {"template_kwargs": template_kwargs, "system": system}
+            made: Engine = others[engine].value(checkpoint, dtype=chosen, device=found, **prompts)
+            return made
         own = f"cuda:{shard.local_rank}" if found == "cuda" and shard.world > 1 else found
         more: dict[str, Any] = {"notify": notify, "template_kwargs": template_kwargs, "system": system}
         return load_engine(checkpoint, dtype=chosen, device=own, token_budget=token_budget, **more)

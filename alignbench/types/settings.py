@@ -62,6 +62,7 @@ class Settings(EngineSettings, TaskSettings):
     baseline: the checkpoint that the task win_rate compares with
     template_kwargs: variables of the chat template, such as {"enable_thinking": False}
     system: the system message before every prompt in a chat template
+    include_path: Python files, or folders of files, with TASKS, SCORERS or ENGINES
     """
 
     checkpoints: tuple[str, ...] = ()
@@ -71,6 +72,7 @@ class Settings(EngineSettings, TaskSettings):
     data_dir: str | None = None
     template_kwargs: dict[str, Any] = field(default_factory=dict)
     system: str | None = None
+    include_path: tuple[str, ...] = ()
 
     def of_task(self, name: str) -> TaskSettings:
         """The settings of one task: its own, and the common ones."""

@@ -165,6 +165,7 @@ class Task:
     rank: position among the variants of its family; the first one that two models share is tested
     headline: the metric that represents the task in the audit, one of `metrics` or of `corpus`
     display_metrics: metrics that a table shows by default; empty: all
+    definition: sha256 of the Python files that define a plug-in task; empty for ours
     entropies: the choices' token entropies are requested and recorded
     """
 
@@ -186,6 +187,7 @@ class Task:
     takes_prompts: bool = False
     display_metrics: tuple[str, ...] = ()
     entropies: bool = False
+    definition: str = ""
 
     def takes(self, setting: str) -> bool:
         """Whether a field of `TaskSettings` changes anything in this task."""

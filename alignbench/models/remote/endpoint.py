@@ -89,6 +89,14 @@ class EndpointEngine:
         reported = self.client.clean(", ".join(sorted(self._models - {""})))
         return {"url": self.client.url, "name": self.name, "reported": reported or None}
 
+    def features(self) -> dict[str, str]:
+        """A row of `alignbench engines`, from tests of the server."""
+        path = COMPLETIONS if COMPLETIONS in self._offers else CHAT
+        has = {"logprobs": self.scores, "n": self._draws_several(path), "seeds": self._offers[path].seed}
+        found = {name: "yes" if value else "no" for name, value in has.items()}
+        found |= {"entropies": "no", "resume": "up to rounding", "lora": "server", "parallel": "server", "here": "yes"}
+        return found | {"engine": self.client.clean(self.name), "use": f"{self.client.url}#{self.name}"}
+
     def work(self) -> dict[str, int | str]:
         """Requests sent and repeated, the tokens that the server counted, and the build that it reported last."""
         return {**self.client.counts, "system_fingerprint": self.client.reported["system_fingerprint"]}
