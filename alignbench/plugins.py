@@ -1,7 +1,8 @@
 """Tasks, scorers and engines of other packages (entry points) and of the user's files (`--include-path`).
 
 A module's TASKS, SCORERS and ENGINES are added to ours; an entry point of the group alignbench.tasks,
-alignbench.scorers or alignbench.engines names a module or such a value. Their Python code runs, as that of any installed package.
+alignbench.scorers or alignbench.engines names a module or such a value. Their Python code
+runs, as that of any installed package.
 """
 
 import hashlib

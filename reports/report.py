@@ -27,8 +27,8 @@ class Report:
 
 
 def report(
-    paths: Sequence[str | Path], out: str | Path = "report", *, reference: str | None = None, title: str = "Gains and losses of alignment",
-    pdf: bool = False, progress: Progress = SILENT,
+    paths: Sequence[str | Path], out: str | Path = "report", *, reference: str | None = None,
+    title: str = "Gains and losses of alignment", pdf: bool = False, progress: Progress = SILENT,
 ) -> Report:  # fmt: skip
     """Draw all figures for which `paths` have data, and write the page: out/index.html and out/figures/.
 

@@ -72,7 +72,7 @@ def test_an_entry_point_adds_tasks(monkeypatch, tmp_path):
     monkeypatch.setattr(plugins, "entry_points", lambda group: [entry] if group == "alignbench.tasks" else [])
     plugins._installed.cache_clear()
     try:
-        with pytest.raises(AlignbenchError, match="plug-in own: TASKS has .*, which is no"):
+        with pytest.raises(AlignbenchError, match=r"plug-in own: TASKS has .*, which is no"):
             all_tasks()
         entry.load = lambda: [task]
         plugins._installed.cache_clear()

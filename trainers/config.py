@@ -107,7 +107,8 @@ def read_config(
     overrides: Sequence[str] = (),
     settings: Mapping[str, Any] | None = None,
 ) -> T:
-    """Settings from defaults < preset < YAML file < overrides (NAME=VALUE) < settings; required ones may still be REQUIRED.
+    """Settings from defaults < preset < YAML file < overrides (NAME=VALUE) < settings. Required ones may
+    still be REQUIRED.
 
     Raises AlignbenchError for an unknown setting or a value of a wrong type.
     """

@@ -10,8 +10,8 @@ from alignbench.types.scorer import ScorerIdentity
 
 # baseline: its name, since its folder adds nothing to the documents; documents_sha256 last: it differs if others do
 FIELDS = (
-    "task", "version", "definition_sha256", "shots", "limit", "seed", "data", "prefix", "template", "system", "sampling",
-    "scorers", "baseline", "documents_sha256",
+    "task", "version", "definition_sha256", "shots", "limit", "seed", "data", "prefix", "template", "system",
+    "sampling", "scorers", "baseline", "documents_sha256",
 )  # fmt: skip
 PROMPTING = {"template", "system", "sampling", "prefix"}  # null for the outputs of a file: unknown
 UNKNOWN = "unknown"
@@ -74,7 +74,9 @@ def match(
             if across_templates and any(difference.field == "template" for difference in unlike):
                 allowed = allowed | {"system"}  # there is none without a chat template
             if all(difference.field in allowed for difference in unlike):
-                found.append(Match(one, other, _template(one, other)))
+                before, after = (run.identity.get("template", "") or UNKNOWN for run in (one, other))
+                both = before if before == after else f"{before} -> {after}"
+                found.append(Match(one, other, both if "template" in one.identity else ""))
                 break
             if not nearest or len(unlike) < len(nearest):
                 nearest = unlike
@@ -107,13 +109,6 @@ def scorers_of(identity: Mapping[str, Any]) -> list[ScorerIdentity]:
 def baseline_of(identity: Mapping[str, Any]) -> str | None:
     """The name of the baseline of a win rate; None for other tasks."""
     return (identity.get("baseline") or {}).get("name")
-
-
-def _template(one: TaskRun, other: TaskRun) -> str:
-    if "template" not in one.identity:
-        return ""
-    before, after = (run.identity["template"] or UNKNOWN for run in (one, other))
-    return before if before == after else f"{before} -> {after}"
 
 
 def _value(field: str, identity: Mapping[str, Any]) -> Any:

@@ -46,7 +46,7 @@ def _details(task: Task) -> dict[str, Any]:
 
 
 def _metric(metric: Metric) -> dict[str, Any]:
-    per_document = "per document" if metric.unit == "share" else None
+    per_document = "per document" if metric.unit == "proportion" else None
     chance = per_document if metric.chance is None else metric.chance
     found = {"metric": metric.name, "unit": metric.unit, "better": metric.better, "chance": chance}
     return found | {"bounds": list(metric.bounds), "scorer": metric.scorer}

@@ -20,8 +20,8 @@ from alignbench.types.scorer import Scorer
 class ScorerSpec:
     """A row of scorers.yaml.
 
-    factory: "module:callable", a module of this package or by its full name, or the callable. It is called with those of kind, name,
-        path, device and trust_remote_code that it has parameters for
+    factory: "module:callable", a module of this package or by its full name, or the callable. It is called with
+        those of kind, name, path, device and trust_remote_code that it has parameters for
     path: what follows the colon; "" if the scorer takes no path
     requires: a package that must be installed, and what to pass to `pip install`; empty if there is none
     cached: "module:callable" of `name`, which returns True if the published weights are on this machine. Only a scorer

@@ -13,14 +13,12 @@ from alignbench.types.task import Task
 
 
 def all_tasks() -> dict[str, Task]:
-    """Name -> task, in alphabetical order. Raises AlignbenchError for a plug-in that is no task, or has a taken name."""
+    """Name -> task, in alphabetical order. Raises AlignbenchError for a plug-in without a name of its own."""
     modules = (importlib.import_module(f"{__name__}.{info.name}") for info in pkgutil.iter_modules(__path__))
     found = {task.name: task for module in modules for task in getattr(module, "TASKS", ())}
     for plugin in plugins("tasks"):
         if not isinstance(plugin.value, Task):
-            raise AlignbenchError(
-                f"{plugin.origin}: TASKS has {plugin.value!r}, which is no alignbench.types.task.Task"
-            )
+            raise AlignbenchError(f"{plugin.origin}: TASKS has {plugin.value!r}, which is no Task")
         if plugin.value.name in found:
             raise AlignbenchError(f"{plugin.origin}: there is a task {plugin.value.name!r} already; rename it")
         found[plugin.value.name] = replace(plugin.value, definition=plugin.sha256)
