@@ -83,7 +83,7 @@ def evaluate(
 
     every = options.all_metrics(metrics)
     given = options.given(context)
-    parsed = {
+    parsed: dict[str, Any] = {
         "tasks": options.split_names(tasks or ""),
         "scorers": options.scorer_specs(scorer, scorer_path),
         "template_kwargs": options.template_kwargs_of(template_kwargs),
