@@ -299,7 +299,7 @@ def test_a_model_is_loaded_after_the_memory_of_the_one_before_is_released(tmp_pa
     assert engine.settings() == {
         "tokens_a_batch": 96,
         "products": "torch",
-    }  # samples on a CPU do not depend on the rest
+    }
     assert engine.budget.rows(64) == 10
 
 
