@@ -33,9 +33,20 @@ class Job:
     limit: int | None
     seed: int
     scorers: tuple[Scorer, ...] = ()
+    template: str = "auto"
+    thinking: Thinking | None = None
+
+    def uses_chat(self, has_template: bool) -> bool:
+        """Whether prompts are messages in the chat template. has_template: the model has one"""
+        plain = self.task.generation is None or self.task.generation.plain
+        return self.template == "chat" or (self.template == "auto" and has_template and not plain)
 
     def identity(
-        self, chat: bool, thinking: Thinking | None = None, template_kwargs: Mapping[str, Any] | None = None
+        self,
+        chat: bool,
+        thinking: Thinking | None = None,
+        template_kwargs: Mapping[str, Any] | None = None,
+        system: str | None = None,
     ) -> dict[str, Any]:
         """All that the numbers depend on besides the model; the documents' hash covers data, prompts and seed."""
         identity = {
@@ -50,12 +61,18 @@ class Job:
             "documents_sha256": digest({"documents": list(map(vars, self.data.documents))}),
             "template": "chat" if chat else "none",
         }
+        if self.task.definition:
+            identity["definition_sha256"] = self.task.definition
         if chat and template_kwargs:
             identity["template_kwargs"] = dict(template_kwargs)
+        if chat and system is not None:
+            identity["system"] = system
         if self.task.generation is None:
             return identity | {"window": WINDOW}
         sampling = asdict(self.task.generation.sampling)
         del sampling["top_entropies"], sampling["thinking"]  # no continuation depends on the first
+        if not sampling["top_k"]:
+            del sampling["top_k"]
         return identity | {
             "sampling": sampling,
             "thinking": thinking and asdict(thinking),

@@ -29,7 +29,8 @@ from alignbench.tasks.outputs import OUTPUTS
 from alignbench.types.engine import Completion, Thinking
 from alignbench.types.record import Document, Record
 from alignbench.types.result import RunResult
-from alignbench.types.task import Options, TaskData
+from alignbench.types.settings import TaskSettings
+from alignbench.types.task import TaskData
 
 
 def score_file(
@@ -78,13 +79,13 @@ def score_file(
         job = replace(job, scorers=choose_scorers([OUTPUTS], scorers, device=device)[OUTPUTS.name])
         known = {document.id for document in job.data.documents}
     else:
-        options = Options.of(data_dir, shots, seed, prompts)
-        (job,) = prepare([task], options, limit=limit, scorers=scorers, device=device)
+        own = TaskSettings(limit, shots, seed, str(prompts) if prompts else None, scorers=tuple(scorers))
+        (job,) = prepare({task: own}, data_dir, device=device)
         if job.task.generation is None:
             raise AlignbenchError(f"task {task}: the model generates no text in it, so there are no outputs to score")
         known = {document.id for document in job.data.documents}
         if limit is not None:
-            (whole,) = prepare([task], options, scorers=None)
+            (whole,) = prepare({task: replace(own, limit=None)}, data_dir, scored=False)
             known |= {document.id for document in whole.data.documents}
     if in_order:
         if len(rows) != len(job.data.documents):

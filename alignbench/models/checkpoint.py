@@ -173,6 +173,7 @@ def load_engine(
     token_budget: int | None = None,
     notify: Callable[[str], None] | None = None,
     template_kwargs: Mapping[str, Any] | None = None,
+    system: str | None = None,
 ) -> LocalEngine:
     """Load model and tokenizer. Raises AlignbenchError if transformers cannot load them or weights are missing."""
     import torch
@@ -204,8 +205,20 @@ def load_engine(
     if missing:
         raise CheckpointError(checkpoint.name, f"{len(missing)} weights are not in its files (first: {missing[0]})")
     choose_products(model)
-    encoder = Encoder(tokenizer, template_kwargs or {})
+    encoder = Encoder(tokenizer, template_kwargs, system)
     return LocalEngine(model, encoder, checkpoint.window, token_budget or 0, notify or (lambda _: None))
+
+
+def load_tokenizer(checkpoint: Checkpoint) -> Any:
+    """Its tokenizer. Raises AlignbenchError if transformers cannot load it."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(
+            checkpoint.path, trust_remote_code=checkpoint.custom_code, local_files_only=True
+        )
+    except Exception as error:  # transformers raises errors of many kinds, all about this folder
+        raise CheckpointError(checkpoint.name, f"its tokenizer does not load ({first_line(error)})") from error
 
 
 def load_weights(checkpoint: Checkpoint, auto_class: Any, **options: Any) -> tuple[Any, list[str]]:

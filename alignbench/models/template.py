@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Self
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from transformers.utils import chat_template_utils
 
-from alignbench.errors import first_line
+from alignbench.errors import AlignbenchError, first_line
+from alignbench.types.engine import messages_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -24,7 +25,7 @@ MEMORY = 2**29  # bytes more than before, for one text
 BITS = 4096  # of a product of whole numbers: larger ones are computed without a chance to interrupt
 STATUS = Path("/proc/self/status")
 DATE = "2026-01-01"  # what `strftime_now` prints, so that a prompt does not depend on the day
-QUESTION, ANSWER = "What is it?", "It is the answer."
+SYSTEM, QUESTION, ANSWER = "Be brief.", "What is it?", "It is the answer."
 
 
 class FixedClock(datetime):
@@ -66,6 +67,18 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, s
         raise ValueError(f"it needs more than {MEMORY // 2**20} MiB") from error
     except Exception as error:  # jinja and the template raise errors of any kind
         raise ValueError(first_line(error)) from error
+
+
+def check_system(tokenizer: PreTrainedTokenizerBase, name: str, variables: Mapping[str, Any]) -> None:
+    """Raise AlignbenchError if the chat template refuses a system message, or leaves it or the user's message out."""
+    reason = "leaves it out"
+    try:
+        text = render(tokenizer, messages_of(QUESTION, SYSTEM), **{**variables, "add_generation_prompt": True})
+        if SYSTEM in text and QUESTION in text:
+            return
+    except ValueError as error:
+        reason = str(error)
+    raise AlignbenchError(f"{name}: its chat template supports no system message ({reason}); leave --system out")
 
 
 def prints_date(tokenizer: PreTrainedTokenizerBase) -> bool:

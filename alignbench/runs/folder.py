@@ -103,6 +103,13 @@ class RunFolder:
         self.shard.wait_for_everyone()
         return read_object(file) or dict(description)
 
+    def keep(self, settings: str) -> None:
+        """Keep the settings of a command, a YAML text, beside those of earlier ones."""
+        if self.shard.is_main:
+            name = f"settings-{hashlib.sha256(settings.encode()).hexdigest()[:8]}.yaml"
+            with _writing(self.path):
+                (self.path / name).write_text(settings, encoding="utf-8")
+
     def log(self, event: str, **details: Any) -> None:
         if self.shard.is_main:
             now = datetime.now(UTC).isoformat(timespec="seconds")
