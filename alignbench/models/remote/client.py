@@ -215,7 +215,7 @@ class Client:
         """The JSON object at `url`, which is on the host of the endpoint; empty if there is none."""
         with suppress(TimeoutError, httpx.HTTPError, ValueError, RecursionError):
             status, _, text = asyncio.run_coroutine_threadsafe(self._send(url, body), _loop()).result()
-            reply = json.loads(text) if status == 200 else {}
+            reply = parse_json(text) if status == 200 else {}
             return reply if isinstance(reply, dict) else {}
         return {}
 
