@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from alignbench.cli.options import AsJson, Metrics, all_metrics, split_names
+from alignbench.cli.options import AsJson, Lineage, Metrics, all_metrics, split_names
 from alignbench.errors import AlignbenchError
 
 
@@ -19,6 +19,7 @@ def compare(
     reference: Annotated[
         str | None, typer.Option(help="Reference of all others; default: from their lineages, else the first model.")
     ] = None,
+    lineage: Lineage = None,
     tasks: Annotated[str, typer.Option(help="Tasks to compare, comma-separated; default: all common tasks.")] = "",
     metrics: Metrics = "headline",
     across_templates: Annotated[
@@ -53,7 +54,7 @@ def compare(
     from alignbench.audit.render import to_csv, to_json, to_latex, to_markdown, to_terminal
 
     settings: dict[str, Any] = {"runs": runs, "reference": reference, "tasks": split_names(tasks), "seed": seed}
-    settings |= {"across_templates": across_templates, "reward": reward, "reference_point": point}
+    settings |= {"lineage": lineage, "across_templates": across_templates, "reward": reward, "reference_point": point}
     audit = audit_of(models, margin=margin, resamples=resamples, **settings)
     if as_json:
         print(to_json(audit))

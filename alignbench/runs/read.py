@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from alignbench.data.load import SYNTHETIC
 from alignbench.errors import AlignbenchError, first_line
 from alignbench.models.checkpoint import hash_files, weight_files
+from alignbench.models.lineage import given_lineage, read_lineages
 from alignbench.parse import parse_line
 from alignbench.runs.folder import read_object
 from alignbench.types.record import Record
@@ -85,6 +86,13 @@ class Run:
     def lineage(self) -> list[dict[str, str]]:
         return list(self.description.get("lineage") or ())
 
+    def is_ancestor(self, entry: Mapping[str, str]) -> bool:
+        """True if an entry of a lineage means this model: by its weights, or by its name where they are not known."""
+        if entry["weights_sha256"]:
+            return entry["weights_sha256"] == self.weights
+        names = {self.name, str(self.description["model"]["name"])}
+        return entry["name"] in names or entry["name"].rpartition("/")[2] in names
+
 
 def read_run(folder: str | Path) -> DataFrame:
     """The records of a run folder as a table, one row per document of each finished task.
@@ -126,6 +134,28 @@ def read_runs(specs: Sequence[str], root: Path) -> list[Run]:
         if path in paths[:number]:
             raise AlignbenchError(f"{specs[paths.index(path)]} and {specs[number]} are the same run: {path}")
     return named([_read(path) for path in paths])
+
+
+def ancestor_key(entry: Mapping[str, str]) -> str:
+    """What identifies an ancestor: its weights, or its name where they are not known."""
+    return entry["weights_sha256"] or entry["name"]
+
+
+def with_lineages(runs: Sequence[Run], file: str | Path | None) -> list[Run]:
+    """The runs with the lineages that a file gives (see `read_lineages`); those that it does not name are unchanged.
+
+    Raises AlignbenchError for a file that names none of the runs.
+    """
+    if file is None:
+        return list(runs)
+    given, found = read_lineages(file), []
+    for run in runs:
+        name = next((own for own in (run.name, str(run.description["model"]["name"])) if own in given), None)
+        lineage = [vars(own) for own in given_lineage(name, given)] if name is not None else run.lineage
+        found.append(replace(run, description={**run.description, "lineage": lineage}))
+    if not any({run.name, str(run.description["model"]["name"])} & given.keys() for run in runs):
+        raise AlignbenchError(f"{file}: it names none of the models: {', '.join(run.name for run in runs)}")
+    return found
 
 
 def named(runs: Sequence[Run]) -> list[Run]:

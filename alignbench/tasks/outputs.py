@@ -17,7 +17,7 @@ from alignbench.tasks.common import grouped
 from alignbench.tasks.declare import generation_task, words
 from alignbench.types.task import CorpusMetrics, Document, Estimates, Metric, Output, Record, Resampled, TaskData
 
-_NUMBERS = {"entailment": "flagged"}  # kind of scorer -> its number, where that is not named as the kind
+NUMBERS = {"entailment": "flagged"}  # kind of scorer -> its number, where that is not named as the kind
 
 
 def score(document: Document, outputs: Sequence[Output]) -> dict[str, float]:
@@ -35,7 +35,7 @@ def _score_output(document: Document, output: Output) -> dict[str, float]:
         numbers["f1"] = squad.f1(text, references)
         numbers["rouge_l"] = max(rouge_l(text, reference) for reference in references)
     kinds = [(metric.name, kind) for metric in OUTPUTS.metrics for kind in metric.kinds]
-    scores = [(name, output.scores.get(kind, {}).get(_NUMBERS.get(kind, kind))) for name, kind in kinds]
+    scores = [(name, output.scores.get(kind, {}).get(NUMBERS.get(kind, kind))) for name, kind in kinds]
     return numbers | {name: value for name, value in scores if value is not None}
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from alignbench.audit.references import find
+from alignbench.audit.references import task_of
 from alignbench.runs.read import Run, TaskRun
 from reports.drawing import SYNTHETIC, Drawing, save
 from reports.evidence import Evidence, metric_of
@@ -33,7 +33,7 @@ def write_page(
     left_out: title -> reason of figures without data
     """
     sets = {task: sets_of(evidence, task) for task in evidence.tasks}
-    found = {task: find(task) for task in evidence.tasks}  # None: this version of alignbench does not know it
+    found = {task: evidence.task(task) for task in evidence.tasks}  # None: this version of alignbench does not know it
     titles = {task: own.title if own else task for task, own in found.items()}
     if evidence.synthetic:  # a title may name the size of the real data set
         titles = {task: f"{SIZE.sub('', title)} ({SYNTHETIC})" for task, title in titles.items()}
@@ -92,9 +92,11 @@ def command(run: Run, own: TaskRun, files: Mapping[str, str]) -> str:
     model, result, engine = run.description["model"], own.result, run.description.get("engine") or {}
     baseline = (own.identity.get("baseline") or {}).get("name")
     prompts = [str(part["source"]) for part in own.identity.get("data") or () if not part["card"]]
-    task, shots = find(own.task), {"--shots": result.shots}
+    task, shots = task_of(own), {"--shots": result.shots}
     documents: dict[str, Any] = {**(shots if task is not None and task.takes_shots else {}), "--limit": result.limit}
     documents |= {"--seed": result.seed, "--prompts": next(iter(prompts), None)}
+    if imported := run.description.get("imported_by"):
+        return shlex.join(map(str, ["alignbench", *imported]))
     if "outputs" in model:
         read = run.description.get("read") or {}
         words = ["score", model["outputs"]]
