@@ -96,7 +96,7 @@ def test_logs_of_lm_eval_become_one_audit_with_the_task_of_ours_and_groups_as_ca
     again = imported("lm-eval", "logs", cwd=tmp_path)
     assert again == runs
     write_lm_eval(tmp_path / "logs", "lab/base", 21, date=DATE.replace("10-", "11-"))
-    assert_one_line_error(run("import", "lm-eval", "logs", cwd=tmp_path), "of other results for", "another --out")
+    assert_one_line_error(run("import", "lm-eval", "logs", cwd=tmp_path), "of other files or options", "another --out")
     newest, _ = imported("lm-eval", "logs", "--out", "new", cwd=tmp_path)
     assert read_run(tmp_path / newest["folder"]).query("task == 'hellaswag'").acc.sum() == 21
 

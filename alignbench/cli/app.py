@@ -12,7 +12,8 @@ from alignbench.cli.data import app as data_app
 from alignbench.cli.demo import app as demo_app
 from alignbench.cli.diversity import diversity
 from alignbench.cli.evaluate import evaluate, list_tasks
-from alignbench.cli.imports import app as imports_app
+from alignbench.cli.export import export
+from alignbench.cli.imports import import_results
 from alignbench.cli.labels import app as labels_app
 from alignbench.cli.rank import rank
 from alignbench.cli.report import report
@@ -29,12 +30,12 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (evaluate, score, rescore, compare, rank, diversity, report):
+for command in (evaluate, score, rescore, compare, rank, diversity, report, export):
     app.command()(command)
+app.command("import")(import_results)
 app.command("average")(average_command)
 app.command("tasks")(list_tasks)
 app.add_typer(demo_app, name="demo")
-app.add_typer(imports_app, name="import", help="Results of other tools as run folders: lm-eval, Inspect, tables.")
 app.add_typer(data_app, name="data", help="Data sets: list, fetch, prepare and check.")
 app.add_typer(scorers_app, name="scorers", help="Scorers of generated text: list and validate.")
 app.add_typer(labels_app, name="labels", help="Human labels: import, agreement, summary, screening, export.")

@@ -9,15 +9,7 @@ from typing import Any
 
 from alignbench.data.fetch import sha256_of
 from alignbench.errors import AlignbenchError, first_line
-from alignbench.imports.write import (
-    Found,
-    declare,
-    describe_metric,
-    numeric,
-    readable,
-    scored,
-    task_name,
-)
+from alignbench.imports import write
 from alignbench.parse import LARGEST, parse_json, read_object
 from alignbench.runs.folder import digest
 from alignbench.types.record import Output, Record
@@ -31,7 +23,7 @@ ATTACHMENT = "attachment://"
 Samples = Mapping[str, list[Mapping[str, Any]]]  # document -> its samples, one per epoch
 
 
-def read_inspect(logs: Sequence[str | Path]) -> list[Found]:
+def read_inspect(logs: Sequence[str | Path]) -> list[write.Found]:
     """The results of each log, or of every log in a folder, the newest first.
 
     Raises AlignbenchError, naming the file, for logs that are unfinished, without samples, or of another version.
@@ -46,14 +38,14 @@ def read_inspect(logs: Sequence[str | Path]) -> list[Found]:
     return [own for _, own in sorted(read, key=lambda pair: pair[0], reverse=True)]
 
 
-def _read_log(file: Path) -> tuple[str, Found]:
+def _read_log(file: Path) -> tuple[str, write.Found]:
     """(date, results) of a log."""
     header, samples = _open(file)
     if (version := header.get("version")) != VERSION or not isinstance(header.get("eval"), dict):
         raise AlignbenchError(f"{file}: not an Inspect log of version {VERSION} (its version is {version})")
     if (status := header.get("status")) != "success":
         raise AlignbenchError(f"{file}: status {status}, not success; finish it with `inspect eval-retry` first")
-    with readable(file):
+    with write.readable(file):
         of_document: dict[str, list[Mapping[str, Any]]] = {}
         for sample in samples:
             of_document.setdefault(str(sample["id"]), []).append(sample)
@@ -62,9 +54,9 @@ def _read_log(file: Path) -> tuple[str, Found]:
         return str(header["eval"].get("created")), _task(file, header, of_document)
 
 
-def _task(file: Path, header: Mapping[str, Any], samples: Samples) -> Found:
+def _task(file: Path, header: Mapping[str, Any], samples: Samples) -> write.Found:
     spec, plan = header["eval"], header.get("plan") or {}
-    name, config = task_name(str(spec["task"])), spec.get("config") or {}
+    name, config = write.task_name(str(spec["task"])), spec.get("config") or {}
     numbers = {document: [_numbers(sample) for sample in own] for document, own in samples.items()}
     names = list(
         dict.fromkeys(key for own in numbers.values() for found in own for key in found if found[key] is not None)
@@ -84,39 +76,28 @@ def _task(file: Path, header: Mapping[str, Any], samples: Samples) -> Found:
         record = Record(document, _text(first["input"], first), references=tuple(map(str, targets)), outputs=outputs)
         error = next((sample["error"] for sample in own if sample.get("error")), None)
         records.append(
-            scored(record, metrics, error and f"an error in Inspect ({first_line(Exception(error['message']))})")
+            write.scored(record, metrics, error and f"an error in Inspect ({first_line(Exception(error['message']))})")
         )
         documents.append((document, record.prompt, record.references, first.get("choices")))
-    options = {own["name"].rpartition("/")[2]: own.get("options") for own in spec.get("scorers") or ()}
+    single = all(len(own) == 1 for own in samples.values())
     described = []
-    for metric in names:
-        # partial credit, or a mean over epochs, is not 0 or 1
-        binary = set(values[metric]) <= {0.0, 1.0} and all(len(own) == 1 for own in samples.values())
-        settings = options.get(metric.partition(".")[0])
-        signature = f"{metric} {digest(settings)[:8]}" if settings else None
-        described.append(replace(describe_metric(metric, values[metric]), binary=binary, signature=signature))
+    for metric, known in values.items():  # partial credit, or a mean over epochs, is not 0 or 1
+        described.append(replace(write.describe_metric(metric, known), binary=single and set(known) <= {0.0, 1.0}))
     generate = {**(spec.get("model_generate_config") or {}), **(plan.get("config") or {})}
     sampling = {key: generate.get(key) for key in SAMPLING} | {"epochs": config.get("epochs")}
     sampling |= {"solver": [step.get("solver") for step in plan.get("steps") or ()], "args": spec.get("task_args")}
-    identity: dict[str, Any] = {
+    sampling |= {"scorers": [[own.get("name"), own.get("options")] for own in spec.get("scorers") or ()]}
+    identity = {
+        **write.UNKNOWN,
         "version": f"inspect {spec.get('task_version', 0)}",
-        "shots": 0,
         "limit": config["limit"] if isinstance(config.get("limit"), int) else None,
-        "seed": 0,
-        "data": [],
-        "template": "chat",
-        "prefix": None,
         "sampling": sampling,
         "documents_sha256": digest({"task": name, "documents": documents}),
         "imported": {file.name: sha256_of(file)},
     }
-    model = {
-        "model": {"name": str(spec["model"])},
-        "settings": {key: spec.get(key) for key in ("model_args", "model_base_url")},
-        "engine": {"kind": "inspect"},
-    }
-    about = {"imported_by": ["import", "inspect", file.name]}
-    return Found(model, name, declare(name, described), records, identity, about=about)
+    settings = {key: spec.get(key) for key in ("model_args", "model_base_url")}
+    model = {"model": {"name": str(spec["model"])}, "settings": settings, "engine": {"kind": "inspect"}}
+    return write.Found(model, name, write.declare(name, described), records, identity)
 
 
 def _open(file: Path) -> tuple[Mapping[str, Any], Iterator[Mapping[str, Any]]]:
@@ -178,10 +159,10 @@ def _numbers(sample: Mapping[str, Any]) -> dict[str, float | None]:
 
 def _number(value: Any) -> float | None:
     if not isinstance(value, str):
-        return numeric(value)
+        return write.numeric(value)
     known = VALUES.get(value, VALUES.get(value.lower()))
     try:
-        return numeric(float(value)) if known is None else known
+        return write.numeric(float(value)) if known is None else known
     except ValueError:
         return None
 

@@ -1,7 +1,7 @@
 """Logs of lm-evaluation-harness with samples: results_DATE.json and samples_TASK_DATE.jsonl (written by 0.4.13 with
 --log_samples and --output_path; EvaluationTracker in lm_eval/loggers/evaluation_tracker.py)."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,27 +40,25 @@ NEEDED = ("doc_id", "doc", "target", "arguments", "resps", "filter", "metrics", 
 Rows = Mapping[str, list[dict[str, Any]]]  # document -> its samples, one per filter
 
 
-def read_lm_eval(folder: str | Path, notify: Callable[[str], None] = lambda _: None) -> list[Found]:
-    """The results of every log in `folder` and the folders in it, the newest first.
+def read_lm_eval(folders: Sequence[str | Path], notify: Callable[[str], None] = lambda _: None) -> list[Found]:
+    """The results of every log in the folders and the folders in them, the newest first.
 
     notify: told which tasks are left out
     Raises AlignbenchError, naming the file, for logs without samples and logs of another format.
     """
-    folder = Path(folder)
-    logs = [file for file in folder.rglob("*.json") if _samples_of(file)]
-    if not logs:
-        aggregated = next(iter(sorted(folder.rglob("results_*.json"))), None)
-        raise AlignbenchError(
-            f"{folder}: no lm-eval logs with samples (results_*.json beside samples_*.jsonl); "
-            + (f"{aggregated.name} has no samples: " if aggregated else "")
-            + "run lm_eval with --log_samples and --output_path DIR, and name DIR"
-        )
+    logs: dict[Path, None] = {}
+    for folder in map(Path, folders):
+        inside = [file for file in folder.rglob("*.json") if _samples_of(file)]
+        if not inside:
+            why = ", only results without them" if any(folder.rglob("results_*.json")) else ""
+            raise AlignbenchError(f"{folder}: no lm-eval logs with samples{why}; use lm_eval's --log_samples")
+        logs |= dict.fromkeys(inside)
     found: list[Found] = []
     for file in sorted(logs, key=_date, reverse=True):
         with readable(file):
             found += _read_log(file, notify)
     if not found:
-        raise AlignbenchError(f"{folder}: no task has a metric with a number for each document")
+        raise AlignbenchError(f"{folders[0]}: no task has a metric with a number for each document")
     return found
 
 
@@ -88,8 +86,7 @@ def _read_log(file: Path, notify: Callable[[str], None]) -> Iterator[Found]:
         "settings": {key: config.get(key) for key in ("model", "model_args", "gen_kwargs")},
         "engine": {"kind": "lm-eval", "dtype": str(config.get("model_dtype", "unknown")).removeprefix("torch.")},
     }
-    about: dict[str, Any] = {"imported_by": ["import", "lm-eval", file.parent.name]}
-    about |= {"parameters": config.get("model_num_parameters")}
+    about: dict[str, Any] = {"parameters": config.get("model_num_parameters")}
     about |= {"lineage": [vars(entry) for entry in recorded_lineage(local, local.name)]} if local else {}
     limit = config.get("limit")
     for name, parts in _groups(log, rows).items():

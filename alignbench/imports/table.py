@@ -4,7 +4,7 @@ category, and any number of scores that exist already."""
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,92 +31,75 @@ QUESTION = re.compile(r"(?:Q|Question|Input):\s*(.*?)\s*(?:A|Answer|Output):\s*"
 Rows = list[tuple[str, SourceRow]]  # system, row
 
 
-@dataclass(frozen=True)
-class Columns:
-    """How a table is read.
-
-    renamed: the file's name of a column -> ours; scores: columns with scores -> "higher", "lower" or None (by the name)
-    where: column -> the value of the rows to keep; split_by: columns whose values divide a task into tasks
-    separator: between several references in a cell; system, task: of rows without such a column
-    """
-
-    renamed: Mapping[str, str]
-    scores: Mapping[str, str | None]
-    where: Mapping[str, str]
-    split_by: Sequence[str] = ()
-    separator: str | None = None
-    system: str | None = None
-    task: str | None = None
-
-
 def read_table(
-    files: Sequence[str | Path],
-    columns: Columns,
-    *,
-    scorers: Sequence[str] = (),
-    prompts: str | Path | None = None,
-    data_dir: str | Path | None = None,
-    seed: int = 0,
-    device: str = "cpu",
-) -> list[Found]:
+    files: Sequence[str | Path], *, renamed: Mapping[str, str], scores: Sequence[str] = (),
+    where: Mapping[str, str] | None = None, split_by: Sequence[str] = (), separator: str | None = None,
+    system: str | None = None, task: str | None = None, scorers: Sequence[str] = (), prompts: str | Path | None = None,
+    data_dir: str | Path | None = None, seed: int = 0, device: str = "cpu",
+) -> list[Found]:  # fmt: skip
     """The outputs in the files, by task and system. A system without a column is named after its file.
 
+    renamed: the file's name of a column -> ours; scores: columns with scores, as NAME, NAME:higher or NAME:lower
+    where: column -> the value of the rows to keep; split_by: columns whose values divide a task into tasks
+    separator: between several references in a cell; system, task: of rows without such a column
     scorers, prompts, data_dir, seed, device: as in `score_file`
+
     The outputs of a benchmark of ours get its metrics; its documents are found by id, or else by the prompt's text.
     Other tasks get the metrics of outputs without a benchmark. A document that a system has no output for is unscored.
     """
+    better = {name: direction or None for name, _, direction in (spec.partition(":") for spec in scores)}
+    if wrong := [name for name, direction in better.items() if direction not in (None, "lower", "higher")]:
+        raise AlignbenchError(f"--score {wrong[0]}:{better[wrong[0]]}: write NAME, NAME:lower or NAME:higher")
+    where = where or {}
+    needed = (*where, *split_by, *better)
     paths, tasks = [Path(file) for file in files], dict[str, Rows]()
     for path in paths:
         for row in read_source(str(path)):
-            row = _renamed(row, columns)
-            if all(str(row.fields[name]) == value for name, value in columns.where.items()):
-                parts = [str(row.fields[name]) for name in columns.split_by]
-                task = row.fields.get("task") or columns.task or (OUTPUTS.name if not parts else "")
-                label = task_name("_".join(filter(None, [str(task), *parts])))
-                system = str(row.fields.get("system") or columns.system or path.stem)
-                tasks.setdefault(label, []).append((system, row))
+            row = _checked(row.renamed(renamed), needed, separator)
+            if all(str(row.fields[name]) == value for name, value in where.items()):
+                parts = [str(row.fields[name]) for name in split_by]
+                named = row.fields.get("task") or task or (OUTPUTS.name if not parts else "")
+                label = task_name("_".join(filter(None, [str(named), *parts])))
+                tasks.setdefault(label, []).append((str(row.fields.get("system") or system or path.stem), row))
     if not tasks:
-        raise AlignbenchError(f"{paths[0]}: no row with {', '.join(map('='.join, columns.where.items()))}")
+        raise AlignbenchError(f"{paths[0]}: no row with {', '.join(map('='.join, where.items()))}")
     marks = {path.name: sha256_of(path) for path in paths}
-    read = {"columns": dict(columns.renamed), "where": dict(columns.where), "separator": columns.separator}
-    about = {"imported_by": ["import", "table", *marks]}
+    read = {"columns": dict(renamed), "where": dict(where), "separator": separator}
     found = []
     for label, rows in tasks.items():
-        task = find_any(label)
-        known = task is not None and task.generation is not None and task is not OUTPUTS
-        base = task if task is not None and known else OUTPUTS
+        base = find_any(label)
+        known = base is not None and base.generation is not None and base is not OUTPUTS
+        base = base if base is not None and known else OUTPUTS
         if known:
             (job,) = prepare([label], Options.of(data_dir, None, seed, prompts), scorers=None)
             rows = _of_benchmark(job, rows)
         else:
             rows = _numbered(rows)
             job = Job(OUTPUTS, own_documents([row for _, row in rows]), None, seed)
-        declared = _declared(base, label, rows, columns, any(own.references for own in job.data.documents))
-        kinds = {name: _kind(base, name) for name in columns.scores}
+        declared = _declared(base, label, rows, better, any(own.references for own in job.data.documents))
+        kinds = {name: _kind(base, name) for name in better}
         given = {kind for kind in kinds.values() if kind is not None}
-        task = declared_task(label, declared) or base
-        job = replace(job, task=task, scorers=_scorers(task, scorers, given, device))
+        whole = declared_task(label, declared) or base
+        job = replace(job, task=whole, scorers=_scorers(whole, scorers, given, device))
         ready = [{"kind": kind, "name": f"column {kind}", "revision": digest(marks)} for kind in sorted(given)]
         identity = job.identity(False, find_thinking()) | {"template": None, "sampling": None, "prefix": None}
         identity |= {"scorers": identity["scorers"] + ready, "imported": marks}
-        for system, own in grouped(rows, lambda pair: pair[0]).items():
+        for name, own in grouped(rows, lambda pair: pair[0]).items():
             records = _records(job, [row for _, row in own], kinds, by_id=known)
-            model = {"name": system, "outputs": ", ".join(marks), "outputs_sha256": digest(marks)}
-            whole = {"model": model, "read": read}
-            found.append(Found(whole, label, declared, records, identity, job.scorers, about))
+            model = {"name": name, "outputs": ", ".join(marks), "outputs_sha256": digest(marks)}
+            found.append(Found({"model": model, "read": read}, label, declared, records, identity, job.scorers))
     return found
 
 
-def _renamed(row: SourceRow, columns: Columns) -> SourceRow:
-    fields = row.renamed(columns.renamed).fields
-    if missing := [name for name in (*columns.where, *columns.split_by, *columns.scores) if name not in fields]:
-        raise AlignbenchError(f"{row.where}: no column {missing[0]!r}; there are {', '.join(fields)}")
-    references = fields.get("references", fields.get("reference"))
-    if columns.separator and isinstance(references, str):
-        references = [part.strip() for part in references.split(columns.separator) if part.strip()]
-    row = replace(row, fields={**fields, "references": references})
+def _checked(row: SourceRow, needed: Sequence[str], separator: str | None) -> SourceRow:
+    """The row with its references as a list, if they are separated. Raises AlignbenchError if a column is missing."""
+    if missing := [name for name in needed if name not in row.fields]:
+        raise AlignbenchError(f"{row.where}: no column {missing[0]!r}; there are {', '.join(row.fields)}")
     output_texts(row)
-    return row
+    references = row.fields.get("references", row.fields.get("reference"))
+    if separator and isinstance(references, str):
+        references = [part.strip() for part in references.split(separator) if part.strip()]
+    return replace(row, fields={**row.fields, "references": references})
 
 
 def _prompts(row: SourceRow) -> list[str]:
@@ -167,19 +150,19 @@ def _kind(task: Task, name: str) -> str | None:
     return next((kind for kind in (name, *of_metric) if kind in task.scorer_kinds), None)
 
 
-def _declared(task: Task, label: str, rows: Rows, columns: Columns, referenced: bool) -> dict[str, Any]:
+def _declared(task: Task, label: str, rows: Rows, scores: Mapping[str, str | None], referenced: bool) -> dict[str, Any]:
     """How the task of these rows differs from `task`: it has the columns of scores as further metrics."""
-    ready = [name for name in columns.scores if _kind(task, name) is None]
+    ready = [name for name in scores if _kind(task, name) is None]
     if taken := [metric.name for metric in task.metrics if metric.name in ready]:
         raise AlignbenchError(f"--score {taken[0]}: {task.name} computes it itself; rename the column with --map")
     values = {name: [own for _, row in rows if (own := _score(row, name)) is not None] for name in ready}
-    metrics = [describe_metric(name, own, columns.scores[name]) for name, own in values.items() if own]
+    metrics = [describe_metric(name, own, scores[name]) for name, own in values.items() if own]
     names = [metric.name for metric in metrics]
     if task is not OUTPUTS or label == OUTPUTS.name:
         every = [metric_fields(metric) for metric in (*task.metrics, *metrics)]
         return {"ready": names, "metrics": every} if names else {}
     kept = [own for own in (*task.metrics, *metrics) if referenced or own.name not in OF_REFERENCES]
-    kept.sort(key=lambda own: [own.name != name for name in (*OF_REFERENCES[:1], *columns.scores)])
+    kept.sort(key=lambda own: [own.name != name for name in (*OF_REFERENCES[:1], *scores)])
     return declare(label, kept, corpus=CORPUS if referenced else (), ready=names)
 
 

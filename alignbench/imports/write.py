@@ -26,6 +26,8 @@ BINARY = {"acc", "acc_norm", "acc_bytes", "acc_mutual_info", "exact_match", "em"
 LOWER = ("toxic", "hallucinat", "perplexity", "error", "wer", "ter", "loss", "brier", "bias", "unsafe", "refus")
 CORPUS = ("bleu", "chrf")  # metrics of all outputs together
 EMPTY = Metric("", "number", "–")
+# fields of task.json that foreign results do not have
+UNKNOWN: dict[str, Any] = {"shots": 0, "limit": None, "seed": 0, "data": [], "template": None, "prefix": None}
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Found:
 def write_runs(found: Sequence[Found], out: str | Path, progress: Progress | None = None) -> list[RunResult]:
     """Write a run folder for each model. Of several results for the same task and settings, the first ones count.
 
-    Raises AlignbenchError if an earlier import wrote other results for the same task and settings.
+    Raises AlignbenchError if an earlier import wrote the same task and settings from other files or with other options.
     """
     require_single_process("import")
     progress, runs = progress or Progress(), []
@@ -58,7 +60,7 @@ def write_runs(found: Sequence[Found], out: str | Path, progress: Progress | Non
     for own in found:
         of_model.setdefault(digest(own.model), []).append(own)
     for together in of_model.values():
-        name, taken = str(together[0].model["model"]["name"]), dict[str, object]()
+        name, taken = str(together[0].model["model"]["name"]), set[str]()
         results: dict[str, TaskResult] = {}
         with open_run(Path(out), name, together[0].model) as run:
             run.describe({**together[0].model, **together[0].about, "environment": environment()})
@@ -66,13 +68,11 @@ def write_runs(found: Sequence[Found], out: str | Path, progress: Progress | Non
             for own in together:
                 identity = {"task": own.task, **own.identity, "n": len(own.records), "declared": dict(own.declared)}
                 if (key := _key(identity)) in taken:
-                    progress.say(
-                        f"{name}: older results for {own.task} left out: {', '.join(own.identity['imported'])}"
-                    )
+                    progress.say(f"{name} {own.task}: older, left out: {', '.join(own.identity['imported'])}")
                     continue
-                taken[key] = None
-                if key in before and before[key].identity().get("imported") != identity["imported"]:
-                    raise AlignbenchError(f"{before[key].path}: of other results for {own.task}; use another --out")
+                taken.add(key)
+                if key in before and digest(before[key].identity()) != digest(identity):
+                    raise AlignbenchError(f"{before[key].path}: of other files or options; import into another --out")
                 task, records = declared_task(own.task, own.declared), {record.id: record for record in own.records}
                 assert task is not None
                 source = SavedOutputs(name, lambda document, records=records: records[document.id])  # type: ignore[misc]
@@ -85,7 +85,7 @@ def write_runs(found: Sequence[Found], out: str | Path, progress: Progress | Non
 
 def _key(identity: Mapping[str, Any]) -> str:
     """What results for the same task and settings have in common."""
-    return digest({**identity, "imported": None})
+    return digest({**identity, "imported": None, "declared": None})
 
 
 @contextmanager

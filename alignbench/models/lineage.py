@@ -5,7 +5,7 @@ trainer_state.json of transformers and TRL. training_args.bin is pickled and nev
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,8 +66,8 @@ def recorded_lineage(
     return (*before.values(), Ancestor(_role(folder, [str(tag) for tag in tags], name, len(bases)), name, weights))
 
 
-def read_lineages(file: str | Path) -> dict[str, tuple[str | None, str]]:
-    """Model -> (its base, its role), of a YAML or JSON file: {MODEL: BASE} or {MODEL: {base: BASE, role: ROLE}}.
+def read_lineages(file: str | Path) -> dict[str, list[Ancestor]]:
+    """Model -> its lineage, of a YAML or JSON file: {MODEL: BASE} or {MODEL: {base: BASE, role: ROLE}}.
 
     Raises AlignbenchError for another form, an unknown role, and for a model that is its own ancestor.
     """
@@ -75,38 +75,32 @@ def read_lineages(file: str | Path) -> dict[str, tuple[str | None, str]]:
         content = parse_yaml(Path(file).read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise AlignbenchError(f"{file}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
-    found: dict[str, tuple[str | None, str]] = {}
-    for model, given in content.items() if isinstance(content, dict) else [("", None)]:
-        entry = {"base": given} if isinstance(given, str) else given
-        if not model or not isinstance(entry, dict) or not entry or not entry.keys() <= {"base", "role"}:
-            raise AlignbenchError(f"{file}: {model or 'the file'}: expected MODEL: {{base: MODEL, role: ROLE}}")
-        base, role = entry.get("base"), entry.get("role")
-        role = role or (ALIGNED if base else "base")
+    given: dict[str, tuple[str | None, str]] = {}
+    for model, entry in content.items() if isinstance(content, dict) else [("the file", None)]:
+        own = {"base": entry} if isinstance(entry, str) else entry
+        if not isinstance(own, dict) or not own or not own.keys() <= {"base", "role"}:
+            raise AlignbenchError(f"{file}: {model}: expected MODEL: {{base: MODEL, role: ROLE}}")
+        base, role = own.get("base"), own.get("role") or (ALIGNED if own.get("base") else "base")
         if role not in (*ROLES, ALIGNED):
             raise AlignbenchError(f"{file}: {model}: role {role!r}: choose {', '.join(ROLES)}")
-        found[str(model)] = (None if base is None else str(base), role)
-    for model in found:
-        given_lineage(model, found, str(file))
+        given[str(model)] = (None if base is None else str(base), role)
+    found = {}
+    for model in given:
+        lineage: dict[str, Ancestor] = {}
+        name: str | None = model
+        while name is not None:
+            if name in lineage:
+                raise AlignbenchError(f"{file}: {name} is its own ancestor")
+            base, role = given.get(name, (None, _named(name) or "base"))
+            lineage[name], name = Ancestor(role, name), base
+        found[model] = list(reversed(lineage.values()))
     return found
-
-
-def given_lineage(model: str, given: Mapping[str, tuple[str | None, str]], file: str = "lineage") -> list[Ancestor]:
-    """From the base model to `model`. Raises AlignbenchError for a model that is its own ancestor."""
-    lineage: list[Ancestor] = []
-    name: str | None = model
-    while name is not None:
-        if name in [ancestor.name for ancestor in lineage]:
-            raise AlignbenchError(f"{file}: {name} is its own ancestor")
-        base, role = given.get(name, (None, _named(name) or "base"))
-        lineage.insert(0, Ancestor(role, name))
-        name = base
-    return lineage
 
 
 def _role(folder: Path, tags: Sequence[str], name: str, bases: int) -> str:
     tagged = next((role for tag, role in TAGS.items() if tag in tags), None)
-    history = _object(folder / "trainer_state.json").get("log_history") or []
-    keys = {key for entry in history if isinstance(entry, dict) for key in entry}
+    history = _object(folder / "trainer_state.json").get("log_history")
+    keys = {key for entry in history if isinstance(entry, dict) for key in entry} if isinstance(history, list) else ()
     logged = next((role for key, role in LOGGED.items() if key in keys), None)
     return tagged or logged or ("merged" if bases > 1 else _named(name) or ALIGNED)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from alignbench.data.load import SYNTHETIC
 from alignbench.errors import AlignbenchError, first_line
 from alignbench.models.checkpoint import hash_files, weight_files
-from alignbench.models.lineage import given_lineage, read_lineages
+from alignbench.models.lineage import read_lineages
 from alignbench.parse import parse_line
 from alignbench.runs.folder import read_object
 from alignbench.types.record import Record
@@ -148,14 +148,14 @@ def with_lineages(runs: Sequence[Run], file: str | Path | None) -> list[Run]:
     """
     if file is None:
         return list(runs)
-    given, found = read_lineages(file), []
-    for run in runs:
-        name = next((own for own in (run.name, str(run.description["model"]["name"])) if own in given), None)
-        lineage = [vars(own) for own in given_lineage(name, given)] if name is not None else run.lineage
-        found.append(replace(run, description={**run.description, "lineage": lineage}))
-    if not any({run.name, str(run.description["model"]["name"])} & given.keys() for run in runs):
+    given = {name: [vars(own) for own in lineage] for name, lineage in read_lineages(file).items()}
+    of_run = [given.get(run.name) or given.get(str(run.description["model"]["name"])) for run in runs]
+    if not any(of_run):
         raise AlignbenchError(f"{file}: it names none of the models: {', '.join(run.name for run in runs)}")
-    return found
+    return [
+        replace(run, description={**run.description, "lineage": own or run.lineage})
+        for run, own in zip(runs, of_run, strict=True)
+    ]
 
 
 def named(runs: Sequence[Run]) -> list[Run]:

@@ -6,9 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from alignbench.errors import AlignbenchError
 from alignbench.parse import parse_yaml
-from alignbench.tasks import find_task
+from alignbench.tasks import all_tasks
 from alignbench.tasks.outputs import OUTPUTS
 from alignbench.types.task import Document, Metric, Output, Task
 
@@ -18,12 +17,7 @@ _KNOWN: dict[str, Any] = parse_yaml(Path(__file__).with_name("declared.yaml").re
 
 def find_any(name: str) -> Task | None:
     """The built-in task of this name, or that of outputs without a benchmark; None if there is none."""
-    if name == OUTPUTS.name:
-        return OUTPUTS
-    try:
-        return find_task(name)
-    except AlignbenchError:
-        return None
+    return OUTPUTS if name == OUTPUTS.name else all_tasks().get(name)
 
 
 def declared_task(name: str, declared: Mapping[str, Any] | None = None) -> Task | None:

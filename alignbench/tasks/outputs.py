@@ -4,16 +4,16 @@ A metric applies to a document that has what it needs: references for exact matc
 entailment scorers.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain
 
 import numpy as np
+from numpy.typing import NDArray
 
 from alignbench.scorers import bleu, squad
 from alignbench.scorers.rouge import rouge_l
-from alignbench.tasks.common import grouped
 from alignbench.tasks.declare import generation_task, words
 from alignbench.types.task import CorpusMetrics, Document, Estimates, Metric, Output, Record, Resampled, TaskData
 
@@ -22,21 +22,19 @@ NUMBERS = {"entailment": "flagged"}  # kind of scorer -> its number, where that 
 
 def score(document: Document, outputs: Sequence[Output]) -> dict[str, float]:
     """Means over the document's outputs."""
-    numbers = chain(*(_score_output(document, output).items() for output in outputs))
-    metrics = grouped(numbers, lambda pair: pair[0])
-    return {name: sum(value for _, value in own) / len(own) for name, own in metrics.items()}
-
-
-def _score_output(document: Document, output: Output) -> dict[str, float]:
-    text, references = output.text, document.references
-    numbers = {"words": words(text), "empty": float(not text.strip())}
-    if references:
-        numbers["exact_match"] = squad.exact_match(text, references)
-        numbers["f1"] = squad.f1(text, references)
-        numbers["rouge_l"] = max(rouge_l(text, reference) for reference in references)
+    metrics: dict[str, list[float]] = {}
     kinds = [(metric.name, kind) for metric in OUTPUTS.metrics for kind in metric.kinds]
-    scores = [(name, output.scores.get(kind, {}).get(NUMBERS.get(kind, kind))) for name, kind in kinds]
-    return numbers | {name: value for name, value in scores if value is not None}
+    for output in outputs:
+        text, references = output.text, document.references
+        numbers: dict[str, float | None] = {"words": words(text), "empty": float(not text.strip())}
+        if references:
+            numbers["exact_match"] = squad.exact_match(text, references)
+            numbers["f1"] = squad.f1(text, references)
+            numbers["rouge_l"] = max(rouge_l(text, reference) for reference in references)
+        numbers |= {name: output.scores.get(kind, {}).get(NUMBERS.get(kind, kind)) for name, kind in kinds}
+        for name, value in numbers.items():
+            metrics.setdefault(name, []).extend([] if value is None else [value])
+    return {name: sum(own) / len(own) for name, own in metrics.items() if own}
 
 
 def statistics(document: Document, outputs: Sequence[Output]) -> dict[str, list[float]]:
@@ -44,6 +42,8 @@ def statistics(document: Document, outputs: Sequence[Output]) -> dict[str, list[
     if not document.references or not outputs:
         return {}
     each = [ngram_counts(output.text, document.references) for output in outputs]
+    if len(each) == 1:
+        return each[0]
     together = {column: np.sum([counts[column] for counts in each], axis=0).tolist() for column in each[0]}
     return together | {"references_counted": each[0]["references_counted"]}
 
@@ -79,7 +79,7 @@ def corpus_scores(records: Sequence[Record], intervals: bool = True) -> Estimate
     references = int(numbers.pop()) if len(numbers) == 1 else "var"
     found: Estimates = []
     for column, metric in _METRICS.items():
-        counts = [own[column] for own in counted]
+        counts = _table(counted, column)
         score, signature = _score_and_signature(column, counts)
         estimate = bleu.corpus_interval(counts, score, resamples=1000 if intervals else 0)
         found.append((replace(metric, signature=signature(references)), estimate))
@@ -89,12 +89,18 @@ def corpus_scores(records: Sequence[Record], intervals: bool = True) -> Estimate
 def resampled_scores(records: Sequence[Record]) -> Resampled:
     """BLEU and chrF of each resample, (resamples,), given how often each document was drawn, (resamples, n)."""
     known = [column for column in _METRICS if all(column in record.statistics for record in records)]
-    counts = {column: np.array([record.statistics[column] for record in records], np.float64) for column in known}
-    scores = {column: _score_and_signature(column, counts[column].tolist())[0] for column in known}
+    counts = {column: _table([record.statistics for record in records], column) for column in known}
+    scores = {column: _score_and_signature(column, counts[column])[0] for column in known}
     return lambda weights: {
         _METRICS[column].name: np.array([scores[column]([row]) for row in (weights @ counts[column]).tolist()])
         for column in known
     }
+
+
+def _table(counted: Sequence[Mapping[str, Sequence[float]]], column: str) -> NDArray[np.float64]:
+    """The counts of all documents, (n, counts)."""
+    numbers = np.fromiter(chain.from_iterable(own[column] for own in counted), np.float64)
+    return numbers.reshape(len(counted), -1)
 
 
 CORPUS_SCORES = CorpusMetrics(corpus_scores, resample=resampled_scores)
