@@ -220,6 +220,16 @@ def test_a_table_of_two_systems_on_three_tasks_is_one_audit(table, world):
     assert "poems_test" in [result["task"] for result in split[0]["results"]]
 
 
+def test_prompts_are_matched_by_their_text_where_the_ids_are_another_numbering(tmp_path):
+    write_lines(tmp_path / "prompts.jsonl", [{"id": str(i), "prompt": f"How is cow {i}?"} for i in range(4)])
+    rows = [{"id": i, "prompt": f"How  is cow {3 - i}?\n", "output": f"Cow {3 - i} is well."} for i in range(4)]
+    write_lines(tmp_path / "a.jsonl", [*rows[:3], {"id": 0, "output": "Moo."}])
+    (own,) = imported("table", "a.jsonl", "--task", "answers", "--prompts", "prompts.jsonl", cwd=tmp_path)
+    assert read_run(tmp_path / own["folder"]).set_index("id").outputs.to_dict() == {
+        "0": ["Moo."], "1": ["Cow 1 is well."], "2": ["Cow 2 is well."], "3": ["Cow 3 is well."],
+    }  # fmt: skip
+
+
 def test_rescoring_an_imported_run_keeps_the_scores_of_the_file(table, tmp_path):
     rows = [{"id": i, "output": "A cow says moo.", "source": "A cow.", "charm": i / 10} for i in range(8)]
     write_lines(table / "a.jsonl", rows)

@@ -9,8 +9,6 @@ from alignbench.cli import options
 from alignbench.errors import AlignbenchError
 from alignbench.progress import for_terminal
 
-TABLE = "Tables"  # heading of their options
-
 
 def import_results(
     format: Annotated[str, typer.Argument(help="lm-eval, inspect or table.")],
@@ -29,24 +27,13 @@ def import_results(
     as_json: options.AsJson = False,
     columns: options.Columns = None,
     score: Annotated[
-        list[str] | None,
-        typer.Option(help="Columns with scores: NAME,NAME; NAME:lower where lower is better.", rich_help_panel=TABLE),
+        list[str] | None, typer.Option(help="table: columns with scores: NAME,NAME; NAME:lower where lower is better.")
     ] = None,
-    where: Annotated[
-        list[str] | None, typer.Option(help="COLUMN=VALUE: only these rows; repeatable.", rich_help_panel=TABLE)
-    ] = None,
-    split_by: Annotated[
-        str, typer.Option(help="Columns, comma-separated: a task for each of their values.", rich_help_panel=TABLE)
-    ] = "",
-    separator: Annotated[
-        str | None, typer.Option(help="Separates several references in a cell, such as ';'.", rich_help_panel=TABLE)
-    ] = None,
-    system: Annotated[
-        str | None, typer.Option(help="Of rows without a system; default: the file's name.", rich_help_panel=TABLE)
-    ] = None,
-    task: Annotated[
-        str | None, typer.Option(help="Of rows without a task; default: outputs.", rich_help_panel=TABLE)
-    ] = None,
+    where: Annotated[list[str] | None, typer.Option(help="table: COLUMN=VALUE: only these rows; repeatable.")] = None,
+    split_by: Annotated[str, typer.Option(help="table: columns, comma-separated: a task for each value.")] = "",
+    separator: Annotated[str | None, typer.Option(help="table: separates several references in a cell.")] = None,
+    system: Annotated[str | None, typer.Option(help="table: of rows without one; default: the file's name.")] = None,
+    task: Annotated[str | None, typer.Option(help="table: of rows without one; default: outputs.")] = None,
     scorer: options.Scorers = None,
     prompts: options.Prompts = None,
     data_dir: options.DataDir = None,

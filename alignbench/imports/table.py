@@ -4,7 +4,7 @@ category, and any number of scores that exist already."""
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from alignbench.evaluation.evaluate import prepare
 from alignbench.evaluation.pipeline import Job
 from alignbench.evaluation.score_file import completions_of, output_texts, own_documents
 from alignbench.evaluation.thinking import find_thinking
-from alignbench.imports.write import CORPUS, Found, declare, describe_metric, metric_fields, task_name
+from alignbench.imports.write import CORPUS, Found, declare, describe_metric, task_name
 from alignbench.runs.folder import digest
 from alignbench.scorers.choose import choose_scorers
 from alignbench.tasks.common import grouped, joined
@@ -44,7 +44,7 @@ def read_table(
     separator: between several references in a cell; system, task: of rows without such a column
     scorers, prompts, data_dir, seed, device: as in `score_file`
 
-    The outputs of a benchmark of ours get its metrics; its documents are found by id, or else by the prompt's text.
+    The outputs of a benchmark of ours get its metrics; its documents are found by the prompt's text, or else by id.
     Other tasks get the metrics of outputs without a benchmark. A document that a system has no output for is unscored.
     """
     better = {name: direction or None for name, _, direction in (spec.partition(":") for spec in scores)}
@@ -109,7 +109,7 @@ def _prompts(row: SourceRow) -> list[str]:
 
 
 def _of_benchmark(job: Job, rows: Rows) -> Rows:
-    """The rows with the ids of the benchmark's documents."""
+    """The rows with the ids of the benchmark's documents, found by the text of the prompt, or else by the id."""
     ids, of_text = {document.id for document in job.data.documents}, dict[str, set[str]]()
     for document in job.data.documents:
         inner = QUESTION.fullmatch(document.prompt.strip())
@@ -118,13 +118,13 @@ def _of_benchmark(job: Job, rows: Rows) -> Rows:
     found = []
     for system, row in rows:
         identifier = str(row.fields.get("id", ""))
-        if identifier not in ids:
-            texts = [" ".join(text.split()) for text in _prompts(row)]
-            same = next((of_text[text] for text in texts if text in of_text), set())
-            if len(same) != 1:
-                why = f"and its prompt is that of {len(same)} documents" if same else "nor by its prompt"
-                raise AlignbenchError(f"{row.where}: not a document of {job.task.name} by its id {identifier!r}, {why}")
+        texts = [" ".join(text.split()) for text in _prompts(row)]
+        same = next((of_text[text] for text in texts if text in of_text), set())
+        if len(same) == 1:  # the text counts more than an id, which may be another numbering
             (identifier,) = same
+        elif identifier not in ids:
+            why = f"and its prompt is that of {len(same)} documents" if same else "nor by its prompt"
+            raise AlignbenchError(f"{row.where}: not a document of {job.task.name} by its id {identifier!r}, {why}")
         found.append((system, replace(row, fields={**row.fields, "id": identifier})))
     return found
 
@@ -159,7 +159,7 @@ def _declared(task: Task, label: str, rows: Rows, scores: Mapping[str, str | Non
     metrics = [describe_metric(name, own, scores[name]) for name, own in values.items() if own]
     names = [metric.name for metric in metrics]
     if task is not OUTPUTS or label == OUTPUTS.name:
-        every = [metric_fields(metric) for metric in (*task.metrics, *metrics)]
+        every = [asdict(metric) for metric in (*task.metrics, *metrics)]
         return {"ready": names, "metrics": every} if names else {}
     kept = [own for own in (*task.metrics, *metrics) if referenced or own.name not in OF_REFERENCES]
     kept.sort(key=lambda own: [own.name != name for name in (*OF_REFERENCES[:1], *scores)])

@@ -25,7 +25,6 @@ from alignbench.types.task import Metric
 BINARY = {"acc", "acc_norm", "acc_bytes", "acc_mutual_info", "exact_match", "em", "exact", "pass@1"}
 LOWER = ("toxic", "hallucinat", "perplexity", "error", "wer", "ter", "loss", "brier", "bias", "unsafe", "refus")
 CORPUS = ("bleu", "chrf")  # metrics of all outputs together
-EMPTY = Metric("", "number", "–")
 # fields of task.json that foreign results do not have
 UNKNOWN: dict[str, Any] = {"shots": 0, "limit": None, "seed": 0, "data": [], "template": None, "prefix": None}
 
@@ -136,7 +135,7 @@ def describe_metric(name: str, values: Sequence[float], better: str | None = Non
     known = (base or name).lower()
     better = better or ("lower" if any(part in known for part in LOWER) else "higher")
     if not all(0 <= value <= 1 for value in values):
-        return replace(EMPTY, name=name, better=better)  # type: ignore[arg-type]
+        return Metric(name, "number", better)  # type: ignore[arg-type]
     binary = known in BINARY and set(values) <= {0.0, 1.0}
     return Metric(name, "share", better, binary, bounds=(0.0, 1.0))  # type: ignore[arg-type]
 
@@ -149,14 +148,8 @@ def declare(name: str, metrics: Sequence[Metric], corpus: Sequence[str] = (), **
     known, names = described(name), [*(metric.name for metric in metrics), *corpus]
     usual = known.pop("metric", None)
     headline = next((own for own in names if own == usual or own.startswith(f"{usual},")), names[0])
-    every = [metric_fields(metric) for metric in metrics]
-    return {"like": "outputs", "title": name, **known, "headline": headline, "metrics": every, **fields}
-
-
-def metric_fields(metric: Metric) -> dict[str, Any]:
-    """The metric in a task.json, without the fields that have their default."""
-    fields = {"name": metric.name, "unit": metric.unit, "better": metric.better}
-    return fields | {key: value for key, value in asdict(metric).items() if value != getattr(EMPTY, key)}
+    fields |= {"like": "outputs", "title": name, **known, "headline": headline}
+    return fields | {"metrics": [asdict(metric) for metric in metrics]}
 
 
 def task_name(name: str) -> str:

@@ -31,11 +31,8 @@ def declared_task(name: str, declared: Mapping[str, Any] | None = None) -> Task 
     if base is None or not fields.keys() <= Task.__dataclass_fields__.keys():
         return None
     if "metrics" in fields:
-        own: list[dict[str, Any]] = [
-            {key: tuple(value) if isinstance(value, list) else value for key, value in metric.items()}
-            for metric in fields["metrics"]
-        ]
-        fields["metrics"] = tuple(Metric(**metric) for metric in own)
+        own: list[dict[str, Any]] = [{**one, "bounds": tuple(one["bounds"])} for one in fields["metrics"]]
+        fields["metrics"] = tuple(Metric(**one) for one in own)
     if ready and base.generation is not None:
         score, kinds = base.generation.score, (*base.generation.optional_scorers, READY)
 
