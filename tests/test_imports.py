@@ -254,6 +254,7 @@ def test_bad_input_is_one_clear_line(case, table, world):
     write_inspect(table / "none.eval", "m", 3, change=lambda samples: samples.clear())
     write_inspect(table / "bare.eval", "m", 3, change=lambda samples: [own.update(scores=None) for own in samples])
     (table / "text.eval").write_text("hello")
+    write_inspect(table / "odd.eval", "m", 3, change=lambda samples: samples.append({"id": "q", "epoch": [1]}))
     assert_one_line_error(run("import", *case["arguments"], "--data-dir", world, cwd=table)
                           if case["arguments"][0] == "table" else run("import", *case["arguments"], cwd=table),
                           *case["words"])  # fmt: skip

@@ -40,12 +40,12 @@ def read_inspect(logs: Sequence[str | Path]) -> list[write.Found]:
 
 def _read_log(file: Path) -> tuple[str, write.Found]:
     """(date, results) of a log."""
-    header, samples = _open(file)
-    if (version := header.get("version")) != VERSION or not isinstance(header.get("eval"), dict):
-        raise AlignbenchError(f"{file}: not an Inspect log of version {VERSION} (its version is {version})")
-    if (status := header.get("status")) != "success":
-        raise AlignbenchError(f"{file}: status {status}, not success; finish it with `inspect eval-retry` first")
     with write.readable(file):
+        header, samples = _open(file)
+        if (version := header.get("version")) != VERSION or not isinstance(header.get("eval"), dict):
+            raise AlignbenchError(f"{file}: not an Inspect log of version {VERSION} (its version is {version})")
+        if (status := header.get("status")) != "success":
+            raise AlignbenchError(f"{file}: status {status}, not success; finish it with `inspect eval-retry` first")
         of_document: dict[str, list[Mapping[str, Any]]] = {}
         for sample in samples:
             of_document.setdefault(str(sample["id"]), []).append(sample)
