@@ -15,7 +15,7 @@ from commands import assert_one_line_error, run
 from alignbench.audit.compare import compare
 from alignbench.evaluation.evaluate import prepare
 from alignbench.runs.read import read_run
-from alignbench.types.task import Options
+from alignbench.types.settings import TaskSettings
 
 DATE = "2026-11-28T10-00-00.000001"
 N = 40
@@ -172,7 +172,7 @@ def test_epochs_are_averaged_and_zstandard_is_read(tmp_path):
 def table(world, tmp_path) -> Path:
     """Two systems' outputs on two benchmarks of ours and on one of which nothing is known, with ready scores."""
     tasks = ("squad2", "truthfulqa_generation")
-    squad, truthful = (prepare([name], Options(world), scorers=None)[0].data.documents for name in tasks)
+    squad, truthful = (prepare({name: TaskSettings()}, world, scored=False)[0].data.documents for name in tasks)
     with (tmp_path / "outputs.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(

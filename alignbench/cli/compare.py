@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from alignbench.cli.options import AsJson, Lineage, Metrics, all_metrics, split_names
+from alignbench.cli.options import AsJson, IncludePath, Lineage, Metrics, all_metrics, split_names
 from alignbench.console import write_text
 from alignbench.errors import AlignbenchError
 
@@ -23,6 +23,7 @@ def compare(
     ] = None,
     lineage: Lineage = None,
     tasks: Annotated[str, typer.Option(help="Tasks to compare, comma-separated; default: all common tasks.")] = "",
+    include_path: IncludePath = None,
     metrics: Metrics = "headline",
     across_templates: Annotated[
         bool, typer.Option("--across-templates", help="Also compare each model with its own chat template.")

@@ -37,6 +37,7 @@ def import_results(
     scorer: options.Scorers = None,
     prompts: options.Prompts = None,
     data_dir: options.DataDir = None,
+    include_path: options.IncludePath = None,
     seed: options.Seed = 0,
     device: options.Device = "cpu",
 ) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from alignbench.cli.options import Lineage
+from alignbench.cli.options import IncludePath, Lineage
 from alignbench.progress import for_terminal
 
 
@@ -19,6 +19,7 @@ def report(
     ] = None,
     lineage: Lineage = None,
     title: Annotated[str, typer.Option(help="Title of the page.")] = "Gains and losses of alignment",
+    include_path: IncludePath = None,
     pdf: Annotated[bool, typer.Option("--pdf", help="Also write each figure as PDF.")] = False,
 ) -> None:
     """Draw figures of finished runs, and write an HTML page that works offline."""

@@ -85,11 +85,12 @@ def _task(file: Path, header: Mapping[str, Any], samples: Samples) -> write.Foun
         described.append(replace(write.describe_metric(metric, known), binary=single and set(known) <= {0.0, 1.0}))
     generate = {**(spec.get("model_generate_config") or {}), **(plan.get("config") or {})}
     sampling = {key: generate.get(key) for key in SAMPLING} | {"epochs": config.get("epochs")}
+    sampling |= {"version": spec.get("task_version")}
     sampling |= {"solver": [step.get("solver") for step in plan.get("steps") or ()], "args": spec.get("task_args")}
     sampling |= {"scorers": [[own.get("name"), own.get("options")] for own in spec.get("scorers") or ()]}
     identity = {
         **write.UNKNOWN,
-        "version": f"inspect {spec.get('task_version', 0)}",
+        "version": 1,
         "limit": config["limit"] if isinstance(config.get("limit"), int) else None,
         "sampling": sampling,
         "documents_sha256": digest({"task": name, "documents": documents}),
@@ -105,7 +106,7 @@ def _open(file: Path) -> tuple[Mapping[str, Any], Iterator[Mapping[str, Any]]]:
     if not file.is_file():
         raise AlignbenchError(f"{file}: no such file")
     if file.suffix == ".json":
-        log = read_object(file, finite=False)
+        log = read_object(file, number=float)
         return log, iter(log.get("samples") or ())
     try:
         archive = zipfile.ZipFile(file)
@@ -125,7 +126,7 @@ def _entry(archive: zipfile.ZipFile, name: str) -> Mapping[str, Any]:
         if info.file_size > LARGEST:
             raise ValueError(f"{info.file_size} bytes, more than {LARGEST}")
         content = _zstandard(archive, info) if info.compress_type == ZSTANDARD else archive.read(info)
-        found = parse_json(content, finite=False)
+        found = parse_json(content, number=float)
     except (OSError, ValueError, NotImplementedError, RuntimeError, zipfile.BadZipFile) as error:
         raise AlignbenchError(f"{where}: cannot be read ({first_line(error)})") from None
     if not isinstance(found, dict):

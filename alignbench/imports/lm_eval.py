@@ -74,7 +74,7 @@ def _samples_of(file: Path) -> dict[str, Path]:
 
 
 def _read_log(file: Path, notify: Callable[[str], None]) -> Iterator[Found]:
-    log, files = read_object(file, finite=False), _samples_of(file)
+    log, files = read_object(file, number=float), _samples_of(file)
     version = str(log.get("lm_eval_version", "unknown"))
     if missing := [name for name in FIELDS if not isinstance(log.get(name), dict)]:
         raise AlignbenchError(f"{file}: not a log of lm-eval 0.4.13 (its version is {version}): no {missing[0]}")
@@ -108,14 +108,18 @@ def _read_log(file: Path, notify: Callable[[str], None]) -> Iterator[Found]:
             metrics.sort(key=lambda own: [own.name.partition(",")[0] != one for one in PREFERRED])
             declared = declare(task, metrics)
         identity: dict[str, Any] = {
-            "version": "; ".join(dict.fromkeys(f"lm-eval {log['versions'].get(part)}" for part in parts)),
-            "shots": log["n-shot"].get(parts[0]) or 0,
-            "limit": int(limit) if isinstance(limit, int | float) and limit >= 1 else limit,
-            "seed": config.get("random_seed") or 0,
+            "version": 1,
+            "shots": int(log["n-shot"].get(parts[0]) or 0),
+            "limit": int(limit) if isinstance(limit, int | float) and limit >= 1 else None,
+            "seed": int(config.get("random_seed") or 0),
             "data": [],
             "template": "chat" if log.get("chat_template") else "none",
             "prefix": log.get("system_instruction"),
-            "sampling": {"fewshot_seed": config.get("fewshot_seed"), "multiturn": log.get("fewshot_as_multiturn")},
+            "sampling": {
+                "versions": sorted({str(log["versions"].get(part)) for part in parts}),
+                "fewshot_seed": config.get("fewshot_seed"),
+                "multiturn": log.get("fewshot_as_multiturn"),
+            },
             "documents_sha256": digest({"task": name, "documents": hashes}),
             "imported": {files[part].name: sha256_of(files[part]) for part in parts},
         }
@@ -187,7 +191,7 @@ def _read_samples(file: Path, version: str) -> Rows:
     with file.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             try:
-                row = parse_json(line, finite=False)
+                row = parse_json(line, number=float)
             except ValueError as error:
                 raise AlignbenchError(f"{file}:{number}: not valid JSON ({first_line(error)})") from None
             if missing := [name for name in NEEDED if not isinstance(row, dict) or name not in row]:

@@ -23,7 +23,8 @@ from alignbench.tasks.declared import READY, declared_task, find_any
 from alignbench.tasks.outputs import NUMBERS, OUTPUTS
 from alignbench.types.record import Record
 from alignbench.types.scorer import Scorer
-from alignbench.types.task import Options, Task
+from alignbench.types.settings import TaskSettings
+from alignbench.types.task import Task
 
 OF_REFERENCES = ("rouge_l", "f1", "exact_match")  # the first one represents a task of which nothing is known
 QUESTION = re.compile(r"(?:Q|Question|Input):\s*(.*?)\s*(?:A|Answer|Output):\s*", re.DOTALL)
@@ -71,7 +72,8 @@ def read_table(
         known = base is not None and base.generation is not None and base is not OUTPUTS
         base = base if base is not None and known else OUTPUTS
         if known:
-            (job,) = prepare([label], Options.of(data_dir, None, seed, prompts), scorers=None)
+            settings = TaskSettings(seed=seed, prompts=str(prompts) if prompts else None)
+            (job,) = prepare({label: settings}, data_dir, scored=False)
             rows = _of_benchmark(job, rows)
         else:
             rows = _numbered(rows)

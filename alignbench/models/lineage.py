@@ -122,6 +122,6 @@ def _card(file: Path) -> dict[str, Any]:
 
 def _object(file: Path) -> dict[str, Any]:
     try:
-        return read_object(file, finite=False)
+        return read_object(file, number=float)
     except (FileNotFoundError, AlignbenchError):
         return {}
