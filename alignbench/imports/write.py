@@ -21,7 +21,7 @@ from alignbench.types.result import RunResult, TaskResult
 from alignbench.types.scorer import Scorer
 from alignbench.types.task import Metric
 
-# metrics of other harnesses whose values are 0 or 1; other values between 0 and 1 are shares
+# metrics of other harnesses whose values are 0 or 1; other values between 0 and 1 are proportions
 BINARY = {"acc", "acc_norm", "acc_bytes", "acc_mutual_info", "exact_match", "em", "exact", "pass@1"}
 LOWER = ("toxic", "hallucinat", "perplexity", "error", "wer", "ter", "loss", "brier", "bias", "unsafe", "refus")
 CORPUS = ("bleu", "chrf")  # metrics of all outputs together
@@ -137,7 +137,7 @@ def describe_metric(name: str, values: Sequence[float], better: str | None = Non
     if not all(0 <= value <= 1 for value in values):
         return Metric(name, "number", better)  # type: ignore[arg-type]
     binary = known in BINARY and set(values) <= {0.0, 1.0}
-    return Metric(name, "share", better, binary, bounds=(0.0, 1.0))  # type: ignore[arg-type]
+    return Metric(name, "proportion", better, binary, bounds=(0.0, 1.0))  # type: ignore[arg-type]
 
 
 def declare(name: str, metrics: Sequence[Metric], corpus: Sequence[str] = (), **fields: Any) -> dict[str, Any]:
