@@ -13,7 +13,7 @@ from alignbench.audit.abilities import MARGIN, abilities, judge
 from alignbench.audit.audit import Audit, Contrast, Row
 from alignbench.audit.comparable import Match, match, packages_differ, unlike_metrics
 from alignbench.audit.front import REWARD, reward_front
-from alignbench.audit.references import chosen_run, find, references
+from alignbench.audit.references import chosen_run, references, task_of
 from alignbench.audit.rows import measure
 from alignbench.audit.tax import CAPABILITY, macro, taxed
 from alignbench.errors import AlignbenchError
@@ -129,7 +129,7 @@ def _plan(reference: Run, aligned: Run, role: str, tasks: Sequence[str], *, acro
     left_out: list[str] = []
     notes: list[str] = []
     for name in [name for name in mine if name in theirs and (not tasks or name in tasks)]:
-        if find(name) is None:
+        if task_of(mine[name][0]) is None:
             left_out.append(f"{name} (no such task in this version of alignbench)")
             continue
         found = match(mine[name], theirs[name], across_templates=across)

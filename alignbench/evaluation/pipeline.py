@@ -47,9 +47,11 @@ class Job:
             "data": [asdict(provenance) for provenance in self.data.provenance],
             "prefix": self.data.prefix,
             "n": len(self.data.documents),
-            "documents_sha256": digest({"documents": [asdict(d) for d in self.data.documents]}),
+            "documents_sha256": digest({"documents": [d.describe() for d in self.data.documents]}),
             "template": "chat" if chat else "none",
         }
+        if self.task.declared:
+            identity["declared"] = dict(self.task.declared)
         if chat and template_kwargs:
             identity["template_kwargs"] = dict(template_kwargs)
         if self.task.generation is None:
