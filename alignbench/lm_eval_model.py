@@ -19,6 +19,7 @@ from alignbench.tasks.lm_eval import import_lm_eval, sampling_of
 from alignbench.types.engine import Loglikelihood, Prompt, Request
 
 import_lm_eval()
+import lm_eval.models  # noqa: E402, F401  # lm-eval registers its own models only while there are no others
 from lm_eval.api.model import LM  # noqa: E402
 from lm_eval.api.registry import register_model  # noqa: E402
 

@@ -92,7 +92,8 @@ def sampling_of(settings: Mapping[str, Any], samples: int = 1) -> Sampling:
 
     found = dict(normalize_gen_kwargs(dict(settings), MOST_TOKENS))
     stop = tuple(str(text) for text in found.pop("until") or () if text)
-    temperature = float(found.pop("temperature", 0.0)) if found.pop("do_sample") else 0.0
+    sampled, temperature = found.pop("do_sample"), float(found.pop("temperature", 0.0))
+    temperature = temperature if sampled else 0.0
     top_p, most = float(found.pop("top_p", 1.0)), int(found.pop("max_gen_toks"))
     if not temperature:
         found = {key: value for key, value in found.items() if key != "top_k"}

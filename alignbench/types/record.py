@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -59,8 +59,7 @@ class Document:
 
     def describe(self) -> dict[str, Any]:
         """The fields that a task's identity is made of."""
-        fields = asdict(self)
-        return fields if self.contexts else {name: value for name, value in fields.items() if name != "contexts"}
+        return {name: value for name, value in vars(self).items() if name != "contexts" or value}
 
 
 @dataclass(frozen=True, slots=True)
