@@ -9,6 +9,7 @@ from pathlib import Path
 
 from alignbench.audit.abilities import DIGITS, name_of, title_of
 from alignbench.audit.audit import Audit, Contrast, Front, Row
+from alignbench.audit.gate import Decision
 from alignbench.console import interval, number, print_table, printable, write_csv, write_text
 from alignbench.stats.significance import LEVEL
 
@@ -130,6 +131,15 @@ def _front(front: Front) -> Table:
     return Table(f"Reward ({title}) and tax relative to {front.reference}", FRONT_HEADER, rows, notes)
 
 
+def _gate(decisions: Sequence[Decision]) -> Table:
+    failed = sum(own.state != "passed" for own in decisions)
+    title = f"Gate: {failed} of {len(decisions)} conditions failed" if failed else "Gate: passed"
+    cells = [
+        (own.state, own.condition, own.name, f"{own.aligned} against {own.reference}", own.reason) for own in decisions
+    ]
+    return Table(title, ("gate", "condition", "metric", "models", "reason"), tuple(cells))
+
+
 def to_terminal(audit: Audit, *, every_metric: bool = False) -> None:
     """Tables that fit the terminal; tab-separated lines elsewhere."""
     for position, table in enumerate(tables(audit, every_metric=every_metric)):
@@ -185,12 +195,15 @@ def to_csv(audit: Audit, file: Path) -> None:
     write_csv(file, ["aligned_model", "reference_model", "role", "templates", *columns], rows)
 
 
-def to_markdown(audit: Audit, file: Path, *, every_metric: bool = False) -> None:
+def to_markdown(audit: Audit, file: Path, *, every_metric: bool = False, decisions: Sequence[Decision] = ()) -> None:
+    """The tables, after those of the gate's decisions: the summary of a pull request."""
+
     def line(cells: Sequence[str], escape: Callable[[str], str] = _markdown) -> str:
         return "| " + " | ".join(map(escape, cells)) + " |"
 
     lines = []
-    for table in tables(audit, every_metric=every_metric):
+    gate = [] if not decisions else [_gate(decisions)]
+    for table in [*gate, *tables(audit, every_metric=every_metric)]:
         lines += [f"### {_markdown(table.title)}", "", *(f"- {_markdown(own)}" for own in table.lead)]
         lines += [*([""] if table.lead else []), line(table.header), line(["---"] * len(table.header), str)]
         lines += [*map(line, table.rows), "", *(f"- {_markdown(note)}" for note in table.notes), ""]

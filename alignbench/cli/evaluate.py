@@ -39,7 +39,9 @@ def evaluate(
     scorer_path: options.ScorerPath = None,
     prompts: options.Prompts = None,
     data_dir: options.DataDir = None,
-    engine: Annotated[str, typer.Option(help="local or vllm.")] = "local",
+    engine: Annotated[
+        str, typer.Option(help="local, vllm, or auto (vllm on a CUDA GPU for generated text if installed, else local).")
+    ] = "auto",
     dtype: Annotated[
         str,
         typer.Option(
@@ -50,7 +52,13 @@ def evaluate(
     token_budget: Annotated[
         int | None, typer.Option(help="Padded tokens per batch; determined automatically by default.")
     ] = None,
-    concurrency: Annotated[int, typer.Option(help="Simultaneous requests to an endpoint.")] = 8,
+    concurrency: Annotated[int, typer.Option(help="Most requests to an endpoint at once.")] = 8,
+    timeout: Annotated[float, typer.Option(help="Seconds for a reply of an endpoint.")] = 120.0,
+    retries: Annotated[int, typer.Option(help="Repetitions of a request to an endpoint without a reply.")] = 6,
+    allow_server_sampling: Annotated[
+        bool,
+        typer.Option(help="Measure diversity even if an endpoint may change the distribution."),
+    ] = False,
     trust_remote_code: Annotated[bool, typer.Option(help="Run Python code from the checkpoint.")] = False,
     metrics: options.Metrics = "headline",
     as_json: options.AsJson = False,
@@ -64,6 +72,7 @@ def evaluate(
         settings: dict[str, Any] = {"baseline": baseline, "limit": limit, "shots": shots, "seed": seed}
         settings |= {"template": template, "prompts": prompts, "data_dir": data_dir, "engine": engine, "dtype": dtype}
         settings |= {"device": device, "token_budget": token_budget, "concurrency": concurrency}
+        settings |= {"timeout": timeout, "retries": retries, "allow_server_sampling": allow_server_sampling}
         settings |= {"trust_remote_code": trust_remote_code, "scorers": options.scorer_specs(scorer, scorer_path)}
         settings |= {"thinking": thinking, "thinking_tags": thinking_tags, "thinking_tokens": thinking_tokens}
         settings["template_kwargs"] = options.template_kwargs_of(template_kwargs)
