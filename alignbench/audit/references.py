@@ -5,7 +5,7 @@ from pathlib import Path
 
 from alignbench.errors import AlignbenchError
 from alignbench.runs.read import Run, TaskRun
-from alignbench.tasks import LM_EVAL, all_tasks
+from alignbench.tasks import all_tasks
 from alignbench.tasks.lm_eval import recorded_task
 from alignbench.tasks.outputs import OUTPUTS
 from alignbench.types.scorer import Embedder
@@ -61,11 +61,14 @@ def _ancestors(run: Run, runs: Sequence[Run]) -> list[tuple[Run, str]]:
     return [(other, role) for role, other in found.items()]
 
 
+def find(name: str) -> Task | None:
+    """The built-in task of this name; None if this version has none."""
+    return OUTPUTS if name == OUTPUTS.name else all_tasks().get(name)
+
+
 def task_of(own: TaskRun) -> Task | None:
     """The task of a folder, with what its task.json declares; None if this version has no such task."""
-    if own.task.startswith(LM_EVAL):
-        return recorded_task(own.task, own.identity.get("declared"))
-    return OUTPUTS if own.task == OUTPUTS.name else all_tasks().get(own.task)
+    return recorded_task(own.task, own.identity["declared"]) if "declared" in own.identity else find(own.task)
 
 
 def embedder_of(run: TaskRun) -> Embedder | None:
