@@ -68,7 +68,8 @@ def find(name: str) -> Task | None:
 
 def task_of(own: TaskRun) -> Task | None:
     """The task of a folder, with what its task.json declares; None if this version has no such task."""
-    return recorded_task(own.task, own.identity["declared"]) if "declared" in own.identity else find(own.task)
+    declared = own.identity.get("declared") or {}
+    return recorded_task(own.task, declared) if "lm_eval" in declared else find(own.task)
 
 
 def embedder_of(run: TaskRun) -> Embedder | None:
