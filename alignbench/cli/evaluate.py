@@ -15,7 +15,9 @@ def evaluate(
         list[str],
         typer.Argument(help="Local folders, hub ids (owner/name or owner/name@revision), or https://host/v1#model."),
     ],
-    tasks: Annotated[str, typer.Option(help="Comma-separated task names, see `alignbench tasks`.")],
+    tasks: Annotated[
+        str, typer.Option(help="Comma-separated names, see `alignbench tasks`; lm_eval:NAME for those of lm-eval.")
+    ],
     out: options.Out = Path("runs"),
     baseline: Annotated[str | None, typer.Option(help="Checkpoint that the task win_rate compares with.")] = None,
     limit: options.Limit = None,

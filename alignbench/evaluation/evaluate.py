@@ -22,7 +22,7 @@ from alignbench.progress import Progress
 from alignbench.runs.folder import open_run
 from alignbench.scorers.choose import choose_scorers
 from alignbench.shards import Shard, find_shard
-from alignbench.tasks import expand, find_task
+from alignbench.tasks import find_names, find_task
 from alignbench.types.engine import Thinking
 from alignbench.types.result import RunResult
 from alignbench.types.task import Options, Task, TaskData
@@ -91,7 +91,7 @@ def evaluate(
     progress = progress if progress is not None and shard.is_main else Progress()
     thoughts = find_thinking(thinking, thinking_tags, thinking_tokens)
     judge = find_judge(tasks, baseline, scorers, device, thoughts)
-    tasks = expand(tasks)
+    tasks = find_names(tasks)
     # a win rate compares the answers of all models with those of the baseline
     names = [ANSWERS if name == WIN_RATE else name for name in tasks]
     others = [spec for spec in scorers if judge is None or not spec.startswith("preference=")]

@@ -19,16 +19,16 @@ def all_tasks() -> dict[str, Task]:
 LM_EVAL = "lm_eval:"  # before the names of lm-evaluation-harness's tasks
 
 
-def expand(names: Iterable[str]) -> list[str]:
-    """Distinct names of tasks: a group of lm-eval's is its tasks. Raises AlignbenchError for one that it lacks."""
-    found: dict[str, None] = {}
-    for name in names:
-        own = [name]
-        if name.startswith(LM_EVAL):
-            from alignbench.tasks.lm_eval import expand as expand_lm_eval
+def find_names(patterns: Iterable[str]) -> list[str]:
+    """The names of tasks that are meant; `lm_eval:NAME` may be a group. Raises AlignbenchError if one means none."""
+    found = dict[str, None]()
+    for pattern in patterns:
+        if pattern.startswith(LM_EVAL):
+            from alignbench.tasks.lm_eval import expand
 
-            own = expand_lm_eval(name)
-        found |= dict.fromkeys(own)
+            found |= dict.fromkeys(expand(pattern))
+        else:
+            found[pattern] = None
     return list(found)
 
 

@@ -33,15 +33,15 @@ class Sum:
     """An aggregation that is a function of the sum of a row of numbers per document."""
 
     row: Callable[[Any], list[float]]
-    value: Callable[[Sequence[Sequence[float]]], float]
+    value: Callable[[bleu.Statistics], float]
 
 
-def _exp_of_mean(rows: Sequence[Sequence[float]]) -> float:
+def _exp_of_mean(rows: bleu.Statistics) -> float:
     total, weight = np.sum(rows, 0).tolist()
     return math.exp(-total / weight)
 
 
-def _bits(rows: Sequence[Sequence[float]]) -> float:
+def _bits(rows: bleu.Statistics) -> float:
     total, weight = np.sum(rows, 0).tolist()
     return float(-total / weight / math.log(2))
 
@@ -68,8 +68,8 @@ def described(task: str, metric: str, key: str, higher_is_better: bool | None, b
 
 
 def metric_of(fields: Mapping[str, Any]) -> Metric:
-    known = {key: value for key, value in fields.items() if key != "aggregation"}
-    return Metric(**{key: tuple(value) if isinstance(value, list) else value for key, value in known.items()})
+    known: dict[str, Any] = {key: value for key, value in fields.items() if key != "aggregation"}
+    return Metric(**known | {"bounds": tuple(known.get("bounds", (None, None)))})
 
 
 def corpus_metrics(

@@ -165,7 +165,7 @@ class Record(Document):
 
     def to_json(self) -> dict[str, Any]:
         """The line of documents.jsonl. Fields of the other kind of task are left out."""
-        answers = ("source", "references")
+        answers: tuple[str, ...] = ("source", "references")
         if self.choices:
             answers = ("choices", "logprobs", "tokens", *(("entropies", "top_entropies") if self.entropies else ()))
             answers = ("contexts", *answers) if self.contexts else answers
