@@ -33,8 +33,6 @@ ABILITIES = {
     "toxigen*": "toxicity", "realtoxicity*": "toxicity",
 }  # fmt: skip
 Values = dict[str, dict[str, Any]]  # filter -> metric -> value
-
-
 _found: dict[str, Task] = {}
 
 
@@ -165,12 +163,15 @@ class _Adapter:
             raise AlignbenchError(f"{self.name}: requests of kinds {' and '.join(sorted(kinds))} are not supported")
         generates, rolling = kinds == {"generate_until"}, kinds == {"loglikelihood_rolling"}
         answer: Any = "1" if generates else -1.0 if rolling else (-1.0, False)
-        repeats = int(self.config.repeats or 1) if generates else 1
+        self.repeats = int(self.config.repeats or 1) if generates else 1
         try:
-            values, _ = self.values(0, [[answer] * repeats] * len(first))
+            values, _ = self.values(0, [[answer] * self.repeats] * len(first))
         except Exception as error:
             raise AlignbenchError(f"{self.name}: its metrics cannot be computed: {first_line(error)}") from error
-        names = [(filtered, metric) for filtered, own in values.items() for metric in own]
+        order = [*self.own.aggregation(), *(metric for own in values.values() for metric in own)]
+        names = [
+            (filtered, metric) for filtered, own in values.items() for metric in dict.fromkeys(order) if metric in own
+        ]
         self.single = len(values) == 1
         metrics, corpus = list[dict[str, Any]](), dict[str, dict[str, Any]]()
         for filtered, metric in names:
@@ -189,7 +190,7 @@ class _Adapter:
         }  # fmt: skip
         generation = None
         if generates:
-            sampling = sampling_of(first[0].args[1], repeats)
+            sampling = sampling_of(first[0].args[1], self.repeats)
             generation = Generation(sampling, self.score_outputs, plain=True, statistics=self.statistics_of_outputs)
         functions = self.own.aggregation()
         return Task(
@@ -281,13 +282,17 @@ class _Adapter:
         return self._items(self.values(int(document.id), self._responses(answers))[0])
 
     def score_outputs(self, document: Document, outputs: Sequence[Output]) -> dict[str, float]:
-        return self._numbers(self.values(int(document.id), [[output.text for output in outputs]])[0])
+        return self._numbers(self.values(int(document.id), [self._texts(outputs)])[0])
 
     def statistics_of_outputs(self, document: Document, outputs: Sequence[Output]) -> dict[str, list[Any]]:
         """The items of corpus metrics, and what each filter made of the response."""
-        values, filtered = self.values(int(document.id), [[output.text for output in outputs]])
+        values, filtered = self.values(int(document.id), [self._texts(outputs)])
         found = {f"filtered:{key}": _plain(own) for key, own in filtered.items() if key != "none"}
         return self._items(values) | found
+
+    def _texts(self, outputs: Sequence[Output]) -> list[str]:
+        """One per repetition; greedy decoding repeats the same one."""
+        return [output.text for output in outputs] * (self.repeats if len(outputs) == 1 else 1)
 
     def _responses(self, answers: Sequence[Loglikelihood]) -> list[list[Any]]:
         if self.own.OUTPUT_TYPE == "loglikelihood_rolling":
