@@ -168,10 +168,8 @@ class _Adapter:
             values, _ = self.values(0, [[answer] * self.repeats] * len(first))
         except Exception as error:
             raise AlignbenchError(f"{self.name}: its metrics cannot be computed: {first_line(error)}") from error
-        order = [*self.own.aggregation(), *(metric for own in values.values() for metric in own)]
-        names = [
-            (filtered, metric) for filtered, own in values.items() for metric in dict.fromkeys(order) if metric in own
-        ]
+        order = dict.fromkeys([*self.own.aggregation(), *(metric for own in values.values() for metric in own)])
+        names = [(filtered, metric) for filtered, own in values.items() for metric in order if metric in own]
         self.single = len(values) == 1
         metrics, corpus = list[dict[str, Any]](), dict[str, dict[str, Any]]()
         for filtered, metric in names:
