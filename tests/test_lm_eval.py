@@ -18,8 +18,8 @@ from alignbench.evaluation.evaluate import evaluate
 from alignbench.runs.read import read_run
 from alignbench.tasks import find_task
 from alignbench.tasks.lm_eval import recorded_task
-from alignbench.types.engine import Request
-from alignbench.types.record import Record
+from alignbench.types.engine import Loglikelihood, Request
+from alignbench.types.record import Document, Record
 
 CASES = cases("lm_eval")
 NAMES = tuple(CASES["tasks"])
@@ -188,8 +188,16 @@ def test_the_same_settings_resume_and_others_do_not(tasks, models, tmp_path):
     assert len({own[1] for own in shots}) == 3
     identity = json.loads((run_.folder / folder / "task.json").read_text())
     assert identity["declared"]["lm_eval"]["version"] == identity["data"][0]["source"].split()[1].rstrip(":")
+    assert identity["declared"]["headline"] == "acc"
     assert identity["data"][0]["revision"] == identity["declared"]["lm_eval"]["config_sha256"]
     assert str(tmp_path.parent) not in json.dumps(identity)
+
+
+def test_what_the_engine_does_not_know_is_unscored(tasks):
+    task = find_task(tasks[NAMES.index("last_word")])
+    document = Document("0", "")
+    assert task.score(document, [Loglikelihood(-1.0, 1, greedy=True)]) == {"acc": 1.0}
+    assert math.isnan(task.score(document, [Loglikelihood(-1.0, 1)])["acc"])  # an endpoint
 
 
 @pytest.mark.parametrize("case", CASES["refused"], ids=lambda case: case["name"])
