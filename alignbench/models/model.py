@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from alignbench.errors import AlignbenchError
-from alignbench.models.checkpoint import find_checkpoint, load_engine, resolve_device
+from alignbench.models.checkpoint import find_checkpoint, load_engine, load_tokenizer, resolve_device
+from alignbench.plugins import plugins
 from alignbench.shards import SINGLE_PROCESS, Shard
 from alignbench.types.engine import Engine
 
@@ -55,25 +56,31 @@ def find_model(
     dtype: str = "auto",
     device: str = "auto",
     token_budget: int | None = None,
-    connection: Mapping[str, Any] | None = None,
+    concurrency: int = 8,
+    timeout: float = 120.0,
+    retries: int = 6,
     trust_remote_code: bool = False,
     template_kwargs: Mapping[str, Any] | None = None,
+    system: str | None = None,
     shard: Shard = SINGLE_PROCESS,
     notify: Callable[[str], None] | None = None,
 ) -> Model:
     """Find `spec`: a local folder, a Hub id (owner/name, owner/name@revision), or an endpoint
     (https://host/v1#model). Raises AlignbenchError for anything that would fail or be unsafe later.
 
-    connection: concurrency, timeout and retries of `Client`
+    concurrency, timeout, retries: see `Client`
     """
     if spec.startswith(("http://", "https://")):
         from alignbench.models.remote.endpoint import connect
 
-        far = connect(spec, template_kwargs=template_kwargs, notify=notify, **(connection or {}))
+        prompts: dict[str, Any] = {"template_kwargs": template_kwargs, "system": system}
+        far = connect(spec, concurrency=concurrency, timeout=timeout, retries=retries, notify=notify, **prompts)
         identity = {"model": far.identity(), "engine": {"kind": "endpoint"}}
         return Model(far.name, identity, far.chat_template, far.scores, False, lambda: far, {}, far.sampling)
-    if engine not in ENGINES:
-        raise AlignbenchError(f"engine {engine!r}: choose {', '.join(ENGINES)}, or give the address of an endpoint")
+    others = {plugin.value.__name__: plugin for plugin in plugins("engines")}
+    if engine not in (*ENGINES, *others):
+        known = ", ".join((*ENGINES, *others))
+        raise AlignbenchError(f"engine {engine!r}: choose {known}, or give the address of an endpoint")
     engine = "local" if engine == "auto" else engine
     if dtype not in ("auto", *DTYPES):
         raise AlignbenchError(f"dtype {dtype!r}: choose auto, {', '.join(DTYPES)}")
@@ -82,28 +89,41 @@ def find_model(
     checkpoint = find_checkpoint(spec, trust_remote_code=trust_remote_code)
     found = resolve_device(device)
     chosen = checkpoint.dtype if dtype == "auto" else dtype
-    if (dtype, chosen, engine, found) == ("auto", "bfloat16", "local", "cpu") and not has_bfloat16():
-        chosen = "float32"
-        if notify is not None:
-            notify(f"{checkpoint.name}: float32, since this CPU has no bfloat16 and would be slow (or set --dtype)")
+    if dtype == "auto" and engine == "local" and chosen != (chosen := fast_dtype(chosen, found)) and notify is not None:
+        notify(f"{checkpoint.name}: float32, since this CPU has no bfloat16 and would be slow (or set --dtype)")
     if chosen not in DTYPES:
         raise AlignbenchError(f"checkpoint {checkpoint.name}: dtype {chosen} is not supported; set --dtype")
     settings = {"kind": engine, "dtype": chosen, "device": found, "token_budget": token_budget or "auto"}
+    if engine not in ENGINES:
+        settings["definition_sha256"] = others[engine].sha256
 
     def load() -> Engine:
         if engine == "vllm":
             from alignbench.models.remote.vllm import load_vllm
 
-            return load_vllm(checkpoint, dtype=chosen, template_kwargs=template_kwargs)
+            return load_vllm(checkpoint, dtype=chosen, template_kwargs=template_kwargs, system=system)
+        if engine in others and engine not in ENGINES:
+            prompts = {"template_kwargs": template_kwargs, "system": system}
+            made: Engine = others[engine].value(checkpoint, dtype=chosen, device=found, **prompts)
+            return made
         own = f"cuda:{shard.local_rank}" if found == "cuda" and shard.world > 1 else found
-        more: dict[str, Any] = {"notify": notify, "template_kwargs": template_kwargs}
+        more: dict[str, Any] = {"notify": notify, "template_kwargs": template_kwargs, "system": system}
         return load_engine(checkpoint, dtype=chosen, device=own, token_budget=token_budget, **more)
 
     fields = asdict(checkpoint)
     identity = {"model": {name: fields[name] for name in fields if name not in NOT_IDENTITY}, "engine": settings}
     about = {name: fields[name] for name in ABOUT}
     chat = checkpoint.chat_template_sha256 is not None
+    if chat and system is not None:
+        from alignbench.models.template import check_system
+
+        check_system(load_tokenizer(checkpoint), checkpoint.name, template_kwargs or {})
     return Model(checkpoint.name, identity, chat, True, engine == "local", load, about)
+
+
+def fast_dtype(dtype: str, device: str) -> str:
+    """The number format, but float32 instead of bfloat16 on a CPU without instructions for it."""
+    return "float32" if (dtype, device) == ("bfloat16", "cpu") and not has_bfloat16() else dtype
 
 
 def has_bfloat16() -> bool:

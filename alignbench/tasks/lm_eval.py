@@ -4,6 +4,7 @@ lm-eval's own code makes the requests of each document and computes its metrics 
 averages are metrics per document here, the others are corpus metrics (docs/lm_eval.md).
 """
 
+import difflib
 import fnmatch
 import hashlib
 import json
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from alignbench.errors import AlignbenchError, first_line
-from alignbench.tasks import LM_EVAL, near
+from alignbench.tasks import LM_EVAL
 from alignbench.tasks.lm_eval_metrics import BINARY, SUMS, Aggregate, corpus_metrics, described, metric_of
 from alignbench.types.engine import Loglikelihood, Sampling
 from alignbench.types.task import Document, Generation, Options, Output, Provenance, Task, TaskData
@@ -49,7 +50,9 @@ def expand(spec: str) -> list[str]:
     pattern = any(mark in wanted for mark in "*?[")
     names = fnmatch.filter(manager.all_subtasks, wanted) if pattern else [wanted]
     if not is_file and not (names and set(names) <= set(manager.all_tasks)):
-        raise AlignbenchError(f"{spec}: lm-eval has no such task{near(wanted, manager.all_tasks)}")
+        near = difflib.get_close_matches(wanted, manager.all_tasks, n=2, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else "see `lm_eval ls tasks`"
+        raise AlignbenchError(f"{spec}: lm-eval has no such task: {hint}")
     for name in names:
         entry = manager.task_index.get(name)
         if entry is not None and (entry.cfg or {}).get("unsafe_code"):  # before its code is imported
@@ -92,12 +95,13 @@ def sampling_of(settings: Mapping[str, Any], samples: int = 1) -> Sampling:
     stop = tuple(str(text) for text in found.pop("until") or () if text)
     sampled, temperature = found.pop("do_sample"), float(found.pop("temperature", 0.0))
     temperature = temperature if sampled else 0.0
-    top_p, most = float(found.pop("top_p", 1.0)), int(found.pop("max_gen_toks"))
-    if not temperature:
-        found = {key: value for key, value in found.items() if key != "top_k"}
+    top_p, top_k = float(found.pop("top_p", None) or 1.0), int(found.pop("top_k", None) or 0)
+    most = int(found.pop("max_gen_toks"))
     if other := [key for key, value in found.items() if value is not None]:
         raise AlignbenchError(f"lm-eval's generation setting {other[0]}={found[other[0]]}: not supported")
-    return Sampling(most, samples if temperature else 1, temperature, top_p if temperature else 1.0, stop)
+    if not temperature:
+        return Sampling(most, stop=stop)
+    return Sampling(most, samples, temperature, top_p, stop, top_k=top_k)
 
 
 def import_lm_eval() -> Any:

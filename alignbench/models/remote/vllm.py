@@ -24,7 +24,9 @@ NO_ENTROPIES = "vLLM returns log-probabilities of single tokens and no entropies
 NOT_FINITE = "a log-probability from vLLM is not a number"
 
 
-def load_vllm(checkpoint: Checkpoint, *, dtype: str, template_kwargs: Mapping[str, Any] | None = None) -> "VllmEngine":
+def load_vllm(
+    checkpoint: Checkpoint, *, dtype: str, template_kwargs: Mapping[str, Any] | None = None, system: str | None = None
+) -> "VllmEngine":
     """Load a checkpoint into vLLM. Raises AlignbenchError if vLLM is not installed or cannot load the checkpoint."""
     if checkpoint.custom_code:
         raise AlignbenchError(f"checkpoint {checkpoint.name}: custom code runs in the local engine only, not in vLLM")
@@ -55,7 +57,7 @@ def load_vllm(checkpoint: Checkpoint, *, dtype: str, template_kwargs: Mapping[st
         )
     except Exception as error:  # vLLM raises errors of many kinds, all about this checkpoint and GPU
         raise AlignbenchError(f"checkpoint {checkpoint.name}: vLLM cannot load it ({first_line(error)})") from error
-    return VllmEngine(llm, Encoder(tokenizer, template_kwargs or {}), window=checkpoint.window)
+    return VllmEngine(llm, Encoder(tokenizer, template_kwargs, system), window=checkpoint.window)
 
 
 class VllmEngine:
@@ -108,7 +110,7 @@ class VllmEngine:
                     n=samples,
                     temperature=sampling.temperature,
                     top_p=1.0 if greedy else sampling.top_p,
-                    top_k=-1,
+                    top_k=sampling.top_k if sampling.top_k and not greedy else -1,
                     max_tokens=sampling.most_tokens,
                     # a stop string may be in the thoughts: the answer is cut here
                     stop=[] if thinks else list(sampling.stop),
