@@ -76,7 +76,7 @@ class AlignbenchLM(LM):  # type: ignore[misc]
             self.encoder.window = self.engine.window
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
-        answers = self._scored([Request(*request.args[:2], False, True) for request in requests])
+        answers = self._scored([Request(request.args[0], request.args[1], greedy=True) for request in requests])
         found = [(answer.logprob, bool(answer.greedy)) for answer in answers]
         self._remember("loglikelihood", requests, found)
         return found
