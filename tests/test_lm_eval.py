@@ -218,6 +218,9 @@ def test_names_that_lm_eval_does_not_have(tasks, models, tmp_path):
         assert_one_line_error(done, "lm_eval:choises", "did you mean choices")
         (found,) = evaluate(models[:1], ["lm_eval:s*s", "lm_eval:choices"], tmp_path, limit=2, device="cpu")
     assert [own.task for own in found.results] == ["lm_eval:sentences", "lm_eval:several_contexts", "lm_eval:choices"]
+    shown = run("tasks", tasks[NAMES.index("documents")])
+    assert shown.returncode == 0
+    assert "lm_eval:documents" in shown.stdout
     assert_one_line_error(run("evaluate", models[0], "--tasks", "lm_eval:no.yaml", "--out", tmp_path), "no such file")
 
 
