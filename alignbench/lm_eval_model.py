@@ -11,6 +11,7 @@ from operator import itemgetter
 from typing import Any
 
 from alignbench.errors import AlignbenchError
+from alignbench.models.checkpoint import resolve_device
 from alignbench.models.encode import Encoded, Encoder, Misfit, Tokens
 from alignbench.models.local import LocalEngine
 from alignbench.models.model import find_model
@@ -74,6 +75,14 @@ class AlignbenchLM(LM):  # type: ignore[misc]
             own = self.engine.encoder
             self.engine.encoder = self.encoder = CuttingEncoder(own.tokenizer, own.template_kwargs)
             self.encoder.window = self.engine.window
+
+    @classmethod
+    def create_from_arg_obj(cls, arg_dict: Mapping[str, Any], additional_config: Any = None) -> "AlignbenchLM":
+        """model_args take precedence over lm-eval's own options, of which `--device` is cuda:0 unless it is given."""
+        own = {key: value for key, value in (additional_config or {}).items() if value is not None}
+        if str(own.get("device", "")).startswith("cuda") and resolve_device("auto") != "cuda":
+            del own["device"]
+        return cls(**{**own, **arg_dict})
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
         answers = self._scored([Request(request.args[0], request.args[1], greedy=True) for request in requests])

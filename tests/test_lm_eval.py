@@ -119,6 +119,16 @@ def test_our_engine_as_a_model_of_lm_eval_equals_its_own(of_lm_eval, name):
     assert {key: results[key] for key in numbers} == pytest.approx(numbers, rel=1e-5, abs=1e-6)
 
 
+def test_model_args_take_precedence_and_unknown_ones_are_refused(tasks, models):
+    from alignbench.lm_eval_model import AlignbenchLM
+
+    model = AlignbenchLM.create_from_arg_obj(
+        {"pretrained": models[0], "device": "cpu"}, {"device": "cuda:0", "batch_size": 1, "max_batch_size": None}
+    )
+    assert model.engine.model.device.type == "cpu"
+    assert_refused("--model_args.*'shots'", AlignbenchLM, models[0], shots=3)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_tasks_of_lm_eval_give_its_metrics_and_keep_its_responses(of_lm_eval, runs, name):
     result = next(result for result in runs[0].results if result.task == f"lm_eval:{name}")
