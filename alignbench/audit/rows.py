@@ -55,7 +55,8 @@ def measure(
         changed = own.changed
         if own.pairs is not None:
             bounds, better = range_of(own.before), own.before.better
-            binary = any(metric.binary and metric.name == own.before.metric for metric in own.task.metrics)
+            both = own.task, task_of(own.match.aligned) or own.task  # imported values may be 0 and 1 in one of the two
+            binary = all(any(m.binary and m.name == own.before.metric for m in task.metrics) for task in both)
             changed = paired_change(own.pairs, next(draws), better, bounds and bounds[1] - bounds[0], binary)
         assert changed is not None
         measured[number][0].append(_row(own, changed))

@@ -75,6 +75,7 @@ class TaskFile(BaseModel):
     scorers: list[_Scorer] | None = None
     judged_with: dict[str, str | None] | None = None
     baseline: _Baseline | None = None
+    declared: Object | None = None
 
 
 def check(content: Mapping[str, Any], kind: type[T], file: Path, advice: str) -> T:

@@ -22,17 +22,13 @@ import numpy as np
 
 from alignbench.errors import AlignbenchError, first_line
 from alignbench.tasks import LM_EVAL
-from alignbench.tasks.lm_eval_metrics import BINARY, SUMS, Aggregate, corpus_metrics, described, metric_of
+from alignbench.tasks.declared import described
+from alignbench.tasks.lm_eval_metrics import BINARY, SUMS, Aggregate, corpus_metrics, fields_of, metric_of
 from alignbench.types.engine import Loglikelihood, Sampling
 from alignbench.types.task import Document, Generation, Options, Output, Provenance, Task, TaskData
 
 SEED = 1234  # lm-eval's default seed of few-shot examples; ours is added to it
 MOST_TOKENS = 256  # lm-eval's default length of a continuation
-CAPABILITY = "capability"
-ABILITIES = {
-    "truthfulqa*": "truthfulness", "crows_pairs*": "bias", "bbq*": "bias", "winogender*": "bias",
-    "toxigen*": "toxicity", "realtoxicity*": "toxicity",
-}  # fmt: skip
 Values = dict[str, dict[str, Any]]  # filter -> metric -> value
 _found: dict[str, Task] = {}
 
@@ -179,15 +175,15 @@ class _Adapter:
         for filtered, metric in names:
             averaged, key = self._averaged(metric, values[filtered][metric]), self.key(filtered, metric)
             better = self.own.higher_is_better().get(metric)
-            fields = described(self.short, metric, key, better, averaged and self._standard)
+            fields = fields_of(self.short, metric, key, better, averaged and self._standard)
             if averaged:
                 metrics.append(fields)
             else:
                 corpus[key] = {**fields, "aggregation": self._aggregation(metric)}
         self.aggregated = {key: str(fields["aggregation"]) for key, fields in corpus.items()}
-        ability = next((own for name, own in ABILITIES.items() if fnmatch.fnmatchcase(self.short, name)), CAPABILITY)
+        about = described(self.short)
         declared: dict[str, Any] = {
-            "title": f"{self.short} (lm-eval)", "ability": ability, "group": "lm-eval" * (ability == CAPABILITY),
+            "title": f"{self.short} (lm-eval)", "ability": about["ability"], "group": about["group"],
             "headline": self.key(*names[0]), "metrics": metrics, "corpus": corpus, "lm_eval": self._identity(),
         }  # fmt: skip
         generation = None

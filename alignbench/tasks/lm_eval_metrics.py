@@ -59,7 +59,7 @@ SUMS = {
 }
 
 
-def described(task: str, metric: str, key: str, higher_is_better: bool | None, binary: bool) -> dict[str, Any]:
+def fields_of(task: str, metric: str, key: str, higher_is_better: bool | None, binary: bool) -> dict[str, Any]:
     """The fields of a `Metric`. task, metric: lm-eval's names; key: ours; binary: the values of those of BINARY are"""
     of_task = f"{task}.{metric}"
     own = next((own for pattern, own in UNITS.items() if fnmatch.fnmatchcase(of_task, pattern)), {"unit": "number"})
