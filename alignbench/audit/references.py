@@ -6,6 +6,7 @@ from pathlib import Path
 from alignbench.errors import AlignbenchError
 from alignbench.runs.read import Run, TaskRun
 from alignbench.tasks.declared import declared_task
+from alignbench.tasks.lm_eval import recorded_task
 from alignbench.types.scorer import Embedder
 from alignbench.types.task import Task
 
@@ -65,8 +66,9 @@ def _ancestors(run: Run, runs: Sequence[Run]) -> list[tuple[Run, str]]:
 
 def task_of(own: TaskRun) -> Task | None:
     """The task of a folder, with what its task.json declares; None if this version has no such task."""
+    declared = own.identity.get("declared")
     try:
-        return declared_task(own.task, own.identity.get("declared"))
+        return (recorded_task if "lm_eval" in (declared or ()) else declared_task)(own.task, declared)
     except (TypeError, ValueError, KeyError, AttributeError):
         return None
 

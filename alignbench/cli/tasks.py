@@ -35,7 +35,8 @@ def list_tasks(
         found = _details(task)
         metrics = found.pop("metrics")
         print_table(("task", task.name), [(name, _text(value)) for name, value in found.items() if name != "task"])
-        print_table(tuple(metrics[0]), [[_text(value) for value in metric.values()] for metric in metrics])
+        if metrics:  # a task may have corpus metrics only
+            print_table(tuple(metrics[0]), [[_text(value) for value in metric.values()] for metric in metrics])
 
 
 def _details(task: "Task") -> dict[str, Any]:

@@ -58,9 +58,11 @@ class Job:
             "data": [asdict(provenance) for provenance in self.data.provenance],
             "prefix": self.data.prefix,
             "n": len(self.data.documents),
-            "documents_sha256": digest({"documents": list(map(vars, self.data.documents))}),
+            "documents_sha256": digest({"documents": [d.describe() for d in self.data.documents]}),
             "template": "chat" if chat else "none",
         }
+        if self.task.declared:
+            identity["declared"] = dict(self.task.declared)
         if self.task.definition:
             identity["definition_sha256"] = self.task.definition
         if chat and template_kwargs:

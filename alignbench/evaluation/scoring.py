@@ -40,8 +40,10 @@ def choices_record(task: Task, document: Document, answers: Sequence[Loglikeliho
     assert task.score is not None
     reason = next((answer.unscored for answer in answers if answer.unscored), None)
     metrics: dict[str, float | None] = {metric.name: None for metric in task.metrics}
+    statistics: Mapping[str, Sequence[Any]] = {}
     if reason is None:
-        metrics |= task.score(document, answers)
+        metrics = dict(task.score(document, answers))
+        statistics = task.statistics(document, answers) if task.statistics is not None else statistics
         reason = next((f"{name} is {x}" for name, x in metrics.items() if x is None or not math.isfinite(x)), None)
         if reason is not None:
             metrics = dict.fromkeys(metrics)
@@ -50,6 +52,7 @@ def choices_record(task: Task, document: Document, answers: Sequence[Loglikeliho
         logprobs=tuple(None if answer.unscored else answer.logprob for answer in answers),
         tokens=tuple(answer.tokens for answer in answers),
         notes=tuple(dict.fromkeys(answer.note for answer in answers if answer.note)),
+        statistics=statistics,
         metrics=metrics,
         unscored=reason,
         pending=False,

@@ -126,7 +126,9 @@ class ModelSource(Source):
         for number, document in enumerate(window):
             # as in lm-eval, nothing stands between a chat template and the choice
             choices = [choice.removeprefix(" ") for choice in document.choices] if self.chat else document.choices
-            requests += [Request(self.prefix + document.prompt, choice, task.entropies) for choice in choices]
+            contexts = document.contexts or (self.prefix + document.prompt,) * len(choices)
+            asked = task.entropies, task.greedy, task.rolling
+            requests += [Request(*pair, *asked) for pair in zip(contexts, choices, strict=True)]
             owners += [number] * len(document.choices)
         wanted = {index for index, owner in enumerate(owners) if window[owner].id in missing}
         answers: dict[int, dict[int, Loglikelihood]] = {owners[index]: {} for index in wanted}

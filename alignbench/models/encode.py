@@ -99,6 +99,20 @@ class Encoder:
 
         return [encoded(*pair) for pair in pairs]
 
+    def rolling(self, text: str, window: int | None) -> list[Encoded] | str:
+        """A text in windows, each predicted from as many tokens before it as fit (at least one); a string is the reason
+        why it cannot be scored. As in lm-eval, the start token is also before one that the tokenizer adds."""
+        if self.start is None:
+            return "the tokenizer has no token that could begin an empty context"
+        tokens = np.concatenate([self.start, self._encode([text])[text]]) if text else self.start
+        size, found, done = window or len(tokens), list[Encoded](), 1
+        while done < len(tokens):
+            end = min(done + size, len(tokens))
+            begin = max(0, end - size - 1)
+            found.append(Encoded(tokens[begin:end], done - begin))
+            done = end
+        return found or "the text has no tokens"
+
     def prompts(
         self, texts: Sequence[str], *, chat: bool = False, misfit: Misfit = lambda _: None
     ) -> list[Tokens | str]:

@@ -117,7 +117,8 @@ class RunFolder:
 
     def task_folder(self, name: str, identity: Mapping[str, Any]) -> TaskFolder:
         """The folder of a task with these documents and settings, which may not exist yet."""
-        return TaskFolder(self.path / f"{name}-{digest(identity)[:8]}", self.shard)
+        slug = re.sub(r"[^\w.-]+", "-", name)
+        return TaskFolder(self.path / f"{slug}-{digest(identity)[:8]}", self.shard)
 
     def create_task_folder(self, name: str, identity: Mapping[str, Any]) -> TaskFolder:
         """The same, created if necessary; `identity` becomes its task.json."""

@@ -25,8 +25,15 @@ def all_tasks() -> dict[str, Task]:
     return dict(sorted(found.items()))
 
 
+LM_EVAL = "lm_eval:"  # before the names of lm-evaluation-harness's tasks
+
+
 def find_task(name: str) -> Task:
     """The task of that name; an unknown one raises AlignbenchError with the nearest names."""
+    if name.startswith(LM_EVAL):
+        from alignbench.tasks.lm_eval import find
+
+        return find(name)
     tasks = all_tasks()
     if name in tasks:
         return tasks[name]
@@ -40,6 +47,11 @@ def find_names(patterns: Iterable[str]) -> list[str]:
     capabilities ("reading") and families. A task's name takes precedence. Raises AlignbenchError if one means none."""
     tasks, found = all_tasks(), dict[str, None]()
     for pattern in patterns:
+        if pattern.startswith(LM_EVAL):
+            from alignbench.tasks.lm_eval import expand
+
+            found |= dict.fromkeys(expand(pattern))
+            continue
         own = [pattern] if pattern in tasks else [name for name in tasks if fnmatchcase(name, pattern)]
         own = own or [n for n, task in tasks.items() if pattern in (task.ability, task.group, task.family)]
         found |= dict.fromkeys(own or [find_task(pattern).name])

@@ -16,11 +16,15 @@ class Request:
     """Score `continuation` after `context` (plain text; the context may be empty).
 
     entropies: also return the entropy of the distribution that each token is predicted from
+    greedy: also return whether greedy decoding would give the continuation
+    rolling: there is no context, and a continuation that does not fit the model's window is scored in several windows
     """
 
     context: str
     continuation: str
     entropies: bool = False
+    greedy: bool = False
+    rolling: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,7 @@ class Loglikelihood:
     entropies: entropy of the distribution that each token is predicted from, in nats, over the whole vocabulary
     top_entropies: the same over its TOP most likely tokens, renormalised; both are empty unless requested
     note: what was done differently for this request, if anything
+    greedy: each token is the most likely one; None unless requested, and where the engine does not know it
     """
 
     logprob: float
@@ -42,6 +47,7 @@ class Loglikelihood:
     entropies: tuple[float, ...] = ()
     top_entropies: tuple[float, ...] = ()
     note: str | None = None
+    greedy: bool | None = None
 
     @classmethod
     def failed(cls, reason: str, tokens: int = 0) -> Loglikelihood:

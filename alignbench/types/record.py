@@ -37,6 +37,7 @@ class Document:
     """One item of a task, presented to the model after the task's prefix.
 
     choices: continuations of prefix + `prompt`, for a task that scores given answers; otherwise empty
+    contexts: of each choice its own context, without the prefix, where they differ; otherwise empty
     references: correct answers, for a task in which the model generates text
     source: the text that the output must be faithful to, if the task has one
     target: what else the scoring or a report needs to know about the document (label, false answers, occupation, …)
@@ -54,6 +55,11 @@ class Document:
     group: str | None = None
     category: str | None = None
     chance: Mapping[str, float] = field(default_factory=dict)
+    contexts: tuple[str, ...] = ()
+
+    def describe(self) -> dict[str, Any]:
+        """The fields that a task's identity is made of."""
+        return {name: value for name, value in vars(self).items() if name != "contexts" or value}
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,9 +167,10 @@ class Record(Document):
 
     def to_json(self) -> dict[str, Any]:
         """The line of documents.jsonl. Fields of the other kind of task are left out."""
-        answers = ("source", "references")
+        answers: tuple[str, ...] = ("source", "references")
         if self.choices:
             answers = ("choices", "logprobs", "tokens", *(("entropies", "top_entropies") if self.entropies else ()))
+            answers = ("contexts", *answers) if self.contexts else answers
         content = {n: getattr(self, n) for n in ("id", "group", "category", "prompt", *answers, "target")}
         if not self.choices:
             content["outputs"] = [output.to_json() for output in self.outputs]

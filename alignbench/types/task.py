@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -155,6 +155,10 @@ class Task:
     display_metrics: metrics that a table shows by default; empty: all
     definition: sha256 of the Python files that define a plug-in task; empty for ours
     entropies: the choices' token entropies are requested and recorded
+    greedy: whether a choice is the most likely text is requested
+    rolling: documents may be longer than the model's window, see `Request.rolling`
+    statistics: what a document contributes to corpus metrics, for a task with choices
+    declared: what task.json records of a task that is not built in, so that an audit can read its results
     """
 
     name: str
@@ -175,6 +179,10 @@ class Task:
     takes_prompts: bool = False
     display_metrics: tuple[str, ...] = ()
     entropies: bool = False
+    greedy: bool = False
+    rolling: bool = False
+    statistics: Callable[[Document, Sequence[Loglikelihood]], Mapping[str, Sequence[Any]]] | None = None
+    declared: Mapping[str, Any] = field(default_factory=dict)
     definition: str = ""
 
     def takes(self, setting: str) -> bool:

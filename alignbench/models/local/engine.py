@@ -8,6 +8,7 @@ The model is tested once for all.
 
 import hashlib
 import itertools
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from transformers import PreTrainedModel
 
 from alignbench.models.causal_lm import LARGEST_TREE, attention_span, find_budget, release_cached_memory
 from alignbench.models.distributions import entropies, target_logprobs
-from alignbench.models.encode import Encoder, Tokens, shared_prefix
+from alignbench.models.encode import Encoded, Encoder, Tokens, shared_prefix
 from alignbench.models.generate.batched import BatchedModel
 from alignbench.models.generate.decoding import Decoding, end_tokens
 from alignbench.models.generate.packed import PackedModel
@@ -36,15 +37,16 @@ from alignbench.types.engine import Completion, Loglikelihood, Prompt, Request, 
 @dataclass(slots=True)
 class Text:
     """A distinct token sequence, the requests that spell it with the tokens of their contexts, and if one of them needs
-    entropies."""
+    entropies, or whether its tokens are the most likely ones."""
 
     tokens: Tokens
     contexts: dict[int, int]
     entropies: bool = False
+    greedy: bool = False
 
 
-# (3, tokens): log-probabilities of a text's tokens after its shortest context, and both entropies of the distributions
-# that they were predicted from, in nats, NaN unless requested. None: out of memory
+# (4, tokens): log-probabilities of a text's tokens after its shortest context, both entropies of the distributions that
+# they were predicted from, in nats, NaN unless requested, and 1 for the most likely token. None: out of memory
 Scores = NDArray[np.float64] | None
 
 
@@ -124,21 +126,36 @@ class LocalEngine:
         selected = set(range(len(requests)) if only is None else only)
         distinct: dict[bytes, Text] = {}
         notes: dict[int, str | None] = {}
-        for index, encoded in enumerate(self.encoder.pairs(requests, self._misfit, chat=chat)):
+        windows: dict[int, tuple[int, list[Loglikelihood]]] = {}  # of texts with several: how many, and their answers
+        for index, encoded in enumerate(self._encode(requests, chat)):
             if isinstance(encoded, str):
                 if index in selected:
                     yield index, Loglikelihood.failed(encoded)
                 continue
-            if index in selected:
-                self.tokens_asked += len(encoded.tokens) - 1
-            text = distinct.setdefault(encoded.tokens.tobytes(), Text(encoded.tokens, {}))
-            text.contexts[index], notes[index] = encoded.context_length, encoded.note
-            text.entropies |= requests[index].entropies
+            if len(encoded) > 1:
+                windows[index] = len(encoded), []
+            for part in encoded:
+                if index in selected:
+                    self.tokens_asked += len(part.tokens) - 1
+                key = part.tokens.tobytes()
+                while key in distinct and index in distinct[key].contexts:  # a window that repeats another one
+                    key += b"\0"
+                text = distinct.setdefault(key, Text(part.tokens, {}))
+                text.contexts[index], notes[index] = part.context_length, part.note
+                text.entropies |= requests[index].entropies
+                text.greedy |= requests[index].greedy
         for text, scores in self._score_texts(list(distinct.values()), selected):
             for index, context in text.contexts.items():
-                if index in selected:
-                    answer = _total(scores, len(text.tokens) - context, requests[index].entropies)
-                    yield index, replace(answer, note=notes[index]) if notes[index] else answer
+                if index not in selected:
+                    continue
+                answer = _total(scores, len(text.tokens) - context, requests[index])
+                if index in windows:
+                    count, parts = windows[index]
+                    parts.append(answer)
+                    if len(parts) < count:
+                        continue
+                    answer = _sum(parts)
+                yield index, replace(answer, note=notes[index]) if notes[index] else answer
 
     def generate(
         self, prompts: Sequence[Prompt], sampling: Sampling, *, seed: int = 0, chat: bool = False
@@ -183,6 +200,16 @@ class LocalEngine:
                     self.tokens_asked += len(job.tokens) + len(completion.tokens) - 1
                     self.tokens_generated += len(completion.tokens)
             yield job.index, job.complete
+
+    def _encode(self, requests: Sequence[Request], chat: bool) -> Iterator[list[Encoded] | str]:
+        """The token sequences of each request, or the reason why it cannot be scored."""
+        pairs = iter(self.encoder.pairs([own for own in requests if not own.rolling], self._misfit, chat=chat))
+        for request in requests:
+            encoded = self.encoder.rolling(request.continuation, self.window) if request.rolling else next(pairs)
+            if isinstance(encoded, list):
+                yield next((found for own in encoded if (found := self._misfit(own.tokens))), encoded)
+            else:
+                yield encoded if isinstance(encoded, str) else [encoded]
 
     def _misfit(self, tokens: Tokens, new: int = 0) -> str | None:
         """The reason why the model cannot continue these tokens by `new` ones, or (0) read all but the last one."""
@@ -275,17 +302,30 @@ class LocalEngine:
         described = sorted({row for number, own in rows.items() if texts[number].entropies for row in own})
         both = np.full((2, len(cells)), np.nan)
         both[:, described] = entropies(logits, described)
-        logprobs = target_logprobs(logits, [row for own in rows.values() for row in own], targets)
-        own_logprobs = np.split(logprobs, np.cumsum([len(own) for own in rows.values()])[:-1])
-        return [(n, np.stack([own, *both[:, rows[n]]])) for n, own in zip(rows, own_logprobs, strict=True)]
+        order = [row for own in rows.values() for row in own]
+        if any(texts[number].greedy for number in rows):
+            best = logits.argmax(-1).cpu().numpy()
+            most_likely = best[order] == np.array(targets)
+        else:
+            most_likely = np.full(len(targets), np.nan)
+        logprobs = target_logprobs(logits, order, targets)
+        numbers = np.vstack([logprobs, both[:, order], most_likely])
+        return list(zip(rows, np.split(numbers, np.cumsum([len(own) for own in rows.values()])[:-1], 1), strict=True))
 
 
-def _total(scores: Scores, tokens: int, describe: bool) -> Loglikelihood:
-    """Sum of the last `tokens` log-probabilities; `describe`: with their entropies."""
+def _total(scores: Scores, tokens: int, request: Request) -> Loglikelihood:
+    """Sum of the last `tokens` log-probabilities, with what else the request asks for."""
     if scores is None:
         return Loglikelihood.failed("out of the device's memory", tokens)
     total = float(scores[0, -tokens:].sum())
     if not np.isfinite(total):
         return Loglikelihood.failed(f"the log-probability is {total}", tokens)
-    whole, top = (tuple(values[-tokens:].tolist()) if describe else () for values in scores[1:])
-    return Loglikelihood(total, tokens, entropies=whole, top_entropies=top)
+    whole, top = (tuple(values[-tokens:].tolist()) if request.entropies else () for values in scores[1:3])
+    greedy = bool(scores[3, -tokens:].all()) if request.greedy else None
+    return Loglikelihood(total, tokens, entropies=whole, top_entropies=top, greedy=greedy)
+
+
+def _sum(parts: Sequence[Loglikelihood]) -> Loglikelihood:
+    """The answer for a text, from those for its windows."""
+    failed = next((part for part in parts if part.unscored), None)
+    return failed or Loglikelihood(math.fsum(part.logprob for part in parts), sum(part.tokens for part in parts))
