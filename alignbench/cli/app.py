@@ -19,6 +19,7 @@ from alignbench.cli.rank import rank
 from alignbench.cli.report import report
 from alignbench.cli.score import rescore, score
 from alignbench.cli.scorers import app as scorers_app
+from alignbench.cli.sweep import sweep
 from alignbench.cli.tasks import list_tasks
 from alignbench.cli.train import app as train_app
 from alignbench.cli.train import average_command
@@ -31,6 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command(cls=LmEvalNames)(evaluate)
+app.command(cls=LmEvalNames)(sweep)
 for command in (score, rescore, compare, rank, diversity, report):
     app.command()(command)
 app.command("average")(average_command)

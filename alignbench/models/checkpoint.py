@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from alignbench.errors import AlignbenchError, first_line
 from alignbench.hub import unreachable_reason
+from alignbench.models.steps import saved_during
 
 if TYPE_CHECKING:
     from alignbench.models.local import LocalEngine
@@ -141,7 +142,7 @@ def find_checkpoint(spec: str, *, trust_remote_code: bool = False) -> Checkpoint
         custom_code=custom_code,
         parameters=sum(parameters for _, parameters in headers),
         lineage=lineage,
-        training=training,
+        training={**(training or {}), **saved_during(folder)} or None,
     )
 
 
@@ -263,7 +264,8 @@ def _read_json(path: Path, spec: str) -> dict[str, Any]:
 def _folder_name(folder: Path) -> str:
     """The name of a local checkpoint. Trained ones include the run's name, since their folders share names."""
     if not (folder / "recipe.json").is_file():
-        return folder.name
+        saved = saved_during(folder)
+        return f"{saved['run']}-{folder.name}" if saved else folder.name
     if folder.name == "final":
         return folder.parent.name
     if folder.parent.name == "checkpoints":
