@@ -33,6 +33,8 @@ NEUTRAL = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use
 # of a configuration: the maximum sequence length in tokens
 WINDOWS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_sequence_length")
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+# pickled files of transformers' Trainer that are not weights
+STATES = ("optimizer", "scheduler", "scaler", "rng_state", "training_args")
 # safetensors' names of floating-point dtypes -> torch's
 SAFETENSORS_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
@@ -315,7 +317,8 @@ def weight_files(folder: Path, spec: str) -> list[Path]:
         if missing := [file.name for file in files if not file.is_file()]:
             raise CheckpointError(spec, f"{index.name} names {missing[0]}, which is not in {folder}")
         return files
-    if pickled := sorted(file.name for file in folder.iterdir() if file.suffix in PICKLED):
+    files = (file for file in folder.iterdir() if file.suffix in PICKLED and not file.name.startswith(STATES))
+    if pickled := sorted(file.name for file in files):
         message = f"its weights are pickled ({pickled[0]}), which can run code when opened; "
         raise CheckpointError(spec, message + "convert them to safetensors (save_pretrained) if you trust them")
     raise CheckpointError(spec, f"no weights (model.safetensors) in {folder}")
