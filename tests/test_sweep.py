@@ -137,9 +137,8 @@ def test_what_is_not_one_training_is_refused(case, trained, farm_model, world, t
     state = tmp_path / "two/checkpoint-4/trainer_state.json"
     state.write_text(state.read_text().replace('"loss": ', '"loss": 1'))
     checkpoints = [tmp_path / name for name in case["checkpoints"]]
-    done = run(
-        "sweep", *checkpoints, "--tasks", "hellaswag", "--data-dir", world, *case.get("options", ()), cwd=tmp_path
-    )
+    options = ["--data-dir", world, "--tasks", case.get("tasks", "hellaswag")]
+    done = run("sweep", *checkpoints, *options, cwd=tmp_path)
     assert_one_line_error(done, *case["words"])
     assert not (tmp_path / "runs").exists()
 
