@@ -91,7 +91,7 @@ def evaluate(
 def settings_of(context: typer.Context) -> dict[str, Any]:
     """The settings that the user has given, as keywords of `alignbench.evaluate`."""
     given, values = options.given(context), context.params
-    parsed = {
+    parsed: dict[str, Any] = {
         "tasks": options.split_names(values["tasks"] or ""),
         "scorers": options.scorer_specs(values["scorer"], values["scorer_path"]),
         "template_kwargs": options.template_kwargs_of(values["template_kwargs"]),

@@ -57,7 +57,7 @@ def find_model(
     if spec.startswith(("http://", "https://")):
         from alignbench.models.remote.endpoint import connect
 
-        prompts = {"template_kwargs": template_kwargs, "system": system}
+        prompts: dict[str, Any] = {"template_kwargs": template_kwargs, "system": system}
         endpoint = connect(spec, concurrency=concurrency, notify=notify, **prompts)
         identity = {"model": endpoint.identity(), "engine": {"kind": "endpoint"}}
         return Model(endpoint.name, identity, endpoint.chat_template, endpoint.scores, False, lambda: endpoint)

@@ -96,7 +96,7 @@ def with_fields(
     """
 
     def default(own: Field[Any]) -> Any:
-        return own.default if own.default is not MISSING else own.default_factory()  # type: ignore[misc]
+        return own.default_factory() if own.default_factory is not MISSING else own.default
 
     parameters = [p for p in signature.parameters.values() if p.kind != Parameter.VAR_KEYWORD]
     names = {parameter.name for parameter in parameters}
