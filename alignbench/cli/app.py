@@ -14,6 +14,7 @@ from alignbench.cli.demo import app as demo_app
 from alignbench.cli.diversity import diversity
 from alignbench.cli.engines import list_engines
 from alignbench.cli.evaluate import evaluate
+from alignbench.cli.export import export
 from alignbench.cli.labels import app as labels_app
 from alignbench.cli.rank import rank
 from alignbench.cli.report import report
@@ -33,7 +34,7 @@ app = typer.Typer(
 )
 app.command(cls=LmEvalNames)(evaluate)
 app.command(cls=LmEvalNames)(sweep)
-for command in (score, rescore, compare, rank, diversity, report):
+for command in (score, rescore, compare, rank, diversity, report, export):
     app.command()(command)
 app.command("average")(average_command)
 app.command("tasks")(list_tasks)

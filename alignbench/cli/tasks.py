@@ -2,13 +2,15 @@
 
 import json
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from alignbench.cli.options import AsJson, IncludePath
 from alignbench.console import print_table
-from alignbench.types.task import Metric, Task
+
+if TYPE_CHECKING:  # scipy, which it imports, is slow
+    from alignbench.types.task import Metric, Task
 
 
 def list_tasks(
@@ -36,7 +38,7 @@ def list_tasks(
         print_table(tuple(metrics[0]), [[_text(value) for value in metric.values()] for metric in metrics])
 
 
-def _details(task: Task) -> dict[str, Any]:
+def _details(task: "Task") -> dict[str, Any]:
     sampling = None if task.generation is None else asdict(task.generation.sampling)
     found = {"task": task.name, "title": task.title, "version": task.version, "ability": task.ability}
     found |= {"group": task.group or None, "family": task.family or task.name, "headline": task.headline}
@@ -45,7 +47,7 @@ def _details(task: Task) -> dict[str, Any]:
     return found | {"metrics": [_metric(metric) for metric in task.metrics]}
 
 
-def _metric(metric: Metric) -> dict[str, Any]:
+def _metric(metric: "Metric") -> dict[str, Any]:
     per_document = "per document" if metric.unit == "proportion" else None
     chance = per_document if metric.chance is None else metric.chance
     found = {"metric": metric.name, "unit": metric.unit, "better": metric.better, "chance": chance}

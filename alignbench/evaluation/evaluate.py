@@ -20,7 +20,7 @@ from alignbench.evaluation.pipeline import Job, run_task
 from alignbench.evaluation.sources import LazyEngine, ModelSource
 from alignbench.evaluation.thinking import find_thinking
 from alignbench.evaluation.win_rate import ANSWERS, WIN_RATE, find_answers, find_judge, judge_all, with_verdicts
-from alignbench.models.model import Model, find_model
+from alignbench.models.model import Model, choose_engine, find_model
 from alignbench.progress import Progress
 from alignbench.runs.folder import open_run
 from alignbench.scorers.choose import choose_scorers
@@ -74,14 +74,24 @@ def run(settings: Settings, progress: Progress | None = None) -> list[RunResult]
         of_task = {ANSWERS if name == WIN_RATE else name: _without_judge(own) for name, own in of_task.items()}
     jobs = prepare(of_task, settings.data_dir, device=settings.device)
     _check_own(settings)
-    engine: dict[str, Any] = {f.name: getattr(settings, f.name) for f in fields(EngineSettings)}
+    if (
+        settings.engine == "auto"
+        and not settings.trust_remote_code
+        and shard.world == 1
+        and settings.dtype != "float64"
+    ):
+        text_only = all(job.task.generation and not _needs_entropies(job.task) for job in jobs)
+        settings = replace(settings, engine=choose_engine(settings.device, text_only))
+    engine: dict[str, Any] = {
+        f.name: getattr(settings, f.name) for f in fields(EngineSettings) if f.name != "allow_server_sampling"
+    }
     engine |= {"template_kwargs": settings.template_kwargs, "system": settings.system}
     models = [
         find_model(spec, shard=shard, notify=progress.say, **engine)
         for spec in (*settings.checkpoints, *([settings.baseline] if settings.baseline is not None else []))
     ]
     for model in models:
-        check_model(model, jobs, settings.system)
+        check_model(model, jobs, settings.system, allow_server_sampling=settings.allow_server_sampling)
     on_model = partial(evaluate_model, settings=settings, shard=shard, progress=progress)
     if judge is None:
         return [on_model(model, jobs) for model in models]
@@ -161,7 +171,25 @@ def sample(data: TaskData, limit: int | None, seed: int) -> TaskData:
     return replace(data, documents=[data.documents[row] for row in rows])
 
 
-def check_model(model: Model, jobs: Sequence[Job], system: str | None = None) -> None:
+def _needs_entropies(task: Task) -> bool:
+    return task.entropies or bool(task.generation and task.generation.sampling.top_entropies)
+
+
+def _server_sampling(model: Model, job: Job) -> tuple[dict[str, Any], str]:
+    """For an endpoint, the part of a task's identity that says how it samples, and why not from the model's own
+    distribution; empty if it does, or samples nothing."""
+    if model.sampling is None or job.task.generation is None:
+        return {}, ""
+    accepted, found = model.sampling(job.uses_chat(model.chat_template), job.task.generation.sampling.temperature > 0)
+    if found is None or found.startswith("unmodified"):
+        return {"server_sampling": {"neutral": accepted}}, ""
+    # without the numbers that were measured, which may differ when the run is resumed
+    return {"server_sampling": {"neutral": accepted, "distribution": found.partition(" (")[0]}}, found
+
+
+def check_model(
+    model: Model, jobs: Sequence[Job], system: str | None = None, *, allow_server_sampling: bool = False
+) -> None:
     """Raise AlignbenchError for what this model cannot do, before any computation."""
     for job in jobs:
         generation = job.task.generation
@@ -175,13 +203,19 @@ def check_model(model: Model, jobs: Sequence[Job], system: str | None = None) ->
                 f"{model.name}: task {job.task.name} scores given text, which no endpoint scores as a reply "
                 "to a message; use --template none"
             )
-        if (job.task.entropies or (generation and generation.sampling.top_entropies)) and not model.entropies:
+        if _needs_entropies(job.task) and not model.entropies:
             raise AlignbenchError(
                 f"{model.name}: task {job.task.name} needs token entropies, which only the local engine computes; "
                 "use a local checkpoint"
             )
         if job.template == "chat" and not model.chat_template:
             raise AlignbenchError(f"{model.name}: it has no chat template; use --template none")
+        found = "" if allow_server_sampling else _server_sampling(model, job)[1]
+        if found and job.task.ability == "diversity":
+            raise AlignbenchError(
+                f"{model.name}: task {job.task.name} needs samples of the model's own distribution, and that of the "
+                f"endpoint is {found}; change the server, or set --allow-server-sampling"
+            )
     if system is not None and not any(job.uses_chat(model.chat_template) for job in jobs):
         why = "the prompts of these tasks are plain; use --template chat" if model.chat_template else "it has none"
         raise AlignbenchError(f"{model.name}: --system needs a chat template, but {why}")
@@ -199,6 +233,7 @@ def evaluate_model(
             chat = job.uses_chat(model.chat_template)
             source = ModelSource(engine, job.data.prefix, job.seed, chat, job.thinking)
             identity = job.identity(chat, job.thinking, settings.template_kwargs, settings.system)
+            identity |= _server_sampling(model, job)[0]
             result, folder = run_task(source, run, job.task, job.data.documents, job.scorers, identity, progress)
             results.append(result)
             folders.append(folder.path.name)

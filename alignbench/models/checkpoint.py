@@ -176,10 +176,12 @@ def load_engine(
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
+    from alignbench.models.causal_lm import release_cached_memory
     from alignbench.models.encode import Encoder
     from alignbench.models.local import LocalEngine
-    from alignbench.models.onednn import use_onednn
+    from alignbench.models.onednn import choose_products
 
+    release_cached_memory(torch.device(device))  # of the model before
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     options: dict[str, Any] = {"trust_remote_code": checkpoint.custom_code, "local_files_only": True}
@@ -198,7 +200,7 @@ def load_engine(
         raise CheckpointError(checkpoint.name, message) from error
     if missing:
         raise CheckpointError(checkpoint.name, f"{len(missing)} weights are not in its files (first: {missing[0]})")
-    use_onednn(model)
+    choose_products(model)
     encoder = Encoder(tokenizer, template_kwargs, system)
     return LocalEngine(model, encoder, checkpoint.window, token_budget or 0, notify or (lambda _: None))
 

@@ -1,5 +1,6 @@
 """The model that a command names, before it is loaded: a checkpoint for the local engine or vLLM, or an endpoint."""
 
+import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ from alignbench.types.engine import Engine
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 CPU_FLAGS = Path("/proc/cpuinfo")
 BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}  # flags of processors (x86, Arm) with instructions for it
-ENGINES = ("local", "vllm")
+ENGINES = ("auto", "local", "vllm")
 ABOUT = ("parameters", "lineage", "training")
 # a folder may be moved, another dtype may be chosen, and the rest follows from the weights or is only a record
 NOT_IDENTITY = ("path", "dtype", *ABOUT)
@@ -27,6 +28,7 @@ class Model:
     identity: everything that its results depend on; part of the run folder's name
     scores: it supports log-likelihoods of given text; entropies: and the entropies of its tokens
     open: loads it; about: what else run.json records of a checkpoint
+    sampling: `EndpointEngine.sampling` of an endpoint
     """
 
     name: str
@@ -36,6 +38,15 @@ class Model:
     entropies: bool
     open: Callable[[], Engine]
     about: Mapping[str, Any] = field(default_factory=dict)
+    sampling: Callable[[bool, bool], tuple[list[str], str | None]] | None = None
+
+
+def choose_engine(device: str, text_only: bool) -> str:
+    """What the engine "auto" is: vLLM on a CUDA device where it is installed, if all tasks let the model write text and
+    need no entropies; or else the local engine, which scores given text faster."""
+    if text_only and importlib.util.find_spec("vllm") is not None and resolve_device(device).startswith("cuda"):
+        return "vllm"
+    return "local"
 
 
 def find_model(
@@ -46,6 +57,8 @@ def find_model(
     device: str = "auto",
     token_budget: int | None = None,
     concurrency: int = 8,
+    timeout: float = 120.0,
+    retries: int = 6,
     trust_remote_code: bool = False,
     template_kwargs: Mapping[str, Any] | None = None,
     system: str | None = None,
@@ -53,18 +66,22 @@ def find_model(
     notify: Callable[[str], None] | None = None,
 ) -> Model:
     """Find `spec`: a local folder, a Hub id (owner/name, owner/name@revision), or an endpoint
-    (https://host/v1#model). Raises AlignbenchError for anything that would fail or be unsafe later."""
+    (https://host/v1#model). Raises AlignbenchError for anything that would fail or be unsafe later.
+
+    concurrency, timeout, retries: see `Client`
+    """
     if spec.startswith(("http://", "https://")):
         from alignbench.models.remote.endpoint import connect
 
         prompts: dict[str, Any] = {"template_kwargs": template_kwargs, "system": system}
-        endpoint = connect(spec, concurrency=concurrency, notify=notify, **prompts)
-        identity = {"model": endpoint.identity(), "engine": {"kind": "endpoint"}}
-        return Model(endpoint.name, identity, endpoint.chat_template, endpoint.scores, False, lambda: endpoint)
+        far = connect(spec, concurrency=concurrency, timeout=timeout, retries=retries, notify=notify, **prompts)
+        identity = {"model": far.identity(), "engine": {"kind": "endpoint"}}
+        return Model(far.name, identity, far.chat_template, far.scores, False, lambda: far, {}, far.sampling)
     others = {plugin.value.__name__: plugin for plugin in plugins("engines")}
     if engine not in (*ENGINES, *others):
-        known = " or ".join((*ENGINES, *others))
+        known = ", ".join((*ENGINES, *others))
         raise AlignbenchError(f"engine {engine!r}: choose {known}, or give the address of an endpoint")
+    engine = "local" if engine == "auto" else engine
     if dtype not in ("auto", *DTYPES):
         raise AlignbenchError(f"dtype {dtype!r}: choose auto, {', '.join(DTYPES)}")
     if token_budget is not None and token_budget < 1:
