@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 import yaml
 
 from alignbench.data.cards import did_you_mean
-from alignbench.errors import AlignbenchError, first_line
+from alignbench.errors import AlignbenchError
+from alignbench.parse import parse_yaml, read_yaml
 from alignbench.progress import Progress
 
 if TYPE_CHECKING:
@@ -116,20 +117,17 @@ def read_config(
     named = [(f"preset: {name}", name, value) for name, value in (preset or {}).items()]
     if file is not None:
         try:
-            found = yaml.safe_load(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            problem = getattr(error, "strerror", None) or first_line(error)
-            raise AlignbenchError(f"{file}: cannot be read as YAML ({problem})") from error
-        if not isinstance(found, dict):
-            raise AlignbenchError(f"{file}: not a mapping of settings (lines of `name: value`)")
-        named += [(f"{file}: {name}", str(name), value) for name, value in found.items()]
+            found = read_yaml(file)
+        except FileNotFoundError:
+            raise AlignbenchError(f"{file}: no such file") from None
+        named += [(f"{file}: {name}", name, value) for name, value in found.items()]
     for override in overrides:
         name, equals, text = override.partition("=")
         if not equals:
             raise AlignbenchError(f"{override!r}: settings are given as NAME=VALUE")
         value: Any = text
-        with suppress(yaml.YAMLError):
-            value = yaml.safe_load(text)
+        with suppress(ValueError):
+            value = parse_yaml(text)
         # text settings keep the text as typed: model=2024, name=yes
         as_typed = hints.get(name) in (str, str | None) and value is not None and not isinstance(value, list)
         named.append((name, name, text if as_typed else value))

@@ -1,5 +1,6 @@
 """The command line: `alignbench COMMAND`. One file per command; none imports torch before it runs."""
 
+import io
 import os
 import sys
 from typing import Annotated
@@ -66,6 +67,8 @@ def main() -> None:
     # without these, `tokenizers` warns about forks and transformers prints advice into the results
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may have bytes that are no text
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app()
     except AlignbenchError as error:

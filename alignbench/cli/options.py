@@ -55,7 +55,7 @@ Scorers = Annotated[
     list[str] | None,
     typer.Option("--scorer", help="KIND=NAME[:PATH], replaces the default scorer of that kind; repeatable."),
 ]
-Seed = Annotated[int, typer.Option(help="Seed of sampled documents, examples, orders of choices, and generation.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of sampled documents, examples, orders of choices, generation.")]
 Shots = Annotated[int | None, typer.Option(help="Examples before every prompt, for tasks that support them.")]
 Thinking = Annotated[
     str,
@@ -148,7 +148,7 @@ def _named_values(option: str, specs: list[str], example: str) -> dict[str, Any]
         try:
             found[name] = parse_yaml(value)
             json.dumps(found[name], allow_nan=False)
-        except (TypeError, ValueError, RecursionError):
+        except (TypeError, ValueError):
             name = ""
         if not name.isidentifier() or not value:
             raise AlignbenchError(f"{option} {spec}: write NAME=VALUE, such as {example}")

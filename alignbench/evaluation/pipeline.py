@@ -104,12 +104,12 @@ def run_task(
     shard, label = run.shard, f"{source.name} {task.name}"
     folder = run.create_task_folder(task.name, identity)
     finished, failed = folder.result(), False
-    if finished is not None and finished["unscored"]:
+    if finished is not None and finished.unscored:
         failed = not all(map(source.usable, folder.offsets().values()))
     shard.wait_for_everyone()
     if finished is not None and not failed:
         progress.say(f"{label}: already finished in {folder.path}")
-        return TaskResult.from_json(finished), folder
+        return finished, folder
     if failed:
         progress.say(f"{label}: retrying documents that failed")
     if shard.is_main:
@@ -152,11 +152,14 @@ def run_task(
     after = source.work()
     work = {k: v - before[k] if isinstance(v, int) and isinstance(before.get(k), int) else v for k, v in after.items()}
     run.log("finish", task=task.name, folder=folder.path.name, **work)
-    return TaskResult.from_json(folder.result() or {}), folder
+    result = folder.result()
+    assert result is not None
+    return result, folder
 
 
 def _summarise(task: Task, folder: TaskFolder, order: Mapping[str, int], embedder: Embedder | None) -> None:
-    records = list(folder.records(partial(Record.slim, keep_texts=task.keeps_texts)))
+    slim = partial(Record.slim, keep_texts=task.keeps_texts)
+    records = [record for record in folder.records(slim) if record.id in order]
     records.sort(key=lambda record: order[record.id])
     identity = folder.identity()
     scorers = [ScorerIdentity(**entry) for entry in identity.get("scorers", ())]

@@ -8,13 +8,15 @@ import json
 import math
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignbench.errors import AlignbenchError, first_line
 from alignbench.hub import unreachable_reason
 from alignbench.models.steps import saved_during
+from alignbench.parse import find_path, read_object, read_text
 
 if TYPE_CHECKING:
     from alignbench.models.local import LocalEngine
@@ -99,7 +101,7 @@ def find_checkpoint(spec: str, *, trust_remote_code: bool = False) -> Checkpoint
 
     Raises AlignbenchError for what would fail or be unsafe later, such as pickled weights or code without consent.
     """
-    folder = Path(spec).expanduser()
+    folder = find_path(spec)
     if folder.is_dir():
         name, revision = _folder_name(folder.resolve()), None
     elif spec.startswith((".", "/", "~")) or spec.count("/") != 1:
@@ -119,10 +121,15 @@ def find_checkpoint(spec: str, *, trust_remote_code: bool = False) -> Checkpoint
         raise CheckpointError(spec, f"no tokenizer files (such as tokenizer.json) in {folder}")
     weights_sha256 = hash_files(weights)
     lineage, training = _recipe(folder, spec, name, weights_sha256)
-    text_config = config.get("text_config") or {}
+    text_config, settings = config.get("text_config") or {}, config.get("quantization_config") or {}
+    if not isinstance(text_config, dict) or not isinstance(settings, dict):
+        raise CheckpointError(spec, f"{folder / 'config.json'}: text_config or quantization_config is not an object")
     both = config | text_config
+    window = next((both[name] for name in WINDOWS if both.get(name) is not None), None)
+    if window is not None and (type(window) is not int or not 0 < window < 2**31):
+        raise CheckpointError(spec, f"{folder / 'config.json'}: the maximum sequence length is {str(window)[:20]}")
     quantization = [_read_json(folder / name, spec) for name in QUANTIZATION_FILES if (folder / name).is_file()]
-    settings = config.get("quantization_config") or (quantization[0] if quantization else {})
+    settings = settings or (quantization[0] if quantization else {})
     generation = folder / "generation_config.json"
     return Checkpoint(
         name=name,
@@ -140,7 +147,7 @@ def find_checkpoint(spec: str, *, trust_remote_code: bool = False) -> Checkpoint
         chat_template_sha256=_hash_chat_template(folder, spec),
         quantization=str(settings.get("quant_method", "unknown")) if settings else None,
         dtype=str(config.get("dtype") or config.get("torch_dtype") or text_config.get("dtype") or headers[0][0]),
-        window=next((both[name] for name in WINDOWS if isinstance(both.get(name), int)), None),
+        window=window,
         custom_code=custom_code,
         parameters=sum(parameters for _, parameters in headers),
         lineage=lineage,
@@ -253,16 +260,13 @@ def download_checkpoint(spec: str, trust_remote_code: bool) -> tuple[Path, str, 
     return Path(folder), name, Path(folder).name  # a snapshot's folder is named after its commit
 
 
-def _read_json(path: Path, spec: str) -> dict[str, Any]:
+def _read_json(path: Path, spec: str, read: Callable[[Path], Any] = read_object) -> Any:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(found, dict):
-            raise ValueError("not an object")
+        return read(path)
     except FileNotFoundError as error:
         raise CheckpointError(spec, f"no {path.name} in {path.parent}") from error
-    except ValueError as error:
-        raise CheckpointError(spec, f"{path} is not a JSON object ({first_line(error)})") from error
-    return found
+    except AlignbenchError as error:
+        raise CheckpointError(spec, str(error)) from None
 
 
 def _folder_name(folder: Path) -> str:
@@ -286,6 +290,11 @@ def _recipe(folder: Path, spec: str, name: str, weights: str) -> tuple[tuple[Anc
     try:
         metrics, models, config = (recipe.get(key, {}) for key in ("metrics", "models", "config"))
         kl, iterations, batch = metrics.get("kl"), metrics.get("iterations"), config.get("batch")
+        ancestors = [Ancestor(**entry) for entry in recipe["lineage"]]
+        texts = (recipe["stage"], *chain.from_iterable(map(astuple, ancestors)))
+        numbers = (iterations, batch, config.get("beta"), config.get("ptx"))
+        if {*map(type, texts)} != {str} or not {*map(type, numbers)} <= {int, float, type(None)}:
+            raise TypeError
         training = {
             "rewards": [models["reward"]["weights_sha256"]] if "reward" in models else [],
             "kl": float(kl) if isinstance(kl, int | float) else None,
@@ -294,9 +303,10 @@ def _recipe(folder: Path, spec: str, name: str, weights: str) -> tuple[tuple[Anc
             "episodes": iterations * batch if iterations is not None and batch is not None else None,
         }
         last = Ancestor(recipe["stage"], name, weights)
-        return (*(Ancestor(**entry) for entry in recipe["lineage"]), last), training
+        return (*ancestors, last), training
     except (KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(spec, f"{folder / 'recipe.json'} lacks stage or lineage; fix it or remove it") from error
+        message = f"{folder / 'recipe.json'} is not a recipe of our trainers; fix it or remove it"
+        raise CheckpointError(spec, message) from error
 
 
 def weight_files(folder: Path, spec: str) -> list[Path]:
@@ -351,7 +361,7 @@ def tokenizer_files(folder: Path) -> list[Path]:
 def hash_files(files: list[Path]) -> str:
     """SHA-256 of the lines `sha256  name` of the files."""
     lines = "".join(f"{_hash_file(file)}  {file.name}\n" for file in files)
-    return hashlib.sha256(lines.encode()).hexdigest()
+    return hashlib.sha256(os.fsencode(lines)).hexdigest()
 
 
 def _hash_file(file: Path) -> str:
@@ -392,6 +402,6 @@ def _hash_chat_template(folder: Path, spec: str) -> str | None:
         file = folder / name
         if file.is_file():
             jinja = name.endswith(".jinja")
-            if template := file.read_text("utf-8") if jinja else _read_json(file, spec).get("chat_template"):
+            if template := _read_json(file, spec, read_text) if jinja else _read_json(file, spec).get("chat_template"):
                 return hashlib.sha256(json.dumps(template).encode()).hexdigest()
     return None

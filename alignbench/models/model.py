@@ -89,10 +89,8 @@ def find_model(
     checkpoint = find_checkpoint(spec, trust_remote_code=trust_remote_code)
     found = resolve_device(device)
     chosen = checkpoint.dtype if dtype == "auto" else dtype
-    if (dtype, chosen, engine, found) == ("auto", "bfloat16", "local", "cpu") and not has_bfloat16():
-        chosen = "float32"
-        if notify is not None:
-            notify(f"{checkpoint.name}: float32, since this CPU has no bfloat16 and would be slow (or set --dtype)")
+    if dtype == "auto" and engine == "local" and chosen != (chosen := fast_dtype(chosen, found)) and notify is not None:
+        notify(f"{checkpoint.name}: float32, since this CPU has no bfloat16 and would be slow (or set --dtype)")
     if chosen not in DTYPES:
         raise AlignbenchError(f"checkpoint {checkpoint.name}: dtype {chosen} is not supported; set --dtype")
     settings = {"kind": engine, "dtype": chosen, "device": found, "token_budget": token_budget or "auto"}
@@ -121,6 +119,11 @@ def find_model(
 
         check_system(load_tokenizer(checkpoint), checkpoint.name, template_kwargs or {})
     return Model(checkpoint.name, identity, chat, True, engine == "local", load, about)
+
+
+def fast_dtype(dtype: str, device: str) -> str:
+    """The number format, but float32 instead of bfloat16 on a CPU without instructions for it."""
+    return "float32" if (dtype, device) == ("bfloat16", "cpu") and not has_bfloat16() else dtype
 
 
 def has_bfloat16() -> bool:
