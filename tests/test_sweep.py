@@ -136,6 +136,7 @@ def test_what_is_not_one_training_is_refused(case, trained, farm_model, world, t
     shutil.copytree(farm_model, tmp_path / "model")
     state = tmp_path / "two/checkpoint-4/trainer_state.json"
     state.write_text(state.read_text().replace('"loss": ', '"loss": 1'))
+    (tmp_path / "one/checkpoint-4/trainer_state.json").write_text('{"global_step": 4')
     checkpoints = [tmp_path / name for name in case["checkpoints"]]
     options = ["--data-dir", world, "--tasks", case.get("tasks", "hellaswag")]
     done = run("sweep", *checkpoints, *options, cwd=tmp_path)

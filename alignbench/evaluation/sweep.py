@@ -8,6 +8,7 @@ from typing import Any
 from alignbench.errors import AlignbenchError
 from alignbench.evaluation.evaluate import evaluate
 from alignbench.models.steps import saved_during, trainer_state
+from alignbench.parse import find_path
 from alignbench.progress import Progress
 from alignbench.runs.folder import lock_run, write_json
 from alignbench.shards import is_first_process
@@ -46,7 +47,7 @@ def in_order(checkpoints: Sequence[str]) -> dict[int, str]:
     found: dict[int, str] = {}
     training = None
     for spec in checkpoints:
-        folder = Path(spec).expanduser()
+        folder = find_path(spec)
         if not folder.is_dir():
             raise AlignbenchError(f"{spec}: no such checkpoint")
         saved = saved_during(folder)
@@ -56,7 +57,7 @@ def in_order(checkpoints: Sequence[str]) -> dict[int, str]:
         first = found.setdefault(saved["step"], spec)
         if saved["run_id"] != training:
             raise AlignbenchError(f"{checkpoints[0]} and {spec} are of different trainings; sweep one at a time")
-        if Path(first).expanduser().resolve() != folder.resolve():
+        if find_path(first).resolve() != folder.resolve():
             raise AlignbenchError(f"{first} and {spec} are both of step {saved['step']}; leave out one of them")
     ordered = dict(sorted(found.items()))
     _check_logs(list(ordered.values()))
@@ -68,7 +69,7 @@ def _check_logs(checkpoints: Sequence[str]) -> None:
     checkpoints of an earlier training."""
     before: list[str] = []
     for number, spec in enumerate(checkpoints):
-        history = trainer_state(Path(spec).expanduser()).get("log_history")
+        history = trainer_state(find_path(spec)).get("log_history")
         lines = [json.dumps(entry, sort_keys=True) for entry in history] if isinstance(history, list) else before
         if lines[: len(before)] != before:
             other, why = checkpoints[number - 1], "the logs in trainer_state.json disagree"

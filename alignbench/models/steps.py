@@ -5,7 +5,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from alignbench.parse import read_object
+from alignbench.errors import AlignbenchError, first_line
+from alignbench.parse import parse_json, read_text
 
 # checkpoint-500 of transformers' Trainer, and so of TRL; epoch-2 and iteration-10 of our trainers, in checkpoints/
 NAME = re.compile(r"(?:checkpoint|epoch|iteration)-(\d+)")
@@ -30,8 +31,13 @@ def training_in(folder: Path) -> dict[str, str]:
 
 
 def trainer_state(folder: Path) -> dict[str, Any]:
-    """The content of transformers' trainer_state.json; {} without one. Raises AlignbenchError if it is damaged."""
+    """The content of transformers' trainer_state.json, with its numbers (which may be NaN) as text; {} without one.
+    Raises AlignbenchError if it is damaged."""
+    file = folder / "trainer_state.json"
     try:
-        return read_object(folder / "trainer_state.json", finite=False)
+        found = parse_json(read_text(file), number=str)
     except FileNotFoundError:
         return {}
+    except ValueError as error:
+        raise AlignbenchError(f"{file}: not valid JSON ({first_line(error)})") from None
+    return found if isinstance(found, dict) else {}
