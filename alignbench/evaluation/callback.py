@@ -193,7 +193,7 @@ def undisturbed(model: torch.nn.Module) -> Iterator[None]:
         np.random.set_state(states[1])
 
 
-def causal_lm(model: torch.nn.Module) -> PreTrainedModel:
+def causal_lm(model: Any) -> PreTrainedModel:
     """The causal language model, with its adapters if peft has wrapped it. Raises AlignbenchError for another model."""
     if hasattr(model, "get_base_model"):
         if model.active_peft_config.is_prompt_learning:

@@ -329,8 +329,8 @@ def weight_files(folder: Path, spec: str) -> list[Path]:
         if missing := [file.name for file in files if not file.is_file()]:
             raise CheckpointError(spec, f"{index.name} names {missing[0]}, which is not in {folder}")
         return files
-    files = (file for file in folder.iterdir() if file.suffix in PICKLED and not file.name.startswith(STATES))
-    if pickled := sorted(file.name for file in files):
+    names = (file.name for file in folder.iterdir() if file.suffix in PICKLED)
+    if pickled := sorted(name for name in names if not name.startswith(STATES)):
         message = f"its weights are pickled ({pickled[0]}), which can run code when opened; "
         raise CheckpointError(spec, message + "convert them to safetensors (save_pretrained) if you trust them")
     raise CheckpointError(spec, f"no weights (model.safetensors) in {folder}")

@@ -2,14 +2,16 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pandas as pd
 
 from alignbench.audit.references import find
 from reports.chart import line_panels
 from reports.drawing import Drawing, describe
-from reports.evidence import Evidence, System, parents, training_of
+from reports.evidence import Evidence, Point, System, parents, training_of
 from reports.figures.tax import task_panels
+from reports.style import LINES
 
 Steps = dict[str, dict[int, System]]  # name of a training -> step -> checkpoint
 
@@ -19,24 +21,26 @@ def over_steps(evidence: Evidence) -> Iterator[Drawing]:
     trainings, unclear = _trainings((*evidence.systems, *evidence.intermediate))
     systems = {system.name: system for steps in trainings.values() for system in steps.values()}
     drawn = replace(evidence, systems=tuple(systems.values()))
-    points, rows = [], []
+    points: list[Point] = []
+    rows: list[dict[str, Any]] = []
     for task in filter(None, map(find, drawn.tasks)):
         known = {id(point.system): point for point in drawn.points(task.name, task.headline)}
-        lines = [
+        found = [
             [known[id(system)].row(training=name, step=step) for step, system in steps.items() if id(system) in known]
             for name, steps in trainings.items()
         ]
-        if any(len(line) > 1 for line in lines):
+        if any(len(line) > 1 for line in found):
             points += known.values()
-            rows += [row for line in lines for row in line]
+            rows += [row for line in found for row in line]
     if not rows:
         return
     table, look = pd.DataFrame(rows), evidence.looks(*trainings)
     chance = {p.task.task: (p.metric.chance, "chance") for p in points if p.metric.chance is not None}
-    names = {name: look[name] for name in trainings if name in set(table.training)}
+    lines = [name for name in trainings if name in set(table.training)]
+    names = {name: replace(look[name], line=LINES[number % len(LINES)]) for number, name in enumerate(lines)}
     panels = task_panels(table, points, chance)
     figure = line_panels(panels, names, x="step", line="training", label="step", form="{:.0f}".format)
-    yield describe("metrics_over_steps", figure, table, trainings=list(names), unclear=unclear, evidence=drawn)
+    yield describe("metrics_over_steps", figure, table, trainings=lines, unclear=unclear, evidence=drawn, chance=chance)
 
 
 def _trainings(systems: Sequence[System]) -> tuple[Steps, int]:
