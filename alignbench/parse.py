@@ -61,10 +61,10 @@ def parse_yaml(text: str) -> Any:
         raise ValueError(" ".join(str(error).split())) from None  # PyYAML fails so on "!!int x" and on 2024-13-45
 
 
-def read_object(file: Path) -> dict[str, Any]:
+def read_object(file: Path, *, number: Callable[[str], Any] = finite) -> dict[str, Any]:
     """The JSON object in a file. Raises FileNotFoundError, and AlignbenchError for a file that does not contain one."""
     with _reading(file, "JSON"):
-        found = parse_json(read_bytes(file))
+        found = parse_json(read_bytes(file), number=number)
     if not isinstance(found, dict):
         raise AlignbenchError(f"{file}: not a JSON object")
     return found

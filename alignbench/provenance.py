@@ -15,16 +15,16 @@ TEXT_PACKAGES = ("sacrebleu", "rouge-score", "py3langid")  # their versions are 
 
 
 def environment() -> dict[str, Any]:
-    """Versions, git commit and dirty flag of this source tree (None outside one), machine and threads."""
-    import torch
-
+    """Versions, git commit and dirty flag of this source tree (None outside one), machine, and torch's threads (None if
+    it is not loaded: it is not needed for outputs and logs)."""
+    torch = sys.modules.get("torch")
     return {
         "alignbench": alignbench.__version__,
         "python": sys.version.split()[0],
         **versions(PACKAGES),
         **_commit(Path(alignbench.__file__).parent),
         "machine": f"{platform.system()} {platform.machine()}",
-        "threads": torch.get_num_threads(),
+        "threads": None if torch is None else torch.get_num_threads(),
     }
 
 

@@ -9,12 +9,14 @@ from typing import Any, NamedTuple, TypeVar
 
 from alignbench.audit.audit import Audit
 from alignbench.audit.compare import SYNTHETIC_DATA, compare_with
+from alignbench.audit.references import task_of
 from alignbench.errors import AlignbenchError, first_line
 from alignbench.labels.table import Label, read_labels
 from alignbench.parse import parse_json, read_bytes, read_yaml
 from alignbench.runs.folder import read_object
-from alignbench.runs.read import Run, TaskRun, named, read_runs
+from alignbench.runs.read import Run, TaskRun, ancestor_key, named, read_runs, with_lineages
 from alignbench.types.result import MetricResult
+from alignbench.types.task import Task
 from reports.style import Look, looks
 
 INTERMEDIATE = re.compile(r"-(iteration|epoch)-\d+$")  # ends the names of checkpoints saved during training
@@ -121,6 +123,10 @@ class Evidence:
         """Return the systems' looks, the same in every figure, and looks for further names."""
         return looks([*(system.name for system in self.systems), *more])
 
+    def task(self, name: str) -> Task | None:
+        """Return the task of this name, as its first folder declares it; None if this version has no such task."""
+        return task_of(self.all_runs(name)[0][1])
+
     def all_runs(self, task: str) -> list[tuple[System, TaskRun]]:
         """Return the folders of a task, with every number of shots and every scorer."""
         return [(system, own) for system in self.systems for own in system.tasks if own.task == task]
@@ -182,10 +188,11 @@ def _comparable(found: Sequence[T], scorer: Callable[[T], str]) -> list[T]:
     return list(groups[min(order, key=order.__getitem__)].values()) if groups else []
 
 
-def gather(paths: Sequence[Path], *, reference: str | None = None) -> Evidence:
+def gather(paths: Sequence[Path], *, reference: str | None = None, lineage: Path | None = None) -> Evidence:
     """Read run folders, folders of run folders, training folders and tables of labels.
 
     reference: the system that all others are compared with, instead of the references that their lineages name
+    lineage: file that says which model was trained from which, where that is not recorded
 
     Raises AlignbenchError if a path is none of these, or if there is no finished task at all.
     """
@@ -198,7 +205,7 @@ def gather(paths: Sequence[Path], *, reference: str | None = None) -> Evidence:
             raise AlignbenchError(f"{path}: not a run folder, training folder or table of labels; see docs/report.md")
         for name, folders in inside.items():
             found[name] += [folder.resolve() for folder in folders]
-    read = read_runs([str(folder) for folder in dict.fromkeys(found["run.json"])], Path())
+    read = with_lineages(read_runs([str(folder) for folder in dict.fromkeys(found["run.json"])], Path()), lineage)
     # named apart from unfinished and from intermediate checkpoints, as in the audit
     during = named([run for run in read if run.tasks and _is_intermediate(run, read)])
     final = named([run for run in read if run.tasks and not _is_intermediate(run, read)])
@@ -208,7 +215,7 @@ def gather(paths: Sequence[Path], *, reference: str | None = None) -> Evidence:
         raise AlignbenchError(f"{', '.join(map(str, paths))}: no finished task; evaluate first")
     every = (*final, *during, *(run for run in read if not run.tasks))
     notes = [f"{run.name}: unfinished tasks left out: {', '.join(run.unfinished)}" for run in every if run.unfinished]
-    audits, reasons = _audits(final, reference)
+    audits, reasons = _audits(final, reference, lineage)
     systems = tuple(chain.from_iterable(map(_systems, final)))
     if audits:
         contrasts = next(iter(audits.values())).contrasts
@@ -252,10 +259,12 @@ def _is_intermediate(run: Run, runs: Sequence[Run]) -> bool:
 
 def parents(run: Run) -> tuple[str, ...]:
     """Return the weights that a checkpoint was trained from, the base first; () if no recipe says."""
-    return tuple(entry["weights_sha256"] for entry in run.lineage[:-1])
+    return tuple(map(ancestor_key, run.lineage[:-1]))
 
 
-def _audits(runs: Sequence[Run], reference: str | None) -> tuple[dict[str, Audit], list[str]]:
+def _audits(
+    runs: Sequence[Run], reference: str | None, lineage: Path | None = None
+) -> tuple[dict[str, Audit], list[str]]:
     paths = {run.name: str(run.path) for run in runs}
     if reference is not None and reference not in paths:
         raise AlignbenchError(f"--reference {reference}: it must be one of the models: {', '.join(paths)}")
@@ -264,8 +273,9 @@ def _audits(runs: Sequence[Run], reference: str | None) -> tuple[dict[str, Audit
     chosen: list[str | None] = [reference]
     if not reference and 1 < len(runs) <= MOST_REFERENCES:
         chosen += paths
+    names = [name and paths[name] for name in chosen]
     try:
-        audits = compare_with(list(paths.values()), [name and paths[name] for name in chosen], across_templates=True)
+        audits = compare_with(list(paths.values()), names, lineage=lineage, across_templates=True)
     except AlignbenchError as error:
         return {}, [str(error)]
     found = {name or "": audits.get(name and paths[name]) for name in chosen}

@@ -28,19 +28,21 @@ class Report:
 
 def report(
     paths: Sequence[str | Path], out: str | Path = "report", *, reference: str | None = None,
-    title: str = "Gains and losses of alignment", pdf: bool = False, progress: Progress = SILENT,
+    title: str = "Gains and losses of alignment", lineage: Path | None = None, pdf: bool = False,
+    progress: Progress = SILENT,
 ) -> Report:  # fmt: skip
     """Draw all figures for which `paths` have data, and write the page: out/index.html and out/figures/.
 
     paths: run folders, folders of run folders, training folders, tables of labels
     reference: the system that all others are compared with, instead of the references that their lineages name
+    lineage: file that says which model was trained from which, where that is not recorded
     pdf: also write each figure as PDF
 
     The same folders give the same bytes. Raises AlignbenchError as `gather` does.
     """
     progress.say("reading and comparing the runs")
     out = Path(out)
-    evidence = gather([Path(path) for path in paths], reference=reference)
+    evidence = gather([Path(path) for path in paths], reference=reference, lineage=lineage)
     drawn, left_out = draw_all(evidence, progress)
     files = [file.name for drawing in drawn for file in save(drawing, out / "figures", pdf=pdf)]
     listed = None

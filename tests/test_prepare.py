@@ -158,7 +158,7 @@ def test_other_fields_are_copied_named_fields_get_the_trainers_names_and_message
     prepared([row], prompt_field="question", user_field="customer")
     assert read() == [{"id": 5, "prompt": "Do hens fly? é", "user": "c1", "tags": ["x", None], "score": 0.5}]
     prepared([{"prompt": "hen \ud83d", "user": "\ud83d"}])  # a lone surrogate
-    assert prompts_of(read()) == ["hen \ud83d"]
+    assert prompts_of(read()) == ["hen \ufffd"]
     system = {"role": "system", "content": "Be kind."}
     chats = [[system, {"role": "user", "content": question}] for question in ("hens", "ducks", "hens")]
     rows = [{"messages": chat, "user": "u"} for chat in chats]

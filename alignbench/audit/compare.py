@@ -13,11 +13,11 @@ from alignbench.audit.abilities import MARGIN, abilities, judge
 from alignbench.audit.audit import Audit, Contrast, Row
 from alignbench.audit.comparable import Match, match, packages_differ, unlike_metrics
 from alignbench.audit.front import REWARD, reward_front
-from alignbench.audit.references import chosen_run, find, references
+from alignbench.audit.references import chosen_run, references, task_of
 from alignbench.audit.rows import measure
 from alignbench.audit.tax import CAPABILITY, macro, taxed
 from alignbench.errors import AlignbenchError
-from alignbench.runs.read import Run, read_runs
+from alignbench.runs.read import Run, read_runs, with_lineages
 
 SYNTHETIC_DATA = "the data are synthetic: they were written by `alignbench demo`, under the names of real benchmarks"
 TOKEN_ENTROPY, PER_CHARACTER = "token_entropy", "_per_character"
@@ -58,6 +58,7 @@ def compare_with(
     chosen: Sequence[str | None],
     *,
     runs: str | Path = "runs",
+    lineage: str | Path | None = None,
     tasks: Sequence[str] = (),
     across_templates: bool = False,
     reward: str | None = None,
@@ -69,6 +70,7 @@ def compare_with(
     """One audit for each chosen reference (None: from the lineages); each contrast is measured once.
 
     runs: folder of the run folders; tasks: restrict the comparison to these
+    lineage: file that says which model was trained from which, where that is not recorded (see `read_lineages`)
     across_templates: also compare each model with its own chat template, if it has one, and models that were evaluated
         with and without it with themselves: NAME -> NAME (chat)
     reward: TASK.METRIC of the reward-tax front (default: the win rate, if there is one)
@@ -79,7 +81,7 @@ def compare_with(
     """
     if len(models) < 2 and not across_templates:  # one model can be compared with itself
         raise AlignbenchError("compare needs two models or more: the reference first, then models derived from it")
-    found = read_runs(models, Path(runs))
+    found = with_lineages(read_runs(models, Path(runs)), lineage)
     plans: dict[str | None, list[Plan]] = {}
     for reference in chosen:
         pairs = references(found, reference)
@@ -129,7 +131,7 @@ def _plan(reference: Run, aligned: Run, role: str, tasks: Sequence[str], *, acro
     left_out: list[str] = []
     notes: list[str] = []
     for name in [name for name in mine if name in theirs and (not tasks or name in tasks)]:
-        if find(name) is None:
+        if task_of(mine[name][0]) is None:
             left_out.append(f"{name} (no such task in this version of alignbench)")
             continue
         found = match(mine[name], theirs[name], across_templates=across)

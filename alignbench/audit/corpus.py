@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from alignbench.audit.comparable import Match
 from alignbench.audit.paired import Array, Change, by_bootstrap, by_jackknife, change, clusters_of, without_interval
-from alignbench.audit.references import embedder_of, find
+from alignbench.audit.references import embedder_of, task_of
 from alignbench.runs.read import TaskRun
 from alignbench.runs.summary import with_vectors
 from alignbench.stats import bootstrap, jackknife
@@ -48,7 +48,7 @@ class RecordCache:
         if folder.path not in self._records:
             if len(self._records) == MAX_FOLDERS:
                 del self._records[next(iter(self._records))]
-            task = find(folder.task)
+            task = task_of(folder)
             keep_texts = task is not None and task.keeps_texts
             slim = partial(Record.slim, keep_texts=keep_texts)
             self._records[folder.path] = {record.id: record for record in folder.records(slim)}

@@ -11,10 +11,10 @@ from xml.etree import ElementTree
 
 from alignbench.audit.abilities import ABILITIES, name_of
 from alignbench.audit.audit import Audit, Contrast
-from alignbench.audit.references import find
 from alignbench.audit.tax import CAPABILITY
 from alignbench.console import interval, number, printable
 from alignbench.errors import AlignbenchError
+from alignbench.tasks.declared import find_any
 
 Gate = Literal["lenient", "strict"]
 EXAMPLE = '"capability loss > 0.02" or "squad2.f1 loss > 3%"'
@@ -81,7 +81,7 @@ def _check_subject(audit: Audit, condition: Condition) -> None:
     known = {*ABILITIES, *(row.group for row in rows), *(row.task for row in rows)}
     known |= {f"{row.task}.{row.metric}" for row in rows}
     name, _, metric = condition.subject.partition(".")
-    task = find(name)
+    task = find_any(name)
     if condition.subject not in known and (
         task is None or (metric and metric not in {own.name for own in task.metrics})
     ):

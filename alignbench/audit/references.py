@@ -5,12 +5,12 @@ from pathlib import Path
 
 from alignbench.errors import AlignbenchError
 from alignbench.runs.read import Run, TaskRun
-from alignbench.tasks import all_tasks
-from alignbench.tasks.outputs import OUTPUTS
+from alignbench.tasks.declared import declared_task
 from alignbench.types.scorer import Embedder
 from alignbench.types.task import Task
 
 ROLES = {"base": "pretrained", "sft": "SFT"}  # stages of a lineage that are references
+OTHER_ROLES = {"dpo": "DPO", "grpo": "GRPO", "rlvr": "RLVR", "ppo": "PPO"}  # where neither of these is there
 HASHED = "hashed"
 
 
@@ -47,22 +47,28 @@ def chosen_run(runs: Sequence[Run], name: str) -> Run:
 
 
 def _ancestors(run: Run, runs: Sequence[Run]) -> list[tuple[Run, str]]:
-    """The pretrained model and the last SFT model of this run's lineage, if they are among `runs`."""
+    """The pretrained model and the last SFT model of this run's lineage, if they are among `runs`; else the last of its
+    other ancestors there."""
     found: dict[str, Run] = {}
+    others: dict[str, Run] = {}
     for entry in run.lineage:
-        if (role := ROLES.get(entry["stage"])) is None or entry["weights_sha256"] == run.weights:
+        if run.is_ancestor(entry):
             continue
-        same = [other for other in runs if other is not run and other.weights == entry["weights_sha256"]]
+        same = [other for other in runs if other is not run and other.is_ancestor(entry)]
         # the same weights may occur in two number formats: the same engine is preferred
         same.sort(key=lambda other: other.description.get("engine") != run.description.get("engine"))
         if same:
-            found[role] = same[0]
-    return [(other, role) for role, other in found.items()]
+            role = ROLES.get(entry["stage"])
+            (others if role is None else found)[role or OTHER_ROLES.get(entry["stage"], entry["stage"])] = same[0]
+    return [(other, role) for role, other in (found or dict(list(others.items())[-1:])).items()]
 
 
-def find(name: str) -> Task | None:
-    """The task of this name; None if this version has none."""
-    return OUTPUTS if name == OUTPUTS.name else all_tasks().get(name)
+def task_of(own: TaskRun) -> Task | None:
+    """The task of a folder, with what its task.json declares; None if this version has no such task."""
+    try:
+        return declared_task(own.task, own.identity.get("declared"))
+    except (TypeError, ValueError, KeyError, AttributeError):
+        return None
 
 
 def embedder_of(run: TaskRun) -> Embedder | None:

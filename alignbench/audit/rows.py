@@ -7,7 +7,7 @@ from alignbench.audit.audit import Row
 from alignbench.audit.comparable import UNKNOWN, Match, baseline_of, scorers_of
 from alignbench.audit.corpus import RecordCache, compare_corpus
 from alignbench.audit.paired import Change, Pairs, pair, paired_change, resample, unpaired
-from alignbench.audit.references import find
+from alignbench.audit.references import task_of
 from alignbench.audit.tax import range_of, relative_tax, tax
 from alignbench.stats import estimates
 from alignbench.types.result import MetricResult
@@ -55,7 +55,8 @@ def measure(
         changed = own.changed
         if own.pairs is not None:
             bounds, better = range_of(own.before), own.before.better
-            binary = any(metric.binary and metric.name == own.before.metric for metric in own.task.metrics)
+            both = own.task, task_of(own.match.aligned) or own.task  # imported values may be 0 and 1 in one of the two
+            binary = all(any(m.binary and m.name == own.before.metric for m in task.metrics) for task in both)
             changed = paired_change(own.pairs, next(draws), better, bounds and bounds[1] - bounds[0], binary)
         assert changed is not None
         measured[number][0].append(_row(own, changed))
@@ -64,7 +65,7 @@ def measure(
 
 def _subjects(match: Match, matches: Sequence[Match], seed: int, cache: RecordCache) -> tuple[list[Subject], list[str]]:
     """The metrics to compare, and a line for each that cannot be compared. matches: all of the contrast"""
-    task = find(match.reference.task)
+    task = task_of(match.reference)
     assert task is not None
     before, after = (
         {own.metric: own for own in side.result.metrics if own.category is None}

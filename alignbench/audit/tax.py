@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from alignbench.audit.audit import MeanTax, Row, Verdict
-from alignbench.audit.references import find
 from alignbench.stats.estimates import NORMAL_QUANTILE
+from alignbench.tasks.declared import find_any
 from alignbench.types.result import MetricResult
 
 Value = TypeVar("Value", float, NDArray[np.float64])
@@ -98,7 +98,7 @@ def _mean(name: str, weighted: Sequence[tuple[Row, float]], margin: float) -> Me
     for row, weight in weighted:
         if row.tax_error is None:
             return MeanTax(name, tasks, value, None, None, None, None, "inconclusive")
-        task = find(row.task)
+        task = find_any(row.task)
         card = row.task if task is None else task.card
         of_data[card] = of_data.get(card, 0.0) + weight * row.tax_error
     error = float(np.sqrt(sum(part**2 for part in of_data.values())))

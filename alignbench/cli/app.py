@@ -16,6 +16,7 @@ from alignbench.cli.diversity import diversity
 from alignbench.cli.engines import list_engines
 from alignbench.cli.evaluate import evaluate
 from alignbench.cli.export import export
+from alignbench.cli.imports import import_results
 from alignbench.cli.labels import app as labels_app
 from alignbench.cli.rank import rank
 from alignbench.cli.report import report
@@ -37,6 +38,7 @@ app.command(cls=LmEvalNames)(evaluate)
 app.command(cls=LmEvalNames)(sweep)
 for command in (score, rescore, compare, rank, diversity, report, export):
     app.command()(command)
+app.command("import")(import_results)
 app.command("average")(average_command)
 app.command("tasks")(list_tasks)
 app.command("engines")(list_engines)

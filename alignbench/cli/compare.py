@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from alignbench.cli.options import AsJson, IncludePath, Metrics, all_metrics, split_names
+from alignbench.cli.options import AsJson, IncludePath, Lineage, Metrics, all_metrics, split_names
 from alignbench.console import write_text
 from alignbench.errors import AlignbenchError
 
@@ -21,6 +21,7 @@ def compare(
     reference: Annotated[
         str | None, typer.Option(help="Reference of all others; default: from their lineages, else the first model.")
     ] = None,
+    lineage: Lineage = None,
     tasks: Annotated[str, typer.Option(help="Tasks to compare, comma-separated; default: all common tasks.")] = "",
     include_path: IncludePath = None,
     metrics: Metrics = "headline",
@@ -80,7 +81,7 @@ def compare(
     from alignbench.audit.render import to_csv, to_json, to_latex, to_markdown, to_terminal
 
     settings: dict[str, Any] = {"runs": runs, "reference": reference, "tasks": split_names(tasks), "seed": seed}
-    settings |= {"across_templates": across_templates, "reward": reward, "reference_point": point}
+    settings |= {"lineage": lineage, "across_templates": across_templates, "reward": reward, "reference_point": point}
     conditions = [parse_condition(text) for text in fail_if or []]
     audit = audit_of(models, margin=margin, resamples=resamples, **settings)
     decisions = decide(audit, conditions, "strict" if gate == "strict" else "lenient")

@@ -45,6 +45,10 @@ Limit = Annotated[
     int | None,
     typer.Option(help="At most N documents per task, sampled with --seed, stratified by category.", metavar="N"),
 ]
+Lineage = Annotated[
+    Path | None,
+    typer.Option(help="YAML or JSON, MODEL: {base: MODEL, role: sft}: what was trained from what, if not recorded."),
+]
 Metrics = Annotated[str, typer.Option(help="Metrics in the table: headline or all.")]
 Out = Annotated[Path, typer.Option(help="Folder for the run folders.")]
 Prompts = Annotated[
@@ -152,6 +156,14 @@ def _named_values(option: str, specs: list[str], example: str) -> dict[str, Any]
             name = ""
         if not name.isidentifier() or not value:
             raise AlignbenchError(f"{option} {spec}: write NAME=VALUE, such as {example}")
+    return found
+
+
+def pairs_of(option: str, specs: list[str] | None) -> dict[str, str]:
+    """Parse an option NAME=VALUE, repeated."""
+    found = dict(spec.partition("=")[::2] for spec in specs or [])
+    if bad := [spec for spec in specs or [] if not all(spec.partition("="))]:
+        raise AlignbenchError(f"{option} {bad[0]}: write NAME=VALUE")
     return found
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from alignbench.cli.options import IncludePath
+from alignbench.cli.options import IncludePath, Lineage
 from alignbench.progress import for_terminal
 
 
@@ -17,6 +17,7 @@ def report(
     reference: Annotated[
         str | None, typer.Option(help="Compare all systems with this one instead of with their lineages' models.")
     ] = None,
+    lineage: Lineage = None,
     title: Annotated[str, typer.Option(help="Title of the page.")] = "Gains and losses of alignment",
     include_path: IncludePath = None,
     pdf: Annotated[bool, typer.Option("--pdf", help="Also write each figure as PDF.")] = False,
@@ -25,7 +26,7 @@ def report(
     from reports.report import report as make
 
     with for_terminal() as progress:
-        made = make(runs, out, reference=reference, title=title, pdf=pdf, progress=progress)
+        made = make(runs, out, reference=reference, lineage=lineage, title=title, pdf=pdf, progress=progress)
     for name, reason in made.left_out.items():
         print(f"left out: {name} ({reason})")
     print(f"{len(made.drawn)} figures; page: {made.page}")

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from alignbench.errors import AlignbenchError
 from alignbench.evaluation.pipeline import outputs_key, run_task
@@ -20,7 +21,7 @@ from alignbench.runs.folder import AGAIN, RecordOffset, RunFolder, TaskFolder, l
 from alignbench.scorers.choose import TASK_AGNOSTIC, by_kind, embedder_of
 from alignbench.shards import require_single_process
 from alignbench.tasks import find_task
-from alignbench.tasks.outputs import OUTPUTS
+from alignbench.tasks.declared import declared_task
 from alignbench.types.result import RunResult, TaskResult
 from alignbench.types.scorer import Embedder, Scorer, ScorerIdentity
 from alignbench.types.task import Task
@@ -49,8 +50,9 @@ def rescore(
     if not scorers:
         raise AlignbenchError("no scorer given: use --scorer kind=name, such as toxicity=alt-profanity-check")
     requested = by_kind(scorers)
-    for name in tasks:
-        _task(name)
+    present = {folder.identity().get("task") for folder in RunFolder(path).tasks()}
+    for name in set(tasks) - present:
+        find_task(name)
     with lock_run(path) as run:
         folders = _folders(run, requested, tasks)
         if not folders:
@@ -68,8 +70,10 @@ def rescore(
     return RunResult(str(description["model"]["name"]), path, results, folder_names)
 
 
-def _task(name: str) -> Task:
-    return OUTPUTS if name == OUTPUTS.name else find_task(name)
+def _task(identity: Mapping[str, Any]) -> Task:
+    """The task of a task.json; an unknown one raises AlignbenchError."""
+    name = str(identity["task"])
+    return declared_task(name, identity.get("declared")) or find_task(name)
 
 
 def _folders(run: RunFolder, requested: Mapping[str, str], names: Sequence[str]) -> list[tuple[Task, TaskFolder]]:
@@ -78,7 +82,7 @@ def _folders(run: RunFolder, requested: Mapping[str, str], names: Sequence[str])
     for folder in run.tasks():
         identity = folder.identity()
         wanted = "scorers" in identity and (not names or identity["task"] in names)
-        if wanted and set(requested) & set(_kinds(_task(identity["task"]), requested)):
+        if wanted and set(requested) & set(_kinds(_task(identity), requested)):
             found.setdefault(outputs_key(identity), []).append(folder)
     chosen = []
     for own in found.values():
@@ -87,7 +91,7 @@ def _folders(run: RunFolder, requested: Mapping[str, str], names: Sequence[str])
             raise AlignbenchError(f"{own[0].path}: not finished; run the command that began it again")
         others = [len({e["kind"] for e in folder.identity()["scorers"]} - set(requested)) for folder in finished]
         best = finished[others.index(max(others))]
-        chosen.append((_task(best.identity()["task"]), best))
+        chosen.append((_task(best.identity()), best))
     return chosen
 
 

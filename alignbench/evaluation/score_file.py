@@ -75,7 +75,7 @@ def score_file(
         raise AlignbenchError(f"{file}: no such file")
     rows = [row.renamed(columns or {}) for row in read_source(str(file))]
     if task is None:
-        job = Job(OUTPUTS, _own_documents(rows), None, seed)
+        job = Job(OUTPUTS, own_documents(rows), None, seed)
         job = replace(job, scorers=choose_scorers([OUTPUTS], scorers, device=device)[OUTPUTS.name])
         known = {document.id for document in job.data.documents}
     else:
@@ -94,7 +94,7 @@ def score_file(
             )
         pairs = zip(rows, job.data.documents, strict=True)
         rows = [replace(row, fields=row.fields | {"id": document.id}) for row, document in pairs]
-    completions = _completions(rows, job, known, thoughts, by_id=task is not None)
+    completions = completions_of(rows, job, known, thoughts, by_id=task is not None)
     model: dict[str, Any] = {"model": {"name": name, "outputs": file.name, "outputs_sha256": sha256_of(file)}}
     if columns or in_order:  # the same bytes, read differently
         model["read"] = {"columns": dict(columns or {}), "in_order": in_order}
@@ -125,7 +125,7 @@ def judge_files(
     return replace(own, results=(verdicts.result,), folders=(verdicts.folder.path.name,))
 
 
-def _completions(
+def completions_of(
     rows: Sequence[SourceRow], job: Job, known: Collection[str], thinking: Thinking | None, by_id: bool
 ) -> dict[str, list[Completion]]:
     """Document -> its outputs.
@@ -192,7 +192,7 @@ def _json_list(row: SourceRow, column: str) -> Any:
     return value or None
 
 
-def _own_documents(rows: Sequence[SourceRow]) -> TaskData:
+def own_documents(rows: Sequence[SourceRow]) -> TaskData:
     documents: dict[str, Document] = {}
     for identifier, row in zip(row_ids(rows, required=False), rows, strict=True):
         references = _json_list(row, "references")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from alignbench import __version__
-from alignbench.audit.references import find
+from alignbench.audit.references import task_of
 from alignbench.audit.tax import range_of
 from alignbench.console import write_text
 from alignbench.data.load import SYNTHETIC
@@ -45,7 +45,7 @@ def to_model_card(run: Run, file: Path) -> None:
     others = [own for own in card.data.eval_results or () if NAME not in (own.metric_args or {})]
     found = []
     for label, task, metrics in measured(run):
-        headline = None if (known := find(task.task)) is None else known.headline
+        headline = None if (known := task_of(task)) is None else known.headline
         for metric in metrics:
             if metric.metric == headline or headline is None:
                 dataset, revision = _dataset(task)

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from alignbench.errors import AlignbenchError, first_line
 from alignbench.hub import unreachable_reason
+from alignbench.models.lineage import Ancestor as Ancestor
+from alignbench.models.lineage import recorded_lineage
 from alignbench.models.steps import saved_during
 from alignbench.parse import find_path, read_object, read_text
 
@@ -47,15 +49,6 @@ class CheckpointError(AlignbenchError):
 
 
 @dataclass(frozen=True)
-class Ancestor:
-    """A checkpoint in a lineage: the stage that produced it (base, sft, reward, ppo, ppo-ptx, average) and its hash."""
-
-    stage: str
-    name: str
-    weights_sha256: str
-
-
-@dataclass(frozen=True)
 class Checkpoint:
     """A causal language model on disk and its identity.
 
@@ -66,8 +59,8 @@ class Checkpoint:
     quantization: method by which the weights are quantised, None if they are not
     window: maximum sequence length in tokens, None if the configuration has none
     custom_code: it contains Python code that the user has allowed to run
-    lineage, training: from base to this checkpoint, and the record of the last stage, if our trainers produced it
-        (docs/run_folder.md has its fields)
+    lineage: from base to this checkpoint, as far as its recipe, model card or adapter names it
+    training: the record of the last stage, if our trainers produced it (docs/run_folder.md has its fields)
     """
 
     name: str
@@ -248,7 +241,7 @@ def download_checkpoint(spec: str, trust_remote_code: bool) -> tuple[Path, str, 
 
     name, _, revision = spec.partition("@")
     unreachable = unreachable_reason()
-    patterns = ["*.json", "*.safetensors", "*.txt", "*.jinja", *(f"*{suffix}" for suffix in TOKENIZER_SUFFIXES)]
+    patterns = ["README.md", "*.json", "*.safetensors", "*.txt", "*.jinja", *(f"*{own}" for own in TOKENIZER_SUFFIXES)]
     patterns += ["*.py"] if trust_remote_code else []
     try:
         folder = snapshot_download(
@@ -283,9 +276,9 @@ def _folder_name(folder: Path) -> str:
 
 
 def _recipe(folder: Path, spec: str, name: str, weights: str) -> tuple[tuple[Ancestor, ...], dict[str, Any] | None]:
-    """Lineage and training of a checkpoint of our trainers, empty for others."""
+    """Lineage and training of a checkpoint of our trainers; of others the lineage that their files record."""
     if not (folder / "recipe.json").is_file():
-        return (), None
+        return recorded_lineage(folder, name, weights), None
     recipe = _read_json(folder / "recipe.json", spec)
     try:
         metrics, models, config = (recipe.get(key, {}) for key in ("metrics", "models", "config"))

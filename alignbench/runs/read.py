@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from alignbench.data.load import SYNTHETIC
 from alignbench.errors import AlignbenchError, first_line
 from alignbench.models.checkpoint import hash_files, weight_files
+from alignbench.models.lineage import read_lineages
 from alignbench.parse import find_path, open_file, parse_line
 from alignbench.runs.folder import AGAIN, RunFolder, TaskFolder
 from alignbench.types.record import Record
@@ -82,6 +83,13 @@ class Run:
     def lineage(self) -> list[dict[str, str]]:
         return list(self.description.get("lineage") or ())
 
+    def is_ancestor(self, entry: Mapping[str, str]) -> bool:
+        """True if an entry of a lineage means this model: by its weights, or by its name where they are not known."""
+        if entry["weights_sha256"]:
+            return entry["weights_sha256"] == self.weights
+        names = {self.name, str(self.description["model"]["name"])}
+        return entry["name"] in names or entry["name"].rpartition("/")[2] in names
+
 
 def read_run(folder: str | Path) -> DataFrame:
     """The records of a run folder as a table, one row per document of each finished task.
@@ -123,6 +131,28 @@ def read_runs(specs: Sequence[str], root: Path) -> list[Run]:
         if path in paths[:number]:
             raise AlignbenchError(f"{specs[paths.index(path)]} and {specs[number]} are the same run: {path}")
     return named([_read(path) for path in paths])
+
+
+def ancestor_key(entry: Mapping[str, str]) -> str:
+    """What identifies an ancestor: its weights, or its name where they are not known."""
+    return entry["weights_sha256"] or entry["name"]
+
+
+def with_lineages(runs: Sequence[Run], file: str | Path | None) -> list[Run]:
+    """The runs with the lineages that a file gives (see `read_lineages`); those that it does not name are unchanged.
+
+    Raises AlignbenchError for a file that names none of the runs.
+    """
+    if file is None:
+        return list(runs)
+    given = {name: [vars(own) for own in lineage] for name, lineage in read_lineages(file).items()}
+    of_run = [given.get(run.name) or given.get(str(run.description["model"]["name"])) for run in runs]
+    if not any(of_run):
+        raise AlignbenchError(f"{file}: it names none of the models: {', '.join(run.name for run in runs)}")
+    return [
+        replace(run, description={**run.description, "lineage": own or run.lineage})
+        for run, own in zip(runs, of_run, strict=True)
+    ]
 
 
 def named(runs: Sequence[Run]) -> list[Run]:

@@ -28,6 +28,10 @@ class _Training(BaseModel):
     beta: float | None = None
     gamma: float | None = None
     episodes: float | None = None
+    run: str | None = None
+    run_id: str | None = None
+    step: int | None = None
+    start: str | None = None
 
 
 class RunFile(BaseModel):
@@ -75,6 +79,7 @@ class TaskFile(BaseModel):
     scorers: list[_Scorer] | None = None
     judged_with: dict[str, str | None] | None = None
     baseline: _Baseline | None = None
+    declared: Object | None = None
 
 
 def check(content: Mapping[str, Any], kind: type[T], file: Path, advice: str) -> T:

@@ -5,13 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.special import expit, softmax
 
 from alignbench.errors import AlignbenchError, first_line
 from alignbench.models.checkpoint import find_checkpoint, load_weights, resolve_device
-from alignbench.models.onednn import use_onednn
 
 BATCH_TOKENS = {"cpu": 2048, "other": 32768}  # padded tokens of a batch
 # These number positions from the padding token's id on, so the first positions are never used.
@@ -38,6 +36,8 @@ class SequenceModel:
     labels: tuple[str, ...]
 
     def __post_init__(self) -> None:
+        from alignbench.models.onednn import use_onednn
+
         use_onednn(self.model)
 
     def length(self, text: str) -> int:
@@ -80,13 +80,15 @@ class SequenceModel:
         encoded = self.tokenizer(firsts, seconds, truncation=truncation, max_length=longest, verbose=False)
         return [{key: encoded[key][i] for key in encoded} for i in range(len(texts))]
 
-    @torch.inference_mode()
     def _forward(self, rows: list[dict[str, list[int]]]) -> NDArray[np.float64]:
+        import torch
+
         if len(rows) > 1:
             inputs = self.tokenizer.pad(rows, return_tensors="pt")
         else:
             inputs = {key: torch.tensor([value]) for key, value in rows[0].items()}
-        logits = self.model(**{key: value.to(self.model.device) for key, value in inputs.items()}).logits
+        with torch.inference_mode():
+            logits = self.model(**{key: value.to(self.model.device) for key, value in inputs.items()}).logits
         if logits.ndim == 3:  # a token classifier's logits at the first token
             logits = logits[:, 0]
         return logits[:, : len(self.labels)].double().cpu().numpy()  # type: ignore[no-any-return]
@@ -97,6 +99,7 @@ def load_sequence_classifier(path: str, device: str, trust_remote_code: bool = F
 
     Raises AlignbenchError if it is missing, unsafe or incomplete, or has no trained head.
     """
+    import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     checkpoint = find_checkpoint(path, trust_remote_code=trust_remote_code)

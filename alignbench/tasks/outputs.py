@@ -17,7 +17,7 @@ from alignbench.scorers.rouge import rouge_l
 from alignbench.tasks.declare import generation_task, words
 from alignbench.types.task import CorpusMetrics, Document, Estimates, Metric, Output, Record, Resampled, TaskData
 
-_NUMBERS = {"entailment": "flagged"}  # kind of scorer -> its number, where that is not named as the kind
+NUMBERS = {"entailment": "flagged"}  # kind of scorer -> its number, where that is not named as the kind
 
 
 def score(document: Document, outputs: Sequence[Output]) -> dict[str, float]:
@@ -31,7 +31,7 @@ def score(document: Document, outputs: Sequence[Output]) -> dict[str, float]:
             numbers["exact_match"] = squad.exact_match(text, references)
             numbers["f1"] = squad.f1(text, references)
             numbers["rouge_l"] = max(rouge_l(text, reference) for reference in references)
-        numbers |= {name: output.scores.get(kind, {}).get(_NUMBERS.get(kind, kind)) for name, kind in kinds}
+        numbers |= {name: output.scores.get(kind, {}).get(NUMBERS.get(kind, kind)) for name, kind in kinds}
         for name, value in numbers.items():
             metrics.setdefault(name, []).extend([] if value is None else [value])
     return {name: sum(own) / len(own) for name, own in metrics.items() if own}

@@ -6,7 +6,6 @@ from typing import Any
 
 import pandas as pd
 
-from alignbench.audit.references import find
 from reports.chart import line_panels
 from reports.drawing import Drawing, describe
 from reports.evidence import Evidence, Point, System, parents, training_of
@@ -23,7 +22,7 @@ def over_steps(evidence: Evidence) -> Iterator[Drawing]:
     drawn = replace(evidence, systems=tuple(systems.values()))
     points: list[Point] = []
     rows: list[dict[str, Any]] = []
-    for task in filter(None, map(find, drawn.tasks)):
+    for task in filter(None, map(drawn.task, drawn.tasks)):
         known = {id(point.system): point for point in drawn.points(task.name, task.headline)}
         found = [
             [known[id(system)].row(training=name, step=step) for step, system in steps.items() if id(system) in known]

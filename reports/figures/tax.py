@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from alignbench.audit.references import find
+from alignbench.runs.read import ancestor_key
 from reports.chart import Panel, line_panels, row_panels
 from reports.drawing import WORDS, Drawing, describe, rows_of
 from reports.evidence import INTERMEDIATE, Evidence, Point, System, parents
@@ -21,7 +21,7 @@ PER_EPOCH = ("validation_loss", "accuracy")  # logged once per epoch, on held-ou
 
 def tax_points(evidence: Evidence, shots: int | None = None) -> list[Point]:
     """Return the headline metrics of the tasks of GROUPS, by group and name. shots: only with this number."""
-    tasks = [(name, task) for name in evidence.tasks for task in [find(name)] if task and task.group in GROUPS]
+    tasks = [(name, task) for name in evidence.tasks for task in [evidence.task(name)] if task and task.group in GROUPS]
     tasks.sort(key=lambda named: (GROUPS.index(named[1].group), named[0]))
     return [
         point
@@ -79,7 +79,7 @@ def by_system(evidence: Evidence) -> Iterator[Drawing]:
             ticks=sorted(set(table.parameters)),
         )  # fmt: skip
     else:
-        family = {name: own.run.lineage[0]["weights_sha256"] if own.run.lineage else own.run.weights or name
+        family = {name: ancestor_key(own.run.lineage[0]) if own.run.lineage else own.run.weights or name
                   for name, own in systems.items()}  # fmt: skip
         panels = task_panels(table.assign(family=table.system.map(family)), points, references)
         rows = rows_of(evidence, table)

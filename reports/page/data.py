@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 from alignbench.audit.audit import Audit, Contrast, Row
-from alignbench.audit.references import find
+from alignbench.audit.references import task_of
 from alignbench.audit.render import INTERNAL
 from alignbench.runs.read import TaskRun
 from alignbench.types.result import MetricResult
@@ -41,7 +41,7 @@ class TaskSet:
     def metrics(self) -> list[MetricResult]:
         """Return the metrics over all documents: the headline first, then those with a direction, then the others."""
         every = {m.metric: m for _, own in self.folders for m in own.result.metrics if m.category is None}
-        task = find(self.task)
+        task = task_of(self.folders[0][1])
         headline = None if task is None else task.headline
         return sorted(every.values(), key=lambda m: (m.metric != headline, m.better == "–"))  # stable: the task's order
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from alignbench.audit.references import find
 from reports.drawing import SYNTHETIC, Drawing, save
 from reports.evidence import Evidence, metric_of
 from reports.page.data import audit_data, findings, sets_by_folder, sets_of, win_rates
@@ -30,7 +29,7 @@ def write_page(
     left_out: title -> reason of figures without data
     """
     sets = {task: sets_of(evidence, task) for task in evidence.tasks}
-    found = {task: find(task) for task in evidence.tasks}  # None: this version of alignbench does not know it
+    found = {task: evidence.task(task) for task in evidence.tasks}  # None: this version of alignbench does not know it
     titles = {task: own.title if own else task for task, own in found.items()}
     if evidence.synthetic:  # a title may name the size of the real data set
         titles = {task: f"{SIZE.sub('', title)}, {SYNTHETIC}" for task, title in titles.items()}

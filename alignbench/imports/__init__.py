@@ -1,0 +1,1 @@
+"""Results that exist already, of other tools, as run folders."""

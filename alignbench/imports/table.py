@@ -1,0 +1,206 @@
+"""Tables of outputs: one row per output, with the columns system, task, id, prompt, output, references, source, group,
+category, and any number of scores that exist already."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from alignbench.data.fetch import sha256_of
+from alignbench.data.tables import SourceRow, read_source
+from alignbench.errors import AlignbenchError
+from alignbench.evaluation.evaluate import prepare
+from alignbench.evaluation.pipeline import Job
+from alignbench.evaluation.score_file import completions_of, output_texts, own_documents
+from alignbench.evaluation.thinking import find_thinking
+from alignbench.imports.write import CORPUS, Found, declare, describe_metric, task_name
+from alignbench.runs.folder import digest
+from alignbench.scorers.choose import choose_scorers
+from alignbench.tasks.common import grouped, joined
+from alignbench.tasks.declared import READY, declared_task, find_any
+from alignbench.tasks.outputs import NUMBERS, OUTPUTS
+from alignbench.types.record import Record
+from alignbench.types.scorer import Scorer
+from alignbench.types.settings import TaskSettings
+from alignbench.types.task import Task
+
+OF_REFERENCES = ("rouge_l", "f1", "exact_match")  # the first one represents a task of which nothing is known
+QUESTION = re.compile(r"(?:Q|Question|Input):\s*(.*?)\s*(?:A|Answer|Output):\s*", re.DOTALL)
+
+Rows = list[tuple[str, SourceRow]]  # system, row
+
+
+def read_table(
+    files: Sequence[str | Path], *, renamed: Mapping[str, str], scores: Sequence[str] = (),
+    where: Mapping[str, str] | None = None, split_by: Sequence[str] = (), separator: str | None = None,
+    system: str | None = None, task: str | None = None, scorers: Sequence[str] = (), prompts: str | Path | None = None,
+    data_dir: str | Path | None = None, seed: int = 0, device: str = "cpu",
+) -> list[Found]:  # fmt: skip
+    """The outputs in the files, by task and system. A system without a column is named after its file.
+
+    renamed: the file's name of a column -> ours; scores: columns with scores, as NAME, NAME:higher or NAME:lower
+    where: column -> the value of the rows to keep; split_by: columns whose values divide a task into tasks
+    separator: between several references in a cell; system, task: of rows without such a column
+    scorers, prompts, data_dir, seed, device: as in `score_file`
+
+    The outputs of a benchmark of ours get its metrics; its documents are found by the prompt's text, or else by id.
+    Other tasks get the metrics of outputs without a benchmark. A document that a system has no output for is unscored.
+    """
+    better = {name: direction or None for name, _, direction in (spec.partition(":") for spec in scores)}
+    if wrong := [name for name, direction in better.items() if direction not in (None, "lower", "higher")]:
+        raise AlignbenchError(f"--score {wrong[0]}:{better[wrong[0]]}: write NAME, NAME:lower or NAME:higher")
+    where = where or {}
+    needed = (*where, *split_by, *better)
+    paths, tasks = [Path(file) for file in files], dict[str, Rows]()
+    for path in paths:
+        for row in read_source(str(path)):
+            row = _checked(row.renamed(renamed), needed, separator)
+            if all(str(row.fields[name]) == value for name, value in where.items()):
+                parts = [str(row.fields[name]) for name in split_by]
+                named = row.fields.get("task") or task or (OUTPUTS.name if not parts else "")
+                label = task_name("_".join(filter(None, [str(named), *parts])))
+                tasks.setdefault(label, []).append((str(row.fields.get("system") or system or path.stem), row))
+    if not tasks:
+        raise AlignbenchError(f"{paths[0]}: no row with {', '.join(map('='.join, where.items()))}")
+    marks = {path.name: sha256_of(path) for path in paths}
+    read = {"columns": dict(renamed), "where": dict(where), "separator": separator}
+    found = []
+    for label, rows in tasks.items():
+        base = find_any(label)
+        known = base is not None and base.generation is not None and base is not OUTPUTS
+        base = base if base is not None and known else OUTPUTS
+        if known:
+            settings = TaskSettings(seed=seed, prompts=str(prompts) if prompts else None)
+            (job,) = prepare({label: settings}, data_dir, scored=False)
+            rows = _of_benchmark(job, rows)
+        else:
+            rows = _numbered(rows)
+            job = Job(OUTPUTS, own_documents([row for _, row in rows]), None, seed)
+        declared = _declared(base, label, rows, better, any(own.references for own in job.data.documents))
+        kinds = {name: _kind(base, name) for name in better}
+        given = {kind for kind in kinds.values() if kind is not None}
+        whole = declared_task(label, declared) or base
+        job = replace(job, task=whole, scorers=_scorers(whole, scorers, given, device))
+        ready = [{"kind": kind, "name": f"column {kind}", "revision": digest(marks)} for kind in sorted(given)]
+        identity = job.identity(False, find_thinking()) | {"template": None, "sampling": None, "prefix": None}
+        identity |= {"scorers": identity["scorers"] + ready, "imported": marks}
+        for name, own in grouped(rows, lambda pair: pair[0]).items():
+            records = _records(job, [row for _, row in own], kinds, by_id=known)
+            model = {"name": name, "outputs": ", ".join(marks), "outputs_sha256": digest(marks)}
+            found.append(Found({"model": model, "read": read}, label, declared, records, identity, job.scorers))
+    return found
+
+
+def _checked(row: SourceRow, needed: Sequence[str], separator: str | None) -> SourceRow:
+    """The row with its references as a list, if they are separated. Raises AlignbenchError if a column is missing."""
+    if missing := [name for name in needed if name not in row.fields]:
+        raise AlignbenchError(f"{row.where}: no column {missing[0]!r}; there are {', '.join(row.fields)}")
+    output_texts(row)
+    references = row.fields.get("references", row.fields.get("reference"))
+    if separator and isinstance(references, str):
+        references = [part.strip() for part in references.split(separator) if part.strip()]
+    return replace(row, fields={**row.fields, "references": references})
+
+
+def _prompts(row: SourceRow) -> list[str]:
+    """The prompt of a row, and its instruction with its input, as far as it has them."""
+    prompt, instruction, given = (row.fields.get(name) or "" for name in ("prompt", "instruction", "input"))
+    return [text for text in (str(prompt), joined(str(instruction), str(given)) if instruction else "") if text]
+
+
+def _of_benchmark(job: Job, rows: Rows) -> Rows:
+    """The rows with the ids of the benchmark's documents, found by the text of the prompt, or else by the id."""
+    ids, of_text = {document.id for document in job.data.documents}, dict[str, set[str]]()
+    for document in job.data.documents:
+        inner = QUESTION.fullmatch(document.prompt.strip())
+        for text in {document.prompt, job.data.prefix + document.prompt, inner[1] if inner else document.prompt}:
+            of_text.setdefault(" ".join(text.split()), set()).add(document.id)
+    found = []
+    for system, row in rows:
+        identifier = str(row.fields.get("id", ""))
+        texts = [" ".join(text.split()) for text in _prompts(row)]
+        same = next((of_text[text] for text in texts if text in of_text), set())
+        if len(same) == 1:  # the text counts more than an id, which may be another numbering
+            (identifier,) = same
+        elif identifier not in ids:
+            why = f"and its prompt is that of {len(same)} documents" if same else "nor by its prompt"
+            raise AlignbenchError(f"{row.where}: not a document of {job.task.name} by its id {identifier!r}, {why}")
+        found.append((system, replace(row, fields={**row.fields, "id": identifier})))
+    return found
+
+
+def _numbered(rows: Rows) -> Rows:
+    """The rows with ids; those without one are numbered by their prompts, or else within their system."""
+    numbers: dict[object, str] = {}
+    counted: dict[str, int] = {}
+    found = []
+    for system, row in rows:
+        prompt = next(iter(_prompts(row)), "")
+        counted[system] = counted.get(system, 0) + 1
+        identifier = row.fields.get("id")
+        if identifier in (None, ""):
+            identifier = numbers.setdefault(prompt or counted[system], f"row {len(numbers) + 1}")
+        found.append((system, replace(row, fields={**row.fields, "id": str(identifier), "prompt": prompt})))
+    return found
+
+
+def _kind(task: Task, name: str) -> str | None:
+    """The kind of scorer of the task whose numbers a column has; None if it is a metric of its own."""
+    of_metric = [own.scorer for own in task.metrics if own.name == name]  # "truth+info" is not a kind
+    return next((kind for kind in (name, *of_metric) if kind in task.scorer_kinds), None)
+
+
+def _declared(task: Task, label: str, rows: Rows, scores: Mapping[str, str | None], referenced: bool) -> dict[str, Any]:
+    """How the task of these rows differs from `task`: it has the columns of scores as further metrics."""
+    ready = [name for name in scores if _kind(task, name) is None]
+    if taken := [metric.name for metric in task.metrics if metric.name in ready]:
+        raise AlignbenchError(f"--score {taken[0]}: {task.name} computes it itself; rename the column with --map")
+    values = {name: [own for _, row in rows if (own := _score(row, name)) is not None] for name in ready}
+    metrics = [describe_metric(name, own, scores[name]) for name, own in values.items() if own]
+    names = [metric.name for metric in metrics]
+    if task is not OUTPUTS or label == OUTPUTS.name:
+        every = [asdict(metric) for metric in (*task.metrics, *metrics)]
+        return {"ready": names, "metrics": every} if names else {}
+    kept = [own for own in (*task.metrics, *metrics) if referenced or own.name not in OF_REFERENCES]
+    kept.sort(key=lambda own: [own.name != name for name in (*OF_REFERENCES[:1], *scores)])
+    return declare(label, kept, corpus=CORPUS if referenced else (), ready=names)
+
+
+def _score(row: SourceRow, name: str) -> float | None:
+    if (value := row.fields[name]) in (None, ""):
+        return None
+    try:
+        if math.isfinite(number := float(value)):
+            return number
+    except (TypeError, ValueError):
+        pass
+    raise AlignbenchError(f"{row.where}: {name} is {str(value)[:40]!r}, not a number")
+
+
+def _scorers(task: Task, specs: Sequence[str], given: set[str], device: str) -> tuple[Scorer, ...]:
+    """The scorers that the task needs or the user names, without the kinds whose scores are given."""
+    assert task.generation is not None
+    kinds = (task.generation.scorers, task.generation.optional_scorers)
+    needed, optional = (tuple(kind for kind in own if kind not in {*given, READY}) for own in kinds)
+    trimmed = replace(task, generation=replace(task.generation, scorers=needed, optional_scorers=optional))
+    return choose_scorers([trimmed], specs, device=device)[task.name]
+
+
+def _records(job: Job, rows: Sequence[SourceRow], kinds: Mapping[str, str | None], *, by_id: bool) -> list[Record]:
+    known = {document.id for document in job.data.documents}
+    completions = completions_of(rows, job, known, find_thinking(), by_id=by_id)
+    scores: dict[str, list[dict[str, dict[str, float]]]] = {}
+    for row in rows:
+        own: dict[str, dict[str, float]] = {}
+        for name, kind in kinds.items():
+            if (value := _score(row, name)) is not None:
+                own.setdefault(kind or READY, {})[NUMBERS.get(kind, kind) if kind else name] = value
+        scores.setdefault(str(row.fields["id"]), []).extend([own] * len(output_texts(row)))
+    found = []
+    for document in job.data.documents:
+        record = Record.generated(document, completions[document.id])
+        pairs = zip(record.outputs, scores.get(document.id, [{}]), strict=True)
+        found.append(replace(record, outputs=tuple(replace(output, scores=own) for output, own in pairs)))
+    return found
