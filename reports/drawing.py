@@ -157,7 +157,7 @@ def by_part(table: pd.DataFrame, columns: list[str], form: str = ".3f", along: s
         values = [names.get(column, {}).get(value, value) for column, value in zip(columns, key, strict=True)]
         if along:
             rows = own.dropna(subset=["value"]).sort_values(along, kind="stable").iloc[[0, -1]]
-            ends = [f"{row.value:{form}} at {row[along]:.4g}" for _, row in rows.iterrows()]
+            ends = [f"{row.value:{form}} at {row[along]:.6g}" for _, row in rows.iterrows()]
         words = ", ".join(dict.fromkeys(ends)) if along else extremes(own, form)
         parts.append(f"{', '.join(plain(str(value), 40) for value in values)}: {words}")
     return "; ".join(parts)

@@ -44,13 +44,19 @@ class System:
         return self.run.lineage[-1]["stage"] if self.run.lineage else None
 
     @property
+    def chat(self) -> str:
+        """Return " (chat)" if the checkpoint was evaluated without its chat template too, and this is with it."""
+        return self.name.removeprefix(self.run.name)
+
+    @property
     def parameters(self) -> int | None:
         found: int | None = self.run.description.get("parameters")
         return found
 
     @property
     def training(self) -> dict[str, Any]:
-        """Return what run.json says of the last stage (kl, beta, gamma, episodes, rewards); {} without a recipe."""
+        """Return what run.json says of the last stage (kl, beta, gamma, episodes, rewards; run, run_id, step, start);
+        {} without."""
         return dict(self.run.description.get("training") or {})
 
 
@@ -226,8 +232,24 @@ def gather(paths: Sequence[Path], *, reference: str | None = None, lineage: Path
     )  # fmt: skip
 
 
+def training_of(run: Run) -> tuple[str, ...]:
+    """Return what the checkpoints of one training, evaluated alike, share, its name first; () without a step."""
+    own, engine = run.description.get("training") or {}, run.description.get("engine") or {}
+    if not isinstance(own.get("step"), int):
+        return ()
+    return tuple(
+        map(str, (own.get("run"), own.get("run_id"), engine.get("kind"), engine.get("dtype"), run.path.parent))
+    )
+
+
 def _is_intermediate(run: Run, runs: Sequence[Run]) -> bool:
-    """Return whether PPO saved the checkpoint before its end, and the final one, of the same parents, is also there."""
+    """Return whether a training saved the checkpoint before its end: a later one of the same training is also there, or
+    PPO's final one, of the same parents."""
+    own, step = training_of(run), (run.description.get("training") or {}).get("step")
+    if own and any(
+        other.description["training"]["step"] > step for other in runs if other.tasks and training_of(other) == own
+    ):
+        return True
     name = str(run.description["model"]["name"])
     if not INTERMEDIATE.search(name) or (run.description.get("training") or {}).get("episodes") is None:
         return False

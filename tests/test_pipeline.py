@@ -100,7 +100,7 @@ def run(out, engine=None, *scorers, chat=False, task=TASK):
     used = (scorers or (VileCounter(),)) if task.generation.scorers else ()
     model = Model("model", {"model": {"name": "model"}}, True, True, True, lambda: engine)
     jobs = [Job(task, DATA, None, 0, used, "chat" if chat else "none")]
-    return evaluate._evaluate_model(model, jobs, Settings(out=str(out)), Shard(), Progress())
+    return evaluate.evaluate_model(model, jobs, Settings(out=str(out)), Shard(), Progress())
 
 
 def lines(folder: Path) -> list[dict]:

@@ -15,7 +15,7 @@ from test_engine import alone
 from tiny import save_tiny_checkpoint, tiny_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from alignbench.evaluation.evaluate import _check, evaluate, prepare
+from alignbench.evaluation.evaluate import check_model, evaluate, prepare
 from alignbench.models.distributions import entropies
 from alignbench.models.encode import Encoder
 from alignbench.models.model import Model
@@ -202,4 +202,4 @@ def test_engines_without_entropies_are_refused_before_any_request(world):
         assert not server.asked
     far = Model("far", {}, chat_template=True, scores=True, entropies=False, open=lambda: None)
     for job in prepare(dict.fromkeys(TASKS, TaskSettings(template="none")), world):
-        assert_refused(r"far: task token_entropy.* needs token entropies", _check, far, [job])
+        assert_refused(r"far: task token_entropy.* needs token entropies", check_model, far, [job])

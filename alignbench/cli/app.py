@@ -22,6 +22,7 @@ from alignbench.cli.rank import rank
 from alignbench.cli.report import report
 from alignbench.cli.score import rescore, score
 from alignbench.cli.scorers import app as scorers_app
+from alignbench.cli.sweep import sweep
 from alignbench.cli.tasks import list_tasks
 from alignbench.cli.train import app as train_app
 from alignbench.cli.train import average_command
@@ -34,6 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command(cls=LmEvalNames)(evaluate)
+app.command(cls=LmEvalNames)(sweep)
 for command in (score, rescore, compare, rank, diversity, report, export):
     app.command()(command)
 app.command("import")(import_results)

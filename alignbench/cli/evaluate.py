@@ -82,16 +82,21 @@ def evaluate(
     from alignbench.evaluation.evaluate import evaluate as run
 
     every = options.all_metrics(metrics)
-    given = options.given(context)
+    with for_terminal() as progress:
+        runs = run(progress=progress, **settings_of(context))
+    if is_first_process():
+        show_results(runs, every, as_json)
+
+
+def settings_of(context: typer.Context) -> dict[str, Any]:
+    """The settings that the user has given, as keywords of `alignbench.evaluate`."""
+    given, values = options.given(context), context.params
     parsed: dict[str, Any] = {
-        "tasks": options.split_names(tasks or ""),
-        "scorers": options.scorer_specs(scorer, scorer_path),
-        "template_kwargs": options.template_kwargs_of(template_kwargs),
-        "gen_kwargs": options.gen_kwargs_of(gen_kwargs),
+        "tasks": options.split_names(values["tasks"] or ""),
+        "scorers": options.scorer_specs(values["scorer"], values["scorer_path"]),
+        "template_kwargs": options.template_kwargs_of(values["template_kwargs"]),
+        "gen_kwargs": options.gen_kwargs_of(values["gen_kwargs"]),
     }
     for name in ("tasks", "scorer", "scorer_path", "template_kwargs", "gen_kwargs", "metrics", "as_json"):
         given.pop(name, None)
-    with for_terminal() as progress:
-        runs = run(progress=progress, **given, **{name: value for name, value in parsed.items() if value})
-    if is_first_process():
-        show_results(runs, every, as_json)
+    return given | {name: value for name, value in parsed.items() if value}

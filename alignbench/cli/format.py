@@ -11,14 +11,14 @@ from alignbench.console import interval, number, print_table, printable
 
 if TYPE_CHECKING:
     from alignbench.stats.estimates import Estimate
-    from alignbench.types.result import RunResult
+    from alignbench.types.result import MetricResult, RunResult
 
 HEADER = (
     "checkpoint", "task", "metric", "value", "95 % interval", "unit", "better", "chance", "n", "unscored", "scorer",
 )  # fmt: skip
 
 
-def estimate_cells(estimate: Estimate | None, form: str = ".3f") -> tuple[str, str]:
+def estimate_cells(estimate: Estimate | MetricResult | None, form: str = ".3f") -> tuple[str, str]:
     """The value and its interval as text."""
     if estimate is None:
         return number(None), number(None)
@@ -50,3 +50,29 @@ def show_results(runs: Sequence[RunResult], every_metric: bool, as_json: bool) -
             for reason, count in result.unscored.items():
                 print(f"{run.checkpoint} {result.task}: {count} of {result.n} documents unscored: {printable(reason)}")
         print(f"records: {run.folder}")
+
+
+def show_steps(steps: Sequence[tuple[int, RunResult]], every_metric: bool, as_json: bool) -> None:
+    """A row per step, a column per headline metric (or per metric) over all documents."""
+    if as_json:
+        print(json.dumps([{"step": at, **asdict(run), "folder": str(run.folder)} for at, run in steps], indent=2))
+        return
+    from alignbench.tasks import find_task
+
+    columns = [
+        (result.task, metric.metric)
+        for result in steps[0][1].results
+        for metric in result.metrics
+        if metric.category is None and (every_metric or metric.metric == find_task(result.task).headline)
+    ]
+    rows = []
+    for step, run in steps:
+        found = {(result.task, own.metric): own for result in run.results for own in result.metrics if not own.category}
+        cells = [text for column in columns for text in estimate_cells(found.get(column))]
+        rows.append((str(step), run.checkpoint, *cells))
+    names = [name for task, metric in columns for name in (f"{task} {metric}", "95 % interval")]
+    print_table(("step", "checkpoint", *names), rows)
+    failed = sum(sum(result.unscored.values()) for _, run in steps for result in run.results)
+    if failed:
+        print(f"{failed} unscored documents: result.json has the reasons")
+    print(f"records: {', '.join(dict.fromkeys(str(run.folder.parent) for _, run in steps))}")

@@ -87,12 +87,12 @@ def run(settings: Settings, progress: Progress | None = None) -> list[RunResult]
         for spec in (*settings.checkpoints, *([settings.baseline] if settings.baseline is not None else []))
     ]
     for model in models:
-        _check(model, jobs, settings.system, allow_server_sampling=settings.allow_server_sampling)
-    evaluate_model = partial(_evaluate_model, settings=settings, shard=shard, progress=progress)
+        check_model(model, jobs, settings.system, allow_server_sampling=settings.allow_server_sampling)
+    on_model = partial(evaluate_model, settings=settings, shard=shard, progress=progress)
     if judge is None:
-        return [evaluate_model(model, jobs) for model in models]
-    reference = evaluate_model(models.pop(), [job for job in jobs if job.task.name == ANSWERS])
-    runs = [evaluate_model(model, jobs) for model in models]
+        return [on_model(model, jobs) for model in models]
+    reference = on_model(models.pop(), [job for job in jobs if job.task.name == ANSWERS])
+    runs = [on_model(model, jobs) for model in models]
     systems = [find_answers(run.folder, run.folder_of(ANSWERS)) for run in runs]
     baseline_answers = find_answers(reference.folder, reference.folders[0])
     verdicts = judge_all(shard, systems, baseline_answers, judge, progress)
@@ -183,7 +183,7 @@ def _server_sampling(model: Model, job: Job) -> tuple[dict[str, Any], str]:
     return {"server_sampling": {"neutral": accepted, "distribution": found.partition(" (")[0]}}, found
 
 
-def _check(
+def check_model(
     model: Model, jobs: Sequence[Job], system: str | None = None, *, allow_server_sampling: bool = False
 ) -> None:
     """Raise AlignbenchError for what this model cannot do, before any computation."""
@@ -217,9 +217,10 @@ def _check(
         raise AlignbenchError(f"{model.name}: --system needs a chat template, but {why}")
 
 
-def _evaluate_model(
+def evaluate_model(
     model: Model, jobs: Sequence[Job], settings: Settings, shard: Shard, progress: Progress
 ) -> RunResult:
+    """Evaluate one model on jobs, in its run folder."""
     results, folders = [], []
     with open_run(Path(settings.out), model.name, model.identity, shard) as run:
         run.keep(to_yaml(settings))

@@ -17,6 +17,7 @@ from alignbench.errors import AlignbenchError, first_line
 from alignbench.hub import unreachable_reason
 from alignbench.models.lineage import Ancestor as Ancestor
 from alignbench.models.lineage import recorded_lineage
+from alignbench.models.steps import saved_during
 from alignbench.parse import find_path, read_object, read_text
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ NEUTRAL = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use
 # of a configuration: the maximum sequence length in tokens
 WINDOWS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_sequence_length")
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+# pickled files of transformers' Trainer that are not weights
+STATES = ("optimizer", "scheduler", "scaler", "rng_state", "training_args")
 # safetensors' names of floating-point dtypes -> torch's
 SAFETENSORS_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
@@ -141,7 +144,7 @@ def find_checkpoint(spec: str, *, trust_remote_code: bool = False) -> Checkpoint
         custom_code=custom_code,
         parameters=sum(parameters for _, parameters in headers),
         lineage=lineage,
-        training=training,
+        training={**(training or {}), **saved_during(folder)} or None,
     )
 
 
@@ -262,7 +265,8 @@ def _read_json(path: Path, spec: str, read: Callable[[Path], Any] = read_object)
 def _folder_name(folder: Path) -> str:
     """The name of a local checkpoint. Trained ones include the run's name, since their folders share names."""
     if not (folder / "recipe.json").is_file():
-        return folder.name
+        saved = saved_during(folder)
+        return f"{saved['run']}-{folder.name}" if saved else folder.name
     if folder.name == "final":
         return folder.parent.name
     if folder.parent.name == "checkpoints":
@@ -318,7 +322,8 @@ def weight_files(folder: Path, spec: str) -> list[Path]:
         if missing := [file.name for file in files if not file.is_file()]:
             raise CheckpointError(spec, f"{index.name} names {missing[0]}, which is not in {folder}")
         return files
-    if pickled := sorted(file.name for file in folder.iterdir() if file.suffix in PICKLED):
+    names = (file.name for file in folder.iterdir() if file.suffix in PICKLED)
+    if pickled := sorted(name for name in names if not name.startswith(STATES)):
         message = f"its weights are pickled ({pickled[0]}), which can run code when opened; "
         raise CheckpointError(spec, message + "convert them to safetensors (save_pretrained) if you trust them")
     raise CheckpointError(spec, f"no weights (model.safetensors) in {folder}")

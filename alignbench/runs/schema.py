@@ -28,6 +28,10 @@ class _Training(BaseModel):
     beta: float | None = None
     gamma: float | None = None
     episodes: float | None = None
+    run: str | None = None
+    run_id: str | None = None
+    step: int | None = None
+    start: str | None = None
 
 
 class RunFile(BaseModel):

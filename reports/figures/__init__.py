@@ -7,7 +7,7 @@ import yaml
 
 from reports.drawing import Drawing
 from reports.evidence import Evidence
-from reports.figures import audit, diversity, personas, preference, safety, tax
+from reports.figures import audit, diversity, personas, preference, safety, steps, tax
 
 FIGURES: dict[str, Callable[[Evidence], Iterator[Drawing]]] = {
     "Gains and losses by task": audit.forest,
@@ -22,6 +22,7 @@ FIGURES: dict[str, Callable[[Evidence], Iterator[Drawing]]] = {
     "Tasks with a possible alignment tax": tax.by_system,
     "Sweeps of the penalty weights": tax.penalty_sweeps,
     "Tasks over training": tax.over_training,
+    "Metrics over steps": steps.over_steps,
     "Personas: names and nationalities as word clouds": personas.clouds,
     "Personas: gender, age, nationality, name, opinion": personas.histograms,
     "Sentiment of reviews": personas.sentiment,
