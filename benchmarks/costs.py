@@ -46,7 +46,8 @@ def toxicity(args: Namespace) -> None:
 def entropy(args: Namespace) -> None:
     import torch
 
-    from alignbench.models.checkpoint import find_checkpoint, load_engine
+    from alignbench.models.checkpoint import find_checkpoint
+    from alignbench.models.load import load_engine
     from alignbench.tasks import find_task
     from alignbench.types.engine import Prompt, Request, Sampling
     from alignbench.types.task import Options

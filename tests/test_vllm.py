@@ -12,7 +12,8 @@ from tiny import save_tiny_checkpoint, tiny_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from alignbench.errors import AlignbenchError
-from alignbench.models.checkpoint import find_checkpoint, load_engine
+from alignbench.models.checkpoint import find_checkpoint
+from alignbench.models.load import load_engine
 from alignbench.models.remote import vllm as engine_module
 from alignbench.models.remote.vllm import load_vllm, prompt_seed
 from alignbench.types.engine import Prompt, Request, Sampling, Thinking

@@ -58,7 +58,7 @@ def diversity(
         raise AlignbenchError("one model only: name at least two runs or files to compare")
     systems = [read_system(source, task, columns_of(columns)) for source in sources]
     if device != "cpu":  # the hashed embedder would ignore a wrong device
-        from alignbench.models.checkpoint import resolve_device
+        from alignbench.models.load import resolve_device
 
         device = resolve_device(device)
     embedder = cast(Embedder, find_scorer(f"embedding={embedding}", device=device))

@@ -52,6 +52,11 @@ def evaluate(
     ] = None,
     concurrency: Annotated[int, typer.Option(help="Simultaneous requests to an endpoint.")] = 8,
     trust_remote_code: Annotated[bool, typer.Option(help="Run Python code from the checkpoint.")] = False,
+    device_map: options.DeviceMap = None,
+    merge_adapter: options.MergeAdapter = False,
+    gpus: options.Gpus = None,
+    max_model_len: options.MaxModelLen = None,
+    gpu_memory_utilization: options.GpuMemory = None,
     metrics: options.Metrics = "headline",
     as_json: options.AsJson = False,
 ) -> None:
@@ -66,6 +71,8 @@ def evaluate(
         settings |= {"device": device, "token_budget": token_budget, "concurrency": concurrency}
         settings |= {"trust_remote_code": trust_remote_code, "scorers": options.scorer_specs(scorer, scorer_path)}
         settings |= {"thinking": thinking, "thinking_tags": thinking_tags, "thinking_tokens": thinking_tokens}
+        settings |= {"device_map": device_map, "merge_adapter": merge_adapter, "gpus": gpus}
+        settings |= {"max_model_len": max_model_len, "gpu_memory_utilization": gpu_memory_utilization}
         settings["template_kwargs"] = options.template_kwargs_of(template_kwargs)
         runs = run(checkpoints, options.split_names(tasks), out, progress=progress, **settings)
     if is_first_process():

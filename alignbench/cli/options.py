@@ -16,12 +16,30 @@ Columns = Annotated[
 ]
 DataDir = Annotated[Path | None, typer.Option(help="Folder with the data files (default: $ALIGNBENCH_DATA).")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
+DeviceMap = Annotated[
+    str | None,
+    typer.Option(help="auto: spread a model that does not fit a device over GPUs, memory and disk (local engine)."),
+]
+GpuMemory = Annotated[
+    float | None,
+    typer.Option(help="Share of GPU memory for vLLM; default: its own.", metavar="SHARE"),
+]
+Gpus = Annotated[
+    int | None, typer.Option(help="GPUs that vLLM spreads a model over (tensor, then pipeline parallel).", metavar="N")
+]
 InOrder = Annotated[
     bool, typer.Option("--in-order", help="The rows are the task's documents, in its order; they need no ids.")
 ]
 Limit = Annotated[
     int | None,
     typer.Option(help="At most N documents per task, sampled with --seed, stratified by category.", metavar="N"),
+]
+MaxModelLen = Annotated[
+    int | None,
+    typer.Option(help="Maximum sequence length of vLLM in tokens; default: what fits into memory.", metavar="N"),
+]
+MergeAdapter = Annotated[
+    bool, typer.Option("--merge-adapter", help="Add a LoRA adapter to the weights instead of applying it apart.")
 ]
 Metrics = Annotated[str, typer.Option(help="Metrics in the table: headline or all.")]
 Out = Annotated[Path, typer.Option(help="Folder for the run folders.")]

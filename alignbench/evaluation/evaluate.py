@@ -53,6 +53,11 @@ def evaluate(
     token_budget: int | None = None,
     concurrency: int = 8,
     trust_remote_code: bool = False,
+    device_map: str | None = None,
+    merge_adapter: bool = False,
+    gpus: int | None = None,
+    max_model_len: int | None = None,
+    gpu_memory_utilization: float | None = None,
     progress: Progress | None = None,
 ) -> list[RunResult]:
     """Evaluate models on tasks, and store everything in run folders in `out`.
@@ -74,6 +79,10 @@ def evaluate(
         for it
     token_budget: padded tokens per batch; None: determined automatically
     concurrency: simultaneous requests to an endpoint
+    device_map: "auto" spreads a model over GPUs, memory and disk (local engine)
+    merge_adapter: add a LoRA adapter to the weights of its base instead of applying it apart
+    gpus, max_model_len, gpu_memory_utilization: of vLLM: GPUs that a model is spread over, maximum sequence length in
+        tokens (None: what fits into memory), share of a GPU's memory
 
     Raises AlignbenchError, with one line that says what to fix, for every mistake of the user.
     """
@@ -93,6 +102,8 @@ def evaluate(
     jobs = prepare(names, options, limit=limit, scorers=others, device=device)
     settings: dict[str, Any] = {"engine": engine, "dtype": dtype, "device": device, "token_budget": token_budget}
     settings |= {"concurrency": concurrency, "trust_remote_code": trust_remote_code, "template_kwargs": template_kwargs}
+    settings |= {"device_map": device_map, "merge_adapter": merge_adapter, "gpus": gpus}
+    settings |= {"max_model_len": max_model_len, "gpu_memory_utilization": gpu_memory_utilization}
     models = [
         find_model(spec, shard=shard, notify=progress.say, **settings)
         for spec in (*checkpoints, *([baseline] if baseline is not None else []))

@@ -17,6 +17,13 @@ LARGEST_TREE = 2_048  # nodes of a prefix tree: attention is quadratic in them
 CPU_ROWS, MAX_ROWS = 128, 512  # samples generated at once: matrix products gain little beyond
 
 
+def devices_of(model: PreTrainedModel) -> list[torch.device]:
+    """The devices that compute, that of the inputs first. Weights may be elsewhere and be moved there at each use."""
+    own = dict.fromkeys(d for d in getattr(model, "hf_device_map", {"": model.device}).values() if d != "disk")
+    on_accelerators = [torch.device(device) for device in own if str(device) != "cpu"]
+    return on_accelerators or [torch.device("cpu")]
+
+
 def takes_positions(model: PreTrainedModel) -> bool:
     return "position_ids" in inspect.signature(model.forward).parameters
 
@@ -45,13 +52,14 @@ def select_before_head(
 
 def find_token_budget(model: PreTrainedModel) -> int:
     """Padded tokens per scoring batch: fixed on a CPU, as many as half of the free memory holds on an accelerator."""
-    if model.device.type == "cpu":
+    device = devices_of(model)[0]
+    if device.type == "cpu":
         return CPU_TOKENS
     config = model.config.get_text_config()
     hidden = getattr(config, "hidden_size", 1024)
     # per token: logits in the model's precision and in fp32, a row of the mask, about twenty hidden vectors
     per_token = config.vocab_size * (model.dtype.itemsize + 4) + LARGEST_TREE * 8 + 20 * hidden * 4
-    return max(256, min(MAX_TOKENS, int(free_memory(model.device) * 0.5 / per_token) // 256 * 256))
+    return max(256, min(MAX_TOKENS, int(free_memory(device) * 0.5 / per_token) // 256 * 256))
 
 
 def find_rows(model: PreTrainedModel, length: int) -> int:
@@ -61,8 +69,9 @@ def find_rows(model: PreTrainedModel, length: int) -> int:
     size = getattr(config, "head_dim", None) or getattr(config, "hidden_size", 1024) // heads
     grouped = getattr(config, "num_key_value_heads", None) or heads
     position = 2 * layers * grouped * size * model.dtype.itemsize
-    limit = CPU_ROWS if model.device.type == "cpu" else MAX_ROWS
-    return max(1, min(limit, int(free_memory(model.device) // 4 // (position * length))))
+    device = devices_of(model)[0]
+    limit = CPU_ROWS if device.type == "cpu" else MAX_ROWS
+    return max(1, min(limit, int(free_memory(device) // 4 // (position * length))))
 
 
 def free_memory(device: torch.device) -> int:

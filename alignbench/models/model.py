@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from alignbench.errors import AlignbenchError
-from alignbench.models.checkpoint import find_checkpoint, load_engine, resolve_device
+from alignbench.models.checkpoint import find_checkpoint
+from alignbench.models.load import load_engine, resolve_device, spread
 from alignbench.shards import SINGLE_PROCESS, Shard
 from alignbench.types.engine import Engine
 
@@ -14,7 +15,7 @@ DTYPES = ("float64", "float32", "float16", "bfloat16")
 CPU_FLAGS = Path("/proc/cpuinfo")
 BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}  # flags of processors (x86, Arm) with instructions for it
 ENGINES = ("local", "vllm")
-ABOUT = ("parameters", "lineage", "training")
+ABOUT = ("parameters", "lineage", "training", "base")
 # a folder may be moved, another dtype may be chosen, and the rest follows from the weights or is only a record
 NOT_IDENTITY = ("path", "dtype", *ABOUT)
 
@@ -47,14 +48,21 @@ def find_model(
     concurrency: int = 8,
     trust_remote_code: bool = False,
     template_kwargs: Mapping[str, Any] | None = None,
+    device_map: str | None = None,
+    merge_adapter: bool = False,
+    gpus: int | None = None,
+    max_model_len: int | None = None,
+    gpu_memory_utilization: float | None = None,
     shard: Shard = SINGLE_PROCESS,
     notify: Callable[[str], None] | None = None,
 ) -> Model:
     """Find `spec`: a local folder, a Hub id (owner/name, owner/name@revision), or an endpoint
     (https://host/v1#model). Raises AlignbenchError for anything that would fail or be unsafe later."""
+    of_vllm = {"gpus": gpus, "max_model_len": max_model_len, "gpu_memory_utilization": gpu_memory_utilization}
     if spec.startswith(("http://", "https://")):
         from alignbench.models.remote.endpoint import connect
 
+        _refuse_options(spec, merge_adapter=merge_adapter, **of_vllm, device_map=device_map)
         endpoint = connect(spec, concurrency=concurrency, template_kwargs=template_kwargs, notify=notify)
         identity = {"model": endpoint.identity(), "engine": {"kind": "endpoint"}}
         return Model(endpoint.name, identity, endpoint.chat_template, endpoint.scores, False, lambda: endpoint)
@@ -64,8 +72,20 @@ def find_model(
         raise AlignbenchError(f"dtype {dtype!r}: choose auto, {', '.join(DTYPES)}")
     if token_budget is not None and token_budget < 1:
         raise AlignbenchError(f"token budget {token_budget}: must be at least 1")
-    checkpoint = find_checkpoint(spec, trust_remote_code=trust_remote_code)
     found = resolve_device(device)
+    placement = None
+    if engine == "vllm":
+        _refuse_options("--engine vllm", device_map=device_map)
+        _check_vllm(gpus, max_model_len, gpu_memory_utilization, shard)
+    else:
+        _refuse_options("--engine local", **of_vllm)
+        if device_map is not None:
+            if device_map != "auto":
+                raise AlignbenchError(f"device map {device_map!r}: the only one is auto")
+            placement = spread(found, shard)
+    checkpoint = find_checkpoint(spec, trust_remote_code=trust_remote_code)
+    if merge_adapter and checkpoint.base is None:
+        raise AlignbenchError(f"checkpoint {checkpoint.name}: it has no adapter for --merge-adapter")
     chosen = checkpoint.dtype if dtype == "auto" else dtype
     if (dtype, chosen, engine, found) == ("auto", "bfloat16", "local", "cpu") and not has_bfloat16():
         chosen = "float32"
@@ -74,21 +94,57 @@ def find_model(
     if chosen not in DTYPES:
         raise AlignbenchError(f"checkpoint {checkpoint.name}: dtype {chosen} is not supported; set --dtype")
     settings = {"kind": engine, "dtype": chosen, "device": found, "token_budget": token_budget or "auto"}
+    more = {"device_map": device_map, "merge_adapter": merge_adapter, "max_model_len": max_model_len}
+    more["gpus"] = gpus if gpus != 1 else None
+    settings |= {name: value for name, value in more.items() if value}  # on which numbers may depend
 
     def load() -> Engine:
         if engine == "vllm":
             from alignbench.models.remote.vllm import load_vllm
 
-            return load_vllm(checkpoint, dtype=chosen, template_kwargs=template_kwargs)
-        own = f"cuda:{shard.local_rank}" if found == "cuda" and shard.world > 1 else found
-        more: dict[str, Any] = {"notify": notify, "template_kwargs": template_kwargs}
-        return load_engine(checkpoint, dtype=chosen, device=own, token_budget=token_budget, **more)
+            own = {name: value for name, value in of_vllm.items() if value is not None}
+            return load_vllm(checkpoint, dtype=chosen, template_kwargs=template_kwargs, merge=merge_adapter, **own)
+        place = f"cuda:{shard.local_rank}" if found == "cuda" and shard.world > 1 else found
+        return load_engine(
+            checkpoint,
+            dtype=chosen,
+            device=place,
+            token_budget=token_budget,
+            notify=notify,
+            template_kwargs=template_kwargs,
+            merge=merge_adapter,
+            placement=placement,
+        )
 
     fields = asdict(checkpoint)
+    if checkpoint.base is not None:
+        fields["base"] = {name: fields["base"][name] for name in ("name", "revision", "weights_sha256")}
     identity = {"model": {name: fields[name] for name in fields if name not in NOT_IDENTITY}, "engine": settings}
     about = {name: fields[name] for name in ABOUT}
     chat = checkpoint.chat_template_sha256 is not None
     return Model(checkpoint.name, identity, chat, True, engine == "local", load, about)
+
+
+def _refuse_options(why: str, **options: Any) -> None:
+    """Raise AlignbenchError for an option that would have no effect."""
+    for name, value in options.items():
+        if value:
+            raise AlignbenchError(f"{why}: --{name.replace('_', '-')} has no effect on it")
+
+
+def _check_vllm(gpus: int | None, max_model_len: int | None, memory: float | None, shard: Shard) -> None:
+    """Raise AlignbenchError for options that vLLM cannot fulfil on this machine."""
+    import torch
+
+    if shard.world > 1:
+        raise AlignbenchError("--engine vllm runs in a single process: use --gpus N, without a launcher")
+    if max_model_len is not None and max_model_len < 2:
+        raise AlignbenchError(f"--max-model-len {max_model_len}: it must be at least 2 tokens")
+    if memory is not None and not 0 < memory <= 1:
+        raise AlignbenchError(f"--gpu-memory-utilization {memory}: it is a share, above 0 and at most 1")
+    there = torch.cuda.device_count()
+    if gpus is not None and (gpus < 1 or (gpus > there and gpus > 1)):
+        raise AlignbenchError(f"--gpus {gpus}: this machine has {there} GPUs")
 
 
 def has_bfloat16() -> bool:

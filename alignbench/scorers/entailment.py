@@ -18,10 +18,10 @@ from alignbench.models.checkpoint import (
     check_safetensors,
     download_checkpoint,
     hash_files,
-    resolve_device,
     tokenizer_files,
     weight_files,
 )
+from alignbench.models.load import resolve_device
 from alignbench.scorers.sentences import sentences
 from alignbench.scorers.sequence import SequenceModel, Text, load_sequence_classifier, probabilities, quiet
 from alignbench.types.scorer import Item

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import AttentionInterface, PreTrainedModel
 
-from alignbench.models.causal_lm import select_before_head
+from alignbench.models.causal_lm import devices_of, select_before_head
 
 NAME = "alignbench_packed"
 ELEMENTS = 32  # fp32 numbers per iteration of torch's vectorised loops (two vectors of 512 bits)
@@ -251,7 +251,7 @@ class PackedModel:
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
-        self.device: torch.device = model.device
+        self.device: torch.device = devices_of(model)[0]
         self.tokens_computed = 0
         self._columns: dict[int, tuple[int, int]] = {}  # number of threads -> see `_column_counts`
 
@@ -283,7 +283,7 @@ class PackedModel:
         if threads not in self._columns:
             layers: dict[tuple[Any, ...], torch.nn.Module] = {}  # one of each shape
             for module in self.model.modules():
-                weight, kind = getattr(module, "weight", None), type(module).__name__
+                weight, kind = module._parameters.get("weight"), type(module).__name__
                 if kind in ("Linear", "Conv1D") and isinstance(weight, torch.Tensor) and weight.ndim == 2:
                     shape = weight.shape if kind == "Linear" else weight.shape[::-1]  # outputs, inputs
                     layers.setdefault((*shape, kind, getattr(module, "bias", None) is None), module)

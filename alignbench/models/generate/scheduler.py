@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from alignbench.models.causal_lm import TOLERANCE, find_rows, release_cached_memory, takes_positions
+from alignbench.models.causal_lm import TOLERANCE, devices_of, find_rows, release_cached_memory, takes_positions
 from alignbench.models.distributions import draw
 from alignbench.models.encode import Tokens, shared_prefix
 from alignbench.models.generate.decoding import Decoding
@@ -232,6 +232,8 @@ def why_not_packed(packed: PackedModel, tokenizer: PreTrainedTokenizerBase, toke
         return f"{kind} scales its position embeddings by the length of the sequence"
     if not takes_positions(model):
         return f"{kind} takes no position ids"
+    if len(devices_of(model)) > 1:
+        return f"{kind} is spread over several devices"
     tokens = np.resize(tokens, 12)
     prompts = [tokens[:7], np.concatenate([tokens[:4], tokens[8:], tokens[:2]])]
     jobs = [Job(index, "probe", prompt, [None, None]) for index, prompt in enumerate(prompts)]
@@ -251,7 +253,7 @@ def why_not_packed(packed: PackedModel, tokenizer: PreTrainedTokenizerBase, toke
 @torch.inference_mode()
 def _difference(model: PreTrainedModel, prompt: Tokens, completion: Completion) -> float:
     """Largest difference of log-probabilities and entropies from the unmodified model, in nats."""
-    ids = torch.tensor([[*prompt.tolist(), *completion.tokens]], device=model.device)
+    ids = torch.tensor([[*prompt.tolist(), *completion.tokens]], device=devices_of(model)[0])
     logits = model(input_ids=ids[:, :-1], use_cache=False).logits[0, len(prompt) - 1 :]
     logprobs = torch.log_softmax(logits.float(), -1)
     chosen = logprobs.gather(-1, ids[0, len(prompt) :, None])[:, 0]

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from alignbench.models.causal_lm import TOLERANCE, release_cached_memory
+from alignbench.models.causal_lm import TOLERANCE, devices_of, release_cached_memory
 from alignbench.models.distributions import draw
 from alignbench.models.generate.decoding import Decoding
 from alignbench.models.generate.samples import NO_MEMORY, Job
@@ -24,7 +24,7 @@ class SequentialModel:
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
-        self.tokens_computed = 0
+        self.device, self.tokens_computed = devices_of(model)[0], 0
         self._cache_works: bool | None = None  # None: not tested yet
         parameters = inspect.signature(model.forward).parameters
         self._options = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
@@ -37,7 +37,7 @@ class SequentialModel:
                 try:
                     self._complete(job, missing, decoding)
                 except torch.OutOfMemoryError:
-                    release_cached_memory(self.model.device)
+                    release_cached_memory(self.device)
                     at_once = len(missing) // 2
                     if at_once:
                         notify(f"out of memory: {at_once} samples of a prompt at once")
@@ -48,7 +48,7 @@ class SequentialModel:
 
     def _complete(self, job: Job, numbers: Sequence[int], decoding: Decoding) -> None:
         samples = job.samples(numbers, decoding.seed)
-        tokens = torch.from_numpy(job.tokens.astype(np.int64))[None].to(self.model.device)
+        tokens = torch.from_numpy(job.tokens.astype(np.int64))[None].to(self.device)
         logits, cache = self._forward(tokens, None if self._cache_works is False else {})
         # reordering by a list of equal rows repeats them, also in the caches of state-space models
         same = torch.zeros(len(samples), dtype=torch.long, device=tokens.device)

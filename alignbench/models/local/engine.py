@@ -72,7 +72,7 @@ class LocalEngine:
         self.forward, self.packed, self.sequential = Forward(model), PackedModel(model), SequentialModel(model)
         self.scheduler = Scheduler(self.packed, self.token_budget, self.notify)
         self._span = attention_span(model)
-        self._vocabulary = model.get_input_embeddings().num_embeddings
+        self._vocabulary = model.get_input_embeddings().weight.shape[0]
         self._pairs_per_token = 6.0 * getattr(model.config.get_text_config(), "hidden_size", 1024)
 
     @property
@@ -215,7 +215,7 @@ class LocalEngine:
                 yield from self._score_batch(batch, prefix, texts)
                 return
             except torch.OutOfMemoryError:
-                release_cached_memory(self.model.device)
+                release_cached_memory(self.forward.device)
             if len(members) == 1:
                 self.notify("a single sequence does not fit into the device's memory: unscored")
                 yield members[0], None

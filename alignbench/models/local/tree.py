@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from transformers import DynamicCache, PreTrainedModel
 
 from alignbench.errors import AlignbenchError
-from alignbench.models.causal_lm import TOLERANCE, select_before_head, takes_positions
+from alignbench.models.causal_lm import TOLERANCE, devices_of, select_before_head, takes_positions
 from alignbench.models.encode import Tokens, common_length
 
 Cell = tuple[int, int]  # (row of the batch, node of its tree)
@@ -137,7 +137,7 @@ class Forward:
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
-        self.device: torch.device = model.device
+        self.device: torch.device = devices_of(model)[0]
         self.tokens_computed = 0
         self.cached: Prefix | None = None
 
@@ -187,7 +187,7 @@ class Forward:
     def _head_at(self, cells: list[Cell]) -> AbstractContextManager[Any]:
         """While open, the LM head reads the given cells only, as one row of that many tokens."""
         rows, columns = self._tensor(np.array(cells, np.int64)).T
-        return select_before_head(self.model, lambda hidden: hidden[rows, columns].unsqueeze(0))
+        return select_before_head(self.model, lambda t: t[rows.to(t.device), columns.to(t.device)].unsqueeze(0))
 
     def _tensor(self, array: NDArray[np.int64]) -> torch.Tensor:
         return torch.from_numpy(array).to(self.device)
