@@ -19,3 +19,8 @@ def write_lines(file: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
 
 def read_lines(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def update(file: Path, **fields: Any) -> None:
+    """Change fields of a JSON file."""
+    file.write_text(json.dumps(json.loads(file.read_text()) | fields))

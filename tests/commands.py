@@ -1,10 +1,11 @@
-"""Run `alignbench` commands: in this process, which costs no imports, or in a process of their own."""
+"""Run `alignbench` commands: in this process, which costs no imports, or in a process of their own; their errors."""
 
 import contextlib
 import io
 import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from subprocess import CompletedProcess, Popen
@@ -12,7 +13,10 @@ from subprocess import run as run_and_wait
 from typing import Any
 from unittest import mock
 
+import pytest
+
 from alignbench.cli.app import main
+from alignbench.errors import AlignbenchError
 
 
 def run(*arguments: object, cwd: Path | None = None, env: dict[str, str] | None = None) -> CompletedProcess[str]:
@@ -59,3 +63,16 @@ def assert_one_line_error(done: CompletedProcess[str], *words: str) -> None:
     assert "Traceback" not in done.stderr
     for word in words:
         assert word in errors[0], errors[0]
+
+
+def refusal(work: Callable[..., object], *arguments: Any, **options: Any) -> str:
+    """The one line with which a user's mistake is refused."""
+    with pytest.raises(AlignbenchError) as caught:
+        work(*arguments, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def assert_refused(pattern: str, work: Callable[..., object], *arguments: Any, **options: Any) -> None:
+    line = refusal(work, *arguments, **options)
+    assert re.search(pattern, line), line

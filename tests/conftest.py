@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from farm import train_model
-from farm_world import write_world
+from farm import train_model, write_world
 from hypothesis import settings
 from tiny import tiny_model, tiny_tokenizer
 from transformers import PreTrainedModel, PreTrainedTokenizerFast

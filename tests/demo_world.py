@@ -6,7 +6,7 @@ import tempfile
 from functools import lru_cache
 from pathlib import Path
 
-from stages import lines_of
+from cases import read_lines
 
 from alignbench.demo.world import FOLDER, make_world
 from alignbench.demo.write import write_world
@@ -29,7 +29,7 @@ def written():
 @lru_cache
 def rows(name):
     """The rows of one of the world's own files."""
-    return lines_of(written() / FOLDER / f"{name}.jsonl")
+    return read_lines(written() / FOLDER / f"{name}.jsonl")
 
 
 def pages():

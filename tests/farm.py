@@ -1,7 +1,19 @@
-"""A small model of the farm's text, in place of a pretrained one: in seconds and with no network."""
+"""The tests' world: a farm in the files and columns of the real data (tests/farm_data), which all tasks read, and a
+small model of its text (text.jsonl), in place of a pretrained one."""
 
+import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
+
+DATA = Path(__file__).parent / "farm_data"
+
+
+def write_world(folder: Path) -> list[str]:
+    """Copy the data files below `folder` (layout of --data-dir) and return the text that a model learns from."""
+    shutil.copytree(DATA, folder, ignore=shutil.ignore_patterns("text.jsonl"), dirs_exist_ok=True)
+    rows = map(json.loads, (DATA / "text.jsonl").read_text(encoding="utf-8").splitlines())
+    return [row["text"] for row in rows for _ in range(row["times"])]
 
 
 def train_model(folder: Path, text: Sequence[str], seed: int = 0, steps: int = 300) -> Path:

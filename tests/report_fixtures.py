@@ -50,7 +50,7 @@ def nasty_texts(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def nasty(tmp_path_factory):
-    """All figures of six systems of two sizes and four stages, with names that no figure expects, 22 labelers."""
+    """Evidence of six systems of two sizes and four stages, with names that no figure expects, 22 labelers."""
     out = tmp_path_factory.mktemp("nasty")
     stages = ("base", "sft", "ppo", "ppo-ptx")
     for number, name in enumerate(NASTY):
@@ -60,4 +60,4 @@ def nasty(tmp_path_factory):
     flags = ("fails_instruction", "inappropriate_for_customer_assistant", "$x_y$", "a" * 70)
     (out / "labels.jsonl").write_text(labels(NASTY, labelers=22, prompts=3, flags=flags))
     runs = [training(out / name.replace("/", "") / "ppo", "ppo", iterations(3)) for name in NASTY]
-    return {drawing.name: drawing for drawing in draw_all(gather_once(out / "runs", out / "labels.jsonl", *runs))[0]}
+    return gather_once(out / "runs", out / "labels.jsonl", *runs)

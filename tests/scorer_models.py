@@ -6,17 +6,12 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
+from cases import cases
 from tiny import ARCHITECTURES, tiny_tokenizer
 from tokenizers import processors
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, RobertaTokenizer
 
-TEXTS = (
-    "The bees make honey.",
-    "No.",
-    "Which planet is known as the red planet? Mars, which is smaller than the Earth and has two moons.",
-    "",
-    "The doctor told the nurse that she would be late, and the nurse told the doctor.",
-)
+TEXTS = tuple(cases("scorers")["texts"])
 DETOXIFY_CLASSES = ["toxic", "severe_toxic", "obscene", "threat", "insult", "identity_hate"]
 
 

@@ -1,6 +1,5 @@
 """What the tests of the training stages share: tiny models, data and quick runs of all stages, stock models as their
-reference, what a run leaves, and what two processes do: run by torchrun as `stages.py FOLDER`, see `two_processes`.
-"""
+reference, what a run leaves, and what two processes do: torchrun runs this file, see `two_processes`."""
 
 import copy
 import faulthandler
@@ -8,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -16,13 +15,14 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from cases import cases, read_lines, write_lines
+from commands import refusal
 from safetensors.torch import load_file
-from tiny import SENTENCES, tiny_model, tiny_tokenizer
+from tiny import SENTENCES, save_tiny_checkpoint, tiny_model, tiny_tokenizer
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from alignbench.cli.train import CONFIGS as STAGES
-from alignbench.errors import AlignbenchError
 from alignbench.models.checkpoint import find_checkpoint
 from trainers import loop
 from trainers.config import StageConfig
@@ -32,17 +32,15 @@ from trainers.run import Origin, open_run
 
 torch.set_num_threads(1)  # more only get in each other's way on models this small
 HERE = {"cpu": True, "trackers": ()}
-THINGS = ("bees", "honey", "the nurse", "the red planet", "bleach", "vinegar", "the hive", "flowers", "wax", "Mars")
-QUESTIONS = tuple(f"Question: What is known about {thing}? Answer:" for thing in THINGS)
+CASES = cases("training")
+DATA, QUICK, LONG, TWO, ANSWERS = (CASES[name] for name in ("data", "quick", "long", "two", "answers"))
+QUESTIONS = tuple(f"Question: What is known about {thing}? Answer:" for thing in CASES["things"])
 
 
-def checkpoint(folder: Path, *, tokenizer: Any = None, seed: int = 0, **overrides: Any) -> str:
+def checkpoint(folder: Path, **options: Any) -> str:
     """A tiny Llama of one layer and its tokenizer, saved."""
-    tokenizer = tokenizer or tiny_tokenizer()
     small = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1}
-    tiny_model("llama", tokenizer, seed=seed, **(small | overrides)).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return str(folder)
+    return str(save_tiny_checkpoint(folder, **(small | options)))
 
 
 def tiny_classifier(architecture: str, tokenizer: Any, **overrides: Any) -> Any:
@@ -63,17 +61,12 @@ def an_accelerator(tmp_path_factory: Any) -> Any:
 
 
 def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> str:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(path)
-
-
-def lines_of(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text().splitlines()]
+    return str(write_lines(path, rows))
 
 
 def steps_of(out: Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl, without those that sum up an epoch."""
-    return [line for line in lines_of(out / "metrics.jsonl") if "epoch" not in line]
+    return [line for line in read_lines(out / "metrics.jsonl") if "epoch" not in line]
 
 
 def recipe_of(out: Path) -> dict[str, Any]:
@@ -87,14 +80,6 @@ def weights_of(folder: Path) -> dict[str, torch.Tensor]:
 def same_weights(one: Path, other: Path) -> bool:
     a, b = weights_of(one), weights_of(other)
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-
-
-def refusal(work: Callable[[], object]) -> str:
-    """The one line that a user reads."""
-    with pytest.raises(AlignbenchError) as caught:
-        work()
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 # Stock models in float64, one response at a time: the reference for packed rows
@@ -143,7 +128,6 @@ def assert_same_gradients(found: dict[str, Any], expected: dict[str, Any], toler
 
 # Runs of all stages
 
-ANSWERS = (" honey, and wax.", " No.", " It is smaller than the Earth.")
 DEMONSTRATIONS = [{"prompt": q, "response": ANSWERS[i % 3]} for i, q in enumerate(QUESTIONS)]
 RANKINGS = [{"prompt": q, "responses": list(ANSWERS), "ranks": [1 + i % 2, 2, 3]} for i, q in enumerate(QUESTIONS)]
 REWARDS = """
@@ -158,24 +142,6 @@ def second(prompts, responses):
     epochs.append(1)
     return [(1.0, 9.0, 4.0)[len(epochs) % 3 - 1]] * len(responses)
 """
-DATA = {"sft": {"data": "sft.jsonl"}, "reward": {"data": "rankings.jsonl"}, "ppo": {"prompts": "sft.jsonl"}}
-QUICK = {
-    "sft": {"lr": 1e-2, "epochs": 1, "batch": 4, "dropout": 0.0},
-    "reward": {"lr": 1e-2, "batch": 4, "validation_share": 0.2},
-    "ppo": {"reward": "training_rewards:length", "no_end_score": None, "episodes": 8, "batch": 8, "minibatch": 8}
-    | {"max_tokens": 8, "lr": 1e-3, "value_lr": 1e-3},
-}  # fmt: skip
-LONG: dict[str, dict[str, Any]] = {  # with all that has to be saved and resumed
-    "sft": {"epochs": 3, "dropout": 0.2, "pretraining": "text.txt", "validation": "sft.jsonl"},
-    "reward": {"epochs": 3, "demonstrations": "sft.jsonl"},
-    "ppo": {"reward": "judge", "lr": 1e-2, "value_lr": 1e-2, "episodes": 48, "minibatch": 4, "max_tokens": 6}
-    | {"target_kl": 1.0, "horizon": 50, "ptx": 1.0, "ptx_examples": 1, "pretraining": "text.txt", "ema": 0.9},
-}
-TWO = {  # what two processes train, and one process to compare
-    "sft": {"dropout": 0.0, "validation": "one-sft.jsonl"},
-    "reward": {"validation": "one-reward.jsonl"},
-    "ppo": {},
-}
 
 
 def prepare(tmp_path_factory: Any) -> Path:
@@ -207,31 +173,39 @@ def train(folder: Path, stage: str, out: Path, **changed: Any) -> Path:
     return out
 
 
-def runner(stage: str, folder: Path, tmp_path: Path) -> Any:
-    """A function that trains the stage with changed settings; every call has its own run folder."""
-    runs = iter(range(100))
-    return lambda **changed: train(folder, stage, tmp_path / f"run-{next(runs)}", **changed)
+def runner(stage: str) -> Any:
+    """A fixture: a function that trains the stage with changed quick settings, each time in its own run folder."""
+
+    @pytest.fixture
+    def run(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+        monkeypatch.chdir(folder)
+        runs = iter(range(100))
+        return lambda **changed: train(folder, stage, tmp_path / f"run-{next(runs)}", **changed)
+
+    return run
 
 
 def long(folder: Path, stage: str, out: Path, **changed: Any) -> Path:
     return train(folder, stage, out, **({"save_every": 1} | LONG[stage] | changed))
 
 
-def two_processes(folder: Path) -> Path:
-    """Run this file in two processes; they leave their runs in folder/two."""
+def two_processes(folder: Path, *what: str) -> Path:
+    """Run this file in two processes, which train the stages or test their errors; they leave it in folder/two."""
     here = Path(__file__).resolve().parent
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{here}:{here.parent}"}
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", __file__]
-    found = subprocess.run([*launch, str(folder)], capture_output=True, text=True, env=environment)
+    found = subprocess.run([*launch, str(folder), *what], capture_output=True, text=True, env=environment)
     assert found.returncode == 0, found.stderr[-3000:]
     return folder / "two"
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, *stages: str) -> None:
     faulthandler.dump_traceback_later(300, exit=True)  # processes that wait for each other end, and the test fails
     two, said = folder / "two", list[str]()
-    for stage, changed in TWO.items():
-        long(folder, stage, two / stage, micro_tokens=64, **changed)
+    for stage in stages:
+        long(folder, stage, two / stage, micro_tokens=64, **TWO[stage])
+    if stages:
+        return
     config = StageConfig(out=str(two / "run"), trackers=(), cpu=True)
     accelerator = loop.make_accelerator(config)
     rank = accelerator.process_index
@@ -246,12 +220,6 @@ def main(folder: Path) -> None:
         found = score_all(accelerator, sharded, "judge", prompts, responses)
         torch.testing.assert_close(found, whole(prompts, responses), rtol=0, atol=5e-5)
 
-    def refused(work: Any) -> None:
-        try:
-            work()
-        except AlignbenchError as error:
-            said.append(str(error))
-
     def write(path: Path) -> None:
         (path / f"rank-{rank}").write_text("x")
 
@@ -261,19 +229,19 @@ def main(folder: Path) -> None:
             raise OSError(28, "No space left on device")
 
     wrong = lambda prompts, responses: ["good" if rank else 1.0] * len(responses)  # noqa: E731
-    refused(lambda: score_all(accelerator, wrong, "mine", ["a", "b"], [" c", " d"]))
+    said.append(refusal(score_all, accelerator, wrong, "mine", ["a", "b"], [" c", " d"]))
     origin = Origin("sft", find_checkpoint(str(folder / "model")), {}, [])
     with open_run(config, origin, accelerator) as run:
         assert run.resume() is None
         run.log(1, {"loss": 0.5})
         run.sample(1, [{"prompt": "p"}])
         run.save_state(1, write, {})
-        refused(lambda: run.save_state(2, full, {}))
+        said.append(refusal(run.save_state, 2, full, {}))
     other = Origin("sft", origin.parent, {}, [{"rank": rank}])  # the main process decides
-    refused(open_run(config, other, accelerator).__enter__)
+    said.append(refusal(open_run(config, other, accelerator).__enter__))
     (two / f"said-{rank}.json").write_text(json.dumps(said))
     accelerator.end_training()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from audit_runs import N, around, headline_of, rte, shares, write_run
+from audit_runs import N, around, headline_of, shares, write_run
 
 from alignbench.audit.abilities import judge
 from alignbench.audit.compare import compare
@@ -53,46 +53,41 @@ def test_one_variant_of_a_benchmark_is_tested_and_counted(contrast):
     assert families == sorted(families, key=families.index)  # variants follow their primary row
 
 
-def test_the_tax_is_of_capabilities_alone(contrast):
+def test_the_tax_is_of_capabilities_alone_and_tables_begin_with_the_abilities(contrast, tmp_path):
     found = contrast(
         ("rte", accuracies(0.8, 0.6)),
         ("truthfulqa_binary", accuracies(0.9, 0.3)),
         ("squad2", [{"f1": around(0.6)}, {"f1": around(0.5)}]),
     )
-    assert {mean.name: mean.value for mean in found.groups} == {
-        "common sense and inference": pytest.approx(20), "reading": pytest.approx(10),
-    }  # fmt: skip
+    taxes = {mean.name: mean.value for mean in found.groups}
+    assert taxes == {"common sense and inference": pytest.approx(20), "reading": pytest.approx(10)}
     assert (found.mean.value, found.mean.verdict) == (pytest.approx(15), "loss")
     assert [own.ability for own in found.abilities] == ["truthfulness", "capability"]
     truth, capability = (own.sentence for own in found.abilities)
-    assert truth.startswith(
-        "Truthfulness: loss. truthfulqa_binary.acc fell by 0.600 from 0.900 to 0.300 (95 % interval"
-    )
+    words = "Truthfulness: loss. truthfulqa_binary.acc fell by 0.600 from 0.900 to 0.300 (95 % interval"
+    assert truth.startswith(words)
     assert capability.startswith("Capability: loss. The mean tax is +15.00 % of the range of a metric (2 tasks; 95 %")
+    table, tax = tables(compare(["base", "aligned"], runs=tmp_path))
+    assert table.lead == (truth, capability)
+    assert tax.rows[0][0] == "common sense and inference"
 
 
-def test_a_loss_within_the_margin_is_retained(contrast):
+def test_a_loss_within_the_margin_is_retained_if_the_metric_has_a_range(contrast):
     values = np.clip(np.random.default_rng(0).normal(0.5, 0.01, N), 0, 1)
     noise = np.random.default_rng(1).normal(0, 0.002, N)
     tasks = ("squad2", [{"f1": values.tolist()}, {"f1": (values + noise - noise.mean()).tolist()}])
     assert headline_of(contrast(tasks)).verdict == "retained"
     row = headline_of(contrast(tasks, margin=0.01))
     assert (row.verdict, row.gain_low < -0.0001) == ("inconclusive", True)
-
-
-def test_without_a_range_nothing_is_retained(contrast):
     same = [{"entropy": around(2.0)}, {"entropy": around(2.0)}]
-    assert headline_of(contrast(("token_entropy", same))).verdict in ("inconclusive", "–")
+    assert headline_of(contrast(("token_entropy", same)), "token_entropy").verdict in ("inconclusive", "–")
 
 
 def test_intervals_p_values_and_detectable_effects_agree_with_the_verdicts(contrast):
-    draw = np.random.default_rng(3)
-    tasks = []
+    draw, tasks = np.random.default_rng(3), []
     for place, name in enumerate(("squad2", "drop", "quac", "canard", "cnn_dailymail", "tldr")):
-        metric = all_tasks()[name].headline
-        before = draw.random(N)
-        shift = 0.02 * place
-        after = np.clip(before + draw.normal(shift, 0.25, N), 0, 1)
+        metric, before = all_tasks()[name].headline, draw.random(N)
+        after = np.clip(before + draw.normal(0.02 * place, 0.25, N), 0, 1)
         tasks.append((name, [{metric: before.tolist()}, {metric: after.tolist()}]))
     found = contrast(*tasks)
     tested = [row for row in found.rows if row.primary]
@@ -103,18 +98,4 @@ def test_intervals_p_values_and_detectable_effects_agree_with_the_verdicts(contr
         assert row.detectable == pytest.approx(minimum_detectable_effect(row.standard_error, 0.05 / 6))
         assert ("only before the correction for 6 tests" in row.note) == (row.p < 0.05 <= row.p_holm)
     assert {row.verdict for row in tested} > {"gain"}
-
-
-def test_judging_again_changes_nothing(contrast):
-    rows = contrast(("rte", accuracies(0.8, 0.6)), ("sst2", accuracies(0.5, 0.5))).rows
-    assert judge(rows) == list(rows)
-
-
-def test_tables_begin_with_the_abilities(tmp_path):
-    write_run(tmp_path, "base", rte(0.8))
-    write_run(tmp_path, "aligned", rte(0.8))
-    table, tax = tables(compare(["base", "aligned"], runs=tmp_path))
-    (sentence,) = table.lead
-    assert sentence.startswith("Capability: ")
-    assert "rte.acc did not change" in sentence
-    assert tax.rows[0][0] == "common sense and inference"
+    assert judge(found.rows) == list(found.rows)  # judging again changes nothing

@@ -46,9 +46,9 @@ def test_published_values():
 
 
 @given(RATINGS, st.sampled_from(LEVELS))
-def test_alpha_is_one_less_the_observed_over_the_expected_disagreement(units, level):
+def test_alpha_is_one_less_the_observed_over_the_expected_disagreement_of_units_with_two_labelers(every, level):
     values = [1.0, 2.0, 4.0, 8.0]
-    units = [unit for unit in units if len(unit) > 1]
+    units = [unit for unit in every if len(unit) > 1]
     pooled = [value for unit in units for value in unit]
     assume(len(set(pooled)) > 1)
     size = [pooled.count(value) for value in range(4)]
@@ -61,7 +61,8 @@ def test_alpha_is_one_less_the_observed_over_the_expected_disagreement(units, le
     n = len(pooled)
     observed = sum(2 * distance(a, b) / (len(unit) - 1) for unit in units for a, b in combinations(unit, 2)) / n
     expected = sum(2 * distance(a, b) for a, b in combinations(pooled, 2)) / (n * (n - 1))
-    assert alpha(as_counts(units), level, values) == pytest.approx(1 - observed / expected, abs=1e-9)
+    assert alpha(as_counts(every), level, values) == pytest.approx(1 - observed / expected, abs=1e-9)
+    assert fleiss(as_counts(every)) == pytest.approx(fleiss(as_counts(units)), nan_ok=True)
 
 
 @given(st.integers(2, 4).flatmap(lambda m: st.lists(st.lists(st.integers(0, 3), min_size=m, max_size=m), min_size=1)))
@@ -70,14 +71,6 @@ def test_without_missing_data_nominal_alpha_is_fleiss_kappa_with_a_small_sample_
     assume((counts.sum(0) > 0).sum() > 1)
     kappa = fleiss(counts)
     assert alpha(counts, "nominal") == pytest.approx(kappa + (1 - kappa) / counts.sum(), abs=1e-9)
-
-
-@given(RATINGS)
-def test_units_with_fewer_than_two_labelers_are_ignored(units):
-    fewer = [unit for unit in units if len(unit) > 1]
-    assume(fewer)
-    for statistic in (fleiss, lambda counts: alpha(counts, "nominal")):
-        assert statistic(as_counts(units)) == pytest.approx(statistic(as_counts(fewer)), nan_ok=True)
 
 
 def test_a_single_category_has_agreement_but_no_kappa_and_no_alpha():

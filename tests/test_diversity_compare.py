@@ -7,13 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from cases import cases, write_lines
-from commands import assert_one_line_error
+from commands import assert_one_line_error, assert_refused
 from commands import run as command
 
 from alignbench.audit.diversity import compare
 from alignbench.audit.systems import System, cut_alike, equalise, gated, read_system
 from alignbench.diversity.lexical import words
-from alignbench.errors import AlignbenchError
 from alignbench.evaluation.evaluate import evaluate
 from alignbench.scorers.embeddings import HashedEmbedder
 from alignbench.types.record import Output
@@ -71,10 +70,8 @@ def test_a_pair_is_cut_to_fifty_words_or_to_the_shorter_but_not_below_ten(one, t
 
 @pytest.mark.parametrize(("one", "other", "message"), CASES["systems"])
 def test_systems_that_cannot_be_made_equal_are_refused(one, other, message):
-    with pytest.raises(AlignbenchError, match=message):
-        compare([system("one", one), system("other", other)], EMBEDDER)
-    with pytest.raises(AlignbenchError, match=r"^one model only"):
-        compare([system("one", one)], EMBEDDER)
+    assert_refused(message, compare, [system("one", one), system("other", other)], EMBEDDER)
+    assert_refused(r"^one model only", compare, [system("one", one)], EMBEDDER)
     if "keep 10 words" in message:
         found = compare([system("one", one), system("other", other)], EMBEDDER, whole=True)
         assert {row.lengths for row in found.rows} == {"whole"}
@@ -121,20 +118,16 @@ def test_two_models_that_are_not_comparable_do_not_stop_the_other_comparisons():
     assert {row.scope for row in found.rows} == {"as written", "across inputs", "between models"}  # one output each
 
 
-def test_a_model_does_not_differ_from_itself():
-    one = drawn("one", 20, 1, samples=2)
-    found = compare([one, one], EMBEDDER, whole=True)
-    assert found.models == ("one #1", "one #2")
-    differences = [row.difference for row in found.rows if row.difference is not None]
-    assert {(d.value, end) for d in differences for end in (d.low, d.high)} == {(0, 0), (0, None)}
-
-
-def test_length_alone_makes_no_difference_at_equal_lengths():
+def test_length_alone_and_a_model_itself_make_no_difference_at_equal_lengths():
     short = drawn("short", 20, 1, 30, samples=3)
     texts = {i: [f"{own.text} " + "and so on " * 30 for own in outputs] for i, outputs in short.documents.items()}
     found = table(short, system("long", texts), whole=True)
     assert found["per input", "all", "equal", "distinct_1", "long"].difference.value == 0
     assert found["per input", "all", "whole", "distinct_1", "long"].difference.high < -0.1
+    found = compare([drawn("one", 20, 1, samples=2)] * 2, EMBEDDER, whole=True)
+    assert found.models == ("one #1", "one #2")
+    differences = [row.difference for row in found.rows if row.difference is not None]
+    assert {(d.value, end) for d in differences for end in (d.low, d.high)} == {(0, 0), (0, None)}
 
 
 def test_the_gate_keeps_outputs_that_pass_and_can_reverse_the_order_of_two_models():
@@ -144,13 +137,11 @@ def test_the_gate_keeps_outputs_that_pass_and_can_reverse_the_order_of_two_model
     found = compare([one, two], EMBEDDER, gate="reward.reward>=0")
     counts = {r.outputs: r.estimate.n for r in found.rows if (r.scope, r.metric) == ("per input", "distinct_1")}
     assert counts == {"all": 2, "reward.reward>=0": 1}
-    assert all(
-        any(part in note for note in found.notes) for part in ("2 of 5 outputs of one pass", "1 outputs left out")
-    )
+    for part in ("2 of 5 outputs of one pass", "1 outputs left out"):
+        assert any(part in note for note in found.notes)
     # diverse outputs of low quality do not count (arXiv 2504.12522)
-    draw, gate, noise = np.random.default_rng(0), "reward.reward > 0", {}
-    for d in range(12):
-        noise[str(d)] = [" ".join(draw.choice(WORDS, 12)), " ".join(draw.choice(WORDS, 12)), "w1 " * 12, "w1 " * 12]
+    draw, gate = np.random.default_rng(0), "reward.reward > 0"
+    noise = {str(d): [*(" ".join(draw.choice(WORDS, 12)) for _ in "ab"), *["w1 " * 12] * 2] for d in range(12)}
     base = system("base", noise, {i: [-1, -1, 1, 1] for i in noise})
     tuned = system("tuned", {i: [text(c, 12) for c in "abab"] for i in noise}, {i: [1] * 4 for i in noise})
     rows = table(base, tuned, gate=gate)
@@ -160,12 +151,11 @@ def test_the_gate_keeps_outputs_that_pass_and_can_reverse_the_order_of_two_model
 
 @pytest.mark.parametrize(("gate", "message"), CASES["gates"])
 def test_a_gate_that_cannot_be_applied_is_refused(gate, message):
-    scorers = {
-        name: [{"kind": "reward", "name": name, "revision": "1"}] if ">=0" in gate else [] for name in ("one", "two")
-    }
-    systems = [system(name, {"a": ["x"]}, {"a": [1]}, identity={"scorers": own}) for name, own in scorers.items()]
-    with pytest.raises(AlignbenchError, match=message):
-        gated(systems, gate)
+    systems = [
+        system(name, {"a": ["x"]}, {"a": [1]}, identity={"scorers": [scorer] if ">=0" in gate else []})
+        for name, scorer in ((name, {"kind": "reward", "name": name, "revision": "1"}) for name in ("one", "two"))
+    ]
+    assert_refused(message, gated, systems, gate)
 
 
 @pytest.mark.parametrize("numbered", [False, True])
@@ -174,8 +164,7 @@ def test_different_prompts_are_refused(numbered):
         system(name, {i: ["x y"] for i in "abc"}, prompts={"a": "A.", "b": prompt}, numbered=numbered)
         for name, prompt in (("one", "B. "), ("two", "Else."))
     )
-    with pytest.raises(AlignbenchError, match=r"^one and two: their prompts differ, first that of b$"):
-        equalise(one, two)
+    assert_refused(r"^one and two: their prompts differ, first that of b$", equalise, one, two)
     notes = equalise(one, one).notes
     assert equalise(one, replace(two, prompts={"a": " A.", "c": "C."})).notes == notes
     rows = system("one", {"row 1": ["x"]}, numbered=True)
@@ -187,8 +176,7 @@ def test_folders_with_different_settings_are_refused_except_for_template_and_sco
     base = CASES["settings"]["base"]
     one, two = (system(n, {"a": ["x"]}, identity=own) for n, own in (("one", base), ("two", base | changed)))
     if refused:
-        with pytest.raises(AlignbenchError, match=f"^one and two cannot be compared: {refused}$"):
-            equalise(one, two)
+        assert_refused(f"^one and two cannot be compared: {refused}$", equalise, one, two)
         return
     found = [note for note in equalise(one, two).notes if note.startswith("different prompting: ")]
     assert len(found) == len(notes)
@@ -208,19 +196,18 @@ def test_files_are_read_by_id_or_by_row_and_a_map_names_their_columns(tmp_path):
     for file, more in ((both, {"output": "theirs"}), (ours, {})):
         found = read_system(file, columns={"response": "output"} | more)
         assert found.documents["row 1"][0].text == "ours"
-    with pytest.raises(AlignbenchError, match=rf"^{both}:1: two columns would be named 'output'"):
-        read_system(both, columns={"response": "output"})
-    with pytest.raises(AlignbenchError, match=rf"^{both}:1: no column 'answer'; there are output, response$"):
-        read_system(both, columns={"answer": "outputs"})
-    with pytest.raises(AlignbenchError, match="--map renames several of its columns"):
-        read_system(both, columns={"output": "outputs", "response": "outputs"})
+    for columns, message in (
+        ({"response": "output"}, rf"^{both}:1: two columns would be named 'output'"),
+        ({"answer": "outputs"}, rf"^{both}:1: no column 'answer'; there are output, response$"),
+        ({"output": "outputs", "response": "outputs"}, "--map renames several of its columns"),
+    ):
+        assert_refused(message, read_system, both, columns=columns)
 
 
 @pytest.mark.parametrize(("row", "message"), CASES["outputs"])
 def test_a_bad_row_is_named_by_file_and_line(tmp_path, row, message):
     file = write_lines(tmp_path / "one.jsonl", [{"id": "z", "output": "a"}, row])
-    with pytest.raises(AlignbenchError, match=rf"^{file}:2: {message}"):
-        read_system(file)
+    assert_refused(rf"^{file}:2: {message}", read_system, file)
 
 
 def test_the_command_prints_tables_json_and_csv(tmp_path):
@@ -258,14 +245,9 @@ def test_a_run_folder_and_its_task_folder_give_the_same_outputs(tmp_path, farm_m
     assert first[0].scores.keys() >= {"embedding", "equivalence"}
     assert len({output.text for output in first}) > 1
     several = r"several sets of outputs for diversity_across; name one folder: \S+ \(template none\) or"
-    for path, task, message in (
-        (done.folder, "diversity_across", several),
-        (done.folder, "personas", "personas: no such task"),
-        (tmp_path, None, "neither a run folder"),
-    ):
-        with pytest.raises(AlignbenchError, match=message):
-            read_system(path, task)
+    assert_refused(several, read_system, done.folder, "diversity_across")
+    assert_refused("personas: no such task", read_system, done.folder, "personas")
+    assert_refused("neither a run folder", read_system, tmp_path)
     (folder / "result.json").unlink()
     for path in (done.folder, folder):
-        with pytest.raises(AlignbenchError, match="not finished"):
-            read_system(path, "diversity")
+        assert_refused("not finished", read_system, path, "diversity")

@@ -2,9 +2,11 @@
 
 import math
 import random
+from unicodedata import normalize
 
 import diversity_plain
 import pytest
+from cases import cases
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,15 +18,8 @@ from alignbench.scorers.embeddings import HashedEmbedder
 # few words, so that texts share many
 TEXTS = st.lists(st.lists(st.sampled_from("abcdef"), max_size=9), min_size=2, max_size=9)
 EMBEDDER = HashedEmbedder()
-SENTENCES = (
-    "A fox crossed the frozen river at dawn.",
-    "At dawn a fox crossed the frozen river.",
-    "My grandmother bakes bread on Sundays, and nobody may help her.",
-    "The lighthouse keeper counted ships until he fell asleep.",
-    "Nobody may help the lighthouse keeper on Sundays.",
-)
-MARKS = ("", " \n", "?", "No.", "\ud83d")
 ANIMALS = ("fox", "wolf", "cat", "dog", "hen")
+SENTENCES = cases("diversity")["sentences"]
 
 
 def measured(texts):
@@ -44,7 +39,7 @@ def test_words_are_lower_case_and_other_marks_are_words():
 @given(st.text(max_size=40), st.integers(0, 20))
 def test_a_cut_text_has_the_first_words_of_the_whole_in_its_own_spelling(text, n):
     assert words(cut(text, n)) == words(text)[:n]
-    assert text.startswith(cut(text, n))
+    assert normalize("NFC", text).startswith(cut(text, n))
     assert cut("  One,  Two\nthree. ", 3) == "  One,  Two"
     assert cut(" One ", 1) == cut(" One ", 5) == " One "
 
@@ -88,21 +83,22 @@ def test_pairs_are_of_different_texts_and_distinct(n, most, seed):
     assert all(0 <= a < b < n for a, b in found)
 
 
-def test_all_metrics_equal_their_definitions_on_a_small_set():
+def test_all_metrics_equal_their_definitions_on_a_small_set_and_have_the_right_direction():
     texts = [text.replace("fox", animal) for text in SENTENCES for animal in ("fox", "wolf", "Fox")]
     found, plain = measured(texts), diversity_plain.measure(texts, EMBEDDER.embed(texts))
     assert {name: found[name] for name in plain} == pytest.approx(plain, rel=1e-6)
     assert set(found) | {"silhouette"} == {metric.name for metric in METRICS}  # a single cluster has no silhouette
+    narrow, wide = measured([SENTENCES[0].replace("fox", animal) for animal in ANIMALS]), measured(SENTENCES)
+    for metric in METRICS:
+        if metric.better != "–":
+            assert (wide[metric.name] > narrow[metric.name]) == (metric.better == "higher"), metric.name
 
 
 @settings(max_examples=12, deadline=None)
-@given(
-    st.lists(st.sampled_from((*SENTENCES, "", " \n", "?", "No.", "\ud83d")), max_size=6), st.randoms(), st.booleans()
-)
-def test_metrics_are_finite_within_their_bounds_and_independent_of_the_order(texts, shuffler, embedded):
-    numbers = measured if embedded and "\ud83d" not in texts else measure
-    found = numbers(texts)
-    bounds = {metric.name: metric.bounds for metric in METRICS}
+@given(st.lists(st.sampled_from((*SENTENCES, "", " \n", "?", "No.", "\ud83d")), max_size=6), st.randoms())
+def test_metrics_are_finite_within_their_bounds_and_independent_of_the_order(texts, shuffler):
+    numbers = measure if "\ud83d" in texts else measured
+    found, bounds = numbers(texts), {metric.name: metric.bounds for metric in METRICS}
     for name, value in found.items():
         low, high = bounds[name]
         assert low - 1e-6 <= value <= (1e9 if high is None else high + 1e-6)
@@ -120,10 +116,3 @@ def test_a_single_text_is_compared_with_none_and_a_model_that_writes_nothing_is_
         "distinct_1": 1 / 8, "self_bleu": 100, "rouge_l_overlap": 1, "cosine_distance": 0, "vendi": 1, "clusters": 1,
         "compression_ratio": found["compression_ratio"],
     }  # fmt: skip
-
-
-def test_different_texts_are_more_diverse_than_variations_of_one():
-    narrow, wide = measured([SENTENCES[0].replace("fox", animal) for animal in ANIMALS]), measured(SENTENCES)
-    for metric in METRICS:
-        if metric.better != "–":
-            assert (wide[metric.name] > narrow[metric.name]) == (metric.better == "higher"), metric.name

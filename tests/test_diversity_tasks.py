@@ -1,16 +1,15 @@
 """Diversity per input and across inputs, NoveltyBench, recitations, and prompts from a file."""
 
-import json
 import math
 
 import numpy as np
 import pytest
-from cases import cases
+from cases import cases, write_lines
+from commands import assert_refused
 from task_helpers import corpus, load, score
 
 from alignbench.diversity.lexical import LENGTH
 from alignbench.diversity.sets import measure, of_set, of_texts
-from alignbench.errors import AlignbenchError
 from alignbench.evaluation.evaluate import sample
 from alignbench.scorers import find_scorer
 from alignbench.stats import jackknife
@@ -45,31 +44,26 @@ def test_the_prompts_are_self_instructs_with_their_ids(world, name):
     documents = load(name, world).documents
     assert [d.id for d in documents] == ["user_oriented_task_0", "user_oriented_task_93"]
     assert documents[1].prompt == "Write a program in Java that adds two numbers.\n\nThe numbers: 2 and 3"
-    with pytest.raises(AlignbenchError, match=r"--prompts curated.jsonl"):
-        load("novelty_bench", world)
+    assert_refused(r"--prompts curated.jsonl", load, "novelty_bench", world)
 
 
-def write(folder, *rows):
-    (folder / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return folder / "p.jsonl"
-
-
-@pytest.mark.parametrize("name", ["diversity", "diversity_across", "novelty_bench"])
-def test_a_file_of_prompts_replaces_the_card(tmp_path, name):
+@pytest.mark.parametrize(("name", "samples"), [("diversity", 10), ("diversity_across", 1), ("novelty_bench", 10)])
+def test_a_file_of_prompts_replaces_the_card_and_samples_are_from_the_models_own_distribution(tmp_path, name, samples):
     sums = {"id": 7, "instruction": "Add them.", "input": "2, 3", "category": "sums"}
-    data = load(name, tmp_path, prompts=write(tmp_path, {"prompt": "Name a bird.\n"}, sums, {"id": "x", "prompt": "Y"}))
+    rows = [{"prompt": "Name a bird.\n"}, sums, {"id": "x", "prompt": "Y"}]
+    data = load(name, tmp_path, prompts=write_lines(tmp_path / "p.jsonl", rows))
     assert [(d.id, d.prompt, d.category) for d in data.documents] == [
         ("row 1", "Name a bird.", None), ("7", "Add them.\n\n2, 3", "sums"), ("x", "Y", None),
     ]  # fmt: skip
     assert (data.provenance[0].source, data.provenance[0].rows, data.provenance[0].pinned) == ("p.jsonl", 3, False)
-    assert find_task(name).takes_prompts
+    sampling = find_task(name).generation.sampling
+    assert (sampling.samples, sampling.temperature, sampling.top_p) == (samples, 1.0, 1.0)
 
 
 @pytest.mark.parametrize(("row", "message"), cases("diversity")["prompts"])
 def test_a_bad_prompt_is_named_by_file_and_line(tmp_path, row, message):
-    file = write(tmp_path, {"id": "a", "prompt": "A"}, row)
-    with pytest.raises(AlignbenchError, match=rf"^task diversity, {file}:2: {message}$"):
-        load("diversity", tmp_path, prompts=file)
+    file = write_lines(tmp_path / "p.jsonl", [{"id": "a", "prompt": "A"}, row])
+    assert_refused(rf"^task diversity, {file}:2: {message}$", load, "diversity", tmp_path, prompts=file)
 
 
 def test_semantic_entropy_in_bits_by_counts_and_by_log_probabilities():
@@ -102,7 +96,7 @@ def test_text_after_fifty_words_counts_only_in_uncut_metrics():
     assert of_texts(["one two", *begin[:3]])["short"] == 0.25
 
 
-def test_the_first_sample_of_each_document_is_the_set_across_inputs():
+def test_the_first_sample_of_each_document_is_the_set_across_inputs_and_a_large_one_has_intervals():
     texts = [f"cow number {n}" for n in range(12)]
     found = corpus("diversity", records(texts))
     assert found["across_distinct_1"].value == pytest.approx(14 / 36)
@@ -112,9 +106,6 @@ def test_the_first_sample_of_each_document_is_the_set_across_inputs():
     assert found["across_vendi_uncut"].value == pytest.approx(2)
     assert found["across_cosine_distance_uncut"].value == pytest.approx(1 - 5 / 11)
     assert corpus("diversity", []) == {}
-
-
-def test_a_set_that_is_large_enough_has_intervals_that_contain_its_values():
     random = np.random.default_rng(1)
     texts = [" ".join(random.choice(list("abcdefghijkl"), 12)) for _ in range(2 * jackknife.GROUPS)]
     assert all(estimate.low <= estimate.value <= estimate.high for _, estimate in of_set(texts))
@@ -136,36 +127,25 @@ def test_distinct_and_utility_as_in_the_paper():
     assert (diversity.score_of(-100), diversity.score_of(100)) == (1, 10)
 
 
-def test_samples_are_from_the_models_own_distribution():
-    for name, samples in {"diversity": 10, "diversity_across": 1, "novelty_bench": 10, "recitations": 1}.items():
-        sampling = find_task(name).generation.sampling
-        assert (sampling.samples, sampling.temperature, sampling.top_p) == (samples, 1.0, 1.0)
-
-
-PLAIN = [
-    f"Ilka Dorval was born by the sea and watched the weather for the boats, year after year {n}." for n in range(60)
-]
-OTHER = [
-    f"A painter of horses lived far inland; her pictures hang in galleries of the capital, {n}." for n in range(60)
-]
+PLAIN = [f"Ilka Dorval was born by the sea and watched the weather for boats, year after year {n}." for n in range(60)]
+OTHER = [f"A painter of horses lived far inland; her pictures hang in galleries of the city, {n}." for n in range(60)]
 
 
 def recited(plain, perturbed, embedded=True):
-    parts = {"plain": plain, "perturbed": perturbed}
     embed = find_scorer("embedding=hashed").embed
+    parts = {"plain": plain, "perturbed": perturbed}.items()
     return corpus(
-        "recitations",
-        [one for name, own in parts.items() for one in records(own, embed(own) if embedded else None, name)],
+        "recitations", [r for name, own in parts for r in records(own, embed(own) if embedded else None, name)]
     )
 
 
 def test_the_perturbed_prompt_is_the_plain_one_with_a_first_sentence():
-    data = load("recitations")
+    data, sampling = load("recitations"), find_task("recitations").generation.sampling
     of = {c: [d.prompt for d in data.documents if d.category == c] for c in ("plain", "perturbed")}
     assert of["plain"] == [recitations.PROMPT] * 100
     assert of["perturbed"] == [f"{recitations.PROMPT} {recitations.DEPARTURE}"] * 100
-    assert all(fact in recitations.PROMPT for fact in recitations.FACTS)
     assert sum(d.category == "plain" for d in sample(data, 40, seed=0).documents) == 20
+    assert (sampling.samples, sampling.temperature, sampling.top_p) == (1, 1.0, 1.0)
 
 
 def test_the_proportion_that_returns_to_the_larger_of_two_clusters_if_there_are_two():

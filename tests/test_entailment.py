@@ -23,10 +23,7 @@ from alignbench.scorers.equivalence import Equivalence, are_similar, by_pairs, e
 from alignbench.scorers.sequence import load_sequence_classifier
 
 NLI = ("contradiction", "entailment", "neutral")
-STATEMENTS = (
-    *("Mars is smaller than the Earth.", "Bees make honey.", "No.", "Which planet is red?", "She would be late."),
-    *("The doctor told the nurse.", "Never mix bleach and vinegar", "A. yes B. no", "What do bees make?"),
-)
+STATEMENTS = cases("scorers")["statements"]
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -34,9 +31,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def nli(tmp_path_factory):
     """A seed with which statements entail each other in both directions, in one, and in none."""
     return save_classifier(tmp_path_factory.mktemp("nli"), NLI, "Bert", seed=4)
-
-
-# Entailment
 
 
 @given(st.lists(st.integers(1, 12), max_size=12), st.integers(2, 15))
@@ -91,15 +85,6 @@ def test_one_unsupported_sentence_flags_the_output(output, source, numbers):
     assert found == [{}, dict(zip(("flagged", "flagged_share", "support", "sentences", "cut"), numbers, strict=True))]
 
 
-def test_the_extractive_scorer_flags_new_numbers_and_needs_a_source():
-    source = "The hive has 5 bees. They make honey."
-    outputs = ["The hive has 7 bees. They make honey.", "The hive has 5 bees."]
-    items = [Item(outputs[0]), *(Item(output, source=source) for output in outputs)]
-    without, new, copied = find_scorer("entailment=extractive").score(items)
-    assert (without, new["flagged"], new["flagged_share"], new["sentences"]) == ({}, 1, 0.5, 2)
-    assert copied["flagged"] == 0
-
-
 def test_hhem_runs_without_its_own_code(tmp_path):
     model = save_hhem(tmp_path)
     scorer = find_scorer(f"entailment=hhem:{tmp_path}")
@@ -115,9 +100,6 @@ def test_hhem_runs_without_its_own_code(tmp_path):
     assert (scorer.name, len(scorer.revision)) == ("hhem", 64)
 
 
-# Equivalence
-
-
 def classes_of(scorer, outputs, prompt=""):
     return [int(numbers["class"]) for numbers in scorer.score([Item(text, prompt) for text in outputs])]
 
@@ -128,39 +110,30 @@ def test_outputs_of_similar_wording_are_one_class_and_empty_ones_another():
     assert classes_of(scorer, outputs) == [0, 1, 0, 2, 1, 2]
     items = [Item("Bees make honey.", group=group) for group in "aab"] + [Item("Mars is red.", group="b")]
     assert [numbers["class"] for numbers in scorer.score(items)] == [0, 0, 0, 1]
-    assert scorer.score([]) == []
-
-
-@pytest.mark.parametrize("prompt", ["", "What is red?"])
-def test_nli_equivalence_is_entailment_in_both_directions_after_the_prompt(nli, prompt):
-    whole = {text: f"{prompt} {text}".strip() for text in STATEMENTS}
-    ordered = itertools.permutations(STATEMENTS, 2)
-    entails = {(a, b): stock_logits(nli, whole[a], whole[b]).argmax() == 1 for a, b in ordered}
-    pairs = list(itertools.combinations(STATEMENTS, 2))
-    expected = [bool(entails[a, b] and entails[b, a]) for a, b in pairs]
-    reader = find_scorer(f"entailment=nli:{nli}").reader
-    assert entail_each_other(reader, [(Item(a, prompt), Item(b, prompt)) for a, b in pairs]) == expected
-    assert any(expected)
-    assert any(entails[a, b] != entails[b, a] for a, b in pairs)
-
-
-def test_a_prompt_that_does_not_fit_beside_the_answers_is_left_out(nli):
-    scorer = find_scorer(f"equivalence=nli:{nli}")
-    alone = classes_of(scorer, STATEMENTS)
-    assert classes_of(scorer, STATEMENTS, "long prompt " * 50) == alone
-    assert 1 < len(set(alone)) < len(STATEMENTS)
-
-
-def test_identical_and_empty_outputs_are_not_passed_to_the_model():
-    seen = []
+    seen = []  # identical and empty outputs are not passed to a model
 
     def never(pairs):
         seen.extend((one.output, two.output) for one, two in pairs)
         return [False] * len(pairs)
 
-    scorer = Equivalence(partial(by_pairs, never), "never", "1")
-    assert classes_of(scorer, ["Bees", "", " Bees\n", "Mars", ""]) == [0, 1, 0, 2, 1]
+    assert classes_of(Equivalence(partial(by_pairs, never), "never", "1"), ["Bees", "", " Bees\n", "Mars", ""]) == [
+        0, 1, 0, 2, 1,
+    ]  # fmt: skip
     assert seen == [("Bees", "Mars")]
+
+
+@pytest.mark.parametrize("prompt", ["", "What is red?"])
+def test_nli_equivalence_is_entailment_in_both_directions_after_the_prompt_if_it_fits(nli, prompt):
+    whole = {text: f"{prompt} {text}".strip() for text in STATEMENTS}
+    ordered = itertools.permutations(STATEMENTS, 2)
+    entails = {(a, b): stock_logits(nli, whole[a], whole[b]).argmax() == 1 for a, b in ordered}
+    pairs = list(itertools.combinations(STATEMENTS, 2))
+    expected = [bool(entails[a, b] and entails[b, a]) for a, b in pairs]
+    reader, long = find_scorer(f"entailment=nli:{nli}").reader, "long prompt " * 50
+    for asked in (prompt, long) if not prompt else (prompt,):
+        assert entail_each_other(reader, [(Item(a, asked), Item(b, asked)) for a, b in pairs]) == expected
+    assert any(expected)
+    assert any(entails[a, b] != entails[b, a] for a, b in pairs)
 
 
 def test_the_similarity_classifier_is_used_as_in_noveltybench(tmp_path):
@@ -181,9 +154,6 @@ def test_the_similarity_classifier_is_used_as_in_noveltybench(tmp_path):
     assert classes_of(find_scorer(f"equivalence=classifier:{folder}"), ["red", "blue", "Red"]) == [0, 1, 0]
 
 
-# Embeddings
-
-
 def test_hashed_vectors_have_length_one_and_reflect_wording():
     embedder = HashedEmbedder()
     texts = ["The bee makes honey.", "The bees make honey!", "Mars is red.", "?", "", " \n"]
@@ -198,17 +168,15 @@ def test_hashed_vectors_have_length_one_and_reflect_wording():
 
 def test_an_output_is_compared_with_the_others_of_its_prompt_only():
     embedder = find_scorer(DEFAULTS["embedding"])
-    assert embedder.name == "hashed"
     first = ["a bee", "a bee", "the red planet Mars", ""]
     items = [*(Item(text, group="1") for text in first), Item("one text alone", group="2")]
-    found = embedder.score(items)
+    *found, alone = embedder.score(items)
     cosines = embedder.embed(first) @ embedder.embed(first).T
-    for row, numbers in enumerate(found[:4]):
+    for row, numbers in enumerate(found):
         assert numbers["distance"] == pytest.approx(1 - np.delete(cosines[row], row).mean(), abs=1e-6)
         assert numbers["vendi"] == pytest.approx(vendi(embedder.embed(first)))
-    assert found[4] == {"vendi": pytest.approx(1)}
-    assert embedder.score(items[:4]) == found[:4]
-    assert embedder.score([]) == []
+    assert alone == {"vendi": pytest.approx(1)}
+    assert (embedder.score(items[:4]), embedder.score([])) == (found, [])
 
 
 def test_a_sentence_transformer_gives_its_pooled_states_at_length_one(tmp_path):

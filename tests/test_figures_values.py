@@ -2,8 +2,8 @@
 
 import math
 from collections import Counter
-from contextlib import contextmanager
 from dataclasses import replace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -40,31 +40,26 @@ pytest_plugins = ("report_fixtures",)
 
 
 class TestWinRates:
-    def test_systems_of_one_size_are_rows_sorted_by_rate(self, drawings):
-        drawing = drawings["win_rate_by_size"]
+    def test_systems_of_one_size_are_rows_sorted_by_rate(self, evidence):
+        drawing = draw(preference.win_rate, evidence)
         (axes,) = drawing.figure.axes
         assert [label.get_text() for label in axes.get_yticklabels()] == ["ptx", "ppo", "sft", "base"]
         assert "baseline: sft-large" in [text.get_text() for text in axes.texts]
-        assert drawing.title == "Win rates"
-        assert (
-            "base: 30 words, baseline 20, always the longer answer 70%, agreement of the judge with the longer answer "
-            "80%, same verdict in both orders 90%" in drawing.caption
-        )
+        words = "30 words, baseline 20, always the longer answer 70%, agreement of the judge with the longer answer "
+        assert f"base: {words}80%, same verdict in both orders 90%" in drawing.caption
 
     def test_a_method_of_several_sizes_is_a_line_over_them(self, nasty):
-        rates, equal = nasty["win_rate_by_size"].figure.axes
+        drawing = draw(preference.win_rate, nasty)
+        rates, equal = drawing.figure.axes
         assert (rates.get_title("left"), equal.get_title("left")) == ("Win rate", "At equal lengths")
-        lines = [line for line in rates.lines if len(line.get_xdata()) == 2 and line.get_marker() == "None"]
-        lines = [line for line in lines if line.get_transform() == rates.transData]
-        assert len({line.get_color() for line in lines}) == 2  # base and sft
-        table = nasty["win_rate_by_size"].table
-        sft = table[(table.method == "sft") & (table.metric == "win_rate")].sort_values("parameters")
-        assert any(list(line.get_ydata()) == pytest.approx(list(sft.value)) for line in lines)
+        lines = [line for line in rates.lines if len(line.get_xdata()) == 2 and line.get_transform() == rates.transData]
+        for method in ("base", "sft"):
+            own = drawing.table.query(f"method == '{method}' and metric == 'win_rate'").sort_values("parameters")
+            assert any(list(line.get_ydata()) == pytest.approx(list(own.value)) for line in lines)
 
-    @pytest.mark.parametrize("ratio", [1.003, 1.3])
-    def test_models_without_a_method_are_separate_points(self, ratio, tmp_path):
+    def test_models_without_a_method_are_separate_points(self, tmp_path):
         folders = [
-            model(tmp_path, f"m{n}", contest(0.3 + 0.03 * n), parameters=int(10**8 * ratio**n), stage=None)
+            model(tmp_path, f"m{n}", contest(0.3 + 0.03 * n), parameters=int(10**8 * 1.003**n), stage=None)
             for n in range(6)
         ]
         figure = draw(preference.win_rate, *folders).figure
@@ -87,11 +82,10 @@ class TestWinRates:
 
 
 class TestTruthfulness:
-    def test_bars_have_the_lengths_in_the_table(self, drawings):
-        widths = [patch.get_width() for axes in drawings["truthfulness"].figure.axes for patch in axes.patches]
-        assert sorted(widths) == pytest.approx(sorted(drawings["truthfulness"].table.value))
-
-    def test_runs_without_a_judge_hide_none_with_one_and_without_any_multiple_choice_is_shown(self, tmp_path):
+    def test_runs_without_a_judge_hide_none_with_one_and_without_any_multiple_choice_is_shown(self, evidence, tmp_path):
+        drawing = draw(safety.truthfulness, evidence)
+        widths = [patch.get_width() for axes in drawing.figure.axes for patch in axes.patches]
+        assert sorted(widths) == pytest.approx(sorted(drawing.table.value))
         values = {"mc1": [*shares(0.4)[1:], None], "mc2": [0.5] * (N - 1) + [None], "mc3": [0.5] * (N - 1) + [None]}
         columns = [{"chance": {"mc1": 0.25, "mc2": 0.5, "mc3": 0.25}}] * N
         others = [model(tmp_path, name, ("truthfulqa_generation", {"bleu_acc": shares(0.3)})) for name in "xy"]
@@ -105,25 +99,19 @@ class TestTruthfulness:
 
 
 class TestToxicity:
-    def test_each_scorer_has_a_row_of_panels_and_by_prompt_it_is_the_mean_of_each_tenth(self, drawings, tmp_path):
+    def test_each_scorer_has_a_row_and_by_prompt_it_is_the_mean_of_each_tenth_without_what_has_no_score(self, tmp_path):
         tasks = [toxic(variant, 0.5, scorer) for variant in ("basic", "biased") for scorer in ("words", "model")]
-        drawing = draw(safety.toxicity, model(tmp_path, "a", *tasks))
-        assert len(drawing.figure.axes) == 4
-        assert set(drawing.table.scorer) == {"words@1", "model@1"}
-        table = drawings["toxicity_by_prompt"].table
-        own = table[(table.system == "base") & (table.instruction == "basic")]
-        assert list(own.bin_low) == pytest.approx([tenth / 10 for tenth in range(10)])
-        assert set(own.n) == {N // 10}
-        expected = estimates.mean(0.7 * np.array(PROMPT_TOXICITIES[24:36]))
-        row = own.iloc[2]
-        assert (row.value, row.low, row.high) == pytest.approx((expected.value, expected.low, expected.high))
-
-    def test_unscored_outputs_are_counted_and_prompts_without_score_are_in_no_tenth(self, tmp_path):
-        name, values, changes = toxic("basic", 0.5)
+        drawing = draw(safety.toxicity, model(tmp_path / "runs", "a", *tasks))
+        assert (len(drawing.figure.axes), set(drawing.table.scorer)) == (4, {"words@1", "model@1"})
+        name, values, changes = toxic("basic", 0.7)
         changes["columns"][5]["target"] = {"prompt_toxicity": None}
         values = {"toxicity_greedy": [None, *values["toxicity_greedy"][1:]]}
-        first = draw(safety.toxicity_by_prompt, model(tmp_path, "a", (name, values, changes))).table.iloc[0]
-        assert (first.n, first.unscored) == (10, 1)
+        table = draw(safety.toxicity_by_prompt, model(tmp_path, "a", (name, values, changes))).table
+        assert list(table.bin_low) == pytest.approx([tenth / 10 for tenth in range(10)])
+        assert (list(table.n), list(table.unscored)) == ([10, *[N // 10] * 9], [1, *[0] * 9])
+        expected = estimates.mean(0.7 * np.array(PROMPT_TOXICITIES[24:36]))
+        row = table.iloc[2]
+        assert (row.value, row.low, row.high) == pytest.approx((expected.value, expected.low, expected.high))
 
 
 def test_biases_are_shown_with_their_direction_and_different_settings_are_not_called_missing(tmp_path):
@@ -143,10 +131,10 @@ def test_biases_are_shown_with_their_direction_and_different_settings_are_not_ca
 
 
 class TestLabels:
-    def test_ratings_and_flags_are_those_of_the_summary(self, drawings, evidence, nasty):
+    def test_ratings_and_flags_are_those_of_the_summary(self, evidence, nasty):
         known = {(own.model, own.statistic): own.estimate for own in summary(evidence.labels, resamples=50)}
-        ratings = drawings["likert"].table.set_index("system")
-        flags = drawings["metadata_flags"].table.set_index(["system", "flag"])
+        ratings = draw(preference.likert, evidence).table.set_index("system")
+        flags = draw(preference.flags, evidence).table.set_index(["system", "flag"])
         for system in ("base", "sft", "ppo"):
             for row, own in ((ratings.loc[system], "likert"), (flags.loc[(system, "sexual")], "sexual")):
                 expected = known[system, own]
@@ -156,34 +144,24 @@ class TestLabels:
         table = draw(preference.likert, replace(evidence, labels=said)).table
         assert list(table.system) == ["ppo", "alpha", "zeta"], "models without runs are last"
         flags = {"fails_instruction", "inappropriate_for_customer_assistant", "$x_y$", "a" * 70}
-        assert set(nasty["metadata_flags"].table.flag) == flags
-        assert len(nasty["metadata_flags"].figure.axes) == 4
-        assert len(drawings["labeler_agreement"].figure.axes[0].texts) == 2 * 3 + 2  # cells, groups
-        assert len(nasty["labeler_agreement"].figure.axes[0].texts) == 2
+        drawn, agreed = draw(preference.flags, nasty), draw(preference.agreement, nasty)
+        assert (set(drawn.table.flag), len(drawn.figure.axes)) == (flags, 4)
+        assert len(draw(preference.agreement, evidence).figure.axes[0].texts) == 2 * 3 + 2  # cells, groups
+        assert len(agreed.figure.axes[0].texts) == 2
 
-    def test_agreement_is_that_of_each_two_labelers(self, drawings, evidence):
-        table = drawings["labeler_agreement"].table
-        judgements = questions(evidence.labels)[0].overlapping()
-        assert judgements.question == "ranking"
-        assert len(table) == 3
+    def test_agreement_is_that_of_each_two_labelers_sorted_by_group_and_number(self, evidence):
+        table, judgements = draw(preference.agreement, evidence).table, questions(evidence.labels)[0].overlapping()
+        assert (judgements.question, len(table)) == ("ranking", 3)
         for row in table.itertuples():
-            one, other = judgements.labelers.index(row.labeler), judgements.labelers.index(row.other)
-            expected = with_reference(judgements, one, other)
+            expected = with_reference(judgements, *map(judgements.labelers.index, (row.labeler, row.other)))
             assert (row.value, row.n) == (expected.value, expected.n)
-
-    def test_labelers_are_sorted_by_group_and_number(self):
-        who = {"a2": "x", "a10": "x", "b": "w", "contrary": "x"}
         given = [
-            Label(str(p), None, "text", name, "m", group, likert=7 - p % 7 if name == "contrary" else 1 + p % 7)
-            for p in range(9)
-            for name, group in who.items()
+            Label(str(p), None, "text", name, "m", group, likert=4 + p)
+            for p in range(3)
+            for name, group in {"a2": "x", "a10": "x", "b": "w"}.items()
         ]
-        found = draw(preference.agreement, Evidence((), labels=tuple(given)))
-        (axes,) = found.figure.axes
-        assert [text.get_text() for text in axes.get_yticklabels()] == ["b", "a2", "a10", "contrary"]
-        value = found.table.set_index(["labeler", "other"]).value
-        assert value["a2", "a10"] == 1
-        assert value["a2", "contrary"] == pytest.approx(1 / 9)  # 1 + p % 7 = 7 - p % 7 only for p = 3
+        (axes,) = draw(preference.agreement, Evidence((), labels=tuple(given))).figure.axes
+        assert [text.get_text() for text in axes.get_yticklabels()] == ["b", "a2", "a10"]
 
 
 def records(run):
@@ -191,37 +169,37 @@ def records(run):
     return list(own.records())
 
 
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    task, values, changes = personas(3, narrow=2)
+    values["sentiment"] = [0.5] * 30 + [0.0] * 20 + [-0.5] * 10
+    for row, name in enumerate(("李 雷", "محمد علي", "🙂 smith", "$x_1$ euler", "o'neill jack")):
+        changes["columns"][row]["statistics"]["name"] = [name]
+    return model(tmp_path_factory.mktemp("runs"), "m", (task, values, changes), intervals=True)
+
+
+@pytest.fixture(scope="module")
+def drawn(run, tmp_path_factory):
+    others = tmp_path_factory.mktemp("others")
+    few, without = model(others, "few", personas(2, n=19)), model(others, "without", on_policy(1))
+    evidence = evidence_of(run, few, without)
+    with styled():
+        return {own.name: own for draw in (of_personas.histograms, of_personas.clouds) for own in draw(evidence)}
+
+
 class TestPersonas:
-    @pytest.fixture(scope="class")
-    def run(self, tmp_path_factory):
-        task, values, changes = personas(3, narrow=2)
-        values["sentiment"] = [0.5] * 30 + [0.0] * 20 + [-0.5] * 10
-        for row, name in enumerate(("李 雷", "محمد علي", "🙂 smith", "$x_1$ euler", "o'neill jack")):
-            changes["columns"][row]["statistics"]["name"] = [name]
-        return model(tmp_path_factory.mktemp("runs"), "m", (task, values, changes), intervals=True)
-
-    @pytest.fixture(scope="class")
-    def drawn(self, run, tmp_path_factory):
-        others = tmp_path_factory.mktemp("others")
-        few, without = model(others, "few", personas(2, n=19)), model(others, "without", on_policy(1))
-        evidence = evidence_of(run, few, without)
-        with styled():
-            return {own.name: own for draw in (of_personas.histograms, of_personas.clouds) for own in draw(evidence)}
-
     def test_proportions_are_those_of_the_records_and_entropies_those_of_the_task(self, run, drawn):
         counts = Counter(record.statistics["nationality"][0] for record in records(run))
         table = drawn["persona_histograms_nationality"].table.set_index("value")
         for value, count in counts.most_common(7):
-            assert table["count"][value] == count
-            assert table["share"][value] == pytest.approx(count / 60)
+            assert table.loc[value, ["count", "share"]].tolist() == [count, pytest.approx(count / 60)]
         assert table["share"].sum() == pytest.approx(1)
-
         (own,) = evidence_of(run).systems[0].tasks
         metrics = {metric.metric: metric for metric in own.result.metrics}
         for field in ("first_name", "gender", "age_decade", "nationality"):
             metric, first = metrics[f"{field}_entropy_at_50"], drawn[f"persona_histograms_{field}"].table.iloc[0]
-            assert first.entropy_bits == pytest.approx(metric.value, abs=1e-12)
-            assert (first.entropy_low, first.entropy_high) == (metric.low, metric.high)
+            found = (first.entropy_bits, first.entropy_low, first.entropy_high)
+            assert found == (pytest.approx(metric.value, abs=1e-12), metric.low, metric.high)
 
     def test_ages_are_in_order_opinions_signs_of_the_sentiment_and_fewer_than_twenty_values_left_out(self, drawn):
         assert len(drawn) == 7
@@ -240,7 +218,9 @@ class TestPersonas:
         assert dict(zip(table.value, table["count"], strict=True)) == expected
         assert set(table[~table.drawn].value) == {"李", "محمد", "🙂"}
         assert "3 values in scripts without glyphs" in drawn["persona_clouds_first_name"].caption
-        for axes in nasty["persona_clouds_first_name"].figure.axes:
+        with styled():
+            (cloud, *_) = of_personas.clouds(nasty)
+        for axes in cloud.figure.axes:
             boxes = [patch.get_path().get_extents() for patch in axes.patches]
             for number, box in enumerate(boxes):
                 assert not any(box.overlaps(other) for other in boxes[number + 1 :])
@@ -251,23 +231,15 @@ def test_bins_and_means_of_the_sentiment_are_those_of_the_records(tmp_path):
     values["sentiment"][:4] = [None] * 4
     drawing = draw(of_personas.sentiment, model(tmp_path, "m", (task, values, changes)))
     known = np.array(values["sentiment"][4:])
-    assert drawing.table["mean"].iloc[0] == pytest.approx(known.mean())
-    assert drawing.table.share.sum() == pytest.approx(1)
-    own = drawing.table[np.isclose(drawing.table.bin_low, 0.1)]
+    first, own = drawing.table.iloc[0], drawing.table[np.isclose(drawing.table.bin_low, 0.1)]
+    assert (first["mean"], first.n, drawing.table.share.sum()) == pytest.approx((known.mean(), 56, 1))
     assert own.share.item() == pytest.approx(np.mean((known >= 0.1) & (known < 0.2)))
-    assert drawing.table.n.iloc[0] == 56
     assert "left out: m 4." in drawing.caption
 
 
 class TestOutputs:
-    def test_means_of_blocks_are_mean_cosines(self, tmp_path, monkeypatch):
-        threads = []
-
-        @contextmanager
-        def limits(number):
-            threads.append(number)
-            yield
-
+    def test_means_of_blocks_are_mean_cosines_on_one_thread(self, tmp_path, monkeypatch):
+        limits = mock.MagicMock()
         monkeypatch.setattr(diversity, "threadpool_limits", limits)
         tasks = {"a": recitations(1), "b": recitations(2, vocabulary=5), "silent": recitations(3, silent=24)}
         runs = [model(tmp_path, name, task) for name, task in tasks.items()]
@@ -278,7 +250,7 @@ class TestOutputs:
         assert found["a", "b"] == found["b", "a"] == pytest.approx(float((one @ other.T).mean()), abs=1e-5)
         assert found["silent", "silent"] == pytest.approx(1)  # empty outputs are equal
         assert found["a", "silent"] == pytest.approx(0, abs=1e-6)  # and different from all others
-        assert threads == [1]  # the same bytes on any machine
+        limits.assert_called_once_with(1)  # the same bytes on any machine
 
     def test_the_map_has_a_cluster_per_kind_of_text(self, tmp_path):
         def always(words: str, seed: int):

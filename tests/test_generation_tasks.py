@@ -2,11 +2,11 @@
 
 import pytest
 from cases import cases
+from commands import assert_refused
 from hypothesis import given
 from hypothesis import strategies as st
 from task_helpers import corpus, load, score
 
-from alignbench.errors import AlignbenchError
 from alignbench.scorers import bleu
 from alignbench.tasks import all_tasks, find_task, hallucination, instructions, reading, real_toxicity, wmt15
 from alignbench.types.record import Document, Output, Record
@@ -18,10 +18,15 @@ CASES = cases("tasks")
 
 
 @pytest.mark.parametrize("name", ["squad2", "hallucination_qa", "hallucination_summary"])
-def test_questions_on_one_article_of_squad_are_one_cluster(world, name):
+def test_questions_on_one_article_of_squad_are_one_cluster_and_each_paragraph_has_both_kinds(world, name):
     documents = load(name, world).documents
     assert {document.group for document in documents} == {f"Farm_road_{number}" for number in range(4)}
     assert {d.group for d in documents if d.source.startswith(("Ann ", "Ben "))} == {"Farm_road_0"}
+    if name == "hallucination_qa":
+        for passage in {document.source for document in documents}:
+            own = [document.category for document in documents if document.source == passage]
+            assert own == ["answerable", "unanswerable"]
+        assert load(name, world, seed=1).documents != documents
 
 
 def test_the_answer_to_a_turn_of_canard_is_in_the_history_of_the_next_one(world):
@@ -56,18 +61,6 @@ def test_declining_is_at_the_beginning_of_an_answer_or_names_the_passage_at_its_
     assert [text for text in CASES["answered"] if hallucination.declines(text)] == []
 
 
-def test_each_paragraph_gives_an_answerable_and_an_unanswerable_question(world):
-    data = load("hallucination_qa", world)
-    for passage in {document.source for document in data.documents}:
-        own = [document.category for document in data.documents if document.source == passage]
-        assert own == ["answerable", "unanswerable"]
-    assert len(data.documents) == 16
-    assert load("hallucination_qa", world, seed=1).documents != data.documents
-
-
-# ---- translation and summaries -------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("case", CASES["references"])
 def test_a_reference_has_the_highest_score_and_an_empty_output_zero(world, case):
     name = case["task"]
@@ -99,11 +92,7 @@ def test_translations_are_parallel_line_by_line(tmp_path):
     (tmp_path / "wmt15-fr-en").mkdir()
     for language, text in (("fr", "Bonjour.\nAu revoir.\n"), ("en", "Hello.\n")):
         (tmp_path / "wmt15-fr-en" / f"newsdiscusstest2015.{language}").write_text(text)
-    with pytest.raises(AlignbenchError, match="2 lines of French and 1 of English are not parallel"):
-        load("wmt15_fr_en", tmp_path)
-
-
-# ---- sampling, and what scorers see --------------------------------------------------------------------------------
+    assert_refused("2 lines of French and 1 of English are not parallel", load, "wmt15_fr_en", tmp_path)
 
 
 def test_one_line_is_greedy_and_the_official_toxicity_is_of_25_samples_without_a_chat_template():
@@ -126,9 +115,6 @@ def test_scorers_see_the_first_line_of_an_output_and_the_judges_the_question(wor
     assert (item.prompt, item.output) == ("What does a cow say?", "A cow says moo.")
 
 
-# ---- toxicity ------------------------------------------------------------------------------------------------------
-
-
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=25))
 def test_the_maximum_does_not_depend_on_the_order_of_the_samples(values):
     samples = [Output("…", {"toxicity": {"toxicity": value}}) for value in values]
@@ -137,21 +123,15 @@ def test_the_maximum_does_not_depend_on_the_order_of_the_samples(values):
     assert found["tp"] == (max(values) > 0.5)
 
 
-def test_prompts_are_toxic_or_not_or_have_no_score_and_some_are_empty(world):
+def test_prompts_are_toxic_or_not_or_have_no_score_and_instructgpts_are_uniform_over_tenths(world, monkeypatch):
     for document in load("real_toxicity", world).documents:
         toxicity = document.target["prompt_toxicity"]
         assert document.category == (None if toxicity is None else "toxic" if toxicity > 0.5 else "nontoxic")
     assert [document.prompt for document in load("real_toxicity_unprompted", world).documents] == [""] * 400
-
-
-def test_instructgpts_prompts_are_uniform_over_tenths_of_toxicity(world, monkeypatch):
     monkeypatch.setattr(real_toxicity, "A_BIN", 1)
     data, other = (load("real_toxicity_instructgpt_respectful", world, seed=seed) for seed in (0, 3))
     assert sorted(int(document.target["prompt_toxicity"] * 10) for document in data.documents) == list(range(10))
     assert {d.id for d in other.documents} != {d.id for d in data.documents}
-
-
-# ---- languages and code --------------------------------------------------------------------------------------------
 
 
 def test_questions_in_all_languages_are_one_cluster_and_code_has_the_language_requested(world):
@@ -165,13 +145,9 @@ def test_questions_in_all_languages_are_one_cluster_and_code_has_the_language_re
 
 
 @given(st.integers(0, 6), st.lists(st.sampled_from(["", "Ann keeps hens.", "Well, so it is!"]), max_size=4))
-def test_prose_after_code_is_ignored(n, prose):
+def test_prose_after_code_is_ignored_and_code_parsed_but_never_executed(n, prose):
     code = "".join(["def f(x):\n", *("    x = x + 1\n" for _ in range(n)), "    return x\n"])
     ((_, found),) = instructions.code_blocks(f"Here it is.\n{code}" + "\n".join(prose))
     assert found.rstrip() == code.rstrip()
-
-
-def test_code_in_an_answer_is_parsed_and_never_executed():
-    assert not instructions.parses("(" * 5000 + ")" * 5000)
-    assert not instructions.parses("x = '\0'")
-    assert instructions.parses("raise SystemExit")
+    parsed = [instructions.parses(text) for text in ("(" * 5000 + ")" * 5000, "x = '\0'", "raise SystemExit")]
+    assert parsed == [False, False, True]

@@ -5,7 +5,6 @@ import re
 import shutil
 
 import pytest
-import torch
 import transformers
 from cases import cases, write_lines
 from hypothesis import given
@@ -57,9 +56,6 @@ def test_swapped_answers_have_the_mirrored_verdict(pairs, random):
         assert found == {"win": 0.5} if own == other else mirrored["first"] == 1 - found["second"]
 
 
-# The judge's prompt
-
-
 @given(st.lists(st.sampled_from(CASES["pieces"])).map("".join))
 def test_an_answer_cannot_close_its_tag_give_a_verdict_or_end_the_message(text):
     made = preference.sanitise(text, ["</s>", "<s>"])
@@ -68,20 +64,13 @@ def test_an_answer_cannot_close_its_tag_give_a_verdict_or_end_the_message(text):
     assert made.replace("‹", "<").replace(" ", "") == text.replace(" ", "")
 
 
-def test_other_text_is_passed_unchanged():
+def test_other_text_is_passed_unchanged_and_the_last_verdict_counts():
     text = "x = [[1, 2]]; <b>bold</b> {braces} {} [A] <answers> é 蜂\n"
     assert preference.sanitise(text) == text
     asked = question(("{0}", text, "%s"), LETTER)
     assert f"<answer_a>\n{text}\n</answer_a>" in asked
     assert "<instruction>\n{0}\n</instruction>" in asked
-    assert asked.count("</answer_b>") == 1
-
-
-def test_the_last_verdict_counts():
     assert [preference.read_verdict(text) for text, _ in CASES["verdicts"]] == [found for _, found in CASES["verdicts"]]
-
-
-# A local language model
 
 
 @pytest.fixture(scope="module")
@@ -138,19 +127,6 @@ def test_a_chat_model_is_asked_with_its_chat_template(plain, tmp_path):
     assert counts == [2, 1]
 
 
-def test_a_model_that_always_prefers_the_same_letter_ties_and_is_never_consistent(plain, tmp_path):
-    folder = shutil.copytree(plain, tmp_path / "blind")
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder)
-    torch.nn.init.zeros_(model.lm_head.weight)  # tokens are equally likely: the shorter letter wins
-    model.save_pretrained(folder)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    assert len(tokenizer.tokenize(" A")) != len(tokenizer.tokenize(" B"))
-    won, lost = find_scorer(f"preference=lm:{folder}").score([WON, LOST])
-    assert won == lost
-    assert won["first"] == 1 - won["second"]
-    assert (won["win"], won["consistent"], won["probability"]) == (0.5, 0.0, pytest.approx(0.5))
-
-
 def test_a_pair_that_does_not_fit_is_reported_and_the_others_are_not_computed_again(tmp_path):
     folder = save_tiny_checkpoint(tmp_path / "short", "gpt2")  # a window of 512 tokens
     judge = find_scorer(f"preference=lm:{folder}")
@@ -160,9 +136,6 @@ def test_a_pair_that_does_not_fit_is_reported_and_the_others_are_not_computed_ag
     alone = judge.score([WON])
     assert judge._engine.work()["tokens_computed"] == computed
     assert alone == find_scorer(f"preference=lm:{folder}").score([WON])
-
-
-# An endpoint
 
 
 def shown(asked):
@@ -226,24 +199,15 @@ def test_an_answer_without_a_verdict_is_not_a_tie_and_not_requested_again(own, t
         assert len(standin.asked) == 4
 
 
-def test_the_verdict_of_an_answer_that_was_cut_does_not_count():
-    with StandIn() as standin:
-        judge = connect_judge(standin, finish="length")
-        with pytest.raises(ValueError, match="cut at 1024 tokens, so its verdict does not count"):
-            judge.score([WON])
-
-
-def test_an_endpoint_that_fails_ends_the_run_and_its_key_is_not_shown(monkeypatch):
+def test_an_endpoint_that_fails_ends_the_run_without_its_key_and_a_verdict_that_was_cut_does_not_count(monkeypatch):
     key = "sk-a1b2c3d4e5f6a7b8c9d0"
     monkeypatch.setenv("ALIGNBENCH_API_KEY_127_0_0_1", key)
     with StandIn(fault_of=lambda body: "401 no {key}") as standin:
-        judge = connect_judge(standin)
         with pytest.raises(ScorerGoneError, match="re-run the same command to resume") as error:
-            judge.score([WON, LOST])
+            connect_judge(standin).score([WON, LOST])
         assert key not in str(error.value)
-
-
-# A reward model, and people
+    with StandIn() as standin, pytest.raises(ValueError, match="cut at 1024 tokens, so its verdict does not count"):
+        connect_judge(standin, finish="length").score([WON])
 
 
 def test_a_reward_model_prefers_the_higher_reward(tmp_path):
@@ -268,16 +232,12 @@ def test_the_majority_of_labelers_wins_and_a_pair_without_labels_is_reported(tmp
     ]
     file = write_lines(tmp_path / "labels.jsonl", rows)
     judge = find_scorer(f"preference=labels:{file}")
-    won, lost = judge.score([WON, LOST])
-    assert won == {"win": 1.0, "share": pytest.approx(2 / 3)}
-    assert lost == {"win": 0.0, "share": pytest.approx(1 / 3)}
+    approx = pytest.approx
+    assert judge.score([WON, LOST]) == [{"win": 1, "share": approx(2 / 3)}, {"win": 0, "share": approx(1 / 3)}]
+    assert (judge.name, judge.revision) == ("labels:labels.jsonl", hashlib.sha256(file.read_bytes()).hexdigest())
     with pytest.raises(ValueError, match="no labeler compares"):
         judge.score([WON, Item("Wax.", PROMPT, references=(BAD,))])
-    pairs = write_lines(
-        tmp_path / "pairs.jsonl", [pair := {"prompt": PROMPT, "output_1": GOOD, "output_2": BAD, "preference": 0.125}]
-    )
-    found = find_scorer(f"preference=labels:{pairs}").score([WON, LOST])
-    assert found == [{"win": 1, "share": 0.875, "preference": 0.875}, {"win": 0, "share": 0.125, "preference": 0.125}]
-    write_lines(pairs, [pair | {"preference": 0}])  # not graded
-    assert find_scorer(f"preference=labels:{pairs}").score([WON]) == [{"win": 1, "share": 1}]
-    assert (judge.name, judge.revision) == ("labels:labels.jsonl", hashlib.sha256(file.read_bytes()).hexdigest())
+    pair = {"prompt": PROMPT, "output_1": GOOD, "output_2": BAD}
+    for graded, won in ((0.125, {"win": 1, "share": 0.875, "preference": 0.875}), (0, {"win": 1, "share": 1})):
+        pairs = write_lines(tmp_path / "pairs.jsonl", [pair | {"preference": graded}])
+        assert find_scorer(f"preference=labels:{pairs}").score([WON]) == [won]

@@ -7,7 +7,8 @@ from itertools import product
 import numpy as np
 import pytest
 from cases import cases
-from commands import assert_one_line_error, run
+from commands import assert_one_line_error, assert_refused, run
+from test_labels import ranked
 
 from alignbench.errors import AlignbenchError
 from alignbench.labels.agreement import agreement
@@ -16,10 +17,6 @@ from alignbench.labels.summary import summary
 from alignbench.labels.table import Label, read_labels, write_labels
 
 CASES = cases("label_agreement")
-
-
-def ranked(prompt, labeler, **ranks):
-    return [Label(prompt, f"say {prompt}", f"{m} on {prompt}", labeler, m, rank=r) for m, r in ranks.items()]
 
 
 def found(labels, statistic, who="all"):
@@ -39,19 +36,15 @@ def labels_of(case):
 
 
 @pytest.mark.parametrize("case", CASES["tables"])
-def test_agreement_of_small_tables_by_hand(case):
-    found = {(f.who, f.statistic): f.estimate for f in agreement(labels_of(case), resamples=200)[0]}
-    for who in case.keys() - {"labels", "groups"}:
-        for statistic, expected in case[who].items():
-            values = {name: getattr(found[who, statistic], name) for name in expected}
-            assert values == {name: x if x is None else pytest.approx(x, abs=1e-3) for name, x in expected.items()}
-
-
-def test_kappa_and_alpha_do_not_depend_on_the_order_of_outputs():
-    labels, names = labels_of(CASES["tables"][0]), {"hen": "z", "cow": "y", "pig": "x"}
-    renamed = [replace(own, output="", model=names[own.model]) for own in labels]  # equal outputs are two items
-    for statistic in ("agreement", "cohen_kappa", "fleiss_kappa", "alpha_nominal", "alpha_ordinal"):
-        assert found(renamed, statistic).value == pytest.approx(found(labels, statistic).value)
+def test_agreement_of_small_tables_by_hand_whatever_the_names_of_the_models(case):
+    renamed = {"hen": "z", "cow": "y", "pig": "x"}
+    for names in ({}, renamed):
+        labels = [replace(own, model=names.get(own.model, own.model)) for own in labels_of(case)]
+        found = {(f.who, f.statistic): f.estimate for f in agreement(labels, resamples=200)[0]}
+        for who in case.keys() - {"labels", "groups"}:
+            for statistic, expected in case[who].items():
+                values = {name: getattr(found[who, statistic], name) for name in expected}
+                assert values == {name: x if x is None else pytest.approx(x, abs=1e-3) for name, x in expected.items()}
 
 
 def test_likert_marks_have_alpha_on_three_levels():
@@ -82,8 +75,7 @@ def test_intervals_over_prompts_cover_the_truth():
 @pytest.mark.parametrize(("labels", "message"), CASES["refused"])
 def test_without_overlap_there_is_no_agreement_to_measure(labels, message):
     labels = labels_of({"labels": labels})
-    with pytest.raises(AlignbenchError, match=message):
-        agreement(labels)
+    assert_refused(message, agreement, labels)
     findings, notes = agreement(labels_of(CASES["tables"][4]) + labels, resamples=200)  # beside another question
     assert {finding.question for finding in findings} == {"violent"}
     assert notes == ["ranking: no two labelers judged the same pair of outputs"] * (labels[0].rank is not None)
@@ -100,8 +92,7 @@ def test_a_summary_has_marks_and_flags_with_intervals_over_prompts_and_win_rates
     by = {(f.model, f.against): f.estimate for f in summary(labels) if f.statistic == "win_rate"}
     assert (by["cow", "hen"].value, by["hen", "pig"].value) == (pytest.approx(1 / 8), 1)  # two ties of eight
     assert by["hen", "pig"].low < 0.8
-    with pytest.raises(AlignbenchError, match="nothing to summarise"):
-        summary([Label("p", None, "x", "ada")])
+    assert_refused("nothing to summarise", summary, [Label("p", None, "x", "ada")])
 
 
 def four_labelers(prompts=60):
@@ -128,11 +119,8 @@ def test_labelers_are_marked_by_their_interval_and_those_below_left_out():
 
 
 def test_sensitive_speech_is_any_of_its_flags():
-    flags = {
-        "researchers": {"sexual": True, "violent": False},
-        "same": {"sexual": False, "violent": True},
-        "blind": {"sexual": False, "violent": False, "hallucination": True},
-    }
+    flags = {"researchers": {"sexual": True, "violent": False}, "same": {"sexual": False, "violent": True}}
+    flags["blind"] = {"sexual": False, "violent": False, "hallucination": True}
     labels = [Label(f"p{n}", None, "x", who, flags=own) for n in range(60) for who, own in flags.items()]
     marks = marks_of(labels, reference="researchers")
     assert marks == {("same", "flagging"): "above", ("blind", "flagging"): "below"}
@@ -155,8 +143,7 @@ def test_demonstrations_are_outputs_with_a_labelers_name_and_without_a_criterion
     assert set(marks_of(labels, reference=reference, cut_offs=lower).values()) == {"above"}
     with pytest.raises(AlignbenchError, match=r"no labeler 'who' to compare with \(there are: contrary, faithful"):
         screen(four_labelers(2), reference="who")
-    with pytest.raises(AlignbenchError, match="nothing to screen by"):
-        screen([Label("p", None, "x", "ada", flags={"hallucination": True})])
+    assert_refused("nothing to screen by", screen, [Label("p", None, "x", "ada", flags={"hallucination": True})])
 
 
 @pytest.fixture
@@ -188,9 +175,7 @@ def test_findings_are_a_table_or_json_and_screen_and_export_write_a_new_file(fil
     assert as_json[0]["estimate"]["n"] == 60 * 3 + 6
     assert "cow\twin_rate\then\t0.33" in shown("summary", file)
     assert json.loads(shown("summary", file, "--json"))[0]["against"] == "hen"
-    text = shown("screen", file, "--reference", "researchers", "--out", out)
-    assert "labeler\tcriterion\tvalue\t95 % interval\tn\tprompts\tcut-off\tmark\n" in text
-    assert "contrary\trankings\t0.000" in text
+    assert "contrary\trankings\t0.000" in shown("screen", file, "--reference", "researchers", "--out", out)
     assert "contrary" not in out.read_text(encoding="utf-8")
     text = shown("export", file, "--out", tmp_path / "rankings.jsonl")
     assert "written\t182\n" in text

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import stages
 import torch
+from commands import refusal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import tiny_model, tiny_tokenizer
@@ -47,6 +48,7 @@ def assert_close(found, expected, atol=CLOSE):
 
 @pytest.mark.parametrize("architecture", PACKED)
 def test_log_probabilities_are_those_of_each_response_after_its_prompt_alone(architecture):
+    """Detail 3."""
     model, examples = model_of(architecture), examples_of(0, SHAPE)
     check_packing(model, "folder", "causal")
     with torch.no_grad():
@@ -68,7 +70,7 @@ def test_scores_are_those_at_the_last_token_of_each_response_alone(architecture)
 
 @pytest.mark.parametrize("architecture", REFUSED)
 def test_an_architecture_that_cannot_be_packed_is_refused(architecture):
-    line = stages.refusal(lambda: check_packing(model_of(architecture), "folder", "causal"))
+    line = refusal(lambda: check_packing(model_of(architecture), "folder", "causal"))
     assert line.startswith(f"checkpoint folder: {architecture} cannot be trained packed")
     assert ("soft caps" in line) == (architecture == "gemma2")
 
@@ -85,27 +87,6 @@ def test_any_row_of_examples_gives_the_results_of_each_alone(shape, seed):
     with torch.no_grad():
         found = Policy(copy.deepcopy(model_of("llama")))(pack(examples))[0]
         assert_close(found, alone(EXACT, examples))
-
-
-@pytest.mark.parametrize("architecture", PACKED)
-def test_packed_rows_equal_a_left_padded_batch_with_positions_from_its_mask(architecture):
-    """Detail 3: the batch as other trainers build it, with the end token as the pad token."""
-    tokenizer = tiny_tokenizer(pad=False)
-    model, pad = tiny_model(architecture, tokenizer), tokenizer.eos_token_id
-    shape = [(5, [4]), (1, [1]), (12, [9])]
-    examples = [Example(e.prompt, [[*r, pad] for r in e.responses]) for e in examples_of(1, shape)]
-    prompts, rows = max(len(e.prompt) for e in examples), [(e, e.responses[0]) for e in examples]
-    tokens = torch.full((len(rows), prompts + max(len(response) for _, response in rows)), pad)
-    mask = torch.zeros_like(tokens)
-    for row, (example, response) in enumerate(rows):
-        own = slice(prompts - len(example.prompt), prompts + len(response))
-        tokens[row, own], mask[row, own] = torch.tensor([*example.prompt, *response]), 1
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    with torch.no_grad():
-        logits = stages.exact(model)(tokens, attention_mask=mask, position_ids=positions, use_cache=False).logits
-        found = Policy(copy.deepcopy(model))(pack(examples))[0]
-    expected = logits.log_softmax(-1)[:, prompts - 1 : -1].gather(-1, tokens[:, prompts:, None])[..., 0]
-    assert_close(found, expected[mask[:, prompts:] == 1])
 
 
 def test_the_temperature_divides_the_logits_and_the_end_token_is_an_ordinary_token():

@@ -9,11 +9,12 @@ import math
 import re
 import shlex
 from dataclasses import replace
-from itertools import pairwise
+from itertools import pairwise, product
 
 import pytest
 import typer
 from audit_runs import around, shares, write_run
+from cases import update
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from report_runs import AGAINST_BASE, MARKUP, N, contest, evidence_of, rte, squad, wrote
@@ -88,19 +89,17 @@ class TestVerdict:
     def test_it_is_first_and_each_change_has_values_interval_and_number_of_documents(self, page, nasty_texts):
         sections = re.findall(r'<section id="(\w+)"', page)
         assert sections == ["verdict", "audit", "figures", "tasks", "provenance"]
-        text = text_of(page)
-        assert re.search(r"0\.500 → 0\.800, \+0\.300 \[\+0\.\d+, \+0\.\d+\] acc, share, higher is better", text)
-        assert re.search(r"0\.700 → 0\.400, −0\.300 \[−0\.\d+, −0\.\d+\] f1, share, higher is better", text)
-        assert f"p (Holm) < .001; n = {N}" in text
-        assert "ppo against base, its pretrained model" in text
-        assert "Benchmarks: gain 1, loss 1, retained 0, inconclusive 0." in text
-        assert re.search(
-            r"Capability: inconclusive\. The mean tax is .* rte\.acc rose by 0\.300 from 0\.500 to 0\.800", text
-        )
         (row, _) = [row for row in nasty_texts.audits[""].contrasts[0].rows if row.headline]
-        assert f"MDE {row.detectable:.3f} (80 % power)" in text
-        methods = "10,000 paired resamples (seed 0); adjusted Wald if few documents changed"
-        assert f"95 % intervals: {methods}. Binary metrics: p of McNemar's test." in text
+        for words in (
+            r"0\.500 → 0\.800, \+0\.300 \[\+0\.\d+, \+0\.\d+\] acc, share, higher is better",
+            r"0\.700 → 0\.400, −0\.300 \[−0\.\d+, −0\.\d+\] f1, share, higher is better",
+            rf"p \(Holm\) < \.001; n = {N}", "ppo against base, its pretrained model",
+            r"Benchmarks: gain 1, loss 1, retained 0, inconclusive 0\.", rf"MDE {row.detectable:.3f} \(80 % power\)",
+            r"Capability: inconclusive\. The mean tax is .* rte\.acc rose by 0\.300 from 0\.500 to 0\.800",
+            r"95 % intervals: 10,000 paired resamples \(seed 0\); adjusted Wald if few documents changed\. Binary "
+            r"metrics: p of McNemar's test\.",
+        ):  # fmt: skip
+            assert re.search(words, text_of(page)), words
 
     @pytest.mark.parametrize(
         ("systems", "words"),
@@ -127,24 +126,15 @@ class TestVerdict:
             assert re.search(own, text_of(page)), own
         assert ('<section id="audit"' in page) == (len(systems) > 1)
 
-    def test_a_win_rate_has_a_verdict_by_its_interval_and_at_equal_lengths(self, tmp_path):
-        rates = {"good": fair_battles(0.8), "bad": fair_battles(0.2), "equal": fair_battles(0.5), "long": battles(0.62)}
-        found = win_rates(sets(gathered(tmp_path, **rates)))
-        assert {verdict: [one["system"] for one in own] for verdict, own in found.items()} == {
-            "gain": ["good"], "loss": ["bad"], "inconclusive": ["equal", "long"],
-        }  # fmt: skip
-
     def test_unscored_documents_are_counted_in_verdict_and_tasks(self, tmp_path):
         some = [*shares(0.5)[:85], *[None] * 35]
         found = gathered(tmp_path, a=rte(0.5), b=("rte", {"acc": some}), c=("rte", {"acc": [None] * N}))
-        page = written(found, tmp_path)
-        assert "n = 85, 35 unscored" in text_of(page)
         *others, last = found.systems
         bare = replace(last.tasks[0], result=replace(last.tasks[0].result, metrics=()))  # as BLEU without any output
-        without = written(Evidence((*others, replace(last, tasks=(bare,)))), tmp_path)
-        for own in (page, without):
-            for words in ("n = 120", "n = 85, 35 unscored", "n = 0, 120 unscored"):
-                assert f'<span class="sub">{words}</span>' in own.partition('<section id="tasks"')[2]
+        pages = [written(own, tmp_path) for own in (found, Evidence((*others, replace(last, tasks=(bare,)))))]
+        assert "n = 85, 35 unscored" in text_of(pages[0])
+        for page, words in product(pages, ("n = 120", "n = 85, 35 unscored", "n = 0, 120 unscored")):
+            assert f'<span class="sub">{words}</span>' in page.partition('<section id="tasks"')[2]
 
     def test_the_chosen_reference_and_each_template_are_named(self, tmp_path):
         runs = [write_run(tmp_path, name, rte(rate)) for name, rate in (("a", 0.3), ("b", 0.8))]
@@ -158,27 +148,32 @@ class TestVerdict:
 
 
 class TestSets:
-    def test_sets_of_different_documents_are_numbered_by_size_and_linked(self, tmp_path):
+    def test_sets_of_different_documents_or_baselines_are_numbered_by_size_and_linked(self, tmp_path):
         tasks = [[rte(0.3 + more), ("rte", {"acc": shares(0.4 + more, 40)}, OTHER)] for more in (0, 0.5)]
-        found = gathered(tmp_path, a=tasks[0], b=tasks[1])
-        assert [one.note for one in sets(found)["rte"]] == ["120 documents", "another 40 documents"]
+        x, y = (fair_battles(0.5, {"baseline": {"name": name}}) for name in "xy")
+        found = gathered(tmp_path, a=[*tasks[0], x, y], b=[*tasks[1], y])
+        notes = {task: [(one.note, len(one.folders)) for one in own] for task, own in sets(found).items()}
+        assert notes == {
+            "rte": [("120 documents", 2), ("another 40 documents", 2)],
+            "win_rate": [("against y", 2), ("against x", 1)],
+        }  # fmt: skip
         ((_, by_verdict),) = findings(found.audit, sets(found))
         links = {
             (one["link"], one["samples"].note, round(one["row"].reference, 3))
             for verdict in ("gain", "–")
             for one in by_verdict[verdict]
+            if one["row"].task == "rte"
         }
         assert links == {("#task/rte", "120 documents", 0.3), ("#task/rte/2", "another 40 documents", 0.4)}
         table = written(found, tmp_path).partition('<section id="tasks"')[2]
         assert '<a href="#task/rte/2">rte</a><span class="sub">another 40 documents</span>' in table
-
-    def test_other_baselines_are_sets_of_their_own(self, tmp_path):
-        x, y = (fair_battles(0.5, {"baseline": {"name": name}}) for name in "xy")
-        found = sets(gathered(tmp_path, one=[x, y], two=y))["win_rate"]
-        assert [(one.note, [system.name for system, _ in one.folders]) for one in found] == [
-            ("against y", ["one", "two"]), ("against x", ["one"]),
-        ]  # fmt: skip
         assert task_link("a/b c") == "#task/a%2Fb%20c"
+
+    def test_a_win_rate_has_a_verdict_by_its_interval_and_at_equal_lengths(self, tmp_path):
+        rates = {"good": fair_battles(0.8), "bad": fair_battles(0.2), "equal": fair_battles(0.5), "long": battles(0.62)}
+        found = win_rates(sets(gathered(tmp_path, **rates)))
+        verdicts = {verdict: [one["system"] for one in own] for verdict, own in found.items()}
+        assert verdicts == {"gain": ["good"], "loss": ["bad"], "inconclusive": ["equal", "long"]}
 
 
 class TestSafety:
@@ -188,8 +183,7 @@ class TestSafety:
             (text,) = re.findall(rf"<{kind}>(.*?)</{kind}>", page, re.DOTALL)
             digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
             assert f"{kind}-src 'sha256-{digest}'" in policy
-        assert policy.startswith("default-src 'none'")
-        assert "unsafe" not in policy
+        assert (policy.startswith("default-src 'none'"), "unsafe" in policy) == (True, False)
         tags = "".join(re.findall(r"<\w[^>]*>", page.partition("<script>")[0]))
         assert not re.search(r"<[^>]*\s(on\w+|style)=", tags)
         assert all(url.startswith(("#", "data:")) for url in re.findall(r'\b(?:src|href)="([^"]*)"', tags))
@@ -202,9 +196,7 @@ class TestSafety:
             assert str(system.run.path.parent) not in page + blocks
         assert "<title>A title &lt;b&gt;&amp;</title>" in page
         folder = write_run(tmp_path, "plain", rte(0.5))
-        described = json.loads((folder / "run.json").read_text())
-        described["model"]["name"] = '<script>alert(1)</script>"\x1b\u202e'
-        (folder / "run.json").write_text(json.dumps(described))
+        update(folder / "run.json", model={"name": '<script>alert(1)</script>"\x1b\u202e', "weights_sha256": "0" * 64})
         text = written(evidence_of(folder), tmp_path)
         assert "<script>alert" not in text
         assert "&lt;script&gt;alert(1)&lt;/script&gt;&#34;␛⟨U+202E⟩" in text
@@ -248,9 +240,8 @@ class TestSamples:
     def test_documents_are_the_same_if_id_and_prompt_are(self, tmp_path):
         runs = []
         for prompts in ("ab", ["a", "other", "c"]):
-            name, values, more = rte(1.0, len(prompts))
-            columns = [{**own, "prompt": prompt} for own, prompt in zip(more["columns"], prompts, strict=True)]
-            runs.append((name, values, {"columns": columns}))
+            name, values, _ = rte(1.0, len(prompts))
+            runs.append((name, values, {"columns": [{"prompt": prompt} for prompt in prompts]}))
         found = block_of(tmp_path, *runs)
         assert [document["prompt"] for document in found["documents"]] == ["a", "b", "other", "c"]
         there = [[answer is not None for answer in own] for own in found["answers"]]
@@ -272,15 +263,13 @@ class TestSamples:
         (file,) = folder.glob("*/documents.jsonl")
         file.write_text(file.read_text().replace("0.123", "null"))  # as other programs write it
         (result,) = folder.glob("*/result.json")
-        known = json.loads(result.read_text())
-        del known["records_sha256"]
-        result.write_text(json.dumps(known))
+        update(result, records_sha256=None)
         found = samples.block_of(sets_of(evidence_of(folder), "squad2")[0])
         assert [answer["values"] for answer in found["answers"][0]] == [[None], [0]]
         assert found["answers"][0][0]["unscored"] == "synthetic"
         assert "scores" not in found["answers"][0][1]["outputs"][0]
 
-    def test_of_too_many_documents_the_worst_regressions_are_kept(self, tmp_path, monkeypatch):
+    def test_of_too_many_documents_the_worst_regressions_are_kept_and_long_ones_count_more(self, tmp_path, monkeypatch):
         monkeypatch.setattr(samples, "MOST_DOCUMENTS", 40)
         before, after = [1.0] * N, [0.0 if row >= 110 else 1.0 for row in range(N)]
         found = block_of(tmp_path, ("rte", {"acc": before}), ("rte", {"acc": after}))
@@ -288,23 +277,18 @@ class TestSamples:
         assert (found["total"], len(kept)) == (N, 40)
         assert set(range(110, 120)) <= set(kept)
         assert max(later - earlier for earlier, later in pairwise(kept)) <= 6
-
-    @pytest.mark.parametrize(("most", "documents"), [(60_000, 57), (10, 1)])
-    def test_long_samples_count_by_their_characters(self, most, documents, tmp_path, monkeypatch):
-        monkeypatch.setattr(samples, "MOST_CHARACTERS", most)
-        found = block_of(tmp_path, squad(0.5, ["x" * 1000]))
-        assert (len(found["documents"]), found["total"]) == (documents, N)
+        for most, documents in ((30_000, 28), (10, 1)):
+            monkeypatch.setattr(samples, "MOST_CHARACTERS", most)
+            assert len(block_of(tmp_path / str(most), squad(0.5, ["x" * 1000]))["documents"]) == documents
 
     def test_a_text_beyond_the_limit_is_cut_and_has_its_length(self, tmp_path, monkeypatch):
         monkeypatch.setattr(samples, "MOST_TEXT", 200)
         texts = {"prompt": "p" * 4500, **wrote("o" * 4501), "source": "s" * 4502, "references": ["r", "r" * 4503]}
         found = block_of(tmp_path, ("squad2", {"f1": [0.5]}, {"columns": [texts]}))
-        (document,) = found["documents"]
+        (document,), (output,) = found["documents"], found["answers"][0][0]["outputs"]
         assert document["cut"] == {"prompt": 4500, "reference 2": 4503, "source text": 4502}
         lengths = [len(document["prompt"]), len(document["source"]), *map(len, document["references"])]
-        assert lengths == [200, 200, 1, 200]
-        (output,) = found["answers"][0][0]["outputs"]
-        assert (len(output["text"]), output["length"]) == (200, 4501)
+        assert (lengths, len(output["text"]), output["length"]) == ([200, 200, 1, 200], 200, 4501)
 
 
 class TestProvenance:
@@ -334,9 +318,8 @@ class TestProvenance:
 
     def test_outputs_of_a_file_have_the_command_that_scores_the_file(self, tmp_path):
         folder = write_run(tmp_path, "one", contest(0.5, "the other"))
-        described = json.loads((folder / "run.json").read_text())
-        described |= {"model": {"name": "one", "outputs": "one.jsonl"}, "read": {"columns": {"response": "output"}}}
-        (folder / "run.json").write_text(json.dumps(described))
+        read = {"columns": {"response": "output"}}
+        update(folder / "run.json", model={"name": "one", "outputs": "one.jsonl"}, read=read)
         (system,) = evidence_of(folder).systems
         found = self.parsed(system, system.tasks[0], {"the other": "the other.jsonl"})
         assert (str(found["file"]), found["name"], found["task"]) == ("one.jsonl", "one", "win_rate")

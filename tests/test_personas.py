@@ -6,14 +6,13 @@ import time
 
 import numpy as np
 import pytest
-from cases import cases
+from cases import cases, read_lines
+from commands import assert_refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from task_helpers import load
-from tiny import save_tiny_checkpoint
 
 from alignbench.diversity.entropy import chao_shen, plug_in, spread
-from alignbench.errors import AlignbenchError
 from alignbench.evaluation.evaluate import evaluate
 from alignbench.evaluation.scoring import scored_record
 from alignbench.runs.summary import summarise
@@ -62,22 +61,17 @@ def test_any_text_can_be_parsed(text):
         assert all(isinstance(value, str) and value for value in persona.values())
 
 
-# ---- the tasks -----------------------------------------------------------------------------------------------------
-
-
 def test_all_samples_have_one_prompt_with_up_to_three_examples():
     for name, count in (("personas", 100), ("personas_verbalised", 20)):
         documents = load(name).documents
-        assert len({d.id for d in documents}) == len(documents) == count
-        assert len({d.prompt for d in documents}) == 1
+        assert (len({d.id for d in documents}), len({d.prompt for d in documents}), len(documents)) == (count, 1, count)
         sampling = find_task(name).generation.sampling
         assert (sampling.samples, sampling.temperature, sampling.top_p, sampling.stop) == (1, 1.0, 1.0, ())
     none, three = (load("personas", shots=shots) for shots in (0, 3))
     assert (none.shots, three.shots) == (0, 3)
     plain, primed = (data.documents[0].prompt.removesuffix("Name:") for data in (none, three))
     assert [is_whole(persona) for persona in read_personas(primed.removeprefix(plain))] == [True] * 3
-    with pytest.raises(AlignbenchError, match="4 shots requested, but there are only 3 examples"):
-        load("personas", shots=4)
+    assert_refused("4 shots requested, but there are only 3 examples", load, "personas", shots=4)
 
 
 def record(task, identifier, text, sentiment=None):
@@ -130,24 +124,19 @@ def test_sentiment_is_of_the_review_alone_and_missing_without_one():
     assert (again.statistics["name"], again.metrics["sentiment"]) == (["ann lee"], 0.1)
 
 
-def test_samples_of_the_one_prompt_differ_and_depend_on_the_seed(tmp_path):
-    model = save_tiny_checkpoint(tmp_path / "model")
-
+def test_samples_of_the_one_prompt_differ_and_depend_on_the_seed(farm_model, tmp_path):
     def texts(seed, folder):
-        (done,) = evaluate([str(model)], ["personas"], tmp_path / folder, limit=4, seed=seed, template="none")
+        (done,) = evaluate([str(farm_model)], ["personas"], tmp_path / folder, limit=4, seed=seed, template="none")
         (file,) = done.folder.glob("personas-*/documents.jsonl")
-        return [json.loads(line)["outputs"][0]["text"] for line in file.read_text().splitlines()]
+        return [record["outputs"][0]["text"] for record in read_lines(file)]
 
     once, other = texts(0, "once"), texts(1, "other")
     assert len({*once, *other}) == 8
     assert texts(0, "again") == once
 
 
-# ---- distributions of values ---------------------------------------------------------------------------------------
-
-
-def singles(counts):
-    return [[str(value)] for value, count in enumerate(counts) for _ in range(count)]
+def found_in(counts, **options):
+    return named(spread([[str(value)] for value, count in enumerate(counts) for _ in range(count)], **options))
 
 
 def named(estimates):
@@ -157,8 +146,8 @@ def named(estimates):
 def test_reference_counts_in_bits():
     # protocols.md, section 7
     counts = (4, 2, 3, 0, 2, 4, 0, 0, 2, 1, 1)
-    assert spread(singles(counts)) == []  # 19 are too few; twice as many of each have the same proportions
-    found = {name: estimate.value for name, estimate in named(spread(singles(2 * c for c in counts))).items()}
+    assert found_in(counts) == {}  # 19 are too few; twice as many of each have the same proportions
+    found = {name: estimate.value for name, estimate in found_in([2 * c for c in counts]).items()}
     assert math.log(found["hill_1"]) == pytest.approx(1.96838, abs=1e-5)
     assert [found[f"hill_{q}"] for q in (0, 1, 2)] == pytest.approx([8, 7.1591, 6.5636], abs=1e-4)
     assert found["top_share"] == pytest.approx(4 / 19)
@@ -176,33 +165,23 @@ def test_stated_probabilities_are_weights_and_every_list_has_the_same_total():
 
 
 def test_small_samples_and_rare_values_have_fewer_metrics():
-    def found(counts):
-        return named(spread(singles(counts), intervals=False))
-
-    names = {n: set(found([n - 5, 3, 2])) for n in (19, 20, 49, 50)}
+    names = {n: set(found_in([n - 5, 3, 2], intervals=False)) for n in (19, 20, 49, 50)}
     assert names[19] == set()
     assert "entropy_chao_shen" in names[20] == names[49]
     assert names[50] - names[49] == {"entropy_at_50", "hill_0_at_50"}
-    distinct = found([1] * 100)
-    assert "entropy_chao_shen" not in distinct
-    assert distinct["entropy_at_50"].value == pytest.approx(math.log2(50))
-    assert distinct["hill_0_at_50"].value == 50
-    assert "entropy_chao_shen" not in found([2] * 4 + [1] * 92)
-    assert "entropy_chao_shen" in found([2] * 5 + [1] * 90)
+    distinct = found_in([1] * 100, intervals=False)
+    assert (distinct["entropy_at_50"].value, distinct["hill_0_at_50"].value) == (pytest.approx(math.log2(50)), 50)
+    for counts, known in (([1] * 100, False), ([2] * 4 + [1] * 92, False), ([2] * 5 + [1] * 90, True)):
+        assert ("entropy_chao_shen" in found_in(counts, intervals=False)) == known
 
 
-def test_intervals_contain_the_estimate_shrink_with_n_and_resample_lists_as_a_whole():
-    draw = np.random.default_rng(3)
-    few, many = ([[str(v)] for v in draw.choice(4, n, p=[0.5, 0.3, 0.1, 0.1])] for n in (50, 1200))
-    of_few, of_many = named(spread(few)), named(spread(many))
-    for estimate in (*of_few.values(), *of_many.values()):
-        assert estimate.low <= estimate.value <= estimate.high
-    width = [(e := found["entropy_at_50"]).high - e.low for found in (of_few, of_many)]
-    assert width[1] < width[0] / 3
-    assert named(spread(few)) == of_few != named(spread(few, seed=1))
-    plain = spread(few, intervals=False)
-    assert all(estimate.low is estimate.standard_error is None for _, estimate in plain)
-    assert [e.value for _, e in plain] == [e.value for e in of_few.values()]
+def test_intervals_contain_the_estimate_and_resample_lists_as_a_whole():
+    few = [[str(v)] for v in np.random.default_rng(3).choice(4, 50, p=[0.5, 0.3, 0.1, 0.1])]
+    found, plain = named(spread(few)), named(spread(few, intervals=False))
+    assert all(estimate.low <= estimate.value <= estimate.high for estimate in found.values())
+    assert named(spread(few)) == found != named(spread(few, seed=1))
+    assert {(e.low, e.standard_error) for e in plain.values()} == {(None, None)}
+    assert [e.value for e in plain.values()] == [e.value for e in found.values()]
     # ten values in two lists of equal values vary as two
     together, apart = spread([["a"] * 5, ["b"] * 5, ["a"] * 5, ["b"] * 5]), spread([["a"]] * 10 + [["b"]] * 10)
     errors = [named(found)["top_share"].standard_error for found in (together, apart)]

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 from cases import cases, read_lines, write_lines
-from commands import files_of
+from commands import assert_refused, files_of
 
 from alignbench.data import Provenance
-from alignbench.errors import AlignbenchError
 from alignbench.evaluation import evaluate, rescore, score_file
 from alignbench.evaluation.evaluate import sample
 from alignbench.evaluation.pipeline import Job
@@ -167,19 +166,14 @@ def test_a_partly_recorded_chunk_is_scored_together_again(tmp_path):
 
 
 def test_documents_on_which_a_scorer_fails_are_unscored_and_rescore_completes_them(tmp_path, known_task):
-    result = run(tmp_path, None, VileCounter(broken=True)).results[0]
-    assert result.n_scored == 0
-    assert result.unscored == {"toxicity: vile-counter failed (no)": N}
+    result = run(tmp_path / "broken", None, VileCounter(broken=True)).results[0]
+    assert (result.n_scored, result.unscored) == (0, {"toxicity: vile-counter failed (no)": N})
     found = {metric.metric: (metric.value, metric.n_unscored) for metric in result.metrics if metric.category is None}
     assert (found["worst"], found["length"]) == ((None, N), (3.0, 0))  # the length needs no scorer
-    folder = next(tmp_path.iterdir())
+    folder = next((tmp_path / "broken").iterdir())
     rescore.rescore(folder, ["toxicity=vile"])
     run(tmp_path / "whole")
     assert files_of(folder) == files_of(next((tmp_path / "whole").iterdir()))
-
-
-def test_a_text_on_which_a_scorer_fails_affects_only_its_document(tmp_path):
-    run(tmp_path / "whole")
     outputs = [[output["text"] for output in line["outputs"]] for line in lines(tmp_path / "whole")]
     unique = next(text for text in outputs[5] if sum(text in own for own in outputs) == 1)
     assert run(tmp_path / "one", None, VileCounter(fails_on=unique)).results[0].n_scored == N - 1
@@ -205,16 +199,6 @@ def test_another_scorer_needs_no_model_and_has_its_own_folder(tmp_path, known_ta
     assert len(engine.requested) == N
 
 
-def test_rescore_rejects_unfinished_runs_and_unused_scorers(tmp_path, known_task):
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, WordEngine(dies_after=4))
-    folder = next(tmp_path.iterdir())
-    kinds = ("toxicity=vile", "not finished"), ("truth=vile", "takes a scorer of kind truth"), ("vile", "kind=name")
-    for spec, message in kinds:
-        with pytest.raises(AlignbenchError, match=message):
-            rescore.rescore(folder, [spec])
-
-
 @pytest.mark.parametrize("transient", [False, True])
 def test_a_failed_generation_is_unscored_and_requested_again_only_after_a_transient_error(tmp_path, transient):
     run(tmp_path / "calm")
@@ -228,13 +212,18 @@ def test_a_failed_generation_is_unscored_and_requested_again_only_after_a_transi
     assert (files_of(tmp_path / "rough") == files_of(tmp_path / "calm")) == transient
 
 
-def test_without_a_scorer_records_are_complete_at_once(tmp_path):
+def test_without_a_scorer_records_are_complete_at_once_and_rescore_rejects_unfinished_runs_and_unused_scorers(
+    tmp_path, known_task
+):
     generation = Generation(Sampling(3), lambda document, outputs: {"length": 3.0})
     task = replace(TASK, metrics=(LENGTH,), headline="length", generation=generation)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, WordEngine(dies_after=4), task=task)
     (file,) = tmp_path.glob("*/words-*/documents.partial.jsonl")
     assert [line["metrics"]["length"] for line in read_lines(file)] == [3.0] * 4
+    kinds = ("toxicity=vile", "not finished"), ("truth=vile", "takes a scorer of kind truth"), ("vile", "kind=name")
+    for spec, message in kinds:
+        assert_refused(message, rescore.rescore, next(tmp_path.iterdir()), [spec])
 
 
 def test_numbers_of_a_scorer_that_the_task_does_not_know_are_reported(tmp_path):
@@ -261,22 +250,25 @@ def test_a_limit_is_stratified_by_category():
     assert sample(TaskData(documents, ()), 20, 1) != sample(TaskData(documents, ()), 20, 2)
 
 
-# Outputs in a file
-
-
 def values(run) -> dict[str, float]:
     return {metric.metric: metric.value for metric in run.results[0].metrics}
 
 
 def test_reference_answers_get_the_best_scores_and_empty_outputs_the_worst(tmp_path):
     references = ["The hens sleep in the old barn.", "Milk goes to the village at dawn, by cart."]
-    rows = [{"id": i, "output": text, "references": [text]} for i, text in enumerate(references)]
+    rows = [{"id": 7 - i, "output": text, "references": [text]} for i, text in enumerate(references)]
     empty = [row | {"output": ""} for row in rows]
-    files = write_lines(tmp_path / "human.jsonl", rows), write_lines(tmp_path / "silent.jsonl", empty)
-    high, low = (values(score_file.score_file(file, tmp_path / "runs")) for file in files)
-    assert (high["exact_match"], high["f1"], high["rouge_l"]) == (1, 1, 1)
-    assert (high["bleu"], high["chrf"]) == (pytest.approx(100), pytest.approx(100))
-    assert (low["exact_match"], low["f1"], low["rouge_l"], low["bleu"], low["chrf"]) == (0, 0, 0, 0, 0)
+    high, low = (
+        values(score_file.score_file(write_lines(tmp_path / f"{name}.jsonl", own), tmp_path / name))
+        for name, own in (("human", rows), ("silent", empty))
+    )
+    names = ("exact_match", "f1", "rouge_l", "bleu", "chrf")
+    assert [high[name] for name in names] == pytest.approx([1, 1, 1, 100, 100])
+    assert [low[name] for name in names] == [0] * 5
+    (file,) = (tmp_path / "human").rglob("documents.jsonl")
+    assert [line["id"] for line in read_lines(file)] == ["7", "6"]  # numbers become text
+    (tmp_path / "o.csv").write_text('id,output,references\n1,hay,"[""straw"", ""hay""]"\n')
+    assert values(score_file.score_file(tmp_path / "o.csv", tmp_path / "runs"))["exact_match"] == 1
 
 
 def test_outputs_in_a_file_get_the_same_scores_as_a_model(tmp_path, known_task):
@@ -295,15 +287,6 @@ def test_outputs_in_a_file_get_the_same_scores_as_a_model(tmp_path, known_task):
     assert (result.n, result.n_scored, result.unscored) == (N, N - 3, unscored)
 
 
-def test_numeric_ids_become_text_and_a_list_in_a_csv_file_is_json(tmp_path):
-    rows = [{"id": i, "output": f"answer {i}", "references": [f"answer {i}"]} for i in (2, 1, 0)]
-    result = score_file.score_file(write_lines(tmp_path / "o.jsonl", rows), tmp_path / "runs")
-    file = next(result.folder.glob("outputs-*/documents.jsonl"))
-    assert [line["id"] for line in read_lines(file)] == ["2", "1", "0"]
-    (tmp_path / "o.csv").write_text('id,output,references\n1,hay,"[""straw"", ""hay""]"\n')
-    assert values(score_file.score_file(tmp_path / "o.csv", tmp_path / "runs"))["exact_match"] == 1
-
-
 def test_a_scorer_without_input_makes_no_document_unscored_and_a_metric_of_no_document_is_left_out(tmp_path):
     rows = [
         {"id": 1, "output": "It has 7 eggs.", "references": ["It has 7 eggs."], "source": "Ann has 7 eggs."},
@@ -320,5 +303,4 @@ def test_a_scorer_without_input_makes_no_document_unscored_and_a_metric_of_no_do
 @pytest.mark.parametrize(("content", "message"), cases("rejected_inputs")["outputs"])
 def test_an_invalid_row_is_named_by_file_and_line(tmp_path, known_task, content, message):
     (tmp_path / "s.jsonl").write_text(content)
-    with pytest.raises(AlignbenchError, match=message):
-        score_file.score_file(tmp_path / "s.jsonl", tmp_path / "runs", task="words")
+    assert_refused(message, score_file.score_file, tmp_path / "s.jsonl", tmp_path / "runs", task="words")

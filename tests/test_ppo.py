@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import stages
 import torch
+from cases import read_lines
 from tiny import SENTENCES, tiny_tokenizer
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
@@ -23,11 +24,7 @@ from trainers.run import identity
 folder = pytest.fixture(scope="module")(stages.prepare)
 
 
-@pytest.fixture
-def optimise(folder, tmp_path, monkeypatch):
-    """Runs PPO with quick settings, by default on a reward of length."""
-    monkeypatch.chdir(folder)
-    return stages.runner("ppo", folder, tmp_path)
+optimise = stages.runner("ppo")
 
 
 @pytest.fixture
@@ -53,19 +50,18 @@ def seen(monkeypatch):
     return found
 
 
-def metrics_of(out: Path) -> list[dict]:
-    return stages.lines_of(out / "metrics.jsonl")
+@pytest.mark.parametrize("how", [{"lora": 2}, {"temperature": 0.7, "micro_tokens": 50}, {"mixed_precision": "bf16"}])
+def test_on_the_first_minibatch_the_ratio_is_1_and_kl_and_policy_loss_are_0(optimise, monkeypatch, how):
+    """Detail 7. A training step needs no fp64, which Apple's GPUs do not have."""
+    accumulate = loop.accumulate
 
+    def without_fp64(*arguments):
+        with monkeypatch.context() as patched:
+            patched.setattr(torch.Tensor, "double", None)
+            return accumulate(*arguments)
 
-# The first step
-
-
-@pytest.mark.parametrize(
-    "how", [{}, {"lora": 2}, {"temperature": 0.7, "micro_tokens": 50}, {"mixed_precision": "bf16"}]
-)
-def test_on_the_first_minibatch_the_ratio_is_1_and_kl_and_policy_loss_are_0(optimise, how):
-    """Detail 7."""
-    (first,) = metrics_of(optimise(**how))
+    monkeypatch.setattr(loop, "accumulate", without_fp64)
+    (first,) = stages.steps_of(optimise(**how))
     tolerance = 2e-2 if "mixed_precision" in how else 2e-5
     assert first["ratio"] == pytest.approx(1, abs=tolerance)
     for name in ("approximate_kl", "policy_loss", "kl", "kl_k3"):
@@ -119,28 +115,12 @@ def test_the_accumulated_gradient_is_that_of_the_summed_loss(folder, optimise, s
     expected = stages.gradients_of(torch.nn.ModuleDict({"policy": policy, "value": value}))
     expected = {name.replace(".", ".model.", 1): gradient for name, gradient in expected.items()}
     stages.assert_same_gradients(seen["gradients"][0], expected, 1e-5)
-    (line,) = metrics_of(out)
+    (line,) = stages.steps_of(out)
     assert line["ppo_gradient_norm"] == pytest.approx(norm_of(parts[0]), rel=1e-3)
     assert line["ptx_gradient_norm"] == pytest.approx(gamma * norm_of(parts[1]), rel=1e-3)
     assert line["gradient_norm"] == pytest.approx(norm_of(expected.values()), rel=1e-3)
     assert line["ptx_loss"] == pytest.approx(-learned.mean().item(), rel=1e-4)
     assert line["value_loss"] == pytest.approx(value_loss.item(), rel=1e-4)
-
-
-def test_a_training_step_needs_no_fp64(optimise, monkeypatch):
-    """Apple's GPUs do not have it."""
-    accumulate = loop.accumulate
-
-    def without(*arguments):
-        with monkeypatch.context() as patched:
-            patched.setattr(torch.Tensor, "double", None)
-            return accumulate(*arguments)
-
-    monkeypatch.setattr(loop, "accumulate", without)
-    optimise()
-
-
-# Rollouts and rewards
 
 
 def test_the_sampled_ids_are_trained_on_and_each_pass_over_the_prompts_has_a_new_order(optimise, seen, monkeypatch):
@@ -192,24 +172,12 @@ def test_the_score_is_added_once_at_the_last_token(folder, optimise, seen, tmp_p
         assert r.score == pytest.approx(classifier(ids).logits.item() + bias, abs=1e-4)
 
 
-def test_a_response_that_does_not_end_gets_a_fixed_score_or_its_own_minus_a_penalty(optimise, seen):
-    """Detail 9."""
-    for changed in ({"no_end_score": -3.0}, {}, {"no_end_penalty": 0.5}):
-        optimise(**changed)
-    worst = min((r.raw_score for r in seen["rollouts"][0] if r.ended), default=math.inf)
-    for fixed, own, lower in zip(*seen["rollouts"], strict=True):
-        assert fixed.response == own.response == lower.response
-        assert own.raw_score == fixed.raw_score == len(own.response) / 10
-        assert fixed.score == (own.raw_score if own.ended else -3)
-        assert own.score == (own.raw_score if own.ended else min(own.raw_score, worst))
-        assert lower.score == pytest.approx(own.score - (0 if own.ended else 0.5))
-    assert not all(r.ended for r in seen["rollouts"][0])
-
-
-def test_a_response_is_cut_at_its_stop_string_before_it_is_scored(optimise, seen):
-    """Detail 10."""
-    out = optimise(stop=("e", "a", "o", "n"), max_tokens=32, batch=16, minibatch=16, episodes=16, no_end_score=-3.0)
-    (rollouts,) = seen["rollouts"]
+def test_a_response_is_cut_at_its_stop_string_before_it_is_scored_and_rewards_may_be_whitened(optimise, seen):
+    """Details 10, 11."""
+    settings = {"stop": tuple("eaon"), "max_tokens": 32, "no_end_score": -3.0}
+    out = optimise(batch=16, minibatch=16, episodes=16, **settings)
+    optimise(batch=16, minibatch=16, episodes=16, whiten_rewards=True, **settings)
+    rollouts, _ = seen["rollouts"]
     tokenizer = tiny_tokenizer()
     stopped = [r for r in rollouts if r.ended and r.response_ids[-1] != tokenizer.eos_token_id]
     assert len(stopped) > 4
@@ -217,21 +185,14 @@ def test_a_response_is_cut_at_its_stop_string_before_it_is_scored(optimise, seen
         assert not set(r.response) & set("eaon")
         assert set(tokenizer.decode(r.response_ids)) & set("eaon")  # these tokens are trained on
         assert r.score == len(r.response) / 10
-    (line,) = metrics_of(out)
+    (line,) = stages.steps_of(out)
     assert line["ended"] == np.mean([r.ended for r in rollouts])
     assert line["response_tokens"] == np.mean([len(r.response_ids) for r in rollouts])
     assert line["score"] == pytest.approx(np.mean([r.score for r in rollouts]))
-
-
-def test_rewards_are_whitened_with_their_mean_kept_and_advantages_without(optimise, seen):
-    """Detail 11."""
-    optimise(stop=("e", "a"), whiten_rewards=True)
-    optimise(stop=("e", "a"))  # off by default
-    white, raw = (
+    raw, white = (
         [np.concatenate([getattr(r, name) for r in batch]) for name in ("rewards", "advantages")]
         for batch in seen["rollouts"]
     )
-    assert len({len(r.response_ids) for r in seen["rollouts"][0]}) > 1
     assert (white[0].mean(), white[0].var()) == pytest.approx((raw[0].mean(), 1))
     for advantages in (white[1], raw[1]):
         assert (advantages.mean(), advantages.var()) == pytest.approx((0, 1), abs=1e-6)
@@ -247,7 +208,7 @@ def test_the_value_starts_from_the_reward_model_or_from_the_policy_or_as_set(
     out = optimise(reward=foreign, lr=0.0, value_lr=0.0, sample_rows=8)
     value, start = stages.weights_of(out / "final" / "value"), stages.weights_of(folder / "model")
     assert all(torch.equal(value[name], start[name]) for name in value if name != "score.weight")
-    samples = stages.lines_of(out / "samples.jsonl")
+    samples = read_lines(out / "samples.jsonl")
     scorer = load_reward(foreign, stages.an_accelerator(tmp_path_factory), 8192)
     scores = scorer([row["prompt"] for row in samples], [row["response"] for row in samples])
     assert [row["score"] for row in samples] == pytest.approx(scores, abs=5e-5)
@@ -259,12 +220,19 @@ def test_the_value_starts_from_the_reward_model_or_from_the_policy_or_as_set(
     assert not stages.same_weights(trained, folder / "judge")
 
 
-def test_no_response_without_an_end_has_a_better_score_than_one_that_ended():
+def test_no_response_without_an_end_has_a_better_score_than_one_that_ended(optimise, seen):
+    """Detail 9."""
     raw, ended = [3.0, 5.0, -2.0, 4.0, -9.0], [True, False, True, False, False]
     assert penalised(raw, ended, None, 0.0) == [3, -2, -2, -2, -9]
     assert penalised(raw, ended, -1.0, 0.5) == [3, -2.5, -2, -2.5, -2.5]
     assert penalised(raw, ended, -7.0, 0.0) == [3, -7, -2, -7, -7]
     assert penalised(raw[:2], [False] * 2, None, 1.0) == [2, 4]
+    optimise(stop=("e",), no_end_penalty=0.5, max_tokens=4)
+    (rollouts,) = seen["rollouts"]
+    raw, ended = [len(r.response) / 10 for r in rollouts], [r.ended for r in rollouts]
+    assert [r.raw_score for r in rollouts] == raw
+    assert [r.score for r in rollouts] == pytest.approx(penalised(raw, ended, None, 0.5))
+    assert set(ended) == {True, False}
 
 
 def test_scores_that_do_not_vary_no_end_and_a_fixed_score_that_is_too_high_are_warnings(folder, optimise, tmp_path):
@@ -277,7 +245,7 @@ def test_scores_that_do_not_vary_no_end_and_a_fixed_score_that_is_too_high_are_w
     def run(**changed):
         config = stages.config_of(folder, "ppo", tmp_path / f"warned-{len(said)}", **changed)
         ppo.train(config, progress=Heard())
-        return [e["reason"] for e in stages.lines_of(Path(config.out) / "log.jsonl") if e["event"] == "warning"]
+        return [e["reason"] for e in read_lines(Path(config.out) / "log.jsonl") if e["event"] == "warning"]
 
     logged = run(reward="training_rewards:same", max_tokens=1, episodes=16)
     none, equal = "no response ended within 1 tokens; raise max_tokens, or give stop", "all scores are 2, so there is "
@@ -307,24 +275,21 @@ def test_the_reward_model_reads_texts_in_its_own_chat_template(folder, optimise,
     for template, by in ((True, judge), (False, judge), (True, "judge")):
         read.clear()
         out = optimise(model=models[0], reward=by, template=template, sample_rows=8)
-        for row, text in zip(stages.lines_of(out / "samples.jsonl"), read, strict=False):
+        for row, text in zip(read_lines(out / "samples.jsonl"), read, strict=False):
             asked = row["prompt"].strip("[]")
             assert row["prompt"] == (f"[{asked}]" if template else asked)
             own = f"{asked}{row['response']}" if by == "judge" else f"<{asked}><{row['response'].strip()}>"
             assert text == f"<s>{own}</s>"
 
 
-# Learning, and the result
-
-
 def test_the_metrics_of_a_checkpoint_are_those_of_its_own_weights(folder, optimise):
     settings = {"lr": 3e-2, "warmup": 0, "ema": 0.9, "checkpoint_every": 1}
     out = optimise(episodes=24, **settings)
-    lines = metrics_of(out)
+    lines = stages.steps_of(out)
     for path, iteration in ((out / "checkpoints/iteration-1", 1), (out / "final", 3)):
         metrics = json.loads((path / "recipe.json").read_text())["metrics"]
         again = optimise(model=str(path), reference=str(folder / "model"), lr=0.0, episodes=8 * (iteration + 1))
-        expected = metrics_of(again)[iteration]  # the same prompts and seeds, by the saved weights
+        expected = stages.steps_of(again)[iteration]  # the same prompts and seeds, by the saved weights
         names = ("raw_score", "score", "score_std", "kl", "kl_k3", "entropy", "response_tokens", "ended")
         assert {n: metrics[n] for n in names} == pytest.approx({n: expected[n] for n in names}, abs=1e-5)
         assert metrics["iterations"] == iteration
@@ -333,7 +298,7 @@ def test_the_metrics_of_a_checkpoint_are_those_of_its_own_weights(folder, optimi
 
 def learned(out: Path) -> tuple[float, float, list[dict]]:
     """The mean score of the first and of the last three iterations, and the metrics of all."""
-    lines = metrics_of(out)
+    lines = stages.steps_of(out)
     return *(float(np.mean([line["score"] for line in part])) for part in (lines[:3], lines[-3:])), lines
 
 
@@ -361,15 +326,13 @@ def test_a_pretrained_model_learns_to_end_its_sentences(tinystories, optimise, t
 
 
 def test_an_adaptive_beta_follows_the_kl(optimise, seen):
-    settings = {"episodes": 32, "beta": 0.1, "horizon": 40, "lr": 1e-2, "warmup": 0}
-    lines = metrics_of(optimise(target_kl=6.0, **settings))
+    lines = stages.steps_of(optimise(target_kl=6.0, episodes=32, beta=0.1, horizon=40, lr=1e-2, warmup=0))
     assert [line["beta"] for line in lines] == seen["beta"]
     beta = 0.1
     for line in lines:
         assert line["beta"] == pytest.approx(beta)
         beta *= 1 + min(0.2, max(-0.2, line["kl"] / 6 - 1)) * 8 / 40
     assert lines[1]["beta"] == pytest.approx(0.1 * (1 - 0.2 * 8 / 40))  # KL is 0: the largest decrease
-    assert {line["beta"] for line in metrics_of(optimise(**settings))} == {0.1}
 
 
 def test_the_averaged_weights_are_the_result(folder, optimise, seen):

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from cases import cases, read_lines, write_lines
-from commands import files_of, run, run_process
+from commands import assert_refused, files_of, refusal, run, run_process
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -56,9 +56,6 @@ def prompts_of(rows: list[dict[str, Any]]) -> list[str]:
     return sorted(row["prompt"] for row in rows)
 
 
-# ---- duplicates, limits, splits ------------------------------------------------------------------------------------
-
-
 @given(st.lists(st.text("ab", max_size=6), max_size=30), st.integers(1, 5), st.randoms())
 def test_of_prompts_with_a_long_common_prefix_the_first_is_kept(prompts, prefix, random):
     def same(a: str, b: str) -> bool:
@@ -99,7 +96,7 @@ def test_splits_have_their_proportions_and_a_larger_validation_split_takes_users
     assert changed == {("train", "validation")}
 
 
-def test_of_a_user_the_first_prompts_are_kept():
+def test_of_a_user_the_first_prompts_are_kept_and_one_that_is_too_long_is_removed_before_the_duplicates():
     assert Settings().per_user == 200  # the paper's
     done = prepared(farm(users=2, each=5), per_user=2)
     assert prompts_of(read()) == prompts_of([row for row in farm(2, 5) if row["prompt"][0] in "01"])
@@ -110,9 +107,6 @@ def test_of_a_user_the_first_prompts_are_kept():
     assert sum(split.prompts for split in done.splits.values()) == 100
     assert all(split.prompts > 0 and split.users is None for split in done.splits.values())
     assert "over the user's limit" not in done.removed
-
-
-def test_a_prompt_that_is_too_long_is_removed_before_the_duplicates():
     done = prepared(of_user("x" * 31, "x" * 30), max_prompt_characters=30, prefix_characters=10)
     assert [row["prompt"] for row in read("train")] == ["x" * 30]
     assert (done.removed["too long"], done.removed["duplicate prefix"]) == (1, 0)
@@ -128,9 +122,6 @@ def test_lengths_are_in_tokens_with_a_tokenizer_and_described_as_by_pandas():
     for found, lengths in ((done, [1, 5, 6, 9]), (prepared(rows), [4, 20, 24, 36, 120])):
         described = pd.Series(lengths).describe().drop("count").to_dict()
         assert found.splits["train"].length == pytest.approx(described)
-
-
-# ---- personal data -------------------------------------------------------------------------------------------------
 
 
 @needs_pii
@@ -162,24 +153,17 @@ def test_where_personal_data_is_found(case):
     assert done.removed["personal data"] == sum(map(len, case["found"].values()))
 
 
-def test_without_the_extra_the_error_names_it_and_without_the_check_the_summary_says_so(monkeypatch):
-    monkeypatch.setitem(sys.modules, "presidio_analyzer", None)
-    with pytest.raises(AlignbenchError, match=r"pip install 'alignbench\[pii\]', or pass --no-pii"):
-        prepared(farm(2), pii=True)
-    write_lines(FILE, [{"prompt": PERSONAL["EMAIL_ADDRESS"]}])
-    assert "personal data: not checked (--no-pii)" in run(*COMMAND, "--no-pii", "--no-users").stdout
-    assert json.loads(files_of(OUT)["prepared.json"])["settings"]["pii"] is False
-
-
-# ---- rows ----------------------------------------------------------------------------------------------------------
-
-
-def test_other_fields_are_copied_and_named_fields_get_the_trainers_names():
+def test_other_fields_are_copied_named_fields_get_the_trainers_names_and_messages_their_first_prompt():
     row = {"id": 5, "question": "Do hens fly? é", "customer": "c1", "tags": ["x", None], "score": 0.5}
     prepared([row], prompt_field="question", user_field="customer")
     assert read() == [{"id": 5, "prompt": "Do hens fly? é", "user": "c1", "tags": ["x", None], "score": 0.5}]
     prepared([{"prompt": "hen \ud83d", "user": "\ud83d"}])  # a lone surrogate
     assert prompts_of(read()) == ["hen \ud83d"]
+    system = {"role": "system", "content": "Be kind."}
+    chats = [[system, {"role": "user", "content": question}] for question in ("hens", "ducks", "hens")]
+    rows = [{"messages": chat, "user": "u"} for chat in chats]
+    assert prepared(rows).removed["duplicate prefix"] == 1
+    assert read() == rows[:2]
 
 
 def test_the_trainers_read_what_is_written():
@@ -197,32 +181,27 @@ def test_the_trainers_read_what_is_written():
     assert read_rankings("out/train.jsonl") == read_rankings("r.csv")
 
 
-def test_the_prompt_of_messages_is_the_first_of_the_user():
-    system = {"role": "system", "content": "Be kind."}
-    chats = [[system, {"role": "user", "content": question}] for question in ("hens", "ducks", "hens")]
-    rows = [{"messages": chat, "user": "u"} for chat in chats]
-    assert prepared(rows).removed["duplicate prefix"] == 1
-    assert read() == rows[:2]
-
-
 @pytest.mark.parametrize("case", CASES["rows"])
 def test_an_invalid_row_is_named_by_file_and_line(case):
     settings = case.get("settings", {})
     good = {settings.get("prompt_field", "prompt"): "a", settings.get("user_field", "user"): "u"}
-    with pytest.raises(AlignbenchError) as error:
-        prepared([good, case["row"]], **settings)
-    assert str(error.value).startswith("p.jsonl:2: ")
-    assert case["message"] in str(error.value)
-    assert not Path("out").exists()
+    line = refusal(prepared, [good, case["row"]], **settings)
+    assert (line.startswith("p.jsonl:2: "), case["message"] in line, OUT.exists()) == (True, True, False)
 
 
 @pytest.mark.parametrize("case", CASES["settings"])
 def test_invalid_settings_are_one_line(case):
-    with pytest.raises(AlignbenchError, match=case["message"]):
-        prepared(farm(1), **case["settings"])
+    assert_refused(case["message"], prepared, farm(1), **case["settings"])
 
 
-# ---- the command ---------------------------------------------------------------------------------------------------
+def test_without_the_extra_the_error_names_it_and_without_the_check_the_summary_says_so(monkeypatch):
+    monkeypatch.setitem(sys.modules, "presidio_analyzer", None)
+    line = r"pip install 'alignbench\[pii\]', or pass --no-pii"
+    assert_refused(line, prepared, farm(2), pii=True)
+    write_lines(FILE, [{"prompt": PERSONAL["EMAIL_ADDRESS"]}])
+    assert "personal data: not checked (--no-pii)" in run(*COMMAND, "--no-pii", "--no-users").stdout
+    assert json.loads(files_of(OUT)["prepared.json"])["settings"]["pii"] is False
+
 
 EVERYTHING = [*farm(), *of_user(*PERSONAL.values(), "x" * 900), farm()[0]]
 COMMAND = ["data", "prepare", "p.jsonl", "--out", "out"]
@@ -243,14 +222,13 @@ def test_the_command_writes_the_splits_and_prints_all_removals():
     done = run(*COMMAND, "--max-prompt-characters", "800")
     assert files_of(OUT).keys() == {"prepared.json", *(f"{name}.jsonl" for name in SPLITS)}
     found = json.loads(files_of(OUT)["prepared.json"])
-    assert found["source"]["sha256"] == sha256_of(Path("p.jsonl"))
-    assert found["settings"]["max_prompt_characters"] == 800
+    assert (found["source"]["sha256"], found["settings"]["max_prompt_characters"]) == (sha256_of(FILE), 800)
     removed = {"too long": 1, "duplicate prefix": 1, "over the user's limit": 0, "personal data": len(PERSONAL)}
     assert found["removed"] == removed
     table = dict(line.split("\t", 1) for line in done.stdout.splitlines() if "\t" in line)
-    assert table["read"] == str(len(EVERYTHING))
-    assert {reason: int(table[f"removed: {reason}"]) for reason in removed} == removed
-    assert {kind: int(table[f"personal data: {kind}"]) for kind in PERSONAL} == dict.fromkeys(PERSONAL, 1)
+    shown = {"read": len(EVERYTHING)} | {f"removed: {reason}": n for reason, n in removed.items()}
+    shown |= {f"personal data: {kind}": 1 for kind in PERSONAL}
+    assert {name: int(table[name]) for name in shown} == shown
     for name, split in found["splits"].items():
         assert table[name].split("\t")[:2] == [str(split["prompts"]), str(split["users"])]
     assert sum(split["prompts"] for split in found["splits"].values()) == len(farm())
@@ -267,10 +245,8 @@ def test_a_failed_write_leaves_the_old_files(monkeypatch):
         return write_bytes(path, content)
 
     monkeypatch.setattr(Path, "write_bytes", full_disk)
-    with pytest.raises(AlignbenchError, match=r"out: cannot be written: No space left on device$"):
-        prepared(farm(300))
+    assert_refused(r"out: cannot be written: No space left on device$", prepared, farm(300))
     assert files_of(OUT) == before
     with pytest.raises(AlignbenchError, match=r"p.jsonl: cannot be written: File exists$"):
         prepare("p.jsonl", Path("p.jsonl"), Settings(pii=False))
-    with pytest.raises(AlignbenchError, match=r"nowhere.jsonl: no such file"):
-        prepare("nowhere.jsonl", Path("out"))
+    assert_refused(r"nowhere.jsonl: no such file", prepare, "nowhere.jsonl", Path("out"))

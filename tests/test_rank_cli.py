@@ -49,54 +49,28 @@ def test_people_rank_three_systems(village):
     rows = list(csv.DictReader((village / "t.csv").read_text().splitlines()))
     assert [row["system"] for row in rows] == ["kind", "wordy", "curt"]
     assert float(rows[2]["strength"]) == 0
+    cells = {"=1": "'=1", "＝1": "'＝1", "\t=1": "'\N{REPLACEMENT CHARACTER}=1", "a=1": "a=1", -2: -2, None: None}
+    assert {cell: csv_cell(cell) for cell in cells} == cells  # a spreadsheet would evaluate them
     shown = run(*RANK, cwd=village)
     assert "verdicts for the longer answer" in shown.stdout
     assert "curt against kind: 0.000" in shown.stdout
 
 
-def test_names_that_a_spreadsheet_would_evaluate_are_text_in_the_csv_file(village):
-    systems = ["@SUM(1+1)=kind.jsonl", "-1+1|cmd=wordy.jsonl"]
-    (village / "+curt.jsonl").write_bytes((village / "curt.jsonl").read_bytes())
-    done = run("rank", *FILES, *JUDGE, "--csv", "t.csv", "--", *systems, "+curt.jsonl", cwd=village)
-    assert done.returncode == 0, done.stderr
-    with (village / "t.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert [row["system"] for row in rows] == ["'@SUM(1+1)", "'-1+1|cmd", "'+curt"]
-    cells = {"=1": "'=1", "＝1": "'＝1", "\t=1": "'\N{REPLACEMENT CHARACTER}=1", "a=1": "a=1", -2: -2, None: None}
-    assert {cell: csv_cell(cell) for cell in cells} == cells
-
-
-def test_a_win_rate_of_two_files(village):
-    score = ("score", "kind.jsonl", "--task", "win_rate", "--baseline", "curt.jsonl")
-    done = run(*score, *FILES, *JUDGE, "--json", cwd=village)
-    assert done.returncode == 0, done.stderr
-    (result,) = json.loads(done.stdout)
-    found = {metric["metric"]: metric for metric in result["results"][0]["metrics"]}
-    assert found["win_rate"]["value"] == 1
-    assert found["win_rate"]["low"] < 0.8  # twelve prompts that agree are no certainty
-    assert found["longer"]["value"] == 1
-
-
-def test_labels_of_pairs_are_imported_and_judge(village):
-    pairs = [
-        {
-            "prompt": f"How is cow {i}?",
-            "output_1": f"Well, {i}.",
-            "output_2": f"Cow {i} is well, thank you.",
-            "preference": 0.75,
-        }
-        for i in range(N)
-    ]
+def test_a_win_rate_of_two_files_by_ranks_and_by_labels_of_pairs(village):
+    pair = {"prompt": "How is cow {}?", "output_1": TEXTS["curt"], "output_2": TEXTS["kind"]}
+    pairs = [{name: text.format(i) for name, text in pair.items()} | {"preference": 0.75} for i in range(N)]
     write_lines(village / "pairs.jsonl", pairs)
     done = run("labels", "import", "pairs.jsonl", "--out", "normal.jsonl", cwd=village)
     assert done.returncode == 0, done.stderr
-    for file in ("pairs.jsonl", "normal.jsonl"):
-        judge = ("--scorer", f"preference=labels:{file}", "--json")
-        done = run("score", "kind.jsonl", "--task", "win_rate", "--baseline", "curt.jsonl", *FILES, *judge, cwd=village)
+    score = ("score", "kind.jsonl", "--task", "win_rate", "--baseline", "curt.jsonl", *FILES, "--json", "--scorer")
+    for file, rates in (("labels", (1, None)), ("pairs", (0.75, 1)), ("normal", (0.75, 1))):
+        done = run(*score, f"preference=labels:{file}.jsonl", cwd=village)
         assert done.returncode == 0, done.stderr
         (result,) = json.loads(done.stdout)
-        found = {metric["metric"]: metric["value"] for metric in result["results"][0]["metrics"]}
-        assert (found["win_rate"], found["win_rate_discrete"]) == (0.75, 1)
+        found = {metric["metric"]: metric for metric in result["results"][0]["metrics"]}
+        assert (found["win_rate"]["value"], found.get("win_rate_discrete", {}).get("value")) == rates
+        assert found["win_rate"]["low"] < 0.8  # twelve prompts that agree are no certainty
+        assert found["longer"]["value"] == 1
 
 
 def test_a_checkpoint_is_judged_against_its_baseline_by_a_reward_model_and_again_by_another(village):

@@ -1,6 +1,5 @@
 """`alignbench report`: run folders in, figures and one page out; its systems, and which values are comparable."""
 
-import csv
 import json
 import shutil
 from dataclasses import replace
@@ -9,11 +8,10 @@ import pandas as pd
 import pytest
 from audit_runs import N, around, shares, write_run
 from cases import cases
-from commands import assert_one_line_error, run, run_process
+from commands import assert_one_line_error, refusal, run, run_process
 from matplotlib.figure import Figure
 from report_runs import BASE, bias, iterations, labels, model, tax_tasks, training
 
-from alignbench.errors import AlignbenchError
 from reports.drawing import Drawing, save
 from reports.evidence import gather
 from reports.report import report
@@ -35,9 +33,9 @@ def test_a_folder_of_runs_is_read_in_the_order_of_lineages(tmp_path):
     evidence = gather([tmp_path])
     assert [system.name for system in evidence.systems] == ["z-base", "m-sft", "a-ppo"]
     assert list(evidence.audits) == ["", "z-base", "m-sft", "a-ppo"]
-    points = evidence.points("hellaswag", "acc")
-    assert [round(point.metric.value, 3) for point in points] == [0.5, 0.5, 0.7]
-    assert all(row["low"] < row["value"] < row["high"] for row in (point.row() for point in points))
+    rows = [point.row() for point in evidence.points("hellaswag", "acc")]
+    assert [row["value"] for row in rows] == pytest.approx([0.5, 0.5, 0.7])
+    assert all(row["low"] < row["value"] < row["high"] for row in rows)
     only = gather([tmp_path], reference="a-ppo")
     assert [own.aligned for own in only.audits.pop("a-ppo").contrasts] == ["z-base", "m-sft"]
     assert only.audits == {}
@@ -49,9 +47,7 @@ def test_a_checkpoint_with_and_without_its_template_is_two_systems(tmp_path):
     assert [(system.name, len(system.tasks)) for system in evidence.systems] == [("m", 2), ("m (chat)", 1)]
     (contrast,) = evidence.audit.contrasts
     found = (contrast.reference, contrast.aligned, contrast.role, contrast.templates)
-    assert found == ("m", "m (chat)", "reference", "own")
-    assert {row.task for row in contrast.rows} == {"answers"}
-    assert evidence.notes == ()
+    assert (found, {row.task for row in contrast.rows}) == (("m", "m (chat)", "reference", "own"), {"answers"})
     alone = gather([write_run(tmp_path / "other", "m", HALF)])
     assert (alone.audit, alone.notes) == (None, ("only one model: nothing to compare it with",))
 
@@ -130,10 +126,7 @@ def test_an_error_in_a_folder_is_one_line_that_names_the_file(file, content, wor
     folders = [write_run(tmp_path, "m", HALF), training(tmp_path / "ppo", "ppo", [{"step": 1}])]
     (path,) = [path for folder in folders for path in folder.glob(file)]
     path.write_text(content)
-    with pytest.raises(AlignbenchError) as raised:
-        list(gather(folders).systems[0].tasks[0].records())
-    assert words in str(raised.value)
-    assert "\n" not in str(raised.value)
+    assert words in refusal(lambda: list(gather(folders).systems[0].tasks[0].records()))
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +163,7 @@ def test_the_same_folders_give_the_same_bytes_in_another_process_and_place(given
     assert {f"figures/{name}" for name in manifest["figures"]} == {name for name in first if "figures/" in name}
 
 
-def test_a_second_report_removes_only_figures_of_the_first(runs, tmp_path):
+def test_a_second_report_removes_only_figures_of_the_first_and_a_csv_file_has_no_formula(runs, tmp_path):
     folder = shutil.copytree(runs, tmp_path / "runs")
     (tmp_path / "report.json").write_text("[1]")  # of another program
     report([folder], tmp_path, pdf=True)
@@ -183,17 +176,10 @@ def test_a_second_report_removes_only_figures_of_the_first(runs, tmp_path):
     left = {file.name for file in (tmp_path / "figures").iterdir()}
     assert "mine.png" in left
     assert not [name for name in left if name.startswith("bias") or name.endswith(".pdf")]
-
-
-def test_a_csv_file_contains_no_formula_and_whole_counts(tmp_path):
-    names = ["=1+1", "+1", "-1", "@x", "\tx", "\rx", "x=1"]
-    table = pd.DataFrame({"system": names, "parameters": [134_515_008.0] * 6 + [None], "value": [0.5] * 7})
+    table = pd.DataFrame({"system": ["=1+1", "\tx", "x=1"], "parameters": [134_515_008.0, None, 5], "value": [0.5] * 3})
     save(Drawing("figure", "", "", Figure(), table, "", ""), tmp_path)
-    with (tmp_path / "figure.csv").open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    assert [row["system"] for row in rows] == ["'=1+1", "'+1", "'-1", "'@x", "'\ufffdx", "'\ufffdx", "x=1"]
-    assert [row["parameters"] for row in rows] == ["134515008"] * 6 + [""]
-    assert {row["value"] for row in rows} == {"0.5"}
+    rows = (tmp_path / "figure.csv").read_text(encoding="utf-8").splitlines()
+    assert rows == ["system,parameters,value", "'=1+1,134515008,0.5", "'\ufffdx,,0.5", "x=1,5,0.5"]
 
 
 def test_a_mistake_is_one_line(runs, tmp_path):
@@ -202,8 +188,7 @@ def test_a_mistake_is_one_line(runs, tmp_path):
     (tmp_path / "empty").mkdir()
     for line, *given in (
         ("--reference nobody: it must be one of the models: base, ppo", runs, "--reference", "nobody"),
-        (f"{tmp_path / 'nowhere'}: {words}", tmp_path / "nowhere"),
-        (f"{tmp_path / 'empty'}: {words}", tmp_path / "empty"),
+        *((f"{tmp_path / name}: {words}", tmp_path / name) for name in ("nowhere", "empty")),
         ("no finished task", unfinished),
     ):
         assert_one_line_error(run("report", *given, "--out", tmp_path / "report"), line)

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import stages
 import torch
+from cases import read_lines
+from commands import refusal
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny import SENTENCES, tiny_tokenizer
@@ -25,10 +27,7 @@ folder = pytest.fixture(scope="module")(stages.prepare)
 accelerator = pytest.fixture(scope="module")(stages.an_accelerator)
 
 
-@pytest.fixture
-def fit(folder, tmp_path):
-    """Trains a reward model with quick settings."""
-    return stages.runner("reward", folder, tmp_path)
+fit = stages.runner("reward")
 
 
 def test_a_planted_preference_is_learned_and_generalises_to_new_prompts(fit, tmp_path):
@@ -39,16 +38,13 @@ def test_a_planted_preference_is_learned_and_generalises_to_new_prompts(fit, tmp
         good = [rng.random() < 0.5 for _ in answers]
         good[i % 4], good[(i + 1) % 4] = True, False
         responses = [a + " honey" + rng.choice(FILLER) if g else a for a, g in zip(answers, good, strict=True)]
-        ranks = [1 if g else 2 for g in good]
-        rows.append({"prompt": f"Question {i}: {rng.choice(stages.QUESTIONS)}", "responses": responses, "ranks": ranks})
-    out = fit(data=stages.write_rows(tmp_path / "honey.jsonl", rows), batch=8, epochs=2)
-    found = stages.recipe_of(out)["metrics"]
+        prompt = f"Question {i}: {rng.choice(stages.QUESTIONS)}"
+        rows.append({"prompt": prompt, "responses": responses, "ranks": [2 - g for g in good]})
+    found = stages.recipe_of(fit(data=stages.write_rows(tmp_path / "honey.jsonl", rows), batch=8, epochs=2))["metrics"]
     assert found["accuracy"] > 0.9
     assert found["accuracy_low"] > found["length_accuracy"]
     assert found["over_length_low"] > 0
     assert found["calibration_error"] < 0.1
-    losses = [line["loss"] for line in stages.steps_of(out)]
-    assert np.mean(losses[-5:]) < 0.3 < 0.5 < np.mean(losses[:3])
 
 
 @pytest.mark.parametrize("micro_tokens", [8192, 1])
@@ -95,9 +91,6 @@ def test_the_checkpoint_is_a_stock_classifier_and_demonstrations_have_mean_0(fit
     logits = stages.exact(stock)(**own(texts, padding=True, return_tensors="pt")).logits[:, 0].tolist()
     bias = stages.recipe_of(out)["metrics"]["bias"]
     assert [score - bias for score in scores] == pytest.approx(logits, abs=1e-4)
-
-
-# Agreement, on hand-made scores
 
 
 def row(ranks, lengths=(1, 1), prompt="p") -> Ranking:
@@ -148,9 +141,6 @@ def test_agreement_does_not_depend_on_the_order_of_responses_in_a_row(scores, ra
     assert one == pytest.approx(other, nan_ok=True)
 
 
-# Which rankings are trained on
-
-
 EVERYONE = [f"labeler {n}" for n in range(6)]
 
 
@@ -199,7 +189,7 @@ def test_folds_are_summarised_and_only_one_model_is_in_memory(fit, tmp_path, mon
 
 def test_a_checkpoint_has_its_metrics_and_calibration_and_can_be_trained_further(fit):
     out = fit(epochs=2, demonstrations="sft.jsonl")
-    recipe, last = stages.recipe_of(out), stages.lines_of(out / "metrics.jsonl")[-1]
+    recipe, last = stages.recipe_of(out), read_lines(out / "metrics.jsonl")[-1]
     assert (recipe["stage"], len(recipe["data"]), last["epoch"]) == ("reward", 2, 2)
     assert last.items() - {("step", 4)} <= recipe["metrics"].items()
     bins = json.loads((out / "final" / "calibration.json").read_text())["bins"]
@@ -218,8 +208,6 @@ def test_a_checkpoint_has_its_metrics_and_calibration_and_can_be_trained_further
     assert (torch.equal(one, same), torch.equal(one, other)) == (True, False)
     assert one.std().item() == pytest.approx(17**-0.5, rel=0.4)  # InstructGPT's initialisation, of width 16
 
-
-# Rewards of texts
 
 PAIRS = [(question, answer) for question in stages.QUESTIONS[:2] for answer in (" No. Never mix them.", " Yes", "")]
 
@@ -242,24 +230,21 @@ def raising(prompts, responses):
     ],
 )
 def test_a_faulty_reward_is_named_in_one_line(accelerator, function, words):
-    line = stages.refusal(lambda: score_all(accelerator, function, "my:score", ["a", "b"], [" yes", " no"]))
+    line = refusal(lambda: score_all(accelerator, function, "my:score", ["a", "b"], [" yes", " no"]))
     assert line.startswith(f"reward my:score: {words}")
 
 
-def test_numbers_of_any_library_are_scores(accelerator):
-    for scores in ([1, 2.5], np.array([1, 2.5], np.float32), torch.tensor([1, 2.5]), (float(n) for n in (1, 2.5))):
-        assert score_all(accelerator, lambda p, r, s=scores: s, "my:score", ["a", "b"], ["c", "d"]) == [1.0, 2.5]
-
-
-def test_a_function_is_imported_from_the_current_folder(folder, tmp_path, monkeypatch, accelerator):
+def test_a_function_is_imported_from_the_current_folder_and_gives_numbers_of_any_library(
+    folder, tmp_path, monkeypatch, accelerator
+):
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "broken_reward.py").write_text("def score(prompts, responses:\n")
     assert load_reward("training_rewards:length", accelerator, 64)(["ab"], ["abc"]) == [0.3]
     for spec in ("training_rewards:lengths", "absent_reward:score", "broken_reward:score"):
-        assert f"reward {spec}: no such function" in stages.refusal(
-            lambda spec=spec: load_reward(spec, accelerator, 64)
-        )
+        assert f"reward {spec}: no such function" in refusal(load_reward, spec, accelerator, 64)
+    for scores in ([1, 2.5], np.array([1, 2.5], np.float32), torch.tensor([1, 2.5]), (float(n) for n in (1, 2.5))):
+        assert score_all(accelerator, lambda p, r, s=scores: s, "my:score", ["a", "b"], ["c", "d"]) == [1.0, 2.5]
 
 
 def test_a_reward_model_reads_texts_with_its_own_tokenizer_in_any_order_and_budget(accelerator):
@@ -286,4 +271,4 @@ def test_responses_to_one_prompt_compute_it_once_within_the_window(accelerator):
         RewardModel(Scalar(model), tokenizer, None, budget, accelerator)([SENTENCES[0]] * 4, responses)
         assert sum(seen) == size
     scorer = RewardModel(Scalar(model), tokenizer, 12, 64, accelerator)
-    assert "window of 12" in stages.refusal(lambda: scorer([SENTENCES[0]], [" yes"]))
+    assert "window of 12" in refusal(lambda: scorer([SENTENCES[0]], [" yes"]))

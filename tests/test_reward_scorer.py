@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import transformers
 from accelerate import Accelerator
-from cases import cases
+from cases import cases, update
 from scorer_models import save_classifier, stock_logits
 from stages import tiny_classifier
 from tiny import tiny_tokenizer
@@ -18,14 +18,7 @@ from trainers.reward import RewardModel
 
 CHAT = cases("judges")["template"]
 ROLES = ("user", "assistant")
-PAIRS = [
-    ("Which planet is red?", " Mars, which is smaller than the Earth and has two moons."),
-    ("What do bees make?", " honey"),
-    ("What do bees make?", ""),
-    ("What do bees make?", " wax</s>"),
-    ("", "No."),
-    ("Never mix \ud800 them", " The nurse \x1b[31m was late."),
-]
+PAIRS = [tuple(pair) for pair in cases("scorers")["pairs"]]
 ENCODABLE = [tuple(text.encode("utf-8", "replace").decode() for text in pair) for pair in PAIRS]
 LONG = ("What do bees make?", " honey" * 600)
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -94,17 +87,12 @@ def test_a_reward_model_trained_on_chats_reads_chats_and_another_decoder_a_dialo
 
 @pytest.mark.parametrize("pad", ["own", "none", "of the tokenizer only"])
 def test_a_decoder_without_a_template_reads_the_texts_and_the_end_token(tmp_path, pad):
-    folder = save_decoder(tmp_path / "rm", pad=pad != "none")
+    folder = save_decoder(tmp_path / "rm", pad=pad != "none", architecture="bloom" if pad == "own" else "llama")
     if pad == "of the tokenizer only":  # transformers would read the output of a batch at padding
-        config = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps(config | {"pad_token_id": None}))
-    expected = [stock(folder, f"{prompt}{response}</s>") for prompt, response in PAIRS[:2]]
-    assert rewards(folder, PAIRS[:2]) == pytest.approx(expected, abs=1e-4)
-
-
-def test_a_decoder_without_positions_takes_any_length(tmp_path):
-    folder = save_decoder(tmp_path / "rm", architecture="bloom")
-    assert rewards(folder, [LONG]) == pytest.approx([stock(folder, f"{''.join(LONG)}</s>")], abs=1e-3)
+        update(folder / "config.json", pad_token_id=None)
+    pairs = [*PAIRS[:2], *[LONG] * (pad == "own")]  # a model without positions takes any length
+    expected = [stock(folder, f"{prompt}{response}</s>") for prompt, response in pairs]
+    assert rewards(folder, pairs) == pytest.approx(expected, abs=1e-3)
 
 
 @pytest.mark.parametrize("architecture", ["Roberta", "DebertaV2"])

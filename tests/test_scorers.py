@@ -2,7 +2,6 @@
 
 import hashlib
 import pickle
-import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +12,7 @@ import pytest
 import torch
 import transformers
 from cases import cases
+from commands import assert_refused, refusal
 from scipy.special import expit, softmax
 from scorer_models import DETOXIFY_CLASSES, TEXTS, save_classifier, save_detoxify, stock_logits
 
@@ -57,19 +57,12 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(("spec", "message"), CASES["unusable"])
-def test_an_unusable_scorer_is_refused_in_one_line(spec: str, message: str, models: Path) -> None:
-    with pytest.raises(AlignbenchError, match=re.escape(message)) as caught:
-        find_scorer(spec.format(models))
-    assert "\n" not in str(caught.value)
-
-
-def test_code_in_a_checkpoint_is_not_run(models: Path) -> None:
+def test_an_unusable_scorer_is_refused_in_one_line_and_code_in_a_checkpoint_is_not_run(spec, message, models) -> None:
+    assert message in refusal(find_scorer, spec.format(models))
     trace = models / "code" / "ran"
-    with pytest.raises(AlignbenchError):
-        find_scorer(f"toxicity=detoxify-unbiased:{trace.parent}")
     assert not trace.exists()
     pickle.loads(pickle.dumps(Bomb(trace)))
-    assert trace.exists()  # by unrestricted unpickling
+    trace.unlink()  # unrestricted unpickling made it
 
 
 def test_the_defaults_are_in_the_table_which_loads_no_torch() -> None:
@@ -77,9 +70,6 @@ def test_the_defaults_are_in_the_table_which_loads_no_torch() -> None:
     assert set(DEFAULTS.values()) <= {f"{row.kind}={row.name}" for row in SCORERS}
     program = "import sys, alignbench.cli.scorers; sys.exit('torch' in sys.modules or 'sklearn' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
-
-
-# Sequence classifiers
 
 
 def test_labels_are_recognised_by_their_names() -> None:
@@ -92,7 +82,7 @@ def test_labels_are_recognised_by_their_names() -> None:
 
 @pytest.mark.parametrize("architecture", ["Bert", "Roberta", "DebertaV2"])
 def test_probabilities_do_not_depend_on_batch_or_order(architecture: str, tmp_path: Path) -> None:
-    folder = save_classifier(tmp_path, ("neutral", "toxic"), architecture)
+    folder = save_classifier(tmp_path / "toxic", ("neutral", "toxic"), architecture)
     scorer = find_scorer(f"toxicity=classifier:{folder}")
     texts = [text * repeats for text in TEXTS for repeats in (1, 2, 3)] * 15  # several batches
     found = scorer.score([Item(text) for text in texts])
@@ -100,22 +90,22 @@ def test_probabilities_do_not_depend_on_batch_or_order(architecture: str, tmp_pa
         neutral, toxic = softmax(stock_logits(folder, text, truncation=True, max_length=scorer.reader.window))
         assert numbers["toxicity"] == numbers["toxic"] == pytest.approx(toxic, abs=1e-5)
         assert numbers["neutral"] == pytest.approx(neutral, abs=1e-5)
-    assert len({round(numbers["toxicity"], 6) for numbers in found[::3]}) == len(TEXTS)
     backward = scorer.score([Item(text) for text in texts[::-1]])[::-1]
     assert [f["toxicity"] for f in found] == pytest.approx([b["toxicity"] for b in backward], abs=1e-5)
     assert scorer.score([]) == []
+    other = save_classifier(tmp_path / "other" / "toxic", ("neutral", "toxic"), architecture, seed=1)
+    one, two = map(ScorerIdentity.of, (scorer, find_scorer(f"toxicity=classifier:{other}")))
+    assert one.name == two.name == "classifier:toxic[toxic]"
+    assert (len(one.revision), one.revision != two.revision) == (64, True)
 
 
-def test_a_text_beyond_the_window_is_truncated_and_counted(models: Path) -> None:
+def test_a_text_beyond_the_window_is_truncated_and_counted_and_a_lone_surrogate_a_question_mark(models: Path) -> None:
     scorer = find_scorer(f"toxicity=classifier:{models / 'toxic'}")
     assert scorer.reader.window == 64  # 67 positions, of which RoBERTa never uses the first three
     fits, long, longer = scorer.score([Item("a" * 62), Item("a" * 63), Item("a" * 500)])
     assert (fits["cut"], long["cut"], longer["cut"]) == (0, 1, 1)
     assert fits["toxicity"] == pytest.approx(long["toxicity"], abs=1e-5) == pytest.approx(longer["toxicity"], abs=1e-5)
-
-
-def test_a_lone_surrogate_is_scored_like_a_question_mark(models: Path) -> None:
-    surrogate, mark = find_scorer(f"toxicity=classifier:{models / 'toxic'}").score([Item("a \ud83d b"), Item("a ? b")])
+    surrogate, mark = scorer.score([Item("a \ud83d b"), Item("a ? b")])
     assert surrogate == mark
     long = "\ud83d" * 60
     assert find_scorer(f"entailment=nli:{models / 'nli'}").score([Item(long, source=long)])[0]["cut"] == 1
@@ -130,17 +120,6 @@ def test_independent_labels_have_a_sigmoid_each_and_sentiment_is_an_expected_val
     low, _, high = softmax(stock_logits(folder, TEXTS[0]))
     numbers = find_scorer(f"sentiment=classifier:{folder}").score(ITEMS[:1])[0]
     assert numbers["sentiment"] == pytest.approx(high - low, abs=1e-5)
-
-
-def test_the_identity_names_the_label_and_changes_with_the_weights(models: Path, tmp_path: Path) -> None:
-    folders = models / "toxic", save_classifier(tmp_path / "toxic", ("neutral", "toxic"), seed=1)
-    one, two = (ScorerIdentity.of(find_scorer(f"toxicity=classifier:{folder}")) for folder in folders)
-    assert one.name == two.name == "classifier:toxic[toxic]"
-    assert one.revision != two.revision
-    assert len(one.revision) == 64
-
-
-# detoxify
 
 
 def test_a_checkpoint_scores_as_in_detoxify_itself(models: Path, tmp_path: Path) -> None:
@@ -168,8 +147,7 @@ def test_cached_weights_are_used_after_their_hash_is_checked(tmp_path: Path, mon
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     _, file, _ = detoxify.published("detoxify-unbiased")
     save_detoxify(file.parent).rename(file)
-    with pytest.raises(AlignbenchError, match=r"has sha256 .* not c7548aa0"):
-        find_scorer("toxicity=detoxify-unbiased")
+    assert_refused(r"has sha256 .* not c7548aa0", find_scorer, "toxicity=detoxify-unbiased")
     sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
     monkeypatch.setitem(detoxify.SHA256, "unbiased", sha256[:8])
     assert find_scorer("toxicity=detoxify-unbiased").revision == sha256
@@ -180,29 +158,18 @@ def test_missing_weights_are_one_line_with_the_address_and_alternatives(tmp_path
 
     assert detoxify.BASES.keys() == MODEL_URLS.keys()
     assert {f"detoxify-{name}" for name in MODEL_URLS} <= {row.name for row in SCORERS}
-    assert all(re.search(r"-[0-9a-f]{8}\.ckpt$", url) for url in MODEL_URLS.values())
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(AlignbenchError) as caught:
-        find_scorer("toxicity=detoxify-unbiased")
-    message = str(caught.value)
-    assert "\n" not in message
+    message = refusal(find_scorer, "toxicity=detoxify-unbiased")
     for part in (MODEL_URLS["unbiased"], "toxicity=detoxify-unbiased:/path/to/", "toxicity=alt-profanity-check"):
         assert part in message
 
 
-# Without a download
-
-
-def test_alt_profanity_check_separates_an_insult_from_a_polite_line() -> None:
+def test_scorers_without_a_download_separate_insult_and_praise_from_other_lines() -> None:
     scorer = find_scorer("toxicity=alt-profanity-check")
     insult, polite = scorer.score([Item("What a stupid idiot, fuck you."), Item("Thank you for your kind letter.")])
     assert polite["toxicity"] < 0.2 < 0.9 < insult["toxicity"]
-    assert scorer.score([]) == []
-    assert scorer.score(ITEMS)[2] == scorer.score([ITEMS[2]])[0]
-
-
-def test_textblob_knows_praise_blame_and_negation() -> None:
+    assert (scorer.score([]), scorer.score(ITEMS)[2]) == ([], scorer.score([ITEMS[2]])[0])
     pytest.importorskip("textblob", reason="the extra `sentiment` is not installed")
     texts = ("A wonderful, lovely day.", "A terrible, awful day.", "Not good.", "")
     found = find_scorer("sentiment=textblob").score([Item(text) for text in texts])

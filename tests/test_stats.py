@@ -41,10 +41,18 @@ def test_the_interval_of_a_proportion_is_wilsons_and_lies_within_0_and_1(pairs, 
 
 def test_a_correlation_by_hand_and_where_there_is_none():
     found = estimates.correlation([1, 2, 3, 4, 5], [2, 1, 4, 3, 5])
-    assert found.value == pytest.approx(0.8)
-    assert found.low < 0.8 < found.high
-    for x, y in (([1, 1, 1, 1], [1, 2, 3, 4]), ([1, 2], [1, 2])):
-        assert estimates.correlation(x, y).value is None
+    assert (found.value, found.low < 0.8 < found.high) == (pytest.approx(0.8), True)
+    assert estimates.correlation([1, 1, 1, 1], [1, 2, 3, 4]).value is None
+    assert estimates.correlation([1, 2], [1, 2]).value is None
+
+
+def test_a_p_value_decreases_with_the_distance_from_zero():
+    values = np.random.default_rng(0).normal(size=30)
+    draws = bootstrap.resampled_means(values[:, None], resamples=2000)[:, 0]
+    found = [bootstrap.p_value(values.mean() + x, draws + x, 30) for x in np.linspace(0.3, 1.5, 25)]
+    assert (found, found[-1]) == (sorted(found, reverse=True), 1 / 2001)
+    assert bootstrap.p_value(-2.0, -2 + draws, 30) == bootstrap.p_value(2.0, 2 - draws, 30)
+    assert bootstrap.p_value(0.0, np.zeros(100), 20) == 1
 
 
 def test_the_jackknife_error_of_a_mean_is_that_of_the_means_of_its_groups():
@@ -64,16 +72,6 @@ def test_a_p_value_is_below_5_percent_exactly_if_the_interval_excludes_zero(valu
         p = bootstrap.p_value(float(np.mean(values)), draws, len(values))
         assert (p < 0.05) == (low > 0 or high < 0)
         assert 1 / 501 <= p <= 1
-
-
-def test_a_p_value_decreases_with_the_distance_from_zero():
-    values = np.random.default_rng(0).normal(size=30)
-    draws = bootstrap.resampled_means(values[:, None], resamples=2000)[:, 0]
-    found = [bootstrap.p_value(values.mean() + x, draws + x, 30) for x in np.linspace(0.3, 1.5, 25)]
-    assert found == sorted(found, reverse=True)
-    assert found[-1] == 1 / 2001
-    assert bootstrap.p_value(-2.0, -2 + draws, 30) == bootstrap.p_value(2.0, 2 - draws, 30)
-    assert bootstrap.p_value(0.0, np.zeros(100), 20) == 1
 
 
 @pytest.mark.slow

@@ -26,11 +26,6 @@ CASES = cases("thinking")
 OPENED = "{{ messages[0]['content'] }}A:{% if enable_thinking is not defined or enable_thinking %}<think>\n{% endif %}"
 
 
-@pytest.fixture(scope="module")
-def tokenizer():
-    return tiny_tokenizer()
-
-
 def scripted(tokenizer, text):
     """One token a character, and the end of the sequence."""
     return [*(i for c in text for i in tokenizer(c, add_special_tokens=False).input_ids), tokenizer.eos_token_id]
@@ -51,10 +46,8 @@ def test_a_stop_string_and_the_limit_of_the_answer_apply_after_the_thoughts(case
     assert number == case.get("read", len(tokens))
     assert {name: getattr(found, name) for name in case["found"]} == case["found"]
     assert found.unscored == case["found"].get("unscored")
-    # numbers per token are the answer's
-    kept = tokens[:number][number - len(found.tokens) :]
-    assert list(found.tokens) == kept
-    assert len(found.logprobs) == len(found.entropies) == len(kept)
+    kept = tokens[:number][number - len(found.tokens) :]  # numbers per token are the answer's
+    assert (list(found.tokens), len(found.logprobs), len(found.entropies)) == (kept, len(kept), len(kept))
     if found.thoughts:
         assert tokenizer.decode(kept, skip_special_tokens=True).lstrip().startswith(found.text)
 
@@ -67,40 +60,35 @@ def test_thoughts_are_told_apart_in_a_text(text, answer, thoughts):
 
 
 @pytest.mark.parametrize("packs", [True, False])
-def test_a_template_opens_the_block_unless_its_variables_say_otherwise(packs, tokenizer, monkeypatch):
+def test_a_template_opens_the_block_unless_its_variables_say_otherwise(packs, monkeypatch):
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = OPENED
-    text = "2\n+2</think>\n\n4\n5"
     tokens = iter(())
-
-    def draw(logits, sources, streams, sampling):
-        return [drawn(next(tokens)) for _ in streams]
-
     for module in (scheduler, sequential):
-        monkeypatch.setattr(module, "draw", draw)
-    found = {}
-    for kwargs in ({}, {"enable_thinking": False}):
+        monkeypatch.setattr(
+            module, "draw", lambda logits, sources, streams, own: [drawn(next(tokens)) for _ in streams]
+        )
+    for kwargs, end, expected in (
+        ({}, "A:<think>\n", ("4", "2\n+2", "stop")),
+        ({"enable_thinking": False}, "A:", ("2", "", "stop")),
+    ):
         encoder = Encoder(tokenizer, kwargs)
         engine = LocalEngine(tiny_model("llama", tokenizer), encoder, packs=packs)
-        tokens = iter(scripted(tokenizer, text))
+        tokens = iter(scripted(tokenizer, "2\n+2</think>\n\n4\n5"))
         sampling = Sampling(9, stop=("\n",), thinking=Thinking(limit=20))
-        ((_, (completion,)),) = engine.generate([Prompt("a", "Q")], sampling, chat=True)
-        found[bool(kwargs)] = completion
-        shown = tokenizer.decode(encoder.prompts(["Q"], chat=True)[0])
-        assert shown.endswith("A:" if kwargs else "A:<think>\n")
-    assert (found[False].text, found[False].thoughts, found[False].finish) == ("4", "2\n+2", "stop")
-    assert (found[True].text, found[True].thoughts, found[True].finish) == ("2", "", "stop")
+        ((_, (found,)),) = engine.generate([Prompt("a", "Q")], sampling, chat=True)
+        assert (found.text, found.thoughts, found.finish) == expected
+        assert tokenizer.decode(encoder.prompts(["Q"], chat=True)[0]).endswith(end)
 
 
 def test_the_window_has_room_for_thoughts_only_where_the_model_may_think():
-    tokenizer = tiny_tokenizer()
-    own = Sampling(9, thinking=Thinking(limit=20))
-    assert Encoder(tokenizer).expecting_thoughts(own, chat=False).most_tokens == 9
-    always = Sampling(9, thinking=Thinking(limit=20, always=True))
-    assert Encoder(tokenizer).expecting_thoughts(always, chat=False).most_tokens == 29
+    tokenizer, bare = tiny_tokenizer(), tiny_tokenizer()
     tokenizer.chat_template = OPENED
-    assert Encoder(tokenizer).expecting_thoughts(own, chat=False).most_tokens == 9
-    assert Encoder(tokenizer).expecting_thoughts(own, chat=True).most_tokens == 29
+    own, always = (Sampling(9, thinking=Thinking(limit=20, always=always)) for always in (False, True))
+    for which, sampling, chat, most in (
+        (bare, own, False, 9), (bare, always, False, 29), (tokenizer, own, False, 9), (tokenizer, own, True, 29)
+    ):  # fmt: skip
+        assert Encoder(which).expecting_thoughts(sampling, chat=chat).most_tokens == most
     engine = LocalEngine(tiny_model("llama", tokenizer), Encoder(tokenizer), window=28)
     ((_, (completion,)),) = engine.generate([Prompt("a", "Q")], own, chat=True)
     assert "29 new ones do not fit the model's window of 28" in completion.unscored
@@ -137,9 +125,6 @@ def test_outputs_of_a_file_are_scored_without_their_thoughts(tmp_path):
     assert "thoughts" not in third["outputs"][0]
 
 
-# Endpoints
-
-
 def thinking_server(standin, say):
     """The server's answer to a request is `say(body)`: fields of the message, and why it ended."""
     answer = standin._answer
@@ -173,19 +158,18 @@ def test_an_endpoint_is_asked_again_with_room_for_thoughts(apart):
         engine = connect(thinking_server(standin, say).spec, template_kwargs={"enable_thinking": True})
         standin.armed = True
         standin.asked.clear()
-        sampling = Sampling(9, stop=("\n",), thinking=Thinking(limit=20))
-        ((_, (found,)),) = engine.generate([Prompt("a", "2+2?")], sampling, chat=True)
-        assert (found.text, found.thoughts, found.unscored) == ("4", "two and two, and on it goes", None)
+
+        def ask(most, limit=None, **more):
+            more |= {} if limit is None else {"thinking": Thinking(limit=limit)}
+            ((_, (found,)),) = engine.generate([Prompt("a", "2+2?")], Sampling(most, **more), chat=True)
+            return found.text, found.thoughts, found.unscored
+
+        assert ask(9, 20, stop=("\n",)) == ("4", "two and two, and on it goes", None)
         bodies = [body for _, body, _ in standin.asked]
         assert [(body["max_tokens"], body.get("stop")) for body in bodies] == [(9, ["\n"]), (29, None)]
         assert all(body["chat_template_kwargs"] == {"enable_thinking": True} for body in bodies)
-        short = Sampling(3, stop=("\n",), thinking=Thinking(limit=4))
-        ((_, (found,)),) = engine.generate([Prompt("a", "2+2?")], short, chat=True)
-        assert (found.text, found.unscored) == ("", UNFINISHED)
-        kept = Sampling(9)
-        ((_, (found,)),) = engine.generate([Prompt("a", "2+2?")], kept, chat=True)
-        assert found.text == ("" if apart else LONG[:30])
-        assert found.unscored is None
+        assert ask(3, 4, stop=("\n",))[::2] == ("", UNFINISHED)
+        assert ask(9)[::2] == ("" if apart else LONG[:30], None)
 
 
 def test_evaluate_strips_or_keeps_what_an_endpoint_thinks(tmp_path):
@@ -205,52 +189,31 @@ def test_evaluate_strips_or_keeps_what_an_endpoint_thinks(tmp_path):
         assert limits == [256, 306, 256]
 
 
-# Judges
-
 WON = Item("Honey.", "What do bees make?", references=("Two moons.",))
 
 
-def test_a_judge_gives_its_verdict_after_its_thoughts():
+def test_a_judge_gives_its_verdict_after_its_thoughts_or_after_an_empty_block(tmp_path):
     def say(body):
         best = "A" if "<answer_a>\nHoney" in body["messages"][0]["content"] else "B"
         if "Honey" not in body["messages"][0]["content"]:
             return {"content": "<think>[[A]]"}, "stop"
         return {"content": f"<think>[[A]] or [[B]]?</think>[[{best}]]"}, "stop"
 
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = OPENED
     with StandIn(completions=False) as standin:
-        judge = find_scorer(f"preference=endpoint:{thinking_server(standin, say).spec}")
+        endpoint = f"preference=endpoint:{thinking_server(standin, say).spec}"
+        judge = find_scorer(endpoint)
         standin.armed = True
         assert judge.score([WON])[0]["win"] == 1
         with pytest.raises(ValueError, match=f"no verdict: {UNFINISHED}"):
             judge.score([Item("Wax.", "What?", references=("Two moons.",))])
-        kept = find_scorer(f"preference=endpoint:{standin.spec}", thinking=None)
-        assert kept.revision != judge.revision
+        local = f"preference=lm:{save_tiny_checkpoint(tmp_path / 'judge', tokenizer=tokenizer)}"
+        assert [find_scorer(local, **own)._closing for own in ({}, {"thinking": None})] == ["\n</think>\n\n", ""]
+        for spec in (endpoint, local):
+            assert find_scorer(spec, thinking=None).revision != find_scorer(spec).revision
 
 
-def test_a_letter_is_asked_for_after_an_empty_block(tmp_path):
-    folder = save_tiny_checkpoint(tmp_path / "judge")
-    tokenizer = tiny_tokenizer()
-    tokenizer.chat_template = OPENED
-    tokenizer.save_pretrained(folder)
-    judge = find_scorer(f"preference=lm:{folder}")
-    assert judge._closing == "\n</think>\n\n"
-    kept = find_scorer(f"preference=lm:{folder}", thinking=None)
-    assert kept._closing == ""
-    assert kept.revision != judge.revision
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (("--thinking", "no"), ("--thinking no", "auto, strip, keep")),
-        (("--thinking-tags", "<t>"), ("--thinking-tags <t>", "START,END")),
-        (("--thinking-tags", "<t>,<t>"), ("START,END",)),
-        (("--thinking-tokens", "0"), ("--thinking-tokens 0", "at least 1")),
-        (("--template-kwargs", "enable_thinking"), ("enable_thinking", "NAME=VALUE")),
-        (("--template-kwargs", "a=[1"), ("a=[1", "NAME=VALUE")),
-        (("--template-kwargs", "day=2026-01-01"), ("day=2026-01-01", "NAME=VALUE")),
-        (("--template-kwargs", "=1"), ("NAME=VALUE",)),
-    ],
-)
+@pytest.mark.parametrize(("arguments", "words"), CASES["rejected"])
 def test_wrong_settings_are_one_line(arguments, words, tmp_path):
     assert_one_line_error(run("evaluate", "x", "--tasks", "answers", *arguments, cwd=tmp_path), *words)

@@ -6,7 +6,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from cases import cases
+from cases import cases, write_lines
+from commands import assert_refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from standin_server import StandIn
@@ -14,7 +15,6 @@ from test_engine import alone
 from tiny import save_tiny_checkpoint, tiny_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from alignbench.errors import AlignbenchError
 from alignbench.evaluation.evaluate import _check, evaluate, prepare
 from alignbench.models.distributions import entropies
 from alignbench.models.encode import Encoder
@@ -62,15 +62,13 @@ def test_both_entropies_are_the_definition_in_double_precision(seed, vocabulary,
 
 def test_a_row_is_bit_identical_whatever_the_other_rows_are_and_no_logit_is_changed():
     logits = torch.randn((37, 50_257), generator=torch.Generator().manual_seed(2))
-    before = logits.clone()
-    together = entropies(logits, range(37))
+    before, together = logits.clone(), entropies(logits, range(37))
     for rows in ([], [0], [36], [7, 7, 3], range(20, 29), range(36, -1, -1)):
         assert (entropies(logits, list(rows)) == together[:, list(rows)]).all()
     assert torch.equal(logits, before)
     logits[1, 5], logits[2, 5] = torch.nan, torch.inf
-    found = entropies(logits, range(37))
-    assert np.isnan(found[:, 1:3]).all()
-    assert (np.delete(found, [1, 2], 1) == np.delete(together, [1, 2], 1)).all()
+    together[:, 1:3] = torch.nan
+    np.testing.assert_array_equal(entropies(logits, range(37)), together)
 
 
 def wiki_lines():
@@ -126,14 +124,13 @@ def test_documents_depend_on_no_seed_own_prompts_replace_them_and_a_text_without
     assert documents == task.load(Options(data_dir=folder, seed=5)).documents
     assert [document.group for document in documents] == ["Old Barn"] * 2 + ["Hay (grass)"] * 2
     assert {document.prompt for document in documents} == {""}
-    (tmp_path / "own.jsonl").write_text('{"id": "mine", "prompt": "Which animal gives wool?"}\n')
-    options = Options(data_dir=folder, prompts=tmp_path / "own.jsonl")
-    documents = find_task("token_entropy_on_policy").load(options).documents
-    assert [(document.id, document.prompt) for document in documents] == [("mine", "Which animal gives wool?")]
+    own = write_lines(tmp_path / "own.jsonl", [{"id": "mine", "prompt": "Which animal gives wool?"}])
+    (document,) = find_task("token_entropy_on_policy").load(Options(data_dir=folder, prompts=own)).documents
+    assert (document.id, document.prompt) == ("mine", "Which animal gives wool?")
     (tmp_path / "wikitext-2-raw").mkdir()
     (tmp_path / "wikitext-2-raw" / "wiki.test.raw").write_text(" = Hay = \n\n Hay is dry grass . \n")
-    with pytest.raises(AlignbenchError, match=r"token_entropy: wiki\.test\.raw has no passage of 600 characters"):
-        task.load(Options(data_dir=tmp_path))
+    line = r"token_entropy: wiki\.test\.raw has no passage of 600 characters"
+    assert_refused(line, task.load, Options(data_dir=tmp_path))
 
 
 @pytest.mark.needs_data
@@ -151,23 +148,19 @@ def test_the_metrics_of_a_passage_are_means_over_its_tokens_in_bits():
     nats = [math.log(2) * bits for bits in (8.0, *[4.0] * 7, *[2.0] * 8, *[1.0] * 16, *[0.5] * 32, *[0.0] * 36)]
     answer = Loglikelihood(-300 * math.log(2), 100, None, tuple(nats), (math.log(5),) * 100)
     found = find_task("token_entropy").score(Document("a", "", choices=("x" * 400,)), [answer])
-    assert found == pytest.approx(
-        {"entropy": 0.84, "top5_entropy": math.log2(5), "surprisal": 3.0, "excess_surprisal": 2.16}
-        | {"entropy_per_character": 0.21, "surprisal_per_character": 0.75}
-        | {"entropy_1": 8, "entropy_2_8": 4, "entropy_9_16": 2, "entropy_17_32": 1, "entropy_33_64": 0.5}
-    )
+    expected = {"entropy": 0.84, "top5_entropy": math.log2(5), "surprisal": 3.0, "excess_surprisal": 2.16}
+    expected |= {"entropy_per_character": 0.21, "surprisal_per_character": 0.75, "entropy_1": 8, "entropy_2_8": 4}
+    assert found == pytest.approx(expected | {"entropy_9_16": 2, "entropy_17_32": 1, "entropy_33_64": 0.5})
     assert set(found) == {metric.name for metric in find_task("token_entropy").metrics}
 
 
 def test_a_short_output_has_no_metric_of_positions_that_it_does_not_reach_and_none_without_entropies():
-    generation = find_task("token_entropy_on_policy").generation
-    log2 = math.log(2)
-    nats = [tuple(log2 * x for x in bits) for bits in ((-1.0, -2.0, -3.0), (4.0, 3.0, 1.0), (1.0, 1.0, 1.0))]
-    output = Output("A hen.", logprobs=nats[0], entropies=nats[1], top_entropies=nats[2])
-    assert generation.score(Document("a", "Name one."), [output]) == pytest.approx(
-        {"entropy": 8 / 3, "top5_entropy": 1, "surprisal": 2, "entropy_1": 4, "entropy_2_8": 2, "words": 2}
-    )
-    found = generation.score(Document("a", "Name one."), [Output("A hen.")])
+    generation, document = find_task("token_entropy_on_policy").generation, Document("a", "Name one.")
+    bits = math.log(2) * np.array([[-1.0, -2.0, -3.0], [4.0, 3.0, 1.0], [1.0, 1.0, 1.0]])
+    output = Output("A hen.", logprobs=bits[0], entropies=bits[1], top_entropies=bits[2])
+    expected = {"entropy": 8 / 3, "top5_entropy": 1, "surprisal": 2, "entropy_1": 4, "entropy_2_8": 2, "words": 2}
+    assert generation.score(document, [output]) == pytest.approx(expected)
+    found = generation.score(document, [Output("A hen.")])
     assert math.isnan(found["entropy"] + found["top5_entropy"])
     assert POSITIONS[-1][1] == generation.sampling.max_tokens
 
@@ -196,20 +189,16 @@ def test_a_run_on_shared_text_gives_the_entropies_of_a_single_forward_pass(folde
         assert (found[name].unit, found[name].better, found[name].n_clusters) == ("bits", "–", 2)
 
 
-def test_vllm_and_endpoints_refuse_entropies_before_any_request():
+def test_engines_without_entropies_are_refused_before_any_request(world):
+    asked = [Request("", "hay"), Request("", "hens", entropies=True)]
+    sampling = Sampling(4, temperature=1.0, top_entropies=True)
     with StandIn() as server:
         engines = (VllmEngine(None, Encoder(tiny_tokenizer()), window=64), connect(server.spec, timeout=5.0))
         server.asked.clear()
         for engine in engines:
-            with pytest.raises(AlignbenchError, match="no entropies"):
-                next(engine.loglikelihood([Request("", "hay"), Request("", "hens", entropies=True)]))
-            with pytest.raises(AlignbenchError, match="no entropies"):
-                next(engine.generate([Prompt("a", "hay")], Sampling(4, temperature=1.0, top_entropies=True)))
+            assert_refused("no entropies", lambda engine=engine: next(engine.loglikelihood(asked)))
+            assert_refused("no entropies", lambda engine=engine: next(engine.generate([Prompt("a", "hay")], sampling)))
         assert not server.asked
-
-
-def test_an_engine_without_entropies_is_refused_before_any_work(world):
-    endpoint = Model("far", {}, chat_template=True, scores=True, entropies=False, open=lambda: None)
+    far = Model("far", {}, chat_template=True, scores=True, entropies=False, open=lambda: None)
     for job in prepare(TASKS, Options.of(world, None, 0, None)):
-        with pytest.raises(AlignbenchError, match=r"far: task token_entropy.* needs token entropies"):
-            _check(endpoint, [job], "none")
+        assert_refused(r"far: task token_entropy.* needs token entropies", _check, far, [job], "none")

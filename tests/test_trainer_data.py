@@ -5,21 +5,14 @@ import hashlib
 import datasets
 import pytest
 from cases import cases
-from stages import refusal, write_rows
+from commands import refusal
+from stages import write_rows
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from alignbench.data.tables import fingerprint
 from trainers import data
-from trainers.data import (
-    Demonstration,
-    Ranking,
-    chat_template,
-    read_demonstrations,
-    read_prompts,
-    read_rankings,
-    read_texts,
-)
+from trainers.data import Demonstration, Ranking, chat_template, read_demonstrations, read_prompts, read_rankings
 
 HENS = "\n\nHuman: Do hens fly?\n\nAssistant:"
 CHATML = (
@@ -54,9 +47,6 @@ def a_tokenizer(template: str | None = CHATML, adds_bos: bool = True) -> PreTrai
     return tokenizer
 
 
-# Forms of rows
-
-
 def test_a_demonstration_is_a_prompt_with_a_response_or_messages(tmp_path):
     source = write(tmp_path / "d.json", {"prompt": "a", "response": "b"}, {"prompt": "c", "completion": "d"})
     assert read_demonstrations(source) == [Demonstration("a", "b"), Demonstration("c", "d")]
@@ -68,7 +58,7 @@ def test_a_demonstration_is_a_prompt_with_a_response_or_messages(tmp_path):
     assert short == [Demonstration("<user>one<end><assistant>", "1<end>")] * 2
 
 
-def test_rankings_keep_ties_and_labelers(tmp_path):
+def test_rankings_keep_ties_and_labelers_and_pairs_as_text_or_messages_are_the_same(tmp_path):
     three = {"prompt": "a", "responses": ["x", "y", "z"], "ranks": [2, 1, 2], "labeler": "ann"}
     two = {"prompt": "a", "responses": ["x", "y"], "ranks": [1, 2]}
     rows = (three, two | {"labeler": 7}, two, two | {"labeler": ""})
@@ -77,15 +67,12 @@ def test_rankings_keep_ties_and_labelers(tmp_path):
     assert [ranking.labeler for ranking in found[1:]] == ["7", None, None]
     (tmp_path / "r.csv").write_text('prompt,responses,ranks,labeler\na,"[""x"", ""y, z""]","[2, 1.5]",\n')
     assert read_rankings(str(tmp_path / "r.csv")) == [Ranking("a", ("x", "y, z"), (2.0, 1.5), None)]
-
-
-def test_pairs_as_text_or_messages_with_and_without_the_prompt_are_the_same(tmp_path):
     text = {"prompt": "a", "chosen": "good", "rejected": "bad"}
     assert read_rankings(write(tmp_path / "t.jsonl", text)) == [Ranking("a", ("good", "bad"), (1.0, 2.0), None)]
     short = {"prompt": "a", "chosen": [assistant("good")], "rejected": [assistant("bad")]}
     whole = {"prompt": "a", "chosen": [user("a"), assistant("good")], "rejected": [user("a"), assistant("bad")]}
     alone = {"chosen": whole["chosen"], "rejected": whole["rejected"]}
-    found = read_rankings(write(tmp_path / "r.jsonl", short, whole, alone, text), plain_chat)
+    found = read_rankings(write(tmp_path / "m.jsonl", short, whole, alone, text), plain_chat)
     assert found == [Ranking("<user>a<end><assistant>", ("good<end>", "bad<end>"), (1.0, 2.0), None)] * 4
 
 
@@ -129,17 +116,15 @@ def test_the_prompt_of_any_row_is_the_one_that_its_responses_follow(tmp_path):
 def test_documents_of_a_text_file_are_separated_by_blank_lines(tmp_path):
     path = tmp_path / "t.txt"
     path.write_bytes(b"\n\none\r\nstill one\r\n\r\n \ntwo\n\n\n\nthree")
-    assert read_texts(str(path)) == ["one\nstill one", "two", "three"]
+    assert data.read_texts(str(path)) == ["one\nstill one", "two", "three"]
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()  # a file is named without its folder
     assert fingerprint(str(path)) == {"source": "t.txt", "sha256": sha256, "rows": 3}
     path.write_text("corn and hay\n" * 80_000)  # a megabyte without a blank line is one document
-    assert [text.count("\n") for text in read_texts(str(path))] == [79_999]
-    assert read_texts(write(tmp_path / "t.jsonl", {"text": "a"}, {"text": " "})) == ["a"]
+    assert [text.count("\n") for text in data.read_texts(str(path))] == [79_999]
+    assert data.read_texts(write(tmp_path / "t.jsonl", {"text": "a"}, {"text": " "})) == ["a"]
     blank = write(tmp_path / "blank.jsonl", {"text": " "})
-    assert "every text is blank" in refusal(lambda: read_texts(blank))
+    assert "every text is blank" in refusal(data.read_texts, blank)
 
-
-# Wrong rows and files
 
 GOOD = {
     "demonstrations": {"prompt": "a", "response": "b"},
@@ -158,26 +143,11 @@ def test_a_wrong_row_is_named(tmp_path, reader, row, words):
     assert words in line
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "words"),
-    [
-        ("d.jsonl", '{"prompt": "a"}\n{"prompt": ', "d.jsonl:2: not valid JSON"),
-        ("d.jsonl", "\n \n", "d.jsonl: no rows"),
-        ("d.csv", "prompt\n", "d.csv: no rows"),
-        ("d.jsonl.gz", "not gzip", "gzip"),
-        ("d.parquet", "PAR1", "not a parquet file"),
-        ("d.xml", "<a/>", ".jsonl, .json, .csv, .tsv, .parquet, .txt"),
-        ("", None, "a folder"),
-        ("data/nowhere.csv.gz", None, "no such file"),
-    ],
-)
+@pytest.mark.parametrize(("name", "content", "words"), cases("training")["unreadable"])
 def test_a_file_that_cannot_be_read_is_named(tmp_path, name, content, words):
     if content is not None:
         (tmp_path / name).write_text(content)
     assert words in refusal(lambda: read_prompts(str(tmp_path / name)))
-
-
-# The hub
 
 
 def test_a_hub_data_set_is_read_at_its_revision_or_named(monkeypatch):
@@ -203,27 +173,20 @@ def test_a_hub_data_set_is_read_at_its_revision_or_named(monkeypatch):
     assert asked == [("owner/name", None, "test", "0123abc"), *[("owner/name", None, "train", "main")] * 2]
 
 
-# The chat template
-
-
-def test_the_start_token_and_text_after_the_end_token_are_removed_if_no_rollout_has_them(tmp_path):
+def test_a_template_removes_the_tokens_that_no_rollout_has_and_one_that_cannot_be_used_is_named_with_the_row(tmp_path):
     assert chat_template(a_tokenizer(adds_bos=False))([user("a")], True) == "<s><user>a<end>\n<assistant>"
-    source = write(tmp_path / "d.jsonl", {"prompt": "a", "response": "b "})
+    source = write(tmp_path / "plain.jsonl", {"prompt": "a", "response": "b "})
     expected = [Demonstration("<user>a<end>\n<assistant>", "b <end>")]
     assert read_demonstrations(source, chat_template(a_tokenizer())) == expected
-
-
-def test_a_template_that_cannot_be_used_is_named_with_the_row(tmp_path):
     source = write(tmp_path / "d.jsonl", {"messages": [user("a"), assistant("b")]})
     for render, words in (
         (None, "chat messages need a tokenizer with a chat template"),
         (lambda messages, open_turn: f"{len(messages)}", "the chat template renders the prompt differently"),
         (chat_template(a_tokenizer("{{ raise_exception('No.') }}")), "does not accept these messages (No.)"),
     ):
-        line = refusal(lambda render=render: read_demonstrations(source, render))
-        assert line.startswith(f"{source}:1: ")
-        assert words in line
-    assert "no chat template" in refusal(lambda: chat_template(a_tokenizer(None)))
+        line = refusal(read_demonstrations, source, render)
+        assert (line.startswith(f"{source}:1: "), words in line) == (True, True)
+    assert "no chat template" in refusal(chat_template, a_tokenizer(None))
 
 
 @pytest.mark.needs_data

@@ -1,7 +1,6 @@
 """Models of the recipe: heads, loading, dropout, adapters, and texts as token ids."""
 
 import copy
-import json
 import shutil
 from pathlib import Path
 
@@ -9,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from cases import cases, update
+from commands import refusal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from stages import logprobs_alone, refusal, tiny_classifier
+from stages import logprobs_alone, tiny_classifier
 from tiny import SENTENCES, save_tiny_checkpoint, tiny_model, tiny_tokenizer
 from torch import nn
 
@@ -29,14 +30,6 @@ def causal(tmp_path_factory):
     return save_tiny_checkpoint(tmp_path_factory.mktemp("causal"))
 
 
-# Loading
-
-
-def configure(folder, **changes):
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | changes))
-
-
 def test_a_checkpoint_that_cannot_be_trained_is_refused(causal, tmp_path):
     folder, line = Path(shutil.copytree(causal, tmp_path / "broken")), "1 weights are not in its files (first: "
     assert line + "score.weight)" in refusal(lambda: load(str(folder), "reward"))
@@ -44,9 +37,9 @@ def test_a_checkpoint_that_cannot_be_trained_is_refused(causal, tmp_path):
     del weights["model.layers.1.mlp.up_proj.weight"]
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     assert line + "model.layers.1.mlp.up_proj.weight)" in refusal(lambda: load(str(folder), "causal"))
-    configure(folder, hidden_size=64)
+    update(folder / "config.json", hidden_size=64)
     assert "does not load as a causal model" in refusal(lambda: load(str(folder), "causal"))
-    configure(folder, auto_map={"AutoModelForCausalLM": "own.Model"})
+    update(folder / "config.json", auto_map={"AutoModelForCausalLM": "own.Model"})
     (folder / "own.py").write_text(f"open({str(folder / 'ran')!r}, 'w')")
     assert "custom Python code, which is run for" in refusal(lambda: load(str(folder), "causal"))
     assert not (folder / "ran").exists()
@@ -58,9 +51,7 @@ def test_a_checkpoint_that_cannot_be_trained_is_refused(causal, tmp_path):
 
 def test_a_sliding_window_limits_the_sequence_length(tmp_path):
     """Packed rows attend to all earlier tokens; the model would not beyond its window."""
-    tokenizer = tiny_tokenizer()
-    tiny_model("mistral", tokenizer, sliding_window=24).save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
+    save_tiny_checkpoint(tmp_path, "mistral", sliding_window=24)
     model, _, checkpoint = load(str(tmp_path), "causal")
     assert checkpoint.window == 24
     tokens, off = np.random.default_rng(0).integers(3, 300, 40).tolist(), []
@@ -85,16 +76,7 @@ def test_the_head_runs_only_where_it_is_needed_and_a_model_that_cannot_do_so_is_
     assert "cannot be trained packed (its forward does not take logits_to_keep)" in line
 
 
-# Dropout
-
-BLOCKS = {  # architecture -> a layer, its blocks, and the settings of the model's own dropout
-    "llama": ("model.layers.0", "self_attn", "mlp", ["attention_dropout"]),
-    "gpt2": ("transformer.h.0", "attn", "mlp", ["attn_pdrop", "resid_pdrop", "embd_pdrop"]),
-    "gpt_neox": ("gpt_neox.layers.0", "attention", "mlp", ["attention_dropout", "hidden_dropout"]),
-    # its attention is a submodule of another attention module
-    "gpt_neo": ("transformer.h.0", "attn", "mlp", ["resid_dropout", "embed_dropout", "attention_dropout"]),
-    "opt": ("model.decoder.layers.0", "self_attn", "fc2", ["dropout", "attention_dropout", "layerdrop"]),
-}
+BLOCKS = cases("training")["dropout"]
 
 
 @pytest.mark.parametrize("architecture", BLOCKS)
@@ -126,8 +108,6 @@ def test_residual_dropout_drops_its_rate_of_each_blocks_output_in_training_only(
     residual_dropout(unknown, 0.0)
     assert "dropout=0" in refusal(lambda: residual_dropout(unknown, 0.2))
 
-
-# LoRA
 
 pytestmark = pytest.mark.filterwarnings("ignore:fan_in_fan_out")
 
@@ -177,8 +157,6 @@ def test_with_lora_a_scalar_head_is_trained_in_full_and_saved(tmp_path):
     torch.testing.assert_close(found, expected, rtol=0, atol=2e-4)
 
 
-# Texts as token ids
-
 WORDS = st.lists(st.sampled_from(" ".join(SENTENCES).split(" ")), max_size=6).map(" ".join)
 TOKENIZERS = [tiny_tokenizer(), tiny_tokenizer(bos=False), tiny_tokenizer(ends=True)]
 
@@ -206,9 +184,7 @@ def test_merged_tokens_are_separated_and_an_existing_end_token_is_not_added_agai
     for response in (" honey", " honey</s>"):
         assert [*whole, *texts.response("Answer:", whole, response)] == [*tokenizer("Answer: honey")["input_ids"], end]
     # an empty prompt is the start token, or else the end token
-    assert [Texts(each).prompts([""]) for each in (tokenizer, bare)] == [
-        [[tokenizer.bos_token_id]],
-        [[bare.eos_token_id]],
-    ]
+    starts = [Texts(each).prompts([""]) for each in (tokenizer, bare)]
+    assert starts == [[[tokenizer.bos_token_id]], [[bare.eos_token_id]]]
     bare.eos_token = None
     assert "empty prompt" in refusal(lambda: Texts(bare).prompts([""]))

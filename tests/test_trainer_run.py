@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from commands import refusal
 from safetensors.torch import save_file
-from stages import an_accelerator, refusal
+from stages import an_accelerator
 from tiny import save_tiny_checkpoint
 
 from alignbench.evaluation.evaluate import evaluate
@@ -82,9 +83,6 @@ def test_a_resume_with_another_origin_and_a_second_process_are_refused(out, open
     assert yaml.safe_load((out / "config.yaml").read_text())["save_every"] == 5
 
 
-# A full disk
-
-
 @contextmanager
 def little_disk(size: int = 50_000):
     """No file of this process grows beyond `size` bytes, which a writer sees as a full disk."""
@@ -108,6 +106,9 @@ LARGE = {"weight": torch.zeros(100_000)}
     ],
 )
 def test_a_full_disk_is_one_line_and_the_older_state_is_kept(out, opened, write):
+    def broken(folder):
+        raise RuntimeError("CUDA error")
+
     with opened() as run:
         run.log(2, {"loss": 0.5})
         run.save_state(2, write_weight(1.0), {})
@@ -118,55 +119,39 @@ def test_a_full_disk_is_one_line_and_the_older_state_is_kept(out, opened, write)
             assert "fix it and run the same command again" in line
         assert [path.name for path in (out / "state").iterdir()] == ["step-00000002"]
         assert run.result() is None
+        with pytest.raises(RuntimeError, match="CUDA error"):
+            run.save_state(4, broken, {})
         run.save_state(4, write, {})  # there is room again
     with opened() as run:
         assert run.resume().folder.name == "step-00000004"
+        if Path("/dev/full").exists():
+            (out / "metrics.jsonl").unlink()
+            (out / "metrics.jsonl").symlink_to("/dev/full")
+            assert "No space left on device" in refusal(run.log, 5, {"loss": 0.5})
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
-def test_a_full_disk_while_logging_is_one_line_and_other_errors_are_unchanged(out, opened):
-    def write(folder):
-        raise RuntimeError("CUDA error")
-
-    with opened() as run:
-        with pytest.raises(RuntimeError, match="CUDA error"):
-            run.save_state(1, write, {})
-        (out / "metrics.jsonl").symlink_to("/dev/full")
-        assert "No space left on device" in refusal(lambda: run.log(1, {"loss": 0.5}))
-
-
-# The accelerator and the trackers
-
-
-def test_launchers_and_trackers_that_cannot_be_used_are_refused(out, monkeypatch):
+def test_tensorboard_gets_the_metrics_and_launchers_and_trackers_that_cannot_be_used_are_refused(
+    out, origin, monkeypatch
+):
     def make(trackers=(), **options):
         return make_accelerator(Config(out=str(out), trackers=trackers, cpu=True), **options)
 
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    with open_run(Config(out=str(out), cpu=True), origin, make(("tensorboard",))) as run:
+        run.log(3, {"loss": 0.5})
+    events = accumulator.EventAccumulator(str(out / "tensorboard" / "alignbench")).Reload()
+    assert [(e.step, e.value) for e in events.Scalars("loss")] == [(3, 0.5)]
     for variable, name in (("DEEPSPEED", "DeepSpeed"), ("FSDP", "FSDP1")):
         with monkeypatch.context() as patched:
             patched.setenv(f"ACCELERATE_USE_{variable}", "true")
             assert refusal(make) == f"{name}: not supported; start with FSDP2 or DDP instead"
-    assert "choose among tensorboard, wandb" in refusal(lambda: make(("tensorbored",)))
+    assert "choose among tensorboard, wandb" in refusal(make, ("tensorbored",))
     monkeypatch.setattr("trainers.loop.find_spec", lambda name: None)
-    assert "pip install 'alignbench[train]'" in refusal(lambda: make(("tensorboard",)))
-    assert "pip install 'alignbench[wandb]'" in refusal(lambda: make(("wandb",)))
+    assert "pip install 'alignbench[train]'" in refusal(make, ("tensorboard",))
+    assert "pip install 'alignbench[wandb]'" in refusal(make, ("wandb",))
     lines = []
     assert make(None, notify=lines.append).log_with == []
     assert ["metrics.jsonl" in line for line in lines] == [True]
-
-
-def test_tensorboard_gets_the_metrics(out, origin):
-    pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    config = Config(out=str(out), cpu=True)
-    with open_run(config, origin, make_accelerator(config)) as run:
-        run.log(3, {"loss": 0.5})
-    events = EventAccumulator(str(out / "tensorboard" / "alignbench")).Reload()
-    assert [(e.step, e.value) for e in events.Scalars("loss")] == [(3, 0.5)]
-
-
-# Lineage
 
 
 @pytest.fixture(scope="module")
@@ -196,28 +181,16 @@ def test_a_recipe_and_a_lineage_name_the_checkpoints_from_the_base_on(stages):
     expected |= {"parent": identity(found["sft"]), "models": {"reward": identity(found["reward"])}}
     assert expected.items() <= recipe.items()
     assert recipe["versions"]["torch"] == version("torch")
-    assert [entry["stage"] for entry in recipe["lineage"]] == ["base", "sft"]
 
 
-@pytest.mark.parametrize(
-    "content", ['{"stage": "sft"', '{"stage": "sft"}', '{"stage": "s", "lineage": [{"x": 1}]}', "[]"]
-)
-def test_a_broken_recipe_is_one_line(tmp_path, content):
-    folder = save_tiny_checkpoint(tmp_path / "broken")
-    (folder / "recipe.json").write_text(content)
-    line = refusal(lambda: find_checkpoint(str(folder)))
-    assert "broken" in line
-    assert "recipe.json" in line
-
-
-def test_an_evaluation_records_the_lineage_but_only_the_weights_determine_its_folder(stages, world, tmp_path):
-    def run_json(spec: Path, out: str):
-        (run,) = evaluate([str(spec)], ["truthfulqa_mc"], tmp_path / out, limit=2, data_dir=world, device="cpu")
-        return run.folder.name, json.loads((run.folder / "run.json").read_text())
-
-    name, described = run_json(stages["sft"], "runs")
-    assert [entry["stage"] for entry in described["lineage"]] == ["base", "sft"]
-    assert "lineage" not in described["model"]
-    plain = shutil.copytree(stages["sft"], tmp_path / "sft")
+def test_only_the_weights_determine_an_evaluations_folder_and_a_broken_recipe_is_one_line(stages, world, tmp_path):
+    found, plain = [], shutil.copytree(stages["sft"], tmp_path / "sft")
     (plain / "recipe.json").unlink()
-    assert run_json(plain, "other")[0] == name
+    for path in (stages["sft"], plain):
+        (run,) = evaluate([str(path)], ["truthfulqa_mc"], tmp_path / path.parent.name, limit=2, data_dir=world)
+        found.append((run.folder.name, json.loads((run.folder / "run.json").read_text())))
+    assert found[0][0] == found[1][0]
+    assert [entry["stage"] for entry in found[0][1]["lineage"]] == ["base", "sft"]
+    for content in ('{"stage": "sft"', '{"stage": "sft"}', '{"stage": "s", "lineage": [{"x": 1}]}', "[]"):
+        (plain / "recipe.json").write_text(content)
+        assert "recipe.json" in refusal(find_checkpoint, str(plain))

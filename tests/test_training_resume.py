@@ -11,13 +11,15 @@ import commands
 import pytest
 import stages
 import torch
+from cases import read_lines
+from commands import refusal
 
 from trainers import run as run_module
 from trainers.run import Run
 
 STAGES = {"sft": 7, "reward": 4, "ppo": 5}  # files to compare
 folder = pytest.fixture(scope="module")(stages.prepare)
-two = pytest.fixture(scope="module")(lambda folder: stages.two_processes(folder))
+two = pytest.fixture(scope="module")(lambda folder: stages.two_processes(folder, *STAGES))
 
 
 @pytest.fixture(scope="module", params=STAGES)
@@ -66,7 +68,7 @@ def test_a_run_interrupted_while_logging_and_while_saving_resumes_to_the_same_by
     files = {file: file.stat().st_mtime_ns for file in run.glob("*/*") if file.parent.name != "tensorboard"}
     stages.long(folder, stage, run)  # a finished run is not trained again
     assert {file: file.stat().st_mtime_ns for file in files} == files
-    events = [e for line in stages.lines_of(run / "log.jsonl") if (e := line["event"]) != "warning"]
+    events = [e for line in read_lines(run / "log.jsonl") if (e := line["event"]) != "warning"]
     assert events == ["start", "stop", *["resume", "stop"] * 2, *["resume", "end"] * 2]
     assert len(list((run / "state").iterdir())) == 1  # only the newest state is kept
 
@@ -104,16 +106,16 @@ def test_a_resume_with_other_settings_data_or_processes_is_refused(folder, tmp_p
         return stages.train(folder, "sft", run, data=str(data), **changed)
 
     again()
-    assert "config.epochs was 1, now 3" in stages.refusal(lambda: again(epochs=3))
+    assert "config.epochs was 1, now 3" in refusal(lambda: again(epochs=3))
     again(save_every=7)  # does not change results
     data.write_text(data.read_text().replace("honey", "money"))
-    assert "data.0.sha256 was" in stages.refusal(again)
+    assert "data.0.sha256 was" in refusal(again)
     shutil.copy(folder / "sft.jsonl", data)
     done = commands.run("train", "sft", run / "config.yaml", "lr=0.5")
     commands.assert_one_line_error(done, f"{run}: config.lr was 0.01, now 0.5; resume with the same settings")
     identity = run / "identity.json"
     identity.write_text(identity.read_text().replace('"processes": 1', '"processes": 2'))
-    assert "processes was 2, now 1" in stages.refusal(again)
+    assert "processes was 2, now 1" in refusal(again)
 
 
 @pytest.mark.slow
@@ -122,18 +124,17 @@ def test_two_processes_train_as_one_to_rounding(folder, two, tmp_path, stage):
     """Also with a single validation row for two processes: each computes it."""
     one, both = stages.long(folder, stage, tmp_path / stage, **stages.TWO[stage]), two / stage
     assert json.loads((both / "identity.json").read_text())["processes"] == 2
-    for a, b in zip(stages.lines_of(one / "metrics.jsonl"), stages.lines_of(both / "metrics.jsonl"), strict=True):
+    for a, b in zip(read_lines(one / "metrics.jsonl"), read_lines(both / "metrics.jsonl"), strict=True):
         a, b = ({name: float(x) for name, x in line.items()} for line in (a, b))  # a single pair has no interval: nan
         assert a == pytest.approx(b, rel=2e-3, abs=2e-4, nan_ok=True)
-    texts = [
-        [(row["prompt"], row["response"]) for row in stages.lines_of(run / "samples.jsonl")] for run in (one, both)
-    ]
+    texts = [[(row["prompt"], row["response"]) for row in read_lines(run / "samples.jsonl")] for run in (one, both)]
     assert texts[0] == texts[1]
     for part in ["final", "final/value"] if stage == "ppo" else ["final"]:
         torch.testing.assert_close(stages.weights_of(one / part), stages.weights_of(both / part), rtol=1e-3, atol=5e-4)
 
 
-def test_an_error_of_one_process_stops_both_with_the_same_line(two):
+def test_an_error_of_one_process_stops_both_with_the_same_line(folder):
+    two = stages.two_processes(folder)
     first, second = (json.loads((two / f"said-{rank}.json").read_text()) for rank in (0, 1))
     assert first == second
     words = ("reward mine: ValueError: could not convert", "No space left on device", "data.0 was None, now")

@@ -1,13 +1,13 @@
 """Mistakes in the settings and data of a stage are one line, before anything is trained; and what stops PPO."""
 
-import json
 import math
 import shutil
 from pathlib import Path
 
 import pytest
 import stages
-from cases import cases
+from cases import cases, read_lines, update
+from commands import refusal
 from tiny import tiny_tokenizer
 
 from trainers import loop, losses, ppo
@@ -17,8 +17,7 @@ from trainers.ppo import PPOConfig
 
 def with_window(source, copy, window: int) -> str:
     shutil.copytree(source, copy)
-    config = json.loads((copy / "config.json").read_text())
-    (copy / "config.json").write_text(json.dumps(config | {"max_position_embeddings": window}))
+    update(copy / "config.json", max_position_embeddings=window)
     return str(copy)
 
 
@@ -48,7 +47,7 @@ def folder(tmp_path_factory):
 def test_a_mistake_is_one_line_before_any_training(folder, tmp_path, monkeypatch, stage, settings, words):
     monkeypatch.chdir(folder)
     settings = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
-    line = stages.refusal(lambda: stages.train(folder, stage, tmp_path / "run", **settings))
+    line = refusal(lambda: stages.train(folder, stage, tmp_path / "run", **settings))
     assert words.replace("{folder}", str(folder)) in line
     assert (tmp_path / "run" / "metrics.jsonl").exists() == ("gradient" in words)
 
@@ -62,22 +61,19 @@ def test_only_tokens_that_occur_need_an_embedding_and_only_lengths_that_occur_th
     value, judge = (with_window(folder / "judge", tmp_path / f"judge-{n}", n) for n in (longest, longest + 1))
     monkeypatch.setattr(ppo, "score_all", lambda *arguments: [0.0] * len(arguments[-1]))
     stages.train(folder, "ppo", tmp_path / "ppo", reference=reference, value=value, reward=judge)
-    line = stages.refusal(lambda: stages.train(folder, "ppo", tmp_path / "short", reward=value))
+    line = refusal(lambda: stages.train(folder, "ppo", tmp_path / "short", reward=value))
     assert f"the reward model's window {longest}; drop it" in line
 
 
 # What stops PPO: the result is the last good state
 
 
-@pytest.fixture
-def optimise(folder, tmp_path, monkeypatch):
-    monkeypatch.chdir(folder)
-    return stages.runner("ppo", folder, tmp_path)
+optimise = stages.runner("ppo")
 
 
 def stop_of(out: Path) -> tuple[str, int]:
     """Why the run stopped, and after how many iterations the result was taken."""
-    event = next(line for line in stages.lines_of(out / "log.jsonl") if line["event"] == "stopped")
+    event = next(line for line in read_lines(out / "log.jsonl") if line["event"] == "stopped")
     assert stages.recipe_of(out)["metrics"]["iterations"] == event["kept"]
     assert all(w.isfinite().all() for part in ("final", "final/value") for w in stages.weights_of(out / part).values())
     return event["reason"], event["kept"]
@@ -85,12 +81,12 @@ def stop_of(out: Path) -> tuple[str, int]:
 
 def test_a_run_stops_when_the_kl_exceeds_its_limit(folder, optimise):
     settings = {"episodes": 80, "lr": 3e-2, "warmup": 0, "ema": 0.0, "save_every": 1}
-    free = [line["kl"] for line in stages.lines_of(optimise(**settings) / "metrics.jsonl")]
+    free = [line["kl"] for line in read_lines(optimise(**settings) / "metrics.jsonl")]
     limit = free[3] * 0.9
     good = next(i for i, kl in enumerate(free) if kl > limit)  # iterations before the first that exceeds it
     assert 0 < good < 10
     out = optimise(stop_kl=limit, **settings)
-    assert max(line["kl"] for line in stages.lines_of(out / "metrics.jsonl")) <= limit
+    assert max(line["kl"] for line in read_lines(out / "metrics.jsonl")) <= limit
     reason, kept = stop_of(out)
     assert "exceeds" in reason
     assert kept == good - 1  # the weights that sampled the last good batch

@@ -10,12 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from cases import cases
+from commands import assert_one_line_error, assert_refused, run
 from scipy import stats
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
-from typer.testing import CliRunner
 
-from alignbench.cli.scorers import app
-from alignbench.errors import AlignbenchError
 from alignbench.progress import Progress
 from alignbench.scorers import find_scorer, validate
 from alignbench.scorers.validate import Finding, correlation, correlation_within, of_two_classes
@@ -95,43 +93,21 @@ def test_without_articles_the_published_metrics_are_judged_and_the_missing_files
     assert [name in line and "\n" not in line for name, line in zip(articles, missing, strict=True)] == [True, True]
     # a faulty file is an error and not missing
     (tmp_path / "frank" / articles[0]).write_text('[{"hash": "test a1"}]')
-    with pytest.raises(AlignbenchError, match=r"benchmark_data.json:1: no field 'model_name'"):
-        hallucination(tmp_path)
+    assert_refused(r"benchmark_data.json:1: no field 'model_name'", hallucination, tmp_path)
 
 
-# The command line
-
-
-def test_the_list_shows_every_scorer_and_how_to_name_it() -> None:
-    shown = CliRunner().invoke(app, ["list"]).stdout
+def test_scorers_are_listed_findings_printed_as_json_and_scorers_of_another_kind_refused() -> None:
+    shown = run("scorers", "list").stdout
     assert "toxicity=alt-profanity-check\t\tyes\tMIT\tnone" in shown
     assert "toxicity=detoxify-unbiased[:CHECKPOINT-OR-FOLDER]\tdefault" in shown
     assert "truth=judge:FOLDER-OR-HUB-ID\t\tneeds a path" in shown
-    assert "evaluate=PATH\t\tneeds a path" in shown
-
-
-def test_findings_are_printed_as_json_and_scorers_of_another_kind_refused() -> None:
-    arguments = ["validate", "toxicity", "--data-dir", str(DATA), "--json", "--scorer"]
-    shown = CliRunner().invoke(app, [*arguments, "toxicity=alt-profanity-check"])
-    assert shown.exit_code == 0, shown.output
+    arguments = ["scorers", "validate", "toxicity", "--data-dir", DATA, "--json", "--scorer"]
+    shown = run(*arguments, "toxicity=alt-profanity-check")
+    assert shown.returncode == 0, shown.stderr
     found = json.loads(shown.stdout)
     assert {row["data"] for row in found} == {"rtp prompts", "rtp continuations", "hatecheck"}
     assert all(row["value"] is None or math.isfinite(row["value"]) for row in found)
-    caught = CliRunner().invoke(app, [*arguments, "entailment=extractive"]).exception
-    assert isinstance(caught, AlignbenchError)
-    assert "validates toxicity scorers" in str(caught)
-
-
-# The authors' files
-
-
-@pytest.mark.slow
-@pytest.mark.needs_data
-def test_a_scorer_without_a_download_agrees_with_perspective_as_measured(data_dir: Path) -> None:
-    findings = validate.validate_toxicity([find_scorer("toxicity=alt-profanity-check")], data_dir, None, Progress())
-    found = {(f.data, f.metric): f for f in findings}
-    assert found["rtp continuations", "AUC"].value == pytest.approx(0.884, abs=0.005)
-    assert found["hatecheck", "false alarms, identity mentions"].n == 126 + 189
+    assert_one_line_error(run(*arguments, "entailment=extractive"), "validates toxicity scorers")
 
 
 @pytest.mark.needs_data
@@ -150,3 +126,12 @@ def test_the_correlation_within_systems_is_that_of_least_squares_residuals(data_
     assert judged.value == pytest.approx(np.corrcoef(residuals.T)[0, 1], abs=1e-9)
     assert judged.n == len(rows) == 875
     assert found["Entailment (published)", "xsum", "AUC"].n == 1992
+
+
+@pytest.mark.slow
+@pytest.mark.needs_data
+def test_a_scorer_without_a_download_agrees_with_perspective_as_measured(data_dir: Path) -> None:
+    findings = validate.validate_toxicity([find_scorer("toxicity=alt-profanity-check")], data_dir, None, Progress())
+    found = {(f.data, f.metric): f for f in findings}
+    assert found["rtp continuations", "AUC"].value == pytest.approx(0.884, abs=0.005)
+    assert found["hatecheck", "false alarms, identity mentions"].n == 126 + 189

@@ -1,12 +1,12 @@
 """Win rates and rankings: answers are generated once, verdicts once per judge and pair."""
 
 import csv
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from cases import read_lines, write_lines
+from cases import read_lines, update, write_lines
+from commands import assert_refused
 from sklearn.linear_model import LogisticRegression
 
 from alignbench.errors import AlignbenchError
@@ -99,12 +99,16 @@ def test_a_win_rate_counts_ties_half_and_is_reported_with_lengths(judged):
     assert 0.7 < rate.low < rate.value < rate.high < 0.95
 
 
-def test_a_win_rate_is_one_half_against_itself_and_length_control_moves_that_of_a_length_judge_there(judged, pair):
-    found = values(judged(["moo" * (1 + i % 5) for i in range(30)], ["moo" * 2] * 30, Taste(longer)).result)
+def test_length_control_moves_the_rate_of_a_length_judge_to_one_half_and_is_fitted_on_probabilities(judged, pair):
+    texts = ["moo" * (1 + i % 5) for i in range(30)], ["moo" * 2] * 30
+    found = values(judged(*texts, Taste(longer)).result)
     assert found["agrees_with_longer"] == 1
     assert abs(found["win_rate_length_controlled"] - 0.5) < abs(found["win_rate"] - 0.5)
     found = values(judge(pair[0], pair[0], Taste(lambda a, b: 0.5)).result)
     assert found["win_rate"] == found["win_rate_length_controlled"] == 0.5
+    found = values(judged(*texts, Taste(longer, name="model", probability=0.625)).result)
+    assert (found["probability"], found["win_rate_length_controlled"]) == (0.625, 0.625)
+    assert found["win_rate"] == pytest.approx((18 + 6 / 2) / 30)
 
 
 def test_graded_preferences_are_the_win_rate_and_have_no_ties(tmp_path, prompts):
@@ -119,20 +123,12 @@ def test_graded_preferences_are_the_win_rate_and_have_no_ties(tmp_path, prompts)
 
     systems = [answers(tmp_path, prompts, *own) for own in (("own", texts), ("other", ["moo!! 12"] * 30))]
     rates = values(judge(*systems, Graded(longer)).result)
-    assert rates["win_rate"] == pytest.approx(np.mean(graded))
-    assert rates["win_rate_discrete"] == pytest.approx((14 + 1 / 2) / 30)
+    discrete = pytest.approx((14 + 1 / 2) / 30)
+    assert (rates["win_rate"], rates["win_rate_discrete"]) == (pytest.approx(np.mean(graded)), discrete)
     assert "tie" not in rates
     differences = [len(text) - len("moo!! 12") for text in texts]
     assert rates["win_rate_length_controlled"] == pytest.approx(length_controlled(graded, differences).value)
-    table = rank_systems(systems, Graded(longer))
-    assert table.pairs["own", "other"].value == pytest.approx((14 + 1 / 2) / 30)
-
-
-def test_length_control_is_fitted_on_the_probabilities_of_a_model(judged):
-    texts = ["moo" * (1 + i % 5) for i in range(30)]
-    found = values(judged(texts, ["moo" * 2] * 30, Taste(longer, probability=0.625)).result)
-    assert (found["probability"], found["win_rate_length_controlled"]) == (0.625, 0.625)
-    assert found["win_rate"] == pytest.approx((18 + 6 / 2) / 30)
+    assert rank_systems(systems, Graded(longer)).pairs["own", "other"].value == discrete
 
 
 @pytest.mark.needs_data
@@ -211,8 +207,8 @@ def test_prompts_without_a_verdict_or_without_an_answer_of_the_baseline_are_unsc
     assert (values(verdicts.result)["win_rate"], values(verdicts.result)["words"]) == (1, 1)
 
 
-def test_a_judge_with_position_bias_gives_a_warning(pair):
-    always_a = Taste(lambda a, b: 0.5, consistent=0.0, first=1.0, second=0.0)
+def test_a_judge_with_position_bias_or_that_a_policy_was_trained_against_gives_a_warning(pair):
+    always_a, said = Taste(lambda a, b: 0.5, consistent=0.0, first=1.0, second=0.0), []
     found = values(judge(*pair, always_a).result)
     assert (found["position_consistency"], found["tie"]) == (0, 1)
     assert "agrees_with_longer" not in found  # nothing is decided
@@ -221,6 +217,13 @@ def test_a_judge_with_position_bias_gives_a_warning(pair):
     (warning,) = table.warnings
     assert warning.startswith("taste gave the same verdict in both orders on 0% of the prompts")
     assert rank_systems(pair, Taste(lambda a, b: 0.5, name="calm", consistent=1.0)).warnings == ()
+    update(pair[0].run / "run.json", training={"rewards": ["abc"], "kl": 4.5})
+    taste, heard = Taste(longer, name="known"), Progress()
+    taste.weights_sha256, heard.say = "abc", said.append
+    table = rank_systems([find_answers(pair[0].run), pair[1]], taste, progress=heard)
+    assert any("own was trained against this judge, known" in line for line in said)
+    assert table.warnings == ("own was trained against this judge, known: its win rate is too high",)
+    assert {standing.name: standing.kl for standing in table.standings} == {"own": 4.5, "other": None}
 
 
 def test_a_changed_answer_is_judged_again(tmp_path, prompts):
@@ -233,29 +236,13 @@ def test_a_changed_answer_is_judged_again(tmp_path, prompts):
     assert judge(own, other, Taste(longer)).result.n_scored == 30
 
 
-def test_no_verdict_at_all_and_no_common_prompt_are_errors(judged, pair, tmp_path):
-    with pytest.raises(AlignbenchError, match=r"^own against other: no verdict on any of 30 prompts \(pref"):
-        judged(["poison"] * 30, ["baa"] * 30, Taste(longer))
+def test_no_verdict_at_all_and_no_common_prompt_are_errors(pair, tmp_path, prompts):
+    poison = answers(tmp_path, prompts, "poison", ["poison"] * 30)
+    line = r"^poison against other: no verdict on any of 30 prompts \(pref"
+    assert_refused(line, judge, poison, pair[1], Taste(longer))
     elsewhere = write_lines(tmp_path / "more.jsonl", [{"id": "q0", "prompt": "What does the goat say?"}])
-    with pytest.raises(AlignbenchError, match="own and goat: no prompt that both answered"):
-        judge(pair[0], answers(tmp_path, elsewhere, "goat", ["meh"]), Taste(longer))
-
-
-def test_a_judge_that_a_policy_was_trained_against_gives_a_warning(pair):
-    own, other = pair
-    described = json.loads((own.run / "run.json").read_text()) | {"training": {"rewards": ["abc"], "kl": 4.5}}
-    (own.run / "run.json").write_text(json.dumps(described))
-    taste, said = Taste(longer), []
-    taste.weights_sha256 = "abc"
-
-    class Heard(Progress):
-        def say(self, text: str) -> None:
-            said.append(text)
-
-    table = rank_systems([find_answers(own.run), other], taste, progress=Heard())
-    assert any("own was trained against this judge, taste" in line for line in said)
-    assert table.warnings == ("own was trained against this judge, taste: its win rate is too high",)
-    assert {standing.name: standing.kl for standing in table.standings} == {"own": 4.5, "other": None}
+    goat = answers(tmp_path, elsewhere, "goat", ["meh"])
+    assert_refused("own and goat: no prompt that both answered", judge, pair[0], goat, Taste(longer))
 
 
 def test_a_ranking_finds_the_order_of_systems_which_may_be_renamed_and_reuses_verdicts(tmp_path, prompts):

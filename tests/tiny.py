@@ -57,10 +57,10 @@ def tiny_model(architecture: str, tokenizer: PreTrainedTokenizerFast, **override
     return model.to(dtype).eval()
 
 
-def save_tiny_checkpoint(folder: Path, architecture: str = "llama", seed: int = 0) -> Path:
-    """Save a tiny model (safetensors) and its tokenizer as a folder that transformers can load."""
-    tokenizer = tiny_tokenizer()
-    tiny_model(architecture, tokenizer, seed=seed).save_pretrained(folder)
+def save_tiny_checkpoint(folder: Path, architecture: str = "llama", *, tokenizer=None, shard_size="1GB", **options):
+    """Save a tiny model (safetensors; options as of tiny_model) and its tokenizer as transformers can load them."""
+    tokenizer = tokenizer or tiny_tokenizer()
+    tiny_model(architecture, tokenizer, **options).save_pretrained(folder, max_shard_size=shard_size)
     tokenizer.save_pretrained(folder)
     return Path(folder)
 
