@@ -10,6 +10,7 @@ from alignbench.progress import for_terminal
 from alignbench.shards import is_first_process
 
 
+@options.with_engine_settings
 def evaluate(
     checkpoints: Annotated[
         list[str],
@@ -39,26 +40,9 @@ def evaluate(
     scorer_path: options.ScorerPath = None,
     prompts: options.Prompts = None,
     data_dir: options.DataDir = None,
-    engine: Annotated[str, typer.Option(help="local or vllm.")] = "local",
-    dtype: Annotated[
-        str,
-        typer.Option(
-            help="auto (as in the checkpoint; float32 on a CPU without bfloat16), float32, bfloat16, float16, float64."
-        ),
-    ] = "auto",
-    device: options.Device = "auto",
-    token_budget: Annotated[
-        int | None, typer.Option(help="Padded tokens per batch; determined automatically by default.")
-    ] = None,
-    concurrency: Annotated[int, typer.Option(help="Simultaneous requests to an endpoint.")] = 8,
-    trust_remote_code: Annotated[bool, typer.Option(help="Run Python code from the checkpoint.")] = False,
-    device_map: options.DeviceMap = None,
-    merge_adapter: options.MergeAdapter = False,
-    gpus: options.Gpus = None,
-    max_model_len: options.MaxModelLen = None,
-    gpu_memory_utilization: options.GpuMemory = None,
     metrics: options.Metrics = "headline",
     as_json: options.AsJson = False,
+    **engine: Any,
 ) -> None:
     """Evaluate checkpoints on tasks. An interrupted run resumes when the same command is run again."""
     from alignbench.cli.format import show_results
@@ -67,12 +51,9 @@ def evaluate(
     every = options.all_metrics(metrics)
     with for_terminal() as progress:
         settings: dict[str, Any] = {"baseline": baseline, "limit": limit, "shots": shots, "seed": seed}
-        settings |= {"template": template, "prompts": prompts, "data_dir": data_dir, "engine": engine, "dtype": dtype}
-        settings |= {"device": device, "token_budget": token_budget, "concurrency": concurrency}
-        settings |= {"trust_remote_code": trust_remote_code, "scorers": options.scorer_specs(scorer, scorer_path)}
+        settings |= {"template": template, "prompts": prompts, "data_dir": data_dir, **engine}
+        settings |= {"scorers": options.scorer_specs(scorer, scorer_path)}
         settings |= {"thinking": thinking, "thinking_tags": thinking_tags, "thinking_tokens": thinking_tokens}
-        settings |= {"device_map": device_map, "merge_adapter": merge_adapter, "gpus": gpus}
-        settings |= {"max_model_len": max_model_len, "gpu_memory_utilization": gpu_memory_utilization}
         settings["template_kwargs"] = options.template_kwargs_of(template_kwargs)
         runs = run(checkpoints, options.split_names(tasks), out, progress=progress, **settings)
     if is_first_process():

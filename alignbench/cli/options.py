@@ -1,13 +1,16 @@
 """Options that several commands share, and how their values are parsed."""
 
+import inspect
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import typer
 import yaml
 
 from alignbench.errors import AlignbenchError
+from alignbench.types.settings import EngineSettings
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the results as JSON.")]
 Columns = Annotated[
@@ -16,30 +19,12 @@ Columns = Annotated[
 ]
 DataDir = Annotated[Path | None, typer.Option(help="Folder with the data files (default: $ALIGNBENCH_DATA).")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
-DeviceMap = Annotated[
-    str | None,
-    typer.Option(help="auto: spread a model that does not fit a device over GPUs, memory and disk (local engine)."),
-]
-GpuMemory = Annotated[
-    float | None,
-    typer.Option(help="Share of GPU memory for vLLM; default: its own.", metavar="SHARE"),
-]
-Gpus = Annotated[
-    int | None, typer.Option(help="GPUs that vLLM spreads a model over (tensor, then pipeline parallel).", metavar="N")
-]
 InOrder = Annotated[
     bool, typer.Option("--in-order", help="The rows are the task's documents, in its order; they need no ids.")
 ]
 Limit = Annotated[
     int | None,
     typer.Option(help="At most N documents per task, sampled with --seed, stratified by category.", metavar="N"),
-]
-MaxModelLen = Annotated[
-    int | None,
-    typer.Option(help="Maximum sequence length of vLLM in tokens; default: what fits into memory.", metavar="N"),
-]
-MergeAdapter = Annotated[
-    bool, typer.Option("--merge-adapter", help="Add a LoRA adapter to the weights instead of applying it apart.")
 ]
 Metrics = Annotated[str, typer.Option(help="Metrics in the table: headline or all.")]
 Out = Annotated[Path, typer.Option(help="Folder for the run folders.")]
@@ -65,6 +50,24 @@ ThinkingTokens = Annotated[
     int | None, typer.Option(help="Limit of the thoughts, besides that of the answer; default: 4096.", metavar="N")
 ]
 TAGS = "<think>,</think>"
+
+
+def with_engine_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """A command whose `**settings` are an option for each field of EngineSettings."""
+    signature = inspect.signature(command, eval_str=True)
+    own = [parameter for parameter in signature.parameters.values() if parameter.kind != parameter.VAR_KEYWORD]
+    for name, hint in get_type_hints(EngineSettings, include_extras=True).items():
+        option = typer.Option(help=hint.__metadata__[0], rich_help_panel="Engine")
+        default, annotation = getattr(EngineSettings, name), Annotated[hint.__origin__, option]
+        own.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation))
+    command.__signature__ = signature.replace(parameters=own)  # type: ignore[attr-defined]
+    return command
+
+
+def given(context: typer.Context) -> dict[str, Any]:
+    """The options of a command that the user has given."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return {name: context.params[name] for name, source in sources.items() if source and source.name != "DEFAULT"}
 
 
 def all_metrics(metrics: str) -> bool:

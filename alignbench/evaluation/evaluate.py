@@ -5,7 +5,7 @@ then goes model by model and task by task. What an earlier run has computed is r
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from alignbench.shards import Shard, find_shard
 from alignbench.tasks import find_task
 from alignbench.types.engine import Thinking
 from alignbench.types.result import RunResult
+from alignbench.types.settings import EngineSettings
 from alignbench.types.task import Options, TaskData
 
 TEMPLATES = ("auto", "none", "chat")
@@ -47,18 +48,8 @@ def evaluate(
     scorers: Sequence[str] = (),
     prompts: str | Path | None = None,
     data_dir: str | Path | None = None,
-    engine: str = "local",
-    dtype: str = "auto",
-    device: str = "auto",
-    token_budget: int | None = None,
-    concurrency: int = 8,
-    trust_remote_code: bool = False,
-    device_map: str | None = None,
-    merge_adapter: bool = False,
-    gpus: int | None = None,
-    max_model_len: int | None = None,
-    gpu_memory_utilization: float | None = None,
     progress: Progress | None = None,
+    **engine: Any,
 ) -> list[RunResult]:
     """Evaluate models on tasks, and store everything in run folders in `out`.
 
@@ -74,15 +65,7 @@ def evaluate(
     thinking_tags: start and end of the block, "START,END"; thinking_tokens: its limit, apart from the answer's
     scorers: `kind=name[:path]`, such as "toxicity=alt-profanity-check", instead of the default of that kind
     prompts: file of prompts instead of a task's own, for the tasks that take them
-    engine: "local" or "vllm"
-    dtype: "auto" is the checkpoint's own number format, but float32 instead of bfloat16 on a CPU without instructions
-        for it
-    token_budget: padded tokens per batch; None: determined automatically
-    concurrency: simultaneous requests to an endpoint
-    device_map: "auto" spreads a model over GPUs, memory and disk (local engine)
-    merge_adapter: add a LoRA adapter to the weights of its base instead of applying it apart
-    gpus, max_model_len, gpu_memory_utilization: of vLLM: GPUs that a model is spread over, maximum sequence length in
-        tokens (None: what fits into memory), share of a GPU's memory
+    engine: fields of `EngineSettings` (alignbench/types/settings.py), such as engine, dtype, device, concurrency
 
     Raises AlignbenchError, with one line that says what to fix, for every mistake of the user.
     """
@@ -90,6 +73,8 @@ def evaluate(
         raise AlignbenchError(f"template {template!r}: choose {', '.join(TEMPLATES)}")
     if not checkpoints:
         raise AlignbenchError("no checkpoint given: name a folder or a hub id")
+    settings = EngineSettings(**engine)
+    device = settings.device
     shard = find_shard(device)
     # only one of several processes reports
     progress = progress if progress is not None and shard.is_main else Progress()
@@ -100,12 +85,8 @@ def evaluate(
     others = [spec for spec in scorers if judge is None or not spec.startswith("preference=")]
     options = Options.of(data_dir, shots, seed, prompts)
     jobs = prepare(names, options, limit=limit, scorers=others, device=device)
-    settings: dict[str, Any] = {"engine": engine, "dtype": dtype, "device": device, "token_budget": token_budget}
-    settings |= {"concurrency": concurrency, "trust_remote_code": trust_remote_code, "template_kwargs": template_kwargs}
-    settings |= {"device_map": device_map, "merge_adapter": merge_adapter, "gpus": gpus}
-    settings |= {"max_model_len": max_model_len, "gpu_memory_utilization": gpu_memory_utilization}
     models = [
-        find_model(spec, shard=shard, notify=progress.say, **settings)
+        find_model(spec, shard=shard, notify=progress.say, template_kwargs=template_kwargs, **asdict(settings))
         for spec in (*checkpoints, *([baseline] if baseline is not None else []))
     ]
     for model in models:
