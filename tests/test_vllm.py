@@ -5,6 +5,7 @@ import math
 import sys
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from cases import cases
@@ -13,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from alignbench.errors import AlignbenchError
 from alignbench.models.checkpoint import find_checkpoint
+from alignbench.models.encode import common_length
 from alignbench.models.load import load_engine
 from alignbench.models.remote import vllm as engine_module
 from alignbench.models.remote.vllm import load_vllm, prompt_seed
@@ -94,7 +96,7 @@ class LLM:
 
     def _cached(self, ids):
         """Tokens found in the cache: whole blocks, and never the last token."""
-        shared = [next((i for i, (a, b) in enumerate(zip(ids[:-1], old)) if a != b), len(ids) - 1) for old in self.seen]
+        shared = [common_length(np.array(ids[:-1]), np.array(old)) for old in self.seen]
         return max(shared, default=0) // BLOCK * BLOCK
 
     def _rows(self, ids, params):

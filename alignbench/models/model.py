@@ -75,7 +75,7 @@ def find_model(
     found = resolve_device(device)
     placement = None
     if engine == "vllm":
-        _refuse_options("--engine vllm", device_map=device_map)
+        _refuse_options("--engine vllm", device_map=device_map, merge_adapter=merge_adapter)
         _check_vllm(gpus, max_model_len, gpu_memory_utilization, shard)
     else:
         _refuse_options("--engine local", **of_vllm)
@@ -94,27 +94,19 @@ def find_model(
     if chosen not in DTYPES:
         raise AlignbenchError(f"checkpoint {checkpoint.name}: dtype {chosen} is not supported; set --dtype")
     settings = {"kind": engine, "dtype": chosen, "device": found, "token_budget": token_budget or "auto"}
-    more = {"device_map": device_map, "merge_adapter": merge_adapter, "max_model_len": max_model_len}
-    more["gpus"] = gpus if gpus != 1 else None
-    settings |= {name: value for name, value in more.items() if value}  # on which numbers may depend
+    more = {"device_map": device_map, "merge_adapter": merge_adapter, "max_model_len": max_model_len, "gpus": gpus}
+    settings |= {name: value for name, value in more.items() if value and (name, value) != ("gpus", 1)}
 
     def load() -> Engine:
         if engine == "vllm":
             from alignbench.models.remote.vllm import load_vllm
 
             own = {name: value for name, value in of_vllm.items() if value is not None}
-            return load_vllm(checkpoint, dtype=chosen, template_kwargs=template_kwargs, merge=merge_adapter, **own)
+            return load_vllm(checkpoint, dtype=chosen, template_kwargs=template_kwargs, **own)
         place = f"cuda:{shard.local_rank}" if found == "cuda" and shard.world > 1 else found
-        return load_engine(
-            checkpoint,
-            dtype=chosen,
-            device=place,
-            token_budget=token_budget,
-            notify=notify,
-            template_kwargs=template_kwargs,
-            merge=merge_adapter,
-            placement=placement,
-        )
+        options: dict[str, Any] = {"notify": notify, "template_kwargs": template_kwargs, "merge": merge_adapter}
+        options |= {"token_budget": token_budget, "placement": placement}
+        return load_engine(checkpoint, dtype=chosen, device=place, **options)
 
     fields = asdict(checkpoint)
     if checkpoint.base is not None:
@@ -128,7 +120,7 @@ def find_model(
 def _refuse_options(why: str, **options: Any) -> None:
     """Raise AlignbenchError for an option that would have no effect."""
     for name, value in options.items():
-        if value:
+        if value is not None and value is not False:
             raise AlignbenchError(f"{why}: --{name.replace('_', '-')} has no effect on it")
 
 

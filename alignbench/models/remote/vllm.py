@@ -1,4 +1,4 @@
-"""An engine that runs vLLM on a GPU (the extra `vllm`), with our own tokenisation.
+"""An engine that runs vLLM on a GPU (the extra `vllm`), with our own tokenisation. A LoRA adapter is applied by vLLM.
 
 Texts are encoded by `Encoder`, exactly as for the local engine, and vLLM receives token ids. Each sample is seeded, but
 may still change with the batch that vLLM forms, since its floating-point sums do.
@@ -10,10 +10,8 @@ import hashlib
 import json
 import math
 import os
-import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,7 +19,7 @@ from alignbench.errors import AlignbenchError, first_line
 from alignbench.models.checkpoint import ADAPTER_CONFIG, Checkpoint, CheckpointError
 from alignbench.models.encode import Encoded, Encoder, Tokens
 from alignbench.models.generate.decoding import end_tokens
-from alignbench.models.load import load_tokenizer, load_weights
+from alignbench.models.load import load_tokenizer
 from alignbench.models.remote.replies import Choice, completion
 from alignbench.types.engine import Completion, Loglikelihood, Prompt, Request, Sampling
 
@@ -37,14 +35,12 @@ def load_vllm(
     *,
     dtype: str,
     template_kwargs: Mapping[str, Any] | None = None,
-    merge: bool = False,
     gpus: int = 1,
     max_model_len: int | None = None,
     gpu_memory_utilization: float | None = None,
 ) -> "VllmEngine":
     """Load a checkpoint into vLLM. Raises AlignbenchError if vLLM is not installed or cannot load the checkpoint.
 
-    merge: add the adapter to the weights, otherwise vLLM applies it (LoRA)
     gpus: over which the model is spread; max_model_len: in tokens, None for the most that fit into the memory
     """
     if checkpoint.custom_code:
@@ -70,53 +66,35 @@ def load_vllm(
         if gpus > 1:
             tensor = math.gcd(gpus, config.get_text_config().num_attention_heads)
             options |= {"tensor_parallel_size": tensor, "pipeline_parallel_size": gpus // tensor}
-        with tempfile.TemporaryDirectory() as merged:
-            if checkpoint.base is not None and merge:
-                base = _merge(checkpoint, dtype, Path(merged))
-            elif checkpoint.base is not None:
-                from vllm.lora.request import LoRARequest
+        if checkpoint.base is not None:
+            from vllm.lora.request import LoRARequest
 
-                rank = _rank(checkpoint)
-                options |= {"enable_lora": True, "max_lora_rank": min(r for r in (*LORA_RANKS, rank) if r >= rank)}
-                adapter = LoRARequest("adapter", 1, str(checkpoint.path))
-            llm = LLM(
-                model=str(base),
-                tokenizer=str(checkpoint.tokenizer_path),
-                dtype=dtype,
-                trust_remote_code=False,
-                load_format="safetensors",
-                generation_config="vllm",  # not the checkpoint's own temperature, top-p or penalties
-                logprobs_mode="raw_logprobs",  # of the model itself, before temperature and top-p
-                seed=0,
-                **options,
-            )
-            if adapter is not None:
-                llm.llm_engine.add_lora(adapter)
+            settings = json.loads((checkpoint.path / ADAPTER_CONFIG).read_text())
+            rank = max(int(settings["r"]), *map(int, (settings.get("rank_pattern") or {}).values()), 0)
+            options |= {"enable_lora": True, "max_lora_rank": min(r for r in (*LORA_RANKS, rank) if r >= rank)}
+            adapter = LoRARequest("adapter", 1, str(checkpoint.path))
+        llm = LLM(
+            model=str(base),
+            tokenizer=str(checkpoint.tokenizer_path),
+            dtype=dtype,
+            trust_remote_code=False,
+            load_format="safetensors",
+            generation_config="vllm",  # not the checkpoint's own temperature, top-p or penalties
+            logprobs_mode="raw_logprobs",  # of the model itself, before temperature and top-p
+            seed=0,
+            **options,
+        )
+        if adapter is not None:
+            llm.llm_engine.add_lora(adapter)
         model = SimpleNamespace(config=config, generation_config=None)
         if checkpoint.generation_config_sha256 is not None:
-            model.generation_config = GenerationConfig.from_pretrained((checkpoint.base or checkpoint).path)
+            model.generation_config = GenerationConfig.from_pretrained(base)
         ends = end_tokens(model, tokenizer)
     except AlignbenchError:
         raise
     except Exception as error:  # vLLM raises errors of many kinds, all about this checkpoint and GPU
         raise CheckpointError(checkpoint.name, f"vLLM cannot load it ({first_line(error)})") from error
     return VllmEngine(llm, Encoder(tokenizer, template_kwargs or {}), ends, adapter)
-
-
-def _merge(checkpoint: Checkpoint, dtype: str, folder: Path) -> Path:
-    """Write the weights with the adapter added to a folder."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    model, _ = load_weights(checkpoint, AutoModelForCausalLM, merge=True, dtype=getattr(torch, dtype))
-    model.save_pretrained(folder)
-    return folder
-
-
-def _rank(checkpoint: Checkpoint) -> int:
-    """The highest rank of any layer."""
-    settings = json.loads((checkpoint.path / ADAPTER_CONFIG).read_text())
-    return max(int(settings["r"]), *map(int, (settings.get("rank_pattern") or {}).values()), 0)
 
 
 class VllmEngine:
