@@ -12,7 +12,7 @@ from alignbench.models import load as module
 from alignbench.models.checkpoint import find_checkpoint
 from alignbench.models.load import load_engine, spread
 from alignbench.models.model import find_model
-from alignbench.shards import Shard
+from alignbench.shards import Shard, find_shard
 from alignbench.types.engine import Prompt, Sampling
 
 GIB = 2**30
@@ -61,6 +61,15 @@ def test_each_process_of_a_launcher_has_its_own_gpus_and_its_share_of_the_memory
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
     with pytest.raises(AlignbenchError, match="3 processes cannot share 4 GPUs equally"):
         spread("cuda", Shard(world=3))
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
+    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.setenv(name, "4")
+    with pytest.raises(AlignbenchError, match="4 processes on a machine with 2 GPUs"):
+        find_shard("auto")
 
 
 @pytest.mark.parametrize(
