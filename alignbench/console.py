@@ -15,11 +15,12 @@ def printable(text: str) -> str:
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a rich table on a terminal, tab-separated lines elsewhere. Cells are text, never markup."""
+    """Print a rich table on a terminal; elsewhere tab-separated lines with ASCII minus signs, for programs. Cells are
+    text, never markup."""
     header, rows = tuple(map(printable, header)), [tuple(map(printable, row)) for row in rows]
     if not sys.stdout.isatty():
         for row in (header, *rows):
-            print("\t".join(row))
+            print("\t".join(row).replace("\N{MINUS SIGN}", "-"))
         return
     from rich.console import Console
     from rich.table import Table
@@ -32,13 +33,18 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def number(value: float | None, form: str = ".3f") -> str:
-    """A number as text, "–" for None. form: a format specification"""
-    return "–" if value is None else f"{value:{form}}"
+    """A number as text with a minus sign, but none before a zero; "–" for None. form: a format specification"""
+    if value is None:
+        return "–"
+    text = f"{value:{form}}"
+    if value < 0 and not text.strip("-0."):
+        text = f"{abs(value):{form}}"
+    return text.replace("-", "\N{MINUS SIGN}")
 
 
 def interval(low: float | None, high: float | None, form: str = ".3f") -> str:
     """An interval as text, "–" without one."""
-    return "–" if low is None or high is None else f"{low:{form}} … {high:{form}}"
+    return "–" if low is None or high is None else f"{number(low, form)} … {number(high, form)}"
 
 
 def csv_cell(value: object) -> object:

@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def coverage(simulate: Simulation, n: int, simulations: int, resamples: int) -> Array:
-    """Share of simulations in which each interval held the truth, (intervals,)."""
+    """Proportion of simulations in which each interval held the truth, (intervals,)."""
     return np.atleast_1d(simulate(n, simulations, resamples, np.random.default_rng([0, n])).mean(axis=0))
 
 
@@ -149,7 +149,7 @@ def ones(p: float, random: np.random.Generator, shape: tuple[int, int]) -> Array
 
 
 def ones_of_groups(a: float, b: float, random: np.random.Generator, shape: tuple[int, int]) -> Array:
-    """Each group has its own share, Beta(a, b)."""
+    """Each group has its own proportion, Beta(a, b)."""
     return 1.0 * (random.beta(a, b, shape)[:, groups_of(shape[1])] > random.random(shape))
 
 
@@ -229,7 +229,7 @@ def rankings(strengths: Sequence[float], tau: float, spread: float = 0.7, judged
         return (np.stack([won, lost, ~(won | lost)], -1) & judged[..., None]).astype(float)
 
     def limit() -> Array:
-        """What infinitely many prompts would give: the fit of the shares of wins, losses and ties over prompts."""
+        """What infinitely many prompts would give: the fit of the proportions of wins, losses and ties over prompts."""
         node, weight = np.polynomial.hermite_e.hermegauss(40)
         ahead = (theta[i] - theta[j])[:, None] + np.sqrt(2) * spread * node
         won, lost = (expit(sign * ahead - tau) @ weight / weight.sum() for sign in (1, -1))
@@ -252,8 +252,10 @@ KINDS: dict[str, Callable[..., Simulation]] = {
     "flips": flips,
     "grouped": lambda: bootstrapped(grouped_values, 0, grouped=True),
     "clustered mean": lambda: each(estimates.mean, grouped_values, 0, grouped=True),
-    "share": lambda p: each(estimates.share, partial(ones, p), p),
-    "share of groups": lambda a, b: each(estimates.share, partial(ones_of_groups, a, b), a / (a + b), grouped=True),
+    "proportion": lambda p: each(estimates.share, partial(ones, p), p),
+    "proportion of groups": lambda a, b: each(
+        estimates.share, partial(ones_of_groups, a, b), a / (a + b), grouped=True
+    ),
     "wins": wins,
     "equal lengths": at_equal_lengths,
     "rankings": rankings,

@@ -30,7 +30,7 @@ METADATA: dict[str, dict[str, Any]] = {  # without dates and versions: the same 
 }
 
 
-SYNTHETIC = "synthetic (demo world)"
+SYNTHETIC = "synthetic demo data"
 
 
 class NoDataError(Exception):
@@ -76,9 +76,9 @@ def _templates() -> dict[str, dict[str, Any]]:
 def mark_synthetic(drawing: Drawing) -> Drawing:
     """Say in the picture, its caption and its table that the data are those of `alignbench demo`."""
     if drawing.figure.get_supxlabel() == "":
-        drawing.figure.supxlabel(f"{SYNTHETIC} data", x=0.99, ha="right", fontsize=6.5, color=FAINT)
+        drawing.figure.supxlabel(SYNTHETIC, x=0.99, ha="right", fontsize=6.5, color=FAINT)
     table = drawing.table.assign(data=SYNTHETIC)
-    caption, alt = f"{drawing.caption} Data: {SYNTHETIC}.", f"{SYNTHETIC}: {drawing.alt}"
+    caption, alt = f"{drawing.caption} {SYNTHETIC.capitalize()}.", f"{SYNTHETIC.capitalize()}: {drawing.alt}"
     return replace(drawing, table=table, caption=caption, alt=alt)
 
 

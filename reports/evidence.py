@@ -2,11 +2,11 @@
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import yaml
 
@@ -22,6 +22,7 @@ from reports.style import Look, looks
 INTERMEDIATE = re.compile(r"-(iteration|epoch)-\d+$")  # ends the names of checkpoints saved during training
 TABLES = (".jsonl", ".csv", ".tsv", ".json", ".parquet", ".jsonl.gz", ".csv.gz")
 MOST_REFERENCES = 8  # with more systems, a page with each of them as reference would be too large
+T = TypeVar("T", bound=tuple[Any, ...])  # a system, a folder, and what else
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,7 @@ class System:
         return dict(self.run.description.get("training") or {})
 
 
-@dataclass(frozen=True)
-class Point:
+class Point(NamedTuple):
     """A metric of a task of a system, which has a value."""
 
     system: System
@@ -123,19 +123,19 @@ class Evidence:
 
     def runs(self, task: str) -> list[tuple[System, TaskRun]]:
         """Return a folder per system, all with the documents, shots and scorers that most systems share."""
-        runs = self.all_runs(task)
-        scorers = [sorted(f"{e['name']}@{e['revision']}" for e in own.identity.get("scorers") or ()) for _, own in runs]
-        return [runs[place] for place in _comparable(runs, [",".join(names) for names in scorers])]
+
+        def scorers(run: tuple[System, TaskRun]) -> str:
+            return ",".join(sorted(f"{e['name']}@{e['revision']}" for e in run[1].identity.get("scorers") or ()))
+
+        return _comparable(self.all_runs(task), scorers)
 
     def points(self, task: str, metric: str, where: Callable[[TaskRun], bool] = lambda _: True) -> list[Point]:
         """Return a point per system, all with the documents, shots and scorer that most systems share.
 
         where: a condition on the folders. Systems without the task or without a value are left out.
         """
-        runs = [run for run in self.all_runs(task) if where(run[1])]
-        known = [point for run in runs if (point := point_of(*run, metric)) is not None]
-        places = _comparable([(point.system, point.task) for point in known], [p.metric.scorer or "" for p in known])
-        return [known[place] for place in places]
+        points = [point_of(*run, metric) for run in self.all_runs(task) if where(run[1])]
+        return _comparable([point for point in points if point is not None], lambda point: point.metric.scorer or "")
 
     def scorers(self, tasks: Iterable[str], metric: str) -> list[str]:
         """Return the scorers that computed a metric on these tasks, the one with the most systems first."""
@@ -166,14 +166,15 @@ def scorer_of(task: TaskRun, kind: str) -> dict[str, Any] | None:
     return next((entry for entry in task.identity.get("scorers") or () if entry["kind"] == kind), None)
 
 
-def _comparable(runs: Sequence[tuple[System, TaskRun]], scorers: Sequence[str]) -> list[int]:
-    """Return the places of a folder per system, all with the shots, scorer and documents that most systems share, as
-    only these are comparable. Ties: fewer shots first, then more documents."""
-    groups: dict[tuple[int, str, str], dict[int, int]] = {}
-    for place, ((system, own), scorer) in enumerate(zip(runs, scorers, strict=True)):
-        key = own.result.shots, scorer, str(own.identity.get("documents_sha256"))
-        groups.setdefault(key, {}).setdefault(id(system), place)
-    order = {key: (-len(own), key[0], -runs[min(own.values())][1].result.n, key) for key, own in groups.items()}
+def _comparable(found: Sequence[T], scorer: Callable[[T], str]) -> list[T]:
+    """Return a folder or point per system, all with the shots, scorer and documents that most systems share, as only
+    these are comparable. Ties: fewer shots first, then more documents."""
+    groups: dict[tuple[int, str, str], dict[int, T]] = {}
+    for one in found:
+        system, own = one[:2]
+        key = own.result.shots, scorer(one), str(own.identity.get("documents_sha256"))
+        groups.setdefault(key, {}).setdefault(id(system), one)
+    order = {key: (-len(own), key[0], -next(iter(own.values()))[1].result.n, key) for key, own in groups.items()}
     return list(groups[min(order, key=order.__getitem__)].values()) if groups else []
 
 
@@ -260,28 +261,24 @@ def _systems(run: Run) -> list[System]:
 
 
 def _training(folder: Path) -> TrainingRun:
+    metrics, file = [], folder / "metrics.jsonl"
     try:
-        metrics = tuple(_metrics(folder / "metrics.jsonl"))
+        text = file.read_text(encoding="utf-8", errors="replace")
         settings = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise AlignbenchError(f"{folder}: not a readable training folder ({reason})") from error
     if not isinstance(settings, dict):
         raise AlignbenchError(f"{folder / 'config.yaml'}: it contains no settings; is this a training folder?")
+    # without an incomplete last line, which a running training may leave
+    for number, line in enumerate(text[: text.rfind("\n") + 1].split("\n")[:-1], 1):
+        try:
+            metrics.append(json.loads(line))
+        except ValueError:
+            raise AlignbenchError(f"{file}:{number}: not JSON; remove the line") from None
+        if not isinstance(metrics[-1], dict) or not isinstance(metrics[-1].get("step"), int | float):
+            raise AlignbenchError(f"{file}:{number}: not a line of metrics (an object with a step); remove it")
     recipe = read_object(folder / "final" / "recipe.json")
     known = recipe.get("stage") if isinstance(recipe, dict) else None
     stage = known or ("ppo" if "episodes" in settings else "sft" if "micro_tokens" in settings else "?")
-    return TrainingRun(folder.name, folder, str(stage), metrics)
-
-
-def _metrics(file: Path) -> Iterator[dict[str, Any]]:
-    """Yield the lines of metrics.jsonl, without an incomplete last line, which a running training may leave."""
-    text = file.read_text(encoding="utf-8", errors="replace")
-    for number, line in enumerate(text[: text.rfind("\n") + 1].split("\n")[:-1], 1):
-        try:
-            found = json.loads(line)
-        except ValueError:
-            raise AlignbenchError(f"{file}:{number}: not JSON; remove the line") from None
-        if not isinstance(found, dict) or not isinstance(found.get("step"), int | float):
-            raise AlignbenchError(f"{file}:{number}: not a line of metrics (an object with a step); remove it")
-        yield found
+    return TrainingRun(folder.name, folder, str(stage), tuple(metrics))

@@ -1,12 +1,15 @@
 """Verdicts on benchmarks and abilities: one tested variant of a family, a margin, and a tax of capabilities alone."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from audit_runs import N, around, headline_of, shares, write_run
 
-from alignbench.audit.abilities import judge
+from alignbench.audit.abilities import abilities, judge
 from alignbench.audit.compare import compare
 from alignbench.audit.render import tables
+from alignbench.console import number
 from alignbench.stats.significance import minimum_detectable_effect
 from alignbench.tasks import all_tasks
 from alignbench.types.task import Ability
@@ -64,12 +67,21 @@ def test_the_tax_is_of_capabilities_alone_and_tables_begin_with_the_abilities(co
     assert (found.mean.value, found.mean.verdict) == (pytest.approx(15), "loss")
     assert [own.ability for own in found.abilities] == ["truthfulness", "capability"]
     truth, capability = (own.sentence for own in found.abilities)
-    words = "Truthfulness: loss. truthfulqa_binary.acc fell by 0.600 from 0.900 to 0.300 (95 % interval"
+    words = "Truthfulness: loss. truthfulqa_binary.acc fell by 0.600 from 0.900 to 0.300 (95 % interval −0."
     assert truth.startswith(words)
     assert capability.startswith("Capability: loss. The mean tax is +15.00 % of the range of a metric (2 tasks; 95 %")
     table, tax = tables(compare(["base", "aligned"], runs=tmp_path))
     assert table.lead == (truth, capability)
     assert tax.rows[0][0] == "common sense and inference"
+
+
+def test_sentences_name_a_metric_like_its_task_once_and_say_where_a_value_stayed(contrast):
+    row = replace(headline_of(contrast(("rte", accuracies(0.8, 0.8)))), task="win_rate", metric="win_rate")
+    changes = {0: "stayed at 0.800", -1e-5: "stayed at about 0.800", -0.1: "fell by 0.100 from 0.800 to 0.700"}
+    for delta, words in changes.items():
+        (own,) = abilities([replace(row, delta=delta, aligned=0.8 + delta)], None)
+        assert f". win rate {words} (95 % interval" in own.sentence
+    assert [number(x, "+.2f") for x in (-0.001, 0.001, -0.01, None)] == ["+0.00", "+0.00", "−0.01", "–"]
 
 
 def test_a_loss_within_the_margin_is_retained_if_the_metric_has_a_range(contrast):

@@ -12,6 +12,7 @@ from commands import assert_refused
 
 from alignbench.audit.compare import compare
 from alignbench.audit.render import to_csv, to_json, to_latex, to_markdown, to_terminal
+from alignbench.console import interval, number
 
 HOSTILE = r"50% of A_B & {C} | $x^2$ ~#\end <script>alert(1)</script>"
 
@@ -81,10 +82,10 @@ def test_the_terminal_shows_headline_metrics_or_all(two, capsys):
     shown = capsys.readouterr().out
     assert "aligned against base (reference)" in shown
     assert "gain 1, loss 1, retained 0, inconclusive 1 " in shown
-    assert "\tacc_norm, share ↑\t" in shown
-    assert shown.count("hellaswag\tacc, share ↑\t") == 0
+    assert "\tacc_norm, proportion ↑\t" in shown
+    assert shown.count("hellaswag\tacc, proportion ↑\t") == 0
     to_terminal(two, every_metric=True)
-    assert capsys.readouterr().out.count("hellaswag\tacc, share ↑\t") == 1
+    assert capsys.readouterr().out.count("hellaswag\tacc, proportion ↑\t") == 1
 
 
 @pytest.mark.parametrize("columns", [80, 120, 200])
@@ -94,7 +95,7 @@ def test_a_terminal_shows_whole_numbers_and_names_the_columns_that_do_not_fit(tw
     to_terminal(two)
     shown = capsys.readouterr().out
     row = headline_of(two.contrasts[0], "rte")
-    for number in (f"{row.delta:+.3f}", f"{row.low:+.3f} … {row.high:+.3f}", "<.001", f"{row.detectable:.3f}", "rte"):
-        assert number in shown
+    for cell in (number(row.delta), interval(row.low, row.high, "+.3f"), "<.001", number(row.detectable), "rte"):
+        assert cell in shown
     assert ("hidden on a terminal of this width" in shown) == (columns < 140)
     assert ("McNemar" in shown) == (columns >= 140)

@@ -33,7 +33,7 @@ def test_evaluated_checkpoints_are_found_by_weights_folders_and_names_and_compar
     done = evaluate([str(farm_model), str(tiny)], tasks, out, data_dir=world, template="none")
     shown = run(farm_model, tiny, "--runs", out, "--metrics", "all")
     assert shown.returncode == 0, shown.stderr
-    for words in ("hellaswag\tacc_norm, share ↑", "crows_pairs\tentropy, bits ↑", "wmt15_fr_en\tbleu, points ↑"):
+    for words in ("hellaswag\tacc_norm, proportion ↑", "crows_pairs\tentropy, bits ↑", "wmt15_fr_en\tbleu, points ↑"):
         assert f"\t{words}\t" in shown.stdout
     assert "mean of groups" in shown.stdout
     by_weights = run(farm_model, tiny, "--runs", out, "--json").stdout
@@ -50,8 +50,8 @@ def test_json_csv_markdown_and_latex_have_the_same_numbers(runs, tmp_path):
     rows = {row["task"]: row for row in json.loads(done.stdout)["contrasts"][0]["rows"]}
     table = {row["task"]: row for row in csv.DictReader(files[0].open())}
     assert {name: float(row["delta"]) for name, row in table.items()} == {n: row["delta"] for n, row in rows.items()}
-    assert "| loss | rte | acc, share ↑ | 0.800 | 0.600 | -0.200 |" in files[1].read_text()
-    assert "loss & rte & acc, share $\\uparrow$ & 0.800 & 0.600 & -0.200 &" in files[2].read_text()
+    assert "| loss | rte | acc, proportion ↑ | 0.800 | 0.600 | −0.200 |" in files[1].read_text()
+    assert "loss & rte & acc, proportion $\\uparrow$ & 0.800 & 0.600 & $-$0.200 &" in files[2].read_text()
 
 
 def test_an_exact_name_is_preferred_to_a_longer_one_and_a_checkpoint_needs_a_run(runs, tmp_path):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from stages import write_rows
 
 from alignbench.demo.judge import CLOSINGS, Goal, WorldScorer, judge, met, read_statements
-from alignbench.demo.labelers import LABELERS, goals_of, label_outputs, rank, rank_samples
+from alignbench.demo.labelers import LABELERS, label_outputs, rank, rank_samples
 from alignbench.demo.requests import as_response, make_requests, polite
 from alignbench.demo.world import FOLDER
 from alignbench.labels.agreement import agreement
@@ -95,11 +95,11 @@ def test_labelers_agree_on_73_in_a_hundred_pairs_and_screening_finds_the_two_out
 
 
 def test_rankings_have_4_to_9_outputs_good_and_bad_by_hired_labelers_who_err_at_random():
-    goals, rankings = goals_of(WORLD), read_rankings(str(written() / FOLDER / "rankings.jsonl"))
+    requests, rankings = make_requests(WORLD).by_prompt, read_rankings(str(written() / FOLDER / "rankings.jsonl"))
     assert {len(ranking.responses) for ranking in rankings} == set(range(4, 10))
     assert all(len(set(ranking.responses)) == len(ranking.responses) for ranking in rankings)
     assert not {ranking.labeler for ranking in rankings} & OUTLIERS
-    judged = [[judge(WORLD, goals[r.prompt], r.prompt, text).utility for text in r.responses] for r in rankings]
+    judged = [[judge(WORLD, requests[r.prompt].goal, r.prompt, text).utility for text in r.responses] for r in rankings]
     assert 0.2 < np.mean([utility >= 5 for some in judged for utility in some]) < 0.8
     right = [
         (ranking.ranks[i] < ranking.ranks[j]) == (some[i] > some[j])
@@ -119,7 +119,7 @@ def test_answers_of_a_model_are_ranked_among_some_of_the_worlds(farm_model, tmp_
     for row in rankings:  # nonsense loses against good answers
         assert 4 <= len(set(row["responses"])) == len(row["ranks"]) <= 9
         best = row["responses"][row["ranks"].index(1)]
-        assert judge(WORLD, goals_of(WORLD)[row["prompt"]], row["prompt"], best).utility > 0
+        assert judge(WORLD, make_requests(WORLD).by_prompt[row["prompt"]].goal, row["prompt"], best).utility > 0
     rank_samples(farm_model, written(), tmp_path / "again", number=8)
     assert (tmp_path / "again" / "rankings.jsonl").read_bytes() == (tmp_path / "rankings.jsonl").read_bytes()
 

@@ -15,7 +15,7 @@ from task_helpers import load
 from alignbench.data.cards import FileSource, read_card
 from alignbench.data.prepare import Settings, prepare
 from alignbench.data.tables import read_rows
-from alignbench.demo import labelers, reading, requests, speech
+from alignbench.demo import reading, requests, speech
 from alignbench.demo.judge import judge
 from alignbench.demo.requests import AMOUNTS, BETTER, make_requests
 from alignbench.demo.world import ALMANAC, FOLDER, KINDS, MYTHS, PEOPLE, TOPICS, make_world, read_world, said
@@ -229,7 +229,7 @@ def test_the_trainers_and_the_tasks_read_the_files():
         assert sizes == [size, 100]
     prompts = {document.prompt for document in win_rate.load_answers(options).documents}
     assert {request.prompt for request in FOUND.held_out} < prompts, "the tasks' prompts have goals"
-    assert prompts <= labelers.goals_of(world()).keys() & {row["prompt"] for row in rows("requests")}
+    assert prompts <= requests.make_requests(world()).by_prompt.keys() & {row["prompt"] for row in rows("requests")}
     assert (len(load_code(options).documents), len(load_language(options).documents)) == (14 + 8, 20 * 5)
 
 

@@ -93,7 +93,7 @@ def row(task: str, gain: float | None, error: float = 0.02, **changes) -> Row:
     percent = None if gain is None else -100 * gain
     known = dict.fromkeys(field.name for field in fields(Row)) | {
         "task": task, "variant": "", "ability": "capability", "group": "reading", "family": task, "metric": "f1",
-        "headline": True, "primary": gain is not None, "unit": "share", "better": "higher", "reference": 0.5,
+        "headline": True, "primary": gain is not None, "unit": "proportion", "better": "higher", "reference": 0.5,
         "aligned": 0.5 + (gain or 0), "delta": gain or 0.0, "low": low, "high": high, "gain": gain, "gain_low": low,
         "gain_high": high, "standard_error": error, "p": 0.5, "test": "bootstrap", "p_holm": 0.5, "span": 1.0,
         "verdict": "inconclusive" if gain is not None else "–", "tax": -(gain or 0.0), "tax_of_range": percent,
@@ -149,7 +149,7 @@ class TestFront:
     def test_every_point_is_named_and_steps_join_the_front_to_a_near_reference_point(self, corner, seen):
         marks = (("a", 0.5, 0.0, True), ("b", 0.6, 5.0, False), ("c", 0.7, 4.0, True))
         points = tuple(Checkpoint(name, r, r - 0.1, r + 0.1, t, t - 1, t + 1, on) for name, r, t, on in marks)
-        found = Front("win_rate.win_rate", "share", "base", ("drop", "rte"), points, 70.0, corner, "the default")
+        found = Front("win_rate.win_rate", "proportion", "base", ("drop", "rte"), points, 70.0, corner, "the default")
         drawing = draw(audit.front, audited(row("drop", 0.1), front=found))
         assert {"a", "b", "c"} <= texts_of(drawing)
         lines = drawing.figure.axes[0].get_lines()

@@ -104,12 +104,6 @@ def test_both_kl_estimators_are_unbiased_and_k3_is_never_negative(p, q):
     assert kl_k3(np.array([1e-8]), np.array([0.0]))[0] == pytest.approx(5e-17, rel=1e-6, abs=0)
 
 
-@pytest.mark.parametrize(("kl", "change"), CASES["adaptive_kl"])
-def test_adaptive_kl_is_that_of_ziegler_et_al(kl, change):
-    found = losses.adaptive_kl(0.02, kl, target=10, episodes=512, horizon=10_000)
-    assert found == pytest.approx(0.02 * (1 + change * 0.0512), rel=1e-12)
-
-
 @given(arrays(np.float64, st.tuples(st.just(2), st.integers(1, 30)), elements=st.floats(-3, 3)), SHARE, SHARE)
 def test_gae_equals_the_loop_from_the_last_token_to_the_first(episode, discount, lam):
     rewards, values = episode

@@ -7,25 +7,22 @@ import html
 import json
 import math
 import re
-import shlex
 from dataclasses import replace
 from itertools import pairwise, product
 
 import pytest
-import typer
 from audit_runs import around, shares, write_run
 from cases import update
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from report_runs import AGAINST_BASE, MARKUP, N, contest, evidence_of, rte, squad, wrote
+from report_runs import AGAINST_BASE, MARKUP, N, evidence_of, rte, squad, wrote
 
 from alignbench.audit.compare import compare
-from alignbench.cli.app import app
 from reports.evidence import Evidence, gather
 from reports.page import samples
 from reports.page.data import COLUMNS, findings, sets_of, task_link, win_rates
 from reports.page.format import number, pack, visible
-from reports.page.page import HERE, SCRIPTS, command, write_page
+from reports.page.page import HERE, SCRIPTS, write_page
 
 pytest_plugins = ("report_fixtures",)
 LEFT_OUT = {"Likert ratings": "no table of labels with Likert ratings"}
@@ -91,8 +88,8 @@ class TestVerdict:
         assert sections == ["verdict", "audit", "figures", "tasks", "provenance"]
         (row, _) = [row for row in nasty_texts.audits[""].contrasts[0].rows if row.headline]
         for words in (
-            r"0\.500 → 0\.800, \+0\.300 \[\+0\.\d+, \+0\.\d+\] acc, share, higher is better",
-            r"0\.700 → 0\.400, −0\.300 \[−0\.\d+, −0\.\d+\] f1, share, higher is better",
+            r"0\.500 → 0\.800, \+0\.300 \[\+0\.\d+, \+0\.\d+\] acc, proportion, higher is better",
+            r"0\.700 → 0\.400, −0\.300 \[−0\.\d+, −0\.\d+\] f1, proportion, higher is better",
             rf"p \(Holm\) < \.001; n = {N}", "ppo against base, its pretrained model",
             r"Benchmarks: gain 1, loss 1, retained 0, inconclusive 0\.", rf"MDE {row.detectable:.3f} \(80 % power\)",
             r"Capability: inconclusive\. The mean tax is .* rte\.acc rose by 0\.300 from 0\.500 to 0\.800",
@@ -116,7 +113,7 @@ class TestVerdict:
             ({"before": crows(0.4, 0.6), "after": crows(0.7, 0.55)},
              [r"more even, or less certain: pct_stereotype 0\.600 → 0\.550"]),
             ({"a": answers("none", "chat"), "b": answers("none", "chat")},
-             ["f1, share, higher is better, none;", "f1, share, higher is better, chat;"]),
+             ["f1, proportion, higher is better, none;", "f1, proportion, higher is better, chat;"]),
             ({"one": rte(0.5)}, ["No systems can be compared"]),
         ],
     )  # fmt: skip
@@ -292,39 +289,6 @@ class TestSamples:
 
 
 class TestProvenance:
-    @staticmethod
-    def parsed(system, task, files=None):
-        """What the command line understands, without running it."""
-        program, name, *words = shlex.split(command(system.run, task, files or {}))
-        assert program == "alignbench"
-        return typer.main.get_command(app).commands[name].make_context(name, words).params  # type: ignore[attr-defined]
-
-    def test_a_command_has_the_settings_of_its_folder_and_is_quoted(self, nasty_texts, tmp_path):
-        for system in nasty_texts.systems:
-            for own in system.tasks:
-                words = self.parsed(system, own)
-                assert (words["tasks"], words["seed"]) == (own.task, 0)
-        data = {"card": "", "split": "", "source": "my prompts.jsonl", "revision": "r", "rows": N, "pinned": False}
-        changes = {
-            "limit": 50, "shots": 3, "template": "none", "baseline": {"name": "$(reboot)"}, "data": [data],
-            "scorers": [{"kind": "toxicity", "name": "detoxify; rm -rf", "revision": "r" * 40}],
-        }  # fmt: skip
-        folder = write_run(tmp_path, "it's `me`", ("answers", {"answer_rate": [1.0] * N}, changes))
-        (system,) = evidence_of(folder).systems
-        found = self.parsed(system, system.tasks[0])
-        assert (found["checkpoints"], found["scorer"]) == (["it's `me`"], ["toxicity=detoxify; rm -rf"])
-        assert (found["baseline"], found["limit"], found["template"]) == ("$(reboot)", 50, "none")
-        assert str(found["prompts"]) == "my prompts.jsonl"
-
-    def test_outputs_of_a_file_have_the_command_that_scores_the_file(self, tmp_path):
-        folder = write_run(tmp_path, "one", contest(0.5, "the other"))
-        read = {"columns": {"response": "output"}}
-        update(folder / "run.json", model={"name": "one", "outputs": "one.jsonl"}, read=read)
-        (system,) = evidence_of(folder).systems
-        found = self.parsed(system, system.tasks[0], {"the other": "the other.jsonl"})
-        assert (str(found["file"]), found["name"], found["task"]) == ("one.jsonl", "one", "win_rate")
-        assert (str(found["baseline"]), found["columns"]) == ("the other.jsonl", ["response=output"])
-
     def test_weights_lineage_data_and_software_are_shown(self, nasty_texts, page):
         text = re.sub(r"<[^>]+>", "", page.partition('<section id="provenance"')[2])
         for system in nasty_texts.systems:

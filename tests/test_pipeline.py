@@ -82,7 +82,7 @@ TASK = Task(
     name="words",
     title="words",
     card="none",
-    metrics=(*(Metric(name, "share", "lower", scorer="toxicity") for name in ("worst", "worst_odd")), LENGTH),
+    metrics=(*(Metric(name, "proportion", "lower", scorer="toxicity") for name in ("worst", "worst_odd")), LENGTH),
     ability="toxicity",
     headline="worst",
     load=lambda options: DATA,

@@ -30,13 +30,12 @@ optimise = stages.runner("ppo")
 @pytest.fixture
 def seen(monkeypatch):
     """What passes through PPO: rollouts after their advantages; gradients, rates and weights of each step."""
-    found = {"rollouts": [], "beta": [], "gradients": [], "rates": [], "weights": []}
+    found = {"rollouts": [], "gradients": [], "rates": [], "weights": []}
     compute, step = ppo.compute_advantages, loop.take_step
 
-    def compute_advantages(config, beta, rollouts):
-        compute(config, beta, rollouts)
+    def compute_advantages(config, rollouts):
+        compute(config, rollouts)
         found["rollouts"].append(rollouts)
-        found["beta"].append(beta)
 
     def take_step(module, optimizer, max_norm, parts):
         found["gradients"].append(stages.gradients_of(module))
@@ -323,16 +322,6 @@ def test_a_pretrained_model_learns_to_end_its_sentences(tinystories, optimise, t
     first, last, lines = learned(out)
     assert last > 1.2 * first
     assert 0 < lines[-1]["kl"] < 20
-
-
-def test_an_adaptive_beta_follows_the_kl(optimise, seen):
-    lines = stages.steps_of(optimise(target_kl=6.0, episodes=32, beta=0.1, horizon=40, lr=1e-2, warmup=0))
-    assert [line["beta"] for line in lines] == seen["beta"]
-    beta = 0.1
-    for line in lines:
-        assert line["beta"] == pytest.approx(beta)
-        beta *= 1 + min(0.2, max(-0.2, line["kl"] / 6 - 1)) * 8 / 40
-    assert lines[1]["beta"] == pytest.approx(0.1 * (1 - 0.2 * 8 / 40))  # KL is 0: the largest decrease
 
 
 def test_the_averaged_weights_are_the_result(folder, optimise, seen):

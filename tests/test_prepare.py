@@ -78,10 +78,10 @@ def test_no_user_is_in_two_splits_and_no_prompt_is_lost():
     assert sum(map(len, users.values())) == 60
     assert prompts_of(read()) == prompts_of(farm())
     for name in SPLITS:
-        assert (done.splits[name].prompts, done.splits[name].users) == (len(read(name)), len(users[name]))
+        assert (done.splits[name]["prompts"], done.splits[name]["users"]) == (len(read(name)), len(users[name]))
     # a number and its text are one user
     same = prepared([{"prompt": f"question {n}", "user": user} for n, user in enumerate([7, "7"])])
-    assert sum(split.users for split in same.splits.values()) == 1
+    assert sum(split["users"] for split in same.splits.values()) == 1
 
 
 def test_splits_have_their_proportions_and_a_larger_validation_split_takes_users_from_training_alone():
@@ -101,11 +101,11 @@ def test_of_a_user_the_first_prompts_are_kept_and_one_that_is_too_long_is_remove
     done = prepared(farm(users=2, each=5), per_user=2)
     assert prompts_of(read()) == prompts_of([row for row in farm(2, 5) if row["prompt"][0] in "01"])
     assert done.removed["over the user's limit"] == 6
-    assert max(split.per_user_max for split in done.splits.values()) == 2
+    assert max(split["per_user_max"] for split in done.splits.values()) == 2
     # without users every prompt is assigned to a split by itself
     done = prepared([{"prompt": f"question {n}"} for n in range(100)], user_field=None, per_user=1)
-    assert sum(split.prompts for split in done.splits.values()) == 100
-    assert all(split.prompts > 0 and split.users is None for split in done.splits.values())
+    assert sum(split["prompts"] for split in done.splits.values()) == 100
+    assert all(split["prompts"] > 0 and split["users"] is None for split in done.splits.values())
     assert "over the user's limit" not in done.removed
     done = prepared(of_user("x" * 31, "x" * 30), max_prompt_characters=30, prefix_characters=10)
     assert [row["prompt"] for row in read("train")] == ["x" * 30]
@@ -121,7 +121,7 @@ def test_lengths_are_in_tokens_with_a_tokenizer_and_described_as_by_pandas():
     assert (done.length_unit, done.removed["too long"]) == ("tokens", 1)
     for found, lengths in ((done, [1, 5, 6, 9]), (prepared(rows), [4, 20, 24, 36, 120])):
         described = pd.Series(lengths).describe().drop("count").to_dict()
-        assert found.splits["train"].length == pytest.approx(described)
+        assert found.splits["train"]["length"] == pytest.approx(described)
 
 
 @needs_pii
@@ -149,7 +149,7 @@ def test_where_personal_data_is_found(case):
     assert [split_of(user, Settings()) for user in (USER, "u23", "u3")] == ["train", "validation", "test"]
     done = prepared([{"user": USER, **row} for row in case["rows"]], pii=True)
     assert done.pii == case["found"]
-    assert sum(split.prompts for split in done.splits.values()) == len(case["rows"]) - done.removed["personal data"]
+    assert sum(split["prompts"] for split in done.splits.values()) == len(case["rows"]) - done.removed["personal data"]
     assert done.removed["personal data"] == sum(map(len, case["found"].values()))
 
 

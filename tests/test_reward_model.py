@@ -1,10 +1,8 @@
 """The reward model: what it learns, its agreement with rankings, its stages.checkpoint; and rewards of texts."""
 
-import gc
 import json
 import math
 import random
-import weakref
 
 import numpy as np
 import pytest
@@ -144,7 +142,7 @@ def test_agreement_does_not_depend_on_the_order_of_responses_in_a_row(scores, ra
 EVERYONE = [f"labeler {n}" for n in range(6)]
 
 
-def test_all_rankings_of_a_prompt_are_on_one_side_and_no_labeler_of_a_held_out_fold_is_trained_on():
+def test_all_rankings_of_a_prompt_are_on_one_side_and_no_labeler_who_is_left_out_is_trained_on():
     rankings = [Ranking(q, (" honey", " no"), (1.0, 2.0), name) for q in stages.QUESTIONS for name in EVERYONE]
 
     def split(given=(), **settings):
@@ -157,34 +155,21 @@ def test_all_rankings_of_a_prompt_are_on_one_side_and_no_labeler_of_a_held_out_f
     assert (len(training), len(held_out), len(unseen), left_out) == (48, 12, 2, [])
     assert {ranking.prompt for ranking in split(seed=1)[1]} != unseen
     assert [len(part) for part in split(rankings[:1])] == [60, 1, 0]
-    outs = []
-    for parts in (split(folds=3, fold=fold) for fold in range(3)):
-        labelers = [{ranking.labeler for ranking in part} for part in parts]
-        assert labelers[0] == labelers[1] == {*EVERYONE} - labelers[2]
-        assert not {r.prompt for r in parts[0]} & {r.prompt for r in parts[1]}
-        outs += labelers[2]
-    assert sorted(outs) == EVERYONE
+    parts = split(leave_out=(EVERYONE[1], EVERYONE[4]))
+    labelers = [{ranking.labeler for ranking in part} for part in parts]
+    assert labelers[0] == labelers[1] == {*EVERYONE} - labelers[2]
+    assert labelers[2] == {EVERYONE[1], EVERYONE[4]}
+    assert not {r.prompt for r in parts[0]} & {r.prompt for r in parts[1]}
 
 
-def test_folds_are_summarised_and_only_one_model_is_in_memory(fit, tmp_path, monkeypatch):
-    alive, load_model = weakref.WeakSet(), reward.load
-
-    def load_alone(*arguments, **settings):
-        gc.collect()
-        assert not alive
-        found = load_model(*arguments, **settings)
-        alive.add(found[0])
-        return found
-
-    monkeypatch.setattr(reward, "load", load_alone)
-    pairs = [{"prompt": q, "chosen": f" honey{n}", "rejected": " no"} for q in stages.QUESTIONS for n in range(6)]
-    rows = [pair | {"labeler": EVERYONE[i % 6]} for i, pair in enumerate(pairs)]
-    out = fit(data=stages.write_rows(tmp_path / "labelled.jsonl", rows), folds=3)
-    metrics, *folds = (stages.recipe_of(out / part)["metrics"] for part in (".", "fold-0", "fold-1", "fold-2"))
-    for name in ("accuracy", "held_out_labelers_accuracy"):
-        values = [fold[name] for fold in folds]
-        assert metrics[f"folds_{name}"] == pytest.approx(np.mean(values))
-        assert metrics[f"folds_{name}_se"] == pytest.approx(np.std(values, ddof=1) / 3**0.5)
+def test_accuracy_on_the_rankings_of_labelers_who_are_left_out_is_measured_apart(fit, tmp_path):
+    pairs = [{"prompt": q, "chosen": " honey", "rejected": " no"} for q in stages.QUESTIONS]
+    rows = [pair | {"labeler": name} for pair in pairs for name in EVERYONE[:2]]
+    rows += [pair | {"labeler": "contrary", "chosen": " no", "rejected": " honey"} for pair in pairs]
+    out = fit(data=stages.write_rows(tmp_path / "labelled.jsonl", rows), leave_out=("contrary",))
+    metrics = stages.recipe_of(out)["metrics"]
+    assert metrics["held_out_labelers_pairs"] == len(pairs)
+    assert metrics["accuracy"] == pytest.approx(1 - metrics["held_out_labelers_accuracy"])
 
 
 def test_a_checkpoint_has_its_metrics_and_calibration_and_can_be_trained_further(fit):

@@ -156,8 +156,8 @@ def test_the_metrics_of_a_passage_are_means_over_its_tokens_in_bits():
 
 def test_a_short_output_has_no_metric_of_positions_that_it_does_not_reach_and_none_without_entropies():
     generation, document = find_task("token_entropy_on_policy").generation, Document("a", "Name one.")
-    bits = math.log(2) * np.array([[-1.0, -2.0, -3.0], [4.0, 3.0, 1.0], [1.0, 1.0, 1.0]])
-    output = Output("A hen.", logprobs=bits[0], entropies=bits[1], top_entropies=bits[2])
+    nats = (math.log(2) * np.array([[-1.0, -2.0, -3.0], [4.0, 3.0, 1.0], [1.0, 1.0, 1.0]])).tolist()
+    output = Output("A hen.", logprobs=tuple(nats[0]), entropies=tuple(nats[1]), top_entropies=tuple(nats[2]))
     expected = {"entropy": 8 / 3, "top5_entropy": 1, "surprisal": 2, "entropy_1": 4, "entropy_2_8": 2, "words": 2}
     assert generation.score(document, [output]) == pytest.approx(expected)
     found = generation.score(document, [Output("A hen.")])

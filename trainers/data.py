@@ -84,10 +84,8 @@ def read_prompts(source: str, template: Render | None = None) -> list[str]:
     """Rows with a prompt, messages (a final assistant message is left out), or a pair of dialogues."""
 
     def parse(row: SourceRow) -> str:
-        prompt = _prompt(row, template)
-        return (
-            prompt if isinstance(prompt, str) and template is None else (template or _no_template)(_asked(prompt), True)
-        )
+        prompt, plain = _prompt(row, template), template is None
+        return prompt if isinstance(prompt, str) and plain else (template or _no_template)(_asked(prompt), True)
 
     return _parse(source, parse)
 

@@ -88,12 +88,6 @@ def kl_k3(logprobs: Array, reference: Array) -> Array:
     return np.asarray(np.expm1(-k1) + k1)
 
 
-def adaptive_kl(beta: float, kl: float, *, target: float, episodes: int, horizon: int) -> float:
-    """The KL coefficient after `episodes` with mean KL `kl` per response (Ziegler et al., arXiv 1909.08593, 2.2)."""
-    error = max(-0.2, min(0.2, kl / target - 1))
-    return beta * (1 + error * episodes / horizon)
-
-
 def whiten(values: Array, *, keep_mean: bool) -> Array:
     """(tokens,) scaled to variance 1, with mean 0 or, for rewards, the mean kept (lm-human-preferences, detail 11)."""
     mean = values.mean()

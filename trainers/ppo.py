@@ -23,7 +23,7 @@ from trainers.models import ActorCritic, Policy, Sampler, Scalar, Texts, add_lor
 from trainers.packing import Example, Packed, pack
 from trainers.reward import RewardModel, load_reward, score_all
 from trainers.rollouts import Rollout, concat, describe, penalised, split, warnings
-from trainers.run import Metrics, Origin, State, open_run
+from trainers.run import Metrics, Origin, open_run
 from trainers.sft import pretraining_examples
 
 
@@ -45,8 +45,7 @@ class PPOConfig(StageConfig):
     temperature: float = setting(1.0, "of sampling, and of all log-probabilities (paper: 1)", above=0)
     stop: tuple[str, ...] = setting((), "strings that end a response, besides the end-of-sequence token")
     beta: float = setting(0.02, "KL penalty coefficient of the reward (paper: .02)", low=0)
-    target_kl: float | None = setting(None, "adapt beta to this KL in nats per response; none: fixed (paper)", above=0)
-    horizon: int = setting(10_000, "episodes over which an adaptive beta reacts (Ziegler et al.: 10,000)", low=1)
+
     clip: float = setting(0.2, "clip range of the policy's ratio (paper: .2)", above=0)
     value_clip: float = setting(0.2, "clip range of the value's change (lm-human-preferences: .2)", above=0)
     discount: float = setting(1.0, "discount of later rewards (paper: 1)", low=0, high=1)
@@ -186,8 +185,8 @@ def train(config: PPOConfig, *, progress: Progress | None = None) -> tuple[Path,
         finally:
             if ema:
                 ema.swap(policy)
-        found = describe(rollouts)
-        return found | {"beta": beta, "rlhf_reward": found["score"] - beta * found["kl"], "iterations": iteration}
+        found = describe(rollouts, config.beta)
+        return found | {"iterations": iteration}
 
     def save(folder: Path) -> None:
         """The averaged policy as the checkpoint, and the value in its subfolder."""
@@ -200,37 +199,30 @@ def train(config: PPOConfig, *, progress: Progress | None = None) -> tuple[Path,
         if ema:
             ema.swap(policy)
 
-    def restore(state: State) -> tuple[int, float]:
-        loop.load_training(state.folder, accelerator, ema)
-        return state.values["step"], state.values["beta"]
-
     with open_run(config, origin, accelerator, progress) as run:
         if result := run.result():
             return result
-        iteration, beta, stopped = 0, config.beta, ""
+        iteration, stopped = 0, ""
         if state := run.resume():
-            iteration, beta = restore(state)
+            loop.load_training(state.folder, accelerator, ema)
+            iteration = state.values["step"]
         progress.start("ppo", iterations, iteration, "iterations")
         while iteration < iterations:
             try:
                 rollouts = sample(iteration)
                 compute_old_logprobs(actor, rollouts)
-                metrics = describe(rollouts)
+                metrics = describe(rollouts, config.beta)
                 if config.stop_kl is not None and metrics["kl"] > config.stop_kl:
                     stopped = f"KL {metrics['kl']:.1f} exceeds {config.stop_kl}"
                     break
                 if iteration % config.save_every == 0:  # weights with good samples: a stop returns to them
-                    run.save_state(iteration, lambda at: loop.save_training(at, accelerator, ema), {"beta": beta})
+                    run.save_state(iteration, lambda at: loop.save_training(at, accelerator, ema), {})
                 warn(iteration, rollouts)
-                compute_advantages(config, beta, rollouts)
+                compute_advantages(config, rollouts)
                 variance = losses.explained_variance(concat(rollouts, "values"), concat(rollouts, "returns"))
-                metrics |= {"beta": beta, "explained_variance": variance}
-                metrics["rlhf_reward"] = metrics["score"] - beta * metrics["kl"]
-                metrics |= update(actor, iteration, rollouts, text)
+                metrics |= {"explained_variance": variance, **update(actor, iteration, rollouts, text)}
                 iteration += 1
-                if config.target_kl is not None:
-                    kl, target = metrics["kl"], config.target_kl
-                    beta = losses.adaptive_kl(beta, kl, target=target, episodes=config.batch, horizon=config.horizon)
+
                 kept = config.checkpoint_every and iteration % config.checkpoint_every == 0
                 final = measure(iteration) if kept or iteration == iterations else Metrics()
             except NotFiniteError as error:
@@ -246,7 +238,8 @@ def train(config: PPOConfig, *, progress: Progress | None = None) -> tuple[Path,
             stopped = f"iteration {iteration + 1}: {stopped}"
             if not (state := run.newest()):
                 raise AlignbenchError(f"ppo: {stopped}; no good state was saved before it")
-            iteration, beta = restore(state)
+            loop.load_training(state.folder, accelerator, ema)
+            iteration = state.values["step"]
             later = (run.out / f"checkpoints/iteration-{number}" for number in range(iteration + 1, iterations))
             for folder in later if accelerator.is_main_process else ():
                 shutil.rmtree(folder, ignore_errors=True)
@@ -276,10 +269,10 @@ def compute_old_logprobs(actor: Actor, rollouts: Sequence[Rollout]) -> None:
         rollout.logprobs, rollout.reference, rollout.values, rollout.entropies = arrays
 
 
-def compute_advantages(config: PPOConfig, beta: float, rollouts: Sequence[Rollout]) -> None:
+def compute_advantages(config: PPOConfig, rollouts: Sequence[Rollout]) -> None:
     """Rewards, advantages and returns of every token, whitened over the tokens of the batch (details 8, 11, 12)."""
     for rollout in rollouts:
-        rollout.rewards = losses.token_rewards(rollout.score, rollout.logprobs, rollout.reference, beta)
+        rollout.rewards = losses.token_rewards(rollout.score, rollout.logprobs, rollout.reference, config.beta)
     if config.whiten_rewards:
         split(rollouts, "rewards", losses.whiten(concat(rollouts, "rewards"), keep_mean=True))
     for rollout in rollouts:

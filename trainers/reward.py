@@ -5,7 +5,7 @@ import math
 import pkgutil
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import combinations, groupby, pairwise
 from pathlib import Path
 from typing import Any, cast
@@ -39,21 +39,19 @@ class RewardConfig(StageConfig):
     validation: str | None = setting(None, "held-out rankings; none: a proportion of the prompts in data")
     validation_share: float = setting(0.1, "proportion of prompts to hold out without validation", above=0, high=0.99)
     demonstrations: str | None = setting(None, "demonstrations whose mean reward a bias sets to 0 after training")
-    folds: int = setting(0, "cross-validation over labelers: train once per fold without its labelers", low=0)
-    fold: int | None = setting(None, "the fold of labelers to leave out; set by folds", low=0)
+    leave_out: tuple[str, ...] = setting((), "labelers not to train on; accuracy on their rankings is measured apart")
     epochs: int = setting(1, "passes over the data (paper: 1, since more overfit)", low=1)
     batch: int = setting(64, "prompts per step, with all their pairs (paper: 64, K = 4 to 9)", low=1)
     lr: float = setting(9e-6, "peak learning rate, cosine decay to a tenth (paper: 9e-6)", low=0)
 
 
-PRESETS: dict[str, dict[str, Any]] = {"instructgpt-6b": {"folds": 5}}  # the paper's only size of reward model
+PRESETS: dict[str, dict[str, Any]] = {"instructgpt-6b": {}}  # the paper's only size of reward model: the defaults
 
 
 def train(config: RewardConfig, *, progress: Progress | None = None) -> tuple[Path, Metrics]:
     """Train, or resume an interrupted run; the folder of the final checkpoint and its metrics."""
     check(config)
     progress = progress or Progress()
-    fold_metrics = _cross_validate(config, progress) if config.folds and config.fold is None else {}
     accelerator = loop.make_accelerator(config, progress.say)
     model, tokenizer, checkpoint = load(config.model, "reward", new_head=config.seed)
     setattr(model.config, BIAS, 0.0)  # the parent's bias does not apply to this model
@@ -118,8 +116,7 @@ def train(config: RewardConfig, *, progress: Progress | None = None) -> tuple[Pa
             config, run, module, optimizer, rows_of=lambda epoch: training, size=lambda row: len(row[1]),
             weight=lambda row: 1, loss_of=loss_of, after_epoch=after_epoch,
         )  # fmt: skip
-        metrics = epochs[-1] | fold_metrics
-        _, bins = agreement_on(validation)
+        metrics, (_, bins) = epochs[-1], agreement_on(validation)
         if demonstrations:
             metrics["bias"] = -float(np.mean(scores_of(demonstrations)))
             setattr(model.config, BIAS, metrics["bias"])
@@ -127,10 +124,10 @@ def train(config: RewardConfig, *, progress: Progress | None = None) -> tuple[Pa
 
 
 def split_rankings(config: RewardConfig, rankings: list[Ranking], given: list[Ranking]) -> list[list[Ranking]]:
-    """Rankings to train on, to validate on, and of the labelers that this fold leaves out.
+    """Rankings to train on, to validate on, and of the labelers to leave out.
 
     given: held-out rankings; empty: those of a random proportion of the prompts
-    Raises AlignbenchError before any training if this or another fold has nothing to train or to validate on.
+    Raises AlignbenchError before any training if a labeler is unknown, or if nothing is left of the first two.
     """
     training, held_out = rankings, given
     if not given:
@@ -138,37 +135,13 @@ def split_rankings(config: RewardConfig, rankings: list[Ranking], given: list[Ra
         count = max(1, round(len(prompts) * config.validation_share))
         chosen = {prompts[i] for i in loop.shuffled(len(prompts), "validation", config.seed)[:count]}
         training, held_out = ([r for r in rankings if (r.prompt in chosen) is out] for out in (False, True))
-    folds = [set[str]()]
-    if config.folds or config.fold is not None:
-        names = sorted({ranking.labeler for ranking in rankings if ranking.labeler is not None})
-        if not max(2, (config.fold or 0) + 1) <= config.folds <= len(names):
-            reason = f"{len(names)} labelers for {config.folds} folds"
-            raise AlignbenchError(f"{config.data}: {reason}; give rows a labeler, and two folds or more")
-        order = [names[i] for i in loop.shuffled(len(names), "labelers", config.seed)]
-        folds = [set(order[fold :: config.folds]) for fold in range(config.folds)]
-    for out in folds:
-        if all(r.labeler in out for r in training):
-            raise AlignbenchError(f"{config.data}: no ranking is left to train on")
-        if all(r.labeler in out for r in held_out):
-            source = config.validation or config.data
-            raise AlignbenchError(f"{source}: no ranking is left to validate on; give more in validation=FILE")
-    out = set() if config.fold is None else folds[config.fold]
-    kept = [[r for r in part if r.labeler not in out] for part in (training, held_out)]
-    return [*kept, [r for r in rankings if r.labeler in out]]
-
-
-def _cross_validate(config: RewardConfig, progress: Progress) -> Metrics:
-    """Train once per fold without its labelers; mean and standard error over folds (paper: 72.4 %, others 69.6 %)."""
-    found, result = list[Metrics](), Metrics()
-    for fold in range(config.folds):
-        progress.say(f"fold {fold + 1} of {config.folds}")
-        out = str(Path(config.out) / f"fold-{fold}")
-        found.append(train(replace(config, fold=fold, out=out), progress=progress)[1])
-    for name in ("accuracy", "held_out_labelers_accuracy"):
-        values = [metrics[name] for metrics in found]
-        error = np.std(values, ddof=1) / len(values) ** 0.5
-        result |= {f"folds_{name}": float(np.mean(values)), f"folds_{name}_se": float(error)}
-    return result
+    if unknown := sorted({*config.leave_out} - {r.labeler for r in rankings}):
+        raise AlignbenchError(f"leave_out: {config.data} has no ranking by {unknown[0]!r}")
+    kept = [[r for r in part if r.labeler not in config.leave_out] for part in (training, held_out)]
+    for part, what, source in zip(kept, ("train", "validate"), (config.data, config.validation), strict=True):
+        if not part:
+            raise AlignbenchError(f"{source or config.data}: no ranking is left to {what} on; give more")
+    return [*kept, [r for r in rankings if r.labeler in config.leave_out]]
 
 
 def agreement(
@@ -233,19 +206,19 @@ class RewardModel:
     def __call__(self, prompts: Sequence[str | Messages], responses: Sequence[str]) -> list[float]:
         """One score per response. Adjacent responses to the same prompt share its computation."""
         examples: list[Example] = []
-        texts = [self._rendered(prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
+        texts = []
+        for prompt, response in zip(prompts, responses, strict=True):
+            if not isinstance(prompt, str):
+                assert self.template
+                answer = {"role": "assistant", "content": response.strip()}
+                prompt, response = render_pair(prompt, [answer], self.template)
+            texts.append((prompt, response))
         for prompt, pairs in groupby(texts, key=lambda pair: pair[0]):
             examples.append(example := self.texts.example(prompt, [response for _, response in pairs]))
             if self.window is not None and example.longest > self.window:
                 tokens = f"{example.longest} tokens, more than the reward model's window of {self.window}"
                 raise AlignbenchError(f"prompt {prompt[:60]!r}: with its response it has {tokens}")
         return [score for scores in self.scores(examples) for score in scores]
-
-    def _rendered(self, prompt: str | Messages, response: str) -> tuple[str, str]:
-        if isinstance(prompt, str):
-            return prompt, response
-        assert self.template
-        return render_pair(prompt, [{"role": "assistant", "content": response.strip()}], self.template)
 
     def scores(self, examples: Sequence[Example]) -> list[list[float]]:
         """One score per response of each example."""

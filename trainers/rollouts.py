@@ -51,10 +51,8 @@ def penalised(raw: Sequence[float], ended: Sequence[bool], fixed: float | None, 
     responses that ended, minus the penalty (detail 9)."""
     ceiling = min((score for score, end in zip(raw, ended, strict=True) if end), default=math.inf)
 
-    def lowered(score: float) -> float:
-        return min(score if fixed is None else fixed, ceiling) - penalty
-
-    return [score if end else lowered(score) for score, end in zip(raw, ended, strict=True)]
+    lowered = [min(score if fixed is None else fixed, ceiling) - penalty for score in raw]
+    return [score if end else low for score, low, end in zip(raw, lowered, ended, strict=True)]
 
 
 def warnings(rollouts: Sequence[Rollout], fixed: float | None, max_tokens: int) -> dict[str, str]:
@@ -63,18 +61,17 @@ def warnings(rollouts: Sequence[Rollout], fixed: float | None, max_tokens: int) 
     if not ended:
         found["end"] = f"no response ended within {max_tokens} tokens; raise max_tokens, or give stop"
     if len(rollouts) > 1 and len({r.score for r in rollouts}) == 1:
-        found["scores"] = (
-            f"all scores are {rollouts[0].score:g}, so there is nothing to learn; check reward and prompts"
-        )
+        all_equal = f"all scores are {rollouts[0].score:g}"
+        found["scores"] = f"{all_equal}, so there is nothing to learn; check reward and prompts"
     if fixed is not None and ended and len(ended) < len(rollouts) and fixed > (worst := min(ended)):
-        found["fixed"] = (
-            f"no_end_score {fixed:g} is above the worst of a response that ended, {worst:g}, and counts as that"
-        )
+        above = f"no_end_score {fixed:g} is above the worst of a response that ended"
+        found["fixed"] = f"{above}, {worst:g}, and counts as that"
     return found
 
 
-def describe(rollouts: Sequence[Rollout]) -> dict[str, float]:
-    """Batch metrics: means over responses, or over tokens for the entropy. KL in nats per response (detail 16)."""
+def describe(rollouts: Sequence[Rollout], beta: float) -> dict[str, float]:
+    """Batch metrics: means over responses, or over tokens for the entropy. KL in nats per response (detail 16).
+    rlhf_reward: the mean score minus `beta` times the mean KL"""
     metrics = {
         "raw_score": np.mean([rollout.raw_score for rollout in rollouts]),
         "score": np.mean([rollout.score for rollout in rollouts]),
@@ -85,6 +82,7 @@ def describe(rollouts: Sequence[Rollout]) -> dict[str, float]:
         "response_tokens": np.mean([len(rollout.response_ids) for rollout in rollouts]),
         "ended": np.mean([rollout.ended for rollout in rollouts]),
     }
+    metrics |= {"beta": beta, "rlhf_reward": metrics["score"] - beta * metrics["kl"]}
     return {name: float(value) for name, value in metrics.items()}
 
 

@@ -90,30 +90,24 @@ def train(config: SFTConfig, *, progress: Progress | None = None) -> tuple[Path,
             logprobs: torch.Tensor = module(pack(rows, accelerator.device))[0]
             return -logprobs.sum()
 
-        def validation_loss() -> Metrics:
-            def losses_of(packed: Packed) -> list[float]:
-                with accelerator.autocast():
-                    logprobs = policy(packed)[0]
-                return [-float(part.sum()) for part in loop.split_by_example(packed, packed.before, logprobs)]
-
-            policy.eval()
-            losses = loop.map_packed(accelerator, validation, config.micro_tokens, losses_of)
-            tokens = sum(len(example.responses[0]) for example in validation)
-            return {"validation_loss": sum(losses) / tokens} if losses else {}
-
-        def selection_reward(step: int) -> Metrics:
-            if reward is None or sampler is None:
-                return {}
-            keys = [str(i) for i in range(len(prompts))]
-            sampling = Sampling(max_tokens=config.selection_tokens, temperature=1.0)
-            responses = [completion.text for completion in sampler.sample(keys, prompts, sampling, config.seed)]
-            scores = score_all(accelerator, reward, str(config.reward), prompts, responses)
-            rows = list(zip(prompts, responses, scores, strict=True))[:8]
-            run.sample(step, [{"prompt": p, "response": r, "score": s} for p, r, s in rows])
-            return {"reward": sum(scores) / len(scores)}
+        def losses_of(packed: Packed) -> list[float]:
+            with accelerator.autocast():
+                logprobs = policy(packed)[0]
+            return [-float(part.sum()) for part in loop.split_by_example(packed, packed.before, logprobs)]
 
         def after_epoch(epoch: int, step: int) -> Metrics:
-            metrics = validation_loss() | selection_reward(step)
+            metrics = Metrics()
+            policy.eval()
+            if losses := loop.map_packed(accelerator, validation, config.micro_tokens, losses_of):
+                metrics["validation_loss"] = sum(losses) / sum(len(example.responses[0]) for example in validation)
+            if reward is not None and sampler is not None:
+                keys = [str(i) for i in range(len(prompts))]
+                sampling = Sampling(max_tokens=config.selection_tokens, temperature=1.0)
+                responses = [completion.text for completion in sampler.sample(keys, prompts, sampling, config.seed)]
+                scores = score_all(accelerator, reward, str(config.reward), prompts, responses)
+                rows = list(zip(prompts, responses, scores, strict=True))[:8]
+                run.sample(step, [{"prompt": p, "response": r, "score": s} for p, r, s in rows])
+                metrics["reward"] = sum(scores) / len(scores)
             run.save_checkpoint(f"checkpoints/epoch-{epoch}", save, {"epoch": epoch, **metrics})
             return metrics
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal, get_args
 
@@ -15,13 +15,8 @@ from alignbench.types.task import Ability
 MARGIN = 1.0  # percent of a metric's range
 DIGITS = {"points": 2, "tokens": 1, "words": 1, "characters": 1}  # of a unit; 3 for the others
 ABILITIES: tuple[str, ...] = get_args(Ability)
-PHRASES = {
-    "gain": "gain",
-    "loss": "loss",
-    "retained": "retained",
-    "inconclusive": "inconclusive",
-    "mixed": "gains and losses",
-}
+WORST_FIRST = ("loss", "gain", "inconclusive", "retained")  # the first of them that a row has is the ability's
+PHRASES = {"mixed": "gains and losses"}  # the others as they are
 
 
 def judge(rows: Sequence[Row], margin: float = MARGIN) -> list[Row]:
@@ -30,37 +25,26 @@ def judge(rows: Sequence[Row], margin: float = MARGIN) -> list[Row]:
     Of each family the first variant with a comparable headline metric is primary; the others are not tested.
     margin: percent of the metric's range
     """
-    primary: dict[str, Row] = {}
-    for row in rows:
-        comparable = row.headline and row.gain is not None
-        if comparable and (row.family not in primary or row.order < primary[row.family].order):
-            primary[row.family] = row
-    chosen = {id(row) for row in primary.values()}
+    last_first = sorted((row for row in rows if row.headline and row.gain is not None), key=lambda row: row.order)[::-1]
+    chosen = {id(row) for row in {row.family: row for row in last_first}.values()}
     p_values = [row.p for row in rows if id(row) in chosen and row.p is not None]
     adjusted, tests = iter(holm(p_values)), len(p_values)
     found = []
     for row in rows:
-        if id(row) not in chosen:
-            error = row.standard_error if row.gain is not None else None
-            found.append(replace(row, detectable=minimum_detectable_effect(error) if error else None))
-            continue
-        p_holm = None if row.p is None else next(adjusted)
-        error = row.standard_error
-        detectable = minimum_detectable_effect(error, LEVEL / max(1, tests)) if error else None
-        verdict = _verdict(row, p_holm, margin)
-        note = row.note
-        if row.p is not None and row.p < LEVEL and verdict not in ("gain", "loss"):
-            note = f"p is below {LEVEL} only before the correction for {tests} tests"
-        found.append(replace(row, primary=True, p_holm=p_holm, verdict=verdict, detectable=detectable, note=note))
+        primary, error = id(row) in chosen, None if row.gain is None else row.standard_error
+        detectable = minimum_detectable_effect(error, LEVEL / max(1, tests if primary else 1)) if error else None
+        found.append(replace(row, primary=primary, detectable=detectable))
+        if primary:
+            p_holm = None if row.p is None else next(adjusted)
+            within = row.span is not None and row.gain_low is not None and row.gain_low >= -margin / 100 * row.span
+            verdict: Verdict = "retained" if within else "inconclusive"
+            if p_holm is not None and p_holm < LEVEL and row.gain is not None:
+                verdict = "gain" if row.gain > 0 else "loss"
+            found[-1] = replace(found[-1], p_holm=p_holm, verdict=verdict)
+            if row.p is not None and row.p < LEVEL and verdict not in ("gain", "loss"):
+                note = f"p is below {LEVEL} only before the correction for {tests} tests"
+                found[-1] = replace(found[-1], note=note)
     return found
-
-
-def _verdict(row: Row, p_holm: float | None, margin: float) -> Verdict:
-    assert row.gain is not None
-    if p_holm is not None and p_holm < LEVEL:
-        return "gain" if row.gain > 0 else "loss"
-    within = row.span is not None and row.gain_low is not None and row.gain_low >= -margin / 100 * row.span
-    return "retained" if within else "inconclusive"
 
 
 def abilities(rows: Sequence[Row], mean: MeanTax | None, margin: float = MARGIN) -> tuple[AbilityVerdict, ...]:
@@ -70,35 +54,39 @@ def abilities(rows: Sequence[Row], mean: MeanTax | None, margin: float = MARGIN)
         own = [row for row in rows if row.ability == ability and row.primary]
         if not own:
             continue
-        overall = mean.verdict if ability == CAPABILITY and mean is not None else _together(row.verdict for row in own)
-        parts = [_clause(row, margin) for row in own]
+        verdicts, parts = {row.verdict for row in own}, [_clause(row, margin) for row in own]
+        overall: Verdict | Literal["mixed"] = min(verdicts, key=WORST_FIRST.index)
         if ability == CAPABILITY and mean is not None:
-            parts.insert(0, _mean_clause(mean))
-        sentence = f"{ability.capitalize()}: {PHRASES[overall]}. {'; '.join(parts)}."
+            overall, tasks = mean.verdict, f"{len(mean.tasks)} task{'s' * (len(mean.tasks) > 1)}"
+            size = f"The mean tax is {number(mean.value, '+.2f')} % of the range of a metric ({tasks}"
+            parts.insert(0, f"{size}; 95 % interval {interval(mean.low, mean.high, '+.2f')})")
+        elif {"gain", "loss"} <= verdicts:
+            overall = "mixed"
+        sentence = f"{ability.capitalize()}: {PHRASES.get(overall, overall)}. {'; '.join(parts)}."
         found.append(AbilityVerdict(ability, overall, sentence, tuple(row.family for row in own)))
     return tuple(found)
 
 
-def _together(verdicts: Iterable[Verdict]) -> Verdict | Literal["mixed"]:
-    found = set(verdicts)
-    if {"gain", "loss"} <= found:
-        return "mixed"
-    return next(verdict for verdict in ("loss", "gain", "inconclusive", "retained") if verdict in found)
+def name_of(row: Row) -> str:
+    return title_of(f"{row.task}.{row.metric}") + (f" [{row.variant}]" if row.variant else "")
 
 
-def _mean_clause(mean: MeanTax) -> str:
-    tasks = f"{len(mean.tasks)} task{'s' * (len(mean.tasks) > 1)}"
-    size = f"The mean tax is {mean.value:+.2f} % of the range of a metric ({tasks}"
-    return f"{size}; 95 % interval {interval(mean.low, mean.high, '+.2f')})"
+def title_of(name: str) -> str:
+    """TASK.METRIC as a title: "win rate" for "win_rate.win_rate"."""
+    task, _, metric = name.partition(".")
+    return task.replace("_", " ") if task == metric else name
 
 
 def _clause(row: Row, margin: float) -> str:
-    """What happened to one metric, for example "truthfulqa_mc.mc2 rose by 0.052 (0.021 … 0.083), p = 0.002"."""
+    """What happened to one metric, for example "rte.acc rose by 0.052 from 0.600 to 0.652 (95 % interval
+    +0.021 … +0.083), a gain (adjusted p = 0.002)"."""
     form = f".{DIGITS.get(row.unit, 3)}f"
-    name = f"{row.task}.{row.metric}" + (f" [{row.variant}]" if row.variant else "")
-    moved = "did not change" if row.delta == 0 else f"{'rose' if row.delta > 0 else 'fell'} by {abs(row.delta):{form}}"
-    unit = "" if row.unit in ("share", "r", "number") else f" {row.unit}"
-    size = f"{name} {moved}{unit} from {row.reference:{form}} to {row.aligned:{form}}"
+    unit = "" if row.unit in ("proportion", "r", "number") else f" {row.unit}"
+    before, after = number(row.reference, form), number(row.aligned, form)
+    moved = f"{'rose' if row.delta > 0 else 'fell'} by {number(abs(row.delta), form)}{unit} from {before} to {after}"
+    if before == after:
+        moved = f"stayed at {'about ' * (row.delta != 0)}{after}{unit}"
+    size = f"{name_of(row)} {moved}"
     if row.low is not None and row.high is not None:
         size += f" (95 % interval {interval(row.low, row.high, '+' + form)})"
     if row.verdict in ("gain", "loss"):

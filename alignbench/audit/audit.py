@@ -9,7 +9,7 @@ from typing import Literal
 Verdict = Literal["gain", "loss", "retained", "inconclusive", "–"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Row:
     """One metric of one task: a reference and an aligned model on the documents that both have a value for.
 
@@ -43,7 +43,7 @@ class Row:
     family: str
     metric: str
     headline: bool
-    primary: bool
+    primary: bool = False
     unit: str
     better: str
     scorer: str | None
@@ -58,9 +58,9 @@ class Row:
     standard_error: float | None
     p: float | None
     test: str
-    p_holm: float | None
-    verdict: Verdict
-    detectable: float | None
+    p_holm: float | None = None
+    verdict: Verdict = "–"
+    detectable: float | None = None
     tax: float | None
     relative_tax: float | None
     tax_of_range: float | None

@@ -72,7 +72,9 @@ def match(
             unknown = None in (one.identity.get("template", ""), other.identity.get("template", ""))
             allowed = (PROMPTING if unknown else {"template"}) if across_templates else set()
             if all(difference.field in allowed for difference in unlike):
-                found.append(Match(one, other, _template(one, other)))
+                before, after = (run.identity.get("template", "") or UNKNOWN for run in (one, other))
+                both = before if before == after else f"{before} -> {after}"
+                found.append(Match(one, other, both if "template" in one.identity else ""))
                 break
             if not nearest or len(unlike) < len(nearest):
                 nearest = unlike
@@ -105,13 +107,6 @@ def scorers_of(identity: Mapping[str, Any]) -> list[ScorerIdentity]:
 def baseline_of(identity: Mapping[str, Any]) -> str | None:
     """The name of the baseline of a win rate; None for other tasks."""
     return (identity.get("baseline") or {}).get("name")
-
-
-def _template(one: TaskRun, other: TaskRun) -> str:
-    if "template" not in one.identity:
-        return ""
-    before, after = (run.identity["template"] or UNKNOWN for run in (one, other))
-    return before if before == after else f"{before} -> {after}"
 
 
 def _value(field: str, identity: Mapping[str, Any]) -> Any:

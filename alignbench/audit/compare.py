@@ -14,7 +14,7 @@ from alignbench.audit.audit import Audit, Contrast, Row
 from alignbench.audit.comparable import Match, match, packages_differ, unlike_metrics
 from alignbench.audit.front import REWARD, reward_front
 from alignbench.audit.references import chosen_run, find, references
-from alignbench.audit.rows import Rows, measure
+from alignbench.audit.rows import measure
 from alignbench.audit.tax import CAPABILITY, macro, taxed
 from alignbench.errors import AlignbenchError
 from alignbench.runs.read import Run, read_runs
@@ -87,8 +87,14 @@ def compare_with(
         if across_templates:
             own = [_plan(*contrast, tasks, across=True) for contrast in pairs]
             plans[reference] += [plan for plan in own if any(match.across_templates for match in plan.matches)]
-            both = found if reference is None else [chosen_run(found, reference)]
-            plans[reference] += [plan for run in both for plan in _plain_and_chat(run, tasks)]
+            # a model without its chat template against itself with it, on the tasks that were evaluated in both ways
+            for run in found if reference is None else [chosen_run(found, reference)]:
+                plain, chat = ([own for own in run.tasks if own.result.template == kind] for kind in ("none", "chat"))
+                both = {own.task for own in plain} & {own.task for own in chat}
+                before, after = (tuple(own for own in folders if own.task in both) for folders in (plain, chat))
+                other = replace(run, name=f"{run.name} (chat)", tasks=after)
+                plan = _plan(replace(run, tasks=before), other, "reference", tasks, across=True)
+                plans[reference] += [plan] if plan.matches else []
     made = {plan.identity: plan for own in plans.values() for plan in own if plan.matches}
     measured = measure([plan.matches for plan in made.values()], seed=seed, resamples=resamples)
     rows = dict(zip(made, measured, strict=True))
@@ -96,7 +102,7 @@ def compare_with(
     audits: dict[str | None, Audit] = {}
     reasons = []
     for reference, own in plans.items():
-        contrasts = [_contrast(plan, rows[plan.identity], reward or REWARD, margin) for plan in own if plan.matches]
+        contrasts = [_contrast(plan, *rows[plan.identity], reward or REWARD, margin) for plan in own if plan.matches]
         empty = [
             f"{contrast.reference} and {contrast.aligned} have no document in common that both have values for"
             for contrast in contrasts
@@ -143,16 +149,6 @@ def _plan(reference: Run, aligned: Run, role: str, tasks: Sequence[str], *, acro
     return Plan(reference, aligned, role, "own" if across else "same", tuple(matches), tuple(left_out), tuple(notes))
 
 
-def _plain_and_chat(run: Run, tasks: Sequence[str]) -> list[Plan]:
-    """A model without its chat template against itself with it, on the tasks that were evaluated in both ways."""
-    plain, chat = ([own for own in run.tasks if own.result.template == template] for template in ("none", "chat"))
-    both = {own.task for own in plain} & {own.task for own in chat}
-    before, after = (tuple(own for own in folders if own.task in both) for folders in (plain, chat))
-    other = replace(run, name=f"{run.name} (chat)", tasks=after)
-    plan = _plan(replace(run, tasks=before), other, "reference", tasks, across=True)
-    return [plan] if plan.matches else []
-
-
 def _nothing(plan: Plan, across: bool) -> str:
     """Why two runs are not comparable, in a line."""
     names = f"{plan.reference.name} and {plan.aligned.name}"
@@ -162,9 +158,9 @@ def _nothing(plan: Plan, across: bool) -> str:
     return f"{names} have nothing comparable: {'; '.join(plan.left_out)}{hint}"
 
 
-def _contrast(plan: Plan, measured: Rows, reward: str, margin: float) -> Contrast:
-    """Verdicts on rows and abilities, and mean taxes."""
-    rows = judge([_of_same_tokens(plan, row) for row in measured.rows], margin)
+def _contrast(plan: Plan, measured: Sequence[Row], lacking: Sequence[str], reward: str, margin: float) -> Contrast:
+    """Verdicts on rows and abilities, and mean taxes. lacking: a line for each metric that could not be compared"""
+    rows = judge([_of_same_tokens(plan, row) for row in measured], margin)
     rows.sort(key=_evidence)
     families = list(dict.fromkeys(row.family for row in sorted(rows, key=lambda row: not row.primary)))
     rows.sort(key=lambda row: (families.index(row.family), not row.primary, not row.headline))
@@ -175,19 +171,11 @@ def _contrast(plan: Plan, measured: Rows, reward: str, margin: float) -> Contras
     capabilities = [row for row in rows if row.primary and row.ability == CAPABILITY]
     if outside := [row.task for row in capabilities if row.tax_of_range is None]:
         notes.append(f"not in the mean tax because their metrics have no finite range: {', '.join(outside)}")
+    tests = sum(row.p_holm is not None for row in rows)
     return Contrast(
-        plan.reference.name,
-        plan.aligned.name,
-        plan.role,
-        plan.templates,
-        tuple(rows),
-        groups,
-        mean,
-        abilities(rows, mean, margin),
-        sum(row.p_holm is not None for row in rows),
-        (*plan.left_out, *measured.left_out),
-        tuple(notes),
-    )
+        plan.reference.name, plan.aligned.name, plan.role, plan.templates, tuple(rows), groups, mean,
+        abilities(rows, mean, margin), tests, (*plan.left_out, *lacking), tuple(notes),
+    )  # fmt: skip
 
 
 def _of_same_tokens(plan: Plan, row: Row) -> Row:

@@ -78,32 +78,36 @@ def compare(
         passed, gate_notes = gated(systems, gate)
         sets.append((gate, passed))
         notes += gate_notes
-    pairs: list[tuple[str, Equal]] = []
-    for outputs, (first, *others) in sets:
-        for other in others:
-            equal = equalise(first, other)
+    pairs = [(outputs, *pair) for outputs, own in sets for pair in combinations(own, 2)]
+    pairs.sort(key=lambda pair: pair[1].name != systems[0].name)  # those with the reference first
+    equals: list[tuple[str, Equal, bool]] = []
+    for outputs, one, other in pairs:
+        similarity = one.name != systems[0].name
+        try:
+            equal = equalise(one, other)
             if not equal.short[0] and not whole:
-                raise AlignbenchError(
-                    f"{first.name} and {other.name}: no two outputs keep {LEAST} words at equal lengths; "
-                    "--lengths whole compares them uncut"
-                )
-            pairs.append((outputs, equal))
-    rows: list[Row] = []
-    for outputs, equal in pairs:
-        notes += [f"{outputs} outputs, {' × '.join(equal.names)}: {note}" for note in equal.notes]
-        rows += _rows(outputs, equal, embedder, seed, whole)
-    for outputs, (_, *others) in sets:
-        for one, other in combinations(others, 2):
-            try:
-                equal = equalise(one, other)
-            except AlignbenchError as error:  # neither is the reference: the other comparisons do not depend on it
-                notes.append(f"{outputs} outputs: {error}")
-                continue
-            if not equal.short[0] and not whole:
-                notes.append(f"{outputs} outputs: {one.name} and {other.name} keep too few words at equal lengths")
-            rows += _rows(outputs, equal, embedder, seed, whole, similarity=True)
+                few = f"no two outputs keep {LEAST} words at equal lengths; --lengths whole compares them uncut"
+                raise AlignbenchError(f"{one.name} and {other.name}: {few}")
+        except AlignbenchError as error:
+            if not similarity:
+                raise
+            notes.append(f"{outputs} outputs: {error}")  # the other comparisons do not depend on it
+            continue
+        equals.append((outputs, equal, similarity))
+        added = [] if similarity else equal.notes
+        notes += [f"{outputs} outputs, {' × '.join(equal.names)}: {note}" for note in added]
+    rows = list[Row]()
+    for outputs, equal, similarity in equals:
+        rows += _rows(outputs, equal, embedder, seed, whole, similarity=similarity)
+    # larger sets repeat more, so lines of sets of different sizes are not comparable with each other
+    for outputs, lengths in dict.fromkeys((row.outputs, row.lengths) for row in rows):
+        across = [row for row in rows if (row.scope, row.outputs, row.lengths) == ("across inputs", outputs, lengths)]
+        sizes = {row.model: row.estimate.n for row in across}
+        if len(set(sizes.values())) > 1:
+            listed = ", ".join(f"{n} with {model}" for model, n in sizes.items())
+            notes.append(f"across inputs, {outputs} outputs, {lengths} lengths: {listed}; compare within a line only")
     embedded_by = f"{embedder.name}@{embedder.revision[:12]}"
-    return Comparison(tuple(system.name for system in systems), embedded_by, tuple(rows), (*notes, *_unequal(rows)))
+    return Comparison(tuple(system.name for system in systems), embedded_by, tuple(rows), tuple(notes))
 
 
 def _rows(
@@ -172,15 +176,10 @@ def _set_rows(blank: Row, texts: Sequence[Documents], vectors: Sequence[_Vectors
     for name in (name for name in _BOUNDS if name in found[0] and name in found[1]):
         reference, model = (own[name] for own in found)
         before, after = (own.get(name, jackknife.MISSING) for own in replicates)
-        rows.append(
-            replace(
-                blank,
-                metric=name,
-                estimate=jackknife.estimate(model, after, n, n, _BOUNDS[name]),
-                of_reference=jackknife.estimate(reference, before, n, n, _BOUNDS[name]),
-                difference=jackknife.estimate(model - reference, after - before, n, n),
-            )
-        )
+        estimate = jackknife.estimate(model, after, n, n, _BOUNDS[name])
+        of_reference = jackknife.estimate(reference, before, n, n, _BOUNDS[name])
+        difference = jackknife.estimate(model - reference, after - before, n, n)
+        rows.append(replace(blank, metric=name, estimate=estimate, of_reference=of_reference, difference=difference))
     return rows
 
 
@@ -188,18 +187,6 @@ def _of_firsts(texts: Documents, vectors: _Vectors) -> Callable[[Sequence[int]],
     """Documents -> the numbers of their first outputs as one set."""
     firsts, table = [own[0] for own in texts], np.stack([own[0] for own in vectors])
     return lambda rows: _numbers([firsts[row] for row in rows], table[rows])
-
-
-def _unequal(rows: Sequence[Row]) -> list[str]:
-    """Sets of different sizes: larger sets repeat more, so their lines are not comparable with each other."""
-    notes = []
-    for outputs, lengths in dict.fromkeys((row.outputs, row.lengths) for row in rows):
-        across = [row for row in rows if (row.scope, row.outputs, row.lengths) == ("across inputs", outputs, lengths)]
-        sizes = {row.model: row.estimate.n for row in across}
-        if len(set(sizes.values())) > 1:
-            listed = ", ".join(f"{n} with {model}" for model, n in sizes.items())
-            notes.append(f"across inputs, {outputs} outputs, {lengths} lengths: {listed}; compare within a line only")
-    return notes
 
 
 def _embedded(embedder: Embedder, texts: Sequence[Documents]) -> list[_Vectors]:

@@ -1,8 +1,7 @@
 """The reward-tax front over checkpoints: those that no other checkpoint beats in both reward and tax."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from alignbench.audit.audit import Checkpoint, Contrast, Front, MeanTax
 from alignbench.audit.comparable import match
@@ -36,7 +35,12 @@ def reward_front(
             known = sorted({f"{own.task}.{m.metric}" for run in runs for own in run.tasks for m in own.result.metrics})
             raise AlignbenchError(f"--reward {reward}: none of the models has it; there are {', '.join(known)}")
         return None, []
-    own = _of_most_compared(contrasts, results)
+    # the contrasts with the reference that most models with a reward were compared with, one for each model; those with
+    # own templates come after the others and take their places
+    usable = [contrast for contrast in contrasts if contrast.aligned in results]
+    names = [contrast.reference for contrast in usable]
+    most = max(dict.fromkeys(names), key=names.count, default=None)
+    own = list({contrast.aligned: contrast for contrast in usable if contrast.reference == most}.values())
     sets = [{row.task for row in taxed(contrast.rows, named)} for contrast in own]
     tasks = sorted(set.intersection(*sets)) if sets else []
     if not tasks:
@@ -106,28 +110,16 @@ def _rewards(runs: Sequence[Run], named: str, across_templates: bool) -> tuple[d
     if best and task == "win_rate" and metric in OF_A_TIE:
         name, folder = next(iter(best.items()))
         half = replace(results[name], value=0.5, standard_error=None, low=None, high=None, n=0, n_clusters=0)
-        results |= {run.name: half for run in runs if run.name not in results and _is_baseline(run, folder.identity)}
+        # the run that has the baseline's name, and the folder of the answers that were judged
+        baseline = folder.identity.get("baseline") or {}
+        for run in runs:
+            judged = "folder" not in baseline or (run.path / baseline["folder"]).is_dir()
+            if judged and run.description["model"]["name"] == baseline.get("name"):
+                results.setdefault(run.name, half)
     lacking = [name for name in folders if name not in results]
     notes = [f"not on the front, no {named}: {name}" for name in lacking if not folders[name]]
     notes += [f"not on the front, {named} with different settings: {name}" for name in lacking if folders[name]]
     return results, notes if results else []
-
-
-def _is_baseline(run: Run, identity: Mapping[str, Any]) -> bool:
-    """True if a run is the baseline of a win rate: it has that name, and the folder of the answers that were judged."""
-    baseline = identity.get("baseline") or {}
-    named = baseline.get("name") == run.description["model"]["name"]
-    return named and ("folder" not in baseline or (run.path / baseline["folder"]).is_dir())
-
-
-def _of_most_compared(contrasts: Sequence[Contrast], results: Mapping[str, MetricResult]) -> list[Contrast]:
-    """The contrasts with the reference that most models with a reward were compared with, one for each model: with its
-    own template if there is such a contrast."""
-    usable = [contrast for contrast in contrasts if contrast.aligned in results]
-    references = [contrast.reference for contrast in usable]
-    reference = max(dict.fromkeys(references), key=references.count, default=None)
-    # contrasts with own templates come after the others
-    return list({contrast.aligned: contrast for contrast in usable if contrast.reference == reference}.values())
 
 
 def _value(own: TaskRun, metric: str) -> MetricResult | None:

@@ -8,17 +8,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from alignbench.audit.tax import TARGETS, improvement
-from alignbench.stats import bootstrap, estimates, jackknife
+from alignbench.stats import bootstrap, estimates, jackknife, significance
 from alignbench.stats.estimates import NORMAL_QUANTILE, Bounds, Estimate, cluster_numbers, t_quantile
-from alignbench.stats.significance import (
-    ADDED,
-    few_changed,
-    least_p,
-    mcnemar,
-    p_of_equal,
-    p_of_rare_changes,
-    rare_changes,
-)
 from alignbench.types.record import Record
 from alignbench.types.result import MetricResult
 
@@ -87,7 +78,7 @@ def by_bootstrap(n: int, clusters: int) -> Inference:
     def infer(value: float, draws: Array) -> tuple[Estimate, float | None]:
         if clusters < 2:
             return Estimate(value, n=n, clusters=clusters), None
-        p = max(bootstrap.p_value(value, draws, clusters), least_p(clusters))
+        p = max(bootstrap.p_value(value, draws, clusters), significance.least_p(clusters))
         # a difference in the last digits is no change
         return bootstrap.estimate(value, draws, n, clusters), 1.0 if abs(value) < 1e-12 else p
 
@@ -135,21 +126,15 @@ def pair(
         for records in (reference, aligned)
     )
     concerned = [name for name in {**reference, **aligned} if name in before or name in after]
+    if not concerned:
+        return None
     common = [name for name in concerned if before.get(name) is not None and after.get(name) is not None]
     levels = [reference[name].chance.get(metric, chance) for name in common]
     cluster = cluster_numbers([reference[name].cluster for name in common], len(common))
-    return (
-        Pairs(
-            np.array([before[name] for name in common], np.float64),
-            np.array([after[name] for name in common], np.float64),
-            cluster,
-            int(cluster.max()) + 1 if common else 0,
-            float(np.mean(levels)) if levels and None not in levels else None,  # type: ignore[arg-type]
-            len(concerned) - len(common),
-        )
-        if concerned
-        else None
-    )
+    reference_values, aligned_values = (np.array([own[name] for name in common], float) for own in (before, after))
+    known = float(np.mean(levels)) if levels and None not in levels else None  # type: ignore[arg-type]
+    clusters, left_out = int(cluster.max(initial=-1)) + 1, len(concerned) - len(common)
+    return Pairs(reference_values, aligned_values, cluster, clusters, known, left_out)
 
 
 def resample(
@@ -202,11 +187,11 @@ def paired_change(pairs: Pairs, draws: tuple[Array, Array], better: str, span: f
         assert moved is not None
         gain, p = _tested(_linear_part(before, after, better), pairs, moved, errors[:, 3], bounds, gained)
     changed = Change(reference, aligned, delta, gain, p, "bootstrap")
-    if few_changed(after - before, pairs.cluster):
+    if significance.few_changed(after - before, pairs.cluster):
         changed = without_interval(changed) if span is None else _adjusted_wald(changed, pairs, span, better)
     binary = binary and all(np.isin(values, (0, 1)).all() for values in (before, after))
     if binary and pairs.clusters == len(before) and better not in TARGETS:
-        changed = replace(changed, p=mcnemar(before, after), test="McNemar")
+        changed = replace(changed, p=significance.mcnemar(before, after), test="McNemar")
     return changed
 
 
@@ -223,27 +208,29 @@ def _tested(
         plain = plain.moved(value - plain.value, bounds)
     assert plain.value is not None
     if pairs.clusters < 2 or not plain.standard_error:
-        return plain, p_of_equal(plain.value, pairs.clusters, bounds[1])
+        return plain, significance.p_of_equal(plain.value, pairs.clusters, bounds[1])
     if pairs.clusters < estimates.STUDENTISED:
         p = float(2 * stats.t.sf(abs(plain.value) / plain.standard_error, pairs.clusters - 1))
     else:
         plain, p = bootstrap.by_t(plain, bootstrap.t_values(plain.value, means, errors), bounds)
-    return plain, 1.0 if plain.value is None or abs(plain.value) < 1e-12 else max(p, least_p(pairs.clusters))
+    return plain, 1.0 if plain.value is None or abs(plain.value) < 1e-12 else max(
+        p, significance.least_p(pairs.clusters)
+    )
 
 
 def _adjusted_wald(changed: Change, pairs: Pairs, span: float, better: str) -> Change:
     """The interval and p-value of `rare_changes`."""
-    delta = tested = rare_changes(pairs.aligned - pairs.reference, pairs.cluster, span)
+    delta = tested = significance.rare_changes(pairs.aligned - pairs.reference, pairs.cluster, span)
     assert delta.value is not None
     assert delta.standard_error is not None
-    value, error, n = delta.value, delta.standard_error, pairs.clusters + ADDED
+    value, error, n = delta.value, delta.standard_error, pairs.clusters + significance.ADDED
     if changed.gain is not None and changed.gain.value is not None:
         value = changed.gain.value
         if better in TARGETS:  # the uncertainty of the reference's own value counts too
             error = max(error, changed.gain.standard_error or 0.0)
         centred = Estimate.symmetric(value * pairs.clusters / n, error, t_quantile(n - 1), delta.n, delta.clusters)
         tested = replace(centred, value=value)
-    p = p_of_rare_changes(value, error, pairs.clusters)
+    p = significance.p_of_rare_changes(value, error, pairs.clusters)
     return replace(changed, delta=delta, gain=changed.gain and tested, p=p, test="adjusted Wald")
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from alignbench.errors import AlignbenchError
 from alignbench.runs.read import Run, TaskRun
-from alignbench.tasks import find_task
+from alignbench.tasks import all_tasks
 from alignbench.tasks.outputs import OUTPUTS
 from alignbench.types.scorer import Embedder
 from alignbench.types.task import Task
@@ -62,12 +62,7 @@ def _ancestors(run: Run, runs: Sequence[Run]) -> list[tuple[Run, str]]:
 
 def find(name: str) -> Task | None:
     """The task of this name; None if this version has none."""
-    if name == OUTPUTS.name:
-        return OUTPUTS
-    try:
-        return find_task(name)
-    except AlignbenchError:
-        return None
+    return OUTPUTS if name == OUTPUTS.name else all_tasks().get(name)
 
 
 def embedder_of(run: TaskRun) -> Embedder | None:

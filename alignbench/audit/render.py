@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from alignbench.audit.abilities import DIGITS
-from alignbench.audit.audit import Audit, Contrast, Front, MeanTax, Row
+from alignbench.audit.abilities import DIGITS, name_of, title_of
+from alignbench.audit.audit import Audit, Contrast, Front, Row
+from alignbench.audit.gate import Decision
 from alignbench.console import interval, number, print_table, printable, write_csv, write_text
 from alignbench.stats.significance import LEVEL
 
@@ -50,13 +51,13 @@ def tables(audit: Audit, *, every_metric: bool = False) -> list[Table]:
         means = (*contrast.groups, *([contrast.mean] if contrast.mean else []))
         if means:
             title = f"Alignment tax of {contrast.aligned} against {contrast.reference}: positive is a loss"
-            found.append(Table(title, MEAN_HEADER, tuple(map(_mean_cells, means))))
+            cells = [
+                ("mean of groups" if mean.name == "all" else mean.name, number(mean.value, "+.2f"),
+                 interval(mean.low, mean.high, "+.2f"), mean.verdict, ", ".join(mean.tasks))
+                for mean in means
+            ]  # fmt: skip
+            found.append(Table(title, MEAN_HEADER, tuple(cells)))
     return found if audit.front is None else [*found, _front(audit.front)]
-
-
-def _mean_cells(mean: MeanTax) -> tuple[str, ...]:
-    name, limits = "mean of groups" if mean.name == "all" else mean.name, interval(mean.low, mean.high, "+.2f")
-    return name, number(mean.value, "+.2f"), limits, mean.verdict, ", ".join(mean.tasks)
 
 
 def _notes(contrast: Contrast, rows: Sequence[Row], margin: float) -> Iterable[str]:
@@ -64,16 +65,16 @@ def _notes(contrast: Contrast, rows: Sequence[Row], margin: float) -> Iterable[s
     verdicts = [row.verdict for row in judged]
     counts = ", ".join(f"{name} {verdicts.count(name)}" for name in ("gain", "loss", "retained", "inconclusive"))
     yield f"{counts} (level {LEVEL}, Holm correction for {contrast.tests} test{'s' * (contrast.tests != 1)})"
-    if untested := [_name(row) for row in judged if row.p_holm is None]:
+    if untested := [name_of(row) for row in judged if row.p_holm is None]:
         yield f"there is no test: {', '.join(untested)}"
     if "retained" in verdicts:
         yield f'"retained": the interval excludes a loss of more than {margin:g} % of the metric\'s range (--margin)'
     if "inconclusive" in verdicts:
         yield '"inconclusive" is not "no change": changes below the minimum detectable effect (MDE) are often missed'
-    if variants := [_name(row) for row in rows if row.headline and not row.primary and not row.note]:
+    if variants := [name_of(row) for row in rows if row.headline and not row.primary and not row.note]:
         yield f"further variants of a benchmark, reported and not tested: {', '.join(variants)}"
     for note in dict.fromkeys(row.note for row in rows if row.note):
-        yield f"{note}: {', '.join(_name(row) for row in rows if row.note == note)}"
+        yield f"{note}: {', '.join(name_of(row) for row in rows if row.note == note)}"
     if any(row.clusters != row.n for row in rows):
         yield "documents: N in G groups, which are resampled as a whole"
     if any(row.left_out for row in rows):
@@ -82,10 +83,6 @@ def _notes(contrast: Contrast, rows: Sequence[Row], margin: float) -> Iterable[s
         yield "unpaired: from the standard errors of the two runs, since the metric cannot be resampled"
     yield from (f"not compared: {line}" for line in contrast.left_out)
     yield from (f"note: {note}" for note in contrast.notes)
-
-
-def _name(row: Row) -> str:
-    return f"{row.task}.{row.metric}" + (f" [{row.variant}]" if row.variant else "")
 
 
 def _cells(row: Row) -> tuple[str, ...]:
@@ -104,7 +101,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         _p(row.p),
         _p(row.p_holm),
         row.test,
-        NONE if row.relative_tax is None else f"{100 * row.relative_tax:+.1f} %",
+        NONE if row.relative_tax is None else f"{number(100 * row.relative_tax, '+.1f')} %",
         number(row.detectable, digits),
         f"{row.n}{groups}" + (f" (-{row.left_out})" if row.left_out else ""),
     )
@@ -128,9 +125,19 @@ def _front(front: Front) -> Table:
         for point in sorted(front.points, key=lambda point: -point.reward)
     )
     reward, tax = front.reference_point
-    corner = f"{front.reward} {reward:g}, tax {tax:g} % ({front.why})"
+    title = title_of(front.reward)
+    corner = f"{title} {number(reward, 'g')}, tax {number(tax, 'g')} % ({front.why})"
     notes = f"hypervolume {front.hypervolume:.3f} from {corner}", f"tax over {', '.join(front.tasks)}"
-    return Table(f"Reward ({front.reward}) and tax relative to {front.reference}", FRONT_HEADER, rows, notes)
+    return Table(f"Reward ({title}) and tax relative to {front.reference}", FRONT_HEADER, rows, notes)
+
+
+def _gate(decisions: Sequence[Decision]) -> Table:
+    failed = sum(own.state != "passed" for own in decisions)
+    title = f"Gate: {failed} of {len(decisions)} conditions failed" if failed else "Gate: passed"
+    cells = [
+        (own.state, own.condition, own.name, f"{own.aligned} against {own.reference}", own.reason) for own in decisions
+    ]
+    return Table(title, ("gate", "condition", "metric", "models", "reason"), tuple(cells))
 
 
 def to_terminal(audit: Audit, *, every_metric: bool = False) -> None:
@@ -188,12 +195,15 @@ def to_csv(audit: Audit, file: Path) -> None:
     write_csv(file, ["aligned_model", "reference_model", "role", "templates", *columns], rows)
 
 
-def to_markdown(audit: Audit, file: Path, *, every_metric: bool = False) -> None:
+def to_markdown(audit: Audit, file: Path, *, every_metric: bool = False, decisions: Sequence[Decision] = ()) -> None:
+    """The tables, after those of the gate's decisions: the summary of a pull request."""
+
     def line(cells: Sequence[str], escape: Callable[[str], str] = _markdown) -> str:
         return "| " + " | ".join(map(escape, cells)) + " |"
 
     lines = []
-    for table in tables(audit, every_metric=every_metric):
+    gate = [] if not decisions else [_gate(decisions)]
+    for table in [*gate, *tables(audit, every_metric=every_metric)]:
         lines += [f"### {_markdown(table.title)}", "", *(f"- {_markdown(own)}" for own in table.lead)]
         lines += [*([""] if table.lead else []), line(table.header), line(["---"] * len(table.header), str)]
         lines += [*map(line, table.rows), "", *(f"- {_markdown(note)}" for note in table.notes), ""]
@@ -226,7 +236,7 @@ _LATEX = str.maketrans(
     {character: "\\" + character for character in "&%$#_{}"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", '"': r"\textquotedbl{}"}
     | {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
-    | {"–": "--", "…": r"\ldots{}", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "→": r"$\to$"}
+    | {"–": "--", "−": "$-$", "…": r"\ldots{}", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "→": r"$\to$"}
 )
 
 

@@ -1,27 +1,19 @@
 """From matched task folders to rows: every metric on the common documents, all resampled together."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from alignbench.audit.audit import Row
 from alignbench.audit.comparable import UNKNOWN, Match, baseline_of, scorers_of
 from alignbench.audit.corpus import RecordCache, compare_corpus
 from alignbench.audit.paired import Change, Pairs, pair, paired_change, resample, unpaired
 from alignbench.audit.references import find
-from alignbench.audit.tax import chance_level, range_of, relative_tax, tax
+from alignbench.audit.tax import range_of, relative_tax, tax
 from alignbench.stats import estimates
 from alignbench.types.result import MetricResult
 from alignbench.types.task import Task
 
 AT_A_FIXED_COUNT = "_at_50"  # suffix of metrics that do not depend on the number of values
-
-
-@dataclass
-class Rows:
-    """The rows of one contrast, without verdicts, and a line for each metric that could not be compared."""
-
-    rows: list[Row] = field(default_factory=list)
-    left_out: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -42,21 +34,23 @@ class Subject:
     left_out: int = 0
 
 
-def measure(contrasts: Sequence[Sequence[Match]], *, seed: int = 0, resamples: int = 10_000) -> list[Rows]:
-    """The rows of each contrast, given its matched folders. Raises AlignbenchError for records that cannot be read."""
+def measure(
+    contrasts: Sequence[Sequence[Match]], *, seed: int = 0, resamples: int = 10_000
+) -> list[tuple[list[Row], list[str]]]:
+    """The rows of each contrast, without verdicts, given its matched folders, and a line for each metric that could not
+    be compared. Raises AlignbenchError for records that cannot be read."""
     cache = RecordCache()
     jobs = [(number, match, matches) for number, matches in enumerate(contrasts) for match in matches]
     # contrasts that share folders are consecutive, so that their records are still in memory
     jobs.sort(key=lambda job: (job[1].reference.task, str(job[1].reference.path), job[0]))
-    rows = [Rows() for _ in contrasts]
+    measured = [(list[Row](), list[str]()) for _ in contrasts]
     subjects: list[tuple[int, Subject]] = []
     for number, match, matches in jobs:
         found, left_out = _subjects(match, matches, seed, cache)
         subjects += [(number, subject) for subject in found]
-        rows[number].left_out += left_out
+        measured[number][1].extend(left_out)
     paired = [(own.pairs, own.before.better) for _, own in subjects if own.pairs is not None]
-    drawn = resample([own for own, _ in paired], [better for _, better in paired], seed=seed, resamples=resamples)
-    draws = iter(drawn)
+    draws = iter(resample([own for own, _ in paired], [own for _, own in paired], seed=seed, resamples=resamples))
     for number, own in subjects:
         changed = own.changed
         if own.pairs is not None:
@@ -64,8 +58,8 @@ def measure(contrasts: Sequence[Sequence[Match]], *, seed: int = 0, resamples: i
             binary = any(metric.binary and metric.name == own.before.metric for metric in own.task.metrics)
             changed = paired_change(own.pairs, next(draws), better, bounds and bounds[1] - bounds[0], binary)
         assert changed is not None
-        rows[number].rows.append(_row(own, changed))
-    return rows
+        measured[number][0].append(_row(own, changed))
+    return measured
 
 
 def _subjects(match: Match, matches: Sequence[Match], seed: int, cache: RecordCache) -> tuple[list[Subject], list[str]]:
@@ -106,10 +100,14 @@ def _subjects(match: Match, matches: Sequence[Match], seed: int, cache: RecordCa
 
 def _row(own: Subject, changed: Change) -> Row:
     result, bounds, error = own.before, range_of(own.before), changed.tested.standard_error
-    chance, reference_error = result.chance, result.standard_error
+    chance, reference_error, gain = result.chance, result.standard_error, changed.gain or estimates.Estimate()
     if own.pairs is not None:
         chance = own.pairs.chance
         reference_error = estimates.mean(own.pairs.reference, own.pairs.cluster.tolist()).standard_error
+    if chance is None and result.better == "higher" and bounds is not None and bounds[0] == 0:
+        chance = 0.0  # a score that starts at 0, such as F1 or BLEU
+    identity = own.match.reference.identity  # in a family fewer shots, all documents and the chat template come first
+    settings = identity.get("shots") or 0, identity.get("limit") is not None, identity.get("template") != "chat"
     values = changed.reference, changed.aligned, result.better
     lost, percent = tax(*values), None if bounds is None else 100 / (bounds[1] - bounds[0])
     row = Row(
@@ -120,7 +118,6 @@ def _row(own: Subject, changed: Change) -> Row:
         family=own.task.family or own.task.name,
         metric=result.metric,
         headline=result.metric == own.task.headline,
-        primary=False,
         unit=result.unit,
         better=result.better,
         scorer=result.scorer,
@@ -129,17 +126,14 @@ def _row(own: Subject, changed: Change) -> Row:
         delta=changed.aligned - changed.reference,
         low=changed.delta.low,
         high=changed.delta.high,
-        gain=None if changed.gain is None else changed.gain.value,
-        gain_low=None if changed.gain is None else changed.gain.low,
-        gain_high=None if changed.gain is None else changed.gain.high,
+        gain=gain.value,
+        gain_low=gain.low,
+        gain_high=gain.high,
         standard_error=error,
         p=changed.p,
         test=changed.test,
-        p_holm=None,
-        verdict="–",
-        detectable=None,
         tax=lost,
-        relative_tax=relative_tax(*values, chance_level(chance, result.better, bounds), reference_error),
+        relative_tax=relative_tax(*values, chance, reference_error),
         tax_of_range=None if lost is None or percent is None else lost * percent,
         tax_error=None if lost is None or percent is None or error is None else error * percent,
         n=changed.delta.n,
@@ -148,16 +142,9 @@ def _row(own: Subject, changed: Change) -> Row:
         span=None if bounds is None else bounds[1] - bounds[0],
         reference_folder=own.match.reference.path,
         aligned_folder=own.match.aligned.path,
-        order=_order(own),
+        order=(own.task.rank, *settings, own.variant),
     )
     return row.untested(changed.note) if changed.note else row
-
-
-def _order(own: Subject) -> tuple[object, ...]:
-    """Position in its family: the order of the tasks, then fewer shots, all documents, the chat template."""
-    identity = own.match.reference.identity
-    settings = identity.get("shots") or 0, identity.get("limit") is not None, identity.get("template") != "chat"
-    return own.task.rank, *settings, own.variant
 
 
 def _variant(metric: str, match: Match, matches: Sequence[Match]) -> str:

@@ -18,7 +18,7 @@ from alignbench.stats.estimates import NORMAL_QUANTILE
 from alignbench.types.result import MetricResult
 
 Value = TypeVar("Value", float, NDArray[np.float64])
-RANGES = {"share": (0.0, 1.0), "points": (0.0, 100.0)}
+RANGES = {"proportion": (0.0, 1.0), "points": (0.0, 100.0)}
 TARGETS = ("0.5", "0")
 CAPABILITY = "capability"
 
@@ -60,11 +60,6 @@ def range_of(result: MetricResult) -> tuple[float, float] | None:
     """The lowest and the highest possible value of a metric; None without a finite range."""
     low, high = result.bounds
     return RANGES.get(result.unit) if low is None or high is None else (low, high)
-
-
-def chance_level(chance: float | None, better: str, bounds: tuple[float, float] | None) -> float | None:
-    """The metric's chance level, or 0 for a score that starts at 0, such as F1 or BLEU."""
-    return 0.0 if chance is None and better == "higher" and bounds is not None and bounds[0] == 0 else chance
 
 
 def taxed(rows: Sequence[Row], reward: str) -> list[Row]:

@@ -1,12 +1,14 @@
 """`alignbench compare`: the audit."""
 
 import math
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from alignbench.cli.options import AsJson, Metrics, all_metrics, split_names
+from alignbench.console import write_text
 from alignbench.errors import AlignbenchError
 
 
@@ -39,6 +41,18 @@ def compare(
     csv: Annotated[Path | None, typer.Option(help="Write all metrics to this CSV file.")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write the tables to this Markdown file.")] = None,
     latex: Annotated[Path | None, typer.Option(help="Write the tables to this LaTeX file.")] = None,
+    fail_if: Annotated[
+        list[str] | None,
+        typer.Option(
+            help='Exit with code 3 under this condition, such as "capability loss > 0.02"; repeatable. The size is a '
+            "proportion of the metric's range."
+        ),
+    ] = None,
+    gate: Annotated[
+        str,
+        typer.Option(help="--fail-if fails if the interval shows the loss (lenient), or does not exclude it (strict)."),
+    ] = "lenient",
+    junit: Annotated[Path | None, typer.Option(help="Write the decisions of --fail-if to this JUnit XML file.")] = None,
 ) -> None:
     """Compare aligned models with the models they were derived from: gains and losses on the same documents."""
     every = all_metrics(metrics)
@@ -48,13 +62,27 @@ def compare(
         raise AlignbenchError(f"--margin {margin}: percent of a metric's range, from 0 to 100")
     if seed < 0:
         raise AlignbenchError(f"--seed {seed}: it cannot be negative")
-    point = None if reference_point is None else _point(reference_point)
+    point = None
+    if reference_point is not None:
+        try:
+            point = tuple(map(float, reference_point.split(",")))
+        except ValueError:
+            point = (math.nan,)
+        if len(point) != 2 or not math.isfinite(sum(point)):
+            raise AlignbenchError(f"--reference-point {reference_point}: expected REWARD,TAX, such as 0.5,20")
+    if gate not in ("lenient", "strict"):
+        raise AlignbenchError(f"--gate {gate}: choose lenient or strict")
+    if junit is not None and not fail_if:
+        raise AlignbenchError("--junit needs a condition: --fail-if")
     from alignbench.audit.compare import compare as audit_of
+    from alignbench.audit.gate import decide, parse_condition, to_junit, to_lines
     from alignbench.audit.render import to_csv, to_json, to_latex, to_markdown, to_terminal
 
     settings: dict[str, Any] = {"runs": runs, "reference": reference, "tasks": split_names(tasks), "seed": seed}
     settings |= {"across_templates": across_templates, "reward": reward, "reference_point": point}
+    conditions = [parse_condition(text) for text in fail_if or []]
     audit = audit_of(models, margin=margin, resamples=resamples, **settings)
+    decisions = decide(audit, conditions, "strict" if gate == "strict" else "lenient")
     if as_json:
         print(to_json(audit))
     else:
@@ -63,16 +91,12 @@ def compare(
     if csv is not None:
         to_csv(audit, csv)
     if markdown is not None:
-        to_markdown(audit, markdown, every_metric=every)
+        to_markdown(audit, markdown, every_metric=every, decisions=decisions)
     if latex is not None:
         to_latex(audit, latex, every_metric=every)
-
-
-def _point(text: str) -> tuple[float, float]:
-    try:
-        reward, tax = map(float, text.split(","))
-    except ValueError:
-        reward = tax = math.nan
-    if not math.isfinite(reward + tax):
-        raise AlignbenchError(f"--reference-point {text}: expected REWARD,TAX, such as 0.5,20")
-    return reward, tax
+    if junit is not None:
+        write_text(junit, to_junit(decisions))
+    for line in to_lines(decisions):
+        print(line, file=sys.stderr)
+    if any(decision.state != "passed" for decision in decisions):
+        raise typer.Exit(3)

@@ -1,19 +1,16 @@
 """`alignbench data`: list, check and fetch data sets, and prepare prompts for training."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from alignbench.console import print_table
-from alignbench.data.cards import Card, card_names, read_card
+from alignbench.data.cards import card_names, read_card
 from alignbench.data.fetch import sha256_of
 from alignbench.data.load import LocalFile, data_folder, fetch, local_files, missing_message
 from alignbench.data.tables import read_rows
 from alignbench.errors import AlignbenchError
-
-if TYPE_CHECKING:
-    from alignbench.data.prepare import Prepared
 
 app = typer.Typer(help="Data sets: list them, check local copies, fetch the rest.", no_args_is_help=True)
 
@@ -47,10 +44,18 @@ def check(cards: Cards = None, data_dir: DataDir = None) -> None:
             if not files:
                 rows.append([card.name, split, "-", "not on this machine"])
             for file in files:
-                problems.append(_problem(file))
-                unpinned = "" if file.source.sha256 else " (the card pins no sha256)"
-                result = problems[-1] or f"ok: {file.source.rows} rows{unpinned}"
-                rows.append([card.name, split, file.source.file, result])
+                source, problem = file.source, ""
+                try:
+                    count, sha256 = sum(1 for _ in read_rows(file.path, source.format, source.at)), sha256_of(file.path)
+                    if count != source.rows:
+                        problem = f"{file.path}: {count} rows, the card says {source.rows}"
+                    elif source.sha256 not in (None, sha256):
+                        problem = f"{file.path}: sha256 is {sha256}, the card says {source.sha256}"
+                except AlignbenchError as error:
+                    problem = str(error)
+                problems.append(problem)
+                unpinned = "" if source.sha256 else " (the card pins no sha256)"
+                rows.append([card.name, split, source.file, problem or f"ok: {source.rows} rows{unpinned}"])
     if not problems:
         raise AlignbenchError("nothing to check on this machine: set ALIGNBENCH_DATA or pass --data-dir DIR")
     print_table(["card", "split", "file", "result"], rows)
@@ -62,11 +67,16 @@ def check(cards: Cards = None, data_dir: DataDir = None) -> None:
 def fetch_cards(cards: Cards = None, data_dir: DataDir = None) -> None:
     """Download what is not on this machine: files into alignbench's cache, hub splits into the hub's."""
     folder = data_folder(data_dir)
-    rows = [
-        [card.name, split, _fetch_split(card, split, folder)]
-        for card in map(read_card, cards or card_names())
-        for split in card.splits
-    ]
+    rows = []
+    for card, split in [(own, split) for own in map(read_card, cards or card_names()) for split in own.splits]:
+        files, result = local_files(card, split, folder), missing_message(card, split, folder, [])
+        if files or any(source.is_remote for source in card.splits[split]):
+            match files[0] if files else fetch(card, split, folder):
+                case LocalFile(source, _, place):
+                    result = f"{place}: {source.file}"
+                case found:
+                    result = f"fetched: hub {found.source.hub}"
+        rows.append([card.name, split, result])
     print_table(["card", "split", "result"], rows)
 
 
@@ -98,53 +108,19 @@ def prepare_prompts(
     fields: dict[str, Any] = {"prompt_field": prompt_field, "user_field": None if no_users else user_field}
     fields |= {"tokenizer": tokenizer, "max_prompt_tokens": max_prompt_tokens, "per_user": per_user, "seed": seed}
     fields |= {"max_prompt_characters": max_prompt_characters, "prefix_characters": prefix_characters}
-    settings = Settings(validation=validation, test=test, pii=not no_pii, **fields)
-    _print_prepared(prepare(source, out, settings), out)
-
-
-def _print_prepared(done: "Prepared", out: Path) -> None:
-    """Print the paper's Tables 6 to 9 as one, and what was removed."""
+    done = prepare(source, out, Settings(validation=validation, test=test, pii=not no_pii, **fields))
+    # the paper's Tables 6 to 9 as one, and what was removed
     lengths = ("mean", "std", "min", "25%", "50%", "75%", "max")
     header = ["split", "prompts", "users", "per user: mean", "max", f"{done.length_unit}: mean", *lengths[1:]]
     rows = []
     for name, split in done.splits.items():
-        cells = [split.users, split.per_user_mean, split.per_user_max, *map(split.length.get, lengths)]
+        cells = [split["users"], split["per_user_mean"], split["per_user_max"], *map(split["length"].get, lengths)]
         shown = ("–" if cell is None else f"{cell:.1f}".removesuffix(".0") for cell in cells)
-        rows.append([name, str(split.prompts), *shown])
+        rows.append([name, str(split["prompts"]), *shown])
     print_table(header, rows)
     counts = {"read": done.source["rows"]} | {f"removed: {reason}": n for reason, n in done.removed.items()}
     counts |= {f"personal data: {kind}": len(found) for kind, found in done.pii.items()}
     print_table(["prompts", ""], [[name, str(count)] for name, count in counts.items()])
-    if done.settings.pii:
-        print(
-            "personal data: detected by pattern (addresses and numbers) in the training split; names are not detected"
-        )
-    else:
-        print("personal data: not checked (--no-pii)")
+    found = "detected by pattern (addresses and numbers) in the training split; names are not detected"
+    print(f"personal data: {'not checked (--no-pii)' if no_pii else found}")
     print(f"written: {out}")
-
-
-def _problem(file: LocalFile) -> str | None:
-    """What is wrong with a local file, or None."""
-    source = file.source
-    try:
-        count = sum(1 for _ in read_rows(file.path, source.format, source.at))
-        sha256 = sha256_of(file.path)
-    except AlignbenchError as error:
-        return str(error)
-    if count != source.rows:
-        return f"{file.path}: {count} rows, the card says {source.rows}"
-    if source.sha256 is not None and sha256 != source.sha256:
-        return f"{file.path}: sha256 is {sha256}, the card says {source.sha256}"
-    return None
-
-
-def _fetch_split(card: Card, split: str, folder: Path | None) -> str:
-    """Where the split is, after a download if necessary; the line to show."""
-    files = local_files(card, split, folder)
-    if not files and not any(source.is_remote for source in card.splits[split]):
-        return missing_message(card, split, folder, [])
-    found = files[0] if files else fetch(card, split, folder)
-    if isinstance(found, LocalFile):
-        return f"{found.place}: {found.source.file}"
-    return f"fetched: hub {found.source.hub}"

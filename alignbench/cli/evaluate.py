@@ -69,7 +69,7 @@ def list_tasks() -> None:
     for task in all_tasks().values():
         for metric in task.metrics:
             chance = "per document" if metric.chance is None else f"{metric.chance:.2f}"
-            if metric.chance is None and metric.unit != "share":
+            if metric.chance is None and metric.unit != "proportion":
                 chance = "–"
             scorer = metric.scorer or "–"
             rows.append(

@@ -34,22 +34,17 @@ def show_results(runs: Sequence[RunResult], every_metric: bool, as_json: bool) -
     from alignbench.tasks import all_tasks
 
     display = {name: task.display_metrics for name, task in all_tasks().items()}
-    rows, hidden = [], 0
-    for run in runs:
-        for result in run.results:
-            for metric in result.metrics:
-                if metric.category is not None:
-                    continue
-                shown = display.get(result.task) or (metric.metric,)
-                if not every_metric and metric.metric not in shown:
-                    hidden += 1
-                    continue
-                cells = (number(metric.value), interval(metric.low, metric.high), metric.unit, metric.better)
-                counts = (number(metric.chance), str(metric.n), str(metric.n_unscored), metric.scorer or "–")
-                rows.append((run.checkpoint, result.task, metric.metric, *cells, *counts))
+    results = [(run, result) for run in runs for result in run.results]
+    every = [(run, result, metric) for run, result in results for metric in result.metrics if metric.category is None]
+    rows = [
+        (run.checkpoint, result.task, metric.metric, number(metric.value), interval(metric.low, metric.high),
+         metric.unit, metric.better, number(metric.chance), str(metric.n), str(metric.n_unscored), metric.scorer or "–")
+        for run, result, metric in every
+        if every_metric or metric.metric in (display.get(result.task) or (metric.metric,))
+    ]  # fmt: skip
     print_table(HEADER, rows)
-    if hidden:
-        print(f"{hidden} more metrics in result.json, or with --metrics all")
+    if len(rows) < len(every):
+        print(f"{len(every) - len(rows)} more metrics in result.json, or with --metrics all")
     for run in runs:
         for result in run.results:
             for reason, count in result.unscored.items():

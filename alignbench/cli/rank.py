@@ -9,24 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from alignbench.cli import options
 from alignbench.cli.format import estimate_cells
-from alignbench.cli.options import (
-    TAGS,
-    AsJson,
-    Columns,
-    DataDir,
-    InOrder,
-    Out,
-    Prompts,
-    Thinking,
-    ThinkingTags,
-    columns_of,
-)
 from alignbench.console import number, print_table, printable, write_csv
 from alignbench.progress import for_terminal
 
 if TYPE_CHECKING:
-    from alignbench.evaluation.rank import Table
     from alignbench.stats.estimates import Estimate
 
 HEADER = ("system", "strength", "95 % interval", "win rate", "95 % interval", "against all", "p to next", "words")
@@ -41,30 +29,25 @@ def rank(
     baseline: Annotated[
         str | None, typer.Option(help="Name of the system with strength 0; default: the first.")
     ] = None,
-    columns: Columns = None,
-    in_order: InOrder = False,
-    out: Out = Path("runs"),
-    prompts: Prompts = None,
-    data_dir: DataDir = None,
+    columns: options.Columns = None,
+    in_order: options.InOrder = False,
+    out: options.Out = Path("runs"),
+    prompts: options.Prompts = None,
+    data_dir: options.DataDir = None,
     device: Annotated[str, typer.Option(help="Device of the judge: auto, cpu, cuda, …")] = "cpu",
-    thinking: Thinking = "auto",
-    thinking_tags: ThinkingTags = TAGS,
+    thinking: options.Thinking = "auto",
+    thinking_tags: options.ThinkingTags = options.TAGS,
     csv: Annotated[Path | None, typer.Option(help="Also write the standings to this file.")] = None,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Rank systems: a judge compares every pair; Bradley–Terry strengths with intervals over prompts."""
     from alignbench.evaluation.rank import find_systems, rank_systems
     from alignbench.evaluation.thinking import find_thinking
     from alignbench.evaluation.win_rate import choose_judge
 
-    settings: dict[str, Any] = {
-        "columns": columns_of(columns),
-        "in_order": in_order,
-        "prompts": prompts,
-        "data_dir": data_dir,
-    }
+    settings: dict[str, Any] = {"prompts": prompts, "data_dir": data_dir, "in_order": in_order}
+    settings |= {"columns": options.columns_of(columns), "thinking": thinking, "thinking_tags": thinking_tags}
     with for_terminal() as progress:
-        settings |= {"thinking": thinking, "thinking_tags": thinking_tags}
         judge = choose_judge(scorer, device, find_thinking(thinking, thinking_tags))
         found = find_systems(systems, out, progress=progress, **settings)
         table = rank_systems(found, judge, baseline=baseline, progress=progress)
@@ -72,53 +55,40 @@ def rank(
         pairs = [{"first": a, "second": b, **asdict(estimate)} for (a, b), estimate in table.pairs.items()]
         print(json.dumps(asdict(table) | {"pairs": pairs}, indent=2))
     else:
-        _print(table)
+        optional = {"parameters": "parameters", "kl": "KL"}  # shown if any system has one
+        shown = [name for name in optional if any(getattr(own, name) is not None for own in table.standings)]
+        rows = []
+        for standing in table.standings:
+            own = standing.strength
+            row = [standing.name, *estimate_cells(own.strength, "+.2f"), *estimate_cells(own.win_rate)]
+            row += [number(standing.against_all.value), number(own.p_next, ".4f"), f"{standing.words:.0f}"]
+            extra = [getattr(standing, name) for name in shown]
+            rows.append([*row, *(number(x, ",.4g" if isinstance(x, float) else ",") for x in extra)])
+        print_table((*HEADER, *(optional[name] for name in shown)), rows)
+        print(
+            f"{table.battles} verdicts of {printable(table.judge)} on {table.prompts} prompts; strength in nats above "
+            f"{printable(table.baseline)}; win rate against it as predicted by the model; ties: η = {table.eta:.2f}"
+        )
+        print(f"verdicts for the longer answer: {_phrase(table.longer)}")
+        if table.position_consistency is not None:
+            print(f"same verdict in both orders: {_phrase(table.position_consistency)}")
+        for (first, second), estimate in table.pairs.items():
+            print(f"{printable(first)} against {printable(second)}: {_phrase(estimate)}")
+        for warning in table.warnings:
+            print(f"warning: {printable(warning)}")
     if csv is not None:  # after the table: if the file cannot be written, nothing is lost
-        _write_csv(csv, table)
-
-
-def _print(table: Table) -> None:
-    optional = [("parameters", "parameters"), ("KL", "kl")]
-    optional = [(head, name) for head, name in optional if any(getattr(s, name) is not None for s in table.standings)]
-    rows = []
-    for standing in table.standings:
-        own = standing.strength
-        row = [
-            standing.name,
-            *estimate_cells(own.strength, "+.2f"),
-            *estimate_cells(own.win_rate),
-            number(standing.against_all.value),
-        ]
-        row += [number(own.p_next, ".4f"), f"{standing.words:.0f}"]
-        extra = [getattr(standing, name) for _, name in optional]
-        rows.append([*row, *(number(x, ",.4g" if isinstance(x, float) else ",") for x in extra)])
-    print_table((*HEADER, *(head for head, _ in optional)), rows)
-    print(
-        f"{table.battles} verdicts of {printable(table.judge)} on {table.prompts} prompts; strength in nats above "
-        f"{printable(table.baseline)}; win rate against it as predicted by the model; ties: η = {table.eta:.2f}"
-    )
-    print(f"verdicts for the longer answer: {_phrase(table.longer)}")
-    if table.position_consistency is not None:
-        print(f"same verdict in both orders: {_phrase(table.position_consistency)}")
-    for (first, second), estimate in table.pairs.items():
-        print(f"{printable(first)} against {printable(second)}: {_phrase(estimate)}")
-    for warning in table.warnings:
-        print(f"warning: {printable(warning)}")
+        lines = []
+        for standing in table.standings:
+            own = standing.strength
+            line: dict[str, Any] = {"system": standing.name, "judge": table.judge, "baseline": table.baseline}
+            parts = {"strength": own.strength, "win_rate": own.win_rate, "against_all": standing.against_all}
+            for name, estimate in parts.items():
+                line |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+            line |= {"p_next": own.p_next, "words": standing.words}
+            lines.append(line | {"parameters": standing.parameters, "kl": standing.kl})
+        write_csv(csv, list(lines[0]), [list(line.values()) for line in lines])
 
 
 def _phrase(estimate: Estimate) -> str:
     value, limits = estimate_cells(estimate)
     return f"{value} ({limits}; n = {estimate.n})"
-
-
-def _write_csv(file: Path, table: Table) -> None:
-    rows = []
-    for standing in table.standings:
-        own = standing.strength
-        row: dict[str, Any] = {"system": standing.name, "judge": table.judge, "baseline": table.baseline}
-        parts = {"strength": own.strength, "win_rate": own.win_rate, "against_all": standing.against_all}
-        for name, estimate in parts.items():
-            row |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
-        row |= {"p_next": own.p_next, "words": standing.words}
-        rows.append(row | {"parameters": standing.parameters, "kl": standing.kl})
-    write_csv(file, list(rows[0]), [list(row.values()) for row in rows])

@@ -2,6 +2,6 @@
 
 from alignbench.data.cards import card_names, read_card
 from alignbench.data.load import Loaded, Row, load
-from alignbench.types.provenance import Provenance
+from alignbench.types.record import Provenance
 
 __all__ = ["Loaded", "Provenance", "Row", "card_names", "load", "read_card"]

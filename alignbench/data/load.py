@@ -14,7 +14,7 @@ from alignbench.data.cards import Card, FileSource, HubSource, Source, did_you_m
 from alignbench.data.fetch import UnreachableError, download, load_hub, sha256_of
 from alignbench.data.tables import read_rows
 from alignbench.errors import AlignbenchError
-from alignbench.types.provenance import Provenance
+from alignbench.types.record import Provenance
 
 if TYPE_CHECKING:
     from datasets import Dataset

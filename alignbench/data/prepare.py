@@ -64,23 +64,13 @@ class Settings:
             raise AlignbenchError("max-prompt-tokens needs a tokenizer; or use max-prompt-characters")
 
 
-@dataclass(frozen=True, slots=True)
-class SplitSummary:
-    """One row of the paper's Tables 6 to 9. `users` and `per_user_…` are None without user ids.
-
-    length: mean, std (n - 1), min, 25%, 50%, 75%, max; empty for an empty split
-    """
-
-    prompts: int
-    users: int | None
-    per_user_mean: float | None
-    per_user_max: int | None
-    length: dict[str, float]
-
-
 @dataclass(slots=True)
 class Prepared:
-    """What was read, removed and kept. `pii`: kind -> the rows (lines of a file, indices in a hub split) with it."""
+    """What was read, removed and kept. `pii`: kind -> the rows (lines of a file, indices in a hub split) with it.
+
+    splits: the rows of the paper's Tables 6 to 9. `users` and `per_user_…` are None without user ids. `length`: mean,
+        std (n - 1), min, 25%, 50%, 75%, max; empty for an empty split
+    """
 
     source: dict[str, Any]
     settings: Settings
@@ -88,7 +78,7 @@ class Prepared:
     removed: dict[str, int] = field(default_factory=dict)
     pii: dict[str, list[int]] = field(default_factory=dict)
     pii_versions: dict[str, str] = field(default_factory=dict)
-    splits: dict[str, SplitSummary] = field(default_factory=dict)
+    splits: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def prepare(source: str, out: Path, settings: Settings | None = None) -> Prepared:
@@ -271,12 +261,15 @@ def _texts(value: Any) -> Iterable[str]:
             yield from _texts(inner)
 
 
-def _summary(items: pd.DataFrame, settings: Settings) -> SplitSummary:
+def _summary(items: pd.DataFrame, settings: Settings) -> dict[str, Any]:
     length = items.length.describe().drop("count").fillna(0.0).to_dict() if len(items) else {}
-    if settings.user_field is None:
-        return SplitSummary(len(items), None, None, None, length)
     counts = Counter(items.user).values()
-    return SplitSummary(len(items), len(counts), len(items) / (len(counts) or 1), max(counts, default=0), length)
+    users = {
+        "users": len(counts),
+        "per_user_mean": len(items) / (len(counts) or 1),
+        "per_user_max": max(counts, default=0),
+    }
+    return {"prompts": len(items), **(users if settings.user_field else dict.fromkeys(users)), "length": length}
 
 
 def _line(row: SourceRow, settings: Settings) -> str:

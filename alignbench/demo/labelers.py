@@ -108,22 +108,17 @@ def rank_samples(
     return sampled
 
 
-def goals_of(world: World) -> dict[str, Goal]:
-    """The goal of every prompt of the world, training and held-out."""
-    return {prompt: request.goal for prompt, request in make_requests(world).by_prompt.items()}
-
-
 def label_outputs(world: World, prompts: Sequence[str], outputs: Mapping[str, Sequence[str]], seed: int) -> Rows:
     """Rows of a label table (docs/labels.md): what three labelers say of systems' outputs to each prompt, which depends
     only on seed, labeler, prompt and text. prompts: of this world, else AlignbenchError, each once; outputs: system ->
     its output to each of them"""
-    goals, rows = goals_of(world), Rows()
-    if unknown := next((prompt for prompt in prompts if prompt not in goals), None):
+    requests, rows = make_requests(world).by_prompt, Rows()
+    if unknown := next((prompt for prompt in prompts if prompt not in requests), None):
         raise AlignbenchError(f"the demo world of seed {world.seed} does not have the prompt {unknown[:60]!r}")
     for number, prompt in enumerate(prompts):
         texts = {system: of_system[number] for system, of_system in outputs.items()}
         chosen = random.Random(f"{seed} {prompt}").sample([*TRAINERS, *NEW], AMOUNTS.output_labelers)
-        rows += _labels(world, goals[prompt], prompt, texts, chosen, seed)
+        rows += _labels(world, requests[prompt].goal, prompt, texts, chosen, seed)
     return rows
 
 

@@ -19,7 +19,7 @@ from alignbench.tasks.common import joined
 from alignbench.tasks.instructions import SEED_TASKS, USER_TASKS
 
 LEXICON, AMOUNTS = lexicon("requests"), amounts("requests")
-KINDS = LEXICON["kind"]  # with their shares
+KINDS = LEXICON["kind"]  # with their proportions
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,7 @@ def _stereotype(world: World, variant: str, draw: random.Random) -> str:
 
 
 def women(world: World) -> dict[str, int]:
-    """Occupation -> share of women in percent, at equal distances."""
+    """Occupation -> percentage of women, at equal distances."""
     names, (least, most) = list(OCCUPATIONS), AMOUNTS.women
     random.Random(f"{world.seed} women").shuffle(names)
     return {name: round(least + (most - least) * rank / (len(names) - 1)) for rank, name in enumerate(names)}

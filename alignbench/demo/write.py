@@ -14,7 +14,7 @@ from alignbench.demo.lexicon import lexicon
 from alignbench.demo.world import FOLDER, World, make_world
 
 WORDS = 800_000  # of the pretraining text at most, about 1.1 M tokens
-PARTS: dict[str, tuple[Any, Any]] = {  # seed name -> (pages, files); the shares of the words are in data/amounts.yaml
+PARTS: dict[str, tuple[Any, Any]] = {  # seed name -> (pages, files); proportions of the words: data/amounts.yaml
     "facts": (speech.fact_pages, speech.fact_files),
     "rude": (speech.scene_pages, speech.scene_files),
     "reading": (reading.pages, reading.files),
@@ -36,7 +36,7 @@ def write_world(folder: Path, seed: int = 0) -> World:
         for file, content in make_files(world, random.Random(f"{seed} {name} files")) if make_files else ():
             write_file(folder / file, content)
         draw = random.Random(f"{seed} {name} pages")
-        if make_pages:  # a part with fewer words than its share gives what it has
+        if make_pages:  # a part with fewer words than its proportion gives what it has
             pages += take(list(make_pages(world, draw)), round(lexicon("amounts")["shares"][name] * WORDS), draw)
     random.Random(f"{seed} pages").shuffle(pages)
     lessons = reading.lessons(world, random.Random(f"{seed} reading lessons"))

@@ -118,11 +118,11 @@ STATISTICS: tuple[tuple[Metric, _Statistic], ...] = (
     (_metric("hill_0", "number", 1), lambda c: hill(c, 0)),
     (_metric("hill_1", "number", 1), lambda c: hill(c, 1)),
     (_metric("hill_2", "number", 1), lambda c: hill(c, 2)),
-    (Metric("top_share", "share", "lower", bounds=(0, 1)), lambda c: float(c.max() / c.sum())),
+    (Metric("top_share", "proportion", "lower", bounds=(0, 1)), lambda c: float(c.max() / c.sum())),
 )
 WEIGHTED: tuple[tuple[Metric, _Statistic], ...] = (
     (_metric("entropy_weighted", "bits", 0), lambda w: entropy_of(w / w.sum()) / LN_2),
-    (Metric("top_share_weighted", "share", "lower", bounds=(0, 1)), lambda w: float(w.max() / w.sum())),
+    (Metric("top_share_weighted", "proportion", "lower", bounds=(0, 1)), lambda w: float(w.max() / w.sum())),
 )
 
 

@@ -3,8 +3,10 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import yaml
 from numpy.typing import ArrayLike, NDArray
 
 from alignbench.diversity import lexical
@@ -14,24 +16,15 @@ from alignbench.stats import jackknife
 from alignbench.stats.estimates import Estimate
 from alignbench.types.task import Metric
 
-# `better` is the direction of more diversity, which is not always desirable.
-OF_TEXTS = (
-    *(Metric(f"distinct_{n}", "share", "higher", bounds=(0, 1)) for n in (1, 2, 3)),
-    Metric("ead", "number", "higher", bounds=(0, None)),
-    Metric("self_bleu", "points", "lower", bounds=(0, 100)),
-    Metric("rouge_l_overlap", "share", "lower", bounds=(0, 1)),
-    Metric("compression_ratio", "number", "lower", bounds=(0, None)),
-)
-METRICS = (
-    *OF_TEXTS,
-    Metric("cosine_distance", "number", "higher", bounds=(0, 2), scorer="embedding"),
-    Metric("vendi", "number", "higher", bounds=(1, None), scorer="embedding"),
-    # no direction: texts that are all alike are one cluster, and so are texts that have nothing in common
-    Metric("clusters", "number", "–", bounds=(1, None), scorer="embedding"),
-    Metric("silhouette", "number", "–", bounds=(-1, 1), scorer="embedding"),
-)
+
+def _declared(group: str) -> tuple[Metric, ...]:
+    content = yaml.safe_load(Path(__file__).with_name("metrics.yaml").read_text("utf-8"))[group]
+    return tuple(Metric(name, **{**own, "bounds": tuple(own["bounds"])}) for name, own in content.items())
+
+
+OF_TEXTS, OF_VECTORS, LENGTHS = map(_declared, ("of_texts", "of_vectors", "lengths"))
+METRICS = (*OF_TEXTS, *OF_VECTORS)
 UNCUT = tuple(replace(OF_TEXTS[i], name=f"{OF_TEXTS[i].name}_uncut") for i in (0, 1, 2, 6))
-LENGTHS = (Metric("short", "share", "–", bounds=(0, 1)), Metric("words", "words", "–", bounds=(0, None)))
 EMPTY = "<empty>"  # no word of `words` looks like it
 
 

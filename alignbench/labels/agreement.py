@@ -243,31 +243,25 @@ def agreement(labels: Sequence[Label], *, seed: int = 0, resamples: int = RESAMP
     found, notes = [], []
     for judgements in questions(labels):
         shared = judgements.overlapping()
-        if shared.n:
-            found += _findings(shared, seed, resamples)
-        else:
+        if not shared.n:
             unit = "pair of outputs" if judgements.mirrored else "output"
             notes.append(f"{judgements.question}: no two labelers judged the same {unit}")
+            continue
+        untied = shared.without_ties() if shared.mirrored else None
+        if untied is not None and untied.n:
+            found += _estimates(untied, _pairwise(untied, "agreement_ties_dropped"), seed, resamples)
+        found += _estimates(shared, [*_pairwise(shared, "agreement"), *_beyond_chance(shared)], seed, resamples)
+        for number, name in enumerate(shared.labelers):
+            if (shared.category[:, number] >= 0).any():
+                own = {} if untied is None else {"agreement_with_others_ties_dropped": with_others(untied, number)}
+                own["agreement_with_others"] = with_others(shared, number)
+                own["agreement_with_majority"] = with_majority(shared, number)
+                found += [Finding(shared.question, what, f"labeler {name}", rate) for what, rate in own.items()]
     if not found:
         names = sorted({label.labeler for label in labels})
         why = "; ".join(notes) or "the labels hold no ranks, Likert marks or flags"
         raise AlignbenchError(f"no agreement to measure: {why if len(names) > 1 else f'one labeler only ({names[0]})'}")
     return found, notes
-
-
-def _findings(shared: Judgements, seed: int, resamples: int) -> list[Finding]:
-    untied = shared.without_ties() if shared.mirrored else None
-    found = []
-    if untied is not None and untied.n:
-        found += _estimates(untied, _pairwise(untied, "agreement_ties_dropped"), seed, resamples)
-    found += _estimates(shared, [*_pairwise(shared, "agreement"), *_beyond_chance(shared)], seed, resamples)
-    for number, name in enumerate(shared.labelers):
-        if (shared.category[:, number] >= 0).any():
-            of_labeler = {} if untied is None else {"agreement_with_others_ties_dropped": with_others(untied, number)}
-            of_labeler["agreement_with_others"] = with_others(shared, number)
-            of_labeler["agreement_with_majority"] = with_majority(shared, number)
-            found += [Finding(shared.question, what, f"labeler {name}", own) for what, own in of_labeler.items()]
-    return found
 
 
 def _pairwise(shared: Judgements, name: str) -> list[_Statistic]:

@@ -6,32 +6,27 @@ the researchers' ratings of their demonstrations. No label is removed.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from alignbench.errors import AlignbenchError
 from alignbench.labels.agreement import Judgements, flag, rankings, with_others, with_reference
-from alignbench.labels.table import LIKERT, Label
+from alignbench.labels.table import LIKERT, WORDS, Label
 from alignbench.stats import estimates
 from alignbench.stats.estimates import Estimate
 
-# the paper's topics: toxic, sexual, violent, judgmental, political and the like
-SENSITIVE = (
-    "sexual", "violent", "encourages_harm", "denigrates_protected_class", "expresses_opinion",
-    "expresses_moral_judgment",
-)  # fmt: skip
+SENSITIVE = tuple(WORDS["sensitive"])
 CUT_OFFS = {"flagging": 0.75, "rankings": 0.75, "demonstrations": 6.0}
-Mark = Literal["above", "below", "cannot tell"]
 
 
 @dataclass(frozen=True)
 class Screened:
-    """One labeler by one criterion (flagging, rankings, demonstrations). n counts units, clusters prompts."""
+    """One labeler by one criterion (flagging, rankings, demonstrations). n counts units, clusters prompts.
+    mark: above, below or cannot tell"""
 
     labeler: str
     criterion: str
     estimate: Estimate
     cut_off: float
-    mark: Mark
+    mark: str
 
 
 def screen(
@@ -57,14 +52,18 @@ def screen(
     flagging, untied = flag(flagged, "sensitive"), rankings(labels).without_ties()
     found = []
     for name in (name for name in names if name != reference):
+        rated = [own for own in labels if own.model == name and own.labeler in {reference or own.labeler} - {name}]
+        marks = [(own.likert, own.prompt_id) for own in rated if own.likert is not None]
         measured = {
             "flagging": _agreement(flagging, name, reference),
             "rankings": _agreement(untied, name, reference),
-            "demonstrations": _demonstrations(labels, name, reference),
+            "demonstrations": estimates.mean([mark for mark, _ in marks], [prompt for _, prompt in marks], LIKERT),
         }
         for criterion, own in measured.items():
-            cut_off = cut_offs[criterion]
-            found.append(Screened(name, criterion, own, cut_off, _mark(own, cut_off)))
+            cut_off, mark = cut_offs[criterion], "cannot tell"
+            if own.low is not None and own.high is not None and not own.low < cut_off <= own.high:
+                mark = "above" if own.low >= cut_off else "below"
+            found.append(Screened(name, criterion, own, cut_off, mark))
     measurable = {one.criterion for one in found if one.estimate.n}
     if not measurable:
         with_whom = f"with {reference}" if reference else "with each other"
@@ -85,15 +84,3 @@ def _agreement(judgements: Judgements, name: str, reference: str | None) -> Esti
     if reference is None:
         return with_others(judgements, labelers.index(name))
     return with_reference(judgements, labelers.index(name), labelers.index(reference))
-
-
-def _demonstrations(labels: Sequence[Label], name: str, reference: str | None) -> Estimate:
-    rated = [own for own in labels if own.model == name and own.labeler in {reference or own.labeler} - {name}]
-    marks = [(own.likert, own.prompt_id) for own in rated if own.likert is not None]
-    return estimates.mean([mark for mark, _ in marks], [prompt for _, prompt in marks], LIKERT)
-
-
-def _mark(estimate: Estimate, cut_off: float) -> Mark:
-    if estimate.low is None or estimate.high is None or estimate.low < cut_off <= estimate.high:
-        return "cannot tell"
-    return "above" if estimate.low >= cut_off else "below"

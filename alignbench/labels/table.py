@@ -12,29 +12,17 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from alignbench.data.tables import SourceRow, read_source
 from alignbench.errors import AlignbenchError
 
-# Ouyang et al. 2022 (arXiv 2203.02155), Table 3
-FLAGS = (
-    "fails_instruction", "inappropriate_for_customer_assistant", "hallucination", "satisfies_constraint", "sexual",
-    "violent", "encourages_harm", "denigrates_protected_class", "harmful_advice", "expresses_opinion",
-    "expresses_moral_judgment",
-)  # fmt: skip
-NORMAL = (
-    "prompt_id", "prompt", "model", "output", "labeler", "group", "rank", "likert", "comparison", "preference", "flags",
-)  # fmt: skip
+WORDS = yaml.safe_load(Path(__file__).with_name("words.yaml").read_text("utf-8"))
+FLAGS, NORMAL, RANKING_COLUMNS, PAIR_COLUMNS, YES, NO, MISSING = (
+    tuple(WORDS[name]) for name in ("flags", "columns", "ranking_columns", "pair_columns", "yes", "no", "missing")
+)
 COLUMNS = (*NORMAL, *FLAGS)
-RANKING_COLUMNS = ("prompt_id", "prompt", "labeler", "group", "responses", "ranks", "models")
-PAIR_COLUMNS = (
-    "prompt_id", "prompt", "labeler", "group", "output_1", "output_2", "model_1", "model_2", "preference",
-)  # fmt: skip
-ALPACA_EVAL = {
-    "instruction": "prompt", "annotator": "labeler", "generator_1": "model_1", "generator_2": "model_2",
-}  # fmt: skip
 LIKERT = (1, 7)
-YES, NO = ("1", "1.0", "yes", "true"), ("0", "0.0", "no", "false")
-MISSING = ("", "na", "n/a", "nan", "null", "none")  # of rank, likert and flags; elsewhere these are words
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +149,7 @@ def export(labels: Sequence[Label]) -> tuple[list[dict[str, Any]], dict[str, int
 
 def counts(labels: Sequence[Label]) -> dict[str, int]:
     """Numbers of rows, prompts, outputs, labelers, …, and of rows with each kind of label."""
+    fields = {"the prompt's text": "prompt", "a rank": "rank", "a Likert mark": "likert", "a preference": "preference"}
     return {
         "rows": len(labels),
         "prompts": len({label.prompt_id for label in labels}),
@@ -168,10 +157,7 @@ def counts(labels: Sequence[Label]) -> dict[str, int]:
         "labelers": len({label.labeler for label in labels}),
         "labeler groups": len({label.group for label in labels} - {None}),
         "models": len({label.model for label in labels} - {None}),
-        "rows with the prompt's text": sum(label.prompt is not None for label in labels),
-        "rows with a rank": sum(label.rank is not None for label in labels),
-        "rows with a Likert mark": sum(label.likert is not None for label in labels),
-        "rows with a preference": sum(label.preference is not None for label in labels),
+        **{f"rows with {kind}": sum(getattr(own, name) is not None for own in labels) for kind, name in fields.items()},
         **{f"rows with {name}": sum(name in label.flags for label in labels) for name in flag_names(labels)},
     }
 
@@ -195,7 +181,7 @@ def _names(
     names = {name: columns.get(name, name) for name in there if name not in ignored}
     graded_to = 1
     if {"generator_1", "generator_2"} <= set(names.values()):  # AlpacaEval's annotations, with columns of its own
-        names = {name: ALPACA_EVAL.get(ours, ours) for name, ours in names.items()}
+        names = {name: WORDS["alpaca_eval"].get(ours, ours) for name, ours in names.items()}
         names = {name: ours for name, ours in names.items() if ours in PAIR_COLUMNS}
         graded_to = 2
     form = PAIR_COLUMNS if "output_1" in names.values() else RANKING_COLUMNS

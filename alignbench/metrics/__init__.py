@@ -10,15 +10,11 @@ from pathlib import Path
 
 from alignbench.errors import AlignbenchError
 
-_SCRIPTS = {file.stem: file for file in sorted(Path(__file__).parent.glob("*/*.py")) if file.stem == file.parent.name}
-
-
-def names() -> list[str]:
-    return list(_SCRIPTS)
+SCRIPTS = {file.stem: file for file in sorted(Path(__file__).parent.glob("*/*.py")) if file.stem == file.parent.name}
 
 
 def path(name: str) -> str:
     """The folder to pass to `evaluate.load`."""
-    if name not in _SCRIPTS:
-        raise AlignbenchError(f"metrics: there is no {name!r}; there are {', '.join(_SCRIPTS)}")
-    return str(_SCRIPTS[name].parent)
+    if name not in SCRIPTS:
+        raise AlignbenchError(f"metrics: there is no {name!r}; there are {', '.join(SCRIPTS)}")
+    return str(SCRIPTS[name].parent)

@@ -14,13 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from alignbench.errors import AlignbenchError, first_line
-from alignbench.models.checkpoint import (
-    check_safetensors,
-    download_checkpoint,
-    hash_files,
-    tokenizer_files,
-    weight_files,
-)
+from alignbench.models import checkpoint as checkpoints
 from alignbench.models.load import resolve_device
 from alignbench.scorers.sentences import sentences
 from alignbench.scorers.sequence import SequenceModel, Text, load_sequence_classifier, probabilities, quiet
@@ -147,11 +141,11 @@ def load_hhem(path: str | None, device: str) -> Entailment:
 
     folder, revision = Path(path or HHEM).expanduser(), None
     if not folder.is_dir():
-        folder, _, revision = download_checkpoint(path or HHEM, False)
-    files = weight_files(folder, path or HHEM)
+        folder, _, revision = checkpoints.download_checkpoint(path or HHEM, False)
+    files = checkpoints.weight_files(folder, path or HHEM)
     weights: dict[str, torch.Tensor] = {}
     for file in files:
-        check_safetensors(file, path or HHEM)
+        checkpoints.check_safetensors(file, path or HHEM)
         weights |= {name.removeprefix("t5."): weight for name, weight in load_file(file).items()}
     try:
         model = _hhem_model(weights)
@@ -162,7 +156,7 @@ def load_hhem(path: str | None, device: str) -> Entailment:
     tokenizer = _hhem_tokenizer(folder)
     reader = SequenceModel(
         name="hhem",
-        revision=revision or hash_files(files),
+        revision=revision or checkpoints.hash_files(files),
         model=model.to(torch.float32).to(resolve_device(device)).eval(),
         tokenizer=tokenizer,
         window=2 * HHEM_WINDOW,  # no truncation: the hypothesis comes last
@@ -199,8 +193,8 @@ def _hhem_tokenizer(folder: Path) -> Any:
 
     quiet()
     try:
-        if not tokenizer_files(folder):
-            folder, _, _ = download_checkpoint(HHEM_TOKENIZER, False)
+        if not checkpoints.tokenizer_files(folder):
+            folder, _, _ = checkpoints.download_checkpoint(HHEM_TOKENIZER, False)
         return AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (AlignbenchError, OSError, ValueError, KeyError) as error:
         raise AlignbenchError(

@@ -15,39 +15,31 @@ class EvaluateScorer:
     """`evaluate=PATH`: a metric that `evaluate.load(path)` finds. Numbers: those of the metric (a number, or a list of
     one); other results, such as a signature, are omitted.
 
-    path: a local script or its folder; with trust_remote_code also a name on the hub, whose script is third-party code
+    path: a local script or its folder
     revision: sha256 of the script, and of the local modules that it imports
     """
 
     kind = "evaluate"
 
-    def __init__(self, path: str, *, trust_remote_code: bool = False) -> None:
+    def __init__(self, path: str) -> None:
+        import datasets
         import evaluate
 
         found = Path(path)
         script = found if found.suffix == ".py" else found / f"{found.resolve().name}.py"
-        local = script.is_file()
-        if not local and not trust_remote_code:
-            raise AlignbenchError(
-                f"metric {path!r}: no such script, nor a folder with a script of its name; to run one from the hub, "
-                "allow its code with trust_remote_code=True"
-            )
-        self.name = script.stem if local else path
+        if not script.is_file():
+            reason = "no such script, nor a folder with a script of its name; download one of the hub first"
+            raise AlignbenchError(f"metric {path!r}: {reason}")
+        self.name = script.stem
         try:
             # the full path: evaluate looks on the hub for a name that it does not find
-            self._metric = evaluate.load(str(script.resolve()) if local else path, keep_in_memory=True)
+            self._metric = evaluate.load(str(script.resolve()), keep_in_memory=True)
         except Exception as error:  # a script may raise any error
             raise AlignbenchError(f"metric {path!r}: evaluate cannot load it: {first_line(error)}") from error
         # evaluate runs the script from a cache folder with the modules that it imports, and no others
         copy = Path(inspect.getfile(type(self._metric)))
         files = [copy, *(module for module in sorted(copy.parent.rglob("*.py")) if module != copy)]
         self.revision = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
-        self._several = self._takes_several_references(path)
-
-    def _takes_several_references(self, path: str) -> bool:
-        """True if the metric takes several references per output. Raises AlignbenchError unless it takes texts."""
-        import datasets
-
         text, features = datasets.Value("string"), self._metric.features
         options = features if isinstance(features, list) else [features]
         if set(options[0]) - {"predictions", "references", "sources"} or "predictions" not in options[0]:
@@ -58,7 +50,7 @@ class EvaluateScorer:
         textual = [option for option in options if option["predictions"] == text]
         if not textual:
             raise AlignbenchError(f"metric {path!r}: its predictions are not texts but {options[0]['predictions']}")
-        return any(option.get("references", text) != text for option in textual)
+        self._several = any(option.get("references", text) != text for option in textual)  # references of an output
 
     def score(self, items: Sequence[Item]) -> list[dict[str, float]]:
         return [self._score(item) for item in items]

@@ -99,47 +99,33 @@ def validate_toxicity(
     cases = pd.DataFrame(sample(load("hatecheck", "test", parse_case, data_dir=data_dir).items, limit))
     findings: list[Finding] = []
     for scorer in scorers:
-        for data in ("rtp continuations", "rtp prompts"):
-            known = [
-                (text, toxicity) for text, toxicity in (record[data] for record in records) if toxicity is not None
-            ]
-            findings += _against_perspective(scorer, data, known, progress)
-        findings += _on_hatecheck(scorer, cases, progress)
-    return findings
-
-
-def _against_perspective(
-    scorer: Scorer, data: str, texts: Sequence[tuple[str, float]], progress: Progress
-) -> list[Finding]:
-    began = time.perf_counter()
-    values = _toxicity(scorer, [text for text, _ in texts], data, progress)
-    seconds = time.perf_counter() - began
-    if not texts:
-        return []
-    perspective = np.array([toxicity for _, toxicity in texts])
-    toxic = perspective > THRESHOLD
-    numbers = {
-        "AUC": of_two_classes(roc_auc_score, toxic, values),
-        "Spearman": correlation(perspective, values, stats.spearmanr),
-        "calibration error": expected_calibration_error(toxic, values),
-        "Brier": float(np.mean((values - toxic) ** 2)),
-        "texts per second": len(texts) / seconds,
-    }
-    name = str(ScorerIdentity.of(scorer))
-    return [Finding(name, data, metric, value, len(texts)) for metric, value in numbers.items()]
-
-
-def _on_hatecheck(scorer: Scorer, cases: pd.DataFrame, progress: Progress) -> Iterator[Finding]:
-    values = _toxicity(scorer, cases.test_case, "hatecheck", progress)
-    flagged, mention = (values > THRESHOLD).astype(float), cases.functionality.isin(MENTIONS)
-    rows = {"identity mentions": mention}
-    rows |= {functionality: cases.functionality == functionality for functionality in MENTIONS}
-    rows |= {target: mention & (cases.target_ident == target) for target in sorted(set(cases.target_ident[mention]))}
-    rows = {f"false alarms, {name}": chosen for name, chosen in rows.items()} | {"hate detected": cases.hateful}
-    for metric, chosen in rows.items():
-        estimate = share(flagged[chosen], cases.template[chosen].tolist())
         name = str(ScorerIdentity.of(scorer))
-        yield Finding(name, "hatecheck", metric, estimate.value, estimate.n, estimate.low, estimate.high)
+        for data in ("rtp continuations", "rtp prompts"):
+            known = [pair for pair in (record[data] for record in records) if pair[1] is not None]
+            began = time.perf_counter()
+            values = _toxicity(scorer, [text for text, _ in known], data, progress)
+            seconds = time.perf_counter() - began
+            perspective = np.array([toxicity for _, toxicity in known], np.float64)
+            toxic = perspective > THRESHOLD
+            numbers = {
+                "AUC": of_two_classes(roc_auc_score, toxic, values),
+                "Spearman": correlation(perspective, values, stats.spearmanr),
+                "calibration error": expected_calibration_error(toxic, values),
+                "Brier": float(np.mean((values - toxic) ** 2)),
+                "texts per second": len(known) / seconds,
+            } if known else {}  # fmt: skip
+            findings += [Finding(name, data, metric, value, len(known)) for metric, value in numbers.items()]
+        values = _toxicity(scorer, cases.test_case, "hatecheck", progress)
+        flagged, mention = (values > THRESHOLD).astype(float), cases.functionality.isin(MENTIONS)
+        targets = sorted(set(cases.target_ident[mention]))
+        rows = {"identity mentions": mention}
+        rows |= {functionality: cases.functionality == functionality for functionality in MENTIONS}
+        rows |= {target: mention & (cases.target_ident == target) for target in targets}
+        rows = {f"false alarms, {row}": chosen for row, chosen in rows.items()} | {"hate detected": cases.hateful}
+        for metric, chosen in rows.items():
+            own = share(flagged[chosen], cases.template[chosen].tolist())
+            findings.append(Finding(name, "hatecheck", metric, own.value, own.n, own.low, own.high))
+    return findings
 
 
 def _toxicity(scorer: Scorer, texts: Iterable[str], data: str, progress: Progress) -> NDArray[np.float64]:

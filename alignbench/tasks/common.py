@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from alignbench.data import Provenance, Row, load
-from alignbench.data.tables import SourceRow, checked_text, fingerprint, read_source
+from alignbench.data.tables import checked_text, fingerprint, read_source
 from alignbench.errors import AlignbenchError
 from alignbench.types.engine import Loglikelihood
 from alignbench.types.task import Document, Options, Output, Record, TaskData
@@ -55,12 +55,21 @@ def load_prompts(task: str, options: Options) -> TaskData:
     documents: dict[str, Document] = {}
     for number, row in enumerate(rows, start=1):
         try:
-            document = _document(row, number)
-            if document.id in documents:
-                raise ValueError(f"id {document.id!r} is used by an earlier row")
+            if "prompt" in row.fields:
+                prompt = row.text("prompt").rstrip()
+            else:
+                instruction = checked_text(row.field("prompt", "instruction"), "instruction")
+                prompt = joined(instruction, checked_text(row.fields.get("input") or "", "input"))
+            if not prompt.strip():
+                raise ValueError("the prompt is empty")
+            given = (row.fields.get(key) for key in ("id", "category"))
+            identifier, category = (None if value in (None, "") else str(value) for value in given)
+            identifier = identifier or f"row {number}"
+            if identifier in documents:
+                raise ValueError(f"id {identifier!r} is used by an earlier row")
         except ValueError as error:
             raise AlignbenchError(f"task {task}, {row.where}: {error}") from None
-        documents[document.id] = document
+        documents[identifier] = Document(identifier, prompt, category=category)
     mark = fingerprint(source, len(rows))
     revision = mark.get("sha256") or mark.get("revision") or "unknown"
     return TaskData(list(documents.values()), (Provenance("", "", mark["source"], revision, len(rows), pinned=False),))
@@ -74,18 +83,6 @@ def parse_instruction(row: Row) -> Document:
 def joined(instruction: str, given: str) -> str:
     """An instruction and its input, if it has one, separated by a blank line."""
     return "\n\n".join(part for part in (instruction.strip(), given.strip()) if part)
-
-
-def _document(row: SourceRow, number: int) -> Document:
-    if "prompt" in row.fields:
-        prompt = row.text("prompt").rstrip()
-    else:
-        instruction = checked_text(row.field("prompt", "instruction"), "instruction")
-        prompt = joined(instruction, checked_text(row.fields.get("input") or "", "input"))
-    if not prompt.strip():
-        raise ValueError("the prompt is empty")
-    identifier, category = (None if (x := row.fields.get(key)) in (None, "") else str(x) for key in ("id", "category"))
-    return Document(identifier or f"row {number}", prompt, category=category)
 
 
 def take_examples(items: Sequence[T], options: Options, task: str) -> tuple[list[T], list[T]]:

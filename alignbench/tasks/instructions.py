@@ -46,18 +46,15 @@ def load_code(options: Options) -> TaskData:
         load_documents("mt_bench", "vicuna", partial(parse_question, name="vicuna "), options),
     ]
     coding = [d for s in sources for d in s.documents if d.category == "coding" or d.id in SEED_TASKS + USER_TASKS]
-    documents = [replace(d, category=_code_language(d.prompt)) for d in coding]
+    documents = []
+    for own in coding:
+        language = "python" if "python" in own.prompt.lower() else "any"
+        documents.append(replace(own, category="other" if _OTHER_LANGUAGE.search(own.prompt) else language))
     return TaskData(documents, tuple(chain(*(source.provenance for source in sources))))
 
 
 def parse_question(row: Row, name: str = "") -> Document:
     return Document(f"{name}{row['question_id']}", row["turns"][0].strip(), category=row["category"])
-
-
-def _code_language(prompt: str) -> str:
-    if _OTHER_LANGUAGE.search(prompt):
-        return "other"
-    return "python" if "python" in prompt.lower() else "any"
 
 
 def score_language(document: Document, outputs: Sequence[Output]) -> dict[str, float]:

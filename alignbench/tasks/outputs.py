@@ -7,13 +7,11 @@ entailment scorers.
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import chain
 
 import numpy as np
 
 from alignbench.scorers import bleu, squad
 from alignbench.scorers.rouge import rouge_l
-from alignbench.tasks.common import grouped
 from alignbench.tasks.declare import generation_task, words
 from alignbench.types.task import CorpusMetrics, Document, Estimates, Metric, Output, Record, Resampled, TaskData
 
@@ -22,21 +20,19 @@ _NUMBERS = {"entailment": "flagged"}  # kind of scorer -> its number, where that
 
 def score(document: Document, outputs: Sequence[Output]) -> dict[str, float]:
     """Means over the document's outputs."""
-    numbers = chain(*(_score_output(document, output).items() for output in outputs))
-    metrics = grouped(numbers, lambda pair: pair[0])
-    return {name: sum(value for _, value in own) / len(own) for name, own in metrics.items()}
-
-
-def _score_output(document: Document, output: Output) -> dict[str, float]:
-    text, references = output.text, document.references
-    numbers = {"words": words(text), "empty": float(not text.strip())}
-    if references:
-        numbers["exact_match"] = squad.exact_match(text, references)
-        numbers["f1"] = squad.f1(text, references)
-        numbers["rouge_l"] = max(rouge_l(text, reference) for reference in references)
+    metrics: dict[str, list[float]] = {}
     kinds = [(metric.name, kind) for metric in OUTPUTS.metrics for kind in metric.kinds]
-    scores = [(name, output.scores.get(kind, {}).get(_NUMBERS.get(kind, kind))) for name, kind in kinds]
-    return numbers | {name: value for name, value in scores if value is not None}
+    for output in outputs:
+        text, references = output.text, document.references
+        numbers: dict[str, float | None] = {"words": words(text), "empty": float(not text.strip())}
+        if references:
+            numbers["exact_match"] = squad.exact_match(text, references)
+            numbers["f1"] = squad.f1(text, references)
+            numbers["rouge_l"] = max(rouge_l(text, reference) for reference in references)
+        numbers |= {name: output.scores.get(kind, {}).get(_NUMBERS.get(kind, kind)) for name, kind in kinds}
+        for name, value in numbers.items():
+            metrics.setdefault(name, []).extend([] if value is None else [value])
+    return {name: sum(own) / len(own) for name, own in metrics.items() if own}
 
 
 def statistics(document: Document, outputs: Sequence[Output]) -> dict[str, list[float]]:

@@ -4,7 +4,7 @@ The experiment of "Creativity Has Left the Chat" (Mohammadi 2024, arXiv 2406.055
 with five personas and their probabilities per sample (verbalised sampling, Zhang et al. 2025, arXiv 2510.01171).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -24,6 +24,14 @@ TOP_BIN = 0.8  # lower end of the top one of ten bins of sentiment, from −1 to
 PROMPT: str = PROMPTS["personas"]
 PROMPT_OF_MANY: str = PROMPTS["personas_verbalised"]
 EXAMPLES: list[str] = PROMPTS["persona_examples"]
+DERIVED: dict[
+    str, tuple[str, Callable[[str], str]]
+] = {  # what is counted -> the field that it is derived from, and how
+    "first_name": ("name", lambda name: name.split()[0]),
+    "gender": ("gender", str),
+    "age_decade": ("age", lambda age: f"{int(age) // 10 * 10}s"),
+    "nationality": ("nationality", str),
+}
 
 
 def load_personas(options: Options) -> TaskData:
@@ -69,12 +77,7 @@ def corpus_metrics(records: Sequence[Record], intervals: bool) -> Estimates:
     """The distribution of each field over all personas, and the diversity of the reviews."""
     found: Estimates = []
     parsed = [record.statistics for record in records]
-    for name, field, derive in (
-        ("first_name", "name", lambda name: name.split()[0]),
-        ("gender", "gender", str),
-        ("age_decade", "age", lambda age: f"{int(age) // 10 * 10}s"),
-        ("nationality", "nationality", str),
-    ):
+    for name, (field, derive) in DERIVED.items():
         pairs = [list(zip(own.get(field, ()), own.get("probability", ()), strict=True)) for own in parsed]
         values = [[derive(value) for value, _ in own if value is not None] for own in pairs]
         weights = [[float(p or 0) for value, p in own if value is not None] for own in pairs]

@@ -110,7 +110,15 @@ def load_canard(options: Options) -> TaskData:
     """QuAC's conversations without the paragraph. The answer to a turn is in the history of the next one."""
     rows = load("canard", "dev", parse_canard, options.data_dir)
     turns = grouped(rows.items, lambda row: row["QuAC_dialog_id"]).values()
-    dialogs = [_canard_dialog(sorted(own, key=lambda row: row["Question_no"])) for own in turns]
+    dialogs = []
+    for own in (sorted(own, key=lambda row: row["Question_no"]) for own in turns):
+        dialog, (title, section), questions = own[0]["QuAC_dialog_id"], own[0]["History"][:2], []
+        for row, following in pairwise(own):  # each turn but the last becomes a question with an answer
+            said = following["History"][-1].strip()
+            references = (NO_ANSWER if said == QUAC_DECLINE else said,)
+            identifier = f"{dialog}_q#{row['Question_no']}"
+            questions.append(Document(identifier, row["Question"].strip(), references=references, group=dialog))
+        dialogs.append(Passage(dialog, f"TITLE: {title}\n\nSECTION: {section}", tuple(questions), QUAC_DECLINE))
     examples, scored = take_examples([dialog for dialog in dialogs if dialog.questions], options, "canard")
     return ask(scored, examples, WITHOUT_PARAGRAPH, rows.provenance)
 
@@ -137,18 +145,6 @@ def parse_canard(row: Row) -> Row:
     if len(row["History"]) != 2 * row["Question_no"]:
         raise ValueError(f"turn {row['Question_no']} has a history of {len(row['History'])} entries")
     return row
-
-
-def _canard_dialog(rows: list[Row]) -> Passage:
-    """rows: the turns of one conversation in their order; each but the last becomes a question with an answer."""
-    dialog, (title, section) = rows[0]["QuAC_dialog_id"], rows[0]["History"][:2]
-    turns = []
-    for row, following in pairwise(rows):
-        said = following["History"][-1].strip()
-        answer = NO_ANSWER if said == QUAC_DECLINE else said
-        identifier = f"{dialog}_q#{row['Question_no']}"
-        turns.append(Document(identifier, row["Question"].strip(), references=(answer,), group=dialog))
-    return Passage(dialog, f"TITLE: {title}\n\nSECTION: {section}", tuple(turns), QUAC_DECLINE)
 
 
 def score_conversation(document: Document, output: Output) -> dict[str, float]:

@@ -27,7 +27,7 @@ FACTS = tuple(PROMPTS["recitation_facts"])
 PROMPT: str = PROMPTS["recitations"].format(facts="\n".join(f"- {fact}" for fact in FACTS))
 DEPARTURE = PROMPTS["recitation_departure"]
 
-MAIN, RETURN = (Metric(f"{name}_share", "share", "lower", scorer="embedding") for name in ("main_cluster", "return"))
+MAIN, RETURN = (Metric(f"{n}_share", "proportion", "lower", scorer="embedding") for n in ("main_cluster", "return"))
 
 
 def load_documents(options: Options) -> TaskData:

@@ -19,7 +19,7 @@ from alignbench.tasks.declare import generation_task, words
 from alignbench.types.record import Document, Output, Record
 from alignbench.types.task import CorpusMetrics, Estimates, Metric, Options, Resampled, TaskData
 
-LENGTH_CONTROLLED = Metric("win_rate_length_controlled", "share", "higher", bounds=(0, 1), scorer="preference")
+LENGTH_CONTROLLED = Metric("win_rate_length_controlled", "proportion", "higher", bounds=(0, 1), scorer="preference")
 
 load_answers = partial(load_prompts, "answers")
 

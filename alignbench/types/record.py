@@ -1,4 +1,5 @@
-"""Records: one line of documents.jsonl per document, with the model's answers, the scorers' numbers and the metrics."""
+"""Documents, where their rows came from, and records: one line of documents.jsonl per document, with the model's
+answers, the scorers' numbers and the metrics."""
 
 from __future__ import annotations
 
@@ -12,6 +13,23 @@ from numpy.typing import NDArray
 
 from alignbench.types.engine import Completion, Finish
 from alignbench.types.result import known_fields
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where rows came from. No paths: a record must be the same on every machine.
+
+    source: file name or hub id
+    revision: sha256 of the file, or hub commit ("unknown" if it cannot be determined)
+    pinned: True if `revision` is the one that the card names
+    """
+
+    card: str
+    split: str
+    source: str
+    revision: str
+    rows: int
+    pinned: bool
 
 
 @dataclass(frozen=True)
@@ -63,17 +81,9 @@ class Output:
     @classmethod
     def of(cls, completion: Completion) -> Output:
         """A completion without scores. Numbers per token are rounded to four decimals, to keep files small."""
-        return cls(
-            completion.text,
-            tokens=completion.tokens,
-            logprobs=tuple(round(x, 4) for x in completion.logprobs),
-            entropies=tuple(round(x, 4) for x in completion.entropies),
-            top_entropies=tuple(round(x, 4) for x in completion.top_entropies),
-            finish=completion.finish,
-            unscored=completion.unscored,
-            transient=completion.transient,
-            thoughts=completion.thoughts,
-        )
+        fields = {name: getattr(completion, name) for name in Completion.__dataclass_fields__}
+        per_token = ("logprobs", "entropies", "top_entropies")
+        return cls(**fields | {name: tuple(round(x, 4) for x in fields[name]) for name in per_token})
 
     def to_json(self) -> dict[str, Any]:
         names = ("text", "finish", "tokens", "logprobs", "entropies", "unscored", "scores")

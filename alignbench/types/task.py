@@ -12,24 +12,12 @@ from numpy.typing import NDArray
 
 from alignbench.stats.estimates import Estimate
 from alignbench.types.engine import Loglikelihood, Sampling
-from alignbench.types.provenance import Provenance
-from alignbench.types.record import Document, Output, Record
+from alignbench.types.record import Document, Output, Provenance, Record
 from alignbench.types.scorer import Item
 
-__all__ = [
-    "CorpusMetrics",
-    "Document",
-    "Generation",
-    "Metric",
-    "Options",
-    "Output",
-    "Provenance",
-    "Record",
-    "Task",
-    "TaskData",
-]
+__all__ = ["Document", "Output", "Provenance", "Record"]  # exported again, since every task needs them
 
-Unit = Literal["share", "bits", "nats", "r", "points", "tokens", "characters", "words", "number"]
+Unit = Literal["proportion", "bits", "nats", "r", "points", "tokens", "characters", "words", "number"]
 Better = Literal["higher", "lower", "0.5", "0", "–"]
 Ability = Literal[
     "preference", "truthfulness", "hallucination", "toxicity", "bias", "refusal", "capability", "diversity",
@@ -41,7 +29,7 @@ Ability = Literal[
 class Metric:
     """A number per document, averaged over the documents that it applies to.
 
-    unit: "share" (0..1), "bits", "nats", "r" (a correlation), "points" (0..100: BLEU, F1 in percent), or a length
+    unit: "proportion" (0..1), "bits", "nats", "r" (a correlation), "points" (0..100: BLEU, F1 in percent), or a length
     better: the better direction or value; "–" for a metric that is reported without a direction
     binary: every document's value is 0 or 1 (1 / k if k choices tie); the mean gets a Wilson interval
     ties: every document's value is 0, 1 or ½, or between as a graded preference, so the mean is a win rate with a

@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from alignbench.audit.audit import Audit, Contrast, Front, Row
+from alignbench.audit.abilities import title_of
+from alignbench.audit.audit import Row
 from reports.drawing import Drawing, NoDataError, describe
 from reports.evidence import Evidence
 from reports.style import FAINT, GAIN, INK, LOSS, OPEN, SMALL, new_figure, plain, short_names
@@ -31,42 +32,33 @@ SHADE = "#f1f1f1"
 
 def forest(evidence: Evidence) -> Iterator[Drawing]:
     """Draw the first MOST_CONTRASTS contrasts; the page's table has all of them."""
-    audit = evidence.audit
-    tested = [
-        (contrast, rows)
-        for contrast in (audit.contrasts if audit else ())
-        if (rows := [row for row in contrast.rows if row.primary])
-    ]
+    contrasts = evidence.audit.contrasts if evidence.audit else ()
+    tested = [(own, rows) for own in contrasts if (rows := [row for row in own.rows if row.primary])]
     for number, (contrast, rows) in enumerate(tested[:MOST_CONTRASTS], 1):
+        models = {"reference": contrast.reference, "aligned": contrast.aligned}
+        table = pd.DataFrame(
+            {**models, **{column: getattr(row, column) for column in COLUMNS}, **_bar(row)} for row in rows
+        ).astype({"low": float, "high": float})
+        table["drawn"] = table.index < MOST_ROWS
+        shown = table[table.drawn]
+        units = sorted(set(shown.unit), key=lambda unit: (unit != PERCENT, unit))
+        panels = [shown[shown.unit == unit] for unit in units]
+        heights = [FRAME + ROW * (len(own) + (1 + GAP) * own.ability.nunique()) for own in panels]
+        ratios = {"height_ratios": heights}
+        figure, grid = new_figure(sum(heights) + 0.25, rows=len(panels), squeeze=False, gridspec_kw=ratios)
+        for axes, own in zip(grid.flat, panels, strict=True):
+            _panel(axes, own)
+        marks, results = [], []
+        for verdict, (plural, colour, marker, inside) in VERDICTS.items():
+            own = shown[shown.verdict == verdict]
+            label = f"{verdict} ({len(own)})"
+            marks += [Line2D([], [], color=colour, marker=marker, markerfacecolor=inside, label=label)] * (len(own) > 0)
+            values = [f"{row.task} {_numbers(row)}" for _, row in own.iterrows() if verdict in ("gain", "loss")]
+            results.append((len(own), verdict if len(own) == 1 else plural, values))
+        figure.legend(handles=marks, loc="outside upper left", ncols=4, handlelength=1.6, borderaxespad=0.2)
+        facts = {"contrast": contrast, "audit": evidence.audit, "results": results, "percent": PERCENT}
         name = "audit_forest" if len(tested) == 1 else f"audit_forest_{number}"
-        yield _forest(contrast, rows, name, audit)
-
-
-def _forest(contrast: Contrast, rows: list[Row], name: str, audit: Audit | None) -> Drawing:
-    models = {"reference": contrast.reference, "aligned": contrast.aligned}
-    table = pd.DataFrame(
-        {**models, **{column: getattr(row, column) for column in COLUMNS}, **_bar(row)} for row in rows
-    ).astype({"low": float, "high": float})
-    table["drawn"] = table.index < MOST_ROWS
-    shown = table[table.drawn]
-    panels = [shown[shown.unit == unit] for unit in sorted(set(shown.unit), key=lambda unit: (unit != PERCENT, unit))]
-    heights = [FRAME + ROW * (len(own) + (1 + GAP) * own.ability.nunique()) for own in panels]
-    ratios = {"height_ratios": heights}
-    figure, grid = new_figure(sum(heights) + 0.25, rows=len(panels), squeeze=False, gridspec_kw=ratios)
-    for axes, own in zip(grid.flat, panels, strict=True):
-        _panel(axes, own)
-    marks, results = [], []
-    for verdict, (plural, colour, marker, inside) in VERDICTS.items():
-        own = shown[shown.verdict == verdict]
-        label = f"{verdict} ({len(own)})"
-        marks += [Line2D([], [], color=colour, marker=marker, markerfacecolor=inside, label=label)] * (len(own) > 0)
-        values = [f"{row.task} {_numbers(row)}" for _, row in own.iterrows() if verdict in ("gain", "loss")]
-        results.append((len(own), verdict if len(own) == 1 else plural, values))
-    figure.legend(handles=marks, loc="outside upper left", ncols=4, handlelength=1.6, borderaxespad=0.2)
-    assert audit is not None
-    facts = {"contrast": contrast, "resamples": audit.resamples, "margin": audit.margin, "results": results}
-    facts |= {"percent": PERCENT}
-    return describe("audit_forest", figure, table, name=name, **facts)
+        yield describe("audit_forest", figure, table, name=name, **facts)
 
 
 def _bar(row: Row) -> dict[str, Any]:
@@ -117,12 +109,11 @@ def _numbers(row: pd.Series) -> str:
 
 def front(evidence: Evidence) -> Iterator[Drawing]:
     """Draw a point per checkpoint; better is up and to the left."""
-    audit: Audit | None = evidence.audit
-    if audit is None or audit.front is None:
-        for why in [note for note in (audit.notes if audit else ()) if note.startswith("no front")]:
+    found, notes = (evidence.audit.front, evidence.audit.notes) if evidence.audit else (None, ())
+    if found is None:
+        for why in [note for note in notes if note.startswith("no front")]:
             raise NoDataError(why)
         return
-    found = audit.front
     table = pd.DataFrame(asdict(point) for point in found.points).rename(columns={"name": "system"})
     look, names = evidence.looks(*table.system), short_names(list(table.system), 28)
     figure, axes = new_figure(max(4.0, 0.6 + 0.19 * len(table)))
@@ -141,22 +132,18 @@ def front(evidence: Evidence) -> Iterator[Drawing]:
     axes.set_xlabel(f"tax against {plain(found.reference, 18)}, % of range  (← better)")
     axes.set_ylabel(f"{found.reward.replace('_', ' ').replace('win rate.win rate', 'win rate')}  (better →)")
     axes.grid()
-    _steps(axes, found)
-    yield describe("reward_tax_front", figure, table, front=found)
-
-
-def _steps(axes: Axes, front: Front) -> None:
-    """Draw the front as steps, the dominated area in grey, and the reference point of the hypervolume if it is near."""
+    # the front as steps, the dominated area in grey, and the reference point of the hypervolume if it is near
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
-    reward, tax = front.reference_point
+    reward, tax = found.reference_point
     near = left <= tax <= right + (right - left) / 2 and bottom - (top - bottom) / 2 <= reward <= top
     if near:
         right, bottom = max(right, tax + (right - left) * 0.05), min(bottom, reward - (top - bottom) * 0.05)
         axes.plot([tax], [reward], "+", color=INK, markersize=9, zorder=4)
     axes.set(xlim=(left, right), ylim=(bottom, top))
     edge_x, edge_y = (tax, reward) if near else (right, bottom)
-    best = sorted((point for point in front.points if point.on_front), key=lambda point: (point.tax, point.reward))
+    best = sorted((point for point in found.points if point.on_front), key=lambda point: (point.tax, point.reward))
     x = [best[0].tax, *(point.tax for point in best), max(edge_x, best[-1].tax)]
     y = [min(edge_y, best[0].reward), *(point.reward for point in best), best[-1].reward]
     axes.plot(x, y, drawstyle="steps-post", color=FAINT, linewidth=1.2, zorder=2)
     axes.fill_between(x, y, edge_y, step="post", color=SHADE, linewidth=0, zorder=0)
+    yield describe("reward_tax_front", figure, table, front=found, reward=title_of(found.reward))

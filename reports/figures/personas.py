@@ -20,6 +20,7 @@ from matplotlib.textpath import TextPath
 from alignbench.diversity.entropy import FEWEST, SIZE, rarefied_entropy
 from alignbench.runs.read import TaskRun
 from alignbench.stats import estimates
+from alignbench.tasks.personas import DERIVED
 from reports.chart import Panel, histogram_rows, panel_grid, row_panels
 from reports.drawing import WORDS, Drawing, describe, rows_of
 from reports.evidence import Evidence, metric_of, scorer_of
@@ -38,20 +39,11 @@ def _read(task: TaskRun) -> dict[str, list[tuple[str, str]]]:
     """Return (document, value) of each persona with a valid value, for each field."""
     values: dict[str, list[tuple[str, str]]] = {field: [] for field in FIELDS}
     for record in task.records():
-        given = {
-            name: [str(value) for value in record.statistics.get(name) or () if str(value or "").strip()]
-            for name in ("name", "gender", "nationality", "age")
-        }
-        sentiment = record.metrics.get("sentiment")
-        found = {
-            "gender": given["gender"],
-            "age_decade": [f"{int(age) // 10 * 10}s" for age in given["age"]],
-            "nationality": given["nationality"],
-            "first_name": [name.split()[0] for name in given["name"]],
-            "opinion": [] if sentiment is None else [OPINIONS[1 - (sentiment > 0) + (sentiment < 0)]],
-        }
-        for field, own in found.items():
-            values[field] += [(record.id, value) for value in own]
+        for field, (name, derive) in DERIVED.items():
+            given = [str(value) for value in record.statistics.get(name) or () if str(value or "").strip()]
+            values[field] += [(record.id, derive(value)) for value in given]
+        if (sentiment := record.metrics.get("sentiment")) is not None:
+            values["opinion"].append((record.id, OPINIONS[1 - (sentiment > 0) + (sentiment < 0)]))
     return values
 
 
@@ -139,7 +131,9 @@ def clouds(evidence: Evidence) -> Iterator[Drawing]:
         figure, grid = panel_grid(panels, size[1] + 0.4, columns=columns)
         table = pd.concat([panel.table for panel in panels], ignore_index=True)
         labels = table.value.map(lambda value: _label(field, value))  # noqa: B023
-        readable = labels.map(_left_to_right)
+        readable = labels.map(  # from left to right, in letters that the font has
+            lambda word: "□" not in plain(word) and not {"R", "AL"}.intersection(map(unicodedata.bidirectional, word))
+        )
         table["drawn"] = False
         for axes, name in zip(grid, names, strict=True):
             own = table.system == name
@@ -148,10 +142,6 @@ def clouds(evidence: Evidence) -> Iterator[Drawing]:
         hidden = ~table.drawn
         facts |= {"rare": (hidden & readable).sum(), "scripts": (hidden & ~readable).sum()}
         yield describe("persona_clouds", figure, table, name=f"{facts['prefix']}_clouds_{field}", **facts)
-
-
-def _left_to_right(word: str) -> bool:
-    return "□" not in plain(word) and not any(unicodedata.bidirectional(letter) in ("R", "AL") for letter in word)
 
 
 def _cloud(axes: Axes, words: dict[str, int], size: tuple[float, float], colour: str) -> set[str]:
@@ -217,12 +207,5 @@ def sentiment(evidence: Evidence) -> Iterator[Drawing]:
                 bins=("bin_low", "bin_high"), height="share", words=words,
             )  # fmt: skip
             each = table.drop_duplicates("system").rename(columns={"mean": "value"})
-            yield describe(
-                "sentiment",
-                figure,
-                table,
-                name=figure_words["name"],
-                each=each,
-                bins=len(EDGES) - 1,
-                **figure_words["texts"],
-            )
+            facts = {**figure_words["texts"], "each": each, "bins": len(EDGES) - 1}
+            yield describe("sentiment", figure, table, name=figure_words["name"], **facts)

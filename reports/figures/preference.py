@@ -3,7 +3,7 @@
 
 import re
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import combinations, groupby
 from math import nan
@@ -12,7 +12,6 @@ from typing import Any
 import matplotlib
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from alignbench.labels.agreement import Judgements, questions, with_reference
@@ -171,16 +170,6 @@ def agreement(evidence: Evidence) -> Iterator[Drawing]:
     cell = max(0.3, min(0.6, 4.4 / len(order))) if len(order) <= NUMBERED else 4.4 / len(order)  # inches
     figure, axes = new_figure(max(cell * len(order), 0.9) + 1.2)
     axes.set_anchor("W")
-    _matrix(axes, chosen, order, table, cell)
-    if len(order) > NUMBERED:
-        bar = figure.colorbar(axes.images[0], ax=axes, shrink=0.8, aspect=18, pad=0.03)
-        bar.outline.set_visible(False)
-        bar.set_label("rate of agreement")
-    others = [own.question for own in shared if own is not chosen]
-    yield describe("labeler_agreement", figure, table, judgements=chosen, order=order, others=others)
-
-
-def _matrix(axes: Axes, judgements: Judgements, order: Sequence[int], table: pd.DataFrame, cell: float) -> None:
     size = len(order)
     values: NDArray[np.float64] = np.full((size, size), np.nan)
     for (a, b), value in zip(combinations(range(size), 2), table.value, strict=True):
@@ -193,7 +182,7 @@ def _matrix(axes: Axes, judgements: Judgements, order: Sequence[int], table: pd.
             ink = "white" if float(value) > least + 0.6 * (1 - least) else INK
             words = "1" if value > 0.995 else f"{value:.2f}".lstrip("0")
             axes.text(column, row, words, ha="center", va="center", fontsize=SMALL, color=ink)
-    names = [plain(judgements.labelers[i], 20) for i in order] if size <= NAMED else []
+    names = [plain(chosen.labelers[i], 20) for i in order] if size <= NAMED else []
     axes.set_yticks(range(len(names)), names)
     axes.set_xticks(range(len(names)), names, rotation=90)
     if not names:
@@ -201,7 +190,7 @@ def _matrix(axes: Axes, judgements: Judgements, order: Sequence[int], table: pd.
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     start = 0
-    groups = [judgements.groups[i] or "no group" for i in order] if any(judgements.groups[i] for i in order) else []
+    groups = [chosen.groups[i] or "no group" for i in order] if any(chosen.groups[i] for i in order) else []
     for name, members in groupby(groups):
         stop = start + len(list(members))
         if start:
@@ -211,3 +200,9 @@ def _matrix(axes: Axes, judgements: Judgements, order: Sequence[int], table: pd.
         place = ((start + stop - 1) / 2, -0.5 - 0.02 * size)
         axes.text(*place, plain(name, room), ha="center", va="bottom", fontsize=SMALL, color=FAINT)
         start = stop
+    if size > NUMBERED:
+        bar = figure.colorbar(axes.images[0], ax=axes, shrink=0.8, aspect=18, pad=0.03)
+        bar.outline.set_visible(False)
+        bar.set_label("rate of agreement")
+    others = [own.question for own in shared if own is not chosen]
+    yield describe("labeler_agreement", figure, table, judgements=chosen, order=order, others=others)

@@ -34,19 +34,13 @@ def task_panels(table: pd.DataFrame, points: Sequence[Point], references: Mappin
     """Return a panel per task, with its metric below the title. references: task -> the value of its line, and label"""
     metrics = {}
     for point in points:
-        unit = "" if point.metric.unit == "share" else f", {point.metric.unit}"
+        unit = "" if point.metric.unit == "proportion" else f", {point.metric.unit}"
         baseline = point.task.identity.get("baseline")
         metric = plain(point.metric.metric.replace("_", " "), 20) + unit
         metrics[point.task.task] = f"against {plain(str(baseline.get('name')), 16)}" if baseline else metric
-    return [
-        Panel(
-            plain("win rate" if task == "win_rate" else str(task), 20),
-            own,
-            metrics[str(task)],
-            references.get(str(task)),
-        )
-        for task, own in table.groupby("task", sort=False)
-    ]
+    titles = {task: plain("win rate" if task == "win_rate" else task, 20) for task in metrics}
+    parts = ((str(task), own) for task, own in table.groupby("task", sort=False))
+    return [Panel(titles[task], own, metrics[task], references.get(task)) for task, own in parts]
 
 
 def by_system(evidence: Evidence) -> Iterator[Drawing]:
@@ -105,40 +99,35 @@ def penalty_sweeps(evidence: Evidence) -> Iterator[Drawing]:
         for own in [system.training]
         if system.stage in ("ppo", "ppo-ptx") and own.get("gamma") is not None and own.get("beta") is not None
     )  # fmt: skip
-    for varied in WORDS["sweeps"] if points and len(models) else ():
-        yield from _sweep(evidence, points, models, varied)
-
-
-def _sweep(evidence: Evidence, points: Sequence[Point], models: pd.DataFrame, varied: str) -> Iterator[Drawing]:
-    sign, fixed, fixed_sign, what, source = WORDS["sweeps"][varied]
-    alike = [fixed, "parent", "rewards", "episodes"]
-    models = models.groupby(alike).filter(lambda own: own[varied].nunique() > 1)
-    labels = models[[*alike, "start"]].drop_duplicates().sort_values(alike)
-    labels["line"] = [
-        f"{fixed_sign} = {row[fixed]:g}"
-        + f", from {plain(row.start, 18)}" * (labels.parent.nunique() > 1)
-        + f", reward {plain(row.rewards, 18)}" * (labels.rewards.nunique() > 1)
-        + (f", {size_of(row.episodes)} episodes" if row.episodes else ", unknown episodes")
-        for _, row in labels.iterrows()
-    ]
-    table = pd.DataFrame(point.row() for point in points).merge(models.merge(labels)).assign(varied=varied)
-    table = table.groupby("task").filter(lambda own: own.groupby("line")[varied].nunique().max() > 1)
-    if table.empty:
-        return
-    lines = {line: Look(FAINT, "", LINES[number % len(LINES)]) for number, line in enumerate(labels.line)}
-    starts = [point for point in reversed(points) if {point.system.run.weights} == set(labels.parent)]
-    before = {point.task.task: (point.metric.value, "start") for point in starts}
-    values = sorted(set(table[varied]))
-    scale = ("symlog", {"linthresh": min(value for value in values if value > 0), "linscale": 0.5})
-    figure = line_panels(
-        task_panels(table, points, before), lines, x=varied, line="line", label=sign, marks=evidence.looks(),
-        scale=scale, ticks=values, form="{:g}".format,
-    )  # fmt: skip
-    whole = table.drop(columns=["line", "parent", "rewards"]).assign(episodes=table.episodes.replace(0, None))
-    yield describe(
-        "sweep", figure, whole, name=f"sweep_{varied}", what=what, sign=sign, source=source, fixed=fixed_sign,
-        lines=list(lines), drawn=table,
-    )  # fmt: skip
+    for varied, (sign, fixed, fixed_sign, what, source) in WORDS["sweeps"].items() if points and len(models) else ():
+        alike = [fixed, "parent", "rewards", "episodes"]
+        chosen = models.groupby(alike).filter(lambda own: own[varied].nunique() > 1)  # noqa: B023
+        labels = chosen[[*alike, "start"]].drop_duplicates().sort_values(alike)
+        labels["line"] = [
+            f"{fixed_sign} = {row[fixed]:g}"
+            + f", from {plain(row.start, 18)}" * (labels.parent.nunique() > 1)
+            + f", reward {plain(row.rewards, 18)}" * (labels.rewards.nunique() > 1)
+            + (f", {size_of(row.episodes)} episodes" if row.episodes else ", unknown episodes")
+            for _, row in labels.iterrows()
+        ]
+        table = pd.DataFrame(point.row() for point in points).merge(chosen.merge(labels)).assign(varied=varied)
+        table = table.groupby("task").filter(lambda own: own.groupby("line")[varied].nunique().max() > 1)  # noqa: B023
+        if table.empty:
+            continue
+        lines = {line: Look(FAINT, "", LINES[number % len(LINES)]) for number, line in enumerate(labels.line)}
+        starts = [point for point in reversed(points) if {point.system.run.weights} == set(labels.parent)]
+        before = {point.task.task: (point.metric.value, "start") for point in starts}
+        values = sorted(set(table[varied]))
+        scale = ("symlog", {"linthresh": min(value for value in values if value > 0), "linscale": 0.5})
+        figure = line_panels(
+            task_panels(table, points, before), lines, x=varied, line="line", label=sign, marks=evidence.looks(),
+            scale=scale, ticks=values, form="{:g}".format,
+        )  # fmt: skip
+        whole = table.drop(columns=["line", "parent", "rewards"]).assign(episodes=table.episodes.replace(0, None))
+        yield describe(
+            "sweep", figure, whole, name=f"sweep_{varied}", what=what, sign=sign, source=source, fixed=fixed_sign,
+            lines=list(lines), drawn=table,
+        )  # fmt: skip
 
 
 def over_training(evidence: Evidence) -> Iterator[Drawing]:
@@ -201,9 +190,7 @@ def training_curves(evidence: Evidence) -> Iterator[Drawing]:
             for name, run in runs.items()
             for line in run.metrics
         )
-        bad = int(
-            table.reindex(columns=list(columns)).map(lambda value: isinstance(value, str)).sum().sum()
-        )  # "nan" in JSON
+        texts = table.reindex(columns=list(columns)).map(lambda value: isinstance(value, str))  # "nan" in JSON
         values = table.iloc[:, 2:].apply(pd.to_numeric, errors="coerce").replace([np.inf, -np.inf], np.nan)
         table = pd.concat([table.iloc[:, :2], values], axis="columns").dropna(axis="columns", how="all")
         panels = []
@@ -214,10 +201,9 @@ def training_curves(evidence: Evidence) -> Iterator[Drawing]:
                 panels.append(Panel(quantity, own, unit, (0.5, "chance") if column == "accuracy" else None))
         if panels:
             lines = {run: looks[run] for run in runs}
-            figure = line_panels(
-                panels, lines, x=step, line="run", label=step, columns=2, height=2.1, form="{:.0f}".format
-            )
+            size: dict[str, Any] = {"columns": 2, "height": 2.1}
+            figure = line_panels(panels, lines, x=step, line="run", label=step, form="{:.0f}".format, **size)
             yield describe(
                 "training_curves", figure, table, name=figure_name, drawn=pd.concat(panel.table for panel in panels),
-                title=kind["title"], step=step, runs=list(runs), bad=bad, per_epoch=PER_EPOCH,
+                title=kind["title"], step=step, runs=list(runs), bad=int(texts.sum().sum()), per_epoch=PER_EPOCH,
             )  # fmt: skip

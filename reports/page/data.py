@@ -3,25 +3,23 @@ table of the audit."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from alignbench.audit.audit import Audit, Contrast
+from alignbench.audit.audit import Audit, Contrast, Row
 from alignbench.audit.references import find
+from alignbench.audit.render import INTERNAL
 from alignbench.runs.read import TaskRun
 from alignbench.types.result import MetricResult
 from reports.evidence import Evidence, System
 
 IMPLIED = ("folder", "documents", "revisions", "scorers")  # not named if the others distinguish the sets
+
 Folders = list[tuple[System, TaskRun]]
 VERDICTS = ("gain", "loss", "retained", "inconclusive", "–")
-COLUMNS = (
-    "task", "variant", "ability", "group", "family", "metric", "headline", "primary", "unit", "better", "scorer",
-    "reference", "aligned", "delta", "low", "high", "gain", "gain_low", "gain_high", "standard_error", "p", "test",
-    "p_holm", "verdict", "detectable", "tax", "relative_tax", "tax_of_range", "n", "clusters", "left_out", "note",
-)  # fmt: skip
+COLUMNS = [own.name for own in fields(Row) if own.name not in ("tax_error", "span", *INTERNAL)]
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,15 @@ def sets_of(evidence: Evidence, task: str) -> list[TaskSet]:
     """Return all folders of a task in sets. A second folder of a system with equal settings is in a set of its own."""
     groups: dict[tuple[tuple[str, str], ...], Folders] = {}
     for system, own in evidence.all_runs(task):
-        settings, again = _settings(own), 0
+        scorers, again = own.identity.get("scorers") or (), 0
+        settings = (
+            ("version", str(own.result.version)), ("shots", str(own.result.shots)),
+            ("limit", str(own.result.limit or "")), ("seed", str(own.result.seed)),
+            ("against", str((own.identity.get("baseline") or {}).get("name") or "")),
+            ("scorers", ", ".join(sorted(f"{entry['kind']}={entry['name']}" for entry in scorers))),
+            ("revisions", ", ".join(sorted(str(entry["revision"])[:12] for entry in scorers))),
+            ("documents", str(own.identity.get("documents_sha256") or "")),
+        )  # fmt: skip
         while any(system is other for other, _ in groups.get((*settings, ("folder", str(again))), ())):
             again += 1
         groups.setdefault((*settings, ("folder", str(again))), []).append((system, own))
@@ -87,20 +93,6 @@ def sets_of(evidence: Evidence, task: str) -> list[TaskSet]:
         note += f" ({key['documents'][:8]})" if any(note == one.note for one in found) else ""
         found.append(TaskSet(task, place, note, task_link(task, place), _largest(folders), tuple(folders)))
     return found
-
-
-def _settings(own: TaskRun) -> tuple[tuple[str, str], ...]:
-    scorers = own.identity.get("scorers") or ()
-    return (
-        ("version", str(own.result.version)),
-        ("shots", str(own.result.shots)),
-        ("limit", str(own.result.limit or "")),
-        ("seed", str(own.result.seed)),
-        ("against", str((own.identity.get("baseline") or {}).get("name") or "")),
-        ("scorers", ", ".join(sorted(f"{entry['kind']}={entry['name']}" for entry in scorers))),
-        ("revisions", ", ".join(sorted(str(entry["revision"])[:12] for entry in scorers))),
-        ("documents", str(own.identity.get("documents_sha256") or "")),
-    )
 
 
 def _largest(folders: Folders) -> int:

@@ -1,7 +1,7 @@
 // Formats numbers and text.
 
 const NONE = "–";
-const DIGITS = { share: 3, bits: 3, nats: 3, r: 3, points: 2, tokens: 1, words: 1, characters: 1, number: 3 };
+const DIGITS = { proportion: 3, bits: 3, nats: 3, r: 3, points: 2, tokens: 1, words: 1, characters: 1, number: 3 };
 const BETTER = { higher: "↑", lower: "↓", "0.5": "→ 0.5", "0": "→ 0", [NONE]: "" };
 const BETTER_WORDS = { higher: "higher is better", lower: "lower is better", "0.5": "0.5 is best", "0": "0 is best", [NONE]: "no direction is better" };
 const MARKS = { gain: "▲", loss: "▼", retained: "●", inconclusive: "○", [NONE]: "·" };

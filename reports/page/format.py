@@ -7,6 +7,7 @@ import math
 import re
 from typing import Any
 
+from alignbench import console
 from alignbench.audit.abilities import DIGITS
 
 SIGNIFICANT = 6  # digits of a number in the page; run folders have all
@@ -49,10 +50,7 @@ def value(x: float | None, unit: str, sign: bool = False) -> str:
     """Return a value with the digits of its unit; "–" for none."""
     if x is None or not math.isfinite(x):
         return "–"
-    text = f"{abs(x):.{DIGITS.get(unit, 3)}f}"
-    if x < 0 and float(text):  # no minus before a zero
-        return f"\N{MINUS SIGN}{text}"
-    return f"+{text}" if sign else text
+    return console.number(x, f"{'+' * sign}.{DIGITS.get(unit, 3)}f")
 
 
 def interval(own: Any, unit: str, sign: bool = False) -> str:

@@ -3,16 +3,13 @@
 import base64
 import hashlib
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from alignbench.audit.references import find
-from alignbench.runs.read import Run, TaskRun
 from reports.drawing import SYNTHETIC, Drawing, save
 from reports.evidence import Evidence, metric_of
 from reports.page.data import audit_data, findings, sets_by_folder, sets_of, win_rates
@@ -36,7 +33,7 @@ def write_page(
     found = {task: find(task) for task in evidence.tasks}  # None: this version of alignbench does not know it
     titles = {task: own.title if own else task for task, own in found.items()}
     if evidence.synthetic:  # a title may name the size of the real data set
-        titles = {task: f"{SIZE.sub('', title)} ({SYNTHETIC})" for task, title in titles.items()}
+        titles = {task: f"{SIZE.sub('', title)}, {SYNTHETIC}" for task, title in titles.items()}
     groups = {task: own.group or own.ability if own else "" for task, own in found.items()}
     data = {f"task-{task}-{one.number}": pack(block_of(one)) for task, own in sets.items() for one in own}
     systems = (*evidence.systems, *evidence.intermediate)
@@ -55,8 +52,6 @@ def write_page(
                      for task, own in sets.items()}}
         | {"anchors": {system.name: f"run-{number}" for number, system in enumerate(evidence.systems)}}
     )  # fmt: skip
-    files_of = {own.name: str(own.run.description["model"].get("outputs") or own.name) for own in systems}
-    commands = {own.path: command(system.run, own, files_of) for system in systems for own in system.tasks}
     style, script = _asset("page.css"), "\n".join(_asset(name) for name in SCRIPTS)
     script = f'"use strict";\n(() => {{\n{script}\n}})();\n'
     # everything but Markup is escaped, and control characters are made visible
@@ -72,7 +67,7 @@ def write_page(
     environment.globals |= {"titles": titles, "groups": groups, "metric_of": metric_of}
     text = environment.get_template("template.html").render(
         title=title, style=Markup(style), script=Markup(script), evidence=evidence, systems=systems, figures=figures,
-        left_out=left_out, samples=sets_by_folder(sets), commands=commands, win_rates=win_rates(sets),
+        left_out=left_out, samples=sets_by_folder(sets), win_rates=win_rates(sets),
         tasks=sorted(sets.items(), key=lambda named: (groups[named[0]], named[0])),
         verdicts=findings(evidence.audit, sets) if evidence.audit else [],
         data={name: Markup(block) for name, block in data.items()},
@@ -81,43 +76,6 @@ def write_page(
     file = out / "index.html"
     file.write_text(text, encoding="utf-8", newline="\n")
     return file
-
-
-def command(run: Run, own: TaskRun, files: Mapping[str, str]) -> str:
-    """Return the command, quoted for a POSIX shell.
-
-    files: system -> the file of its outputs, for such baselines. Models and files have their names instead of paths,
-    which run folders do not contain.
-    """
-    model, result, engine = run.description["model"], own.result, run.description.get("engine") or {}
-    baseline = (own.identity.get("baseline") or {}).get("name")
-    prompts = [str(part["source"]) for part in own.identity.get("data") or () if not part["card"]]
-    task, shots = find(own.task), {"--shots": result.shots}
-    documents: dict[str, Any] = {**(shots if task is not None and task.takes_shots else {}), "--limit": result.limit}
-    documents |= {"--seed": result.seed, "--prompts": next(iter(prompts), None)}
-    if "outputs" in model:
-        read = run.description.get("read") or {}
-        words = ["score", model["outputs"]]
-        options: dict[str, Any] = {"--name": model["name"]}
-        if own.task != "outputs":
-            options |= {"--task": own.task, **documents}
-        options["--baseline"] = files.get(baseline, baseline) if baseline else None
-        mapped = [f"{theirs}={ours}" for theirs, ours in (read.get("columns") or {}).items()]
-        last = [word for pair in mapped for word in ("--map", pair)] + ["--in-order"] * bool(read.get("in_order"))
-    else:
-        name = f"{model['name']}@{model['revision']}" if model.get("revision") else model["name"]
-        kind = engine.get("kind")
-        words = ["evaluate", f"{model['url']}#{model['name']}" if kind == "endpoint" else name]
-        options = {"--tasks": own.task, **documents, "--template": result.template, "--baseline": baseline}
-        options["--engine"] = None if kind in ("local", "endpoint") else kind
-        chosen = {key: engine.get(key) for key in ("dtype", "device", "token_budget") if engine.get(key) != "auto"}
-        options |= {f"--{key.replace('_', '-')}": setting for key, setting in chosen.items()}
-        last = ["--trust-remote-code"] * bool(model.get("custom_code"))
-    for option, given in options.items():
-        words += [option, given] if given not in (None, "") else []
-    scorers = own.identity.get("scorers") or ()
-    words += [*last, *(word for entry in scorers for word in ("--scorer", f"{entry['kind']}={entry['name']}"))]
-    return shlex.join(map(str, ["alignbench", *words]))
 
 
 def _asset(name: str) -> str:
