@@ -112,7 +112,7 @@ def test_25_samples_are_drawn_from_the_models_own_distribution(engines):
     assert entropy > 1
 
 
-def test_an_adapter_is_applied_or_merged(tmp_path, monkeypatch):
+def test_an_adapter_is_applied_as_lora(tmp_path, monkeypatch):
     pytest.importorskip("peft", reason="the extra `adapters` is not installed")
     from test_adapters import save_adapter
 

@@ -163,6 +163,41 @@ def test_scores_are_those_of_the_local_engine(engine, folder):
     assert {(p.prompt_logprobs, p.max_tokens, p.logprobs) for p in params} == {(0, 1, None)}, "of the prompt's tokens"
 
 
+def test_the_second_model_runner_scores_the_continuation_alone_after_a_cached_context(engine, folder, monkeypatch):
+    expected = dict(engine.loglikelihood(REQUESTS))
+    monkeypatch.setattr(LLM, "second", True)
+    engine = load_vllm(find_checkpoint(str(folder)), dtype="float32")
+    first, again = (dict(engine.loglikelihood(REQUESTS)) for _ in range(2))
+    for index, answer in expected.items():
+        for found in (first[index], again[index]):
+            assert (found.tokens, found.unscored) == (answer.tokens, answer.unscored)
+            assert found.logprob == pytest.approx(answer.logprob, abs=1e-4, nan_ok=True)
+    (_, params), *_ = engine.llm.calls
+    assert {(own.prompt_logprobs, own.skip_reading_prefix_cache) for own in params} == {(None, False)}
+    (_, repeated) = engine.llm.calls[-1]  # the cache held more than their contexts
+    assert {own.prompt_logprobs for own in repeated} == {0}
+
+
+def test_memory_and_gpus_reach_vllm(folder):
+    checkpoint = find_checkpoint(str(folder))
+    engine = load_vllm(checkpoint, dtype="float32", gpus=8, max_model_len=32, gpu_memory_utilization=0.5)
+    assert engine.window == 32
+    expected = {"tensor_parallel_size": 4, "pipeline_parallel_size": 2, "gpu_memory_utilization": 0.5}
+    assert expected.items() <= engine.llm.settings.items(), "four attention heads"
+
+
+def test_an_adapter_is_applied_by_vllm(folder, tmp_path):
+    pytest.importorskip("peft", reason="the extra `adapters` is not installed")
+    from test_adapters import save_adapter
+
+    checkpoint = find_checkpoint(str(save_adapter(folder, tmp_path / "tuned", r=9)))
+    engine, local = load_vllm(checkpoint, dtype="float32"), load_engine(checkpoint, dtype="float32", device="cpu")
+    assert {"model": str(folder), "max_lora_rank": 16}.items() <= engine.llm.settings.items()
+    theirs, ours = dict(engine.loglikelihood(REQUESTS)), dict(local.loglikelihood(REQUESTS))
+    for index, expected in ours.items():
+        assert theirs[index].logprob == pytest.approx(expected.logprob, abs=1e-4, nan_ok=True)
+
+
 def test_a_prompt_that_is_refused_or_has_no_finite_log_probability_affects_no_other(engine, monkeypatch):
     bad = engine.encoder.pairs([REQUESTS[1]])[0].tokens.tolist()
     expected = dict(engine.loglikelihood(REQUESTS))
@@ -227,7 +262,9 @@ def test_a_chat_is_in_the_tokenizers_template_and_prompts_are_sent_in_chunks(eng
     (((prompt, _), params),) = engine.llm.calls  # what a killed run would lose
     expected = engine.encoder.tokenizer("[user] The doctor\n[model]", add_special_tokens=False)["input_ids"]
     assert prompt["prompt_token_ids"] == expected
-    assert {tuple(own.stop_token_ids) for own in params} == {(engine.encoder.tokenizer.pad_token_id,)}, "ends a turn"
+    tokenizer = engine.encoder.tokenizer
+    ends = (tokenizer.eos_token_id, tokenizer.pad_token_id)
+    assert {tuple(own.stop_token_ids) for own in params} == {ends}, "of a text, and of a turn in this template"
     assert sorted(index for index, _ in answers) == [1, 2]
     assert {"tokens_generated": 6, "tokens_cached": 9}.items() <= engine.work().items()
 
