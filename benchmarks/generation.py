@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import fmean, variance
 from typing import Any
 
-from generation_cases import CASES, Work, write_case
+from generation_sides import CASES, Work, write_case
 from harness import (
     Report,
     compare_sides,

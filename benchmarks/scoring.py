@@ -13,7 +13,7 @@ from statistics import fmean
 from typing import Any
 
 from harness import Report, compare_sides, find_lm_eval, lm_eval_arguments, medians, print_table, run_cases, run_side
-from scoring_cases import CASES, CONTINUOUS, LM_EVAL_METRICS, Document, document_metrics, mean_metrics, write_case
+from scoring_sides import CASES, CONTINUOUS, LM_EVAL_METRICS, Document, document_metrics, mean_metrics, write_case
 
 # Largest difference of a choice's log-probability in fp32: relative, and in nats
 RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE = 5e-5, 1e-3

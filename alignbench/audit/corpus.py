@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignbench.audit.comparable import Match
-from alignbench.audit.paired import Array, Change, by_bootstrap, by_jackknife, change, without_interval
+from alignbench.audit.paired import Array, Change, by_bootstrap, by_jackknife, change, clusters_of, without_interval
 from alignbench.audit.references import embedder_of, find
 from alignbench.runs.read import TaskRun
 from alignbench.runs.summary import with_vectors
 from alignbench.stats import bootstrap, jackknife
-from alignbench.stats.estimates import Estimate, cluster_numbers
+from alignbench.stats.estimates import Estimate
 from alignbench.stats.significance import few_changed
 from alignbench.types.record import Record
 from alignbench.types.task import CorpusMetrics, Task
@@ -81,7 +81,7 @@ def compare_corpus(
     left_out = len({**before, **after}) - len(common)
     if not common:
         return {}, left_out
-    cluster = cluster_numbers([before[i].cluster for i in common], len(common))
+    cluster = clusters_of([before[i] for i in common])
     few = few_changed([float(corpus.outcome(before[i]) != corpus.outcome(after[i])) for i in common], cluster)
     size = len(common), int(cluster.max()) + 1
     infer = by_jackknife(*size) if corpus.resampling == "jackknife" else by_bootstrap(*size)
@@ -119,7 +119,8 @@ def sample(corpus: CorpusMetrics, records: Sequence[Record], cluster: NDArray[np
     if corpus.resampling == "jackknife":
         possible = clusters >= jackknife.GROUPS and n <= jackknife.MOST
         return Sample(whole, jackknife.replicates(values, cluster) if possible else {})
-    blocks = (drawn[:, cluster] for drawn in bootstrap.weights(clusters, RESAMPLES, seed))
+    drawn = bootstrap.weights(clusters, RESAMPLES, seed)
+    blocks = drawn if clusters == n else (counts[:, cluster] for counts in drawn)
     if corpus.resample is not None:
         parts = list(map(corpus.resample(records), blocks))
         return Sample(whole, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]})

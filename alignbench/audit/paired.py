@@ -130,11 +130,17 @@ def pair(
         return None
     common = [name for name in concerned if before.get(name) is not None and after.get(name) is not None]
     levels = [reference[name].chance.get(metric, chance) for name in common]
-    cluster = cluster_numbers([reference[name].cluster for name in common], len(common))
+    cluster = clusters_of([reference[name] for name in common])
     reference_values, aligned_values = (np.array([own[name] for name in common], float) for own in (before, after))
     known = float(np.mean(levels)) if levels and None not in levels else None  # type: ignore[arg-type]
     clusters, left_out = int(cluster.max(initial=-1)) + 1, len(concerned) - len(common)
     return Pairs(reference_values, aligned_values, cluster, clusters, known, left_out)
+
+
+def clusters_of(records: Sequence[Record]) -> NDArray[np.int64]:
+    """(n,) the group of each record, numbered from 0."""
+    grouped = any(record.group is not None for record in records)
+    return cluster_numbers([record.cluster for record in records] if grouped else None, len(records))
 
 
 def resample(
@@ -203,7 +209,7 @@ def _tested(
     values: (n,) whose mean has the statistic's standard error; means, errors: (resamples,) of the statistic
     value: of the statistic, if it is not that mean
     """
-    plain = estimates.mean(values, pairs.cluster.tolist(), bounds)
+    plain = estimates.mean(values, pairs.cluster, bounds)
     if value is not None and plain.value is not None:
         plain = plain.moved(value - plain.value, bounds)
     assert plain.value is not None

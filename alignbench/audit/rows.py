@@ -103,7 +103,7 @@ def _row(own: Subject, changed: Change) -> Row:
     chance, reference_error, gain = result.chance, result.standard_error, changed.gain or estimates.Estimate()
     if own.pairs is not None:
         chance = own.pairs.chance
-        reference_error = estimates.mean(own.pairs.reference, own.pairs.cluster.tolist()).standard_error
+        reference_error = estimates.mean(own.pairs.reference, own.pairs.cluster).standard_error
     if chance is None and result.better == "higher" and bounds is not None and bounds[0] == 0:
         chance = 0.0  # a score that starts at 0, such as F1 or BLEU
     identity = own.match.reference.identity  # in a family fewer shots, all documents and the chat template come first

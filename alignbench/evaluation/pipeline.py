@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from alignbench.errors import AlignbenchError
-from alignbench.evaluation.scoring import WINDOW, ScorerQueue, chunk_size
+from alignbench.evaluation.scoring import OUTPUTS_PER_CHUNK, WINDOW, ScorerQueue, chunk_size
 from alignbench.evaluation.sources import Source
 from alignbench.progress import Progress
 from alignbench.provenance import environment, versions
@@ -47,7 +47,7 @@ class Job:
             "data": [asdict(provenance) for provenance in self.data.provenance],
             "prefix": self.data.prefix,
             "n": len(self.data.documents),
-            "documents_sha256": digest({"documents": [asdict(d) for d in self.data.documents]}),
+            "documents_sha256": digest({"documents": list(map(vars, self.data.documents))}),
             "template": "chat" if chat else "none",
         }
         if chat and template_kwargs:
@@ -115,7 +115,9 @@ def run_task(
     )
     progress.start(label, len(mine), state.complete)
     missing = {document.id for document in mine if document.id not in state.done and document.id not in state.records}
-    with ScorerQueue(task, mine, scorers, folder, progress) as queue:
+    # what is computed without scorers is complete, and written at once
+    at_once = 1 if source.computes else OUTPUTS_PER_CHUNK
+    with ScorerQueue(task, mine, scorers, folder, progress, at_once) as queue:
         for read in state.records.values():
             queue.put(read())
         for record in source.records(task, mine, missing):
@@ -123,7 +125,7 @@ def run_task(
                 folder.append(record)
                 progress.advance()
                 continue
-            if source.computes and scorers:  # without scorers the complete record is written at once
+            if source.computes and scorers:
                 folder.append(record)
             queue.put(record)
     shard.wait_for_everyone()

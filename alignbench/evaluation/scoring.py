@@ -69,7 +69,7 @@ def scored_record(task: Task, record: Record, scores: Scores) -> Record:
     A metric that does not apply to the document is missing; one that could not be computed is None, and `unscored`
     gives the reason.
     """
-    generation = task.generation
+    generation, document = task.generation, record.document
     assert generation is not None
     numbers = {kind: found for kind, found in scores.items() if not isinstance(found, str)}
     failed = {kind: found for kind, found in scores.items() if isinstance(found, str)}
@@ -82,10 +82,10 @@ def scored_record(task: Task, record: Record, scores: Scores) -> Record:
     if reasons:
         # any text shows which metrics apply to the document; their values are unknown
         texts = [replace(output, text=PLACEHOLDER, unscored=None) for output in outputs]
-        metrics = dict.fromkeys(generation.score(record.document, texts), math.nan)
+        metrics = dict.fromkeys(generation.score(document, texts), math.nan)
         metrics |= {m.name: math.nan for m in task.metrics if m.scorer and set(m.kinds) <= set(scores)}
     else:
-        metrics = generation.score(record.document, outputs)
+        metrics = generation.score(document, outputs)
         # a task cannot distinguish an optional scorer that failed from one that was not requested
         missing = set(failed) & set(generation.optional_scorers)
         metrics |= {metric.name: math.nan for metric in task.metrics if missing.intersection(metric.kinds)}
@@ -93,7 +93,7 @@ def scored_record(task: Task, record: Record, scores: Scores) -> Record:
         reasons += [f"{name} is {value}" for name, value in metrics.items() if not math.isfinite(value)]
         metrics |= _metrics_of_other_scorers(task, outputs)
         if generation.statistics is not None:
-            statistics = generation.statistics(record.document, outputs)
+            statistics = generation.statistics(document, outputs)
     return replace(
         record,
         outputs=outputs,
@@ -129,7 +129,9 @@ class ScorerQueue:
         scorers: Sequence[Scorer],
         folder: TaskFolder,
         progress: Progress,
+        at_once: int = 1,
     ) -> None:
+        """at_once: without scorers, so many records are written together"""
         self.task, self.scorers, self.folder, self.progress = task, scorers, folder, progress
         size = chunk_size(task)
         self._chunk = {document.id: number // size for number, document in enumerate(documents)}
@@ -139,12 +141,15 @@ class ScorerQueue:
         self._waiting: dict[int, dict[str, Record]] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="scorers")
         self._running: list[Future[list[Record]]] = []
+        self._at_once, self._complete = at_once, list[Record]()
 
     def put(self, record: Record) -> None:
         """Add a record. One that is pending will be scored and written; a complete one only completes its chunk."""
         if not self.scorers:
             if record.pending:
-                self._write([scored_record(self.task, record, {})])
+                self._complete.append(scored_record(self.task, record, {}))
+            if len(self._complete) >= self._at_once:
+                self._flush()
             return
         chunk = self._chunk[record.id]
         waiting = self._waiting.setdefault(chunk, {})
@@ -166,12 +171,18 @@ class ScorerQueue:
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         try:
+            self._flush()
             self.collect(wait=kind is None)
         except BaseException:
             self.collect(wait=False)
             raise
         finally:
             self._thread.shutdown(wait=True, cancel_futures=True)
+
+    def _flush(self) -> None:
+        if self._complete:
+            self._write(self._complete)
+        self._complete = []
 
     def _write(self, records: list[Record]) -> None:
         self.folder.append(*records)

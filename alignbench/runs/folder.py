@@ -25,7 +25,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from filelock import FileLock, Timeout
 
@@ -138,8 +138,12 @@ class RecordOffset:
 
     def read(self, read: Callable[[Mapping[str, Any]], Record] = Record.from_json) -> Record:
         with self.file.open("rb") as stream:
-            stream.seek(self.start)
-            return read(parse.parse_line(stream.read(self.stop - self.start)))
+            return read(parse.parse_line(self.bytes(stream)))
+
+    def bytes(self, stream: BinaryIO) -> bytes:
+        """The line of the record. stream: of `file`"""
+        stream.seek(self.start)
+        return stream.read(self.stop - self.start)
 
 
 class TaskFolder:
@@ -167,8 +171,10 @@ class TaskFolder:
 
     def records(self, read: Callable[[Mapping[str, Any]], Record] = Record.from_json) -> Iterator[Record]:
         """One record of each document that has one. An incomplete last line of a killed process is cut off."""
-        for offset in self.offsets().values():
-            yield offset.read(read)
+        offsets = self.offsets()
+        with self._open() as sources:
+            for offset in offsets.values():
+                yield read(parse.parse_line(offset.bytes(sources[offset.file])))
 
     def append(self, *records: Record) -> None:
         _append(self._own, [record.to_json() for record in records])
@@ -185,13 +191,9 @@ class TaskFolder:
         if partial := self._partial():
             offsets = self.offsets()
             temporary = self._final.with_suffix(".tmp")
-            with _writing(self._final), ExitStack() as stack:
-                sources = {file: stack.enter_context(file.open("rb")) for file in self._files()}
-                target = stack.enter_context(temporary.open("wb"))
+            with _writing(self._final), self._open() as sources, temporary.open("wb") as target:
                 for identifier in sorted(offsets, key=order.__getitem__):
-                    offset = offsets[identifier]
-                    sources[offset.file].seek(offset.start)
-                    target.write(sources[offset.file].read(offset.stop - offset.start))
+                    target.write(offsets[identifier].bytes(sources[offsets[identifier].file]))
             with _writing(self._final):
                 os.replace(temporary, self._final)
                 for file in partial:
@@ -206,6 +208,11 @@ class TaskFolder:
     def _files(self) -> list[Path]:
         # both exist if a process was killed between creating the one and removing the other
         return [file for file in (self._final,) if file.is_file()] + self._partial()
+
+    @contextmanager
+    def _open(self) -> Iterator[dict[Path, BinaryIO]]:
+        with ExitStack() as stack:
+            yield {file: stack.enter_context(file.open("rb")) for file in self._files()}
 
     def offsets(self) -> dict[str, RecordOffset]:
         """Position of each document's record. A complete record precedes a pending one, a later one an earlier one."""

@@ -11,11 +11,12 @@ from importlib.metadata import version
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from alignbench.stats.bootstrap import MOST, cluster_sums
 from alignbench.stats.estimates import CONFIDENCE, Estimate
 
-Statistics = Sequence[Sequence[float]]  # the counts of each sentence
+Statistics = Sequence[Sequence[float]] | NDArray[np.float64]  # the counts of each sentence
 _BLOCK = 100  # resamples at once: the weights of 10,000 documents take less than 10 MB
 
 
@@ -36,10 +37,8 @@ BLEU_SIGNATURE, CHRF_SIGNATURE = bleu_signature(), chrf_signature()
 def bleu_statistics(hypothesis: str, references: Sequence[str]) -> list[float]:
     """A sentence's ten counts: n-grams in a reference (n = 1..4), n-grams (n = 1..4), words, and the words of the
     reference nearest in length."""
-    # effective_order affects the sentence's own score only; without it and force there is a warning per sentence
-    metric = _metric("BLEU", effective_order=True, force=True)
-    score = metric.sentence_score(_composed(hypothesis), list(map(_composed, references)))
-    return [float(count) for count in (*score.counts, *score.totals, score.sys_len, score.ref_len)]
+    words, nearest, *grams = _counts(_metric("BLEU", force=True), hypothesis, references)  # force: without warnings
+    return [*grams, words, nearest]
 
 
 def is_short(statistics: Statistics) -> bool:
@@ -61,11 +60,7 @@ def corpus_bleu(statistics: Statistics, short: bool = False) -> float:
 def chrf_statistics(hypothesis: str, references: Sequence[str]) -> list[float]:
     """A sentence's eighteen counts: for n = 1..6 its character n-grams, the reference's, and the common ones; for the
     reference with the best score."""
-    # sacrebleu's bootstrap uses this method; there is no public one
-    counts = _metric("CHRF")._extract_corpus_statistics(
-        [_composed(hypothesis)], [[_composed(reference)] for reference in references]
-    )
-    return [float(count) for count in counts[0]]
+    return _counts(_metric("CHRF"), hypothesis, references)
 
 
 def corpus_chrf(statistics: Statistics) -> float:
@@ -105,6 +100,12 @@ def corpus_interval(
         scores += [corpus_function([row]) for row in (drawn @ counts).tolist()]
     low, high = np.quantile(scores, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return Estimate(value, float(np.std(scores, ddof=1)), float(low), float(high), n, n)
+
+
+def _counts(metric: Any, hypothesis: str, references: Sequence[str]) -> list[float]:
+    # sacrebleu's bootstrap uses this method; there is no public one
+    (counts,) = metric._extract_corpus_statistics([_composed(hypothesis)], [[_composed(own)] for own in references])
+    return [float(count) for count in counts]
 
 
 def _composed(text: str) -> str:

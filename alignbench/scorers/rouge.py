@@ -26,7 +26,13 @@ OTHER_WORD = regex.compile(rf"[{_UNSPACED}]|[\p{{L}}--\p{{Latin}}--[{_UNSPACED}]
 
 def rouge_l(prediction: str, reference: str) -> float:
     """ROUGE-L alone, as in `rouge`."""
-    return _score(prediction, reference, stemmer=True, kinds=("rougeL",))["rougeL"]
+    from rapidfuzz.distance import LCSseq
+    from rouge_score.scoring import fmeasure
+
+    prediction, reference, tokenizer = _prepared(prediction, reference, stemmer=True)
+    words, right = tokenizer.tokenize(prediction), tokenizer.tokenize(reference)
+    common = LCSseq.similarity(words, right)
+    return float(fmeasure(common / len(words), common / len(right))) if common else 0.0
 
 
 def rouge(prediction: str, reference: str) -> dict[str, float]:
@@ -40,10 +46,19 @@ def truthfulqa_rouge(prediction: str, reference: str) -> dict[str, float]:
     return _score(prediction.replace(" . ", " .\n"), reference.replace(" . ", " .\n"), stemmer=False)
 
 
-def _score(prediction: str, reference: str, *, stemmer: bool, kinds: tuple[str, ...] = KINDS) -> dict[str, float]:
+def _score(prediction: str, reference: str, *, stemmer: bool) -> dict[str, float]:
+    from rouge_score.rouge_scorer import RougeScorer
+
+    prediction, reference, tokenizer = _prepared(prediction, reference, stemmer)
+    scores = RougeScorer(KINDS, tokenizer=tokenizer).score(reference, prediction)
+    return {name: float(score.fmeasure) for name, score in scores.items()}
+
+
+def _prepared(prediction: str, reference: str, stemmer: bool) -> tuple[str, str, Any]:
+    """The texts in NFC, and a tokenizer that suits their script."""
     prediction, reference = (unicodedata.normalize("NFC", text) for text in (prediction, reference))
-    scorer = _scorer(stemmer, any(map(_is_other_script, (prediction, reference))), kinds)
-    return {name: float(score.fmeasure) for name, score in scorer.score(reference, prediction).items()}
+    other = _is_other_script(prediction) or _is_other_script(reference)
+    return prediction, reference, AnyScript() if other else _latin(stemmer)
 
 
 class Latin:
@@ -73,7 +88,5 @@ def _is_other_script(text: str) -> bool:
 
 
 @cache
-def _scorer(stemmer: bool, other_script: bool, kinds: tuple[str, ...]) -> Any:
-    from rouge_score.rouge_scorer import RougeScorer
-
-    return RougeScorer(list(kinds), use_stemmer=stemmer, tokenizer=AnyScript() if other_script else Latin(stemmer))
+def _latin(stemmer: bool) -> Latin:
+    return Latin(stemmer)

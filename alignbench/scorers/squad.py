@@ -6,6 +6,7 @@ import string
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 
 ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 # ASCII only, as in the official script: “ ” and – are kept
@@ -18,6 +19,7 @@ def normalise(text: str) -> str:
     return " ".join(ARTICLES.sub(" ", lowered.translate(NO_PUNCTUATION)).split())
 
 
+@lru_cache(256)
 def comparable(text: str) -> str:
     """The text after normalisation. Where that leaves nothing, articles are kept ("A."), or punctuation too ("+")."""
     lowered = unicodedata.normalize("NFC", text).lower()

@@ -28,12 +28,13 @@ RESAMPLES = 10_000
 Array = NDArray[np.float64]
 MOST = 10_000  # groups; of more, blocks of groups drawn at random are resampled: the same means in less time
 BLOCK = 2**17  # draws at once: they and their counts fit into the processor's cache
+LEAST = 8  # resamples at once: one at a time, their products wait for memory
 
 
 def weights(n: int, resamples: int = RESAMPLES, seed: int = 0) -> Iterator[Array]:
     """Blocks of rows, (rows, n): how often each of n groups was drawn. All blocks together have `resamples` rows."""
     random = np.random.default_rng([seed, n])
-    rows = max(1, BLOCK // n)
+    rows = max(LEAST, BLOCK // n)
     for start in range(0, resamples, rows):
         count = min(rows, resamples - start)
         drawn = random.integers(0, n, (count, n))  # numpy draws shorter integers more slowly
@@ -61,16 +62,17 @@ def studentised(sums: Array, sizes: Array, *, seed: int = 0, resamples: int = RE
         block = np.random.default_rng([seed, len(sums)]).permutation(len(sums)) % MOST
         sums, sizes = cluster_sums(sums, block)[0], np.bincount(block, sizes).astype(np.float64)
     count, columns = sums.shape
+    others = count - 1 or np.nan  # one group has no standard error
     if (sizes == sizes[0]).all():  # fewer columns: no ratio
         drawn = resampled_sums(np.column_stack([sums, sums**2]), seed=seed, resamples=resamples)
         first, second = drawn[:, :columns] / count, drawn[:, columns:] / count
-        return first / sizes[0], np.sqrt(np.maximum(second - first**2, 0.0) / (count - 1)) / sizes[0]
+        return first / sizes[0], np.sqrt(np.maximum(second - first**2, 0.0) / others) / sizes[0]
     table = np.column_stack([sums, sums**2, sums * sizes[:, None], sizes, sizes**2])
     drawn = resampled_sums(table, seed=seed, resamples=resamples)
     first, second, cross, size, square = np.split(drawn, [columns, 2 * columns, 3 * columns, 3 * columns + 1], axis=1)
     means = first / size
     variance = np.maximum(second - 2 * means * cross + means**2 * square, 0.0)
-    return means, np.sqrt(variance * count / (count - 1)) / size
+    return means, np.sqrt(variance * count / others) / size
 
 
 def resampled_sums(sums: Array, *, seed: int = 0, resamples: int = RESAMPLES) -> Array:

@@ -18,7 +18,8 @@ STUDENTISED = 10  # with fewer clusters, their skewness is not known
 EQUAL = 1e-12  # values that differ by less, relative to the largest, are equal
 Array = NDArray[np.float64]
 Bounds = tuple[float | None, float | None]
-Groups = Sequence[Hashable] | None  # the cluster of each value; None: each value is its own
+# the cluster of each value, an array if they are numbered from 0; None: each value is its own
+Groups = Sequence[Hashable] | NDArray[np.int64] | None
 
 
 @dataclass(frozen=True)
@@ -153,5 +154,7 @@ def cluster_numbers(groups: Groups, n: int) -> NDArray[np.int64]:
     """(n,) cluster of each value, numbered from 0 in order of first appearance."""
     if groups is None:
         return np.arange(n)
+    if isinstance(groups, np.ndarray) and groups.dtype.kind == "i":
+        return groups
     numbers: dict[Hashable, int] = {}
     return np.array([numbers.setdefault(group, len(numbers)) for group in groups], np.int64)

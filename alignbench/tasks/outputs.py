@@ -4,11 +4,13 @@ A metric applies to a document that has what it needs: references for exact matc
 entailment scorers.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 
 import numpy as np
+from numpy.typing import NDArray
 
 from alignbench.scorers import bleu, squad
 from alignbench.scorers.rouge import rouge_l
@@ -40,6 +42,8 @@ def statistics(document: Document, outputs: Sequence[Output]) -> dict[str, list[
     if not document.references or not outputs:
         return {}
     each = [ngram_counts(output.text, document.references) for output in outputs]
+    if len(each) == 1:
+        return each[0]
     together = {column: np.sum([counts[column] for counts in each], axis=0).tolist() for column in each[0]}
     return together | {"references_counted": each[0]["references_counted"]}
 
@@ -75,7 +79,7 @@ def corpus_scores(records: Sequence[Record], intervals: bool = True) -> Estimate
     references = int(numbers.pop()) if len(numbers) == 1 else "var"
     found: Estimates = []
     for column, metric in _METRICS.items():
-        counts = [own[column] for own in counted]
+        counts = _table(counted, column)
         score, signature = _score_and_signature(column, counts)
         estimate = bleu.corpus_interval(counts, score, resamples=1000 if intervals else 0)
         found.append((replace(metric, signature=signature(references)), estimate))
@@ -85,12 +89,18 @@ def corpus_scores(records: Sequence[Record], intervals: bool = True) -> Estimate
 def resampled_scores(records: Sequence[Record]) -> Resampled:
     """BLEU and chrF of each resample, (resamples,), given how often each document was drawn, (resamples, n)."""
     known = [column for column in _METRICS if all(column in record.statistics for record in records)]
-    counts = {column: np.array([record.statistics[column] for record in records], np.float64) for column in known}
-    scores = {column: _score_and_signature(column, counts[column].tolist())[0] for column in known}
+    counts = {column: _table([record.statistics for record in records], column) for column in known}
+    scores = {column: _score_and_signature(column, counts[column])[0] for column in known}
     return lambda weights: {
         _METRICS[column].name: np.array([scores[column]([row]) for row in (weights @ counts[column]).tolist()])
         for column in known
     }
+
+
+def _table(counted: Sequence[Mapping[str, Sequence[float]]], column: str) -> NDArray[np.float64]:
+    """The counts of all documents, (n, counts)."""
+    numbers = np.fromiter(chain.from_iterable(own[column] for own in counted), np.float64)
+    return numbers.reshape(len(counted), -1)
 
 
 CORPUS_SCORES = CorpusMetrics(corpus_scores, resample=resampled_scores)

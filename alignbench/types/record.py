@@ -184,13 +184,13 @@ class Record(Document):
 
         keep_texts: keep the texts of the outputs, for corpus metrics that read them
         """
-        fields = {name: content[name] for name in SLIM if name in content}
         outputs = content.get("outputs", ()) if keep_texts or content.get("unscored") is not None else ()
-        fields["outputs"] = [
-            {"text": own["text"] if keep_texts else "", "unscored": own.get("unscored")} for own in outputs
-        ]
-        fields["statistics"] = {name: _compact(values) for name, values in content.get("statistics", {}).items()}
-        return cls.from_json({"prompt": "", **fields})
+        return cls(
+            prompt="",
+            outputs=tuple(Output(own["text"] if keep_texts else "", unscored=own.get("unscored")) for own in outputs),
+            statistics={name: _compact(values) for name, values in content.get("statistics", {}).items()},
+            **{name: content[name] for name in SLIM if name in content},
+        )
 
 
 SLIM = ("id", "target", "group", "category", "chance", "metrics", "unscored")
