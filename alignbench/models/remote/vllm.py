@@ -71,7 +71,7 @@ def load_vllm(
 
             settings = json.loads((checkpoint.path / ADAPTER_CONFIG).read_text())
             rank = max(int(settings["r"]), *map(int, (settings.get("rank_pattern") or {}).values()), 0)
-            options |= {"enable_lora": True, "max_lora_rank": min(r for r in (*LORA_RANKS, rank) if r >= rank)}
+            options |= {"enable_lora": True, "max_lora_rank": next((r for r in LORA_RANKS if r >= rank), rank)}
             adapter = LoRARequest("adapter", 1, str(checkpoint.path))
         llm = LLM(
             model=str(base),
