@@ -42,13 +42,14 @@ def spread(device: str, shard: Shard = SINGLE_PROCESS) -> dict[str, Any]:
     if device not in ("cuda", "cpu"):
         raise AlignbenchError(f"--device-map auto spreads over all GPUs or CPU and disk, not {device}: omit --device")
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", shard.world)) if shard.world > 1 else 1
-    memory: dict[int | str, int] = {"cpu": int(psutil.virtual_memory().available * FOR_WEIGHTS) // processes}
+    memory: dict[int | str, int] = {}
     if device == "cuda":
         share, rest = divmod(gpus := torch.cuda.device_count(), processes)
         if rest or not share:
             raise AlignbenchError(f"--device-map auto: {processes} processes cannot share {gpus} GPUs equally")
-        own = range(shard.local_rank * share, (shard.local_rank + 1) * share)
-        memory = {gpu: int(torch.cuda.mem_get_info(gpu)[0] * FOR_WEIGHTS) for gpu in own} | memory
+        for gpu in range(shard.local_rank * share, (shard.local_rank + 1) * share):
+            memory[gpu] = int(torch.cuda.mem_get_info(gpu)[0] * FOR_WEIGHTS)
+    memory["cpu"] = int(psutil.virtual_memory().available * FOR_WEIGHTS) // processes
     return {"device_map": "auto", "max_memory": memory}
 
 

@@ -58,7 +58,11 @@ def find_model(
 ) -> Model:
     """Find `spec`: a local folder, a Hub id (owner/name, owner/name@revision), or an endpoint
     (https://host/v1#model). Raises AlignbenchError for anything that would fail or be unsafe later."""
-    of_vllm = {"gpus": gpus, "max_model_len": max_model_len, "gpu_memory_utilization": gpu_memory_utilization}
+    of_vllm: dict[str, Any] = {
+        "gpus": gpus,
+        "max_model_len": max_model_len,
+        "gpu_memory_utilization": gpu_memory_utilization,
+    }
     if spec.startswith(("http://", "https://")):
         from alignbench.models.remote.endpoint import connect
 
