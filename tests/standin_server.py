@@ -10,6 +10,7 @@ import json
 import re
 import threading
 import time
+from contextlib import nullcontext
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 from typing import Any
@@ -19,10 +20,12 @@ MODEL = "farm-1"
 # What the server supports. faults: number of a request after the probes -> the fault; fault_of: it by the request's
 # body; several: the result of `n`, "several", "one" (choice), "equal" (choices), "refused"; samples: False is greedy at
 # every temperature; begin: tokens before the text; refused: parameters; window: in characters; delay: seconds per
-# answer; content_form: log-probabilities in llama.cpp's form
+# answer, or with `serial` between answers; content_form: log-probabilities in llama.cpp's form; most: limit of `n`;
+# models: names that it lists; used: llama.cpp's own path reports that it would use them
 BEHAVIOUR = {"faults": {}, "fault_of": lambda body: None, "completions": True, "chat": True, "echo": True}
 BEHAVIOUR |= {"logprobs": True, "several": "several", "samples": True, "seed": True, "begin": ("<s>",), "refused": ()}
-BEHAVIOUR |= {"window": 10_000, "delay": 0.0, "content_form": False}
+BEHAVIOUR |= {"window": 10_000, "delay": 0.0, "content_form": False, "models": [MODEL]}
+BEHAVIOUR |= {"serial": False, "most": 128, "used": None}
 
 
 def pieces_of(text: str) -> list[str]:
@@ -49,8 +52,8 @@ class StandIn:
         self.behaviour = SimpleNamespace(**BEHAVIOUR | behaviour)
         self.asked, self.answered, self.armed = [], [], False
         self.number = self.most_at_once = self._at_once = 0
-        self._lock = threading.Lock()
-        serve = self._serve
+        self._lock, self._turn = threading.Lock(), threading.Lock()
+        serve, has = self._serve, self.behaviour
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
@@ -58,6 +61,10 @@ class StandIn:
 
             def do_POST(self) -> None:
                 serve(self)
+
+            def do_GET(self) -> None:
+                models = {"data": [{"id": name} for name in has.models]}
+                _send(self, 200 if self.path == "/v1/models" else 404, json.dumps(models))
 
             def log_message(self, *arguments: object) -> None:
                 pass
@@ -87,7 +94,8 @@ class StandIn:
             self._at_once += 1
             self.most_at_once = max(self.most_at_once, self._at_once)
         try:
-            time.sleep(self.behaviour.delay)
+            with self._turn if self.behaviour.serial else nullcontext():
+                time.sleep(self.behaviour.delay)
             status, answer = self._answer(path if path != handler.path else "", body)
             if fault:
                 _misbehave(handler, fault, answer)
@@ -100,6 +108,8 @@ class StandIn:
 
     def _answer(self, path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         has, chat = self.behaviour, path == "/chat/completions"
+        if not path and has.used is not None:
+            return 200, {"content": "x", "generation_settings": body | has.used}
         if not {"/completions": has.completions, "/chat/completions": has.chat}.get(path):
             return 404, {"detail": "Not Found"}
         if body["model"] != MODEL:
@@ -110,6 +120,9 @@ class StandIn:
                 hint = " Use 'max_completion_tokens' instead." if name == "max_tokens" else ""
                 return 400, {"error": {"message": f"Unsupported parameter: '{name}'.{hint}", "param": name}}
         prompt = "<user>" + body["messages"][0]["content"] + "<model>" if chat else body["prompt"]
+        if body.get("n", 1) > has.most:  # as llama.cpp
+            message = f"Field 'n': Value must be between 1 <= value <= {has.most}, but got {body['n']}"
+            return 400, {"error": {"code": 400, "message": message, "type": "invalid_request_error"}}
         if len(prompt) > has.window:
             return 400, {"error": {"message": f"maximum context length is {has.window}\u001b[31m, you sent more"}}
         count = body.get("n", 1) if has.several in ("several", "equal") else 1

@@ -255,3 +255,54 @@ def test_invalid_log_probabilities_leave_the_request_unscored(pieces, value, rea
         ((_, answer),) = engine.loglikelihood([Request("The hive", " hums")])
     assert math.isnan(answer.logprob)
     assert reason in answer.unscored
+
+
+@pytest.mark.parametrize("timeout", [1, 20])
+def test_a_server_that_answers_one_after_the_other_gets_each_request_once(timeout):
+    with connected({"timeout": timeout}, serial=True, delay=0.1) as (server, engine):
+        assert texts(engine.generate(PROMPTS[:16], GREEDY)) == expected(PROMPTS[:16], GREEDY)
+        assert len(server.asked) == 16
+
+
+def test_a_server_that_becomes_slow_gets_fewer_requests_at_once():
+    with connected({"timeout": 0.6, "longest_wait": 60}) as (server, engine):
+        list(engine.generate(PROMPTS, GREEDY))
+        assert engine.client.gate.limit == 8
+        server.behaviour.serial, server.behaviour.delay = True, 0.2
+        assert texts(engine.generate(PROMPTS[:12], GREEDY)) == expected(PROMPTS[:12], GREEDY)
+        assert engine.client.gate.limit < 4
+
+
+def test_all_requests_wait_as_long_as_an_overloaded_server_asks_for():
+    until, refused = [], []
+
+    def busy(body):
+        if len(server.answered) >= 10 and not until:
+            until.append(time.monotonic() + 0.5)
+        if until and time.monotonic() < until[0]:
+            refused.append(body)
+            return "429 0.5"
+        return None
+
+    with connected({"longest_wait": 60}, fault_of=busy) as (server, engine):
+        assert texts(engine.generate(PROMPTS, GREEDY)) == expected(PROMPTS, GREEDY)
+    assert 1 <= len(refused) <= 8
+
+
+def test_a_slow_server_is_reported(monkeypatch):
+    monkeypatch.setattr("alignbench.models.remote.client.QUIET", 0.1)
+    notes = []
+    with connected({"notify": notes.append}) as (server, engine):
+        server.behaviour.delay = 0.35
+        list(engine.generate(PROMPTS[:1], GREEDY))
+    assert any("no answer for 0 s; 1 requests sent (limit " in note for note in notes)
+
+
+@pytest.mark.parametrize("limit", [4, 1])
+def test_more_samples_than_a_request_may_have_are_drawn_by_several(limit):
+    sampling = replace(DRAWN, samples=25)
+    with connected(most=limit) as (server, engine):
+        answers = dict(engine.generate(PROMPTS[:2], sampling))
+        sizes = [body.get("n", 1) for _, body, _ in server.asked if body["prompt"].startswith("Tell")]
+    assert [found.unscored for completions in answers.values() for found in completions] == [None] * 50
+    assert Counter(sizes) == ({4: 12, 1: 2} if limit == 4 else {1: 50})

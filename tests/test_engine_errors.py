@@ -1,5 +1,7 @@
 """The local engine: invalid settings, requests and prompts that do not fit, weights that are not finite, and memory."""
 
+import itertools
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -122,22 +124,27 @@ def test_a_sample_with_nan_logits_does_not_affect_the_others(tokenizer, llama):
 
 
 def test_out_of_memory_means_fewer_rows_and_the_same_samples_or_none(tokenizer, llama):
-    expected = completions(engine_of(llama, tokenizer), TEXTS, SAMPLED)
-    notes, calls = [], Calls(llama, most_tokens=16)
-    assert completions(engine_of(llama, tokenizer, notes, token_budget=200), TEXTS, SAMPLED) == expected
-    assert any("samples at once" in note for note in notes)
-    assert any("tokens per step" in note for note in notes)
-    assert max(columns for _, columns in calls.sizes) <= 16
+    def compute(notes, **options):
+        found = completions(engine_of(llama, tokenizer, notes, gpu=True, **options), TEXTS, SAMPLED)
+        return [[(c.tokens, c.unscored) for c in found[index]] for index in range(len(TEXTS))]
+
+    expected = compute([])
+    longest = max(len(ids_of(tokenizer, text)) for text in TEXTS)
+    notes, calls = [], Calls(llama, most_tokens=longest)
+    assert compute(notes) == expected
+    limits = [int(re.fullmatch("out of memory: at most ([0-9]+) samples at once from now on", n)[1]) for n in notes]
+    assert limits
+    assert all(2 * after <= before for before, after in itertools.pairwise(limits))
+    assert max(rows * columns for rows, columns in calls.sizes) <= longest
     Calls(llama, most_tokens=0)
-    found = completions(engine_of(llama, tokenizer, packs=True), TEXTS, SAMPLED)
-    assert {c.unscored for answers in found.values() for c in answers} == {"out of the device's memory"}
+    assert {unscored for found in compute([], packs=True) for _, unscored in found} == {"out of the device's memory"}
     model, sampling = tiny_model("bloom", tokenizer), Sampling(max_tokens=5, samples=8, temperature=1.0)
     expected = completions(engine_of(model, tokenizer), ["A"], sampling)  # one prompt at a time
     Calls(model, most_tokens=60)
     found = completions(engine_of(model, tokenizer, notes), ["A", PROMPTS[0]], sampling)
     assert found[0] == expected[0]
     assert all("memory" in completion.unscored for completion in found[1])
-    assert "out of memory: 4 samples of a prompt at once" in notes
+    assert "out of memory: at most 4 samples at once from now on" in notes
 
 
 def test_beyond_a_sliding_window_or_with_another_attention_than_ours_generation_is_sequential(tokenizer, llama):

@@ -7,7 +7,7 @@ import torch
 from tiny import tiny_model, tiny_tokenizer
 from torch import nn
 
-from alignbench.models.onednn import use_onednn
+from alignbench.models.onednn import choose_products, fastest_products, products_of, use_onednn
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this build of torch has no oneDNN")
 
@@ -80,3 +80,23 @@ def test_autocast_other_dtypes_and_other_devices_use_torchs_own_product(dtype, m
     with pytest.raises(pytest.fail.Exception):
         ours(torch.randn(4, 48))
     assert ours.to("meta")(torch.randn(4, 48, device="meta")).shape == (4, 30)
+
+
+def test_the_faster_products_are_measured_once_for_a_machine_and_may_be_set(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    fastest_products.cache_clear()
+    found = fastest_products()
+    (file,) = (tmp_path / "alignbench").iterdir()
+    assert file.read_text() == found in ("onednn", "torch")
+    model = tiny_model("llama", tiny_tokenizer())
+    for kept in ("torch", "onednn"):
+        file.write_text(kept)
+        fastest_products.cache_clear()
+        choose_products(model)
+        assert products_of(model) == kept
+    choose_products(model, "torch")  # as the run to resume
+    assert products_of(model) == "torch"
+    half = tiny_model("llama", tiny_tokenizer(), dtype=torch.bfloat16)
+    choose_products(half, "onednn")
+    assert products_of(half) == "torch"
+    fastest_products.cache_clear()

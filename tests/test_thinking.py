@@ -13,7 +13,7 @@ from alignbench.evaluation.evaluate import evaluate, prepare
 from alignbench.evaluation.thinking import find_thinking
 from alignbench.models.distributions import Drawn
 from alignbench.models.encode import Encoder
-from alignbench.models.generate import scheduler, sequential
+from alignbench.models.generate import batched, scheduler
 from alignbench.models.generate.decoding import Decoding
 from alignbench.models.generate.samples import Job, Sample
 from alignbench.models.local import LocalEngine
@@ -64,7 +64,7 @@ def test_a_template_opens_the_block_unless_its_variables_say_otherwise(packs, mo
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = OPENED
     tokens = iter(())
-    for module in (scheduler, sequential):
+    for module in (scheduler, batched):
         monkeypatch.setattr(
             module, "draw", lambda logits, sources, streams, own: [drawn(next(tokens)) for _ in streams]
         )
@@ -74,6 +74,7 @@ def test_a_template_opens_the_block_unless_its_variables_say_otherwise(packs, mo
     ):
         encoder = Encoder(tokenizer, kwargs)
         engine = LocalEngine(tiny_model("llama", tokenizer), encoder, packs=packs)
+        engine.batched.cached = True
         tokens = iter(scripted(tokenizer, "2\n+2</think>\n\n4\n5"))
         sampling = Sampling(9, stop=("\n",), thinking=Thinking(limit=20))
         ((_, (found,)),) = engine.generate([Prompt("a", "Q")], sampling, chat=True)

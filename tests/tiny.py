@@ -7,6 +7,7 @@ import torch
 import transformers
 from cases import cases
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from torch.nn.attention import flex_attention
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from alignbench.models.encode import Encoder
@@ -19,17 +20,19 @@ PLAIN = ["bloom", "mpt", "falcon", "mamba"]  # padded rows, and one prompt at a 
 WITHOUT_BOS = {"gpt2", "gpt_neox", "qwen2"}  # as their own tokenizers
 
 
-def tiny_tokenizer(*, bos: bool = True, pad: bool = True, ends: bool = False) -> PreTrainedTokenizerFast:
-    """A byte-level BPE that encodes any text. bos: begin each text with a start token (as Llama, unlike GPT-2);
-    ends: add an end token after each (as Llama with add_eos_token)"""
+def tiny_tokenizer(
+    *, bos: bool = True, pad: bool = True, ends: bool = False, ascii_only: bool = False
+) -> PreTrainedTokenizerFast:
+    """A byte-level BPE that encodes any text, or `ascii_only`. bos: begin each text with a start token (as Llama,
+    unlike GPT-2); ends: add an end token after each (as Llama with add_eos_token)"""
     special = ["</s>"] + ["<s>"] * bos + ["<pad>"] * pad
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    alphabet = sorted(letter for letter in pre_tokenizers.ByteLevel.alphabet() if not ascii_only or letter <= "~")
     options = {"initial_alphabet": alphabet, "show_progress": False}
     trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=special, **options)
-    tokenizer.train_from_iterator(SENTENCES, trainer)
+    tokenizer.train_from_iterator(filter(str.isascii, SENTENCES) if ascii_only else SENTENCES, trainer)
     form = "<s> " * bos + "$A" + " </s>" * ends
     if bos or ends:
         added = [(token, tokenizer.token_to_id(token)) for token in ("<s>", "</s>") if token in form]
@@ -65,10 +68,16 @@ def save_tiny_checkpoint(folder: Path, architecture: str = "llama", *, tokenizer
     return Path(folder)
 
 
-def engine_of(model, tokenizer, notes=None, *, trees=None, packs=None, most_rows=None, **options) -> LocalEngine:
-    """Small pages, so that short texts fill several. trees, packs: False for the plain computation"""
+def engine_of(model, tokenizer, notes=None, *, trees=None, packs=None, most_rows=None, gpu=False, **options):
+    """A local engine with small pages, so that short texts fill several.
+
+    trees, packs: False for the plain computation; gpu: compute as on a GPU, on whatever device the model is"""
     engine = LocalEngine(model, Encoder(tokenizer), notify=[].append if notes is None else notes.append, **options)
-    engine.trees, engine.packs, engine.scheduler.most_rows, engine.scheduler.page = trees, packs, most_rows, 32
+    engine.trees, engine.packs, engine.scheduler.page = trees, packs, 32
+    engine.scheduler.most_rows = engine.batched.most_rows = most_rows
+    if gpu:
+        flex_attention._FLEX_ATTENTION_DISABLE_COMPILE_DEBUG = True  # compiling takes seconds
+        engine.forward.flex, engine.paged = True, False
     return engine
 
 

@@ -12,6 +12,7 @@ from alignbench.cli.data import app as data_app
 from alignbench.cli.demo import app as demo_app
 from alignbench.cli.diversity import diversity
 from alignbench.cli.evaluate import evaluate, list_tasks
+from alignbench.cli.export import export
 from alignbench.cli.labels import app as labels_app
 from alignbench.cli.rank import rank
 from alignbench.cli.report import report
@@ -28,7 +29,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (evaluate, score, rescore, compare, rank, diversity, report):
+for command in (evaluate, score, rescore, compare, rank, diversity, report, export):
     app.command()(command)
 app.command("average")(average_command)
 app.command("tasks")(list_tasks)

@@ -17,7 +17,7 @@ from alignbench.evaluation.pipeline import Job, run_task
 from alignbench.evaluation.sources import LazyEngine, ModelSource
 from alignbench.evaluation.thinking import TAGS, find_thinking
 from alignbench.evaluation.win_rate import ANSWERS, WIN_RATE, find_answers, find_judge, judge_all, with_verdicts
-from alignbench.models.model import Model, find_model
+from alignbench.models.model import Model, choose_engine, find_model
 from alignbench.progress import Progress
 from alignbench.runs.folder import open_run
 from alignbench.scorers.choose import choose_scorers
@@ -26,7 +26,7 @@ from alignbench.tasks import find_task
 from alignbench.types.engine import Thinking
 from alignbench.types.result import RunResult
 from alignbench.types.settings import EngineSettings
-from alignbench.types.task import Options, TaskData
+from alignbench.types.task import Options, Task, TaskData
 
 TEMPLATES = ("auto", "none", "chat")
 
@@ -85,12 +85,15 @@ def evaluate(
     others = [spec for spec in scorers if judge is None or not spec.startswith("preference=")]
     options = Options.of(data_dir, shots, seed, prompts)
     jobs = prepare(names, options, limit=limit, scorers=others, device=device)
+    if settings.engine == "auto" and shard.world == 1:
+        text_only = all(job.task.generation and not _needs_entropies(job.task) for job in jobs)
+        settings = replace(settings, engine=choose_engine(settings, text_only))
     models = [
         find_model(spec, shard=shard, notify=progress.say, template_kwargs=template_kwargs, **asdict(settings))
         for spec in (*checkpoints, *([baseline] if baseline is not None else []))
     ]
     for model in models:
-        _check(model, jobs, template)
+        _check(model, jobs, template, settings.allow_server_sampling)
     evaluate_model = partial(
         _evaluate_model,
         out=Path(out),
@@ -149,7 +152,29 @@ def sample(data: TaskData, limit: int | None, seed: int) -> TaskData:
     return replace(data, documents=[data.documents[row] for row in rows])
 
 
-def _check(model: Model, jobs: Sequence[Job], template: str) -> None:
+def _needs_entropies(task: Task) -> bool:
+    return task.entropies or bool(task.generation and task.generation.sampling.top_entropies)
+
+
+def _chats(model: Model, job: Job, template: str) -> bool:
+    """Whether the task's prompts become messages."""
+    plain = job.task.generation is None or job.task.generation.plain
+    return template == "chat" or (template == "auto" and model.chat_template and not plain)
+
+
+def _server_sampling(model: Model, job: Job, chat: bool) -> tuple[dict[str, Any], str]:
+    """For an endpoint, the part of a task's identity that says how it samples, and why not from the model's own
+    distribution; empty if it does, or samples nothing."""
+    if model.sampling is None or job.task.generation is None:
+        return {}, ""
+    accepted, found = model.sampling(chat, job.task.generation.sampling.temperature > 0)
+    if found is None or found.startswith("unmodified"):
+        return {"server_sampling": {"neutral": accepted}}, ""
+    # without the numbers that were measured, which may differ when the run is resumed
+    return {"server_sampling": {"neutral": accepted, "distribution": found.partition(" (")[0]}}, found
+
+
+def _check(model: Model, jobs: Sequence[Job], template: str, allow_server_sampling: bool = False) -> None:
     """Raise AlignbenchError for what this model cannot do, before any computation."""
     for job in jobs:
         generation = job.task.generation
@@ -163,13 +188,20 @@ def _check(model: Model, jobs: Sequence[Job], template: str) -> None:
                 f"{model.name}: task {job.task.name} scores given text, which no endpoint scores as a reply "
                 "to a message; use --template none"
             )
-        if (job.task.entropies or (generation and generation.sampling.top_entropies)) and not model.entropies:
+        if _needs_entropies(job.task) and not model.entropies:
             raise AlignbenchError(
                 f"{model.name}: task {job.task.name} needs token entropies, which only the local engine computes; "
                 "use a local checkpoint"
             )
     if template == "chat" and not model.chat_template:
         raise AlignbenchError(f"{model.name}: it has no chat template; use --template none")
+    for job in jobs if not allow_server_sampling else ():
+        _, found = _server_sampling(model, job, _chats(model, job, template))
+        if found and job.task.ability == "diversity":
+            raise AlignbenchError(
+                f"{model.name}: task {job.task.name} needs samples of the model's own distribution, and that of the "
+                f"endpoint is {found}; change the server, or set --allow-server-sampling"
+            )
 
 
 def _evaluate_model(
@@ -186,10 +218,9 @@ def _evaluate_model(
     with open_run(out, model.name, model.identity, shard) as run:
         engine = LazyEngine(model, run, progress)
         for job in jobs:
-            plain = job.task.generation is None or job.task.generation.plain
-            chat = template == "chat" or (template == "auto" and model.chat_template and not plain)
+            chat = _chats(model, job, template)
             source = ModelSource(engine, job.data.prefix, job.seed, chat, thinking)
-            identity = job.identity(chat, thinking, template_kwargs)
+            identity = job.identity(chat, thinking, template_kwargs) | _server_sampling(model, job, chat)[0]
             result, folder = run_task(source, run, job.task, job.data.documents, job.scorers, identity, progress)
             results.append(result)
             folders.append(folder.path.name)

@@ -66,21 +66,20 @@ class LazyEngine:
         if self._engine is None:
             self.progress.say(f"loading {self.model.name}")
             self._engine = self.model.open()
-            budget = getattr(self._engine, "token_budget", None)  # of the local engine
+            settings: dict[str, Any] = getattr(self._engine, "settings", dict)()  # of the local engine
             encoder = getattr(self._engine, "encoder", None)  # not of an endpoint
             begun = self.run.describe(
                 {
                     **self.model.identity,
                     **self.model.about,
                     "vocabulary_sha256": getattr(self._engine, "vocabulary_sha256", None),
-                    "tokens_a_batch": budget,
+                    **settings,
                     **(encoder.describe() if encoder is not None else {}),
                     "environment": environment(),
                 }
             )
-            if budget is not None:
-                # a resumed run makes the same batches as before, however much memory is free now
-                self._engine.token_budget = int(begun["tokens_a_batch"])  # type: ignore[attr-defined]
+            if settings:
+                self._engine.restore(begun)  # type: ignore[attr-defined]
         return self._engine
 
 

@@ -1,8 +1,10 @@
 """Properties of a causal language model and its device that scoring and generation depend on."""
 
+import gc
 import inspect
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import psutil  # type: ignore[import-untyped]
@@ -50,39 +52,56 @@ def select_before_head(
     return handle
 
 
-def find_token_budget(model: PreTrainedModel) -> int:
-    """Padded tokens per scoring batch: fixed on a CPU, as many as half of the free memory holds on an accelerator."""
-    device = devices_of(model)[0]
-    if device.type == "cpu":
-        return CPU_TOKENS
-    config = model.config.get_text_config()
+@dataclass
+class Budget:
+    """What fits into memory at once: padded tokens of a batch, keys and values of samples in progress, and samples."""
+
+    tokens: int
+    positions: int
+    most_rows: int
+
+    def rows(self, length: int) -> int:
+        """Samples generated at once with `length` positions each."""
+        return max(1, min(self.most_rows, self.positions // length))
+
+
+_found: dict[tuple[object, ...], Budget] = {}
+
+
+def find_budget(model: PreTrainedModel) -> Budget:
+    """Fixed tokens on a CPU, as many as half of the free memory holds on an accelerator; keys and values in a quarter.
+
+    Models of one size get the budget of the first of them in this process, so that a model and its aligned version are
+    computed in the same batches.
+    """
+    config, device = model.config.get_text_config(), devices_of(model)[0]
     hidden = getattr(config, "hidden_size", 1024)
-    # per token: logits in the model's precision and in fp32, a row of the mask, about twenty hidden vectors
-    per_token = config.vocab_size * (model.dtype.itemsize + 4) + LARGEST_TREE * 8 + 20 * hidden * 4
-    return max(256, min(MAX_TOKENS, int(free_memory(device) * 0.5 / per_token) // 256 * 256))
-
-
-def find_rows(model: PreTrainedModel, length: int) -> int:
-    """Samples generated at once with `length` positions each: keys and values take a quarter of the free memory."""
-    config = model.config.get_text_config()
     heads, layers = (getattr(config, name, None) or 1 for name in ("num_attention_heads", "num_hidden_layers"))
-    size = getattr(config, "head_dim", None) or getattr(config, "hidden_size", 1024) // heads
+    size = getattr(config, "head_dim", None) or hidden // heads
     grouped = getattr(config, "num_key_value_heads", None) or heads
-    position = 2 * layers * grouped * size * model.dtype.itemsize
-    device = devices_of(model)[0]
-    limit = CPU_ROWS if device.type == "cpu" else MAX_ROWS
-    return max(1, min(limit, int(free_memory(device) // 4 // (position * length))))
+    key = (device, model.dtype, config.vocab_size, hidden, layers, grouped * size)
+    if key not in _found:
+        free = free_memory(device)
+        # per token: logits in the model's precision and in fp32, a row of the mask, about twenty hidden vectors
+        per_token = config.vocab_size * (model.dtype.itemsize + 4) + LARGEST_TREE * 8 + 20 * hidden * 4
+        tokens = max(256, min(MAX_TOKENS, int(free * 0.5 / per_token) // 256 * 256))
+        positions = free // 4 // (2 * layers * grouped * size * model.dtype.itemsize)
+        cpu = device.type == "cpu"
+        _found[key] = Budget(CPU_TOKENS if cpu else tokens, positions, CPU_ROWS if cpu else MAX_ROWS)
+    return replace(_found[key])
 
 
 def free_memory(device: torch.device) -> int:
-    """In bytes."""
+    """In bytes, with what torch's allocator has reserved and does not use."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + unused
     if device.type == "mps":
         return int(torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory())
     return int(psutil.virtual_memory().available)
 
 
 def release_cached_memory(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
+    if device.type != "cpu":
+        gc.collect()
+        torch.get_device_module(device).empty_cache()

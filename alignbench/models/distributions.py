@@ -35,7 +35,7 @@ def target_logprobs(logits: torch.Tensor, rows: list[int], targets: list[int]) -
         part = logits[start : start + chunk].float()
         highest = part.amax(-1, keepdim=True)
         normaliser[start : start + chunk] = part.sub_(highest).exp_().sum(-1).log_().add_(highest[:, 0])
-    return (target - normaliser[row]).double().cpu().numpy()
+    return (target - normaliser[row]).cpu().double().numpy()  # MPS has no double precision
 
 
 @torch.inference_mode()
@@ -116,16 +116,16 @@ def draw(logits: torch.Tensor, rows: Sequence[int], streams: Sequence[Stream], s
 
 def _draw(logits: torch.Tensor, streams: Sequence[Stream], sampling: Sampling) -> list[Drawn]:
     highest = logits.amax(-1, keepdim=True)
-    bad = ~torch.isfinite(highest[:, 0])
-    if bool(bad.any()):
-        logits = logits.masked_fill(bad[:, None], 0.0)
-        highest = highest.masked_fill(bad[:, None], 0.0)
+    bad = ~torch.isfinite(highest)
+    # elsewhere, the question would wait for the device
+    if logits.device.type != "cpu" or bool(bad.any()):
+        logits, highest = logits.masked_fill(bad, 0.0), highest.masked_fill(bad, 0.0)
     # padded with tokens of no weight to a whole number of chunks
     below = nn.functional.pad((logits - highest).clamp_(min=LOWEST), (0, -logits.shape[-1] % CHUNK), value=LOWEST)
     weights = below.exp()
     sums = _chunk_sums(weights)
-    top = top_entropies(below).tolist() if sampling.top_entropies else [math.nan] * len(logits)
-    measured = [_wide(sums).sum(-1), _wide(_chunk_sums(weights * below)).sum(-1)]
+    top = [top_entropies(below)] if sampling.top_entropies else []
+    total, weighted = _wide(sums).sum(-1), _wide(_chunk_sums(weights * below)).sum(-1)
     if sampling.temperature == 0:
         tokens = logits.argmax(-1)
     else:
@@ -133,13 +133,12 @@ def _draw(logits: torch.Tensor, streams: Sequence[Stream], sampling: Sampling) -
             weights = (below / sampling.temperature).masked_fill_(below <= LOWEST, -torch.inf).exp_()
             sums = _chunk_sums(weights)
         tokens = _from_nucleus(weights, sums, streams, sampling.top_p)
-    tokens = tokens.masked_fill(bad, -1)
-    measured.append(_wide(below.gather(-1, tokens.clamp(min=0)[:, None])[:, 0]))
+    chosen = _wide(below.gather(-1, tokens[:, None])[:, 0])
+    tokens = tokens.masked_fill(bad[:, 0], -1).to(total.dtype)
     return [
-        Drawn(token, chosen - math.log(total), max(0.0, math.log(total) - weighted_sum / total), own_top)
-        for token, own_top, (total, weighted_sum, chosen) in zip(
-            tokens.tolist(), top, torch.stack(measured, -1).tolist(), strict=True
-        )
+        Drawn(int(token), own - math.log(mass), max(0.0, math.log(mass) - sum_ / mass), *(own_top or (math.nan,)))
+        # all numbers come from the device at once
+        for token, own, mass, sum_, *own_top in torch.stack([tokens, chosen, total, weighted, *top], -1).tolist()
     ]
 
 

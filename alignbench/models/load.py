@@ -72,10 +72,12 @@ def load_engine(
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
+    from alignbench.models.causal_lm import release_cached_memory
     from alignbench.models.encode import Encoder
     from alignbench.models.local import LocalEngine
-    from alignbench.models.onednn import use_onednn
+    from alignbench.models.onednn import choose_products
 
+    release_cached_memory(torch.device(device))  # of the model before
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     # fused attention in torch's CPU build multiplies half precision at the rate of fp32
@@ -99,7 +101,7 @@ def load_engine(
     if missing:
         raise CheckpointError(checkpoint.name, f"{len(missing)} weights are not in its files (first: {missing[0]})")
     if "device_map" not in options:  # accelerate's hooks are in `forward`, which this replaces
-        use_onednn(model)
+        choose_products(model)
     encoder = Encoder(tokenizer, template_kwargs or {})
     return LocalEngine(model, encoder, checkpoint.window, token_budget or 0, notify or (lambda _: None))
 

@@ -1,1 +1,1 @@
-"""Generation with a transformers model: many samples at once on packed rows, or one prompt at a time."""
+"""Generation with a transformers model: packed rows on a CPU, padded batches on a GPU, or one prompt at a time."""

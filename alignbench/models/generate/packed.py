@@ -1,15 +1,14 @@
 """Packed rows: tokens of many sequences in one row through a transformers model, with attention over paged keys.
 
-Attention is computed page by page and combined in order of position, so that the numbers of a token depend, bit for
-bit, only on the tokens before it. On a CPU, matrix products of at least FLOOR rows have the same rows however many they
+For a CPU. Attention is computed page by page and combined in order of position, so that the numbers of a token depend,
+bit for bit, only on the tokens before it. Matrix products of at least FLOOR rows have the same rows however many they
 are, and trailing zeros change nothing in steps of TRIM columns (verified by tests/test_generate.py).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +17,8 @@ import torch
 from numpy.typing import NDArray
 from transformers import AttentionInterface, PreTrainedModel
 
-from alignbench.models.causal_lm import devices_of, select_before_head
+from alignbench.models.attention import refuse_unsupported, replaced_attention
+from alignbench.models.causal_lm import select_before_head
 
 NAME = "alignbench_packed"
 ELEMENTS = 32  # fp32 numbers per iteration of torch's vectorised loops (two vectors of 512 bits)
@@ -60,7 +60,7 @@ class Pages:
         """Copy the first `length` positions of a page of `source` to each of the target pages."""
         for index, layer in source.layers.items():
             for new, old in zip(self.layer(index, *layer), layer, strict=True):
-                where = targets[0] if len(targets) == 1 else torch.tensor(targets, device=new.device)
+                where = targets[0] if len(targets) == 1 else torch.tensor(targets)
                 new[where, :, :length] = old[page, :, :length]
 
     def clear(self, page: int) -> None:
@@ -217,8 +217,7 @@ def packed_attention(
     **arguments: Any,
 ) -> tuple[torch.Tensor, None]:
     """Called by transformers, with (1, heads, tokens, size) states after rotation; keys and values have fewer heads."""
-    if any(arguments.get(name) is not None for name in ("s_aux", "position_bias", "head_mask")):
-        raise ValueError("attention sinks and biases are not supported")
+    refuse_unsupported(arguments)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     q, k, v = (states[0].transpose(0, 1) for states in (query, key, value))
     tokens, heads, size = q.shape
@@ -234,38 +233,25 @@ def packed_attention(
 AttentionInterface.register(NAME, packed_attention)
 
 
-@contextmanager
-def replaced_attention(model: PreTrainedModel) -> Iterator[None]:
-    """While open, the model uses our attention; scoring uses the one that it was loaded with."""
-    before = [(c, c._attn_implementation) for c in (model.config, model.config.get_text_config())]
-    model.config._attn_implementation = NAME
-    try:
-        yield
-    finally:
-        for config, implementation in before:
-            config._attn_implementation = implementation
-
-
 class PackedModel:
     """A model in evaluation mode that computes packed rows. `tokens_computed` does not count padding."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
-        self.device: torch.device = devices_of(model)[0]
         self.tokens_computed = 0
         self._columns: dict[int, tuple[int, int]] = {}  # number of threads -> see `_column_counts`
 
     @torch.inference_mode()
     def logits(
-        self, tokens: NDArray[np.int64], positions: NDArray[np.int64], outputs: list[int], blocks: list[Block]
+        self, tokens: NDArray[np.integer], positions: NDArray[np.integer], outputs: list[int], blocks: list[Block]
     ) -> torch.Tensor:
         """Logits (outputs, vocabulary) at the columns `outputs` of a packed row. tokens, positions: (columns,)"""
         self.tokens_computed += len(tokens)
         least, multiple = self._column_counts()
         missing = -(-max(least, len(tokens)) // multiple) * multiple - len(tokens)
-        row, places = (torch.from_numpy(np.pad(t, (0, missing))[None]).to(self.device) for t in (tokens, positions))
-        columns = torch.tensor(outputs + [0] * max(0, max(least, 1) - len(outputs)), device=self.device)
-        with replaced_attention(self.model), select_before_head(self.model, lambda t: t.index_select(1, columns)):
+        row, places = (torch.from_numpy(np.pad(t.astype(np.int64), (0, missing))[None]) for t in (tokens, positions))
+        columns = torch.tensor(outputs + [0] * max(0, max(least, 1) - len(outputs)))
+        with replaced_attention(self.model, NAME), select_before_head(self.model, lambda t: t.index_select(1, columns)):
             logits: torch.Tensor = self.model(input_ids=row, position_ids=places, use_cache=False, packed=blocks).logits
         if not blocks[-1].parts[-1].pages.layers:
             raise ValueError("the model does not call its attention through transformers' interface")
@@ -277,8 +263,6 @@ class PackedModel:
         Products of few rows use other kernels, which sum in another order (tested with the model's own layers), and the
         last elements of each thread's share of an activation function are not vectorised unless they fill two vectors.
         """
-        if self.device.type != "cpu":
-            return 1, 1
         threads = torch.get_num_threads()
         if threads not in self._columns:
             layers: dict[tuple[Any, ...], torch.nn.Module] = {}  # one of each shape

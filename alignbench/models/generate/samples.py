@@ -22,9 +22,8 @@ NO_MEMORY = "out of the device's memory"
 class Job:
     """A prompt to continue: its index in the call, and the completion of each sample, None if it is not complete.
 
-    together: numbers of the samples that start together
-    done: positions computed so far; pages: of these, after those that all prompts share
-    start: first page of the sequence that its samples do not share
+    together: numbers of the samples to start
+    pages: of the prompt, after those that all prompts share; start: first page that its samples do not share
     """
 
     index: int
@@ -32,7 +31,6 @@ class Job:
     tokens: Tokens
     completions: list[Completion | None]
     together: list[int] = field(default_factory=list)
-    done: int = 0
     pages: Pages = field(default_factory=Pages)
     start: int = 0
 
@@ -61,6 +59,10 @@ class Sample:
     length: int = 0
     pages: list[int] = field(default_factory=list)
 
+    @property
+    def sequence(self) -> list[int]:
+        return [*self.job.tokens.tolist(), *self.tokens]
+
     def append(self, drawn: Drawn, decoding: Decoding) -> Completion | None:
         """Append a token. If the sample ends with it, store and return the completion."""
         self.tokens.append(drawn.token)
@@ -80,8 +82,8 @@ class Pool:
     """Pages of `page` positions that belong to one running sample each, of which `width` are stored. dense: trimmed
     pages would be copied, as half-precision products in torch's CPU build do"""
 
-    def __init__(self, page: int, width: int, device: torch.device, dense: bool) -> None:
-        self.page, self.device, self.dense = page, device, dense
+    def __init__(self, page: int, width: int, dense: bool) -> None:
+        self.page, self.dense = page, dense
         self.pages = Pages(0, width)
         self.owners: list[Sample] = []  # of pages 0, 1, …
 
@@ -113,7 +115,7 @@ class Pool:
         pages of every sequence"""
 
         def tensor(values: object) -> torch.Tensor:
-            return torch.from_numpy(np.asarray(values, np.int64)).to(self.device)
+            return torch.from_numpy(np.asarray(values, np.int64))
 
         for row in rows:
             if row.length // self.page - row.job.start >= len(row.pages):
@@ -141,7 +143,7 @@ class Pool:
             page=tensor([row.pages[row.length // self.page - row.job.start] for row in rows]),
             offset=tensor([row.length % self.page for row in rows]),
             owner=tensor(owner),
-            mask=torch.from_numpy(mask).to(self.device)[:, None, None],
+            mask=torch.from_numpy(mask)[:, None, None],
             ranks=ranks,
         )
         of_prompts = [

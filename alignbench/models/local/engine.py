@@ -1,30 +1,35 @@
 """The local engine: scores and continues text with a transformers model, computing each token of a shared prefix once.
 
 Scores come from prefix trees (tree.py), or from padded rows if the model does not support a tree mask.
-Continuations come from packed rows (generate/scheduler.py), or from one prompt at a time (generate/sequential.py) if
-the model's attention cannot be replaced or has a window that is too short. The model is tested once for both.
+Continuations come from packed rows on a CPU (generate/scheduler.py) and from padded batches on a GPU
+(generate/batched.py), or from one prompt at a time if the model supports neither or has a window that is too short.
+The model is tested once for all.
 """
 
 import hashlib
 import itertools
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from alignbench.models.causal_lm import LARGEST_TREE, attention_span, find_token_budget, release_cached_memory
+from alignbench.models.causal_lm import LARGEST_TREE, attention_span, find_budget, release_cached_memory
 from alignbench.models.distributions import entropies, target_logprobs
 from alignbench.models.encode import Encoder, Tokens, shared_prefix
+from alignbench.models.generate.batched import BatchedModel
 from alignbench.models.generate.decoding import Decoding, end_tokens
 from alignbench.models.generate.packed import PackedModel
+from alignbench.models.generate.probe import why_no_positions, why_not
 from alignbench.models.generate.samples import Job
-from alignbench.models.generate.scheduler import Scheduler, why_not_packed
-from alignbench.models.generate.sequential import SequentialModel
+from alignbench.models.generate.scheduler import Scheduler
 from alignbench.models.local.tree import Cell, Forward, Prefix, Tree, cut_into_batches, grow_trees, tree_of, why_no_tree
+from alignbench.models.onednn import choose_products, products_of
 from alignbench.types.engine import Completion, Loglikelihood, Prompt, Request, Sampling
 
 
@@ -50,7 +55,8 @@ class LocalEngine:
     window: maximum sequence length in tokens (None: no limit)
     token_budget: padded tokens per batch; if 0, it follows the free memory
     notify: called with one line of text about events such as a fallback or a reduced budget
-    trees, packs: whether the model supports prefix trees and packed rows; None until it is tested
+    trees, packs: whether the model supports prefix trees, and many prompts at once; None until it is tested
+    paged: many prompts are packed rows, and not padded batches
     layout: of the last call
     """
 
@@ -61,16 +67,19 @@ class LocalEngine:
     notify: Callable[[str], None] = lambda _: None
     trees: bool | None = None
     packs: bool | None = None
+    paged: bool = True
     layout: str = ""
     scores = True
 
     def __post_init__(self) -> None:
         model = self.model
-        self.token_budget = self.token_budget or find_token_budget(model)
+        self.budget = find_budget(model)
+        self.budget.tokens = self.token_budget or self.budget.tokens
         self.tokens_asked = self.tokens_generated = 0
         self.chat_template = bool(self.encoder.tokenizer.chat_template)
-        self.forward, self.packed, self.sequential = Forward(model), PackedModel(model), SequentialModel(model)
-        self.scheduler = Scheduler(self.packed, self.token_budget, self.notify)
+        self.forward, self.packed, self.batched = Forward(model), PackedModel(model), BatchedModel(model, self.notify)
+        self.paged = self.forward.device.type == "cpu"
+        self.scheduler = Scheduler(self.packed)
         self._span = attention_span(model)
         self._vocabulary = model.get_input_embeddings().weight.shape[0]
         self._pairs_per_token = 6.0 * getattr(model.config.get_text_config(), "hidden_size", 1024)
@@ -85,16 +94,30 @@ class LocalEngine:
     @property
     def tokens_computed(self) -> int:
         """Tokens that went through the model, not counting padding."""
-        return sum(part.tokens_computed for part in (self.forward, self.packed, self.sequential))
+        return sum(part.tokens_computed for part in (self.forward, self.packed, self.batched))
 
     def weights_changed(self) -> None:
         """Drop what was computed with the old weights, for a model in training."""
         self.forward.cached = None
 
+    def settings(self) -> dict[str, Any]:
+        """What was determined on this machine and affects the rounding of the results (see docs/run_folder.md)."""
+        return {
+            "tokens_a_batch": self.budget.tokens,
+            "cached_positions": self.budget.positions,
+            "products": products_of(self.model),
+        }
+
+    def restore(self, settings: Mapping[str, Any]) -> None:
+        """Compute as the run that began with these settings, however much memory is free now."""
+        self.budget.tokens = int(settings["tokens_a_batch"])
+        self.budget.positions = int(settings.get("cached_positions", self.budget.positions))
+        choose_products(self.model, settings.get("products", products_of(self.model)))
+
     def work(self) -> dict[str, int | str]:
         """See `Engine.work`. tokens_asked: of all requests and continuations, without any sharing"""
         counts = {name: getattr(self, name) for name in ("tokens_asked", "tokens_computed", "tokens_generated")}
-        return counts | {"layout": self.layout, "token_budget": str(self.token_budget)}
+        return counts | {"layout": self.layout, "token_budget": str(self.budget.tokens)}
 
     def loglikelihood(
         self, requests: Sequence[Request], only: Collection[int] | None = None, *, chat: bool = False
@@ -138,19 +161,25 @@ class LocalEngine:
                 jobs.append(Job(index, prompts[index].key, tokens, [None] * sampling.samples))
         if not jobs:
             return
+        batched = self.batched
+        many = self.scheduler.run if self.paged else partial(batched.run, padded=True)
         if self.packs is None:
-            reason = why_not_packed(self.packed, tokenizer, jobs[0].tokens)
+            reason = why_no_positions(self.model)
+            if reason is None and (found := why_not(partial(many, budget=self.budget), self.model, decoding, jobs)):
+                rows = "packed rows" if self.paged else "padded batches"
+                reason = f"{self.model.config.model_type} does not run on {rows} ({found})"
             self.packs = reason is None
             if reason:
-                self.notify(f"{reason}; generating for one prompt at a time instead of packed rows")
-        packed = [job for job in jobs if self.packs and len(job.tokens) + sampling.most_tokens <= self._span]
-        if self.packs and len(packed) < len(jobs):
+                self.notify(f"{reason}; generating for one prompt at a time")
+        together = [job for job in jobs if self.packs and len(job.tokens) + sampling.most_tokens <= self._span]
+        alone = [job for job in jobs if job not in together]
+        if self.packs and alone:
             self.notify(
                 f"generating sequences longer than the attention window of {self._span:.0f} tokens one prompt at a time"
             )
-        self.layout = "packed row" if packed else "one prompt at a time"
-        alone = self.sequential.run((job for job in jobs if job.missing), decoding, self.notify)
-        for job in itertools.chain(self.scheduler.run(packed, decoding), alone):
+        self.layout = ("packed row" if self.paged else "padded batch") if together else "one prompt at a time"
+        one = batched.run(alone, decoding, self.budget, padded=False)
+        for job in itertools.chain(many(together, decoding, self.budget), one):
             for completion in job.complete:
                 if completion.tokens:
                     self.tokens_asked += len(job.tokens) + len(completion.tokens) - 1
@@ -173,8 +202,8 @@ class LocalEngine:
         sequences = {number: text.tokens[:-1] for number, text in enumerate(texts)}
         forest, prefix = self._lay_out(sequences, min(min(text.contexts.values()) for text in texts))
         needed = {number for number, text in enumerate(texts) if selected.intersection(text.contexts)}
-        overhead = self.token_budget // 32  # starting a batch costs about as much as these tokens
-        for rows in cut_into_batches([len(t) for t in forest], self.token_budget, overhead):
+        overhead = self.budget.tokens // 32  # starting a batch costs about as much as these tokens
+        for rows in cut_into_batches([len(t) for t in forest], self.budget.tokens, overhead):
             batch = [forest[row] for row in rows]
             if any(needed.intersection(t.paths) for t in batch):
                 for number, scores in self._within_memory(batch, prefix, texts):
@@ -196,13 +225,13 @@ class LocalEngine:
             return [tree_of([(number, tokens, 0)]) for number, tokens in sequences.items()], None
         # the last context token stays in the tree, since its output predicts the first scored token
         tokens = shared_prefix(list(sequences.values()), shortest - 1 if len(sequences) > 1 else 0)
+        prefix = Prefix(tokens[:0], [])
         try:
             prefix = self.forward.prefix(tokens)
         except torch.OutOfMemoryError:
             self.notify("the shared prefix does not fit into the device's memory; computing it with every sequence")
-            prefix = Prefix(tokens[:0], [])
         # local attention may count keys instead of positions: within the window, a tree is correct for both
-        largest = int(min(self.token_budget, LARGEST_TREE, span - len(prefix)))
+        largest = int(min(self.budget.tokens, LARGEST_TREE, span - len(prefix)))
         return grow_trees(sequences, len(prefix), pairs_per_token=self._pairs_per_token, largest=largest), prefix
 
     def _within_memory(
@@ -210,19 +239,22 @@ class LocalEngine:
     ) -> Iterator[tuple[int, Scores]]:
         """Score a batch. If it does not fit into memory, score its halves, and use smaller batches from then on."""
         members = [number for t in batch for number in t.paths]
-        if len(batch) * max(map(len, batch)) <= self.token_budget or len(members) == 1:
-            try:
-                yield from self._score_batch(batch, prefix, texts)
+        if len(batch) * max(map(len, batch)) <= self.budget.tokens or len(members) == 1:
+            scored = None
+            # after `suppress`, no traceback refers to the tensors of the failed batch
+            with suppress(torch.OutOfMemoryError):
+                scored = self._score_batch(batch, prefix, texts)
+            if scored is not None:
+                yield from scored
                 return
-            except torch.OutOfMemoryError:
-                release_cached_memory(self.forward.device)
+            release_cached_memory(self.forward.device)
             if len(members) == 1:
                 self.notify("a single sequence does not fit into the device's memory: unscored")
                 yield members[0], None
                 return
-            if self.token_budget > 1:
-                self.token_budget //= 2
-                self.notify(f"out of memory: token budget halved to {self.token_budget}")
+            if self.budget.tokens > 1:
+                self.budget.tokens //= 2
+                self.notify(f"out of memory: token budget halved to {self.budget.tokens}")
         halves = [batch[: len(batch) // 2], batch[len(batch) // 2 :]]
         if len(batch) == 1:
             parts = members[: len(members) // 2], members[len(members) // 2 :]

@@ -1,12 +1,12 @@
 """Prefix trees, their forward pass through an unmodified transformers model, and a test of whether it supports them.
 
 A node of a tree attends to the cached prefix of all sequences, its ancestors and itself, and its position is its depth:
-a 4-D attention mask, a key-value cache and position ids. One tree for a whole task would have the fewest tokens, but
-attention is quadratic in its size, so a sequence joins a tree only if that costs less.
+position ids, and FlexAttention on a GPU, or else a 4-D attention mask and a key-value cache. One tree for a whole task
+would have the fewest tokens, but attention is quadratic in its size, so a sequence joins one only if that costs less.
 """
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from transformers import DynamicCache, PreTrainedModel
 
 from alignbench.errors import AlignbenchError
+from alignbench.models.attention import TREE, Layers, layers_of, replaced_attention, tree_mask
 from alignbench.models.causal_lm import TOLERANCE, devices_of, select_before_head, takes_positions
 from alignbench.models.encode import Tokens, common_length
 
@@ -108,12 +109,17 @@ def cut_into_batches(sizes: Sequence[int], budget: int, overhead: int) -> list[l
     return batches[::-1]
 
 
-def attention_mask(trees: Sequence[Tree], width: int) -> NDArray[np.bool_]:
-    """(rows, width, width): whether node i may attend to node j of its row. Padding attends to itself only."""
-    ends = np.broadcast_to(np.arange(1, width + 1, dtype=np.int32), (len(trees), width)).copy()
+def padded_ends(trees: Sequence[Tree], width: int) -> NDArray[np.int64]:
+    """(rows, width): the ends of the nodes' subtrees. Each node of padding is a tree of its own."""
+    ends = np.tile(np.arange(1, width + 1), (len(trees), 1))
     for row, tree in enumerate(trees):
         ends[row, : len(tree)] = tree.ends
-    node = np.arange(width)
+    return ends
+
+
+def attention_mask(trees: Sequence[Tree], width: int) -> NDArray[np.bool_]:
+    """(rows, width, width): whether node i may attend to node j of its row. Padding attends to itself only."""
+    ends, node = padded_ends(trees, width), np.arange(width)
     return (node[None, None, :] <= node[None, :, None]) & (node[None, :, None] < ends[:, None, :])
 
 
@@ -122,7 +128,7 @@ class Prefix:
     """Tokens that every sequence begins with, and their keys and values per layer, (1, heads, tokens, size)."""
 
     tokens: Tokens
-    layers: list[tuple[torch.Tensor, torch.Tensor]]
+    layers: Layers
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -133,12 +139,17 @@ class Prefix:
 
 
 class Forward:
-    """A model in evaluation mode and the number of tokens it has computed, not counting padding."""
+    """A model in evaluation mode and the number of tokens it has computed, not counting padding.
+
+    flex: trees go through FlexAttention, which neither has a mask in memory nor copies the prefix for each row; without
+    it, a mask goes through the model's own attention, which is faster on a CPU
+    """
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
-        self.device: torch.device = devices_of(model)[0]
+        self.device, *others = devices_of(model)
         self.tokens_computed = 0
+        self.flex = self.device.type == "cuda" and not others
         self.cached: Prefix | None = None
 
     @torch.inference_mode()
@@ -159,6 +170,9 @@ class Forward:
             arguments["attention_mask"] = self._tensor(used)
         else:
             arguments["position_ids"] = self._tensor(positions)
+        if prefix is not None and self.flex:
+            arguments |= {"tree": tree_mask(self._tensor(padded_ends(batch, width))), "shared": prefix.layers}
+        elif prefix is not None:
             # as every attention implementation adds it to its scores: 0 or the lowest finite number
             mask = torch.zeros((len(batch), 1, width, skip + width), dtype=self.model.dtype, device=self.device)
             blocked = torch.from_numpy(~attention_mask(batch, width)).to(self.device)
@@ -166,7 +180,8 @@ class Forward:
             arguments["attention_mask"] = mask
             if skip:
                 arguments["past_key_values"] = prefix.cache(rows=len(batch))
-        with self._head_at(cells):
+        attention = replaced_attention(self.model, TREE) if "tree" in arguments else nullcontext()
+        with self._head_at(cells), attention:
             logits: torch.Tensor = self.model(**arguments).logits
         return logits[0]
 
@@ -181,7 +196,7 @@ class Forward:
         cache = DynamicCache()
         with self._head_at([(0, len(tokens) - 1)]):
             self.model(input_ids=self._tensor(tokens[None].astype(np.int64)), past_key_values=cache, use_cache=True)
-        self.cached = Prefix(tokens, [(layer.keys, layer.values) for layer in cache.layers])
+        self.cached = Prefix(tokens, layers_of(cache))
         return self.cached
 
     def _head_at(self, cells: list[Cell]) -> AbstractContextManager[Any]:
@@ -221,11 +236,15 @@ def why_no_tree(forward: Forward, tokens: Tokens) -> str | None:
             raise AlignbenchError(f"{kind} is not a causal language model: it attends to later tokens ({change})")
     if not takes_positions(forward.model):
         return f"{kind} takes no position ids"
-    try:
-        found = logprobs(grow_trees(dict(enumerate(distinct)), len(prefix)), forward.prefix(prefix))
-    except (TypeError, ValueError, RuntimeError, IndexError, AttributeError) as error:
-        return f"{kind} does not support a tree mask ({type(error).__name__})"
-    worst = max(float((one - other).abs().mean()) for one, other in zip(found, plain, strict=True))
-    if worst > limit:  # NaN on both sides is no difference
-        return f"{kind} does not support a tree mask (log-probabilities differ by {worst:.2g} nats)"
-    return None
+    reason = None
+    while True:
+        try:
+            found = logprobs(grow_trees(dict(enumerate(distinct)), len(prefix)), forward.prefix(prefix))
+            worst = max(float((one - other).abs().mean()) for one, other in zip(found, plain, strict=True))
+            # NaN on both sides is no difference
+            reason = f"log-probabilities differ by {worst:.2g} nats" if worst > limit else None
+        except (TypeError, ValueError, RuntimeError, IndexError, AttributeError, KeyError) as error:
+            reason = type(error).__name__
+        if reason is None or not forward.flex:
+            return reason and f"{kind} does not support a tree mask ({reason})"
+        forward.flex = False

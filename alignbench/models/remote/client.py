@@ -1,4 +1,4 @@
-"""HTTP client of an endpoint: API key, retries, and parallel requests.
+"""HTTP client of an endpoint: API key, retries, and as many parallel requests as the server answers in time.
 
 What an endpoint replies is untrusted text. Before any of it is shown, `Client` removes the key (a server may echo it)
 and control characters, and shortens it to one line.
@@ -20,6 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from functools import cache
+from multiprocessing import TimeoutError as NoResultYet
 from multiprocessing.pool import ThreadPool
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -33,6 +34,9 @@ KEY, HOST = "ALIGNBENCH_API_KEY", "ALIGNBENCH_API_HOST"
 LONGEST_MESSAGE = 200  # characters shown of a server's message
 LARGEST_BODY = 64 * 2**20  # bytes of a reply; an endpoint does not send more
 RETRIED = {408, 409, 425, 429}  # and 5xx: statuses for which a retry may succeed
+OVERLOADED = {429, 503}
+GROW = 0.9  # of the timeout: longest expected wait for which another parallel request is added
+QUIET = 10.0  # seconds without an answer until it is said what is waiting
 T = TypeVar("T")
 
 
@@ -40,12 +44,14 @@ class RequestFailed(Exception):  # noqa: N818
     """A request without a usable reply.
 
     status: HTTP status of the last try, 0 if there was no reply; retry_after: seconds that the server asks to wait
+    late: no reply within the timeout; overloaded: late, or the server has too many requests
     not_found: there is no such path or model; permanent: the server refused it, and would refuse it again
     """
 
-    def __init__(self, reason: str, status: int = 0, retry_after: float = 0) -> None:
+    def __init__(self, reason: str, status: int = 0, retry_after: float = 0, late: bool = False) -> None:
         super().__init__(reason)
-        self.status, self.retry_after = status, retry_after
+        self.status, self.retry_after, self.late = status, retry_after, late
+        self.overloaded = late or status in OVERLOADED
         self.not_found = status in (404, 405)
         self.permanent = 400 <= status < 500 and status not in RETRIED and not self.not_found
 
@@ -96,11 +102,60 @@ def _loop() -> asyncio.AbstractEventLoop:
     return loop
 
 
+class Gate:
+    """Limits the requests in flight to those that the server answers in time (AIMD: Chiu and Jain 1989).
+
+    The limit begins at 1 and grows with each answer (after the first overload, by one in a round of answers) if one
+    request more would still be answered in time by a server that answers one after the other. It is halved if the
+    server is overloaded, and all requests wait as long as the server asks for. A request that was given up after the
+    timeout keeps its place for as long again, since a server may go on with it.
+
+    most: maximum of the limit; longest: wait, in seconds
+    """
+
+    def __init__(self, most: int, timeout: float, longest: float) -> None:
+        self.most, self.timeout, self.longest = most, timeout, longest
+        self.limit, self.flying = 1.0, 0
+        self._held = self._cut = 0.0
+        self._given_up: list[float] = []  # when their places are free
+        self._changed = threading.Condition()
+
+    def enter(self, stop: threading.Event) -> tuple[int, float]:
+        """Wait for a place. Returns the number of places in use, this one among them, and the time. Raises
+        CancelledError once `stop` is set."""
+        with self._changed:
+            while not stop.is_set():
+                now = time.monotonic()
+                self._given_up = [free for free in self._given_up if free > now]
+                used = self.flying + len(self._given_up) + 1
+                if now >= self._held and used <= self.limit:
+                    self.flying += 1
+                    return used, now
+                self._changed.wait(0.05)
+        raise CancelledError
+
+    def leave(self, used: int, began: float, failure: RequestFailed | None) -> None:
+        """used, began: as returned by `enter`; failure: None after an answer"""
+        with self._changed:
+            self.flying -= 1
+            now = time.monotonic()
+            if failure is None:
+                if (now - began) / used * (self.limit + 1) <= GROW * self.timeout:
+                    self.limit = min(self.most, self.limit + (1 / self.limit if self._cut else 1))
+            elif failure.overloaded:
+                if began >= self._cut:  # requests that began before have seen the old limit
+                    self.limit, self._cut = max(1, self.limit / 2), now
+                self._held = max(self._held, now + min(failure.retry_after, self.longest))
+                if failure.late:
+                    self._given_up.append(now + min(self.timeout, self.longest))
+            self._changed.notify_all()
+
+
 @dataclass(repr=False, eq=False)
 class Client:
     """Posts JSON, and retries requests that may succeed later.
 
-    concurrency: maximum number of requests at once, over all threads; timeout: seconds for a reply with its headers
+    concurrency: maximum number of requests at once, over all threads; timeout: seconds for a whole reply
     retries: after a 429, a 5xx, a timeout, a broken connection or an unreadable reply
     first_wait, longest_wait: seconds before the first retry, doubled each time, and their limit (also of Retry-After)
     counts: also tokens, as counted by the server; reported: names in the last reply
@@ -109,18 +164,19 @@ class Client:
     url: str
     key: str | None
     concurrency: int = 8
-    timeout: float = 60.0
+    timeout: float = 120.0
     retries: int = 6
     first_wait: float = 1.0
     longest_wait: float = 60.0
 
     def __post_init__(self) -> None:
         logging.getLogger("httpcore").setLevel(logging.INFO)  # its debug lines show the headers of replies
-        if self.concurrency < 1:
-            raise AlignbenchError(f"concurrency {self.concurrency}: must be at least 1")
+        for name, least in (("concurrency", 1), ("timeout", 0.1), ("retries", 0)):
+            if not least <= getattr(self, name) < math.inf:
+                raise AlignbenchError(f"{name} {getattr(self, name)}: must be at least {least}")
         self.counts = Counter(requests=0, repeated=0, prompt_tokens=0, completion_tokens=0)
         self.reported = {"model": "", "system_fingerprint": ""}
-        self._slots = threading.BoundedSemaphore(self.concurrency)
+        self.gate = Gate(self.concurrency, self.timeout, self.longest_wait)
         self._lock = threading.Lock()
         self.http = httpx.AsyncClient(
             headers={"Authorization": f"Bearer {self.key}"} if self.key else {},
@@ -136,16 +192,31 @@ class Client:
         failed, CancelledError once `stop` is set, and AlignbenchError for a wrong key or a redirect."""
         stop = stop or threading.Event()
         wait, left = self.first_wait, self.retries if retries is None else retries
-        while not stop.is_set():
+        while True:
+            used, began = self.gate.enter(stop)
+            failed: RequestFailed | None = RequestFailed("no reply")
             try:
-                return self._try(path, body)
+                choices = self._try(path, body)
+                failed = None
+                return choices
             except RequestFailed as failure:
-                if failure.permanent or failure.not_found or not left:
-                    raise
-                stop.wait(min(self.longest_wait, max(wait * random.uniform(0.5, 1.0), failure.retry_after)))
-                wait, left = min(2 * wait, self.longest_wait), left - 1
-                self._count(repeated=1)
-        raise CancelledError
+                failed = failure
+            finally:
+                self.gate.leave(used, began, failed)
+            if failed.permanent or failed.not_found or not left:
+                raise failed
+            left -= 1
+            stop.wait(min(self.longest_wait, max(wait * random.uniform(0.5, 1.0), failed.retry_after)))
+            wait = min(2 * wait, self.longest_wait)
+            self._count(repeated=1)
+
+    def look(self, url: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        """The JSON object at `url`, which is on the host of the endpoint; empty if there is none."""
+        with suppress(TimeoutError, httpx.HTTPError, ValueError, RecursionError):
+            status, _, text = asyncio.run_coroutine_threadsafe(self._send(url, body), _loop()).result()
+            reply = json.loads(text) if status == 200 else {}
+            return reply if isinstance(reply, dict) else {}
+        return {}
 
     def clean(self, text: str) -> str:
         """A server's text as one short line of printable characters, without the key."""
@@ -161,16 +232,15 @@ class Client:
     def _try(self, path: str, body: dict[str, Any]) -> list[Choice]:
         self._count(requests=1)
         try:
-            with self._slots:
-                reply = asyncio.run_coroutine_threadsafe(self._post(self.url + path, body), _loop()).result()
-            status, headers, text = reply
+            sent = asyncio.run_coroutine_threadsafe(self._send(self.url + path, body), _loop())
+            status, headers, text = sent.result()
             # a short key ("none") could be a word of a correct answer
             if self.key and (len(self.key) >= 16 or status >= 300):
                 text = text.replace(self.key, "***")
             if 200 <= status < 300:
                 return self._read(text)
         except (TimeoutError, httpx.TimeoutException):
-            raise RequestFailed(f"no reply within {self.timeout:g} s") from None
+            raise RequestFailed(f"no reply within {self.timeout:g} s (--timeout)", late=True) from None
         except httpx.HTTPError as error:
             raise RequestFailed(f"the connection failed ({self.clean(str(error)) or type(error).__name__})") from None
         except ValueError as error:
@@ -185,10 +255,10 @@ class Client:
             raise AlignbenchError(f"endpoint {self.url}: it redirects to {target}; give that address instead")
         raise RequestFailed(reason, status, _retry_after(headers.get("retry-after", "")))
 
-    async def _post(self, url: str, body: dict[str, Any]) -> tuple[int, httpx.Headers, str]:
+    async def _send(self, url: str, body: dict[str, Any] | None) -> tuple[int, httpx.Headers, str]:
         """Status, headers and body of the reply. Raises TimeoutError, since the timeout of httpx is that of a part."""
-        content = bytearray()
-        async with asyncio.timeout(self.timeout), self.http.stream("POST", url, json=body) as response:
+        content, method = bytearray(), "GET" if body is None else "POST"
+        async with asyncio.timeout(self.timeout), self.http.stream(method, url, json=body) as response:
             async for part in response.aiter_bytes():
                 content += part
                 if len(content) > LARGEST_BODY:
@@ -226,11 +296,16 @@ class Client:
 
 
 def in_parallel(
-    indices: Sequence[int], work: Callable[[int], T], workers: int, stop: threading.Event
+    indices: Sequence[int],
+    work: Callable[[int], T],
+    workers: int,
+    stop: threading.Event,
+    quiet: Callable[[float], None],
 ) -> Iterator[tuple[int, T]]:
     """Yield `work(index)` of each index, computed in several threads, in the order of completion.
 
     At most 2 × `workers` are started ahead of the consumer. Closing the generator sets `stop` and starts no more.
+    quiet: called after every QUIET seconds without a result, with the seconds since the last one
     """
     ahead = threading.Semaphore(2 * workers)
 
@@ -242,9 +317,17 @@ def in_parallel(
 
     pool = ThreadPool(min(workers, max(1, len(indices))))  # of daemons, so that Ctrl-C does not wait for requests
     try:
-        for found in pool.imap_unordered(serve, indices):
+        results, since = pool.imap_unordered(serve, indices), time.monotonic()
+        for _ in indices:
+            while True:
+                try:
+                    found = results.next(QUIET)
+                    break
+                except NoResultYet:
+                    quiet(time.monotonic() - since)
             yield found
             ahead.release()
+            since = time.monotonic()
     finally:
         stop.set()
         ahead.release(len(indices) + 1)

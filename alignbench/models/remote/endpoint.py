@@ -11,16 +11,18 @@ import hashlib
 import re
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 from alignbench.errors import AlignbenchError
 from alignbench.models.remote.client import Client, RequestFailed, find_key, in_parallel, parse_endpoint
 from alignbench.models.remote.replies import completion, score
+from alignbench.models.remote.sampling import DRAW, EXTRAS, NEUTRAL, UNMODIFIED, verify
 from alignbench.types.engine import UNFINISHED, Completion, Loglikelihood, Prompt, Request, Sampling
 
 COMPLETIONS, CHAT = "/completions", "/chat/completions"
 PROBE = "The sun rises in the east and sets in the"
-DRAW = "Twenty random words:"  # rarely continued twice in the same way
 PROBE_RETRIES = 2  # so that a wrong address is reported soon
 MOST_STOPS = 4  # OpenAI's limit of stop strings; the text is cut here at further ones
 MOST_CHOICES = 128  # OpenAI's limit of `n`
@@ -32,11 +34,12 @@ T = TypeVar("T")
 
 
 class Offer(NamedTuple):
-    """Whether a path returns log-probabilities of the prompt, the parameter that requests those of generated tokens,
-    whether it accepts a seed, and the name of its length limit."""
+    """Whether a path returns log-probabilities of the prompt, the parameters that are sent with every request (those of
+    `NEUTRAL` that it accepts, and the one that requests log-probabilities of generated tokens), whether it accepts a
+    seed, and the name of its length limit."""
 
     echo: bool
-    logprobs: dict[str, Any]
+    settings: dict[str, Any]
     seed: bool
     limit: str
 
@@ -69,7 +72,8 @@ class EndpointEngine:
         self.client, self.template_kwargs = client, template_kwargs
         self.name = name
         self.notify = notify
-        self._several: dict[str, bool] = {}  # path -> whether one request can return several samples
+        self._several: dict[tuple[str, int], int] = {}  # path, samples -> how many of them one request returns
+        self._sampling: dict[str, str] = {}  # path -> whether its samples are from the model's own distribution
         self._models: set[str] = set()  # names that the server reports
         self._offers = self._probe()
         self.scores = COMPLETIONS in self._offers and self._offers[COMPLETIONS].echo
@@ -81,8 +85,28 @@ class EndpointEngine:
         return {"url": self.client.url, "name": self.name, "reported": reported or None}
 
     def work(self) -> dict[str, int | str]:
-        """Requests sent and repeated, the tokens that the server counted, and the build that it reported last."""
-        return {**self.client.counts, "system_fingerprint": self.client.reported["system_fingerprint"]}
+        """Requests sent and repeated, the tokens that the server counted, the build that it reported last, and whether
+        it sampled from the model's own distribution."""
+        found = ", ".join(f"{path}: {verified}" for path, verified in self._sampling.items())
+        return {
+            **self.client.counts,
+            "system_fingerprint": self.client.reported["system_fingerprint"],
+            **({"distribution": found} if found else {}),
+        }
+
+    def sampling(self, chat: bool, verified: bool) -> tuple[list[str], str | None]:
+        """The parameters of `NEUTRAL` that the server accepts, and if `verified`, whether it samples from the model's
+        own distribution (see `verify`), which takes a few requests."""
+        path = CHAT if chat else COMPLETIONS
+        if path not in self._offers:
+            return [], None
+        sent = {name: NEUTRAL[name] for name in self._offers[path].settings if name in NEUTRAL}
+        if verified and path not in self._sampling:
+            body = partial(self._body, path, DRAW)
+            self._sampling[path] = found = verify(self.client, path, body, sent, min(8, self._at_once(path, 8)))
+            if not found.startswith(UNMODIFIED):
+                self.notify(f"endpoint {self.client.url}: {path} samples from a distribution that is {found}")
+        return sorted(sent), self._sampling.get(path) if verified else None
 
     def loglikelihood(
         self, requests: Sequence[Request], only: Collection[int] | None = None, *, chat: bool = False
@@ -121,7 +145,7 @@ class EndpointEngine:
         if path not in self._offers:
             raise self._error(f"{path} does not work there; use --template {'none' if chat else 'chat'}")
         samples = sampling.samples if sampling.temperature > 0 else 1
-        at_once = MOST_CHOICES if sampling.temperature > 0 and self._draws_several(path) else 1
+        at_once = self._at_once(path, samples) if sampling.temperature > 0 else 1
         settings: dict[str, Any] = {"temperature": sampling.temperature, "top_p": sampling.top_p}
         if sampling.stop:
             settings["stop"] = list(sampling.stop[:MOST_STOPS])
@@ -164,7 +188,13 @@ class EndpointEngine:
         """
         held: list[tuple[int, T]] = []
         succeeded, stop = False, threading.Event()
-        answers = in_parallel(indices, lambda index: answer(index, stop), self.client.concurrency, stop)
+
+        def quiet(seconds: float) -> None:
+            gate = self.client.gate
+            sent = f"{gate.flying} requests sent (limit {gate.limit:.0f} of {gate.most})"
+            self.notify(f"endpoint {self.client.url}: no answer for {seconds:.0f} s; {sent}")
+
+        answers = in_parallel(indices, lambda index: answer(index, stop), self.client.concurrency, stop, quiet)
         for index, (found, failure) in answers:
             succeeded |= failure is None
             held.append((index, found))
@@ -180,7 +210,7 @@ class EndpointEngine:
     def _body(self, path: str, text: str, max_tokens: int, **more: Any) -> dict[str, Any]:
         """A request with these parameters, without the seed if the server refuses seeds."""
         offer = self._offers[path]
-        settings = offer.logprobs | {offer.limit: max_tokens} | more
+        settings = offer.settings | {offer.limit: max_tokens} | more
         return self._addressed(path, text) | {n: v for n, v in settings.items() if n != "seed" or offer.seed}
 
     def _addressed(self, path: str, text: str) -> dict[str, Any]:
@@ -205,11 +235,19 @@ class EndpointEngine:
             worst = min(failures, key=lambda failure: failure.not_found)
             advice = f"check that it is up, its model {self.name!r}, and that the address ends with the version (/v1)"
             raise self._error(f"it does not work ({worst}); {advice}")
+        listed = [m for m in self.client.look(f"{self.client.url}/models").get("data") or () if isinstance(m, dict)]
+        names = [str(model.get("id")) for model in listed]
+        known = {*names, *(str(other) for model in listed for other in model.get("aliases") or ())}
+        if names and known.isdisjoint((self.name, f"{self.name}:latest")):  # Ollama adds the tag
+            shown = self.client.clean(", ".join(sorted(names)[:3]))
+            self._models.add(shown)
+            self.notify(f"endpoint {self.client.url}: it answers as {self.name!r}, but its models are {shown}")
         return offers
 
     def _test(self, path: str) -> Offer:
         """Send a small prompt with all optional parameters, and leave out those that are refused."""
         optional = {"logprobs": True, "seed": 0} if path == CHAT else {"echo": True, "logprobs": 1, "seed": 0}
+        optional |= NEUTRAL
         limit = "max_tokens"  # newer chat models require another name
         while True:
             # a reasoning model refuses a limit that leaves no room for an answer
@@ -223,38 +261,48 @@ class EndpointEngine:
                 if limit == "max_tokens" and "max_completion_tokens" in str(failure):
                     limit = "max_completion_tokens"
                 elif refused and optional:
-                    del optional[next((name for name in optional if name in str(failure)), next(iter(optional)))]
+                    named = [name for name in optional if re.search(rf"\b{name}\b", str(failure))]
+                    for name in named or optional.keys() & EXTRAS.keys() or [next(iter(optional))]:
+                        del optional[name]
                 else:
                     raise
         if "seed" not in optional:
             self.notify(f"endpoint {self.client.url}: {path} accepts no seed; its samples cannot be reproduced")
         echoed = score(choice, PROBE, len(PROBE.split()[0])) if "echo" in optional else None
-        logprobs = {"logprobs": optional["logprobs"]} if "logprobs" in optional and choice.logprobs else {}
-        return Offer(echoed is not None and echoed.unscored is None, logprobs, "seed" in optional, limit)
+        settings = {name: value for name, value in optional.items() if name in NEUTRAL}
+        if choice.logprobs and "logprobs" in optional:
+            settings["logprobs"] = optional["logprobs"]
+        return Offer(echoed is not None and echoed.unscored is None, settings, "seed" in optional, limit)
 
-    def _draws_several(self, path: str) -> bool:
-        """Whether one request can return several samples. Some servers refuse `n`, return one choice, or equal ones.
+    def _at_once(self, path: str, samples: int) -> int:
+        """How many samples one request can return. Some servers refuse a high `n` or any, return one, or equal ones.
 
-        Raises AlignbenchError if the server does not sample: `transformers serve` (5.23) decodes greedily at every
-        temperature unless the checkpoint's own configuration says otherwise.
+        Raises AlignbenchError if the server does not sample.
         """
-        if path not in self._several:
+        if (path, samples) not in self._several:
 
             def draw(seed: int, **settings: int) -> list[str]:
                 body = self._body(path, DRAW, max_tokens=32, temperature=1.0, seed=seed, **settings)
-                try:
-                    return [choice.text for choice in self.client.ask(path, body)]
-                except RequestFailed:  # the requests of the prompts will report what is wrong
-                    return []
+                return [choice.text for choice in self.client.ask(path, body)]
 
-            self._several[path] = len(set(draw(0, n=2))) > 1
-            if not self._several[path]:
-                drawn = [text for seed in (1, 2, 3) for text in draw(seed)]
-                if len(drawn) == 3 and len(set(drawn)) == 1:
-                    advice = "enable sampling on the server, or choose tasks with greedy decoding"
-                    raise self._error(f"it does not sample (three equal texts at temperature 1); {advice}")
+            most = min(max(samples, 2), MOST_CHOICES)
+            drawn: list[str] = []
+            # failures that do not concern `n` are left to the requests of the prompts
+            while most > 1 and not drawn:
+                try:
+                    drawn = draw(0, n=most)
+                except RequestFailed as failure:
+                    named = [int(number) for number in re.findall(r"\d+", str(failure)) if 1 < int(number) < most]
+                    most = max(named, default=most // 2) if failure.permanent else 1
+            if len(set(drawn)) < 2:
+                most = 1
+                with suppress(RequestFailed):
+                    if len({text for seed in (1, 2, 3) for text in draw(seed)}) == 1:
+                        advice = "enable sampling on the server, or choose tasks with greedy decoding"
+                        raise self._error(f"it does not sample (three equal texts at temperature 1); {advice}")
                 self.notify(f"endpoint {self.client.url}: one sample per request, since it does not support several")
-        return self._several[path]
+            self._several[path, samples] = most
+        return self._several[path, samples]
 
     def _error(self, message: str) -> AlignbenchError:
         return AlignbenchError(f"endpoint {self.client.url}: {message}")

@@ -19,6 +19,7 @@ UNKNOWN = object()  # the server does not report what ended the text
 SPECIAL = 2  # maximum number of tokens that a tokenizer adds before a text
 
 Span = tuple[int, int]  # (start, end) in the text
+Top = tuple[tuple[tuple[str, float], ...], ...]
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Choice:
 
     stopped_by: vLLM's `stop_reason`: the stop string, or None after the end-of-sequence token
     thoughts: those of a server that sends them apart from the text
+    top: for each token, the strings and log-probabilities of the most likely ones; empty if they were not requested
     """
 
     text: str
@@ -35,6 +37,7 @@ class Choice:
     pieces: tuple[str, ...]
     logprobs: tuple[float, ...]
     thoughts: str = ""
+    top: Top = ()
 
 
 def read_choices(reply: dict[str, Any]) -> list[Choice]:
@@ -57,21 +60,25 @@ def _choice(entry: Any) -> Choice | None:
     except (AttributeError, KeyError, TypeError, UnicodeEncodeError):
         return None
     stopped_by = entry.get("stop_reason", UNKNOWN)
-    return Choice(text, entry.get("finish_reason"), stopped_by, *_logprobs(entry.get("logprobs")), thoughts)
+    pieces, values, top = _logprobs(entry.get("logprobs"))
+    return Choice(text, entry.get("finish_reason"), stopped_by, pieces, values, thoughts, top)
 
 
-def _logprobs(found: Any) -> tuple[tuple[str, ...], tuple[float, ...]]:
-    """Strings and log-probabilities of the tokens; both empty if they cannot be read."""
+def _logprobs(found: Any) -> tuple[tuple[str, ...], tuple[float, ...], Top]:
+    """Fields of `Choice`; all empty if they cannot be read."""
     try:
         if isinstance(found.get("content"), list):  # chats, and always in llama.cpp
             pairs = [(token["token"], token.get("logprob")) for token in found["content"]]
+            top = [[(t["token"], t["logprob"]) for t in own.get("top_logprobs") or ()] for own in found["content"]]
         else:
             pairs = list(zip(found["tokens"], found["token_logprobs"], strict=True))
+            top = [list((own or {}).items()) for own in found.get("top_logprobs") or ()]
         "".join(piece for piece, _ in pairs)  # all are strings
         values = tuple(float(value) if type(value) in (int, float) else math.nan for _, value in pairs)
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
-        return (), ()
-    return tuple(piece for piece, _ in pairs), values
+        return (), (), ()
+    numbers = tuple(tuple(pair for pair in own if type(pair[1]) in (int, float)) for own in top)
+    return tuple(piece for piece, _ in pairs), values, numbers
 
 
 def completion(choice: Choice, stop: Sequence[str], thinking: Thinking | None = None) -> Completion:

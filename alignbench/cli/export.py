@@ -1,0 +1,61 @@
+"""`alignbench export`: results in the formats of other tools."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from alignbench.errors import AlignbenchError
+
+RELATIONSHIPS = ("first_party", "third_party", "collaborative", "other")
+Out = Annotated[Path | None, typer.Option(help="File (hf, parquet) or folder (every-eval-ever, lm-eval) to write.")]
+
+
+def export(
+    to: Annotated[
+        str, typer.Argument(help="hf, every-eval-ever, lm-eval, parquet, wandb, mlflow, trackio.", metavar="FORMAT")
+    ],
+    models: Annotated[list[str], typer.Argument(help="Run folders, or names of runs or their beginnings.")],
+    runs: Annotated[Path, typer.Option(help="Folder of the run folders.")] = Path("runs"),
+    out: Out = None,
+    project: Annotated[str, typer.Option(help="Project or experiment of a tracker.")] = "alignbench",
+    organization: Annotated[str, typer.Option(help="Who made the evaluation (every-eval-ever).")] = "unknown",
+    relationship: Annotated[
+        str, typer.Option(help=f"Of the evaluator to the model's developer: {', '.join(RELATIONSHIPS)}.")
+    ] = "other",
+) -> None:
+    """Export the results of finished runs: hf writes them into a model card."""
+    from alignbench.exports import files, trackers
+    from alignbench.runs.read import read_runs
+
+    if to not in ("hf", "every-eval-ever", "lm-eval", "parquet", *trackers.TRACKERS):
+        raise AlignbenchError(
+            f"export {to}: choose hf, every-eval-ever, lm-eval, parquet, {', '.join(trackers.TRACKERS)}"
+        )
+    if relationship not in RELATIONSHIPS:
+        raise AlignbenchError(f"--relationship {relationship}: choose {', '.join(RELATIONSHIPS)}")
+    found = read_runs(models, runs)
+    if to in trackers.TRACKERS:
+        for run in found:
+            trackers.to_tracker(to, run, project)
+            print(f"{run.name}: exported to {to}")
+        return
+    if out is None:
+        raise AlignbenchError(f"export {to}: needs --out, the file or folder to write")
+    if to == "hf" and len(found) != 1:
+        raise AlignbenchError(f"export hf: a model card is of one model, not {len(found)}")
+    for run in found:
+        file = out
+        if to == "hf":
+            files.to_model_card(run, file)
+        elif to == "every-eval-ever":
+            file = out / f"{run.path.name}.json"
+            files.write_json(files.to_every_eval_ever(run, organization, relationship), file)
+        elif to == "lm-eval":
+            file = out / run.path.name / "results_alignbench.json"
+            files.write_json(files.to_lm_eval(run), file)
+        if to != "parquet":
+            print(f"{run.name}: {file}")
+    if to == "parquet":
+        files.to_parquet(found, out)
+        print(f"{len(found)} run{'s' * (len(found) != 1)}: {out}")

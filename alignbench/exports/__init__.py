@@ -1,0 +1,1 @@
+"""Results of run folders in the formats of other tools."""
