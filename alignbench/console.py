@@ -63,6 +63,6 @@ def write_csv(file: Path, header: Sequence[str], rows: Iterable[Sequence[object]
 
 def write_text(file: Path, text: str) -> None:
     try:
-        file.write_text(text, encoding="utf-8", newline="")
+        file.write_text(text, "utf-8", "backslashreplace", newline="")
     except OSError as error:
         raise AlignbenchError(f"{file}: cannot be written ({error.strerror or error})") from None

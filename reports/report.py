@@ -27,8 +27,8 @@ class Report:
 
 
 def report(
-    paths: Sequence[Path], out: Path, *, reference: str | None = None, title: str = "Gains and losses of alignment",
-    pdf: bool = False, progress: Progress = SILENT,
+    paths: Sequence[str | Path], out: str | Path = "report", *, reference: str | None = None,
+    title: str = "Gains and losses of alignment", pdf: bool = False, progress: Progress = SILENT,
 ) -> Report:  # fmt: skip
     """Draw all figures for which `paths` have data, and write the page: out/index.html and out/figures/.
 
@@ -39,7 +39,8 @@ def report(
     The same folders give the same bytes. Raises AlignbenchError as `gather` does.
     """
     progress.say("reading and comparing the runs")
-    evidence = gather(paths, reference=reference)
+    out = Path(out)
+    evidence = gather([Path(path) for path in paths], reference=reference)
     drawn, left_out = draw_all(evidence, progress)
     files = [file.name for drawing in drawn for file in save(drawing, out / "figures", pdf=pdf)]
     listed = None

@@ -21,7 +21,11 @@ from alignbench.errors import AlignbenchError
 
 def run(*arguments: object, cwd: Path | None = None, env: dict[str, str] | None = None) -> CompletedProcess[str]:
     """Run a command in this process, as `alignbench ARGUMENTS` does."""
-    argv, out, err, code = ["alignbench", *map(str, arguments)], io.StringIO(), io.StringIO(), 0
+    argv, code = ["alignbench", *map(str, arguments)], 0
+    # strict, as a terminal is
+    out, err = (
+        io.TextIOWrapper(io.BytesIO(), "utf-8", how, write_through=True) for how in ("strict", "backslashreplace")
+    )
     with (
         mock.patch.object(sys, "argv", argv),
         mock.patch.dict(os.environ, env or {}),
@@ -33,7 +37,8 @@ def run(*arguments: object, cwd: Path | None = None, env: dict[str, str] | None 
             main()
         except SystemExit as end:
             code = end.code or 0
-    return CompletedProcess(argv, code, out.getvalue(), err.getvalue())
+    texts = (stream.buffer.getvalue().decode() for stream in (out, err))
+    return CompletedProcess(argv, code, *texts)
 
 
 def in_process(create: Any, *arguments: object, module: Sequence[str] = (), **options: Any) -> Any:

@@ -22,10 +22,9 @@ from tiny import SENTENCES, save_tiny_checkpoint, tiny_model, tiny_tokenizer
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from alignbench.cli.train import CONFIGS as STAGES
 from alignbench.models.checkpoint import find_checkpoint
 from trainers import loop
-from trainers.config import StageConfig
+from trainers.config import STAGES, StageConfig
 from trainers.models import Scalar
 from trainers.reward import RewardModel, score_all
 from trainers.run import Origin, open_run

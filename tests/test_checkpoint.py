@@ -107,7 +107,7 @@ LOST = "model.layers.1.mlp.up_proj.weight"
     ("damage", "message"),
     [
         (lambda folder: (folder / "config.json").unlink(), "no config.json"),
-        *((write("config.json", content), "is not ") for content in (b"{", b"[1]", b"\xff\xfe")),
+        *((write("config.json", content), "config.json: not ") for content in (b"{", b"[1]", b"\xff\xfe")),
         (lambda folder: (folder / WEIGHTS).rename(folder / "pytorch_model.bin"), "pickled (pytorch_model.bin)"),
         (lambda folder: (folder / WEIGHTS).unlink(), "no weights"),
         *((cut(kept), "truncated") for kept in (0, 5, 400, -1)),

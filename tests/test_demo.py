@@ -272,13 +272,21 @@ def bench():
     return SimpleNamespace(**runpy.run_path(str(REPOSITORY / "benchmarks" / "demo.py")))
 
 
+COUNTS = {"n": 1, "n_scored": 1, "unscored": {}}
+METRIC = {"category": None, "unit": "proportion", "better": "higher", "n": 1, "n_clusters": 1, "n_unscored": 0}
+METRIC |= dict.fromkeys(("standard_error", "low", "high", "chance")) | {"bounds": [0, 1]}
+
+
 def write_task(task, name, model, value):
     task.mkdir(parents=True)
     (task.parent / "run.json").write_text(json.dumps({"model": model}))
-    (task / "task.json").write_text(json.dumps({"task": name}))
-    metrics = [{"metric": name, "value": value, "category": None}]
+    about = {"task": name, "version": 1, "shots": 0, "limit": None, "seed": 0}
+    (task / "task.json").write_text(json.dumps(about | {"data": []}))
+    metrics = [METRIC | {"metric": name, "value": value}]
     if value is not None:
-        (task / "result.json").write_text(json.dumps({"task": name, "metrics": metrics}))
+        (task / "result.json").write_text(
+            json.dumps(about | {"n": 1, "n_scored": 1, "unscored": {}, "metrics": metrics})
+        )
 
 
 def test_the_table_reads_the_last_run_of_a_stage_and_the_runs_of_the_current_weights(bench, tmp_path):

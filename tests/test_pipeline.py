@@ -20,6 +20,7 @@ from alignbench.runs.summary import summarise
 from alignbench.shards import Shard
 from alignbench.types.engine import Completion, Prompt, Sampling
 from alignbench.types.scorer import Item
+from alignbench.types.settings import Settings
 from alignbench.types.task import Document, Generation, Metric, Record, Task, TaskData
 
 WORDS = ("sun", "rain", "vile", "hay", "<script>", "\x1b[31m", "wool")
@@ -98,8 +99,8 @@ def run(out, engine=None, *scorers, chat=False, task=TASK):
     engine = engine or WordEngine()
     used = (scorers or (VileCounter(),)) if task.generation.scorers else ()
     model = Model("model", {"model": {"name": "model"}}, True, True, True, lambda: engine)
-    jobs = [Job(task, DATA, None, 0, used)]
-    return evaluate._evaluate_model(model, jobs, out, "chat" if chat else "none", Shard(), Progress())
+    jobs = [Job(task, DATA, None, 0, used, "chat" if chat else "none")]
+    return evaluate._evaluate_model(model, jobs, Settings(out=str(out)), Shard(), Progress())
 
 
 def lines(folder: Path) -> list[dict]:

@@ -1,11 +1,11 @@
 """The README's example runs, and the docs name what exists: tasks, commands, files and sections."""
 
-import importlib.util
 import re
 from pathlib import Path
 
 import pytest
 
+from alignbench import plugins
 from alignbench.evaluation.evaluate import evaluate
 from alignbench.tasks import all_tasks
 
@@ -18,12 +18,8 @@ def test_the_example_task_of_the_readme_runs(farm_model, tmp_path, monkeypatch):
     (code,) = re.findall(r"```python\n(# alignbench/tasks/sums\.py\n.*?)```", README.read_text(), re.DOTALL)
     file = tmp_path / "sums.py"
     file.write_text(code)
-    specification = importlib.util.spec_from_file_location("sums", file)
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    (task,) = module.TASKS
-    monkeypatch.setattr("alignbench.evaluation.evaluate.find_task", lambda name: task)
-    (run,) = evaluate([str(farm_model)], ["sums"], tmp_path / "runs")
+    monkeypatch.setattr(plugins, "_included", {})
+    (run,) = evaluate([str(farm_model)], ["sums"], tmp_path / "runs", include_path=[str(file)])
     (acc,) = run.results[0].metrics
     assert (acc.metric, acc.n, acc.chance) == ("acc", 64, 0.25)
 

@@ -8,6 +8,8 @@ from alignbench.runs.folder import open_run, write_json
 from alignbench.types.record import Record
 
 IDENTITY = {"model": "m", "dtype": "float32"}
+RESULT = {"task": "t", "version": 1, "n": 3, "n_scored": 3, "shots": 0, "limit": None, "seed": 0}
+RESULT |= {"unscored": {}, "metrics": []}
 
 
 @pytest.fixture
@@ -42,14 +44,14 @@ def test_a_run_of_another_process_and_a_folder_that_cannot_be_written_are_refuse
 def test_records_are_sorted_into_the_order_of_the_task(folder):
     for identifier in ("c", "a", "b"):
         folder.append(Record(identifier, "x"))
-    folder.finish({"a": 0, "b": 1, "c": 2}, {"n": 3})
+    folder.finish({"a": 0, "b": 1, "c": 2}, RESULT)
     assert [line["id"] for line in read_lines(folder.path / "documents.jsonl")] == ["a", "b", "c"]
-    assert folder.result()["n"] == 3
+    assert folder.result().n == 3
     assert sorted(file.name for file in folder.path.iterdir()) == ["documents.jsonl", "result.json", "task.json"]
     (folder.path / "result.json").unlink()  # an interruption between the records and the result
     assert len(list(folder.records())) == 3
-    folder.finish({"a": 0, "b": 1, "c": 2}, {"n": 3})
-    assert folder.result()["n"] == 3
+    folder.finish({"a": 0, "b": 1, "c": 2}, RESULT)
+    assert folder.result().n == 3
 
 
 def test_text_that_utf8_cannot_hold_is_escaped_and_nan_refused(folder, tmp_path):

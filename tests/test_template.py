@@ -1,5 +1,6 @@
 """Chat templates: the token that ends a turn, the date, and templates that never end."""
 
+import resource
 import time
 
 import pytest
@@ -71,3 +72,26 @@ def test_a_template_that_never_ends_is_an_error_of_one_line(monkeypatch):
     with pytest.raises(AlignbenchError, match=r"\Achat template: [^\n]*takes more than 0.3 s[^\n]*\Z"):
         Encoder(tokenizer_with(loop)).prompts(["yes"], chat=True)
     assert time.monotonic() - begun < 3
+
+
+BOMBS = (
+    "{{ 'x' * 10**10 }}",
+    "{% set ns = namespace(a='xy' * 1000) %}{% for i in range(40) %}{% set ns.a = ns.a ~ ns.a %}{% endfor %}{{ ns.a }}",
+    "{% set ns = namespace(a=[1]) %}{% for i in range(99) %}{% set ns.a = ns.a + ns.a %}{% endfor %}",
+    "{{ '%2000000000d' % 1 }}",
+    "{{ 'x'.center(10**10) }}",
+    "{{ 9 ** (9 ** 9) }}",
+    "{% set ns = namespace(a=9) %}{% for i in range(99) %}{% set ns.a = ns.a * ns.a %}{% endfor %}",
+)
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_a_template_that_needs_gigabytes_is_an_error_of_one_line(bomb):
+    tokenizer, before = tokenizer_with(bomb), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(AlignbenchError, match=r"\Achat template: [^\n]*(more than \d+ (MiB|bits))[^\n]*\Z"):
+        Encoder(tokenizer).prompts(["yes"], chat=True)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20  # KiB
+    assert resource.getrlimit(resource.RLIMIT_DATA)[0] == LIMIT  # as it was
+
+
+LIMIT = resource.getrlimit(resource.RLIMIT_DATA)[0]

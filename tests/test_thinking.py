@@ -20,7 +20,7 @@ from alignbench.models.local import LocalEngine
 from alignbench.models.remote.endpoint import connect
 from alignbench.scorers import Item, find_scorer
 from alignbench.types.engine import UNFINISHED, Completion, Prompt, Sampling, Thinking
-from alignbench.types.task import Options
+from alignbench.types.settings import TaskSettings
 
 CASES = cases("thinking")
 OPENED = "{{ messages[0]['content'] }}A:{% if enable_thinking is not defined or enable_thinking %}<think>\n{% endif %}"
@@ -97,7 +97,7 @@ def test_the_window_has_room_for_thoughts_only_where_the_model_may_think():
 
 def test_the_identity_has_the_thinking_and_the_variables_of_the_template(tmp_path):
     (tmp_path / "p.jsonl").write_text('{"id": "a", "prompt": "2+2?"}\n')
-    (job,) = prepare(["answers"], Options(prompts=tmp_path / "p.jsonl"))
+    (job,) = prepare({"answers": TaskSettings(prompts=str(tmp_path / "p.jsonl"))})
     auto, strip = find_thinking(), find_thinking("strip", tokens=9)
     found = [
         job.identity(True, *own) for own in ((None, {}), (auto, {}), (strip, {}), (auto, {"a": 1}), (auto, {"a": 2}))

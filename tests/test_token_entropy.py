@@ -24,6 +24,7 @@ from alignbench.models.remote.vllm import VllmEngine
 from alignbench.tasks import find_task
 from alignbench.tasks.token_entropy import CHARACTERS, POSITIONS, clean, evenly, passages
 from alignbench.types.engine import Loglikelihood, Prompt, Request, Sampling
+from alignbench.types.settings import TaskSettings
 from alignbench.types.task import Document, Options, Output
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -200,5 +201,5 @@ def test_engines_without_entropies_are_refused_before_any_request(world):
             assert_refused("no entropies", lambda engine=engine: next(engine.generate([Prompt("a", "hay")], sampling)))
         assert not server.asked
     far = Model("far", {}, chat_template=True, scores=True, entropies=False, open=lambda: None)
-    for job in prepare(TASKS, Options.of(world, None, 0, None)):
-        assert_refused(r"far: task token_entropy.* needs token entropies", _check, far, [job], "none")
+    for job in prepare(dict.fromkeys(TASKS, TaskSettings(template="none")), world):
+        assert_refused(r"far: task token_entropy.* needs token entropies", _check, far, [job])

@@ -15,8 +15,7 @@ from commands import refusal
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alignbench.cli.train import CONFIGS
-from trainers.config import REQUIRED, StageConfig, check, describe, read_config, setting, to_yaml
+from trainers.config import REQUIRED, STAGES, StageConfig, check, describe, read_config, setting, to_yaml
 
 CASES = cases("trainer_settings")
 
@@ -90,10 +89,10 @@ def test_a_value_outside_its_limits_is_refused(name, value, line):
     assert refusal(lambda: check(Limited(**{"out": "o", name: value}))) == line
 
 
-@pytest.mark.parametrize("stage", CONFIGS)
+@pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_checks_its_settings_first_lists_them_first_and_its_presets_differ_from_the_defaults(stage):
     module = import_module(f"trainers.{stage}")
-    kind = getattr(module, CONFIGS[stage])
+    kind = getattr(module, STAGES[stage])
     given = {f.name: "absent" for f in fields(kind) if f.default == REQUIRED}
     check(kind(**given))  # the defaults are allowed, also those equal to a limit
     assert refusal(module.train, kind(**given, lr=math.nan)) == "lr: nan is not float"

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
+from importlib import import_module
 from inspect import formatannotation, get_annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
@@ -12,12 +13,15 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 import yaml
 
 from alignbench.data.cards import did_you_mean
-from alignbench.errors import AlignbenchError, first_line
+from alignbench.errors import AlignbenchError
+from alignbench.parse import parse_yaml, read_yaml
+from alignbench.progress import Progress
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 T = TypeVar("T", bound="DataclassInstance")
+STAGES = {"sft": "SFTConfig", "reward": "RewardConfig", "ppo": "PPOConfig"}
 REQUIRED: Any = "(required)"
 # limit -> how a message names it, and whether a value keeps it
 LIMITS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
@@ -66,10 +70,46 @@ def check(config: "DataclassInstance") -> None:
                 raise AlignbenchError(f"{f.name}: {value!r} is not {words} {limits[name]}")
 
 
+def train(
+    stage: str, *, config: str | Path | None = None, preset: str | None = None, progress: Progress | None = None,
+    **settings: Any,
+) -> tuple[Path, Mapping[str, float]]:  # fmt: skip
+    """Train a model: the folder of the final checkpoint, and its metrics. An interrupted training is resumed.
+
+    stage: "sft", "reward" or "ppo"; config: YAML file of settings; preset: a published recipe
+    settings: the fields of `SFTConfig`, `RewardConfig` or `PPOConfig` (`alignbench train STAGE --show`)
+
+    Raises AlignbenchError for an unknown stage or preset, and for wrong settings.
+    """
+    kind, own, recipe = find_stage(stage, preset)
+    values = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
+    file = None if config is None else Path(config)
+    found: tuple[Path, Mapping[str, float]] = own(
+        read_config(kind, file=file, preset=recipe, settings=values), progress=progress
+    )
+    return found
+
+
+def find_stage(stage: str, preset: str | None) -> tuple[Any, Callable[..., Any], Mapping[str, Any]]:
+    """Its dataclass of settings, its function `train`, and the settings of a preset. Raises AlignbenchError."""
+    if stage not in STAGES:
+        raise AlignbenchError(f"stage {stage!r}: choose {', '.join(STAGES)}")
+    module = import_module(f"trainers.{stage}")
+    if preset is not None and preset not in module.PRESETS:
+        raise AlignbenchError(f"preset {preset}: {stage} has {', '.join(module.PRESETS) or 'none'}")
+    return getattr(module, STAGES[stage]), module.train, module.PRESETS.get(preset, {})
+
+
 def read_config(
-    kind: type[T], *, file: Path | None = None, preset: Mapping[str, Any] | None = None, overrides: Sequence[str] = ()
+    kind: type[T],
+    *,
+    file: Path | None = None,
+    preset: Mapping[str, Any] | None = None,
+    overrides: Sequence[str] = (),
+    settings: Mapping[str, Any] | None = None,
 ) -> T:
-    """Settings from defaults < preset < YAML file < overrides (NAME=VALUE); required ones may still be REQUIRED.
+    """Settings from defaults < preset < YAML file < overrides (NAME=VALUE) < settings. Required ones may
+    still be REQUIRED.
 
     Raises AlignbenchError for an unknown setting or a value of a wrong type.
     """
@@ -77,23 +117,21 @@ def read_config(
     named = [(f"preset: {name}", name, value) for name, value in (preset or {}).items()]
     if file is not None:
         try:
-            found = yaml.safe_load(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            problem = getattr(error, "strerror", None) or first_line(error)
-            raise AlignbenchError(f"{file}: cannot be read as YAML ({problem})") from error
-        if not isinstance(found, dict):
-            raise AlignbenchError(f"{file}: not a mapping of settings (lines of `name: value`)")
-        named += [(f"{file}: {name}", str(name), value) for name, value in found.items()]
+            found = read_yaml(file)
+        except FileNotFoundError:
+            raise AlignbenchError(f"{file}: no such file") from None
+        named += [(f"{file}: {name}", name, value) for name, value in found.items()]
     for override in overrides:
         name, equals, text = override.partition("=")
         if not equals:
             raise AlignbenchError(f"{override!r}: settings are given as NAME=VALUE")
         value: Any = text
-        with suppress(yaml.YAMLError):
-            value = yaml.safe_load(text)
+        with suppress(ValueError):
+            value = parse_yaml(text)
         # text settings keep the text as typed: model=2024, name=yes
         as_typed = hints.get(name) in (str, str | None) and value is not None and not isinstance(value, list)
         named.append((name, name, text if as_typed else value))
+    named += [(name, name, value) for name, value in (settings or {}).items()]
     given = {}
     for where, name, value in named:
         if name not in hints:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from alignbench.data.tables import SourceRow, checked_messages, dialogue_messages, read_source, shared_prompt
 from alignbench.errors import AlignbenchError
+from alignbench.models.template import end_of_turn
 from alignbench.models.template import render as render_messages
 
 if TYPE_CHECKING:
@@ -104,9 +105,11 @@ def read_texts(source: str) -> list[str]:
 
 def chat_template(tokenizer: PreTrainedTokenizerBase) -> Render:
     """The tokenizer's chat template as a function, without the start token if tokenising adds one, and without text
-    after the end token (ChatML: a newline), which no rollout contains."""
+    after the token that ends a turn or a text (ChatML: a newline), which no rollout contains."""
     if not tokenizer.chat_template:
         raise AlignbenchError("the tokenizer has no chat template: give prompts and responses as plain text")
+    end = end_of_turn(tokenizer)
+    turn = None if end is None else str(tokenizer.convert_ids_to_tokens(end))
     adds_start = tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
 
     def render(messages: Messages, add_generation_prompt: bool) -> str:
@@ -114,8 +117,8 @@ def chat_template(tokenizer: PreTrainedTokenizerBase) -> Render:
             text = render_messages(tokenizer, messages, add_generation_prompt=add_generation_prompt)
         except ValueError as error:
             raise ValueError(f"the chat template does not accept these messages ({error})") from None
-        text, end = text.removeprefix(tokenizer.bos_token if adds_start else ""), tokenizer.eos_token
-        ends = end and not add_generation_prompt and text.rstrip().endswith(end)
+        text = text.removeprefix(tokenizer.bos_token if adds_start else "")
+        ends = not add_generation_prompt and text.rstrip().endswith(tuple(filter(None, (tokenizer.eos_token, turn))))
         return text.rstrip() if ends else text
 
     return render

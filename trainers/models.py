@@ -20,6 +20,7 @@ from alignbench.errors import AlignbenchError, first_line
 from alignbench.models.causal_lm import attention_span
 from alignbench.models.checkpoint import Checkpoint, CheckpointError, find_checkpoint
 from alignbench.models.encode import Encoder
+from alignbench.models.generate.decoding import end_tokens
 from alignbench.models.generate.samples import NOT_FINITE
 from alignbench.models.local import LocalEngine
 from alignbench.models.onednn import use_onednn
@@ -228,6 +229,7 @@ class Texts:
 
     def __init__(self, tokenizer: Tokenizer, model: Any = None) -> None:
         self.tokenizer, self.encoder = tokenizer, Encoder(tokenizer)
+        self.ends = {tokenizer.eos_token_id, self.encoder.end_of_turn} - {None}
         self.embeddings = math.inf if model is None else model.get_input_embeddings().num_embeddings
 
     def prompts(self, texts: list[str]) -> list[list[int]]:
@@ -238,14 +240,14 @@ class Texts:
         return [self._known(tokens.tolist()) for tokens in encoded if tokens is not None]
 
     def response(self, prompt: str, prompt_ids: list[int], response: str) -> list[int]:
-        """The tokens that follow the prompt's, and the end-of-sequence token."""
+        """The tokens that follow the prompt's, and the end-of-sequence token unless the chat template ends the turn."""
         whole: list[int] = self.encoder.contexts([prompt + response])[0].tolist()  # type: ignore[union-attr]
         if whole[: len(prompt_ids)] == prompt_ids:
             ids = whole[len(prompt_ids) :]
         else:  # the tokenizer merges across the boundary, which never happens in a rollout
             ids = self.tokenizer(response, add_special_tokens=False, verbose=False)["input_ids"]
         end = self.tokenizer.eos_token_id
-        return self._known(ids if end is None or (ids and ids[-1] == end) else [*ids, int(end)])
+        return self._known(ids if end is None or (ids and ids[-1] in self.ends) else [*ids, int(end)])
 
     def example(self, prompt: str, responses: Iterable[str]) -> Example:
         (ids,) = self.prompts([prompt])
@@ -257,6 +259,13 @@ class Texts:
             advice = "resize them (resize_token_embeddings), or use the model's tokenizer"
             raise AlignbenchError(f"{token}, the model has embeddings for {self.embeddings}; {advice}")
         return ids
+
+
+def end_at_turns(model: Any, tokenizer: Any) -> None:
+    """Let responses also end at the token that ends a turn in the chat template; the saved generation config has it."""
+    ends, end = end_tokens(model, tokenizer), Encoder(tokenizer).end_of_turn
+    if end is not None and end not in ends:
+        model.generation_config.eos_token_id = [*sorted(ends), end]
 
 
 class Sampler:

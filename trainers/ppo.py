@@ -19,7 +19,7 @@ from trainers import loop, losses
 from trainers.config import REQUIRED, StageConfig, check, setting
 from trainers.data import chat_template, read_conversations, read_prompts
 from trainers.loop import NotFiniteError
-from trainers.models import ActorCritic, Policy, Sampler, Scalar, Texts, add_lora, load, save_model
+from trainers.models import ActorCritic, Policy, Sampler, Scalar, Texts, add_lora, end_at_turns, load, save_model
 from trainers.packing import Example, Packed, pack
 from trainers.reward import RewardModel, load_reward, score_all
 from trainers.rollouts import Rollout, concat, describe, penalised, split, warnings
@@ -103,6 +103,8 @@ def train(config: PPOConfig, *, progress: Progress | None = None) -> tuple[Path,
             raise AlignbenchError(message)
     model, tokenizer, checkpoint = load(config.model, "causal")
     texts = Texts(tokenizer, model)
+    if config.template:
+        end_at_turns(model, tokenizer)
     prompts = read_prompts(config.prompts, chat_template(tokenizer) if config.template else None)
     prompt_ids = texts.prompts(prompts)
     text = pretraining_examples(str(config.pretraining), texts, config.ptx_tokens) if config.ptx else []

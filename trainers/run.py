@@ -19,6 +19,7 @@ import alignbench
 from alignbench.data.tables import fingerprint
 from alignbench.errors import AlignbenchError, first_line
 from alignbench.models.checkpoint import Ancestor, Checkpoint, find_checkpoint
+from alignbench.parse import parse_json
 from alignbench.progress import Progress
 from alignbench.provenance import environment, versions
 from alignbench.runs.folder import RunFolder, lock_run, read_object, write_json
@@ -74,9 +75,9 @@ def is_checkpoint(spec: str) -> bool:
 
 
 def identity(checkpoint: Checkpoint) -> dict[str, str]:
-    """The name, path and weights_sha256 of a checkpoint."""
-    path = str(checkpoint.path.resolve())
-    return {"name": checkpoint.name, "path": path, "weights_sha256": checkpoint.weights_sha256}
+    """The name and path of a checkpoint, and the hashes of its weights and of all that its numbers depend on."""
+    path, whole = str(checkpoint.path.resolve()), checkpoint.sha256
+    return {"name": checkpoint.name, "path": path, "weights_sha256": checkpoint.weights_sha256, "sha256": whole}
 
 
 def in_json(metrics: Mapping[str, float]) -> dict[str, float | str]:
@@ -143,7 +144,7 @@ class Run:
             before = read_object(self.out / "identity.json")
             if before is None:
                 write_json(self.out / "identity.json", whole)
-            elif difference := _difference(before, json.loads(json.dumps(whole))):
+            elif difference := _difference(before, parse_json(json.dumps(whole))):
                 raise AlignbenchError(f"{self.out}: {difference}; resume with the same settings, or choose another out")
             (self.out / "config.yaml").write_text(to_yaml(self.config), encoding="utf-8")
             software = environment() | versions(PACKAGES)

@@ -14,7 +14,7 @@ from alignbench.types.engine import Sampling
 from trainers import loop
 from trainers.config import REQUIRED, StageConfig, check, setting
 from trainers.data import chat_template, read_demonstrations, read_texts
-from trainers.models import Policy, Sampler, Texts, load, residual_dropout, save_model
+from trainers.models import Policy, Sampler, Texts, end_at_turns, load, residual_dropout, save_model
 from trainers.packing import Example, Packed, pack
 from trainers.reward import load_reward, score_all
 from trainers.run import Metrics, Origin, open_run
@@ -56,6 +56,8 @@ def train(config: SFTConfig, *, progress: Progress | None = None) -> tuple[Path,
     model, tokenizer, checkpoint = load(config.model, "causal")
     render = chat_template(tokenizer) if config.template else None
     texts = Texts(tokenizer, model)
+    if config.template:
+        end_at_turns(model, tokenizer)
     rows = read_demonstrations(config.data, render)
     held_out = read_demonstrations(config.validation, render) if config.validation else []
     examples, validation = ([texts.example(row.prompt, [row.response]) for row in part] for part in (rows, held_out))

@@ -10,10 +10,10 @@ from alignbench.types.scorer import ScorerIdentity
 
 # baseline: its name, since its folder adds nothing to the documents; documents_sha256 last: it differs if others do
 FIELDS = (
-    "task", "version", "shots", "limit", "seed", "data", "prefix", "template", "sampling", "scorers", "baseline",
-    "documents_sha256",
+    "task", "version", "definition_sha256", "shots", "limit", "seed", "data", "prefix", "template", "system",
+    "sampling", "scorers", "baseline", "documents_sha256",
 )  # fmt: skip
-PROMPTING = {"template", "sampling", "prefix"}  # null for the outputs of a file: unknown
+PROMPTING = {"template", "system", "sampling", "prefix"}  # null for the outputs of a file: unknown
 UNKNOWN = "unknown"
 
 
@@ -71,6 +71,8 @@ def match(
             unlike = differences(one.identity, other.identity)
             unknown = None in (one.identity.get("template", ""), other.identity.get("template", ""))
             allowed = (PROMPTING if unknown else {"template"}) if across_templates else set()
+            if across_templates and any(difference.field == "template" for difference in unlike):
+                allowed = allowed | {"system"}  # there is none without a chat template
             if all(difference.field in allowed for difference in unlike):
                 before, after = (run.identity.get("template", "") or UNKNOWN for run in (one, other))
                 both = before if before == after else f"{before} -> {after}"

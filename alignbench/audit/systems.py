@@ -14,7 +14,9 @@ from alignbench.diversity.lexical import LENGTH, cut, words
 from alignbench.errors import AlignbenchError
 from alignbench.evaluation.pipeline import outputs_key
 from alignbench.evaluation.score_file import output_texts, row_ids
+from alignbench.parse import find_path
 from alignbench.runs.read import Run, TaskRun, read_runs
+from alignbench.types.engine import Completion, Thinking
 from alignbench.types.record import Output
 
 TASKS = ("diversity", "diversity_across")
@@ -54,17 +56,23 @@ class Equal:
     notes: tuple[str, ...]
 
 
-def read_system(source: str | Path, task: str | None = None, columns: Mapping[str, str] | None = None) -> System:
+def read_system(
+    source: str | Path,
+    task: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    thinking: Thinking | None = None,
+) -> System:
     """The outputs of a run folder (of its finished `task`, by default the first of TASKS), of a task folder, or of a
     file with the fields `output` or `outputs`, and optionally `id`, `prompt` and `scores` ({kind: {number: value}}).
 
     columns: the file's name of a column -> our name
+    thinking: takes the thoughts out of a file's outputs; an output that ends within them is left out
     Raises AlignbenchError if there are no outputs, or more than one set of them.
     """
-    path = Path(source)
+    path = find_path(source)
     folder = path.parent if (path / "task.json").is_file() else path
     if not path.is_dir():
-        return _of_file(path, columns or {})
+        return _of_file(path, columns or {}, thinking)
     if not (folder / "run.json").is_file():
         raise AlignbenchError(f"{path}: neither a run folder nor a task folder in one (no run.json)")
     (run,) = read_runs([str(folder)], Path())
@@ -93,7 +101,7 @@ def _of_run(path: Path, run: Run, names: tuple[str, ...]) -> TaskRun:
     return max(same, key=lambda own: len(own.identity.get("scorers") or ()))
 
 
-def _of_file(path: Path, columns: Mapping[str, str]) -> System:
+def _of_file(path: Path, columns: Mapping[str, str], thinking: Thinking | None) -> System:
     rows = read_source(str(path))
     present = {name for row in rows for name in row.fields}
     renamed = {theirs: ours for theirs, ours in columns.items() if theirs in present}
@@ -114,7 +122,9 @@ def _of_file(path: Path, columns: Mapping[str, str]) -> System:
             for kind, numbers in given.items()
             if isinstance(numbers, dict)
         }
-        outputs = tuple(Output(text, scores) for text in output_texts(row) if text is not None)
+        texts = [Completion(text, "end") for text in output_texts(row) if text is not None]
+        apart = [thinking.apart(text) for text in texts] if thinking else texts
+        outputs = tuple(Output(own.text, scores) for own in apart if not own.unscored)
         documents[identifier] = documents.get(identifier, ()) + outputs
         if isinstance(row.fields.get("prompt"), str):
             prompts[identifier] = row.fields["prompt"]

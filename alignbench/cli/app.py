@@ -1,5 +1,6 @@
 """The command line: `alignbench COMMAND`. One file per command; none imports torch before it runs."""
 
+import io
 import os
 import sys
 from typing import Annotated
@@ -7,17 +8,20 @@ from typing import Annotated
 import typer
 
 from alignbench import __version__
+from alignbench.cli.aliases import LmEvalNames
 from alignbench.cli.compare import compare
 from alignbench.cli.data import app as data_app
 from alignbench.cli.demo import app as demo_app
 from alignbench.cli.diversity import diversity
-from alignbench.cli.evaluate import evaluate, list_tasks
+from alignbench.cli.engines import list_engines
+from alignbench.cli.evaluate import evaluate
 from alignbench.cli.export import export
 from alignbench.cli.labels import app as labels_app
 from alignbench.cli.rank import rank
 from alignbench.cli.report import report
 from alignbench.cli.score import rescore, score
 from alignbench.cli.scorers import app as scorers_app
+from alignbench.cli.tasks import list_tasks
 from alignbench.cli.train import app as train_app
 from alignbench.cli.train import average_command
 from alignbench.console import printable
@@ -26,13 +30,14 @@ from alignbench.errors import AlignbenchError
 app = typer.Typer(
     help="Measure what aligning a language model gained, and what it cost.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (evaluate, score, rescore, compare, rank, diversity, report, export):
+app.command(cls=LmEvalNames)(evaluate)
+for command in (score, rescore, compare, rank, diversity, report, export):
     app.command()(command)
 app.command("average")(average_command)
 app.command("tasks")(list_tasks)
+app.command("engines")(list_engines)
 app.add_typer(demo_app, name="demo")
 app.add_typer(data_app, name="data", help="Data sets: list, fetch, prepare and check.")
 app.add_typer(scorers_app, name="scorers", help="Scorers of generated text: list and validate.")
@@ -60,6 +65,8 @@ def main() -> None:
     # without these, `tokenizers` warns about forks and transformers prints advice into the results
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may have bytes that are no text
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app()
     except AlignbenchError as error:

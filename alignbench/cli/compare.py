@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from alignbench.cli.options import AsJson, Metrics, all_metrics, split_names
+from alignbench.cli.options import AsJson, IncludePath, Metrics, all_metrics, split_names
 from alignbench.console import write_text
 from alignbench.errors import AlignbenchError
 
@@ -22,6 +22,7 @@ def compare(
         str | None, typer.Option(help="Reference of all others; default: from their lineages, else the first model.")
     ] = None,
     tasks: Annotated[str, typer.Option(help="Tasks to compare, comma-separated; default: all common tasks.")] = "",
+    include_path: IncludePath = None,
     metrics: Metrics = "headline",
     across_templates: Annotated[
         bool, typer.Option("--across-templates", help="Also compare each model with its own chat template.")

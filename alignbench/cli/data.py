@@ -99,7 +99,7 @@ def prepare_prompts(
     per_user: Annotated[int, typer.Option(help="Maximal number of prompts per user; the first ones are kept.")] = 200,
     validation: Annotated[float, typer.Option(help="Proportion of the users.")] = 0.1,
     test: Annotated[float, typer.Option(help="Proportion of the users.")] = 0.1,
-    seed: Annotated[int, typer.Option(help="Seed of the hash that splits the users.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the hash that splits the users.")] = 0,
     no_pii: Annotated[bool, typer.Option("--no-pii", help="Keep personal data in the training split.")] = False,
 ) -> None:
     """Prepare prompts for training as in InstructGPT: deduplicate, limit, split by user, remove personal data."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from alignbench.cli.format import estimate_cells
-from alignbench.cli.options import AsJson, Columns, columns_of
+from alignbench.cli.options import TAGS, AsJson, Columns, Thinking, ThinkingTags, columns_of
 from alignbench.console import number, print_table, printable, write_csv
 
 if TYPE_CHECKING:
@@ -41,7 +41,9 @@ def diversity(
     lengths: Annotated[
         Lengths, typer.Option(help="equal: outputs cut in pairs to at most 50 words; whole: also uncut outputs.")
     ] = Lengths.EQUAL,
-    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
+    thinking: Thinking = "auto",
+    thinking_tags: ThinkingTags = TAGS,
     as_json: AsJson = False,
     csv_file: Annotated[Path | None, typer.Option("--csv", help="Also write the results to this CSV file.")] = None,
 ) -> None:
@@ -51,12 +53,14 @@ def diversity(
     from alignbench.audit.diversity import compare
     from alignbench.audit.systems import read_system
     from alignbench.errors import AlignbenchError
+    from alignbench.evaluation.thinking import find_thinking
     from alignbench.scorers import find_scorer
     from alignbench.types.scorer import Embedder
 
     if len(sources) < 2:
         raise AlignbenchError("one model only: name at least two runs or files to compare")
-    systems = [read_system(source, task, columns_of(columns)) for source in sources]
+    thoughts = find_thinking(thinking, thinking_tags)
+    systems = [read_system(source, task, columns_of(columns), thoughts) for source in sources]
     if device != "cpu":  # the hashed embedder would ignore a wrong device
         from alignbench.models.load import resolve_device
 

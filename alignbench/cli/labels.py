@@ -25,7 +25,7 @@ app = typer.Typer(
 )
 
 Labels = Annotated[str, typer.Argument(metavar="FILE", help="Labels, as written by `alignbench labels import`.")]
-Seed = Annotated[int, typer.Option(help="Seed of the bootstrap.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")]
 Resamples = Annotated[int, typer.Option(min=100, help="Resamples of the bootstrap over prompts.")]
 
 

@@ -2,16 +2,35 @@
 
 import inspect
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Collection, Mapping
+from copy import copy
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any
 
 import typer
-import yaml
 
 from alignbench.errors import AlignbenchError
-from alignbench.types.settings import EngineSettings
+from alignbench.parse import parse_yaml
+from alignbench.plugins import include
+from alignbench.types.settings import EngineSettings, with_fields
 
+
+def _include(paths: list[str] | None) -> list[str] | None:
+    for path in paths or ():
+        include(path)
+    return paths
+
+
+IncludePath = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Python file, or folder of files, with your TASKS, SCORERS or ENGINES; repeatable.",
+        envvar="ALIGNBENCH_INCLUDE_PATH",
+        callback=_include,
+        metavar="FILE|DIR",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the results as JSON.")]
 Columns = Annotated[
     list[str] | None,
@@ -36,7 +55,7 @@ Scorers = Annotated[
     list[str] | None,
     typer.Option("--scorer", help="KIND=NAME[:PATH], replaces the default scorer of that kind; repeatable."),
 ]
-Seed = Annotated[int, typer.Option(help="Seed of sampled documents, examples, orders of choices, and generation.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of sampled documents, examples, orders of choices, generation.")]
 Shots = Annotated[int | None, typer.Option(help="Examples before every prompt, for tasks that support them.")]
 Thinking = Annotated[
     str,
@@ -52,16 +71,30 @@ ThinkingTokens = Annotated[
 TAGS = "<think>,</think>"
 
 
-def with_engine_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """A command whose `**settings` are an option for each field of EngineSettings."""
-    signature = inspect.signature(command, eval_str=True)
-    own = [parameter for parameter in signature.parameters.values() if parameter.kind != parameter.VAR_KEYWORD]
-    for name, hint in get_type_hints(EngineSettings, include_extras=True).items():
-        option = typer.Option(help=hint.__metadata__[0], rich_help_panel="Engine")
-        default, annotation = getattr(EngineSettings, name), Annotated[hint.__origin__, option]
-        own.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation))
-    command.__signature__ = signature.replace(parameters=own)  # type: ignore[attr-defined]
-    return command
+def with_engine_settings(panels: Mapping[str, Collection[str]]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A command whose `**settings` are an option for each field of EngineSettings.
+
+    panels: title of a group in the help text -> its other options; those of engines are a group of their own
+    """
+
+    def option(hint: Any) -> Any:
+        return Annotated[hint.__origin__, typer.Option(help=hint.__metadata__[0], rich_help_panel="Engine")]
+
+    def in_panel(parameter: inspect.Parameter) -> inspect.Parameter:
+        title = next((title for title, names in panels.items() if parameter.name in names), None)
+        if title is None:
+            return parameter
+        shown = copy(parameter.annotation.__metadata__[0])
+        shown.rich_help_panel = title
+        return parameter.replace(annotation=Annotated[parameter.annotation.__origin__, shown])
+
+    def extended(command: Callable[..., None]) -> Callable[..., None]:
+        own = inspect.signature(command, eval_str=True)
+        own = own.replace(parameters=list(map(in_panel, own.parameters.values())))
+        command.__signature__ = with_fields(own, EngineSettings, option)  # type: ignore[attr-defined]
+        return command
+
+    return extended
 
 
 def given(context: typer.Context) -> dict[str, Any]:
@@ -95,17 +128,30 @@ def scorer_specs(specs: list[str] | None, path: str | None) -> list[str]:
 
 
 def template_kwargs_of(specs: list[str] | None) -> dict[str, Any]:
-    """Parse --template-kwargs NAME=VALUE, repeated. A value is YAML: false, 3, text, {a: 1}."""
+    """Parse --template-kwargs NAME=VALUE, repeated."""
+    return _named_values("--template-kwargs", specs or [], "enable_thinking=false")
+
+
+def gen_kwargs_of(specs: list[str] | None) -> dict[str, Any]:
+    """Parse --gen-kwargs NAME=VALUE,NAME=VALUE, repeated. A comma separates parameters if a name and = follow it."""
+    split = [part for spec in specs or [] for part in re.split(r",(?=\w+=)", spec)]
+    found = _named_values("--gen-kwargs", split, "temperature=0.7,max_tokens=64")
+    stop = next((spec.partition("=")[2] for spec in reversed(split) if spec.startswith("stop=")), None)
+    return found | ({"stop": stop} if not isinstance(found.get("stop", []), str | list) else {})  # stop=No is a text
+
+
+def _named_values(option: str, specs: list[str], example: str) -> dict[str, Any]:
+    """NAME=VALUE of each spec; a value is YAML: false, 3, text, {a: 1}."""
     found: dict[str, Any] = {}
-    for spec in specs or []:
+    for spec in specs:
         name, _, value = spec.partition("=")
         try:
-            found[name] = yaml.safe_load(value)
+            found[name] = parse_yaml(value)
             json.dumps(found[name], allow_nan=False)
-        except (yaml.YAMLError, TypeError, ValueError, RecursionError):
+        except (TypeError, ValueError):
             name = ""
         if not name.isidentifier() or not value:
-            raise AlignbenchError(f"--template-kwargs {spec}: write NAME=VALUE, such as enable_thinking=false")
+            raise AlignbenchError(f"{option} {spec}: write NAME=VALUE, such as {example}")
     return found
 
 

@@ -41,16 +41,12 @@ def rank(
     as_json: options.AsJson = False,
 ) -> None:
     """Rank systems: a judge compares every pair; Bradley–Terry strengths with intervals over prompts."""
-    from alignbench.evaluation.rank import find_systems, rank_systems
-    from alignbench.evaluation.thinking import find_thinking
-    from alignbench.evaluation.win_rate import choose_judge
+    from alignbench.evaluation.rank import rank_specs
 
     settings: dict[str, Any] = {"prompts": prompts, "data_dir": data_dir, "in_order": in_order}
     settings |= {"columns": options.columns_of(columns), "thinking": thinking, "thinking_tags": thinking_tags}
     with for_terminal() as progress:
-        judge = choose_judge(scorer, device, find_thinking(thinking, thinking_tags))
-        found = find_systems(systems, out, progress=progress, **settings)
-        table = rank_systems(found, judge, baseline=baseline, progress=progress)
+        table = rank_specs(systems, scorer, out, baseline=baseline, device=device, progress=progress, **settings)
     if as_json:
         pairs = [{"first": a, "second": b, **asdict(estimate)} for (a, b), estimate in table.pairs.items()]
         print(json.dumps(asdict(table) | {"pairs": pairs}, indent=2))

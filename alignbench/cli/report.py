@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from alignbench.cli.options import IncludePath
 from alignbench.progress import for_terminal
 
 
@@ -17,6 +18,7 @@ def report(
         str | None, typer.Option(help="Compare all systems with this one instead of with their lineages' models.")
     ] = None,
     title: Annotated[str, typer.Option(help="Title of the page.")] = "Gains and losses of alignment",
+    include_path: IncludePath = None,
     pdf: Annotated[bool, typer.Option("--pdf", help="Also write each figure as PDF.")] = False,
 ) -> None:
     """Draw figures of finished runs, and write an HTML page that works offline."""

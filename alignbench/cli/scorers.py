@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
-from alignbench.cli.options import AsJson, DataDir, Device
+from alignbench.cli.options import AsJson, DataDir, Device, IncludePath
 from alignbench.console import interval, number, print_table
 from alignbench.errors import AlignbenchError
 from alignbench.progress import for_terminal
-from alignbench.scorers import DEFAULTS, SCORERS, find_scorer, look_up
+from alignbench.scorers import DEFAULTS, all_scorers, find_scorer, look_up
 
 app = typer.Typer(help="Scorers: list them, compare them with annotated data.", no_args_is_help=True)
 
@@ -23,10 +23,10 @@ class Subject(StrEnum):
 
 
 @app.command("list")
-def list_scorers() -> None:
+def list_scorers(include_path: IncludePath = None) -> None:
     """Show each scorer: how to name it, whether it can be used on this machine, its licence and its download."""
     rows = []
-    for row in SCORERS:
+    for row in all_scorers():
         default = "default" if DEFAULTS.get(row.kind) == f"{row.kind}={row.name}" else ""
         rows.append([row.kind, row.spec, default, row.missing() or "yes", row.licence, row.download])
     print_table(["kind", "scorer", "", "usable here", "licence", "download"], rows)

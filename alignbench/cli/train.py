@@ -1,7 +1,6 @@
 """`alignbench train sft | reward | ppo`, and `alignbench average`."""
 
 from collections.abc import Callable, Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,8 +12,6 @@ from alignbench.progress import Progress, for_terminal
 from alignbench.shards import is_first_process
 
 app = typer.Typer(help="Train a model: SFT, a reward model, PPO and PPO-ptx.", no_args_is_help=True)
-
-CONFIGS = {"sft": "SFTConfig", "reward": "RewardConfig", "ppo": "PPOConfig"}
 
 Settings = Annotated[
     list[str] | None,
@@ -43,10 +40,10 @@ def ppo(settings: Settings = None, preset: Preset = None, show: Show = False) ->
 
 
 def _train(stage: str, settings: list[str] | None, preset: str | None, show: bool) -> None:
-    module = import_module(f"trainers.{stage}")
-    if preset is not None and preset not in module.PRESETS:
-        raise AlignbenchError(f"preset {preset}: {stage} has {', '.join(module.PRESETS) or 'none'}")
-    run_stage(getattr(module, CONFIGS[stage]), module.train, settings, show, module.PRESETS.get(preset))
+    from trainers.config import find_stage
+
+    kind, train, recipe = find_stage(stage, preset)
+    run_stage(kind, train, settings, show, recipe)
 
 
 def run_stage(

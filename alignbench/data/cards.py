@@ -6,10 +6,10 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, PositiveInt, Tag, ValidationError, model_validator
 
-from alignbench.errors import AlignbenchError
+from alignbench.errors import AlignbenchError, first_line
+from alignbench.parse import parse_yaml, read_text
 
 # The repository root in a checkout, site-packages in an installation.
 CARDS_DIR = Path(__file__).resolve().parents[2] / "data_cards"
@@ -102,17 +102,16 @@ def read_card(name: str) -> Card:
     if name not in names:
         raise AlignbenchError(f"no data card {name!r} in {CARDS_DIR}: {did_you_mean(name, names)}")
     path = CARDS_DIR / f"{name}.md"
-    match = re.match(r"---\n(.*?)\n---\n(.*)", path.read_text(encoding="utf-8"), re.DOTALL)
+    match = re.match(r"---\n(.*?)\n---\n(.*)", read_text(path), re.DOTALL)
     if match is None:
         raise AlignbenchError(f"{path}: a data card starts with YAML front matter between two '---' lines")
     try:
-        card = Card.model_validate(yaml.safe_load(match[1]) | {"text": match[2].strip()})
+        card = Card.model_validate(parse_yaml(match[1]) | {"text": match[2].strip()})
     except ValidationError as error:
         wrong = error.errors()[0]
         raise AlignbenchError(f"{path}: {'.'.join(map(str, wrong['loc']))}: {wrong['msg']}") from None
-    except (yaml.YAMLError, TypeError) as error:
-        reason = " ".join(str(error).split())
-        raise AlignbenchError(f"{path}: the front matter is not a YAML mapping: {reason}") from None
+    except (ValueError, TypeError) as error:
+        raise AlignbenchError(f"{path}: the front matter is not a YAML mapping: {first_line(error)}") from None
     if card.name != name:
         raise AlignbenchError(f"{path}: name: it is {card.name!r}, but the file is called {name!r}")
     return card

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from alignbench.data.fetch import UnreachableError, load_hub, sha256_of
 from alignbench.errors import AlignbenchError, first_line
+from alignbench.parse import find_path, open_file, parse_json
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -72,8 +73,8 @@ class SourceRow:
         value = self.field(name)
         if isinstance(value, str):
             try:
-                value = json.loads(value)
-            except json.JSONDecodeError:
+                value = parse_json(value)
+            except ValueError:
                 raise ValueError(f"{name} is text, not a JSON list") from None
         if not isinstance(value, list):
             raise ValueError(f"{name} is {type(value).__name__}, not a list")
@@ -171,7 +172,7 @@ def dialogue_messages(dialogue: str) -> list[dict[str, str]]:
 
 def _local_file(source: str) -> Path | None:
     """The file that `source` names; None if it names a data set of the hub."""
-    path = Path(source)
+    path = find_path(source)
     if path.is_dir():
         raise AlignbenchError(f"{source}: a folder; name a file in it")
     if path.is_file():
@@ -213,8 +214,8 @@ def _load_hub(source: str) -> "tuple[str, Dataset, str | None]":
 
 def _read_text(path: Path) -> str:
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            content = file.read()
+        with open_file(path) as file:
+            content = gzip.GzipFile(fileobj=file).read() if path.suffix == ".gz" else file.read()
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
         raise AlignbenchError(f"{path}: cannot be read: {reason}") from None
@@ -263,7 +264,7 @@ def _json_rows(text: str, path: Path, at: str | None = None) -> Iterator[tuple[i
         members = list(_elements(text, 0))  # keys and values in turn
         start = {key: value[0] for (_, key), value in zip(members[::2], members[1::2], strict=True)}[at]
     line, counted = 1, 0
-    for position, value in _elements(text, start):
+    for (position, _), value in zip(_elements(text, start), items, strict=True):
         line += text.count("\n", counted, position)
         counted = position
         yield line, _object(value, path, line)
@@ -281,10 +282,12 @@ def _elements(text: str, start: int) -> Iterator[tuple[int, Any]]:
 
 def _parse_json(text: str, path: Path, line: int | None = None) -> Any:
     try:
-        return json.loads(text)
+        return parse_json(text)
     except json.JSONDecodeError as error:
         reason = f"not valid JSON: {error.msg} (column {error.colno})"
         raise AlignbenchError(f"{path}:{line or error.lineno}: {reason}") from None
+    except ValueError as error:
+        raise AlignbenchError(f"{path}:{line or 1}: not valid JSON: {first_line(error)}") from None
 
 
 def _parquet_rows(path: Path) -> list[dict[str, Any]]:

@@ -3,7 +3,6 @@ world: `KIND=demo-world:FOLDER`. Statements have the world's own forms ("A zib e
 """
 
 import hashlib
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ from typing import NamedTuple
 from alignbench.demo.lexicon import lexicon
 from alignbench.demo.world import FOLDER, TOPICS, WORDS, Fact, World, read_world
 from alignbench.errors import AlignbenchError, first_line
+from alignbench.parse import parse_json, read_bytes
 from alignbench.scorers import sentences as claims
 from alignbench.scorers.preference import pair, win
 from alignbench.types.scorer import Item
@@ -225,9 +225,9 @@ def read_card(folder: Path) -> tuple[World, dict[str, Goal], str]:
     it is no world's folder."""
     home = folder.expanduser() / FOLDER
     try:
-        texts = [(home / name).read_bytes() for name in FILES]
-        world = read_world(json.loads(texts[0]))
-        goals = {row["prompt"]: Goal(**row["goal"]) for row in map(json.loads, texts[1].splitlines())}
+        texts = [read_bytes(home / name) for name in FILES]
+        world = read_world(parse_json(texts[0]))
+        goals = {row["prompt"]: Goal(**row["goal"]) for row in map(parse_json, texts[1].splitlines())}
     except OSError:
         raise AlignbenchError(
             f"demo world {folder}: no {' and '.join(FILES)} in {home}; name a folder that `alignbench demo` wrote"

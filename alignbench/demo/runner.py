@@ -68,7 +68,7 @@ class Stage:
         for path in (out / read for read in self.reads):
             for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
                 if file.is_file() and not any(file.match(name) for name in UNNAMED):
-                    digest.update(f"{file}\0{hashlib.sha256(file.read_bytes()).hexdigest()}\0".encode())
+                    digest.update(os.fsencode(f"{file}\0{hashlib.sha256(file.read_bytes()).hexdigest()}\0"))
         return digest.hexdigest()
 
     def missing(self, out: Path) -> str | None:
@@ -132,7 +132,7 @@ def run(
     with _open(out, seed):
         commands = [f"# {stage.name}\n{shlex.join(stage.command)}\n" for stage in stages]
         head = f"#!/bin/sh\nset -e\n{shlex.join(['cd', str(Path.cwd())])}\n"
-        (out / "commands.sh").write_text("\n".join([head, *commands]), encoding="utf-8")
+        (out / "commands.sh").write_text("\n".join([head, *commands]), "utf-8", "surrogateescape")
         began = shown = time.monotonic()
         progress.start("demo", len(stages), unit="stages")
         try:
@@ -204,7 +204,7 @@ def _begin(stage: Stage, out: Path, cores: int) -> _Job | None:
     module = {"torchrun": "torch.distributed.run"}.get(stage.command[0], stage.command[0])
     command = [sys.executable, "-m", module, *stage.command[1:]]
     with log.open("ab") as stream:
-        stream.write(f"$ {shlex.join(stage.command)}\n".encode())
+        stream.write(os.fsencode(f"$ {shlex.join(stage.command)}\n"))
         stream.flush()
         streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": stream, "stderr": subprocess.STDOUT}
         process = subprocess.Popen(command, env=env, preexec_fn=end_with_parent, **streams)

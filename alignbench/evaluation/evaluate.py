@@ -4,18 +4,21 @@
 then goes model by model and task by task. What an earlier run has computed is read from its folder.
 """
 
+import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
-from functools import partial
+from dataclasses import fields, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from alignbench import scorers as registered
 from alignbench.errors import AlignbenchError
+from alignbench.evaluation.config import resolve, to_yaml, with_sampling
 from alignbench.evaluation.pipeline import Job, run_task
 from alignbench.evaluation.sources import LazyEngine, ModelSource
-from alignbench.evaluation.thinking import TAGS, find_thinking
+from alignbench.evaluation.thinking import find_thinking
 from alignbench.evaluation.win_rate import ANSWERS, WIN_RATE, find_answers, find_judge, judge_all, with_verdicts
 from alignbench.models.model import Model, choose_engine, find_model
 from alignbench.progress import Progress
@@ -23,86 +26,66 @@ from alignbench.runs.folder import open_run
 from alignbench.scorers.choose import choose_scorers
 from alignbench.shards import Shard, find_shard
 from alignbench.tasks import find_task
-from alignbench.types.engine import Thinking
 from alignbench.types.result import RunResult
-from alignbench.types.settings import EngineSettings
+from alignbench.types.scorer import Scorer
+from alignbench.types.settings import EngineSettings, Settings, TaskSettings, with_fields
 from alignbench.types.task import Options, Task, TaskData
 
 TEMPLATES = ("auto", "none", "chat")
 
 
 def evaluate(
-    checkpoints: Sequence[str],
-    tasks: Sequence[str],
-    out: str | Path = "runs",
+    checkpoints: Sequence[str] = (),
+    tasks: Sequence[str] = (),
+    out: str | Path | None = None,
     *,
-    baseline: str | None = None,
-    limit: int | None = None,
-    shots: int | None = None,
-    seed: int = 0,
-    template: str = "auto",
-    template_kwargs: Mapping[str, Any] | None = None,
-    thinking: str = "auto",
-    thinking_tags: str = TAGS,
-    thinking_tokens: int | None = None,
-    scorers: Sequence[str] = (),
-    prompts: str | Path | None = None,
-    data_dir: str | Path | None = None,
+    config: str | Path | None = None,
     progress: Progress | None = None,
-    **engine: Any,
+    **settings: Any,
 ) -> list[RunResult]:
-    """Evaluate models on tasks, and store everything in run folders in `out`.
+    """Evaluate models on tasks, and store everything in run folders in `out` (default: runs).
 
     checkpoints: local folders, hub ids as `owner/name` or `owner/name@revision`, or endpoints as `https://host/v1#model`
-    baseline: the checkpoint that the task win_rate compares with
-    limit: at most this many documents per task, sampled with `seed`, stratified by category
-    shots: examples before every prompt, for the tasks that take them
-    template: "chat" makes each prompt a message in the model's chat template, "none" leaves it plain; "auto" is "chat"
-        where the model generates answers, if it has a template
-    template_kwargs: variables of the chat template, such as {"enable_thinking": False}
-    thinking: "strip" takes the block of thoughts out of each output, "keep" leaves it in; "auto" is "strip" where the
-        chat template or an output has such a block
-    thinking_tags: start and end of the block, "START,END"; thinking_tokens: its limit, apart from the answer's
-    scorers: `kind=name[:path]`, such as "toxicity=alt-profanity-check", instead of the default of that kind
-    prompts: file of prompts instead of a task's own, for the tasks that take them
-    engine: fields of `EngineSettings` (alignbench/types/settings.py), such as engine, dtype, device, concurrency
+    config: YAML file of settings; those that are given here take precedence
+    settings: the fields of `Settings`, with those of `TaskSettings` and `EngineSettings`, which
+        alignbench/types/settings.py explains: limit, shots, template, gen_kwargs, scorers, engine, device, …
 
     Raises AlignbenchError, with one line that says what to fix, for every mistake of the user.
     """
-    if template not in TEMPLATES:
-        raise AlignbenchError(f"template {template!r}: choose {', '.join(TEMPLATES)}")
-    if not checkpoints:
+    listed = {"checkpoints": checkpoints, "tasks": tasks, "out": out}
+    return run(resolve(config, {name: value for name, value in listed.items() if value} | settings), progress)
+
+
+evaluate.__signature__ = with_fields(inspect.signature(evaluate), Settings)  # type: ignore[attr-defined]
+
+
+def run(settings: Settings, progress: Progress | None = None) -> list[RunResult]:
+    """`evaluate` with these settings."""
+    if not settings.checkpoints:
         raise AlignbenchError("no checkpoint given: name a folder or a hub id")
-    settings = EngineSettings(**engine)
-    device = settings.device
-    shard = find_shard(device)
+    shard = find_shard(settings.device)
     # only one of several processes reports
     progress = progress if progress is not None and shard.is_main else Progress()
-    thoughts = find_thinking(thinking, thinking_tags, thinking_tokens)
-    judge = find_judge(tasks, baseline, scorers, device, thoughts)
-    # a win rate compares the answers of all models with those of the baseline
-    names = [ANSWERS if name == WIN_RATE else name for name in tasks]
-    others = [spec for spec in scorers if judge is None or not spec.startswith("preference=")]
-    options = Options.of(data_dir, shots, seed, prompts)
-    jobs = prepare(names, options, limit=limit, scorers=others, device=device)
+    of_task = {name: settings.of_task(name) for name in settings.tasks}
+    of_judge = of_task.get(WIN_RATE, settings)
+    thoughts = find_thinking(of_judge.thinking, of_judge.thinking_tags, of_judge.thinking_tokens)
+    judge = find_judge(list(of_task), settings.baseline, of_judge.scorers, settings.device, thoughts)
+    if judge is not None:  # a win rate compares the answers of all models with those of the baseline
+        of_task = {ANSWERS if name == WIN_RATE else name: _without_judge(own) for name, own in of_task.items()}
+    jobs = prepare(of_task, settings.data_dir, device=settings.device)
+    _check_own(settings)
     if settings.engine == "auto" and shard.world == 1:
         text_only = all(job.task.generation and not _needs_entropies(job.task) for job in jobs)
         settings = replace(settings, engine=choose_engine(settings, text_only))
+    engine: dict[str, Any] = {f.name: getattr(settings, f.name) for f in fields(EngineSettings)}
+    engine |= {"template_kwargs": settings.template_kwargs, "system": settings.system}
     models = [
-        find_model(spec, shard=shard, notify=progress.say, template_kwargs=template_kwargs, **asdict(settings))
-        for spec in (*checkpoints, *([baseline] if baseline is not None else []))
+        find_model(spec, shard=shard, notify=progress.say, **engine)
+        for spec in (*settings.checkpoints, *([settings.baseline] if settings.baseline is not None else []))
     ]
     for model in models:
-        _check(model, jobs, template, settings.allow_server_sampling)
-    evaluate_model = partial(
-        _evaluate_model,
-        out=Path(out),
-        template=template,
-        template_kwargs=template_kwargs,
-        thinking=thoughts,
-        shard=shard,
-        progress=progress,
-    )
+        _check(model, jobs, settings.system, allow_server_sampling=settings.allow_server_sampling)
+    evaluate_model = partial(_evaluate_model, settings=settings, shard=shard, progress=progress)
     if judge is None:
         return [evaluate_model(model, jobs) for model in models]
     reference = evaluate_model(models.pop(), [job for job in jobs if job.task.name == ANSWERS])
@@ -110,32 +93,61 @@ def evaluate(
     systems = [find_answers(run.folder, run.folder_of(ANSWERS)) for run in runs]
     baseline_answers = find_answers(reference.folder, reference.folders[0])
     verdicts = judge_all(shard, systems, baseline_answers, judge, progress)
-    return [with_verdicts(run, own, tasks) for run, own in zip(runs, verdicts, strict=True)]
+    return [with_verdicts(run, own, list(settings.tasks)) for run, own in zip(runs, verdicts, strict=True)]
 
 
 def prepare(
-    tasks: Sequence[str],
-    options: Options,
+    settings: Mapping[str, TaskSettings],
+    data_dir: str | Path | None = None,
     *,
-    limit: int | None = None,
-    scorers: Sequence[str] | None = (),
     device: str = "cpu",
+    scored: bool = True,
 ) -> list[Job]:
-    """Load every task's documents and scorers (None: no scorers at all). Raises AlignbenchError for unknown tasks,
-    missing data and invalid settings."""
-    if not tasks:
+    """Load every task's documents and scorers. settings: name of a task -> its settings; scored: load the scorers
+
+    Raises AlignbenchError for unknown tasks, missing data and invalid settings."""
+    if not settings:
         raise AlignbenchError("no task given: see `alignbench tasks`")
-    if limit is not None and limit < 1:
-        raise AlignbenchError(f"limit {limit}: it must be at least 1")
-    if options.shots is not None and options.shots < 0:
-        raise AlignbenchError(f"shots {options.shots}: it cannot be negative")
-    chosen = [find_task(name) for name in dict.fromkeys(tasks)]
-    for setting in ("shots", "prompts"):
-        if getattr(options, setting) is not None and not any(getattr(task, f"takes_{setting}") for task in chosen):
-            raise AlignbenchError(f"none of {', '.join(task.name for task in chosen)} takes --{setting}")
-    loaded = [(task, sample(task.load(options), limit, options.seed)) for task in chosen]
-    of_task = {} if scorers is None else choose_scorers(chosen, scorers, device=device)
-    return [Job(task, data, limit, options.seed, of_task.get(task.name, ())) for task, data in loaded]
+    tasks = {name: find_task(name) for name in settings}
+    for name in ("shots", "prompts", "samples", "gen_kwargs"):
+        wanted = [task for task, own in settings.items() if getattr(own, name) not in (None, {})]
+        if wanted and not any(tasks[task].takes(name) for task in wanted):
+            raise AlignbenchError(f"none of {', '.join(wanted)} takes --{name.replace('_', '-')}")
+    jobs = [_prepare(tasks[name], own, data_dir) for name, own in settings.items()]
+    if not scored:
+        return jobs
+    find, of_task = cache(partial(registered.find_scorer, device=device)), dict[str, tuple[Scorer, ...]]()
+    for specs in dict.fromkeys(own.scorers for own in settings.values()):
+        of_task |= choose_scorers([job.task for job in jobs if settings[job.task.name].scorers == specs], specs, find)
+    return [replace(job, scorers=of_task.get(job.task.name, ())) for job in jobs]
+
+
+def _prepare(task: Task, own: TaskSettings, data_dir: str | Path | None) -> Job:
+    """A job without scorers."""
+    if own.template not in TEMPLATES:
+        raise AlignbenchError(f"template {own.template!r}: choose {', '.join(TEMPLATES)}")
+    if own.limit is not None and own.limit < 1:
+        raise AlignbenchError(f"limit {own.limit}: it must be at least 1")
+    if own.shots is not None and own.shots < 0:
+        raise AlignbenchError(f"shots {own.shots}: it cannot be negative")
+    thinking = find_thinking(own.thinking, own.thinking_tags, own.thinking_tokens)
+    folder, prompts = (None if path is None else Path(path) for path in (data_dir, own.prompts))
+    task = with_sampling(task, own.gen_kwargs, own.samples)
+    data = sample(task.load(Options(folder, own.shots, own.seed, prompts)), own.limit, own.seed)
+    return Job(task, data, own.limit, own.seed, (), own.template, thinking)
+
+
+def _without_judge(own: TaskSettings) -> TaskSettings:
+    """The settings of answers: the scorer of a win rate is not theirs."""
+    return replace(own, scorers=tuple(spec for spec in own.scorers if not spec.startswith("preference=")))
+
+
+def _check_own(settings: Settings) -> None:
+    """Raise AlignbenchError for a setting of a single task that this task does not take."""
+    for name, own in settings.tasks.items():
+        for setting in own:
+            if not find_task(ANSWERS if name == WIN_RATE else name).takes(setting):
+                raise AlignbenchError(f"task {name}: it takes no {setting}")
 
 
 def sample(data: TaskData, limit: int | None, seed: int) -> TaskData:
@@ -156,25 +168,21 @@ def _needs_entropies(task: Task) -> bool:
     return task.entropies or bool(task.generation and task.generation.sampling.top_entropies)
 
 
-def _chats(model: Model, job: Job, template: str) -> bool:
-    """Whether the task's prompts become messages."""
-    plain = job.task.generation is None or job.task.generation.plain
-    return template == "chat" or (template == "auto" and model.chat_template and not plain)
-
-
-def _server_sampling(model: Model, job: Job, chat: bool) -> tuple[dict[str, Any], str]:
+def _server_sampling(model: Model, job: Job) -> tuple[dict[str, Any], str]:
     """For an endpoint, the part of a task's identity that says how it samples, and why not from the model's own
     distribution; empty if it does, or samples nothing."""
     if model.sampling is None or job.task.generation is None:
         return {}, ""
-    accepted, found = model.sampling(chat, job.task.generation.sampling.temperature > 0)
+    accepted, found = model.sampling(job.uses_chat(model.chat_template), job.task.generation.sampling.temperature > 0)
     if found is None or found.startswith("unmodified"):
         return {"server_sampling": {"neutral": accepted}}, ""
     # without the numbers that were measured, which may differ when the run is resumed
     return {"server_sampling": {"neutral": accepted, "distribution": found.partition(" (")[0]}}, found
 
 
-def _check(model: Model, jobs: Sequence[Job], template: str, allow_server_sampling: bool = False) -> None:
+def _check(
+    model: Model, jobs: Sequence[Job], system: str | None = None, *, allow_server_sampling: bool = False
+) -> None:
     """Raise AlignbenchError for what this model cannot do, before any computation."""
     for job in jobs:
         generation = job.task.generation
@@ -183,7 +191,7 @@ def _check(model: Model, jobs: Sequence[Job], template: str, allow_server_sampli
                 f"{model.name}: task {job.task.name} needs log-probabilities of given text, which this endpoint does "
                 "not offer; use a task in which the model generates text, or a local checkpoint"
             )
-        if generation is None and template == "chat" and model.identity["engine"]["kind"] == "endpoint":
+        if generation is None and job.template == "chat" and model.identity["engine"]["kind"] == "endpoint":
             raise AlignbenchError(
                 f"{model.name}: task {job.task.name} scores given text, which no endpoint scores as a reply "
                 "to a message; use --template none"
@@ -193,34 +201,31 @@ def _check(model: Model, jobs: Sequence[Job], template: str, allow_server_sampli
                 f"{model.name}: task {job.task.name} needs token entropies, which only the local engine computes; "
                 "use a local checkpoint"
             )
-    if template == "chat" and not model.chat_template:
-        raise AlignbenchError(f"{model.name}: it has no chat template; use --template none")
-    for job in jobs if not allow_server_sampling else ():
-        _, found = _server_sampling(model, job, _chats(model, job, template))
+        if job.template == "chat" and not model.chat_template:
+            raise AlignbenchError(f"{model.name}: it has no chat template; use --template none")
+        found = "" if allow_server_sampling else _server_sampling(model, job)[1]
         if found and job.task.ability == "diversity":
             raise AlignbenchError(
                 f"{model.name}: task {job.task.name} needs samples of the model's own distribution, and that of the "
                 f"endpoint is {found}; change the server, or set --allow-server-sampling"
             )
+    if system is not None and not any(job.uses_chat(model.chat_template) for job in jobs):
+        why = "the prompts of these tasks are plain; use --template chat" if model.chat_template else "it has none"
+        raise AlignbenchError(f"{model.name}: --system needs a chat template, but {why}")
 
 
 def _evaluate_model(
-    model: Model,
-    jobs: Sequence[Job],
-    out: Path,
-    template: str,
-    shard: Shard,
-    progress: Progress,
-    template_kwargs: Mapping[str, Any] | None = None,
-    thinking: Thinking | None = None,
+    model: Model, jobs: Sequence[Job], settings: Settings, shard: Shard, progress: Progress
 ) -> RunResult:
     results, folders = [], []
-    with open_run(out, model.name, model.identity, shard) as run:
+    with open_run(Path(settings.out), model.name, model.identity, shard) as run:
+        run.keep(to_yaml(settings))
         engine = LazyEngine(model, run, progress)
         for job in jobs:
-            chat = _chats(model, job, template)
-            source = ModelSource(engine, job.data.prefix, job.seed, chat, thinking)
-            identity = job.identity(chat, thinking, template_kwargs) | _server_sampling(model, job, chat)[0]
+            chat = job.uses_chat(model.chat_template)
+            source = ModelSource(engine, job.data.prefix, job.seed, chat, job.thinking)
+            identity = job.identity(chat, job.thinking, settings.template_kwargs, settings.system)
+            identity |= _server_sampling(model, job)[0]
             result, folder = run_task(source, run, job.task, job.data.documents, job.scorers, identity, progress)
             results.append(result)
             folders.append(folder.path.name)

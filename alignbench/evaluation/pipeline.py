@@ -33,9 +33,20 @@ class Job:
     limit: int | None
     seed: int
     scorers: tuple[Scorer, ...] = ()
+    template: str = "auto"
+    thinking: Thinking | None = None
+
+    def uses_chat(self, has_template: bool) -> bool:
+        """Whether prompts are messages in the chat template. has_template: the model has one"""
+        plain = self.task.generation is None or self.task.generation.plain
+        return self.template == "chat" or (self.template == "auto" and has_template and not plain)
 
     def identity(
-        self, chat: bool, thinking: Thinking | None = None, template_kwargs: Mapping[str, Any] | None = None
+        self,
+        chat: bool,
+        thinking: Thinking | None = None,
+        template_kwargs: Mapping[str, Any] | None = None,
+        system: str | None = None,
     ) -> dict[str, Any]:
         """All that the numbers depend on besides the model; the documents' hash covers data, prompts and seed."""
         identity = {
@@ -50,12 +61,18 @@ class Job:
             "documents_sha256": digest({"documents": list(map(vars, self.data.documents))}),
             "template": "chat" if chat else "none",
         }
+        if self.task.definition:
+            identity["definition_sha256"] = self.task.definition
         if chat and template_kwargs:
             identity["template_kwargs"] = dict(template_kwargs)
+        if chat and system is not None:
+            identity["system"] = system
         if self.task.generation is None:
             return identity | {"window": WINDOW}
         sampling = asdict(self.task.generation.sampling)
         del sampling["top_entropies"], sampling["thinking"]  # no continuation depends on the first
+        if not sampling["top_k"]:
+            del sampling["top_k"]
         return identity | {
             "sampling": sampling,
             "thinking": thinking and asdict(thinking),
@@ -87,12 +104,12 @@ def run_task(
     shard, label = run.shard, f"{source.name} {task.name}"
     folder = run.create_task_folder(task.name, identity)
     finished, failed = folder.result(), False
-    if finished is not None and finished["unscored"]:
+    if finished is not None and finished.unscored:
         failed = not all(map(source.usable, folder.offsets().values()))
     shard.wait_for_everyone()
     if finished is not None and not failed:
         progress.say(f"{label}: already finished in {folder.path}")
-        return TaskResult.from_json(finished), folder
+        return finished, folder
     if failed:
         progress.say(f"{label}: retrying documents that failed")
     if shard.is_main:
@@ -135,11 +152,14 @@ def run_task(
     after = source.work()
     work = {k: v - before[k] if isinstance(v, int) and isinstance(before.get(k), int) else v for k, v in after.items()}
     run.log("finish", task=task.name, folder=folder.path.name, **work)
-    return TaskResult.from_json(folder.result() or {}), folder
+    result = folder.result()
+    assert result is not None
+    return result, folder
 
 
 def _summarise(task: Task, folder: TaskFolder, order: Mapping[str, int], embedder: Embedder | None) -> None:
-    records = list(folder.records(partial(Record.slim, keep_texts=task.keeps_texts)))
+    slim = partial(Record.slim, keep_texts=task.keeps_texts)
+    records = [record for record in folder.records(slim) if record.id in order]
     records.sort(key=lambda record: order[record.id])
     identity = folder.identity()
     scorers = [ScorerIdentity(**entry) for entry in identity.get("scorers", ())]

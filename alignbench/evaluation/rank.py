@@ -84,6 +84,32 @@ def find_systems(specs: Sequence[str], out: str | Path, **settings: Any) -> list
     return systems
 
 
+def rank_specs(
+    systems: Sequence[str],
+    scorers: Sequence[str],
+    out: str | Path = "runs",
+    *,
+    baseline: str | None = None,
+    device: str = "cpu",
+    progress: Progress | None = None,
+    **settings: Any,
+) -> Table:
+    """Rank systems: a judge compares every pair of answers to the same prompts.
+
+    systems: runs with the task answers, or files of outputs, each as `path` or `name=path`
+    scorers: the judge, ["preference=reward:MODEL"]; settings: see `score_file`
+
+    Raises AlignbenchError for fewer than two systems, equal names and a missing judge.
+    """
+    from alignbench.evaluation.thinking import TAGS, find_thinking
+    from alignbench.evaluation.win_rate import choose_judge
+
+    thinking = find_thinking(settings.get("thinking", "auto"), settings.get("thinking_tags", TAGS))
+    judge_of_pairs = choose_judge(scorers, device, thinking)
+    found = find_systems(systems, out, progress=progress, **settings)
+    return rank_systems(found, judge_of_pairs, baseline=baseline, progress=progress)
+
+
 def rank_systems(
     systems: Sequence[Answers], scorer: Scorer, *, baseline: str | None = None, progress: Progress | None = None
 ) -> Table:

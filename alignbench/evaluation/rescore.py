@@ -13,9 +13,10 @@ from alignbench.errors import AlignbenchError
 from alignbench.evaluation.pipeline import outputs_key, run_task
 from alignbench.evaluation.sources import SavedOutputs
 from alignbench.evaluation.win_rate import trained_against
+from alignbench.parse import find_path
 from alignbench.progress import Progress
 from alignbench.provenance import versions
-from alignbench.runs.folder import RecordOffset, RunFolder, TaskFolder, lock_run
+from alignbench.runs.folder import AGAIN, RecordOffset, RunFolder, TaskFolder, lock_run
 from alignbench.scorers.choose import TASK_AGNOSTIC, by_kind, embedder_of
 from alignbench.shards import require_single_process
 from alignbench.tasks import find_task
@@ -42,7 +43,7 @@ def rescore(
     """
     from alignbench.scorers import find_scorer
 
-    path, progress = Path(folder), progress or Progress()
+    path, progress = find_path(folder), progress or Progress()
     require_single_process("rescore")
     description = RunFolder(path).description()
     if not scorers:
@@ -111,6 +112,8 @@ def _rescore_task(
     used |= {kind: ScorerIdentity.of(scorers[kind]) for kind in own}
     entries = [asdict(used[kind]) for kind in _kinds(task, used) if kind in used]
     documents = [record.document for record in source.records()]  # in the task's order, since the source is finished
+    if len(documents) != (n := identity["n"]):
+        raise AlignbenchError(f"{source.path}: {len(documents)} records, but task.json counts {n}; {AGAIN}")
     target = {**identity, "scorers": entries, "judged_with": versions()}
     result, folder = run_task(
         Rescored(run.path.name, source, own),

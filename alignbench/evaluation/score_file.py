@@ -5,7 +5,6 @@ metrics need: `references` (a string or a list), `source`, `prompt`. Lists in a 
 the same id are samples of one document.
 """
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -20,6 +19,7 @@ from alignbench.evaluation.pipeline import Job, run_task
 from alignbench.evaluation.sources import SavedOutputs
 from alignbench.evaluation.thinking import TAGS, find_thinking
 from alignbench.evaluation.win_rate import ANSWERS, choose_judge, find_answers, judge
+from alignbench.parse import find_path, parse_json
 from alignbench.progress import Progress
 from alignbench.provenance import environment
 from alignbench.runs.folder import open_run
@@ -29,7 +29,8 @@ from alignbench.tasks.outputs import OUTPUTS
 from alignbench.types.engine import Completion, Thinking
 from alignbench.types.record import Document, Record
 from alignbench.types.result import RunResult
-from alignbench.types.task import Options, TaskData
+from alignbench.types.settings import TaskSettings
+from alignbench.types.task import TaskData
 
 
 def score_file(
@@ -62,7 +63,7 @@ def score_file(
     thinking, thinking_tags: as in `evaluate`
     Raises AlignbenchError, naming file and line, for rows that cannot be read, unknown ids and repeated ids.
     """
-    file, progress = Path(file), progress or Progress()
+    file, progress = find_path(file), progress or Progress()
     name = name or file.stem
     thoughts = find_thinking(thinking, thinking_tags)
     require_single_process("score")
@@ -78,13 +79,13 @@ def score_file(
         job = replace(job, scorers=choose_scorers([OUTPUTS], scorers, device=device)[OUTPUTS.name])
         known = {document.id for document in job.data.documents}
     else:
-        options = Options.of(data_dir, shots, seed, prompts)
-        (job,) = prepare([task], options, limit=limit, scorers=scorers, device=device)
+        own = TaskSettings(limit, shots, seed, str(prompts) if prompts else None, scorers=tuple(scorers))
+        (job,) = prepare({task: own}, data_dir, device=device)
         if job.task.generation is None:
             raise AlignbenchError(f"task {task}: the model generates no text in it, so there are no outputs to score")
         known = {document.id for document in job.data.documents}
         if limit is not None:
-            (whole,) = prepare([task], options, scorers=None)
+            (whole,) = prepare({task: replace(own, limit=None)}, data_dir, scored=False)
             known |= {document.id for document in whole.data.documents}
     if in_order:
         if len(rows) != len(job.data.documents):
@@ -186,8 +187,8 @@ def _json_list(row: SourceRow, column: str) -> Any:
     if not row.is_text or not isinstance(value, str):
         return value
     if value.startswith("["):
-        with suppress(ValueError, RecursionError):
-            return json.loads(value)
+        with suppress(ValueError):
+            return parse_json(value)
     return value or None
 
 

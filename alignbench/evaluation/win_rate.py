@@ -108,7 +108,7 @@ def judge(own: Answers, baseline: Answers, judge: Scorer, *, progress: Progress 
     folder = RunFolder(own.run).task_folder(task.name, identity)
     if (finished := folder.result()) is not None:
         progress.say(f"{own.name} against {baseline.name}: already finished in {folder.path}")
-        found = Verdicts(TaskResult.from_json(finished), folder)
+        found = Verdicts(finished, folder)
     else:
         label = f"{own.name} against {baseline.name}"
         source = SavedOutputs(label, lambda document: pairs[document.id], baseline=baseline.name)

@@ -190,5 +190,8 @@ def to_parquet(runs: Sequence[Run], file: Path) -> None:
 
 
 def write_json(content: object, file: Path) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise AlignbenchError(f"{file}: cannot be written ({error.strerror or error})") from None
     write_text(file, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

@@ -7,12 +7,15 @@ import importlib.util
 import json
 import math
 import os
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import astuple, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from alignbench.errors import AlignbenchError, first_line
 from alignbench.hub import unreachable_reason
+from alignbench.parse import find_path, read_object, read_text
 
 TOKENIZER_FILES = (
     *("tokenizer.json", "tekken.json", "vocab.json", "merges.txt", "vocab.txt", "dict.txt"),
@@ -132,7 +135,7 @@ def find_checkpoint(spec: str, *, trust_remote_code: bool = False) -> Checkpoint
 
 def _locate(spec: str, trust_remote_code: bool) -> tuple[Path, str, str | None]:
     """Folder, name and, on the Hub, commit."""
-    folder = Path(spec).expanduser()
+    folder = find_path(spec)
     if folder.is_dir():
         return folder, _folder_name(folder.resolve()), None
     if spec.startswith((".", "/", "~")) or spec.count("/") != 1:
@@ -155,10 +158,15 @@ def _describe(spec: str, folder: Path, name: str, revision: str | None, trust_re
         raise CheckpointError(spec, f"no tokenizer files (such as tokenizer.json) in {folder}")
     weights_sha256 = hash_files(weights)
     lineage, training = _recipe(folder, spec, name, weights_sha256)
-    text_config = config.get("text_config") or {}
+    text_config, settings = config.get("text_config") or {}, config.get("quantization_config") or {}
+    if not isinstance(text_config, dict) or not isinstance(settings, dict):
+        raise CheckpointError(spec, f"{folder / 'config.json'}: text_config or quantization_config is not an object")
     both = config | text_config
+    window = next((both[name] for name in WINDOWS if both.get(name) is not None), None)
+    if window is not None and (type(window) is not int or not 0 < window < 2**31):
+        raise CheckpointError(spec, f"{folder / 'config.json'}: the maximum sequence length is {str(window)[:20]}")
     quantization = [_read_json(folder / name, spec) for name in QUANTIZATION_FILES if (folder / name).is_file()]
-    settings = config.get("quantization_config") or (quantization[0] if quantization else {})
+    settings = settings or (quantization[0] if quantization else {})
     generation = folder / "generation_config.json"
     return Checkpoint(
         name=name,
@@ -176,7 +184,7 @@ def _describe(spec: str, folder: Path, name: str, revision: str | None, trust_re
         chat_template_sha256=_hash_chat_template(folder, spec),
         quantization=str(settings.get("quant_method", "unknown")) if settings else None,
         dtype=str(config.get("dtype") or config.get("torch_dtype") or text_config.get("dtype") or headers[0][0]),
-        window=next((both[name] for name in WINDOWS if isinstance(both.get(name), int)), None),
+        window=window,
         custom_code=custom_code,
         parameters=sum(parameters for _, parameters in headers),
         lineage=lineage,
@@ -203,16 +211,13 @@ def download_checkpoint(spec: str, trust_remote_code: bool) -> tuple[Path, str, 
     return Path(folder), name, Path(folder).name  # a snapshot's folder is named after its commit
 
 
-def _read_json(path: Path, spec: str) -> dict[str, Any]:
+def _read_json(path: Path, spec: str, read: Callable[[Path], Any] = read_object) -> Any:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(found, dict):
-            raise ValueError("not an object")
+        return read(path)
     except FileNotFoundError as error:
         raise CheckpointError(spec, f"no {path.name} in {path.parent}") from error
-    except ValueError as error:
-        raise CheckpointError(spec, f"{path} is not a JSON object ({first_line(error)})") from error
-    return found
+    except AlignbenchError as error:
+        raise CheckpointError(spec, str(error)) from None
 
 
 def _folder_name(folder: Path) -> str:
@@ -235,6 +240,11 @@ def _recipe(folder: Path, spec: str, name: str, weights: str) -> tuple[tuple[Anc
     try:
         metrics, models, config = (recipe.get(key, {}) for key in ("metrics", "models", "config"))
         kl, iterations, batch = metrics.get("kl"), metrics.get("iterations"), config.get("batch")
+        ancestors = [Ancestor(**entry) for entry in recipe["lineage"]]
+        texts = (recipe["stage"], *chain.from_iterable(map(astuple, ancestors)))
+        numbers = (iterations, batch, config.get("beta"), config.get("ptx"))
+        if {*map(type, texts)} != {str} or not {*map(type, numbers)} <= {int, float, type(None)}:
+            raise TypeError
         training = {
             "rewards": [models["reward"]["weights_sha256"]] if "reward" in models else [],
             "kl": float(kl) if isinstance(kl, int | float) else None,
@@ -243,9 +253,10 @@ def _recipe(folder: Path, spec: str, name: str, weights: str) -> tuple[tuple[Anc
             "episodes": iterations * batch if iterations is not None and batch is not None else None,
         }
         last = Ancestor(recipe["stage"], name, weights)
-        return (*(Ancestor(**entry) for entry in recipe["lineage"]), last), training
+        return (*ancestors, last), training
     except (KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(spec, f"{folder / 'recipe.json'} lacks stage or lineage; fix it or remove it") from error
+        message = f"{folder / 'recipe.json'} is not a recipe of our trainers; fix it or remove it"
+        raise CheckpointError(spec, message) from error
 
 
 def weight_files(folder: Path, spec: str) -> list[Path]:
@@ -299,7 +310,7 @@ def tokenizer_files(folder: Path) -> list[Path]:
 def hash_files(files: list[Path]) -> str:
     """SHA-256 of the lines `sha256  name` of the files."""
     lines = "".join(f"{_hash_file(file)}  {file.name}\n" for file in files)
-    return hashlib.sha256(lines.encode()).hexdigest()
+    return hashlib.sha256(os.fsencode(lines)).hexdigest()
 
 
 def _hash_file(file: Path) -> str:
@@ -347,14 +358,14 @@ def _find_base(settings: dict[str, Any], folder: Path, spec: str, trust_remote_c
     fix = f"set base_model_name_or_path in its {ADAPTER_CONFIG} to the folder or Hub id of its base"
     if not isinstance(named, str) or not named:
         raise CheckpointError(spec, f"an adapter that names no base; {fix}")
-    near = next((path for path in (Path(named).expanduser(), folder / named) if path.is_dir()), None)
-    base = str(near) if near else f"{named}@{revision}" if revision and "@" not in named else named
     try:
+        near = next((path for path in (find_path(named), find_path(folder / named)) if path.is_dir()), None)
+        base = str(near) if near else f"{named}@{revision}" if revision and "@" not in named else named
         place = _locate(base, trust_remote_code)
         if (place[0] / ADAPTER_CONFIG).is_file():
             raise CheckpointError(base, "it is an adapter itself; merge it into its model first")
         return _describe(base, *place, trust_remote_code)
-    except CheckpointError as error:
+    except AlignbenchError as error:
         raise CheckpointError(spec, f"the base of this adapter cannot be used ({error}); {fix}") from error
 
 
@@ -363,6 +374,6 @@ def _hash_chat_template(folder: Path, spec: str) -> str | None:
         file = folder / name
         if file.is_file():
             jinja = name.endswith(".jinja")
-            if template := file.read_text("utf-8") if jinja else _read_json(file, spec).get("chat_template"):
+            if template := _read_json(file, spec, read_text) if jinja else _read_json(file, spec).get("chat_template"):
                 return hashlib.sha256(json.dumps(template).encode()).hexdigest()
     return None

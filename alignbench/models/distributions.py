@@ -132,6 +132,11 @@ def _draw(logits: torch.Tensor, streams: Sequence[Stream], sampling: Sampling) -
         if sampling.temperature != 1:
             weights = (below / sampling.temperature).masked_fill_(below <= LOWEST, -torch.inf).exp_()
             sums = _chunk_sums(weights)
+        if 0 < sampling.top_k < logits.shape[-1]:
+            least = logits.topk(sampling.top_k).values[:, -1:]
+            kept = nn.functional.pad(logits >= least, (0, weights.shape[-1] - logits.shape[-1]))
+            weights = weights.masked_fill(~kept, 0.0)
+            sums = _chunk_sums(weights)
         tokens = _from_nucleus(weights, sums, streams, sampling.top_p)
     chosen = _wide(below.gather(-1, tokens[:, None])[:, 0])
     tokens = tokens.masked_fill(bad[:, 0], -1).to(total.dtype)

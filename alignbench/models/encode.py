@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, reduce
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from alignbench.errors import AlignbenchError
 from alignbench.models.template import DATE, end_of_turn, prints_date, render
-from alignbench.types.engine import Request, Sampling
+from alignbench.types.engine import Request, Sampling, messages_of
 
 Tokens = NDArray[np.int32]
 Misfit = Callable[[Tokens], str | None]  # the reason why a model cannot read these tokens
@@ -40,10 +39,13 @@ class Encoder:
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, template_kwargs: Mapping[str, Any] = MappingProxyType({})
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        template_kwargs: Mapping[str, Any] | None = None,
+        system: str | None = None,
     ) -> None:
-        """template_kwargs: variables of the chat template"""
-        self.template_kwargs = template_kwargs
+        """template_kwargs: variables of the chat template; system: the system message before each user message"""
+        self.template_kwargs, self.system = template_kwargs or {}, system
         start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
         self.tokenizer = tokenizer
         self.start = None if start is None else np.array([start], np.int32)
@@ -124,11 +126,12 @@ class Encoder:
         if not self.tokenizer.chat_template:
             raise AlignbenchError("the tokenizer has no chat template; use --template none")
         try:
-            messages = ([{"role": "user", "content": text}] for text in texts)
+            messages = [messages_of(text, self.system) for text in texts]
             options = {**self.template_kwargs, "add_generation_prompt": True}
             return [render(self.tokenizer, message, **options) for message in messages]
         except ValueError as error:
-            raise AlignbenchError(f"chat template: it does not support a single user message ({error})") from error
+            before = "a single user message" if self.system is None else "a system message before a user message"
+            raise AlignbenchError(f"chat template: it does not support {before} ({error})") from error
 
     @cached_property
     def _suffix(self) -> int:

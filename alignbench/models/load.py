@@ -61,6 +61,7 @@ def load_engine(
     token_budget: int | None = None,
     notify: Callable[[str], None] | None = None,
     template_kwargs: Mapping[str, Any] | None = None,
+    system: str | None = None,
     merge: bool = False,
     placement: Mapping[str, Any] | None = None,
 ) -> LocalEngine:
@@ -102,21 +103,25 @@ def load_engine(
         raise CheckpointError(checkpoint.name, f"{len(missing)} weights are not in its files (first: {missing[0]})")
     if "device_map" not in options:  # accelerate's hooks are in `forward`, which this replaces
         choose_products(model)
-    encoder = Encoder(tokenizer, template_kwargs or {})
+    encoder = Encoder(tokenizer, template_kwargs, system)
     return LocalEngine(model, encoder, checkpoint.window, token_budget or 0, notify or (lambda _: None))
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> Any:
-    """The tokenizer, of the adapter's folder if it is there. Raises AlignbenchError if the base has other tokens."""
+    """The tokenizer, of the adapter's folder if it is there. Raises AlignbenchError if transformers cannot load it, or
+    if the base has other tokens."""
     from transformers import AutoConfig, AutoTokenizer
 
     options = {"trust_remote_code": checkpoint.custom_code, "local_files_only": True}
     base = checkpoint.base
-    if base is None or checkpoint.tokenizer_path == base.path:
-        return AutoTokenizer.from_pretrained(checkpoint.tokenizer_path, **options)
-    config = AutoConfig.from_pretrained(base.path, **options)
-    theirs = AutoTokenizer.from_pretrained(base.path, **options).get_vocab()
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint.path, config=config, **options)
+    try:
+        if base is None or checkpoint.tokenizer_path == base.path:
+            return AutoTokenizer.from_pretrained(checkpoint.tokenizer_path, **options)
+        config = AutoConfig.from_pretrained(base.path, **options)
+        theirs = AutoTokenizer.from_pretrained(base.path, **options).get_vocab()
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint.path, config=config, **options)
+    except Exception as error:  # transformers raises errors of many kinds, all about this folder
+        raise CheckpointError(checkpoint.name, f"its tokenizer does not load ({first_line(error)})") from error
     own = tokenizer.get_vocab()
     if other := [token for token, number in theirs.items() if own.get(token) != number]:
         message = f"its base {base.name} has another vocabulary than its tokenizer (first: {min(other)!r})"

@@ -8,7 +8,8 @@ from typing import Any
 
 from alignbench.errors import AlignbenchError
 from alignbench.models.checkpoint import find_checkpoint
-from alignbench.models.load import load_engine, resolve_device, spread
+from alignbench.models.load import load_engine, load_tokenizer, resolve_device, spread
+from alignbench.plugins import plugins
 from alignbench.shards import SINGLE_PROCESS, Shard
 from alignbench.types.engine import Engine
 from alignbench.types.settings import EngineSettings
@@ -55,6 +56,7 @@ def find_model(
     spec: str,
     *,
     template_kwargs: Mapping[str, Any] | None = None,
+    system: str | None = None,
     shard: Shard = SINGLE_PROCESS,
     notify: Callable[[str], None] | None = None,
     **engine: Any,
@@ -62,10 +64,11 @@ def find_model(
     """Find `spec`: a local folder, a Hub id (owner/name, owner/name@revision), or an endpoint
     (https://host/v1#model). Raises AlignbenchError for anything that would fail or be unsafe later.
 
-    template_kwargs: variables of the chat template; engine: fields of `EngineSettings`, of which the engine "auto" is
-        the local one (see `choose_engine`)
+    template_kwargs: variables of the chat template; system: the system message before each user message
+    engine: fields of `EngineSettings`, of which the engine "auto" is the local one (see `choose_engine`)
     """
     own = EngineSettings(**engine)
+    prompts: dict[str, Any] = {"template_kwargs": template_kwargs, "system": system}
     of_local = {"device_map": own.device_map, "merge_adapter": own.merge_adapter}
     of_vllm = {name: getattr(own, name) for name in ("gpus", "max_model_len", "gpu_memory_utilization")}
     if spec.startswith(("http://", "https://")):
@@ -73,22 +76,22 @@ def find_model(
 
         _refuse_options(spec, of_local | of_vllm)
         limits: dict[str, Any] = {"concurrency": own.concurrency, "timeout": own.timeout, "retries": own.retries}
-        far = connect(spec, template_kwargs=template_kwargs, notify=notify, **limits)
+        far = connect(spec, notify=notify, **prompts, **limits)
         identity = {"model": far.identity(), "engine": {"kind": "endpoint"}}
         return Model(far.name, identity, far.chat_template, far.scores, False, lambda: far, {}, far.sampling)
-    if own.engine not in ENGINES:
-        raise AlignbenchError(f"engine {own.engine!r}: choose {', '.join(ENGINES)}, or give the address of an endpoint")
+    others = {plugin.value.__name__: plugin for plugin in plugins("engines")}
+    known = (*ENGINES, *others)
+    if own.engine not in known:
+        raise AlignbenchError(f"engine {own.engine!r}: choose {', '.join(known)}, or give the address of an endpoint")
     kind = "local" if own.engine == "auto" else own.engine
     if own.dtype not in ("auto", *DTYPES):
         raise AlignbenchError(f"dtype {own.dtype!r}: choose auto, {', '.join(DTYPES)}")
     if own.token_budget is not None and own.token_budget < 1:
         raise AlignbenchError(f"token budget {own.token_budget}: must be at least 1")
     device = resolve_device(own.device)
+    _refuse_options(f"--engine {kind}", (of_local if kind != "local" else {}) | (of_vllm if kind != "vllm" else {}))
     if kind == "vllm":
-        _refuse_options("--engine vllm", of_local)
         _check_vllm(own, shard)
-    else:
-        _refuse_options("--engine local", of_vllm)
     if own.device_map not in (None, "auto"):
         raise AlignbenchError(f"device map {own.device_map!r}: the only one is auto")
     placement = spread(device, shard) if own.device_map else None
@@ -96,24 +99,27 @@ def find_model(
     if own.merge_adapter and checkpoint.base is None:
         raise AlignbenchError(f"checkpoint {checkpoint.name}: it has no adapter for --merge-adapter")
     dtype = checkpoint.dtype if own.dtype == "auto" else own.dtype
-    if (own.dtype, dtype, kind, device) == ("auto", "bfloat16", "local", "cpu") and not has_bfloat16():
-        dtype = "float32"
-        if notify is not None:
-            notify(f"{checkpoint.name}: float32, since this CPU has no bfloat16 and would be slow (or set --dtype)")
+    if own.dtype == "auto" and kind == "local" and dtype != (dtype := fast_dtype(dtype, device)) and notify is not None:
+        notify(f"{checkpoint.name}: float32, since this CPU has no bfloat16 and would be slow (or set --dtype)")
     if dtype not in DTYPES:
         raise AlignbenchError(f"checkpoint {checkpoint.name}: dtype {dtype} is not supported; set --dtype")
     settings = {"kind": kind, "dtype": dtype, "device": device, "token_budget": own.token_budget or "auto"}
     more = {**of_local, "max_model_len": own.max_model_len, "gpus": own.gpus if own.gpus != 1 else None}
     settings |= {name: value for name, value in more.items() if value}
+    if kind not in ENGINES:
+        settings["definition_sha256"] = others[kind].sha256
 
     def load() -> Engine:
         if kind == "vllm":
             from alignbench.models.remote.vllm import load_vllm
 
             given = {name: value for name, value in of_vllm.items() if value is not None}
-            return load_vllm(checkpoint, dtype=dtype, template_kwargs=template_kwargs, **given)
+            return load_vllm(checkpoint, dtype=dtype, **prompts, **given)
+        if kind not in ENGINES:
+            made: Engine = others[kind].value(checkpoint, dtype=dtype, device=device, **prompts)
+            return made
         place = f"cuda:{shard.local_rank}" if device == "cuda" and shard.world > 1 else device
-        options: dict[str, Any] = {"notify": notify, "template_kwargs": template_kwargs, "merge": own.merge_adapter}
+        options: dict[str, Any] = {"notify": notify, "merge": own.merge_adapter, **prompts}
         options |= {"token_budget": own.token_budget, "placement": placement}
         return load_engine(checkpoint, dtype=dtype, device=place, **options)
 
@@ -123,6 +129,10 @@ def find_model(
     identity = {"model": {name: fields[name] for name in fields if name not in NOT_IDENTITY}, "engine": settings}
     about = {name: fields[name] for name in ABOUT}
     chat = checkpoint.chat_template_sha256 is not None
+    if chat and system is not None:
+        from alignbench.models.template import check_system
+
+        check_system(load_tokenizer(checkpoint), checkpoint.name, template_kwargs or {})
     return Model(checkpoint.name, identity, chat, True, kind == "local", load, about)
 
 
@@ -146,6 +156,11 @@ def _check_vllm(own: EngineSettings, shard: Shard) -> None:
     there = torch.cuda.device_count()
     if own.gpus is not None and (own.gpus < 1 or own.gpus > max(there, 1)):
         raise AlignbenchError(f"--gpus {own.gpus}: this machine has {there} GPUs")
+
+
+def fast_dtype(dtype: str, device: str) -> str:
+    """The number format, but float32 instead of bfloat16 on a CPU without instructions for it."""
+    return "float32" if (dtype, device) == ("bfloat16", "cpu") and not has_bfloat16() else dtype
 
 
 def has_bfloat16() -> bool:

@@ -21,7 +21,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,9 +30,13 @@ from typing import Any, BinaryIO
 from filelock import FileLock, Timeout
 
 from alignbench import parse
-from alignbench.errors import AlignbenchError
+from alignbench.errors import AlignbenchError, first_line
+from alignbench.runs.schema import RunFile, TaskFile, check
 from alignbench.shards import SINGLE_PROCESS, Shard
 from alignbench.types.record import Record
+from alignbench.types.result import TaskResult
+
+AGAIN = "evaluate this task again"
 
 
 def digest(identity: Mapping[str, Any]) -> str:
@@ -88,6 +92,7 @@ class RunFolder:
         found = read_object(self.path / "run.json")
         if found is None:
             raise AlignbenchError(f"{self.path}: not a run folder (no run.json)")
+        check(found, RunFile, self.path / "run.json", AGAIN)
         return found
 
     def describe(self, description: Mapping[str, Any]) -> dict[str, Any]:
@@ -97,6 +102,13 @@ class RunFolder:
             write_json(file, description)
         self.shard.wait_for_everyone()
         return read_object(file) or dict(description)
+
+    def keep(self, settings: str) -> None:
+        """Keep the settings of a command, a YAML text, beside those of earlier ones."""
+        if self.shard.is_main:
+            name = f"settings-{hashlib.sha256(settings.encode()).hexdigest()[:8]}.yaml"
+            with _writing(self.path):
+                (self.path / name).write_text(settings, encoding="utf-8")
 
     def log(self, event: str, **details: Any) -> None:
         if self.shard.is_main:
@@ -136,9 +148,16 @@ class RecordOffset:
     pending: bool
     transient: bool
 
-    def read(self, read: Callable[[Mapping[str, Any]], Record] = Record.from_json) -> Record:
-        with self.file.open("rb") as stream:
-            return read(parse.parse_line(self.bytes(stream)))
+    def read(
+        self, read: Callable[[Mapping[str, Any]], Record] = Record.from_json, stream: BinaryIO | None = None
+    ) -> Record:
+        """stream: of `file`, if it is open. Raises AlignbenchError if there is no record."""
+        try:
+            with nullcontext(stream) if stream else parse.open_file(self.file) as opened:
+                return read(parse.parse_line(self.bytes(opened)))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            reason = f"its record at byte {self.start} cannot be read ({first_line(error)})"
+            raise AlignbenchError(f"{self.file}: {reason}; {AGAIN}") from None
 
     def bytes(self, stream: BinaryIO) -> bytes:
         """The line of the record. stream: of `file`"""
@@ -162,19 +181,22 @@ class TaskFolder:
         self._final = path / "documents.jsonl"
 
     def identity(self) -> dict[str, Any]:
-        """The content of task.json."""
-        return read_object(self.path / "task.json") or {}
+        """The content of task.json. Raises AlignbenchError if it cannot be read."""
+        found = read_object(self.path / "task.json") or {}
+        check(found, TaskFile, self.path / "task.json", AGAIN)
+        return found
 
-    def result(self) -> dict[str, Any] | None:
-        """The finished result, or None."""
-        return read_object(self.path / "result.json")
+    def result(self) -> TaskResult | None:
+        """The finished result, or None. Raises AlignbenchError if it cannot be read."""
+        found = read_object(self.path / "result.json")
+        return None if found is None else check(found, TaskResult, self.path / "result.json", AGAIN)
 
     def records(self, read: Callable[[Mapping[str, Any]], Record] = Record.from_json) -> Iterator[Record]:
         """One record of each document that has one. An incomplete last line of a killed process is cut off."""
         offsets = self.offsets()
         with self._open() as sources:
             for offset in offsets.values():
-                yield read(parse.parse_line(offset.bytes(sources[offset.file])))
+                yield offset.read(read, sources[offset.file])
 
     def append(self, *records: Record) -> None:
         _append(self._own, [record.to_json() for record in records])
@@ -192,7 +214,7 @@ class TaskFolder:
             offsets = self.offsets()
             temporary = self._final.with_suffix(".tmp")
             with _writing(self._final), self._open() as sources, temporary.open("wb") as target:
-                for identifier in sorted(offsets, key=order.__getitem__):
+                for identifier in sorted(offsets.keys() & order.keys(), key=order.__getitem__):
                     target.write(offsets[identifier].bytes(sources[offsets[identifier].file]))
             with _writing(self._final):
                 os.replace(temporary, self._final)
@@ -222,7 +244,8 @@ class TaskFolder:
                 identifier, pending = record["id"], bool(record.get("pending"))
                 if pending and identifier in offsets and not offsets[identifier].pending:
                     continue
-                transient = any(output.get("transient") for output in record.get("outputs", ()))
+                outputs = record["outputs"] if isinstance(record.get("outputs"), list) else []
+                transient = any(isinstance(output, dict) and output.get("transient") for output in outputs)
                 offsets[identifier] = RecordOffset(file, start, stop, pending, transient)
         return offsets
 
@@ -232,7 +255,7 @@ def write_json(file: Path, content: Mapping[str, Any]) -> None:
     temporary = file.with_suffix(".tmp")
     with _writing(file):
         temporary.write_text(
-            json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
+            json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8", "backslashreplace"
         )
         os.replace(temporary, file)
 
@@ -252,22 +275,29 @@ def _append(file: Path, lines: Iterable[Mapping[str, Any]]) -> None:
 
 
 def _complete_lines(file: Path) -> Iterator[tuple[int, int, dict[str, Any]]]:
-    """(start, stop, object) of each complete line; an incomplete last line is removed from the file."""
+    """(start, stop, object) of each complete line with an id; an incomplete last line is removed from the file."""
     start = 0
-    with file.open("rb") as stream:
+    with _opened(file) as stream:
         for line in stream:
             stop = start + len(line)
             try:
                 record = parse.parse_line(line) if line.endswith(b"\n") else None
             except ValueError:
                 record = None
-            if record is not None:
+            if isinstance(record, dict) and isinstance(record.get("id"), str):
                 yield start, stop, record
             elif not line.endswith(b"\n"):
                 with _writing(file):
                     os.truncate(file, start)
                 return
             start = stop
+
+
+def _opened(file: Path) -> BinaryIO:
+    try:
+        return parse.open_file(file)
+    except OSError as error:
+        raise AlignbenchError(f"{file}: cannot be read ({error.strerror or error}); {AGAIN}") from None
 
 
 def read_object(file: Path) -> dict[str, Any] | None:

@@ -13,16 +13,13 @@ from typing import TYPE_CHECKING, Any
 from alignbench.data.load import SYNTHETIC
 from alignbench.errors import AlignbenchError, first_line
 from alignbench.models.checkpoint import hash_files, weight_files
-from alignbench.parse import parse_line
-from alignbench.runs.folder import read_object
+from alignbench.parse import find_path, open_file, parse_line
+from alignbench.runs.folder import AGAIN, RunFolder, TaskFolder
 from alignbench.types.record import Record
 from alignbench.types.result import TaskResult
 
 if TYPE_CHECKING:
     from pandas import DataFrame
-
-AGAIN = "evaluate this task again"
-LINEAGE_FIELDS = {"stage", "name", "weights_sha256"}  # of each ancestor in run.json
 
 
 @dataclass(frozen=True)
@@ -50,7 +47,7 @@ class TaskRun:
         """
         file, line_number, sha256 = self.path / "documents.jsonl", 0, hashlib.sha256()
         try:
-            with file.open("rb") as stream:
+            with open_file(file) as stream:
                 for line in stream:
                     line_number += 1
                     sha256.update(line)
@@ -142,7 +139,7 @@ def named(runs: Sequence[Run]) -> list[Run]:
 
 
 def _find(spec: str, root: Path) -> Path:
-    path = Path(spec).expanduser()
+    path = find_path(spec)
     if (path / "run.json").is_file():
         return path.resolve()
     known = {file.parent: _describe(file) for file in sorted(root.glob("*/run.json"))}
@@ -179,30 +176,14 @@ def _read(path: Path) -> Run:
     description = _describe(path / "run.json")
     tasks, unfinished = [], []
     for file in sorted(path.glob("*/task.json")):
-        identity, result = read_object(file) or {}, read_object(file.parent / "result.json")
-        if not isinstance(identity, dict) or not isinstance(identity.get("scorers") or [], list):
-            raise AlignbenchError(f"{file}: not a task.json of this version of alignbench; evaluate this task again")
+        folder = TaskFolder(file.parent)
+        identity, result = folder.identity(), folder.result()
         if result is None:
-            unfinished.append(str(identity.get("task", file.parent.name)))
-            continue
-        try:
-            tasks.append(TaskRun(file.parent, identity, TaskResult.from_json(result)))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise AlignbenchError(
-                f"{file.parent / 'result.json'}: not a result of this version of alignbench ({error}); "
-                "evaluate this task again"
-            ) from error
+            unfinished.append(identity["task"])
+        else:
+            tasks.append(TaskRun(file.parent, identity, result))
     return Run(path, "", description, tuple(tasks), tuple(unfinished))
 
 
 def _describe(file: Path) -> dict[str, Any]:
-    description = read_object(file) or {}
-    if not isinstance(description, dict) or not isinstance(description.get("model"), dict):
-        raise AlignbenchError(f"{file}: it names no model; is this a run folder?")
-    if "name" not in description["model"]:
-        raise AlignbenchError(f"{file}: it names no model; is this a run folder?")
-    lineage, training = description.get("lineage") or [], description.get("training") or {}
-    whole = isinstance(lineage, list) and all(isinstance(own, dict) and own.keys() >= LINEAGE_FIELDS for own in lineage)
-    if not whole or not isinstance(training, dict):
-        raise AlignbenchError(f"{file}: its lineage or training cannot be read; evaluate this checkpoint again")
-    return description
+    return RunFolder(file.parent).description()

@@ -1,6 +1,7 @@
 """Choose the scorers of a run: those that the user names, and the default of every other kind that its tasks need."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import cast
 
 from alignbench import scorers as registered
@@ -12,9 +13,12 @@ from alignbench.types.task import Task
 TASK_AGNOSTIC = ("sentiment", "evaluate")
 
 
-def choose_scorers(tasks: Sequence[Task], specs: Sequence[str], device: str = "cpu") -> dict[str, tuple[Scorer, ...]]:
+def choose_scorers(
+    tasks: Sequence[Task], specs: Sequence[str], find: Callable[[str], Scorer] | None = None, device: str = "cpu"
+) -> dict[str, tuple[Scorer, ...]]:
     """Return task name -> its scorers, loaded once for all tasks.
 
+    find: loads the scorer of a spec (default: `find_scorer` for `device`)
     specs: `kind=name[:path]`, at most one per kind. Raises AlignbenchError for a kind that no task takes.
     """
     named = by_kind(specs)
@@ -27,7 +31,8 @@ def choose_scorers(tasks: Sequence[Task], specs: Sequence[str], device: str = "c
             raise AlignbenchError(f"scorer {spec!r}: no task here takes a scorer of kind {kind!r} (they take: {kinds})")
     needed = {kind for task in tasks if task.generation for kind in task.generation.scorers} | set(named)
     specs_of = registered.DEFAULTS | named
-    loaded = {kind: registered.find_scorer(specs_of[kind], device=device) for kind in sorted(needed)}
+    find = find or partial(registered.find_scorer, device=device)
+    loaded = {kind: find(specs_of[kind]) for kind in sorted(needed)}
     return {task.name: tuple(loaded[kind] for kind in takes.get(task.name, ()) if kind in loaded) for task in tasks}
 
 

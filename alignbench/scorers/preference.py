@@ -24,6 +24,7 @@ from alignbench.labels.summary import Verdicts
 from alignbench.labels.table import read_labels
 from alignbench.models.checkpoint import Checkpoint, find_checkpoint
 from alignbench.models.load import load_engine, resolve_device
+from alignbench.models.model import fast_dtype
 from alignbench.types.engine import THINKING, Completion, Engine, Prompt, Request, Sampling, Thinking
 from alignbench.types.scorer import Item, ScorerGoneError
 
@@ -134,7 +135,8 @@ def revision_of(model: str, asking: str) -> str:
 def _load(path: str, device: str, trust_remote_code: bool, cpu_tokens: int | None) -> "tuple[Checkpoint, LocalEngine]":
     checkpoint, device = find_checkpoint(path, trust_remote_code=trust_remote_code), resolve_device(device)
     budget = cpu_tokens if device == "cpu" else None
-    return checkpoint, load_engine(checkpoint, dtype=checkpoint.dtype, device=device, token_budget=budget)
+    dtype = fast_dtype(checkpoint.dtype, device)
+    return checkpoint, load_engine(checkpoint, dtype=dtype, device=device, token_budget=budget)
 
 
 def logprobs_of_two(

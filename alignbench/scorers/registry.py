@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from alignbench.errors import AlignbenchError
+from alignbench.plugins import plugins
 from alignbench.types.engine import THINKING, Thinking
 from alignbench.types.scorer import Scorer
 
@@ -19,8 +20,8 @@ from alignbench.types.scorer import Scorer
 class ScorerSpec:
     """A row of scorers.yaml.
 
-    factory: "module:callable", a module of this package or by its full name. It is called with those of kind, name,
-        path, device and trust_remote_code that it has parameters for
+    factory: "module:callable", a module of this package or by its full name, or the callable. It is called with
+        those of kind, name, path, device and trust_remote_code that it has parameters for
     path: what follows the colon; "" if the scorer takes no path
     requires: a package that must be installed, and what to pass to `pip install`; empty if there is none
     cached: "module:callable" of `name`, which returns True if the published weights are on this machine. Only a scorer
@@ -30,7 +31,7 @@ class ScorerSpec:
 
     kind: str
     name: str
-    factory: str
+    factory: str | Callable[..., Any]
     path: str = ""
     licence: str = "Apache-2.0"
     download: str = "none"
@@ -57,6 +58,18 @@ class ScorerSpec:
 
 SCORERS = [ScorerSpec(**row) for row in yaml.safe_load(Path(__file__).with_name("scorers.yaml").read_text("utf-8"))]
 DEFAULTS = {row.kind: f"{row.kind}={row.name}" for row in SCORERS if row.default}
+
+
+def all_scorers() -> list[ScorerSpec]:
+    """Our scorers and those of plug-ins. Raises AlignbenchError for a plug-in that is none, or has a taken name."""
+    found = list(SCORERS)
+    for plugin in plugins("scorers"):
+        if not isinstance(plugin.value, ScorerSpec):
+            raise AlignbenchError(f"{plugin.origin}: SCORERS has {plugin.value!r}, which is no ScorerSpec")
+        if any((row.kind, row.name) == (plugin.value.kind, plugin.value.name) for row in found):
+            raise AlignbenchError(f"{plugin.origin}: there is a scorer {plugin.value.spec} already; rename it")
+        found.append(plugin.value)
+    return found
 
 
 def find_scorer(
@@ -86,14 +99,17 @@ def look_up(spec: str) -> tuple[ScorerSpec, str | None]:
     name, _, path = ("", "", rest) if kind == "evaluate" else rest.partition(":")
     if not name and not path:
         raise AlignbenchError(f"scorer {spec!r}: write KIND=NAME or KIND=NAME:PATH, such as {DEFAULTS['toxicity']}")
-    rows = {row.name: row for row in SCORERS if row.kind == kind}
+    known = all_scorers()
+    rows = {row.name: row for row in known if row.kind == kind}
     if not rows:
-        kinds = ", ".join(dict.fromkeys(row.kind for row in SCORERS))
+        kinds = ", ".join(dict.fromkeys(row.kind for row in known))
         raise AlignbenchError(f"scorer {spec!r}: no kind {kind!r}; there are {kinds}")
     if name not in rows:
         raise AlignbenchError(f"scorer {spec!r}: no {kind} scorer {name!r}; there are {', '.join(rows)}")
     return rows[name], path or None
 
 
-def _resolve(path: str) -> Callable[..., Any]:
+def _resolve(path: str | Callable[..., Any]) -> Callable[..., Any]:
+    if callable(path):
+        return path
     return pkgutil.resolve_name(path if "." in path else f"alignbench.scorers.{path}")  # type: ignore[no-any-return]

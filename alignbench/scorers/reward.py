@@ -4,9 +4,9 @@ A decoder's output is read at the last token that is not padding, as in transfor
 into the configuration is added.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -15,10 +15,11 @@ from torch import nn
 from alignbench.errors import AlignbenchError
 from alignbench.models.checkpoint import find_checkpoint
 from alignbench.models.template import render
+from alignbench.parse import read_object
 from alignbench.scorers.preference import LastCallCache, pair, win
 from alignbench.scorers.sequence import SequenceModel, Text, encodable, load_sequence_classifier, window
 from alignbench.types.scorer import Item
-from trainers.data import chat_template, render_pair
+from trainers.data import Render, chat_template, render_pair
 from trainers.models import BIAS, Texts
 
 Form = Literal["continued", "continued chat", "chat", "pair"]
@@ -47,6 +48,14 @@ class RewardReader(SequenceModel):
             found[i] = reward + self.bias
         return found
 
+    @cached_property
+    def _texts(self) -> Texts:
+        return Texts(self.tokenizer, self.model)
+
+    @cached_property
+    def _template(self) -> Render:
+        return chat_template(self.tokenizer)
+
     def _encode(self, texts: Sequence[Text], truncation: bool) -> list[dict[str, list[int]]]:
         if self.form == "pair":
             return super()._encode(texts, truncation)
@@ -65,8 +74,8 @@ class RewardReader(SequenceModel):
         if self.form == "continued chat":
             messages = [{"role": "user", "content": prompt}]
             answer = [{"role": "assistant", "content": response.strip()}]
-            prompt, response = render_pair(messages, answer, chat_template(self.tokenizer))
-        example = Texts(self.tokenizer, self.model).example(prompt, [response])
+            prompt, response = render_pair(messages, answer, self._template)
+        example = self._texts.example(prompt, [response])
         return [*example.prompt, *example.responses[0]]
 
 
@@ -125,7 +134,7 @@ def _form(file: Path, has_template: bool, decoder: bool) -> Form:
     - a tokenizer with a chat template: a message of the user and one of the assistant;
     - an encoder: a pair of texts; another decoder: as our own.
     """
-    recipe = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    recipe = read_object(file) if file.is_file() else {}
     if recipe.get("stage") == "reward":
         return "continued chat" if recipe.get("config", {}).get("template") else "continued"
     if has_template:

@@ -1,18 +1,28 @@
-"""The benchmarks, one file each: every module here with a `TASKS` tuple adds its tasks."""
+"""The benchmarks, one file each: every module here with a `TASKS` tuple adds its tasks, and so do plug-ins."""
 
 import difflib
 import importlib
 import pkgutil
+from collections.abc import Iterable
+from dataclasses import replace
+from fnmatch import fnmatchcase
 
 from alignbench.errors import AlignbenchError
+from alignbench.plugins import plugins
 from alignbench.types.task import Task
 
 
 def all_tasks() -> dict[str, Task]:
-    """Name -> task, in alphabetical order."""
+    """Name -> task, in alphabetical order. Raises AlignbenchError for a plug-in without a name of its own."""
     modules = (importlib.import_module(f"{__name__}.{info.name}") for info in pkgutil.iter_modules(__path__))
-    tasks = [task for module in modules for task in getattr(module, "TASKS", ())]
-    return {task.name: task for task in sorted(tasks, key=lambda task: task.name)}
+    found = {task.name: task for module in modules for task in getattr(module, "TASKS", ())}
+    for plugin in plugins("tasks"):
+        if not isinstance(plugin.value, Task):
+            raise AlignbenchError(f"{plugin.origin}: TASKS has {plugin.value!r}, which is no Task")
+        if plugin.value.name in found:
+            raise AlignbenchError(f"{plugin.origin}: there is a task {plugin.value.name!r} already; rename it")
+        found[plugin.value.name] = replace(plugin.value, definition=plugin.sha256)
+    return dict(sorted(found.items()))
 
 
 def find_task(name: str) -> Task:
@@ -23,3 +33,14 @@ def find_task(name: str) -> Task:
     near = difflib.get_close_matches(name, tasks, n=2, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else "see `alignbench tasks`"
     raise AlignbenchError(f"unknown task {name!r}: {hint}")
+
+
+def find_names(patterns: Iterable[str]) -> list[str]:
+    """The names of tasks that are meant by names, patterns ("winogender*"), abilities ("truthfulness"), groups of
+    capabilities ("reading") and families. A task's name takes precedence. Raises AlignbenchError if one means none."""
+    tasks, found = all_tasks(), dict[str, None]()
+    for pattern in patterns:
+        own = [pattern] if pattern in tasks else [name for name in tasks if fnmatchcase(name, pattern)]
+        own = own or [n for n, task in tasks.items() if pattern in (task.ability, task.group, task.family)]
+        found |= dict.fromkeys(own or [find_task(pattern).name])
+    return list(found)

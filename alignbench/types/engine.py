@@ -88,6 +88,8 @@ class Sampling:
     samples: continuations of each prompt
     temperature: 0 is greedy decoding, with one sample and without effect of `top_p`
     top_p: sample from the smallest set of tokens whose mass reaches this value (Holtzman et al., arXiv 1904.09751)
+    top_k: sample from the most likely tokens, this many and those as likely as the last; 0: from all tokens. Applied
+        before `top_p`
     stop: a continuation ends before the first of these strings, which are matched on new text only
     top_entropies: fill `Completion.top_entropies`
     thinking: thoughts are not part of the answer: `max_tokens` and `stop` apply after them
@@ -100,6 +102,7 @@ class Sampling:
     stop: tuple[str, ...] = ()
     top_entropies: bool = False
     thinking: Thinking | None = None
+    top_k: int = 0
 
     @property
     def most_tokens(self) -> int:
@@ -114,6 +117,12 @@ class Prompt:
 
     key: str
     text: str
+
+
+def messages_of(text: str, system: str | None = None) -> list[dict[str, str]]:
+    """A user message, after a system message if there is one."""
+    before = [] if system is None else [{"role": "system", "content": system}]
+    return [*before, {"role": "user", "content": text}]
 
 
 Finish = Literal["stop", "end", "length"]  # a stop string, the end-of-sequence token, max_tokens

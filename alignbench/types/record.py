@@ -93,7 +93,9 @@ class Output:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Output:
-        fields: dict[str, Any] = {name: _tuples(value) for name, value in known_fields(cls, content).items()}
+        fields = checked({name: _tuples(value) for name, value in known_fields(cls, content).items()})
+        if not all(isinstance(numbers, dict) for numbers in fields.get("scores", {}).values()):
+            raise TypeError("scores are not {kind: {name: number}}")
         return cls(**fields)
 
 
@@ -175,7 +177,7 @@ class Record(Document):
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Record:
         """Raises TypeError or AttributeError for a line that is not a record."""
-        fields = {name: _tuples(value) for name, value in known_fields(cls, content).items()}
+        fields = checked({name: _tuples(value) for name, value in known_fields(cls, content).items()})
         return cls(**fields | {"outputs": tuple(map(Output.from_json, content.get("outputs", ())))})
 
     @classmethod
@@ -189,11 +191,27 @@ class Record(Document):
             prompt="",
             outputs=tuple(Output(own["text"] if keep_texts else "", unscored=own.get("unscored")) for own in outputs),
             statistics={name: _compact(values) for name, values in content.get("statistics", {}).items()},
-            **{name: content[name] for name in SLIM if name in content},
+            **checked({name: content[name] for name in SLIM if name in content}),
         )
 
 
+# of the fields whose type a reader relies on; None too where a field may be null
+KINDS: dict[str, Any] = dict.fromkeys(("id", "prompt", "text", "finish", "thoughts"), str)
+KINDS |= dict.fromkeys(("group", "category", "source", "unscored"), str | None)
+KINDS |= dict.fromkeys(("target", "chance", "metrics", "scores", "statistics"), dict)
+KINDS |= dict.fromkeys(("choices", "references", "outputs", "notes", "tokens", "logprobs", "entropies"), tuple)
 SLIM = ("id", "target", "group", "category", "chance", "metrics", "unscored")
+
+
+def checked(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields. Raises TypeError for one of a wrong type."""
+    for name, value in fields.items():
+        if name in KINDS and not isinstance(value, KINDS[name]):
+            raise TypeError(f"{name} is {'null' if value is None else type(value).__name__}")
+    for name in ("metrics", "chance"):
+        if not all(isinstance(value, int | float | None) for value in fields.get(name, {}).values()):
+            raise TypeError(f"a value of {name} is not a number")
+    return fields
 
 
 def _compact(values: Sequence[Any]) -> Sequence[Any]:

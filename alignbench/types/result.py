@@ -41,10 +41,6 @@ class MetricResult:
     scorer: str | None = None
     bounds: tuple[float | None, float | None] = (None, None)
 
-    @classmethod
-    def from_json(cls, content: dict[str, Any]) -> MetricResult:
-        return cls(**known_fields(cls, content) | {"bounds": tuple(content["bounds"])})
-
 
 @dataclass(frozen=True)
 class TaskResult:
@@ -66,10 +62,6 @@ class TaskResult:
     metrics: tuple[MetricResult, ...]
     template: str | None = None
     records_sha256: str | None = None
-
-    @classmethod
-    def from_json(cls, content: dict[str, Any]) -> TaskResult:
-        return cls(**known_fields(cls, content) | {"metrics": tuple(map(MetricResult.from_json, content["metrics"]))})
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,10 +71,6 @@ class Options:
     shots: int | None = None
     seed: int = 0
     prompts: Path | None = None
-
-    @classmethod
-    def of(cls, data_dir: str | Path | None, shots: int | None, seed: int, prompts: str | Path | None) -> Options:
-        return cls(Path(data_dir) if data_dir else None, shots, seed, Path(prompts) if prompts else None)
 
 
 @dataclass(frozen=True)
@@ -156,6 +153,7 @@ class Task:
     rank: position among the variants of its family; the first one that two models share is tested
     headline: the metric that represents the task in the audit, one of `metrics` or of `corpus`
     display_metrics: metrics that a table shows by default; empty: all
+    definition: sha256 of the Python files that define a plug-in task; empty for ours
     entropies: the choices' token entropies are requested and recorded
     """
 
@@ -177,6 +175,20 @@ class Task:
     takes_prompts: bool = False
     display_metrics: tuple[str, ...] = ()
     entropies: bool = False
+    definition: str = ""
+
+    def takes(self, setting: str) -> bool:
+        """Whether a field of `TaskSettings` changes anything in this task."""
+        sampling = self.generation.sampling if self.generation else Sampling(0)
+        generates = sampling.max_tokens > 0
+        takes = {"shots": self.takes_shots, "prompts": self.takes_prompts}
+        takes |= {"gen_kwargs": generates, "samples": generates and sampling.samples > 1}
+        return takes.get(setting, True)
+
+    @property
+    def most_samples(self) -> float:
+        """The number of samples up to which the bounds of its metrics hold."""
+        return min((m.bounds[1] for m in self.metrics if m.unit == "number" and m.bounds[1]), default=math.inf)
 
     @property
     def keeps_texts(self) -> bool:

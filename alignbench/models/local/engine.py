@@ -102,11 +102,9 @@ class LocalEngine:
 
     def settings(self) -> dict[str, Any]:
         """What was determined on this machine and affects the rounding of the results (see docs/run_folder.md)."""
-        return {
-            "tokens_a_batch": self.budget.tokens,
-            "cached_positions": self.budget.positions,
-            "products": products_of(self.model),
-        }
+        found = {"tokens_a_batch": self.budget.tokens, "products": products_of(self.model)}
+        # on a CPU, samples do not depend on how many of them are generated at once
+        return found if self.paged else found | {"cached_positions": self.budget.positions}
 
     def restore(self, settings: Mapping[str, Any]) -> None:
         """Compute as the run that began with these settings, however much memory is free now."""

@@ -29,6 +29,7 @@ import httpx
 
 from alignbench.errors import AlignbenchError
 from alignbench.models.remote.replies import Choice, read_choices
+from alignbench.parse import parse_json
 
 KEY, HOST = "ALIGNBENCH_API_KEY", "ALIGNBENCH_API_HOST"
 LONGEST_MESSAGE = 200  # characters shown of a server's message
@@ -214,7 +215,7 @@ class Client:
         """The JSON object at `url`, which is on the host of the endpoint; empty if there is none."""
         with suppress(TimeoutError, httpx.HTTPError, ValueError, RecursionError):
             status, _, text = asyncio.run_coroutine_threadsafe(self._send(url, body), _loop()).result()
-            reply = json.loads(text) if status == 200 else {}
+            reply = parse_json(text) if status == 200 else {}
             return reply if isinstance(reply, dict) else {}
         return {}
 
@@ -271,8 +272,8 @@ class Client:
     def _read(self, text: str) -> list[Choice]:
         """Raises ValueError if there are no choices in the reply."""
         try:
-            reply = json.loads(text, parse_float=_finite, parse_constant=_finite)
-        except (RecursionError, ValueError) as error:
+            reply = parse_json(text, number=_finite)
+        except ValueError as error:
             raise ValueError("not JSON" if text else "empty") from error
         if not isinstance(reply, dict):
             raise ValueError("not a JSON object")
@@ -287,8 +288,8 @@ class Client:
 
     def _message(self, text: str) -> str:
         """The message in the body of an error: in OpenAI's form, in that of other servers, or plain text."""
-        with suppress(ValueError, RecursionError):
-            error = json.loads(text)
+        with suppress(ValueError):
+            error = parse_json(text)
             for name in ("error", "message", "detail"):
                 error = error.get(name) or error if isinstance(error, dict) else error
             text = error if isinstance(error, str) else json.dumps(error)

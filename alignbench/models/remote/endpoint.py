@@ -19,7 +19,7 @@ from alignbench.errors import AlignbenchError
 from alignbench.models.remote.client import Client, RequestFailed, find_key, in_parallel, parse_endpoint
 from alignbench.models.remote.replies import completion, score
 from alignbench.models.remote.sampling import DRAW, EXTRAS, NEUTRAL, UNMODIFIED, verify
-from alignbench.types.engine import UNFINISHED, Completion, Loglikelihood, Prompt, Request, Sampling
+from alignbench.types.engine import UNFINISHED, Completion, Loglikelihood, Prompt, Request, Sampling, messages_of
 
 COMPLETIONS, CHAT = "/completions", "/chat/completions"
 PROBE = "The sun rises in the east and sets in the"
@@ -49,17 +49,21 @@ def connect(
     *,
     notify: Callable[[str], None] | None = None,
     template_kwargs: Mapping[str, Any] | None = None,
+    system: str | None = None,
     **settings: Any,
 ) -> EndpointEngine:
     """Connect to the endpoint `https://host[:port]/v1#model-name` and test what it supports.
 
-    notify: called with one line of text about limitations of the server; template_kwargs: variables of the chat
-    template (`chat_template_kwargs` of vLLM and SGLang); settings: fields of `Client`. Raises AlignbenchError if the
-    address is invalid, or if the endpoint does not reply or know the model, or rejects the key.
+    notify: called with one line of text about limitations of the server
+    template_kwargs: variables of the chat template (`chat_template_kwargs` of vLLM and SGLang)
+    system: the system message before each user message; settings: fields of `Client`
+
+    Raises AlignbenchError if the address is invalid, or if the endpoint does not reply or know the model, or rejects
+    the key or the system message.
     """
     url, model = parse_endpoint(spec)
     return EndpointEngine(
-        Client(url, find_key(url), **settings), model, notify or (lambda _: None), template_kwargs or {}
+        Client(url, find_key(url), **settings), model, notify or (lambda _: None), template_kwargs or {}, system
     )
 
 
@@ -67,9 +71,14 @@ class EndpointEngine:
     """See `Engine`. `Completion.tokens` and `.entropies` are empty; `.logprobs` is filled if the server supports it."""
 
     def __init__(
-        self, client: Client, name: str, notify: Callable[[str], None], template_kwargs: Mapping[str, Any]
+        self,
+        client: Client,
+        name: str,
+        notify: Callable[[str], None],
+        template_kwargs: Mapping[str, Any],
+        system: str | None = None,
     ) -> None:
-        self.client, self.template_kwargs = client, template_kwargs
+        self.client, self.template_kwargs, self.system = client, template_kwargs, system
         self.name = name
         self.notify = notify
         self._several: dict[tuple[str, int], int] = {}  # path, samples -> how many of them one request returns
@@ -83,6 +92,14 @@ class EndpointEngine:
         """The address, the name of the model, and the name that the server reports (often a dated version)."""
         reported = self.client.clean(", ".join(sorted(self._models - {""})))
         return {"url": self.client.url, "name": self.name, "reported": reported or None}
+
+    def features(self) -> dict[str, str]:
+        """A row of `alignbench engines`, from tests of the server."""
+        path = COMPLETIONS if COMPLETIONS in self._offers else CHAT
+        has = {"logprobs": self.scores, "n": self._at_once(path, 2) > 1, "seeds": self._offers[path].seed}
+        found = {name: "yes" if value else "no" for name, value in has.items()}
+        found |= {"entropies": "no", "resume": "up to rounding", "lora": "server", "parallel": "server", "here": "yes"}
+        return found | {"engine": self.client.clean(self.name), "use": f"{self.client.url}#{self.name}"}
 
     def work(self) -> dict[str, int | str]:
         """Requests sent and repeated, the tokens that the server counted, the build that it reported last, and whether
@@ -147,6 +164,8 @@ class EndpointEngine:
         samples = sampling.samples if sampling.temperature > 0 else 1
         at_once = self._at_once(path, samples) if sampling.temperature > 0 else 1
         settings: dict[str, Any] = {"temperature": sampling.temperature, "top_p": sampling.top_p}
+        if sampling.top_k and sampling.temperature > 0:
+            settings["top_k"] = sampling.top_k
         if sampling.stop:
             settings["stop"] = list(sampling.stop[:MOST_STOPS])
 
@@ -217,7 +236,7 @@ class EndpointEngine:
         if path != CHAT:
             return {"model": self.name, "prompt": text}
         more = {"chat_template_kwargs": dict(self.template_kwargs)} if self.template_kwargs else {}
-        return {"model": self.name, "messages": [{"role": "user", "content": text}], **more}
+        return {"model": self.name, "messages": messages_of(text, self.system), **more}
 
     def _probe(self) -> dict[str, Offer]:
         """Test both paths. Raises AlignbenchError if neither works."""
@@ -228,6 +247,8 @@ class EndpointEngine:
                 offers[path] = self._test(path)
                 self._models.add(self.client.reported["model"])
             except RequestFailed as failure:
+                if path == CHAT and self.system is not None and failure.permanent:
+                    raise self._error(f"it refuses a system message ({failure}); leave --system out") from None
                 failures.append(failure)
                 if not failure.status and path == COMPLETIONS:
                     break  # no server: testing the other path would only take time

@@ -56,8 +56,8 @@ def _choice(entry: Any) -> Choice | None:
         # the text may be a refusal; a reasoning model may reach the limit before it answers
         text = message["content"] or message.get("refusal") or "" if "content" in message else entry["text"]
         thoughts = message.get("reasoning_content") or message.get("reasoning") or ""
-        (text + thoughts).encode()  # JSON can contain half a surrogate pair, which cannot be written to a file
-    except (AttributeError, KeyError, TypeError, UnicodeEncodeError):
+        "".join((text, thoughts))  # raises for what is no text
+    except (AttributeError, KeyError, TypeError):
         return None
     stopped_by = entry.get("stop_reason", UNKNOWN)
     pieces, values, top = _logprobs(entry.get("logprobs"))

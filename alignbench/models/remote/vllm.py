@@ -35,6 +35,7 @@ def load_vllm(
     *,
     dtype: str,
     template_kwargs: Mapping[str, Any] | None = None,
+    system: str | None = None,
     gpus: int = 1,
     max_model_len: int | None = None,
     gpu_memory_utilization: float | None = None,
@@ -94,7 +95,7 @@ def load_vllm(
         raise
     except Exception as error:  # vLLM raises errors of many kinds, all about this checkpoint and GPU
         raise CheckpointError(checkpoint.name, f"vLLM cannot load it ({first_line(error)})") from error
-    return VllmEngine(llm, Encoder(tokenizer, template_kwargs or {}), ends, adapter)
+    return VllmEngine(llm, Encoder(tokenizer, template_kwargs, system), ends, adapter)
 
 
 class VllmEngine:
@@ -164,7 +165,7 @@ class VllmEngine:
                     n=samples,
                     temperature=sampling.temperature,
                     top_p=1.0 if greedy else sampling.top_p,
-                    top_k=0,
+                    top_k=0 if greedy else sampling.top_k,
                     max_tokens=sampling.most_tokens,
                     # a stop string may be in the thoughts: the answer is cut here
                     stop=[] if thinks else list(sampling.stop),

@@ -1,0 +1,87 @@
+"""The types of what readers use of run.json, task.json and result.json, which a user may have edited."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from alignbench.errors import AlignbenchError
+from alignbench.models.checkpoint import Ancestor
+
+T = TypeVar("T")
+Object = dict[str, Any]
+
+
+class _Model(BaseModel):
+    name: str
+    weights_sha256: str | None = None
+    outputs: str | None = None
+
+
+class _Training(BaseModel):
+    rewards: list[str] | None = None
+    kl: float | None = None
+    beta: float | None = None
+    gamma: float | None = None
+    episodes: float | None = None
+
+
+class RunFile(BaseModel):
+    model: _Model
+    engine: Object = {}
+    lineage: list[Ancestor] | None = None
+    training: _Training | None = None
+    environment: Object = {}
+    parameters: int | None = None
+    read: Object | None = None
+
+
+class _Scorer(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    kind: str
+    name: str
+    revision: str
+
+
+class _Source(BaseModel):
+    card: str
+    split: str
+    source: str
+    revision: str | None
+
+
+class _Baseline(BaseModel):
+    name: str | None = None
+
+
+class TaskFile(BaseModel):
+    task: str
+    version: int
+    shots: int | None
+    limit: int | None
+    seed: int
+    data: list[_Source]
+    prefix: str | None = ""
+    n: int = 0
+    documents_sha256: str | None = None
+    template: str | None = None
+    template_kwargs: Object | None = None
+    sampling: Object | None = None
+    thinking: Object | None = None
+    scorers: list[_Scorer] | None = None
+    judged_with: dict[str, str | None] | None = None
+    baseline: _Baseline | None = None
+
+
+def check(content: Mapping[str, Any], kind: type[T], file: Path, advice: str) -> T:
+    """The content as an object of this kind. Raises AlignbenchError for a field that is missing or of a wrong type."""
+    try:
+        return TypeAdapter(kind).validate_json(json.dumps(content), strict=True)
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        reason = f"{'.'.join(map(str, wrong['loc']))}: {wrong['msg']}"
+        raise AlignbenchError(f"{file}: not of this version of alignbench ({reason}); {advice}") from None
