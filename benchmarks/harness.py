@@ -192,7 +192,8 @@ def run_sides(description: str | None, sides: Mapping[str, Callable[[Namespace],
 
 def load_ours(args: Namespace) -> tuple[Any, Report]:
     """alignbench's engine, and the part of the report that identifies it."""
-    from alignbench.models.checkpoint import find_checkpoint, load_engine
+    from alignbench.models.checkpoint import find_checkpoint
+    from alignbench.models.load import load_engine
 
     notes: list[str] = []
     checkpoint = find_checkpoint(args.model)

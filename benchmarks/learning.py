@@ -19,7 +19,8 @@ import torch
 from harness import HERE, arguments
 from textblob import TextBlob
 
-from alignbench.models.checkpoint import find_checkpoint, load_engine
+from alignbench.models.checkpoint import find_checkpoint
+from alignbench.models.load import load_engine
 from alignbench.types.engine import Prompt, Sampling
 from trainers.loop import micro_batches
 from trainers.models import Policy, Texts, load

@@ -14,9 +14,9 @@ from tiny import save_tiny_checkpoint, tiny_model
 from transformers import AutoModelForCausalLM
 
 from alignbench.errors import AlignbenchError
-from alignbench.models.checkpoint import find_checkpoint, load_engine, resolve_device
+from alignbench.models.checkpoint import find_checkpoint
+from alignbench.models.load import load_engine, resolve_device
 from alignbench.models.model import find_model
-from alignbench.models.remote.vllm import load_vllm
 
 WEIGHTS = "model.safetensors"
 
@@ -214,7 +214,7 @@ def test_an_adapter_beside_the_weights_is_applied_and_hashed_or_refused(folder, 
     adapted = peft.get_peft_model(model, peft.LoraConfig(target_modules="all-linear", init_lora_weights=False))
     adapted.save_pretrained(folder)
     checkpoint = find_checkpoint(str(folder))
-    assert checkpoint.weights_sha256 == find_checkpoint(str(original)).weights_sha256
+    assert checkpoint.base.weights_sha256 == find_checkpoint(str(original)).weights_sha256
     found = answers(load(folder), QUESTIONS)
     assert found[0].logprob != pytest.approx(answers(load(original), QUESTIONS)[0].logprob, abs=0.1)
     assert_each_as_alone(found, adapted.merge_and_unload().eval(), tokenizer, QUESTIONS)
@@ -223,14 +223,12 @@ def test_an_adapter_beside_the_weights_is_applied_and_hashed_or_refused(folder, 
     with monkeypatch.context() as patch:
         patch.setattr("importlib.util.find_spec", lambda name: None)
         assert "needs the package peft" in refusal(folder)
-    with pytest.raises(AlignbenchError, match="ignore its adapter"):
-        load_vllm(checkpoint, dtype="float32")
     half = load_engine(checkpoint, dtype="bfloat16", device="cpu").model
     assert {parameter.dtype for parameter in half.parameters()} == {torch.bfloat16}
     edit_weights(folder, lambda weights: weights.pop(LOST))
     assert f"1 weights are not in its files (first: {LOST})" in refusal(folder)
     (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
-    assert "adapter_model.safetensors" in refusal(folder)
+    assert "pickled (adapter_model.bin)" in refusal(folder)
 
 
 def test_a_recipe_describes_the_last_stage_of_training(folder):

@@ -16,7 +16,8 @@ from commands import assert_one_line_error, files_of, run, run_process, start
 from safetensors.torch import load_file, save_file
 
 import alignbench
-from alignbench.models.checkpoint import find_checkpoint, load_engine
+from alignbench.models.checkpoint import find_checkpoint
+from alignbench.models.load import load_engine
 from alignbench.types.engine import Request
 
 TASKS = "truthfulqa_mc,hellaswag,crows_pairs,winogender"

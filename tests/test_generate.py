@@ -11,9 +11,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from alignbench.errors import AlignbenchError
-from alignbench.models.checkpoint import find_checkpoint, load_engine
+from alignbench.models.checkpoint import find_checkpoint
 from alignbench.models.encode import Encoder
 from alignbench.models.generate.decoding import Decoding, end_tokens
+from alignbench.models.load import load_engine
 from alignbench.types.engine import Prompt, Request, Sampling
 
 pytestmark = pytest.mark.usefixtures("one_thread")

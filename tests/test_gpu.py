@@ -19,11 +19,13 @@ from transformers import AutoModelForCausalLM, DynamicCache
 from alignbench.models import causal_lm
 from alignbench.models.attention import joint_attention, tree_attention, tree_mask
 from alignbench.models.causal_lm import find_budget, free_memory
-from alignbench.models.checkpoint import find_checkpoint, load_engine
+from alignbench.models.checkpoint import find_checkpoint
 from alignbench.models.distributions import Drawn, Stream, draw, entropies, target_logprobs
+from alignbench.models.load import load_engine
 from alignbench.models.local.tree import attention_mask, grow_trees, padded_ends
 from alignbench.models.model import choose_engine
 from alignbench.types.engine import Sampling
+from alignbench.types.settings import EngineSettings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -366,17 +368,19 @@ def test_off_the_cpu_no_operation_mixes_devices(tokenizer, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("installed", "device", "text_only", "expected"),
+    ("installed", "device", "text_only", "settings", "expected"),
     [
-        (True, "cuda", True, "vllm"),
-        (True, "cuda", False, "local"),
-        (True, "cpu", True, "local"),
-        (False, "cuda", True, "local"),
+        (True, "cuda", True, {"gpus": 2}, "vllm"),
+        (True, "cuda", True, {"device_map": "auto"}, "local"),
+        (True, "cuda", True, {"dtype": "float64"}, "local"),
+        (True, "cuda", False, {}, "local"),
+        (True, "cpu", True, {}, "local"),
+        (False, "cuda", True, {}, "local"),
     ],
 )
 def test_auto_is_vllm_for_generated_text_on_a_gpu_where_it_is_installed(
-    installed, device, text_only, expected, monkeypatch
+    installed, device, text_only, settings, expected, monkeypatch
 ):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: "vllm" if installed and name == "vllm" else None)
     monkeypatch.setattr("alignbench.models.model.resolve_device", lambda name: device)
-    assert choose_engine("auto", text_only) == expected
+    assert choose_engine(EngineSettings(**settings), text_only) == expected

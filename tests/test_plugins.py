@@ -28,7 +28,7 @@ shout = lambda items: [{"sentiment": float(item.output.isupper())} for item in i
 SCORERS = [ScorerSpec("sentiment", "shout", lambda: SimpleNamespace(
     kind="sentiment", name="shout", revision="1", score=shout))]
 def echo(checkpoint, **settings):
-    from alignbench.models.checkpoint import load_engine
+    from alignbench.models.load import load_engine
     return load_engine(checkpoint, dtype=settings["dtype"], device=settings["device"])
 ENGINES = [echo]
 """

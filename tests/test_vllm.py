@@ -5,6 +5,7 @@ import math
 import sys
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from cases import cases
@@ -12,7 +13,9 @@ from tiny import save_tiny_checkpoint, tiny_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from alignbench.errors import AlignbenchError
-from alignbench.models.checkpoint import find_checkpoint, load_engine
+from alignbench.models.checkpoint import find_checkpoint
+from alignbench.models.encode import common_length
+from alignbench.models.load import load_engine
 from alignbench.models.remote import vllm as engine_module
 from alignbench.models.remote.vllm import load_vllm, prompt_seed
 from alignbench.types.engine import Prompt, Request, Sampling, Thinking
@@ -25,47 +28,82 @@ DRAWN = Sampling(max_tokens=8, samples=4, temperature=1.0, top_p=0.9)
 
 
 # the parameters of vLLM 0.32 that are used here
-DEFAULTS = {
-    "n": 1,
-    "temperature": 1.0,
-    "top_p": 1.0,
-    "top_k": 0,
-    "seed": None,
-    "stop": None,
-    "max_tokens": 16,
-    "stop_token_ids": None,
-}
-DEFAULTS |= {"logprobs": None, "prompt_logprobs": None, "detokenize": True}
+DEFAULTS = {"n": 1, "temperature": 1.0, "top_p": 1.0, "top_k": 0, "seed": None, "stop": None, "max_tokens": 16}
+DEFAULTS |= {"stop_token_ids": None, "logprobs": None, "prompt_logprobs": None, "detokenize": True}
+DEFAULTS |= {"prompt_logprob_token_ids": None, "prompt_logprob_start": None, "skip_reading_prefix_cache": None}
 SamplingParams = dataclasses.make_dataclass("SamplingParams", [(name, object, DEFAULTS[name]) for name in DEFAULTS])
+BLOCK = 4  # tokens of a block of the prefix cache
+
+
+class VLLMClientError(Exception):
+    """vllm.exceptions.VLLMClientError, which is no ValueError"""
+
+
+class VLLMValidationError(VLLMClientError):
+    pass
+
+
+LoRARequest = dataclasses.make_dataclass("LoRARequest", ["lora_name", "lora_int_id", "lora_path"])
 
 
 class LLM:
-    """vllm.LLM. refuse: of a prompt's ids; spoil: an output"""
+    """vllm.LLM. refuse: of a prompt's ids; spoil: an output; fits: tokens for which there is memory; second: the second
+    model runner"""
 
-    refuse, spoil = lambda ids: False, lambda output: None
+    refuse, spoil, fits, second = lambda ids: False, lambda output: None, 64, False
 
     def __init__(
-        self, model, *, dtype, trust_remote_code, load_format, enable_prefix_caching, max_model_len, generation_config,
-        logprobs_mode, seed,
+        self, model, *, tokenizer, dtype, trust_remote_code, load_format, enable_prefix_caching, max_model_len,
+        generation_config, logprobs_mode, seed, **options,
     ):  # fmt: skip
-        self.settings = dict(locals())
-        self.calls = []
+        self.settings = dict(locals()) | options
+        self.calls, self.seen, self.adapters = [], [], []
         self.model = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype)).eval()
-        self.tokenizer = AutoTokenizer.from_pretrained(model)
+        self.tokenizer = AutoTokenizer.from_pretrained(tokenizer)
+        self.limit = LLM.fits if max_model_len == -1 else max_model_len
+        self.llm_engine = SimpleNamespace(
+            model_config=SimpleNamespace(max_model_len=self.limit),
+            vllm_config=SimpleNamespace(use_v2_model_runner=LLM.second),
+            add_lora=self._add_lora,
+        )
 
-    def generate(self, prompts, sampling_params=None, *, use_tqdm=True):
+    def _add_lora(self, request):
+        assert self.settings["enable_lora"]
+        self.adapters.append(request)
+        self.model.load_adapter(request.lora_path)
+
+    def generate(self, prompts, sampling_params=None, *, use_tqdm=True, lora_request=None):
+        assert self.adapters == [lora_request] * ("enable_lora" in self.settings)
         self.calls.append((prompts, sampling_params))
-        sequences, limit = [prompt["prompt_token_ids"] for prompt in prompts], self.settings["max_model_len"]
-        if any((limit and len(ids) >= limit) or LLM.refuse(ids) for ids in sequences):
-            raise ValueError("The decoder prompt is too long\nand more lines")
+        sequences = [prompt["prompt_token_ids"] for prompt in prompts]
+        for ids, params in zip(sequences, sampling_params, strict=True):
+            rows, start = params.prompt_logprob_token_ids, params.prompt_logprob_start
+            if rows is not None and (not LLM.second or rows == [] or len(rows) != len(ids) - 1 - start):
+                raise VLLMValidationError("prompt_logprob_token_ids has other rows than the prompt")
+            if len(ids) >= self.limit or LLM.refuse(ids):
+                raise VLLMValidationError("The decoder prompt is too long\nand more lines")
         outputs = []
         for ids, params in zip(sequences, sampling_params, strict=True):
+            cached = self._cached(ids) if params.skip_reading_prefix_cache is False else 0
             read = None if params.prompt_logprobs is None else self._read(ids)
+            rows = self._rows(ids, params) if cached <= (params.prompt_logprob_start or 0) else None
             written = [self._write(ids, params, k) for k in reversed(range(params.n))]  # they finish in any order
-            found = {"prompt_token_ids": ids, "prompt_logprobs": read, "outputs": written, "num_cached_tokens": 3}
-            outputs.append(SimpleNamespace(**found))
+            found = {"prompt_token_ids": ids, "prompt_logprobs": read, "prompt_token_id_logprobs": rows}
+            outputs.append(SimpleNamespace(**found, outputs=written, num_cached_tokens=3))
             LLM.spoil(outputs[-1])
+            self.seen.append(ids)
         return outputs
+
+    def _cached(self, ids):
+        """Tokens found in the cache: whole blocks, and never the last token."""
+        shared = [common_length(np.array(ids[:-1]), np.array(old)) for old in self.seen]
+        return max(shared, default=0) // BLOCK * BLOCK
+
+    def _rows(self, ids, params):
+        if params.prompt_logprob_token_ids is None:
+            return None
+        rows = self._logprobs(ids)[params.prompt_logprob_start : -1]
+        return rows.gather(-1, torch.tensor(params.prompt_logprob_token_ids)).numpy()
 
     @torch.no_grad()
     def _logprobs(self, ids):
@@ -89,6 +127,8 @@ class LLM:
 @pytest.fixture(autouse=True)
 def _vllm(monkeypatch):
     monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=LLM, SamplingParams=SamplingParams))
+    monkeypatch.setitem(sys.modules, "vllm.exceptions", SimpleNamespace(VLLMClientError=VLLMClientError))
+    monkeypatch.setitem(sys.modules, "vllm.lora.request", SimpleNamespace(LoRARequest=LoRARequest))
 
 
 @pytest.fixture(scope="module")
@@ -103,12 +143,12 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def engine(_vllm, folder):
-    return load_vllm(dataclasses.replace(find_checkpoint(str(folder)), window=64), dtype="float32")
+    return load_vllm(find_checkpoint(str(folder)), dtype="float32")
 
 
 def test_scores_are_those_of_the_local_engine(engine, folder):
     expected = {"trust_remote_code": False, "load_format": "safetensors", "enable_prefix_caching": True}
-    expected |= {"model": str(folder), "generation_config": "vllm", "dtype": "float32", "max_model_len": 64}
+    expected |= {"model": str(folder), "generation_config": "vllm", "dtype": "float32", "max_model_len": -1}
     assert expected.items() <= engine.llm.settings.items()
     local = load_engine(find_checkpoint(str(folder)), dtype="float32", device="cpu")
     theirs, ours = dict(engine.loglikelihood(REQUESTS)), dict(local.loglikelihood(REQUESTS))
@@ -121,6 +161,41 @@ def test_scores_are_those_of_the_local_engine(engine, folder):
     ((prompts, params),) = engine.llm.calls
     assert len(prompts) == 2
     assert {(p.prompt_logprobs, p.max_tokens, p.logprobs) for p in params} == {(0, 1, None)}, "of the prompt's tokens"
+
+
+def test_the_second_model_runner_scores_the_continuation_alone_after_a_cached_context(engine, folder, monkeypatch):
+    expected = dict(engine.loglikelihood(REQUESTS))
+    monkeypatch.setattr(LLM, "second", True)
+    engine = load_vllm(find_checkpoint(str(folder)), dtype="float32")
+    first, again = (dict(engine.loglikelihood(REQUESTS)) for _ in range(2))
+    for index, answer in expected.items():
+        for found in (first[index], again[index]):
+            assert (found.tokens, found.unscored) == (answer.tokens, answer.unscored)
+            assert found.logprob == pytest.approx(answer.logprob, abs=1e-4, nan_ok=True)
+    (_, params), *_ = engine.llm.calls
+    assert {(own.prompt_logprobs, own.skip_reading_prefix_cache) for own in params} == {(None, False)}
+    (_, repeated) = engine.llm.calls[-1]  # the cache held more than their contexts
+    assert {own.prompt_logprobs for own in repeated} == {0}
+
+
+def test_memory_and_gpus_reach_vllm(folder):
+    checkpoint = find_checkpoint(str(folder))
+    engine = load_vllm(checkpoint, dtype="float32", gpus=8, max_model_len=32, gpu_memory_utilization=0.5)
+    assert engine.window == 32
+    expected = {"tensor_parallel_size": 4, "pipeline_parallel_size": 2, "gpu_memory_utilization": 0.5}
+    assert expected.items() <= engine.llm.settings.items(), "four attention heads"
+
+
+def test_an_adapter_is_applied_by_vllm(folder, tmp_path):
+    pytest.importorskip("peft", reason="the extra `adapters` is not installed")
+    from test_adapters import save_adapter
+
+    checkpoint = find_checkpoint(str(save_adapter(folder, tmp_path / "tuned", r=9)))
+    engine, local = load_vllm(checkpoint, dtype="float32"), load_engine(checkpoint, dtype="float32", device="cpu")
+    assert {"model": str(folder), "max_lora_rank": 16}.items() <= engine.llm.settings.items()
+    theirs, ours = dict(engine.loglikelihood(REQUESTS)), dict(local.loglikelihood(REQUESTS))
+    for index, expected in ours.items():
+        assert theirs[index].logprob == pytest.approx(expected.logprob, abs=1e-4, nan_ok=True)
 
 
 def test_a_prompt_that_is_refused_or_has_no_finite_log_probability_affects_no_other(engine, monkeypatch):
@@ -158,7 +233,7 @@ def test_samples_depend_on_the_seed_and_the_key_and_not_on_the_order(engine):
     assert forwards != dict(engine.generate(PROMPTS, DRAWN, seed=4))
     assert all(len({c.tokens for c in completions}) > 1 for completions in forwards.values())
     assert [p.seed for p in params] == [prompt_seed(3, prompt.key) for prompt in PROMPTS]
-    assert {(p.n, p.temperature, p.top_p, p.top_k, p.max_tokens, p.logprobs) for p in params} == {(4, 1, 0.9, -1, 8, 0)}
+    assert {(p.n, p.temperature, p.top_p, p.top_k, p.max_tokens, p.logprobs) for p in params} == {(4, 1, 0.9, 0, 8, 0)}
     first = engine.llm._write(prompts[0]["prompt_token_ids"], params[0], 0)
     assert list(forwards[0][0].tokens) == first.token_ids, "samples are in their own order"
 
@@ -187,7 +262,9 @@ def test_a_chat_is_in_the_tokenizers_template_and_prompts_are_sent_in_chunks(eng
     (((prompt, _), params),) = engine.llm.calls  # what a killed run would lose
     expected = engine.encoder.tokenizer("[user] The doctor\n[model]", add_special_tokens=False)["input_ids"]
     assert prompt["prompt_token_ids"] == expected
-    assert {tuple(own.stop_token_ids) for own in params} == {(engine.encoder.tokenizer.pad_token_id,)}, "ends a turn"
+    tokenizer = engine.encoder.tokenizer
+    ends = (tokenizer.eos_token_id, tokenizer.pad_token_id)
+    assert {tuple(own.stop_token_ids) for own in params} == {ends}, "of a text, and of a turn in this template"
     assert sorted(index for index, _ in answers) == [1, 2]
     assert {"tokens_generated": 6, "tokens_cached": 9}.items() <= engine.work().items()
 

@@ -31,6 +31,7 @@ from trainers.packing import Example, Packed, pack, packed_attention
 
 BIAS = "alignbench_reward_bias"  # the field of config.json that is added to the output of the head
 SUBLAYERS = ("self_attn", "attn", "attention", "self_attention", "mlp", "feed_forward", "fc2")
+ADAPTER = "a LoRA adapter; merge it into its model first (merge_and_unload)"
 AUTO_CLASSES = {"causal": AutoModelForCausalLM, "reward": AutoModelForSequenceClassification}
 AGREEMENT = 1e-3  # nats that packed rows may differ from the stock model in fp32
 
@@ -97,8 +98,10 @@ def base_model(model: Any) -> Any:
 def find_plain(spec: str) -> Checkpoint:
     """`find_checkpoint`, which also raises AlignbenchError for an adapter, and for own Python code."""
     if (Path(spec).expanduser() / "adapter_config.json").is_file():
-        raise CheckpointError(spec, "a LoRA adapter; merge it into its model first (merge_and_unload)")
+        raise CheckpointError(spec, ADAPTER)
     checkpoint = find_checkpoint(spec, trust_remote_code=True)  # allowed for this message only; no code is run
+    if checkpoint.base is not None:
+        raise CheckpointError(spec, ADAPTER)
     if checkpoint.custom_code:
         raise CheckpointError(spec, "it needs custom Python code, which is run for evaluation only")
     return checkpoint

@@ -62,7 +62,7 @@ def diversity(
     thoughts = find_thinking(thinking, thinking_tags)
     systems = [read_system(source, task, columns_of(columns), thoughts) for source in sources]
     if device != "cpu":  # the hashed embedder would ignore a wrong device
-        from alignbench.models.checkpoint import resolve_device
+        from alignbench.models.load import resolve_device
 
         device = resolve_device(device)
     embedder = cast(Embedder, find_scorer(f"embedding={embedding}", device=device))

@@ -17,7 +17,8 @@ from alignbench.demo.world import FOLDER, World
 from alignbench.errors import AlignbenchError
 from alignbench.evaluation.win_rate import ANSWERS, find_answers
 from alignbench.labels.table import write_lines
-from alignbench.models.checkpoint import find_checkpoint, load_engine
+from alignbench.models.checkpoint import find_checkpoint
+from alignbench.models.load import load_engine
 from alignbench.progress import Progress
 from alignbench.types.engine import Prompt, Sampling
 

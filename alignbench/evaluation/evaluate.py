@@ -74,14 +74,11 @@ def run(settings: Settings, progress: Progress | None = None) -> list[RunResult]
         of_task = {ANSWERS if name == WIN_RATE else name: _without_judge(own) for name, own in of_task.items()}
     jobs = prepare(of_task, settings.data_dir, device=settings.device)
     _check_own(settings)
-    engine: dict[str, Any] = {
-        f.name: getattr(settings, f.name) for f in fields(EngineSettings) if f.name != "allow_server_sampling"
-    }
+    engine: dict[str, Any] = {f.name: getattr(settings, f.name) for f in fields(EngineSettings)}
     engine |= {"template_kwargs": settings.template_kwargs, "system": settings.system}
-    vllm_may_run = shard.world == 1 and not settings.trust_remote_code and settings.dtype != "float64"
-    if settings.engine == "auto" and vllm_may_run:
+    if settings.engine == "auto" and shard.world == 1:
         text_only = all(job.task.generation and not _needs_entropies(job.task) for job in jobs)
-        engine["engine"] = choose_engine(settings.device, text_only)
+        engine["engine"] = choose_engine(settings, text_only)
     models = [
         find_model(spec, shard=shard, notify=progress.say, **engine)
         for spec in (*settings.checkpoints, *([settings.baseline] if settings.baseline is not None else []))

@@ -19,6 +19,13 @@ LARGEST_TREE = 2_048  # nodes of a prefix tree: attention is quadratic in them
 CPU_ROWS, MAX_ROWS = 128, 512  # samples generated at once: matrix products gain little beyond
 
 
+def devices_of(model: PreTrainedModel) -> list[torch.device]:
+    """The devices that compute, that of the inputs first. Weights may be elsewhere and be moved there at each use."""
+    own = dict.fromkeys(d for d in getattr(model, "hf_device_map", {"": model.device}).values() if d != "disk")
+    on_accelerators = [torch.device(device) for device in own if str(device) != "cpu"]
+    return on_accelerators or [torch.device("cpu")]
+
+
 def takes_positions(model: PreTrainedModel) -> bool:
     return "position_ids" in inspect.signature(model.forward).parameters
 
@@ -67,7 +74,7 @@ def find_budget(model: PreTrainedModel) -> Budget:
     Models of one size get the budget of the first of them in this process, so that a model and its aligned version are
     computed in the same batches.
     """
-    config, device = model.config.get_text_config(), model.device
+    config, device = model.config.get_text_config(), devices_of(model)[0]
     hidden = getattr(config, "hidden_size", 1024)
     heads, layers = (getattr(config, name, None) or 1 for name in ("num_attention_heads", "num_hidden_layers"))
     size = getattr(config, "head_dim", None) or hidden // heads

@@ -1,4 +1,4 @@
-"""Find a checkpoint, verify that it is complete and safe to open, identify it by hashes, and load it."""
+"""Find a checkpoint, verify that it is complete and safe to open, and identify it by hashes."""
 
 from __future__ import annotations
 
@@ -7,21 +7,18 @@ import importlib.util
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import astuple, dataclass
+from collections.abc import Callable
+from dataclasses import astuple, dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from alignbench.errors import AlignbenchError, first_line
 from alignbench.hub import unreachable_reason
+from alignbench.models.lineage import ALIGNED, recorded_lineage
 from alignbench.models.lineage import Ancestor as Ancestor
-from alignbench.models.lineage import recorded_lineage
 from alignbench.models.steps import saved_during
 from alignbench.parse import find_path, read_object, read_text
-
-if TYPE_CHECKING:
-    from alignbench.models.local import LocalEngine
 
 TOKENIZER_FILES = (
     *("tokenizer.json", "tekken.json", "vocab.json", "merges.txt", "vocab.txt", "dict.txt"),
@@ -31,9 +28,11 @@ TOKENIZER_SUFFIXES = (".model", ".spm", ".tiktoken", ".codes")
 TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json")
 # settings of quantisation outside config.json, which vLLM reads
 QUANTIZATION_FILES = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
-ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # fields of config.json on which no number depends; the number format is a setting of the engine
 NEUTRAL = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache", "_from_model_config"}
+# likewise of adapter_config.json: the base is identified by its own files, wherever it lies
+NEUTRAL_OF_ADAPTER = {"base_model_name_or_path", "revision", "inference_mode", "auto_mapping", "peft_version"}
 # of a configuration: the maximum sequence length in tokens
 WINDOWS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_sequence_length")
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -53,7 +52,9 @@ class Checkpoint:
     """A causal language model on disk and its identity.
 
     name: Hub id or folder name; revision: commit on the Hub, None for a local folder
-    weights_sha256, tokenizer_sha256, adapter_sha256, code_sha256: of the files (see `hash_files`); None without
+    weights_sha256, tokenizer_sha256, code_sha256: of the files (see `hash_files`); None without
+    adapter_sha256: of a LoRA adapter's configuration and weights; `base` is then the checkpoint without it,
+        `weights_sha256` is of both, and what the adapter's folder lacks is as in the base
     config_sha256: of config.json, without fields that change no number, and of the files with settings of quantisation
     generation_config_sha256: likewise; chat_template_sha256: of the text; None without
     quantization: method by which the weights are quantised, None if they are not
@@ -81,6 +82,11 @@ class Checkpoint:
     parameters: int = 0
     lineage: tuple[Ancestor, ...] = ()
     training: dict[str, Any] | None = None
+    base: Checkpoint | None = None
+
+    @property
+    def tokenizer_path(self) -> Path:
+        return self.path if self.base is None or tokenizer_files(self.path) else self.base.path
 
     @property
     def sha256(self) -> str:
@@ -90,17 +96,52 @@ class Checkpoint:
 
 
 def find_checkpoint(spec: str, *, trust_remote_code: bool = False) -> Checkpoint:
-    """Find `spec`, a local folder or a Hub id with an optional `@revision`, and verify it without loading it.
+    """Find `spec`, a local folder or a Hub id with an optional `@revision`, and verify it without loading it. A LoRA
+    adapter is found with its base, which its configuration names, unless full weights are beside it.
 
     Raises AlignbenchError for what would fail or be unsafe later, such as pickled weights or code without consent.
     """
+    folder, name, revision = _locate(spec, trust_remote_code)
+    if not (folder / ADAPTER_CONFIG).is_file():
+        return _describe(spec, folder, name, revision, trust_remote_code)
+    settings = _read_json(folder / ADAPTER_CONFIG, spec)
+    adapter_sha256, parameters = _check_adapter(settings, folder, spec)
+    if any(not file.name.startswith("adapter_") for file in folder.glob("*.safetensors*")):
+        base = _describe(spec, folder, name, revision, trust_remote_code)
+    else:
+        base = _find_base(settings, folder, spec, trust_remote_code)
+    own = tokenizer_files(folder)
+    weights_sha256 = _hash_json([base.weights_sha256, adapter_sha256])
+    ancestors = base.lineage or (Ancestor("base", base.name, base.weights_sha256),)
+    recorded = recorded_lineage(folder, name)  # says how the adapter was trained, if a card or a log does
+    stage = recorded[-1].stage if recorded and recorded[-1].stage != ALIGNED else "adapter"
+    return replace(
+        base,
+        name=name,
+        path=folder,
+        revision=revision and f"{revision}+{base.weights_sha256[:8]}",
+        weights_sha256=weights_sha256,
+        tokenizer_sha256=hash_files(own) if own else base.tokenizer_sha256,
+        adapter_sha256=adapter_sha256,
+        chat_template_sha256=_hash_chat_template(folder, spec) if own else base.chat_template_sha256,
+        parameters=base.parameters + parameters,
+        lineage=(*ancestors, Ancestor(stage, name, weights_sha256)),
+        base=base,
+    )
+
+
+def _locate(spec: str, trust_remote_code: bool) -> tuple[Path, str, str | None]:
+    """Folder, name and, on the Hub, commit."""
     folder = find_path(spec)
     if folder.is_dir():
-        name, revision = _folder_name(folder.resolve()), None
-    elif spec.startswith((".", "/", "~")) or spec.count("/") != 1:
+        return folder, _folder_name(folder.resolve()), None
+    if spec.startswith((".", "/", "~")) or spec.count("/") != 1:
         raise CheckpointError(spec, "no such folder, and not a Hub id (owner/name or owner/name@revision)")
-    else:
-        folder, name, revision = download_checkpoint(spec, trust_remote_code)
+    return download_checkpoint(spec, trust_remote_code)
+
+
+def _describe(spec: str, folder: Path, name: str, revision: str | None, trust_remote_code: bool) -> Checkpoint:
+    """The checkpoint of a folder with full weights."""
     config = _read_json(folder / "config.json", spec)
     tokenizer = tokenizer_files(folder)
     tokenizer_config = folder / "tokenizer_config.json"
@@ -135,7 +176,7 @@ def find_checkpoint(spec: str, *, trust_remote_code: bool = False) -> Checkpoint
         generation_config_sha256=_hash_json(_without_neutral(_read_json(generation, spec)))
         if generation.is_file()
         else None,
-        adapter_sha256=_hash_adapter(folder, spec),
+        adapter_sha256=None,
         code_sha256=hash_files(sorted(folder.glob("*.py"))) if custom_code else None,
         chat_template_sha256=_hash_chat_template(folder, spec),
         quantization=str(settings.get("quant_method", "unknown")) if settings else None,
@@ -146,92 +187,6 @@ def find_checkpoint(spec: str, *, trust_remote_code: bool = False) -> Checkpoint
         lineage=lineage,
         training={**(training or {}), **saved_during(folder)} or None,
     )
-
-
-def resolve_device(device: str) -> str:
-    """The device to use: the fastest one available for "auto". Raises AlignbenchError if it is not available."""
-    import torch
-
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise AlignbenchError(f"device {device}: not on this machine ({first_line(error)})") from error
-    return device
-
-
-def load_engine(
-    checkpoint: Checkpoint,
-    *,
-    dtype: str,
-    device: str,
-    token_budget: int | None = None,
-    notify: Callable[[str], None] | None = None,
-    template_kwargs: Mapping[str, Any] | None = None,
-    system: str | None = None,
-) -> LocalEngine:
-    """Load model and tokenizer. Raises AlignbenchError if transformers cannot load them or weights are missing."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
-
-    from alignbench.models.causal_lm import release_cached_memory
-    from alignbench.models.encode import Encoder
-    from alignbench.models.local import LocalEngine
-    from alignbench.models.onednn import choose_products
-
-    release_cached_memory(torch.device(device))  # of the model before
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    options: dict[str, Any] = {"trust_remote_code": checkpoint.custom_code, "local_files_only": True}
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint.path, **options)
-        # fused attention in torch's CPU build multiplies half precision at the rate of fp32
-        slow = device == "cpu" and dtype in ("bfloat16", "float16")
-        options |= {"dtype": getattr(torch, dtype), "attn_implementation": "eager" if slow else None}
-        model, missing = load_weights(checkpoint, AutoModelForCausalLM, **options)
-        model = model.to(device).eval()
-    except torch.OutOfMemoryError as error:
-        message = f"its weights do not fit into the memory of {device}; try --dtype bfloat16 or --device cpu"
-        raise CheckpointError(checkpoint.name, message) from error
-    except Exception as error:  # transformers raises errors of many kinds, all about this folder
-        message = f"it does not load as a causal language model ({first_line(error)})"
-        raise CheckpointError(checkpoint.name, message) from error
-    if missing:
-        raise CheckpointError(checkpoint.name, f"{len(missing)} weights are not in its files (first: {missing[0]})")
-    choose_products(model)
-    encoder = Encoder(tokenizer, template_kwargs, system)
-    return LocalEngine(model, encoder, checkpoint.window, token_budget or 0, notify or (lambda _: None))
-
-
-def load_tokenizer(checkpoint: Checkpoint) -> Any:
-    """Its tokenizer. Raises AlignbenchError if transformers cannot load it."""
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(
-            checkpoint.path, trust_remote_code=checkpoint.custom_code, local_files_only=True
-        )
-    except Exception as error:  # transformers raises errors of many kinds, all about this folder
-        raise CheckpointError(checkpoint.name, f"its tokenizer does not load ({first_line(error)})") from error
-
-
-def load_weights(checkpoint: Checkpoint, auto_class: Any, **options: Any) -> tuple[Any, list[str]]:
-    """A transformers model with its adapter, if there is one, and the names of weights that are not in the files.
-
-    options: of `from_pretrained`. Raises whatever transformers raises.
-    """
-    adapted = checkpoint.adapter_sha256 is not None
-    if adapted:  # loaded afterwards, since transformers would report the missing weights of the adapter only
-        options["adapter_kwargs"] = {"subfolder": "none"}
-    model, loading = auto_class.from_pretrained(
-        checkpoint.path, use_safetensors=True, output_loading_info=True, **options
-    )
-    missing = set(loading["missing_keys"])
-    if adapted:
-        missing |= model.load_adapter(str(checkpoint.path)).missing_keys
-    return model, sorted(missing)
 
 
 def download_checkpoint(spec: str, trust_remote_code: bool) -> tuple[Path, str, str]:
@@ -376,18 +331,41 @@ def _without_neutral(config: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in config.items() if name not in NEUTRAL} | parts
 
 
-def _hash_adapter(folder: Path, spec: str) -> str | None:
-    """Of a LoRA adapter beside full weights, which transformers applies if peft is installed and else ignores."""
-    config, weights = (folder / name for name in ADAPTER_FILES)
-    if not config.is_file():
-        return None
+def _check_adapter(settings: dict[str, Any], folder: Path, spec: str) -> tuple[str, int]:
+    """Hash and number of parameters of the adapter in a folder. Raises AlignbenchError if it cannot be used."""
+    weights, kind = folder / ADAPTER_WEIGHTS, settings.get("peft_type")
+    if kind != "LORA":
+        raise CheckpointError(spec, f"its adapter is of type {kind}, not LORA; merge it into its model first")
     if importlib.util.find_spec("peft") is None:
-        message = f"it has an adapter ({config.name}), which needs the package peft: pip install 'alignbench[train]'"
+        message = (
+            f"it has an adapter ({ADAPTER_CONFIG}), which needs the package peft: pip install 'alignbench[adapters]'"
+        )
         raise CheckpointError(spec, message)
     if not weights.is_file():
-        raise CheckpointError(spec, f"{config.name} is there, but its weights ({weights.name}) are not in {folder}")
-    check_safetensors(weights, spec)
-    return hash_files([config, weights])
+        if (pickled := weights.with_suffix(".bin")).is_file():
+            message = f"its adapter is pickled ({pickled.name}), which can run code when opened; save it as safetensors"
+            raise CheckpointError(spec, message)
+        raise CheckpointError(spec, f"{ADAPTER_CONFIG} is there, but its weights ({weights.name}) are not in {folder}")
+    _, parameters = check_safetensors(weights, spec)
+    numbers = {name: value for name, value in settings.items() if value is not None and name not in NEUTRAL_OF_ADAPTER}
+    return _hash_json([numbers, hash_files([weights])]), parameters
+
+
+def _find_base(settings: dict[str, Any], folder: Path, spec: str, trust_remote_code: bool) -> Checkpoint:
+    """The checkpoint that an adapter was trained on: a folder, also relative to the adapter's, or a Hub id."""
+    named, revision = settings.get("base_model_name_or_path"), settings.get("revision")
+    fix = f"set base_model_name_or_path in its {ADAPTER_CONFIG} to the folder or Hub id of its base"
+    if not isinstance(named, str) or not named:
+        raise CheckpointError(spec, f"an adapter that names no base; {fix}")
+    try:
+        near = next((path for path in (find_path(named), find_path(folder / named)) if path.is_dir()), None)
+        base = str(near) if near else f"{named}@{revision}" if revision and "@" not in named else named
+        place = _locate(base, trust_remote_code)
+        if (place[0] / ADAPTER_CONFIG).is_file():
+            raise CheckpointError(base, "it is an adapter itself; merge it into its model first")
+        return _describe(base, *place, trust_remote_code)
+    except AlignbenchError as error:
+        raise CheckpointError(spec, f"the base of this adapter cannot be used ({error}); {fix}") from error
 
 
 def _hash_chat_template(folder: Path, spec: str) -> str | None:

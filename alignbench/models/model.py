@@ -7,16 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from alignbench.errors import AlignbenchError
-from alignbench.models.checkpoint import find_checkpoint, load_engine, load_tokenizer, resolve_device
+from alignbench.models.checkpoint import find_checkpoint
+from alignbench.models.load import load_engine, load_tokenizer, resolve_device, spread
 from alignbench.plugins import plugins
 from alignbench.shards import SINGLE_PROCESS, Shard
 from alignbench.types.engine import Engine
+from alignbench.types.settings import EngineSettings
 
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 CPU_FLAGS = Path("/proc/cpuinfo")
 BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}  # flags of processors (x86, Arm) with instructions for it
 ENGINES = ("auto", "local", "vllm")
-ABOUT = ("parameters", "lineage", "training")
+ABOUT = ("parameters", "lineage", "training", "base")
 # a folder may be moved, another dtype may be chosen, and the rest follows from the weights or is only a record
 NOT_IDENTITY = ("path", "dtype", *ABOUT)
 
@@ -41,76 +43,89 @@ class Model:
     sampling: Callable[[bool, bool], tuple[list[str], str | None]] | None = None
 
 
-def choose_engine(device: str, text_only: bool) -> str:
-    """What the engine "auto" is: vLLM on a CUDA device where it is installed, if all tasks let the model write text and
-    need no entropies; or else the local engine, which scores given text faster."""
-    if text_only and importlib.util.find_spec("vllm") is not None and resolve_device(device).startswith("cuda"):
-        return "vllm"
+def choose_engine(settings: EngineSettings, text_only: bool) -> str:
+    """What the engine "auto" is: vLLM on a CUDA device where it is installed, if it has these settings, and all tasks
+    let the model write text and need no entropies; or else the local engine, which scores given text faster."""
+    others = settings.trust_remote_code or settings.device_map or settings.merge_adapter or settings.dtype == "float64"
+    if text_only and not others and importlib.util.find_spec("vllm") is not None:
+        return "vllm" if resolve_device(settings.device).startswith("cuda") else "local"
     return "local"
 
 
 def find_model(
     spec: str,
     *,
-    engine: str = "local",
-    dtype: str = "auto",
-    device: str = "auto",
-    token_budget: int | None = None,
-    concurrency: int = 8,
-    timeout: float = 120.0,
-    retries: int = 6,
-    trust_remote_code: bool = False,
     template_kwargs: Mapping[str, Any] | None = None,
     system: str | None = None,
     shard: Shard = SINGLE_PROCESS,
     notify: Callable[[str], None] | None = None,
+    **engine: Any,
 ) -> Model:
     """Find `spec`: a local folder, a Hub id (owner/name, owner/name@revision), or an endpoint
     (https://host/v1#model). Raises AlignbenchError for anything that would fail or be unsafe later.
 
-    concurrency, timeout, retries: see `Client`
+    template_kwargs: variables of the chat template; system: the system message before each user message
+    engine: fields of `EngineSettings`, of which the engine "auto" is the local one (see `choose_engine`)
     """
+    own = EngineSettings(**engine)
+    prompts: dict[str, Any] = {"template_kwargs": template_kwargs, "system": system}
+    of_local = {"device_map": own.device_map, "merge_adapter": own.merge_adapter}
+    of_vllm = {name: getattr(own, name) for name in ("gpus", "max_model_len", "gpu_memory_utilization")}
     if spec.startswith(("http://", "https://")):
         from alignbench.models.remote.endpoint import connect
 
-        prompts: dict[str, Any] = {"template_kwargs": template_kwargs, "system": system}
-        far = connect(spec, concurrency=concurrency, timeout=timeout, retries=retries, notify=notify, **prompts)
+        _refuse_options(spec, of_local | of_vllm)
+        limits: dict[str, Any] = {"concurrency": own.concurrency, "timeout": own.timeout, "retries": own.retries}
+        far = connect(spec, notify=notify, **prompts, **limits)
         identity = {"model": far.identity(), "engine": {"kind": "endpoint"}}
         return Model(far.name, identity, far.chat_template, far.scores, False, lambda: far, {}, far.sampling)
     others = {plugin.value.__name__: plugin for plugin in plugins("engines")}
-    if engine not in (*ENGINES, *others):
-        known = ", ".join((*ENGINES, *others))
-        raise AlignbenchError(f"engine {engine!r}: choose {known}, or give the address of an endpoint")
-    engine = "local" if engine == "auto" else engine
-    if dtype not in ("auto", *DTYPES):
-        raise AlignbenchError(f"dtype {dtype!r}: choose auto, {', '.join(DTYPES)}")
-    if token_budget is not None and token_budget < 1:
-        raise AlignbenchError(f"token budget {token_budget}: must be at least 1")
-    checkpoint = find_checkpoint(spec, trust_remote_code=trust_remote_code)
-    found = resolve_device(device)
-    chosen = checkpoint.dtype if dtype == "auto" else dtype
-    if dtype == "auto" and engine == "local" and chosen != (chosen := fast_dtype(chosen, found)) and notify is not None:
+    known = (*ENGINES, *others)
+    if own.engine not in known:
+        raise AlignbenchError(f"engine {own.engine!r}: choose {', '.join(known)}, or give the address of an endpoint")
+    kind = "local" if own.engine == "auto" else own.engine
+    if own.dtype not in ("auto", *DTYPES):
+        raise AlignbenchError(f"dtype {own.dtype!r}: choose auto, {', '.join(DTYPES)}")
+    if own.token_budget is not None and own.token_budget < 1:
+        raise AlignbenchError(f"token budget {own.token_budget}: must be at least 1")
+    device = resolve_device(own.device)
+    _refuse_options(f"--engine {kind}", (of_local if kind != "local" else {}) | (of_vllm if kind != "vllm" else {}))
+    if kind == "vllm":
+        _check_vllm(own, shard)
+    if own.device_map not in (None, "auto"):
+        raise AlignbenchError(f"device map {own.device_map!r}: the only one is auto")
+    placement = spread(device, shard) if own.device_map else None
+    checkpoint = find_checkpoint(spec, trust_remote_code=own.trust_remote_code)
+    if own.merge_adapter and checkpoint.base is None:
+        raise AlignbenchError(f"checkpoint {checkpoint.name}: it has no adapter for --merge-adapter")
+    dtype = checkpoint.dtype if own.dtype == "auto" else own.dtype
+    if own.dtype == "auto" and kind == "local" and dtype != (dtype := fast_dtype(dtype, device)) and notify is not None:
         notify(f"{checkpoint.name}: float32, since this CPU has no bfloat16 and would be slow (or set --dtype)")
-    if chosen not in DTYPES:
-        raise AlignbenchError(f"checkpoint {checkpoint.name}: dtype {chosen} is not supported; set --dtype")
-    settings = {"kind": engine, "dtype": chosen, "device": found, "token_budget": token_budget or "auto"}
-    if engine not in ENGINES:
-        settings["definition_sha256"] = others[engine].sha256
+    if dtype not in DTYPES:
+        raise AlignbenchError(f"checkpoint {checkpoint.name}: dtype {dtype} is not supported; set --dtype")
+    settings = {"kind": kind, "dtype": dtype, "device": device, "token_budget": own.token_budget or "auto"}
+    more = {**of_local, "max_model_len": own.max_model_len, "gpus": own.gpus if own.gpus != 1 else None}
+    settings |= {name: value for name, value in more.items() if value}
+    if kind not in ENGINES:
+        settings["definition_sha256"] = others[kind].sha256
 
     def load() -> Engine:
-        if engine == "vllm":
+        if kind == "vllm":
             from alignbench.models.remote.vllm import load_vllm
 
-            return load_vllm(checkpoint, dtype=chosen, template_kwargs=template_kwargs, system=system)
-        if engine in others and engine not in ENGINES:
-            prompts = {"template_kwargs": template_kwargs, "system": system}
-            made: Engine = others[engine].value(checkpoint, dtype=chosen, device=found, **prompts)
+            given = {name: value for name, value in of_vllm.items() if value is not None}
+            return load_vllm(checkpoint, dtype=dtype, **prompts, **given)
+        if kind not in ENGINES:
+            made: Engine = others[kind].value(checkpoint, dtype=dtype, device=device, **prompts)
             return made
-        own = f"cuda:{shard.local_rank}" if found == "cuda" and shard.world > 1 else found
-        more: dict[str, Any] = {"notify": notify, "template_kwargs": template_kwargs, "system": system}
-        return load_engine(checkpoint, dtype=chosen, device=own, token_budget=token_budget, **more)
+        place = f"cuda:{shard.local_rank}" if device == "cuda" and shard.world > 1 else device
+        options: dict[str, Any] = {"notify": notify, "merge": own.merge_adapter, **prompts}
+        options |= {"token_budget": own.token_budget, "placement": placement}
+        return load_engine(checkpoint, dtype=dtype, device=place, **options)
 
     fields = asdict(checkpoint)
+    if checkpoint.base is not None:
+        fields["base"] = {name: fields["base"][name] for name in ("name", "revision", "weights_sha256")}
     identity = {"model": {name: fields[name] for name in fields if name not in NOT_IDENTITY}, "engine": settings}
     about = {name: fields[name] for name in ABOUT}
     chat = checkpoint.chat_template_sha256 is not None
@@ -118,7 +133,29 @@ def find_model(
         from alignbench.models.template import check_system
 
         check_system(load_tokenizer(checkpoint), checkpoint.name, template_kwargs or {})
-    return Model(checkpoint.name, identity, chat, True, engine == "local", load, about)
+    return Model(checkpoint.name, identity, chat, True, kind == "local", load, about)
+
+
+def _refuse_options(why: str, options: Mapping[str, Any]) -> None:
+    """Raise AlignbenchError for an option that would have no effect."""
+    for name, value in options.items():
+        if value is not None and value is not False:
+            raise AlignbenchError(f"{why}: --{name.replace('_', '-')} has no effect on it")
+
+
+def _check_vllm(own: EngineSettings, shard: Shard) -> None:
+    """Raise AlignbenchError for options that vLLM cannot fulfil on this machine."""
+    import torch
+
+    if shard.world > 1:
+        raise AlignbenchError("--engine vllm runs in a single process: use --gpus N, without a launcher")
+    if own.max_model_len is not None and own.max_model_len < 2:
+        raise AlignbenchError(f"--max-model-len {own.max_model_len}: it must be at least 2 tokens")
+    if (memory := own.gpu_memory_utilization) is not None and not 0 < memory <= 1:
+        raise AlignbenchError(f"--gpu-memory-utilization {memory}: it is a share, above 0 and at most 1")
+    there = torch.cuda.device_count()
+    if own.gpus is not None and (own.gpus < 1 or own.gpus > max(there, 1)):
+        raise AlignbenchError(f"--gpus {own.gpus}: this machine has {there} GPUs")
 
 
 def fast_dtype(dtype: str, device: str) -> str:

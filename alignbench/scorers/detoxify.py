@@ -15,7 +15,7 @@ import torch
 from alignbench.data.fetch import sha256_of
 from alignbench.errors import AlignbenchError, first_line
 from alignbench.hub import offline
-from alignbench.models.checkpoint import resolve_device
+from alignbench.models.load import resolve_device
 from alignbench.scorers.classifier import ClassifierScorer, toxic_label
 from alignbench.scorers.registry import look_up
 from alignbench.scorers.sequence import SequenceModel, load_sequence_classifier, quiet, window

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from alignbench.diversity.semantic import distances_to_others, vendi
 from alignbench.errors import AlignbenchError
-from alignbench.models.checkpoint import find_checkpoint, resolve_device
+from alignbench.models.checkpoint import find_checkpoint
+from alignbench.models.load import resolve_device
 from alignbench.scorers.sequence import encodable, quiet
 from alignbench.types.scorer import Item
 
@@ -67,6 +68,8 @@ class SentenceTransformerEmbedder(_Embedder):
         from sentence_transformers import SentenceTransformer
 
         checkpoint = find_checkpoint(path, trust_remote_code=trust_remote_code)
+        if checkpoint.base is not None:
+            raise AlignbenchError(f"embedder {path}: a LoRA adapter; merge it into its model first")
         if pickled := sorted(file.name for file in checkpoint.path.glob("*/pytorch_model.bin")):
             raise AlignbenchError(f"embedder {path}: a part of it is pickled ({pickled[0]}); convert it to safetensors")
         self.name = f"sentence-transformers:{checkpoint.name}"

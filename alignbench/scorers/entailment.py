@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from alignbench.errors import AlignbenchError, first_line
 from alignbench.models import checkpoint as checkpoints
+from alignbench.models.load import resolve_device
 from alignbench.scorers.sentences import sentences
 from alignbench.scorers.sequence import SequenceModel, Text, load_sequence_classifier, probabilities, quiet
 from alignbench.types.scorer import Item
@@ -156,7 +157,7 @@ def load_hhem(path: str | None, device: str) -> Entailment:
     reader = SequenceModel(
         name="hhem",
         revision=revision or checkpoints.hash_files(files),
-        model=model.to(torch.float32).to(checkpoints.resolve_device(device)).eval(),
+        model=model.to(torch.float32).to(resolve_device(device)).eval(),
         tokenizer=tokenizer,
         window=2 * HHEM_WINDOW,  # no truncation: the hypothesis comes last
         labels=("hallucinated", "consistent"),

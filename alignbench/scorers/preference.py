@@ -22,7 +22,8 @@ from alignbench.console import printable
 from alignbench.errors import AlignbenchError
 from alignbench.labels.summary import Verdicts
 from alignbench.labels.table import read_labels
-from alignbench.models.checkpoint import Checkpoint, find_checkpoint, load_engine, resolve_device
+from alignbench.models.checkpoint import Checkpoint, find_checkpoint
+from alignbench.models.load import load_engine, resolve_device
 from alignbench.models.model import fast_dtype
 from alignbench.types.engine import THINKING, Completion, Engine, Prompt, Request, Sampling, Thinking
 from alignbench.types.scorer import Item, ScorerGoneError

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from scipy.special import expit, softmax
 
 from alignbench.errors import AlignbenchError, first_line
-from alignbench.models.checkpoint import find_checkpoint, load_weights, resolve_device
+from alignbench.models.checkpoint import find_checkpoint
+from alignbench.models.load import load_tokenizer, load_weights, resolve_device
 
 BATCH_TOKENS = {"cpu": 2048, "other": 32768}  # padded tokens of a batch
 # These number positions from the padding token's id on, so the first positions are never used.
@@ -100,15 +101,14 @@ def load_sequence_classifier(path: str, device: str, trust_remote_code: bool = F
     Raises AlignbenchError if it is missing, unsafe or incomplete, or has no trained head.
     """
     import torch
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    from transformers import AutoModelForSequenceClassification
 
     checkpoint = find_checkpoint(path, trust_remote_code=trust_remote_code)
     quiet()
-    options: dict[str, Any] = {"trust_remote_code": checkpoint.custom_code, "local_files_only": True}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint.path, **options)
-        options |= {"dtype": torch.float32}
-        model, missing = load_weights(checkpoint, AutoModelForSequenceClassification, **options)
+        tokenizer = load_tokenizer(checkpoint)
+
+        model, missing = load_weights(checkpoint, AutoModelForSequenceClassification, dtype=torch.float32)
     except Exception as error:  # transformers raises errors of many types; all concern this folder
         raise AlignbenchError(
             f"checkpoint {checkpoint.name}: it does not load as a sequence classifier ({first_line(error)})"

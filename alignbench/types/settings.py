@@ -24,6 +24,13 @@ class EngineSettings:
     retries: Annotated[int, "Repetitions of a request to an endpoint without a reply."] = 6
     allow_server_sampling: Annotated[bool, "Measure diversity even if an endpoint may change the distribution."] = False
     trust_remote_code: Annotated[bool, "Run Python code from the checkpoint."] = False
+    device_map: Annotated[
+        str | None, "auto: spread a model that does not fit a device over GPUs, memory and disk (local engine)."
+    ] = None
+    merge_adapter: Annotated[bool, "Add a LoRA adapter to the weights instead of applying it apart."] = False
+    gpus: Annotated[int | None, "GPUs that vLLM spreads a model over (tensor, then pipeline parallel)."] = None
+    max_model_len: Annotated[int | None, "Maximum sequence length of vLLM in tokens; default: what fits."] = None
+    gpu_memory_utilization: Annotated[float | None, "Share of GPU memory for vLLM; default: its own."] = None
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from torch import nn
 from transformers import DynamicCache, PreTrainedModel
 
 from alignbench.models.attention import JOINT, Layers, layers_of, replaced_attention
-from alignbench.models.causal_lm import Budget, release_cached_memory, select_before_head
+from alignbench.models.causal_lm import Budget, devices_of, release_cached_memory, select_before_head
 from alignbench.models.distributions import draw
 from alignbench.models.encode import Tokens, shared_prefix
 from alignbench.models.generate.decoding import Decoding
@@ -37,7 +37,7 @@ class BatchedModel:
     """
 
     def __init__(self, model: PreTrainedModel, notify: Callable[[str], None]) -> None:
-        self.model, self.notify = model, notify
+        self.model, self.notify, self.device = model, notify, devices_of(model)[0]
         self.tokens_computed = 0
         self.cached: bool | None = None
         self.most_rows: int | None = None
@@ -144,8 +144,8 @@ class _Run:
 
     def _mask(self, used: NDArray[np.bool_]) -> torch.Tensor:
         """(rows, 1, width, width): 0 for tokens up to the query, or else the lowest finite number."""
-        seen = torch.from_numpy(np.tril(used[:, None, None, :] & used[:, None, :, None])).to(self.model.device)
-        mask = torch.zeros(seen.shape, dtype=self.model.dtype, device=self.model.device)
+        seen = torch.from_numpy(np.tril(used[:, None, None, :] & used[:, None, :, None])).to(self.batched.device)
+        mask = torch.zeros(seen.shape, dtype=self.model.dtype, device=self.batched.device)
         return mask.masked_fill_(~seen, torch.finfo(self.model.dtype).min)
 
     def _keep(self, samples: list[Sample], sources: list[int], cache: dict[str, Any], mask: torch.Tensor) -> None:
@@ -182,7 +182,7 @@ class _Run:
             self.batched.notify("a single prompt does not fit into the device's memory: unscored")
             failed.append(job)
         self._begin()
-        release_cached_memory(self.model.device)
+        release_cached_memory(self.batched.device)
         return failed
 
     def _forward(
@@ -201,7 +201,7 @@ class _Run:
         return out.logits[:, -1], {name: out[name] for name in CACHES if self.cached and out.get(name) is not None}
 
     def _tensor(self, values: Any) -> torch.Tensor:
-        return torch.from_numpy(np.asarray(values, np.int64)).to(self.model.device)
+        return torch.from_numpy(np.asarray(values, np.int64)).to(self.batched.device)
 
 
 def _padded(states: torch.Tensor, width: int, dim: int, value: float = 0.0) -> torch.Tensor:

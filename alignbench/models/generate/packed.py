@@ -267,7 +267,7 @@ class PackedModel:
         if threads not in self._columns:
             layers: dict[tuple[Any, ...], torch.nn.Module] = {}  # one of each shape
             for module in self.model.modules():
-                weight, kind = getattr(module, "weight", None), type(module).__name__
+                weight, kind = module._parameters.get("weight"), type(module).__name__
                 if kind in ("Linear", "Conv1D") and isinstance(weight, torch.Tensor) and weight.ndim == 2:
                     shape = weight.shape if kind == "Linear" else weight.shape[::-1]  # outputs, inputs
                     layers.setdefault((*shape, kind, getattr(module, "bias", None) is None), module)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from alignbench.models.causal_lm import TOLERANCE, takes_positions
+from alignbench.models.causal_lm import TOLERANCE, devices_of, takes_positions
 from alignbench.models.encode import Tokens
 from alignbench.models.generate.decoding import Decoding
 from alignbench.models.generate.samples import Job
@@ -22,6 +22,8 @@ def why_no_positions(model: PreTrainedModel) -> str | None:
     types = [part.get("rope_type") for part in (rope, *rope.values()) if isinstance(part, dict)]
     if {"dynamic", "longrope"}.intersection(types):  # they depend on the longest sequence of the batch
         return f"{kind} scales its position embeddings by the length of the sequence"
+    if len(devices_of(model)) > 1:
+        return f"{kind} is spread over several devices"
     return None if takes_positions(model) else f"{kind} takes no position ids"
 
 
@@ -47,7 +49,7 @@ def why_not(
 @torch.inference_mode()
 def _difference(model: PreTrainedModel, prompt: Tokens, completion: Completion) -> float:
     """Largest difference of log-probabilities and entropies from the unmodified model, in nats."""
-    ids = torch.tensor([[*prompt.tolist(), *completion.tokens]], device=model.device)
+    ids = torch.tensor([[*prompt.tolist(), *completion.tokens]], device=devices_of(model)[0])
     logits = model(input_ids=ids[:, :-1], use_cache=False).logits[0, len(prompt) - 1 :]
     logprobs = torch.log_softmax(logits.float(), -1)
     chosen = logprobs.gather(-1, ids[0, len(prompt) :, None])[:, 0]

@@ -77,13 +77,13 @@ class LocalEngine:
         model = self.model
         self.budget = find_budget(model)
         self.budget.tokens = self.token_budget or self.budget.tokens
-        self.paged = model.device.type == "cpu"
         self.tokens_asked = self.tokens_generated = 0
         self.chat_template = bool(self.encoder.tokenizer.chat_template)
         self.forward, self.packed, self.batched = Forward(model), PackedModel(model), BatchedModel(model, self.notify)
+        self.paged = self.forward.device.type == "cpu"
         self.scheduler = Scheduler(self.packed)
         self._span = attention_span(model)
-        self._vocabulary = model.get_input_embeddings().num_embeddings
+        self._vocabulary = model.get_input_embeddings().weight.shape[0]
         self._pairs_per_token = 6.0 * getattr(model.config.get_text_config(), "hidden_size", 1024)
 
     @property
@@ -106,7 +106,7 @@ class LocalEngine:
         """What was determined on this machine and affects the rounding of the results (see docs/run_folder.md)."""
         found = {"tokens_a_batch": self.budget.tokens, "products": products_of(self.model)}
         # on a CPU, samples do not depend on how many of them are generated at once
-        return found if self.model.device.type == "cpu" else found | {"cached_positions": self.budget.positions}
+        return found if self.paged else found | {"cached_positions": self.budget.positions}
 
     def restore(self, settings: Mapping[str, Any]) -> None:
         """Compute as the run that began with these settings, however much memory is free now."""
@@ -272,7 +272,7 @@ class LocalEngine:
             if scored is not None:
                 yield from scored
                 return
-            release_cached_memory(self.model.device)
+            release_cached_memory(self.forward.device)
             if len(members) == 1:
                 self.notify("a single sequence does not fit into the device's memory: unscored")
                 yield members[0], None

@@ -17,7 +17,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from alignbench.errors import AlignbenchError
 from alignbench.models.attention import TREE, Layers, layers_of, replaced_attention, tree_mask
-from alignbench.models.causal_lm import TOLERANCE, select_before_head, takes_positions
+from alignbench.models.causal_lm import TOLERANCE, devices_of, select_before_head, takes_positions
 from alignbench.models.encode import Tokens, common_length
 
 Cell = tuple[int, int]  # (row of the batch, node of its tree)
@@ -147,9 +147,9 @@ class Forward:
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
-        self.device: torch.device = model.device
+        self.device, *others = devices_of(model)
         self.tokens_computed = 0
-        self.flex = self.device.type == "cuda"
+        self.flex = self.device.type == "cuda" and not others
         self.cached: Prefix | None = None
 
     @torch.inference_mode()
@@ -202,7 +202,7 @@ class Forward:
     def _head_at(self, cells: list[Cell]) -> AbstractContextManager[Any]:
         """While open, the LM head reads the given cells only, as one row of that many tokens."""
         rows, columns = self._tensor(np.array(cells, np.int64)).T
-        return select_before_head(self.model, lambda hidden: hidden[rows, columns].unsqueeze(0))
+        return select_before_head(self.model, lambda t: t[rows.to(t.device), columns.to(t.device)].unsqueeze(0))
 
     def _tensor(self, array: NDArray[np.int64]) -> torch.Tensor:
         return torch.from_numpy(array).to(self.device)

@@ -1,72 +1,112 @@
-"""An engine that runs vLLM on a GPU (the extra `vllm`), with our own tokenisation.
+"""An engine that runs vLLM on a GPU (the extra `vllm`), with our own tokenisation. A LoRA adapter is applied by vLLM.
 
 Texts are encoded by `Encoder`, exactly as for the local engine, and vLLM receives token ids. Each sample is seeded, but
 may still change with the batch that vLLM forms, since its floating-point sums do.
-Written for the documented interface of vLLM 0.32 (LLM, SamplingParams, RequestOutput, CompletionOutput, Logprob).
+Tested with vLLM 0.32 on a CPU (tests/test_real_vllm.py), where it scores whole prompts. On a GPU, vLLM's second model
+runner scores the continuation alone, after a context that may be cached.
 """
 
 import hashlib
+import json
 import math
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 from alignbench.errors import AlignbenchError, first_line
-from alignbench.models.checkpoint import Checkpoint
+from alignbench.models.checkpoint import ADAPTER_CONFIG, Checkpoint, CheckpointError
 from alignbench.models.encode import Encoded, Encoder, Tokens
+from alignbench.models.generate.decoding import end_tokens
+from alignbench.models.load import load_tokenizer
 from alignbench.models.remote.replies import Choice, completion
 from alignbench.types.engine import Completion, Loglikelihood, Prompt, Request, Sampling
 
 CHUNK = 512  # prompts per call: enough to fill vLLM's batch, and the most that a killed run loses
 DTYPES = ("float32", "bfloat16", "float16")
+LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # for which vLLM has kernels
 NO_ENTROPIES = "vLLM returns log-probabilities of single tokens and no entropies: use the local engine"
 NOT_FINITE = "a log-probability from vLLM is not a number"
 
 
 def load_vllm(
-    checkpoint: Checkpoint, *, dtype: str, template_kwargs: Mapping[str, Any] | None = None, system: str | None = None
+    checkpoint: Checkpoint,
+    *,
+    dtype: str,
+    template_kwargs: Mapping[str, Any] | None = None,
+    system: str | None = None,
+    gpus: int = 1,
+    max_model_len: int | None = None,
+    gpu_memory_utilization: float | None = None,
 ) -> "VllmEngine":
-    """Load a checkpoint into vLLM. Raises AlignbenchError if vLLM is not installed or cannot load the checkpoint."""
+    """Load a checkpoint into vLLM. Raises AlignbenchError if vLLM is not installed or cannot load the checkpoint.
+
+    gpus: over which the model is spread; max_model_len: in tokens, None for the most that fit into the memory
+    """
     if checkpoint.custom_code:
-        raise AlignbenchError(f"checkpoint {checkpoint.name}: custom code runs in the local engine only, not in vLLM")
-    if checkpoint.adapter_sha256 is not None:
-        raise AlignbenchError(f"checkpoint {checkpoint.name}: vLLM would ignore its adapter; merge it into the weights")
+        raise CheckpointError(checkpoint.name, "custom code runs in the local engine only, not in vLLM")
     if dtype not in DTYPES:
-        raise AlignbenchError(f"checkpoint {checkpoint.name}: vLLM has no {dtype}; set --dtype to {', '.join(DTYPES)}")
+        raise CheckpointError(checkpoint.name, f"vLLM has no {dtype}; set --dtype to {', '.join(DTYPES)}")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # it would report the model to its developers
     try:
         from vllm import LLM
     except ImportError as error:
         message = f"vLLM is not installed ({first_line(error)}): pip install 'alignbench[vllm]' on a machine with a GPU"
         raise AlignbenchError(message) from error
-    from transformers import AutoTokenizer
+    from transformers import AutoConfig, GenerationConfig
 
+    base = (checkpoint.base or checkpoint).path
+    options: dict[str, Any] = {"max_model_len": max_model_len or -1, "enable_prefix_caching": True}
+    if gpu_memory_utilization is not None:
+        options["gpu_memory_utilization"] = gpu_memory_utilization
+    adapter = None
     try:
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint.path, trust_remote_code=False, local_files_only=True)
+        tokenizer = load_tokenizer(checkpoint)
+        config = AutoConfig.from_pretrained(base, local_files_only=True)
+        if gpus > 1:
+            tensor = math.gcd(gpus, config.get_text_config().num_attention_heads)
+            options |= {"tensor_parallel_size": tensor, "pipeline_parallel_size": gpus // tensor}
+        if checkpoint.base is not None:
+            from vllm.lora.request import LoRARequest
+
+            settings = json.loads((checkpoint.path / ADAPTER_CONFIG).read_text())
+            rank = max(int(settings["r"]), *map(int, (settings.get("rank_pattern") or {}).values()), 0)
+            options |= {"enable_lora": True, "max_lora_rank": next((r for r in LORA_RANKS if r >= rank), rank)}
+            adapter = LoRARequest("adapter", 1, str(checkpoint.path))
         llm = LLM(
-            model=str(checkpoint.path),
+            model=str(base),
+            tokenizer=str(checkpoint.tokenizer_path),
             dtype=dtype,
             trust_remote_code=False,
             load_format="safetensors",
-            enable_prefix_caching=True,
-            max_model_len=checkpoint.window,
-            generation_config="vllm",  # not the checkpoint's own temperature and top-p
+            generation_config="vllm",  # not the checkpoint's own temperature, top-p or penalties
             logprobs_mode="raw_logprobs",  # of the model itself, before temperature and top-p
             seed=0,
+            **options,
         )
+        if adapter is not None:
+            llm.llm_engine.add_lora(adapter)
+        model = SimpleNamespace(config=config, generation_config=None)
+        if checkpoint.generation_config_sha256 is not None:
+            model.generation_config = GenerationConfig.from_pretrained(base)
+        ends = end_tokens(model, tokenizer)
+    except AlignbenchError:
+        raise
     except Exception as error:  # vLLM raises errors of many kinds, all about this checkpoint and GPU
-        raise AlignbenchError(f"checkpoint {checkpoint.name}: vLLM cannot load it ({first_line(error)})") from error
-    return VllmEngine(llm, Encoder(tokenizer, template_kwargs, system), window=checkpoint.window)
+        raise CheckpointError(checkpoint.name, f"vLLM cannot load it ({first_line(error)})") from error
+    return VllmEngine(llm, Encoder(tokenizer, template_kwargs, system), ends, adapter)
 
 
 class VllmEngine:
-    """See `Engine`. llm: a `vllm.LLM`; window: maximum sequence length in tokens (None: vLLM refuses longer ones)"""
+    """See `Engine`. llm: a `vllm.LLM`; ends: end-of-sequence tokens; adapter: a `LoRARequest`, None without one"""
 
     scores = True
 
-    def __init__(self, llm: Any, encoder: Encoder, *, window: int | None) -> None:
-        self.llm, self.encoder, self.window = llm, encoder, window
+    def __init__(self, llm: Any, encoder: Encoder, ends: Collection[int], adapter: Any = None) -> None:
+        self.llm, self.encoder, self.ends, self.adapter = llm, encoder, ends, adapter
+        self.window = int(llm.llm_engine.model_config.max_model_len)  # in tokens
+        self._rows = bool(llm.llm_engine.vllm_config.use_v2_model_runner)  # it scores given rows alone
         self.chat_template = bool(encoder.tokenizer.chat_template)
         self._work = {"tokens_asked": 0, "tokens_cached": 0, "tokens_generated": 0}
 
@@ -83,12 +123,27 @@ class VllmEngine:
             raise AlignbenchError(NO_ENTROPIES)
         from vllm import SamplingParams
 
+        options = {"max_tokens": 1, "temperature": 0.0, "detokenize": False}
         # prompt_logprobs=0: the log-probability of the prompt's own token only
-        params = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False)
+        whole = SamplingParams(**options, prompt_logprobs=0)
+
+        def params(pair: Encoded | str) -> Any:
+            if isinstance(pair, str) or not self._rows:
+                return whole
+            rows = pair.tokens[pair.context_length :, None].tolist()
+            own = {"prompt_logprob_token_ids": rows, "prompt_logprob_start": pair.context_length - 1}
+            return SamplingParams(**options, **own, skip_reading_prefix_cache=False)
+
         for chunk in _chunks([i for i in range(len(requests)) if only is None or i in only]):
             pairs = self.encoder.pairs([requests[i] for i in chunk], self._misfit, chat=chat)
             sequences = [pair if isinstance(pair, str) else pair.tokens for pair in pairs]
-            for index, pair, output in zip(chunk, pairs, self._run(sequences, [params] * len(chunk)), strict=True):
+            outputs = self._run(sequences, [params(pair) for pair in pairs])
+            # vLLM returns nothing for a sequence of which it found more than the context in its cache
+            again = [at for at, output in enumerate(outputs) if not isinstance(output, str) and _unanswered(output)]
+            repeated = self._run([sequences[at] for at in again], [whole] * len(again))
+            for at, output in zip(again, repeated, strict=True):
+                outputs[at] = output
+            for index, pair, output in zip(chunk, pairs, outputs, strict=True):
                 yield index, _score(output, pair)
 
     def generate(
@@ -103,18 +158,18 @@ class VllmEngine:
         thinks = sampling.most_tokens > sampling.max_tokens
         greedy = sampling.temperature == 0
         samples = 1 if greedy else sampling.samples
-        end = self.encoder.end_of_turn if chat else None
+        ends = {*self.ends, *([self.encoder.end_of_turn] if chat and self.encoder.end_of_turn is not None else [])}
         for chunk in _chunks(range(len(prompts))):
             params = [
                 SamplingParams(
                     n=samples,
                     temperature=sampling.temperature,
                     top_p=1.0 if greedy else sampling.top_p,
-                    top_k=sampling.top_k if sampling.top_k and not greedy else -1,
+                    top_k=0 if greedy else sampling.top_k,
                     max_tokens=sampling.most_tokens,
                     # a stop string may be in the thoughts: the answer is cut here
                     stop=[] if thinks else list(sampling.stop),
-                    stop_token_ids=[] if end is None else [end],
+                    stop_token_ids=sorted(ends),
                     seed=None if greedy else prompt_seed(seed, prompts[index].key),
                     logprobs=0,  # of the sampled token only
                 )
@@ -129,7 +184,7 @@ class VllmEngine:
                     yield index, tuple(_completion(choice, sampling) for choice in choices)
 
     def _misfit(self, tokens: Tokens) -> str | None:
-        if self.window is not None and len(tokens) >= self.window:
+        if len(tokens) >= self.window:
             return f"{len(tokens)} tokens and one more do not fit vLLM's window of {self.window}"
         return None
 
@@ -143,9 +198,12 @@ class VllmEngine:
         """vLLM refuses a whole batch because of one sequence, so the batch is halved until that one is alone."""
         if not sequences:
             return []
+        from vllm.exceptions import VLLMClientError
+
         try:
-            outputs = self.llm.generate([{"prompt_token_ids": s} for s in sequences], params, use_tqdm=False)
-        except ValueError as error:
+            prompts = [{"prompt_token_ids": sequence} for sequence in sequences]
+            outputs = self.llm.generate(prompts, params, use_tqdm=False, lora_request=self.adapter)
+        except (VLLMClientError, ValueError) as error:
             if len(sequences) == 1:
                 return [f"vLLM refuses it: {first_line(error)}"]
             half = len(sequences) // 2
@@ -162,11 +220,18 @@ def prompt_seed(seed: int, key: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}\0{key}".encode()).digest()[:8], "big") >> 2
 
 
+def _unanswered(output: Any) -> bool:
+    return output.prompt_logprobs is None and output.prompt_token_id_logprobs is None
+
+
 def _score(output: Any, pair: Encoded | str) -> Loglikelihood:
     if isinstance(output, str) or isinstance(pair, str):
         return Loglikelihood.failed(str(output))
     context, tokens = pair.context_length, pair.tokens.tolist()
-    values = list(map(_logprob, output.prompt_logprobs[context:], tokens[context:]))
+    if output.prompt_logprobs is None:
+        values = output.prompt_token_id_logprobs[:, 0].tolist()
+    else:
+        values = list(map(_logprob, output.prompt_logprobs[context:], tokens[context:]))
     if not all(map(math.isfinite, values)):
         return Loglikelihood.failed(NOT_FINITE, len(values))
     return Loglikelihood(math.fsum(values), len(values), note=pair.note)
