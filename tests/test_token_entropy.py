@@ -2,6 +2,7 @@
 
 import json
 import math
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -194,7 +195,7 @@ def test_engines_without_entropies_are_refused_before_any_request(world):
     asked = [Request("", "hay"), Request("", "hens", entropies=True)]
     sampling = Sampling(4, temperature=1.0, top_entropies=True)
     with StandIn() as server:
-        engines = (VllmEngine(None, Encoder(tiny_tokenizer()), window=64), connect(server.spec, timeout=5.0))
+        engines = (VllmEngine(MagicMock(), Encoder(tiny_tokenizer()), ()), connect(server.spec, timeout=5.0))
         server.asked.clear()
         for engine in engines:
             assert_refused("no entropies", lambda engine=engine: next(engine.loglikelihood(asked)))
