@@ -1,4 +1,4 @@
-"""`alignbench engines`: what each engine can do, and what is on this machine."""
+"""`alignbench engines`: the features of each engine, and which are installed."""
 
 import json
 from typing import Annotated
@@ -11,11 +11,11 @@ from alignbench.console import print_table
 
 def list_engines(
     endpoints: Annotated[
-        list[str] | None, typer.Argument(help="Running servers to test instead: https://host/v1#model.")
+        list[str] | None, typer.Argument(help="Running servers to test: https://host/v1#model.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the engines with what they can do, and which are on this machine; or test what running servers can do."""
+    """List the engines with their features and whether they are installed, or test running servers."""
     from alignbench.models.engines import COLUMNS, engines, gpus
 
     if endpoints:

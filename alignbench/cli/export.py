@@ -19,12 +19,12 @@ def export(
     runs: Annotated[Path, typer.Option(help="Folder of the run folders.")] = Path("runs"),
     out: Out = None,
     project: Annotated[str, typer.Option(help="Project or experiment of a tracker.")] = "alignbench",
-    organization: Annotated[str, typer.Option(help="Who made the evaluation (every-eval-ever).")] = "unknown",
+    organization: Annotated[str, typer.Option(help="Evaluating organization (every-eval-ever).")] = "unknown",
     relationship: Annotated[
-        str, typer.Option(help=f"Of the evaluator to the model's developer: {', '.join(RELATIONSHIPS)}.")
+        str, typer.Option(help=f"Evaluator's relation to the model's developer: {', '.join(RELATIONSHIPS)}.")
     ] = "other",
 ) -> None:
-    """Export the results of finished runs: hf writes them into a model card."""
+    """Export the results of finished runs to model cards (hf), files of other tools, and trackers."""
     from alignbench.exports import files, trackers
     from alignbench.runs.read import read_runs
 

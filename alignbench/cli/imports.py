@@ -27,13 +27,13 @@ def import_results(
     as_json: options.AsJson = False,
     columns: options.Columns = None,
     score: Annotated[
-        list[str] | None, typer.Option(help="table: columns with scores: NAME,NAME; NAME:lower where lower is better.")
+        list[str] | None, typer.Option(help="table: columns with scores, NAME,NAME; NAME:lower if lower is better.")
     ] = None,
-    where: Annotated[list[str] | None, typer.Option(help="table: COLUMN=VALUE: only these rows; repeatable.")] = None,
-    split_by: Annotated[str, typer.Option(help="table: columns, comma-separated: a task for each value.")] = "",
-    separator: Annotated[str | None, typer.Option(help="table: separates several references in a cell.")] = None,
-    system: Annotated[str | None, typer.Option(help="table: of rows without one; default: the file's name.")] = None,
-    task: Annotated[str | None, typer.Option(help="table: of rows without one; default: outputs.")] = None,
+    where: Annotated[list[str] | None, typer.Option(help="table: only rows with COLUMN=VALUE; repeatable.")] = None,
+    split_by: Annotated[str, typer.Option(help="table: columns, comma-separated; each value is a task.")] = "",
+    separator: Annotated[str | None, typer.Option(help="table: separator of references in a cell.")] = None,
+    system: Annotated[str | None, typer.Option(help="table: system of rows without one; default: file name.")] = None,
+    task: Annotated[str | None, typer.Option(help="table: task of rows without one; default: outputs.")] = None,
     scorer: options.Scorers = None,
     prompts: options.Prompts = None,
     data_dir: options.DataDir = None,

@@ -47,7 +47,7 @@ Limit = Annotated[
 ]
 Lineage = Annotated[
     Path | None,
-    typer.Option(help="YAML or JSON, MODEL: {base: MODEL, role: sft}: what was trained from what, if not recorded."),
+    typer.Option(help="YAML or JSON file of lineages that are not recorded: MODEL: {base: MODEL, role: sft}."),
 ]
 Metrics = Annotated[str, typer.Option(help="Metrics in the table: headline or all.")]
 Out = Annotated[Path, typer.Option(help="Folder for the run folders.")]
@@ -70,7 +70,8 @@ Thinking = Annotated[
 ]
 ThinkingTags = Annotated[str, typer.Option(help="START,END of a block of thoughts.")]
 ThinkingTokens = Annotated[
-    int | None, typer.Option(help="Limit of the thoughts, besides that of the answer; default: 4096.", metavar="N")
+    int | None,
+    typer.Option(help="Maximum tokens of the thoughts, besides those of the answer; default: 4096.", metavar="N"),
 ]
 TAGS = "<think>,</think>"
 

@@ -1,4 +1,4 @@
-"""`alignbench tasks`: one line a task, or all of some tasks."""
+"""`alignbench tasks`: one line per task, or some tasks in full."""
 
 import json
 from dataclasses import asdict
@@ -15,12 +15,12 @@ if TYPE_CHECKING:  # scipy, which it imports, is slow
 
 def list_tasks(
     names: Annotated[
-        list[str] | None, typer.Argument(help="Show all of these tasks: names, patterns ('winogender*'), abilities.")
+        list[str] | None, typer.Argument(help="Tasks to show in full: names, patterns ('winogender*'), abilities.")
     ] = None,
     include_path: IncludePath = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the tasks with ability and headline metric; with NAMES, everything about these tasks."""
+    """List the tasks with ability and headline metric, or show the named tasks in full."""
     from alignbench.tasks import find_names, find_task
 
     tasks = [find_task(name) for name in find_names(names or ["*"])]

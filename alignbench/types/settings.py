@@ -19,18 +19,18 @@ class EngineSettings:
     ] = "auto"
     device: Annotated[str, "auto, cpu, cuda, cuda:1, mps."] = "auto"
     token_budget: Annotated[int | None, "Padded tokens per batch; determined automatically by default."] = None
-    concurrency: Annotated[int, "Most requests to an endpoint at once."] = 8
-    timeout: Annotated[float, "Seconds for a reply of an endpoint."] = 120.0
-    retries: Annotated[int, "Repetitions of a request to an endpoint without a reply."] = 6
+    concurrency: Annotated[int, "Maximum number of requests to an endpoint at once."] = 8
+    timeout: Annotated[float, "Seconds to wait for a reply of an endpoint."] = 120.0
+    retries: Annotated[int, "Retries of a request that an endpoint does not answer."] = 6
     allow_server_sampling: Annotated[bool, "Measure diversity even if an endpoint may change the distribution."] = False
     trust_remote_code: Annotated[bool, "Run Python code from the checkpoint."] = False
     device_map: Annotated[
-        str | None, "auto: spread a model that does not fit a device over GPUs, memory and disk (local engine)."
+        str | None, "auto: spread a model that does not fit one device over GPUs, memory and disk (local engine)."
     ] = None
-    merge_adapter: Annotated[bool, "Add a LoRA adapter to the weights instead of applying it apart."] = False
-    gpus: Annotated[int | None, "GPUs that vLLM spreads a model over (tensor, then pipeline parallel)."] = None
+    merge_adapter: Annotated[bool, "Add a LoRA adapter to the weights instead of applying it separately."] = False
+    gpus: Annotated[int | None, "Number of GPUs that vLLM splits a model over (tensor, then pipeline parallel)."] = None
     max_model_len: Annotated[int | None, "Maximum sequence length of vLLM in tokens; default: what fits."] = None
-    gpu_memory_utilization: Annotated[float | None, "Share of GPU memory for vLLM; default: its own."] = None
+    gpu_memory_utilization: Annotated[float | None, "Fraction of GPU memory for vLLM; default: that of vLLM."] = None
 
 
 @dataclass(frozen=True)
