@@ -70,8 +70,7 @@ Thinking = Annotated[
 ]
 ThinkingTags = Annotated[str, typer.Option(help="START,END of a block of thoughts.")]
 ThinkingTokens = Annotated[
-    int | None,
-    typer.Option(help="Maximum tokens of the thoughts, besides those of the answer; default: 4096.", metavar="N"),
+    int | None, typer.Option(help="Maximum tokens of the thoughts, without the answer; default: 4096.", metavar="N")
 ]
 TAGS = "<think>,</think>"
 
