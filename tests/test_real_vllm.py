@@ -9,6 +9,7 @@ from cases import cases
 from test_engine import QUESTIONS
 from tiny import save_tiny_checkpoint, tiny_tokenizer
 
+from alignbench.errors import AlignbenchError
 from alignbench.models.checkpoint import find_checkpoint
 from alignbench.models.load import load_engine
 from alignbench.models.remote.vllm import load_vllm
@@ -16,6 +17,7 @@ from alignbench.types.engine import Prompt, Request, Sampling
 
 pytestmark = pytest.mark.servers
 vllm = pytest.importorskip("vllm", reason="vllm is not in this environment (constraints-vllm.txt)")
+LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 PROMPTS = [Prompt(f"p{i}", text) for i, text in enumerate(["The doctor", "Question: Is it safe?", "What do bees"])]
 
 
@@ -36,10 +38,10 @@ def engines(tmp_path_factory):
         theirs.llm.llm_engine.engine_core.shutdown()
 
 
-def quick(patch):
+def quick(patch, **options):
     """Little memory, and no compilation."""
     patch.setitem(os.environ, "VLLM_CPU_KVCACHE_SPACE", "1")
-    patch.setattr(vllm, "LLM", functools.partial(vllm.LLM, enforce_eager=True))
+    patch.setattr(vllm, "LLM", functools.partial(vllm.LLM, enforce_eager=True, **options))
 
 
 def save(folder):
@@ -115,13 +117,22 @@ def test_25_samples_are_drawn_from_the_models_own_distribution(engines):
     assert entropy > 1
 
 
-def test_an_adapter_is_applied_as_lora(tmp_path, monkeypatch):
+@pytest.mark.parametrize("output_layer", [False, True])
+def test_an_adapter_is_applied_as_lora(tmp_path, monkeypatch, output_layer):
     pytest.importorskip("peft", reason="the extra `adapters` is not installed")
     from test_adapters import save_adapter
 
-    quick(monkeypatch)
-    folder = save_adapter(save(tmp_path / "base"), tmp_path / "tuned")
+    layers = LAYERS + ["lm_head"] * output_layer
+    # on a CPU, vLLM 0.32 fails to score prompts if its output layer has room for LoRA, even with no adapter in it
+    quick(monkeypatch, lora_target_modules=layers)
+    folder = save_adapter(save(tmp_path / "base"), tmp_path / "tuned", target_modules=layers)
     theirs, ours = both(folder)
-    assert_same_scores(theirs, ours, QUESTIONS)
-    assert_same_texts(theirs, ours)
-    theirs.llm.llm_engine.engine_core.shutdown()
+    try:
+        assert_same_texts(theirs, ours)
+        if output_layer:
+            with pytest.raises(AlignbenchError, match="output layer"):
+                next(theirs.loglikelihood(QUESTIONS))
+        else:
+            assert_same_scores(theirs, ours, QUESTIONS)
+    finally:
+        theirs.llm.llm_engine.engine_core.shutdown()

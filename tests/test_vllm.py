@@ -198,6 +198,17 @@ def test_an_adapter_is_applied_by_vllm(folder, tmp_path):
         assert theirs[index].logprob == pytest.approx(expected.logprob, abs=1e-4, nan_ok=True)
 
 
+def test_an_adapter_of_the_output_layer_generates_and_does_not_score(folder, tmp_path):
+    pytest.importorskip("peft", reason="the extra `adapters` is not installed")
+    from test_adapters import save_adapter
+
+    adapted = save_adapter(folder, tmp_path / "tuned", target_modules=["lm_head", "q_proj"])
+    engine = load_vllm(find_checkpoint(str(adapted)), dtype="float32")
+    with pytest.raises(AlignbenchError, match=r"output layer.*local engine"):
+        next(engine.loglikelihood(REQUESTS))
+    assert len(list(engine.generate(PROMPTS, Sampling(2)))) == len(PROMPTS)
+
+
 def test_a_prompt_that_is_refused_or_has_no_finite_log_probability_affects_no_other(engine, monkeypatch):
     bad = engine.encoder.pairs([REQUESTS[1]])[0].tokens.tolist()
     expected = dict(engine.loglikelihood(REQUESTS))

@@ -16,7 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from alignbench.errors import AlignbenchError, first_line
-from alignbench.models.checkpoint import ADAPTER_CONFIG, Checkpoint, CheckpointError
+from alignbench.models.checkpoint import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Checkpoint, CheckpointError
 from alignbench.models.encode import Encoded, Encoder, Tokens
 from alignbench.models.generate.decoding import end_tokens
 from alignbench.models.load import load_tokenizer
@@ -27,6 +27,8 @@ CHUNK = 512  # prompts per call: enough to fill vLLM's batch, and the most that 
 DTYPES = ("float32", "bfloat16", "float16")
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # for which vLLM has kernels
 NO_ENTROPIES = "vLLM returns log-probabilities of single tokens and no entropies: use the local engine"
+# vllm-project/vllm#51594: a wrong number without a warning. Generated tokens have the right log-probabilities
+NO_OUTPUT_LAYER = "vLLM scores given text without the adapter of the output layer (lm_head): use the local engine"
 NOT_FINITE = "a log-probability from vLLM is not a number"
 
 
@@ -60,7 +62,7 @@ def load_vllm(
     options: dict[str, Any] = {"max_model_len": max_model_len or -1, "enable_prefix_caching": True}
     if gpu_memory_utilization is not None:
         options["gpu_memory_utilization"] = gpu_memory_utilization
-    adapter = None
+    adapter, scores = None, True
     try:
         tokenizer = load_tokenizer(checkpoint)
         config = AutoConfig.from_pretrained(base, local_files_only=True)
@@ -68,8 +70,11 @@ def load_vllm(
             tensor = math.gcd(gpus, config.get_text_config().num_attention_heads)
             options |= {"tensor_parallel_size": tensor, "pipeline_parallel_size": gpus // tensor}
         if checkpoint.base is not None:
+            from safetensors import safe_open
             from vllm.lora.request import LoRARequest
 
+            with safe_open(checkpoint.path / ADAPTER_WEIGHTS, "np") as stream:
+                scores = not any(".lm_head." in name for name in stream.offset_keys())
             settings = json.loads((checkpoint.path / ADAPTER_CONFIG).read_text())
             rank = max(int(settings["r"]), *map(int, (settings.get("rank_pattern") or {}).values()), 0)
             options |= {"enable_lora": True, "max_lora_rank": next((r for r in LORA_RANKS if r >= rank), rank)}
@@ -95,16 +100,17 @@ def load_vllm(
         raise
     except Exception as error:  # vLLM raises errors of many kinds, all about this checkpoint and GPU
         raise CheckpointError(checkpoint.name, f"vLLM cannot load it ({first_line(error)})") from error
-    return VllmEngine(llm, Encoder(tokenizer, template_kwargs, system), ends, adapter)
+    return VllmEngine(llm, Encoder(tokenizer, template_kwargs, system), ends, adapter, scores)
 
 
 class VllmEngine:
-    """See `Engine`. llm: a `vllm.LLM`; ends: end-of-sequence tokens; adapter: a `LoRARequest`, None without one"""
+    """See `Engine`. llm: a `vllm.LLM`; ends: end-of-sequence tokens; adapter: a `LoRARequest`, None without one;
+    scores: False if vLLM would score without a part of the adapter"""
 
-    scores = True
-
-    def __init__(self, llm: Any, encoder: Encoder, ends: Collection[int], adapter: Any = None) -> None:
-        self.llm, self.encoder, self.ends, self.adapter = llm, encoder, ends, adapter
+    def __init__(
+        self, llm: Any, encoder: Encoder, ends: Collection[int], adapter: Any = None, scores: bool = True
+    ) -> None:
+        self.llm, self.encoder, self.ends, self.adapter, self.scores = llm, encoder, ends, adapter, scores
         self.window = int(llm.llm_engine.model_config.max_model_len)  # in tokens
         self._rows = bool(llm.llm_engine.vllm_config.use_v2_model_runner)  # it scores given rows alone
         self.chat_template = bool(encoder.tokenizer.chat_template)
@@ -118,7 +124,9 @@ class VllmEngine:
         self, requests: Sequence[Request], only: Collection[int] | None = None, *, chat: bool = False
     ) -> Iterator[tuple[int, Loglikelihood]]:
         """See `Engine.loglikelihood`. vLLM forms its own batches and needs room for one token after each sequence.
-        Raises AlignbenchError if entropies are requested."""
+        Raises AlignbenchError if entropies are requested, or if an adapter changes the output layer."""
+        if not self.scores:
+            raise AlignbenchError(NO_OUTPUT_LAYER)
         if any(request.entropies for request in requests):
             raise AlignbenchError(NO_ENTROPIES)
         from vllm import SamplingParams
