@@ -6,10 +6,6 @@ from typing import Annotated, Any
 import typer
 
 from alignbench.console import print_table
-from alignbench.data.cards import card_names, read_card
-from alignbench.data.fetch import sha256_of
-from alignbench.data.load import LocalFile, data_folder, fetch, local_files, missing_message
-from alignbench.data.tables import read_rows
 from alignbench.errors import AlignbenchError
 
 app = typer.Typer(help="Data sets: list them, check local copies, fetch the rest.", no_args_is_help=True)
@@ -21,6 +17,9 @@ Cards = Annotated[list[str] | None, typer.Argument(metavar="CARD", help="Default
 @app.command("list")
 def list_cards(data_dir: DataDir = None) -> None:
     """Show the splits with their rows and licence, and where each would be read from."""
+    from alignbench.data.cards import card_names, read_card
+    from alignbench.data.load import data_folder, local_files
+
     folder = data_folder(data_dir)
     rows = []
     for card in map(read_card, card_names()):
@@ -36,6 +35,11 @@ def list_cards(data_dir: DataDir = None) -> None:
 @app.command()
 def check(cards: Cards = None, data_dir: DataDir = None) -> None:
     """Read every local file completely and compare rows and sha256 with the card; exit code 2 if any differs."""
+    from alignbench.data.cards import card_names, read_card
+    from alignbench.data.fetch import sha256_of
+    from alignbench.data.load import data_folder, local_files
+    from alignbench.data.tables import read_rows
+
     folder = data_folder(data_dir)
     rows, problems = [], []
     for card in map(read_card, cards or card_names()):
@@ -66,6 +70,9 @@ def check(cards: Cards = None, data_dir: DataDir = None) -> None:
 @app.command("fetch")
 def fetch_cards(cards: Cards = None, data_dir: DataDir = None) -> None:
     """Download what is not on this machine: files into alignbench's cache, hub splits into the hub's."""
+    from alignbench.data.cards import card_names, read_card
+    from alignbench.data.load import LocalFile, data_folder, fetch, local_files, missing_message
+
     folder = data_folder(data_dir)
     rows = []
     for card, split in [(own, split) for own in map(read_card, cards or card_names()) for split in own.splits]:

@@ -12,7 +12,6 @@ from alignbench.cli.options import AsJson, DataDir, Device, IncludePath
 from alignbench.console import interval, number, print_table
 from alignbench.errors import AlignbenchError
 from alignbench.progress import for_terminal
-from alignbench.scorers import DEFAULTS, all_scorers, find_scorer, look_up
 
 app = typer.Typer(help="Scorers: list them, compare them with annotated data.", no_args_is_help=True)
 
@@ -25,6 +24,8 @@ class Subject(StrEnum):
 @app.command("list")
 def list_scorers(include_path: IncludePath = None) -> None:
     """Show each scorer: how to name it, whether it can be used on this machine, its licence and its download."""
+    from alignbench.scorers import DEFAULTS, all_scorers
+
     rows = []
     for row in all_scorers():
         default = "default" if DEFAULTS.get(row.kind) == f"{row.kind}={row.name}" else ""
@@ -51,6 +52,7 @@ def validate(
     toxicity: agreement with Perspective on RealToxicityPrompts; false alarms and detected hate on HateCheck.
     hallucination: agreement with people on summaries (FRANK, XSum annotations), beside the authors' published metrics.
     """
+    from alignbench.scorers import DEFAULTS, find_scorer, look_up
     from alignbench.scorers.validate import validate_hallucination, validate_toxicity
 
     kind = "toxicity" if subject == Subject.toxicity else "entailment"
