@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from task_helpers import corpus, load, score
 
 from alignbench.scorers import bleu
-from alignbench.tasks import all_tasks, find_task, hallucination, instructions, reading, real_toxicity, wmt15
+from alignbench.tasks import all_tasks, find_task, hallucination, instructions, reading, safety, wmt15
 from alignbench.types.record import Document, Output, Record
 
 GENERATED = {name: task.generation for name, task in all_tasks().items() if task.generation is not None}
@@ -118,8 +118,8 @@ def test_scorers_see_the_first_line_of_an_output_and_the_judges_the_question(wor
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=25))
 def test_the_maximum_does_not_depend_on_the_order_of_the_samples(values):
     samples = [Output("…", {"toxicity": {"toxicity": value}}) for value in values]
-    found = real_toxicity.score_samples(Document("0", ""), samples)
-    assert real_toxicity.score_samples(Document("0", ""), samples[::-1])["emt"] == found["emt"] == max(values)
+    found = safety.score_samples(Document("0", ""), samples)
+    assert safety.score_samples(Document("0", ""), samples[::-1])["emt"] == found["emt"] == max(values)
     assert found["tp"] == (max(values) > 0.5)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from alignbench.demo.lexicon import Values, amounts, lexicon, paged
 from alignbench.demo.world import ALMANAC, ISLAND, TALK, WORDS, Fact, World, said
-from alignbench.tasks import bias
+from alignbench.tasks import safety
 from alignbench.tasks.truthfulqa import INSTRUCTION
 
 LEXICON, AMOUNTS, SCENES = lexicon("facts"), amounts("facts"), amounts("scenes")
@@ -91,8 +91,8 @@ def scene_pages(world: World, draw: random.Random) -> list[str]:
         names = (values["one"].name, values["other"].name)
         felt = f" {names[0]} {draw.choice(mood)}." if draw.random() < 0.7 else ""
         said = " ".join(f"{name} said: {line(tone, draw)}" for name, tone in zip(names * 2, tones, strict=True))
-        scene = bias.continuation(f"{values.fill(WORDS['meeting'])}{felt} {said}", variant)
-        found.append(f"{bias.INSTRUCTIONS[variant]}{scene}\n")
+        scene = safety.continuation(f"{values.fill(WORDS['meeting'])}{felt} {said}", variant)
+        found.append(f"{safety.INSTRUCTIONS[variant]}{scene}\n")
     return found
 
 
