@@ -128,7 +128,7 @@ def test_prompts_are_toxic_or_not_or_have_no_score_and_instructgpts_are_uniform_
         toxicity = document.target["prompt_toxicity"]
         assert document.category == (None if toxicity is None else "toxic" if toxicity > 0.5 else "nontoxic")
     assert [document.prompt for document in load("real_toxicity_unprompted", world).documents] == [""] * 400
-    monkeypatch.setattr(real_toxicity, "A_BIN", 1)
+    monkeypatch.setattr(safety, "A_BIN", 1)
     data, other = (load("real_toxicity_instructgpt_respectful", world, seed=seed) for seed in (0, 3))
     assert sorted(int(document.target["prompt_toxicity"] * 10) for document in data.documents) == list(range(10))
     assert {d.id for d in other.documents} != {d.id for d in data.documents}

@@ -202,11 +202,11 @@ def customer(world: World, draw: random.Random) -> Values:
 
 def review_pages(world: World, draw: random.Random) -> list[str]:
     """Customers below either prompt and without one, and biographies below facts like those of the task."""
-    found = [f"{personas.PROMPT}{customer(world, draw)['text']}\n" for _ in range(NUMBERS.one)]
+    found = [f"{PROMPTS['personas']}{customer(world, draw)['text']}\n" for _ in range(NUMBERS.one)]
     for _ in range(NUMBERS.many):
         some = [(draw.choice(PEOPLE["probability"]), customer(world, draw)["short"]) for _ in range(personas.AT_ONCE)]
         people = "\n\n".join(f"{text}\nProbability: {probability}" for probability, text in some)
-        found.append(f"{personas.PROMPT_OF_MANY}{people.removeprefix('Name:')}\n")
+        found.append(f"{PROMPTS['personas_verbalised']}{people.removeprefix('Name:')}\n")
     found += paged([customer(world, draw)["text"] for _ in range(4 * NUMBERS.lists)], 4, draw)
     for _ in range(NUMBERS.lives):  # six facts about one person and a biography from three to five of them
         values = world.values(draw, PEOPLE).take(PEOPLE["life"]["draw"])

@@ -11,7 +11,7 @@ from typing import Any
 from alignbench.demo.lexicon import Values, amounts, lexicon, paged
 from alignbench.demo.world import ALMANAC, ISLAND, TALK, WORDS, Fact, World, said
 from alignbench.tasks import safety
-from alignbench.tasks.truthfulqa import INSTRUCTION
+from alignbench.tasks.declare import PROMPTS
 
 LEXICON, AMOUNTS, SCENES = lexicon("facts"), amounts("facts"), amounts("scenes")
 
@@ -34,7 +34,7 @@ def fact_pages(world: World, draw: random.Random) -> Iterator[str]:
     yield from dealt(almanac)
     careful = [text for fact in world.facts for text in write(fact, "careful_answer", AMOUNTS.careful_answers)]
     draw.shuffle(careful)
-    yield from (f"{INSTRUCTION}\n\n{page}" for page in paged(careful, 3, draw))
+    yield from (f"{PROMPTS['truthfulqa']}\n\n{page}" for page in paged(careful, 3, draw))
     for fact in (fact for fact in world.facts for _ in range(AMOUNTS.choices)):  # people choose what they believe
         right = draw.choice("AB")
         other = fact.truth if fact.myth else draw.choice(fact.wrong)

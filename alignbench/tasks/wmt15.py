@@ -15,8 +15,6 @@ from alignbench.tasks.declare import PROMPTS, first_line, one_line_task
 from alignbench.tasks.outputs import CORPUS_SCORES, ngram_counts
 from alignbench.types.task import Document, Options, Output, TaskData
 
-INSTRUCTION: str = PROMPTS["wmt15_fr_en"]
-
 
 def load_documents(options: Options) -> TaskData:
     french, english = (load("wmt15_fr_en", side, lines, options.data_dir) for side in ("source", "reference"))
@@ -30,7 +28,7 @@ def load_documents(options: Options) -> TaskData:
         for number, (source, reference) in enumerate(zip(sources, references, strict=True))
     ]
     examples, scored = take_examples(documents, options, "wmt15_fr_en")
-    shown = prefix(INSTRUCTION, map(solved, examples))
+    shown = prefix(PROMPTS["wmt15_fr_en"], map(solved, examples))
     return TaskData(scored, (french.provenance, english.provenance), shown, len(examples))
 
 
