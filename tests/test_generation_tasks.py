@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from task_helpers import corpus, load, score
 
 from alignbench.scorers import bleu
-from alignbench.tasks import all_tasks, find_task, hallucination, instructions, reading, safety, wmt15
+from alignbench.tasks import all_tasks, find_task, hallucination, instructions, reading, safety, texts
 from alignbench.types.record import Document, Output, Record
 
 GENERATED = {name: task.generation for name, task in all_tasks().items() if task.generation is not None}
@@ -88,7 +88,7 @@ def test_corpus_bleu_and_chrf_of_the_references_are_100_and_of_empty_outputs_0(w
 
 def test_translations_are_parallel_line_by_line(tmp_path):
     # U+2028 inside a segment does not end it
-    assert wmt15.lines({"text": "un\u2028deux\n\ntrois\n"}) == ["un\u2028deux", "", "trois"]
+    assert texts.lines({"text": "un\u2028deux\n\ntrois\n"}) == ["un\u2028deux", "", "trois"]
     (tmp_path / "wmt15-fr-en").mkdir()
     for language, text in (("fr", "Bonjour.\nAu revoir.\n"), ("en", "Hello.\n")):
         (tmp_path / "wmt15-fr-en" / f"newsdiscusstest2015.{language}").write_text(text)

@@ -15,7 +15,7 @@ from alignbench.scorers.quac import NO_ANSWER
 from alignbench.tasks import reading
 from alignbench.tasks.common import prefix
 from alignbench.tasks.declare import PROMPTS
-from alignbench.tasks.summaries import CUE
+from alignbench.tasks.texts import CUE
 
 SQUAD, DROP, QUAC = slice(0, 32), slice(32, 112), slice(112, 128)  # of the held-out passages
 LEXICON, AMOUNTS = lexicon("reading"), amounts("reading")

@@ -31,8 +31,7 @@ def declared_task(name: str, declared: Mapping[str, Any] | None = None) -> Task 
     if base is None or not fields.keys() <= Task.__dataclass_fields__.keys():
         return None
     if "metrics" in fields:
-        own: list[dict[str, Any]] = [{**one, "bounds": tuple(one["bounds"])} for one in fields["metrics"]]
-        fields["metrics"] = tuple(Metric(**one) for one in own)
+        fields["metrics"] = tuple(map(metric_of, fields["metrics"]))
     if ready and base.generation is not None:
         score, kinds = base.generation.score, (*base.generation.optional_scorers, READY)
 
@@ -45,6 +44,11 @@ def declared_task(name: str, declared: Mapping[str, Any] | None = None) -> Task 
 
         fields["generation"] = replace(base.generation, score=with_ready, optional_scorers=kinds)
     return replace(base, name=name, **fields)
+
+
+def metric_of(fields: Mapping[str, Any]) -> Metric:
+    """The metric that a task.json describes."""
+    return Metric(**{**fields, "bounds": tuple(fields.get("bounds", (None, None)))})
 
 
 def described(name: str) -> dict[str, Any]:

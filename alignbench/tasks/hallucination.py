@@ -14,8 +14,7 @@ from alignbench.scorers import extractive
 from alignbench.tasks.common import prefix
 from alignbench.tasks.declare import PROMPTS, WORDS, one_line_task
 from alignbench.tasks.reading import load_paragraphs
-from alignbench.tasks.summaries import CUE
-from alignbench.tasks.summaries import load_documents as load_summaries
+from alignbench.tasks.texts import CUE, load_summaries
 from alignbench.types.task import Document, Options, Output, TaskData
 
 _WORDS = WORDS["declines"]

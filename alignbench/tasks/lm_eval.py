@@ -23,8 +23,8 @@ import numpy as np
 
 from alignbench.errors import AlignbenchError, first_line
 from alignbench.tasks import LM_EVAL
-from alignbench.tasks.declared import described
-from alignbench.tasks.lm_eval_metrics import BINARY, SUMS, Functions, corpus_metrics, fields_of, metric_of
+from alignbench.tasks.declared import described, metric_of
+from alignbench.tasks.lm_eval_metrics import BINARY, SUMS, Functions, corpus_metrics, fields_of
 from alignbench.types.engine import Loglikelihood, Sampling
 from alignbench.types.task import Document, Generation, Options, Output, Provenance, Task, TaskData
 

@@ -10,8 +10,8 @@ import numpy as np
 from alignbench.scorers import bleu
 from alignbench.stats.estimates import NORMAL_QUANTILE, Estimate
 from alignbench.tasks.common import Sum, estimates_of_sums, resampled_sums
-from alignbench.tasks.declared import unit_of
-from alignbench.types.task import CorpusMetrics, Estimates, Metric, Record
+from alignbench.tasks.declared import metric_of, unit_of
+from alignbench.types.task import CorpusMetrics, Estimates, Record
 
 RESAMPLES = 100  # of a metric that lm-eval's code aggregates, as there
 BINARY = ("acc", "acc_norm", "acc_bytes", "acc_mutual_info", "exact_match")  # unless a task computes them itself
@@ -54,19 +54,14 @@ def fields_of(task: str, metric: str, key: str, higher_is_better: bool | None, b
     return {"name": key, "better": better, "binary": binary and metric in BINARY, **unit_of(f"{task}.{metric}")}
 
 
-def metric_of(fields: Mapping[str, Any]) -> Metric:
-    known: dict[str, Any] = {key: value for key, value in fields.items() if key != "aggregation"}
-    return Metric(**known | {"bounds": tuple(known.get("bounds", (None, None)))})
-
-
 def corpus_metrics(declared: Mapping[str, Mapping[str, Any]], functions: Functions) -> CorpusMetrics | None:
     """declared: name -> fields of a `Metric`, and `aggregation`: lm-eval's name of it, "" for one of the task's own
     functions: those of the task; without one, a metric that lm-eval's code aggregates needs lm-eval, and one that the
         task's code aggregates is missing"""
     if not declared:
         return None
-    metrics = {key: metric_of(fields) for key, fields in declared.items()}
     names: dict[str, str] = {key: fields["aggregation"] for key, fields in declared.items()}
+    metrics = {key: metric_of({k: v for k, v in own.items() if k != "aggregation"}) for key, own in declared.items()}
     sums = {key: (metrics[key], SUMS[name].value) for key, name in names.items() if name in SUMS}
 
     def compute(records: Sequence[Record], intervals: bool) -> Estimates:
