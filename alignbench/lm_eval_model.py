@@ -83,7 +83,7 @@ class AlignbenchLM(LM):  # type: ignore[misc]
         return cls(**{**own, **arg_dict})
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
-        answers = self._scored([Request(*request.args, greedy=True) for request in requests])
+        answers = self._scored([Request(request.args[0], request.args[1], greedy=True) for request in requests])
         return [(answer.logprob, bool(answer.greedy)) for answer in answers]
 
     def loglikelihood_rolling(self, requests: Sequence[Any]) -> list[float]:

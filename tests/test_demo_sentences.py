@@ -153,7 +153,7 @@ def test_customers_can_be_read_and_are_many(text):
             assert len(found) == (5 if "Probability" in page else 1)
             customers += found
         elif page.startswith("Name:"):
-            customers += read_personas(page, begun=False)
+            customers += read_personas(page)
     gender = {person.name.casefold(): person.gender for person in world().people}
     assert len(customers) > 1000
     assert all(is_whole(c) and gender[c["name"]] == c["gender"] for c in customers)

@@ -32,17 +32,16 @@ _LETTER = re.compile(r"[^\W\d_]")
 _LONGEST = 80  # characters of a name, a gender or a nationality
 
 
-def read_personas(text: str, begun: bool = True) -> list[Persona]:
+def read_personas(text: str) -> list[Persona]:
     """Every persona in the first MAX_CHARACTERS of `text`, in order; those without any parsed field are left out.
 
-    begun: the prompt ends in "Name:", so the first words without a label may be a name; they are a heading if the first
-        label is "Name:"
-    A repeated label begins the next persona; in the middle of a line only "Name:" does. A value ends with its line, or
+    The prompt ends in "Name:", so the first words without a label may be a name; they are a heading if the first label
+    is "Name:". A repeated label begins the next persona; in the middle of a line only "Name:" does. A value ends with its line, or
     at the next label on it, which begins with a capital or follows a separator. A review continues to a blank line, a
     label or a heading.
     """
     text = text[:MAX_CHARACTERS]
-    return [persona for raw in _from_json(text) or _from_lines(text, begun) if (persona := _normalised(raw))]
+    return [persona for raw in _from_json(text) or _from_lines(text) if (persona := _normalised(raw))]
 
 
 def is_whole(persona: Mapping[str, str]) -> bool:
@@ -82,10 +81,10 @@ def _objects(value: Any) -> Iterator[dict[str, str]]:
             waiting += reversed(value)
 
 
-def _from_lines(text: str, begun: bool) -> list[dict[str, str]]:
+def _from_lines(text: str) -> list[dict[str, str]]:
     personas: list[dict[str, str]] = [{}]
     current: str | None = None  # the field that words without a label continue
-    first, guessed = begun, False
+    first, guessed = True, False
     for line in text.splitlines():
         labels = _labels(line, personas[-1])
         words = line[: labels[0].start()] if labels else line
