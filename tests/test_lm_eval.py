@@ -279,7 +279,7 @@ def test_sums_are_recomputed_from_records_and_other_aggregations_need_lm_eval():
     assert (metric.name, estimate.value) == ("perplexity", pytest.approx(math.exp(12 / 6)))
     assert estimate.low < estimate.value < estimate.high
     alone = recorded_task("lm_eval:x", {**declared, "corpus": {"perplexity": corpus["perplexity"]}, "lm_eval": {}})
-    drawn = alone.corpus.resample(records)(np.array([[1.0, 1, 1], [2, 0, 1]]))
-    assert drawn["perplexity"] == pytest.approx([math.exp(12 / 6), math.exp(7 / 5)])
+    drawn = alone.corpus.resample(records)(np.array([[1.0, 1, 1], [2, 0, 1], [0, 0, 0]]))
+    assert drawn["perplexity"] == pytest.approx([math.exp(12 / 6), math.exp(7 / 5), math.nan], nan_ok=True)
     folder = SimpleNamespace(task="lm_eval:x", identity={"declared": {"lm_eval": {}, "metrics": 3}})
     assert task_of(folder) is None

@@ -29,9 +29,11 @@ PERSONA, VERBALISED = find_task("personas"), find_task("personas_verbalised")
 # ---- parsing -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_a_persona_is_parsed_in_any_format(case):
-    assert read_personas(case["text"]) == case["personas"]
+@pytest.mark.parametrize(
+    ("text", "personas"), [(text, case["personas"]) for case in CASES for text in case.get("texts") or [case["text"]]]
+)
+def test_a_persona_is_parsed_in_any_format(text, personas):
+    assert read_personas(text) == personas
 
 
 def test_nested_json_and_long_texts_are_parsed_up_to_a_limit():

@@ -28,7 +28,7 @@ class SumOfRows:
 
 def _log_mean(rows: bleu.Statistics) -> float:
     total, weight = np.sum(rows, 0).tolist()
-    return float(-total / weight)
+    return float(-total / weight) if weight else math.nan  # a resample may have no document with the metric
 
 
 def _perplexity(rows: bleu.Statistics) -> float:

@@ -36,9 +36,9 @@ def read_personas(text: str) -> list[Persona]:
     """Every persona in the first MAX_CHARACTERS of `text`, in order; those without any parsed field are left out.
 
     The prompt ends in "Name:", so the first words without a label may be a name; they are a heading if the first label
-    is "Name:". A repeated label begins the next persona; in the middle of a line only "Name:" does. A value ends with its line, or
-    at the next label on it, which begins with a capital or follows a separator. A review continues to a blank line, a
-    label or a heading.
+    is "Name:". A repeated label begins the next persona; in the middle of a line only "Name:" does. A value ends with
+    its line, or at the next label on it, which begins with a capital or follows a separator. A review continues to a
+    blank line, a label or a heading.
     """
     text = text[:MAX_CHARACTERS]
     return [persona for raw in _from_json(text) or _from_lines(text) if (persona := _normalised(raw))]
