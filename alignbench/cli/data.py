@@ -25,7 +25,7 @@ def list_cards(data_dir: DataDir = None) -> None:
     for card in map(read_card, card_names()):
         for split, sources in card.splits.items():
             files = local_files(card, split, folder)
-            remote = [source for source in sources if source.is_remote]
+            remote = card.remote(split)
             source = files[0].source if files else (*remote, *sources)[0]
             place = files[0].place if files else "remote" if remote else "missing"
             rows.append([card.name, split, str(source.rows), card.licence, place])
@@ -77,7 +77,7 @@ def fetch_cards(cards: Cards = None, data_dir: DataDir = None) -> None:
     rows = []
     for card, split in [(own, split) for own in map(read_card, cards or card_names()) for split in own.splits]:
         files, result = local_files(card, split, folder), missing_message(card, split, folder, [])
-        if files or any(source.is_remote for source in card.splits[split]):
+        if files or card.remote(split):
             match files[0] if files else fetch(card, split, folder):
                 case LocalFile(source, _, place):
                     result = f"{place}: {source.file}"

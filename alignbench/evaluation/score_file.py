@@ -25,7 +25,7 @@ from alignbench.provenance import environment
 from alignbench.runs.folder import open_run
 from alignbench.scorers.choose import choose_scorers
 from alignbench.shards import require_single_process
-from alignbench.tasks.outputs import OUTPUTS
+from alignbench.tasks.declared import OUTPUTS
 from alignbench.types.engine import Completion, Thinking
 from alignbench.types.record import Document, Record
 from alignbench.types.result import RunResult

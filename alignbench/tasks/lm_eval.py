@@ -145,7 +145,7 @@ class _Adapter:
             len(self.first) != 1 or not kinds <= {"loglikelihood_rolling", "generate_until"}
         ):
             raise AlignbenchError(f"{self.name}: requests of kinds {' and '.join(sorted(kinds))} are not supported")
-        self.kind = str(kinds.pop())
+        self.kind, self.repeats = str(kinds.pop()), int(self.config.repeats or 1)
         # whether a metric depends on what greedy decoding would give
         self.greedy = bool(own.OUTPUT_TYPE == "loglikelihood")
         if own.OUTPUT_TYPE == "multiple_choice" and self.standard:
@@ -186,10 +186,6 @@ class _Adapter:
             declared=declared,
             **parts,
         )
-
-    @property
-    def repeats(self) -> int:
-        return int(self.config.repeats or 1)
 
     def load(self, options: Options) -> TaskData:
         """All documents, in lm-eval's order: the examples of each are drawn after those of the documents before it."""
