@@ -111,6 +111,9 @@ class TestVerdict:
             ({"sft": battles(0.4, 40.0), "ppo": battles(0.8, 90.0)},
                 [r"same direction at equal lengths \(win_rate_length_controlled 0\.411 → 0\.659 \[\+0\.",
                  r"; words 40\.0 → 90\.0; agrees_with_longer 1\.000 → 1\.000"]),
+            ({"base": rte(0.5), "ppo": [rte(0.8), fair_battles(0.8)]},
+                [r"Verdict ppo against base ▲ Preference: gain\. The win rate against base is 0\.800 \[0\.\d+, 0\.\d+\]"
+                 r" \(same direction at equal lengths\)\. ▲ Capability: gain\. The mean tax is −30\.00 %"]),
             ({"before": crows(0.4, 0.6), "after": crows(0.7, 0.55)},
              [r"more even, or less certain: pct_stereotype 0\.600 → 0\.550"]),
             ({"a": answers("none", "chat"), "b": answers("none", "chat")},
