@@ -103,6 +103,6 @@ def test_an_encoder_reads_a_pair_of_texts_and_none_is_truncated(tmp_path, archit
     scorer = find_scorer(f"reward=model:{folder}")
     with pytest.raises(ValueError, match=r"^\d+ tokens do not fit the reward model's window of 1\d\d$"):
         scorer.score([Item(output, prompt) for prompt, output in (PAIRS[0], LONG)])
-    first, reason, last = scorer.reader.rewards([PAIRS[0], LONG, PAIRS[1]])
+    first, reason, last = scorer.rewards([PAIRS[0], LONG, PAIRS[1]])
     assert isinstance(reason, str)
     assert [first, last] == pytest.approx(expected[:2], abs=1e-4)

@@ -71,7 +71,6 @@ def load_engine(
     """
     import torch
     from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
 
     from alignbench.models.causal_lm import release_cached_memory
     from alignbench.models.encode import Encoder
@@ -79,8 +78,7 @@ def load_engine(
     from alignbench.models.onednn import choose_products
 
     release_cached_memory(torch.device(device))  # of the model before
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    quiet()
     # fused attention in torch's CPU build multiplies half precision at the rate of fp32
     slow = device == "cpu" and dtype in ("bfloat16", "float16")
     options = {"dtype": getattr(torch, dtype), "attn_implementation": "eager" if slow else None, **(placement or {})}
@@ -105,6 +103,14 @@ def load_engine(
         choose_products(model)
     encoder = Encoder(tokenizer, template_kwargs, system)
     return LocalEngine(model, encoder, checkpoint.window, token_budget or 0, notify or (lambda _: None))
+
+
+def quiet() -> None:
+    """Turn off the warnings, load reports and progress bars of transformers."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> Any:

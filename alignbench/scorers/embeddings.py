@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from alignbench.diversity.semantic import distances_to_others, vendi
 from alignbench.errors import AlignbenchError
 from alignbench.models.checkpoint import find_checkpoint
-from alignbench.models.load import resolve_device
-from alignbench.scorers.sequence import encodable, quiet
+from alignbench.models.load import quiet, resolve_device
+from alignbench.scorers.sequence import encodable
 from alignbench.types.scorer import Item
 
 HASHED_FEATURES = 1024  # for words, and as many for characters: 10,000 texts take 82 MB

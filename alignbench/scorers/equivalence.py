@@ -102,10 +102,9 @@ def load_similarity_classifier(path: str, device: str, trust_remote_code: bool) 
     yimingzhang/deberta-v3-large-generation-similarity; see `are_similar`."""
     model = load_sequence_classifier(path, device, trust_remote_code)
     if len(model.labels) != 2:
-        raise AlignbenchError(
-            f"equivalence classifier {model.name}: it has {len(model.labels)} labels "
-            f"({', '.join(model.labels)}); a classifier of pairs has two: different, similar"
-        )
+        labels = f"it has {len(model.labels)} labels ({', '.join(model.labels)})"
+        advice = "a classifier of pairs has two: different, similar"
+        raise AlignbenchError(f"equivalence classifier {model.name}: {labels}; {advice}")
     return Equivalence(partial(by_pairs, partial(are_similar, model)), f"classifier:{model.name}", model.revision)
 
 

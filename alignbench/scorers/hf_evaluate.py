@@ -43,10 +43,8 @@ class EvaluateScorer:
         text, features = datasets.Value("string"), self._metric.features
         options = features if isinstance(features, list) else [features]
         if set(options[0]) - {"predictions", "references", "sources"} or "predictions" not in options[0]:
-            raise AlignbenchError(
-                f"metric {path!r}: it takes {', '.join(sorted(options[0]))}, not predictions alone or "
-                "with references and sources"
-            )
+            inputs = f"{', '.join(sorted(options[0]))}, not predictions alone or with references and sources"
+            raise AlignbenchError(f"metric {path!r}: it takes {inputs}")
         textual = [option for option in options if option["predictions"] == text]
         if not textual:
             raise AlignbenchError(f"metric {path!r}: its predictions are not texts but {options[0]['predictions']}")
@@ -62,9 +60,8 @@ class EvaluateScorer:
             inputs["sources"] = [item.source if item.source is not None else item.prompt]
         if "references" in names:
             if not self._several and len(item.references) != 1:
-                raise AlignbenchError(
-                    f"metric {self.name!r}: it takes one reference per output, and this one has {len(item.references)}"
-                )
+                several = f"it takes one reference per output, and this one has {len(item.references)}"
+                raise AlignbenchError(f"metric {self.name!r}: {several}")
             inputs["references"] = [list(item.references) if self._several else item.references[0]]
         found = {}
         for name, value in self._metric.compute(**inputs).items():
