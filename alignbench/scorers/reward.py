@@ -13,9 +13,9 @@ from alignbench.errors import AlignbenchError
 from alignbench.models.checkpoint import find_checkpoint
 from alignbench.models.template import render
 from alignbench.parse import read_object
-from alignbench.scorers.preference import LastCallCache, pair, win
+from alignbench.scorers.preference import each_once, pair, win
 from alignbench.scorers.sequence import Row, SequenceModel, encodable, load_sequence_classifier, window
-from alignbench.types.scorer import Item
+from alignbench.types.scorer import Item, Numbers
 from trainers.data import chat_template, render_pair
 from trainers.models import BIAS, Texts
 
@@ -46,11 +46,10 @@ class RewardScorer:
         self._bias = float(getattr(config, BIAS, 0.0))
         self.kind, self.name, self.revision = kind, f"{name}:{reader.name}", reader.revision
         self.weights_sha256 = checkpoint.weights_sha256
-        self._rewards: LastCallCache[Pair] = LastCallCache(self.rewards)
 
-    def score(self, items: Sequence[Item]) -> list[dict[str, float]]:
-        """Raises ValueError for a text that does not fit the window."""
-        return [{"reward": reward} for reward in self._rewards([(item.prompt, item.output) for item in items])]
+    def score(self, items: Sequence[Item]) -> list[Numbers | str]:
+        found = each_once(self.rewards, [(item.prompt, item.output) for item in items])
+        return [reward if isinstance(reward, str) else {"reward": reward} for reward in found]
 
     def rewards(self, pairs: Sequence[Pair]) -> list[float | str]:
         """The reward of each (prompt, response), or why there is none.
@@ -67,13 +66,15 @@ class RewardScorer:
 class RewardJudge(RewardScorer):
     """`preference=reward:FOLDER-OR-HUB-ID`: the answer with the higher reward wins. Numbers: win, and both rewards."""
 
-    def score(self, items: Sequence[Item]) -> list[dict[str, float]]:
-        pairs = [pair(item) for item in items]
-        rewards = self._rewards([(prompt, answer) for prompt, own, other in pairs for answer in (own, other)])
-        return [
-            {"win": win(own, other), "reward": own, "baseline_reward": other}
-            for own, other in zip(rewards[::2], rewards[1::2], strict=True)
-        ]
+    def score(self, items: Sequence[Item]) -> list[Numbers | str]:
+        def numbers(own: float | str, other: float | str) -> Numbers | str:
+            if isinstance(own, str) or isinstance(other, str):
+                return own if isinstance(own, str) else str(other)
+            return {"win": win(own, other), "reward": own, "baseline_reward": other}
+
+        pairs = [(prompt, answer) for prompt, *both in map(pair, items) for answer in both]
+        rewards = each_once(self.rewards, pairs)
+        return list(map(numbers, rewards[::2], rewards[1::2]))
 
 
 def _encoder(reader: SequenceModel, decoder: bool, file: Path) -> Callable[[Sequence[Pair]], list[Row]]:
