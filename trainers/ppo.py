@@ -179,27 +179,18 @@ def train(config: PPOConfig, *, progress: Progress | None = None) -> tuple[Path,
 
     def measure(iteration: int) -> Metrics:
         """Of the weights that a checkpoint after this iteration has, on the next batch of prompts."""
-        if ema:
-            ema.swap(policy)
-        try:
+        with ema.applied(policy) if ema else nullcontext():
             rollouts = sample(iteration)
             compute_old_logprobs(actor, rollouts)
-        finally:
-            if ema:
-                ema.swap(policy)
-        found = describe(rollouts, config.beta)
-        return found | {"iterations": iteration}
+        return describe(rollouts, config.beta) | {"iterations": iteration}
 
     def save(folder: Path) -> None:
         """The averaged policy as the checkpoint, and the value in its subfolder."""
-        if ema:
-            ema.swap(policy)
-        weights = accelerator.get_state_dict(module)
-        if accelerator.is_main_process:
-            save_model(folder, policy.model, tokenizer, weights, "policy.model.")
-            save_model(folder / "value", value.model, tokenizer, weights, "value.model.")
-        if ema:
-            ema.swap(policy)
+        with ema.applied(policy) if ema else nullcontext():
+            weights = accelerator.get_state_dict(module)
+            if accelerator.is_main_process:
+                save_model(folder, policy.model, tokenizer, weights, "policy.model.")
+                save_model(folder / "value", value.model, tokenizer, weights, "value.model.")
 
     with open_run(config, origin, accelerator, progress) as run:
         if result := run.result():
@@ -224,7 +215,6 @@ def train(config: PPOConfig, *, progress: Progress | None = None) -> tuple[Path,
                 variance = losses.explained_variance(concat(rollouts, "values"), concat(rollouts, "returns"))
                 metrics |= {"explained_variance": variance, **update(actor, iteration, rollouts, text)}
                 iteration += 1
-
                 kept = config.checkpoint_every and iteration % config.checkpoint_every == 0
                 final = measure(iteration) if kept or iteration == iterations else Metrics()
             except NotFiniteError as error:

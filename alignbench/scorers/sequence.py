@@ -8,9 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, softmax
 
-from alignbench.errors import first_line
 from alignbench.models.checkpoint import CheckpointError, find_checkpoint
-from alignbench.models.load import load_tokenizer, load_weights, quiet, resolve_device
+from alignbench.models.load import load_tokenizer, load_weights, loading, resolve_device
 
 BATCH_TOKENS = {"cpu": 2048, "other": 32768}  # padded tokens of a batch
 # These number positions from the padding token's id on, so the first positions are never used.
@@ -102,13 +101,9 @@ def load_sequence_classifier(path: str, device: str, trust_remote_code: bool = F
     from transformers import AutoModelForSequenceClassification
 
     checkpoint = find_checkpoint(path, trust_remote_code=trust_remote_code)
-    quiet()
-    try:
+    with loading(checkpoint, "a sequence classifier"):
         tokenizer = load_tokenizer(checkpoint)
         model, missing = load_weights(checkpoint, AutoModelForSequenceClassification, dtype=torch.float32)
-    except Exception as error:  # transformers raises errors of many types; all concern this folder
-        reason = f"it does not load as a sequence classifier ({first_line(error)})"
-        raise CheckpointError(checkpoint.name, reason) from error
     if missing:
         reason = f"{len(missing)} weights are not in its files (first: {missing[0]})"
         raise CheckpointError(checkpoint.name, f"not a trained sequence classifier: {reason}")

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from alignbench.errors import AlignbenchError
 
-
 Numbers = Mapping[str, float]
 
 
