@@ -155,18 +155,16 @@ def train(config: PPOConfig, *, progress: Progress | None = None) -> tuple[Path,
     def sample(iteration: int) -> list[Rollout]:
         """A batch of scored responses; each pass over the prompts has a new order."""
         chosen = loop.infinite_shuffle(len(prompts), iteration * config.batch, config.batch, "prompts", config.seed)
-        keys = [f"{lap}:{i}" for lap, i in chosen]
-        asked = [prompts[i] for _, i in chosen]
-        completions = sampler.sample(keys, asked, sampling, config.seed)
-        raw = score_all(
-            accelerator, reward, config.reward, [shown[i] for _, i in chosen], [c.text for c in completions]
-        )
+        keys, rows = [f"{lap}:{i}" for lap, i in chosen], [i for _, i in chosen]
+        completions = sampler.sample(keys, [prompts[i] for i in rows], sampling, config.seed)
+        responses = [completion.text for completion in completions]
+        raw = score_all(accelerator, reward, config.reward, [shown[i] for i in rows], responses)
         ended = [c.finish != "length" for c in completions]
         scores = penalised(raw, ended, config.no_end_score, config.no_end_penalty)
         # the text is cut at its stop string, the ids are those sampled (details 10, 19)
         return [
             Rollout(prompts[i], prompt_ids[i], c.text, list(c.tokens), end, own, score)
-            for (_, i), c, end, own, score in zip(chosen, completions, ended, raw, scores, strict=True)
+            for i, c, end, own, score in zip(rows, completions, ended, raw, scores, strict=True)
         ]
 
     def warn(iteration: int, rollouts: Sequence[Rollout]) -> None:

@@ -42,7 +42,7 @@ def load_detoxify(name: str, path: str | None, device: str) -> ClassifierScorer:
         the tokenizer are read from the checkpoint's folder if they are there, else from the hub.
     """
     file = _download(name) if path is None else Path(path).expanduser()
-    if file.is_dir() and not any(file.glob("*.safetensors")) and len(found := sorted(file.glob("*.ckpt"))) == 1:
+    if not any(file.glob("*.safetensors")) and len(found := list(file.glob("*.ckpt"))) == 1:
         file = found[0]
     if file.is_file():
         reader, toxic = _from_checkpoint(name, file, device), "toxicity"

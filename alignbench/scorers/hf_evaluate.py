@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from alignbench.errors import AlignbenchError, first_line
-from alignbench.types.scorer import Item
+from alignbench.types.scorer import Item, Numbers
 
 
 class EvaluateScorer:
@@ -50,18 +50,17 @@ class EvaluateScorer:
             raise AlignbenchError(f"metric {path!r}: its predictions are not texts but {options[0]['predictions']}")
         self._several = any(option.get("references", text) != text for option in textual)  # references of an output
 
-    def score(self, items: Sequence[Item]) -> list[dict[str, float]]:
+    def score(self, items: Sequence[Item]) -> list[Numbers | str]:
         return [self._score(item) for item in items]
 
-    def _score(self, item: Item) -> dict[str, float]:
+    def _score(self, item: Item) -> Numbers | str:
         inputs: dict[str, list[Any]] = {"predictions": [item.output]}
         names = self._metric._feature_names()
         if "sources" in names:
             inputs["sources"] = [item.source if item.source is not None else item.prompt]
         if "references" in names:
             if not self._several and len(item.references) != 1:
-                several = f"it takes one reference per output, and this one has {len(item.references)}"
-                raise AlignbenchError(f"metric {self.name!r}: {several}")
+                return f"it takes one reference per output, and this one has {len(item.references)}"
             inputs["references"] = [list(item.references) if self._several else item.references[0]]
         found = {}
         for name, value in self._metric.compute(**inputs).items():

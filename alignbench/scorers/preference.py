@@ -228,7 +228,7 @@ class EndpointJudge:
 
     def _ask(self, comparisons: list[Comparison]) -> list[float | str]:
         """Raises ScorerGoneError if the endpoint stops answering."""
-        texts = [question(comparison, EXPLAIN) for comparison in comparisons]
+        texts = (question(comparison, EXPLAIN) for comparison in comparisons)
         prompts = [Prompt(hashlib.sha256(text.encode()).hexdigest(), text) for text in texts]
         try:
             found = dict(self._engine.generate(prompts, self._sampling, chat=self._engine.chat_template))
