@@ -12,9 +12,10 @@ from transformers import AutoModelForCausalLM
 
 from alignbench.errors import AlignbenchError
 from alignbench.models.checkpoint import TEMPLATE_FILES, Ancestor, Checkpoint, CheckpointError, tokenizer_files
+from alignbench.models.load import loading
 from alignbench.progress import Progress
 from alignbench.runs.folder import read_object, write_json
-from trainers.models import find_plain, load_model
+from trainers.models import find_plain
 from trainers.run import Origin, identity, sync, writing
 
 COPIED = ("config.json", "generation_config.json", *TEMPLATE_FILES)
@@ -81,7 +82,9 @@ def mix(base: torch.Tensor, aligned: torch.Tensor, alpha: float) -> torch.Tensor
 
 def _load(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
     """The parameters and buffers by name; tied ones are one object."""
-    model, report = load_model(checkpoint, AutoModelForCausalLM, "a causal language model")
+    options = {"dtype": "auto", "use_safetensors": True, "local_files_only": True, "output_loading_info": True}
+    with loading(checkpoint, "a causal language model"):
+        model, report = AutoModelForCausalLM.from_pretrained(checkpoint.path, **options)
     if wrong := sorted({*report["missing_keys"], *report["unexpected_keys"]}):
         raise CheckpointError(checkpoint.name, f"{wrong[0]} is missing, or not part of a causal language model")
     if getattr(model.config, "quantization_config", None) is not None:
