@@ -17,11 +17,11 @@ from alignbench.progress import Progress
 from alignbench.types.engine import Sampling
 from trainers import loop, losses
 from trainers.config import REQUIRED, StageConfig, check, setting
-from trainers.data import chat_template, read_conversations, read_prompts
+from trainers.data import chat_template, read_prompts
 from trainers.loop import NotFiniteError
 from trainers.models import ActorCritic, Policy, Sampler, Scalar, Texts, add_lora, end_at_turns, load, save_model
 from trainers.packing import Example, Packed, pack
-from trainers.reward import RewardModel, load_reward, score_all
+from trainers.reward import RewardModel, as_read_by, load_reward, score_all
 from trainers.rollouts import Rollout, concat, describe, penalised, split, warnings
 from trainers.run import Metrics, Origin, open_run
 from trainers.sft import pretraining_examples
@@ -109,12 +109,7 @@ def train(config: PPOConfig, *, progress: Progress | None = None) -> tuple[Path,
     prompt_ids = texts.prompts(prompts)
     text = pretraining_examples(str(config.pretraining), texts, config.ptx_tokens) if config.ptx else []
     reward = load_reward(config.reward, accelerator, config.micro_tokens)
-    shown: Sequence[Any] = prompts  # to the reward, which does not read the policy's template
-    if isinstance(reward, RewardModel) and (config.template or reward.template):
-        shown = read_conversations(config.prompts)
-        if not reward.template:
-            pairs = zip(shown, prompts, strict=True)
-            shown = [own[0]["content"] if len(own) == 1 else text for own, text in pairs]
+    shown = as_read_by(reward, config.prompts, prompts, config.template)
     windows, reference = {"policy": checkpoint.window}, None
 
     def load_compatible(role: str, spec: str, kind: Literal["causal", "reward"], new_head: int | None = None) -> Any:
