@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
+from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,8 +92,5 @@ class SentenceTransformerEmbedder(_Embedder):
 
 def by_group(items: Sequence[Item], score: Callable[[list[int]], list[dict[str, float]]]) -> list[dict[str, float]]:
     """The numbers of each item; score: the indices of the items of one group, in order -> their numbers"""
-    groups: dict[str, list[int]] = {}
-    for index, item in enumerate(items):
-        groups.setdefault(item.group, []).append(index)
-    found = {i: own for members in groups.values() for i, own in zip(members, score(members), strict=True)}
-    return [found[index] for index in range(len(items))]
+    groups = groupby(range(len(items)), lambda index: items[index].group)
+    return [numbers for _, members in groups for numbers in score(list(members))]
