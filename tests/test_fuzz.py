@@ -278,7 +278,7 @@ KINDS = {
 } | {"replies": edit_a_reply, "options": spoil_a_command, "settings": setting_of}
 
 
-MORE = [pytest.param(kind, MANY, marks=pytest.mark.slow) for kind in ("runs", "checkpoints", "replies")]
+MORE = [pytest.param(kind, MANY, marks=pytest.mark.slow) for kind in KINDS]
 
 
 @pytest.mark.parametrize(("kind", "examples"), [*((kind, FEW) for kind in KINDS), *MORE])

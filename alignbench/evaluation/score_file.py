@@ -1,36 +1,25 @@
-"""`alignbench score FILE`: outputs that exist already, of any system, in the same run folder as a checkpoint's.
+"""`alignbench score FILE`: outputs that exist already, of any system, in the same run folder as a checkpoint's."""
 
-A row has `output` (or `outputs`, a list), and either the `id` of one of a task's documents, or without a task what the
-metrics need: `references` (a string or a list), `source`, `prompt`. Lists in a CSV file are written as JSON. Rows with
-the same id are samples of one document.
-"""
-
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from alignbench.data.fetch import sha256_of
-from alignbench.data.tables import SourceRow, read_source
+from alignbench.data.tables import read_source
 from alignbench.errors import AlignbenchError
 from alignbench.evaluation.evaluate import prepare
-from alignbench.evaluation.pipeline import Job, run_task
-from alignbench.evaluation.sources import SavedOutputs
+from alignbench.evaluation.pipeline import Job
+from alignbench.evaluation.saved import UNKNOWN, Found, own_documents, records_of, write_runs
 from alignbench.evaluation.thinking import TAGS, find_thinking
 from alignbench.evaluation.win_rate import ANSWERS, choose_judge, find_answers, judge
-from alignbench.parse import find_path, parse_json
+from alignbench.parse import find_path
 from alignbench.progress import Progress
-from alignbench.provenance import environment
-from alignbench.runs.folder import open_run
 from alignbench.scorers.choose import choose_scorers
 from alignbench.shards import require_single_process
 from alignbench.tasks.outputs import OUTPUTS
-from alignbench.types.engine import Completion, Thinking
-from alignbench.types.record import Document, Record
 from alignbench.types.result import RunResult
 from alignbench.types.settings import TaskSettings
-from alignbench.types.task import TaskData
 
 
 def score_file(
@@ -74,19 +63,18 @@ def score_file(
     if not file.is_file():
         raise AlignbenchError(f"{file}: no such file")
     rows = [row.renamed(columns or {}) for row in read_source(str(file))]
+    skipped: set[str] = set()
     if task is None:
-        job = Job(OUTPUTS, own_documents(rows), None, seed)
-        job = replace(job, scorers=choose_scorers([OUTPUTS], scorers, device=device)[OUTPUTS.name])
-        known = {document.id for document in job.data.documents}
+        loaded = choose_scorers([OUTPUTS], scorers, device=device)[OUTPUTS.name]
+        job = Job(OUTPUTS, own_documents(rows), None, seed, loaded)
     else:
         own = TaskSettings(limit, shots, seed, str(prompts) if prompts else None, scorers=tuple(scorers))
         (job,) = prepare({task: own}, data_dir, device=device)
         if job.task.generation is None:
             raise AlignbenchError(f"task {task}: the model generates no text in it, so there are no outputs to score")
-        known = {document.id for document in job.data.documents}
         if limit is not None:
             (whole,) = prepare({task: replace(own, limit=None)}, data_dir, scored=False)
-            known |= {document.id for document in whole.data.documents}
+            skipped = {document.id for document in whole.data.documents}
     if in_order:
         if len(rows) != len(job.data.documents):
             raise AlignbenchError(
@@ -94,17 +82,13 @@ def score_file(
             )
         pairs = zip(rows, job.data.documents, strict=True)
         rows = [replace(row, fields=row.fields | {"id": document.id}) for row, document in pairs]
-    completions = completions_of(rows, job, known, thoughts, by_id=task is not None)
+    records = records_of(rows, job, thoughts, by_id=task is not None, skipped=skipped)
     model: dict[str, Any] = {"model": {"name": name, "outputs": file.name, "outputs_sha256": sha256_of(file)}}
     if columns or in_order:  # the same bytes, read differently
         model["read"] = {"columns": dict(columns or {}), "in_order": in_order}
-    # how the outputs were generated is not known
-    identity = job.identity(False, thoughts) | {"template": None, "sampling": None, "prefix": None}
-    source = SavedOutputs(name, lambda own: Record.generated(own, completions[own.id]), file=file.name)
-    with open_run(Path(out), name, model) as run:
-        run.describe({**model, "environment": environment()})
-        result, folder = run_task(source, run, job.task, job.data.documents, job.scorers, identity, progress)
-    return RunResult(name, run.path, (result,), (folder.path.name,))
+    identity = job.identity(False, thoughts) | UNKNOWN
+    (run,) = write_runs([Found(model, job.task, records, identity, job.scorers)], out, progress)
+    return run
 
 
 def judge_files(
@@ -116,98 +100,6 @@ def judge_files(
     scorer = choose_judge(scorers, settings.get("device", "cpu"), thoughts)
     other = score_file(baseline, out, task=ANSWERS, **settings | {"name": None})
     own = score_file(file, out, task=ANSWERS, **settings)
-    verdicts = judge(
-        find_answers(own.folder, own.folders[0]),
-        find_answers(other.folder, other.folders[0]),
-        scorer,
-        progress=progress,
-    )
+    mine, others = (find_answers(run.folder, run.folders[0]) for run in (own, other))
+    verdicts = judge(mine, others, scorer, progress=progress)
     return replace(own, results=(verdicts.result,), folders=(verdicts.folder.path.name,))
-
-
-def completions_of(
-    rows: Sequence[SourceRow], job: Job, known: Collection[str], thinking: Thinking | None, by_id: bool
-) -> dict[str, list[Completion]]:
-    """Document -> its outputs.
-
-    known: ids that the file may contain; those of documents that a limit left out are skipped
-    """
-    wanted = {document.id for document in job.data.documents}
-    found: dict[str, list[Completion]] = {}
-    for identifier, row in zip(row_ids(rows, required=by_id), rows, strict=True):
-        if identifier not in known:
-            raise AlignbenchError(f"{row.where}: id {identifier!r} is not a document of {job.task.name}")
-        texts = output_texts(row)
-        if identifier in wanted:
-            null = Completion("", "end", unscored="the output in the file is null")
-            own = [null if text is None else Completion(text, "end") for text in texts]
-            found.setdefault(identifier, []).extend(map(thinking.apart, own) if thinking else own)
-    assert job.task.generation is not None
-    expected = job.task.generation.sampling.samples if by_id else None
-    for identifier, completions in found.items():
-        if expected is not None and len(completions) != expected:
-            raise AlignbenchError(
-                f"id {identifier!r}: {len(completions)} outputs, but {job.task.name} takes {expected} per document"
-            )
-    missing = Completion("", "end", unscored="the file has no output for it")
-    return {identifier: found.get(identifier, [missing]) for identifier in wanted}
-
-
-def output_texts(row: SourceRow) -> list[str | None]:
-    """The outputs of a row of a file; None for null. Raises AlignbenchError if it has none or they are not text."""
-    texts = _json_list(row, "outputs") if "outputs" in row.fields else [row.fields.get("output", 0)]
-    if not isinstance(texts, list) or not texts or not all(text is None or isinstance(text, str) for text in texts):
-        raise AlignbenchError(f"{row.where}: expected a column `output` with text, or `outputs` with a list of texts")
-    return texts
-
-
-def row_ids(rows: Sequence[SourceRow], *, required: bool) -> list[str]:
-    """The id of each row; of a row without an id its number, or AlignbenchError if ids are required.
-
-    Raises AlignbenchError for ids that are the same text, but not the same value: 1 and "1".
-    """
-    given: dict[str, Any] = {}
-    found = []
-    for number, row in enumerate(rows, start=1):
-        value = row.fields.get("id")
-        if value in (None, ""):
-            if required:
-                raise AlignbenchError(f"{row.where}: no id; give each row the id of its document")
-            found.append(f"row {number}")
-            continue
-        if type(given.setdefault(str(value), value)) is not type(value):
-            raise AlignbenchError(f"{row.where}: the id {value!r} has the same text as the id {given[str(value)]!r}")
-        found.append(str(value))
-    return found
-
-
-def _json_list(row: SourceRow, column: str) -> Any:
-    """The value of a column; in a CSV file, whose cells are text, a JSON list is parsed, and an empty cell is None."""
-    value = row.fields.get(column)
-    if not row.is_text or not isinstance(value, str):
-        return value
-    if value.startswith("["):
-        with suppress(ValueError):
-            return parse_json(value)
-    return value or None
-
-
-def own_documents(rows: Sequence[SourceRow]) -> TaskData:
-    documents: dict[str, Document] = {}
-    for identifier, row in zip(row_ids(rows, required=False), rows, strict=True):
-        references = _json_list(row, "references")
-        references = () if references is None else (references,) if isinstance(references, str) else references
-        if not isinstance(references, list | tuple) or not all(isinstance(text, str) for text in references):
-            raise AlignbenchError(f"{row.where}: `references` must be a text or a list of texts")
-        fields: dict[str, Any] = {name: _text(row, name) for name in ("source", "category", "group")}
-        document = Document(identifier, _text(row, "prompt") or "", references=tuple(references), **fields)
-        if documents.setdefault(identifier, document) != document:
-            raise AlignbenchError(
-                f"{row.where}: an earlier row with id {identifier!r} has another prompt, source or references"
-            )
-    return TaskData(list(documents.values()), ())
-
-
-def _text(row: SourceRow, column: str) -> str | None:
-    value = row.fields.get(column)
-    return None if value in (None, "") else str(value)

@@ -9,7 +9,8 @@ from typing import Any
 
 from alignbench.data.fetch import sha256_of
 from alignbench.errors import AlignbenchError, first_line
-from alignbench.imports import write
+from alignbench.evaluation.saved import UNKNOWN, Found
+from alignbench.imports.foreign import declare, describe_metric, numeric, readable, scored, task_name, task_of
 from alignbench.parse import LARGEST, parse_json, read_object
 from alignbench.runs.folder import digest
 from alignbench.types.record import Output, Record
@@ -23,7 +24,7 @@ ATTACHMENT = "attachment://"
 Samples = Mapping[str, list[Mapping[str, Any]]]  # document -> its samples, one per epoch
 
 
-def read_inspect(logs: Sequence[str | Path]) -> list[write.Found]:
+def read_inspect(logs: Sequence[str | Path]) -> list[Found]:
     """The results of each log, or of every log in a folder, the newest first.
 
     Raises AlignbenchError, naming the file, for logs that are unfinished, without samples, or of another version.
@@ -38,9 +39,9 @@ def read_inspect(logs: Sequence[str | Path]) -> list[write.Found]:
     return [own for _, own in sorted(read, key=lambda pair: pair[0], reverse=True)]
 
 
-def _read_log(file: Path) -> tuple[str, write.Found]:
+def _read_log(file: Path) -> tuple[str, Found]:
     """(date, results) of a log."""
-    with write.readable(file):
+    with readable(file):
         header, samples = _open(file)
         if (version := header.get("version")) != VERSION or not isinstance(header.get("eval"), dict):
             raise AlignbenchError(f"{file}: not an Inspect log of version {VERSION} (its version is {version})")
@@ -54,9 +55,9 @@ def _read_log(file: Path) -> tuple[str, write.Found]:
         return str(header["eval"].get("created")), _task(file, header, of_document)
 
 
-def _task(file: Path, header: Mapping[str, Any], samples: Samples) -> write.Found:
+def _task(file: Path, header: Mapping[str, Any], samples: Samples) -> Found:
     spec, plan = header["eval"], header.get("plan") or {}
-    name, config = write.task_name(str(spec["task"])), spec.get("config") or {}
+    name, config = task_name(str(spec["task"])), spec.get("config") or {}
     numbers = {document: [_numbers(sample) for sample in own] for document, own in samples.items()}
     names = list(
         dict.fromkeys(key for own in numbers.values() for found in own for key in found if found[key] is not None)
@@ -76,21 +77,21 @@ def _task(file: Path, header: Mapping[str, Any], samples: Samples) -> write.Foun
         record = Record(document, _text(first["input"], first), references=tuple(map(str, targets)), outputs=outputs)
         error = next((sample["error"] for sample in own if sample.get("error")), None)
         records.append(
-            write.scored(record, metrics, error and f"an error in Inspect ({first_line(Exception(error['message']))})")
+            scored(record, metrics, error and f"an error in Inspect ({first_line(Exception(error['message']))})")
         )
         documents.append((document, record.prompt, record.references, first.get("choices")))
     single = all(len(own) == 1 for own in samples.values())
     described = []
     for metric, known in values.items():  # partial credit, or a mean over epochs, is not 0 or 1
-        described.append(replace(write.describe_metric(metric, known), binary=single and set(known) <= {0.0, 1.0}))
+        described.append(replace(describe_metric(metric, known), binary=single and set(known) <= {0.0, 1.0}))
     generate = {**(spec.get("model_generate_config") or {}), **(plan.get("config") or {})}
     sampling = {key: generate.get(key) for key in SAMPLING} | {"epochs": config.get("epochs")}
     sampling |= {"version": spec.get("task_version")}
     sampling |= {"solver": [step.get("solver") for step in plan.get("steps") or ()], "args": spec.get("task_args")}
     sampling |= {"scorers": [[own.get("name"), own.get("options")] for own in spec.get("scorers") or ()]}
     identity = {
-        **write.UNKNOWN,
-        "version": 1,
+        **UNKNOWN,
+        **{"version": 1, "shots": 0, "seed": 0, "data": []},
         "limit": config["limit"] if isinstance(config.get("limit"), int) else None,
         "sampling": sampling,
         "documents_sha256": digest({"task": name, "documents": documents}),
@@ -98,7 +99,7 @@ def _task(file: Path, header: Mapping[str, Any], samples: Samples) -> write.Foun
     }
     settings = {key: spec.get(key) for key in ("model_args", "model_base_url")}
     model = {"model": {"name": str(spec["model"])}, "settings": settings, "engine": {"kind": "inspect"}}
-    return write.Found(model, name, write.declare(name, described), records, identity)
+    return task_of(model, name, declare(name, described), records, identity)
 
 
 def _open(file: Path) -> tuple[Mapping[str, Any], Iterator[Mapping[str, Any]]]:
@@ -160,10 +161,10 @@ def _numbers(sample: Mapping[str, Any]) -> dict[str, float | None]:
 
 def _number(value: Any) -> float | None:
     if not isinstance(value, str):
-        return write.numeric(value)
+        return numeric(value)
     known = VALUES.get(value, VALUES.get(value.lower()))
     try:
-        return write.numeric(float(value)) if known is None else known
+        return numeric(float(value)) if known is None else known
     except ValueError:
         return None
 

@@ -7,15 +7,8 @@ from typing import Any
 
 from alignbench.data.fetch import sha256_of
 from alignbench.errors import AlignbenchError, first_line
-from alignbench.imports.write import (
-    Found,
-    declare,
-    describe_metric,
-    numeric,
-    readable,
-    scored,
-    task_name,
-)
+from alignbench.evaluation.saved import Found
+from alignbench.imports.foreign import declare, describe_metric, numeric, readable, scored, task_name, task_of
 from alignbench.models.lineage import recorded_lineage
 from alignbench.parse import parse_json, read_object
 from alignbench.runs.folder import digest
@@ -123,7 +116,7 @@ def _read_log(file: Path, notify: Callable[[str], None]) -> Iterator[Found]:
             "documents_sha256": digest({"task": name, "documents": hashes}),
             "imported": {files[part].name: sha256_of(files[part]) for part in parts},
         }
-        yield Found(model, task, declared, records, identity, about=about)
+        yield task_of(model, task, declared, records, identity, about)
 
 
 def _groups(log: Mapping[str, Any], rows: Mapping[str, Rows]) -> dict[str, list[str]]:

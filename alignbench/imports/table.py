@@ -5,6 +5,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,15 @@ from alignbench.data.tables import SourceRow, read_source
 from alignbench.errors import AlignbenchError
 from alignbench.evaluation.evaluate import prepare
 from alignbench.evaluation.pipeline import Job
-from alignbench.evaluation.score_file import completions_of, output_texts, own_documents
+from alignbench.evaluation.saved import UNKNOWN, Found, output_texts, own_documents, records_of
 from alignbench.evaluation.thinking import find_thinking
-from alignbench.imports.write import CORPUS, Found, declare, describe_metric, task_name
+from alignbench.imports.foreign import CORPUS, declare, describe_metric, task_name
+from alignbench.parse import find_path
 from alignbench.runs.folder import digest
 from alignbench.scorers.choose import choose_scorers
 from alignbench.tasks.common import grouped, joined
 from alignbench.tasks.declared import READY, declared_task, find_any
 from alignbench.tasks.outputs import NUMBERS, OUTPUTS
-from alignbench.types.record import Record
 from alignbench.types.scorer import Scorer
 from alignbench.types.settings import TaskSettings
 from alignbench.types.task import Task
@@ -53,7 +54,9 @@ def read_table(
         raise AlignbenchError(f"--score {wrong[0]}:{better[wrong[0]]}: write NAME, NAME:lower or NAME:higher")
     where = where or {}
     needed = (*where, *split_by, *better)
-    paths, tasks = [Path(file) for file in files], dict[str, Rows]()
+    paths, tasks = [find_path(file) for file in files], dict[str, Rows]()
+    if len({path.name for path in paths}) < len(paths):
+        raise AlignbenchError(f"{paths[-1]}: two files have this name, which is that of their system; rename one")
     for path in paths:
         for row in read_source(str(path)):
             row = _checked(row.renamed(renamed), needed, separator)
@@ -65,7 +68,7 @@ def read_table(
     if not tasks:
         raise AlignbenchError(f"{paths[0]}: no row with {', '.join(map('='.join, where.items()))}")
     marks = {path.name: sha256_of(path) for path in paths}
-    read = {"columns": dict(renamed), "where": dict(where), "separator": separator}
+    read, thinking = {"columns": dict(renamed), "where": dict(where), "separator": separator}, find_thinking()
     found = []
     for label, rows in tasks.items():
         base = find_any(label)
@@ -84,12 +87,13 @@ def read_table(
         whole = declared_task(label, declared) or base
         job = replace(job, task=whole, scorers=_scorers(whole, scorers, given, device))
         ready = [{"kind": kind, "name": f"column {kind}", "revision": digest(marks)} for kind in sorted(given)]
-        identity = job.identity(False, find_thinking()) | {"template": None, "sampling": None, "prefix": None}
-        identity |= {"scorers": identity["scorers"] + ready, "imported": marks}
+        identity = job.identity(False, thinking) | UNKNOWN
+        identity |= {"scorers": identity["scorers"] + ready, "imported": marks, "declared": declared}
         for name, own in grouped(rows, lambda pair: pair[0]).items():
-            records = _records(job, [row for _, row in own], kinds, by_id=known)
+            of_system, scores = [row for _, row in own], partial(_scores, kinds=kinds)
+            records = records_of(of_system, job, thinking, by_id=known, scores=scores if kinds else None)
             model = {"name": name, "outputs": ", ".join(marks), "outputs_sha256": digest(marks)}
-            found.append(Found({"model": model, "read": read}, label, declared, records, identity, job.scorers))
+            found.append(Found({"model": model, "read": read}, whole, records, identity, job.scorers))
     return found
 
 
@@ -188,19 +192,10 @@ def _scorers(task: Task, specs: Sequence[str], given: set[str], device: str) -> 
     return choose_scorers([trimmed], specs, device=device)[task.name]
 
 
-def _records(job: Job, rows: Sequence[SourceRow], kinds: Mapping[str, str | None], *, by_id: bool) -> list[Record]:
-    known = {document.id for document in job.data.documents}
-    completions = completions_of(rows, job, known, find_thinking(), by_id=by_id)
-    scores: dict[str, list[dict[str, dict[str, float]]]] = {}
-    for row in rows:
-        own: dict[str, dict[str, float]] = {}
-        for name, kind in kinds.items():
-            if (value := _score(row, name)) is not None:
-                own.setdefault(kind or READY, {})[NUMBERS.get(kind, kind) if kind else name] = value
-        scores.setdefault(str(row.fields["id"]), []).extend([own] * len(output_texts(row)))
-    found = []
-    for document in job.data.documents:
-        record = Record.generated(document, completions[document.id])
-        pairs = zip(record.outputs, scores.get(document.id, [{}]), strict=True)
-        found.append(replace(record, outputs=tuple(replace(output, scores=own) for output, own in pairs)))
+def _scores(row: SourceRow, kinds: Mapping[str, str | None]) -> dict[str, dict[str, float]]:
+    """The numbers of each kind of scorer in the columns of a row."""
+    found: dict[str, dict[str, float]] = {}
+    for name, kind in kinds.items():
+        if (value := _score(row, name)) is not None:
+            found.setdefault(kind or READY, {})[NUMBERS.get(kind, kind) if kind else name] = value
     return found
