@@ -24,6 +24,7 @@ from standin_server import MODEL, StandIn
 from tiny import save_tiny_checkpoint
 
 from alignbench.cli.app import app
+from alignbench.console import printable
 from alignbench.data import cards
 
 SECONDS = 120  # more than any of these commands needs: reading a pipe or a device would hang
@@ -150,7 +151,8 @@ def survives(arguments: list[str], folder: Path, names: set[str]) -> None:
     assert "Traceback" not in done.stderr
     if done.returncode:
         assert done.stderr.rstrip("\n").split("\n")[-1] == errors[0], done.stderr
-        assert any(name in errors[0] for name in names), (names, errors[0])
+        shown = {own for name in names for own in (name, name.encode(errors="replace").decode(), printable(name))}
+        assert any(name in errors[0] for name in shown), (names, errors[0])
 
 
 def words_of(command: str, folder: Path) -> list[str]:
@@ -241,13 +243,8 @@ def spoil_a_command(data: st.DataObject, scene: Path) -> None:
                 value = parameter.opts[-1]
             else:
                 own += [parameter.opts[-1], value]
-            names |= {
-                value,
-                value.encode(errors="replace").decode(),
-                *parameter.opts,
-                *(o.strip("-").replace("-", " ") for o in parameter.opts),
-            }
-        survives([*words, *own], folder, names)
+            names |= {value, *parameter.opts, *(o.strip("-").replace("-", " ") for o in parameter.opts)}
+        survives([*words, *own], folder, names | {"nowhere"})
 
 
 def setting_of(data: st.DataObject, scene: Path) -> None:
