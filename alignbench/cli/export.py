@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from alignbench.console import write_text
 from alignbench.errors import AlignbenchError
 
 RELATIONSHIPS = ("first_party", "third_party", "collaborative", "other")
@@ -28,10 +29,8 @@ def export(
     from alignbench.exports import files, trackers
     from alignbench.runs.read import read_runs
 
-    if to not in ("hf", "every-eval-ever", "lm-eval", "parquet", *trackers.TRACKERS):
-        raise AlignbenchError(
-            f"export {to}: choose hf, every-eval-ever, lm-eval, parquet, {', '.join(trackers.TRACKERS)}"
-        )
+    if to not in (formats := ("hf", "every-eval-ever", "lm-eval", "parquet", *trackers.TRACKERS)):
+        raise AlignbenchError(f"export {to}: choose {', '.join(formats)}")
     if relationship not in RELATIONSHIPS:
         raise AlignbenchError(f"--relationship {relationship}: choose {', '.join(RELATIONSHIPS)}")
     found = read_runs(models, runs)
@@ -44,18 +43,16 @@ def export(
         raise AlignbenchError(f"export {to}: needs --out, the file or folder to write")
     if to == "hf" and len(found) != 1:
         raise AlignbenchError(f"export hf: a model card is of one model, not {len(found)}")
-    for run in found:
-        file = out
-        if to == "hf":
-            files.to_model_card(run, file)
-        elif to == "every-eval-ever":
-            file = out / f"{run.path.name}.json"
-            files.write_json(files.to_every_eval_ever(run, organization, relationship), file)
-        elif to == "lm-eval":
-            file = out / run.path.name / "results_alignbench.json"
-            files.write_json(files.to_lm_eval(run), file)
-        if to != "parquet":
-            print(f"{run.name}: {file}")
     if to == "parquet":
         files.to_parquet(found, out)
         print(f"{len(found)} run{'s' * (len(found) != 1)}: {out}")
+        return
+    for run in found:
+        if to == "hf":
+            file, text = out, files.to_model_card(run, out)
+        elif to == "every-eval-ever":
+            file, text = out / f"{run.path.name}.json", files.to_every_eval_ever(run, organization, relationship)
+        else:
+            file, text = out / run.path.name / "results_alignbench.json", files.to_lm_eval(run)
+        write_text(file, text, with_folder=to != "hf")
+        print(f"{run.name}: {file}")

@@ -12,6 +12,7 @@ import os
 import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,6 +44,14 @@ class SourceRow:
     number: int
     fields: dict[str, Any]
     is_text: bool = False
+
+    @contextmanager
+    def located(self) -> Iterator[None]:
+        """Report a ValueError about the row as an AlignbenchError that names its place."""
+        try:
+            yield
+        except (ValueError, OverflowError) as error:
+            raise AlignbenchError(f"{self.where}: {error}") from None
 
     def field(self, *names: str) -> Any:
         """The first of these fields that the row has; ValueError if it has none of them."""

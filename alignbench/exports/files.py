@@ -11,7 +11,6 @@ from typing import Any
 from alignbench import __version__
 from alignbench.audit.references import task_of
 from alignbench.audit.tax import range_of
-from alignbench.console import write_text
 from alignbench.data.load import SYNTHETIC
 from alignbench.errors import AlignbenchError, first_line
 from alignbench.runs.read import Run, TaskRun, read_run
@@ -30,8 +29,8 @@ def measured(run: Run) -> Iterator[tuple[str, TaskRun, list[MetricResult]]]:
         yield task.task if names.count(task.task) == 1 else task.path.name, task, metrics
 
 
-def to_model_card(run: Run, file: Path) -> None:
-    """Write the headline metrics into the `model-index` of a model card, a new one or a user's.
+def to_model_card(run: Run, file: Path) -> str:
+    """The model card in a file, or a new one, with the headline metrics in its `model-index`.
 
     What an earlier export wrote is replaced; other results stay. Raises AlignbenchError if the card cannot be read.
     """
@@ -60,11 +59,11 @@ def to_model_card(run: Run, file: Path) -> None:
     fields = card.data.to_dict() | {"model_name": name, "eval_results": [*others, *found]}
     fields.pop("model-index", None)
     card.data = ModelCardData(**fields)
-    write_text(file, str(card))
+    return str(card)
 
 
-def to_every_eval_ever(run: Run, organization: str, relationship: str) -> dict[str, Any]:
-    """An object of the aggregate schema 0.3.0 of Every Eval Ever (arXiv 2606.14516).
+def to_every_eval_ever(run: Run, organization: str, relationship: str) -> str:
+    """A JSON object of the aggregate schema 0.3.0 of Every Eval Ever (arXiv 2606.14516).
 
     organization: that made the evaluation; relationship: to the model's developer: first_party, third_party,
     collaborative, other
@@ -76,7 +75,7 @@ def to_every_eval_ever(run: Run, organization: str, relationship: str) -> dict[s
     details = {"deployment_type": "externally_managed" if kind == "endpoint" else "self_deployed"}
     details |= {"model_availability": "unknown"}
     details |= {key: str(value) for key, value in model.items() if key.endswith("sha256") and value is not None}
-    return {
+    found = {
         "schema_version": "0.3.0",
         "evaluation_id": f"{NAME}/{run.name}/{run.path.name}",
         "retrieved_timestamp": f"{time.time():.0f}",
@@ -93,6 +92,7 @@ def to_every_eval_ever(run: Run, organization: str, relationship: str) -> dict[s
             _evaluation(label, task, metric) for label, task, metrics in measured(run) for metric in metrics
         ],
     }  # fmt: skip
+    return _json(found)
 
 
 def _evaluation(label: str, task: TaskRun, metric: MetricResult) -> dict[str, Any]:
@@ -130,12 +130,10 @@ def _evaluation(label: str, task: TaskRun, metric: MetricResult) -> dict[str, An
 
 def _source(task: TaskRun) -> dict[str, Any]:
     name, revision = _dataset(task)
+    kind: dict[str, Any] = {"source_type": "other"}
     if HUB_ID.fullmatch(name):
-        return {
-            "dataset_name": name, "source_type": "hf_dataset", "hf_repo": name, "samples_number": task.result.n,
-            "additional_details": {"revision": str(revision)},
-        }  # fmt: skip
-    return {"dataset_name": name, "source_type": "other", "additional_details": {"revision": str(revision)}}
+        kind = {"source_type": "hf_dataset", "hf_repo": name, "samples_number": task.result.n}
+    return {"dataset_name": name, **kind, "additional_details": {"revision": str(revision)}}
 
 
 def _dataset(task: TaskRun) -> tuple[str, str | None]:
@@ -158,8 +156,8 @@ def _interval(metric: MetricResult) -> str:
     return f"95 % interval {metric.low:.4g} … {metric.high:.4g}, n = {metric.n}"
 
 
-def to_lm_eval(run: Run) -> dict[str, Any]:
-    """An object like results_*.json of lm-evaluation-harness 0.4: `METRIC,none` and `METRIC_stderr,none`."""
+def to_lm_eval(run: Run) -> str:
+    """A JSON object like results_*.json of lm-evaluation-harness 0.4: `METRIC,none` and `METRIC_stderr,none`."""
     found: dict[str, dict[str, Any]] = defaultdict(dict)
     for label, task, metrics in measured(run):
         result, values = task.result, found["results"].setdefault(label, {"alias": label})
@@ -175,7 +173,11 @@ def to_lm_eval(run: Run) -> dict[str, Any]:
         found["n-samples"][label] = {"original": result.n, "effective": result.n}
     name = str(run.description["model"]["name"])
     config = {"model": NAME, "model_args": f"pretrained={name}", "model_sha256": run.weights}
-    return {**found, "config": config, "model_source": NAME, "model_name": name, "date": time.time()}
+    return _json({**found, "config": config, "model_source": NAME, "model_name": name, "date": time.time()})
+
+
+def _json(content: object) -> str:
+    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def to_parquet(runs: Sequence[Run], file: Path) -> None:
@@ -187,11 +189,3 @@ def to_parquet(runs: Sequence[Run], file: Path) -> None:
         pandas.concat(tables, ignore_index=True).to_parquet(file, index=False)
     except OSError as error:
         raise AlignbenchError(f"{file}: cannot be written ({error.strerror or error})") from None
-
-
-def write_json(content: object, file: Path) -> None:
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise AlignbenchError(f"{file}: cannot be written ({error.strerror or error})") from None
-    write_text(file, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

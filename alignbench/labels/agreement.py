@@ -4,7 +4,6 @@ A unit is an output or a pair of outputs. `counts`, (units, categories), is the 
 category. Statistics are functions of sums over units, so that a bootstrap can resample prompts.
 """
 
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,14 +14,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from alignbench.errors import AlignbenchError
-from alignbench.labels.table import LIKERT, Label, flag_names
+from alignbench.labels.table import LIKERT, Label, by_ranking, flag_names
 from alignbench.stats.bootstrap import RESAMPLES, estimate, resampled_sums
 from alignbench.stats.estimates import Estimate, cluster_numbers, share
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Level = Literal["nominal", "ordinal", "interval"]
-SECOND, TIE, FIRST = range(3)  # categories of a pair of outputs
+TIE = 1  # category of a pair of outputs; 0: the second is better, 2: the first
 LEVELS: dict[str, tuple[Level, ...]] = {
     "ranking": ("nominal", "ordinal"),
     "likert": ("nominal", "ordinal", "interval"),
@@ -150,14 +149,10 @@ def questions(labels: Sequence[Label]) -> list[Judgements]:
 
 def rankings(labels: Sequence[Label]) -> Judgements:
     """Each labeler's ranking of a prompt's outputs, expanded to all K-choose-2 pairs; equal ranks are a tie."""
-    ranked: dict[tuple[str, str, str], list[tuple[tuple[str, str], float, Label]]] = defaultdict(list)
-    for label in labels:
-        if label.rank is not None:
-            ranked[label.ranking].append((label.item, label.rank, label))
     rows = [
-        (label, (a, b), TIE + int(np.sign(worse - better)))
-        for ranking in ranked.values()
-        for (a, better, label), (b, worse, _) in combinations(sorted(ranking, key=lambda own: own[0]), 2)
+        (one, (one.item, other.item), TIE + int(np.sign((other.rank or 0) - (one.rank or 0))))
+        for ranking in by_ranking(labels).values()
+        for one, other in combinations(sorted(ranking, key=lambda own: own.item), 2)
     ]
     return _judgements("ranking", rows, (-1, 0, 1), mirrored=True)
 
