@@ -173,7 +173,7 @@ def edit_a_file(data: st.DataObject, scene: Path, patterns: list[str]) -> None:
         place(file, content)
         parents = {parent.name for parent in file.parents if scene.name not in parent.parts and parent.name != "scene"}
         names = {file.name, *(parents - {""}), file.name.partition(".")[0], *arguments[1:]}
-        survives(arguments, folder, names | {"in the YAML file"})  # where settings are missing
+        survives(arguments, folder, names | {"in the YAML file", "none"})  # its model
 
 
 def edit_a_reply(data: st.DataObject, scene: Path) -> None:
@@ -243,8 +243,9 @@ def spoil_a_command(data: st.DataObject, scene: Path) -> None:
                 value = parameter.opts[-1]
             else:
                 own += [parameter.opts[-1], value]
-            names |= {value, *parameter.opts, *(o.strip("-").replace("-", " ") for o in parameter.opts)}
-        survives([*words, *own], folder, names | {"nowhere"})
+            names |= {value, value.partition("=")[0], str(Path(value)), *parameter.opts}
+            names |= {option.strip("-").replace("-", " ") for option in parameter.opts}
+        survives([*words, *own], folder, names | {Path(word).stem for word in arguments[len(words) :]})
 
 
 def setting_of(data: st.DataObject, scene: Path) -> None:
