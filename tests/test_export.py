@@ -11,8 +11,7 @@ import yaml
 from audit_runs import rte, shares, write_run
 from commands import assert_one_line_error, assert_refused, run
 
-from alignbench.exports.files import to_every_eval_ever, to_lm_eval
-from alignbench.exports.trackers import to_tracker
+from alignbench.exports.formats import to_every_eval_ever, to_lm_eval, to_tracker
 from alignbench.runs.read import read_runs
 
 

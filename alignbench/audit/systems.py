@@ -13,7 +13,7 @@ from alignbench.data.tables import read_source
 from alignbench.diversity.lexical import LENGTH, cut, words
 from alignbench.errors import AlignbenchError
 from alignbench.evaluation.pipeline import outputs_key
-from alignbench.evaluation.saved import output_texts, row_ids
+from alignbench.evaluation.score_file import output_texts, row_ids
 from alignbench.parse import find_path
 from alignbench.runs.read import Run, TaskRun, read_runs
 from alignbench.types.engine import Completion, Thinking

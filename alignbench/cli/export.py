@@ -25,18 +25,18 @@ def export(
         str, typer.Option(help=f"Evaluator's relation to the model's developer: {', '.join(RELATIONSHIPS)}.")
     ] = "other",
 ) -> None:
-    """Export the results of finished runs to model cards (hf), files of other tools, and trackers."""
-    from alignbench.exports import files, trackers
+    """Export the results of finished runs to model cards (hf), files of other tools, and formats."""
+    from alignbench.exports import formats
     from alignbench.runs.read import read_runs
 
-    if to not in (formats := ("hf", "every-eval-ever", "lm-eval", "parquet", *trackers.TRACKERS)):
-        raise AlignbenchError(f"export {to}: choose {', '.join(formats)}")
+    if to not in (known := ("hf", "every-eval-ever", "lm-eval", "parquet", *formats.TRACKERS)):
+        raise AlignbenchError(f"export {to}: choose {', '.join(known)}")
     if relationship not in RELATIONSHIPS:
         raise AlignbenchError(f"--relationship {relationship}: choose {', '.join(RELATIONSHIPS)}")
     found = read_runs(models, runs)
-    if to in trackers.TRACKERS:
+    if to in formats.TRACKERS:
         for run in found:
-            trackers.to_tracker(to, run, project)
+            formats.to_tracker(to, run, project)
             print(f"{run.name}: exported to {to}")
         return
     if out is None:
@@ -44,15 +44,15 @@ def export(
     if to == "hf" and len(found) != 1:
         raise AlignbenchError(f"export hf: a model card is of one model, not {len(found)}")
     if to == "parquet":
-        files.to_parquet(found, out)
+        formats.to_parquet(found, out)
         print(f"{len(found)} run{'s' * (len(found) != 1)}: {out}")
         return
     for run in found:
         if to == "hf":
-            file, text = out, files.to_model_card(run, out)
+            file, text = out, formats.to_model_card(run, out)
         elif to == "every-eval-ever":
-            file, text = out / f"{run.path.name}.json", files.to_every_eval_ever(run, organization, relationship)
+            file, text = out / f"{run.path.name}.json", formats.to_every_eval_ever(run, organization, relationship)
         else:
-            file, text = out / run.path.name / "results_alignbench.json", files.to_lm_eval(run)
+            file, text = out / run.path.name / "results_alignbench.json", formats.to_lm_eval(run)
         write_text(file, text, with_folder=to != "hf")
         print(f"{run.name}: {file}")

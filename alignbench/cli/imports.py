@@ -43,7 +43,7 @@ def import_results(
 ) -> None:
     """Write run folders from results of lm-eval and Inspect (logs with samples), and from tables of saved outputs."""
     from alignbench.cli.format import show_results
-    from alignbench.evaluation.saved import write_runs
+    from alignbench.evaluation.score_file import write_runs
     from alignbench.imports.foreign import with_headlines
     from alignbench.imports.inspect import read_inspect
     from alignbench.imports.lm_eval import read_lm_eval

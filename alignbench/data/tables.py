@@ -60,6 +60,10 @@ class SourceRow:
                 return self.fields[name]
         raise ValueError(f"no field {' or '.join(names)} (found: {', '.join(self.fields) or 'nothing'})")
 
+    def having(self, **fields: Any) -> "SourceRow":
+        """The row with these fields."""
+        return replace(self, fields=self.fields | fields)
+
     def renamed(self, columns: Mapping[str, str]) -> "SourceRow":
         """The row with renamed columns (the file's name -> ours).
 

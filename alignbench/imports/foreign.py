@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from alignbench.errors import AlignbenchError, first_line
-from alignbench.evaluation.saved import Found
+from alignbench.evaluation.score_file import Found
 from alignbench.tasks.declared import declared_task, described
 from alignbench.types.record import Record
 from alignbench.types.task import Metric

@@ -9,7 +9,7 @@ from typing import Any
 
 from alignbench.data.fetch import sha256_of
 from alignbench.errors import AlignbenchError, first_line
-from alignbench.evaluation.saved import UNKNOWN, Found
+from alignbench.evaluation.score_file import UNKNOWN, Found
 from alignbench.imports.foreign import declare, describe_metric, numeric, readable, scored, task_name, task_of
 from alignbench.parse import LARGEST, parse_json, read_object
 from alignbench.runs.folder import digest

@@ -7,7 +7,7 @@ from typing import Any
 
 from alignbench.data.fetch import sha256_of
 from alignbench.errors import AlignbenchError, first_line
-from alignbench.evaluation.saved import Found
+from alignbench.evaluation.score_file import Found
 from alignbench.imports.foreign import declare, describe_metric, numeric, readable, scored, task_name, task_of
 from alignbench.models.lineage import recorded_lineage
 from alignbench.parse import parse_json, read_object
