@@ -178,9 +178,9 @@ def _judgements(
 def with_others(judgements: Judgements, labeler: int) -> Estimate:
     """Mean, over the units that a labeler judged, of the proportion of the other labelers who agree."""
     own, others, prompt = _beside(judgements, labeler)
-    total = others.sum(1)
-    known = total > 0
-    return share(others[np.arange(len(own)), own][known] / total[known], prompt[known].tolist())
+    known = others.any(1)
+    agreeing = others[np.arange(len(own)), own][known] / others.sum(1)[known]
+    return share(agreeing, prompt[known].tolist())
 
 
 def with_majority(judgements: Judgements, labeler: int) -> Estimate:
@@ -193,9 +193,7 @@ def with_majority(judgements: Judgements, labeler: int) -> Estimate:
 
 def with_reference(judgements: Judgements, labeler: int, reference: int) -> Estimate:
     """Proportion of the units both judged on which a labeler agrees with the reference labeler."""
-    own, theirs = judgements.category[:, labeler], judgements.category[:, reference]
-    known = (own >= 0) & (theirs >= 0)
-    return share((own == theirs)[known], judgements.prompt[known].tolist())
+    return with_others(replace(judgements, category=judgements.category[:, [labeler, reference]]), 0)
 
 
 def _beside(judgements: Judgements, labeler: int) -> tuple[Ints, Floats, Ints]:

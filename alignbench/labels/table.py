@@ -90,12 +90,9 @@ def read_labels(
 
 def write_labels(labels: Sequence[Label], file: Path) -> None:
     """Write labels in the normal form: JSON lines without missing values."""
-    rows = []
-    for label in labels:
-        row = {name: getattr(label, name) for name in NORMAL}
-        row["flags"] = {name: int(value) for name, value in label.flags.items()} or None
-        rows.append({name: value for name, value in row.items() if value is not None})
-    write_lines(rows, file)
+    rows = ({name: getattr(label, name) for name in NORMAL} for label in labels)
+    rows = (row | {"flags": {name: int(value) for name, value in row["flags"].items()} or None} for row in rows)
+    write_lines([{name: value for name, value in row.items() if value is not None} for row in rows], file)
 
 
 def write_lines(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
