@@ -151,7 +151,7 @@ def survives(arguments: list[str], folder: Path, names: set[str]) -> None:
     assert "Traceback" not in done.stderr
     if done.returncode:
         assert done.stderr.rstrip("\n").split("\n")[-1] == errors[0], done.stderr
-        shown = names | {printable(name.encode(errors="replace").decode())[:60] for name in names}
+        shown = {printable(name)[:60] for name in names} | {name.encode(errors="replace").decode() for name in names}
         assert any(name in errors[0] for name in shown), (names, errors[0])
 
 

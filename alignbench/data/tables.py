@@ -139,10 +139,8 @@ def read_rows(
         case "json":
             return _json_rows(text, path, at)
         case "jsonl":  # not splitlines(): JSON strings may contain U+2028 and other separators
-            parsed = (
-                (n, _parse_json(own, path, n, number)) for n, own in enumerate(text.split("\n"), 1) if own.strip()
-            )
-            return ((line, _object(value, path, line)) for line, value in parsed)
+            lines = ((line, own) for line, own in enumerate(text.split("\n"), 1) if own.strip())
+            return ((line, _object(_parse_json(own, path, line, number), path, line)) for line, own in lines)
         case "text":
             return iter([(1, {"text": text})])
     # tab-separated files of the field do not quote: " is a character like any other

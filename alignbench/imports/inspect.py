@@ -4,6 +4,7 @@ epoch, and `.json`, one object (EvalLog, version 2)."""
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -58,36 +59,36 @@ def _read_log(file: Path) -> tuple[str, Found]:
 def _task(file: Path, header: Mapping[str, Any], samples: Samples) -> Found:
     spec, plan = header["eval"], header.get("plan") or {}
     name, config = task_name(str(spec["task"])), spec.get("config") or {}
-    numbers = {document: [_numbers(sample) for sample in own] for document, own in samples.items()}
-    names = list(
-        dict.fromkeys(key for own in numbers.values() for found in own for key in found if found[key] is not None)
-    )
-    if not names:
+    numbers = {document: list(map(_numbers, own)) for document, own in samples.items()}
+    values: dict[str, list[float]] = {}
+    for scores in chain.from_iterable(numbers.values()):
+        for metric, value in scores.items():
+            values.setdefault(metric, []).extend([] if value is None else [value])
+    values = {metric: known for metric, known in values.items() if known}
+    if not values:
         raise AlignbenchError(f"{file}: its samples have no scores; score them with `inspect score` first")
-    records, documents, values = [], [], {metric: list[float]() for metric in names}
+    records, documents = [], []
     for document, own in sorted(samples.items()):
-        first = own[0]
-        metrics: dict[str, float | None] = {}
-        for metric in names:
+        first, metrics = own[0], dict[str, float | None]()
+        for metric in values:
             known = [value for scores in numbers[document] if (value := scores.get(metric)) is not None]
             metrics[metric] = sum(known) / len(known) if len(known) == len(own) else None  # mean over epochs
-            values[metric] += known
         targets = first["target"] if isinstance(first["target"], list) else [first["target"]]
         outputs = tuple(Output(_completion(sample)) for sample in sorted(own, key=lambda sample: int(sample["epoch"])))
         record = Record(document, _text(first["input"], first), references=tuple(map(str, targets)), outputs=outputs)
         error = next((sample["error"] for sample in own if sample.get("error")), None)
-        records.append(
-            scored(record, metrics, error and f"an error in Inspect ({first_line(Exception(error['message']))})")
-        )
+        why = error and f"an error in Inspect ({first_line(Exception(error['message']))})"
+        records.append(scored(record, metrics, why))
         documents.append((document, record.prompt, record.references, first.get("choices")))
     single = all(len(own) == 1 for own in samples.values())
-    described = []
-    for metric, known in values.items():  # partial credit, or a mean over epochs, is not 0 or 1
-        described.append(replace(describe_metric(metric, known), binary=single and set(known) <= {0.0, 1.0}))
+    described = [  # partial credit, or a mean over epochs, is not 0 or 1
+        replace(describe_metric(metric, known), binary=single and set(known) <= {0.0, 1.0})
+        for metric, known in values.items()
+    ]
     generate = {**(spec.get("model_generate_config") or {}), **(plan.get("config") or {})}
     sampling = {key: generate.get(key) for key in SAMPLING} | {"epochs": config.get("epochs")}
-    sampling |= {"version": spec.get("task_version")}
-    sampling |= {"solver": [step.get("solver") for step in plan.get("steps") or ()], "args": spec.get("task_args")}
+    sampling |= {"version": spec.get("task_version"), "args": spec.get("task_args")}
+    sampling |= {"solver": [step.get("solver") for step in plan.get("steps") or ()]}
     sampling |= {"scorers": [[own.get("name"), own.get("options")] for own in spec.get("scorers") or ()]}
     identity = {
         **UNKNOWN,
