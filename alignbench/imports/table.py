@@ -88,9 +88,9 @@ def read_table(
         ready = [{"kind": kind, "name": f"column {kind}", "revision": digest(marks)} for kind in sorted(given)]
         identity = job.identity(False, thinking) | UNKNOWN
         identity |= {"scorers": identity["scorers"] + ready, "imported": marks, "declared": declared}
-        scores = partial(_scores, kinds=kinds) if kinds else None
+        numbers = partial(_scores, kinds=kinds) if kinds else None
         for name, own in grouped(rows, lambda row: str(row.fields["system"])).items():
-            records = records_of(own, job, thinking, by_id=known, scores=scores)
+            records = records_of(own, job, thinking, by_id=known, scores=numbers)
             model = {"name": name, "outputs": ", ".join(marks), "outputs_sha256": digest(marks)}
             found.append(Found({"model": model, "read": read}, whole, records, identity, job.scorers))
     return found
