@@ -15,7 +15,7 @@ from alignbench.data.tables import SourceRow, read_source
 from alignbench.errors import AlignbenchError
 from alignbench.evaluation.evaluate import prepare
 from alignbench.evaluation.pipeline import Job
-from alignbench.evaluation.score_file import UNKNOWN, Found, output_texts, own_documents, records_of
+from alignbench.evaluation.score_file import UNKNOWN, Found, output_texts, own_documents, records_of, row_ids
 from alignbench.evaluation.thinking import find_thinking
 from alignbench.imports.foreign import CORPUS, declare, describe_metric, task_name
 from alignbench.parse import find_path
@@ -61,16 +61,17 @@ def read_table(
             row = _checked(row.renamed(renamed), needed, separator)
             if all(str(row.fields[name]) == value for name, value in where.items()):
                 parts = [str(row.fields[name]) for name in split_by]
-                named = row.fields.get("task") or task or (OUTPUTS.name if not parts else "")
-                label = task_name("_".join(filter(None, [str(named), *parts])))
-                row = row.having(system=str(row.fields.get("system") or system or path.stem))
-                tasks.setdefault(label, []).append(row)
+                named = _text(row, "task") or task or (OUTPUTS.name if not parts else "")
+                label = task_name("_".join(filter(None, [named, *parts])))
+                tasks.setdefault(label, []).append(row.having(system=_text(row, "system") or system or path.stem))
     if not tasks:
         raise AlignbenchError(f"{paths[0]}: no row with {', '.join(map('='.join, where.items()))}")
     marks = {path.name: sha256_of(path) for path in paths}
     read, thinking = {"columns": dict(renamed), "where": dict(where), "separator": separator}, find_thinking()
     found = []
     for label, rows in tasks.items():
+        for own in grouped(rows, _system).values():
+            row_ids(own, required=False)
         base = find_any(label)
         known = base is not None and base.generation is not None and base is not OUTPUTS
         if base is not None and known:
@@ -89,11 +90,15 @@ def read_table(
         identity = job.identity(False, thinking) | UNKNOWN
         identity |= {"scorers": identity["scorers"] + ready, "imported": marks, "declared": declared}
         numbers = partial(_scores, kinds=kinds) if kinds else None
-        for name, own in grouped(rows, lambda row: str(row.fields["system"])).items():
+        for name, own in grouped(rows, _system).items():
             records = records_of(own, job, thinking, by_id=known, scores=numbers)
             model = {"name": name, "outputs": ", ".join(marks), "outputs_sha256": digest(marks)}
             found.append(Found({"model": model, "read": read}, whole, records, identity, job.scorers))
     return found
+
+
+def _system(row: SourceRow) -> str:
+    return str(row.fields["system"])
 
 
 def _checked(row: SourceRow, needed: Sequence[str], separator: str | None) -> SourceRow:
@@ -109,8 +114,12 @@ def _checked(row: SourceRow, needed: Sequence[str], separator: str | None) -> So
 
 def _prompts(row: SourceRow) -> list[str]:
     """The prompt of a row, and its instruction with its input, as far as it has them."""
-    prompt, instruction, given = (row.fields.get(name) or "" for name in ("prompt", "instruction", "input"))
-    return [text for text in (str(prompt), joined(str(instruction), str(given)) if instruction else "") if text]
+    prompt, instruction, given = (_text(row, name) for name in ("prompt", "instruction", "input"))
+    return [text for text in (prompt, joined(instruction, given) if instruction else "") if text]
+
+
+def _text(row: SourceRow, name: str) -> str:
+    return "" if (value := row.fields.get(name)) is None else str(value)
 
 
 def _of_benchmark(job: Job, rows: Sequence[SourceRow]) -> list[SourceRow]:
@@ -122,7 +131,7 @@ def _of_benchmark(job: Job, rows: Sequence[SourceRow]) -> list[SourceRow]:
             of_text.setdefault(" ".join(text.split()), set()).add(document.id)
     found = []
     for row in rows:
-        identifier = str(row.fields.get("id", ""))
+        identifier = _text(row, "id")
         texts = [" ".join(text.split()) for text in _prompts(row)]
         same = next((of_text[text] for text in texts if text in of_text), set())
         if len(same) == 1:  # the text counts more than an id, which may be another numbering
@@ -138,11 +147,11 @@ def _numbered(rows: Sequence[SourceRow]) -> list[SourceRow]:
     """The rows with ids; those without one are numbered by their prompts, or else within their system."""
     numbers, counted, found = dict[object, str](), Counter[str](), []
     for row in rows:
-        prompt, identifier = next(iter(_prompts(row)), ""), row.fields.get("id")
-        counted[row.fields["system"]] += 1
-        if identifier in (None, ""):
-            identifier = numbers.setdefault(prompt or counted[row.fields["system"]], f"row {len(numbers) + 1}")
-        found.append(row.having(id=str(identifier), prompt=prompt))
+        prompt, identifier = next(iter(_prompts(row)), ""), _text(row, "id")
+        counted[_system(row)] += 1
+        if not identifier:
+            identifier = numbers.setdefault(prompt or counted[_system(row)], f"row {len(numbers) + 1}")
+        found.append(row.having(id=identifier, prompt=prompt))
     return found
 
 
