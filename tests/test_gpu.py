@@ -17,10 +17,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, DynamicCache
 
 from alignbench.models import causal_lm
-from alignbench.models.attention import joint_attention, tree_attention, tree_mask
+from alignbench.models.attention import tree_attention, tree_mask
 from alignbench.models.causal_lm import find_budget, free_memory
 from alignbench.models.checkpoint import find_checkpoint
 from alignbench.models.distributions import Drawn, Stream, draw, entropies, target_logprobs
+from alignbench.models.generate.samples import Run
 from alignbench.models.load import load_engine
 from alignbench.models.local.tree import attention_mask, grow_trees, padded_ends
 from alignbench.models.model import choose_engine
@@ -211,9 +212,7 @@ def forward_operations(model, rows, length, before=0):
 def steps_of(engine, texts, sampling):
     """The operations of each step of a call."""
     counts = []
-    from alignbench.models.generate.batched import _Run
-
-    original = _Run.step
+    original = Run.step
 
     def counted(run):
         with Operations() as operations:
@@ -222,7 +221,7 @@ def steps_of(engine, texts, sampling):
         return done
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_Run, "step", counted)
+        patch.setattr(Run, "step", counted)
         completions(engine, texts, sampling)
     return counts
 
@@ -348,7 +347,7 @@ def test_off_the_cpu_no_operation_mixes_devices(tokenizer, monkeypatch):
         assert logits.device.type == "meta"
         return [Drawn(5, -1.0, 1.0, math.nan) for _ in streams]
 
-    monkeypatch.setattr("alignbench.models.generate.batched.draw", draw_one)
+    monkeypatch.setattr("alignbench.models.generate.samples.draw", draw_one)
     monkeypatch.setattr(causal_lm, "free_memory", lambda _: 2**33)
     model = tiny_model("llama", tokenizer).to("meta")
     with pytest.raises(AssertionError), OneDevice():

@@ -13,7 +13,7 @@ import torch
 from torch.nn.attention.flex_attention import AuxRequest, BlockMask, create_block_mask, flex_attention
 from transformers import AttentionInterface, DynamicCache, PreTrainedModel
 
-TREE, JOINT = "alignbench_tree", "alignbench_joint"
+TREE = "alignbench_tree"
 Layers = Sequence[tuple[torch.Tensor, torch.Tensor]]  # keys and values per layer, (1, heads, tokens, size) each
 
 
@@ -88,35 +88,4 @@ def tree_attention(
     return out.transpose(1, 2), None
 
 
-def joint_attention(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float | None = None,
-    softcap: float | None = None,
-    shared: Layers = (),
-    **arguments: Any,
-) -> tuple[torch.Tensor, None]:
-    """One softmax over the scores of the shared prefix and of a row's own keys, in as few operations as possible."""
-    refuse_unsupported(arguments)
-    before, values = shared[cast(int, module.layer_idx)]
-    (rows, heads, length, size), groups = query.shape, key.shape[1]
-    scaled = (query * (size**-0.5 if scaling is None else scaling)).reshape(rows, groups, -1, size)
-    together = scaled.transpose(0, 1).reshape(groups, -1, size)  # (key heads, rows · queries, size)
-    first = (together @ before[0].transpose(-1, -2)).view(groups, rows, -1, before.shape[2]).transpose(0, 1)
-    scores = torch.cat([first, scaled @ key.transpose(-1, -2)], -1).view(rows, heads, length, -1)
-    if softcap is not None:
-        scores = softcap * torch.tanh(scores / softcap)
-    if attention_mask is not None:
-        scores[..., before.shape[2] :] += attention_mask
-    weights = scores.softmax(-1, dtype=torch.float32).to(value.dtype).view(rows, groups, -1, scores.shape[-1])
-    of_prefix, own = weights[..., : before.shape[2]], weights[..., before.shape[2] :]
-    out = of_prefix.transpose(0, 1).reshape(groups, -1, before.shape[2]) @ values[0]
-    joint = out.view(groups, rows, -1, values.shape[-1]).transpose(0, 1) + own @ value
-    return joint.reshape(rows, heads, length, -1).transpose(1, 2), None
-
-
 AttentionInterface.register(TREE, tree_attention)
-AttentionInterface.register(JOINT, joint_attention)
