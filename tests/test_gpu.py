@@ -110,12 +110,9 @@ def test_attention_merged_with_a_shared_prefix_is_that_to_a_copy_of_it(heads, so
     own = {"scaling": 0.3, "softcap": softcap, "shared": shared}
     tree = tree_mask(torch.from_numpy(padded_ends(trees, width)))
     engine_of(tiny_model("llama", tiny_tokenizer()), tiny_tokenizer(), gpu=True)
-    for found in (
-        tree_attention(Module, query, key, value, None, tree=tree, **own)[0],
-        joint_attention(Module, query, key, value, mask, **own)[0],
-    ):
-        assert found.shape == expected.shape
-        assert float((found - expected).abs().max()) < 1e-6
+    found = tree_attention(Module, query, key, value, None, tree=tree, **own)[0]
+    assert found.shape == expected.shape
+    assert float((found - expected).abs().max()) < 1e-6
 
 
 @pytest.mark.parametrize("architecture", TREE)
@@ -146,7 +143,6 @@ def test_padded_batches_continue_as_transformers_token_for_token(architecture):
     engine = engine_of(tiny_model(architecture, tokenizer), tokenizer, notes, most_rows=4, gpu=True)
     assert_greedy(engine, TEXTS, 12)
     assert engine.layout == ("padded batch" if architecture in TREE else "one prompt at a time")
-    assert_greedy(engine, PROMPTS, 6)  # with a shared prefix
     assert len(notes) == (architecture in PLAIN)
 
 
@@ -227,12 +223,11 @@ def steps_of(engine, texts, sampling):
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-@pytest.mark.parametrize("texts", [["yes", "no, never", "honey bees"], PROMPTS[:3]], ids=["alone", "with a prefix"])
-def test_a_step_of_generation_has_few_operations_more_than_transformers_forward(texts, temperature, tokenizer):
+def test_a_step_of_generation_has_few_operations_more_than_transformers_forward(temperature, tokenizer):
     """A prompt's 2,000 tokens are one step, and a step waits for the device once."""
     model = deep(tokenizer)
     engine = engine_of(model, tokenizer, gpu=True, packs=True)
-    prefill, *decode = steps_of(engine, texts, Sampling(5, temperature=temperature))
+    prefill, *decode = steps_of(engine, ["yes", "no, never", "honey bees"], Sampling(5, temperature=temperature))
     plain = forward_operations(model, 3, 1, before=20)
     assert max(step.total for step in decode[:3]) <= 1.4 * plain
     assert prefill.total <= 1.3 * forward_operations(model, 3, 20)

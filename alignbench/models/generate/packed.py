@@ -141,6 +141,8 @@ class Block:
             mask = part.mask if part.mask is None or group == 1 else part.mask.repeat_interleave(group, 1)
             for target, found in zip((sums, masses, highest), attend(own, k, v, mask, softcap), strict=True):
                 target[part.tokens, part.numbers] = found.unflatten(2, (-1, group)).transpose(1, 2).to(dtype)
+        if self.most == 1:
+            return sums[:, 0] / masses[:, 0, ..., None]
         weights = (highest - highest.amax(1, keepdim=True)).exp_()
         out, whole = sums[:, 0] * weights[:, 0, ..., None], masses[:, 0] * weights[:, 0]
         for number in range(1, self.most):  # in order, so that pages without weight change nothing
