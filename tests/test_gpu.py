@@ -238,7 +238,17 @@ def test_a_step_of_generation_has_few_operations_more_than_transformers_forward(
 
 
 @pytest.mark.parametrize("device", ["meta", "mps"])
-def test_scores_and_draws_stay_on_the_device_which_may_have_no_double_precision(device):
+def test_scores_and_draws_stay_on_the_device_which_may_have_no_double_precision(device, monkeypatch):
+    """Up to where the numbers are read, which these tensors do not have."""
+
+    class ReadError(Exception):
+        pass
+
+    def read(*_):
+        raise ReadError
+
+    for name in ("tolist", "numpy", "item"):
+        monkeypatch.setattr(torch.Tensor, name, read)
     streams = [Stream(0, "a", n) for n in range(6)]
     with FakeTensorMode() if device == "mps" else OneDevice(), Operations() as operations:
         logits = torch.randn((6, 700), device=device)
@@ -249,8 +259,7 @@ def test_scores_and_draws_stay_on_the_device_which_may_have_no_double_precision(
             lambda: entropies_of(logits, range(6)),
             lambda: target_logprobs(logits.clone(), [0, 1], [5, 6]),
         ):
-            # everything is computed until the numbers are read: a fake tensor has none
-            with pytest.raises((RuntimeError, TypeError, NotImplementedError)):
+            with pytest.raises(ReadError):
                 compute()
     assert device == "mps" or operations.count["searchsorted"] == 2
     assert {found for found, _ in operations.kinds} <= {device, "cpu"}
@@ -292,10 +301,7 @@ def test_a_model_is_loaded_after_the_memory_of_the_one_before_is_released(tmp_pa
     engine = load_engine(checkpoint, dtype="float32", device="cpu")
     other = {"tokens_a_batch": 96, "cached_positions": 640, "products": "torch"}
     engine.restore(other)  # as a run to resume
-    assert engine.settings() == {
-        "tokens_a_batch": 96,
-        "products": "torch",
-    }
+    assert engine.settings() == {"tokens_a_batch": 96, "products": "torch"}
     assert engine.budget.rows(64) == 10
 
 
@@ -349,10 +355,9 @@ def test_off_the_cpu_no_operation_mixes_devices(tokenizer, monkeypatch):
         model(input_ids=torch.ones((1, 2), dtype=torch.long))
     engine = engine_of(model, tokenizer, gpu=True, trees=True, packs=True)
     assert (engine.forward.device.type, engine.budget.most_rows) == ("meta", causal_lm.MAX_ROWS)
-    for texts in (TEXTS, PROMPTS):  # without and with a shared prefix
-        with OneDevice():
-            found = completions(engine, texts, Sampling(3, samples=2))
-        assert {completion.tokens for own in found.values() for completion in own} == {(5, 5, 5)}
+    with OneDevice():
+        found = completions(engine, TEXTS, Sampling(3, samples=2))
+    assert {completion.tokens for own in found.values() for completion in own} == {(5, 5, 5)}
     sequences = {n: np.array([*[3] * 20, 9 + n, 5]) for n in range(4)}
     engine.forward.flex = False
     with OneDevice():

@@ -10,11 +10,12 @@ from functools import cache
 from typing import Any, cast
 
 import torch
+from torch import Tensor, nn
 from torch.nn.attention.flex_attention import AuxRequest, BlockMask, create_block_mask, flex_attention
 from transformers import AttentionInterface, DynamicCache, PreTrainedModel
 
 TREE = "alignbench_tree"
-Layers = Sequence[tuple[torch.Tensor, torch.Tensor]]  # keys and values per layer, (1, heads, tokens, size) each
+Layers = Sequence[tuple[Tensor, Tensor]]  # keys and values per layer, (1, heads, tokens, size) each
 
 
 @contextmanager
@@ -38,7 +39,7 @@ def refuse_unsupported(arguments: dict[str, Any]) -> None:
         raise ValueError("attention sinks and biases are not supported")
 
 
-def tree_mask(ends: torch.Tensor) -> BlockMask:
+def tree_mask(ends: Tensor) -> BlockMask:
     """Node i attends to itself and to its ancestors: the nodes j ≤ i whose subtrees, up to `ends` (rows, nodes), have
     it. Blocks without such a pair are skipped."""
 
@@ -56,29 +57,24 @@ def _compiled(device: str) -> Callable[..., Any]:
 
 
 def tree_attention(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float | None = None,
-    softcap: float | None = None,
-    tree: BlockMask | None = None,
-    shared: Layers = (),
-    **arguments: Any,
-) -> tuple[torch.Tensor, None]:
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, _: Tensor | None, **given: Any
+) -> tuple[Tensor, None]:
     """FlexAttention on prefix trees, merged with the attention to the shared prefix by their log-sum-exp."""
-    refuse_unsupported(arguments)
-
+    refuse_unsupported(given)
+    softcap = given.get("softcap")
     limit, layer = softcap or 1.0, cast(int, module.layer_idx)
 
-    def cap(score: torch.Tensor, *_: Any) -> torch.Tensor:
+    def cap(score: Tensor, *_: Any) -> Tensor:
         return limit * torch.tanh(score / limit)
 
-    own = {"score_mod": cap if softcap else None, "scale": scaling, "enable_gqa": query.shape[1] != key.shape[1]}
+    own = {
+        "score_mod": cap if softcap else None,
+        "scale": given.get("scaling"),
+        "enable_gqa": query.shape[1] != key.shape[1],
+    }
     flex = _compiled(query.device.type)
-    out, aux = flex(query, key, value, block_mask=tree, return_aux=AuxRequest(lse=True), **own)
-    if shared:
+    out, aux = flex(query, key, value, block_mask=given["tree"], return_aux=AuxRequest(lse=True), **own)
+    if shared := given["shared"]:
         k, v = shared[layer]
         rows, heads, width, size = query.shape
         together = query.transpose(0, 1).reshape(1, heads, rows * width, size)

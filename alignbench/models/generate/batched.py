@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
 from alignbench.models.causal_lm import Budget, devices_of, release_cached_memory, select_before_head
@@ -72,13 +72,13 @@ class _Run(Run):
     def begin(self) -> None:
         super().begin()
         self.cache: dict[str, Any] = {}
-        self.mask: torch.Tensor | None = None
-        self.new: tuple[dict[str, Any], torch.Tensor | None] = {}, None
+        self.mask: Tensor | None = None
+        self.new: tuple[dict[str, Any], Tensor | None] = {}, None
 
     def fit(self, jobs: list[Job]) -> bool:
         return self.padded and len(jobs[0].tokens) * len(jobs) <= self.budget.tokens
 
-    def enter(self, jobs: list[Job]) -> torch.Tensor:
+    def enter(self, jobs: list[Job]) -> Tensor:
         width = len(jobs[0].tokens)
         tokens, used = np.zeros((len(jobs), width), np.int64), np.zeros((len(jobs), width), np.bool_)
         for row, job in enumerate(jobs):
@@ -89,7 +89,7 @@ class _Run(Run):
         self.new = cache, None if mask is None else mask[:, :, -1:]
         return logits
 
-    def advance(self) -> torch.Tensor:
+    def advance(self) -> Tensor:
         rows = [[*row.job.tokens.tolist(), *row.tokens] for row in self.rows]
         tokens = np.array([row[-1:] for row in rows] if self.cached else rows, np.int64)
         if self.mask is not None:
@@ -138,20 +138,15 @@ class _Run(Run):
         release_cached_memory(self.batched.device)
         return failed
 
-    def _mask(self, used: NDArray[np.bool_]) -> torch.Tensor:
+    def _mask(self, used: NDArray[np.bool_]) -> Tensor:
         """(rows, 1, width, width): 0 for tokens up to the query, or else the lowest finite number."""
         seen = self._tensor(np.tril(used[:, None, None, :] & used[:, None, :, None]))
         mask = torch.zeros(seen.shape, dtype=self.model.dtype, device=self.batched.device)
         return mask.masked_fill_(~seen, torch.finfo(self.model.dtype).min)
 
     def _forward(
-        self,
-        tokens: NDArray[np.int64],
-        positions: NDArray[np.int64],
-        mask: torch.Tensor | None,
-        cache: dict[str, Any],
-        used: int,
-    ) -> tuple[torch.Tensor, dict[str, Any]]:
+        self, tokens: NDArray[Any], positions: NDArray[Any], mask: Tensor | None, cache: dict[str, Any], used: int
+    ) -> tuple[Tensor, dict[str, Any]]:
         """Logits after the last token of each row, and the new cache. used: tokens without padding"""
         self.batched.tokens_computed += used
         arguments = {"input_ids": self._tensor(tokens), "use_cache": self.cached, **cache}
@@ -161,10 +156,10 @@ class _Run(Run):
             out = self.model(**arguments)
         return out.logits[:, -1], {name: out[name] for name in CACHES if self.cached and out.get(name) is not None}
 
-    def _tensor(self, values: NDArray[Any]) -> torch.Tensor:
+    def _tensor(self, values: NDArray[Any]) -> Tensor:
         return torch.from_numpy(values).to(self.batched.device)
 
 
-def _padded(states: torch.Tensor, width: int, dim: int, value: float = 0.0) -> torch.Tensor:
+def _padded(states: Tensor, width: int, dim: int, value: float = 0.0) -> Tensor:
     """Padded on the left of a dimension."""
     return nn.functional.pad(states, (*[0, 0] * (states.ndim - 1 - dim), width - states.shape[dim], 0), value=value)

@@ -7,7 +7,6 @@ are, and trailing zeros change nothing in steps of TRIM columns (verified by tes
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,16 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
-from transformers import AttentionInterface, PreTrainedModel
+from torch import Tensor, nn
+from transformers import AttentionInterface
 
-from alignbench.models.attention import refuse_unsupported, replaced_attention
-from alignbench.models.causal_lm import select_before_head
+from alignbench.models.attention import refuse_unsupported
 
 NAME = "alignbench_packed"
-ELEMENTS = 32  # fp32 numbers per iteration of torch's vectorised loops (two vectors of 512 bits)
-LARGEST_MULTIPLE = 32  # columns, for widths that have no smaller common multiple
-PAGE = 128
 TRIM = 32
 FLOOR = 4
 
@@ -41,10 +36,10 @@ class Pages:
 
     def __init__(self, count: int, width: int, dense: bool = False) -> None:
         self.count, self.width, self.dense = count, width, dense
-        self.layers: dict[int, list[torch.Tensor]] = {}
+        self.layers: dict[int, list[Tensor]] = {}
 
-    def layer(self, index: int, *states: torch.Tensor) -> list[torch.Tensor]:
-        """Keys and values of a layer with room for all pages, made to fit (tokens or pages, heads, …, size) `states`."""
+    def layer(self, index: int, *states: Tensor) -> list[Tensor]:
+        """Keys and values of a layer with room for all pages. states: (tokens or pages, heads, …, size)"""
         found = self.layers.get(index) or [t.new_zeros((0, t.shape[1], self.width, t.shape[-1])) for t in states]
         if (missing := self.count - len(found[0])) > 0:
             found = [nn.functional.pad(t, (*[0] * 7, max(missing, len(t)))) for t in found]
@@ -59,8 +54,8 @@ class Pages:
 
 
 def attend(
-    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None, softcap: float | None
-) -> tuple[torch.Tensor, ...]:
+    query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, softcap: float | None
+) -> tuple[Tensor, ...]:
     """Attention of (pages, heads, queries, size) scaled queries, each over its own page only.
 
     mask: (pages, queries, columns), added to the scores. Returns Σ exp(score − highest) · value, (pages, heads,
@@ -94,16 +89,16 @@ class Part:
         self,
         pages: Pages,
         page: int,
-        numbers: NDArray[np.integer],
-        tokens: NDArray[np.integer],
-        positions: NDArray[np.integer],
+        numbers: NDArray[np.int64],
+        tokens: NDArray[np.int64],
+        positions: NDArray[np.int64],
         first: int = 0,
     ) -> None:
         last = positions[np.atleast_2d(tokens)] - page * numbers[:, None]  # column that a token sees, (pages, tokens)
         width = pages.width if pages.dense else trimmed(int(last.max()) + 1, pages.width)
         self.pages, self.which = pages, (slice(first, first + len(numbers)), slice(None), slice(width))
         self.tokens, self.numbers = torch.from_numpy(np.atleast_2d(tokens)), torch.from_numpy(numbers[:, None])
-        self.mask: torch.Tensor | None = None
+        self.mask: Tensor | None = None
         if last.min() < width - 1:
             seen = np.arange(width) <= last[..., None]
             self.mask = torch.from_numpy(np.where(seen, np.float32(0), np.float32(-np.inf)))
@@ -120,13 +115,11 @@ class Block:
 
     columns: slice
     parts: Sequence[Part]
-    where: torch.Tensor
-    offset: torch.Tensor
+    where: Tensor
+    offset: Tensor
     most: int
 
-    def attend(
-        self, layer: int, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, softcap: float | None
-    ) -> torch.Tensor:
+    def attend(self, layer: int, query: Tensor, keys: Tensor, values: Tensor, softcap: float | None) -> Tensor:
         """Attention of (tokens, heads, group, size) scaled queries, with new keys and values (tokens, heads, size)."""
         for stored, own in zip(self.parts[-1].pages.layer(layer, keys, values), (keys, values), strict=True):
             stored[self.where, :, self.offset] = own
@@ -152,91 +145,21 @@ class Block:
 
 
 def packed_attention(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float | None = None,
-    softcap: float | None = None,
-    packed: Sequence[Block] = (),
-    **arguments: Any,
-) -> tuple[torch.Tensor, None]:
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, _: Tensor | None, **given: Any
+) -> tuple[Tensor, None]:
     """Called by transformers, with (1, heads, tokens, size) states after rotation; keys and values have fewer heads."""
-    refuse_unsupported(arguments)
+    refuse_unsupported(given)
+    scaling, softcap = given.get("scaling"), given.get("softcap")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     q, k, v = (states[0].transpose(0, 1) for states in (query, key, value))
     tokens, heads, size = q.shape
     grouped = (q * scale).view(tokens, k.shape[1], heads // k.shape[1], size)
     out = q.new_zeros((*grouped.shape[:3], v.shape[2]))
     layer: int = module.layer_idx  # type: ignore[assignment]
-    for block in packed:
+    for block in given["packed"]:
         at = block.columns
         out[at] = block.attend(layer, grouped[at], k[at], v[at], softcap).to(out.dtype)
     return out.view(1, tokens, heads, -1), None
 
 
 AttentionInterface.register(NAME, packed_attention)
-
-
-class PackedModel:
-    """A model in evaluation mode that computes packed rows. `tokens_computed` does not count padding."""
-
-    def __init__(self, model: PreTrainedModel) -> None:
-        self.model = model
-        self.tokens_computed = 0
-        self._columns: dict[int, tuple[int, int]] = {}  # number of threads -> see `_column_counts`
-
-    @torch.inference_mode()
-    def logits(
-        self, tokens: NDArray[np.integer], positions: NDArray[np.integer], outputs: list[int], blocks: list[Block]
-    ) -> torch.Tensor:
-        """Logits (outputs, vocabulary) at the columns `outputs` of a packed row. tokens, positions: (columns,)"""
-        self.tokens_computed += len(tokens)
-        least, multiple = self._column_counts()
-        missing = -(-max(least, len(tokens)) // multiple) * multiple - len(tokens)
-        row, places = (torch.from_numpy(np.pad(t.astype(np.int64), (0, missing))[None]) for t in (tokens, positions))
-        columns = torch.tensor(outputs + [0] * max(0, max(least, 1) - len(outputs)))
-        with replaced_attention(self.model, NAME), select_before_head(self.model, lambda t: t.index_select(1, columns)):
-            logits: torch.Tensor = self.model(input_ids=row, position_ids=places, use_cache=False, packed=blocks).logits
-        if not blocks[-1].parts[-1].pages.layers:
-            raise ValueError("the model does not call its attention through transformers' interface")
-        return logits[0, : len(outputs)]
-
-    def _column_counts(self) -> tuple[int, int]:
-        """The minimum number of columns, and their multiple, for which a token's numbers do not depend on it on a CPU.
-
-        Products of few rows use other kernels, which sum in another order (tested with the model's own layers), and the
-        last elements of each thread's share of an activation function are not vectorised unless they fill two vectors.
-        """
-        threads = torch.get_num_threads()
-        if threads not in self._columns:
-            layers: dict[tuple[Any, ...], nn.Module] = {}  # one of each shape
-            for module in self.model.modules():
-                weight, kind = module._parameters.get("weight"), type(module).__name__
-                if kind in ("Linear", "Conv1D") and isinstance(weight, torch.Tensor) and weight.ndim == 2:
-                    shape = weight.shape if kind == "Linear" else weight.shape[::-1]  # outputs, inputs
-                    layers.setdefault((*shape, kind, getattr(module, "bias", None) is None), module)
-            head = self.model.get_output_embeddings()
-            shares = ELEMENTS * math.lcm(*range(1, min(threads, 4) + 1))
-            outputs = [outputs for (outputs, *_), layer in layers.items() if layer is not head]
-            multiple = math.lcm(*(shares // math.gcd(shares, width) for width in outputs))
-            least = max((_rows_that_agree(layer, inputs) for (_, inputs, *_), layer in layers.items()), default=1)
-            if self.model.dtype.itemsize < 4:  # rounding to half precision hides most differences from the test
-                least = max(least, 4 * threads)
-            self._columns[threads] = least, min(multiple, LARGEST_MULTIPLE)
-        return self._columns[threads]
-
-
-@torch.inference_mode()
-def _rows_that_agree(layer: nn.Module, inputs: int) -> int:
-    """The minimum number of rows from which on a layer's output has the same rows as for many."""
-    generator, dtype = torch.Generator().manual_seed(0), layer.get_parameter("weight").dtype
-    rows = torch.randn((1, 64, inputs), generator=generator).to(dtype)
-    whole = layer(rows)
-    least = 64
-    for count in (48, 32, 24, *range(20, 0, -1)):
-        if not torch.equal(layer(rows[:, :count]), whole[:, :count]):
-            break
-        least = count
-    return least

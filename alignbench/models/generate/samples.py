@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from alignbench.models.distributions import Drawn, Stream, draw
 from alignbench.models.encode import Tokens
@@ -125,11 +126,11 @@ class Run:
         """Whether these prompts, of which the last may be one too many, can be computed at once."""
         raise NotImplementedError
 
-    def enter(self, jobs: list[Job]) -> torch.Tensor:
+    def enter(self, jobs: list[Job]) -> Tensor:
         """Compute prompts, and return the logits after each."""
         raise NotImplementedError
 
-    def advance(self) -> torch.Tensor:
+    def advance(self) -> Tensor:
         """Compute the last token of each of the running samples, and return the logits after it."""
         raise NotImplementedError
 

@@ -1,28 +1,40 @@
 """Generation on packed rows (packed.py). The schedule does not affect the numbers."""
 
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import PreTrainedModel
 
-from alignbench.models.causal_lm import Budget
+from alignbench.models.attention import replaced_attention
+from alignbench.models.causal_lm import Budget, select_before_head
 from alignbench.models.encode import Tokens, shared_prefix
 from alignbench.models.generate.decoding import Decoding
-from alignbench.models.generate.packed import PAGE, Block, PackedModel, Pages, Part, trimmed
+from alignbench.models.generate.packed import NAME, Block, Pages, Part, trimmed
 from alignbench.models.generate.samples import Job, Run, Sample
 
+ELEMENTS = 32  # fp32 numbers per iteration of torch's vectorised loops (two vectors of 512 bits)
+LARGEST_MULTIPLE = 32  # columns, for widths that have no smaller common multiple
+PAGE = 128
 LEAST_PREFIX = 16  # tokens: a shorter shared prefix is not worth its own pages
 
 
-@dataclass
-class Scheduler:
-    """most_rows: samples that run at once; if None, those of the budget"""
+class PackedModel:
+    """A model in evaluation mode that computes packed rows.
 
-    packed: PackedModel
-    most_rows: int | None = None
-    page: int = PAGE
+    tokens_computed: without padding; most_rows: samples that run at once, None: those of the budget
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+        self.tokens_computed = 0
+        self.most_rows: int | None = None
+        self.page = PAGE
+        self._columns: dict[int, tuple[int, int]] = {}  # number of threads -> see `_column_counts`
 
     def run(self, jobs: Sequence[Job], decoding: Decoding, budget: Budget) -> Iterator[Job]:
         """Continue the jobs, and yield each one when all its samples are complete."""
@@ -31,13 +43,67 @@ class Scheduler:
             while run.waiting or run.rows:
                 yield from run.step()
 
+    @torch.inference_mode()
+    def logits(
+        self, tokens: NDArray[np.integer], positions: NDArray[np.integer], outputs: list[int], blocks: list[Block]
+    ) -> Tensor:
+        """Logits (outputs, vocabulary) at the columns `outputs` of a packed row. tokens, positions: (columns,)"""
+        self.tokens_computed += len(tokens)
+        least, multiple = self._column_counts()
+        missing = -(-max(least, len(tokens)) // multiple) * multiple - len(tokens)
+        row, places = (torch.from_numpy(np.pad(t.astype(np.int64), (0, missing))[None]) for t in (tokens, positions))
+        columns = torch.tensor(outputs + [0] * max(0, max(least, 1) - len(outputs)))
+        with replaced_attention(self.model, NAME), select_before_head(self.model, lambda t: t.index_select(1, columns)):
+            logits: Tensor = self.model(input_ids=row, position_ids=places, use_cache=False, packed=blocks).logits
+        if not blocks[-1].parts[-1].pages.layers:
+            raise ValueError("the model does not call its attention through transformers' interface")
+        return logits[0, : len(outputs)]
+
+    def _column_counts(self) -> tuple[int, int]:
+        """The minimum number of columns, and their multiple, for which a token's numbers do not depend on it on a CPU.
+
+        Products of few rows use other kernels, which sum in another order (tested with the model's own layers), and the
+        last elements of each thread's share of an activation function are not vectorised unless they fill two vectors.
+        """
+        threads = torch.get_num_threads()
+        if threads not in self._columns:
+            layers: dict[tuple[Any, ...], nn.Module] = {}  # one of each shape
+            for module in self.model.modules():
+                weight, kind = module._parameters.get("weight"), type(module).__name__
+                if kind in ("Linear", "Conv1D") and isinstance(weight, Tensor) and weight.ndim == 2:
+                    shape = weight.shape if kind == "Linear" else weight.shape[::-1]  # outputs, inputs
+                    layers.setdefault((*shape, kind, getattr(module, "bias", None) is None), module)
+            head = self.model.get_output_embeddings()
+            shares = ELEMENTS * math.lcm(*range(1, min(threads, 4) + 1))
+            outputs = [outputs for (outputs, *_), layer in layers.items() if layer is not head]
+            multiple = math.lcm(*(shares // math.gcd(shares, width) for width in outputs))
+            least = max((_rows_that_agree(layer, inputs) for (_, inputs, *_), layer in layers.items()), default=1)
+            if self.model.dtype.itemsize < 4:  # rounding to half precision hides most differences from the test
+                least = max(least, 4 * threads)
+            self._columns[threads] = least, min(multiple, LARGEST_MULTIPLE)
+        return self._columns[threads]
+
+
+@torch.inference_mode()
+def _rows_that_agree(layer: nn.Module, inputs: int) -> int:
+    """The minimum number of rows from which on a layer's output has the same rows as for many."""
+    generator, dtype = torch.Generator().manual_seed(0), layer.get_parameter("weight").dtype
+    rows = torch.randn((1, 64, inputs), generator=generator).to(dtype)
+    whole = layer(rows)
+    least = 64
+    for count in (48, 32, 24, *range(20, 0, -1)):
+        if not torch.equal(layer(rows[:, :count]), whole[:, :count]):
+            break
+        least = count
+    return least
+
 
 class _Run(Run):
     """prefix: number of tokens that all prompts begin with, whose keys and values are in `first`, and of which all
     samples share `shared` pages; pool: pages that belong to one running sample each; owners: these samples"""
 
-    def __init__(self, scheduler: Scheduler, jobs: Sequence[Job], decoding: Decoding, budget: Budget) -> None:
-        self.packed, self.page = scheduler.packed, scheduler.page
+    def __init__(self, packed: PackedModel, jobs: Sequence[Job], decoding: Decoding, budget: Budget) -> None:
+        self.packed, self.page = packed, packed.page
         # the last prompt token is not part of it: its output predicts the first new one
         shortest = min(len(job.tokens) for job in jobs) - 1
         common = shared_prefix([job.tokens for job in jobs], shortest if len(jobs) > 1 else 0)
@@ -48,12 +114,12 @@ class _Run(Run):
         longest = max(len(job.tokens) for job in jobs) + decoding.sampling.most_tokens - self.shared * self.page
         self.pool = Pages(0, trimmed(longest, self.page), dense=self.packed.model.dtype.itemsize < 4)
         self.owners: list[Sample] = []
-        super().__init__(jobs, decoding, budget, scheduler.most_rows or budget.rows(longest))
+        super().__init__(jobs, decoding, budget, packed.most_rows or budget.rows(longest))
 
     def fit(self, jobs: list[Job]) -> bool:
         return sum(len(job.tokens) - self.prefix for job in jobs) <= self.budget.tokens
 
-    def enter(self, jobs: list[Job]) -> torch.Tensor:
+    def enter(self, jobs: list[Job]) -> Tensor:
         for job in jobs:
             length = len(job.tokens) - self.shared * self.page
             job.pages = Pages(-(-length // self.page), trimmed(length, self.page))
@@ -62,7 +128,7 @@ class _Run(Run):
                 job.pages.copy([0], self.first, self.shared, rest)
         return self._compute([(job.tokens, job.pages) for job in jobs if job.pages is not None])
 
-    def advance(self) -> torch.Tensor:
+    def advance(self) -> Tensor:
         positions = np.array([row.position for row in self.rows])
         siblings: dict[Job, list[int]] = {}
         for at, row in enumerate(self.rows):
@@ -100,7 +166,7 @@ class _Run(Run):
                 sample.job.pages = None
         self.rows = self.rows + samples if entered else samples
 
-    def _compute(self, prompts: list[tuple[Tokens, Pages]]) -> torch.Tensor:
+    def _compute(self, prompts: list[tuple[Tokens, Pages]]) -> Tensor:
         """Compute prompts without the shared prefix, and return the logits after each. Blocks end where pages do."""
         blocks, tokens, positions, ends = list[Block](), list[Tokens](), list[NDArray[np.int64]](), list[int]()
         column = 0

@@ -25,10 +25,9 @@ from alignbench.models.distributions import entropies, target_logprobs
 from alignbench.models.encode import Encoded, Encoder, Tokens, shared_prefix
 from alignbench.models.generate.batched import BatchedModel
 from alignbench.models.generate.decoding import Decoding, end_tokens
-from alignbench.models.generate.packed import PackedModel
 from alignbench.models.generate.probe import why_no_positions, why_not
 from alignbench.models.generate.samples import Job
-from alignbench.models.generate.scheduler import Scheduler
+from alignbench.models.generate.scheduler import PackedModel
 from alignbench.models.local.tree import Cell, Forward, Prefix, Tree, cut_into_batches, grow_trees, tree_of, why_no_tree
 from alignbench.models.onednn import choose_products, products_of
 from alignbench.types.engine import Completion, Loglikelihood, Prompt, Request, Sampling
@@ -81,7 +80,6 @@ class LocalEngine:
         self.chat_template = bool(self.encoder.tokenizer.chat_template)
         self.forward, self.packed, self.batched = Forward(model), PackedModel(model), BatchedModel(model, self.notify)
         self.paged = self.forward.device.type == "cpu"
-        self.scheduler = Scheduler(self.packed)
         self._span = attention_span(model)
         self._vocabulary = model.get_input_embeddings().weight.shape[0]
         self._pairs_per_token = 6.0 * getattr(model.config.get_text_config(), "hidden_size", 1024)
@@ -177,7 +175,7 @@ class LocalEngine:
         if not jobs:
             return
         batched = self.batched
-        many = self.scheduler.run if self.paged else partial(batched.run, padded=True)
+        many = self.packed.run if self.paged else partial(batched.run, padded=True)
         if self.packs is None:
             reason = why_no_positions(self.model)
             if reason is None and (found := why_not(partial(many, budget=self.budget), self.model, decoding, jobs)):
