@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import AuxRequest, BlockMask, create_block_mask, flex_attention
-from transformers import AttentionInterface, DynamicCache, PreTrainedModel
+from transformers import AttentionInterface, PreTrainedModel
 
 TREE = "alignbench_tree"
 Layers = Sequence[tuple[Tensor, Tensor]]  # keys and values per layer, (1, heads, tokens, size) each
@@ -28,10 +28,6 @@ def replaced_attention(model: PreTrainedModel, name: str) -> Iterator[None]:
     finally:
         for config, implementation in before:
             config._attn_implementation = implementation
-
-
-def layers_of(kept: DynamicCache) -> Layers:
-    return [(layer.keys, layer.values) for layer in kept.layers]
 
 
 def refuse_unsupported(arguments: dict[str, Any]) -> None:
@@ -57,7 +53,7 @@ def _compiled(device: str) -> Callable[..., Any]:
 
 
 def tree_attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, _: Tensor | None, **given: Any
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **given: Any
 ) -> tuple[Tensor, None]:
     """FlexAttention on prefix trees, merged with the attention to the shared prefix by their log-sum-exp."""
     refuse_unsupported(given)

@@ -22,6 +22,7 @@ from alignbench.models.attention import refuse_unsupported
 NAME = "alignbench_packed"
 TRIM = 32
 FLOOR = 4
+Places = NDArray[np.int64]
 
 
 def trimmed(length: int, page: int) -> int:
@@ -86,13 +87,7 @@ class Part:
     """
 
     def __init__(
-        self,
-        pages: Pages,
-        page: int,
-        numbers: NDArray[np.int64],
-        tokens: NDArray[np.int64],
-        positions: NDArray[np.int64],
-        first: int = 0,
+        self, pages: Pages, page: int, numbers: Places, tokens: Places, positions: Places, first: int = 0
     ) -> None:
         last = positions[np.atleast_2d(tokens)] - page * numbers[:, None]  # column that a token sees, (pages, tokens)
         width = pages.width if pages.dense else trimmed(int(last.max()) + 1, pages.width)
@@ -145,7 +140,7 @@ class Block:
 
 
 def packed_attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, _: Tensor | None, **given: Any
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **given: Any
 ) -> tuple[Tensor, None]:
     """Called by transformers, with (1, heads, tokens, size) states after rotation; keys and values have fewer heads."""
     refuse_unsupported(given)

@@ -14,7 +14,7 @@ from alignbench.models.attention import replaced_attention
 from alignbench.models.causal_lm import Budget, select_before_head
 from alignbench.models.encode import Tokens, shared_prefix
 from alignbench.models.generate.decoding import Decoding
-from alignbench.models.generate.packed import NAME, Block, Pages, Part, trimmed
+from alignbench.models.generate.packed import NAME, Block, Pages, Part, Places, trimmed
 from alignbench.models.generate.samples import Job, Run, Sample
 
 ELEMENTS = 32  # fp32 numbers per iteration of torch's vectorised loops (two vectors of 512 bits)
@@ -168,7 +168,7 @@ class _Run(Run):
 
     def _compute(self, prompts: list[tuple[Tokens, Pages]]) -> Tensor:
         """Compute prompts without the shared prefix, and return the logits after each. Blocks end where pages do."""
-        blocks, tokens, positions, ends = list[Block](), list[Tokens](), list[NDArray[np.int64]](), list[int]()
+        blocks, tokens, positions, ends = list[Block](), list[Tokens](), list[Places](), list[int]()
         column = 0
         for prompt, pages in prompts:
             start = self.prefix
@@ -187,12 +187,12 @@ class _Run(Run):
             ends.append(column - 1)
         return self.packed.logits(np.concatenate(tokens), np.concatenate(positions), ends, blocks)
 
-    def _shared_part(self, positions: NDArray[np.int64]) -> list[Part]:
+    def _shared_part(self, positions: Places) -> list[Part]:
         """The pages that all sequences share."""
         numbers = np.arange(self.shared)
         return [Part(self.first, self.page, numbers, np.arange(len(positions)), positions)] if self.shared else []
 
-    def _block(self, column: int, positions: NDArray[np.int64], parts: list[Part], where: NDArray[np.int64]) -> Block:
+    def _block(self, column: int, positions: Places, parts: list[Part], where: Places) -> Block:
         offset = torch.from_numpy(positions % self.page)
         most = int(positions.max()) // self.page + 1
         return Block(slice(column, column + len(positions)), parts, torch.from_numpy(where), offset, most)

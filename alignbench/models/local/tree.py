@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from transformers import DynamicCache, PreTrainedModel
 
 from alignbench.errors import AlignbenchError
-from alignbench.models.attention import TREE, Layers, layers_of, replaced_attention, tree_mask
+from alignbench.models.attention import TREE, Layers, replaced_attention, tree_mask
 from alignbench.models.causal_lm import TOLERANCE, devices_of, select_before_head, takes_positions
 from alignbench.models.encode import Tokens, common_length
 
@@ -196,7 +196,7 @@ class Forward:
         cache = DynamicCache()
         with self._head_at([(0, len(tokens) - 1)]):
             self.model(input_ids=self._tensor(tokens[None].astype(np.int64)), past_key_values=cache, use_cache=True)
-        self.cached = Prefix(tokens, layers_of(cache))
+        self.cached = Prefix(tokens, [(layer.keys, layer.values) for layer in cache.layers])
         return self.cached
 
     def _head_at(self, cells: list[Cell]) -> AbstractContextManager[Any]:
