@@ -123,17 +123,17 @@ class _Run(Run):
     def after_failure(self) -> list[Job]:
         """Out of memory: generate all incomplete samples again, half as many at once. A job that does not fit alone is
         left unscored and returned."""
-        failed = list[Job]()
-        if len(self.computed) > 1:
-            self.limit = len(self.computed) // 2
+        together, failed = {*self.rows, *self.computed}, list[Job]()
+        if len(together) > 1:
+            self.limit = len(together) // 2
             if self.padded:
                 self.batched.most_rows = self.limit
             self.batched.notify(f"out of memory: at most {self.limit} samples at once from now on")
         else:
-            job = self.computed[0].job
-            job.completions = [completion or Completion.failed(NO_MEMORY) for completion in job.completions]
+            failed = [self.computed[0].job]
+            for job in failed:
+                job.completions = [completion or Completion.failed(NO_MEMORY) for completion in job.completions]
             self.batched.notify("a single prompt does not fit into the device's memory: unscored")
-            failed.append(job)
         self.begin()
         release_cached_memory(self.batched.device)
         return failed

@@ -179,8 +179,10 @@ class LocalEngine:
             self.packs = reason is None
             if reason:
                 self.notify(f"{reason}; generating for one prompt at a time")
-        together = [job for job in jobs if self.packs and len(job.tokens) + sampling.most_tokens <= self._span]
-        alone = [job for job in jobs if job not in together]
+        together, alone = list[Job](), list[Job]()
+        for job in jobs:
+            fits = self.packs and len(job.tokens) + sampling.most_tokens <= self._span
+            (together if fits else alone).append(job)
         if self.packs and alone:
             self.notify(
                 f"generating sequences longer than the attention window of {self._span:.0f} tokens one prompt at a time"
