@@ -35,7 +35,7 @@ class Pages:
     and begins at a multiple of its length. dense: all columns are read, since a part of them would be copied, as
     half-precision products in torch's CPU build do"""
 
-    def __init__(self, count: int, width: int, dense: bool = False) -> None:
+    def __init__(self, count: int = 0, width: int = 0, dense: bool = False) -> None:
         self.count, self.width, self.dense = count, width, dense
         self.layers: dict[int, list[Tensor]] = {}
 

@@ -9,19 +9,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from alignbench.models.causal_lm import Budget
 from alignbench.models.distributions import Drawn, Stream, draw
 from alignbench.models.encode import Tokens
 from alignbench.models.generate.decoding import Decoding, Thoughts
+from alignbench.models.generate.packed import Pages
 from alignbench.types.engine import Completion
-
-if TYPE_CHECKING:
-    from alignbench.models.causal_lm import Budget
-    from alignbench.models.generate.packed import Pages
 
 NOT_FINITE = "the logits are not finite"
 
@@ -37,7 +34,7 @@ class Job:
     key: str
     tokens: Tokens
     completions: list[Completion | None]
-    pages: Pages | None = None
+    pages: Pages = field(default_factory=Pages)
     start: int = 0
 
     @property

@@ -126,7 +126,7 @@ class _Run(Run):
             job.start = len(job.tokens) // self.page if len(job.completions) > 1 else self.shared
             if rest := self.prefix % self.page:  # the first page begins with the end of the shared prefix
                 job.pages.copy([0], self.first, self.shared, rest)
-        return self._compute([(job.tokens, job.pages) for job in jobs if job.pages is not None])
+        return self._compute([(job.tokens, job.pages) for job in jobs])
 
     def advance(self) -> Tensor:
         positions = np.array([row.position for row in self.rows])
@@ -141,9 +141,7 @@ class _Run(Run):
             rows[row.pages], numbers[row.pages] = at, row.job.start + np.arange(len(row.pages))
         parts = self._shared_part(positions)
         for job, members in siblings.items():
-            assert job.pages is not None
-            own = np.arange(self.shared, job.start)
-            parts.append(Part(job.pages, self.page, own, np.array(members), positions))
+            parts.append(Part(job.pages, self.page, np.arange(self.shared, job.start), np.array(members), positions))
         parts.append(Part(self.pool, self.page, numbers, rows[:, None], positions))
         where = [row.pages[row.position // self.page - row.job.start] for row in self.rows]
         block = self._block(0, positions, parts, np.array(where))
@@ -153,7 +151,6 @@ class _Run(Run):
     def keep(self, sources: list[int], kept: list[int], entered: bool) -> None:
         samples = [self.computed[at] for at in kept]
         for job in {sample.job: None for sample in samples if entered}:
-            assert job.pages is not None
             begun = [sample for sample in samples if sample.job is job]
             for number in range(job.start, -(-len(job.tokens) // self.page)):
                 used = min(self.page, len(job.tokens) - number * self.page)
@@ -163,7 +160,7 @@ class _Run(Run):
             if sample.job.completions[sample.number] is not None:
                 self._release(sample)
             if not sample.job.missing or sample.job.start == self.shared:  # every sample has a copy
-                sample.job.pages = None
+                sample.job.pages = Pages()
         self.rows = self.rows + samples if entered else samples
 
     def _compute(self, prompts: list[tuple[Tokens, Pages]]) -> Tensor:

@@ -298,11 +298,9 @@ class LocalEngine:
         both = np.full((2, len(cells)), np.nan)
         both[:, described] = entropies(logits, described)
         order = [row for own in rows.values() for row in own]
+        most_likely = np.full(len(targets), np.nan)
         if any(texts[number].greedy for number in rows):
-            best = logits.argmax(-1).cpu().numpy()
-            most_likely = best[order] == np.array(targets)
-        else:
-            most_likely = np.full(len(targets), np.nan)
+            most_likely = logits.argmax(-1).cpu().numpy()[order] == np.array(targets)
         logprobs = target_logprobs(logits, order, targets)
         numbers = np.vstack([logprobs, both[:, order], most_likely])
         return list(zip(rows, np.split(numbers, np.cumsum([len(own) for own in rows.values()])[:-1], 1), strict=True))

@@ -17,7 +17,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from alignbench.errors import AlignbenchError
 from alignbench.models.attention import TREE, Layers, replaced_attention, tree_mask
-from alignbench.models.causal_lm import TOLERANCE, devices_of, select_before_head, takes_positions
+from alignbench.models.causal_lm import ERRORS, TOLERANCE, devices_of, select_before_head, takes_positions
 from alignbench.models.encode import Tokens, common_length
 
 Cell = tuple[int, int]  # (row of the batch, node of its tree)
@@ -243,7 +243,7 @@ def why_no_tree(forward: Forward, tokens: Tokens) -> str | None:
             worst = max(float((one - other).abs().mean()) for one, other in zip(found, plain, strict=True))
             # NaN on both sides is no difference
             reason = f"log-probabilities differ by {worst:.2g} nats" if worst > limit else None
-        except (TypeError, ValueError, RuntimeError, IndexError, AttributeError, KeyError) as error:
+        except ERRORS as error:
             reason = type(error).__name__
         if reason is None or not forward.flex:
             return reason and f"{kind} does not support a tree mask ({reason})"
