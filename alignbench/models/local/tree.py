@@ -133,10 +133,6 @@ class Prefix:
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def cache(self, rows: int) -> DynamicCache:
-        """For one batch: the model appends the batch's own keys to copies of these."""
-        return DynamicCache([(k.expand(rows, -1, -1, -1), v.expand(rows, -1, -1, -1)) for k, v in self.layers])
-
 
 class Forward:
     """A model in evaluation mode and the number of tokens it has computed, not counting padding.
@@ -178,8 +174,11 @@ class Forward:
             blocked = torch.from_numpy(~attention_mask(batch, width)).to(self.device)
             mask[:, 0, :, skip:].masked_fill_(blocked, torch.finfo(self.model.dtype).min)
             arguments["attention_mask"] = mask
-            if skip:
-                arguments["past_key_values"] = prefix.cache(rows=len(batch))
+            if skip:  # the model appends the batch's own keys to copies of these
+                rows = (len(batch), -1, -1, -1)
+                arguments["past_key_values"] = DynamicCache(
+                    [(k.expand(rows), v.expand(rows)) for k, v in prefix.layers]
+                )
         attention = replaced_attention(self.model, TREE) if "tree" in arguments else nullcontext()
         with self._head_at(cells), attention:
             logits: torch.Tensor = self.model(**arguments).logits
