@@ -17,6 +17,7 @@ from torch import nn
 
 from alignbench.types.engine import TOP, Sampling
 
+NO_DOUBLE = ("mps",)  # devices without double precision
 CHUNK = 128  # adjacent tokens that are reduced together first
 LOWEST = -200.0  # nats below the highest logit: its exponential is 0 in fp32, and 0 · −200 is not NaN as 0 · −∞ is
 
@@ -34,7 +35,7 @@ def target_logprobs(logits: torch.Tensor, rows: list[int], targets: list[int]) -
         part = part.float()
         highest = part.amax(-1, keepdim=True)
         normalisers.append(part.sub_(highest).exp_().sum(-1).log_().add_(highest[:, 0]))
-    return (target - torch.cat(normalisers)[row]).cpu().double().numpy()  # MPS has no double precision
+    return (target - torch.cat(normalisers)[row]).cpu().double().numpy()
 
 
 def _rows_at_once(logits: torch.Tensor, numbers: int) -> int:
@@ -75,8 +76,7 @@ def top_entropies(values: torch.Tensor) -> torch.Tensor:
         inside = chunks.gather(1, best[:, :, None].expand(-1, -1, CHUNK)).flatten(1)
         values = torch.cat([inside, values[:, whole * CHUNK :]], dim=-1)
     highest = values.topk(min(TOP, values.shape[-1])).values
-    highest = highest if values.device.type == "mps" else highest.double()
-    found: torch.Tensor = torch.special.entr(highest.softmax(-1)).sum(-1)
+    found: torch.Tensor = torch.special.entr(_wide(highest).softmax(-1)).sum(-1)
     return found
 
 
@@ -202,4 +202,4 @@ def _chunk_sums(values: torch.Tensor) -> torch.Tensor:
 
 
 def _wide(values: torch.Tensor) -> torch.Tensor:
-    return values if values.device.type == "mps" else values.double()
+    return values if values.device.type in NO_DOUBLE else values.double()
