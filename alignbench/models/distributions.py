@@ -31,7 +31,7 @@ def target_logprobs(logits: torch.Tensor, rows: list[int], targets: list[int]) -
     row = torch.tensor(rows, device=logits.device)
     target = logits[row, torch.tensor(targets, device=logits.device)].float()
     normalisers = []
-    for part in logits.split(_rows_at_once(logits, 2**20)):
+    for part in torch.split(logits, _rows_at_once(logits, 2**20)):
         part = part.float()
         highest = part.amax(-1, keepdim=True)
         normalisers.append(part.sub_(highest).exp_().sum(-1).log_().add_(highest[:, 0]))

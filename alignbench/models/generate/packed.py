@@ -128,7 +128,8 @@ class Block:
             own = query[part.tokens].transpose(1, 2).flatten(2, 3).expand(len(k), -1, -1, -1)
             mask = part.mask if part.mask is None or group == 1 else part.mask.repeat_interleave(group, 1)
             for target, found in zip((sums, masses, highest), attend(own, k, v, mask, softcap), strict=True):
-                target[part.tokens, part.numbers] = found.unflatten(2, (-1, group)).transpose(1, 2).to(dtype)
+                split = found.view(*found.shape[:2], -1, group, *found.shape[3:])
+                target[part.tokens, part.numbers] = split.transpose(1, 2).to(dtype)
         if self.most == 1:
             return sums[:, 0] / masses[:, 0, ..., None]
         weights = (highest - highest.amax(1, keepdim=True)).exp_()
