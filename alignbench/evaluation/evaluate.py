@@ -56,7 +56,7 @@ def evaluate(
     return run(resolve(config, {name: value for name, value in listed.items() if value} | settings), progress)
 
 
-evaluate.__signature__ = with_fields(inspect.signature(evaluate), Settings)  # type: ignore[attr-defined]
+evaluate.__signature__ = with_fields(inspect.signature(evaluate))  # type: ignore[attr-defined]
 
 
 def run(settings: Settings, progress: Progress | None = None) -> list[RunResult]:
