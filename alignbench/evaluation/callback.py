@@ -12,15 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import (
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
 
 from alignbench.errors import AlignbenchError
 from alignbench.evaluation.config import resolve
@@ -95,26 +87,24 @@ class AuditCallback(TrainerCallback):  # type: ignore[misc]
             own = {name: self.settings.of_task(name) for name in self.settings.tasks}
             self.jobs = prepare(own, self.settings.data_dir, device=str(trainer.args.device))
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         refuse_sharded(self.trainer.model_wrapped)
         if state.global_step == 0:
             self._audit(control)
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if isinstance(self.every, int) and state.global_step % self.every == 0:
             self._audit(control)
 
-    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.every == "evaluate":
             self._audit(control)
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.every == "save":
             self._audit(control)
 
-    def _audit(self, control: TrainerControl) -> None:
+    def _audit(self, control: Any) -> None:
         """Evaluate and log on the main process; the others wait."""
         if self.trainer.accelerator.is_main_process:
             with undisturbed(self.trainer.model):

@@ -17,12 +17,13 @@ from alignbench import scorers as registered
 from alignbench.errors import AlignbenchError
 from alignbench.evaluation.config import resolve, to_yaml, with_sampling
 from alignbench.evaluation.pipeline import Job, run_task
-from alignbench.evaluation.sources import LazyEngine, ModelSource
+from alignbench.evaluation.sources import ModelSource, lazy_engine
 from alignbench.evaluation.thinking import find_thinking
 from alignbench.evaluation.win_rate import ANSWERS, WIN_RATE, find_answers, find_judge, judge_all, with_verdicts
 from alignbench.models.model import Model, choose_engine, find_model
 from alignbench.progress import Progress
 from alignbench.runs.folder import open_run
+from alignbench.runs.read import run_result
 from alignbench.scorers.choose import choose_scorers
 from alignbench.shards import Shard, find_shard
 from alignbench.tasks import find_task
@@ -218,16 +219,14 @@ def evaluate_model(
     model: Model, jobs: Sequence[Job], settings: Settings, shard: Shard, progress: Progress
 ) -> RunResult:
     """Evaluate one model on jobs, in its run folder."""
-    results, folders = [], []
+    done = []
     with open_run(Path(settings.out), model.name, model.identity, shard) as run:
         run.keep(to_yaml(settings))
-        engine = LazyEngine(model, run, progress)
+        engine = lazy_engine(model, run, progress)
         for job in jobs:
             chat = job.uses_chat(model.chat_template)
-            source = ModelSource(engine, job.data.prefix, job.seed, chat, job.thinking)
+            source = ModelSource(model.name, engine, job.data.prefix, job.seed, chat, job.thinking)
             identity = job.identity(chat, job.thinking, settings.template_kwargs, settings.system)
             identity |= _server_sampling(model, job)[0]
-            result, folder = run_task(source, run, job.task, job.data.documents, job.scorers, identity, progress)
-            results.append(result)
-            folders.append(folder.path.name)
-    return RunResult(model.name, run.path, tuple(results), tuple(folders))
+            done.append(run_task(source, run, job.task, job.data.documents, job.scorers, identity, progress))
+    return run_result(model.name, run.path, done)

@@ -10,16 +10,16 @@ from functools import partial
 from typing import Any
 
 from alignbench.errors import AlignbenchError
-from alignbench.evaluation.scoring import OUTPUTS_PER_CHUNK, WINDOW, ScorerQueue, chunk_size
+from alignbench.evaluation.scoring import WINDOW, ScorerQueue, chunk_size
 from alignbench.evaluation.sources import Source
 from alignbench.progress import Progress
 from alignbench.provenance import environment, versions
 from alignbench.runs.folder import RecordOffset, RunFolder, TaskFolder, digest
+from alignbench.runs.read import TaskRun
 from alignbench.runs.summary import summarise
 from alignbench.scorers.choose import embedder_of
 from alignbench.types.engine import Thinking
 from alignbench.types.record import Document, Record
-from alignbench.types.result import TaskResult
 from alignbench.types.scorer import Embedder, Scorer, ScorerIdentity
 from alignbench.types.task import Task, TaskData
 
@@ -93,7 +93,7 @@ def run_task(
     progress: Progress,
     *,
     embedder: Embedder | None = None,
-) -> tuple[TaskResult, TaskFolder]:
+) -> TaskRun:
     """Produce, score and summarise the records of a task, as far as they do not exist yet.
 
     identity: the content of task.json: all that the numbers depend on besides the model
@@ -111,13 +111,12 @@ def run_task(
     shard.wait_for_everyone()
     if finished is not None and not failed:
         progress.say(f"{label}: already finished in {folder.path}")
-        return finished, folder
+        return TaskRun(folder.path, folder.identity(), finished)
     if failed:
         progress.say(f"{label}: retrying documents that failed")
     if shard.is_main:
         folder.reopen()
     shard.wait_for_everyone()
-    source.begin()
     before = source.work()
     size = chunk_size(task)
     mine = [document for number, document in enumerate(documents) if shard.owns(number // size)]
@@ -135,8 +134,8 @@ def run_task(
     progress.start(label, len(mine), state.complete)
     missing = {document.id for document in mine if document.id not in state.done and document.id not in state.records}
     # what is computed without scorers is complete, and written at once
-    at_once = 1 if source.computes else OUTPUTS_PER_CHUNK
-    with ScorerQueue(task, mine, scorers, folder, progress, at_once) as queue:
+    together = 1 if source.computes and not scorers else size
+    with ScorerQueue(task, mine, together, scorers, folder, progress) as queue:
         for read in state.records.values():
             queue.put(read())
         for record in source.records(task, mine, missing):
@@ -156,7 +155,7 @@ def run_task(
     run.log("finish", task=task.name, folder=folder.path.name, **work)
     result = folder.result()
     assert result is not None
-    return result, folder
+    return TaskRun(folder.path, folder.identity(), result)
 
 
 def _summarise(task: Task, folder: TaskFolder, order: Mapping[str, int], embedder: Embedder | None) -> None:

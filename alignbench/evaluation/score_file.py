@@ -23,6 +23,7 @@ from alignbench.parse import find_path, parse_json
 from alignbench.progress import Progress
 from alignbench.provenance import environment
 from alignbench.runs.folder import open_run
+from alignbench.runs.read import run_result
 from alignbench.scorers.choose import choose_scorers
 from alignbench.shards import require_single_process
 from alignbench.tasks.outputs import OUTPUTS
@@ -103,8 +104,8 @@ def score_file(
     source = SavedOutputs(name, lambda own: Record.generated(own, completions[own.id]), file=file.name)
     with open_run(Path(out), name, model) as run:
         run.describe({**model, "environment": environment()})
-        result, folder = run_task(source, run, job.task, job.data.documents, job.scorers, identity, progress)
-    return RunResult(name, run.path, (result,), (folder.path.name,))
+        found = run_task(source, run, job.task, job.data.documents, job.scorers, identity, progress)
+    return run_result(name, run.path, [found])
 
 
 def judge_files(
@@ -122,7 +123,7 @@ def judge_files(
         scorer,
         progress=progress,
     )
-    return replace(own, results=(verdicts.result,), folders=(verdicts.folder.path.name,))
+    return run_result(own.checkpoint, own.folder, [verdicts])
 
 
 def completions_of(

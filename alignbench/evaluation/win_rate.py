@@ -14,13 +14,14 @@ from alignbench.evaluation.pipeline import run_task
 from alignbench.evaluation.sources import SavedOutputs
 from alignbench.progress import Progress
 from alignbench.provenance import versions
-from alignbench.runs.folder import RunFolder, TaskFolder, digest, lock_run
+from alignbench.runs.folder import RunFolder, digest, lock_run
+from alignbench.runs.read import TaskRun
 from alignbench.scorers.choose import by_kind
 from alignbench.shards import Shard
 from alignbench.tasks import find_task
 from alignbench.types.engine import THINKING, Thinking
 from alignbench.types.record import Record
-from alignbench.types.result import RunResult, TaskResult
+from alignbench.types.result import RunResult
 from alignbench.types.scorer import Scorer, ScorerIdentity
 
 ANSWERS, WIN_RATE = "answers", "win_rate"
@@ -28,21 +29,13 @@ MIN_CONSISTENCY = 0.5  # of the prompts; GPT-4 was consistent on 65 % of MT-benc
 
 
 @dataclass(frozen=True)
-class Verdicts:
-    """Verdicts on one system against another: the result, and the folder of records in the first one's run."""
-
-    result: TaskResult
-    folder: TaskFolder
-
-
-@dataclass(frozen=True)
 class Answers:
-    """A system's finished answers: their run, its run.json, and the task's folder."""
+    """A system's finished answers: their run, its run.json, and the task."""
 
     name: str
     run: Path
     description: Mapping[str, Any]
-    folder: TaskFolder
+    folder: TaskRun
 
     def records(self) -> dict[str, Record]:
         return {record.id: record for record in self.folder.records()}
@@ -55,10 +48,11 @@ def find_answers(run: str | Path, folder: str | None = None) -> Answers:
     """
     path = Path(run)
     description = RunFolder(path).description()
+    tasks = [(task, task.identity()) for task in RunFolder(path).tasks()]
     found = [
-        task
-        for task in RunFolder(path).tasks()
-        if task.identity()["task"] == ANSWERS and task.result() is not None and folder in (None, task.path.name)
+        TaskRun(task.path, identity, result)
+        for task, identity in tasks
+        if identity["task"] == ANSWERS and folder in (None, task.path.name) and (result := task.result()) is not None
     ]
     if not found:
         raise AlignbenchError(f"{path}: no finished answers; generate them with --tasks {ANSWERS}")
@@ -70,14 +64,14 @@ def find_answers(run: str | Path, folder: str | None = None) -> Answers:
 
 def judge_all(
     shard: Shard, systems: Sequence[Answers], baseline: Answers, scorer: Scorer, progress: Progress
-) -> list[Verdicts]:
+) -> list[TaskRun]:
     """`judge` for each system, by the first of several processes; the others wait for it and read the results."""
     found = [judge(own, baseline, scorer, progress=progress) for own in systems] if shard.is_main else []
     shard.wait_for_everyone()
     return found or [judge(own, baseline, scorer) for own in systems]  # finished: nothing is locked or computed
 
 
-def judge(own: Answers, baseline: Answers, judge: Scorer, *, progress: Progress | None = None) -> Verdicts:
+def judge(own: Answers, baseline: Answers, judge: Scorer, *, progress: Progress | None = None) -> TaskRun:
     """Judge `own` against `baseline`, prompt by prompt; a prompt that one of them did not answer is unscored.
 
     judge: a scorer of kind "preference". Raises AlignbenchError if they have no prompt in common, and if there is no
@@ -85,7 +79,7 @@ def judge(own: Answers, baseline: Answers, judge: Scorer, *, progress: Progress 
     """
     progress = progress or Progress()
     task = find_task(WIN_RATE)
-    first, second = own.folder.identity(), baseline.folder.identity()
+    first, second = own.folder.identity, baseline.folder.identity
     mine, others = own.records(), baseline.records()
     common = [name for name in mine if name in others and mine[name].prompt == others[name].prompt]
     if not common:
@@ -108,24 +102,24 @@ def judge(own: Answers, baseline: Answers, judge: Scorer, *, progress: Progress 
     folder = RunFolder(own.run).task_folder(task.name, identity)
     if (finished := folder.result()) is not None:
         progress.say(f"{own.name} against {baseline.name}: already finished in {folder.path}")
-        found = Verdicts(finished, folder)
+        found = TaskRun(folder.path, folder.identity(), finished)
     else:
         label = f"{own.name} against {baseline.name}"
         source = SavedOutputs(label, lambda document: pairs[document.id], baseline=baseline.name)
         with lock_run(own.run) as run:
-            found = Verdicts(*run_task(source, run, task, documents, [judge], identity, progress))
+            found = run_task(source, run, task, documents, [judge], identity, progress)
     if not found.result.n_scored:
         reason = next(iter(found.result.unscored))
         raise AlignbenchError(
             f"{own.name} against {baseline.name}: no verdict on any of {found.result.n} prompts ({reason}); "
-            f"the records are in {found.folder.path}"
+            f"the records are in {found.path}"
         )
     for warning in warnings((own, baseline), judge, found):
         progress.say(f"warning: {warning}")
     return found
 
 
-def warnings(systems: Sequence[Answers], judge: Scorer, found: Verdicts) -> list[str]:
+def warnings(systems: Sequence[Answers], judge: Scorer, found: TaskRun) -> list[str]:
     """What a reader of these verdicts on two systems has to know about the judge."""
     lines = [
         f"{system.name} was trained against this judge, {judge.name}: its win rate is too high"
@@ -142,10 +136,10 @@ def warnings(systems: Sequence[Answers], judge: Scorer, found: Verdicts) -> list
     return lines
 
 
-def with_verdicts(run: RunResult, verdicts: Verdicts, tasks: Sequence[str]) -> RunResult:
+def with_verdicts(run: RunResult, verdicts: TaskRun, tasks: Sequence[str]) -> RunResult:
     """The run's results for these tasks, with the verdicts as the task win_rate."""
     found = {result.task: (result, folder) for result, folder in zip(run.results, run.folders, strict=True)}
-    found[WIN_RATE] = verdicts.result, verdicts.folder.path.name
+    found[WIN_RATE] = verdicts.result, verdicts.path.name
     results, folders = zip(*(found[name] for name in dict.fromkeys(tasks)), strict=True)
     return replace(run, results=results, folders=folders)
 

@@ -14,10 +14,11 @@ from alignbench.evaluation.sources import SavedOutputs
 from alignbench.progress import Progress
 from alignbench.provenance import environment
 from alignbench.runs.folder import digest, open_run
+from alignbench.runs.read import run_result
 from alignbench.shards import require_single_process
 from alignbench.tasks.declared import declared_task, described
 from alignbench.types.record import Record
-from alignbench.types.result import RunResult, TaskResult
+from alignbench.types.result import RunResult
 from alignbench.types.scorer import Scorer
 from alignbench.types.task import Metric
 
@@ -60,7 +61,7 @@ def write_runs(found: Sequence[Found], out: str | Path, progress: Progress | Non
         of_model.setdefault(digest(own.model), []).append(own)
     for together in of_model.values():
         name, taken = str(together[0].model["model"]["name"]), set[str]()
-        results: dict[str, TaskResult] = {}
+        done = []
         with open_run(Path(out), name, together[0].model) as run:
             run.describe({**together[0].model, **together[0].about, "environment": environment()})
             before = {_key(folder.identity()): folder for folder in run.tasks()}
@@ -76,9 +77,8 @@ def write_runs(found: Sequence[Found], out: str | Path, progress: Progress | Non
                 assert task is not None
                 source = SavedOutputs(name, lambda document, records=records: records[document.id])  # type: ignore[misc]
                 documents = [record.document for record in own.records]
-                result, folder = run_task(source, run, task, documents, own.scorers, identity, progress)
-                results[folder.path.name] = result
-        runs.append(RunResult(name, run.path, tuple(results.values()), tuple(results)))
+                done.append(run_task(source, run, task, documents, own.scorers, identity, progress))
+        runs.append(run_result(name, run.path, done))
     return runs
 
 

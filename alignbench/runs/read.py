@@ -17,7 +17,7 @@ from alignbench.models.lineage import read_lineages
 from alignbench.parse import find_path, open_file, parse_line
 from alignbench.runs.folder import AGAIN, RunFolder, TaskFolder
 from alignbench.types.record import Record
-from alignbench.types.result import TaskResult
+from alignbench.types.result import RunResult, TaskResult
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -61,6 +61,12 @@ class TaskRun:
             raise AlignbenchError(f"{file}: {line_number} records, but result.json counts {self.result.n}; {AGAIN}")
         if self.result.records_sha256 not in (None, sha256.hexdigest()):
             raise AlignbenchError(f"{file}: changed since result.json was computed from it; {AGAIN}")
+
+
+def run_result(name: str, folder: Path, tasks: Sequence[TaskRun]) -> RunResult:
+    """The results of a command for one model. name: the model's"""
+    results, folders = tuple(task.result for task in tasks), tuple(task.path.name for task in tasks)
+    return RunResult(name, folder, results, folders)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alignbench.types.engine import Completion, Finish
+from alignbench.types.engine import Completion
 from alignbench.types.result import known_fields
 
 
@@ -63,26 +63,13 @@ class Document:
 
 
 @dataclass(frozen=True, slots=True)
-class Output:
+class Output(Completion):
     """One text that the model generated for a document, and the scorers' numbers.
 
     scores: kind of scorer -> its numbers; a kind that failed is missing
-    tokens: token ids; empty where the engine does not know them
-    logprobs, entropies, top_entropies: of each token, in nats, as in `Completion`; empty where not known
-    unscored: why there is no text; transient: the reason may be gone on the next attempt
-    thoughts: what a thinking model wrote before the text; no metric or scorer sees it
     """
 
-    text: str
     scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    tokens: tuple[int, ...] = ()
-    logprobs: tuple[float, ...] = ()
-    entropies: tuple[float, ...] = ()
-    top_entropies: tuple[float, ...] = ()
-    finish: Finish = "end"
-    unscored: str | None = None
-    transient: bool = False
-    thoughts: str = ""
 
     @classmethod
     def of(cls, completion: Completion) -> Output:
