@@ -27,7 +27,6 @@ from alignbench.models.steps import training_in
 from alignbench.progress import Progress
 from alignbench.runs.folder import digest
 from alignbench.shards import SINGLE_PROCESS
-from alignbench.types.result import RunResult
 from alignbench.types.settings import TaskSettings
 
 EVENTS = ("evaluate", "save")
@@ -108,7 +107,10 @@ class AuditCallback(TrainerCallback):  # type: ignore[misc]
         """Evaluate and log on the main process; the others wait."""
         if self.trainer.accelerator.is_main_process:
             with undisturbed(self.trainer.model):
-                run = self.evaluate()
+                model = self._model()
+                for job in self.jobs:
+                    check_model(model, [job], self.settings.system)
+                run = evaluate_model(model, self.jobs, self.settings, SINGLE_PROCESS, self.progress)
             headline = {(job.task.name, job.task.headline) for job in self.jobs}
             values = {
                 f"eval_{result.task}/{own.metric}": own.value
@@ -122,14 +124,8 @@ class AuditCallback(TrainerCallback):  # type: ignore[misc]
             control.should_log = should_log  # which `log` has reset; the loss of this step may still have to be logged
         self.trainer.accelerator.wait_for_everyone()
 
-    def evaluate(self) -> RunResult:
-        """Evaluate the trainer's model as it is now, in a run folder of its step."""
-        model = self._model()
-        for job in self.jobs:
-            check_model(model, [job], self.settings.system)
-        return evaluate_model(model, self.jobs, self.settings, SINGLE_PROCESS, self.progress)
-
     def _model(self) -> Model:
+        """The trainer's model as it is now, named by its step."""
         args, tokenizer, module = self.trainer.args, self.tokenizer, causal_lm(self.trainer.model)
         text, settings = module.config.get_text_config(), self.settings
         window = next((own for own in (getattr(text, name, None) for name in WINDOWS) if isinstance(own, int)), None)

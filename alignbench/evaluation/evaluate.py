@@ -129,8 +129,9 @@ def _prepare(task: Task, own: TaskSettings, data_dir: str | Path | None) -> Job:
         raise AlignbenchError(f"template {own.template!r}: choose {', '.join(TEMPLATES)}")
     if own.limit is not None and own.limit < 1:
         raise AlignbenchError(f"limit {own.limit}: it must be at least 1")
-    if own.shots is not None and own.shots < 0:
-        raise AlignbenchError(f"shots {own.shots}: it cannot be negative")
+    for name, value in (("shots", own.shots), ("seed", own.seed)):
+        if value is not None and value < 0:
+            raise AlignbenchError(f"{name} {value}: it cannot be negative")
     thinking = find_thinking(own.thinking, own.thinking_tags, own.thinking_tokens)
     folder, prompts = (None if path is None else Path(path) for path in (data_dir, own.prompts))
     task = with_sampling(task, own.gen_kwargs, own.samples)
