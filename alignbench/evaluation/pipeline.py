@@ -105,13 +105,13 @@ def run_task(
         raise AlignbenchError(f"{task.name}: two documents have the same id")
     shard, label = run.shard, f"{source.name} {task.name}"
     folder = run.create_task_folder(task.name, identity)
-    finished, failed = folder.result(), False
-    if finished is not None and finished.unscored:
+    finished, failed = TaskRun.of(folder), False
+    if finished is not None and finished.result.unscored:
         failed = not all(map(source.usable, folder.offsets().values()))
     shard.wait_for_everyone()
     if finished is not None and not failed:
         progress.say(f"{label}: already finished in {folder.path}")
-        return TaskRun(folder.path, folder.identity(), finished)
+        return finished
     if failed:
         progress.say(f"{label}: retrying documents that failed")
     if shard.is_main:
@@ -146,9 +146,9 @@ def run_task(
     after = source.work()
     work = {k: v - before[k] if isinstance(v, int) and isinstance(before.get(k), int) else v for k, v in after.items()}
     run.log("finish", **where, **work)
-    result = folder.result()
-    assert result is not None
-    return TaskRun(folder.path, folder.identity(), result)
+    done = TaskRun.of(folder)
+    assert done is not None
+    return done
 
 
 def _summarise(task: Task, folder: TaskFolder, order: Mapping[str, int], embedder: Embedder | None) -> None:

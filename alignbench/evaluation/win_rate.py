@@ -15,7 +15,7 @@ from alignbench.evaluation.sources import SavedOutputs
 from alignbench.progress import Progress
 from alignbench.provenance import versions
 from alignbench.runs.folder import RunFolder, digest, lock_run
-from alignbench.runs.read import TaskRun
+from alignbench.runs.read import TaskRun, read_folder
 from alignbench.scorers.choose import by_kind
 from alignbench.shards import Shard
 from alignbench.tasks import find_task
@@ -47,19 +47,14 @@ def find_answers(run: str | Path, folder: str | None = None) -> Answers:
     Raises AlignbenchError if there is no such run, or not exactly one folder of answers.
     """
     path = Path(run)
-    description = RunFolder(path).description()
-    tasks = [(task, task.identity()) for task in RunFolder(path).tasks()]
-    found = [
-        TaskRun(task.path, identity, result)
-        for task, identity in tasks
-        if identity["task"] == ANSWERS and folder in (None, task.path.name) and (result := task.result()) is not None
-    ]
+    own = read_folder(path)
+    found = [task for task in own.tasks if task.task == ANSWERS and folder in (None, task.path.name)]
     if not found:
         raise AlignbenchError(f"{path}: no finished answers; generate them with --tasks {ANSWERS}")
     if len(found) > 1:
         names = ", ".join(task.path.name for task in found)
         raise AlignbenchError(f"{path}: several sets of answers ({names}); name one as {path}/FOLDER")
-    return Answers(description["model"]["name"], path, description, found[0])
+    return Answers(own.description["model"]["name"], path, own.description, found[0])
 
 
 def judge_all(
@@ -100,9 +95,9 @@ def judge(own: Answers, baseline: Answers, judge: Scorer, *, progress: Progress 
         "judged_with": versions(),
     }
     folder = RunFolder(own.run).task_folder(task.name, identity)
-    if (finished := folder.result()) is not None:
+    if (finished := TaskRun.of(folder)) is not None:
         progress.say(f"{own.name} against {baseline.name}: already finished in {folder.path}")
-        found = TaskRun(folder.path, folder.identity(), finished)
+        found = finished
     else:
         label = f"{own.name} against {baseline.name}"
         source = SavedOutputs(label, lambda document: pairs[document.id], baseline=baseline.name)
