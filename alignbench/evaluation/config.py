@@ -110,9 +110,6 @@ def to_yaml(settings: Settings) -> str:
     """The settings as a file for `--config`, without the folder of the results."""
     found = asdict(settings)
     del found["out"]
-    found |= {name: list(found[name]) for name in ("checkpoints", "scorers", "include_path")}
-    for own in found["tasks"].values():
-        own |= {"scorers": list(own["scorers"])} if "scorers" in own else {}
     return yaml.safe_dump(found, sort_keys=False, allow_unicode=True)
 
 

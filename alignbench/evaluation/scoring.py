@@ -8,15 +8,14 @@ import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from itertools import islice
 from typing import Any, Self
-
-import numpy as np
 
 from alignbench.errors import first_line
 from alignbench.progress import Progress
 from alignbench.runs.folder import TaskFolder
 from alignbench.types.engine import Loglikelihood
-from alignbench.types.record import Document, Output, Record
+from alignbench.types.record import Document, Output, Record, rounded
 from alignbench.types.scorer import Scorer, ScorerGoneError
 from alignbench.types.task import Task
 
@@ -47,22 +46,17 @@ def choices_record(task: Task, document: Document, answers: Sequence[Loglikeliho
         reason = next((f"{name} is {x}" for name, x in metrics.items() if x is None or not math.isfinite(x)), None)
         if reason is not None:
             metrics = dict.fromkeys(metrics)
-    record = replace(
+    return replace(
         Record.generated(document, ()),
         logprobs=tuple(None if answer.unscored else answer.logprob for answer in answers),
         tokens=tuple(answer.tokens for answer in answers),
+        entropies=tuple(rounded(answer.entropies) for answer in answers) if task.entropies else (),
+        top_entropies=tuple(rounded(answer.top_entropies) for answer in answers) if task.entropies else (),
         notes=tuple(dict.fromkeys(answer.note for answer in answers if answer.note)),
         statistics=statistics,
         metrics=metrics,
         unscored=reason,
         pending=False,
-    )
-    if not task.entropies:
-        return record
-    return replace(
-        record,
-        entropies=tuple(tuple(round(x, 4) for x in answer.entropies) for answer in answers),
-        top_entropies=tuple(tuple(round(x, 4) for x in answer.top_entropies) for answer in answers),
     )
 
 
@@ -201,11 +195,8 @@ class ScorerQueue:
             if len(records) == 1:
                 return [f"{scorer.name} failed ({first_line(error)})"]
             return [answer for record in records for answer in self._ask(scorer, [record])]
-        ends = np.cumsum(counts).tolist()
-        return [
-            numbers[end - count : end] if count else "no output was generated"
-            for count, end in zip(counts, ends, strict=True)
-        ]
+        found = iter(numbers)
+        return [list(islice(found, count)) if count else "no output was generated" for count in counts]
 
 
 def _checked(numbers: list[dict[str, float]], expected: int) -> list[dict[str, float]]:
@@ -213,6 +204,6 @@ def _checked(numbers: list[dict[str, float]], expected: int) -> list[dict[str, f
         raise ValueError(f"{len(numbers)} results for {expected} texts")
     for found in numbers:
         for name, value in found.items():
-            if not np.isfinite(value):
+            if not math.isfinite(value):
                 raise ValueError(f"{name} is {value}")
     return numbers

@@ -206,10 +206,10 @@ class TaskFolder:
         if partial := self._partial():
             offsets = self.offsets()
             temporary = self._final.with_suffix(".tmp")
-            with _writing(self._final), self._open() as sources, temporary.open("wb") as target:
-                for identifier in sorted(offsets.keys() & order.keys(), key=order.__getitem__):
-                    target.write(offsets[identifier].bytes(sources[offsets[identifier].file]))
             with _writing(self._final):
+                with self._open() as sources, temporary.open("wb") as target:
+                    for identifier in sorted(offsets.keys() & order.keys(), key=order.__getitem__):
+                        target.write(offsets[identifier].bytes(sources[offsets[identifier].file]))
                 os.replace(temporary, self._final)
                 for file in partial:
                     file.unlink()

@@ -75,8 +75,7 @@ class Output(Completion):
     def of(cls, completion: Completion) -> Output:
         """A completion without scores. Numbers per token are rounded to four decimals, to keep files small."""
         fields = {name: getattr(completion, name) for name in Completion.__dataclass_fields__}
-        per_token = ("logprobs", "entropies", "top_entropies")
-        return cls(**fields | {name: tuple(round(x, 4) for x in fields[name]) for name in per_token})
+        return cls(**fields | {name: rounded(fields[name]) for name in ("logprobs", "entropies", "top_entropies")})
 
     def to_json(self) -> dict[str, Any]:
         names = ("text", "finish", "tokens", "logprobs", "entropies", "unscored", "scores")
@@ -206,6 +205,10 @@ def checked(fields: dict[str, Any]) -> dict[str, Any]:
         if not all(isinstance(value, int | float | None) for value in fields.get(name, {}).values()):
             raise TypeError(f"a value of {name} is not a number")
     return fields
+
+
+def rounded(numbers: Sequence[float]) -> tuple[float, ...]:
+    return tuple(round(number, 4) for number in numbers)
 
 
 def _compact(values: Sequence[Any]) -> Sequence[Any]:
