@@ -68,11 +68,14 @@ def run(settings: Settings, progress: Progress | None = None) -> list[RunResult]
     # only one of several processes reports
     progress = progress if progress is not None and shard.is_main else Progress()
     of_task = {name: settings.of_task(name) for name in settings.tasks}
-    of_judge = of_task.get(WIN_RATE, settings)
-    thoughts = find_thinking(of_judge.thinking, of_judge.thinking_tags, of_judge.thinking_tokens)
-    judge = find_judge(list(of_task), settings.baseline, of_judge.scorers, settings.device, thoughts)
+    judge = find_judge(of_task.get(WIN_RATE), settings.baseline, settings.device)
     if judge is not None:  # a win rate compares the answers of all models with those of the baseline
-        of_task = {ANSWERS if name == WIN_RATE else name: _without_judge(own) for name, own in of_task.items()}
+        of_task = {
+            ANSWERS if name == WIN_RATE else name: replace(
+                own, scorers=tuple(spec for spec in own.scorers if not spec.startswith("preference="))
+            )
+            for name, own in of_task.items()
+        }
     jobs = prepare(of_task, settings.data_dir, device=settings.device)
     _check_own(settings)
     engine: dict[str, Any] = {f.name: getattr(settings, f.name) for f in fields(EngineSettings)}
@@ -137,11 +140,6 @@ def _prepare(task: Task, own: TaskSettings, data_dir: str | Path | None) -> Job:
     task = with_sampling(task, own.gen_kwargs, own.samples)
     data = sample(task.load(Options(folder, own.shots, own.seed, prompts)), own.limit, own.seed)
     return Job(task, data, own.limit, own.seed, (), own.template, thinking)
-
-
-def _without_judge(own: TaskSettings) -> TaskSettings:
-    """The settings of answers: the scorer of a win rate is not theirs."""
-    return replace(own, scorers=tuple(spec for spec in own.scorers if not spec.startswith("preference=")))
 
 
 def _check_own(settings: Settings) -> None:

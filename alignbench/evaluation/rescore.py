@@ -89,8 +89,7 @@ def _folders(run: RunFolder, requested: Mapping[str, str], names: Sequence[str])
         finished = [folder for folder in own if folder.result() is not None]
         if not finished:
             raise AlignbenchError(f"{own[0].path}: not finished; run the command that began it again")
-        others = [len({e["kind"] for e in folder.identity()["scorers"]} - set(requested)) for folder in finished]
-        best = finished[others.index(max(others))]
+        best = max(finished, key=lambda own: len({e["kind"] for e in own.identity()["scorers"]} - set(requested)))
         chosen.append((_task(best.identity()), best))
     return chosen
 

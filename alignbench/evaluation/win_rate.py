@@ -12,6 +12,7 @@ from typing import Any
 from alignbench.errors import AlignbenchError
 from alignbench.evaluation.pipeline import run_task
 from alignbench.evaluation.sources import SavedOutputs
+from alignbench.evaluation.thinking import find_thinking
 from alignbench.progress import Progress
 from alignbench.provenance import versions
 from alignbench.runs.folder import RunFolder, digest, lock_run
@@ -23,6 +24,7 @@ from alignbench.types.engine import THINKING, Thinking
 from alignbench.types.record import Record
 from alignbench.types.result import RunResult
 from alignbench.types.scorer import Scorer, ScorerIdentity
+from alignbench.types.settings import TaskSettings
 
 ANSWERS, WIN_RATE = "answers", "win_rate"
 MIN_CONSISTENCY = 0.5  # of the prompts; GPT-4 was consistent on 65 % of MT-bench's (Zheng et al. 2023, table 2)
@@ -162,22 +164,20 @@ def trained_against(description: Mapping[str, Any], judge: Scorer) -> bool:
     return getattr(judge, "weights_sha256", None) in training.get("rewards", ())
 
 
-def find_judge(
-    tasks: Sequence[str],
-    baseline: str | None,
-    scorers: Sequence[str],
-    device: str,
-    thinking: Thinking | None = THINKING,
-) -> Scorer | None:
+def find_judge(own: TaskSettings | None, baseline: str | None, device: str) -> Scorer | None:
     """The judge of an evaluation with the task win_rate; None without that task. Raises AlignbenchError if a baseline
-    or a judge is missing or has no use."""
-    if WIN_RATE not in tasks and baseline is not None:
+    or a judge is missing or has no use.
+
+    own: the settings of the task
+    """
+    if own is None and baseline is not None:
         raise AlignbenchError(f"--baseline {baseline}: it requires --tasks {WIN_RATE}")
-    if WIN_RATE not in tasks:
+    if own is None:
         return None
     if baseline is None:
         raise AlignbenchError(f"task {WIN_RATE}: name the model to compare with, as --baseline CHECKPOINT")
-    return choose_judge([spec for spec in scorers if spec.startswith("preference=")], device, thinking)
+    thinking = find_thinking(own.thinking, own.thinking_tags, own.thinking_tokens)
+    return choose_judge([spec for spec in own.scorers if spec.startswith("preference=")], device, thinking)
 
 
 def choose_judge(specs: Sequence[str], device: str, thinking: Thinking | None = THINKING) -> Scorer:
