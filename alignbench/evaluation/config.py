@@ -30,11 +30,6 @@ def resolve(config: str | Path | None, given: Mapping[str, Any]) -> Settings:
     if given.get("tasks"):
         tasks = {name: tasks.get(name, {}) for name in given["tasks"]}
     own = {name: value for name, value in given.items() if name != "tasks"}
-    common = {f.name for f in fields(TaskSettings)} & own.keys()
-    tasks = {
-        name: combined(settings, {key: own[key] for key in common & settings.keys()})
-        for name, settings in tasks.items()
-    }
     found = combined(general, own)
     for name in ("checkpoints", "scorers", "include_path"):
         found[name] = tuple(map(str, found.get(name) or ()))
@@ -42,6 +37,7 @@ def resolve(config: str | Path | None, given: Mapping[str, Any]) -> Settings:
         include(path)
     expanded: Mappings = {}
     for pattern, settings in tasks.items():
+        settings = combined(settings, {key: own[key] for key in own.keys() & settings.keys()})
         for name in find_names([pattern]):
             expanded[name] = combined(expanded.get(name, {}), settings)
     paths = {name: str(found[name]) for name in ("out", "prompts", "data_dir") if found.get(name) is not None}
