@@ -42,10 +42,10 @@ app.command("average")(average_command)
 app.command("tasks")(list_tasks)
 app.command("engines")(list_engines)
 app.add_typer(demo_app, name="demo")
-app.add_typer(data_app, name="data", help="Data sets: list, fetch, prepare and check.")
-app.add_typer(scorers_app, name="scorers", help="Scorers of generated text: list and validate.")
-app.add_typer(labels_app, name="labels", help="Human labels: import, agreement, summary, screening, export.")
-app.add_typer(train_app, name="train", help="Train: SFT, a reward model, PPO and PPO-ptx.")
+app.add_typer(data_app, name="data")
+app.add_typer(scorers_app, name="scorers")
+app.add_typer(labels_app, name="labels")
+app.add_typer(train_app, name="train")
 
 
 def _print_version(wanted: bool) -> None:

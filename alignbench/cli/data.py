@@ -9,7 +9,7 @@ from alignbench.cli.options import DataDir
 from alignbench.console import print_table
 from alignbench.errors import AlignbenchError
 
-app = typer.Typer(help="Data sets: list them, check local copies, fetch the rest.", no_args_is_help=True)
+app = typer.Typer(help="Data sets: list, fetch, prepare and check.", no_args_is_help=True)
 
 Cards = Annotated[list[str] | None, typer.Argument(metavar="CARD", help="Default: all cards.")]
 
