@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 import yaml
 from cases import cases
-from commands import assert_one_line_error, run
+from commands import assert_one_line_error, assert_refused, run
 from scipy.stats import chisquare
 from standin_server import StandIn
 from tiny import tiny_tokenizer
@@ -18,6 +19,7 @@ from tiny import tiny_tokenizer
 import alignbench
 from alignbench.errors import AlignbenchError
 from alignbench.evaluation.config import resolve, to_yaml
+from alignbench.labels.table import write_lines
 from alignbench.models.distributions import Stream, draw
 from alignbench.models.encode import Encoder
 from alignbench.models.remote.endpoint import connect
@@ -124,6 +126,13 @@ def test_what_is_given_precedes_the_file_and_the_kept_file_means_the_same(tmp_pa
     assert resolve(tmp_path / "kept.yaml", {}) == own
     with pytest.raises(AlignbenchError, match="dtyp: no such setting; did you mean 'dtype'"):
         alignbench.evaluate(["x"], ["hellaswag"], dtyp="float32")
+
+
+def test_a_pipe_is_neither_read_as_settings_nor_replaced_by_labels(tmp_path):
+    os.mkfifo(tmp_path / "pipe.yaml")
+    assert_refused("pipe.yaml: cannot be read", resolve, tmp_path / "pipe.yaml", {})
+    assert_refused("pipe.yaml: cannot be written: not a regular file", write_lines, [], tmp_path / "pipe.yaml")
+    assert (tmp_path / "pipe.yaml").is_fifo()
 
 
 def test_help_in_python_has_every_setting():
