@@ -102,10 +102,10 @@ def write_labels(labels: Sequence[Label], file: Path) -> None:
 
 def write_lines(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
     """Write JSON lines atomically. Raises AlignbenchError, also for a pipe or a device, which it would replace."""
-    if file.exists() and not file.is_file():
-        raise AlignbenchError(f"{file}: cannot be written: not a regular file")
     temporary = file.with_name(file.name + ".tmp")
     try:
+        if file.exists() and not file.is_file():
+            raise AlignbenchError(f"{file}: cannot be written: not a regular file")
         file.parent.mkdir(parents=True, exist_ok=True)
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         temporary.write_bytes(text.encode("utf-8", "backslashreplace"))  # a lone surrogate becomes its JSON escape
