@@ -21,19 +21,18 @@ Preset = Annotated[str | None, typer.Option(help="Start from a published recipe,
 Show = Annotated[bool, typer.Option("--show", help="List all settings with values and meanings, and exit.")]
 
 
-def _add_stage(stage: str, text: str) -> None:
-    def train(settings: Settings = None, preset: Preset = None, show: Show = False) -> None:
+def _add(stage: str, about: str) -> None:
+    @app.command(stage, help=f"{about} All settings: alignbench train {stage} --show")
+    def command(settings: Settings = None, preset: Preset = None, show: Show = False) -> None:
         from trainers.config import find_stage
 
-        kind, function, recipe = find_stage(stage, preset)
-        run_stage(kind, function, settings, show, recipe)
-
-    app.command(stage, help=f"{text} All settings: alignbench train {stage} --show")(train)
+        kind, train, recipe = find_stage(stage, preset)
+        run_stage(kind, train, settings, show, recipe)
 
 
-_add_stage("sft", "Supervised fine-tuning on demonstrations.")
-_add_stage("reward", "Train a reward model on rankings of responses.")
-_add_stage("ppo", "PPO against a reward, or PPO-ptx with pretraining text.")
+_add("sft", "Supervised fine-tuning on demonstrations.")
+_add("reward", "Train a reward model on rankings of responses.")
+_add("ppo", "PPO against a reward, or PPO-ptx with pretraining text.")
 
 
 def run_stage(
