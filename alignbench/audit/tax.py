@@ -62,15 +62,17 @@ def range_of(result: MetricResult) -> tuple[float, float] | None:
     return RANGES.get(result.unit) if low is None or high is None else (low, high)
 
 
+def span_of(result: MetricResult) -> float | None:
+    bounds = range_of(result)
+    return bounds and bounds[1] - bounds[0]
+
+
 def taxed(rows: Sequence[Row], reward: str) -> list[Row]:
     """The rows of the mean tax: primary rows of capabilities with a finite range, except those of the task of the
     reward (TASK.METRIC), which is what the model was optimised for."""
     task = reward.partition(".")[0]
-    return [
-        row
-        for row in rows
-        if row.primary and row.ability == CAPABILITY and row.tax_of_range is not None and row.task != task
-    ]
+    own = [row for row in rows if row.primary and row.ability == CAPABILITY and row.task != task]
+    return [row for row in own if row.tax_of_range is not None]
 
 
 def macro(rows: Sequence[Row], margin: float) -> tuple[tuple[MeanTax, ...], MeanTax | None]:

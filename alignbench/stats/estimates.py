@@ -75,7 +75,9 @@ def mean(values: ArrayLike, groups: Groups = None, bounds: Bounds = (None, None)
     count = int(cluster.max(initial=-1)) + 1
     if count < 2:
         return Estimate(float(x.mean()) if count else None, n=len(x), clusters=count)
-    centre, error, residuals = float(x.mean()), *standard_error(x, cluster)
+    centre = float(x.mean())
+    residuals = np.bincount(cluster, x - centre, count)
+    error = float(np.sqrt(count / (count - 1) * (residuals**2).sum()) / len(x))
     if equal := error <= EQUAL * np.abs(x).max():
         error = 0.0
     if equal or count < FEW:
@@ -86,14 +88,6 @@ def mean(values: ArrayLike, groups: Groups = None, bounds: Bounds = (None, None)
     low, high = (centre - untransform(end, skewness, count) * error for end in (t, -t))
     low, high = clip(low, high, bounds)
     return Estimate(centre, error, low, high, len(x), count)
-
-
-def standard_error(x: Array, cluster: NDArray[np.int64]) -> tuple[float, Array]:
-    """Standard error of the mean of (n,) values, with the small-sample factor clusters / (clusters − 1), and the sums
-    of the residuals of each cluster."""
-    count = int(cluster.max()) + 1
-    residuals: Array = np.bincount(cluster, x - x.mean(), count).astype(np.float64)
-    return float(np.sqrt(count / (count - 1) * (residuals**2).sum()) / len(x)), residuals
 
 
 def untransform(end: float, skewness: float, n: int) -> float:
