@@ -75,10 +75,10 @@ def match(
 
 def unlike_metrics(one: Match) -> Iterator[str]:
     """A line for each metric of both folders that different scorers, or versions of a package, computed."""
-    after = {metric.metric: metric.scorer for metric in one.aligned.result.metrics}
-    for own in one.reference.result.metrics:
-        if own.category is None and own.metric in after and own.scorer != after[own.metric]:
-            yield f"{one.reference.task}.{own.metric} (scorer: {own.scorer} / {after[own.metric]})"
+    after = one.aligned.result.overall
+    for name, own in one.reference.result.overall.items():
+        if name in after and own.scorer != after[name].scorer:
+            yield f"{one.reference.task}.{name} (scorer: {own.scorer} / {after[name].scorer})"
 
 
 def packages_differ(one: Match) -> str | None:

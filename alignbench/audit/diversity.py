@@ -167,11 +167,11 @@ def _set_rows(blank: Row, texts: Sequence[Documents], vectors: Sequence[_Vectors
     # uncut texts get no intervals: if models write long texts, each measurement takes long
     resampled = blank.lengths == "equal" and 2 * jackknife.GROUPS <= n <= jackknife.MOST
     replicates = [jackknife.replicates(measure, np.arange(n)) if resampled else {} for measure in measures]
+    of = partial(jackknife.estimate, n=n, clusters=n)
     for name in (name for name in _BOUNDS if name in before and name in after):
         one, other = (own.get(name, jackknife.MISSING) for own in replicates)
-        values = (after[name], other, _BOUNDS[name]), (before[name], one, _BOUNDS[name])
-        difference = after[name] - before[name], other - one, (None, None)
-        yield _row(blank, name, [jackknife.estimate(*own, n, n, bounds) for *own, bounds in (*values, difference)])
+        estimates = [of(after[name], other, bounds=_BOUNDS[name]), of(before[name], one, bounds=_BOUNDS[name])]
+        yield _row(blank, name, [*estimates, of(after[name] - before[name], other - one)])
 
 
 def _row(blank: Row, metric: str, estimates: Sequence[Estimate]) -> Row:

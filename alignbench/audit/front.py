@@ -92,9 +92,11 @@ def _rewards(runs: Sequence[Run], named: str, across_templates: bool) -> tuple[d
     If there are several kinds (two judges), the one that most models have.
     """
     task, _, metric = named.partition(".")
-    folders = {
-        run.name: [own for own in run.tasks if own.task == task and _value(own, metric) is not None] for run in runs
-    }
+
+    def value(own: TaskRun) -> float | None:
+        return own.result.overall[metric].value if own.task == task and metric in own.result.overall else None
+
+    folders = {run.name: [own for own in run.tasks if value(own) is not None] for run in runs}
     best: dict[str, TaskRun] = {}
     for measured in [own for mine in folders.values() for own in mine]:
         pairs = {
@@ -102,7 +104,7 @@ def _rewards(runs: Sequence[Run], named: str, across_templates: bool) -> tuple[d
         }
         alike = {name: found[0].aligned for name, found in pairs.items() if isinstance(found, list)}
         best = max(best, alike, key=len)
-    results = {name: result for name, own in best.items() if (result := _value(own, metric)) is not None}
+    results = {name: own.result.overall[metric] for name, own in best.items()}
     if best and task == "win_rate" and metric in OF_A_TIE:
         name, folder = next(iter(best.items()))
         half = replace(results[name], value=0.5, standard_error=None, low=None, high=None, n=0, n_clusters=0)
@@ -116,8 +118,3 @@ def _rewards(runs: Sequence[Run], named: str, across_templates: bool) -> tuple[d
     notes = [f"not on the front, no {named}: {name}" for name in lacking if not folders[name]]
     notes += [f"not on the front, {named} with different settings: {name}" for name in lacking if folders[name]]
     return results, notes if results else []
-
-
-def _value(own: TaskRun, metric: str) -> MetricResult | None:
-    found = (m for m in own.result.metrics if m.metric == metric and m.category is None and m.value is not None)
-    return next(found, None)

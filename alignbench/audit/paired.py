@@ -111,8 +111,7 @@ def unpaired(reference: MetricResult, aligned: MetricResult) -> Change | None:
         if errors[0] is None or errors[1] is None:
             return Estimate(value, n=n, clusters=clusters), None
         error = float(np.hypot(errors[0], errors[1]))
-        p = float(2 * stats.norm.sf(abs(value) / error)) if error else float(value == 0)
-        return Estimate.symmetric(value, error, NORMAL_QUANTILE, n, clusters), p
+        return Estimate.symmetric(value, error, NORMAL_QUANTILE, n, clusters), significance.normal_p(value, error)
 
     return change(reference.value, aligned.value, np.empty((0, 2)), reference.better, infer, "unpaired")
 

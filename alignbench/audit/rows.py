@@ -66,10 +66,7 @@ def _subjects(match: Match, matches: Sequence[Match], seed: int, cache: RecordCa
     """The metrics to compare, and a line for each that cannot be compared. matches: all of the contrast"""
     task = task_of(match.reference)
     assert task is not None
-    before, after = (
-        {own.metric: own for own in side.result.metrics if own.category is None}
-        for side in (match.reference, match.aligned)
-    )
+    before, after = match.reference.result.overall, match.aligned.result.overall
     chances = {metric.name: metric.chance for metric in task.metrics}
     records = cache.records(match.reference), cache.records(match.aligned)
     found, corpus = [], []
@@ -112,18 +109,13 @@ def _row(own: Subject, changed: Change, span: float | None) -> Row:
     values = changed.reference, changed.aligned, result.better
     lost = tax(*values)
     row = Row(
+        **{name: getattr(own.task, name) for name in ("ability", "group")},
+        **{name: getattr(result, name) for name in ("metric", "unit", "better", "scorer")},
+        **{name: getattr(changed, name) for name in ("reference", "aligned", "p", "test")},
         task=own.task.name,
         variant=own.variant,
-        ability=own.task.ability,
-        group=own.task.group,
         family=own.task.family or own.task.name,
-        metric=result.metric,
         headline=result.metric == own.task.headline,
-        unit=result.unit,
-        better=result.better,
-        scorer=result.scorer,
-        reference=changed.reference,
-        aligned=changed.aligned,
         delta=changed.aligned - changed.reference,
         low=changed.delta.low,
         high=changed.delta.high,
@@ -131,8 +123,6 @@ def _row(own: Subject, changed: Change, span: float | None) -> Row:
         gain_low=gain.low,
         gain_high=gain.high,
         standard_error=error,
-        p=changed.p,
-        test=changed.test,
         tax=lost,
         relative_tax=relative_tax(*values, chance, reference_error),
         tax_of_range=None if lost is None or span is None else lost * 100 / span,
@@ -171,8 +161,5 @@ def _variant(metric: str, match: Match, matches: Sequence[Match]) -> str:
 
 def _computed_by(own: Match, metric: str) -> str | None:
     """The scorer that computed the metric in both folders, "" without one; None if they do not have it in common."""
-    before, after = (
-        [result.scorer or "" for result in side.result.metrics if (result.metric, result.category) == (metric, None)]
-        for side in (own.reference, own.aligned)
-    )
-    return before[0] if before and before == after else None
+    before, after = (side.result.overall.get(metric) for side in (own.reference, own.aligned))
+    return before.scorer or "" if before and after and before.scorer == after.scorer else None

@@ -57,9 +57,11 @@ class Equal:
 
 
 def read_system(
-    source: str | Path, task: str | None = None, columns: Mapping[str, str] | None = None,
+    source: str | Path,
+    task: str | None = None,
+    columns: Mapping[str, str] | None = None,
     thinking: Thinking | None = None,
-) -> System:  # fmt: skip
+) -> System:
     """The outputs of a run folder (of its finished `task`, by default the first of TASKS), of a task folder, or of a
     file with the fields `output` or `outputs`, and optionally `id`, `prompt` and `scores` ({kind: {number: value}}).
 

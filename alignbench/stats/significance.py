@@ -64,6 +64,11 @@ def p_of_equal(value: float, clusters: int, span: float | None) -> float | None:
     return min(1.0, 2 * float(np.exp(-2 * clusters * (value / (abs(value) + span)) ** 2)))
 
 
+def normal_p(value: float, error: float) -> float:
+    """Two-sided p-value of 0 for a normal estimate."""
+    return float(2 * stats.norm.sf(abs(value) / error)) if error else float(value == 0)
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's adjusted p-values (1979, jstor 4615733), in the given order: they control the family-wise error rate."""
     p = np.asarray(p_values, np.float64)
