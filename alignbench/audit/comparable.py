@@ -25,10 +25,6 @@ class Match:
     aligned: TaskRun
     template: str
 
-    @property
-    def across_templates(self) -> bool:
-        return "->" in self.template
-
 
 def differences(reference: Mapping[str, Any], aligned: Mapping[str, Any]) -> dict[str, str]:
     """The fields in which two task.json differ so that their numbers are not comparable, each with both values."""

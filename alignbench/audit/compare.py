@@ -86,7 +86,7 @@ def compare_with(
         if across_templates:
             themselves = found if reference is None else [chosen_run(found, reference)]
             own = [_plan(*contrast, tasks, across=True) for contrast in [*pairs, *map(_with_chat_template, themselves)]]
-            plans[reference] += [plan for plan in own if any(match.across_templates for match in plan.matches)]
+            plans[reference] += [plan for plan in own if any("->" in match.template for match in plan.matches)]
     made = {plan.identity: plan.matches for own in plans.values() for plan in own if plan.matches}
     rows = dict(zip(made, measure(list(made.values()), seed=seed, resamples=resamples), strict=True))
     unfinished = [f"{run.name}: unfinished, left out: {', '.join(run.unfinished)}" for run in found if run.unfinished]

@@ -146,9 +146,8 @@ def _mean_rows(blank: Row, documents: Sequence[Sequence[Mapping[str, float]]], s
         both = [(one[name], two[name]) for one, two in zip(*documents, strict=True) if name in one and name in two]
         if both:
             reference, model = np.array(both).T
-            values = (model, _BOUNDS[name]), (reference, _BOUNDS[name]), (model - reference, (None, None))
-            found = [bootstrap.interval(own, seed=seed, bounds=bounds) for own, bounds in values]
-            yield _row(blank, name, found)
+            estimates = [bootstrap.interval(own, seed=seed, bounds=_BOUNDS[name]) for own in (model, reference)]
+            yield _row(blank, name, [*estimates, bootstrap.interval(model - reference, seed=seed)])
 
 
 def _set_rows(blank: Row, texts: Sequence[Documents], vectors: Sequence[_Vectors]) -> Iterator[Row]:

@@ -54,10 +54,6 @@ class Change:
     test: str
     note: str = ""
 
-    @property
-    def tested(self) -> Estimate:
-        return self.delta if self.gain is None else self.gain
-
 
 def change(reference: float, aligned: float, draws: Array, better: str, infer: Inference, test: str) -> Change:
     """draws: (k, 2) both values on each resample, or without each group."""
@@ -67,12 +63,6 @@ def change(reference: float, aligned: float, draws: Array, better: str, infer: I
     if better != "higher" and gained is not None and gains is not None:
         gain, p = infer(gained, gains)
     return Change(reference, aligned, delta, gain, p, test)
-
-
-def mirrored(own: Estimate) -> Estimate:
-    """The estimate of the negative value."""
-    low, high = (None if end is None else -end for end in (own.high, own.low))
-    return replace(own, value=None if own.value is None else -own.value, low=low, high=high)
 
 
 def by_bootstrap(n: int, clusters: int) -> Inference:
@@ -183,8 +173,11 @@ def paired_change(pairs: Pairs, draws: tuple[Array, Array], better: str, span: f
     bounds = (None, None) if span is None else (-span, span)
     means, errors = draws
     delta, p = _tested(columns[:, 0], pairs.cluster, means[:, 0], errors[:, 0], bounds)
-    gain = {"higher": delta, "lower": mirrored(delta)}.get(better)
-    if better in TARGETS:
+    gain = delta if better == "higher" else None
+    if better == "lower":
+        value, low, high = (None if own is None else -own for own in (delta.value, delta.high, delta.low))
+        gain = replace(delta, value=value, low=low, high=high)
+    elif better in TARGETS:
         moved, gained = improvement(means[:, 1], means[:, 2], better), improvement(reference, aligned, better)
         assert moved is not None
         gain, p = _tested(columns[:, 3], pairs.cluster, moved, errors[:, 3], bounds, gained)

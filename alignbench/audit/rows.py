@@ -97,7 +97,7 @@ def _subjects(match: Match, matches: Sequence[Match], seed: int, cache: RecordCa
 
 
 def _row(own: Subject, changed: Change, span: float | None) -> Row:
-    result, error = own.before, changed.tested.standard_error
+    result, error = own.before, (changed.gain or changed.delta).standard_error
     chance, reference_error, gain = result.chance, result.standard_error, changed.gain or estimates.Estimate()
     if own.pairs is not None:
         chance = own.pairs.chance
