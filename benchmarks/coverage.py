@@ -4,9 +4,9 @@
 
 A row is a statistic and a kind of data; a column is a number of documents (prompts). The goal is 95 ± 1.5 %; with 2,000
 simulations the standard error of a cell is half a point. The rows "nearly all agree" are preferences that are nearly
-all the same: intervals may be too wide there, but should cover the truth at least 93.5 % of the time. The rows "limits"
-are data on which no cheap interval does that at n = 50: too few documents are informative, or there are too few different
-values. Simulations of a row share the draws of their resamples, so that thousands of them are one matrix product.
+all the same: intervals may be too wide there, but should cover the truth at least 93.5 % of the time. The rows
+"limits" are data on which no cheap interval does that at n = 50: few documents are informative, or there are few
+different values. Simulations of a row share the draws of their resamples: thousands of them are one matrix product.
 """
 
 import argparse
