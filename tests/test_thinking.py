@@ -207,8 +207,7 @@ def test_a_judge_gives_its_verdict_after_its_thoughts_or_after_an_empty_block(tm
         judge = find_scorer(endpoint)
         standin.armed = True
         assert judge.score([WON])[0]["win"] == 1
-        with pytest.raises(ValueError, match=f"no verdict: {UNFINISHED}"):
-            judge.score([Item("Wax.", "What?", references=("Two moons.",))])
+        assert f"no verdict: {UNFINISHED}" in judge.score([Item("Wax.", "What?", references=("Two moons.",))])[0]
         local = f"preference=lm:{save_tiny_checkpoint(tmp_path / 'judge', tokenizer=tokenizer)}"
         assert [find_scorer(local, **own)._closing for own in ({}, {"thinking": None})] == ["\n</think>\n\n", ""]
         for spec in (endpoint, local):
