@@ -165,6 +165,8 @@ def test_a_bias_in_the_other_direction_is_no_gain_and_few_groups_give_no_small_p
     assert few.delta.low < 0 < few.delta.high
     many = compared(pairs_of([0.0] * 30, [0.2] * 30), span=1.0)  # equal changes: p and interval agree
     assert (many.p < 0.05) == (many.delta.low > 0)
+    rare = compared(pairs_of([0.0] * 3, [1.0, 0.0, 0.0]), span=1.0)  # no gain is larger than the range
+    assert (rare.test, rare.gain, rare.gain.high) == ("adjusted Wald", rare.delta, 1.0)
     one = compared(pairs_of([0.0] * 4, [1.0] * 4, ["g"] * 4))
     assert one.delta.low is one.p is None
 
