@@ -12,7 +12,7 @@ from transformers import AttentionInterface
 
 from alignbench.models.attention import refuse_unsupported
 
-PACKED = "alignbench_packed"  # the attention's name in transformers
+PACKED = "alignbench_training"  # the attention's name in transformers
 Segment = tuple[int, int, int, int]  # columns: start and stop of the prompt that it attends to, its own start and stop
 
 
