@@ -2,7 +2,6 @@
 
 import sys
 import time
-from types import TracebackType
 from typing import Self
 
 from alignbench.console import printable
@@ -11,49 +10,48 @@ EVERY = 10.0  # seconds between plain lines
 
 
 class Progress:
-    """Silent progress: the default of `alignbench.evaluate`, and the interface of the others."""
+    """Silent progress: the default of `alignbench.evaluate`, and the base of the others."""
+
+    _done = _before = 0
+    _began = 0.0
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+    def __exit__(self, *error: object) -> None:
+        """End all operations."""
 
     def start(self, name: str, total: int, done: int = 0, unit: str = "documents") -> None:
         """Begin an operation of `total` units, `done` of which an earlier run completed."""
+        self._name, self._unit, self._total, self._done, self._before = name, unit, total, done, done
+        self._began = self._printed = time.monotonic()
 
     def advance(self) -> None:
         """One more unit is done."""
+        self._done += 1
+        self._show((self._done - self._before) / max(time.monotonic() - self._began, 1e-9))
 
     def say(self, line: str) -> None:
         """Print a message."""
 
-    def close(self) -> None:
-        """End all operations."""
+    def _show(self, rate: float) -> None:
+        """Show the completed units. rate: units per second"""
 
 
 class PlainProgress(Progress):
     """Lines on stderr: completed units, rate, estimated time left."""
 
     def start(self, name: str, total: int, done: int = 0, unit: str = "documents") -> None:
-        self._name, self._unit, self._total, self._done, self._before = name, unit, total, done, done
-        self._began = self._printed = time.monotonic()
-        resumed = f", {done} already done" if done else ""
-        self.say(f"{name}: {total} {unit}{resumed}")
-
-    def advance(self) -> None:
-        self._done += 1
-        now = time.monotonic()
-        if self._done == self._total or now - self._printed >= EVERY:
-            self._printed = now
-            rate = (self._done - self._before) / max(now - self._began, 1e-9)
-            left = (self._total - self._done) / rate
-            self.say(f"{self._name}: {self._done}/{self._total} {self._unit}, {rate:.1f}/s, {left:.0f} s left")
+        super().start(name, total, done, unit)
+        self.say(f"{name}: {total} {unit}{f', {done} already done' if done else ''}")
 
     def say(self, line: str) -> None:
         print(printable(line), file=sys.stderr, flush=True)
+
+    def _show(self, rate: float) -> None:
+        if self._done == self._total or time.monotonic() - self._printed >= EVERY:
+            self._printed, left = time.monotonic(), (self._total - self._done) / rate
+            self.say(f"{self._name}: {self._done}/{self._total} {self._unit}, {rate:.1f}/s, {left:.0f} s left")
 
 
 class BarProgress(Progress):
@@ -64,33 +62,26 @@ class BarProgress(Progress):
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as RichProgress
 
-        self._bar = RichProgress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-        )
+        text, rate = TextColumn("{task.description}", markup=False), TextColumn("{task.fields[rate]}")
+        columns = text, BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn()
+        self._bar = RichProgress(*columns, console=Console(stderr=True))
 
     def __enter__(self) -> Self:
         self._bar.start()
         return self
 
-    def start(self, name: str, total: int, done: int = 0, unit: str = "documents") -> None:
-        self._before, self._done, self._began = done, done, time.monotonic()
-        self._task = self._bar.add_task(printable(name), total=total, completed=done, rate="")
+    def __exit__(self, *error: object) -> None:
+        self._bar.stop()
 
-    def advance(self) -> None:
-        self._done += 1
-        rate = (self._done - self._before) / max(time.monotonic() - self._began, 1e-9)
-        self._bar.update(self._task, advance=1, rate=f"{rate:.1f}/s")
+    def start(self, name: str, total: int, done: int = 0, unit: str = "documents") -> None:
+        super().start(name, total, done, unit)
+        self._task = self._bar.add_task(printable(name), total=total, completed=done, rate="")
 
     def say(self, line: str) -> None:
         self._bar.console.print(printable(line), markup=False, highlight=False)
 
-    def close(self) -> None:
-        self._bar.stop()
+    def _show(self, rate: float) -> None:
+        self._bar.update(self._task, advance=1, rate=f"{rate:.1f}/s")
 
 
 def for_terminal() -> Progress:

@@ -245,16 +245,16 @@ def training_of(run: Run) -> tuple[str, ...]:
 def _is_intermediate(run: Run, runs: Sequence[Run]) -> bool:
     """Return whether a training saved the checkpoint before its end: a later one of the same training is also there, or
     PPO's final one, of the same parents."""
-    own, step = training_of(run), (run.description.get("training") or {}).get("step")
-    if own and any(
-        other.description["training"]["step"] > step for other in runs if other.tasks and training_of(other) == own
-    ):
+    shared, own, name = training_of(run), run.description.get("training") or {}, str(run.description["model"]["name"])
+    alike = [other for other in runs if other.tasks and training_of(other) == shared] if shared else []
+    if any(other.description["training"]["step"] > own["step"] for other in alike):
         return True
-    name = str(run.description["model"]["name"])
-    if not INTERMEDIATE.search(name) or (run.description.get("training") or {}).get("episodes") is None:
-        return False
     final = INTERMEDIATE.sub("", name)
-    return any(other.description["model"]["name"] == final and parents(other) == parents(run) for other in runs)
+    return (
+        name != final
+        and own.get("episodes") is not None
+        and any(other.description["model"]["name"] == final and parents(other) == parents(run) for other in runs)
+    )
 
 
 def parents(run: Run) -> tuple[str, ...]:
@@ -293,19 +293,19 @@ def _systems(run: Run) -> list[System]:
 def _training(folder: Path) -> TrainingRun:
     metrics, file = [], folder / "metrics.jsonl"
     try:
-        text = read_bytes(file).decode(errors="replace")
+        lines = (
+            read_bytes(file).decode(errors="replace").split("\n")[:-1]
+        )  # a running training may leave part of a line
         settings = read_yaml(folder / "config.yaml")
     except (OSError, ValueError) as error:
         raise AlignbenchError(f"{folder}: not a readable training folder ({first_line(error)})") from error
-    # without an incomplete last line, which a running training may leave
-    for number, line in enumerate(text[: text.rfind("\n") + 1].split("\n")[:-1], 1):
+    for number, line in enumerate(lines, 1):
         try:
             metrics.append(parse_json(line))
         except ValueError:
             raise AlignbenchError(f"{file}:{number}: not JSON; remove the line") from None
         if not isinstance(metrics[-1], dict) or not isinstance(metrics[-1].get("step"), int | float):
             raise AlignbenchError(f"{file}:{number}: not a line of metrics (an object with a step); remove it")
-    recipe = read_object(folder / "final" / "recipe.json")
-    known = recipe.get("stage") if isinstance(recipe, dict) else None
-    stage = known or ("ppo" if "episodes" in settings else "sft" if "micro_tokens" in settings else "?")
+    recipe = read_object(folder / "final" / "recipe.json") or {}
+    stage = recipe.get("stage") or ("ppo" if "episodes" in settings else "sft" if "micro_tokens" in settings else "?")
     return TrainingRun(folder.name, folder, str(stage), tuple(metrics))

@@ -15,7 +15,7 @@ def load(name: str, folder: Path | None = None, **options: Any) -> TaskData:
 
 
 def score(name: str, document: Document, *texts: str, **scores: Any) -> dict[str, float]:
-    return find_task(name).generation.score(document, [Output(text, scores) for text in texts])
+    return find_task(name).generation.score(document, [Output(text, scores=scores) for text in texts])
 
 
 def corpus(name: str, records: Sequence[Record]) -> dict[str, Estimate]:

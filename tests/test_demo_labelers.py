@@ -125,23 +125,25 @@ def test_answers_of_a_model_are_ranked_among_some_of_the_worlds(farm_model, tmp_
 
 
 def outputs():
-    """Prompts of held-out users, good answers, and the same with an insult."""
+    """Good answers to prompts of held-out users, and the same with an insult: system -> prompt -> text."""
     draw, chosen = random.Random(5), make_requests(WORLD).held_out[:20]
     good = [as_response(polite(WORLD, request, draw)) for request in chosen]
-    return [request.prompt for request in chosen], {"kind": good, "rude": [f" You fool!{text}" for text in good]}
+    kind = dict(zip((request.prompt for request in chosen), good, strict=True))
+    return {"kind": kind, "rude": {prompt: f" You fool!{text}" for prompt, text in kind.items()}}
 
 
 def test_outputs_of_systems_are_labelled_the_same_each_time_and_beside_any_others(tmp_path):
-    prompts, texts = outputs()
-    found = label_outputs(WORLD, prompts, texts, seed=1)
-    assert found == label_outputs(WORLD, prompts, texts, seed=1) != label_outputs(WORLD, prompts, texts, seed=2)
-    some = label_outputs(WORLD, prompts[3:5], {name: own[3:5] for name, own in texts.items()}, seed=1)
-    assert some == [row for row in found if row["prompt"] in prompts[3:5]]
-    alone = label_outputs(WORLD, prompts, {"kind": texts["kind"]}, seed=1)
+    texts = outputs()
+    kind, prompts = texts["kind"], list(texts["kind"])[3:5]
+    found = label_outputs(WORLD, texts, seed=1)
+    assert found == label_outputs(WORLD, texts, seed=1) != label_outputs(WORLD, texts, seed=2)
+    some = label_outputs(WORLD, {name: {p: own[p] for p in prompts} for name, own in texts.items()}, seed=1)
+    assert some == [row for row in found if row["prompt"] in prompts]
+    alone = label_outputs(WORLD, {"kind": kind}, seed=1)
     assert [row["likert"] for row in alone] == [row["likert"] for row in found if row["model"] == "kind"]
-    same = label_outputs(WORLD, prompts, {"one": texts["kind"], "two": [t.strip() for t in texts["kind"]]}, seed=1)
+    same = label_outputs(WORLD, {"one": kind, "two": {p: text.strip() for p, text in kind.items()}}, seed=1)
     assert {row["rank"] for row in same} == {1}, "the same text is tied"
-    unknown = refusal(label_outputs, WORLD, ["Who was that?"], {"one": ["x"]}, seed=1)
+    unknown = refusal(label_outputs, WORLD, {"one": {"Who was that?": "x"}}, seed=1)
     assert "does not have the prompt 'Who was that" in unknown
     read = read_labels(write_rows(tmp_path / "rows.jsonl", found))
     assert len(read) == 20 * 2 * 3
@@ -164,10 +166,10 @@ def test_the_scorers_know_the_world_whatever_the_batch(kind):
 
 
 def test_the_preference_is_for_the_higher_utility():
-    prompts, texts = outputs()
-    items = [Item(a, p, references=(b,)) for p, a, b in zip(prompts, texts["kind"], texts["rude"], strict=True)]
+    texts = outputs()
+    items = [Item(text, prompt, references=(texts["rude"][prompt],)) for prompt, text in texts["kind"].items()]
     scorer = WorldScorer("preference", str(written()))
-    found = scorer.score([*items, Item("x", prompts[0], references=("x",))])
+    found = scorer.score([*items, Item("x", items[0].prompt, references=("x",))])
     assert [numbers["win"] for numbers in found] == [*[1.0] * len(items), 0.5]
     assert all(numbers["utility"] > numbers["baseline_utility"] for numbers in found[:-1])
     with pytest.raises(ValueError, match="does not have this prompt"):

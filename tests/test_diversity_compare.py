@@ -24,7 +24,7 @@ EMBEDDER = HashedEmbedder()
 
 def system(name, documents, scores=None, **fields):
     outputs = {
-        i: tuple(Output(t, {"reward": {"reward": scores[i][n]}} if scores else {}) for n, t in enumerate(texts))
+        i: tuple(Output(t, scores={"reward": {"reward": scores[i][n]}} if scores else {}) for n, t in enumerate(texts))
         for i, texts in documents.items()
     }
     return System(name, outputs, **fields)
@@ -190,7 +190,7 @@ def test_files_are_read_by_id_or_by_row_and_a_map_names_their_columns(tmp_path):
     assert (found.name, found.numbered, texts) == ("one", False, {"1": ["a", "d"], "2": ["b", "c"]})
     rows = {"response": "a", "prompt": "p", "scores": {"reward": {"reward": 1}}}, {"response": "b", "prompt": "q"}
     found = read_system(write_lines(tmp_path / "two.jsonl", rows), columns={"response": "output"})
-    assert found.documents == {"row 1": (Output("a", {"reward": {"reward": 1.0}}),), "row 2": (Output("b"),)}
+    assert found.documents == {"row 1": (Output("a", scores={"reward": {"reward": 1.0}}),), "row 2": (Output("b"),)}
     both = write_lines(tmp_path / "both.jsonl", [{"output": "theirs", "response": "ours"}])
     ours = write_lines(tmp_path / "ours.jsonl", [{"output": "ours"}])  # of several files, some need no map
     for file, more in ((both, {"output": "theirs"}), (ours, {})):

@@ -24,7 +24,9 @@ def outputs(texts, classes, rewards=None, logprobs=None):
     return [
         Output(
             text,
-            scores | {"equivalence": {"class": float(label)}} | ({"reward": {"reward": rewards[n]}} if rewards else {}),
+            scores=scores
+            | {"equivalence": {"class": float(label)}}
+            | ({"reward": {"reward": rewards[n]}} if rewards else {}),
             logprobs=logprobs[n] if logprobs else (),
         )
         for n, (text, label) in enumerate(zip(texts, classes, strict=True))

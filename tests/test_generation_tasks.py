@@ -117,7 +117,7 @@ def test_scorers_see_the_first_line_of_an_output_and_the_judges_the_question(wor
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=25))
 def test_the_maximum_does_not_depend_on_the_order_of_the_samples(values):
-    samples = [Output("…", {"toxicity": {"toxicity": value}}) for value in values]
+    samples = [Output("…", scores={"toxicity": {"toxicity": value}}) for value in values]
     found = safety.score_samples(Document("0", ""), samples)
     assert safety.score_samples(Document("0", ""), samples[::-1])["emt"] == found["emt"] == max(values)
     assert found["tp"] == (max(values) > 0.5)

@@ -69,12 +69,6 @@ def test_a_corrupt_data_row_is_named_by_file_and_line(farm_model, world, tmp_pat
     assert_one_line_error(done, f"{file}:5")
 
 
-def test_an_output_folder_that_cannot_be_written(farm_model, world, tmp_path):
-    (tmp_path / "out").write_text("a file, not a folder")
-    done = run("evaluate", farm_model, *CHOICES, "--data-dir", world, "--out", tmp_path / "out")
-    assert_one_line_error(done, "cannot be written")
-
-
 @pytest.mark.parametrize("case", cases("rejected_inputs")["files"], ids=str)
 def test_score_rescore_and_rank(tmp_path, case):
     def write(name: str, rows: list[dict]) -> None:

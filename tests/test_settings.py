@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 import yaml
 from cases import cases
-from commands import assert_one_line_error, run
+from commands import assert_one_line_error, assert_refused, run
 from scipy.stats import chisquare
 from standin_server import StandIn
 from tiny import tiny_tokenizer
@@ -124,6 +125,11 @@ def test_what_is_given_precedes_the_file_and_the_kept_file_means_the_same(tmp_pa
     assert resolve(tmp_path / "kept.yaml", {}) == own
     with pytest.raises(AlignbenchError, match="dtyp: no such setting; did you mean 'dtype'"):
         alignbench.evaluate(["x"], ["hellaswag"], dtyp="float32")
+
+
+def test_a_pipe_is_not_read_as_settings(tmp_path):
+    os.mkfifo(tmp_path / "pipe.yaml")
+    assert_refused("pipe.yaml: cannot be read", resolve, tmp_path / "pipe.yaml", {})
 
 
 def test_help_in_python_has_every_setting():

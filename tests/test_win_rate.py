@@ -199,7 +199,7 @@ def test_a_judge_that_is_interrupted_or_stops_answering_resumes_to_the_same_file
 
 def test_prompts_without_a_verdict_or_without_an_answer_of_the_baseline_are_unscored(judged):
     verdicts = judged(["moo"] * 28 + ["poison and more", "moo"], ["baa"] * 29, Taste(lambda a, b: 1.0))
-    reasons = {record.id: record.unscored for record in verdicts.folder.records()}
+    reasons = {record.id: record.unscored for record in verdicts.records()}
     assert reasons["q28"] == "preference: taste failed (the judge gave no verdict)"
     assert reasons["q29"] == "the baseline: the file has no output for it"
     assert verdicts.result.n_scored == 28
@@ -233,7 +233,9 @@ def test_a_changed_answer_is_judged_again(tmp_path, prompts):
     whole = read_lines(file)
     whole[29]["outputs"][0] |= {"text": "moo", "unscored": None}
     write_lines(file, whole)
-    assert judge(own, other, Taste(longer)).result.n_scored == 30
+    result = own.folder.path / "result.json"
+    result.write_text(result.read_text().replace("records_sha256", "of_the_old_records"))
+    assert judge(find_answers(own.run), other, Taste(longer)).result.n_scored == 30
 
 
 def test_no_verdict_at_all_and_no_common_prompt_are_errors(pair, tmp_path, prompts):

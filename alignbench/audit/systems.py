@@ -126,7 +126,7 @@ def _of_file(path: Path, columns: Mapping[str, str], thinking: Thinking | None) 
         }
         texts = [Completion(text, "end") for text in output_texts(row) if text is not None]
         apart = [thinking.apart(text) for text in texts] if thinking else texts
-        outputs = tuple(Output(own.text, scores) for own in apart if not own.unscored)
+        outputs = tuple(Output(own.text, scores=scores) for own in apart if not own.unscored)
         documents[identifier] = documents.get(identifier, ()) + outputs
         if isinstance(row.fields.get("prompt"), str):
             prompts[identifier] = row.fields["prompt"]

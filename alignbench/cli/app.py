@@ -14,7 +14,7 @@ from alignbench.cli.data import app as data_app
 from alignbench.cli.demo import app as demo_app
 from alignbench.cli.diversity import diversity
 from alignbench.cli.engines import list_engines
-from alignbench.cli.evaluate import evaluate
+from alignbench.cli.evaluate import evaluate, sweep
 from alignbench.cli.export import export
 from alignbench.cli.imports import import_results
 from alignbench.cli.labels import app as labels_app
@@ -22,7 +22,6 @@ from alignbench.cli.rank import rank
 from alignbench.cli.report import report
 from alignbench.cli.score import rescore, score
 from alignbench.cli.scorers import app as scorers_app
-from alignbench.cli.sweep import sweep
 from alignbench.cli.tasks import list_tasks
 from alignbench.cli.train import app as train_app
 from alignbench.cli.train import average_command
@@ -43,10 +42,10 @@ app.command("average")(average_command)
 app.command("tasks")(list_tasks)
 app.command("engines")(list_engines)
 app.add_typer(demo_app, name="demo")
-app.add_typer(data_app, name="data", help="Data sets: list, fetch, prepare and check.")
-app.add_typer(scorers_app, name="scorers", help="Scorers of generated text: list and validate.")
-app.add_typer(labels_app, name="labels", help="Human labels: import, agreement, summary, screening, export.")
-app.add_typer(train_app, name="train", help="Train: SFT, a reward model, PPO and PPO-ptx.")
+app.add_typer(data_app, name="data")
+app.add_typer(scorers_app, name="scorers")
+app.add_typer(labels_app, name="labels")
+app.add_typer(train_app, name="train")
 
 
 def _print_version(wanted: bool) -> None:

@@ -5,61 +5,63 @@ from typing import Annotated, Any
 
 import typer
 
+from alignbench.cli.options import DataDir
 from alignbench.console import print_table
 from alignbench.errors import AlignbenchError
 
-app = typer.Typer(help="Data sets: list them, check local copies, fetch the rest.", no_args_is_help=True)
+app = typer.Typer(help="Data sets: list, fetch, prepare and check.", no_args_is_help=True)
 
-DataDir = Annotated[Path | None, typer.Option(help="Folder of data files; default: $ALIGNBENCH_DATA.")]
 Cards = Annotated[list[str] | None, typer.Argument(metavar="CARD", help="Default: all cards.")]
+
+
+def _splits(cards: list[str] | None) -> list[tuple[Any, str]]:
+    from alignbench.data.cards import card_names, read_card
+
+    return [(card, split) for card in map(read_card, cards or card_names()) for split in card.splits]
 
 
 @app.command("list")
 def list_cards(data_dir: DataDir = None) -> None:
     """Show the splits with their rows and licence, and where each would be read from."""
-    from alignbench.data.cards import card_names, read_card
     from alignbench.data.load import data_folder, local_files
 
     folder = data_folder(data_dir)
     rows = []
-    for card in map(read_card, card_names()):
-        for split, sources in card.splits.items():
-            files = local_files(card, split, folder)
-            remote = [source for source in sources if source.is_remote]
-            source = files[0].source if files else (*remote, *sources)[0]
-            place = files[0].place if files else "remote" if remote else "missing"
-            rows.append([card.name, split, str(source.rows), card.licence, place])
+    for card, split in _splits(None):
+        files, sources = local_files(card, split, folder), card.splits[split]
+        remote = [source for source in sources if source.is_remote]
+        source = files[0].source if files else (*remote, *sources)[0]
+        place = files[0].place if files else "remote" if remote else "missing"
+        rows.append([card.name, split, str(source.rows), card.licence, place])
     print_table(["card", "split", "rows", "licence", "found"], rows)
 
 
 @app.command()
 def check(cards: Cards = None, data_dir: DataDir = None) -> None:
     """Read every local file completely and compare rows and sha256 with the card; exit code 2 if any differs."""
-    from alignbench.data.cards import card_names, read_card
     from alignbench.data.fetch import sha256_of
     from alignbench.data.load import data_folder, local_files
     from alignbench.data.tables import read_rows
 
     folder = data_folder(data_dir)
     rows, problems = [], []
-    for card in map(read_card, cards or card_names()):
-        for split in card.splits:
-            files = local_files(card, split, folder)
-            if not files:
-                rows.append([card.name, split, "-", "not on this machine"])
-            for file in files:
-                source, problem = file.source, ""
-                try:
-                    count, sha256 = sum(1 for _ in read_rows(file.path, source.format, source.at)), sha256_of(file.path)
-                    if count != source.rows:
-                        problem = f"{file.path}: {count} rows, the card says {source.rows}"
-                    elif source.sha256 not in (None, sha256):
-                        problem = f"{file.path}: sha256 is {sha256}, the card says {source.sha256}"
-                except AlignbenchError as error:
-                    problem = str(error)
-                problems.append(problem)
-                unpinned = "" if source.sha256 else " (the card pins no sha256)"
-                rows.append([card.name, split, source.file, problem or f"ok: {source.rows} rows{unpinned}"])
+    for card, split in _splits(cards):
+        files = local_files(card, split, folder)
+        if not files:
+            rows.append([card.name, split, "-", "not on this machine"])
+        for file in files:
+            source, problem = file.source, ""
+            try:
+                count, sha256 = sum(1 for _ in read_rows(file.path, source.format, source.at)), sha256_of(file.path)
+                if count != source.rows:
+                    problem = f"{file.path}: {count} rows, the card says {source.rows}"
+                elif source.sha256 not in (None, sha256):
+                    problem = f"{file.path}: sha256 is {sha256}, the card says {source.sha256}"
+            except AlignbenchError as error:
+                problem = str(error)
+            problems.append(problem)
+            unpinned = "" if source.sha256 else " (the card pins no sha256)"
+            rows.append([card.name, split, source.file, problem or f"ok: {source.rows} rows{unpinned}"])
     if not problems:
         raise AlignbenchError("nothing to check on this machine: set ALIGNBENCH_DATA or pass --data-dir DIR")
     print_table(["card", "split", "file", "result"], rows)
@@ -70,12 +72,11 @@ def check(cards: Cards = None, data_dir: DataDir = None) -> None:
 @app.command("fetch")
 def fetch_cards(cards: Cards = None, data_dir: DataDir = None) -> None:
     """Download what is not on this machine: files into alignbench's cache, hub splits into the hub's."""
-    from alignbench.data.cards import card_names, read_card
     from alignbench.data.load import LocalFile, data_folder, fetch, local_files, missing_message
 
     folder = data_folder(data_dir)
     rows = []
-    for card, split in [(own, split) for own in map(read_card, cards or card_names()) for split in own.splits]:
+    for card, split in _splits(cards):
         files, result = local_files(card, split, folder), missing_message(card, split, folder, [])
         if files or any(source.is_remote for source in card.splits[split]):
             match files[0] if files else fetch(card, split, folder):
@@ -89,6 +90,7 @@ def fetch_cards(cards: Cards = None, data_dir: DataDir = None) -> None:
 
 @app.command("prepare")
 def prepare_prompts(
+    context: typer.Context,
     source: Annotated[
         str,
         typer.Argument(help="JSON lines, JSON or CSV, also as .gz, or a hub data set owner/name[:split][@revision]."),
@@ -112,10 +114,8 @@ def prepare_prompts(
     """Prepare prompts for training as in InstructGPT: deduplicate, limit, split by user, remove personal data."""
     from alignbench.data.prepare import Settings, prepare
 
-    fields: dict[str, Any] = {"prompt_field": prompt_field, "user_field": None if no_users else user_field}
-    fields |= {"tokenizer": tokenizer, "max_prompt_tokens": max_prompt_tokens, "per_user": per_user, "seed": seed}
-    fields |= {"max_prompt_characters": max_prompt_characters, "prefix_characters": prefix_characters}
-    done = prepare(source, out, Settings(validation=validation, test=test, pii=not no_pii, **fields))
+    given = {name: value for name, value in context.params.items() if name in Settings.__dataclass_fields__}
+    done = prepare(source, out, Settings(**given | {"user_field": None if no_users else user_field, "pii": not no_pii}))
     # the paper's Tables 6 to 9 as one, and what was removed
     lengths = ("mean", "std", "min", "25%", "50%", "75%", "max")
     header = ["split", "prompts", "users", "per user: mean", "max", f"{done.length_unit}: mean", *lengths[1:]]

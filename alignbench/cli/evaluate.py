@@ -1,4 +1,4 @@
-"""`alignbench evaluate` and `alignbench tasks`."""
+"""`alignbench evaluate` and `alignbench sweep`."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,73 +9,21 @@ from alignbench.cli import options
 from alignbench.progress import for_terminal
 from alignbench.shards import is_first_process
 
-PANELS = {
-    "Tasks": (
-        *("config", "tasks", "include_path", "limit", "shots", "seed", "prompts", "data_dir"),
-        *("baseline", "scorer", "scorer_path"),
-    ),
-    "Prompts and sampling": (
-        *("template", "template_kwargs", "system", "gen_kwargs", "samples"),
-        *("thinking", "thinking_tags", "thinking_tokens"),
-    ),
-    "Output": ("out", "metrics", "as_json"),
-}
+Config = Annotated[Path | None, typer.Option(help="YAML file of settings; options take precedence.")]
 
 
-@options.with_engine_settings(PANELS)
+@options.with_settings
 def evaluate(
     context: typer.Context,
     checkpoints: Annotated[
         list[str] | None,
         typer.Argument(help="Local folders, hub ids (owner/name or owner/name@revision), or https://host/v1#model."),
     ] = None,
-    config: Annotated[Path | None, typer.Option(help="YAML file of settings; options take precedence.")] = None,
-    tasks: Annotated[
-        str | None,
-        typer.Option(help="Comma-separated names, patterns ('winogender*') or abilities: see `alignbench tasks`."),
-    ] = None,
-    include_path: options.IncludePath = None,
-    limit: options.Limit = None,
-    shots: options.Shots = None,
-    seed: options.Seed = 0,
-    prompts: options.Prompts = None,
-    data_dir: options.DataDir = None,
-    scorer: options.Scorers = None,
+    config: Config = None,
     scorer_path: options.ScorerPath = None,
-    baseline: Annotated[str | None, typer.Option(help="Checkpoint that the task win_rate compares with.")] = None,
-    template: Annotated[
-        str,
-        typer.Option(
-            help="chat: use the model's chat template; none: plain prompts; "
-            "auto: chat where the model generates answers, if it has a template."
-        ),
-    ] = "auto",
-    template_kwargs: Annotated[
-        list[str] | None,
-        typer.Option(help="Variable of the chat template: NAME=VALUE, such as enable_thinking=false; repeatable."),
-    ] = None,
-    system: Annotated[
-        str | None,
-        typer.Option(help="System message before every prompt in a chat template.", metavar="TEXT|FILE"),
-    ] = None,
-    gen_kwargs: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Sampling instead of a task's own: temperature, top_p, top_k, max_tokens, stop; repeatable.",
-            metavar="NAME=VALUE,…",
-        ),
-    ] = None,
-    samples: Annotated[
-        int | None,
-        typer.Option(help="Continuations of each prompt, for tasks that take several.", metavar="N"),
-    ] = None,
-    thinking: options.Thinking = "auto",
-    thinking_tags: options.ThinkingTags = options.TAGS,
-    thinking_tokens: options.ThinkingTokens = None,
-    out: options.Out = Path("runs"),
     metrics: options.Metrics = "headline",
     as_json: options.AsJson = False,
-    **engine: Any,
+    **settings: Any,
 ) -> None:
     """Evaluate checkpoints on tasks. An interrupted run resumes when the same command is run again."""
     from alignbench.cli.format import show_results
@@ -83,20 +31,30 @@ def evaluate(
 
     every = options.all_metrics(metrics)
     with for_terminal() as progress:
-        runs = run(progress=progress, **settings_of(context))
+        runs = run(progress=progress, **options.settings_of(context))
     if is_first_process():
         show_results(runs, every, as_json)
 
 
-def settings_of(context: typer.Context) -> dict[str, Any]:
-    """The settings that the user has given, as keywords of `alignbench.evaluate`."""
-    given, values = options.given(context), context.params
-    parsed: dict[str, Any] = {
-        "tasks": options.split_names(values["tasks"] or ""),
-        "scorers": options.scorer_specs(values["scorer"], values["scorer_path"]),
-        "template_kwargs": options.template_kwargs_of(values["template_kwargs"]),
-        "gen_kwargs": options.gen_kwargs_of(values["gen_kwargs"]),
-    }
-    for name in ("tasks", "scorer", "scorer_path", "template_kwargs", "gen_kwargs", "metrics", "as_json"):
-        given.pop(name, None)
-    return given | {name: value for name, value in parsed.items() if value}
+@options.with_settings
+def sweep(
+    context: typer.Context,
+    checkpoints: Annotated[
+        list[str], typer.Argument(help="Checkpoints of one training: RUN/checkpoint-* or RUN/checkpoints/*.")
+    ],
+    base: Annotated[str | None, typer.Option(help="The model that the training started from: step 0.")] = None,
+    config: Config = None,
+    scorer_path: options.ScorerPath = None,
+    metrics: options.Metrics = "headline",
+    as_json: options.AsJson = False,
+    **settings: Any,
+) -> None:
+    """Evaluate the checkpoints of one training, in order of step; the options are those of evaluate."""
+    from alignbench.cli.format import show_steps
+    from alignbench.evaluation.sweep import sweep as run
+
+    every = options.all_metrics(metrics)
+    with for_terminal() as progress:
+        steps = run(progress=progress, **options.settings_of(context))
+    if is_first_process():
+        show_steps(steps, every, as_json)

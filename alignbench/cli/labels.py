@@ -20,9 +20,7 @@ from alignbench.errors import AlignbenchError
 if TYPE_CHECKING:
     from alignbench.labels.table import Label
 
-app = typer.Typer(
-    help="Human labels: import them, measure agreement, screen labelers, export rankings.", no_args_is_help=True
-)
+app = typer.Typer(help="Human labels: import, agreement, summary, screening, export.", no_args_is_help=True)
 
 Labels = Annotated[str, typer.Argument(metavar="FILE", help="Labels, as written by `alignbench labels import`.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")]

@@ -3,17 +3,18 @@
 import inspect
 import json
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable
 from copy import copy
+from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_origin
 
 import typer
 
 from alignbench.errors import AlignbenchError
 from alignbench.parse import parse_yaml
 from alignbench.plugins import include
-from alignbench.types.settings import EngineSettings, with_fields
+from alignbench.types.settings import EngineSettings, Settings, with_fields
 
 
 def _include(paths: list[str] | None) -> list[str] | None:
@@ -22,89 +23,82 @@ def _include(paths: list[str] | None) -> list[str] | None:
     return paths
 
 
-IncludePath = Annotated[
-    list[str] | None,
-    typer.Option(
-        help="Python file, or folder of files, with your TASKS, SCORERS or ENGINES; repeatable.",
-        envvar="ALIGNBENCH_INCLUDE_PATH",
-        callback=_include,
-        metavar="FILE|DIR",
-    ),
-]
+FIELDS: dict[str, Any] = {own.name: own for own in fields(Settings)}
+# group of options in the help of `evaluate` -> their order
+PANELS = {
+    "Tasks": "base config tasks include_path limit shots seed prompts data_dir scorers scorer_path baseline",
+    "Prompts and sampling": "template template_kwargs system gen_kwargs samples thinking thinking_tags thinking_tokens",
+    "Output": "out metrics as_json",
+    "Engine": " ".join(own.name for own in fields(EngineSettings)),
+}
+FORMS = {"limit": "N", "samples": "N", "thinking_tokens": "N", "system": "TEXT|FILE", "include_path": "FILE|DIR"}
+FORMS |= {"gen_kwargs": "NAME=VALUE,…"} | dict.fromkeys(("prompts", "data_dir", "out"), "PATH")
+MORE: dict[str, dict[str, Any]] = {
+    "include_path": {"envvar": "ALIGNBENCH_INCLUDE_PATH", "callback": _include},
+    "seed": {"min": 0},
+}
+
+
+def option(name: str) -> Any:
+    """The option of a setting of `evaluate`."""
+    names = ("--scorer",) if name == "scorers" else ()
+    text = FIELDS[name].type.__metadata__[0]
+    return typer.Option(*names, help=text, metavar=FORMS.get(name), **MORE.get(name, {}))
+
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print the results as JSON.")]
 Columns = Annotated[
     list[str] | None,
     typer.Option("--map", help="Rename a column of the file: THEIRS=OURS, such as response=output; repeatable."),
 ]
-DataDir = Annotated[Path | None, typer.Option(help="Folder with the data files (default: $ALIGNBENCH_DATA).")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
+DataDir = Annotated[Path | None, option("data_dir")]
+Device = Annotated[str, option("device")]
+IncludePath = Annotated[list[str] | None, option("include_path")]
 InOrder = Annotated[
     bool, typer.Option("--in-order", help="The rows are the task's documents, in its order; they need no ids.")
 ]
-Limit = Annotated[
-    int | None,
-    typer.Option(help="At most N documents per task, sampled with --seed, stratified by category.", metavar="N"),
-]
+Limit = Annotated[int | None, option("limit")]
 Lineage = Annotated[
     Path | None,
     typer.Option(help="YAML or JSON file of lineages that are not recorded: MODEL: {base: MODEL, role: sft}."),
 ]
 Metrics = Annotated[str, typer.Option(help="Metrics in the table: headline or all.")]
-Out = Annotated[Path, typer.Option(help="Folder for the run folders.")]
-Prompts = Annotated[
-    Path | None, typer.Option(help="JSON lines file with prompt and id that replaces a task's own prompts.")
-]
+Out = Annotated[Path, option("out")]
+Prompts = Annotated[Path | None, option("prompts")]
 ScorerPath = Annotated[str | None, typer.Option(help="Local checkpoint of the single --scorer, same as NAME:PATH.")]
-Scorers = Annotated[
-    list[str] | None,
-    typer.Option("--scorer", help="KIND=NAME[:PATH], replaces the default scorer of that kind; repeatable."),
-]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of sampled documents, examples, orders of choices, generation.")]
-Shots = Annotated[int | None, typer.Option(help="Examples before every prompt, for tasks that support them.")]
-Thinking = Annotated[
-    str,
-    typer.Option(
-        help="Thoughts of a model: strip takes them out of the answer, keep leaves them in; auto: strip where the chat "
-        "template or the output has such a block."
-    ),
-]
-ThinkingTags = Annotated[str, typer.Option(help="START,END of a block of thoughts.")]
-ThinkingTokens = Annotated[
-    int | None, typer.Option(help="Maximum tokens of the thoughts, without the answer; default: 4096.", metavar="N")
-]
-TAGS = "<think>,</think>"
+Scorers = Annotated[list[str] | None, option("scorers")]
+Seed = Annotated[int, option("seed")]
+Shots = Annotated[int | None, option("shots")]
+Thinking = Annotated[str, option("thinking")]
+ThinkingTags = Annotated[str, option("thinking_tags")]
+TAGS = FIELDS["thinking_tags"].default
 
 
-def with_engine_settings(panels: Mapping[str, Collection[str]]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """A command whose `**settings` are an option for each field of EngineSettings.
+def with_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """A command with an option for each setting of `evaluate` instead of its `**settings`, in groups."""
+    own = dict(with_fields(inspect.signature(command, eval_str=True)).parameters)
 
-    panels: title of a group in the help text -> its other options; those of engines are a group of their own
-    """
-
-    def option(hint: Any) -> Any:
-        return Annotated[hint.__origin__, typer.Option(help=hint.__metadata__[0], rich_help_panel="Engine")]
-
-    def in_panel(parameter: inspect.Parameter) -> inspect.Parameter:
-        title = next((title for title, names in panels.items() if parameter.name in names), None)
-        if title is None:
-            return parameter
-        shown = copy(parameter.annotation.__metadata__[0])
+    def in_panel(title: str, name: str) -> inspect.Parameter:
+        found = own.pop(name)
+        hint, default = found.annotation.__origin__, found.default
+        shown = option(name) if name in FIELDS else copy(found.annotation.__metadata__[0])
         shown.rich_help_panel = title
-        return parameter.replace(annotation=Annotated[parameter.annotation.__origin__, shown])
+        if get_origin(hint) in (tuple, dict):
+            hint, default = list[str] | None, None
+        return found.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[hint, shown], default=default)
 
-    def extended(command: Callable[..., None]) -> Callable[..., None]:
-        own = inspect.signature(command, eval_str=True)
-        own = own.replace(parameters=list(map(in_panel, own.parameters.values())))
-        command.__signature__ = with_fields(own, EngineSettings, option)  # type: ignore[attr-defined]
-        return command
-
-    return extended
+    listed = [in_panel(title, name) for title, names in PANELS.items() for name in names.split() if name in own]
+    command.__signature__ = inspect.Signature([*own.values(), *listed])  # type: ignore[attr-defined]
+    return command
 
 
-def given(context: typer.Context) -> dict[str, Any]:
-    """The options of a command that the user has given."""
-    sources = {name: context.get_parameter_source(name) for name in context.params}
-    return {name: context.params[name] for name, source in sources.items() if source and source.name != "DEFAULT"}
+def settings_of(context: typer.Context) -> dict[str, Any]:
+    """The settings that the user has given, as keywords of `alignbench.evaluate`."""
+    sources = {name: context.get_parameter_source(name) for name in context.params.keys() - {"metrics", "as_json"}}
+    given = {name: context.params[name] for name, source in sources.items() if source and source.name != "DEFAULT"}
+    given |= {name: parse(given[name]) for name, parse in PARSERS.items() if name in given}
+    scorers = scorer_specs(given.pop("scorers", None), given.pop("scorer_path", None))
+    return given | ({"scorers": scorers} if scorers else {})
 
 
 def all_metrics(metrics: str) -> bool:
@@ -178,3 +172,10 @@ def columns_of(specs: list[str] | None) -> dict[str, str]:
             raise AlignbenchError(f"--map {spec}: {theirs} is already mapped to {found[theirs]}")
         found[theirs] = ours
     return found
+
+
+PARSERS: dict[str, Callable[[list[str]], Any]] = {
+    "tasks": lambda listed: split_names(",".join(listed)),
+    "template_kwargs": template_kwargs_of,
+    "gen_kwargs": gen_kwargs_of,
+}

@@ -13,7 +13,7 @@ from alignbench.console import interval, number, print_table
 from alignbench.errors import AlignbenchError
 from alignbench.progress import for_terminal
 
-app = typer.Typer(help="Scorers: list them, compare them with annotated data.", no_args_is_help=True)
+app = typer.Typer(help="Scorers of generated text: list and validate.", no_args_is_help=True)
 
 
 class Subject(StrEnum):

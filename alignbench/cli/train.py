@@ -11,7 +11,7 @@ from alignbench.errors import AlignbenchError
 from alignbench.progress import Progress, for_terminal
 from alignbench.shards import is_first_process
 
-app = typer.Typer(help="Train a model: SFT, a reward model, PPO and PPO-ptx.", no_args_is_help=True)
+app = typer.Typer(help="Train: SFT, a reward model, PPO and PPO-ptx.", no_args_is_help=True)
 
 Settings = Annotated[
     list[str] | None,

@@ -108,17 +108,17 @@ def rank_samples(
     return sampled
 
 
-def label_outputs(world: World, prompts: Sequence[str], outputs: Mapping[str, Sequence[str]], seed: int) -> Rows:
+def label_outputs(world: World, texts: Mapping[str, Mapping[str, str]], seed: int) -> Rows:
     """Rows of a label table (docs/labels.md): what three labelers say of systems' outputs to each prompt, which depends
-    only on seed, labeler, prompt and text. prompts: of this world, else AlignbenchError, each once; outputs: system ->
-    its output to each of them"""
+    only on seed, labeler, prompt and text. texts: system -> prompt of this world, else AlignbenchError -> its output;
+    all systems have the same prompts"""
     requests, rows = make_requests(world).by_prompt, Rows()
-    if unknown := next((prompt for prompt in prompts if prompt not in requests), None):
-        raise AlignbenchError(f"the demo world of seed {world.seed} does not have the prompt {unknown[:60]!r}")
-    for number, prompt in enumerate(prompts):
-        texts = {system: of_system[number] for system, of_system in outputs.items()}
+    for prompt in next(iter(texts.values())):
+        if prompt not in requests:
+            raise AlignbenchError(f"the demo world of seed {world.seed} does not have the prompt {prompt[:60]!r}")
         chosen = random.Random(f"{seed} {prompt}").sample([*TRAINERS, *NEW], AMOUNTS.output_labelers)
-        rows += _labels(world, requests[prompt].goal, prompt, texts, chosen, seed)
+        answers = {system: own[prompt] for system, own in texts.items()}
+        rows += _labels(world, requests[prompt].goal, prompt, answers, chosen, seed)
     return rows
 
 
@@ -135,9 +135,7 @@ def label_runs(runs: Path, world: Path, out: Path, seed: int = 0) -> int:
         texts[system.name] = {record.prompt: record.outputs[0].text for record in system.records().values()}
         if texts[system.name].keys() != texts[systems[0].name].keys():
             raise AlignbenchError(f"{runs}: {system.name} answered other prompts than {systems[0].name}")
-    prompts = list(texts[systems[0].name])
-    outputs = {name: [own[prompt] for prompt in prompts] for name, own in texts.items()}
-    rows = label_outputs(read_card(world)[0], prompts, outputs, seed)
+    rows = label_outputs(read_card(world)[0], texts, seed)
     write_lines(rows, out)
     return len(rows)
 

@@ -12,15 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import (
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
 
 from alignbench.errors import AlignbenchError
 from alignbench.evaluation.config import resolve
@@ -35,7 +27,6 @@ from alignbench.models.steps import training_in
 from alignbench.progress import Progress
 from alignbench.runs.folder import digest
 from alignbench.shards import SINGLE_PROCESS
-from alignbench.types.result import RunResult
 from alignbench.types.settings import TaskSettings
 
 EVENTS = ("evaluate", "save")
@@ -95,30 +86,31 @@ class AuditCallback(TrainerCallback):  # type: ignore[misc]
             own = {name: self.settings.of_task(name) for name in self.settings.tasks}
             self.jobs = prepare(own, self.settings.data_dir, device=str(trainer.args.device))
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         refuse_sharded(self.trainer.model_wrapped)
         if state.global_step == 0:
             self._audit(control)
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if isinstance(self.every, int) and state.global_step % self.every == 0:
             self._audit(control)
 
-    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.every == "evaluate":
             self._audit(control)
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.every == "save":
             self._audit(control)
 
-    def _audit(self, control: TrainerControl) -> None:
+    def _audit(self, control: Any) -> None:
         """Evaluate and log on the main process; the others wait."""
         if self.trainer.accelerator.is_main_process:
             with undisturbed(self.trainer.model):
-                run = self.evaluate()
+                model = self._model()
+                for job in self.jobs:
+                    check_model(model, [job], self.settings.system)
+                run = evaluate_model(model, self.jobs, self.settings, SINGLE_PROCESS, self.progress)
             headline = {(job.task.name, job.task.headline) for job in self.jobs}
             values = {
                 f"eval_{result.task}/{own.metric}": own.value
@@ -132,14 +124,8 @@ class AuditCallback(TrainerCallback):  # type: ignore[misc]
             control.should_log = should_log  # which `log` has reset; the loss of this step may still have to be logged
         self.trainer.accelerator.wait_for_everyone()
 
-    def evaluate(self) -> RunResult:
-        """Evaluate the trainer's model as it is now, in a run folder of its step."""
-        model = self._model()
-        for job in self.jobs:
-            check_model(model, [job], self.settings.system)
-        return evaluate_model(model, self.jobs, self.settings, SINGLE_PROCESS, self.progress)
-
     def _model(self) -> Model:
+        """The trainer's model as it is now, named by its step."""
         args, tokenizer, module = self.trainer.args, self.tokenizer, causal_lm(self.trainer.model)
         text, settings = module.config.get_text_config(), self.settings
         window = next((own for own in (getattr(text, name, None) for name in WINDOWS) if isinstance(own, int)), None)

@@ -5,7 +5,7 @@ the settings of that task alone. What the caller gives takes precedence over bot
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import yaml
 
 from alignbench.data.cards import did_you_mean
 from alignbench.errors import AlignbenchError, first_line
-from alignbench.parse import parse_yaml
+from alignbench.parse import read_yaml
 from alignbench.plugins import include
 from alignbench.tasks import find_names
 from alignbench.types.settings import Settings, TaskSettings, combined
@@ -30,11 +30,6 @@ def resolve(config: str | Path | None, given: Mapping[str, Any]) -> Settings:
     if given.get("tasks"):
         tasks = {name: tasks.get(name, {}) for name in given["tasks"]}
     own = {name: value for name, value in given.items() if name != "tasks"}
-    common = {f.name for f in fields(TaskSettings)} & own.keys()
-    tasks = {
-        name: combined(settings, {key: own[key] for key in common & settings.keys()})
-        for name, settings in tasks.items()
-    }
     found = combined(general, own)
     for name in ("checkpoints", "scorers", "include_path"):
         found[name] = tuple(map(str, found.get(name) or ()))
@@ -42,6 +37,7 @@ def resolve(config: str | Path | None, given: Mapping[str, Any]) -> Settings:
         include(path)
     expanded: Mappings = {}
     for pattern, settings in tasks.items():
+        settings = combined(settings, {key: own[key] for key in own.keys() & settings.keys()})
         for name in find_names([pattern]):
             expanded[name] = combined(expanded.get(name, {}), settings)
     paths = {name: str(found[name]) for name in ("out", "prompts", "data_dir") if found.get(name) is not None}
@@ -53,13 +49,9 @@ def resolve(config: str | Path | None, given: Mapping[str, Any]) -> Settings:
 def read_config(file: Path) -> tuple[dict[str, Any], Mappings]:
     """The common settings in a YAML file, and those of its tasks. Raises AlignbenchError with file and key."""
     try:
-        found = parse_yaml(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise AlignbenchError(f"{file}: cannot be read ({error.strerror or error})") from None
-    except ValueError as error:
-        raise AlignbenchError(f"{file}: not valid YAML ({first_line(error)})") from None
-    if not isinstance(found, dict):
-        raise AlignbenchError(f"{file}: not a mapping of settings (lines of `name: value`)")
+        found = read_yaml(file)
+    except FileNotFoundError:
+        raise AlignbenchError(f"{file}: cannot be read (no such file)") from None
     tasks = found.pop("tasks", None) or {}
     if isinstance(tasks, str) or not isinstance(tasks, dict | list):
         raise AlignbenchError(f"{file}: tasks: write a list of names, or NAME: {{SETTING: VALUE}} for each")
@@ -114,29 +106,19 @@ def to_yaml(settings: Settings) -> str:
     """The settings as a file for `--config`, without the folder of the results."""
     found = asdict(settings)
     del found["out"]
-    found |= {name: list(found[name]) for name in ("checkpoints", "scorers", "include_path")}
-    for own in found["tasks"].values():
-        own |= {"scorers": list(own["scorers"])} if "scorers" in own else {}
     return yaml.safe_dump(found, sort_keys=False, allow_unicode=True)
 
 
-def _whole(value: Any, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-# parameter -> what it must be, and whether a value is
-GEN_KWARGS: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "temperature": ("a number from 0", lambda value: _number(value) and value >= 0),
-    "top_p": ("a number above 0, at most 1", lambda value: _number(value) and 0 < value <= 1),
-    "top_k": ("a whole number from 1, or 0 for all tokens", lambda value: _whole(value, 0)),
-    "max_tokens": ("a whole number from 1", lambda value: _whole(value, 1)),
+# parameter -> what it must be, its type, and whether a value is in its range
+GEN_KWARGS: dict[str, tuple[str, Any, Callable[[Any], bool]]] = {
+    "temperature": ("a number from 0", int | float, lambda value: 0 <= value < math.inf),
+    "top_p": ("a number above 0, at most 1", int | float, lambda value: 0 < value <= 1),
+    "top_k": ("a whole number from 1, or 0 for all tokens", int, lambda value: value >= 0),
+    "max_tokens": ("a whole number from 1", int, lambda value: value >= 1),
     "stop": (
         "a text or a list of texts, none of them empty",
-        lambda value: all(isinstance(t, str) and t for t in value),
+        list | tuple,
+        lambda value: all(isinstance(text, str) and text for text in value),
     ),
 }
 
@@ -152,8 +134,8 @@ def with_sampling(task: Task, gen_kwargs: Mapping[str, Any], samples: int | None
     for name, value in values.items():
         if name not in GEN_KWARGS:
             raise AlignbenchError(f"--gen-kwargs {name}: no such parameter; there are {', '.join(GEN_KWARGS)}")
-        form, valid = GEN_KWARGS[name]
-        if isinstance(value, Sequence) != (name == "stop") or not valid(value):
+        form, kind, valid = GEN_KWARGS[name]
+        if isinstance(value, bool) or not isinstance(value, kind) or not valid(value):
             raise AlignbenchError(f"--gen-kwargs {name}={value}: it must be {form}")
     values = {name: tuple(value) if name == "stop" else value for name, value in values.items()}
     if samples is not None and samples < 1:

@@ -17,12 +17,13 @@ from alignbench import scorers as registered
 from alignbench.errors import AlignbenchError
 from alignbench.evaluation.config import resolve, to_yaml, with_sampling
 from alignbench.evaluation.pipeline import Job, run_task
-from alignbench.evaluation.sources import LazyEngine, ModelSource
+from alignbench.evaluation.sources import ModelSource, lazy_engine
 from alignbench.evaluation.thinking import find_thinking
 from alignbench.evaluation.win_rate import ANSWERS, WIN_RATE, find_answers, find_judge, judge_all, with_verdicts
 from alignbench.models.model import Model, choose_engine, find_model
 from alignbench.progress import Progress
 from alignbench.runs.folder import open_run
+from alignbench.runs.read import run_result
 from alignbench.scorers.choose import choose_scorers
 from alignbench.shards import Shard, find_shard
 from alignbench.tasks import find_task
@@ -56,7 +57,7 @@ def evaluate(
     return run(resolve(config, {name: value for name, value in listed.items() if value} | settings), progress)
 
 
-evaluate.__signature__ = with_fields(inspect.signature(evaluate), Settings)  # type: ignore[attr-defined]
+evaluate.__signature__ = with_fields(inspect.signature(evaluate))  # type: ignore[attr-defined]
 
 
 def run(settings: Settings, progress: Progress | None = None) -> list[RunResult]:
@@ -67,11 +68,14 @@ def run(settings: Settings, progress: Progress | None = None) -> list[RunResult]
     # only one of several processes reports
     progress = progress if progress is not None and shard.is_main else Progress()
     of_task = {name: settings.of_task(name) for name in settings.tasks}
-    of_judge = of_task.get(WIN_RATE, settings)
-    thoughts = find_thinking(of_judge.thinking, of_judge.thinking_tags, of_judge.thinking_tokens)
-    judge = find_judge(list(of_task), settings.baseline, of_judge.scorers, settings.device, thoughts)
+    judge = find_judge(of_task.get(WIN_RATE), settings.baseline, settings.device)
     if judge is not None:  # a win rate compares the answers of all models with those of the baseline
-        of_task = {ANSWERS if name == WIN_RATE else name: _without_judge(own) for name, own in of_task.items()}
+        of_task = {
+            ANSWERS if name == WIN_RATE else name: replace(
+                own, scorers=tuple(spec for spec in own.scorers if not spec.startswith("preference="))
+            )
+            for name, own in of_task.items()
+        }
     jobs = prepare(of_task, settings.data_dir, device=settings.device)
     _check_own(settings)
     engine: dict[str, Any] = {f.name: getattr(settings, f.name) for f in fields(EngineSettings)}
@@ -128,18 +132,14 @@ def _prepare(task: Task, own: TaskSettings, data_dir: str | Path | None) -> Job:
         raise AlignbenchError(f"template {own.template!r}: choose {', '.join(TEMPLATES)}")
     if own.limit is not None and own.limit < 1:
         raise AlignbenchError(f"limit {own.limit}: it must be at least 1")
-    if own.shots is not None and own.shots < 0:
-        raise AlignbenchError(f"shots {own.shots}: it cannot be negative")
+    for name, value in (("shots", own.shots), ("seed", own.seed)):
+        if value is not None and value < 0:
+            raise AlignbenchError(f"{name} {value}: it cannot be negative")
     thinking = find_thinking(own.thinking, own.thinking_tags, own.thinking_tokens)
     folder, prompts = (None if path is None else Path(path) for path in (data_dir, own.prompts))
     task = with_sampling(task, own.gen_kwargs, own.samples)
     data = sample(task.load(Options(folder, own.shots, own.seed, prompts)), own.limit, own.seed)
     return Job(task, data, own.limit, own.seed, (), own.template, thinking)
-
-
-def _without_judge(own: TaskSettings) -> TaskSettings:
-    """The settings of answers: the scorer of a win rate is not theirs."""
-    return replace(own, scorers=tuple(spec for spec in own.scorers if not spec.startswith("preference=")))
 
 
 def _check_own(settings: Settings) -> None:
@@ -218,16 +218,14 @@ def evaluate_model(
     model: Model, jobs: Sequence[Job], settings: Settings, shard: Shard, progress: Progress
 ) -> RunResult:
     """Evaluate one model on jobs, in its run folder."""
-    results, folders = [], []
+    done = []
     with open_run(Path(settings.out), model.name, model.identity, shard) as run:
         run.keep(to_yaml(settings))
-        engine = LazyEngine(model, run, progress)
+        engine = lazy_engine(model, run, progress)
         for job in jobs:
             chat = job.uses_chat(model.chat_template)
-            source = ModelSource(engine, job.data.prefix, job.seed, chat, job.thinking)
+            source = ModelSource(model.name, engine, job.data.prefix, job.seed, chat, job.thinking)
             identity = job.identity(chat, job.thinking, settings.template_kwargs, settings.system)
             identity |= _server_sampling(model, job)[0]
-            result, folder = run_task(source, run, job.task, job.data.documents, job.scorers, identity, progress)
-            results.append(result)
-            folders.append(folder.path.name)
-    return RunResult(model.name, run.path, tuple(results), tuple(folders))
+            done.append(run_task(source, run, job.task, job.data.documents, job.scorers, identity, progress))
+    return run_result(model.name, run.path, done)

@@ -10,16 +10,16 @@ from functools import partial
 from typing import Any
 
 from alignbench.errors import AlignbenchError
-from alignbench.evaluation.scoring import OUTPUTS_PER_CHUNK, WINDOW, ScorerQueue, chunk_size
+from alignbench.evaluation.scoring import WINDOW, ScorerQueue, chunk_size
 from alignbench.evaluation.sources import Source
 from alignbench.progress import Progress
 from alignbench.provenance import environment, versions
 from alignbench.runs.folder import RecordOffset, RunFolder, TaskFolder, digest
+from alignbench.runs.read import TaskRun
 from alignbench.runs.summary import summarise
 from alignbench.scorers.choose import embedder_of
 from alignbench.types.engine import Thinking
 from alignbench.types.record import Document, Record
-from alignbench.types.result import TaskResult
 from alignbench.types.scorer import Embedder, Scorer, ScorerIdentity
 from alignbench.types.task import Task, TaskData
 
@@ -93,7 +93,7 @@ def run_task(
     progress: Progress,
     *,
     embedder: Embedder | None = None,
-) -> tuple[TaskResult, TaskFolder]:
+) -> TaskRun:
     """Produce, score and summarise the records of a task, as far as they do not exist yet.
 
     identity: the content of task.json: all that the numbers depend on besides the model
@@ -105,39 +105,31 @@ def run_task(
         raise AlignbenchError(f"{task.name}: two documents have the same id")
     shard, label = run.shard, f"{source.name} {task.name}"
     folder = run.create_task_folder(task.name, identity)
-    finished, failed = folder.result(), False
-    if finished is not None and finished.unscored:
+    finished, failed = TaskRun.of(folder), False
+    if finished is not None and finished.result.unscored:
         failed = not all(map(source.usable, folder.offsets().values()))
     shard.wait_for_everyone()
     if finished is not None and not failed:
         progress.say(f"{label}: already finished in {folder.path}")
-        return finished, folder
+        return finished
     if failed:
         progress.say(f"{label}: retrying documents that failed")
     if shard.is_main:
         folder.reopen()
     shard.wait_for_everyone()
-    source.begin()
     before = source.work()
     size = chunk_size(task)
     mine = [document for number, document in enumerate(documents) if shard.owns(number // size)]
     reusable = reusable_outputs(run, folder, identity) if source.computes and task.generation is not None else {}
-    state = resume_state(mine, size, folder.offsets(), source.usable, reusable)
+    missing, records, complete = resume(mine, size, folder.offsets(), source.usable, reusable)
     shard.wait_for_everyone()  # no process writes while another reads
-    run.log(
-        "start",
-        task=task.name,
-        folder=folder.path.name,
-        already=state.complete,
-        environment=environment(),
-        **source.details,
-    )
-    progress.start(label, len(mine), state.complete)
-    missing = {document.id for document in mine if document.id not in state.done and document.id not in state.records}
+    where = {"task": task.name, "folder": folder.path.name}
+    run.log("start", **where, already=complete, environment=environment(), **source.details)
+    progress.start(label, len(mine), complete)
     # what is computed without scorers is complete, and written at once
-    at_once = 1 if source.computes else OUTPUTS_PER_CHUNK
-    with ScorerQueue(task, mine, scorers, folder, progress, at_once) as queue:
-        for read in state.records.values():
+    together = 1 if source.computes and not scorers else size
+    with ScorerQueue(task, mine, together, scorers, folder, progress) as queue:
+        for read in records:
             queue.put(read())
         for record in source.records(task, mine, missing):
             if not record.pending:
@@ -153,10 +145,10 @@ def run_task(
     shard.wait_for_everyone()
     after = source.work()
     work = {k: v - before[k] if isinstance(v, int) and isinstance(before.get(k), int) else v for k, v in after.items()}
-    run.log("finish", task=task.name, folder=folder.path.name, **work)
-    result = folder.result()
-    assert result is not None
-    return result, folder
+    run.log("finish", **where, **work)
+    done = TaskRun.of(folder)
+    assert done is not None
+    return done
 
 
 def _summarise(task: Task, folder: TaskFolder, order: Mapping[str, int], embedder: Embedder | None) -> None:
@@ -178,50 +170,37 @@ def _summarise(task: Task, folder: TaskFolder, order: Mapping[str, int], embedde
     folder.finish(order, asdict(result))
 
 
-@dataclass(frozen=True)
-class ResumeState:
-    """What exists already.
-
-    done: documents of complete chunks
-    records: reads the existing record, pending or complete, of other documents: a chunk is scored together
-    complete: number of documents with a complete record
-    """
-
-    done: set[str]
-    records: dict[str, Callable[[], Record]]
-    complete: int
-
-
-def resume_state(
+def resume(
     documents: Sequence[Document],
     size: int,
     offsets: Mapping[str, RecordOffset],
     usable: Callable[[RecordOffset], bool],
     reusable: Mapping[str, RecordOffset],
-) -> ResumeState:
-    """Which of these documents are done, and which records of the others exist.
+) -> tuple[set[str], list[Callable[[], Record]], int]:
+    """What exists already: the documents without a record; a reader of each existing record, pending or complete, in
+    chunks of `size` that are not complete, since a chunk is scored together; and the number of complete records.
 
     reusable: records of another folder, whose scores are those of other scorers
     If a document of a chunk failed with a transient error when the others were scored, all are scored again.
     """
-    done: set[str] = set()
-    records: dict[str, Callable[[], Record]] = {}
+    missing: set[str] = set()
+    records: list[Callable[[], Record]] = []
     complete = 0
     for begin in range(0, len(documents), size):
         chunk = [document.id for document in documents[begin : begin + size]]
         known = {name: offsets[name] for name in chunk if name in offsets}
         good = {name: offset for name, offset in known.items() if usable(offset)}
-        complete += sum(not offset.pending for offset in good.values())
-        if len(good) == len(chunk) and not any(offset.pending for offset in good.values()):
-            done.update(chunk)
-            continue
+        finished = sum(not offset.pending for offset in good.values())
+        complete += finished
         again = any(offset.transient for name, offset in known.items() if name not in good)
-        for name in chunk:
+        for name in chunk if finished < len(chunk) else ():
             if name in good:
-                records[name] = _unjudged(good[name]) if again else good[name].read
+                records.append(_unjudged(good[name]) if again else good[name].read)
             elif name in reusable:
-                records[name] = _unjudged(reusable[name])
-    return ResumeState(done, records, complete)
+                records.append(_unjudged(reusable[name]))
+            else:
+                missing.add(name)
+    return missing, records, complete
 
 
 def _unjudged(offset: RecordOffset) -> Callable[[], Record]:

@@ -122,7 +122,7 @@ def rank_systems(
         one, other = sorted(pair, key=lambda system: (system.run.name, system.folder.path.name))
         verdicts = judge(one, other, scorer, progress=progress)
         found_warnings += warnings(pair, scorer, verdicts)
-        records = [record for record in verdicts.folder.records() if record.metrics["win_rate"] is not None]
+        records = [record for record in verdicts.records() if record.metrics["win_rate"] is not None]
         won = [r.values.get("win_rate_discrete", r.values["win_rate"]) for r in records]  # the model has no graded ones
         pairs[pair[0].name, pair[1].name] = win_rate(won if pair[0] is one else [1 - outcome for outcome in won])
         agreed += [(r.id, r.values["agrees_with_longer"]) for r in records if "agrees_with_longer" in r.values]

@@ -18,11 +18,12 @@ from alignbench.parse import find_path
 from alignbench.progress import Progress
 from alignbench.provenance import versions
 from alignbench.runs.folder import AGAIN, RecordOffset, RunFolder, TaskFolder, lock_run
+from alignbench.runs.read import TaskRun, run_result
 from alignbench.scorers.choose import TASK_AGNOSTIC, by_kind, embedder_of
 from alignbench.shards import require_single_process
 from alignbench.tasks import find_task
 from alignbench.tasks.declared import declared_task
-from alignbench.types.result import RunResult, TaskResult
+from alignbench.types.result import RunResult
 from alignbench.types.scorer import Embedder, Scorer, ScorerIdentity
 from alignbench.types.task import Task
 
@@ -66,8 +67,7 @@ def rescore(
                     f"warning: {path.name} was trained against this judge, {scorer.name}: its win rate is too high"
                 )
         done = [_rescore_task(run, task, folder, loaded, progress) for task, folder in folders]
-    results, folder_names = zip(*done, strict=True)
-    return RunResult(str(description["model"]["name"]), path, results, folder_names)
+    return run_result(str(description["model"]["name"]), path, done)
 
 
 def _task(identity: Mapping[str, Any]) -> Task:
@@ -89,8 +89,7 @@ def _folders(run: RunFolder, requested: Mapping[str, str], names: Sequence[str])
         finished = [folder for folder in own if folder.result() is not None]
         if not finished:
             raise AlignbenchError(f"{own[0].path}: not finished; run the command that began it again")
-        others = [len({e["kind"] for e in folder.identity()["scorers"]} - set(requested)) for folder in finished]
-        best = finished[others.index(max(others))]
+        best = max(finished, key=lambda own: len({e["kind"] for e in own.identity()["scorers"]} - set(requested)))
         chosen.append((_task(best.identity()), best))
     return chosen
 
@@ -103,7 +102,7 @@ def _kinds(task: Task, used: Collection[str]) -> list[str]:
 
 def _rescore_task(
     run: RunFolder, task: Task, source: TaskFolder, scorers: Mapping[str, Scorer], progress: Progress
-) -> tuple[TaskResult, str]:
+) -> TaskRun:
     identity = source.identity()
     if identity["version"] != task.version:
         raise AlignbenchError(
@@ -119,7 +118,7 @@ def _rescore_task(
     if len(documents) != (n := identity["n"]):
         raise AlignbenchError(f"{source.path}: {len(documents)} records, but task.json counts {n}; {AGAIN}")
     target = {**identity, "scorers": entries, "judged_with": versions()}
-    result, folder = run_task(
+    return run_task(
         Rescored(run.path.name, source, own),
         run,
         task,
@@ -129,7 +128,6 @@ def _rescore_task(
         progress,
         embedder=_embedder(used.get("embedding"), scorers),
     )
-    return result, folder.path.name
 
 
 class Rescored(SavedOutputs):

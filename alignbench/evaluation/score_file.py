@@ -23,13 +23,14 @@ from alignbench.parse import find_path, parse_json
 from alignbench.progress import Progress
 from alignbench.provenance import environment
 from alignbench.runs.folder import digest, open_run
+from alignbench.runs.read import TaskRun, run_result
 from alignbench.scorers.choose import choose_scorers
 from alignbench.shards import require_single_process
 from alignbench.tasks.common import grouped
 from alignbench.tasks.outputs import OUTPUTS
 from alignbench.types.engine import Completion, Thinking
 from alignbench.types.record import Document, Output, Record
-from alignbench.types.result import RunResult, TaskResult
+from alignbench.types.result import RunResult
 from alignbench.types.scorer import Scorer
 from alignbench.types.settings import TaskSettings
 from alignbench.types.task import Task, TaskData
@@ -134,7 +135,7 @@ def judge_files(
     own = score_file(file, out, task=ANSWERS, **settings)
     mine, others = (find_answers(run.folder, run.folders[0]) for run in (own, other))
     verdicts = judge(mine, others, scorer, progress=progress)
-    return replace(own, results=(verdicts.result,), folders=(verdicts.folder.path.name,))
+    return run_result(own.checkpoint, own.folder, [verdicts])
 
 
 def write_runs(found: Sequence[Found], out: str | Path, progress: Progress) -> list[RunResult]:
@@ -144,7 +145,7 @@ def write_runs(found: Sequence[Found], out: str | Path, progress: Progress) -> l
     """
     runs = []
     for together in grouped(found, lambda own: digest(own.model)).values():
-        model, taken, results = together[0].model, set[str](), dict[str, TaskResult]()
+        model, taken, done = together[0].model, set[str](), list[TaskRun]()
         name, file = str(model["model"]["name"]), model["model"].get("outputs")
         with open_run(Path(out), name, model) as run:
             run.describe({**model, **together[0].about, "environment": environment()})
@@ -159,9 +160,8 @@ def write_runs(found: Sequence[Found], out: str | Path, progress: Progress) -> l
                 records = {record.id: record for record in own.records}
                 source = SavedOutputs(name, records.__getitem__, **{"file": file} if file else {})
                 documents = [record.document for record in own.records]
-                result, folder = run_task(source, run, own.task, documents, own.scorers, own.identity, progress)
-                results[folder.path.name] = result
-        runs.append(RunResult(name, run.path, tuple(results.values()), tuple(results)))
+                done.append(run_task(source, run, own.task, documents, own.scorers, own.identity, progress))
+        runs.append(run_result(name, run.path, done))
     return runs
 
 

@@ -11,13 +11,11 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any, Self
 
-import numpy as np
-
 from alignbench.errors import first_line
 from alignbench.progress import Progress
 from alignbench.runs.folder import TaskFolder
 from alignbench.types.engine import Loglikelihood
-from alignbench.types.record import Document, Output, Record
+from alignbench.types.record import Document, Output, Record, rounded
 from alignbench.types.scorer import Numbers, Scorer, ScorerGoneError
 from alignbench.types.task import Task
 
@@ -48,22 +46,17 @@ def choices_record(task: Task, document: Document, answers: Sequence[Loglikeliho
         reason = next((f"{name} is {x}" for name, x in metrics.items() if x is None or not math.isfinite(x)), None)
         if reason is not None:
             metrics = dict.fromkeys(metrics)
-    record = replace(
+    return replace(
         Record.generated(document, ()),
         logprobs=tuple(None if answer.unscored else answer.logprob for answer in answers),
         tokens=tuple(answer.tokens for answer in answers),
+        entropies=tuple(rounded(answer.entropies) for answer in answers) if task.entropies else (),
+        top_entropies=tuple(rounded(answer.top_entropies) for answer in answers) if task.entropies else (),
         notes=tuple(dict.fromkeys(answer.note for answer in answers if answer.note)),
         statistics=statistics,
         metrics=metrics,
         unscored=reason,
         pending=False,
-    )
-    if not task.entropies:
-        return record
-    return replace(
-        record,
-        entropies=tuple(tuple(round(x, 4) for x in answer.entropies) for answer in answers),
-        top_entropies=tuple(tuple(round(x, 4) for x in answer.top_entropies) for answer in answers),
     )
 
 
@@ -130,68 +123,49 @@ class ScorerQueue:
         self,
         task: Task,
         documents: Sequence[Document],
+        size: int,
         scorers: Sequence[Scorer],
         folder: TaskFolder,
         progress: Progress,
-        at_once: int = 1,
     ) -> None:
-        """at_once: without scorers, so many records are written together"""
+        """size: documents of a chunk"""
         self.task, self.scorers, self.folder, self.progress = task, scorers, folder, progress
-        size = chunk_size(task)
-        self._chunk = {document.id: number // size for number, document in enumerate(documents)}
-        self._members: dict[int, list[str]] = {}
-        for document in documents:
-            self._members.setdefault(self._chunk[document.id], []).append(document.id)
-        self._waiting: dict[int, dict[str, Record]] = {}
+        names = [document.id for document in documents]
+        chunks = [names[begin : begin + size] for begin in range(0, len(names), size)]
+        self._chunk = {name: chunk for chunk in chunks for name in chunk}
+        self._waiting: dict[str, Record] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="scorers")
         self._running: list[Future[list[Record]]] = []
-        self._at_once, self._complete = at_once, list[Record]()
 
     def put(self, record: Record) -> None:
         """Add a record. One that is pending will be scored and written; a complete one only completes its chunk."""
-        if not self.scorers:
-            if record.pending:
-                self._complete.append(scored_record(self.task, record, {}))
-            if len(self._complete) >= self._at_once:
-                self._flush()
-            return
+        self._waiting[record.id] = record
         chunk = self._chunk[record.id]
-        waiting = self._waiting.setdefault(chunk, {})
-        waiting[record.id] = record
-        if len(waiting) == len(self._members[chunk]):
-            together = [waiting[member] for member in self._members[chunk]]
-            del self._waiting[chunk]
+        if all(name in self._waiting for name in chunk):
+            together = [self._waiting.pop(name) for name in chunk]
             if any(record.pending for record in together):
                 self._running.append(self._thread.submit(self._score, together))
-        self.collect(wait=False)
+        self.collect(wait=not self.scorers)
 
     def collect(self, wait: bool) -> None:
         """Write what the scorers have finished; `wait`: everything. Too many waiting chunks are waited for."""
         while self._running and (wait or self._running[0].done() or len(self._running) > MAX_WAITING):
-            self._write(self._running.pop(0).result())
+            records = self._running.pop(0).result()
+            self.folder.append(*records)
+            for _ in records:
+                self.progress.advance()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         try:
-            self._flush()
             self.collect(wait=kind is None)
         except BaseException:
             self.collect(wait=False)
             raise
         finally:
             self._thread.shutdown(wait=True, cancel_futures=True)
-
-    def _flush(self) -> None:
-        if self._complete:
-            self._write(self._complete)
-        self._complete = []
-
-    def _write(self, records: list[Record]) -> None:
-        self.folder.append(*records)
-        for _ in records:
-            self.progress.advance()
 
     def _score(self, together: list[Record]) -> list[Record]:
         scores: list[dict[str, Any]] = [{} for _ in together]
@@ -235,6 +209,6 @@ def _checked(numbers: Sequence[Numbers | str], expected: int) -> Sequence[Number
         raise ValueError(f"{len(numbers)} results for {expected} texts")
     for found in numbers:
         for name, value in found.items() if not isinstance(found, str) else ():
-            if not np.isfinite(value):
+            if not math.isfinite(value):
                 raise ValueError(f"{name} is {value}")
     return numbers

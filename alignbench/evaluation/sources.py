@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 from alignbench.evaluation.scoring import WINDOW, choices_record
@@ -34,11 +35,8 @@ class Source:
         """True if a record in the task's folder need not be produced again."""
         return not offset.transient
 
-    def begin(self) -> None:
-        """Prepare to produce records."""
-
     def work(self) -> dict[str, Any]:
-        """What was computed so far, for the log."""
+        """What was computed so far, for the log. A model is loaded at the first call."""
         return {}
 
 
@@ -53,34 +51,23 @@ class SavedOutputs(Source):
         return (self.read(document.id) for document in documents if document.id in missing)
 
 
-class LazyEngine:
-    """A model that is loaded when the first record is missing, and described in run.json."""
+def lazy_engine(model: Model, run: RunFolder, progress: Progress) -> Callable[[], Engine]:
+    """A function that loads the model and describes it in run.json, when it is called for the first time."""
 
-    def __init__(self, model: Model, run: RunFolder, progress: Progress) -> None:
-        self.model = model
-        self.run = run
-        self.progress = progress
-        self._engine: Engine | None = None
+    @cache
+    def load() -> Engine:
+        progress.say(f"loading {model.name}")
+        engine = model.open()
+        settings: dict[str, Any] = getattr(engine, "settings", dict)()  # of the local engine
+        encoder = getattr(engine, "encoder", None)  # not of an endpoint
+        found = {**model.identity, **model.about, "vocabulary_sha256": getattr(engine, "vocabulary_sha256", None)}
+        found |= settings | (encoder.describe() if encoder is not None else {}) | {"environment": environment()}
+        begun = run.describe(found)
+        if settings:
+            engine.restore(begun)  # type: ignore[attr-defined]
+        return engine
 
-    def get(self) -> Engine:
-        if self._engine is None:
-            self.progress.say(f"loading {self.model.name}")
-            self._engine = self.model.open()
-            settings: dict[str, Any] = getattr(self._engine, "settings", dict)()  # of the local engine
-            encoder = getattr(self._engine, "encoder", None)  # not of an endpoint
-            begun = self.run.describe(
-                {
-                    **self.model.identity,
-                    **self.model.about,
-                    "vocabulary_sha256": getattr(self._engine, "vocabulary_sha256", None),
-                    **settings,
-                    **(encoder.describe() if encoder is not None else {}),
-                    "environment": environment(),
-                }
-            )
-            if settings:
-                self._engine.restore(begun)  # type: ignore[attr-defined]
-        return self._engine
+    return load
 
 
 class ModelSource(Source):
@@ -89,21 +76,18 @@ class ModelSource(Source):
     computes = True
 
     def __init__(
-        self, engine: LazyEngine, prefix: str, seed: int, chat: bool, thinking: Thinking | None = None
+        self, name: str, engine: Callable[[], Engine], prefix: str, seed: int, chat: bool, thinking: Thinking | None
     ) -> None:
         """prefix: the text before every prompt; seed: of what is sampled; chat: apply the chat template to prompts;
         thinking: how thoughts are told apart from answers, None if they are not"""
-        self.thinking = thinking
-        self.name, self.engine, self.prefix, self.seed, self.chat = engine.model.name, engine, prefix, seed, chat
-
-    def begin(self) -> None:
-        self.engine.get()
+        self.name, self.engine, self.prefix = name, engine, prefix
+        self.seed, self.chat, self.thinking = seed, chat, thinking
 
     def work(self) -> dict[str, Any]:
-        return dict(self.engine.get().work())
+        return dict(self.engine().work())
 
     def records(self, task: Task, documents: Sequence[Document], missing: Collection[str]) -> Iterator[Record]:
-        engine = self.engine.get()
+        engine = self.engine()
         if task.generation is None:
             for begin in range(0, len(documents), WINDOW):
                 window = documents[begin : begin + WINDOW]

@@ -12,37 +12,32 @@ from typing import Any
 from alignbench.errors import AlignbenchError
 from alignbench.evaluation.pipeline import run_task
 from alignbench.evaluation.sources import SavedOutputs
+from alignbench.evaluation.thinking import find_thinking
 from alignbench.progress import Progress
 from alignbench.provenance import versions
-from alignbench.runs.folder import RunFolder, TaskFolder, digest, lock_run
+from alignbench.runs.folder import RunFolder, digest, lock_run
+from alignbench.runs.read import TaskRun, read_folder
 from alignbench.scorers.choose import by_kind
 from alignbench.shards import Shard
 from alignbench.tasks import find_task
 from alignbench.types.engine import THINKING, Thinking
 from alignbench.types.record import Record
-from alignbench.types.result import RunResult, TaskResult
+from alignbench.types.result import RunResult
 from alignbench.types.scorer import Scorer, ScorerIdentity
+from alignbench.types.settings import TaskSettings
 
 ANSWERS, WIN_RATE = "answers", "win_rate"
 MIN_CONSISTENCY = 0.5  # of the prompts; GPT-4 was consistent on 65 % of MT-bench's (Zheng et al. 2023, table 2)
 
 
 @dataclass(frozen=True)
-class Verdicts:
-    """Verdicts on one system against another: the result, and the folder of records in the first one's run."""
-
-    result: TaskResult
-    folder: TaskFolder
-
-
-@dataclass(frozen=True)
 class Answers:
-    """A system's finished answers: their run, its run.json, and the task's folder."""
+    """A system's finished answers: their run, its run.json, and the task."""
 
     name: str
     run: Path
     description: Mapping[str, Any]
-    folder: TaskFolder
+    folder: TaskRun
 
     def records(self) -> dict[str, Record]:
         return {record.id: record for record in self.folder.records()}
@@ -54,30 +49,26 @@ def find_answers(run: str | Path, folder: str | None = None) -> Answers:
     Raises AlignbenchError if there is no such run, or not exactly one folder of answers.
     """
     path = Path(run)
-    description = RunFolder(path).description()
-    found = [
-        task
-        for task in RunFolder(path).tasks()
-        if task.identity()["task"] == ANSWERS and task.result() is not None and folder in (None, task.path.name)
-    ]
+    own = read_folder(path)
+    found = [task for task in own.tasks if task.task == ANSWERS and folder in (None, task.path.name)]
     if not found:
         raise AlignbenchError(f"{path}: no finished answers; generate them with --tasks {ANSWERS}")
     if len(found) > 1:
         names = ", ".join(task.path.name for task in found)
         raise AlignbenchError(f"{path}: several sets of answers ({names}); name one as {path}/FOLDER")
-    return Answers(description["model"]["name"], path, description, found[0])
+    return Answers(own.description["model"]["name"], path, own.description, found[0])
 
 
 def judge_all(
     shard: Shard, systems: Sequence[Answers], baseline: Answers, scorer: Scorer, progress: Progress
-) -> list[Verdicts]:
+) -> list[TaskRun]:
     """`judge` for each system, by the first of several processes; the others wait for it and read the results."""
     found = [judge(own, baseline, scorer, progress=progress) for own in systems] if shard.is_main else []
     shard.wait_for_everyone()
     return found or [judge(own, baseline, scorer) for own in systems]  # finished: nothing is locked or computed
 
 
-def judge(own: Answers, baseline: Answers, judge: Scorer, *, progress: Progress | None = None) -> Verdicts:
+def judge(own: Answers, baseline: Answers, judge: Scorer, *, progress: Progress | None = None) -> TaskRun:
     """Judge `own` against `baseline`, prompt by prompt; a prompt that one of them did not answer is unscored.
 
     judge: a scorer of kind "preference". Raises AlignbenchError if they have no prompt in common, and if there is no
@@ -85,7 +76,7 @@ def judge(own: Answers, baseline: Answers, judge: Scorer, *, progress: Progress 
     """
     progress = progress or Progress()
     task = find_task(WIN_RATE)
-    first, second = own.folder.identity(), baseline.folder.identity()
+    first, second = own.folder.identity, baseline.folder.identity
     mine, others = own.records(), baseline.records()
     common = [name for name in mine if name in others and mine[name].prompt == others[name].prompt]
     if not common:
@@ -106,26 +97,26 @@ def judge(own: Answers, baseline: Answers, judge: Scorer, *, progress: Progress 
         "judged_with": versions(),
     }
     folder = RunFolder(own.run).task_folder(task.name, identity)
-    if (finished := folder.result()) is not None:
+    if (finished := TaskRun.of(folder)) is not None:
         progress.say(f"{own.name} against {baseline.name}: already finished in {folder.path}")
-        found = Verdicts(finished, folder)
+        found = finished
     else:
         label = f"{own.name} against {baseline.name}"
         source = SavedOutputs(label, pairs.__getitem__, baseline=baseline.name)
         with lock_run(own.run) as run:
-            found = Verdicts(*run_task(source, run, task, documents, [judge], identity, progress))
+            found = run_task(source, run, task, documents, [judge], identity, progress)
     if not found.result.n_scored:
         reason = next(iter(found.result.unscored))
         raise AlignbenchError(
             f"{own.name} against {baseline.name}: no verdict on any of {found.result.n} prompts ({reason}); "
-            f"the records are in {found.folder.path}"
+            f"the records are in {found.path}"
         )
     for warning in warnings((own, baseline), judge, found):
         progress.say(f"warning: {warning}")
     return found
 
 
-def warnings(systems: Sequence[Answers], judge: Scorer, found: Verdicts) -> list[str]:
+def warnings(systems: Sequence[Answers], judge: Scorer, found: TaskRun) -> list[str]:
     """What a reader of these verdicts on two systems has to know about the judge."""
     lines = [
         f"{system.name} was trained against this judge, {judge.name}: its win rate is too high"
@@ -142,10 +133,10 @@ def warnings(systems: Sequence[Answers], judge: Scorer, found: Verdicts) -> list
     return lines
 
 
-def with_verdicts(run: RunResult, verdicts: Verdicts, tasks: Sequence[str]) -> RunResult:
+def with_verdicts(run: RunResult, verdicts: TaskRun, tasks: Sequence[str]) -> RunResult:
     """The run's results for these tasks, with the verdicts as the task win_rate."""
     found = {result.task: (result, folder) for result, folder in zip(run.results, run.folders, strict=True)}
-    found[WIN_RATE] = verdicts.result, verdicts.folder.path.name
+    found[WIN_RATE] = verdicts.result, verdicts.path.name
     results, folders = zip(*(found[name] for name in dict.fromkeys(tasks)), strict=True)
     return replace(run, results=results, folders=folders)
 
@@ -173,22 +164,20 @@ def trained_against(description: Mapping[str, Any], judge: Scorer) -> bool:
     return getattr(judge, "weights_sha256", None) in training.get("rewards", ())
 
 
-def find_judge(
-    tasks: Sequence[str],
-    baseline: str | None,
-    scorers: Sequence[str],
-    device: str,
-    thinking: Thinking | None = THINKING,
-) -> Scorer | None:
+def find_judge(own: TaskSettings | None, baseline: str | None, device: str) -> Scorer | None:
     """The judge of an evaluation with the task win_rate; None without that task. Raises AlignbenchError if a baseline
-    or a judge is missing or has no use."""
-    if WIN_RATE not in tasks and baseline is not None:
+    or a judge is missing or has no use.
+
+    own: the settings of the task
+    """
+    if own is None and baseline is not None:
         raise AlignbenchError(f"--baseline {baseline}: it requires --tasks {WIN_RATE}")
-    if WIN_RATE not in tasks:
+    if own is None:
         return None
     if baseline is None:
         raise AlignbenchError(f"task {WIN_RATE}: name the model to compare with, as --baseline CHECKPOINT")
-    return choose_judge([spec for spec in scorers if spec.startswith("preference=")], device, thinking)
+    thinking = find_thinking(own.thinking, own.thinking_tags, own.thinking_tokens)
+    return choose_judge([spec for spec in own.scorers if spec.startswith("preference=")], device, thinking)
 
 
 def choose_judge(specs: Sequence[str], device: str, thinking: Thinking | None = THINKING) -> Scorer:

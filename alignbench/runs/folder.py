@@ -1,17 +1,9 @@
 """The run folder: one record per document, written as it is computed (docs/run_folder.md).
 
-    runs/
-      SmolLM2-135M-Instruct-1f0c9a2e/       one checkpoint with one engine setting
-        run.json                            what identifies them, and the software that computed
-        log.jsonl                           starts, resumes, ends, and speeds
-        hellaswag-5b1d07c3/                 one task with one set of documents and scorers
-          task.json                         data revisions, settings, the prefix of all prompts
-          documents.jsonl                   one record per document, in the task's order
-          result.json                       the metrics; written last, so it marks the task as finished
-
-The names end in a hash of everything that the numbers depend on: results for another model, prompt, data revision or
-setting are in another folder and are never reused. Times are in log.jsonl only, so that the other files of a resumed
-run equal those of an uninterrupted one.
+The names of the folders of models and tasks end in a hash of everything that the numbers depend on: results for another
+model, prompt, data revision or setting are in another folder and are never reused. result.json is written last, so it
+marks a task as finished. Times are in log.jsonl only, so that the other files of a resumed run equal those of an
+uninterrupted one.
 """
 
 from __future__ import annotations
@@ -214,10 +206,10 @@ class TaskFolder:
         if partial := self._partial():
             offsets = self.offsets()
             temporary = self._final.with_suffix(".tmp")
-            with _writing(self._final), self._open() as sources, temporary.open("wb") as target:
-                for identifier in sorted(offsets.keys() & order.keys(), key=order.__getitem__):
-                    target.write(offsets[identifier].bytes(sources[offsets[identifier].file]))
             with _writing(self._final):
+                with self._open() as sources, temporary.open("wb") as target:
+                    for identifier in sorted(offsets.keys() & order.keys(), key=order.__getitem__):
+                        target.write(offsets[identifier].bytes(sources[offsets[identifier].file]))
                 os.replace(temporary, self._final)
                 for file in partial:
                     file.unlink()

@@ -17,7 +17,7 @@ from alignbench.models.lineage import read_lineages
 from alignbench.parse import find_path, open_file, parse_line
 from alignbench.runs.folder import AGAIN, RunFolder, TaskFolder
 from alignbench.types.record import Record
-from alignbench.types.result import TaskResult
+from alignbench.types.result import RunResult, TaskResult
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -30,6 +30,12 @@ class TaskRun:
     path: Path
     identity: dict[str, Any]
     result: TaskResult
+
+    @classmethod
+    def of(cls, folder: TaskFolder) -> TaskRun | None:
+        """The task in a folder; None if it is not finished."""
+        result = folder.result()
+        return None if result is None else cls(folder.path, folder.identity(), result)
 
     @property
     def task(self) -> str:
@@ -61,6 +67,12 @@ class TaskRun:
             raise AlignbenchError(f"{file}: {line_number} records, but result.json counts {self.result.n}; {AGAIN}")
         if self.result.records_sha256 not in (None, sha256.hexdigest()):
             raise AlignbenchError(f"{file}: changed since result.json was computed from it; {AGAIN}")
+
+
+def run_result(name: str, folder: Path, tasks: Sequence[TaskRun]) -> RunResult:
+    """The results of a command for one model. name: the model's"""
+    results, folders = tuple(task.result for task in tasks), tuple(task.path.name for task in tasks)
+    return RunResult(name, folder, results, folders)
 
 
 @dataclass(frozen=True)
@@ -100,23 +112,13 @@ def read_run(folder: str | Path) -> DataFrame:
     """
     import pandas
 
-    rows = []
-    for task in _read(Path(folder)).tasks:
-        for record in task.records():
-            rows.append(
-                {
-                    "task": task.task,
-                    "folder": task.path.name,
-                    "template": task.result.template,
-                    "id": record.id,
-                    "group": record.group,
-                    "category": record.category,
-                    "prompt": record.prompt,
-                    "outputs": [output.text for output in record.outputs],
-                    "unscored": record.unscored,
-                    **record.metrics,
-                }
-            )
+    rows = [
+        {"task": task.task, "folder": task.path.name, "template": task.result.template}
+        | {name: getattr(record, name) for name in ("id", "group", "category", "prompt")}
+        | {"outputs": [output.text for output in record.outputs], "unscored": record.unscored, **record.metrics}
+        for task in read_folder(Path(folder)).tasks
+        for record in task.records()
+    ]
     return pandas.DataFrame(rows)
 
 
@@ -130,7 +132,7 @@ def read_runs(specs: Sequence[str], root: Path) -> list[Run]:
     for number, path in enumerate(paths):
         if path in paths[:number]:
             raise AlignbenchError(f"{specs[paths.index(path)]} and {specs[number]} are the same run: {path}")
-    return named([_read(path) for path in paths])
+    return named([read_folder(path) for path in paths])
 
 
 def ancestor_key(entry: Mapping[str, str]) -> str:
@@ -172,7 +174,7 @@ def _find(spec: str, root: Path) -> Path:
     path = find_path(spec)
     if (path / "run.json").is_file():
         return path.resolve()
-    known = {file.parent: _describe(file) for file in sorted(root.glob("*/run.json"))}
+    known = {file.parent: RunFolder(file.parent).description() for file in sorted(root.glob("*/run.json"))}
     if not known:
         raise AlignbenchError(f"{spec}: no run folder, and there are none in {root}; see --runs, or evaluate it first")
     for found in _matches(spec, path, known):
@@ -200,20 +202,13 @@ def _matches(spec: str, path: Path, known: dict[Path, dict[str, Any]]) -> Iterat
     yield [folder for folder in known if folder.name.startswith(spec)]
 
 
-def _read(path: Path) -> Run:
-    if not (path / "run.json").is_file():
-        raise AlignbenchError(f"{path}: not a run folder (no run.json)")
-    description = _describe(path / "run.json")
-    tasks, unfinished = [], []
-    for file in sorted(path.glob("*/task.json")):
-        folder = TaskFolder(file.parent)
-        identity, result = folder.identity(), folder.result()
-        if result is None:
-            unfinished.append(identity["task"])
+def read_folder(path: Path) -> Run:
+    """The run in a folder, without a name. Raises AlignbenchError if there is none."""
+    run = RunFolder(path)
+    description, tasks, unfinished = run.description(), [], []
+    for folder in run.tasks():
+        if (task := TaskRun.of(folder)) is None:
+            unfinished.append(folder.identity()["task"])
         else:
-            tasks.append(TaskRun(file.parent, identity, result))
+            tasks.append(task)
     return Run(path, "", description, tuple(tasks), tuple(unfinished))
-
-
-def _describe(file: Path) -> dict[str, Any]:
-    return RunFolder(file.parent).description()

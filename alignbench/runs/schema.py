@@ -58,10 +58,6 @@ class _Source(BaseModel):
     revision: str | None
 
 
-class _Baseline(BaseModel):
-    name: str | None = None
-
-
 class TaskFile(BaseModel):
     task: str
     version: int
@@ -78,7 +74,7 @@ class TaskFile(BaseModel):
     thinking: Object | None = None
     scorers: list[_Scorer] | None = None
     judged_with: dict[str, str | None] | None = None
-    baseline: _Baseline | None = None
+    baseline: dict[str, str | None] | None = None
     declared: Object | None = None
 
 

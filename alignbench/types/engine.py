@@ -149,7 +149,7 @@ class Completion:
     """
 
     text: str
-    finish: Finish
+    finish: Finish = "end"
     tokens: tuple[int, ...] = ()
     logprobs: tuple[float, ...] = ()
     entropies: tuple[float, ...] = ()

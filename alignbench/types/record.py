@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alignbench.types.engine import Completion, Finish
+from alignbench.types.engine import Completion
 from alignbench.types.result import known_fields
 
 
@@ -63,33 +63,19 @@ class Document:
 
 
 @dataclass(frozen=True, slots=True)
-class Output:
+class Output(Completion):
     """One text that the model generated for a document, and the scorers' numbers.
 
     scores: kind of scorer -> its numbers; a kind that failed is missing
-    tokens: token ids; empty where the engine does not know them
-    logprobs, entropies, top_entropies: of each token, in nats, as in `Completion`; empty where not known
-    unscored: why there is no text; transient: the reason may be gone on the next attempt
-    thoughts: what a thinking model wrote before the text; no metric or scorer sees it
     """
 
-    text: str
     scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    tokens: tuple[int, ...] = ()
-    logprobs: tuple[float, ...] = ()
-    entropies: tuple[float, ...] = ()
-    top_entropies: tuple[float, ...] = ()
-    finish: Finish = "end"
-    unscored: str | None = None
-    transient: bool = False
-    thoughts: str = ""
 
     @classmethod
     def of(cls, completion: Completion) -> Output:
         """A completion without scores. Numbers per token are rounded to four decimals, to keep files small."""
         fields = {name: getattr(completion, name) for name in Completion.__dataclass_fields__}
-        per_token = ("logprobs", "entropies", "top_entropies")
-        return cls(**fields | {name: tuple(round(x, 4) for x in fields[name]) for name in per_token})
+        return cls(**fields | {name: rounded(fields[name]) for name in ("logprobs", "entropies", "top_entropies")})
 
     def to_json(self) -> dict[str, Any]:
         names = ("text", "finish", "tokens", "logprobs", "entropies", "unscored", "scores")
@@ -219,6 +205,10 @@ def checked(fields: dict[str, Any]) -> dict[str, Any]:
         if not all(isinstance(value, int | float | None) for value in fields.get(name, {}).values()):
             raise TypeError(f"a value of {name} is not a number")
     return fields
+
+
+def rounded(numbers: Sequence[float]) -> tuple[float, ...]:
+    return tuple(round(number, 4) for number in numbers)
 
 
 def _compact(values: Sequence[Any]) -> Sequence[Any]:

@@ -1,8 +1,8 @@
 """The settings of `alignbench evaluate`, declared once: for the command line, for `--config` files, and for Python."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields
-from inspect import Parameter, Signature
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from inspect import Parameter, Signature, signature
 from typing import Annotated, Any
 
 
@@ -35,33 +35,30 @@ class EngineSettings:
 
 @dataclass(frozen=True)
 class TaskSettings:
-    """What may differ between the tasks of a command.
+    """What may differ between the tasks of a command."""
 
-    limit: at most this many documents, sampled with `seed`, stratified by category
-    shots: examples before every prompt, for the tasks that take them
-    seed: of sampled documents, examples, orders of choices, and generation
-    prompts: file of prompts instead of a task's own, for the tasks that take them
-    template: "chat" makes each prompt a message in the model's chat template, "none" leaves it plain; "auto" is "chat"
-        where the model generates answers, if it has a template
-    thinking: "strip" takes the block of thoughts out of each output, "keep" leaves it in; "auto" is "strip" where the
-        chat template or an output has such a block
-    thinking_tags: start and end of the block, "START,END"; thinking_tokens: its limit, apart from the answer's
-    scorers: `kind=name[:path]`, such as "toxicity=alt-profanity-check", instead of the default of that kind
-    gen_kwargs: sampling parameters instead of a task's own: temperature, top_p, top_k, max_tokens, stop
-    samples: continuations of each prompt, for the tasks that take several
-    """
-
-    limit: int | None = None
-    shots: int | None = None
-    seed: int = 0
-    prompts: str | None = None
-    template: str = "auto"
-    thinking: str = "auto"
-    thinking_tags: str = "<think>,</think>"
-    thinking_tokens: int | None = None
-    scorers: tuple[str, ...] = ()
-    gen_kwargs: dict[str, Any] = field(default_factory=dict)
-    samples: int | None = None
+    limit: Annotated[int | None, "At most N documents per task, sampled with --seed, stratified by category."] = None
+    shots: Annotated[int | None, "Examples before every prompt, for tasks that support them."] = None
+    seed: Annotated[int, "Seed of sampled documents, examples, orders of choices, generation."] = 0
+    prompts: Annotated[str | None, "JSON lines file with prompt and id that replaces a task's own prompts."] = None
+    template: Annotated[
+        str,
+        "chat: use the model's chat template; none: plain prompts; "
+        "auto: chat where the model generates answers, if it has a template.",
+    ] = "auto"
+    thinking: Annotated[
+        str,
+        "Thoughts of a model: strip takes them out of the answer, keep leaves them in; auto: strip where the chat "
+        "template or the output has such a block.",
+    ] = "auto"
+    thinking_tags: Annotated[str, "START,END of a block of thoughts."] = "<think>,</think>"
+    thinking_tokens: Annotated[int | None, "Maximum tokens of the thoughts, without the answer; default: 4096."] = None
+    scorers: Annotated[tuple[str, ...], "KIND=NAME[:PATH], replaces the default scorer of that kind; repeatable."] = ()
+    gen_kwargs: Annotated[
+        dict[str, Any],
+        "Sampling instead of a task's own: temperature, top_p, top_k, max_tokens, stop; repeatable.",
+    ] = field(default_factory=dict)
+    samples: Annotated[int | None, "Continuations of each prompt, for tasks that take several."] = None
 
 
 @dataclass(frozen=True)
@@ -70,21 +67,23 @@ class Settings(EngineSettings, TaskSettings):
 
     checkpoints: local folders, hub ids as `owner/name` or `owner/name@revision`, or endpoints as `https://host/v1#model`
     tasks: name -> the settings in which this task differs from the others
-    out: folder of the run folders; data_dir: folder with the data files
-    baseline: the checkpoint that the task win_rate compares with
-    template_kwargs: variables of the chat template, such as {"enable_thinking": False}
-    system: the system message before every prompt in a chat template
-    include_path: Python files, or folders of files, with TASKS, SCORERS or ENGINES
     """
 
     checkpoints: tuple[str, ...] = ()
-    tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
-    out: str = "runs"
-    baseline: str | None = None
-    data_dir: str | None = None
-    template_kwargs: dict[str, Any] = field(default_factory=dict)
-    system: str | None = None
-    include_path: tuple[str, ...] = ()
+    tasks: Annotated[
+        dict[str, dict[str, Any]],
+        "Comma-separated names, patterns ('winogender*') or abilities: see `alignbench tasks`.",
+    ] = field(default_factory=dict)
+    out: Annotated[str, "Folder for the run folders."] = "runs"
+    baseline: Annotated[str | None, "Checkpoint that the task win_rate compares with."] = None
+    data_dir: Annotated[str | None, "Folder with the data files (default: $ALIGNBENCH_DATA)."] = None
+    template_kwargs: Annotated[
+        dict[str, Any], "Variable of the chat template: NAME=VALUE, such as enable_thinking=false; repeatable."
+    ] = field(default_factory=dict)
+    system: Annotated[str | None, "System message before every prompt in a chat template."] = None
+    include_path: Annotated[
+        tuple[str, ...], "Python file, or folder of files, with your TASKS, SCORERS or ENGINES; repeatable."
+    ] = ()
 
     def of_task(self, name: str) -> TaskSettings:
         """The settings of one task: its own, and the common ones."""
@@ -97,25 +96,9 @@ def combined(general: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, An
     return {**general, **own} | ({"gen_kwargs": gen_kwargs} if gen_kwargs else {})
 
 
-def with_fields(
-    signature: Signature,
-    kind: type[EngineSettings],
-    annotation: Callable[[Any], Any] = lambda hint: hint,
-) -> Signature:
-    """The signature of a function that takes `**settings`, with a keyword for each field of a dataclass instead.
-
-    annotation: the type of a field -> that of the keyword
-    """
-
-    def default(own: Field[Any]) -> Any:
-        return own.default_factory() if own.default_factory is not MISSING else own.default
-
-    parameters = [p for p in signature.parameters.values() if p.kind != Parameter.VAR_KEYWORD]
-    names = {parameter.name for parameter in parameters}
-    keyword = Parameter.KEYWORD_ONLY
-    parameters += [
-        Parameter(own.name, keyword, default=default(own), annotation=annotation(own.type))
-        for own in fields(kind)
-        if own.name not in names
-    ]
-    return signature.replace(parameters=parameters)
+def with_fields(own: Signature) -> Signature:
+    """The signature of a function that takes `**settings`, with a keyword for each field of `Settings` instead."""
+    named = [parameter for parameter in own.parameters.values() if parameter.kind != Parameter.VAR_KEYWORD]
+    every = signature(Settings).parameters.items()
+    added = [one.replace(kind=Parameter.KEYWORD_ONLY) for name, one in every if name not in own.parameters]
+    return own.replace(parameters=[*named, *added])

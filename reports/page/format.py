@@ -48,8 +48,6 @@ def visible(text: object) -> str:
 
 def value(x: float | None, unit: str, sign: bool = False) -> str:
     """Return a value with the digits of its unit; "–" for none."""
-    if x is None or not math.isfinite(x):
-        return "–"
     return console.number(x, f"{'+' * sign}.{DIGITS.get(unit, 3)}f")
 
 
