@@ -59,7 +59,7 @@ def load_engine(
     dtype: str,
     device: str,
     token_budget: int | None = None,
-    notify: Callable[[str], None] | None = None,
+    notify: Callable[[str], None] = lambda _: None,
     template_kwargs: Mapping[str, Any] | None = None,
     system: str | None = None,
     merge: bool = False,
@@ -104,7 +104,7 @@ def load_engine(
     if "device_map" not in options:  # accelerate's hooks are in `forward`, which this replaces
         choose_products(model)
     encoder = Encoder(tokenizer, template_kwargs, system)
-    return LocalEngine(model, encoder, checkpoint.window, token_budget or 0, notify or (lambda _: None))
+    return LocalEngine(model, encoder, checkpoint.window, token_budget or 0, notify)
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> Any:
