@@ -98,6 +98,9 @@ def load_engine(
         raise CheckpointError(checkpoint.name, message) from error
     except Exception as error:  # transformers raises errors of many kinds, all about this folder
         message = f"it does not load as a causal language model ({first_line(error)})"
+        if checkpoint.quantization is not None and isinstance(error, ImportError):
+            message = f"its weights are quantised ({checkpoint.quantization}): pip install 'alignbench[quantized]'"
+            message = f"{message} or the package that its method needs ({first_line(error)})"
         raise CheckpointError(checkpoint.name, message) from error
     if missing:
         raise CheckpointError(checkpoint.name, f"{len(missing)} weights are not in its files (first: {missing[0]})")
@@ -156,6 +159,9 @@ def _add_adapter(model: Any, checkpoint: Checkpoint, merge: bool) -> set[str]:
     def refuse(reason: str) -> CheckpointError:
         return CheckpointError(checkpoint.name, f"its adapter does not fit its base {base.name} ({reason})")
 
+    if any(weight.is_meta for weight in model.parameters()):
+        message = "its base does not fit into the memory of the devices, which an adapter needs"
+        raise CheckpointError(checkpoint.name, f"{message}; merge it into its model first (merge_and_unload)")
     try:
         found = model.load_adapter(str(checkpoint.path), ignore_mismatched_sizes=True)
     except (ValueError, RuntimeError, KeyError, AttributeError) as error:
