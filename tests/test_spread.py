@@ -60,7 +60,7 @@ def test_an_adapter_is_applied_to_a_model_that_fits_and_refused_where_a_part_is_
         {i: own.logprob for i, own in expected.items()}, abs=1e-4
     )
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=10_000))
-    with pytest.raises(AlignbenchError, match="tuned: its base does not fit into the memory.*merge it into its model"):
+    with pytest.raises(AlignbenchError, match=r"tuned: its base does not fit into the memory.*merge it into its model"):
         load_engine(checkpoint, placement=spread("cpu"), **options)
 
 

@@ -113,15 +113,13 @@ def find_model(
         if kind == "vllm":
             from alignbench.models.remote.vllm import load_vllm
 
-            given = {name: value for name, value in of_vllm.items() if value is not None}
-            return load_vllm(checkpoint, dtype=dtype, **prompts, **given)
+            return load_vllm(checkpoint, dtype=dtype, **prompts, **of_vllm)
         if kind not in ENGINES:
             made: Engine = others[kind].value(checkpoint, dtype=dtype, device=device, **prompts)
             return made
-        place = f"cuda:{shard.local_rank}" if device == "cuda" and shard.world > 1 else device
-        options: dict[str, Any] = {"notify": notify, "merge": own.merge_adapter, **prompts}
-        options |= {"token_budget": own.token_budget, "placement": placement}
-        return load_engine(checkpoint, dtype=dtype, device=place, **options)
+        options = {**prompts, "notify": notify, "merge": own.merge_adapter, "placement": placement}
+        options["device"] = f"cuda:{shard.local_rank}" if device == "cuda" and shard.world > 1 else device
+        return load_engine(checkpoint, dtype=dtype, token_budget=own.token_budget, **options)
 
     fields = asdict(checkpoint)
     if checkpoint.base is not None:
@@ -159,10 +157,8 @@ def _check_vllm(own: EngineSettings, shard: Shard) -> None:
 
 
 def fast_dtype(dtype: str, device: str) -> str:
-    """The number format, but float32 instead of bfloat16 on a CPU without instructions for it."""
-    return "float32" if (dtype, device) == ("bfloat16", "cpu") and not has_bfloat16() else dtype
-
-
-def has_bfloat16() -> bool:
-    """Whether this CPU has instructions for bfloat16; False where that is not known."""
-    return CPU_FLAGS.is_file() and not BFLOAT16.isdisjoint(CPU_FLAGS.read_text().split())
+    """The number format, but float32 instead of bfloat16 on a CPU that is not known to have instructions for it."""
+    if (dtype, device) != ("bfloat16", "cpu"):
+        return dtype
+    fast = CPU_FLAGS.is_file() and not BFLOAT16.isdisjoint(CPU_FLAGS.read_text().split())
+    return dtype if fast else "float32"

@@ -65,8 +65,7 @@ def parse_endpoint(spec: str) -> tuple[str, str]:
         raise AlignbenchError("endpoint: its address has spaces or control characters")
     try:
         parts = urlsplit(address)
-        host, _ = parts.hostname, parts.port
-        httpx.URL(address)
+        host, _, _ = parts.hostname, parts.port, httpx.URL(address)
     except (ValueError, httpx.InvalidURL) as error:
         raise AlignbenchError("endpoint: its address is not a URL; write https://host/v1#model-name") from error
     for wrong, message in (
@@ -272,9 +271,9 @@ class Client:
         if reply.get("error"):  # some gateways send errors with status 200
             raise ValueError(self._message(text))
         choices = read_choices(reply)
-        usage = reply.get("usage")
-        for name in ("prompt_tokens", "completion_tokens") if isinstance(usage, dict) else ():
-            self.counts[name] += usage[name] if isinstance(usage.get(name), int) else 0
+        usage = found if isinstance(found := reply.get("usage"), dict) else {}
+        names = ("prompt_tokens", "completion_tokens")
+        self.counts.update({name: usage[name] for name in names if isinstance(usage.get(name), int)})
         self.reported |= {name: self.clean(reply[name]) for name in self.reported if isinstance(reply.get(name), str)}
         return choices
 
@@ -289,33 +288,30 @@ class Client:
 
 
 def in_parallel(
-    indices: Sequence[int],
-    work: Callable[[int], Coroutine[Any, Any, T]],
-    ahead: int,
-    quiet: Callable[[float], None],
+    indices: Sequence[int], work: Callable[[int], Coroutine[Any, Any, T]], ahead: int, quiet: Callable[[float], None]
 ) -> Iterator[tuple[int, T]]:
     """Yield `work(index)` of each index, in the order of completion.
 
     At most `ahead` are started ahead of the consumer. Closing the generator cancels them.
     quiet: called after every QUIET seconds without a result, with the seconds since the last one
     """
-    done: SimpleQueue[tuple[int, Future[T]]] = SimpleQueue()
-    running: set[Future[T]] = set()
+    done: SimpleQueue[Future[T]] = SimpleQueue()
+    running: dict[Future[T], int] = {}
     waiting, since = iter(indices), time.monotonic()
     try:
         while True:
             for index in islice(waiting, ahead - len(running)):
-                running.add(future := start(work(index)))
-                future.add_done_callback(lambda future, index=index: done.put((index, future)))
+                running[future := start(work(index))] = index
+                future.add_done_callback(done.put)
             if not running:
                 return
             try:
-                index, future = done.get(timeout=QUIET)
+                future = done.get(timeout=QUIET)
             except Empty:
                 quiet(time.monotonic() - since)
                 continue
-            yield index, future.result()
-            running.remove(future)
+            yield running[future], future.result()
+            del running[future]
             since = time.monotonic()
     finally:
         for future in running:
