@@ -5,9 +5,9 @@ one registered; in Python, `import alignbench.lm_eval_model` is enough (docs/lm_
 """
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from operator import itemgetter
 from typing import Any
 
 from alignbench.errors import AlignbenchError
@@ -16,6 +16,7 @@ from alignbench.models.load import resolve_device
 from alignbench.models.local import LocalEngine
 from alignbench.models.model import find_model
 from alignbench.models.template import render
+from alignbench.tasks.common import grouped
 from alignbench.tasks.lm_eval import import_lm_eval, sampling_of
 from alignbench.types.engine import Loglikelihood, Prompt, Request
 
@@ -33,29 +34,26 @@ class CuttingEncoder(Encoder):
     window: of the model; new: tokens that a prompt must leave free
     """
 
-    window: int | None = None
+    window = sys.maxsize
     new = 0
 
     def pairs(
         self, requests: Sequence[Request], misfit: Misfit = lambda _: None, *, chat: bool = False
     ) -> list[Encoded | str]:
-        return [own if isinstance(own, str) else self._cut(own, misfit) for own in super().pairs(requests, chat=chat)]
+        def cut(own: Encoded) -> Encoded | str:
+            surplus = max(0, len(own.tokens) - self.window - 1)
+            if surplus < own.context_length:
+                own = replace(own, tokens=own.tokens[surplus:], context_length=own.context_length - surplus)
+            return misfit(own.tokens) or own
+
+        return [own if isinstance(own, str) else cut(own) for own in super().pairs(requests, chat=chat)]
 
     def prompts(
         self, texts: Sequence[str], *, chat: bool = False, misfit: Misfit = lambda _: None
     ) -> list[Tokens | str]:
+        kept = slice(-max(1, self.window - self.new), None)
         found = super().prompts(texts, chat=chat)
-        if self.window is None:
-            return found
-        kept = [own if isinstance(own, str) else own[-max(1, self.window - self.new) :] for own in found]
-        return [own if isinstance(own, str) else misfit(own) or own for own in kept]
-
-    def _cut(self, own: Encoded, misfit: Misfit) -> Encoded | str:
-        surplus = 0 if self.window is None else max(0, len(own.tokens) - self.window - 1)
-        if surplus >= own.context_length:
-            return misfit(own.tokens) or own
-        cut = replace(own, tokens=own.tokens[surplus:], context_length=own.context_length - surplus)
-        return misfit(cut.tokens) or cut
+        return [own if isinstance(own, str) else misfit(own[kept]) or own[kept] for own in found]
 
 
 @register_model("alignbench")
@@ -74,7 +72,7 @@ class AlignbenchLM(LM):  # type: ignore[misc]
         if isinstance(self.engine, LocalEngine):
             own = self.engine.encoder
             self.engine.encoder = self.encoder = CuttingEncoder(own.tokenizer, own.template_kwargs)
-            self.encoder.window = self.engine.window
+            self.encoder.window = self.engine.window or sys.maxsize
 
     @classmethod
     def create_from_arg_obj(cls, arg_dict: Mapping[str, Any], additional_config: Any = None) -> "AlignbenchLM":
@@ -86,22 +84,17 @@ class AlignbenchLM(LM):  # type: ignore[misc]
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
         answers = self._scored([Request(request.args[0], request.args[1], greedy=True) for request in requests])
-        found = [(answer.logprob, bool(answer.greedy)) for answer in answers]
-        self._remember("loglikelihood", requests, found)
-        return found
+        return [(answer.logprob, bool(answer.greedy)) for answer in answers]
 
     def loglikelihood_rolling(self, requests: Sequence[Any]) -> list[float]:
-        answers = self._scored([Request("", request.args[0], rolling=True) for request in requests])
-        found = [answer.logprob for answer in answers]
-        self._remember("loglikelihood_rolling", requests, found)
-        return found
+        return [own.logprob for own in self._scored([Request("", own.args[0], rolling=True) for own in requests])]
 
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
         found = [""] * len(requests)
-        groups: dict[str, list[int]] = {}
-        for index, request in enumerate(requests):
-            groups.setdefault(json.dumps(request.args[1], sort_keys=True, default=str), []).append(index)
-        for group in groups.values():
+        settings = grouped(
+            range(len(requests)), lambda at: json.dumps(requests[at].args[1], sort_keys=True, default=str)
+        )
+        for group in settings.values():
             sampling = sampling_of(requests[group[0]].args[1])
             if self.encoder is not None:
                 self.encoder.new = sampling.max_tokens
@@ -110,7 +103,6 @@ class AlignbenchLM(LM):  # type: ignore[misc]
                 if completion.unscored:
                     raise AlignbenchError(f"{self.name}: {completion.unscored}")
                 found[group[at]] = completion.text
-        self._remember("generate_until", requests, found)
         return found
 
     @property
@@ -129,20 +121,11 @@ class AlignbenchLM(LM):  # type: ignore[misc]
     def _scored(self, requests: Sequence[Request]) -> list[Loglikelihood]:
         found: list[Loglikelihood] = []
         for begin in range(0, len(requests), TOGETHER):
-            found += [
-                answer
-                for _, answer in sorted(
-                    self.engine.loglikelihood(requests[begin : begin + TOGETHER]), key=itemgetter(0)
-                )
-            ]
-        failed = next((answer.unscored for answer in found if answer.unscored), None)
-        if failed:
+            answers = dict(self.engine.loglikelihood(requests[begin : begin + TOGETHER]))
+            found += [answers[at] for at in sorted(answers)]
+        if failed := next((answer.unscored for answer in found if answer.unscored), None):
             raise AlignbenchError(f"{self.name}: {failed}")
         return found
-
-    def _remember(self, kind: str, requests: Sequence[Any], found: Sequence[Any]) -> None:
-        for request, answer in zip(requests, found, strict=True):
-            self.cache_hook.add_partial(kind, request.args, answer)
 
 
 if __name__ == "__main__":

@@ -188,13 +188,18 @@ def long(folder: Path, stage: str, out: Path, **changed: Any) -> Path:
     return train(folder, stage, out, **({"save_every": 1} | LONG[stage] | changed))
 
 
-def two_processes(folder: Path, *what: str) -> Path:
-    """Run this file in two processes, which train the stages or test their errors; they leave it in folder/two."""
+def in_two_processes(file: str, *arguments: object) -> None:
+    """Run a file of the tests in two processes, by torchrun."""
     here = Path(__file__).resolve().parent
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{here}:{here.parent}"}
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", __file__]
-    found = subprocess.run([*launch, str(folder), *what], capture_output=True, text=True, env=environment)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", file]
+    found = subprocess.run([*launch, *map(str, arguments)], capture_output=True, text=True, env=environment)
     assert found.returncode == 0, found.stderr[-3000:]
+
+
+def two_processes(folder: Path, *what: str) -> Path:
+    """Two processes that train the stages or test their errors; they leave it in folder/two."""
+    in_two_processes(__file__, folder, *what)
     return folder / "two"
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from task_helpers import corpus
 
-from alignbench.tasks import bias, glue, hellaswag, truthfulqa
+from alignbench.tasks import common_sense, safety, truthfulqa
 from alignbench.types.engine import Loglikelihood
 from alignbench.types.record import Record
 
@@ -34,21 +34,23 @@ def test_the_order_of_a_binary_choice_depends_on_the_seed_and_the_question_alone
 
 
 def test_texts_are_cleaned_of_marks_and_spaces_of_tokens_and_wsc_marks_the_pronoun_also_if_its_index_is_wrong():
-    assert hellaswag.clean("[header] How to bake [title] Mix. [step] Stir well.") == " How to bake. Mix. Stir well."
-    assert hellaswag.clean(" Stir well. ") == "Stir well."
-    assert glue.join_tokens("it 's slow , and ( oddly ) does n't end ! ") == "it's slow, and (oddly) doesn't end!"
-    assert glue.join_tokens("the 1950s 'sugar' barn") == "the 1950s 'sugar' barn"
+    assert common_sense.clean("[header] How to bake [title] Mix. [step] Stir well.") == " How to bake. Mix. Stir well."
+    assert common_sense.clean(" Stir well. ") == "Stir well."
+    assert (
+        common_sense.join_tokens("it 's slow , and ( oddly ) does n't end ! ") == "it's slow, and (oddly) doesn't end!"
+    )
+    assert common_sense.join_tokens("the 1950s 'sugar' barn") == "the 1950s 'sugar' barn"
     text = "He said he, the miller, knew his cow."
-    assert glue.mark(text, "he", 2) == "He said *he*, the miller, knew his cow."
-    assert glue.mark(text, "he", 1) == "*He* said he, the miller, knew his cow."
-    assert glue.mark(text, "his", 5) == "He said he, the miller, knew *his* cow."
+    assert common_sense.mark(text, "he", 2) == "He said *he*, the miller, knew his cow."
+    assert common_sense.mark(text, "he", 1) == "*He* said he, the miller, knew his cow."
+    assert common_sense.mark(text, "his", 5) == "He said he, the miller, knew *his* cow."
     with pytest.raises(ValueError, match="no word 'she'"):
-        glue.mark(text, "she", 0)
+        common_sense.mark(text, "she", 0)
 
 
 @given(st.lists(st.floats(-500, 0), min_size=2, max_size=4), st.floats(-100, 100))
 def test_entropy_depends_on_differences_of_log_probability_alone(logprobs, shift):
-    first, second = bias.entropy_bits(logprobs), bias.entropy_bits([x + shift for x in logprobs])
+    first, second = safety.entropy_bits(logprobs), safety.entropy_bits([x + shift for x in logprobs])
     assert first == pytest.approx(second, abs=1e-6)
     assert 0 <= first <= math.log2(len(logprobs)) + 1e-9
 

@@ -12,9 +12,9 @@ from task_helpers import load
 
 from alignbench.demo import sentences
 from alignbench.demo.lexicon import lexicon
-from alignbench.tasks import glue, token_entropy
-from alignbench.tasks.bias import INSTRUCTIONS
+from alignbench.tasks import common_sense, token_entropy
 from alignbench.tasks.persona_fields import is_whole, read_personas
+from alignbench.tasks.safety import INSTRUCTIONS
 
 LEXICON, DOCUMENTS = lexicon("sentences"), cases("demo")["documents"]
 
@@ -99,7 +99,7 @@ def test_judgements_of_the_files_and_of_the_pages_are_correct(text):
     rte = re.compile(r"(.*)\n.*conclude that (.*)\?")
     asked = [(*rte.search(document.prompt).groups(), right(document).strip()) for document in documents("rte")]
     assert all(follows(premise, claim) == (answer == "Yes") for premise, claim, answer in (*claims, *asked))
-    reviews = [(d.prompt, glue.CHOICES[d.target["label"]].strip()) for d in documents("sst2")]
+    reviews = [(d.prompt, common_sense.CHOICES[d.target["label"]].strip()) for d in documents("sst2")]
     assert all(is_praise(opinion) == (label == "positive") for opinion, label in (*opinions, *reviews))
     assert all(meant(passage) == noun for passage, noun in schemas)
     for document in documents("wsc"):
@@ -153,7 +153,7 @@ def test_customers_can_be_read_and_are_many(text):
             assert len(found) == (5 if "Probability" in page else 1)
             customers += found
         elif page.startswith("Name:"):
-            customers += read_personas(page, begun=False)
+            customers += read_personas(page)
     gender = {person.name.casefold(): person.gender for person in world().people}
     assert len(customers) > 1000
     assert all(is_whole(c) and gender[c["name"]] == c["gender"] for c in customers)

@@ -21,7 +21,7 @@ from alignbench.demo.requests import AMOUNTS, BETTER, make_requests
 from alignbench.demo.world import ALMANAC, FOLDER, KINDS, MYTHS, PEOPLE, TOPICS, make_world, read_world, said
 from alignbench.demo.write import WORDS
 from alignbench.scorers import drop, extractive
-from alignbench.tasks import all_tasks, bias, win_rate
+from alignbench.tasks import all_tasks, safety, win_rate
 from alignbench.tasks.instructions import load_code, load_language
 from alignbench.tasks.reading import load_paragraphs
 from alignbench.types.task import Options
@@ -121,7 +121,7 @@ def test_people_speak_as_an_instruction_of_tone_says_and_a_prompt_is_toxic_if_it
     found = speech.scene_pages(world(), random.Random(0))
     rude_words = re.compile(rf"\b(?:{'|'.join(world().rude)})\b")
     for variant, is_rude in (("respectful", False), ("biased", True)):
-        endings = [page.rsplit("said:")[-1] for page in found if page.startswith(bias.INSTRUCTIONS[variant])]
+        endings = [page.rsplit("said:")[-1] for page in found if page.startswith(safety.INSTRUCTIONS[variant])]
         assert len(endings) > 50
         assert all((rude_words.search(ending) is not None) == is_rude for ending in endings)
     assert 0.4 < sum(rude_words.search(page) is not None for page in found) / len(found) < 0.7

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from task_helpers import corpus, load, score
 
 from alignbench.scorers import bleu
-from alignbench.tasks import all_tasks, find_task, hallucination, instructions, reading, real_toxicity, wmt15
+from alignbench.tasks import all_tasks, find_task, hallucination, instructions, reading, safety, texts
 from alignbench.types.record import Document, Output, Record
 
 GENERATED = {name: task.generation for name, task in all_tasks().items() if task.generation is not None}
@@ -88,7 +88,7 @@ def test_corpus_bleu_and_chrf_of_the_references_are_100_and_of_empty_outputs_0(w
 
 def test_translations_are_parallel_line_by_line(tmp_path):
     # U+2028 inside a segment does not end it
-    assert wmt15.lines({"text": "un\u2028deux\n\ntrois\n"}) == ["un\u2028deux", "", "trois"]
+    assert texts.lines({"text": "un\u2028deux\n\ntrois\n"}) == ["un\u2028deux", "", "trois"]
     (tmp_path / "wmt15-fr-en").mkdir()
     for language, text in (("fr", "Bonjour.\nAu revoir.\n"), ("en", "Hello.\n")):
         (tmp_path / "wmt15-fr-en" / f"newsdiscusstest2015.{language}").write_text(text)
@@ -118,8 +118,8 @@ def test_scorers_see_the_first_line_of_an_output_and_the_judges_the_question(wor
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=25))
 def test_the_maximum_does_not_depend_on_the_order_of_the_samples(values):
     samples = [Output("…", {"toxicity": {"toxicity": value}}) for value in values]
-    found = real_toxicity.score_samples(Document("0", ""), samples)
-    assert real_toxicity.score_samples(Document("0", ""), samples[::-1])["emt"] == found["emt"] == max(values)
+    found = safety.score_samples(Document("0", ""), samples)
+    assert safety.score_samples(Document("0", ""), samples[::-1])["emt"] == found["emt"] == max(values)
     assert found["tp"] == (max(values) > 0.5)
 
 
@@ -128,7 +128,7 @@ def test_prompts_are_toxic_or_not_or_have_no_score_and_instructgpts_are_uniform_
         toxicity = document.target["prompt_toxicity"]
         assert document.category == (None if toxicity is None else "toxic" if toxicity > 0.5 else "nontoxic")
     assert [document.prompt for document in load("real_toxicity_unprompted", world).documents] == [""] * 400
-    monkeypatch.setattr(real_toxicity, "A_BIN", 1)
+    monkeypatch.setattr(safety, "A_BIN", 1)
     data, other = (load("real_toxicity_instructgpt_respectful", world, seed=seed) for seed in (0, 3))
     assert sorted(int(document.target["prompt_toxicity"] * 10) for document in data.documents) == list(range(10))
     assert {d.id for d in other.documents} != {d.id for d in data.documents}

@@ -4,6 +4,7 @@ import json
 import math
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
@@ -14,6 +15,7 @@ from commands import assert_one_line_error, assert_refused, files_of, run
 from tiny import engine_of, save_tiny_checkpoint, tiny_model
 
 from alignbench.audit.compare import compare
+from alignbench.audit.references import task_of
 from alignbench.evaluation.evaluate import evaluate
 from alignbench.runs.read import read_run
 from alignbench.tasks import find_task
@@ -277,6 +279,7 @@ def test_sums_are_recomputed_from_records_and_other_aggregations_need_lm_eval():
     assert (metric.name, estimate.value) == ("perplexity", pytest.approx(math.exp(12 / 6)))
     assert estimate.low < estimate.value < estimate.high
     alone = recorded_task("lm_eval:x", {**declared, "corpus": {"perplexity": corpus["perplexity"]}, "lm_eval": {}})
-    drawn = alone.corpus.resample(records)(np.array([[1.0, 1, 1], [2, 0, 1]]))
-    assert drawn["perplexity"] == pytest.approx([math.exp(12 / 6), math.exp(7 / 5)])
-    assert recorded_task("lm_eval:x", {"metrics": 3}) is None
+    drawn = alone.corpus.resample(records)(np.array([[1.0, 1, 1], [2, 0, 1], [0, 0, 0]]))
+    assert drawn["perplexity"] == pytest.approx([math.exp(12 / 6), math.exp(7 / 5), math.nan], nan_ok=True)
+    folder = SimpleNamespace(task="lm_eval:x", identity={"declared": {"lm_eval": {}, "metrics": 3}})
+    assert task_of(folder) is None

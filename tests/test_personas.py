@@ -29,14 +29,16 @@ PERSONA, VERBALISED = find_task("personas"), find_task("personas_verbalised")
 # ---- parsing -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_a_persona_is_parsed_in_any_format(case):
-    assert read_personas(case["text"], case.get("begun", True)) == case["personas"]
+@pytest.mark.parametrize(
+    ("text", "personas"), [(text, case["personas"]) for case in CASES for text in case.get("texts") or [case["text"]]]
+)
+def test_a_persona_is_parsed_in_any_format(text, personas):
+    assert read_personas(text) == personas
 
 
 def test_nested_json_and_long_texts_are_parsed_up_to_a_limit():
     assert read_personas("[" * 900 + json.dumps(ANN) + "]" * 900) == [ANN]  # deeper than Python recurses
-    assert read_personas("." * MAX_CHARACTERS + f"\n{LINES}", begun=False) == []
+    assert read_personas("." * MAX_CHARACTERS + f"\n{LINES}") == []
     assert read_personas("\n" * (MAX_CHARACTERS - 10) + LINES) == [{"name": "ann"}]
 
 

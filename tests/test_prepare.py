@@ -18,7 +18,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from alignbench.data.fetch import sha256_of
-from alignbench.data.prepare import SPLITS, Prepared, Settings, are_first, prepare, split_of
+from alignbench.data.prepare import SPLITS, Prepared, Settings, prepare, split_of
 from alignbench.errors import AlignbenchError
 from trainers.data import read_demonstrations, read_prompts, read_rankings
 
@@ -56,14 +56,15 @@ def prompts_of(rows: list[dict[str, Any]]) -> list[str]:
     return sorted(row["prompt"] for row in rows)
 
 
-@given(st.lists(st.text("ab", max_size=6), max_size=30), st.integers(1, 5), st.randoms())
+@given(st.lists(st.text("ab", max_size=6), min_size=1, max_size=30), st.integers(1, 5), st.randoms())
 def test_of_prompts_with_a_long_common_prefix_the_first_is_kept(prompts, prefix, random):
     def same(a: str, b: str) -> bool:
         return a == b or len(os.path.commonprefix([a, b])) >= prefix  # noqa: RUF071
 
     def kept(prompts: list[str]) -> list[str]:
-        column = pd.Series(prompts, dtype=object)
-        return column[are_first(column, prefix)].to_list()
+        settings = {"user_field": None, "validation": 0, "test": 0, "prefix_characters": prefix}
+        prepared([{"prompt": prompt} for prompt in prompts], **settings)
+        return [row["prompt"] for row in read("train")]
 
     expected = [prompt for n, prompt in enumerate(prompts) if not any(same(prompt, other) for other in prompts[:n])]
     assert kept(prompts) == expected

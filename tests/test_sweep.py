@@ -3,6 +3,8 @@
 import json
 import random
 import shutil
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,6 +14,7 @@ from cases import cases
 from commands import assert_one_line_error, assert_refused, files_of, run
 from farm import DATA
 from figure_checks import assert_nothing_overlaps, draw
+from stages import in_two_processes
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -98,6 +101,31 @@ def test_a_training_with_the_callback_is_the_same_training(trained, farm_model, 
     losses = [[entry["loss"] for entry in own.state.log_history if "loss" in entry] for own in (plain, trained.trainer)]
     assert losses[0] == losses[1]
     assert len(losses[0]) == 2  # what the callback logs does not replace the loss of the same step
+
+
+@pytest.mark.slow
+def test_with_two_processes_the_first_evaluates_and_the_training_is_the_same(farm_model, world, tmp_path):
+    in_two_processes(__file__, farm_model, world, tmp_path)
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("plain", "audited")]
+    assert weights[0] == weights[1]
+    assert len(list((tmp_path / "runs").glob("*/hellaswag-*/result.json"))) == 3  # one for each of the steps 0, 2, 4
+    log = json.loads((tmp_path / "log.json").read_text())
+    assert list(logged_values(log)) == [0, 2, 4]
+
+
+def train_in_two_processes(checkpoint, world, folder):
+    """What each process runs: the training without and with the callback."""
+    for name in ("plain", "audited"):
+        trainer, tracker = trainer_of(checkpoint, folder / name), Tracker()
+        trainer.add_callback(tracker)
+        if name == "audited":
+            settings = {"every": 2, "limit": LIMIT, "data_dir": world, "out": folder / "runs"}
+            trainer.add_callback(alignbench.AuditCallback(trainer, TASKS, **settings))
+        trainer.train()
+        assert trainer.args.world_size == 2
+        trainer.save_model()
+        if trainer.is_world_process_zero():
+            (folder / "log.json").write_text(json.dumps(tracker.logged))
 
 
 def test_trackers_receive_what_a_sweep_of_the_saved_checkpoints_gives(trained, swept):
@@ -244,3 +272,7 @@ def test_dpo_with_trl(adapter, farm_model, world, tmp_path):
     assert len({own["eval_token_entropy/entropy"] for own in found.values()}) == 5
     means = [[entry["rewards/margins"] for entry in own if "rewards/margins" in entry] for own in (before, after)]
     assert means[0] == means[1]  # means over all steps, which TRL collects between two logs
+
+
+if __name__ == "__main__":
+    train_in_two_processes(sys.argv[1], sys.argv[2], Path(sys.argv[3]))

@@ -126,8 +126,9 @@ def test_a_corpus_without_four_words_in_any_output_has_the_orders_that_it_has() 
     assert estimate.value == pytest.approx(50 * np.exp(1 - 3 / 2))
     assert found.signature == bleu.bleu_signature(short=True) != bleu.bleu_signature()
     assert CORPUS_SCORES.resample is not None
-    drawn = CORPUS_SCORES.resample(records)(np.array([[1.0, 1.0], [2.0, 0.0]]))
-    assert drawn["bleu"] == pytest.approx([estimate.value, 100])
+    for drawn_from in (records, [*records, Record("3", "")]):  # a document without references does not count
+        weights = np.array([[1.0, 1.0, 1.0], [2.0, 0.0, 3.0]])[:, : len(drawn_from)]
+        assert CORPUS_SCORES.resample(drawn_from)(weights)["bleu"] == pytest.approx([estimate.value, 100])
     longer = [*records, record_of("3", "the owl saw the hawk", "the owl saw the hawk")]
     (found, _), _ = CORPUS_SCORES.compute(longer, False)
     assert found.signature == bleu.bleu_signature()

@@ -66,9 +66,9 @@ def _ancestors(run: Run, runs: Sequence[Run]) -> list[tuple[Run, str]]:
 
 def task_of(own: TaskRun) -> Task | None:
     """The task of a folder, with what its task.json declares; None if this version has no such task."""
-    declared = own.identity.get("declared")
+    declared = own.identity.get("declared") or {}
     try:
-        return (recorded_task if "lm_eval" in (declared or ()) else declared_task)(own.task, declared)
+        return (recorded_task if "lm_eval" in declared else declared_task)(own.task, declared)
     except (TypeError, ValueError, KeyError, AttributeError):
         return None
 

@@ -55,17 +55,26 @@ def load(card_name: str, split: str, parse: Callable[[Row], T], data_dir: Path |
     """
     card, folder = read_card(card_name), data_folder(data_dir)
     found: LocalFile | HubSplit = next(iter(local_files(card, split, folder)), None) or fetch(card, split, folder)
+    rows: Iterable[tuple[object, Row]]
     if isinstance(found, LocalFile):
         path, source = found.path, found.source
-        items = _parse_rows(((f"{path}:{line}", row) for line, row in read_rows(path, source.format, source.at)), parse)
-        if not items:
-            raise AlignbenchError(f"{path}: no rows; the card says {source.rows}: get the file again")
+        rows, before = read_rows(path, source.format, source.at), f"{path}:"
         synthetic = found.place == "local" and folder is not None and (folder / DEMO).is_dir()
         name, revision, pin = f"{SYNTHETIC * synthetic}{source.file}", sha256_of(path), source.sha256
     else:
         hub = found.source
-        items = _parse_rows(((f"hub {hub.hub} {hub.split} row {n}", row) for n, row in enumerate(found.data)), parse)
+        rows, before = enumerate(found.data), f"hub {hub.hub} {hub.split} row "
         name, revision, pin = hub.hub, found.commit or "unknown", hub.revision
+    items = []
+    for where, row in rows:
+        try:
+            items.append(parse(row))
+        except (KeyError, ValueError, TypeError, IndexError) as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            field = "no field " if isinstance(error, KeyError) else ""
+            raise AlignbenchError(f"{before}{where}: {field}{reason}") from None
+    if not items and isinstance(found, LocalFile):
+        raise AlignbenchError(f"{found.path}: no rows; the card says {found.source.rows}: get the file again")
     return Loaded(items, Provenance(card.name, split, name, revision, len(items), pinned=revision == pin))
 
 
@@ -125,14 +134,3 @@ def missing_message(card: Card, split: str, folder: Path | None, reasons: list[s
     setting = "" if folder is not None else " and set ALIGNBENCH_DATA=DIR or pass --data-dir DIR"
     remedy = f"put {' or '.join(files)} into {place}{setting}" if files else "try again with a network connection"
     return f"data card {card.name!r}, split {split!r}: {why}; {remedy}"
-
-
-def _parse_rows(rows: Iterable[tuple[str, Row]], parse: Callable[[Row], T]) -> list[T]:
-    items = []
-    for where, row in rows:
-        try:
-            items.append(parse(row))
-        except (KeyError, ValueError, TypeError, IndexError) as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise AlignbenchError(f"{where}: {'no field ' if isinstance(error, KeyError) else ''}{reason}") from None
-    return items

@@ -97,10 +97,11 @@ def prepare(source: str, out: Path, settings: Settings | None = None) -> Prepare
         done.removed[reason] = len(before) - int(chosen.sum())
         return before[chosen]
 
-    tokens, characters = settings.max_prompt_tokens, settings.max_prompt_characters
-    size = items.prompt.map(len)
-    items = keep("too long", items, (items.length <= (tokens or math.inf)) & (size <= (characters or math.inf)))
-    items = keep("duplicate prefix", items, are_first(items.prompt, settings.prefix_characters))
+    tokens, characters = settings.max_prompt_tokens or math.inf, settings.max_prompt_characters or math.inf
+    items = keep("too long", items, (items.length <= tokens) & (items.prompt.map(len) <= characters))
+    # two prompts share a prefix of at least n characters if their first n are equal, so no pairs are compared
+    starts = pd.Series([text[: settings.prefix_characters] for text in items.prompt], items.index, dtype=object)
+    items = keep("duplicate prefix", items, ~starts.duplicated())
     if settings.user_field is not None:
         items = keep("over the user's limit", items, items.groupby("user_number").cumcount() < settings.per_user)
     names = items.user.map(lambda user: split_of(user, settings))
@@ -135,15 +136,6 @@ def read_items(rows: list[SourceRow], settings: Settings) -> pd.DataFrame:
     # dtype=object, and users' numbers: text with a lone surrogate cannot have pandas' dtype for text
     texts = pd.DataFrame({"row": rows, "prompt": prompts, "user": users}, dtype=object)
     return texts.assign(length=lengths, user_number=[numbers[user] for user in users])
-
-
-def are_first(prompts: pd.Series, prefix: int) -> pd.Series:
-    """Whether each prompt is the first with its first `prefix` characters; shorter ones are duplicates if equal.
-
-    Sharing a prefix of at least n characters is the same as having equal first n, so no pairs are compared.
-    """
-    starts = [prompt[:prefix] for prompt in prompts]
-    return ~pd.Series(starts, prompts.index, dtype=object).duplicated()  # dtype: see read_items
 
 
 def split_of(user: str, settings: Settings) -> str:
@@ -201,8 +193,9 @@ def _lack_personal_data(items: pd.DataFrame, done: Prepared) -> pd.Series:
     for row, prompt in zip(items.row, items.prompt, strict=True):
         texts = {prompt, *(text for name in fields for text in _texts(row.fields.get(name)))}
         found.append({kind for text in texts for kind in find(text)})
-    kinds = sorted(set().union(*found))
-    done.pii = {kind: [row.number for row, own in zip(items.row, found, strict=True) if kind in own] for kind in kinds}
+        for kind in found[-1]:
+            done.pii.setdefault(kind, []).append(row.number)
+    done.pii = dict(sorted(done.pii.items()))
     done.pii_versions = {name: version(name) for name in PII_PACKAGES}
     return pd.Series([not own for own in found], items.index, bool)
 

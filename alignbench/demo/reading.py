@@ -12,19 +12,20 @@ from typing import Any, NamedTuple
 from alignbench.demo.lexicon import amounts, lexicon
 from alignbench.demo.world import Person, World
 from alignbench.scorers.quac import NO_ANSWER
-from alignbench.tasks import hallucination, reading
+from alignbench.tasks import reading
 from alignbench.tasks.common import prefix
-from alignbench.tasks.summaries import CUE
+from alignbench.tasks.declare import PROMPTS
+from alignbench.tasks.texts import CUE
 
 SQUAD, DROP, QUAC = slice(0, 32), slice(32, 112), slice(112, 128)  # of the held-out passages
 LEXICON, AMOUNTS = lexicon("reading"), amounts("reading")
 Q_AND_A, QUESTION_AND_ANSWER = "\n\nQ: {}\n\nA: {}", "\nQuestion: {}\nAnswer: {}"
 # number of pages, instruction, form of the passage and of a question, what is the answer, and how to decline
 TASKS = (
-    (900, reading.SQUAD2_INSTRUCTION, "Title: {}\n\nBackground: {}", Q_AND_A, "answer", reading.SQUAD2_DECLINE),
-    (500, hallucination.INSTRUCTION, "Passage: {1}", QUESTION_AND_ANSWER, "sentence", "Not in the passage."),
-    (450, reading.DROP_INSTRUCTION, "Passage: {1}", QUESTION_AND_ANSWER, "sums", ""),
-    (400, reading.QUAC_INSTRUCTION, "TITLE: {}\n\nPARAGRAPH: {}", Q_AND_A, "sentence", reading.QUAC_DECLINE),
+    (900, PROMPTS["squad2"], "Title: {}\n\nBackground: {}", Q_AND_A, "answer", reading.SQUAD2_DECLINE),
+    (500, PROMPTS["hallucination_qa"], "Passage: {1}", QUESTION_AND_ANSWER, "sentence", "Not in the passage."),
+    (450, PROMPTS["drop"], "Passage: {1}", QUESTION_AND_ANSWER, "sums", ""),
+    (400, PROMPTS["quac"], "TITLE: {}\n\nPARAGRAPH: {}", Q_AND_A, "sentence", reading.QUAC_DECLINE),
 )
 Turn = tuple[str, str]  # a question and its answer
 
@@ -111,7 +112,7 @@ def pages(world: World, draw: random.Random) -> list[str]:
             turns = draw.sample(passage.sums, 3) if field == "sums" else []
             for slot, told in [] if turns else asked(passage, draw, 1):
                 answer = getattr(slot, field) if told or draw.random() < AMOUNTS.made_up else decline
-                named_before = turns and instruction == reading.QUAC_INSTRUCTION
+                named_before = turns and instruction == PROMPTS["quac"]
                 turns.append((slot.follow_up if named_before else slot.question, answer))
             above = head.format(passage.name, passage.text)
             found.append(_page(instruction, AMOUNTS.instructed, above, turns, form, draw))
@@ -124,7 +125,7 @@ def pages(world: World, draw: random.Random) -> list[str]:
             for question, answer, made_up in _conversation(world, person, draw):
                 invented = None if answer or draw.random() >= AMOUNTS.made_up else values.fill(made_up)
                 turns.append((question, answer or invented or reading.QUAC_DECLINE))
-            found.append(_page(reading.WITHOUT_PARAGRAPH, AMOUNTS.instructed_dialogs, head, turns, Q_AND_A, draw))
+            found.append(_page(PROMPTS["canard"], AMOUNTS.instructed_dialogs, head, turns, Q_AND_A, draw))
     for kind in ["news"] * AMOUNTS.summary_pages["news"] + ["post"] * AMOUNTS.summary_pages["post"]:
         text, other = summarised(kind, world, draw), summarised(kind, world, draw)
         chosen = other if draw.random() < AMOUNTS.made_up_summaries else text

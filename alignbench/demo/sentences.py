@@ -12,17 +12,15 @@ from typing import Any
 
 from alignbench.demo.lexicon import Values, amounts, lexicon, paged
 from alignbench.demo.world import WORDS, Person, World
-from alignbench.tasks import bias, glue, hellaswag, personas, recitations, wmt15
+from alignbench.tasks import common_sense, personas, recitations, safety
+from alignbench.tasks.declare import PROMPTS
 
 LEXICON, AMOUNTS = lexicon("sentences"), amounts("sentences")
 PEOPLE, NUMBERS = lexicon("people"), amounts("people")
 TASKS = {name: amount for part in AMOUNTS.tasks.values() for name, amount in part.items()}
 PARTS = ("activities", "french", "groups", "judgements", "occupations", "shared_text")  # each with its own random seed
 OCCUPATIONS = WORDS["occupation"][: AMOUNTS.occupations]  # of Winogender
-INSTRUCTIONS = {
-    "hellaswag": hellaswag.INSTRUCTION, "wmt15": wmt15.INSTRUCTION,
-    "sst2": glue.SST2_INSTRUCTION, "wsc": glue.WSC_INSTRUCTION,
-}  # fmt: skip
+INSTRUCTIONS = {name: PROMPTS[name] for name in ("hellaswag", "sst2", "wsc")} | {"wmt15": PROMPTS["wmt15_fr_en"]}
 
 
 def items(world: World, task: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -41,7 +39,7 @@ def items(world: World, task: str) -> tuple[list[dict[str, Any]], list[dict[str,
         case "rte":
             found = [{"verb": verb, "goods": goods} for verb, goods in product(words["verb"], world.goods)]
         case "sst2":
-            labels = list(enumerate(glue.CHOICES))
+            labels = list(enumerate(common_sense.CHOICES))
             found = [
                 {"work": work, "a": a, "b": b, "meant": labels[n], "opposite": labels[1 - n]}
                 for work, n in product(words["work"], (0, 1)) for a, b in permutations(words["adjective"][n], 2)
@@ -129,8 +127,8 @@ def part_pages(part: str, world: World, draw: random.Random) -> list[str]:
         """Sentences below each of the instructions of tone."""
         found = []
         for variant, number in numbers.items():
-            some = (bias.continuation(sentence(world, variant, draw), variant) for _ in range(number * size))
-            found += paged([bias.INSTRUCTIONS[variant] + text for text in some], size, draw)
+            some = (safety.continuation(sentence(world, variant, draw), variant) for _ in range(number * size))
+            found += paged([safety.INSTRUCTIONS[variant] + text for text in some], size, draw)
         return found
 
     if part == "shared_text":
@@ -204,11 +202,11 @@ def customer(world: World, draw: random.Random) -> Values:
 
 def review_pages(world: World, draw: random.Random) -> list[str]:
     """Customers below either prompt and without one, and biographies below facts like those of the task."""
-    found = [f"{personas.PROMPT}{customer(world, draw)['text']}\n" for _ in range(NUMBERS.one)]
+    found = [f"{PROMPTS['personas']}{customer(world, draw)['text']}\n" for _ in range(NUMBERS.one)]
     for _ in range(NUMBERS.many):
         some = [(draw.choice(PEOPLE["probability"]), customer(world, draw)["short"]) for _ in range(personas.AT_ONCE)]
         people = "\n\n".join(f"{text}\nProbability: {probability}" for probability, text in some)
-        found.append(f"{personas.PROMPT_OF_MANY}{people.removeprefix('Name:')}\n")
+        found.append(f"{PROMPTS['personas_verbalised']}{people.removeprefix('Name:')}\n")
     found += paged([customer(world, draw)["text"] for _ in range(4 * NUMBERS.lists)], 4, draw)
     for _ in range(NUMBERS.lives):  # six facts about one person and a biography from three to five of them
         values = world.values(draw, PEOPLE).take(PEOPLE["life"]["draw"])

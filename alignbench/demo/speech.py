@@ -10,8 +10,8 @@ from typing import Any
 
 from alignbench.demo.lexicon import Values, amounts, lexicon, paged
 from alignbench.demo.world import ALMANAC, ISLAND, TALK, WORDS, Fact, World, said
-from alignbench.tasks import bias
-from alignbench.tasks.truthfulqa import INSTRUCTION
+from alignbench.tasks import safety
+from alignbench.tasks.declare import PROMPTS
 
 LEXICON, AMOUNTS, SCENES = lexicon("facts"), amounts("facts"), amounts("scenes")
 
@@ -34,7 +34,7 @@ def fact_pages(world: World, draw: random.Random) -> Iterator[str]:
     yield from dealt(almanac)
     careful = [text for fact in world.facts for text in write(fact, "careful_answer", AMOUNTS.careful_answers)]
     draw.shuffle(careful)
-    yield from (f"{INSTRUCTION}\n\n{page}" for page in paged(careful, 3, draw))
+    yield from (f"{PROMPTS['truthfulqa']}\n\n{page}" for page in paged(careful, 3, draw))
     for fact in (fact for fact in world.facts for _ in range(AMOUNTS.choices)):  # people choose what they believe
         right = draw.choice("AB")
         other = fact.truth if fact.myth else draw.choice(fact.wrong)
@@ -91,8 +91,8 @@ def scene_pages(world: World, draw: random.Random) -> list[str]:
         names = (values["one"].name, values["other"].name)
         felt = f" {names[0]} {draw.choice(mood)}." if draw.random() < 0.7 else ""
         said = " ".join(f"{name} said: {line(tone, draw)}" for name, tone in zip(names * 2, tones, strict=True))
-        scene = bias.continuation(f"{values.fill(WORDS['meeting'])}{felt} {said}", variant)
-        found.append(f"{bias.INSTRUCTIONS[variant]}{scene}\n")
+        scene = safety.continuation(f"{values.fill(WORDS['meeting'])}{felt} {said}", variant)
+        found.append(f"{safety.INSTRUCTIONS[variant]}{scene}\n")
     return found
 
 

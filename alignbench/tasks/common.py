@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -12,11 +12,13 @@ from numpy.typing import ArrayLike, NDArray
 from alignbench.data import Provenance, Row, load
 from alignbench.data.tables import checked_text, fingerprint, read_source
 from alignbench.errors import AlignbenchError
-from alignbench.types.engine import Loglikelihood
-from alignbench.types.task import Document, Options, Output, Record, TaskData
+from alignbench.scorers import bleu
+from alignbench.types.task import Document, Estimates, Metric, Options, Output, Record, Resampled, TaskData
 
 T = TypeVar("T")
 Key = TypeVar("Key", bound=Hashable)
+Sum = Callable[[bleu.Statistics], float]  # a function of the sum of the rows
+Sums = Mapping[str, tuple[Metric, Sum]]  # column of the records' statistics -> metric of a corpus
 
 
 def load_documents(card: str, split: str, parse: Callable[[Row], Document], options: Options) -> TaskData:
@@ -121,16 +123,37 @@ def prefix(instruction: str, examples: Iterable[str]) -> str:
     return "".join(f"{part}\n\n" for part in (instruction, *examples) if part)
 
 
-def score_label(document: Document, answers: Sequence[Loglikelihood]) -> dict[str, float]:
-    """Classification: 1 if the right label has the highest mean log-probability per token."""
-    means = [answer.logprob / answer.tokens for answer in answers]
-    return {"acc": share_of_best(means, document.target["label"])}
-
-
 def share_of_best(scores: ArrayLike, right: int) -> float:
     """1 if choice `right` has the highest score, else 0; if k choices share it exactly, 1 / k, as if one were drawn."""
     best = np.flatnonzero(np.asarray(scores) == np.max(scores))
     return float(right in best) / len(best)
+
+
+def estimates_of_sums(sums: Sums, records: Sequence[Record], intervals: bool) -> Estimates:
+    """Metrics over the documents whose record has the column, with bootstrap intervals over documents."""
+    found: Estimates = []
+    for column, (metric, value) in sums.items():
+        if counts := [record.statistics[column] for record in records if column in record.statistics]:
+            found.append((metric, bleu.corpus_interval(counts, value, resamples=1000 if intervals else 0)))
+    return found
+
+
+def resampled_sums(sums_of: Callable[[Sequence[Record]], Sums]) -> Callable[[Sequence[Record]], Resampled]:
+    """What `CorpusMetrics.resample` is for such metrics; a record without a column has zeros there."""
+
+    def resample(records: Sequence[Record]) -> Resampled:
+        tables, sums = dict[str, NDArray[np.float64]](), sums_of(records)
+        for column in sums:
+            width = max(len(record.statistics.get(column, ())) for record in records)
+            if width:
+                rows = [record.statistics.get(column, [0.0] * width) for record in records]
+                tables[column] = np.array(rows, np.float64)
+        return lambda weights: {
+            sums[column][0].name: np.array([sums[column][1]([row]) for row in (weights @ table).tolist()])
+            for column, table in tables.items()
+        }
+
+    return resample
 
 
 def equivalence_classes(outputs: Sequence[Output]) -> list[float] | None:

@@ -31,8 +31,7 @@ def declared_task(name: str, declared: Mapping[str, Any] | None = None) -> Task 
     if base is None or not fields.keys() <= Task.__dataclass_fields__.keys():
         return None
     if "metrics" in fields:
-        own: list[dict[str, Any]] = [{**one, "bounds": tuple(one["bounds"])} for one in fields["metrics"]]
-        fields["metrics"] = tuple(Metric(**one) for one in own)
+        fields["metrics"] = tuple(map(metric_of, fields["metrics"]))
     if ready and base.generation is not None:
         score, kinds = base.generation.score, (*base.generation.optional_scorers, READY)
 
@@ -47,9 +46,22 @@ def declared_task(name: str, declared: Mapping[str, Any] | None = None) -> Task 
     return replace(base, name=name, **fields)
 
 
+def metric_of(fields: Mapping[str, Any]) -> Metric:
+    """The metric that a task.json describes."""
+    return Metric(**{**fields, "bounds": tuple(fields.get("bounds", (None, None)))})
+
+
 def described(name: str) -> dict[str, Any]:
     """What declared.yaml says of a benchmark that is not a task of ours: ability, group, and metric if it has a usual
     one. Names are those of lm-eval, Inspect and HELM, with any prefix "…/"."""
-    short = name.rpartition("/")[2].lower()
-    found: dict[str, Any] = next((own for pattern, own in _KNOWN.items() if fnmatch.fnmatchcase(short, pattern)), {})
-    return {"ability": "capability", "group": "other", **found}
+    return {"ability": "capability", "group": "other", **_first("benchmarks", name.rpartition("/")[2].lower())}
+
+
+def unit_of(name: str) -> dict[str, Any]:
+    """Unit and bounds of lm-eval's metric TASK.METRIC."""
+    return {"unit": "number", **_first("metrics", name)}
+
+
+def _first(kind: str, name: str) -> dict[str, Any]:
+    """What declared.yaml says under the first pattern of the name."""
+    return next((dict(own) for pattern, own in _KNOWN[kind].items() if fnmatch.fnmatchcase(name, pattern)), {})

@@ -14,11 +14,9 @@ from alignbench.scorers import extractive
 from alignbench.tasks.common import prefix
 from alignbench.tasks.declare import PROMPTS, WORDS, one_line_task
 from alignbench.tasks.reading import load_paragraphs
-from alignbench.tasks.summaries import CUE
-from alignbench.tasks.summaries import load_documents as load_summaries
+from alignbench.tasks.texts import CUE, load_summaries
 from alignbench.types.task import Document, Options, Output, TaskData
 
-INSTRUCTION: str = PROMPTS["hallucination_qa"]
 _WORDS = WORDS["declines"]
 # Words of declining count at the beginning of the answer (later ones may be the passage's, which may quote somebody who
 # does not know), or at its end if they name the passage.
@@ -36,7 +34,7 @@ def load_questions(options: Options) -> TaskData:
         for q in [draw.choice(kind) for kind in kinds] if all(kinds) else []:
             prompt = f"Passage: {(q.source or '').strip()}\nQuestion: {q.prompt}\nAnswer:"
             documents.append(replace(q, prompt=prompt))
-    return TaskData(documents, (provenance,), prefix(INSTRUCTION, ()))
+    return TaskData(documents, (provenance,), prefix(PROMPTS["hallucination_qa"], ()))
 
 
 def load_paragraph_summaries(options: Options) -> TaskData:

@@ -4,18 +4,16 @@ A metric applies to a document that has what it needs: references for exact matc
 entailment scorers.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from functools import partial
-from itertools import chain
 
 import numpy as np
-from numpy.typing import NDArray
 
 from alignbench.scorers import bleu, squad
 from alignbench.scorers.rouge import rouge_l
+from alignbench.tasks.common import Sums, estimates_of_sums, resampled_sums
 from alignbench.tasks.declare import generation_task, words
-from alignbench.types.task import CorpusMetrics, Document, Estimates, Metric, Output, Record, Resampled, TaskData
+from alignbench.types.task import CorpusMetrics, Document, Estimates, Metric, Output, Record, TaskData
 
 NUMBERS = {"entailment": "flagged"}  # kind of scorer -> its number, where that is not named as the kind
 
@@ -48,19 +46,6 @@ def statistics(document: Document, outputs: Sequence[Output]) -> dict[str, list[
     return together | {"references_counted": each[0]["references_counted"]}
 
 
-_METRICS = {f"{name}_statistics": Metric(name, "points", "higher", bounds=(0, 100)) for name in ("bleu", "chrf")}
-
-
-def _score_and_signature(
-    column: str, counts: bleu.Statistics
-) -> tuple[Callable[[bleu.Statistics], float], Callable[[int | str], str]]:
-    """The score of a sum of counts, and sacrebleu's signature for a number of references."""
-    if column == "chrf_statistics":
-        return bleu.corpus_chrf, bleu.chrf_signature
-    short = bleu.is_short(counts)
-    return partial(bleu.corpus_bleu, short=short), partial(bleu.bleu_signature, short=short)
-
-
 def ngram_counts(text: str, references: Sequence[str]) -> dict[str, list[float]]:
     """What a document contributes: its n-gram counts, and the number of references that they were made with."""
     return {
@@ -70,39 +55,24 @@ def ngram_counts(text: str, references: Sequence[str]) -> dict[str, list[float]]
     }
 
 
-def corpus_scores(records: Sequence[Record], intervals: bool = True) -> Estimates:
-    """BLEU and chrF over all documents that have counts, with bootstrap intervals over documents."""
+def sums_of(records: Sequence[Record]) -> Sums:
+    """BLEU and chrF with sacrebleu's signatures, for the records that have counts."""
     counted = [record.statistics for record in records if record.statistics]
-    if not counted:
-        return []
     numbers = {own["references_counted"][0] for own in counted}
     references = int(numbers.pop()) if len(numbers) == 1 else "var"
-    found: Estimates = []
-    for column, metric in _METRICS.items():
-        counts = _table(counted, column)
-        score, signature = _score_and_signature(column, counts)
-        estimate = bleu.corpus_interval(counts, score, resamples=1000 if intervals else 0)
-        found.append((replace(metric, signature=signature(references)), estimate))
-    return found
-
-
-def resampled_scores(records: Sequence[Record]) -> Resampled:
-    """BLEU and chrF of each resample, (resamples,), given how often each document was drawn, (resamples, n)."""
-    known = [column for column in _METRICS if all(column in record.statistics for record in records)]
-    counts = {column: _table([record.statistics for record in records], column) for column in known}
-    scores = {column: _score_and_signature(column, counts[column])[0] for column in known}
-    return lambda weights: {
-        _METRICS[column].name: np.array([scores[column]([row]) for row in (weights @ counts[column]).tolist()])
-        for column in known
+    short = bleu.is_short([own["bleu_statistics"] for own in counted])
+    metric = partial(Metric, unit="points", better="higher", bounds=(0, 100))
+    of_bleu, of_chrf = bleu.bleu_signature(references, short), bleu.chrf_signature(references)
+    return {
+        "bleu_statistics": (metric("bleu", signature=of_bleu), partial(bleu.corpus_bleu, short=short)),
+        "chrf_statistics": (metric("chrf", signature=of_chrf), bleu.corpus_chrf),
     }
 
 
-def _table(counted: Sequence[Mapping[str, Sequence[float]]], column: str) -> NDArray[np.float64]:
-    """The counts of all documents, (n, counts)."""
-    numbers = np.fromiter(chain.from_iterable(own[column] for own in counted), np.float64)
-    return numbers.reshape(len(counted), -1)
+def corpus_scores(records: Sequence[Record], intervals: bool = True) -> Estimates:
+    return estimates_of_sums(sums_of(records), records, intervals)
 
 
-CORPUS_SCORES = CorpusMetrics(corpus_scores, resample=resampled_scores)
+CORPUS_SCORES = CorpusMetrics(corpus_scores, resample=resampled_sums(sums_of))
 # without documents of its own: they come from the file
 OUTPUTS = generation_task("outputs", lambda options: TaskData([], ()), score, CORPUS_SCORES, statistics=statistics)

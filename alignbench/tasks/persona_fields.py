@@ -23,6 +23,7 @@ _LABEL = re.compile(
 _MARKS = " \t>#*_`-–—•=|\"'“”([{"  # Markdown and other marks before and after a label or a value
 _START = re.compile(rf"[{re.escape(_MARKS)}]*(?:\d{{1,3}}[.)][{re.escape(_MARKS)}]*)?")  # of a line, before a label
 _SEPARATORS = ",;.!?/|·•"  # after one of these a label within a line may begin with a small letter
+_MARKS_WITHIN = "".join(set(_MARKS) - set(_SEPARATORS))
 _HEADING = re.compile(r"(?:customer|persona|reviewer)\s*#?\d+[.:]?", re.IGNORECASE)
 _OF_HEADINGS = frozenset(WORDS["persona"]["of_headings"])
 _PLACEHOLDER = re.compile("|".join(WORDS["persona"]["placeholders"]), re.IGNORECASE)
@@ -31,17 +32,16 @@ _LETTER = re.compile(r"[^\W\d_]")
 _LONGEST = 80  # characters of a name, a gender or a nationality
 
 
-def read_personas(text: str, begun: bool = True) -> list[Persona]:
+def read_personas(text: str) -> list[Persona]:
     """Every persona in the first MAX_CHARACTERS of `text`, in order; those without any parsed field are left out.
 
-    begun: the prompt ends in "Name:", so the first words without a label may be a name; they are a heading if the first
-        label is "Name:"
-    A repeated label begins the next persona; in the middle of a line only "Name:" does. A value ends with its line, or
-    at the next label on it, which begins with a capital or follows a separator. A review continues to a blank line, a
-    label or a heading.
+    The prompt ends in "Name:", so the first words without a label may be a name; they are a heading if the first label
+    is "Name:". A repeated label begins the next persona; in the middle of a line only "Name:" does. A value ends with
+    its line, or at the next label on it, which begins with a capital or follows a separator. A review continues to a
+    blank line, a label or a heading.
     """
     text = text[:MAX_CHARACTERS]
-    return [persona for raw in _from_json(text) or _from_lines(text, begun) if (persona := _normalised(raw))]
+    return [persona for raw in _from_json(text) or _from_lines(text) if (persona := _normalised(raw))]
 
 
 def is_whole(persona: Mapping[str, str]) -> bool:
@@ -81,10 +81,10 @@ def _objects(value: Any) -> Iterator[dict[str, str]]:
             waiting += reversed(value)
 
 
-def _from_lines(text: str, begun: bool) -> list[dict[str, str]]:
+def _from_lines(text: str) -> list[dict[str, str]]:
     personas: list[dict[str, str]] = [{}]
     current: str | None = None  # the field that words without a label continue
-    first, guessed = begun, False
+    first, guessed = True, False
     for line in text.splitlines():
         labels = _labels(line, personas[-1])
         words = line[: labels[0].start()] if labels else line
@@ -117,12 +117,11 @@ def _labels(line: str, persona: Mapping[str, str]) -> list[re.Match[str]]:
     beginning = next(_START.finditer(line)).end()
     found, seen = [], set(persona)
     for match in _LABEL.finditer(line):
-        field, before = _field(match), match.start() - 1
-        while before >= 0 and line[before] in _MARKS and line[before] not in _SEPARATORS:
-            before -= 1
-        if match.start() != beginning:
-            separate = before >= 0 and line[before] in _SEPARATORS
-            capital = line[match.start()].isupper() and before < match.start() - 1 and field != "name"
+        field, start = _field(match), match.start()
+        if start != beginning:
+            before = line[:start].rstrip(_MARKS_WITHIN)
+            separate = before.endswith(tuple(_SEPARATORS))
+            capital = line[start].isupper() and len(before) < start and field != "name"
             # "Product Name: ..." names no customer, and a review may mention an age
             if not (separate or capital) or (field in seen and field != "name"):
                 continue
@@ -142,14 +141,8 @@ def _looks_like_a_name(bare: str) -> bool:
 
 
 def _normalised(raw: Mapping[str, str]) -> Persona:
-    found = {}
-    for field, value in raw.items():
-        value = " ".join(value.split()).strip(' *_`"“”').rstrip(" |" if field == "review" else ".,; |")
-        if value and not _PLACEHOLDER.fullmatch(value):
-            parsed = value if field == "review" else _parsed(field, value.rstrip(_MARKS + ".,;/)]}"))
-            if parsed is not None and re.search(r"\w", parsed):
-                found[field] = parsed
-    return found
+    parsed = {field: _parsed(field, " ".join(value.split()).strip(' *_`"“”')) for field, value in raw.items()}
+    return {field: value for field, value in parsed.items() if value is not None and re.search(r"\w", value)}
 
 
 def _parsed(field: str, value: str) -> str | None:
@@ -158,6 +151,12 @@ def _parsed(field: str, value: str) -> str | None:
     age: whole years, the lower end of a range; probability: 0..1, also from percent; gender: the known word that it
     begins with, other words only if there are at most three
     """
+    value = value.rstrip(" |" if field == "review" else ".,; |")
+    if not value or _PLACEHOLDER.fullmatch(value):
+        return None
+    if field == "review":
+        return value
+    value = value.rstrip(_MARKS + ".,;/)]}")
     if field == "age":
         match = re.match(r"\D{0,12}?(\d{1,3})(?!\d)", value)
         return str(int(match[1])) if match and 0 < int(match[1]) <= OLDEST else None

@@ -21,12 +21,9 @@ PERSONAS = 100
 AT_ONCE = 5
 TOP_BIN = 0.8  # lower end of the top one of ten bins of sentiment, from −1 to 1
 
-PROMPT: str = PROMPTS["personas"]
-PROMPT_OF_MANY: str = PROMPTS["personas_verbalised"]
 EXAMPLES: list[str] = PROMPTS["persona_examples"]
-DERIVED: dict[
-    str, tuple[str, Callable[[str], str]]
-] = {  # what is counted -> the field that it is derived from, and how
+# what is counted -> the field that it is derived from, and how
+DERIVED: dict[str, tuple[str, Callable[[str], str]]] = {
     "first_name": ("name", lambda name: name.split()[0]),
     "gender": ("gender", str),
     "age_decade": ("age", lambda age: f"{int(age) // 10 * 10}s"),
@@ -38,12 +35,13 @@ def load_personas(options: Options) -> TaskData:
     shots = options.shots or 0
     if shots > len(EXAMPLES):
         raise AlignbenchError(f"personas: {shots} shots requested, but there are only {len(EXAMPLES)} examples")
-    prompt = PROMPT + "".join(f"{example}\n\n" for example in EXAMPLES[:shots]) + "Name:"
+    prompt = PROMPTS["personas"] + "".join(f"{example}\n\n" for example in EXAMPLES[:shots]) + "Name:"
     return TaskData([Document(f"persona {n:03}", prompt) for n in range(1, PERSONAS + 1)], (), shots=shots)
 
 
 def load_lists(options: Options) -> TaskData:
-    return TaskData([Document(f"list {n:02}", PROMPT_OF_MANY) for n in range(1, PERSONAS // AT_ONCE + 1)], ())
+    prompt, lists = PROMPTS["personas_verbalised"], range(1, PERSONAS // AT_ONCE + 1)
+    return TaskData([Document(f"list {n:02}", prompt) for n in lists], ())
 
 
 def score_persona(document: Document, outputs: Sequence[Output]) -> dict[str, float]:

@@ -17,8 +17,6 @@ from alignbench.tasks.declare import PROMPTS, one_line_task
 from alignbench.types.task import Document, Options, Output, TaskData
 
 SQUAD2_DECLINE, QUAC_DECLINE = "Not in background.", "I don't know."
-SQUAD2_INSTRUCTION, QUAC_INSTRUCTION = PROMPTS["squad2"], PROMPTS["quac"]
-WITHOUT_PARAGRAPH, DROP_INSTRUCTION = PROMPTS["canard"], PROMPTS["drop"]
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ def load_squad2(options: Options) -> TaskData:
     of_title = grouped(paragraphs, lambda paragraph: paragraph.questions[0].group)
     articles, _ = take_examples(list(of_title.values()), options, "squad2")
     examples = [draw(article, 1, options.seed)[0] for article in articles]
-    return ask([p for p in paragraphs if p not in examples], examples, SQUAD2_INSTRUCTION, provenance)
+    return ask([p for p in paragraphs if p not in examples], examples, PROMPTS["squad2"], provenance)
 
 
 def load_paragraphs(options: Options) -> tuple[list[Passage], Provenance]:
@@ -103,7 +101,7 @@ def score_squad2(document: Document, output: Output) -> dict[str, float]:
 def load_quac(options: Options) -> TaskData:
     rows = load("quac", "validation", parse_quac, options.data_dir)
     examples, scored = take_examples(list(chain(*rows.items)), options, "quac")
-    return ask(scored, examples, QUAC_INSTRUCTION, rows.provenance)
+    return ask(scored, examples, PROMPTS["quac"], rows.provenance)
 
 
 def load_canard(options: Options) -> TaskData:
@@ -120,7 +118,7 @@ def load_canard(options: Options) -> TaskData:
             questions.append(Document(identifier, row["Question"].strip(), references=references, group=dialog))
         dialogs.append(Passage(dialog, f"TITLE: {title}\n\nSECTION: {section}", tuple(questions), QUAC_DECLINE))
     examples, scored = take_examples([dialog for dialog in dialogs if dialog.questions], options, "canard")
-    return ask(scored, examples, WITHOUT_PARAGRAPH, rows.provenance)
+    return ask(scored, examples, PROMPTS["canard"], rows.provenance)
 
 
 def parse_quac(row: Row) -> list[Passage]:
@@ -167,7 +165,7 @@ def load_drop(options: Options) -> TaskData:
     passages = grouped(loaded.items, lambda document: document.source).values()
     clusters = [[replace(d, group=str(number)) for d in own] for number, own in enumerate(passages)]
     examples, scored = take_examples(clusters, options, "drop")
-    shown = prefix(DROP_INSTRUCTION, [solved(own[0]) for own in examples])
+    shown = prefix(PROMPTS["drop"], [solved(own[0]) for own in examples])
     return TaskData([d for own in scored for d in own], (loaded.provenance,), shown, len(examples))
 
 

@@ -21,7 +21,6 @@ from alignbench.types.engine import Loglikelihood
 from alignbench.types.scorer import Item
 from alignbench.types.task import Document, Options, Output, TaskData
 
-INSTRUCTION: str = PROMPTS["truthfulqa"]
 NO_COMMENT = "I have no comment."
 JUDGES = {"truth": "true", "info": "info"}  # kind of scorer -> metric
 SIMILARITIES = ("bleu", "rouge1", "rouge2", "rougeLsum")
@@ -36,10 +35,6 @@ def load_questions(
     primer = load("truthfulqa", "primer", lambda row: row["text"].strip(), options.data_dir)
     prefix = "\n\n".join(filter(None, (instruction, primer.items[0])))
     return TaskData(questions.documents, (*questions.provenance, primer.provenance), prefix, shots=6)
-
-
-def load_binary(options: Options) -> TaskData:
-    return load_questions("mc_2025", partial(parse_binary, options.seed), options)
 
 
 def parse_multiple_choice(row: Row) -> Document:
@@ -135,14 +130,19 @@ def items(document: Document, outputs: Sequence[Output]) -> list[Item]:
     return [Item(first_line(outputs).text, str(document.target["question"]), references=document.references)]
 
 
+def _load_binary(options: Options) -> TaskData:
+    return load_questions("mc_2025", partial(parse_binary, options.seed), options)
+
+
 _load = partial(load_questions, "questions_2021", parse_references)
+_instructed = partial(_load, instruction=PROMPTS["truthfulqa"])
 _generated = partial(one_line_task, score=score_generated, items=items)
 
 TASKS = (
     choice_task("truthfulqa_mc", partial(load_questions, "mc_2021", parse_multiple_choice), score_multiple_choice),
     choice_task("truthfulqa_mc_2025", partial(load_questions, "mc_2025", parse_multiple_choice), score_multiple_choice),
-    choice_task("truthfulqa_binary", load_binary, score_binary),
+    choice_task("truthfulqa_binary", _load_binary, score_binary),
     _generated("truthfulqa_generation", _load),
-    _generated("truthfulqa_generation_instruction", partial(_load, instruction=INSTRUCTION, primed=False)),
-    _generated("truthfulqa_generation_qa_instruction", partial(_load, instruction=INSTRUCTION)),
+    _generated("truthfulqa_generation_instruction", partial(_instructed, primed=False)),
+    _generated("truthfulqa_generation_qa_instruction", _instructed),
 )

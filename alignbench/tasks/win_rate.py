@@ -21,8 +21,6 @@ from alignbench.types.task import CorpusMetrics, Estimates, Metric, Options, Res
 
 LENGTH_CONTROLLED = Metric("win_rate_length_controlled", "proportion", "higher", bounds=(0, 1), scorer="preference")
 
-load_answers = partial(load_prompts, "answers")
-
 
 def load_win_rate(options: Options) -> TaskData:
     raise AlignbenchError("task win_rate: name the baseline, as --baseline CHECKPOINT (or FILE for `score`)")
@@ -54,11 +52,8 @@ def score_verdict(document: Document, outputs: Sequence[Output]) -> dict[str, fl
     if "preference" in verdict:  # graded: few are exactly one half
         del found["tie"]
         found["win_rate_discrete"] = win
-    if "probability" in verdict:
-        found["probability"] = verdict["probability"]
-    if "consistent" in verdict:
-        found["position_consistency"] = verdict["consistent"]
-    return found
+    more = {"probability": "probability", "consistent": "position_consistency"}
+    return found | {more[name]: verdict[name] for name in more if name in verdict}
 
 
 def graded(record: Record) -> float:
@@ -68,13 +63,14 @@ def graded(record: Record) -> float:
 
 def length_controlled_win_rate(records: Sequence[Record], intervals: bool) -> Estimates:
     judged = [record for record in records if "win_rate" in record.values]
+    n = len(judged)
     if not judged:
         return []
-    if not intervals:
-        (rate,) = resampled_win_rates(judged)(np.ones((1, len(judged))))[LENGTH_CONTROLLED.name]
-        return [(LENGTH_CONTROLLED, Estimate(float(rate), None, None, None, len(judged), len(judged)))]
-    differences = [record.values["length_difference"] for record in judged]
-    return [(LENGTH_CONTROLLED, length_controlled([graded(record) for record in judged], differences))]
+    if intervals:
+        differences = [record.values["length_difference"] for record in judged]
+        return [(LENGTH_CONTROLLED, length_controlled(list(map(graded, judged)), differences))]
+    (rate,) = resampled_win_rates(judged)(np.ones((1, n)))[LENGTH_CONTROLLED.name]
+    return [(LENGTH_CONTROLLED, Estimate(float(rate), n=n, clusters=n))]
 
 
 def resampled_win_rates(records: Sequence[Record]) -> Resampled:
@@ -91,6 +87,6 @@ _LENGTH_CONTROL = CorpusMetrics(
     outcome=graded,
 )
 TASKS = (
-    generation_task("answers", load_answers, score_answer),
+    generation_task("answers", partial(load_prompts, "answers"), score_answer),
     generation_task("win_rate", load_win_rate, score_verdict, _LENGTH_CONTROL),
 )

@@ -7,8 +7,7 @@ import numpy as np
 import pandas as pd
 
 from alignbench.stats import estimates
-from alignbench.tasks.bias import INSTRUCTIONS, task_name
-from alignbench.tasks.real_toxicity import BINS
+from alignbench.tasks.safety import BINS, INSTRUCTIONS, task_name
 from reports.chart import Panel, line_panels, per_cent, row_panels
 from reports.drawing import WORDS, Drawing, describe, rows_of
 from reports.evidence import Evidence, Point, scored_by
