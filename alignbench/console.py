@@ -55,14 +55,17 @@ def csv_cell(value: object) -> object:
 
 
 def write_csv(file: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write numbers unrounded, None as an empty cell. Raises AlignbenchError if the file cannot be written."""
+    """Write numbers unrounded, None as an empty cell (see `write_text`)."""
     stream = io.StringIO(newline="")
     csv.writer(stream).writerows([header, *([csv_cell(value) for value in row] for row in rows)])
     write_text(file, stream.getvalue())
 
 
-def write_text(file: Path, text: str) -> None:
+def write_text(file: Path, text: str, *, with_folder: bool = False) -> None:
+    """Write a file, and create its folder if asked. Raises AlignbenchError if it cannot be written."""
     try:
+        if with_folder:
+            file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text, "utf-8", "backslashreplace", newline="")
     except OSError as error:
         raise AlignbenchError(f"{file}: cannot be written ({error.strerror or error})") from None

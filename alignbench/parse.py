@@ -151,9 +151,7 @@ def encodable(value: Any) -> Any:
         return value if value.isascii() else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if isinstance(value, list):
         return [encodable(item) for item in value]
-    if isinstance(value, dict):
-        return {encodable(key): encodable(item) for key, item in value.items()}
-    return value
+    return {encodable(key): encodable(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
 def _loader() -> type[yaml.SafeLoader]:

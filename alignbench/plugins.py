@@ -7,6 +7,7 @@ runs, as that of any installed package.
 
 import hashlib
 import importlib.util
+import os
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from types import ModuleType
 from typing import Any
 
 from alignbench.errors import AlignbenchError, first_line
+from alignbench.parse import find_path
 
 _included: dict[Path, "tuple[ModuleType, str]"] = {}  # file -> its module, sha256
 
@@ -32,7 +34,7 @@ class Plugin:
 
 def include(path: str | Path) -> None:
     """Load the plug-ins of a Python file, or of all in a folder. Raises AlignbenchError if one does not load."""
-    path = Path(path).resolve()
+    path = Path(os.path.realpath(find_path(path)))  # Path.resolve fails on a loop of links
     files = [path] if path.suffix == ".py" and path.is_file() else sorted(path.glob("[!_]*.py"))
     if not files:
         raise AlignbenchError(f"--include-path {path}: neither a Python file nor a folder with one")

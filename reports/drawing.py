@@ -75,7 +75,9 @@ def _templates() -> dict[str, dict[str, Any]]:
 
 def mark_synthetic(drawing: Drawing) -> Drawing:
     """Say in the picture, its caption and its table that the data are those of `alignbench demo`."""
-    if drawing.figure.get_supxlabel() == "":
+    if label := drawing.figure.get_supxlabel():
+        drawing.figure.supxlabel(f"{label} · {SYNTHETIC}", fontsize=9)
+    else:
         drawing.figure.supxlabel(SYNTHETIC, x=0.99, ha="right", fontsize=6.5, color=FAINT)
     table = drawing.table.assign(data=SYNTHETIC)
     caption, alt = f"{drawing.caption} {SYNTHETIC.capitalize()}.", f"{SYNTHETIC.capitalize()}: {drawing.alt}"

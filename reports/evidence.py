@@ -225,7 +225,7 @@ def gather(paths: Sequence[Path], *, reference: str | None = None, lineage: Path
         reasons += [f"{own.name}: not in the audit" for own in chat if not {own.name, own.run.name} & compared]
     trainings = [_training(folder) for folder in dict.fromkeys(found["metrics.jsonl"])]
     if any(own.synthetic for system in systems for own in system.tasks):
-        notes.insert(0, SYNTHETIC_DATA[0].upper() + SYNTHETIC_DATA[1:])
+        notes.insert(0, f"{SYNTHETIC_DATA[0].upper()}{SYNTHETIC_DATA[1:]}.")
     return Evidence(
         systems, tuple(chain.from_iterable(map(_systems, during))), tuple(own for own in trainings if own.metrics),
         labels, audits, (*notes, *reasons),

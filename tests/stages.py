@@ -184,6 +184,32 @@ def runner(stage: str) -> Any:
     return run
 
 
+def check_templates(folder: Path, run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> None:
+    """A reward model reads the texts of a run in its own chat template, or plain, whatever the policy reads."""
+    models = []
+    for name, form in (("policy", "[{{ m.content }}]"), ("other", "<{{ m.content }}>")):
+        tokenizer = tiny_tokenizer()
+        tokenizer.chat_template = "{% for m in messages %}" + form + "{% endfor %}"
+        models.append(checkpoint(tmp_path / name, tokenizer=tokenizer))
+    judge = str(train(folder, "reward", tmp_path / "judged", model=models[1], template=True) / "final")
+    read, scores_of = list[str](), RewardModel.scores
+
+    def scores(self: Any, examples: Any) -> Any:
+        read.extend(tokenizer.decode([*e.prompt, *r]) for e in examples for r in e.responses)
+        return scores_of(self, examples)
+
+    monkeypatch.setattr(RewardModel, "scores", scores)
+    for template, by in ((True, judge), (False, judge), (True, "judge")):
+        read.clear()
+        rows = read_lines(run(model=models[0], reward=by, template=template, **settings) / "samples.jsonl")
+        assert rows
+        for row, text in zip(rows, read, strict=False):
+            asked = row["prompt"].strip("[]")
+            assert row["prompt"] == (f"[{asked}]" if template else asked)
+            own = f"{asked}{row['response']}" if by == "judge" else f"<{asked}><{row['response'].strip()}>"
+            assert text == f"<s>{own}</s>"
+
+
 def long(folder: Path, stage: str, out: Path, **changed: Any) -> Path:
     return train(folder, stage, out, **({"save_every": 1} | LONG[stage] | changed))
 

@@ -80,7 +80,7 @@ def test_sentences_name_a_metric_like_its_task_once_and_say_where_a_value_stayed
     changes = {0: "stayed at 0.800", -1e-5: "stayed at about 0.800", -0.1: "fell by 0.100 from 0.800 to 0.700"}
     for delta, words in changes.items():
         (own,) = abilities([replace(row, delta=delta, aligned=0.8 + delta)], None)
-        assert f". win rate {words} (95 % interval" in own.sentence
+        assert f". The win rate {words} (95 % interval" in own.sentence
     assert [number(x, "+.2f") for x in (-0.001, 0.001, -0.01, None)] == ["+0.00", "+0.00", "−0.01", "–"]
 
 

@@ -1,5 +1,6 @@
 """The local engine: invalid settings, requests and prompts that do not fit, weights that are not finite, and memory."""
 
+import functools
 import itertools
 import re
 from dataclasses import replace
@@ -163,3 +164,22 @@ def test_beyond_a_sliding_window_or_with_another_attention_than_ours_generation_
     notes = []
     assert_greedy(engine_of(llama, tokenizer, notes), TEXTS[:2], 5)
     assert "log-probabilities differ" in notes[0]
+
+
+def test_a_prompt_that_does_not_fit_beside_running_samples_is_generated_later(tokenizer, llama):
+    texts, forward, failed = [f"nurse {n}" for n in range(6)], llama.forward, []
+    sampling = Sampling(9, temperature=1.0, stop=("e",))
+    expected = completions(engine_of(llama, tokenizer, gpu=True, packs=True), texts, sampling)
+
+    @functools.wraps(forward)
+    def failing(**arguments):
+        rows, columns = arguments["input_ids"].shape
+        if rows == 1 and columns > 1 and not failed:  # one of two samples has ended, and the next prompt enters
+            failed.append(columns)
+            raise torch.OutOfMemoryError("CUDA out of memory (simulated)")
+        return forward(**arguments)
+
+    llama.forward, notes = failing, []
+    found = completions(engine_of(llama, tokenizer, notes, gpu=True, packs=True, most_rows=2), texts, sampling)
+    assert notes == ["out of memory: at most 1 samples at once from now on"]
+    assert [found[index][0].tokens for index in range(6)] == [expected[index][0].tokens for index in range(6)]

@@ -11,8 +11,7 @@ import yaml
 from audit_runs import rte, shares, write_run
 from commands import assert_one_line_error, assert_refused, run
 
-from alignbench.exports.files import to_every_eval_ever, to_lm_eval
-from alignbench.exports.trackers import to_tracker
+from alignbench.exports.formats import to_every_eval_ever, to_lm_eval, to_tracker
 from alignbench.runs.read import read_runs
 
 
@@ -30,7 +29,7 @@ def only(name, runs):
 
 
 def test_results_of_every_eval_ever_have_what_its_schema_requires(runs):
-    found = to_every_eval_ever(only("aligned", runs), "a lab", "first_party")
+    found = json.loads(to_every_eval_ever(only("aligned", runs), "a lab", "first_party"))
     assert found["schema_version"] == "0.3.0"
     assert found["source_metadata"]["evaluator_relationship"] == "first_party"
     assert found["model_info"]["additional_details"]["deployment_type"] == "self_deployed"
@@ -40,18 +39,14 @@ def test_results_of_every_eval_ever_have_what_its_schema_requires(runs):
     (rte_result,) = [own for own in found["evaluation_results"] if own["evaluation_name"] == "rte"]
     score, config = rte_result["score_details"], rte_result["metric_config"]
     assert score["score"] == pytest.approx(0.6)
-    assert (
-        score["uncertainty"]["confidence_interval"]["lower"]
-        < 0.6
-        < score["uncertainty"]["confidence_interval"]["upper"]
-    )
+    interval = score["uncertainty"]["confidence_interval"]
+    assert interval["lower"] < 0.6 < interval["upper"]
     assert (config["min_score"], config["max_score"], config["lower_is_better"]) == (0.0, 1.0, False)
     assert {type(value) for value in rte_result["generation_config"]["additional_details"].values()} == {str}
-    json.dumps(found, allow_nan=False)
 
 
 def test_results_of_lm_eval_have_its_keys(runs):
-    found = to_lm_eval(only("owner/base", runs))
+    found = json.loads(to_lm_eval(only("owner/base", runs)))
     assert found["results"]["rte"]["acc,none"] == pytest.approx(0.8)
     assert 0 < found["results"]["rte"]["acc_stderr,none"] < 0.1
     assert found["higher_is_better"]["rte"] == {"acc": True}

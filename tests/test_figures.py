@@ -4,6 +4,7 @@ from dataclasses import fields
 from itertools import chain
 
 import numpy as np
+import pandas as pd
 import pytest
 from audit_runs import N, shares, write_run
 from cases import cases
@@ -11,8 +12,9 @@ from figure_checks import assert_looks_as_before, assert_nothing_overlaps, draw,
 from report_runs import NASTY, SFT, evidence_of, gather_once, iterations, model, ppo, tax_tasks, training
 
 from alignbench.audit.audit import Audit, Checkpoint, Contrast, Front, Row
+from reports.drawing import SYNTHETIC, Drawing, mark_synthetic
 from reports.evidence import Evidence, gather
-from reports.figures import FIGURES, MISSING, audit, tax
+from reports.figures import FIGURES, MISSING, audit, tax, trainings
 from reports.report import draw_all
 from reports.style import new_figure, short_names, size_of, styled
 
@@ -56,6 +58,17 @@ def test_names_of_any_length_and_script_do_not_overlap(nasty):
         assert_nothing_overlaps(drawing.figure)
         texts = [text for text, _ in shown_texts(drawing.figure)]
         assert not any("\u202e" in text for text in (*texts, drawing.caption, drawing.alt)), drawing.name
+
+
+@pytest.mark.parametrize("label", ["", "mean toxicity"])
+def test_every_picture_of_demo_data_says_so(label):
+    with styled():
+        figure, _ = new_figure(2)
+        figure.supxlabel(label)
+    marked = mark_synthetic(Drawing("toxicity", "", "", figure, pd.DataFrame({"value": [0.5]}), "Caption.", "Alt."))
+    shown = marked.figure.get_supxlabel()
+    assert (label in shown, SYNTHETIC in shown, list(marked.table.data)) == (True, True, [SYNTHETIC])
+    assert_nothing_overlaps(marked.figure)
 
 
 def test_every_figure_is_drawn_or_says_which_data_are_missing(drawings, tmp_path):
@@ -223,16 +236,18 @@ class TestTrainings:
 
     def test_trainings_of_one_name_are_two_lines_and_have_the_name_of_their_parent_folder(self, tmp_path):
         folders = [training(tmp_path / above / "ppo", "ppo", iterations(3)) for above in ("three", "four")]
-        assert set(draw(tax.training_curves, gather(folders)).table.run) == {"three/ppo", "four/ppo"}
+        assert set(draw(trainings.training_curves, gather(folders)).table.run) == {"three/ppo", "four/ppo"}
         for above in ("one", "two"):
             for name, episodes in (("ppo", 512), ("ppo-iteration-2", 64)):
                 lineage = [("base", f"base-{above}")]
                 model(tmp_path / above, name, *tax_tasks(0.0), lineage=lineage, training=ppo(episodes=episodes))
-        table = draw(tax.over_training, gather_once(tmp_path / "one", tmp_path / "two")).table.query("task == 'drop'")
+        table = draw(trainings.over_training, gather_once(tmp_path / "one", tmp_path / "two")).table.query(
+            "task == 'drop'"
+        )
         assert table.groupby("training").episodes.apply(list).tolist() == [[64, 512]] * 2
 
 
-@pytest.mark.parametrize("figure", [tax.penalty_sweeps, tax.over_training, tax.by_system])
+@pytest.mark.parametrize("figure", [tax.penalty_sweeps, trainings.over_training, tax.by_system])
 def test_unscored_documents_are_counted(figure, tmp_path):
     values = ("rte", {"acc": [None, None, *shares(0.5)[2:]]})
     for name, own in (("ppo", ppo()), ("ptx", ppo(gamma=9.0)), ("ppo-iteration-2", ppo(episodes=64))):

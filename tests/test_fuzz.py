@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 
 import pandas as pd
@@ -24,6 +24,7 @@ from standin_server import MODEL, StandIn
 from tiny import save_tiny_checkpoint
 
 from alignbench.cli.app import app
+from alignbench.console import printable
 from alignbench.data import cards
 
 SECONDS = 120  # more than any of these commands needs: reading a pipe or a device would hang
@@ -41,14 +42,11 @@ def scene(tmp_path_factory: pytest.TempPathFactory, world: Path) -> Path:
     write_run(folder / "runs", "aligned", rte(0.4), lineage=lineage[:1])
     model = save_tiny_checkpoint(folder / "model")
     (model / "chat_template.jinja").write_text(TEMPLATE)
-    ancestor = {"stage": "base", "name": "base", "weights_sha256": "b" * 64}
     recipe = {
-        "stage": "ppo",
-        "lineage": [ancestor],
-        "metrics": {"kl": 2.5, "iterations": 3},
-        "config": {"batch": 8, "beta": 0.02},
-    }
-    recipe["models"] = {"reward": {"name": "r", "path": "r", "weights_sha256": "r" * 64}}
+        "stage": "ppo", "metrics": {"kl": 2.5, "iterations": 3}, "config": {"batch": 8, "beta": 0.02},
+        "lineage": [{"stage": "base", "name": "base", "weights_sha256": "b" * 64}],
+        "models": {"reward": {"name": "r", "path": "r", "weights_sha256": "r" * 64}},
+    }  # fmt: skip
     (model / "recipe.json").write_text(json.dumps(recipe))
     save_tiny_checkpoint(folder / "model2", seed=1)
     texts = (
@@ -66,12 +64,10 @@ def scene(tmp_path_factory: pytest.TempPathFactory, world: Path) -> Path:
     flat.drop(columns="references").to_csv(folder / "rows.tsv", index=False, sep="\t")
     pd.DataFrame(rows).to_parquet(folder / "rows.parquet")
     flat.to_csv(folder / "rows.csv.gz", index=False)
-    write_lines(
-        folder / "prompts.jsonl", [{"id": row["id"], "prompt": row["prompt"], "category": "cows"} for row in rows]
-    )
-    write_lines(
-        folder / "answers.jsonl", [{"id": row["id"], "output": "<think>hm</think>" + row["output"]} for row in rows]
-    )
+    prompts = [{"id": row["id"], "prompt": row["prompt"], "category": "cows"} for row in rows]
+    write_lines(folder / "prompts.jsonl", prompts)
+    answers = [{"id": row["id"], "output": "<think>hm</think>" + row["output"]} for row in rows]
+    write_lines(folder / "answers.jsonl", answers)
     label = {"group": "training", "likert": 5, "flags": {"sexual": 0}}
     labels = [
         label
@@ -82,15 +78,8 @@ def scene(tmp_path_factory: pytest.TempPathFactory, world: Path) -> Path:
         for rank, animal in enumerate(("hen", "cow"), 1)
     ]
     write_lines(folder / "labels.jsonl", labels)
-    pair = {
-        "instruction": "Moo?",
-        "output_1": "a",
-        "output_2": "b",
-        "generator_1": "x",
-        "generator_2": "y",
-        "preference": 1.25,
-    }
-    (folder / "pairs.json").write_text(json.dumps([pair | {"annotator": "ada"}]))
+    pair = {"instruction": "Moo?", "output_1": "a", "output_2": "b", "generator_1": "x", "generator_2": "y"}
+    (folder / "pairs.json").write_text(json.dumps([pair | {"preference": 1.25, "annotator": "ada"}]))
     write_lines(folder / "demonstrations.jsonl", [{"prompt": row["prompt"], "response": row["output"]} for row in rows])
     write_lines(
         folder / "rankings.jsonl",
@@ -99,11 +88,9 @@ def scene(tmp_path_factory: pytest.TempPathFactory, world: Path) -> Path:
     (folder / "train.yaml").write_text(
         "model: none\ndata: none.jsonl\nout: out\nlr: 1e-5\nepochs: 2\ntrackers: [tensorboard]\n"
     )
-    shutil.copytree(
-        cards.CARDS_DIR,
-        folder / "cards",
-        ignore=lambda _, names: [n for n in names if n not in ("hellaswag.md", "squad2.md")],
-    )
+    (folder / "cards").mkdir()
+    for card in ("hellaswag.md", "squad2.md"):
+        shutil.copy(cards.CARDS_DIR / card, folder / "cards")
     (folder / "world").symlink_to(world)
     assert run("score", "rows.jsonl", "--name", "texts", cwd=folder).returncode == 0
     place(folder / "fifo.jsonl", "fifo")
@@ -150,7 +137,8 @@ def survives(arguments: list[str], folder: Path, names: set[str]) -> None:
     assert "Traceback" not in done.stderr
     if done.returncode:
         assert done.stderr.rstrip("\n").split("\n")[-1] == errors[0], done.stderr
-        assert any(name in errors[0] for name in names), (names, errors[0])
+        shown = {printable(name)[:60] for name in names} | {name.encode(errors="replace").decode() for name in names}
+        assert any(name in errors[0] for name in shown), (names, errors[0])
 
 
 def words_of(command: str, folder: Path) -> list[str]:
@@ -171,7 +159,7 @@ def edit_a_file(data: st.DataObject, scene: Path, patterns: list[str]) -> None:
         place(file, content)
         parents = {parent.name for parent in file.parents if scene.name not in parent.parts and parent.name != "scene"}
         names = {file.name, *(parents - {""}), file.name.partition(".")[0], *arguments[1:]}
-        survives(arguments, folder, names | {"in the YAML file"})  # where settings are missing
+        survives(arguments, folder, names | {"in the YAML file", "none"})  # its model
 
 
 def edit_a_reply(data: st.DataObject, scene: Path) -> None:
@@ -192,19 +180,9 @@ def edit_a_reply(data: st.DataObject, scene: Path) -> None:
         patch.setattr("alignbench.models.remote.client.Client.retries", 0)
         patch.setattr("alignbench.models.remote.client.Client.first_wait", 0.0)
         server.armed = True
-        arguments = [
-            "evaluate",
-            server.spec,
-            "--tasks",
-            task,
-            "--data-dir",
-            "world",
-            "--limit",
-            "1",
-            "--prompts",
-            "prompts.jsonl",
-        ]
-        survives(arguments[: 10 if task == "answers" else 8], folder, {"127.0.0.1", MODEL})
+        arguments = ["evaluate", server.spec, "--tasks", task, "--data-dir", "world", "--limit", "1"]
+        prompts = ["--prompts", "prompts.jsonl"] if task == "answers" else []
+        survives([*arguments, *prompts], folder, {"127.0.0.1", MODEL})
 
 
 def commands_of(command: object, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], list[object]]:
@@ -226,28 +204,15 @@ def spoil_a_command(data: st.DataObject, scene: Path) -> None:
         own = arguments[len(words) :]
         for parameter in data.draw(st.lists(st.sampled_from(COMMANDS[words]), min_size=1, max_size=2)):
             value = data.draw(st.sampled_from(WORDS))
-            plain = [
-                at
-                for at, word in enumerate(own)
-                if not word.startswith("-") and (at == 0 or not own[at - 1].startswith("-"))
-            ]
+            plain = [at for at, pair in enumerate(pairwise(["", *own])) if not any(w.startswith("-") for w in pair)]
             if parameter.param_type_name == "argument":
-                if plain:
-                    own[data.draw(st.sampled_from(plain))] = value
-                else:
-                    own.append(value)
-            elif parameter.is_flag:
-                own.append(parameter.opts[-1])
-                value = parameter.opts[-1]
+                at = data.draw(st.sampled_from(plain)) if plain else len(own)
+                own[at : at + 1] = [value]
             else:
-                own += [parameter.opts[-1], value]
-            names |= {
-                value,
-                value.encode(errors="replace").decode(),
-                *parameter.opts,
-                *(o.strip("-").replace("-", " ") for o in parameter.opts),
-            }
-        survives([*words, *own], folder, names)
+                own += parameter.opts[-1:] if parameter.is_flag else [parameter.opts[-1], value]
+            names |= {value, value.partition("=")[0], str(Path(value)), *parameter.opts}
+            names |= {option.strip("-").replace("-", " ") for option in parameter.opts}
+        survives([*words, *own], folder, names | {Path(word).stem for word in arguments[len(words) :]})
 
 
 def setting_of(data: st.DataObject, scene: Path) -> None:
@@ -258,18 +223,13 @@ def setting_of(data: st.DataObject, scene: Path) -> None:
 
     stage, kind = data.draw(st.sampled_from((("sft", SFTConfig), ("reward", RewardConfig), ("ppo", PPOConfig))))
     name = data.draw(st.sampled_from(sorted(kind.__dataclass_fields__)))
-    value = data.draw(
-        st.sampled_from((*WORDS, ".nan", "[a", "&a [*a]", "!!int x", "2024-13-45", "null", "[1, 2]", "1:1"))
-    )
+    odd = (".nan", "[a", "&a [*a]", "!!int x", "2024-13-45", "null", "[1, 2]", "1:1")
+    value = data.draw(st.sampled_from((*WORDS, *odd)))
     with copy_of(scene) as folder:
-        survives(
-            [*CASES["complete"][f"train {stage}"].split(), f"{name}={value}"],
-            folder,
-            {name, value, "nowhere", "reward r"},
-        )
+        arguments = [*CASES["complete"][f"train {stage}"].split(), f"{name}={value}"]
+        survives(arguments, folder, {name, value, "nowhere", "reward r"})
 
 
-FEW, MANY = 8, 100
 FILES = {"runs": ("runs",), "checkpoints": ("model",)}
 FILES["tables"] = tuple(name for name in READ_BY if not name.startswith(("runs", "model")))
 KINDS = {
@@ -278,19 +238,12 @@ KINDS = {
 } | {"replies": edit_a_reply, "options": spoil_a_command, "settings": setting_of}
 
 
-MORE = [pytest.param(kind, MANY, marks=pytest.mark.slow) for kind in ("runs", "checkpoints", "replies")]
-
-
-@pytest.mark.parametrize(("kind", "examples"), [*((kind, FEW) for kind in KINDS), *MORE])
+@pytest.mark.parametrize("examples", [8, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", KINDS)
 def test_hostile_input(scene, kind, examples):
-    @settings(
-        max_examples=examples,
-        database=None,
-        suppress_health_check=list(HealthCheck),
-        derandomize=True,
-        deadline=None,
-        phases=[Phase.generate],
-    )
+    checks = {"suppress_health_check": list(HealthCheck), "deadline": None, "phases": [Phase.generate]}
+
+    @settings(max_examples=examples, database=None, derandomize=True, **checks)
     @given(data=st.data())
     def check(data):
         KINDS[kind](data, scene)

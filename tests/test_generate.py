@@ -278,9 +278,9 @@ def test_a_gpu_scores_and_generates_as_the_cpu(architecture, tokenizer):
     model = tiny_model(architecture, tokenizer)
     engine = engine_of(tiny_model(architecture, tokenizer).to("cuda"), tokenizer)
     assert_each_as_alone(answers(engine, DESCRIBED), model, tokenizer, DESCRIBED, 1e-3)
-    assert (engine.layout, engine.token_budget >= 256) == ("prefix tree", True)
+    assert (engine.layout, engine.budget.tokens >= 256) == ("prefix tree", True)
     expected, found = (completions(e, TEXTS, SAMPLED) for e in (engine_of(model, tokenizer), engine))
-    assert engine.layout == "packed row"
+    assert engine.layout == "padded batch"
     pairs = [pair for index in expected for pair in zip(expected[index], found[index], strict=True)]
     assert sum(a.tokens == b.tokens for a, b in pairs) >= 0.9 * len(pairs)  # rounding may change a draw
     assert all(a.logprobs[0] == pytest.approx(b.logprobs[0], abs=1e-3) for a, b in pairs[:: SAMPLED.samples])

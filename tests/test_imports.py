@@ -3,17 +3,20 @@ the formats of lm-eval 0.4.13 and inspect_ai 0.3 are written here; tests with th
 
 import csv
 import json
+import signal
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
 import pytest
 from cases import cases, read_lines, write_lines
-from commands import assert_one_line_error, run
+from commands import assert_one_line_error, files_of, run, run_process, start
 
 from alignbench.audit.compare import compare
 from alignbench.evaluation.evaluate import prepare
+from alignbench.imports.foreign import describe_metric
 from alignbench.runs.read import read_run
 from alignbench.types.settings import TaskSettings
 
@@ -99,6 +102,20 @@ def test_logs_of_lm_eval_become_one_audit_with_the_task_of_ours_and_groups_as_ca
     assert_one_line_error(run("import", "lm-eval", "logs", cwd=tmp_path), "of other files or options", "another --out")
     newest, _ = imported("lm-eval", "logs", "--out", "new", cwd=tmp_path)
     assert read_run(tmp_path / newest["folder"]).query("task == 'hellaswag'").acc.sum() == 21
+
+
+def test_a_killed_import_that_is_repeated_equals_an_uninterrupted_one(tmp_path):
+    write_lm_eval(tmp_path / "logs", "lab/base", 20)
+    write_lm_eval(tmp_path / "logs", "lab/tuned", 30)
+    command, killed = ("import", "lm-eval", "logs", "--out"), tmp_path / "killed"
+    with start(*command, "killed", cwd=tmp_path, stdout=subprocess.DEVNULL) as process:
+        while process.poll() is None and not any(killed.glob("*/*/documents.*")):
+            time.sleep(0.001)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    assert len(list(killed.glob("*/*/result.json"))) < 8  # two models on four tasks
+    assert [run_process(*command, out, cwd=tmp_path).returncode for out in ("killed", "whole")] == [0, 0]
+    assert files_of(killed) == files_of(tmp_path / "whole")
 
 
 def sample(number: int, right: bool, epoch: int = 1, **changes: object) -> dict[str, object]:
@@ -243,7 +260,10 @@ def test_rescoring_an_imported_run_keeps_the_scores_of_the_file(table, tmp_path)
 
 @pytest.mark.parametrize("case", cases("imports")["rejected"], ids=lambda case: " ".join(case["words"]))
 def test_bad_input_is_one_clear_line(case, table, world):
-    write_lines(table / "few.jsonl", [{"id": "a", "output": "moo", "bad": "high"}])
+    write_lines(table / "few.jsonl", few := [{"id": "a", "output": "moo", "bad": "high"}])
+    write_lines(table / "ids.jsonl", [{"id": own, "output": "moo"} for own in (1, "1")])
+    (table / "sub").mkdir()
+    write_lines(table / "sub" / "few.jsonl", few)
     write_lm_eval(table / "old", "m", 3, lm_eval_version="0.3.0", results=None)
     write_lm_eval(table / "good", "m", 3)
     (table / "empty").mkdir()
@@ -259,6 +279,11 @@ def test_bad_input_is_one_clear_line(case, table, world):
                           if case["arguments"][0] == "table" else run("import", *case["arguments"], cwd=table),
                           *case["words"])  # fmt: skip
     assert not list(table.glob("runs/*/*/result.json"))
+
+
+def test_the_direction_of_a_metric_is_known_by_its_name():
+    for better, names in cases("imports")["better"].items():
+        assert {name: describe_metric(name, [0.5]).better for name in names} == dict.fromkeys(names, better)
 
 
 LIGHT = """

@@ -45,9 +45,10 @@ def gathered(out, **systems):
     return gather([write_run(out, name, *(own if isinstance(own, list) else [own])) for name, own in systems.items()])
 
 
-def text_of(page, section="verdict"):
-    """The text of a section, as a reader sees it."""
-    own = page.partition(f'<section id="{section}"')[2].partition("</section>")[0]
+def text_of(page):
+    """The text of the verdict and the findings, as a reader sees it."""
+    own = page.partition('<section id="verdict"')[2].partition('<section id="tasks"')[0]
+    own = re.sub('<section id="(audit|figures)".*?</section>', "", own, flags=re.DOTALL)
     return html.unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]+>", "", own)))
 
 
@@ -85,14 +86,14 @@ def crows(entropy, rate):
 class TestVerdict:
     def test_it_is_first_and_each_change_has_values_interval_and_number_of_documents(self, page, nasty_texts):
         sections = re.findall(r'<section id="(\w+)"', page)
-        assert sections == ["verdict", "audit", "figures", "tasks", "provenance"]
+        assert sections == ["verdict", "findings", "audit", "figures", "tasks", "provenance"]
         (row, _) = [row for row in nasty_texts.audits[""].contrasts[0].rows if row.headline]
         for words in (
             r"0\.500 → 0\.800, \+0\.300 \[\+0\.\d+, \+0\.\d+\] acc, proportion, higher is better",
             r"0\.700 → 0\.400, −0\.300 \[−0\.\d+, −0\.\d+\] f1, proportion, higher is better",
             rf"p \(Holm\) < \.001; n = {N}", "ppo against base, its pretrained model",
             r"Benchmarks: gain 1, loss 1, retained 0, inconclusive 0\.", rf"MDE {row.detectable:.3f} \(80 % power\)",
-            r"Capability: inconclusive\. The mean tax is .* rte\.acc rose by 0\.300 from 0\.500 to 0\.800",
+            r"Capability: inconclusive\. The mean tax is .*rte\.acc rose by 0\.300 from 0\.500 to 0\.800",
             r"95 % intervals: 10,000 paired resamples \(seed 0\); adjusted Wald if few documents changed\. Binary "
             r"metrics: p of McNemar's test\.",
         ):  # fmt: skip
@@ -110,6 +111,9 @@ class TestVerdict:
             ({"sft": battles(0.4, 40.0), "ppo": battles(0.8, 90.0)},
                 [r"same direction at equal lengths \(win_rate_length_controlled 0\.411 → 0\.659 \[\+0\.",
                  r"; words 40\.0 → 90\.0; agrees_with_longer 1\.000 → 1\.000"]),
+            ({"base": rte(0.5), "ppo": [rte(0.8), fair_battles(0.8)]},
+                [r"Verdict ppo against base ▲ Preference: gain\. The win rate against base is 0\.800 \[0\.\d+, 0\.\d+\]"
+                 r" \(same direction at equal lengths\)\. ▲ Capability: gain\. The mean tax is −30\.00 %"]),
             ({"before": crows(0.4, 0.6), "after": crows(0.7, 0.55)},
              [r"more even, or less certain: pct_stereotype 0\.600 → 0\.550"]),
             ({"a": answers("none", "chat"), "b": answers("none", "chat")},

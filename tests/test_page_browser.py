@@ -290,7 +290,7 @@ class TestLayout:
     def test_print_has_all_sections_and_no_controls(self, page, file):
         visit(page, file, "#task/squad2")
         page.emulate_media(media="print")
-        for section in ("verdict", "audit", "figures", "tasks", "provenance"):
+        for section in ("verdict", "findings", "audit", "figures", "tasks", "provenance"):
             assert page.locator(f"#{section}").is_visible()
         assert page.locator("form:visible, button:visible:not(.sort), nav:visible").count() == 0
         assert page.locator(".sample:visible").count() == 5

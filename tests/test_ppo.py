@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from alignbench.models.checkpoint import find_checkpoint
 from alignbench.progress import Progress
-from trainers import loop, ppo, reward
+from trainers import loop, ppo
 from trainers.models import Sampler, load
 from trainers.reward import load_reward
 from trainers.rollouts import penalised
@@ -258,27 +258,7 @@ def test_scores_that_do_not_vary_no_end_and_a_fixed_score_that_is_too_high_are_w
 
 
 def test_the_reward_model_reads_texts_in_its_own_chat_template(folder, optimise, tmp_path, monkeypatch):
-    models = []
-    for name, form in (("policy", "[{{ m.content }}]"), ("other", "<{{ m.content }}>")):
-        tokenizer = tiny_tokenizer()
-        tokenizer.chat_template = "{% for m in messages %}" + form + "{% endfor %}"
-        models.append(stages.checkpoint(tmp_path / name, tokenizer=tokenizer))
-    judge = str(stages.train(folder, "reward", tmp_path / "judged", model=models[1], template=True) / "final")
-    read, scores_of = [], reward.RewardModel.scores
-
-    def scores(self, examples):
-        read.extend(tokenizer.decode([*e.prompt, *r]) for e in examples for r in e.responses)
-        return scores_of(self, examples)
-
-    monkeypatch.setattr(reward.RewardModel, "scores", scores)
-    for template, by in ((True, judge), (False, judge), (True, "judge")):
-        read.clear()
-        out = optimise(model=models[0], reward=by, template=template, sample_rows=8)
-        for row, text in zip(read_lines(out / "samples.jsonl"), read, strict=False):
-            asked = row["prompt"].strip("[]")
-            assert row["prompt"] == (f"[{asked}]" if template else asked)
-            own = f"{asked}{row['response']}" if by == "judge" else f"<{asked}><{row['response'].strip()}>"
-            assert text == f"<s>{own}</s>"
+    stages.check_templates(folder, optimise, tmp_path, monkeypatch, sample_rows=8)
 
 
 def test_the_metrics_of_a_checkpoint_are_those_of_its_own_weights(folder, optimise):

@@ -1,6 +1,7 @@
 """Reward models score as in our trainers, or as in transformers."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -100,9 +101,7 @@ def test_an_encoder_reads_a_pair_of_texts_and_none_is_truncated(tmp_path, archit
     folder = save_classifier(tmp_path / "rm", ("LABEL_0",), architecture, positions=130)
     expected = [stock(folder, *pair) for pair in ENCODABLE]
     assert rewards(folder) == pytest.approx(expected, abs=1e-4)
-    scorer = find_scorer(f"reward=model:{folder}")
-    with pytest.raises(ValueError, match=r"^\d+ tokens do not fit the reward model's window of 1\d\d$"):
-        scorer.score([Item(output, prompt) for prompt, output in (PAIRS[0], LONG)])
-    first, reason, last = scorer.reader.rewards([PAIRS[0], LONG, PAIRS[1]])
-    assert isinstance(reason, str)
-    assert [first, last] == pytest.approx(expected[:2], abs=1e-4)
+    items = [Item(output, prompt) for prompt, output in (PAIRS[0], LONG, PAIRS[1])]
+    first, reason, last = find_scorer(f"reward=model:{folder}").score(items)
+    assert re.fullmatch(r"\d+ tokens do not fit the reward model's window of 1\d\d", reason)
+    assert [first["reward"], last["reward"]] == pytest.approx(expected[:2], abs=1e-4)

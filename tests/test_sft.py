@@ -96,6 +96,12 @@ def test_the_epoch_with_the_highest_reward_is_the_result(folder, fine_tune, tmp_
     assert stages.recipe_of(out)["models"] == {"reward": identity(find_checkpoint(str(folder / "judge")))}
 
 
+def test_the_selection_shows_the_reward_model_texts_in_its_own_chat_template(folder, fine_tune, tmp_path, monkeypatch):
+    validation = stages.write_rows(tmp_path / "validation.jsonl", stages.DEMONSTRATIONS[:3])
+    settings = {"validation": validation, "selection_tokens": 4}
+    stages.check_templates(folder, fine_tune, tmp_path, monkeypatch, **settings)
+
+
 def test_pretraining_text_is_mixed_in_at_its_proportion_and_used_up_before_it_repeats(fine_tune, tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("\n\n".join(SENTENCES[:4]))

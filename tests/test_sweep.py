@@ -27,7 +27,7 @@ from transformers import (
 import alignbench
 from alignbench.evaluation.callback import refuse_sharded, undisturbed
 from reports.evidence import gather
-from reports.figures.steps import over_steps
+from reports.figures.trainings import over_steps
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 TASKS = ["hellaswag", "token_entropy", "squad2"]  # choices, a number that changes with each step, generated answers

@@ -13,7 +13,7 @@ from alignbench.evaluation.evaluate import evaluate, prepare
 from alignbench.evaluation.thinking import find_thinking
 from alignbench.models.distributions import Drawn
 from alignbench.models.encode import Encoder
-from alignbench.models.generate import batched, scheduler
+from alignbench.models.generate import samples
 from alignbench.models.generate.decoding import Decoding
 from alignbench.models.generate.samples import Job, Sample
 from alignbench.models.local import LocalEngine
@@ -64,10 +64,7 @@ def test_a_template_opens_the_block_unless_its_variables_say_otherwise(packs, mo
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = OPENED
     tokens = iter(())
-    for module in (scheduler, batched):
-        monkeypatch.setattr(
-            module, "draw", lambda logits, sources, streams, own: [drawn(next(tokens)) for _ in streams]
-        )
+    monkeypatch.setattr(samples, "draw", lambda logits, sources, streams, own: [drawn(next(tokens)) for _ in streams])
     for kwargs, end, expected in (
         ({}, "A:<think>\n", ("4", "2\n+2", "stop")),
         ({"enable_thinking": False}, "A:", ("2", "", "stop")),
@@ -207,8 +204,7 @@ def test_a_judge_gives_its_verdict_after_its_thoughts_or_after_an_empty_block(tm
         judge = find_scorer(endpoint)
         standin.armed = True
         assert judge.score([WON])[0]["win"] == 1
-        with pytest.raises(ValueError, match=f"no verdict: {UNFINISHED}"):
-            judge.score([Item("Wax.", "What?", references=("Two moons.",))])
+        assert f"no verdict: {UNFINISHED}" in judge.score([Item("Wax.", "What?", references=("Two moons.",))])[0]
         local = f"preference=lm:{save_tiny_checkpoint(tmp_path / 'judge', tokenizer=tokenizer)}"
         assert [find_scorer(local, **own)._closing for own in ({}, {"thinking": None})] == ["\n</think>\n\n", ""]
         for spec in (endpoint, local):

@@ -33,6 +33,9 @@ def causal(tmp_path_factory):
 def test_a_checkpoint_that_cannot_be_trained_is_refused(causal, tmp_path):
     folder, line = Path(shutil.copytree(causal, tmp_path / "broken")), "1 weights are not in its files (first: "
     assert line + "score.weight)" in refusal(lambda: load(str(folder), "reward"))
+    (folder / "tokenizer.json").write_text("{}")
+    assert "its tokenizer does not load" in refusal(lambda: load(str(folder), "causal"))
+    shutil.copy(causal / "tokenizer.json", folder)
     weights = load_file(folder / "model.safetensors")
     del weights["model.layers.1.mlp.up_proj.weight"]
     save_file(weights, folder / "model.safetensors", {"format": "pt"})

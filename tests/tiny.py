@@ -73,8 +73,8 @@ def engine_of(model, tokenizer, notes=None, *, trees=None, packs=None, most_rows
 
     trees, packs: False for the plain computation; gpu: compute as on a GPU, on whatever device the model is"""
     engine = LocalEngine(model, Encoder(tokenizer), notify=[].append if notes is None else notes.append, **options)
-    engine.trees, engine.packs, engine.scheduler.page = trees, packs, 32
-    engine.scheduler.most_rows = engine.batched.most_rows = most_rows
+    engine.trees, engine.packs, engine.packed.page = trees, packs, 32
+    engine.packed.most_rows = engine.batched.most_rows = most_rows
     if gpu:
         flex_attention._FLEX_ATTENTION_DISABLE_COMPILE_DEBUG = True  # compiling takes seconds
         engine.forward.flex, engine.paged = True, False

@@ -1,6 +1,5 @@
 """Weight averaging: checkpoints on the line between two, for the reward–tax front (arXiv 2309.06256, 2109.01903)."""
 
-import filecmp
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,9 +12,10 @@ from transformers import AutoModelForCausalLM
 
 from alignbench.errors import AlignbenchError
 from alignbench.models.checkpoint import TEMPLATE_FILES, Ancestor, Checkpoint, CheckpointError, tokenizer_files
+from alignbench.models.load import loading
 from alignbench.progress import Progress
 from alignbench.runs.folder import read_object, write_json
-from trainers.models import find_plain, load_model
+from trainers.models import find_plain
 from trainers.run import Origin, identity, sync, writing
 
 COPIED = ("config.json", "generation_config.json", *TEMPLATE_FILES)
@@ -47,8 +47,10 @@ def average(
         models |= {role: found for role, found in recipe.get("models", {}).items() if role == "reward"}
     origin = Origin("average", replace(theirs, lineage=lineage), models, [])
 
+    # the average is used in the same way as ALIGNED
+    copied = [theirs.path / name for name in COPIED if (theirs.path / name).is_file()] + tokenizer_files(theirs.path)
     folders = {alpha: out / f"alpha-{str(alpha).removesuffix('.0')}" for alpha in alphas}
-    todo = {alpha: folder for alpha, folder in folders.items() if not _is_complete(folder, theirs.path, origin, alpha)}
+    todo = {alpha: folder for alpha, folder in folders.items() if not _is_complete(folder, copied, origin, alpha)}
     for alpha in folders.keys() - todo.keys():
         progress.say(f"{folders[alpha]}: already complete")
     progress.start("average", len(todo), unit="checkpoints")
@@ -58,8 +60,8 @@ def average(
             with TemporaryDirectory(prefix=".partial-", dir=out) as temporary:
                 partial = Path(temporary) / folder.name
                 partial.mkdir()
-                for name in _copied(theirs.path):
-                    shutil.copyfile(theirs.path / name, partial / name)
+                for file in copied:
+                    shutil.copyfile(file, partial / file.name)
                 mixed = {name: mix(*pair, alpha) for name, pair in pairs.items()}
                 save_torch_state_dict(mixed, partial, max_shard_size="1GB")
                 write_json(partial / "recipe.json", origin.recipe({"alpha": alpha}, {}))
@@ -79,8 +81,10 @@ def mix(base: torch.Tensor, aligned: torch.Tensor, alpha: float) -> torch.Tensor
 
 
 def _load(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
-    """The parameters and buffers by name; tied parameters are one object."""
-    model, report = load_model(checkpoint, AutoModelForCausalLM, "a causal language model")
+    """The parameters and buffers by name; tied ones are one object."""
+    options = {"dtype": "auto", "use_safetensors": True, "local_files_only": True, "output_loading_info": True}
+    with loading(checkpoint, "a causal language model"):
+        model, report = AutoModelForCausalLM.from_pretrained(checkpoint.path, **options)
     if wrong := sorted({*report["missing_keys"], *report["unexpected_keys"]}):
         raise CheckpointError(checkpoint.name, f"{wrong[0]} is missing, or not part of a causal language model")
     if getattr(model.config, "quantization_config", None) is not None:
@@ -113,22 +117,13 @@ def _pair(base: Checkpoint, aligned: Checkpoint) -> dict[str, tuple[torch.Tensor
     return pairs
 
 
-def _copied(aligned: Path) -> list[str]:
-    """The files that an average has from ALIGNED, since it is used in the same way."""
-    return [name for name in COPIED if (aligned / name).is_file()] + [file.name for file in tokenizer_files(aligned)]
-
-
-def _is_complete(folder: Path, aligned: Path, origin: Origin, alpha: float) -> bool:
+def _is_complete(folder: Path, copied: Sequence[Path], origin: Origin, alpha: float) -> bool:
     """True if the folder holds this average. Raises AlignbenchError if it holds anything else."""
     if not folder.exists():
         return False
     expected, found = origin.recipe({"alpha": alpha}, {}), read_object(folder / "recipe.json") or {}
     same = all(found.get(name) == expected[name] for name in ("stage", "config", "parent", "models"))
-    copied = _copied(aligned)
-    if (
-        same
-        and any(folder.glob("*.safetensors"))
-        and filecmp.cmpfiles(aligned, folder, copied, shallow=False)[0] == copied
-    ):
+    files = [folder / file.name for file in copied]
+    if same and any(folder.glob("*.safetensors")) and all(map(Path.is_file, files)):
         return True
     raise AlignbenchError(f"{folder}: it does not hold this average; remove it, or choose another --out")

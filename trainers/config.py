@@ -63,7 +63,7 @@ def check(config: "DataclassInstance") -> None:
         raise AlignbenchError(f"{kind.__name__}: {', '.join(missing)} must be given, as NAME=… or in the YAML file")
     for f in fields(config):
         value, limits = getattr(config, f.name), f.metadata["limits"]
-        _convert(value, hints[f.name], f"{f.name}: {value!r} is not {formatannotation(f.type)}")
+        _convert(value, hints[f.name], f.name)
         for name in limits if value is not None else ():
             words, keeps = LIMITS[name]
             if not keeps(value, limits[name]):
@@ -96,7 +96,7 @@ def find_stage(stage: str, preset: str | None) -> tuple[Any, Callable[..., Any],
         raise AlignbenchError(f"stage {stage!r}: choose {', '.join(STAGES)}")
     module = import_module(f"trainers.{stage}")
     if preset is not None and preset not in module.PRESETS:
-        raise AlignbenchError(f"preset {preset}: {stage} has {', '.join(module.PRESETS) or 'none'}")
+        raise AlignbenchError(f"preset {preset}: {stage} has {', '.join(module.PRESETS)}")
     return getattr(module, STAGES[stage]), module.train, module.PRESETS.get(preset, {})
 
 
@@ -108,12 +108,11 @@ def read_config(
     overrides: Sequence[str] = (),
     settings: Mapping[str, Any] | None = None,
 ) -> T:
-    """Settings from defaults < preset < YAML file < overrides (NAME=VALUE) < settings. Required ones may
-    still be REQUIRED.
+    """Settings from defaults < preset < YAML file < overrides (NAME=VALUE) < settings. Required ones may be missing.
 
     Raises AlignbenchError for an unknown setting or a value of a wrong type.
     """
-    hints, declared = get_type_hints(kind), {f.name: formatannotation(f.type) for f in fields(kind)}
+    hints = get_type_hints(kind)
     named = [(f"preset: {name}", name, value) for name, value in (preset or {}).items()]
     if file is not None:
         try:
@@ -136,7 +135,7 @@ def read_config(
     for where, name, value in named:
         if name not in hints:
             raise AlignbenchError(f"{where}: no such setting; {did_you_mean(name, list(hints))}")
-        given[name] = _convert(value, hints[name], f"{where}: {value!r} is not {declared[name]}")
+        given[name] = _convert(value, hints[name], where)
     return kind(**given)
 
 
@@ -152,8 +151,9 @@ def to_yaml(config: "DataclassInstance") -> str:
     return str(yaml.safe_dump(json.loads(json.dumps(asdict(config))), sort_keys=False, allow_unicode=True))
 
 
-def _convert(value: Any, kind: Any, problem: str) -> Any:
-    """The value as a setting of type `kind`. Raises AlignbenchError with the text `problem` if it is none."""
+def _convert(value: Any, kind: Any, where: str) -> Any:
+    """The value as a setting of type `kind`. Raises AlignbenchError, which begins with `where`, if it is none."""
+    problem = f"{where}: {value!r} is not {formatannotation(kind)}"
     if value is None and kind == kind | None:
         return None
     if kind in (tuple[str, ...], tuple[str, ...] | None):

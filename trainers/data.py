@@ -127,10 +127,8 @@ def chat_template(tokenizer: PreTrainedTokenizerBase) -> Render:
 def _parse(source: str, parse: Callable[[SourceRow], T]) -> list[T]:
     items = []
     for row in read_source(source):
-        try:
+        with row.located():
             items.append(parse(row))
-        except (ValueError, OverflowError) as error:
-            raise AlignbenchError(f"{row.where}: {error}") from None
     return items
 
 

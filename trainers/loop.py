@@ -4,8 +4,8 @@ import hashlib
 import logging
 import math
 import os
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from functools import lru_cache
 from importlib.util import find_spec
@@ -106,9 +106,17 @@ class Ema:
         for name, average in self.weights.items():
             average.lerp_(model.get_parameter(name), 1 - decay)
 
+    @contextmanager
+    def applied(self, model: nn.Module) -> Iterator[None]:
+        """The model has the averaged weights inside the `with` block."""
+        self._swap(model)
+        try:
+            yield
+        finally:
+            self._swap(model)
+
     @torch.no_grad()
-    def swap(self, model: nn.Module) -> None:
-        """Exchange averaged and current weights; a second call restores them."""
+    def _swap(self, model: nn.Module) -> None:
         for name, average in self.weights.items():
             current = model.get_parameter(name).clone()
             model.get_parameter(name).copy_(average)

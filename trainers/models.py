@@ -12,27 +12,31 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 from transformers import PreTrainedTokenizerBase as Tokenizer
-from transformers.utils import logging
 
 from alignbench.errors import AlignbenchError, first_line
+from alignbench.models.attention import replaced_attention
 from alignbench.models.causal_lm import attention_span
 from alignbench.models.checkpoint import Checkpoint, CheckpointError, find_checkpoint
 from alignbench.models.encode import Encoder
 from alignbench.models.generate.decoding import end_tokens
 from alignbench.models.generate.samples import NOT_FINITE
+from alignbench.models.load import load_tokenizer, load_weights, loading
 from alignbench.models.local import LocalEngine
 from alignbench.models.onednn import use_onednn
 from alignbench.types.engine import Completion, Prompt, Sampling
 from trainers.loop import NotFiniteError, map_split
 from trainers.losses import token_logprobs
-from trainers.packing import Example, Packed, pack, packed_attention
+from trainers.packing import PACKED, Example, Packed, pack
 
 BIAS = "alignbench_reward_bias"  # the field of config.json that is added to the output of the head
 SUBLAYERS = ("self_attn", "attn", "attention", "self_attention", "mlp", "feed_forward", "fc2")
 ADAPTER = "a LoRA adapter; merge it into its model first (merge_and_unload)"
-AUTO_CLASSES = {"causal": AutoModelForCausalLM, "reward": AutoModelForSequenceClassification}
+AUTO_CLASSES: dict[str, tuple[Any, dict[str, Any]]] = {  # and its options
+    "causal": (AutoModelForCausalLM, {}),
+    "reward": (AutoModelForSequenceClassification, {"num_labels": 1}),
+}
 AGREEMENT = 1e-3  # nats that packed rows may differ from the stock model in fp32
 
 
@@ -48,7 +52,7 @@ class Policy(nn.Module):
 
     def forward(self, packed: Packed) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-probabilities, with gradient, and entropies, without, of `packed.targets`: (targets,) each, in nats."""
-        with packed_attention(base_model(self.model)):
+        with replaced_attention(base_model(self.model), PACKED):
             logits = self.model(
                 input_ids=packed.tokens, position_ids=packed.positions, use_cache=False, packed=packed,
                 logits_to_keep=packed.before,  # the LM head runs at these columns only
@@ -69,7 +73,7 @@ class Scalar(nn.Module):
     def forward(self, packed: Packed, columns: torch.Tensor) -> torch.Tensor:
         """Scores at these columns: (columns,), fp32."""
         model = base_model(self.model)
-        with packed_attention(model):
+        with replaced_attention(model, PACKED):
             states = getattr(model, model.base_model_prefix)(
                 input_ids=packed.tokens, position_ids=packed.positions, use_cache=False, packed=packed
             ).last_hidden_state.squeeze(0)
@@ -107,20 +111,6 @@ def find_plain(spec: str) -> Checkpoint:
     return checkpoint
 
 
-def load_model(checkpoint: Checkpoint, auto_class: Any, what: str, **options: Any) -> tuple[Any, Any]:
-    """A model in its own number format or `dtype`, and transformers' report of missing and unexpected weights."""
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    options = {"use_safetensors": True, "local_files_only": True, "dtype": "auto"} | options
-    try:
-        found: tuple[Any, Any] = auto_class.from_pretrained(checkpoint.path, output_loading_info=True, **options)
-        return found
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:  # transformers raises exceptions of any type for a broken folder
-        raise CheckpointError(checkpoint.name, f"it does not load as {what} ({first_line(error)})") from error
-
-
 def load(
     spec: str, kind: Literal["causal", "reward"], *, new_head: int | None = None
 ) -> tuple[Any, Tokenizer, Checkpoint]:
@@ -130,19 +120,19 @@ def load(
     Raises AlignbenchError if the checkpoint does not load as such a model, or cannot be trained on packed rows.
     """
     checkpoint = find_plain(spec)
-    options = {"dtype": torch.float32} if kind == "causal" else {"dtype": torch.float32, "num_labels": 1}
-    model, report = load_model(checkpoint, AUTO_CLASSES[kind], f"a {kind} model", **options)
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint.path, local_files_only=True)
+    auto, options = AUTO_CLASSES[kind]
+    with loading(checkpoint, f"a {kind} model"):
+        model, missing = load_weights(checkpoint, auto, dtype=torch.float32, **options)
+        tokenizer = load_tokenizer(checkpoint)
     if kind == "reward" and not isinstance(getattr(model, "score", None), nn.Linear):
         reason = f"a {checkpoint.model_type} has no scalar head over a causal model"
         raise CheckpointError(spec, f"{reason}; give the reward as a function, module:function")
-    missing = set(report["missing_keys"])
     if new_head is not None and "score.weight" in missing:
         missing.remove("score.weight")
         generator, width = torch.Generator().manual_seed(new_head), model.score.weight.shape[1]
         nn.init.normal_(model.score.weight, std=(width + 1) ** -0.5, generator=generator)
     if missing:
-        raise CheckpointError(spec, f"{len(missing)} weights are not in its files (first: {min(missing)})")
+        raise CheckpointError(spec, f"{len(missing)} weights are not in its files (first: {missing[0]})")
     check_packing(model, spec, kind)
     use_onednn(model)
     span = attention_span(model)  # packed rows have no sliding window: sequences must fit into it

@@ -1,17 +1,18 @@
 """Packed rows: prompts and responses side by side in one row, each token computed once (details 2, 3)."""
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional
-from transformers import AttentionInterface, PreTrainedModel
+from transformers import AttentionInterface
 
-NAME = "alignbench_training"
+from alignbench.models.attention import refuse_unsupported
+
+PACKED = "alignbench_training"  # the attention's name in transformers
 Segment = tuple[int, int, int, int]  # columns: start and stop of the prompt that it attends to, its own start and stop
 
 
@@ -114,26 +115,15 @@ def _group(segments: list[Segment], has_prompt: bool, device: torch.device | str
     return Group(queries, keys, mask, real)
 
 
-@contextmanager
-def packed_attention(model: PreTrainedModel) -> Iterator[None]:
-    """Replace the model's attention by ours inside the `with` block."""
-    before = [(c, c._attn_implementation) for c in (model.config, model.config.get_text_config())]
-    model.config._attn_implementation = NAME
-    try:
-        yield
-    finally:
-        for config, implementation in before:
-            config._attn_implementation = implementation
-
-
 def _attention(
     module: torch.nn.Module, *states: torch.Tensor, packed: Packed | None = None, **arguments: Any
 ) -> tuple[torch.Tensor, None]:
     """Called by transformers in place of its own attention; query, key, value: (1, heads, columns, size), rotated."""
     if packed is None:
         raise ValueError("the model does not pass keyword arguments to its attention")
-    if arguments.get("softcap") or any(arguments.get(n) is not None for n in ("s_aux", "position_bias", "head_mask")):
-        raise ValueError("attention sinks, biases and soft caps are not supported")
+    refuse_unsupported(arguments)
+    if arguments.get("softcap"):
+        raise ValueError("attention with soft caps is not supported")
     # under autocast rotary positions leave queries and keys in fp32
     q, k, v = (part.squeeze(0).transpose(0, 1).to(states[2].dtype) for part in states[:3])
     scale, found = arguments.get("scaling"), []
@@ -166,4 +156,4 @@ def _attend(
     return (weights.view(*grouped.shape[:3], -1) @ value).view(segments, heads, width, -1)
 
 
-AttentionInterface.register(NAME, _attention)
+AttentionInterface.register(PACKED, _attention)

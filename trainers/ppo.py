@@ -17,11 +17,11 @@ from alignbench.progress import Progress
 from alignbench.types.engine import Sampling
 from trainers import loop, losses
 from trainers.config import REQUIRED, StageConfig, check, setting
-from trainers.data import chat_template, read_conversations, read_prompts
+from trainers.data import chat_template, read_prompts
 from trainers.loop import NotFiniteError
 from trainers.models import ActorCritic, Policy, Sampler, Scalar, Texts, add_lora, end_at_turns, load, save_model
 from trainers.packing import Example, Packed, pack
-from trainers.reward import RewardModel, load_reward, score_all
+from trainers.reward import RewardModel, as_read_by, load_reward, score_all
 from trainers.rollouts import Rollout, concat, describe, penalised, split, warnings
 from trainers.run import Metrics, Origin, open_run
 from trainers.sft import pretraining_examples
@@ -109,12 +109,7 @@ def train(config: PPOConfig, *, progress: Progress | None = None) -> tuple[Path,
     prompt_ids = texts.prompts(prompts)
     text = pretraining_examples(str(config.pretraining), texts, config.ptx_tokens) if config.ptx else []
     reward = load_reward(config.reward, accelerator, config.micro_tokens)
-    shown: Sequence[Any] = prompts  # to the reward, which does not read the policy's template
-    if isinstance(reward, RewardModel) and (config.template or reward.template):
-        shown = read_conversations(config.prompts)
-        if not reward.template:
-            pairs = zip(shown, prompts, strict=True)
-            shown = [own[0]["content"] if len(own) == 1 else text for own, text in pairs]
+    shown = as_read_by(reward, config.prompts, prompts, config.template)
     windows, reference = {"policy": checkpoint.window}, None
 
     def load_compatible(role: str, spec: str, kind: Literal["causal", "reward"], new_head: int | None = None) -> Any:
@@ -155,18 +150,16 @@ def train(config: PPOConfig, *, progress: Progress | None = None) -> tuple[Path,
     def sample(iteration: int) -> list[Rollout]:
         """A batch of scored responses; each pass over the prompts has a new order."""
         chosen = loop.infinite_shuffle(len(prompts), iteration * config.batch, config.batch, "prompts", config.seed)
-        keys = [f"{lap}:{i}" for lap, i in chosen]
-        asked = [prompts[i] for _, i in chosen]
-        completions = sampler.sample(keys, asked, sampling, config.seed)
-        raw = score_all(
-            accelerator, reward, config.reward, [shown[i] for _, i in chosen], [c.text for c in completions]
-        )
+        keys, rows = [f"{lap}:{i}" for lap, i in chosen], [i for _, i in chosen]
+        completions = sampler.sample(keys, [prompts[i] for i in rows], sampling, config.seed)
+        responses = [completion.text for completion in completions]
+        raw = score_all(accelerator, reward, config.reward, [shown[i] for i in rows], responses)
         ended = [c.finish != "length" for c in completions]
         scores = penalised(raw, ended, config.no_end_score, config.no_end_penalty)
         # the text is cut at its stop string, the ids are those sampled (details 10, 19)
         return [
             Rollout(prompts[i], prompt_ids[i], c.text, list(c.tokens), end, own, score)
-            for (_, i), c, end, own, score in zip(chosen, completions, ended, raw, scores, strict=True)
+            for i, c, end, own, score in zip(rows, completions, ended, raw, scores, strict=True)
         ]
 
     def warn(iteration: int, rollouts: Sequence[Rollout]) -> None:
@@ -179,27 +172,18 @@ def train(config: PPOConfig, *, progress: Progress | None = None) -> tuple[Path,
 
     def measure(iteration: int) -> Metrics:
         """Of the weights that a checkpoint after this iteration has, on the next batch of prompts."""
-        if ema:
-            ema.swap(policy)
-        try:
+        with ema.applied(policy) if ema else nullcontext():
             rollouts = sample(iteration)
             compute_old_logprobs(actor, rollouts)
-        finally:
-            if ema:
-                ema.swap(policy)
-        found = describe(rollouts, config.beta)
-        return found | {"iterations": iteration}
+        return describe(rollouts, config.beta) | {"iterations": iteration}
 
     def save(folder: Path) -> None:
         """The averaged policy as the checkpoint, and the value in its subfolder."""
-        if ema:
-            ema.swap(policy)
-        weights = accelerator.get_state_dict(module)
-        if accelerator.is_main_process:
-            save_model(folder, policy.model, tokenizer, weights, "policy.model.")
-            save_model(folder / "value", value.model, tokenizer, weights, "value.model.")
-        if ema:
-            ema.swap(policy)
+        with ema.applied(policy) if ema else nullcontext():
+            weights = accelerator.get_state_dict(module)
+            if accelerator.is_main_process:
+                save_model(folder, policy.model, tokenizer, weights, "policy.model.")
+                save_model(folder / "value", value.model, tokenizer, weights, "value.model.")
 
     with open_run(config, origin, accelerator, progress) as run:
         if result := run.result():
@@ -224,7 +208,6 @@ def train(config: PPOConfig, *, progress: Progress | None = None) -> tuple[Path,
                 variance = losses.explained_variance(concat(rollouts, "values"), concat(rollouts, "returns"))
                 metrics |= {"explained_variance": variance, **update(actor, iteration, rollouts, text)}
                 iteration += 1
-
                 kept = config.checkpoint_every and iteration % config.checkpoint_every == 0
                 final = measure(iteration) if kept or iteration == iterations else Metrics()
             except NotFiniteError as error:

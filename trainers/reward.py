@@ -18,9 +18,9 @@ from alignbench.errors import AlignbenchError, first_line
 from alignbench.progress import Progress
 from alignbench.runs.folder import read_object, write_json
 from alignbench.stats import estimates
-from trainers import loop
+from trainers import data, loop
 from trainers.config import REQUIRED, StageConfig, check, setting
-from trainers.data import Messages, Ranking, Render, chat_template, read_demonstrations, read_rankings, render_pair
+from trainers.data import Messages, Ranking, Render
 from trainers.losses import ranking_loss
 from trainers.models import BIAS, Scalar, Texts, load, residual_dropout, save_model
 from trainers.packing import Example, Packed, pack
@@ -55,11 +55,11 @@ def train(config: RewardConfig, *, progress: Progress | None = None) -> tuple[Pa
     accelerator = loop.make_accelerator(config, progress.say)
     model, tokenizer, checkpoint = load(config.model, "reward", new_head=config.seed)
     setattr(model.config, BIAS, 0.0)  # the parent's bias does not apply to this model
-    render = chat_template(tokenizer) if config.template else None
-    rankings = read_rankings(config.data, render)
-    given = read_rankings(config.validation, render) if config.validation else []
+    render = data.chat_template(tokenizer) if config.template else None
+    rankings = data.read_rankings(config.data, render)
+    given = data.read_rankings(config.validation, render) if config.validation else []
     parts = split_rankings(config, rankings, given)
-    shown = read_demonstrations(config.demonstrations, render) if config.demonstrations else []
+    shown = data.read_demonstrations(config.demonstrations, render) if config.demonstrations else []
 
     residual_dropout(model, 0.0)
     scalar = Scalar(model.to(accelerator.device))
@@ -211,7 +211,7 @@ class RewardModel:
             if not isinstance(prompt, str):
                 assert self.template
                 answer = {"role": "assistant", "content": response.strip()}
-                prompt, response = render_pair(prompt, [answer], self.template)
+                prompt, response = data.render_pair(prompt, [answer], self.template)
             texts.append((prompt, response))
         for prompt, pairs in groupby(texts, key=lambda pair: pair[0]):
             examples.append(example := self.texts.example(prompt, [response for _, response in pairs]))
@@ -238,7 +238,7 @@ def load_reward(spec: str, accelerator: Accelerator, micro_tokens: int) -> Rewar
         recipe = read_object(checkpoint.path / "recipe.json") or {}
         # one of our own is given texts as in its training
         chat = recipe["config"].get("template") if recipe.get("stage") == "reward" else tokenizer.chat_template
-        template = chat_template(tokenizer) if chat else None
+        template = data.chat_template(tokenizer) if chat else None
         return RewardModel(scalar, tokenizer, checkpoint.window, micro_tokens, accelerator, template)
     sys.path.insert(0, str(Path.cwd()))
     try:
@@ -250,6 +250,19 @@ def load_reward(spec: str, accelerator: Accelerator, micro_tokens: int) -> Rewar
     if not callable(found):
         raise AlignbenchError(f"reward {spec}: not a function of (prompts, responses)")
     return cast(Reward, found)
+
+
+def as_read_by(reward: Reward, source: str, prompts: Sequence[str], template: bool) -> Sequence[str | Messages]:
+    """The prompts of `source` as the reward reads them: a reward model does not read the policy's template.
+
+    prompts: as the policy reads them; template: in its chat template
+    """
+    if not isinstance(reward, RewardModel) or not (template or reward.template):
+        return prompts
+    shown = data.read_conversations(source)
+    if reward.template:
+        return shown
+    return [own[0]["content"] if len(own) == 1 else text for own, text in zip(shown, prompts, strict=True)]
 
 
 def score_all(

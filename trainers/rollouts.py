@@ -50,7 +50,6 @@ def penalised(raw: Sequence[float], ended: Sequence[bool], fixed: float | None, 
     """Scores of which that of a response without an end is `fixed` (None: its own), at most the worst of the batch's
     responses that ended, minus the penalty (detail 9)."""
     ceiling = min((score for score, end in zip(raw, ended, strict=True) if end), default=math.inf)
-
     lowered = [min(score if fixed is None else fixed, ceiling) - penalty for score in raw]
     return [score if end else low for score, low, end in zip(raw, lowered, ended, strict=True)]
 

@@ -102,8 +102,23 @@ def open_run(
     """
     run = Run(Path(config.out), config, origin, accelerator, progress or Progress())
     settings = {f.name: getattr(config, f.name) for f in fields(config) if not f.metadata["free"]}
+    parent = {} if origin.parent is None else {"model": identity(origin.parent)}
+    processes = {"processes": accelerator.num_processes}
+    whole = {"config": settings, **processes, **parent, **origin.models, "data": origin.data}
+
+    def begin() -> None:
+        run.out.mkdir(parents=True, exist_ok=True)
+        stack.enter_context(lock_run(run.out))
+        before = read_object(run.out / "identity.json")
+        if before is None:
+            write_json(run.out / "identity.json", whole)
+        elif difference := _difference(before, parse_json(json.dumps(whole))):
+            raise AlignbenchError(f"{run.out}: {difference}; resume with the same settings, or choose another out")
+        (run.out / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
+        run.event("start" if before is None else "resume", **processes, **environment() | versions(PACKAGES))
+
     with ExitStack() as stack:
-        run.together(lambda: stack.enter_context(run.lock(settings)), main_only=True)
+        run.together(begin, main_only=True)
         if run.result() is None:
             newest = run.newest()
             # TensorBoard drops its points of steps that will be repeated
@@ -133,24 +148,6 @@ class Run:
     accelerator: Accelerator
     progress: Progress
 
-    @contextmanager
-    def lock(self, settings: Mapping[str, Any]) -> Iterator[None]:
-        """Lock the folder, and compare it with these settings and the origin."""
-        origin, processes = self.origin, self.accelerator.num_processes
-        parent = {} if origin.parent is None else {"model": identity(origin.parent)}
-        whole = {"config": settings, "processes": processes, **parent, **origin.models, "data": origin.data}
-        self.out.mkdir(parents=True, exist_ok=True)
-        with lock_run(self.out):
-            before = read_object(self.out / "identity.json")
-            if before is None:
-                write_json(self.out / "identity.json", whole)
-            elif difference := _difference(before, parse_json(json.dumps(whole))):
-                raise AlignbenchError(f"{self.out}: {difference}; resume with the same settings, or choose another out")
-            (self.out / "config.yaml").write_text(to_yaml(self.config), encoding="utf-8")
-            software = environment() | versions(PACKAGES)
-            self.event("start" if before is None else "resume", processes=processes, **software)
-            yield
-
     def result(self) -> tuple[Path, Metrics] | None:
         """The folder final/ of a finished run and the metrics of its recipe, else None."""
         final = self.out / "final"
@@ -169,12 +166,13 @@ class Run:
     def resume(self) -> State | None:
         """The state to resume from, None for the beginning. Lines written after it are removed."""
         newest = self.newest()
+        sizes = {} if newest is None else newest.values["bytes"]
 
         def cut() -> None:
             for leftover in [*self.out.glob("*.tmp"), *self.out.glob("*/*.tmp")]:
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
             for file in (self.out / name for name in LINES if (self.out / name).is_file()):
-                os.truncate(file, min(file.stat().st_size, 0 if newest is None else newest.values["bytes"][file.name]))
+                os.truncate(file, min(file.stat().st_size, sizes.get(file.name, 0)))
 
         self.together(cut, main_only=True)
         return newest
@@ -184,11 +182,11 @@ class Run:
         path = self.out / "state" / f"step-{step:08d}"
 
         def finish(folder: Path) -> None:
-            files = [self.out / name for name in LINES]
-            for file in files:
+            lengths = {}
+            for file in (self.out / name for name in LINES):
                 file.touch()
                 sync(file)
-            lengths = {file.name: file.stat().st_size for file in files}
+                lengths[file.name] = file.stat().st_size
             (folder / "state.json").write_text(json.dumps({**values, "step": step, "bytes": lengths}))
 
         if not path.is_dir():  # else the run was resumed from this step

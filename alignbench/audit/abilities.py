@@ -63,7 +63,7 @@ def abilities(rows: Sequence[Row], mean: MeanTax | None, margin: float = MARGIN)
         elif {"gain", "loss"} <= verdicts:
             overall = "mixed"
         sentence = f"{ability.capitalize()}: {PHRASES.get(overall, overall)}. {'; '.join(parts)}."
-        found.append(AbilityVerdict(ability, overall, sentence, tuple(row.family for row in own)))
+        found.append(AbilityVerdict(ability, overall, sentence, tuple(parts), tuple(row.family for row in own)))
     return tuple(found)
 
 
@@ -86,7 +86,7 @@ def _clause(row: Row, margin: float) -> str:
     moved = f"{'rose' if row.delta > 0 else 'fell'} by {number(abs(row.delta), form)}{unit} from {before} to {after}"
     if before == after:
         moved = f"stayed at {'about ' * (row.delta != 0)}{after}{unit}"
-    size = f"{name_of(row)} {moved}"
+    size = f"{'The ' * (row.task == row.metric)}{name_of(row)} {moved}"  # "The win rate"
     if row.low is not None and row.high is not None:
         size += f" (95 % interval {interval(row.low, row.high, '+' + form)})"
     if row.verdict in ("gain", "loss"):

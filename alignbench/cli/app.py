@@ -82,3 +82,8 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has closed the pipe
         sys.exit(1)
+    except OSError as error:  # a name that no file can have, missing permission, a full disk
+        if error.filename is None:
+            raise
+        print(f"error: {printable(str(error.filename))[:200]}: {error.strerror}", file=sys.stderr)
+        sys.exit(2)

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from alignbench.console import write_text
 from alignbench.errors import AlignbenchError
 
 RELATIONSHIPS = ("first_party", "third_party", "collaborative", "other")
@@ -24,38 +25,34 @@ def export(
         str, typer.Option(help=f"Evaluator's relation to the model's developer: {', '.join(RELATIONSHIPS)}.")
     ] = "other",
 ) -> None:
-    """Export the results of finished runs to model cards (hf), files of other tools, and trackers."""
-    from alignbench.exports import files, trackers
+    """Export the results of finished runs to model cards (hf), files of other tools, and formats."""
+    from alignbench.exports import formats
     from alignbench.runs.read import read_runs
 
-    if to not in ("hf", "every-eval-ever", "lm-eval", "parquet", *trackers.TRACKERS):
-        raise AlignbenchError(
-            f"export {to}: choose hf, every-eval-ever, lm-eval, parquet, {', '.join(trackers.TRACKERS)}"
-        )
+    if to not in (known := ("hf", "every-eval-ever", "lm-eval", "parquet", *formats.TRACKERS)):
+        raise AlignbenchError(f"export {to}: choose {', '.join(known)}")
     if relationship not in RELATIONSHIPS:
         raise AlignbenchError(f"--relationship {relationship}: choose {', '.join(RELATIONSHIPS)}")
     found = read_runs(models, runs)
-    if to in trackers.TRACKERS:
+    if to in formats.TRACKERS:
         for run in found:
-            trackers.to_tracker(to, run, project)
+            formats.to_tracker(to, run, project)
             print(f"{run.name}: exported to {to}")
         return
     if out is None:
         raise AlignbenchError(f"export {to}: needs --out, the file or folder to write")
     if to == "hf" and len(found) != 1:
         raise AlignbenchError(f"export hf: a model card is of one model, not {len(found)}")
-    for run in found:
-        file = out
-        if to == "hf":
-            files.to_model_card(run, file)
-        elif to == "every-eval-ever":
-            file = out / f"{run.path.name}.json"
-            files.write_json(files.to_every_eval_ever(run, organization, relationship), file)
-        elif to == "lm-eval":
-            file = out / run.path.name / "results_alignbench.json"
-            files.write_json(files.to_lm_eval(run), file)
-        if to != "parquet":
-            print(f"{run.name}: {file}")
     if to == "parquet":
-        files.to_parquet(found, out)
+        formats.to_parquet(found, out)
         print(f"{len(found)} run{'s' * (len(found) != 1)}: {out}")
+        return
+    for run in found:
+        if to == "hf":
+            file, text = out, formats.to_model_card(run, out)
+        elif to == "every-eval-ever":
+            file, text = out / f"{run.path.name}.json", formats.to_every_eval_ever(run, organization, relationship)
+        else:
+            file, text = out / run.path.name / "results_alignbench.json", formats.to_lm_eval(run)
+        write_text(file, text, with_folder=to != "hf")
+        print(f"{run.name}: {file}")

@@ -43,10 +43,14 @@ def import_results(
 ) -> None:
     """Write run folders from results of lm-eval and Inspect (logs with samples), and from tables of saved outputs."""
     from alignbench.cli.format import show_results
+    from alignbench.evaluation.score_file import write_runs
+    from alignbench.imports.foreign import with_headlines
     from alignbench.imports.inspect import read_inspect
     from alignbench.imports.lm_eval import read_lm_eval
     from alignbench.imports.table import read_table
-    from alignbench.imports.write import with_headlines, write_runs
+    from alignbench.shards import require_single_process
+
+    require_single_process("import")
 
     every, headlines = options.all_metrics(metrics), options.pairs_of("--metric", metric)
     settings: dict[str, Any] = {"renamed": options.columns_of(columns), "where": options.pairs_of("--where", where)}

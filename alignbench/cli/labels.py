@@ -153,12 +153,9 @@ def _show(findings: Sequence[Any], before: Sequence[str], as_json: bool, after: 
     rows = []
     for finding in findings:
         own = finding.estimate
-        cells = *estimate_cells(own), str(own.n), str(own.clusters)
-        rows.append([*(_cell(finding, name) for name in before), *cells, *(_cell(finding, name) for name in after)])
+        values = [getattr(finding, name) for name in (*before, *after)]
+        cells = ["–" if own is None else f"{own:g}" if isinstance(own, float) else str(own) for own in values]
+        cells[len(before) : len(before)] = *estimate_cells(own), str(own.n), str(own.clusters)
+        rows.append(cells)
     header = [*before, "value", "95 % interval", "n", "prompts", *after]
     print_table([name.replace("_", "-") for name in header], rows)
-
-
-def _cell(finding: Any, name: str) -> str:
-    value = getattr(finding, name)
-    return "–" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

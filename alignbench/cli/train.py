@@ -21,29 +21,18 @@ Preset = Annotated[str | None, typer.Option(help="Start from a published recipe,
 Show = Annotated[bool, typer.Option("--show", help="List all settings with values and meanings, and exit.")]
 
 
-@app.command()
-def sft(settings: Settings = None, preset: Preset = None, show: Show = False) -> None:
-    """Supervised fine-tuning on demonstrations. All settings: alignbench train sft --show"""
-    _train("sft", settings, preset, show)
+def _add(stage: str, about: str) -> None:
+    @app.command(stage, help=f"{about} All settings: alignbench train {stage} --show")
+    def command(settings: Settings = None, preset: Preset = None, show: Show = False) -> None:
+        from trainers.config import find_stage
+
+        kind, train, recipe = find_stage(stage, preset)
+        run_stage(kind, train, settings, show, recipe)
 
 
-@app.command()
-def reward(settings: Settings = None, preset: Preset = None, show: Show = False) -> None:
-    """Train a reward model on rankings of responses. All settings: alignbench train reward --show"""
-    _train("reward", settings, preset, show)
-
-
-@app.command()
-def ppo(settings: Settings = None, preset: Preset = None, show: Show = False) -> None:
-    """PPO against a reward, or PPO-ptx with pretraining text. All settings: alignbench train ppo --show"""
-    _train("ppo", settings, preset, show)
-
-
-def _train(stage: str, settings: list[str] | None, preset: str | None, show: bool) -> None:
-    from trainers.config import find_stage
-
-    kind, train, recipe = find_stage(stage, preset)
-    run_stage(kind, train, settings, show, recipe)
+_add("sft", "Supervised fine-tuning on demonstrations.")
+_add("reward", "Train a reward model on rankings of responses.")
+_add("ppo", "PPO against a reward, or PPO-ptx with pretraining text.")
 
 
 def run_stage(

@@ -126,11 +126,9 @@ def read_items(rows: list[SourceRow], settings: Settings) -> pd.DataFrame:
     """
     prompts, users = [], []
     for row in rows:
-        try:
+        with row.located():
             prompts.append(_prompt(row, settings.prompt_field))
             users.append(prompts[-1] if settings.user_field is None else _user(row, settings.user_field))
-        except ValueError as error:
-            raise AlignbenchError(f"{row.where}: {error}") from None
     lengths = list(map(len, prompts)) if settings.tokenizer is None else _token_counts(prompts, settings.tokenizer)
     numbers = {user: number for number, user in enumerate(dict.fromkeys(users))}
     # dtype=object, and users' numbers: text with a lone surrogate cannot have pandas' dtype for text

@@ -11,20 +11,22 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignbench.data.fetch import UnreachableError, load_hub, sha256_of
 from alignbench.errors import AlignbenchError, first_line
-from alignbench.parse import find_path, open_file, parse_json
+from alignbench.parse import find_path, finite, open_file, parse_json
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 FORMATS = {f".{name}": name for name in ("jsonl", "json", "csv", "tsv", "parquet")} | {".txt": "text"}
 HUB = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(:(?P<split>[^@]+))?(@(?P<revision>[\w./-]+))?")
+TYPES = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
 ASSISTANT = "\n\nAssistant:"  # start of an assistant's turn in Anthropic's HH data
 
 _TOKEN = re.compile(r"[^\s,:]")  # the first character of a token of JSON
@@ -44,12 +46,24 @@ class SourceRow:
     fields: dict[str, Any]
     is_text: bool = False
 
+    @contextmanager
+    def located(self) -> Iterator[None]:
+        """Report a ValueError about the row as an AlignbenchError that names its place."""
+        try:
+            yield
+        except (ValueError, OverflowError) as error:
+            raise AlignbenchError(f"{self.where}: {error}") from None
+
     def field(self, *names: str) -> Any:
         """The first of these fields that the row has; ValueError if it has none of them."""
         for name in names:
             if name in self.fields:
                 return self.fields[name]
         raise ValueError(f"no field {' or '.join(names)} (found: {', '.join(self.fields) or 'nothing'})")
+
+    def having(self, **fields: Any) -> "SourceRow":
+        """The row with these fields."""
+        return replace(self, fields=self.fields | fields)
 
     def renamed(self, columns: Mapping[str, str]) -> "SourceRow":
         """The row with renamed columns (the file's name -> ours).
@@ -111,19 +125,24 @@ def fingerprint(source: str, rows: int | None = None) -> dict[str, Any]:
     return {"source": source, "revision": commit, "fingerprint": data._fingerprint, "rows": count}
 
 
-def read_rows(path: Path, format: str, at: str | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_rows(
+    path: Path, format: str, at: str | None = None, *, number: Callable[[str], Any] = finite
+) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (1-based line on which the row starts, row) of a file.
 
     format: json, jsonl, csv, tsv or text (one row with the whole text); at: key of the list in a JSON object
+    number: reads what is not an integer in JSON lines (see `parse_json`)
     Raises AlignbenchError "FILE:LINE: reason" for content that cannot be parsed.
     """
     text = _read_text(path)
-    if format == "json":
-        return _json_rows(text, path, at)
-    if format == "jsonl":
-        return _jsonl_rows(text, path)
-    if format == "text":
-        return iter([(1, {"text": text})])
+    match format:
+        case "json":
+            return _json_rows(text, path, at)
+        case "jsonl":  # not splitlines(): JSON strings may contain U+2028 and other separators
+            lines = ((line, own) for line, own in enumerate(text.split("\n"), 1) if own.strip())
+            return ((line, _object(_parse_json(own, path, line, number), path, line)) for line, own in lines)
+        case "text":
+            return iter([(1, {"text": text})])
     # tab-separated files of the field do not quote: " is a character like any other
     dialect: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if format == "tsv" else {"strict": True}
     return _table_rows(csv.reader(io.StringIO(text, newline=""), **dialect), path)
@@ -175,13 +194,11 @@ def _local_file(source: str) -> Path | None:
     path = find_path(source)
     if path.is_dir():
         raise AlignbenchError(f"{source}: a folder; name a file in it")
-    if path.is_file():
-        if _format(path) is None:
-            raise AlignbenchError(f"{source}: unsupported file type; supported: {', '.join(FORMATS)}, or these as .gz")
-        return path
-    if _format(path) is not None or not HUB.fullmatch(source):
+    if path.is_file() and _format(path) is None:
+        raise AlignbenchError(f"{source}: unsupported file type; supported: {', '.join(FORMATS)}, or these as .gz")
+    if not path.is_file() and (_format(path) is not None or not HUB.fullmatch(source)):
         raise AlignbenchError(f"{source}: no such file, nor a hub data set as owner/name[:split][@revision]")
-    return None
+    return path if path.is_file() else None
 
 
 def _format(path: Path) -> str | None:
@@ -247,19 +264,12 @@ def _table_rows(reader: Any, path: Path) -> Iterator[tuple[int, dict[str, Any]]]
         raise AlignbenchError(f"{path}:{line}: {error}") from None
 
 
-def _jsonl_rows(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    # not splitlines(): JSON strings may contain U+2028 and other separators
-    for line, content in enumerate(text.split("\n"), start=1):
-        if content.strip():
-            yield line, _object(_parse_json(content, path, line), path, line)
-
-
 def _json_rows(text: str, path: Path, at: str | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
     whole, start = _parse_json(text, path), 0
     items = whole.get(at) if isinstance(whole, dict) and at is not None else whole
     if not isinstance(items, list):
         place = "" if at is None else f" under the key {at!r}"
-        raise AlignbenchError(f"{path}:1: expected a JSON list{place}, found {_type_name(items)}")
+        raise AlignbenchError(f"{path}:1: expected a JSON list{place}, found {TYPES.get(type(items), 'a number')}")
     if items is not whole:
         members = list(_elements(text, 0))  # keys and values in turn
         start = {key: value[0] for (_, key), value in zip(members[::2], members[1::2], strict=True)}[at]
@@ -280,14 +290,14 @@ def _elements(text: str, start: int) -> Iterator[tuple[int, Any]]:
         yield position, value
 
 
-def _parse_json(text: str, path: Path, line: int | None = None) -> Any:
+def _parse_json(text: str, path: Path, line: int | None = None, number: Callable[[str], Any] = finite) -> Any:
     try:
-        return parse_json(text)
-    except json.JSONDecodeError as error:
-        reason = f"not valid JSON: {error.msg} (column {error.colno})"
-        raise AlignbenchError(f"{path}:{line or error.lineno}: {reason}") from None
+        return parse_json(text, number=number)
     except ValueError as error:
-        raise AlignbenchError(f"{path}:{line or 1}: not valid JSON: {first_line(error)}") from None
+        where, reason = 1, first_line(error)
+        if isinstance(error, json.JSONDecodeError):
+            where, reason = error.lineno, f"{error.msg} (column {error.colno})"
+        raise AlignbenchError(f"{path}:{line or where}: not valid JSON: {reason}") from None
 
 
 def _parquet_rows(path: Path) -> list[dict[str, Any]]:
@@ -301,10 +311,5 @@ def _parquet_rows(path: Path) -> list[dict[str, Any]]:
 
 def _object(value: object, path: Path, line: int) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise AlignbenchError(f"{path}:{line}: expected a JSON object, found {_type_name(value)}")
+        raise AlignbenchError(f"{path}:{line}: expected a JSON object, found {TYPES.get(type(value), 'a number')}")
     return value
-
-
-def _type_name(value: object) -> str:
-    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
-    return names.get(type(value), "a number")

@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from alignbench.errors import AlignbenchError
-from alignbench.evaluation.win_rate import Answers, find_answers, judge, warnings
+from alignbench.evaluation.score_file import score_file
+from alignbench.evaluation.thinking import TAGS, find_thinking
+from alignbench.evaluation.win_rate import ANSWERS, Answers, choose_judge, find_answers, judge, warnings
+from alignbench.parse import find_path
 from alignbench.progress import Progress
 from alignbench.stats.bradley_terry import Battle, Ranked, rank
 from alignbench.stats.estimates import Estimate
@@ -60,21 +63,17 @@ class Table:
 def find_systems(specs: Sequence[str], out: str | Path, **settings: Any) -> list[Answers]:
     """The answers of each system: a run folder, its task folder of answers, or a file of outputs, which is first scored
     into `out` (settings: see `score_file`); `NAME=` before it sets its name. Raises AlignbenchError for equal names."""
-    from alignbench.evaluation.score_file import score_file
-    from alignbench.evaluation.win_rate import ANSWERS
-
     systems = []
     for spec in specs:
         name, equals, rest = spec.partition("=")
         given = name if equals and not Path(spec).exists() else None
-        path = Path(rest if given else spec)
+        path = find_path(rest if given else spec)
         if path.is_file():
             run = score_file(path, out, task=ANSWERS, name=given, **settings)
             system = find_answers(run.folder, run.folders[0])
-        elif (path / "task.json").is_file():
-            system = find_answers(path.parent, path.name)
         else:
-            system = find_answers(path)
+            of_task = (path / "task.json").is_file()
+            system = find_answers(path.parent, path.name) if of_task else find_answers(path)
         systems.append(replace(system, name=given or system.name))
     names = [system.name for system in systems]
     if twice := next((name for name in names if names.count(name) > 1), None):
@@ -101,9 +100,6 @@ def rank_specs(
 
     Raises AlignbenchError for fewer than two systems, equal names and a missing judge.
     """
-    from alignbench.evaluation.thinking import TAGS, find_thinking
-    from alignbench.evaluation.win_rate import choose_judge
-
     thinking = find_thinking(settings.get("thinking", "auto"), settings.get("thinking_tags", TAGS))
     judge_of_pairs = choose_judge(scorers, device, thinking)
     found = find_systems(systems, out, progress=progress, **settings)
@@ -136,14 +132,13 @@ def rank_systems(
     battles.sort(key=lambda battle: (battle.prompt, battle.a, battle.b))
     ranked, eta = rank(battles, baseline, names)
     by_name = {system.name: system for system in systems}
-    standings = tuple(_standing(by_name[own.name], own, battles) for own in ranked)
     return Table(
         judge=str(ScorerIdentity.of(scorer)),
         baseline=baseline,
         prompts=len({battle.prompt for battle in battles}),
         battles=len(battles),
         eta=eta,
-        standings=standings,
+        standings=tuple(_standing(by_name[own.name], own, battles) for own in ranked),
         pairs=pairs,
         longer=_over_prompts(agreed),
         position_consistency=_over_prompts(consistent) if consistent else None,
@@ -157,13 +152,7 @@ def _over_prompts(found: Sequence[tuple[str, float]]) -> Estimate:
 
 def _standing(system: Answers, ranked: Ranked, battles: Sequence[Battle]) -> Standing:
     own = [(b.prompt, b.outcome if b.a == system.name else 1 - b.outcome) for b in battles if system.name in (b.a, b.b)]
-    training = system.description.get("training") or {}
     counts = [record.values["words"] for record in system.folder.records() if "words" in record.values]
-    return Standing(
-        name=system.name,
-        strength=ranked,
-        against_all=_over_prompts(own),
-        words=sum(counts) / max(1, len(counts)),
-        parameters=system.description.get("parameters"),
-        kl=training.get("kl"),
-    )
+    about, words = system.description, sum(counts) / max(1, len(counts))
+    kl = (about.get("training") or {}).get("kl")
+    return Standing(system.name, ranked, _over_prompts(own), words, about.get("parameters"), kl)

@@ -137,7 +137,7 @@ class Rescored(SavedOutputs):
 
     def __init__(self, name: str, source: TaskFolder, kinds: Sequence[str]) -> None:
         offsets = cache(source.offsets)  # read when needed: the target may be the same folder, reopened
-        super().__init__(name, lambda document: offsets()[document.id].read().unjudged(kinds))
+        super().__init__(name, lambda identifier: offsets()[identifier].read().unjudged(kinds))
         self.kinds = kinds
 
     def usable(self, offset: RecordOffset) -> bool:

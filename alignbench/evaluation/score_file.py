@@ -1,13 +1,13 @@
-"""`alignbench score FILE`: outputs that exist already, of any system, in the same run folder as a checkpoint's.
+"""`alignbench score FILE` and what `import` shares with it: rows become pending records, and records run folders.
 
 A row has `output` (or `outputs`, a list), and either the `id` of one of a task's documents, or without a task what the
 metrics need: `references` (a string or a list), `source`, `prompt`. Lists in a CSV file are written as JSON. Rows with
 the same id are samples of one document.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +22,37 @@ from alignbench.evaluation.win_rate import ANSWERS, choose_judge, find_answers, 
 from alignbench.parse import find_path, parse_json
 from alignbench.progress import Progress
 from alignbench.provenance import environment
-from alignbench.runs.folder import open_run
+from alignbench.runs.folder import digest, open_run
 from alignbench.scorers.choose import choose_scorers
 from alignbench.shards import require_single_process
+from alignbench.tasks.common import grouped
 from alignbench.tasks.outputs import OUTPUTS
 from alignbench.types.engine import Completion, Thinking
-from alignbench.types.record import Document, Record
-from alignbench.types.result import RunResult
+from alignbench.types.record import Document, Output, Record
+from alignbench.types.result import RunResult, TaskResult
+from alignbench.types.scorer import Scorer
 from alignbench.types.settings import TaskSettings
-from alignbench.types.task import TaskData
+from alignbench.types.task import Task, TaskData
+
+# fields of a task.json that are not known of outputs that exist already
+UNKNOWN: dict[str, Any] = {"template": None, "sampling": None, "prefix": None}
+
+
+@dataclass(frozen=True)
+class Found:
+    """The records of a task of a model.
+
+    model: what identifies the model, with its name; about: what else run.json records
+    records: pending, if the task has to score them, with `scorers`
+    identity: the content of task.json; imported, in it: the hashes of the files
+    """
+
+    model: Mapping[str, Any]
+    task: Task
+    records: Sequence[Record]
+    identity: Mapping[str, Any]
+    scorers: Sequence[Scorer] = ()
+    about: Mapping[str, Any] = field(default_factory=dict)
 
 
 def score_file(
@@ -74,37 +96,31 @@ def score_file(
     if not file.is_file():
         raise AlignbenchError(f"{file}: no such file")
     rows = [row.renamed(columns or {}) for row in read_source(str(file))]
+    skipped: set[str] = set()
     if task is None:
-        job = Job(OUTPUTS, own_documents(rows), None, seed)
-        job = replace(job, scorers=choose_scorers([OUTPUTS], scorers, device=device)[OUTPUTS.name])
-        known = {document.id for document in job.data.documents}
+        loaded = choose_scorers([OUTPUTS], scorers, device=device)[OUTPUTS.name]
+        job = Job(OUTPUTS, own_documents(rows), None, seed, loaded)
     else:
         own = TaskSettings(limit, shots, seed, str(prompts) if prompts else None, scorers=tuple(scorers))
         (job,) = prepare({task: own}, data_dir, device=device)
         if job.task.generation is None:
             raise AlignbenchError(f"task {task}: the model generates no text in it, so there are no outputs to score")
-        known = {document.id for document in job.data.documents}
         if limit is not None:
             (whole,) = prepare({task: replace(own, limit=None)}, data_dir, scored=False)
-            known |= {document.id for document in whole.data.documents}
+            skipped = {document.id for document in whole.data.documents}
     if in_order:
         if len(rows) != len(job.data.documents):
             raise AlignbenchError(
                 f"{file}: {len(rows)} rows, but {task} has {len(job.data.documents)} documents: give ids"
             )
-        pairs = zip(rows, job.data.documents, strict=True)
-        rows = [replace(row, fields=row.fields | {"id": document.id}) for row, document in pairs]
-    completions = completions_of(rows, job, known, thoughts, by_id=task is not None)
+        rows = [row.having(id=document.id) for row, document in zip(rows, job.data.documents, strict=True)]
+    records = records_of(rows, job, thoughts, by_id=task is not None, skipped=skipped)
     model: dict[str, Any] = {"model": {"name": name, "outputs": file.name, "outputs_sha256": sha256_of(file)}}
     if columns or in_order:  # the same bytes, read differently
         model["read"] = {"columns": dict(columns or {}), "in_order": in_order}
-    # how the outputs were generated is not known
-    identity = job.identity(False, thoughts) | {"template": None, "sampling": None, "prefix": None}
-    source = SavedOutputs(name, lambda own: Record.generated(own, completions[own.id]), file=file.name)
-    with open_run(Path(out), name, model) as run:
-        run.describe({**model, "environment": environment()})
-        result, folder = run_task(source, run, job.task, job.data.documents, job.scorers, identity, progress)
-    return RunResult(name, run.path, (result,), (folder.path.name,))
+    identity = job.identity(False, thoughts) | UNKNOWN
+    (run,) = write_runs([Found(model, job.task, records, identity, job.scorers)], out, progress)
+    return run
 
 
 def judge_files(
@@ -116,41 +132,82 @@ def judge_files(
     scorer = choose_judge(scorers, settings.get("device", "cpu"), thoughts)
     other = score_file(baseline, out, task=ANSWERS, **settings | {"name": None})
     own = score_file(file, out, task=ANSWERS, **settings)
-    verdicts = judge(
-        find_answers(own.folder, own.folders[0]),
-        find_answers(other.folder, other.folders[0]),
-        scorer,
-        progress=progress,
-    )
+    mine, others = (find_answers(run.folder, run.folders[0]) for run in (own, other))
+    verdicts = judge(mine, others, scorer, progress=progress)
     return replace(own, results=(verdicts.result,), folders=(verdicts.folder.path.name,))
 
 
-def completions_of(
-    rows: Sequence[SourceRow], job: Job, known: Collection[str], thinking: Thinking | None, by_id: bool
-) -> dict[str, list[Completion]]:
-    """Document -> its outputs.
+def write_runs(found: Sequence[Found], out: str | Path, progress: Progress) -> list[RunResult]:
+    """Write a run folder for each model. Of several results for the same task and settings, the first ones count.
 
-    known: ids that the file may contain; those of documents that a limit left out are skipped
+    Raises AlignbenchError if an earlier import wrote the same task and settings from other files or with other options.
     """
-    wanted = {document.id for document in job.data.documents}
-    found: dict[str, list[Completion]] = {}
-    for identifier, row in zip(row_ids(rows, required=by_id), rows, strict=True):
-        if identifier not in known:
-            raise AlignbenchError(f"{row.where}: id {identifier!r} is not a document of {job.task.name}")
-        texts = output_texts(row)
-        if identifier in wanted:
-            null = Completion("", "end", unscored="the output in the file is null")
-            own = [null if text is None else Completion(text, "end") for text in texts]
-            found.setdefault(identifier, []).extend(map(thinking.apart, own) if thinking else own)
+    runs = []
+    for together in grouped(found, lambda own: digest(own.model)).values():
+        model, taken, results = together[0].model, set[str](), dict[str, TaskResult]()
+        name, file = str(model["model"]["name"]), model["model"].get("outputs")
+        with open_run(Path(out), name, model) as run:
+            run.describe({**model, **together[0].about, "environment": environment()})
+            before = {_key(folder.identity()): folder for folder in run.tasks()}
+            for own in together:
+                if (key := _key(own.identity)) in taken:
+                    progress.say(f"{name} {own.task.name}: older, left out: {', '.join(own.identity['imported'])}")
+                    continue
+                taken.add(key)
+                if key in before and digest(before[key].identity()) != digest(own.identity):
+                    raise AlignbenchError(f"{before[key].path}: of other files or options; import into another --out")
+                records = {record.id: record for record in own.records}
+                source = SavedOutputs(name, records.__getitem__, **{"file": file} if file else {})
+                documents = [record.document for record in own.records]
+                result, folder = run_task(source, run, own.task, documents, own.scorers, own.identity, progress)
+                results[folder.path.name] = result
+        runs.append(RunResult(name, run.path, tuple(results.values()), tuple(results)))
+    return runs
+
+
+def _key(identity: Mapping[str, Any]) -> str:
+    """What results for the same task and settings have in common."""
+    return digest({**identity, "imported": None, "declared": None})
+
+
+def records_of(
+    rows: Sequence[SourceRow],
+    job: Job,
+    thinking: Thinking | None,
+    *,
+    by_id: bool,
+    skipped: Collection[str] = (),
+    scores: Callable[[SourceRow], Mapping[str, Mapping[str, float]]] | None = None,
+) -> list[Record]:
+    """The pending record of each document of a job, with the outputs of its rows; without a row it is unscored.
+
+    by_id: the documents are a benchmark's; every row has an id, and a document has as many outputs as the task samples
+    skipped: ids of documents that a limit left out; scores: numbers of the scorers that a row has for its outputs
+    """
     assert job.task.generation is not None
-    expected = job.task.generation.sampling.samples if by_id else None
-    for identifier, completions in found.items():
-        if expected is not None and len(completions) != expected:
+    outputs: dict[str, list[Output]] = {document.id: [] for document in job.data.documents}
+    for identifier, row in zip(row_ids(rows, required=by_id), rows, strict=True):
+        if identifier not in outputs and identifier not in skipped:
+            raise AlignbenchError(f"{row.where}: id {identifier!r} is not a document of {job.task.name}")
+        own = [_output(text, thinking) for text in output_texts(row)]
+        if scores is not None:
+            own = [replace(output, scores=scores(row)) for output in own]
+        outputs.get(identifier, []).extend(own)
+    expected = job.task.generation.sampling.samples
+    for identifier, own in outputs.items():
+        if by_id and own and len(own) != expected:
             raise AlignbenchError(
-                f"id {identifier!r}: {len(completions)} outputs, but {job.task.name} takes {expected} per document"
+                f"id {identifier!r}: {len(own)} outputs, but {job.task.name} takes {expected} per document"
             )
-    missing = Completion("", "end", unscored="the file has no output for it")
-    return {identifier: found.get(identifier, [missing]) for identifier in wanted}
+    missing = (Output("", unscored="the file has no output for it"),)
+    pending = (Record.generated(document, ()) for document in job.data.documents)
+    return [replace(record, outputs=tuple(outputs[record.id]) or missing) for record in pending]
+
+
+def _output(text: str | None, thinking: Thinking | None) -> Output:
+    if text is None:
+        return Output("", unscored="the output in the file is null")
+    return Output.of(thinking.apart(Completion(text, "end"))) if thinking else Output(text)
 
 
 def output_texts(row: SourceRow) -> list[str | None]:
@@ -173,12 +230,30 @@ def row_ids(rows: Sequence[SourceRow], *, required: bool) -> list[str]:
         if value in (None, ""):
             if required:
                 raise AlignbenchError(f"{row.where}: no id; give each row the id of its document")
-            found.append(f"row {number}")
-            continue
-        if type(given.setdefault(str(value), value)) is not type(value):
+            value = f"row {number}"
+        elif type(given.setdefault(str(value), value)) is not type(value):
             raise AlignbenchError(f"{row.where}: the id {value!r} has the same text as the id {given[str(value)]!r}")
         found.append(str(value))
     return found
+
+
+def own_documents(rows: Sequence[SourceRow]) -> TaskData:
+    """Documents that the rows themselves describe, one per id."""
+    documents: dict[str, Document] = {}
+    for identifier, row in zip(row_ids(rows, required=False), rows, strict=True):
+        references = _json_list(row, "references")
+        references = () if references is None else (references,) if isinstance(references, str) else references
+        if not isinstance(references, list | tuple) or not all(isinstance(text, str) for text in references):
+            raise AlignbenchError(f"{row.where}: `references` must be a text or a list of texts")
+        given = {name: row.fields.get(name) for name in ("prompt", "source", "category", "group")}
+        fields: dict[str, Any] = {name: None if own in (None, "") else str(own) for name, own in given.items()}
+        fields["prompt"] = fields["prompt"] or ""
+        document = Document(identifier, references=tuple(references), **fields)
+        if documents.setdefault(identifier, document) != document:
+            raise AlignbenchError(
+                f"{row.where}: an earlier row with id {identifier!r} has another prompt, source or references"
+            )
+    return TaskData(list(documents.values()), ())
 
 
 def _json_list(row: SourceRow, column: str) -> Any:
@@ -190,24 +265,3 @@ def _json_list(row: SourceRow, column: str) -> Any:
         with suppress(ValueError):
             return parse_json(value)
     return value or None
-
-
-def own_documents(rows: Sequence[SourceRow]) -> TaskData:
-    documents: dict[str, Document] = {}
-    for identifier, row in zip(row_ids(rows, required=False), rows, strict=True):
-        references = _json_list(row, "references")
-        references = () if references is None else (references,) if isinstance(references, str) else references
-        if not isinstance(references, list | tuple) or not all(isinstance(text, str) for text in references):
-            raise AlignbenchError(f"{row.where}: `references` must be a text or a list of texts")
-        fields: dict[str, Any] = {name: _text(row, name) for name in ("source", "category", "group")}
-        document = Document(identifier, _text(row, "prompt") or "", references=tuple(references), **fields)
-        if documents.setdefault(identifier, document) != document:
-            raise AlignbenchError(
-                f"{row.where}: an earlier row with id {identifier!r} has another prompt, source or references"
-            )
-    return TaskData(list(documents.values()), ())
-
-
-def _text(row: SourceRow, column: str) -> str | None:
-    value = row.fields.get(column)
-    return None if value in (None, "") else str(value)

@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from itertools import islice
 from typing import Any, Self
 
 import numpy as np
@@ -17,7 +18,7 @@ from alignbench.progress import Progress
 from alignbench.runs.folder import TaskFolder
 from alignbench.types.engine import Loglikelihood
 from alignbench.types.record import Document, Output, Record
-from alignbench.types.scorer import Scorer, ScorerGoneError
+from alignbench.types.scorer import Numbers, Scorer, ScorerGoneError
 from alignbench.types.task import Task
 
 # Documents whose choices are planned together. More of them share more prefixes and fill batches better; fewer divide
@@ -203,7 +204,7 @@ class ScorerQueue:
             if record.pending
         ]
 
-    def _ask(self, scorer: Scorer, records: list[Record]) -> list[list[dict[str, float]] | str]:
+    def _ask(self, scorer: Scorer, records: list[Record]) -> list[Sequence[Numbers] | str]:
         """Each record's numbers, one dictionary per output, or why there are none."""
         assert self.task.generation is not None
         items, counts = [], []
@@ -220,18 +221,20 @@ class ScorerQueue:
             if len(records) == 1:
                 return [f"{scorer.name} failed ({first_line(error)})"]
             return [answer for record in records for answer in self._ask(scorer, [record])]
-        ends = np.cumsum(counts).tolist()
-        return [
-            numbers[end - count : end] if count else "no output was generated"
-            for count, end in zip(counts, ends, strict=True)
-        ]
+        answers, rest = list[Sequence[Numbers] | str](), iter(numbers)
+        for count in counts:
+            each = list(islice(rest, count))
+            failed = [f"{scorer.name} failed ({found})" for found in each if isinstance(found, str)]
+            found = [found for found in each if not isinstance(found, str)]
+            answers.append(failed[0] if failed else found or "no output was generated")
+        return answers
 
 
-def _checked(numbers: list[dict[str, float]], expected: int) -> list[dict[str, float]]:
+def _checked(numbers: Sequence[Numbers | str], expected: int) -> Sequence[Numbers | str]:
     if len(numbers) != expected:
         raise ValueError(f"{len(numbers)} results for {expected} texts")
     for found in numbers:
-        for name, value in found.items():
+        for name, value in found.items() if not isinstance(found, str) else ():
             if not np.isfinite(value):
                 raise ValueError(f"{name} is {value}")
     return numbers

@@ -45,12 +45,12 @@ class Source:
 class SavedOutputs(Source):
     """Outputs that exist already: of a file, of an existing run, or of a pair of runs."""
 
-    def __init__(self, name: str, read: Callable[[Document], Record], **details: str) -> None:
-        """read: document -> its pending record"""
+    def __init__(self, name: str, read: Callable[[str], Record], **details: str) -> None:
+        """read: id of a document -> its pending record"""
         self.name, self.read, self.details = name, read, details
 
     def records(self, task: Task, documents: Sequence[Document], missing: Collection[str]) -> Iterator[Record]:
-        return (self.read(document) for document in documents if document.id in missing)
+        return (self.read(document.id) for document in documents if document.id in missing)
 
 
 class LazyEngine:

@@ -111,7 +111,7 @@ def judge(own: Answers, baseline: Answers, judge: Scorer, *, progress: Progress 
         found = Verdicts(finished, folder)
     else:
         label = f"{own.name} against {baseline.name}"
-        source = SavedOutputs(label, lambda document: pairs[document.id], baseline=baseline.name)
+        source = SavedOutputs(label, pairs.__getitem__, baseline=baseline.name)
         with lock_run(own.run) as run:
             found = Verdicts(*run_task(source, run, task, documents, [judge], identity, progress))
     if not found.result.n_scored:

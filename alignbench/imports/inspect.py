@@ -4,12 +4,14 @@ epoch, and `.json`, one object (EvalLog, version 2)."""
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from alignbench.data.fetch import sha256_of
 from alignbench.errors import AlignbenchError, first_line
-from alignbench.imports import write
+from alignbench.evaluation.score_file import UNKNOWN, Found
+from alignbench.imports.foreign import declare, describe_metric, numeric, readable, scored, task_name, task_of
 from alignbench.parse import LARGEST, parse_json, read_object
 from alignbench.runs.folder import digest
 from alignbench.types.record import Output, Record
@@ -23,7 +25,7 @@ ATTACHMENT = "attachment://"
 Samples = Mapping[str, list[Mapping[str, Any]]]  # document -> its samples, one per epoch
 
 
-def read_inspect(logs: Sequence[str | Path]) -> list[write.Found]:
+def read_inspect(logs: Sequence[str | Path]) -> list[Found]:
     """The results of each log, or of every log in a folder, the newest first.
 
     Raises AlignbenchError, naming the file, for logs that are unfinished, without samples, or of another version.
@@ -38,9 +40,9 @@ def read_inspect(logs: Sequence[str | Path]) -> list[write.Found]:
     return [own for _, own in sorted(read, key=lambda pair: pair[0], reverse=True)]
 
 
-def _read_log(file: Path) -> tuple[str, write.Found]:
+def _read_log(file: Path) -> tuple[str, Found]:
     """(date, results) of a log."""
-    with write.readable(file):
+    with readable(file):
         header, samples = _open(file)
         if (version := header.get("version")) != VERSION or not isinstance(header.get("eval"), dict):
             raise AlignbenchError(f"{file}: not an Inspect log of version {VERSION} (its version is {version})")
@@ -54,43 +56,43 @@ def _read_log(file: Path) -> tuple[str, write.Found]:
         return str(header["eval"].get("created")), _task(file, header, of_document)
 
 
-def _task(file: Path, header: Mapping[str, Any], samples: Samples) -> write.Found:
+def _task(file: Path, header: Mapping[str, Any], samples: Samples) -> Found:
     spec, plan = header["eval"], header.get("plan") or {}
-    name, config = write.task_name(str(spec["task"])), spec.get("config") or {}
-    numbers = {document: [_numbers(sample) for sample in own] for document, own in samples.items()}
-    names = list(
-        dict.fromkeys(key for own in numbers.values() for found in own for key in found if found[key] is not None)
-    )
-    if not names:
+    name, config = task_name(str(spec["task"])), spec.get("config") or {}
+    numbers = {document: list(map(_numbers, own)) for document, own in samples.items()}
+    values: dict[str, list[float]] = {}
+    for scores in chain.from_iterable(numbers.values()):
+        for metric, value in scores.items():
+            values.setdefault(metric, []).extend([] if value is None else [value])
+    values = {metric: known for metric, known in values.items() if known}
+    if not values:
         raise AlignbenchError(f"{file}: its samples have no scores; score them with `inspect score` first")
-    records, documents, values = [], [], {metric: list[float]() for metric in names}
+    records, documents = [], []
     for document, own in sorted(samples.items()):
-        first = own[0]
-        metrics: dict[str, float | None] = {}
-        for metric in names:
+        first, metrics = own[0], dict[str, float | None]()
+        for metric in values:
             known = [value for scores in numbers[document] if (value := scores.get(metric)) is not None]
             metrics[metric] = sum(known) / len(known) if len(known) == len(own) else None  # mean over epochs
-            values[metric] += known
         targets = first["target"] if isinstance(first["target"], list) else [first["target"]]
         outputs = tuple(Output(_completion(sample)) for sample in sorted(own, key=lambda sample: int(sample["epoch"])))
         record = Record(document, _text(first["input"], first), references=tuple(map(str, targets)), outputs=outputs)
         error = next((sample["error"] for sample in own if sample.get("error")), None)
-        records.append(
-            write.scored(record, metrics, error and f"an error in Inspect ({first_line(Exception(error['message']))})")
-        )
+        why = error and f"an error in Inspect ({first_line(Exception(error['message']))})"
+        records.append(scored(record, metrics, why))
         documents.append((document, record.prompt, record.references, first.get("choices")))
     single = all(len(own) == 1 for own in samples.values())
-    described = []
-    for metric, known in values.items():  # partial credit, or a mean over epochs, is not 0 or 1
-        described.append(replace(write.describe_metric(metric, known), binary=single and set(known) <= {0.0, 1.0}))
+    described = [  # partial credit, or a mean over epochs, is not 0 or 1
+        replace(describe_metric(metric, known), binary=single and set(known) <= {0.0, 1.0})
+        for metric, known in values.items()
+    ]
     generate = {**(spec.get("model_generate_config") or {}), **(plan.get("config") or {})}
     sampling = {key: generate.get(key) for key in SAMPLING} | {"epochs": config.get("epochs")}
-    sampling |= {"version": spec.get("task_version")}
-    sampling |= {"solver": [step.get("solver") for step in plan.get("steps") or ()], "args": spec.get("task_args")}
+    sampling |= {"version": spec.get("task_version"), "args": spec.get("task_args")}
+    sampling |= {"solver": [step.get("solver") for step in plan.get("steps") or ()]}
     sampling |= {"scorers": [[own.get("name"), own.get("options")] for own in spec.get("scorers") or ()]}
     identity = {
-        **write.UNKNOWN,
-        "version": 1,
+        **UNKNOWN,
+        **{"version": 1, "shots": 0, "seed": 0, "data": []},
         "limit": config["limit"] if isinstance(config.get("limit"), int) else None,
         "sampling": sampling,
         "documents_sha256": digest({"task": name, "documents": documents}),
@@ -98,7 +100,7 @@ def _task(file: Path, header: Mapping[str, Any], samples: Samples) -> write.Foun
     }
     settings = {key: spec.get(key) for key in ("model_args", "model_base_url")}
     model = {"model": {"name": str(spec["model"])}, "settings": settings, "engine": {"kind": "inspect"}}
-    return write.Found(model, name, write.declare(name, described), records, identity)
+    return task_of(model, name, declare(name, described), records, identity)
 
 
 def _open(file: Path) -> tuple[Mapping[str, Any], Iterator[Mapping[str, Any]]]:
@@ -160,10 +162,10 @@ def _numbers(sample: Mapping[str, Any]) -> dict[str, float | None]:
 
 def _number(value: Any) -> float | None:
     if not isinstance(value, str):
-        return write.numeric(value)
+        return numeric(value)
     known = VALUES.get(value, VALUES.get(value.lower()))
     try:
-        return write.numeric(float(value)) if known is None else known
+        return numeric(float(value)) if known is None else known
     except ValueError:
         return None
 

@@ -6,18 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from alignbench.data.fetch import sha256_of
-from alignbench.errors import AlignbenchError, first_line
-from alignbench.imports.write import (
-    Found,
-    declare,
-    describe_metric,
-    numeric,
-    readable,
-    scored,
-    task_name,
-)
+from alignbench.data.tables import read_rows
+from alignbench.errors import AlignbenchError
+from alignbench.evaluation.score_file import Found
+from alignbench.imports.foreign import declare, describe_metric, numeric, readable, scored, task_name, task_of
 from alignbench.models.lineage import recorded_lineage
-from alignbench.parse import parse_json, read_object
+from alignbench.parse import read_object
 from alignbench.runs.folder import digest
 from alignbench.types.record import Output, Record
 
@@ -97,9 +91,9 @@ def _read_log(file: Path, notify: Callable[[str], None]) -> Iterator[Found]:
             continue
         declared: dict[str, Any] = {}
         if renamed is None:
-            higher = {
-                metric: flag for part in parts for metric, flag in (log["higher_is_better"].get(part) or {}).items()
-            }
+            higher: dict[str, Any] = {}
+            for part in parts:
+                higher |= log["higher_is_better"].get(part) or {}
             metrics = []
             for key, numbers in values.items():
                 base = key.partition(",")[0]
@@ -123,7 +117,7 @@ def _read_log(file: Path, notify: Callable[[str], None]) -> Iterator[Found]:
             "documents_sha256": digest({"task": name, "documents": hashes}),
             "imported": {files[part].name: sha256_of(files[part]) for part in parts},
         }
-        yield Found(model, task, declared, records, identity, about=about)
+        yield task_of(model, task, declared, records, identity, about)
 
 
 def _groups(log: Mapping[str, Any], rows: Mapping[str, Rows]) -> dict[str, list[str]]:
@@ -188,15 +182,10 @@ def _record(name: str, category: str | None, row: Mapping[str, Any]) -> Record:
 
 def _read_samples(file: Path, version: str) -> Rows:
     found: dict[str, list[dict[str, Any]]] = {}
-    with file.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                row = parse_json(line, number=float)
-            except ValueError as error:
-                raise AlignbenchError(f"{file}:{number}: not valid JSON ({first_line(error)})") from None
-            if missing := [name for name in NEEDED if not isinstance(row, dict) or name not in row]:
-                raise AlignbenchError(f"{file}:{number}: not a sample of lm-eval 0.4.13 ({version}): no {missing[0]}")
-            found.setdefault(str(row["doc_id"]), []).append(row)
+    for line, row in read_rows(file, "jsonl", number=float):
+        if missing := [name for name in NEEDED if name not in row]:
+            raise AlignbenchError(f"{file}:{line}: not a sample of lm-eval 0.4.13 ({version}): no {missing[0]}")
+        found.setdefault(str(row["doc_id"]), []).append(row)
     if not found:
         raise AlignbenchError(f"{file}: no samples")
     return found

@@ -3,8 +3,10 @@ category, and any number of scores that exist already."""
 
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +15,21 @@ from alignbench.data.tables import SourceRow, read_source
 from alignbench.errors import AlignbenchError
 from alignbench.evaluation.evaluate import prepare
 from alignbench.evaluation.pipeline import Job
-from alignbench.evaluation.score_file import completions_of, output_texts, own_documents
+from alignbench.evaluation.score_file import UNKNOWN, Found, output_texts, own_documents, records_of, row_ids
 from alignbench.evaluation.thinking import find_thinking
-from alignbench.imports.write import CORPUS, Found, declare, describe_metric, task_name
+from alignbench.imports.foreign import CORPUS, declare, describe_metric, task_name
+from alignbench.parse import find_path
 from alignbench.runs.folder import digest
 from alignbench.scorers.choose import choose_scorers
 from alignbench.tasks.common import grouped, joined
 from alignbench.tasks.declared import READY, declared_task, find_any
 from alignbench.tasks.outputs import NUMBERS, OUTPUTS
-from alignbench.types.record import Record
 from alignbench.types.scorer import Scorer
 from alignbench.types.settings import TaskSettings
 from alignbench.types.task import Task
 
 OF_REFERENCES = ("rouge_l", "f1", "exact_match")  # the first one represents a task of which nothing is known
 QUESTION = re.compile(r"(?:Q|Question|Input):\s*(.*?)\s*(?:A|Answer|Output):\s*", re.DOTALL)
-
-Rows = list[tuple[str, SourceRow]]  # system, row
 
 
 def read_table(
@@ -53,44 +53,52 @@ def read_table(
         raise AlignbenchError(f"--score {wrong[0]}:{better[wrong[0]]}: write NAME, NAME:lower or NAME:higher")
     where = where or {}
     needed = (*where, *split_by, *better)
-    paths, tasks = [Path(file) for file in files], dict[str, Rows]()
+    paths, tasks = [find_path(file) for file in files], dict[str, list[SourceRow]]()
+    if len({path.name for path in paths}) < len(paths):
+        raise AlignbenchError(f"{paths[-1]}: two files have this name, which is that of their system; rename one")
     for path in paths:
         for row in read_source(str(path)):
             row = _checked(row.renamed(renamed), needed, separator)
             if all(str(row.fields[name]) == value for name, value in where.items()):
                 parts = [str(row.fields[name]) for name in split_by]
-                named = row.fields.get("task") or task or (OUTPUTS.name if not parts else "")
-                label = task_name("_".join(filter(None, [str(named), *parts])))
-                tasks.setdefault(label, []).append((str(row.fields.get("system") or system or path.stem), row))
+                named = _text(row, "task") or task or (OUTPUTS.name if not parts else "")
+                label = task_name("_".join(filter(None, [named, *parts])))
+                tasks.setdefault(label, []).append(row.having(system=_text(row, "system") or system or path.stem))
     if not tasks:
         raise AlignbenchError(f"{paths[0]}: no row with {', '.join(map('='.join, where.items()))}")
     marks = {path.name: sha256_of(path) for path in paths}
-    read = {"columns": dict(renamed), "where": dict(where), "separator": separator}
+    read, thinking = {"columns": dict(renamed), "where": dict(where), "separator": separator}, find_thinking()
     found = []
     for label, rows in tasks.items():
+        for own in grouped(rows, _system).values():
+            row_ids(own, required=False)
         base = find_any(label)
         known = base is not None and base.generation is not None and base is not OUTPUTS
-        base = base if base is not None and known else OUTPUTS
-        if known:
+        if base is not None and known:
             settings = TaskSettings(seed=seed, prompts=str(prompts) if prompts else None)
             (job,) = prepare({label: settings}, data_dir, scored=False)
             rows = _of_benchmark(job, rows)
         else:
-            rows = _numbered(rows)
-            job = Job(OUTPUTS, own_documents([row for _, row in rows]), None, seed)
+            base, rows = OUTPUTS, _numbered(rows)
+            job = Job(OUTPUTS, own_documents(rows), None, seed)
         declared = _declared(base, label, rows, better, any(own.references for own in job.data.documents))
         kinds = {name: _kind(base, name) for name in better}
         given = {kind for kind in kinds.values() if kind is not None}
         whole = declared_task(label, declared) or base
         job = replace(job, task=whole, scorers=_scorers(whole, scorers, given, device))
         ready = [{"kind": kind, "name": f"column {kind}", "revision": digest(marks)} for kind in sorted(given)]
-        identity = job.identity(False, find_thinking()) | {"template": None, "sampling": None, "prefix": None}
-        identity |= {"scorers": identity["scorers"] + ready, "imported": marks}
-        for name, own in grouped(rows, lambda pair: pair[0]).items():
-            records = _records(job, [row for _, row in own], kinds, by_id=known)
+        identity = job.identity(False, thinking) | UNKNOWN
+        identity |= {"scorers": identity["scorers"] + ready, "imported": marks, "declared": declared}
+        numbers = partial(_scores, kinds=kinds) if kinds else None
+        for name, own in grouped(rows, _system).items():
+            records = records_of(own, job, thinking, by_id=known, scores=numbers)
             model = {"name": name, "outputs": ", ".join(marks), "outputs_sha256": digest(marks)}
-            found.append(Found({"model": model, "read": read}, label, declared, records, identity, job.scorers))
+            found.append(Found({"model": model, "read": read}, whole, records, identity, job.scorers))
     return found
+
+
+def _system(row: SourceRow) -> str:
+    return str(row.fields["system"])
 
 
 def _checked(row: SourceRow, needed: Sequence[str], separator: str | None) -> SourceRow:
@@ -101,16 +109,20 @@ def _checked(row: SourceRow, needed: Sequence[str], separator: str | None) -> So
     references = row.fields.get("references", row.fields.get("reference"))
     if separator and isinstance(references, str):
         references = [part.strip() for part in references.split(separator) if part.strip()]
-    return replace(row, fields={**row.fields, "references": references})
+    return row.having(references=references)
 
 
 def _prompts(row: SourceRow) -> list[str]:
     """The prompt of a row, and its instruction with its input, as far as it has them."""
-    prompt, instruction, given = (row.fields.get(name) or "" for name in ("prompt", "instruction", "input"))
-    return [text for text in (str(prompt), joined(str(instruction), str(given)) if instruction else "") if text]
+    prompt, instruction, given = (_text(row, name) for name in ("prompt", "instruction", "input"))
+    return [text for text in (prompt, joined(instruction, given) if instruction else "") if text]
 
 
-def _of_benchmark(job: Job, rows: Rows) -> Rows:
+def _text(row: SourceRow, name: str) -> str:
+    return "" if (value := row.fields.get(name)) is None else str(value)
+
+
+def _of_benchmark(job: Job, rows: Sequence[SourceRow]) -> list[SourceRow]:
     """The rows with the ids of the benchmark's documents, found by the text of the prompt, or else by the id."""
     ids, of_text = {document.id for document in job.data.documents}, dict[str, set[str]]()
     for document in job.data.documents:
@@ -118,8 +130,8 @@ def _of_benchmark(job: Job, rows: Rows) -> Rows:
         for text in {document.prompt, job.data.prefix + document.prompt, inner[1] if inner else document.prompt}:
             of_text.setdefault(" ".join(text.split()), set()).add(document.id)
     found = []
-    for system, row in rows:
-        identifier = str(row.fields.get("id", ""))
+    for row in rows:
+        identifier = _text(row, "id")
         texts = [" ".join(text.split()) for text in _prompts(row)]
         same = next((of_text[text] for text in texts if text in of_text), set())
         if len(same) == 1:  # the text counts more than an id, which may be another numbering
@@ -127,22 +139,19 @@ def _of_benchmark(job: Job, rows: Rows) -> Rows:
         elif identifier not in ids:
             why = f"and its prompt is that of {len(same)} documents" if same else "nor by its prompt"
             raise AlignbenchError(f"{row.where}: not a document of {job.task.name} by its id {identifier!r}, {why}")
-        found.append((system, replace(row, fields={**row.fields, "id": identifier})))
+        found.append(row.having(id=identifier))
     return found
 
 
-def _numbered(rows: Rows) -> Rows:
+def _numbered(rows: Sequence[SourceRow]) -> list[SourceRow]:
     """The rows with ids; those without one are numbered by their prompts, or else within their system."""
-    numbers: dict[object, str] = {}
-    counted: dict[str, int] = {}
-    found = []
-    for system, row in rows:
-        prompt = next(iter(_prompts(row)), "")
-        counted[system] = counted.get(system, 0) + 1
-        identifier = row.fields.get("id")
-        if identifier in (None, ""):
-            identifier = numbers.setdefault(prompt or counted[system], f"row {len(numbers) + 1}")
-        found.append((system, replace(row, fields={**row.fields, "id": str(identifier), "prompt": prompt})))
+    numbers, counted, found = dict[object, str](), Counter[str](), []
+    for row in rows:
+        prompt, identifier = next(iter(_prompts(row)), ""), _text(row, "id")
+        counted[_system(row)] += 1
+        if not identifier:
+            identifier = numbers.setdefault(prompt or counted[_system(row)], f"row {len(numbers) + 1}")
+        found.append(row.having(id=identifier, prompt=prompt))
     return found
 
 
@@ -152,12 +161,14 @@ def _kind(task: Task, name: str) -> str | None:
     return next((kind for kind in (name, *of_metric) if kind in task.scorer_kinds), None)
 
 
-def _declared(task: Task, label: str, rows: Rows, scores: Mapping[str, str | None], referenced: bool) -> dict[str, Any]:
+def _declared(
+    task: Task, label: str, rows: Sequence[SourceRow], scores: Mapping[str, str | None], referenced: bool
+) -> dict[str, Any]:
     """How the task of these rows differs from `task`: it has the columns of scores as further metrics."""
     ready = [name for name in scores if _kind(task, name) is None]
     if taken := [metric.name for metric in task.metrics if metric.name in ready]:
         raise AlignbenchError(f"--score {taken[0]}: {task.name} computes it itself; rename the column with --map")
-    values = {name: [own for _, row in rows if (own := _score(row, name)) is not None] for name in ready}
+    values = {name: [own for row in rows if (own := _score(row, name)) is not None] for name in ready}
     metrics = [describe_metric(name, own, scores[name]) for name, own in values.items() if own]
     names = [metric.name for metric in metrics]
     if task is not OUTPUTS or label == OUTPUTS.name:
@@ -188,19 +199,10 @@ def _scorers(task: Task, specs: Sequence[str], given: set[str], device: str) -> 
     return choose_scorers([trimmed], specs, device=device)[task.name]
 
 
-def _records(job: Job, rows: Sequence[SourceRow], kinds: Mapping[str, str | None], *, by_id: bool) -> list[Record]:
-    known = {document.id for document in job.data.documents}
-    completions = completions_of(rows, job, known, find_thinking(), by_id=by_id)
-    scores: dict[str, list[dict[str, dict[str, float]]]] = {}
-    for row in rows:
-        own: dict[str, dict[str, float]] = {}
-        for name, kind in kinds.items():
-            if (value := _score(row, name)) is not None:
-                own.setdefault(kind or READY, {})[NUMBERS.get(kind, kind) if kind else name] = value
-        scores.setdefault(str(row.fields["id"]), []).extend([own] * len(output_texts(row)))
-    found = []
-    for document in job.data.documents:
-        record = Record.generated(document, completions[document.id])
-        pairs = zip(record.outputs, scores.get(document.id, [{}]), strict=True)
-        found.append(replace(record, outputs=tuple(replace(output, scores=own) for output, own in pairs)))
+def _scores(row: SourceRow, kinds: Mapping[str, str | None]) -> dict[str, dict[str, float]]:
+    """The numbers of each kind of scorer in the columns of a row."""
+    found: dict[str, dict[str, float]] = {}
+    for name, kind in kinds.items():
+        if (value := _score(row, name)) is not None:
+            found.setdefault(kind or READY, {})[NUMBERS.get(kind, kind) if kind else name] = value
     return found

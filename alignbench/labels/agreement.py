@@ -4,7 +4,6 @@ A unit is an output or a pair of outputs. `counts`, (units, categories), is the 
 category. Statistics are functions of sums over units, so that a bootstrap can resample prompts.
 """
 
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,14 +14,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from alignbench.errors import AlignbenchError
-from alignbench.labels.table import LIKERT, Label, flag_names
+from alignbench.labels.table import LIKERT, Label, by_ranking, flag_names
 from alignbench.stats.bootstrap import RESAMPLES, estimate, resampled_sums
 from alignbench.stats.estimates import Estimate, cluster_numbers, share
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Level = Literal["nominal", "ordinal", "interval"]
-SECOND, TIE, FIRST = range(3)  # categories of a pair of outputs
+QUIET = np.errstate(invalid="ignore", divide="ignore")  # divisions by 0 are NaN
+TIE = 1  # category of a pair of outputs; 0: the second is better, 2: the first
 LEVELS: dict[str, tuple[Level, ...]] = {
     "ranking": ("nominal", "ordinal"),
     "likert": ("nominal", "ordinal", "interval"),
@@ -36,25 +36,20 @@ def agreeing_pairs(counts: ArrayLike) -> Floats:
     return np.stack([(n * (n - 1)).sum(-1) / 2, judges * (judges - 1) / 2], -1)
 
 
-def agreeing_across(counts: Floats, others: Floats) -> Floats:
-    """(units, 2): the same for pairs of one labeler of each of two groups, given the counts of both groups."""
-    return np.stack([(counts * others).sum(-1), counts.sum(-1) * others.sum(-1)], -1)
-
-
+@QUIET
 def proportion(sums: Floats) -> Floats:
     """(…) of agreeing pairs, of sums (…, 2) over units; NaN without pairs."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(sums[..., 0] / sums[..., 1])
+    return np.asarray(sums[..., 0] / sums[..., 1])
 
 
+@QUIET
 def cohen_kappa(confusion: ArrayLike) -> Floats:
     """Cohen's kappa (1960) of two labelers. confusion: (…, categories, categories), counts of their categories.
     NaN if both use the same single category."""
     table = np.asarray(confusion, np.float64)
     total = table.sum((-2, -1))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        observed = np.trace(table, axis1=-2, axis2=-1) / total
-        return _above_chance(observed, (table.sum(-1) * table.sum(-2)).sum(-1) / total**2)
+    expected = (table.sum(-1) * table.sum(-2)).sum(-1) / total**2
+    return _above_chance(np.trace(table, axis1=-2, axis2=-1) / total, expected)
 
 
 def fleiss_sums(counts: ArrayLike) -> Floats:
@@ -64,13 +59,13 @@ def fleiss_sums(counts: ArrayLike) -> Floats:
     return np.column_stack([known, np.where(known, proportion(pairs), 0), n * known[:, None]])
 
 
+@QUIET
 def fleiss_kappa(sums: ArrayLike) -> Floats:
     """Fleiss' kappa (1971), (…), of `fleiss_sums` added up over units, (…, 2 + categories).
     Units may have different numbers of labelers; those with fewer than two are ignored. NaN for a single category."""
     units, same, n = np.split(np.asarray(sums, np.float64), [1, 2], axis=-1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        rates = n / n.sum(-1, keepdims=True)
-        return _above_chance((same / units)[..., 0], (rates**2).sum(-1))
+    rates = n / n.sum(-1, keepdims=True)
+    return _above_chance((same / units)[..., 0], (rates**2).sum(-1))
 
 
 def _above_chance(observed: Floats, expected: Floats) -> Floats:
@@ -86,6 +81,7 @@ def coincidences(counts: ArrayLike) -> Floats:
     return np.asarray(np.divide(pairs, others, out=np.zeros_like(pairs), where=others > 0))
 
 
+@QUIET
 def krippendorff_alpha(coincidence: ArrayLike, level: Level, values: ArrayLike | None = None) -> Floats:
     """Krippendorff's alpha (2011, "Computing Krippendorff's Alpha-Reliability"), with missing data, (…), of
     `coincidences` added up over units, (…, categories, categories).
@@ -100,8 +96,7 @@ def krippendorff_alpha(coincidence: ArrayLike, level: Level, values: ArrayLike |
         place = np.cumsum(n, -1) - n / 2 if level == "ordinal" else np.asarray(values, np.float64)
         distance = (place[..., :, None] - place[..., None, :]) ** 2
     expected = (n[..., :, None] * n[..., None, :] * distance).sum((-2, -1))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        alpha = 1 - (n.sum(-1) - 1) * (table * distance).sum((-2, -1)) / expected
+    alpha = 1 - (n.sum(-1) - 1) * (table * distance).sum((-2, -1)) / expected
     return np.asarray(np.where(expected > 0, alpha, np.nan))
 
 
@@ -150,14 +145,10 @@ def questions(labels: Sequence[Label]) -> list[Judgements]:
 
 def rankings(labels: Sequence[Label]) -> Judgements:
     """Each labeler's ranking of a prompt's outputs, expanded to all K-choose-2 pairs; equal ranks are a tie."""
-    ranked: dict[tuple[str, str, str], list[tuple[tuple[str, str], float, Label]]] = defaultdict(list)
-    for label in labels:
-        if label.rank is not None:
-            ranked[label.ranking].append((label.item, label.rank, label))
     rows = [
-        (label, (a, b), TIE + int(np.sign(worse - better)))
-        for ranking in ranked.values()
-        for (a, better, label), (b, worse, _) in combinations(sorted(ranking, key=lambda own: own[0]), 2)
+        (one, (one.item, other.item), TIE + int(np.sign((other.rank or 0) - (one.rank or 0))))
+        for ranking in by_ranking(labels).values()
+        for one, other in combinations(sorted(ranking, key=lambda own: own.item), 2)
     ]
     return _judgements("ranking", rows, (-1, 0, 1), mirrored=True)
 
@@ -187,9 +178,9 @@ def _judgements(
 def with_others(judgements: Judgements, labeler: int) -> Estimate:
     """Mean, over the units that a labeler judged, of the proportion of the other labelers who agree."""
     own, others, prompt = _beside(judgements, labeler)
-    total = others.sum(1)
-    known = total > 0
-    return share(others[np.arange(len(own)), own][known] / total[known], prompt[known].tolist())
+    known = others.any(1)
+    agreeing = others[np.arange(len(own)), own][known] / others.sum(1)[known]
+    return share(agreeing, prompt[known].tolist())
 
 
 def with_majority(judgements: Judgements, labeler: int) -> Estimate:
@@ -202,9 +193,7 @@ def with_majority(judgements: Judgements, labeler: int) -> Estimate:
 
 def with_reference(judgements: Judgements, labeler: int, reference: int) -> Estimate:
     """Proportion of the units both judged on which a labeler agrees with the reference labeler."""
-    own, theirs = judgements.category[:, labeler], judgements.category[:, reference]
-    known = (own >= 0) & (theirs >= 0)
-    return share((own == theirs)[known], judgements.prompt[known].tolist())
+    return with_others(replace(judgements, category=judgements.category[:, [labeler, reference]]), 0)
 
 
 def _beside(judgements: Judgements, labeler: int) -> tuple[Ints, Floats, Ints]:
@@ -268,10 +257,11 @@ def _pairwise(shared: Judgements, name: str) -> list[_Statistic]:
     """Proportion of agreeing pairs of labelers: of all, within each group, between each two groups."""
     own = np.array(shared.groups, object)
     groups = sorted({group for group in shared.groups if group is not None})
-    counts = {group: shared.counts(shared.category[:, own == group]) for group in groups}
-    columns = {"all": agreeing_pairs(shared.counts())}
-    columns |= {f"group {group}": agreeing_pairs(counts[group]) for group in groups}
-    columns |= {f"groups {a} and {b}": agreeing_across(counts[a], counts[b]) for a, b in combinations(groups, 2)}
+    of = {group: agreeing_pairs(shared.counts(shared.category[:, own == group])) for group in groups}
+    columns = {"all": agreeing_pairs(shared.counts())} | {f"group {group}": pairs for group, pairs in of.items()}
+    for a, b in combinations(groups, 2):
+        both = agreeing_pairs(shared.counts(shared.category[:, (own == a) | (own == b)]))
+        columns[f"groups {a} and {b}"] = both - of[a] - of[b]
     return [_Statistic(name, who, pairs, proportion, int(pairs[:, 1].sum()), (0, 1)) for who, pairs in columns.items()]
 
 

@@ -78,9 +78,7 @@ def kept(labels: Sequence[Label], screened: Sequence[Screened]) -> list[Label]:
 
 
 def _agreement(judgements: Judgements, name: str, reference: str | None) -> Estimate:
-    labelers = judgements.labelers
-    if name not in labelers or (reference is not None and reference not in labelers):
+    named = [own for own in (name, reference) if own is not None]
+    if not set(named) <= set(judgements.labelers):
         return Estimate()
-    if reference is None:
-        return with_others(judgements, labelers.index(name))
-    return with_reference(judgements, labelers.index(name), labelers.index(reference))
+    return (with_reference if reference else with_others)(judgements, *map(judgements.labelers.index, named))

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from alignbench.console import write_text
 from alignbench.data.tables import SourceRow, read_source
 from alignbench.errors import AlignbenchError
 
@@ -79,37 +79,25 @@ def read_labels(
     seen: dict[tuple[object, ...], Any] = {}
     labels = []
     for row in rows:
-        try:
-            own = replace(row, fields={names[name]: value for name, value in row.fields.items() if name in names})
+        own = replace(row, fields={names[name]: value for name, value in row.fields.items() if name in names})
+        with row.located():
             for label in _labels(own, flags, known, graded_to):
                 _check_repeated(label, row.where, "responses" in own.fields, seen)
                 labels.append(label)
-        except (ValueError, OverflowError) as error:
-            raise AlignbenchError(f"{row.where}: {error}") from None
     labels = [replace(label, prompt=known.texts.get(label.prompt_id)) for label in labels]
     return sorted(labels, key=lambda label: (label.prompt_id, *label.item, *label.ranking[1:]))
 
 
 def write_labels(labels: Sequence[Label], file: Path) -> None:
     """Write labels in the normal form: JSON lines without missing values."""
-    rows = []
-    for label in labels:
-        row = {name: getattr(label, name) for name in NORMAL}
-        row["flags"] = {name: int(value) for name, value in label.flags.items()} or None
-        rows.append({name: value for name, value in row.items() if value is not None})
-    write_lines(rows, file)
+    rows = ({name: getattr(label, name) for name in NORMAL} for label in labels)
+    rows = (row | {"flags": {name: int(value) for name, value in row["flags"].items()} or None} for row in rows)
+    write_lines([{name: value for name, value in row.items() if value is not None} for row in rows], file)
 
 
 def write_lines(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
-    """Write JSON lines atomically."""
-    temporary = file.with_name(file.name + ".tmp")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        temporary.write_bytes(text.encode("utf-8", "backslashreplace"))  # a lone surrogate becomes its JSON escape
-        os.replace(temporary, file)
-    except OSError as error:
-        raise AlignbenchError(f"{file}: cannot be written: {error.strerror or error}") from None
+    """Write JSON lines."""
+    write_text(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), with_folder=True)
 
 
 def export(labels: Sequence[Label]) -> tuple[list[dict[str, Any]], dict[str, int]]:
@@ -117,18 +105,15 @@ def export(labels: Sequence[Label]) -> tuple[list[dict[str, Any]], dict[str, int
     Returns rows {prompt, responses, ranks, labeler}, the best response first, one per prompt and labeler; and counts of
     what was exported and left out. Raises AlignbenchError if there are none, or if a ranked prompt's text is unknown.
     """
-    ranked: dict[tuple[str, str, str], list[Label]] = defaultdict(list)
-    for label in labels:
-        if label.rank is not None:
-            if label.prompt is None:
-                why = "has no text, which the trainer needs: import the labels with --prompts FILE"
-                raise AlignbenchError(f"prompt {label.prompt_id!r} {why}")
-            ranked[label.ranking].append(label)
+    ranked = by_ranking(labels)
     if not ranked:
         raise AlignbenchError("no label has a rank: there are no rankings to export")
     rows: list[dict[str, Any]] = []
     tied = alone = empty = 0
-    for (_, labeler, _), all_labels in sorted(ranked.items()):
+    for (prompt_id, labeler, _), all_labels in sorted(ranked.items()):
+        if all_labels[0].prompt is None:
+            why = "has no text, which the trainer needs: import the labels with --prompts FILE"
+            raise AlignbenchError(f"prompt {prompt_id!r} {why}")
         ranking = sorted((label for label in all_labels if label.output), key=lambda label: (label.rank, label.item))
         ranks, responses = [label.rank for label in ranking], [label.output for label in ranking]
         empty += len(all_labels) - len(ranking)
@@ -145,6 +130,15 @@ def export(labels: Sequence[Label]) -> tuple[list[dict[str, Any]], dict[str, int
         "left out: fewer than two responses": alone,
         "responses left out: empty": empty,
     }
+
+
+def by_ranking(labels: Sequence[Label]) -> dict[tuple[str, str, str], list[Label]]:
+    """The labels with a rank, by what those share that can be compared."""
+    ranked: dict[tuple[str, str, str], list[Label]] = defaultdict(list)
+    for label in labels:
+        if label.rank is not None:
+            ranked[label.ranking].append(label)
+    return ranked
 
 
 def counts(labels: Sequence[Label]) -> dict[str, int]:
@@ -209,12 +203,10 @@ class _Prompts:
         self.texts: dict[str, str] = {}
         self._ids: dict[str, str] = {}
         for row in read_source(file) if file is not None else ():
-            try:
+            with row.located():
                 text = row.text("prompt")
                 id = self.find(_name(row.fields, "prompt_id") or _name(row.fields, "id"), text)
-            except ValueError as error:
-                raise AlignbenchError(f"{row.where}: {error}") from None
-            self._ids.setdefault(text, id)
+                self._ids.setdefault(text, id)
         self._file = file
 
     def find(self, id: str | None, text: str | None) -> str:
@@ -252,17 +244,15 @@ def _labels(row: SourceRow, flags: Sequence[str], prompts: _Prompts, graded_to: 
     if labeler is None:
         raise ValueError("no labeler")
     for fields in labels:
-        output, model = _text(fields, "output"), _name(fields, "model")
-        if output is None:
+        if (output := _text(fields, "output")) is None:
             raise ValueError("no output")
         rank = _number(fields, "rank", lambda number: 0 < number < math.inf, "a positive number (1 is the best)")
         likert = _number(fields, "likert", range(LIKERT[0], LIKERT[1] + 1).__contains__, "a whole number from 1 to 7")
-        mark = None if likert is None else int(likert)
-        comparison = _name(fields, "comparison")
         preference = _number(fields, "preference", lambda number: 0 <= number <= 1, "a number from 0 to 1")
+        model, comparison = _name(fields, "model"), _name(fields, "comparison")
         if preference is not None and comparison is None:
             raise ValueError("preference without comparison: write rows prompt, output_1, output_2, preference")
-        answers = _flags(fields, flags)
+        mark, answers = None if likert is None else int(likert), _flags(fields, flags)
         yield Label(prompt_id, prompt, output, labeler, model, group, rank, mark, comparison, preference, answers)
 
 
@@ -276,14 +266,12 @@ def _pair(fields: Mapping[str, Any], graded_to: int) -> list[dict[str, Any]]:
     value = _number(fields, "preference", lambda n: low <= n <= graded_to or n == 0, expected)
     items = [(_name(fields, f"model_{n}") or f"output_{n}", _text(fields, f"output_{n}")) for n in (1, 2)]
     comparison = hashlib.sha256(json.dumps(sorted(items, key=str)).encode()).hexdigest()[:12]
-    labels: list[dict[str, Any]] = [
-        {"model": model, "output": output, "comparison": comparison} for model, output in items
-    ]
+    graded: list[dict[str, Any]] = [{}, {}]
     if value is not None:
         second = 0.5 if low and value == 0 else value - low
-        labels[0] |= {"preference": 1 - second, "rank": 1 + (second > 0.5)}
-        labels[1] |= {"preference": second, "rank": 1 + (second < 0.5)}
-    return labels
+        graded = [{"preference": own, "rank": 1 + (own < 0.5)} for own in (1 - second, second)]
+    cells = zip(items, graded, strict=True)
+    return [{"model": model, "output": output, "comparison": comparison, **own} for (model, output), own in cells]
 
 
 def _check_repeated(label: Label, where: str, ranking: bool, seen: dict[tuple[object, ...], Any]) -> None:

@@ -10,11 +10,12 @@ from functools import cache
 from typing import Any, cast
 
 import torch
+from torch import Tensor, nn
 from torch.nn.attention.flex_attention import AuxRequest, BlockMask, create_block_mask, flex_attention
-from transformers import AttentionInterface, DynamicCache, PreTrainedModel
+from transformers import AttentionInterface, PreTrainedModel
 
-TREE, JOINT = "alignbench_tree", "alignbench_joint"
-Layers = Sequence[tuple[torch.Tensor, torch.Tensor]]  # keys and values per layer, (1, heads, tokens, size) each
+TREE = "alignbench_tree"
+Layers = Sequence[tuple[Tensor, Tensor]]  # keys and values per layer, (1, heads, tokens, size) each
 
 
 @contextmanager
@@ -29,16 +30,12 @@ def replaced_attention(model: PreTrainedModel, name: str) -> Iterator[None]:
             config._attn_implementation = implementation
 
 
-def layers_of(kept: DynamicCache) -> Layers:
-    return [(layer.keys, layer.values) for layer in kept.layers]
-
-
 def refuse_unsupported(arguments: dict[str, Any]) -> None:
     if any(arguments.get(name) is not None for name in ("s_aux", "position_bias", "head_mask")):
         raise ValueError("attention sinks and biases are not supported")
 
 
-def tree_mask(ends: torch.Tensor) -> BlockMask:
+def tree_mask(ends: Tensor) -> BlockMask:
     """Node i attends to itself and to its ancestors: the nodes j ≤ i whose subtrees, up to `ends` (rows, nodes), have
     it. Blocks without such a pair are skipped."""
 
@@ -56,29 +53,24 @@ def _compiled(device: str) -> Callable[..., Any]:
 
 
 def tree_attention(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float | None = None,
-    softcap: float | None = None,
-    tree: BlockMask | None = None,
-    shared: Layers = (),
-    **arguments: Any,
-) -> tuple[torch.Tensor, None]:
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **given: Any
+) -> tuple[Tensor, None]:
     """FlexAttention on prefix trees, merged with the attention to the shared prefix by their log-sum-exp."""
-    refuse_unsupported(arguments)
-
+    refuse_unsupported(given)
+    softcap = given.get("softcap")
     limit, layer = softcap or 1.0, cast(int, module.layer_idx)
 
-    def cap(score: torch.Tensor, *_: Any) -> torch.Tensor:
+    def cap(score: Tensor, *_: Any) -> Tensor:
         return limit * torch.tanh(score / limit)
 
-    own = {"score_mod": cap if softcap else None, "scale": scaling, "enable_gqa": query.shape[1] != key.shape[1]}
+    own = {
+        "score_mod": cap if softcap else None,
+        "scale": given.get("scaling"),
+        "enable_gqa": query.shape[1] != key.shape[1],
+    }
     flex = _compiled(query.device.type)
-    out, aux = flex(query, key, value, block_mask=tree, return_aux=AuxRequest(lse=True), **own)
-    if shared:
+    out, aux = flex(query, key, value, block_mask=given["tree"], return_aux=AuxRequest(lse=True), **own)
+    if shared := given["shared"]:
         k, v = shared[layer]
         rows, heads, width, size = query.shape
         together = query.transpose(0, 1).reshape(1, heads, rows * width, size)
@@ -88,35 +80,4 @@ def tree_attention(
     return out.transpose(1, 2), None
 
 
-def joint_attention(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float | None = None,
-    softcap: float | None = None,
-    shared: Layers = (),
-    **arguments: Any,
-) -> tuple[torch.Tensor, None]:
-    """One softmax over the scores of the shared prefix and of a row's own keys, in as few operations as possible."""
-    refuse_unsupported(arguments)
-    before, values = shared[cast(int, module.layer_idx)]
-    (rows, heads, length, size), groups = query.shape, key.shape[1]
-    scaled = (query * (size**-0.5 if scaling is None else scaling)).reshape(rows, groups, -1, size)
-    together = scaled.transpose(0, 1).reshape(groups, -1, size)  # (key heads, rows · queries, size)
-    first = (together @ before[0].transpose(-1, -2)).view(groups, rows, -1, before.shape[2]).transpose(0, 1)
-    scores = torch.cat([first, scaled @ key.transpose(-1, -2)], -1).view(rows, heads, length, -1)
-    if softcap is not None:
-        scores = softcap * torch.tanh(scores / softcap)
-    if attention_mask is not None:
-        scores[..., before.shape[2] :] += attention_mask
-    weights = scores.softmax(-1, dtype=torch.float32).to(value.dtype).view(rows, groups, -1, scores.shape[-1])
-    of_prefix, own = weights[..., : before.shape[2]], weights[..., before.shape[2] :]
-    out = of_prefix.transpose(0, 1).reshape(groups, -1, before.shape[2]) @ values[0]
-    joint = out.view(groups, rows, -1, values.shape[-1]).transpose(0, 1) + own @ value
-    return joint.reshape(rows, heads, length, -1).transpose(1, 2), None
-
-
 AttentionInterface.register(TREE, tree_attention)
-AttentionInterface.register(JOINT, joint_attention)

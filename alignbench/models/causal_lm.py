@@ -13,6 +13,8 @@ from transformers import PreTrainedModel
 
 # Mean difference of log-probabilities over the vocabulary, in nats: rounding stays below it, a wrong mask is above.
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.25}
+# What transformers raises where a model does not take an argument; NotImplementedError is a RuntimeError
+ERRORS = TypeError, ValueError, RuntimeError, IndexError, AttributeError, KeyError
 # Padded tokens of a scoring batch: on a CPU, matrix products reach their full rate at 256 rows
 CPU_TOKENS, MAX_TOKENS = 512, 16_384
 LARGEST_TREE = 2_048  # nodes of a prefix tree: attention is quadratic in them

@@ -17,6 +17,7 @@ from torch import nn
 
 from alignbench.types.engine import TOP, Sampling
 
+NO_DOUBLE = ("mps",)  # devices without double precision
 CHUNK = 128  # adjacent tokens that are reduced together first
 LOWEST = -200.0  # nats below the highest logit: its exponential is 0 in fp32, and 0 · −200 is not NaN as 0 · −∞ is
 
@@ -29,13 +30,17 @@ def target_logprobs(logits: torch.Tensor, rows: list[int], targets: list[int]) -
     """
     row = torch.tensor(rows, device=logits.device)
     target = logits[row, torch.tensor(targets, device=logits.device)].float()
-    chunk = max(1, (2**20 if logits.device.type == "cpu" else 2**28) // logits.shape[-1])
-    normaliser = torch.empty(len(logits), dtype=torch.float32, device=logits.device)
-    for start in range(0, len(logits), chunk):
-        part = logits[start : start + chunk].float()
+    normalisers = []
+    for part in torch.split(logits, _rows_at_once(logits, 2**20)):
+        part = part.float()
         highest = part.amax(-1, keepdim=True)
-        normaliser[start : start + chunk] = part.sub_(highest).exp_().sum(-1).log_().add_(highest[:, 0])
-    return (target - normaliser[row]).cpu().double().numpy()  # MPS has no double precision
+        normalisers.append(part.sub_(highest).exp_().sum(-1).log_().add_(highest[:, 0]))
+    return (target - torch.cat(normalisers)[row]).cpu().double().numpy()
+
+
+def _rows_at_once(logits: torch.Tensor, numbers: int) -> int:
+    """With so many numbers as the processor's cache holds, or with 256 times as many on a GPU."""
+    return max(1, numbers * (1 if logits.device.type == "cpu" else 256) // logits.shape[-1])
 
 
 @torch.inference_mode()
@@ -44,7 +49,7 @@ def entropies(logits: torch.Tensor, rows: Sequence[int]) -> NDArray[np.float64]:
 
     logits: (positions, vocabulary), not modified, and copied a few rows at a time. A logit of −∞ is of probability 0.
     """
-    size = max(1, (2**18 if logits.device.type == "cpu" else 2**26) // logits.shape[-1])
+    size = _rows_at_once(logits, 2**18)
     found = [np.empty((2, 0))]
     for start in range(0, len(rows), size):
         index = torch.tensor(list(rows[start : start + size]), device=logits.device)
@@ -71,8 +76,7 @@ def top_entropies(values: torch.Tensor) -> torch.Tensor:
         inside = chunks.gather(1, best[:, :, None].expand(-1, -1, CHUNK)).flatten(1)
         values = torch.cat([inside, values[:, whole * CHUNK :]], dim=-1)
     highest = values.topk(min(TOP, values.shape[-1])).values
-    highest = highest if values.device.type == "mps" else highest.double()
-    found: torch.Tensor = torch.special.entr(highest.softmax(-1)).sum(-1)
+    found: torch.Tensor = torch.special.entr(_wide(highest).softmax(-1)).sum(-1)
     return found
 
 
@@ -104,8 +108,7 @@ def draw(logits: torch.Tensor, rows: Sequence[int], streams: Sequence[Stream], s
 
     logits: (rows, vocabulary). Temperature 0 takes the most likely token, the lowest id in a tie.
     """
-    # as many rows at once as the processor's cache holds
-    size = max(1, (2**19 if logits.device.type == "cpu" else 2**28) // logits.shape[-1])
+    size = _rows_at_once(logits, 2**19)
     drawn: list[Drawn] = []
     for start in range(0, len(rows), size):
         part = logits.index_select(0, torch.tensor(list(rows[start : start + size]), device=logits.device))
@@ -199,4 +202,4 @@ def _chunk_sums(values: torch.Tensor) -> torch.Tensor:
 
 
 def _wide(values: torch.Tensor) -> torch.Tensor:
-    return values if values.device.type == "mps" else values.double()
+    return values if values.device.type in NO_DOUBLE else values.double()

@@ -72,19 +72,18 @@ class Encoder:
         chat: each context is a user message in the chat template. Raises AlignbenchError if there is no template.
         """
         contexts = [request.context for request in requests]
-        whole_contexts = self._in_template(contexts) if chat else contexts
-        pairs = [(c.rstrip(), c + request.continuation) for c, request in zip(whole_contexts, requests, strict=True)]
-        alone = self._encode({context for context, _ in pairs if context}, special_tokens=not chat)
-        joint = self._encode({whole for context, whole in pairs if context}, special_tokens=not chat)
-        continuations = self._encode({whole for context, whole in pairs if not context}, special_tokens=False)
+        contexts = self._in_template(contexts) if chat else contexts
+        pairs = [(c.rstrip(), c + request.continuation) for c, request in zip(contexts, requests, strict=True)]
+        joint = self._encode((text for pair in pairs if pair[0] for text in pair), special_tokens=not chat)
+        continuations = self._encode((whole for context, whole in pairs if not context), special_tokens=False)
 
         def encoded(context: str, whole: str) -> Encoded | str:
             note = None
             if context:
-                tokens, length = joint[whole], len(alone[context])
+                tokens, length = joint[whole], len(joint[context])
                 if len(tokens) <= length:
                     rest = whole[len(context) :]
-                    tokens, note = np.concatenate([alone[context], self._encode([rest], False)[rest]]), APART
+                    tokens, note = np.concatenate([joint[context], self._encode([rest], False)[rest]]), APART
             elif self.start is None:
                 return "the tokenizer has no token that could begin an empty context"
             else:
@@ -120,20 +119,14 @@ class Encoder:
 
         chat: each text is a user message in the chat template. Raises AlignbenchError if there is no template.
         """
-        found: list[Tokens | None]
-        if not chat:
-            found = self.contexts(texts)
-        else:
-            messages = self._in_template(texts)
-            encoded = self._encode(messages, special_tokens=False)
-            found = [encoded[message] for message in messages]
+        found = self.contexts(self._in_template(texts), special_tokens=False) if chat else self.contexts(texts)
         empty, no_start = "the prompt has no tokens", "the tokenizer has no token that could begin an empty prompt"
         return [no_start if t is None else (misfit(t) or t) if len(t) else empty for t in found]
 
-    def contexts(self, texts: Sequence[str]) -> list[Tokens | None]:
-        """Encode texts to continue. An empty text is the start token, None if the tokenizer has none."""
-        encoded = self._encode({text for text in texts if text})
-        return [encoded[text] if text else self.start for text in texts]
+    def contexts(self, texts: Sequence[str], special_tokens: bool = True) -> list[Tokens | None]:
+        """Encode texts to continue. With special tokens, an empty text is the start token, None if there is none."""
+        encoded = self._encode(texts, special_tokens)
+        return [encoded[text] if text or not special_tokens else self.start for text in texts]
 
     def _in_template(self, texts: Sequence[str]) -> list[str]:
         """Each text as a user message, up to the beginning of the assistant's reply, with all special tokens."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import psutil  # type: ignore[import-untyped]
@@ -71,7 +72,6 @@ def load_engine(
     """
     import torch
     from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
 
     from alignbench.models.causal_lm import release_cached_memory
     from alignbench.models.encode import Encoder
@@ -79,28 +79,19 @@ def load_engine(
     from alignbench.models.onednn import choose_products
 
     release_cached_memory(torch.device(device))  # of the model before
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
     # fused attention in torch's CPU build multiplies half precision at the rate of fp32
     slow = device == "cpu" and dtype in ("bfloat16", "float16")
     options = {"dtype": getattr(torch, dtype), "attn_implementation": "eager" if slow else None, **(placement or {})}
     if checkpoint.quantization is not None:  # quantised layers cannot be moved
         options.setdefault("device_map", {"": device})
     try:
-        tokenizer = load_tokenizer(checkpoint)
-        model, missing = load_weights(checkpoint, AutoModelForCausalLM, merge=merge, **options)
-        model = (model if "device_map" in options else model.to(device)).eval()
-    except AlignbenchError:
-        raise
+        with loading(checkpoint, "a causal language model"):
+            tokenizer = load_tokenizer(checkpoint)
+            model, missing = load_weights(checkpoint, AutoModelForCausalLM, merge=merge, **options)
+            model = (model if "device_map" in options else model.to(device)).eval()
     except torch.OutOfMemoryError as error:
         advice = "try --dtype bfloat16, --device-map auto or --device cpu"
         message = f"its weights do not fit into the memory of {device}; {advice}"
-        raise CheckpointError(checkpoint.name, message) from error
-    except Exception as error:  # transformers raises errors of many kinds, all about this folder
-        message = f"it does not load as a causal language model ({first_line(error)})"
-        if checkpoint.quantization is not None and isinstance(error, ImportError):
-            message = f"its weights are quantised ({checkpoint.quantization}): pip install 'alignbench[quantized]'"
-            message = f"{message} or the package that its method needs ({first_line(error)})"
         raise CheckpointError(checkpoint.name, message) from error
     if missing:
         raise CheckpointError(checkpoint.name, f"{len(missing)} weights are not in its files (first: {missing[0]})")
@@ -108,6 +99,32 @@ def load_engine(
         choose_products(model)
     encoder = Encoder(tokenizer, template_kwargs, system)
     return LocalEngine(model, encoder, checkpoint.window, token_budget or 0, notify)
+
+
+@contextmanager
+def loading(checkpoint: Checkpoint, what: str) -> Iterator[None]:
+    """Raise CheckpointError if transformers fails inside the `with` block, but not if the memory is too small."""
+    import torch
+
+    quiet()
+    try:
+        yield
+    except (AlignbenchError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # transformers raises errors of many kinds, all about this folder
+        message = f"it does not load as {what} ({first_line(error)})"
+        if checkpoint.quantization is not None and isinstance(error, ImportError):
+            message = f"its weights are quantised ({checkpoint.quantization}): pip install 'alignbench[quantized]'"
+            message = f"{message} or the package that its method needs ({first_line(error)})"
+        raise CheckpointError(checkpoint.name, message) from error
+
+
+def quiet() -> None:
+    """Turn off the warnings, load reports and progress bars of transformers."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> Any:

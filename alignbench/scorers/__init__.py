@@ -3,14 +3,5 @@
 from alignbench.scorers.registry import DEFAULTS, SCORERS, ScorerSpec, all_scorers, find_scorer, look_up
 from alignbench.types.scorer import Item, Scorer, ScorerIdentity
 
-__all__ = [
-    "DEFAULTS",
-    "SCORERS",
-    "Item",
-    "Scorer",
-    "ScorerIdentity",
-    "ScorerSpec",
-    "all_scorers",
-    "find_scorer",
-    "look_up",
-]
+__all__ = ["DEFAULTS", "SCORERS", "Item", "Scorer", "ScorerIdentity", "ScorerSpec"]
+__all__ += ["all_scorers", "find_scorer", "look_up"]

@@ -91,12 +91,10 @@ def corpus_interval(
     generator = np.random.default_rng(seed)
     if n > MOST:  # blocks of documents drawn at random are resampled: the same sums in less time
         counts = cluster_sums(counts, generator.permutation(n) % MOST)[0]
-    scores: list[float] = []
+    scores, equal = list[float](), np.full(len(counts), 1 / len(counts))
     for start in range(0, resamples, _BLOCK):
         # (block, documents): how often each was drawn
-        drawn = generator.multinomial(
-            len(counts), np.full(len(counts), 1 / len(counts)), min(_BLOCK, resamples - start)
-        )
+        drawn = generator.multinomial(len(counts), equal, min(_BLOCK, resamples - start))
         scores += [corpus_function([row]) for row in (drawn @ counts).tolist()]
     low, high = np.quantile(scores, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return Estimate(value, float(np.std(scores, ddof=1)), float(low), float(high), n, n)

@@ -8,7 +8,7 @@ from importlib.metadata import version
 import numpy as np
 
 from alignbench.errors import AlignbenchError
-from alignbench.scorers.sequence import SequenceModel, load_sequence_classifier, probabilities
+from alignbench.scorers.sequence import NAME_LABELS, SequenceModel, load_sequence_classifier, probabilities
 from alignbench.types.scorer import Item
 
 TOXIC_WORDS = ("toxic", "hate", "offensive")  # in order of preference
@@ -48,10 +48,8 @@ def load_sentiment(path: str, device: str, trust_remote_code: bool) -> Classifie
     reader = load_sequence_classifier(path, device, trust_remote_code)
     values = sentiment_values(reader.labels)
     if values is None or _are_independent(reader):
-        raise AlignbenchError(
-            f"sentiment classifier {reader.name}: its labels ({', '.join(reader.labels)}) are not negative and "
-            "positive (and neutral), nor stars; name them in id2label of its config.json"
-        )
+        problem = f"its labels ({', '.join(reader.labels)}) are not negative and positive (and neutral), nor stars"
+        raise AlignbenchError(f"sentiment classifier {reader.name}: {problem}; {NAME_LABELS}")
     return ClassifierScorer("sentiment", f"classifier:{reader.name}", reader, values, independent=False)
 
 
@@ -65,10 +63,8 @@ def toxic_label(labels: Sequence[str], name: str) -> str:
             return min(named, key=len)  # "toxicity" rather than "severe_toxicity"
     if tuple(labels) == ("LABEL_0", "LABEL_1"):
         return "LABEL_1"
-    raise AlignbenchError(
-        f"classifier {name}: none of its labels ({', '.join(labels)}) contains toxic, hate or offensive; "
-        "name them in id2label of its config.json"
-    )
+    problem = f"none of its labels ({', '.join(labels)}) contains toxic, hate or offensive"
+    raise AlignbenchError(f"classifier {name}: {problem}; {NAME_LABELS}")
 
 
 def sentiment_values(labels: Sequence[str]) -> list[float] | None:
@@ -125,10 +121,8 @@ def load_textblob(kind: str, name: str) -> PackageScorer:
     """
     from textblob.en.sentiments import PatternAnalyzer  # type: ignore[import-not-found,unused-ignore]
 
-    analyse = PatternAnalyzer().analyze
+    def score(texts: list[str]) -> list[dict[str, float]]:
+        found = map(PatternAnalyzer().analyze, texts)
+        return [{"sentiment": float(own.polarity), "subjectivity": float(own.subjectivity)} for own in found]
 
-    def numbers(text: str) -> dict[str, float]:
-        found = analyse(text)
-        return {"sentiment": float(found.polarity), "subjectivity": float(found.subjectivity)}
-
-    return PackageScorer(kind, name, lambda texts: [numbers(text) for text in texts])
+    return PackageScorer(kind, name, score)

@@ -15,10 +15,10 @@ import torch
 from alignbench.data.fetch import sha256_of
 from alignbench.errors import AlignbenchError, first_line
 from alignbench.hub import offline
-from alignbench.models.load import resolve_device
+from alignbench.models.load import quiet, resolve_device
 from alignbench.scorers.classifier import ClassifierScorer, toxic_label
 from alignbench.scorers.registry import look_up
-from alignbench.scorers.sequence import SequenceModel, load_sequence_classifier, quiet, window
+from alignbench.scorers.sequence import SequenceModel, load_sequence_classifier, window
 
 # Labels of the data sets -> detoxify's standard names
 STANDARD = {"toxic": "toxicity", "severe_toxic": "severe_toxicity", "identity_hate": "identity_attack"}
@@ -42,7 +42,7 @@ def load_detoxify(name: str, path: str | None, device: str) -> ClassifierScorer:
         the tokenizer are read from the checkpoint's folder if they are there, else from the hub.
     """
     file = _download(name) if path is None else Path(path).expanduser()
-    if file.is_dir() and not any(file.glob("*.safetensors")) and len(found := sorted(file.glob("*.ckpt"))) == 1:
+    if not any(file.glob("*.safetensors")) and len(found := list(file.glob("*.ckpt"))) == 1:
         file = found[0]
     if file.is_file():
         reader, toxic = _from_checkpoint(name, file, device), "toxicity"
@@ -71,25 +71,23 @@ def published(name: str) -> tuple[str, Path, str]:
 def _download(name: str) -> Path:
     """The published weights, downloaded if they are not in torch's cache."""
     url, file, sha256 = published(name)
-    if file.is_file():
-        return file
     try:
-        if offline():
-            raise OSError("HF_HUB_OFFLINE or HF_DATASETS_OFFLINE is set")
-        file.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(file), hash_prefix=sha256, progress=sys.stderr.isatty())
+        if not file.is_file():
+            if offline():
+                raise OSError("HF_HUB_OFFLINE or HF_DATASETS_OFFLINE is set")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(url, str(file), hash_prefix=sha256, progress=sys.stderr.isatty())
     except (OSError, RuntimeError) as error:  # RuntimeError: another sha256
         raise _missing(name, f"its weights {file.name} could not be fetched ({error})") from None
     return file
 
 
 def _missing(name: str, what: str) -> AlignbenchError:
-    url, file, _ = published(name)
-    return AlignbenchError(
-        f"toxicity scorer {name}: {what}; download {url} ({look_up(f'toxicity={name}')[0].download}), put config.json "
-        f"and the tokenizer of {BASES[name.removeprefix('detoxify-')]} beside it and pass toxicity={name}:/path/to/"
-        f"{file.name}, or use toxicity=alt-profanity-check, which needs no download"
-    )
+    (url, file, _), size = published(name), look_up(f"toxicity={name}")[0].download
+    beside = f"put config.json and the tokenizer of {BASES[name.removeprefix('detoxify-')]} beside it"
+    other = "or use toxicity=alt-profanity-check, which needs no download"
+    advice = f"download {url} ({size}), {beside} and pass toxicity={name}:/path/to/{file.name}, {other}"
+    return AlignbenchError(f"toxicity scorer {name}: {what}; {advice}")
 
 
 def _from_checkpoint(name: str, file: Path, device: str) -> SequenceModel:
@@ -105,10 +103,8 @@ def _from_checkpoint(name: str, file: Path, device: str) -> SequenceModel:
         state, arguments = dict(whole["state_dict"]), dict(whole["config"]["arch"]["args"])
         classes = list(whole["config"]["dataset"]["args"]["classes"])
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, ValueError) as error:
-        raise AlignbenchError(
-            f"toxicity scorer {name}: {file} is not a checkpoint of detoxify that opens as tensors alone "
-            f"({first_line(error)})"
-        ) from None
+        problem = f"{file} is not a checkpoint of detoxify that opens as tensors alone ({first_line(error)})"
+        raise AlignbenchError(f"toxicity scorer {name}: {problem}") from None
     quiet()
     local = (file.parent / "config.json").is_file()
     base = str(file.parent if local else arguments.get("model_type", BASES[name.removeprefix("detoxify-")]))
@@ -123,9 +119,8 @@ def _from_checkpoint(name: str, file: Path, device: str) -> SequenceModel:
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise AlignbenchError(f"toxicity scorer {name}: {file} does not make a model ({first_line(error)})") from None
     if absent := sorted(loading["missing_keys"]):
-        raise AlignbenchError(
-            f"toxicity scorer {name}: {file} lacks {len(absent)} weights of its architecture (first: {absent[0]})"
-        )
+        lacks = f"lacks {len(absent)} weights of its architecture (first: {absent[0]})"
+        raise AlignbenchError(f"toxicity scorer {name}: {file} {lacks}")
     return SequenceModel(
         name=name,
         revision=sha256,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
+from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,8 +10,8 @@ from numpy.typing import NDArray
 from alignbench.diversity.semantic import distances_to_others, vendi
 from alignbench.errors import AlignbenchError
 from alignbench.models.checkpoint import find_checkpoint
-from alignbench.models.load import resolve_device
-from alignbench.scorers.sequence import encodable, quiet
+from alignbench.models.load import quiet, resolve_device
+from alignbench.scorers.sequence import encodable
 from alignbench.types.scorer import Item
 
 HASHED_FEATURES = 1024  # for words, and as many for characters: 10,000 texts take 82 MB
@@ -91,8 +92,5 @@ class SentenceTransformerEmbedder(_Embedder):
 
 def by_group(items: Sequence[Item], score: Callable[[list[int]], list[dict[str, float]]]) -> list[dict[str, float]]:
     """The numbers of each item; score: the indices of the items of one group, in order -> their numbers"""
-    groups: dict[str, list[int]] = {}
-    for index, item in enumerate(items):
-        groups.setdefault(item.group, []).append(index)
-    found = {i: own for members in groups.values() for i, own in zip(members, score(members), strict=True)}
-    return [found[index] for index in range(len(items))]
+    groups = groupby(range(len(items)), lambda index: items[index].group)
+    return [numbers for _, members in groups for numbers in score(list(members))]

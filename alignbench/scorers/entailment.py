@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from alignbench.errors import AlignbenchError, first_line
 from alignbench.models import checkpoint as checkpoints
-from alignbench.models.load import resolve_device
+from alignbench.models.load import quiet, resolve_device
 from alignbench.scorers.sentences import sentences
-from alignbench.scorers.sequence import SequenceModel, Text, load_sequence_classifier, probabilities, quiet
+from alignbench.scorers.sequence import NAME_LABELS, SequenceModel, Text, load_sequence_classifier, probabilities
 from alignbench.types.scorer import Item
 
 THRESHOLD = 0.5  # a sentence with less support is flagged
@@ -119,10 +119,8 @@ def load_nli(path: str, device: str, trust_remote_code: bool) -> Entailment:
     model = load_sequence_classifier(path, device, trust_remote_code)
     entailed = [i for i, label in enumerate(model.labels) if label.lower() in ("entailment", "entail", "entailed")]
     if len(entailed) != 1:
-        raise AlignbenchError(
-            f"entailment model {model.name}: one of its labels ({', '.join(model.labels)}) should be called "
-            "entailment; name them in id2label of its config.json"
-        )
+        problem = f"one of its labels ({', '.join(model.labels)}) should be called entailment"
+        raise AlignbenchError(f"entailment model {model.name}: {problem}; {NAME_LABELS}")
     room = model.window - len(model.tokenizer("", "")["input_ids"])
     reader = PairReader(model, lambda premise, hypothesis: (premise, hypothesis), room, entailed[0])
     return Entailment(reader, f"nli:{model.name}", model.revision)
@@ -150,9 +148,8 @@ def load_hhem(path: str | None, device: str) -> Entailment:
     try:
         model = _hhem_model(weights)
     except (KeyError, RuntimeError, ValueError, IndexError) as error:
-        raise AlignbenchError(
-            f"entailment scorer hhem: the weights in {folder} are not HHEM-2.1's ({first_line(error)})"
-        ) from None
+        problem = f"the weights in {folder} are not HHEM-2.1's ({first_line(error)})"
+        raise AlignbenchError(f"entailment scorer hhem: {problem}") from None
     tokenizer = _hhem_tokenizer(folder)
     reader = SequenceModel(
         name="hhem",
@@ -197,10 +194,9 @@ def _hhem_tokenizer(folder: Path) -> Any:
             folder, _, _ = checkpoints.download_checkpoint(HHEM_TOKENIZER, False)
         return AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (AlignbenchError, OSError, ValueError, KeyError) as error:
-        raise AlignbenchError(
-            f"entailment scorer hhem: {folder}: no tokenizer that loads; put tokenizer.json and tokenizer_config.json "
-            f"of google/flan-t5-base there ({first_line(error)})"
-        ) from None
+        advice = "put tokenizer.json and tokenizer_config.json of google/flan-t5-base there"
+        problem = f"{folder}: no tokenizer that loads; {advice} ({first_line(error)})"
+        raise AlignbenchError(f"entailment scorer hhem: {problem}") from None
 
 
 def hhem_is_cached(name: str) -> bool:

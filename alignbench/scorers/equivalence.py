@@ -102,26 +102,24 @@ def load_similarity_classifier(path: str, device: str, trust_remote_code: bool) 
     yimingzhang/deberta-v3-large-generation-similarity; see `are_similar`."""
     model = load_sequence_classifier(path, device, trust_remote_code)
     if len(model.labels) != 2:
-        raise AlignbenchError(
-            f"equivalence classifier {model.name}: it has {len(model.labels)} labels "
-            f"({', '.join(model.labels)}); a classifier of pairs has two: different, similar"
-        )
+        labels = f"it has {len(model.labels)} labels ({', '.join(model.labels)})"
+        advice = "a classifier of pairs has two: different, similar"
+        raise AlignbenchError(f"equivalence classifier {model.name}: {labels}; {advice}")
     return Equivalence(partial(by_pairs, partial(are_similar, model)), f"classifier:{model.name}", model.revision)
 
 
 def are_similar(model: SequenceModel, pairs: Pairs) -> list[bool]:
     """Outputs of at most 5 words: the two share at least half as many words as the longer one has. Others: the
     probability of the second label, given the first 128 tokens of each, is above .102 (NoveltyBench's threshold)."""
-    words = [tuple(item.output.lower().split() for item in pair) for pair in pairs]
-    longest = [max(map(len, both)) for both in words]
-    same = [2 * len(set(a) & set(b)) >= most for (a, b), most in zip(words, longest, strict=True)]
-    read = [number for number, most in enumerate(longest) if most > SHORT]
-    texts = [(_beginning(model, pairs[n][0].output), _beginning(model, pairs[n][1].output)) for n in read]
+
+    def beginning(text: str) -> str:
+        spans = model.spans(text)
+        return text if len(spans) <= READ else text[: spans[READ - 1][1]]
+
+    words = [(one.output.lower().split(), two.output.lower().split()) for one, two in pairs]
+    same = [2 * len(set(a) & set(b)) >= max(len(a), len(b)) for a, b in words]
+    read = [number for number, both in enumerate(words) if max(map(len, both)) > SHORT]
+    texts = [(beginning(pairs[number][0].output), beginning(pairs[number][1].output)) for number in read]
     for number, row in zip(read, probabilities(model.logits(texts)[0]), strict=True):
         same[number] = bool(row[1] > SIMILAR)
     return same
-
-
-def _beginning(model: SequenceModel, text: str) -> str:
-    spans = model.spans(text)
-    return text if len(spans) <= READ else text[: spans[READ - 1][1]]

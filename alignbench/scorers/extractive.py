@@ -10,9 +10,9 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from decimal import Decimal
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 from alignbench.scorers.sentences import BEGINNERS, WORDS, sentences
 from alignbench.types.scorer import Item
@@ -176,10 +176,16 @@ def names(text: str) -> list[tuple[str, ...]]:
     A name is a longest run of capitalised words, without leading articles and the like. The first word of a sentence
     belongs to a name if another capitalised word follows, or if it is also capitalised within a sentence.
     """
-    lines = [_words(sentence) for sentence in sentences(text)]
-    within = {word.text.lower() for words in lines for word in words if word.named and not word.first}
+    words = [word for sentence in sentences(text) for word in _words(sentence)]
+    within = {word.text.lower() for word in words if word.named and not word.first}
+    runs: list[list[_Word]] = [[]]
+    for word in words:
+        if not (word.named and word.joined):
+            runs.append([])
+        if word.named:
+            runs[-1].append(word)
     found = []
-    for run in (run for words in lines for run in _runs(words)):
+    for run in runs:
         while run and run[0].text.lower() in _BEGINNERS:
             run = run[1:]
         if len(run) > 1 or (run and (not run[0].first or run[0].text.lower() in within)):
@@ -195,8 +201,9 @@ def _finder(source: str) -> Callable[[Sequence[str]], bool]:
     initials = set()
     for line in map(_words, sentences(source)):
         # "of" and the like do not break a run
-        linked = [replace(word, joined=True) for word in line if word.named or word.text not in WORDS["links"]]
-        initials |= {"".join(word.text[0] for word in run) for run in _runs(linked) if len(run) > 1}
+        linked = (word for word in line if word.named or word.text not in WORDS["links"])
+        runs = ["".join(word.text[0] for word in run) for named, run in groupby(linked, lambda w: w.named) if named]
+        initials |= {run for run in runs if len(run) > 1}
 
     def has(name: Sequence[str]) -> bool:
         if all(part in parts for word in name for part in _fold(word)):
@@ -220,19 +227,6 @@ def _words(sentence: str) -> list[_Word]:
         found.append(_Word(text, named, first, bool(found) and (not gap.strip() or initial)))
         end = match.end()
     return found
-
-
-def _runs(words: Sequence[_Word]) -> Iterator[list[_Word]]:
-    """The longest runs of joined words with capital letters."""
-    run: list[_Word] = []
-    for word in words:
-        if run and not (word.named and word.joined):
-            yield run
-            run = []
-        if word.named:
-            run.append(word)
-    if run:
-        yield run
 
 
 def _fold(word: str) -> list[str]:

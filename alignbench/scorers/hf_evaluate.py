@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from alignbench.errors import AlignbenchError, first_line
-from alignbench.types.scorer import Item
+from alignbench.types.scorer import Item, Numbers
 
 
 class EvaluateScorer:
@@ -43,28 +43,24 @@ class EvaluateScorer:
         text, features = datasets.Value("string"), self._metric.features
         options = features if isinstance(features, list) else [features]
         if set(options[0]) - {"predictions", "references", "sources"} or "predictions" not in options[0]:
-            raise AlignbenchError(
-                f"metric {path!r}: it takes {', '.join(sorted(options[0]))}, not predictions alone or "
-                "with references and sources"
-            )
+            inputs = f"{', '.join(sorted(options[0]))}, not predictions alone or with references and sources"
+            raise AlignbenchError(f"metric {path!r}: it takes {inputs}")
         textual = [option for option in options if option["predictions"] == text]
         if not textual:
             raise AlignbenchError(f"metric {path!r}: its predictions are not texts but {options[0]['predictions']}")
         self._several = any(option.get("references", text) != text for option in textual)  # references of an output
 
-    def score(self, items: Sequence[Item]) -> list[dict[str, float]]:
+    def score(self, items: Sequence[Item]) -> list[Numbers | str]:
         return [self._score(item) for item in items]
 
-    def _score(self, item: Item) -> dict[str, float]:
+    def _score(self, item: Item) -> Numbers | str:
         inputs: dict[str, list[Any]] = {"predictions": [item.output]}
         names = self._metric._feature_names()
         if "sources" in names:
             inputs["sources"] = [item.source if item.source is not None else item.prompt]
         if "references" in names:
             if not self._several and len(item.references) != 1:
-                raise AlignbenchError(
-                    f"metric {self.name!r}: it takes one reference per output, and this one has {len(item.references)}"
-                )
+                return f"it takes one reference per output, and this one has {len(item.references)}"
             inputs["references"] = [list(item.references) if self._several else item.references[0]]
         found = {}
         for name, value in self._metric.compute(**inputs).items():

@@ -4,11 +4,8 @@ A decoder's output is read at the last token that is not padding, as in transfor
 into the configuration is added.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from functools import cached_property
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
 
 from torch import nn
 
@@ -16,67 +13,14 @@ from alignbench.errors import AlignbenchError
 from alignbench.models.checkpoint import find_checkpoint
 from alignbench.models.template import render
 from alignbench.parse import read_object
-from alignbench.scorers.preference import LastCallCache, pair, win
-from alignbench.scorers.sequence import SequenceModel, Text, encodable, load_sequence_classifier, window
-from alignbench.types.scorer import Item
-from trainers.data import Render, chat_template, render_pair
+from alignbench.scorers.preference import each_once, pair, win
+from alignbench.scorers.sequence import Row, SequenceModel, encodable, load_sequence_classifier, window
+from alignbench.types.scorer import Item, Numbers
+from trainers.data import chat_template, render_pair
 from trainers.models import BIAS, Texts
 
-Form = Literal["continued", "continued chat", "chat", "pair"]
 UNBOUNDED = 2**31
-
-
-@dataclass(frozen=True)
-class RewardReader(SequenceModel):
-    """form: how prompt and response become one input; bias: added to the output"""
-
-    form: Form
-    bias: float
-
-    def rewards(self, pairs: Sequence[tuple[str, str]]) -> list[float | str]:
-        """The reward of each (prompt, response), or why there is none.
-
-        A text longer than the window is not truncated: the reward of a part is not that of the whole.
-        """
-        lengths = [len(row["input_ids"]) for row in self._encode(pairs, truncation=False)]
-        fitting = [i for i, length in enumerate(lengths) if length <= self.window]
-        logits, _ = self.logits([pairs[i] for i in fitting])
-        found: list[float | str] = [
-            f"{length} tokens do not fit the reward model's window of {self.window}" for length in lengths
-        ]
-        for i, reward in zip(fitting, logits[:, 0].tolist(), strict=True):
-            found[i] = reward + self.bias
-        return found
-
-    @cached_property
-    def _texts(self) -> Texts:
-        return Texts(self.tokenizer, self.model)
-
-    @cached_property
-    def _template(self) -> Render:
-        return chat_template(self.tokenizer)
-
-    def _encode(self, texts: Sequence[Text], truncation: bool) -> list[dict[str, list[int]]]:
-        if self.form == "pair":
-            return super()._encode(texts, truncation)
-        return [{"input_ids": ids, "attention_mask": [1] * len(ids)} for ids in map(self._ids, texts)]
-
-    def _ids(self, text: Text) -> list[int]:
-        """The tokens of (prompt, response) for a decoder."""
-        prompt, response = (encodable(part) for part in text)
-        if self.form == "chat":
-            messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
-            try:
-                rendered = render(self.tokenizer, messages, add_generation_prompt=False)
-            except ValueError as error:
-                raise ValueError(f"the chat template does not take prompt and response ({error})") from error
-            return list(self.tokenizer(rendered, add_special_tokens=False, verbose=False)["input_ids"])
-        if self.form == "continued chat":
-            messages = [{"role": "user", "content": prompt}]
-            answer = [{"role": "assistant", "content": response.strip()}]
-            prompt, response = render_pair(messages, answer, self._template)
-        example = self._texts.example(prompt, [response])
-        return [*example.prompt, *example.responses[0]]
+Pair = tuple[str, str]  # prompt and response
 
 
 class RewardScorer:
@@ -86,57 +30,85 @@ class RewardScorer:
     """
 
     def __init__(self, kind: str, name: str, path: str, device: str, trust_remote_code: bool) -> None:
-        self.reader, self.weights_sha256 = load_reward_model(path, device, trust_remote_code)
-        self.kind, self.name, self.revision = kind, f"{name}:{self.reader.name}", self.reader.revision
-        self._rewards: LastCallCache[tuple[str, str]] = LastCallCache(self.reader.rewards)
+        checkpoint = find_checkpoint(path, trust_remote_code=trust_remote_code)
+        self._reader = reader = load_sequence_classifier(path, device, trust_remote_code)
+        if len(reader.labels) != 1:
+            outputs = f"it has {len(reader.labels)} outputs; a reward model has one"
+            raise AlignbenchError(f"reward model {reader.name}: {outputs}")
+        config, tokenizer = reader.model.config, reader.tokenizer
+        decoder = isinstance(getattr(reader.model, "score", None), nn.Linear)
+        unbounded = decoder and checkpoint.window is None  # no limit of positions
+        self._window = window(UNBOUNDED, config, tokenizer) if unbounded else reader.window
+        if decoder and config.get_text_config().pad_token_id != tokenizer.pad_token_id:
+            tokenizer.pad_token = None  # the class would read the output at padding: one text per batch
+        tokenizer.padding_side = "right"
+        self._encode = _encoder(reader, decoder, checkpoint.path / "recipe.json")
+        self._bias = float(getattr(config, BIAS, 0.0))
+        self.kind, self.name, self.revision = kind, f"{name}:{reader.name}", reader.revision
+        self.weights_sha256 = checkpoint.weights_sha256
 
-    def score(self, items: Sequence[Item]) -> list[dict[str, float]]:
-        """Raises ValueError for a text that does not fit the window."""
-        return [{"reward": reward} for reward in self._rewards([(item.prompt, item.output) for item in items])]
+    def score(self, items: Sequence[Item]) -> list[Numbers | str]:
+        found = each_once(self.rewards, [(item.prompt, item.output) for item in items])
+        return [reward if isinstance(reward, str) else {"reward": reward} for reward in found]
+
+    def rewards(self, pairs: Sequence[Pair]) -> list[float | str]:
+        """The reward of each (prompt, response), or why there is none.
+
+        A text longer than the window is not truncated: the reward of a part is not that of the whole.
+        """
+        rows = self._encode(pairs)
+        lengths = [len(row["input_ids"]) for row in rows]
+        logits = self._reader.run([row for row, length in zip(rows, lengths, strict=True) if length <= self._window])
+        found, too_long = iter(logits[:, 0].tolist()), f"tokens do not fit the reward model's window of {self._window}"
+        return [next(found) + self._bias if n <= self._window else f"{n} {too_long}" for n in lengths]
 
 
 class RewardJudge(RewardScorer):
     """`preference=reward:FOLDER-OR-HUB-ID`: the answer with the higher reward wins. Numbers: win, and both rewards."""
 
-    def score(self, items: Sequence[Item]) -> list[dict[str, float]]:
-        pairs = [pair(item) for item in items]
-        rewards = self._rewards([(prompt, answer) for prompt, own, other in pairs for answer in (own, other)])
-        return [
-            {"win": win(own, other), "reward": own, "baseline_reward": other}
-            for own, other in zip(rewards[::2], rewards[1::2], strict=True)
-        ]
+    def score(self, items: Sequence[Item]) -> list[Numbers | str]:
+        def numbers(own: float | str, other: float | str) -> Numbers | str:
+            if isinstance(own, str) or isinstance(other, str):
+                return own if isinstance(own, str) else str(other)
+            return {"win": win(own, other), "reward": own, "baseline_reward": other}
+
+        pairs = [(prompt, answer) for prompt, *both in map(pair, items) for answer in both]
+        rewards = each_once(self.rewards, pairs)
+        return list(map(numbers, rewards[::2], rewards[1::2]))
 
 
-def load_reward_model(path: str, device: str, trust_remote_code: bool) -> tuple[RewardReader, str]:
-    """Return the model and its weights_sha256. Raises AlignbenchError if it does not have one output."""
-    checkpoint = find_checkpoint(path, trust_remote_code=trust_remote_code)
-    found = load_sequence_classifier(path, device, trust_remote_code)
-    if len(found.labels) != 1:
-        raise AlignbenchError(f"reward model {found.name}: it has {len(found.labels)} outputs; a reward model has one")
-    config, tokenizer = found.model.config, found.tokenizer
-    decoder = isinstance(getattr(found.model, "score", None), nn.Linear)
-    values = {field.name: getattr(found, field.name) for field in fields(found)}
-    if decoder:
-        if checkpoint.window is None:  # no limit of positions
-            values["window"] = window(UNBOUNDED, config, tokenizer)
-        if config.get_text_config().pad_token_id != tokenizer.pad_token_id:
-            tokenizer.pad_token = None  # the class would read the output at padding: one text per batch
-    tokenizer.padding_side = "right"
-    form = _form(checkpoint.path / "recipe.json", bool(tokenizer.chat_template), decoder)
-    return RewardReader(**values, form=form, bias=float(getattr(config, BIAS, 0.0))), checkpoint.weights_sha256
-
-
-def _form(file: Path, has_template: bool, decoder: bool) -> Form:
-    """By the first rule that applies (file: recipe.json, which `find_checkpoint` has checked, if there is one):
+def _encoder(reader: SequenceModel, decoder: bool, file: Path) -> Callable[[Sequence[Pair]], list[Row]]:
+    """How prompt and response become one input, by the first rule that applies (file: recipe.json, which
+    `find_checkpoint` has checked, if there is one):
 
     - a checkpoint of our trainers (recipe.json, stage "reward"): the prompt's tokens (with the chat template if it was
       trained with it), the response's, and the end token; its scores are those of `trainers.reward.RewardModel`;
     - a tokenizer with a chat template: a message of the user and one of the assistant;
     - an encoder: a pair of texts; another decoder: as our own.
     """
+    tokenizer = reader.tokenizer
     recipe = read_object(file) if file.is_file() else {}
-    if recipe.get("stage") == "reward":
-        return "continued chat" if recipe.get("config", {}).get("template") else "continued"
-    if has_template:
-        return "chat"
-    return "continued" if decoder else "pair"
+    ours = recipe.get("stage") == "reward"
+    if not (ours or tokenizer.chat_template or decoder):
+        return reader.encode
+    texts = Texts(tokenizer, reader.model)
+    template = chat_template(tokenizer) if ours and recipe.get("config", {}).get("template") else None
+
+    def ids(prompt: str, response: str) -> list[int]:
+        asked, answer = {"role": "user", "content": prompt}, {"role": "assistant", "content": response}
+        if template is not None:
+            prompt, response = render_pair([asked], [answer | {"content": response.strip()}], template)
+        elif tokenizer.chat_template and not ours:
+            try:
+                rendered = render(tokenizer, [asked, answer], add_generation_prompt=False)
+            except ValueError as error:
+                raise ValueError(f"the chat template does not take prompt and response ({error})") from error
+            return list(tokenizer(rendered, add_special_tokens=False, verbose=False)["input_ids"])
+        example = texts.example(prompt, [response])
+        return [*example.prompt, *example.responses[0]]
+
+    def encode(pairs: Sequence[Pair]) -> list[Row]:
+        found = [ids(encodable(prompt), encodable(response)) for prompt, response in pairs]
+        return [{"input_ids": own, "attention_mask": [1] * len(own)} for own in found]
+
+    return encode

@@ -9,6 +9,7 @@ tokens are words of any script, and single characters in the scripts that do not
 
 import unicodedata
 from functools import cache, lru_cache
+from types import SimpleNamespace
 from typing import Any
 
 import regex
@@ -21,6 +22,8 @@ _UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}
 TOKEN = regex.compile(rf"[{_UNSPACED}]\p{{M}}*|[[\p{{L}}\p{{M}}\p{{N}}]--[{_UNSPACED}]]+", regex.VERSION1)
 KINDS = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 LATIN_WORD = regex.compile(r"\p{Latin}+")
+# a tokenizer for rouge-score: words in lower case, and single characters of scripts without spaces
+ANY_SCRIPT = SimpleNamespace(tokenize=lambda text: TOKEN.findall(text.lower()))
 OTHER_WORD = regex.compile(rf"[{_UNSPACED}]|[\p{{L}}--\p{{Latin}}--[{_UNSPACED}]]+", regex.VERSION1)
 
 
@@ -58,29 +61,7 @@ def _prepared(prediction: str, reference: str, stemmer: bool) -> tuple[str, str,
     """The texts in NFC, and a tokenizer that suits their script."""
     prediction, reference = (unicodedata.normalize("NFC", text) for text in (prediction, reference))
     other = _is_other_script(prediction) or _is_other_script(reference)
-    return prediction, reference, AnyScript() if other else _latin(stemmer)
-
-
-class Latin:
-    """rouge-score's own tokenizer, which remembers the stem of each word."""
-
-    def __init__(self, stemmer: bool) -> None:
-        from nltk.stem.porter import PorterStemmer
-
-        self.stem = lru_cache(2**16)(PorterStemmer().stem) if stemmer else None
-
-    def tokenize(self, text: str) -> list[str]:
-        from rouge_score import tokenize
-
-        return list(tokenize.tokenize(text, self if self.stem else None))
-
-
-class AnyScript:
-    """A tokenizer for rouge-score: words in lower case, and single characters of scripts without spaces."""
-
-    def tokenize(self, text: str) -> list[str]:
-        found: list[str] = TOKEN.findall(text.lower())
-        return found
+    return prediction, reference, ANY_SCRIPT if other else _latin(stemmer)
 
 
 def _is_other_script(text: str) -> bool:
@@ -88,5 +69,11 @@ def _is_other_script(text: str) -> bool:
 
 
 @cache
-def _latin(stemmer: bool) -> Latin:
-    return Latin(stemmer)
+def _latin(stemmer: bool) -> Any:
+    """rouge-score's own tokenizer, which remembers the stem of each word."""
+    from rouge_score.tokenizers import DefaultTokenizer
+
+    tokenizer = DefaultTokenizer(stemmer)
+    if stemmer:
+        tokenizer._stemmer.stem = lru_cache(2**16)(tokenizer._stemmer.stem)
+    return tokenizer

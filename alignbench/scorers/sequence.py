@@ -8,9 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, softmax
 
-from alignbench.errors import AlignbenchError, first_line
-from alignbench.models.checkpoint import find_checkpoint
-from alignbench.models.load import load_tokenizer, load_weights, resolve_device
+from alignbench.models.checkpoint import CheckpointError, find_checkpoint
+from alignbench.models.load import load_tokenizer, load_weights, loading, resolve_device
 
 BATCH_TOKENS = {"cpu": 2048, "other": 32768}  # padded tokens of a batch
 # These number positions from the padding token's id on, so the first positions are never used.
@@ -19,6 +18,8 @@ POSITIONS_AFTER_PADDING = frozenset(
 )
 
 Text = str | tuple[str, str]
+NAME_LABELS = "name them in id2label of its config.json"  # advice in messages
+Row = dict[str, list[int]]  # the model's inputs for a text
 
 
 @dataclass(frozen=True)
@@ -52,47 +53,43 @@ class SequenceModel:
         return offsets
 
     def logits(self, texts: Sequence[Text]) -> tuple[NDArray[np.float64], list[bool]]:
-        """Return logits (n, labels), and which texts were truncated to the window (the longer of a pair first).
-
-        Padding is masked: up to rounding, a text's logits do not depend on its batch.
-        """
-        found = np.zeros((len(texts), len(self.labels)))
-        if not texts:
-            return found, []
-        rows = self._encode(texts, truncation=False)
+        """Return logits (n, labels), and which texts were truncated to the window (the longer of a pair first)."""
+        rows = self.encode(texts)
         cut = [len(row["input_ids"]) > self.window for row in rows]
-        if any(cut):
-            rows = self._encode(texts, truncation=True)
-        lengths = [len(row["input_ids"]) for row in rows]
-        budget = BATCH_TOKENS["cpu" if self.model.device.type == "cpu" else "other"]
+        return self.run(self.encode(texts, truncation=True, max_length=self.window) if any(cut) else rows), cut
+
+    def encode(self, texts: Sequence[Text], **options: Any) -> list[Row]:
+        if not texts:
+            return []
+        pairs = [(text,) if isinstance(text, str) else text for text in texts]
+        parts = [[encodable(text) for text in part] for part in zip(*pairs, strict=True)]
+        encoded = self.tokenizer(*parts, verbose=False, **options)
+        return [{key: encoded[key][i] for key in encoded} for i in range(len(texts))]
+
+    def run(self, rows: Sequence[Row]) -> NDArray[np.float64]:
+        """The logits of encoded texts, in batches by length. Padding is masked: up to rounding, a text's logits do not
+        depend on its batch."""
+        import torch
+
+        found = np.zeros((len(rows), len(self.labels)))
+        lengths, device = [len(row["input_ids"]) for row in rows], self.model.device
+        budget = BATCH_TOKENS["cpu" if device.type == "cpu" else "other"]
         batches: list[list[int]] = []
         for i in sorted(range(len(rows)), key=lengths.__getitem__):
             if not batches or (len(batches[-1]) + 1) * lengths[i] > budget or self.tokenizer.pad_token is None:
                 batches.append([])
             batches[-1].append(i)
         for batch in batches:
-            found[batch] = self._forward([rows[i] for i in batch])
-        return found, cut
-
-    def _encode(self, texts: Sequence[Text], truncation: bool) -> list[dict[str, list[int]]]:
-        firsts = [encodable(text if isinstance(text, str) else text[0]) for text in texts]
-        seconds = [encodable(text[1]) for text in texts if not isinstance(text, str)] or None
-        longest = self.window if truncation else None
-        encoded = self.tokenizer(firsts, seconds, truncation=truncation, max_length=longest, verbose=False)
-        return [{key: encoded[key][i] for key in encoded} for i in range(len(texts))]
-
-    def _forward(self, rows: list[dict[str, list[int]]]) -> NDArray[np.float64]:
-        import torch
-
-        if len(rows) > 1:
-            inputs = self.tokenizer.pad(rows, return_tensors="pt")
-        else:
-            inputs = {key: torch.tensor([value]) for key, value in rows[0].items()}
-        with torch.inference_mode():
-            logits = self.model(**{key: value.to(self.model.device) for key, value in inputs.items()}).logits
-        if logits.ndim == 3:  # a token classifier's logits at the first token
-            logits = logits[:, 0]
-        return logits[:, : len(self.labels)].double().cpu().numpy()  # type: ignore[no-any-return]
+            if len(batch) > 1:
+                inputs = self.tokenizer.pad([rows[i] for i in batch], return_tensors="pt")
+            else:  # also of a tokenizer that cannot pad
+                inputs = {key: torch.tensor([value]) for key, value in rows[batch[0]].items()}
+            with torch.inference_mode():
+                logits = self.model(**{key: value.to(device) for key, value in inputs.items()}).logits
+            if logits.ndim == 3:  # a token classifier's logits at the first token
+                logits = logits[:, 0]
+            found[batch] = logits[:, : len(self.labels)].double().cpu().numpy()
+        return found
 
 
 def load_sequence_classifier(path: str, device: str, trust_remote_code: bool = False) -> SequenceModel:
@@ -104,20 +101,12 @@ def load_sequence_classifier(path: str, device: str, trust_remote_code: bool = F
     from transformers import AutoModelForSequenceClassification
 
     checkpoint = find_checkpoint(path, trust_remote_code=trust_remote_code)
-    quiet()
-    try:
+    with loading(checkpoint, "a sequence classifier"):
         tokenizer = load_tokenizer(checkpoint)
-
         model, missing = load_weights(checkpoint, AutoModelForSequenceClassification, dtype=torch.float32)
-    except Exception as error:  # transformers raises errors of many types; all concern this folder
-        raise AlignbenchError(
-            f"checkpoint {checkpoint.name}: it does not load as a sequence classifier ({first_line(error)})"
-        ) from error
     if missing:
-        raise AlignbenchError(
-            f"checkpoint {checkpoint.name}: not a trained sequence classifier: {len(missing)} weights are not in its "
-            f"files (first: {missing[0]})"
-        )
+        reason = f"{len(missing)} weights are not in its files (first: {missing[0]})"
+        raise CheckpointError(checkpoint.name, f"not a trained sequence classifier: {reason}")
     return SequenceModel(
         name=checkpoint.name,
         revision=checkpoint.revision or checkpoint.sha256,
@@ -132,9 +121,8 @@ def window(positions: int | None, config: Any, tokenizer: Any) -> int:
     """The longest input in tokens that both the model's positions and its tokenizer allow; 512 if neither says."""
     if positions is not None and config.model_type in POSITIONS_AFTER_PADDING:
         positions -= (config.pad_token_id or 0) + 1
-    tokens = tokenizer.model_max_length  # a very large number if the tokenizer has no limit
-    limits = [limit for limit in (positions, tokens if tokens < 1_000_000 else None) if limit is not None]
-    return min(limits, default=512)
+    tokens = tokenizer.model_max_length if tokenizer.model_max_length < 1_000_000 else None  # else there is no limit
+    return min((limit for limit in (positions, tokens) if limit is not None), default=512)
 
 
 def probabilities(logits: NDArray[np.float64], *, independent: bool = False) -> NDArray[np.float64]:
@@ -145,11 +133,3 @@ def probabilities(logits: NDArray[np.float64], *, independent: bool = False) -> 
 def encodable(text: str) -> str:
     """Replace lone surrogates (half of a cut JSON escape), which no tokenizer takes, with "?"."""
     return text.encode("utf-8", "replace").decode()
-
-
-def quiet() -> None:
-    """Turn off the warnings, load reports and progress bars of transformers."""
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()

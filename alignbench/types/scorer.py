@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignbench.errors import AlignbenchError
+
+Numbers = Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +46,9 @@ class Scorer(Protocol):
     name: str
     revision: str
 
-    def score(self, items: Sequence[Item]) -> list[dict[str, float]]:
-        """The numbers of each item, in order. Up to rounding, they do not depend on items of other groups."""
+    def score(self, items: Sequence[Item]) -> Sequence[Numbers | str]:
+        """The numbers of each item, in order, or why it has none. Up to rounding, they do not depend on items of other
+        groups."""
         ...
 
 

@@ -7,7 +7,7 @@ import yaml
 
 from reports.drawing import Drawing
 from reports.evidence import Evidence
-from reports.figures import audit, diversity, personas, preference, safety, steps, tax
+from reports.figures import audit, diversity, personas, preference, safety, tax, trainings
 
 FIGURES: dict[str, Callable[[Evidence], Iterator[Drawing]]] = {
     "Gains and losses by task": audit.forest,
@@ -21,8 +21,8 @@ FIGURES: dict[str, Callable[[Evidence], Iterator[Drawing]]] = {
     "Bias: entropy of the choice": safety.bias,
     "Tasks with a possible alignment tax": tax.by_system,
     "Sweeps of the penalty weights": tax.penalty_sweeps,
-    "Tasks over training": tax.over_training,
-    "Metrics over steps": steps.over_steps,
+    "Tasks over training": trainings.over_training,
+    "Metrics over steps": trainings.over_steps,
     "Personas: names and nationalities as word clouds": personas.clouds,
     "Personas: gender, age, nationality, name, opinion": personas.histograms,
     "Sentiment of reviews": personas.sentiment,
@@ -30,7 +30,7 @@ FIGURES: dict[str, Callable[[Evidence], Iterator[Drawing]]] = {
     "Similarity of outputs": diversity.cosine_heat_map,
     "Token entropies": diversity.entropy_histogram,
     "Token entropy by position": diversity.entropy_curve,
-    "Training curves": tax.training_curves,
+    "Training curves": trainings.training_curves,
     "Agreement between labelers": preference.agreement,
 }
 MISSING: dict[str, str] = yaml.safe_load((Path(__file__).parent / "missing.yaml").read_text(encoding="utf-8"))

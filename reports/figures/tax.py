@@ -1,22 +1,19 @@
-"""The alignment tax task by task: over systems or sizes, over PPO's penalty weights, and over training (Ouyang et al.
-2022, arXiv 2203.02155, figures 28, 29 and 33 to 35); and the curves of trainings, as `alignbench train` logs them."""
+"""The alignment tax task by task: over systems or sizes, and over PPO's penalty weights (Ouyang et al. 2022, arXiv
+2203.02155, figures 28, 29, 33 and 34)."""
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from alignbench.runs.read import ancestor_key
 from reports.chart import Panel, line_panels, row_panels
 from reports.drawing import WORDS, Drawing, describe, rows_of
-from reports.evidence import INTERMEDIATE, Evidence, Point, System, parents
+from reports.evidence import Evidence, Point, parents
 from reports.style import FAINT, LINES, Look, looks, plain, size_of
 
 GROUPS = ("reading", "common sense and inference", "translation")  # as in figures 28 and 29
-PER_EPOCH = ("validation_loss", "accuracy")  # logged once per epoch, on held-out data
 
 
 def tax_points(evidence: Evidence, shots: int | None = None) -> list[Point]:
@@ -128,82 +125,3 @@ def penalty_sweeps(evidence: Evidence) -> Iterator[Drawing]:
             "sweep", figure, whole, name=f"sweep_{varied}", what=what, sign=sign, source=source, fixed=fixed_sign,
             lines=list(lines), drawn=table,
         )  # fmt: skip
-
-
-def over_training(evidence: Evidence) -> Iterator[Drawing]:
-    """Draw reward and tasks over the episodes of PPO, a line per training."""
-    trainings = _trainings(evidence)
-    every = replace(evidence, systems=(*evidence.systems, *evidence.intermediate))
-    points = [*every.points("win_rate", "win_rate"), *tax_points(every)]
-    rows = []
-    for task in dict.fromkeys(point.task.task for point in points):
-        known = {id(point.system): point for point in points if point.task.task == task}
-        found = [
-            [known[id(own)].row(training=name, episodes=at) for at, own in checkpoints if id(own) in known]
-            for name, checkpoints in trainings.items()
-        ]
-        rows += [row for line in found for row in line] if any(len(line) > 1 for line in found) else []
-    if not rows:
-        return
-    table, look = pd.DataFrame(rows), evidence.looks(*trainings)
-    lines = {name: look[name] for name in trainings}
-    figure = line_panels(task_panels(table, points, {}), lines, x="episodes", line="training", label="episodes")
-    yield describe("tax_over_training", figure, table, trainings=list(trainings))
-
-
-def _trainings(evidence: Evidence) -> dict[str, list[tuple[int, System]]]:
-    """Return name -> (episodes, checkpoint), from the initial model to the final one, of trainings with intermediate
-    checkpoints."""
-
-    def training_of(system: System) -> tuple[str, tuple[str, ...], str, str, bool]:
-        """Return what the checkpoints of one training share; the last: whether they have a chat template."""
-        own, name = system.training, INTERMEDIATE.sub("", str(system.run.description["model"]["name"]))
-        penalties = str([own.get("rewards"), own.get("beta"), own.get("gamma")])
-        return name, parents(system.run), penalties, str(system.run.path.parent), system.name.endswith(" (chat)")
-
-    found: dict[Any, list[System]] = {}
-    for system in evidence.intermediate:
-        found.setdefault(training_of(system), []).append(system)
-    trainings: dict[str, list[tuple[int, System]]] = {}
-    for key, systems in sorted(found.items(), key=lambda item: item[0]):
-        starts = [(0, own) for own in evidence.systems if key[1] and own.run.weights == key[1][-1]]
-        finals = [own for own in evidence.systems if training_of(own) == key]
-        later = [(int(own.training["episodes"]), own) for own in (*systems, *finals) if own.training.get("episodes")]
-        name = finals[0].name if finals else key[0]
-        number = sum(other.partition(" #")[0] == name for other in trainings) + 1
-        numbered = name if number == 1 else f"{name} #{number}"
-        trainings[numbered] = [*starts[:1], *sorted(later, key=lambda entry: (entry[0], entry[1].name))]
-    return trainings
-
-
-def training_curves(evidence: Evidence) -> Iterator[Drawing]:
-    """Draw a figure per kind of training, a panel per quantity, a line per run."""
-    often = Counter(run.name for run in evidence.trainings)
-    names = [run.name if often[run.name] == 1 else f"{run.path.parent.name}/{run.name}" for run in evidence.trainings]
-    looks = evidence.looks(*names)
-    for figure_name, kind in WORDS["training_curves"].items():
-        step, columns = kind["step"], kind["columns"]
-        runs = {name: run for name, run in zip(names, evidence.trainings, strict=True) if run.stage in kind["stages"]}
-        wanted = [*columns, *(f"{column}_{end}" for column in PER_EPOCH for end in ("low", "high"))]
-        table = pd.DataFrame(
-            {"run": name, step: line["step"], **{column: line.get(column) for column in wanted}}
-            for name, run in runs.items()
-            for line in run.metrics
-        )
-        texts = table.reindex(columns=list(columns)).map(lambda value: isinstance(value, str))  # "nan" in JSON
-        values = table.iloc[:, 2:].apply(pd.to_numeric, errors="coerce").replace([np.inf, -np.inf], np.nan)
-        table = pd.concat([table.iloc[:, :2], values], axis="columns").dropna(axis="columns", how="all")
-        panels = []
-        for column, (quantity, unit) in columns.items():
-            if column in table:
-                low, high = (table.get(f"{column}_{end}", np.nan) for end in ("low", "high"))
-                own = table.assign(value=table[column], low=low, high=high, panel=quantity).dropna(subset=["value"])
-                panels.append(Panel(quantity, own, unit, (0.5, "chance") if column == "accuracy" else None))
-        if panels:
-            lines = {run: looks[run] for run in runs}
-            size: dict[str, Any] = {"columns": 2, "height": 2.1}
-            figure = line_panels(panels, lines, x=step, line="run", label=step, form="{:.0f}".format, **size)
-            yield describe(
-                "training_curves", figure, table, name=figure_name, drawn=pd.concat(panel.table for panel in panels),
-                title=kind["title"], step=step, runs=list(runs), bad=int(texts.sum().sum()), per_epoch=PER_EPOCH,
-            )  # fmt: skip

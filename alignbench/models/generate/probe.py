@@ -6,13 +6,11 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from alignbench.models.causal_lm import TOLERANCE, devices_of, takes_positions
+from alignbench.models.causal_lm import ERRORS, TOLERANCE, devices_of, takes_positions
 from alignbench.models.encode import Tokens
 from alignbench.models.generate.decoding import Decoding
 from alignbench.models.generate.samples import Job
 from alignbench.types.engine import Completion, Sampling
-
-ERRORS = TypeError, ValueError, RuntimeError, IndexError, AttributeError, KeyError, NotImplementedError
 
 
 def why_no_positions(model: PreTrainedModel) -> str | None:

@@ -1,36 +1,39 @@
-"""Prompts and samples in progress, and the pages of the running samples."""
+"""Prompts and samples in progress, and the loop that continues them.
+
+A step computes the next prompts, or a new token of every running sample. A sample that ends leaves at once, and when a
+quarter have left, the next prompts are computed. A sample depends on its prompt and its own random numbers only.
+"""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
+from torch import Tensor
 
-from alignbench.models.distributions import Drawn, Stream
+from alignbench.models.causal_lm import Budget
+from alignbench.models.distributions import Drawn, Stream, draw
 from alignbench.models.encode import Tokens
 from alignbench.models.generate.decoding import Decoding, Thoughts
-from alignbench.models.generate.packed import Block, OwnPages, Pages, Part, Rank, trimmed
+from alignbench.models.generate.packed import Pages
 from alignbench.types.engine import Completion
 
 NOT_FINITE = "the logits are not finite"
-NO_MEMORY = "out of the device's memory"
 
 
 @dataclass(slots=True, eq=False)
 class Job:
     """A prompt to continue: its index in the call, and the completion of each sample, None if it is not complete.
 
-    together: numbers of the samples to start
-    pages: of the prompt, after those that all prompts share; start: first page that its samples do not share
+    pages: of packed rows, after those that all prompts share; start: first page that its samples do not share
     """
 
     index: int
     key: str
     tokens: Tokens
     completions: list[Completion | None]
-    together: list[int] = field(default_factory=list)
     pages: Pages = field(default_factory=Pages)
     start: int = 0
 
@@ -42,13 +45,10 @@ class Job:
     def complete(self) -> tuple[Completion, ...]:
         return tuple(completion for completion in self.completions if completion is not None)
 
-    def samples(self, numbers: Sequence[int], seed: int) -> list[Sample]:
-        return [Sample(self, number, Stream(seed, self.key, number)) for number in numbers]
-
 
 @dataclass(slots=True, eq=False)
 class Sample:
-    """A continuation in progress. length: positions whose keys and values are stored; pages: its own in the pool"""
+    """A continuation in progress. pages: of packed rows, those that it does not share"""
 
     job: Job
     number: int
@@ -56,12 +56,12 @@ class Sample:
     tokens: list[int] = field(default_factory=list)
     drawn: list[Drawn] = field(default_factory=list)
     thoughts: Thoughts | None = None
-    length: int = 0
     pages: list[int] = field(default_factory=list)
 
     @property
-    def sequence(self) -> list[int]:
-        return [*self.job.tokens.tolist(), *self.tokens]
+    def position(self) -> int:
+        """Of the last token."""
+        return len(self.job.tokens) + len(self.tokens) - 1
 
     def append(self, drawn: Drawn, decoding: Decoding) -> Completion | None:
         """Append a token. If the sample ends with it, store and return the completion."""
@@ -78,76 +78,60 @@ class Sample:
         return completion
 
 
-class Pool:
-    """Pages of `page` positions that belong to one running sample each, of which `width` are stored. dense: trimmed
-    pages would be copied, as half-precision products in torch's CPU build do"""
+class Run:
+    """One call of a way to generate.
 
-    def __init__(self, page: int, width: int, dense: bool) -> None:
-        self.page, self.dense = page, dense
-        self.pages = Pages(0, width)
-        self.owners: list[Sample] = []  # of pages 0, 1, …
+    limit: samples that run at once
+    waiting: the prompts to compute, each with the numbers of the samples that begin together
+    rows: the samples that run; computed: those of the last step
+    """
 
-    def copy(self, samples: Sequence[Sample], source: Pages, page: int, length: int) -> None:
-        """Give each sample a page with a copy of the first `length` positions of a page of `source`."""
-        self.pages.copy([self._new_page(sample) for sample in samples], source, page, length)
+    def __init__(self, jobs: Sequence[Job], decoding: Decoding, budget: Budget, limit: int) -> None:
+        self.jobs, self.decoding, self.budget, self.limit = jobs, decoding, budget, limit
+        self.begin()
 
-    def _new_page(self, sample: Sample) -> int:
-        if len(self.owners) == self.pages.count:
-            self.pages.grow(max(8, self.pages.count * 2))
-        self.owners.append(sample)
-        sample.pages.append(len(self.owners) - 1)
-        return sample.pages[-1]
+    def begin(self) -> None:
+        """Begin all incomplete samples."""
+        self.rows: list[Sample] = []
+        self.computed: list[Sample] = []
+        self.waiting: deque[tuple[Job, list[int]]] = deque()
+        for job in self.jobs:
+            missing = job.missing
+            self.waiting.extend((job, missing[at : at + self.limit]) for at in range(0, len(missing), self.limit))
 
-    def release(self, sample: Sample) -> None:
-        """Drop the pages of a sample, and move the last pages to where they were, so that those in use come first."""
-        for page in sorted(sample.pages, reverse=True):
-            last, owner = len(self.owners) - 1, self.owners.pop()
-            if page == last:
-                self.pages.clear(page)
-            else:
-                self.pages.copy([page], self.pages, last, self.pages.width)
-                owner.pages[owner.pages.index(last)] = page
-                self.owners[page] = owner
-        sample.pages = []
+    @torch.inference_mode()
+    def step(self) -> list[Job]:
+        """Compute and draw, and return the jobs that this completes."""
+        jobs, samples, sources = list[Job](), list[Sample](), list[int]()
+        while self.waiting and (not self.rows or len(self.rows) <= self.limit * 3 // 4):
+            job, numbers = self.waiting[0]
+            if len(self.rows) + len(samples) + len(numbers) > self.limit or (jobs and not self.fit([*jobs, job])):
+                break
+            self.waiting.popleft()
+            sources += [len(jobs)] * len(numbers)
+            jobs.append(job)
+            samples += [Sample(job, number, Stream(self.decoding.seed, job.key, number)) for number in numbers]
+        self.computed = samples or self.rows
+        logits = self.enter(jobs) if jobs else self.advance()
+        sources = sources or list(range(len(self.rows)))
+        drawn = draw(logits, sources, [sample.stream for sample in self.computed], self.decoding.sampling)
+        ended = [sample.append(own, self.decoding) for sample, own in zip(self.computed, drawn, strict=True)]
+        self.keep(sources, [at for at, completion in enumerate(ended) if completion is None], bool(jobs))
+        return list({sample.job: None for sample in self.computed if not sample.job.missing})
 
-    def block(self, rows: list[Sample], shared: list[Part], shared_pages: int) -> Block:
-        """The new tokens of the running samples, which are sorted by their pages. shared: the first `shared_pages`
-        pages of every sequence"""
+    def fit(self, jobs: list[Job]) -> bool:
+        """Whether these prompts, of which the last may be one too many, can be computed at once."""
+        raise NotImplementedError
 
-        def tensor(values: object) -> torch.Tensor:
-            return torch.from_numpy(np.asarray(values, np.int64))
+    def enter(self, jobs: list[Job]) -> Tensor:
+        """Compute prompts, and return the logits after each."""
+        raise NotImplementedError
 
-        for row in rows:
-            if row.length // self.page - row.job.start >= len(row.pages):
-                self._new_page(row)
-        rows.sort(key=lambda row: row.pages[0])
-        fill, number, owner = (np.zeros(len(self.owners), np.int64) for _ in range(3))
-        siblings: dict[Job, list[int]] = {}
-        for i, row in enumerate(rows):
-            number[row.pages] = row.job.start + np.arange(len(row.pages))
-            fill[row.pages] = np.minimum(self.page, row.length + 1 - number[row.pages] * self.page)
-            owner[row.pages] = i
-            if row.job.start > shared_pages:
-                siblings.setdefault(row.job, []).append(i)
-        most = max(row.length // self.page for row in rows) + 1
-        ranks: list[Rank] = [] if most > 1 else [(slice(None), slice(None), 0)]
-        for rank in range(max(len(row.pages) for row in rows) if most > 1 else 0):
-            members = [i for i, row in enumerate(rows) if rank < len(row.pages)]
-            pages = [rows[i].pages[rank] for i in members]
-            ranks.append((tensor(members), tensor(pages), tensor(number[pages])))
-        columns = np.arange(self.pages.width if self.dense else trimmed(int(fill.max()), self.pages.width))
-        mask = np.where(columns < fill[:, None], 0.0, -np.inf).astype(np.float32)
-        own = OwnPages(
-            pages=self.pages,
-            used=len(self.owners),
-            page=tensor([row.pages[row.length // self.page - row.job.start] for row in rows]),
-            offset=tensor([row.length % self.page for row in rows]),
-            owner=tensor(owner),
-            mask=torch.from_numpy(mask)[:, None, None],
-            ranks=ranks,
-        )
-        of_prompts = [
-            Part(job.pages, 0, job.start - shared_pages, shared_pages, tensor(members))
-            for job, members in siblings.items()
-        ]
-        return Block(slice(0, len(rows)), most, [*shared, *of_prompts, own])
+    def advance(self) -> Tensor:
+        """Compute the last token of each of the running samples, and return the logits after it."""
+        raise NotImplementedError
+
+    def keep(self, sources: list[int], kept: list[int], entered: bool) -> None:
+        """Set the running samples after a step. kept: places of those in `computed` that go on; sources: the row of the
+        logits of each; entered: they begin, and others may run already"""
+        raise NotImplementedError

@@ -25,10 +25,9 @@ from alignbench.models.distributions import entropies, target_logprobs
 from alignbench.models.encode import Encoded, Encoder, Tokens, shared_prefix
 from alignbench.models.generate.batched import BatchedModel
 from alignbench.models.generate.decoding import Decoding, end_tokens
-from alignbench.models.generate.packed import PackedModel
 from alignbench.models.generate.probe import why_no_positions, why_not
 from alignbench.models.generate.samples import Job
-from alignbench.models.generate.scheduler import Scheduler
+from alignbench.models.generate.scheduler import PackedModel
 from alignbench.models.local.tree import Cell, Forward, Prefix, Tree, cut_into_batches, grow_trees, tree_of, why_no_tree
 from alignbench.models.onednn import choose_products, products_of
 from alignbench.types.engine import Completion, Loglikelihood, Prompt, Request, Sampling
@@ -36,13 +35,18 @@ from alignbench.types.engine import Completion, Loglikelihood, Prompt, Request, 
 
 @dataclass(slots=True)
 class Text:
-    """A distinct token sequence, the requests that spell it with the tokens of their contexts, and if one of them needs
-    entropies, or whether its tokens are the most likely ones."""
+    """A distinct token sequence, the requests that spell it, each with the tokens of its context and a note, and if one
+    of them needs entropies, or whether its tokens are the most likely ones."""
 
     tokens: Tokens
-    contexts: dict[int, int]
+    uses: list[tuple[int, int, str | None]]
     entropies: bool = False
     greedy: bool = False
+
+    @property
+    def start(self) -> int:
+        """The first token that is scored."""
+        return min(context for _, context, _ in self.uses)
 
 
 # (4, tokens): log-probabilities of a text's tokens after its shortest context, both entropies of the distributions that
@@ -81,7 +85,6 @@ class LocalEngine:
         self.chat_template = bool(self.encoder.tokenizer.chat_template)
         self.forward, self.packed, self.batched = Forward(model), PackedModel(model), BatchedModel(model, self.notify)
         self.paged = self.forward.device.type == "cpu"
-        self.scheduler = Scheduler(self.packed)
         self._span = attention_span(model)
         self._vocabulary = model.get_input_embeddings().weight.shape[0]
         self._pairs_per_token = 6.0 * getattr(model.config.get_text_config(), "hidden_size", 1024)
@@ -125,37 +128,27 @@ class LocalEngine:
         """See `Engine.loglikelihood`. Requests that do not fit the window are returned unscored."""
         selected = set(range(len(requests)) if only is None else only)
         distinct: dict[bytes, Text] = {}
-        notes: dict[int, str | None] = {}
-        windows: dict[int, tuple[int, list[Loglikelihood]]] = {}  # of texts with several: how many, and their answers
+        windows: dict[int, int] = {}  # of each request
+        answers: dict[int, list[Loglikelihood]] = {}
         for index, encoded in enumerate(self._encode(requests, chat)):
             if isinstance(encoded, str):
                 if index in selected:
                     yield index, Loglikelihood.failed(encoded)
                 continue
-            if len(encoded) > 1:
-                windows[index] = len(encoded), []
+            windows[index], answers[index] = len(encoded), []
             for part in encoded:
-                if index in selected:
-                    self.tokens_asked += len(part.tokens) - 1
-                key = part.tokens.tobytes()
-                while key in distinct and index in distinct[key].contexts:  # a window that repeats another one
-                    key += b"\0"
-                text = distinct.setdefault(key, Text(part.tokens, {}))
-                text.contexts[index], notes[index] = part.context_length, part.note
+                self.tokens_asked += (len(part.tokens) - 1) * (index in selected)
+                text = distinct.setdefault(part.tokens.tobytes(), Text(part.tokens, []))
+                text.uses.append((index, part.context_length, part.note))
                 text.entropies |= requests[index].entropies
                 text.greedy |= requests[index].greedy
         for text, scores in self._score_texts(list(distinct.values()), selected):
-            for index, context in text.contexts.items():
-                if index not in selected:
-                    continue
-                answer = _total(scores, len(text.tokens) - context, requests[index])
-                if index in windows:
-                    count, parts = windows[index]
-                    parts.append(answer)
-                    if len(parts) < count:
-                        continue
-                    answer = _sum(parts)
-                yield index, replace(answer, note=notes[index]) if notes[index] else answer
+            for index, context, note in text.uses:
+                if index in selected:
+                    answer = _total(scores, len(text.tokens) - context, requests[index])
+                    answers[index].append(replace(answer, note=note))
+                    if len(answers[index]) == windows[index]:
+                        yield index, _sum(answers.pop(index))
 
     def generate(
         self, prompts: Sequence[Prompt], sampling: Sampling, *, seed: int = 0, chat: bool = False
@@ -177,7 +170,7 @@ class LocalEngine:
         if not jobs:
             return
         batched = self.batched
-        many = self.scheduler.run if self.paged else partial(batched.run, padded=True)
+        many = self.packed.run if self.paged else partial(batched.run, padded=True)
         if self.packs is None:
             reason = why_no_positions(self.model)
             if reason is None and (found := why_not(partial(many, budget=self.budget), self.model, decoding, jobs)):
@@ -186,8 +179,10 @@ class LocalEngine:
             self.packs = reason is None
             if reason:
                 self.notify(f"{reason}; generating for one prompt at a time")
-        together = [job for job in jobs if self.packs and len(job.tokens) + sampling.most_tokens <= self._span]
-        alone = [job for job in jobs if job not in together]
+        together, alone = list[Job](), list[Job]()
+        for job in jobs:
+            fits = self.packs and len(job.tokens) + sampling.most_tokens <= self._span
+            (together if fits else alone).append(job)
         if self.packs and alone:
             self.notify(
                 f"generating sequences longer than the attention window of {self._span:.0f} tokens one prompt at a time"
@@ -225,8 +220,8 @@ class LocalEngine:
         if not texts:
             return
         sequences = {number: text.tokens[:-1] for number, text in enumerate(texts)}
-        forest, prefix = self._lay_out(sequences, min(min(text.contexts.values()) for text in texts))
-        needed = {number for number, text in enumerate(texts) if selected.intersection(text.contexts)}
+        forest, prefix = self._lay_out(sequences, min(text.start for text in texts))
+        needed = {at for at, text in enumerate(texts) if any(index in selected for index, *_ in text.uses)}
         overhead = self.budget.tokens // 32  # starting a batch costs about as much as these tokens
         for rows in cut_into_batches([len(t) for t in forest], self.budget.tokens, overhead):
             batch = [forest[row] for row in rows]
@@ -294,7 +289,7 @@ class LocalEngine:
         targets: list[int] = []
         for row, t in enumerate(batch):
             for number, path in t.paths.items():
-                start = min(texts[number].contexts.values())
+                start = texts[number].start
                 nodes = path[start - 1 - len(prefix or ()) :].tolist()
                 rows[number] = [cells.setdefault((row, node), len(cells)) for node in nodes]
                 targets += texts[number].tokens[start:].tolist()
@@ -303,11 +298,9 @@ class LocalEngine:
         both = np.full((2, len(cells)), np.nan)
         both[:, described] = entropies(logits, described)
         order = [row for own in rows.values() for row in own]
+        most_likely = np.full(len(targets), np.nan)
         if any(texts[number].greedy for number in rows):
-            best = logits.argmax(-1).cpu().numpy()
-            most_likely = best[order] == np.array(targets)
-        else:
-            most_likely = np.full(len(targets), np.nan)
+            most_likely = logits.argmax(-1).cpu().numpy()[order] == np.array(targets)
         logprobs = target_logprobs(logits, order, targets)
         numbers = np.vstack([logprobs, both[:, order], most_likely])
         return list(zip(rows, np.split(numbers, np.cumsum([len(own) for own in rows.values()])[:-1], 1), strict=True))
@@ -327,5 +320,5 @@ def _total(scores: Scores, tokens: int, request: Request) -> Loglikelihood:
 
 def _sum(parts: Sequence[Loglikelihood]) -> Loglikelihood:
     """The answer for a text, from those for its windows."""
-    failed = next((part for part in parts if part.unscored), None)
-    return failed or Loglikelihood(math.fsum(part.logprob for part in parts), sum(part.tokens for part in parts))
+    whole = next((part for part in parts if part.unscored or len(parts) == 1), None)
+    return whole or Loglikelihood(math.fsum(part.logprob for part in parts), sum(part.tokens for part in parts))

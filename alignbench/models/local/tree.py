@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from transformers import DynamicCache, PreTrainedModel
 
 from alignbench.errors import AlignbenchError
-from alignbench.models.attention import TREE, Layers, layers_of, replaced_attention, tree_mask
-from alignbench.models.causal_lm import TOLERANCE, devices_of, select_before_head, takes_positions
+from alignbench.models.attention import TREE, Layers, replaced_attention, tree_mask
+from alignbench.models.causal_lm import ERRORS, TOLERANCE, devices_of, select_before_head, takes_positions
 from alignbench.models.encode import Tokens, common_length
 
 Cell = tuple[int, int]  # (row of the batch, node of its tree)
@@ -133,10 +133,6 @@ class Prefix:
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def cache(self, rows: int) -> DynamicCache:
-        """For one batch: the model appends the batch's own keys to copies of these."""
-        return DynamicCache([(k.expand(rows, -1, -1, -1), v.expand(rows, -1, -1, -1)) for k, v in self.layers])
-
 
 class Forward:
     """A model in evaluation mode and the number of tokens it has computed, not counting padding.
@@ -178,8 +174,11 @@ class Forward:
             blocked = torch.from_numpy(~attention_mask(batch, width)).to(self.device)
             mask[:, 0, :, skip:].masked_fill_(blocked, torch.finfo(self.model.dtype).min)
             arguments["attention_mask"] = mask
-            if skip:
-                arguments["past_key_values"] = prefix.cache(rows=len(batch))
+            if skip:  # the model appends the batch's own keys to copies of these
+                rows = (len(batch), -1, -1, -1)
+                arguments["past_key_values"] = DynamicCache(
+                    [(k.expand(rows), v.expand(rows)) for k, v in prefix.layers]
+                )
         attention = replaced_attention(self.model, TREE) if "tree" in arguments else nullcontext()
         with self._head_at(cells), attention:
             logits: torch.Tensor = self.model(**arguments).logits
@@ -196,7 +195,7 @@ class Forward:
         cache = DynamicCache()
         with self._head_at([(0, len(tokens) - 1)]):
             self.model(input_ids=self._tensor(tokens[None].astype(np.int64)), past_key_values=cache, use_cache=True)
-        self.cached = Prefix(tokens, layers_of(cache))
+        self.cached = Prefix(tokens, [(layer.keys, layer.values) for layer in cache.layers])
         return self.cached
 
     def _head_at(self, cells: list[Cell]) -> AbstractContextManager[Any]:
@@ -243,7 +242,7 @@ def why_no_tree(forward: Forward, tokens: Tokens) -> str | None:
             worst = max(float((one - other).abs().mean()) for one, other in zip(found, plain, strict=True))
             # NaN on both sides is no difference
             reason = f"log-probabilities differ by {worst:.2g} nats" if worst > limit else None
-        except (TypeError, ValueError, RuntimeError, IndexError, AttributeError, KeyError) as error:
+        except ERRORS as error:
             reason = type(error).__name__
         if reason is None or not forward.flex:
             return reason and f"{kind} does not support a tree mask ({reason})"

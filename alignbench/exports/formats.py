@@ -1,5 +1,7 @@
-"""Results as files: the hub's model card, Every Eval Ever, lm-evaluation-harness, Parquet."""
+"""Results for other tools: the hub's model card, Every Eval Ever, lm-evaluation-harness, Parquet, and the experiment
+trackers Weights & Biases, MLflow and Trackio."""
 
+import importlib
 import json
 import re
 import time
@@ -11,13 +13,13 @@ from typing import Any
 from alignbench import __version__
 from alignbench.audit.references import task_of
 from alignbench.audit.tax import range_of
-from alignbench.console import write_text
 from alignbench.data.load import SYNTHETIC
 from alignbench.errors import AlignbenchError, first_line
 from alignbench.runs.read import Run, TaskRun, read_run
 from alignbench.types.result import MetricResult
 
 NAME = "alignbench"
+TRACKERS = ("wandb", "mlflow", "trackio")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -30,8 +32,8 @@ def measured(run: Run) -> Iterator[tuple[str, TaskRun, list[MetricResult]]]:
         yield task.task if names.count(task.task) == 1 else task.path.name, task, metrics
 
 
-def to_model_card(run: Run, file: Path) -> None:
-    """Write the headline metrics into the `model-index` of a model card, a new one or a user's.
+def to_model_card(run: Run, file: Path) -> str:
+    """The model card in a file, or a new one, with the headline metrics in its `model-index`.
 
     What an earlier export wrote is replaced; other results stay. Raises AlignbenchError if the card cannot be read.
     """
@@ -60,11 +62,11 @@ def to_model_card(run: Run, file: Path) -> None:
     fields = card.data.to_dict() | {"model_name": name, "eval_results": [*others, *found]}
     fields.pop("model-index", None)
     card.data = ModelCardData(**fields)
-    write_text(file, str(card))
+    return str(card)
 
 
-def to_every_eval_ever(run: Run, organization: str, relationship: str) -> dict[str, Any]:
-    """An object of the aggregate schema 0.3.0 of Every Eval Ever (arXiv 2606.14516).
+def to_every_eval_ever(run: Run, organization: str, relationship: str) -> str:
+    """A JSON object of the aggregate schema 0.3.0 of Every Eval Ever (arXiv 2606.14516).
 
     organization: that made the evaluation; relationship: to the model's developer: first_party, third_party,
     collaborative, other
@@ -76,7 +78,7 @@ def to_every_eval_ever(run: Run, organization: str, relationship: str) -> dict[s
     details = {"deployment_type": "externally_managed" if kind == "endpoint" else "self_deployed"}
     details |= {"model_availability": "unknown"}
     details |= {key: str(value) for key, value in model.items() if key.endswith("sha256") and value is not None}
-    return {
+    found = {
         "schema_version": "0.3.0",
         "evaluation_id": f"{NAME}/{run.name}/{run.path.name}",
         "retrieved_timestamp": f"{time.time():.0f}",
@@ -93,6 +95,7 @@ def to_every_eval_ever(run: Run, organization: str, relationship: str) -> dict[s
             _evaluation(label, task, metric) for label, task, metrics in measured(run) for metric in metrics
         ],
     }  # fmt: skip
+    return _json(found)
 
 
 def _evaluation(label: str, task: TaskRun, metric: MetricResult) -> dict[str, Any]:
@@ -130,12 +133,10 @@ def _evaluation(label: str, task: TaskRun, metric: MetricResult) -> dict[str, An
 
 def _source(task: TaskRun) -> dict[str, Any]:
     name, revision = _dataset(task)
+    kind: dict[str, Any] = {"source_type": "other"}
     if HUB_ID.fullmatch(name):
-        return {
-            "dataset_name": name, "source_type": "hf_dataset", "hf_repo": name, "samples_number": task.result.n,
-            "additional_details": {"revision": str(revision)},
-        }  # fmt: skip
-    return {"dataset_name": name, "source_type": "other", "additional_details": {"revision": str(revision)}}
+        kind = {"source_type": "hf_dataset", "hf_repo": name, "samples_number": task.result.n}
+    return {"dataset_name": name, **kind, "additional_details": {"revision": str(revision)}}
 
 
 def _dataset(task: TaskRun) -> tuple[str, str | None]:
@@ -158,8 +159,8 @@ def _interval(metric: MetricResult) -> str:
     return f"95 % interval {metric.low:.4g} … {metric.high:.4g}, n = {metric.n}"
 
 
-def to_lm_eval(run: Run) -> dict[str, Any]:
-    """An object like results_*.json of lm-evaluation-harness 0.4: `METRIC,none` and `METRIC_stderr,none`."""
+def to_lm_eval(run: Run) -> str:
+    """A JSON object like results_*.json of lm-evaluation-harness 0.4: `METRIC,none` and `METRIC_stderr,none`."""
     found: dict[str, dict[str, Any]] = defaultdict(dict)
     for label, task, metrics in measured(run):
         result, values = task.result, found["results"].setdefault(label, {"alias": label})
@@ -175,7 +176,11 @@ def to_lm_eval(run: Run) -> dict[str, Any]:
         found["n-samples"][label] = {"original": result.n, "effective": result.n}
     name = str(run.description["model"]["name"])
     config = {"model": NAME, "model_args": f"pretrained={name}", "model_sha256": run.weights}
-    return {**found, "config": config, "model_source": NAME, "model_name": name, "date": time.time()}
+    return _json({**found, "config": config, "model_source": NAME, "model_name": name, "date": time.time()})
+
+
+def _json(content: object) -> str:
+    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def to_parquet(runs: Sequence[Run], file: Path) -> None:
@@ -189,9 +194,48 @@ def to_parquet(runs: Sequence[Run], file: Path) -> None:
         raise AlignbenchError(f"{file}: cannot be written ({error.strerror or error})") from None
 
 
-def write_json(content: object, file: Path) -> None:
+def to_tracker(tracker: str, run: Run, project: str) -> None:
+    """Log the metrics TASK/METRIC and TASK/METRIC_stderr as a run of the tracker, in its own configuration.
+
+    Raises AlignbenchError if its package is not installed or refuses.
+    """
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise AlignbenchError(f"{file}: cannot be written ({error.strerror or error})") from None
-    write_text(file, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        library: Any = importlib.import_module(tracker)
+    except ImportError:
+        raise AlignbenchError(f"{tracker} is not installed: pip install 'alignbench[{tracker}]'") from None
+    try:
+        _log(library, run, project)
+    except Exception as error:  # its servers, logins and settings have errors of their own
+        raise AlignbenchError(f"{tracker}: {first_line(error)}") from error
+
+
+def _log(library: Any, run: Run, project: str) -> None:
+    metrics, settings = _values(run), _settings(run)
+    if library.__name__ == "mlflow":
+        library.set_experiment(project)
+        with library.start_run(run_name=run.name):
+            library.log_params(settings)
+            # MLflow accepts no other characters in names
+            library.log_metrics({re.sub(r"[^\w\-. :/]", "_", name): value for name, value in metrics.items()})
+    else:
+        library.init(project=project, name=run.name, config=settings)
+        library.log(metrics)
+        library.finish()
+
+
+def _values(run: Run) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for label, _, metrics in measured(run):
+        for own in metrics:
+            pair = (f"{label}/{own.metric}", own.value), (f"{label}/{own.metric}_stderr", own.standard_error)
+            found |= {name: value for name, value in pair if value is not None}
+    return found
+
+
+def _settings(run: Run) -> dict[str, str]:
+    """What identifies the run: its folder, the model's hashes, the engine, the version."""
+    engine, environment = run.description.get("engine") or {}, run.description.get("environment") or {}
+    found = {"run_folder": run.path.name, NAME: environment.get(NAME)}
+    found |= {f"model.{name}": value for name, value in run.description["model"].items()}
+    found |= {f"engine.{name}": value for name, value in engine.items()}
+    return {name: str(value) for name, value in found.items() if value is not None}
