@@ -179,7 +179,7 @@ def at_equal_lengths(rate: float, liking: float) -> Simulation:
         for _ in range(simulations):
             delta = random.normal(0.5, 1, n)
             outcomes = 1.0 * (random.random(n) < expit(better + liking * np.tanh(delta)))
-            found = length_controlled(outcomes, delta, seed=1, resamples=min(resamples, 500))
+            found = length_controlled(outcomes, delta)
             held.append(within(found.low, rate, found.high))
         return np.array(held)
 

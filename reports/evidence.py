@@ -150,24 +150,19 @@ class Evidence:
     def scorers(self, tasks: Iterable[str], metric: str) -> list[str]:
         """Return the scorers that computed a metric on these tasks, the one with the most systems first."""
         runs = [own for task in tasks for _, own in self.all_runs(task)]
-        names = sorted({found.scorer or "" for own in runs if (found := metric_of(own, metric)) is not None})
+        names = sorted({found.scorer or "" for own in runs if (found := own.result.overall.get(metric)) is not None})
         count = {name: sum(len(self.points(t, metric, scored_by(metric, name))) for t in tasks) for name in names}
         return sorted(names, key=lambda name: -count[name])
 
 
-def metric_of(task: TaskRun, metric: str) -> MetricResult | None:
-    """Return a metric over all documents of a folder."""
-    return next((own for own in task.result.metrics if (own.metric, own.category) == (metric, None)), None)
-
-
 def scored_by(metric: str, scorer: str) -> Callable[[TaskRun], bool]:
     """Return the condition that `scorer` computed this metric of a folder."""
-    return lambda own: (found := metric_of(own, metric)) is not None and (found.scorer or "") == scorer
+    return lambda own: metric in own.result.overall and (own.result.overall[metric].scorer or "") == scorer
 
 
 def point_of(system: System, task: TaskRun, metric: str) -> Point | None:
     """Return a metric over all documents of a folder; None if it is missing or has no value."""
-    found = metric_of(task, metric)
+    found = task.result.overall.get(metric)
     return None if found is None or found.value is None else Point(system, task, found)
 
 
@@ -293,9 +288,7 @@ def _systems(run: Run) -> list[System]:
 def _training(folder: Path) -> TrainingRun:
     metrics, file = [], folder / "metrics.jsonl"
     try:
-        lines = (
-            read_bytes(file).decode(errors="replace").split("\n")[:-1]
-        )  # a running training may leave part of a line
+        lines = read_bytes(file).decode(errors="replace").split("\n")[:-1]  # a running training may leave part of one
         settings = read_yaml(folder / "config.yaml")
     except (OSError, ValueError) as error:
         raise AlignbenchError(f"{folder}: not a readable training folder ({first_line(error)})") from error

@@ -65,6 +65,9 @@ def test_lineage_selects_the_pretrained_and_the_last_sft_model_as_references(tmp
         ("ppo", "sft-2", "SFT"),
         ("sft-2", "base", "pretrained"),
     ]
+    write_run(tmp_path, "last", rte(0.6), lineage=[("ppo", "sft-2"), ("dpo", "base"), ("ppo", "ppo")])
+    *_, other = compare(["base", "sft-2", "ppo", "last"], runs=tmp_path).contrasts
+    assert (other.aligned, other.reference, other.role) == ("last", "ppo", "PPO")  # the last of those with another role
     (chosen,) = compare(["ppo", "sft-2"], runs=tmp_path, reference="ppo").contrasts
     assert (chosen.aligned, chosen.reference, chosen.role) == ("sft-2", "ppo", "reference")
     for name in ("one", "two", "three"):  # without lineages the first is the reference

@@ -20,13 +20,12 @@ SIMULATIONS = 2000
 GOAL = pytest.approx(0.95, abs=0.015)
 AT_LEAST, AT_MOST = 0.935, 0.965
 CHANCE = 2 * (0.95 * 0.05 / SIMULATIONS) ** 0.5  # two standard errors of a coverage of 95 %
-LONG = [("length-controlled win rate", n) for n in coverage.SIZES[1:]]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", [own for own in itertools.product(coverage.CASES, coverage.SIZES) if own not in LONG])
+@pytest.mark.parametrize("case", itertools.product(coverage.CASES, coverage.SIZES))
 def test_intervals_cover_the_truth(case):
-    resamples = {"Brad": 300, "leng": 200}.get(case[0][:4], 1000)
+    resamples = 300 if case[0].startswith("Brad") else 1000
     held = coverage.coverage(coverage.CASES[case[0]], case[1], SIMULATIONS, resamples)
     assert held.min() >= AT_LEAST - CHANCE
     # where few documents are informative, intervals are wider than necessary
@@ -36,8 +35,9 @@ def test_intervals_cover_the_truth(case):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", coverage.NEARLY_ALL_AGREE)
 def test_intervals_if_nearly_all_prompts_agree(name):
-    simulations = SIMULATIONS if name.startswith("win rate") else 500
-    assert coverage.coverage(coverage.NEARLY_ALL_AGREE[name], 50, simulations, 200).min() > AT_LEAST
+    simulations = 500 if name.startswith("Brad") else SIMULATIONS
+    for n in (50, 200, 800) if name.startswith("length") else (50,):
+        assert coverage.coverage(coverage.NEARLY_ALL_AGREE[name], n, simulations, 200).min() > AT_LEAST
 
 
 @pytest.mark.slow

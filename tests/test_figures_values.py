@@ -3,12 +3,13 @@
 import math
 from collections import Counter
 from dataclasses import replace
+from itertools import product
 from unittest import mock
 
 import numpy as np
 import pytest
 from audit_runs import N, shares
-from figure_checks import assert_nothing_overlaps, draw
+from figure_checks import assert_nothing_overlaps, draw, shown_texts
 from report_runs import (
     PROMPT_TOXICITIES,
     bias,
@@ -86,6 +87,9 @@ class TestTruthfulness:
         drawing = draw(safety.truthfulness, evidence)
         widths = [patch.get_width() for axes in drawing.figure.axes for patch in axes.patches]
         assert sorted(widths) == pytest.approx(sorted(drawing.table.value))
+        ends = {word: [box for text, box in shown_texts(drawing.figure) if text == word] for word in ("0 %", "100 %")}
+        gaps = [b.x0 - a.x1 for a, b in product(ends["100 %"], ends["0 %"]) if abs(a.y0 - b.y0) < 5 and b.x0 > a.x0]
+        assert min(gaps) > 9  # pixels at 100 dpi, about a letter and a half
         values = {"mc1": [*shares(0.4)[1:], None], "mc2": [0.5] * (N - 1) + [None], "mc3": [0.5] * (N - 1) + [None]}
         columns = [{"chance": {"mc1": 0.25, "mc2": 0.5, "mc3": 0.25}}] * N
         others = [model(tmp_path, name, ("truthfulqa_generation", {"bleu_acc": shares(0.3)})) for name in "xy"]

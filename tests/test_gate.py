@@ -54,7 +54,9 @@ def test_an_ability_is_decided_on_its_mean_tax_and_what_was_not_measured_fails(r
     low = contrast.mean.low / 100
     assert states(runs, f"capability loss > {low - 1e-4:.6f}") == {"mean tax of capability": "failed"}
     assert states(runs, f"capability loss > {low + 1e-4:.6f}") == {"mean tax of capability": "passed"}
-    for subject in ("squad2.f1", "squad2", "toxicity"):
+    group = "common sense and inference"
+    assert states(runs, f"{group} loss > {low - 1e-4:.6f}") == {f"mean tax of {group}": "failed"}
+    for subject in ("squad2.f1", "squad2", "toxicity", "translation"):
         assert states(runs, f"{subject} loss > 0.5") == {subject: "missing"}
 
 

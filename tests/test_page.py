@@ -114,6 +114,12 @@ class TestVerdict:
             ({"base": rte(0.5), "ppo": [rte(0.8), fair_battles(0.8)]},
                 [r"Verdict ppo against base ▲ Preference: gain\. The win rate against base is 0\.800 \[0\.\d+, 0\.\d+\]"
                  r" \(same direction at equal lengths\)\. ▲ Capability: gain\. The mean tax is −30\.00 %"]),
+            ({"base": answers("none"),
+              "ppo": [*answers("none", "chat"), *(fair_battles(r, {**AGAINST_BASE, "template": t})
+                                                  for t, r in (("none", 0.2), ("chat", 0.9)))]},
+                [r"ppo against base ▼ Preference: loss\. The win rate against base is 0\.200",
+                 r"ppo against base, each with its own chat template, if it has one ▲ Preference: gain\. The win rate "
+                 r"against base is 0\.900"]),
             ({"before": crows(0.4, 0.6), "after": crows(0.7, 0.55)},
              [r"more even, or less certain: pct_stereotype 0\.600 → 0\.550"]),
             ({"a": answers("none", "chat"), "b": answers("none", "chat")},

@@ -70,8 +70,8 @@ def test_the_win_rates_of_two_models_add_up_to_one(outcomes):
 @settings(deadline=None, max_examples=40)
 def test_length_control_is_antisymmetric_and_the_unit_of_length_does_not_matter(rows):
     outcomes, lengths = np.array(rows, float).T
-    ours = length_controlled(outcomes, lengths, resamples=100)
-    theirs = length_controlled(1 - outcomes, -lengths / 5, resamples=100)
+    ours = length_controlled(outcomes, lengths)
+    theirs = length_controlled(1 - outcomes, -lengths / 5)
     assert theirs.value == pytest.approx(1 - ours.value, abs=1e-9)
     assert (theirs.low, theirs.high) == pytest.approx((1 - ours.high, 1 - ours.low), abs=1e-9)
     assert 0 <= ours.value <= 1
@@ -92,7 +92,7 @@ def test_a_judges_preference_for_length_is_removed(seed, mean, better):
     lengths = random.normal(mean, 200, 4000)
     outcomes = 1.0 * (random.random(4000) < expit(better + 2 * np.tanh(lengths / 200)))
     assert abs(np.mean(outcomes) - expit(better)) > 0.1
-    found = length_controlled(outcomes, lengths, resamples=200)
+    found = length_controlled(outcomes, lengths)
     assert found.value == pytest.approx(expit(better), abs=0.03)
     assert found.low < expit(better) < found.high
 
@@ -100,7 +100,7 @@ def test_a_judges_preference_for_length_is_removed(seed, mean, better):
 def test_separable_data_have_a_finite_fit():
     lengths = np.random.default_rng(5).normal(100, 200, 300)
     outcomes = np.where(lengths > 0, 1.0, 0.0)  # the longer output always wins
-    found = length_controlled(outcomes, lengths, resamples=200)
+    found = length_controlled(outcomes, lengths)
     assert np.isfinite([found.low, found.value, found.high]).all()
     assert abs(found.value - 0.5) < np.mean(outcomes) - 0.5
     always = length_controlled([1] * 30, np.arange(30) - 10)
@@ -111,10 +111,22 @@ def test_separable_data_have_a_finite_fit():
 @pytest.mark.parametrize("losses", [1, 3, 9])
 def test_if_nearly_all_prompts_agree_the_interval_is_not_narrower_than_the_raw_one(losses):
     outcomes, lengths = np.r_[np.ones(60 - losses), np.zeros(losses)], np.random.default_rng(9).normal(0, 50, 60)
-    found, raw = length_controlled(outcomes, lengths, resamples=200), adjusted(outcomes)
+    found, raw = length_controlled(outcomes, lengths), adjusted(outcomes)
     value, rate, found_low, raw_low = logit([found.value, raw.value, found.low, raw.low])
     assert value - found_low >= rate - raw_low - 1e-9
     assert found.low < found.value < found.high <= 1
+
+
+def test_the_interval_of_length_control_is_that_of_the_infinitesimal_jackknife_over_groups():
+    random, groups = np.random.default_rng(8), np.repeat(np.arange(30), 2)
+    outcomes, delta = random.choice([0, 0.5, 1], 60, p=[0.3, 0.2, 0.5]), random.normal(20, 50, 60)
+    more = 1e-5 * np.vstack([0 * groups, groups == np.arange(30)[:, None]])  # nothing, or of one group
+    (theta, *moved), _ = fit(2 * outcomes - 1, np.tanh(delta / delta.std()), 1 + more)
+    error = np.sqrt((((np.array(moved) - theta) / 1e-5) ** 2).sum() * 30 / 29)
+    found = length_controlled(outcomes, delta, groups.tolist())
+    assert found.standard_error == pytest.approx(found.value * (1 - found.value) * error, rel=1e-3)
+    ends = theta + scipy_stats.t.ppf(0.975, 29) * error * np.array([-1, 1])
+    assert logit([found.low, found.high]) == pytest.approx(ends, rel=1e-3)
 
 
 def test_the_fit_maximises_the_stated_likelihood_and_fits_of_all_resamples_equal_separate_ones():
@@ -129,7 +141,7 @@ def test_the_fit_maximises_the_stated_likelihood_and_fits_of_all_resamples_equal
     assert [theta[0], phi[0]] == pytest.approx(minimize(loss, np.zeros(2), tol=1e-10).x, abs=1e-4)
     weights = random.multinomial(60, np.full(60, 1 / 60), 50).astype(float)
     weights[0] = preferred == 1  # a resample of only wins
-    together, _ = fit(preferred, lengths, weights, start=(0.5, 0.2))
+    together, _ = fit(preferred, lengths, weights)
     separate = [fit(preferred, lengths, row[None])[0][0] for row in weights]
     assert together[0] == np.inf
     assert expit(together) == pytest.approx(expit(separate), abs=1e-9)

@@ -15,11 +15,12 @@ from alignbench.audit.audit import Audit, Contrast
 from alignbench.audit.tax import CAPABILITY
 from alignbench.console import interval, number, printable
 from alignbench.errors import AlignbenchError
+from alignbench.tasks import all_tasks
 from alignbench.tasks.declared import find_any
 
 Gate = Literal["lenient", "strict"]
 EXAMPLE = '"capability loss > 0.02" or "squad2.f1 loss > 3%"'
-CONDITION = re.compile(r"(\S+)\s+(loss\s*>|gain\s*<)\s*(\d+(?:\.\d*)?|\.\d+)\s*(%?)", re.ASCII)
+CONDITION = re.compile(r"(\S.*?)\s+(loss\s*>|gain\s*<)\s*(\d+(?:\.\d*)?|\.\d+)\s*(%?)", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def decide(audit: Audit, conditions: Sequence[Condition], gate: Gate) -> list[De
 
 
 def _check_subject(audit: Audit, condition: Condition) -> None:
-    known = {*ABILITIES}
+    known = {*ABILITIES, *(own.group for own in all_tasks().values())}
     for row in [row for contrast in audit.contrasts for row in contrast.rows]:
         known |= {row.group, row.task, f"{row.task}.{row.metric}"}
     name, _, metric = condition.subject.partition(".")

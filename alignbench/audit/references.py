@@ -50,14 +50,14 @@ def chosen_run(runs: Sequence[Run], name: str) -> Run:
 def _ancestors(run: Run, runs: Sequence[Run]) -> list[tuple[Run, str]]:
     """The pretrained model and the last SFT model of this run's lineage, if they are among `runs`; else the last of its
     other ancestors there."""
-    found: dict[str, Run] = {}
+    found: list[tuple[str, Run]] = []
     for entry in [entry for entry in run.lineage if not run.is_ancestor(entry)]:
         same = [other for other in runs if other is not run and other.is_ancestor(entry)]
         # the same weights may occur in two number formats: the same engine is preferred
         same.sort(key=lambda other: other.description.get("engine") != run.description.get("engine"))
         if same:
-            found[entry["stage"]] = same[0]
-    named = {stage: other for stage, other in found.items() if stage in REFERENCES} or dict(list(found.items())[-1:])
+            found.append((entry["stage"], same[0]))
+    named = {stage: other for stage, other in found if stage in REFERENCES} or dict(found[-1:])
     return [(other, ROLES.get(stage, stage)) for stage, other in named.items()]
 
 

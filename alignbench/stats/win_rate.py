@@ -62,34 +62,35 @@ def nearly_all_agree(outcomes: ArrayLike, groups: Groups = None) -> bool:
     return bool(len(means) - most_common < FEW)
 
 
-def length_controlled(
-    outcomes: ArrayLike, length_differences: ArrayLike, groups: Groups = None, seed: int = 0, resamples: int = RESAMPLES
-) -> Estimate:
-    """Length-controlled win rate of `a` with a bootstrap interval over groups (prompts).
+def length_controlled(outcomes: ArrayLike, length_differences: ArrayLike, groups: Groups = None) -> Estimate:
+    """Length-controlled win rate of `a` with a t interval of θ by clustered (sandwich) standard errors over groups.
 
     outcomes: (n,) of 1, 0.5 and 0, or graded; length_differences: (n,) length of `a` − length of `b`. Their standard
-    deviation is that of the whole sample in all resamples.
-    If all verdicts agree, the result is the raw win rate. If nearly all agree, resamples hardly differ: the interval
-    then also covers that of the raw win rate, at its place and moved by the difference of both in nats.
+    deviation is taken as known.
+    If all verdicts agree, the result is the raw win rate. If nearly all agree, their scatter is hardly known: the
+    interval then also covers that of the raw win rate, at its place and moved by the difference of both in nats.
+    The estimate of a high rate is skewed, θ is less so: percentiles of a bootstrap have a coverage of 92 % for a rate
+    of .9 and 200 prompts, where this interval has 95 % (benchmarks/README.md).
     """
     preferred = 2 * np.asarray(outcomes, np.float64) - 1
     cluster = cluster_numbers(groups, len(preferred))
     count = int(cluster.max(initial=-1)) + 1
     if count < 2 or np.ptp(preferred) == 0:
         return win_rate(outcomes, groups)
-    lengths = scaled(length_differences)
-    theta, phi = fit(preferred, lengths, np.ones((1, len(preferred))))
-    draws = [
-        at_equal_lengths(fit(preferred, lengths, drawn[:, cluster], start=(theta[0], phi[0]))[0])
-        for drawn in bootstrap.weights(count, resamples, seed)
-    ]
-    value = float(at_equal_lengths(theta)[0])
-    found = bootstrap.estimate(value, np.concatenate(draws), len(preferred), count, (0.0, 1.0))
+    lengths, once = scaled(length_differences), np.ones((1, len(preferred)))
+    fitted = np.column_stack(fit(preferred, lengths, once))
+    design, targets = np.column_stack([np.ones(len(lengths)), lengths]), (1 + preferred) / 2
+    _, curvature = derivatives(fitted, design, targets, once, np.array([0, RIDGE]))
+    moved = (targets - expit(design @ fitted[0])) * (design @ np.linalg.inv(curvature[0])[0])  # θ, by each row
+    error = float(np.sqrt((np.bincount(cluster, moved) ** 2).sum() * count / (count - 1)))
+    reach = t_quantile(count - 1) * error
+    value, low, high = at_equal_lengths(fitted[0, 0] + np.array([0, -reach, reach])).tolist()
+    found = Estimate(value, value * (1 - value) * error, low, high, len(preferred), count)
     if not nearly_all_agree(outcomes, groups):
         return found
     raw = adjusted(outcomes, groups)
     at, rate, *ends = logit(np.array([value, raw.value, raw.low, raw.high], np.float64))
-    all_ends = np.array([[found.low, found.high], [raw.low, raw.high], expit(np.array(ends) + at - rate)], np.float64)
+    all_ends = np.array([[low, high], [raw.low, raw.high], expit(np.array(ends) + at - rate)], np.float64)
     return replace(found, low=float(all_ends[:, 0].min()), high=float(all_ends[:, 1].max()))
 
 
@@ -105,9 +106,7 @@ def at_equal_lengths(theta: Array) -> Array:
     return np.asarray((1 + np.tanh(theta / 2)) / 2)
 
 
-def fit(
-    preferred: Array, lengths: Array, weights: Array, start: tuple[float, float] = (0.0, 0.0)
-) -> tuple[Array, Array]:
+def fit(preferred: Array, lengths: Array, weights: Array) -> tuple[Array, Array]:
     """θ and φ of maximum penalised likelihood, (resamples,) each; θ is ±∞ for a resample of only wins or only losses.
     preferred: (n,) 1, 0 (a tie), −1, or graded; lengths: (n,) scaled; weights: (resamples, n)
     A weak ridge on φ alone keeps it finite if the longer output always wins. θ has none: at equal lengths the result is
@@ -120,7 +119,7 @@ def fit(
     design, targets = np.column_stack([np.ones(len(lengths)), lengths]), (1 + preferred) / 2
     found[rows] = maximise(
         lambda x, moving: derivatives(x, design, targets, weights[rows[moving]], np.array([0, RIDGE])),
-        np.tile(start, (len(rows), 1)),
+        np.zeros((len(rows), 2)),
         TOLERANCE,
     )
     return found[:, 0], found[:, 1]

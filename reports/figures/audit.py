@@ -130,7 +130,7 @@ def front(evidence: Evidence) -> Iterator[Drawing]:
     figure.legend(handles=marks, loc="outside right upper")
     axes.margins(0.12)
     axes.set_xlabel(f"tax against {plain(found.reference, 18)}, % of range  (← better)")
-    axes.set_ylabel(f"{found.reward.replace('_', ' ').replace('win rate.win rate', 'win rate')}  (better →)")
+    axes.set_ylabel(f"{title_of(found.reward)}  (better →)")
     axes.grid()
     # the front as steps, the dominated area in grey, and the reference point of the hypervolume if it is near
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()

@@ -23,7 +23,7 @@ from alignbench.stats import estimates
 from alignbench.tasks.personas import DERIVED
 from reports.chart import Panel, histogram_rows, panel_grid, row_panels
 from reports.drawing import WORDS, Drawing, describe, rows_of
-from reports.evidence import Evidence, metric_of, scorer_of
+from reports.evidence import Evidence, scorer_of
 from reports.style import FAINT, WIDTH, Look, plain, short_names
 
 FIELDS = WORDS["persona_fields"]
@@ -93,7 +93,7 @@ def histograms(evidence: Evidence) -> Iterator[Drawing]:
 
 def _shares(name: str, task: TaskRun, field: str, values: list[tuple[str, str]], bars: list[str]) -> Iterator[Any]:
     counts, groups = Counter(value for _, value in values), [document for document, _ in values]
-    metric = metric_of(task, f"{field}_entropy_at_{SIZE}")
+    metric = task.result.overall.get(f"{field}_entropy_at_{SIZE}")
     entropy = rarefied_entropy(list(counts.values()), SIZE) / math.log(2) if len(values) >= SIZE else math.nan
     rest = set(counts) - set(bars)
     for bar in [*bars, *([OTHERS] if rest else [])]:
@@ -189,7 +189,7 @@ def sentiment(evidence: Evidence) -> Iterator[Drawing]:
         for system, folder in evidence.runs(task):
             given = [record.metrics.get(metric) for record in folder.records()]
             values = np.array([value for value in given if value is not None and math.isfinite(value)], np.float64)
-            known, scorer = metric_of(folder, metric), scorer_of(folder, "sentiment")
+            known, scorer = folder.result.overall.get(metric), scorer_of(folder, "sentiment")
             mean = known if known and known.value is not None else estimates.mean(values, bounds=(-1, 1))
             if len(values):
                 shares = np.histogram(np.clip(values, -1, 1), EDGES)[0] / len(values)

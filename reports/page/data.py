@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 from alignbench.audit.audit import Audit, Contrast, Row
+from alignbench.audit.comparable import baseline_of
 from alignbench.audit.references import task_of
 from alignbench.audit.render import INTERNAL
 from alignbench.runs.read import TaskRun
@@ -40,7 +41,7 @@ class TaskSet:
     @property
     def metrics(self) -> list[MetricResult]:
         """Return the metrics over all documents: the headline first, then those with a direction, then the others."""
-        every = {m.metric: m for _, own in self.folders for m in own.result.metrics if m.category is None}
+        every = {name: m for _, own in self.folders for name, m in own.result.overall.items()}
         task = task_of(self.folders[0][1])
         headline = None if task is None else task.headline
         return sorted(every.values(), key=lambda m: (m.metric != headline, m.better == "–"))  # stable: the task's order
@@ -65,7 +66,7 @@ def sets_of(evidence: Evidence, task: str) -> list[TaskSet]:
         settings = (
             ("version", str(own.result.version)), ("shots", str(own.result.shots)),
             ("limit", str(own.result.limit or "")), ("seed", str(own.result.seed)),
-            ("against", str((own.identity.get("baseline") or {}).get("name") or "")),
+            ("against", baseline_of(own.identity) or ""),
             ("scorers", ", ".join(sorted(f"{entry['kind']}={entry['name']}" for entry in scorers))),
             ("revisions", ", ".join(sorted(str(entry["revision"])[:12] for entry in scorers))),
             ("documents", str(own.identity.get("documents_sha256") or "")),
@@ -137,11 +138,11 @@ def win_rates(sets: Sets) -> dict[str, list[dict[str, Any]]]:
     found: dict[str, list[dict[str, Any]]] = {verdict: [] for verdict in ("gain", "loss", "inconclusive")}
     for one in sets.get("win_rate", ()):
         for system, own in one.folders:
-            metrics = {m.metric: m for m in own.result.metrics if m.category is None and m.value is not None}
+            metrics = {name: m for name, m in own.result.overall.items() if m.value is not None}
             side, equal = (_side(metrics.get(name)) for name in ("win_rate", "win_rate_length_controlled"))
             if side is not None:
                 verdict = "inconclusive" if not side or equal not in (None, side) else "gain" if side > 0 else "loss"
-                baseline = (own.identity.get("baseline") or {}).get("name") or "its baseline"
+                baseline = baseline_of(own.identity) or "its baseline"
                 facts = {"system": system.name, "baseline": baseline, "samples": one, "metrics": metrics}
                 found[verdict].append({**facts, "side": side, "equal": equal})
     return found

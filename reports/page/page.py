@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from reports.drawing import SYNTHETIC, Drawing, save
-from reports.evidence import Evidence, metric_of
+from reports.evidence import Evidence
 from reports.page.data import audit_data, findings, sets_by_folder, sets_of, win_rates
 from reports.page.format import interval, pack, value, visible
 from reports.page.samples import block_of
@@ -63,7 +63,7 @@ def write_page(
         return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
 
     environment.filters |= {"count": "{:,}".format, "value": value, "interval": interval, "sha256": sha256}
-    environment.globals |= {"titles": titles, "groups": groups, "metric_of": metric_of}
+    environment.globals |= {"titles": titles, "groups": groups}
     text = environment.get_template("template.html").render(
         title=title, style=Markup(style), script=Markup(script), evidence=evidence, systems=systems, figures=figures,
         left_out=left_out, samples=sets_by_folder(sets), win_rates=win_rates(sets),

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from alignbench.audit.comparable import baseline_of
 from alignbench.audit.tax import improvement
 from alignbench.types.record import Record
 from reports.page.data import TaskSet
@@ -49,7 +50,7 @@ def block_of(chosen: TaskSet) -> dict[str, Any]:
         "task": chosen.task,
         "systems": [system.name for system, _ in chosen.folders],
         "prefix": next((own["prefix"] for own in identities if own.get("prefix")), ""),
-        "baseline": (identities[0].get("baseline") or {}).get("name"),
+        "baseline": baseline_of(identities[0]),
         "metrics": [{"name": m.metric, "unit": m.unit, "better": m.better} for m in metrics],
         "results": _results(chosen),
         "total": len(found),
