@@ -101,7 +101,7 @@ def row_panels(
     top = 1.0 if any(panel.reference for panel in panels) else 0.0  # room for the labels of references
     height = 0.62 + 0.15 * any(p.subtitle for p in panels) + ROW * max(1.0, 0.7 * len(shifts)) * len(rows) + ROW * top
     figure, grid = panel_grid(panels, height, columns=columns, key=key, sharey=True, sharex=most is not None)
-    if percent:
+    if percent and len(panels) > 1:
         figure.set_layout_engine("constrained", w_pad=0.1)  # inches: "100 %" of a panel beside "0 %" of the next
     places = {name: place for place, name in enumerate(rows)}
     for axes, panel in zip(grid, panels, strict=True):
