@@ -133,10 +133,12 @@ def test_an_error_of_a_tracker_is_one_line(runs, monkeypatch):
         (("lm-eval", "other", "--out", "x"), "no such run"),
         (("every-eval-ever", "aligned", "--out", "x", "--relationship", "friend"), "--relationship"),
         (("hf", "aligned", "--out", "."), "model card"),
+        (("hf", "aligned", "--out", "bad.md"), "bad.md: not a model card"),
         (("parquet", "aligned", "--out", "missing/folder/a.parquet"), "cannot be written"),
     ],
 )
 def test_a_mistake_is_one_line(runs, arguments, words, tmp_path):
+    (tmp_path / "bad.md").write_text("---\nlicense: [\n---\n")
     assert_one_line_error(run("export", *arguments, "--runs", runs, cwd=tmp_path), words)
 
 

@@ -4,6 +4,7 @@ import inspect
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +18,19 @@ from standin_server import StandIn
 from tiny import tiny_tokenizer
 
 import alignbench
+from alignbench.data.load import data_folder
 from alignbench.errors import AlignbenchError
+from alignbench.evaluation import evaluate
 from alignbench.evaluation.config import resolve, to_yaml
 from alignbench.models.distributions import Stream, draw
 from alignbench.models.encode import Encoder
 from alignbench.models.remote.endpoint import EndpointEngine
 from alignbench.models.template import check_system
+from alignbench.runs.folder import open_run
+from alignbench.tasks import find_task
 from alignbench.types.engine import Prompt, Sampling
-from alignbench.types.settings import Settings
+from alignbench.types.settings import Settings, TaskSettings
+from alignbench.types.task import TaskData
 
 REFUSED = cases("settings")
 SCORER = ("--scorer", "toxicity=alt-profanity-check")
@@ -125,6 +131,24 @@ def test_what_is_given_precedes_the_file_and_the_kept_file_means_the_same(tmp_pa
     assert resolve(tmp_path / "kept.yaml", {}) == own
     with pytest.raises(AlignbenchError, match="dtyp: no such setting; did you mean 'dtype'"):
         alignbench.evaluate(["x"], ["hellaswag"], dtyp="float32")
+
+
+def test_what_is_given_may_be_a_single_name_or_a_path_and_a_path_may_begin_with_home(tmp_path, monkeypatch):
+    file = config(tmp_path, "tasks: {answers: {prompts: a.jsonl, scorers: [reward=a]}}")
+    own = resolve(file, {"prompts": Path("b.jsonl"), "scorers": "reward=b", "gen_kwargs": None})
+    assert (own.of_task("answers").prompts, own.of_task("answers").scorers) == ("b.jsonl", ("reward=b",))
+    (tmp_path / "kept.yaml").write_text(to_yaml(own))
+    assert resolve(tmp_path / "kept.yaml", {}) == own
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert resolve("~/kept.yaml", {"tasks": "rte"}).tasks == {"rte": {}}
+    assert data_folder(Path("~")) == tmp_path
+    with open_run("~/runs", "m", {}) as run_folder:
+        assert run_folder.path.parent == tmp_path / "runs"
+
+
+def test_a_task_without_documents_is_refused():
+    empty = replace(find_task("rte"), load=lambda options: TaskData([], ()))
+    assert_refused("task rte: it has no documents", evaluate._prepare, empty, TaskSettings(), None)
 
 
 def test_a_pipe_is_not_read_as_settings(tmp_path):

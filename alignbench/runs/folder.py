@@ -37,13 +37,15 @@ def digest(identity: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def open_run(out: Path, name: str, identity: Mapping[str, Any], shard: Shard = SINGLE_PROCESS) -> Iterator[RunFolder]:
+def open_run(
+    out: str | Path, name: str, identity: Mapping[str, Any], shard: Shard = SINGLE_PROCESS
+) -> Iterator[RunFolder]:
     """Create the folder of this identity in `out` if necessary, and lock it.
 
     Raises AlignbenchError if it cannot be written, or if another process is writing to it.
     """
     slug = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "checkpoint"
-    path = out / f"{slug}-{digest(identity)[:8]}"
+    path = parse.find_path(out) / f"{slug}-{digest(identity)[:8]}"
     if not shard.is_main:
         shard.wait_for_everyone()
         yield RunFolder(path, shard)
