@@ -1,6 +1,7 @@
 """`alignbench export`: each format has the numbers of the run folders, in the form that its readers expect."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -134,11 +135,14 @@ def test_an_error_of_a_tracker_is_one_line(runs, monkeypatch):
         (("every-eval-ever", "aligned", "--out", "x", "--relationship", "friend"), "--relationship"),
         (("hf", "aligned", "--out", "."), "model card"),
         (("hf", "aligned", "--out", "bad.md"), "bad.md: not a model card"),
+        (("lm-eval", "aligned", "FOLDER", "--out", "x"), "two runs have folders of one name"),
         (("parquet", "aligned", "--out", "missing/folder/a.parquet"), "cannot be written"),
     ],
 )
 def test_a_mistake_is_one_line(runs, arguments, words, tmp_path):
+    shutil.copytree(only("aligned", runs).path, tmp_path / only("aligned", runs).path.name)
     (tmp_path / "bad.md").write_text("---\nlicense: [\n---\n")
+    arguments = [only("aligned", runs).path.name if own == "FOLDER" else own for own in arguments]
     assert_one_line_error(run("export", *arguments, "--runs", runs, cwd=tmp_path), words)
 
 
