@@ -4,7 +4,7 @@ import inspect
 import json
 import os
 import shutil
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -73,15 +73,13 @@ def test_a_file_the_options_and_python_give_the_same_folders_and_the_run_keeps_t
     farm_model, world, tmp_path
 ):
     text = {
-        "checkpoints": [str(farm_model)],
-        "data_dir": str(world),
-        "limit": 4,
+        "checkpoints": [str(farm_model)], "data_dir": str(world), "limit": 4,
         "tasks": {
             "squad2": {"shots": 1, "limit": 2, "gen_kwargs": {"max_tokens": 5, "stop": ["\n", "."]}},
             "real_toxicity": {"samples": 3, "gen_kwargs": {"temperature": 0.5}, "scorers": [SCORER[1]]},
             "hellaswag": None,
         },
-    }
+    }  # fmt: skip
     file = config(tmp_path, yaml.safe_dump(text))
     done = run("evaluate", "--config", file, "--out", tmp_path / "file", "--gen-kwargs", "top_k=7")
     assert done.returncode == 0, done.stderr
@@ -92,14 +90,8 @@ def test_a_file_the_options_and_python_give_the_same_folders_and_the_run_keeps_t
     assert (reading["shots"], reading["limit"], choices["limit"], toxic["limit"]) == (1, 2, 4, 4)
     sampling = {"samples": 1, "temperature": 0.0, "top_p": 1.0, "top_k": 7}
     assert reading["sampling"] == {"max_tokens": 5, "stop": ["\n", "."], **sampling}
-    assert toxic["sampling"] == {
-        "max_tokens": 20,
-        "stop": [],
-        **sampling,
-        "samples": 3,
-        "temperature": 0.5,
-        "top_p": 0.9,
-    }
+    changed = {"max_tokens": 20, "stop": [], "samples": 3, "temperature": 0.5, "top_p": 0.9}
+    assert toxic["sampling"] == sampling | changed
     (records,) = (tmp_path / "file").glob("*/real_toxicity-*/documents.jsonl")
     assert {len(json.loads(line)["outputs"]) for line in records.read_text().splitlines()} == {3}
     # the kept settings repeat the command, and find its results
@@ -146,19 +138,14 @@ def test_what_is_given_may_be_a_single_name_or_a_path_and_a_path_may_begin_with_
         assert run_folder.path.parent == tmp_path / "runs"
 
 
-def test_a_task_without_documents_is_refused():
+def test_a_task_without_documents_and_a_pipe_as_settings_are_refused(tmp_path):
     empty = replace(find_task("rte"), load=lambda options: TaskData([], ()))
     assert_refused("task rte: it has no documents", evaluate._prepare, empty, TaskSettings(), None)
-
-
-def test_a_pipe_is_not_read_as_settings(tmp_path):
     os.mkfifo(tmp_path / "pipe.yaml")
     assert_refused("pipe.yaml: cannot be read", resolve, tmp_path / "pipe.yaml", {})
 
 
 def test_help_in_python_has_every_setting():
-    from dataclasses import fields
-
     assert {f.name for f in fields(Settings)} <= set(inspect.signature(alignbench.evaluate).parameters)
 
 
