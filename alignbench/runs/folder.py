@@ -272,7 +272,11 @@ def _append(file: Path, lines: Iterable[Mapping[str, Any]]) -> None:
 def _complete_lines(file: Path) -> Iterator[tuple[int, int, dict[str, Any]]]:
     """(start, stop, object) of each complete line with an id; an incomplete last line is removed from the file."""
     start = 0
-    with _opened(file) as stream:
+    try:
+        stream = parse.open_file(file)
+    except OSError as error:
+        raise AlignbenchError(f"{file}: cannot be read ({error.strerror or error}); {AGAIN}") from None
+    with stream:
         for line in stream:
             stop = start + len(line)
             try:
@@ -286,13 +290,6 @@ def _complete_lines(file: Path) -> Iterator[tuple[int, int, dict[str, Any]]]:
                     os.truncate(file, start)
                 return
             start = stop
-
-
-def _opened(file: Path) -> BinaryIO:
-    try:
-        return parse.open_file(file)
-    except OSError as error:
-        raise AlignbenchError(f"{file}: cannot be read ({error.strerror or error}); {AGAIN}") from None
 
 
 def read_object(file: Path) -> dict[str, Any] | None:
