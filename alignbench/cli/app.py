@@ -78,8 +78,7 @@ def main() -> None:
             print("interrupted; run the same command again to resume", file=sys.stderr)
         sys.exit(code)
     except typer.TyperException as error:  # an unknown command or option, a value of the wrong type
-        context = getattr(error, "ctx", None)
-        where = context.command_path if context else "alignbench"
+        where = getattr(getattr(error, "ctx", None), "command_path", "alignbench")
         message = error.format_message() if hasattr(error, "format_message") else str(error)
         if message:  # none if a group of commands is called without one: its help has been printed
             print(f"error: {where}: {printable(message)} (see `{where} --help`)", file=sys.stderr)

@@ -52,12 +52,11 @@ def expand(spec: str) -> list[str]:
         if (entry.cfg or {}).get("unsafe_code"):  # before its code is imported
             raise _unsafe(entry.name)
     try:
-        found = manager.load(names)["tasks"]
+        tasks = [_Adapter(own).task() for own in manager.load(names)["tasks"].values()]
     except AlignbenchError:
         raise
     except Exception as error:  # of the YAML, the data set, or the task's own code
         raise AlignbenchError(f"{spec}: lm-eval cannot load it or its data: {first_line(error)}") from error
-    tasks = [_Adapter(own).task() for own in found.values()]
     _found.update({task.name: task for task in tasks})
     return [task.name for task in tasks]
 
