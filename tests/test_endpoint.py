@@ -16,7 +16,7 @@ from cases import cases
 from standin_server import MODEL, StandIn, logprob_of, pieces_of, written
 
 from alignbench.errors import AlignbenchError
-from alignbench.models.remote.endpoint import connect, sample_seed
+from alignbench.models.remote.endpoint import EndpointEngine, sample_seed
 from alignbench.types.engine import Completion, Prompt, Request, Sampling
 
 CASES = cases("endpoint")
@@ -31,7 +31,7 @@ REQUESTS = [Request(f"The hive {i} has", choice) for i in range(8) for choice in
 def connected(settings=None, **behaviour):
     """A server and an engine connected to it. Faults begin after the probes."""
     with StandIn(**behaviour) as server:
-        engine = connect(server.spec, **(FAST | (settings or {})))
+        engine = EndpointEngine(server.spec, **(FAST | (settings or {})))
         server.armed = True
         server.asked.clear()
         server.answered.clear()

@@ -8,7 +8,7 @@ from test_endpoint import CASES, DRAWN, FAST, GREEDY, PROMPTS, REQUESTS, connect
 
 from alignbench.errors import AlignbenchError
 from alignbench.models.remote.client import find_key, parse_endpoint
-from alignbench.models.remote.endpoint import connect
+from alignbench.models.remote.endpoint import EndpointEngine
 
 KEY = "ALIGNBENCH_API_KEY_127_0_0_1"
 SECRET = "sk-a1b2c3d4e5f6a7b8c9d0"
@@ -43,7 +43,7 @@ def test_a_server_without_seeds_is_reported_and_one_that_crashes_on_echo_still_g
     assert sum("accepts no seed" in note for note in notes) == 2
     with StandIn(fault_of=lambda body: "500 Only no echo is supported" if body.get("echo") else None) as server:
         server.armed = True
-        engine = connect(server.spec, **FAST)
+        engine = EndpointEngine(server.spec, **FAST)
         assert not engine.scores
         assert texts(engine.generate(PROMPTS[:2], GREEDY)) == expected(PROMPTS[:2], GREEDY)
 
@@ -115,13 +115,13 @@ def test_a_wrong_key_model_path_server_and_concurrency_are_reported(monkeypatch)
         for key, advice in (("", f"set the key in {KEY}"), ("sk-1", "is not accepted")):
             monkeypatch.setenv(KEY, key)
             with pytest.raises(AlignbenchError, match=advice):
-                connect(server.spec, **FAST)
+                EndpointEngine(server.spec, **FAST)
         assert len(server.asked) == 2
     with StandIn() as server:
         for old, new, message in (("farm-1", "other", "'other'"), ("/v1", "", "ends with the version")):
             with pytest.raises(AlignbenchError, match=message):
-                connect(server.spec.replace(old, new), **FAST)
+                EndpointEngine(server.spec.replace(old, new), **FAST)
     with pytest.raises(AlignbenchError, match="check that it is up"):
-        connect(server.spec, **FAST)
+        EndpointEngine(server.spec, **FAST)
     with pytest.raises(AlignbenchError, match="at least 1"):
-        connect(server.spec, concurrency=0)
+        EndpointEngine(server.spec, concurrency=0)

@@ -19,7 +19,7 @@ from tiny import engine_of, tiny_model, tiny_tokenizer
 
 from alignbench.errors import AlignbenchError
 from alignbench.evaluation.evaluate import evaluate
-from alignbench.models.remote.endpoint import connect
+from alignbench.models.remote.endpoint import EndpointEngine
 from alignbench.progress import Progress
 from alignbench.types.engine import Prompt, Request, Sampling
 
@@ -93,7 +93,7 @@ def texts(answers):
 @pytest.mark.parametrize("chat", [False, True])
 def test_greedy_texts_and_their_log_probabilities_are_those_of_the_local_engine(served, tiny, chat):
     kind, _, spec = served
-    engine = connect(spec)
+    engine = EndpointEngine(spec)
     found, expected = (dict(own.generate(PROMPTS, GREEDY, chat=chat)) for own in (engine, tiny[1]))
     assert texts(found.items()) == texts(expected.items())
     for index, (own,) in found.items():
@@ -103,7 +103,7 @@ def test_greedy_texts_and_their_log_probabilities_are_those_of_the_local_engine(
 
 def test_scores_are_those_of_the_local_engine_where_the_server_gives_them(served, tiny):
     kind, _, spec = served
-    engine = connect(spec)
+    engine = EndpointEngine(spec)
     assert engine.scores == (kind == "vllm")
     requests = [Request(prompt.text, choice) for prompt in PROMPTS for choice in (" is warm.", " has two moons.")]
     if engine.scores:
@@ -116,7 +116,7 @@ def test_all_25_samples_come_from_the_unmodified_distribution(served, tiny):
     """A server's defaults (top_k 40, min_p 0.05 in llama.cpp) would leave out the tail."""
     kind, _, spec = served
     _, _, model, tokenizer = tiny
-    engine = connect(spec)
+    engine = EndpointEngine(spec)
     assert engine.sampling(False, True)[1].startswith("unmodified")
     prompts = [Prompt(f"s{i}", PROMPTS[0].text) for i in range(10 if kind == "serve" else 40)]
     answers = dict(engine.generate(prompts, Sampling(max_tokens=1, samples=25, temperature=1.0)))
@@ -136,13 +136,13 @@ def test_a_long_prompt_is_unscored_and_the_others_are_not(served, tiny):
     if kind == "serve":
         pytest.skip("transformers has no limit of a prompt's length")
     long = Prompt("long", "bees " * WINDOW)
-    answers = dict(connect(spec).generate([*PROMPTS, long, *PROMPTS[:3]], GREEDY))
+    answers = dict(EndpointEngine(spec).generate([*PROMPTS, long, *PROMPTS[:3]], GREEDY))
     assert [i for i, (found,) in answers.items() if found.unscored] == [len(PROMPTS)]
 
 
 def test_a_server_that_stands_still_is_asked_again(served, tiny):
     _, process, spec = served
-    engine = connect(spec, timeout=1.5, first_wait=0.1)
+    engine = EndpointEngine(spec, timeout=1.5, first_wait=0.1)
     expected = texts(engine.generate(PROMPTS, GREEDY))
     process.send_signal(signal.SIGSTOP)
     threading.Timer(4, process.send_signal, (signal.SIGCONT,)).start()

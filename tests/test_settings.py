@@ -21,7 +21,7 @@ from alignbench.errors import AlignbenchError
 from alignbench.evaluation.config import resolve, to_yaml
 from alignbench.models.distributions import Stream, draw
 from alignbench.models.encode import Encoder
-from alignbench.models.remote.endpoint import connect
+from alignbench.models.remote.endpoint import EndpointEngine
 from alignbench.models.template import check_system
 from alignbench.types.engine import Prompt, Sampling
 from alignbench.types.settings import Settings
@@ -171,7 +171,7 @@ def test_templates_with_and_without_a_system_role():
 
 def test_an_endpoint_gets_the_system_message_in_chats_only():
     with StandIn() as server:
-        engine = connect(server.spec, system="Be kind.")
+        engine = EndpointEngine(server.spec, system="Be kind.")
         server.asked.clear()
         for chat in (True, False):
             list(engine.generate([Prompt("a", "Moo?")], Sampling(4), chat=chat))

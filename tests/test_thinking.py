@@ -17,7 +17,7 @@ from alignbench.models.generate import samples
 from alignbench.models.generate.decoding import Decoding
 from alignbench.models.generate.samples import Job, Sample
 from alignbench.models.local import LocalEngine
-from alignbench.models.remote.endpoint import connect
+from alignbench.models.remote.endpoint import EndpointEngine
 from alignbench.scorers import Item, find_scorer
 from alignbench.types.engine import UNFINISHED, Completion, Prompt, Sampling, Thinking
 from alignbench.types.settings import TaskSettings
@@ -153,7 +153,7 @@ def test_an_endpoint_is_asked_again_with_room_for_thoughts(apart):
         return {"content": text.strip() or None, "reasoning_content": thoughts}, "stop" if text else "length"
 
     with StandIn() as standin:
-        engine = connect(thinking_server(standin, say).spec, template_kwargs={"enable_thinking": True})
+        engine = EndpointEngine(thinking_server(standin, say).spec, template_kwargs={"enable_thinking": True})
         standin.armed = True
         standin.asked.clear()
 

@@ -20,7 +20,7 @@ from alignbench.evaluation.evaluate import check_model, evaluate, prepare
 from alignbench.models.distributions import entropies
 from alignbench.models.encode import Encoder
 from alignbench.models.model import Model
-from alignbench.models.remote.endpoint import connect
+from alignbench.models.remote.endpoint import EndpointEngine
 from alignbench.models.remote.vllm import VllmEngine
 from alignbench.tasks import find_task
 from alignbench.tasks.token_entropy import CHARACTERS, POSITIONS, clean, evenly, passages
@@ -195,7 +195,7 @@ def test_engines_without_entropies_are_refused_before_any_request(world):
     asked = [Request("", "hay"), Request("", "hens", entropies=True)]
     sampling = Sampling(4, temperature=1.0, top_entropies=True)
     with StandIn() as server:
-        engines = (VllmEngine(MagicMock(), Encoder(tiny_tokenizer()), ()), connect(server.spec, timeout=5.0))
+        engines = (VllmEngine(MagicMock(), Encoder(tiny_tokenizer()), ()), EndpointEngine(server.spec, timeout=5.0))
         server.asked.clear()
         for engine in engines:
             assert_refused("no entropies", lambda engine=engine: next(engine.loglikelihood(asked)))

@@ -19,9 +19,9 @@ def list_engines(
     from alignbench.models.engines import COLUMNS, engines, gpus
 
     if endpoints:
-        from alignbench.models.remote.endpoint import connect
+        from alignbench.models.remote.endpoint import EndpointEngine
 
-        rows = [connect(spec).features() for spec in endpoints]
+        rows = [EndpointEngine(spec).features() for spec in endpoints]
     else:
         rows = engines()
     if as_json:

@@ -72,11 +72,11 @@ def find_model(
     of_local = {"device_map": own.device_map, "merge_adapter": own.merge_adapter}
     of_vllm = {name: getattr(own, name) for name in ("gpus", "max_model_len", "gpu_memory_utilization")}
     if spec.startswith(("http://", "https://")):
-        from alignbench.models.remote.endpoint import connect
+        from alignbench.models.remote.endpoint import EndpointEngine
 
         _refuse_options(spec, of_local | of_vllm)
         limits: dict[str, Any] = {"concurrency": own.concurrency, "timeout": own.timeout, "retries": own.retries}
-        far = connect(spec, notify=notify, **prompts, **limits)
+        far = EndpointEngine(spec, notify=notify, **prompts, **limits)
         identity = {"model": far.identity(), "engine": {"kind": "endpoint"}}
         return Model(far.name, identity, far.chat_template, far.scores, False, lambda: far, {}, far.sampling)
     others = {plugin.value.__name__: plugin for plugin in plugins("engines")}

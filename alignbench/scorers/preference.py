@@ -214,9 +214,9 @@ class EndpointJudge:
     kind = "preference"
 
     def __init__(self, path: str, thinking: Thinking | None = THINKING) -> None:
-        from alignbench.models.remote.endpoint import connect
+        from alignbench.models.remote.endpoint import EndpointEngine
 
-        self._engine = connect(path, notify=lambda line: print(printable(line), file=sys.stderr))
+        self._engine = EndpointEngine(path, notify=lambda line: print(printable(line), file=sys.stderr))
         model = self._engine.identity()
         self.name = f"endpoint:{model['name']}"
         asking = EXPLAIN if thinking == THINKING else f"{EXPLAIN}{thinking}"

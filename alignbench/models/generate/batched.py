@@ -63,7 +63,7 @@ class _Run(Run):
     def __init__(
         self, batched: BatchedModel, jobs: Sequence[Job], decoding: Decoding, budget: Budget, padded: bool
     ) -> None:
-        self.batched, self.model, self.padded = batched, batched.model, padded
+        self.batched, self.model, self.padded, self.joins = batched, batched.model, padded, padded
         longest = max((len(job.tokens) for job in jobs), default=0) + decoding.sampling.most_tokens
         limit = (batched.most_rows or budget.rows(longest)) if padded else decoding.sampling.samples
         self.cached = padded or bool(batched.cached)
@@ -90,8 +90,8 @@ class _Run(Run):
         return logits
 
     def advance(self) -> Tensor:
-        rows = [[*row.job.tokens.tolist(), *row.tokens] for row in self.rows]
-        tokens = np.array([row[-1:] for row in rows] if self.cached else rows, np.int64)
+        rows = [row.tokens[-1:] if self.cached else [*row.job.tokens.tolist(), *row.tokens] for row in self.rows]
+        tokens = np.array(rows, np.int64)
         if self.mask is not None:
             self.mask = nn.functional.pad(self.mask, (0, 1))
         positions = np.array([[row.position] for row in self.rows])

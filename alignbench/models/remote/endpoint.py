@@ -44,43 +44,30 @@ class Offer(NamedTuple):
     limit: str
 
 
-def connect(
-    spec: str,
-    *,
-    notify: Callable[[str], None] | None = None,
-    template_kwargs: Mapping[str, Any] | None = None,
-    system: str | None = None,
-    **settings: Any,
-) -> EndpointEngine:
-    """Connect to the endpoint `https://host[:port]/v1#model-name` and test what it supports.
-
-    notify: called with one line of text about limitations of the server
-    template_kwargs: variables of the chat template (`chat_template_kwargs` of vLLM and SGLang)
-    system: the system message before each user message; settings: fields of `Client`
-
-    Raises AlignbenchError if the address is invalid, or if the endpoint does not reply or know the model, or rejects
-    the key or the system message.
-    """
-    url, model = parse_endpoint(spec)
-    return EndpointEngine(
-        Client(url, find_key(url), **settings), model, notify or (lambda _: None), template_kwargs or {}, system
-    )
-
-
 class EndpointEngine:
     """See `Engine`. `Completion.tokens` and `.entropies` are empty; `.logprobs` is filled if the server supports it."""
 
     def __init__(
         self,
-        client: Client,
-        name: str,
-        notify: Callable[[str], None],
-        template_kwargs: Mapping[str, Any],
+        spec: str,
+        *,
+        notify: Callable[[str], None] | None = None,
+        template_kwargs: Mapping[str, Any] | None = None,
         system: str | None = None,
+        **settings: Any,
     ) -> None:
-        self.client, self.template_kwargs, self.system = client, template_kwargs, system
-        self.name = name
-        self.notify = notify
+        """Connect to the endpoint `https://host[:port]/v1#model-name` and test what it supports.
+
+        notify: called with one line of text about limitations of the server
+        template_kwargs: variables of the chat template (`chat_template_kwargs` of vLLM and SGLang)
+        system: the system message before each user message; settings: fields of `Client`
+
+        Raises AlignbenchError if the address is invalid, or if the endpoint does not reply or know the model, or
+        rejects the key or the system message.
+        """
+        url, self.name = parse_endpoint(spec)
+        self.client = Client(url, find_key(url), **settings)
+        self.notify, self.template_kwargs, self.system = notify or (lambda _: None), template_kwargs or {}, system
         self._several: dict[tuple[str, int], int] = {}  # path, samples -> how many of them one request returns
         self._sampling: dict[str, str] = {}  # path -> whether its samples are from the model's own distribution
         self._models: set[str] = set()  # names that the server reports
