@@ -213,19 +213,17 @@ class RewardTexts(Texts):
 
     def examples(self, prompt: str | Messages, responses: Sequence[str]) -> list[Example]:
         """The responses to a prompt, which one of our own models reads together."""
-        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
         if not self.ours:
-            return [self._alone(prompt, messages, response) for response in responses]
-        text, texts = str(prompt), list(responses)
-        if self._render is not None:
-            answers = [{"role": "assistant", "content": response.strip()} for response in responses]
-            pairs = [data.render_pair(messages, [answer], self._render) for answer in answers]
-            text, texts = pairs[0][0], [response for _, response in pairs]
-        return [self.example(text, texts)]
+            return [self._alone(prompt, response) for response in responses]
+        if self._render is None:
+            return [self.example(str(prompt), responses)]
+        answers = ([{"role": "assistant", "content": response.strip()}] for response in responses)
+        pairs = [data.render_pair(_asked(prompt), answer, self._render) for answer in answers]
+        return [self.example(pairs[0][0], [response for _, response in pairs])]
 
-    def _alone(self, prompt: str | Messages, messages: Messages, response: str) -> Example:
+    def _alone(self, prompt: str | Messages, response: str) -> Example:
         if self.chat:
-            dialogue = [*messages, {"role": "assistant", "content": response}]
+            dialogue = [*_asked(prompt), {"role": "assistant", "content": response}]
             try:
                 text = render_messages(self.tokenizer, dialogue, add_generation_prompt=False)
             except ValueError as error:
@@ -236,6 +234,10 @@ class RewardTexts(Texts):
             ids = [*example.prompt, *example.responses[0]]
         last = max((at for at, token in enumerate(ids) if token != self._padding), default=len(ids) - 1)
         return Example(ids[:last], [ids[last : last + 1]])
+
+
+def _asked(prompt: str | Messages) -> Messages:
+    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
 
 
 class RewardModel:

@@ -159,10 +159,6 @@ def _check_vllm(own: EngineSettings, shard: Shard) -> None:
 
 
 def fast_dtype(dtype: str, device: str) -> str:
-    """The number format, but float32 instead of bfloat16 on a CPU without instructions for it."""
-    return "float32" if (dtype, device) == ("bfloat16", "cpu") and not has_bfloat16() else dtype
-
-
-def has_bfloat16() -> bool:
-    """Whether this CPU has instructions for bfloat16; False where that is not known."""
-    return CPU_FLAGS.is_file() and not BFLOAT16.isdisjoint(CPU_FLAGS.read_text().split())
+    """The number format, but float32 instead of bfloat16 on a CPU that has no instructions for it as far as known."""
+    fast = CPU_FLAGS.is_file() and not BFLOAT16.isdisjoint(CPU_FLAGS.read_text().split())
+    return "float32" if (dtype, device) == ("bfloat16", "cpu") and not fast else dtype

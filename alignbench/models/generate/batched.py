@@ -14,14 +14,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
-from alignbench.models.causal_lm import Budget, devices_of, release_cached_memory, select_before_head
+from alignbench.models.causal_lm import NO_MEMORY, Budget, devices_of, release_cached_memory, select_before_head
 from alignbench.models.generate.decoding import Decoding
 from alignbench.models.generate.probe import why_not
 from alignbench.models.generate.samples import Job, Run
 from alignbench.types.engine import Completion
 
 CACHES = ("past_key_values", "cache_params")  # the names that models use
-NO_MEMORY = "out of the device's memory"
 
 
 class BatchedModel:
