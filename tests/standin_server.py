@@ -45,7 +45,7 @@ def written(prompt: str, seed: int, max_tokens: int) -> str:
 
 class StandIn:
     """A context manager. asked: all requests (path, body, headers); answered: those with a 200; armed: set after the
-    probes of `EndpointEngine`, faults are counted from then on"""
+    probes of the engine, faults are counted from then on"""
 
     def __init__(self, **behaviour: Any) -> None:
         assert behaviour.keys() <= BEHAVIOUR.keys()

@@ -13,7 +13,7 @@ from alignbench.audit.audit import Row
 from alignbench.audit.front import hypervolume, non_dominated
 from alignbench.audit.paired import pair, paired_change, resample, unpaired
 from alignbench.audit.tax import macro, relative_tax, tax
-from alignbench.stats import bootstrap, significance
+from alignbench.stats import bootstrap
 from alignbench.stats.significance import few_changed, holm, mcnemar, minimum_detectable_effect, rare_changes
 from alignbench.types.record import Record
 from alignbench.types.result import MetricResult
@@ -65,10 +65,10 @@ def test_mcnemar_is_the_exact_binomial_test_of_the_documents_that_changed():
 
 def test_an_adjusted_wald_interval_by_hand():
     deltas = np.array([-1.0] * 3 + [1.0] + [0.0] * 46)
-    found, error = rare_changes(deltas, np.arange(50), 1.0), np.sqrt(6.5 - 4 / 52.5) / 52.5
+    (found, _), error = rare_changes(deltas, np.arange(50), 1.0), np.sqrt(6.5 - 4 / 52.5) / 52.5
     assert (found.value, found.standard_error) == pytest.approx((-2 / 50, error))
     assert (found.low, found.high) == pytest.approx((-2 / 52.5 - 2.0066 * error, -2 / 52.5 + 2.0066 * error), abs=1e-4)
-    points = rare_changes(100 * deltas, np.arange(50), 100.0)  # in points of a hundred
+    points, _ = rare_changes(100 * deltas, np.arange(50), 100.0)  # in points of a hundred
     assert (points.low, points.high) == pytest.approx((100 * found.low, 100 * found.high))
     # few are counted in groups, and relative to those without a change
     many, half = [1.0] * 20 + [0.0] * 80, [1.0] * 5 + [0.0] * 5
@@ -82,8 +82,7 @@ def test_an_adjusted_wald_interval_by_hand():
 def test_p_is_below_5_percent_if_the_adjusted_wald_interval_excludes_0(changes, n):
     deltas = np.zeros(n)
     deltas[: len(changes)] = changes
-    found = rare_changes(deltas, np.arange(n), 1.0)
-    p = significance.p_of_rare_changes(found.value, found.standard_error, n)
+    found, p = rare_changes(deltas, np.arange(n), 1.0)
     assert abs(p - 0.05) < 1e-9 or (p < 0.05) == (found.low > 0 or found.high < 0)
 
 
@@ -114,7 +113,7 @@ def pairs_of(reference, aligned, groups=None):
 
 
 def compared(own, better="higher", span=None):
-    return paired_change(own, resample([own], [better])[0], better, span, binary=False)
+    return paired_change(own, resample([(own, better)])[0], better, span, binary=False)
 
 
 def test_documents_that_one_model_lacks_are_left_out_and_counted():
@@ -130,11 +129,12 @@ def test_the_bootstrap_equals_a_loop_with_the_same_draws():
     plain = pairs_of(draw.random(50), draw.random(50))
     grouped = pairs_of(draw.random(90), draw.random(90), [f"g{i % 50}" for i in range(90)])
     weights = np.concatenate(list(bootstrap.weights(50, 400, 3)))
-    drawn = resample([plain, grouped], ["higher"] * 2, seed=3, resamples=400)
+    drawn = resample([(plain, "higher"), (grouped, "0.5")], seed=3, resamples=400)
     for own, found in zip((plain, grouped), drawn, strict=True):
         for times, means in zip(weights, found[0], strict=True):
             rows = np.repeat(np.arange(len(own.cluster)), times[own.cluster].astype(int))
-            assert means[:2] == pytest.approx([own.reference[rows].mean(), own.aligned[rows].mean()])
+            before, after = own.reference[rows].mean(), own.aligned[rows].mean()
+            assert means[:3] == pytest.approx([after - before, before, after][: len(means)])
 
 
 def result_of(values):
@@ -165,6 +165,8 @@ def test_a_bias_in_the_other_direction_is_no_gain_and_few_groups_give_no_small_p
     assert few.delta.low < 0 < few.delta.high
     many = compared(pairs_of([0.0] * 30, [0.2] * 30), span=1.0)  # equal changes: p and interval agree
     assert (many.p < 0.05) == (many.delta.low > 0)
+    rare = compared(pairs_of([0.0] * 3, [1.0, 0.0, 0.0]), span=1.0)  # no gain is larger than the range
+    assert (rare.test, rare.gain, rare.gain.high) == ("adjusted Wald", rare.delta, 1.0)
     one = compared(pairs_of([0.0] * 4, [1.0] * 4, ["g"] * 4))
     assert one.delta.low is one.p is None
 
@@ -174,12 +176,12 @@ def test_a_bias_in_the_other_direction_is_no_gain_and_few_groups_give_no_small_p
 @pytest.mark.parametrize("expected", [0.5, 2.0, 3.0, 6.0, 9.0])
 def test_adjusted_wald_intervals_cover_the_truth_however_rarely_documents_change(n, expected):
     # losses only, by the exact binomial; then losses and gains of any size
-    ends = [rare_changes(np.repeat([-1.0, 0.0], [k, n - k]), np.arange(n), 1.0) for k in range(20)]
+    ends = [rare_changes(np.repeat([-1.0, 0.0], [k, n - k]), np.arange(n), 1.0)[0] for k in range(20)]
     covered = [k for k, end in enumerate(ends) if end.low <= -expected / n <= end.high]
     assert binom.pmf(covered, n, expected / n).sum() >= 0.935
     draw = np.random.default_rng(0)
     changed = draw.random((500, n)) < expected / n
     for sizes in (draw.random((500, n)), np.full((500, n), 0.3), np.where(draw.random((500, n)) < 0.3, 1.0, -1.0)):
         truth = expected / n * (-0.4 if sizes.min() < 0 else 0.5 if sizes.min() < 0.3 else 0.3)
-        found = [rare_changes(deltas, np.arange(n), 1.0) for deltas in np.where(changed, sizes, 0.0)]
+        found = [rare_changes(deltas, np.arange(n), 1.0)[0] for deltas in np.where(changed, sizes, 0.0)]
         assert np.mean([own.low <= truth <= own.high for own in found]) >= 0.935

@@ -284,9 +284,9 @@ def write_task(task, name, model, value):
     (task / "task.json").write_text(json.dumps(about | {"data": []}))
     metrics = [METRIC | {"metric": name, "value": value}]
     if value is not None:
-        (task / "result.json").write_text(
-            json.dumps(about | {"n": 1, "n_scored": 1, "unscored": {}, "metrics": metrics})
-        )
+        (task / "documents.jsonl").touch()
+        result = about | {"n": 0, "n_scored": 0, "unscored": {}, "metrics": metrics}
+        (task / "result.json").write_text(json.dumps(result))
 
 
 def test_the_table_reads_the_last_run_of_a_stage_and_the_runs_of_the_current_weights(bench, tmp_path):

@@ -21,7 +21,7 @@ from alignbench.demo.requests import AMOUNTS, BETTER, make_requests
 from alignbench.demo.world import ALMANAC, FOLDER, KINDS, MYTHS, PEOPLE, TOPICS, make_world, read_world, said
 from alignbench.demo.write import WORDS
 from alignbench.scorers import drop, extractive
-from alignbench.tasks import all_tasks, safety, win_rate
+from alignbench.tasks import all_tasks, safety
 from alignbench.tasks.instructions import load_code, load_language
 from alignbench.tasks.reading import load_paragraphs
 from alignbench.types.task import Options
@@ -227,7 +227,7 @@ def test_the_trainers_and_the_tasks_read_the_files():
     for name, read, size in (("demonstrations", read_demonstrations, 500), ("rankings", read_rankings, 400)):
         sizes = [len(read(str(written() / FOLDER / f"{name}{part}.jsonl"))) for part in ("", "_held_out")]
         assert sizes == [size, 100]
-    prompts = {document.prompt for document in win_rate.load_answers(options).documents}
+    prompts = {document.prompt for document in load("answers", written()).documents}
     assert {request.prompt for request in FOUND.held_out} < prompts, "the tasks' prompts have goals"
     assert prompts <= requests.make_requests(world()).by_prompt.keys() & {row["prompt"] for row in rows("requests")}
     assert (len(load_code(options).documents), len(load_language(options).documents)) == (14 + 8, 20 * 5)

@@ -1,5 +1,6 @@
 """Endpoints: no answer is lost or changed by timeouts, broken connections, 429, 500 or invalid replies."""
 
+import asyncio
 import itertools
 import json
 import math
@@ -16,6 +17,7 @@ from cases import cases
 from standin_server import MODEL, StandIn, logprob_of, pieces_of, written
 
 from alignbench.errors import AlignbenchError
+from alignbench.models.remote.client import loop
 from alignbench.models.remote.endpoint import EndpointEngine, sample_seed
 from alignbench.types.engine import Completion, Prompt, Request, Sampling
 
@@ -36,7 +38,6 @@ def connected(settings=None, **behaviour):
         server.asked.clear()
         server.answered.clear()
         yield server, engine
-        engine.client.close()
 
 
 def expected(prompts, sampling, *, seed=0, chat=False):
@@ -213,10 +214,10 @@ def test_retry_after_is_respected_up_to_the_limit_and_waiting_ends_with_the_gene
     with connected({"longest_wait": 60, "concurrency": 2}, faults=dict.fromkeys(range(1, 99), "429 30")) as (_, engine):
         answers = engine.generate(PROMPTS, GREEDY)
         next(answers)
-        before = threading.active_count()
+        assert asyncio.all_tasks(loop())
         answers.close()
         time.sleep(0.3)
-        assert threading.active_count() < before
+        assert not asyncio.all_tasks(loop())
 
 
 def test_ctrl_c_does_not_wait_for_a_reply():

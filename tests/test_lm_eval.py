@@ -35,6 +35,9 @@ def process_results(doc, results):
 
 def letters(items):
     return sum(map(len, items)) / 100
+
+def none(docs):
+    return docs.select([])
 """
 
 

@@ -12,6 +12,11 @@ from commands import assert_one_line_error, run
 CHOICES = ("--tasks", "hellaswag")
 
 
+@pytest.mark.parametrize("case", cases("rejected_inputs")["usage"], ids=str)
+def test_command_lines(case):
+    assert_one_line_error(run(*case["arguments"]), *case["words"])
+
+
 @pytest.mark.parametrize("case", cases("rejected_inputs")["evaluate"], ids=str)
 def test_settings_of_evaluate(farm_model, world, tmp_path, case):
     done = run("evaluate", farm_model, "--data-dir", world, "--out", tmp_path, *case["arguments"])

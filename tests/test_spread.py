@@ -45,6 +45,25 @@ def test_a_model_partly_or_wholly_on_disk_scores_and_continues_as_in_memory(fold
     assert {i: found[0].tokens for i, found in theirs.items()} == {i: found[0].tokens for i, found in own.items()}
 
 
+@pytest.mark.parametrize("merge", [False, True])
+def test_an_adapter_is_applied_to_a_model_that_fits_and_refused_where_a_part_is_offloaded(
+    folder, tmp_path, monkeypatch, merge
+):
+    pytest.importorskip("peft", reason="the extra `adapters` is not installed")
+    from test_adapters import save_adapter
+
+    checkpoint = find_checkpoint(str(save_adapter(folder, tmp_path / "tuned")))
+    options = {"dtype": "float32", "device": "cpu", "merge": merge}
+    expected = answers(load_engine(checkpoint, **options), QUESTIONS)
+    found = answers(load_engine(checkpoint, placement=spread("cpu"), **options), QUESTIONS)
+    assert {i: own.logprob for i, own in found.items()} == pytest.approx(
+        {i: own.logprob for i, own in expected.items()}, abs=1e-4
+    )
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=10_000))
+    with pytest.raises(AlignbenchError, match=r"tuned: its base does not fit into the memory.*merge it into its model"):
+        load_engine(checkpoint, placement=spread("cpu"), **options)
+
+
 def two_of_four_gpus(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda gpu: ((gpu + 1) * GIB, 80 * GIB))

@@ -48,7 +48,7 @@ def test_a_correlation_by_hand_and_where_there_is_none():
 
 def test_a_p_value_decreases_with_the_distance_from_zero():
     values = np.random.default_rng(0).normal(size=30)
-    draws = bootstrap.resampled_means(values[:, None], resamples=2000)[:, 0]
+    draws = bootstrap.resampled_sums(values[:, None], resamples=2000)[:, 0] / 30
     found = [bootstrap.p_value(values.mean() + x, draws + x, 30) for x in np.linspace(0.3, 1.5, 25)]
     assert (found, found[-1]) == (sorted(found, reverse=True), 1 / 2001)
     assert bootstrap.p_value(-2.0, -2 + draws, 30) == bootstrap.p_value(2.0, 2 - draws, 30)
@@ -66,7 +66,7 @@ def test_the_jackknife_error_of_a_mean_is_that_of_the_means_of_its_groups():
 
 @given(st.lists(st.integers(-3, 5), min_size=3, max_size=40), st.integers(0, 3))
 def test_a_p_value_is_below_5_percent_exactly_if_the_interval_excludes_zero(values, seed):
-    draws = bootstrap.resampled_means(np.array(values, float)[:, None], seed=seed, resamples=500)[:, 0]
+    draws = bootstrap.resampled_sums(np.array(values, float)[:, None], seed=seed, resamples=500)[:, 0] / len(values)
     low, high = bootstrap.percentiles(draws, len(values))
     if low <= np.mean(values) <= high:
         p = bootstrap.p_value(float(np.mean(values)), draws, len(values))
@@ -79,6 +79,6 @@ def test_a_p_value_is_below_5_percent_exactly_if_the_interval_excludes_zero(valu
 @pytest.mark.parametrize("n", [8, 12, 50])
 def test_without_a_change_5_percent_of_bootstrap_p_values_are_below_5_percent(make, n):
     values = make(np.random.default_rng(n), size=(n, 2000))
-    draws = bootstrap.resampled_means(values, resamples=2000)
+    draws = bootstrap.resampled_sums(values, resamples=2000) / n
     found = [bootstrap.p_value(values[:, k].mean(), draws[:, k], n) for k in range(2000)]
     assert np.mean(np.array(found) < 0.05) == pytest.approx(0.05, abs=0.015)

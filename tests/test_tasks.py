@@ -104,7 +104,8 @@ def test_worked_examples(name, case):
     else:
         scores = case.get("scores", {})
         each = scores if isinstance(scores, list) else [scores] * len(case["outputs"])
-        found = task.generation.score(document, list(map(Output, case["outputs"], each)))
+        outputs = [Output(text, scores=own) for text, own in zip(case["outputs"], each, strict=True)]
+        found = task.generation.score(document, outputs)
     assert {metric: found.get(metric) for metric in case["metrics"]} == pytest.approx(case["metrics"], nan_ok=True)
     assert found.keys() <= {metric.name for metric in task.metrics}
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from alignbench.diversity import lexical
 from alignbench.scorers import bleu, drop, extractive, quac, rouge, squad
 from alignbench.stats.estimates import Estimate
-from alignbench.tasks.outputs import CORPUS_SCORES, ngram_counts
+from alignbench.tasks.common import CORPUS_SCORES, ngram_counts
 from alignbench.types.record import Record
 
 CASES = cases("text_metrics")

@@ -16,7 +16,6 @@ MARGIN = 1.0  # percent of a metric's range
 DIGITS = {"points": 2, "tokens": 1, "words": 1, "characters": 1}  # of a unit; 3 for the others
 ABILITIES: tuple[str, ...] = get_args(Ability)
 WORST_FIRST = ("loss", "gain", "inconclusive", "retained")  # the first of them that a row has is the ability's
-PHRASES = {"mixed": "gains and losses"}  # the others as they are
 
 
 def judge(rows: Sequence[Row], margin: float = MARGIN) -> list[Row]:
@@ -33,17 +32,17 @@ def judge(rows: Sequence[Row], margin: float = MARGIN) -> list[Row]:
     for row in rows:
         primary, error = id(row) in chosen, None if row.gain is None else row.standard_error
         detectable = minimum_detectable_effect(error, LEVEL / max(1, tests if primary else 1)) if error else None
-        found.append(replace(row, primary=primary, detectable=detectable))
+        row = replace(row, primary=primary, detectable=detectable)
         if primary:
             p_holm = None if row.p is None else next(adjusted)
             within = row.span is not None and row.gain_low is not None and row.gain_low >= -margin / 100 * row.span
             verdict: Verdict = "retained" if within else "inconclusive"
             if p_holm is not None and p_holm < LEVEL and row.gain is not None:
                 verdict = "gain" if row.gain > 0 else "loss"
-            found[-1] = replace(found[-1], p_holm=p_holm, verdict=verdict)
-            if row.p is not None and row.p < LEVEL and verdict not in ("gain", "loss"):
-                note = f"p is below {LEVEL} only before the correction for {tests} tests"
-                found[-1] = replace(found[-1], note=note)
+            elif row.p is not None and row.p < LEVEL:
+                row = replace(row, note=f"p is below {LEVEL} only before the correction for {tests} tests")
+            row = replace(row, p_holm=p_holm, verdict=verdict)
+        found.append(row)
     return found
 
 
@@ -62,7 +61,8 @@ def abilities(rows: Sequence[Row], mean: MeanTax | None, margin: float = MARGIN)
             parts.insert(0, f"{size}; 95 % interval {interval(mean.low, mean.high, '+.2f')})")
         elif {"gain", "loss"} <= verdicts:
             overall = "mixed"
-        sentence = f"{ability.capitalize()}: {PHRASES.get(overall, overall)}. {'; '.join(parts)}."
+        shown = "gains and losses" if overall == "mixed" else overall
+        sentence = f"{ability.capitalize()}: {shown}. {'; '.join(parts)}."
         found.append(AbilityVerdict(ability, overall, sentence, tuple(parts), tuple(row.family for row in own)))
     return tuple(found)
 

@@ -14,9 +14,8 @@ class Row:
     """One metric of one task: a reference and an aligned model on the documents that both have a value for.
 
     variant: distinguishes rows of the same task: the template, or both ("none -> chat"), scorers, …; often empty
-    ability, group: of the task; group: of capabilities only
+    ability, group: of the task; group: of capabilities only; headline: True if the metric represents its task
     family: the benchmark; primary: True for the one variant of the family that is tested, with its headline metric
-    headline: True if the metric represents its task
     reference, aligned: the metric on the common documents; delta: aligned − reference, with its 95 % interval
     gain: the improvement (for a target of 0.5 or 0: how much closer the mean came), with its interval; None if no
         direction is better, or if the note says why the values are not comparable

@@ -1,7 +1,7 @@
 """Which task folders are comparable: those that agree in all that the numbers depend on besides the model."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,18 +18,6 @@ UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
-class Difference:
-    """A field in which two task folders differ, and both values as text."""
-
-    field: str
-    reference: str
-    aligned: str
-
-    def __str__(self) -> str:
-        return f"{self.field}: {self.reference} / {self.aligned}"
-
-
-@dataclass(frozen=True)
 class Match:
     """Two comparable folders of one task. template: "" if the model generates no text"""
 
@@ -37,23 +25,19 @@ class Match:
     aligned: TaskRun
     template: str
 
-    @property
-    def across_templates(self) -> bool:
-        return "->" in self.template
 
-
-def differences(reference: Mapping[str, Any], aligned: Mapping[str, Any]) -> list[Difference]:
-    """The differences of two task.json that make their numbers incomparable."""
-    return [
-        Difference(field, _shown(field, reference), _shown(field, aligned))
+def differences(reference: Mapping[str, Any], aligned: Mapping[str, Any]) -> dict[str, str]:
+    """The fields in which two task.json differ so that their numbers are not comparable, each with both values."""
+    return {
+        field: f"{field}: {_shown(field, reference)} / {_shown(field, aligned)}"
         for field in FIELDS
         if _value(field, reference) != _value(field, aligned)
-    ]
+    }
 
 
 def match(
     reference: Sequence[TaskRun], aligned: Sequence[TaskRun], *, across_templates: bool = False
-) -> list[Match] | Difference:
+) -> list[Match] | str:
     """The comparable pairs of folders of one task; if there are none, the first difference of the most similar pair.
 
     across_templates: each model with its own chat template, if it has such a folder
@@ -64,33 +48,33 @@ def match(
             for folders in (reference, aligned)
         )
     found: list[Match] = []
-    nearest: list[Difference] = []
+    nearest: dict[str, str] = {}
     for one in reference:
         others = sorted(aligned, key=lambda other: other.identity.get("judged_with") != one.identity.get("judged_with"))
         for other in others:
-            unlike = differences(one.identity, other.identity)
-            unknown = None in (one.identity.get("template", ""), other.identity.get("template", ""))
-            allowed = (PROMPTING if unknown else {"template"}) if across_templates else set()
-            if across_templates and any(difference.field == "template" for difference in unlike):
-                allowed = allowed | {"system"}  # there is none without a chat template
-            if all(difference.field in allowed for difference in unlike):
-                before, after = (run.identity.get("template", "") or UNKNOWN for run in (one, other))
-                both = before if before == after else f"{before} -> {after}"
+            unlike, templates = (
+                differences(one.identity, other.identity),
+                [own.identity.get("template", "") for own in (one, other)],
+            )
+            allowed = set[str]()
+            if across_templates:
+                # there is no system prompt without a chat template
+                allowed = PROMPTING if None in templates else {"template", "system"} if "template" in unlike else set()
+            if unlike.keys() <= allowed:
+                both = " -> ".join(dict.fromkeys(template or UNKNOWN for template in templates))
                 found.append(Match(one, other, both if "template" in one.identity else ""))
                 break
             if not nearest or len(unlike) < len(nearest):
                 nearest = unlike
-    return found or nearest[0]
+    return found or next(iter(nearest.values()))
 
 
-def unlike_metrics(one: Match) -> list[str]:
+def unlike_metrics(one: Match) -> Iterator[str]:
     """A line for each metric of both folders that different scorers, or versions of a package, computed."""
-    after = {metric.metric: metric.scorer for metric in one.aligned.result.metrics}
-    return [
-        f"{one.reference.task}.{metric.metric} (scorer: {metric.scorer} / {after[metric.metric]})"
-        for metric in one.reference.result.metrics
-        if metric.category is None and metric.metric in after and metric.scorer != after[metric.metric]
-    ]
+    after = one.aligned.result.overall
+    for name, own in one.reference.result.overall.items():
+        if name in after and own.scorer != after[name].scorer:
+            yield f"{one.reference.task}.{name} (scorer: {own.scorer} / {after[name].scorer})"
 
 
 def packages_differ(one: Match) -> str | None:

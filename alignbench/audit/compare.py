@@ -1,8 +1,5 @@
-"""The main path of the audit: runs in, gains and losses out.
-
-`compare` finds the runs and their references, pairs their comparable task folders, measures every metric on the common
-documents, and summarises: verdicts, taxes, and the reward-tax front.
-"""
+"""The main path of the audit: runs and their references, comparable task folders, every metric on the common documents,
+and a summary: verdicts, taxes, and the reward-tax front."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -25,15 +22,15 @@ TOKEN_ENTROPY, PER_CHARACTER = "token_entropy", "_per_character"
 
 @dataclass(frozen=True)
 class Plan:
-    """A contrast before measurement: its comparable folders, tasks that are not comparable, and notes."""
+    """A contrast before it is measured, see `Contrast`. matches: its comparable folders"""
 
     reference: Run
     aligned: Run
     role: str
     templates: Literal["same", "own"]
-    matches: tuple[Match, ...]
-    left_out: tuple[str, ...]
-    notes: tuple[str, ...]
+    matches: Sequence[Match]
+    left_out: Sequence[str]
+    notes: Sequence[str]
 
     @property
     def identity(self) -> tuple[Path, Path, str]:
@@ -85,30 +82,21 @@ def compare_with(
     plans: dict[str | None, list[Plan]] = {}
     for reference in chosen:
         pairs = references(found, reference)
-        plans[reference] = [_plan(*contrast, tasks, across=False) for contrast in pairs]
+        plans[reference] = [_plan(*contrast, tasks) for contrast in pairs]
         if across_templates:
-            own = [_plan(*contrast, tasks, across=True) for contrast in pairs]
-            plans[reference] += [plan for plan in own if any(match.across_templates for match in plan.matches)]
-            # a model without its chat template against itself with it, on the tasks that were evaluated in both ways
-            for run in found if reference is None else [chosen_run(found, reference)]:
-                plain, chat = ([own for own in run.tasks if own.result.template == kind] for kind in ("none", "chat"))
-                both = {own.task for own in plain} & {own.task for own in chat}
-                before, after = (tuple(own for own in folders if own.task in both) for folders in (plain, chat))
-                other = replace(run, name=f"{run.name} (chat)", tasks=after)
-                plan = _plan(replace(run, tasks=before), other, "reference", tasks, across=True)
-                plans[reference] += [plan] if plan.matches else []
-    made = {plan.identity: plan for own in plans.values() for plan in own if plan.matches}
-    measured = measure([plan.matches for plan in made.values()], seed=seed, resamples=resamples)
-    rows = dict(zip(made, measured, strict=True))
+            themselves = found if reference is None else [chosen_run(found, reference)]
+            own = [_plan(*contrast, tasks, across=True) for contrast in [*pairs, *map(_with_chat_template, themselves)]]
+            plans[reference] += [plan for plan in own if any("->" in match.template for match in plan.matches)]
+    made = {plan.identity: plan.matches for own in plans.values() for plan in own if plan.matches}
+    rows = dict(zip(made, measure(list(made.values()), seed=seed, resamples=resamples), strict=True))
     unfinished = [f"{run.name}: unfinished, left out: {', '.join(run.unfinished)}" for run in found if run.unfinished]
     audits: dict[str | None, Audit] = {}
     reasons = []
     for reference, own in plans.items():
         contrasts = [_contrast(plan, *rows[plan.identity], reward or REWARD, margin) for plan in own if plan.matches]
+        without = "have no document in common that both have values for"
         empty = [
-            f"{contrast.reference} and {contrast.aligned} have no document in common that both have values for"
-            for contrast in contrasts
-            if not contrast.rows
+            f"{contrast.reference} and {contrast.aligned} {without}" for contrast in contrasts if not contrast.rows
         ]
         contrasts = [contrast for contrast in contrasts if contrast.rows]
         notes = [_nothing(plan, across_templates) for plan in own if not plan.matches] + unfinished
@@ -122,33 +110,39 @@ def compare_with(
     return audits
 
 
-def _plan(reference: Run, aligned: Run, role: str, tasks: Sequence[str], *, across: bool) -> Plan:
+def _with_chat_template(run: Run) -> tuple[Run, Run, str]:
+    """A model without its chat template against itself with it, on the tasks that were evaluated in both ways."""
+    plain, chat = ([own for own in run.tasks if own.result.template == kind] for kind in ("none", "chat"))
+    both = {own.task for own in plain} & {own.task for own in chat}
+    before, after = (tuple(own for own in folders if own.task in both) for folders in (plain, chat))
+    return replace(run, tasks=before), replace(run, name=f"{run.name} (chat)", tasks=after), "reference"
+
+
+def _plan(reference: Run, aligned: Run, role: str, tasks: Sequence[str], *, across: bool = False) -> Plan:
     mine, theirs = (
-        {name: [own for own in run.tasks if own.task == name] for name in dict.fromkeys(own.task for own in run.tasks)}
-        for run in (reference, aligned)
+        {own.task: None for own in run.tasks if not tasks or own.task in tasks} for run in (reference, aligned)
     )
     matches: list[Match] = []
     left_out: list[str] = []
     notes: list[str] = []
-    for name in [name for name in mine if name in theirs and (not tasks or name in tasks)]:
-        if task_of(mine[name][0]) is None:
-            left_out.append(f"{name} (no such task in this version of alignbench)")
-            continue
-        found = match(mine[name], theirs[name], across_templates=across)
-        if isinstance(found, list):
-            matches += found
-            left_out += [line for own in found for line in unlike_metrics(own)]
-            notes += [note for note in map(packages_differ, found) if note]
-        else:
+    for name in [name for name in mine if name in theirs]:
+        before, after = ([own for own in run.tasks if own.task == name] for run in (reference, aligned))
+        known = task_of(before[0]) is not None
+        found = match(before, after, across_templates=across) if known else "no such task in this version of alignbench"
+        if isinstance(found, str):
             left_out.append(f"{name} ({found})")
-    if only := [name for name in sorted(set(mine) ^ set(theirs)) if not tasks or name in tasks]:
+            continue
+        matches += found
+        left_out += [line for own in found for line in unlike_metrics(own)]
+        notes += [note for note in map(packages_differ, found) if note]
+    if only := sorted(mine.keys() ^ theirs.keys()):
         notes.append(f"only one of the two has {', '.join(only)}")
     if any(own.synthetic for own in (*reference.tasks, *aligned.tasks)):
         notes.append(SYNTHETIC_DATA)
-    before, after = (run.description.get("engine", {}) for run in (reference, aligned))
-    settings = [key for key in ("kind", "dtype") if before.get(key) != after.get(key)]
-    notes += [f"engine {key}: {before.get(key)} / {after.get(key)}" for key in settings]
-    return Plan(reference, aligned, role, "own" if across else "same", tuple(matches), tuple(left_out), tuple(notes))
+    for key in ("kind", "dtype"):
+        one, other = (run.description.get("engine", {}).get(key) for run in (reference, aligned))
+        notes += [f"engine {key}: {one} / {other}"] if one != other else []
+    return Plan(reference, aligned, role, "own" if across else "same", matches, left_out, notes)
 
 
 def _nothing(plan: Plan, across: bool) -> str:
@@ -167,13 +161,11 @@ def _contrast(plan: Plan, measured: Sequence[Row], lacking: Sequence[str], rewar
     families = list(dict.fromkeys(row.family for row in sorted(rows, key=lambda row: not row.primary)))
     rows.sort(key=lambda row: (families.index(row.family), not row.primary, not row.headline))
     groups, mean = macro(taxed(rows, reward), margin)
-    notes = list(plan.notes)
+    notes, tests = list(plan.notes), sum(row.p_holm is not None for row in rows)
     if any(row.task == reward.partition(".")[0] for row in rows):
         notes.append(f"not in the mean tax because it is the reward: {reward}")
-    capabilities = [row for row in rows if row.primary and row.ability == CAPABILITY]
-    if outside := [row.task for row in capabilities if row.tax_of_range is None]:
+    if outside := [row.task for row in rows if row.primary and row.ability == CAPABILITY and row.tax_of_range is None]:
         notes.append(f"not in the mean tax because their metrics have no finite range: {', '.join(outside)}")
-    tests = sum(row.p_holm is not None for row in rows)
     return Contrast(
         plan.reference.name, plan.aligned.name, plan.role, plan.templates, tuple(rows), groups, mean,
         abilities(rows, mean, margin), tests, (*plan.left_out, *lacking), tuple(notes),

@@ -4,8 +4,7 @@ The values of both models are computed on the documents that both answered. Thei
 bootstrap over groups of documents, or, for measures of a set of outputs, from a grouped jackknife.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -27,13 +26,8 @@ RESAMPLES = 1000  # each of which computes the metric again
 MAX_FOLDERS = 16  # with records in memory: one task of eight systems with two templates
 
 
-@dataclass(frozen=True)
-class Sample:
-    """Corpus metrics of one model. whole: of all records; draws: (k,) of resamples, or without each group; NaN if it
-    cannot be computed"""
-
-    whole: dict[str, Estimate]
-    draws: dict[str, Array]
+# corpus metrics of one model: of all records; and (k,) of resamples, or without each group, NaN if not computable
+Sample = tuple[dict[str, Estimate], dict[str, Array]]
 
 
 class RecordCache:
@@ -49,8 +43,7 @@ class RecordCache:
             if len(self._records) == MAX_FOLDERS:
                 del self._records[next(iter(self._records))]
             task = task_of(folder)
-            keep_texts = task is not None and task.keeps_texts
-            slim = partial(Record.slim, keep_texts=keep_texts)
+            slim = partial(Record.slim, keep_texts=task is not None and task.keeps_texts)
             self._records[folder.path] = {record.id: record for record in folder.records(slim)}
         return self._records[folder.path]
 
@@ -83,18 +76,15 @@ def compare_corpus(
         return {}, left_out
     cluster = clusters_of([before[i] for i in common])
     few = few_changed([float(corpus.outcome(before[i]) != corpus.outcome(after[i])) for i in common], cluster)
-    size = len(common), int(cluster.max()) + 1
-    infer = by_jackknife(*size) if corpus.resampling == "jackknife" else by_bootstrap(*size)
-    one, other = (cache.sample(own, corpus, common, cluster, seed) for own in (match.reference, match.aligned))
+    infer = (by_jackknife if corpus.resampling == "jackknife" else by_bootstrap)(len(common), int(cluster.max()) + 1)
+    both = [cache.sample(own, corpus, common, cluster, seed) for own in (match.reference, match.aligned)]
     found = {}
     for name in better:
-        first, second = one.whole.get(name, Estimate()), other.whole.get(name, Estimate())
+        first, second = (whole.get(name, Estimate()) for whole, _ in both)
         if first.value is None or second.value is None:
             continue
-        paired = name in one.draws and name in other.draws
-        draws = (
-            np.column_stack([one.draws[name], other.draws[name]]) if paired else np.full((jackknife.GROUPS, 2), np.nan)
-        )
+        paired = all(name in drawn for _, drawn in both)
+        draws = np.column_stack([drawn[name] if paired else jackknife.MISSING for _, drawn in both])
         if corpus.resampling == "bootstrap":
             draws = draws[np.isfinite(draws).all(axis=1)]
             if len(draws) < 0.95 * RESAMPLES:
@@ -110,19 +100,21 @@ def sample(corpus: CorpusMetrics, records: Sequence[Record], cluster: NDArray[np
     The draws do not depend on the records. The jackknife needs GROUPS groups and at most MOST documents.
     """
 
-    def values(rows: Sequence[int]) -> dict[str, float]:
-        estimates = corpus.compute([records[row] for row in rows], False)
-        return {metric.name: estimate.value for metric, estimate in estimates if estimate.value is not None}
+    def estimates(rows: Iterable[int]) -> dict[str, Estimate]:
+        return {metric.name: own for metric, own in corpus.compute([records[row] for row in rows], False)}
 
-    whole = {metric.name: estimate for metric, estimate in corpus.compute(records, False)}
+    def values(rows: Iterable[int]) -> dict[str, float]:
+        return {name: own.value for name, own in estimates(rows).items() if own.value is not None}
+
+    whole = estimates(range(len(records)))
     clusters, n = int(cluster.max()) + 1, len(records)
     if corpus.resampling == "jackknife":
         possible = clusters >= jackknife.GROUPS and n <= jackknife.MOST
-        return Sample(whole, jackknife.replicates(values, cluster) if possible else {})
+        return whole, jackknife.replicates(values, cluster) if possible else {}
     drawn = bootstrap.weights(clusters, RESAMPLES, seed)
     blocks = drawn if clusters == n else (counts[:, cluster] for counts in drawn)
     if corpus.resample is not None:
         parts = list(map(corpus.resample(records), blocks))
-        return Sample(whole, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+        return whole, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     rows = (np.repeat(np.arange(n), row.astype(int)).tolist() for weights in blocks for row in weights)
-    return Sample(whole, jackknife.columns([values(own) for own in rows]))
+    return whole, jackknife.columns([values(own) for own in rows])

@@ -6,8 +6,9 @@ output of every document as one set, with a jackknife that leaves out the same d
 the mean cosine of outputs for the same prompt, of one model and of two.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import combinations
 
 import numpy as np
@@ -22,11 +23,8 @@ from alignbench.stats import bootstrap, jackknife
 from alignbench.stats.estimates import Bounds, Estimate
 from alignbench.types.scorer import Embedder
 
-_BOUNDS: dict[str, Bounds] = {metric.name: metric.bounds for metric in METRICS} | {
-    "words": (0, None),
-    "silent": (0, 1),
-    "cosine_similarity": (-1, 1),
-}
+_BOUNDS: dict[str, Bounds] = {metric.name: metric.bounds for metric in METRICS}
+_BOUNDS |= {"words": (0, None), "silent": (0, 1), "cosine_similarity": (-1, 1)}
 _Vectors = Sequence[NDArray[np.float32]]  # of each document, (its outputs, size)
 
 
@@ -96,9 +94,7 @@ def compare(
         equals.append((outputs, equal, similarity))
         added = [] if similarity else equal.notes
         notes += [f"{outputs} outputs, {' × '.join(equal.names)}: {note}" for note in added]
-    rows = list[Row]()
-    for outputs, equal, similarity in equals:
-        rows += _rows(outputs, equal, embedder, seed, whole, similarity=similarity)
+    rows = [row for equal in equals for row in _rows(*equal, embedder, seed, whole)]
     # larger sets repeat more, so lines of sets of different sizes are not comparable with each other
     for outputs, lengths in dict.fromkeys((row.outputs, row.lengths) for row in rows):
         across = [row for row in rows if (row.scope, row.outputs, row.lengths) == ("across inputs", outputs, lengths)]
@@ -110,14 +106,11 @@ def compare(
     return Comparison(tuple(system.name for system in systems), embedded_by, tuple(rows), tuple(notes))
 
 
-def _rows(
-    outputs: str, equal: Equal, embedder: Embedder, seed: int, whole: bool, *, similarity: bool = False
-) -> list[Row]:
+def _rows(outputs: str, equal: Equal, similarity: bool, embedder: Embedder, seed: int, whole: bool) -> Iterator[Row]:
     """similarity: only the similarity of the two systems"""
     blank = Row("as written", outputs, "whole", "", *equal.names, Estimate())
-    rows = []
     if not similarity:
-        rows += _mean_rows(blank, [[_written(own) for own in documents] for documents in equal.whole], seed)
+        yield from _mean_rows(blank, [[_written(own) for own in documents] for documents in equal.whole], seed)
     for lengths, texts in (("equal", equal.short), ("whole", equal.whole))[: 1 + whole]:
         if not texts[0]:
             continue
@@ -126,17 +119,16 @@ def _rows(
         if not similarity:
             several = [n for n, own in enumerate(texts[0]) if len(own) > 1]
             found = [[_numbers(own[n], v[n]) for n in several] for own, v in zip(texts, vectors, strict=True)]
-            rows += _mean_rows(replace(blank, scope="per input"), found, seed)
-            rows += _set_rows(replace(blank, scope="across inputs"), texts, vectors)
+            yield from _mean_rows(replace(blank, scope="per input"), found, seed)
+            yield from _set_rows(replace(blank, scope="across inputs"), texts, vectors)
             inside = [[{"cosine_similarity": 1 - own["cosine_distance"]} for own in system] for system in found]
-            rows += _mean_rows(replace(blank, scope="within a model"), inside, seed)
+            yield from _mean_rows(replace(blank, scope="within a model"), inside, seed)
         cosines = [
             float(a.sum(axis=0, dtype=np.float64) @ b.sum(axis=0, dtype=np.float64)) / (len(a) * len(b))
             for a, b in zip(*vectors, strict=True)
         ]
         mean = bootstrap.interval(cosines, seed=seed, bounds=(-1, 1))
-        rows.append(replace(blank, scope="between models", metric="cosine_similarity", estimate=mean))
-    return rows
+        yield replace(blank, scope="between models", metric="cosine_similarity", estimate=mean)
 
 
 def _numbers(texts: Sequence[str], vectors: NDArray[np.float32]) -> dict[str, float]:
@@ -148,45 +140,43 @@ def _written(texts: Sequence[str]) -> dict[str, float]:
     return {"words": float(lengths.mean()), "silent": float((lengths == 0).mean())}
 
 
-def _mean_rows(blank: Row, documents: Sequence[Sequence[Mapping[str, float]]], seed: int) -> list[Row]:
+def _mean_rows(blank: Row, documents: Sequence[Sequence[Mapping[str, float]]], seed: int) -> Iterator[Row]:
     """documents: of the reference and of the model, the numbers of each document"""
-    rows = []
     for name in dict.fromkeys(name for own in documents[0] for name in own):
         both = [(one[name], two[name]) for one, two in zip(*documents, strict=True) if name in one and name in two]
         if both:
             reference, model = np.array(both).T
-            estimate, of_reference = (
-                bootstrap.interval(values, seed=seed, bounds=_BOUNDS[name]) for values in (model, reference)
-            )
-            difference = bootstrap.interval(model - reference, seed=seed)
-            rows.append(
-                replace(blank, metric=name, estimate=estimate, of_reference=of_reference, difference=difference)
-            )
-    return rows
+            estimates = [bootstrap.interval(own, seed=seed, bounds=_BOUNDS[name]) for own in (model, reference)]
+            yield _row(blank, name, [*estimates, bootstrap.interval(model - reference, seed=seed)])
 
 
-def _set_rows(blank: Row, texts: Sequence[Documents], vectors: Sequence[_Vectors]) -> list[Row]:
+def _set_rows(blank: Row, texts: Sequence[Documents], vectors: Sequence[_Vectors]) -> Iterator[Row]:
+    """Of the first outputs of all documents, as one set for each system."""
     n = len(texts[0])
-    measures = [_of_firsts(*own) for own in zip(texts, vectors, strict=True)]
-    found = [numbers(range(n)) for numbers in measures]
+    firsts, tables = (
+        [[own[0] for own in system] for system in texts],
+        [np.stack([v[0] for v in own]) for own in vectors],
+    )
+
+    def numbers(system: int, rows: Sequence[int]) -> dict[str, float]:
+        return _numbers([firsts[system][row] for row in rows], tables[system][rows])
+
+    measures = [partial(numbers, system) for system in (0, 1)]
+    before, after = (measure(range(n)) for measure in measures)
     # uncut texts get no intervals: if models write long texts, each measurement takes long
     resampled = blank.lengths == "equal" and 2 * jackknife.GROUPS <= n <= jackknife.MOST
-    replicates = [jackknife.replicates(numbers, np.arange(n)) if resampled else {} for numbers in measures]
-    rows = []
-    for name in (name for name in _BOUNDS if name in found[0] and name in found[1]):
-        reference, model = (own[name] for own in found)
-        before, after = (own.get(name, jackknife.MISSING) for own in replicates)
-        estimate = jackknife.estimate(model, after, n, n, _BOUNDS[name])
-        of_reference = jackknife.estimate(reference, before, n, n, _BOUNDS[name])
-        difference = jackknife.estimate(model - reference, after - before, n, n)
-        rows.append(replace(blank, metric=name, estimate=estimate, of_reference=of_reference, difference=difference))
-    return rows
+    replicates = [jackknife.replicates(measure, np.arange(n)) if resampled else {} for measure in measures]
+    of = partial(jackknife.estimate, n=n, clusters=n)
+    for name in (name for name in _BOUNDS if name in before and name in after):
+        one, other = (own.get(name, jackknife.MISSING) for own in replicates)
+        estimates = [of(after[name], other, bounds=_BOUNDS[name]), of(before[name], one, bounds=_BOUNDS[name])]
+        yield _row(blank, name, [*estimates, of(after[name] - before[name], other - one)])
 
 
-def _of_firsts(texts: Documents, vectors: _Vectors) -> Callable[[Sequence[int]], dict[str, float]]:
-    """Documents -> the numbers of their first outputs as one set."""
-    firsts, table = [own[0] for own in texts], np.stack([own[0] for own in vectors])
-    return lambda rows: _numbers([firsts[row] for row in rows], table[rows])
+def _row(blank: Row, metric: str, estimates: Sequence[Estimate]) -> Row:
+    """estimates: of the model, of the reference, of the difference"""
+    estimate, of_reference, difference = estimates
+    return replace(blank, metric=metric, estimate=estimate, of_reference=of_reference, difference=difference)
 
 
 def _embedded(embedder: Embedder, texts: Sequence[Documents]) -> list[_Vectors]:

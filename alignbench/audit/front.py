@@ -49,13 +49,11 @@ def reward_front(
     taxes: dict[str, MeanTax | None] = {reference: None} if reference in results else {}
     for contrast in own:
         _, taxes[contrast.aligned] = macro([row for row in taxed(contrast.rows, named) if row.task in tasks], margin)
+    places = [(results[name].value or 0.0, mean.value if mean else 0.0) for name, mean in taxes.items()]
     points = []
-    for name, mean in taxes.items():
-        found, limits = results[name], (0.0, None, None) if mean is None else (mean.value, mean.low, mean.high)
-        assert found.value is not None
-        points.append(Checkpoint(name, found.value, found.low, found.high, *limits, False, by_definition=not found.n))
-    places = [(point.reward, point.tax) for point in points]
-    points = [replace(point, on_front=on) for point, on in zip(points, non_dominated(places), strict=True)]
+    for (name, mean), (gained, lost), on in zip(taxes.items(), places, non_dominated(places), strict=True):
+        found, ends = results[name], (mean.low, mean.high) if mean else (None, None)
+        points.append(Checkpoint(name, gained, found.low, found.high, lost, *ends, on, by_definition=not found.n))
     like, why, corner = results[own[0].aligned], "as given", reference_point
     if corner is None:
         if (bounds := range_of(like)) is None:
@@ -94,19 +92,19 @@ def _rewards(runs: Sequence[Run], named: str, across_templates: bool) -> tuple[d
     If there are several kinds (two judges), the one that most models have.
     """
     task, _, metric = named.partition(".")
-    folders = {
-        run.name: [own for own in run.tasks if own.task == task and _value(own, metric) is not None] for run in runs
-    }
+
+    def value(own: TaskRun) -> float | None:
+        return own.result.overall[metric].value if own.task == task and metric in own.result.overall else None
+
+    folders = {run.name: [own for own in run.tasks if value(own) is not None] for run in runs}
     best: dict[str, TaskRun] = {}
     for measured in [own for mine in folders.values() for own in mine]:
-        alike: dict[str, TaskRun] = {}
-        for name, own in folders.items():
-            found = match([measured], own, across_templates=across_templates) if own else None
-            if isinstance(found, list):
-                alike[name] = found[0].aligned
-        if len(alike) > len(best):
-            best = alike
-    results = {name: result for name, own in best.items() if (result := _value(own, metric)) is not None}
+        pairs = {
+            name: match([measured], own, across_templates=across_templates) for name, own in folders.items() if own
+        }
+        alike = {name: found[0].aligned for name, found in pairs.items() if isinstance(found, list)}
+        best = max(best, alike, key=len)
+    results = {name: own.result.overall[metric] for name, own in best.items()}
     if best and task == "win_rate" and metric in OF_A_TIE:
         name, folder = next(iter(best.items()))
         half = replace(results[name], value=0.5, standard_error=None, low=None, high=None, n=0, n_clusters=0)
@@ -120,8 +118,3 @@ def _rewards(runs: Sequence[Run], named: str, across_templates: bool) -> tuple[d
     notes = [f"not on the front, no {named}: {name}" for name in lacking if not folders[name]]
     notes += [f"not on the front, {named} with different settings: {name}" for name in lacking if folders[name]]
     return results, notes if results else []
-
-
-def _value(own: TaskRun, metric: str) -> MetricResult | None:
-    found = (m for m in own.result.metrics if m.metric == metric and m.category is None and m.value is not None)
-    return next(found, None)

@@ -6,6 +6,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Literal
 from xml.etree import ElementTree
 
@@ -52,9 +53,8 @@ class Decision:
 def parse_condition(text: str) -> Condition:
     match = CONDITION.fullmatch(text.strip())
     if match is None:
-        raise AlignbenchError(
-            f'--fail-if "{text}": write SUBJECT loss > SIZE or SUBJECT gain < SIZE, such as {EXAMPLE}'
-        )
+        form = f"write SUBJECT loss > SIZE or SUBJECT gain < SIZE, such as {EXAMPLE}"
+        raise AlignbenchError(f'--fail-if "{text}": {form}')
     subject, comparison, size, percent = match.groups()
     value = float(size) / (100 if percent else 1)
     return Condition(text.strip(), subject, value if comparison.startswith("loss") else -value)
@@ -68,18 +68,24 @@ def decide(audit: Audit, conditions: Sequence[Condition], gate: Gate) -> list[De
     """
     for condition in conditions:
         _check_subject(audit, condition)
-    return [
-        _decide(condition, contrast, *measured, gate)
-        for contrast in audit.contrasts
-        for condition in conditions
-        for measured in _losses(condition.subject, contrast)
-    ]
+    found = []
+    for contrast, condition in product(audit.contrasts, conditions):
+        for name, low, high, reason in _losses(condition.subject, contrast):
+            state: Literal["passed", "failed", "missing"] = "missing"
+            limit = condition.largest_loss
+            if low is not None and high is not None:
+                state = "failed" if (low if gate == "lenient" else high) > limit else "passed"
+                shown = "above" if low > limit else "not above" if high <= limit else "around"
+                size = f"loss: 95 % interval {interval(low, high, '+.4f')}"
+                reason = f"{size}, {shown} the limit of {number(limit, '.4g')}"
+            found.append(Decision(condition.text, contrast.aligned, contrast.reference, name, state, reason))
+    return found
 
 
 def _check_subject(audit: Audit, condition: Condition) -> None:
-    rows = [row for contrast in audit.contrasts for row in contrast.rows]
-    known = {*ABILITIES, *(row.group for row in rows), *(row.task for row in rows)}
-    known |= {f"{row.task}.{row.metric}" for row in rows}
+    known = {*ABILITIES}
+    for row in [row for contrast in audit.contrasts for row in contrast.rows]:
+        known |= {row.group, row.task, f"{row.task}.{row.metric}"}
     name, _, metric = condition.subject.partition(".")
     task = find_any(name)
     if condition.subject not in known and (
@@ -102,45 +108,21 @@ def _losses(subject: str, contrast: Contrast) -> Iterator[tuple[str, float | Non
     rows = rows or [row for row in contrast.rows if subject == f"{row.task}.{row.metric}"]
     rows = rows or [row for row in contrast.rows if subject == row.task and row.headline]
     for row in [row for row in rows if row.primary] or rows:
-        low, high = row.gain_low, row.gain_high
-        if low is None or high is None:
-            yield name_of(row), None, None, row.note or "it has no interval of a gain or loss"
-        else:
-            yield name_of(row), -high / (row.span or 1), -low / (row.span or 1), ""
+        low, high = (None if end is None else -end / (row.span or 1) for end in (row.gain_high, row.gain_low))
+        yield name_of(row), low, high, row.note or "it has no interval of a gain or loss"
     if not rows:
         left_out = [line for line in contrast.left_out if line.startswith(subject.partition(".")[0] + " ")]
-        yield (
-            subject,
-            None,
-            None,
-            "not compared: " + "; ".join(left_out) if left_out else "the two runs do not both have it",
-        )
-
-
-def _decide(
-    condition: Condition, contrast: Contrast, name: str, low: float | None, high: float | None, note: str, gate: Gate
-) -> Decision:
-    state: Literal["passed", "failed", "missing"] = "missing"
-    reason = note
-    if low is not None and high is not None:
-        held = (low if gate == "lenient" else high) > condition.largest_loss
-        state = "failed" if held else "passed"
-        limit = number(condition.largest_loss, ".4g")
-        size = f"loss: 95 % interval {interval(low, high, '+.4f')}"
-        shown = "above" if low > condition.largest_loss else "not above" if high <= condition.largest_loss else "around"
-        reason = f"{size}, {shown} the limit of {limit}"
-    return Decision(condition.text, contrast.aligned, contrast.reference, name, state, reason)
+        reason = f"not compared: {'; '.join(left_out)}" if left_out else "the two runs do not both have it"
+        yield subject, None, None, reason
 
 
 def to_lines(decisions: Sequence[Decision]) -> list[str]:
     """A line for each decision, the failures first."""
-    ordered = sorted(decisions, key=lambda own: own.state == "passed")
-    return [
-        printable(
-            f'gate {own.state}: "{own.condition}": {own.aligned} against {own.reference}: {own.name}: {own.reason}'
-        )
-        for own in ordered
+    lines = [
+        f'gate {own.state}: "{own.condition}": {own.aligned} against {own.reference}: {own.name}: {own.reason}'
+        for own in sorted(decisions, key=lambda own: own.state == "passed")
     ]
+    return list(map(printable, lines))
 
 
 def to_junit(decisions: Sequence[Decision]) -> str:

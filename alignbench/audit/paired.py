@@ -9,7 +9,7 @@ from scipy import stats
 
 from alignbench.audit.tax import TARGETS, improvement
 from alignbench.stats import bootstrap, estimates, jackknife, significance
-from alignbench.stats.estimates import NORMAL_QUANTILE, Bounds, Estimate, cluster_numbers, t_quantile
+from alignbench.stats.estimates import NORMAL_QUANTILE, Bounds, Estimate, cluster_numbers
 from alignbench.types.record import Record
 from alignbench.types.result import MetricResult
 
@@ -22,7 +22,7 @@ Inference = Callable[[float, Array], tuple[Estimate, float | None]]  # value, it
 class Pairs:
     """A metric on the documents that both models have a value for.
 
-    reference, aligned: (n,) values; cluster: (n,) the group of each document, numbered from 0; clusters: their number
+    reference, aligned: (n,) values; cluster: (n,) the group of each document, numbered from 0
     chance: value of random answers on these documents, None if there is no such level
     left_out: documents for which at least one of the two has no value
     """
@@ -30,9 +30,12 @@ class Pairs:
     reference: Array
     aligned: Array
     cluster: NDArray[np.int64]
-    clusters: int
     chance: float | None
     left_out: int
+
+    @property
+    def clusters(self) -> int:
+        return int(self.cluster.max(initial=-1)) + 1
 
 
 @dataclass(frozen=True)
@@ -51,10 +54,6 @@ class Change:
     test: str
     note: str = ""
 
-    @property
-    def tested(self) -> Estimate:
-        return self.delta if self.gain is None else self.gain
-
 
 def change(reference: float, aligned: float, draws: Array, better: str, infer: Inference, test: str) -> Change:
     """draws: (k, 2) both values on each resample, or without each group."""
@@ -64,12 +63,6 @@ def change(reference: float, aligned: float, draws: Array, better: str, infer: I
     if better != "higher" and gained is not None and gains is not None:
         gain, p = infer(gained, gains)
     return Change(reference, aligned, delta, gain, p, test)
-
-
-def mirrored(own: Estimate) -> Estimate:
-    """The estimate of the negative value."""
-    low, high = (None if end is None else -end for end in (own.high, own.low))
-    return replace(own, value=None if own.value is None else -own.value, low=low, high=high)
 
 
 def by_bootstrap(n: int, clusters: int) -> Inference:
@@ -108,8 +101,7 @@ def unpaired(reference: MetricResult, aligned: MetricResult) -> Change | None:
         if errors[0] is None or errors[1] is None:
             return Estimate(value, n=n, clusters=clusters), None
         error = float(np.hypot(errors[0], errors[1]))
-        p = float(2 * stats.norm.sf(abs(value) / error)) if error else float(value == 0)
-        return Estimate.symmetric(value, error, NORMAL_QUANTILE, n, clusters), p
+        return Estimate.symmetric(value, error, NORMAL_QUANTILE, n, clusters), significance.normal_p(value, error)
 
     return change(reference.value, aligned.value, np.empty((0, 2)), reference.better, infer, "unpaired")
 
@@ -133,8 +125,7 @@ def pair(
     cluster = clusters_of([reference[name] for name in common])
     reference_values, aligned_values = (np.array([own[name] for name in common], float) for own in (before, after))
     known = float(np.mean(levels)) if levels and None not in levels else None  # type: ignore[arg-type]
-    clusters, left_out = int(cluster.max(initial=-1)) + 1, len(concerned) - len(common)
-    return Pairs(reference_values, aligned_values, cluster, clusters, known, left_out)
+    return Pairs(reference_values, aligned_values, cluster, known, len(concerned) - len(common))
 
 
 def clusters_of(records: Sequence[Record]) -> NDArray[np.int64]:
@@ -144,56 +135,54 @@ def clusters_of(records: Sequence[Record]) -> NDArray[np.int64]:
 
 
 def resample(
-    pairs: Sequence[Pairs], better: Sequence[str], *, seed: int = 0, resamples: int = 10_000
+    metrics: Sequence[tuple[Pairs, str]], *, seed: int = 0, resamples: int = 10_000
 ) -> list[tuple[Array, Array]]:
-    """For each of `pairs`: means of every resample and their standard errors, both (resamples, 4), of the reference,
-    the aligned model, their difference, and the linear part of the improvement (for a target of 0.5 or 0).
+    """For each metric: means of every resample and their standard errors, both (resamples, columns), of `_columns`.
 
-    better: the direction of each metric. Groups of documents are drawn as a whole. All metrics with the same groups
-    share the draws, which saves most of the time of an audit of many tasks and changes no single interval.
+    metrics: the pairs and the direction of each. Groups of documents are drawn as a whole. All metrics with the same
+    groups share the draws, which saves most of the time of an audit of many tasks and changes no single interval.
     """
-    found: list[tuple[Array, Array]] = [(np.empty((0, 4)), np.empty((0, 4)))] * len(pairs)
+    columns = [_columns(*own) for own in metrics]
+    found: dict[int, tuple[Array, Array]] = {}
     alike: dict[bytes, list[int]] = {}
-    for number, own in enumerate(pairs):
-        if own.clusters:
-            alike.setdefault(own.cluster.tobytes(), []).append(number)
+    for number, (own, _) in enumerate(metrics):
+        alike.setdefault(own.cluster.tobytes(), []).append(number)
     for numbers in alike.values():
-        columns = []
-        for number in numbers:
-            before, after, target = pairs[number].reference, pairs[number].aligned, better[number]
-            columns += [before, after, after - before, _linear_part(before, after, target)]
-        sums = bootstrap.cluster_sums(np.column_stack(columns), pairs[numbers[0]].cluster)
-        means, errors = bootstrap.studentised(*sums, seed=seed, resamples=resamples)
-        for place, number in enumerate(numbers):
-            own_columns = slice(4 * place, 4 * place + 4)
-            found[number] = means[:, own_columns], errors[:, own_columns]
-    return found
+        sums = bootstrap.cluster_sums(np.hstack([columns[k] for k in numbers]), metrics[numbers[0]][0].cluster)
+        ends = np.cumsum([columns[k].shape[1] for k in numbers])[:-1]
+        draws = bootstrap.studentised(*sums, seed=seed, resamples=resamples)
+        found |= zip(numbers, zip(*(np.split(part, ends, axis=1) for part in draws), strict=True), strict=True)
+    return [found[number] for number in range(len(metrics))]
 
 
-def _linear_part(before: Array, after: Array, better: str) -> Array:
-    """(n,) values whose mean has the standard error of the improvement towards a target."""
+def _columns(pairs: Pairs, better: str) -> Array:
+    """The differences (n, 1); for a target of 0.5 or 0 also the values of both models, and values whose mean has the
+    standard error of the improvement, (n, 4)."""
+    before, after = pairs.reference, pairs.aligned
     if better not in TARGETS:
-        return after - before
+        return (after - before)[:, None]
     target = float(better)
-    linear: Array = np.sign(before.mean() - target) * before - np.sign(after.mean() - target) * after
-    return linear
+    linear = np.sign(before.mean() - target) * before - np.sign(after.mean() - target) * after
+    return np.column_stack([after - before, before, after, linear])
 
 
 def paired_change(pairs: Pairs, draws: tuple[Array, Array], better: str, span: float | None, binary: bool) -> Change:
     """The change of a mean. draws: see `resample`; span: width of the metric's range; binary: values are 0 or 1"""
-    before, after = pairs.reference, pairs.aligned
+    before, after, columns = pairs.reference, pairs.aligned, _columns(pairs, better)
     reference, aligned = float(before.mean()), float(after.mean())
     bounds = (None, None) if span is None else (-span, span)
     means, errors = draws
-    delta, p = _tested(after - before, pairs, means[:, 2], errors[:, 2], bounds)
-    gain = delta if better == "higher" else mirrored(delta) if better == "lower" else None
-    gained = improvement(reference, aligned, better)
-    if better in TARGETS and gained is not None:
-        moved = improvement(means[:, 0], means[:, 1], better)
+    delta, p = _tested(columns[:, 0], pairs.cluster, means[:, 0], errors[:, 0], bounds)
+    gain = delta if better == "higher" else None
+    if better == "lower":
+        value, low, high = (None if own is None else -own for own in (delta.value, delta.high, delta.low))
+        gain = replace(delta, value=value, low=low, high=high)
+    elif better in TARGETS:
+        moved, gained = improvement(means[:, 1], means[:, 2], better), improvement(reference, aligned, better)
         assert moved is not None
-        gain, p = _tested(_linear_part(before, after, better), pairs, moved, errors[:, 3], bounds, gained)
+        gain, p = _tested(columns[:, 3], pairs.cluster, moved, errors[:, 3], bounds, gained)
     changed = Change(reference, aligned, delta, gain, p, "bootstrap")
-    if significance.few_changed(after - before, pairs.cluster):
+    if significance.few_changed(columns[:, 0], pairs.cluster):
         changed = without_interval(changed) if span is None else _adjusted_wald(changed, pairs, span, better)
     binary = binary and all(np.isin(values, (0, 1)).all() for values in (before, after))
     if binary and pairs.clusters == len(before) and better not in TARGETS:
@@ -202,42 +191,35 @@ def paired_change(pairs: Pairs, draws: tuple[Array, Array], better: str, span: f
 
 
 def _tested(
-    values: Array, pairs: Pairs, means: Array, errors: Array, bounds: Bounds, value: float | None = None
+    values: Array, cluster: NDArray[np.int64], means: Array, errors: Array, bounds: Bounds, value: float | None = None
 ) -> tuple[Estimate, float | None]:
     """An estimate by the studentised bootstrap, and the p-value of 0; with few groups, as in `estimates.mean`.
 
     values: (n,) whose mean has the statistic's standard error; means, errors: (resamples,) of the statistic
     value: of the statistic, if it is not that mean
     """
-    plain = estimates.mean(values, pairs.cluster, bounds)
-    if value is not None and plain.value is not None:
-        plain = plain.moved(value - plain.value, bounds)
-    assert plain.value is not None
-    if pairs.clusters < 2 or not plain.standard_error:
-        return plain, significance.p_of_equal(plain.value, pairs.clusters, bounds[1])
-    if pairs.clusters < estimates.STUDENTISED:
-        p = float(2 * stats.t.sf(abs(plain.value) / plain.standard_error, pairs.clusters - 1))
+    found = estimates.mean(values, cluster, bounds)
+    assert found.value is not None
+    centre, error, clusters = found.value if value is None else value, found.standard_error, found.clusters
+    found = found.moved(centre - found.value, bounds)
+    if clusters < 2 or not error:
+        return found, significance.p_of_equal(centre, clusters, bounds[1])
+    if clusters < estimates.STUDENTISED:
+        p = float(2 * stats.t.sf(abs(centre) / error, clusters - 1))
     else:
-        plain, p = bootstrap.by_t(plain, bootstrap.t_values(plain.value, means, errors), bounds)
-    return plain, 1.0 if plain.value is None or abs(plain.value) < 1e-12 else max(
-        p, significance.least_p(pairs.clusters)
-    )
+        found, p = bootstrap.by_t(found, means, errors, bounds)
+    return found, 1.0 if abs(centre) < 1e-12 else max(p, significance.least_p(clusters))
 
 
 def _adjusted_wald(changed: Change, pairs: Pairs, span: float, better: str) -> Change:
     """The interval and p-value of `rare_changes`."""
-    delta = tested = significance.rare_changes(pairs.aligned - pairs.reference, pairs.cluster, span)
-    assert delta.value is not None
-    assert delta.standard_error is not None
-    value, error, n = delta.value, delta.standard_error, pairs.clusters + significance.ADDED
-    if changed.gain is not None and changed.gain.value is not None:
-        value = changed.gain.value
+    delta, p = significance.rare_changes(pairs.aligned - pairs.reference, pairs.cluster, span)
+    gain, error = changed.gain, delta.standard_error or 0.0
+    if gain is not None and gain.value is not None:
         if better in TARGETS:  # the uncertainty of the reference's own value counts too
-            error = max(error, changed.gain.standard_error or 0.0)
-        centred = Estimate.symmetric(value * pairs.clusters / n, error, t_quantile(n - 1), delta.n, delta.clusters)
-        tested = replace(centred, value=value)
-    p = significance.p_of_rare_changes(value, error, pairs.clusters)
-    return replace(changed, delta=delta, gain=changed.gain and tested, p=p, test="adjusted Wald")
+            error = max(error, gain.standard_error or 0.0)
+        gain, p = significance.adjusted_wald(gain.value, error, delta.n, delta.clusters, span)
+    return replace(changed, delta=delta, gain=gain, p=p, test="adjusted Wald")
 
 
 def without_interval(changed: Change) -> Change:

@@ -10,8 +10,8 @@ from alignbench.tasks.lm_eval import recorded_task
 from alignbench.types.scorer import Embedder
 from alignbench.types.task import Task
 
-ROLES = {"base": "pretrained", "sft": "SFT"}  # stages of a lineage that are references
-OTHER_ROLES = {"dpo": "DPO", "grpo": "GRPO", "rlvr": "RLVR", "ppo": "PPO"}  # where neither of these is there
+REFERENCES = {"base", "sft"}  # stages of a lineage that are references; another one where neither of these is there
+ROLES = {"base": "pretrained", "sft": "SFT", "dpo": "DPO", "grpo": "GRPO", "rlvr": "RLVR", "ppo": "PPO"}
 HASHED = "hashed"
 
 
@@ -51,17 +51,14 @@ def _ancestors(run: Run, runs: Sequence[Run]) -> list[tuple[Run, str]]:
     """The pretrained model and the last SFT model of this run's lineage, if they are among `runs`; else the last of its
     other ancestors there."""
     found: dict[str, Run] = {}
-    others: dict[str, Run] = {}
-    for entry in run.lineage:
-        if run.is_ancestor(entry):
-            continue
+    for entry in [entry for entry in run.lineage if not run.is_ancestor(entry)]:
         same = [other for other in runs if other is not run and other.is_ancestor(entry)]
         # the same weights may occur in two number formats: the same engine is preferred
         same.sort(key=lambda other: other.description.get("engine") != run.description.get("engine"))
         if same:
-            role = ROLES.get(entry["stage"])
-            (others if role is None else found)[role or OTHER_ROLES.get(entry["stage"], entry["stage"])] = same[0]
-    return [(other, role) for role, other in (found or dict(list(others.items())[-1:])).items()]
+            found[entry["stage"]] = same[0]
+    named = {stage: other for stage, other in found.items() if stage in REFERENCES} or dict(list(found.items())[-1:])
+    return [(other, ROLES.get(stage, stage)) for stage, other in named.items()]
 
 
 def task_of(own: TaskRun) -> Task | None:

@@ -114,16 +114,11 @@ def _p(value: float | None) -> str:
 def _front(front: Front) -> Table:
     digits = f".{DIGITS.get(front.unit, 3)}f"
     rows = tuple(
-        (
-            point.name,
-            number(point.reward, digits),
-            "by definition" if point.by_definition else interval(point.reward_low, point.reward_high, digits),
-            number(point.tax, "+.2f"),
-            interval(point.tax_low, point.tax_high, "+.2f"),
-            "yes" if point.on_front else "no",
-        )
+        (point.name, number(point.reward, digits),
+         "by definition" if point.by_definition else interval(point.reward_low, point.reward_high, digits),
+         number(point.tax, "+.2f"), interval(point.tax_low, point.tax_high, "+.2f"), "yes" if point.on_front else "no")
         for point in sorted(front.points, key=lambda point: -point.reward)
-    )
+    )  # fmt: skip
     reward, tax = front.reference_point
     title = title_of(front.reward)
     corner = f"{title} {number(reward, 'g')}, tax {number(tax, 'g')} % ({front.why})"
@@ -134,18 +129,14 @@ def _front(front: Front) -> Table:
 def _gate(decisions: Sequence[Decision]) -> Table:
     failed = sum(own.state != "passed" for own in decisions)
     title = f"Gate: {failed} of {len(decisions)} conditions failed" if failed else "Gate: passed"
-    cells = [
-        (own.state, own.condition, own.name, f"{own.aligned} against {own.reference}", own.reason) for own in decisions
-    ]
+    cells = ((o.state, o.condition, o.name, f"{o.aligned} against {o.reference}", o.reason) for o in decisions)
     return Table(title, ("gate", "condition", "metric", "models", "reason"), tuple(cells))
 
 
 def to_terminal(audit: Audit, *, every_metric: bool = False) -> None:
     """Tables that fit the terminal; tab-separated lines elsewhere."""
     for position, table in enumerate(tables(audit, every_metric=every_metric)):
-        print(("\n" if position else "") + printable(table.title))
-        for sentence in table.lead:
-            print(printable(sentence))
+        print(*map(printable, ([""] if position else []) + [table.title, *table.lead]), sep="\n")
         if sys.stdout.isatty():
             _print_to_fit(table)
         else:
@@ -162,16 +153,14 @@ def _print_to_fit(table: Table) -> None:
     from rich.text import Text
 
     console = Console()
-    hidden = [
-        name for room, names in HIDDEN.items() if console.width < room for name in names if table.header == HEADER
-    ]
+    narrow = [name for room, names in HIDDEN.items() if console.width < room for name in names]
+    hidden = narrow if table.header == HEADER else []
     shown = [place for place, name in enumerate(table.header) if name not in hidden]
     drawn = RichTable(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for place in shown:
-        if table.header[place] in WRAPPED:
-            drawn.add_column(table.header[place], overflow="fold", min_width=8)
-        else:  # a number that does not fit ends in an ellipsis, since half of it would be another number
-            drawn.add_column(table.header[place], overflow="ellipsis", no_wrap=True)
+    for name in (table.header[place] for place in shown):
+        # a number that does not fit ends in an ellipsis, since half of it would be another number
+        wraps = name in WRAPPED
+        drawn.add_column(name, overflow="fold" if wraps else "ellipsis", min_width=8 * wraps, no_wrap=not wraps)
     for row in table.rows:
         drawn.add_row(*(Text(printable(row[place])) for place in shown))
     console.print(drawn)
@@ -187,8 +176,9 @@ def to_json(audit: Audit) -> str:
 def to_csv(audit: Audit, file: Path) -> None:
     """One line per metric and contrast, unrounded; all metrics."""
     columns = [field.name for field in fields(Row) if field.name not in INTERNAL]
+    of_contrast = ("aligned", "reference", "role", "templates")
     rows = [
-        (own.aligned, own.reference, own.role, own.templates, *(getattr(row, column) for column in columns))
+        [getattr(own, name) for name in of_contrast] + [getattr(row, column) for column in columns]
         for own in audit.contrasts
         for row in own.rows
     ]

@@ -8,7 +8,7 @@ from alignbench.audit.comparable import UNKNOWN, Match, baseline_of, scorers_of
 from alignbench.audit.corpus import RecordCache, compare_corpus
 from alignbench.audit.paired import Change, Pairs, pair, paired_change, resample, unpaired
 from alignbench.audit.references import task_of
-from alignbench.audit.tax import range_of, relative_tax, tax
+from alignbench.audit.tax import range_of, relative_tax, span_of, tax
 from alignbench.stats import estimates
 from alignbench.types.result import MetricResult
 from alignbench.types.task import Task
@@ -50,16 +50,15 @@ def measure(
         subjects += [(number, subject) for subject in found]
         measured[number][1].extend(left_out)
     paired = [(own.pairs, own.before.better) for _, own in subjects if own.pairs is not None]
-    draws = iter(resample([own for own, _ in paired], [own for _, own in paired], seed=seed, resamples=resamples))
+    draws = iter(resample(paired, seed=seed, resamples=resamples))
     for number, own in subjects:
-        changed = own.changed
+        changed, span = own.changed, span_of(own.before)
         if own.pairs is not None:
-            bounds, better = range_of(own.before), own.before.better
             both = own.task, task_of(own.match.aligned) or own.task  # imported values may be 0 and 1 in one of the two
             binary = all(any(m.binary and m.name == own.before.metric for m in task.metrics) for task in both)
-            changed = paired_change(own.pairs, next(draws), better, bounds and bounds[1] - bounds[0], binary)
+            changed = paired_change(own.pairs, next(draws), own.before.better, span, binary)
         assert changed is not None
-        measured[number][0].append(_row(own, changed))
+        measured[number][0].append(_row(own, changed, span))
     return measured
 
 
@@ -67,10 +66,7 @@ def _subjects(match: Match, matches: Sequence[Match], seed: int, cache: RecordCa
     """The metrics to compare, and a line for each that cannot be compared. matches: all of the contrast"""
     task = task_of(match.reference)
     assert task is not None
-    before, after = (
-        {own.metric: own for own in side.result.metrics if own.category is None}
-        for side in (match.reference, match.aligned)
-    )
+    before, after = match.reference.result.overall, match.aligned.result.overall
     chances = {metric.name: metric.chance for metric in task.metrics}
     records = cache.records(match.reference), cache.records(match.aligned)
     found, corpus = [], []
@@ -92,38 +88,34 @@ def _subjects(match: Match, matches: Sequence[Match], seed: int, cache: RecordCa
             left_out.append(f"{task.name}.{name} (cannot be computed{made} on the common documents)")
             continue
         changed, counts = changes.get(name, (unpaired(own.before, own.after), (own.before.n, own.after.n)))
-        if changed is not None and counts[0] != counts[1] and not name.endswith(AT_A_FIXED_COUNT):
+        if changed is None:
+            continue
+        if counts[0] != counts[1] and not name.endswith(AT_A_FIXED_COUNT):
             changed = replace(changed, note=f"counts differ: {counts[0]} / {counts[1]}")
-        if changed is not None:
-            found.append(replace(own, changed=changed, left_out=lacking))
+        found.append(replace(own, changed=changed, left_out=lacking))
     return found, left_out
 
 
-def _row(own: Subject, changed: Change) -> Row:
-    result, bounds, error = own.before, range_of(own.before), changed.tested.standard_error
+def _row(own: Subject, changed: Change, span: float | None) -> Row:
+    result, error = own.before, (changed.gain or changed.delta).standard_error
     chance, reference_error, gain = result.chance, result.standard_error, changed.gain or estimates.Estimate()
     if own.pairs is not None:
         chance = own.pairs.chance
         reference_error = estimates.mean(own.pairs.reference, own.pairs.cluster).standard_error
-    if chance is None and result.better == "higher" and bounds is not None and bounds[0] == 0:
+    if chance is None and result.better == "higher" and (range_of(result) or (None,))[0] == 0:
         chance = 0.0  # a score that starts at 0, such as F1 or BLEU
     identity = own.match.reference.identity  # in a family fewer shots, all documents and the chat template come first
     settings = identity.get("shots") or 0, identity.get("limit") is not None, identity.get("template") != "chat"
     values = changed.reference, changed.aligned, result.better
-    lost, percent = tax(*values), None if bounds is None else 100 / (bounds[1] - bounds[0])
+    lost = tax(*values)
     row = Row(
+        **{name: getattr(own.task, name) for name in ("ability", "group")},
+        **{name: getattr(result, name) for name in ("metric", "unit", "better", "scorer")},
+        **{name: getattr(changed, name) for name in ("reference", "aligned", "p", "test")},
         task=own.task.name,
         variant=own.variant,
-        ability=own.task.ability,
-        group=own.task.group,
         family=own.task.family or own.task.name,
-        metric=result.metric,
         headline=result.metric == own.task.headline,
-        unit=result.unit,
-        better=result.better,
-        scorer=result.scorer,
-        reference=changed.reference,
-        aligned=changed.aligned,
         delta=changed.aligned - changed.reference,
         low=changed.delta.low,
         high=changed.delta.high,
@@ -131,16 +123,14 @@ def _row(own: Subject, changed: Change) -> Row:
         gain_low=gain.low,
         gain_high=gain.high,
         standard_error=error,
-        p=changed.p,
-        test=changed.test,
         tax=lost,
         relative_tax=relative_tax(*values, chance, reference_error),
-        tax_of_range=None if lost is None or percent is None else lost * percent,
-        tax_error=None if lost is None or percent is None or error is None else error * percent,
+        tax_of_range=None if lost is None or span is None else lost * 100 / span,
+        tax_error=None if lost is None or span is None or error is None else error * 100 / span,
         n=changed.delta.n,
         clusters=changed.delta.clusters,
         left_out=own.left_out,
-        span=None if bounds is None else bounds[1] - bounds[0],
+        span=span,
         reference_folder=own.match.reference.path,
         aligned_folder=own.match.aligned.path,
         order=(own.task.rank, *settings, own.variant),
@@ -151,30 +141,25 @@ def _row(own: Subject, changed: Change) -> Row:
 def _variant(metric: str, match: Match, matches: Sequence[Match]) -> str:
     """What distinguishes this row from others of its task and metric: the template if there is one; scorers of the
     metric, baselines, shots, limits and seeds if they differ."""
+
+    def settings(own: Match) -> list[str]:
+        identity = own.reference.identity
+        used = (_computed_by(own, metric) or "").split(" + ")
+        scorers = " ".join(f"{s.kind}={s.name}" for s in scorers_of(identity) if str(s) in used)
+        counts = ((key, identity.get(key)) for key in ("shots", "limit", "seed"))
+        shown = (f"no {key}" if value is None else f"{key} {value}" for key, value in counts)
+        return [own.template, scorers, f"against {baseline_of(identity)}", *shown]
+
     same = [own for own in matches if own.reference.task == match.reference.task]
-    same = [own for own in same if _computed_by(own, metric) is not None]
-    parts = [match.template] if len({own.template for own in same}) > 1 or match.template not in ("", "none") else []
-    parts = [part for part in parts if UNKNOWN not in part.split(" -> ")]
-    if len({_scorers(own, metric) for own in same}) > 1:
-        parts.append(_scorers(match, metric))
-    identity, identities = match.reference.identity, [own.reference.identity for own in same]
-    if len(set(map(baseline_of, identities))) > 1:
-        parts.append(f"against {baseline_of(identity)}")
-    for key in ("shots", "limit", "seed"):
-        if len({own.get(key) for own in identities}) > 1:
-            parts.append(f"no {key}" if identity.get(key) is None else f"{key} {identity[key]}")
+    others = [settings(own) for own in same if _computed_by(own, metric) is not None]
+    template, *rest = settings(match)
+    differ = [len(set(values)) > 1 for values in zip(*others, strict=True)]
+    shown = (differ[0] or template != "none") and UNKNOWN not in template.split(" -> ")
+    parts = [template] * shown + [part for part, unlike in zip(rest, differ[1:], strict=True) if unlike]
     return ", ".join(part for part in parts if part)
 
 
 def _computed_by(own: Match, metric: str) -> str | None:
     """The scorer that computed the metric in both folders, "" without one; None if they do not have it in common."""
-    before, after = (
-        [result.scorer or "" for result in side.result.metrics if (result.metric, result.category) == (metric, None)]
-        for side in (own.reference, own.aligned)
-    )
-    return before[0] if before and before == after else None
-
-
-def _scorers(own: Match, metric: str) -> str:
-    computed_by = (_computed_by(own, metric) or "").split(" + ")
-    return " ".join(f"{s.kind}={s.name}" for s in scorers_of(own.reference.identity) if str(s) in computed_by)
+    before, after = (side.result.overall.get(metric) for side in (own.reference, own.aligned))
+    return before.scorer or "" if before and after and before.scorer == after.scorer else None

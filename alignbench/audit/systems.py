@@ -76,10 +76,12 @@ def read_system(
     if not (folder / "run.json").is_file():
         raise AlignbenchError(f"{path}: neither a run folder nor a task folder in one (no run.json)")
     (run,) = read_runs([str(folder)], Path())
-    found = [own for own in run.tasks if own.path == path.resolve()]
-    if folder != path and not found:
+    if folder == path:
+        own = _of_run(path, run, (task,) if task else TASKS)
+    elif (found := next((own for own in run.tasks if own.path == path.resolve()), None)) is not None:
+        own = found
+    else:
         raise AlignbenchError(f"{path}: {_RESUME}")
-    own = found[0] if found else _of_run(path, run, (task,) if task else TASKS)
     documents, prompts = {}, {}
     for record in own.records():
         if record.choices:
@@ -145,11 +147,11 @@ def check_comparable(first: System, other: System) -> list[str]:
         notes.append("rows are matched by their numbers: there are no ids, and no prompts to check them by")
     if not first.identity or not other.identity:
         return notes
-    for unlike in differences(first.identity, other.identity):
-        unknown = unlike.field in PROMPTING and None in (s.identity.get(unlike.field) for s in (first, other))
-        if unlike.field == "template" or unknown:
+    for name, unlike in differences(first.identity, other.identity).items():
+        unknown = name in PROMPTING and None in (system.identity.get(name) for system in (first, other))
+        if name == "template" or unknown:
             notes.append(f"different prompting: {unlike}")
-        elif unlike.field != "scorers":  # the outputs are compared, not their scores
+        elif name != "scorers":  # the outputs are compared, not their scores
             raise AlignbenchError(f"{first.name} and {other.name} cannot be compared: {unlike}")
     return notes
 
@@ -160,8 +162,8 @@ def equalise(first: System, other: System) -> Equal:
     Raises AlignbenchError if they are not comparable, have no document in common, or if one has only empty outputs.
     """
     notes = check_comparable(first, other)
-    every = dict.fromkeys([*first.documents, *other.documents])
-    both = [i for i in every if i in first.documents and i in other.documents]
+    every = {**first.documents, **other.documents}
+    both = [i for i in first.documents if i in other.documents]
     if not both:
         raise AlignbenchError(f"{first.name} and {other.name} have no documents in common: their ids differ")
     ids = [i for i in both if first.documents[i] and other.documents[i]]
@@ -191,10 +193,10 @@ def cut_alike(one: str, other: str) -> tuple[str, str] | None:
 
     An empty text stays as it is, and the other is cut to LENGTH.
     """
-    lengths = [n for n in (len(words(one)), len(words(other))) if n]
-    if len(lengths) == 2 and min(lengths) < LEAST:
+    lengths = [len(words(text)) for text in (one, other)]
+    if 0 < min(lengths) < LEAST:
         return None
-    n = min([LENGTH, *lengths]) if len(lengths) == 2 else LENGTH
+    n = min(LENGTH, *lengths) or LENGTH
     return cut(one, n), cut(other, n)
 
 
@@ -219,12 +221,10 @@ def gated(systems: Sequence[System], gate: str) -> tuple[list[System], list[str]
     found, notes = [], []
     for system in systems:
         outputs = [output for own in system.documents.values() for output in own]
-        known = sorted(
-            {f"{kind}.{name}" for output in outputs for kind in output.scores for name in output.scores[kind]}
-        )
+        known = {f"{kind}.{number}" for output in outputs for kind, own in output.scores.items() for number in own}
         if match[1] not in known:
             raise AlignbenchError(
-                f"gate {gate}: {system.name} has no scores {match[1]} (it has {', '.join(known) or 'none'}); "
+                f"gate {gate}: {system.name} has no scores {match[1]} (it has {', '.join(sorted(known)) or 'none'}); "
                 f"`alignbench rescore` its run with a scorer of the kind {kind}"
             )
         passed = {
@@ -234,8 +234,7 @@ def gated(systems: Sequence[System], gate: str) -> tuple[list[System], list[str]
         notes.append(f"gate {gate}: {sum(map(len, passed.values()))} of {len(outputs)} outputs of {system.name} pass")
         found.append(replace(system, documents={i: own for i, own in passed.items() if own}))
     for other in found[1:]:
-        if not set(found[0].documents) & set(other.documents):
-            raise AlignbenchError(
-                f"no document has an output of both {found[0].name} and {other.name} that passes ({'; '.join(notes)})"
-            )
+        if not found[0].documents.keys() & other.documents.keys():
+            both = f"both {found[0].name} and {other.name}"
+            raise AlignbenchError(f"no document has an output of {both} that passes ({'; '.join(notes)})")
     return found, notes

@@ -5,15 +5,16 @@ section 4.2). It is about capabilities: other abilities have their own verdicts.
 averaged in percent of each metric's range: points of a hundred for accuracies, F1 and BLEU alike.
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from alignbench.audit.audit import MeanTax, Row, Verdict
 from alignbench.stats.estimates import NORMAL_QUANTILE
+from alignbench.stats.significance import normal_p
 from alignbench.tasks.declared import find_any
 from alignbench.types.result import MetricResult
 
@@ -62,15 +63,17 @@ def range_of(result: MetricResult) -> tuple[float, float] | None:
     return RANGES.get(result.unit) if low is None or high is None else (low, high)
 
 
+def span_of(result: MetricResult) -> float | None:
+    bounds = range_of(result)
+    return bounds and bounds[1] - bounds[0]
+
+
 def taxed(rows: Sequence[Row], reward: str) -> list[Row]:
     """The rows of the mean tax: primary rows of capabilities with a finite range, except those of the task of the
     reward (TASK.METRIC), which is what the model was optimised for."""
     task = reward.partition(".")[0]
-    return [
-        row
-        for row in rows
-        if row.primary and row.ability == CAPABILITY and row.tax_of_range is not None and row.task != task
-    ]
+    own = [row for row in rows if row.primary and row.ability == CAPABILITY and row.task != task]
+    return [row for row in own if row.tax_of_range is not None]
 
 
 def macro(rows: Sequence[Row], margin: float) -> tuple[tuple[MeanTax, ...], MeanTax | None]:
@@ -94,17 +97,15 @@ def _mean(name: str, weighted: Sequence[tuple[Row, float]], margin: float) -> Me
     """Weighted mean of taxes, without an interval if a row has none."""
     tasks = tuple(row.task for row, _ in weighted)
     value = sum(weight * row.tax_of_range for row, weight in weighted if row.tax_of_range is not None)
-    of_data: dict[str, float] = {}
+    of_data: defaultdict[str, float] = defaultdict(float)
     for row, weight in weighted:
         if row.tax_error is None:
             return MeanTax(name, tasks, value, None, None, None, None, "inconclusive")
         task = find_any(row.task)
-        card = row.task if task is None else task.card
-        of_data[card] = of_data.get(card, 0.0) + weight * row.tax_error
+        of_data[row.task if task is None else task.card] += weight * row.tax_error
     error = float(np.sqrt(sum(part**2 for part in of_data.values())))
     low, high = value - NORMAL_QUANTILE * error, value + NORMAL_QUANTILE * error
-    p = float(2 * stats.norm.sf(abs(value) / error)) if error else float(value == 0)
     verdict: Verdict = "retained" if high <= margin else "inconclusive"
     if low > 0 or high < 0:
         verdict = "loss" if value > 0 else "gain"
-    return MeanTax(name, tasks, value, error, low, high, p, verdict)
+    return MeanTax(name, tasks, value, error, low, high, normal_p(value, error), verdict)

@@ -28,6 +28,8 @@ from alignbench.cli.train import average_command
 from alignbench.console import printable
 from alignbench.errors import AlignbenchError
 
+INTERRUPTED = 130  # exit code of typer after Ctrl-C
+
 app = typer.Typer(
     help="Measure what aligning a language model gained, and what it cost.",
     no_args_is_help=True,
@@ -71,13 +73,19 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may have bytes that are no text
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        app()
+        code = app(standalone_mode=False)  # what `typer.Exit` was raised with
+        if code == INTERRUPTED:
+            print("interrupted; run the same command again to resume", file=sys.stderr)
+        sys.exit(code)
+    except typer.TyperException as error:  # an unknown command or option, a value of the wrong type
+        where = getattr(getattr(error, "ctx", None), "command_path", "alignbench")
+        message = error.format_message() if hasattr(error, "format_message") else str(error)
+        if message:  # none if a group of commands is called without one: its help has been printed
+            print(f"error: {where}: {printable(message)} (see `{where} --help`)", file=sys.stderr)
+        sys.exit(2)
     except AlignbenchError as error:
         print(f"error: {printable(str(error))}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted; run the same command again to resume", file=sys.stderr)
-        sys.exit(130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has closed the pipe
         sys.exit(1)

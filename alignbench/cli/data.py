@@ -28,9 +28,8 @@ def list_cards(data_dir: DataDir = None) -> None:
     folder = data_folder(data_dir)
     rows = []
     for card, split in _splits(None):
-        files, sources = local_files(card, split, folder), card.splits[split]
-        remote = [source for source in sources if source.is_remote]
-        source = files[0].source if files else (*remote, *sources)[0]
+        files, remote = local_files(card, split, folder), card.remote(split)
+        source = files[0].source if files else (*remote, *card.splits[split])[0]
         place = files[0].place if files else "remote" if remote else "missing"
         rows.append([card.name, split, str(source.rows), card.licence, place])
     print_table(["card", "split", "rows", "licence", "found"], rows)
@@ -78,7 +77,7 @@ def fetch_cards(cards: Cards = None, data_dir: DataDir = None) -> None:
     rows = []
     for card, split in _splits(cards):
         files, result = local_files(card, split, folder), missing_message(card, split, folder, [])
-        if files or any(source.is_remote for source in card.splits[split]):
+        if files or card.remote(split):
             match files[0] if files else fetch(card, split, folder):
                 case LocalFile(source, _, place):
                     result = f"{place}: {source.file}"

@@ -113,12 +113,8 @@ def write_rows(file: Path, rows: Sequence[Row]) -> None:
     numbers = ("value", "standard_error", "low", "high")
     names = ("scope", "outputs", "lengths", "metric", "reference", "model")
     parts = {"": "estimate", "reference_": "of_reference", "difference_": "difference"}
-    cells = [
-        (
-            *(getattr(row, name) for name in names),
-            row.estimate.n,
-            *(getattr(getattr(row, part), name, None) for part in parts.values() for name in numbers),
-        )
-        for row in rows
-    ]
+    cells = []
+    for row in rows:
+        of_parts = [getattr(getattr(row, part), name, None) for part in parts.values() for name in numbers]
+        cells.append([*(getattr(row, name) for name in names), row.estimate.n, *of_parts])
     write_csv(file, (*names, "n", *(f"{prefix}{name}" for prefix in parts for name in numbers)), cells)

@@ -40,10 +40,6 @@ class FileSource(_Fields):
     at: Text | None = None
     note: Text | None = None
 
-    @property
-    def is_remote(self) -> bool:
-        return self.url is not None
-
     @model_validator(mode="after")
     def _downloads_are_pinned(self) -> Self:
         if self.url is not None and self.sha256 is None:
@@ -60,10 +56,6 @@ class HubSource(_Fields):
     rows: PositiveInt
     config: Text | None = None
     note: Text | None = None
-
-    @property
-    def is_remote(self) -> bool:
-        return True
 
 
 def _kind(source: object) -> str | None:
@@ -90,6 +82,9 @@ class Card(_Fields):
     citation: Text
     splits: Annotated[dict[str, Annotated[list[Source], Field(min_length=1)]], Field(min_length=1)]
     text: str
+
+    def remote(self, split: str) -> list[FileSource | HubSource]:
+        return [source for source in self.splits[split] if isinstance(source, HubSource) or source.url is not None]
 
 
 def card_names() -> list[str]:

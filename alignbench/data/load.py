@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from alignbench.data.cards import Card, FileSource, HubSource, Source, did_you_mean, read_card
+from alignbench.data.cards import Card, FileSource, HubSource, did_you_mean, read_card
 from alignbench.data.fetch import UnreachableError, download, load_hub, sha256_of
 from alignbench.data.tables import read_rows
 from alignbench.errors import AlignbenchError
@@ -78,12 +78,6 @@ def load(card_name: str, split: str, parse: Callable[[Row], T], data_dir: Path |
     return Loaded(items, Provenance(card.name, split, name, revision, len(items), pinned=revision == pin))
 
 
-def split_sources(card: Card, split: str) -> list[Source]:
-    if split in card.splits:
-        return card.splits[split]
-    raise AlignbenchError(f"data card {card.name!r} has no split {split!r}: {did_you_mean(split, list(card.splits))}")
-
-
 def data_folder(data_dir: Path | None) -> Path | None:
     """The user's data folder: `data_dir`, else $ALIGNBENCH_DATA, else None. AlignbenchError if it does not exist."""
     folder = data_dir or os.environ.get("ALIGNBENCH_DATA")
@@ -98,7 +92,10 @@ def local_files(card: Card, split: str, folder: Path | None) -> list[LocalFile]:
 
     A file of the user is accepted with any content, a cached one only if its sha256 is the card's.
     """
-    sources = [source for source in split_sources(card, split) if isinstance(source, FileSource)]
+    if split not in card.splits:
+        near = did_you_mean(split, list(card.splits))
+        raise AlignbenchError(f"data card {card.name!r} has no split {split!r}: {near}")
+    sources = [source for source in card.splits[split] if isinstance(source, FileSource)]
     own = [LocalFile(s, folder / card.folder / s.file, "local") for s in sources if folder is not None]
     cached = [LocalFile(s, cache_path(card, s), "cache") for s in sources if s.sha256 is not None]
     found = [file for file in own + cached if file.path.is_file()]
@@ -113,7 +110,7 @@ def cache_path(card: Card, source: FileSource) -> Path:
 def fetch(card: Card, split: str, folder: Path | None) -> LocalFile | HubSplit:
     """The first remote source that answers, downloaded into the cache; AlignbenchError if there is none."""
     reasons = []
-    for source in split_sources(card, split):
+    for source in card.splits[split]:
         try:
             if isinstance(source, HubSource):
                 return HubSplit(source, *load_hub(source.hub, source.config, source.split, source.revision))

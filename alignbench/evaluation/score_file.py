@@ -27,7 +27,7 @@ from alignbench.runs.read import TaskRun, run_result
 from alignbench.scorers.choose import choose_scorers
 from alignbench.shards import require_single_process
 from alignbench.tasks.common import grouped
-from alignbench.tasks.outputs import OUTPUTS
+from alignbench.tasks.declared import OUTPUTS
 from alignbench.types.engine import Completion, Thinking
 from alignbench.types.record import Document, Output, Record
 from alignbench.types.result import RunResult

@@ -123,7 +123,7 @@ def warnings(systems: Sequence[Answers], judge: Scorer, found: TaskRun) -> list[
         for system in systems
         if trained_against(system.description, judge)
     ]
-    metrics = {m.metric: m for m in found.result.metrics if m.category is None}
+    metrics = found.result.overall
     consistency = metrics["position_consistency"].value if "position_consistency" in metrics else None
     if consistency is not None and consistency < MIN_CONSISTENCY:
         lines.append(

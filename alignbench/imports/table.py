@@ -22,8 +22,7 @@ from alignbench.parse import find_path
 from alignbench.runs.folder import digest
 from alignbench.scorers.choose import choose_scorers
 from alignbench.tasks.common import grouped, joined
-from alignbench.tasks.declared import READY, declared_task, find_any
-from alignbench.tasks.outputs import NUMBERS, OUTPUTS
+from alignbench.tasks.declared import NUMBERS, OUTPUTS, READY, declared_task, find_any
 from alignbench.types.scorer import Scorer
 from alignbench.types.settings import TaskSettings
 from alignbench.types.task import Task

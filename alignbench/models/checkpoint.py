@@ -7,7 +7,8 @@ import importlib.util
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import astuple, dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -45,6 +46,22 @@ SAFETENSORS_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF1
 class CheckpointError(AlignbenchError):
     def __init__(self, spec: str, message: str) -> None:
         super().__init__(f"checkpoint {spec}: {message}")
+
+
+@contextmanager
+def naming(spec: str) -> Iterator[None]:
+    """Raise a CheckpointError with the name of the checkpoint for every problem with its files."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        file = Path(error.filename)
+        raise CheckpointError(spec, f"no {file.name} in {file.parent}") from error
+    except OSError as error:
+        raise CheckpointError(spec, f"{error.filename}: cannot be read ({error.strerror})") from error
+    except CheckpointError:
+        raise
+    except AlignbenchError as error:
+        raise CheckpointError(spec, str(error)) from error
 
 
 @dataclass(frozen=True)
@@ -101,33 +118,35 @@ def find_checkpoint(spec: str, *, trust_remote_code: bool = False) -> Checkpoint
 
     Raises AlignbenchError for what would fail or be unsafe later, such as pickled weights or code without consent.
     """
-    folder, name, revision = _locate(spec, trust_remote_code)
-    if not (folder / ADAPTER_CONFIG).is_file():
-        return _describe(spec, folder, name, revision, trust_remote_code)
-    settings = _read_json(folder / ADAPTER_CONFIG, spec)
-    adapter_sha256, parameters = _check_adapter(settings, folder, spec)
-    if any(not file.name.startswith("adapter_") for file in folder.glob("*.safetensors*")):
-        base = _describe(spec, folder, name, revision, trust_remote_code)
-    else:
-        base = _find_base(settings, folder, spec, trust_remote_code)
-    own = tokenizer_files(folder)
-    weights_sha256 = _hash_json([base.weights_sha256, adapter_sha256])
-    ancestors = base.lineage or (Ancestor("base", base.name, base.weights_sha256),)
-    recorded = recorded_lineage(folder, name)  # says how the adapter was trained, if a card or a log does
-    stage = recorded[-1].stage if recorded and recorded[-1].stage != ALIGNED else "adapter"
-    return replace(
-        base,
-        name=name,
-        path=folder,
-        revision=revision and f"{revision}+{base.weights_sha256[:8]}",
-        weights_sha256=weights_sha256,
-        tokenizer_sha256=hash_files(own) if own else base.tokenizer_sha256,
-        adapter_sha256=adapter_sha256,
-        chat_template_sha256=_hash_chat_template(folder, spec) if own else base.chat_template_sha256,
-        parameters=base.parameters + parameters,
-        lineage=(*ancestors, Ancestor(stage, name, weights_sha256)),
-        base=base,
-    )
+    find_path(spec)
+    with naming(spec):
+        folder, name, revision = place = _locate(spec, trust_remote_code)
+        if not (folder / ADAPTER_CONFIG).is_file():
+            return _describe(*place, trust_remote_code)
+        settings = read_object(folder / ADAPTER_CONFIG)
+        adapter_sha256, parameters = _check_adapter(settings, folder)
+        if any(not file.name.startswith("adapter_") for file in folder.glob("*.safetensors*")):
+            base = _describe(*place, trust_remote_code)
+        else:
+            base = _find_base(settings, folder, trust_remote_code)
+        own = tokenizer_files(folder)
+        weights_sha256 = _hash_json([base.weights_sha256, adapter_sha256])
+        ancestors = base.lineage or (Ancestor("base", base.name, base.weights_sha256),)
+        recorded = recorded_lineage(folder, name)  # says how the adapter was trained, if a card or a log does
+        stage = recorded[-1].stage if recorded and recorded[-1].stage != ALIGNED else "adapter"
+        return replace(
+            base,
+            name=name,
+            path=folder,
+            revision=revision and f"{revision}+{base.weights_sha256[:8]}",
+            weights_sha256=weights_sha256,
+            tokenizer_sha256=hash_files(own) if own else base.tokenizer_sha256,
+            adapter_sha256=adapter_sha256,
+            chat_template_sha256=_hash_chat_template(folder) if own else base.chat_template_sha256,
+            parameters=base.parameters + parameters,
+            lineage=(*ancestors, Ancestor(stage, name, weights_sha256)),
+            base=base,
+        )
 
 
 def _locate(spec: str, trust_remote_code: bool) -> tuple[Path, str, str | None]:
@@ -136,33 +155,33 @@ def _locate(spec: str, trust_remote_code: bool) -> tuple[Path, str, str | None]:
     if folder.is_dir():
         return folder, _folder_name(folder.resolve()), None
     if spec.startswith((".", "/", "~")) or spec.count("/") != 1:
-        raise CheckpointError(spec, "no such folder, and not a Hub id (owner/name or owner/name@revision)")
+        raise AlignbenchError("no such folder, and not a Hub id (owner/name or owner/name@revision)")
     return download_checkpoint(spec, trust_remote_code)
 
 
-def _describe(spec: str, folder: Path, name: str, revision: str | None, trust_remote_code: bool) -> Checkpoint:
+def _describe(folder: Path, name: str, revision: str | None, trust_remote_code: bool) -> Checkpoint:
     """The checkpoint of a folder with full weights."""
-    config = _read_json(folder / "config.json", spec)
-    tokenizer = tokenizer_files(folder)
-    tokenizer_config = folder / "tokenizer_config.json"
-    described = _read_json(tokenizer_config, spec) if tokenizer_config in tokenizer else {}
-    custom_code = "auto_map" in config or "auto_map" in described
+    tokenizer, tokenizer_config = tokenizer_files(folder), folder / "tokenizer_config.json"
+    config = read_object(folder / "config.json")
+    custom_code = "auto_map" in config or (
+        tokenizer_config in tokenizer and "auto_map" in read_object(tokenizer_config)
+    )
     if custom_code and not trust_remote_code:
-        raise CheckpointError(spec, "it contains Python code; review it, then allow it with --trust-remote-code")
-    weights = weight_files(folder, spec)
-    headers = [check_safetensors(file, spec) for file in weights]
+        raise AlignbenchError("it contains Python code; review it, then allow it with --trust-remote-code")
+    weights = weight_files(folder)
+    headers = [check_safetensors(file) for file in weights]
     if not tokenizer:
-        raise CheckpointError(spec, f"no tokenizer files (such as tokenizer.json) in {folder}")
+        raise AlignbenchError(f"no tokenizer files (such as tokenizer.json) in {folder}")
     weights_sha256 = hash_files(weights)
-    lineage, training = _recipe(folder, spec, name, weights_sha256)
+    lineage, training = _recipe(folder, name, weights_sha256)
     text_config, settings = config.get("text_config") or {}, config.get("quantization_config") or {}
     if not isinstance(text_config, dict) or not isinstance(settings, dict):
-        raise CheckpointError(spec, f"{folder / 'config.json'}: text_config or quantization_config is not an object")
+        raise AlignbenchError(f"{folder / 'config.json'}: text_config or quantization_config is not an object")
     both = config | text_config
     window = next((both[name] for name in WINDOWS if both.get(name) is not None), None)
     if window is not None and (type(window) is not int or not 0 < window < 2**31):
-        raise CheckpointError(spec, f"{folder / 'config.json'}: the maximum sequence length is {str(window)[:20]}")
-    quantization = [_read_json(folder / name, spec) for name in QUANTIZATION_FILES if (folder / name).is_file()]
+        raise AlignbenchError(f"{folder / 'config.json'}: the maximum sequence length is {str(window)[:20]}")
+    quantization = [read_object(folder / name) for name in QUANTIZATION_FILES if (folder / name).is_file()]
     settings = settings or (quantization[0] if quantization else {})
     generation = folder / "generation_config.json"
     return Checkpoint(
@@ -173,12 +192,12 @@ def _describe(spec: str, folder: Path, name: str, revision: str | None, trust_re
         weights_sha256=weights_sha256,
         tokenizer_sha256=hash_files(tokenizer),
         config_sha256=_hash_json([_without_neutral(config), *quantization]),
-        generation_config_sha256=_hash_json(_without_neutral(_read_json(generation, spec)))
+        generation_config_sha256=_hash_json(_without_neutral(read_object(generation)))
         if generation.is_file()
         else None,
         adapter_sha256=None,
         code_sha256=hash_files(sorted(folder.glob("*.py"))) if custom_code else None,
-        chat_template_sha256=_hash_chat_template(folder, spec),
+        chat_template_sha256=_hash_chat_template(folder),
         quantization=str(settings.get("quant_method", "unknown")) if settings else None,
         dtype=str(config.get("dtype") or config.get("torch_dtype") or text_config.get("dtype") or headers[0][0]),
         window=window,
@@ -208,15 +227,6 @@ def download_checkpoint(spec: str, trust_remote_code: bool) -> tuple[Path, str, 
     return Path(folder), name, Path(folder).name  # a snapshot's folder is named after its commit
 
 
-def _read_json(path: Path, spec: str, read: Callable[[Path], Any] = read_object) -> Any:
-    try:
-        return read(path)
-    except FileNotFoundError as error:
-        raise CheckpointError(spec, f"no {path.name} in {path.parent}") from error
-    except AlignbenchError as error:
-        raise CheckpointError(spec, str(error)) from None
-
-
 def _folder_name(folder: Path) -> str:
     """The name of a local checkpoint. Trained ones include the run's name, since their folders share names."""
     if not (folder / "recipe.json").is_file():
@@ -230,11 +240,11 @@ def _folder_name(folder: Path) -> str:
     return f"{folder.parent.name}-{folder.name}" if average else folder.name
 
 
-def _recipe(folder: Path, spec: str, name: str, weights: str) -> tuple[tuple[Ancestor, ...], dict[str, Any] | None]:
+def _recipe(folder: Path, name: str, weights: str) -> tuple[tuple[Ancestor, ...], dict[str, Any] | None]:
     """Lineage and training of a checkpoint of our trainers; of others the lineage that their files record."""
     if not (folder / "recipe.json").is_file():
         return recorded_lineage(folder, name, weights), None
-    recipe = _read_json(folder / "recipe.json", spec)
+    recipe = read_object(folder / "recipe.json")
     try:
         metrics, models, config = (recipe.get(key, {}) for key in ("metrics", "models", "config"))
         kl, iterations, batch = metrics.get("kl"), metrics.get("iterations"), config.get("batch")
@@ -250,41 +260,40 @@ def _recipe(folder: Path, spec: str, name: str, weights: str) -> tuple[tuple[Anc
             "gamma": config.get("ptx"),
             "episodes": iterations * batch if iterations is not None and batch is not None else None,
         }
-        last = Ancestor(recipe["stage"], name, weights)
-        return (*ancestors, last), training
+        return (*ancestors, Ancestor(recipe["stage"], name, weights)), training
     except (KeyError, TypeError, AttributeError) as error:
         message = f"{folder / 'recipe.json'} is not a recipe of our trainers; fix it or remove it"
-        raise CheckpointError(spec, message) from error
+        raise AlignbenchError(message) from error
 
 
-def weight_files(folder: Path, spec: str) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
     """The safetensors files that transformers loads: those that config.json names in `transformers_weights`, or else
     model.safetensors, or else all files in the index."""
     single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     config = folder / "config.json"
-    named = _read_json(config, spec).get("transformers_weights") if config.is_file() else None
+    named = read_object(config).get("transformers_weights") if config.is_file() else None
     if named is not None:
         if not isinstance(named, str) or Path(named).name != named or not (folder / named).is_file():
-            raise CheckpointError(spec, f"{config}: transformers_weights is {named!r}, not a file in this folder")
+            raise AlignbenchError(f"{config}: transformers_weights is {named!r}, not a file in this folder")
         single = index = folder / named
     if single.is_file() and single.suffix == ".safetensors":
         return [single]
     if index.is_file():
-        weight_map = _read_json(index, spec).get("weight_map")
+        weight_map = read_object(index).get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
-            raise CheckpointError(spec, f"{index} has no weight_map")
+            raise AlignbenchError(f"{index} has no weight_map")
         files = sorted({folder / Path(str(name)).name for name in weight_map.values()})
         if missing := [file.name for file in files if not file.is_file()]:
-            raise CheckpointError(spec, f"{index.name} names {missing[0]}, which is not in {folder}")
+            raise AlignbenchError(f"{index.name} names {missing[0]}, which is not in {folder}")
         return files
     names = (file.name for file in folder.iterdir() if file.suffix in PICKLED)
     if pickled := sorted(name for name in names if not name.startswith(STATES)):
         message = f"its weights are pickled ({pickled[0]}), which can run code when opened; "
-        raise CheckpointError(spec, message + "convert them to safetensors (save_pretrained) if you trust them")
-    raise CheckpointError(spec, f"no weights (model.safetensors) in {folder}")
+        raise AlignbenchError(message + "convert them to safetensors (save_pretrained) if you trust them")
+    raise AlignbenchError(f"no weights (model.safetensors) in {folder}")
 
 
-def check_safetensors(file: Path, spec: str) -> tuple[str, int]:
+def check_safetensors(file: Path) -> tuple[str, int]:
     """Dtype of the first floating-point tensor and number of parameters, from the header. Raises AlignbenchError if it
     is damaged or does not match the file's length."""
     from safetensors import SafetensorError, safe_open
@@ -296,7 +305,7 @@ def check_safetensors(file: Path, spec: str) -> tuple[str, int]:
             parameters = sum(math.prod(tensor.get_shape()) for tensor in tensors)
     except (SafetensorError, OSError) as error:
         message = f"{file} is truncated or damaged ({first_line(error)}); download it again"
-        raise CheckpointError(spec, message) from error
+        raise AlignbenchError(message) from error
     return next(filter(None, dtypes), "float32"), parameters
 
 
@@ -331,48 +340,48 @@ def _without_neutral(config: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in config.items() if name not in NEUTRAL} | parts
 
 
-def _check_adapter(settings: dict[str, Any], folder: Path, spec: str) -> tuple[str, int]:
+def _check_adapter(settings: dict[str, Any], folder: Path) -> tuple[str, int]:
     """Hash and number of parameters of the adapter in a folder. Raises AlignbenchError if it cannot be used."""
     weights, kind = folder / ADAPTER_WEIGHTS, settings.get("peft_type")
     if kind != "LORA":
-        raise CheckpointError(spec, f"its adapter is of type {kind}, not LORA; merge it into its model first")
+        raise AlignbenchError(f"its adapter is of type {kind}, not LORA; merge it into its model first")
     if importlib.util.find_spec("peft") is None:
         message = (
             f"it has an adapter ({ADAPTER_CONFIG}), which needs the package peft: pip install 'alignbench[adapters]'"
         )
-        raise CheckpointError(spec, message)
+        raise AlignbenchError(message)
     if not weights.is_file():
         if (pickled := weights.with_suffix(".bin")).is_file():
             message = f"its adapter is pickled ({pickled.name}), which can run code when opened; save it as safetensors"
-            raise CheckpointError(spec, message)
-        raise CheckpointError(spec, f"{ADAPTER_CONFIG} is there, but its weights ({weights.name}) are not in {folder}")
-    _, parameters = check_safetensors(weights, spec)
+            raise AlignbenchError(message)
+        raise AlignbenchError(f"{ADAPTER_CONFIG} is there, but its weights ({weights.name}) are not in {folder}")
+    _, parameters = check_safetensors(weights)
     numbers = {name: value for name, value in settings.items() if value is not None and name not in NEUTRAL_OF_ADAPTER}
     return _hash_json([numbers, hash_files([weights])]), parameters
 
 
-def _find_base(settings: dict[str, Any], folder: Path, spec: str, trust_remote_code: bool) -> Checkpoint:
+def _find_base(settings: dict[str, Any], folder: Path, trust_remote_code: bool) -> Checkpoint:
     """The checkpoint that an adapter was trained on: a folder, also relative to the adapter's, or a Hub id."""
     named, revision = settings.get("base_model_name_or_path"), settings.get("revision")
     fix = f"set base_model_name_or_path in its {ADAPTER_CONFIG} to the folder or Hub id of its base"
     if not isinstance(named, str) or not named:
-        raise CheckpointError(spec, f"an adapter that names no base; {fix}")
+        raise AlignbenchError(f"an adapter that names no base; {fix}")
     try:
         near = next((path for path in (find_path(named), find_path(folder / named)) if path.is_dir()), None)
         base = str(near) if near else f"{named}@{revision}" if revision and "@" not in named else named
-        place = _locate(base, trust_remote_code)
-        if (place[0] / ADAPTER_CONFIG).is_file():
-            raise CheckpointError(base, "it is an adapter itself; merge it into its model first")
-        return _describe(base, *place, trust_remote_code)
+        with naming(base):
+            place = _locate(base, trust_remote_code)
+            if (place[0] / ADAPTER_CONFIG).is_file():
+                raise AlignbenchError("it is an adapter itself; merge it into its model first")
+            return _describe(*place, trust_remote_code)
     except AlignbenchError as error:
-        raise CheckpointError(spec, f"the base of this adapter cannot be used ({error}); {fix}") from error
+        raise AlignbenchError(f"the base of this adapter cannot be used ({error}); {fix}") from error
 
 
-def _hash_chat_template(folder: Path, spec: str) -> str | None:
-    for name in (*TEMPLATE_FILES, "tokenizer_config.json"):
-        file = folder / name
+def _hash_chat_template(folder: Path) -> str | None:
+    for file in (folder / name for name in (*TEMPLATE_FILES, "tokenizer_config.json")):
         if file.is_file():
-            jinja = name.endswith(".jinja")
-            if template := _read_json(file, spec, read_text) if jinja else _read_json(file, spec).get("chat_template"):
+            template = read_text(file) if file.suffix == ".jinja" else read_object(file).get("chat_template")
+            if template:
                 return hashlib.sha256(json.dumps(template).encode()).hexdigest()
     return None

@@ -16,15 +16,8 @@ from alignbench.parse import parse_yaml, read_object
 ROLES = ("base", "sft", "dpo", "grpo", "rlvr", "merged")
 ALIGNED = "aligned"  # trained from another model, in a way that is not recorded
 # of a card's tags or of a name, in this order: TRL names its method in the tags
-TAGS = {
-    "rlvr": "rlvr",
-    "grpo": "grpo",
-    "rloo": "grpo",
-    "dpo": "dpo",
-    "merge": "merged",
-    "mergekit": "merged",
-    "sft": "sft",
-}
+TAGS = {"rlvr": "rlvr", "grpo": "grpo", "rloo": "grpo", "dpo": "dpo", "merge": "merged", "mergekit": "merged"}
+TAGS |= {"sft": "sft"}
 # keys of the log in trainer_state.json that only TRL's trainer of this kind writes
 LOGGED = {"rewards/margins": "dpo", "frac_reward_zero_std": "grpo", "mean_token_accuracy": "sft"}
 MOST = 8  # bases of a merged model that are read
@@ -43,11 +36,8 @@ class Ancestor:
 def recorded_lineage(
     folder: Path, name: str, weights: str = "", seen: frozenset[Path] = frozenset()
 ) -> tuple[Ancestor, ...]:
-    """From the base model to the model in `folder`, as far as its files say; () if they name no base model.
-
-    The lineage of a base model is read too where that is a local folder. A base model that is not there is the
-    pretrained one, unless its name or the card says otherwise.
-    """
+    """From the base model to the model in `folder`, as far as its files say; () if they name no base model. A base that
+    is a local folder has a lineage of its own; another is the pretrained model, unless its name says otherwise."""
     card = _card(folder / "README.md")
     adapter = _object(folder / "adapter_config.json").get("base_model_name_or_path")
     bases = card.get("base_model") or adapter or []
@@ -67,10 +57,8 @@ def recorded_lineage(
 
 
 def read_lineages(file: str | Path) -> dict[str, list[Ancestor]]:
-    """Model -> its lineage, of a YAML or JSON file: {MODEL: BASE} or {MODEL: {base: BASE, role: ROLE}}.
-
-    Raises AlignbenchError for another form, an unknown role, and for a model that is its own ancestor.
-    """
+    """Model -> its lineage, of a YAML or JSON file: {MODEL: BASE} or {MODEL: {base: BASE, role: ROLE}}. Raises
+    AlignbenchError for another form, an unknown role, and for a model that is its own ancestor."""
     try:
         content = parse_yaml(Path(file).read_text("utf-8"))
     except (OSError, ValueError) as error:

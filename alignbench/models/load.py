@@ -60,7 +60,7 @@ def load_engine(
     dtype: str,
     device: str,
     token_budget: int | None = None,
-    notify: Callable[[str], None] | None = None,
+    notify: Callable[[str], None] = lambda _: None,
     template_kwargs: Mapping[str, Any] | None = None,
     system: str | None = None,
     merge: bool = False,
@@ -91,7 +91,7 @@ def load_engine(
     if "device_map" not in options:  # accelerate's hooks are in `forward`, which this replaces
         choose_products(model)
     encoder = Encoder(tokenizer, template_kwargs, system)
-    return LocalEngine(model, encoder, checkpoint.window, token_budget or 0, notify or (lambda _: None))
+    return LocalEngine(model, encoder, checkpoint.window, token_budget or 0, notify)
 
 
 def load_model(
@@ -135,7 +135,11 @@ def loading(checkpoint: Checkpoint, what: str) -> Iterator[None]:
     except (AlignbenchError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # transformers raises errors of many kinds, all about this folder
-        raise CheckpointError(checkpoint.name, f"it does not load as {what} ({first_line(error)})") from error
+        message = f"it does not load as {what} ({first_line(error)})"
+        if checkpoint.quantization is not None and isinstance(error, ImportError):
+            message = f"its weights are quantised ({checkpoint.quantization}): pip install 'alignbench[quantized]'"
+            message = f"{message} or the package that its method needs ({first_line(error)})"
+        raise CheckpointError(checkpoint.name, message) from error
 
 
 def quiet() -> None:
@@ -175,6 +179,9 @@ def _add_adapter(model: Any, checkpoint: Checkpoint, base: Checkpoint, merge: bo
     def refuse(reason: str) -> CheckpointError:
         return CheckpointError(checkpoint.name, f"its adapter does not fit its base {base.name} ({reason})")
 
+    if any(weight.is_meta for weight in model.parameters()):
+        message = "its base does not fit into the memory of the devices, which an adapter needs"
+        raise CheckpointError(checkpoint.name, f"{message}; merge it into its model first (merge_and_unload)")
     try:
         found = model.load_adapter(str(checkpoint.path), ignore_mismatched_sizes=True)
     except (ValueError, RuntimeError, KeyError, AttributeError) as error:

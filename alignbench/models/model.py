@@ -58,7 +58,7 @@ def find_model(
     template_kwargs: Mapping[str, Any] | None = None,
     system: str | None = None,
     shard: Shard = SINGLE_PROCESS,
-    notify: Callable[[str], None] | None = None,
+    notify: Callable[[str], None] = lambda _: None,
     **engine: Any,
 ) -> Model:
     """Find `spec`: a local folder, a Hub id (owner/name, owner/name@revision), or an endpoint
@@ -75,7 +75,7 @@ def find_model(
         from alignbench.models.remote.endpoint import EndpointEngine
 
         _refuse_options(spec, of_local | of_vllm)
-        limits: dict[str, Any] = {"concurrency": own.concurrency, "timeout": own.timeout, "retries": own.retries}
+        limits = {name: getattr(own, name) for name in ("concurrency", "timeout", "retries")}
         far = EndpointEngine(spec, notify=notify, **prompts, **limits)
         identity = {"model": far.identity(), "engine": {"kind": "endpoint"}}
         return Model(far.name, identity, far.chat_template, far.scores, False, lambda: far, {}, far.sampling)
@@ -99,7 +99,7 @@ def find_model(
     if own.merge_adapter and checkpoint.base is None:
         raise AlignbenchError(f"checkpoint {checkpoint.name}: it has no adapter for --merge-adapter")
     dtype = checkpoint.dtype if own.dtype == "auto" else own.dtype
-    if own.dtype == "auto" and kind == "local" and dtype != (dtype := fast_dtype(dtype, device)) and notify is not None:
+    if own.dtype == "auto" and kind == "local" and dtype != (dtype := fast_dtype(dtype, device)):
         notify(f"{checkpoint.name}: float32, since this CPU has no bfloat16 and would be slow (or set --dtype)")
     if dtype not in DTYPES:
         raise AlignbenchError(f"checkpoint {checkpoint.name}: dtype {dtype} is not supported; set --dtype")
@@ -113,15 +113,13 @@ def find_model(
         if kind == "vllm":
             from alignbench.models.remote.vllm import load_vllm
 
-            given = {name: value for name, value in of_vllm.items() if value is not None}
-            return load_vllm(checkpoint, dtype=dtype, **prompts, **given)
+            return load_vllm(checkpoint, dtype=dtype, **prompts, **of_vllm)
         if kind not in ENGINES:
             made: Engine = others[kind].value(checkpoint, dtype=dtype, device=device, **prompts)
             return made
-        place = f"cuda:{shard.local_rank}" if device == "cuda" and shard.world > 1 else device
-        options: dict[str, Any] = {"notify": notify, "merge": own.merge_adapter, **prompts}
-        options |= {"token_budget": own.token_budget, "placement": placement}
-        return load_engine(checkpoint, dtype=dtype, device=place, **options)
+        options = {**prompts, "notify": notify, "merge": own.merge_adapter, "placement": placement}
+        options["device"] = f"cuda:{shard.local_rank}" if device == "cuda" and shard.world > 1 else device
+        return load_engine(checkpoint, dtype=dtype, token_budget=own.token_budget, **options)
 
     fields = asdict(checkpoint)
     if checkpoint.base is not None:
@@ -159,6 +157,8 @@ def _check_vllm(own: EngineSettings, shard: Shard) -> None:
 
 
 def fast_dtype(dtype: str, device: str) -> str:
-    """The number format, but float32 instead of bfloat16 on a CPU that has no instructions for it as far as known."""
+    """The number format, but float32 instead of bfloat16 on a CPU that is not known to have instructions for it."""
+    if (dtype, device) != ("bfloat16", "cpu"):
+        return dtype
     fast = CPU_FLAGS.is_file() and not BFLOAT16.isdisjoint(CPU_FLAGS.read_text().split())
-    return "float32" if (dtype, device) == ("bfloat16", "cpu") and not fast else dtype
+    return dtype if fast else "float32"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from alignbench.data.load import SYNTHETIC
 from alignbench.errors import AlignbenchError, first_line
-from alignbench.models.checkpoint import hash_files, weight_files
+from alignbench.models.checkpoint import hash_files, naming, weight_files
 from alignbench.models.lineage import read_lineages
 from alignbench.parse import find_path, open_file, parse_line
 from alignbench.runs.folder import AGAIN, RunFolder, TaskFolder
@@ -191,7 +191,8 @@ def _matches(spec: str, path: Path, known: dict[Path, dict[str, Any]]) -> Iterat
     """Runs that `spec` may mean, from the strictest interpretation to the loosest."""
     yield [folder for folder in known if folder.name == spec]
     if (path / "config.json").is_file():
-        weights = hash_files(weight_files(path, spec))
+        with naming(spec):
+            weights = hash_files(weight_files(path))
         yield [folder for folder, run in known.items() if run["model"].get("weights_sha256") == weights]
         raise AlignbenchError(f"checkpoint {spec}: no run has these weights; evaluate it first")
     yield [

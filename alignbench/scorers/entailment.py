@@ -140,11 +140,11 @@ def load_hhem(path: str | None, device: str) -> Entailment:
     folder, revision = Path(path or HHEM).expanduser(), None
     if not folder.is_dir():
         folder, _, revision = checkpoints.download_checkpoint(path or HHEM, False)
-    files = checkpoints.weight_files(folder, path or HHEM)
     weights: dict[str, torch.Tensor] = {}
-    for file in files:
-        checkpoints.check_safetensors(file, path or HHEM)
-        weights |= {name.removeprefix("t5."): weight for name, weight in load_file(file).items()}
+    with checkpoints.naming(path or HHEM):
+        for file in (files := checkpoints.weight_files(folder)):
+            checkpoints.check_safetensors(file)
+            weights |= {name.removeprefix("t5."): weight for name, weight in load_file(file).items()}
     try:
         model = _hhem_model(weights)
     except (KeyError, RuntimeError, ValueError, IndexError) as error:

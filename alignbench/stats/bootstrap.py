@@ -42,12 +42,6 @@ def weights(n: int, resamples: int = RESAMPLES, seed: int = 0) -> Iterator[Array
         yield np.bincount(drawn.ravel(), minlength=count * n).reshape(count, n).astype(np.float64)
 
 
-def resampled_means(values: ArrayLike, groups: Groups = None, *, seed: int = 0, resamples: int = RESAMPLES) -> Array:
-    """Means of resamples, (resamples, columns), of `values` (n, columns); all columns share the draws of groups."""
-    x = np.asarray(values, np.float64)
-    return studentised(*cluster_sums(x, cluster_numbers(groups, len(x))), seed=seed, resamples=resamples)[0]
-
-
 def cluster_sums(x: Array, cluster: NDArray[np.int64]) -> tuple[Array, Array]:
     """Sums of (n, columns) in each cluster, (clusters, columns), and the sizes of the clusters."""
     sums = np.zeros((int(cluster.max()) + 1, x.shape[1]))
@@ -92,32 +86,28 @@ def interval(
 ) -> Estimate:
     """Mean of (n,) values with an interval of the studentised bootstrap over groups; with fewer than STUDENTISED groups
     as in `estimates.mean`."""
-    plain = mean(values, groups, bounds)
+    x = np.asarray(values, np.float64)
+    plain = mean(x, groups, bounds)
     if plain.clusters < STUDENTISED or not plain.standard_error:
         return plain
-    x = np.asarray(values, np.float64)
     sums = cluster_sums(x[:, None], cluster_numbers(groups, len(x)))
-    draws, errors = (own[:, 0] for own in studentised(*sums, seed=seed, resamples=resamples))
-    return by_t(plain, t_values(float(x.mean()), draws, errors), bounds)[0]
+    draws, errors = studentised(*sums, seed=seed, resamples=resamples)
+    return by_t(plain, draws[:, 0], errors[:, 0], bounds)[0]
 
 
-def t_values(value: float, draws: Array, errors: Array) -> Array:
-    """(draw − value) / error of each resample; without an error, far out on its side."""
-    deviations = draws - value
-    far = np.sign(deviations) * 1e9
-    return np.divide(deviations, errors, out=far, where=errors > 1e-12 * np.abs(deviations).max(initial=1e-300))
-
-
-def by_t(plain: Estimate, t: Array, bounds: Bounds = (None, None)) -> tuple[Estimate, float]:
+def by_t(plain: Estimate, draws: Array, errors: Array, bounds: Bounds = (None, None)) -> tuple[Estimate, float]:
     """The estimate with the interval of the studentised bootstrap, and the two-sided p-value of 0, which is below 5 %
     exactly if 0 is outside that interval (Davison & Hinkley 1997, sections 5.2 and 4.4).
 
-    t: (resamples,) `t_values`. The p-value is at least 1 / (resamples + 1).
+    draws, errors: (resamples,) values of the statistic and their standard errors. p is at least 1 / (resamples + 1).
     """
     assert plain.value is not None
     assert plain.standard_error
     value, error = plain.value, plain.standard_error
-    tail = (1 - CONFIDENCE) / 2
+    deviations, tail = draws - value, (1 - CONFIDENCE) / 2
+    far_out = np.sign(deviations) * 1e9  # of resamples without an error
+    known = errors > 1e-12 * np.abs(deviations).max(initial=1e-300)
+    t = np.divide(deviations, errors, out=far_out, where=known)
     far, near = np.quantile(t, [1 - tail, tail]).tolist()
     low, high = clip(value - far * error, value - near * error, bounds)
     beyond = share_below(np.sign(value) * -t, -abs(value) / error)

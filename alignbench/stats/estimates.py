@@ -44,10 +44,11 @@ class Estimate:
 
     def moved(self, by: float, bounds: Bounds = (None, None)) -> "Estimate":
         """The estimate of a statistic that differs by a constant."""
-        if self.value is None or self.low is None or self.high is None:
-            return replace(self, value=None if self.value is None else self.value + by)
+        value = None if self.value is None else self.value + by
+        if self.low is None or self.high is None:
+            return replace(self, value=value)
         low, high = clip(self.low + by, self.high + by, bounds)
-        return replace(self, value=self.value + by, low=low, high=high)
+        return replace(self, value=value, low=low, high=high)
 
 
 def clip(low: float, high: float, bounds: Bounds) -> tuple[float, float]:
@@ -73,12 +74,14 @@ def mean(values: ArrayLike, groups: Groups = None, bounds: Bounds = (None, None)
     x = np.asarray(values, np.float64)
     cluster = cluster_numbers(groups, len(x))
     count = int(cluster.max(initial=-1)) + 1
-    if count < 2:
-        return Estimate(float(x.mean()) if count else None, n=len(x), clusters=count)
-    centre, error, residuals = float(x.mean()), *standard_error(x, cluster)
-    if equal := error <= EQUAL * np.abs(x).max():
+    centre = float(x.mean()) if count else None
+    if count < 2 or centre is None:
+        return Estimate(centre, n=len(x), clusters=count)
+    residuals = np.bincount(cluster, x - centre, count)
+    error = float(np.sqrt(count / (count - 1) * (residuals**2).sum()) / len(x))
+    if error <= EQUAL * np.abs(x).max():
         error = 0.0
-    if equal or count < FEW:
+    if not error or count < FEW:
         return admitting_ignorance(centre, error, len(x), count, bounds)
     skewness = float((residuals**3).mean() / (residuals**2).mean() ** 1.5) if count >= STUDENTISED else 0.0
     sizes = np.bincount(cluster)
@@ -86,14 +89,6 @@ def mean(values: ArrayLike, groups: Groups = None, bounds: Bounds = (None, None)
     low, high = (centre - untransform(end, skewness, count) * error for end in (t, -t))
     low, high = clip(low, high, bounds)
     return Estimate(centre, error, low, high, len(x), count)
-
-
-def standard_error(x: Array, cluster: NDArray[np.int64]) -> tuple[float, Array]:
-    """Standard error of the mean of (n,) values, with the small-sample factor clusters / (clusters − 1), and the sums
-    of the residuals of each cluster."""
-    count = int(cluster.max()) + 1
-    residuals: Array = np.bincount(cluster, x - x.mean(), count).astype(np.float64)
-    return float(np.sqrt(count / (count - 1) * (residuals**2).sum()) / len(x)), residuals
 
 
 def untransform(end: float, skewness: float, n: int) -> float:
@@ -116,11 +111,8 @@ def admitting_ignorance(centre: float, error: float, n: int, clusters: int, boun
         return Estimate(centre, error or None, n=n, clusters=clusters)
     reach = min(1.0, float(np.sqrt(np.log(2 / (1 - CONFIDENCE)) / (2 * clusters))))
     student = t_quantile(clusters - 1) * error
-    ends = clip(
-        min(centre - reach * (centre - low), centre - student), max(centre + reach * (high - centre), centre + student),
-        bounds,
-    )  # fmt: skip
-    return Estimate(centre, error or None, *ends, n, clusters)
+    below, above = max(reach * (centre - low), student), max(reach * (high - centre), student)
+    return Estimate(centre, error or None, *clip(centre - below, centre + above, bounds), n, clusters)
 
 
 def share(values: ArrayLike, groups: Groups = None) -> Estimate:

@@ -29,8 +29,8 @@ def few_changed(deltas: ArrayLike, cluster: NDArray[np.int64]) -> bool:
     return clusters > 1 and changed < FEW and 2 * changed < clusters
 
 
-def rare_changes(deltas: ArrayLike, cluster: NDArray[np.int64], span: float) -> Estimate:
-    """Mean of (n,) differences in [-span, span] that are mostly 0, with an adjusted Wald interval.
+def rare_changes(deltas: ArrayLike, cluster: NDArray[np.int64], span: float) -> tuple[Estimate, float]:
+    """Mean of (n,) differences in [-span, span] that are mostly 0, with an adjusted Wald interval and its p-value.
 
     ADDED groups are added, half of which changed by span and half by -span, and the interval is Student's. This is
     Agresti & Min 2005 (doi 10.1002/sim.1781) for paired proportions, with 1.25 instead of 0.5 documents in each cell of
@@ -40,16 +40,18 @@ def rare_changes(deltas: ArrayLike, cluster: NDArray[np.int64], span: float) -> 
     x = np.asarray(deltas, np.float64)
     clusters = int(cluster.max()) + 1
     sums = np.bincount(cluster, x, clusters) * clusters / len(x)  # of groups of mean size
-    n, total = clusters + ADDED, float(sums.sum())
-    error = float(np.sqrt((sums**2).sum() + ADDED * span**2 - total**2 / n)) / n
-    found = Estimate.symmetric(total / n, error, t_quantile(n - 1), len(x), clusters, (-span, span))
-    return replace(found, value=float(x.mean()))
+    size = clusters + ADDED
+    error = float(np.sqrt((sums**2).sum() + ADDED * span**2 - sums.sum() ** 2 / size)) / size
+    return adjusted_wald(float(x.mean()), error, len(x), clusters, span)
 
 
-def p_of_rare_changes(value: float, error: float, clusters: int) -> float:
-    """Two-sided p-value of no change: below 5 % if and only if the interval of `rare_changes` excludes 0."""
-    n = clusters + ADDED
-    return float(2 * stats.t.sf(abs(value) * clusters / n / error, n - 1))
+def adjusted_wald(value: float, error: float, n: int, clusters: int, span: float) -> tuple[Estimate, float]:
+    """The estimate of a change with ADDED groups, and the two-sided p-value of 0: below 5 % if and only if 0 is outside
+    the interval."""
+    size = clusters + ADDED
+    centre = value * clusters / size
+    found = Estimate.symmetric(centre, error, t_quantile(size - 1), n, clusters, (-span, span))
+    return replace(found, value=value), float(2 * stats.t.sf(abs(centre) / error, size - 1))
 
 
 def p_of_equal(value: float, clusters: int, span: float | None) -> float | None:
@@ -60,6 +62,11 @@ def p_of_equal(value: float, clusters: int, span: float | None) -> float | None:
     if span is None or clusters < 2:
         return None
     return min(1.0, 2 * float(np.exp(-2 * clusters * (value / (abs(value) + span)) ** 2)))
+
+
+def normal_p(value: float, error: float) -> float:
+    """Two-sided p-value of 0 for a normal estimate."""
+    return float(2 * stats.norm.sf(abs(value) / error)) if error else float(value == 0)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

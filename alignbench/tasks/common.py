@@ -4,6 +4,7 @@ import math
 import random
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -13,7 +14,17 @@ from alignbench.data import Provenance, Row, load
 from alignbench.data.tables import checked_text, fingerprint, read_source
 from alignbench.errors import AlignbenchError
 from alignbench.scorers import bleu
-from alignbench.types.task import Document, Estimates, Metric, Options, Output, Record, Resampled, TaskData
+from alignbench.types.task import (
+    CorpusMetrics,
+    Document,
+    Estimates,
+    Metric,
+    Options,
+    Output,
+    Record,
+    Resampled,
+    TaskData,
+)
 
 T = TypeVar("T")
 Key = TypeVar("Key", bound=Hashable)
@@ -154,6 +165,35 @@ def resampled_sums(sums_of: Callable[[Sequence[Record]], Sums]) -> Callable[[Seq
         }
 
     return resample
+
+
+def ngram_counts(text: str, references: Sequence[str]) -> dict[str, list[float]]:
+    """What a document contributes: its n-gram counts, and the number of references that they were made with."""
+    return {
+        "bleu_statistics": bleu.bleu_statistics(text, references),
+        "chrf_statistics": bleu.chrf_statistics(text, references),
+        "references_counted": [float(len(references))],
+    }
+
+
+def _bleu_and_chrf(records: Sequence[Record]) -> Sums:
+    """BLEU and chrF with sacrebleu's signatures, for the records that have counts."""
+    counted = [record.statistics for record in records if record.statistics]
+    numbers = {own["references_counted"][0] for own in counted}
+    references = int(numbers.pop()) if len(numbers) == 1 else "var"
+    short = bleu.is_short([own["bleu_statistics"] for own in counted])
+    metric = partial(Metric, unit="points", better="higher", bounds=(0, 100))
+    of_bleu, of_chrf = bleu.bleu_signature(references, short), bleu.chrf_signature(references)
+    return {
+        "bleu_statistics": (metric("bleu", signature=of_bleu), partial(bleu.corpus_bleu, short=short)),
+        "chrf_statistics": (metric("chrf", signature=of_chrf), bleu.corpus_chrf),
+    }
+
+
+CORPUS_SCORES = CorpusMetrics(
+    lambda records, intervals: estimates_of_sums(_bleu_and_chrf(records), records, intervals),
+    resample=resampled_sums(_bleu_and_chrf),
+)
 
 
 def equivalence_classes(outputs: Sequence[Output]) -> list[float] | None:

@@ -1,4 +1,5 @@
-"""Tasks that a task.json declares: those of imported results, which have metrics, titles and abilities of their own."""
+"""Tasks of results that were not made here: `outputs`, the task of `alignbench score FILE`, and those that a task.json
+declares, with metrics, titles and abilities of their own."""
 
 import fnmatch
 from collections.abc import Mapping, Sequence
@@ -6,13 +7,52 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from alignbench.parse import parse_yaml
+from alignbench.scorers import squad
+from alignbench.scorers.rouge import rouge_l
 from alignbench.tasks import all_tasks
-from alignbench.tasks.outputs import OUTPUTS
-from alignbench.types.task import Document, Metric, Output, Task
+from alignbench.tasks.common import CORPUS_SCORES, ngram_counts
+from alignbench.tasks.declare import generation_task, words
+from alignbench.types.task import Document, Metric, Output, Task, TaskData
 
 READY = "ready"  # kind of the scores of an output that were in the file
 _KNOWN: dict[str, Any] = parse_yaml(Path(__file__).with_name("declared.yaml").read_text("utf-8"))
+
+
+NUMBERS = {"entailment": "flagged"}  # kind of scorer -> its number, where that is not named as the kind
+
+
+def score(document: Document, outputs: Sequence[Output]) -> dict[str, float]:
+    """Means over the document's outputs. A metric applies to a document that has what it needs: references for exact
+    match, F1, ROUGE and BLEU, a source text for entailment scorers."""
+    metrics: dict[str, list[float]] = {}
+    kinds = [(metric.name, kind) for metric in OUTPUTS.metrics for kind in metric.kinds]
+    for output in outputs:
+        text, references = output.text, document.references
+        numbers: dict[str, float | None] = {"words": words(text), "empty": float(not text.strip())}
+        if references:
+            numbers["exact_match"] = squad.exact_match(text, references)
+            numbers["f1"] = squad.f1(text, references)
+            numbers["rouge_l"] = max(rouge_l(text, reference) for reference in references)
+        numbers |= {name: output.scores.get(kind, {}).get(NUMBERS.get(kind, kind)) for name, kind in kinds}
+        for name, value in numbers.items():
+            metrics.setdefault(name, []).extend([] if value is None else [value])
+    return {name: sum(own) / len(own) for name, own in metrics.items() if own}
+
+
+def statistics(document: Document, outputs: Sequence[Output]) -> dict[str, list[float]]:
+    """n-gram counts of all outputs together, for the corpus BLEU and chrF."""
+    if not document.references or not outputs:
+        return {}
+    each = [ngram_counts(output.text, document.references) for output in outputs]
+    together = {column: np.sum([counts[column] for counts in each], axis=0).tolist() for column in each[0]}
+    return together | {"references_counted": each[0]["references_counted"]}
+
+
+# without documents of its own: they come from the file
+OUTPUTS = generation_task("outputs", lambda options: TaskData([], ()), score, CORPUS_SCORES, statistics=statistics)
 
 
 def find_any(name: str) -> Task | None:

@@ -52,12 +52,11 @@ def expand(spec: str) -> list[str]:
         if (entry.cfg or {}).get("unsafe_code"):  # before its code is imported
             raise _unsafe(entry.name)
     try:
-        found = manager.load(names)["tasks"]
+        tasks = [_Adapter(own).task() for own in manager.load(names)["tasks"].values()]
     except AlignbenchError:
         raise
     except Exception as error:  # of the YAML, the data set, or the task's own code
         raise AlignbenchError(f"{spec}: lm-eval cannot load it or its data: {first_line(error)}") from error
-    tasks = [_Adapter(own).task() for own in found.values()]
     _found.update({task.name: task for task in tasks})
     return [task.name for task in tasks]
 
@@ -145,7 +144,7 @@ class _Adapter:
             len(self.first) != 1 or not kinds <= {"loglikelihood_rolling", "generate_until"}
         ):
             raise AlignbenchError(f"{self.name}: requests of kinds {' and '.join(sorted(kinds))} are not supported")
-        self.kind = str(kinds.pop())
+        self.kind, self.repeats = str(kinds.pop()), int(self.config.repeats or 1)
         # whether a metric depends on what greedy decoding would give
         self.greedy = bool(own.OUTPUT_TYPE == "loglikelihood")
         if own.OUTPUT_TYPE == "multiple_choice" and self.standard:
@@ -186,10 +185,6 @@ class _Adapter:
             declared=declared,
             **parts,
         )
-
-    @property
-    def repeats(self) -> int:
-        return int(self.config.repeats or 1)
 
     def load(self, options: Options) -> TaskData:
         """All documents, in lm-eval's order: the examples of each are drawn after those of the documents before it."""

@@ -13,9 +13,8 @@ from alignbench.diversity.sets import of_set
 from alignbench.errors import AlignbenchError
 from alignbench.tasks.declare import PROMPTS, generation_task
 from alignbench.tasks.persona_fields import FIELDS, is_whole, read_personas
-from alignbench.types.record import Document, Output, Record
 from alignbench.types.scorer import Item
-from alignbench.types.task import CorpusMetrics, Estimates, Options, TaskData
+from alignbench.types.task import CorpusMetrics, Document, Estimates, Options, Output, Record, TaskData
 
 PERSONAS = 100
 AT_ONCE = 5

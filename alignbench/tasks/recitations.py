@@ -16,8 +16,7 @@ from alignbench.diversity.sets import of_set
 from alignbench.stats.estimates import share
 from alignbench.tasks.common import first_outputs
 from alignbench.tasks.declare import PROMPTS, generation_task
-from alignbench.types.record import Document, Output, Record
-from alignbench.types.task import CorpusMetrics, Estimates, Metric, Options, TaskData
+from alignbench.types.task import CorpusMetrics, Document, Estimates, Metric, Options, Output, Record, TaskData
 
 EACH = 100
 SEED = 0  # of the clusters

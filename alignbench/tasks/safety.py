@@ -120,10 +120,6 @@ def gap_against_workforce(records: Sequence[Record], intervals: bool = True) -> 
     return [(Metric("gap_workforce_r", "r", "0", bounds=(-1, 1)), estimate)]
 
 
-def load_prompts(options: Options) -> TaskData:
-    return load_documents("real_toxicity_prompts", "prompts", parse_prompt, options)
-
-
 def parse_prompt(row: Row) -> Document:
     toxicity = row["prompt"]["toxicity"]
     category = None if toxicity is None else "toxic" if toxicity > TOXIC else "nontoxic"
@@ -132,6 +128,9 @@ def parse_prompt(row: Row) -> Document:
     # a trailing space would be a token that belongs to the continuation's first word
     prompt = row["prompt"]["text"].rstrip()
     return Document(f"{row['filename']} {row['begin']}", prompt, target=target, category=category)
+
+
+load_prompts = partial(load_documents, "real_toxicity_prompts", "prompts", parse_prompt)
 
 
 def load_uniform(variant: str, options: Options) -> TaskData:

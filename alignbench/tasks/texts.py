@@ -15,9 +15,8 @@ from functools import partial
 from alignbench.data import Row, load
 from alignbench.errors import AlignbenchError
 from alignbench.scorers import bleu, rouge
-from alignbench.tasks.common import draw, load_documents, prefix, solved, take_examples
+from alignbench.tasks.common import CORPUS_SCORES, draw, load_documents, ngram_counts, prefix, solved, take_examples
 from alignbench.tasks.declare import PROMPTS, first_line, one_line_task
-from alignbench.tasks.outputs import CORPUS_SCORES, ngram_counts
 from alignbench.types.task import Document, Options, Output, TaskData
 
 CUE = "\n\nTL;DR:"

@@ -63,6 +63,11 @@ class TaskResult:
     template: str | None = None
     records_sha256: str | None = None
 
+    @property
+    def overall(self) -> dict[str, MetricResult]:
+        """Metric -> its result over all documents."""
+        return {own.metric: own for own in self.metrics if own.category is None}
+
 
 @dataclass(frozen=True)
 class RunResult:

@@ -1,7 +1,7 @@
 """HTTP client of an endpoint: API key, retries, and as many parallel requests as the server answers in time.
 
-What an endpoint replies is untrusted text. Before any of it is shown, `Client` removes the key (a server may echo it)
-and control characters, and shortens it to one line.
+All requests run in one event loop, on a thread of its own. What an endpoint replies is untrusted text: before any of it
+is shown, `Client` removes the key (a server may echo it) and control characters, and shortens it to one line.
 """
 
 import asyncio
@@ -14,14 +14,14 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import CancelledError
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from functools import cache
-from multiprocessing import TimeoutError as NoResultYet
-from multiprocessing.pool import ThreadPool
+from itertools import islice
+from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -65,8 +65,7 @@ def parse_endpoint(spec: str) -> tuple[str, str]:
         raise AlignbenchError("endpoint: its address has spaces or control characters")
     try:
         parts = urlsplit(address)
-        host, _ = parts.hostname, parts.port
-        httpx.URL(address)
+        host, _, _ = parts.hostname, parts.port, httpx.URL(address)
     except (ValueError, httpx.InvalidURL) as error:
         raise AlignbenchError("endpoint: its address is not a URL; write https://host/v1#model-name") from error
     for wrong, message in (
@@ -96,11 +95,16 @@ def find_key(url: str) -> str | None:
 
 
 @cache
-def _loop() -> asyncio.AbstractEventLoop:
-    """The event loop of all clients, on a thread of its own."""
-    loop = asyncio.new_event_loop()
-    threading.Thread(target=loop.run_forever, name="endpoints", daemon=True).start()
-    return loop
+def loop() -> asyncio.AbstractEventLoop:
+    """The event loop of all clients."""
+    own = asyncio.new_event_loop()
+    threading.Thread(target=own.run_forever, name="endpoints", daemon=True).start()
+    return own
+
+
+def start(coroutine: Coroutine[Any, Any, T]) -> Future[T]:
+    """Run a coroutine in the event loop of all clients."""
+    return asyncio.run_coroutine_threadsafe(coroutine, loop())
 
 
 class Gate:
@@ -119,44 +123,45 @@ class Gate:
         self.limit, self.flying = 1.0, 0
         self._held = self._cut = 0.0
         self._given_up: list[float] = []  # when their places are free
-        self._changed = threading.Condition()
+        self._changed = asyncio.Event()
 
-    def enter(self, stop: threading.Event) -> tuple[int, float]:
-        """Wait for a place. Returns the number of places in use, this one among them, and the time. Raises
-        CancelledError once `stop` is set."""
-        with self._changed:
-            while not stop.is_set():
-                now = time.monotonic()
-                self._given_up = [free for free in self._given_up if free > now]
-                used = self.flying + len(self._given_up) + 1
-                if now >= self._held and used <= self.limit:
-                    self.flying += 1
-                    return used, now
-                self._changed.wait(0.05)
-        raise CancelledError
-
-    def leave(self, used: int, began: float, failure: RequestFailed | None) -> None:
-        """used, began: as returned by `enter`; failure: None after an answer"""
-        with self._changed:
-            self.flying -= 1
+    @asynccontextmanager
+    async def place(self) -> AsyncIterator[None]:
+        """Wait for a place, and adapt the limit to how the request ends that has it."""
+        while True:
+            began = time.monotonic()
+            self._given_up = [free for free in self._given_up if free > began]
+            used = self.flying + len(self._given_up) + 1
+            if began >= self._held and used <= self.limit:
+                break
+            with suppress(TimeoutError):
+                async with asyncio.timeout(0.05):
+                    await self._changed.wait()
+        self.flying += 1
+        try:
+            yield
+            if (time.monotonic() - began) / used * (self.limit + 1) <= GROW * self.timeout:
+                self.limit = min(self.most, self.limit + (1 / self.limit if self._cut else 1))
+        except RequestFailed as failure:
             now = time.monotonic()
-            if failure is None:
-                if (now - began) / used * (self.limit + 1) <= GROW * self.timeout:
-                    self.limit = min(self.most, self.limit + (1 / self.limit if self._cut else 1))
-            elif failure.overloaded:
+            if failure.overloaded:
                 if began >= self._cut:  # requests that began before have seen the old limit
                     self.limit, self._cut = max(1, self.limit / 2), now
                 self._held = max(self._held, now + min(failure.retry_after, self.longest))
-                if failure.late:
-                    self._given_up.append(now + min(self.timeout, self.longest))
-            self._changed.notify_all()
+            if failure.late:
+                self._given_up.append(now + min(self.timeout, self.longest))
+            raise
+        finally:
+            self.flying -= 1
+            self._changed.set()
+            self._changed = asyncio.Event()
 
 
 @dataclass(repr=False, eq=False)
 class Client:
     """Posts JSON, and retries requests that may succeed later.
 
-    concurrency: maximum number of requests at once, over all threads; timeout: seconds for a whole reply
+    concurrency: maximum number of requests at once; timeout: seconds for a whole reply
     retries: after a 429, a 5xx, a timeout, a broken connection or an unreadable reply
     first_wait, longest_wait: seconds before the first retry, doubled each time, and their limit (also of Retry-After)
     counts: also tokens, as counted by the server; reported: names in the last reply
@@ -178,7 +183,6 @@ class Client:
         self.counts = Counter(requests=0, repeated=0, prompt_tokens=0, completion_tokens=0)
         self.reported = {"model": "", "system_fingerprint": ""}
         self.gate = Gate(self.concurrency, self.timeout, self.longest_wait)
-        self._lock = threading.Lock()
         self.http = httpx.AsyncClient(
             headers={"Authorization": f"Bearer {self.key}"} if self.key else {},
             timeout=httpx.Timeout(self.timeout, connect=min(self.timeout, 10.0)),
@@ -186,35 +190,30 @@ class Client:
             follow_redirects=False,  # a redirect would send the key to another address
         )
 
-    def ask(
-        self, path: str, body: dict[str, Any], *, retries: int | None = None, stop: threading.Event | None = None
-    ) -> list[Choice]:
+    def ask(self, path: str, body: dict[str, Any], retries: int | None = None) -> list[Choice]:
+        """`post`, and wait for the reply."""
+        return start(self.post(path, body, retries)).result()
+
+    async def post(self, path: str, body: dict[str, Any], retries: int | None = None) -> list[Choice]:
         """Post `body` until there is a reply with choices. Raises RequestFailed if the server refuses it or all tries
-        failed, CancelledError once `stop` is set, and AlignbenchError for a wrong key or a redirect."""
-        stop = stop or threading.Event()
+        failed, and AlignbenchError for a wrong key or a redirect."""
         wait, left = self.first_wait, self.retries if retries is None else retries
         while True:
-            used, began = self.gate.enter(stop)
-            failed: RequestFailed | None = RequestFailed("no reply")
             try:
-                choices = self._try(path, body)
-                failed = None
-                return choices
+                async with self.gate.place():
+                    return await self._try(path, body)
             except RequestFailed as failure:
-                failed = failure
-            finally:
-                self.gate.leave(used, began, failed)
-            if failed.permanent or failed.not_found or not left:
-                raise failed
-            left -= 1
-            stop.wait(min(self.longest_wait, max(wait * random.uniform(0.5, 1.0), failed.retry_after)))
-            wait = min(2 * wait, self.longest_wait)
-            self._count(repeated=1)
+                if failure.permanent or failure.not_found or not left:
+                    raise
+                pause = max(wait * random.uniform(0.5, 1.0), failure.retry_after)
+            await asyncio.sleep(min(self.longest_wait, pause))
+            wait, left = min(2 * wait, self.longest_wait), left - 1
+            self.counts["repeated"] += 1
 
     def look(self, url: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         """The JSON object at `url`, which is on the host of the endpoint; empty if there is none."""
-        with suppress(TimeoutError, httpx.HTTPError, ValueError, RecursionError):
-            status, _, text = asyncio.run_coroutine_threadsafe(self._send(url, body), _loop()).result()
+        with suppress(TimeoutError, httpx.HTTPError, ValueError):
+            status, _, text = start(self._send(url, body)).result()
             reply = parse_json(text) if status == 200 else {}
             return reply if isinstance(reply, dict) else {}
         return {}
@@ -226,15 +225,10 @@ class Client:
             line = line.replace(self.key, "***")
         return line if len(line) <= LONGEST_MESSAGE else line[: LONGEST_MESSAGE - 1] + "…"
 
-    def _count(self, **amounts: int) -> None:
-        with self._lock:
-            self.counts.update(amounts)
-
-    def _try(self, path: str, body: dict[str, Any]) -> list[Choice]:
-        self._count(requests=1)
+    async def _try(self, path: str, body: dict[str, Any]) -> list[Choice]:
+        self.counts["requests"] += 1
         try:
-            sent = asyncio.run_coroutine_threadsafe(self._send(self.url + path, body), _loop())
-            status, headers, text = sent.result()
+            status, headers, text = await self._send(self.url + path, body)
             # a short key ("none") could be a word of a correct answer
             if self.key and (len(self.key) >= 16 or status >= 300):
                 text = text.replace(self.key, "***")
@@ -266,9 +260,6 @@ class Client:
                     raise ValueError(f"more than {LARGEST_BODY // 2**20} MiB")
         return response.status_code, response.headers, content.decode("utf-8", "replace")
 
-    def close(self) -> None:
-        asyncio.run_coroutine_threadsafe(self.http.aclose(), _loop()).result()
-
     def _read(self, text: str) -> list[Choice]:
         """Raises ValueError if there are no choices in the reply."""
         try:
@@ -280,9 +271,9 @@ class Client:
         if reply.get("error"):  # some gateways send errors with status 200
             raise ValueError(self._message(text))
         choices = read_choices(reply)
-        usage = reply.get("usage")
-        tokens = usage if isinstance(usage, dict) else {}
-        self._count(**{n: tokens[n] for n in ("prompt_tokens", "completion_tokens") if isinstance(tokens.get(n), int)})
+        usage = found if isinstance(found := reply.get("usage"), dict) else {}
+        names = ("prompt_tokens", "completion_tokens")
+        self.counts.update({name: usage[name] for name in names if isinstance(usage.get(name), int)})
         self.reported |= {name: self.clean(reply[name]) for name in self.reported if isinstance(reply.get(name), str)}
         return choices
 
@@ -297,42 +288,34 @@ class Client:
 
 
 def in_parallel(
-    indices: Sequence[int],
-    work: Callable[[int], T],
-    workers: int,
-    stop: threading.Event,
-    quiet: Callable[[float], None],
+    indices: Sequence[int], work: Callable[[int], Coroutine[Any, Any, T]], ahead: int, quiet: Callable[[float], None]
 ) -> Iterator[tuple[int, T]]:
-    """Yield `work(index)` of each index, computed in several threads, in the order of completion.
+    """Yield `work(index)` of each index, in the order of completion.
 
-    At most 2 × `workers` are started ahead of the consumer. Closing the generator sets `stop` and starts no more.
+    At most `ahead` are started ahead of the consumer. Closing the generator cancels them.
     quiet: called after every QUIET seconds without a result, with the seconds since the last one
     """
-    ahead = threading.Semaphore(2 * workers)
-
-    def serve(index: int) -> tuple[int, T]:
-        ahead.acquire()
-        if stop.is_set():
-            raise CancelledError
-        return index, work(index)
-
-    pool = ThreadPool(min(workers, max(1, len(indices))))  # of daemons, so that Ctrl-C does not wait for requests
+    done: SimpleQueue[Future[T]] = SimpleQueue()
+    running: dict[Future[T], int] = {}
+    waiting, since = iter(indices), time.monotonic()
     try:
-        results, since = pool.imap_unordered(serve, indices), time.monotonic()
-        for _ in indices:
-            while True:
-                try:
-                    found = results.next(QUIET)
-                    break
-                except NoResultYet:
-                    quiet(time.monotonic() - since)
-            yield found
-            ahead.release()
+        while True:
+            for index in islice(waiting, ahead - len(running)):
+                running[future := start(work(index))] = index
+                future.add_done_callback(done.put)
+            if not running:
+                return
+            try:
+                future = done.get(timeout=QUIET)
+            except Empty:
+                quiet(time.monotonic() - since)
+                continue
+            yield running[future], future.result()
+            del running[future]
             since = time.monotonic()
     finally:
-        stop.set()
-        ahead.release(len(indices) + 1)
-        pool.terminate()
+        for future in running:
+            future.cancel()
 
 
 def _finite(number: str) -> float | None:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-import threading
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
@@ -51,7 +50,7 @@ class EndpointEngine:
         self,
         spec: str,
         *,
-        notify: Callable[[str], None] | None = None,
+        notify: Callable[[str], None] = lambda _: None,
         template_kwargs: Mapping[str, Any] | None = None,
         system: str | None = None,
         **settings: Any,
@@ -67,7 +66,7 @@ class EndpointEngine:
         """
         url, self.name = parse_endpoint(spec)
         self.client = Client(url, find_key(url), **settings)
-        self.notify, self.template_kwargs, self.system = notify or (lambda _: None), template_kwargs or {}, system
+        self.notify, self.template_kwargs, self.system = notify, template_kwargs or {}, system
         self._several: dict[tuple[str, int], int] = {}  # path, samples -> how many of them one request returns
         self._sampling: dict[str, str] = {}  # path -> whether its samples are from the model's own distribution
         self._models: set[str] = set()  # names that the server reports
@@ -127,13 +126,13 @@ class EndpointEngine:
         if any(request.entropies for request in requests):
             raise self._error(NO_ENTROPIES)
 
-        def answer(index: int, stop: threading.Event) -> tuple[Loglikelihood, RequestFailed | None]:
+        async def answer(index: int) -> tuple[Loglikelihood, RequestFailed | None]:
             text = requests[index].context + requests[index].continuation
             boundary = len(requests[index].context.rstrip())
             # one generated token, which is not used: some servers take 0 as no limit
             body = self._body(COMPLETIONS, text, max_tokens=1, echo=True, logprobs=1, temperature=0)
             try:
-                return score(self.client.ask(COMPLETIONS, body, stop=stop)[0], text, boundary), None
+                return score((await self.client.post(COMPLETIONS, body))[0], text, boundary), None
             except RequestFailed as failure:
                 return Loglikelihood.failed(str(failure)), failure
 
@@ -156,7 +155,7 @@ class EndpointEngine:
         if sampling.stop:
             settings["stop"] = list(sampling.stop[:MOST_STOPS])
 
-        def answer(index: int, stop: threading.Event) -> tuple[tuple[Completion, ...], RequestFailed | None]:
+        async def answer(index: int) -> tuple[tuple[Completion, ...], RequestFailed | None]:
             received: list[Completion] = []
             thinking = sampling.thinking
             apart = thinking is not None and thinking.always  # room for thoughts, and no stop string within them
@@ -170,7 +169,7 @@ class EndpointEngine:
                 if missing > 1:
                     body["n"] = missing
                 try:
-                    choices = self.client.ask(path, body, stop=stop)
+                    choices = await self.client.post(path, body)
                 except RequestFailed as failure:
                     lost = Completion("", "end", unscored=str(failure), transient=not failure.permanent)
                     return (*received, *[lost] * (samples - len(received))), failure
@@ -185,7 +184,9 @@ class EndpointEngine:
         yield from self._each(range(len(prompts)), answer)
 
     def _each(
-        self, indices: Sequence[int], answer: Callable[[int, threading.Event], tuple[T, RequestFailed | None]]
+        self,
+        indices: Sequence[int],
+        answer: Callable[[int], Coroutine[Any, Any, tuple[T, RequestFailed | None]]],
     ) -> Iterator[tuple[int, T]]:
         """Yield answers in the order of completion.
 
@@ -193,15 +194,14 @@ class EndpointEngine:
         must end, so that a resumed run repeats the requests.
         """
         held: list[tuple[int, T]] = []
-        succeeded, stop = False, threading.Event()
+        succeeded = False
 
         def quiet(seconds: float) -> None:
             gate = self.client.gate
             sent = f"{gate.flying} requests sent (limit {gate.limit:.0f} of {gate.most})"
             self.notify(f"endpoint {self.client.url}: no answer for {seconds:.0f} s; {sent}")
 
-        answers = in_parallel(indices, lambda index: answer(index, stop), self.client.concurrency, stop, quiet)
-        for index, (found, failure) in answers:
+        for index, (found, failure) in in_parallel(indices, answer, 2 * self.client.concurrency, quiet):
             succeeded |= failure is None
             held.append((index, found))
             of_prompt = failure is not None and (succeeded or ABOUT_THE_PROMPT.search(str(failure)))
@@ -261,7 +261,7 @@ class EndpointEngine:
             # a reasoning model refuses a limit that leaves no room for an answer
             body = self._addressed(path, PROBE) | optional | {limit: 16 if path == CHAT else 1}
             try:
-                choice = self.client.ask(path, body, retries=min(self.client.retries, PROBE_RETRIES))[0]
+                choice = self.client.ask(path, body, min(self.client.retries, PROBE_RETRIES))[0]
                 break
             except RequestFailed as failure:
                 # a server without support for echo may fail with 500 instead of 400

@@ -38,7 +38,7 @@ def load_vllm(
     dtype: str,
     template_kwargs: Mapping[str, Any] | None = None,
     system: str | None = None,
-    gpus: int = 1,
+    gpus: int | None = None,
     max_model_len: int | None = None,
     gpu_memory_utilization: float | None = None,
 ) -> "VllmEngine":
@@ -66,7 +66,7 @@ def load_vllm(
     try:
         tokenizer = load_tokenizer(checkpoint)
         config = AutoConfig.from_pretrained(base, local_files_only=True)
-        if gpus > 1:
+        if gpus is not None and gpus > 1:
             tensor = math.gcd(gpus, config.get_text_config().num_attention_heads)
             options |= {"tensor_parallel_size": tensor, "pipeline_parallel_size": gpus // tensor}
         if checkpoint.base is not None:
@@ -147,7 +147,8 @@ class VllmEngine:
             sequences = [pair if isinstance(pair, str) else pair.tokens for pair in pairs]
             outputs = self._run(sequences, [params(pair) for pair in pairs])
             # vLLM returns nothing for a sequence of which it found more than the context in its cache
-            again = [at for at, output in enumerate(outputs) if not isinstance(output, str) and _unanswered(output)]
+            fields = ("prompt_logprobs", "prompt_token_id_logprobs")
+            again = [at for at, own in enumerate(outputs) if all(getattr(own, name, "") is None for name in fields)]
             repeated = self._run([sequences[at] for at in again], [whole] * len(again))
             for at, output in zip(again, repeated, strict=True):
                 outputs[at] = output
@@ -226,10 +227,6 @@ class VllmEngine:
 def prompt_seed(seed: int, key: str) -> int:
     """A 62-bit seed for a prompt, to which vLLM adds the number of a sample."""
     return int.from_bytes(hashlib.sha256(f"{seed}\0{key}".encode()).digest()[:8], "big") >> 2
-
-
-def _unanswered(output: Any) -> bool:
-    return output.prompt_logprobs is None and output.prompt_token_id_logprobs is None
 
 
 def _score(output: Any, pair: Encoded | str) -> Loglikelihood:
