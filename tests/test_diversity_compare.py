@@ -199,7 +199,7 @@ def test_files_are_read_by_id_or_by_row_and_a_map_names_their_columns(tmp_path):
     for columns, message in (
         ({"response": "output"}, rf"^{both}:1: two columns would be named 'output'"),
         ({"answer": "outputs"}, rf"^{both}:1: no column 'answer'; there are output, response$"),
-        ({"output": "outputs", "response": "outputs"}, "--map renames several of its columns"),
+        ({"output": "outputs", "response": "outputs"}, "two columns would be named 'outputs'"),
     ):
         assert_refused(message, read_system, both, columns=columns)
 

@@ -1,6 +1,7 @@
 """`alignbench export`: each format has the numbers of the run folders, in the form that its readers expect."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -99,29 +100,20 @@ def test_a_tracker_gets_each_metric_and_the_models_hash(runs, name, monkeypatch)
     tracker = Tracker(calls=[], __name__=name)
     monkeypatch.setitem(sys.modules, name, tracker)
     to_tracker(name, only("aligned", runs), "mine")
-    settings = next(
-        own
-        for _, *values, named in tracker.calls
-        for own in (*values, named.get("config"))
-        if own and "engine.kind" in own
-    )
+    given = [own for _, *values, named in tracker.calls for own in (*values, named.get("config") or {})]
+    settings, metrics = (next(own for own in given if name in own) for name in ("engine.kind", "rte/acc"))
     assert len(settings["model.weights_sha256"]) == 64
-    metrics = next(
-        own for _, *values, _ in tracker.calls for own in values if isinstance(own, dict) and "rte/acc" in own
-    )
     assert metrics["rte/acc"] == pytest.approx(0.6)
     assert len(metrics) == 6
     assert all(isinstance(value, float) for value in metrics.values())
 
 
 def test_an_error_of_a_tracker_is_one_line(runs, monkeypatch):
-    broken = SimpleNamespace(__name__="wandb")
-    monkeypatch.setitem(sys.modules, "wandb", broken)
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(__name__="wandb"))
     assert_refused("wandb: .*init", to_tracker, "wandb", only("aligned", runs), "mine")
     monkeypatch.setitem(sys.modules, "trackio", None)
-    assert_refused(
-        r"trackio is not installed: pip install 'alignbench\[trackio\]'", to_tracker, "trackio", None, "mine"
-    )
+    message = r"trackio is not installed: pip install 'alignbench\[trackio\]'"
+    assert_refused(message, to_tracker, "trackio", None, "mine")
 
 
 @pytest.mark.parametrize(
@@ -133,10 +125,15 @@ def test_an_error_of_a_tracker_is_one_line(runs, monkeypatch):
         (("lm-eval", "other", "--out", "x"), "no such run"),
         (("every-eval-ever", "aligned", "--out", "x", "--relationship", "friend"), "--relationship"),
         (("hf", "aligned", "--out", "."), "model card"),
+        (("hf", "aligned", "--out", "bad.md"), "bad.md: not a model card"),
+        (("lm-eval", "aligned", "FOLDER", "--out", "x"), "two runs have folders of one name"),
         (("parquet", "aligned", "--out", "missing/folder/a.parquet"), "cannot be written"),
     ],
 )
 def test_a_mistake_is_one_line(runs, arguments, words, tmp_path):
+    shutil.copytree(only("aligned", runs).path, tmp_path / only("aligned", runs).path.name)
+    (tmp_path / "bad.md").write_text("---\nlicense: [\n---\n")
+    arguments = [only("aligned", runs).path.name if own == "FOLDER" else own for own in arguments]
     assert_one_line_error(run("export", *arguments, "--runs", runs, cwd=tmp_path), words)
 
 

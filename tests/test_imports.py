@@ -12,11 +12,14 @@ from pathlib import Path
 
 import pytest
 from cases import cases, read_lines, write_lines
-from commands import assert_one_line_error, files_of, run, run_process, start
+from commands import assert_one_line_error, assert_refused, files_of, run, run_process, start
 
 from alignbench.audit.compare import compare
 from alignbench.evaluation.evaluate import prepare
 from alignbench.imports.foreign import describe_metric
+from alignbench.imports.inspect import read_inspect
+from alignbench.imports.lm_eval import read_lm_eval
+from alignbench.imports.table import read_table
 from alignbench.runs.read import read_run
 from alignbench.types.settings import TaskSettings
 
@@ -247,6 +250,24 @@ def test_prompts_are_matched_by_their_text_where_the_ids_are_another_numbering(t
     }  # fmt: skip
 
 
+def test_zero_is_a_name_like_any_other_and_columns_may_be_missing_in_a_row_or_a_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    zeros = {"system": 0, "id": "row 1", "prompt": 0, "group": 0}
+    write_lines(tmp_path / "a.jsonl", [zeros | {"text": "Moo."}, {"system": 0, "text": "Baa.", "gold": "Baa."}])
+    write_lines(tmp_path / "b.jsonl", [{"output": "Moo.", "references": None}])
+    first, second = read_table(["~/a.jsonl", "~/b.jsonl"], renamed={"text": "output", "gold": "references"})
+    assert [first.model["model"]["name"], second.model["model"]["name"]] == ["0", "b"]
+    found = {own.id: (own.prompt, own.group, own.references, own.outputs[0].unscored) for own in first.records}
+    missing = "the file has no output for it"
+    assert found == {
+        "row 1": ("0", "0", (), None),
+        "row 2": ("", None, ("Baa.",), None),
+        "row 3": ("", None, (), missing),
+    }
+    assert_refused(f"{tmp_path}/none: no lm-eval logs", read_lm_eval, ["~/none"])
+    assert_refused(f"{tmp_path}/none.eval: no such file", read_inspect, ["~/none.eval"])
+
+
 def test_rescoring_an_imported_run_keeps_the_scores_of_the_file(table, tmp_path):
     rows = [{"id": i, "output": "A cow says moo.", "source": "A cow.", "charm": i / 10} for i in range(8)]
     write_lines(table / "a.jsonl", rows)
@@ -262,6 +283,7 @@ def test_rescoring_an_imported_run_keeps_the_scores_of_the_file(table, tmp_path)
 def test_bad_input_is_one_clear_line(case, table, world):
     write_lines(table / "few.jsonl", few := [{"id": "a", "output": "moo", "bad": "high"}])
     write_lines(table / "ids.jsonl", [{"id": own, "output": "moo"} for own in (1, "1")])
+    write_lines(table / "rows.jsonl", [{"output": "moo"}, {"id": "row 1", "output": "baa"}])
     (table / "sub").mkdir()
     write_lines(table / "sub" / "few.jsonl", few)
     write_lm_eval(table / "old", "m", 3, lm_eval_version="0.3.0", results=None)

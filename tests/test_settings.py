@@ -4,6 +4,7 @@ import inspect
 import json
 import os
 import shutil
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +18,19 @@ from standin_server import StandIn
 from tiny import tiny_tokenizer
 
 import alignbench
+from alignbench.data.load import data_folder
 from alignbench.errors import AlignbenchError
+from alignbench.evaluation import evaluate
 from alignbench.evaluation.config import resolve, to_yaml
 from alignbench.models.distributions import Stream, draw
 from alignbench.models.encode import Encoder
 from alignbench.models.remote.endpoint import EndpointEngine
 from alignbench.models.template import check_system
+from alignbench.runs.folder import open_run
+from alignbench.tasks import find_task
 from alignbench.types.engine import Prompt, Sampling
-from alignbench.types.settings import Settings
+from alignbench.types.settings import Settings, TaskSettings
+from alignbench.types.task import TaskData
 
 REFUSED = cases("settings")
 SCORER = ("--scorer", "toxicity=alt-profanity-check")
@@ -67,15 +73,13 @@ def test_a_file_the_options_and_python_give_the_same_folders_and_the_run_keeps_t
     farm_model, world, tmp_path
 ):
     text = {
-        "checkpoints": [str(farm_model)],
-        "data_dir": str(world),
-        "limit": 4,
+        "checkpoints": [str(farm_model)], "data_dir": str(world), "limit": 4,
         "tasks": {
             "squad2": {"shots": 1, "limit": 2, "gen_kwargs": {"max_tokens": 5, "stop": ["\n", "."]}},
             "real_toxicity": {"samples": 3, "gen_kwargs": {"temperature": 0.5}, "scorers": [SCORER[1]]},
             "hellaswag": None,
         },
-    }
+    }  # fmt: skip
     file = config(tmp_path, yaml.safe_dump(text))
     done = run("evaluate", "--config", file, "--out", tmp_path / "file", "--gen-kwargs", "top_k=7")
     assert done.returncode == 0, done.stderr
@@ -86,14 +90,8 @@ def test_a_file_the_options_and_python_give_the_same_folders_and_the_run_keeps_t
     assert (reading["shots"], reading["limit"], choices["limit"], toxic["limit"]) == (1, 2, 4, 4)
     sampling = {"samples": 1, "temperature": 0.0, "top_p": 1.0, "top_k": 7}
     assert reading["sampling"] == {"max_tokens": 5, "stop": ["\n", "."], **sampling}
-    assert toxic["sampling"] == {
-        "max_tokens": 20,
-        "stop": [],
-        **sampling,
-        "samples": 3,
-        "temperature": 0.5,
-        "top_p": 0.9,
-    }
+    changed = {"max_tokens": 20, "stop": [], "samples": 3, "temperature": 0.5, "top_p": 0.9}
+    assert toxic["sampling"] == sampling | changed
     (records,) = (tmp_path / "file").glob("*/real_toxicity-*/documents.jsonl")
     assert {len(json.loads(line)["outputs"]) for line in records.read_text().splitlines()} == {3}
     # the kept settings repeat the command, and find its results
@@ -127,14 +125,27 @@ def test_what_is_given_precedes_the_file_and_the_kept_file_means_the_same(tmp_pa
         alignbench.evaluate(["x"], ["hellaswag"], dtyp="float32")
 
 
-def test_a_pipe_is_not_read_as_settings(tmp_path):
+def test_what_is_given_may_be_a_single_name_or_a_path_and_a_path_may_begin_with_home(tmp_path, monkeypatch):
+    file = config(tmp_path, "tasks: {answers: {prompts: a.jsonl, scorers: [reward=a]}}")
+    own = resolve(file, {"prompts": Path("b.jsonl"), "scorers": "reward=b", "gen_kwargs": None})
+    assert (own.of_task("answers").prompts, own.of_task("answers").scorers) == ("b.jsonl", ("reward=b",))
+    (tmp_path / "kept.yaml").write_text(to_yaml(own))
+    assert resolve(tmp_path / "kept.yaml", {}) == own
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert resolve("~/kept.yaml", {"tasks": "rte"}).tasks == {"rte": {}}
+    assert data_folder(Path("~")) == tmp_path
+    with open_run("~/runs", "m", {}) as run_folder:
+        assert run_folder.path.parent == tmp_path / "runs"
+
+
+def test_a_task_without_documents_and_a_pipe_as_settings_are_refused(tmp_path):
+    empty = replace(find_task("rte"), load=lambda options: TaskData([], ()))
+    assert_refused("task rte: it has no documents", evaluate._prepare, empty, TaskSettings(), None)
     os.mkfifo(tmp_path / "pipe.yaml")
     assert_refused("pipe.yaml: cannot be read", resolve, tmp_path / "pipe.yaml", {})
 
 
 def test_help_in_python_has_every_setting():
-    from dataclasses import fields
-
     assert {f.name for f in fields(Settings)} <= set(inspect.signature(alignbench.evaluate).parameters)
 
 

@@ -122,7 +122,7 @@ def read_config(
         named += [(f"{file}: {name}", name, value) for name, value in found.items()]
     for override in overrides:
         name, equals, text = override.partition("=")
-        if not equals:
+        if not (name and equals):
             raise AlignbenchError(f"{override!r}: settings are given as NAME=VALUE")
         value: Any = text
         with suppress(ValueError):

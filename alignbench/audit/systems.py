@@ -104,15 +104,7 @@ def _of_run(path: Path, run: Run, names: tuple[str, ...]) -> TaskRun:
 
 
 def _of_file(path: Path, columns: Mapping[str, str], thinking: Thinking | None) -> System:
-    rows = read_source(str(path))
-    present = {name for row in rows for name in row.fields}
-    renamed = {theirs: ours for theirs, ours in columns.items() if theirs in present}
-    if len(set(renamed.values())) < len(renamed):
-        raise AlignbenchError(f"{path}: --map renames several of its columns ({', '.join(renamed)}) to the same name")
-    # a column may be of another file, if this one has our name for it
-    reached = present | set(renamed.values())
-    columns = {theirs: ours for theirs, ours in columns.items() if theirs in present or ours not in reached}
-    rows = [row.renamed(columns) for row in rows]
+    rows = read_source(str(path), columns)
     documents: dict[str, tuple[Output, ...]] = {}
     prompts = {}
     numbered = all(row.fields.get("id") in (None, "") for row in rows)

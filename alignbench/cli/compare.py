@@ -38,7 +38,7 @@ def compare(
         float, typer.Option(help="Largest loss, in percent of a metric's range, that counts as retained.")
     ] = 1.0,
     resamples: Annotated[int, typer.Option(help="Number of resamples of the paired bootstrap.")] = 10_000,
-    seed: Annotated[int, typer.Option(help="Seed of the resamples.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the resamples.")] = 0,
     as_json: AsJson = False,
     csv: Annotated[Path | None, typer.Option(help="Write all metrics to this CSV file.")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write the tables to this Markdown file.")] = None,
@@ -62,8 +62,6 @@ def compare(
         raise AlignbenchError(f"--resamples {resamples}: intervals need at least 100")
     if not 0 <= margin <= 100:
         raise AlignbenchError(f"--margin {margin}: percent of a metric's range, from 0 to 100")
-    if seed < 0:
-        raise AlignbenchError(f"--seed {seed}: it cannot be negative")
     point = None
     if reference_point is not None:
         try:

@@ -43,6 +43,10 @@ def export(
         raise AlignbenchError(f"export {to}: needs --out, the file or folder to write")
     if to == "hf" and len(found) != 1:
         raise AlignbenchError(f"export hf: a model card is of one model, not {len(found)}")
+    if to != "parquet" and len({run.path.name for run in found}) < len(found):
+        raise AlignbenchError(
+            f"export {to}: two runs have folders of one name, which is that of their file; export each"
+        )
     if to == "parquet":
         formats.to_parquet(found, out)
         print(f"{len(found)} run{'s' * (len(found) != 1)}: {out}")

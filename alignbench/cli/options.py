@@ -125,14 +125,9 @@ def scorer_specs(specs: list[str] | None, path: str | None) -> list[str]:
     return [f"{specs[0]}:{path}"]
 
 
-def template_kwargs_of(specs: list[str] | None) -> dict[str, Any]:
-    """Parse --template-kwargs NAME=VALUE, repeated."""
-    return _named_values("--template-kwargs", specs or [], "enable_thinking=false")
-
-
-def gen_kwargs_of(specs: list[str] | None) -> dict[str, Any]:
+def gen_kwargs_of(specs: list[str]) -> dict[str, Any]:
     """Parse --gen-kwargs NAME=VALUE,NAME=VALUE, repeated. A comma separates parameters if a name and = follow it."""
-    split = [part for spec in specs or [] for part in re.split(r",(?=\w+=)", spec)]
+    split = [part for spec in specs for part in re.split(r",(?=\w+=)", spec)]
     found = _named_values("--gen-kwargs", split, "temperature=0.7,max_tokens=64")
     stop = next((spec.partition("=")[2] for spec in reversed(split) if spec.startswith("stop=")), None)
     return found | ({"stop": stop} if not isinstance(found.get("stop", []), str | list) else {})  # stop=No is a text
@@ -176,6 +171,6 @@ def columns_of(specs: list[str] | None) -> dict[str, str]:
 
 PARSERS: dict[str, Callable[[list[str]], Any]] = {
     "tasks": lambda listed: split_names(",".join(listed)),
-    "template_kwargs": template_kwargs_of,
+    "template_kwargs": lambda specs: _named_values("--template-kwargs", specs, "enable_thinking=false"),
     "gen_kwargs": gen_kwargs_of,
 }

@@ -14,6 +14,7 @@ from alignbench.data.cards import Card, FileSource, HubSource, did_you_mean, rea
 from alignbench.data.fetch import UnreachableError, download, load_hub, sha256_of
 from alignbench.data.tables import read_rows
 from alignbench.errors import AlignbenchError
+from alignbench.parse import find_path
 from alignbench.types.record import Provenance
 
 if TYPE_CHECKING:
@@ -81,10 +82,11 @@ def load(card_name: str, split: str, parse: Callable[[Row], T], data_dir: Path |
 def data_folder(data_dir: Path | None) -> Path | None:
     """The user's data folder: `data_dir`, else $ALIGNBENCH_DATA, else None. AlignbenchError if it does not exist."""
     folder = data_dir or os.environ.get("ALIGNBENCH_DATA")
-    if folder and not Path(folder).is_dir():
+    path = find_path(folder) if folder else None
+    if path is not None and not path.is_dir():
         origin = "the data folder" if data_dir else "ALIGNBENCH_DATA"
         raise AlignbenchError(f"{origin} {folder} does not exist or is not a folder: name one that does")
-    return Path(folder) if folder else None
+    return path
 
 
 def local_files(card: Card, split: str, folder: Path | None) -> list[LocalFile]:

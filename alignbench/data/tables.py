@@ -66,12 +66,7 @@ class SourceRow:
         return replace(self, fields=self.fields | fields)
 
     def renamed(self, columns: Mapping[str, str]) -> "SourceRow":
-        """The row with renamed columns (the file's name -> ours).
-
-        Raises AlignbenchError for a column that the row does not have, and if two columns would have the same name.
-        """
-        if missing := [name for name in columns if name not in self.fields]:
-            raise AlignbenchError(f"{self.where}: no column {missing[0]!r}; there are {', '.join(self.fields)}")
+        """The row with renamed columns. Raises AlignbenchError if two columns would have the same name."""
         fields: dict[str, Any] = {}
         for name, value in self.fields.items():
             if (ours := columns.get(name, name)) in fields:
@@ -95,12 +90,13 @@ class SourceRow:
         return value
 
 
-def read_source(source: str) -> list[SourceRow]:
+def read_source(source: str, columns: Mapping[str, str] | None = None) -> list[SourceRow]:
     """The rows of a .jsonl, .json (a list, or lines), .csv, .tsv, .txt or .parquet file, or of a split of the hub.
 
     A file other than .parquet may be compressed as .gz. A .txt file contains documents separated by blank lines, which
     become rows {text}. A hub split is owner/name[:split][@revision], by default `train` of `main`.
-    Raises AlignbenchError for a source that does not exist, cannot be read or has no rows.
+    columns: the file's name of a column -> our name; a column may be of another file, if this one has our name for it
+    Raises AlignbenchError for a source that does not exist, cannot be read or has no rows, and for unknown `columns`.
     """
     if (path := _local_file(source)) is not None:
         rows = _file_rows(path)
@@ -109,7 +105,13 @@ def read_source(source: str) -> list[SourceRow]:
         rows = [SourceRow(f"{where} row {n}", n, row) for n, row in enumerate(data)]
     if not rows:
         raise AlignbenchError(f"{source}: no rows")
-    return rows
+    if not columns:
+        return rows
+    there = dict.fromkeys(name for row in rows for name in row.fields)
+    ours = {columns.get(name, name) for name in there}
+    if missing := [name for name in columns if name not in there and columns[name] not in ours]:
+        raise AlignbenchError(f"{rows[0].where}: no column {missing[0]!r}; there are {', '.join(there)}")
+    return [row.renamed(columns) for row in rows]
 
 
 def fingerprint(source: str, rows: int | None = None) -> dict[str, Any]:

@@ -14,35 +14,38 @@ import yaml
 
 from alignbench.data.cards import did_you_mean
 from alignbench.errors import AlignbenchError, first_line
-from alignbench.parse import read_yaml
+from alignbench.parse import find_path, read_yaml
 from alignbench.plugins import include
 from alignbench.tasks import find_names
 from alignbench.types.settings import Settings, TaskSettings, combined
 from alignbench.types.task import Task
 
 Mappings = dict[str, dict[str, Any]]
+LISTS = {"checkpoints", "tasks", "scorers", "include_path"}  # the caller may give a single name alone
+PATHS = ("out", "prompts", "data_dir")
 
 
 def resolve(config: str | Path | None, given: Mapping[str, Any]) -> Settings:
     """The settings of a file, if there is one, and of the caller, who takes precedence. Raises AlignbenchError."""
     _refuse_unknown("", given, Settings)
-    general, tasks = ({}, {}) if config is None else read_config(Path(config))
-    if given.get("tasks"):
-        tasks = {name: tasks.get(name, {}) for name in given["tasks"]}
-    own = {name: value for name, value in given.items() if name != "tasks"}
+    general, tasks = ({}, {}) if config is None else read_config(find_path(config))
+    own = dict(given)
+    for name in LISTS & own.keys():
+        value = own[name] or ()
+        own[name] = (str(value),) if isinstance(value, str | Path) else tuple(map(str, value))
+    own |= {name: str(own[name]) for name in PATHS if own.get(name) is not None}
+    if listed := own.pop("tasks", ()):
+        tasks = {name: tasks.get(name, {}) for name in listed}
     found = combined(general, own)
-    for name in ("checkpoints", "scorers", "include_path"):
-        found[name] = tuple(map(str, found.get(name) or ()))
-    for path in found["include_path"]:
+    for path in found.get("include_path", ()):
         include(path)
     expanded: Mappings = {}
     for pattern, settings in tasks.items():
         settings = combined(settings, {key: own[key] for key in own.keys() & settings.keys()})
         for name in find_names([pattern]):
             expanded[name] = combined(expanded.get(name, {}), settings)
-    paths = {name: str(found[name]) for name in ("out", "prompts", "data_dir") if found.get(name) is not None}
-    found["template_kwargs"] = dict(found.get("template_kwargs") or {})
-    found |= paths | {"system": system_message(found.get("system")), "tasks": expanded}
+    found |= {name: dict(found.get(name) or {}) for name in ("gen_kwargs", "template_kwargs")}
+    found |= {"system": system_message(found.get("system")), "tasks": expanded}
     return Settings(**found)
 
 
@@ -53,10 +56,10 @@ def read_config(file: Path) -> tuple[dict[str, Any], Mappings]:
     except FileNotFoundError:
         raise AlignbenchError(f"{file}: cannot be read (no such file)") from None
     tasks = found.pop("tasks", None) or {}
-    if isinstance(tasks, str) or not isinstance(tasks, dict | list):
+    if not isinstance(tasks, dict | list) or not all(isinstance(name, str) for name in tasks):
         raise AlignbenchError(f"{file}: tasks: write a list of names, or NAME: {{SETTING: VALUE}} for each")
     own = tasks if isinstance(tasks, dict) else dict.fromkeys(tasks)
-    checked = {str(name): _checked(f"{file}: tasks: {name}: ", mine or {}, TaskSettings) for name, mine in own.items()}
+    checked = {name: _checked(f"{file}: tasks: {name}: ", mine or {}, TaskSettings) for name, mine in own.items()}
     return _checked(f"{file}: ", found, Settings), checked
 
 

@@ -139,6 +139,8 @@ def _prepare(task: Task, own: TaskSettings, data_dir: str | Path | None) -> Job:
     folder, prompts = (None if path is None else Path(path) for path in (data_dir, own.prompts))
     task = with_sampling(task, own.gen_kwargs, own.samples)
     data = sample(task.load(Options(folder, own.shots, own.seed, prompts)), own.limit, own.seed)
+    if not data.documents:
+        raise AlignbenchError(f"task {task.name}: it has no documents")
     return Job(task, data, own.limit, own.seed, (), own.template, thinking)
 
 
@@ -219,7 +221,7 @@ def evaluate_model(
 ) -> RunResult:
     """Evaluate one model on jobs, in its run folder."""
     done = []
-    with open_run(Path(settings.out), model.name, model.identity, shard) as run:
+    with open_run(settings.out, model.name, model.identity, shard) as run:
         run.keep(to_yaml(settings))
         engine = lazy_engine(model, run, progress)
         for job in jobs:

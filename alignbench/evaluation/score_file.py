@@ -90,13 +90,14 @@ def score_file(
     name = name or file.stem
     thoughts = find_thinking(thinking, thinking_tags)
     require_single_process("score")
-    if task is None and (limit is not None or shots is not None):
-        raise AlignbenchError("--limit and --shots need --task: they select a benchmark's documents and prompts")
+    if task is None and (limit, shots, prompts) != (None, None, None):
+        why = "they select a benchmark's documents and prompts"
+        raise AlignbenchError(f"--limit, --shots and --prompts need --task: {why}")
     if in_order and (task is None or limit is not None):
         raise AlignbenchError("--in-order needs --task, and no --limit: the rows are all of its documents")
     if not file.is_file():
         raise AlignbenchError(f"{file}: no such file")
-    rows = [row.renamed(columns or {}) for row in read_source(str(file))]
+    rows = read_source(str(file), columns)
     skipped: set[str] = set()
     if task is None:
         loaded = choose_scorers([OUTPUTS], scorers, device=device)[OUTPUTS.name]
@@ -147,7 +148,7 @@ def write_runs(found: Sequence[Found], out: str | Path, progress: Progress) -> l
     for together in grouped(found, lambda own: digest(own.model)).values():
         model, taken, done = together[0].model, set[str](), list[TaskRun]()
         name, file = str(model["model"]["name"]), model["model"].get("outputs")
-        with open_run(Path(out), name, model) as run:
+        with open_run(out, name, model) as run:
             run.describe({**model, **together[0].about, "environment": environment()})
             before = {_key(folder.identity()): folder for folder in run.tasks()}
             for own in together:
@@ -221,19 +222,17 @@ def output_texts(row: SourceRow) -> list[str | None]:
 def row_ids(rows: Sequence[SourceRow], *, required: bool) -> list[str]:
     """The id of each row; of a row without an id its number, or AlignbenchError if ids are required.
 
-    Raises AlignbenchError for ids that are the same text, but not the same value: 1 and "1".
+    Raises AlignbenchError for ids that are the same text, but not the same value: 1 and "1", or "row 1" and no id.
     """
     given: dict[str, Any] = {}
     found = []
     for number, row in enumerate(rows, start=1):
-        value = row.fields.get("id")
-        if value in (None, ""):
-            if required:
-                raise AlignbenchError(f"{row.where}: no id; give each row the id of its document")
-            value = f"row {number}"
-        elif type(given.setdefault(str(value), value)) is not type(value):
-            raise AlignbenchError(f"{row.where}: the id {value!r} has the same text as the id {given[str(value)]!r}")
-        found.append(str(value))
+        value = None if (own := row.fields.get("id")) == "" else own
+        if value is None and required:
+            raise AlignbenchError(f"{row.where}: no id; give each row the id of its document")
+        found.append(f"row {number}" if value is None else str(value))
+        if type(first := given.setdefault(found[-1], value)) is not type(value):
+            raise AlignbenchError(f"{row.where}: the id {value!r} has the same text as the id {first!r}")
     return found
 
 

@@ -37,11 +37,12 @@ def to_model_card(run: Run, file: Path) -> str:
 
     What an earlier export wrote is replaced; other results stay. Raises AlignbenchError if the card cannot be read.
     """
+    import yaml
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
     try:
         card = ModelCard.load(file) if file.exists() else ModelCard(f"---\n{{}}\n---\n\n# {run.name}\n")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise AlignbenchError(f"{file}: not a model card ({first_line(error)})") from error
     name = str(getattr(card.data, "model_name", None) or run.name)
     others = [own for own in card.data.eval_results or () if NAME not in (own.metric_args or {})]

@@ -10,12 +10,13 @@ from typing import Any
 
 from alignbench.errors import AlignbenchError, first_line
 from alignbench.evaluation.score_file import Found
+from alignbench.tasks import lm_eval_metrics
 from alignbench.tasks.declared import declared_task, described
 from alignbench.types.record import Record
 from alignbench.types.task import Metric
 
 # metrics of other harnesses whose values are 0 or 1; other values between 0 and 1 are proportions
-BINARY = {"acc", "acc_norm", "acc_bytes", "acc_mutual_info", "exact_match", "em", "exact", "pass@1"}
+BINARY = {*lm_eval_metrics.BINARY, "em", "exact", "pass@1"}
 # in names of metrics of which less is better; "answer" contains "wer" and is none
 LOWER = re.compile(r"(?<![a-z])(toxic|hallucinat|error|brier|bias|unsafe|refus|[wt]er(?![a-z]))|perplexity|loss")
 CORPUS = ("bleu", "chrf")  # metrics of all outputs together

@@ -12,7 +12,7 @@ from alignbench.data.fetch import sha256_of
 from alignbench.errors import AlignbenchError, first_line
 from alignbench.evaluation.score_file import UNKNOWN, Found
 from alignbench.imports.foreign import declare, describe_metric, numeric, readable, scored, task_name, task_of
-from alignbench.parse import LARGEST, parse_json, read_object
+from alignbench.parse import LARGEST, find_path, parse_json, read_object
 from alignbench.runs.folder import digest
 from alignbench.types.record import Output, Record
 
@@ -31,7 +31,7 @@ def read_inspect(logs: Sequence[str | Path]) -> list[Found]:
     Raises AlignbenchError, naming the file, for logs that are unfinished, without samples, or of another version.
     """
     files: dict[Path, None] = {}
-    for path in map(Path, logs):
+    for path in map(find_path, logs):
         inside = sorted([*path.rglob("*.eval"), *path.rglob("*.json")]) if path.is_dir() else [path]
         if not inside:
             raise AlignbenchError(f"{path}: no .eval or .json logs in it")

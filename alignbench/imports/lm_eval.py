@@ -11,7 +11,7 @@ from alignbench.errors import AlignbenchError
 from alignbench.evaluation.score_file import Found
 from alignbench.imports.foreign import declare, describe_metric, numeric, readable, scored, task_name, task_of
 from alignbench.models.lineage import recorded_lineage
-from alignbench.parse import read_object
+from alignbench.parse import find_path, read_object
 from alignbench.runs.folder import digest
 from alignbench.types.record import Output, Record
 
@@ -41,7 +41,7 @@ def read_lm_eval(folders: Sequence[str | Path], notify: Callable[[str], None] = 
     Raises AlignbenchError, naming the file, for logs without samples and logs of another format.
     """
     logs: dict[Path, None] = {}
-    for folder in map(Path, folders):
+    for folder in map(find_path, folders):
         inside = [file for file in folder.rglob("*.json") if _samples_of(file)]
         if not inside:
             why = ", only results without them" if any(folder.rglob("results_*.json")) else ""

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +54,11 @@ def read_table(
     where = where or {}
     needed = (*where, *split_by, *better)
     paths, tasks = [find_path(file) for file in files], dict[str, list[SourceRow]]()
-    if len({path.name for path in paths}) < len(paths):
-        raise AlignbenchError(f"{paths[-1]}: two files have this name, which is that of their system; rename one")
-    for path in paths:
-        for row in read_source(str(path)):
-            row = _checked(row.renamed(renamed), needed, separator)
+    for number, path in enumerate(paths):
+        if path.name in {own.name for own in paths[:number]}:
+            raise AlignbenchError(f"{path}: two files have this name, which is that of their system; rename one")
+        for row in read_source(str(path), renamed):
+            row = _checked(row, needed, separator)
             if all(str(row.fields[name]) == value for name, value in where.items()):
                 parts = [str(row.fields[name]) for name in split_by]
                 named = _text(row, "task") or task or (OUTPUTS.name if not parts else "")
@@ -145,11 +146,14 @@ def _of_benchmark(job: Job, rows: Sequence[SourceRow]) -> list[SourceRow]:
 def _numbered(rows: Sequence[SourceRow]) -> list[SourceRow]:
     """The rows with ids; those without one are numbered by their prompts, or else within their system."""
     numbers, counted, found = dict[object, str](), Counter[str](), []
+    taken = {_text(row, "id") for row in rows}
+    free = (name for number in count(1) if (name := f"row {number}") not in taken)
     for row in rows:
         prompt, identifier = next(iter(_prompts(row)), ""), _text(row, "id")
         counted[_system(row)] += 1
         if not identifier:
-            identifier = numbers.setdefault(prompt or counted[_system(row)], f"row {len(numbers) + 1}")
+            key = prompt or counted[_system(row)]
+            identifier = numbers[key] = numbers.get(key) or next(free)
         found.append(row.having(id=identifier, prompt=prompt))
     return found
 

@@ -37,13 +37,15 @@ def digest(identity: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def open_run(out: Path, name: str, identity: Mapping[str, Any], shard: Shard = SINGLE_PROCESS) -> Iterator[RunFolder]:
+def open_run(
+    out: str | Path, name: str, identity: Mapping[str, Any], shard: Shard = SINGLE_PROCESS
+) -> Iterator[RunFolder]:
     """Create the folder of this identity in `out` if necessary, and lock it.
 
     Raises AlignbenchError if it cannot be written, or if another process is writing to it.
     """
     slug = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "checkpoint"
-    path = out / f"{slug}-{digest(identity)[:8]}"
+    path = parse.find_path(out) / f"{slug}-{digest(identity)[:8]}"
     if not shard.is_main:
         shard.wait_for_everyone()
         yield RunFolder(path, shard)
@@ -270,7 +272,11 @@ def _append(file: Path, lines: Iterable[Mapping[str, Any]]) -> None:
 def _complete_lines(file: Path) -> Iterator[tuple[int, int, dict[str, Any]]]:
     """(start, stop, object) of each complete line with an id; an incomplete last line is removed from the file."""
     start = 0
-    with _opened(file) as stream:
+    try:
+        stream = parse.open_file(file)
+    except OSError as error:
+        raise AlignbenchError(f"{file}: cannot be read ({error.strerror or error}); {AGAIN}") from None
+    with stream:
         for line in stream:
             stop = start + len(line)
             try:
@@ -284,13 +290,6 @@ def _complete_lines(file: Path) -> Iterator[tuple[int, int, dict[str, Any]]]:
                     os.truncate(file, start)
                 return
             start = stop
-
-
-def _opened(file: Path) -> BinaryIO:
-    try:
-        return parse.open_file(file)
-    except OSError as error:
-        raise AlignbenchError(f"{file}: cannot be read ({error.strerror or error}); {AGAIN}") from None
 
 
 def read_object(file: Path) -> dict[str, Any] | None:

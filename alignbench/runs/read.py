@@ -116,7 +116,7 @@ def read_run(folder: str | Path) -> DataFrame:
         {"task": task.task, "folder": task.path.name, "template": task.result.template}
         | {name: getattr(record, name) for name in ("id", "group", "category", "prompt")}
         | {"outputs": [output.text for output in record.outputs], "unscored": record.unscored, **record.metrics}
-        for task in read_folder(Path(folder)).tasks
+        for task in read_folder(find_path(folder)).tasks
         for record in task.records()
     ]
     return pandas.DataFrame(rows)

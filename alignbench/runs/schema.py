@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from alignbench.errors import AlignbenchError
 from alignbench.models.checkpoint import Ancestor
+from alignbench.types.record import Provenance
+from alignbench.types.scorer import ScorerIdentity
 
 T = TypeVar("T")
 Object = dict[str, Any]
@@ -44,27 +46,13 @@ class RunFile(BaseModel):
     read: Object | None = None
 
 
-class _Scorer(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    kind: str
-    name: str
-    revision: str
-
-
-class _Source(BaseModel):
-    card: str
-    split: str
-    source: str
-    revision: str | None
-
-
 class TaskFile(BaseModel):
     task: str
     version: int
     shots: int | None
     limit: int | None
     seed: int
-    data: list[_Source]
+    data: list[Provenance]
     prefix: str | None = ""
     n: int = 0
     documents_sha256: str | None = None
@@ -72,7 +60,7 @@ class TaskFile(BaseModel):
     template_kwargs: Object | None = None
     sampling: Object | None = None
     thinking: Object | None = None
-    scorers: list[_Scorer] | None = None
+    scorers: list[ScorerIdentity] | None = None
     judged_with: dict[str, str | None] | None = None
     baseline: dict[str, str | None] | None = None
     declared: Object | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,6 +67,8 @@ class ScorerIdentity:
     kind: str
     name: str
     revision: str
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}  # of a task.json that a user may have edited
 
     @classmethod
     def of(cls, scorer: Scorer) -> ScorerIdentity:
