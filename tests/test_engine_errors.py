@@ -148,6 +148,18 @@ def test_out_of_memory_means_fewer_rows_and_the_same_samples_or_none(tokenizer, 
     assert "out of memory: at most 4 samples at once from now on" in notes
 
 
+def test_samples_that_begin_later_for_want_of_memory_replace_no_running_ones(tokenizer):
+    model, sampling = tiny_model("bloom", tokenizer), Sampling(max_tokens=12, samples=5, temperature=1.0, stop=("e",))
+
+    def tokens():
+        found = completions(engine_of(model, tokenizer), list("ABCDEFGH"), sampling)
+        return {index: [completion.tokens for completion in own] for index, own in found.items()}
+
+    expected = tokens()
+    Calls(model, most_tokens=4)  # two, two and one sample of a prompt
+    assert tokens() == expected
+
+
 def test_beyond_a_sliding_window_or_with_another_attention_than_ours_generation_is_sequential(tokenizer, llama):
     model, notes = tiny_model("mistral", tokenizer, sliding_window=48), []
     assert len(ids_of(tokenizer, PROMPTS[0])) > 48

@@ -10,6 +10,7 @@ import pytest
 import torch
 import transformers
 from cases import cases
+from commands import assert_refused
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import softmax
@@ -197,3 +198,6 @@ def test_a_sentence_transformer_gives_its_pooled_states_at_length_one(tmp_path):
     assert embedder.embed([]).shape == (0, 32)
     one, two = embedder.score([Item(text) for text in TEXTS[:2]])
     assert one["distance"] == pytest.approx(1 - float(found[0] @ found[1]), abs=1e-5) == two["distance"]
+    (tmp_path / "st" / "tokenizer.json").write_text("{}")
+    spec = f"embedding=sentence-transformers:{tmp_path / 'st'}"
+    assert_refused("does not load as a sentence-transformers model", find_scorer, spec)

@@ -119,6 +119,10 @@ def test_what_is_given_precedes_the_file_and_the_kept_file_means_the_same(tmp_pa
     assert list(given.tasks) == ["rte", "drop"]
     assert {given.of_task(name).limit for name in given.tasks} == {1}
     assert given.of_task("rte").gen_kwargs["top_p"] == 0.7
+    file = config(tmp_path, "tasks: {winogender*: {limit: 7}, winogender: {seed: 3}, truthfulness: {limit: 8}, drop: }")
+    given = resolve(file, {"tasks": ["truthfulqa_mc", "winogender", "winogender_full"]})
+    found = {name: (given.of_task(name).limit, given.of_task(name).seed) for name in given.tasks}
+    assert found == {"truthfulqa_mc": (8, 0), "winogender": (7, 3), "winogender_full": (7, 0)}
     (tmp_path / "kept.yaml").write_text(to_yaml(own))
     assert resolve(tmp_path / "kept.yaml", {}) == own
     with pytest.raises(AlignbenchError, match="dtyp: no such setting; did you mean 'dtype'"):
@@ -129,6 +133,10 @@ def test_what_is_given_may_be_a_single_name_or_a_path_and_a_path_may_begin_with_
     file = config(tmp_path, "tasks: {answers: {prompts: a.jsonl, scorers: [reward=a]}}")
     own = resolve(file, {"prompts": Path("b.jsonl"), "scorers": "reward=b", "gen_kwargs": None})
     assert (own.of_task("answers").prompts, own.of_task("answers").scorers) == ("b.jsonl", ("reward=b",))
+    file = config(tmp_path, "tasks: {winogender*: {limit: 7}, winogender: {seed: 3}, truthfulness: {limit: 8}, drop: }")
+    given = resolve(file, {"tasks": ["truthfulqa_mc", "winogender", "winogender_full"]})
+    found = {name: (given.of_task(name).limit, given.of_task(name).seed) for name in given.tasks}
+    assert found == {"truthfulqa_mc": (8, 0), "winogender": (7, 3), "winogender_full": (7, 0)}
     (tmp_path / "kept.yaml").write_text(to_yaml(own))
     assert resolve(tmp_path / "kept.yaml", {}) == own
     monkeypatch.setenv("HOME", str(tmp_path))

@@ -300,13 +300,10 @@ def test_what_vllm_cannot_load_is_reported_in_one_line(monkeypatch, folder, vllm
 
 
 def test_thoughts_are_apart_and_a_stop_string_does_not_end_them(engine, monkeypatch):
-    def spoil(output):
-        for choice in output.outputs:
-            choice.text = "<think>2\n+2</think>\n4\n5"
-
-    monkeypatch.setattr(LLM, "spoil", spoil)
     sampling = Sampling(5, stop=("\n",), thinking=Thinking(limit=7, always=True))
-    ((_, (found,)),) = engine.generate([Prompt("a", "The doctor")], sampling)
-    assert (found.text, found.thoughts, found.finish, found.tokens) == ("4", "2\n+2", "stop", ())
+    for text, thoughts in (("<think>2\n+2</think>\n4\n5", "2\n+2"), ("4\n5", "")):
+        monkeypatch.setattr(LLM, "spoil", lambda output, text=text: vars(output.outputs[0]).update(text=text))
+        ((_, (found,)),) = engine.generate([Prompt("a", "The doctor")], sampling)
+        assert (found.text, found.thoughts, found.finish, found.tokens) == ("4", thoughts, "stop", ())
     params = engine.llm.calls[-1][1][0]
     assert (params.max_tokens, params.stop) == (12, [])

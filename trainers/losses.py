@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from scipy.signal import lfilter
 from torch.nn import functional
 
+from alignbench.models.distributions import LOWEST, rows_at_once
+
 Array = NDArray[np.float64]
-LOWEST = -200.0  # nats below the highest logit: its exp is 0 in fp32, and 0 · −200 is not NaN, unlike 0 · −∞
 
 
 def token_logprobs(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -57,7 +58,7 @@ class _TokenLogprobs(torch.autograd.Function):
 
 
 def _row_chunks(logits: torch.Tensor) -> list[slice]:
-    at_once = max(1, (2**19 if logits.device.type == "cpu" else 2**28) // logits.shape[-1])
+    at_once = rows_at_once(logits, 2**19)
     return [slice(start, start + at_once) for start in range(0, len(logits), at_once)]
 
 

@@ -22,7 +22,7 @@ from alignbench.models.checkpoint import Checkpoint, CheckpointError, find_check
 from alignbench.models.encode import Encoder
 from alignbench.models.generate.decoding import end_tokens
 from alignbench.models.generate.samples import NOT_FINITE
-from alignbench.models.load import load_tokenizer, load_weights, loading
+from alignbench.models.load import load_model
 from alignbench.models.local import LocalEngine
 from alignbench.models.onednn import use_onednn
 from alignbench.types.engine import Completion, Prompt, Sampling
@@ -33,10 +33,6 @@ from trainers.packing import PACKED, Example, Packed, pack
 BIAS = "alignbench_reward_bias"  # the field of config.json that is added to the output of the head
 SUBLAYERS = ("self_attn", "attn", "attention", "self_attention", "mlp", "feed_forward", "fc2")
 ADAPTER = "a LoRA adapter; merge it into its model first (merge_and_unload)"
-AUTO_CLASSES: dict[str, tuple[Any, dict[str, Any]]] = {  # and its options
-    "causal": (AutoModelForCausalLM, {}),
-    "reward": (AutoModelForSequenceClassification, {"num_labels": 1}),
-}
 AGREEMENT = 1e-3  # nats that packed rows may differ from the stock model in fp32
 
 
@@ -120,10 +116,10 @@ def load(
     Raises AlignbenchError if the checkpoint does not load as such a model, or cannot be trained on packed rows.
     """
     checkpoint = find_plain(spec)
-    auto, options = AUTO_CLASSES[kind]
-    with loading(checkpoint, f"a {kind} model"):
-        model, missing = load_weights(checkpoint, auto, dtype=torch.float32, **options)
-        tokenizer = load_tokenizer(checkpoint)
+    auto, options = AutoModelForCausalLM, dict[str, Any]()
+    if kind == "reward":
+        auto, options = AutoModelForSequenceClassification, {"num_labels": 1}
+    model, tokenizer, missing = load_model(checkpoint, auto, f"a {kind} model", dtype=torch.float32, **options)
     if kind == "reward" and not isinstance(getattr(model, "score", None), nn.Linear):
         reason = f"a {checkpoint.model_type} has no scalar head over a causal model"
         raise CheckpointError(spec, f"{reason}; give the reward as a function, module:function")
@@ -138,7 +134,7 @@ def load(
     span = attention_span(model)  # packed rows have no sliding window: sequences must fit into it
     if math.isfinite(span):
         checkpoint = replace(checkpoint, window=min(int(span), checkpoint.window or int(span)))
-    return model.eval(), tokenizer, checkpoint
+    return model, tokenizer, checkpoint
 
 
 @torch.no_grad()

@@ -15,12 +15,13 @@ import torch
 from accelerate import Accelerator
 
 from alignbench.errors import AlignbenchError, first_line
+from alignbench.models.template import render as render_messages
 from alignbench.progress import Progress
 from alignbench.runs.folder import read_object, write_json
 from alignbench.stats import estimates
 from trainers import data, loop
 from trainers.config import REQUIRED, StageConfig, check, setting
-from trainers.data import Messages, Ranking, Render
+from trainers.data import Messages, Ranking
 from trainers.losses import ranking_loss
 from trainers.models import BIAS, Scalar, Texts, load, residual_dropout, save_model
 from trainers.packing import Example, Packed, pack
@@ -190,34 +191,75 @@ def _pairs(ranking: Ranking, scores: Sequence[float]) -> list[tuple[int, int, fl
     return [(1 if a[0] < b[0] else -1, a[1] - b[1], a[2] - b[2]) for a, b in both if a[0] != b[0]]
 
 
-class RewardModel:
-    """A classifier with one label and its own tokenizer, read at the end token after each response.
+class RewardTexts(Texts):
+    """Encodes prompts and responses as a reward model reads them. The score is that of the last token.
 
-    template: its own chat template, which prompts that are chat messages are rendered with
+    One of our own reads them as in its training: in its chat template (chat) or as plain text, up to the end token.
+    Another one reads the whole dialogue in its chat template if it has one, else plain text and the end token, up to
+    the last token that is not padding, as in transformers.
+
+    folder: of the checkpoint; None for a model in training, which is our own
     """
+
+    def __init__(self, tokenizer: Any, model: Any, folder: Path | None = None) -> None:
+        super().__init__(tokenizer, model)
+        recipe: dict[str, Any] = {"stage": "reward"}
+        if folder is not None:
+            recipe = read_object(folder / "recipe.json") or {}
+        self.ours = recipe.get("stage") == "reward"
+        self.chat = bool(recipe.get("config", {}).get("template") if self.ours else tokenizer.chat_template)
+        self._render = data.chat_template(tokenizer) if self.ours and self.chat else None
+        self._padding = model.config.get_text_config().pad_token_id
+
+    def examples(self, prompt: str | Messages, responses: Sequence[str]) -> list[Example]:
+        """The responses to a prompt, which one of our own models reads together."""
+        if not self.ours:
+            return [self._alone(prompt, response) for response in responses]
+        if self._render is None:
+            return [self.example(str(prompt), responses)]
+        answers = ([{"role": "assistant", "content": response.strip()}] for response in responses)
+        pairs = [data.render_pair(_asked(prompt), answer, self._render) for answer in answers]
+        return [self.example(pairs[0][0], [response for _, response in pairs])]
+
+    def _alone(self, prompt: str | Messages, response: str) -> Example:
+        if self.chat:
+            dialogue = [*_asked(prompt), {"role": "assistant", "content": response}]
+            try:
+                text = render_messages(self.tokenizer, dialogue, add_generation_prompt=False)
+            except ValueError as error:
+                raise ValueError(f"the chat template does not take prompt and response ({error})") from error
+            ids = self._known(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+        else:
+            example = self.example(str(prompt), [response])
+            ids = [*example.prompt, *example.responses[0]]
+        last = max((at for at, token in enumerate(ids) if token != self._padding), default=len(ids) - 1)
+        return Example(ids[:last], [ids[last : last + 1]])
+
+
+def _asked(prompt: str | Messages) -> Messages:
+    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+
+
+class RewardModel:
+    """A classifier with one label and its own tokenizer. folder: see `RewardTexts`"""
 
     def __init__(
         self, scalar: Scalar, tokenizer: Any, window: int | None, micro_tokens: int, accelerator: Accelerator,
-        template: Render | None = None,
+        folder: Path | None = None,
     ) -> None:  # fmt: skip
-        self.scalar, self.texts, self.window = scalar, Texts(tokenizer, scalar.model), window
-        self.micro_tokens, self.accelerator, self.template = micro_tokens, accelerator, template
+        self.scalar, self.texts, self.window = scalar, RewardTexts(tokenizer, scalar.model, folder), window
+        self.micro_tokens, self.accelerator = micro_tokens, accelerator
 
     def __call__(self, prompts: Sequence[str | Messages], responses: Sequence[str]) -> list[float]:
         """One score per response. Adjacent responses to the same prompt share its computation."""
         examples: list[Example] = []
-        texts = []
-        for prompt, response in zip(prompts, responses, strict=True):
-            if not isinstance(prompt, str):
-                assert self.template
-                answer = {"role": "assistant", "content": response.strip()}
-                prompt, response = data.render_pair(prompt, [answer], self.template)
-            texts.append((prompt, response))
-        for prompt, pairs in groupby(texts, key=lambda pair: pair[0]):
-            examples.append(example := self.texts.example(prompt, [response for _, response in pairs]))
-            if self.window is not None and example.longest > self.window:
-                tokens = f"{example.longest} tokens, more than the reward model's window of {self.window}"
-                raise AlignbenchError(f"prompt {prompt[:60]!r}: with its response it has {tokens}")
+        for prompt, pairs in groupby(zip(prompts, responses, strict=True), key=lambda pair: pair[0]):
+            found = self.texts.examples(prompt, [response for _, response in pairs])
+            examples += found
+            if self.window is not None and (longest := max(example.longest for example in found)) > self.window:
+                asked = prompt if isinstance(prompt, str) else prompt[-1]["content"]
+                tokens = f"{longest} tokens, more than the reward model's window of {self.window}"
+                raise AlignbenchError(f"prompt {asked[:60]!r}: with its response it has {tokens}")
         return [score for scores in self.scores(examples) for score in scores]
 
     def scores(self, examples: Sequence[Example]) -> list[list[float]]:
@@ -235,11 +277,7 @@ def load_reward(spec: str, accelerator: Accelerator, micro_tokens: int) -> Rewar
     if is_checkpoint(spec):
         model, tokenizer, checkpoint = load(spec, "reward")
         scalar = Scalar(model.to(accelerator.device))
-        recipe = read_object(checkpoint.path / "recipe.json") or {}
-        # one of our own is given texts as in its training
-        chat = recipe["config"].get("template") if recipe.get("stage") == "reward" else tokenizer.chat_template
-        template = data.chat_template(tokenizer) if chat else None
-        return RewardModel(scalar, tokenizer, checkpoint.window, micro_tokens, accelerator, template)
+        return RewardModel(scalar, tokenizer, checkpoint.window, micro_tokens, accelerator, checkpoint.path)
     sys.path.insert(0, str(Path.cwd()))
     try:
         found = pkgutil.resolve_name(spec)
@@ -257,10 +295,10 @@ def as_read_by(reward: Reward, source: str, prompts: Sequence[str], template: bo
 
     prompts: as the policy reads them; template: in its chat template
     """
-    if not isinstance(reward, RewardModel) or not (template or reward.template):
+    if not isinstance(reward, RewardModel) or not (template or reward.texts.chat):
         return prompts
     shown = data.read_conversations(source)
-    if reward.template:
+    if reward.texts.chat:
         return shown
     return [own[0]["content"] if len(own) == 1 else text for own, text in zip(shown, prompts, strict=True)]
 

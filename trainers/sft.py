@@ -74,11 +74,9 @@ def train(config: SFTConfig, *, progress: Progress | None = None) -> tuple[Path,
     residual_dropout(model, config.dropout)
     policy = Policy(model.to(accelerator.device))
     sampler = Sampler(policy, tokenizer, checkpoint.window, accelerator) if config.reward else None
-    reward, shown = None, list[Any]()
-    if config.reward:
-        reward = load_reward(config.reward, accelerator, config.micro_tokens)
-        whole = as_read_by(reward, str(config.validation), [row.prompt for row in held_out], config.template)
-        shown = [*whole[: len(prompts)]]
+    reward = load_reward(config.reward, accelerator, config.micro_tokens) if config.reward else None
+    asked = [row.prompt for row in held_out]
+    shown = as_read_by(reward, str(config.validation), asked, config.template) if reward else []
     module, optimizer = accelerator.prepare(policy, loop.adam([(policy.parameters(), config.lr)]))
     sources = ((config.data, len(rows)), (config.validation, len(held_out)), (config.pretraining, None))
     origin = Origin.find("sft", config.model, {"reward": config.reward}, sources)
@@ -110,7 +108,7 @@ def train(config: SFTConfig, *, progress: Progress | None = None) -> tuple[Path,
                 keys = [str(i) for i in range(len(prompts))]
                 sampling = Sampling(max_tokens=config.selection_tokens, temperature=1.0)
                 responses = [completion.text for completion in sampler.sample(keys, prompts, sampling, config.seed)]
-                scores = score_all(accelerator, reward, str(config.reward), shown, responses)
+                scores = score_all(accelerator, reward, str(config.reward), shown[: len(prompts)], responses)
                 rows = list(zip(prompts, responses, scores, strict=True))[:8]
                 run.sample(step, [{"prompt": p, "response": r, "score": s} for p, r, s in rows])
                 metrics["reward"] = sum(scores) / len(scores)

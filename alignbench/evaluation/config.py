@@ -4,6 +4,7 @@ A file has the fields of `Settings` as its keys. `tasks` is a list of names (als
 the settings of that task alone. What the caller gives takes precedence over both.
 """
 
+import fnmatch
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields, replace
@@ -16,7 +17,7 @@ from alignbench.data.cards import did_you_mean
 from alignbench.errors import AlignbenchError, first_line
 from alignbench.parse import find_path, read_yaml
 from alignbench.plugins import include
-from alignbench.tasks import find_names
+from alignbench.tasks import LM_EVAL, find_names
 from alignbench.types.settings import Settings, TaskSettings, combined
 from alignbench.types.task import Task
 
@@ -34,16 +35,18 @@ def resolve(config: str | Path | None, given: Mapping[str, Any]) -> Settings:
         value = own[name] or ()
         own[name] = (str(value),) if isinstance(value, str | Path) else tuple(map(str, value))
     own |= {name: str(own[name]) for name in PATHS if own.get(name) is not None}
-    if listed := own.pop("tasks", ()):
-        tasks = {name: tasks.get(name, {}) for name in listed}
+    listed = own.pop("tasks", ())
     found = combined(general, own)
     for path in found.get("include_path", ()):
         include(path)
-    expanded: Mappings = {}
+    expanded: Mappings = {name: {} for name in find_names(listed)}
     for pattern, settings in tasks.items():
         settings = combined(settings, {key: own[key] for key in own.keys() & settings.keys()})
-        for name in find_names([pattern]):
-            expanded[name] = combined(expanded.get(name, {}), settings)
+        # the index of lm-eval's tasks takes long to read
+        indexed = not listed or pattern in listed or not pattern.startswith(LM_EVAL)
+        for name in find_names([pattern]) if indexed else fnmatch.filter(expanded, pattern):
+            if name in expanded or not listed:
+                expanded[name] = combined(expanded.get(name, {}), settings)
     found |= {name: dict(found.get(name) or {}) for name in ("gen_kwargs", "template_kwargs")}
     found |= {"system": system_message(found.get("system")), "tasks": expanded}
     return Settings(**found)

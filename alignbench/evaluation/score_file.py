@@ -232,7 +232,8 @@ def row_ids(rows: Sequence[SourceRow], *, required: bool) -> list[str]:
             raise AlignbenchError(f"{row.where}: no id; give each row the id of its document")
         found.append(f"row {number}" if value is None else str(value))
         if type(first := given.setdefault(found[-1], value)) is not type(value):
-            raise AlignbenchError(f"{row.where}: the id {value!r} has the same text as the id {first!r}")
+            own, before = ("the number of a row without id" if v is None else f"the id {v!r}" for v in (value, first))
+            raise AlignbenchError(f"{row.where}: {own} has the same text as {before}; give each row one id")
     return found
 
 

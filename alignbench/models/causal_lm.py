@@ -18,6 +18,7 @@ ERRORS = TypeError, ValueError, RuntimeError, IndexError, AttributeError, KeyErr
 # Padded tokens of a scoring batch: on a CPU, matrix products reach their full rate at 256 rows
 CPU_TOKENS, MAX_TOKENS = 512, 16_384
 LARGEST_TREE = 2_048  # nodes of a prefix tree: attention is quadratic in them
+NO_MEMORY = "out of the device's memory"
 CPU_ROWS, MAX_ROWS = 128, 512  # samples generated at once: matrix products gain little beyond
 
 

@@ -31,14 +31,14 @@ def target_logprobs(logits: torch.Tensor, rows: list[int], targets: list[int]) -
     row = torch.tensor(rows, device=logits.device)
     target = logits[row, torch.tensor(targets, device=logits.device)].float()
     normalisers = []
-    for part in torch.split(logits, _rows_at_once(logits, 2**20)):
+    for part in torch.split(logits, rows_at_once(logits, 2**20)):
         part = part.float()
         highest = part.amax(-1, keepdim=True)
         normalisers.append(part.sub_(highest).exp_().sum(-1).log_().add_(highest[:, 0]))
     return (target - torch.cat(normalisers)[row]).cpu().double().numpy()
 
 
-def _rows_at_once(logits: torch.Tensor, numbers: int) -> int:
+def rows_at_once(logits: torch.Tensor, numbers: int) -> int:
     """With so many numbers as the processor's cache holds, or with 256 times as many on a GPU."""
     return max(1, numbers * (1 if logits.device.type == "cpu" else 256) // logits.shape[-1])
 
@@ -49,7 +49,7 @@ def entropies(logits: torch.Tensor, rows: Sequence[int]) -> NDArray[np.float64]:
 
     logits: (positions, vocabulary), not modified, and copied a few rows at a time. A logit of −∞ is of probability 0.
     """
-    size = _rows_at_once(logits, 2**18)
+    size = rows_at_once(logits, 2**18)
     found = [np.empty((2, 0))]
     for start in range(0, len(rows), size):
         index = torch.tensor(list(rows[start : start + size]), device=logits.device)
@@ -108,7 +108,7 @@ def draw(logits: torch.Tensor, rows: Sequence[int], streams: Sequence[Stream], s
 
     logits: (rows, vocabulary). Temperature 0 takes the most likely token, the lowest id in a tie.
     """
-    size = _rows_at_once(logits, 2**19)
+    size = rows_at_once(logits, 2**19)
     drawn: list[Drawn] = []
     for start in range(0, len(rows), size):
         part = logits.index_select(0, torch.tensor(list(rows[start : start + size]), device=logits.device))

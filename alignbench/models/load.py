@@ -84,21 +84,44 @@ def load_engine(
     options = {"dtype": getattr(torch, dtype), "attn_implementation": "eager" if slow else None, **(placement or {})}
     if checkpoint.quantization is not None:  # quantised layers cannot be moved
         options.setdefault("device_map", {"": device})
-    try:
-        with loading(checkpoint, "a causal language model"):
-            tokenizer = load_tokenizer(checkpoint)
-            model, missing = load_weights(checkpoint, AutoModelForCausalLM, merge=merge, **options)
-            model = (model if "device_map" in options else model.to(device)).eval()
-    except torch.OutOfMemoryError as error:
-        advice = "try --dtype bfloat16, --device-map auto or --device cpu"
-        message = f"its weights do not fit into the memory of {device}; {advice}"
-        raise CheckpointError(checkpoint.name, message) from error
+    what = "a causal language model"
+    model, tokenizer, missing = load_model(checkpoint, AutoModelForCausalLM, what, device, merge=merge, **options)
     if missing:
         raise CheckpointError(checkpoint.name, f"{len(missing)} weights are not in its files (first: {missing[0]})")
     if "device_map" not in options:  # accelerate's hooks are in `forward`, which this replaces
         choose_products(model)
     encoder = Encoder(tokenizer, template_kwargs, system)
     return LocalEngine(model, encoder, checkpoint.window, token_budget or 0, notify)
+
+
+def load_model(
+    checkpoint: Checkpoint, auto_class: Any, what: str, device: str = "cpu", *, merge: bool = False, **options: Any
+) -> tuple[Any, Any, list[str]]:
+    """A transformers model in evaluation mode (with its adapter, if there is one), its tokenizer, and the names of
+    weights that are not in the files.
+
+    what: the kind of model, for messages; merge: add the adapter to the weights; options: of `from_pretrained`
+    Raises AlignbenchError if transformers cannot load it, and if it does not fit into the device's memory.
+    """
+    import torch
+
+    base = checkpoint.base or checkpoint
+    if base is not checkpoint:  # loaded afterwards: transformers would report the adapter's missing weights only
+        options["adapter_kwargs"] = {"subfolder": "none"}
+    found = {"trust_remote_code": checkpoint.custom_code, "local_files_only": True, "use_safetensors": True}
+    try:
+        with loading(checkpoint, what):
+            tokenizer = load_tokenizer(checkpoint)
+            model, report = auto_class.from_pretrained(base.path, output_loading_info=True, **options, **found)
+            missing = set(report["missing_keys"])
+            if base is not checkpoint:
+                missing |= _add_adapter(model, checkpoint, base, merge)
+            model = (model if "device_map" in options else model.to(device)).eval()
+    except torch.OutOfMemoryError as error:
+        advice = "try --dtype bfloat16, --device-map auto or --device cpu"
+        message = f"its weights do not fit into the memory of {device}; {advice}"
+        raise CheckpointError(checkpoint.name, message) from error
+    return model, tokenizer, sorted(missing)
 
 
 @contextmanager
@@ -149,29 +172,9 @@ def load_tokenizer(checkpoint: Checkpoint) -> Any:
     return tokenizer
 
 
-def load_weights(
-    checkpoint: Checkpoint, auto_class: Any, *, merge: bool = False, **options: Any
-) -> tuple[Any, list[str]]:
-    """A transformers model with its adapter, if there is one, and the names of weights that are not in the files.
-
-    options: of `from_pretrained`. Raises whatever transformers raises.
-    """
-    base = checkpoint.base or checkpoint
-    if checkpoint.base is not None:  # loaded afterwards: transformers would report the adapter's missing weights only
-        options["adapter_kwargs"] = {"subfolder": "none"}
-    options |= {"trust_remote_code": checkpoint.custom_code, "local_files_only": True, "use_safetensors": True}
-    model, loading = auto_class.from_pretrained(base.path, output_loading_info=True, **options)
-    missing = set(loading["missing_keys"])
-    if checkpoint.base is not None:
-        missing |= _add_adapter(model, checkpoint, merge)
-    return model, sorted(missing)
-
-
-def _add_adapter(model: Any, checkpoint: Checkpoint, merge: bool) -> set[str]:
+def _add_adapter(model: Any, checkpoint: Checkpoint, base: Checkpoint, merge: bool) -> set[str]:
     """Load the adapter into its base, and return the names of its weights that are missing."""
     from peft.tuners.tuners_utils import BaseTunerLayer
-
-    base = checkpoint.base or checkpoint
 
     def refuse(reason: str) -> CheckpointError:
         return CheckpointError(checkpoint.name, f"its adapter does not fit its base {base.name} ({reason})")

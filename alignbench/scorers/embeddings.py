@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from alignbench.diversity.semantic import distances_to_others, vendi
 from alignbench.errors import AlignbenchError
 from alignbench.models.checkpoint import find_checkpoint
-from alignbench.models.load import quiet, resolve_device
+from alignbench.models.load import loading, resolve_device
 from alignbench.scorers.sequence import encodable
 from alignbench.types.scorer import Item
 
@@ -75,14 +75,10 @@ class SentenceTransformerEmbedder(_Embedder):
             raise AlignbenchError(f"embedder {path}: a part of it is pickled ({pickled[0]}); convert it to safetensors")
         self.name = f"sentence-transformers:{checkpoint.name}"
         self.revision = checkpoint.revision or checkpoint.sha256
-        quiet()
-        self._model = SentenceTransformer(
-            str(checkpoint.path),
-            device=resolve_device(device),
-            trust_remote_code=checkpoint.custom_code,
-            local_files_only=True,
-            model_kwargs={"use_safetensors": True, "dtype": "float32"},
-        )
+        options = {"device": resolve_device(device), "trust_remote_code": checkpoint.custom_code}
+        options |= {"model_kwargs": {"use_safetensors": True, "dtype": "float32"}, "local_files_only": True}
+        with loading(checkpoint, "a sentence-transformers model"):
+            self._model = SentenceTransformer(str(checkpoint.path), **options)
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         readable = [encodable(text) for text in texts] or [""]  # one text, to learn the vector's size

@@ -11,13 +11,11 @@ from torch import nn
 
 from alignbench.errors import AlignbenchError
 from alignbench.models.checkpoint import find_checkpoint
-from alignbench.models.template import render
-from alignbench.parse import read_object
 from alignbench.scorers.preference import each_once, pair, win
-from alignbench.scorers.sequence import Row, SequenceModel, encodable, load_sequence_classifier, window
+from alignbench.scorers.sequence import Row, SequenceModel, encodable, sequence_model, window
 from alignbench.types.scorer import Item, Numbers
-from trainers.data import chat_template, render_pair
-from trainers.models import BIAS, Texts
+from trainers.models import BIAS
+from trainers.reward import RewardTexts
 
 UNBOUNDED = 2**31
 Pair = tuple[str, str]  # prompt and response
@@ -31,7 +29,7 @@ class RewardScorer:
 
     def __init__(self, kind: str, name: str, path: str, device: str, trust_remote_code: bool) -> None:
         checkpoint = find_checkpoint(path, trust_remote_code=trust_remote_code)
-        self._reader = reader = load_sequence_classifier(path, device, trust_remote_code)
+        self._reader = reader = sequence_model(checkpoint, device)
         if len(reader.labels) != 1:
             outputs = f"it has {len(reader.labels)} outputs; a reward model has one"
             raise AlignbenchError(f"reward model {reader.name}: {outputs}")
@@ -42,7 +40,7 @@ class RewardScorer:
         if decoder and config.get_text_config().pad_token_id != tokenizer.pad_token_id:
             tokenizer.pad_token = None  # the class would read the output at padding: one text per batch
         tokenizer.padding_side = "right"
-        self._encode = _encoder(reader, decoder, checkpoint.path / "recipe.json")
+        self._encode = _encoder(reader, decoder, checkpoint.path)
         self._bias = float(getattr(config, BIAS, 0.0))
         self.kind, self.name, self.revision = kind, f"{name}:{reader.name}", reader.revision
         self.weights_sha256 = checkpoint.weights_sha256
@@ -77,38 +75,16 @@ class RewardJudge(RewardScorer):
         return list(map(numbers, rewards[::2], rewards[1::2]))
 
 
-def _encoder(reader: SequenceModel, decoder: bool, file: Path) -> Callable[[Sequence[Pair]], list[Row]]:
-    """How prompt and response become one input, by the first rule that applies (file: recipe.json, which
-    `find_checkpoint` has checked, if there is one):
-
-    - a checkpoint of our trainers (recipe.json, stage "reward"): the prompt's tokens (with the chat template if it was
-      trained with it), the response's, and the end token; its scores are those of `trainers.reward.RewardModel`;
-    - a tokenizer with a chat template: a message of the user and one of the assistant;
-    - an encoder: a pair of texts; another decoder: as our own.
-    """
-    tokenizer = reader.tokenizer
-    recipe = read_object(file) if file.is_file() else {}
-    ours = recipe.get("stage") == "reward"
-    if not (ours or tokenizer.chat_template or decoder):
+def _encoder(reader: SequenceModel, decoder: bool, folder: Path) -> Callable[[Sequence[Pair]], list[Row]]:
+    """How prompt and response become one input: a pair of texts for an encoder without a chat template, or else as the
+    trainers read them (`RewardTexts`)."""
+    texts = RewardTexts(reader.tokenizer, reader.model, folder)
+    if not (texts.ours or texts.chat or decoder):
         return reader.encode
-    texts = Texts(tokenizer, reader.model)
-    template = chat_template(tokenizer) if ours and recipe.get("config", {}).get("template") else None
-
-    def ids(prompt: str, response: str) -> list[int]:
-        asked, answer = {"role": "user", "content": prompt}, {"role": "assistant", "content": response}
-        if template is not None:
-            prompt, response = render_pair([asked], [answer | {"content": response.strip()}], template)
-        elif tokenizer.chat_template and not ours:
-            try:
-                rendered = render(tokenizer, [asked, answer], add_generation_prompt=False)
-            except ValueError as error:
-                raise ValueError(f"the chat template does not take prompt and response ({error})") from error
-            return list(tokenizer(rendered, add_special_tokens=False, verbose=False)["input_ids"])
-        example = texts.example(prompt, [response])
-        return [*example.prompt, *example.responses[0]]
 
     def encode(pairs: Sequence[Pair]) -> list[Row]:
-        found = [ids(encodable(prompt), encodable(response)) for prompt, response in pairs]
-        return [{"input_ids": own, "attention_mask": [1] * len(own)} for own in found]
+        found = [texts.examples(encodable(prompt), [encodable(response)])[0] for prompt, response in pairs]
+        ids = [[*example.prompt, *example.responses[0]] for example in found]
+        return [{"input_ids": own, "attention_mask": [1] * len(own)} for own in ids]
 
     return encode

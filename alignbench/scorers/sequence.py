@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, softmax
 
-from alignbench.models.checkpoint import CheckpointError, find_checkpoint
-from alignbench.models.load import load_tokenizer, load_weights, loading, resolve_device
+from alignbench.models.checkpoint import Checkpoint, CheckpointError, find_checkpoint
+from alignbench.models.load import load_model, resolve_device
 
 BATCH_TOKENS = {"cpu": 2048, "other": 32768}  # padded tokens of a batch
 # These number positions from the padding token's id on, so the first positions are never used.
@@ -97,20 +97,25 @@ def load_sequence_classifier(path: str, device: str, trust_remote_code: bool = F
 
     Raises AlignbenchError if it is missing, unsafe or incomplete, or has no trained head.
     """
+    return sequence_model(find_checkpoint(path, trust_remote_code=trust_remote_code), device)
+
+
+def sequence_model(checkpoint: Checkpoint, device: str) -> SequenceModel:
+    """The checkpoint of `load_sequence_classifier`, in memory."""
     import torch
     from transformers import AutoModelForSequenceClassification
 
-    checkpoint = find_checkpoint(path, trust_remote_code=trust_remote_code)
-    with loading(checkpoint, "a sequence classifier"):
-        tokenizer = load_tokenizer(checkpoint)
-        model, missing = load_weights(checkpoint, AutoModelForSequenceClassification, dtype=torch.float32)
+    what, place = "a sequence classifier", resolve_device(device)
+    model, tokenizer, missing = load_model(
+        checkpoint, AutoModelForSequenceClassification, what, place, dtype=torch.float32
+    )
     if missing:
         reason = f"{len(missing)} weights are not in its files (first: {missing[0]})"
         raise CheckpointError(checkpoint.name, f"not a trained sequence classifier: {reason}")
     return SequenceModel(
         name=checkpoint.name,
         revision=checkpoint.revision or checkpoint.sha256,
-        model=model.to(resolve_device(device)).eval(),
+        model=model,
         tokenizer=tokenizer,
         window=window(checkpoint.window, model.config, tokenizer),
         labels=tuple(str(model.config.id2label[i]) for i in range(model.config.num_labels)),

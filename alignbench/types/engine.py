@@ -77,10 +77,13 @@ class Thinking:
         begun = before.lstrip().startswith(self.start)
         if completion.unscored or not (begun or self.opened or (closed and self.start not in before)):
             return completion
-        thoughts = before.lstrip().removeprefix(self.start).strip()
         if not closed:
-            return Completion("", completion.finish, unscored=UNFINISHED, thoughts=thoughts)
-        return Completion(answer.lstrip(), completion.finish, thoughts=thoughts)
+            return Completion("", completion.finish, unscored=UNFINISHED, thoughts=self.within(before))
+        return Completion(answer.lstrip(), completion.finish, thoughts=self.within(before))
+
+    def within(self, text: str) -> str:
+        """The thoughts of a text that begins with a block, without its tags."""
+        return text.partition(self.end)[0].lstrip().removeprefix(self.start).strip()
 
 
 THINKING = Thinking()

@@ -14,14 +14,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
-from alignbench.models.causal_lm import Budget, devices_of, release_cached_memory, select_before_head
+from alignbench.models.causal_lm import NO_MEMORY, Budget, devices_of, release_cached_memory, select_before_head
 from alignbench.models.generate.decoding import Decoding
 from alignbench.models.generate.probe import why_not
 from alignbench.models.generate.samples import Job, Run
 from alignbench.types.engine import Completion
 
 CACHES = ("past_key_values", "cache_params")  # the names that models use
-NO_MEMORY = "out of the device's memory"
 
 
 class BatchedModel:
@@ -63,7 +62,7 @@ class _Run(Run):
     def __init__(
         self, batched: BatchedModel, jobs: Sequence[Job], decoding: Decoding, budget: Budget, padded: bool
     ) -> None:
-        self.batched, self.model, self.padded = batched, batched.model, padded
+        self.batched, self.model, self.padded, self.joins = batched, batched.model, padded, padded
         longest = max((len(job.tokens) for job in jobs), default=0) + decoding.sampling.most_tokens
         limit = (batched.most_rows or budget.rows(longest)) if padded else decoding.sampling.samples
         self.cached = padded or bool(batched.cached)
@@ -90,8 +89,8 @@ class _Run(Run):
         return logits
 
     def advance(self) -> Tensor:
-        rows = [[*row.job.tokens.tolist(), *row.tokens] for row in self.rows]
-        tokens = np.array([row[-1:] for row in rows] if self.cached else rows, np.int64)
+        rows = [row.tokens[-1:] if self.cached else [*row.job.tokens.tolist(), *row.tokens] for row in self.rows]
+        tokens = np.array(rows, np.int64)
         if self.mask is not None:
             self.mask = nn.functional.pad(self.mask, (0, 1))
         positions = np.array([[row.position] for row in self.rows])

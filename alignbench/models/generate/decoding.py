@@ -55,8 +55,7 @@ class Thoughts:
 
     def text(self, tokens: Sequence[int]) -> str:
         """The thoughts without their tags."""
-        text = self._decode(tokens[: self.answer]).partition(self.thinking.end)[0]
-        return text.lstrip().removeprefix(self.thinking.start).strip()
+        return self.thinking.within(self._decode(tokens[: self.answer]))
 
     def _decode(self, tokens: Sequence[int]) -> str:
         decoded: str = self.tokenizer.decode(list(tokens), clean_up_tokenization_spaces=False)

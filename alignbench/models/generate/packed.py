@@ -1,6 +1,6 @@
 """Packed rows: tokens of many sequences in one row of a transformers model, which attend to pages of keys. For a CPU.
 
- Attention is computed page by page and combined in order of position, so that the numbers of a token depend,
+Attention is computed page by page and combined in order of position, so that the numbers of a token depend,
 bit for bit, only on the tokens before it. Matrix products of at least FLOOR rows have the same rows however many they
 are, and trailing zeros change nothing in steps of TRIM columns (verified by tests/test_generate.py).
 """

@@ -81,10 +81,12 @@ class Sample:
 class Run:
     """One call of a way to generate.
 
-    limit: samples that run at once
+    limit: samples that run at once; joins: prompts are computed while samples run
     waiting: the prompts to compute, each with the numbers of the samples that begin together
     rows: the samples that run; computed: those of the last step
     """
+
+    joins = True
 
     def __init__(self, jobs: Sequence[Job], decoding: Decoding, budget: Budget, limit: int) -> None:
         self.jobs, self.decoding, self.budget, self.limit = jobs, decoding, budget, limit
@@ -103,7 +105,7 @@ class Run:
     def step(self) -> list[Job]:
         """Compute and draw, and return the jobs that this completes."""
         jobs, samples, sources = list[Job](), list[Sample](), list[int]()
-        while self.waiting and (not self.rows or len(self.rows) <= self.limit * 3 // 4):
+        while self.waiting and (not self.rows or (self.joins and len(self.rows) <= self.limit * 3 // 4)):
             job, numbers = self.waiting[0]
             if len(self.rows) + len(samples) + len(numbers) > self.limit or (jobs and not self.fit([*jobs, job])):
                 break

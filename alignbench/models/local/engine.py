@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from alignbench.models.causal_lm import LARGEST_TREE, attention_span, find_budget, release_cached_memory
+from alignbench.models.causal_lm import LARGEST_TREE, NO_MEMORY, attention_span, find_budget, release_cached_memory
 from alignbench.models.distributions import entropies, target_logprobs
 from alignbench.models.encode import Encoded, Encoder, Tokens, shared_prefix
 from alignbench.models.generate.batched import BatchedModel
@@ -309,7 +309,7 @@ class LocalEngine:
 def _total(scores: Scores, tokens: int, request: Request) -> Loglikelihood:
     """Sum of the last `tokens` log-probabilities, with what else the request asks for."""
     if scores is None:
-        return Loglikelihood.failed("out of the device's memory", tokens)
+        return Loglikelihood.failed(NO_MEMORY, tokens)
     total = float(scores[0, -tokens:].sum())
     if not np.isfinite(total):
         return Loglikelihood.failed(f"the log-probability is {total}", tokens)

@@ -252,8 +252,8 @@ def _completion(choice: Any, sampling: Sampling) -> Completion:
     # if one token completes several stop strings, vLLM may have stopped at a later one
     whole = Choice(choice.text, choice.finish_reason, choice.stop_reason, (), ())
     found = completion(whole, sampling.stop, sampling.thinking)
-    if found.unscored or (sampling.thinking is not None and sampling.thinking.end in choice.text):
-        return found  # its tokens are not aligned with the answer
+    if found.unscored or (sampling.thinking is not None and found.text != choice.text):
+        return found  # vLLM's tokens are also those of thoughts, or of text after a stop string
     return replace(found, tokens=tokens, logprobs=logprobs)
 
 
