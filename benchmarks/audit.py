@@ -24,9 +24,8 @@ def main() -> None:
     parser.add_argument("--resamples", type=int, default=10_000)
     args = parser.parse_args()
     n, numbers = args.documents, range(args.tasks)
-    equal = [make(n, number) for number in numbers]
     kinds = {
-        "the same number of documents": equal,
+        "the same number of documents": [make(n, number) for number in numbers],
         "different numbers": [make(n - number, number) for number in numbers],
         "clusters": [make(n, number, clusters=n // 5 - number) for number in numbers],
     }

@@ -3,10 +3,9 @@
     python benchmarks/coverage.py [--simulations 2000] [--resamples 2000] [--only TEXT]
 
 A row is a statistic and a kind of data; a column is a number of documents (prompts). The goal is 95 ± 1.5 %; with 2,000
-simulations the standard error of a cell is half a point. The rows "nearly all agree" are preferences that are nearly
-all the same: intervals may be too wide there, but should cover the truth at least 93.5 % of the time. The rows
-"limits" are data on which no cheap interval does that at n = 50: few documents are informative, or there are few
-different values. Simulations of a row share the draws of their resamples: thousands of them are one matrix product.
+simulations the standard error of a cell is half a point. "Nearly all agree" are preferences of which nearly all are the
+same: their intervals may be too wide, but should cover the truth in at least 93.5 %. "Limits" are data with few
+informative documents or few different values, on which no cheap interval does that at n = 50.
 """
 
 import argparse
@@ -160,8 +159,7 @@ def wins(won: float, tied: float) -> Simulation:
     def simulate(n: int, simulations: int, resamples: int, random: np.random.Generator) -> Held:
         kind = random.random((n, simulations))
         outcomes = np.where(kind < won, 1.0, np.where(kind < won + tied, 0.5, 0.0))
-        truth = won + tied / 2
-        held = bootstrap_holds(outcomes, truth, resamples)
+        held = bootstrap_holds(outcomes, truth := won + tied / 2, resamples)
         for k in np.flatnonzero([nearly_all_agree(column) for column in outcomes.T]):
             rate = win_rate(outcomes[:, k])
             held[k] = within(rate.low, truth, rate.high)
