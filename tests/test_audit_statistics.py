@@ -11,10 +11,17 @@ from scipy.stats import binom
 
 from alignbench.audit.audit import Row
 from alignbench.audit.front import hypervolume, non_dominated
-from alignbench.audit.paired import pair, paired_change, resample, unpaired
+from alignbench.audit.paired import Pairs, pair, paired_change, resample, unpaired
 from alignbench.audit.tax import macro, relative_tax, tax
 from alignbench.stats import bootstrap
-from alignbench.stats.significance import few_changed, holm, mcnemar, minimum_detectable_effect, rare_changes
+from alignbench.stats.significance import (
+    few_changed,
+    holm,
+    mcnemar,
+    minimum_detectable_effect,
+    rare_changes,
+    usual_change,
+)
 from alignbench.types.record import Record
 from alignbench.types.result import MetricResult
 
@@ -76,6 +83,22 @@ def test_an_adjusted_wald_interval_by_hand():
     assert few_changed(many, np.arange(100) // 2)
     for changes, cluster in ((many, np.arange(100)), (half, np.arange(10)), ([0.0] * 10, np.zeros(10, int))):
         assert not few_changed(changes, cluster)
+
+
+def test_a_change_that_nearly_all_documents_share_has_an_interval_around_it():
+    deltas = np.array([1.0] * 94 + [0.0] * 2)
+    mirrored, _ = rare_changes(deltas - 1, np.arange(96), 1.0)
+    for better, (low, high) in {"higher": (0.937, 1.0), "lower": (-1.0, -0.937)}.items():
+        pairs = Pairs(np.zeros(96), deltas, np.arange(96), None, 0)
+        (draws,) = resample([(pairs, better)], resamples=1000)
+        for binary in (True, False):
+            found = paired_change(pairs, draws, better, 1.0, binary)
+            assert (found.delta.low, found.delta.high) == pytest.approx((1 + mirrored.low, 1.0))
+            assert (found.gain.low, found.gain.high) == pytest.approx((low, high), abs=1e-3)
+            assert found.p < 1e-6
+    assert usual_change(deltas, np.arange(96)) == 1.0
+    for changes, n in ((np.ones(96), 96), (deltas[88:], 8), (np.arange(20.0), 20), (np.repeat([0.0, 1.0], 10), 20)):
+        assert usual_change(changes, np.arange(n)) == 0.0
 
 
 @given(st.lists(st.floats(-1, 1), min_size=6, max_size=19), st.integers(40, 400))

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from alignbench.stats.estimates import Estimate, t_quantile
+from alignbench.stats.estimates import STUDENTISED, Estimate, t_quantile
 
 LEVEL = 0.05
 POWER = 0.8
@@ -29,27 +29,40 @@ def few_changed(deltas: ArrayLike, cluster: NDArray[np.int64]) -> bool:
     return clusters > 1 and changed < FEW and 2 * changed < clusters
 
 
-def rare_changes(deltas: ArrayLike, cluster: NDArray[np.int64], span: float) -> tuple[Estimate, float]:
-    """Mean of (n,) differences in [-span, span] that are mostly 0, with an adjusted Wald interval and its p-value.
+def usual_change(deltas: ArrayLike, cluster: NDArray[np.int64]) -> float:
+    """The difference that all but a few documents have, if there is one besides 0. Nearly all resamples consist of it:
+    they have no standard error, and no studentised interval. 0 for few groups, and if all differences are equal."""
+    values, counts = np.unique(np.asarray(deltas, np.float64), return_counts=True)
+    usual = float(values[counts.argmax()])
+    many = len(values) > 1 and int(cluster.max()) + 1 >= STUDENTISED
+    return usual if many and few_changed(np.asarray(deltas) - usual, cluster) else 0.0
 
-    ADDED groups are added, half of which changed by span and half by -span, and the interval is Student's. This is
-    Agresti & Min 2005 (doi 10.1002/sim.1781) for paired proportions, with 1.25 instead of 0.5 documents in each cell of
-    those that changed. With 0.5, 86 % of the intervals cover the truth if on average 2 of 200 documents are lost and
-    none gained (binomial, exact); with 1.25 at least 94 % do, for any expected number below 10.
+
+def rare_changes(
+    deltas: ArrayLike, cluster: NDArray[np.int64], span: float, usual: float = 0.0
+) -> tuple[Estimate, float]:
+    """Mean of (n,) differences in [-span, span] that are mostly `usual`, with an adjusted Wald interval and p-value.
+
+    ADDED groups are added, half of which differ from `usual` by span and half by -span, and the interval is Student's.
+    This is Agresti & Min 2005 (doi 10.1002/sim.1781) for paired proportions, with 1.25 instead of 0.5 documents in each
+    cell of those that changed. With 0.5, 86 % of the intervals cover the truth if on average 2 of 200 documents are
+    lost and none gained (binomial, exact); with 1.25 at least 94 % do, for any expected number below 10.
     """
     x = np.asarray(deltas, np.float64)
     clusters = int(cluster.max()) + 1
-    sums = np.bincount(cluster, x, clusters) * clusters / len(x)  # of groups of mean size
+    sums = np.bincount(cluster, x - usual, clusters) * clusters / len(x)  # of groups of mean size
     size = clusters + ADDED
     error = float(np.sqrt((sums**2).sum() + ADDED * span**2 - sums.sum() ** 2 / size)) / size
-    return adjusted_wald(float(x.mean()), error, len(x), clusters, span)
+    return adjusted_wald(float(x.mean()), error, len(x), clusters, span, usual)
 
 
-def adjusted_wald(value: float, error: float, n: int, clusters: int, span: float) -> tuple[Estimate, float]:
+def adjusted_wald(
+    value: float, error: float, n: int, clusters: int, span: float, usual: float = 0.0
+) -> tuple[Estimate, float]:
     """The estimate of a change with ADDED groups, and the two-sided p-value of 0: below 5 % if and only if 0 is outside
     the interval."""
     size = clusters + ADDED
-    centre = value * clusters / size
+    centre = usual + (value - usual) * clusters / size
     found = Estimate.symmetric(centre, error, t_quantile(size - 1), n, clusters, (-span, span))
     return replace(found, value=value), float(2 * stats.t.sf(abs(centre) / error, size - 1))
 
