@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from cases import cases
+from cases import cases, update
 from commands import assert_one_line_error, run
 
 CHOICES = ("--tasks", "hellaswag")
@@ -25,9 +25,7 @@ def test_settings_of_evaluate(farm_model, world, tmp_path, case):
 
 
 def custom_code(model: Path) -> None:
-    config = json.loads((model / "config.json").read_text())
-    config["auto_map"] = {"AutoModelForCausalLM": "evil.Model"}
-    (model / "config.json").write_text(json.dumps(config))
+    update(model / "config.json", auto_map={"AutoModelForCausalLM": "evil.Model"})
     (model / "evil.py").write_text(f"open({str(model / 'ran')!r}, 'w')\n")
 
 
@@ -38,6 +36,10 @@ def custom_code(model: Path) -> None:
         (lambda model: (model / "model.safetensors").rename(model / "model.bin"), ["pickled", "safetensors"]),
         (lambda model: os.truncate(model / "model.safetensors", 5000), ["truncated", "model.safetensors"]),
         (custom_code, ["--trust-remote-code"]),
+        (
+            lambda model: update(model / "tokenizer_config.json", model_max_length="many"),
+            ["its tokenizer does not load", "'int' and 'str'"],
+        ),
     ],
 )
 def test_checkpoints(farm_model, world, tmp_path, damage, words):
