@@ -155,20 +155,16 @@ def load_tokenizer(checkpoint: Checkpoint) -> Any:
     if the base has other tokens."""
     from transformers import AutoConfig, AutoTokenizer
 
-    options = {"trust_remote_code": checkpoint.custom_code, "local_files_only": True}
-    base = checkpoint.base
+    options: dict[str, Any] = {"trust_remote_code": checkpoint.custom_code, "local_files_only": True}
+    base, theirs = checkpoint.base or checkpoint, {}
     try:
-        if shared := base is None or checkpoint.tokenizer_path == base.path:
-            tokenizer = AutoTokenizer.from_pretrained(checkpoint.tokenizer_path, **options)
-        else:
-            config = AutoConfig.from_pretrained(base.path, **options)
+        if checkpoint.tokenizer_path != base.path:  # the adapter has one of its own
             theirs = AutoTokenizer.from_pretrained(base.path, **options).get_vocab()
-            tokenizer = AutoTokenizer.from_pretrained(checkpoint.path, config=config, **options)
+            options["config"] = AutoConfig.from_pretrained(base.path, **options)
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint.tokenizer_path, **options)
         tokenizer.decode(tokenizer("a text")["input_ids"])  # fails if a field of its configuration has a wrong type
     except Exception as error:  # transformers raises errors of many kinds, all about this folder
         raise CheckpointError(checkpoint.name, f"its tokenizer does not load ({first_line(error)})") from error
-    if shared:
-        return tokenizer
     own = tokenizer.get_vocab()
     if other := [token for token, number in theirs.items() if own.get(token) != number]:
         message = f"its base {base.name} has another vocabulary than its tokenizer (first: {min(other)!r})"
