@@ -133,10 +133,6 @@ def test_what_is_given_may_be_a_single_name_or_a_path_and_a_path_may_begin_with_
     file = config(tmp_path, "tasks: {answers: {prompts: a.jsonl, scorers: [reward=a]}}")
     own = resolve(file, {"prompts": Path("b.jsonl"), "scorers": "reward=b", "gen_kwargs": None})
     assert (own.of_task("answers").prompts, own.of_task("answers").scorers) == ("b.jsonl", ("reward=b",))
-    file = config(tmp_path, "tasks: {winogender*: {limit: 7}, winogender: {seed: 3}, truthfulness: {limit: 8}, drop: }")
-    given = resolve(file, {"tasks": ["truthfulqa_mc", "winogender", "winogender_full"]})
-    found = {name: (given.of_task(name).limit, given.of_task(name).seed) for name in given.tasks}
-    assert found == {"truthfulqa_mc": (8, 0), "winogender": (7, 3), "winogender_full": (7, 0)}
     (tmp_path / "kept.yaml").write_text(to_yaml(own))
     assert resolve(tmp_path / "kept.yaml", {}) == own
     monkeypatch.setenv("HOME", str(tmp_path))
