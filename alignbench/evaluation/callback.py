@@ -27,6 +27,7 @@ from alignbench.models.steps import training_in
 from alignbench.progress import Progress
 from alignbench.runs.folder import digest
 from alignbench.shards import SINGLE_PROCESS
+from alignbench.tasks.kl import KL
 from alignbench.types.settings import TaskSettings
 
 EVENTS = ("evaluate", "save")
@@ -68,10 +69,8 @@ class AuditCallback(TrainerCallback):  # type: ignore[misc]
             raise AlignbenchError(
                 f"AuditCallback: {unknown[0]}: no such setting; there are {', '.join(sorted(SETTINGS))}"
             )
-        if WIN_RATE in tasks:
-            raise AlignbenchError(
-                f"AuditCallback: {WIN_RATE} compares two models; evaluate the saved checkpoints on it"
-            )
+        if two := {WIN_RATE, KL} & set(tasks):
+            raise AlignbenchError(f"AuditCallback: {min(two)} compares two models; use saved checkpoints")
         tokenizer = getattr(trainer.processing_class, "tokenizer", trainer.processing_class)  # of a processor
         if not isinstance(tokenizer, PreTrainedTokenizerBase):
             raise AlignbenchError("AuditCallback: the trainer has no tokenizer; give it processing_class=tokenizer")

@@ -16,17 +16,19 @@ import numpy as np
 from alignbench import scorers as registered
 from alignbench.errors import AlignbenchError
 from alignbench.evaluation.config import resolve, to_yaml, with_sampling
+from alignbench.evaluation.kl import DivergenceSource, check_sampling
 from alignbench.evaluation.pipeline import Job, run_task
 from alignbench.evaluation.sources import ModelSource, lazy_engine
 from alignbench.evaluation.thinking import find_thinking
 from alignbench.evaluation.win_rate import ANSWERS, WIN_RATE, find_answers, find_judge, judge_all, with_verdicts
 from alignbench.models.model import Model, choose_engine, find_model
 from alignbench.progress import Progress
-from alignbench.runs.folder import open_run
+from alignbench.runs.folder import digest, open_run
 from alignbench.runs.read import run_result
 from alignbench.scorers.choose import choose_scorers
 from alignbench.shards import Shard, find_shard
 from alignbench.tasks import find_task
+from alignbench.tasks.kl import KL
 from alignbench.types.result import RunResult
 from alignbench.types.scorer import Scorer
 from alignbench.types.settings import EngineSettings, Settings, TaskSettings, with_fields
@@ -68,7 +70,12 @@ def run(settings: Settings, progress: Progress | None = None) -> list[RunResult]
     # only one of several processes reports
     progress = progress if progress is not None and shard.is_main else Progress()
     of_task = {name: settings.of_task(name) for name in settings.tasks}
-    judge = find_judge(of_task.get(WIN_RATE), settings.baseline, settings.device)
+    against = [name for name in (WIN_RATE, KL) if name in of_task]
+    if against and settings.baseline is None:
+        raise AlignbenchError(f"task {against[0]}: name the model to compare with, as --baseline CHECKPOINT")
+    if settings.baseline is not None and not against:
+        raise AlignbenchError(f"--baseline {settings.baseline}: it requires --tasks {WIN_RATE} or {KL}")
+    judge = find_judge(of_task.get(WIN_RATE), settings.device)
     if judge is not None:  # a win rate compares the answers of all models with those of the baseline
         of_task = {
             ANSWERS if name == WIN_RATE else name: replace(
@@ -77,23 +84,27 @@ def run(settings: Settings, progress: Progress | None = None) -> list[RunResult]
             for name, own in of_task.items()
         }
     jobs = prepare(of_task, settings.data_dir, device=settings.device)
+    for job in jobs:
+        if job.task.name == KL:
+            check_sampling(job)
     _check_own(settings)
     engine: dict[str, Any] = {f.name: getattr(settings, f.name) for f in fields(EngineSettings)}
     engine |= {"template_kwargs": settings.template_kwargs, "system": settings.system}
     if settings.engine == "auto" and shard.world == 1:
         text_only = all(job.task.generation and not _needs_entropies(job.task) for job in jobs)
         engine["engine"] = choose_engine(settings, text_only)
-    models = [
-        find_model(spec, shard=shard, notify=progress.say, **engine)
-        for spec in (*settings.checkpoints, *([settings.baseline] if settings.baseline is not None else []))
-    ]
-    for model in models:
-        check_model(model, jobs, settings.system, allow_server_sampling=settings.allow_server_sampling)
+    found = []
+    for spec in (*settings.checkpoints, *([settings.baseline] if against else [])):
+        found.append(find_model(str(spec), shard=shard, notify=progress.say, **engine))
+        check_model(found[-1], jobs, settings.system, allow_server_sampling=settings.allow_server_sampling)
+    models, base = (found[:-1], found[-1]) if against else (found, None)
     on_model = partial(evaluate_model, settings=settings, shard=shard, progress=progress)
-    if judge is None:
-        return [on_model(model, jobs) for model in models]
-    reference = on_model(models.pop(), [job for job in jobs if job.task.name == ANSWERS])
-    runs = [on_model(model, jobs) for model in models]
+    answered = [job for job in jobs if job.task.name == ANSWERS]
+    reference = on_model(base, answered) if base and judge else None
+    loaded = replace(base, open=cache(base.open)) if base else None  # once for all models
+    runs = [on_model(model, jobs, base=loaded) for model in models]
+    if reference is None or judge is None:
+        return runs
     systems = [find_answers(run.folder, run.folder_of(ANSWERS)) for run in runs]
     baseline_answers = find_answers(reference.folder, reference.folders[0])
     verdicts = judge_all(shard, systems, baseline_answers, judge, progress)
@@ -217,9 +228,9 @@ def check_model(
 
 
 def evaluate_model(
-    model: Model, jobs: Sequence[Job], settings: Settings, shard: Shard, progress: Progress
+    model: Model, jobs: Sequence[Job], settings: Settings, shard: Shard, progress: Progress, base: Model | None = None
 ) -> RunResult:
-    """Evaluate one model on jobs, in its run folder."""
+    """Evaluate one model on jobs, in its run folder. base: the model that the task kl measures the distance from"""
     done = []
     with open_run(settings.out, model.name, model.identity, shard) as run:
         run.keep(to_yaml(settings))
@@ -229,5 +240,9 @@ def evaluate_model(
             source = ModelSource(model.name, engine, job.data.prefix, job.seed, chat, job.thinking)
             identity = job.identity(chat, job.thinking, settings.template_kwargs, settings.system)
             identity |= _server_sampling(model, job)[0]
+            if job.task.name == KL:
+                assert base is not None  # else `run` has refused the task
+                source = DivergenceSource(source, base.open)
+                identity |= {"baseline": {"name": base.name, "sha256": digest(base.identity)}}
             done.append(run_task(source, run, job.task, job.data.documents, job.scorers, identity, progress))
     return run_result(model.name, run.path, done)

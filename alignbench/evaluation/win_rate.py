@@ -164,18 +164,14 @@ def trained_against(description: Mapping[str, Any], judge: Scorer) -> bool:
     return getattr(judge, "weights_sha256", None) in training.get("rewards", ())
 
 
-def find_judge(own: TaskSettings | None, baseline: str | None, device: str) -> Scorer | None:
-    """The judge of an evaluation with the task win_rate; None without that task. Raises AlignbenchError if a baseline
-    or a judge is missing or has no use.
+def find_judge(own: TaskSettings | None, device: str) -> Scorer | None:
+    """The judge of an evaluation with the task win_rate; None without that task. Raises AlignbenchError if a judge is
+    missing or has no use.
 
     own: the settings of the task
     """
-    if own is None and baseline is not None:
-        raise AlignbenchError(f"--baseline {baseline}: it requires --tasks {WIN_RATE}")
     if own is None:
         return None
-    if baseline is None:
-        raise AlignbenchError(f"task {WIN_RATE}: name the model to compare with, as --baseline CHECKPOINT")
     thinking = find_thinking(own.thinking, own.thinking_tags, own.thinking_tokens)
     return choose_judge([spec for spec in own.scorers if spec.startswith("preference=")], device, thinking)
 

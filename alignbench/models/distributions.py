@@ -64,6 +64,21 @@ def entropies(logits: torch.Tensor, rows: Sequence[int]) -> NDArray[np.float64]:
     return np.concatenate(found, axis=1)
 
 
+@torch.inference_mode()
+def divergences(logits: torch.Tensor, others: torch.Tensor, tokens: Sequence[int]) -> NDArray[np.float64]:
+    """KL(softmax(logits) ‖ softmax(others)) of each row, and log-probability minus the other's of each row's token:
+    (2, rows) in nats. logits, others: (rows, vocabulary), of vocabularies whose shorter one begins the longer one."""
+    size, width = rows_at_once(logits, 2**18), min(logits.shape[-1], others.shape[-1])
+    index, found = torch.tensor(list(tokens), device=logits.device), list[torch.Tensor]()
+    for start in range(0, len(index), size):
+        rows = slice(start, start + size)
+        p, q = (_wide(part[rows, :width].to(logits.device).float()).log_softmax(-1) for part in (logits, others))
+        ratio = p - q
+        exact = (p.exp() * ratio.masked_fill(p <= LOWEST, 0.0)).sum(-1)
+        found.append(torch.stack([exact.clamp(min=0), ratio.gather(-1, index[rows, None])[:, 0]]))
+    return torch.cat(found, dim=1).cpu().double().numpy()
+
+
 def top_entropies(values: torch.Tensor) -> torch.Tensor:
     """Entropy of the TOP most likely tokens, renormalised, (rows,), of (rows, vocabulary) logits up to a constant.
 

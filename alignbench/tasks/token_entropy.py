@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -21,6 +22,7 @@ from alignbench.types.task import Document, Options, Output, TaskData
 
 DOCUMENTS = 100
 CHARACTERS = 600  # of a passage: at least one per token, so it fits a window of 600 tokens
+ON_POLICY = "token_entropy_on_policy"
 POSITIONS = ((1, 1), (2, 8), (9, 16), (17, 32), (33, 64))
 
 T = TypeVar("T")
@@ -37,9 +39,9 @@ def load_passages(options: Options) -> TaskData:
     return TaskData(evenly(found, DOCUMENTS), (loaded.provenance,))
 
 
-def load_instructions(options: Options) -> TaskData:
+def load_instructions(task: str, options: Options) -> TaskData:
     """100 of Self-Instruct's 252 at even distances, or all of the user's file."""
-    data = load_prompts("token_entropy_on_policy", options)
+    data = load_prompts(task, options)
     return data if options.prompts is not None else replace(data, documents=evenly(data.documents, DOCUMENTS))
 
 
@@ -116,5 +118,5 @@ def _curve(entropies: Sequence[float]) -> dict[str, float]:
 
 TASKS = (
     choice_task("token_entropy", load_passages, score_passage),
-    generation_task("token_entropy_on_policy", load_instructions, score_output),
+    generation_task(ON_POLICY, partial(load_instructions, ON_POLICY), score_output),
 )

@@ -75,7 +75,7 @@ class Settings(EngineSettings, TaskSettings):
         "Comma-separated names, patterns ('winogender*') or abilities: see `alignbench tasks`.",
     ] = field(default_factory=dict)
     out: Annotated[str, "Folder for the run folders."] = "runs"
-    baseline: Annotated[str | None, "Checkpoint that the task win_rate compares with."] = None
+    baseline: Annotated[str | None, "Checkpoint that the tasks win_rate and kl compare with."] = None
     data_dir: Annotated[str | None, "Folder with the data files (default: $ALIGNBENCH_DATA)."] = None
     template_kwargs: Annotated[
         dict[str, Any], "Variable of the chat template: NAME=VALUE, such as enable_thinking=false; repeatable."

@@ -161,7 +161,7 @@ class LocalEngine:
             ends |= {self.encoder.end_of_turn}
         decoding = Decoding(tokenizer, ends, sampling, seed)
         texts, jobs = [prompt.text for prompt in prompts], list[Job]()
-        misfit = partial(self._misfit, new=sampling.most_tokens)
+        misfit = partial(self.misfit, new=sampling.most_tokens)
         for index, tokens in enumerate(self.encoder.prompts(texts, chat=chat, misfit=misfit)):
             if isinstance(tokens, str):
                 yield index, (Completion.failed(tokens),) * sampling.samples
@@ -196,17 +196,22 @@ class LocalEngine:
                     self.tokens_generated += len(completion.tokens)
             yield job.index, job.complete
 
+    def logits_of(self, prompt: Tokens, tokens: Sequence[int]) -> torch.Tensor:
+        """Logits (tokens, vocabulary) that each of these tokens after a prompt is drawn from."""
+        row = tree_of([(0, np.append(prompt, tokens[:-1]).astype(np.int32), 0)])
+        return self.forward.logits([row], [(0, at) for at in range(len(prompt) - 1, len(row))], None)
+
     def _encode(self, requests: Sequence[Request], chat: bool) -> Iterator[list[Encoded] | str]:
         """The token sequences of each request, or the reason why it cannot be scored."""
-        pairs = iter(self.encoder.pairs([own for own in requests if not own.rolling], self._misfit, chat=chat))
+        pairs = iter(self.encoder.pairs([own for own in requests if not own.rolling], self.misfit, chat=chat))
         for request in requests:
             encoded = self.encoder.rolling(request.continuation, self.window) if request.rolling else next(pairs)
             if isinstance(encoded, list):
-                yield next((found for own in encoded if (found := self._misfit(own.tokens))), encoded)
+                yield next((found for own in encoded if (found := self.misfit(own.tokens))), encoded)
             else:
                 yield encoded if isinstance(encoded, str) else [encoded]
 
-    def _misfit(self, tokens: Tokens, new: int = 0) -> str | None:
+    def misfit(self, tokens: Tokens, new: int = 0) -> str | None:
         """The reason why the model cannot continue these tokens by `new` ones, or (0) read all but the last one."""
         if self.window is not None and len(tokens) + (new or -1) > self.window:
             counted = f"{len(tokens)} tokens and {new} new ones" if new else f"{len(tokens) - 1} tokens"
