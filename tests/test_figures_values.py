@@ -33,7 +33,7 @@ from alignbench.scorers.embeddings import HashedEmbedder
 from alignbench.stats import estimates
 from reports.drawing import NoDataError
 from reports.evidence import Evidence
-from reports.figures import diversity, preference, safety
+from reports.figures import diversity, kl, preference, safety
 from reports.figures import personas as of_personas
 from reports.style import styled
 
@@ -313,3 +313,42 @@ class TestTokenEntropy:
         short, long = (table[table.task == name] for name in ("token_entropy_on_policy", "token_entropy"))
         assert short.last_token.max() == 3  # only 19 texts are longer
         assert long.first_token.tolist()[:3] == [1, 4, 7]
+
+
+class TestAgainstKl:
+    @pytest.fixture
+    def trained(self, tmp_path):
+        def kl(value):
+            return "kl", {"kl": (value * np.linspace(0.5, 1.5, N)).tolist()}, {"baseline": {"name": "sft"}}
+
+        base, sft = [("base", "base")], [("base", "base"), ("sft", "sft")]
+        best = {n: math.log(n) - (n - 1) / n for n in (2, 8)}
+        return [
+            model(tmp_path, "sft", contest(0.5), on_policy(1), lineage=base, stage="sft"),
+            model(tmp_path, "ppo", contest(0.8), on_policy(2), kl(6.0), lineage=sft, stage="ppo"),
+            *(
+                model(tmp_path, f"sft best of {n}", contest(0.5 + n / 50), lineage=sft, stage="best-of-n",
+                      training={"kl_bound": bound})
+                for n, bound in best.items()
+            ),
+        ]  # fmt: skip
+
+    def test_a_figure_per_quantity_with_the_measured_distance_the_bound_and_zero_for_the_baseline(self, trained):
+        with styled():
+            drawings = {drawing.name: drawing for drawing in kl.against_kl(evidence_of(*trained))}
+        assert set(drawings) == {"kl_win_rate", "kl_entropy"}
+        table = drawings["kl_win_rate"].table.set_index("system")
+        assert table.kl["sft"] == 0
+        assert table.kl["ppo"] == pytest.approx(6.0)
+        assert table.kl_low["ppo"] < 6 < table.kl_high["ppo"]
+        assert table.kl["sft best of 8"] == pytest.approx(math.log(8) - 7 / 8)
+        assert table.value["sft best of 8"] == pytest.approx(0.66, abs=0.005)
+        assert table.bound.tolist() == [name.startswith("sft best") for name in table.index]
+        (axes,) = drawings["kl_win_rate"].figure.axes
+        joined = [line for line in axes.lines if len(line.get_xdata()) == 2 and line.get_linewidth() == 1.1]
+        assert [list(line.get_ydata()) for line in joined] == [pytest.approx([0.54, 0.66], abs=0.005)]
+        assert_nothing_overlaps(drawings["kl_win_rate"].figure)
+
+    def test_nothing_is_drawn_without_a_distance(self, tmp_path):
+        runs = [model(tmp_path, name, contest(0.5)) for name in ("a", "b")]
+        assert list(kl.against_kl(evidence_of(*runs))) == []

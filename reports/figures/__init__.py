@@ -7,11 +7,12 @@ import yaml
 
 from reports.drawing import Drawing
 from reports.evidence import Evidence
-from reports.figures import audit, diversity, personas, preference, safety, tax, trainings
+from reports.figures import audit, diversity, kl, personas, preference, safety, tax, trainings
 
 FIGURES: dict[str, Callable[[Evidence], Iterator[Drawing]]] = {
     "Gains and losses by task": audit.forest,
     "Reward and tax": audit.front,
+    "Gains and costs against KL": kl.against_kl,
     "Win rate by model size": preference.win_rate,
     "Likert ratings": preference.likert,
     "Flags": preference.flags,
