@@ -19,7 +19,7 @@ from trainers.run import Run
 
 STAGES = {"sft": 7, "reward": 4, "dpo": 4, "ppo": 5}  # files to compare
 folder = pytest.fixture(scope="module")(stages.prepare)
-two = pytest.fixture(scope="module")(lambda folder: stages.two_processes(folder, *STAGES))
+two = pytest.fixture(scope="module")(lambda folder: stages.two_processes(folder, *STAGES, "rejection"))
 
 
 @pytest.fixture(scope="module", params=STAGES)
@@ -121,7 +121,7 @@ def test_a_resume_with_other_settings_data_or_processes_is_refused(folder, tmp_p
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", [*STAGES, "rejection"])
 def test_two_processes_train_as_one_to_rounding(folder, two, tmp_path, stage):
     """Also with a single validation row for two processes: each computes it."""
     one, both = stages.long(folder, stage, tmp_path / stage, **stages.TWO[stage]), two / stage
