@@ -17,9 +17,9 @@ from commands import refusal
 from trainers import run as run_module
 from trainers.run import Run
 
-STAGES = {"sft": 7, "reward": 4, "ppo": 5}  # files to compare
+STAGES = {"sft": 7, "reward": 4, "dpo": 4, "ppo": 5}  # files to compare
 folder = pytest.fixture(scope="module")(stages.prepare)
-two = pytest.fixture(scope="module")(lambda folder: stages.two_processes(folder, *STAGES))
+two = pytest.fixture(scope="module")(lambda folder: stages.two_processes(folder, *STAGES, "rejection"))
 
 
 @pytest.fixture(scope="module", params=STAGES)
@@ -77,7 +77,9 @@ def test_a_run_interrupted_while_logging_and_while_saving_resumes_to_the_same_by
 def test_a_run_killed_at_random_moments_resumes_to_the_same_bytes(folder, whole, tmp_path):
     """In processes that are killed, often in the middle of saving a state."""
     stage, context = whole.name.removeprefix("whole-"), multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["stages", "trainers.sft", "trainers.reward", "trainers.ppo", "transformers"])
+    context.set_forkserver_preload(
+        ["stages", "trainers.sft", "trainers.reward", "trainers.dpo", "trainers.ppo", "transformers"]
+    )
     moment, kills, run, code = random.Random(stage), 0, tmp_path / "run", None
     lines = run / "metrics.jsonl"
     while code != 0:
@@ -119,7 +121,7 @@ def test_a_resume_with_other_settings_data_or_processes_is_refused(folder, tmp_p
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", [*STAGES, "rejection"])
 def test_two_processes_train_as_one_to_rounding(folder, two, tmp_path, stage):
     """Also with a single validation row for two processes: each computes it."""
     one, both = stages.long(folder, stage, tmp_path / stage, **stages.TWO[stage]), two / stage

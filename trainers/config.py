@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 T = TypeVar("T", bound="DataclassInstance")
-STAGES = {"sft": "SFTConfig", "reward": "RewardConfig", "ppo": "PPOConfig"}
+STAGES = {"sft": "SFTConfig", "reward": "RewardConfig", "dpo": "Config", "rejection": "Config", "ppo": "PPOConfig"}
 REQUIRED: Any = "(required)"
 # limit -> how a message names it, and whether a value keeps it
 LIMITS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {

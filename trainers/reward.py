@@ -124,9 +124,10 @@ def train(config: RewardConfig, *, progress: Progress | None = None) -> tuple[Pa
         return run.save_checkpoint("final", save, metrics), metrics
 
 
-def split_rankings(config: RewardConfig, rankings: list[Ranking], given: list[Ranking]) -> list[list[Ranking]]:
+def split_rankings(config: Any, rankings: list[Ranking], given: list[Ranking]) -> list[list[Ranking]]:
     """Rankings to train on, to validate on, and of the labelers to leave out.
 
+    config: settings with data, validation, validation_share, leave_out and seed
     given: held-out rankings; empty: those of a random proportion of the prompts
     Raises AlignbenchError before any training if a labeler is unknown, or if nothing is left of the first two.
     """

@@ -51,7 +51,14 @@ def train(config: SFTConfig, *, progress: Progress | None = None) -> tuple[Path,
     check(config)
     if config.reward and not config.validation:
         raise AlignbenchError("reward: the selection needs validation=FILE for its prompts")
-    progress = progress or Progress()
+    return fine_tune(config, config, "sft", progress or Progress())
+
+
+def fine_tune(config: SFTConfig, recorded: Any, stage: str, progress: Progress) -> tuple[Path, Metrics]:
+    """The training of `train`, also for a stage that makes the demonstrations itself.
+
+    recorded: all settings of the stage, with its reward; they identify the run and are part of the recipe
+    """
     accelerator = loop.make_accelerator(config, progress.say)
     model, tokenizer, checkpoint = load(config.model, "causal")
     render = chat_template(tokenizer) if config.template else None
@@ -79,10 +86,10 @@ def train(config: SFTConfig, *, progress: Progress | None = None) -> tuple[Path,
     shown = as_read_by(reward, str(config.validation), asked, config.template) if reward else []
     module, optimizer = accelerator.prepare(policy, loop.adam([(policy.parameters(), config.lr)]))
     sources = ((config.data, len(rows)), (config.validation, len(held_out)), (config.pretraining, None))
-    origin = Origin.find("sft", config.model, {"reward": config.reward}, sources)
+    origin = Origin.find(stage, config.model, {"reward": recorded.reward}, sources)
     mixed = round(len(examples) * config.pretraining_share / (1 - config.pretraining_share)) if extra else 0
 
-    with open_run(config, origin, accelerator, progress) as run:
+    with open_run(recorded, origin, accelerator, progress) as run:
         if result := run.result():
             return result
 

@@ -32,6 +32,8 @@ def _add(stage: str, about: str) -> None:
 
 _add("sft", "Supervised fine-tuning on demonstrations.")
 _add("reward", "Train a reward model on rankings of responses.")
+_add("rejection", "Rejection sampling: fine-tune on the best of n responses to each prompt.")
+_add("dpo", "Direct preference optimisation on rankings of responses, without a reward model.")
 _add("ppo", "PPO against a reward, or PPO-ptx with pretraining text.")
 
 

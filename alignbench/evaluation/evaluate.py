@@ -15,13 +15,14 @@ import numpy as np
 
 from alignbench import scorers as registered
 from alignbench.errors import AlignbenchError
+from alignbench.evaluation import best_of_n
 from alignbench.evaluation.config import resolve, to_yaml, with_sampling
 from alignbench.evaluation.kl import DivergenceSource, check_sampling
 from alignbench.evaluation.pipeline import Job, run_task
 from alignbench.evaluation.sources import ModelSource, lazy_engine
 from alignbench.evaluation.thinking import find_thinking
 from alignbench.evaluation.win_rate import ANSWERS, WIN_RATE, find_answers, find_judge, judge_all, with_verdicts
-from alignbench.models.model import Model, choose_engine, find_model
+from alignbench.models.model import Model, choose_engine
 from alignbench.progress import Progress
 from alignbench.runs.folder import digest, open_run
 from alignbench.runs.read import run_result
@@ -95,7 +96,7 @@ def run(settings: Settings, progress: Progress | None = None) -> list[RunResult]
         engine["engine"] = choose_engine(settings, text_only)
     found = []
     for spec in (*settings.checkpoints, *([settings.baseline] if against else [])):
-        found.append(find_model(str(spec), shard=shard, notify=progress.say, **engine))
+        found.append(best_of_n.find(str(spec), shard=shard, notify=progress.say, **engine))
         check_model(found[-1], jobs, settings.system, allow_server_sampling=settings.allow_server_sampling)
     models, base = (found[:-1], found[-1]) if against else (found, None)
     on_model = partial(evaluate_model, settings=settings, shard=shard, progress=progress)
@@ -201,8 +202,9 @@ def check_model(
         generation = job.task.generation
         if generation is None and not model.scores:
             raise AlignbenchError(
-                f"{model.name}: task {job.task.name} needs log-probabilities of given text, which this endpoint does "
-                "not offer; use a task in which the model generates text, or a local checkpoint"
+                f"{model.name}: task {job.task.name} needs log-probabilities of given text, which "
+                f"{'best-of-n' if 'best_of_n' in model.identity else 'this endpoint'} does not offer; use a task in "
+                "which the model generates text, or a local checkpoint"
             )
         if generation is None and job.template == "chat" and model.identity["engine"]["kind"] == "endpoint":
             raise AlignbenchError(

@@ -27,6 +27,7 @@ class _Model(BaseModel):
 class _Training(BaseModel):
     rewards: list[str] | None = None
     kl: float | None = None
+    kl_bound: float | None = None
     beta: float | None = None
     gamma: float | None = None
     episodes: float | None = None
