@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from alignbench.models.checkpoint import find_checkpoint
 from alignbench.progress import Progress
 from trainers import loop, ppo
-from trainers.models import Sampler, load
+from trainers.models import Policy, Sampler, load
 from trainers.reward import load_reward
 from trainers.rollouts import penalised
 from trainers.run import identity
@@ -37,11 +37,19 @@ def seen(monkeypatch):
         compute(config, rollouts)
         found["rollouts"].append(rollouts)
 
-    def take_step(module, optimizer, max_norm, parts):
-        found["gradients"].append(stages.gradients_of(module))
-        found["rates"].append([group["lr"] for group in optimizer.param_groups])
-        norm = step(module, optimizer, max_norm, parts)
-        found["weights"].append({n: p.detach().clone() for n, p in module.policy.model.named_parameters()})
+    def take_step(module, optimizer, max_norm):
+        name = "policy" if isinstance(module, Policy) else "value"
+        gradients = {f"{name}.{key}": gradient for key, gradient in stages.gradients_of(module).items()}
+        rate = [group["lr"] for group in optimizer.param_groups]
+        norm = step(module, optimizer, max_norm)
+        if name == "policy":  # its gradients are freed before those of the value are computed
+            assert all(p.grad is None for p in module.parameters())
+            found["gradients"].append(gradients)
+            found["rates"].append(rate)
+            found["weights"].append({n: p.detach().clone() for n, p in module.model.named_parameters()})
+        else:
+            found["gradients"][-1] |= gradients
+            found["rates"][-1] += rate
         return norm
 
     monkeypatch.setattr(ppo, "compute_advantages", compute_advantages)
@@ -73,7 +81,7 @@ def test_log_probabilities_are_the_stock_models_at_the_sampling_temperature(fold
     optimise(temperature=0.5)
     model = stages.exact(AutoModelForCausalLM.from_pretrained(folder / "model"))
     for r in seen["rollouts"][0]:
-        logits = model(torch.tensor([r.prompt_ids + r.response_ids])).logits[0, len(r.prompt_ids) - 1 : -1].detach()
+        logits = model(torch.tensor([r.prompt.ids + r.response_ids])).logits[0, len(r.prompt.ids) - 1 : -1].detach()
         table = torch.log_softmax(logits / 0.5, -1)
         expected = table.gather(-1, torch.tensor(r.response_ids)[:, None])[:, 0]
         entropies = -(table.exp() * table).sum(-1)
@@ -98,11 +106,11 @@ def test_the_accumulated_gradient_is_that_of_the_summed_loss(folder, optimise, s
     value = stages.exact(load(str(folder / "judge"), "reward")[0])
     policy_losses, value_losses = [], []
     for r in seen["rollouts"][0]:
-        ratio = torch.exp(stages.logprobs_alone(policy, r.prompt_ids, r.response_ids) - torch.tensor(r.logprobs))
+        ratio = torch.exp(stages.logprobs_alone(policy, r.prompt.ids, r.response_ids) - torch.tensor(r.logprobs))
         advantages = torch.tensor(r.advantages)
         policy_losses.append(torch.maximum(-advantages * ratio, -advantages * ratio.clamp(0.8, 1.2)))
-        states = value.model(torch.tensor([r.prompt_ids + r.response_ids])).last_hidden_state[0]
-        values = value.score(states[len(r.prompt_ids) - 1 : -1])[:, 0]
+        states = value.model(torch.tensor([r.prompt.ids + r.response_ids])).last_hidden_state[0]
+        values = value.score(states[len(r.prompt.ids) - 1 : -1])[:, 0]
         value_losses.append((values - torch.tensor(r.returns)) ** 2 / 2)  # values have not moved
     policy_loss, value_loss = torch.cat(policy_losses).mean(), torch.cat(value_losses).mean()
     tokenizer = AutoTokenizer.from_pretrained(folder / "model")
@@ -115,7 +123,8 @@ def test_the_accumulated_gradient_is_that_of_the_summed_loss(folder, optimise, s
     expected = {name.replace(".", ".model.", 1): gradient for name, gradient in expected.items()}
     stages.assert_same_gradients(seen["gradients"][0], expected, 1e-5)
     (line,) = stages.steps_of(out)
-    assert line["ppo_gradient_norm"] == pytest.approx(norm_of(parts[0]), rel=1e-3)
+    both = [a + gamma * b for a, b in zip(*parts, strict=True)]
+    assert line["policy_gradient_norm"] == pytest.approx(norm_of(both), rel=1e-3)
     assert line["ptx_gradient_norm"] == pytest.approx(gamma * norm_of(parts[1]), rel=1e-3)
     assert line["gradient_norm"] == pytest.approx(norm_of(expected.values()), rel=1e-3)
     assert line["ptx_loss"] == pytest.approx(-learned.mean().item(), rel=1e-4)
@@ -137,7 +146,7 @@ def test_the_sampled_ids_are_trained_on_and_each_pass_over_the_prompts_has_a_new
     tokenizer = tiny_tokenizer()  # the text of a random model's tokens seldom has these tokens
     again = [tuple(tokenizer(c.text, add_special_tokens=False)["input_ids"]) for c in sampled]
     assert again != [completion.tokens for completion in sampled]
-    asked = [rollout.prompt for rollout in rollouts]
+    asked = [rollout.prompt.text for rollout in rollouts]
     assert sorted(asked[:10]) == sorted(asked[10:]) == sorted(stages.QUESTIONS)
     assert asked[:10] != asked[10:]
     assert len({rollout.response for rollout in rollouts}) == 20
@@ -167,7 +176,7 @@ def test_the_score_is_added_once_at_the_last_token(folder, optimise, seen, tmp_p
     own = AutoTokenizer.from_pretrained(folder / "judge")
     bias = classifier.config.alignbench_reward_bias
     for r in ended:
-        ids = torch.tensor([[*own(r.prompt + r.response)["input_ids"], own.eos_token_id]])
+        ids = torch.tensor([[*own(r.prompt.text + r.response)["input_ids"], own.eos_token_id]])
         assert r.score == pytest.approx(classifier(ids).logits.item() + bias, abs=1e-4)
 
 
@@ -239,7 +248,7 @@ def test_scores_that_do_not_vary_no_end_and_a_fixed_score_that_is_too_high_are_w
 
     class Heard(Progress):
         def say(self, text: str) -> None:
-            said.append(text)
+            said.extend([text] * text.startswith("warning"))
 
     def run(**changed):
         config = stages.config_of(folder, "ppo", tmp_path / f"warned-{len(said)}", **changed)
@@ -247,10 +256,10 @@ def test_scores_that_do_not_vary_no_end_and_a_fixed_score_that_is_too_high_are_w
         return [e["reason"] for e in read_lines(Path(config.out) / "log.jsonl") if e["event"] == "warning"]
 
     logged = run(reward="training_rewards:same", max_tokens=1, episodes=16)
-    none, equal = "no response ended within 1 tokens; raise max_tokens, or give stop", "all scores are 2, so there is "
+    none, equal = "no response of 8 ended within 1 tokens; raise max_tokens, give stop", "all scores are 2, so there is "
     assert [reason.startswith((none, equal)) for reason in logged] == [True] * 4
     assert len(said) == 2  # on the screen once each
-    assert said[0] == f"warning: ppo iteration 1: {none}"
+    assert said[0].startswith(f"warning: iteration 1: {none}")
     stop = {"stop": ("e", "a", "o", "n"), "max_tokens": 6, "batch": 16, "minibatch": 16, "episodes": 16}
     (reason,) = run(reward="training_rewards:negative", no_end_score=0.0, **stop)
     assert reason.startswith("no_end_score 0 is above the worst of a response that ended, -")
