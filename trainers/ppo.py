@@ -27,7 +27,7 @@ from trainers import loop, losses
 from trainers.config import check, function_name, setting
 from trainers.data import chat_template, read_prompts
 from trainers.loop import NotFiniteError
-from trainers.models import Policy, Sampler, Scalar, Texts, add_lora, end_at_turns, load, save_model
+from trainers.models import BIAS, Policy, Sampler, Scalar, Texts, add_lora, base_model, end_at_turns, load, save_model
 from trainers.packing import Example, Packed, pack
 from trainers.reward import Reward, RewardModel, as_read_by, load_reward, score_all
 from trainers.rollouts import Prompt, Rollout, RolloutConfig, concat, describe, meets, penalised, split, table, warnings
@@ -86,6 +86,7 @@ class Setup:
     ema: loop.Ema | None
     value: Trained | None = None
     text: Sequence[Example] = ()
+    new_head: bool = False
     history: list[Metrics] = field(default_factory=list)
     warned: set[str] = field(default_factory=set)
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
@@ -135,6 +136,8 @@ def optimise(
                 if iteration % config.save_every == 0:  # weights with good samples: a stop returns to them
                     save_state(s, run, iteration)
                 warn(s, run, iteration + 1, rollouts, metrics)
+                if iteration == 0 and s.new_head:
+                    set_value_bias(s, rollouts)
                 compute_advantages(config, rollouts)
                 metrics |= update(s, iteration, rollouts)
                 iteration += 1
@@ -227,6 +230,16 @@ def compute_logprobs(s: Setup, rollouts: Sequence[Rollout]) -> None:
         rollout.logprobs, rollout.reference, rollout.entropies, *values = arrays
         if values:
             (rollout.values,) = values
+
+
+def set_value_bias(s: Setup, rollouts: Sequence[Rollout]) -> None:
+    """Let a new value head, which is 0, begin with the mean score. If it began with 0, a positive score would reward a
+    response's last tokens above the others (λ < 1), and a negative one penalise them: also constant scores would change
+    the length of responses."""
+    bias = float(np.mean([rollout.score for rollout in rollouts]))
+    setattr(base_model(s.value.model.model).config, BIAS, bias)
+    for rollout in rollouts:
+        rollout.values = rollout.values + bias
 
 
 def compute_advantages(config: Config, rollouts: Sequence[Rollout]) -> None:
@@ -393,13 +406,17 @@ def setup(config: RolloutConfig, progress: Progress | None = None) -> Setup:
         # the temperature divides the logits of the old, new and reference log-probabilities (detail 5)
         reference = Policy(found, config.temperature).eval().requires_grad_(False)
     # A reward reads strings, so a reward model may have a tokenizer of its own (detail 20). If it has the policy's
-    # tokens, the value starts from it (InstructGPT, C.4), else from the policy with a new head.
+    # tokens, the value starts from it (InstructGPT, C.4), else from the policy with a new head of zeros (as in
+    # lm-human-preferences).
     shared = isinstance(reward, RewardModel) and reward.texts.tokenizer.get_vocab() == tokenizer.get_vocab()
     if isinstance(reward, RewardModel) and shared:
         windows["reward model"] = reward.window
     if ppo:
         spec = ppo.value or (str(config.reward) if shared else config.model)
-        value_model = load_compatible("value model", spec, "reward", None if ppo.value or shared else config.seed)
+        new_head = not (ppo.value or shared)
+        value_model = load_compatible("value model", spec, "reward", config.seed if new_head else None)
+        if new_head:
+            torch.nn.init.zeros_(value_model.score.weight)
     for whose, window in windows.items():
         longest = config.max_tokens + (whose == "reward model")  # which reads an end token after each response
         sizes = (len(prompt.ids) + longest for prompt in (*prompts, *held_out))
@@ -413,7 +430,7 @@ def setup(config: RolloutConfig, progress: Progress | None = None) -> Setup:
     if not ppo:
         return Setup(*parts)
     text = pretraining_examples(str(ppo.pretraining), texts, ppo.ptx_tokens) if ppo.ptx else []
-    return Setup(*parts, prepare(Scalar(value_model), ppo.value_lr), text)
+    return Setup(*parts, prepare(Scalar(value_model), ppo.value_lr), text, new_head)
 
 
 def read_and_split_prompts(config: RolloutConfig, texts: Texts, reward: Reward) -> tuple[list[Prompt], list[Prompt]]:
@@ -444,12 +461,15 @@ def resume(s: Setup, run: Run, iterations: int) -> int:
 
 
 def save_state(s: Setup, run: Run, iteration: int) -> None:
-    run.save_state(iteration, lambda folder: loop.save_training(folder, s.accelerator, s.ema), {})
+    values = {"value_bias": getattr(base_model(s.value.model.model).config, BIAS, 0.0)} if s.value else {}
+    run.save_state(iteration, lambda folder: loop.save_training(folder, s.accelerator, s.ema), values)
 
 
 def load_state(s: Setup, run: Run) -> int:
     state = run.newest()
     loop.load_training(state.folder, s.accelerator, s.ema)
+    if s.value:
+        setattr(base_model(s.value.model.model).config, BIAS, state.values["value_bias"])
     return int(state.values["step"])
 
 
