@@ -105,7 +105,9 @@ class Setup:
         return Origin.find(stage, config.model, models, data)
 
 
-def train(config: Config, *, progress: Progress | None = None, callback: Callback | None = None) -> tuple[Path, Metrics]:
+def train(
+    config: Config, *, progress: Progress | None = None, callback: Callback | None = None
+) -> tuple[Path, Metrics]:
     """Train, resume an interrupted run, or extend a finished one to more episodes; the folder of the final checkpoint
     and its metrics. callback: called with the metrics of each iteration; if it returns True, training stops and saves.
     """
@@ -398,7 +400,9 @@ def setup(config: RolloutConfig, progress: Progress | None = None) -> Setup:
 
     def prepare(module: Any, lr: float) -> Trained:
         module = module.to(accelerator.device).eval()  # no dropout in PPO (detail 6)
-        return Trained(module, *accelerator.prepare(module, loop.adam([(module.parameters(), lr)])))  # ε 1e-5 (detail 14)
+        return Trained(
+            module, *accelerator.prepare(module, loop.adam([(module.parameters(), lr)]))
+        )  # ε 1e-5 (detail 14)
 
     reference = value_model = None
     if config.reference or not config.lora:

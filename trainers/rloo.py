@@ -28,7 +28,9 @@ class Config(RolloutConfig):
 PRESETS: dict[str, dict[str, Any]] = {}
 
 
-def train(config: Config, *, progress: Progress | None = None, callback: Callback | None = None) -> tuple[Path, Metrics]:
+def train(
+    config: Config, *, progress: Progress | None = None, callback: Callback | None = None
+) -> tuple[Path, Metrics]:
     """As `ppo.train`."""
     return ppo.optimise(ppo.setup(config, progress), compute_advantages, update, callback)
 

@@ -26,7 +26,9 @@ class RolloutConfig(StageConfig):
     )
     prompts: str = setting(REQUIRED, "file of {prompt}, or hub data set")
     validation: str | None = setting(None, "held-out prompts; none: a proportion of the prompts")
-    validation_share: float = setting(0.05, "proportion of prompts to hold out, if that is ten or more", low=0, high=0.5)
+    validation_share: float = setting(
+        0.05, "proportion of prompts to hold out, if that is ten or more", low=0, high=0.5
+    )
     reference: str | None = setting(None, "KL reference; none: the initial policy (paper)")
     episodes: int = setting(256_000, "total number of sampled responses (paper: 256k)", ends=True, low=1)
     batch: int = setting(512, "episodes per iteration (paper: 512)", low=1)
