@@ -51,9 +51,8 @@ class PlainProgress(Progress):
     def _show(self, rate: float, detail: str) -> None:
         if self._done == self._total or time.monotonic() - self._printed >= EVERY:
             self._printed, left = time.monotonic(), (self._total - self._done) / rate
-            self.say(
-                f"{self._name}: {self._done}/{self._total} {self._unit}, {_pace(rate)}, {left:.0f} s left{'; ' * bool(detail)}{detail}"
-            )
+            done = f"{self._name}: {self._done}/{self._total} {self._unit}, {_pace(rate)}, {left:.0f} s left"
+            self.say(f"{done}; {detail}" if detail else done)
 
 
 class BarProgress(Progress):

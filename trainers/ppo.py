@@ -1,11 +1,12 @@
 """PPO and PPO-ptx (InstructGPT, section 3.5, App. C.3–C.4; arXiv 1909.08593).
 
-Read `optimise`, the loop, then its steps from top to bottom. Beside this file they need rollouts.py (a batch of sampled
-responses), losses.py (the mathematics), models.py and loop.py. Small mistakes do not crash PPO for language models; they
-change what is optimised. The details that decide are numbered 1 to 21 here; docs/ppo_details.md names the test of each.
+Read `optimise`, the loop, then its steps from top to bottom. Beside this file they need rollouts.py (a batch of
+responses), losses.py (the mathematics), models.py and loop.py. Small mistakes do not crash PPO for language models, but
+change what is optimised. The details that decide are numbered 1 to 21 here; docs/ppo_details.md has the test of each.
 """
 
 import math
+import os
 import shutil
 import time
 from collections import defaultdict
@@ -31,7 +32,7 @@ from trainers.models import BIAS, Policy, Sampler, Scalar, Texts, add_lora, base
 from trainers.packing import Example, Packed, pack
 from trainers.reward import Reward, RewardModel, as_read_by, load_reward, score_all
 from trainers.rollouts import Prompt, Rollout, RolloutConfig, concat, describe, meets, penalised, split, table, warnings
-from trainers.run import Callback, Metrics, Origin, Run, open_run
+from trainers.run import Callback, Metrics, Origin, Run, State, open_run
 from trainers.sft import pretraining_examples
 
 
@@ -84,7 +85,7 @@ class Setup:
     sampler: Sampler
     reference: Policy | None
     ema: loop.Ema | None
-    value: Trained | None = None
+    value: Any = None  # Trained, in PPO
     text: Sequence[Example] = ()
     new_head: bool = False
     history: list[Metrics] = field(default_factory=list)
@@ -212,9 +213,9 @@ def score(s: Setup, rollouts: Sequence[Rollout]) -> None:
 def compute_logprobs(s: Setup, rollouts: Sequence[Rollout]) -> None:
     """Old and reference log-probabilities, entropies, and a value before each response token."""
 
-    # By the code of the training step, not by the sampler: on the first minibatch the ratio is 1, and KL and policy loss
-    # are 0 (detail 7). Packed rows have no padding that would have to be masked, which may equal the end token (detail
-    # 2) or enter the statistics (detail 18), and each example's positions start at 0 (detail 3).
+    # By the code of the training step, not by the sampler, so that on the first minibatch the ratio is 1, and KL and
+    # policy loss are 0 (detail 7). Packed rows have no padding, which would have to be masked, may equal the end token
+    # (detail 2) and must stay out of statistics (detail 18). Each example's positions start at 0 (detail 3).
     def compute(packed: Packed) -> list[losses.Array]:
         policy = s.policy.model
         with s.accelerator.autocast():
@@ -262,8 +263,6 @@ def compute_advantages(config: Config, rollouts: Sequence[Rollout]) -> None:
 def update(s: Setup, iteration: int, rollouts: Sequence[Rollout]) -> Metrics:
     """A step of policy and value per minibatch; the means of their metrics."""
     config, found = s.config, list[Metrics]()
-    for trained in (s.policy, s.value):
-        loop.set_learning_rate(trained.optimizer, losses.warmup(iteration, config.warmup))
     for inner in range(config.inner_epochs):  # each has a new permutation (detail 17)
         order = loop.shuffled(len(rollouts), "minibatches", config.seed, iteration, inner)
         for start in range(0, len(order), config.minibatch):
@@ -273,91 +272,88 @@ def update(s: Setup, iteration: int, rollouts: Sequence[Rollout]) -> Metrics:
             chosen = loop.infinite_shuffle(len(s.text), first, count, "text", config.seed) if s.text else []
             # The losses share no parameter, and their gradients are clipped apart, since they have no common scale. So
             # the policy's gradient is applied and freed before the value's is computed.
-            metrics = step_policy(s, episodes, [s.text[i] for _, i in chosen]) | step_value(s, episodes)
+            metrics = step_policy(s, iteration, episodes, [s.text[i] for _, i in chosen])
+            metrics |= step_value(s, iteration, episodes)
             norms = metrics["policy_gradient_norm"], metrics["value_gradient_norm"]
             found.append(metrics | {"gradient_norm": math.hypot(*norms)})
-    check_weights(s)
     variance = losses.explained_variance(concat(rollouts, "values"), concat(rollouts, "returns"))
     means = {name: float(np.mean([metrics[name] for metrics in found])) for name in found[0]}
     return {"explained_variance": variance, **means}
 
 
-def step_policy(s: Setup, episodes: Sequence[Rollout], text: Sequence[Example]) -> Metrics:
+def step_policy(s: Setup, iteration: int, episodes: Sequence[Rollout], text: Sequence[Example]) -> Metrics:
     """One step on the policy loss and, with text, γ times the pretraining loss: both gradients add up."""
-    metrics = accumulate_pretraining(s, text) if text else Metrics()
+    metrics = add_pretraining_gradient(s, text) if text else Metrics()
 
-    def loss_of(batch: Sequence[Rollout]) -> tuple[torch.Tensor, ...]:
+    def columns_of(batch: Sequence[Rollout]) -> tuple[torch.Tensor, ...]:
         logprobs, _ = s.policy.module(pack([r.example for r in batch], s.accelerator.device))
-        old, advantages = tensors(batch, logprobs, "logprobs", "advantages")
+        old, advantages = (column(batch, name, logprobs) for name in ("logprobs", "advantages"))
         loss, ratio, clipped = losses.policy_loss(logprobs, old, advantages, s.config.clip)
         return loss, clipped, ratio, ratio - 1 - ratio.log()
 
-    names = ("policy_loss", "clip_fraction", "ratio", "approximate_kl")
-    metrics |= accumulate(s, s.policy.module, episodes, loss_of, names)
-    norm = loop.take_step(s.policy.model, s.policy.optimizer, s.config.max_gradient_norm)
-    if s.ema:
-        s.ema.update(s.policy.model)
-    return metrics | {"policy_gradient_norm": norm}
+    # the mean is over the tokens of the minibatch, not of a micro-batch or of a process (detail 15)
+    found = accumulate(s, s.policy, episodes, columns_of, sum(len(r.response_ids) for r in episodes))
+    metrics |= dict(zip(("policy_loss", "clip_fraction", "ratio", "approximate_kl"), found, strict=True))
+    return metrics | {"policy_gradient_norm": take_step(s, s.policy, iteration)}
 
 
-def step_value(s: Setup, episodes: Sequence[Rollout]) -> Metrics:
+def step_value(s: Setup, iteration: int, episodes: Sequence[Rollout]) -> Metrics:
     """One step on the clipped value loss (detail 13)."""
 
-    def loss_of(batch: Sequence[Rollout]) -> tuple[torch.Tensor, ...]:
+    def columns_of(batch: Sequence[Rollout]) -> tuple[torch.Tensor, ...]:
         packed = pack([r.example for r in batch], s.accelerator.device)
         values = s.value.module(packed, packed.before)
-        return (losses.value_loss(values, *tensors(batch, values, "values", "returns"), s.config.value_clip),)
+        old, returns = (column(batch, name, values) for name in ("values", "returns"))
+        return (losses.value_loss(values, old, returns, s.config.value_clip),)
 
-    metrics = accumulate(s, s.value.module, episodes, loss_of, ("value_loss",))
-    norm = loop.take_step(s.value.model, s.value.optimizer, s.config.max_gradient_norm)
-    return metrics | {"value_gradient_norm": norm}
-
-
-def accumulate(
-    s: Setup, module: Any, episodes: Sequence[Rollout], loss_of: Callable[..., tuple[torch.Tensor, ...]],
-    names: Sequence[str], divisor: int | None = None,
-) -> Metrics:  # fmt: skip
-    """Add the gradient of the first column of `loss_of`, (tokens,) each; the mean of each column, by its name.
-
-    divisor: of the sum; none: the tokens of the whole minibatch, not of a micro-batch or a process (detail 15)
-    """
-    divisor, sums = divisor or sum(len(r.response_ids) for r in episodes), np.zeros(len(names))
-
-    def loss_of_batch(batch: Sequence[Rollout]) -> torch.Tensor:
-        columns = loss_of(batch)
-        sums[:] += [float(column.detach().sum()) for column in columns]
-        return columns[0].sum()
-
-    batches = loop.local_batches(s.accelerator, episodes, lambda r: len(r.example), s.config.micro_tokens)
-    loop.accumulate(s.accelerator, module, batches, loss_of_batch, divisor)
-    return {name: loop.total(summed) / divisor for name, summed in zip(names, sums.tolist(), strict=True)}
+    (loss,) = accumulate(s, s.value, episodes, columns_of, sum(len(r.response_ids) for r in episodes))
+    return {"value_loss": loss, "value_gradient_norm": take_step(s, s.value, iteration)}
 
 
-def accumulate_pretraining(s: Setup, text: Sequence[Example]) -> Metrics:
-    """Add γ times the pretraining gradient; the loss in nats per token, and the norm of the added gradient. (The norm
-    of PPO's own part would need a copy of this one.)"""
+def add_pretraining_gradient(s: Setup, text: Sequence[Example]) -> Metrics:
+    """The loss in nats per token, and the norm of γ times its gradient. (PPO's part alone would need a copy.)"""
     config, tokens = s.config, sum(len(example.responses[0]) for example in text)
     divisor = tokens if config.ptx_mean == "token" else len(text)
 
-    def loss_of(examples: Sequence[Example]) -> torch.Tensor:
-        logprobs: torch.Tensor = s.policy.module(pack(examples, s.accelerator.device))[0]
-        return -config.ptx * logprobs.sum()
+    def columns_of(examples: Sequence[Example]) -> tuple[torch.Tensor, ...]:
+        return (-config.ptx * s.policy.module(pack(examples, s.accelerator.device))[0],)
 
-    batches = loop.local_batches(s.accelerator, text, len, config.micro_tokens)
-    summed = loop.total(loop.accumulate(s.accelerator, s.policy.module, batches, loss_of, divisor))
+    (loss,) = accumulate(s, s.policy, text, columns_of, divisor)
     norm = loop.gradient_norm(p.grad for p in s.policy.model.parameters())
-    return {"ptx_loss": summed * divisor / config.ptx / tokens, "ptx_gradient_norm": norm}
+    return {"ptx_loss": loss * divisor / config.ptx / tokens, "ptx_gradient_norm": norm}
 
 
-def tensors(batch: Sequence[Rollout], like: torch.Tensor, *names: str) -> list[torch.Tensor]:
-    return [torch.from_numpy(concat(batch, name)).float().to(like.device) for name in names]
+def accumulate(
+    s: Setup, trained: Trained, rows: Sequence[Any], columns_of: Callable[..., tuple[torch.Tensor, ...]], divisor: int
+) -> list[float]:
+    """Add the gradient of the first column's sum over all rows, divided by `divisor`; all columns' sums, so divided."""
+    sums = list[list[float]]()
+
+    def loss_of(batch: Sequence[Any]) -> torch.Tensor:
+        columns = columns_of(batch)
+        sums.append([float(column.detach().sum()) for column in columns])
+        return columns[0].sum()
+
+    batches = loop.local_batches(s.accelerator, rows, len, s.config.micro_tokens)
+    loop.accumulate(s.accelerator, trained.module, batches, loss_of, divisor)
+    return [loop.total(sum(summed)) / divisor for summed in zip(*sums, strict=True)]
 
 
-def check_weights(s: Setup) -> None:
-    """Raise NotFiniteError for weights that are not finite."""
-    models = [trained.model for trained in (s.policy, s.value) if trained]
-    if not loop.all_finite([*(p for m in models for p in m.parameters()), *(s.ema.weights.values() if s.ema else ())]):
+def take_step(s: Setup, trained: Trained, iteration: int) -> float:
+    """Update the weights and their average; the gradient's norm. NotFiniteError if weights are not finite then."""
+    loop.set_learning_rate(trained.optimizer, losses.warmup(iteration, s.config.warmup))
+    norm = loop.take_step(trained.model, trained.optimizer, s.config.max_gradient_norm)
+    average = s.ema if s.ema and trained is s.policy else None
+    if average:
+        average.update(trained.model)
+    if not loop.all_finite([*trained.model.parameters(), *(average.weights.values() if average else ())]):
         raise NotFiniteError("the step left weights that are not finite")
+    return norm
+
+
+def column(batch: Sequence[Rollout], name: str, like: torch.Tensor) -> torch.Tensor:
+    """An array of the rollouts as a tensor (tokens,)."""
+    return torch.from_numpy(concat(batch, name)).float().to(like.device)
 
 
 # What is around the loop: setup, what is saved, what is shown
@@ -455,11 +451,14 @@ def read_and_split_prompts(config: RolloutConfig, texts: Texts, reward: Reward) 
 
 def resume(s: Setup, run: Run, iterations: int) -> int:
     """Load the newest state, if there is one; the number of iterations done."""
-    done = load_state(s, run) if run.resume() else 0
+    config, final = s.config, run.out / "final"
+    done = load_state(s, state) if (state := run.resume()) else 0
     if done > iterations:
-        raise AlignbenchError(f"{run.out}: it has {done * s.config.batch} episodes; give more, or choose another out")
+        raise AlignbenchError(f"{run.out}: it has {done * config.batch} episodes; give more, or choose another out")
+    if config.checkpoint_every and done and done % config.checkpoint_every == 0:  # it is extended
+        kept = run.out / f"checkpoints/iteration-{done}"
+        run.together(lambda: os.renames(final, kept) if final.exists() else None, main_only=True)
     s.history = run.metrics()
-    run.keep_final(f"checkpoints/iteration-{done}", s.config.checkpoint_every and done % s.config.checkpoint_every == 0)
     s.progress.start(run.origin.stage, iterations, done, "iterations")
     return done
 
@@ -469,8 +468,7 @@ def save_state(s: Setup, run: Run, iteration: int) -> None:
     run.save_state(iteration, lambda folder: loop.save_training(folder, s.accelerator, s.ema), values)
 
 
-def load_state(s: Setup, run: Run) -> int:
-    state = run.newest()
+def load_state(s: Setup, state: State) -> int:
     loop.load_training(state.folder, s.accelerator, s.ema)
     if s.value:
         setattr(base_model(s.value.model.model).config, BIAS, state.values["value_bias"])
@@ -479,9 +477,9 @@ def load_state(s: Setup, run: Run) -> int:
 
 def return_to_last_state(s: Setup, run: Run, stopped: str) -> int:
     """Load the last saved state, and remove later checkpoints; the number of its iterations."""
-    if run.newest() is None:
+    if (state := run.newest()) is None:
         raise AlignbenchError(f"{run.origin.stage}: {stopped}; no good state was saved before it")
-    iteration = load_state(s, run)
+    iteration = load_state(s, state)
     for folder in (run.out / "checkpoints").glob("iteration-*") if s.accelerator.is_main_process else ():
         if int(folder.name.partition("-")[2]) > iteration:
             shutil.rmtree(folder, ignore_errors=True)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from alignbench.progress import Progress
-from trainers import loop, losses, ppo
+from trainers import ppo
 from trainers.config import setting
 from trainers.packing import pack
 from trainers.rollouts import Rollout, RolloutConfig
@@ -47,16 +47,10 @@ def compute_advantages(config: Config, rollouts: Sequence[Rollout]) -> None:
 @ppo.timed
 def update(s: ppo.Setup, iteration: int, rollouts: Sequence[Rollout]) -> Metrics:
     """One step on −1/N Σ_i A_i log π(y_i), with log π(y_i) summed over the tokens of response i of N."""
-    loop.set_learning_rate(s.policy.optimizer, losses.warmup(iteration, s.config.warmup))
 
-    def loss_of(batch: Sequence[Rollout]) -> tuple[torch.Tensor, ...]:
+    def columns_of(batch: Sequence[Rollout]) -> tuple[torch.Tensor, ...]:
         logprobs, _ = s.policy.module(pack([r.example for r in batch], s.accelerator.device))
-        (advantages,) = ppo.tensors(batch, logprobs, "advantages")
-        return (-advantages * logprobs,)
+        return (-ppo.column(batch, "advantages", logprobs) * logprobs,)
 
-    metrics = ppo.accumulate(s, s.policy.module, rollouts, loss_of, ("policy_loss",), len(rollouts))
-    metrics["gradient_norm"] = loop.take_step(s.policy.model, s.policy.optimizer, s.config.max_gradient_norm)
-    if s.ema:
-        s.ema.update(s.policy.model)
-    ppo.check_weights(s)
-    return metrics
+    (loss,) = ppo.accumulate(s, s.policy, rollouts, columns_of, len(rollouts))
+    return {"policy_loss": loss, "gradient_norm": ppo.take_step(s, s.policy, iteration)}

@@ -11,7 +11,7 @@ import numpy as np
 from alignbench.console import printable
 from alignbench.errors import AlignbenchError
 from trainers import losses
-from trainers.config import REQUIRED, Function, StageConfig, setting
+from trainers.config import REQUIRED, StageConfig, setting
 from trainers.packing import Example
 from trainers.run import Metrics
 
@@ -21,7 +21,7 @@ class RolloutConfig(StageConfig):
     """Settings of every stage that samples responses and scores them. The defaults are the paper's where it has any."""
 
     model: str = setting(REQUIRED, "initial policy and KL reference: local folder or hub id")
-    reward: str | Function = setting(
+    reward: str | Callable[..., Any] = setting(
         REQUIRED, "reward model's checkpoint, or module:function of (prompts, responses); in Python also a function"
     )
     prompts: str = setting(REQUIRED, "file of {prompt}, or hub data set")
@@ -82,6 +82,9 @@ class Rollout:
     advantages: losses.Array = field(init=False)
     returns: losses.Array = field(init=False)
 
+    def __len__(self) -> int:
+        return len(self.example)
+
     @property
     def example(self) -> Example:
         return Example(self.prompt.ids, [self.response_ids])
@@ -113,7 +116,7 @@ DESCRIBED = (*MEANS, "score_std", "entropy", "rlhf_reward")
 
 def describe(rollouts: Sequence[Rollout], beta: float) -> Metrics:
     """Metrics of a batch. entropy: nats per token; rlhf_reward: the mean score minus `beta` times the mean KL"""
-    metrics = {name: np.mean([of(rollout) for rollout in rollouts]) for name, of in MEANS.items()}
+    metrics: dict[str, Any] = {name: np.mean([of(rollout) for rollout in rollouts]) for name, of in MEANS.items()}
     metrics["score_std"] = np.std([rollout.score for rollout in rollouts])
     metrics["entropy"] = concat(rollouts, "entropies").mean()
     metrics |= {"beta": beta, "rlhf_reward": metrics["score"] - beta * metrics["kl"]}
@@ -121,7 +124,7 @@ def describe(rollouts: Sequence[Rollout], beta: float) -> Metrics:
 
 
 def meets(condition: str, metrics: Metrics | None = None) -> bool:
-    """True if the metrics of a batch meet 'NAME > NUMBER' or 'NAME < NUMBER'. Raises AlignbenchError if it is neither."""
+    """True if the metrics of a batch meet 'NAME > NUMBER' or 'NAME < NUMBER'. AlignbenchError if it is neither."""
     found = re.fullmatch(r"\s*(\w+)\s*([<>])\s*([-+.\deE]+)\s*", condition)
     try:
         name, sign, limit = found[1], found[2], float(found[3])  # type: ignore[index]

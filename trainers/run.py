@@ -52,7 +52,7 @@ class Origin:
     def find(
         cls, stage: str, parent: str, models: Mapping[str, Any], data: Sequence[tuple[str | None, int | None]]
     ) -> Origin:
-        """Identify checkpoints by folder or hub id, functions by their source, and data by source and number of rows."""
+        """Identify checkpoints by folder or hub id, functions by source code, data by source and number of rows."""
         found = {f"{role}_function": function_identity(f) for role, f in models.items() if callable(f)}
         specs = {role: spec for role, spec in models.items() if isinstance(spec, str) and is_checkpoint(spec)}
         found |= {role: identity(find_checkpoint(spec)) for role, spec in specs.items()}
@@ -92,9 +92,8 @@ def function_identity(function: Any) -> dict[str, str]:
     try:
         text = inspect.getsource(kind)
     except (OSError, TypeError):  # typed into an interpreter, or not written in Python
-        code = getattr(kind if inspect.isroutine(kind) else getattr(kind, "__call__", None), "__code__", None)
-        constants = [c for c in code.co_consts if not inspect.iscode(c)] if code else []
-        text = repr((code.co_code, code.co_names, constants)) if code else ""
+        code = getattr(kind, "__code__", None)
+        text = repr((code.co_code, code.co_names, [c for c in code.co_consts if not inspect.iscode(c)])) if code else ""
     return {"name": function_name(function), "source_sha256": hashlib.sha256(text.encode()).hexdigest()}
 
 
@@ -174,17 +173,6 @@ class Run:
         if recipe is None or any(recipe["config"].get(name) != getattr(self.config, name) for name in ends):
             return None
         return final, {name: float(x) for name, x in recipe["metrics"].items()}
-
-    def keep_final(self, name: str, keep: bool) -> None:
-        """Rename final/ of a run that is extended to a checkpoint of this name, if `keep`."""
-        final = self.out / "final"
-
-        def rename() -> None:
-            (self.out / name).parent.mkdir(exist_ok=True)
-            os.replace(final, self.out / name)
-
-        if keep and self.together(final.exists, main_only=True):
-            self.together(rename, main_only=True)
 
     def metrics(self) -> list[Metrics]:
         """The lines of metrics.jsonl."""
