@@ -227,6 +227,9 @@ def compute_logprobs(s: Setup, rollouts: Sequence[Rollout]) -> None:
         return [part.cpu().double().numpy() for part in parts]
 
     found = loop.map_packed(s.accelerator, [r.example for r in rollouts], s.config.micro_tokens, compute)
+    for trained in filter(None, (s.policy, s.value)):
+        if hasattr(trained.model, "reshard"):  # FSDP2 leaves the root gathered after a forward pass without gradient
+            trained.model.reshard()
     for rollout, arrays in zip(rollouts, found, strict=True):
         if not np.isfinite(arrays).all():
             raise NotFiniteError("log-probabilities or values are not finite")
