@@ -26,15 +26,15 @@ class Progress:
         self._name, self._unit, self._total, self._done, self._before = name, unit, total, done, done
         self._began = self._printed = time.monotonic()
 
-    def advance(self) -> None:
-        """One more unit is done."""
+    def advance(self, detail: str = "") -> None:
+        """One more unit is done. detail: about this unit"""
         self._done += 1
-        self._show((self._done - self._before) / max(time.monotonic() - self._began, 1e-9))
+        self._show((self._done - self._before) / max(time.monotonic() - self._began, 1e-9), detail)
 
     def say(self, line: str) -> None:
         """Print a message."""
 
-    def _show(self, rate: float) -> None:
+    def _show(self, rate: float, detail: str) -> None:
         """Show the completed units. rate: units per second"""
 
 
@@ -48,10 +48,11 @@ class PlainProgress(Progress):
     def say(self, line: str) -> None:
         print(printable(line), file=sys.stderr, flush=True)
 
-    def _show(self, rate: float) -> None:
+    def _show(self, rate: float, detail: str) -> None:
         if self._done == self._total or time.monotonic() - self._printed >= EVERY:
             self._printed, left = time.monotonic(), (self._total - self._done) / rate
-            self.say(f"{self._name}: {self._done}/{self._total} {self._unit}, {rate:.1f}/s, {left:.0f} s left")
+            done = f"{self._name}: {self._done}/{self._total} {self._unit}, {_pace(rate)}, {left:.0f} s left"
+            self.say(f"{done}; {detail}" if detail else done)
 
 
 class BarProgress(Progress):
@@ -80,8 +81,14 @@ class BarProgress(Progress):
     def say(self, line: str) -> None:
         self._bar.console.print(printable(line), markup=False, highlight=False)
 
-    def _show(self, rate: float) -> None:
-        self._bar.update(self._task, advance=1, rate=f"{rate:.1f}/s")
+    def _show(self, rate: float, detail: str) -> None:
+        self._bar.update(self._task, advance=1, rate=_pace(rate))
+        if detail:
+            self.say(f"{self._name} {self._done}/{self._total}: {detail}")
+
+
+def _pace(rate: float) -> str:
+    return f"{rate:.1f}/s" if rate >= 1 else f"{1 / rate:.1f} s each"
 
 
 def for_terminal() -> Progress:

@@ -25,7 +25,7 @@ from alignbench.types.engine import Prompt, Sampling
 from trainers.loop import micro_batches
 from trainers.models import Policy, Texts, load
 from trainers.packing import pack
-from trainers.ppo import PPOConfig, train
+from trainers.ppo import Config, train
 from trainers.sft import pretraining_examples
 
 STORIES, HELD_OUT, PROMPTS = 1200, 200, 512
@@ -70,7 +70,7 @@ def held_out_loss(model: str | Path, world: Path) -> float:
 def run(model: str, world: Path, **settings: Any) -> dict[str, float]:
     """One PPO run: the means of its first and last five iterations, and the final held-out loss."""
     with tempfile.TemporaryDirectory() as folder:
-        config = PPOConfig(
+        config = Config(
             model=model, reward="learning:sentiment", prompts=str(world / "prompts.jsonl"), out=folder,
             pretraining=str(world / "text.txt"), **(SETTINGS | settings),
         )  # fmt: skip

@@ -54,13 +54,13 @@ def train(args: Namespace, out: str) -> None:
     if case == "ppo":
         common |= {"prompts": str(inputs / "ppo_prompts.jsonl"), "reward": str(inputs / "reward"), "no_end_score": None}
         sizes = {"episodes": 64 * args.updates, "batch": 64, "minibatch": 16, "max_tokens": RESPONSE_TOKENS}
-        ppo.train(ppo.PPOConfig(model=model, ema=0.0, warmup=0, value_lr=9e-6, **sizes, **common))
+        ppo.train(ppo.Config(model=model, ema=0.0, warmup=0, value_lr=9e-6, **sizes, **common))
     elif case == "sft":
         data = str(inputs / "demonstrations.jsonl")
-        sft.train(sft.SFTConfig(model=model, data=data, epochs=args.updates, batch=96, dropout=0.0, **common))
+        sft.train(sft.Config(model=model, data=data, epochs=args.updates, batch=96, dropout=0.0, **common))
     else:
         data = str(inputs / f"rankings_{case.removeprefix('reward_')}.jsonl")
-        config = reward.RewardConfig(model=model, data=data, validation=data, epochs=args.updates, batch=64, **common)
+        config = reward.Config(model=model, data=data, validation=data, epochs=args.updates, batch=64, **common)
         reward.train(config)
 
 
@@ -71,7 +71,7 @@ def main() -> None:
     clock.watch(loop, "set_learning_rate", "learning rate", starts=args.case != "ppo")
     clock.watch(ppo.Sampler, "sample", "rollout", starts=True)
     clock.watch(ppo, "score_all", "reward")
-    clock.watch(ppo, "compute_old_logprobs", "log-probabilities and values")
+    clock.watch(ppo, "compute_logprobs", "log-probabilities and values")
     clock.watch(loop, "accumulate", "train forward and backward")
     clock.watch(loop, "take_step", "optimizer")
     local_engine.end_tokens = lambda *_: ()  # type: ignore[assignment]

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -223,7 +224,7 @@ def gather(paths: Sequence[Path], *, reference: str | None = None, lineage: Path
         notes.insert(0, f"{SYNTHETIC_DATA[0].upper()}{SYNTHETIC_DATA[1:]}.")
     return Evidence(
         systems, tuple(chain.from_iterable(map(_systems, during))), tuple(own for own in trainings if own.metrics),
-        labels, audits, (*notes, *reasons),
+        labels, audits, (*notes, *reasons, *chain.from_iterable(map(_warnings, trainings))),
     )  # fmt: skip
 
 
@@ -283,6 +284,25 @@ def _systems(run: Run) -> list[System]:
     if chat and any(own.result.template == "none" for own in rest):
         return [System(run.name, run, rest), System(f"{run.name} (chat)", run, chat)]
     return [System(run.name, run, run.tasks)]
+
+
+def _warnings(training: TrainingRun) -> list[str]:
+    """The warnings of a training's log, one sentence per kind."""
+    try:
+        lines = read_bytes(training.path / "log.jsonl").decode(errors="replace").splitlines()
+    except (OSError, ValueError):  # a training of another tool, or without a log
+        return []
+    found: dict[str, list[tuple[object, str]]] = {}
+    for line in lines:
+        with suppress(ValueError, AttributeError):
+            if (entry := parse_json(line)).get("event") == "warning":
+                own = found.setdefault(str(entry.get("kind")), [])
+                own.append((entry.get("iteration"), str(entry.get("reason"))))
+    return [
+        f"Training {training.name}: warning in {len(own)} iteration{'s' * (len(own) > 1)}, first in iteration "
+        f"{own[0][0]}: {own[0][1]}."
+        for own in found.values()
+    ]
 
 
 def _training(folder: Path) -> TrainingRun:

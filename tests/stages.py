@@ -24,7 +24,7 @@ from torch.distributed.fsdp import fully_shard
 
 from alignbench.models.checkpoint import find_checkpoint
 from trainers import loop
-from trainers.config import STAGES, StageConfig
+from trainers.config import StageConfig
 from trainers.models import Scalar
 from trainers.reward import RewardModel, score_all
 from trainers.run import Origin, open_run
@@ -161,7 +161,7 @@ def config_of(folder: Path, stage: str, out: Path, **changed: Any) -> Any:
     """Quick settings; values that name a file of the folder become its path."""
     settings = HERE | QUICK[stage] | DATA[stage] | {"model": "model"} | changed
     settings = {k: str(folder / v) if isinstance(v, str) and (folder / v).exists() else v for k, v in settings.items()}
-    return getattr(import_module(f"trainers.{stage}"), STAGES[stage])(**settings, out=str(out))
+    return import_module(f"trainers.{stage}").Config(**settings, out=str(out))
 
 
 def train(folder: Path, stage: str, out: Path, **changed: Any) -> Path:

@@ -122,7 +122,7 @@ def test_the_loss_is_that_of_trl(tmp_path):
 def test_bad_input_is_one_line(folder, tmp_path):
     model, data = folder / "model", folder / "rankings.jsonl"
     dpo_command = ["train", "dpo", f"model={model}", f"out={tmp_path / 'out'}"]
-    assert_one_line_error(run(*dpo_command), "Config: data must be given")
+    assert_one_line_error(run(*dpo_command), "data must be given")
     assert_one_line_error(run(*dpo_command, f"data={data}", "beta=0"), "beta: 0.0 is not finite and above 0")
     assert_one_line_error(run(*dpo_command, f"data={folder / 'sft.jsonl'}"), "sft.jsonl:1", "no field")
     assert_one_line_error(run(*dpo_command, f"data={data}", "leave_out=ANN"), "no ranking by 'ANN'")

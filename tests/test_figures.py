@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from audit_runs import N, shares, write_run
-from cases import cases
+from cases import cases, write_lines
 from figure_checks import assert_looks_as_before, assert_nothing_overlaps, draw, shown_texts
 from report_runs import NASTY, SFT, evidence_of, gather_once, iterations, model, ppo, tax_tasks, training
 
@@ -233,6 +233,13 @@ class TestTrainings:
         assert sft.table.loss.dropna().tolist() == [1.0, 0.5, 1 / 3, 0.25]
         assert sft.table.validation_loss.dropna().tolist() == [0.4]
         assert reward.table[["accuracy", "accuracy_low", "accuracy_high"]].dropna().values.tolist() == [[0.7, 0.6, 0.8]]
+
+    def test_the_report_shows_the_warnings_of_a_training(self, tmp_path):
+        folder = training(tmp_path / "ppo", "ppo", iterations(3))
+        warned = [{"event": "warning", "iteration": i, "kind": "end", "reason": "no response ended"} for i in (1, 2)]
+        write_lines(folder / "log.jsonl", [{"event": "start"}, *warned])
+        expected = "Training ppo: warning in 2 iterations, first in iteration 1: no response ended."
+        assert expected in gather([folder]).notes
 
     def test_trainings_of_one_name_are_two_lines_and_have_the_name_of_their_parent_folder(self, tmp_path):
         folders = [training(tmp_path / above / "ppo", "ppo", iterations(3)) for above in ("three", "four")]

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from importlib import import_module
 from itertools import chain, pairwise
 from pathlib import Path
 
@@ -214,11 +215,10 @@ def spoil_a_command(data: st.DataObject, scene: Path) -> None:
 
 def setting_of(data: st.DataObject, scene: Path) -> None:
     """A bad value of a setting of a stage."""
-    from trainers.ppo import PPOConfig
-    from trainers.reward import RewardConfig
-    from trainers.sft import SFTConfig
+    from trainers.config import STAGES
 
-    stage, kind = data.draw(st.sampled_from((("sft", SFTConfig), ("reward", RewardConfig), ("ppo", PPOConfig))))
+    stage = data.draw(st.sampled_from(STAGES))
+    kind = import_module(f"trainers.{stage}").Config
     name = data.draw(st.sampled_from(sorted(kind.__dataclass_fields__)))
     odd = (".nan", "[a", "&a [*a]", "!!int x", "2024-13-45", "null", "[1, 2]", "1:1")
     value = data.draw(st.sampled_from((*WORDS, *odd)))

@@ -10,16 +10,17 @@ import pytest
 import stages
 import torch
 from cases import read_lines
+from commands import refusal
 from tiny import SENTENCES, tiny_tokenizer
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from alignbench.models.checkpoint import find_checkpoint
 from alignbench.progress import Progress
 from trainers import loop, ppo
-from trainers.models import Sampler, load
+from trainers.models import Policy, Sampler, load
 from trainers.reward import load_reward
-from trainers.rollouts import penalised
-from trainers.run import identity
+from trainers.rollouts import Prompt, Rollout, RolloutConfig, penalised, warnings
+from trainers.run import function_identity, identity
 
 folder = pytest.fixture(scope="module")(stages.prepare)
 
@@ -37,11 +38,19 @@ def seen(monkeypatch):
         compute(config, rollouts)
         found["rollouts"].append(rollouts)
 
-    def take_step(module, optimizer, max_norm, parts):
-        found["gradients"].append(stages.gradients_of(module))
-        found["rates"].append([group["lr"] for group in optimizer.param_groups])
-        norm = step(module, optimizer, max_norm, parts)
-        found["weights"].append({n: p.detach().clone() for n, p in module.policy.model.named_parameters()})
+    def take_step(module, optimizer, max_norm):
+        name = "policy" if isinstance(module, Policy) else "value"
+        gradients = {f"{name}.{key}": gradient for key, gradient in stages.gradients_of(module).items()}
+        rate = [group["lr"] for group in optimizer.param_groups]
+        norm = step(module, optimizer, max_norm)
+        if name == "policy":  # its gradients are freed before those of the value are computed
+            assert all(p.grad is None for p in module.parameters())
+            found["gradients"].append(gradients)
+            found["rates"].append(rate)
+            found["weights"].append({n: p.detach().clone() for n, p in module.model.named_parameters()})
+        else:
+            found["gradients"][-1] |= gradients
+            found["rates"][-1] += rate
         return norm
 
     monkeypatch.setattr(ppo, "compute_advantages", compute_advantages)
@@ -73,7 +82,7 @@ def test_log_probabilities_are_the_stock_models_at_the_sampling_temperature(fold
     optimise(temperature=0.5)
     model = stages.exact(AutoModelForCausalLM.from_pretrained(folder / "model"))
     for r in seen["rollouts"][0]:
-        logits = model(torch.tensor([r.prompt_ids + r.response_ids])).logits[0, len(r.prompt_ids) - 1 : -1].detach()
+        logits = model(torch.tensor([r.prompt.ids + r.response_ids])).logits[0, len(r.prompt.ids) - 1 : -1].detach()
         table = torch.log_softmax(logits / 0.5, -1)
         expected = table.gather(-1, torch.tensor(r.response_ids)[:, None])[:, 0]
         entropies = -(table.exp() * table).sum(-1)
@@ -98,11 +107,11 @@ def test_the_accumulated_gradient_is_that_of_the_summed_loss(folder, optimise, s
     value = stages.exact(load(str(folder / "judge"), "reward")[0])
     policy_losses, value_losses = [], []
     for r in seen["rollouts"][0]:
-        ratio = torch.exp(stages.logprobs_alone(policy, r.prompt_ids, r.response_ids) - torch.tensor(r.logprobs))
+        ratio = torch.exp(stages.logprobs_alone(policy, r.prompt.ids, r.response_ids) - torch.tensor(r.logprobs))
         advantages = torch.tensor(r.advantages)
         policy_losses.append(torch.maximum(-advantages * ratio, -advantages * ratio.clamp(0.8, 1.2)))
-        states = value.model(torch.tensor([r.prompt_ids + r.response_ids])).last_hidden_state[0]
-        values = value.score(states[len(r.prompt_ids) - 1 : -1])[:, 0]
+        states = value.model(torch.tensor([r.prompt.ids + r.response_ids])).last_hidden_state[0]
+        values = value.score(states[len(r.prompt.ids) - 1 : -1])[:, 0]
         value_losses.append((values - torch.tensor(r.returns)) ** 2 / 2)  # values have not moved
     policy_loss, value_loss = torch.cat(policy_losses).mean(), torch.cat(value_losses).mean()
     tokenizer = AutoTokenizer.from_pretrained(folder / "model")
@@ -115,7 +124,8 @@ def test_the_accumulated_gradient_is_that_of_the_summed_loss(folder, optimise, s
     expected = {name.replace(".", ".model.", 1): gradient for name, gradient in expected.items()}
     stages.assert_same_gradients(seen["gradients"][0], expected, 1e-5)
     (line,) = stages.steps_of(out)
-    assert line["ppo_gradient_norm"] == pytest.approx(norm_of(parts[0]), rel=1e-3)
+    both = [a + gamma * b for a, b in zip(*parts, strict=True)]
+    assert line["policy_gradient_norm"] == pytest.approx(norm_of(both), rel=1e-3)
     assert line["ptx_gradient_norm"] == pytest.approx(gamma * norm_of(parts[1]), rel=1e-3)
     assert line["gradient_norm"] == pytest.approx(norm_of(expected.values()), rel=1e-3)
     assert line["ptx_loss"] == pytest.approx(-learned.mean().item(), rel=1e-4)
@@ -137,7 +147,7 @@ def test_the_sampled_ids_are_trained_on_and_each_pass_over_the_prompts_has_a_new
     tokenizer = tiny_tokenizer()  # the text of a random model's tokens seldom has these tokens
     again = [tuple(tokenizer(c.text, add_special_tokens=False)["input_ids"]) for c in sampled]
     assert again != [completion.tokens for completion in sampled]
-    asked = [rollout.prompt for rollout in rollouts]
+    asked = [rollout.prompt.text for rollout in rollouts]
     assert sorted(asked[:10]) == sorted(asked[10:]) == sorted(stages.QUESTIONS)
     assert asked[:10] != asked[10:]
     assert len({rollout.response for rollout in rollouts}) == 20
@@ -167,7 +177,7 @@ def test_the_score_is_added_once_at_the_last_token(folder, optimise, seen, tmp_p
     own = AutoTokenizer.from_pretrained(folder / "judge")
     bias = classifier.config.alignbench_reward_bias
     for r in ended:
-        ids = torch.tensor([[*own(r.prompt + r.response)["input_ids"], own.eos_token_id]])
+        ids = torch.tensor([[*own(r.prompt.text + r.response)["input_ids"], own.eos_token_id]])
         assert r.score == pytest.approx(classifier(ids).logits.item() + bias, abs=1e-4)
 
 
@@ -239,7 +249,7 @@ def test_scores_that_do_not_vary_no_end_and_a_fixed_score_that_is_too_high_are_w
 
     class Heard(Progress):
         def say(self, text: str) -> None:
-            said.append(text)
+            said.extend([text] * text.startswith("warning"))
 
     def run(**changed):
         config = stages.config_of(folder, "ppo", tmp_path / f"warned-{len(said)}", **changed)
@@ -247,14 +257,111 @@ def test_scores_that_do_not_vary_no_end_and_a_fixed_score_that_is_too_high_are_w
         return [e["reason"] for e in read_lines(Path(config.out) / "log.jsonl") if e["event"] == "warning"]
 
     logged = run(reward="training_rewards:same", max_tokens=1, episodes=16)
-    none, equal = "no response ended within 1 tokens; raise max_tokens, or give stop", "all scores are 2, so there is "
+    none, equal = (
+        "no response of 8 ended within 1 tokens; raise max_tokens, give stop",
+        "all scores are 2, so there is ",
+    )
     assert [reason.startswith((none, equal)) for reason in logged] == [True] * 4
     assert len(said) == 2  # on the screen once each
-    assert said[0] == f"warning: ppo iteration 1: {none}"
+    assert said[0].startswith(f"warning: iteration 1: {none}")
     stop = {"stop": ("e", "a", "o", "n"), "max_tokens": 6, "batch": 16, "minibatch": 16, "episodes": 16}
     (reason,) = run(reward="training_rewards:negative", no_end_score=0.0, **stop)
     assert reason.startswith("no_end_score 0 is above the worst of a response that ended, -")
     assert run(reward="training_rewards:negative", no_end_score=-9.0, **stop) == []
+
+
+def test_an_explosion_of_kl_a_collapse_of_entropy_and_learning_nothing_are_warnings():
+    config = RolloutConfig(model="m", reward="r", prompts="p", out="o", batch=4, max_tokens=9)
+    calm = {"score": 1.0, "score_std": 1.0, "kl": 2.0, "entropy": 2.0, "response_tokens": 20.0}
+    ended = [Rollout(Prompt("p", [1], "p"), "r", [2], True) for _ in range(4)]
+    for number, rollout in enumerate(ended):
+        rollout.score = rollout.raw_score = float(number)
+
+    def kinds(*history):
+        return set(warnings(config, ended, history))
+
+    assert kinds(calm) == kinds(*[calm] * 19) == set()
+    assert kinds(*[calm] * 20) == {"learning"}
+    assert kinds(*[calm] * 10, *[calm | {"score": 3.0}] * 10) == set()
+    assert kinds(calm, calm | {"kl": 11.0, "entropy": 0.1}) == {"kl", "entropy"}
+    assert kinds(calm, calm | {"kl": 11.0, "response_tokens": 40.0}) == set()
+
+
+def my_reward(prompts, responses):
+    return [len(response) / 10 for response in responses]
+
+
+def test_a_function_of_a_notebook_is_a_reward_and_a_changed_one_is_refused(folder, optimise, tmp_path):
+    out, expected = (optimise(reward=reward) for reward in (my_reward, "training_rewards:length"))
+    assert (out / "metrics.jsonl").read_bytes() == (expected / "metrics.jsonl").read_bytes()
+    recipe = stages.recipe_of(out)
+    assert recipe["config"]["reward"] == recipe["models"]["reward_function"]["name"] == "test_ppo.my_reward"
+    assert find_checkpoint(str(out / "final")).training["rewards"] == []
+    typed = []  # without a source file, as in an interpreter
+    for text in ("1.0", "2.0", "1.0"):
+        exec(f"def typed_reward(prompts, responses): return [{text}] * len(responses)", names := {"__name__": "typed"})
+        typed.append(names["typed_reward"])
+    stages.train(folder, "ppo", tmp_path / "typed", reward=typed[0])
+    stages.train(folder, "ppo", tmp_path / "typed", reward=typed[2])
+    line = refusal(lambda: stages.train(folder, "ppo", tmp_path / "typed", reward=typed[1]))
+    assert "reward_function.source_sha256 was" in line
+    assert function_identity(math.fsum)["name"] == "math.fsum"
+
+
+def test_a_callback_sees_each_iteration_and_may_stop(folder, optimise, tmp_path):
+    seen, config = [], stages.config_of(folder, "ppo", tmp_path / "run", episodes=32, warmup=0)
+    final, metrics = ppo.train(config, callback=lambda metrics: seen.append(metrics) or len(seen) == 2)
+    assert [line["step"] for line in seen] == [1, 2] == [line["step"] for line in stages.steps_of(final.parent)]
+    assert seen == stages.steps_of(final.parent)
+    assert metrics["iterations"] == 2
+    assert stages.same_weights(final, optimise(episodes=16, warmup=0) / "final")
+    assert ppo.train(config, callback=pytest.fail) == (final, metrics)  # it is finished
+
+
+@pytest.mark.parametrize("stage", ["ppo", "rloo"])
+def test_a_finished_run_is_extended_to_what_an_uninterrupted_run_gives(folder, tmp_path, monkeypatch, stage):
+    monkeypatch.chdir(folder)
+    settings = {"reward": my_reward, "checkpoint_every": 2, "save_every": 3}
+    for episodes in (16, 32):
+        stages.long(folder, stage, tmp_path / "twice", **(settings | {"episodes": episodes}))
+    stages.long(folder, stage, tmp_path / "once", **(settings | {"episodes": 32}))
+    files = {path.relative_to(tmp_path / "once") for path in (tmp_path / "once").rglob("*.safetensors")}
+    files = {path for path in files if path.parts[0] != "state"} | {Path("metrics.jsonl"), Path("samples.jsonl")}
+    assert {str(path) for path in files} >= {"final/model.safetensors", "checkpoints/iteration-2/model.safetensors"}
+    for path in files:
+        assert (tmp_path / "twice" / path).read_bytes() == (tmp_path / "once" / path).read_bytes(), path
+    recipes = [stages.recipe_of(tmp_path / name) for name in ("twice", "once")]
+    assert recipes[0]["metrics"] == recipes[1]["metrics"]
+    assert recipes[0]["config"]["episodes"] == 32
+    line = refusal(lambda: stages.long(folder, stage, tmp_path / "twice", **(settings | {"episodes": 16})))
+    assert "it has 32 episodes" in line
+
+
+def test_prompts_are_held_out_where_there_are_enough_and_the_result_is_measured_on_them(
+    folder, optimise, tmp_path, seen
+):
+    rows = [{"prompt": f"{i} {question}"} for i in range(20) for question in stages.QUESTIONS]
+    many = stages.write_rows(tmp_path / "many.jsonl", rows)
+    measured = stages.recipe_of(optimise(prompts=many, episodes=400, max_tokens=1))["metrics"]
+    trained = {rollout.prompt.text for batch in seen["rollouts"] for rollout in batch}
+    assert (measured["held_out"], len(trained)) == (10, 190)  # a twentieth of 200
+    few = stages.recipe_of(optimise(prompts=many, validation_share=0.04))["metrics"]
+    given = stages.recipe_of(optimise(prompts=many, validation=str(folder / "sft.jsonl"), lr=0.0))["metrics"]
+    assert (few["held_out"], given["held_out"]) == (0, len(stages.QUESTIONS))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["ppo", "rloo"])
+@pytest.mark.parametrize("reward", [1.0, -1.0])
+def test_a_constant_reward_does_not_change_the_length_of_responses(folder, tmp_path, stage, reward):
+    def constant(prompts, responses):
+        return [reward] * len(responses)
+
+    stop = {"stop": ("e", "a", "o"), "max_tokens": 64, "batch": 256, "episodes": 12 * 256}
+    large = {"minibatch": 64, "value_lr": 1e-2} if stage == "ppo" else {}
+    out = stages.train(folder, stage, tmp_path / "run", reward=constant, lr=1e-2, warmup=0, **stop, **large)
+    first, *others = [line["response_tokens"] for line in stages.steps_of(out)]
+    assert others == pytest.approx([first] * 11, rel=0.25)
 
 
 def test_the_reward_model_reads_texts_in_its_own_chat_template(folder, optimise, tmp_path, monkeypatch):

@@ -81,6 +81,6 @@ def test_bad_input_is_one_line(folder, tmp_path):
         f"out={tmp_path / 'out'}",
         f"prompts={folder / 'sft.jsonl'}",
     ]
-    assert_one_line_error(run(*command), "Config: reward must be given")
+    assert_one_line_error(run(*command), "reward must be given")
     assert_one_line_error(run(*command, f"reward={folder / 'judge'}", "n=1"), "n: 1 is not finite and at least 2")
     assert_one_line_error(run(*command, f"reward={folder / 'judge'}", "max_tokens=5000"), "window")

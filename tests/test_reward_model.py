@@ -18,7 +18,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from trainers import reward
 from trainers.data import Ranking
 from trainers.models import Scalar, Texts, load
-from trainers.reward import RewardConfig, RewardModel, agreement, load_reward, prefers_longer, score_all, train
+from trainers.reward import Config, RewardModel, agreement, load_reward, prefers_longer, score_all, train
 
 FILLER = (" wax", " yes", " no", " flowers", " toxic", " maybe", " hive", " Earth")
 folder = pytest.fixture(scope="module")(stages.prepare)
@@ -146,7 +146,7 @@ def test_all_rankings_of_a_prompt_are_on_one_side_and_no_labeler_who_is_left_out
     rankings = [Ranking(q, (" honey", " no"), (1.0, 2.0), name) for q in stages.QUESTIONS for name in EVERYONE]
 
     def split(given=(), **settings):
-        config = RewardConfig(model="m", data="d", out="o", validation_share=0.2, **settings)
+        config = Config(model="m", data="d", out="o", validation_share=0.2, **settings)
         return reward.split_rankings(config, rankings, [*given])
 
     training, held_out, left_out = split()
@@ -181,7 +181,7 @@ def test_a_checkpoint_has_its_metrics_and_calibration_and_can_be_trained_further
     assert sum(b["pairs"] for b in bins) == recipe["metrics"]["pairs"]
     assert all(b["from"] <= b["predicted"] <= b["to"] for b in bins)
     # a finished run returns its metrics
-    final, metrics = train(RewardConfig(**recipe["config"]))
+    final, metrics = train(Config(**recipe["config"]))
     assert metrics == recipe["metrics"]
     assert metrics["bias"] == load(str(final), "reward")[0].config.alignbench_reward_bias != 0
     # its head is trained further, its bias is not inherited; the new head of a base model depends on the seed only

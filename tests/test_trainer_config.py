@@ -92,7 +92,7 @@ def test_a_value_outside_its_limits_is_refused(name, value, line):
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_checks_its_settings_first_lists_them_first_and_its_presets_differ_from_the_defaults(stage):
     module = import_module(f"trainers.{stage}")
-    kind = getattr(module, STAGES[stage])
+    kind = module.Config
     given = {f.name: "absent" for f in fields(kind) if f.default == REQUIRED}
     check(kind(**given))  # the defaults are allowed, also those equal to a limit
     assert refusal(module.train, kind(**given, lr=math.nan)) == "lr: nan is not float"

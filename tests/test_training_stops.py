@@ -12,7 +12,6 @@ from tiny import tiny_tokenizer
 
 from trainers import loop, losses, ppo
 from trainers.models import Texts
-from trainers.ppo import PPOConfig
 
 
 def with_window(source, copy, window: int) -> str:
@@ -85,10 +84,10 @@ def test_a_run_stops_when_the_kl_exceeds_its_limit(folder, optimise):
     limit = free[3] * 0.9
     good = next(i for i, kl in enumerate(free) if kl > limit)  # iterations before the first that exceeds it
     assert 0 < good < 10
-    out = optimise(stop_kl=limit, **settings)
+    out = optimise(stop_when=f"kl > {limit}", **settings)
     assert max(line["kl"] for line in read_lines(out / "metrics.jsonl")) <= limit
     reason, kept = stop_of(out)
-    assert "exceeds" in reason
+    assert reason == f"iteration {good + 1}: kl > {limit}"
     assert kept == good - 1  # the weights that sampled the last good batch
     expected = optimise(**(settings | {"episodes": 8 * kept})) / "final" if kept else folder / "model"
     assert stages.same_weights(out / "final", expected)
@@ -138,7 +137,7 @@ def test_too_large_a_learning_rate_leaves_the_last_finite_weights(folder, optimi
 
 def test_the_presets_are_the_papers_numbers():
     for name, preset in ppo.PRESETS.items():
-        config = PPOConfig(model="sft", reward="rm", prompts="p.jsonl", out="o", **preset)
+        config = ppo.Config(model="sft", reward="rm", prompts="p.jsonl", out="o", **preset)
         assert (config.episodes, config.batch, config.minibatch, config.inner_epochs) == (256_000, 512, 64, 1)
         assert (config.beta, config.clip, config.ema, config.value_lr) == (0.02, 0.2, 0.992, 9e-6)
         assert (config.ptx, config.ptx_examples) == (0 if name.endswith("no-ptx") else 27.8, 8)

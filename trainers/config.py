@@ -4,11 +4,12 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from importlib import import_module
 from inspect import formatannotation, get_annotations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
+from types import UnionType
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
 import yaml
 
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 T = TypeVar("T", bound="DataclassInstance")
-STAGES = {"sft": "SFTConfig", "reward": "RewardConfig", "dpo": "Config", "rejection": "Config", "ppo": "PPOConfig"}
+Function = Callable[..., Any]
+STAGES = ("sft", "reward", "dpo", "rejection", "ppo", "rloo")
 REQUIRED: Any = "(required)"
 # limit -> how a message names it, and whether a value keeps it
 LIMITS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
@@ -32,13 +34,15 @@ LIMITS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
 }
 
 
-def setting(default: Any, meaning: str, *, free: bool = False, **limits: Any) -> Any:
+def setting(default: Any, meaning: str, *, free: bool = False, ends: bool = False, **limits: Any) -> Any:
     """A field of a stage's settings. `check` raises AlignbenchError if the value is still REQUIRED.
 
     free: results do not depend on it, so a resumed run may change it
+    ends: only decides when training ends, so a finished run continues if it is changed
     limits: above (exclusive minimum), low and high (inclusive), choices (the allowed values)
     """
-    return field(default=default, kw_only=True, metadata={"meaning": meaning, "free": free, "limits": limits})
+    return field(default=default, kw_only=True, metadata={"meaning": meaning, "free": free or ends, "ends": ends,
+                                                          "limits": limits})  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -58,9 +62,9 @@ class StageConfig:
 
 def check(config: "DataclassInstance") -> None:
     """Raise AlignbenchError for a missing setting, a wrong type, NaN, or a value outside the limits of its setting."""
-    kind, hints = type(config), get_type_hints(type(config))
+    hints = get_type_hints(type(config))
     if missing := [f.name for f in fields(config) if getattr(config, f.name) == REQUIRED]:
-        raise AlignbenchError(f"{kind.__name__}: {', '.join(missing)} must be given, as NAME=… or in the YAML file")
+        raise AlignbenchError(f"{', '.join(missing)} must be given, as NAME=… or in the YAML file")
     for f in fields(config):
         value, limits = getattr(config, f.name), f.metadata["limits"]
         _convert(value, hints[f.name], f.name)
@@ -72,32 +76,35 @@ def check(config: "DataclassInstance") -> None:
 
 def train(
     stage: str, *, config: str | Path | None = None, preset: str | None = None, progress: Progress | None = None,
-    **settings: Any,
+    callback: Callable[[Mapping[str, float]], bool | None] | None = None, **settings: Any,
 ) -> tuple[Path, Mapping[str, float]]:  # fmt: skip
     """Train a model: the folder of the final checkpoint, and its metrics. An interrupted training is resumed.
 
-    stage: "sft", "reward" or "ppo"; config: YAML file of settings; preset: a published recipe
-    settings: the fields of `SFTConfig`, `RewardConfig` or `PPOConfig` (`alignbench train STAGE --show`)
+    stage: one of STAGES; config: YAML file of settings; preset: a published recipe
+    callback: called with the metrics of each iteration; training stops, and saves, if it returns True
+    settings: the fields of the stage's `Config` (`alignbench train STAGE --show`)
 
     Raises AlignbenchError for an unknown stage or preset, and for wrong settings.
     """
-    kind, own, recipe = find_stage(stage, preset)
+    module, recipe = find_stage(stage, preset)
     values = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
     file = None if config is None else Path(config)
-    found: tuple[Path, Mapping[str, float]] = own(
-        read_config(kind, file=file, preset=recipe, settings=values), progress=progress
+    hooks = {"progress": progress} | ({} if callback is None else {"callback": callback})
+    found: tuple[Path, Mapping[str, float]] = module.train(
+        read_config(module.Config, file=file, preset=recipe, settings=values), **hooks
     )
     return found
 
 
-def find_stage(stage: str, preset: str | None) -> tuple[Any, Callable[..., Any], Mapping[str, Any]]:
-    """Its dataclass of settings, its function `train`, and the settings of a preset. Raises AlignbenchError."""
+def find_stage(stage: str, preset: str | None) -> tuple[Any, Mapping[str, Any]]:
+    """The module of a stage, with `Config` and `train`, and the settings of a preset. Raises AlignbenchError."""
     if stage not in STAGES:
         raise AlignbenchError(f"stage {stage!r}: choose {', '.join(STAGES)}")
     module = import_module(f"trainers.{stage}")
     if preset is not None and preset not in module.PRESETS:
-        raise AlignbenchError(f"preset {preset}: {stage} has {', '.join(module.PRESETS)}")
-    return getattr(module, STAGES[stage]), module.train, module.PRESETS.get(preset, {})
+        known = f"{stage} has {', '.join(module.PRESETS)}" if module.PRESETS else f"{stage} has no presets"
+        raise AlignbenchError(f"preset {preset}: {known}")
+    return module, module.PRESETS.get(preset, {})
 
 
 def read_config(
@@ -128,7 +135,7 @@ def read_config(
         with suppress(ValueError):
             value = parse_yaml(text)
         # text settings keep the text as typed: model=2024, name=yes
-        as_typed = hints.get(name) in (str, str | None) and value is not None and not isinstance(value, list)
+        as_typed = str in _kinds(hints.get(name)) and value is not None and not isinstance(value, list)
         named.append((name, name, text if as_typed else value))
     named += [(name, name, value) for name, value in (settings or {}).items()]
     given = {}
@@ -143,28 +150,46 @@ def describe(config: "DataclassInstance") -> list[list[str]]:
     """One row per setting: name, type, value, meaning. Settings of the stage itself come before those of its bases."""
     known = {f.name: f for f in fields(config)}
     order = dict.fromkeys(name for base in type(config).__mro__ for name in get_annotations(base))
-    return [[n, formatannotation(known[n].type), str(getattr(config, n)), known[n].metadata["meaning"]] for n in order]
+    return [[n, _name(known[n].type), str(getattr(config, n)), known[n].metadata["meaning"]] for n in order]
+
+
+def to_json(config: "DataclassInstance") -> dict[str, Any]:
+    """The settings as JSON values; a function is its name."""
+    values = {f.name: getattr(config, f.name) for f in fields(config)}
+    return {name: function_name(v) if callable(v) else v for name, v in values.items()}
 
 
 def to_yaml(config: "DataclassInstance") -> str:
     """The settings as a YAML file for `read_config`."""
-    return str(yaml.safe_dump(json.loads(json.dumps(asdict(config))), sort_keys=False, allow_unicode=True))
+    return str(yaml.safe_dump(json.loads(json.dumps(to_json(config))), sort_keys=False, allow_unicode=True))
+
+
+def function_name(function: Any) -> str:
+    """module.name, also of a callable object."""
+    named = function if hasattr(function, "__qualname__") else type(function)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
+def _kinds(kind: Any) -> tuple[Any, ...]:
+    return get_args(kind) if isinstance(kind, UnionType) else (kind,)
+
+
+def _name(kind: Any) -> str:
+    return formatannotation(kind).replace(formatannotation(Function), "function")
 
 
 def _convert(value: Any, kind: Any, where: str) -> Any:
     """The value as a setting of type `kind`. Raises AlignbenchError, which begins with `where`, if it is none."""
-    problem = f"{where}: {value!r} is not {formatannotation(kind)}"
-    if value is None and kind == kind | None:
-        return None
-    if kind in (tuple[str, ...], tuple[str, ...] | None):
+    kinds = _kinds(kind)
+    if tuple[str, ...] in kinds and value is not None:
         if isinstance(value, str):  # a single string may be whitespace: stop="\n"
             value = [part.strip() for part in value.split(",")] if "," in value else [value]
         if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
             return tuple(value)
-    elif kind in (float, float | None) and isinstance(value, int | float | str) and not isinstance(value, bool):
+    elif float in kinds and isinstance(value, int | float | str) and not isinstance(value, bool):
         with suppress(ValueError, OverflowError):  # float() also of text: YAML 1.1 reads 9e-6 as a string
             if not math.isnan(number := float(value)):
                 return number
-    elif kind in (type(value), type(value) | None):
+    elif type(value) in kinds or (callable(value) and Function in kinds):
         return value
-    raise AlignbenchError(problem)
+    raise AlignbenchError(f"{where}: {value!r} is not {_name(kind)}")

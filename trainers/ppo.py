@@ -1,10 +1,19 @@
-"""PPO and PPO-ptx (InstructGPT, section 3.5, App. C.3–C.4; arXiv 1909.08593). Detail N: docs/ppo_details.md."""
+"""PPO and PPO-ptx (InstructGPT, section 3.5, App. C.3–C.4; arXiv 1909.08593).
 
+Read `optimise`, the loop, then its steps from top to bottom. Beside this file they need rollouts.py (a batch of
+responses), losses.py (the mathematics), models.py and loop.py. Small mistakes do not crash PPO for language models, but
+change what is optimised. The details that decide are numbered 1 to 21 here; docs/ppo_details.md has the test of each.
+"""
+
+import math
+import os
 import shutil
-from collections.abc import Sequence
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
-from itertools import repeat
+from dataclasses import dataclass, field
+from functools import wraps
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -16,36 +25,25 @@ from alignbench.errors import AlignbenchError
 from alignbench.progress import Progress
 from alignbench.types.engine import Sampling
 from trainers import loop, losses
-from trainers.config import REQUIRED, StageConfig, check, setting
+from trainers.config import check, function_name, setting
 from trainers.data import chat_template, read_prompts
 from trainers.loop import NotFiniteError
-from trainers.models import ActorCritic, Policy, Sampler, Scalar, Texts, add_lora, end_at_turns, load, save_model
+from trainers.models import BIAS, Policy, Sampler, Scalar, Texts, add_lora, base_model, end_at_turns, load, save_model
 from trainers.packing import Example, Packed, pack
-from trainers.reward import RewardModel, as_read_by, load_reward, score_all
-from trainers.rollouts import Rollout, concat, describe, penalised, split, warnings
-from trainers.run import Metrics, Origin, open_run
+from trainers.reward import Reward, RewardModel, as_read_by, load_reward, score_all
+from trainers.rollouts import Prompt, Rollout, RolloutConfig, concat, describe, meets, penalised, split, table, warnings
+from trainers.run import Callback, Metrics, Origin, Run, State, open_run
 from trainers.sft import pretraining_examples
 
 
 @dataclass(frozen=True)
-class PPOConfig(StageConfig):
+class Config(RolloutConfig):
     """Settings of PPO. The defaults are the paper's where it gives a number."""
 
-    model: str = setting(REQUIRED, "initial policy and KL reference: local folder or hub id")
-    reward: str = setting(REQUIRED, "reward model's checkpoint, or module:function of (prompts, responses)")
-    prompts: str = setting(REQUIRED, "file of {prompt}, or hub data set")
-    reference: str | None = setting(None, "KL reference; none: the initial policy (paper)")
     value: str | None = setting(None, "initial value model; none: the reward model, or the policy with a new head")
-    pretraining: str | None = setting(None, "pretraining text, for ptx > 0")
-    episodes: int = setting(256_000, "total number of sampled responses (paper: 256k)", low=1)
-    batch: int = setting(512, "episodes per iteration (paper: 512)", low=1)
+    value_lr: float = setting(9e-6, "learning rate of the value (paper: 9e-6)", low=0)
     minibatch: int = setting(64, "episodes per optimizer step (paper: 64)", low=1)
     inner_epochs: int = setting(1, "passes over a batch (paper: 1)", low=1)
-    max_tokens: int = setting(1024, "maximum tokens of a response (paper: 1k)", low=1)
-    temperature: float = setting(1.0, "of sampling, and of all log-probabilities (paper: 1)", above=0)
-    stop: tuple[str, ...] = setting((), "strings that end a response, besides the end-of-sequence token")
-    beta: float = setting(0.02, "KL penalty coefficient of the reward (paper: .02)", low=0)
-
     clip: float = setting(0.2, "clip range of the policy's ratio (paper: .2)", above=0)
     value_clip: float = setting(0.2, "clip range of the value's change (lm-human-preferences: .2)", above=0)
     discount: float = setting(1.0, "discount of later rewards (paper: 1)", low=0, high=1)
@@ -53,284 +51,488 @@ class PPOConfig(StageConfig):
     whiten_rewards: bool = setting(
         False, "scale token rewards to variance 1, keeping their mean (lm-human-preferences)"
     )
-    no_end_score: float | None = setting(-1.0, "fixed score of a response that did not end; none: its own")
-    no_end_penalty: float = setting(0.0, "subtracted from the score of a response that did not end", low=0)
+    pretraining: str | None = setting(None, "pretraining text, for ptx > 0")
     ptx: float = setting(0.0, "γ, coefficient of the pretraining gradient (paper: 27.8 for PPO-ptx)", low=0)
     ptx_examples: int = setting(8, "pretraining examples per episode (paper: 8)", low=1)
     ptx_tokens: int = setting(512, "length of a pretraining example", low=2)
     ptx_mean: str = setting("token", "γ multiplies the mean log-likelihood per", choices=("token", "example"))
-    lr: float = setting(9e-6, "learning rate of the policy after the warm-up (our default)", low=0)
-    value_lr: float = setting(9e-6, "learning rate of the value (paper: 9e-6)", low=0)
-    warmup: int = setting(10, "iterations of linear warm-up from a tenth of the learning rate (paper: 10)", low=0)
-    ema: float = setting(0.992, "decay of the averaged weights, warmed up (paper: .992); 0: none", low=0, high=0.999999)
-    lora: int = setting(0, "rank of LoRA adapters; the reference is the policy without them; 0: all weights", low=0)
-    stop_kl: float | None = setting(None, "stop at the last good state if KL in nats per response exceeds it", above=0)
-    save_every: int = setting(10, "iterations between resumable states", free=True, low=1)
-    checkpoint_every: int | None = setting(None, "iterations between kept checkpoints; none: last", free=True, low=1)
-    sample_rows: int = setting(4, "responses per iteration to write to samples.jsonl", low=0)
 
 
 PRESETS: dict[str, dict[str, Any]] = {"instructgpt-1.3b": {"ptx": 27.8}, "instructgpt-1.3b-no-ptx": {}}
 
 
-class Actor(NamedTuple):
-    """The models in training: `module` is `model` wrapped; with LoRA the policy without adapter is the reference."""
+class Trained(NamedTuple):
+    """A model in training; `module` is `model` wrapped for several processes."""
 
-    config: PPOConfig
-    accelerator: Accelerator
-    model: ActorCritic
+    model: Any
     module: Any
     optimizer: Any
+
+
+@dataclass
+class Setup:
+    """The parts of a training. reference: None if it is the policy without adapters; text: pretraining examples
+    history: metrics of the batches so far; seconds: of the steps of an iteration"""
+
+    config: Any
+    accelerator: Accelerator
+    progress: Progress
+    tokenizer: Any
+    prompts: list[Prompt]
+    held_out: list[Prompt]
+    reward: Reward
+    policy: Trained
+    sampler: Sampler
     reference: Policy | None
     ema: loop.Ema | None
+    value: Any = None  # Trained, in PPO
+    text: Sequence[Example] = ()
+    new_head: bool = False
+    history: list[Metrics] = field(default_factory=list)
+    warned: set[str] = field(default_factory=set)
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+    def averaged(self) -> Any:
+        """The policy has the averaged weights, if there are any, inside the `with` block."""
+        return self.ema.applied(self.policy.model) if self.ema else nullcontext()
+
+    def origin(self) -> Origin:
+        config, rows = self.config, len(self.prompts) + (0 if self.config.validation else len(self.held_out))
+        reward = config.reward if isinstance(self.reward, RewardModel) else self.reward
+        models = {"reward": reward, "reference": config.reference, "value": getattr(config, "value", None)}
+        text = config.pretraining if self.text else None
+        stage = "rloo" if self.value is None else "ppo-ptx" if text else "ppo"
+        data = [(config.prompts, rows), (config.validation, len(self.held_out)), (text, None)]
+        return Origin.find(stage, config.model, models, data)
 
 
-def train(config: PPOConfig, *, progress: Progress | None = None) -> tuple[Path, Metrics]:
-    """Train, or resume an interrupted run; the folder of the final checkpoint and the metrics of the last iteration."""
+def train(
+    config: Config, *, progress: Progress | None = None, callback: Callback | None = None
+) -> tuple[Path, Metrics]:
+    """Train, resume an interrupted run, or extend a finished one to more episodes; the folder of the final checkpoint
+    and its metrics. callback: called with the metrics of each iteration; if it returns True, training stops and saves.
+    """
+    return optimise(setup(config, progress), compute_advantages, update, callback)
+
+
+def optimise(
+    s: Setup, compute_advantages: Callable[[Any, list[Rollout]], None],
+    update: Callable[[Setup, int, list[Rollout]], Metrics], callback: Callback | None,
+) -> tuple[Path, Metrics]:  # fmt: skip
+    """The loop of PPO and RLOO, which differ in advantages and update."""
+    config, iteration, stopped, final = s.config, 0, "", Metrics()
+    iterations = config.episodes // config.batch
+    with open_run(config, s.origin(), s.accelerator, s.progress) as run:
+        if result := run.result():
+            return result
+        iteration = resume(s, run, iterations)
+        while iteration < iterations:
+            s.seconds.clear()
+            try:
+                rollouts = sample(s, training_prompts(s, iteration))
+                score(s, rollouts)
+                compute_logprobs(s, rollouts)
+                metrics = describe(rollouts, config.beta)
+                if config.stop_when and meets(config.stop_when, metrics):
+                    stopped = config.stop_when
+                    break
+                if iteration % config.save_every == 0:  # weights with good samples: a stop returns to them
+                    save_state(s, run, iteration)
+                warn(s, run, iteration + 1, rollouts, metrics)
+                if iteration == 0 and s.new_head:
+                    set_value_bias(s, rollouts)
+                compute_advantages(config, rollouts)
+                metrics |= update(s, iteration, rollouts)
+                iteration += 1
+                report(s, run, iteration, rollouts, metrics)
+                if callback and loop.total(bool(callback({"step": iteration, **metrics}))):
+                    iterations = iteration
+                kept = config.checkpoint_every and iteration % config.checkpoint_every == 0
+                if kept or iteration == iterations:
+                    final = measure(s, iteration)
+            except NotFiniteError as error:
+                stopped = str(error)
+                break
+            if kept and iteration < iterations:
+                run.save_checkpoint(f"checkpoints/iteration-{iteration}", lambda folder: save_models(s, folder), final)
+        if stopped:
+            iteration = return_to_last_state(s, run, f"iteration {iteration + 1}: {stopped}")
+        if stopped or not final:
+            final = measure(s, iteration)
+        save_state(s, run, iteration)  # more episodes extend the run from here
+        return run.save_checkpoint("final", lambda folder: save_models(s, folder), final), final
+
+
+def timed(step: Callable[..., Any]) -> Any:
+    """Add the seconds of a step to `seconds` of its first argument."""
+
+    @wraps(step)
+    def run(s: Setup, *arguments: Any) -> Any:
+        began = time.perf_counter()
+        result = step(s, *arguments)
+        s.seconds[step.__name__] += time.perf_counter() - began
+        return result
+
+    return run
+
+
+def training_prompts(s: Setup, iteration: int) -> list[tuple[str, Prompt]]:
+    """The prompts of a batch and the keys of their random numbers; each pass over the prompts has a new order."""
+    config, count = s.config, s.config.batch // s.config.samples
+    chosen = loop.infinite_shuffle(len(s.prompts), iteration * count, count, "prompts", config.seed)
+    suffixes = [f":{number}" for number in range(config.samples)] if config.samples > 1 else [""]
+    return [(f"{lap}:{i}{suffix}", s.prompts[i]) for lap, i in chosen for suffix in suffixes]
+
+
+@timed
+def sample(s: Setup, prompts: Sequence[tuple[str, Prompt]]) -> list[Rollout]:
+    """A response to each prompt, random by its key and the seed alone: equal on any number of processes (detail 17)."""
+    config, keys, texts = s.config, [key for key, _ in prompts], [prompt.text for _, prompt in prompts]
+    # top-k is off and top-p 1, or the log-probabilities would belong to another distribution (detail 4)
+    sampling = Sampling(max_tokens=config.max_tokens, temperature=config.temperature, stop=config.stop)
+    completions = s.sampler.sample(keys, texts, sampling, config.seed)
+    # The text is cut at its stop string before it is scored (detail 10). The ids are those sampled, with those of the
+    # stop string: text that is decoded and tokenised again may have other ids (detail 19).
+    found = zip(prompts, completions, strict=True)
+    return [Rollout(prompt, c.text, list(c.tokens), c.finish != "length") for (_, prompt), c in found]
+
+
+@timed
+def score(s: Setup, rollouts: Sequence[Rollout]) -> None:
+    """The reward of each whole text: a model's, read at the last real token (detail 1), or a function's."""
+    config, shown, responses = s.config, [r.prompt.shown for r in rollouts], [r.response for r in rollouts]
+    name = function_name(config.reward) if callable(config.reward) else config.reward
+    raw = score_all(s.accelerator, s.reward, name, shown, responses)
+    # a response without an end must not score better than one with an end, or not ending would be rewarded (detail 9)
+    scores = penalised(raw, [r.ended for r in rollouts], config.no_end_score, config.no_end_penalty)
+    for rollout, own, penalised_score in zip(rollouts, raw, scores, strict=True):
+        rollout.raw_score, rollout.score = own, penalised_score
+
+
+@timed
+def compute_logprobs(s: Setup, rollouts: Sequence[Rollout]) -> None:
+    """Old and reference log-probabilities, entropies, and a value before each response token."""
+
+    # By the code of the training step, not by the sampler, so that on the first minibatch the ratio is 1, and KL and
+    # policy loss are 0 (detail 7). Packed rows have no padding, which would have to be masked, may equal the end token
+    # (detail 2) and must stay out of statistics (detail 18). Each example's positions start at 0 (detail 3).
+    def compute(packed: Packed) -> list[losses.Array]:
+        policy = s.policy.model
+        with s.accelerator.autocast():
+            columns = list(policy(packed))
+            with nullcontext() if s.reference else policy.model.disable_adapter():
+                columns.insert(1, (s.reference or policy)(packed)[0])
+            columns += [s.value.model(packed, packed.before)] if s.value else []
+        parts = loop.split_by_example(packed, packed.before, torch.stack(columns))
+        return [part.cpu().double().numpy() for part in parts]
+
+    found = loop.map_packed(s.accelerator, [r.example for r in rollouts], s.config.micro_tokens, compute)
+    for trained in filter(None, (s.policy, s.value)):
+        if hasattr(trained.model, "reshard"):  # FSDP2 leaves the root gathered after a forward pass without gradient
+            trained.model.reshard()
+    for rollout, arrays in zip(rollouts, found, strict=True):
+        if not np.isfinite(arrays).all():
+            raise NotFiniteError("log-probabilities or values are not finite")
+        rollout.logprobs, rollout.reference, rollout.entropies, *values = arrays
+        if values:
+            (rollout.values,) = values
+
+
+def set_value_bias(s: Setup, rollouts: Sequence[Rollout]) -> None:
+    """Let a new value head, which is 0, begin with the mean score. If it began with 0, a positive score would reward a
+    response's last tokens above the others (λ < 1), and a negative one penalise them: also constant scores would change
+    the length of responses."""
+    bias = float(np.mean([rollout.score for rollout in rollouts]))
+    setattr(base_model(s.value.model.model).config, BIAS, bias)
+    for rollout in rollouts:
+        rollout.values = rollout.values + bias
+
+
+def compute_advantages(config: Config, rollouts: Sequence[Rollout]) -> None:
+    """Rewards, advantages and returns of every token."""
+    for rollout in rollouts:  # −β (log π − log π_ref) at each token (k1, detail 16), the score at the last (detail 8)
+        rollout.rewards = losses.token_rewards(rollout.score, rollout.logprobs, rollout.reference, config.beta)
+    # Whitened rewards keep their mean, advantages do not, over the tokens of the whole batch (detail 11). Rewards are
+    # not whitened by default: a constant score would become a bonus or penalty for each token, and change the length.
+    if config.whiten_rewards:
+        split(rollouts, "rewards", losses.whiten(concat(rollouts, "rewards"), keep_mean=True))
+    for rollout in rollouts:  # the value after the end is 0 (detail 12)
+        rollout.advantages = losses.gae(rollout.rewards, rollout.values, discount=config.discount, lam=config.lam)
+        rollout.returns = rollout.advantages + rollout.values
+    split(rollouts, "advantages", losses.whiten(concat(rollouts, "advantages"), keep_mean=False))
+
+
+@timed
+def update(s: Setup, iteration: int, rollouts: Sequence[Rollout]) -> Metrics:
+    """A step of policy and value per minibatch; the means of their metrics."""
+    config, found = s.config, list[Metrics]()
+    for inner in range(config.inner_epochs):  # each has a new permutation (detail 17)
+        order = loop.shuffled(len(rollouts), "minibatches", config.seed, iteration, inner)
+        for start in range(0, len(order), config.minibatch):
+            episodes = [rollouts[i] for i in order[start : start + config.minibatch]]
+            first = ((iteration * config.inner_epochs + inner) * len(order) + start) * config.ptx_examples
+            count = config.minibatch * config.ptx_examples
+            chosen = loop.infinite_shuffle(len(s.text), first, count, "text", config.seed) if s.text else []
+            # The losses share no parameter, and their gradients are clipped apart, since they have no common scale. So
+            # the policy's gradient is applied and freed before the value's is computed.
+            metrics = step_policy(s, iteration, episodes, [s.text[i] for _, i in chosen])
+            metrics |= step_value(s, iteration, episodes)
+            norms = metrics["policy_gradient_norm"], metrics["value_gradient_norm"]
+            found.append(metrics | {"gradient_norm": math.hypot(*norms)})
+    variance = losses.explained_variance(concat(rollouts, "values"), concat(rollouts, "returns"))
+    means = {name: float(np.mean([metrics[name] for metrics in found])) for name in found[0]}
+    return {"explained_variance": variance, **means}
+
+
+def step_policy(s: Setup, iteration: int, episodes: Sequence[Rollout], text: Sequence[Example]) -> Metrics:
+    """One step on the policy loss and, with text, γ times the pretraining loss: both gradients add up."""
+    metrics = add_pretraining_gradient(s, text) if text else Metrics()
+
+    def columns_of(batch: Sequence[Rollout]) -> tuple[torch.Tensor, ...]:
+        logprobs, _ = s.policy.module(pack([r.example for r in batch], s.accelerator.device))
+        old, advantages = (column(batch, name, logprobs) for name in ("logprobs", "advantages"))
+        loss, ratio, clipped = losses.policy_loss(logprobs, old, advantages, s.config.clip)
+        return loss, clipped, ratio, ratio - 1 - ratio.log()
+
+    # the mean is over the tokens of the minibatch, not of a micro-batch or of a process (detail 15)
+    found = accumulate(s, s.policy, episodes, columns_of, sum(len(r.response_ids) for r in episodes))
+    metrics |= dict(zip(("policy_loss", "clip_fraction", "ratio", "approximate_kl"), found, strict=True))
+    return metrics | {"policy_gradient_norm": take_step(s, s.policy, iteration)}
+
+
+def step_value(s: Setup, iteration: int, episodes: Sequence[Rollout]) -> Metrics:
+    """One step on the clipped value loss (detail 13)."""
+
+    def columns_of(batch: Sequence[Rollout]) -> tuple[torch.Tensor, ...]:
+        packed = pack([r.example for r in batch], s.accelerator.device)
+        values = s.value.module(packed, packed.before)
+        old, returns = (column(batch, name, values) for name in ("values", "returns"))
+        return (losses.value_loss(values, old, returns, s.config.value_clip),)
+
+    (loss,) = accumulate(s, s.value, episodes, columns_of, sum(len(r.response_ids) for r in episodes))
+    return {"value_loss": loss, "value_gradient_norm": take_step(s, s.value, iteration)}
+
+
+def add_pretraining_gradient(s: Setup, text: Sequence[Example]) -> Metrics:
+    """The loss in nats per token, and the norm of γ times its gradient. (PPO's part alone would need a copy.)"""
+    config, tokens = s.config, sum(len(example.responses[0]) for example in text)
+    divisor = tokens if config.ptx_mean == "token" else len(text)
+
+    def columns_of(examples: Sequence[Example]) -> tuple[torch.Tensor, ...]:
+        return (-config.ptx * s.policy.module(pack(examples, s.accelerator.device))[0],)
+
+    (loss,) = accumulate(s, s.policy, text, columns_of, divisor)
+    norm = loop.gradient_norm(p.grad for p in s.policy.model.parameters())
+    return {"ptx_loss": loss * divisor / config.ptx / tokens, "ptx_gradient_norm": norm}
+
+
+def accumulate(
+    s: Setup, trained: Trained, rows: Sequence[Any], columns_of: Callable[..., tuple[torch.Tensor, ...]], divisor: int
+) -> list[float]:
+    """Add the gradient of the first column's sum over all rows, divided by `divisor`; all columns' sums, so divided."""
+    sums = list[list[float]]()
+
+    def loss_of(batch: Sequence[Any]) -> torch.Tensor:
+        columns = columns_of(batch)
+        sums.append([float(column.detach().sum()) for column in columns])
+        return columns[0].sum()
+
+    batches = loop.local_batches(s.accelerator, rows, len, s.config.micro_tokens)
+    loop.accumulate(s.accelerator, trained.module, batches, loss_of, divisor)
+    return [loop.total(sum(summed)) / divisor for summed in zip(*sums, strict=True)]
+
+
+def take_step(s: Setup, trained: Trained, iteration: int) -> float:
+    """Update the weights and their average; the gradient's norm. NotFiniteError if weights are not finite then."""
+    loop.set_learning_rate(trained.optimizer, losses.warmup(iteration, s.config.warmup))
+    norm = loop.take_step(trained.model, trained.optimizer, s.config.max_gradient_norm)
+    average = s.ema if s.ema and trained is s.policy else None
+    if average:
+        average.update(trained.model)
+    if not loop.all_finite([*trained.model.parameters(), *(average.weights.values() if average else ())]):
+        raise NotFiniteError("the step left weights that are not finite")
+    return norm
+
+
+def column(batch: Sequence[Rollout], name: str, like: torch.Tensor) -> torch.Tensor:
+    """An array of the rollouts as a tensor (tokens,)."""
+    return torch.from_numpy(concat(batch, name)).float().to(like.device)
+
+
+# What is around the loop: setup, what is saved, what is shown
+
+
+def setup(config: RolloutConfig, progress: Progress | None = None) -> Setup:
+    """Load models, prompts and reward. Raises AlignbenchError if settings, models or data do not fit together."""
     check(config)
     progress = progress or Progress()
     accelerator = loop.make_accelerator(config, progress.say)
-    fsdp, processes = accelerator.distributed_type == "FSDP", accelerator.num_processes
+    ppo = config if isinstance(config, Config) else None
+    step = ppo.minibatch if ppo else config.batch
     for wrong, message in (
-        (config.ptx and not config.pretraining, "ptx: needs pretraining=FILE"),
-        (config.batch % config.minibatch, f"batch {config.batch} is not a multiple of minibatch {config.minibatch}"),
+        (ppo and ppo.ptx and not ppo.pretraining, "ptx: needs pretraining=FILE"),
+        (config.batch % step, f"batch {config.batch} is not a multiple of minibatch {step}"),
+        (config.batch % config.samples, f"batch {config.batch} is not a multiple of samples {config.samples}"),
         (config.episodes < config.batch, f"episodes {config.episodes} are less than one batch of {config.batch}"),
         ("" in config.stop, "stop: an empty string would end every response; leave it out"),
-        (config.minibatch < processes, f"minibatch {config.minibatch}: fewer episodes than processes"),
-        (config.lora and fsdp, "lora: adapters are not sharded; start with plain data parallelism (DDP)"),
+        (step < accelerator.num_processes, f"{'minibatch' if ppo else 'batch'} {step}: fewer episodes than processes"),
+        (config.lora and accelerator.distributed_type == "FSDP", "lora: adapters are not sharded; start with DDP"),
+        (config.stop_when and meets(config.stop_when), ""),  # which raises for a wrong condition
     ):
         if wrong:
             raise AlignbenchError(message)
     model, tokenizer, checkpoint = load(config.model, "causal")
-    texts = Texts(tokenizer, model)
+    texts, windows = Texts(tokenizer, model), {"policy": checkpoint.window}
     if config.template:
         end_at_turns(model, tokenizer)
-    prompts = read_prompts(config.prompts, chat_template(tokenizer) if config.template else None)
-    prompt_ids = texts.prompts(prompts)
-    text = pretraining_examples(str(config.pretraining), texts, config.ptx_tokens) if config.ptx else []
-    reward = load_reward(config.reward, accelerator, config.micro_tokens)
-    shown = as_read_by(reward, config.prompts, prompts, config.template)
-    windows, reference = {"policy": checkpoint.window}, None
+    reward = load_reward(config.reward, accelerator, config.micro_tokens)  # a model or any function (detail 21)
+    prompts, held_out = read_and_split_prompts(config, texts, reward)
+    instead = "" if held_out else "; metrics of checkpoints are on the next batch of prompts"
+    progress.say(f"prompts: {len(prompts)} to train on, {len(held_out)} held out{instead}")
 
     def load_compatible(role: str, spec: str, kind: Literal["causal", "reward"], new_head: int | None = None) -> Any:
         found, own_tokenizer, identity = load(spec, kind, new_head=new_head)
         if own_tokenizer.get_vocab() != tokenizer.get_vocab():
             raise AlignbenchError(f"{role} {spec}: its tokenizer is not the policy's; choose another, or none")
         windows[role] = identity.window
-        return found
+        return found.to(accelerator.device)
 
+    def prepare(module: Any, lr: float) -> Trained:
+        module = module.to(accelerator.device).eval()  # no dropout in PPO (detail 6)
+        return Trained(
+            module, *accelerator.prepare(module, loop.adam([(module.parameters(), lr)]))
+        )  # ε 1e-5 (detail 14)
+
+    reference = value_model = None
     if config.reference or not config.lora:
         found = load_compatible("reference", config.reference or config.model, "causal")
-        reference = Policy(found, config.temperature).eval().requires_grad_(False).to(accelerator.device)
-    value_spec, new_head = config.value or config.model, None if config.value else config.seed
-    if isinstance(reward, RewardModel) and reward.texts.tokenizer.get_vocab() == tokenizer.get_vocab():
+        # the temperature divides the logits of the old, new and reference log-probabilities (detail 5)
+        reference = Policy(found, config.temperature).eval().requires_grad_(False)
+    # A reward reads strings, so a reward model may have a tokenizer of its own (detail 20). If it has the policy's
+    # tokens, the value starts from it (InstructGPT, C.4), else from the policy with a new head of zeros (as in
+    # lm-human-preferences).
+    shared = isinstance(reward, RewardModel) and reward.texts.tokenizer.get_vocab() == tokenizer.get_vocab()
+    if isinstance(reward, RewardModel) and shared:
         windows["reward model"] = reward.window
-        if not config.value:  # the value starts from a reward model with the policy's tokens (InstructGPT, C.4)
-            value_spec, new_head = config.reward, None
-    value_model = load_compatible("value model", value_spec, "reward", new_head)
+    if ppo:
+        spec = ppo.value or (str(config.reward) if shared else config.model)
+        new_head = not (ppo.value or shared)
+        value_model = load_compatible("value model", spec, "reward", config.seed if new_head else None)
+        if new_head:
+            torch.nn.init.zeros_(value_model.score.weight)
     for whose, window in windows.items():
         longest = config.max_tokens + (whose == "reward model")  # which reads an end token after each response
-        sizes = (len(ids) + longest for ids in prompt_ids)
+        sizes = (len(prompt.ids) + longest for prompt in (*prompts, *held_out))
         loop.check_lengths(sizes, window, "prompt + max_tokens of row", config.prompts, whose=whose)
     if config.lora:
-        model, value_model = (add_lora(m, config.lora, config.seed) for m in (model, value_model))
-    policy, value = Policy(model, config.temperature), Scalar(value_model)
-    both = ActorCritic(policy, value).to(accelerator.device).eval()  # no dropout in PPO (detail 6)
-    sampler = Sampler(policy, tokenizer, checkpoint.window, accelerator)
-    optimizer = loop.adam([(policy.parameters(), config.lr), (value.parameters(), config.value_lr)])
-    module, optimizer = accelerator.prepare(both, optimizer)
-    ema = loop.Ema(policy, config.ema) if config.ema else None
-    actor = Actor(config, accelerator, both, module, optimizer, reference, ema)
-    models = {role: getattr(config, role) for role in ("reward", "reference", "value")}
-    data = [(config.prompts, len(prompts)), (config.pretraining if text else None, None)]
-    origin = Origin.find("ppo-ptx" if text else "ppo", config.model, models, data)
-    sampling = Sampling(max_tokens=config.max_tokens, temperature=config.temperature, stop=config.stop)  # detail 4
-    iterations, warned = config.episodes // config.batch, set[str]()
-
-    def sample(iteration: int) -> list[Rollout]:
-        """A batch of scored responses; each pass over the prompts has a new order."""
-        chosen = loop.infinite_shuffle(len(prompts), iteration * config.batch, config.batch, "prompts", config.seed)
-        keys, rows = [f"{lap}:{i}" for lap, i in chosen], [i for _, i in chosen]
-        completions = sampler.sample(keys, [prompts[i] for i in rows], sampling, config.seed)
-        responses = [completion.text for completion in completions]
-        raw = score_all(accelerator, reward, config.reward, [shown[i] for i in rows], responses)
-        ended = [c.finish != "length" for c in completions]
-        scores = penalised(raw, ended, config.no_end_score, config.no_end_penalty)
-        # the text is cut at its stop string, the ids are those sampled (details 10, 19)
-        return [
-            Rollout(prompts[i], prompt_ids[i], c.text, list(c.tokens), end, own, score)
-            for i, c, end, own, score in zip(rows, completions, ended, raw, scores, strict=True)
-        ]
-
-    def warn(iteration: int, rollouts: Sequence[Rollout]) -> None:
-        """Each warning in the log, and the first of its kind on the screen."""
-        for kind, text in warnings(rollouts, config.no_end_score, config.max_tokens).items():
-            run.event("warning", iteration=iteration + 1, reason=text)
-            if kind not in warned:
-                progress.say(f"warning: ppo iteration {iteration + 1}: {text}")
-            warned.add(kind)
-
-    def measure(iteration: int) -> Metrics:
-        """Of the weights that a checkpoint after this iteration has, on the next batch of prompts."""
-        with ema.applied(policy) if ema else nullcontext():
-            rollouts = sample(iteration)
-            compute_old_logprobs(actor, rollouts)
-        return describe(rollouts, config.beta) | {"iterations": iteration}
-
-    def save(folder: Path) -> None:
-        """The averaged policy as the checkpoint, and the value in its subfolder."""
-        with ema.applied(policy) if ema else nullcontext():
-            weights = accelerator.get_state_dict(module)
-            if accelerator.is_main_process:
-                save_model(folder, policy.model, tokenizer, weights, "policy.model.")
-                save_model(folder / "value", value.model, tokenizer, weights, "value.model.")
-
-    with open_run(config, origin, accelerator, progress) as run:
-        if result := run.result():
-            return result
-        iteration, stopped = 0, ""
-        if state := run.resume():
-            loop.load_training(state.folder, accelerator, ema)
-            iteration = state.values["step"]
-        progress.start("ppo", iterations, iteration, "iterations")
-        while iteration < iterations:
-            try:
-                rollouts = sample(iteration)
-                compute_old_logprobs(actor, rollouts)
-                metrics = describe(rollouts, config.beta)
-                if config.stop_kl is not None and metrics["kl"] > config.stop_kl:
-                    stopped = f"KL {metrics['kl']:.1f} exceeds {config.stop_kl}"
-                    break
-                if iteration % config.save_every == 0:  # weights with good samples: a stop returns to them
-                    run.save_state(iteration, lambda at: loop.save_training(at, accelerator, ema), {})
-                warn(iteration, rollouts)
-                compute_advantages(config, rollouts)
-                variance = losses.explained_variance(concat(rollouts, "values"), concat(rollouts, "returns"))
-                metrics |= {"explained_variance": variance, **update(actor, iteration, rollouts, text)}
-                iteration += 1
-                kept = config.checkpoint_every and iteration % config.checkpoint_every == 0
-                final = measure(iteration) if kept or iteration == iterations else Metrics()
-            except NotFiniteError as error:
-                stopped = str(error)
-                break
-            run.log(iteration, metrics)
-            fields = ("prompt", "response", "raw_score", "score", "kl")
-            run.sample(iteration, [{name: getattr(r, name) for name in fields} for r in rollouts[: config.sample_rows]])
-            if kept and iteration < iterations:
-                run.save_checkpoint(f"checkpoints/iteration-{iteration}", save, final)
-            progress.advance()
-        if stopped:
-            stopped = f"iteration {iteration + 1}: {stopped}"
-            if not (state := run.newest()):
-                raise AlignbenchError(f"ppo: {stopped}; no good state was saved before it")
-            loop.load_training(state.folder, accelerator, ema)
-            iteration = state.values["step"]
-            later = (run.out / f"checkpoints/iteration-{number}" for number in range(iteration + 1, iterations))
-            for folder in later if accelerator.is_main_process else ():
-                shutil.rmtree(folder, ignore_errors=True)
-            accelerator.wait_for_everyone()
-            progress.say(f"ppo: stopped at {stopped}; the result has the weights after iteration {iteration}")
-            run.event("stopped", reason=stopped, kept=iteration)
-            final = measure(iteration)
-        return run.save_checkpoint("final", save, final), final
+        model, value_model = (m and add_lora(m, config.lora, config.seed) for m in (model, value_model))
+    actor = Policy(model, config.temperature).to(accelerator.device)
+    sampler = Sampler(actor, tokenizer, checkpoint.window, accelerator)
+    policy, ema = prepare(actor, config.lr), loop.Ema(actor, config.ema) if config.ema else None
+    parts = (config, accelerator, progress, tokenizer, prompts, held_out, reward, policy, sampler, reference, ema)
+    if not ppo:
+        return Setup(*parts)
+    text = pretraining_examples(str(ppo.pretraining), texts, ppo.ptx_tokens) if ppo.ptx else []
+    return Setup(*parts, prepare(Scalar(value_model), ppo.value_lr), text, new_head)
 
 
-def compute_old_logprobs(actor: Actor, rollouts: Sequence[Rollout]) -> None:
-    """Old and reference log-probabilities, values and entropies, by the code of the training step (detail 7)."""
+def read_and_split_prompts(config: RolloutConfig, texts: Texts, reward: Reward) -> tuple[list[Prompt], list[Prompt]]:
+    """Prompts to train on, and held-out ones: those of `validation`, or a random proportion if it has ten or more."""
 
-    def compute(packed: Packed) -> list[losses.Array]:
-        logprobs, entropies, values = actor.model(packed)
-        policy, reference = actor.model.policy, actor.reference
-        with nullcontext() if reference else policy.model.disable_adapter(), actor.accelerator.autocast():
-            reference_logprobs, _ = (reference or policy)(packed)
-        columns = torch.stack([logprobs, reference_logprobs, values, entropies])
-        return [part.cpu().double().numpy() for part in loop.split_by_example(packed, packed.before, columns)]
+    def read(source: str) -> list[Prompt]:
+        found = read_prompts(source, chat_template(texts.tokenizer) if config.template else None)
+        shown = as_read_by(reward, source, found, config.template)
+        return [Prompt(*row) for row in zip(found, texts.prompts(found), shown, strict=True)]
 
-    examples = [rollout.example for rollout in rollouts]
-    found = loop.map_packed(actor.accelerator, examples, actor.config.micro_tokens, compute)
-    for rollout, arrays in zip(rollouts, found, strict=True):
-        if not np.isfinite(arrays).all():
-            raise NotFiniteError("log-probabilities or values are not finite")
-        rollout.logprobs, rollout.reference, rollout.values, rollout.entropies = arrays
+    prompts = read(config.prompts)
+    if config.validation:
+        return prompts, read(config.validation)
+    count = min(int(len(prompts) * config.validation_share), 256)
+    chosen = {*loop.shuffled(len(prompts), "held-out", config.seed)[: count if count >= 10 else 0]}
+    return [p for i, p in enumerate(prompts) if i not in chosen], [prompts[i] for i in sorted(chosen)]
 
 
-def compute_advantages(config: PPOConfig, rollouts: Sequence[Rollout]) -> None:
-    """Rewards, advantages and returns of every token, whitened over the tokens of the batch (details 8, 11, 12)."""
-    for rollout in rollouts:
-        rollout.rewards = losses.token_rewards(rollout.score, rollout.logprobs, rollout.reference, config.beta)
-    if config.whiten_rewards:
-        split(rollouts, "rewards", losses.whiten(concat(rollouts, "rewards"), keep_mean=True))
-    for rollout in rollouts:
-        rollout.advantages = losses.gae(rollout.rewards, rollout.values, discount=config.discount, lam=config.lam)
-        rollout.returns = rollout.advantages + rollout.values
-    split(rollouts, "advantages", losses.whiten(concat(rollouts, "advantages"), keep_mean=False))
+def resume(s: Setup, run: Run, iterations: int) -> int:
+    """Load the newest state, if there is one; the number of iterations done."""
+    config, final = s.config, run.out / "final"
+    done = load_state(s, state) if (state := run.resume()) else 0
+    if done > iterations:
+        raise AlignbenchError(f"{run.out}: it has {done * config.batch} episodes; give more, or choose another out")
+    if config.checkpoint_every and done and done % config.checkpoint_every == 0:  # it is extended
+        kept = run.out / f"checkpoints/iteration-{done}"
+        run.together(lambda: os.renames(final, kept) if final.exists() else None, main_only=True)
+    s.history = run.metrics()
+    s.progress.start(run.origin.stage, iterations, done, "iterations")
+    return done
 
 
-def update(actor: Actor, iteration: int, rollouts: Sequence[Rollout], text: Sequence[Example]) -> Metrics:
-    """One optimizer step per minibatch; the means of their metrics. Without text (pretraining examples): plain PPO."""
-    config, found = actor.config, dict[str, list[float]]()
-    loop.set_learning_rate(actor.optimizer, losses.warmup(iteration, config.warmup))
-    for inner in range(config.inner_epochs):
-        order = loop.shuffled(len(rollouts), "minibatches", config.seed, iteration, inner)  # detail 17
-        for start in range(0, len(order), config.minibatch):
-            episodes = [rollouts[i] for i in order[start : start + config.minibatch]]
-            first = ((iteration * config.inner_epochs + inner) * len(order) + start) * config.ptx_examples
-            count = config.minibatch * config.ptx_examples
-            chosen = loop.infinite_shuffle(len(text), first, count, "text", config.seed) if text else []
-            for name, number in step_minibatch(actor, episodes, [text[i] for _, i in chosen]).items():
-                found.setdefault(name, []).append(number)
-    if not loop.all_finite([*actor.model.parameters(), *(actor.ema.weights.values() if actor.ema else ())]):
-        raise NotFiniteError("the step left weights that are not finite")
-    return {name: float(np.mean(numbers)) for name, numbers in found.items()}
+def save_state(s: Setup, run: Run, iteration: int) -> None:
+    values = {"value_bias": getattr(base_model(s.value.model.model).config, BIAS, 0.0)} if s.value else {}
+    run.save_state(iteration, lambda folder: loop.save_training(folder, s.accelerator, s.ema), values)
 
 
-def step_minibatch(actor: Actor, episodes: Sequence[Rollout], text: Sequence[Example]) -> Metrics:
-    """One optimizer step on the sum of policy loss, value loss and, with text, the pretraining loss."""
-    config, accelerator, policy = actor.config, actor.accelerator, actor.model.policy
-    metrics, pretraining_gradient = Metrics(), None
-    if text:  # accumulates into the same gradient, for the same step
-        metrics |= accumulate_pretraining(actor, text)
-        pretraining_gradient = [None if p.grad is None else p.grad.clone() for p in policy.parameters()]
-    tokens, sums = sum(len(rollout.response_ids) for rollout in episodes), np.zeros(5)
-
-    def loss_of(batch: Sequence[Rollout]) -> torch.Tensor:
-        logprobs, _, values = actor.module(pack([rollout.example for rollout in batch], accelerator.device))
-        old, advantages, old_values, returns = (
-            torch.from_numpy(concat(batch, name)).float().to(logprobs.device)
-            for name in ("logprobs", "advantages", "values", "returns")
-        )
-        policy_loss, ratio, clipped = losses.policy_loss(logprobs, old, advantages, config.clip)
-        value_loss = losses.value_loss(values, old_values, returns, config.value_clip)
-        columns = (policy_loss, value_loss, clipped, ratio, ratio - 1 - ratio.log())
-        sums[:] += [float(column.detach().sum()) for column in columns]
-        loss: torch.Tensor = policy_loss.sum() + value_loss.sum()
-        return loss
-
-    batches = loop.local_batches(accelerator, episodes, lambda rollout: len(rollout.example), config.micro_tokens)
-    loop.accumulate(accelerator, actor.module, batches, loss_of, tokens)  # tokens of the whole minibatch (detail 15)
-    names = ("policy_loss", "value_loss", "clip_fraction", "ratio", "approximate_kl")
-    metrics |= {name: loop.total(summed) / tokens for name, summed in zip(names, sums.tolist(), strict=True)}
-    pairs = zip([p.grad for p in policy.parameters()], pretraining_gradient or repeat(None), strict=False)
-    metrics["ppo_gradient_norm"] = loop.gradient_norm(g if g is None or b is None else g - b for g, b in pairs)
-    metrics["value_gradient_norm"] = loop.gradient_norm(p.grad for p in actor.model.value.parameters())
-    parts = (policy, actor.model.value)  # clipped apart: their losses have no common scale
-    metrics["gradient_norm"] = loop.take_step(actor.model, actor.optimizer, config.max_gradient_norm, parts)
-    if actor.ema:
-        actor.ema.update(policy)
-    return metrics
+def load_state(s: Setup, state: State) -> int:
+    loop.load_training(state.folder, s.accelerator, s.ema)
+    if s.value:
+        setattr(base_model(s.value.model.model).config, BIAS, state.values["value_bias"])
+    return int(state.values["step"])
 
 
-def accumulate_pretraining(actor: Actor, text: Sequence[Example]) -> Metrics:
-    """Add γ times the pretraining gradient; the loss in nats per token, and the norm of the added gradient."""
-    config, accelerator = actor.config, actor.accelerator
-    tokens = sum(len(example.responses[0]) for example in text)
-    divisor = tokens if config.ptx_mean == "token" else len(text)
+def return_to_last_state(s: Setup, run: Run, stopped: str) -> int:
+    """Load the last saved state, and remove later checkpoints; the number of its iterations."""
+    if (state := run.newest()) is None:
+        raise AlignbenchError(f"{run.origin.stage}: {stopped}; no good state was saved before it")
+    iteration = load_state(s, state)
+    for folder in (run.out / "checkpoints").glob("iteration-*") if s.accelerator.is_main_process else ():
+        if int(folder.name.partition("-")[2]) > iteration:
+            shutil.rmtree(folder, ignore_errors=True)
+    s.accelerator.wait_for_everyone()
+    s.progress.say(f"stopped at {stopped}; the result has the weights after iteration {iteration}")
+    run.event("stopped", reason=stopped, kept=iteration)
+    return iteration
 
-    def loss_of(examples: Sequence[Example]) -> torch.Tensor:
-        logprobs: torch.Tensor = actor.module(pack(examples, accelerator.device), with_values=False)[0]
-        return -config.ptx * logprobs.sum()
 
-    batches = loop.local_batches(accelerator, text, len, config.micro_tokens)
-    summed = loop.total(loop.accumulate(accelerator, actor.module, batches, loss_of, divisor))
-    norm = loop.gradient_norm(p.grad for p in actor.model.policy.parameters())
-    return {"ptx_loss": summed * divisor / config.ptx / tokens, "ptx_gradient_norm": norm}
+def measure(s: Setup, iteration: int) -> Metrics:
+    """Metrics of the weights that a checkpoint after this iteration has, on the held-out prompts; where there are none,
+    on the next batch of prompts."""
+    prompts = [(f"held-out:{i}", prompt) for i, prompt in enumerate(s.held_out)] or training_prompts(s, iteration)
+    with s.averaged():
+        rollouts = sample(s, prompts)
+        score(s, rollouts)
+        compute_logprobs(s, rollouts)
+    return describe(rollouts, s.config.beta) | {"iterations": iteration, "held_out": len(s.held_out)}
+
+
+def save_models(s: Setup, folder: Path) -> None:
+    """The averaged policy, and the value in its subfolder."""
+    with s.averaged():
+        for trained, own in ((s.policy, folder), (s.value, folder / "value")):
+            weights = s.accelerator.get_state_dict(trained.module) if trained else {}
+            if trained and s.accelerator.is_main_process:
+                save_model(own, trained.model.model, s.tokenizer, weights, "model.")
+
+
+def warn(s: Setup, run: Run, iteration: int, rollouts: Sequence[Rollout], metrics: Metrics) -> None:
+    """Log all warnings about a batch; the screen shows the first of each kind."""
+    s.history.append(dict(metrics))
+    for kind, text in warnings(s.config, rollouts, s.history).items():
+        run.event("warning", iteration=iteration, kind=kind, reason=text)
+        if kind not in s.warned:
+            s.progress.say(f"warning: iteration {iteration}: {text}")
+        s.warned.add(kind)
+
+
+def report(s: Setup, run: Run, iteration: int, rollouts: Sequence[Rollout], metrics: Metrics) -> None:
+    """Log an iteration; the screen shows its main metrics and, at iterations 1, 2, 4, 8, …, some responses."""
+    run.log(iteration, metrics)
+    names = ("response", "raw_score", "score", "kl")
+    rows = [{"prompt": r.prompt.text} | {name: getattr(r, name) for name in names} for r in rollouts]
+    run.sample(iteration, rows[: s.config.sample_rows])
+    seconds = {name: round(x, 3) for name, x in s.seconds.items()}
+    speed = sum(len(r.response_ids) for r in rollouts) / sum(s.seconds.values())
+    run.event("iteration", iteration=iteration, tokens_per_second=round(speed, 1), seconds=seconds)
+    if iteration & (iteration - 1) == 0:
+        s.progress.say("\n".join(table(rollouts[:3])))
+    shown = ", ".join(f"{name} {metrics[name]:.3g}" for name in ("score", "kl", "entropy"))
+    phases = ", ".join(f"{name} {x:.1f}" for name, x in seconds.items())
+    s.progress.advance(f"{shown}, {speed:.0f} tokens/s (seconds: {phases})")

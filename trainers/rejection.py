@@ -23,7 +23,7 @@ PROMPTS = 32  # of which all responses are sampled, scored and written together
 
 @dataclass(frozen=True)
 class Config(StageConfig):
-    """Settings of rejection sampling. Those of the fine-tuning are as in `sft.SFTConfig`."""
+    """Settings of rejection sampling. Those of the fine-tuning are as in `sft.Config`."""
 
     model: str = setting(REQUIRED, "policy to sample from and to fine-tune: local folder or hub id")
     reward: str = setting(REQUIRED, "reward model's checkpoint, or module:function of (prompts, responses)")
@@ -56,8 +56,8 @@ def train(config: Config, *, progress: Progress | None = None) -> tuple[Path, Me
             "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8", "backslashreplace"
         )
     accelerator.wait_for_everyone()
-    same = {f.name for f in fields(sft.SFTConfig)} & {f.name for f in fields(config)} - {"reward"}
-    settings = sft.SFTConfig(data=str(best), **{name: getattr(config, name) for name in same})
+    same = {f.name for f in fields(sft.Config)} & {f.name for f in fields(config)} - {"reward"}
+    settings = sft.Config(data=str(best), **{name: getattr(config, name) for name in same})
     return sft.fine_tune(settings, config, "rejection", progress)
 
 

@@ -32,7 +32,7 @@ Reward = Callable[[Sequence[Any], Sequence[str]], Sequence[float]]
 
 
 @dataclass(frozen=True)
-class RewardConfig(StageConfig):
+class Config(StageConfig):
     """Settings of the reward model. The defaults are the paper's where it gives a number."""
 
     model: str = setting(REQUIRED, "checkpoint to start from, the SFT model: local folder or hub id")
@@ -49,7 +49,7 @@ class RewardConfig(StageConfig):
 PRESETS: dict[str, dict[str, Any]] = {"instructgpt-6b": {}}  # the paper's only size of reward model: the defaults
 
 
-def train(config: RewardConfig, *, progress: Progress | None = None) -> tuple[Path, Metrics]:
+def train(config: Config, *, progress: Progress | None = None) -> tuple[Path, Metrics]:
     """Train, or resume an interrupted run; the folder of the final checkpoint and its metrics."""
     check(config)
     progress = progress or Progress()
@@ -273,8 +273,10 @@ class RewardModel:
         return loop.map_packed(self.accelerator, examples, self.micro_tokens, compute)
 
 
-def load_reward(spec: str, accelerator: Accelerator, micro_tokens: int) -> Reward:
-    """The reward model or function that `spec` names: a checkpoint, or module:function, also of the current folder."""
+def load_reward(spec: str | Reward, accelerator: Accelerator, micro_tokens: int) -> Reward:
+    """The reward model or function that `spec` is or names: a checkpoint, or module:function, also of this folder."""
+    if not isinstance(spec, str):
+        return spec
     if is_checkpoint(spec):
         model, tokenizer, checkpoint = load(spec, "reward")
         scalar = Scalar(model.to(accelerator.device))

@@ -3,6 +3,8 @@ a resumed run's file equals an uninterrupted one's. The processes of a run on se
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import json
 import os
 import shutil
@@ -23,11 +25,12 @@ from alignbench.parse import parse_json
 from alignbench.progress import Progress
 from alignbench.provenance import environment, versions
 from alignbench.runs.folder import RunFolder, lock_run, read_object, write_json
-from trainers.config import StageConfig, to_yaml
+from trainers.config import StageConfig, function_name, to_json, to_yaml
 
 T = TypeVar("T")
 Metrics = dict[str, float]
 Write = Callable[[Path], None]  # writes into a folder; called on every process
+Callback = Callable[[Metrics], bool | None]  # called with the metrics of a step; True: stop, and save
 LINES = ("metrics.jsonl", "samples.jsonl")
 PACKAGES = ("torch", "transformers", "accelerate", "peft")
 
@@ -36,7 +39,8 @@ PACKAGES = ("torch", "transformers", "accelerate", "peft")
 class Origin:
     """What a checkpoint is made from: the parent, other models by role (PPO's reward), and fingerprints of the data.
 
-    stage: base (no parent), sft, reward, ppo, ppo-ptx or average; models: role -> `identity`
+    stage: base (no parent), sft, reward, ppo, ppo-ptx, rloo or average
+    models: role -> `identity`, or `function_identity` for the role reward_function
     """
 
     stage: str
@@ -46,11 +50,13 @@ class Origin:
 
     @classmethod
     def find(
-        cls, stage: str, parent: str, models: Mapping[str, str | None], data: Sequence[tuple[str | None, int | None]]
+        cls, stage: str, parent: str, models: Mapping[str, Any], data: Sequence[tuple[str | None, int | None]]
     ) -> Origin:
-        """Identify checkpoints by folder or hub id, and data by source and number of rows. Functions are left out."""
-        others = {role: identity(find_checkpoint(s)) for role, s in models.items() if s and is_checkpoint(s)}
-        return cls(stage, find_checkpoint(parent), others, [fingerprint(s, rows) for s, rows in data if s])
+        """Identify checkpoints by folder or hub id, functions by source code, data by source and number of rows."""
+        found = {f"{role}_function": function_identity(f) for role, f in models.items() if callable(f)}
+        specs = {role: spec for role, spec in models.items() if isinstance(spec, str) and is_checkpoint(spec)}
+        found |= {role: identity(find_checkpoint(spec)) for role, spec in specs.items()}
+        return cls(stage, find_checkpoint(parent), found, [fingerprint(s, rows) for s, rows in data if s])
 
     def recipe(self, config: Mapping[str, Any], metrics: Mapping[str, float]) -> dict[str, Any]:
         """The content of recipe.json, the lineage of a checkpoint in its folder."""
@@ -80,6 +86,17 @@ def identity(checkpoint: Checkpoint) -> dict[str, str]:
     return {"name": checkpoint.name, "path": path, "weights_sha256": checkpoint.weights_sha256, "sha256": whole}
 
 
+def function_identity(function: Any) -> dict[str, str]:
+    """The name of a function or callable object, and a hash of its source, or of its bytecode where there is none."""
+    kind = inspect.unwrap(function) if inspect.isroutine(function) else type(function)
+    try:
+        text = inspect.getsource(kind)
+    except (OSError, TypeError):  # typed into an interpreter, or not written in Python
+        code = getattr(kind, "__code__", None)
+        text = repr((code.co_code, code.co_names, [c for c in code.co_consts if not inspect.iscode(c)])) if code else ""
+    return {"name": function_name(function), "source_sha256": hashlib.sha256(text.encode()).hexdigest()}
+
+
 def in_json(metrics: Mapping[str, float]) -> dict[str, float | str]:
     """Numbers as JSON can hold them: those that are not finite as text ("nan", "inf", "-inf")."""
     return {name: x if abs(x) < float("inf") else str(float(x)) for name, x in metrics.items()}
@@ -101,7 +118,8 @@ def open_run(
     Raises AlignbenchError if it is in use, cannot be written, or is of a run with other settings, checkpoints or data.
     """
     run = Run(Path(config.out), config, origin, accelerator, progress or Progress())
-    settings = {f.name: getattr(config, f.name) for f in fields(config) if not f.metadata["free"]}
+    values = to_json(config)
+    settings = {f.name: values[f.name] for f in fields(config) if not f.metadata["free"]}
     parent = {} if origin.parent is None else {"model": identity(origin.parent)}
     processes = {"processes": accelerator.num_processes}
     whole = {"config": settings, **processes, **parent, **origin.models, "data": origin.data}
@@ -149,10 +167,18 @@ class Run:
     progress: Progress
 
     def result(self) -> tuple[Path, Metrics] | None:
-        """The folder final/ of a finished run and the metrics of its recipe, else None."""
-        final = self.out / "final"
+        """The folder final/ of a finished run and the metrics of its recipe, else None, also for a run to extend."""
+        final, ends = self.out / "final", [f.name for f in fields(self.config) if f.metadata["ends"]]
         recipe = self.together(lambda: read_object(final / "recipe.json"), main_only=True)
-        return None if recipe is None else (final, {name: float(x) for name, x in recipe["metrics"].items()})
+        if recipe is None or any(recipe["config"].get(name) != getattr(self.config, name) for name in ends):
+            return None
+        return final, {name: float(x) for name, x in recipe["metrics"].items()}
+
+    def metrics(self) -> list[Metrics]:
+        """The lines of metrics.jsonl."""
+        file = self.out / LINES[0]
+        lines = self.together(lambda: file.read_text("utf-8").splitlines() if file.is_file() else [], main_only=True)
+        return [{name: float(x) for name, x in parse_json(line).items()} for line in lines]
 
     def newest(self) -> State | None:
         """The newest complete state. A folder is renamed when it is complete, and names sort as steps do."""
@@ -194,7 +220,7 @@ class Run:
 
     def save_checkpoint(self, name: str, write: Write, metrics: Mapping[str, float]) -> Path:
         """Write the checkpoint "final" or "checkpoints/…" with its recipe, whole or not at all; its folder."""
-        recipe = self.origin.recipe(asdict(self.config), metrics)
+        recipe = self.origin.recipe(to_json(self.config), metrics)
         self._save_folder(self.out / name, write, lambda folder: write_json(folder / "recipe.json", recipe))
         return self.out / name
 

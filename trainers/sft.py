@@ -21,7 +21,7 @@ from trainers.run import Metrics, Origin, open_run
 
 
 @dataclass(frozen=True)
-class SFTConfig(StageConfig):
+class Config(StageConfig):
     """Settings of supervised fine-tuning. The defaults are the paper's where it gives a number."""
 
     model: str = setting(REQUIRED, "checkpoint to start from: local folder or hub id")
@@ -46,7 +46,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def train(config: SFTConfig, *, progress: Progress | None = None) -> tuple[Path, Metrics]:
+def train(config: Config, *, progress: Progress | None = None) -> tuple[Path, Metrics]:
     """Fine-tune, or resume an interrupted run; the folder of the final checkpoint and its metrics."""
     check(config)
     if config.reward and not config.validation:
@@ -54,7 +54,7 @@ def train(config: SFTConfig, *, progress: Progress | None = None) -> tuple[Path,
     return fine_tune(config, config, "sft", progress or Progress())
 
 
-def fine_tune(config: SFTConfig, recorded: Any, stage: str, progress: Progress) -> tuple[Path, Metrics]:
+def fine_tune(config: Config, recorded: Any, stage: str, progress: Progress) -> tuple[Path, Metrics]:
     """The training of `train`, also for a stage that makes the demonstrations itself.
 
     recorded: all settings of the stage, with its reward; they identify the run and are part of the recipe

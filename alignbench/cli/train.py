@@ -1,4 +1,4 @@
-"""`alignbench train sft | reward | ppo`, and `alignbench average`."""
+"""`alignbench train sft | reward | ppo | rloo`, and `alignbench average`."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,7 +11,7 @@ from alignbench.errors import AlignbenchError
 from alignbench.progress import Progress, for_terminal
 from alignbench.shards import is_first_process
 
-app = typer.Typer(help="Train: SFT, a reward model, PPO and PPO-ptx.", no_args_is_help=True)
+app = typer.Typer(help="Train: SFT, a reward model, PPO, PPO-ptx and RLOO.", no_args_is_help=True)
 
 Settings = Annotated[
     list[str] | None,
@@ -26,8 +26,8 @@ def _add(stage: str, about: str) -> None:
     def command(settings: Settings = None, preset: Preset = None, show: Show = False) -> None:
         from trainers.config import find_stage
 
-        kind, train, recipe = find_stage(stage, preset)
-        run_stage(kind, train, settings, show, recipe)
+        module, recipe = find_stage(stage, preset)
+        run_stage(module.Config, module.train, settings, show, recipe)
 
 
 _add("sft", "Supervised fine-tuning on demonstrations.")
@@ -35,6 +35,7 @@ _add("reward", "Train a reward model on rankings of responses.")
 _add("rejection", "Rejection sampling: fine-tune on the best of n responses to each prompt.")
 _add("dpo", "Direct preference optimisation on rankings of responses, without a reward model.")
 _add("ppo", "PPO against a reward, or PPO-ptx with pretraining text.")
+_add("rloo", "RLOO: REINFORCE against a reward, with the other responses to a prompt as the baseline.")
 
 
 def run_stage(
