@@ -1,8 +1,9 @@
 """alignbench measures what aligning a language model gained, and what it cost.
 
 evaluate: models on tasks, into run folders; score: outputs in a file; compare: the audit of an aligned model against
-its reference; report: figures and a page; rank: many systems by a judge; train: SFT, a reward model or PPO; read_run: a
-run folder as a DataFrame; sweep: the checkpoints of one training; AuditCallback: evaluation during a training.
+its reference; report: figures and a page; rank: many systems by a judge; train: SFT, a reward model, PPO or RLOO;
+read_run: a run folder as a DataFrame; sweep: the checkpoints of one training; AuditCallback: evaluation during
+a training.
 """
 
 from importlib import import_module

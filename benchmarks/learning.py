@@ -80,7 +80,9 @@ def run(model: str, world: Path, **settings: Any) -> dict[str, float]:
         for when, part in (("first", lines[:5]), ("last", lines[-5:])):
             found |= {f"{name}_{when}": mean(line[name] for line in part) for name in ("score", "kl", "entropy")}
         if settings.get("ptx"):
-            found |= {name: mean(line[name] for line in lines) for name in ("ptx_gradient_norm", "ppo_gradient_norm")}
+            found |= {
+                name: mean(line[name] for line in lines) for name in ("ptx_gradient_norm", "policy_gradient_norm")
+            }
         return found | {"held_out_loss": held_out_loss(final, world)}
 
 

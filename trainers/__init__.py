@@ -1,1 +1,1 @@
-"""The InstructGPT recipe: SFT, reward model, PPO and PPO-ptx (docs/training.md). Start with losses.py and ppo.py."""
+"""InstructGPT's recipe: SFT, reward model, PPO, PPO-ptx; and RLOO (docs/training.md). Start with ppo.py."""

@@ -1,4 +1,4 @@
-"""The mathematics of the recipe as pure functions. "Detail N" refers to docs/ppo_details.md.
+"""The mathematics of the recipe as pure functions. "Detail N": see ppo.py.
 
 Values of several responses are concatenated to (tokens,), without padding. Log-probabilities, KL and entropy: nats.
 """

@@ -399,9 +399,8 @@ def setup(config: RolloutConfig, progress: Progress | None = None) -> Setup:
 
     def prepare(module: Any, lr: float) -> Trained:
         module = module.to(accelerator.device).eval()  # no dropout in PPO (detail 6)
-        return Trained(
-            module, *accelerator.prepare(module, loop.adam([(module.parameters(), lr)]))
-        )  # ε 1e-5 (detail 14)
+        optimizer = loop.adam([(module.parameters(), lr)])  # with ε 1e-5 (detail 14)
+        return Trained(module, *accelerator.prepare(module, optimizer))
 
     reference = value_model = None
     if config.reference or not config.lora:
@@ -532,7 +531,8 @@ def report(s: Setup, run: Run, iteration: int, rollouts: Sequence[Rollout], metr
     speed = sum(len(r.response_ids) for r in rollouts) / sum(s.seconds.values())
     run.event("iteration", iteration=iteration, tokens_per_second=round(speed, 1), seconds=seconds)
     if iteration & (iteration - 1) == 0:
-        s.progress.say("\n".join(table(rollouts[:3])))
+        for line in table(rollouts[:3]):
+            s.progress.say(line)
     shown = ", ".join(f"{name} {metrics[name]:.3g}" for name in ("score", "kl", "entropy"))
     phases = ", ".join(f"{name} {x:.1f}" for name, x in seconds.items())
     s.progress.advance(f"{shown}, {speed:.0f} tokens/s (seconds: {phases})")
