@@ -16,10 +16,11 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from alignbench.models.checkpoint import find_checkpoint
 from alignbench.progress import Progress
 from trainers import loop, ppo
-from trainers.models import Sampler, load
+from trainers.models import load
 from trainers.reward import load_reward
 from trainers.rollouts import penalised
 from trainers.run import identity
+from trainers.sampler import Sampler
 
 folder = pytest.fixture(scope="module")(stages.prepare)
 

@@ -19,11 +19,12 @@ from trainers import loop, losses
 from trainers.config import REQUIRED, StageConfig, check, setting
 from trainers.data import chat_template, read_prompts
 from trainers.loop import NotFiniteError
-from trainers.models import ActorCritic, Policy, Sampler, Scalar, Texts, add_lora, end_at_turns, load, save_model
+from trainers.models import ActorCritic, Policy, Scalar, Texts, add_lora, end_at_turns, load, save_model
 from trainers.packing import Example, Packed, pack
 from trainers.reward import RewardModel, as_read_by, load_reward, score_all
 from trainers.rollouts import Rollout, concat, describe, penalised, split, warnings
 from trainers.run import Metrics, Origin, open_run
+from trainers.sampler import Sampler
 from trainers.sft import pretraining_examples
 
 
