@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from accelerate import Accelerator
 from cases import cases, update
 from commands import refusal
 from hypothesis import given, settings
@@ -20,6 +19,8 @@ from torch import nn
 
 from alignbench.models.encode import Encoder
 from alignbench.types.engine import Prompt, Sampling
+from trainers.config import StageConfig
+from trainers.loop import make_accelerator
 from trainers.models import Policy, Scalar, Texts, add_lora, load, residual_dropout, save_model
 from trainers.packing import Example, pack
 from trainers.sampler import Sampler
@@ -197,8 +198,10 @@ def test_merged_tokens_are_separated_and_an_existing_end_token_is_not_added_agai
 
 @pytest.mark.parametrize("precision", ["no", "bf16"])
 def test_a_sampler_follows_the_policy_and_holds_no_weights_between_calls(precision):
-    model, drawn = tiny_model(), Sampling(max_tokens=6, temperature=1.0)
-    sampler = Sampler(Policy(model), tiny_tokenizer(), 64, Accelerator(cpu=True, mixed_precision=precision))
+    tokenizer = tiny_tokenizer()
+    model, drawn = tiny_model("llama", tokenizer), Sampling(max_tokens=6, temperature=1.0)
+    config = StageConfig(out="", mixed_precision=precision, cpu=True)
+    sampler = Sampler(Policy(model), tokenizer, 64, make_accelerator(config, print))
     keys, prompts = [f"0:{k}" for k in range(3)], ["The doctor"] * 3
     first, again = (sampler.sample(keys, prompts, drawn, 1) for _ in range(2))
     assert first == again
