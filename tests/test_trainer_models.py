@@ -18,9 +18,12 @@ from tiny import SENTENCES, save_tiny_checkpoint, tiny_model, tiny_tokenizer
 from torch import nn
 
 from alignbench.models.encode import Encoder
-from alignbench.types.engine import Prompt
+from alignbench.types.engine import Prompt, Sampling
+from trainers.config import StageConfig
+from trainers.loop import make_accelerator
 from trainers.models import Policy, Scalar, Texts, add_lora, load, residual_dropout, save_model
 from trainers.packing import Example, pack
+from trainers.sampler import Sampler
 
 EXAMPLES = [Example([1, 9, 30, 4], [[50, 61, 7], [8]]), Example([1, 5], [[70, 12, 13, 14, 90]])]
 
@@ -191,3 +194,24 @@ def test_merged_tokens_are_separated_and_an_existing_end_token_is_not_added_agai
     assert starts == [[[tokenizer.bos_token_id]], [[bare.eos_token_id]]]
     bare.eos_token = None
     assert "empty prompt" in refusal(lambda: Texts(bare).prompts([""]))
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_a_sampler_follows_the_policy_and_holds_no_weights_between_calls(precision):
+    tokenizer = tiny_tokenizer()
+    model, drawn = tiny_model("llama", tokenizer), Sampling(max_tokens=6, temperature=1.0)
+    config = StageConfig(out="", mixed_precision=precision, cpu=True)
+    sampler = Sampler(Policy(model), tokenizer, 64, make_accelerator(config, print))
+    keys, prompts = [f"0:{k}" for k in range(3)], ["The doctor"] * 3
+    first, again = (sampler.sample(keys, prompts, drawn, 1) for _ in range(2))
+    assert first == again
+    assert len({completion.tokens for completion in first}) > 1, "one prompt under several keys"
+    if precision == "bf16":
+        parameters = list(sampler.copy.parameters())
+        assert {p.untyped_storage().nbytes() for p in parameters} == {2}, "one number, of all"
+        assert [p.shape for p in parameters] == [p.shape for p in model.parameters()]
+        assert {p.dtype for p in model.parameters()} == {torch.float32}
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(3)
+    assert [c.tokens for c in sampler.sample(keys, prompts, drawn, 1)] != [c.tokens for c in first]

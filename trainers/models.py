@@ -3,14 +3,13 @@
 import copy
 import inspect
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 from transformers import PreTrainedTokenizerBase as Tokenizer
@@ -21,12 +20,8 @@ from alignbench.models.causal_lm import attention_span
 from alignbench.models.checkpoint import Checkpoint, CheckpointError, find_checkpoint
 from alignbench.models.encode import Encoder
 from alignbench.models.generate.decoding import end_tokens
-from alignbench.models.generate.samples import NOT_FINITE
 from alignbench.models.load import load_model
-from alignbench.models.local import LocalEngine
 from alignbench.models.onednn import use_onednn
-from alignbench.types.engine import Completion, Prompt, Sampling
-from trainers.loop import NotFiniteError, map_split
 from trainers.losses import token_logprobs
 from trainers.packing import PACKED, Example, Packed, pack
 
@@ -252,38 +247,3 @@ def end_at_turns(model: Any, tokenizer: Any) -> None:
     ends, end = end_tokens(model, tokenizer), Encoder(tokenizer).end_of_turn
     if end is not None and end not in ends:
         model.generation_config.eos_token_id = [*sorted(ends), end]
-
-
-class Sampler:
-    """Samples from a policy in training with the generation engine. Created before the policy is prepared.
-
-    A policy that is sharded or samples in half precision has a copy, which is updated before each call.
-    """
-
-    def __init__(self, policy: Policy, tokenizer: Any, window: int | None, accelerator: Accelerator) -> None:
-        self.accelerator, self.model, self.copy = accelerator, base_model(policy.model), None
-        half = accelerator.mixed_precision == "bf16"
-        if half or accelerator.distributed_type == "FSDP":
-            self.copy = copy.deepcopy(self.model).to(accelerator.device, torch.bfloat16 if half else torch.float32)
-        self.engine = LocalEngine(self.copy or self.model, Encoder(tokenizer), window=window)
-
-    @torch.no_grad()
-    def sample(self, keys: Sequence[str], prompts: Sequence[str], sampling: Sampling, seed: int) -> list[Completion]:
-        """One response per prompt, random by its key and the seed alone; the same list on every process."""
-        self.model.eval()
-        if self.copy is not None:
-            for mine, new in zip(self.copy.parameters(), self.model.parameters(), strict=True):
-                mine.copy_(new.full_tensor() if hasattr(new, "full_tensor") else new)
-        self.engine.weights_changed()
-
-        def generate(indices: list[int]) -> list[Completion]:
-            asked = [Prompt(keys[i], prompts[i]) for i in indices]
-            found = {at: completions[0] for at, completions in self.engine.generate(asked, sampling, seed=seed)}
-            return [found[at] for at in range(len(indices))]
-
-        completions = map_split(self.accelerator, len(prompts), generate)
-        for prompt, completion in zip(prompts, completions, strict=True):
-            if completion.unscored:
-                kind = NotFiniteError if completion.unscored == NOT_FINITE else AlignbenchError
-                raise kind(f"prompt {prompt[:60]!r}: no response ({completion.unscored})")
-        return completions

@@ -28,11 +28,12 @@ from trainers import loop, losses
 from trainers.config import check, function_name, setting
 from trainers.data import chat_template, read_prompts
 from trainers.loop import NotFiniteError
-from trainers.models import BIAS, Policy, Sampler, Scalar, Texts, add_lora, base_model, end_at_turns, load, save_model
+from trainers.models import BIAS, Policy, Scalar, Texts, add_lora, base_model, end_at_turns, load, save_model
 from trainers.packing import Example, Packed, pack
 from trainers.reward import Reward, RewardModel, as_read_by, load_reward, score_all
 from trainers.rollouts import Prompt, Rollout, RolloutConfig, concat, describe, meets, penalised, split, table, warnings
 from trainers.run import Callback, Metrics, Origin, Run, State, open_run
+from trainers.sampler import Sampler
 from trainers.sft import pretraining_examples
 
 

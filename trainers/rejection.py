@@ -14,9 +14,10 @@ from alignbench.progress import Progress
 from alignbench.types.engine import Sampling
 from trainers import data, loop, sft
 from trainers.config import REQUIRED, StageConfig, check, setting
-from trainers.models import Policy, Sampler, Texts, end_at_turns, load
+from trainers.models import Policy, Texts, end_at_turns, load
 from trainers.reward import as_read_by, load_reward, score_all
 from trainers.run import LINES, Metrics, Origin, open_run
+from trainers.sampler import Sampler
 
 PROMPTS = 32  # of which all responses are sampled, scored and written together
 

@@ -14,10 +14,11 @@ from alignbench.types.engine import Sampling
 from trainers import loop
 from trainers.config import REQUIRED, StageConfig, check, setting
 from trainers.data import chat_template, read_demonstrations, read_texts
-from trainers.models import Policy, Sampler, Texts, end_at_turns, load, residual_dropout, save_model
+from trainers.models import Policy, Texts, end_at_turns, load, residual_dropout, save_model
 from trainers.packing import Example, Packed, pack
 from trainers.reward import as_read_by, load_reward, score_all
 from trainers.run import Metrics, Origin, open_run
+from trainers.sampler import Sampler
 
 
 @dataclass(frozen=True)
