@@ -1,5 +1,6 @@
 """PPO and PPO-ptx (InstructGPT, section 3.5, App. C.3–C.4; arXiv 1909.08593). Detail N: docs/ppo_details.md."""
 
+import math
 import shutil
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -17,14 +18,13 @@ from alignbench.progress import Progress
 from alignbench.types.engine import Sampling
 from trainers import loop, losses
 from trainers.config import REQUIRED, StageConfig, check, setting
-from trainers.data import chat_template, read_prompts
+from trainers.data import find_render, fitting_prompts, pretraining_examples, read_prompts
 from trainers.loop import NotFiniteError
 from trainers.models import ActorCritic, Policy, Sampler, Scalar, Texts, add_lora, end_at_turns, load, save_model
 from trainers.packing import Example, Packed, pack
 from trainers.reward import RewardModel, as_read_by, load_reward, score_all
 from trainers.rollouts import Rollout, concat, describe, penalised, split, warnings
 from trainers.run import Metrics, Origin, open_run
-from trainers.sft import pretraining_examples
 
 
 @dataclass(frozen=True)
@@ -102,14 +102,12 @@ def train(config: PPOConfig, *, progress: Progress | None = None) -> tuple[Path,
         if wrong:
             raise AlignbenchError(message)
     model, tokenizer, checkpoint = load(config.model, "causal")
-    texts = Texts(tokenizer, model)
+    render, texts = find_render(config, tokenizer), Texts(tokenizer, model)
     if config.template:
         end_at_turns(model, tokenizer)
-    prompts = read_prompts(config.prompts, chat_template(tokenizer) if config.template else None)
-    prompt_ids = texts.prompts(prompts)
+    rows = read_prompts(config.prompts, render, progress.say)
     text = pretraining_examples(str(config.pretraining), texts, config.ptx_tokens) if config.ptx else []
     reward = load_reward(config.reward, accelerator, config.micro_tokens)
-    shown = as_read_by(reward, config.prompts, prompts, config.template)
     windows, reference = {"policy": checkpoint.window}, None
 
     def load_compatible(role: str, spec: str, kind: Literal["causal", "reward"], new_head: int | None = None) -> Any:
@@ -128,9 +126,14 @@ def train(config: PPOConfig, *, progress: Progress | None = None) -> tuple[Path,
         if not config.value:  # the value starts from a reward model with the policy's tokens (InstructGPT, C.4)
             value_spec, new_head = config.reward, None
     value_model = load_compatible("value model", value_spec, "reward", new_head)
+    # a reward model reads an end token after each response
+    longest = {whose: config.max_tokens + (whose == "reward model") for whose in windows}
+    room = min((window - longest[whose] for whose, window in windows.items() if window), default=math.inf)
+    rows = fitting_prompts(config, rows, texts, room, config.prompts, render, progress.say)
+    prompts, shown = [row.prompt for row in rows], as_read_by(reward, rows, config.template)
+    prompt_ids = texts.prompts(prompts)
     for whose, window in windows.items():
-        longest = config.max_tokens + (whose == "reward model")  # which reads an end token after each response
-        sizes = (len(ids) + longest for ids in prompt_ids)
+        sizes = (len(ids) + longest[whose] for ids in prompt_ids)
         loop.check_lengths(sizes, window, "prompt + max_tokens of row", config.prompts, whose=whose)
     if config.lora:
         model, value_model = (add_lora(m, config.lora, config.seed) for m in (model, value_model))
@@ -142,7 +145,7 @@ def train(config: PPOConfig, *, progress: Progress | None = None) -> tuple[Path,
     ema = loop.Ema(policy, config.ema) if config.ema else None
     actor = Actor(config, accelerator, both, module, optimizer, reference, ema)
     models = {role: getattr(config, role) for role in ("reward", "reference", "value")}
-    data = [(config.prompts, len(prompts)), (config.pretraining if text else None, None)]
+    data = [(config.prompts, len(prompts)), (config.pretraining if text else None, len(text))]
     origin = Origin.find("ppo-ptx" if text else "ppo", config.model, models, data)
     sampling = Sampling(max_tokens=config.max_tokens, temperature=config.temperature, stop=config.stop)  # detail 4
     iterations, warned = config.episodes // config.batch, set[str]()
