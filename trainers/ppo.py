@@ -128,7 +128,9 @@ def train(config: PPOConfig, *, progress: Progress | None = None) -> tuple[Path,
     value_model = load_compatible("value model", value_spec, "reward", new_head)
     # a reward model reads an end token after each response
     longest = {whose: config.max_tokens + (whose == "reward model") for whose in windows}
-    room = min((window - longest[whose] for whose, window in windows.items() if window), default=math.inf)
+    # and may have a few tokens more, since it encodes the text of a response again
+    rooms = (window - longest[whose] - 16 * (whose == "reward model") for whose, window in windows.items() if window)
+    room = min(rooms, default=math.inf)
     rows = fitting_prompts(config, rows, texts, room, config.prompts, render, progress.say)
     prompts, shown = [row.prompt for row in rows], as_read_by(reward, rows, config.template)
     prompt_ids = texts.prompts(prompts)

@@ -59,8 +59,8 @@ def few_shot(
 def load_prompts(task: str, options: Options) -> TaskData:
     """A document per prompt of `options.prompts`, or of Self-Instruct's user-oriented ones (arXiv 2212.10560).
 
-    The rows of a file have any format of `alignbench.data.conversations` with one message of the user; `id` (default: "row
-    N") and `category` are optional.
+    The rows of a file have any format of `alignbench.data.conversations`, with one message of the user; `id` (default:
+    "row N") and `category` are optional.
     Raises AlignbenchError with task, file and line for a row without a prompt and for a repeated id.
     """
     if options.prompts is None:
