@@ -22,11 +22,11 @@ from textblob import TextBlob
 from alignbench.models.checkpoint import find_checkpoint
 from alignbench.models.load import load_engine
 from alignbench.types.engine import Prompt, Sampling
+from trainers.data import pretraining_examples
 from trainers.loop import micro_batches
 from trainers.models import Policy, Texts, load
 from trainers.packing import pack
 from trainers.ppo import Config, train
-from trainers.sft import pretraining_examples
 
 STORIES, HELD_OUT, PROMPTS = 1200, 200, 512
 GAMMAS = (0.0, 1.0, 3.0, 10.0, 27.8, 100.0)

@@ -1,6 +1,7 @@
 """Fixtures: real data and real small models where they are, a made-up world and a tiny model everywhere."""
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,6 +32,8 @@ def pytest_configure() -> None:
         if name in os.environ:
             os.environ[f"TESTS_{name}"] = os.environ.pop(name)
     os.environ["HF_HUB_OFFLINE"] = "1"
+    # token files of the trainers, also of their processes
+    os.environ.setdefault("HF_DATASETS_CACHE", str(Path(tempfile.gettempdir()) / f"alignbench-tests-{os.getuid()}"))
 
 
 @pytest.fixture(scope="session")

@@ -171,9 +171,11 @@ def test_the_trainers_read_what_is_written():
     ranking = {"prompt": "a", "responses": ["x", "y"], "ranks": [1, 2], "user": USER}
     dialogue = "\n\nHuman: Do hens fly?\n\nAssistant:"
     pair = {"chosen": dialogue + " No.", "rejected": dialogue + " Yes.", "user": USER}
-    prepared([ranking, pair, ranking])
-    assert read_rankings("out/train.jsonl") == read_rankings("p.jsonl")[:2]
-    assert read_prompts("out/train.jsonl") == ["a", dialogue]
+    prepared([ranking, ranking])
+    assert read_rankings("out/train.jsonl") == read_rankings("p.jsonl")[:1]
+    prepared([pair])
+    assert read_rankings("out/train.jsonl") == read_rankings("p.jsonl")
+    assert [row.prompt for row in read_prompts("out/train.jsonl")] == [dialogue]
     prepared([{"prompt": "a", "response": "x", "user": USER}])
     assert read_demonstrations("out/train.jsonl") == read_demonstrations("p.jsonl")
     with Path("r.csv").open("w", newline="") as file:
@@ -200,7 +202,9 @@ def test_without_the_extra_the_error_names_it_and_without_the_check_the_summary_
     line = r"pip install 'alignbench\[pii\]', or pass --no-pii"
     assert_refused(line, prepared, farm(2), pii=True)
     write_lines(FILE, [{"prompt": PERSONAL["EMAIL_ADDRESS"]}])
-    assert "personal data: not checked (--no-pii)" in run(*COMMAND, "--no-pii", "--no-users").stdout
+    said = run(*COMMAND, "--no-pii").stdout
+    assert "personal data: not checked (--no-pii)" in said
+    assert "users: the rows have no field user (--user-field NAME), so no limit per user" in said
     assert json.loads(files_of(OUT)["prepared.json"])["settings"]["pii"] is False
 
 

@@ -7,11 +7,14 @@ import pytest
 import stages
 import torch
 from cases import read_lines
+from commands import refusal
 from tiny import SENTENCES
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from alignbench.models.checkpoint import find_checkpoint
+from alignbench.models.template import find_template
 from trainers.run import identity
+from trainers.sft import train
 
 folder = pytest.fixture(scope="module")(stages.prepare)
 
@@ -115,3 +118,39 @@ def test_pretraining_text_is_mixed_in_at_its_proportion_and_used_up_before_it_re
     epochs = [[loss for loss in part if loss not in set(demonstrations)] for part in (losses[:14], losses[14:])]
     assert [len(epoch) for epoch in epochs] == [2, 2]
     assert len(set(epochs[0] + epochs[1])) == 4
+
+
+def test_long_rows_are_truncated_and_a_named_template_is_saved_for_the_next_stages(folder, fine_tune, tmp_path, capsys):
+    long = {"prompt": "Who?", "response": " bees and honey" * 400}
+    data = stages.write_rows(
+        tmp_path / "long.jsonl", [*stages.DEMONSTRATIONS, long, {"prompt": "a " * 4000, "response": "b"}]
+    )
+    settings = {"template": True, "chat_template": "plain", "long": "truncate", "micro_tokens": 512}
+    out = fine_tune(data=data, **settings)
+    assert (len(stages.steps_of(out)), stages.recipe_of(out)["data"][0]["rows"]) == (3, 11)  # 11 rows in batches of 4
+    template = AutoTokenizer.from_pretrained(out / "final").chat_template
+    assert template == find_template("plain")
+    ranked = stages.write_rows(
+        tmp_path / "r.jsonl", [*stages.RANKINGS, {**long, "chosen": long["response"], "rejected": "b"}]
+    )
+    next_ones = {"model": str(out / "final"), "template": True, "long": "truncate"}
+    judged = stages.train(folder, "reward", tmp_path / "judged", **next_ones)
+    assert AutoTokenizer.from_pretrained(judged / "final").chat_template == template
+    assert "split the file" in refusal(stages.train, folder, "reward", tmp_path / "mixed", **next_ones, data=ranked)
+    asked = stages.write_rows(
+        tmp_path / "p.jsonl", [{"prompt": row["prompt"]} for row in stages.DEMONSTRATIONS] + [{"prompt": "a " * 4000}]
+    )
+    reward = str(judged / "final")
+    tuned = stages.train(
+        folder, "ppo", tmp_path / "ppo", **next_ones, reward=reward, prompts=asked, batch=16, minibatch=16, episodes=16
+    )
+    assert any(row["prompt"].startswith("\n\nHuman: ") for row in read_lines(tuned / "samples.jsonl"))
+
+
+def test_a_template_that_changed_is_another_run(fine_tune, tmp_path, monkeypatch):
+    file, settings = tmp_path / "t.jinja", {"template": True, "chat_template": str(tmp_path / "t.jinja")}
+    file.write_text("{% for m in messages %}<{{ m.content }}>{% endfor %}")
+    out = fine_tune(**settings)
+    file.write_text("{% for m in messages %}[{{ m.content }}]{% endfor %}")
+    config = stages.config_of(Path.cwd(), "sft", out, **settings)
+    assert "config.chat_template was <" in refusal(train, config).replace("{% for m in messages %}", "")

@@ -6,13 +6,21 @@ import datasets
 import pytest
 from cases import cases
 from commands import refusal
+from hypothesis import given
+from hypothesis import strategies as st
 from stages import write_rows
+from tiny import SENTENCES, tiny_tokenizer
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from alignbench.data import conversations, tokens
 from alignbench.data.tables import fingerprint
+from alignbench.models.template import find_template, render_pair, renderer
 from trainers import data
-from trainers.data import Demonstration, Ranking, chat_template, read_demonstrations, read_prompts, read_rankings
+from trainers.config import StageConfig
+from trainers.data import Demonstration, Question, Ranking, read_demonstrations, read_prompts, read_rankings
+from trainers.models import Texts
+from trainers.packing import Example
 
 HENS = "\n\nHuman: Do hens fly?\n\nAssistant:"
 CHATML = (
@@ -52,8 +60,10 @@ def test_a_demonstration_is_a_prompt_with_a_response_or_messages(tmp_path):
     assert read_demonstrations(source) == [Demonstration("a", "b"), Demonstration("c", "d")]
     turns = [user("one"), assistant("1"), user("two"), assistant("2")]
     # with a template, a plain prompt is a user's message
-    rows = ({"messages": turns}, {"messages": turns[:2]}, {"prompt": "one", "response": "1"})
-    long, *short = read_demonstrations(write(tmp_path / "m.jsonl", *rows), plain_chat)
+    long, *short = read_demonstrations(
+        write(tmp_path / "m.jsonl", *({"messages": t} for t in (turns, turns[:2]))), plain_chat
+    )
+    short += read_demonstrations(write(tmp_path / "p.jsonl", {"prompt": "one", "response": "1"}), plain_chat)
     assert long == Demonstration("<user>one<end><assistant>1<end><user>two<end><assistant>", "2<end>")
     assert short == [Demonstration("<user>one<end><assistant>", "1<end>")] * 2
 
@@ -72,7 +82,8 @@ def test_rankings_keep_ties_and_labelers_and_pairs_as_text_or_messages_are_the_s
     short = {"prompt": "a", "chosen": [assistant("good")], "rejected": [assistant("bad")]}
     whole = {"prompt": "a", "chosen": [user("a"), assistant("good")], "rejected": [user("a"), assistant("bad")]}
     alone = {"chosen": whole["chosen"], "rejected": whole["rejected"]}
-    found = read_rankings(write(tmp_path / "m.jsonl", short, whole, alone, text), plain_chat)
+    found = read_rankings(write(tmp_path / "m.jsonl", short, whole, text), plain_chat)
+    found += read_rankings(write(tmp_path / "a.jsonl", alone), plain_chat)
     assert found == [Ranking("<user>a<end><assistant>", ("good<end>", "bad<end>"), (1.0, 2.0), None)] * 4
 
 
@@ -99,31 +110,34 @@ def test_a_pair_of_dialogues_is_cut_where_they_differ(tmp_path, prompt, response
 
 
 def test_the_prompt_of_any_row_is_the_one_that_its_responses_follow(tmp_path):
-    rows = [
-        {"prompt": "a", "responses": ["x", "y"], "ranks": [1, 2]},
-        {"prompt": "a", "chosen": "x", "rejected": "y"},
-        {"chosen": HENS + " x", "rejected": HENS + " y"},
-        {"chosen": [user("a"), assistant("x")], "rejected": [user("a"), assistant("y")]},
-    ]
-    source = write(tmp_path / "r.jsonl", *rows)
-    assert read_prompts(source, plain_chat) == [ranking.prompt for ranking in read_rankings(source, plain_chat)]
+    for number, row in enumerate(
+        [
+            {"prompt": "a", "responses": ["x", "y"], "ranks": [1, 2]},
+            {"prompt": "a", "chosen": "x", "rejected": "y"},
+            {"chosen": HENS + " x", "rejected": HENS + " y"},
+            {"chosen": [user("a"), assistant("x")], "rejected": [user("a"), assistant("y")]},
+        ]
+    ):
+        source = write(tmp_path / f"{number}.jsonl", row)
+        (ranking,) = read_rankings(source, plain_chat)
+        assert read_prompts(source, plain_chat) == [Question(ranking.prompt)]
     chat = write(tmp_path / "c.jsonl", {"messages": [user("a"), assistant("x")]}, {"messages": [user("a")]})
-    assert read_prompts(chat, plain_chat) == ["<user>a<end><assistant>"] * 2
-    plain = write(tmp_path / "p.jsonl", {"prompt": "a\n"}, {"chosen": HENS + " x", "rejected": HENS + " y"})
-    assert read_prompts(plain) == ["a\n", HENS]
+    assert read_prompts(chat, plain_chat) == [Question("<user>a<end><assistant>")] * 2
+    (row,) = read_prompts(write(tmp_path / "p.jsonl", {"chosen": HENS + " x", "rejected": HENS + " y"}))
+    assert (row.prompt, row.asked) == (HENS, HENS)
 
 
 def test_documents_of_a_text_file_are_separated_by_blank_lines(tmp_path):
     path = tmp_path / "t.txt"
     path.write_bytes(b"\n\none\r\nstill one\r\n\r\n \ntwo\n\n\n\nthree")
-    assert data.read_texts(str(path)) == ["one\nstill one", "two", "three"]
+    assert tokens.read_texts(str(path)) == ["one\nstill one", "two", "three"]
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()  # a file is named without its folder
     assert fingerprint(str(path)) == {"source": "t.txt", "sha256": sha256, "rows": 3}
     path.write_text("corn and hay\n" * 80_000)  # a megabyte without a blank line is one document
-    assert [text.count("\n") for text in data.read_texts(str(path))] == [79_999]
-    assert data.read_texts(write(tmp_path / "t.jsonl", {"text": "a"}, {"text": " "})) == ["a"]
+    assert [text.count("\n") for text in tokens.read_texts(str(path))] == [79_999]
+    assert tokens.read_texts(write(tmp_path / "t.jsonl", {"text": "a"}, {"text": " "})) == ["a"]
     blank = write(tmp_path / "blank.jsonl", {"text": " "})
-    assert "every text is blank" in refusal(data.read_texts, blank)
+    assert "every text is blank" in refusal(tokens.read_texts, blank)
 
 
 GOOD = {
@@ -136,9 +150,11 @@ GOOD = {
 @pytest.mark.parametrize(("reader", "row", "words"), cases("training_rows"))
 def test_a_wrong_row_is_named(tmp_path, reader, row, words):
     row = {key: value.replace("{HENS}", HENS) if isinstance(value, str) else value for key, value in row.items()}
-    source = write(tmp_path / "d.jsonl", GOOD[reader], row)
+    good = {"messages": [user("a"), assistant("b")]} if "messages" in row else GOOD[reader]
+    source = write(tmp_path / "d.jsonl", good, row)
     arguments = (plain_chat,) if reader == "demonstrations" else ()
-    line = refusal(lambda: getattr(data, f"read_{reader}")(source, *arguments))
+    read = tokens.read_texts if reader == "texts" else getattr(data, f"read_{reader}")
+    line = refusal(lambda: read(source, *arguments))
     assert line.startswith(f"{source}:2: ")
     assert words in line
 
@@ -167,30 +183,130 @@ def test_a_hub_data_set_is_read_at_its_revision_or_named(monkeypatch):
         assert words in refusal(lambda source=source: read_prompts(source))
     monkeypatch.setattr("datasets.load_dataset", load_dataset)
     line = refusal(lambda: read_prompts("owner/name:test@0123abc"))
-    assert line.startswith("hub owner/name test row 1: prompt is not text")
+    assert line.startswith("hub owner/name test row 1: prompt is null, not text")
     pins = fingerprint("owner/name")
     assert (pins["source"], pins["revision"], pins["rows"]) == ("owner/name", None, 2)
     assert asked == [("owner/name", None, "test", "0123abc"), *[("owner/name", None, "train", "main")] * 2]
 
 
 def test_a_template_removes_the_tokens_that_no_rollout_has_and_one_that_cannot_be_used_is_named_with_the_row(tmp_path):
-    assert chat_template(a_tokenizer(adds_bos=False))([user("a")], True) == "<s><user>a<end>\n<assistant>"
+    assert renderer(a_tokenizer(adds_bos=False))([user("a")], True) == "<s><user>a<end>\n<assistant>"
     source = write(tmp_path / "plain.jsonl", {"prompt": "a", "response": "b "})
-    expected = [Demonstration("<user>a<end>\n<assistant>", "b <end>")]
-    assert read_demonstrations(source, chat_template(a_tokenizer())) == expected
+    expected = [Demonstration("<user>a<end>\n<assistant>", "b<end>")]
+    assert read_demonstrations(source, renderer(a_tokenizer())) == expected
     source = write(tmp_path / "d.jsonl", {"messages": [user("a"), assistant("b")]})
     for render, words in (
-        (None, "chat messages need a tokenizer with a chat template"),
+        (None, "chat messages need template=true"),
         (lambda messages, open_turn: f"{len(messages)}", "the chat template renders the prompt differently"),
-        (chat_template(a_tokenizer("{{ raise_exception('No.') }}")), "does not accept these messages (No.)"),
+        (renderer(a_tokenizer("{{ raise_exception('No.') }}")), "does not accept these messages (No.)"),
     ):
         line = refusal(read_demonstrations, source, render)
         assert (line.startswith(f"{source}:1: "), words in line) == (True, True)
-    assert "no chat template" in refusal(chat_template, a_tokenizer(None))
+    assert "no chat template" in refusal(renderer, a_tokenizer(None))
+
+
+@pytest.mark.parametrize("case", cases("formats")["formats"], ids=lambda case: case["format"])
+def test_a_format_is_recognised_and_read(tmp_path, case):
+    said, source = list[str](), write(tmp_path / "rows.jsonl", *case["rows"])
+    asked = conversations.read_conversations(source, "prompts", said.append)
+    assert said[0].startswith(f"rows.jsonl: {len(case['rows'])} rows, {case['format']}")
+    assert [renderless(row.before) for row in asked] == case["prompts"]
+    for use in ("rankings", "demonstrations"):
+        if use not in case:
+            assert f"not {use}" in refusal(conversations.read_conversations, source, use)
+            continue
+        found = conversations.read_conversations(source, use, said.append)
+        shown = [[renderless(row.before), *map(renderless, row.responses)] for row in found]
+        ranks = [[*row.ranks] for row in found] if use == "rankings" else [[] for _ in found]
+        assert list(zip(shown, ranks, strict=True)) == [(row[0], row[1]) for row in case[use]]
+    assert all(words in said[-1] for words in case.get("said", []))
+
+
+def renderless(text):
+    """Text, or messages as `user: a | assistant: b`."""
+    return text if isinstance(text, str) else " | ".join(f"{m['role']}: {m['content']}" for m in text)
+
+
+@pytest.mark.parametrize(("use", "rows", "words"), cases("formats")["wrong"])
+def test_a_row_of_no_format_or_of_another_one_is_named(tmp_path, use, rows, words):
+    source = write(tmp_path / "rows.jsonl", *rows)
+    line = refusal(conversations.read_conversations, source, use)
+    assert words.replace("{file}", source) in line
+
+
+@given(st.text("ab ", min_size=1, max_size=40), st.integers(0, 50))
+def test_a_prompt_loses_text_at_its_start_until_it_fits(text, room):
+    short = conversations.shortened(text, room, len)
+    assert (short is None) == (room == 0)
+    assert short is None or (text.endswith(short) and len(short) <= room)
+    chat = [user(text), assistant("b"), user("a" * 9)]
+    short = conversations.shortened(chat, room, lambda turns: sum(len(m["content"]) for m in turns))
+    assert (short is None) == (room == 0)
+    assert short is None or (short[0]["role"] == "user" and short[-1]["content"] in "a" * 9)
+
+
+def test_long_rows_are_dropped_or_truncated_with_counts():
+    said = list[str]()
+    rows = [
+        (1, Example([1, 2], [[3, 4, 9]])),
+        (2, Example([1], [[5, 6, 7, 8, 9], [4, 9]])),
+        (3, Example([1] * 4, [[9]])),
+    ]
+
+    def cut(long, **options):
+        found = data.within_window(long, rows, 4, "row", "d.jsonl", said.append, **options)
+        return [(row, example.responses) for row, example in found]
+
+    assert cut("truncate") == [(1, [[3, 4]]), (2, [[5, 6, 7], [4, 9]])]
+    assert cut("truncate", keep_end=True) == [(1, [[3, 9]]), (2, [[5, 6, 9], [4, 9]])]
+    assert said == ["d.jsonl: of 3 rows 2 truncated to 4 tokens, 1 dropped"] * 2
+    assert "every row has more than 4 tokens" in refusal(cut, "drop")
+    assert "set long=drop or long=truncate" in refusal(cut, "error")
+    assert data.within_window("error", rows, None, "row", "d.jsonl", said.append) == rows
+
+
+@pytest.mark.parametrize(("name", "shown"), [("chatml", "<|im_start|>user\na"), ("plain", "\n\nHuman: a")])
+def test_a_named_template_ends_turns_at_the_end_of_the_sequence(name, shown):
+    tokenizer = tiny_tokenizer()
+    config = StageConfig(out="o", template=True, chat_template=name)
+    render = data.find_render(config, tokenizer)
+    prompt, response = render_pair([user("a")], [assistant("b")], render)
+    assert (prompt.startswith(shown), response.strip()) == (True, "b</s>")
+    assert tokenizer.chat_template == find_template(name).replace("<|im_end|>", "{{ eos_token }}")
+    assert "set also template=true" in refusal(data.find_render, StageConfig(out="o", chat_template=name), tokenizer)
+
+
+def test_pretraining_text_is_a_file_that_is_written_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "t.txt").write_text("\n\n".join(SENTENCES))
+    texts = Texts(tiny_tokenizer())
+    documents = texts.prompts(tokens.read_texts(str(tmp_path / "t.txt")))
+    pieces = [ids[at : at + 7] for ids in documents for at in range(0, len(ids), 7)]
+    expected = [Example(piece[:1], [piece[1:]]) for piece in pieces if len(piece) > 1]
+    for _ in range(2):
+        found = data.pretraining_examples(str(tmp_path / "t.txt"), texts, 7)
+        assert (len(found), list(found)) == (len(expected), expected)
+        monkeypatch.setattr(tokens, "_write", None)
+    texts.embeddings = 3
+    assert "the model has embeddings for 3" in refusal(data.pretraining_examples, str(tmp_path / "t.txt"), texts, 7)
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "file")
+    line = refusal(data.pretraining_examples, str(tmp_path / "t.txt"), texts, 7)
+    assert "set HF_DATASETS_CACHE to another folder" in line
 
 
 @pytest.mark.needs_data
-def test_every_row_of_real_preference_data_is_read(data_dir):
+@pytest.mark.parametrize(("file", "counts"), cases("formats")["real"].items())
+def test_every_file_of_real_data_is_read(data_dir, file, counts):
+    for use, count in zip(("demonstrations", "rankings", "prompts"), counts, strict=True):
+        read = getattr(data, f"read_{use}")
+        if count:
+            assert len(read(str(data_dir / file), plain_chat)) == count
+        else:
+            refusal(read, str(data_dir / file), plain_chat)
+
+
+@pytest.mark.needs_data
+def test_the_prompts_of_real_preference_data_are_dialogues(data_dir):
     rankings = read_rankings(str(data_dir / "hh-rlhf-harmless" / "test.jsonl.gz"))
-    assert len(rankings) == 2312
     assert all(r.prompt.startswith("\n\nHuman:") and r.prompt.endswith("\n\nAssistant:") for r in rankings)

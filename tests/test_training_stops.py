@@ -61,7 +61,7 @@ def test_only_tokens_that_occur_need_an_embedding_and_only_lengths_that_occur_th
     monkeypatch.setattr(ppo, "score_all", lambda *arguments: [0.0] * len(arguments[-1]))
     stages.train(folder, "ppo", tmp_path / "ppo", reference=reference, value=value, reward=judge)
     line = refusal(lambda: stages.train(folder, "ppo", tmp_path / "short", reward=value))
-    assert f"the reward model's window {longest}; drop it" in line
+    assert f"the reward model's window {longest}; set long=" in line
 
 
 # What stops PPO: the result is the last good state

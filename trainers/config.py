@@ -51,6 +51,8 @@ class StageConfig:
 
     out: str = setting(REQUIRED, "run folder", free=True)
     template: bool = setting(False, "apply the model's chat template to prompts")
+    chat_template: str | None = setting(None, "chatml, plain or a file: instead of the model's own chat template")
+    long: str = setting("error", "rows longer than the model's window", choices=("error", "drop", "truncate"))
     max_gradient_norm: float | None = setting(None, "clip the gradient to this norm; none: no clipping", above=0)
     mixed_precision: str = setting("no", "no, or bf16 for autocast and sampling; weights: fp32", choices=("no", "bf16"))
     micro_tokens: int = setting(4096, "tokens per micro-batch; changes memory and speed only", low=1)

@@ -1,30 +1,41 @@
-"""Training data as plain text: demonstrations, rankings, prompts and pretraining text; templates render messages."""
+"""Training data: demonstrations, rankings and prompts as text, lengths within a window, pretraining text as tokens."""
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from itertools import takewhile
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from alignbench.data.tables import SourceRow, checked_messages, dialogue_messages, read_source, shared_prompt
+import pyarrow.compute as pc
+
+from alignbench.data.conversations import Conversation, Text, as_messages, read_conversations, shortened
+from alignbench.data.tokens import token_pieces
 from alignbench.errors import AlignbenchError
-from alignbench.models.template import end_of_turn
-from alignbench.models.template import render as render_messages
+from alignbench.models.template import Render, render_pair, renderer, set_template
+from alignbench.progress import Progress
+from trainers.loop import check_lengths
+from trainers.packing import Example
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from trainers.config import StageConfig
+    from trainers.models import Texts
 
 T = TypeVar("T")
-Messages = list[dict[str, str]]
-Render = Callable[[Messages, bool], str]  # (messages, add_generation_prompt) -> text
+Say = Callable[[str], None]
+SILENT: Say = Progress().say
 
 
 @dataclass(frozen=True, slots=True)
-class Demonstration:
+class Question:
+    """A prompt as the policy reads it. asked: before the chat template, for a reward model that reads another one"""
+
     prompt: str
+    asked: Text = field(default="", kw_only=True, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Demonstration(Question):
     response: str
 
 
@@ -38,151 +49,121 @@ class Ranking:
     labeler: str | None
 
 
-def read_demonstrations(source: str, template: Render | None = None) -> list[Demonstration]:
-    """Rows {prompt, response} (or completion), or {messages} whose last message is the assistant's response."""
-
-    def parse(row: SourceRow) -> Demonstration:
-        if "prompt" not in row.fields and "messages" in row.fields:
-            messages = checked_messages(row.fields["messages"], "messages")
-            return Demonstration(*_render(messages[:-1], messages[-1:], template))
-        return Demonstration(*_render(row.field("prompt"), row.field("response", "completion"), template))
-
-    return _parse(source, parse)
+def read_demonstrations(source: str, template: Render | None = None, say: Say = SILENT) -> list[Demonstration]:
+    """The responses to learn; of several with ranks the best. Formats: alignbench/data/conversations.py."""
+    rows = [(row, *_render(row, template)) for row in read_conversations(source, "demonstrations", say)]
+    return [Demonstration(prompt, responses[0], asked=row.before) for row, prompt, responses in rows]
 
 
-def read_rankings(source: str, template: Render | None = None) -> list[Ranking]:
-    """Rows {prompt, responses, ranks, labeler?}, or pairs {prompt, chosen, rejected}.
+def read_rankings(source: str, template: Render | None = None, say: Say = SILENT) -> list[Ranking]:
+    """Rankings, pairs, scored responses and ranked replies. Formats: alignbench/data/conversations.py."""
+    rows = [(row, *_render(row, template)) for row in read_conversations(source, "rankings", say)]
+    return [Ranking(prompt, tuple(responses), row.ranks, row.labeler) for row, prompt, responses in rows]
 
-    `chosen` and `rejected` are strings or chat messages; without a prompt they are whole dialogues, as chat messages or
-    in the form of HH-RLHF, "\\n\\nHuman: …\\n\\nAssistant: …". In CSV, responses and ranks are JSON lists.
+
+def read_prompts(source: str, template: Render | None = None, say: Say = SILENT) -> list[Question]:
+    """The prompts of rows of any format, without the responses."""
+    rows = [replace(row, responses=()) for row in read_conversations(source, "prompts", say)]
+    return [Question(_render(row, template)[0], asked=row.before) for row in rows]
+
+
+def find_render(config: StageConfig, tokenizer: Any) -> Render | None:
+    """The chat template of a stage; None for plain text. One of the settings becomes the tokenizer's own."""
+    if config.chat_template is not None:
+        if not config.template:
+            raise AlignbenchError("chat_template: set also template=true, or leave it out")
+        set_template(tokenizer, config.chat_template)
+    return renderer(tokenizer) if config.template else None
+
+
+def _render(row: Conversation, template: Render | None) -> tuple[str, list[str]]:
+    """Prompt and responses as text."""
+    with row.row.located():
+        if template is not None:
+            texts = [render_pair(row.messages, answer, template)[1] for answer in row.answers]
+            return template(row.messages, True), texts
+        texts = [text for text in (row.before, *row.responses) if isinstance(text, str)]
+        if not row.is_text:
+            raise ValueError("chat messages need template=true, and chat_template=… if the tokenizer has no template")
+        return texts[0], texts[1:]
+
+
+def within_window(
+    long: str, rows: Sequence[tuple[T, Example]], window: int | None, what: str, source: str, say: Say,
+    *, keep_end: bool = False,
+) -> list[tuple[T, Example]]:  # fmt: skip
+    """Rows of at most `window` tokens. Truncated, responses lose tokens from the right; a row whose prompt fills the
+    window is dropped.
+
+    long: error, drop or truncate; keep_end: responses keep the last token, at which a reward model reads the score
+    Raises AlignbenchError for a long row (error), and if no row is left.
     """
-
-    def parse(row: SourceRow) -> Ranking:
-        if "responses" not in row.fields and "chosen" in row.fields:
-            (prompt, responses), ranks = _pair(row, template), [1, 2]
-        else:
-            prompt, responses, ranks = row.field("prompt"), row.list("responses"), row.list("ranks")
-        if len(responses) < 2:
-            raise ValueError(f"a ranking needs at least two responses, not {len(responses)}")
-        if len(ranks) != len(responses):
-            raise ValueError(f"{len(ranks)} ranks for {len(responses)} responses")
-        for rank in ranks:
-            if type(rank) not in (int, float) or not math.isfinite(rank):
-                raise ValueError(f"ranks contains {json.dumps(rank, default=str)}, which is not a finite number")
-        if len(set(ranks)) == 1:
-            raise ValueError("all responses are tied, so there is no pair to learn from: remove the row")
-        labeler = row.fields.get("labeler")
-        if not isinstance(labeler, str | int | None):
-            raise ValueError(f"labeler is {type(labeler).__name__}, not a name or a number")
-        rendered = [_render(prompt, response, template) for response in responses]
-        name = None if labeler in (None, "") else str(labeler)
-        return Ranking(rendered[0][0], tuple(text for _, text in rendered), tuple(map(float, ranks)), name)
-
-    return _parse(source, parse)
+    if long == "error" or window is None:
+        check_lengths((example.longest for _, example in rows), window, what, source)
+        return list(rows)
+    kept = list[tuple[T, Example]]()
+    for row, example in rows:
+        room = window - len(example.prompt)
+        if example.longest <= window:
+            kept.append((row, example))
+        elif long == "truncate" and room > keep_end:
+            cut = [r if len(r) <= room else [*r[: room - keep_end], *r[len(r) - keep_end :]] for r in example.responses]
+            kept.append((row, Example(example.prompt, cut)))
+    _report(source, what, rows, kept, sum(example.longest > window for _, example in rows), window, say)
+    return kept
 
 
-def read_prompts(source: str, template: Render | None = None) -> list[str]:
-    """Rows with a prompt, messages (a final assistant message is left out), or a pair of dialogues."""
+def fitting_prompts(
+    config: StageConfig, rows: Sequence[Question], texts: Texts, room: float, source: str, template: Render | None,
+    say: Say,
+) -> list[Question]:  # fmt: skip
+    """Prompts of at most `room` tokens; with long=error all, unchanged. With long=truncate, long ones lose their oldest
+    text: from the left, and in chat messages before the template is applied."""
+    if config.long == "error":
+        return list(rows)
 
-    def parse(row: SourceRow) -> str:
-        prompt, plain = _prompt(row, template), template is None
-        return prompt if isinstance(prompt, str) and plain else (template or _no_template)(_asked(prompt), True)
+    def shown(asked: Text) -> Question:
+        return Question(template(as_messages(asked), True) if template else str(asked), asked=asked)
 
-    return _parse(source, parse)
-
-
-def read_conversations(source: str) -> list[Messages]:
-    """The prompts of `read_prompts` as chat messages; plain text is a message of the user."""
-    return _parse(source, lambda row: _asked(_prompt(row, _no_template)))
-
-
-def read_texts(source: str) -> list[str]:
-    """Pretraining documents: rows {text}, or a .txt file with blank lines between documents; blank ones are skipped."""
-    if texts := [text for text in _parse(source, lambda row: row.text("text")) if text.strip()]:
-        return texts
-    raise AlignbenchError(f"{source}: every text is blank")
-
-
-def chat_template(tokenizer: PreTrainedTokenizerBase) -> Render:
-    """The tokenizer's chat template as a function, without the start token if tokenising adds one, and without text
-    after the token that ends a turn or a text (ChatML: a newline), which no rollout contains."""
-    if not tokenizer.chat_template:
-        raise AlignbenchError("the tokenizer has no chat template: give prompts and responses as plain text")
-    end = end_of_turn(tokenizer)
-    turn = None if end is None else str(tokenizer.convert_ids_to_tokens(end))
-    adds_start = tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
-
-    def render(messages: Messages, add_generation_prompt: bool) -> str:
-        try:
-            text = render_messages(tokenizer, messages, add_generation_prompt=add_generation_prompt)
-        except ValueError as error:
-            raise ValueError(f"the chat template does not accept these messages ({error})") from None
-        text = text.removeprefix(tokenizer.bos_token if adds_start else "")
-        ends = not add_generation_prompt and text.rstrip().endswith(tuple(filter(None, (tokenizer.eos_token, turn))))
-        return text.rstrip() if ends else text
-
-    return render
+    kept, long = list[Question](), [len(ids) > room for ids in texts.prompts([row.prompt for row in rows])]
+    for row, is_long in zip(rows, long, strict=True):
+        if not is_long:
+            kept.append(row)
+        elif config.long == "truncate":
+            asked = as_messages(row.asked) if template else row.asked
+            short = shortened(asked, int(room), lambda text: len(texts.prompts([shown(text).prompt])[0]))
+            kept += [shown(short)] if short is not None else []
+    _report(source, "prompt", rows, kept, sum(long), int(room), say)
+    return kept
 
 
-def _parse(source: str, parse: Callable[[SourceRow], T]) -> list[T]:
-    items = []
-    for row in read_source(source):
-        with row.located():
-            items.append(parse(row))
-    return items
+def _report(source: str, what: str, rows: Sequence[Any], kept: Sequence[Any], long: int, limit: int, say: Say) -> None:
+    dropped = len(rows) - len(kept)
+    if rows and not kept:
+        raise AlignbenchError(f"{source}: every {what} has more than {limit} tokens")
+    if long:
+        counts = f"{long - dropped} truncated to {limit} tokens, {dropped} dropped"
+        say(f"{os.path.basename(source)}: of {len(rows)} {what}s {counts}")
 
 
-def _pair(row: SourceRow, template: Render | None) -> tuple[Any, list[Any]]:
-    """The prompt, and the chosen and the rejected response."""
-    chosen, rejected = row.field("chosen"), row.field("rejected")
-    if "prompt" in row.fields:
-        return row.fields["prompt"], [chosen, rejected]
-    if template is None and isinstance(chosen, str) and isinstance(rejected, str):
-        prompt = shared_prompt([chosen, rejected])
-        return prompt, [chosen[len(prompt) :], rejected[len(prompt) :]]
-    chosen, rejected = (
-        dialogue_messages(value) if isinstance(value, str) else checked_messages(value, "a dialogue")
-        for value in (chosen, rejected)
-    )
-    turn = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(chosen[:-1], rejected[:-1], strict=False))))
-    while turn > 0 and chosen[turn]["role"] != "assistant":
-        turn -= 1
-    return chosen[:turn], [chosen[turn:], rejected[turn:]]
+class Pieces(Sequence[Example]):
+    """Rows {ids}, memory-mapped. The first token of each is given, the others are learned."""
+
+    def __init__(self, rows: Any) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, at: Any) -> Any:
+        ids = self.rows[at]["ids"]
+        return Example(ids[:1], [ids[1:]])
 
 
-def _render(prompt: Any, response: Any, template: Render | None) -> tuple[str, str]:
-    """Prompt and response as text: the rendered prompt, and what the response adds to it."""
-    plain = template is None and isinstance(prompt, str) and isinstance(response, str)
-    before = checked_messages(prompt, "prompt", "user")
-    after = checked_messages(response, "response", "assistant")
-    if not plain and after[: len(before)] == before:  # a whole dialogue, which repeats the prompt
-        after = after[len(before) :]
-    if not after or after[-1]["role"] != "assistant":
-        raise ValueError("the last message is not the assistant's response")
-    if not after[-1]["content"]:
-        raise ValueError("a response is empty")
-    if plain:
-        return prompt, response
-    return render_pair(before, after, template or _no_template)
-
-
-def render_pair(messages: Messages, response: Messages, template: Render) -> tuple[str, str]:
-    """The rendered prompt, and what the response adds to it."""
-    text, whole = template(messages, True), template([*messages, *response], False)
-    if not whole.startswith(text):
-        raise ValueError("the chat template renders the prompt differently when a response follows")
-    return text, whole[len(text) :]
-
-
-def _prompt(row: SourceRow, template: Render | None) -> Any:
-    is_pair = "prompt" not in row.fields and "chosen" in row.fields
-    return _pair(row, template)[0] if is_pair else row.field("prompt", "messages")
-
-
-def _asked(prompt: Any) -> Messages:
-    messages = checked_messages(prompt, "prompt", "user")
-    return messages[:-1] if messages[-1]["role"] == "assistant" else messages
-
-
-def _no_template(messages: Messages, add_generation_prompt: bool) -> str:
-    raise ValueError("chat messages need a tokenizer with a chat template, and template=true")
+def pretraining_examples(source: str, texts: Texts, length: int) -> Sequence[Example]:
+    """Pretraining text in pieces of `length` tokens, memory-mapped (see `token_pieces`)."""
+    backend = getattr(texts.tokenizer, "backend_tokenizer", None)
+    name = backend.to_str() if backend is not None else str(sorted(texts.tokenizer.get_vocab().items()))
+    rows = token_pieces(source, texts.prompts, name, length)
+    texts._known([max(pc.max(pc.list_flatten(part)).as_py() for part in rows.data.column("ids").chunks)])
+    return Pieces(rows)

@@ -58,16 +58,18 @@ def train(config: Config, *, progress: Progress | None = None) -> tuple[Path, Me
     progress = progress or Progress()
     accelerator = loop.make_accelerator(config, progress.say)
     model, tokenizer, checkpoint = load(config.model, "causal")
-    render = data.chat_template(tokenizer) if config.template else None
-    texts = Texts(tokenizer, model)
-    if config.template:
+    render, texts, say = data.find_render(config, tokenizer), Texts(tokenizer, model), progress.say
+    if render:
         end_at_turns(model, tokenizer)
-    rankings = data.read_rankings(config.data, render)
-    given = data.read_rankings(config.validation, render) if config.validation else []
-    parts = split_rankings(config, rankings, given)[:2]
-    encoded = [[(ranking, texts.example(ranking.prompt, ranking.responses)) for ranking in part] for part in parts]
-    for part, source in zip(encoded, (config.data, config.validation or config.data), strict=True):
-        loop.check_lengths((example.longest for _, example in part), checkpoint.window, "ranking", source)
+    rankings = data.read_rankings(config.data, render, say)
+    given = data.read_rankings(config.validation, render, say) if config.validation else []
+
+    def encode(rows: Sequence[Ranking], source: str) -> list[tuple[Ranking, Example]]:
+        pairs = [(row, texts.example(row.prompt, row.responses)) for row in rows]
+        return data.within_window(config.long, pairs, checkpoint.window, "ranking", source, say)
+
+    trained, held_out, _ = split_rankings(config, rankings, given)
+    encoded = [encode(trained, config.data), encode(held_out, config.validation or config.data)]
     residual_dropout(model, 0.0)
     if config.lora:
         model = add_lora(model, config.lora, config.seed)
@@ -93,7 +95,7 @@ def train(config: Config, *, progress: Progress | None = None) -> tuple[Path, Me
             [Row(*pair, own) for pair, own in zip(part, logprobs_on([example for _, example in part]), strict=True)]
             for part in encoded
         )
-        longer_is_better = prefers_longer(parts[0])
+        longer_is_better = prefers_longer(trained)
 
         def loss_of(rows: Sequence[Row]) -> torch.Tensor:
             packed = pack([row.example for row in rows], accelerator.device)

@@ -274,7 +274,7 @@ def check_lengths(sizes: Iterable[int], window: int | None, what: str, source: s
     for number, size in enumerate(sizes, 1):
         if window is not None and size > window:
             problem = f"{what} {number} has {size} tokens, the {whose}'s window {window}"
-            raise AlignbenchError(f"{source}: {problem}; drop it, or limit lengths with `alignbench data prepare`")
+            raise AlignbenchError(f"{source}: {problem}; set long=drop or long=truncate")
 
 
 def fit(

@@ -22,11 +22,12 @@ import torch
 from accelerate import Accelerator
 
 from alignbench.errors import AlignbenchError
+from alignbench.models.template import Render
 from alignbench.progress import Progress
 from alignbench.types.engine import Sampling
 from trainers import loop, losses
 from trainers.config import check, function_name, setting
-from trainers.data import chat_template, read_prompts
+from trainers.data import find_render, fitting_prompts, pretraining_examples, read_prompts
 from trainers.loop import NotFiniteError
 from trainers.models import BIAS, Policy, Scalar, Texts, add_lora, base_model, end_at_turns, load, save_model
 from trainers.packing import Example, Packed, pack
@@ -34,7 +35,6 @@ from trainers.reward import Reward, RewardModel, as_read_by, load_reward, score_
 from trainers.rollouts import Prompt, Rollout, RolloutConfig, concat, describe, meets, penalised, split, table, warnings
 from trainers.run import Callback, Metrics, Origin, Run, State, open_run
 from trainers.sampler import Sampler
-from trainers.sft import pretraining_examples
 
 
 @dataclass(frozen=True)
@@ -383,13 +383,11 @@ def setup(config: RolloutConfig, progress: Progress | None = None) -> Setup:
         if wrong:
             raise AlignbenchError(message)
     model, tokenizer, checkpoint = load(config.model, "causal")
-    texts, windows = Texts(tokenizer, model), {"policy": checkpoint.window}
-    if config.template:
+    render, texts = find_render(config, tokenizer), Texts(tokenizer, model)
+    if render:
         end_at_turns(model, tokenizer)
     reward = load_reward(config.reward, accelerator, config.micro_tokens)  # a model or any function (detail 21)
-    prompts, held_out = read_and_split_prompts(config, texts, reward)
-    instead = "" if held_out else "; metrics of checkpoints are on the next batch of prompts"
-    progress.say(f"prompts: {len(prompts)} to train on, {len(held_out)} held out{instead}")
+    windows = {"policy": checkpoint.window}
 
     def load_compatible(role: str, spec: str, kind: Literal["causal", "reward"], new_head: int | None = None) -> Any:
         found, own_tokenizer, identity = load(spec, kind, new_head=new_head)
@@ -420,9 +418,13 @@ def setup(config: RolloutConfig, progress: Progress | None = None) -> Setup:
         value_model = load_compatible("value model", spec, "reward", config.seed if new_head else None)
         if new_head:
             torch.nn.init.zeros_(value_model.score.weight)
+    # a reward model reads an end token after each response
+    longest = {whose: config.max_tokens + (whose == "reward model") for whose in windows}
+    # and may have a few tokens more, since it encodes the text of a response again
+    rooms = (window - longest[whose] - 16 * (whose == "reward model") for whose, window in windows.items() if window)
+    prompts, held_out = read_and_split_prompts(config, texts, reward, render, min(rooms, default=math.inf), progress)
     for whose, window in windows.items():
-        longest = config.max_tokens + (whose == "reward model")  # which reads an end token after each response
-        sizes = (len(prompt.ids) + longest for prompt in (*prompts, *held_out))
+        sizes = (len(prompt.ids) + longest[whose] for prompt in (*prompts, *held_out))
         loop.check_lengths(sizes, window, "prompt + max_tokens of row", config.prompts, whose=whose)
     if config.lora:
         model, value_model = (m and add_lora(m, config.lora, config.seed) for m in (model, value_model))
@@ -436,20 +438,29 @@ def setup(config: RolloutConfig, progress: Progress | None = None) -> Setup:
     return Setup(*parts, prepare(Scalar(value_model), ppo.value_lr), text, new_head)
 
 
-def read_and_split_prompts(config: RolloutConfig, texts: Texts, reward: Reward) -> tuple[list[Prompt], list[Prompt]]:
-    """Prompts to train on, and held-out ones: those of `validation`, or a random proportion if it has ten or more."""
+def read_and_split_prompts(
+    config: RolloutConfig, texts: Texts, reward: Reward, render: Render | None, room: float, progress: Progress
+) -> tuple[list[Prompt], list[Prompt]]:
+    """Prompts to train on, and held-out ones: those of `validation`, or a random proportion if it has ten or more.
+
+    room: the most tokens of a prompt"""
 
     def read(source: str) -> list[Prompt]:
-        found = read_prompts(source, chat_template(texts.tokenizer) if config.template else None)
-        shown = as_read_by(reward, source, found, config.template)
+        rows = read_prompts(source, render, progress.say)
+        rows = fitting_prompts(config, rows, texts, room, source, render, progress.say)
+        found = [row.prompt for row in rows]
+        shown = as_read_by(reward, rows, config.template)
         return [Prompt(*row) for row in zip(found, texts.prompts(found), shown, strict=True)]
 
-    prompts = read(config.prompts)
-    if config.validation:
-        return prompts, read(config.validation)
-    count = min(int(len(prompts) * config.validation_share), 256)
-    chosen = {*loop.shuffled(len(prompts), "held-out", config.seed)[: count if count >= 10 else 0]}
-    return [p for i, p in enumerate(prompts) if i not in chosen], [prompts[i] for i in sorted(chosen)]
+    prompts, held_out = read(config.prompts), read(config.validation) if config.validation else []
+    if not config.validation:
+        count = min(int(len(prompts) * config.validation_share), 256)
+        chosen = {*loop.shuffled(len(prompts), "held-out", config.seed)[: count if count >= 10 else 0]}
+        held_out = [prompts[i] for i in sorted(chosen)]
+        prompts = [prompt for i, prompt in enumerate(prompts) if i not in chosen]
+    instead = "" if held_out else "; metrics of checkpoints are on the next batch of prompts"
+    progress.say(f"prompts: {len(prompts)} to train on, {len(held_out)} held out{instead}")
+    return prompts, held_out
 
 
 def resume(s: Setup, run: Run, iterations: int) -> int:

@@ -2,6 +2,7 @@
 2023, arXiv 2304.06767; Llama 2, arXiv 2307.09288, section 3.2.3)."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from alignbench.data.conversations import Messages, as_messages
 from alignbench.errors import AlignbenchError
 from alignbench.progress import Progress
 from alignbench.types.engine import Sampling
@@ -65,41 +67,42 @@ def train(config: Config, *, progress: Progress | None = None) -> tuple[Path, Me
 def sample(config: Config, accelerator: Accelerator, progress: Progress) -> list[dict[str, Any]]:
     """The best response to each prompt, as demonstrations: {prompt, response}, or {messages} with a template."""
     out = Path(config.out) / "sampling"
-    conversations = data.read_conversations(config.prompts) if config.template else []
     origin = Origin.find("sampling", config.model, {"reward": config.reward}, [(config.prompts, None)])
     with open_run(replace(config, out=str(out)), origin, accelerator, progress) as run:
         state, lines = run.resume(), out / LINES[1]
         model, tokenizer, checkpoint = load(config.model, "causal")
-        if config.template:
+        render, texts = data.find_render(config, tokenizer), Texts(tokenizer, model)
+        if render:
             end_at_turns(model, tokenizer)
-        prompts = data.read_prompts(config.prompts, data.chat_template(tokenizer) if config.template else None)
-        steps = -(-len(prompts) // PROMPTS)
-        sizes = (len(ids) + config.max_tokens for ids in Texts(tokenizer, model).prompts(prompts))
+        questions = data.read_prompts(config.prompts, render, progress.say)
+        room = (checkpoint.window or math.inf) - config.max_tokens
+        questions = data.fitting_prompts(config, questions, texts, room, config.prompts, render, progress.say)
+        prompts = [question.prompt for question in questions]
+        sizes = (len(ids) + config.max_tokens for ids in texts.prompts(prompts))
         loop.check_lengths(sizes, checkpoint.window, "prompt + max_tokens of row", config.prompts)
         sampler = Sampler(Policy(model.to(accelerator.device)), tokenizer, checkpoint.window, accelerator)
         reward = load_reward(config.reward, accelerator, config.micro_tokens)
-        shown = as_read_by(reward, config.prompts, prompts, config.template)
+        shown = as_read_by(reward, questions, config.template)
         sampling = Sampling(max_tokens=config.max_tokens, temperature=config.temperature)
-        step = state.values["step"] if state else 0
+        step, steps = state.values["step"] if state else 0, -(-len(prompts) // PROMPTS)
         progress.start("sampling", steps, step, "batches")
         while step < steps:
-            chosen = [
-                i for i in range(step * PROMPTS, min(len(prompts), (step + 1) * PROMPTS)) for _ in range(config.n)
-            ]
+            batch = range(step * PROMPTS, min(len(prompts), (step + 1) * PROMPTS))
+            chosen = [i for i in batch for _ in range(config.n)]
             keys = [f"{i}:{at % config.n}" for at, i in enumerate(chosen)]
             found = sampler.sample(keys, [prompts[i] for i in chosen], sampling, config.seed)
-            texts = [completion.text for completion in found]
-            scores = score_all(accelerator, reward, config.reward, [shown[i] for i in chosen], texts)
+            responses = [completion.text for completion in found]
+            scores = score_all(accelerator, reward, config.reward, [shown[i] for i in chosen], responses)
             step += 1
-            rows = zip(chosen, texts, scores, strict=True)
+            rows = zip(chosen, responses, scores, strict=True)
             run.sample(step, [{"row": i, "prompt": prompts[i], "response": r, "reward": s} for i, r, s in rows])
             run.save_state(step, lambda folder: None, {})
             progress.advance()
     written = [json.loads(line) for line in lines.read_text("utf-8").splitlines()]
-    return best_of(written, conversations)
+    return best_of(written, [as_messages(question.asked) for question in questions] if render else ())
 
 
-def best_of(rows: Sequence[dict[str, Any]], conversations: Sequence[data.Messages] = ()) -> list[dict[str, Any]]:
+def best_of(rows: Sequence[dict[str, Any]], conversations: Sequence[Messages] = ()) -> list[dict[str, Any]]:
     """The demonstration of each prompt: the first of the responses with the highest reward; no empty ones.
 
     rows: {row, prompt, response, reward}; conversations: the prompts as messages, for {messages}

@@ -14,14 +14,16 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
+from alignbench.data.conversations import Messages, as_messages
 from alignbench.errors import AlignbenchError, first_line
 from alignbench.models.template import render as render_messages
+from alignbench.models.template import render_pair, renderer
 from alignbench.progress import Progress
 from alignbench.runs.folder import read_object, write_json
 from alignbench.stats import estimates
 from trainers import data, loop
 from trainers.config import REQUIRED, StageConfig, check, setting
-from trainers.data import Messages, Ranking
+from trainers.data import Question, Ranking
 from trainers.losses import ranking_loss
 from trainers.models import BIAS, Scalar, Texts, load, residual_dropout, save_model
 from trainers.packing import Example, Packed, pack
@@ -56,23 +58,25 @@ def train(config: Config, *, progress: Progress | None = None) -> tuple[Path, Me
     accelerator = loop.make_accelerator(config, progress.say)
     model, tokenizer, checkpoint = load(config.model, "reward", new_head=config.seed)
     setattr(model.config, BIAS, 0.0)  # the parent's bias does not apply to this model
-    render = data.chat_template(tokenizer) if config.template else None
-    rankings = data.read_rankings(config.data, render)
-    given = data.read_rankings(config.validation, render) if config.validation else []
+    render, say = data.find_render(config, tokenizer), progress.say
+    rankings = data.read_rankings(config.data, render, say)
+    given = data.read_rankings(config.validation, render, say) if config.validation else []
     parts = split_rankings(config, rankings, given)
-    shown = data.read_demonstrations(config.demonstrations, render) if config.demonstrations else []
+    shown = data.read_demonstrations(config.demonstrations, render, say) if config.demonstrations else []
 
     residual_dropout(model, 0.0)
     scalar = Scalar(model.to(accelerator.device))
     scorer = RewardModel(scalar, tokenizer, checkpoint.window, config.micro_tokens, accelerator)
-    training, validation, left_out = (
-        [(ranking, scorer.texts.example(ranking.prompt, ranking.responses)) for ranking in part] for part in parts
-    )
-    demonstrations = [scorer.texts.example(row.prompt, [row.response]) for row in shown]
+
+    def examples_of(rows: Sequence[Any], what: str, source: str | None) -> list[tuple[Any, Example]]:
+        pairs = [
+            (row, scorer.texts.example(row.prompt, getattr(row, "responses", None) or [row.response])) for row in rows
+        ]
+        return data.within_window(config.long, pairs, checkpoint.window, what, str(source), say, keep_end=True)
+
     sources = (config.data, config.validation or config.data, config.data)
-    for rows, source in zip((training, validation, left_out), sources, strict=True):
-        loop.check_lengths((example.longest for _, example in rows), checkpoint.window, "ranking", source)
-    loop.check_lengths(map(len, demonstrations), checkpoint.window, "demonstration", str(config.demonstrations))
+    training, validation, left_out = (examples_of(*pair) for pair in zip(parts, ("ranking",) * 3, sources, strict=True))
+    demonstrations = [example for _, example in examples_of(shown, "demonstration", config.demonstrations)]
     longer_is_better = prefers_longer(parts[0])
     module, optimizer = accelerator.prepare(scalar, loop.adam([(scalar.parameters(), config.lr)]))
     files = ((config.data, rankings), (config.validation, given), (config.demonstrations, shown))
@@ -209,7 +213,7 @@ class RewardTexts(Texts):
             recipe = read_object(folder / "recipe.json") or {}
         self.ours = recipe.get("stage") == "reward"
         self.chat = bool(recipe.get("config", {}).get("template") if self.ours else tokenizer.chat_template)
-        self._render = data.chat_template(tokenizer) if self.ours and self.chat else None
+        self._render = renderer(tokenizer) if self.ours and self.chat else None
         self._padding = model.config.get_text_config().pad_token_id
 
     def examples(self, prompt: str | Messages, responses: Sequence[str]) -> list[Example]:
@@ -219,12 +223,12 @@ class RewardTexts(Texts):
         if self._render is None:
             return [self.example(str(prompt), responses)]
         answers = ([{"role": "assistant", "content": response.strip()}] for response in responses)
-        pairs = [data.render_pair(_asked(prompt), answer, self._render) for answer in answers]
+        pairs = [render_pair(as_messages(prompt), answer, self._render) for answer in answers]
         return [self.example(pairs[0][0], [response for _, response in pairs])]
 
     def _alone(self, prompt: str | Messages, response: str) -> Example:
         if self.chat:
-            dialogue = [*_asked(prompt), {"role": "assistant", "content": response}]
+            dialogue = [*as_messages(prompt), {"role": "assistant", "content": response}]
             try:
                 text = render_messages(self.tokenizer, dialogue, add_generation_prompt=False)
             except ValueError as error:
@@ -235,10 +239,6 @@ class RewardTexts(Texts):
             ids = [*example.prompt, *example.responses[0]]
         last = max((at for at, token in enumerate(ids) if token != self._padding), default=len(ids) - 1)
         return Example(ids[:last], [ids[last : last + 1]])
-
-
-def _asked(prompt: str | Messages) -> Messages:
-    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
 
 
 class RewardModel:
@@ -293,17 +293,15 @@ def load_reward(spec: str | Reward, accelerator: Accelerator, micro_tokens: int)
     return cast(Reward, found)
 
 
-def as_read_by(reward: Reward, source: str, prompts: Sequence[str], template: bool) -> Sequence[str | Messages]:
-    """The prompts of `source` as the reward reads them: a reward model does not read the policy's template.
-
-    prompts: as the policy reads them; template: in its chat template
-    """
+def as_read_by(reward: Reward, rows: Sequence[Question], template: bool) -> Sequence[str | Messages]:
+    """Prompts as the reward reads them: a reward model does not read the policy's template. template: it has one"""
+    prompts = [row.prompt for row in rows]
     if not isinstance(reward, RewardModel) or not (template or reward.texts.chat):
         return prompts
-    shown = data.read_conversations(source)
     if reward.texts.chat:
-        return shown
-    return [own[0]["content"] if len(own) == 1 else text for own, text in zip(shown, prompts, strict=True)]
+        return [as_messages(row.asked) for row in rows]
+    texts = (row.asked if len(row.asked) > 1 or isinstance(row.asked, str) else row.asked[0]["content"] for row in rows)
+    return [text if isinstance(text, str) else own for text, own in zip(texts, prompts, strict=True)]
 
 
 def score_all(

@@ -21,6 +21,7 @@ import alignbench
 from alignbench.data.tables import fingerprint
 from alignbench.errors import AlignbenchError, first_line
 from alignbench.models.checkpoint import Ancestor, Checkpoint, find_checkpoint
+from alignbench.models.template import find_template
 from alignbench.parse import parse_json
 from alignbench.progress import Progress
 from alignbench.provenance import environment, versions
@@ -120,6 +121,8 @@ def open_run(
     run = Run(Path(config.out), config, origin, accelerator, progress or Progress())
     values = to_json(config)
     settings = {f.name: values[f.name] for f in fields(config) if not f.metadata["free"]}
+    if config.chat_template is not None:  # a file may change
+        settings["chat_template"] = find_template(config.chat_template)
     parent = {} if origin.parent is None else {"model": identity(origin.parent)}
     processes = {"processes": accelerator.num_processes}
     whole = {"config": settings, **processes, **parent, **origin.models, "data": origin.data}

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from alignbench.progress import Progress
 from alignbench.types.engine import Sampling
 from trainers import loop
 from trainers.config import REQUIRED, StageConfig, check, setting
-from trainers.data import chat_template, read_demonstrations, read_texts
+from trainers.data import Demonstration, find_render, pretraining_examples, read_demonstrations, within_window
 from trainers.models import Policy, Texts, end_at_turns, load, residual_dropout, save_model
 from trainers.packing import Example, Packed, pack
 from trainers.reward import as_read_by, load_reward, score_all
@@ -62,41 +63,44 @@ def fine_tune(config: Config, recorded: Any, stage: str, progress: Progress) -> 
     """
     accelerator = loop.make_accelerator(config, progress.say)
     model, tokenizer, checkpoint = load(config.model, "causal")
-    render = chat_template(tokenizer) if config.template else None
-    texts = Texts(tokenizer, model)
-    if config.template:
+    render, texts, window = find_render(config, tokenizer), Texts(tokenizer, model), checkpoint.window
+    if render:
         end_at_turns(model, tokenizer)
-    rows = read_demonstrations(config.data, render)
-    held_out = read_demonstrations(config.validation, render) if config.validation else []
-    examples, validation = ([texts.example(row.prompt, [row.response]) for row in part] for part in (rows, held_out))
-    extra = pretraining_examples(config.pretraining, texts, config.pretraining_tokens) if config.pretraining else []
-    prompts = [row.prompt for row in held_out[: config.selection_prompts]] if config.reward else []
-    answers = [len(example.prompt) + config.selection_tokens for example in validation[: len(prompts)]]
-    for sizes, what, source in (
-        (map(len, examples), "demonstration", config.data),
-        (map(len, validation), "demonstration", config.validation),
-        (answers, "prompt + selection_tokens of row", config.validation),
-        (map(len, extra), "piece of pretraining text (see pretraining_tokens)", config.pretraining),
-    ):
-        loop.check_lengths(sizes, checkpoint.window, what, str(source))
+
+    def read(source: str) -> list[tuple[Demonstration, Example]]:
+        rows = read_demonstrations(source, render, progress.say)
+        pairs = [(row, texts.example(row.prompt, [row.response])) for row in rows]
+        return within_window(config.long, pairs, window, "demonstration", source, progress.say)
+
+    training, held_out = read(config.data), read(config.validation) if config.validation else []
+    examples, validation = ([example for _, example in part] for part in (training, held_out))
+    length = min(config.pretraining_tokens, window or config.pretraining_tokens)
+    text = pretraining_examples(config.pretraining, texts, length) if config.pretraining else []
+    mixed = round(len(examples) * config.pretraining_share / (1 - config.pretraining_share)) if text else 0
+    questions, answers = list[Demonstration](), [range(config.selection_tokens)]
+    if config.reward:
+        asked = [(row, Example(example.prompt, answers)) for row, example in held_out[: config.selection_prompts]]
+        long = "error" if config.long == "error" else "drop"
+        what, source = "prompt + selection_tokens of row", str(config.validation)
+        questions = [row for row, _ in within_window(long, asked, window, what, source, progress.say)]
+    prompts = [row.prompt for row in questions]
     residual_dropout(model, config.dropout)
     policy = Policy(model.to(accelerator.device))
-    sampler = Sampler(policy, tokenizer, checkpoint.window, accelerator) if config.reward else None
+    sampler = Sampler(policy, tokenizer, window, accelerator) if config.reward else None
     reward = load_reward(config.reward, accelerator, config.micro_tokens) if config.reward else None
-    asked = [row.prompt for row in held_out]
-    shown = as_read_by(reward, str(config.validation), asked, config.template) if reward else []
+    shown = as_read_by(reward, questions, config.template) if reward else []
     module, optimizer = accelerator.prepare(policy, loop.adam([(policy.parameters(), config.lr)]))
-    sources = ((config.data, len(rows)), (config.validation, len(held_out)), (config.pretraining, None))
+    sources = ((config.data, len(examples)), (config.validation, len(validation)), (config.pretraining, len(text)))
     origin = Origin.find(stage, config.model, {"reward": recorded.reward}, sources)
-    mixed = round(len(examples) * config.pretraining_share / (1 - config.pretraining_share)) if extra else 0
 
     with open_run(recorded, origin, accelerator, progress) as run:
         if result := run.result():
             return result
 
+        @lru_cache(maxsize=1)
         def rows_of(epoch: int) -> list[Example]:
-            text = loop.infinite_shuffle(len(extra), epoch * mixed, mixed, "text", config.seed)
-            return examples + [extra[i] for _, i in text]
+            chosen = loop.infinite_shuffle(len(text), epoch * mixed, mixed, "text", config.seed)
+            return examples + [text[i] for _, i in chosen]
 
         def loss_of(rows: Sequence[Example]) -> torch.Tensor:
             logprobs: torch.Tensor = module(pack(rows, accelerator.device))[0]
@@ -116,7 +120,7 @@ def fine_tune(config: Config, recorded: Any, stage: str, progress: Progress) -> 
                 keys = [str(i) for i in range(len(prompts))]
                 sampling = Sampling(max_tokens=config.selection_tokens, temperature=1.0)
                 responses = [completion.text for completion in sampler.sample(keys, prompts, sampling, config.seed)]
-                scores = score_all(accelerator, reward, str(config.reward), shown[: len(prompts)], responses)
+                scores = score_all(accelerator, reward, str(config.reward), shown, responses)
                 rows = list(zip(prompts, responses, scores, strict=True))[:8]
                 run.sample(step, [{"prompt": p, "response": r, "score": s} for p, r, s in rows])
                 metrics["reward"] = sum(scores) / len(scores)
@@ -138,12 +142,3 @@ def fine_tune(config: Config, recorded: Any, stage: str, progress: Progress) -> 
         )  # fmt: skip
         best = max(epochs, key=lambda metrics: metrics["reward"]) if reward else epochs[-1]
         return run.save_checkpoint("final", copy_best, best), best
-
-
-def pretraining_examples(source: str, texts: Texts, length: int) -> list[Example]:
-    """Pretraining text, cut to pieces of `length` tokens; a piece's first token is given, the others are learned."""
-    documents = texts.prompts(read_texts(source))
-    pieces = [ids[at : at + length] for ids in documents for at in range(0, len(ids), length)]
-    if found := [Example(piece[:1], [piece[1:]]) for piece in pieces if len(piece) > 1]:
-        return found
-    raise AlignbenchError(f"{source}: no pretraining text of two tokens or more")

@@ -92,21 +92,22 @@ def prepare_prompts(
     context: typer.Context,
     source: Annotated[
         str,
-        typer.Argument(help="JSON lines, JSON or CSV, also as .gz, or a hub data set owner/name[:split][@revision]."),
+        typer.Argument(help="Rows of any format that the trainers read, in a file or a split of the hub."),
     ],
     out: Annotated[Path, typer.Option(help="Folder for train, validation and test .jsonl and prepared.json.")],
     prompt_field: Annotated[str, typer.Option(help="Field of the prompt.")] = "prompt",
-    user_field: Annotated[str, typer.Option(help="Field of the user's id.")] = "user",
-    no_users: Annotated[bool, typer.Option("--no-users", help="No user ids: each prompt counts as one user.")] = False,
+    user_field: Annotated[
+        str | None, typer.Option(help="Field of the user's id. Default: user, if there is one.")
+    ] = None,
     tokenizer: Annotated[str | None, typer.Option(help="Checkpoint whose tokens prompts are measured in.")] = None,
     max_prompt_tokens: Annotated[int | None, typer.Option(help="Remove longer prompts (the paper: 1000).")] = None,
     max_prompt_characters: Annotated[int | None, typer.Option(help="Remove longer prompts.")] = None,
     prefix_characters: Annotated[
         int, typer.Option(help="Prompts with a common prefix of this length are duplicates; the paper gives no number.")
     ] = 200,
-    per_user: Annotated[int, typer.Option(help="Maximal number of prompts per user; the first ones are kept.")] = 200,
-    validation: Annotated[float, typer.Option(help="Proportion of the users.")] = 0.1,
-    test: Annotated[float, typer.Option(help="Proportion of the users.")] = 0.1,
+    per_user: Annotated[int, typer.Option(help="Maximal number of prompts per user, if there are ids.")] = 200,
+    validation: Annotated[float, typer.Option(help="Proportion of the users, or of the prompts.")] = 0.1,
+    test: Annotated[float, typer.Option(help="Proportion of the users, or of the prompts.")] = 0.1,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the hash that splits the users.")] = 0,
     no_pii: Annotated[bool, typer.Option("--no-pii", help="Keep personal data in the training split.")] = False,
 ) -> None:
@@ -114,7 +115,7 @@ def prepare_prompts(
     from alignbench.data.prepare import Settings, prepare
 
     given = {name: value for name, value in context.params.items() if name in Settings.__dataclass_fields__}
-    done = prepare(source, out, Settings(**given | {"user_field": None if no_users else user_field, "pii": not no_pii}))
+    done = prepare(source, out, Settings(**given | {"pii": not no_pii}))
     # the paper's Tables 6 to 9 as one, and what was removed
     lengths = ("mean", "std", "min", "25%", "50%", "75%", "max")
     header = ["split", "prompts", "users", "per user: mean", "max", f"{done.length_unit}: mean", *lengths[1:]]
@@ -127,6 +128,11 @@ def prepare_prompts(
     counts = {"read": done.source["rows"]} | {f"removed: {reason}": n for reason, n in done.removed.items()}
     counts |= {f"personal data: {kind}": len(found) for kind, found in done.pii.items()}
     print_table(["prompts", ""], [[name, str(count)] for name, count in counts.items()])
+    print(f"format: {done.format}")
+    if done.settings.user_field is None:
+        print(
+            "users: the rows have no field user (--user-field NAME), so no limit per user; each prompt is split alone"
+        )
     found = "detected by pattern (addresses and numbers) in the training split; names are not detected"
     print(f"personal data: {'not checked (--no-pii)' if no_pii else found}")
     print(f"written: {out}")

@@ -8,8 +8,8 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,11 +17,11 @@ from typing import Any
 
 import pandas as pd
 
-from alignbench.data.tables import SourceRow, checked_messages, fingerprint, read_source, shared_prompt
+from alignbench.data.conversations import Conversation, Text, of_rows
+from alignbench.data.tables import SourceRow, fingerprint, read_source
 from alignbench.errors import AlignbenchError, first_line
 
 SPLITS = ("train", "validation", "test")
-READ_FIELDS = ("prompt", "messages", "response", "completion", "responses", "chosen", "rejected")  # by the trainers
 
 # Presidio's own scores: .4 for a telephone number alone, and for a weak pattern next to a word that supports it.
 THRESHOLD = 0.4
@@ -34,7 +34,7 @@ PII_PACKAGES = ("presidio-analyzer", "phonenumbers", "tldextract")  # their vers
 class Settings:
     """What is removed, and how the rest is split.
 
-    user_field: None: every prompt counts as one user
+    user_field: None: `user` if the rows have it; without it each prompt is split by itself, and users have no limit
     tokenizer: a folder or a hub id; lengths are then in tokens, otherwise in characters
     max_prompt_tokens: the paper's is 1000
     prefix_characters: the paper gives no number. Our 200 are longer than the instruction header of a prompt template
@@ -43,7 +43,7 @@ class Settings:
     """
 
     prompt_field: str = "prompt"
-    user_field: str | None = "user"
+    user_field: str | None = None
     tokenizer: str | None = None
     max_prompt_tokens: int | None = None
     max_prompt_characters: int | None = None
@@ -68,11 +68,13 @@ class Settings:
 class Prepared:
     """What was read, removed and kept. `pii`: kind -> the rows (lines of a file, indices in a hub split) with it.
 
+    format: of the rows (`alignbench.data.conversations`)
     splits: the rows of the paper's Tables 6 to 9. `users` and `per_user_…` are None without user ids. `length`: mean,
         std (n - 1), min, 25%, 50%, 75%, max; empty for an empty split
     """
 
     source: dict[str, Any]
+    format: str
     settings: Settings
     length_unit: str  # tokens or characters
     removed: dict[str, int] = field(default_factory=dict)
@@ -84,14 +86,20 @@ class Prepared:
 def prepare(source: str, out: Path, settings: Settings | None = None) -> Prepared:
     """Write train.jsonl, validation.jsonl, test.jsonl and prepared.json into `out`, all of them or none.
 
-    source: rows with a prompt and a user's id, as `read_items` accepts them, so also demonstrations and rankings. Other
-        fields are copied unchanged.
+    source: conversations of any known format, with users' ids or without. Rows are copied with all fields; those of
+        the settings become `prompt` and `user`.
     Raises AlignbenchError for an invalid row (with file and line), and if no prompt is left.
     """
     settings = settings or Settings()
-    rows = read_source(source)
-    items = read_items(rows, settings)
-    done = Prepared(fingerprint(source, len(rows)), settings, "characters" if settings.tokenizer is None else "tokens")
+    named = ((settings.prompt_field, "prompt"), (settings.user_field, "user"))
+    columns = {name: ours for name, ours in named if name not in (None, ours)}
+    rows = read_source(source, {str(name): ours for name, ours in columns.items()}, strings="prompt")
+    has_users = settings.user_field is not None or any("user" in row.fields for row in rows)
+    settings = replace(settings, user_field=(settings.user_field or "user") if has_users else None)
+    format, found = of_rows(rows)
+    items = read_items(rows, found, settings)
+    mark, unit = fingerprint(source, len(rows)), "characters" if settings.tokenizer is None else "tokens"
+    done = Prepared(mark, format.name, settings, unit)
 
     def keep(reason: str, before: pd.DataFrame, chosen: pd.Series) -> pd.DataFrame:
         done.removed[reason] = len(before) - int(chosen.sum())
@@ -112,28 +120,33 @@ def prepare(source: str, out: Path, settings: Settings | None = None) -> Prepare
         removed = ", ".join(f"{reason}: {count}" for reason, count in done.removed.items())
         raise AlignbenchError(f"{source}: no prompt is left of {len(rows)} ({removed})")
     done.splits = {name: _summary(chosen, settings) for name, chosen in splits.items()}
-    texts = {f"{name}.jsonl": "".join(_line(row, settings) for row in chosen.row) for name, chosen in splits.items()}
+    texts = {f"{name}.jsonl": "".join(map(_line, chosen.row)) for name, chosen in splits.items()}
     _write(out, texts | {"prepared.json": json.dumps(asdict(done), indent=2, ensure_ascii=False) + "\n"})
     return done
 
 
-def read_items(rows: list[SourceRow], settings: Settings) -> pd.DataFrame:
-    """Columns row, prompt, user, user_number, and the prompt's length in tokens or characters.
+def read_items(rows: list[SourceRow], found: list[list[Conversation]], settings: Settings) -> pd.DataFrame:
+    """Columns row, texts, prompt, user, user_number, and the prompt's length in tokens or characters.
 
-    The prompt is text, or the first message of the user in chat messages (in the prompt field, else in `messages`), or
-    the common start of `chosen` and `rejected`, which are dialogues in HH's format.
-    Raises AlignbenchError for a row without a prompt or a user's id, with file and line.
+    found: the conversations of each row
+    prompt: text, or the first message of the user; texts: all that a trainer reads of the row
+    Raises AlignbenchError for a row without a message of a user, or without a user's id, with file and line.
     """
-    prompts, users = [], []
-    for row in rows:
+    prompts, users, texts = list[str](), list[str](), list[set[str]]()
+    for row, own in zip(rows, found, strict=True):
         with row.located():
-            prompts.append(_prompt(row, settings.prompt_field))
-            users.append(prompts[-1] if settings.user_field is None else _user(row, settings.user_field))
+            before = own[0].before
+            asked = [before] if isinstance(before, str) else [m["content"] for m in before if m["role"] == "user"]
+            if not asked:
+                raise ValueError("no message of a user")
+            prompts.append(asked[0])
+            users.append(asked[0] if settings.user_field is None else _user(row, settings.user_field))
+            texts.append({text for c in own for part in (c.before, *c.responses) for text in _texts(part)})
     lengths = list(map(len, prompts)) if settings.tokenizer is None else _token_counts(prompts, settings.tokenizer)
     numbers = {user: number for number, user in enumerate(dict.fromkeys(users))}
     # dtype=object, and users' numbers: text with a lone surrogate cannot have pandas' dtype for text
-    texts = pd.DataFrame({"row": rows, "prompt": prompts, "user": users}, dtype=object)
-    return texts.assign(length=lengths, user_number=[numbers[user] for user in users])
+    columns = {"row": rows, "texts": texts, "prompt": prompts, "user": users}
+    return pd.DataFrame(columns, dtype=object).assign(length=lengths, user_number=[numbers[user] for user in users])
 
 
 def split_of(user: str, settings: Settings) -> str:
@@ -145,27 +158,10 @@ def split_of(user: str, settings: Settings) -> str:
     return "validation" if place < settings.test + settings.validation else "train"
 
 
-def _prompt(row: SourceRow, name: str) -> str:
-    if name != "prompt" and {name, "prompt"} <= row.fields.keys():
-        raise ValueError(f"both {name} and prompt: rename one, for {name} is written as prompt")
-    if name in row.fields or "messages" in row.fields or "chosen" not in row.fields:
-        value = row.field(name, "messages")
-    elif isinstance(value := row.fields["chosen"], str):
-        return shared_prompt([value, row.text("rejected")])
-    if isinstance(value, str):
-        return value
-    for message in checked_messages(value, "the prompt", "user"):
-        if message["role"] == "user":
-            return message["content"]
-    raise ValueError("no message of a user")
-
-
 def _user(row: SourceRow, name: str) -> str:
-    if name not in row.fields:
-        raise ValueError(f"no field {name} for the user (found: {', '.join(row.fields)}); name it, or pass --no-users")
-    if name != "user" and "user" in row.fields:
-        raise ValueError(f"both {name} and user: rename one, for {name} is written as user")
-    value = row.fields[name]
+    if "user" not in row.fields:
+        raise ValueError(f"no field {name} for the user (found: {', '.join(row.fields)})")
+    value = row.fields["user"]
     if value == "" or isinstance(value, bool) or not isinstance(value, str | int):
         raise ValueError(f"{name} is {json.dumps(value, default=str)}, not the id of a user")
     return str(value)
@@ -186,10 +182,8 @@ def _token_counts(prompts: list[str], name: str) -> list[int]:
 
 
 def _lack_personal_data(items: pd.DataFrame, done: Prepared) -> pd.Series:
-    find, fields = pii_finder(), {done.settings.prompt_field, *READ_FIELDS}
-    found = []
-    for row, prompt in zip(items.row, items.prompt, strict=True):
-        texts = {prompt, *(text for name in fields for text in _texts(row.fields.get(name)))}
+    find, found = pii_finder(), []
+    for row, texts in zip(items.row, items.texts, strict=True):
         found.append({kind for text in texts for kind in find(text)})
         for kind in found[-1]:
             done.pii.setdefault(kind, []).append(row.number)
@@ -243,13 +237,9 @@ def pii_finder() -> Callable[[str], set[str]]:
     return find
 
 
-def _texts(value: Any) -> Iterable[str]:
-    """All text inside a field, nested lists and objects included."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, list | dict):
-        for inner in value.values() if isinstance(value, dict) else value:
-            yield from _texts(inner)
+def _texts(value: Text) -> list[str]:
+    """The text itself, or the contents of messages."""
+    return [value] if isinstance(value, str) else [message["content"] for message in value]
 
 
 def _summary(items: pd.DataFrame, settings: Settings) -> dict[str, Any]:
@@ -263,10 +253,8 @@ def _summary(items: pd.DataFrame, settings: Settings) -> dict[str, Any]:
     return {"prompts": len(items), **(users if settings.user_field else dict.fromkeys(users)), "length": length}
 
 
-def _line(row: SourceRow, settings: Settings) -> str:
-    names = {settings.prompt_field: "prompt"} | ({settings.user_field: "user"} if settings.user_field else {})
-    fields = {names.get(name, name): value for name, value in row.fields.items()}
-    return json.dumps(fields, ensure_ascii=False, default=str) + "\n"
+def _line(row: SourceRow) -> str:
+    return json.dumps(row.fields, ensure_ascii=False, default=str) + "\n"
 
 
 def _write(out: Path, texts: dict[str, str]) -> None:

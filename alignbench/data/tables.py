@@ -8,10 +8,9 @@ import csv
 import gzip
 import io
 import json
-import os
 import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 FORMATS = {f".{name}": name for name in ("jsonl", "json", "csv", "tsv", "parquet")} | {".txt": "text"}
 HUB = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(:(?P<split>[^@]+))?(@(?P<revision>[\w./-]+))?")
 TYPES = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
-ASSISTANT = "\n\nAssistant:"  # start of an assistant's turn in Anthropic's HH data
 
 _TOKEN = re.compile(r"[^\s,:]")  # the first character of a token of JSON
 
@@ -90,16 +88,19 @@ class SourceRow:
         return value
 
 
-def read_source(source: str, columns: Mapping[str, str] | None = None) -> list[SourceRow]:
+def read_source(
+    source: str, columns: Mapping[str, str] | None = None, *, strings: str | None = None
+) -> list[SourceRow]:
     """The rows of a .jsonl, .json (a list, or lines), .csv, .tsv, .txt or .parquet file, or of a split of the hub.
 
     A file other than .parquet may be compressed as .gz. A .txt file contains documents separated by blank lines, which
     become rows {text}. A hub split is owner/name[:split][@revision], by default `train` of `main`.
     columns: the file's name of a column -> our name; a column may be of another file, if this one has our name for it
+    strings: the field of a row of JSON that is a string; None: such a row is refused
     Raises AlignbenchError for a source that does not exist, cannot be read or has no rows, and for unknown `columns`.
     """
     if (path := _local_file(source)) is not None:
-        rows = _file_rows(path)
+        rows = _file_rows(path, strings)
     else:
         where, data, _ = _load_hub(source)
         rows = [SourceRow(f"{where} row {n}", n, row) for n, row in enumerate(data)]
@@ -128,21 +129,21 @@ def fingerprint(source: str, rows: int | None = None) -> dict[str, Any]:
 
 
 def read_rows(
-    path: Path, format: str, at: str | None = None, *, number: Callable[[str], Any] = finite
+    path: Path, format: str, at: str | None = None, *, number: Callable[[str], Any] = finite, strings: str | None = None
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (1-based line on which the row starts, row) of a file.
 
     format: json, jsonl, csv, tsv or text (one row with the whole text); at: key of the list in a JSON object
-    number: reads what is not an integer in JSON lines (see `parse_json`)
+    number: reads what is not an integer in JSON lines (see `parse_json`); strings: as of `read_source`
     Raises AlignbenchError "FILE:LINE: reason" for content that cannot be parsed.
     """
     text = _read_text(path)
     match format:
         case "json":
-            return _json_rows(text, path, at)
+            return _json_rows(text, path, at, strings)
         case "jsonl":  # not splitlines(): JSON strings may contain U+2028 and other separators
             lines = ((line, own) for line, own in enumerate(text.split("\n"), 1) if own.strip())
-            return ((line, _object(_parse_json(own, path, line, number), path, line)) for line, own in lines)
+            return ((line, _object(_parse_json(own, path, line, number), path, line, strings)) for line, own in lines)
         case "text":
             return iter([(1, {"text": text})])
     # tab-separated files of the field do not quote: " is a character like any other
@@ -155,40 +156,6 @@ def checked_text(value: Any, name: str) -> str:
     if not isinstance(value, str):
         raise ValueError(f"{name} is {'null' if value is None else type(value).__name__}, not text")
     return value
-
-
-def checked_messages(value: Any, name: str, role: str | None = None) -> list[dict[str, str]]:
-    """One or more chat messages {role, content}; ValueError otherwise. role: text counts as a message of this role."""
-    if isinstance(value, str) and role is not None:
-        return [{"role": role, "content": value}]
-    if not isinstance(value, list) or not value or not all(isinstance(message, dict) for message in value):
-        raise ValueError(f"{name} is not {'text or ' if role else ''}a list of messages {{role, content}}")
-    return [
-        {key: checked_text(message.get(key), f"a {key} in {name}") for key in ("role", "content")} for message in value
-    ]
-
-
-def shared_prompt(dialogues: Sequence[str]) -> str:
-    """The common start of dialogues in HH's format, to the last "Assistant:" inclusive; ValueError if there is none.
-
-    Format: "\\n\\nHuman: …\\n\\nAssistant: …" (Bai et al., arXiv 2204.05862, the released data).
-    """
-    shared = os.path.commonprefix(list(dialogues))  # noqa: RUF071 - by characters is what is meant
-    end = shared.rfind(ASSISTANT)
-    if end < 0:
-        raise ValueError('no field prompt, and chosen and rejected share no turns "Human: …", "Assistant:"')
-    return shared[: end + len(ASSISTANT)]
-
-
-def dialogue_messages(dialogue: str) -> list[dict[str, str]]:
-    """The chat messages of a dialogue in HH's format."""
-    head, *parts = re.split(r"\n\n(Human|Assistant):", dialogue)
-    if head.strip() or not parts:
-        raise ValueError("no field prompt, and a dialogue does not begin with a turn of Human or Assistant")
-    roles = ("user" if speaker == "Human" else "assistant" for speaker in parts[::2])
-    # HH has blank turns, " ": a labeler preferred silence
-    texts = (text.strip() or text for text in parts[1::2])
-    return [{"role": role, "content": text} for role, text in zip(roles, texts, strict=True)]
 
 
 def _local_file(source: str) -> Path | None:
@@ -207,7 +174,7 @@ def _format(path: Path) -> str | None:
     return FORMATS.get((path.with_suffix("") if path.suffix == ".gz" else path).suffix)
 
 
-def _file_rows(path: Path) -> list[SourceRow]:
+def _file_rows(path: Path, strings: str | None) -> list[SourceRow]:
     format = _format(path)
     if format == "parquet":
         return [SourceRow(f"{path} row {number}", number, row) for number, row in enumerate(_parquet_rows(path), 1)]
@@ -217,7 +184,7 @@ def _file_rows(path: Path) -> list[SourceRow]:
         return [SourceRow(f"{path}:{line}", line, {"text": document}) for line, document in found]
     if format == "json" and not _read_text(path).lstrip().startswith("["):
         format = "jsonl"
-    rows = read_rows(path, format or "")
+    rows = read_rows(path, format or "", strings=strings)
     return [SourceRow(f"{path}:{line}", line, row, format in ("csv", "tsv")) for line, row in rows]
 
 
@@ -266,7 +233,7 @@ def _table_rows(reader: Any, path: Path) -> Iterator[tuple[int, dict[str, Any]]]
         raise AlignbenchError(f"{path}:{line}: {error}") from None
 
 
-def _json_rows(text: str, path: Path, at: str | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
+def _json_rows(text: str, path: Path, at: str | None, strings: str | None) -> Iterator[tuple[int, dict[str, Any]]]:
     whole, start = _parse_json(text, path), 0
     items = whole.get(at) if isinstance(whole, dict) and at is not None else whole
     if not isinstance(items, list):
@@ -279,7 +246,7 @@ def _json_rows(text: str, path: Path, at: str | None = None) -> Iterator[tuple[i
     for (position, _), value in zip(_elements(text, start), items, strict=True):
         line += text.count("\n", counted, position)
         counted = position
-        yield line, _object(value, path, line)
+        yield line, _object(value, path, line, strings)
 
 
 def _elements(text: str, start: int) -> Iterator[tuple[int, Any]]:
@@ -311,7 +278,9 @@ def _parquet_rows(path: Path) -> list[dict[str, Any]]:
         raise AlignbenchError(f"{path}: not a parquet file that can be read ({first_line(error)})") from None
 
 
-def _object(value: object, path: Path, line: int) -> dict[str, Any]:
+def _object(value: object, path: Path, line: int, strings: str | None) -> dict[str, Any]:
+    if isinstance(value, str) and strings is not None:
+        return {strings: value}
     if not isinstance(value, dict):
         raise AlignbenchError(f"{path}:{line}: expected a JSON object, found {TYPES.get(type(value), 'a number')}")
     return value

@@ -19,11 +19,11 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import logging
 
 from alignbench.data.tables import fingerprint
+from alignbench.data.tokens import read_texts
 from alignbench.models.onednn import use_onednn
 from alignbench.progress import Progress
 from trainers import loop
 from trainers.config import REQUIRED, StageConfig, check, setting
-from trainers.data import read_texts
 from trainers.models import save_model
 from trainers.run import Origin, open_run
 

@@ -10,12 +10,12 @@ from functools import cached_property, lru_cache, partial
 from itertools import islice
 from typing import Any
 
+from alignbench.data.conversations import joined
 from alignbench.data.prepare import Settings, split_of
 from alignbench.demo.judge import CLOSINGS, Goal
 from alignbench.demo.lexicon import Values, amounts, lexicon
 from alignbench.demo.speech import line
 from alignbench.demo.world import FOLDER, NO_ANSWER, Fact, World
-from alignbench.tasks.common import joined
 from alignbench.tasks.instructions import SEED_TASKS, USER_TASKS
 
 LEXICON, AMOUNTS = lexicon("requests"), amounts("requests")

@@ -11,6 +11,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from alignbench.data.conversations import joined
 from alignbench.data.fetch import sha256_of
 from alignbench.data.tables import SourceRow, read_source
 from alignbench.errors import AlignbenchError
@@ -22,7 +23,7 @@ from alignbench.imports.foreign import CORPUS, declare, describe_metric, task_na
 from alignbench.parse import find_path
 from alignbench.runs.folder import digest
 from alignbench.scorers.choose import choose_scorers
-from alignbench.tasks.common import grouped, joined
+from alignbench.tasks.common import grouped
 from alignbench.tasks.declared import NUMBERS, OUTPUTS, READY, declared_task, find_any
 from alignbench.types.scorer import Scorer
 from alignbench.types.settings import TaskSettings

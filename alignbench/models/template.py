@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime, tzinfo
 from pathlib import Path
@@ -15,6 +15,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from transformers.utils import chat_template_utils
 
 from alignbench.errors import AlignbenchError, first_line
+from alignbench.parse import find_path, read_text
 from alignbench.types.engine import messages_of
 
 if TYPE_CHECKING:
@@ -26,6 +27,16 @@ BITS = 4096  # of a product of whole numbers: larger ones are computed without a
 STATUS = Path("/proc/self/status")
 DATE = "2026-01-01"  # what `strftime_now` prints, so that a prompt does not depend on the day
 SYSTEM, QUESTION, ANSWER = "Be brief.", "What is it?", "It is the answer."
+IM_END = "<|im_end|>"
+TEMPLATES = {  # for tokenizers without one: ChatML, and dialogues as in HH-RLHF (arXiv 2204.05862)
+    "chatml": "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
+    "plain": "{% for m in messages %}{{ '\n\n' + {'user': 'Human'}.get(m.role, m.role | title) + ': ' + m.content }}"
+    "{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '\n\nAssistant:' }}{% endif %}",
+}
+
+Render = Callable[[list[dict[str, str]], bool], str]  # (messages, add_generation_prompt) -> text
 
 
 class FixedClock(datetime):
@@ -67,6 +78,52 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, s
         raise ValueError(f"it needs more than {MEMORY // 2**20} MiB") from error
     except Exception as error:  # jinja and the template raise errors of any kind
         raise ValueError(first_line(error)) from error
+
+
+def find_template(name: str) -> str:
+    """The chat template of this name in TEMPLATES, or in a file. Raises AlignbenchError."""
+    try:
+        return TEMPLATES[name] if name in TEMPLATES else read_text(find_path(name))
+    except FileNotFoundError:
+        raise AlignbenchError(f"chat_template: {name!r} is not {', '.join(TEMPLATES)} or a file") from None
+
+
+def set_template(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    """Give the tokenizer a template of `find_template`. If it has no token `<|im_end|>`, its end-of-sequence token ends
+    the turns of ChatML, and `<|im_start|>` is text."""
+    text = find_template(name)
+    if name == "chatml" and tokenizer.eos_token and IM_END not in tokenizer.get_vocab():
+        text = text.replace(IM_END, "{{ eos_token }}")
+    tokenizer.chat_template = text
+
+
+def renderer(tokenizer: PreTrainedTokenizerBase) -> Render:
+    """The tokenizer's chat template as a function, without the start token if tokenising adds one, and without text
+    after the token that ends a turn or a text (ChatML: a newline), which no response that was sampled contains."""
+    if not tokenizer.chat_template:
+        raise AlignbenchError("the tokenizer has no chat template: set chat_template=chatml, plain or a file")
+    end = end_of_turn(tokenizer)
+    turn = None if end is None else str(tokenizer.convert_ids_to_tokens(end))
+    adds_start = tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
+
+    def call(messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
+        try:
+            text = render(tokenizer, messages, add_generation_prompt=add_generation_prompt)
+        except ValueError as error:
+            raise ValueError(f"the chat template does not accept these messages ({error})") from None
+        text = text.removeprefix(tokenizer.bos_token if adds_start else "")
+        ends = not add_generation_prompt and text.rstrip().endswith(tuple(filter(None, (tokenizer.eos_token, turn))))
+        return text.rstrip() if ends else text
+
+    return call
+
+
+def render_pair(messages: list[dict[str, str]], response: list[dict[str, str]], template: Render) -> tuple[str, str]:
+    """The rendered prompt, and what the response adds to it. Raises ValueError."""
+    text, whole = template(messages, True), template([*messages, *response], False)
+    if not whole.startswith(text):
+        raise ValueError("the chat template renders the prompt differently when a response follows")
+    return text, whole[len(text) :]
 
 
 def check_system(tokenizer: PreTrainedTokenizerBase, name: str, variables: Mapping[str, Any]) -> None:

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from alignbench.data import Provenance, Row, load
-from alignbench.data.tables import checked_text, fingerprint, read_source
+from alignbench.data.conversations import joined, read_conversations
+from alignbench.data.tables import fingerprint
 from alignbench.errors import AlignbenchError
 from alignbench.scorers import bleu
 from alignbench.types.task import (
@@ -58,21 +59,23 @@ def few_shot(
 def load_prompts(task: str, options: Options) -> TaskData:
     """A document per prompt of `options.prompts`, or of Self-Instruct's user-oriented ones (arXiv 2212.10560).
 
-    The rows of a file have `prompt`, or `instruction` and `input`; `id` (default: "row N") and `category` are optional.
+    The rows of a file have any format of `alignbench.data.conversations`, with one message of the user; `id` (default:
+    "row N") and `category` are optional.
     Raises AlignbenchError with task, file and line for a row without a prompt and for a repeated id.
     """
     if options.prompts is None:
         return load_documents("self_instruct", "user_oriented", parse_instruction, options)
     source = str(options.prompts)
-    rows = read_source(source)
+    try:
+        found = read_conversations(source, "prompts")
+    except AlignbenchError as error:
+        raise AlignbenchError(f"task {task}, {error}") from None
     documents: dict[str, Document] = {}
-    for number, row in enumerate(rows, start=1):
+    for number, (row, before) in enumerate(((own.row, own.before) for own in found), start=1):
         try:
-            if "prompt" in row.fields:
-                prompt = row.text("prompt").rstrip()
-            else:
-                instruction = checked_text(row.field("prompt", "instruction"), "instruction")
-                prompt = joined(instruction, checked_text(row.fields.get("input") or "", "input"))
+            if not isinstance(before, str) and len(before) > 1:
+                raise ValueError(f"the prompt has {len(before)} messages; a prompt of {task} is one")
+            prompt = before.rstrip() if isinstance(before, str) else before[0]["content"]
             if not prompt.strip():
                 raise ValueError("the prompt is empty")
             given = (row.fields.get(key) for key in ("id", "category"))
@@ -83,19 +86,14 @@ def load_prompts(task: str, options: Options) -> TaskData:
         except ValueError as error:
             raise AlignbenchError(f"task {task}, {row.where}: {error}") from None
         documents[identifier] = Document(identifier, prompt, category=category)
-    mark = fingerprint(source, len(rows))
+    mark = fingerprint(source, len(found))
     revision = mark.get("sha256") or mark.get("revision") or "unknown"
-    return TaskData(list(documents.values()), (Provenance("", "", mark["source"], revision, len(rows), pinned=False),))
+    return TaskData(list(documents.values()), (Provenance("", "", mark["source"], revision, len(found), pinned=False),))
 
 
 def parse_instruction(row: Row) -> Document:
     """Parse a row of Self-Instruct."""
     return Document(row["id"], joined(row["instruction"], row["instances"][0]["input"]))
-
-
-def joined(instruction: str, given: str) -> str:
-    """An instruction and its input, if it has one, separated by a blank line."""
-    return "\n\n".join(part for part in (instruction.strip(), given.strip()) if part)
 
 
 def take_examples(items: Sequence[T], options: Options, task: str) -> tuple[list[T], list[T]]:
