@@ -124,5 +124,5 @@ def test_bad_input_is_one_line(folder, tmp_path):
     dpo_command = ["train", "dpo", f"model={model}", f"out={tmp_path / 'out'}"]
     assert_one_line_error(run(*dpo_command), "data must be given")
     assert_one_line_error(run(*dpo_command, f"data={data}", "beta=0"), "beta: 0.0 is not finite and above 0")
-    assert_one_line_error(run(*dpo_command, f"data={folder / 'sft.jsonl'}"), "sft.jsonl:1", "no field")
+    assert_one_line_error(run(*dpo_command, f"data={folder / 'sft.jsonl'}"), "sft.jsonl:1", "are not rankings")
     assert_one_line_error(run(*dpo_command, f"data={data}", "leave_out=ANN"), "no ranking by 'ANN'")
