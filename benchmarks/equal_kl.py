@@ -1,16 +1,15 @@
-"""Methods at equal KL: SFT, best-of-n, rejection sampling, DPO, RLOO, PPO and PPO-ptx from one SFT and one reward model.
+"""Best-of-n, rejection sampling, DPO, RLOO, PPO and PPO-ptx from one SFT model and one reward model, at equal KL.
 
 Run with `python benchmarks/equal_kl.py DEMO --out OUT` on the folder of a finished `alignbench demo`. Everything is
 resumed. OUT/report has a figure per quantity against the KL divergence from the SFT model."""
 
 import argparse
+import json
 import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-
-import yaml
 
 N = (2, 4, 8, 16, 32, 64)
 ONLINE = "episodes=1920 batch=64 max_tokens=40 lr=4e-4 warmup=3 ema=0.9 beta=0.05"
@@ -26,8 +25,8 @@ METHODS = {  # stage, and its settings beside model, seed and out
 }  # fmt: skip
 POLICY = "reward={demo}/reward/final prompts={demo}/prompts/train.jsonl"
 TAX = ("squad2", "drop", "wmt15_fr_en")  # best-of-n only writes text
-SAMPLED = {"gen_kwargs": {"temperature": 1.0}}
-TASKS = {"win_rate": SAMPLED, "diversity": {"limit": 32}, **dict.fromkeys(TAX, {})}
+SAMPLED = {"gen_kwargs": {"temperature": 1.0}}  # answers, as in the trainings
+TASKS = {"win_rate": SAMPLED, "diversity": {"limit": 32}, **{task: {} for task in TAX}}
 
 
 def alignbench(*words: object) -> None:
@@ -49,7 +48,7 @@ def evaluate(demo: Path, out: Path, models: Sequence[object], tasks: dict[str, o
     config = out / f"{'-'.join(tasks)}.yaml"
     scorers = [f"preference=demo-world:{world}", f"reward=model:{demo}/reward/final"]
     settings = {"tasks": tasks, "limit": limit, "template": "none", "data_dir": str(world), "scorers": scorers}
-    config.write_text(yaml.safe_dump(settings | {"baseline": f"{demo}/sft/final", "out": str(out / "runs")}))
+    config.write_text(json.dumps(settings | {"baseline": f"{demo}/sft/final", "out": str(out / "runs")}))
     alignbench("evaluate", *models, "--config", config)
 
 
