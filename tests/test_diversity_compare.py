@@ -1,5 +1,6 @@
 """`alignbench diversity`: equal numbers, equal lengths, paired differences, a gate, and messages for bad input."""
 
+import csv
 import json
 from dataclasses import replace
 
@@ -41,7 +42,7 @@ def text(prefix, n):
 
 def table(*systems, **settings):
     rows = compare(systems, EMBEDDER, **settings).rows
-    return {(r.scope, r.outputs, r.metric, r.model): r for r in rows}
+    return {(r.scope, r.outputs, r.lengths, r.metric, r.model): r for r in rows}
 
 
 def test_both_systems_get_the_same_documents_numbers_of_outputs_and_words():
@@ -71,18 +72,21 @@ def test_a_pair_is_cut_to_fifty_words_or_to_the_shorter_but_not_below_ten(one, t
 def test_systems_that_cannot_be_made_equal_are_refused(one, other, message):
     assert_refused(message, compare, [system("one", one), system("other", other)], EMBEDDER)
     assert_refused(r"^one model only", compare, [system("one", one)], EMBEDDER)
+    if "keep 10 words" in message:
+        found = compare([system("one", one), system("other", other)], EMBEDDER, whole=True)
+        assert {row.lengths for row in found.rows} == {"whole"}
 
 
 def test_a_larger_vocabulary_is_more_diverse():
     found = table(drawn("few", 8, 1), drawn("many", 40, 2))
     for scope in ("per input", "across inputs"):
-        row = found[scope, "all", "distinct_1", "many"]
+        row = found[scope, "all", "equal", "distinct_1", "many"]
         assert row.difference.low > 0
         assert row.difference.value == pytest.approx(row.estimate.value - row.of_reference.value)
-        assert found[scope, "all", "self_bleu", "many"].difference.high < 0
-        assert found[scope, "all", "words", "many"].difference.value == 0
+        assert found[scope, "all", "equal", "self_bleu", "many"].difference.high < 0
+        assert found[scope, "all", "equal", "words", "many"].difference.value == 0
     within, between = (
-        found[scope, "all", "cosine_similarity", "many"] for scope in ("within a model", "between models")
+        found[scope, "all", "equal", "cosine_similarity", "many"] for scope in ("within a model", "between models")
     )
     assert within.of_reference.low > between.estimate.high
 
@@ -91,9 +95,9 @@ def test_a_model_that_stops_writing_is_not_more_diverse():
     falls = drawn("falls", 40, 2)
     falls = replace(falls, documents={i: (*own[:2], Output(""), Output(" ")) for i, own in falls.documents.items()})
     found = table(drawn("talks", 40, 1), falls)
-    silent = found["as written", "all", "silent", "falls"]
+    silent = found["as written", "all", "whole", "silent", "falls"]
     assert (silent.estimate.value, silent.of_reference.value) == (0.5, 0)
-    assert found["per input", "all", "vendi", "falls"].difference.high < 0
+    assert found["per input", "all", "equal", "vendi", "falls"].difference.high < 0
 
 
 def test_a_third_model_changes_no_row_of_two_others():
@@ -117,9 +121,10 @@ def test_two_models_that_are_not_comparable_do_not_stop_the_other_comparisons():
 def test_length_alone_and_a_model_itself_make_no_difference_at_equal_lengths():
     short = drawn("short", 20, 1, 30, samples=3)
     texts = {i: [f"{own.text} " + "and so on " * 30 for own in outputs] for i, outputs in short.documents.items()}
-    found = table(short, system("long", texts))
-    assert found["per input", "all", "distinct_1", "long"].difference.value == 0
-    found = compare([drawn("one", 20, 1, samples=2)] * 2, EMBEDDER)
+    found = table(short, system("long", texts), whole=True)
+    assert found["per input", "all", "equal", "distinct_1", "long"].difference.value == 0
+    assert found["per input", "all", "whole", "distinct_1", "long"].difference.high < -0.1
+    found = compare([drawn("one", 20, 1, samples=2)] * 2, EMBEDDER, whole=True)
     assert found.models == ("one #1", "one #2")
     differences = [row.difference for row in found.rows if row.difference is not None]
     assert {(d.value, end) for d in differences for end in (d.low, d.high)} == {(0, 0), (0, None)}
@@ -140,7 +145,7 @@ def test_the_gate_keeps_outputs_that_pass_and_can_reverse_the_order_of_two_model
     base = system("base", noise, {i: [-1, -1, 1, 1] for i in noise})
     tuned = system("tuned", {i: [text(c, 12) for c in "abab"] for i in noise}, {i: [1] * 4 for i in noise})
     rows = table(base, tuned, gate=gate)
-    raw, good = (rows["per input", outputs, "vendi", "tuned"].difference for outputs in ("all", gate))
+    raw, good = (rows["per input", outputs, "equal", "vendi", "tuned"].difference for outputs in ("all", gate))
     assert raw.value < 0 < good.value
 
 
@@ -205,21 +210,24 @@ def test_a_bad_row_is_named_by_file_and_line(tmp_path, row, message):
     assert_refused(rf"^{file}:2: {message}", read_system, file)
 
 
-def test_the_command_prints_tables_and_json(tmp_path):
+def test_the_command_prints_tables_json_and_csv(tmp_path):
     files = [
         write_lines(tmp_path / f"{name}.jsonl", [{"id": i, "response": f"{name} {i} " + "so " * 9} for i in range(4)])
         for name in ("one", "t\x1b[2Jwo", "=1+1")
     ]
     run = ("diversity", *files, "--map", "response=output")
-    shown = command(*run).stdout
+    shown = command(*run, "--csv", tmp_path / "t.csv").stdout
     lines = [line.split("\t") for line in shown.splitlines()]
     assert lines[0][:6] == ["scope", "outputs", "metric", "n", "model", "value"]
     assert ["across inputs", "all", "words kept", "4"] in [line[:4] for line in lines]
     assert "one × t\N{REPLACEMENT CHARACTER}[2Jwo" in shown
-    assert "\x1b" not in shown
+    assert not {"whole", "\x1b"} & {*shown, *shown.split()}
+    assert "across inputs\tall\twhole\tdistinct_1\t4\t" in command(*run, "--lengths", "whole").stdout
     numbers = json.loads(command(*run, "--json").stdout)
     assert numbers["models"] == ["one", "t\x1b[2Jwo", "=1+1"]
-    assert {row["model"] for row in numbers["rows"]} == {"t\x1b[2Jwo", "=1+1"}
+    rows = list(csv.DictReader((tmp_path / "t.csv").read_text().splitlines()))
+    assert [float(row["value"]) for row in rows] == [row["estimate"]["value"] for row in numbers["rows"]]
+    assert {row["model"] for row in rows} == {"t\N{REPLACEMENT CHARACTER}[2Jwo", "'=1+1"}  # no formula
     assert_one_line_error(command("diversity", files[0]), "one model only")
     assert_one_line_error(command(*run, "--device", "xyz"), "device xyz: not on this machine")
 

@@ -34,12 +34,13 @@ class Row:
 
     scope: "as written" (lengths before cutting), "per input", "across inputs", "within a model", or "between models",
         where `estimate` is of both together
-    outputs: "all", or the gate
-    metric: `words` is the number of words, after cutting those that remain; `silent` the proportion of empty outputs
+    outputs: "all", or the gate; lengths: "equal" or "whole"
+    metric: at equal lengths, `words` is the number of words that remain; `silent` is the proportion of empty outputs
     """
 
     scope: str
     outputs: str
+    lengths: str
     metric: str
     reference: str
     model: str
@@ -56,9 +57,12 @@ class Comparison:
     notes: tuple[str, ...]
 
 
-def compare(systems: Sequence[System], embedder: Embedder, gate: str | None = None, seed: int = 0) -> Comparison:
+def compare(
+    systems: Sequence[System], embedder: Embedder, gate: str | None = None, seed: int = 0, *, whole: bool = False
+) -> Comparison:
     """Every metric of every system on all outputs and, with a gate, on those that pass it.
 
+    whole: also on uncut outputs
     Raises AlignbenchError as `equalise` and `gated` do, before anything is computed.
     """
     if len(systems) < 2:
@@ -79,8 +83,8 @@ def compare(systems: Sequence[System], embedder: Embedder, gate: str | None = No
         similarity = one.name != systems[0].name
         try:
             equal = equalise(one, other)
-            if not equal.short[0]:
-                few = f"no two outputs keep {LEAST} words at equal lengths"
+            if not equal.short[0] and not whole:
+                few = f"no two outputs keep {LEAST} words at equal lengths; --lengths whole compares them uncut"
                 raise AlignbenchError(f"{one.name} and {other.name}: {few}")
         except AlignbenchError as error:
             if not similarity:
@@ -90,37 +94,41 @@ def compare(systems: Sequence[System], embedder: Embedder, gate: str | None = No
         equals.append((outputs, equal, similarity))
         added = [] if similarity else equal.notes
         notes += [f"{outputs} outputs, {' × '.join(equal.names)}: {note}" for note in added]
-    rows = [row for equal in equals for row in _rows(*equal, embedder, seed)]
+    rows = [row for equal in equals for row in _rows(*equal, embedder, seed, whole)]
     # larger sets repeat more, so lines of sets of different sizes are not comparable with each other
-    for outputs in dict.fromkeys(row.outputs for row in rows):
-        across = [row for row in rows if (row.scope, row.outputs) == ("across inputs", outputs)]
+    for outputs, lengths in dict.fromkeys((row.outputs, row.lengths) for row in rows):
+        across = [row for row in rows if (row.scope, row.outputs, row.lengths) == ("across inputs", outputs, lengths)]
         sizes = {row.model: row.estimate.n for row in across}
         if len(set(sizes.values())) > 1:
             listed = ", ".join(f"{n} with {model}" for model, n in sizes.items())
-            notes.append(f"across inputs, {outputs} outputs: {listed}; compare within a line only")
+            notes.append(f"across inputs, {outputs} outputs, {lengths} lengths: {listed}; compare within a line only")
     embedded_by = f"{embedder.name}@{embedder.revision[:12]}"
     return Comparison(tuple(system.name for system in systems), embedded_by, tuple(rows), tuple(notes))
 
 
-def _rows(outputs: str, equal: Equal, similarity: bool, embedder: Embedder, seed: int) -> Iterator[Row]:
+def _rows(outputs: str, equal: Equal, similarity: bool, embedder: Embedder, seed: int, whole: bool) -> Iterator[Row]:
     """similarity: only the similarity of the two systems"""
-    blank = Row("as written", outputs, "", *equal.names, Estimate())
+    blank = Row("as written", outputs, "whole", "", *equal.names, Estimate())
     if not similarity:
         yield from _mean_rows(blank, [[_written(own) for own in documents] for documents in equal.whole], seed)
-    vectors = _embedded(embedder, equal.short)
-    if not similarity:
-        several = [n for n, own in enumerate(equal.short[0]) if len(own) > 1]
-        found = [[_numbers(own[n], v[n]) for n in several] for own, v in zip(equal.short, vectors, strict=True)]
-        yield from _mean_rows(replace(blank, scope="per input"), found, seed)
-        yield from _set_rows(replace(blank, scope="across inputs"), equal.short, vectors)
-        inside = [[{"cosine_similarity": 1 - own["cosine_distance"]} for own in system] for system in found]
-        yield from _mean_rows(replace(blank, scope="within a model"), inside, seed)
-    cosines = [
-        float(a.sum(axis=0, dtype=np.float64) @ b.sum(axis=0, dtype=np.float64)) / (len(a) * len(b))
-        for a, b in zip(*vectors, strict=True)
-    ]
-    mean = bootstrap.interval(cosines, seed=seed, bounds=(-1, 1))
-    yield replace(blank, scope="between models", metric="cosine_similarity", estimate=mean)
+    for lengths, texts in (("equal", equal.short), ("whole", equal.whole))[: 1 + whole]:
+        if not texts[0]:
+            continue
+        vectors = _embedded(embedder, texts)
+        blank = replace(blank, lengths=lengths)
+        if not similarity:
+            several = [n for n, own in enumerate(texts[0]) if len(own) > 1]
+            found = [[_numbers(own[n], v[n]) for n in several] for own, v in zip(texts, vectors, strict=True)]
+            yield from _mean_rows(replace(blank, scope="per input"), found, seed)
+            yield from _set_rows(replace(blank, scope="across inputs"), texts, vectors)
+            inside = [[{"cosine_similarity": 1 - own["cosine_distance"]} for own in system] for system in found]
+            yield from _mean_rows(replace(blank, scope="within a model"), inside, seed)
+        cosines = [
+            float(a.sum(axis=0, dtype=np.float64) @ b.sum(axis=0, dtype=np.float64)) / (len(a) * len(b))
+            for a, b in zip(*vectors, strict=True)
+        ]
+        mean = bootstrap.interval(cosines, seed=seed, bounds=(-1, 1))
+        yield replace(blank, scope="between models", metric="cosine_similarity", estimate=mean)
 
 
 def _numbers(texts: Sequence[str], vectors: NDArray[np.float32]) -> dict[str, float]:
@@ -155,7 +163,8 @@ def _set_rows(blank: Row, texts: Sequence[Documents], vectors: Sequence[_Vectors
 
     measures = [partial(numbers, system) for system in (0, 1)]
     before, after = (measure(range(n)) for measure in measures)
-    resampled = 2 * jackknife.GROUPS <= n <= jackknife.MOST
+    # uncut texts get no intervals: if models write long texts, each measurement takes long
+    resampled = blank.lengths == "equal" and 2 * jackknife.GROUPS <= n <= jackknife.MOST
     replicates = [jackknife.replicates(measure, np.arange(n)) if resampled else {} for measure in measures]
     of = partial(jackknife.estimate, n=n, clusters=n)
     for name in (name for name in _BOUNDS if name in before and name in after):

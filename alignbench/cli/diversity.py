@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from alignbench.cli.format import estimate_cells
 from alignbench.cli.options import TAGS, AsJson, Columns, Thinking, ThinkingTags, columns_of
-from alignbench.console import number, print_table, printable
+from alignbench.console import number, print_table, printable, write_csv
 
 if TYPE_CHECKING:
     from alignbench.audit.diversity import Comparison, Row
+
+
+class Lengths(StrEnum):
+    EQUAL = "equal"
+    WHOLE = "whole"
 
 
 def diversity(
@@ -30,10 +38,14 @@ def diversity(
     columns: Columns = None,
     embedding: Annotated[str, typer.Option(help="Embedding scorer: NAME[:PATH].")] = "hashed",
     device: Annotated[str, typer.Option(help="Device of the embedding model: auto, cpu, cuda, cuda:1, mps.")] = "cpu",
+    lengths: Annotated[
+        Lengths, typer.Option(help="equal: outputs cut in pairs to at most 50 words; whole: also uncut outputs.")
+    ] = Lengths.EQUAL,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
     thinking: Thinking = "auto",
     thinking_tags: ThinkingTags = TAGS,
     as_json: AsJson = False,
+    csv_file: Annotated[Path | None, typer.Option("--csv", help="Also write the results to this CSV file.")] = None,
 ) -> None:
     """Compare the diversity of outputs with those of the first system: same documents, equal numbers and lengths."""
     from typing import cast
@@ -54,11 +66,13 @@ def diversity(
 
         device = resolve_device(device)
     embedder = cast(Embedder, find_scorer(f"embedding={embedding}", device=device))
-    found = compare(systems, embedder, gate, seed)
+    found = compare(systems, embedder, gate, seed, whole=lengths is Lengths.WHOLE)
     if as_json:
         print(json.dumps(asdict(found), indent=2, ensure_ascii=False))
     else:
         print_comparison(found)
+    if csv_file is not None:
+        write_rows(csv_file, found.rows)
 
 
 def print_comparison(found: Comparison) -> None:
@@ -66,14 +80,15 @@ def print_comparison(found: Comparison) -> None:
     from alignbench.audit.systems import LEAST
     from alignbench.diversity.lexical import LENGTH
 
+    whole = any(row.lengths == "whole" and row.scope != "as written" for row in found.rows)
     groups: dict[tuple[str, ...], list[Row]] = {}
     for row in found.rows:
-        groups.setdefault((row.scope, row.outputs, row.metric), []).append(row)
-    header = ("scope", "outputs", "metric", "n")
+        groups.setdefault((row.scope, row.outputs, *([row.lengths] if whole else []), row.metric), []).append(row)
+    header = ("scope", "outputs", *(["lengths"] if whole else []), "metric", "n")
     compared, pairs = [], []
     for setting, rows in groups.items():
         for row in rows:
-            kept = row.metric == "words" and row.scope != "as written"
+            kept = (row.metric, row.lengths) == ("words", "equal")
             cells = (*setting[:-1], "words kept" if kept else row.metric, str(row.estimate.n))
             if row.scope == "between models":
                 pairs.append((*cells, f"{row.reference} × {row.model}", *estimate_cells(row.estimate)))
@@ -91,3 +106,15 @@ def print_comparison(found: Comparison) -> None:
         f"(at least {LEAST}): the values of {first} depend on the other model. Vectors of the same words: "
         f"{printable(found.embedder)}"
     )
+
+
+def write_rows(file: Path, rows: Sequence[Row]) -> None:
+    """One line per row, unrounded."""
+    numbers = ("value", "standard_error", "low", "high")
+    names = ("scope", "outputs", "lengths", "metric", "reference", "model")
+    parts = {"": "estimate", "reference_": "of_reference", "difference_": "difference"}
+    cells = []
+    for row in rows:
+        of_parts = [getattr(getattr(row, part), name, None) for part in parts.values() for name in numbers]
+        cells.append([*(getattr(row, name) for name in names), row.estimate.n, *of_parts])
+    write_csv(file, (*names, "n", *(f"{prefix}{name}" for prefix in parts for name in numbers)), cells)
