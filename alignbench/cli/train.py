@@ -33,7 +33,8 @@ def _add(stage: str, about: str) -> None:
 
         module, recipe = find_stage(stage, preset)
         if not plan:
-            return run_stage(module.Config, module.train, settings, show, recipe)
+            run_stage(module.Config, module.train, settings, show, recipe)
+            return
         from trainers.plan import table
 
         config = read_settings(module.Config, settings, recipe)
