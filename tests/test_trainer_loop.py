@@ -9,6 +9,7 @@ import torch
 from commands import refusal
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from stages import an_accelerator
 from torch import nn
 
@@ -116,3 +117,21 @@ def test_a_row_longer_than_the_window_is_named():
     loop.check_lengths([3, 9], None, "ranking", "data.jsonl")
     line = refusal(lambda: loop.check_lengths([3, 9], 8, "ranking", "data.jsonl"))
     assert line.startswith("data.jsonl: ranking 2 has 9 tokens")
+
+
+def test_a_state_holds_only_what_is_trained_and_loads_over_the_frozen_weights(accelerator, tmp_path):
+    layer = nn.Linear(3, 2)
+    layer.bias.requires_grad_(False)
+    optimizer = make_optimizer([(layer.parameters(), 0.1)], StageConfig(out=""))
+    module, _ = accelerator.prepare(layer, optimizer)
+    before = copy.deepcopy(module.state_dict())
+    try:
+        loop.save_training(tmp_path, accelerator)
+        (file,) = tmp_path.glob("model*.safetensors")
+        assert list(load_file(file)) == ["weight"]
+        with torch.no_grad():
+            layer.weight.zero_()
+        loop.load_training(tmp_path, accelerator)
+        torch.testing.assert_close(module.state_dict(), before, rtol=0, atol=0)
+    finally:
+        accelerator.free_memory()
