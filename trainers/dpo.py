@@ -18,7 +18,7 @@ from trainers import data, loop
 from trainers.config import REQUIRED, StageConfig, check, setting
 from trainers.data import Ranking
 from trainers.losses import ranking_loss
-from trainers.models import Policy, Texts, add_lora, end_at_turns, load, residual_dropout, save_model
+from trainers.models import Policy, Texts, add_lora, end_at_turns, load, place, residual_dropout, save_model
 from trainers.packing import Example, Packed, pack
 from trainers.reward import agreement, prefers_longer, split_rankings
 from trainers.run import Metrics, Origin, open_run
@@ -73,8 +73,8 @@ def train(config: Config, *, progress: Progress | None = None) -> tuple[Path, Me
     residual_dropout(model, 0.0)
     if config.lora:
         model = add_lora(model, config.lora, config.seed)
-    policy = Policy(model.to(accelerator.device))
-    module, optimizer = accelerator.prepare(policy, loop.adam([(policy.parameters(), config.lr)]))
+    policy = place(Policy(model), accelerator, recompute=config.gradient_checkpointing)
+    module, optimizer = accelerator.prepare(policy, loop.make_optimizer([(policy.parameters(), config.lr)], config))
     files = ((config.data, rankings), (config.validation, given))
     origin = Origin.find("dpo", config.model, {}, [(file, len(rows)) for file, rows in files])
 

@@ -81,7 +81,7 @@ def sample(config: Config, accelerator: Accelerator, progress: Progress) -> list
         sizes = (len(ids) + config.max_tokens for ids in texts.prompts(prompts))
         loop.check_lengths(sizes, checkpoint.window, "prompt + max_tokens of row", config.prompts)
         sampler = Sampler(Policy(model.to(accelerator.device)), tokenizer, checkpoint.window, accelerator)
-        reward = load_reward(config.reward, accelerator, config.micro_tokens)
+        reward = load_reward(config.reward, accelerator, config.micro_tokens, config.offload)
         shown = as_read_by(reward, questions, config.template)
         sampling = Sampling(max_tokens=config.max_tokens, temperature=config.temperature)
         step, steps = state.values["step"] if state else 0, -(-len(prompts) // PROMPTS)

@@ -25,7 +25,7 @@ from trainers import data, loop
 from trainers.config import REQUIRED, StageConfig, check, setting
 from trainers.data import Question, Ranking
 from trainers.losses import ranking_loss
-from trainers.models import BIAS, Scalar, Texts, load, residual_dropout, save_model
+from trainers.models import BIAS, Scalar, Texts, load, place, residual_dropout, save_model
 from trainers.packing import Example, Packed, pack
 from trainers.run import Metrics, Origin, is_checkpoint, open_run
 
@@ -65,7 +65,7 @@ def train(config: Config, *, progress: Progress | None = None) -> tuple[Path, Me
     shown = data.read_demonstrations(config.demonstrations, render, say) if config.demonstrations else []
 
     residual_dropout(model, 0.0)
-    scalar = Scalar(model.to(accelerator.device))
+    scalar = place(Scalar(model), accelerator, recompute=config.gradient_checkpointing)
     scorer = RewardModel(scalar, tokenizer, checkpoint.window, config.micro_tokens, accelerator)
 
     def examples_of(rows: Sequence[Any], what: str, source: str | None) -> list[tuple[Any, Example]]:
@@ -78,7 +78,7 @@ def train(config: Config, *, progress: Progress | None = None) -> tuple[Path, Me
     training, validation, left_out = (examples_of(*pair) for pair in zip(parts, ("ranking",) * 3, sources, strict=True))
     demonstrations = [example for _, example in examples_of(shown, "demonstration", config.demonstrations)]
     longer_is_better = prefers_longer(parts[0])
-    module, optimizer = accelerator.prepare(scalar, loop.adam([(scalar.parameters(), config.lr)]))
+    module, optimizer = accelerator.prepare(scalar, loop.make_optimizer([(scalar.parameters(), config.lr)], config))
     files = ((config.data, rankings), (config.validation, given), (config.demonstrations, shown))
     origin = Origin.find("reward", config.model, {}, [(file, len(rows)) for file, rows in files])
 
@@ -267,19 +267,20 @@ class RewardModel:
         """One score per response of each example."""
 
         def compute(packed: Packed) -> list[list[float]]:
-            scores = self.scalar(packed, packed.last)
+            with self.accelerator.autocast():
+                scores = self.scalar(packed, packed.last)
             return [part.tolist() for part in loop.split_by_example(packed, packed.last, scores)]
 
         return loop.map_packed(self.accelerator, examples, self.micro_tokens, compute)
 
 
-def load_reward(spec: str | Reward, accelerator: Accelerator, micro_tokens: int) -> Reward:
+def load_reward(spec: str | Reward, accelerator: Accelerator, micro_tokens: int, offload: bool = False) -> Reward:
     """The reward model or function that `spec` is or names: a checkpoint, or module:function, also of this folder."""
     if not isinstance(spec, str):
         return spec
     if is_checkpoint(spec):
         model, tokenizer, checkpoint = load(spec, "reward")
-        scalar = Scalar(model.to(accelerator.device))
+        scalar = place(Scalar(model), accelerator, frozen=True, offload=offload)
         return RewardModel(scalar, tokenizer, checkpoint.window, micro_tokens, accelerator, checkpoint.path)
     sys.path.insert(0, str(Path.cwd()))
     try:
