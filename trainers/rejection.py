@@ -67,10 +67,10 @@ def train(config: Config, *, progress: Progress | None = None) -> tuple[Path, Me
 def sample(config: Config, accelerator: Accelerator, progress: Progress) -> list[dict[str, Any]]:
     """The best response to each prompt, as demonstrations: {prompt, response}, or {messages} with a template."""
     out = Path(config.out) / "sampling"
+    model, tokenizer, checkpoint = load(config.model, "causal")
     origin = Origin.find("sampling", config.model, {"reward": config.reward}, [(config.prompts, None)])
     with open_run(replace(config, out=str(out)), origin, accelerator, progress) as run:
         state, lines = run.resume(), out / LINES[1]
-        model, tokenizer, checkpoint = load(config.model, "causal")
         render, texts = data.find_render(config, tokenizer), Texts(tokenizer, model)
         if render:
             end_at_turns(model, tokenizer)
