@@ -63,7 +63,7 @@ def main() -> None:
     given = parser.parse_args()
     demo, out = given.demo.resolve(), given.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
-    own = {**TASKS, "kl": {}, "token_entropy_on_policy": {}}
+    own = {**TASKS, "kl": {}, "token_entropy_on_policy": {}, "rte": {}}
     evaluate(demo, out, [demo / "sft" / "final"], own, given.limit)  # the answers that all others are compared with
 
     def one(method: str, seed: int) -> None:
