@@ -18,7 +18,7 @@ def confidence(scores: ArrayLike) -> float:
 def expected_calibration_error(confidences: ArrayLike, right: ArrayLike, *, intervals: bool = True) -> Estimate:
     """Σ n_b/n |mean confidence − accuracy| over bins of equal numbers of documents (arXiv 1706.04599, eq. 3).
 
-    right: 1 for a right choice, 0 for a wrong one, 1/k for one of k tied choices. With few documents the error is biased
+    right: 1 for a right choice, 0 for a wrong one, 1/k for one of k tied ones. With few documents the error is biased
     upwards: it is above 0 for a perfectly calibrated model too. The interval is a percentile bootstrap over documents,
     moved by the difference between the bootstrap's mean and the value, since resampling adds to the same bias.
     """
