@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.lines import Line2D
 
+from alignbench.audit.comparable import baseline_of
 from alignbench.stats.calibration import confidence, expected_calibration_error
 from reports.chart import MARK, reach
 from reports.drawing import WORDS, Drawing, describe
 from reports.evidence import Evidence, System, parents
-from reports.style import FAINT, looks, new_figure
+from reports.style import FAINT, looks, new_figure, plain
 
 KL = "kl"
 LABELLED = "rte"  # the task of calibration
@@ -28,7 +29,7 @@ def distances(evidence: Evidence) -> dict[str, dict[str, Any]]:
     for point in points:
         own = point.metric
         found[point.system.name] = {"kl": own.value, "kl_low": own.low, "kl_high": own.high, "bound": False}
-    baselines = {(point.task.identity.get("baseline") or {}).get("name") for point in points}
+    baselines = {baseline_of(point.task.identity) for point in points}
     for system in evidence.systems:
         bound = system.training.get("kl_bound")
         if bound is not None or system.run.name in baselines:
@@ -41,6 +42,8 @@ def against_kl(evidence: Evidence) -> Iterator[Drawing]:
     """Draw a figure per quantity of `against_kl` in words.yaml: a marker per system, a line per best-of-n policy."""
     places = distances(evidence)
     systems = {system.name: system for system in evidence.systems}
+    baselines = [baseline_of(own.identity) for _, own in evidence.all_runs(KL)]
+    baseline = max(filter(None, baselines), key=baselines.count, default="the baseline")
     look = looks(sorted({_method(system) for name, system in systems.items() if name in places}))
     for quantity, (title, label, tasks) in WORDS["against_kl"].items():
         special = {"tax": _taxes, "calibration": _calibration}.get(quantity)
@@ -63,7 +66,7 @@ def against_kl(evidence: Evidence) -> Iterator[Drawing]:
         figure.legend(handles=handles, loc="outside right upper")
         if quantity == "tax":
             axes.axhline(0, color=FAINT, linewidth=0.9, linestyle=":", zorder=0)
-        axes.set_xlabel("KL from the base model, nats per response")
+        axes.set_xlabel(f"KL from {plain(baseline, 24)}, nats per response")
         axes.set_ylabel(label)
         axes.margins(0.08)
         axes.grid()
