@@ -83,7 +83,7 @@ def train(
     """Train a model: the folder of the final checkpoint, and its metrics. An interrupted training is resumed.
 
     stage: one of STAGES; config: YAML file of settings; preset: a published recipe
-    callback: called with the metrics of each iteration; training stops, and saves, if it returns True
+    callback: called with the metrics of each step, iteration and epoch; training stops, and saves, if it returns True
     settings: the fields of the stage's `Config` (`alignbench train STAGE --show`)
 
     Raises AlignbenchError for an unknown stage or preset, and for wrong settings.
@@ -91,10 +91,8 @@ def train(
     module, recipe = find_stage(stage, preset)
     values = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
     file = None if config is None else Path(config)
-    hooks = {"progress": progress} | ({} if callback is None else {"callback": callback})
-    found: tuple[Path, Mapping[str, float]] = module.train(
-        read_config(module.Config, file=file, preset=recipe, settings=values), **hooks
-    )
+    read = read_config(module.Config, file=file, preset=recipe, settings=values)
+    found: tuple[Path, Mapping[str, float]] = module.train(read, progress=progress, callback=callback)
     return found
 
 

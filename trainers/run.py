@@ -40,7 +40,8 @@ PACKAGES = ("torch", "transformers", "accelerate", "peft")
 class Origin:
     """What a checkpoint is made from: the parent, other models by role (PPO's reward), and fingerprints of the data.
 
-    stage: base (no parent), sft, reward, ppo, ppo-ptx, rloo or average
+    stage: base (no parent), sft, reward, dpo, rejection, ppo, ppo-ptx, rloo or average; `sampling` in the folder in
+        which rejection sampling samples, which has no checkpoint
     models: role -> `identity`, or `function_identity` for the role reward_function
     """
 
