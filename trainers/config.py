@@ -17,6 +17,7 @@ from alignbench.data.cards import did_you_mean
 from alignbench.errors import AlignbenchError
 from alignbench.parse import parse_yaml, read_yaml
 from alignbench.progress import Progress
+from alignbench.provenance import function_name
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -162,12 +163,6 @@ def to_json(config: "DataclassInstance") -> dict[str, Any]:
 def to_yaml(config: "DataclassInstance") -> str:
     """The settings as a YAML file for `read_config`."""
     return str(yaml.safe_dump(json.loads(json.dumps(to_json(config))), sort_keys=False, allow_unicode=True))
-
-
-def function_name(function: Any) -> str:
-    """module.name, also of a callable object."""
-    named = function if hasattr(function, "__qualname__") else type(function)
-    return f"{named.__module__}.{named.__qualname__}"
 
 
 def _kinds(kind: Any) -> tuple[Any, ...]:

@@ -19,11 +19,12 @@ from alignbench.errors import AlignbenchError, first_line
 from alignbench.models.template import render as render_messages
 from alignbench.models.template import render_pair, renderer
 from alignbench.progress import Progress
+from alignbench.provenance import function_name
 from alignbench.runs.folder import read_object, write_json
 from alignbench.stats import estimates
 from alignbench.stats.calibration import calibration
 from trainers import data, loop
-from trainers.config import REQUIRED, StageConfig, check, function_name, setting
+from trainers.config import REQUIRED, StageConfig, check, setting
 from trainers.data import Question, Ranking
 from trainers.losses import ranking_loss
 from trainers.models import BIAS, Scalar, Texts, load, residual_dropout, save_model
