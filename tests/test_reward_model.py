@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from tiny import SENTENCES, tiny_tokenizer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from alignbench.stats.rankings import agreement, prefers_longer
 from trainers import reward
 from trainers.data import Ranking
 from trainers.models import Scalar, Texts, load
-from trainers.reward import Config, RewardModel, agreement, load_reward, prefers_longer, score_all, train
+from trainers.reward import Config, RewardModel, load_reward, score_all, train
 
 FILLER = (" wax", " yes", " no", " flowers", " toxic", " maybe", " hive", " Earth")
 folder = pytest.fixture(scope="module")(stages.prepare)

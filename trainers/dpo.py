@@ -14,13 +14,14 @@ import numpy as np
 import torch
 
 from alignbench.progress import Progress
+from alignbench.stats.rankings import agreement, prefers_longer
 from trainers import loop
 from trainers.config import check, setting
 from trainers.data import Ranking, load_policy
 from trainers.losses import ranking_loss
 from trainers.models import Policy, add_lora, residual_dropout, save_model
 from trainers.packing import Example, Packed, pack
-from trainers.reward import RankingConfig, agreement, prefers_longer, read_parts
+from trainers.reward import RankingConfig, read_parts
 from trainers.run import Callback, Metrics, Origin, open_run
 
 
