@@ -51,9 +51,6 @@ class Ranking:
     labeler: str | None
 
 
-Row = TypeVar("Row", Demonstration, Ranking)
-
-
 def read_demonstrations(source: str, template: Render | None = None, say: Say = SILENT) -> list[Demonstration]:
     """The responses to learn; of several with ranks the best. Formats: alignbench/data/conversations.py."""
     rows = [(row, *_render(row, template)) for row in read_conversations(source, "demonstrations", say)]
@@ -81,6 +78,9 @@ def find_render(config: StageConfig, tokenizer: Any) -> Render | None:
     return renderer(tokenizer) if config.template else None
 
 
+R = TypeVar("R", Demonstration, Ranking)
+
+
 @dataclass(frozen=True)
 class Reader:
     """Reads and encodes the rows of a stage. render: see `find_render`; window: of the model, in tokens"""
@@ -97,10 +97,10 @@ class Reader:
     def rankings(self, source: str | None) -> list[Ranking]:
         return read_rankings(source, self.render, self.say) if source else []
 
-    def encode(self, rows: Sequence[Row], source: str | None, *, keep_end: bool = False) -> list[tuple[Row, Example]]:
+    def encode(self, rows: Sequence[R], source: str | None, *, keep_end: bool = False) -> list[tuple[R, Example]]:
         """The rows with their tokens, within the window (`within_window`)."""
         pairs = [(row, self.texts.example(row.prompt, row.responses)) for row in rows]
-        what = "demonstration" if rows and isinstance(rows[0], Demonstration) else "ranking"
+        what = "ranking" if rows and isinstance(rows[0], Ranking) else "demonstration"
         return within_window(self.config.long, pairs, self.window, what, str(source), self.say, keep_end=keep_end)
 
 

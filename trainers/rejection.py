@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from alignbench.data.conversations import Messages, as_messages
 from alignbench.errors import AlignbenchError
 from alignbench.progress import Progress
+from alignbench.runs.folder import append_lines
 from alignbench.types.engine import Sampling
 from trainers import data, loop, sft
 from trainers.config import check, setting
@@ -55,9 +56,8 @@ def train(
     rows = sample(config, accelerator, progress)
     best = Path(config.out) / "demonstrations.jsonl"
     if accelerator.is_main_process:
-        best.write_text(
-            "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8", "backslashreplace"
-        )
+        best.unlink(missing_ok=True)
+        append_lines(best, rows)
     accelerator.wait_for_everyone()
     same = {f.name for f in fields(sft.Config)} & {f.name for f in fields(config)} - {"reward"}
     settings = sft.Config(data=str(best), **{name: getattr(config, name) for name in same})
