@@ -19,7 +19,7 @@ from alignbench.types.engine import Sampling
 from trainers import data, loop, sft
 from trainers.config import check, setting
 from trainers.models import Policy
-from trainers.reward import as_read_by, load_reward, score_all
+from trainers.reward import RewardModel, as_read_by, load_reward, score_all
 from trainers.rollouts import SamplingConfig
 from trainers.run import LINES, Callback, Metrics, Origin, open_run
 from trainers.sampler import Sampler
@@ -67,7 +67,9 @@ def train(
 def sample(config: Config, accelerator: Accelerator, progress: Progress) -> list[dict[str, Any]]:
     """The best response to each prompt, as demonstrations: {prompt, response}, or {messages} with a template."""
     out = Path(config.out) / "sampling"
-    origin = Origin.find("sampling", config.model, {"reward": config.reward}, [(config.prompts, None)])
+    reward = load_reward(config.reward, accelerator, config.micro_tokens)
+    models = {"reward": config.reward if isinstance(reward, RewardModel) else reward}
+    origin = Origin.find("sampling", config.model, models, [(config.prompts, None)])
     with open_run(replace(config, out=str(out)), origin, accelerator, progress) as run:
         state, lines = run.resume(), out / LINES[1]
         model, reader = data.load_policy(config, progress.say)
@@ -79,7 +81,6 @@ def sample(config: Config, accelerator: Accelerator, progress: Progress) -> list
         sizes = (len(ids) + config.max_tokens for ids in texts.prompts(prompts))
         loop.check_lengths(sizes, window, "prompt + max_tokens of row", config.prompts)
         sampler = Sampler(Policy(model.to(accelerator.device)), texts.tokenizer, window, accelerator)
-        reward = load_reward(config.reward, accelerator, config.micro_tokens)
         shown = as_read_by(reward, questions, config.template)
         sampling = Sampling(max_tokens=config.max_tokens, temperature=config.temperature)
         step, steps = state.values["step"] if state else 0, -(-len(prompts) // PROMPTS)
@@ -93,8 +94,8 @@ def sample(config: Config, accelerator: Accelerator, progress: Progress) -> list
             scores = score_all(accelerator, reward, config.reward, [shown[i] for i in chosen], responses)
             step += 1
             rows = [
-                {"row": i, "prompt": prompts[i], "response": c.text, "ended": c.finish != "length", "reward": reward}
-                for i, c, reward in zip(chosen, found, scores, strict=True)
+                {"row": i, "prompt": prompts[i], "response": c.text, "ended": c.finish != "length", "reward": score}
+                for i, c, score in zip(chosen, found, scores, strict=True)
             ]
             run.sample(step, rows)
             run.save_state(step, lambda folder: None, {})
