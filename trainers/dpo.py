@@ -123,4 +123,5 @@ def dpo_loss(logprobs: torch.Tensor, row: Row, beta: float) -> torch.Tensor:
 
 def sum_by_response(example: Example, logprobs: torch.Tensor) -> torch.Tensor:
     """(responses,) sums over the tokens of each response. logprobs: (tokens,) of all responses of the example"""
-    return torch.stack([part.sum() for part in logprobs.split([len(response) for response in example.responses])])
+    sizes = [len(response) for response in example.responses]
+    return torch.stack([part.sum() for part in torch.split(logprobs, sizes)])
