@@ -27,6 +27,7 @@ POLICY = "reward={demo}/reward/final prompts={demo}/prompts/train.jsonl"
 TAX = ("squad2", "drop", "wmt15_fr_en")  # best-of-n only writes text
 SAMPLED = {"gen_kwargs": {"temperature": 1.0}}  # answers, as in the trainings
 TASKS = {"win_rate": SAMPLED, "diversity": {"limit": 32}, **{task: {} for task in TAX}}
+TASKS["wmt15_fr_en"] = {"limit": 24}  # best-of-n scores its long prompts n times
 
 
 def alignbench(*words: object) -> None:
@@ -62,7 +63,7 @@ def main() -> None:
     given = parser.parse_args()
     demo, out = given.demo.resolve(), given.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
-    own = {**TASKS, "kl": {}, "token_entropy_on_policy": {}}
+    own = {**TASKS, "kl": {}, "token_entropy_on_policy": {}, "rte": {}}
     evaluate(demo, out, [demo / "sft" / "final"], own, given.limit)  # the answers that all others are compared with
 
     def one(method: str, seed: int) -> None:

@@ -12,7 +12,7 @@ from test_labels import ranked
 
 from alignbench.errors import AlignbenchError
 from alignbench.labels.agreement import agreement
-from alignbench.labels.screen import CUT_OFFS, kept, screen
+from alignbench.labels.screen import kept, screen
 from alignbench.labels.summary import summary
 from alignbench.labels.table import Label, read_labels, write_labels
 
@@ -124,7 +124,6 @@ def test_sensitive_speech_is_any_of_its_flags():
     labels = [Label(f"p{n}", None, "x", who, flags=own) for n in range(60) for who, own in flags.items()]
     marks = marks_of(labels, reference="researchers")
     assert marks == {("same", "flagging"): "above", ("blind", "flagging"): "below"}
-    assert set(marks_of(labels, reference="researchers", sensitive=["sexual"]).values()) == {"below"}
 
 
 def test_demonstrations_are_outputs_with_a_labelers_name_and_without_a_criterion_there_is_no_screen():
@@ -136,11 +135,10 @@ def test_demonstrations_are_outputs_with_a_labelers_name_and_without_a_criterion
             ("ada", "bob", 1), ("bob", "ada", 7), ("ada", "ada", 1),
         )
     ]  # fmt: skip
-    lower, reference = CUT_OFFS | {"demonstrations": 3}, "researchers"
+    reference = "researchers"
     marks = {("ada", "demonstrations"): "above", ("bob", "demonstrations"): "below"}
     assert marks_of(labels, reference=reference) == marks
     assert screen(labels, reference=reference)[0].estimate.value == 6.5
-    assert set(marks_of(labels, reference=reference, cut_offs=lower).values()) == {"above"}
     with pytest.raises(AlignbenchError, match=r"no labeler 'who' to compare with \(there are: contrary, faithful"):
         screen(four_labelers(2), reference="who")
     assert_refused("nothing to screen by", screen, [Label("p", None, "x", "ada", flags={"hallucination": True})])

@@ -9,11 +9,21 @@ import torch
 from commands import refusal
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from stages import an_accelerator
 from torch import nn
 
 from trainers import loop
-from trainers.loop import adam, infinite_shuffle, map_packed, micro_batches, shuffled, split_by_example, take_step
+from trainers.config import StageConfig
+from trainers.loop import (
+    infinite_shuffle,
+    make_optimizer,
+    map_packed,
+    micro_batches,
+    shuffled,
+    split_by_example,
+    take_step,
+)
 from trainers.packing import Example
 
 accelerator = pytest.fixture(scope="module")(an_accelerator)
@@ -22,7 +32,7 @@ accelerator = pytest.fixture(scope="module")(an_accelerator)
 def test_adam_has_the_papers_settings_and_omits_frozen_weights():
     layer = nn.Linear(3, 2)
     layer.bias.requires_grad_(False)
-    optimizer = adam([(layer.parameters(), 3e-4)])
+    optimizer = make_optimizer([(layer.parameters(), 3e-4)], StageConfig(out=""))
     (group,) = optimizer.param_groups
     assert (group["betas"], group["eps"], group["weight_decay"]) == ((0.9, 0.95), 1e-5, 0)
     assert [p.shape for p in group["params"]] == [(2, 3)]
@@ -45,7 +55,7 @@ def test_the_gradients_of_the_parts_are_clipped_apart_and_the_unclipped_norm_ret
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_gradient_that_is_not_finite_changes_neither_weights_nor_moments(bad):
     layer = nn.Linear(3, 2)
-    optimizer = adam([(layer.parameters(), 0.1)])
+    optimizer = make_optimizer([(layer.parameters(), 0.1)], StageConfig(out=""))
     layer(torch.ones(1, 3)).sum().backward()
     take_step(layer, optimizer, None)
     before = copy.deepcopy((layer.state_dict(), optimizer.state_dict()["state"]))
@@ -107,3 +117,21 @@ def test_a_row_longer_than_the_window_is_named():
     loop.check_lengths([3, 9], None, "ranking", "data.jsonl")
     line = refusal(lambda: loop.check_lengths([3, 9], 8, "ranking", "data.jsonl"))
     assert line.startswith("data.jsonl: ranking 2 has 9 tokens")
+
+
+def test_a_state_holds_only_what_is_trained_and_loads_over_the_frozen_weights(accelerator, tmp_path):
+    layer = nn.Linear(3, 2)
+    layer.bias.requires_grad_(False)
+    optimizer = make_optimizer([(layer.parameters(), 0.1)], StageConfig(out=""))
+    module, _ = accelerator.prepare(layer, optimizer)
+    before = copy.deepcopy(module.state_dict())
+    try:
+        loop.save_training(tmp_path, accelerator)
+        (file,) = tmp_path.glob("model*.safetensors")
+        assert list(load_file(file)) == ["weight"]
+        with torch.no_grad():
+            layer.weight.zero_()
+        loop.load_training(tmp_path, accelerator)
+        torch.testing.assert_close(module.state_dict(), before, rtol=0, atol=0)
+    finally:
+        accelerator.free_memory()

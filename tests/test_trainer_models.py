@@ -3,11 +3,13 @@
 import copy
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import transformers
+from accelerate import Accelerator
 from cases import cases, update
 from commands import refusal
 from hypothesis import given, settings
@@ -16,12 +18,13 @@ from safetensors.torch import load_file, save_file
 from stages import logprobs_alone, tiny_classifier
 from tiny import SENTENCES, save_tiny_checkpoint, tiny_model, tiny_tokenizer
 from torch import nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from alignbench.models.encode import Encoder
 from alignbench.types.engine import Prompt, Sampling
 from trainers.config import StageConfig
 from trainers.loop import make_accelerator
-from trainers.models import Policy, Scalar, Texts, add_lora, load, residual_dropout, save_model
+from trainers.models import Policy, Scalar, Texts, add_lora, load, place, residual_dropout, save_model
 from trainers.packing import Example, pack
 from trainers.sampler import Sampler
 
@@ -215,3 +218,37 @@ def test_a_sampler_follows_the_policy_and_holds_no_weights_between_calls(precisi
         for parameter in model.parameters():
             parameter.mul_(3)
     assert [c.tokens for c in sampler.sample(keys, prompts, drawn, 1)] != [c.tokens for c in first]
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_recomputed_layers_give_the_same_gradients_with_the_attention_of_packed_rows(architecture):
+    tokenizer, packed, calls = tiny_tokenizer(), pack(EXAMPLES), []
+    model = tiny_model(architecture, tokenizer).eval()
+    plain, changed = Policy(model), place(Policy(copy.deepcopy(model)), Accelerator(cpu=True), recompute=True)
+    block = next(m for m in changed.modules() if isinstance(m, GradientCheckpointingLayer))
+    next(block.children()).register_forward_hook(lambda *_: calls.append(1))
+    for policy in (plain, changed):
+        policy(packed)[0].sum().backward()
+    assert len(calls) == 2, "forward pass, and again in the backward pass"
+    for one, other in zip(plain.parameters(), changed.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("offload", [False, True])
+def test_frozen_models_are_in_bf16_with_fp32_rotary_frequencies_and_may_stay_in_cpu_memory(offload):
+    model, packed = tiny_model("llama", tiny_tokenizer()), pack(EXAMPLES)
+    with torch.no_grad():
+        expected = Policy(model)(packed)[0]
+        half = SimpleNamespace(mixed_precision="bf16", device=torch.device("cpu"))
+        frozen = place(Policy(copy.deepcopy(model)), half, frozen=True, offload=offload)
+        with torch.autocast("cpu", torch.bfloat16):
+            torch.testing.assert_close(frozen(packed)[0], expected, rtol=0, atol=0.1)
+    assert {p.dtype for p in frozen.parameters()} == {torch.bfloat16}
+    assert {p.device.type for p in frozen.parameters()} == {"meta" if offload else "cpu"}
+    assert all(b.dtype == torch.float32 for n, b in frozen.named_buffers() if "inv_freq" in n)
+
+
+def test_with_lora_only_adapters_and_heads_have_four_bytes():
+    policy = Policy(add_lora(tiny_classifier("llama", tiny_tokenizer()), 4, 0))
+    place(policy, SimpleNamespace(mixed_precision="bf16", device=torch.device("cpu")))
+    assert {(p.dtype, p.requires_grad) for p in policy.parameters()} == {(torch.bfloat16, False), (torch.float32, True)}

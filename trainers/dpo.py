@@ -19,7 +19,7 @@ from trainers import loop
 from trainers.config import check, setting
 from trainers.data import Ranking, load_policy
 from trainers.losses import ranking_loss
-from trainers.models import Policy, add_lora, residual_dropout, save_model
+from trainers.models import Policy, add_lora, place, residual_dropout, save_model
 from trainers.packing import Example, Packed, pack
 from trainers.reward import RankingConfig, read_parts
 from trainers.run import Callback, Metrics, Origin, open_run
@@ -58,8 +58,8 @@ def train(
     residual_dropout(model, 0.0)
     if config.lora:
         model = add_lora(model, config.lora, config.seed)
-    policy = Policy(model.to(accelerator.device))
-    module, optimizer = accelerator.prepare(policy, loop.adam([(policy.parameters(), config.lr)]))
+    policy = place(Policy(model), accelerator, recompute=config.gradient_checkpointing)
+    module, optimizer = accelerator.prepare(policy, loop.make_optimizer([(policy.parameters(), config.lr)], config))
     origin = Origin.find("dpo", config.model, {}, files)
 
     def logprobs_of(packed: Packed) -> list[torch.Tensor]:

@@ -77,34 +77,49 @@ def _seed(purpose: str, *key: int) -> int:
     return int.from_bytes(hashlib.sha256(repr((purpose, *key)).encode()).digest()[:8]) >> 1
 
 
-def adam(groups: Iterable[tuple[Iterable[nn.Parameter], float]]) -> torch.optim.Adam:
-    """Adam with β (.9, .95) (InstructGPT, App. C) and ε 1e-5 (detail 14), from (parameters, learning rate) groups."""
+def make_optimizer(groups: Iterable[tuple[Iterable[nn.Parameter], float]], config: Any) -> torch.optim.Optimizer:
+    """Adam with β (.9, .95) (InstructGPT, App. C) and ε 1e-5 (detail 14), from (parameters, learning rate) groups.
+
+    config.optimizer: "adam", or "adam-8bit", whose moments have a byte a parameter (arXiv 2110.02861)
+    """
     trained = [{"params": [p for p in params if p.requires_grad], "lr": lr, "peak": lr} for params, lr in groups]
-    return torch.optim.Adam(trained, betas=(0.9, 0.95), eps=1e-5, fused=True)
+    if config.optimizer == "adam":
+        return torch.optim.Adam(trained, betas=(0.9, 0.95), eps=1e-5, fused=True)
+    try:
+        from torchao.optim import Adam8bit
+    except ImportError as error:
+        raise AlignbenchError("optimizer adam-8bit: pip install 'alignbench[adam-8bit]'") from error
+    optimizer: torch.optim.Optimizer = Adam8bit(trained, betas=(0.9, 0.95), eps=1e-5)
+    return optimizer
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
     """Set each group's learning rate to `factor` times its peak."""
     for group in optimizer.param_groups:
-        group["lr"] = group["peak"] * factor
+        if isinstance(group["lr"], torch.Tensor):  # of the 8-bit optimizer, whose step is compiled
+            group["lr"].fill_(group["peak"] * factor)
+        else:
+            group["lr"] = group["peak"] * factor
 
 
 class Ema:
     """The exponential moving average of a model's trained weights (InstructGPT, C.4: decay .992).
 
     The decay of update t = 0, 1, … is min(decay, (1 + t) / (10 + t)), or a short run would return its initial model.
+    Each process averages its shards. offload: the averages are in CPU memory
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    def __init__(self, model: nn.Module, decay: float, *, offload: bool = False) -> None:
         self.decay, self.updates = decay, 0
-        self.weights = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
+        trained = {name: _local(p.detach()) for name, p in model.named_parameters() if p.requires_grad}
+        self.weights = {name: w.to("cpu" if offload else w.device, copy=True) for name, w in trained.items()}
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
         for name, average in self.weights.items():
-            average.lerp_(model.get_parameter(name), 1 - decay)
+            average.lerp_(_local(model.get_parameter(name)).to(average.device), 1 - decay)
 
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[None]:
@@ -118,32 +133,42 @@ class Ema:
     @torch.no_grad()
     def _swap(self, model: nn.Module) -> None:
         for name, average in self.weights.items():
-            current = model.get_parameter(name).clone()
-            model.get_parameter(name).copy_(average)
+            weights = _local(model.get_parameter(name))
+            current = weights.to(average.device, copy=True)
+            weights.copy_(average)
             average.copy_(current)
 
 
 def save_training(folder: Path, accelerator: Accelerator, ema: Ema | None = None) -> None:
-    """Save weights and optimizer of all prepared objects, and the averaged weights; called on every process."""
+    """Save trained weights and optimizer of all prepared objects, and the averages; called on every process."""
     for optimizer in accelerator._optimizers if accelerator.distributed_type == "FSDP" else []:
         # before the first step torch would create Adam's state by a step with zero gradients, which Adam would count
         for p in [p for group in optimizer.param_groups for p in group["params"] if not optimizer.state]:
             averages = {name: torch.zeros_like(p) for name in ("exp_avg", "exp_avg_sq")}
             optimizer.state[p] = {"step": torch.tensor(0.0), **averages}
+    hook = accelerator.register_save_state_pre_hook(_leave_out_frozen)
     accelerator.save_state(str(folder))
+    hook.remove()
     if ema is not None:
-        saved = {"updates": ema.updates, "weights": {name: _local(w) for name, w in ema.weights.items()}}
+        saved = {"updates": ema.updates, "weights": ema.weights}
         torch.save(saved, folder / f"ema-{accelerator.process_index}.pt")
+
+
+def _leave_out_frozen(models: Sequence[nn.Module], states: Sequence[dict[str, Any]], folder: str) -> None:
+    for model, weights in zip(models, states, strict=False):  # no states under FSDP2
+        for name in [name for name, p in model.named_parameters() if not p.requires_grad]:
+            weights.pop(name, None)
 
 
 def load_training(folder: Path, accelerator: Accelerator, ema: Ema | None = None) -> None:
     """Load what `save_training` saved."""
-    accelerator.load_state(str(folder))
+    # FSDP2 has no frozen weights, and no such option
+    accelerator.load_state(str(folder), **({} if accelerator.distributed_type == "FSDP" else {"strict": False}))
     if ema is not None:
         saved = torch.load(folder / f"ema-{accelerator.process_index}.pt", weights_only=True, map_location="cpu")
         ema.updates = saved["updates"]
         for name, weights in saved["weights"].items():
-            _local(ema.weights[name]).copy_(weights)
+            ema.weights[name].copy_(weights)
 
 
 def all_finite(weights: Iterable[torch.Tensor]) -> bool:

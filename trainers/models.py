@@ -4,15 +4,20 @@ import copy
 import inspect
 import math
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from accelerate import Accelerator, cpu_offload
 from torch import nn
+from torch.utils.checkpoint import checkpoint as recomputed
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 from transformers import PreTrainedTokenizerBase as Tokenizer
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from alignbench.errors import AlignbenchError, first_line
 from alignbench.models.attention import replaced_attention
@@ -72,19 +77,6 @@ class Scalar(nn.Module):
         return scores.float() + float(getattr(model.config, BIAS, 0.0))
 
 
-class ActorCritic(nn.Module):
-    """Policy and value as one module, to be wrapped for DDP or FSDP2."""
-
-    def __init__(self, policy: Policy, value: Scalar) -> None:
-        super().__init__()
-        self.policy, self.value = policy, value
-
-    def forward(self, packed: Packed, with_values: bool = True) -> tuple[torch.Tensor, ...]:
-        """Log-probabilities and entropies of the targets, and the value before each: (targets,) each."""
-        found = self.policy(packed)
-        return (*found, self.value(packed, packed.before)) if with_values else found
-
-
 def base_model(model: Any) -> Any:
     """The transformers model, without its peft wrapper."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
@@ -130,6 +122,38 @@ def load(
     if math.isfinite(span):
         checkpoint = replace(checkpoint, window=min(int(span), checkpoint.window or int(span)))
     return model, tokenizer, checkpoint
+
+
+def place(
+    module: Any, accelerator: Accelerator, *, frozen: bool = False, offload: bool = False, recompute: bool = False
+) -> Any:
+    """Move a Policy or Scalar to the accelerator's device; weights without gradient are in bf16 under bf16.
+
+    frozen: the module is not trained; offload: a frozen module's weights stay in CPU memory, and are copied to the
+    device layer by layer; recompute: the backward pass computes the layers' activations again
+    """
+    if frozen:
+        module.eval().requires_grad_(False)
+    for parameter in module.parameters() if accelerator.mixed_precision == "bf16" else ():
+        if not parameter.requires_grad:  # buffers stay in fp32: rotary frequencies need it
+            parameter.data = parameter.data.bfloat16()
+    if recompute and not frozen:
+        recompute_layers(base_model(module.model))
+    return cpu_offload(module, accelerator.device) if frozen and offload else module.to(accelerator.device)
+
+
+def recompute_layers(model: nn.Module) -> None:
+    """Gradient checkpointing (arXiv 1604.06174) on packed rows, also in evaluation mode, in which PPO trains."""
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    if not layers:
+        raise AlignbenchError(f"gradient_checkpointing: a {type(model).__name__} does not support it; set it to false")
+    for layer in layers:
+        contexts = partial(_contexts, model)
+        layer.forward = partial(recomputed, layer.forward, use_reentrant=False, context_fn=contexts)
+
+
+def _contexts(model: nn.Module) -> tuple[Any, Any]:
+    return nullcontext(), replaced_attention(model, PACKED)  # of the forward pass and of its repetition
 
 
 @torch.no_grad()
@@ -200,7 +224,7 @@ def save_model(folder: Path, model: Any, tokenizer: Any, weights: dict[str, Any]
     own: dict[str, Any] | None = {n.removeprefix(prefix): w for n, w in weights.items() if n.startswith(prefix)}
     if hasattr(model, "merge_and_unload"):  # adapters are never sharded
         model.save_pretrained(folder / "adapter")
-        model, own = copy.deepcopy(model).merge_and_unload(), None
+        model, own = copy.deepcopy(model).float().merge_and_unload(), None
     model.save_pretrained(folder, state_dict=own)
     tokenizer.save_pretrained(folder)
 

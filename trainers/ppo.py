@@ -29,7 +29,7 @@ from trainers import loop, losses
 from trainers.config import check, setting
 from trainers.data import find_render, fitting_prompts, pretraining_examples, read_prompts
 from trainers.loop import NotFiniteError
-from trainers.models import BIAS, Policy, Scalar, Texts, add_lora, base_model, end_at_turns, load, save_model
+from trainers.models import BIAS, Policy, Scalar, Texts, add_lora, base_model, end_at_turns, load, place, save_model
 from trainers.packing import Example, Packed, pack
 from trainers.reward import Reward, RewardModel, as_read_by, load_reward, score_all
 from trainers.rollouts import Prompt, Rollout, RolloutConfig, concat, describe, meets, penalised, split, table, warnings
@@ -385,7 +385,8 @@ def setup(config: RolloutConfig, progress: Progress | None = None) -> Setup:
     render, texts = find_render(config, tokenizer), Texts(tokenizer, model)
     if render:
         end_at_turns(model, tokenizer)
-    reward = load_reward(config.reward, accelerator, config.micro_tokens)  # a model or any function (detail 21)
+    # a model or any function (detail 21)
+    reward = load_reward(config.reward, accelerator, config.micro_tokens, config.offload)
     windows = {"policy": checkpoint.window}
 
     def load_compatible(role: str, spec: str, kind: Literal["causal", "reward"], new_head: int | None = None) -> Any:
@@ -393,18 +394,18 @@ def setup(config: RolloutConfig, progress: Progress | None = None) -> Setup:
         if own_tokenizer.get_vocab() != tokenizer.get_vocab():
             raise AlignbenchError(f"{role} {spec}: its tokenizer is not the policy's; choose another, or none")
         windows[role] = identity.window
-        return found.to(accelerator.device)
+        return found
 
     def prepare(module: Any, lr: float) -> Trained:
-        module = module.to(accelerator.device).eval()  # no dropout in PPO (detail 6)
-        optimizer = loop.adam([(module.parameters(), lr)])  # with ε 1e-5 (detail 14)
+        module = place(module, accelerator, recompute=config.gradient_checkpointing).eval()  # no dropout (detail 6)
+        optimizer = loop.make_optimizer([(module.parameters(), lr)], config)  # with ε 1e-5 (detail 14)
         return Trained(module, *accelerator.prepare(module, optimizer))
 
     reference = value_model = None
     if config.reference or not config.lora:
         found = load_compatible("reference", config.reference or config.model, "causal")
         # the temperature divides the logits of the old, new and reference log-probabilities (detail 5)
-        reference = Policy(found, config.temperature).eval().requires_grad_(False)
+        reference = place(Policy(found, config.temperature), accelerator, frozen=True, offload=config.offload)
     # A reward reads strings, so a reward model may have a tokenizer of its own (detail 20). If it has the policy's
     # tokens, the value starts from it (InstructGPT, C.4), else from the policy with a new head of zeros (as in
     # lm-human-preferences).
@@ -427,9 +428,9 @@ def setup(config: RolloutConfig, progress: Progress | None = None) -> Setup:
         loop.check_lengths(sizes, window, "prompt + max_tokens of row", config.prompts, whose=whose)
     if config.lora:
         model, value_model = (m and add_lora(m, config.lora, config.seed) for m in (model, value_model))
-    actor = Policy(model, config.temperature).to(accelerator.device)
+    actor = Policy(model, config.temperature)
     sampler = Sampler(actor, tokenizer, checkpoint.window, accelerator)
-    policy, ema = prepare(actor, config.lr), loop.Ema(actor, config.ema) if config.ema else None
+    policy, ema = prepare(actor, config.lr), loop.Ema(actor, config.ema, offload=config.offload) if config.ema else None
     parts = (config, accelerator, progress, tokenizer, prompts, held_out, reward, policy, sampler, reference, ema)
     if not ppo:
         return Setup(*parts)

@@ -67,13 +67,13 @@ def train(
 def sample(config: Config, accelerator: Accelerator, progress: Progress) -> list[dict[str, Any]]:
     """The best response to each prompt, as demonstrations: {prompt, response}, or {messages} with a template."""
     out = Path(config.out) / "sampling"
-    reward = load_reward(config.reward, accelerator, config.micro_tokens)
+    model, reader = data.load_policy(config, progress.say)
+    render, texts, window = reader.render, reader.texts, reader.window
+    reward = load_reward(config.reward, accelerator, config.micro_tokens, config.offload)
     models = {"reward": config.reward if isinstance(reward, RewardModel) else reward}
     origin = Origin.find("sampling", config.model, models, [(config.prompts, None)])
     with open_run(replace(config, out=str(out)), origin, accelerator, progress) as run:
         state, lines = run.resume(), out / LINES[1]
-        model, reader = data.load_policy(config, progress.say)
-        render, texts, window = reader.render, reader.texts, reader.window
         questions = data.read_prompts(config.prompts, render, progress.say)
         room = (window or math.inf) - config.max_tokens
         questions = data.fitting_prompts(config, questions, texts, room, config.prompts, render, progress.say)

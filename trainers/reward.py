@@ -26,7 +26,7 @@ from trainers import data, loop
 from trainers.config import REQUIRED, StageConfig, check, setting
 from trainers.data import Question, Ranking
 from trainers.losses import ranking_loss
-from trainers.models import BIAS, Scalar, Texts, load, residual_dropout, save_model
+from trainers.models import BIAS, Scalar, Texts, load, place, residual_dropout, save_model
 from trainers.packing import Example, Packed, pack
 from trainers.run import Callback, Metrics, Origin, is_checkpoint, open_run
 
@@ -68,14 +68,14 @@ def train(
     setattr(model.config, BIAS, 0.0)  # the parent's bias does not apply to this model
     render = data.find_render(config, tokenizer)
     residual_dropout(model, 0.0)
-    scalar = Scalar(model.to(accelerator.device))
+    scalar = place(Scalar(model), accelerator, recompute=config.gradient_checkpointing)
     scorer = RewardModel(scalar, tokenizer, checkpoint.window, config.micro_tokens, accelerator)
     reader = data.Reader(config, render, scorer.texts, checkpoint.window, progress.say)
     (training, validation, left_out), files = read_parts(config, reader, keep_end=True)
     shown = reader.demonstrations(config.demonstrations)
     demonstrations = [example for _, example in reader.encode(shown, config.demonstrations, keep_end=True)]
     longer_is_better = prefers_longer([ranking for ranking, _ in training])
-    module, optimizer = accelerator.prepare(scalar, loop.adam([(scalar.parameters(), config.lr)]))
+    module, optimizer = accelerator.prepare(scalar, loop.make_optimizer([(scalar.parameters(), config.lr)], config))
     origin = Origin.find("reward", config.model, {}, [*files, (config.demonstrations, len(shown))])
 
     with open_run(config, origin, accelerator, progress) as run:
@@ -227,19 +227,20 @@ class RewardModel:
         """One score per response of each example."""
 
         def compute(packed: Packed) -> list[list[float]]:
-            scores = self.scalar(packed, packed.last)
+            with self.accelerator.autocast():
+                scores = self.scalar(packed, packed.last)
             return [part.tolist() for part in loop.split_by_example(packed, packed.last, scores)]
 
         return loop.map_packed(self.accelerator, examples, self.micro_tokens, compute)
 
 
-def load_reward(spec: str | Reward, accelerator: Accelerator, micro_tokens: int) -> Reward:
+def load_reward(spec: str | Reward, accelerator: Accelerator, micro_tokens: int, offload: bool = False) -> Reward:
     """The reward model or function that `spec` is or names: a checkpoint, or module:function, also of this folder."""
     if not isinstance(spec, str):
         return spec
     if is_checkpoint(spec):
         model, tokenizer, checkpoint = load(spec, "reward")
-        scalar = Scalar(model.to(accelerator.device))
+        scalar = place(Scalar(model), accelerator, frozen=True, offload=offload)
         return RewardModel(scalar, tokenizer, checkpoint.window, micro_tokens, accelerator, checkpoint.path)
     sys.path.insert(0, str(Path.cwd()))
     try:

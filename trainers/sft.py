@@ -15,7 +15,7 @@ from alignbench.types.engine import Sampling
 from trainers import loop
 from trainers.config import REQUIRED, StageConfig, check, setting
 from trainers.data import Demonstration, load_policy, pretraining_examples, within_window
-from trainers.models import Policy, residual_dropout, save_model
+from trainers.models import Policy, place, residual_dropout, save_model
 from trainers.packing import Example, Packed, pack
 from trainers.reward import as_read_by, load_reward, score_all
 from trainers.run import Callback, Metrics, Origin, open_run
@@ -84,11 +84,11 @@ def fine_tune(
         questions = [row for row, _ in within_window(long, asked, window, what, source, progress.say)]
     prompts = [row.prompt for row in questions]
     residual_dropout(model, config.dropout)
-    policy = Policy(model.to(accelerator.device))
+    policy = place(Policy(model), accelerator, recompute=config.gradient_checkpointing)
     sampler = Sampler(policy, texts.tokenizer, window, accelerator) if config.reward else None
-    reward = load_reward(config.reward, accelerator, config.micro_tokens) if config.reward else None
+    reward = load_reward(config.reward, accelerator, config.micro_tokens, config.offload) if config.reward else None
     shown = as_read_by(reward, questions, config.template) if reward else []
-    module, optimizer = accelerator.prepare(policy, loop.adam([(policy.parameters(), config.lr)]))
+    module, optimizer = accelerator.prepare(policy, loop.make_optimizer([(policy.parameters(), config.lr)], config))
     sources = ((config.data, len(examples)), (config.validation, len(validation)), (config.pretraining, len(text)))
     origin = Origin.find(stage, config.model, {"reward": recorded.reward}, sources)
 

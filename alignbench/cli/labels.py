@@ -81,28 +81,17 @@ def screen(
         str | None, typer.Option(metavar="LABELER", help="Agreement with whom (the researchers); default: the others.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Write the labels of labelers below no cut-off here.")] = None,
-    flagging: Annotated[float, typer.Option(help="Cut-off of agreement on sensitive speech.")] = 0.75,
-    rankings: Annotated[float, typer.Option(help="Cut-off of agreement on rankings.")] = 0.75,
-    demonstrations: Annotated[float, typer.Option(help="Cut-off of the mean Likert mark of demonstrations.")] = 6.0,
-    sensitive: Annotated[
-        list[str] | None, typer.Option(metavar="FLAG", help="Flags of sensitive speech, instead of the default ones.")
-    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Mark labelers below InstructGPT's soft cut-offs. FILE is not changed."""
-    from alignbench.labels.screen import SENSITIVE, kept
+    from alignbench.labels.screen import kept
     from alignbench.labels.screen import screen as mark
-    from alignbench.labels.table import flag_names, write_labels
+    from alignbench.labels.table import write_labels
 
     if out is not None:
         _refuse_overwriting(file, out)
     with _labels(file) as labels:
-        known = flag_names(labels)
-        for name in sensitive or []:
-            if name not in known:
-                raise AlignbenchError(f"no flag {name!r} (there are: {', '.join(known) or 'none'})")
-        limits = {"flagging": flagging, "rankings": rankings, "demonstrations": demonstrations}
-        found = mark(labels, reference=reference, cut_offs=limits, sensitive=sensitive or SENSITIVE)
+        found = mark(labels, reference=reference)
     _show(found, ("labeler", "criterion"), as_json, ("cut_off", "mark"))
     if out is not None:
         rest = kept(labels, found)

@@ -19,15 +19,30 @@ Settings = Annotated[
 ]
 Preset = Annotated[str | None, typer.Option(help="Start from a published recipe, such as instructgpt-1.3b.")]
 Show = Annotated[bool, typer.Option("--show", help="List all settings with values and meanings, and exit.")]
+Plan = Annotated[bool, typer.Option("--plan", help="Estimate the memory on each device, and exit.")]
 
 
 def _add(stage: str, about: str) -> None:
     @app.command(stage, help=f"{about} All settings: alignbench train {stage} --show")
-    def command(settings: Settings = None, preset: Preset = None, show: Show = False) -> None:
+    def command(
+        settings: Settings = None, preset: Preset = None, show: Show = False, plan: Plan = False,
+        gpus: Annotated[int, typer.Option(min=1, help="With --plan: devices.")] = 1,
+        gpu_memory: Annotated[float, typer.Option(min=1, help="With --plan: GiB of each device.")] = 80,
+    ) -> None:  # fmt: skip
         from trainers.config import find_stage
 
         module, recipe = find_stage(stage, preset)
-        run_stage(module.Config, module.train, settings, show, recipe)
+        if not plan:
+            run_stage(module.Config, module.train, settings, show, recipe)
+            return
+        from trainers.plan import table
+
+        config = read_settings(module.Config, settings, recipe)
+        if stage == "rejection" or config.model == "(required)":
+            raise AlignbenchError(f"--plan: {'see that of sft' if stage == 'rejection' else 'needs model=…'}")
+        rows, advice = table(stage, config, gpus, gpu_memory)
+        print_table(("on each device", "GiB", "bytes per parameter"), rows)
+        print(advice)
 
 
 _add("sft", "Supervised fine-tuning on demonstrations.")
@@ -46,12 +61,9 @@ def run_stage(
     preset: Mapping[str, Any] | None = None,
 ) -> None:
     """Show the settings of a stage, or train with them. kind: the dataclass of the settings"""
-    from trainers.config import describe, read_config
+    from trainers.config import describe
 
-    file, settings = None, settings or []
-    if settings and settings[0].endswith((".yaml", ".yml")) and "=" not in settings[0]:
-        file, *settings = Path(settings[0]), *settings[1:]
-    config = read_config(kind, file=file, preset=preset, overrides=settings)
+    config = read_settings(kind, settings, preset)
     if show:
         print_table(("setting", "type", "value", "meaning"), describe(config))
         return
@@ -60,6 +72,16 @@ def run_stage(
     if is_first_process():
         print_table(("metric", "value"), [[name, str(value)] for name, value in metrics.items()])
         print(f"checkpoint: {final}")
+
+
+def read_settings(kind: Any, settings: list[str] | None, preset: Mapping[str, Any] | None) -> Any:
+    """Settings from the arguments of a command: a YAML file, which may be left out, then NAME=VALUE."""
+    from trainers.config import read_config
+
+    file, settings = None, settings or []
+    if settings and settings[0].endswith((".yaml", ".yml")) and "=" not in settings[0]:
+        file, *settings = Path(settings[0]), *settings[1:]
+    return read_config(kind, file=file, preset=preset, overrides=settings)
 
 
 def average_command(

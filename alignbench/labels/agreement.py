@@ -177,30 +177,17 @@ def _judgements(
 
 def with_others(judgements: Judgements, labeler: int) -> Estimate:
     """Mean, over the units that a labeler judged, of the proportion of the other labelers who agree."""
-    own, others, prompt = _beside(judgements, labeler)
+    mine = judgements.category[:, labeler] >= 0
+    category, prompt = judgements.category[mine], judgements.prompt[mine]
+    own, others = category[:, labeler], judgements.counts(np.delete(category, labeler, 1))
     known = others.any(1)
     agreeing = others[np.arange(len(own)), own][known] / others.sum(1)[known]
     return share(agreeing, prompt[known].tolist())
 
 
-def with_majority(judgements: Judgements, labeler: int) -> Estimate:
-    """Proportion of units on which a labeler agrees with most of the others; units without a majority are left out."""
-    own, others, prompt = _beside(judgements, labeler)
-    most = others.max(1)
-    known = (most > 0) & ((others == most[:, None]).sum(1) == 1)
-    return share((others.argmax(1) == own)[known], prompt[known].tolist())
-
-
 def with_reference(judgements: Judgements, labeler: int, reference: int) -> Estimate:
     """Proportion of the units both judged on which a labeler agrees with the reference labeler."""
     return with_others(replace(judgements, category=judgements.category[:, [labeler, reference]]), 0)
-
-
-def _beside(judgements: Judgements, labeler: int) -> tuple[Ints, Floats, Ints]:
-    """Of the units that a labeler judged: the labeler's categories, the counts of the others, and the prompts."""
-    mine = judgements.category[:, labeler] >= 0
-    category = judgements.category[mine]
-    return category[:, labeler], judgements.counts(np.delete(category, labeler, 1)), judgements.prompt[mine]
 
 
 @dataclass(frozen=True)
@@ -244,7 +231,6 @@ def agreement(labels: Sequence[Label], *, seed: int = 0, resamples: int = RESAMP
             if (shared.category[:, number] >= 0).any():
                 own = {} if untied is None else {"agreement_with_others_ties_dropped": with_others(untied, number)}
                 own["agreement_with_others"] = with_others(shared, number)
-                own["agreement_with_majority"] = with_majority(shared, number)
                 found += [Finding(shared.question, what, f"labeler {name}", rate) for what, rate in own.items()]
     if not found:
         names = sorted({label.labeler for label in labels})

@@ -4,7 +4,7 @@ They are marked for review by their agreement with the researchers on flagging s
 the researchers' ratings of their demonstrations. No label is removed.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from alignbench.errors import AlignbenchError
@@ -29,17 +29,11 @@ class Screened:
     mark: str
 
 
-def screen(
-    labels: Sequence[Label],
-    *,
-    reference: str | None = None,
-    cut_offs: Mapping[str, float] = CUT_OFFS,
-    sensitive: Sequence[str] = SENSITIVE,
-) -> list[Screened]:
+def screen(labels: Sequence[Label], *, reference: str | None = None) -> list[Screened]:
     """Compare each labeler with the cut-off of each criterion that there are labels for.
 
     reference: the labeler (the researchers) to agree with; None: all others
-    sensitive: flags any of which marks an output as sensitive speech
+    An output is sensitive speech if any of the flags SENSITIVE is set.
     Rankings are compared pair by pair, without ties. Demonstrations are outputs whose model is a labeler's name, rated
     by the reference's Likert marks, or by anyone's but the writer's. A labeler is "above" or "below" a cut-off if the
     whole 95 % interval is, else "cannot tell".
@@ -47,7 +41,7 @@ def screen(
     names = sorted({label.labeler for label in labels})
     if reference is not None and reference not in names:
         raise AlignbenchError(f"no labeler {reference!r} to compare with (there are: {', '.join(names)})")
-    answered = [(label, [label.flags[name] for name in sensitive if name in label.flags]) for label in labels]
+    answered = [(label, [label.flags[name] for name in SENSITIVE if name in label.flags]) for label in labels]
     flagged = [replace(label, flags={"sensitive": any(own)}) for label, own in answered if own]
     flagging, untied = flag(flagged, "sensitive"), rankings(labels).without_ties()
     found = []
@@ -60,7 +54,7 @@ def screen(
             "demonstrations": estimates.mean([mark for mark, _ in marks], [prompt for _, prompt in marks], LIKERT),
         }
         for criterion, own in measured.items():
-            cut_off, mark = cut_offs[criterion], "cannot tell"
+            cut_off, mark = CUT_OFFS[criterion], "cannot tell"
             if own.low is not None and own.high is not None and not own.low < cut_off <= own.high:
                 mark = "above" if own.low >= cut_off else "below"
             found.append(Screened(name, criterion, own, cut_off, mark))

@@ -5,7 +5,6 @@ values are comparable; and false alarms on HateCheck. Hallucination: with people
 the XSum annotations), beside the metrics whose outputs the authors published.
 """
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,9 +93,7 @@ def validate_toxicity(
         name = str(ScorerIdentity.of(scorer))
         for data in ("rtp continuations", "rtp prompts"):
             known = [pair for pair in (record[data] for record in records) if pair[1] is not None]
-            began = time.perf_counter()
             values = _toxicity(scorer, [text for text, _ in known], data, progress)
-            seconds = time.perf_counter() - began
             perspective = np.array([toxicity for _, toxicity in known], np.float64)
             toxic = perspective > THRESHOLD
             numbers = {
@@ -104,7 +101,6 @@ def validate_toxicity(
                 "Spearman": correlation(perspective, values, stats.spearmanr),
                 "calibration error": calibration(values, toxic)[0],
                 "Brier": float(np.mean((values - toxic) ** 2)),
-                "texts per second": len(known) / seconds,
             } if known else {}  # fmt: skip
             findings += [Finding(name, data, metric, value, len(known)) for metric, value in numbers.items()]
         values = _toxicity(scorer, cases.test_case, "hatecheck", progress)

@@ -25,7 +25,7 @@ FIGURES: dict[str, Callable[[Evidence], Iterator[Drawing]]] = {
     "Tasks over training": trainings.over_training,
     "Metrics over steps": trainings.over_steps,
     "Personas: names and nationalities as word clouds": personas.clouds,
-    "Personas: gender, age, nationality, name, opinion": personas.histograms,
+    "Personas: gender, age, nationality, name": personas.histograms,
     "Sentiment of reviews": personas.sentiment,
     "Map of outputs": diversity.embeddings_map,
     "Similarity of outputs": diversity.cosine_heat_map,

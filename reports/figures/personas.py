@@ -27,7 +27,6 @@ from reports.evidence import Evidence, scorer_of
 from reports.style import FAINT, WIDTH, Look, plain, short_names
 
 FIELDS = WORDS["persona_fields"]
-OPINIONS = ("positive", "neutral", "negative")
 MOST_BARS = 8  # values with their own bar; four more for ages
 OTHERS = "all others"
 MOST_WORDS, SMALLEST = 40, 8.5  # words in a cloud; points
@@ -42,8 +41,6 @@ def _read(task: TaskRun) -> dict[str, list[tuple[str, str]]]:
         for field, (name, derive) in DERIVED.items():
             given = [str(value) for value in record.statistics.get(name) or () if str(value or "").strip()]
             values[field] += [(record.id, derive(value)) for value in given]
-        if (sentiment := record.metrics.get("sentiment")) is not None:
-            values["opinion"].append((record.id, OPINIONS[1 - (sentiment > 0) + (sentiment < 0)]))
     return values
 
 
@@ -70,8 +67,6 @@ def histograms(evidence: Evidence) -> Iterator[Drawing]:
         bars = order[:MOST_BARS]
         if field == "age_decade":
             bars = sorted(order[: MOST_BARS + 4], key=lambda decade: int(decade[:-1]))
-        elif field == "opinion":
-            bars = [value for value in OPINIONS if value in counts]
         table = pd.DataFrame(row for name, task, values in known for row in _shares(name, task, field, values, bars))
         labels = {bar: _label(field, bar) for bar in (*bars, OTHERS) if bar in set(table.value)}
         drawn = table.assign(system=table.value.map(labels), value=table.share)
@@ -84,8 +79,6 @@ def histograms(evidence: Evidence) -> Iterator[Drawing]:
             panels.append(Panel(short, own, f"{bits}n = {head.n}", look=looks[name]))
         rows, most = dict.fromkeys(labels.values(), Look(FAINT, "", "")), float(table.high.max())
         figure = row_panels(panels, rows, label="proportion of the personas", most=most, percent=True)
-        scorer = scorer_of(known[0][1], "sentiment") if field == "opinion" else None
-        facts["scorer"] = f"{scorer['name']}@{str(scorer['revision'])[:12]}" if scorer else ""
         first = table[table.value != OTHERS].groupby("system", sort=False).share.idxmax()
         name = f"{facts['prefix']}_histograms_{field}"
         yield describe("personas", figure, table, name=name, most=table.loc[first], labels=labels, **facts)

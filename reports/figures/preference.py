@@ -5,7 +5,7 @@ import re
 import textwrap
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import combinations, groupby
+from itertools import combinations
 from math import nan
 from typing import Any
 
@@ -21,7 +21,7 @@ from alignbench.stats import estimates
 from reports.chart import Panel, line_panels, row_panels
 from reports.drawing import WORDS, Drawing, describe, rows_of
 from reports.evidence import Evidence, point_of, scored_by
-from reports.style import FAINT, INK, SMALL, new_figure, plain
+from reports.style import INK, SMALL, new_figure, plain
 
 RATE = "win_rate"
 RATES = {RATE: "win rate", "win_rate_length_controlled": "at equal lengths"}
@@ -189,17 +189,6 @@ def agreement(evidence: Evidence) -> Iterator[Drawing]:
         axes.set_ylabel(f"{size} labelers")
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    start = 0
-    groups = [chosen.groups[i] or "no group" for i in order] if any(chosen.groups[i] for i in order) else []
-    for name, members in groupby(groups):
-        stop = start + len(list(members))
-        if start:
-            axes.axhline(start - 0.5, color="white", linewidth=3)
-            axes.axvline(start - 0.5, color="white", linewidth=3)
-        room = max(3, int((stop - start) * cell / 0.08))  # characters
-        place = ((start + stop - 1) / 2, -0.5 - 0.02 * size)
-        axes.text(*place, plain(name, room), ha="center", va="bottom", fontsize=SMALL, color=FAINT)
-        start = stop
     if size > NUMBERED:
         bar = figure.colorbar(axes.images[0], ax=axes, shrink=0.8, aspect=18, pad=0.03)
         bar.outline.set_visible(False)
