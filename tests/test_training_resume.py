@@ -147,7 +147,8 @@ def test_an_error_of_one_process_stops_both_with_the_same_line(folder):
 
 
 @pytest.mark.parametrize("stage", ["sft", "reward", "dpo", "rejection"])
-def test_a_callback_sees_each_line_and_stops_a_training_which_saves_what_it_has(folder, tmp_path, stage):
+def test_a_callback_sees_each_line_and_stops_a_training_which_saves_what_it_has(folder, tmp_path, monkeypatch, stage):
+    monkeypatch.chdir(folder)
     module, seen = import_module(f"trainers.{stage}"), []
     config = stages.config_of(folder, stage, tmp_path / "run", epochs=3, batch=4)
 
