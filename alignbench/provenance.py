@@ -1,5 +1,7 @@
-"""The software that computed a run: versions, commit, machine."""
+"""The software that computed a run: versions, commit, machine, the user's functions."""
 
+import hashlib
+import inspect
 import platform
 import subprocess
 import sys
@@ -31,6 +33,23 @@ def environment() -> dict[str, Any]:
 def versions(packages: Sequence[str] = TEXT_PACKAGES) -> dict[str, str | None]:
     """Package -> its version, None if it is not installed."""
     return {name: _version(name) for name in packages}
+
+
+def function_identity(function: Any) -> dict[str, str]:
+    """The name of a function or callable object, and a hash of its source, or of its bytecode where there is none."""
+    kind = inspect.unwrap(function) if inspect.isroutine(function) else type(function)
+    try:
+        text = inspect.getsource(kind)
+    except (OSError, TypeError):  # typed into an interpreter, or not written in Python
+        code = getattr(kind, "__code__", None)
+        text = repr((code.co_code, code.co_names, [c for c in code.co_consts if not inspect.iscode(c)])) if code else ""
+    return {"name": function_name(function), "source_sha256": hashlib.sha256(text.encode()).hexdigest()}
+
+
+def function_name(function: Any) -> str:
+    """module.name, also of a callable object."""
+    named = function if hasattr(function, "__qualname__") else type(function)
+    return f"{named.__module__}.{named.__qualname__}"
 
 
 def _version(package: str) -> str | None:

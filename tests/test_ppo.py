@@ -16,11 +16,12 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from alignbench.models.checkpoint import find_checkpoint
 from alignbench.progress import Progress
+from alignbench.provenance import function_identity
 from trainers import loop, ppo
 from trainers.models import Policy, load
 from trainers.reward import load_reward
 from trainers.rollouts import Prompt, Rollout, RolloutConfig, penalised, warnings
-from trainers.run import function_identity, identity
+from trainers.run import identity
 from trainers.sampler import Sampler
 
 folder = pytest.fixture(scope="module")(stages.prepare)

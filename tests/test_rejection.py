@@ -17,21 +17,26 @@ fit = stages.runner("rejection")
 
 def test_the_first_response_with_the_highest_reward_that_is_not_empty_is_learned():
     rows = [(1, "b", 0.5), (0, "", 9.0), (0, "x", 1.0), (0, "y", 2.0), (0, "z", 2.0), (1, " ", 7.0), (2, "", 1.0)]
-    found = best_of([{"row": i, "prompt": f"p{i}", "response": r, "reward": s} for i, r, s in rows])
-    assert found == [{"prompt": "p0", "response": "y"}, {"prompt": "p1", "response": "b"}]
+    rows = [(*row, True) for row in rows]
+    rows += [(0, "no end", 8.0, False), (2, "no end", 8.0, False)]  # not learned, since others ended
+    rows += [(3, "c", 1.0, False), (3, "d", 2.0, False)]  # none ended
+    found = best_of([{"row": i, "prompt": f"p{i}", "response": r, "reward": s, "ended": e} for i, r, s, e in rows])
+    assert found == [{"prompt": f"p{i}", "response": r} for i, r in ((0, "y"), (1, "b"), (3, "d"))]
     asked = [[{"role": "user", "content": "q"}]]
-    (row,) = best_of([{"row": 0, "prompt": "<q>", "response": "r", "reward": 1.0}], asked)
+    (row,) = best_of([{"row": 0, "prompt": "<q>", "response": "r", "reward": 1.0, "ended": True}], asked)
     assert row == {"messages": [*asked[0], {"role": "assistant", "content": "r"}]}
-    assert "every response is empty" in refusal(best_of, [{"row": 0, "prompt": "p", "response": "", "reward": 1.0}])
+    empty = {"row": 0, "prompt": "p", "response": "", "reward": 1.0, "ended": True}
+    assert "every response is empty" in refusal(best_of, [empty])
 
 
 def test_the_result_is_that_of_sft_on_the_best_responses_and_its_recipe_names_the_reward(folder, fit, tmp_path):
     out = fit(reward="judge", epochs=2)
     rows, samples = read_lines(out / "demonstrations.jsonl"), read_lines(out / "sampling" / "samples.jsonl")
     assert len(samples) == 3 * len(stages.QUESTIONS)
+    assert len({(s["row"], s["response"]) for s in samples}) > 2 * len(stages.QUESTIONS)
     for number, row in enumerate(rows):
         own = [s for s in samples if s["row"] == number]
-        assert len({s["response"] for s in own}) > 1
+        own = [s for s in own if s["ended"]] or own
         assert row == {"prompt": own[0]["prompt"], "response": max(own, key=lambda s: s["reward"])["response"]}
     settings = stages.config_of(folder, "sft", tmp_path / "sft", data=str(out / "demonstrations.jsonl"), epochs=2)
     sft.train(settings)

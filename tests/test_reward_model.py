@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from tiny import SENTENCES, tiny_tokenizer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from alignbench.stats.rankings import agreement, prefers_longer
 from trainers import reward
 from trainers.data import Ranking
 from trainers.models import Scalar, Texts, load
-from trainers.reward import Config, RewardModel, agreement, load_reward, prefers_longer, score_all, train
+from trainers.reward import Config, RewardModel, load_reward, score_all, train
 
 FILLER = (" wax", " yes", " no", " flowers", " toxic", " maybe", " hive", " Earth")
 folder = pytest.fixture(scope="module")(stages.prepare)
@@ -124,7 +125,7 @@ def test_calibration_compares_predicted_with_observed_proportions():
     sure, unsure = np.log(9), np.log(1.5)  # 0.9 and 0.6
     scores = [[sure, 0.0]] * 4 + [[0.0, sure]] + [[unsure, 0.0]] + [[0.0, unsure]] * 4 + [[1.0, 1.0]]
     metrics, bins = agreement([row([1, 2], prompt=f"p{i}") for i in range(11)], scores)
-    found = {round(b["predicted"], 2): (b["pairs"], b["share"]) for b in bins}
+    found = {round(b["predicted"], 2): (b["n"], b["share"]) for b in bins}
     # equal scores predict 1/2 and count half
     assert found == {0.9: (5, pytest.approx(0.8)), 0.6: (5, pytest.approx(0.2)), 0.5: (1, 0.5)}
     assert metrics["calibration_error"] == pytest.approx((5 * 0.1 + 5 * 0.4 + 0) / 11)
@@ -178,7 +179,7 @@ def test_a_checkpoint_has_its_metrics_and_calibration_and_can_be_trained_further
     assert (recipe["stage"], len(recipe["data"]), last["epoch"]) == ("reward", 2, 2)
     assert last.items() - {("step", 4)} <= recipe["metrics"].items()
     bins = json.loads((out / "final" / "calibration.json").read_text())["bins"]
-    assert sum(b["pairs"] for b in bins) == recipe["metrics"]["pairs"]
+    assert sum(b["n"] for b in bins) == recipe["metrics"]["pairs"]
     assert all(b["from"] <= b["predicted"] <= b["to"] for b in bins)
     # a finished run returns its metrics
     final, metrics = train(Config(**recipe["config"]))

@@ -116,7 +116,7 @@ def test_a_full_disk_is_one_line_and_the_older_state_is_kept(out, opened, write)
             with little_disk():
                 line = refusal(save)
             assert "cannot be written (" in line
-            assert "fix it and run the same command again" in line
+            assert "fix the cause and run the same command again" in line
         assert [path.name for path in (out / "state").iterdir()] == ["step-00000002"]
         assert run.result() is None
         with pytest.raises(RuntimeError, match="CUDA error"):

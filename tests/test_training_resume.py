@@ -5,6 +5,7 @@ import multiprocessing
 import random
 import shutil
 import time
+from importlib import import_module
 from pathlib import Path
 
 import commands
@@ -143,3 +144,20 @@ def test_an_error_of_one_process_stops_both_with_the_same_line(folder):
     assert sorted(file.name for file in state.iterdir()) == ["rank-0", "rank-1", "state.json"]
     assert (two / "run" / "metrics.jsonl").read_text() == '{"step": 1, "loss": 0.5}\n'
     assert (two / "run" / "samples.jsonl").read_text() == '{"step": 1, "prompt": "p"}\n'
+
+
+@pytest.mark.parametrize("stage", ["sft", "reward", "dpo", "rejection"])
+def test_a_callback_sees_each_line_and_stops_a_training_which_saves_what_it_has(folder, tmp_path, monkeypatch, stage):
+    monkeypatch.chdir(folder)
+    module, seen = import_module(f"trainers.{stage}"), []
+    config = stages.config_of(folder, stage, tmp_path / "run", epochs=3, batch=4)
+
+    def callback(metrics):
+        seen.append((metrics["step"], "epoch" in metrics))
+        return metrics["step"] == 2
+
+    found = module.train(config, callback=callback)
+    lines = read_lines(tmp_path / "run" / "metrics.jsonl")
+    assert seen == [(line["step"], "epoch" in line) for line in lines] == [(1, False), (2, False), (2, True)]
+    assert found[1]["epoch"] == 1
+    assert module.train(config)[1] == pytest.approx(found[1], nan_ok=True)  # a finished run

@@ -17,6 +17,7 @@ from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from alignbench.progress import Progress
 from alignbench.scorers import find_scorer, validate
 from alignbench.scorers.validate import Finding, correlation, correlation_within, of_two_classes
+from alignbench.stats.calibration import calibration
 
 KNOWN = cases("validate")
 DATA = Path(__file__).parent / "cases" / "validate"
@@ -29,9 +30,9 @@ def test_agreement_with_two_classes_and_calibration_error_by_hand() -> None:
     assert of_two_classes(balanced_accuracy_score, [True, True, False], [True, False, False]) == 0.75
     assert of_two_classes(roc_auc_score, [True, True], [0.1, 0.9]) is None  # one class
     # bin .2–.3: two texts at .25, one toxic: |.25 − .5|; bin .9–1: two texts at .9 and 1, one toxic: |.95 − .5|
-    assert validate.expected_calibration_error([0, 1, 1, 0], [0.25, 0.25, 0.9, 1.0]) == pytest.approx((0.25 + 0.45) / 2)
+    assert calibration([0.25, 0.25, 0.9, 1.0], [0, 1, 1, 0])[0] == pytest.approx((0.25 + 0.45) / 2)
     truth = [1] * 2 + [0] * 8 + [1] * 9 + [0]  # right in every bin
-    assert validate.expected_calibration_error(truth, [0.2] * 10 + [0.9] * 10) == pytest.approx(0)
+    assert calibration([0.2] * 10 + [0.9] * 10, truth)[0] == pytest.approx(0)
 
 
 def test_correlation_within_systems_ignores_differences_between_them() -> None:

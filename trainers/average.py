@@ -14,9 +14,9 @@ from alignbench.errors import AlignbenchError
 from alignbench.models.checkpoint import TEMPLATE_FILES, Ancestor, Checkpoint, CheckpointError, tokenizer_files
 from alignbench.models.load import loading
 from alignbench.progress import Progress
-from alignbench.runs.folder import read_object, write_json
+from alignbench.runs.folder import read_object, sync, write_json, writing
 from trainers.models import find_plain
-from trainers.run import Origin, identity, sync, writing
+from trainers.run import Origin, identity
 
 COPIED = ("config.json", "generation_config.json", *TEMPLATE_FILES)
 

@@ -17,6 +17,7 @@ from alignbench.data.cards import did_you_mean
 from alignbench.errors import AlignbenchError
 from alignbench.parse import parse_yaml, read_yaml
 from alignbench.progress import Progress
+from alignbench.provenance import function_name
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -86,7 +87,7 @@ def train(
     """Train a model: the folder of the final checkpoint, and its metrics. An interrupted training is resumed.
 
     stage: one of STAGES; config: YAML file of settings; preset: a published recipe
-    callback: called with the metrics of each iteration; training stops, and saves, if it returns True
+    callback: called with the metrics of each step, iteration and epoch; training stops, and saves, if it returns True
     settings: the fields of the stage's `Config` (`alignbench train STAGE --show`)
 
     Raises AlignbenchError for an unknown stage or preset, and for wrong settings.
@@ -94,10 +95,8 @@ def train(
     module, recipe = find_stage(stage, preset)
     values = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
     file = None if config is None else Path(config)
-    hooks = {"progress": progress} | ({} if callback is None else {"callback": callback})
-    found: tuple[Path, Mapping[str, float]] = module.train(
-        read_config(module.Config, file=file, preset=recipe, settings=values), **hooks
-    )
+    read = read_config(module.Config, file=file, preset=recipe, settings=values)
+    found: tuple[Path, Mapping[str, float]] = module.train(read, progress=progress, callback=callback)
     return found
 
 
@@ -167,12 +166,6 @@ def to_json(config: "DataclassInstance") -> dict[str, Any]:
 def to_yaml(config: "DataclassInstance") -> str:
     """The settings as a YAML file for `read_config`."""
     return str(yaml.safe_dump(json.loads(json.dumps(to_json(config))), sort_keys=False, allow_unicode=True))
-
-
-def function_name(function: Any) -> str:
-    """module.name, also of a callable object."""
-    named = function if hasattr(function, "__qualname__") else type(function)
-    return f"{named.__module__}.{named.__qualname__}"
 
 
 def _kinds(kind: Any) -> tuple[Any, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import pyarrow.compute as pc
 
@@ -14,12 +14,10 @@ from alignbench.data.tokens import token_pieces
 from alignbench.errors import AlignbenchError
 from alignbench.models.template import Render, render_pair, renderer, set_template
 from alignbench.progress import Progress
+from trainers.config import StageConfig
 from trainers.loop import check_lengths
+from trainers.models import Texts, end_at_turns, load
 from trainers.packing import Example
-
-if TYPE_CHECKING:
-    from trainers.config import StageConfig
-    from trainers.models import Texts
 
 T = TypeVar("T")
 Say = Callable[[str], None]
@@ -37,6 +35,10 @@ class Question:
 @dataclass(frozen=True, slots=True)
 class Demonstration(Question):
     response: str
+
+    @property
+    def responses(self) -> tuple[str, ...]:
+        return (self.response,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,42 @@ def find_render(config: StageConfig, tokenizer: Any) -> Render | None:
             raise AlignbenchError("chat_template: set also template=true, or leave it out")
         set_template(tokenizer, config.chat_template)
     return renderer(tokenizer) if config.template else None
+
+
+R = TypeVar("R", Demonstration, Ranking)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads and encodes the rows of a stage. render: see `find_render`; window: of the model, in tokens"""
+
+    config: StageConfig
+    render: Render | None
+    texts: Texts
+    window: int | None
+    say: Say
+
+    def demonstrations(self, source: str | None) -> list[Demonstration]:
+        return read_demonstrations(source, self.render, self.say) if source else []
+
+    def rankings(self, source: str | None) -> list[Ranking]:
+        return read_rankings(source, self.render, self.say) if source else []
+
+    def encode(self, rows: Sequence[R], source: str | None, *, keep_end: bool = False) -> list[tuple[R, Example]]:
+        """The rows with their tokens, within the window (`within_window`)."""
+        pairs = [(row, self.texts.example(row.prompt, row.responses)) for row in rows]
+        what = "ranking" if rows and isinstance(rows[0], Ranking) else "demonstration"
+        return within_window(self.config.long, pairs, self.window, what, str(source), self.say, keep_end=keep_end)
+
+
+def load_policy(config: Any, say: Say) -> tuple[Any, Reader]:
+    """The causal language model `config.model` in fp32, and the reader of its rows. With a template responses also end
+    at the token that ends a turn."""
+    model, tokenizer, checkpoint = load(config.model, "causal")
+    render = find_render(config, tokenizer)  # first, since it may set the template that ends turns
+    if render:
+        end_at_turns(model, tokenizer)
+    return model, Reader(config, render, Texts(tokenizer, model), checkpoint.window, say)
 
 
 def _render(row: Conversation, template: Render | None) -> tuple[str, list[str]]:

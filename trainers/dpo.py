@@ -14,28 +14,22 @@ import numpy as np
 import torch
 
 from alignbench.progress import Progress
-from trainers import data, loop
-from trainers.config import REQUIRED, StageConfig, check, setting
-from trainers.data import Ranking
+from alignbench.stats.rankings import agreement, prefers_longer
+from trainers import loop
+from trainers.config import check, setting
+from trainers.data import Ranking, load_policy
 from trainers.losses import ranking_loss
-from trainers.models import Policy, Texts, add_lora, end_at_turns, load, place, residual_dropout, save_model
+from trainers.models import Policy, add_lora, place, residual_dropout, save_model
 from trainers.packing import Example, Packed, pack
-from trainers.reward import agreement, prefers_longer, split_rankings
-from trainers.run import Metrics, Origin, open_run
+from trainers.reward import RankingConfig, read_parts
+from trainers.run import Callback, Metrics, Origin, open_run
 
 
 @dataclass(frozen=True)
-class Config(StageConfig):
+class Config(RankingConfig):
     """Settings of DPO. The defaults are the paper's where it gives a number."""
 
-    model: str = setting(REQUIRED, "checkpoint to start from, the SFT model and KL reference: local folder or hub id")
-    data: str = setting(REQUIRED, "rankings: {prompt, responses, ranks, labeler} or {prompt, chosen, rejected}")
-    validation: str | None = setting(None, "held-out rankings; none: a proportion of the prompts in data")
-    validation_share: float = setting(0.1, "proportion of prompts to hold out without validation", above=0, high=0.99)
-    leave_out: tuple[str, ...] = setting((), "labelers not to train on")
     beta: float = setting(0.1, "β, the weight of the KL penalty that is implied (paper: .1)", above=0)
-    epochs: int = setting(1, "passes over the data", low=1)
-    batch: int = setting(64, "prompts per step, with all their pairs (paper: 64 pairs)", low=1)
     lr: float = setting(1e-6, "peak learning rate, cosine decay to a tenth (paper: 1e-6)", low=0)
     lora: int = setting(0, "rank of LoRA adapters; 0: all weights", low=0)
 
@@ -52,31 +46,21 @@ class Row:
     reference: torch.Tensor
 
 
-def train(config: Config, *, progress: Progress | None = None) -> tuple[Path, Metrics]:
-    """Train, or resume an interrupted run; the folder of the final checkpoint and its metrics."""
+def train(
+    config: Config, *, progress: Progress | None = None, callback: Callback | None = None
+) -> tuple[Path, Metrics]:
+    """Train, or resume an interrupted run; the folder of the final checkpoint and its metrics. callback: `loop.fit`"""
     check(config)
     progress = progress or Progress()
     accelerator = loop.make_accelerator(config, progress.say)
-    model, tokenizer, checkpoint = load(config.model, "causal")
-    render, texts, say = data.find_render(config, tokenizer), Texts(tokenizer, model), progress.say
-    if render:
-        end_at_turns(model, tokenizer)
-    rankings = data.read_rankings(config.data, render, say)
-    given = data.read_rankings(config.validation, render, say) if config.validation else []
-
-    def encode(rows: Sequence[Ranking], source: str) -> list[tuple[Ranking, Example]]:
-        pairs = [(row, texts.example(row.prompt, row.responses)) for row in rows]
-        return data.within_window(config.long, pairs, checkpoint.window, "ranking", source, say)
-
-    trained, held_out, _ = split_rankings(config, rankings, given)
-    encoded = [encode(trained, config.data), encode(held_out, config.validation or config.data)]
+    model, reader = load_policy(config, progress.say)
+    parts, files = read_parts(config, reader)
     residual_dropout(model, 0.0)
     if config.lora:
         model = add_lora(model, config.lora, config.seed)
     policy = place(Policy(model), accelerator, recompute=config.gradient_checkpointing)
     module, optimizer = accelerator.prepare(policy, loop.make_optimizer([(policy.parameters(), config.lr)], config))
-    files = ((config.data, rankings), (config.validation, given))
-    origin = Origin.find("dpo", config.model, {}, [(file, len(rows)) for file, rows in files])
+    origin = Origin.find("dpo", config.model, {}, files)
 
     def logprobs_of(packed: Packed) -> list[torch.Tensor]:
         with accelerator.autocast():
@@ -93,9 +77,9 @@ def train(config: Config, *, progress: Progress | None = None) -> tuple[Path, Me
         # before a state is loaded: the model is the reference
         training, validation = (
             [Row(*pair, own) for pair, own in zip(part, logprobs_on([example for _, example in part]), strict=True)]
-            for part in encoded
+            for part in parts[:2]
         )
-        longer_is_better = prefers_longer(trained)
+        longer_is_better = prefers_longer([row.ranking for row in training])
 
         def loss_of(rows: Sequence[Row]) -> torch.Tensor:
             packed = pack([row.example for row in rows], accelerator.device)
@@ -119,11 +103,11 @@ def train(config: Config, *, progress: Progress | None = None) -> tuple[Path, Me
         def save(folder: Path) -> None:
             weights = accelerator.get_state_dict(module)
             if accelerator.is_main_process:
-                save_model(folder, policy.model, tokenizer, weights, "model.")
+                save_model(folder, policy.model, reader.texts.tokenizer, weights, "model.")
 
         epochs = loop.fit(
             config, run, module, optimizer, rows_of=lambda epoch: training, size=lambda row: len(row.example),
-            weight=lambda row: 1, loss_of=loss_of, after_epoch=after_epoch,
+            weight=lambda row: 1, loss_of=loss_of, after_epoch=after_epoch, callback=callback,
         )  # fmt: skip
         return run.save_checkpoint("final", save, epochs[-1]), epochs[-1]
 
@@ -139,6 +123,5 @@ def dpo_loss(logprobs: torch.Tensor, row: Row, beta: float) -> torch.Tensor:
 
 def sum_by_response(example: Example, logprobs: torch.Tensor) -> torch.Tensor:
     """(responses,) sums over the tokens of each response. logprobs: (tokens,) of all responses of the example"""
-    return torch.stack(
-        [part.sum() for part in torch.split(logprobs, [len(response) for response in example.responses])]
-    )
+    sizes = [len(response) for response in example.responses]
+    return torch.stack([part.sum() for part in torch.split(logprobs, sizes)])

@@ -23,7 +23,7 @@ from alignbench.errors import AlignbenchError
 from trainers.config import StageConfig
 from trainers.losses import cosine
 from trainers.packing import Example, Packed, pack
-from trainers.run import Metrics, Run, gather
+from trainers.run import Callback, Metrics, Run, gather
 
 T = TypeVar("T")
 Loss = Callable[[Sequence[T]], torch.Tensor]  # the sum over rows
@@ -313,12 +313,14 @@ def fit(
     weight: Callable[[T], int],
     loss_of: Loss[T],
     after_epoch: Callable[[int, int], Metrics],
+    callback: Callback | None,
 ) -> list[Metrics]:
     """Train for `epochs` passes over shuffled batches, one Adam step per batch; the metrics after each epoch.
 
     config: settings of a stage with epochs, batch and lr
     rows_of: the rows of an epoch, equally many in each; size: tokens of a row
     weight: a row's part (its tokens, or 1) of the divisor of a batch's loss; after_epoch: metrics after (epochs, steps)
+    callback: called with each line of metrics.jsonl; if it returns True, this is the last step, also within an epoch
     """
     accelerator, count = run.accelerator, len(rows_of(0))
     per_epoch = math.ceil(count / config.batch)
@@ -328,11 +330,17 @@ def fit(
     steps, step, epochs = per_epoch * config.epochs, 0, list[Metrics]()
     if state := run.resume():
         load_training(state.folder, accelerator)
-        step, epochs = state.values["step"], state.values["epochs"]
+        step, steps, epochs = (state.values[name] for name in ("step", "steps", "epochs"))
+
+    def log(metrics: Metrics) -> bool:
+        run.log(step, metrics)
+        return bool(callback and total(bool(callback({"step": step, **metrics}))))
+
     run.progress.start(run.origin.stage, steps, step, "steps")
     while True:
-        if step % config.save_every == 0 or step % per_epoch == 0:
-            run.save_state(step, lambda folder: save_training(folder, accelerator), {"epochs": epochs})
+        if step % config.save_every == 0 or step % per_epoch == 0 or step == steps:
+            values = {"steps": steps, "epochs": epochs}
+            run.save_state(step, lambda folder: save_training(folder, accelerator), values)
         if step == steps:
             return epochs
         epoch, index = divmod(step, per_epoch)
@@ -349,8 +357,10 @@ def fit(
         except NotFiniteError as error:
             raise AlignbenchError(f"step {step + 1}: {error}; the state before it is in {run.out / 'state'}") from None
         step += 1
-        run.log(step, {"loss": total(loss), "gradient_norm": norm, "lr": config.lr * factor})
+        if log({"loss": total(loss), "gradient_norm": norm, "lr": config.lr * factor}):
+            steps = step
         run.progress.advance()
-        if step % per_epoch == 0:
-            epochs.append({"epoch": step // per_epoch, **after_epoch(step // per_epoch, step)})
-            run.log(step, epochs[-1])
+        if step % per_epoch == 0 or step == steps:
+            epochs.append({"epoch": epoch + 1, **after_epoch(epoch + 1, step)})
+            if log(epochs[-1]):
+                steps = step

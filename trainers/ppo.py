@@ -26,7 +26,7 @@ from alignbench.models.template import Render
 from alignbench.progress import Progress
 from alignbench.types.engine import Sampling
 from trainers import loop, losses
-from trainers.config import check, function_name, setting
+from trainers.config import check, setting
 from trainers.data import find_render, fitting_prompts, pretraining_examples, read_prompts
 from trainers.loop import NotFiniteError
 from trainers.models import BIAS, Policy, Scalar, Texts, add_lora, base_model, end_at_turns, load, place, save_model
@@ -202,8 +202,7 @@ def sample(s: Setup, prompts: Sequence[tuple[str, Prompt]]) -> list[Rollout]:
 def score(s: Setup, rollouts: Sequence[Rollout]) -> None:
     """The reward of each whole text: a model's, read at the last real token (detail 1), or a function's."""
     config, shown, responses = s.config, [r.prompt.shown for r in rollouts], [r.response for r in rollouts]
-    name = function_name(config.reward) if callable(config.reward) else config.reward
-    raw = score_all(s.accelerator, s.reward, name, shown, responses)
+    raw = score_all(s.accelerator, s.reward, config.reward, shown, responses)
     # a response without an end must not score better than one with an end, or not ending would be rewarded (detail 9)
     scores = penalised(raw, [r.ended for r in rollouts], config.no_end_score, config.no_end_penalty)
     for rollout, own, penalised_score in zip(rollouts, raw, scores, strict=True):

@@ -6,7 +6,7 @@ import pkgutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import combinations, groupby, pairwise
+from itertools import groupby
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,68 +19,64 @@ from alignbench.errors import AlignbenchError, first_line
 from alignbench.models.template import render as render_messages
 from alignbench.models.template import render_pair, renderer
 from alignbench.progress import Progress
+from alignbench.provenance import function_name
 from alignbench.runs.folder import read_object, write_json
-from alignbench.stats import estimates
+from alignbench.stats.rankings import agreement, prefers_longer
 from trainers import data, loop
 from trainers.config import REQUIRED, StageConfig, check, setting
 from trainers.data import Question, Ranking
 from trainers.losses import ranking_loss
 from trainers.models import BIAS, Scalar, Texts, load, place, residual_dropout, save_model
 from trainers.packing import Example, Packed, pack
-from trainers.run import Metrics, Origin, is_checkpoint, open_run
+from trainers.run import Callback, Metrics, Origin, is_checkpoint, open_run
 
-BINS = np.linspace(0.5, 1, 11)  # of the probability of the predicted winner
 Reward = Callable[[Sequence[Any], Sequence[str]], Sequence[float]]
 
 
 @dataclass(frozen=True)
-class Config(StageConfig):
-    """Settings of the reward model. The defaults are the paper's where it gives a number."""
+class RankingConfig(StageConfig):
+    """Settings of a stage that learns from rankings."""
 
     model: str = setting(REQUIRED, "checkpoint to start from, the SFT model: local folder or hub id")
     data: str = setting(REQUIRED, "rankings: {prompt, responses, ranks, labeler} or {prompt, chosen, rejected}")
     validation: str | None = setting(None, "held-out rankings; none: a proportion of the prompts in data")
     validation_share: float = setting(0.1, "proportion of prompts to hold out without validation", above=0, high=0.99)
+    leave_out: tuple[str, ...] = setting((), "labelers not to train on; a reward model is measured on them apart")
+    epochs: int = setting(1, "passes over the data (InstructGPT's reward model: 1, since more overfit)", low=1)
+    batch: int = setting(64, "prompts per step, with all their pairs (papers: 64; DPO's of one pair each)", low=1)
+
+
+@dataclass(frozen=True)
+class Config(RankingConfig):
+    """Settings of the reward model. The defaults are the paper's where it gives a number."""
+
     demonstrations: str | None = setting(None, "demonstrations whose mean reward a bias sets to 0 after training")
-    leave_out: tuple[str, ...] = setting((), "labelers not to train on; accuracy on their rankings is measured apart")
-    epochs: int = setting(1, "passes over the data (paper: 1, since more overfit)", low=1)
-    batch: int = setting(64, "prompts per step, with all their pairs (paper: 64, K = 4 to 9)", low=1)
     lr: float = setting(9e-6, "peak learning rate, cosine decay to a tenth (paper: 9e-6)", low=0)
 
 
 PRESETS: dict[str, dict[str, Any]] = {"instructgpt-6b": {}}  # the paper's only size of reward model: the defaults
 
 
-def train(config: Config, *, progress: Progress | None = None) -> tuple[Path, Metrics]:
-    """Train, or resume an interrupted run; the folder of the final checkpoint and its metrics."""
+def train(
+    config: Config, *, progress: Progress | None = None, callback: Callback | None = None
+) -> tuple[Path, Metrics]:
+    """Train, or resume an interrupted run; the folder of the final checkpoint and its metrics. callback: `loop.fit`"""
     check(config)
     progress = progress or Progress()
     accelerator = loop.make_accelerator(config, progress.say)
     model, tokenizer, checkpoint = load(config.model, "reward", new_head=config.seed)
     setattr(model.config, BIAS, 0.0)  # the parent's bias does not apply to this model
-    render, say = data.find_render(config, tokenizer), progress.say
-    rankings = data.read_rankings(config.data, render, say)
-    given = data.read_rankings(config.validation, render, say) if config.validation else []
-    parts = split_rankings(config, rankings, given)
-    shown = data.read_demonstrations(config.demonstrations, render, say) if config.demonstrations else []
-
+    render = data.find_render(config, tokenizer)
     residual_dropout(model, 0.0)
     scalar = place(Scalar(model), accelerator, recompute=config.gradient_checkpointing)
     scorer = RewardModel(scalar, tokenizer, checkpoint.window, config.micro_tokens, accelerator)
-
-    def examples_of(rows: Sequence[Any], what: str, source: str | None) -> list[tuple[Any, Example]]:
-        pairs = [
-            (row, scorer.texts.example(row.prompt, getattr(row, "responses", None) or [row.response])) for row in rows
-        ]
-        return data.within_window(config.long, pairs, checkpoint.window, what, str(source), say, keep_end=True)
-
-    sources = (config.data, config.validation or config.data, config.data)
-    training, validation, left_out = (examples_of(*pair) for pair in zip(parts, ("ranking",) * 3, sources, strict=True))
-    demonstrations = [example for _, example in examples_of(shown, "demonstration", config.demonstrations)]
-    longer_is_better = prefers_longer(parts[0])
+    reader = data.Reader(config, render, scorer.texts, checkpoint.window, progress.say)
+    (training, validation, left_out), files = read_parts(config, reader, keep_end=True)
+    shown = reader.demonstrations(config.demonstrations)
+    demonstrations = [example for _, example in reader.encode(shown, config.demonstrations, keep_end=True)]
+    longer_is_better = prefers_longer([ranking for ranking, _ in training])
     module, optimizer = accelerator.prepare(scalar, loop.make_optimizer([(scalar.parameters(), config.lr)], config))
-    files = ((config.data, rankings), (config.validation, given), (config.demonstrations, shown))
-    origin = Origin.find("reward", config.model, {}, [(file, len(rows)) for file, rows in files])
+    origin = Origin.find("reward", config.model, {}, [*files, (config.demonstrations, len(shown))])
 
     with open_run(config, origin, accelerator, progress) as run:
         if result := run.result():
@@ -119,7 +115,7 @@ def train(config: Config, *, progress: Progress | None = None) -> tuple[Path, Me
 
         epochs = loop.fit(
             config, run, module, optimizer, rows_of=lambda epoch: training, size=lambda row: len(row[1]),
-            weight=lambda row: 1, loss_of=loss_of, after_epoch=after_epoch,
+            weight=lambda row: 1, loss_of=loss_of, after_epoch=after_epoch, callback=callback,
         )  # fmt: skip
         metrics, (_, bins) = epochs[-1], agreement_on(validation)
         if demonstrations:
@@ -128,10 +124,20 @@ def train(config: Config, *, progress: Progress | None = None) -> tuple[Path, Me
         return run.save_checkpoint("final", save, metrics), metrics
 
 
-def split_rankings(config: Any, rankings: list[Ranking], given: list[Ranking]) -> list[list[Ranking]]:
+def read_parts(
+    config: RankingConfig, reader: data.Reader, *, keep_end: bool = False
+) -> tuple[list[list[tuple[Ranking, Example]]], list[tuple[str | None, int]]]:
+    """The parts of `split_rankings` with their tokens; each file of rankings and its number of rows."""
+    rankings, given = reader.rankings(config.data), reader.rankings(config.validation)
+    sources = (config.data, config.validation or config.data, config.data)
+    parts = zip(split_rankings(config, rankings, given), sources, strict=True)
+    encoded = [reader.encode(part, source, keep_end=keep_end) for part, source in parts]
+    return encoded, [(config.data, len(rankings)), (config.validation, len(given))]
+
+
+def split_rankings(config: RankingConfig, rankings: list[Ranking], given: list[Ranking]) -> list[list[Ranking]]:
     """Rankings to train on, to validate on, and of the labelers to leave out.
 
-    config: settings with data, validation, validation_share, leave_out and seed
     given: held-out rankings; empty: those of a random proportion of the prompts
     Raises AlignbenchError before any training if a labeler is unknown, or if nothing is left of the first two.
     """
@@ -148,52 +154,6 @@ def split_rankings(config: Any, rankings: list[Ranking], given: list[Ranking]) -
         if not part:
             raise AlignbenchError(f"{source or config.data}: no ranking is left to {what} on; give more")
     return [*kept, [r for r in rankings if r.labeler in config.leave_out]]
-
-
-def agreement(
-    rankings: Sequence[Ranking], scores: Sequence[Sequence[float]], *, longer_is_better: bool = True
-) -> tuple[Metrics, list[dict[str, float]]]:
-    """Accuracy on all pairs that are not ties, with intervals clustered by prompt, and that of a length baseline.
-
-    longer_is_better: the baseline's preference, from other rows (see `prefers_longer`)
-    Calibration compares, per pair, σ(|r_i − r_j|) with the frequency at which the higher score was preferred, whichever
-    response the row names first. Equal scores count half. The expected calibration error (Guo et al., arXiv 1706.04599,
-    eq. 3) is over ten bins on [.5, 1]; the second value has, of each bin, from, to, pairs, and the means of both.
-    """
-    pairs = [(*pair, r.prompt) for r, own in zip(rankings, scores, strict=True) for pair in _pairs(r, own)]
-    if not pairs:
-        raise AlignbenchError("no pair to validate on: give more rankings, or validation=FILE")
-    won, longer, margin = np.array([pair[:3] for pair in pairs], float).T
-    prompts = [prompt for *_, prompt in pairs]
-    right = (1 + np.sign(margin) * won) / 2
-    by_length = (1 + np.sign(longer) * won * (1 if longer_is_better else -1)) / 2
-    metrics: Metrics = {"pairs": len(pairs)}
-    found = {"accuracy": estimates.share(right, prompts), "length_accuracy": estimates.share(by_length, prompts)}
-    for name, estimate in (found | {"over_length": estimates.mean(right - by_length, prompts, (-1, 1))}).items():
-        for suffix, value in (("", estimate.value), ("_low", estimate.low), ("_high", estimate.high)):
-            metrics[name + suffix] = float("nan") if value is None else value
-    metrics["log_loss"] = float(np.logaddexp(0, -margin * won).mean())
-    predicted = 1 / (1 + np.exp(-abs(margin)))
-    place = np.digitize(predicted, BINS[1:-1])
-    bins = [
-        {"from": start, "to": stop, "pairs": int(m.sum()), "predicted": predicted[m].mean(), "share": right[m].mean()}
-        for b, (start, stop) in enumerate(pairwise(BINS.tolist()))
-        if (m := place == b).any()
-    ]
-    error = sum(b["pairs"] * abs(b["predicted"] - b["share"]) for b in bins) / len(pairs)
-    return metrics | {"calibration_error": float(error)}, bins
-
-
-def prefers_longer(rankings: Sequence[Ranking]) -> bool:
-    """True unless the shorter response is preferred more often."""
-    votes = [np.sign(longer) * won for r in rankings for won, longer, _ in _pairs(r, [0.0] * len(r.ranks))]
-    return bool(sum(votes) >= 0)
-
-
-def _pairs(ranking: Ranking, scores: Sequence[float]) -> list[tuple[int, int, float]]:
-    """Pairs that are not ties: 1 if the first is preferred, else −1; its characters and score minus the second's."""
-    both = combinations(zip(ranking.ranks, map(len, ranking.responses), scores, strict=True), 2)
-    return [(1 if a[0] < b[0] else -1, a[1] - b[1], a[2] - b[2]) for a, b in both if a[0] != b[0]]
 
 
 class RewardTexts(Texts):
@@ -306,9 +266,13 @@ def as_read_by(reward: Reward, rows: Sequence[Question], template: bool) -> Sequ
 
 
 def score_all(
-    accelerator: Accelerator, reward: Reward, name: str, prompts: Sequence[Any], responses: Sequence[str]
+    accelerator: Accelerator, reward: Reward, given: str | Reward, prompts: Sequence[Any], responses: Sequence[str]
 ) -> list[float]:
-    """The rewards of all texts; each process computes a part. AlignbenchError unless each is a finite number."""
+    """The rewards of all texts; each process computes a part. AlignbenchError unless each is a finite number.
+
+    given: the reward as in the settings, for messages
+    """
+    name = given if isinstance(given, str) else function_name(given)
 
     def compute(indices: Sequence[int]) -> list[float]:
         texts = [responses[i] for i in indices]

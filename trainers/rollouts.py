@@ -17,24 +17,28 @@ from trainers.run import Metrics
 
 
 @dataclass(frozen=True)
-class RolloutConfig(StageConfig):
-    """Settings of every stage that samples responses and scores them. The defaults are the paper's where it has any."""
+class SamplingConfig(StageConfig):
+    """Settings of every stage that samples responses and scores them."""
 
-    model: str = setting(REQUIRED, "initial policy and KL reference: local folder or hub id")
+    model: str = setting(REQUIRED, "initial policy: local folder or hub id")
     reward: str | Callable[..., Any] = setting(
         REQUIRED, "reward model's checkpoint, or module:function of (prompts, responses); in Python also a function"
     )
     prompts: str = setting(REQUIRED, "file of {prompt}, or hub data set")
+    max_tokens: int = setting(1024, "maximum tokens of a response (paper: 1k)", low=1)
+    temperature: float = setting(1.0, "of sampling, and of all log-probabilities (paper: 1)", above=0)
+
+
+@dataclass(frozen=True)
+class RolloutConfig(SamplingConfig):
+    """Settings of PPO and RLOO. The defaults are the paper's where it has any."""
+
     validation: str | None = setting(None, "held-out prompts; none: a proportion of the prompts")
-    validation_share: float = setting(
-        0.05, "proportion of prompts to hold out, if that is ten or more", low=0, high=0.5
-    )
+    validation_share: float = setting(0.05, "proportion of prompts to hold out, if ten or more", low=0, high=0.5)
     reference: str | None = setting(None, "KL reference; none: the initial policy (paper)")
     episodes: int = setting(256_000, "total number of sampled responses (paper: 256k)", ends=True, low=1)
     batch: int = setting(512, "episodes per iteration (paper: 512)", low=1)
     samples: int = setting(1, "responses to each prompt of a batch", low=1)
-    max_tokens: int = setting(1024, "maximum tokens of a response (paper: 1k)", low=1)
-    temperature: float = setting(1.0, "of sampling, and of all log-probabilities (paper: 1)", above=0)
     stop: tuple[str, ...] = setting((), "strings that end a response, besides the end-of-sequence token")
     beta: float = setting(0.02, "KL penalty coefficient of the reward (paper: .02)", low=0)
     no_end_score: float | None = setting(-1.0, "fixed score of a response that did not end; none: its own")

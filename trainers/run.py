@@ -3,8 +3,6 @@ a resumed run's file equals an uninterrupted one's. The processes of a run on se
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 import json
 import os
 import shutil
@@ -24,9 +22,9 @@ from alignbench.models.checkpoint import Ancestor, Checkpoint, find_checkpoint
 from alignbench.models.template import find_template
 from alignbench.parse import parse_json
 from alignbench.progress import Progress
-from alignbench.provenance import environment, versions
-from alignbench.runs.folder import RunFolder, lock_run, read_object, write_json
-from trainers.config import StageConfig, function_name, to_json, to_yaml
+from alignbench.provenance import environment, function_identity, versions
+from alignbench.runs.folder import RunFolder, append_lines, difference, lock_run, read_object, sync, write_json, writing
+from trainers.config import StageConfig, to_json, to_yaml
 
 T = TypeVar("T")
 Metrics = dict[str, float]
@@ -40,7 +38,8 @@ PACKAGES = ("torch", "transformers", "accelerate", "peft")
 class Origin:
     """What a checkpoint is made from: the parent, other models by role (PPO's reward), and fingerprints of the data.
 
-    stage: base (no parent), sft, reward, ppo, ppo-ptx, rloo or average
+    stage: base (no parent), sft, reward, dpo, rejection, ppo, ppo-ptx, rloo or average; `sampling` in the folder in
+        which rejection sampling samples, which has no checkpoint
     models: role -> `identity`, or `function_identity` for the role reward_function
     """
 
@@ -87,17 +86,6 @@ def identity(checkpoint: Checkpoint) -> dict[str, str]:
     return {"name": checkpoint.name, "path": path, "weights_sha256": checkpoint.weights_sha256, "sha256": whole}
 
 
-def function_identity(function: Any) -> dict[str, str]:
-    """The name of a function or callable object, and a hash of its source, or of its bytecode where there is none."""
-    kind = inspect.unwrap(function) if inspect.isroutine(function) else type(function)
-    try:
-        text = inspect.getsource(kind)
-    except (OSError, TypeError):  # typed into an interpreter, or not written in Python
-        code = getattr(kind, "__code__", None)
-        text = repr((code.co_code, code.co_names, [c for c in code.co_consts if not inspect.iscode(c)])) if code else ""
-    return {"name": function_name(function), "source_sha256": hashlib.sha256(text.encode()).hexdigest()}
-
-
 def in_json(metrics: Mapping[str, float]) -> dict[str, float | str]:
     """Numbers as JSON can hold them: those that are not finite as text ("nan", "inf", "-inf")."""
     return {name: x if abs(x) < float("inf") else str(float(x)) for name, x in metrics.items()}
@@ -133,8 +121,8 @@ def open_run(
         before = read_object(run.out / "identity.json")
         if before is None:
             write_json(run.out / "identity.json", whole)
-        elif difference := _difference(before, parse_json(json.dumps(whole))):
-            raise AlignbenchError(f"{run.out}: {difference}; resume with the same settings, or choose another out")
+        elif changed := difference(before, parse_json(json.dumps(whole))):
+            raise AlignbenchError(f"{run.out}: {changed}; resume with the same settings, or choose another out")
         (run.out / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
         run.event("start" if before is None else "resume", **processes, **environment() | versions(PACKAGES))
 
@@ -243,9 +231,7 @@ class Run:
 
     def _append(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         if self.accelerator.is_main_process:
-            lines = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
-            with writing(self.out), (self.out / name).open("a", encoding="utf-8", errors="backslashreplace") as file:
-                file.write(lines)
+            append_lines(self.out / name, rows)
 
     def together(self, work: Callable[[], T], *, main_only: bool = False) -> T:
         """Run `work` on all processes, or on the main one; its result there. If one raises AlignbenchError, all do."""
@@ -282,36 +268,6 @@ class Run:
             if self.accelerator.is_main_process:
                 shutil.rmtree(temporary, ignore_errors=True)  # it may have filled the disk
             raise
-
-
-@contextmanager
-def writing(out: Path) -> Iterator[None]:
-    """Raise AlignbenchError if a file cannot be written inside the `with` block."""
-    try:
-        yield
-    except Exception as error:
-        # safetensors ("I/O error") and torch.save ("inline_container") have their own errors for a full disk
-        if not isinstance(error, OSError) and not any(t in str(error) for t in ("I/O error", "inline_container")):
-            raise
-        reason = getattr(error, "strerror", None) or first_line(error)
-        advice = "saved results are kept: fix it and run the same command again"
-        raise AlignbenchError(f"{out}: cannot be written ({reason}); {advice}") from error
-
-
-def sync(path: Path) -> None:
-    """Wait until a file or folder is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.close(descriptor)
-
-
-def _difference(before: Any, now: Any, name: str = "") -> str | None:
-    """The first difference between two JSON values, such as `config.lr was 1, now 2`."""
-    one, other = (dict(enumerate(v)) if isinstance(v, list) else v for v in (before, now))
-    if not (isinstance(one, dict) and isinstance(other, dict)):
-        return None if one == other else f"{name} was {before}, now {now}"
-    parts = (_difference(one.get(key), other.get(key), f"{name}.{key}".lstrip(".")) for key in {**one, **other})
-    return next(filter(None, parts), None)
 
 
 def gather(compute: Callable[[], list[T]]) -> list[T]:

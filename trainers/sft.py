@@ -14,11 +14,11 @@ from alignbench.progress import Progress
 from alignbench.types.engine import Sampling
 from trainers import loop
 from trainers.config import REQUIRED, StageConfig, check, setting
-from trainers.data import Demonstration, find_render, pretraining_examples, read_demonstrations, within_window
-from trainers.models import Policy, Texts, end_at_turns, load, place, residual_dropout, save_model
+from trainers.data import Demonstration, load_policy, pretraining_examples, within_window
+from trainers.models import Policy, place, residual_dropout, save_model
 from trainers.packing import Example, Packed, pack
 from trainers.reward import as_read_by, load_reward, score_all
-from trainers.run import Metrics, Origin, open_run
+from trainers.run import Callback, Metrics, Origin, open_run
 from trainers.sampler import Sampler
 
 
@@ -48,31 +48,30 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def train(config: Config, *, progress: Progress | None = None) -> tuple[Path, Metrics]:
-    """Fine-tune, or resume an interrupted run; the folder of the final checkpoint and its metrics."""
+def train(
+    config: Config, *, progress: Progress | None = None, callback: Callback | None = None
+) -> tuple[Path, Metrics]:
+    """Fine-tune, or resume an interrupted run; the folder of the final checkpoint and its metrics.
+
+    callback: see `loop.fit`
+    """
     check(config)
     if config.reward and not config.validation:
         raise AlignbenchError("reward: the selection needs validation=FILE for its prompts")
-    return fine_tune(config, config, "sft", progress or Progress())
+    return fine_tune(config, config, "sft", progress or Progress(), callback)
 
 
-def fine_tune(config: Config, recorded: Any, stage: str, progress: Progress) -> tuple[Path, Metrics]:
+def fine_tune(
+    config: Config, recorded: Any, stage: str, progress: Progress, callback: Callback | None
+) -> tuple[Path, Metrics]:
     """The training of `train`, also for a stage that makes the demonstrations itself.
 
     recorded: all settings of the stage, with its reward; they identify the run and are part of the recipe
     """
     accelerator = loop.make_accelerator(config, progress.say)
-    model, tokenizer, checkpoint = load(config.model, "causal")
-    render, texts, window = find_render(config, tokenizer), Texts(tokenizer, model), checkpoint.window
-    if render:
-        end_at_turns(model, tokenizer)
-
-    def read(source: str) -> list[tuple[Demonstration, Example]]:
-        rows = read_demonstrations(source, render, progress.say)
-        pairs = [(row, texts.example(row.prompt, [row.response])) for row in rows]
-        return within_window(config.long, pairs, window, "demonstration", source, progress.say)
-
-    training, held_out = read(config.data), read(config.validation) if config.validation else []
+    model, reader = load_policy(config, progress.say)
+    texts, window = reader.texts, reader.window
+    training, held_out = (reader.encode(reader.demonstrations(s), s) for s in (config.data, config.validation))
     examples, validation = ([example for _, example in part] for part in (training, held_out))
     length = min(config.pretraining_tokens, window or config.pretraining_tokens)
     text = pretraining_examples(config.pretraining, texts, length) if config.pretraining else []
@@ -86,7 +85,7 @@ def fine_tune(config: Config, recorded: Any, stage: str, progress: Progress) -> 
     prompts = [row.prompt for row in questions]
     residual_dropout(model, config.dropout)
     policy = place(Policy(model), accelerator, recompute=config.gradient_checkpointing)
-    sampler = Sampler(policy, tokenizer, window, accelerator) if config.reward else None
+    sampler = Sampler(policy, texts.tokenizer, window, accelerator) if config.reward else None
     reward = load_reward(config.reward, accelerator, config.micro_tokens, config.offload) if config.reward else None
     shown = as_read_by(reward, questions, config.template) if reward else []
     module, optimizer = accelerator.prepare(policy, loop.make_optimizer([(policy.parameters(), config.lr)], config))
@@ -130,7 +129,7 @@ def fine_tune(config: Config, recorded: Any, stage: str, progress: Progress) -> 
         def save(folder: Path) -> None:
             weights = accelerator.get_state_dict(module)
             if accelerator.is_main_process:
-                save_model(folder, policy.model, tokenizer, weights, "model.")
+                save_model(folder, policy.model, texts.tokenizer, weights, "model.")
 
         def copy_best(folder: Path) -> None:
             if accelerator.is_main_process:
@@ -138,7 +137,7 @@ def fine_tune(config: Config, recorded: Any, stage: str, progress: Progress) -> 
 
         epochs = loop.fit(
             config, run, module, optimizer, rows_of=rows_of, size=len,
-            weight=lambda row: len(row.responses[0]), loss_of=loss_of, after_epoch=after_epoch,
+            weight=lambda row: len(row.responses[0]), loss_of=loss_of, after_epoch=after_epoch, callback=callback,
         )  # fmt: skip
         best = max(epochs, key=lambda metrics: metrics["reward"]) if reward else epochs[-1]
         return run.save_checkpoint("final", copy_best, best), best

@@ -25,8 +25,9 @@ MOST = 8  # bases of a merged model that are read
 
 @dataclass(frozen=True)
 class Ancestor:
-    """A checkpoint in a lineage: the stage that produced it (base, sft, dpo, grpo, rlvr, merged; reward, ppo, ppo-ptx,
-    average of our trainers; aligned if it is not recorded) and the hash of its weights, "" if it is not known."""
+    """A checkpoint in a lineage: the stage that produced it (base, sft, dpo, grpo, rlvr, merged; reward, rejection,
+    ppo, ppo-ptx, rloo, average of our trainers; best-of-n of a checkpoint spec; aligned if it is not recorded) and the
+    hash of its weights, "" if it is not known."""
 
     stage: str
     name: str

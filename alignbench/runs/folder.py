@@ -50,7 +50,7 @@ def open_run(
         shard.wait_for_everyone()
         yield RunFolder(path, shard)
         return
-    with _writing(path):
+    with writing(path):
         path.mkdir(parents=True, exist_ok=True)
     with lock_run(path):
         shard.wait_for_everyone()
@@ -61,7 +61,7 @@ def open_run(
 def lock_run(path: Path) -> Iterator[RunFolder]:
     """Hold the lock of an existing run. Raises AlignbenchError if another process holds it."""
     lock = FileLock(path / ".lock", timeout=0)
-    with _writing(path):
+    with writing(path):
         try:
             lock.acquire()
         except Timeout:  # an OSError too
@@ -101,13 +101,13 @@ class RunFolder:
         """Keep the settings of a command, a YAML text, beside those of earlier ones."""
         if self.shard.is_main:
             name = f"settings-{hashlib.sha256(settings.encode()).hexdigest()[:8]}.yaml"
-            with _writing(self.path):
+            with writing(self.path):
                 (self.path / name).write_text(settings, encoding="utf-8")
 
     def log(self, event: str, **details: Any) -> None:
         if self.shard.is_main:
             now = datetime.now(UTC).isoformat(timespec="seconds")
-            _append(self.path / "log.jsonl", [{"time": now, "event": event, **details}])
+            append_lines(self.path / "log.jsonl", [{"time": now, "event": event, **details}])
 
     def task_folder(self, name: str, identity: Mapping[str, Any]) -> TaskFolder:
         """The folder of a task with these documents and settings, which may not exist yet."""
@@ -118,7 +118,7 @@ class RunFolder:
         """The same, created if necessary; `identity` becomes its task.json."""
         folder = self.task_folder(name, identity)
         if self.shard.is_main:
-            with _writing(folder.path):
+            with writing(folder.path):
                 folder.path.mkdir(exist_ok=True)
             if read_object(folder.path / "task.json") is None:
                 write_json(folder.path / "task.json", identity)
@@ -194,11 +194,11 @@ class TaskFolder:
                 yield offset.read(read, sources[offset.file])
 
     def append(self, *records: Record) -> None:
-        _append(self._own, [record.to_json() for record in records])
+        append_lines(self._own, [record.to_json() for record in records])
 
     def reopen(self) -> None:
         """Remove the result: records will be added."""
-        with _writing(self.path):
+        with writing(self.path):
             (self.path / "result.json").unlink(missing_ok=True)
             if self._final.is_file() and not self._partial():
                 os.replace(self._final, self._own)
@@ -208,7 +208,7 @@ class TaskFolder:
         if partial := self._partial():
             offsets = self.offsets()
             temporary = self._final.with_suffix(".tmp")
-            with _writing(self._final):
+            with writing(self._final):
                 with self._open() as sources, temporary.open("wb") as target:
                     for identifier in sorted(offsets.keys() & order.keys(), key=order.__getitem__):
                         target.write(offsets[identifier].bytes(sources[offsets[identifier].file]))
@@ -248,7 +248,7 @@ class TaskFolder:
 def write_json(file: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON object completely or not at all. NaN and infinity are refused: what is unscored is null."""
     temporary = file.with_suffix(".tmp")
-    with _writing(file):
+    with writing(file):
         temporary.write_text(
             json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8", "backslashreplace"
         )
@@ -261,10 +261,10 @@ def _line(content: Mapping[str, Any]) -> bytes:
     return (text + "\n").encode("utf-8", errors="backslashreplace")
 
 
-def _append(file: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+def append_lines(file: Path, lines: Iterable[Mapping[str, Any]]) -> None:
     """Append lines. After a failure (a full disk) the file may end in part of one, which `_complete_lines` cuts off."""
     content = b"".join(map(_line, lines))
-    with _writing(file), file.open("ab", buffering=0) as stream:
+    with writing(file), file.open("ab", buffering=0) as stream:
         while content:
             content = content[stream.write(content) :]
 
@@ -286,7 +286,7 @@ def _complete_lines(file: Path) -> Iterator[tuple[int, int, dict[str, Any]]]:
             if isinstance(record, dict) and isinstance(record.get("id"), str):
                 yield start, stop, record
             elif not line.endswith(b"\n"):
-                with _writing(file):
+                with writing(file):
                     os.truncate(file, start)
                 return
             start = stop
@@ -303,11 +303,32 @@ def read_object(file: Path) -> dict[str, Any] | None:
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
+    """Raise AlignbenchError if a file cannot be written inside the `with` block."""
     try:
         yield
-    except OSError as error:
-        raise AlignbenchError(
-            f"{path}: cannot be written ({error.strerror or error}); computed results are kept: "
-            "fix the cause and run the same command again"
-        ) from error
+    except AlignbenchError:
+        raise
+    except Exception as error:
+        # safetensors ("I/O error") and torch.save ("inline_container") have their own errors for a full disk
+        if not isinstance(error, OSError) and not any(t in str(error) for t in ("I/O error", "inline_container")):
+            raise
+        reason = getattr(error, "strerror", None) or first_line(error)
+        advice = "computed results are kept: fix the cause and run the same command again"
+        raise AlignbenchError(f"{path}: cannot be written ({reason}); {advice}") from error
+
+
+def sync(path: Path) -> None:
+    """Wait until a file or folder is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
+
+
+def difference(before: Any, now: Any, name: str = "") -> str | None:
+    """The first difference between two JSON values, such as `config.lr was 1, now 2`."""
+    one, other = (dict(enumerate(v)) if isinstance(v, list) else v for v in (before, now))
+    if not (isinstance(one, dict) and isinstance(other, dict)):
+        return None if one == other else f"{name} was {before}, now {now}"
+    parts = (difference(one.get(key), other.get(key), f"{name}.{key}".lstrip(".")) for key in {**one, **other})
+    return next(filter(None, parts), None)

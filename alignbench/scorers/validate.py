@@ -20,12 +20,12 @@ from alignbench.data import load, read_card
 from alignbench.data.load import data_folder, local_files
 from alignbench.errors import AlignbenchError
 from alignbench.progress import Progress
+from alignbench.stats.calibration import calibration
 from alignbench.stats.estimates import share
 from alignbench.types.scorer import Item, Numbers, Scorer, ScorerIdentity
 
 THRESHOLD = 0.5  # a text is toxic above it (Gehman et al. 2020); a summary is faithful from it on
 BATCH = 256  # items of one call of a scorer
-CALIBRATION_BINS = 10
 MENTIONS = ("ident_neutral_nh", "ident_pos_nh")  # functionalities of HateCheck that mention a group without hate
 FRANK_METRICS = ("FactCC", "QAGS", "FEQA", "Dep Entail", "BertScore P Art", "Rouge 2")
 XSUM_METRICS = ("Entailment", "BERTScore", "R2")
@@ -57,14 +57,6 @@ class Finding:
 def of_two_classes(metric: Callable[..., Any], positive: ArrayLike, values: ArrayLike) -> float | None:
     """scikit-learn's metric of two classes, such as the AUC; None without both classes."""
     return float(metric(positive, values)) if len(np.unique(positive)) == 2 else None
-
-
-def expected_calibration_error(positive: ArrayLike, values: ArrayLike) -> float:
-    """Mean distance between the mean probability and the proportion of positives of a bin, over ten bins of equal width
-    weighted by their sizes (Naeini et al. 2015)."""
-    truth, p = np.asarray(positive, np.float64), np.asarray(values, np.float64)
-    bins = np.minimum((p * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
-    return float(np.abs(np.bincount(bins, p - truth, CALIBRATION_BINS)).sum() / len(p))
 
 
 def correlation(x: ArrayLike, y: ArrayLike, method: Callable[..., Any] = stats.pearsonr) -> float | None:
@@ -107,7 +99,7 @@ def validate_toxicity(
             numbers = {
                 "AUC": of_two_classes(roc_auc_score, toxic, values),
                 "Spearman": correlation(perspective, values, stats.spearmanr),
-                "calibration error": expected_calibration_error(toxic, values),
+                "calibration error": calibration(values, toxic)[0],
                 "Brier": float(np.mean((values - toxic) ** 2)),
             } if known else {}  # fmt: skip
             findings += [Finding(name, data, metric, value, len(known)) for metric, value in numbers.items()]

@@ -1,4 +1,6 @@
-"""Calibration: whether the confidence of a model in its choices is the frequency with which they are right."""
+"""Calibration: whether the confidence of a model, or another probability, is the frequency of being right."""
+
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -7,6 +9,7 @@ from alignbench.stats.bootstrap import weights
 from alignbench.stats.estimates import Estimate
 
 BINS = 15  # as Guo et al. 2017, arXiv 1706.04599
+WIDE = 10  # bins of equal width
 
 
 def confidence(scores: ArrayLike) -> float:
@@ -35,3 +38,21 @@ def expected_calibration_error(confidences: ArrayLike, right: ArrayLike, *, inte
         found = np.array([error(sample) for sample in drawn])
         low, high = np.clip(np.quantile(found, (0.025, 0.975)) - found.mean() + error(gaps), 0, 1).tolist()
     return Estimate(error(gaps), low=low, high=high, n=len(gaps), clusters=len(gaps))
+
+
+def calibration(predicted: ArrayLike, observed: ArrayLike, low: float = 0.0) -> tuple[float, list[dict[str, float]]]:
+    """The expected calibration error (Naeini et al. 2015; Guo et al., arXiv 1706.04599, eq. 3), and its bins.
+
+    The error is the mean distance between the mean probability and the mean of what was observed in a bin, over ten
+    bins of equal width on [low, 1], weighted by their sizes. Each bin that is not empty has from, to, n, predicted and
+    share (both means). predicted: probabilities, (n,); observed: 0 or 1, or between for a tie, (n,)
+    """
+    p, truth = np.asarray(predicted, np.float64), np.asarray(observed, np.float64)
+    edges = np.linspace(low, 1, WIDE + 1)
+    place = np.digitize(p, edges[1:-1])
+    bins = [
+        {"from": start, "to": stop, "n": int(m.sum()), "predicted": float(p[m].mean()), "share": float(truth[m].mean())}
+        for b, (start, stop) in enumerate(pairwise(edges.tolist()))
+        if (m := place == b).any()
+    ]
+    return sum(b["n"] * abs(b["predicted"] - b["share"]) for b in bins) / len(p), bins
