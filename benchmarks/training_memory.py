@@ -18,6 +18,7 @@ from harness import arguments, print_table
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
 from trainers import plan, ppo
+from trainers.record import Setup
 
 SIZES = {"5M": (256, 6), "30M": (512, 9)}  # width, layers
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -37,7 +38,7 @@ def size(tensors: Iterable[Any]) -> int:
     )
 
 
-def count(s: ppo.Setup) -> dict[str, int]:
+def count(s: Setup) -> dict[str, int]:
     trained = [s.policy, s.value]
     states = [state for model in trained for state in model.optimizer.optimizer.state.values()]
     moments = [value for state in states for name, value in state.items() if name != "step"]
@@ -85,8 +86,9 @@ def rows(args: Namespace, folder: Path) -> Iterable[dict[str, object]]:
     for name, (width, layers) in SIZES.items():
         save_model(folder / name, AutoTokenizer.from_pretrained(args.tokenizer), width, layers)
         base = ppo.Config(
-            model=str(folder / name / "policy"), reward=str(folder / name / "reward"), out="", cpu=True, trackers=(),
-            prompts=str(folder / "prompts.jsonl"), episodes=16, batch=8, minibatch=8, max_tokens=8, validation_share=0.0,
+            model=str(folder / name / "policy"), reward=str(folder / name / "reward"), out="", cpu=True,
+            prompts=str(folder / "prompts.jsonl"), validation_share=0.0, trackers=(),
+            episodes=16, batch=8, minibatch=8, max_tokens=8,
         )  # fmt: skip
         parameters = plan.sizes(base.model)["parameters"]
         for number, (setting, changes) in enumerate(SETTINGS.items()):
