@@ -47,7 +47,7 @@ class Config(RolloutConfig):
     value_clip: float = setting(0.2, "clip range of the value's change (lm-human-preferences: .2)", above=0)
     discount: float = setting(1.0, "discount of later rewards (paper: 1)", low=0, high=1)
     lam: float = setting(0.95, "λ of generalised advantage estimation (lm-human-preferences: .95)", low=0, high=1)
-    whiten_rewards: bool = setting(False, "scale token rewards to variance 1, keeping their mean (detail 11)")
+    whiten_rewards: bool = setting(False, "scale token rewards to variance 1 around their mean (lm-human-preferences)")
     pretraining: str | None = setting(None, "pretraining text, for ptx > 0")
     ptx: float = setting(0.0, "γ, coefficient of the pretraining gradient (paper: 27.8 for PPO-ptx)", low=0)
     ptx_examples: int = setting(8, "pretraining examples per episode (paper: 8)", low=1)
