@@ -15,7 +15,7 @@ from training_cases import RESPONSE_TOKENS, side_arguments, write_report
 from alignbench.models.local import engine as local_engine
 from trainers import loop, ppo, reward, run, sft
 
-MICRO_TOKENS = {"ppo": 2048, "reward_k4": 2048, "reward_k9": 2048, "sft": 4096}  # the fastest
+MICRO_TOKENS = {"ppo": 2048, "reward_k4": 2048, "reward_k9": 2048, "sft": 512}  # of sft as in the peer
 
 
 class Clock:

@@ -202,22 +202,19 @@ def accumulate(
     return summed
 
 
-def take_step(module: nn.Module, optimizer: Any, max_norm: float | None, parts: Sequence[nn.Module] = ()) -> float:
+def take_step(module: nn.Module, optimizer: Any, max_norm: float | None) -> float:
     """Clip the gradient to `max_norm` (None: no clipping), update the weights, clear the gradient; its unclipped norm.
 
-    parts: of the module, whose gradients are clipped apart; empty: the whole
     Raises NotFiniteError, without an update, if the gradient is not finite.
     """
-    gradients = [[p.grad for p in part.parameters() if p.grad is not None] for part in parts or (module,)]
-    norms = [gradient_norm(own) for own in gradients]
-    norm = math.hypot(*norms)
+    gradients = [p.grad for p in module.parameters() if p.grad is not None]
+    norm = gradient_norm(gradients)
     if not math.isfinite(norm):
         optimizer.zero_grad()
         raise NotFiniteError("the gradient is not finite")
-    for own, size in zip(gradients, norms, strict=True):
-        if max_norm is not None and size > max_norm:
-            for gradient in own:
-                gradient.mul_(max_norm / size)
+    if max_norm is not None and norm > max_norm:
+        for gradient in gradients:
+            gradient.mul_(max_norm / norm)
     optimizer.step()
     optimizer.zero_grad()
     return norm

@@ -1,25 +1,22 @@
 """PPO and PPO-ptx (InstructGPT, section 3.5, App. C.3–C.4; arXiv 1909.08593).
 
 Read `optimise`, the loop, then its steps from top to bottom. Beside this file they need rollouts.py (a batch of
-responses), losses.py (the mathematics), models.py and loop.py. Small mistakes do not crash PPO for language models, but
-change what is optimised. The details that decide are numbered 1 to 21 here; docs/ppo_details.md has the test of each.
+responses), losses.py (the mathematics), models.py and loop.py; record.py saves and logs. Small mistakes do not crash
+PPO for language models, but change what is optimised. The details that decide are numbered 1 to 21 here;
+docs/ppo_details.md has the test of each.
 """
 
 import math
-import os
-import shutil
 import time
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 
 from alignbench.errors import AlignbenchError
 from alignbench.models.template import Render
@@ -29,11 +26,12 @@ from trainers import loop, losses
 from trainers.config import check, setting
 from trainers.data import find_render, fitting_prompts, pretraining_examples, read_prompts
 from trainers.loop import NotFiniteError
-from trainers.models import BIAS, Policy, Scalar, Texts, add_lora, base_model, end_at_turns, load, place, save_model
+from trainers.models import BIAS, Policy, Scalar, Texts, add_lora, base_model, end_at_turns, load, place
 from trainers.packing import Example, Packed, pack
+from trainers.record import Setup, Trained, report, resume, return_to_last_state, save_models, save_state, warn
 from trainers.reward import Reward, RewardModel, as_read_by, load_reward, score_all
-from trainers.rollouts import Prompt, Rollout, RolloutConfig, concat, describe, meets, penalised, split, table, warnings
-from trainers.run import Callback, Metrics, Origin, Run, State, open_run
+from trainers.rollouts import Prompt, Rollout, RolloutConfig, concat, describe, meets, penalised, split
+from trainers.run import Callback, Metrics, open_run
 from trainers.sampler import Sampler
 
 
@@ -49,9 +47,7 @@ class Config(RolloutConfig):
     value_clip: float = setting(0.2, "clip range of the value's change (lm-human-preferences: .2)", above=0)
     discount: float = setting(1.0, "discount of later rewards (paper: 1)", low=0, high=1)
     lam: float = setting(0.95, "λ of generalised advantage estimation (lm-human-preferences: .95)", low=0, high=1)
-    whiten_rewards: bool = setting(
-        False, "scale token rewards to variance 1, keeping their mean (lm-human-preferences)"
-    )
+    whiten_rewards: bool = setting(False, "scale token rewards to variance 1 around their mean (lm-human-preferences)")
     pretraining: str | None = setting(None, "pretraining text, for ptx > 0")
     ptx: float = setting(0.0, "γ, coefficient of the pretraining gradient (paper: 27.8 for PPO-ptx)", low=0)
     ptx_examples: int = setting(8, "pretraining examples per episode (paper: 8)", low=1)
@@ -61,57 +57,15 @@ class Config(RolloutConfig):
 
 PRESETS: dict[str, dict[str, Any]] = {"instructgpt-1.3b": {"ptx": 27.8}, "instructgpt-1.3b-no-ptx": {}}
 
-
-class Trained(NamedTuple):
-    """A model in training; `module` is `model` wrapped for several processes."""
-
-    model: Any
-    module: Any
-    optimizer: Any
+Result = tuple[Path, Metrics]  # the folder of the final checkpoint, and its metrics
+# of a micro-batch of rows, packed: columns (tokens,) of which the first is the loss
+Columns = Callable[[Sequence[Any], Packed], tuple[torch.Tensor, ...]]
 
 
-@dataclass
-class Setup:
-    """The parts of a training. reference: None if it is the policy without adapters; text: pretraining examples
-    history: metrics of the batches so far; seconds: of the steps of an iteration"""
+def train(config: Config, *, progress: Progress | None = None, callback: Callback | None = None) -> Result:
+    """Train, resume an interrupted run, or extend a finished one to more episodes.
 
-    config: Any
-    accelerator: Accelerator
-    progress: Progress
-    tokenizer: Any
-    prompts: list[Prompt]
-    held_out: list[Prompt]
-    reward: Reward
-    policy: Trained
-    sampler: Sampler
-    reference: Policy | None
-    ema: loop.Ema | None
-    value: Any = None  # Trained, in PPO
-    text: Sequence[Example] = ()
-    new_head: bool = False
-    history: list[Metrics] = field(default_factory=list)
-    warned: set[str] = field(default_factory=set)
-    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-
-    def averaged(self) -> Any:
-        """The policy has the averaged weights, if there are any, inside the `with` block."""
-        return self.ema.applied(self.policy.model) if self.ema else nullcontext()
-
-    def origin(self) -> Origin:
-        config, rows = self.config, len(self.prompts) + (0 if self.config.validation else len(self.held_out))
-        reward = config.reward if isinstance(self.reward, RewardModel) else self.reward
-        models = {"reward": reward, "reference": config.reference, "value": getattr(config, "value", None)}
-        text = config.pretraining if self.text else None
-        stage = "rloo" if self.value is None else "ppo-ptx" if text else "ppo"
-        data = [(config.prompts, rows), (config.validation, len(self.held_out)), (text, None)]
-        return Origin.find(stage, config.model, models, data)
-
-
-def train(
-    config: Config, *, progress: Progress | None = None, callback: Callback | None = None
-) -> tuple[Path, Metrics]:
-    """Train, resume an interrupted run, or extend a finished one to more episodes; the folder of the final checkpoint
-    and its metrics. callback: called with the metrics of each iteration; if it returns True, training stops and saves.
+    callback: called with the metrics of each iteration; if it returns True, training stops and saves
     """
     return optimise(setup(config, progress), compute_advantages, update, callback)
 
@@ -119,10 +73,9 @@ def train(
 def optimise(
     s: Setup, compute_advantages: Callable[[Any, list[Rollout]], None],
     update: Callable[[Setup, int, list[Rollout]], Metrics], callback: Callback | None,
-) -> tuple[Path, Metrics]:  # fmt: skip
+) -> Result:  # fmt: skip
     """The loop of PPO and RLOO, which differ in advantages and update."""
-    config, iteration, stopped, final = s.config, 0, "", Metrics()
-    iterations = config.episodes // config.batch
+    config, stopped, final, iterations = s.config, "", Metrics(), s.config.episodes // s.config.batch
     with open_run(config, s.origin(), s.accelerator, s.progress) as run:
         if result := run.result():
             return result
@@ -288,14 +241,13 @@ def step_policy(s: Setup, iteration: int, episodes: Sequence[Rollout], text: Seq
     """One step on the policy loss and, with text, γ times the pretraining loss: both gradients add up."""
     metrics = add_pretraining_gradient(s, text) if text else Metrics()
 
-    def columns_of(batch: Sequence[Rollout]) -> tuple[torch.Tensor, ...]:
-        logprobs, _ = s.policy.module(pack([r.example for r in batch], s.accelerator.device))
+    def columns_of(batch: Sequence[Rollout], packed: Packed) -> tuple[torch.Tensor, ...]:
+        logprobs, _ = s.policy.module(packed)
         old, advantages = (column(batch, name, logprobs) for name in ("logprobs", "advantages"))
         loss, ratio, clipped = losses.policy_loss(logprobs, old, advantages, s.config.clip)
         return loss, clipped, ratio, ratio - 1 - ratio.log()
 
-    # the mean is over the tokens of the minibatch, not of a micro-batch or of a process (detail 15)
-    found = accumulate(s, s.policy, episodes, columns_of, sum(len(r.response_ids) for r in episodes))
+    found = accumulate(s, s.policy, episodes, columns_of)
     metrics |= dict(zip(("policy_loss", "clip_fraction", "ratio", "approximate_kl"), found, strict=True))
     return metrics | {"policy_gradient_norm": take_step(s, s.policy, iteration)}
 
@@ -303,53 +255,54 @@ def step_policy(s: Setup, iteration: int, episodes: Sequence[Rollout], text: Seq
 def step_value(s: Setup, iteration: int, episodes: Sequence[Rollout]) -> Metrics:
     """One step on the clipped value loss (detail 13)."""
 
-    def columns_of(batch: Sequence[Rollout]) -> tuple[torch.Tensor, ...]:
-        packed = pack([r.example for r in batch], s.accelerator.device)
+    def columns_of(batch: Sequence[Rollout], packed: Packed) -> tuple[torch.Tensor, ...]:
         values = s.value.module(packed, packed.before)
         old, returns = (column(batch, name, values) for name in ("values", "returns"))
         return (losses.value_loss(values, old, returns, s.config.value_clip),)
 
-    (loss,) = accumulate(s, s.value, episodes, columns_of, sum(len(r.response_ids) for r in episodes))
+    (loss,) = accumulate(s, s.value, episodes, columns_of)
     return {"value_loss": loss, "value_gradient_norm": take_step(s, s.value, iteration)}
 
 
 def add_pretraining_gradient(s: Setup, text: Sequence[Example]) -> Metrics:
     """The loss in nats per token, and the norm of γ times its gradient. (PPO's part alone would need a copy.)"""
-    config, tokens = s.config, sum(len(example.responses[0]) for example in text)
-    divisor = tokens if config.ptx_mean == "token" else len(text)
-
-    def columns_of(examples: Sequence[Example]) -> tuple[torch.Tensor, ...]:
-        return (-config.ptx * s.policy.module(pack(examples, s.accelerator.device))[0],)
-
-    (loss,) = accumulate(s, s.policy, text, columns_of, divisor)
+    tokens = sum(len(example.responses[0]) for example in text)
+    scale = s.config.ptx * (1 if s.config.ptx_mean == "token" else tokens / len(text))
+    (loss,) = accumulate(s, s.policy, text, lambda _, packed: (-scale * s.policy.module(packed)[0],))
     norm = loop.gradient_norm(p.grad for p in s.policy.model.parameters())
-    return {"ptx_loss": loss * divisor / config.ptx / tokens, "ptx_gradient_norm": norm}
+    return {"ptx_loss": loss / scale, "ptx_gradient_norm": norm}
 
 
 def accumulate(
-    s: Setup, trained: Trained, rows: Sequence[Any], columns_of: Callable[..., tuple[torch.Tensor, ...]], divisor: int
+    s: Setup, trained: Trained, rows: Sequence[Any], columns_of: Columns, divisor: int | None = None
 ) -> list[float]:
-    """Add the gradient of the first column's sum over all rows, divided by `divisor`; all columns' sums, so divided."""
-    sums = list[list[float]]()
+    """Add the gradient of the first column's sum over all rows, divided by `divisor`; all columns' sums, so divided.
 
-    def loss_of(batch: Sequence[Any]) -> torch.Tensor:
-        columns = columns_of(batch)
+    divisor: the tokens of all rows by default, not of a micro-batch or of a process (detail 15)
+    """
+    sums, examples = list[list[float]](), [row.example if isinstance(row, Rollout) else row for row in rows]
+    count = divisor or sum(len(example.responses[0]) for example in examples)
+
+    def loss_of(pairs: Sequence[tuple[Any, Example]]) -> torch.Tensor:
+        columns = columns_of([row for row, _ in pairs], pack([example for _, example in pairs], s.accelerator.device))
         sums.append([float(column.detach().sum()) for column in columns])
         return columns[0].sum()
 
-    batches = loop.local_batches(s.accelerator, rows, len, s.config.micro_tokens)
-    loop.accumulate(s.accelerator, trained.module, batches, loss_of, divisor)
-    return [loop.total(sum(summed)) / divisor for summed in zip(*sums, strict=True)]
+    pairs = list(zip(rows, examples, strict=True))
+    batches = loop.local_batches(s.accelerator, pairs, lambda pair: len(pair[1]), s.config.micro_tokens)
+    loop.accumulate(s.accelerator, trained.module, batches, loss_of, count)
+    return [loop.total(sum(summed)) / count for summed in zip(*sums, strict=True)]
 
 
 def take_step(s: Setup, trained: Trained, iteration: int) -> float:
     """Update the weights and their average; the gradient's norm. NotFiniteError if weights are not finite then."""
     loop.set_learning_rate(trained.optimizer, losses.warmup(iteration, s.config.warmup))
     norm = loop.take_step(trained.model, trained.optimizer, s.config.max_gradient_norm)
-    average = s.ema if s.ema and trained is s.policy else None
-    if average:
-        average.update(trained.model)
-    if not loop.all_finite([*trained.model.parameters(), *(average.weights.values() if average else ())]):
+    weights: list[torch.Tensor] = list(trained.model.parameters())
+    if s.ema and trained is s.policy:
+        s.ema.update(trained.model)
+        weights += s.ema.weights.values()
+    if not loop.all_finite(weights):
         raise NotFiniteError("the step left weights that are not finite")
     return norm
 
@@ -359,7 +312,7 @@ def column(batch: Sequence[Rollout], name: str, like: torch.Tensor) -> torch.Ten
     return torch.from_numpy(concat(batch, name)).float().to(like.device)
 
 
-# What is around the loop: setup, what is saved, what is shown
+# The setup
 
 
 def setup(config: RolloutConfig, progress: Progress | None = None) -> Setup:
@@ -368,26 +321,25 @@ def setup(config: RolloutConfig, progress: Progress | None = None) -> Setup:
     progress = progress or Progress()
     accelerator = loop.make_accelerator(config, progress.say)
     ppo = config if isinstance(config, Config) else None
-    step = ppo.minibatch if ppo else config.batch
+    step, one = (ppo.minibatch, "minibatch") if ppo else (config.batch, "batch")
     for wrong, message in (
         (ppo and ppo.ptx and not ppo.pretraining, "ptx: needs pretraining=FILE"),
         (config.batch % step, f"batch {config.batch} is not a multiple of minibatch {step}"),
         (config.batch % config.samples, f"batch {config.batch} is not a multiple of samples {config.samples}"),
         (config.episodes < config.batch, f"episodes {config.episodes} are less than one batch of {config.batch}"),
         ("" in config.stop, "stop: an empty string would end every response; leave it out"),
-        (step < accelerator.num_processes, f"{'minibatch' if ppo else 'batch'} {step}: fewer episodes than processes"),
+        (step < accelerator.num_processes, f"{one} {step}: fewer episodes than processes"),
         (config.lora and accelerator.distributed_type == "FSDP", "lora: adapters are not sharded; start with DDP"),
         (config.stop_when and meets(config.stop_when), ""),  # which raises for a wrong condition
     ):
         if wrong:
             raise AlignbenchError(message)
     model, tokenizer, checkpoint = load(config.model, "causal")
-    render, texts = find_render(config, tokenizer), Texts(tokenizer, model)
+    render, texts, windows = find_render(config, tokenizer), Texts(tokenizer, model), {"policy": checkpoint.window}
     if render:
         end_at_turns(model, tokenizer)
     # a model or any function (detail 21)
     reward = load_reward(config.reward, accelerator, config.micro_tokens, config.offload)
-    windows = {"policy": checkpoint.window}
 
     def load_compatible(role: str, spec: str, kind: Literal["causal", "reward"], new_head: int | None = None) -> Any:
         found, own_tokenizer, identity = load(spec, kind, new_head=new_head)
@@ -463,88 +415,11 @@ def read_and_split_prompts(
     return prompts, held_out
 
 
-def resume(s: Setup, run: Run, iterations: int) -> int:
-    """Load the newest state, if there is one; the number of iterations done."""
-    config, final = s.config, run.out / "final"
-    done = load_state(s, state) if (state := run.resume()) else 0
-    if done > iterations:
-        raise AlignbenchError(f"{run.out}: it has {done * config.batch} episodes; give more, or choose another out")
-    if config.checkpoint_every and done and done % config.checkpoint_every == 0:  # it is extended
-        kept = run.out / f"checkpoints/iteration-{done}"
-        run.together(lambda: os.renames(final, kept) if final.exists() else None, main_only=True)
-    s.history = run.metrics()
-    s.progress.start(run.origin.stage, iterations, done, "iterations")
-    return done
-
-
-def save_state(s: Setup, run: Run, iteration: int) -> None:
-    values = {"value_bias": getattr(base_model(s.value.model.model).config, BIAS, 0.0)} if s.value else {}
-    run.save_state(iteration, lambda folder: loop.save_training(folder, s.accelerator, s.ema), values)
-
-
-def load_state(s: Setup, state: State) -> int:
-    loop.load_training(state.folder, s.accelerator, s.ema)
-    if s.value:
-        setattr(base_model(s.value.model.model).config, BIAS, state.values["value_bias"])
-    return int(state.values["step"])
-
-
-def return_to_last_state(s: Setup, run: Run, stopped: str) -> int:
-    """Load the last saved state, and remove later checkpoints; the number of its iterations."""
-    if (state := run.newest()) is None:
-        raise AlignbenchError(f"{run.origin.stage}: {stopped}; no good state was saved before it")
-    iteration = load_state(s, state)
-    for folder in (run.out / "checkpoints").glob("iteration-*") if s.accelerator.is_main_process else ():
-        if int(folder.name.partition("-")[2]) > iteration:
-            shutil.rmtree(folder, ignore_errors=True)
-    s.accelerator.wait_for_everyone()
-    s.progress.say(f"stopped at {stopped}; the result has the weights after iteration {iteration}")
-    run.event("stopped", reason=stopped, kept=iteration)
-    return iteration
-
-
 def measure(s: Setup, iteration: int) -> Metrics:
-    """Metrics of the weights that a checkpoint after this iteration has, on the held-out prompts; where there are none,
-    on the next batch of prompts."""
+    """Metrics of a checkpoint's weights on the held-out prompts; where there are none, on the next batch."""
     prompts = [(f"held-out:{i}", prompt) for i, prompt in enumerate(s.held_out)] or training_prompts(s, iteration)
     with s.averaged():
         rollouts = sample(s, prompts)
         score(s, rollouts)
         compute_logprobs(s, rollouts)
     return describe(rollouts, s.config.beta) | {"iterations": iteration, "held_out": len(s.held_out)}
-
-
-def save_models(s: Setup, folder: Path) -> None:
-    """The averaged policy, and the value in its subfolder."""
-    with s.averaged():
-        for trained, own in ((s.policy, folder), (s.value, folder / "value")):
-            weights = s.accelerator.get_state_dict(trained.module) if trained else {}
-            if trained and s.accelerator.is_main_process:
-                save_model(own, trained.model.model, s.tokenizer, weights, "model.")
-
-
-def warn(s: Setup, run: Run, iteration: int, rollouts: Sequence[Rollout], metrics: Metrics) -> None:
-    """Log all warnings about a batch; the screen shows the first of each kind."""
-    s.history.append(dict(metrics))
-    for kind, text in warnings(s.config, rollouts, s.history).items():
-        run.event("warning", iteration=iteration, kind=kind, reason=text)
-        if kind not in s.warned:
-            s.progress.say(f"warning: iteration {iteration}: {text}")
-        s.warned.add(kind)
-
-
-def report(s: Setup, run: Run, iteration: int, rollouts: Sequence[Rollout], metrics: Metrics) -> None:
-    """Log an iteration; the screen shows its main metrics and, at iterations 1, 2, 4, 8, …, some responses."""
-    run.log(iteration, metrics)
-    names = ("response", "raw_score", "score", "kl")
-    rows = [{"prompt": r.prompt.text} | {name: getattr(r, name) for name in names} for r in rollouts]
-    run.sample(iteration, rows[: s.config.sample_rows])
-    seconds = {name: round(x, 3) for name, x in s.seconds.items()}
-    speed = sum(len(r.response_ids) for r in rollouts) / sum(s.seconds.values())
-    run.event("iteration", iteration=iteration, tokens_per_second=round(speed, 1), seconds=seconds)
-    if iteration & (iteration - 1) == 0:
-        for line in table(rollouts[:3]):
-            s.progress.say(line)
-    shown = ", ".join(f"{name} {metrics[name]:.3g}" for name in ("score", "kl", "entropy"))
-    phases = ", ".join(f"{name} {x:.1f}" for name, x in seconds.items())
-    s.progress.advance(f"{shown}, {speed:.0f} tokens/s (seconds: {phases})")

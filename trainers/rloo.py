@@ -12,7 +12,8 @@ import torch
 from alignbench.progress import Progress
 from trainers import ppo
 from trainers.config import setting
-from trainers.packing import pack
+from trainers.packing import Packed
+from trainers.record import Setup
 from trainers.rollouts import Rollout, RolloutConfig
 from trainers.run import Callback, Metrics
 
@@ -45,11 +46,11 @@ def compute_advantages(config: Config, rollouts: Sequence[Rollout]) -> None:
 
 
 @ppo.timed
-def update(s: ppo.Setup, iteration: int, rollouts: Sequence[Rollout]) -> Metrics:
+def update(s: Setup, iteration: int, rollouts: Sequence[Rollout]) -> Metrics:
     """One step on −1/N Σ_i A_i log π(y_i), with log π(y_i) summed over the tokens of response i of N."""
 
-    def columns_of(batch: Sequence[Rollout]) -> tuple[torch.Tensor, ...]:
-        logprobs, _ = s.policy.module(pack([r.example for r in batch], s.accelerator.device))
+    def columns_of(batch: Sequence[Rollout], packed: Packed) -> tuple[torch.Tensor, ...]:
+        logprobs, _ = s.policy.module(packed)
         return (-ppo.column(batch, "advantages", logprobs) * logprobs,)
 
     (loss,) = ppo.accumulate(s, s.policy, rollouts, columns_of, len(rollouts))
