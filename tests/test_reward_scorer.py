@@ -14,8 +14,8 @@ from scorer_models import save_classifier, stock_logits
 from stages import tiny_classifier
 from tiny import save_tiny_checkpoint, tiny_tokenizer
 
+from alignbench.models.template import render_pair, renderer
 from alignbench.scorers import Item, find_scorer
-from trainers.data import chat_template, render_pair
 from trainers.reward import load_reward
 
 CHAT, CHATML = cases("judges")["template"], cases("templates")["end_of_turn"][0][0]
@@ -75,7 +75,7 @@ def test_the_bias_is_added_and_is_part_of_the_identity_as_are_the_weights(tmp_pa
 
 def test_a_reward_model_trained_on_chats_reads_chats_in_evaluation_and_in_training(tmp_path):
     trained = save_decoder(tmp_path / "trained", recipe={"config": {"template": True}}, template=CHAT)
-    render = chat_template(transformers.AutoTokenizer.from_pretrained(trained))
+    render = renderer(transformers.AutoTokenizer.from_pretrained(trained))
     asked = [
         render_pair(*([{"role": role, "content": text.strip()}] for role, text in zip(ROLES, own, strict=True)), render)
         for own in ENCODABLE

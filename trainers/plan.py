@@ -30,7 +30,9 @@ def sizes(spec: str, rank: int = 0) -> dict[str, int]:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)
     except Exception as error:  # transformers raises errors of many kinds
-        raise AlignbenchError(f"{spec}: its config.json does not give a causal model ({first_line(error)})") from error
+        raise AlignbenchError(
+            f"--plan: {spec}: its config.json does not give a causal model ({first_line(error)})"
+        ) from error
     head = model.get_output_embeddings()
     linear = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head]
     width, heads = config.hidden_size, config.num_attention_heads

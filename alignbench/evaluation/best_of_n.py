@@ -5,14 +5,16 @@ import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from alignbench.errors import AlignbenchError
 from alignbench.models.checkpoint import Ancestor, find_checkpoint
 from alignbench.models.model import Model, find_model
 from alignbench.runs.folder import digest
-from alignbench.scorers.reward import RewardScorer
 from alignbench.types.engine import Completion, Engine, Loglikelihood, Prompt, Request, Sampling
+
+if TYPE_CHECKING:
+    from alignbench.scorers.reward import RewardScorer
 
 PREFIX = "best-of-n:"
 FORM = "write best-of-n:POLICY:REWARD:N with two checkpoints and a number of at least 2"
@@ -38,6 +40,8 @@ def find(spec: str, *, device: str = "auto", **settings: Any) -> Model:
     training = {"kl_bound": kl_bound(n), "rewards": [reward.weights_sha256]}
 
     def load() -> Engine:
+        from alignbench.scorers.reward import RewardScorer  # imports torch
+
         return BestOfN(policy.open(), RewardScorer("reward", "model", reward_spec, device, False), n)
 
     about = {**policy.about, "lineage": lineage, "training": training}
@@ -65,7 +69,7 @@ class BestOfN:
 
     scores = False
 
-    def __init__(self, policy: Engine, reward: RewardScorer, n: int) -> None:
+    def __init__(self, policy: Engine, reward: "RewardScorer", n: int) -> None:
         self.policy, self.reward, self.n = policy, reward, n
 
     def __getattr__(self, name: str) -> Any:

@@ -17,7 +17,6 @@ from alignbench import scorers as registered
 from alignbench.errors import AlignbenchError
 from alignbench.evaluation import best_of_n
 from alignbench.evaluation.config import resolve, to_yaml, with_sampling
-from alignbench.evaluation.kl import DivergenceSource, check_sampling
 from alignbench.evaluation.pipeline import Job, run_task
 from alignbench.evaluation.sources import ModelSource, lazy_engine
 from alignbench.evaluation.thinking import find_thinking
@@ -29,7 +28,7 @@ from alignbench.runs.read import run_result
 from alignbench.scorers.choose import choose_scorers
 from alignbench.shards import Shard, find_shard
 from alignbench.tasks import find_task
-from alignbench.tasks.kl import KL
+from alignbench.tasks.kl import KL, check_sampling
 from alignbench.types.result import RunResult
 from alignbench.types.scorer import Scorer
 from alignbench.types.settings import EngineSettings, Settings, TaskSettings, with_fields
@@ -87,7 +86,7 @@ def run(settings: Settings, progress: Progress | None = None) -> list[RunResult]
     jobs = prepare(of_task, settings.data_dir, device=settings.device)
     for job in jobs:
         if job.task.name == KL:
-            check_sampling(job)
+            check_sampling(job.task)
     _check_own(settings)
     engine: dict[str, Any] = {f.name: getattr(settings, f.name) for f in fields(EngineSettings)}
     engine |= {"template_kwargs": settings.template_kwargs, "system": settings.system}
@@ -243,6 +242,8 @@ def evaluate_model(
             identity = job.identity(chat, job.thinking, settings.template_kwargs, settings.system)
             identity |= _server_sampling(model, job)[0]
             if job.task.name == KL:
+                from alignbench.evaluation.kl import DivergenceSource  # imports torch
+
                 assert base is not None  # else `run` has refused the task
                 source = DivergenceSource(source, base.open)
                 identity |= {"baseline": {"name": base.name, "sha256": digest(base.identity)}}

@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 
 from alignbench.errors import AlignbenchError
-from alignbench.evaluation.pipeline import Job
 from alignbench.evaluation.sources import ModelSource
 from alignbench.models.distributions import divergences
 from alignbench.models.local import LocalEngine
@@ -14,13 +13,6 @@ from alignbench.tasks.kl import KL, numbers_of
 from alignbench.types.engine import Completion, Engine, Prompt
 from alignbench.types.record import Document, Record
 from alignbench.types.task import Task
-
-
-def check_sampling(job: Job) -> None:
-    """Raise AlignbenchError unless the task samples from the model's own distribution."""
-    sampling = job.task.generation.sampling if job.task.generation else None
-    if sampling and (sampling.temperature, sampling.top_p, sampling.top_k) != (1, 1, 0):
-        raise AlignbenchError(f"task {KL}: samples are of temperature 1 without top_p and top_k; leave these settings")
 
 
 class DivergenceSource(ModelSource):

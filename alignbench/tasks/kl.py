@@ -12,11 +12,20 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from alignbench.errors import AlignbenchError
 from alignbench.tasks.declare import generation_task
 from alignbench.tasks.token_entropy import POSITIONS, load_instructions
 from alignbench.types.record import Document, Output
+from alignbench.types.task import Task
 
 KL = "kl"
+
+
+def check_sampling(task: Task) -> None:
+    """Raise AlignbenchError unless the task samples from the model's own distribution."""
+    sampling = task.generation.sampling if task.generation else None
+    if sampling and (sampling.temperature, sampling.top_p, sampling.top_k) != (1, 1, 0):
+        raise AlignbenchError(f"task {KL}: samples are of temperature 1 without top_p and top_k; leave these settings")
 
 
 def numbers_of(exact: NDArray[np.float64], sampled: NDArray[np.float64]) -> dict[str, float]:
