@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from accelerate import Accelerator
 from cases import cases, update
 from commands import refusal
 from scorer_models import save_classifier, stock_logits
@@ -16,6 +15,8 @@ from tiny import save_tiny_checkpoint, tiny_tokenizer
 
 from alignbench.models.template import render_pair, renderer
 from alignbench.scorers import Item, find_scorer
+from trainers.config import StageConfig
+from trainers.loop import make_accelerator
 from trainers.reward import load_reward
 
 CHAT, CHATML = cases("judges")["template"], cases("templates")["end_of_turn"][0][0]
@@ -49,7 +50,9 @@ def rewards(folder, pairs=PAIRS):
 
 
 def trainers_rewards(folder, pairs=ENCODABLE):
-    return load_reward(str(folder), Accelerator(cpu=True), 4096)(*zip(*pairs, strict=True))
+    return load_reward(str(folder), make_accelerator(StageConfig(out=str(folder), trackers=(), cpu=True)), 4096)(
+        *zip(*pairs, strict=True)
+    )
 
 
 def stock(folder, *texts, **options):

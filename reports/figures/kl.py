@@ -41,6 +41,8 @@ def distances(evidence: Evidence) -> dict[str, dict[str, Any]]:
 def against_kl(evidence: Evidence) -> Iterator[Drawing]:
     """Draw a figure per quantity of `against_kl` in words.yaml: a marker per system, a line per best-of-n policy."""
     places = distances(evidence)
+    if not places:
+        return
     systems = {system.name: system for system in evidence.systems}
     baselines = [baseline_of(own.identity) for _, own in evidence.all_runs(KL)]
     baseline = max(filter(None, baselines), key=baselines.count, default="the baseline")
@@ -93,7 +95,9 @@ def _calibration(evidence: Evidence) -> list[dict[str, Any]]:
     """Return the expected calibration error of each system on a task of two labels, decided by means per token."""
     rows = []
     for system, own in evidence.runs(LABELLED):
-        records = [record for record in own.records() if "acc" in record.values]
+        records = [record for record in own.records() if "acc" in record.values and record.logprobs]
+        if not records:
+            continue
         scores = [np.divide([x or 0.0 for x in record.logprobs], record.tokens) for record in records]
         found = expected_calibration_error(list(map(confidence, scores)), [record.values["acc"] for record in records])
         rows.append({"system": system.name, "task": LABELLED, "metric": "ece", "value": found.value, "low": found.low,
