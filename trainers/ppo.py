@@ -19,18 +19,27 @@ import numpy as np
 import torch
 
 from alignbench.errors import AlignbenchError
-from alignbench.models.template import Render
 from alignbench.progress import Progress
 from alignbench.types.engine import Sampling
 from trainers import loop, losses
 from trainers.config import check, setting
-from trainers.data import find_render, fitting_prompts, pretraining_examples, read_prompts
+from trainers.data import find_render, pretraining_examples
 from trainers.loop import NotFiniteError
 from trainers.models import BIAS, Policy, Scalar, Texts, add_lora, base_model, end_at_turns, load, place
 from trainers.packing import Example, Packed, pack
 from trainers.record import Setup, Trained, report, resume, return_to_last_state, save_models, save_state, warn
-from trainers.reward import Reward, RewardModel, as_read_by, load_reward, score_all
-from trainers.rollouts import Prompt, Rollout, RolloutConfig, concat, describe, meets, penalised, split
+from trainers.reward import RewardModel, load_reward, score_all
+from trainers.rollouts import (
+    Prompt,
+    Rollout,
+    RolloutConfig,
+    concat,
+    describe,
+    meets,
+    penalised,
+    read_and_split_prompts,
+    split,
+)  # fmt: skip
 from trainers.run import Callback, Metrics, open_run
 from trainers.sampler import Sampler
 
@@ -388,31 +397,6 @@ def setup(config: RolloutConfig, progress: Progress | None = None) -> Setup:
         return Setup(*parts)
     text = pretraining_examples(str(ppo.pretraining), texts, ppo.ptx_tokens) if ppo.ptx else []
     return Setup(*parts, prepare(Scalar(value_model), ppo.value_lr), text, new_head)
-
-
-def read_and_split_prompts(
-    config: RolloutConfig, texts: Texts, reward: Reward, render: Render | None, room: float, progress: Progress
-) -> tuple[list[Prompt], list[Prompt]]:
-    """Prompts to train on, and held-out ones: those of `validation`, or a random proportion if it has ten or more.
-
-    room: the most tokens of a prompt"""
-
-    def read(source: str) -> list[Prompt]:
-        rows = read_prompts(source, render, progress.say)
-        rows = fitting_prompts(config, rows, texts, room, source, render, progress.say)
-        found = [row.prompt for row in rows]
-        shown = as_read_by(reward, rows, config.template)
-        return [Prompt(*row) for row in zip(found, texts.prompts(found), shown, strict=True)]
-
-    prompts, held_out = read(config.prompts), read(config.validation) if config.validation else []
-    if not config.validation:
-        count = min(int(len(prompts) * config.validation_share), 256)
-        chosen = {*loop.shuffled(len(prompts), "held-out", config.seed)[: count if count >= 10 else 0]}
-        held_out = [prompts[i] for i in sorted(chosen)]
-        prompts = [prompt for i, prompt in enumerate(prompts) if i not in chosen]
-    instead = "" if held_out else "; metrics of checkpoints are on the next batch of prompts"
-    progress.say(f"prompts: {len(prompts)} to train on, {len(held_out)} held out{instead}")
-    return prompts, held_out
 
 
 def measure(s: Setup, iteration: int) -> Metrics:
