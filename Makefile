@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow test-servers lint clean
+.PHONY: demo test test-slow test-servers lint docs clean
 
 # The stamp is newer than its inputs, so a changed dependency is installed again.
 .venv/ready: pyproject.toml constraints.txt
@@ -52,5 +52,13 @@ lint: .venv/ready
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# The documentation as a site, in site/; a warning is an error.
+.venv/docs: .venv/ready
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[docs]"
+	touch $@
+
+docs: .venv/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
 clean:
-	rm -rf .venv .venv-llama .venv-serve .venv-vllm demo
+	rm -rf .venv .venv-llama .venv-serve .venv-vllm demo site

@@ -1,4 +1,4 @@
-"""The README's example runs, and the docs name what exists: tasks, commands, files and sections."""
+"""The example task runs, and the docs name what exists: tasks, commands, files and sections."""
 
 import re
 from pathlib import Path
@@ -11,11 +11,12 @@ from alignbench.tasks import all_tasks
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
-PAGES = [*(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG")), *sorted(ROOT.glob("docs/*.md"))]
+GUIDE = ROOT / "docs/guides/add_benchmark.md"
+PAGES = [*(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG")), *sorted(ROOT.glob("docs/**/*.md"))]
 
 
-def test_the_example_task_of_the_readme_runs(farm_model, tmp_path, monkeypatch):
-    (code,) = re.findall(r"```python\n(# alignbench/tasks/sums\.py\n.*?)```", README.read_text(), re.DOTALL)
+def test_the_example_task_of_the_guide_runs(farm_model, tmp_path, monkeypatch):
+    (code,) = re.findall(r"```python\n(# sums\.py\n.*?)```", GUIDE.read_text(), re.DOTALL)
     file = tmp_path / "sums.py"
     file.write_text(code)
     monkeypatch.setattr(plugins, "_included", {})
