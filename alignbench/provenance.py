@@ -3,11 +3,15 @@
 import hashlib
 import inspect
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 import alignbench
@@ -36,20 +40,63 @@ def versions(packages: Sequence[str] = TEXT_PACKAGES) -> dict[str, str | None]:
 
 
 def function_identity(function: Any) -> dict[str, str]:
-    """The name of a function or callable object, and a hash of its source, or of its bytecode where there is none."""
-    kind = inspect.unwrap(function) if inspect.isroutine(function) else type(function)
-    try:
-        text = inspect.getsource(kind)
-    except (OSError, TypeError):  # typed into an interpreter, or not written in Python
-        code = getattr(kind, "__code__", None)
-        text = repr((code.co_code, code.co_names, [c for c in code.co_consts if not inspect.iscode(c)])) if code else ""
+    """The name of a function or callable object, and a hash of its source and of the values that it was made with.
+
+    Source: bytecode of a lambda, and where there is no source. Values: of a closure, of defaults, of functools.partial,
+    of an object's attributes. Global variables, what it calls, and the contents of large objects are not covered.
+    """
+    text = repr(_parts(function, frozenset()))
     return {"name": function_name(function), "source_sha256": hashlib.sha256(text.encode()).hexdigest()}
 
 
 def function_name(function: Any) -> str:
     """module.name, also of a callable object."""
+    function = function.func if isinstance(function, partial) else function
     named = function if hasattr(function, "__qualname__") else type(function)
     return f"{named.__module__}.{named.__qualname__}"
+
+
+def _parts(value: Any, inside: frozenset[int]) -> Any:
+    """What a value consists of, without addresses. inside: the objects that contain it, which may be in a cycle"""
+    if id(value) in inside:
+        return "cycle"
+    inside |= {id(value)}
+
+    def parts(*values: Any) -> list[Any]:
+        return [_parts(own, inside) for own in values]
+
+    if isinstance(value, partial):
+        return parts(value.func, value.args, value.keywords)
+    if isinstance(value, CodeType):
+        return [value.co_code.hex(), value.co_names, parts(*value.co_consts)]
+    if inspect.ismethod(value):
+        return parts(value.__func__, value.__self__)
+    if inspect.isfunction(value):
+        with suppress(ValueError):  # a cell may be empty
+            return parts(
+                _source(value), value.__defaults__, value.__kwdefaults__, inspect.getclosurevars(value).nonlocals
+            )
+    if inspect.isclass(value):
+        return _source(value) or parts(*(own for own in vars(value).values() if inspect.isfunction(own)))
+    if isinstance(value, dict):
+        return sorted(repr(parts(*item)) for item in value.items())
+    if isinstance(value, list | tuple):
+        return parts(*value)
+    if isinstance(value, set | frozenset):
+        return sorted(repr(parts(own)) for own in value)
+    if "object at 0x" in (shown := repr(value)) or callable(value):  # an object whose repr does not show its values
+        return [function_name(value), *parts(type(value), getattr(value, "__dict__", None))]
+    return re.sub(r" at 0x[0-9a-f]+", "", shown)
+
+
+def _source(value: Any) -> Any:
+    """The source of a function or class, else the bytecode of a function. A lambda's source is a whole statement."""
+    try:
+        if getattr(value, "__name__", "") != "<lambda>":
+            return inspect.getsource(value)
+    except (OSError, TypeError):  # typed into an interpreter, or not written in Python
+        pass
+    return getattr(value, "__code__", None)
 
 
 def _version(package: str) -> str | None:

@@ -292,15 +292,15 @@ def _warnings(training: TrainingRun) -> list[str]:
         lines = read_bytes(training.path / "log.jsonl").decode(errors="replace").splitlines()
     except (OSError, ValueError):  # a training of another tool, or without a log
         return []
-    found: dict[str, list[tuple[object, str]]] = {}
+    found: dict[str, dict[object, str]] = {}  # kind -> iteration -> reason; a resumed run repeats iterations
     for line in lines:
         with suppress(ValueError, AttributeError):
             if (entry := parse_json(line)).get("event") == "warning":
-                own = found.setdefault(str(entry.get("kind")), [])
-                own.append((entry.get("iteration"), str(entry.get("reason"))))
+                own = found.setdefault(str(entry.get("kind")), {})
+                own[entry.get("iteration")] = str(entry.get("reason"))
     return [
         f"Training {training.name}: warning in {len(own)} iteration{'s' * (len(own) > 1)}, first in iteration "
-        f"{own[0][0]}: {own[0][1]}."
+        f"{next(iter(own))}: {next(iter(own.values()))}."
         for own in found.values()
     ]
 

@@ -261,7 +261,7 @@ def test_scores_that_do_not_vary_no_end_and_a_fixed_score_that_is_too_high_are_w
     logged = run(reward="training_rewards:same", max_tokens=1, episodes=16)
     none, equal = (
         "no response of 8 ended within 1 tokens; raise max_tokens, give stop",
-        "all scores are 2, so there is ",
+        "the reward of every response is 2, so there is ",
     )
     assert [reason.startswith((none, equal)) for reason in logged] == [True] * 4
     assert len(said) == 2  # on the screen once each

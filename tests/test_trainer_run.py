@@ -162,7 +162,7 @@ def stages(tmp_path_factory) -> dict[str, Path]:
     table = (("sft", "sft/final", "base"), ("reward", "rm/final", "sft"), ("ppo", "ppo/checkpoints/step-5", "sft"))
     for seed, (name, path, parent) in enumerate(table):
         found[name] = save_tiny_checkpoint(home / path, seed=seed + 1)
-        models = {"reward": str(found["reward"]) if name == "ppo" else "a:function", "value": None}
+        models = {"reward": str(found["reward"]) if name == "ppo" else "builtins:len", "value": None}
         recipe = Origin.find(name, str(found[parent]), models, []).recipe({"lr": 1e-5}, {"kl": float("nan")})
         (found[name] / "recipe.json").write_text(json.dumps(recipe))
     return found

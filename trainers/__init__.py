@@ -1,1 +1,1 @@
-"""InstructGPT's recipe: SFT, reward model, PPO, PPO-ptx; and RLOO (docs/training.md). Start with ppo.py."""
+"""InstructGPT's recipe: SFT, reward model, PPO, PPO-ptx; and RLOO, DPO, rejection sampling. Start with ppo.py."""

@@ -4,11 +4,11 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from importlib import import_module
 from inspect import formatannotation, get_annotations
 from pathlib import Path
-from types import UnionType
+from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
 import yaml
@@ -66,18 +66,24 @@ class StageConfig:
     cpu: bool = setting(False, "train on the CPU even if there is a GPU")
 
 
-def check(config: "DataclassInstance") -> None:
-    """Raise AlignbenchError for a missing setting, a wrong type, NaN, or a value outside the limits of its setting."""
+def check(config: T) -> T:
+    """The settings with each value as its type (a number that is given as text, a Path).
+
+    Raises AlignbenchError for a missing setting, a wrong type, NaN, or a value outside the limits of its setting.
+    """
     hints = get_type_hints(type(config))
     if missing := [f.name for f in fields(config) if getattr(config, f.name) == REQUIRED]:
         raise AlignbenchError(f"{', '.join(missing)} must be given, as NAME=… or in the YAML file")
+    config = replace(
+        config, **{f.name: _convert(getattr(config, f.name), hints[f.name], f.name) for f in fields(config)}
+    )
     for f in fields(config):
         value, limits = getattr(config, f.name), f.metadata["limits"]
-        _convert(value, hints[f.name], f.name)
         for name in limits if value is not None else ():
             words, keeps = LIMITS[name]
             if not keeps(value, limits[name]):
                 raise AlignbenchError(f"{f.name}: {value!r} is not {words} {limits[name]}")
+    return config
 
 
 def train(
@@ -93,9 +99,8 @@ def train(
     Raises AlignbenchError for an unknown stage or preset, and for wrong settings.
     """
     module, recipe = find_stage(stage, preset)
-    values = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
     file = None if config is None else Path(config)
-    read = read_config(module.Config, file=file, preset=recipe, settings=values)
+    read = read_config(module.Config, file=file, preset=recipe, settings=settings)
     found: tuple[Path, Mapping[str, float]] = module.train(read, progress=progress, callback=callback)
     return found
 
@@ -138,8 +143,13 @@ def read_config(
         value: Any = text
         with suppress(ValueError):
             value = parse_yaml(text)
+        kinds = _kinds(hints.get(name))
+        if text in ("none", "None") and NoneType in kinds:  # as `--show` has it; YAML's is null
+            value = None
+        if value == text and tuple[str, ...] in kinds:  # a shell does not read the escapes of stop="\n"
+            value = text.replace("\\n", "\n").replace("\\t", "\t")
         # text settings keep the text as typed: model=2024, name=yes
-        as_typed = str in _kinds(hints.get(name)) and value is not None and not isinstance(value, list)
+        as_typed = str in kinds and value is not None and not isinstance(value, list)
         named.append((name, name, text if as_typed else value))
     named += [(name, name, value) for name, value in (settings or {}).items()]
     given = {}
@@ -151,10 +161,11 @@ def read_config(
 
 
 def describe(config: "DataclassInstance") -> list[list[str]]:
-    """One row per setting: name, type, value, meaning. Settings of the stage itself come before those of its bases."""
+    """One row per setting: name, type, value, meaning. Required ones come first, then those of the stage itself."""
     known = {f.name: f for f in fields(config)}
     order = dict.fromkeys(name for base in type(config).__mro__ for name in get_annotations(base))
-    return [[n, _name(known[n].type), str(getattr(config, n)), known[n].metadata["meaning"]] for n in order]
+    required_first = sorted(order, key=lambda name: getattr(config, name) != REQUIRED)
+    return [[n, _name(known[n].type), str(getattr(config, n)), _meaning(known[n])] for n in required_first]
 
 
 def to_json(config: "DataclassInstance") -> dict[str, Any]:
@@ -172,6 +183,12 @@ def _kinds(kind: Any) -> tuple[Any, ...]:
     return get_args(kind) if isinstance(kind, UnionType) else (kind,)
 
 
+def _meaning(known: Any) -> str:
+    """What a setting means, with its choices unless the meaning names them."""
+    meaning, choices = known.metadata["meaning"], known.metadata["limits"].get("choices", ())
+    return meaning if all(choice in meaning for choice in choices) else f"{meaning}: {', '.join(choices)}"
+
+
 def _name(kind: Any) -> str:
     return formatannotation(kind).replace(formatannotation(Function), "function")
 
@@ -181,13 +198,15 @@ def _convert(value: Any, kind: Any, where: str) -> Any:
     kinds = _kinds(kind)
     if tuple[str, ...] in kinds and value is not None:
         if isinstance(value, str):  # a single string may be whitespace: stop="\n"
-            value = [part.strip() for part in value.split(",")] if "," in value else [value]
+            value = [part.strip(" ") for part in value.split(",")] if "," in value else [value]
         if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
             return tuple(value)
     elif float in kinds and isinstance(value, int | float | str) and not isinstance(value, bool):
         with suppress(ValueError, OverflowError):  # float() also of text: YAML 1.1 reads 9e-6 as a string
             if not math.isnan(number := float(value)):
                 return number
+    elif isinstance(value, Path) and str in kinds:
+        return str(value)
     elif type(value) in kinds or (callable(value) and Function in kinds):
         return value
     raise AlignbenchError(f"{where}: {value!r} is not {_name(kind)}")

@@ -50,7 +50,7 @@ def train(
     config: Config, *, progress: Progress | None = None, callback: Callback | None = None
 ) -> tuple[Path, Metrics]:
     """Train, or resume an interrupted run; the folder of the final checkpoint and its metrics. callback: `loop.fit`"""
-    check(config)
+    config = check(config)
     progress = progress or Progress()
     accelerator = loop.make_accelerator(config, progress.say)
     model, reader = load_policy(config, progress.say)

@@ -23,7 +23,7 @@ from alignbench.errors import AlignbenchError
 from trainers.config import StageConfig
 from trainers.losses import cosine
 from trainers.packing import Example, Packed, pack
-from trainers.run import Callback, Metrics, Run, gather
+from trainers.run import Callback, Metrics, Run, gather, in_json
 
 T = TypeVar("T")
 Loss = Callable[[Sequence[T]], torch.Tensor]  # the sum over rows
@@ -327,7 +327,8 @@ def fit(
     steps, step, epochs = per_epoch * config.epochs, 0, list[Metrics]()
     if state := run.resume():
         load_training(state.folder, accelerator)
-        step, steps, epochs = (state.values[name] for name in ("step", "steps", "epochs"))
+        step, steps = state.values["step"], state.values["steps"]
+        epochs = [{name: float(x) for name, x in metrics.items()} for metrics in state.values["epochs"]]
 
     def log(metrics: Metrics) -> bool:
         run.log(step, metrics)
@@ -336,7 +337,7 @@ def fit(
     run.progress.start(run.origin.stage, steps, step, "steps")
     while True:
         if step % config.save_every == 0 or step % per_epoch == 0 or step == steps:
-            values = {"steps": steps, "epochs": epochs}
+            values = {"steps": steps, "epochs": [in_json(metrics) for metrics in epochs]}
             run.save_state(step, lambda folder: save_training(folder, accelerator), values)
         if step == steps:
             return epochs

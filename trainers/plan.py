@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.pytorch_utils import Conv1D
 
 from alignbench.errors import AlignbenchError, first_line
 from trainers.run import is_checkpoint
@@ -34,15 +35,17 @@ def sizes(spec: str, rank: int = 0) -> dict[str, int]:
             f"--plan: {spec}: its config.json does not give a causal model ({first_line(error)})"
         ) from error
     head = model.get_output_embeddings()
-    linear = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head]
+    layers = [m for m in model.modules() if isinstance(m, torch.nn.Linear | Conv1D) and m is not head]
+    linear = [tuple(m.weight.shape) for m in layers]  # the two sides, in either order
+    outputs = sum(m.nf if isinstance(m, Conv1D) else m.out_features for m in layers)
     width, heads = config.hidden_size, config.num_attention_heads
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
-        "adapters": rank * sum(m.in_features + m.out_features for m in linear),
+        "adapters": rank * sum(map(sum, linear)),
         "layers": config.num_hidden_layers,
         "width": width,
         # inputs and outputs of a layer's products, norms and residuals
-        "kept": sum(m.out_features for m in linear) // config.num_hidden_layers * 2 + 4 * width,
+        "kept": outputs // config.num_hidden_layers * 2 + 4 * width,
         "keys": 2 * getattr(config, "num_key_value_heads", heads) * (getattr(config, "head_dim", 0) or width // heads),
         "vocabulary": config.vocab_size,
     }

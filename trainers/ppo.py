@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import wraps
 from pathlib import Path
 from typing import Any, Literal
@@ -50,7 +50,7 @@ class Config(RolloutConfig):
 
     value: str | None = setting(None, "initial value model; none: the reward model, or the policy with a new head")
     value_lr: float = setting(9e-6, "learning rate of the value (paper: 9e-6)", low=0)
-    minibatch: int = setting(64, "episodes per optimizer step (paper: 64)", low=1)
+    minibatch: int = setting(64, "episodes per optimizer step, at most a batch (paper: 64)", low=1)
     inner_epochs: int = setting(1, "passes over a batch (paper: 1)", low=1)
     clip: float = setting(0.2, "clip range of the policy's ratio (paper: .2)", above=0)
     value_clip: float = setting(0.2, "clip range of the value's change (lm-human-preferences: .2)", above=0)
@@ -61,7 +61,7 @@ class Config(RolloutConfig):
     ptx: float = setting(0.0, "γ, coefficient of the pretraining gradient (paper: 27.8 for PPO-ptx)", low=0)
     ptx_examples: int = setting(8, "pretraining examples per episode (paper: 8)", low=1)
     ptx_tokens: int = setting(512, "length of a pretraining example", low=2)
-    ptx_mean: str = setting("token", "γ multiplies the mean log-likelihood per", choices=("token", "example"))
+    ptx_mean: str = setting("token", "what γ multiplies the mean log-likelihood of", choices=("token", "example"))
 
 
 PRESETS: dict[str, dict[str, Any]] = {"instructgpt-1.3b": {"ptx": 27.8}, "instructgpt-1.3b-no-ptx": {}}
@@ -277,7 +277,9 @@ def add_pretraining_gradient(s: Setup, text: Sequence[Example]) -> Metrics:
     """The loss in nats per token, and the norm of γ times its gradient. (PPO's part alone would need a copy.)"""
     tokens = sum(len(example.responses[0]) for example in text)
     scale = s.config.ptx * (1 if s.config.ptx_mean == "token" else tokens / len(text))
+    s.policy.model.temperature = 1.0  # that of sampling is for responses
     (loss,) = accumulate(s, s.policy, text, lambda _, packed: (-scale * s.policy.module(packed)[0],))
+    s.policy.model.temperature = s.config.temperature
     norm = loop.gradient_norm(p.grad for p in s.policy.model.parameters())
     return {"ptx_loss": loss / scale, "ptx_gradient_norm": norm}
 
@@ -326,7 +328,9 @@ def column(batch: Sequence[Rollout], name: str, like: torch.Tensor) -> torch.Ten
 
 def setup(config: RolloutConfig, progress: Progress | None = None) -> Setup:
     """Load models, prompts and reward. Raises AlignbenchError if settings, models or data do not fit together."""
-    check(config)
+    config = check(config)
+    if isinstance(config, Config):
+        config = replace(config, minibatch=min(config.minibatch, config.batch))
     progress = progress or Progress()
     accelerator = loop.make_accelerator(config, progress.say)
     ppo = config if isinstance(config, Config) else None
@@ -383,7 +387,13 @@ def setup(config: RolloutConfig, progress: Progress | None = None) -> Setup:
     longest = {whose: config.max_tokens + (whose == "reward model") for whose in windows}
     # and may have a few tokens more, since it encodes the text of a response again
     rooms = (window - longest[whose] - 16 * (whose == "reward model") for whose, window in windows.items() if window)
-    prompts, held_out = read_and_split_prompts(config, texts, reward, render, min(rooms, default=math.inf), progress)
+    if (room := min(rooms, default=math.inf)) < 1:
+        smallest = min(filter(None, windows.values()))
+        said = f"max_tokens {config.max_tokens}: a window of {smallest} tokens leaves no room for a prompt"
+        raise AlignbenchError(said)
+    if left := config.episodes % config.batch:
+        progress.say(f"episodes: {config.episodes - left} in whole batches of {config.batch}; {left} are left out")
+    prompts, held_out = read_and_split_prompts(config, texts, reward, render, room, progress)
     for whose, window in windows.items():
         sizes = (len(prompt.ids) + longest[whose] for prompt in (*prompts, *held_out))
         loop.check_lengths(sizes, window, "prompt + max_tokens of row", config.prompts, whose=whose)

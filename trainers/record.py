@@ -16,7 +16,7 @@ from alignbench.progress import Progress
 from trainers import loop
 from trainers.models import BIAS, Policy, base_model, save_model
 from trainers.packing import Example
-from trainers.reward import Reward, RewardModel
+from trainers.reward import Reward
 from trainers.rollouts import Prompt, Rollout, table, warnings
 from trainers.run import Metrics, Origin, Run, State
 from trainers.sampler import Sampler
@@ -59,8 +59,7 @@ class Setup:
 
     def origin(self) -> Origin:
         config, held_out, text = self.config, len(self.held_out), self.config.pretraining if self.text else None
-        reward = config.reward if isinstance(self.reward, RewardModel) else self.reward
-        models = {"reward": reward, "reference": config.reference, "value": getattr(config, "value", None)}
+        models = {"reward": config.reward, "reference": config.reference, "value": getattr(config, "value", None)}
         rows = len(self.prompts) + (0 if config.validation else held_out)
         data = [(config.prompts, rows), (config.validation, held_out), (text, None)]
         return Origin.find("ppo-ptx" if text else "ppo" if self.value else "rloo", config.model, models, data)
@@ -73,7 +72,8 @@ def resume(s: Setup, run: Run, iterations: int) -> int:
         raise AlignbenchError(f"{run.out}: it has {done * config.batch} episodes; give more, or choose another out")
     if config.checkpoint_every and done and done % config.checkpoint_every == 0:  # it is extended
         kept = run.out / f"checkpoints/iteration-{done}"
-        run.together(lambda: os.renames(final, kept) if final.exists() else None, main_only=True)
+        new = final.exists() and not kept.exists()  # kept: a stopped run returned to its last checkpoint
+        run.together(lambda: os.renames(final, kept) if new else None, main_only=True)
     s.history = run.metrics()
     s.progress.start(run.origin.stage, iterations, done, "iterations")
     return done
@@ -94,7 +94,7 @@ def load_state(s: Setup, state: State) -> int:
 def return_to_last_state(s: Setup, run: Run, stopped: str) -> int:
     """Load the last saved state, and remove later checkpoints; the number of its iterations."""
     if (state := run.newest()) is None:
-        raise AlignbenchError(f"{run.origin.stage}: {stopped}; no good state was saved before it")
+        raise AlignbenchError(f"{run.origin.stage}: stopped at {stopped}, before any training; no state was saved")
     iteration = load_state(s, state)
     for folder in (run.out / "checkpoints").glob("iteration-*") if s.accelerator.is_main_process else ():
         if int(folder.name.partition("-")[2]) > iteration:

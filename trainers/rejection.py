@@ -19,7 +19,7 @@ from alignbench.types.engine import Sampling
 from trainers import data, loop, sft
 from trainers.config import check, setting
 from trainers.models import Policy
-from trainers.reward import RewardModel, as_read_by, load_reward, score_all
+from trainers.reward import as_read_by, load_reward, score_all
 from trainers.rollouts import SamplingConfig
 from trainers.run import LINES, Callback, Metrics, Origin, open_run
 from trainers.sampler import Sampler
@@ -50,7 +50,7 @@ def train(
     `out`/sampling has all responses with their rewards, `out`/demonstrations.jsonl the best one of each prompt.
     callback: during the fine-tuning, see `loop.fit`
     """
-    check(config)
+    config = check(config)
     progress = progress or Progress()
     accelerator = loop.make_accelerator(config, progress.say)
     rows = sample(config, accelerator, progress)
@@ -70,12 +70,12 @@ def sample(config: Config, accelerator: Accelerator, progress: Progress) -> list
     model, reader = data.load_policy(config, progress.say)
     render, texts, window = reader.render, reader.texts, reader.window
     reward = load_reward(config.reward, accelerator, config.micro_tokens, config.offload)
-    models = {"reward": config.reward if isinstance(reward, RewardModel) else reward}
-    origin = Origin.find("sampling", config.model, models, [(config.prompts, None)])
+    origin = Origin.find("sampling", config.model, {"reward": config.reward}, [(config.prompts, None)])
     with open_run(replace(config, out=str(out)), origin, accelerator, progress) as run:
         state, lines = run.resume(), out / LINES[1]
         questions = data.read_prompts(config.prompts, render, progress.say)
-        room = (window or math.inf) - config.max_tokens
+        if (room := (window or math.inf) - config.max_tokens) < 1:
+            raise AlignbenchError(f"max_tokens {config.max_tokens}: a window of {window} leaves no room for a prompt")
         questions = data.fitting_prompts(config, questions, texts, room, config.prompts, render, progress.say)
         prompts = [question.prompt for question in questions]
         sizes = (len(ids) + config.max_tokens for ids in texts.prompts(prompts))

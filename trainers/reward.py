@@ -2,13 +2,11 @@
 and rewards of texts, by a model or a function (details 20, 21)."""
 
 import math
-import pkgutil
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +26,7 @@ from trainers.data import Question, Ranking
 from trainers.losses import ranking_loss
 from trainers.models import BIAS, Scalar, Texts, load, place, residual_dropout, save_model
 from trainers.packing import Example, Packed, pack
-from trainers.run import Callback, Metrics, Origin, is_checkpoint, open_run
+from trainers.run import Callback, Metrics, Origin, is_checkpoint, load_function, open_run
 
 Reward = Callable[[Sequence[Any], Sequence[str]], Sequence[float]]
 
@@ -61,7 +59,7 @@ def train(
     config: Config, *, progress: Progress | None = None, callback: Callback | None = None
 ) -> tuple[Path, Metrics]:
     """Train, or resume an interrupted run; the folder of the final checkpoint and its metrics. callback: `loop.fit`"""
-    check(config)
+    config = check(config)
     progress = progress or Progress()
     accelerator = loop.make_accelerator(config, progress.say)
     model, tokenizer, checkpoint = load(config.model, "reward", new_head=config.seed)
@@ -242,16 +240,7 @@ def load_reward(spec: str | Reward, accelerator: Accelerator, micro_tokens: int,
         model, tokenizer, checkpoint = load(spec, "reward")
         scalar = place(Scalar(model), accelerator, frozen=True, offload=offload)
         return RewardModel(scalar, tokenizer, checkpoint.window, micro_tokens, accelerator, checkpoint.path)
-    sys.path.insert(0, str(Path.cwd()))
-    try:
-        found = pkgutil.resolve_name(spec)
-    except Exception as error:  # the user's module may raise any exception
-        raise AlignbenchError(f"reward {spec}: no such function ({first_line(error)})") from error
-    finally:
-        sys.path.pop(0)
-    if not callable(found):
-        raise AlignbenchError(f"reward {spec}: not a function of (prompts, responses)")
-    return cast(Reward, found)
+    return load_function("reward", spec)
 
 
 def as_read_by(reward: Reward, rows: Sequence[Question], template: bool) -> Sequence[str | Messages]:
@@ -261,8 +250,15 @@ def as_read_by(reward: Reward, rows: Sequence[Question], template: bool) -> Sequ
         return prompts
     if reward.texts.chat:
         return [as_messages(row.asked) for row in rows]
-    texts = (row.asked if len(row.asked) > 1 or isinstance(row.asked, str) else row.asked[0]["content"] for row in rows)
-    return [text if isinstance(text, str) else own for text, own in zip(texts, prompts, strict=True)]
+    found = list[str]()
+    for row in rows:
+        if not isinstance(row.asked, str) and len(row.asked) > 1:
+            where = f"prompt {row.prompt[:60]!r}: it has {len(row.asked)} messages"
+            raise AlignbenchError(
+                f"{where}, which a reward model of plain text cannot read; train one with template=true"
+            )
+        found.append(row.asked if isinstance(row.asked, str) else row.asked[0]["content"])
+    return found
 
 
 def score_all(

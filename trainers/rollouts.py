@@ -46,7 +46,7 @@ class RolloutConfig(SamplingConfig):
     samples: int = setting(1, "responses to each prompt of a batch", low=1)
     stop: tuple[str, ...] = setting((), "strings that end a response, besides the end-of-sequence token")
     beta: float = setting(0.02, "KL penalty coefficient of the reward (paper: .02)", low=0)
-    no_end_score: float | None = setting(-1.0, "fixed score of a response that did not end; none: its own")
+    no_end_score: float | None = setting(-1.0, "score without an end, at most the worst with one; none: its own")
     no_end_penalty: float = setting(0.0, "subtracted from the score of a response that did not end", low=0)
     lr: float = setting(9e-6, "learning rate of the policy after the warm-up (our default)", low=0)
     warmup: int = setting(10, "iterations of linear warm-up from a tenth of the learning rate (paper: 10)", low=0)
@@ -82,10 +82,12 @@ def read_and_split_prompts(
 
     prompts, held_out = read(config.prompts), read(config.validation) if config.validation else []
     if not config.validation:
-        count = min(int(len(prompts) * config.validation_share), 256)
-        chosen = {*loop.shuffled(len(prompts), "held-out", config.seed)[: count if count >= 10 else 0]}
-        held_out = [prompts[i] for i in sorted(chosen)]
-        prompts = [prompt for i, prompt in enumerate(prompts) if i not in chosen]
+        distinct = list({prompt.text: prompt for prompt in prompts}.values())  # a file may repeat its prompts
+        count = min(int(len(distinct) * config.validation_share), 256)
+        chosen = loop.shuffled(len(distinct), "held-out", config.seed)[: count if count >= 10 else 0]
+        held_out = [distinct[i] for i in sorted(chosen)]
+        kept = {prompt.text for prompt in distinct} - {prompt.text for prompt in held_out}
+        prompts = [prompt for prompt in prompts if prompt.text in kept]
     instead = "" if held_out else "; metrics of checkpoints are on the next batch of prompts"
     progress.say(f"prompts: {len(prompts)} to train on, {len(held_out)} held out{instead}")
     return prompts, held_out
@@ -178,9 +180,9 @@ def warnings(config: RolloutConfig, rollouts: Sequence[Rollout], history: Sequen
         count = f"{len(ended) or 'no'} response{'s' * (len(ended) > 1)} of {len(rollouts)}"
         advice = "raise max_tokens, give stop, or train the initial model to end its responses"
         found["end"] = f"{count} ended within {config.max_tokens} tokens; {advice}"
-    if len(rollouts) > 1 and now["score_std"] == 0:
-        equal = f"all scores are {rollouts[0].score:g}"
-        found["scores"] = f"{equal}, so there is nothing to learn; check reward and prompts"
+    if len(rollouts) > 1 and len({r.raw_score for r in rollouts}) == 1:
+        equal = f"the reward of every response is {rollouts[0].raw_score:g}"
+        found["scores"] = f"{equal}, so there is nothing to learn from it; check reward and prompts"
     fixed = config.no_end_score
     if fixed is not None and ended and len(ended) < len(rollouts) and fixed > (worst := min(ended)):
         above = f"no_end_score {fixed:g} is above the worst of a response that ended"

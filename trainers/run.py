@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import json
 import os
+import pkgutil
 import shutil
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 from accelerate import Accelerator
 from accelerate.utils import gather_object
@@ -53,9 +55,13 @@ class Origin:
         cls, stage: str, parent: str, models: Mapping[str, Any], data: Sequence[tuple[str | None, int | None]]
     ) -> Origin:
         """Identify checkpoints by folder or hub id, functions by source code, data by source and number of rows."""
-        found = {f"{role}_function": function_identity(f) for role, f in models.items() if callable(f)}
-        specs = {role: spec for role, spec in models.items() if isinstance(spec, str) and is_checkpoint(spec)}
-        found |= {role: identity(find_checkpoint(spec)) for role, spec in specs.items()}
+        found = dict[str, dict[str, str]]()
+        for role, spec in models.items():
+            if isinstance(spec, str) and is_checkpoint(spec):
+                found[role] = identity(find_checkpoint(spec))
+            elif spec is not None:
+                function = load_function(role, spec) if isinstance(spec, str) else spec
+                found[f"{role}_function"] = function_identity(function)
         return cls(stage, find_checkpoint(parent), found, [fingerprint(s, rows) for s, rows in data if s])
 
     def recipe(self, config: Mapping[str, Any], metrics: Mapping[str, float]) -> dict[str, Any]:
@@ -78,6 +84,20 @@ class Origin:
 def is_checkpoint(spec: str) -> bool:
     """True if a model is given as a checkpoint, not as module:function."""
     return ":" not in spec or Path(spec).exists()
+
+
+def load_function(role: str, spec: str) -> Callable[..., Any]:
+    """The function that module:function names, also of this folder. Raises AlignbenchError if there is none."""
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        found = pkgutil.resolve_name(spec)
+    except Exception as error:  # the user's module may raise any exception
+        raise AlignbenchError(f"{role} {spec}: no such function ({first_line(error)})") from error
+    finally:
+        sys.path.pop(0)
+    if not callable(found):
+        raise AlignbenchError(f"{role} {spec}: not a function of (prompts, responses)")
+    return cast(Callable[..., Any], found)
 
 
 def identity(checkpoint: Checkpoint) -> dict[str, str]:
@@ -175,7 +195,8 @@ class Run:
         """The newest complete state. A folder is renamed when it is complete, and names sort as steps do."""
 
         def find() -> State | None:
-            folder = max((path for path in (self.out / "state").glob("step-*") if not path.suffix), default=None)
+            folders = (file.parent for file in (self.out / "state").glob("step-*/state.json"))
+            folder = max((path for path in folders if not path.suffix), default=None)
             return None if folder is None else State(folder, read_object(folder / "state.json") or {})
 
         return self.together(find, main_only=True)

@@ -55,7 +55,7 @@ def train(
 
     callback: see `loop.fit`
     """
-    check(config)
+    config = check(config)
     if config.reward and not config.validation:
         raise AlignbenchError("reward: the selection needs validation=FILE for its prompts")
     return fine_tune(config, config, "sft", progress or Progress(), callback)

@@ -1,4 +1,4 @@
-"""`alignbench train sft | reward | ppo | rloo`, and `alignbench average`."""
+"""`alignbench train STAGE`, and `alignbench average`."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,7 +11,8 @@ from alignbench.errors import AlignbenchError
 from alignbench.progress import Progress, for_terminal
 from alignbench.shards import is_first_process
 
-app = typer.Typer(help="Train: SFT, a reward model, PPO, PPO-ptx and RLOO.", no_args_is_help=True)
+ABOUT = "Train: SFT, a reward model, PPO, PPO-ptx, RLOO, DPO and rejection sampling."
+app = typer.Typer(help=ABOUT, no_args_is_help=True)
 
 Settings = Annotated[
     list[str] | None,
@@ -38,8 +39,10 @@ def _add(stage: str, about: str) -> None:
         from trainers.plan import table
 
         config = read_settings(module.Config, settings, recipe)
-        if stage == "rejection" or config.model == "(required)":
-            raise AlignbenchError(f"--plan: {'see that of sft' if stage == 'rejection' else 'needs model=…'}")
+        if stage == "rejection":
+            raise AlignbenchError("--plan: see that of sft")
+        if absent := [name for name in ("model", "reward") if getattr(config, name, None) == "(required)"]:
+            raise AlignbenchError(f"--plan: needs {absent[0]}=…")
         rows, advice = table(stage, config, gpus, gpu_memory)
         print_table(("on each device", "GiB", "bytes per parameter"), rows)
         print(advice)

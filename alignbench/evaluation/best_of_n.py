@@ -97,6 +97,8 @@ class BestOfN:
         rewards = self.reward.rewards([(prompt, own.text) for own in completions])
         if reason := next((own for own in rewards if isinstance(own, str)), None):
             return Completion.failed(f"reward: {reason}")
+        if not all(map(math.isfinite, map(float, rewards))):
+            return Completion.failed("reward: not a finite number")
         return completions[rewards.index(max(rewards, key=float))]
 
     def work(self) -> dict[str, int | str]:
