@@ -1,0 +1,69 @@
+"""Reliability diagrams: accuracy by confidence of the tasks with choices (Guo et al. 2017, arXiv 1706.04599, figure 4)."""
+
+from collections.abc import Iterator
+
+import pandas as pd
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from alignbench.stats.calibration import BINS, reliability
+from alignbench.tasks.calibration import SUFFIX
+from reports.chart import MARK, Panel, note, panel_grid, per_cent, reach
+from reports.drawing import Drawing, describe, rows_of
+from reports.evidence import Evidence, Point
+from reports.style import FAINT, plain, short_names
+
+COLUMNS = 3
+
+
+def diagrams(evidence: Evidence) -> Iterator[Drawing]:
+    """Draw a figure per task with choices, a panel per system."""
+    for task in [name for name in evidence.tasks if name.endswith(SUFFIX)]:
+        points = evidence.points(task, "ece")
+        table = pd.concat([_bins(point) for point in points]) if points else pd.DataFrame()
+        if table.empty:
+            continue
+        rows = rows_of(evidence, table)
+        names = short_names(list(rows), 26)
+        panels = [Panel(names[name], table[table.system == name]) for name in rows]
+        figure, grid = panel_grid(panels, 2.35, columns=COLUMNS, sharex=True, sharey=True)
+        for axes, panel, look in zip(grid, panels, rows.values(), strict=True):
+            own = panel.table
+            axes.plot([0, 1], [0, 1], color=FAINT, linewidth=0.9, linestyle=(0, (4, 2)), zorder=1)
+            axes.plot(own.confidence, own.value, color=look.colour, linestyle=look.line, linewidth=1.1)
+            axes.errorbar(
+                own.confidence, own.value, yerr=reach(own), linestyle="none", markersize=4, **MARK, **look.mark
+            )
+            head = own.iloc[0]
+            error = f"ECE {head.ece:.3f}" + (
+                "" if pd.isna(head.ece_low) else f" [{head.ece_low:.3f}, {head.ece_high:.3f}]"
+            )
+            words = f"{error}\nif calibrated {head.ece_if_calibrated:.3f}"
+            above = own.value.mean() <= own.confidence.mean()  # the empty half: above an overconfident model
+            side, up = ("left", "top") if above else ("right", "bottom")
+            note(axes, words, (0.03, 0.97) if above else (0.97, 0.03), (0, 0), xycoords="axes fraction", ha=side, va=up)
+            axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), box_aspect=1)
+            axes.xaxis.set_major_locator(MaxNLocator(3))
+            axes.yaxis.set_major_locator(MaxNLocator(3))
+            for axis in (axes.xaxis, axes.yaxis):
+                axis.set_major_formatter(FuncFormatter(lambda at, _: per_cent(at)))
+            axes.grid()
+        figure.supxlabel("confidence: probability of the chosen answer", fontsize=9)
+        figure.supylabel("accuracy", fontsize=9)
+        title = plain(task.removesuffix(SUFFIX), 40)
+        yield describe(
+            "reliability", figure, table, name=f"reliability_{title}", task=title, bins=BINS, evidence=evidence
+        )
+
+
+def _bins(point: Point) -> pd.DataFrame:
+    """The bins of a system's answers, each with the errors of all of them."""
+    known = [record for record in point.task.records() if record.metrics.get("confidence") is not None]
+    confidences, right = ([record.values[name] for record in known] for name in ("confidence", "accuracy"))
+    error, expected = point.metric, point.task.result.overall["ece_if_calibrated"].value
+    whole = {"ece": error.value, "ece_low": error.low, "ece_high": error.high, "ece_if_calibrated": expected}
+    return pd.DataFrame(
+        point.row(bin=number, confidence=mean)
+        | {"metric": "accuracy", "value": own.value, "low": own.low, "high": own.high, "n": own.n, **whole}
+        | {"unscored": error.n_unscored * (number == 1)}  # once for all bins
+        for number, (mean, own) in enumerate(reliability(confidences, right, [record.cluster for record in known]), 1)
+    )
