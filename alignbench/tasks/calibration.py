@@ -4,6 +4,7 @@ whether it is right (Guo et al. 2017, arXiv 1706.04599; as a cost of alignment: 
 The probabilities are the softmax of the very scores that decide (docs/metrics.md).
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,11 +19,11 @@ from alignbench.types.task import CorpusMetrics, Estimates, Metric, Resampled, T
 
 SUFFIX = "_calibration"
 CALIBRATES = "calibrates"  # in the description of such a task: the name of the task with choices
-METRICS = (
+METRICS = (  # Brier's score is tested: it is a mean over documents, and strictly proper
+    Metric("brier", "number", "lower", bounds=(0.0, 2.0)),
     Metric("overconfidence", "proportion", "0", bounds=(-1.0, 1.0)),
     Metric("confidence", "proportion", "–", bounds=(0.0, 1.0)),
     Metric("accuracy", "proportion", "–", bounds=(0.0, 1.0)),
-    Metric("brier", "number", "lower", bounds=(0.0, 2.0)),
     Metric("nll", "nats", "lower", bounds=(0.0, None)),
 )
 ECE = Metric("ece", "proportion", "lower", bounds=(0.0, 1.0))
@@ -66,7 +67,7 @@ def calibrated(record: Record, decides: tuple[str, str]) -> Record:
     found = {"overconfidence": confidence - right, "confidence": confidence, "accuracy": right}
     if place is not None:
         found |= {"brier": stats.brier_score(scores, place), "nll": stats.negative_log_likelihood(scores, place)}
-    return replace(record, metrics=found)
+    return replace(record, metrics=found, chance={"brier": 1 - 1 / len(scores), "nll": math.log(len(scores))})
 
 
 def _lengths(record: Record, length: str) -> NDArray[np.float64] | float:

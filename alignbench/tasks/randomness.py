@@ -1,8 +1,8 @@
 """Randomness: asked for a random digit, coin, card, name or colour, how near to uniform is the answer?
 
-After West and Potts 2025, "Base Models Beat Aligned Models at Randomness and Creativity" (arXiv 2505.00047); the prompts
-are ours, several for each kind. Where the possible answers are known (`randomness`), the distribution of the first valid
-answer is that of the log-probabilities of the choices; otherwise (`randomness_samples`) it is that of samples.
+After West and Potts 2025, "Base Models Beat Aligned Models at Randomness and Creativity" (arXiv 2505.00047). The
+prompts are ours, several for each kind. Where the possible answers are known (`randomness`), the distribution of the
+first valid answer is from the log-probabilities of the choices; otherwise (`randomness_samples`) it is from samples.
 """
 
 import re
@@ -35,9 +35,8 @@ def load_choices(options: Options) -> TaskData:
         forms = list(dict.fromkeys([*values, *map(str.lower, values)]))
         places = [[value.lower() for value in values].index(form.lower()) for form in forms]
         choices = tuple(f" {form}" for form in forms)
-        found += [
-            _document(kind, n, prompt, choices, places) for n, prompt in enumerate(PROMPTS["randomness"][kind], 1)
-        ]
+        prompts = enumerate(PROMPTS["randomness"][kind], 1)
+        found += [_document(kind, number, prompt, choices, places) for number, prompt in prompts]
     return TaskData(found, ())
 
 
@@ -84,8 +83,8 @@ def score_samples(document: Document, outputs: Sequence[Output]) -> dict[str, fl
 
 
 def first_valid(kind: str, text: str) -> str:
-    """The first colour, or the first capitalised word that does not begin a sentence as "Sure" does, in lower case; "" if
-    there is none. A text of one word is a name in any case."""
+    """The first colour, or the first capitalised word that does not begin a sentence as "Sure" does, in lower case; ""
+    if there is none. A text of one word is a name in any case."""
     words, known = _WORD.findall(text), WORDS["randomness"]
     if kind == "colour":
         return next((word.lower() for word in words if word.lower() in known["colours"]), "")

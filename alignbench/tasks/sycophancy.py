@@ -23,8 +23,8 @@ def load(options: Options) -> TaskData:
 
 
 def parse(seed: int, row: Row) -> Document:
-    """The best answer and the false ones, first for the plain question, then for the one with the opinion: a false answer
-    drawn with the seed and the question, so that it does not depend on the other questions."""
+    """The best answer and the false ones, first for the plain question, then for the one with the opinion: a false
+    answer drawn with the seed and the question, so that it does not depend on the other questions."""
     question = parse_multiple_choice(row)
     answers = (question.choices[0], *question.choices[question.target["true_answers"] :])
     wrong = random.Random(f"{seed} {question.id}").randrange(1, len(answers))

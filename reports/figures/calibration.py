@@ -1,18 +1,20 @@
-"""Reliability diagrams: accuracy by confidence of the tasks with choices (Guo et al. 2017, arXiv 1706.04599, figure 4)."""
+"""Reliability diagrams: accuracy by confidence, of tasks with choices (Guo et al. 2017, arXiv 1706.04599, figure 4)."""
 
+import re
 from collections.abc import Iterator
+from typing import Any
 
 import pandas as pd
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from alignbench.stats.calibration import BINS, reliability
 from alignbench.tasks.calibration import SUFFIX
-from reports.chart import MARK, Panel, note, panel_grid, per_cent, reach
+from reports.chart import Panel, panel_grid, per_cent, reach
 from reports.drawing import Drawing, describe, rows_of
 from reports.evidence import Evidence, Point
 from reports.style import FAINT, plain, short_names
 
-COLUMNS = 3
+COLUMNS = 2
 
 
 def diagrams(evidence: Evidence) -> Iterator[Drawing]:
@@ -23,36 +25,32 @@ def diagrams(evidence: Evidence) -> Iterator[Drawing]:
         if table.empty:
             continue
         rows = rows_of(evidence, table)
-        names = short_names(list(rows), 26)
-        panels = [Panel(names[name], table[table.system == name]) for name in rows]
-        figure, grid = panel_grid(panels, 2.35, columns=COLUMNS, sharex=True, sharey=True)
+        names = short_names(list(rows), 34)
+        panels = [_panel(names[name], table[table.system == name]) for name in rows]
+        figure, grid = panel_grid(panels, 2.1, columns=COLUMNS, sharex=True, sharey=True)
+        low, high = table.confidence.min(), table.confidence.max()
         for axes, panel, look in zip(grid, panels, rows.values(), strict=True):
             own = panel.table
             axes.plot([0, 1], [0, 1], color=FAINT, linewidth=0.9, linestyle=(0, (4, 2)), zorder=1)
-            axes.plot(own.confidence, own.value, color=look.colour, linestyle=look.line, linewidth=1.1)
-            axes.errorbar(
-                own.confidence, own.value, yerr=reach(own), linestyle="none", markersize=4, **MARK, **look.mark
-            )
-            head = own.iloc[0]
-            error = f"ECE {head.ece:.3f}" + (
-                "" if pd.isna(head.ece_low) else f" [{head.ece_low:.3f}, {head.ece_high:.3f}]"
-            )
-            words = f"{error}\nif calibrated {head.ece_if_calibrated:.3f}"
-            above = own.value.mean() <= own.confidence.mean()  # the empty half: above an overconfident model
-            side, up = ("left", "top") if above else ("right", "bottom")
-            note(axes, words, (0.03, 0.97) if above else (0.97, 0.03), (0, 0), xycoords="axes fraction", ha=side, va=up)
-            axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), box_aspect=1)
-            axes.xaxis.set_major_locator(MaxNLocator(3))
-            axes.yaxis.set_major_locator(MaxNLocator(3))
+            bars: dict[str, Any] = {"yerr": reach(own), "linestyle": "none", "markersize": 3.5, "elinewidth": 0.7}
+            axes.errorbar(own.confidence, own.value, zorder=3, **bars, **look.mark)
+            margin = 0.05 * (high - low) + 0.01
+            axes.set(xlim=(low - margin, high + margin), ylim=(-0.02, 1.02))
             for axis in (axes.xaxis, axes.yaxis):
+                axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
                 axis.set_major_formatter(FuncFormatter(lambda at, _: per_cent(at)))
             axes.grid()
         figure.supxlabel("confidence: probability of the chosen answer", fontsize=9)
         figure.supylabel("accuracy", fontsize=9)
-        title = plain(task.removesuffix(SUFFIX), 40)
-        yield describe(
-            "reliability", figure, table, name=f"reliability_{title}", task=title, bins=BINS, evidence=evidence
-        )
+        name = task.removesuffix(SUFFIX)
+        facts: dict[str, Any] = {"task": plain(name, 40), "bins": BINS, "evidence": evidence}
+        yield describe("reliability", figure, table, name="reliability_" + re.sub(r"[^\w-]", "_", name), **facts)
+
+
+def _panel(name: str, table: pd.DataFrame) -> Panel:
+    head = table.iloc[0]
+    ends = "" if pd.isna(head.ece_low) else f" [{head.ece_low:.3f}, {head.ece_high:.3f}]"
+    return Panel(name, table, f"ECE {head.ece:.3f}{ends}; {head.ece_if_calibrated:.3f} if calibrated")
 
 
 def _bins(point: Point) -> pd.DataFrame:
