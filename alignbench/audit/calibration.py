@@ -19,7 +19,7 @@ class CalibrationRun(TaskRun):
     decides: tuple[str, str]
 
     def records(self, read: Callable[[Mapping[str, Any]], Record] = Record.from_json) -> Iterator[Record]:
-        return (read(calibrated(record, self.decides).to_json()) for record in self.source.records())
+        return self.source.records(lambda content: read(calibrated(content, self.decides)))
 
 
 def with_calibration(run: Run, tasks: Sequence[str] = ()) -> Run:
@@ -37,10 +37,11 @@ def calibration_of(own: TaskRun) -> CalibrationRun | None:
     task = base and calibration_task(base, bool(own.identity.get("declared")))
     if task is None or task.decides is None:
         return None
-    records = [calibrated(record, task.decides) for record in own.records()]
-    if not any(record.values for record in records):
-        return None
+    path, identity = (
+        own.path.with_name(own.path.name + SUFFIX),
+        {**own.identity, "task": task.name, CALIBRATES: own.task},
+    )
+    found = CalibrationRun(path, identity, own.result, own, task.decides)
+    records = list(found.records(Record.slim))
     settings = {name: getattr(own.result, name) for name in ("shots", "limit", "seed", "template")}
-    result = summarise(task, records, **settings)
-    path = own.path.with_name(own.path.name + SUFFIX)
-    return CalibrationRun(path, {**own.identity, "task": task.name, CALIBRATES: own.task}, result, own, task.decides)
+    return replace(found, result=summarise(task, records, **settings)) if any(own.values for own in records) else None

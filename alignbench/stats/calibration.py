@@ -5,7 +5,6 @@ from itertools import pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import log_softmax, softmax
 
 from alignbench.stats.bootstrap import weights
 from alignbench.stats.estimates import Estimate, Groups, cluster_numbers, share
@@ -24,13 +23,16 @@ def confidence(scores: ArrayLike) -> float:
 def brier_score(scores: ArrayLike, right: int) -> float:
     """Σ (p − o)² over the choices, o being 1 for the right one: 0 to 2 (Brier 1950, doi
     10.1175/1520-0493(1950)078<0001:VOFEIT>2.0.CO;2). scores: those that decide, in nats"""
-    p = softmax(np.asarray(scores, np.float64))
-    return float(((p - (np.arange(len(p)) == right)) ** 2).sum())
+    values = np.asarray(scores, np.float64)
+    p = np.exp(values - np.logaddexp.reduce(values))
+    p[right] -= 1
+    return float(p @ p)
 
 
 def negative_log_likelihood(scores: ArrayLike, right: int) -> float:
     """−log p of the right choice, in nats. scores: those that decide, in nats"""
-    return float(-log_softmax(np.asarray(scores, np.float64))[right])
+    values = np.asarray(scores, np.float64)
+    return float(np.logaddexp.reduce(values) - values[right])
 
 
 def expected_calibration_error(

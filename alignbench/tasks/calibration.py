@@ -49,46 +49,48 @@ def calibration_task(task: Task, declared: bool = False) -> Task | None:
     )  # fmt: skip
 
 
-def calibrated(record: Record, decides: tuple[str, str]) -> Record:
-    """The record with the metrics of calibration: none if it has no choices, log-probabilities or right choice, and
-    without `brier` and `nll` if it is not known which choice that is. decides: see `Task`"""
+def calibrated(record: Mapping[str, Any], decides: tuple[str, str]) -> dict[str, Any]:
+    """The JSON object of a record with the metrics of calibration: none if it has no choices, log-probabilities or right
+    choice, and without `brier` and `nll` if it is not known which choice that is. decides: see `Task`"""
     metric, length = decides
-    right = record.metrics.get(metric)
-    if metric not in record.metrics or len(record.choices) < 2 or len(record.logprobs) != len(record.choices):
-        return replace(record, metrics={}, unscored=None)
-    if right is None or None in record.logprobs:
-        return replace(record, metrics=dict.fromkeys(own.name for own in METRICS))
-    scores = np.array(record.logprobs, np.float64) / _lengths(record, length)
+    metrics, choices, logprobs = record["metrics"], record.get("choices") or (), record.get("logprobs") or ()
+    right = metrics.get(metric)
+    if metric not in metrics or len(choices) < 2 or len(logprobs) != len(choices):
+        return {**record, "metrics": {}, "unscored": None}
+    if right is None or None in logprobs:
+        return {**record, "metrics": dict.fromkeys(own.name for own in METRICS)}
+    scores = np.array(logprobs, np.float64) / _lengths(record, length)
     if metric == "mc1":  # the best answer against the false ones, without the other true ones
-        scores = np.delete(scores, range(1, int(record.target.get("true_answers", 1))))
-    if "acc_mutual_info" in record.metrics:  # each choice also without a context
+        scores = np.delete(scores, range(1, int(record["target"].get("true_answers", 1))))
+    if "acc_mutual_info" in metrics:  # each choice also without a context
         scores = scores[: len(scores) // 2]
     confidence, place = stats.confidence(scores), _right_choice(record, metric)
     found = {"overconfidence": confidence - right, "confidence": confidence, "accuracy": right}
     if place is not None:
         found |= {"brier": stats.brier_score(scores, place), "nll": stats.negative_log_likelihood(scores, place)}
-    return replace(record, metrics=found, chance={"brier": 1 - 1 / len(scores), "nll": math.log(len(scores))})
+    return {**record, "metrics": found, "chance": {"brier": 1 - 1 / len(scores), "nll": math.log(len(scores))}}
 
 
-def _lengths(record: Record, length: str) -> NDArray[np.float64] | float:
+def _lengths(record: Mapping[str, Any], length: str) -> NDArray[np.float64] | float:
     """What the log-probabilities are divided by. Imported results of lm-eval have no tokens; the total decides."""
-    texts = [choice.removeprefix(" ") for choice in record.choices]
-    numbers: Mapping[str, Sequence[int]] = {
-        "token": record.tokens, "character": list(map(len, texts)), "byte": [len(text.encode()) for text in texts],
-    }  # fmt: skip
-    return np.maximum(numbers[length], 1).astype(np.float64) if numbers.get(length) else 1.0
+    if length == "total" or (length == "token" and not record.get("tokens")):
+        return 1.0
+    texts = [choice.removeprefix(" ") for choice in record["choices"]]
+    numbers = record["tokens"] if length == "token" else [len(t.encode() if length == "byte" else t) for t in texts]
+    return np.maximum(numbers, 1).astype(np.float64)
 
 
-def _right_choice(record: Record, metric: str) -> int | None:
+def _right_choice(record: Mapping[str, Any], metric: str) -> int | None:
     """The place of the right choice; None if it is not known."""
     if metric == "mc1":
         return 0
-    given: list[Any] = [record.target[key] for key in ("label", "best_choice") if key in record.target]
-    given += record.statistics.get("label", ())
-    if given or "target" not in record.target:
+    target = record.get("target") or {}
+    given: list[Any] = [target[key] for key in ("label", "best_choice") if key in target]
+    given += record.get("statistics", {}).get("label", ())
+    if given or "target" not in target:
         return int(given[0]) if given else None
     # lm-eval's logs have the place, or else the text, as a text
-    text, texts = str(record.target["target"]).strip(), [choice.strip() for choice in record.choices]
+    text, texts = str(target["target"]).strip(), [choice.strip() for choice in record["choices"]]
     if text in texts:
         return None if text.isdigit() and int(text) != texts.index(text) else texts.index(text)
     return int(text) if text.isdigit() and int(text) < len(texts) else None
