@@ -37,11 +37,8 @@ def calibration_of(own: TaskRun) -> CalibrationRun | None:
     task = base and calibration_task(base, bool(own.identity.get("declared")))
     if task is None or task.decides is None:
         return None
-    path, identity = (
-        own.path.with_name(own.path.name + SUFFIX),
-        {**own.identity, "task": task.name, CALIBRATES: own.task},
-    )
-    found = CalibrationRun(path, identity, own.result, own, task.decides)
+    identity = {**own.identity, "task": task.name, CALIBRATES: own.task}
+    found = CalibrationRun(own.path.with_name(own.path.name + SUFFIX), identity, own.result, own, task.decides)
     records = list(found.records(Record.slim))
     settings = {name: getattr(own.result, name) for name in ("shots", "limit", "seed", "template")}
     return replace(found, result=summarise(task, records, **settings)) if any(own.values for own in records) else None

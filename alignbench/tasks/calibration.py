@@ -50,8 +50,8 @@ def calibration_task(task: Task, declared: bool = False) -> Task | None:
 
 
 def calibrated(record: Mapping[str, Any], decides: tuple[str, str]) -> dict[str, Any]:
-    """The JSON object of a record with the metrics of calibration: none if it has no choices, no log-probabilities or no
-    right choice, and without `brier` and `nll` if it is not known which choice that is. decides: see `Task`"""
+    """The JSON object of a record with the metrics of calibration: none if it has no choices, log-probabilities or
+    right choice; without `brier` and `nll` if it is not known which one that is. decides: see `Task`"""
     metric, length = decides
     metrics, choices, logprobs = record["metrics"], record.get("choices") or (), record.get("logprobs") or ()
     right = metrics.get(metric)
