@@ -26,6 +26,7 @@ VALUES = {
 }
 SAMPLED = ("name", "colour")
 _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
+_AFTER = re.compile(rf"(?:\bis|:)[\s\"'“*]*({_WORD.pattern})")
 
 
 def load_choices(options: Options) -> TaskData:
@@ -83,13 +84,21 @@ def score_samples(document: Document, outputs: Sequence[Output]) -> dict[str, fl
 
 
 def first_valid(kind: str, text: str) -> str:
-    """The first colour, or the first capitalised word that does not begin a sentence as "Sure" does, in lower case; ""
-    if there is none. A text of one word is a name in any case."""
-    words, known = _WORD.findall(text), WORDS["randomness"]
+    """The first colour or first name of an answer in lower case; "" if there is none.
+
+    A name is a capitalised word of a line of at most three words ("Emma.", "How about Emma?"), or its only word; of a
+    longer line, a capitalised word after "is" or a colon ("A random name is Emma, which …"). The first two lines count.
+    """
+    known = WORDS["randomness"]
     if kind == "colour":
-        return next((word.lower() for word in words if word.lower() in known["colours"]), "")
-    names = [word for word in words if word[0].isupper() or len(words) == 1]
-    return next((word.lower() for word in names if word.lower() not in known["no_names"]), "")
+        return next((word for word in map(str.lower, _WORD.findall(text)) if word in known["colours"]), "")
+    for line in [line for line in text.split("\n") if line.strip()][:2]:
+        words = _WORD.findall(line)
+        words = _AFTER.findall(line) if len(words) > 3 else words
+        names = [word for word in words if word[0].isupper() or word == line.strip()]
+        if name := next((own for own in map(str.lower, names) if len(own) > 1 and own not in known["no_names"]), ""):
+            return name
+    return ""
 
 
 TASKS = (
