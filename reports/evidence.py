@@ -202,8 +202,8 @@ def gather(paths: Sequence[Path], *, reference: str | None = None, lineage: Path
             raise AlignbenchError(f"{path}: not a run folder, training folder or table of labels; see docs/report.md")
         for name, folders in inside.items():
             found[name] += [folder.resolve() for folder in folders]
-    folders = [str(folder) for folder in dict.fromkeys(found["run.json"])]
-    read = [with_calibration(run) for run in with_lineages(read_runs(folders, Path()), lineage)]
+    specs = [str(folder) for folder in dict.fromkeys(found["run.json"])]
+    read = [with_calibration(run) for run in with_lineages(read_runs(specs, Path()), lineage)]
     # named apart from unfinished and from intermediate checkpoints, as in the audit
     during = named([run for run in read if run.tasks and _is_intermediate(run, read)])
     final = named([run for run in read if run.tasks and not _is_intermediate(run, read)])

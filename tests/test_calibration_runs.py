@@ -156,7 +156,7 @@ def test_without_the_right_choice_there_is_no_brier_score_but_a_confidence(field
     expected = None if place is None else pytest.approx(math.log(1 + math.exp(-1)) + place)
     assert found.get("nll") == expected
     assert ("brier" in found) == (place is not None)
-    digits = record({"acc": 0.0}, [-1.0, -2.0], [" 2", " 1"], target={"target": "1"})
+    digits = record({"acc": 0.0}, [-1.0, -2.0], [" 1", " 2"], target={"target": "1"})
     assert "nll" not in calibrated(digits, ("acc", "total"))["metrics"], "the place or the text"
 
 

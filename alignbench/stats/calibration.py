@@ -91,7 +91,8 @@ def reliability(confidences: ArrayLike, right: ArrayLike, groups: Groups = None)
 def _starts(n: int) -> NDArray[np.int64]:
     """The first document of each of BINS bins of n sorted documents, which differ by at most one in size."""
     bins = min(BINS, n)
-    return -(-np.arange(bins) * n // bins)
+    place = np.arange(bins)
+    return place * (n // bins) + np.minimum(place, n % bins)
 
 
 def calibration(predicted: ArrayLike, observed: ArrayLike, low: float = 0.0) -> tuple[float, list[dict[str, float]]]:
