@@ -148,6 +148,7 @@ def test_mc1_is_the_best_answer_against_the_false_ones():
         ({"target": {"target": "hay"}}, 1),
         ({"target": {"target": "oats"}}, None),
         ({}, None),  # lm-eval's, evaluated by an earlier version
+        ({"target": {"label": 7}}, None),
     ],
 )
 def test_without_the_right_choice_there_is_no_brier_score_but_a_confidence(fields, place):

@@ -37,6 +37,9 @@ def calibration_of(own: TaskRun) -> CalibrationRun | None:
     task = base and calibration_task(base, bool(own.identity.get("declared")))
     if task is None or task.decides is None:
         return None
+    first = next(own.records(), None)  # the others are like it: files without log-probabilities are not read
+    if first is None or len(first.choices) < 2 or len(first.logprobs) != len(first.choices):
+        return None
     identity = {**own.identity, "task": task.name, CALIBRATES: own.task}
     found = CalibrationRun(own.path.with_name(own.path.name + SUFFIX), identity, own.result, own, task.decides)
     records = list(found.records(Record.slim))

@@ -61,12 +61,12 @@ def calibrated(record: Mapping[str, Any], decides: tuple[str, str]) -> dict[str,
         return {**record, "metrics": dict.fromkeys(own.name for own in METRICS)}
     scores = np.array(logprobs, np.float64) / _lengths(record, length)
     if metric == "mc1":  # the best answer against the false ones, without the other true ones
-        scores = np.delete(scores, range(1, int(record["target"].get("true_answers", 1))))
+        scores = np.delete(scores, slice(1, int(record["target"].get("true_answers", 1))))
     if "acc_mutual_info" in metrics:  # each choice also without a context
         scores = scores[: len(scores) // 2]
     confidence, place = stats.confidence(scores), _right_choice(record, metric)
     found = {"overconfidence": confidence - right, "confidence": confidence, "accuracy": right}
-    if place is not None:
+    if place is not None and 0 <= place < len(scores):
         found |= {"brier": stats.brier_score(scores, place), "nll": stats.negative_log_likelihood(scores, place)}
     return {**record, "metrics": found, "chance": {"brier": 1 - 1 / len(scores), "nll": math.log(len(scores))}}
 
