@@ -92,7 +92,7 @@ class TestVerdict:
             r"0\.500 → 0\.800, \+0\.300 \[\+0\.\d+, \+0\.\d+\] acc, proportion, higher is better",
             r"0\.700 → 0\.400, −0\.300 \[−0\.\d+, −0\.\d+\] f1, proportion, higher is better",
             rf"p \(Holm\) < \.001; n = {N}", "ppo against base, its pretrained model",
-            r"Benchmarks: gain 1, loss 1, retained 0, inconclusive 0\.", rf"MDE {row.detectable:.3f} \(80 % power\)",
+            r"Benchmarks: gain 2, loss 1, retained 0, inconclusive 0\.", rf"MDE {row.detectable:.3f} \(80 % power\)",
             r"Capability: inconclusive\. The mean tax is .*rte\.acc rose by 0\.300 from 0\.500 to 0\.800",
             r"95 % intervals: 10,000 paired resamples \(seed 0\); adjusted Wald if few documents changed\. Binary "
             r"metrics: p of McNemar's test\.",
