@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from alignbench.audit.audit import Audit
+from alignbench.audit.calibration import with_calibration
 from alignbench.audit.compare import SYNTHETIC_DATA, compare_with
 from alignbench.audit.references import task_of
 from alignbench.errors import AlignbenchError, first_line
@@ -201,7 +202,8 @@ def gather(paths: Sequence[Path], *, reference: str | None = None, lineage: Path
             raise AlignbenchError(f"{path}: not a run folder, training folder or table of labels; see docs/report.md")
         for name, folders in inside.items():
             found[name] += [folder.resolve() for folder in folders]
-    read = with_lineages(read_runs([str(folder) for folder in dict.fromkeys(found["run.json"])], Path()), lineage)
+    specs = [str(folder) for folder in dict.fromkeys(found["run.json"])]
+    read = [with_calibration(run) for run in with_lineages(read_runs(specs, Path()), lineage)]
     # named apart from unfinished and from intermediate checkpoints, as in the audit
     during = named([run for run in read if run.tasks and _is_intermediate(run, read)])
     final = named([run for run in read if run.tasks and not _is_intermediate(run, read)])

@@ -97,7 +97,7 @@ def test_with_several_references_each_contrast_is_measured_once_and_equals_a_sep
     runs = [str(write_run(tmp_path, n, rte(p), ("sst2", {"acc": shares(p)}), lineage=own)) for n, p, own in models]
     found = compare_with(runs, [None, "base", "alone"])
     assert counted == [4]  # base → sft and base → alone are in two of the audits
-    assert len(read) == 6  # two tasks of each model
+    assert len(read) == 12  # two tasks of each model, for their calibration and for the audit
     for reference, audit in found.items():
         assert audit == compare(runs, reference=reference)
 

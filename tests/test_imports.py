@@ -93,11 +93,12 @@ def test_logs_of_lm_eval_become_one_audit_with_the_task_of_ours_and_groups_as_ca
     assert {name: (row.metric, row.group) for name, row in rows.items()} == {
         "hellaswag": ("acc_norm", "common sense and inference"), "gsm8k": ("exact_match,strict-match", "reasoning"),
         "mmlu": ("acc", "reasoning"), "wikitext": ("bits", "language modelling"),
+        "hellaswag_calibration": ("brier", ""), "mmlu_calibration": ("brier", ""),
     }  # fmt: skip
     assert rows["gsm8k"].delta == 15 / N
     assert rows["gsm8k"].test == "McNemar"
     assert rows["wikitext"].better == "lower"
-    assert contrast.tests == 4
+    assert contrast.tests == 6
     assert contrast.mean is not None
     again = imported("lm-eval", "logs", cwd=tmp_path)
     assert again == runs

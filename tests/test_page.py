@@ -87,12 +87,12 @@ class TestVerdict:
     def test_it_is_first_and_each_change_has_values_interval_and_number_of_documents(self, page, nasty_texts):
         sections = re.findall(r'<section id="(\w+)"', page)
         assert sections == ["verdict", "findings", "audit", "figures", "tasks", "provenance"]
-        (row, _) = [row for row in nasty_texts.audits[""].contrasts[0].rows if row.headline]
+        (row, *_) = [row for row in nasty_texts.audits[""].contrasts[0].rows if row.headline]
         for words in (
             r"0\.500 → 0\.800, \+0\.300 \[\+0\.\d+, \+0\.\d+\] acc, proportion, higher is better",
             r"0\.700 → 0\.400, −0\.300 \[−0\.\d+, −0\.\d+\] f1, proportion, higher is better",
             rf"p \(Holm\) < \.001; n = {N}", "ppo against base, its pretrained model",
-            r"Benchmarks: gain 1, loss 1, retained 0, inconclusive 0\.", rf"MDE {row.detectable:.3f} \(80 % power\)",
+            r"Benchmarks: gain 2, loss 1, retained 0, inconclusive 0\.", rf"MDE {row.detectable:.3f} \(80 % power\)",
             r"Capability: inconclusive\. The mean tax is .*rte\.acc rose by 0\.300 from 0\.500 to 0\.800",
             r"95 % intervals: 10,000 paired resamples \(seed 0\); adjusted Wald if few documents changed\. Binary "
             r"metrics: p of McNemar's test\.",
@@ -162,6 +162,7 @@ class TestSets:
         notes = {task: [(one.note, len(one.folders)) for one in own] for task, own in sets(found).items()}
         assert notes == {
             "rte": [("120 documents", 2), ("another 40 documents", 2)],
+            "rte_calibration": [("", 2)],
             "win_rate": [("against y", 2), ("against x", 1)],
         }  # fmt: skip
         ((_, by_verdict),) = findings(found.audit, sets(found))

@@ -115,7 +115,7 @@ class TestOverview:
 
     def test_the_audit_is_filtered_sorted_by_click_and_by_keyboard_and_downloaded(self, page, file):
         visit(page, file)
-        assert page.locator("#audit-table tbody tr").count() == 6
+        assert page.locator("#audit-table tbody tr").count() == 9  # with the calibration of rte
         for control, value, tasks in (("verdict", "loss", {"squad2"}), ("group", "capability", {"squad2", "rte"})):
             page.select_option(f"#audit-{control}", value)
             assert set(column(page, "task")) == tasks
@@ -124,7 +124,7 @@ class TestOverview:
         page.wait_for_selector("#audit-table tbody:not(:has(tr:nth-child(3)))")
         assert text(page, "#audit-count").startswith("2 of ")
         page.fill("#audit-text", "")
-        page.wait_for_selector("#audit-table tbody tr:nth-child(6)")
+        page.wait_for_selector("#audit-table tbody tr:nth-child(9)")
         header = page.locator("#audit-table thead th", has_text="change")
         header.locator("button").click()
         for order in ("descending", "ascending"):
@@ -138,14 +138,16 @@ class TestOverview:
         page.select_option("#audit-verdict", "gain")
         name, rows = downloaded(page, "#audit-csv")
         assert name == "audit.csv"
-        assert set(rows[["aligned_model", "task", "verdict"]].itertuples(index=False)) == {("ppo", "rte", "gain")}
-        assert all(rows.delta > 0)
+        gains = {("ppo", "rte", "gain"), ("ppo", "rte_calibration", "gain")}
+        assert set(rows[["aligned_model", "task", "verdict"]].itertuples(index=False)) == gains
+        assert (rows.delta > 0).equals(rows.task == "rte")  # a lower Brier score is better
         page.select_option("#audit-verdict", "")
         page.select_option("#audit-reference", "ppo")  # it has its own comparisons
         assert set(column(page, "systems")) == {"base", "sft"}
         page.select_option("#audit-aligned", "base")
         found = sorted(zip(*(column(page, name) for name in ("task", "verdict", "change")), strict=True))
-        assert found == [("rte", "▼ loss", "−0.300"), ("squad2", "▲ gain", "+0.300")]
+        assert found[::2] == [("rte", "▼ loss", "−0.300"), ("squad2", "▲ gain", "+0.300")]
+        assert found[1][:2] == ("rte_calibration", "▼ loss")
 
     def test_a_row_links_to_the_folders_that_it_compares(self, page, tmp_path):
         other = {"shots": 4, "documents_sha256": "e" * 64}

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from alignbench.audit.abilities import MARGIN, abilities, judge
 from alignbench.audit.audit import Audit, Contrast, Row
+from alignbench.audit.calibration import with_calibration
 from alignbench.audit.comparable import Match, match, packages_differ, unlike_metrics
 from alignbench.audit.front import REWARD, reward_front
 from alignbench.audit.references import chosen_run, references, task_of
@@ -15,6 +16,7 @@ from alignbench.audit.rows import measure
 from alignbench.audit.tax import CAPABILITY, macro, taxed
 from alignbench.errors import AlignbenchError
 from alignbench.runs.read import Run, read_runs, with_lineages
+from alignbench.tasks.calibration import SUFFIX
 
 SYNTHETIC_DATA = "the data are synthetic: they were written by `alignbench demo`, under the names of real benchmarks"
 TOKEN_ENTROPY, PER_CHARACTER = "token_entropy", "_per_character"
@@ -78,7 +80,7 @@ def compare_with(
     """
     if len(models) < 2 and not across_templates:  # one model can be compared with itself
         raise AlignbenchError("compare needs two models or more: the reference first, then models derived from it")
-    found = with_lineages(read_runs(models, Path(runs)), lineage)
+    found = [with_calibration(run, tasks) for run in with_lineages(read_runs(models, Path(runs)), lineage)]
     plans: dict[str | None, list[Plan]] = {}
     for reference in chosen:
         pairs = references(found, reference)
@@ -135,7 +137,7 @@ def _plan(reference: Run, aligned: Run, role: str, tasks: Sequence[str], *, acro
         matches += found
         left_out += [line for own in found for line in unlike_metrics(own)]
         notes += [note for note in map(packages_differ, found) if note]
-    if only := sorted(mine.keys() ^ theirs.keys()):
+    if only := sorted(name for name in mine.keys() ^ theirs.keys() if not name.endswith(SUFFIX)):
         notes.append(f"only one of the two has {', '.join(only)}")
     if any(own.synthetic for own in (*reference.tasks, *aligned.tasks)):
         notes.append(SYNTHETIC_DATA)

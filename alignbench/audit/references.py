@@ -5,6 +5,7 @@ from pathlib import Path
 
 from alignbench.errors import AlignbenchError
 from alignbench.runs.read import Run, TaskRun
+from alignbench.tasks.calibration import CALIBRATES, calibration_task
 from alignbench.tasks.declared import declared_task
 from alignbench.tasks.lm_eval import recorded_task
 from alignbench.types.scorer import Embedder
@@ -64,8 +65,10 @@ def _ancestors(run: Run, runs: Sequence[Run]) -> list[tuple[Run, str]]:
 def task_of(own: TaskRun) -> Task | None:
     """The task of a folder, with what its task.json declares; None if this version has no such task."""
     declared = own.identity.get("declared") or {}
+    calibrates = own.identity.get(CALIBRATES)
     try:
-        return (recorded_task if "lm_eval" in declared else declared_task)(own.task, declared)
+        found = (recorded_task if "lm_eval" in declared else declared_task)(calibrates or own.task, declared)
+        return calibration_task(found, bool(declared)) if found and calibrates else found
     except (TypeError, ValueError, KeyError, AttributeError):
         return None
 

@@ -110,7 +110,7 @@ class ModelSource(Source):
         for number, document in enumerate(window):
             # as in lm-eval, nothing stands between a chat template and the choice
             choices = [choice.removeprefix(" ") for choice in document.choices] if self.chat else document.choices
-            contexts = document.contexts or (self.prefix + document.prompt,) * len(choices)
+            contexts = [self.prefix + own for own in document.contexts or (document.prompt,) * len(choices)]
             asked = task.entropies, task.greedy, task.rolling
             requests += [Request(*pair, *asked) for pair in zip(contexts, choices, strict=True)]
             owners += [number] * len(document.choices)

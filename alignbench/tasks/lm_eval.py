@@ -268,6 +268,11 @@ class _Adapter:
         for key, name in self.aggregated.items():
             if key in values:
                 found[key] = SUMS[name].row(_plain(values[key])) if name in SUMS else [_plain(values[key])]
+        if self.standard and self.own.OUTPUT_TYPE == "multiple_choice":  # the right choice, for the calibration
+            doc, own = self.docs[int(document.id)], self.own
+            gold, choices = (own.doc_to_text if own.multiple_input else own.doc_to_target)(doc), own.doc_to_choice(doc)
+            gold = choices.index(gold) if gold in choices else gold
+            found |= {"label": [gold]} if isinstance(gold, int) and 0 <= gold < len(choices) else {}
         if self.kind == "generate_until":
             found |= {f"filtered:{key}": _plain(own) for key, own in filtered.items() if key != "none"}
         return found

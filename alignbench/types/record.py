@@ -37,7 +37,7 @@ class Document:
     """One item of a task, presented to the model after the task's prefix.
 
     choices: continuations of prefix + `prompt`, for a task that scores given answers; otherwise empty
-    contexts: of each choice its own context, without the prefix, where they differ; otherwise empty
+    contexts: of each choice its own prompt, where they differ; otherwise empty
     references: correct answers, for a task in which the model generates text
     source: the text that the output must be faithful to, if the task has one
     target: what else the scoring or a report needs to know about the document (label, false answers, occupation, …)

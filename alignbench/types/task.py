@@ -158,6 +158,8 @@ class Task:
     greedy: whether a choice is the most likely text is requested
     rolling: documents may be longer than the model's window, see `Request.rolling`
     statistics: what a document contributes to corpus metrics, for a task with choices
+    decides: for the calibration of choices: the metric that is 1 if the right one has the highest score, and what the
+        score is: the log-probability ("total"), or that per "token", "character" or "byte"
     declared: what task.json records of a task that is not built in, so that an audit can read its results
     """
 
@@ -182,6 +184,7 @@ class Task:
     greedy: bool = False
     rolling: bool = False
     statistics: Callable[[Document, Sequence[Loglikelihood]], Mapping[str, Sequence[Any]]] | None = None
+    decides: tuple[str, str] | None = None
     declared: Mapping[str, Any] = field(default_factory=dict)
     definition: str = ""
 

@@ -7,7 +7,7 @@ import yaml
 
 from reports.drawing import Drawing
 from reports.evidence import Evidence
-from reports.figures import audit, diversity, kl, personas, preference, safety, tax, trainings
+from reports.figures import audit, calibration, diversity, kl, personas, preference, safety, tax, trainings
 
 FIGURES: dict[str, Callable[[Evidence], Iterator[Drawing]]] = {
     "Gains and losses by task": audit.forest,
@@ -20,6 +20,7 @@ FIGURES: dict[str, Callable[[Evidence], Iterator[Drawing]]] = {
     "Toxicity by instruction": safety.toxicity,
     "Toxicity of output and prompt": safety.toxicity_by_prompt,
     "Bias: entropy of the choice": safety.bias,
+    "Reliability diagrams": calibration.diagrams,
     "Tasks with a possible alignment tax": tax.by_system,
     "Sweeps of the penalty weights": tax.penalty_sweeps,
     "Tasks over training": trainings.over_training,

@@ -5,19 +5,16 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.lines import Line2D
 
 from alignbench.audit.comparable import baseline_of
-from alignbench.stats.calibration import confidence, expected_calibration_error
 from reports.chart import MARK, reach
 from reports.drawing import WORDS, Drawing, describe
 from reports.evidence import Evidence, System, parents
 from reports.style import FAINT, looks, new_figure, plain
 
 KL = "kl"
-LABELLED = "rte"  # the task of calibration
 
 
 def distances(evidence: Evidence) -> dict[str, dict[str, Any]]:
@@ -48,8 +45,7 @@ def against_kl(evidence: Evidence) -> Iterator[Drawing]:
     baseline = max(filter(None, baselines), key=baselines.count, default="the baseline")
     look = looks(sorted({_method(system) for name, system in systems.items() if name in places}))
     for quantity, (title, label, tasks) in WORDS["against_kl"].items():
-        special = {"tax": _taxes, "calibration": _calibration}.get(quantity)
-        rows = special(evidence) if special else [p.row() for t, m in tasks for p in evidence.points(t, m)]
+        rows = _taxes(evidence) if quantity == "tax" else [p.row() for t, m in tasks for p in evidence.points(t, m)]
         table = pd.DataFrame(row | places[row["system"]] for row in rows if row["system"] in places)
         if table.empty or table.kl.nunique() < 2:
             continue
@@ -89,17 +85,3 @@ def _taxes(evidence: Evidence) -> list[dict[str, Any]]:
          "high": own.mean.high, "n": len(own.mean.tasks), "unscored": 0, "scorer": "", "reference": most}
         for own in contrasts if own.mean and own.reference == most
     ]  # fmt: skip
-
-
-def _calibration(evidence: Evidence) -> list[dict[str, Any]]:
-    """Return the expected calibration error of each system on a task of two labels, decided by means per token."""
-    rows = []
-    for system, own in evidence.runs(LABELLED):
-        records = [record for record in own.records() if "acc" in record.values and record.logprobs]
-        if not records:
-            continue
-        scores = [np.divide([x or 0.0 for x in record.logprobs], record.tokens) for record in records]
-        found = expected_calibration_error(list(map(confidence, scores)), [record.values["acc"] for record in records])
-        rows.append({"system": system.name, "task": LABELLED, "metric": "ece", "value": found.value, "low": found.low,
-                     "high": found.high, "n": found.n, "unscored": own.result.n - found.n, "scorer": ""})  # fmt: skip
-    return rows

@@ -9,6 +9,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from alignbench.tasks.calibration import SUFFIX
 from reports.drawing import SYNTHETIC, Drawing, save
 from reports.evidence import Evidence
 from reports.page.data import audit_data, findings, sets_by_folder, sets_of, win_rates
@@ -67,6 +68,7 @@ def write_page(
     text = environment.get_template("template.html").render(
         title=title, style=Markup(style), script=Markup(script), evidence=evidence, systems=systems, figures=figures,
         left_out=left_out, samples=sets_by_folder(sets), win_rates=win_rates(sets),
+        documents=sum(one.documents for task, own in sets.items() if not task.endswith(SUFFIX) for one in own),
         tasks=sorted(sets.items(), key=lambda named: (groups[named[0]], named[0])),
         verdicts=findings(evidence.audit, sets) if evidence.audit else [],
         data={name: Markup(block) for name, block in data.items()},
