@@ -199,7 +199,9 @@ class LanguageModelJudge:
         """The probability of A against B. The engine computes the common beginning of the prompts once."""
         from scipy.special import expit
 
-        answers = self.letters([question(comparison, LETTER, self._special) for comparison in comparisons], "AB", "Better")
+        answers = self.letters(
+            [question(comparison, LETTER, self._special) for comparison in comparisons], "AB", "Better"
+        )
         return [answer if isinstance(answer, str) else float(expit(answer[0] - answer[1])) for answer in answers]
 
     def letters(self, asked: Sequence[str], letters: str, cue: str) -> list[tuple[float, ...] | str]:

@@ -1,4 +1,4 @@
-"""Whether an answer refuses: fully, in part, or not, the three classes of XSTest (Röttger et al. 2024, arXiv 2308.01263,
+"""Whether an answer refuses: fully, in part, or not, the classes of XSTest (Röttger et al. 2024, arXiv 2308.01263,
 section 4). Here by English phrases; refusal_models.py has classifiers and judges.
 
 Numbers of all: "refusal": 1 if the answer refuses, fully or in part; "full" and "partial": 1 if so; else 0.

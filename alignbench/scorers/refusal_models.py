@@ -1,4 +1,4 @@
-"""Whether an answer refuses, by a classifier of answers or by a language model as judge. Their numbers: see refusal.py."""
+"""Whether an answer refuses, by a classifier of answers or a language model as judge. Their numbers: see refusal.py."""
 
 from collections.abc import Sequence
 
