@@ -138,12 +138,11 @@ def difference(first: Estimate, second: Estimate, bounds: Bounds = (None, None))
     if first.value is None or second.value is None:
         return Estimate()
     value, n, clusters = first.value - second.value, first.n + second.n, first.clusters + second.clusters
-    ends = first.low, first.high, second.low, second.high
-    if None in ends or first.standard_error is None or second.standard_error is None:
+    if first.low is None or first.high is None or second.low is None or second.high is None:
         return Estimate(value, n=n, clusters=clusters)
     below = np.hypot(first.value - first.low, second.high - second.value)
     above = np.hypot(first.high - first.value, second.value - second.low)
-    error = float(np.hypot(first.standard_error, second.standard_error))
+    error = float(np.hypot(first.standard_error or 0.0, second.standard_error or 0.0)) or None  # None: all values equal
     return Estimate(value, error, *clip(value - float(below), value + float(above), bounds), n, clusters)
 
 
