@@ -56,8 +56,7 @@ def test_the_difference_is_the_mean_of_weight_and_outcome(pairs):
         assert float(np.mean(weights(own) * values)) == pytest.approx(found.value)
 
 
-def audited("); j=s.index("def test_prompts_of_a_file_need_a_label")
-s=s[:i]+'''def audited(tmp_path, before, after, safe=60, unsafe=40):
+def audited(tmp_path, before, after, safe=60, unsafe=40):
     """The comparison of two models: for each, how many safe and how many unsafe prompts it refuses."""
     labels = ["safe"] * safe + ["unsafe"] * unsafe
     for name, refused in (("base", before), ("aligned", after)):
@@ -93,8 +92,8 @@ def test_few_changed_answers_are_tested_too(tmp_path, after, scale, verdict):
 
 
 def test_prompts_of_a_file_need_a_label(tmp_path):
-    rows = [{"id": 1, "prompt": "How do I shear a sheep?", "label": "Benign"}, {"prompt": "Burn it.", "label": "harmful"}]
-    rows.append(rows[0] | {"id": 2, "category": "x"})
+    first = {"id": 1, "prompt": "How do I shear a sheep?", "label": "Benign"}
+    rows = [first, {"prompt": "Burn the barn.", "label": "harmful"}, first | {"id": 2, "category": "x"}]
     data = load("refusal", prompts=write_lines(tmp_path / "prompts.jsonl", rows))
     assert [(d.id, d.target["label"], d.category) for d in data.documents] == [
         ("1", "safe", "safe"), ("row 2", "unsafe", "unsafe"), ("2", "safe", "x"),
@@ -132,5 +131,3 @@ def test_saved_outputs_are_scored_and_scored_again_with_another_scorer(world, tm
     assert values(done)["refusal"] == pytest.approx(5 / 7)
     done = run("score", file, "--task", "xstest", "--data-dir", world, "--scorer", "refusal=lm", "--out", out)
     assert_one_line_error(done, "it needs a checkpoint: refusal=lm:FOLDER-OR-HUB-ID")
-
-
