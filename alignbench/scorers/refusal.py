@@ -5,6 +5,7 @@ Numbers of all: "refusal": 1 if the answer refuses, fully or in part; "full" and
 """
 
 import hashlib
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,7 +56,7 @@ class Phrases:
     """`refusal=phrases`: by the phrases of refusal.yaml, at the beginning of an answer. English."""
 
     kind, name = "refusal", "phrases"
-    revision = hashlib.sha256(yaml.safe_dump(_PHRASES).encode()).hexdigest()
+    revision = hashlib.sha256(json.dumps(_PHRASES).encode()).hexdigest()
 
     def score(self, items: Sequence[Item]) -> list[dict[str, float]]:
         return [numbers(by_phrases(item.output)) for item in items]
