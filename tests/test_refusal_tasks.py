@@ -113,7 +113,8 @@ def test_saved_outputs_are_scored_and_scored_again_with_another_scorer(world, tm
     assert done.returncode == 0, done.stderr
 
     def values(done):
-        (result,) = json.loads(done.stdout)
+        (evaluated,) = json.loads(done.stdout)
+        (result,) = evaluated["results"]
         return {own["metric"]: own["value"] for own in result["metrics"] if own["category"] is None}
 
     found = values(done)

@@ -102,8 +102,8 @@ def compare_corpus(
         changed = change(first.value, second.value, draws, better[name], infer, corpus.resampling)
         if few and corpus.weights is not None:
             weights = corpus.weights([before[i] for i in common])
-            outcomes = (np.array([corpus.outcome(own[i]) for i in common]) for own in (before, after))
-            pairs = Pairs(*(weights * values for values in outcomes), cluster, None, left_out)
+            one, other = (weights * [corpus.outcome(own[i]) for i in common] for own in (before, after))
+            pairs = Pairs(one, other, cluster, None, left_out)
             changed = rare_change(changed, pairs, float(np.abs(weights).max()), better[name])
         elif few:
             changed = without_interval(changed)

@@ -73,4 +73,5 @@ class RefusalEndpoint(EndpointJudge):
 
 
 def _question(item: Item, asking: str, special_tokens: Sequence[str] = ()) -> str:
-    return QUESTION.format(*(sanitise(text, special_tokens) for text in (item.prompt, item.output))) + asking
+    request, answer = (sanitise(text, special_tokens) for text in (item.prompt, item.output))
+    return f"{QUESTION.format(request, answer)}{asking}"
