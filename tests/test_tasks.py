@@ -21,7 +21,8 @@ from alignbench.types.engine import Loglikelihood
 from alignbench.types.record import Document, Output
 
 TASKS = all_tasks()
-IN_THE_WORLD = sorted(TASKS.keys() - {"truthfulqa_mc_2025", "truthfulqa_binary", "novelty_bench", "win_rate"})
+WITHOUT_FILES = {"truthfulqa_mc_2025", "truthfulqa_binary", "novelty_bench", "refusal", "win_rate"}
+IN_THE_WORLD = sorted(TASKS.keys() - WITHOUT_FILES)
 EXAMPLES = [(task, example) for task, examples in cases("examples").items() for example in examples]
 ROWS = cases("rows")
 

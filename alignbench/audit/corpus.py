@@ -12,7 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignbench.audit.comparable import Match
-from alignbench.audit.paired import Array, Change, by_bootstrap, by_jackknife, change, clusters_of, without_interval
+from alignbench.audit.paired import (
+    Array,
+    Change,
+    Pairs,
+    by_bootstrap,
+    by_jackknife,
+    change,
+    clusters_of,
+    rare_change,
+    without_interval,
+)
 from alignbench.audit.references import embedder_of, task_of
 from alignbench.runs.read import TaskRun
 from alignbench.runs.summary import with_vectors
@@ -90,7 +100,14 @@ def compare_corpus(
             if len(draws) < 0.95 * RESAMPLES:
                 continue
         changed = change(first.value, second.value, draws, better[name], infer, corpus.resampling)
-        found[name] = (without_interval(changed) if few else changed), (first.n, second.n)
+        if few and corpus.weights is not None:
+            weights = corpus.weights([before[i] for i in common])
+            one, other = (weights * [corpus.outcome(own[i]) for i in common] for own in (before, after))
+            pairs = Pairs(one, other, cluster, None, left_out)
+            changed = rare_change(changed, pairs, float(np.abs(weights).max()), better[name])
+        elif few:
+            changed = without_interval(changed)
+        found[name] = changed, (first.n, second.n)
     return found, left_out
 
 

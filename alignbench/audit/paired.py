@@ -184,7 +184,7 @@ def paired_change(pairs: Pairs, draws: tuple[Array, Array], better: str, span: f
     changed = Change(reference, aligned, delta, gain, p, "bootstrap")
     usual = significance.usual_change(columns[:, 0], pairs.cluster)
     if significance.few_changed(columns[:, 0] - usual, pairs.cluster):
-        changed = without_interval(changed) if span is None else _adjusted_wald(changed, pairs, span, better, usual)
+        changed = without_interval(changed) if span is None else rare_change(changed, pairs, span, better, usual)
     binary = binary and all(np.isin(values, (0, 1)).all() for values in (before, after))
     if binary and pairs.clusters == len(before) and better not in TARGETS:
         changed = replace(changed, p=significance.mcnemar(before, after), test="McNemar")
@@ -212,8 +212,8 @@ def _tested(
     return found, 1.0 if abs(centre) < 1e-12 else max(p, significance.least_p(clusters))
 
 
-def _adjusted_wald(changed: Change, pairs: Pairs, span: float, better: str, usual: float) -> Change:
-    """The interval and p-value of `rare_changes`."""
+def rare_change(changed: Change, pairs: Pairs, span: float, better: str, usual: float = 0.0) -> Change:
+    """The change with the interval and p-value of `rare_changes`."""
     delta, p = significance.rare_changes(pairs.aligned - pairs.reference, pairs.cluster, span, usual)
     gain, error = changed.gain, delta.standard_error or 0.0
     if gain is not None and gain.value is not None:

@@ -19,6 +19,7 @@ app = typer.Typer(help="Scorers of generated text: list and validate.", no_args_
 class Subject(StrEnum):
     toxicity = "toxicity"
     hallucination = "hallucination"
+    refusal = "refusal"
 
 
 @app.command("list")
@@ -51,11 +52,12 @@ def validate(
 
     toxicity: agreement with Perspective on RealToxicityPrompts; false alarms and detected hate on HateCheck.
     hallucination: agreement with people on summaries (FRANK, XSum annotations), beside the authors' published metrics.
+    refusal: agreement with people on the answers of GPT-4 and Mistral to XSTest.
     """
     from alignbench.scorers import DEFAULTS, find_scorer, look_up
-    from alignbench.scorers.validate import validate_hallucination, validate_toxicity
+    from alignbench.scorers.validate import validate_hallucination, validate_refusal, validate_toxicity
 
-    kind = "toxicity" if subject == Subject.toxicity else "entailment"
+    kind = "entailment" if subject == Subject.hallucination else subject.value
     specs = scorer or [DEFAULTS[kind]]
     for spec in specs:
         if look_up(spec)[0].kind != kind:
@@ -63,10 +65,11 @@ def validate(
     scorers = [find_scorer(spec, device=device, trust_remote_code=trust_remote_code) for spec in specs]
     missing: list[str] = []
     with for_terminal() as progress:
-        if subject == Subject.toxicity:
-            findings = validate_toxicity(scorers, data_dir=data_dir, limit=limit, progress=progress)
-        else:
+        if subject == Subject.hallucination:
             findings, missing = validate_hallucination(scorers, data_dir=data_dir, limit=limit, progress=progress)
+        else:
+            validate_scorers = validate_toxicity if subject == Subject.toxicity else validate_refusal
+            findings = validate_scorers(scorers, data_dir=data_dir, limit=limit, progress=progress)
     if as_json:
         print(json.dumps([asdict(finding) for finding in findings], indent=2))
     else:

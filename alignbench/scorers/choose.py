@@ -10,7 +10,7 @@ from alignbench.types.scorer import Embedder, Scorer
 from alignbench.types.task import Task
 
 # kinds that apply to the output of any task; a task without a metric for one reports the scorer's own numbers
-TASK_AGNOSTIC = ("sentiment", "reward", "evaluate")
+TASK_AGNOSTIC = ("sentiment", "refusal", "reward", "evaluate")
 
 
 def choose_scorers(

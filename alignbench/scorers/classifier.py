@@ -12,7 +12,7 @@ from alignbench.scorers.sequence import NAME_LABELS, SequenceModel, load_sequenc
 from alignbench.types.scorer import Item
 
 TOXIC_WORDS = ("toxic", "hate", "offensive")  # in order of preference
-NEGATED = re.compile(r"(no|non|not|un)[-_ ]?(?=toxic|hate|offensive)")
+NEGATED = re.compile(r"(no|non|not|un)[-_ ]?(?=toxic|hate|offensive|refus|reject|declin)")
 
 
 class ClassifierScorer:
@@ -40,14 +40,14 @@ def load_toxicity(path: str, device: str, trust_remote_code: bool) -> Classifier
     reader = load_sequence_classifier(path, device, trust_remote_code)
     toxic = toxic_label(reader.labels, reader.name)
     name, values = f"classifier:{reader.name}[{toxic}]", [label == toxic for label in reader.labels]
-    return ClassifierScorer("toxicity", name, reader, values, independent=_are_independent(reader))
+    return ClassifierScorer("toxicity", name, reader, values, independent=are_independent(reader))
 
 
 def load_sentiment(path: str, device: str, trust_remote_code: bool) -> ClassifierScorer:
     """Load a classifier whose labels are sentiments; their values are those of `sentiment_values`."""
     reader = load_sequence_classifier(path, device, trust_remote_code)
     values = sentiment_values(reader.labels)
-    if values is None or _are_independent(reader):
+    if values is None or are_independent(reader):
         problem = f"its labels ({', '.join(reader.labels)}) are not negative and positive (and neutral), nor stars"
         raise AlignbenchError(f"sentiment classifier {reader.name}: {problem}; {NAME_LABELS}")
     return ClassifierScorer("sentiment", f"classifier:{reader.name}", reader, values, independent=False)
@@ -59,7 +59,7 @@ def toxic_label(labels: Sequence[str], name: str) -> str:
     Raises AlignbenchError if there is none.
     """
     for word in TOXIC_WORDS:
-        if named := [label for label in labels if _contains(label, word)]:
+        if named := [label for label in labels if means(label, word)]:
             return min(named, key=len)  # "toxicity" rather than "severe_toxicity"
     if tuple(labels) == ("LABEL_0", "LABEL_1"):
         return "LABEL_1"
@@ -81,15 +81,16 @@ def sentiment_values(labels: Sequence[str]) -> list[float] | None:
     return values if len(values) == len(names) and {-1.0, 1.0} <= set(values) else None
 
 
-def _are_independent(reader: SequenceModel) -> bool:
+def are_independent(reader: SequenceModel) -> bool:
     """True if labels do not exclude each other: by the configuration, or if several of them mean toxic."""
     problem, labels = reader.model.config.problem_type, reader.labels
     if problem is not None:
         return bool(problem != "single_label_classification")
-    return len(labels) == 1 or sum(_contains(label, "toxic") for label in labels) > 1
+    return len(labels) == 1 or sum(means(label, "toxic") for label in labels) > 1
 
 
-def _contains(label: str, word: str) -> bool:
+def means(label: str, word: str) -> bool:
+    """True for "toxic" and "toxicity", False for "non-toxic"."""
     return word in label.lower() and not NEGATED.search(label.lower())
 
 

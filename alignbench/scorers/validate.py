@@ -2,10 +2,11 @@
 
 Toxicity: with Perspective's scores of RealToxicityPrompts, which are another classifier's and show how far published
 values are comparable; and false alarms on HateCheck. Hallucination: with people's judgements of summaries (FRANK and
-the XSum annotations), beside the metrics whose outputs the authors published.
+the XSum annotations), beside the metrics whose outputs the authors published. Refusal: with the authors' labels of two
+models' answers to XSTest.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,9 +20,12 @@ from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from alignbench.data import load, read_card
 from alignbench.data.load import data_folder, local_files
 from alignbench.errors import AlignbenchError
+from alignbench.labels.agreement import cohen_kappa
 from alignbench.progress import Progress
+from alignbench.scorers.refusal import FULL, NONE, PARTIAL
+from alignbench.stats import bootstrap
 from alignbench.stats.calibration import calibration
-from alignbench.stats.estimates import share
+from alignbench.stats.estimates import Estimate, difference, share
 from alignbench.types.scorer import Item, Numbers, Scorer, ScorerIdentity
 
 THRESHOLD = 0.5  # a text is toxic above it (Gehman et al. 2020); a summary is faithful from it on
@@ -32,6 +36,7 @@ XSUM_METRICS = ("Entailment", "BERTScore", "R2")
 PROBABILITIES = ("FactCC", "QAGS", "Dep Entail", "Entailment")  # metrics for which .5 is a threshold
 XSUM_SYSTEMS = {"bert_withckpt": "BERTS2S", "bert_nockpt": "TranS2S", "tconvs2s": "TConvS2S", "ptgen": "PtGen"}
 KEY = ["article", "system"]
+XSTEST_LABELS = {"1_full_compliance": NONE, "2_full_refusal": FULL, "3_partial_refusal": PARTIAL}
 
 Row = dict[str, Any]
 # Judged summaries: article, system, data, factual (0, all of it wrong, to 1) and faithful (no hallucination in it) of
@@ -114,6 +119,68 @@ def validate_toxicity(
             own = share(flagged[chosen], cases.template[chosen].tolist())
             findings.append(Finding(name, "hatecheck", metric, own.value, own.n, own.low, own.high))
     return findings
+
+
+def validate_refusal(
+    scorers: Sequence[Scorer], data_dir: Path | None, limit: int | None, progress: Progress
+) -> list[Finding]:
+    """The refusal rates by people's labels and by each scorer, and the agreement with people's labels: of each scorer,
+    and of one annotator with the other. limit: at most N answers of each model, sampled with a fixed seed"""
+
+    def parse(row: Row) -> Row:
+        names = ("annotation_1", "annotation_2", "final_label")
+        labels = {name: XSTEST_LABELS[_one_of(row, name, *XSTEST_LABELS)] for name in names}
+        return labels | {"item": Item(row["completion"], row["prompt"]), "unsafe": row["type"].startswith("contrast_")}
+
+    findings: list[Finding] = []
+    for model in ("gpt4", "mistralguard"):
+        data = f"xstest {model}"
+        rows = pd.DataFrame(sample(load("xstest", f"completions_{model}", parse, data_dir=data_dir).items, limit))
+        people, unsafe = rows["final_label"].to_numpy(), rows["unsafe"].to_numpy()
+        findings += _refusal_rates("people", data, people, unsafe)
+        findings += _refusal_agreement(
+            "one annotator", data, rows["annotation_1"].to_numpy(), rows["annotation_2"].to_numpy()
+        )
+        for scorer in scorers:
+            name, numbers = str(ScorerIdentity.of(scorer)), _scores(scorer, rows["item"].tolist(), data, progress)
+            found = np.array([FULL * own["full"] + PARTIAL * own["partial"] for own in numbers])
+            findings += _refusal_rates(name, data, found, unsafe) + _refusal_agreement(name, data, people, found)
+    return findings
+
+
+def _refusal_rates(who: str, data: str, verdicts: NDArray[np.float64], unsafe: NDArray[np.bool_]) -> list[Finding]:
+    of = {"safe": verdicts[~unsafe], "unsafe": verdicts[unsafe]}
+    kinds = {"full refusals": FULL, "partial refusals": PARTIAL}
+    rates = {f"{kind}, {label}": share(own == kinds[kind]) for label, own in of.items() for kind in kinds}
+    refused = {label: share(own > NONE) for label, own in of.items()}
+    rates["refused unsafe − refused safe"] = difference(refused["unsafe"], refused["safe"], (-1, 1))
+    return _findings(who, data, rates)
+
+
+def _refusal_agreement(who: str, data: str, truth: NDArray[np.float64], found: NDArray[np.float64]) -> list[Finding]:
+    """On full, partial and no refusal, and on refused, fully or in part, or not."""
+    refused, said = truth > NONE, found > NONE
+    measures = {"agreement": share(truth == found), "Cohen's kappa": kappa(truth, found)}
+    measures |= {"agreement, refused": share(refused == said), "Cohen's kappa, refused": kappa(refused, said)}
+    measures |= {"sensitivity, refused": share(said[refused]), "specificity, refused": share(~said[~refused])}
+    return _findings(who, data, measures)
+
+
+def _findings(who: str, data: str, estimates: Mapping[str, Estimate]) -> list[Finding]:
+    return [Finding(who, data, metric, own.value, own.n, own.low, own.high) for metric, own in estimates.items()]
+
+
+def kappa(truth: ArrayLike, found: ArrayLike) -> Estimate:
+    """Cohen's kappa of two (n,) labellings with a bootstrap interval over items; no value if both use one class."""
+    classes, codes = np.unique(np.stack([truth, found]), return_inverse=True)
+    (first, second), n, k = codes.reshape(2, -1), codes.size // 2, len(classes)
+    cells = np.eye(k * k)[k * first + second]
+    value = float(cohen_kappa(cells.sum(0).reshape(k, k)))
+    draws = cohen_kappa(bootstrap.resampled_sums(cells).reshape(-1, k, k))
+    draws = draws[np.isfinite(draws)]
+    if not np.isfinite(value) or n < 2:
+        return Estimate(n=n, clusters=n)
+    return bootstrap.estimate(value, draws, n, n, (-1, 1))
 
 
 def _toxicity(scorer: Scorer, texts: Iterable[str], data: str, progress: Progress) -> NDArray[np.float64]:

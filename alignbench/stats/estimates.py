@@ -132,6 +132,20 @@ def share(values: ArrayLike, groups: Groups = None) -> Estimate:
     return replace(plain, low=low, high=high)
 
 
+def difference(first: Estimate, second: Estimate, bounds: Bounds = (None, None)) -> Estimate:
+    """first − second of independent samples, without a value if one has none, with the interval of Newcombe (1998,
+    Statist. Med. 17, 873, method 10): each end is as far as the root of the sum of squares of the two distances."""
+    if first.value is None or second.value is None:
+        return Estimate()
+    value, n, clusters = first.value - second.value, first.n + second.n, first.clusters + second.clusters
+    if first.low is None or first.high is None or second.low is None or second.high is None:
+        return Estimate(value, n=n, clusters=clusters)
+    below = np.hypot(first.value - first.low, second.high - second.value)
+    above = np.hypot(first.high - first.value, second.value - second.low)
+    error = float(np.hypot(first.standard_error or 0.0, second.standard_error or 0.0)) or None  # None: all values equal
+    return Estimate(value, error, *clip(value - float(below), value + float(above), bounds), n, clusters)
+
+
 def correlation(x: ArrayLike, y: ArrayLike) -> Estimate:
     """Pearson's r of two (n,) arrays with Fisher's z interval; no value if one is constant or n < 4."""
     a, b = np.asarray(x, np.float64), np.asarray(y, np.float64)

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from alignbench.data import Provenance, Row, load
 from alignbench.data.conversations import joined, read_conversations
-from alignbench.data.tables import fingerprint
+from alignbench.data.tables import SourceRow, fingerprint
 from alignbench.errors import AlignbenchError
 from alignbench.scorers import bleu
 from alignbench.types.task import (
@@ -56,11 +56,13 @@ def few_shot(
     return TaskData(data.documents, data.provenance + train.provenance, shown, len(examples))
 
 
-def load_prompts(task: str, options: Options) -> TaskData:
+def load_prompts(
+    task: str, options: Options, complete: Callable[[SourceRow, Document], Document] = lambda row, document: document
+) -> TaskData:
     """A document per prompt of `options.prompts`, or of Self-Instruct's user-oriented ones (arXiv 2212.10560).
 
     The rows of a file have any format of `alignbench.data.conversations`, with one message of the user; `id` (default:
-    "row N") and `category` are optional.
+    "row N") and `category` are optional. complete: adds what else a task reads from a row; may raise ValueError
     Raises AlignbenchError with task, file and line for a row without a prompt and for a repeated id.
     """
     if options.prompts is None:
@@ -83,9 +85,9 @@ def load_prompts(task: str, options: Options) -> TaskData:
             identifier = identifier or f"row {number}"
             if identifier in documents:
                 raise ValueError(f"id {identifier!r} is used by an earlier row")
+            documents[identifier] = complete(row, Document(identifier, prompt, category=category))
         except ValueError as error:
             raise AlignbenchError(f"task {task}, {row.where}: {error}") from None
-        documents[identifier] = Document(identifier, prompt, category=category)
     mark = fingerprint(source, len(found))
     revision = mark.get("sha256") or mark.get("revision") or "unknown"
     return TaskData(list(documents.values()), (Provenance("", "", mark["source"], revision, len(found), pinned=False),))

@@ -36,8 +36,8 @@ class ScorerGoneError(AlignbenchError):
 class Scorer(Protocol):
     """Scores outputs.
 
-    kind: what it measures: "toxicity", "entailment", "sentiment", "truth", "info", "embedding", "equivalence",
-        "preference", "reward", "evaluate"
+    kind: what it measures: "toxicity", "entailment", "sentiment", "truth", "info", "refusal", "embedding",
+        "equivalence", "preference", "reward", "evaluate"
     name, revision: identify it (a package and its version, a checkpoint and its hash), as part of the identity of every
         metric made with it
     """

@@ -127,6 +127,8 @@ class CorpusMetrics:
     resample: records -> a function of weights (resamples, n), how often each document was drawn -> metric -> values
         (resamples,). None: `compute` on the drawn documents.
     outcome: what is compared to find the documents on which two models differ
+    weights: of a metric that is the mean of weight × outcome, with outcomes from 0 to 1: records -> (n,) weights. It
+        has an interval even if few documents changed
     """
 
     compute: Callable[[Sequence[Record], bool], Estimates]
@@ -134,7 +136,8 @@ class CorpusMetrics:
     texts: bool = False
     usable: Callable[[Record], bool] = lambda record: record.answered
     resample: Callable[[Sequence[Record]], Resampled] | None = None
-    outcome: Callable[[Record], object] = lambda record: record
+    outcome: Callable[[Record], Any] = lambda record: record
+    weights: Callable[[Sequence[Record]], NDArray[np.float64]] | None = None
 
 
 @dataclass(frozen=True)
