@@ -118,7 +118,8 @@ def test_the_measures_of_a_document():
 
 @given(SAMPLES)
 def test_the_measures_are_within_the_ranges_of_their_metrics(samples):
-    found = measure([float(own is True) for own in samples], [own and str(own) for own in samples], ["x"] * len(samples))
+    right, answers = [float(own is True) for own in samples], [own and str(own) for own in samples]
+    found = measure(right, answers, ["x"] * len(samples))
     for metric in metrics_of(len(samples)):
         low, high = (0, 1) if metric.binary else metric.bounds
         assert low <= found[metric.name] <= high + 1e-12

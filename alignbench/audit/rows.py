@@ -149,7 +149,8 @@ def _variant(metric: str, match: Match, matches: Sequence[Match]) -> str:
         scorers = " ".join(f"{s.kind}={s.name}" for s in scorers_of(identity) if str(s) in used)
         counts = ((key, identity.get(key)) for key in ("shots", "limit", "seed"))
         shown = (f"no {key}" if value is None else f"{key} {value}" for key, value in counts)
-        return [own.template, scorers, f"against {baseline_of(identity)}", *shown, own.reference.repeated or "one sample"]
+        sampled = own.reference.repeated or "one sample"
+        return [own.template, scorers, f"against {baseline_of(identity)}", *shown, sampled]
 
     same = [own for own in matches if own.reference.task == match.reference.task]
     others = [settings(own) for own in same if _computed_by(own, metric) is not None]

@@ -50,7 +50,7 @@ class TaskRun:
 
     @property
     def repeated(self) -> str:
-        """How the outputs were sampled, if several were of a task that takes one ("8 samples, temperature 1"); else ""."""
+        """ "8 samples, temperature 1", if several outputs were sampled in a task that takes one; otherwise ""."""
         if REPEATED not in self.result.overall:
             return ""
         sampling = self.identity.get("sampling") or {}

@@ -32,8 +32,8 @@ def majority_at_k(right: int, wrong: Sequence[int], k: int, silent: int = 0) -> 
     silent: outputs without an answer, which have no vote; the result is wrong if none of the k has one
     Raises ValueError unless 1 <= k <= the number of all answers.
 
-    Given their sum, independent binomial counts with p = k / n are those of a subset without replacement. The sum of the
-    products over the values is therefore divided by the probability of the sum.
+    Independent binomial counts with p = k / n, given that their sum is k, are those of a subset drawn without
+    replacement. Probabilities of the former are therefore divided by that of the sum.
     """
     n = right + sum(wrong) + silent
     _check(n, right, k)

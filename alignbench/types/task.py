@@ -111,7 +111,7 @@ class Generation:
     items: what a scorer sees, one item per output
     plain: the model continues a text instead of answering: `--template auto` uses no chat template
     statistics: what a document contributes to corpus metrics: n-gram counts, parsed fields
-    check: how an output is checked; with it the task takes several samples (`--samples`), see alignbench/tasks/samples.py
+    check: how an output is checked: the task then takes several samples (`--samples`, alignbench/tasks/samples.py)
     """
 
     sampling: Sampling

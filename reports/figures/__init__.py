@@ -7,7 +7,7 @@ import yaml
 
 from reports.drawing import Drawing
 from reports.evidence import Evidence
-from reports.figures import audit, diversity, kl, personas, preference, safety, tax, trainings
+from reports.figures import audit, diversity, kl, personas, preference, safety, samples, tax, trainings
 
 FIGURES: dict[str, Callable[[Evidence], Iterator[Drawing]]] = {
     "Gains and losses by task": audit.forest,
@@ -22,6 +22,7 @@ FIGURES: dict[str, Callable[[Evidence], Iterator[Drawing]]] = {
     "Bias: entropy of the choice": safety.bias,
     "Tasks with a possible alignment tax": tax.by_system,
     "Sweeps of the penalty weights": tax.penalty_sweeps,
+    "Several samples of one problem": samples.pass_at_k,
     "Tasks over training": trainings.over_training,
     "Metrics over steps": trainings.over_steps,
     "Personas: names and nationalities as word clouds": personas.clouds,

@@ -65,8 +65,8 @@ def sets_of(evidence: Evidence, task: str) -> list[TaskSet]:
         scorers, again = own.identity.get("scorers") or (), 0
         settings = (
             ("version", str(own.result.version)), ("shots", str(own.result.shots)),
-            ("limit", str(own.result.limit or "")), ("seed", str(own.result.seed)), ("sampling", own.repeated or "one sample"),
-            ("against", baseline_of(own.identity) or ""),
+            ("limit", str(own.result.limit or "")), ("seed", str(own.result.seed)),
+            ("sampling", own.repeated or "one sample"), ("against", baseline_of(own.identity) or ""),
             ("scorers", ", ".join(sorted(f"{entry['kind']}={entry['name']}" for entry in scorers))),
             ("revisions", ", ".join(sorted(str(entry["revision"])[:12] for entry in scorers))),
             ("documents", str(own.identity.get("documents_sha256") or "")),
