@@ -48,9 +48,10 @@ def with_samples(task: Task, samples: int) -> Task:
 
 def metrics_of(samples: int) -> list[Metric]:
     """What `measure` computes from this number of outputs."""
-    of_k = [f"{kind}_at_{k}" for kind in ("pass", "maj") for k in sizes(samples)]
+    names = [f"{kind}_at_{k}" for kind in ("pass", "maj") for k in sizes(samples)]
+    binary = f"pass_at_{samples}"  # 1 if any output is right, otherwise 0
     return [
-        *(Metric(name, "proportion", "higher", bounds=(0, 1)) for name in of_k),
+        *(Metric(name, "proportion", "higher", name == binary, bounds=(0, 1)) for name in names),
         Metric("distinct_answers", "number", "–", bounds=(0, samples)),
         Metric("answer_entropy", "bits", "–", bounds=(0, math.log2(samples))),
         Metric("single_answer", "proportion", "–", binary=True),
