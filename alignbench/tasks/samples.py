@@ -72,10 +72,9 @@ def measure(right: Sequence[float], answers: Sequence[str | None], texts: Sequen
     if any(map(math.isnan, right)):
         return {metric.name: math.nan for metric in metrics_of(n)}
     is_right = [value == 1 for value in right]
-    values = [(True, "") if good else own and (False, own) for good, own in zip(is_right, answers, strict=True)]
-    counts = Counter(value for value in values if value)
-    c, silent = counts[True, ""], n - counts.total()
-    wrong = [count for value, count in counts.items() if not value[0]]
+    given = Counter(own for good, own in zip(is_right, answers, strict=True) if not good and own is not None)
+    c, wrong = sum(is_right), list(given.values())
+    silent = n - c - sum(wrong)
     solutions = {" ".join(text.split()) for good, text in zip(is_right, texts, strict=True) if good}
     return {
         **{f"pass_at_{k}": pass_at_k(n, c, k) for k in sizes(n)},
