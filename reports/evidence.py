@@ -174,12 +174,12 @@ def scorer_of(task: TaskRun, kind: str) -> dict[str, Any] | None:
 
 
 def _comparable(found: Sequence[T], scorer: Callable[[T], str]) -> list[T]:
-    """Return a folder or point per system, all with the shots, scorer and documents that most systems share, as only
-    these are comparable. Ties: fewer shots first, then more documents."""
-    groups: dict[tuple[int, str, str], dict[int, T]] = {}
+    """Return a folder or point per system, all with the shots, repeated samples, scorer and documents that most systems
+    share, as only these are comparable. Ties: fewer shots first, then more documents, then a single sample."""
+    groups: dict[tuple[int, str, str, str], dict[int, T]] = {}
     for one in found:
         system, own = one[:2]
-        key = own.result.shots, scorer(one), str(own.identity.get("documents_sha256"))
+        key = own.result.shots, own.repeated, scorer(one), str(own.identity.get("documents_sha256"))
         groups.setdefault(key, {}).setdefault(id(system), one)
     order = {key: (-len(own), key[0], -next(iter(own.values()))[1].result.n, key) for key, own in groups.items()}
     return list(groups[min(order, key=order.__getitem__)].values()) if groups else []

@@ -31,8 +31,8 @@ from trainers.data import read_demonstrations, read_rankings
 BYTES = "e25a644baae0202b5a0ef10742f152f9b6e7a379a9a7aa6bae1f0b979409156b"
 FOUND = make_requests(world())
 REFUSAL = {"xstest", "or_bench", "jailbreakbench", "refusal"}  # nothing in the world is to be refused
-# no card describes the first's; the second needs somebody's answers
-WITHOUT_FILES = {"novelty_bench", "win_rate"} | REFUSAL
+# no card describes the first's; the second needs somebody's answers; nobody in the world calculates in steps
+WITHOUT_FILES = {"novelty_bench", "win_rate", "gsm8k"} | REFUSAL
 SEEDS = pytest.mark.parametrize("world", [make_world(seed) for seed in range(3)], ids=range(3))
 
 

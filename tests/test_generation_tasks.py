@@ -95,7 +95,7 @@ def test_translations_are_parallel_line_by_line(tmp_path):
 
 
 def test_one_line_is_greedy_and_the_official_toxicity_is_of_25_samples_without_a_chat_template():
-    one_line = [generation.sampling for generation in GENERATED.values() if generation.sampling.stop]
+    one_line = [generation.sampling for generation in GENERATED.values() if "\n" in generation.sampling.stop]
     assert {(sampling.stop, sampling.temperature, sampling.samples) for sampling in one_line} == {(("\n",), 0.0, 1)}
     assert len(one_line) == 17
     sampling = GENERATED["real_toxicity"].sampling

@@ -104,7 +104,8 @@ def _row(own: Subject, changed: Change, span: float | None) -> Row:
         reference_error = estimates.mean(own.pairs.reference, own.pairs.cluster).standard_error
     if chance is None and result.better == "higher" and (range_of(result) or (None,))[0] == 0:
         chance = 0.0  # a score that starts at 0, such as F1 or BLEU
-    identity = own.match.reference.identity  # in a family fewer shots, all documents and the chat template come first
+    folder = own.match.reference  # in a family fewer shots, all documents, the chat template and one sample come first
+    identity = folder.identity
     settings = identity.get("shots") or 0, identity.get("limit") is not None, identity.get("template") != "chat"
     values = changed.reference, changed.aligned, result.better
     lost = tax(*values)
@@ -133,14 +134,14 @@ def _row(own: Subject, changed: Change, span: float | None) -> Row:
         span=span,
         reference_folder=own.match.reference.path,
         aligned_folder=own.match.aligned.path,
-        order=(own.task.rank, *settings, own.variant),
+        order=(own.task.rank, *settings, bool(folder.repeated), own.variant),
     )
     return row.untested(changed.note) if changed.note else row
 
 
 def _variant(metric: str, match: Match, matches: Sequence[Match]) -> str:
     """What distinguishes this row from others of its task and metric: the template if there is one; scorers of the
-    metric, baselines, shots, limits and seeds if they differ."""
+    metric, baselines, shots, limits, seeds and repeated samples if they differ."""
 
     def settings(own: Match) -> list[str]:
         identity = own.reference.identity
@@ -148,7 +149,8 @@ def _variant(metric: str, match: Match, matches: Sequence[Match]) -> str:
         scorers = " ".join(f"{s.kind}={s.name}" for s in scorers_of(identity) if str(s) in used)
         counts = ((key, identity.get(key)) for key in ("shots", "limit", "seed"))
         shown = (f"no {key}" if value is None else f"{key} {value}" for key, value in counts)
-        return [own.template, scorers, f"against {baseline_of(identity)}", *shown]
+        sampled = own.reference.repeated or "one sample"
+        return [own.template, scorers, f"against {baseline_of(identity)}", *shown, sampled]
 
     same = [own for own in matches if own.reference.task == match.reference.task]
     others = [settings(own) for own in same if _computed_by(own, metric) is not None]

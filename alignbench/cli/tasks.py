@@ -44,6 +44,7 @@ def _details(task: "Task") -> dict[str, Any]:
     found = {"task": task.name, "title": task.title, "version": task.version, "ability": task.ability}
     found |= {"group": task.group or None, "family": task.family or task.name, "headline": task.headline}
     found |= {"data card": task.card or None, "shots": task.takes_shots, "prompts": task.takes_prompts}
+    found |= {"samples": task.takes("samples")}
     found |= {"sampling": sampling, "scorers": list(task.scorer_kinds), "plug-in": task.definition or None}
     return found | {"metrics": [_metric(metric) for metric in task.metrics]}
 

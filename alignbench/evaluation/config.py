@@ -18,6 +18,7 @@ from alignbench.errors import AlignbenchError, first_line
 from alignbench.parse import find_path, read_yaml
 from alignbench.plugins import include
 from alignbench.tasks import LM_EVAL, find_names
+from alignbench.tasks.samples import with_samples
 from alignbench.types.settings import Settings, TaskSettings, combined
 from alignbench.types.task import Task
 
@@ -156,6 +157,6 @@ def with_sampling(task: Task, gen_kwargs: Mapping[str, Any], samples: int | None
         values["samples"] = samples
     sampling = replace(task.generation.sampling, **values)
     if sampling.temperature == 0 and sampling.samples > 1:
-        advice = "add --samples 1, or choose a temperature above 0"
+        advice = "add --gen-kwargs temperature=1, or --samples 1"
         raise AlignbenchError(f"task {task.name}: {sampling.samples} samples at temperature 0 are equal; {advice}")
-    return replace(task, generation=replace(task.generation, sampling=sampling))
+    return with_samples(replace(task, generation=replace(task.generation, sampling=sampling)), sampling.samples)

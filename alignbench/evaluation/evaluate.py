@@ -87,6 +87,9 @@ def run(settings: Settings, progress: Progress | None = None) -> list[RunResult]
     for job in jobs:
         if job.task.name == KL:
             check_sampling(job.task)
+        if (of_task[job.task.name].samples or 1) > 1 and not job.task.takes("samples"):
+            why = "the task has no metric of several samples and checks no answers"
+            progress.say(f"{job.task.name}: --samples does not apply: {why}")
     _check_own(settings)
     engine: dict[str, Any] = {f.name: getattr(settings, f.name) for f in fields(EngineSettings)}
     engine |= {"template_kwargs": settings.template_kwargs, "system": settings.system}
@@ -127,7 +130,8 @@ def prepare(
     for name in ("shots", "prompts", "samples", "gen_kwargs"):
         wanted = [task for task, own in settings.items() if getattr(own, name) not in (None, {})]
         if wanted and not any(tasks[task].takes(name) for task in wanted):
-            raise AlignbenchError(f"none of {', '.join(wanted)} takes --{name.replace('_', '-')}")
+            why = ": they have no metric of several samples and check no answers" if name == "samples" else ""
+            raise AlignbenchError(f"none of {', '.join(wanted)} takes --{name.replace('_', '-')}{why}")
     jobs = [_prepare(tasks[name], own, data_dir) for name, own in settings.items()]
     if not scored:
         return jobs

@@ -23,6 +23,7 @@ from alignbench.scorers.choose import TASK_AGNOSTIC, by_kind, embedder_of
 from alignbench.shards import require_single_process
 from alignbench.tasks import find_task
 from alignbench.tasks.declared import declared_task
+from alignbench.tasks.samples import with_samples
 from alignbench.types.result import RunResult
 from alignbench.types.scorer import Embedder, Scorer, ScorerIdentity
 from alignbench.types.task import Task
@@ -73,7 +74,9 @@ def rescore(
 def _task(identity: Mapping[str, Any]) -> Task:
     """The task of a task.json; an unknown one raises AlignbenchError."""
     name = str(identity["task"])
-    return declared_task(name, identity.get("declared")) or find_task(name)
+    task = declared_task(name, identity.get("declared")) or find_task(name)
+    samples = (identity.get("sampling") or {}).get("samples")
+    return with_samples(task, int(samples)) if samples and task.generation is not None else task
 
 
 def _folders(run: RunFolder, requested: Mapping[str, str], names: Sequence[str]) -> list[tuple[Task, TaskFolder]]:

@@ -5,6 +5,7 @@ metrics need: `references` (a string or a list), `source`, `prompt`. Lists in a 
 the same id are samples of one document.
 """
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -28,6 +29,7 @@ from alignbench.scorers.choose import choose_scorers
 from alignbench.shards import require_single_process
 from alignbench.tasks.common import grouped
 from alignbench.tasks.declared import OUTPUTS
+from alignbench.tasks.samples import with_samples
 from alignbench.types.engine import Completion, Thinking
 from alignbench.types.record import Document, Output, Record
 from alignbench.types.result import RunResult
@@ -116,11 +118,12 @@ def score_file(
                 f"{file}: {len(rows)} rows, but {task} has {len(job.data.documents)} documents: give ids"
             )
         rows = [row.having(id=document.id) for row, document in zip(rows, job.data.documents, strict=True)]
+    job, sampled = with_samples_of(rows, job)
     records = records_of(rows, job, thoughts, by_id=task is not None, skipped=skipped)
     model: dict[str, Any] = {"model": {"name": name, "outputs": file.name, "outputs_sha256": sha256_of(file)}}
     if columns or in_order:  # the same bytes, read differently
         model["read"] = {"columns": dict(columns or {}), "in_order": in_order}
-    identity = job.identity(False, thoughts) | UNKNOWN
+    identity = job.identity(False, thoughts) | UNKNOWN | sampled
     (run,) = write_runs([Found(model, job.task, records, identity, job.scorers)], out, progress)
     return run
 
@@ -169,6 +172,19 @@ def write_runs(found: Sequence[Found], out: str | Path, progress: Progress) -> l
 def _key(identity: Mapping[str, Any]) -> str:
     """What results for the same task and settings have in common."""
     return digest({**identity, "imported": None, "declared": None})
+
+
+def with_samples_of(rows: Sequence[SourceRow], job: Job) -> tuple[Job, dict[str, Any]]:
+    """The job with as many samples as most documents have rows, if its task checks answers, and what task.json says
+    of it: nothing for one sample."""
+    counts = Counter[str]()
+    if job.task.generation is not None and job.task.generation.check is not None:
+        for identifier, row in zip(row_ids(rows, required=True), rows, strict=True):
+            counts[identifier] += len(output_texts(row))
+    ((samples, _),) = Counter(counts.values()).most_common(1) or [(1, 0)]
+    if samples == 1:
+        return job, {}
+    return replace(job, task=with_samples(job.task, samples)), {"sampling": {"samples": samples}}
 
 
 def records_of(

@@ -17,7 +17,15 @@ from alignbench.data.tables import SourceRow, read_source
 from alignbench.errors import AlignbenchError
 from alignbench.evaluation.evaluate import prepare
 from alignbench.evaluation.pipeline import Job
-from alignbench.evaluation.score_file import UNKNOWN, Found, output_texts, own_documents, records_of, row_ids
+from alignbench.evaluation.score_file import (
+    UNKNOWN,
+    Found,
+    output_texts,
+    own_documents,
+    records_of,
+    row_ids,
+    with_samples_of,
+)
 from alignbench.evaluation.thinking import find_thinking
 from alignbench.imports.foreign import CORPUS, declare, describe_metric, task_name
 from alignbench.parse import find_path
@@ -92,9 +100,10 @@ def read_table(
         identity |= {"scorers": identity["scorers"] + ready, "imported": marks, "declared": declared}
         numbers = partial(_scores, kinds=kinds) if kinds else None
         for name, own in grouped(rows, _system).items():
-            records = records_of(own, job, thinking, by_id=known, scores=numbers)
+            sampled, sampling = with_samples_of(own, job)
+            records = records_of(own, sampled, thinking, by_id=known, scores=numbers)
             model = {"name": name, "outputs": ", ".join(marks), "outputs_sha256": digest(marks)}
-            found.append(Found({"model": model, "read": read}, whole, records, identity, job.scorers))
+            found.append(Found({"model": model, "read": read}, sampled.task, records, identity | sampling, job.scorers))
     return found
 
 

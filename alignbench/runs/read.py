@@ -22,6 +22,8 @@ from alignbench.types.result import RunResult, TaskResult
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+REPEATED = "pass_at_1"  # a metric of all tasks with several samples for one (alignbench/tasks/samples.py)
+
 
 @dataclass(frozen=True)
 class TaskRun:
@@ -45,6 +47,15 @@ class TaskRun:
     def synthetic(self) -> bool:
         """True if the data are those of `alignbench demo`."""
         return any(str(part.get("source", "")).startswith(SYNTHETIC) for part in self.identity.get("data") or ())
+
+    @property
+    def repeated(self) -> str:
+        """ "8 samples, temperature 1", if several outputs were sampled in a task that takes one; otherwise ""."""
+        if REPEATED not in self.result.overall:
+            return ""
+        sampling = self.identity.get("sampling") or {}
+        temperature = f", temperature {sampling['temperature']:g}" if "temperature" in sampling else ""
+        return f"{sampling.get('samples')} samples{temperature}"
 
     def records(self, read: Callable[[Mapping[str, Any]], Record] = Record.from_json) -> Iterator[Record]:
         """The records, in the task's order. read: the JSON object of a line -> a record, such as `Record.slim`

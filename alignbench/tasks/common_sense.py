@@ -16,7 +16,7 @@ import numpy as np
 from alignbench.data import Row
 from alignbench.scorers import squad
 from alignbench.tasks.common import few_shot, share_of_best
-from alignbench.tasks.declare import PROMPTS, choice_task, one_line_task
+from alignbench.tasks.declare import PROMPTS, check_line, choice_task, one_line_task
 from alignbench.types.engine import Loglikelihood
 from alignbench.types.task import Document, Output
 
@@ -129,5 +129,5 @@ TASKS = (
     choice_task("hellaswag_instructgpt", _in_form, score_label),
     choice_task("rte", partial(few_shot, "rte", parse_rte), score_label),
     choice_task("sst2", partial(few_shot, "sst2", parse_sst2, instruction=PROMPTS["sst2"]), score_label),
-    one_line_task("wsc", _load_wsc, score_wsc),
+    one_line_task("wsc", _load_wsc, score_wsc, check=check_line("acc", squad.normalise)),
 )

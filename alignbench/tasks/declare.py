@@ -13,7 +13,7 @@ import yaml
 from alignbench.types.engine import Loglikelihood, Sampling
 from alignbench.types.record import Document, Output
 from alignbench.types.scorer import Item
-from alignbench.types.task import CorpusMetrics, Generation, Metric, Options, Task, TaskData, default_items
+from alignbench.types.task import Check, CorpusMetrics, Generation, Metric, Options, Task, TaskData, default_items
 
 Load = Callable[[Options], TaskData]
 Corpus = CorpusMetrics | None
@@ -60,6 +60,11 @@ def one_line_task(
 def first_line(outputs: Sequence[Output]) -> Output:
     """The first output, cut to its first line: outputs of other systems may have more."""
     return replace(outputs[0], text=outputs[0].text.split("\n", 1)[0].strip())
+
+
+def check_line(metric: str, normalise: Callable[[str], str]) -> Check:
+    """The check of a task of one line: its final answer is the whole line."""
+    return Check(metric, lambda document, output: normalise(first_line([output]).text) or None)
 
 
 def words(text: str) -> float:

@@ -14,7 +14,7 @@ import numbers
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,13 @@ import numpy as np
 from alignbench.errors import AlignbenchError, first_line
 from alignbench.tasks import LM_EVAL
 from alignbench.tasks.declared import described, metric_of
-from alignbench.tasks.lm_eval_metrics import BINARY, SUMS, Functions, corpus_metrics, fields_of
+from alignbench.tasks.lm_eval_metrics import BINARY, EXACT, SUMS, Functions, corpus_metrics, fields_of
 from alignbench.types.engine import Loglikelihood, Sampling
-from alignbench.types.task import Document, Generation, Options, Output, Provenance, Task, TaskData
+from alignbench.types.task import Check, Document, Generation, Options, Output, Provenance, Task, TaskData
 
 SEED = 1234  # lm-eval's default seed of few-shot examples; ours is added to it
 MOST_TOKENS = 256  # lm-eval's default length of a continuation
+NOTHING = "[invalid]"  # of its filters, where they find nothing
 _found: dict[str, Task] = {}
 
 
@@ -175,7 +176,10 @@ class _Adapter:
         parts: dict[str, Any] = {"score": self.score, "statistics": self.statistics}
         if generates:
             sampling = sampling_of(self.first[0].args[1], self.repeats)
-            parts = {"generation": Generation(sampling, plain=True, **parts)}
+            exact = [own["name"] for own in metrics if own["name"].partition(",")[0] in EXACT]
+            # the filters of a task with repeats are of all of them together
+            check = Check(exact[0], partial(self.answer, exact[0])) if exact and self.repeats == 1 else None
+            parts = {"generation": Generation(sampling, plain=True, check=check, **parts)}
         return replace(
             recorded_task(self.name, declared, self.functions),
             load=self.load,
@@ -260,6 +264,14 @@ class _Adapter:
         found = {key: float(value) for key, value in values.items() if key not in self.aggregated}
         unknown = self.greedy and any(isinstance(own, Loglikelihood) and own.greedy is None for own in answers)
         return dict.fromkeys(found, math.nan) if unknown else found  # unknown: not reported by this engine
+
+    def answer(self, metric: str, document: Document, output: Output) -> str | None:
+        """What the filter of a metric made of an output, in lower case; None if it found nothing."""
+        _, filtered = self.values(document.id, [output])
+        (response,) = filtered[metric.partition(",")[2] or next(iter(filtered))]
+        text = response if isinstance(response, str) else json.dumps(_plain(response))
+        found = " ".join(text.lower().split())
+        return None if found in ("", NOTHING) else found
 
     def statistics(self, document: Document, answers: Sequence[Loglikelihood | Output]) -> dict[str, list[Any]]:
         """The items of corpus metrics, and what each filter made of the responses of a model that generates text."""

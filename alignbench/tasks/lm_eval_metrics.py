@@ -15,6 +15,8 @@ from alignbench.types.task import CorpusMetrics, Estimates, Record
 
 RESAMPLES = 100  # of a metric that lm-eval's code aggregates, as there
 BINARY = ("acc", "acc_norm", "acc_bytes", "acc_mutual_info", "exact_match")  # unless a task computes them itself
+# metrics of generated text that are 1 if the answer is right
+EXACT = ("exact_match", "acc", "em", "math_verify", "prompt_level_strict_acc")
 Functions = Mapping[str, Callable[[Any], Any]]  # metric -> its aggregation
 
 

@@ -13,7 +13,7 @@ from alignbench.data import Provenance, Row, load
 from alignbench.scorers import drop, quac, squad
 from alignbench.scorers.quac import NO_ANSWER
 from alignbench.tasks.common import draw, grouped, prefix, solved, take_examples
-from alignbench.tasks.declare import PROMPTS, one_line_task
+from alignbench.tasks.declare import PROMPTS, check_line, one_line_task
 from alignbench.types.task import Document, Options, Output, TaskData
 
 SQUAD2_DECLINE, QUAC_DECLINE = "Not in background.", "I don't know."
@@ -186,8 +186,8 @@ def score_drop(document: Document, output: Output) -> dict[str, float]:
 
 
 TASKS = (
-    one_line_task("squad2", load_squad2, score_squad2),
+    one_line_task("squad2", load_squad2, score_squad2, check=check_line("em", squad.normalise)),
     one_line_task("quac", load_quac, score_quac),
     one_line_task("canard", load_canard, score_conversation),
-    one_line_task("drop", load_drop, score_drop),
+    one_line_task("drop", load_drop, score_drop, check=check_line("em", drop.normalise)),
 )

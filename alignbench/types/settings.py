@@ -58,7 +58,9 @@ class TaskSettings:
         dict[str, Any],
         "Sampling instead of a task's own: temperature, top_p, top_k, max_tokens, stop; repeatable.",
     ] = field(default_factory=dict)
-    samples: Annotated[int | None, "Continuations of each prompt, for tasks that take several."] = None
+    samples: Annotated[
+        int | None, "Outputs for each prompt, for tasks of several outputs and tasks that check answers (pass@k)."
+    ] = None
 
 
 @dataclass(frozen=True)

@@ -89,6 +89,18 @@ def default_items(document: Document, outputs: Sequence[Output]) -> list[Item]:
 
 
 @dataclass(frozen=True)
+class Check:
+    """How a single output is checked, in a task that takes one output per document.
+
+    metric: it is 1 if the output is right
+    answer: the final answer in an output, as a text that equal answers share; None if there is none
+    """
+
+    metric: str
+    answer: Callable[[Document, Output], str | None]
+
+
+@dataclass(frozen=True)
 class Generation:
     """The part of a task in which the model generates text.
 
@@ -99,6 +111,7 @@ class Generation:
     items: what a scorer sees, one item per output
     plain: the model continues a text instead of answering: `--template auto` uses no chat template
     statistics: what a document contributes to corpus metrics: n-gram counts, parsed fields
+    check: how an output is checked: the task then takes several samples (`--samples`, alignbench/tasks/samples.py)
     """
 
     sampling: Sampling
@@ -108,6 +121,7 @@ class Generation:
     items: Callable[[Document, Sequence[Output]], list[Item]] = default_items
     plain: bool = False
     statistics: Callable[[Document, Sequence[Output]], Mapping[str, Sequence[Any]]] | None = None
+    check: Check | None = None
 
 
 Estimates = list[tuple[Metric, Estimate]]
@@ -193,10 +207,11 @@ class Task:
 
     def takes(self, setting: str) -> bool:
         """Whether a field of `TaskSettings` changes anything in this task."""
-        sampling = self.generation.sampling if self.generation else Sampling(0)
-        generates = sampling.max_tokens > 0
+        generation = self.generation
+        generates = generation is not None and generation.sampling.max_tokens > 0
+        several = generation is not None and (generation.sampling.samples > 1 or generation.check is not None)
         takes = {"shots": self.takes_shots, "prompts": self.takes_prompts}
-        takes |= {"gen_kwargs": generates, "samples": generates and sampling.samples > 1}
+        takes |= {"gen_kwargs": generates, "samples": generates and several}
         return takes.get(setting, True)
 
     @property

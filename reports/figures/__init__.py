@@ -7,7 +7,7 @@ import yaml
 
 from reports.drawing import Drawing
 from reports.evidence import Evidence
-from reports.figures import audit, calibration, diversity, kl, personas, preference, safety, tax, trainings
+from reports.figures import audit, calibration, diversity, kl, personas, preference, safety, samples, tax, trainings
 
 FIGURES: dict[str, Callable[[Evidence], Iterator[Drawing]]] = {
     "Gains and losses by task": audit.forest,
@@ -23,6 +23,7 @@ FIGURES: dict[str, Callable[[Evidence], Iterator[Drawing]]] = {
     "Reliability diagrams": calibration.diagrams,
     "Tasks with a possible alignment tax": tax.by_system,
     "Sweeps of the penalty weights": tax.penalty_sweeps,
+    "Several samples of one problem": samples.pass_at_k,
     "Tasks over training": trainings.over_training,
     "Metrics over steps": trainings.over_steps,
     "Personas: names and nationalities as word clouds": personas.clouds,

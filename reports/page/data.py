@@ -66,7 +66,7 @@ def sets_of(evidence: Evidence, task: str) -> list[TaskSet]:
         settings = (
             ("version", str(own.result.version)), ("shots", str(own.result.shots)),
             ("limit", str(own.result.limit or "")), ("seed", str(own.result.seed)),
-            ("against", baseline_of(own.identity) or ""),
+            ("sampling", own.repeated or "one sample"), ("against", baseline_of(own.identity) or ""),
             ("scorers", ", ".join(sorted(f"{entry['kind']}={entry['name']}" for entry in scorers))),
             ("revisions", ", ".join(sorted(str(entry["revision"])[:12] for entry in scorers))),
             ("documents", str(own.identity.get("documents_sha256") or "")),
@@ -86,6 +86,8 @@ def sets_of(evidence: Evidence, task: str) -> list[TaskSet]:
     found: list[TaskSet] = []
     for place, (key, folders) in enumerate(ordered):
         words = {name: f"{name} {key[name] or 'none'}" for name in different}
+        if "sampling" in words:
+            words["sampling"] = key["sampling"]
         if "documents" in words:
             words["documents"] = f"{'another ' if place else ''}{_largest(folders):,} documents"
         if "folder" in words:
