@@ -60,7 +60,7 @@ def load_prompts(task: str, options: Options) -> TaskData:
     """A document per prompt of `options.prompts`, or of Self-Instruct's user-oriented ones (arXiv 2212.10560).
 
     The rows of a file have any format of `alignbench.data.conversations`, with one message of the user; `id` (default:
-    "row N") and `category` are optional.
+    "row N"; MT-bench's `question_id`) and `category` are optional.
     Raises AlignbenchError with task, file and line for a row without a prompt and for a repeated id.
     """
     if options.prompts is None:
@@ -78,7 +78,7 @@ def load_prompts(task: str, options: Options) -> TaskData:
             prompt = before.rstrip() if isinstance(before, str) else before[0]["content"]
             if not prompt.strip():
                 raise ValueError("the prompt is empty")
-            given = (row.fields.get(key) for key in ("id", "category"))
+            given = (row.fields.get("id", row.fields.get("question_id")), row.fields.get("category"))
             identifier, category = (None if value in (None, "") else str(value) for value in given)
             identifier = identifier or f"row {number}"
             if identifier in documents:
