@@ -135,7 +135,7 @@ def test_the_gate_keeps_outputs_that_pass_and_can_reverse_the_order_of_two_model
     texts = {"a": [text(c, 12) for c in "pqr"], "b": [text(c, 12) for c in "st"]}
     one = system("one", texts, {"a": [1, -1, 1], "b": [-1, -1]})
     two = system("two", texts, {"a": [1, 1, 1], "b": [1, 1]})
-    found = compare([one, two], EMBEDDER, gate="reward.reward>=0")
+    found = compare([one, two], EMBEDDER, EQUIVALENCE, gate="reward.reward>=0")
     counts = {r.outputs: r.estimate.n for r in found.rows if (r.scope, r.metric) == ("per input", "distinct_1")}
     assert counts == {"all": 2, "reward.reward>=0": 1}
     for part in ("2 of 5 outputs of one pass", "1 outputs left out"):

@@ -47,7 +47,7 @@ def profile(evidence: Evidence) -> Iterator[Drawing]:
     if len(table):
         drawn = table.assign(middle=(table.first_token + table.last_token) / 2, value=table.kl)
         figure = line_panels(
-            [Panel("", drawn)], rows_of(evidence, table), x="middle", line="system", label="position of the token",
+            [Panel(plain(next(iter(texts))) if len(texts) == 1 else "", drawn)], rows_of(evidence, table), x="middle", line="system", label="position of the token",
             columns=1, height=2.6, band=True, zero=True,
         )  # fmt: skip
         figure.axes[0].set_ylabel(f"KL from {base}, nats")
@@ -68,7 +68,7 @@ def profile(evidence: Evidence) -> Iterator[Drawing]:
             Panel(plain(name), own.assign(system=own.category), look=systems[str(name)])
             for name, own in table.groupby("system", sort=False)
         ]
-        most = 1.05 * float(table[["value", "high"]].max().max())
+        most = float(table[["value", "high"]].max().max())
         label = f"KL from {base}, nats per token"
         figure = row_panels(panels, {name: Look(INK, "o", "-") for name in order}, label=label, most=most or None)
         yield describe("kl_by_category", figure, table, base=base)
