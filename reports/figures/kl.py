@@ -46,8 +46,9 @@ def profile(evidence: Evidence) -> Iterator[Drawing]:
     table = pd.DataFrame(by_position(texts, KL, "kl"))
     if len(table):
         drawn = table.assign(middle=(table.first_token + table.last_token) / 2, value=table.kl)
+        title = "" if len(texts) > 1 else plain(next(iter(texts)))
         figure = line_panels(
-            [Panel(plain(next(iter(texts))) if len(texts) == 1 else "", drawn)], rows_of(evidence, table), x="middle", line="system", label="position of the token",
+            [Panel(title, drawn)], rows_of(evidence, table), x="middle", line="system", label="position of the token",
             columns=1, height=2.6, band=True, zero=True,
         )  # fmt: skip
         figure.axes[0].set_ylabel(f"KL from {base}, nats")
