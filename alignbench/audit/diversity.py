@@ -112,8 +112,8 @@ def compare(
         if len(set(sizes.values())) > 1:
             listed = ", ".join(f"{n} with {model}" for model, n in sizes.items())
             notes.append(f"across inputs, {outputs} outputs, {lengths} lengths: {listed}; compare within a line only")
-    used = [f"{scorer.name}@{scorer.revision[:12]}" for scorer in (embedder, equivalence)]
-    return Comparison(tuple(system.name for system in systems), *used, tuple(rows), tuple(notes))
+    vectors, classes = (f"{scorer.name}@{scorer.revision[:12]}" for scorer in (embedder, equivalence))
+    return Comparison(tuple(system.name for system in systems), vectors, classes, tuple(rows), tuple(notes))
 
 
 def _rows(
@@ -148,7 +148,7 @@ def _rows(
             for a, b in zip(*vectors, strict=True)
         ]
         # classes over the outputs of both, in pairs, so that either may be the first of a class
-        mixed = [tuple(chain.from_iterable(zip(*both, strict=True))) for both in zip(*texts, strict=True)]
+        mixed = tuple(tuple(chain.from_iterable(zip(*both, strict=True))) for both in zip(*texts, strict=True))
         shared = [shared_class(own[::2], own[1::2]) for own in _classes(equivalence, mixed, prompts)]
         for metric, values in (("cosine_similarity", cosines), ("same_class", shared)):
             mean = bootstrap.interval(values, seed=seed, bounds=_BOUNDS[metric])
@@ -207,7 +207,8 @@ def _classes(equivalence: Scorer, texts: Documents, prompts: Sequence[str]) -> l
     """For each document, the class of each of its outputs."""
     items = [Item(t, p, group=str(n)) for n, (own, p) in enumerate(zip(texts, prompts, strict=True)) for t in own]
     numbers = iter(equivalence.score(items))
-    return [[next(numbers)["class"] for _ in own] for own in texts]
+    labels = [[next(numbers) for _ in own] for own in texts]
+    return [[label["class"] for label in own if not isinstance(label, str)] for own in labels]
 
 
 def _embedded(embedder: Embedder, texts: Sequence[Documents]) -> list[_Vectors]:

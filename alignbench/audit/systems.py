@@ -181,8 +181,8 @@ def equalise(first: System, other: System) -> Equal:
         )
     prompts = [first.prompts.get(i, other.prompts.get(i, "")) for i in ids]
     left_prompts = tuple(prompt for prompt, own in zip(prompts, kept, strict=True) if own)
-    short = _split([own for own in kept if own])
-    return Equal((first.name, other.name), _split(texts), short, (tuple(prompts), left_prompts), tuple(notes))
+    remaining = _split([own for own in kept if own])
+    return Equal((first.name, other.name), _split(texts), remaining, (tuple(prompts), left_prompts), tuple(notes))
 
 
 def cut_alike(one: str, other: str) -> tuple[str, str] | None:

@@ -143,7 +143,7 @@ def against_kl(evidence: Evidence) -> Iterator[Drawing]:
         figure.legend(handles=handles, loc="outside right upper")
         if quantity == "tax":
             axes.axhline(0, color=FAINT, linewidth=0.9, linestyle=":", zorder=0)
-        axes.set_xlabel(f"KL from {plain(baseline, 24)}, nats per response")
+        axes.set_xlabel(f"KL from {plain(baseline or 'the baseline', 24)}, nats per response")
         axes.set_ylabel(label)
         axes.margins(0.08)
         axes.grid()
