@@ -206,9 +206,13 @@ def _row(blank: Row, metric: str, estimates: Sequence[Estimate]) -> Row:
 def _classes(equivalence: Scorer, texts: Documents, prompts: Sequence[str]) -> list[list[float]]:
     """For each document, the class of each of its outputs."""
     items = [Item(t, p, group=str(n)) for n, (own, p) in enumerate(zip(texts, prompts, strict=True)) for t in own]
-    numbers = iter(equivalence.score(items))
-    labels = [[next(numbers) for _ in own] for own in texts]
-    return [[label["class"] for label in own if not isinstance(label, str)] for own in labels]
+    labels = list[float]()
+    for numbers in equivalence.score(items):
+        if isinstance(numbers, str):
+            raise AlignbenchError(f"equivalence scorer {equivalence.name}: it failed ({numbers})")
+        labels.append(numbers["class"])
+    found = iter(labels)
+    return [[next(found) for _ in own] for own in texts]
 
 
 def _embedded(embedder: Embedder, texts: Sequence[Documents]) -> list[_Vectors]:
