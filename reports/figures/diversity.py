@@ -260,8 +260,7 @@ def entropy_curve(evidence: Evidence) -> Iterator[Drawing]:
     )  # fmt: skip
     for axes in list(figure.axes):
         axes.set_ylabel("entropy, bits")
-        # the power of the axis beyond any entropy is not shown
-        beside = axes.secondary_yaxis("right", functions=(lambda bits: 2.0 ** np.minimum(bits, 60), np.log2))
+        beside = axes.secondary_yaxis("right", functions=(np.exp2, lambda n: np.log2(np.maximum(n, 1e-9))))
         ends = np.arange(0, math.floor(axes.get_ylim()[1]) + 1)
         beside.set_yticks(2.0**ends, [f"{2 ** int(own)}" for own in ends])
         beside.set_ylabel("branching factor")
