@@ -153,7 +153,8 @@ def against_kl(evidence: Evidence) -> Iterator[Drawing]:
 
 
 def _method(system: System) -> str:
-    return system.stage or system.name
+    """Return what its marker shows: what trained it, or its training, or else its name."""
+    return system.stage or next(iter(training_of(system.run)), system.name)
 
 
 def _lines(table: pd.DataFrame, systems: Mapping[str, System]) -> Iterator[pd.DataFrame]:
