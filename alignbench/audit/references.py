@@ -1,13 +1,10 @@
 """Which of several runs is the reference of which."""
 
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
-from typing import cast
 
 from alignbench.errors import AlignbenchError
 from alignbench.runs.read import Run, TaskRun
-from alignbench.scorers.registry import SCORERS, find_scorer
 from alignbench.tasks.declared import declared_task
 from alignbench.tasks.lm_eval import recorded_task
 from alignbench.types.scorer import Embedder
@@ -15,6 +12,7 @@ from alignbench.types.task import Task
 
 REFERENCES = {"base", "sft"}  # stages of a lineage that are references; another one where neither of these is there
 ROLES = {"base": "pretrained", "sft": "SFT", "dpo": "DPO", "grpo": "GRPO", "rlvr": "RLVR", "ppo": "PPO"}
+HASHED = "hashed"
 
 
 def references(runs: Sequence[Run], chosen: str | None = None) -> list[tuple[Run, Run, str]]:
@@ -73,13 +71,11 @@ def task_of(own: TaskRun) -> Task | None:
 
 
 def embedder_of(run: TaskRun) -> Embedder | None:
-    """The embedder that computed the vectors of the run, if it needs no path, is installed, and has this revision."""
+    """The hashed embedder, if this version of it computed the vectors of the run; other embedders need a path."""
     used = next((entry for entry in run.identity.get("scorers") or () if entry["kind"] == "embedding"), None)
-    embedder = _embedder(used["name"]) if used is not None else None
-    return embedder if embedder is not None and used is not None and embedder.revision == used["revision"] else None
+    if used is None or used["name"] != HASHED:
+        return None
+    from alignbench.scorers.embeddings import HashedEmbedder
 
-
-@cache
-def _embedder(name: str) -> Embedder | None:
-    row = next((row for row in SCORERS if (row.kind, row.name) == ("embedding", name)), None)
-    return cast(Embedder, find_scorer(row.spec)) if row is not None and row.missing() is None else None
+    embedder = HashedEmbedder()
+    return embedder if embedder.revision == used["revision"] else None
