@@ -10,7 +10,6 @@ import torch
 import transformers
 from commands import assert_refused
 
-from alignbench.audit.references import embedder_of
 from alignbench.scorers import embeddings, registry
 from alignbench.scorers.registry import find_scorer
 from alignbench.types.scorer import Item
@@ -63,15 +62,6 @@ def test_classes_of_meaning(minilm):
     classes = {name: find_scorer(f"equivalence={name}").score(items) for name in ("minilm", "embedding")}
     assert [own["class"] for own in classes["minilm"]] == [0, 0, 1, 2]
     assert [own["class"] for own in classes["embedding"]] == [0, 1, 2, 3]
-
-
-def test_the_audit_computes_the_vectors_again(minilm):
-    def run(revision):
-        entry = {"kind": "embedding", "name": "minilm", "revision": revision}
-        return SimpleNamespace(identity={"scorers": [entry]})
-
-    assert embedder_of(run(minilm.revision)).name == "minilm"
-    assert embedder_of(run("0" * 64)) is None
 
 
 def test_other_weights_and_a_missing_package_are_refused(monkeypatch, tmp_path):

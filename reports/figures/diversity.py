@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from alignbench.audit.references import embedder_of
+from alignbench.audit.references import HASHED, embedder_of
 from alignbench.diversity.semantic import clusters, unit
 from alignbench.runs.read import TaskRun
 from alignbench.stats import estimates
@@ -79,10 +79,7 @@ def _embedded(
         used, embedder = scorer_of(folder, "embedding"), embedder_of(folder) or HashedEmbedder()
         lost = known[known.text.isna()].groupby("system", sort=False).size()
         facts = {"each": each, "embedder": embedder, "least": LEAST, "absent": [*counts[counts < LEAST].index]}
-        facts |= {
-            "lost": lost.to_dict(),
-            "missing_embedder": used["name"] if used and used["name"] != embedder.name else "",
-        }
+        facts |= {"lost": lost.to_dict(), "missing_embedder": used["name"] if used and used["name"] != HASHED else ""}
         return table.drop(columns="text"), unit(embedder.embed(table.text.tolist())), facts
     return None
 
