@@ -94,12 +94,17 @@ class TestAnyCheckpoint:
         tax = drawings["kl_tax"].table.set_index("system").value
         assert tax["base"] == 0 < tax["one"] < tax["two"]
 
-    def test_a_model_with_its_chat_template_has_one_distance_for_all_its_tasks(self, tmp_path):
-        base = model(tmp_path, "base", ("recitations", {"answer_rate": [1.0] * N}), contest(0.5))
-        chat = [distance(1.0, template="chat"), ("recitations", {"answer_rate": [1.0] * N}), contest(0.7)]
-        found = kl.distances(gather([base, model(tmp_path, "tuned", *chat)]), "base")
-        assert found["tuned"] == found["tuned (chat)"]
-        assert (found["base"]["kl"], found["tuned"]["bound"]) == (0, False)
+    def test_the_distance_with_the_chat_template_is_that_of_tasks_of_given_choices_only(self, tmp_path):
+        plain = [("recitations", {"answer_rate": [1.0] * N}, {"template": "none"}), contest(0.5)]
+        base = model(tmp_path, "base", *plain, *tax_tasks(0.0), stage=None)
+        tuned = model(tmp_path, "tuned", distance(1.0, template="chat"), *plain, *tax_tasks(-0.1), stage=None)
+        evidence = gather([base, tuned])
+        assert {system.name for system in evidence.systems} == {"base", "tuned", "tuned (chat)"}
+        drawings = drawn(kl.against_kl, evidence)
+        assert set(drawings) == {"kl_tax"}  # the win rate is that of plain prompts
+        assert drawings["kl_tax"].table.set_index("system").kl.to_dict() == pytest.approx(
+            {"tuned": 2.27, "base": 0}, abs=0.05
+        )
 
     def test_checkpoints_saved_during_a_training_are_joined_in_the_order_of_their_steps(self, tmp_path):
         def checkpoint(step, nats, skill):

@@ -88,17 +88,11 @@ def _divergences(folder: TaskRun) -> list[tuple[str, np.ndarray[Any, np.dtype[np
 def distances(evidence: Evidence, baseline: str | None) -> dict[str, dict[str, Any]]:
     """Return system -> kl, kl_low, kl_high in nats per response, and bound: whether it is an upper bound (best-of-n).
 
-    The baseline has the distance 0 by definition. A model that was evaluated with and without its chat template has the
-    distance of the other one where its own was not measured.
-    """
+    The baseline has the distance 0 by definition."""
     found: dict[str, dict[str, Any]] = {}
-    points = _points(evidence, baseline)
-    for point in points:
+    for point in _points(evidence, baseline):
         own = point.metric
         found[point.system.name] = {"kl": own.value, "kl_low": own.low, "kl_high": own.high, "bound": False}
-    for point in points:
-        for name in (point.system.run.name, f"{point.system.run.name} (chat)"):
-            found.setdefault(name, found[point.system.name])
     for system in evidence.systems:
         bound = system.training.get("kl_bound")
         if bound is not None or (baseline is not None and system.run.name == baseline):
@@ -116,12 +110,16 @@ def against_kl(evidence: Evidence) -> Iterator[Drawing]:
     baseline = baseline_name(every)
     systems = {system.name: system for system in every.systems}
     places = {name: at for name, at in distances(every, baseline).items() if name in systems}
+    # of a model that was evaluated with and without its chat template, for tasks of given choices, which have none
+    either = {f"{system.run.name}{end}": places[name] for name, system in systems.items() if name in places
+              for end in ("", " (chat)")} | places  # fmt: skip
     if not places:
         return
-    look = looks(sorted({_method(systems[name]) for name in places}))
+    look = looks(sorted({_method(systems[name]) for name in either if name in systems}))
     for quantity, (title, label, tasks) in WORDS["against_kl"].items():
+        at = either if quantity in ("tax", "calibration") else places
         candidates = (
-            pd.DataFrame(row | places[row["system"]] for row in rows if row["system"] in places)
+            pd.DataFrame(row | at[row["system"]] for row in rows if row["system"] in at and row["system"] in systems)
             for rows in _rows(quantity, tasks, evidence, every, [own for own in during if own.name in places])
         )
         table = next((own for own in candidates if len(own) and own.kl.nunique() > 1), None)
@@ -129,7 +127,7 @@ def against_kl(evidence: Evidence) -> Iterator[Drawing]:
             continue
         table = table.drop_duplicates("system").assign(method=table.system.map(lambda name: _method(systems[name])))
         figure, axes = new_figure(3.4)
-        steps = False
+        steps, drawn = False, set(table.method)
         for method, own in table.groupby("method"):
             style = look[str(method)]
             along = reach(own.assign(value=own.kl, low=own.kl_low, high=own.kl_high))
@@ -139,7 +137,9 @@ def against_kl(evidence: Evidence) -> Iterator[Drawing]:
             for line in _lines(own, systems):
                 steps |= len(line) > 1 and not line.bound.any()
                 axes.plot(line.kl, line.value, color=style.colour, linestyle=style.line, linewidth=1.1, zorder=2)
-        handles = [Line2D([], [], label=name, linestyle="none", **own.mark) for name, own in look.items()]
+        handles = [
+            Line2D([], [], label=name, linestyle="none", **own.mark) for name, own in look.items() if name in drawn
+        ]
         figure.legend(handles=handles, loc="outside right upper")
         if quantity == "tax":
             axes.axhline(0, color=FAINT, linewidth=0.9, linestyle=":", zorder=0)
