@@ -1,14 +1,16 @@
 """The task kl: divergence from a base model on own samples, beside transformers' own logits in double precision."""
 
 import json
+from collections import Counter
 
 import numpy as np
 import pytest
 import torch
 from cases import write_lines
-from commands import assert_one_line_error, run
+from commands import assert_one_line_error, assert_refused, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from task_helpers import load
 from tiny import save_tiny_checkpoint, tiny_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -113,6 +115,36 @@ def test_a_sample_that_the_baseline_cannot_read_is_unscored(models, tmp_path):
     )  # fmt: skip
     assert own.results[0].overall["kl"].n < 5
     assert any("baseline" in reason and "window of 10" in reason for reason in own.results[0].unscored)
+
+
+def test_prompts_have_categories(tmp_path):
+    questions = [{"question_id": 81, "category": "writing", "turns": ["Compose a post.", "Rewrite it."]}]
+    (found,) = load("kl", prompts=write_lines(tmp_path / "q.jsonl", questions)).documents
+    assert (found.id, found.prompt, found.category) == ("81", "Compose a post.", "writing")
+    for turns, message in (([], "turns is empty"), ([1], "turns is int, not text"), ("x", "not a JSON list")):
+        file = write_lines(tmp_path / "q.jsonl", [{"turns": turns}])
+        assert_refused(rf"^task kl, {file}:1: .*{message}", load, "kl", prompts=file)
+
+
+@pytest.mark.needs_data
+def test_instructions_are_in_two_categories(data_dir):
+    documents = load("kl", data_dir).documents
+    assert Counter(own.category for own in documents) == {"with an input": 83, "without an input": 17}
+
+
+def test_metrics_by_category_and_resuming_with_another_scorer(models, tmp_path):
+    rows = [{"id": str(n), "prompt": f"hen {n} says", "category": "ab"[n % 2]} for n in range(4)]
+    options = {"prompts": str(write_lines(tmp_path / "p.jsonl", rows)), "baseline": str(models / "base")}
+    options |= {"gen_kwargs": {"max_tokens": 12}, "samples": 2}
+    (own,) = evaluate([str(models / "aligned")], ["kl"], tmp_path / "runs", **options)
+    values = {m.category: m.value for m in own.results[0].metrics if m.metric == "kl"}
+    by_id = {record["id"]: record["metrics"]["kl"] for record in records(own)}
+    assert values["a"] == pytest.approx((by_id["0"] + by_id["2"]) / 2)
+    assert values[None] == pytest.approx(np.mean(list(by_id.values())))
+    # the samples of the first run are scored again, without losing their divergences
+    (again,) = evaluate([str(models / "aligned")], ["kl"], tmp_path / "runs", scorers=["sentiment=textblob"], **options)
+    assert again.results[0].overall["kl"].value == own.results[0].overall["kl"].value
+    assert "sentiment.sentiment" in again.results[0].overall
 
 
 def test_bad_input_is_one_line(models, tmp_path):
