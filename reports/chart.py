@@ -120,7 +120,7 @@ def row_panels(
             axes.text(0.01, places[name], "–", color=FAINT, va="center", transform=axes.get_yaxis_transform())
         if bars:
             own_scale = known[["value", "high"]].astype(float).max().max() if most is None else most
-            axes.set_xlim(0, 1.01 if own_scale > 0.85 else max(own_scale * 1.09, 0.02))
+            axes.set_xlim(0, 1.01 if 0.85 < own_scale <= 1 else max(own_scale * 1.09, 0.02))
         axes.xaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 2.5, 5, 10]))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: per_cent(x) if percent else f"{x:.3g}"))
         axes.grid(axis="x")

@@ -15,11 +15,12 @@ from alignbench.audit.systems import System, cut_alike, equalise, gated, read_sy
 from alignbench.diversity.lexical import words
 from alignbench.evaluation.evaluate import evaluate
 from alignbench.scorers.embeddings import HashedEmbedder
+from alignbench.scorers.equivalence import load_embedding
 from alignbench.types.record import Output
 
 CASES = cases("diversity")
 WORDS = [f"w{n}" for n in range(40)]
-EMBEDDER = HashedEmbedder()
+EMBEDDER, EQUIVALENCE = HashedEmbedder(), load_embedding()
 
 
 def system(name, documents, scores=None, **fields):
@@ -41,7 +42,7 @@ def text(prefix, n):
 
 
 def table(*systems, **settings):
-    rows = compare(systems, EMBEDDER, **settings).rows
+    rows = compare(systems, EMBEDDER, EQUIVALENCE, **settings).rows
     return {(r.scope, r.outputs, r.lengths, r.metric, r.model): r for r in rows}
 
 
@@ -70,10 +71,10 @@ def test_a_pair_is_cut_to_fifty_words_or_to_the_shorter_but_not_below_ten(one, t
 
 @pytest.mark.parametrize(("one", "other", "message"), CASES["systems"])
 def test_systems_that_cannot_be_made_equal_are_refused(one, other, message):
-    assert_refused(message, compare, [system("one", one), system("other", other)], EMBEDDER)
-    assert_refused(r"^one model only", compare, [system("one", one)], EMBEDDER)
+    assert_refused(message, compare, [system("one", one), system("other", other)], EMBEDDER, EQUIVALENCE)
+    assert_refused(r"^one model only", compare, [system("one", one)], EMBEDDER, EQUIVALENCE)
     if "keep 10 words" in message:
-        found = compare([system("one", one), system("other", other)], EMBEDDER, whole=True)
+        found = compare([system("one", one), system("other", other)], EMBEDDER, EQUIVALENCE, whole=True)
         assert {row.lengths for row in found.rows} == {"whole"}
 
 
@@ -103,7 +104,7 @@ def test_a_model_that_stops_writing_is_not_more_diverse():
 def test_a_third_model_changes_no_row_of_two_others():
     one, two = drawn("one", 12, 1, 25, length=40), drawn("two", 40, 2, 25, length=45)
     third = drawn("third", 9, 3, 20, samples=1)  # fewer documents, fewer samples, shorter
-    alone, beside = compare([one, two], EMBEDDER), compare([one, two, third], EMBEDDER)
+    alone, beside = compare([one, two], EMBEDDER, EQUIVALENCE), compare([one, two, third], EMBEDDER, EQUIVALENCE)
     assert [row for row in beside.rows if {row.reference, row.model} == {"one", "two"}] == list(alone.rows)
     assert any(note.startswith("across inputs, all outputs") and "20 with third" in note for note in beside.notes)
     assert ("two", "third") in {(row.reference, row.model) for row in beside.rows}
@@ -112,7 +113,7 @@ def test_a_third_model_changes_no_row_of_two_others():
 def test_two_models_that_are_not_comparable_do_not_stop_the_other_comparisons():
     parts = {"first": ("abcd", ""), "one": ("ab", "x"), "two": ("cd", "y")}
     systems = [system(name, {i: [text(own or i, 20)] for i in ids}) for name, (ids, own) in parts.items()]
-    found = compare(systems, EMBEDDER)
+    found = compare(systems, EMBEDDER, EQUIVALENCE)
     assert any("one and two have no documents in common" in note for note in found.notes)
     assert {(row.reference, row.model) for row in found.rows} == {("first", "one"), ("first", "two")}
     assert {row.scope for row in found.rows} == {"as written", "across inputs", "between models"}  # one output each
@@ -124,7 +125,7 @@ def test_length_alone_and_a_model_itself_make_no_difference_at_equal_lengths():
     found = table(short, system("long", texts), whole=True)
     assert found["per input", "all", "equal", "distinct_1", "long"].difference.value == 0
     assert found["per input", "all", "whole", "distinct_1", "long"].difference.high < -0.1
-    found = compare([drawn("one", 20, 1, samples=2)] * 2, EMBEDDER, whole=True)
+    found = compare([drawn("one", 20, 1, samples=2)] * 2, EMBEDDER, EQUIVALENCE, whole=True)
     assert found.models == ("one #1", "one #2")
     differences = [row.difference for row in found.rows if row.difference is not None]
     assert {(d.value, end) for d in differences for end in (d.low, d.high)} == {(0, 0), (0, None)}
@@ -134,7 +135,7 @@ def test_the_gate_keeps_outputs_that_pass_and_can_reverse_the_order_of_two_model
     texts = {"a": [text(c, 12) for c in "pqr"], "b": [text(c, 12) for c in "st"]}
     one = system("one", texts, {"a": [1, -1, 1], "b": [-1, -1]})
     two = system("two", texts, {"a": [1, 1, 1], "b": [1, 1]})
-    found = compare([one, two], EMBEDDER, gate="reward.reward>=0")
+    found = compare([one, two], EMBEDDER, EQUIVALENCE, gate="reward.reward>=0")
     counts = {r.outputs: r.estimate.n for r in found.rows if (r.scope, r.metric) == ("per input", "distinct_1")}
     assert counts == {"all": 2, "reward.reward>=0": 1}
     for part in ("2 of 5 outputs of one pass", "1 outputs left out"):

@@ -1,14 +1,16 @@
 """The task kl: divergence from a base model on own samples, beside transformers' own logits in double precision."""
 
 import json
+from collections import Counter
 
 import numpy as np
 import pytest
 import torch
 from cases import write_lines
-from commands import assert_one_line_error, run
+from commands import assert_one_line_error, assert_refused, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from task_helpers import load
 from tiny import save_tiny_checkpoint, tiny_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -69,11 +71,9 @@ def test_every_sample_has_the_divergence_of_transformers_distributions_and_that_
                 p, q = (m(ids).logits[0, len(prompt) - 1 : -1].log_softmax(-1) for m in (own, other))
             by_position = (p.exp() * (p - q)).sum(-1)
             sums.append(float(by_position.sum()))
-            numbers = output["scores"]["kl"]
-            assert numbers["kl"] == pytest.approx(sums[-1], rel=1e-4)
-            assert numbers["kl_1"] == pytest.approx(float(by_position[0]), rel=1e-4)
+            assert output["divergences"] == pytest.approx(by_position.tolist(), rel=1e-4, abs=1e-6)
             drawn = (p - q)[range(len(output["tokens"])), output["tokens"]]
-            assert numbers["kl_sampled"] == pytest.approx(float(drawn.sum()), rel=1e-4, abs=1e-4)
+            assert output["log_ratios"] == pytest.approx(drawn.tolist(), rel=1e-4, abs=1e-4)
         tokens = sum(len(output["tokens"]) for output in record["outputs"])
         assert record["metrics"]["kl"] == pytest.approx(np.mean(sums), rel=1e-4)
         assert record["metrics"]["kl_per_token"] == pytest.approx(sum(sums) / tokens, rel=1e-4)
@@ -115,6 +115,36 @@ def test_a_sample_that_the_baseline_cannot_read_is_unscored(models, tmp_path):
     )  # fmt: skip
     assert own.results[0].overall["kl"].n < 5
     assert any("baseline" in reason and "window of 10" in reason for reason in own.results[0].unscored)
+
+
+def test_prompts_have_categories(tmp_path):
+    questions = [{"question_id": 81, "category": "writing", "turns": ["Compose a post.", "Rewrite it."]}]
+    (found,) = load("kl", prompts=write_lines(tmp_path / "q.jsonl", questions)).documents
+    assert (found.id, found.prompt, found.category) == ("81", "Compose a post.", "writing")
+    for turns, message in (([], "turns is empty"), ([1], "turns is int, not text"), ("x", "not a JSON list")):
+        file = write_lines(tmp_path / "q.jsonl", [{"turns": turns}])
+        assert_refused(rf"^task kl, {file}:1: .*{message}", load, "kl", prompts=file)
+
+
+@pytest.mark.needs_data
+def test_instructions_are_in_two_categories(data_dir):
+    documents = load("kl", data_dir).documents
+    assert Counter(own.category for own in documents) == {"with an input": 83, "without an input": 17}
+
+
+def test_metrics_by_category_and_resuming_with_another_scorer(models, tmp_path):
+    rows = [{"id": str(n), "prompt": f"hen {n} says", "category": "ab"[n % 2]} for n in range(4)]
+    options = {"prompts": str(write_lines(tmp_path / "p.jsonl", rows)), "baseline": str(models / "base")}
+    options |= {"gen_kwargs": {"max_tokens": 12}, "samples": 2}
+    (own,) = evaluate([str(models / "aligned")], ["kl"], tmp_path / "runs", **options)
+    values = {m.category: m.value for m in own.results[0].metrics if m.metric == "kl"}
+    by_id = {record["id"]: record["metrics"]["kl"] for record in records(own)}
+    assert values["a"] == pytest.approx((by_id["0"] + by_id["2"]) / 2)
+    assert values[None] == pytest.approx(np.mean(list(by_id.values())))
+    # the samples of the first run are scored again, without losing their divergences
+    (again,) = evaluate([str(models / "aligned")], ["kl"], tmp_path / "runs", scorers=["sentiment=textblob"], **options)
+    assert again.results[0].overall["kl"].value == own.results[0].overall["kl"].value
+    assert "sentiment.sentiment" in again.results[0].overall
 
 
 def test_bad_input_is_one_line(models, tmp_path):

@@ -2,29 +2,31 @@
 
 Documents, numbers of outputs and lengths are made equal for each pair, so that a third system changes no comparison.
 Per input: the outputs of each document, averaged over documents, with a paired bootstrap. Across inputs: the first
-output of every document as one set, with a jackknife that leaves out the same documents of both systems. Similarity:
-the mean cosine of outputs for the same prompt, of one model and of two.
+output of every document as one set, with a jackknife that leaves out the same documents of both systems. Homogeneity
+of one model and of two (Jiang et al. 2025, arXiv 2510.22954): the mean cosine of outputs for the same prompt, and the
+proportion of their pairs that are in one class of equivalent outputs.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import combinations
+from itertools import chain, combinations
 
 import numpy as np
 from numpy.typing import NDArray
 
 from alignbench.audit.systems import LEAST, Documents, Equal, System, equalise, gated
 from alignbench.diversity.lexical import words
-from alignbench.diversity.semantic import unit
+from alignbench.diversity.semantic import class_numbers, shared_class, unit
 from alignbench.diversity.sets import METRICS, measure, measure_vectors
 from alignbench.errors import AlignbenchError
 from alignbench.stats import bootstrap, jackknife
 from alignbench.stats.estimates import Bounds, Estimate
-from alignbench.types.scorer import Embedder
+from alignbench.types.scorer import Embedder, Item, Scorer
 
 _BOUNDS: dict[str, Bounds] = {metric.name: metric.bounds for metric in METRICS}
 _BOUNDS |= {"words": (0, None), "silent": (0, 1), "cosine_similarity": (-1, 1)}
+_BOUNDS |= {"classes": (1, None), "effective_answers": (1, None), "single_cluster_rate": (0, 1), "same_class": (0, 1)}
 _Vectors = Sequence[NDArray[np.float32]]  # of each document, (its outputs, size)
 
 
@@ -53,15 +55,23 @@ class Row:
 class Comparison:
     models: tuple[str, ...]
     embedder: str
+    equivalence: str
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
 
 
 def compare(
-    systems: Sequence[System], embedder: Embedder, gate: str | None = None, seed: int = 0, *, whole: bool = False
+    systems: Sequence[System],
+    embedder: Embedder,
+    equivalence: Scorer,
+    gate: str | None = None,
+    seed: int = 0,
+    *,
+    whole: bool = False,
 ) -> Comparison:
     """Every metric of every system on all outputs and, with a gate, on those that pass it.
 
+    equivalence: the scorer of the kind "equivalence" that finds the classes
     whole: also on uncut outputs
     Raises AlignbenchError as `equalise` and `gated` do, before anything is computed.
     """
@@ -94,7 +104,7 @@ def compare(
         equals.append((outputs, equal, similarity))
         added = [] if similarity else equal.notes
         notes += [f"{outputs} outputs, {' × '.join(equal.names)}: {note}" for note in added]
-    rows = [row for equal in equals for row in _rows(*equal, embedder, seed, whole)]
+    rows = [row for equal in equals for row in _rows(*equal, embedder, equivalence, seed, whole)]
     # larger sets repeat more, so lines of sets of different sizes are not comparable with each other
     for outputs, lengths in dict.fromkeys((row.outputs, row.lengths) for row in rows):
         across = [row for row in rows if (row.scope, row.outputs, row.lengths) == ("across inputs", outputs, lengths)]
@@ -102,33 +112,47 @@ def compare(
         if len(set(sizes.values())) > 1:
             listed = ", ".join(f"{n} with {model}" for model, n in sizes.items())
             notes.append(f"across inputs, {outputs} outputs, {lengths} lengths: {listed}; compare within a line only")
-    embedded_by = f"{embedder.name}@{embedder.revision[:12]}"
-    return Comparison(tuple(system.name for system in systems), embedded_by, tuple(rows), tuple(notes))
+    vectors, classes = (f"{scorer.name}@{scorer.revision[:12]}" for scorer in (embedder, equivalence))
+    return Comparison(tuple(system.name for system in systems), vectors, classes, tuple(rows), tuple(notes))
 
 
-def _rows(outputs: str, equal: Equal, similarity: bool, embedder: Embedder, seed: int, whole: bool) -> Iterator[Row]:
+def _rows(
+    outputs: str, equal: Equal, similarity: bool, embedder: Embedder, equivalence: Scorer, seed: int, whole: bool
+) -> Iterator[Row]:
     """similarity: only the similarity of the two systems"""
     blank = Row("as written", outputs, "whole", "", *equal.names, Estimate())
     if not similarity:
         yield from _mean_rows(blank, [[_written(own) for own in documents] for documents in equal.whole], seed)
-    for lengths, texts in (("equal", equal.short), ("whole", equal.whole))[: 1 + whole]:
+    sets = (("equal", equal.short, equal.prompts[1]), ("whole", equal.whole, equal.prompts[0]))
+    for lengths, texts, prompts in sets[: 1 + whole]:
         if not texts[0]:
             continue
         vectors = _embedded(embedder, texts)
         blank = replace(blank, lengths=lengths)
         if not similarity:
             several = [n for n, own in enumerate(texts[0]) if len(own) > 1]
-            found = [[_numbers(own[n], v[n]) for n in several] for own, v in zip(texts, vectors, strict=True)]
+            classes = [[class_numbers(labels) for labels in _classes(equivalence, own, prompts)] for own in texts]
+            found = [
+                [_numbers(own[n], v[n]) | c[n] for n in several]
+                for own, v, c in zip(texts, vectors, classes, strict=True)
+            ]
+            inside = [
+                [{"cosine_similarity": 1 - own["cosine_distance"], "same_class": own.pop("same_class")} for own in each]
+                for each in found
+            ]
             yield from _mean_rows(replace(blank, scope="per input"), found, seed)
             yield from _set_rows(replace(blank, scope="across inputs"), texts, vectors)
-            inside = [[{"cosine_similarity": 1 - own["cosine_distance"]} for own in system] for system in found]
             yield from _mean_rows(replace(blank, scope="within a model"), inside, seed)
         cosines = [
             float(a.sum(axis=0, dtype=np.float64) @ b.sum(axis=0, dtype=np.float64)) / (len(a) * len(b))
             for a, b in zip(*vectors, strict=True)
         ]
-        mean = bootstrap.interval(cosines, seed=seed, bounds=(-1, 1))
-        yield replace(blank, scope="between models", metric="cosine_similarity", estimate=mean)
+        # classes over the outputs of both, in pairs, so that either may be the first of a class
+        mixed = tuple(tuple(chain.from_iterable(zip(*both, strict=True))) for both in zip(*texts, strict=True))
+        shared = [shared_class(own[::2], own[1::2]) for own in _classes(equivalence, mixed, prompts)]
+        for metric, values in (("cosine_similarity", cosines), ("same_class", shared)):
+            mean = bootstrap.interval(values, seed=seed, bounds=_BOUNDS[metric])
+            yield replace(blank, scope="between models", metric=metric, estimate=mean)
 
 
 def _numbers(texts: Sequence[str], vectors: NDArray[np.float32]) -> dict[str, float]:
@@ -177,6 +201,18 @@ def _row(blank: Row, metric: str, estimates: Sequence[Estimate]) -> Row:
     """estimates: of the model, of the reference, of the difference"""
     estimate, of_reference, difference = estimates
     return replace(blank, metric=metric, estimate=estimate, of_reference=of_reference, difference=difference)
+
+
+def _classes(equivalence: Scorer, texts: Documents, prompts: Sequence[str]) -> list[list[float]]:
+    """For each document, the class of each of its outputs."""
+    items = [Item(t, p, group=str(n)) for n, (own, p) in enumerate(zip(texts, prompts, strict=True)) for t in own]
+    labels = list[float]()
+    for numbers in equivalence.score(items):
+        if isinstance(numbers, str):
+            raise AlignbenchError(f"equivalence scorer {equivalence.name}: it failed ({numbers})")
+        labels.append(numbers["class"])
+    found = iter(labels)
+    return [[next(found) for _ in own] for own in texts]
 
 
 def _embedded(embedder: Embedder, texts: Sequence[Documents]) -> list[_Vectors]:

@@ -47,12 +47,14 @@ class Equal:
     whole: of each system, the outputs of each document
     short: the same, cut in pairs (first with first, second with second, …) by `cut_alike`, without documents that lose
         all pairs
+    prompts: of the documents of `whole` and of `short`; "" where unknown
     notes: what was left out and what differs
     """
 
     names: tuple[str, str]
     whole: tuple[Documents, Documents]
     short: tuple[Documents, Documents]
+    prompts: tuple[tuple[str, ...], tuple[str, ...]]
     notes: tuple[str, ...]
 
 
@@ -177,7 +179,10 @@ def equalise(first: System, other: System) -> Equal:
             f"{total - left} of {total} pairs of outputs, and with them {gone} of {len(ids)} documents, left out at "
             f"equal lengths: fewer than {LEAST} words would remain"
         )
-    return Equal((first.name, other.name), _split(texts), _split([own for own in kept if own]), tuple(notes))
+    prompts = [first.prompts.get(i, other.prompts.get(i, "")) for i in ids]
+    left_prompts = tuple(prompt for prompt, own in zip(prompts, kept, strict=True) if own)
+    remaining = _split([own for own in kept if own])
+    return Equal((first.name, other.name), _split(texts), remaining, (tuple(prompts), left_prompts), tuple(notes))
 
 
 def cut_alike(one: str, other: str) -> tuple[str, str] | None:

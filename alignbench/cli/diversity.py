@@ -37,7 +37,10 @@ def diversity(
     ] = None,
     columns: Columns = None,
     embedding: Annotated[str, typer.Option(help="Embedding scorer: NAME[:PATH].")] = "hashed",
-    device: Annotated[str, typer.Option(help="Device of the embedding model: auto, cpu, cuda, cuda:1, mps.")] = "cpu",
+    equivalence: Annotated[
+        str, typer.Option(help="Equivalence scorer, which finds the classes of outputs: NAME[:PATH].")
+    ] = "embedding",
+    device: Annotated[str, typer.Option(help="Device of the scorers' models: auto, cpu, cuda, cuda:1, mps.")] = "cpu",
     lengths: Annotated[
         Lengths, typer.Option(help="equal: outputs cut in pairs to at most 50 words; whole: also uncut outputs.")
     ] = Lengths.EQUAL,
@@ -66,7 +69,8 @@ def diversity(
 
         device = resolve_device(device)
     embedder = cast(Embedder, find_scorer(f"embedding={embedding}", device=device))
-    found = compare(systems, embedder, gate, seed, whole=lengths is Lengths.WHOLE)
+    alike = find_scorer(f"equivalence={equivalence}", device=device)
+    found = compare(systems, embedder, alike, gate, seed, whole=lengths is Lengths.WHOLE)
     if as_json:
         print(json.dumps(asdict(found), indent=2, ensure_ascii=False))
     else:
@@ -104,7 +108,7 @@ def print_comparison(found: Comparison) -> None:
     print(
         f"Each line compares two models' outputs, cut in pairs to {LENGTH} words or to the length of the shorter "
         f"(at least {LEAST}): the values of {first} depend on the other model. Vectors of the same words: "
-        f"{printable(found.embedder)}"
+        f"{printable(found.embedder)}; classes: {printable(found.equivalence)}"
     )
 
 

@@ -194,6 +194,14 @@ def _prompt(row: SourceRow) -> Iterator[Conversation]:
     yield Conversation(row, _before(row, "prompt", "instruction"))
 
 
+def _question(row: SourceRow) -> Iterator[Conversation]:
+    """The first turn of MT-bench's and Vicuna-bench's questions."""
+    turns = row.list("turns")
+    if not turns:
+        raise ValueError("turns is empty")
+    yield Conversation(row, checked_text(turns[0], "turns"))
+
+
 def _response(row: SourceRow) -> Iterator[Conversation]:
     response = _text(row.field("response", "completion", "output"), "response")
     yield Conversation(row, _before(row), (response,), good=_label(row))
@@ -308,6 +316,7 @@ FORMATS = (  # the first that matches
     Format("messages", "messages", ANSWERED, _chat),
     Format("ShareGPT", "conversations", ANSWERED, _chat),
     Format("prompts", "prompt", ASKED, _prompt),
+    Format("questions", "turns", ASKED, _question),
     Format("prompts", "instruction", ASKED, _prompt),
 )
 

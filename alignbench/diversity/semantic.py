@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from threadpoolctl import threadpool_limits
 
-from alignbench.diversity.entropy import entropy_of, plug_in
+from alignbench.diversity.entropy import entropy_of, hill, plug_in
 from alignbench.stats.estimates import cluster_numbers
 
 BLOCK = 1024  # rows converted to double precision at once
@@ -161,6 +161,32 @@ def utility(labels: Sequence[Hashable], scores: Sequence[float]) -> float:
         return math.nan
     weights = [PATIENCE**i for i in range(len(labels))]
     return sum(weights[i] * scores[i] for i in map(labels.index, dict.fromkeys(labels))) / sum(weights)
+
+
+def class_numbers(labels: Sequence[Hashable]) -> dict[str, float]:
+    """Of the classes of the outputs of one prompt; the last two only with two outputs or more.
+
+    classes: their number
+    effective_answers: exp of the entropy over them in nats, which is 2 to the power of that in bits: the number of
+        equally frequent classes with the same entropy, 1..outputs (Hill number of order 1)
+    single_cluster_rate: 1 if all outputs are in one class, else 0 (arXiv 2603.24124)
+    same_class: the proportion of pairs of outputs that are in one class
+    """
+    n, counts = len(labels), np.array(list(Counter(labels).values()))
+    if not n:
+        return {}
+    found = {"classes": float(len(counts)), "effective_answers": hill(counts, 1)}
+    if n > 1:
+        same = float((counts * (counts - 1)).sum()) / (n * (n - 1))
+        found |= {"single_cluster_rate": float(len(counts) == 1), "same_class": same}
+    return found
+
+
+def shared_class(one: Sequence[Hashable], other: Sequence[Hashable]) -> float:
+    """The proportion of pairs of an output of one model and an output of another, for one prompt, that are in one
+    class: homogeneity between models (arXiv 2510.22954), by classes. NaN without outputs."""
+    counts, others, pairs = Counter(one), Counter(other), len(one) * len(other)
+    return sum(own * others[label] for label, own in counts.items()) / pairs if pairs else math.nan
 
 
 def semantic_entropy(labels: Sequence[Hashable], logprobs: Sequence[float] | None = None) -> float:

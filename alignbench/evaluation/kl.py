@@ -9,7 +9,7 @@ from alignbench.errors import AlignbenchError
 from alignbench.evaluation.sources import ModelSource
 from alignbench.models.distributions import divergences
 from alignbench.models.local import LocalEngine
-from alignbench.tasks.kl import KL, numbers_of
+from alignbench.tasks.kl import KL
 from alignbench.types.engine import Completion, Engine, Prompt
 from alignbench.types.record import Document, Record
 from alignbench.types.task import Task
@@ -40,19 +40,25 @@ class DivergenceSource(ModelSource):
         for index, completions in engine.generate(prompts, task.generation.sampling, seed=self.seed, chat=self.chat):
             found = [self._compare(engine, base, encoded[index], completion) for completion in completions]
             record = Record.generated(absent[index], [completion for completion, _ in found])
-            outputs = (replace(o, scores={KL: n} if n else {}) for o, (_, n) in zip(record.outputs, found, strict=True))
+            outputs = (
+                replace(output, divergences=exact, log_ratios=sampled)
+                for output, (_, (exact, sampled)) in zip(record.outputs, found, strict=True)
+            )
             yield replace(record, outputs=tuple(outputs))
 
     def _compare(
         self, engine: LocalEngine, base: LocalEngine, prompt: object, completion: Completion
-    ) -> tuple[Completion, dict[str, float]]:
-        """The completion, and its numbers; without numbers if it, or the base model's reading of it, failed."""
+    ) -> tuple[Completion, tuple[tuple[float, ...], tuple[float, ...]]]:
+        """The completion, and its tokens' divergences and log-ratios; none if it, or the base model's reading of it,
+        failed."""
         if completion.unscored or not isinstance(prompt, np.ndarray):
-            return completion, {}
+            return completion, ((), ())
         if reason := base.misfit(np.append(prompt, completion.tokens)):
-            return Completion.failed(f"baseline: {reason}"), {}
+            return Completion.failed(f"baseline: {reason}"), ((), ())
         logits, others = (own.logits_of(prompt, completion.tokens) for own in (engine, base))
-        exact, sampled = divergences(logits, others, completion.tokens)
-        if not np.isfinite(exact).all():
-            return Completion.failed("the divergence is not finite"), {}
-        return completion, numbers_of(exact, sampled)
+        both = divergences(logits, others, completion.tokens)
+        if not np.isfinite(both[0]).all():
+            return Completion.failed("the divergence is not finite"), ((), ())
+        # six digits each, to keep files small
+        exact, sampled = (tuple(float(f"{nats:.6g}") for nats in own) for own in both.tolist())
+        return completion, (exact, sampled)

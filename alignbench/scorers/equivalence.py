@@ -12,12 +12,13 @@ import numpy as np
 
 from alignbench.diversity.semantic import partition, unit
 from alignbench.errors import AlignbenchError
-from alignbench.scorers.embeddings import HashedEmbedder, by_group
+from alignbench.scorers.embeddings import HashedEmbedder, by_group, load_minilm
 from alignbench.scorers.entailment import PairReader, load_nli
 from alignbench.scorers.sequence import SequenceModel, load_sequence_classifier, probabilities
 from alignbench.types.scorer import Embedder, Item
 
-COSINE = 0.6  # measured with translations of one sentence: docs/metrics.md
+# cosines from which on two outputs are equivalent, measured with translations of one sentence: docs/metrics.md
+COSINE, MINILM_COSINE = 0.6, 0.8
 # NoveltyBench's (its src/partition.py): the classifier's threshold, the tokens of each output that it reads, and the
 # length in words up to which outputs are compared word by word
 SIMILAR, READ, SHORT = 0.102, 128, 5
@@ -45,12 +46,12 @@ class Equivalence:
         return by_group(items, classes)
 
 
-def by_cosine(embedder: Embedder, items: Sequence[Item]) -> Find:
-    """Equivalent if the cosine of two outputs is at least COSINE."""
+def by_cosine(embedder: Embedder, least: float, items: Sequence[Item]) -> Find:
+    """Equivalent if the cosine of two outputs is at least `least`."""
     vectors = unit(embedder.embed([item.output for item in items]))
 
     def find(new: int, firsts: Sequence[int]) -> int | None:
-        near = np.flatnonzero(vectors[list(firsts)] @ vectors[new] >= COSINE)
+        near = np.flatnonzero(vectors[list(firsts)] @ vectors[new] >= least)
         return int(near[0]) if len(near) else None
 
     return find
@@ -74,7 +75,13 @@ def by_pairs(same: Callable[[Pairs], Sequence[bool]], items: Sequence[Item]) -> 
 
 def load_embedding() -> Equivalence:
     embedder = HashedEmbedder()
-    return Equivalence(partial(by_cosine, embedder), "embedding", f"{COSINE}-{embedder.name}-{embedder.revision}")
+    name = f"{COSINE}-{embedder.name}-{embedder.revision}"
+    return Equivalence(partial(by_cosine, embedder, COSINE), "embedding", name)
+
+
+def load_minilm_equivalence(device: str) -> Equivalence:
+    embedder = load_minilm(device)
+    return Equivalence(partial(by_cosine, embedder, MINILM_COSINE), "minilm", f"{MINILM_COSINE}-{embedder.revision}")
 
 
 def load_nli_equivalence(path: str, device: str, trust_remote_code: bool) -> Equivalence:

@@ -62,7 +62,8 @@ def load_prompts(
     """A document per prompt of `options.prompts`, or of Self-Instruct's user-oriented ones (arXiv 2212.10560).
 
     The rows of a file have any format of `alignbench.data.conversations`, with one message of the user; `id` (default:
-    "row N") and `category` are optional. complete: adds what else a task reads from a row; may raise ValueError
+    "row N"; MT-bench's `question_id`) and `category` are optional.
+    complete: adds what else a task reads from a row; may raise ValueError
     Raises AlignbenchError with task, file and line for a row without a prompt and for a repeated id.
     """
     if options.prompts is None:
@@ -80,7 +81,7 @@ def load_prompts(
             prompt = before.rstrip() if isinstance(before, str) else before[0]["content"]
             if not prompt.strip():
                 raise ValueError("the prompt is empty")
-            given = (row.fields.get(key) for key in ("id", "category"))
+            given = (row.fields.get("id", row.fields.get("question_id")), row.fields.get("category"))
             identifier, category = (None if value in (None, "") else str(value) for value in given)
             identifier = identifier or f"row {number}"
             if identifier in documents:

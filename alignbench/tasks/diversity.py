@@ -2,6 +2,7 @@
 
 Kirk et al. 2024, arXiv 2310.06452, named the two. The first samples of `diversity` are a set across inputs as well
 (`across_…`). Semantic entropy: Farquhar et al. 2024, Nature 630. NoveltyBench: Zhang et al. 2025, arXiv 2504.05228.
+Single-cluster rate: arXiv 2603.24124.
 """
 
 import bisect
@@ -12,7 +13,7 @@ from functools import partial
 
 import numpy as np
 
-from alignbench.diversity.semantic import semantic_entropy, utility
+from alignbench.diversity.semantic import class_numbers, semantic_entropy, utility
 from alignbench.diversity.sets import LENGTHS, METRICS, OF_TEXTS, UNCUT, of_set, of_texts
 from alignbench.errors import AlignbenchError
 from alignbench.tasks.common import equivalence_classes, first_outputs, load_prompts
@@ -33,17 +34,24 @@ def score_per_input(document: Document, outputs: Sequence[Output]) -> dict[str, 
 
 
 def semantic(outputs: Sequence[Output]) -> dict[str, float]:
-    """The number of classes of equivalent outputs, and the entropy over them in bits: by the outputs' mean
-    log-probabilities per token if they are known, and by their numbers (discrete)."""
+    """The number of classes of equivalent outputs, `collapse`, and the entropy over the classes in bits by the outputs'
+    mean log-probabilities per token, if they are known."""
     classes = equivalence_classes(outputs)
-    if classes is None:
-        return {"classes": math.nan, "semantic_entropy_discrete": math.nan}
-    discrete = semantic_entropy(classes) / math.log(2)
-    found = {"classes": float(len(set(classes))), "semantic_entropy_discrete": discrete}
-    if all(output.logprobs for output in outputs):
+    found = {"classes": float(len(set(classes))) if classes else math.nan} | collapse(classes)
+    if classes and all(output.logprobs for output in outputs):
         means = [float(np.mean(output.logprobs)) for output in outputs]
         found["semantic_entropy"] = semantic_entropy(classes, means) / math.log(2)
     return found
+
+
+def collapse(classes: Sequence[float] | None) -> dict[str, float]:
+    """Numbers of the answers to one prompt, by their classes: the entropy over them in bits, its exponential, and
+    whether there is a single one (left out with a single answer). NaN if the classes are unknown."""
+    if not classes:
+        return dict.fromkeys(("semantic_entropy_discrete", "effective_answers", "single_cluster_rate"), math.nan)
+    found = class_numbers(classes)
+    wanted = {name: found[name] for name in ("effective_answers", "single_cluster_rate") if name in found}
+    return {"semantic_entropy_discrete": semantic_entropy(classes) / math.log(2)} | wanted
 
 
 def score_single(document: Document, outputs: Sequence[Output]) -> dict[str, float]:
@@ -73,6 +81,7 @@ def score_novelty(document: Document, outputs: Sequence[Output]) -> dict[str, fl
     found = {
         "distinct": float(len(set(classes))) if classes else math.nan,
         "words": sum(words(output.text) for output in outputs) / len(outputs),
+        **collapse(classes),
     }
     rewards = [output.scores["reward"]["reward"] for output in outputs if "reward" in output.scores]
     if len(rewards) == len(outputs):

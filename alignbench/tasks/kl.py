@@ -7,16 +7,17 @@ sampled tokens, whose expectation is the same, is reported beside it.
 
 import math
 from collections.abc import Sequence
-from functools import partial
+from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
+from alignbench.data.load import Row
 from alignbench.errors import AlignbenchError
+from alignbench.tasks.common import load_documents, load_prompts, parse_instruction
 from alignbench.tasks.declare import generation_task
-from alignbench.tasks.token_entropy import POSITIONS, load_instructions
+from alignbench.tasks.token_entropy import DOCUMENTS, POSITIONS, evenly, suffix_of
 from alignbench.types.record import Document, Output
-from alignbench.types.task import Task
+from alignbench.types.task import Options, Task, TaskData
 
 KL = "kl"
 
@@ -28,22 +29,38 @@ def check_sampling(task: Task) -> None:
         raise AlignbenchError(f"task {KL}: samples are of temperature 1 without top_p and top_k; leave these settings")
 
 
-def numbers_of(exact: NDArray[np.float64], sampled: NDArray[np.float64]) -> dict[str, float]:
-    """What a record keeps of one sample. exact, sampled: (tokens,) in nats
+def load_instructions(options: Options) -> TaskData:
+    """100 of Self-Instruct's 252 at even distances, in two categories: with and without an input; or all of the user's
+    file."""
+    if options.prompts is not None:
+        return load_prompts(KL, options)
+    data = load_documents("self_instruct", "user_oriented", _with_category, options)
+    return replace(data, documents=evenly(data.documents, DOCUMENTS))
+
+
+def _with_category(row: Row) -> Document:
+    given = bool(row["instances"][0]["input"].strip())
+    return replace(parse_instruction(row), category="with an input" if given else "without an input")
+
+
+def numbers_of(output: Output) -> dict[str, float]:
+    """Numbers of one sample in nats; none if it was not compared.
 
     kl, kl_sampled: sums over the tokens; kl_9_16, …: means over the positions that the sample reaches
     """
-    found = {"kl": float(exact.sum()), "kl_sampled": float(sampled.sum()), "tokens": float(len(exact))}
+    if not output.divergences:
+        return {}
+    found = {"kl": sum(output.divergences), "kl_sampled": sum(output.log_ratios)}
+    found |= {"tokens": float(len(output.divergences))}
     for first, last in POSITIONS:
-        if len(exact) >= first:
-            name = f"kl_{first}" if first == last else f"kl_{first}_{last}"
-            found[name] = float(exact[first - 1 : last].mean())
+        if reached := output.divergences[first - 1 : last]:
+            found[f"kl{suffix_of(first, last)}"] = float(np.mean(reached))
     return found
 
 
 def score_samples(document: Document, outputs: Sequence[Output]) -> dict[str, float]:
     """Means over the samples; a range of positions over those that reach it. kl_per_token: of all their tokens"""
-    numbers = [output.scores.get(KL, {}) for output in outputs]
+    numbers = list(map(numbers_of, outputs))
     # unscored: the metrics that every sample has
     means = dict.fromkeys(("kl", "kl_sampled", "tokens"), math.nan)
     for name in dict.fromkeys(name for own in numbers for name in own):
@@ -51,4 +68,4 @@ def score_samples(document: Document, outputs: Sequence[Output]) -> dict[str, fl
     return means | {"kl_per_token": means["kl"] / means["tokens"]}
 
 
-TASKS = (generation_task(KL, partial(load_instructions, KL), score_samples),)
+TASKS = (generation_task(KL, load_instructions, score_samples),)

@@ -2,6 +2,7 @@
 
 As in "Creativity Has Left the Chat" (Mohammadi 2024, arXiv 2406.05587, fig. 11), on passages of WikiText-2 and on the
 model's answers to instructions. `excess_surprisal`: Braverman et al. 2020, arXiv 1906.05664, section 3.
+`branching_factor`: Yang and Holtzman 2025, arXiv 2506.17871.
 """
 
 import math
@@ -12,13 +13,25 @@ from functools import partial
 from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from alignbench.data import load
 from alignbench.errors import AlignbenchError
+from alignbench.stats import estimates
 from alignbench.tasks.common import load_prompts
 from alignbench.tasks.declare import choice_task, generation_task, words
 from alignbench.types.engine import Loglikelihood
-from alignbench.types.task import Document, Options, Output, TaskData
+from alignbench.types.task import (
+    CorpusMetrics,
+    Document,
+    Estimates,
+    Metric,
+    Options,
+    Output,
+    Record,
+    Resampled,
+    TaskData,
+)
 
 DOCUMENTS = 100
 CHARACTERS = 600  # of a passage: at least one per token, so it fits a window of 600 tokens
@@ -112,11 +125,53 @@ def _bits(nats: Sequence[float]) -> float:
 def _curve(entropies: Sequence[float]) -> dict[str, float]:
     """The mean entropy over each range of `POSITIONS` that the text reaches; the first is always included."""
     reached = [(first, last) for first, last in POSITIONS if first == 1 or first <= len(entropies)]
-    names = [f"entropy_{first}" if first == last else f"entropy_{first}_{last}" for first, last in reached]
-    return {name: _bits(entropies[first - 1 : last]) for name, (first, last) in zip(names, reached, strict=True)}
+    return {f"entropy{suffix_of(*own)}": _bits(entropies[own[0] - 1 : own[1]]) for own in reached}
 
+
+def suffix_of(first: int, last: int) -> str:
+    """Of the names of metrics over a range of positions: "_1", "_2_8"."""
+    return f"_{first}" if first == last else f"_{first}_{last}"
+
+
+SUFFIXES = ("", *(suffix_of(*own) for own in POSITIONS))
+
+
+def branching_factors(records: Sequence[Record], intervals: bool) -> Estimates:
+    """2 to the power of the mean entropy in bits (exp of that in nats), of whole texts and of each range of positions:
+    the number of equally likely tokens with the same entropy. The mean is over texts; the interval is that of the mean.
+    """
+    found: Estimates = []
+    for suffix in SUFFIXES:
+        known = [r for r in records if r.metrics.get(f"entropy{suffix}") is not None]
+        values = [r.values[f"entropy{suffix}"] for r in known]
+        if values:
+            own = estimates.mean(values, [r.cluster for r in known], (0, None))
+            value, low, high = (None if bits is None else 2.0**bits for bits in (own.value, own.low, own.high))
+            error = None if own.standard_error is None or value is None else math.log(2) * value * own.standard_error
+            found.append((_branching(suffix), replace(own, value=value, low=low, high=high, standard_error=error)))
+    return found
+
+
+def resampled_branching_factors(records: Sequence[Record]) -> Resampled:
+    """What `CorpusMetrics.resample` is for them. NaN for a draw without a text that reaches the positions."""
+    bits = np.array([[r.values.get(f"entropy{suffix}", math.nan) for suffix in SUFFIXES] for r in records])
+    known = np.isfinite(bits)
+
+    def resample(weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        with np.errstate(invalid="ignore"):
+            found = 2.0 ** (weights @ np.where(known, bits, 0.0) / (weights @ known))
+        return {_branching(suffix).name: found[:, i] for i, suffix in enumerate(SUFFIXES) if known[:, i].any()}
+
+    return resample
+
+
+def _branching(suffix: str) -> Metric:
+    return Metric(f"branching_factor{suffix}", "number", "–", bounds=(1, None))
+
+
+_BRANCHING = CorpusMetrics(branching_factors, resample=resampled_branching_factors)
 
 TASKS = (
     choice_task("token_entropy", load_passages, score_passage),
-    generation_task(ON_POLICY, partial(load_instructions, ON_POLICY), score_output),
+    generation_task(ON_POLICY, partial(load_instructions, ON_POLICY), score_output, _BRANCHING),
 )

@@ -67,9 +67,13 @@ class Output(Completion):
     """One text that the model generated for a document, and the scorers' numbers.
 
     scores: kind of scorer -> its numbers; a kind that failed is missing
+    divergences, log_ratios: of each token, from a base model, in nats (task kl): the KL divergence of the two
+        distributions at its position, and its log-probability minus that of the base model
     """
 
     scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    divergences: tuple[float, ...] = ()
+    log_ratios: tuple[float, ...] = ()
 
     @classmethod
     def of(cls, completion: Completion) -> Output:
@@ -80,7 +84,7 @@ class Output(Completion):
     def to_json(self) -> dict[str, Any]:
         names = ("text", "finish", "tokens", "logprobs", "entropies", "unscored", "scores")
         content = {name: getattr(self, name) for name in names}
-        optional = ("top_entropies", "transient", "thoughts")
+        optional = ("top_entropies", "transient", "thoughts", "divergences", "log_ratios")
         return content | {name: value for name in optional if (value := getattr(self, name))}
 
     @classmethod

@@ -12,6 +12,7 @@ from reports.figures import audit, calibration, diversity, kl, personas, prefere
 FIGURES: dict[str, Callable[[Evidence], Iterator[Drawing]]] = {
     "Gains and losses by task": audit.forest,
     "Reward and tax": audit.front,
+    "KL by position and prompt category": kl.profile,
     "Gains and costs against KL": kl.against_kl,
     "Win rate by model size": preference.win_rate,
     "Likert ratings": preference.likert,

@@ -2,7 +2,7 @@
 entropy before each token, in bits (2406.05587, sections 3.1 and 3.2, figure 11)."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any
 
@@ -239,18 +239,28 @@ def _density(system: System, task: TaskRun, texts: Texts, kind: str, edges: NDAr
 
 
 def entropy_curve(evidence: Evidence) -> Iterator[Drawing]:
-    """Draw a panel per task, a line with a band per system."""
-    table = pd.DataFrame(row for task in ENTROPY_TASKS for row in _curves(task, list(_entropies(evidence, task))))
+    """Draw a panel per task, a line with a band per system; the right axis is the branching factor, 2 to the power of
+    the entropy (Yang and Holtzman 2025, arXiv 2506.17871)."""
+    texts = {
+        task: {system.name: own["entropies"] for system, _, own, _ in _entropies(evidence, task)}
+        for task in ENTROPY_TASKS
+    }
+    table = pd.DataFrame(row for task, own in texts.items() for row in by_position(own, task, "entropy_bits"))
     if table.empty:
         return
+    table.insert(5, "branching_factor", 2.0**table.entropy_bits)
     drawn = table.assign(middle=(table.first_token + table.last_token) / 2, value=table.entropy_bits)
     panels = [Panel(ENTROPY_TASKS[str(task)].capitalize(), own) for task, own in drawn.groupby("task", sort=False)]
     figure = line_panels(
         panels, rows_of(evidence, table), x="middle", line="system", label="position of the token", columns=1,
         height=2.4, band=True, zero=True,
     )  # fmt: skip
-    for axes in figure.axes:
+    for axes in list(figure.axes):
         axes.set_ylabel("entropy, bits")
+        beside = axes.secondary_yaxis("right", functions=(np.exp2, lambda n: np.log2(np.maximum(n, 1e-9))))
+        ends = np.arange(0, math.floor(axes.get_ylim()[1]) + 1)
+        beside.set_yticks(2.0**ends, [f"{2 ** int(own)}" for own in ends])
+        beside.set_ylabel("branching factor")
     together = [
         f"{width} positions per point on {ENTROPY_TASKS[str(task)]}"
         for task, own in table.groupby("task", sort=False)
@@ -260,22 +270,23 @@ def entropy_curve(evidence: Evidence) -> Iterator[Drawing]:
     yield describe("token_entropy_curve", figure, table, **facts)
 
 
-def _curves(task: str, found: Sequence[Entropies]) -> Iterator[dict[str, object]]:
+def by_position(
+    systems: Mapping[str, Sequence[tuple[str, NDArray[np.float64]]]], task: str, quantity: str
+) -> Iterator[dict[str, Any]]:
     """Yield a point of each system for each group of positions, of the same width for all systems: the mean over texts
-    of the mean over each text's tokens there."""
-    lengths = [sorted((len(bits) for _, bits in texts["entropies"]), reverse=True) for _, _, texts, _ in found]
+    of the mean over each text's tokens there. systems: name -> (group, a number per token) of each text"""
+    lengths = [sorted((len(values) for _, values in texts), reverse=True) for texts in systems.values()]
     most = max((own[FEWEST - 1] for own in lengths if len(own) >= FEWEST), default=0)
     width = max(1, -(-most // MOST_POINTS))
-    for system, _, texts, _ in found:
+    for system, texts in systems.items():
         for start in range(0, most, width):
-            parts = [(group, bits[start : start + width]) for group, bits in texts["entropies"]]
-            known = [(group, float(np.nanmean(bits))) for group, bits in parts if np.isfinite(bits).any()]
+            parts = [(group, values[start : start + width]) for group, values in texts]
+            known = [(group, float(np.nanmean(values))) for group, values in parts if np.isfinite(values).any()]
             if len(known) < FEWEST:
                 break
             groups, means = zip(*known, strict=True)
             mean = estimates.mean(means, groups, (0, None))
             yield {
-                "system": system.name, "task": task, "first_token": start + 1, "last_token": start + width,
-                "entropy_bits": mean.value, "low": mean.low, "high": mean.high, "texts": mean.n,
-                "clusters": mean.clusters,
+                "system": system, "task": task, "first_token": start + 1, "last_token": start + width,
+                quantity: mean.value, "low": mean.low, "high": mean.high, "texts": mean.n, "clusters": mean.clusters,
             }  # fmt: skip
