@@ -29,8 +29,8 @@ def validate(
     judge: Annotated[
         list[str],
         typer.Option(
-            help="As after preference=, such as lm:MODEL; or saved verdicts: labeler:NAME or column:NAME in the labels, "
-            "run:FOLDER of a win rate; repeatable."
+            help="As after preference=, such as lm:MODEL; or saved verdicts: labeler:NAME or column:NAME of the "
+            "labels, run:FOLDER of a win rate; repeatable."
         ),
     ],
     question: Annotated[

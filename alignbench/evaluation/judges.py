@@ -121,10 +121,11 @@ def ask(
         raise AlignbenchError(f"{', '.join(labels)}: no text of a prompt, which a judge needs; add a column prompt")
     first = verdicts(judge, units, out, labels, progress)
     runs: list[list[Numbers | None]] = []
-    if seeds and not hasattr(judge, "again"):
+    again = getattr(judge, "again", None)  # of a judge that generates text
+    if seeds and again is None:
         say(f"{judge.name}: it does not sample; its verdicts are the same with every seed")
-    elif seeds:
-        runs = [verdicts(judge.again(n, temperature), units, out, labels, progress) for n in range(1, seeds + 1)]
+    elif again is not None:
+        runs = [verdicts(again(n, temperature), units, out, labels, progress) for n in range(1, seeds + 1)]
     found = []
     for unit, verdict, *others in zip(units, first, *runs, strict=True):
         known = tuple(own["win"] for own in others if own is not None)
@@ -163,8 +164,7 @@ def numbers_of(record: Record) -> Numbers | None:
 
 
 def from_run(units: Sequence[Unit], folder: str) -> tuple[str, list[Unit]]:
-    """The judge of a finished task win_rate, and its verdicts: of the labelled pairs, which are found by their texts, and
-    of all others."""
+    """The judge of a finished task win_rate, and its verdicts; labels of a pair are found by its texts."""
     path = find_path(folder)
     done = TaskRun.of(TaskFolder(path)) if (path / "task.json").is_file() else None
     if done is None or done.task != WIN_RATE:

@@ -49,6 +49,16 @@ class Unit:
     verdict: Numbers | None = None
     repeated: tuple[float, ...] = ()
 
+    @property
+    def win(self) -> float:
+        """The judge's verdict. Raises KeyError without one."""
+        return (self.verdict or {})["win"]
+
+    @property
+    def people(self) -> float:
+        """The majority's vote."""
+        return _side(0.5 + sum(_side(vote) - 0.5 for vote in self.votes.values()))
+
 
 @dataclass(frozen=True)
 class JudgeFinding:
@@ -115,10 +125,6 @@ def _side(vote: float) -> float:
     return 0.5 + 0.5 * ((vote > 0.5) - (vote < 0.5))
 
 
-def majority(votes: Mapping[str, float]) -> float:
-    return _side(0.5 + sum(_side(vote) - 0.5 for vote in votes.values()))
-
-
 def validate(
     judge: str, units: Sequence[Unit], *, width: float = 0.1, seed: int = 0, resamples: int = RESAMPLES
 ) -> list[JudgeFinding]:
@@ -131,7 +137,7 @@ def validate(
     judged = [unit for unit in units if unit.verdict is not None]
     both = [unit for unit in judged if unit.votes]
     of_pairs = any(len(unit.outputs) == 2 for unit in units)
-    found = [(name, who, own) for name, who, own in _agreement(both, of_pairs, seed, resamples)] if both else []
+    found = _agreement(both, of_pairs, seed, resamples) if both else []
     found += _habits(judged, both) if of_pairs else []
     found += _rates(judged, both, of_pairs, width)
     return [JudgeFinding(judge, *own) for own in found]
@@ -141,25 +147,25 @@ Found = tuple[str, str, Estimate]
 
 
 def _agreement(both: Sequence[Unit], of_pairs: bool, seed: int, resamples: int) -> list[Found]:
-    """Ties are a third answer (setup S1 of the paper); `_ties_dropped` only counts two answers that are no ties (S2)."""
+    """Ties are a third answer (setup S1 of the paper); `_ties_dropped` only counts two answers without a tie (S2)."""
     counts = np.zeros((len(both), 3))
     for number, unit in enumerate(both):
         for vote in unit.votes.values():
             counts[number, int(2 * _side(vote))] += 1
-    own = np.array([int(2 * unit.verdict["win"]) for unit in both if unit.verdict is not None])
+    own = np.array([int(2 * unit.win) for unit in both])
     here = np.arange(len(both))
     confusion = np.zeros((len(both), 3, 3))
-    confusion[here, own, [int(2 * majority(unit.votes)) for unit in both]] = 1
+    confusion[here, own, [int(2 * unit.people) for unit in both]] = 1
     if of_pairs:  # the order of a pair is arbitrary
         confusion = (confusion + confusion[:, ::-1, ::-1]) / 2
     statistics = []
-    for name, kept in {"": [0, 1, 2], "_ties_dropped": [0, 2]}.items():
+    for name, answers in {"": [0, 1, 2], "_ties_dropped": [0, 2]}.items():
         if name and not of_pairs:
             continue
-        known = np.isin(own, kept)
-        votes = counts[:, kept].sum(1) * known
+        known = np.isin(own, answers)
+        votes = counts[:, answers].sum(1) * known
         with_people = np.column_stack([counts[here, own] * known, votes])
-        people = agreeing_pairs(counts[:, kept])
+        people = agreeing_pairs(counts[:, answers])
         shared = np.column_stack([with_people, people]) * (people[:, 1:] > 0) * known[:, None]
         statistics += [
             Statistic(f"agreement{name}", PEOPLE, with_people, proportion, int(votes.sum()), (0, 1)),
@@ -176,16 +182,12 @@ def _agreement(both: Sequence[Unit], of_pairs: bool, seed: int, resamples: int) 
     estimates = intervals(statistics, prompts, seed, resamples)
     found = [(own.name, own.who, estimate) for own, estimate in zip(statistics, estimates, strict=True) if estimate.n]
     for labeler in sorted({name for unit in both for name in unit.votes}):
-        mine = [(unit, _side(unit.votes[labeler])) for unit in both if labeler in unit.votes and unit.verdict]
-        for name, kept in {
-            "": mine,
-            "_ties_dropped": [(u, v) for u, v in mine if 0.5 not in (v, u.verdict["win"])],
-        }.items():
-            if kept and (of_pairs or not name):
-                same = [float(vote == unit.verdict["win"]) for unit, vote in kept]
-                found.append(
-                    (f"agreement{name}", f"labeler {labeler}", share(same, [unit.prompt_id for unit, _ in kept]))
-                )
+        mine = [(unit, _side(unit.votes[labeler])) for unit in both if labeler in unit.votes]
+        decided = [(unit, vote) for unit, vote in mine if 0.5 not in (vote, unit.win)] if of_pairs else []
+        for name, kept in {"": mine, "_ties_dropped": decided}.items():
+            if kept:
+                same = _share([(unit, float(vote == unit.win)) for unit, vote in kept])
+                found.append((f"agreement{name}", f"labeler {labeler}", same))
     return found
 
 
@@ -197,26 +199,28 @@ def _relative(sums: Floats) -> Floats:
 def _habits(judged: Sequence[Unit], both: Sequence[Unit]) -> list[Found]:
     """What a judge goes by besides quality: position and length; and whether it repeats itself."""
     seen = [(unit, unit.verdict) for unit in judged if unit.verdict and "consistent" in unit.verdict]
-    values = {
-        "position_consistency": [(unit, own["consistent"]) for unit, own in seen],
+    repeated = [unit for unit in judged if len(unit.repeated) > 1]
+    rows: list[tuple[str, str, list[tuple[Unit, float]]]] = [
+        ("position_consistency", "", [(unit, own["consistent"]) for unit, own in seen]),
         # over both orders: ½ without a preference for a position
-        "first_position": [(unit, (own["first"] + 1 - own["second"]) / 2) for unit, own in seen],
-        "tie": [(unit, float(unit.verdict["win"] == 0.5)) for unit in judged if unit.verdict],
-        "prefers_longer": _longer([(unit, unit.verdict["win"]) for unit in judged if unit.verdict]),
-        "repeatability": [
-            (unit, np.mean([one == other for one, other in combinations(unit.repeated, 2)]))
-            for unit in judged
-            if len(unit.repeated) > 1
-        ],
-    }
-    people = {"tie": [(unit, float(majority(unit.votes) == 0.5)) for unit in both]}
-    people["prefers_longer"] = _longer([(unit, majority(unit.votes)) for unit in both])
-    rows = [(name, "", own) for name, own in values.items()] + [(name, PEOPLE, own) for name, own in people.items()]
-    return [
-        (name, who, share([value for _, value in own], [unit.prompt_id for unit, _ in own]))
-        for name, who, own in rows
-        if own
+        ("first_position", "", [(unit, (own["first"] + 1 - own["second"]) / 2) for unit, own in seen]),
+        ("repeatability", "", [(unit, _same(unit.repeated)) for unit in repeated]),
+        ("tie", "", [(unit, float(unit.win == 0.5)) for unit in judged]),
+        ("tie", PEOPLE, [(unit, float(unit.people == 0.5)) for unit in both]),
+        ("prefers_longer", "", _longer([(unit, unit.win) for unit in judged])),
+        ("prefers_longer", PEOPLE, _longer([(unit, unit.people) for unit in both])),
     ]
+    return [(name, who, _share(own)) for name, who, own in rows if own]
+
+
+def _share(values: Sequence[tuple[Unit, float]]) -> Estimate:
+    return share([value for _, value in values], [unit.prompt_id for unit, _ in values])
+
+
+def _same(verdicts: Sequence[float]) -> float:
+    """The proportion of pairs that are equal."""
+    pairs = [one == other for one, other in combinations(verdicts, 2)]
+    return sum(pairs) / len(pairs)
 
 
 def _longer(verdicts: Sequence[tuple[Unit, float]]) -> list[tuple[Unit, float]]:
@@ -228,30 +232,24 @@ def _longer(verdicts: Sequence[tuple[Unit, float]]) -> list[tuple[Unit, float]]:
 def _rates(judged: Sequence[Unit], both: Sequence[Unit], of_pairs: bool, width: float) -> list[Found]:
     """Sensitivity, specificity and win rates of each model against all others; of a flag its rates."""
     models = sorted({model for unit in judged for model in unit.models} - {""})
-    if of_pairs and len(models) == 2:
-        models = models[:1]  # the other's win rate is the complement
-    found = []
-    for model in models or [""]:
-        own, new = (
-            [
-                (unit.prompt_id, *_for(unit, side))
-                for unit in units
-                # a pair without models has two sides
-                for side, name in list(enumerate(unit.models))[: None if of_pairs else 1]
-                if name == model
-            ]
-            for units in (both, [unit for unit in judged if not unit.votes])
-        )
-        found += _of_model(
-            model, own, new, ("win_rate" if of_pairs else "rate") if model or not of_pairs else "", width
-        )
+    models = models[:1] if len(models) == 2 else models or [""]  # of two, one's win rate is the other's complement
+    unlabelled = [unit for unit in judged if not unit.votes]
+    found = list[Found]()
+    for model in models if of_pairs else [None]:
+        own, new = (_sides(units, model) for units in (both, unlabelled))
+        found += _of_model(model or "", own, new, "rate" if model is None else "win_rate" if model else "", width)
     return found
 
 
-def _for(unit: Unit, side: int) -> tuple[float, float]:
-    """The judge's verdict and the majority's for one of a unit's outputs."""
-    verdict, people = (unit.verdict or {})["win"], majority(unit.votes)
-    return (1 - verdict, 1 - people) if side else (verdict, people)
+def _sides(units: Sequence[Unit], model: str | None) -> list[tuple[str, float, float]]:
+    """The prompt, the judge's verdict and the majority's, in favour of a model's outputs (None: of all). Both outputs of
+    a pair may be its."""
+    return [
+        (unit.prompt_id, *((1 - unit.win, 1 - unit.people) if side else (unit.win, unit.people)))
+        for unit in units
+        for side, own in enumerate(unit.models)
+        if model in (own, None)
+    ]
 
 
 def _of_model(

@@ -76,7 +76,7 @@ def read_labels(
     output_1, output_2, preference}, also as AlpacaEval writes it, or a vote of Chatbot Arena and MT-bench.
     Raises AlignbenchError with file and line of the first invalid row.
     """
-    rows = [_vote(row) if VOTE <= row.fields.keys() else row for row in read_source(source)]
+    rows = [_vote(row) if row.fields.keys() >= VOTE else row for row in read_source(source)]
     for column, answer in (judges or {}).items():
         rows = _with_judge(rows, source, column, answer)
     names, graded_to = _names(rows, source, columns or {}, flags, ignored)
