@@ -29,15 +29,16 @@ def validate(
     judge: Annotated[
         list[str],
         typer.Option(
-            help="As after preference=, such as lm:MODEL; or saved verdicts: labeler:NAME or column:NAME of the "
-            "labels, run:FOLDER of a win rate; repeatable."
+            help="As after preference=, such as lm:MODEL; or saved verdicts: labeler:NAME of the labels, run:FOLDER of "
+            "a win rate; repeatable."
         ),
     ],
     question: Annotated[
         str, typer.Option(help="ranking, or a flag, of which saved verdicts are validated.")
     ] = "ranking",
     limit: Annotated[
-        int | None, typer.Option(min=1, help="At most N labelled pairs, sampled with a fixed seed.")
+        int | None,
+        typer.Option(min=1, help="At most N labelled pairs for a judge to compare, sampled with a fixed seed."),
     ] = None,
     seeds: Annotated[int, typer.Option(min=0, help="Ask a judge that generates text again, with N seeds.")] = 0,
     temperature: Annotated[float, typer.Option(min=0.01, max=2.0, help="With --seeds: of the samples.")] = 1.0,

@@ -76,7 +76,11 @@ def scored_record(task: Task, record: Record, scores: Scores) -> Record:
             scores={**output.scores, **{kind: dict(found[i]) for kind, found in numbers.items()}},
             reasons={
                 **output.reasons,
-                **{kind: own.reasons for kind, found in numbers.items() if isinstance(own := found[i], Explained)},
+                **{
+                    k: own.reasons
+                    for k, found in numbers.items()
+                    if isinstance(own := found[i], Explained) and own.reasons
+                },
             },
         )
         for i, output in enumerate(record.outputs)

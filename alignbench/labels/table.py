@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from alignbench.console import write_text
-from alignbench.data.tables import SourceRow, read_source
+from alignbench.data.tables import SourceRow, checked_text, read_source
 from alignbench.errors import AlignbenchError
 
 WORDS = yaml.safe_load(Path(__file__).with_name("words.yaml").read_text("utf-8"))
@@ -65,20 +65,16 @@ def read_labels(
     flags: Sequence[str] = (),
     ignored: Sequence[str] = (),
     prompts: str | None = None,
-    judges: Mapping[str, str] | None = None,
 ) -> list[Label]:
     """Read a file or a hub split (see `read_source`) and return its labels, sorted.
 
     columns: {column of the file: our name}; flags: further columns that are flags; ignored: columns to leave out
     prompts: a file of all prompts, rows {prompt, prompt_id or id}
-    judges: {column with a judge's verdicts: what they are, "preference" or a flag}; the column becomes a labeler
     A row is a label, a ranking as the trainers take it: {prompt, responses, ranks, labeler}, or a pair: {prompt,
     output_1, output_2, preference}, also as AlpacaEval writes it, or a vote of Chatbot Arena and MT-bench.
     Raises AlignbenchError with file and line of the first invalid row.
     """
     rows = [_vote(row) if row.fields.keys() >= VOTE else row for row in read_source(source)]
-    for column, answer in (judges or {}).items():
-        rows = _with_judge(rows, source, column, answer)
     names, graded_to = _names(rows, source, columns or {}, flags, ignored)
     known = _Prompts(prompts)
     seen: dict[tuple[object, ...], Any] = {}
@@ -201,46 +197,28 @@ def _names(
 
 
 def _vote(row: SourceRow) -> SourceRow:
-    """A vote as a pair. A turn has the user's messages up to it as prompt and the assistant's as output."""
-    fields, texts = row.fields, dict[str, Any]()
-    turn = fields.get("turn")
-    for number, name in ((1, "conversation_a"), (2, "conversation_b")):
-        said = fields.get(name, [])
-        if not isinstance(said, list) or not all(isinstance(message, dict) for message in said):
-            raise AlignbenchError(f"{row.where}: {name} is not a list of messages")
-        said = said[: 2 * turn] if type(turn) is int else said
-        user, own = ([str(m.get("content")) for m in said if m.get("role") == role] for role in ("user", "assistant"))
-        texts |= {"prompt": "\n\n".join(user)} | {f"output_{number}": "\n\n".join(own)}
-        texts[f"model_{number}"] = fields[f"model_{name[-1]}"]
-    winner = str(fields["winner"])
-    if winner not in ("model_a", "model_b") and not winner.startswith("tie"):
-        raise AlignbenchError(f"{row.where}: winner {_show(winner)} is not model_a, model_b or a tie")
-    preference = 0.5 if winner.startswith("tie") else float(winner == "model_b")
-    ids = [str(fields[name]) for name in ("question_id", "turn") if name in fields]
-    judge = fields.get("judge")
-    labeler = "-".join(map(str, judge)) if isinstance(judge, list) else judge
-    named = {"prompt_id": " turn ".join(ids), "labeler": labeler, "preference": preference}
-    return replace(
-        row,
-        fields={key: value for key, value in (texts | named).items() if value not in (None, "")}
-        | {name: texts[name] for name in ("output_1", "output_2")},
-    )
-
-
-def _with_judge(rows: Sequence[SourceRow], source: str, column: str, answer: str) -> list[SourceRow]:
-    """The rows without a column, and a row with each verdict in it as the answer of a labeler of its name."""
-    if not any(column in row.fields for row in rows):
-        found = ", ".join(dict.fromkeys(name for row in rows for name in row.fields))
-        raise AlignbenchError(f"{source}: no column {column!r} (found: {found})")
-    kept, verdicts = list[SourceRow](), dict[str, SourceRow]()
-    for row in rows:
-        kept.append(replace(row, fields={name: own for name, own in row.fields.items() if name != column}))
-        if not _missing(value := row.fields.get(column)):
-            named = ("prompt_id", "prompt", "model", "output", "output_1", "output_2", "model_1", "model_2")
-            fields = {name: row.fields[name] for name in named if name in row.fields}
-            own = replace(row, fields=fields | {"labeler": column, answer: value})
-            verdicts.setdefault(json.dumps(own.fields, sort_keys=True, default=str), own)
-    return [*kept, *verdicts.values()]
+    """A vote as a pair. The prompt is the user's messages up to the turn, an output is the assistant's."""
+    with row.located():
+        winner, judge, turn = checked_text(row.field("winner"), "winner"), row.field("judge"), row.fields.get("turn")
+        if winner not in ("model_a", "model_b") and not winner.startswith("tie"):
+            raise ValueError(f"winner is {_show(winner)}, not model_a, model_b or a tie")
+        ids = [str(row.fields[name]) for name in ("question_id", "turn") if name in row.fields]
+        found = {"prompt_id": " turn ".join(ids), "labeler": "-".join(judge) if isinstance(judge, list) else judge}
+        found["preference"] = 0.5 if winner.startswith("tie") else float(winner == "model_b")
+        for number, side in enumerate("ab", 1):
+            said = row.list(f"conversation_{side}") if f"conversation_{side}" in row.fields else []
+            if not all(isinstance(message, dict) for message in said):
+                raise ValueError(f"conversation_{side} is not a list of messages {{role, content}}")
+            shown = said[: 2 * turn] if isinstance(turn, int) else said
+            texts: dict[str, list[str]] = {"user": [], "assistant": []}
+            for message in shown:
+                texts.setdefault(str(message.get("role")), []).append(checked_text(message.get("content"), "content"))
+            found |= {
+                f"output_{number}": "\n\n".join(texts["assistant"]),
+                f"model_{number}": row.field(f"model_{side}"),
+            }
+            found |= {"prompt": "\n\n".join(texts["user"])} if texts["user"] else {}
+    return replace(row, fields={name: value for name, value in found.items() if name != "prompt_id" or value})
 
 
 class _Prompts:

@@ -11,11 +11,12 @@ import math
 import re
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import numpy as np
+from pydantic import BaseModel, Field, ValidationError
 from scipy.special import softmax
 
 from alignbench.errors import AlignbenchError
@@ -36,21 +37,24 @@ from alignbench.scorers.preference import (
 from alignbench.types.engine import THINKING, Completion, Request, Thinking
 from alignbench.types.scorer import Explained, Item, Numbers
 
-RATING, RATE = PROMPTS["rating"], PROMPTS["rate"]
 SCALE = range(1, 11)
 BEFORE = "Rating: [["
 WRITTEN = re.compile(r"\[\[\s*(\d{1,2})\s*\]\]")
 MARKS = r"<\s*/?\s*(?:instruction|answer)\b|\[\[\s*\d{1,2}\s*\]\]|<\|[^<>|\s]*\|>"
 NEGLIGIBLE = 0.01  # of the probability of all numbers
+Judge = LanguageModelJudge | EndpointJudge
 
 
-@dataclass(frozen=True)
-class Criterion:
+class Criterion(BaseModel, extra="forbid"):
     """weight: relative to those of the others"""
 
-    name: str
-    text: str
-    weight: float = 1.0
+    name: str = Field(min_length=1)
+    text: str = Field(min_length=1)
+    weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+
+
+class RubricFile(BaseModel, extra="forbid"):
+    criteria: list[Criterion] = Field(min_length=1)
 
 
 class Rating(NamedTuple):
@@ -61,64 +65,37 @@ class Rating(NamedTuple):
     reason: str
 
 
-def load_score(path: str, device: str, trust_remote_code: bool, thinking: Thinking | None = THINKING) -> "Rubric":
-    """`preference=score:JUDGE`"""
-    judge = _generating(f"score:{path}", path, device, trust_remote_code, thinking)
-    return Rubric("score", "", [Criterion("overall", PROMPTS["overall"])], judge)
-
-
-def load_rubric(path: str, device: str, trust_remote_code: bool, thinking: Thinking | None = THINKING) -> "Rubric":
-    """`preference=rubric:FILE@JUDGE`"""
-    file, at, judge = path.partition("@lm:") if "@lm:" in path else path.partition("@endpoint:")
-    if not at:
-        raise AlignbenchError(f"rubric:{path}: write rubric:FILE@lm:MODEL or rubric:FILE@endpoint:URL#MODEL")
-    criteria, sha256 = read_rubric(find_path(file))
-    spec = f"{at[1:]}{judge}"
-    loaded = _generating(f"rubric:{path}", spec, device, trust_remote_code, thinking)
-    return Rubric(f"rubric:{Path(file).name}@", sha256, criteria, loaded)
-
-
-def _generating(
-    spec: str, judge: str, device: str, trust_remote_code: bool, thinking: Thinking | None
-) -> LanguageModelJudge | EndpointJudge:
-    kind, _, path = judge.partition(":")
-    if kind == "lm" and path:
-        return LanguageModelJudge(path, device, trust_remote_code, thinking)
-    if kind == "endpoint" and path:
-        return EndpointJudge(path, thinking)
-    raise AlignbenchError(f"{spec}: {judge} writes no reasons; name lm:MODEL or endpoint:URL#MODEL")
+def load_rubric(
+    name: str, path: str, device: str, trust_remote_code: bool, thinking: Thinking | None = THINKING
+) -> "Rubric":
+    """`preference=score:JUDGE` and `preference=rubric:FILE@JUDGE`. The judge is lm:MODEL or endpoint:URL#MODEL."""
+    found = re.fullmatch(r"(?:(?P<file>.+)@)?(?P<kind>lm|endpoint):(?P<path>.+)", path)
+    if found is None or bool(found["file"]) != (name == "rubric"):
+        form = "rubric:FILE@JUDGE" if name == "rubric" else "score:JUDGE"
+        raise AlignbenchError(f"{name}:{path}: write {form}; the judge is lm:MODEL or endpoint:URL#MODEL")
+    criteria, sha256 = [Criterion(name="overall", text=PROMPTS["overall"])], ""
+    if found["file"]:
+        name = f"rubric:{Path(found['file']).name}@"
+        criteria, sha256 = read_rubric(find_path(found["file"]))
+    if found["kind"] == "lm":
+        return Rubric(name, sha256, criteria, LanguageModelJudge(found["path"], device, trust_remote_code, thinking))
+    return Rubric(name, sha256, criteria, EndpointJudge(found["path"], thinking))
 
 
 def read_rubric(file: Path) -> tuple[list[Criterion], str]:
-    """The criteria of a YAML or JSON file, `criteria: [{name, text, weight}]`, and its sha256.
-
-    Raises AlignbenchError if it cannot be read, and for a criterion that is not complete.
-    """
+    """The criteria of a YAML or JSON file and its sha256. Raises AlignbenchError if it cannot be read or used."""
     try:
-        found = read_yaml(file)
-        sha256 = hashlib.sha256(read_bytes(file)).hexdigest()
+        criteria = RubricFile.model_validate(read_yaml(file)).criteria
     except FileNotFoundError:
         raise AlignbenchError(f"rubric {file}: no such file") from None
-    entries = found.get("criteria")
-    if set(found) != {"criteria"} or not isinstance(entries, list) or not entries:
-        raise AlignbenchError(f"{file}: write criteria: and a list of {{name, text, weight}}, and nothing else")
-    criteria = [_criterion(f"{file}: criterion {number}", own) for number, own in enumerate(entries, 1)]
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        reason = f"{'.'.join(map(str, wrong['loc']))}: {wrong['msg']}"
+        raise AlignbenchError(f"rubric {file}: {reason}; write criteria: [{{name, text, weight}}, …]") from None
     names = [criterion.name for criterion in criteria]
     if twice := next((name for name in names if names.count(name) > 1), None):
-        raise AlignbenchError(f"{file}: two criteria are named {twice!r}")
-    return criteria, sha256
-
-
-def _criterion(where: str, fields: Any) -> Criterion:
-    if not isinstance(fields, dict) or not set(fields) <= {"name", "text", "weight"}:
-        raise AlignbenchError(f"{where}: not {{name, text, weight}}")
-    for key in ("name", "text"):
-        if not isinstance(fields.get(key), str) or not fields[key].strip():
-            raise AlignbenchError(f"{where}: no {key}, or it is no text")
-    weight = fields.get("weight", 1)
-    if type(weight) not in (int, float) or not 0 < weight < math.inf:
-        raise AlignbenchError(f"{where}: weight is {weight!r}, not a positive number")
-    return Criterion(fields["name"].strip(), fields["text"].strip(), float(weight))
+        raise AlignbenchError(f"rubric {file}: two criteria are named {twice!r}")
+    return criteria, hashlib.sha256(read_bytes(file)).hexdigest()
 
 
 class Rubric:
@@ -130,90 +107,80 @@ class Rubric:
 
     kind = "preference"
 
-    def __init__(
-        self, name: str, sha256: str, criteria: Sequence[Criterion], judge: LanguageModelJudge | EndpointJudge
-    ) -> None:
+    def __init__(self, name: str, sha256: str, criteria: Sequence[Criterion], judge: Judge) -> None:
         """sha256: of the file of criteria, if there is one"""
-        self.criteria, self.judge = criteria, judge
-        self.name = f"{name}{'' if name.endswith('@') else ':'}{judge.name}"
-        thinking = judge.revision.partition("+")[2]  # the judge's own prompt and settings
-        asked = hashlib.sha256(f"{RATING}{RATE}{PROMPTS['overall']}{BEFORE}{thinking}".encode()).hexdigest()[:8]
-        self.revision = f"{judge.model}+{asked}" + (f"+{sha256}" if sha256 else "")
+        self.criteria, self._judge, self._sampling, self._seed = criteria, judge, SAMPLING, 0
+        self.name = f"{name}{judge.name}" if sha256 else f"{name}:{judge.name}"
+        own = "".join([*(PROMPTS[part] for part in ("rating", "rate", "overall")), BEFORE, judge.revision])
+        self.revision = "+".join([judge.model, hashlib.sha256(own.encode()).hexdigest()[:8], *[sha256] * bool(sha256)])
         self.weights_sha256 = getattr(judge, "weights_sha256", None)
-        self._sampling, self._seed = SAMPLING, 0
 
     def again(self, seed: int, temperature: float) -> Self:
-        """The rubric with sampled reasons, for repeatability."""
         return again(self, seed, temperature)
 
     def score(self, items: Sequence[Item]) -> list[Numbers | str]:
         pairs = [pair(item) for item in items]
         asked = [(prompt, text, own.text) for prompt, *both in pairs for text in both for own in self.criteria]
-        ratings, count = each_once(self._ask, asked), len(self.criteria)
-        return [self._numbers(ratings[at : at + 2 * count]) for at in range(0, len(ratings), 2 * count)]
+        ratings, count = each_once(self._ask, asked), 2 * len(self.criteria)
+        return [self._numbers(ratings[at : at + count]) for at in range(0, len(ratings), count)]
 
     def _numbers(self, ratings: Sequence[Rating | str]) -> Numbers | str:
         """ratings: of the output by each criterion, then of the baseline's answer"""
         known = [rating for rating in ratings if not isinstance(rating, str)]
         if len(known) < len(ratings):
             return next(rating for rating in ratings if isinstance(rating, str))
-        names, weights = zip(*((own.name, own.weight) for own in self.criteria), strict=True)
-        labelled = list(zip([f"{who}.{name}" for who in ("score", "baseline_score") for name in names], known))  # noqa: B905
+        names = [f"{of}.{own.name}" for of in ("score", "baseline_score") for own in self.criteria]
         both = np.array([rating.score for rating in known]).reshape(2, -1)
-        own, other = np.average(both, axis=1, weights=weights).tolist()
+        own, other = np.average(both, axis=1, weights=[criterion.weight for criterion in self.criteria]).tolist()
         numbers = {"win": win(own, other), "score": own, "baseline_score": other}
         numbers["expected_scores"] = sum(rating.expected for rating in known) / len(known)
-        numbers |= {name: rating.score for name, rating in labelled} if len(names) > 1 else {}
-        return Explained(numbers, {name: rating.reason for name, rating in labelled})
+        if len(self.criteria) > 1:
+            numbers |= {name: rating.score for name, rating in zip(names, known, strict=True)}
+        return Explained(numbers, {name: rating.reason for name, rating in zip(names, known, strict=True)})
 
     def _ask(self, questions: list[tuple[str, str, str]]) -> list[Rating | str]:
         """Rate each (prompt, answer, criterion)."""
-        special = self.judge.special if isinstance(self.judge, LanguageModelJudge) else ()
-        asked = [
-            RATING.format(*(sanitise(text, special, MARKS) for text in own[:2]), own[2]) + RATE for own in questions
-        ]
-        if isinstance(self.judge, EndpointJudge):
-            sampling = replace(self._sampling, thinking=self.judge.thinking)
-            answers = replies(self.judge.engine, asked, sampling, self._seed, self.name, top=True)
-            return [read_rating(answer) for answer in answers]
-        return self._by_logprobs(self.judge, asked)
+        special = () if isinstance(self._judge, EndpointJudge) else self._judge.special
+        texts = [(*(sanitise(text, special, MARKS) for text in shown), by) for *shown, by in questions]
+        asked = [PROMPTS["rating"].format(*own) + PROMPTS["rate"] for own in texts]
+        if not isinstance(self._judge, EndpointJudge):
+            return self._by_logprobs(self._judge, asked)
+        sampling = replace(self._sampling, thinking=self._judge.thinking)
+        return list(map(read_rating, replies(self._judge.engine, asked, sampling, self._seed, self.name, top=True)))
 
     def _by_logprobs(self, judge: LanguageModelJudge, asked: Sequence[str]) -> list[Rating | str]:
-        """The reasons are generated, and all ten numbers after each are scored: exact, however they are tokenised."""
-        chat, closing = judge.engine.chat_template, judge.closing
-        asked = asked if chat else [f"{text}\nExplanation:" for text in asked]
+        """Reasons are generated, and all ten numbers after each are scored: exact, however they are tokenised."""
+        engine, chat = judge.engine, judge.engine.chat_template
+        asked, before = (asked, judge.closing) if chat else ([f"{text}\nExplanation:" for text in asked], " ")
         sampling = replace(self._sampling, stop=(BEFORE, "[["), thinking=judge.thinking)
-        found = replies(judge.engine, asked, sampling, self._seed, self.name)
-        reasons = [answer.text.strip() for answer in found]
-        requests = [
-            Request(text, f"{closing if chat else ' '}{reason}\n\n{BEFORE}{number}]]")
-            for text, reason in zip(asked, reasons, strict=True)
-            for number in SCALE
-        ]
-        scored = dict(judge.engine.loglikelihood(requests, chat=chat))
+        found = replies(engine, asked, sampling, self._seed, self.name)
+        begun = [f"{before}{answer.text.strip()}\n\n{BEFORE}" for answer in found]
+        requests = [Request(text, f"{own}{n}]]") for text, own in zip(asked, begun, strict=True) for n in SCALE]
+        scored = dict(engine.loglikelihood(requests, chat=chat))
         ratings = list[Rating | str]()
-        for at, (answer, reason) in enumerate(zip(found, reasons, strict=True)):
-            own = [scored[at * len(SCALE) + number] for number in range(len(SCALE))]
-            failed = answer.unscored or next((one.unscored for one in own if one.unscored), None)
-            expected = float(softmax([one.logprob for one in own]) @ np.array(SCALE)) if not failed else math.nan
-            ratings.append(f"the judge gave no rating: {failed}" if failed else Rating(expected, True, reason))
+        for at, answer in enumerate(found):
+            own = [scored[at * len(SCALE) + place] for place in range(len(SCALE))]
+            if failed := answer.unscored or next((one.unscored for one in own if one.unscored), None):
+                ratings.append(f"the judge gave no rating: {failed}")
+            else:
+                expected = float(softmax([one.logprob for one in own]) @ np.array(SCALE))
+                ratings.append(Rating(expected, True, answer.text.strip()))
         return ratings
 
 
 def read_rating(answer: Completion) -> Rating | str:
     """The last [[N]] of an answer, as the expected value where the log-probabilities determine it."""
-    written = [number for number in WRITTEN.findall(answer.text) if int(number) in SCALE]
-    if (reason := no_verdict(answer, bool(written))) is not None:
-        return reason
+    written = [int(number) for number in WRITTEN.findall(answer.text) if int(number) in SCALE]
+    if (why := no_verdict(answer, bool(written))) is not None:
+        return why
+    expected = expected_rating(answer, written[-1])
     reason = answer.text[: answer.text.rindex("[[")].removesuffix(BEFORE[:-2]).strip()
-    expected = expected_rating(answer, int(written[-1]))
     return Rating(float(written[-1]) if expected is None else expected, expected is not None, reason)
 
 
 def expected_rating(answer: Completion, written: int) -> float | None:
-    """Σ n p(n) / Σ p(n) over the numbers among the most likely tokens where the judge wrote its rating; None if they do
-    not determine it: "1" may be the beginning of "10" if the server's tokens are single digits.
-    """
+    """Σ n p(n) / Σ p(n) over the numbers among the most likely tokens where the judge wrote its rating. None if they do
+    not determine it: "1" may be the beginning of "10" if each digit is a token of its own."""
     pieces = [piece for piece, _ in answer.top]
     found = list(WRITTEN.finditer("".join(pieces)))
     if not found or int(found[-1][1]) != written:
@@ -221,20 +188,12 @@ def expected_rating(answer: Completion, written: int) -> float | None:
     ends = list(itertools.accumulate(map(len, pieces)))
     at = bisect_right(ends, found[-1].start(1))
     lead = pieces[at][: found[-1].start(1) - ends[at] + len(pieces[at])]
-    mass, ones = dict.fromkeys(SCALE, 0.0), 0.0  # of a token "1", which may go on
+    mass = dict.fromkeys(SCALE, 0.0)
     for token, logprob in answer.top[at][1]:
-        digits = re.fullmatch(r"(\d{1,2})(\D*)", token[len(lead) :]) if token.startswith(lead) else None
-        if digits is None or int(digits[1]) not in SCALE:
-            continue
-        if digits[1] == "1" and not digits[2]:
-            ones += math.exp(logprob)
-        else:
+        digits = re.fullmatch(rf"{re.escape(lead)}(\d{{1,2}})\D*", token)
+        if digits is not None and int(digits[1]) in SCALE:
             mass[int(digits[1])] += math.exp(logprob)
-    if not mass[10] and ones > NEGLIGIBLE * (ones + sum(mass.values())):
-        if written not in (1, 10) or at + 1 >= len(answer.top):
-            return None
-        after = [math.exp(logprob) for token, logprob in answer.top[at + 1][1] if token.startswith("0")]
-        mass[10], ones = ones * sum(after), ones * (1 - min(sum(after), 1.0))
-    mass[1] += ones
     total = sum(mass.values())
-    return sum(number * own for number, own in mass.items()) / total if mass[written] and total else None
+    if not mass[written] or (not mass[10] and mass[1] > NEGLIGIBLE * total):
+        return None
+    return sum(number * own for number, own in mass.items()) / total

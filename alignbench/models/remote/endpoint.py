@@ -162,6 +162,7 @@ class EndpointEngine:
         shown: dict[str, Any] = {}
         if top and "logprobs" in self._offers[path].settings:
             shown = {"top_logprobs": TOP_OF_CHAT} if chat else {"logprobs": TOP}
+        requested = dict(shown)
 
         async def answer(index: int) -> tuple[tuple[Completion, ...], RequestFailed | None]:
             received: list[Completion] = []
@@ -171,7 +172,7 @@ class EndpointEngine:
                 missing = min(samples - len(received), at_once)
                 own_seed = sample_seed(seed, prompts[index].key, len(received))
                 most = sampling.most_tokens if apart else sampling.max_tokens
-                body = self._body(path, prompts[index].text, most, seed=own_seed, **settings, **shown)
+                body = self._body(path, prompts[index].text, most, seed=own_seed, **settings | shown)
                 if apart:
                     body.pop("stop", None)
                 if missing > 1:
@@ -179,7 +180,8 @@ class EndpointEngine:
                 try:
                     choices = await self.client.post(path, body)
                 except RequestFailed as failure:
-                    if shown and failure.permanent and "logprobs" in str(failure):
+                    asked = requested and requested.items() <= body.items()
+                    if asked and failure.permanent and "logprobs" in str(failure):
                         shown.clear()  # it refuses so many: ask without
                         continue
                     lost = Completion("", "end", unscored=str(failure), transient=not failure.permanent)
