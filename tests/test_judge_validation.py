@@ -10,39 +10,37 @@ from commands import assert_one_line_error, files_of, run
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score
-from standin_server import StandIn
+from standin_server import MODEL, StandIn
 
 from alignbench.evaluation.score_file import judge_files
 from alignbench.labels.judges import Unit, units_of, validate
 from alignbench.labels.table import read_labels
-from alignbench.stats.judges import Rate, corrected_rate, labels_needed, rate
+from alignbench.stats.judges import Rate, corrected_rate, labels_needed, labels_without_judge, rate
 
 CASES = cases("judge_validation")
 SIDES = st.sampled_from([0.0, 0.5, 1.0])
+PROMPT = "What does cow {} say?"
+ROWS = [
+    {"prompt": PROMPT.format(n), "output_1": "moo " * (n + 1), "output_2": "baa", "labeler": who, "preference": p}
+    for n in range(8)
+    for who, p in (("ann", 0), ("ben", n % 2))
+]
 
 
-def pairs(rows):
-    """Units of two models: the judge's verdict and the votes of people, by prompt."""
+def pairs(rows, models=("x", "y"), repeated=()):
+    """Units of two models: the judge's verdict and the votes of people, a row for each prompt."""
     return [
-        Unit(
-            f"p{at}",
-            f"p{at}",
-            ("a" * 9, "b"),
-            ("x", "y"),
-            dict(enumerate(votes)),
-            None if won is None else {"win": won},
-        )
+        Unit(f"p{at}", "", ("a" * 9, "b"), models, dict(enumerate(votes)), {"win": won}, tuple(repeated))
         for at, (won, votes) in enumerate(rows)
     ]
 
 
-def values(units, **options):
-    found = validate("j", units, resamples=100, **options)
-    return {(own.statistic, own.who): own.estimate for own in found}
+def values(units):
+    return {(own.statistic, own.who): own.estimate for own in validate("j", units, resamples=100)}
 
 
 def test_a_small_table_by_hand():
-    # wins, ties, losses; ann and ben
+    # wins, ties, losses of ann and ben; nobody labelled the last two
     found = values(pairs([(1, [1, 1]), (1, [0, 1]), (0.5, [1, 0.5]), (0, [0, 0]), (0, [0.5, 0]), (1, []), (0, [])]))
     assert found["agreement", "people"].value == 7 / 10
     assert found["agreement_ties_dropped", "people"].value == 6 / 7
@@ -52,43 +50,38 @@ def test_a_small_table_by_hand():
     assert found["relative_agreement_ties_dropped", "people"].value == pytest.approx((5 / 6) / (2 / 3))
     assert found["agreement", "labeler 0"].value == 2 / 5
     assert found["agreement_ties_dropped", "labeler 1"].value == 1
+    assert found["agreement", "majority"].value == 2 / 5
     assert [found["agreement", who].n for who in ("people", "labeler 0")] == [10, 5]
-    assert (found["tie", ""].value, found["tie", "people"].value) == (1 / 7, 1 / 5)
-    assert (found["prefers_longer", ""].value, found["prefers_longer", "people"].value) == (3 / 6, 2 / 4)
-    # people: 1, ½, 1, 0, 0 for x; judge: 1, 1, ½, 0, 0
+    assert [found["tie", who].value for who in ("", "people")] == [1 / 7, 1 / 5]
+    assert [found["prefers_longer", who].value for who in ("", "people")] == [3 / 6, 2 / 4]
+    # people: 1, ½, 1, 0, 0 for x; the judge: 1, 1, ½, 0, 0
     assert found["win_rate_people", "x"].value == found["win_rate_judge", "x"].value == 0.5
-    sensitivity, specificity = (1 + 0.5 + 0.5) / 2.5, 1 - 0.5 / 2.5
-    assert found["sensitivity", "x"].value == pytest.approx(sensitivity)
-    assert found["specificity", "x"].value == pytest.approx(specificity)
+    assert found["sensitivity", "x"].value == pytest.approx((1 + 0.5 + 0.5) / 2.5)
+    assert found["specificity", "x"].value == pytest.approx(1 - 0.5 / 2.5)
     assert found["win_rate_judge_unlabelled", "x"].value == found["win_rate_corrected", "x"].value == 0.5
     assert found["labels_without_judge", "x"].value == 385
     assert ("win_rate_people", "y") not in found  # the complement
 
 
 @given(st.lists(st.tuples(SIDES, st.lists(SIDES, min_size=1, max_size=3)), min_size=2, max_size=12))
-def test_kappa_is_symmetric_in_the_order_of_pairs_and_the_correction_of_the_labelled_units_is_exact(rows):
+def test_kappa_ignores_the_order_of_a_pair_and_the_labelled_units_are_corrected_exactly(rows):
     units = pairs(rows)
     found = values(units)
-    judged, people = [won for won, _ in rows], [unit.people for unit in units]
-    both = [[str(x) for x in own] + [str(1 - x) for x in own] for own in (judged, people)]
+    people = [unit.people for unit in units]
+    both = [[str(x) for x in own] + [str(1 - x) for x in own] for own in ([won for won, _ in rows], people)]
     if len({*both[0], *both[1]}) > 1:
         assert found["cohen_kappa", "majority"].value == pytest.approx(cohen_kappa_score(*both))
     specificity, sensitivity = found.get(("specificity", "x")), found.get(("sensitivity", "x"))
     if specificity and sensitivity and specificity.value + sensitivity.value > 1 + 1e-9:
-        sizes = (Rate(own.value, 10) for own in (found["win_rate_judge", "x"], specificity, sensitivity))
-        assert corrected_rate(*sizes).value == pytest.approx(np.mean(people))
+        rates = (Rate(own.value, 10) for own in (found["win_rate_judge", "x"], specificity, sensitivity))
+        assert corrected_rate(*rates).value == pytest.approx(np.mean(people))
 
 
 def test_without_names_of_models_both_sides_count_and_repetitions_are_compared():
-    named = [(1, [1]), (1, [1]), (1, [0]), (0.5, [0])]
-    units = [
-        Unit(f"p{i}", "p", ("a", "bb"), ("", ""), dict(enumerate(v)), {"win": w}, (1.0, w, 1.0))
-        for i, (w, v) in enumerate(named)
-    ]
-    found = values(units)
+    found = values(pairs([(1, [1]), (1, [1]), (1, [0]), (0.5, [0])], models=("", ""), repeated=(1.0, 0.5, 1.0)))
     assert found["sensitivity", ""].value == found["specificity", ""].value == (1 + 1 + 0 + 0.5) / 4
     assert not any(name.startswith("win_rate") for name, _ in found)
-    assert found["repeatability", ""].value == pytest.approx((3 + 1 / 3) / 4)
+    assert found["repeatability", ""].value == pytest.approx(1 / 3)
 
 
 def test_position_is_measured_from_the_two_orders():
@@ -106,12 +99,13 @@ def test_the_corrected_interval_is_that_of_the_authors_package(p, q0, q1, n, m0,
     assert found.value == pytest.approx(min(max((p + q0 - 1) / (q0 + q1 - 1), 0), 1))
 
 
-def test_a_judge_that_is_not_better_than_chance_corrects_nothing():
+def test_a_judge_that_is_not_better_than_chance_corrects_nothing_and_more_labels_are_needed_than_by_people():
     assert corrected_rate(Rate(0.5, 100), Rate(0.4, 50), Rate(0.6, 50)).value is None
     assert labels_needed(0.1, 0.5, 0.4, 0.6) is None
     assert labels_needed(0.1, 0.5, 1.0, 1.0) == 0
-    assert labels_needed(0.1, 0.5, 0.8, 0.8) == math.ceil(0.16 * (2 * 1.959964 / 0.1 / 0.6) ** 2)
-    found = corrected_rate(Rate(0.5, 1e9), Rate(0.8, 683 / 2), Rate(0.8, 683 / 2))
+    needed = labels_needed(0.1, 0.5, 0.8, 0.8)
+    assert needed == math.ceil(0.16 * (2 * 1.959964 / 0.1 / 0.6) ** 2) > labels_without_judge(0.1, 0.5)
+    found = corrected_rate(Rate(0.5, 1e9), Rate(0.8, needed / 2), Rate(0.8, needed / 2))
     assert found.high - found.low == pytest.approx(0.1, abs=0.001)
 
 
@@ -128,32 +122,15 @@ def test_the_size_of_a_rate_is_that_of_independent_values():
 @pytest.mark.parametrize("theta", [0.1, 0.5, 0.8])
 @pytest.mark.parametrize(("q0", "q1", "labels"), [(0.7, 0.9, 200), (0.85, 0.75, 100)])
 def test_corrected_intervals_cover_the_truth(theta, q0, q1, labels):
-    """Also with several units of a prompt, of which the judge and people are more alike than chance."""
-    random, covered, naive = np.random.default_rng(7), 0, 0
-    for _ in range(1000):
+    random, covered = np.random.default_rng(7), 0
+    for _ in range(2000):
         truth = random.random(labels + 300) < theta
-        verdict = np.where(truth, random.random(labels + 300) < q1, random.random(labels + 300) > q0)
-        votes = [({"ann": float(t)} if at < labels else {}) for at, t in enumerate(truth)]
-        units = [
-            Unit(f"p{at}", "", ("a", "b"), ("x", "y"), v, {"win": float(w)})
-            for at, (v, w) in enumerate(zip(votes, verdict, strict=True))
-        ]
-        own = ([u.prompt_id for u in units[:labels]], verdict[:labels].astype(float), truth[:labels].astype(float))
-        test = rate(verdict[labels:].astype(float))
-        sensitivity, specificity = rate(own[1], own[0], own[2]), rate(1 - own[1], own[0], 1 - own[2])
-        found = corrected_rate(test, specificity, sensitivity)
+        said = np.where(truth, random.random(len(truth)) < q1, random.random(len(truth)) > q0).astype(float)
+        people, verdicts = truth[:labels].astype(float), said[:labels]
+        specificity, sensitivity = rate(1 - verdicts, weights=1 - people), rate(verdicts, weights=people)
+        found = corrected_rate(rate(said[labels:]), specificity, sensitivity)
         covered += found.low <= theta <= found.high
-        naive += abs(test.value - theta) < 1.96 * math.sqrt(test.value * (1 - test.value) / 300)
-    assert 0.93 <= covered / 1000 <= 0.985
-    assert naive < covered
-
-
-PROMPT = "What does cow {} say?"
-ROWS = [
-    {"prompt": PROMPT.format(n), "output_1": "moo " * (n + 1), "output_2": "baa", "labeler": who, "preference": p}
-    for n in range(8)
-    for who, p in (("ann", 0), ("ben", n % 2))
-]
+    assert 0.935 <= covered / 2000 <= 0.985
 
 
 @pytest.fixture
@@ -164,20 +141,17 @@ def labels(tmp_path):
 def findings(*arguments, cwd):
     done = run("judges", "validate", *arguments, "--json", "--resamples", 100, cwd=cwd)
     assert done.returncode == 0, done.stderr
-    found = {
-        (own["judge"].partition("@")[0], own["statistic"], own["who"]): own["estimate"]["value"]
-        for own in json.loads(done.stdout)
-    }
-    return found, done.stderr
+    rows = [(own, own["judge"].partition("@")[0]) for own in json.loads(done.stdout)]
+    return {(name, own["statistic"], own["who"]): own["estimate"]["value"] for own, name in rows}, done.stderr
 
 
 def test_judges_of_a_file_of_labels_keep_their_verdicts_and_are_asked_once(labels, tmp_path):
-    found, err = findings("--labels", labels, "--judge", "longer", "--judge", "labeler:ben", "--seeds", 2, cwd=tmp_path)
-    # of the longer answer: always the first one (but "moo " against "baa"), as ann says; ben is the judge of others
-    assert found["longer", "agreement", "labeler ann"] == 1
+    judges = ("--judge", "longer", "--judge", "labeler:ben", "--seeds", 2)
+    found, err = findings("--labels", labels, *judges, cwd=tmp_path)
+    # the first output is always longer, and ann's choice; ben is the judge, so he is not among the people
+    assert found["longer", "agreement", "labeler ann"] == found["longer", "prefers_longer", ""] == 1
     assert ("longer", "agreement", "labeler ben") not in found
     assert found["labeler:ben", "agreement", "labeler ann"] == 0.5
-    assert found["longer", "prefers_longer", ""] == 1
     assert "longer@1: it does not sample" in err
     before = files_of(tmp_path / "runs")
     again, err = findings("--labels", labels, "--judge", "preference=longer", "--limit", 8, cwd=tmp_path)
@@ -188,34 +162,26 @@ def test_judges_of_a_file_of_labels_keep_their_verdicts_and_are_asked_once(label
 
 def test_the_verdicts_of_a_run_are_corrected_with_labels_of_some_of_its_prompts(tmp_path):
     texts = {"own": [f"moo {n}" * (1 + n % 3) for n in range(30)], "other": ["baa baa"] * 30}
-    files = [
-        write_lines(tmp_path / f"{name}.jsonl", [{"id": f"q{n}", "output": text} for n, text in enumerate(own)])
-        for name, own in texts.items()
-    ]
-    prompts = write_lines(tmp_path / "prompts.jsonl", [{"id": f"q{n}", "prompt": PROMPT.format(n)} for n in range(30)])
+    answers = {name: [{"id": f"q{n}", "output": text} for n, text in enumerate(own)] for name, own in texts.items()}
+    files = [write_lines(tmp_path / f"{name}.jsonl", own) for name, own in answers.items()]
+    asked = [{"id": f"q{n}", "prompt": PROMPT.format(n)} for n in range(30)]
+    prompts = write_lines(tmp_path / "prompts.jsonl", asked)
     judged = judge_files(*files, tmp_path / "runs", scorers=["preference=longer"], prompts=prompts)
     rows = [
-        {
-            "prompt": PROMPT.format(n),
-            "output_1": "baa baa",
-            "output_2": texts["own"][n],
-            "preference": int(n % 3 > 0),
-            "labeler": "ann",
-        }
+        {"prompt": PROMPT.format(n), "output_1": "baa baa", "output_2": texts["own"][n], "preference": int(n % 3 > 0)}
         for n in range(12)
     ]
-    rows[1]["preference"] = 0
+    rows[1]["preference"] = 0  # for the other answer, which is shorter
     labels = write_lines(tmp_path / "labels.jsonl", rows)
-    found, _ = findings("--labels", labels, "--judge", f"run:{judged.folder}/{judged.folders[0]}", cwd=tmp_path)
-    models = {who for _, statistic, who in found if statistic == "win_rate_corrected"}
-    assert models == {min("other", judged.folder.name)}
-    (model,) = models
-    assert found["longer", "agreement", "labeler ann"] == 11 / 12
-    own = judged.folder.name == model
-    assert found["longer", "win_rate_people", model] == pytest.approx(7 / 12 if own else 5 / 12)
-    assert found["longer", "win_rate_judge_unlabelled", model] == pytest.approx(2 / 3 if own else 1 / 3)
-    expected = (2 / 3 + 4 / 5 - 1) / (1 + 4 / 5 - 1)
-    assert found["longer", "win_rate_corrected", model] == pytest.approx(expected if own else 1 - expected)
+    spec = f"run:{judged.folder}/{judged.folders[0]}"
+    found, _ = findings("--labels", labels, "--judge", spec, cwd=tmp_path)
+    model = min("other", judged.folder.name)
+    ours = model == judged.folder.name
+    assert found["longer", "agreement", "labeler unnamed"] == 11 / 12
+    assert found["longer", "win_rate_people", model] == pytest.approx(7 / 12 if ours else 5 / 12)
+    assert found["longer", "win_rate_judge_unlabelled", model] == pytest.approx(2 / 3 if ours else 1 / 3)
+    corrected = (2 / 3 + 4 / 5 - 1) / (1 + 4 / 5 - 1)
+    assert found["longer", "win_rate_corrected", model] == pytest.approx(corrected if ours else 1 - corrected)
 
 
 def test_a_judge_that_generates_text_is_asked_again_with_other_seeds(labels, tmp_path):
@@ -224,72 +190,59 @@ def test_a_judge_that_generates_text_is_asked_again_with_other_seeds(labels, tmp
 
         def instead(path, body):
             status, reply = answer(path, body)
-            sampled = body.get("temperature") == 0.7 and body["seed"] % 2
-            for choice in reply["choices"]:
-                first = "moo" in body["messages"][0]["content"].split("<answer_b>")[0] if "messages" in body else True
-                if "message" in choice and "<answer_a>" in body["messages"][0]["content"]:
-                    choice |= {"finish_reason": "stop"}
-                    choice["message"]["content"] = "[[C]]" if sampled else f"[[{'A' if first else 'B'}]]"
+            text = body["messages"][0]["content"] if "messages" in body else ""
+            if "<answer_a>" in text:
+                sampled = body["temperature"] == 0.7 and body["seed"] % 2
+                winner = "C" if sampled else "A" if "moo" in text.partition("<answer_b>")[0] else "B"
+                message = {"role": "assistant", "content": f"[[{winner}]]"}
+                reply["choices"] = [{"index": 0, "finish_reason": "stop", "message": message}]
             return status, reply
 
         standin._answer = instead
-        options = ("--seeds", 3, "--temperature", 0.7)
-        spec = f"endpoint:{standin.spec}"
-        found, _ = findings("--labels", labels, "--judge", spec, *options, cwd=tmp_path)
-    name = f"endpoint:{standin.spec.partition('#')[2]}"
-    assert found[name, "agreement", "labeler ann"] == 1
-    assert found[name, "position_consistency", ""] == 1
-    assert 0 < found[name, "repeatability", ""] < 1
-    runs = list((tmp_path / "runs").glob("*/win_rate-*/task.json"))
-    assert len(runs) == 4  # each seed has its own folder
-    revisions = {json.loads(file.read_text())["scorers"][0]["revision"] for file in runs}
-    assert sum("at temperature 0.7" in revision for revision in revisions) == 3
+        options = ("--judge", f"endpoint:{standin.spec}", "--seeds", 3, "--temperature", 0.7)
+        found, _ = findings("--labels", labels, *options, cwd=tmp_path)
+    judge = f"endpoint:{MODEL}"
+    assert found[judge, "agreement", "labeler ann"] == found[judge, "position_consistency", ""] == 1
+    assert 0 < found[judge, "repeatability", ""] < 1
+    files = list((tmp_path / "runs").glob("*/win_rate-*/task.json"))  # one for each seed
+    revisions = {json.loads(file.read_text())["scorers"][0]["revision"] for file in files}
+    assert (len(files), sum("at temperature 0.7" in revision for revision in revisions)) == (4, 3)
 
 
 def test_votes_of_the_arena_and_ranked_conversations_are_labels(tmp_path):
-    said = [
-        [
-            {"role": "user", "content": "Hi?"},
-            {"role": "assistant", "content": f"{n} one"},
-            {"role": "user", "content": "And?"},
-            {"role": "assistant", "content": f"{n} two"},
-        ]
-        for n in "ab"
-    ]
+    asked = [{"role": "user", "content": text} for text in ("Hi?", "And?")]
+    said = [[{"role": "assistant", "content": f"{side} {turn}"} for turn in ("one", "two")] for side in "ab"]
+    said = [[asked[0], own[0], asked[1], own[1]] for own in said]
     vote = {"question_id": 81, "model_a": "m", "model_b": "k", "conversation_a": said[0], "conversation_b": said[1]}
-    rows = [
-        vote | {"judge": ["gpt-4", "pair"], "turn": 2, "winner": "model_b"},
-        vote | {"judge": "expert_1", "turn": 1, "winner": "tie (inconsistent)"},
-    ]
-    one, two = units_of(read_labels(str(write_lines(tmp_path / "votes.jsonl", rows))))
-    assert (one.prompt, one.outputs, one.models, one.votes) == (
-        "Hi?",
-        ("b one", "a one"),
-        ("k", "m"),
-        {"expert_1": 0.5},
-    )
-    assert (two.prompt, two.outputs[1], two.votes) == ("Hi?\n\nAnd?", "a one\n\na two", {"gpt-4-pair": 1.0})
-    rows = [{"prompt": [{"role": "user", "content": "Hi?"}], "responses": ["long one", "x", "yy"], "ranks": [1, 2, 2]}]
-    rows += [{"prompt": [*said[0][:3]], "responses": ["x", "long one", "long"], "ranks": [1, 2, 3]}]
-    found, _ = findings("--labels", write_lines(tmp_path / "ranked.jsonl", rows), "--judge", "longer", cwd=tmp_path)
+    votes = [vote | {"judge": ["gpt-4", "pair"], "turn": 2, "winner": "model_b"}]
+    votes += [vote | {"judge": "expert_1", "turn": 1, "winner": "tie (inconsistent)"}]
+    one, two = units_of(read_labels(str(write_lines(tmp_path / "votes.jsonl", votes))))
+    assert (one.prompt, one.outputs, one.models) == ("Hi?", ("b one", "a one"), ("k", "m"))
+    assert (one.votes, two.votes) == ({"expert_1": 0.5}, {"gpt-4-pair": 1.0})
+    assert (two.prompt, two.outputs[1]) == ("Hi?\n\nAnd?", "a one\n\na two")
+    rows = [{"prompt": asked[:1], "responses": ["long one", "x", "yy"], "ranks": [1, 2, 2]}]
+    rows += [{"prompt": said[0][:3], "responses": ["x", "long one", "long"], "ranks": [1, 2, 3]}]
+    ranked = write_lines(tmp_path / "ranked.jsonl", rows)
+    found, _ = findings("--labels", ranked, "--judge", "longer", cwd=tmp_path)
     assert found["longer", "agreement", "people"] == 3 / 6
     assert found["longer", "prefers_longer", "people"] == 3 / 5
-    records = [r for f in (tmp_path / "runs").glob("*/win_rate-*/documents.jsonl") for r in read_lines(f)]
-    assert {r["prompt"] for r in records} == {"Hi?", "User: Hi?\n\nAssistant: a one\n\nUser: And?"}
+    (file,) = (tmp_path / "runs").glob("*/win_rate-*/documents.jsonl")
+    prompts = {"Hi?", "User: Hi?\n\nAssistant: a one\n\nUser: And?"}
+    assert {record["prompt"] for record in read_lines(file)} == prompts
 
 
 def test_of_a_flag_a_labeler_is_validated(tmp_path):
     rows = [
-        {"prompt_id": n, "output": f"text {n}", "labeler": who, "is_factual": value}
+        {"prompt_id": n, "output": f"text {n}", "labeler": who, "is_factual": {"y": "yes", "n": "no"}[answer]}
         for n, own in enumerate(["yyy", "yny", "nnn", "nyn", "nyy"])
-        for who, value in zip("abc", own.replace("y", "1").replace("n", "0"), strict=True)
+        for who, answer in zip("abc", own, strict=True)
     ]
     file = write_lines(tmp_path / "flags.jsonl", rows)
     found, _ = findings("--labels", file, "--judge", "labeler:b", "--question", "is_factual", cwd=tmp_path)
     judge = "labeler:b"
     assert found[judge, "agreement", "people"] == 5 / 10
     assert found[judge, "agreement_among_people", "people"] == 4 / 5
-    # people's majority without b: y, y, n, n, tie
+    # the majority of a and c: yes, yes, no, no, tie
     assert found[judge, "sensitivity", ""] == pytest.approx(1.5 / 2.5)
     assert found[judge, "specificity", ""] == pytest.approx(1 / 2.5)
     assert (judge, "tie", "") not in found
@@ -299,52 +252,44 @@ def test_of_a_flag_a_labeler_is_validated(tmp_path):
 def test_what_cannot_be_validated_is_one_line(arguments, words, labels, tmp_path):
     write_lines(tmp_path / "ids.jsonl", [{"prompt_id": "p", "output_1": "a", "output_2": "b", "preference": 1}])
     write_lines(tmp_path / "likert.jsonl", [{"prompt_id": "p", "output": "a", "labeler": "ann", "likert": 3}])
-    vote = {"model_a": "m", "model_b": "k", "judge": "ann"}
-    write_lines(tmp_path / "votes.jsonl", [vote | {"winner": "both"}])
+    write_lines(tmp_path / "votes.jsonl", [{"model_a": "m", "model_b": "k", "judge": "ann", "winner": "both"}])
     assert_one_line_error(run("judges", "validate", *arguments.split(), cwd=tmp_path), *words)
 
 
 @pytest.mark.needs_data
 @pytest.mark.parametrize(("turn", "expected"), CASES["mt_bench"].items())
 def test_gpt_4_agrees_with_the_experts_of_mt_bench_as_published(turn, expected, data_dir, tmp_path):
-    """Zheng et al. 2023, table 5 (experts; G4-Pair and humans, in both setups), with numbers of votes."""
+    """Zheng et al. 2023, table 5: G4-Pair with humans and humans with each other, setups S1 and S2."""
     files = [data_dir / "mt-bench" / name for name in ("human.jsonl", "gpt4_pair.jsonl")]
     if not all(file.is_file() for file in files):
-        pytest.skip("no votes of MT-bench: split human and gpt4_pair of lmsys/mt_bench_human_judgments")
-    rows = [row for file in files for row in read_lines(file) if not str(row["judge"]).startswith("author")]
-    file = write_lines(tmp_path / "votes.jsonl", [row for row in rows if row["turn"] == turn])
+        pytest.skip("no votes of MT-bench: splits human and gpt4_pair of lmsys/mt_bench_human_judgments")
+    votes = [own for file in files for own in read_lines(file) if not str(own["judge"]).startswith("author")]
+    file = write_lines(tmp_path / "votes.jsonl", [own for own in votes if own["turn"] == turn])
     found, _ = findings("--labels", file, "--judge", "labeler:gpt4_pair", cwd=tmp_path)
-    for statistic, share in expected.items():
-        assert round(found["labeler:gpt4_pair", statistic, "people"], 2) == share
+    assert {name: round(found["labeler:gpt4_pair", name, "people"], 2) for name in expected} == expected
 
 
 @pytest.mark.needs_data
 def test_accuracy_and_kappa_on_pandalm_are_as_published(data_dir, tmp_path):
-    """Wang et al. 2024 (arXiv 2306.05087): kappa of the annotators, and accuracy of GPT-3.5 and PandaLM-7B."""
-    folder = data_dir / "pandalm"
+    """Wang et al. 2024 (arXiv 2306.05087): kappa of the annotators; accuracy of GPT-3.5 and PandaLM-7B."""
+    folder, side = data_dir / "pandalm", {"1": 0.0, "2": 1.0}
     if not folder.is_dir():
-        pytest.skip("no folder pandalm: WeOpenML/PandaLM, data/")
-    side = {"0": 0.5, "1": 0.0, "2": 1.0}
-    test, gpt, own = (
+        pytest.skip("no folder pandalm: the folder data of WeOpenML/PandaLM")
+    read = [
         json.loads((folder / f"{name}testset-v1.json").read_text()) for name in ("", "gpt-3.5-turbo-", "pandalm-7b-")
-    )
-    rows = [
-        {"prompt_id": row["idx"], "output_1": row["response1"], "output_2": row["response2"], "labeler": labeler}
-        | {"preference": side.get(str(answer), 0.5)}
-        for row, one, other in zip(test, gpt, own, strict=True)
-        for labeler, answer in [
-            *((f"annotator{number}", row[f"annotator{number}"]) for number in (1, 2, 3)),
-            ("gpt-3.5", one["gpt_result"]),
-            ("pandalm", other["pandalm_result"]),
-        ]
     ]
+    rows = []
+    for test, gpt, own in zip(*read, strict=True):
+        verdicts = {name: test[name] for name in ("annotator1", "annotator2", "annotator3")}
+        verdicts |= {"gpt-3.5": gpt["gpt_result"], "pandalm": own["pandalm_result"]}
+        pair = {"prompt_id": test["idx"], "output_1": test["response1"], "output_2": test["response2"]}
+        rows += [pair | {"labeler": who, "preference": side.get(str(won), 0.5)} for who, won in verdicts.items()]
     everyone = write_lines(tmp_path / "all.jsonl", rows)
-    judges = ("--judge", "labeler:gpt-3.5", "--judge", "labeler:pandalm")
-    found, _ = findings("--labels", everyone, *judges, cwd=tmp_path)
-    for judge, expected in CASES["pandalm"]["accuracy"].items():
-        assert found[f"labeler:{judge}", "agreement", "majority"] == pytest.approx(expected, abs=5e-5)
-    for pair, expected in CASES["pandalm"]["kappa"].items():
-        two = [row for row in rows if row["labeler"] in pair.split("-")]
-        file = write_lines(tmp_path / f"{pair}.jsonl", two)
-        found, _ = findings("--labels", file, "--judge", f"labeler:{pair.split('-')[0]}", cwd=tmp_path)
-        assert round(found[f"labeler:{pair.split('-')[0]}", "cohen_kappa", "majority"], 2) == expected
+    for judge, accuracy in CASES["pandalm"]["accuracy"].items():
+        others = ("--judge", "labeler:gpt-3.5", "--judge", "labeler:pandalm")
+        found, _ = findings("--labels", everyone, *others, cwd=tmp_path)
+        assert found[f"labeler:{judge}", "agreement", "majority"] == pytest.approx(accuracy, abs=5e-5)
+    for (one, other), kappa in ((own["pair"], own["value"]) for own in CASES["pandalm"]["kappa"]):
+        two = write_lines(tmp_path / f"{one}{other}.jsonl", [row for row in rows if row["labeler"] in (one, other)])
+        found, _ = findings("--labels", two, "--judge", f"labeler:{one}", cwd=tmp_path)
+        assert round(found[f"labeler:{one}", "cohen_kappa", "majority"], 2) == kappa
