@@ -252,6 +252,7 @@ def test_of_a_flag_a_labeler_is_validated(tmp_path):
 def test_what_cannot_be_validated_is_one_line(arguments, words, labels, tmp_path):
     write_lines(tmp_path / "ids.jsonl", [{"prompt_id": "p", "output_1": "a", "output_2": "b", "preference": 1}])
     write_lines(tmp_path / "likert.jsonl", [{"prompt_id": "p", "output": "a", "labeler": "ann", "likert": 3}])
+    write_lines(tmp_path / "other.jsonl", [ROWS[0] | {"prompt": "Who?"}])
     write_lines(tmp_path / "votes.jsonl", [{"model_a": "m", "model_b": "k", "judge": "ann", "winner": "both"}])
     assert_one_line_error(run("judges", "validate", *arguments.split(), cwd=tmp_path), *words)
 

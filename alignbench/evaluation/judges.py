@@ -1,5 +1,6 @@
 """`alignbench judges validate`: the verdicts of judges on what people have labelled, from a model, a file or a run."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -50,6 +51,10 @@ def validate_judges(
     Raises AlignbenchError if there is nothing to judge, and for unknown judges.
     """
     progress, source = progress or Progress(), ", ".join(labels)
+    if not 0 < width <= 1 or not 0 < temperature < math.inf:
+        raise AlignbenchError(
+            f"--width {width:g}, --temperature {temperature:g}: a width is at most 1, both are positive"
+        )
     units = units_of([label for file in labels for label in read_comparisons(file, question)], question)
     specs = [spec.removeprefix("preference=") for spec in judges]
     saved = {spec.partition(":")[2] for spec in specs if spec.startswith("labeler:")}
@@ -66,13 +71,9 @@ def validate_judges(
     for spec in specs:
         kind, _, rest = spec.partition(":")
         if kind == "labeler":
-            name, found = (
-                spec,
-                [
-                    replace(own, verdict={"win": win(unit.votes[rest], 0.5)} if rest in unit.votes else None)
-                    for own, unit in zip(by_people, units, strict=True)
-                ],
-            )
+            won = [unit.votes.get(rest) for unit in units]
+            saw = [None if own is None else {"win": win(own, 0.5)} for own in won]
+            name, found = spec, [replace(own, verdict=verdict) for own, verdict in zip(by_people, saw, strict=True)]
         elif question != PAIRS:
             raise AlignbenchError(f"--judge {spec}: for a flag name verdicts in the labels, as labeler:NAME")
         elif kind == "run":
@@ -123,6 +124,9 @@ def ask(
     (run,) = write_runs([Found(model, task, records, identity, (judge,))], out, progress)
     done = TaskRun.of(TaskFolder(run.folder / run.folders[0]))
     assert done is not None
+    if not done.result.n_scored:
+        reason = next(iter(done.result.unscored))
+        raise AlignbenchError(f"{judge.name}: no verdict on any pair ({reason}); the records are in {done.path}")
     progress.say(f"{judge.name}: verdicts in {done.path}")
     found = {record.id: numbers_of(record) for record in done.records()}
     return [found[own.id] for own in records]
