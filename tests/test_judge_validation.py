@@ -50,7 +50,7 @@ def test_a_small_table_by_hand():
     assert found["relative_agreement_ties_dropped", "people"].value == pytest.approx((5 / 6) / (2 / 3))
     assert found["agreement", "labeler 0"].value == 2 / 5
     assert found["agreement_ties_dropped", "labeler 1"].value == 1
-    assert found["agreement", "majority"].value == 2 / 5
+    assert found["agreement", "majority"].value == 3 / 5
     assert [found["agreement", who].n for who in ("people", "labeler 0")] == [10, 5]
     assert [found["tie", who].value for who in ("", "people")] == [1 / 7, 1 / 5]
     assert [found["prefers_longer", who].value for who in ("", "people")] == [3 / 6, 2 / 4]
@@ -283,7 +283,7 @@ def test_accuracy_and_kappa_on_pandalm_are_as_published(data_dir, tmp_path):
     for test, gpt, own in zip(*read, strict=True):
         verdicts = {name: test[name] for name in ("annotator1", "annotator2", "annotator3")}
         verdicts |= {"gpt-3.5": gpt["gpt_result"], "pandalm": own["pandalm_result"]}
-        pair = {"prompt_id": test["idx"], "output_1": test["response1"], "output_2": test["response2"]}
+        pair = {"prompt_id": test["idx"], "output_1": str(test["response1"]), "output_2": str(test["response2"])}
         rows += [pair | {"labeler": who, "preference": side.get(str(won), 0.5)} for who, won in verdicts.items()]
     everyone = write_lines(tmp_path / "all.jsonl", rows)
     for judge, accuracy in CASES["pandalm"]["accuracy"].items():

@@ -1,6 +1,5 @@
 """`alignbench judges validate`: the verdicts of judges on what people have labelled, from a model, a file or a run."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -51,10 +50,6 @@ def validate_judges(
     Raises AlignbenchError if there is nothing to judge, and for unknown judges.
     """
     progress, source = progress or Progress(), ", ".join(labels)
-    if not 0 < width <= 1 or not 0 < temperature < math.inf:
-        raise AlignbenchError(
-            f"--width {width:g}, --temperature {temperature:g}: a width is at most 1, both are positive"
-        )
     units = units_of([label for file in labels for label in read_comparisons(file, question)], question)
     specs = [spec.removeprefix("preference=") for spec in judges]
     saved = {spec.partition(":")[2] for spec in specs if spec.startswith("labeler:")}
