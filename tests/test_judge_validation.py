@@ -52,12 +52,12 @@ def test_a_small_table_by_hand():
     assert found["agreement_ties_dropped", "labeler 1"].value == 1
     assert found["agreement", "majority"].value == 3 / 5
     assert [found["agreement", who].n for who in ("people", "labeler 0")] == [10, 5]
-    assert [found["tie", who].value for who in ("", "people")] == [1 / 7, 1 / 5]
-    assert [found["prefers_longer", who].value for who in ("", "people")] == [3 / 6, 2 / 4]
-    # people: 1, ½, 1, 0, 0 for x; the judge: 1, 1, ½, 0, 0
+    assert [found["tie", who].value for who in ("", "people")] == [1 / 7, 3 / 5]
+    assert [found["prefers_longer", who].value for who in ("", "people")] == [3 / 6, 1 / 2]
+    # most people: 1, ½, ½, 0, ½ for x; the judge: 1, 1, ½, 0, 0
     assert found["win_rate_people", "x"].value == found["win_rate_judge", "x"].value == 0.5
-    assert found["sensitivity", "x"].value == pytest.approx((1 + 0.5 + 0.5) / 2.5)
-    assert found["specificity", "x"].value == pytest.approx(1 - 0.5 / 2.5)
+    assert found["sensitivity", "x"].value == pytest.approx((1 + 0.5 + 0.25) / 2.5)
+    assert found["specificity", "x"].value == pytest.approx(1 - (0.5 + 0.25) / 2.5)
     assert found["win_rate_judge_unlabelled", "x"].value == found["win_rate_corrected", "x"].value == 0.5
     assert found["labels_without_judge", "x"].value == 385
     assert ("win_rate_people", "y") not in found  # the complement

@@ -6,6 +6,7 @@ the flag is set, 0 if not, and ½ for a tie.
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
@@ -45,8 +46,9 @@ class Unit:
 
     @property
     def people(self) -> float:
-        """The majority's vote."""
-        return _side(0.5 + sum(_side(vote) - 0.5 for vote in self.votes.values()))
+        """The answer of most people; a tie if no answer has the most votes."""
+        most = Counter(map(_side, self.votes.values())).most_common(2)
+        return most[0][0] if len({count for _, count in most}) == len(most) else 0.5
 
 
 @dataclass(frozen=True)
