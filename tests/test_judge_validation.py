@@ -129,7 +129,7 @@ def test_corrected_intervals_cover_the_truth(theta, q0, q1, labels):
         people, verdicts = truth[:labels].astype(float), said[:labels]
         specificity, sensitivity = rate(1 - verdicts, weights=1 - people), rate(verdicts, weights=people)
         found = corrected_rate(rate(said[labels:]), specificity, sensitivity)
-        covered += found.low <= theta <= found.high
+        covered += found.low is None or found.low <= theta <= found.high  # none if by chance the judge looks useless
     assert 0.935 <= covered / 2000 <= 0.985
 
 

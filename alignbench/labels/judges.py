@@ -46,9 +46,9 @@ class Unit:
 
     @property
     def people(self) -> float:
-        """The answer of most people; a tie if no answer has the most votes."""
+        """The answer of most people; a tie if no answer has the most votes, or nobody voted."""
         most = Counter(map(_side, self.votes.values())).most_common(2)
-        return most[0][0] if len({count for _, count in most}) == len(most) else 0.5
+        return most[0][0] if most and len({count for _, count in most}) == len(most) else 0.5
 
 
 @dataclass(frozen=True)
