@@ -101,7 +101,7 @@ def test_a_language_model_is_asked_in_both_orders(plain):
     assert same == {"win": 0.5, "probability": 0.5}
     assert (lost["win"], lost["probability"]) == (1 - won["win"], pytest.approx(1 - won["probability"]))
     # the common beginning of prompts is computed once
-    assert judge._engine.work()["tokens_computed"] < 0.7 * judge._engine.work()["tokens_asked"]
+    assert judge.engine.work()["tokens_computed"] < 0.7 * judge.engine.work()["tokens_asked"]
     assert (judge.kind, judge.name) == ("preference", "lm:plain")
     assert judge.weights_sha256 == find_checkpoint(str(plain)).weights_sha256
     assert judge.revision.startswith(f"{find_checkpoint(str(plain)).sha256}+")
@@ -119,7 +119,7 @@ def test_a_chat_model_is_asked_with_its_chat_template(plain, tmp_path):
     contexts = [f"<s>user: {text}</s><s>assistant:" for text in asked]
     first, second = (probability_of_first(folder, text, "AB", add_special_tokens=False) for text in contexts)
     assert found["probability"] == pytest.approx((first + 1 - second) / 2, abs=1e-5)
-    (tokens,) = judge._engine.encoder.prompts(asked[:1], chat=True)
+    (tokens,) = judge.engine.encoder.prompts(asked[:1], chat=True)
     counts = [tokens.tolist().count(token) for token in (tokenizer.bos_token_id, tokenizer.eos_token_id)]
     assert counts == [2, 1]
 

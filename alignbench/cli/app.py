@@ -17,6 +17,7 @@ from alignbench.cli.engines import list_engines
 from alignbench.cli.evaluate import evaluate, sweep
 from alignbench.cli.export import export
 from alignbench.cli.imports import import_results
+from alignbench.cli.judges import app as judges_app
 from alignbench.cli.labels import app as labels_app
 from alignbench.cli.rank import rank
 from alignbench.cli.report import report
@@ -47,6 +48,7 @@ app.add_typer(demo_app, name="demo")
 app.add_typer(data_app, name="data")
 app.add_typer(scorers_app, name="scorers")
 app.add_typer(labels_app, name="labels")
+app.add_typer(judges_app, name="judges")
 app.add_typer(train_app, name="train")
 
 

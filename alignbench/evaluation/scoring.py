@@ -16,7 +16,7 @@ from alignbench.progress import Progress
 from alignbench.runs.folder import TaskFolder
 from alignbench.types.engine import Loglikelihood
 from alignbench.types.record import Document, Output, Record, rounded
-from alignbench.types.scorer import Numbers, Scorer, ScorerGoneError
+from alignbench.types.scorer import Explained, Numbers, Scorer, ScorerGoneError
 from alignbench.types.task import Task
 
 # Documents whose choices are planned together. More of them share more prefixes and fill batches better; fewer divide
@@ -71,7 +71,18 @@ def scored_record(task: Task, record: Record, scores: Scores) -> Record:
     numbers = {kind: found for kind, found in scores.items() if not isinstance(found, str)}
     failed = {kind: found for kind, found in scores.items() if isinstance(found, str)}
     outputs = tuple(
-        replace(output, scores={**output.scores, **{kind: dict(found[i]) for kind, found in numbers.items()}})
+        replace(
+            output,
+            scores={**output.scores, **{kind: dict(found[i]) for kind, found in numbers.items()}},
+            reasons={
+                **output.reasons,
+                **{
+                    k: own.reasons
+                    for k, found in numbers.items()
+                    if isinstance(own := found[i], Explained) and own.reasons
+                },
+            },
+        )
         for i, output in enumerate(record.outputs)
     )
     reasons = [output.unscored for output in outputs if output.unscored]

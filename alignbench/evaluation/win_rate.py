@@ -148,7 +148,7 @@ def battle(mine: Record, other: Record) -> Record:
     return replace(
         mine,
         references=(against.text,),
-        outputs=(replace(output, scores={}, unscored=unscored),),
+        outputs=(replace(output, scores={}, reasons={}, unscored=unscored),),
         metrics={},
         pending=True,
         unscored=None,
@@ -161,7 +161,8 @@ def trained_against(description: Mapping[str, Any], judge: Scorer) -> bool:
     description: its run.json, which contains that from recipe.json
     """
     training = description.get("training") or {}
-    return getattr(judge, "weights_sha256", None) in training.get("rewards", ())
+    asked = [judge, *getattr(judge, "members", ())]  # of a panel
+    return any(getattr(own, "weights_sha256", None) in training.get("rewards", ()) for own in asked)
 
 
 def find_judge(own: TaskSettings | None, device: str) -> Scorer | None:
@@ -185,7 +186,7 @@ def choose_judge(specs: Sequence[str], device: str, thinking: Thinking | None = 
     if "preference" not in named:
         raise AlignbenchError(
             "win_rate: no judge given; use --scorer preference=reward:MODEL, preference=lm:MODEL, "
-            "preference=endpoint:URL#MODEL or preference=labels:FILE"
+            "preference=endpoint:URL#MODEL, preference=labels:FILE, … (docs/win_rate.md)"
         )
     if others := [spec for kind, spec in named.items() if kind != "preference"]:
         raise AlignbenchError(f"scorer {others[0]!r}: a win rate uses only a scorer of kind preference")

@@ -201,7 +201,7 @@ class Finding:
     estimate: Estimate
 
 
-class _Statistic(NamedTuple):
+class Statistic(NamedTuple):
     """A function of sums over units: `columns` (units, k) -> sums (…, k) -> `value` (…). n: see `Finding`"""
 
     name: str
@@ -239,7 +239,7 @@ def agreement(labels: Sequence[Label], *, seed: int = 0, resamples: int = RESAMP
     return found, notes
 
 
-def _pairwise(shared: Judgements, name: str) -> list[_Statistic]:
+def _pairwise(shared: Judgements, name: str) -> list[Statistic]:
     """Proportion of agreeing pairs of labelers: of all, within each group, between each two groups."""
     own = np.array(shared.groups, object)
     groups = sorted({group for group in shared.groups if group is not None})
@@ -248,18 +248,18 @@ def _pairwise(shared: Judgements, name: str) -> list[_Statistic]:
     for a, b in combinations(groups, 2):
         both = agreeing_pairs(shared.counts(shared.category[:, (own == a) | (own == b)]))
         columns[f"groups {a} and {b}"] = both - of[a] - of[b]
-    return [_Statistic(name, who, pairs, proportion, int(pairs[:, 1].sum()), (0, 1)) for who, pairs in columns.items()]
+    return [Statistic(name, who, pairs, proportion, int(pairs[:, 1].sum()), (0, 1)) for who, pairs in columns.items()]
 
 
-def _beyond_chance(shared: Judgements) -> list[_Statistic]:
+def _beyond_chance(shared: Judgements) -> list[Statistic]:
     """Kappa and alpha. Each mirrored unit counts half in either order: the order of a pair's outputs is arbitrary and
     must not change the agreement expected by chance."""
     counts = shared.counts()
     units, size = counts.shape
 
-    def of_tables(name: str, tables: Floats, value: Callable[[Floats], Floats]) -> _Statistic:
+    def of_tables(name: str, tables: Floats, value: Callable[[Floats], Floats]) -> Statistic:
         columns = ((tables + tables[:, ::-1, ::-1]) / 2 if shared.mirrored else tables).reshape(units, -1)
-        return _Statistic(name, "all", columns, lambda sums: value(sums.reshape(*sums.shape[:-1], size, size)), units)
+        return Statistic(name, "all", columns, lambda sums: value(sums.reshape(*sums.shape[:-1], size, size)), units)
 
     found = []
     judged = (shared.category >= 0).any(0)
@@ -270,27 +270,29 @@ def _beyond_chance(shared: Judgements) -> list[_Statistic]:
     sums = fleiss_sums(counts)
     if shared.mirrored:
         sums[:, 2:] = (sums[:, 2:] + sums[:, :1:-1]) / 2
-    found.append(_Statistic("fleiss_kappa", "all", sums, fleiss_kappa, units))
+    found.append(Statistic("fleiss_kappa", "all", sums, fleiss_kappa, units))
     for level in LEVELS.get(shared.question, ("nominal",)):
         alpha = partial(krippendorff_alpha, level=level, values=shared.values)
         found.append(of_tables(f"alpha_{level}", coincidences(counts), alpha))
     return found
 
 
-def _estimates(shared: Judgements, found: Sequence[_Statistic], seed: int, resamples: int) -> list[Finding]:
-    """Each statistic with its interval. All see the same resamples of prompts."""
+def _estimates(shared: Judgements, found: Sequence[Statistic], seed: int, resamples: int) -> list[Finding]:
+    estimates = intervals(found, shared.prompt, seed, resamples)
+    return [Finding(shared.question, own.name, own.who, got) for own, got in zip(found, estimates, strict=True)]
+
+
+def intervals(found: Sequence[Statistic], prompt: Ints, seed: int, resamples: int) -> list[Estimate]:
+    """Each statistic with its interval. All see the same resamples of prompts. prompt: (units,) number of the prompt"""
     columns = np.concatenate([statistic.columns for statistic in found], 1)
-    sums = np.zeros((int(shared.prompt.max()) + 1, columns.shape[1]))
-    np.add.at(sums, shared.prompt, columns)
+    sums = np.zeros((int(prompt.max()) + 1, columns.shape[1]))
+    np.add.at(sums, prompt, columns)
     ends = np.cumsum([statistic.columns.shape[1] for statistic in found])[:-1]
     drawn = np.split(resampled_sums(sums, seed=seed, resamples=resamples), ends, axis=1)
-    return [
-        Finding(shared.question, statistic.name, statistic.who, _interval(statistic, own, draws))
-        for statistic, own, draws in zip(found, np.split(sums, ends, axis=1), drawn, strict=True)
-    ]
+    return [_interval(*own) for own in zip(found, np.split(sums, ends, axis=1), drawn, strict=True)]
 
 
-def _interval(statistic: _Statistic, sums: Floats, drawn: Floats) -> Estimate:
+def _interval(statistic: Statistic, sums: Floats, drawn: Floats) -> Estimate:
     """sums: (prompts, k); drawn: (resamples, k), their sums over resampled prompts"""
     clusters, n = int(sums.any(1).sum()), statistic.n
     centre = float(statistic.value(sums.sum(0)))

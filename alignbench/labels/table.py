@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from alignbench.console import write_text
-from alignbench.data.tables import SourceRow, read_source
+from alignbench.data.tables import SourceRow, checked_text, read_source
 from alignbench.errors import AlignbenchError
 
 WORDS = yaml.safe_load(Path(__file__).with_name("words.yaml").read_text("utf-8"))
@@ -22,6 +22,7 @@ FLAGS, NORMAL, RANKING_COLUMNS, PAIR_COLUMNS, YES, NO, MISSING = (
     tuple(WORDS[name]) for name in ("flags", "columns", "ranking_columns", "pair_columns", "yes", "no", "missing")
 )
 COLUMNS = (*NORMAL, *FLAGS)
+VOTE = {"model_a", "model_b", "winner"}  # of a row of Chatbot Arena and MT-bench
 LIKERT = (1, 7)
 
 
@@ -70,10 +71,10 @@ def read_labels(
     columns: {column of the file: our name}; flags: further columns that are flags; ignored: columns to leave out
     prompts: a file of all prompts, rows {prompt, prompt_id or id}
     A row is a label, a ranking as the trainers take it: {prompt, responses, ranks, labeler}, or a pair: {prompt,
-    output_1, output_2, preference}, also as AlpacaEval writes it.
+    output_1, output_2, preference}, also as AlpacaEval writes it, or a vote of Chatbot Arena and MT-bench.
     Raises AlignbenchError with file and line of the first invalid row.
     """
-    rows = read_source(source)
+    rows = [_vote(row) if row.fields.keys() >= VOTE else row for row in read_source(source)]
     names, graded_to = _names(rows, source, columns or {}, flags, ignored)
     known = _Prompts(prompts)
     seen: dict[tuple[object, ...], Any] = {}
@@ -193,6 +194,31 @@ def _names(
         if places[ours] != name:
             raise AlignbenchError(f"{there[name]}: columns {places[ours]!r} and {name!r} are both {ours}: --ignore one")
     return names, graded_to
+
+
+def _vote(row: SourceRow) -> SourceRow:
+    """A vote as a pair. The prompt is the user's messages up to the turn, an output is the assistant's."""
+    with row.located():
+        winner, judge, turn = checked_text(row.field("winner"), "winner"), row.field("judge"), row.fields.get("turn")
+        if winner not in ("model_a", "model_b") and not winner.startswith("tie"):
+            raise ValueError(f"winner is {_show(winner)}, not model_a, model_b or a tie")
+        ids = [str(row.fields[name]) for name in ("question_id", "turn") if name in row.fields]
+        found = {"prompt_id": " turn ".join(ids), "labeler": "-".join(judge) if isinstance(judge, list) else judge}
+        found["preference"] = 0.5 if winner.startswith("tie") else float(winner == "model_b")
+        for number, side in enumerate("ab", 1):
+            said = row.list(f"conversation_{side}") if f"conversation_{side}" in row.fields else []
+            if not all(isinstance(message, dict) for message in said):
+                raise ValueError(f"conversation_{side} is not a list of messages {{role, content}}")
+            shown = said[: 2 * turn] if isinstance(turn, int) else said
+            texts: dict[str, list[str]] = {"user": [], "assistant": []}
+            for message in shown:
+                texts.setdefault(str(message.get("role")), []).append(checked_text(message.get("content"), "content"))
+            found |= {
+                f"output_{number}": "\n\n".join(texts["assistant"]),
+                f"model_{number}": row.field(f"model_{side}"),
+            }
+            found |= {"prompt": "\n\n".join(texts["user"])} if texts["user"] else {}
+    return replace(row, fields={name: value for name, value in found.items() if name != "prompt_id" or value})
 
 
 class _Prompts:

@@ -4,7 +4,8 @@ Numbers of all judges of win rate: "win": 1.0 if the output is preferred, 0.0 if
 tie. Graded, from 0.0 to 1.0: "preference" of labels, which then is the win rate, and "probability" of a language model,
 which only length control uses. Judges that see an order are asked in both; they also give "first" and "second" (the
 verdict in the output's favour if it is shown first, second) and "consistent" (1 if the two are equal). Equal answers
-are a tie and not judged.
+are a tie and not judged. Judges that generate text can be asked `again` with samples. Panels and rubrics, which combine
+these judges, are in panel.py and rubric.py.
 """
 
 import hashlib
@@ -12,9 +13,10 @@ import math
 import re
 import sys
 from collections.abc import Callable, Hashable, Sequence
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import yaml
 
@@ -33,12 +35,13 @@ if TYPE_CHECKING:
     from alignbench.models.local import LocalEngine
 
 Question = TypeVar("Question", bound=Hashable)
+Answer = TypeVar("Answer")
 Ask = Callable[[list[Question]], list[float | str]]  # distinct questions -> the answer to each, or why there is none
 Comparison = tuple[str, str, str]  # the prompt, the answer shown first, the answer shown second
 Orders = tuple[float, float]  # for the output if it is shown first, and if it is shown second
 
-_PROMPT: dict[str, str] = yaml.safe_load(Path(__file__).with_name("preference.yaml").read_text("utf-8"))
-QUESTION, LETTER, EXPLAIN = _PROMPT["question"], _PROMPT["letter"], _PROMPT["explain"]
+PROMPTS: dict[str, str] = yaml.safe_load(Path(__file__).with_name("preference.yaml").read_text("utf-8"))
+QUESTION, LETTER, EXPLAIN = PROMPTS["question"], PROMPTS["letter"], PROMPTS["explain"]
 VERDICT = re.compile(r"\[\[\s*([ABC])\s*\]\]", re.IGNORECASE)
 # text that would close a tag of the question, give a verdict, or end the message in a chat format
 MARKS = r"<\s*/?\s*(?:instruction|answer_[ab])\b|\[\[\s*[ABC]\s*\]\]|<\|[^<>|\s]*\|>"
@@ -48,7 +51,7 @@ SHOWN = 80  # last characters of an answer without a verdict, in the message
 TRUTHFULQA = {"truth": "True:", "info": "Helpful:"}
 
 
-def each_once(ask: Ask[Question], questions: Sequence[Question]) -> list[float | str]:
+def each_once(ask: Callable[[list[Question]], Sequence[Answer]], questions: Sequence[Question]) -> list[Answer]:
     """The answers, for which each distinct question is asked once: a judge's answers cost money or time."""
     distinct = list(dict.fromkeys(questions))
     known = dict(zip(distinct, ask(distinct), strict=True))
@@ -106,12 +109,12 @@ def question(comparison: Comparison, asking: str, special_tokens: Sequence[str] 
     return QUESTION.format(*(sanitise(text, special_tokens) for text in comparison)) + asking
 
 
-def sanitise(text: str, special_tokens: Sequence[str] = ()) -> str:
+def sanitise(text: str, special_tokens: Sequence[str] = (), marks: str = MARKS) -> str:
     """Break the marks and special tokens in a text: "<" becomes "‹", another first character is followed by a space."""
     tokens = sorted((token for token in special_tokens if len(token) > 1 and token.strip()), key=len, reverse=True)
     # a lookahead, since a mark may begin within another one
-    marks = re.compile(rf"(?=(?:{'|'.join([MARKS, *map(re.escape, tokens)])}))(.)", re.IGNORECASE | re.DOTALL)
-    return marks.sub(lambda mark: "‹" if mark[1] == "<" else f"{mark[1]} ", encodable(text))
+    found = re.compile(rf"(?=(?:{'|'.join([marks, *map(re.escape, tokens)])}))(.)", re.IGNORECASE | re.DOTALL)
+    return found.sub(lambda mark: "‹" if mark[1] == "<" else f"{mark[1]} ", encodable(text))
 
 
 def read_verdict(text: str) -> float | None:
@@ -178,15 +181,16 @@ class LanguageModelJudge:
     kind, prompt = "preference", QUESTION + LETTER
 
     def __init__(self, path: str, device: str, trust_remote_code: bool, thinking: Thinking | None = THINKING) -> None:
-        checkpoint, self._engine = _load(path, device, trust_remote_code, CPU_TOKENS)
-        own = self._engine.encoder.expecting_thoughts(replace(SAMPLING, thinking=thinking), self._engine.chat_template)
+        checkpoint, self.engine = _load(path, device, trust_remote_code, CPU_TOKENS)
+        own = self.engine.encoder.expecting_thoughts(replace(SAMPLING, thinking=thinking), self.engine.chat_template)
         # a letter is no thought: a block that the template opens is closed
-        self._closing = f"\n{own.thinking.end}\n\n" if own.thinking and own.thinking.opened else ""
-        self.name = f"lm:{checkpoint.name}"
-        self.revision = revision_of(checkpoint.revision or checkpoint.sha256, self.prompt + self._closing)
+        self.closing = f"\n{own.thinking.end}\n\n" if own.thinking and own.thinking.opened else ""
+        self.thinking = thinking
+        self.name, self.model = f"lm:{checkpoint.name}", checkpoint.revision or checkpoint.sha256
+        self.revision = revision_of(self.model, self.prompt + self.closing)
         self.weights_sha256 = checkpoint.weights_sha256
-        added = self._engine.encoder.tokenizer.added_tokens_decoder.values()
-        self._special = [str(token) for token in added if token.special]
+        added = self.engine.encoder.tokenizer.added_tokens_decoder.values()
+        self.special = [str(token) for token in added if token.special]
 
     def score(self, items: Sequence[Item]) -> list[Numbers | str]:
         def numbers(orders: Orders | None) -> Numbers:
@@ -199,17 +203,16 @@ class LanguageModelJudge:
         """The probability of A against B. The engine computes the common beginning of the prompts once."""
         from scipy.special import expit
 
-        answers = self.letters(
-            [question(comparison, LETTER, self._special) for comparison in comparisons], "AB", "Better"
-        )
+        asked = [question(comparison, LETTER, self.special) for comparison in comparisons]
+        answers = self.letters(asked, "AB", "Better")
         return [answer if isinstance(answer, str) else float(expit(answer[0] - answer[1])) for answer in answers]
 
     def letters(self, asked: Sequence[str], letters: str, cue: str) -> list[tuple[float, ...] | str]:
         """The log-probabilities (nats) of letters as the reply to each question. cue: without a chat template"""
-        if chat := self._engine.chat_template:
-            return logprobs_of(self._engine, asked, [f"{self._closing}{letter}" for letter in letters], chat)
+        if chat := self.engine.chat_template:
+            return logprobs_of(self.engine, asked, [f"{self.closing}{letter}" for letter in letters], chat)
         contexts = [f"{text}\n{cue} answer:" for text in asked]
-        return logprobs_of(self._engine, contexts, [f" {letter}" for letter in letters])
+        return logprobs_of(self.engine, contexts, [f" {letter}" for letter in letters])
 
 
 class EndpointJudge:
@@ -222,12 +225,15 @@ class EndpointJudge:
     def __init__(self, path: str, thinking: Thinking | None = THINKING) -> None:
         from alignbench.models.remote.endpoint import EndpointEngine
 
-        self._engine = EndpointEngine(path, notify=lambda line: print(printable(line), file=sys.stderr))
-        model = self._engine.identity()
-        self.name = f"endpoint:{model['name']}"
-        prompt = self.prompt if thinking == THINKING else f"{self.prompt}{thinking}"
-        self.revision = revision_of(f"{model['reported'] or model['name']} at {model['url']}", prompt)
-        self._sampling = replace(SAMPLING, thinking=thinking)
+        self.engine = EndpointEngine(path, notify=lambda line: print(printable(line), file=sys.stderr))
+        model = self.engine.identity()
+        self.name, self.model = f"endpoint:{model['name']}", f"{model['reported'] or model['name']} at {model['url']}"
+        self.revision = revision_of(self.model, self.prompt if thinking == THINKING else f"{self.prompt}{thinking}")
+        self.thinking, self._sampling, self._seed = thinking, replace(SAMPLING, thinking=thinking), 0
+
+    def again(self, seed: int, temperature: float) -> Self:
+        """The judge with sampled answers, for repeatability."""
+        return again(self, seed, temperature)
 
     def score(self, items: Sequence[Item]) -> list[Numbers | str]:
         return both_orders(items, self._ask)
@@ -237,23 +243,56 @@ class EndpointJudge:
 
     def verdicts(self, texts: Sequence[str]) -> list[float | str]:
         """The verdict (see `read_verdict`) on each question. Raises ScorerGoneError if the endpoint stops answering."""
-        prompts = [Prompt(hashlib.sha256(text.encode()).hexdigest(), text) for text in texts]
-        try:
-            found = dict(self._engine.generate(prompts, self._sampling, chat=self._engine.chat_template))
-        except AlignbenchError as error:
-            raise ScorerGoneError(f"{self.name}: {error}; re-run the same command to resume") from error
-        return [_verdict_of(*found[i]) for i in range(len(prompts))]
+        return [_verdict_of(answer) for answer in replies(self.engine, texts, self._sampling, self._seed, self.name)]
+
+
+def again(judge: Answer, seed: int, temperature: float) -> Answer:
+    """A judge that generates text, with samples instead of greedy answers. seed: of the samples"""
+    other: Any = copy(judge)
+    other._sampling, other._seed = replace(other._sampling, temperature=temperature), seed
+    other.revision = f"{other.revision}+seed {seed} at temperature {temperature:g}"
+    found: Answer = other
+    return found
+
+
+def replies(
+    engine: Engine, texts: Sequence[str], sampling: Sampling, seed: int, name: str, **more: int
+) -> list[Completion]:
+    """One answer to each text, in the chat template if there is one. more: of an endpoint's `generate`
+
+    Raises ScorerGoneError if the engine stops answering. name: of the judge
+    """
+    prompts = [Prompt(hashlib.sha256(text.encode()).hexdigest(), text) for text in texts]
+    try:
+        found = dict(engine.generate(prompts, sampling, seed=seed, chat=engine.chat_template, **more))
+    except AlignbenchError as error:
+        raise ScorerGoneError(f"{name}: {error}; re-run the same command to resume") from error
+    return [found[i][0] for i in range(len(prompts))]
 
 
 def _verdict_of(answer: Completion) -> float | str:
+    found = read_verdict(answer.text)
+    return no_verdict(answer, found is not None) or found or 0.0
+
+
+def no_verdict(answer: Completion, there: bool) -> str | None:
+    """Why an answer gives no verdict; None if it does. there: its text has one"""
     if answer.unscored is not None:
         return f"the judge gave no verdict: {answer.unscored}"
     if answer.finish == "length":
         return f"the judge's answer was cut at {SAMPLING.max_tokens} tokens, so its verdict does not count"
-    if (found := read_verdict(answer.text)) is not None:
-        return found
     text = " ".join(printable(" ".join(answer.text.split())).split())
-    return f"the judge gave no verdict: {f'…{text[-SHOWN:]!r}' if text else 'an empty answer'}"
+    shown = f"…{text[-SHOWN:]!r}" if text else "an empty answer"
+    return None if there else f"the judge gave no verdict: {shown}"
+
+
+class LongerAnswer:
+    """`preference=longer`: the answer with more characters wins. The baseline that a judge has to beat."""
+
+    kind, name, revision = "preference", "longer", "1"
+
+    def score(self, items: Sequence[Item]) -> list[Numbers | str]:
+        return [{"win": win(len(own), len(other))} for _, own, other in map(pair, items)]
 
 
 class HumanLabels:

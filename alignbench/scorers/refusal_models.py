@@ -57,7 +57,7 @@ class RefusalJudge(LanguageModelJudge):
     kind, prompt = "refusal", QUESTION + LETTER
 
     def score(self, items: Sequence[Item]) -> list[Numbers | str]:
-        answers = self.letters([_question(item, LETTER, self._special) for item in items], "".join(LETTERS), "The")
+        answers = self.letters([_question(item, LETTER, self.special) for item in items], "".join(LETTERS), "The")
         values = list(LETTERS.values())
         return [own if isinstance(own, str) else numbers(values[int(np.argmax(own))]) for own in answers]
 

@@ -125,11 +125,15 @@ def share(values: ArrayLike, groups: Groups = None) -> Estimate:
     p, n = plain.value, float(plain.clusters)  # if all values agree, a cluster is as informative as one document
     if plain.standard_error:
         n = p * (1 - p) / plain.standard_error**2
-    z = t_quantile(plain.clusters - 1) if plain.clusters > 1 else NORMAL_QUANTILE
+    low, high = wilson(p, n, t_quantile(plain.clusters - 1) if plain.clusters > 1 else NORMAL_QUANTILE)
+    return replace(plain, low=low, high=high)
+
+
+def wilson(p: float, n: float, z: float = NORMAL_QUANTILE) -> tuple[float, float]:
+    """Wilson's interval (1927) of a proportion p of n independent values."""
     middle = (p + z**2 / (2 * n)) / (1 + z**2 / n)
     reach = float(z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2)))
-    low, high = clip(middle - reach, middle + reach, (0.0, 1.0))
-    return replace(plain, low=low, high=high)
+    return clip(middle - reach, middle + reach, (0.0, 1.0))
 
 
 def difference(first: Estimate, second: Estimate, bounds: Bounds = (None, None)) -> Estimate:

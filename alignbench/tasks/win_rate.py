@@ -19,6 +19,9 @@ from alignbench.tasks.declare import generation_task, words
 from alignbench.types.record import Document, Output, Record
 from alignbench.types.task import CorpusMetrics, Estimates, Metric, Options, Resampled, TaskData
 
+# number of a judge that gives it -> metric
+OF_JUDGES = {"probability": "probability", "consistent": "position_consistency"}
+OF_JUDGES |= {name: name for name in ("disagreement", "score", "baseline_score", "expected_scores")}
 LENGTH_CONTROLLED = Metric("win_rate_length_controlled", "proportion", "higher", bounds=(0, 1), scorer="preference")
 
 
@@ -52,8 +55,7 @@ def score_verdict(document: Document, outputs: Sequence[Output]) -> dict[str, fl
     if "preference" in verdict:  # graded: few are exactly one half
         del found["tie"]
         found["win_rate_discrete"] = win
-    more = {"probability": "probability", "consistent": "position_consistency"}
-    return found | {more[name]: verdict[name] for name in more if name in verdict}
+    return found | {metric: verdict[name] for name, metric in OF_JUDGES.items() if name in verdict}
 
 
 def graded(record: Record) -> float:

@@ -149,6 +149,8 @@ class Completion:
     unscored: the reason why there is no continuation; the other fields are then empty
     transient: the request failed for a temporary reason, not because of the prompt; a retry may succeed
     thoughts: the text of the block before the answer; the other fields are of the answer alone
+    top: the string of each token, and the most likely strings there with their log-probabilities in nats; empty unless
+        they were requested from an endpoint, and where it gives none
     """
 
     text: str
@@ -160,6 +162,7 @@ class Completion:
     unscored: str | None = None
     transient: bool = False
     thoughts: str = ""
+    top: tuple[tuple[str, tuple[tuple[str, float], ...]], ...] = ()
 
     @classmethod
     def failed(cls, reason: str) -> Completion:

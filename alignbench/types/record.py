@@ -67,11 +67,13 @@ class Output(Completion):
     """One text that the model generated for a document, and the scorers' numbers.
 
     scores: kind of scorer -> its numbers; a kind that failed is missing
+    reasons: kind of scorer -> its reasons, if it gives any (see `Explained`)
     divergences, log_ratios: of each token, from a base model, in nats (task kl): the KL divergence of the two
         distributions at its position, and its log-probability minus that of the base model
     """
 
     scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    reasons: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     divergences: tuple[float, ...] = ()
     log_ratios: tuple[float, ...] = ()
 
@@ -84,7 +86,7 @@ class Output(Completion):
     def to_json(self) -> dict[str, Any]:
         names = ("text", "finish", "tokens", "logprobs", "entropies", "unscored", "scores")
         content = {name: getattr(self, name) for name in names}
-        optional = ("top_entropies", "transient", "thoughts", "divergences", "log_ratios")
+        optional = ("top_entropies", "transient", "thoughts", "reasons", "divergences", "log_ratios")
         return content | {name: value for name in optional if (value := getattr(self, name))}
 
     @classmethod
@@ -149,10 +151,11 @@ class Record(Document):
 
     def unjudged(self, kinds: Sequence[str] | None = None) -> Record:
         """The record as it was before scorers of these kinds (None: any) saw it."""
-        outputs = tuple(
-            replace(output, scores={} if kinds is None else {k: v for k, v in output.scores.items() if k not in kinds})
-            for output in self.outputs
-        )
+
+        def others(numbers: Mapping[str, Any]) -> dict[str, Any]:
+            return {} if kinds is None else {kind: own for kind, own in numbers.items() if kind not in kinds}
+
+        outputs = tuple(replace(own, scores=others(own.scores), reasons=others(own.reasons)) for own in self.outputs)
         return replace(self, outputs=outputs, pending=True, unscored=None)
 
     def to_json(self) -> dict[str, Any]:
@@ -195,7 +198,7 @@ class Record(Document):
 # of the fields whose type a reader relies on; None too where a field may be null
 KINDS: dict[str, Any] = dict.fromkeys(("id", "prompt", "text", "finish", "thoughts"), str)
 KINDS |= dict.fromkeys(("group", "category", "source", "unscored"), str | None)
-KINDS |= dict.fromkeys(("target", "chance", "metrics", "scores", "statistics"), dict)
+KINDS |= dict.fromkeys(("target", "chance", "metrics", "scores", "reasons", "statistics"), dict)
 KINDS |= dict.fromkeys(("choices", "references", "outputs", "notes", "tokens", "logprobs", "entropies"), tuple)
 SLIM = ("id", "target", "group", "category", "chance", "metrics", "unscored")
 

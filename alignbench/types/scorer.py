@@ -14,6 +14,14 @@ from alignbench.errors import AlignbenchError
 Numbers = Mapping[str, float]
 
 
+class Explained(dict[str, float]):
+    """Numbers with a judge's reasons (what they are of -> text), which are kept in the record."""
+
+    def __init__(self, numbers: Numbers, reasons: Mapping[str, str]) -> None:
+        super().__init__(numbers)
+        self.reasons = dict(reasons)
+
+
 @dataclass(frozen=True, slots=True)
 class Item:
     """The input of a scorer: an output, and if the task has them its prompt (or question), the source text that it must

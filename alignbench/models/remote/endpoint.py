@@ -11,13 +11,14 @@ import hashlib
 import re
 from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 from alignbench.errors import AlignbenchError
 from alignbench.models.remote.client import Client, RequestFailed, find_key, in_parallel, parse_endpoint
 from alignbench.models.remote.replies import completion, score
-from alignbench.models.remote.sampling import DRAW, EXTRAS, NEUTRAL, UNMODIFIED, verify
+from alignbench.models.remote.sampling import DRAW, EXTRAS, NEUTRAL, TOP, UNMODIFIED, verify
 from alignbench.types.engine import UNFINISHED, Completion, Loglikelihood, Prompt, Request, Sampling, messages_of
 
 COMPLETIONS, CHAT = "/completions", "/chat/completions"
@@ -25,6 +26,7 @@ PROBE = "The sun rises in the east and sets in the"
 PROBE_RETRIES = 2  # so that a wrong address is reported soon
 MOST_STOPS = 4  # OpenAI's limit of stop strings; the text is cut here at further ones
 MOST_CHOICES = 128  # OpenAI's limit of `n`
+TOP_OF_CHAT = 20  # OpenAI's limit of `top_logprobs`
 MOST_FAILURES = 8  # prompts in a row without a reply: the endpoint is considered down
 NO_ENTROPIES = "it returns no entropies of its tokens; use a local checkpoint"
 # words of a refusal that concerns only the prompt
@@ -139,9 +141,12 @@ class EndpointEngine:
         yield from self._each([i for i in range(len(requests)) if only is None or i in only], answer)
 
     def generate(
-        self, prompts: Sequence[Prompt], sampling: Sampling, *, seed: int = 0, chat: bool = False
+        self, prompts: Sequence[Prompt], sampling: Sampling, *, seed: int = 0, chat: bool = False, top: bool = False
     ) -> Iterator[tuple[int, tuple[Completion, ...]]]:
-        """See `Engine.generate`. If a request fails, the samples received before are returned with the reason."""
+        """See `Engine.generate`. If a request fails, the samples received before are returned with the reason.
+
+        top: fill `Completion.top`, if the server gives log-probabilities
+        """
         if sampling.top_entropies:
             raise self._error(NO_ENTROPIES)
         path = CHAT if chat else COMPLETIONS
@@ -154,6 +159,10 @@ class EndpointEngine:
             settings["top_k"] = sampling.top_k
         if sampling.stop:
             settings["stop"] = list(sampling.stop[:MOST_STOPS])
+        shown: dict[str, Any] = {}
+        if top and "logprobs" in self._offers[path].settings:
+            shown = {"top_logprobs": TOP_OF_CHAT} if chat else {"logprobs": TOP}
+        requested = dict(shown)
 
         async def answer(index: int) -> tuple[tuple[Completion, ...], RequestFailed | None]:
             received: list[Completion] = []
@@ -163,7 +172,7 @@ class EndpointEngine:
                 missing = min(samples - len(received), at_once)
                 own_seed = sample_seed(seed, prompts[index].key, len(received))
                 most = sampling.most_tokens if apart else sampling.max_tokens
-                body = self._body(path, prompts[index].text, most, seed=own_seed, **settings)
+                body = self._body(path, prompts[index].text, most, seed=own_seed, **settings | shown)
                 if apart:
                     body.pop("stop", None)
                 if missing > 1:
@@ -171,9 +180,16 @@ class EndpointEngine:
                 try:
                     choices = await self.client.post(path, body)
                 except RequestFailed as failure:
+                    asked = requested and requested.items() <= body.items()
+                    if asked and failure.permanent and "logprobs" in str(failure):
+                        shown.clear()  # it refuses so many: ask without
+                        continue
                     lost = Completion("", "end", unscored=str(failure), transient=not failure.permanent)
                     return (*received, *[lost] * (samples - len(received))), failure
                 found = [completion(choice, sampling.stop, thinking) for choice in choices[:missing]]
+                if top:
+                    pairs = zip(found, choices, strict=False)
+                    found = [replace(own, top=tuple(zip(sent.pieces, sent.top, strict=False))) for own, sent in pairs]
                 cut = [own.unscored == UNFINISHED or (own.thoughts and own.finish == "length") for own in found]
                 if thinking is not None and any(cut) and not apart:
                     apart = True  # the model thinks: ask again
