@@ -50,3 +50,10 @@ def test_the_advice_names_settings_with_which_it_fits(config):
     total = sum(plan("ppo", replace(config, **least)).values()) / 2**30
     assert advise("ppo", config, 1, total).endswith("or a smaller model")
     assert "does with mixed_precision=bf16" in advise("ppo", config, 1, 1.2 * total)
+
+
+def test_vllm_has_its_own_part_of_the_device(config):
+    vllm = replace(config, rollouts="vllm", vllm_memory=0.5)
+    found, total = plan("ppo", vllm), sum(plan("ppo", vllm).values()) / 2**30
+    assert found == {name: number for name, number in plan("ppo", config).items() if not name.startswith("sampling")}
+    assert [advise("ppo", vllm, 1, total / room) == "fits" for room in (0.39, 0.41)] == [True, False]  # of 0.9 - 0.5

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import pyarrow.compute as pc
+from accelerate import Accelerator
 
 from alignbench.data.conversations import Conversation, Text, as_messages, read_conversations, shortened
 from alignbench.data.tokens import token_pieces
@@ -104,10 +105,10 @@ class Reader:
         return within_window(self.config.long, pairs, self.window, what, str(source), self.say, keep_end=keep_end)
 
 
-def load_policy(config: Any, say: Say) -> tuple[Any, Reader]:
+def load_policy(config: Any, accelerator: Accelerator, say: Say) -> tuple[Any, Reader]:
     """The causal language model `config.model` in fp32, and the reader of its rows. With a template responses also end
     at the token that ends a turn."""
-    model, tokenizer, checkpoint = load(config.model, "causal")
+    model, tokenizer, checkpoint = load(config.model, "causal", accelerator)
     render = find_render(config, tokenizer)  # first, since it may set the template that ends turns
     if render:
         end_at_turns(model, tokenizer)

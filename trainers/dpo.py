@@ -53,7 +53,7 @@ def train(
     check(config)
     progress = progress or Progress()
     accelerator = loop.make_accelerator(config, progress.say)
-    model, reader = load_policy(config, progress.say)
+    model, reader = load_policy(config, accelerator, progress.say)
     parts, files = read_parts(config, reader)
     residual_dropout(model, 0.0)
     if config.lora:

@@ -36,6 +36,8 @@ class NotFiniteError(AlignbenchError):
 
 def make_accelerator(config: StageConfig, notify: Callable[[str], None] = lambda line: None) -> Accelerator:
     """An accelerator of this process. Raises AlignbenchError for an unknown or missing tracker, DeepSpeed and FSDP1."""
+    # shards are read by `place`; transformers would leave the weights of all processes but one empty
+    os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
     fsdp1 = parse_flag_from_env("ACCELERATE_USE_FSDP") and os.environ.get("FSDP_VERSION", "1") != "2"
     if fsdp1 or parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
         raise AlignbenchError(f"{'FSDP1' if fsdp1 else 'DeepSpeed'}: not supported; start with FSDP2 or DDP instead")
@@ -196,7 +198,8 @@ def accumulate(
     summed = 0.0
     for number, batch in enumerate(batches, 1):
         with nullcontext() if number == len(batches) else accelerator.no_sync(module):
-            loss = loss_of(batch) / divisor
+            with accelerator.autocast():  # which FSDP2 lacks
+                loss = loss_of(batch) / divisor
             accelerator.backward(loss * accelerator.num_processes)  # DDP averages over processes
         summed += float(loss.detach())
     return summed

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from accelerate import Accelerator, cpu_offload
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard
 from torch.utils.checkpoint import checkpoint as recomputed
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 from transformers import PreTrainedTokenizerBase as Tokenizer
@@ -25,7 +27,7 @@ from alignbench.models.causal_lm import attention_span
 from alignbench.models.checkpoint import Checkpoint, CheckpointError, find_checkpoint
 from alignbench.models.encode import Encoder
 from alignbench.models.generate.decoding import end_tokens
-from alignbench.models.load import load_model
+from alignbench.models.load import load_empty, load_model, read_shards
 from alignbench.models.onednn import use_onednn
 from trainers.losses import token_logprobs
 from trainers.packing import PACKED, Example, Packed, pack
@@ -46,13 +48,19 @@ class Policy(nn.Module):
         super().__init__()
         self.model, self.temperature = model, temperature
 
-    def forward(self, packed: Packed) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log-probabilities, with gradient, and entropies, without, of `packed.targets`: (targets,) each, in nats."""
-        with replaced_attention(base_model(self.model), PACKED):
-            logits = self.model(
-                input_ids=packed.tokens, position_ids=packed.positions, use_cache=False, packed=packed,
-                logits_to_keep=packed.before,  # the LM head runs at these columns only
-            ).logits.squeeze(0)  # fmt: skip
+    def forward(self, packed: Packed, *, stock: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probabilities, with gradient, and entropies, without, of `packed.targets`: (targets,) each, in nats.
+
+        stock: a row of one response, computed as transformers does
+        """
+        if stock:
+            logits = self.model(input_ids=packed.tokens, use_cache=False).logits[0, packed.before]
+        else:
+            with replaced_attention(base_model(self.model), PACKED):
+                logits = self.model(
+                    input_ids=packed.tokens, position_ids=packed.positions, use_cache=False, packed=packed,
+                    logits_to_keep=packed.before,  # the LM head runs at these columns only
+                ).logits.squeeze(0)  # fmt: skip
         return token_logprobs(logits / self.temperature if self.temperature != 1 else logits, packed.targets)
 
 
@@ -66,13 +74,13 @@ class Scalar(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, packed: Packed, columns: torch.Tensor) -> torch.Tensor:
-        """Scores at these columns: (columns,), fp32."""
+    def forward(self, packed: Packed, columns: torch.Tensor, *, stock: bool = False) -> torch.Tensor:
+        """Scores at these columns: (columns,), fp32. stock: see `Policy.forward`"""
         model = base_model(self.model)
-        with replaced_attention(model, PACKED):
-            states = getattr(model, model.base_model_prefix)(
-                input_ids=packed.tokens, position_ids=packed.positions, use_cache=False, packed=packed
-            ).last_hidden_state.squeeze(0)
+        options = {} if stock else {"position_ids": packed.positions, "packed": packed}
+        with nullcontext() if stock else replaced_attention(model, PACKED):
+            backbone = getattr(model, model.base_model_prefix)
+            states = backbone(input_ids=packed.tokens, use_cache=False, **options).last_hidden_state.squeeze(0)
         scores: torch.Tensor = model.score(states.index_select(0, columns))[:, 0]
         return scores.float() + float(getattr(model.config, BIAS, 0.0))
 
@@ -95,10 +103,11 @@ def find_plain(spec: str) -> Checkpoint:
 
 
 def load(
-    spec: str, kind: Literal["causal", "reward"], *, new_head: int | None = None
+    spec: str, kind: Literal["causal", "reward"], accelerator: Accelerator | None = None, *, new_head: int | None = None
 ) -> tuple[Any, Tokenizer, Checkpoint]:
     """A checkpoint in fp32 for training, its tokenizer, and its identity.
 
+    accelerator: under FSDP2 its weights have no memory before `place`
     new_head: the seed of a head N(0, 1/(width + 1)) (arXiv 2009.01325, App. B) for a checkpoint that has none
     Raises AlignbenchError if the checkpoint does not load as such a model, or cannot be trained on packed rows.
     """
@@ -106,17 +115,20 @@ def load(
     auto, options = AutoModelForCausalLM, dict[str, Any]()
     if kind == "reward":
         auto, options = AutoModelForSequenceClassification, {"num_labels": 1}
-    model, tokenizer, missing = load_model(checkpoint, auto, f"a {kind} model", dtype=torch.float32, **options)
+    options["dtype"], what = torch.float32, f"a {kind} model"
+    empty = load_empty(checkpoint, auto, what, **options) if accelerator and is_sharded(accelerator) else None
+    model, tokenizer, missing = empty or load_model(checkpoint, auto, what, **options)
     if kind == "reward" and not isinstance(getattr(model, "score", None), nn.Linear):
         reason = f"a {checkpoint.model_type} has no scalar head over a causal model"
         raise CheckpointError(spec, f"{reason}; give the reward as a function, module:function")
     if new_head is not None and "score.weight" in missing:
         missing.remove("score.weight")
-        generator, width = torch.Generator().manual_seed(new_head), model.score.weight.shape[1]
+        generator, width = torch.Generator().manual_seed(new_head), model.score.to_empty(device="cpu").weight.shape[1]
         nn.init.normal_(model.score.weight, std=(width + 1) ** -0.5, generator=generator)
     if missing:
         raise CheckpointError(spec, f"{len(missing)} weights are not in its files (first: {missing[0]})")
-    check_packing(model, spec, kind)
+    if not empty:
+        check_packing(Policy(model) if kind == "causal" else Scalar(model), spec)
     use_onednn(model)
     span = attention_span(model)  # packed rows have no sliding window: sequences must fit into it
     if math.isfinite(span):
@@ -129,6 +141,7 @@ def place(
 ) -> Any:
     """Move a Policy or Scalar to the accelerator's device; weights without gradient are in bf16 under bf16.
 
+    Under FSDP2 it is divided among the processes layer by layer, and each reads its part from the checkpoint's files.
     frozen: the module is not trained; offload: a frozen module's weights stay in CPU memory, and are copied to the
     device layer by layer; recompute: the backward pass computes the layers' activations again
     """
@@ -139,7 +152,29 @@ def place(
             parameter.data = parameter.data.bfloat16()
     if recompute and not frozen:
         recompute_layers(base_model(module.model))
+    if is_sharded(accelerator):
+        return shard(module, accelerator, offload=frozen and offload)
     return cpu_offload(module, accelerator.device) if frozen and offload else module.to(accelerator.device)
+
+
+def is_sharded(accelerator: Accelerator) -> bool:
+    return bool(accelerator.distributed_type == "FSDP")
+
+
+def shard(module: Policy | Scalar, accelerator: Accelerator, *, offload: bool) -> Policy | Scalar:
+    """FSDP2 with a unit for each layer and one for the rest. offload: shards stay in CPU memory"""
+    model, device = module.model, accelerator.device
+    options: dict[str, Any] = {"mesh": init_device_mesh(device.type, (accelerator.num_processes,))}
+    if accelerator.mixed_precision == "bf16":
+        options["mp_policy"] = MixedPrecisionPolicy(torch.bfloat16, torch.float32)  # gathered in bf16, summed in fp32
+    if offload and device.type != "cpu":
+        options["offload_policy"], device = CPUOffloadPolicy(), torch.device("cpu")
+    for part in (*(m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)), module):
+        fully_shard(part, reshard_after_forward=True, **options)
+    if any(parameter.is_meta for parameter in model.parameters()):
+        read_shards(model, Path(model.config.name_or_path), device)
+        check_packing(module, model.config.name_or_path)
+    return module
 
 
 def recompute_layers(model: nn.Module) -> None:
@@ -157,24 +192,23 @@ def _contexts(model: nn.Module) -> tuple[Any, Any]:
 
 
 @torch.no_grad()
-def check_packing(model: Any, spec: str, kind: str) -> None:
+def check_packing(module: Policy | Scalar, spec: str) -> None:
     """Raise AlignbenchError unless a packed row of a few tokens gives the same results as the stock model."""
+    model, device = module.model, next(module.parameters()).device
     ids = np.linspace(0, model.get_input_embeddings().num_embeddings - 1, 12).astype(int).tolist()
     examples = [Example(ids[:4], [ids[4:8], ids[8:]]), Example(ids[:5], [ids[5:]])]
-    packed, pairs = pack(examples), [(list(e.prompt), list(r)) for e in examples for r in e.responses]
+    alone = [Example(example.prompt, [response]) for example in examples for response in example.responses]
+
+    def results(row: Packed, stock: bool) -> torch.Tensor:
+        found: torch.Tensor
+        found = module(row, stock=stock)[0] if isinstance(module, Policy) else module(row, row.last, stock=stock)
+        return found
+
     try:
-        if kind == "causal":
-            if "logits_to_keep" not in inspect.signature(model.forward).parameters:
-                raise ValueError("its forward does not take logits_to_keep")
-            found = Policy(model)(packed)[0]
-            logits = [model(torch.tensor([p + r])).logits[0, len(p) - 1 : -1] for p, r in pairs]
-            expected = token_logprobs(torch.cat(logits), packed.targets)[0]
-        else:
-            found = Scalar(model)(packed, packed.last)
-            backbone = getattr(model, model.base_model_prefix)
-            states = [backbone(torch.tensor([p + r])).last_hidden_state[0, -1] for p, r in pairs]
-            expected = model.score(torch.stack(states))[:, 0] + getattr(model.config, BIAS, 0.0)
-        if not (worst := float((found - expected).abs().max())) <= AGREEMENT:
+        if isinstance(module, Policy) and "logits_to_keep" not in inspect.signature(model.forward).parameters:
+            raise ValueError("its forward does not take logits_to_keep")
+        expected = torch.cat([results(pack([example], device), stock=True) for example in alone])
+        if not (worst := float((results(pack(examples, device), stock=False) - expected).abs().max())) <= AGREEMENT:
             raise ValueError(f"results differ by {worst:.2g}")
     except (TypeError, ValueError, RuntimeError, IndexError, AttributeError, KeyError) as error:
         reason = f"{model.config.model_type} cannot be trained packed ({first_line(error)})"

@@ -85,7 +85,7 @@ def plan(stage: str, config: Any, gpus: int = 1) -> dict[str, float]:
     found["activations"] = config.micro_tokens * layers * item
     if stage != "reward":  # every token may be a response token
         found["logits"] = config.micro_tokens * policy["vocabulary"] * item
-    if stage in ("ppo", "rloo"):
+    if stage in ("ppo", "rloo") and config.rollouts == "local":  # vLLM has a part of the device of its own
         rows, length = config.batch / gpus, config.max_tokens + PROMPT_TOKENS
         cache = rows * length * policy["layers"] * policy["keys"] * item
         copy = policy["parameters"] * item if (half and not rank) or shards > 1 else 0
@@ -98,6 +98,8 @@ def plan(stage: str, config: Any, gpus: int = 1) -> dict[str, float]:
 def advise(stage: str, config: Any, gpus: int, memory: float) -> str:
     """Whether a training fits into `memory` GiB of each device, else the first settings with which it does."""
     room, changed = RESERVE * memory * GIB, dict[str, Any]()
+    if getattr(config, "rollouts", "local") == "vllm":
+        room -= config.vllm_memory * memory * GIB
 
     def needed(changes: Mapping[str, Any]) -> float:
         return sum(plan(stage, replace(config, **changes), gpus).values())

@@ -25,7 +25,7 @@ from trainers import loop, losses
 from trainers.config import check, setting
 from trainers.data import find_render, pretraining_examples
 from trainers.loop import NotFiniteError
-from trainers.models import BIAS, Policy, Scalar, Texts, add_lora, base_model, end_at_turns, load, place
+from trainers.models import BIAS, Policy, Scalar, Texts, add_lora, base_model, end_at_turns, is_sharded, load, place
 from trainers.packing import Example, Packed, pack
 from trainers.record import Setup, Trained, report, resume, return_to_last_state, save_models, save_state, warn
 from trainers.reward import RewardModel, load_reward, score_all
@@ -41,7 +41,7 @@ from trainers.rollouts import (
     split,
 )  # fmt: skip
 from trainers.run import Callback, Metrics, open_run
-from trainers.sampler import Sampler
+from trainers.sampler import Sampler, load_vllm
 
 
 @dataclass(frozen=True)
@@ -156,8 +156,11 @@ def sample(s: Setup, prompts: Sequence[tuple[str, Prompt]]) -> list[Rollout]:
     completions = s.sampler.sample(keys, texts, sampling, config.seed)
     # The text is cut at its stop string before it is scored (detail 10). The ids are those sampled, with those of the
     # stop string: text that is decoded and tokenised again may have other ids (detail 19).
-    found = zip(prompts, completions, strict=True)
-    return [Rollout(prompt, c.text, list(c.tokens), c.finish != "length") for (_, prompt), c in found]
+    by_vllm = config.rollouts == "vllm"
+    return [
+        Rollout(prompt, c.text, list(c.tokens), c.finish != "length", np.array(c.logprobs) if by_vllm else None)
+        for (_, prompt), c in zip(prompts, completions, strict=True)
+    ]
 
 
 @timed
@@ -189,9 +192,6 @@ def compute_logprobs(s: Setup, rollouts: Sequence[Rollout]) -> None:
         return [part.cpu().double().numpy() for part in parts]
 
     found = loop.map_packed(s.accelerator, [r.example for r in rollouts], s.config.micro_tokens, compute)
-    for trained in filter(None, (s.policy, s.value)):
-        if hasattr(trained.model, "reshard"):  # FSDP2 leaves the root gathered after a forward pass without gradient
-            trained.model.reshard()
     for rollout, arrays in zip(rollouts, found, strict=True):
         if not np.isfinite(arrays).all():
             raise NotFiniteError("log-probabilities or values are not finite")
@@ -338,20 +338,22 @@ def setup(config: RolloutConfig, progress: Progress | None = None) -> Setup:
         (config.episodes < config.batch, f"episodes {config.episodes} are less than one batch of {config.batch}"),
         ("" in config.stop, "stop: an empty string would end every response; leave it out"),
         (step < accelerator.num_processes, f"{one} {step}: fewer episodes than processes"),
-        (config.lora and accelerator.distributed_type == "FSDP", "lora: adapters are not sharded; start with DDP"),
+        (config.lora and is_sharded(accelerator), "lora: adapters are not sharded; start with DDP"),
         (config.stop_when and meets(config.stop_when), ""),  # which raises for a wrong condition
     ):
         if wrong:
             raise AlignbenchError(message)
-    model, tokenizer, checkpoint = load(config.model, "causal")
+    model, tokenizer, checkpoint = load(config.model, "causal", accelerator)
     render, texts, windows = find_render(config, tokenizer), Texts(tokenizer, model), {"policy": checkpoint.window}
     if render:
         end_at_turns(model, tokenizer)
+    if of_vllm := load_vllm(config, accelerator):  # before models are on the device, whose free memory it divides
+        windows["vLLM"] = of_vllm.window
     # a model or any function (detail 21)
     reward = load_reward(config.reward, accelerator, config.micro_tokens, config.offload)
 
     def load_compatible(role: str, spec: str, kind: Literal["causal", "reward"], new_head: int | None = None) -> Any:
-        found, own_tokenizer, identity = load(spec, kind, new_head=new_head)
+        found, own_tokenizer, identity = load(spec, kind, accelerator, new_head=new_head)
         if own_tokenizer.get_vocab() != tokenizer.get_vocab():
             raise AlignbenchError(f"{role} {spec}: its tokenizer is not the policy's; choose another, or none")
         windows[role] = identity.window
@@ -390,7 +392,7 @@ def setup(config: RolloutConfig, progress: Progress | None = None) -> Setup:
     if config.lora:
         model, value_model = (m and add_lora(m, config.lora, config.seed) for m in (model, value_model))
     actor = Policy(model, config.temperature)
-    sampler = Sampler(actor, tokenizer, checkpoint.window, accelerator)
+    sampler = Sampler(actor, tokenizer, checkpoint.window, accelerator, of_vllm)
     policy, ema = prepare(actor, config.lr), loop.Ema(actor, config.ema, offload=config.offload) if config.ema else None
     parts = (config, accelerator, progress, tokenizer, prompts, held_out, reward, policy, sampler, reference, ema)
     if not ppo:

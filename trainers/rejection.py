@@ -18,11 +18,11 @@ from alignbench.runs.folder import append_lines
 from alignbench.types.engine import Sampling
 from trainers import data, loop, sft
 from trainers.config import check, setting
-from trainers.models import Policy
+from trainers.models import Policy, place
 from trainers.reward import RewardModel, as_read_by, load_reward, score_all
 from trainers.rollouts import SamplingConfig
 from trainers.run import LINES, Callback, Metrics, Origin, open_run
-from trainers.sampler import Sampler
+from trainers.sampler import Sampler, load_vllm
 
 PROMPTS = 32  # of which all responses are sampled, scored and written together
 
@@ -67,8 +67,10 @@ def train(
 def sample(config: Config, accelerator: Accelerator, progress: Progress) -> list[dict[str, Any]]:
     """The best response to each prompt, as demonstrations: {prompt, response}, or {messages} with a template."""
     out = Path(config.out) / "sampling"
-    model, reader = data.load_policy(config, progress.say)
+    model, reader = data.load_policy(config, accelerator, progress.say)
     render, texts, window = reader.render, reader.texts, reader.window
+    if of_vllm := load_vllm(config, accelerator):
+        window = of_vllm.window
     reward = load_reward(config.reward, accelerator, config.micro_tokens, config.offload)
     models = {"reward": config.reward if isinstance(reward, RewardModel) else reward}
     origin = Origin.find("sampling", config.model, models, [(config.prompts, None)])
@@ -80,7 +82,8 @@ def sample(config: Config, accelerator: Accelerator, progress: Progress) -> list
         prompts = [question.prompt for question in questions]
         sizes = (len(ids) + config.max_tokens for ids in texts.prompts(prompts))
         loop.check_lengths(sizes, window, "prompt + max_tokens of row", config.prompts)
-        sampler = Sampler(Policy(model.to(accelerator.device)), texts.tokenizer, window, accelerator)
+        sampler = Sampler(Policy(model), texts.tokenizer, window, accelerator, of_vllm)
+        place(Policy(model), accelerator, frozen=True)
         shown = as_read_by(reward, questions, config.template)
         sampling = Sampling(max_tokens=config.max_tokens, temperature=config.temperature)
         step, steps = state.values["step"] if state else 0, -(-len(prompts) // PROMPTS)

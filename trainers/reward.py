@@ -64,7 +64,7 @@ def train(
     check(config)
     progress = progress or Progress()
     accelerator = loop.make_accelerator(config, progress.say)
-    model, tokenizer, checkpoint = load(config.model, "reward", new_head=config.seed)
+    model, tokenizer, checkpoint = load(config.model, "reward", accelerator, new_head=config.seed)
     setattr(model.config, BIAS, 0.0)  # the parent's bias does not apply to this model
     render = data.find_render(config, tokenizer)
     residual_dropout(model, 0.0)
@@ -239,7 +239,7 @@ def load_reward(spec: str | Reward, accelerator: Accelerator, micro_tokens: int,
     if not isinstance(spec, str):
         return spec
     if is_checkpoint(spec):
-        model, tokenizer, checkpoint = load(spec, "reward")
+        model, tokenizer, checkpoint = load(spec, "reward", accelerator)
         scalar = place(Scalar(model), accelerator, frozen=True, offload=offload)
         return RewardModel(scalar, tokenizer, checkpoint.window, micro_tokens, accelerator, checkpoint.path)
     sys.path.insert(0, str(Path.cwd()))

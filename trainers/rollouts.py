@@ -32,6 +32,8 @@ class SamplingConfig(StageConfig):
     prompts: str = setting(REQUIRED, "file of {prompt}, or hub data set")
     max_tokens: int = setting(1024, "maximum tokens of a response (paper: 1k)", low=1)
     temperature: float = setting(1.0, "of sampling, and of all log-probabilities (paper: 1)", above=0)
+    rollouts: str = setting("local", "the engine that samples: local, or vllm (extra vllm)", choices=("local", "vllm"))
+    vllm_memory: float = setting(0.3, "fraction of the device's memory for vLLM", free=True, above=0, high=1)
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,7 @@ class Rollout:
     response_ids: the ids that were sampled; response: their text, cut at its stop string
     ended: by an end-of-sequence token or a stop string, not by the length limit
     raw_score: the reward of the whole text; score: the same after penalties, before KL
+    sampled: log-probabilities of these ids as vLLM sampled them, after temperature; None with the local engine
     logprobs, reference: of the sampled tokens, under the policy before this update and under the reference
     values: before each token
     """
@@ -106,6 +109,7 @@ class Rollout:
     response: str
     response_ids: list[int]
     ended: bool
+    sampled: losses.Array | None = None
     raw_score: float = field(init=False)
     score: float = field(init=False)
     logprobs: losses.Array = field(init=False)
@@ -149,11 +153,15 @@ DESCRIBED = (*MEANS, "score_std", "entropy", "rlhf_reward")
 
 
 def describe(rollouts: Sequence[Rollout], beta: float) -> Metrics:
-    """Metrics of a batch. entropy: nats per token; rlhf_reward: the mean score minus `beta` times the mean KL"""
+    """Metrics of a batch. entropy: nats per token; rlhf_reward: the mean score minus `beta` times the mean KL
+
+    sampler_kl: with vLLM, of the policy from the distribution that was sampled from, k3, in nats per token"""
     metrics: dict[str, Any] = {name: np.mean([of(rollout) for rollout in rollouts]) for name, of in MEANS.items()}
     metrics["score_std"] = np.std([rollout.score for rollout in rollouts])
     metrics["entropy"] = concat(rollouts, "entropies").mean()
     metrics |= {"beta": beta, "rlhf_reward": metrics["score"] - beta * metrics["kl"]}
+    if rollouts[0].sampled is not None:
+        metrics["sampler_kl"] = losses.kl_k3(concat(rollouts, "sampled"), concat(rollouts, "logprobs")).mean()
     return {name: float(value) for name, value in metrics.items()}
 
 
@@ -187,6 +195,9 @@ def warnings(config: RolloutConfig, rollouts: Sequence[Rollout], history: Sequen
         found["fixed"] = f"{above}, {worst:g}, and counts as that"
     if now["kl"] > 10 and now["kl"] > now["response_tokens"] / 2:
         found["kl"] = f"KL is {now['kl']:.3g} nats per response, over .5 per token; lower lr, or raise beta"
+    if now.get("sampler_kl", 0) > 0.05:
+        off = f"vLLM sampled from a distribution {now['sampler_kl']:.3g} nats per token off the policy's"
+        found["sampler"] = f"{off}; set mixed_precision=no, or rollouts=local"
     if now["entropy"] < 0.1 * history[0]["entropy"]:
         collapse = f"entropy fell from {history[0]['entropy']:.3g} to {now['entropy']:.3g} nats per token"
         found["entropy"] = f"{collapse}: responses become equal; lower lr, or raise beta"

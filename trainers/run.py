@@ -31,7 +31,7 @@ Metrics = dict[str, float]
 Write = Callable[[Path], None]  # writes into a folder; called on every process
 Callback = Callable[[Metrics], bool | None]  # called with the metrics of a step; True: stop, and save
 LINES = ("metrics.jsonl", "samples.jsonl")
-PACKAGES = ("torch", "transformers", "accelerate", "peft")
+PACKAGES = ("torch", "transformers", "accelerate", "peft", "vllm")
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ def fine_tune(
     recorded: all settings of the stage, with its reward; they identify the run and are part of the recipe
     """
     accelerator = loop.make_accelerator(config, progress.say)
-    model, reader = load_policy(config, progress.say)
+    model, reader = load_policy(config, accelerator, progress.say)
     texts, window = reader.texts, reader.window
     training, held_out = (reader.encode(reader.demonstrations(s), s) for s in (config.data, config.validation))
     examples, validation = ([example for _, example in part] for part in (training, held_out))
@@ -84,8 +84,8 @@ def fine_tune(
         questions = [row for row, _ in within_window(long, asked, window, what, source, progress.say)]
     prompts = [row.prompt for row in questions]
     residual_dropout(model, config.dropout)
+    sampler = Sampler(Policy(model), texts.tokenizer, window, accelerator) if config.reward else None
     policy = place(Policy(model), accelerator, recompute=config.gradient_checkpointing)
-    sampler = Sampler(policy, texts.tokenizer, window, accelerator) if config.reward else None
     reward = load_reward(config.reward, accelerator, config.micro_tokens, config.offload) if config.reward else None
     shown = as_read_by(reward, questions, config.template) if reward else []
     module, optimizer = accelerator.prepare(policy, loop.make_optimizer([(policy.parameters(), config.lr)], config))
