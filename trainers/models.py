@@ -173,7 +173,7 @@ def shard(module: Policy | Scalar, accelerator: Accelerator, *, offload: bool) -
         fully_shard(part, reshard_after_forward=True, **options)
     if any(parameter.is_meta for parameter in model.parameters()):
         read_shards(model, Path(model.config.name_or_path), device)
-        check_packing(module, model.config.name_or_path)
+        check_packing(module, model.config.name_or_path, half="mp_policy" in options)
     return module
 
 
@@ -192,8 +192,11 @@ def _contexts(model: nn.Module) -> tuple[Any, Any]:
 
 
 @torch.no_grad()
-def check_packing(module: Policy | Scalar, spec: str) -> None:
-    """Raise AlignbenchError unless a packed row of a few tokens gives the same results as the stock model."""
+def check_packing(module: Policy | Scalar, spec: str, *, half: bool = False) -> None:
+    """Raise AlignbenchError unless a packed row of a few tokens gives the same results as the stock model.
+
+    half: it computes in bf16, whose rounding is compared with the results
+    """
     model, device = module.model, next(module.parameters()).device
     ids = np.linspace(0, model.get_input_embeddings().num_embeddings - 1, 12).astype(int).tolist()
     examples = [Example(ids[:4], [ids[4:8], ids[8:]]), Example(ids[:5], [ids[5:]])]
@@ -208,7 +211,8 @@ def check_packing(module: Policy | Scalar, spec: str) -> None:
         if isinstance(module, Policy) and "logits_to_keep" not in inspect.signature(model.forward).parameters:
             raise ValueError("its forward does not take logits_to_keep")
         expected = torch.cat([results(pack([example], device), stock=True) for example in alone])
-        if not (worst := float((results(pack(examples, device), stock=False) - expected).abs().max())) <= AGREEMENT:
+        worst = float((results(pack(examples, device), stock=False) - expected).abs().max())
+        if not worst <= (0.05 * max(1, float(expected.abs().max())) if half else AGREEMENT):
             raise ValueError(f"results differ by {worst:.2g}")
     except (TypeError, ValueError, RuntimeError, IndexError, AttributeError, KeyError) as error:
         reason = f"{model.config.model_type} cannot be trained packed ({first_line(error)})"
