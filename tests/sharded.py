@@ -16,7 +16,7 @@ from accelerate.utils import DistributedType
 from stages import long
 from torch.distributed.tensor import DTensor
 
-from trainers import loop
+from trainers import loop, models
 from trainers.config import StageConfig
 from trainers.models import Policy, Scalar, load, place
 
@@ -39,7 +39,10 @@ def shards_of(folder: Path, precision: str, **options: Any) -> dict[str, Any]:
         StageConfig(out=str(folder), trackers=(), cpu=True, mixed_precision=precision), lambda line: None
     )
     found = {}
-    for name, kind in (("model", "causal"), ("tied", "causal"), ("bare", "causal"), ("judge", "reward")):
+    kinds = {"model": "causal", "tied": "causal", "bare": "causal", "judge": "reward", "other": "causal"}
+    for name, kind in kinds.items():
+        if name == "other":  # as if its files had other names than the model
+            models.load_empty = lambda *arguments, **options: None
         model, _, _ = load(str(folder / name), kind, accelerator)
         meta = [parameter.is_meta for parameter in model.parameters()]
         module = place((Policy if kind == "causal" else Scalar)(model), accelerator, **options)
@@ -58,7 +61,12 @@ def main(folder: Path, *stages: str) -> None:
     os.chdir(folder)  # of the reward functions
     for stage in stages:
         settings = json.loads((folder / f"{stage}.json").read_text())
-        long(folder, settings.pop("stage"), folder / "two" / stage, **settings)
+        out = folder / "two" / stage
+        for episodes in settings.pop("parts", []):
+            long(
+                folder, settings["stage"], out, **{n: v for n, v in settings.items() if n != "stage"}, episodes=episodes
+            )
+        long(folder, settings.pop("stage"), out, **settings)
     if not stages:
         found = shards_of(folder, "no") | {"frozen": shards_of(folder, "bf16", frozen=True)}
         (folder / f"shards-{os.environ['RANK']}.json").write_text(json.dumps(found))

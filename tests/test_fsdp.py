@@ -1,6 +1,7 @@
 """FSDP2 in two processes on a CPU (gloo): models are sharded before they are loaded, and train as in one process."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ pytestmark = pytest.mark.slow
 WIDE = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
 RUNS = {  # with validation, a new value head, averaged weights, pretraining text, recomputed layers, a resume
     "sft": {"stage": "sft", "epochs": 2, "dropout": 0.0, "validation": "one-sft.jsonl", "reward": "judge"},
-    "ppo": {"stage": "ppo", "episodes": 24},
+    "ppo": {"stage": "ppo"},  # extended from a state
     "head": {"stage": "ppo", "episodes": 16, "reward": "training_rewards:length", "gradient_checkpointing": True},
     "half": {"stage": "ppo", "episodes": 8, "minibatch": 8, "mixed_precision": "bf16", "ptx": 0.0},
     "rejection": {"stage": "rejection"},
@@ -33,18 +34,20 @@ def folder(tmp_path_factory):
 
 def in_two(folder: Path, *runs: str) -> None:
     for run in runs:
-        (folder / f"{run}.json").write_text(json.dumps(RUNS[run] | {"micro_tokens": 64}))
+        parts = {"parts": [16]} if run == "ppo" else {}
+        (folder / f"{run}.json").write_text(json.dumps(RUNS[run] | {"micro_tokens": 64} | parts))
     stages.in_two_processes(sharded.__file__, folder, *runs)
 
 
 def test_each_process_reads_its_shards_of_the_files_alone(folder):
+    shutil.copytree(folder / "model", folder / "other")
     in_two(folder)
-    for name in ("model", "tied", "bare", "judge"):
+    for name in ("model", "tied", "bare", "judge", "other"):
         files = sorted((folder / name).glob("*.safetensors"))
         stored = {n: w for file in files for n, w in load_file(file).items()}
         for rank in (0, 1):
             found = json.loads((folder / f"shards-{rank}.json").read_text())
-            assert found[name]["meta"], "no weights before they are sharded"
+            assert found[name]["meta"] == (name != "other"), "no weights before they are sharded"
             assert (found[name]["trained"], found["frozen"][name]["trained"]) == (True, False)
             assert found[name]["held"] == pytest.approx(0.5, abs=0.02)
             whole = torch.load(folder / f"{name}-{rank}.pt", weights_only=True)  # the frozen ones, in bf16
@@ -69,7 +72,9 @@ def test_two_sharded_processes_train_as_one(folder, two, tmp_path, monkeypatch, 
     for a, b in zip(read_lines(one / "metrics.jsonl"), read_lines(two / name / "metrics.jsonl"), strict=True):
         a, b = ({key: float(x) for key, x in line.items()} for line in (a, b))
         assert a == pytest.approx(b, rel=1e-5, abs=1e-5)
-    texts = [[(row["prompt"], row["response"]) for row in read_lines(run / "samples.jsonl")] for run in (one, two / name)]
+    texts = [
+        [(row["prompt"], row["response"]) for row in read_lines(run / "samples.jsonl")] for run in (one, two / name)
+    ]
     assert texts[0] == texts[1]
     for part in ["final", "final/value"] if stage == "ppo" else ["final"]:
         found, expected = (stages.weights_of(run / part) for run in (two / name, one))

@@ -20,7 +20,7 @@ def config(tmp_path_factory):
 def test_weights_and_states_are_those_of_real_models(config, rank):
     model, _, _ = load(config.model, "causal")
     policy = Policy(add_lora(model, rank, 0) if rank else model)
-    optimizer = loop.make_optimizer([(policy.parameters(), 1e-3)], config)
+    optimizer = loop.make_optimizer(policy.parameters(), 1e-3, config)
     trained = [p for p in policy.parameters() if p.requires_grad]
     sum(p.sum() for p in trained).backward()
     optimizer.step()

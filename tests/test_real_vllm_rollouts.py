@@ -47,7 +47,8 @@ def test_greedy_responses_are_those_of_the_local_engine_also_after_an_update(fol
     for _ in range(3):
         # vLLM leaves out an incomplete character at the end
         ours, local = (
-            [(c.tokens, c.text.rstrip("\ufffd"), c.finish) for c in s.sample(KEYS, PROMPTS, GREEDY, 0)] for s in samplers
+            [(c.tokens, c.text.rstrip("\ufffd"), c.finish) for c in s.sample(KEYS, PROMPTS, GREEDY, 0)]
+            for s in samplers
         )
         assert ours == local
         seen.append(ours)
@@ -69,7 +70,9 @@ def test_two_iterations_sample_from_the_current_policy(folder, engine, tmp_path,
     lines = read_lines(out / "metrics.jsonl")
     assert len(lines) == 2
     for line in lines:
-        assert line["sampler_kl"] == pytest.approx(0, abs=1e-6), "its log-probabilities are the policy's, at temperature"
+        assert line["sampler_kl"] == pytest.approx(0, abs=1e-6), (
+            "its log-probabilities are the policy's, at temperature"
+        )
         assert line.get("ratio", 1) == pytest.approx(1, abs=2e-5), "one step, on the weights that sampled"
     assert lines[1]["kl"] != pytest.approx(0, abs=1e-3), "the second iteration has other weights"
     assert not stages.same_weights(out / "final", folder / "wide")
@@ -77,7 +80,7 @@ def test_two_iterations_sample_from_the_current_policy(folder, engine, tmp_path,
 
 def test_weights_that_are_not_those_of_the_policy_show_in_sampler_kl(folder, engine, tmp_path, monkeypatch):
     monkeypatch.setattr(ppo, "load_vllm", lambda config, accelerator: engine)
-    monkeypatch.setattr(type(engine), "load_weights", lambda self, weights: None)
+    monkeypatch.setattr(type(engine), "follow", lambda self, model: None)
     settings = {"model": "wide", "rollouts": "vllm", "episodes": 16, "batch": 8, "lr": 3e-3, "warmup": 0}
     out = stages.train(folder, "ppo", tmp_path / "run", **settings)
     assert read_lines(out / "metrics.jsonl")[1]["sampler_kl"] > 1e-3

@@ -12,12 +12,13 @@ from cases import read_lines
 from commands import refusal
 from test_vllm import LLM, SamplingParams, VLLMClientError
 
+from alignbench.models.remote.vllm import merged_weights
 from alignbench.progress import Progress
 from alignbench.types.engine import Sampling
 from trainers import loop
 from trainers.config import StageConfig
 from trainers.models import Policy, add_lora, base_model, load
-from trainers.sampler import Sampler, load_vllm, merged_weights
+from trainers.sampler import Sampler, load_vllm
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 folder = pytest.fixture(scope="module")(stages.prepare)

@@ -14,8 +14,6 @@ import numpy as np
 import torch
 from accelerate import Accelerator, cpu_offload
 from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard
 from torch.utils.checkpoint import checkpoint as recomputed
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 from transformers import PreTrainedTokenizerBase as Tokenizer
@@ -27,8 +25,9 @@ from alignbench.models.causal_lm import attention_span
 from alignbench.models.checkpoint import Checkpoint, CheckpointError, find_checkpoint
 from alignbench.models.encode import Encoder
 from alignbench.models.generate.decoding import end_tokens
-from alignbench.models.load import load_empty, load_model, read_shards
+from alignbench.models.load import load_model
 from alignbench.models.onednn import use_onednn
+from alignbench.models.shard import load_empty, shard
 from trainers.losses import token_logprobs
 from trainers.packing import PACKED, Example, Packed, pack
 
@@ -153,7 +152,10 @@ def place(
     if recompute and not frozen:
         recompute_layers(base_model(module.model))
     if is_sharded(accelerator):
-        return shard(module, accelerator, offload=frozen and offload)
+        half, count = accelerator.mixed_precision == "bf16", accelerator.num_processes
+        if shard(module, module.model, accelerator.device, count, half=half, offload=frozen and offload):
+            check_packing(module, module.model.config.name_or_path, half=half)
+        return module
     return cpu_offload(module, accelerator.device) if frozen and offload else module.to(accelerator.device)
 
 
@@ -161,34 +163,14 @@ def is_sharded(accelerator: Accelerator) -> bool:
     return bool(accelerator.distributed_type == "FSDP")
 
 
-def shard(module: Policy | Scalar, accelerator: Accelerator, *, offload: bool) -> Policy | Scalar:
-    """FSDP2 with a unit for each layer and one for the rest. offload: shards stay in CPU memory"""
-    model, device = module.model, accelerator.device
-    options: dict[str, Any] = {"mesh": init_device_mesh(device.type, (accelerator.num_processes,))}
-    if accelerator.mixed_precision == "bf16":
-        options["mp_policy"] = MixedPrecisionPolicy(torch.bfloat16, torch.float32)  # gathered in bf16, summed in fp32
-    if offload and device.type != "cpu":
-        options["offload_policy"], device = CPUOffloadPolicy(), torch.device("cpu")
-    for part in (*(m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)), module):
-        fully_shard(part, reshard_after_forward=True, **options)
-    if any(parameter.is_meta for parameter in model.parameters()):
-        read_shards(model, Path(model.config.name_or_path), device)
-        check_packing(module, model.config.name_or_path, half="mp_policy" in options)
-    return module
-
-
 def recompute_layers(model: nn.Module) -> None:
     """Gradient checkpointing (arXiv 1604.06174) on packed rows, also in evaluation mode, in which PPO trains."""
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     if not layers:
         raise AlignbenchError(f"gradient_checkpointing: a {type(model).__name__} does not support it; set it to false")
-    for layer in layers:
-        contexts = partial(_contexts, model)
-        layer.forward = partial(recomputed, layer.forward, use_reentrant=False, context_fn=contexts)
-
-
-def _contexts(model: nn.Module) -> tuple[Any, Any]:
-    return nullcontext(), replaced_attention(model, PACKED)  # of the forward pass and of its repetition
+    for layer in layers:  # contexts: of the forward pass and of its repetition
+        options = {"use_reentrant": False, "context_fn": lambda: (nullcontext(), replaced_attention(model, PACKED))}
+        layer.forward = partial(recomputed, layer.forward, **options)
 
 
 @torch.no_grad()
@@ -200,18 +182,17 @@ def check_packing(module: Policy | Scalar, spec: str, *, half: bool = False) -> 
     model, device = module.model, next(module.parameters()).device
     ids = np.linspace(0, model.get_input_embeddings().num_embeddings - 1, 12).astype(int).tolist()
     examples = [Example(ids[:4], [ids[4:8], ids[8:]]), Example(ids[:5], [ids[5:]])]
-    alone = [Example(example.prompt, [response]) for example in examples for response in example.responses]
-
-    def results(row: Packed, stock: bool) -> torch.Tensor:
-        found: torch.Tensor
-        found = module(row, stock=stock)[0] if isinstance(module, Policy) else module(row, row.last, stock=stock)
-        return found
-
+    packed, *alone = (
+        pack(some, device) for some in (examples, *([Example(e.prompt, [r])] for e in examples for r in e.responses))
+    )
     try:
-        if isinstance(module, Policy) and "logits_to_keep" not in inspect.signature(model.forward).parameters:
+        if isinstance(module, Scalar):
+            found, *stock = module(packed, packed.last), *(module(row, row.last, stock=True) for row in alone)
+        elif "logits_to_keep" not in inspect.signature(model.forward).parameters:
             raise ValueError("its forward does not take logits_to_keep")
-        expected = torch.cat([results(pack([example], device), stock=True) for example in alone])
-        worst = float((results(pack(examples, device), stock=False) - expected).abs().max())
+        else:
+            found, *stock = module(packed)[0], *(module(row, stock=True)[0] for row in alone)
+        worst = float((found - (expected := torch.cat(stock))).abs().max())
         if not worst <= (0.05 * max(1, float(expected.abs().max())) if half else AGREEMENT):
             raise ValueError(f"results differ by {worst:.2g}")
     except (TypeError, ValueError, RuntimeError, IndexError, AttributeError, KeyError) as error:
@@ -254,16 +235,22 @@ def add_lora(model: Any, rank: int, seed: int) -> Any:
         return get_peft_model(model, settings)
 
 
-def save_model(folder: Path, model: Any, tokenizer: Any, weights: dict[str, Any], prefix: str = "") -> None:
-    """Write a folder for `from_pretrained`. LoRA adapters are merged, and also saved in its subfolder adapter/.
+def save_model(folder: Path, accelerator: Accelerator, module: Any, tokenizer: Tokenizer) -> None:
+    """Write a folder for `from_pretrained`; called on every process, the main one writes. LoRA adapters are merged, and
+    also saved in its subfolder adapter/.
 
-    weights: the gathered state dict of a module that holds the model as `prefix`
+    module: a Policy, a Scalar or a transformers model, which is not wrapped
     """
-    own: dict[str, Any] | None = {n.removeprefix(prefix): w for n, w in weights.items() if n.startswith(prefix)}
+    weights: dict[str, Any] | None = accelerator.get_state_dict(module)
+    if not accelerator.is_main_process:
+        return
+    model = module
+    if isinstance(module, Policy | Scalar):
+        model, weights = module.model, {n.removeprefix("model."): w for n, w in (weights or {}).items()}
     if hasattr(model, "merge_and_unload"):  # adapters are never sharded
         model.save_pretrained(folder / "adapter")
-        model, own = copy.deepcopy(model).float().merge_and_unload(), None
-    model.save_pretrained(folder, state_dict=own)
+        model, weights = copy.deepcopy(model).float().merge_and_unload(), None
+    model.save_pretrained(folder, state_dict=weights)
     tokenizer.save_pretrained(folder)
 
 

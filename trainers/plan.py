@@ -51,8 +51,7 @@ def sizes(spec: str, rank: int = 0) -> dict[str, int]:
 def plan(stage: str, config: Any, gpus: int = 1) -> dict[str, float]:
     """Bytes on each device by purpose: weights and states exactly, activations and sampling as estimates.
 
-    The trained weights, gradients and states of all-weight training are sharded (FSDP2), those of LoRA are not (DDP);
-    frozen models are whole on every device.
+    Models, gradients and states of all-weight training are sharded (FSDP2), those of LoRA are whole on every device (DDP).
     """
     rank = getattr(config, "lora", 0)
     policy = sizes(config.model, rank)
@@ -76,7 +75,7 @@ def plan(stage: str, config: Any, gpus: int = 1) -> dict[str, float]:
         "gradients, of one model at a time": 4 * largest / shards,
         "optimizer": sum(learned) * (2 if config.optimizer == "adam-8bit" else 8) / shards,
         "averaged weights": 0 if config.offload or not getattr(config, "ema", 0) else 4 * learned[0] / shards,
-        "frozen models": 0 if config.offload else item * sum(model["parameters"] for model in frozen),
+        "frozen models": 0 if config.offload else item * sum(model["parameters"] for model in frozen) / shards,
         # one layer's under FSDP2, else of all weights during a forward pass
         "half-precision copies": 0 if not half else 2 * largest / (policy["layers"] if shards > 1 else 1),
     }

@@ -21,7 +21,7 @@ from trainers.config import check, setting
 from trainers.models import Policy, place
 from trainers.reward import RewardModel, as_read_by, load_reward, score_all
 from trainers.rollouts import SamplingConfig
-from trainers.run import LINES, Callback, Metrics, Origin, open_run
+from trainers.run import LINES, Callback, Origin, Result, open_run
 from trainers.sampler import Sampler, load_vllm
 
 PROMPTS = 32  # of which all responses are sampled, scored and written together
@@ -39,12 +39,7 @@ class Config(SamplingConfig):
     dropout: float = setting(0.0, "residual dropout", low=0, high=0.99)
 
 
-PRESETS: dict[str, dict[str, Any]] = {}
-
-
-def train(
-    config: Config, *, progress: Progress | None = None, callback: Callback | None = None
-) -> tuple[Path, Metrics]:
+def train(config: Config, *, progress: Progress | None = None, callback: Callback | None = None) -> Result:
     """Sample and fine-tune, or resume either; the folder of the final checkpoint and its metrics.
 
     `out`/sampling has all responses with their rewards, `out`/demonstrations.jsonl the best one of each prompt.

@@ -15,7 +15,7 @@ from trainers.config import setting
 from trainers.packing import Packed
 from trainers.record import Setup
 from trainers.rollouts import Rollout, RolloutConfig
-from trainers.run import Callback, Metrics
+from trainers.run import Callback, Metrics, Result
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,7 @@ class Config(RolloutConfig):
     batch: int = setting(64, "episodes per iteration", low=2)
 
 
-PRESETS: dict[str, dict[str, Any]] = {}
-
-
-def train(
-    config: Config, *, progress: Progress | None = None, callback: Callback | None = None
-) -> tuple[Path, Metrics]:
+def train(config: Config, *, progress: Progress | None = None, callback: Callback | None = None) -> Result:
     """As `ppo.train`."""
     return ppo.optimise(ppo.setup(config, progress), compute_advantages, update, callback)
 

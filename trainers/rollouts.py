@@ -68,7 +68,7 @@ class Prompt(NamedTuple):
     shown: Any
 
 
-def read_and_split_prompts(
+def split_prompts(
     config: RolloutConfig, texts: Texts, reward: Reward, render: Render | None, room: float, progress: Progress
 ) -> tuple[list[Prompt], list[Prompt]]:
     """Prompts to train on, and held-out ones: those of `validation`, or a random proportion if it has ten or more.

@@ -42,7 +42,7 @@ class Sampler:
             one = torch.zeros((), dtype=dtype, device=accelerator.device)
             # parameters of the right shape that share one number; deepcopy takes them from its memo
             empty = {id(p): nn.Parameter(one.expand(p.shape), requires_grad=False) for p in self.model.parameters()}
-            self.copy = copy.deepcopy(self.model, dict[int, Any](empty)).to(accelerator.device)
+            self.copy = copy.deepcopy(self.model, dict[int, Any](empty)).to(one.device)
 
     @cached_property
     def engine(self) -> LocalEngine | vllm.VllmEngine:
@@ -76,7 +76,7 @@ class Sampler:
     def _weights(self) -> Iterator[None]:
         """While open, the engine's model has the policy's weights."""
         if isinstance(self.engine, vllm.VllmEngine):
-            self.engine.load_weights(merged_weights(self.model))
+            self.engine.follow(self.model)
             yield
             return
         self.engine.weights_changed()
@@ -108,13 +108,3 @@ def load_vllm(config: Any, accelerator: Accelerator) -> vllm.VllmEngine | None:
         raise AlignbenchError("rollouts=vllm: needs a training in one process; start one, or set rollouts=local")
     dtype, memory = ("bfloat16" if accelerator.mixed_precision == "bf16" else "float32"), config.vllm_memory
     return vllm.load_vllm(find_plain(config.model), dtype=dtype, gpu_memory_utilization=memory, training=True)
-
-
-def merged_weights(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """The weights by their names in a checkpoint, one at a time. LoRA adapters are added to those of their layers."""
-    for name, weights in model.named_parameters():
-        layer, inner, own = name.rpartition(".base_layer.")
-        if inner and own == "weight":
-            weights = weights + model.get_submodule(layer).get_delta_weight("default")
-        if "lora_" not in name:
-            yield (f"{layer}.{own}" if inner else name), weights.detach()

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import psutil  # type: ignore[import-untyped]
 
 from alignbench.errors import AlignbenchError, first_line
-from alignbench.models.checkpoint import Checkpoint, CheckpointError, weight_files
+from alignbench.models.checkpoint import Checkpoint, CheckpointError
 from alignbench.shards import SINGLE_PROCESS, Shard
 
 if TYPE_CHECKING:
@@ -123,70 +122,6 @@ def load_model(
         message = f"its weights do not fit into the memory of {device}; {advice}"
         raise CheckpointError(checkpoint.name, message) from error
     return model, tokenizer, sorted(missing)
-
-
-def load_empty(
-    checkpoint: Checkpoint, auto_class: Any, what: str, *, dtype: Any, **options: Any
-) -> tuple[Any, Any, list[str]] | None:
-    """As `load_model`, but weights have no memory (they are on `meta`): `read_shards` fills them when they are sharded.
-
-    None if `load_model` has to load it: the files have other names, shapes or number formats than the model.
-    """
-    from accelerate import init_empty_weights
-    from safetensors import safe_open
-    from transformers import AutoConfig, GenerationConfig
-
-    shapes = dict[str, list[int]]()
-    with loading(checkpoint, what):
-        tokenizer = load_tokenizer(checkpoint)
-        config = AutoConfig.from_pretrained(checkpoint.path, local_files_only=True, **options)
-        with init_empty_weights():
-            model = auto_class.from_config(config, dtype=dtype).eval()
-        model.tie_weights()
-        if checkpoint.generation_config_sha256 is not None and model.can_generate():
-            model.generation_config = GenerationConfig.from_pretrained(checkpoint.path)
-        for file in weight_files(checkpoint.path):
-            with safe_open(file, "pt") as stream:
-                shapes |= {name: stream.get_slice(name).get_shape() for name in stream.keys()}  # noqa: SIM118
-    names, weights = _names_in_files(model, shapes), dict(model.named_parameters())
-    missing = sorted(weights.keys() - names.keys())
-    same = all(list(weights[name].shape) == shapes[own] for name, own in names.items())
-    persistent = [name for name in model.state_dict() if name in dict(model.named_buffers())]
-    if checkpoint.quantization is not None or not same or persistent or missing not in ([], ["score.weight"]):
-        return None
-    return model, tokenizer, missing
-
-
-def read_shards(model: Any, folder: Path, device: Any) -> None:
-    """Fill the weights on `meta` of a model that `torch.distributed.fsdp.fully_shard` has sharded.
-
-    Each process reads the rows of its own shards only.
-    """
-    from safetensors import safe_open
-    from torch.distributed.tensor import DTensor
-    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
-
-    shards = dict[str, Any]()
-    with ExitStack() as stack:
-        files = [stack.enter_context(safe_open(file, "pt")) for file in weight_files(folder)]
-        streams = {name: stream for stream in files for name in stream.keys()}  # noqa: SIM118
-        for name, own in _names_in_files(model, streams).items():
-            empty = model.get_parameter(name)
-            if not empty.is_meta:
-                continue
-            layout = empty.device_mesh, empty.placements
-            (rows, *_), (start, *_) = compute_local_shape_and_global_offset(empty.shape, *layout)
-            part = streams[own].get_slice(own)[start : start + rows].to(device, empty.dtype)
-            shards[name] = DTensor.from_local(part, *layout, run_check=False, shape=empty.shape, stride=empty.stride())
-    model.load_state_dict(shards, strict=False, assign=True)
-    model.tie_weights()
-
-
-def _names_in_files(model: Any, names: Collection[str]) -> dict[str, str]:
-    """Parameter -> its name in the files, which may be those of the model without a head; without those that lack."""
-    prefix = f"{model.base_model_prefix}."
-    pairs = ((name, own) for name, _ in model.named_parameters() for own in (name.removeprefix(prefix), name))
-    return {name: own for name, own in pairs if own in names}
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -49,7 +49,7 @@ def load_vllm(
     """Load a checkpoint into vLLM. Raises AlignbenchError if vLLM is not installed or cannot load the checkpoint.
 
     gpus: over which the model is spread; max_model_len: in tokens, None for the most that fit into the memory
-    training: vLLM runs in this process, which can then replace the weights (`VllmEngine.load_weights`), and
+    training: vLLM runs in this process, which can then replace the weights (`VllmEngine.follow`), and
         log-probabilities are of the distribution that is sampled from, after temperature, top-k and top-p
     """
     if checkpoint.custom_code:
@@ -125,12 +125,12 @@ class VllmEngine:
         self.chat_template = bool(encoder.tokenizer.chat_template)
         self._work = {"tokens_asked": 0, "tokens_cached": 0, "tokens_generated": 0}
 
-    def load_weights(self, weights: "Iterable[tuple[str, torch.Tensor]]") -> None:
-        """Replace the weights by those of a model in training, and drop what was computed with the old ones.
+    def follow(self, model: Any) -> None:
+        """Take the weights of a model in training, and drop what was computed with the old ones. Needs `training`.
 
-        weights: names as in a checkpoint, and whole tensors, which are read one at a time. Needs `training`
+        model: of transformers, perhaps with LoRA adapters, which are added to the weights of their layers
         """
-        self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights)})
+        self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": merged_weights(model)})
         if not self.llm.reset_prefix_cache():
             raise AlignbenchError("vLLM did not drop the keys and values of the old weights")
 
@@ -240,6 +240,16 @@ class VllmEngine:
             self._work["tokens_cached"] += output.num_cached_tokens or 0
             self._work["tokens_generated"] += sum(len(choice.token_ids) for choice in output.outputs)
         return list(outputs)
+
+
+def merged_weights(model: Any) -> "Iterator[tuple[str, torch.Tensor]]":
+    """The weights by their names in a checkpoint, one at a time, with LoRA adapters added to those of their layers."""
+    for name, weights in model.named_parameters():
+        layer, inner, own = name.rpartition(".base_layer.")
+        if inner and own == "weight":
+            weights = weights + model.get_submodule(layer).get_delta_weight("default")
+        if "lora_" not in name:
+            yield (f"{layer}.{own}" if inner else name), weights.detach()
 
 
 def prompt_seed(seed: int, key: str) -> int:
