@@ -14,11 +14,11 @@ from safetensors.torch import load_file, save_file
 pytestmark = pytest.mark.slow
 WIDE = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
 RUNS = {  # with validation, a new value head, averaged weights, pretraining text, recomputed layers, a resume
-    "sft": {"stage": "sft", "epochs": 2, "dropout": 0.0, "validation": "one-sft.jsonl", "reward": "judge"},
-    "ppo": {"stage": "ppo"},  # extended from a state
-    "head": {"stage": "ppo", "episodes": 16, "reward": "training_rewards:length", "gradient_checkpointing": True},
-    "half": {"stage": "ppo", "episodes": 8, "minibatch": 8, "mixed_precision": "bf16", "ptx": 0.0},
-    "rejection": {"stage": "rejection"},
+    "sft": ("sft", {"epochs": 2, "dropout": 0.0, "validation": "one-sft.jsonl", "reward": "judge"}),
+    "ppo": ("ppo", {}),  # extended from a state
+    "head": ("ppo", {"episodes": 16, "reward": "training_rewards:length", "gradient_checkpointing": True}),
+    "half": ("ppo", {"episodes": 8, "minibatch": 8, "mixed_precision": "bf16", "ptx": 0.0}),
+    "rejection": ("rejection", {}),
 }
 
 
@@ -34,8 +34,10 @@ def folder(tmp_path_factory):
 
 def in_two(folder: Path, *runs: str) -> None:
     for run in runs:
-        parts = {"parts": [16]} if run == "ppo" else {}
-        (folder / f"{run}.json").write_text(json.dumps(RUNS[run] | {"micro_tokens": 64} | parts))
+        stage, settings = RUNS[run]
+        parts = [{"episodes": 16}, {}] if run == "ppo" else [{}]
+        written = {"stage": stage, "settings": settings | {"micro_tokens": 64}, "parts": parts}
+        (folder / f"{run}.json").write_text(json.dumps(written))
     stages.in_two_processes(sharded.__file__, folder, *runs)
 
 
@@ -67,8 +69,8 @@ def two(folder):
 @pytest.mark.parametrize("name", [name for name in RUNS if name != "half"])
 def test_two_sharded_processes_train_as_one(folder, two, tmp_path, monkeypatch, name):
     monkeypatch.chdir(folder)
-    stage = RUNS[name]["stage"]
-    one = stages.long(folder, stage, tmp_path / name, **{n: v for n, v in RUNS[name].items() if n != "stage"})
+    stage, settings = RUNS[name]
+    one = stages.long(folder, stage, tmp_path / name, **settings)
     for a, b in zip(read_lines(one / "metrics.jsonl"), read_lines(two / name / "metrics.jsonl"), strict=True):
         a, b = ({key: float(x) for key, x in line.items()} for line in (a, b))
         assert a == pytest.approx(b, rel=1e-5, abs=1e-5)

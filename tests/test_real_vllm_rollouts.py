@@ -70,9 +70,7 @@ def test_two_iterations_sample_from_the_current_policy(folder, engine, tmp_path,
     lines = read_lines(out / "metrics.jsonl")
     assert len(lines) == 2
     for line in lines:
-        assert line["sampler_kl"] == pytest.approx(0, abs=1e-6), (
-            "its log-probabilities are the policy's, at temperature"
-        )
+        assert line["sampler_kl"] == pytest.approx(0, abs=1e-6), "the policy's log-probabilities, at temperature"
         assert line.get("ratio", 1) == pytest.approx(1, abs=2e-5), "one step, on the weights that sampled"
     assert lines[1]["kl"] != pytest.approx(0, abs=1e-3), "the second iteration has other weights"
     assert not stages.same_weights(out / "final", folder / "wide")

@@ -8,8 +8,6 @@ during the training: log π_ref is computed once, by the policy before its first
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch

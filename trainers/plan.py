@@ -51,7 +51,7 @@ def sizes(spec: str, rank: int = 0) -> dict[str, int]:
 def plan(stage: str, config: Any, gpus: int = 1) -> dict[str, float]:
     """Bytes on each device by purpose: weights and states exactly, activations and sampling as estimates.
 
-    Models, gradients and states of all-weight training are sharded (FSDP2), those of LoRA are whole on every device (DDP).
+    Models, gradients and states of all-weight training are sharded (FSDP2), those of LoRA are on every device (DDP).
     """
     rank = getattr(config, "lora", 0)
     policy = sizes(config.model, rank)

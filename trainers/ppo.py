@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import wraps
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np

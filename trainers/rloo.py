@@ -3,8 +3,6 @@ responses to its prompt. No value model. The loop and all other steps are those 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch

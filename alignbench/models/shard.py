@@ -1,4 +1,4 @@
-"""Models that several processes share by FSDP2: created without memory, sharded, then read from safetensors in parts."""
+"""Models that processes share by FSDP2: created without memory, sharded, then read from safetensors in parts."""
 
 from collections.abc import Collection
 from contextlib import ExitStack
