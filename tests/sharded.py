@@ -61,12 +61,8 @@ def main(folder: Path, *stages: str) -> None:
     os.chdir(folder)  # of the reward functions
     for stage in stages:
         settings = json.loads((folder / f"{stage}.json").read_text())
-        out = folder / "two" / stage
-        for episodes in settings.pop("parts", []):
-            long(
-                folder, settings["stage"], out, **{n: v for n, v in settings.items() if n != "stage"}, episodes=episodes
-            )
-        long(folder, settings.pop("stage"), out, **settings)
+        for changed in settings["parts"]:  # each continues the one before
+            long(folder, settings["stage"], folder / "two" / stage, **settings["settings"] | changed)
     if not stages:
         found = shards_of(folder, "no") | {"frozen": shards_of(folder, "bf16", frozen=True)}
         (folder / f"shards-{os.environ['RANK']}.json").write_text(json.dumps(found))

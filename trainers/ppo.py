@@ -365,7 +365,7 @@ def setup(config: RolloutConfig, progress: Progress | None = None) -> Setup:
     longest = {whose: config.max_tokens + (whose == "reward model") for whose in windows}
     # and may have a few tokens more, since it encodes the text of a response again
     rooms = (window - longest[whose] - 16 * (whose == "reward model") for whose, window in windows.items() if window)
-    prompts, held_out = split_prompts(config, texts, reward, reader.render, min(rooms, default=math.inf), progress)
+    prompts, held_out = split_prompts(config, reader, reward, min(rooms, default=math.inf), progress.say)
     for whose, window in windows.items():
         sizes = (len(prompt.ids) + longest[whose] for prompt in (*prompts, *held_out))
         loop.check_lengths(sizes, window, "prompt + max_tokens of row", config.prompts, whose=whose)

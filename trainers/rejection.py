@@ -16,8 +16,9 @@ from alignbench.errors import AlignbenchError
 from alignbench.progress import Progress
 from alignbench.runs.folder import append_lines
 from alignbench.types.engine import Sampling
-from trainers import data, loop, sft
+from trainers import loop, sft
 from trainers.config import check, setting
+from trainers.data import load_policy
 from trainers.models import Policy, place
 from trainers.reward import RewardModel, as_read_by, load_reward, score_all
 from trainers.rollouts import SamplingConfig
@@ -62,8 +63,8 @@ def train(config: Config, *, progress: Progress | None = None, callback: Callbac
 def sample(config: Config, accelerator: Accelerator, progress: Progress) -> list[dict[str, Any]]:
     """The best response to each prompt, as demonstrations: {prompt, response}, or {messages} with a template."""
     out = Path(config.out) / "sampling"
-    model, reader = data.load_policy(config, accelerator, progress.say)
-    render, texts, window = reader.render, reader.texts, reader.window
+    model, reader = load_policy(config, accelerator, progress.say)
+    texts, window = reader.texts, reader.window
     if of_vllm := load_vllm(config, accelerator):
         window = of_vllm.window
     reward = load_reward(config.reward, accelerator, config.micro_tokens, config.offload)
@@ -71,9 +72,7 @@ def sample(config: Config, accelerator: Accelerator, progress: Progress) -> list
     origin = Origin.find("sampling", config.model, models, [(config.prompts, None)])
     with open_run(replace(config, out=str(out)), origin, accelerator, progress) as run:
         state, lines = run.resume(), out / LINES[1]
-        questions = data.read_prompts(config.prompts, render, progress.say)
-        room = (window or math.inf) - config.max_tokens
-        questions = data.fitting_prompts(config, questions, texts, room, config.prompts, render, progress.say)
+        questions = reader.prompts(config.prompts, (window or math.inf) - config.max_tokens)
         prompts = [question.prompt for question in questions]
         sizes = (len(ids) + config.max_tokens for ids in texts.prompts(prompts))
         loop.check_lengths(sizes, window, "prompt + max_tokens of row", config.prompts)
@@ -99,7 +98,7 @@ def sample(config: Config, accelerator: Accelerator, progress: Progress) -> list
             run.save_state(step, lambda folder: None, {})
             progress.advance()
     written = [json.loads(line) for line in lines.read_text("utf-8").splitlines()]
-    return best_of(written, [as_messages(question.asked) for question in questions] if render else ())
+    return best_of(written, [as_messages(question.asked) for question in questions] if reader.render else ())
 
 
 def best_of(rows: Sequence[dict[str, Any]], conversations: Sequence[Messages] = ()) -> list[dict[str, Any]]:

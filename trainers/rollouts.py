@@ -10,12 +10,9 @@ import numpy as np
 
 from alignbench.console import printable
 from alignbench.errors import AlignbenchError
-from alignbench.models.template import Render
-from alignbench.progress import Progress
 from trainers import loop, losses
 from trainers.config import REQUIRED, StageConfig, setting
-from trainers.data import fitting_prompts, read_prompts
-from trainers.models import Texts
+from trainers.data import Reader, Say
 from trainers.packing import Example
 from trainers.reward import Reward, as_read_by
 from trainers.run import Metrics
@@ -69,18 +66,16 @@ class Prompt(NamedTuple):
 
 
 def split_prompts(
-    config: RolloutConfig, texts: Texts, reward: Reward, render: Render | None, room: float, progress: Progress
+    config: RolloutConfig, reader: Reader, reward: Reward, room: float, say: Say
 ) -> tuple[list[Prompt], list[Prompt]]:
     """Prompts to train on, and held-out ones: those of `validation`, or a random proportion if it has ten or more.
 
     room: the most tokens of a prompt"""
 
     def read(source: str) -> list[Prompt]:
-        rows = read_prompts(source, render, progress.say)
-        rows = fitting_prompts(config, rows, texts, room, source, render, progress.say)
-        found = [row.prompt for row in rows]
-        shown = as_read_by(reward, rows, config.template)
-        return [Prompt(*row) for row in zip(found, texts.prompts(found), shown, strict=True)]
+        rows = reader.prompts(source, room)
+        found, shown = [row.prompt for row in rows], as_read_by(reward, rows, config.template)
+        return [Prompt(*row) for row in zip(found, reader.texts.prompts(found), shown, strict=True)]
 
     prompts, held_out = read(config.prompts), read(config.validation) if config.validation else []
     if not config.validation:
@@ -89,7 +84,7 @@ def split_prompts(
         held_out = [prompts[i] for i in sorted(chosen)]
         prompts = [prompt for i, prompt in enumerate(prompts) if i not in chosen]
     instead = "" if held_out else "; metrics of checkpoints are on the next batch of prompts"
-    progress.say(f"prompts: {len(prompts)} to train on, {len(held_out)} held out{instead}")
+    say(f"prompts: {len(prompts)} to train on, {len(held_out)} held out{instead}")
     return prompts, held_out
 
 
