@@ -76,10 +76,8 @@ def train(config: Config, *, progress: Progress | None = None, callback: Callbac
         def loss_of(rows: Sequence[Row]) -> torch.Tensor:
             packed = pack([row.example for row in rows], accelerator.device)
             logprobs = loop.split_by_example(packed, packed.before, module(packed)[0])
-            losses = (
-                dpo_loss(sum_by_response(r.example, own), r, config.beta) for r, own in zip(rows, logprobs, strict=True)
-            )
-            return torch.stack(list(losses)).sum()
+            pairs = zip(rows, logprobs, strict=True)
+            return torch.stack([dpo_loss(sum_by_response(r.example, own), r, config.beta) for r, own in pairs]).sum()
 
         def after_epoch(epoch: int, step: int) -> Metrics:
             pairs = zip(logprobs_on([row.example for row in validation]), validation, strict=True)

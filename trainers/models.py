@@ -182,9 +182,8 @@ def check_packing(module: Policy | Scalar, spec: str, *, half: bool = False) -> 
     model, device = module.model, next(module.parameters()).device
     ids = np.linspace(0, model.get_input_embeddings().num_embeddings - 1, 12).astype(int).tolist()
     examples = [Example(ids[:4], [ids[4:8], ids[8:]]), Example(ids[:5], [ids[5:]])]
-    packed, *alone = (
-        pack(some, device) for some in (examples, *([Example(e.prompt, [r])] for e in examples for r in e.responses))
-    )
+    rows = [examples, *([Example(e.prompt, [r])] for e in examples for r in e.responses)]
+    packed, *alone = (pack(row, device) for row in rows)
     try:
         if isinstance(module, Scalar):
             found, *stock = module(packed, packed.last), *(module(row, row.last, stock=True) for row in alone)

@@ -96,9 +96,8 @@ def plan(stage: str, config: Any, gpus: int = 1) -> dict[str, float]:
 
 def advise(stage: str, config: Any, gpus: int, memory: float) -> str:
     """Whether a training fits into `memory` GiB of each device, else the first settings with which it does."""
-    room, changed = RESERVE * memory * GIB, dict[str, Any]()
-    if getattr(config, "rollouts", "local") == "vllm":
-        room -= config.vllm_memory * memory * GIB
+    of_vllm = config.vllm_memory if getattr(config, "rollouts", "local") == "vllm" else 0
+    room, changed = (RESERVE - of_vllm) * memory * GIB, dict[str, Any]()
 
     def needed(changes: Mapping[str, Any]) -> float:
         return sum(plan(stage, replace(config, **changes), gpus).values())

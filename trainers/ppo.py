@@ -144,11 +144,9 @@ def sample(s: Setup, prompts: Sequence[tuple[str, Prompt]]) -> list[Rollout]:
     completions = s.sampler.sample(keys, texts, sampling, config.seed)
     # The text is cut at its stop string before it is scored (detail 10). The ids are those sampled, with those of the
     # stop string: text that is decoded and tokenised again may have other ids (detail 19).
-    by_vllm = config.rollouts == "vllm"
-    return [
-        Rollout(prompt, c.text, list(c.tokens), c.finish != "length", np.array(c.logprobs) if by_vllm else None)
-        for (_, prompt), c in zip(prompts, completions, strict=True)
-    ]
+    logprobs = [np.array(c.logprobs) if config.rollouts == "vllm" else None for c in completions]
+    found = zip(prompts, completions, logprobs, strict=True)
+    return [Rollout(prompt, c.text, list(c.tokens), c.finish != "length", own) for (_, prompt), c, own in found]
 
 
 @timed

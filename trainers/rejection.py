@@ -87,8 +87,7 @@ def sample(config: Config, accelerator: Accelerator, progress: Progress) -> list
             chosen = [i for i in batch for _ in range(config.n)]
             keys = [f"{i}:{at % config.n}" for at, i in enumerate(chosen)]
             found = sampler.sample(keys, [prompts[i] for i in chosen], sampling, config.seed)
-            responses = [completion.text for completion in found]
-            scores = score_all(accelerator, reward, config.reward, [shown[i] for i in chosen], responses)
+            scores = score_all(accelerator, reward, config.reward, [shown[i] for i in chosen], [c.text for c in found])
             step += 1
             rows = [
                 {"row": i, "prompt": prompts[i], "response": c.text, "ended": c.finish != "length", "reward": score}

@@ -42,7 +42,7 @@ class Sampler:
             one = torch.zeros((), dtype=dtype, device=accelerator.device)
             # parameters of the right shape that share one number; deepcopy takes them from its memo
             empty = {id(p): nn.Parameter(one.expand(p.shape), requires_grad=False) for p in self.model.parameters()}
-            self.copy = copy.deepcopy(self.model, dict[int, Any](empty)).to(one.device)
+            self.copy = copy.deepcopy(self.model, dict[int, Any](empty)).to(one.device).eval()
 
     @cached_property
     def engine(self) -> LocalEngine | vllm.VllmEngine:
@@ -67,8 +67,7 @@ class Sampler:
             completions = map_split(self.accelerator, len(prompts), generate)
         for prompt, completion in zip(prompts, completions, strict=True):
             if completion.unscored:
-                not_finite = completion.unscored in (NOT_FINITE, vllm.NOT_FINITE)
-                kind = NotFiniteError if not_finite else AlignbenchError
+                kind = NotFiniteError if completion.unscored in (NOT_FINITE, vllm.NOT_FINITE) else AlignbenchError
                 raise kind(f"prompt {prompt[:60]!r}: no response ({completion.unscored})")
         return completions
 
@@ -80,11 +79,7 @@ class Sampler:
             yield
             return
         self.engine.weights_changed()
-        if self.copy is None:
-            yield
-            return
-        self.copy.eval()
-        pairs = list(zip(self.copy.parameters(), self.model.parameters(), strict=True))
+        pairs = list(zip(self.copy.parameters(), self.model.parameters(), strict=True)) if self.copy else []
         before = [mine.data for mine, _ in pairs]
         try:
             for mine, new in pairs:
