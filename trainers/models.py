@@ -168,9 +168,11 @@ def recompute_layers(model: nn.Module) -> None:
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     if not layers:
         raise AlignbenchError(f"gradient_checkpointing: a {type(model).__name__} does not support it; set it to false")
-    for layer in layers:  # contexts: of the forward pass and of its repetition
-        options = {"use_reentrant": False, "context_fn": lambda: (nullcontext(), replaced_attention(model, PACKED))}
-        layer.forward = partial(recomputed, layer.forward, **options)
+    for layer in layers:
+        layer.forward = partial(
+            recomputed, layer.forward, use_reentrant=False,
+            context_fn=lambda: (nullcontext(), replaced_attention(model, PACKED)),  # of the pass and of its repetition
+        )  # fmt: skip
 
 
 @torch.no_grad()
