@@ -39,6 +39,7 @@ def test_full_ppo_keeps_at_most_20_bytes_and_lora_7_under_bf16(config):
     small = plan("ppo", replace(half, offload=True, optimizer="adam-8bit"))
     assert sum(small[name] for name in names) == 16 * parameters
     assert sum(plan("ppo", half)[name] for name in names) == 36 * parameters
+    assert 4 * plan("ppo", half, 4)["frozen models"] == plan("ppo", half)["frozen models"], "sharded"
     adapters, lora = sizes(config.model, 1)["adapters"], plan("ppo", replace(half, lora=1))
     # two adapters with 4 bytes of weights and 8 of moments, one gradient, one average
     assert sum(lora[name] for name in names) == 6 * parameters + (2 * 12 + 4 + 4) * adapters
