@@ -90,7 +90,7 @@ def test_old_weights_are_a_warning_and_a_change_of_the_engine_is_refused(folder,
     settings = VLLM | {"lr": 0.3}
     monkeypatch.setattr(Sampler, "_weights", lambda self: nullcontext())
     out = optimise(**settings)
-    assert read_lines(out / "metrics.jsonl")[1]["sampler_kl"] > 0.05
+    assert read_lines(out / "metrics.jsonl")[1]["sampler_kl"] > 0.1
     warned = [line["kind"] for line in read_lines(out / "log.jsonl") if line["event"] == "warning"]
     assert "sampler" in warned
     line = refusal(lambda: stages.train(folder, "ppo", out, **(settings | {"rollouts": "local"})))

@@ -190,7 +190,7 @@ def warnings(config: RolloutConfig, rollouts: Sequence[Rollout], history: Sequen
         found["fixed"] = f"{above}, {worst:g}, and counts as that"
     if now["kl"] > 10 and now["kl"] > now["response_tokens"] / 2:
         found["kl"] = f"KL is {now['kl']:.3g} nats per response, over .5 per token; lower lr, or raise beta"
-    if now.get("sampler_kl", 0) > 0.05:
+    if now.get("sampler_kl", 0) > 0.1:
         off = f"vLLM sampled from a distribution {now['sampler_kl']:.3g} nats per token off the policy's"
         found["sampler"] = f"{off}; set mixed_precision=no, or rollouts=local"
     if now["entropy"] < 0.1 * history[0]["entropy"]:

@@ -42,7 +42,7 @@ def load_empty(
     names, weights = _names_in_files(model, shapes), dict(model.named_parameters())
     missing = sorted(weights.keys() - names.keys())
     same = all(list(weights[name].shape) == shapes[own] for name, own in names.items())
-    persistent = [name for name in model.state_dict() if name in dict(model.named_buffers())]
+    persistent = model.state_dict().keys() & dict(model.named_buffers()).keys()
     if checkpoint.quantization is not None or not same or persistent or missing not in ([], ["score.weight"]):
         return None
     return model, tokenizer, missing
