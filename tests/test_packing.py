@@ -53,7 +53,7 @@ def assert_close(found, expected, atol=CLOSE):
 def test_log_probabilities_are_those_of_each_response_after_its_prompt_alone(architecture):
     """Detail 3."""
     model, examples = model_of(architecture), examples_of(0, SHAPE)
-    check_packing(model, "folder", "causal")
+    check_packing(Policy(model), "folder")
     with torch.no_grad():
         expected = alone(stages.exact(model), examples)
         found, entropies = Policy(copy.deepcopy(model))(pack(examples))
@@ -64,7 +64,7 @@ def test_log_probabilities_are_those_of_each_response_after_its_prompt_alone(arc
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "opt"])
 def test_scores_are_those_at_the_last_token_of_each_response_alone(architecture):
     model, examples = stages.tiny_classifier(architecture, tiny_tokenizer()), examples_of(5, SHAPE)
-    check_packing(model, "folder", "reward")
+    check_packing(Scalar(model), "folder")
     with torch.no_grad():
         packed, reference = pack(examples), stages.exact(model)
         expected = torch.stack([stages.score_alone(reference, e.prompt, r) for e in examples for r in e.responses])
@@ -73,7 +73,7 @@ def test_scores_are_those_at_the_last_token_of_each_response_alone(architecture)
 
 @pytest.mark.parametrize("architecture", REFUSED)
 def test_an_architecture_that_cannot_be_packed_is_refused(architecture):
-    line = refusal(lambda: check_packing(model_of(architecture), "folder", "causal"))
+    line = refusal(lambda: check_packing(Policy(model_of(architecture)), "folder"))
     assert line.startswith(f"checkpoint folder: {architecture} cannot be trained packed")
     assert ("soft caps" in line) == (architecture == "gemma2")
 

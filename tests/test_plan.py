@@ -20,7 +20,7 @@ def config(tmp_path_factory):
 def test_weights_and_states_are_those_of_real_models(config, rank):
     model, _, _ = load(config.model, "causal")
     policy = Policy(add_lora(model, rank, 0) if rank else model)
-    optimizer = loop.make_optimizer([(policy.parameters(), 1e-3)], config)
+    optimizer = loop.make_optimizer(policy.parameters(), 1e-3, config)
     trained = [p for p in policy.parameters() if p.requires_grad]
     sum(p.sum() for p in trained).backward()
     optimizer.step()
@@ -39,6 +39,7 @@ def test_full_ppo_keeps_at_most_20_bytes_and_lora_7_under_bf16(config):
     small = plan("ppo", replace(half, offload=True, optimizer="adam-8bit"))
     assert sum(small[name] for name in names) == 16 * parameters
     assert sum(plan("ppo", half)[name] for name in names) == 36 * parameters
+    assert 4 * plan("ppo", half, 4)["frozen models"] == plan("ppo", half)["frozen models"], "sharded"
     adapters, lora = sizes(config.model, 1)["adapters"], plan("ppo", replace(half, lora=1))
     # two adapters with 4 bytes of weights and 8 of moments, one gradient, one average
     assert sum(lora[name] for name in names) == 6 * parameters + (2 * 12 + 4 + 4) * adapters
@@ -50,3 +51,10 @@ def test_the_advice_names_settings_with_which_it_fits(config):
     total = sum(plan("ppo", replace(config, **least)).values()) / 2**30
     assert advise("ppo", config, 1, total).endswith("or a smaller model")
     assert "does with mixed_precision=bf16" in advise("ppo", config, 1, 1.2 * total)
+
+
+def test_vllm_has_its_own_part_of_the_device(config):
+    vllm = replace(config, rollouts="vllm", vllm_memory=0.5)
+    found, total = plan("ppo", vllm), sum(plan("ppo", vllm).values()) / 2**30
+    assert found == {name: number for name, number in plan("ppo", config).items() if not name.startswith("sampling")}
+    assert [advise("ppo", vllm, 1, total / room) == "fits" for room in (0.39, 0.41)] == [True, False]  # of 0.9 - 0.5

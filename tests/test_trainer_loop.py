@@ -32,7 +32,7 @@ accelerator = pytest.fixture(scope="module")(an_accelerator)
 def test_adam_has_the_papers_settings_and_omits_frozen_weights():
     layer = nn.Linear(3, 2)
     layer.bias.requires_grad_(False)
-    optimizer = make_optimizer([(layer.parameters(), 3e-4)], StageConfig(out=""))
+    optimizer = make_optimizer(layer.parameters(), 3e-4, StageConfig(out=""))
     (group,) = optimizer.param_groups
     assert (group["betas"], group["eps"], group["weight_decay"]) == ((0.9, 0.95), 1e-5, 0)
     assert [p.shape for p in group["params"]] == [(2, 3)]
@@ -53,7 +53,7 @@ def test_the_gradient_is_clipped_and_its_unclipped_norm_returned(max_norm, moved
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_gradient_that_is_not_finite_changes_neither_weights_nor_moments(bad):
     layer = nn.Linear(3, 2)
-    optimizer = make_optimizer([(layer.parameters(), 0.1)], StageConfig(out=""))
+    optimizer = make_optimizer(layer.parameters(), 0.1, StageConfig(out=""))
     layer(torch.ones(1, 3)).sum().backward()
     take_step(layer, optimizer, None)
     before = copy.deepcopy((layer.state_dict(), optimizer.state_dict()["state"]))
@@ -120,7 +120,7 @@ def test_a_row_longer_than_the_window_is_named():
 def test_a_state_holds_only_what_is_trained_and_loads_over_the_frozen_weights(accelerator, tmp_path):
     layer = nn.Linear(3, 2)
     layer.bias.requires_grad_(False)
-    optimizer = make_optimizer([(layer.parameters(), 0.1)], StageConfig(out=""))
+    optimizer = make_optimizer(layer.parameters(), 0.1, StageConfig(out=""))
     module, _ = accelerator.prepare(layer, optimizer)
     before = copy.deepcopy(module.state_dict())
     try:

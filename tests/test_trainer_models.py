@@ -145,11 +145,10 @@ def test_a_disabled_adapter_leaves_the_base_model_and_a_merged_one_the_adapted_m
         assert float((expected - plain).abs().max()) > 0.1
         with policy.model.disable_adapter():
             assert torch.equal(policy(packed)[0], plain)
-        for name, weights in (("own", {}), ("gathered", policy.state_dict())):
-            save_model(tmp_path / name, policy.model, tokenizer, weights, "model.")
-            merged = Policy(load(str(tmp_path / name), "causal")[0])(packed)[0]
-            torch.testing.assert_close(merged, expected, rtol=0, atol=2e-4)
-            assert (tmp_path / name / "adapter" / "adapter_model.safetensors").exists()
+        save_model(tmp_path, make_accelerator(StageConfig(out="", cpu=True)), policy, tokenizer)
+        merged = Policy(load(str(tmp_path), "causal")[0])(packed)[0]
+        torch.testing.assert_close(merged, expected, rtol=0, atol=2e-4)
+        assert (tmp_path / "adapter" / "adapter_model.safetensors").exists()
         assert torch.equal(policy(packed)[0], expected)  # training continues with the adapter
 
 
@@ -161,7 +160,7 @@ def test_with_lora_a_scalar_head_is_trained_in_full_and_saved(tmp_path):
     with torch.no_grad():
         head.add_(1.0)
         expected = Scalar(model)(packed, packed.last)
-        save_model(tmp_path, model, tokenizer, model.state_dict())
+        save_model(tmp_path, make_accelerator(StageConfig(out="", cpu=True)), Scalar(model), tokenizer)
         found = Scalar(load(str(tmp_path), "reward")[0])(packed, packed.last)
     torch.testing.assert_close(found, expected, rtol=0, atol=2e-4)
 
@@ -239,7 +238,7 @@ def test_frozen_models_are_in_bf16_with_fp32_rotary_frequencies_and_may_stay_in_
     model, packed = tiny_model("llama", tiny_tokenizer()), pack(EXAMPLES)
     with torch.no_grad():
         expected = Policy(model)(packed)[0]
-        half = SimpleNamespace(mixed_precision="bf16", device=torch.device("cpu"))
+        half = SimpleNamespace(mixed_precision="bf16", device=torch.device("cpu"), distributed_type="NO")
         frozen = place(Policy(copy.deepcopy(model)), half, frozen=True, offload=offload)
         with torch.autocast("cpu", torch.bfloat16):
             torch.testing.assert_close(frozen(packed)[0], expected, rtol=0, atol=0.1)
@@ -250,5 +249,5 @@ def test_frozen_models_are_in_bf16_with_fp32_rotary_frequencies_and_may_stay_in_
 
 def test_with_lora_only_adapters_and_heads_have_four_bytes():
     policy = Policy(add_lora(tiny_classifier("llama", tiny_tokenizer()), 4, 0))
-    place(policy, SimpleNamespace(mixed_precision="bf16", device=torch.device("cpu")))
+    place(policy, SimpleNamespace(mixed_precision="bf16", device=torch.device("cpu"), distributed_type="NO"))
     assert {(p.dtype, p.requires_grad) for p in policy.parameters()} == {(torch.bfloat16, False), (torch.float32, True)}

@@ -145,6 +145,10 @@ def test_tensorboard_gets_the_metrics_and_launchers_and_trackers_that_cannot_be_
         with monkeypatch.context() as patched:
             patched.setenv(f"ACCELERATE_USE_{variable}", "true")
             assert refusal(make) == f"{name}: not supported; start with FSDP2 or DDP instead"
+            if variable == "FSDP":
+                patched.setenv("FSDP_VERSION", "2")
+                patched.setenv("FSDP_OFFLOAD_PARAMS", "true")
+                assert refusal(make).startswith("FSDP_OFFLOAD_PARAMS: not supported")
     assert "choose among tensorboard, wandb" in refusal(make, ("tensorbored",))
     monkeypatch.setattr("trainers.loop.find_spec", lambda name: None)
     assert "pip install 'alignbench[train]'" in refusal(make, ("tensorboard",))

@@ -110,20 +110,16 @@ def find_stage(stage: str, preset: str | None) -> tuple[Any, Mapping[str, Any]]:
     if stage not in STAGES:
         raise AlignbenchError(f"stage {stage!r}: choose {', '.join(STAGES)}")
     module = import_module(f"trainers.{stage}")
-    if preset is not None and preset not in module.PRESETS:
-        known = f"{stage} has {', '.join(module.PRESETS)}" if module.PRESETS else f"{stage} has no presets"
-        raise AlignbenchError(f"preset {preset}: {known}")
-    return module, module.PRESETS.get(preset, {})
+    presets = getattr(module, "PRESETS", {})
+    if preset is not None and preset not in presets:
+        raise AlignbenchError(f"preset {preset}: {stage} has {', '.join(presets) or 'no presets'}")
+    return module, presets.get(preset, {})
 
 
 def read_config(
-    kind: type[T],
-    *,
-    file: Path | None = None,
-    preset: Mapping[str, Any] | None = None,
-    overrides: Sequence[str] = (),
+    kind: type[T], *, file: Path | None = None, preset: Mapping[str, Any] | None = None, overrides: Sequence[str] = (),
     settings: Mapping[str, Any] | None = None,
-) -> T:
+) -> T:  # fmt: skip
     """Settings from defaults < preset < YAML file < overrides (NAME=VALUE) < settings. Required ones may be missing.
 
     Raises AlignbenchError for an unknown setting or a value of a wrong type.

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import pyarrow.compute as pc
+from accelerate import Accelerator
 
 from alignbench.data.conversations import Conversation, Text, as_messages, read_conversations, shortened
 from alignbench.data.tokens import token_pieces
@@ -97,6 +98,27 @@ class Reader:
     def rankings(self, source: str | None) -> list[Ranking]:
         return read_rankings(source, self.render, self.say) if source else []
 
+    def prompts(self, source: str, room: float) -> list[Question]:
+        """Prompts of at most `room` tokens; with long=error all, unchanged. With long=truncate, long ones lose their
+        oldest text: from the left, and in chat messages before the template is applied."""
+        template, rows, kept = self.render, read_prompts(source, self.render, self.say), list[Question]()
+        if self.config.long == "error":
+            return rows
+
+        def shown(asked: Text) -> Question:
+            return Question(template(as_messages(asked), True) if template else str(asked), asked=asked)
+
+        long = [len(ids) > room for ids in self.texts.prompts([row.prompt for row in rows])]
+        for row, is_long in zip(rows, long, strict=True):
+            if not is_long:
+                kept.append(row)
+            elif self.config.long == "truncate":
+                asked = as_messages(row.asked) if template else row.asked
+                short = shortened(asked, int(room), lambda text: len(self.texts.prompts([shown(text).prompt])[0]))
+                kept += [shown(short)] if short is not None else []
+        _report(source, "prompt", rows, kept, sum(long), int(room), self.say)
+        return kept
+
     def encode(self, rows: Sequence[R], source: str | None, *, keep_end: bool = False) -> list[tuple[R, Example]]:
         """The rows with their tokens, within the window (`within_window`)."""
         pairs = [(row, self.texts.example(row.prompt, row.responses)) for row in rows]
@@ -104,10 +126,10 @@ class Reader:
         return within_window(self.config.long, pairs, self.window, what, str(source), self.say, keep_end=keep_end)
 
 
-def load_policy(config: Any, say: Say) -> tuple[Any, Reader]:
+def load_policy(config: Any, accelerator: Accelerator, say: Say) -> tuple[Any, Reader]:
     """The causal language model `config.model` in fp32, and the reader of its rows. With a template responses also end
     at the token that ends a turn."""
-    model, tokenizer, checkpoint = load(config.model, "causal")
+    model, tokenizer, checkpoint = load(config.model, "causal", accelerator)
     render = find_render(config, tokenizer)  # first, since it may set the template that ends turns
     if render:
         end_at_turns(model, tokenizer)
@@ -148,30 +170,6 @@ def within_window(
             cut = [r if len(r) <= room else [*r[: room - keep_end], *r[len(r) - keep_end :]] for r in example.responses]
             kept.append((row, Example(example.prompt, cut)))
     _report(source, what, rows, kept, sum(example.longest > window for _, example in rows), window, say)
-    return kept
-
-
-def fitting_prompts(
-    config: StageConfig, rows: Sequence[Question], texts: Texts, room: float, source: str, template: Render | None,
-    say: Say,
-) -> list[Question]:  # fmt: skip
-    """Prompts of at most `room` tokens; with long=error all, unchanged. With long=truncate, long ones lose their oldest
-    text: from the left, and in chat messages before the template is applied."""
-    if config.long == "error":
-        return list(rows)
-
-    def shown(asked: Text) -> Question:
-        return Question(template(as_messages(asked), True) if template else str(asked), asked=asked)
-
-    kept, long = list[Question](), [len(ids) > room for ids in texts.prompts([row.prompt for row in rows])]
-    for row, is_long in zip(rows, long, strict=True):
-        if not is_long:
-            kept.append(row)
-        elif config.long == "truncate":
-            asked = as_messages(row.asked) if template else row.asked
-            short = shortened(asked, int(room), lambda text: len(texts.prompts([shown(text).prompt])[0]))
-            kept += [shown(short)] if short is not None else []
-    _report(source, "prompt", rows, kept, sum(long), int(room), say)
     return kept
 
 

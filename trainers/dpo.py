@@ -7,8 +7,7 @@ during the training: log π_ref is computed once, by the policy before its first
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from functools import partial
 
 import numpy as np
 import torch
@@ -19,10 +18,10 @@ from trainers import loop
 from trainers.config import check, setting
 from trainers.data import Ranking, load_policy
 from trainers.losses import ranking_loss
-from trainers.models import Policy, add_lora, place, residual_dropout, save_model
+from trainers.models import Policy, add_lora, residual_dropout, save_model
 from trainers.packing import Example, Packed, pack
 from trainers.reward import RankingConfig, read_parts
-from trainers.run import Callback, Metrics, Origin, open_run
+from trainers.run import Callback, Metrics, Origin, Result, open_run
 
 
 @dataclass(frozen=True)
@@ -34,9 +33,6 @@ class Config(RankingConfig):
     lora: int = setting(0, "rank of LoRA adapters; 0: all weights", low=0)
 
 
-PRESETS: dict[str, dict[str, Any]] = {}
-
-
 @dataclass(frozen=True)
 class Row:
     """A ranking, its tokens, and log π_ref of each response in nats, (responses,)."""
@@ -46,25 +42,21 @@ class Row:
     reference: torch.Tensor
 
 
-def train(
-    config: Config, *, progress: Progress | None = None, callback: Callback | None = None
-) -> tuple[Path, Metrics]:
+def train(config: Config, *, progress: Progress | None = None, callback: Callback | None = None) -> Result:
     """Train, or resume an interrupted run; the folder of the final checkpoint and its metrics. callback: `loop.fit`"""
     config = check(config)
     progress = progress or Progress()
     accelerator = loop.make_accelerator(config, progress.say)
-    model, reader = load_policy(config, progress.say)
+    model, reader = load_policy(config, accelerator, progress.say)
     parts, files = read_parts(config, reader)
     residual_dropout(model, 0.0)
     if config.lora:
         model = add_lora(model, config.lora, config.seed)
-    policy = place(Policy(model), accelerator, recompute=config.gradient_checkpointing)
-    module, optimizer = accelerator.prepare(policy, loop.make_optimizer([(policy.parameters(), config.lr)], config))
+    policy, module, optimizer = loop.prepare(Policy(model), config, config.lr, accelerator)
     origin = Origin.find("dpo", config.model, {}, files)
 
     def logprobs_of(packed: Packed) -> list[torch.Tensor]:
-        with accelerator.autocast():
-            return [part.cpu() for part in loop.split_by_example(packed, packed.before, module(packed)[0])]
+        return [part.cpu() for part in loop.split_by_example(packed, packed.before, module(packed)[0])]
 
     def logprobs_on(examples: Sequence[Example]) -> list[torch.Tensor]:
         module.eval()
@@ -84,10 +76,8 @@ def train(
         def loss_of(rows: Sequence[Row]) -> torch.Tensor:
             packed = pack([row.example for row in rows], accelerator.device)
             logprobs = loop.split_by_example(packed, packed.before, module(packed)[0])
-            losses = (
-                dpo_loss(sum_by_response(r.example, own), r, config.beta) for r, own in zip(rows, logprobs, strict=True)
-            )
-            return torch.stack(list(losses)).sum()
+            pairs = zip(rows, logprobs, strict=True)
+            return torch.stack([dpo_loss(sum_by_response(r.example, own), r, config.beta) for r, own in pairs]).sum()
 
         def after_epoch(epoch: int, step: int) -> Metrics:
             pairs = zip(logprobs_on([row.example for row in validation]), validation, strict=True)
@@ -100,15 +90,11 @@ def train(
             )
             return metrics | {"best_reward": float(best), "worst_reward": float(worst), "margin": float(best - worst)}
 
-        def save(folder: Path) -> None:
-            weights = accelerator.get_state_dict(module)
-            if accelerator.is_main_process:
-                save_model(folder, policy.model, reader.texts.tokenizer, weights, "model.")
-
         epochs = loop.fit(
             config, run, module, optimizer, rows_of=lambda epoch: training, size=lambda row: len(row.example),
             weight=lambda row: 1, loss_of=loss_of, after_epoch=after_epoch, callback=callback,
         )  # fmt: skip
+        save = partial(save_model, accelerator=accelerator, module=policy, tokenizer=reader.texts.tokenizer)
         return run.save_checkpoint("final", save, epochs[-1]), epochs[-1]
 
 

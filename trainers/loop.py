@@ -10,7 +10,7 @@ from datetime import timedelta
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from torch import nn
 from alignbench.errors import AlignbenchError
 from trainers.config import StageConfig
 from trainers.losses import cosine
+from trainers.models import Policy, Scalar, is_sharded, place
 from trainers.packing import Example, Packed, pack
 from trainers.run import Callback, Metrics, Run, gather, in_json
 
@@ -36,9 +37,13 @@ class NotFiniteError(AlignbenchError):
 
 def make_accelerator(config: StageConfig, notify: Callable[[str], None] = lambda line: None) -> Accelerator:
     """An accelerator of this process. Raises AlignbenchError for an unknown or missing tracker, DeepSpeed and FSDP1."""
-    fsdp1 = parse_flag_from_env("ACCELERATE_USE_FSDP") and os.environ.get("FSDP_VERSION", "1") != "2"
-    if fsdp1 or parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
-        raise AlignbenchError(f"{'FSDP1' if fsdp1 else 'DeepSpeed'}: not supported; start with FSDP2 or DDP instead")
+    # shards are read by `place`; transformers would leave the weights of all processes but one empty
+    os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
+    fsdp, offload = parse_flag_from_env("ACCELERATE_USE_FSDP"), parse_flag_from_env("FSDP_OFFLOAD_PARAMS")
+    old, deepspeed = os.environ.get("FSDP_VERSION", "1") != "2", parse_flag_from_env("ACCELERATE_USE_DEEPSPEED")
+    for name, used in (("FSDP1", fsdp and old), ("FSDP_OFFLOAD_PARAMS", fsdp and offload), ("DeepSpeed", deepspeed)):
+        if used:
+            raise AlignbenchError(f"{name}: not supported; start with FSDP2 or DDP instead")
     for tracker in config.trackers or ():
         if tracker not in TRACKERS:
             raise AlignbenchError(f"tracker {tracker!r}: choose among {', '.join(TRACKERS)}, or trackers=[]")
@@ -77,12 +82,26 @@ def _seed(purpose: str, *key: int) -> int:
     return int.from_bytes(hashlib.sha256(repr((purpose, *key)).encode()).digest()[:8]) >> 1
 
 
-def make_optimizer(groups: Iterable[tuple[Iterable[nn.Parameter], float]], config: Any) -> torch.optim.Optimizer:
-    """Adam with β (.9, .95) (InstructGPT, App. C) and ε 1e-5 (detail 14), from (parameters, learning rate) groups.
+class Trained(NamedTuple):
+    """A model in training; `module` is `model` wrapped for several processes."""
+
+    model: Any
+    module: Any
+    optimizer: Any
+
+
+def prepare(model: Policy | Scalar, config: Any, lr: float, accelerator: Accelerator) -> Trained:
+    """Place a model (`place`) to train it with the peak learning rate `lr`."""
+    model = place(model, accelerator, recompute=config.gradient_checkpointing)
+    return Trained(model, *accelerator.prepare(model, make_optimizer(model.parameters(), lr, config)))
+
+
+def make_optimizer(parameters: Iterable[nn.Parameter], lr: float, config: Any) -> torch.optim.Optimizer:
+    """Adam with β (.9, .95) (InstructGPT, App. C) and ε 1e-5 (detail 14).
 
     config.optimizer: "adam", or "adam-8bit", whose moments have a byte a parameter (arXiv 2110.02861)
     """
-    trained = [{"params": [p for p in params if p.requires_grad], "lr": lr, "peak": lr} for params, lr in groups]
+    trained = [{"params": [p for p in parameters if p.requires_grad], "lr": lr, "peak": lr}]
     if config.optimizer == "adam":
         return torch.optim.Adam(trained, betas=(0.9, 0.95), eps=1e-5, fused=True)
     try:
@@ -141,7 +160,7 @@ class Ema:
 
 def save_training(folder: Path, accelerator: Accelerator, ema: Ema | None = None) -> None:
     """Save trained weights and optimizer of all prepared objects, and the averages; called on every process."""
-    for optimizer in accelerator._optimizers if accelerator.distributed_type == "FSDP" else []:
+    for optimizer in accelerator._optimizers if is_sharded(accelerator) else []:
         # before the first step torch would create Adam's state by a step with zero gradients, which Adam would count
         for p in [p for group in optimizer.param_groups for p in group["params"] if not optimizer.state]:
             averages = {name: torch.zeros_like(p) for name in ("exp_avg", "exp_avg_sq")}
@@ -163,7 +182,7 @@ def _leave_out_frozen(models: Sequence[nn.Module], states: Sequence[dict[str, An
 def load_training(folder: Path, accelerator: Accelerator, ema: Ema | None = None) -> None:
     """Load what `save_training` saved."""
     # FSDP2 has no frozen weights, and no such option
-    accelerator.load_state(str(folder), **({} if accelerator.distributed_type == "FSDP" else {"strict": False}))
+    accelerator.load_state(str(folder), **({} if is_sharded(accelerator) else {"strict": False}))
     if ema is not None:
         saved = torch.load(folder / f"ema-{accelerator.process_index}.pt", weights_only=True, map_location="cpu")
         ema.updates = saved["updates"]
@@ -196,7 +215,8 @@ def accumulate(
     summed = 0.0
     for number, batch in enumerate(batches, 1):
         with nullcontext() if number == len(batches) else accelerator.no_sync(module):
-            loss = loss_of(batch) / divisor
+            with accelerator.autocast():  # which FSDP2 lacks
+                loss = loss_of(batch) / divisor
             accelerator.backward(loss * accelerator.num_processes)  # DDP averages over processes
         summed += float(loss.detach())
     return summed
@@ -248,7 +268,8 @@ def map_packed(
     rows = local_batches(accelerator, indices, lambda i: len(examples[i]), budget)
     device = accelerator.device
     parts = ((row, pack([examples[i] for i in row], device)) for row in rows)
-    found = dict(gather(lambda: [pair for row, packed in parts for pair in zip(row, compute(packed), strict=True)]))
+    with accelerator.autocast():
+        found = dict(gather(lambda: [pair for row, packed in parts for pair in zip(row, compute(packed), strict=True)]))
     return [found[i] for i in range(len(examples))]
 
 
@@ -300,18 +321,10 @@ def check_lengths(sizes: Iterable[int], window: int | None, what: str, source: s
 
 
 def fit(
-    config: Any,
-    run: Run,
-    module: nn.Module,
-    optimizer: Any,
-    *,
-    rows_of: Callable[[int], Sequence[T]],
-    size: Callable[[T], int],
-    weight: Callable[[T], int],
-    loss_of: Loss[T],
-    after_epoch: Callable[[int, int], Metrics],
-    callback: Callback | None,
-) -> list[Metrics]:
+    config: Any, run: Run, module: nn.Module, optimizer: Any, *, rows_of: Callable[[int], Sequence[T]],
+    size: Callable[[T], int], weight: Callable[[T], int], loss_of: Loss[T],
+    after_epoch: Callable[[int, int], Metrics], callback: Callback | None,
+) -> list[Metrics]:  # fmt: skip
     """Train for `epochs` passes over shuffled batches, one Adam step per batch; the metrics after each epoch.
 
     config: settings of a stage with epochs, batch and lr

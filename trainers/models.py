@@ -27,6 +27,7 @@ from alignbench.models.encode import Encoder
 from alignbench.models.generate.decoding import end_tokens
 from alignbench.models.load import load_model
 from alignbench.models.onednn import use_onednn
+from alignbench.models.shard import load_empty, shard
 from trainers.losses import token_logprobs
 from trainers.packing import PACKED, Example, Packed, pack
 
@@ -46,13 +47,19 @@ class Policy(nn.Module):
         super().__init__()
         self.model, self.temperature = model, temperature
 
-    def forward(self, packed: Packed) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log-probabilities, with gradient, and entropies, without, of `packed.targets`: (targets,) each, in nats."""
-        with replaced_attention(base_model(self.model), PACKED):
-            logits = self.model(
-                input_ids=packed.tokens, position_ids=packed.positions, use_cache=False, packed=packed,
-                logits_to_keep=packed.before,  # the LM head runs at these columns only
-            ).logits.squeeze(0)  # fmt: skip
+    def forward(self, packed: Packed, *, stock: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probabilities, with gradient, and entropies, without, of `packed.targets`: (targets,) each, in nats.
+
+        stock: a row of one response, computed as transformers does
+        """
+        if stock:
+            logits = self.model(input_ids=packed.tokens, use_cache=False).logits[0, packed.before]
+        else:
+            with replaced_attention(base_model(self.model), PACKED):
+                logits = self.model(
+                    input_ids=packed.tokens, position_ids=packed.positions, use_cache=False, packed=packed,
+                    logits_to_keep=packed.before,  # the LM head runs at these columns only
+                ).logits.squeeze(0)  # fmt: skip
         return token_logprobs(logits / self.temperature if self.temperature != 1 else logits, packed.targets)
 
 
@@ -66,13 +73,13 @@ class Scalar(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, packed: Packed, columns: torch.Tensor) -> torch.Tensor:
-        """Scores at these columns: (columns,), fp32."""
+    def forward(self, packed: Packed, columns: torch.Tensor, *, stock: bool = False) -> torch.Tensor:
+        """Scores at these columns: (columns,), fp32. stock: see `Policy.forward`"""
         model = base_model(self.model)
-        with replaced_attention(model, PACKED):
-            states = getattr(model, model.base_model_prefix)(
-                input_ids=packed.tokens, position_ids=packed.positions, use_cache=False, packed=packed
-            ).last_hidden_state.squeeze(0)
+        options = {} if stock else {"position_ids": packed.positions, "packed": packed}
+        with nullcontext() if stock else replaced_attention(model, PACKED):
+            backbone = getattr(model, model.base_model_prefix)
+            states = backbone(input_ids=packed.tokens, use_cache=False, **options).last_hidden_state.squeeze(0)
         scores: torch.Tensor = model.score(states.index_select(0, columns))[:, 0]
         return scores.float() + float(getattr(model.config, BIAS, 0.0))
 
@@ -95,10 +102,11 @@ def find_plain(spec: str) -> Checkpoint:
 
 
 def load(
-    spec: str, kind: Literal["causal", "reward"], *, new_head: int | None = None
+    spec: str, kind: Literal["causal", "reward"], accelerator: Accelerator | None = None, *, new_head: int | None = None
 ) -> tuple[Any, Tokenizer, Checkpoint]:
     """A checkpoint in fp32 for training, its tokenizer, and its identity.
 
+    accelerator: under FSDP2 its weights have no memory before `place`
     new_head: the seed of a head N(0, 1/(width + 1)) (arXiv 2009.01325, App. B) for a checkpoint that has none
     Raises AlignbenchError if the checkpoint does not load as such a model, or cannot be trained on packed rows.
     """
@@ -106,17 +114,20 @@ def load(
     auto, options = AutoModelForCausalLM, dict[str, Any]()
     if kind == "reward":
         auto, options = AutoModelForSequenceClassification, {"num_labels": 1}
-    model, tokenizer, missing = load_model(checkpoint, auto, f"a {kind} model", dtype=torch.float32, **options)
+    options["dtype"], what = torch.float32, f"a {kind} model"
+    empty = load_empty(checkpoint, auto, what, **options) if accelerator and is_sharded(accelerator) else None
+    model, tokenizer, missing = empty or load_model(checkpoint, auto, what, **options)
     if kind == "reward" and not isinstance(getattr(model, "score", None), nn.Linear):
         reason = f"a {checkpoint.model_type} has no scalar head over a causal model"
         raise CheckpointError(spec, f"{reason}; give the reward as a function, module:function")
     if new_head is not None and "score.weight" in missing:
         missing.remove("score.weight")
-        generator, width = torch.Generator().manual_seed(new_head), model.score.weight.shape[1]
+        generator, width = torch.Generator().manual_seed(new_head), model.score.to_empty(device="cpu").weight.shape[1]
         nn.init.normal_(model.score.weight, std=(width + 1) ** -0.5, generator=generator)
     if missing:
         raise CheckpointError(spec, f"{len(missing)} weights are not in its files (first: {missing[0]})")
-    check_packing(model, spec, kind)
+    if not empty:
+        check_packing(Policy(model) if kind == "causal" else Scalar(model), spec)
     use_onednn(model)
     span = attention_span(model)  # packed rows have no sliding window: sequences must fit into it
     if math.isfinite(span):
@@ -129,6 +140,7 @@ def place(
 ) -> Any:
     """Move a Policy or Scalar to the accelerator's device; weights without gradient are in bf16 under bf16.
 
+    Under FSDP2 it is divided among the processes layer by layer, and each reads its part from the checkpoint's files.
     frozen: the module is not trained; offload: a frozen module's weights stay in CPU memory, and are copied to the
     device layer by layer; recompute: the backward pass computes the layers' activations again
     """
@@ -139,7 +151,16 @@ def place(
             parameter.data = parameter.data.bfloat16()
     if recompute and not frozen:
         recompute_layers(base_model(module.model))
+    if is_sharded(accelerator):
+        half, count = accelerator.mixed_precision == "bf16", accelerator.num_processes
+        if shard(module, module.model, accelerator.device, count, half=half, offload=frozen and offload):
+            check_packing(module, module.model.config.name_or_path, half=half)
+        return module
     return cpu_offload(module, accelerator.device) if frozen and offload else module.to(accelerator.device)
+
+
+def is_sharded(accelerator: Accelerator) -> bool:
+    return bool(accelerator.distributed_type == "FSDP")
 
 
 def recompute_layers(model: nn.Module) -> None:
@@ -148,33 +169,32 @@ def recompute_layers(model: nn.Module) -> None:
     if not layers:
         raise AlignbenchError(f"gradient_checkpointing: a {type(model).__name__} does not support it; set it to false")
     for layer in layers:
-        contexts = partial(_contexts, model)
-        layer.forward = partial(recomputed, layer.forward, use_reentrant=False, context_fn=contexts)
-
-
-def _contexts(model: nn.Module) -> tuple[Any, Any]:
-    return nullcontext(), replaced_attention(model, PACKED)  # of the forward pass and of its repetition
+        layer.forward = partial(
+            recomputed, layer.forward, use_reentrant=False,
+            context_fn=lambda: (nullcontext(), replaced_attention(model, PACKED)),  # of the pass and of its repetition
+        )  # fmt: skip
 
 
 @torch.no_grad()
-def check_packing(model: Any, spec: str, kind: str) -> None:
-    """Raise AlignbenchError unless a packed row of a few tokens gives the same results as the stock model."""
+def check_packing(module: Policy | Scalar, spec: str, *, half: bool = False) -> None:
+    """Raise AlignbenchError unless a packed row of a few tokens gives the same results as the stock model.
+
+    half: it computes in bf16, whose rounding is compared with the results
+    """
+    model, device = module.model, next(module.parameters()).device
     ids = np.linspace(0, model.get_input_embeddings().num_embeddings - 1, 12).astype(int).tolist()
     examples = [Example(ids[:4], [ids[4:8], ids[8:]]), Example(ids[:5], [ids[5:]])]
-    packed, pairs = pack(examples), [(list(e.prompt), list(r)) for e in examples for r in e.responses]
+    rows = [examples, *([Example(e.prompt, [r])] for e in examples for r in e.responses)]
+    packed, *alone = (pack(row, device) for row in rows)
     try:
-        if kind == "causal":
-            if "logits_to_keep" not in inspect.signature(model.forward).parameters:
-                raise ValueError("its forward does not take logits_to_keep")
-            found = Policy(model)(packed)[0]
-            logits = [model(torch.tensor([p + r])).logits[0, len(p) - 1 : -1] for p, r in pairs]
-            expected = token_logprobs(torch.cat(logits), packed.targets)[0]
+        if isinstance(module, Scalar):
+            found, *stock = module(packed, packed.last), *(module(row, row.last, stock=True) for row in alone)
+        elif "logits_to_keep" not in inspect.signature(model.forward).parameters:
+            raise ValueError("its forward does not take logits_to_keep")
         else:
-            found = Scalar(model)(packed, packed.last)
-            backbone = getattr(model, model.base_model_prefix)
-            states = [backbone(torch.tensor([p + r])).last_hidden_state[0, -1] for p, r in pairs]
-            expected = model.score(torch.stack(states))[:, 0] + getattr(model.config, BIAS, 0.0)
-        if not (worst := float((found - expected).abs().max())) <= AGREEMENT:
+            found, *stock = module(packed)[0], *(module(row, stock=True)[0] for row in alone)
+        worst = float((found - (expected := torch.cat(stock))).abs().max())
+        if not worst <= (0.05 * max(1, float(expected.abs().max())) if half else AGREEMENT):
             raise ValueError(f"results differ by {worst:.2g}")
     except (TypeError, ValueError, RuntimeError, IndexError, AttributeError, KeyError) as error:
         reason = f"{model.config.model_type} cannot be trained packed ({first_line(error)})"
@@ -216,16 +236,22 @@ def add_lora(model: Any, rank: int, seed: int) -> Any:
         return get_peft_model(model, settings)
 
 
-def save_model(folder: Path, model: Any, tokenizer: Any, weights: dict[str, Any], prefix: str = "") -> None:
-    """Write a folder for `from_pretrained`. LoRA adapters are merged, and also saved in its subfolder adapter/.
+def save_model(folder: Path, accelerator: Accelerator, module: Any, tokenizer: Tokenizer) -> None:
+    """Write a folder for `from_pretrained`; called on every process, the main one writes. LoRA adapters are merged, and
+    also saved in its subfolder adapter/.
 
-    weights: the gathered state dict of a module that holds the model as `prefix`
+    module: a Policy, a Scalar or a transformers model, which is not wrapped
     """
-    own: dict[str, Any] | None = {n.removeprefix(prefix): w for n, w in weights.items() if n.startswith(prefix)}
+    weights: dict[str, Any] | None = accelerator.get_state_dict(module)
+    if not accelerator.is_main_process:
+        return
+    model = module
+    if isinstance(module, Policy | Scalar):
+        model, weights = module.model, {n.removeprefix("model."): w for n, w in (weights or {}).items()}
     if hasattr(model, "merge_and_unload"):  # adapters are never sharded
         model.save_pretrained(folder / "adapter")
-        model, own = copy.deepcopy(model).float().merge_and_unload(), None
-    model.save_pretrained(folder, state_dict=own)
+        model, weights = copy.deepcopy(model).float().merge_and_unload(), None
+    model.save_pretrained(folder, state_dict=weights)
     tokenizer.save_pretrained(folder)
 
 

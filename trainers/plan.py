@@ -54,8 +54,7 @@ def sizes(spec: str, rank: int = 0) -> dict[str, int]:
 def plan(stage: str, config: Any, gpus: int = 1) -> dict[str, float]:
     """Bytes on each device by purpose: weights and states exactly, activations and sampling as estimates.
 
-    The trained weights, gradients and states of all-weight training are sharded (FSDP2), those of LoRA are not (DDP);
-    frozen models are whole on every device.
+    Models, gradients and states of all-weight training are sharded (FSDP2), those of LoRA are on every device (DDP).
     """
     rank = getattr(config, "lora", 0)
     policy = sizes(config.model, rank)
@@ -79,7 +78,7 @@ def plan(stage: str, config: Any, gpus: int = 1) -> dict[str, float]:
         "gradients, of one model at a time": 4 * largest / shards,
         "optimizer": sum(learned) * (2 if config.optimizer == "adam-8bit" else 8) / shards,
         "averaged weights": 0 if config.offload or not getattr(config, "ema", 0) else 4 * learned[0] / shards,
-        "frozen models": 0 if config.offload else item * sum(model["parameters"] for model in frozen),
+        "frozen models": 0 if config.offload else item * sum(model["parameters"] for model in frozen) / shards,
         # one layer's under FSDP2, else of all weights during a forward pass
         "half-precision copies": 0 if not half else 2 * largest / (policy["layers"] if shards > 1 else 1),
     }
@@ -88,7 +87,7 @@ def plan(stage: str, config: Any, gpus: int = 1) -> dict[str, float]:
     found["activations"] = config.micro_tokens * layers * item
     if stage != "reward":  # every token may be a response token
         found["logits"] = config.micro_tokens * policy["vocabulary"] * item
-    if stage in ("ppo", "rloo"):
+    if stage in ("ppo", "rloo") and config.rollouts == "local":  # vLLM has a part of the device of its own
         rows, length = config.batch / gpus, config.max_tokens + PROMPT_TOKENS
         cache = rows * length * policy["layers"] * policy["keys"] * item
         copy = policy["parameters"] * item if (half and not rank) or shards > 1 else 0
@@ -100,7 +99,8 @@ def plan(stage: str, config: Any, gpus: int = 1) -> dict[str, float]:
 
 def advise(stage: str, config: Any, gpus: int, memory: float) -> str:
     """Whether a training fits into `memory` GiB of each device, else the first settings with which it does."""
-    room, changed = RESERVE * memory * GIB, dict[str, Any]()
+    of_vllm = config.vllm_memory if getattr(config, "rollouts", "local") == "vllm" else 0
+    room, changed = (RESERVE - of_vllm) * memory * GIB, dict[str, Any]()
 
     def needed(changes: Mapping[str, Any]) -> float:
         return sum(plan(stage, replace(config, **changes), gpus).values())

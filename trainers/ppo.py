@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import wraps
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -23,25 +22,15 @@ from alignbench.progress import Progress
 from alignbench.types.engine import Sampling
 from trainers import loop, losses
 from trainers.config import check, setting
-from trainers.data import find_render, pretraining_examples
+from trainers.data import load_policy, pretraining_examples
 from trainers.loop import NotFiniteError
-from trainers.models import BIAS, Policy, Scalar, Texts, add_lora, base_model, end_at_turns, load, place
+from trainers.models import BIAS, Policy, Scalar, add_lora, base_model, is_sharded, load, place
 from trainers.packing import Example, Packed, pack
-from trainers.record import Setup, Trained, report, resume, return_to_last_state, save_models, save_state, warn
+from trainers.record import Setup, report, resume, return_to_last_state, save_models, save_state, warn
 from trainers.reward import RewardModel, load_reward, score_all
-from trainers.rollouts import (
-    Prompt,
-    Rollout,
-    RolloutConfig,
-    concat,
-    describe,
-    meets,
-    penalised,
-    read_and_split_prompts,
-    split,
-)  # fmt: skip
-from trainers.run import Callback, Metrics, open_run
-from trainers.sampler import Sampler
+from trainers.rollouts import Prompt, Rollout, RolloutConfig, concat, describe, meets, penalised, split, split_prompts
+from trainers.run import Callback, Metrics, Result, open_run
+from trainers.sampler import Sampler, load_vllm
 
 
 @dataclass(frozen=True)
@@ -66,7 +55,6 @@ class Config(RolloutConfig):
 
 PRESETS: dict[str, dict[str, Any]] = {"instructgpt-1.3b": {"ptx": 27.8}, "instructgpt-1.3b-no-ptx": {}}
 
-Result = tuple[Path, Metrics]  # the folder of the final checkpoint, and its metrics
 # of a micro-batch of rows, packed: columns (tokens,) of which the first is the loss
 Columns = Callable[[Sequence[Any], Packed], tuple[torch.Tensor, ...]]
 
@@ -156,8 +144,9 @@ def sample(s: Setup, prompts: Sequence[tuple[str, Prompt]]) -> list[Rollout]:
     completions = s.sampler.sample(keys, texts, sampling, config.seed)
     # The text is cut at its stop string before it is scored (detail 10). The ids are those sampled, with those of the
     # stop string: text that is decoded and tokenised again may have other ids (detail 19).
-    found = zip(prompts, completions, strict=True)
-    return [Rollout(prompt, c.text, list(c.tokens), c.finish != "length") for (_, prompt), c in found]
+    logprobs = [np.array(c.logprobs) if config.rollouts == "vllm" else None for c in completions]
+    found = zip(prompts, completions, logprobs, strict=True)
+    return [Rollout(prompt, c.text, list(c.tokens), c.finish != "length", own) for (_, prompt), c, own in found]
 
 
 @timed
@@ -180,18 +169,14 @@ def compute_logprobs(s: Setup, rollouts: Sequence[Rollout]) -> None:
     # (detail 2) and must stay out of statistics (detail 18). Each example's positions start at 0 (detail 3).
     def compute(packed: Packed) -> list[losses.Array]:
         policy = s.policy.model
-        with s.accelerator.autocast():
-            columns = list(policy(packed))
-            with nullcontext() if s.reference else policy.model.disable_adapter():
-                columns.insert(1, (s.reference or policy)(packed)[0])
-            columns += [s.value.model(packed, packed.before)] if s.value else []
+        columns = list(policy(packed))
+        with nullcontext() if s.reference else policy.model.disable_adapter():
+            columns.insert(1, (s.reference or policy)(packed)[0])
+        columns += [s.value.model(packed, packed.before)] if s.value else []
         parts = loop.split_by_example(packed, packed.before, torch.stack(columns))
         return [part.cpu().double().numpy() for part in parts]
 
     found = loop.map_packed(s.accelerator, [r.example for r in rollouts], s.config.micro_tokens, compute)
-    for trained in filter(None, (s.policy, s.value)):
-        if hasattr(trained.model, "reshard"):  # FSDP2 leaves the root gathered after a forward pass without gradient
-            trained.model.reshard()
     for rollout, arrays in zip(rollouts, found, strict=True):
         if not np.isfinite(arrays).all():
             raise NotFiniteError("log-probabilities or values are not finite")
@@ -285,7 +270,7 @@ def add_pretraining_gradient(s: Setup, text: Sequence[Example]) -> Metrics:
 
 
 def accumulate(
-    s: Setup, trained: Trained, rows: Sequence[Any], columns_of: Columns, divisor: int | None = None
+    s: Setup, trained: loop.Trained, rows: Sequence[Any], columns_of: Columns, divisor: int | None = None
 ) -> list[float]:
     """Add the gradient of the first column's sum over all rows, divided by `divisor`; all columns' sums, so divided.
 
@@ -305,7 +290,7 @@ def accumulate(
     return [loop.total(sum(summed)) / count for summed in zip(*sums, strict=True)]
 
 
-def take_step(s: Setup, trained: Trained, iteration: int) -> float:
+def take_step(s: Setup, trained: loop.Trained, iteration: int) -> float:
     """Update the weights and their average; the gradient's norm. NotFiniteError if weights are not finite then."""
     loop.set_learning_rate(trained.optimizer, losses.warmup(iteration, s.config.warmup))
     norm = loop.take_step(trained.model, trained.optimizer, s.config.max_gradient_norm)
@@ -342,29 +327,24 @@ def setup(config: RolloutConfig, progress: Progress | None = None) -> Setup:
         (config.episodes < config.batch, f"episodes {config.episodes} are less than one batch of {config.batch}"),
         ("" in config.stop, "stop: an empty string would end every response; leave it out"),
         (step < accelerator.num_processes, f"{one} {step}: fewer episodes than processes"),
-        (config.lora and accelerator.distributed_type == "FSDP", "lora: adapters are not sharded; start with DDP"),
+        (config.lora and is_sharded(accelerator), "lora: adapters are not sharded; start with DDP"),
         (config.stop_when and meets(config.stop_when), ""),  # which raises for a wrong condition
     ):
         if wrong:
             raise AlignbenchError(message)
-    model, tokenizer, checkpoint = load(config.model, "causal")
-    render, texts, windows = find_render(config, tokenizer), Texts(tokenizer, model), {"policy": checkpoint.window}
-    if render:
-        end_at_turns(model, tokenizer)
+    model, reader = load_policy(config, accelerator, progress.say)
+    texts, tokenizer, windows = reader.texts, reader.texts.tokenizer, {"policy": reader.window}
+    if of_vllm := load_vllm(config, accelerator):  # before models are on the device, whose free memory it divides
+        windows["vLLM"] = of_vllm.window
     # a model or any function (detail 21)
     reward = load_reward(config.reward, accelerator, config.micro_tokens, config.offload)
 
     def load_compatible(role: str, spec: str, kind: Literal["causal", "reward"], new_head: int | None = None) -> Any:
-        found, own_tokenizer, identity = load(spec, kind, new_head=new_head)
+        found, own_tokenizer, identity = load(spec, kind, accelerator, new_head=new_head)
         if own_tokenizer.get_vocab() != tokenizer.get_vocab():
             raise AlignbenchError(f"{role} {spec}: its tokenizer is not the policy's; choose another, or none")
         windows[role] = identity.window
         return found
-
-    def prepare(module: Any, lr: float) -> Trained:
-        module = place(module, accelerator, recompute=config.gradient_checkpointing).eval()  # no dropout (detail 6)
-        optimizer = loop.make_optimizer([(module.parameters(), lr)], config)  # with ε 1e-5 (detail 14)
-        return Trained(module, *accelerator.prepare(module, optimizer))
 
     reference = value_model = None
     if config.reference or not config.lora:
@@ -387,26 +367,23 @@ def setup(config: RolloutConfig, progress: Progress | None = None) -> Setup:
     longest = {whose: config.max_tokens + (whose == "reward model") for whose in windows}
     # and may have a few tokens more, since it encodes the text of a response again
     rooms = (window - longest[whose] - 16 * (whose == "reward model") for whose, window in windows.items() if window)
-    if (room := min(rooms, default=math.inf)) < 1:
-        smallest = min(filter(None, windows.values()))
-        said = f"max_tokens {config.max_tokens}: a window of {smallest} tokens leaves no room for a prompt"
-        raise AlignbenchError(said)
     if left := config.episodes % config.batch:
         progress.say(f"episodes: {config.episodes - left} in whole batches of {config.batch}; {left} are left out")
-    prompts, held_out = read_and_split_prompts(config, texts, reward, render, room, progress)
+    prompts, held_out = split_prompts(config, reader, reward, min(rooms, default=math.inf), progress.say)
     for whose, window in windows.items():
         sizes = (len(prompt.ids) + longest[whose] for prompt in (*prompts, *held_out))
         loop.check_lengths(sizes, window, "prompt + max_tokens of row", config.prompts, whose=whose)
     if config.lora:
         model, value_model = (m and add_lora(m, config.lora, config.seed) for m in (model, value_model))
     actor = Policy(model, config.temperature)
-    sampler = Sampler(actor, tokenizer, checkpoint.window, accelerator)
-    policy, ema = prepare(actor, config.lr), loop.Ema(actor, config.ema, offload=config.offload) if config.ema else None
+    sampler = Sampler(actor, tokenizer, reader.window, accelerator, of_vllm)
+    policy = loop.prepare(actor.eval(), config, config.lr, accelerator)  # no dropout (detail 6)
+    ema = loop.Ema(actor, config.ema, offload=config.offload) if config.ema else None
     parts = (config, accelerator, progress, tokenizer, prompts, held_out, reward, policy, sampler, reference, ema)
     if not ppo:
         return Setup(*parts)
     text = pretraining_examples(str(ppo.pretraining), texts, ppo.ptx_tokens) if ppo.ptx else []
-    return Setup(*parts, prepare(Scalar(value_model), ppo.value_lr), text, new_head)
+    return Setup(*parts, loop.prepare(Scalar(value_model).eval(), config, ppo.value_lr, accelerator), text, new_head)
 
 
 def measure(s: Setup, iteration: int) -> Metrics:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from accelerate import Accelerator
 
@@ -22,14 +22,6 @@ from trainers.run import Metrics, Origin, Run, State
 from trainers.sampler import Sampler
 
 
-class Trained(NamedTuple):
-    """A model in training; `module` is `model` wrapped for several processes."""
-
-    model: Any
-    module: Any
-    optimizer: Any
-
-
 @dataclass
 class Setup:
     """The parts of a training. reference: None if it is the policy without adapters; text: pretraining examples
@@ -42,7 +34,7 @@ class Setup:
     prompts: list[Prompt]
     held_out: list[Prompt]
     reward: Reward
-    policy: Trained
+    policy: loop.Trained
     sampler: Sampler
     reference: Policy | None
     ema: loop.Ema | None
@@ -109,9 +101,8 @@ def save_models(s: Setup, folder: Path) -> None:
     """The averaged policy, and the value in its subfolder."""
     with s.averaged():
         for trained, own in ((s.policy, folder), (s.value, folder / "value")):
-            weights = s.accelerator.get_state_dict(trained.module) if trained else {}
-            if trained and s.accelerator.is_main_process:
-                save_model(own, trained.model.model, s.tokenizer, weights, "model.")
+            if trained:
+                save_model(own, s.accelerator, trained.model, s.tokenizer)
 
 
 def warn(s: Setup, run: Run, iteration: int, rollouts: Sequence[Rollout], metrics: Metrics) -> None:

@@ -16,13 +16,14 @@ from alignbench.errors import AlignbenchError
 from alignbench.progress import Progress
 from alignbench.runs.folder import append_lines
 from alignbench.types.engine import Sampling
-from trainers import data, loop, sft
+from trainers import loop, sft
 from trainers.config import check, setting
-from trainers.models import Policy
+from trainers.data import load_policy
+from trainers.models import Policy, place
 from trainers.reward import as_read_by, load_reward, score_all
 from trainers.rollouts import SamplingConfig
-from trainers.run import LINES, Callback, Metrics, Origin, open_run
-from trainers.sampler import Sampler
+from trainers.run import LINES, Callback, Origin, Result, open_run
+from trainers.sampler import Sampler, load_vllm
 
 PROMPTS = 32  # of which all responses are sampled, scored and written together
 
@@ -39,12 +40,7 @@ class Config(SamplingConfig):
     dropout: float = setting(0.0, "residual dropout", low=0, high=0.99)
 
 
-PRESETS: dict[str, dict[str, Any]] = {}
-
-
-def train(
-    config: Config, *, progress: Progress | None = None, callback: Callback | None = None
-) -> tuple[Path, Metrics]:
+def train(config: Config, *, progress: Progress | None = None, callback: Callback | None = None) -> Result:
     """Sample and fine-tune, or resume either; the folder of the final checkpoint and its metrics.
 
     `out`/sampling has all responses with their rewards, `out`/demonstrations.jsonl the best one of each prompt.
@@ -67,20 +63,20 @@ def train(
 def sample(config: Config, accelerator: Accelerator, progress: Progress) -> list[dict[str, Any]]:
     """The best response to each prompt, as demonstrations: {prompt, response}, or {messages} with a template."""
     out = Path(config.out) / "sampling"
-    model, reader = data.load_policy(config, progress.say)
-    render, texts, window = reader.render, reader.texts, reader.window
+    model, reader = load_policy(config, accelerator, progress.say)
+    texts, window = reader.texts, reader.window
+    if of_vllm := load_vllm(config, accelerator):
+        window = of_vllm.window
     reward = load_reward(config.reward, accelerator, config.micro_tokens, config.offload)
     origin = Origin.find("sampling", config.model, {"reward": config.reward}, [(config.prompts, None)])
     with open_run(replace(config, out=str(out)), origin, accelerator, progress) as run:
         state, lines = run.resume(), out / LINES[1]
-        questions = data.read_prompts(config.prompts, render, progress.say)
-        if (room := (window or math.inf) - config.max_tokens) < 1:
-            raise AlignbenchError(f"max_tokens {config.max_tokens}: a window of {window} leaves no room for a prompt")
-        questions = data.fitting_prompts(config, questions, texts, room, config.prompts, render, progress.say)
+        questions = reader.prompts(config.prompts, (window or math.inf) - config.max_tokens)
         prompts = [question.prompt for question in questions]
         sizes = (len(ids) + config.max_tokens for ids in texts.prompts(prompts))
         loop.check_lengths(sizes, window, "prompt + max_tokens of row", config.prompts)
-        sampler = Sampler(Policy(model.to(accelerator.device)), texts.tokenizer, window, accelerator)
+        sampler = Sampler(Policy(model), texts.tokenizer, window, accelerator, of_vllm)
+        place(Policy(model), accelerator, frozen=True)
         shown = as_read_by(reward, questions, config.template)
         sampling = Sampling(max_tokens=config.max_tokens, temperature=config.temperature)
         step, steps = state.values["step"] if state else 0, -(-len(prompts) // PROMPTS)
@@ -90,8 +86,7 @@ def sample(config: Config, accelerator: Accelerator, progress: Progress) -> list
             chosen = [i for i in batch for _ in range(config.n)]
             keys = [f"{i}:{at % config.n}" for at, i in enumerate(chosen)]
             found = sampler.sample(keys, [prompts[i] for i in chosen], sampling, config.seed)
-            responses = [completion.text for completion in found]
-            scores = score_all(accelerator, reward, config.reward, [shown[i] for i in chosen], responses)
+            scores = score_all(accelerator, reward, config.reward, [shown[i] for i in chosen], [c.text for c in found])
             step += 1
             rows = [
                 {"row": i, "prompt": prompts[i], "response": c.text, "ended": c.finish != "length", "reward": score}
@@ -101,7 +96,7 @@ def sample(config: Config, accelerator: Accelerator, progress: Progress) -> list
             run.save_state(step, lambda folder: None, {})
             progress.advance()
     written = [json.loads(line) for line in lines.read_text("utf-8").splitlines()]
-    return best_of(written, [as_messages(question.asked) for question in questions] if render else ())
+    return best_of(written, [as_messages(question.asked) for question in questions] if reader.render else ())
 
 
 def best_of(rows: Sequence[dict[str, Any]], conversations: Sequence[Messages] = ()) -> list[dict[str, Any]]:

@@ -26,7 +26,7 @@ from trainers.data import Question, Ranking
 from trainers.losses import ranking_loss
 from trainers.models import BIAS, Scalar, Texts, load, place, residual_dropout, save_model
 from trainers.packing import Example, Packed, pack
-from trainers.run import Callback, Metrics, Origin, is_checkpoint, load_function, open_run
+from trainers.run import Callback, Metrics, Origin, Result, is_checkpoint, load_function, open_run
 
 Reward = Callable[[Sequence[Any], Sequence[str]], Sequence[float]]
 
@@ -55,25 +55,22 @@ class Config(RankingConfig):
 PRESETS: dict[str, dict[str, Any]] = {"instructgpt-6b": {}}  # the paper's only size of reward model: the defaults
 
 
-def train(
-    config: Config, *, progress: Progress | None = None, callback: Callback | None = None
-) -> tuple[Path, Metrics]:
+def train(config: Config, *, progress: Progress | None = None, callback: Callback | None = None) -> Result:
     """Train, or resume an interrupted run; the folder of the final checkpoint and its metrics. callback: `loop.fit`"""
     config = check(config)
     progress = progress or Progress()
     accelerator = loop.make_accelerator(config, progress.say)
-    model, tokenizer, checkpoint = load(config.model, "reward", new_head=config.seed)
+    model, tokenizer, checkpoint = load(config.model, "reward", accelerator, new_head=config.seed)
     setattr(model.config, BIAS, 0.0)  # the parent's bias does not apply to this model
     render = data.find_render(config, tokenizer)
     residual_dropout(model, 0.0)
-    scalar = place(Scalar(model), accelerator, recompute=config.gradient_checkpointing)
+    scalar, module, optimizer = loop.prepare(Scalar(model), config, config.lr, accelerator)
     scorer = RewardModel(scalar, tokenizer, checkpoint.window, config.micro_tokens, accelerator)
     reader = data.Reader(config, render, scorer.texts, checkpoint.window, progress.say)
     (training, validation, left_out), files = read_parts(config, reader, keep_end=True)
     shown = reader.demonstrations(config.demonstrations)
     demonstrations = [example for _, example in reader.encode(shown, config.demonstrations, keep_end=True)]
     longer_is_better = prefers_longer([ranking for ranking, _ in training])
-    module, optimizer = accelerator.prepare(scalar, loop.make_optimizer([(scalar.parameters(), config.lr)], config))
     origin = Origin.find("reward", config.model, {}, [*files, (config.demonstrations, len(shown))])
 
     with open_run(config, origin, accelerator, progress) as run:
@@ -88,8 +85,7 @@ def train(
 
         def scores_of(examples: Sequence[Example]) -> list[list[float]]:
             scalar.eval()
-            with accelerator.autocast():
-                return scorer.scores(examples)
+            return scorer.scores(examples)
 
         def agreement_on(rows: Sequence[tuple[Ranking, Example]]) -> tuple[Metrics, list[dict[str, float]]]:
             scores = scores_of([example for _, example in rows])
@@ -100,15 +96,14 @@ def train(
             return agreement_on(validation)[0] | {f"held_out_labelers_{k}": v for k, v in others.items()}
 
         def save(folder: Path) -> None:
-            weights = accelerator.get_state_dict(module)
+            # not the end token, which transformers would skip as padding (details 1, 2)
+            special = (tokenizer.pad_token_id, tokenizer.unk_token_id, tokenizer.bos_token_id)
+            padding = next((i for i in special if i not in (None, tokenizer.eos_token_id)), None)
+            if padding is not None:
+                tokenizer.pad_token_id = padding
+            model.config.pad_token_id = padding
+            save_model(folder, accelerator, scalar, tokenizer)
             if accelerator.is_main_process:
-                # not the end token, which transformers would skip as padding (details 1, 2)
-                special = (tokenizer.pad_token_id, tokenizer.unk_token_id, tokenizer.bos_token_id)
-                padding = next((i for i in special if i not in (None, tokenizer.eos_token_id)), None)
-                if padding is not None:
-                    tokenizer.pad_token_id = padding
-                model.config.pad_token_id = padding
-                save_model(folder, model, tokenizer, weights, "model.")
                 write_json(folder / "calibration.json", {"bins": bins})
 
         epochs = loop.fit(
@@ -225,8 +220,7 @@ class RewardModel:
         """One score per response of each example."""
 
         def compute(packed: Packed) -> list[list[float]]:
-            with self.accelerator.autocast():
-                scores = self.scalar(packed, packed.last)
+            scores = self.scalar(packed, packed.last)
             return [part.tolist() for part in loop.split_by_example(packed, packed.last, scores)]
 
         return loop.map_packed(self.accelerator, examples, self.micro_tokens, compute)
@@ -237,7 +231,7 @@ def load_reward(spec: str | Reward, accelerator: Accelerator, micro_tokens: int,
     if not isinstance(spec, str):
         return spec
     if is_checkpoint(spec):
-        model, tokenizer, checkpoint = load(spec, "reward")
+        model, tokenizer, checkpoint = load(spec, "reward", accelerator)
         scalar = place(Scalar(model), accelerator, frozen=True, offload=offload)
         return RewardModel(scalar, tokenizer, checkpoint.window, micro_tokens, accelerator, checkpoint.path)
     return load_function("reward", spec)

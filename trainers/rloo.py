@@ -3,8 +3,6 @@ responses to its prompt. No value model. The loop and all other steps are those 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +13,7 @@ from trainers.config import setting
 from trainers.packing import Packed
 from trainers.record import Setup
 from trainers.rollouts import Rollout, RolloutConfig
-from trainers.run import Callback, Metrics
+from trainers.run import Callback, Metrics, Result
 
 
 @dataclass(frozen=True)
@@ -26,12 +24,7 @@ class Config(RolloutConfig):
     batch: int = setting(64, "episodes per iteration", low=2)
 
 
-PRESETS: dict[str, dict[str, Any]] = {}
-
-
-def train(
-    config: Config, *, progress: Progress | None = None, callback: Callback | None = None
-) -> tuple[Path, Metrics]:
+def train(config: Config, *, progress: Progress | None = None, callback: Callback | None = None) -> Result:
     """As `ppo.train`."""
     return ppo.optimise(ppo.setup(config, progress), compute_advantages, update, callback)
 

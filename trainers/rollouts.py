@@ -10,12 +10,9 @@ import numpy as np
 
 from alignbench.console import printable
 from alignbench.errors import AlignbenchError
-from alignbench.models.template import Render
-from alignbench.progress import Progress
 from trainers import loop, losses
 from trainers.config import REQUIRED, StageConfig, setting
-from trainers.data import fitting_prompts, read_prompts
-from trainers.models import Texts
+from trainers.data import Reader, Say
 from trainers.packing import Example
 from trainers.reward import Reward, as_read_by
 from trainers.run import Metrics
@@ -32,6 +29,8 @@ class SamplingConfig(StageConfig):
     prompts: str = setting(REQUIRED, "file of {prompt}, or hub data set")
     max_tokens: int = setting(1024, "maximum tokens of a response (paper: 1k)", low=1)
     temperature: float = setting(1.0, "of sampling, and of all log-probabilities (paper: 1)", above=0)
+    rollouts: str = setting("local", "the engine that samples: local, or vllm (extra vllm)", choices=("local", "vllm"))
+    vllm_memory: float = setting(0.3, "fraction of the device's memory for vLLM", free=True, above=0, high=1)
 
 
 @dataclass(frozen=True)
@@ -66,19 +65,17 @@ class Prompt(NamedTuple):
     shown: Any
 
 
-def read_and_split_prompts(
-    config: RolloutConfig, texts: Texts, reward: Reward, render: Render | None, room: float, progress: Progress
+def split_prompts(
+    config: RolloutConfig, reader: Reader, reward: Reward, room: float, say: Say
 ) -> tuple[list[Prompt], list[Prompt]]:
     """Prompts to train on, and held-out ones: those of `validation`, or a random proportion if it has ten or more.
 
     room: the most tokens of a prompt"""
 
     def read(source: str) -> list[Prompt]:
-        rows = read_prompts(source, render, progress.say)
-        rows = fitting_prompts(config, rows, texts, room, source, render, progress.say)
-        found = [row.prompt for row in rows]
-        shown = as_read_by(reward, rows, config.template)
-        return [Prompt(*row) for row in zip(found, texts.prompts(found), shown, strict=True)]
+        rows = reader.prompts(source, room)
+        found, shown = [row.prompt for row in rows], as_read_by(reward, rows, config.template)
+        return [Prompt(*row) for row in zip(found, reader.texts.prompts(found), shown, strict=True)]
 
     prompts, held_out = read(config.prompts), read(config.validation) if config.validation else []
     if not config.validation:
@@ -89,7 +86,7 @@ def read_and_split_prompts(
         kept = {prompt.text for prompt in distinct} - {prompt.text for prompt in held_out}
         prompts = [prompt for prompt in prompts if prompt.text in kept]
     instead = "" if held_out else "; metrics of checkpoints are on the next batch of prompts"
-    progress.say(f"prompts: {len(prompts)} to train on, {len(held_out)} held out{instead}")
+    say(f"prompts: {len(prompts)} to train on, {len(held_out)} held out{instead}")
     return prompts, held_out
 
 
@@ -100,6 +97,7 @@ class Rollout:
     response_ids: the ids that were sampled; response: their text, cut at its stop string
     ended: by an end-of-sequence token or a stop string, not by the length limit
     raw_score: the reward of the whole text; score: the same after penalties, before KL
+    sampled: log-probabilities of these ids as vLLM sampled them, after temperature; None with the local engine
     logprobs, reference: of the sampled tokens, under the policy before this update and under the reference
     values: before each token
     """
@@ -108,6 +106,7 @@ class Rollout:
     response: str
     response_ids: list[int]
     ended: bool
+    sampled: losses.Array | None = None
     raw_score: float = field(init=False)
     score: float = field(init=False)
     logprobs: losses.Array = field(init=False)
@@ -151,11 +150,15 @@ DESCRIBED = (*MEANS, "score_std", "entropy", "rlhf_reward")
 
 
 def describe(rollouts: Sequence[Rollout], beta: float) -> Metrics:
-    """Metrics of a batch. entropy: nats per token; rlhf_reward: the mean score minus `beta` times the mean KL"""
+    """Metrics of a batch. entropy: nats per token; rlhf_reward: the mean score minus `beta` times the mean KL
+
+    sampler_kl: with vLLM, of the policy from the distribution that was sampled from, k3, in nats per token"""
     metrics: dict[str, Any] = {name: np.mean([of(rollout) for rollout in rollouts]) for name, of in MEANS.items()}
     metrics["score_std"] = np.std([rollout.score for rollout in rollouts])
     metrics["entropy"] = concat(rollouts, "entropies").mean()
     metrics |= {"beta": beta, "rlhf_reward": metrics["score"] - beta * metrics["kl"]}
+    if rollouts[0].sampled is not None:
+        metrics["sampler_kl"] = losses.kl_k3(concat(rollouts, "sampled"), concat(rollouts, "logprobs")).mean()
     return {name: float(value) for name, value in metrics.items()}
 
 
@@ -189,6 +192,9 @@ def warnings(config: RolloutConfig, rollouts: Sequence[Rollout], history: Sequen
         found["fixed"] = f"{above}, {worst:g}, and counts as that"
     if now["kl"] > 10 and now["kl"] > now["response_tokens"] / 2:
         found["kl"] = f"KL is {now['kl']:.3g} nats per response, over .5 per token; lower lr, or raise beta"
+    if now.get("sampler_kl", 0) > 0.1:
+        off = f"vLLM sampled from a distribution {now['sampler_kl']:.3g} nats per token off the policy's"
+        found["sampler"] = f"{off}; set mixed_precision=no, or rollouts=local"
     if now["entropy"] < 0.1 * history[0]["entropy"]:
         collapse = f"entropy fell from {history[0]['entropy']:.3g} to {now['entropy']:.3g} nats per token"
         found["entropy"] = f"{collapse}: responses become equal; lower lr, or raise beta"

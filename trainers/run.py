@@ -30,10 +30,11 @@ from trainers.config import StageConfig, to_json, to_yaml
 
 T = TypeVar("T")
 Metrics = dict[str, float]
+Result = tuple[Path, Metrics]  # the folder of the final checkpoint, and its metrics
 Write = Callable[[Path], None]  # writes into a folder; called on every process
 Callback = Callable[[Metrics], bool | None]  # called with the metrics of a step; True: stop, and save
 LINES = ("metrics.jsonl", "samples.jsonl")
-PACKAGES = ("torch", "transformers", "accelerate", "peft")
+PACKAGES = ("torch", "transformers", "accelerate", "peft", "vllm")
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,7 @@ class Run:
     accelerator: Accelerator
     progress: Progress
 
-    def result(self) -> tuple[Path, Metrics] | None:
+    def result(self) -> Result | None:
         """The folder final/ of a finished run and the metrics of its recipe, else None, also for a run to extend."""
         final, ends = self.out / "final", [f.name for f in fields(self.config) if f.metadata["ends"]]
         recipe = self.together(lambda: read_object(final / "recipe.json"), main_only=True)

@@ -15,10 +15,10 @@ from alignbench.types.engine import Sampling
 from trainers import loop
 from trainers.config import REQUIRED, StageConfig, check, setting
 from trainers.data import Demonstration, load_policy, pretraining_examples, within_window
-from trainers.models import Policy, place, residual_dropout, save_model
+from trainers.models import Policy, residual_dropout, save_model
 from trainers.packing import Example, Packed, pack
 from trainers.reward import as_read_by, load_reward, score_all
-from trainers.run import Callback, Metrics, Origin, open_run
+from trainers.run import Callback, Metrics, Origin, Result, open_run
 from trainers.sampler import Sampler
 
 
@@ -48,9 +48,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def train(
-    config: Config, *, progress: Progress | None = None, callback: Callback | None = None
-) -> tuple[Path, Metrics]:
+def train(config: Config, *, progress: Progress | None = None, callback: Callback | None = None) -> Result:
     """Fine-tune, or resume an interrupted run; the folder of the final checkpoint and its metrics.
 
     callback: see `loop.fit`
@@ -61,15 +59,13 @@ def train(
     return fine_tune(config, config, "sft", progress or Progress(), callback)
 
 
-def fine_tune(
-    config: Config, recorded: Any, stage: str, progress: Progress, callback: Callback | None
-) -> tuple[Path, Metrics]:
+def fine_tune(config: Config, recorded: Any, stage: str, progress: Progress, callback: Callback | None) -> Result:
     """The training of `train`, also for a stage that makes the demonstrations itself.
 
     recorded: all settings of the stage, with its reward; they identify the run and are part of the recipe
     """
     accelerator = loop.make_accelerator(config, progress.say)
-    model, reader = load_policy(config, progress.say)
+    model, reader = load_policy(config, accelerator, progress.say)
     texts, window = reader.texts, reader.window
     training, held_out = (reader.encode(reader.demonstrations(s), s) for s in (config.data, config.validation))
     examples, validation = ([example for _, example in part] for part in (training, held_out))
@@ -84,11 +80,10 @@ def fine_tune(
         questions = [row for row, _ in within_window(long, asked, window, what, source, progress.say)]
     prompts = [row.prompt for row in questions]
     residual_dropout(model, config.dropout)
-    policy = place(Policy(model), accelerator, recompute=config.gradient_checkpointing)
-    sampler = Sampler(policy, texts.tokenizer, window, accelerator) if config.reward else None
+    sampler = Sampler(Policy(model), texts.tokenizer, window, accelerator) if config.reward else None
     reward = load_reward(config.reward, accelerator, config.micro_tokens, config.offload) if config.reward else None
     shown = as_read_by(reward, questions, config.template) if reward else []
-    module, optimizer = accelerator.prepare(policy, loop.make_optimizer([(policy.parameters(), config.lr)], config))
+    policy, module, optimizer = loop.prepare(Policy(model), config, config.lr, accelerator)
     sources = ((config.data, len(examples)), (config.validation, len(validation)), (config.pretraining, len(text)))
     origin = Origin.find(stage, config.model, {"reward": recorded.reward}, sources)
 
@@ -106,9 +101,7 @@ def fine_tune(
             return -logprobs.sum()
 
         def losses_of(packed: Packed) -> list[float]:
-            with accelerator.autocast():
-                logprobs = policy(packed)[0]
-            return [-float(part.sum()) for part in loop.split_by_example(packed, packed.before, logprobs)]
+            return [-float(part.sum()) for part in loop.split_by_example(packed, packed.before, policy(packed)[0])]
 
         def after_epoch(epoch: int, step: int) -> Metrics:
             metrics = Metrics()
@@ -127,9 +120,7 @@ def fine_tune(
             return metrics
 
         def save(folder: Path) -> None:
-            weights = accelerator.get_state_dict(module)
-            if accelerator.is_main_process:
-                save_model(folder, policy.model, texts.tokenizer, weights, "model.")
+            save_model(folder, accelerator, policy, texts.tokenizer)
 
         def copy_best(folder: Path) -> None:
             if accelerator.is_main_process:

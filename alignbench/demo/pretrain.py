@@ -147,12 +147,7 @@ def pretrain(config: Pretraining, progress: Progress | None = None) -> Path:
             run.log(step + 1, {"loss": loop.total(loss), "lr": config.lr * factor})
             run.progress.advance()
 
-        def save(folder: Path) -> None:
-            weights = accelerator.get_state_dict(module)
-            if accelerator.is_main_process:
-                save_model(folder, model, tokenizer, weights)
-
-        return run.save_checkpoint("final", save, {})
+        return run.save_checkpoint("final", lambda folder: save_model(folder, accelerator, model, tokenizer), {})
 
 
 def _loss(model: Any, rows: Sequence[list[int]], end: int) -> torch.Tensor:

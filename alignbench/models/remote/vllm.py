@@ -13,7 +13,7 @@ import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from alignbench.errors import AlignbenchError, first_line
 from alignbench.models.checkpoint import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Checkpoint, CheckpointError
@@ -22,6 +22,9 @@ from alignbench.models.generate.decoding import end_tokens
 from alignbench.models.load import load_tokenizer
 from alignbench.models.remote.replies import Choice, completion
 from alignbench.types.engine import Completion, Loglikelihood, Prompt, Request, Sampling
+
+if TYPE_CHECKING:
+    import torch
 
 CHUNK = 512  # prompts per call: enough to fill vLLM's batch, and the most that a killed run loses
 DTYPES = ("float32", "bfloat16", "float16")
@@ -41,16 +44,21 @@ def load_vllm(
     gpus: int | None = None,
     max_model_len: int | None = None,
     gpu_memory_utilization: float | None = None,
+    training: bool = False,
 ) -> "VllmEngine":
     """Load a checkpoint into vLLM. Raises AlignbenchError if vLLM is not installed or cannot load the checkpoint.
 
     gpus: over which the model is spread; max_model_len: in tokens, None for the most that fit into the memory
+    training: vLLM runs in this process, which can then replace the weights (`VllmEngine.follow`), and
+        log-probabilities are of the distribution that is sampled from, after temperature, top-k and top-p
     """
     if checkpoint.custom_code:
         raise CheckpointError(checkpoint.name, "custom code runs in the local engine only, not in vLLM")
     if dtype not in DTYPES:
         raise CheckpointError(checkpoint.name, f"vLLM has no {dtype}; set --dtype to {', '.join(DTYPES)}")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # it would report the model to its developers
+    if training:
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     try:
         from vllm import LLM
     except ImportError as error:
@@ -86,7 +94,8 @@ def load_vllm(
             trust_remote_code=False,
             load_format="safetensors",
             generation_config="vllm",  # not the checkpoint's own temperature, top-p or penalties
-            logprobs_mode="raw_logprobs",  # of the model itself, before temperature and top-p
+            # raw: of the model itself, before temperature and top-p
+            logprobs_mode="processed_logprobs" if training else "raw_logprobs",
             seed=0,
             **options,
         )
@@ -115,6 +124,15 @@ class VllmEngine:
         self._rows = bool(llm.llm_engine.vllm_config.use_v2_model_runner)  # it scores given rows alone
         self.chat_template = bool(encoder.tokenizer.chat_template)
         self._work = {"tokens_asked": 0, "tokens_cached": 0, "tokens_generated": 0}
+
+    def follow(self, model: Any) -> None:
+        """Take the weights of a model in training, and drop what was computed with the old ones. Needs `training`.
+
+        model: of transformers, perhaps with LoRA adapters, which are added to the weights of their layers
+        """
+        self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": merged_weights(model)})
+        if not self.llm.reset_prefix_cache():
+            raise AlignbenchError("vLLM did not drop the keys and values of the old weights")
 
     def work(self) -> dict[str, int | str]:
         """Tokens of prompts, those of them found in the prefix cache, and generated tokens."""
@@ -222,6 +240,16 @@ class VllmEngine:
             self._work["tokens_cached"] += output.num_cached_tokens or 0
             self._work["tokens_generated"] += sum(len(choice.token_ids) for choice in output.outputs)
         return list(outputs)
+
+
+def merged_weights(model: Any) -> "Iterator[tuple[str, torch.Tensor]]":
+    """The weights by their names in a checkpoint, one at a time, with LoRA adapters added to those of their layers."""
+    for name, weights in model.named_parameters():
+        layer, inner, own = name.rpartition(".base_layer.")
+        if inner and own == "weight":
+            weights = weights + model.get_submodule(layer).get_delta_weight("default")
+        if "lora_" not in name:
+            yield (f"{layer}.{own}" if inner else name), weights.detach()
 
 
 def prompt_seed(seed: int, key: str) -> int:
