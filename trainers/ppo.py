@@ -385,8 +385,8 @@ def setup(config: RolloutConfig, progress: Progress | None = None) -> Setup:
     rooms = (window - longest[whose] - 16 * (whose == "reward model") for whose, window in windows.items() if window)
     prompts, held_out = read_and_split_prompts(config, texts, reward, render, min(rooms, default=math.inf), progress)
     for whose, window in windows.items():
-        sizes = (len(prompt.ids) + longest[whose] for prompt in (*prompts, *held_out))
-        loop.check_lengths(sizes, window, "prompt + max_tokens of row", config.prompts, whose=whose)
+        sizes = ((prompt.where, len(prompt.ids) + longest[whose]) for prompt in (*prompts, *held_out))
+        loop.check_lengths(sizes, window, "prompt with max_tokens", whose)
     if config.lora:
         model, value_model = (m and add_lora(m, config.lora, config.seed) for m in (model, value_model))
     actor = Policy(model, config.temperature)

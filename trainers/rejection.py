@@ -11,7 +11,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from alignbench.data.conversations import Messages, as_messages
+from alignbench.data.messages import Messages, as_messages
 from alignbench.errors import AlignbenchError
 from alignbench.progress import Progress
 from alignbench.runs.folder import append_lines
@@ -74,12 +74,13 @@ def sample(config: Config, accelerator: Accelerator, progress: Progress) -> list
     origin = Origin.find("sampling", config.model, models, [(config.prompts, None)])
     with open_run(replace(config, out=str(out)), origin, accelerator, progress) as run:
         state, lines = run.resume(), out / LINES[1]
-        questions = data.read_prompts(config.prompts, render, progress.say)
+        questions = data.read_rows(config.prompts, render, progress.say, use="prompts")
         room = (window or math.inf) - config.max_tokens
         questions = data.fitting_prompts(config, questions, texts, room, config.prompts, render, progress.say)
         prompts = [question.prompt for question in questions]
-        sizes = (len(ids) + config.max_tokens for ids in texts.prompts(prompts))
-        loop.check_lengths(sizes, window, "prompt + max_tokens of row", config.prompts)
+        sizes = [len(ids) + config.max_tokens for ids in texts.prompts(prompts)]
+        places = (question.where for question in questions)
+        loop.check_lengths(zip(places, sizes, strict=True), window, "prompt with max_tokens")
         sampler = Sampler(Policy(model.to(accelerator.device)), texts.tokenizer, window, accelerator)
         shown = as_read_by(reward, questions, config.template)
         sampling = Sampling(max_tokens=config.max_tokens, temperature=config.temperature)

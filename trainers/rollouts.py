@@ -14,7 +14,7 @@ from alignbench.models.template import Render
 from alignbench.progress import Progress
 from trainers import loop, losses
 from trainers.config import REQUIRED, StageConfig, setting
-from trainers.data import fitting_prompts, read_prompts
+from trainers.data import fitting_prompts, read_rows
 from trainers.models import Texts
 from trainers.packing import Example
 from trainers.reward import Reward, as_read_by
@@ -59,11 +59,12 @@ class RolloutConfig(SamplingConfig):
 
 
 class Prompt(NamedTuple):
-    """A prompt as text and token ids, and as the reward reads it (text or chat messages)."""
+    """A prompt as text and token ids, as the reward reads it (text or chat messages), and its file and row."""
 
     text: str
     ids: list[int]
     shown: Any
+    where: str = ""
 
 
 def read_and_split_prompts(
@@ -74,11 +75,12 @@ def read_and_split_prompts(
     room: the most tokens of a prompt"""
 
     def read(source: str) -> list[Prompt]:
-        rows = read_prompts(source, render, progress.say)
+        rows = read_rows(source, render, progress.say, use="prompts")
         rows = fitting_prompts(config, rows, texts, room, source, render, progress.say)
         found = [row.prompt for row in rows]
         shown = as_read_by(reward, rows, config.template)
-        return [Prompt(*row) for row in zip(found, texts.prompts(found), shown, strict=True)]
+        places = [row.where for row in rows]
+        return [Prompt(*row) for row in zip(found, texts.prompts(found), shown, places, strict=True)]
 
     prompts, held_out = read(config.prompts), read(config.validation) if config.validation else []
     if not config.validation:

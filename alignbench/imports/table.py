@@ -11,7 +11,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from alignbench.data.conversations import joined
+from alignbench.data.messages import joined
 from alignbench.data.fetch import sha256_of
 from alignbench.data.tables import SourceRow, read_source
 from alignbench.errors import AlignbenchError
