@@ -53,7 +53,7 @@ def read_rows(source: str, template: Render | None = None, say: Say = SILENT, *,
                 row = row.last_turn() if use == "demonstrations" else row
                 texts = [render_pair(row.messages, answer, template)[1] for answer in row.answers]
                 prompt = template(row.messages, True)
-            elif row.is_text:
+            elif all(isinstance(text, str) for text in (row.before, *row.responses)):
                 prompt, *texts = map(str, (row.before, *row.responses))
             else:
                 raise ValueError("chat messages need template=true, and chat_template=… for a tokenizer without one")

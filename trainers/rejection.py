@@ -78,9 +78,8 @@ def sample(config: Config, accelerator: Accelerator, progress: Progress) -> list
         room = (window or math.inf) - config.max_tokens
         questions = data.fitting_prompts(config, questions, texts, room, config.prompts, render, progress.say)
         prompts = [question.prompt for question in questions]
-        sizes = [len(ids) + config.max_tokens for ids in texts.prompts(prompts)]
-        places = (question.where for question in questions)
-        loop.check_lengths(zip(places, sizes, strict=True), window, "prompt with max_tokens")
+        sizes = ((q.where, len(ids) + config.max_tokens) for q, ids in zip(questions, texts.prompts(prompts), strict=True))
+        loop.check_lengths(sizes, window, "prompt with max_tokens")
         sampler = Sampler(Policy(model.to(accelerator.device)), texts.tokenizer, window, accelerator)
         shown = as_read_by(reward, questions, config.template)
         sampling = Sampling(max_tokens=config.max_tokens, temperature=config.temperature)

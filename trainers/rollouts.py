@@ -79,8 +79,7 @@ def read_and_split_prompts(
         rows = fitting_prompts(config, rows, texts, room, source, render, progress.say)
         found = [row.prompt for row in rows]
         shown = as_read_by(reward, rows, config.template)
-        places = [row.where for row in rows]
-        return [Prompt(*row) for row in zip(found, texts.prompts(found), shown, places, strict=True)]
+        return [Prompt(*own) for own in zip(found, texts.prompts(found), shown, (r.where for r in rows), strict=True)]
 
     prompts, held_out = read(config.prompts), read(config.validation) if config.validation else []
     if not config.validation:

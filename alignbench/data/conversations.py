@@ -49,10 +49,6 @@ class Conversation:
             chat.as_answer(response)
 
     @property
-    def is_text(self) -> bool:
-        return all(isinstance(text, str) for text in (self.before, *self.responses))
-
-    @property
     def messages(self) -> Messages:
         """The prompt as chat messages."""
         return as_messages(self.before)
@@ -74,8 +70,8 @@ class Conversation:
         if isinstance(response, str) and isinstance(before, str):
             *asked, response = response.rpartition(ASSISTANT) if is_dialogue(before) else [response]
             return replace(self, before="".join([before, *asked]), responses=(response,))
-        *asked, last = self.answers[0]
-        return replace(self, before=[*self.messages, *asked], responses=([last],)) if asked else self
+        *earlier, last = self.answers[0]
+        return replace(self, before=[*self.messages, *earlier], responses=([last],)) if earlier else self
 
 
 def read_conversations(source: str, use: Use, say: Callable[[str], None] = lambda line: None) -> list[Conversation]:
@@ -167,9 +163,9 @@ def of_rows(rows: Sequence[SourceRow], use: Use | None = None) -> tuple[Format, 
             except ValueError:
                 if use != "prompts" or format.parse is _tree or _name(row) is None:
                     raise
-                before = _before(row)
-                is_answered = not isinstance(before, str) and before[-1]["role"] == "assistant"
-                found.append([Conversation(row, before[:-1] if is_answered else before)])
+                prompt = _before(row)
+                is_answered = not isinstance(prompt, str) and prompt[-1]["role"] == "assistant"
+                found.append([Conversation(row, prompt[:-1] if is_answered else prompt)])
     assert first is not None
     return first, found
 

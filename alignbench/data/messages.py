@@ -47,11 +47,9 @@ def first_of(fields: Mapping[str, Any], *names: str) -> Any:
 
 def as_messages(text: Text) -> Messages:
     """A prompt as chat messages; text is a message of the user, or a dialogue in HH's format."""
-    if not isinstance(text, str):
-        return text
-    if is_dialogue(text):
+    if isinstance(text, str) and is_dialogue(text):
         return read_dialogue(text.rstrip().removesuffix(ASSISTANT))
-    return [{"role": "user", "content": text}]
+    return [{"role": "user", "content": text}] if isinstance(text, str) else text
 
 
 def as_answer(response: Text) -> Messages:
