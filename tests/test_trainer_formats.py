@@ -49,9 +49,8 @@ def test_the_last_response_of_a_conversation_is_learned_and_no_text_of_the_user(
 
 @pytest.mark.parametrize("chosen", [[SYSTEM, *TWICE], [user("a "), assistant("b")]])
 def test_a_dialogue_that_does_not_repeat_the_prompt_is_named(tmp_path, chosen):
-    source = write_rows(
-        tmp_path / "r.jsonl", [{"prompt": "a", "chosen": chosen, "rejected": chosen[:-1] + [assistant("no")]}]
-    )
+    row = {"prompt": "a", "chosen": chosen, "rejected": [*chosen[:-1], assistant("no")]}
+    source = write_rows(tmp_path / "r.jsonl", [row])
     line = refusal(read_rankings, source, plain_chat)
     assert line == f"{source}:1: a response does not begin with the prompt, nor with the assistant's message"
 
@@ -105,7 +104,7 @@ def test_a_long_conversation_keeps_its_system_message():
     def size(turns):
         return sum(len(turn["content"]) for turn in turns)
 
-    assert data.shortened(chat, 60, size) == [SYSTEM, chat[-1]]
+    assert data.shortened(chat, 16, size) == [SYSTEM, chat[-1]]
     assert data.shortened(chat, 8, size) == [SYSTEM, user("estion?")]
     assert data.shortened(chat, 1, size) is None
     assert data.shortened([SYSTEM], 1, size) == [SYSTEM]

@@ -78,9 +78,8 @@ def sample(config: Config, accelerator: Accelerator, progress: Progress) -> list
         room = (window or math.inf) - config.max_tokens
         questions = data.fitting_prompts(config, questions, texts, room, config.prompts, render, progress.say)
         prompts = [question.prompt for question in questions]
-        sizes = (
-            (q.where, len(ids) + config.max_tokens) for q, ids in zip(questions, texts.prompts(prompts), strict=True)
-        )
+        tokens = zip(questions, texts.prompts(prompts), strict=True)
+        sizes = ((question.where, len(ids) + config.max_tokens) for question, ids in tokens)
         loop.check_lengths(sizes, window, "prompt with max_tokens")
         sampler = Sampler(Policy(model.to(accelerator.device)), texts.tokenizer, window, accelerator)
         shown = as_read_by(reward, questions, config.template)

@@ -60,8 +60,6 @@ class Conversation:
         for response in self.responses:
             turns = chat.read_dialogue(ASSISTANT + response) if isinstance(response, str) and is_turn else response
             found.append(chat.as_answer(turns if isinstance(turns, str) else chat.after(self.messages, turns)))
-            if found[-1][0]["role"] != "assistant":
-                raise ValueError("a response does not begin with the prompt, nor with the assistant's message")
         return found
 
     def last_turn(self) -> "Conversation":
@@ -235,7 +233,6 @@ def _pair(row: SourceRow) -> Iterator[Conversation]:
             raise ValueError(problem + _renames(row.fields))
         chosen, rejected = chosen[len(before) :], rejected[len(before) :]
     elif not is_asked:
-        before = _after_system(row, [])
         chosen, rejected = (chat.read_dialogue(text) if isinstance(text, str) else text for text in (chosen, rejected))
     if not isinstance(chosen, str) and not isinstance(rejected, str):  # turns that both have are part of the prompt
         asked = as_messages(before)
@@ -245,6 +242,7 @@ def _pair(row: SourceRow) -> Iterator[Conversation]:
             turn -= 1
         before = [*asked, *chosen[:turn]] if turn else before
         chosen, rejected = chosen[turn:], rejected[turn:]
+    before = _after_system(row, before) if before and not is_asked else before
     yield Conversation(row, before, (chosen, rejected), (1.0, 2.0), _labeler(row, "labeler"))
 
 

@@ -64,11 +64,12 @@ def as_answer(response: Text) -> Messages:
 
 
 def after(prompt: Messages, turns: Messages) -> Messages:
-    """The turns after the prompt, if they repeat it, with its system message or without."""
-    for start in (prompt, [message for message in prompt if message["role"] != "system"]):
-        if turns[: len(start)] == start:
-            return turns[len(start) :]
-    return turns
+    """The assistant's turns after the prompt, which they may repeat, with its system message or without."""
+    starts = (prompt, [message for message in prompt if message["role"] != "system"])
+    left = next((turns[len(start) :] for start in starts if turns[: len(start)] == start), turns)
+    if prompt and left and left[0]["role"] != "assistant":
+        raise ValueError("a response does not begin with the prompt, nor with the assistant's message")
+    return left
 
 
 def joined(*parts: str) -> str:
