@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,15 @@ from torch.distributed.fsdp import fully_shard
 from alignbench.models.checkpoint import find_checkpoint
 from trainers import loop
 from trainers.config import StageConfig
+from trainers.data import read_rows
 from trainers.models import Scalar
 from trainers.reward import RewardModel, score_all
 from trainers.run import Origin, open_run
 
 torch.set_num_threads(1)  # more only get in each other's way on models this small
+read_demonstrations, read_rankings, read_prompts = (
+    partial(read_rows, use=use) for use in ("demonstrations", "rankings", "prompts")
+)
 HERE = {"cpu": True, "trackers": ()}
 CASES = cases("training")
 DATA, QUICK, LONG, TWO, ANSWERS = (CASES[name] for name in ("data", "quick", "long", "two", "answers"))

@@ -11,7 +11,7 @@ from commands import refusal
 from demo_world import world, written
 from hypothesis import given
 from hypothesis import strategies as st
-from stages import write_rows
+from stages import read_rankings, write_rows
 
 from alignbench.demo.judge import CLOSINGS, Goal, WorldScorer, judge, met, read_statements
 from alignbench.demo.labelers import LABELERS, label_outputs, rank, rank_samples
@@ -21,7 +21,6 @@ from alignbench.labels.agreement import agreement
 from alignbench.labels.screen import kept, screen
 from alignbench.labels.table import read_labels
 from alignbench.types.scorer import Item
-from trainers.data import read_rankings
 
 CASES, WORLD, REQUESTS = cases("demo"), world(), make_requests(world()).training
 FACT = next(fact for fact in WORLD.facts if fact.myth and fact.asked)

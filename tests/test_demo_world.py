@@ -10,6 +10,7 @@ from itertools import product
 import pytest
 from cases import cases, read_lines
 from demo_world import pages, rows, world, written
+from stages import read_demonstrations, read_rankings
 from task_helpers import load
 
 from alignbench.data.cards import FileSource, read_card
@@ -25,7 +26,6 @@ from alignbench.tasks import all_tasks, safety
 from alignbench.tasks.instructions import load_code, load_language
 from alignbench.tasks.reading import load_paragraphs
 from alignbench.types.task import Options
-from trainers.data import read_demonstrations, read_rankings
 
 # sha256 of `sha256  file` of all files, in order of their names
 BYTES = "e25a644baae0202b5a0ef10742f152f9b6e7a379a9a7aa6bae1f0b979409156b"

@@ -9,10 +9,10 @@ from cases import cases, read_lines
 from commands import assert_refused
 from hypothesis import given
 from hypothesis import strategies as st
+from stages import read_rankings
 
 from alignbench.labels.summary import Verdicts, battles, preference
 from alignbench.labels.table import Label, counts, export, read_labels, write_labels, write_lines
-from trainers.data import read_rankings
 
 ADA = {"prompt_id": "p1", "prompt": "Do hens fly?", "output": "A little.", "labeler": "ada"}
 BOB = ADA | {"labeler": "bob"}

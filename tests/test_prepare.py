@@ -14,13 +14,13 @@ from cases import cases, read_lines, write_lines
 from commands import assert_refused, files_of, refusal, run, run_process
 from hypothesis import given
 from hypothesis import strategies as st
+from stages import read_demonstrations, read_prompts, read_rankings
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from alignbench.data.fetch import sha256_of
 from alignbench.data.prepare import SPLITS, Prepared, Settings, prepare, split_of
 from alignbench.errors import AlignbenchError
-from trainers.data import read_demonstrations, read_prompts, read_rankings
 
 CASES = cases("prepare")
 PERSONAL = CASES["personal"]

@@ -4,11 +4,12 @@ import hashlib
 
 import datasets
 import pytest
+import stages
 from cases import cases
 from commands import refusal
 from hypothesis import given
 from hypothesis import strategies as st
-from stages import write_rows
+from stages import read_demonstrations, read_prompts, read_rankings, write_rows
 from tiny import SENTENCES, tiny_tokenizer
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
@@ -18,7 +19,7 @@ from alignbench.data.tables import fingerprint
 from alignbench.models.template import find_template, render_pair, renderer
 from trainers import data
 from trainers.config import StageConfig
-from trainers.data import Demonstration, Question, Ranking, read_demonstrations, read_prompts, read_rankings
+from trainers.data import Ranking
 from trainers.models import Texts
 from trainers.packing import Example
 
@@ -57,15 +58,15 @@ def a_tokenizer(template: str | None = CHATML, adds_bos: bool = True) -> PreTrai
 
 def test_a_demonstration_is_a_prompt_with_a_response_or_messages(tmp_path):
     source = write(tmp_path / "d.json", {"prompt": "a", "response": "b"}, {"prompt": "c", "completion": "d"})
-    assert read_demonstrations(source) == [Demonstration("a", "b"), Demonstration("c", "d")]
+    assert read_demonstrations(source) == [Ranking("a", ("b",)), Ranking("c", ("d",))]
     turns = [user("one"), assistant("1"), user("two"), assistant("2")]
     # with a template, a plain prompt is a user's message
     long, *short = read_demonstrations(
         write(tmp_path / "m.jsonl", *({"messages": t} for t in (turns, turns[:2]))), plain_chat
     )
     short += read_demonstrations(write(tmp_path / "p.jsonl", {"prompt": "one", "response": "1"}), plain_chat)
-    assert long == Demonstration("<user>one<end><assistant>1<end><user>two<end><assistant>", "2<end>")
-    assert short == [Demonstration("<user>one<end><assistant>", "1<end>")] * 2
+    assert long == Ranking("<user>one<end><assistant>1<end><user>two<end><assistant>", ("2<end>",))
+    assert short == [Ranking("<user>one<end><assistant>", ("1<end>",))] * 2
 
 
 def test_rankings_keep_ties_and_labelers_and_pairs_as_text_or_messages_are_the_same(tmp_path):
@@ -120,9 +121,9 @@ def test_the_prompt_of_any_row_is_the_one_that_its_responses_follow(tmp_path):
     ):
         source = write(tmp_path / f"{number}.jsonl", row)
         (ranking,) = read_rankings(source, plain_chat)
-        assert read_prompts(source, plain_chat) == [Question(ranking.prompt)]
+        assert read_prompts(source, plain_chat) == [Ranking(ranking.prompt)]
     chat = write(tmp_path / "c.jsonl", {"messages": [user("a"), assistant("x")]}, {"messages": [user("a")]})
-    assert read_prompts(chat, plain_chat) == [Question("<user>a<end><assistant>")] * 2
+    assert read_prompts(chat, plain_chat) == [Ranking("<user>a<end><assistant>")] * 2
     (row,) = read_prompts(write(tmp_path / "p.jsonl", {"chosen": HENS + " x", "rejected": HENS + " y"}))
     assert (row.prompt, row.asked) == (HENS, HENS)
 
@@ -153,7 +154,7 @@ def test_a_wrong_row_is_named(tmp_path, reader, row, words):
     good = {"messages": [user("a"), assistant("b")]} if "messages" in row else GOOD[reader]
     source = write(tmp_path / "d.jsonl", good, row)
     arguments = (plain_chat,) if reader == "demonstrations" else ()
-    read = tokens.read_texts if reader == "texts" else getattr(data, f"read_{reader}")
+    read = tokens.read_texts if reader == "texts" else getattr(stages, f"read_{reader}")
     line = refusal(lambda: read(source, *arguments))
     assert line.startswith(f"{source}:2: ")
     assert words in line
@@ -192,7 +193,7 @@ def test_a_hub_data_set_is_read_at_its_revision_or_named(monkeypatch):
 def test_a_template_removes_the_tokens_that_no_rollout_has_and_one_that_cannot_be_used_is_named_with_the_row(tmp_path):
     assert renderer(a_tokenizer(adds_bos=False))([user("a")], True) == "<s><user>a<end>\n<assistant>"
     source = write(tmp_path / "plain.jsonl", {"prompt": "a", "response": "b "})
-    expected = [Demonstration("<user>a<end>\n<assistant>", "b<end>")]
+    expected = [Ranking("<user>a<end>\n<assistant>", ("b<end>",))]
     assert read_demonstrations(source, renderer(a_tokenizer())) == expected
     source = write(tmp_path / "d.jsonl", {"messages": [user("a"), assistant("b")]})
     for render, words in (
@@ -236,11 +237,11 @@ def test_a_row_of_no_format_or_of_another_one_is_named(tmp_path, use, rows, word
 
 @given(st.text("ab ", min_size=1, max_size=40), st.integers(0, 50))
 def test_a_prompt_loses_text_at_its_start_until_it_fits(text, room):
-    short = conversations.shortened(text, room, len)
+    short = data.shortened(text, room, len)
     assert (short is None) == (room == 0)
     assert short is None or (text.endswith(short) and len(short) <= room)
     chat = [user(text), assistant("b"), user("a" * 9)]
-    short = conversations.shortened(chat, room, lambda turns: sum(len(m["content"]) for m in turns))
+    short = data.shortened(chat, room, lambda turns: sum(len(m["content"]) for m in turns))
     assert (short is None) == (room == 0)
     assert short is None or (short[0]["role"] == "user" and short[-1]["content"] in "a" * 9)
 
@@ -248,20 +249,21 @@ def test_a_prompt_loses_text_at_its_start_until_it_fits(text, room):
 def test_long_rows_are_dropped_or_truncated_with_counts():
     said = list[str]()
     rows = [
-        (1, Example([1, 2], [[3, 4, 9]])),
-        (2, Example([1], [[5, 6, 7, 8, 9], [4, 9]])),
-        (3, Example([1] * 4, [[9]])),
+        (Ranking("1", where="d.jsonl:1"), Example([1, 2], [[3, 4, 9]])),
+        (Ranking("2", where="d.jsonl:5"), Example([1], [[5, 6, 7, 8, 9], [4, 9]])),
+        (Ranking("3", where="d.jsonl:7"), Example([1] * 4, [[9]])),
     ]
 
     def cut(long, **options):
         found = data.within_window(long, rows, 4, "row", "d.jsonl", said.append, **options)
-        return [(row, example.responses) for row, example in found]
+        return [(row.prompt, example.responses) for row, example in found]
 
-    assert cut("truncate") == [(1, [[3, 4]]), (2, [[5, 6, 7], [4, 9]])]
-    assert cut("truncate", keep_end=True) == [(1, [[3, 9]]), (2, [[5, 6, 9], [4, 9]])]
-    assert said == ["d.jsonl: of 3 rows 2 truncated to 4 tokens, 1 dropped"] * 2
+    assert cut("truncate") == [("1", [[3, 4]]), ("2", [[5, 6, 7], [4, 9]])]
+    assert cut("truncate", keep_end=True) == [("1", [[3, 9]]), ("2", [[5, 6, 9], [4, 9]])]
+    assert said == ["d.jsonl: of 3 rows 2 truncated to 4 tokens, 1 dropped (row)"] * 2
     assert "every row has more than 4 tokens" in refusal(cut, "drop")
-    assert "set long=drop or long=truncate" in refusal(cut, "error")
+    line = "d.jsonl:1: the row has 5 tokens, the model's window 4; set long=drop or long=truncate"
+    assert refusal(cut, "error") == line
     assert data.within_window("error", rows, None, "row", "d.jsonl", said.append) == rows
 
 
@@ -287,8 +289,11 @@ def test_pretraining_text_is_a_file_that_is_written_once(tmp_path, monkeypatch):
         found = data.pretraining_examples(str(tmp_path / "t.txt"), texts, 7)
         assert (len(found), list(found)) == (len(expected), expected)
         monkeypatch.setattr(tokens, "_write", None)
+    monkeypatch.undo()
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     texts.embeddings = 3
     assert "the model has embeddings for 3" in refusal(data.pretraining_examples, str(tmp_path / "t.txt"), texts, 7)
+    assert not list((tmp_path / "cache" / "alignbench").glob("*.part"))
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "file")
     line = refusal(data.pretraining_examples, str(tmp_path / "t.txt"), texts, 7)
@@ -299,7 +304,7 @@ def test_pretraining_text_is_a_file_that_is_written_once(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("file", "counts"), cases("formats")["real"].items())
 def test_every_file_of_real_data_is_read(data_dir, file, counts):
     for use, count in zip(("demonstrations", "rankings", "prompts"), counts, strict=True):
-        read = getattr(data, f"read_{use}")
+        read = getattr(stages, f"read_{use}")
         if count:
             assert len(read(str(data_dir / file), plain_chat)) == count
         else:

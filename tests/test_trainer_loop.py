@@ -111,10 +111,10 @@ def test_micro_batches_partition_the_batch_within_the_budget(sizes, world, budge
 
 
 def test_a_row_longer_than_the_window_is_named():
-    loop.check_lengths([3, 8], 8, "ranking", "data.jsonl")
-    loop.check_lengths([3, 9], None, "ranking", "data.jsonl")
-    line = refusal(lambda: loop.check_lengths([3, 9], 8, "ranking", "data.jsonl"))
-    assert line.startswith("data.jsonl: ranking 2 has 9 tokens")
+    loop.check_lengths([("data.jsonl:1", 3), ("data.jsonl:4", 8)], 8, "ranking")
+    loop.check_lengths([("data.jsonl:1", 3), ("data.jsonl:4", 9)], None, "ranking")
+    line = refusal(lambda: loop.check_lengths([("data.jsonl:1", 3), ("data.jsonl:4", 9)], 8, "ranking"))
+    assert line.startswith("data.jsonl:4: the ranking has 9 tokens, the model's window 8")
 
 
 def test_a_state_holds_only_what_is_trained_and_loads_over_the_frozen_weights(accelerator, tmp_path):

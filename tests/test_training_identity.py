@@ -167,7 +167,7 @@ def test_values_given_in_python_are_converted_as_on_the_command_line(folder, tmp
 
 def test_a_window_without_room_for_a_prompt_names_max_tokens(folder, tmp_path):
     config = stages.config_of(folder, "ppo", tmp_path / "run", reward=tenth, max_tokens=100_000)
-    assert refusal(ppo.setup, config).startswith("max_tokens 100000: a window of")
+    assert refusal(ppo.setup, config).startswith("max_tokens: it fills the window")
 
 
 def test_pretraining_text_has_temperature_one(folder, optimise):

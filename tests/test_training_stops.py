@@ -36,6 +36,8 @@ def folder(tmp_path_factory):
     stages.write_rows(folder / "plain.jsonl", [{"prompt": "q", "response": "zz"}] * 4)
     stages.write_rows(folder / "long.jsonl", [{"prompt": "bees " * 3000, "response": " wax"}])
     pair = {"chosen": " honey", "rejected": " no"}
+    last_long = [*({"prompt": f"q{n}"} | pair for n in range(11)), {"prompt": "bees " * 99} | pair]
+    stages.write_rows(folder / "last-long.jsonl", last_long)
     stages.write_rows(folder / "held-out.jsonl", [pair | {"prompt": "q", "labeler": "labeler 1"}])
     rows = [pair | {"prompt": q, "labeler": f"labeler {n}"} for q in stages.QUESTIONS for n in range(6)]
     stages.write_rows(folder / "labelled.jsonl", rows)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any
 
-import pyarrow.compute as pc
 from accelerate import Accelerator
 
-from alignbench.data.conversations import Conversation, Text, as_messages, read_conversations, shortened
+from alignbench.data.conversations import Use, read_conversations
+from alignbench.data.messages import Messages, Text, as_messages
 from alignbench.data.tokens import token_pieces
 from alignbench.errors import AlignbenchError
 from alignbench.models.template import Render, render_pair, renderer, set_template
@@ -20,54 +21,46 @@ from trainers.loop import check_lengths
 from trainers.models import Texts, end_at_turns, load
 from trainers.packing import Example
 
-T = TypeVar("T")
 Say = Callable[[str], None]
 SILENT: Say = Progress().say
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """A prompt as the policy reads it. asked: before the chat template, for a reward model that reads another one"""
-
-    prompt: str
-    asked: Text = field(default="", kw_only=True, compare=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Demonstration(Question):
-    response: str
-
-    @property
-    def responses(self) -> tuple[str, ...]:
-        return (self.response,)
-
-
-@dataclass(frozen=True, slots=True)
 class Ranking:
-    """K responses to a prompt. Rank 1 is the best; equal ranks are ties. A pair has the ranks (1, 2)."""
+    """A prompt and K responses as the policy reads them. Rank 1 is the best; equal ranks are ties. A pair has the ranks
+    (1, 2), a demonstration has one response without rank, and a prompt for sampling has none.
+
+    asked: the prompt before the chat template, for a reward model that reads another one; where: file and row
+    """
 
     prompt: str
-    responses: tuple[str, ...]
-    ranks: tuple[float, ...]
-    labeler: str | None
+    responses: tuple[str, ...] = ()
+    ranks: tuple[float, ...] = ()
+    labeler: str | None = None
+    asked: Text = field(default="", kw_only=True, compare=False)
+    where: str = field(default="", kw_only=True, compare=False)
 
 
-def read_demonstrations(source: str, template: Render | None = None, say: Say = SILENT) -> list[Demonstration]:
-    """The responses to learn; of several with ranks the best. Formats: alignbench/data/conversations.py."""
-    rows = [(row, *_render(row, template)) for row in read_conversations(source, "demonstrations", say)]
-    return [Demonstration(prompt, responses[0], asked=row.before) for row, prompt, responses in rows]
+Encoded = list[tuple[Ranking, Example]]
 
 
-def read_rankings(source: str, template: Render | None = None, say: Say = SILENT) -> list[Ranking]:
-    """Rankings, pairs, scored responses and ranked replies. Formats: alignbench/data/conversations.py."""
-    rows = [(row, *_render(row, template)) for row in read_conversations(source, "rankings", say)]
-    return [Ranking(prompt, tuple(responses), row.ranks, row.labeler) for row, prompt, responses in rows]
-
-
-def read_prompts(source: str, template: Render | None = None, say: Say = SILENT) -> list[Question]:
-    """The prompts of rows of any format, without the responses."""
-    rows = [replace(row, responses=()) for row in read_conversations(source, "prompts", say)]
-    return [Question(_render(row, template)[0], asked=row.before) for row in rows]
+def read_rows(source: str, template: Render | None = None, say: Say = SILENT, *, use: Use) -> list[Ranking]:
+    """Rankings, demonstrations (the best response) or prompts. Formats: alignbench/data/conversations.py."""
+    found = []
+    for row in read_conversations(source, use, say):
+        with row.row.located():
+            if use == "prompts":
+                row = replace(row, responses=(), ranks=(), labeler=None)
+            if template is not None:
+                row = row.last_turn() if use == "demonstrations" else row
+                texts = [render_pair(row.messages, answer, template)[1] for answer in row.answers]
+                prompt = template(row.messages, True)
+            elif all(isinstance(text, str) for text in (row.before, *row.responses)):
+                prompt, *texts = map(str, (row.before, *row.responses))
+            else:
+                raise ValueError("chat messages need template=true, and chat_template=… for a tokenizer without one")
+        found.append(Ranking(prompt, tuple(texts), row.ranks, row.labeler, asked=row.before, where=row.row.where))
+    return found
 
 
 def find_render(config: StageConfig, tokenizer: Any) -> Render | None:
@@ -77,9 +70,6 @@ def find_render(config: StageConfig, tokenizer: Any) -> Render | None:
             raise AlignbenchError("chat_template: set also template=true, or leave it out")
         set_template(tokenizer, config.chat_template)
     return renderer(tokenizer) if config.template else None
-
-
-R = TypeVar("R", Demonstration, Ranking)
 
 
 @dataclass(frozen=True)
@@ -92,37 +82,36 @@ class Reader:
     window: int | None
     say: Say
 
-    def demonstrations(self, source: str | None) -> list[Demonstration]:
-        return read_demonstrations(source, self.render, self.say) if source else []
+    def read(self, source: str | None, use: Use) -> list[Ranking]:
+        return read_rows(source, self.render, self.say, use=use) if source else []
 
-    def rankings(self, source: str | None) -> list[Ranking]:
-        return read_rankings(source, self.render, self.say) if source else []
-
-    def prompts(self, source: str, room: float) -> list[Question]:
+    def prompts(self, source: str, room: float) -> list[Ranking]:
         """Prompts of at most `room` tokens; with long=error all, unchanged. With long=truncate, long ones lose their
         oldest text: from the left, and in chat messages before the template is applied."""
-        template, rows, kept = self.render, read_prompts(source, self.render, self.say), list[Question]()
-        if self.config.long == "error":
+        if room < 1:
+            raise AlignbenchError("max_tokens: it fills the window and leaves no room for a prompt; lower it")
+        template, rows = self.render, self.read(source, "prompts")
+        if self.config.long == "error" or math.isinf(room):
             return rows
 
-        def shown(asked: Text) -> Question:
-            return Question(template(as_messages(asked), True) if template else str(asked), asked=asked)
+        def shown(asked: Text) -> str:
+            return template(as_messages(asked), True) if template else str(asked)
 
-        long = [len(ids) > room for ids in self.texts.prompts([row.prompt for row in rows])]
+        kept, long = list[Ranking](), [len(ids) > room for ids in self.texts.prompts([row.prompt for row in rows])]
         for row, is_long in zip(rows, long, strict=True):
             if not is_long:
                 kept.append(row)
             elif self.config.long == "truncate":
                 asked = as_messages(row.asked) if template else row.asked
-                short = shortened(asked, int(room), lambda text: len(self.texts.prompts([shown(text).prompt])[0]))
-                kept += [shown(short)] if short is not None else []
+                short = shortened(asked, int(room), lambda text: len(self.texts.prompts([shown(text)])[0]))
+                kept += [replace(row, prompt=shown(short), asked=short)] if short is not None else []
         _report(source, "prompt", rows, kept, sum(long), int(room), self.say)
         return kept
 
-    def encode(self, rows: Sequence[R], source: str | None, *, keep_end: bool = False) -> list[tuple[R, Example]]:
+    def encode(self, rows: Sequence[Ranking], source: str | None, *, keep_end: bool = False) -> Encoded:
         """The rows with their tokens, within the window (`within_window`)."""
         pairs = [(row, self.texts.example(row.prompt, row.responses)) for row in rows]
-        what = "ranking" if rows and isinstance(rows[0], Ranking) else "demonstration"
+        what = "ranking" if rows and rows[0].ranks else "demonstration"
         return within_window(self.config.long, pairs, self.window, what, str(source), self.say, keep_end=keep_end)
 
 
@@ -136,22 +125,10 @@ def load_policy(config: Any, accelerator: Accelerator, say: Say) -> tuple[Any, R
     return model, Reader(config, render, Texts(tokenizer, model), checkpoint.window, say)
 
 
-def _render(row: Conversation, template: Render | None) -> tuple[str, list[str]]:
-    """Prompt and responses as text."""
-    with row.row.located():
-        if template is not None:
-            texts = [render_pair(row.messages, answer, template)[1] for answer in row.answers]
-            return template(row.messages, True), texts
-        texts = [text for text in (row.before, *row.responses) if isinstance(text, str)]
-        if not row.is_text:
-            raise ValueError("chat messages need template=true, and chat_template=… if the tokenizer has no template")
-        return texts[0], texts[1:]
-
-
 def within_window(
-    long: str, rows: Sequence[tuple[T, Example]], window: int | None, what: str, source: str, say: Say,
+    long: str, rows: Encoded, window: int | None, what: str, source: str, say: Say,
     *, keep_end: bool = False,
-) -> list[tuple[T, Example]]:  # fmt: skip
+) -> Encoded:  # fmt: skip
     """Rows of at most `window` tokens. Truncated, responses lose tokens from the right; a row whose prompt fills the
     window is dropped.
 
@@ -159,9 +136,9 @@ def within_window(
     Raises AlignbenchError for a long row (error), and if no row is left.
     """
     if long == "error" or window is None:
-        check_lengths((example.longest for _, example in rows), window, what, source)
+        check_lengths(((row.where, example.longest) for row, example in rows), window, what)
         return list(rows)
-    kept = list[tuple[T, Example]]()
+    kept = Encoded()
     for row, example in rows:
         room = window - len(example.prompt)
         if example.longest <= window:
@@ -173,13 +150,32 @@ def within_window(
     return kept
 
 
+def shortened(text: Text, room: int, size: Callable[[Text], int]) -> Text | None:
+    """Text without its start, or messages without the oldest ones after a leading system message, so that size ≤ room;
+    None if nothing is left."""
+    left: Messages = [{"role": "user", "content": text}] if isinstance(text, str) else list(text)
+    head = [left.pop(0)] if left[0]["role"] == "system" and len(left) > 1 else []
+
+    def shown() -> Text:
+        return left[0]["content"] if isinstance(text, str) else [*head, *left]
+
+    while (now := size(shown())) > room:
+        characters = math.ceil((now - room) / now * sum(len(message["content"]) for message in (*head, *left)))
+        while len(left) > 1 and (len(left[0]["content"]) <= characters or left[0]["role"] != "user"):
+            characters -= len(left.pop(0)["content"])
+        left[0] = {**left[0], "content": left[0]["content"][max(characters, 0) :]}
+        if not left[0]["content"]:
+            return None
+    return shown()
+
+
 def _report(source: str, what: str, rows: Sequence[Any], kept: Sequence[Any], long: int, limit: int, say: Say) -> None:
     dropped = len(rows) - len(kept)
     if rows and not kept:
         raise AlignbenchError(f"{source}: every {what} has more than {limit} tokens")
     if long:
         counts = f"{long - dropped} truncated to {limit} tokens, {dropped} dropped"
-        say(f"{os.path.basename(source)}: of {len(rows)} {what}s {counts}")
+        say(f"{os.path.basename(source)}: of {len(rows)} rows {counts} ({what})")
 
 
 class Pieces(Sequence[Example]):
@@ -200,6 +196,5 @@ def pretraining_examples(source: str, texts: Texts, length: int) -> Sequence[Exa
     """Pretraining text in pieces of `length` tokens, memory-mapped (see `token_pieces`)."""
     backend = getattr(texts.tokenizer, "backend_tokenizer", None)
     name = backend.to_str() if backend is not None else str(sorted(texts.tokenizer.get_vocab().items()))
-    rows = token_pieces(source, texts.prompts, name, length)
-    texts._known([max(pc.max(pc.list_flatten(part)).as_py() for part in rows.data.column("ids").chunks)])
-    return Pieces(rows)
+    # a model without embeddings for some tokens does not read what another one wrote
+    return Pieces(token_pieces(source, texts.prompts, f"{name} {texts.embeddings}", length))

@@ -312,12 +312,12 @@ def _split(left: list[int], sizes: Sequence[int], count: int) -> list[list[int]]
     return parts
 
 
-def check_lengths(sizes: Iterable[int], window: int | None, what: str, source: str, whose: str = "model") -> None:
-    """Raise AlignbenchError for a row with more tokens than the model's window."""
-    for number, size in enumerate(sizes, 1):
+def check_lengths(rows: Iterable[tuple[str, int]], window: int | None, what: str, whose: str = "model") -> None:
+    """Raise AlignbenchError for a row with more tokens than the model's window. rows: (file and row, tokens)"""
+    for where, size in rows:
         if window is not None and size > window:
-            problem = f"{what} {number} has {size} tokens, the {whose}'s window {window}"
-            raise AlignbenchError(f"{source}: {problem}; set long=drop or long=truncate")
+            problem = f"the {what} has {size} tokens, the {whose}'s window {window}"
+            raise AlignbenchError(f"{where}: {problem}; set long=drop or long=truncate")
 
 
 def fit(

@@ -371,8 +371,8 @@ def setup(config: RolloutConfig, progress: Progress | None = None) -> Setup:
         progress.say(f"episodes: {config.episodes - left} in whole batches of {config.batch}; {left} are left out")
     prompts, held_out = split_prompts(config, reader, reward, min(rooms, default=math.inf), progress.say)
     for whose, window in windows.items():
-        sizes = (len(prompt.ids) + longest[whose] for prompt in (*prompts, *held_out))
-        loop.check_lengths(sizes, window, "prompt + max_tokens of row", config.prompts, whose=whose)
+        sizes = ((prompt.where, len(prompt.ids) + longest[whose]) for prompt in (*prompts, *held_out))
+        loop.check_lengths(sizes, window, "prompt with max_tokens", whose)
     if config.lora:
         model, value_model = (m and add_lora(m, config.lora, config.seed) for m in (model, value_model))
     actor = Policy(model, config.temperature)

@@ -11,7 +11,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from alignbench.data.conversations import Messages, as_messages
+from alignbench.data.messages import Messages, as_messages
 from alignbench.errors import AlignbenchError
 from alignbench.progress import Progress
 from alignbench.runs.folder import append_lines
@@ -73,8 +73,9 @@ def sample(config: Config, accelerator: Accelerator, progress: Progress) -> list
         state, lines = run.resume(), out / LINES[1]
         questions = reader.prompts(config.prompts, (window or math.inf) - config.max_tokens)
         prompts = [question.prompt for question in questions]
-        sizes = (len(ids) + config.max_tokens for ids in texts.prompts(prompts))
-        loop.check_lengths(sizes, window, "prompt + max_tokens of row", config.prompts)
+        tokens = zip(questions, texts.prompts(prompts), strict=True)
+        sizes = ((question.where, len(ids) + config.max_tokens) for question, ids in tokens)
+        loop.check_lengths(sizes, window, "prompt with max_tokens")
         sampler = Sampler(Policy(model), texts.tokenizer, window, accelerator, of_vllm)
         place(Policy(model), accelerator, frozen=True)
         shown = as_read_by(reward, questions, config.template)

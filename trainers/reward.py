@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from alignbench.data.conversations import Messages, as_messages
+from alignbench.data.messages import Messages, as_messages
 from alignbench.errors import AlignbenchError, first_line
 from alignbench.models.template import render as render_messages
 from alignbench.models.template import render_pair, renderer
@@ -22,7 +22,7 @@ from alignbench.runs.folder import read_object, write_json
 from alignbench.stats.rankings import agreement, prefers_longer
 from trainers import data, loop
 from trainers.config import REQUIRED, StageConfig, check, setting
-from trainers.data import Question, Ranking
+from trainers.data import Ranking
 from trainers.losses import ranking_loss
 from trainers.models import BIAS, Scalar, Texts, load, place, residual_dropout, save_model
 from trainers.packing import Example, Packed, pack
@@ -68,7 +68,7 @@ def train(config: Config, *, progress: Progress | None = None, callback: Callbac
     scorer = RewardModel(scalar, tokenizer, checkpoint.window, config.micro_tokens, accelerator)
     reader = data.Reader(config, render, scorer.texts, checkpoint.window, progress.say)
     (training, validation, left_out), files = read_parts(config, reader, keep_end=True)
-    shown = reader.demonstrations(config.demonstrations)
+    shown = reader.read(config.demonstrations, "demonstrations")
     demonstrations = [example for _, example in reader.encode(shown, config.demonstrations, keep_end=True)]
     longer_is_better = prefers_longer([ranking for ranking, _ in training])
     origin = Origin.find("reward", config.model, {}, [*files, (config.demonstrations, len(shown))])
@@ -121,7 +121,7 @@ def read_parts(
     config: RankingConfig, reader: data.Reader, *, keep_end: bool = False
 ) -> tuple[list[list[tuple[Ranking, Example]]], list[tuple[str | None, int]]]:
     """The parts of `split_rankings` with their tokens; each file of rankings and its number of rows."""
-    rankings, given = reader.rankings(config.data), reader.rankings(config.validation)
+    rankings, given = (reader.read(source, "rankings") for source in (config.data, config.validation))
     sources = (config.data, config.validation or config.data, config.data)
     parts = zip(split_rankings(config, rankings, given), sources, strict=True)
     encoded = [reader.encode(part, source, keep_end=keep_end) for part, source in parts]
@@ -237,7 +237,7 @@ def load_reward(spec: str | Reward, accelerator: Accelerator, micro_tokens: int,
     return load_function("reward", spec)
 
 
-def as_read_by(reward: Reward, rows: Sequence[Question], template: bool) -> Sequence[str | Messages]:
+def as_read_by(reward: Reward, rows: Sequence[Ranking], template: bool) -> Sequence[str | Messages]:
     """Prompts as the reward reads them: a reward model does not read the policy's template. template: it has one"""
     prompts = [row.prompt for row in rows]
     if not isinstance(reward, RewardModel) or not (template or reward.texts.chat):

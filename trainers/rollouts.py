@@ -58,11 +58,12 @@ class RolloutConfig(SamplingConfig):
 
 
 class Prompt(NamedTuple):
-    """A prompt as text and token ids, and as the reward reads it (text or chat messages)."""
+    """A prompt as text and token ids, as the reward reads it (text or chat messages), and its file and row."""
 
     text: str
     ids: list[int]
     shown: Any
+    where: str = ""
 
 
 def split_prompts(
@@ -75,7 +76,8 @@ def split_prompts(
     def read(source: str) -> list[Prompt]:
         rows = reader.prompts(source, room)
         found, shown = [row.prompt for row in rows], as_read_by(reward, rows, config.template)
-        return [Prompt(*row) for row in zip(found, reader.texts.prompts(found), shown, strict=True)]
+        ids, places = reader.texts.prompts(found), [row.where for row in rows]
+        return [Prompt(*own) for own in zip(found, ids, shown, places, strict=True)]
 
     prompts, held_out = read(config.prompts), read(config.validation) if config.validation else []
     if not config.validation:

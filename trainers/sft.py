@@ -14,7 +14,7 @@ from alignbench.progress import Progress
 from alignbench.types.engine import Sampling
 from trainers import loop
 from trainers.config import REQUIRED, StageConfig, check, setting
-from trainers.data import Demonstration, load_policy, pretraining_examples, within_window
+from trainers.data import Ranking, load_policy, pretraining_examples, within_window
 from trainers.models import Policy, residual_dropout, save_model
 from trainers.packing import Example, Packed, pack
 from trainers.reward import as_read_by, load_reward, score_all
@@ -67,16 +67,16 @@ def fine_tune(config: Config, recorded: Any, stage: str, progress: Progress, cal
     accelerator = loop.make_accelerator(config, progress.say)
     model, reader = load_policy(config, accelerator, progress.say)
     texts, window = reader.texts, reader.window
-    training, held_out = (reader.encode(reader.demonstrations(s), s) for s in (config.data, config.validation))
+    training, held_out = (reader.encode(reader.read(s, "demonstrations"), s) for s in (config.data, config.validation))
     examples, validation = ([example for _, example in part] for part in (training, held_out))
     length = min(config.pretraining_tokens, window or config.pretraining_tokens)
     text = pretraining_examples(config.pretraining, texts, length) if config.pretraining else []
     mixed = round(len(examples) * config.pretraining_share / (1 - config.pretraining_share)) if text else 0
-    questions, answers = list[Demonstration](), [range(config.selection_tokens)]
+    questions, answers = list[Ranking](), [range(config.selection_tokens)]
     if config.reward:
         asked = [(row, Example(example.prompt, answers)) for row, example in held_out[: config.selection_prompts]]
         long = "error" if config.long == "error" else "drop"
-        what, source = "prompt + selection_tokens of row", str(config.validation)
+        what, source = "prompt with selection_tokens", str(config.validation)
         questions = [row for row, _ in within_window(long, asked, window, what, source, progress.say)]
     prompts = [row.prompt for row in questions]
     residual_dropout(model, config.dropout)

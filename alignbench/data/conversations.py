@@ -13,16 +13,18 @@ from dataclasses import dataclass, replace
 from itertools import chain, takewhile
 from typing import Any, Literal
 
+from alignbench.data import messages as chat
+from alignbench.data.messages import ASSISTANT, Messages, Text, as_messages, first_of, is_dialogue
 from alignbench.data.tables import SourceRow, checked_text, read_source
 from alignbench.errors import AlignbenchError
+from alignbench.parse import parse_json
 
-Messages = list[dict[str, str]]  # of chat: {role, content}
-Text = str | Messages  # text as a model reads it, or messages for a chat template
 Use = Literal["demonstrations", "rankings", "prompts"]
-
-ROLES = {"human": "user", "prompter": "user", "gpt": "assistant"}  # of ShareGPT and OASST
-HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"  # a turn in Anthropic's HH data
-NO_PAIR = "without two responses of different rank"
+NO_PAIR = "without two different responses of different rank"
+PROMPT = ("prompt", "instruction", "conversations", "messages")  # fields with the prompt; the first that has a value
+GIVEN = ("input", "context")  # fields with the text that an instruction is about
+UNREAD = ("instruction", "question", *GIVEN, "history", "tools", "functions", "images", "scores")  # by most formats
+RENAMES = {"question": "prompt", "query": "prompt", "answer": "response", "solution": "response"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +45,8 @@ class Conversation:
     def __post_init__(self) -> None:
         if not self.before and self.before != "":
             raise ValueError("no message before the response")
-        for answer in self.answers:
-            if not answer or answer[-1]["role"] != "assistant":
-                raise ValueError("the last message is not the assistant's response")
-            if not answer[-1]["content"]:
-                raise ValueError("a response is empty")
-
-    @property
-    def is_text(self) -> bool:
-        return all(isinstance(text, str) for text in (self.before, *self.responses))
+        for response in self.responses:
+            chat.as_answer(response)
 
     @property
     def messages(self) -> Messages:
@@ -60,31 +55,36 @@ class Conversation:
 
     @property
     def answers(self) -> list[Messages]:
-        """The responses as chat messages: one of the assistant, or more if it was asked again."""
-        is_dialogue, found = isinstance(self.before, str) and _is_dialogue(self.before), []
+        """The responses as chat messages: one of the assistant, or more if it was asked again. Raises ValueError."""
+        is_turn, found = isinstance(self.before, str) and is_dialogue(self.before), list[Messages]()
         for response in self.responses:
-            if is_dialogue and isinstance(response, str):
-                found.append(_dialogue(ASSISTANT + response))
-            elif isinstance(response, str):  # a blank response is one: a labeler preferred silence
-                found.append([{"role": "assistant", "content": response.strip() or response}])
-            else:  # it may repeat the prompt
-                count = len(self.messages)
-                found.append(response[count:] if response[:count] == self.messages else response)
+            turns = chat.read_dialogue(ASSISTANT + response) if isinstance(response, str) and is_turn else response
+            found.append(chat.as_answer(turns if isinstance(turns, str) else chat.after(self.messages, turns)))
         return found
+
+    def last_turn(self) -> "Conversation":
+        """The last message of its one response, with the others in the prompt: what the user says is not learned."""
+        (response,), before = self.responses, self.before
+        if isinstance(response, str) and isinstance(before, str):
+            *asked, response = response.rpartition(ASSISTANT) if is_dialogue(before) else [response]
+            return replace(self, before="".join([before, *asked]), responses=(response,))
+        *earlier, last = self.answers[0]
+        return replace(self, before=[*self.messages, *earlier], responses=([last],)) if earlier else self
 
 
 def read_conversations(source: str, use: Use, say: Callable[[str], None] = lambda line: None) -> list[Conversation]:
     """The conversations of a file or a hub split that can be used so; `say` gets one line on format and counts.
 
     Demonstrations have the best response alone. Left out, and counted: responses with the label false, several
-    responses without ranks, and rankings without two different ranks.
+    responses without ranks, and rankings without two different responses of different rank. Counted: empty prompts, and
+    as prompts the rows whose responses cannot be read.
     Raises AlignbenchError for an unknown format, rows of several formats, a wrong row, and if nothing is left.
     """
     rows = read_source(source, strings="prompt")
     format, found = of_rows(rows, use)
     if use not in format.uses:
         problem = f"{format.name} ({format.shown(rows[0])}) are not {use}"
-        raise AlignbenchError(f"{rows[0].where}: {problem}; {use} are {accepted(use)}")
+        raise AlignbenchError(f"{rows[0].where}: {problem}; {nearest(use, rows[0].fields)}")
     kept, left = list[Conversation](), Counter[str]()
     for own in chain.from_iterable(found):
         count = len(own.responses)
@@ -94,19 +94,28 @@ def read_conversations(source: str, use: Use, say: Callable[[str], None] = lambd
             raise AlignbenchError(f"{own.row.where}: the last message is not the assistant's response")
         elif not own.good:
             left["with label false"] += 1
-        elif use == "rankings" and len(set(own.ranks)) > 1:
+        elif use == "rankings" and len(set(own.ranks)) > 1 and any(one != own.responses[0] for one in own.responses):
             kept.append(own)
         elif use == "demonstrations" and (count == 1 or own.ranks):
             best = own.ranks.index(min(own.ranks)) if own.ranks else 0
-            kept.append(replace(own, responses=own.responses[best : best + 1], ranks=()))
+            own = replace(own, responses=own.responses[best : best + 1], ranks=())
+            with own.row.located():
+                kept.append(own.last_turn() if format.parse is _pair else own)
         elif count:
             left[NO_PAIR if use == "rankings" else "with several responses and no ranks"] += 1
     line = f"{os.path.basename(source)}: {len(rows)} rows, {format.name} ({format.shown(rows[0])})"
-    if len(kept) != len(rows) or (use == "demonstrations" and "rankings" in format.uses):
-        line += f"; {len(kept)} {use}" + " (the best response)" * (
-            "rankings" in format.uses and use == "demonstrations"
-        )
+    is_best = use == "demonstrations" and "rankings" in format.uses
+    if len(kept) != len(rows) or is_best:
+        line += f"; {len(kept)} {use}" + " (the best response)" * is_best
     line += "".join(f"; left out: {number} {reason}" for reason, number in left.items())
+    if empty := sum(not as_messages(own.before)[-1]["content"].strip() for own in kept):
+        line += f"; {empty} with an empty prompt"
+    if use == "prompts" and format.parse not in (_prompt, _tree) and (bare := sum(not own.responses for own in kept)):
+        line += f"; {bare} without a response that can be read"
+    read = format.shown(rows[0]).split(", ")
+    read += [*GIVEN, "history"] if read[0] == "instruction" else []
+    if unread := [name for name in UNREAD if name not in read and any(row.fields.get(name) for row in rows)]:
+        line += f"; not read: {', '.join(unread)}"
     if not kept:
         raise AlignbenchError(f"{source}: no {use} ({line})")
     say(line)
@@ -122,76 +131,61 @@ class Format:
     uses: tuple[Use, ...]
     parse: Callable[[SourceRow], Iterator[Conversation]]
 
-    def matches(self, fields: Mapping[str, Any]) -> bool:
-        return all(any(name in fields for name in need.split("|")) for need in self.needs.split())
+    def missing(self, fields: Mapping[str, Any]) -> int:
+        return sum(not any(name in fields for name in need.split("|")) for need in self.needs.split())
 
     def shown(self, row: SourceRow) -> str:
         names = [name for need in self.needs.split() for name in need.split("|")]
         return ", ".join(name for name in names if name in row.fields)
 
 
-def of_rows(rows: Sequence[SourceRow], use: Use = "prompts") -> tuple[Format, list[list[Conversation]]]:
+def of_rows(rows: Sequence[SourceRow], use: Use | None = None) -> tuple[Format, list[list[Conversation]]]:
     """The format of rows, and the conversations of each; only a tree has several.
 
+    use: as prompts, a row that has a field for its prompt may have responses that cannot be read; None: any
     Raises AlignbenchError for an unknown format, for rows of several formats, and for a wrong row.
     """
     first, found = None, list[list[Conversation]]()
     for row in rows:
-        format = next((format for format in FORMATS if format.matches(row.fields)), None)
+        format = next((format for format in FORMATS if not format.missing(row.fields)), None)
         if format is None:
             names = ", ".join(row.fields) or "no fields"
-            raise AlignbenchError(f"{row.where}: unknown format ({names}); {use} are {accepted(use)}")
+            raise AlignbenchError(f"{row.where}: unknown format ({names}); {nearest(use or 'prompts', row.fields)}")
         first = first or format
         if format.name != first.name:
             before = f"{first.name} ({first.shown(rows[0])}) as in {rows[0].where}"
             raise AlignbenchError(f"{row.where}: {format.name} ({format.shown(row)}), not {before}; split the file")
         with row.located():
-            found.append(list(format.parse(row)))
+            try:
+                found.append(list(format.parse(row)))
+            except ValueError:
+                if use != "prompts" or format.parse is _tree or _name(row) is None:
+                    raise
+                prompt = _before(row)
+                is_answered = not isinstance(prompt, str) and prompt[-1]["role"] == "assistant"
+                found.append([Conversation(row, prompt[:-1] if is_answered else prompt)])
     assert first is not None
     return first, found
 
 
-def accepted(use: Use) -> str:
-    """The fields of the formats that can be used so."""
-    needs = dict.fromkeys(re.sub(r"\|[\w|]+", "", format.needs) for format in FORMATS if use in format.uses)
-    return ", ".join(f"{{{need.replace(' ', ', ')}}}" for need in needs)
+def nearest(use: Use, fields: Mapping[str, Any]) -> str:
+    """The three formats for a use that lack the fewest fields, and the fields to rename."""
+    found = sorted((format for format in FORMATS if use in format.uses), key=lambda format: format.missing(fields))
+    names = (re.sub(r"\|[\w|]+", "", format.needs).replace(" ", ", ") for format in found)
+    shown = dict.fromkeys(f"{{{name}}}" for name in names)
+    return f"{use} are {', '.join([*shown][:3])}, … (docs/training.md, Files){_renames(fields)}"
 
 
-def as_messages(text: Text) -> Messages:
-    """A prompt as chat messages; text is a message of the user, or a dialogue in HH's format."""
-    if not isinstance(text, str):
-        return text
-    is_dialogue = _is_dialogue(text)
-    return _dialogue(text.removesuffix(ASSISTANT)) if is_dialogue else [{"role": "user", "content": text}]
-
-
-def shortened(text: Text, room: int, size: Callable[[Text], int]) -> Text | None:
-    """Text without its start, or messages without the oldest ones, so that size ≤ room; None if nothing is left."""
-    left: Messages = [{"role": "user", "content": text}] if isinstance(text, str) else list(text)
-
-    def shown() -> Text:
-        return left[0]["content"] if isinstance(text, str) else left
-
-    while (now := size(shown())) > room:
-        characters = math.ceil((now - room) / now * sum(len(message["content"]) for message in left))
-        while len(left) > 1 and (len(left[0]["content"]) <= characters or left[0]["role"] == "assistant"):
-            characters -= len(left.pop(0)["content"])
-        left[0] = {**left[0], "content": left[0]["content"][max(characters, 0) :]}
-        if not left[0]["content"]:
-            return None
-    return shown()
-
-
-def joined(instruction: str, given: str) -> str:
-    """An instruction and its input, if it has one, separated by a blank line."""
-    return "\n\n".join(part for part in (instruction.strip(), given.strip()) if part)
+def _renames(fields: Mapping[str, Any]) -> str:
+    found = (f"{name} to {ours}" for name, ours in RENAMES.items() if name in fields and ours not in fields)
+    return "".join(f"; rename {names}" for names in found)
 
 
 # The formats' rows
 
 
 def _prompt(row: SourceRow) -> Iterator[Conversation]:
-    yield Conversation(row, _before(row, "prompt", "instruction"))
+    yield Conversation(row, _before(row, PROMPT[:2]))
 
 
 def _question(row: SourceRow) -> Iterator[Conversation]:
@@ -203,65 +197,61 @@ def _question(row: SourceRow) -> Iterator[Conversation]:
 
 
 def _response(row: SourceRow) -> Iterator[Conversation]:
-    response = _text(row.field("response", "completion", "output"), "response")
+    response = _field(row, "response", "completion", "output")
     yield Conversation(row, _before(row), (response,), good=_label(row))
 
 
 def _chat(row: SourceRow) -> Iterator[Conversation]:
-    turns = _before(row, "messages", "conversations")
+    turns = _before(row, PROMPT[:1:-1])
     assert not isinstance(turns, str)
-    if turns[-1]["role"] == "assistant":
-        yield Conversation(row, turns[:-1], (turns[-1:],), good=_label(row))
-    else:
-        yield Conversation(row, turns, good=_label(row))
+    end = len(turns) - (turns[-1]["role"] == "assistant")
+    yield Conversation(row, turns[:end], (turns[end:],) if turns[end:] else (), good=_label(row))
 
 
 def _ranking(row: SourceRow) -> Iterator[Conversation]:
-    responses, ranks = row.list("responses"), row.list("ranks")
-    if len(responses) < 2:
-        raise ValueError(f"a ranking needs at least two responses, not {len(responses)}")
-    yield _ranked(row, responses, ranks, "ranks", 1)
-
-
-def _scored(row: SourceRow) -> Iterator[Conversation]:
-    if "completions" not in row.fields:
-        responses, scores = row.list("responses"), row.list("scores")
-    else:
+    """Of scores, the highest is the best."""
+    name = "ranks" if "ranks" in row.fields and "responses" in row.fields else "scores"
+    if "completions" in row.fields and name == "scores":
         items = [_object(item, "completions") for item in row.list("completions")]
         responses = [item.get("response") for item in items]
-        scores = [item.get("overall_score", item.get("score")) for item in items]
-    yield _ranked(row, responses, scores, "scores", -1)
-
-
-def _ranked(row: SourceRow, responses: Sequence[Any], values: Sequence[Any], name: str, sign: int) -> Conversation:
-    """sign: 1 for ranks, −1 for scores, of which the highest is the best"""
+        values = [first_of(item, "overall_score", "score") for item in items]
+    else:
+        responses, values = row.list("responses"), row.list(name)
+    if len(responses) < 2 and name == "ranks":
+        raise ValueError(f"a ranking needs at least two responses, not {len(responses)}")
     if len(values) != len(responses):
         raise ValueError(f"{len(values)} {name} for {len(responses)} responses")
     for value in values:
         if type(value) not in (int, float) or not math.isfinite(value):
             raise ValueError(f"{name} contains {json.dumps(value, default=str)}, which is not a finite number")
-    ranks = [float(value) if sign > 0 else 1.0 + sum(other > value for other in values) for value in values]
-    texts = tuple(_text(response, "response") for response in responses)
-    return Conversation(row, _before(row), texts, tuple(ranks), _labeler(row, "labeler"))
+    ranks = [float(value) if name == "ranks" else 1.0 + sum(other > value for other in values) for value in values]
+    texts = tuple(chat.read_text(response, "response") for response in responses)
+    yield Conversation(row, _before(row), texts, tuple(ranks), _labeler(row, "labeler"))
 
 
 def _pair(row: SourceRow) -> Iterator[Conversation]:
-    chosen, rejected = (_text(row.field(name), name) for name in ("chosen", "rejected"))
-    labeler = _labeler(row, "labeler")
-    if any(name in row.fields for name in ("prompt", "instruction", "conversations")):
-        yield Conversation(row, _before(row), (chosen, rejected), (1.0, 2.0), labeler)
-    elif isinstance(chosen, str) and isinstance(rejected, str):
+    chosen, rejected = _field(row, "chosen"), _field(row, "rejected")
+    is_asked = _name(row, PROMPT[:3]) is not None
+    before: Text = _before(row) if is_asked else []
+    if not is_asked and isinstance(chosen, str) and isinstance(rejected, str) and not row.fields.get("system"):
         shared = os.path.commonprefix([chosen, rejected])  # noqa: RUF071 - by characters is what is meant
-        prompt = shared[: shared.rfind(ASSISTANT) + len(ASSISTANT)] if ASSISTANT in shared else ""
-        if not _is_dialogue(prompt):
-            raise ValueError('no field prompt, and chosen and rejected share no turns "Human: …", "Assistant:"')
-        yield Conversation(row, prompt, (chosen[len(prompt) :], rejected[len(prompt) :]), (1.0, 2.0), labeler)
-    else:
-        chosen, rejected = (_dialogue(text) if isinstance(text, str) else text for text in (chosen, rejected))
+        before = shared[: shared.rfind(ASSISTANT) + len(ASSISTANT)] if ASSISTANT in shared else ""
+        if not is_dialogue(before):
+            problem = 'no field prompt, and chosen and rejected share no turns "Human: …", "Assistant:"'
+            raise ValueError(problem + _renames(row.fields))
+        chosen, rejected = chosen[len(before) :], rejected[len(before) :]
+    elif not is_asked:
+        chosen, rejected = (chat.read_dialogue(text) if isinstance(text, str) else text for text in (chosen, rejected))
+    if not isinstance(chosen, str) and not isinstance(rejected, str):  # turns that both have are part of the prompt
+        asked = as_messages(before)
+        chosen, rejected = chat.after(asked, chosen), chat.after(asked, rejected)
         turn = len(list(takewhile(lambda two: two[0] == two[1], zip(chosen[:-1], rejected[:-1], strict=False))))
         while turn > 0 and chosen[turn]["role"] != "assistant":
             turn -= 1
-        yield Conversation(row, chosen[:turn], (chosen[turn:], rejected[turn:]), (1.0, 2.0), labeler)
+        before = [*asked, *chosen[:turn]] if turn else before
+        chosen, rejected = chosen[turn:], rejected[turn:]
+    before = _after_system(row, before) if before and not is_asked else before
+    yield Conversation(row, before, (chosen, rejected), (1.0, 2.0), _labeler(row, "labeler"))
 
 
 def _summaries(row: SourceRow) -> Iterator[Conversation]:
@@ -285,26 +275,24 @@ def _tree(row: SourceRow) -> Iterator[Conversation]:
     todo: list[tuple[Messages, Any]] = [([], root)]
     while todo:
         before, node = todo.pop()
-        path = [*before, *_messages([node], "a tree")]
+        path = [*before, *chat.read_messages([node], "a tree")]
         replies = [_object(reply, "replies") for reply in node.get("replies") or ()]
         replies = [reply for reply in replies if not reply.get("deleted")]
         if path[-1]["role"] == "user":
             ranked = [reply for reply in replies if type(reply.get("rank")) is int]
             own = ranked if len(ranked) > 1 else replies
             ranks = tuple(float(reply["rank"] + 1) for reply in ranked) if own is ranked else ()
-            yield Conversation(row, path, tuple(_messages([reply], "replies") for reply in own), ranks)
+            yield Conversation(row, path, tuple(chat.read_messages([reply], "replies") for reply in own), ranks)
         todo += [(path, reply) for reply in reversed(replies)]
 
 
 RANKED: tuple[Use, ...] = ("rankings", "demonstrations", "prompts")
 ANSWERED, ASKED = RANKED[1:], RANKED[2:]
 FORMATS = (  # the first that matches
-    Format("OASST trees", "message_tree_id prompt", RANKED, _tree),
-    Format("OASST trees", "text role replies", RANKED, _tree),
     Format("comparisons of summaries", "info summaries choice", RANKED, _summaries),
-    Format("scored responses", "prompt|instruction completions", RANKED, _scored),
-    Format("scored responses", "prompt responses scores", RANKED, _scored),
     Format("rankings", "prompt responses ranks", RANKED, _ranking),
+    Format("scored responses", "prompt responses scores", RANKED, _ranking),
+    Format("scored responses", "prompt|instruction completions", RANKED, _ranking),
     Format("pairs", "prompt chosen rejected", RANKED, _pair),
     Format("ShareGPT pairs", "conversations chosen rejected", RANKED, _pair),
     Format("Alpaca pairs", "instruction chosen rejected", RANKED, _pair),
@@ -312,9 +300,11 @@ FORMATS = (  # the first that matches
     Format("labelled responses", "prompt|instruction response|completion|output label|kto_tag", ANSWERED, _response),
     Format("labelled conversations", "messages|conversations label|kto_tag", ANSWERED, _chat),
     Format("prompts with responses", "prompt response|completion", ANSWERED, _response),
-    Format("Alpaca", "instruction output", ANSWERED, _response),
+    Format("Alpaca", "instruction output|response|completion", ANSWERED, _response),
     Format("messages", "messages", ANSWERED, _chat),
     Format("ShareGPT", "conversations", ANSWERED, _chat),
+    Format("OASST trees", "message_tree_id prompt", RANKED, _tree),
+    Format("OASST trees", "text role replies", RANKED, _tree),
     Format("prompts", "prompt", ASKED, _prompt),
     Format("questions", "turns", ASKED, _question),
     Format("prompts", "instruction", ASKED, _prompt),
@@ -324,46 +314,41 @@ FORMATS = (  # the first that matches
 # Their fields
 
 
-def _before(row: SourceRow, *names: str) -> Text:
-    """The prompt; Alpaca's system message and history, and ShareGPT's system message, are the first messages."""
-    names = names or ("prompt", "instruction", "conversations", "messages")
-    name = next((name for name in names if name in row.fields), names[0])
-    value, turns = row.field(name), Messages()
+def _name(row: SourceRow, names: Sequence[str] = PROMPT) -> str | None:
+    """The first of these fields that has a value."""
+    return next((name for name in names if row.fields.get(name) is not None), None)
+
+
+def _before(row: SourceRow, names: Sequence[str] = PROMPT) -> Text:
+    """The prompt; Alpaca's history, and the system message of any format, are the first messages."""
+    name = _name(row, names) or next(name for name in names if name in row.fields)
     if name == "prompt":
-        return _text(value, name)
-    if name == "instruction":
-        history = row.fields.get("history") or []
-        if not isinstance(history, list) or not all(isinstance(two, list) and len(two) == 2 for two in history):
-            raise ValueError("history is not a list of pairs of texts")
-        for pair in history:
-            turns += [{"role": r, "content": checked_text(t, "history")} for r, t in zip(("user", "assistant"), pair)]  # noqa: B905
-        given = checked_text(row.fields.get("input") or "", "input")
-        turns.append({"role": "user", "content": joined(checked_text(value, name), given)})
-    else:
-        turns = _messages(value, name)
+        return _after_system(row, _field(row, name))
+    if name != "instruction":
+        value = row.field(name)
+        return _after_system(row, chat.read_messages(row.list(name) if isinstance(value, str) else value, name))
+    history = row.list("history") if row.fields.get("history") else []
+    if not all(isinstance(two, list) and len(two) == 2 for two in history):
+        raise ValueError("history is not a list of pairs of texts")
+    said = [(("user", "assistant")[at], checked_text(pair[at], "history")) for pair in history for at in (0, 1)]
+    given = [checked_text(row.fields.get(name) or "", name) for name in GIVEN]
+    said.append(("user", chat.joined(row.text("instruction"), *given)))
+    return _after_system(row, [{"role": role, "content": text} for role, text in said])
+
+
+def _after_system(row: SourceRow, text: Text) -> Text:
+    """The prompt after the message of the field `system`, if the row has it."""
     system = checked_text(row.fields.get("system") or "", "system")
-    return [{"role": "system", "content": system}, *turns] if system else turns
+    message = {"role": "system", "content": system}
+    return [message, *as_messages(text)] if system and text[:1] != [message] else text
 
 
-def _text(value: Any, name: str) -> Text:
-    """Text, messages, or one message."""
-    if isinstance(value, str):
-        return value
-    if not isinstance(value, dict | list):
-        raise ValueError(f"{name} is {'null' if value is None else type(value).__name__}, not text or messages")
-    return _messages([value] if isinstance(value, dict) else value, name)
-
-
-def _messages(value: Any, name: str) -> Messages:
-    """One or more messages {role, content}, {from, value} (ShareGPT) or {role, text} (OASST)."""
-    if not isinstance(value, list) or not value or not all(isinstance(message, dict) for message in value):
-        raise ValueError(f"{name} is not a list of messages {{role, content}} or {{from, value}}")
-    found = []
-    for message in value:
-        role = checked_text(message.get("role", message.get("from")), f"a role in {name}")
-        content = message.get("content", message.get("value", message.get("text")))
-        found.append({"role": ROLES.get(role, role), "content": checked_text(content, f"a content in {name}")})
-    return found
+def _field(row: SourceRow, *names: str) -> Text:
+    """The first of these fields that is not null. In CSV, messages are JSON."""
+    value = first_of(row.fields, *names)
+    if row.is_text and re.match(r'\s*(\[\s*)?{\s*"(role|from|content|value)"\s*:', value or ""):
+        value = parse_json(value)
+    return chat.read_text(value, names[0])
 
 
 def _object(value: Any, name: str) -> dict[str, Any]:
@@ -387,16 +372,3 @@ def _labeler(row: SourceRow, name: str) -> str | None:
     if not isinstance(value, str | int | None):
         raise ValueError(f"{name} is {type(value).__name__}, not a name or a number")
     return None if value in (None, "") else str(value)
-
-
-def _is_dialogue(text: str) -> bool:
-    return text.startswith(HUMAN) and text.endswith(ASSISTANT)
-
-
-def _dialogue(text: str) -> Messages:
-    """The messages of a dialogue in HH's format, "\\n\\nHuman: …\\n\\nAssistant: …" (Bai et al., arXiv 2204.05862)."""
-    head, *parts = re.split(r"\n\n(Human|Assistant):", text)
-    if head.strip() or not parts:
-        raise ValueError("no field prompt, and a dialogue does not begin with a turn of Human or Assistant")
-    turns = zip(parts[::2], parts[1::2], strict=True)
-    return [{"role": "user" if by == "Human" else "assistant", "content": text.strip() or text} for by, text in turns]

@@ -17,7 +17,8 @@ from typing import Any
 
 import pandas as pd
 
-from alignbench.data.conversations import Conversation, Text, of_rows
+from alignbench.data.conversations import Conversation, of_rows
+from alignbench.data.messages import Text
 from alignbench.data.tables import SourceRow, fingerprint, read_source
 from alignbench.errors import AlignbenchError, first_line
 

@@ -54,14 +54,17 @@ def token_pieces(source: str, encode: Callable[[list[str]], list[list[int]]], to
 
 
 def _write(file: Path, source: str, encode: Callable[[list[str]], list[list[int]]], length: int) -> None:
-    documents, part, count = read_texts(source), f"{file}.part", 0
-    with pa.OSFile(part, "wb") as sink, pa.ipc.new_stream(sink, SCHEMA) as writer:
-        for start in range(0, len(documents), CHUNK):
-            encoded = encode(documents[start : start + CHUNK])
-            pieces = [ids[at : at + length] for ids in encoded for at in range(0, len(ids), length)]
-            pieces = [piece for piece in pieces if len(piece) > 1]
-            count += len(pieces)
-            writer.write_batch(pa.record_batch([pa.array(pieces, SCHEMA.field("ids").type)], schema=SCHEMA))
-    if not count:
-        raise AlignbenchError(f"{source}: no pretraining text of two tokens or more")
-    os.replace(part, file)
+    documents, part, count = read_texts(source), Path(f"{file}.part"), 0
+    try:
+        with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_stream(sink, SCHEMA) as writer:
+            for start in range(0, len(documents), CHUNK):
+                encoded = encode(documents[start : start + CHUNK])
+                pieces = [ids[at : at + length] for ids in encoded for at in range(0, len(ids), length)]
+                pieces = [piece for piece in pieces if len(piece) > 1]
+                count += len(pieces)
+                writer.write_batch(pa.record_batch([pa.array(pieces, SCHEMA.field("ids").type)], schema=SCHEMA))
+        if not count:
+            raise AlignbenchError(f"{source}: no pretraining text of two tokens or more")
+        os.replace(part, file)
+    finally:
+        part.unlink(missing_ok=True)

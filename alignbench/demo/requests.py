@@ -10,7 +10,7 @@ from functools import cached_property, lru_cache, partial
 from itertools import islice
 from typing import Any
 
-from alignbench.data.conversations import joined
+from alignbench.data.messages import joined
 from alignbench.data.prepare import Settings, split_of
 from alignbench.demo.judge import CLOSINGS, Goal
 from alignbench.demo.lexicon import Values, amounts, lexicon

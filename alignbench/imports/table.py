@@ -11,8 +11,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from alignbench.data.conversations import joined
 from alignbench.data.fetch import sha256_of
+from alignbench.data.messages import joined
 from alignbench.data.tables import SourceRow, read_source
 from alignbench.errors import AlignbenchError
 from alignbench.evaluation.evaluate import prepare

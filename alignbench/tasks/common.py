@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from alignbench.data import Provenance, Row, load
-from alignbench.data.conversations import joined, read_conversations
+from alignbench.data.conversations import read_conversations
+from alignbench.data.messages import joined
 from alignbench.data.tables import SourceRow, fingerprint
 from alignbench.errors import AlignbenchError
 from alignbench.scorers import bleu
