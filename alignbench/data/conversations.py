@@ -76,8 +76,7 @@ def read_conversations(source: str, use: Use, say: Callable[[str], None] = lambd
     """The conversations of a file or a hub split that can be used so; `say` gets one line on format and counts.
 
     Demonstrations have the best response alone. Left out, and counted: responses with the label false, several
-    responses without ranks, and rankings without two different responses of different rank. Counted: empty prompts, and
-    as prompts the rows whose responses cannot be read.
+    responses without ranks, and rankings without two different responses of different rank. Counted: empty prompts.
     Raises AlignbenchError for an unknown format, rows of several formats, a wrong row, and if nothing is left.
     """
     rows = read_source(source, strings="prompt")
