@@ -76,8 +76,7 @@ def read_conversations(source: str, use: Use, say: Callable[[str], None] = lambd
     """The conversations of a file or a hub split that can be used so; `say` gets one line on format and counts.
 
     Demonstrations have the best response alone. Left out, and counted: responses with the label false, several
-    responses without ranks, and rankings without two different responses of different rank. Counted: empty prompts, and
-    as prompts the rows whose responses cannot be read.
+    responses without ranks, and rankings without two different responses of different rank. Counted: empty prompts.
     Raises AlignbenchError for an unknown format, rows of several formats, a wrong row, and if nothing is left.
     """
     rows = read_source(source, strings="prompt")
@@ -170,7 +169,7 @@ def of_rows(rows: Sequence[SourceRow], use: Use | None = None) -> tuple[Format, 
 
 def nearest(use: Use, fields: Mapping[str, Any]) -> str:
     """The three formats for a use that lack the fewest fields, and the fields to rename."""
-    found = sorted((format for format in FORMATS if use in format.uses), key=lambda format: format.missing(fields))
+    found = sorted((f for f in FORMATS if use in f.uses), key=lambda f: (f.parse is _tree, f.missing(fields)))
     names = (re.sub(r"\|[\w|]+", "", format.needs).replace(" ", ", ") for format in found)
     shown = dict.fromkeys(f"{{{name}}}" for name in names)
     return f"{use} are {', '.join([*shown][:3])}, … (docs/training.md, Files){_renames(fields)}"
@@ -233,13 +232,14 @@ def _pair(row: SourceRow) -> Iterator[Conversation]:
     chosen, rejected = _field(row, "chosen"), _field(row, "rejected")
     is_asked = _name(row, PROMPT[:3]) is not None
     before: Text = _before(row) if is_asked else []
-    if not is_asked and isinstance(chosen, str) and isinstance(rejected, str) and not row.fields.get("system"):
+    if not is_asked and isinstance(chosen, str) and isinstance(rejected, str):
         shared = os.path.commonprefix([chosen, rejected])  # noqa: RUF071 - by characters is what is meant
         before = shared[: shared.rfind(ASSISTANT) + len(ASSISTANT)] if ASSISTANT in shared else ""
         if not is_dialogue(before):
-            problem = 'no field prompt, and chosen and rejected share no turns "Human: …", "Assistant:"'
-            raise ValueError(problem + _renames(row.fields))
+            raise ValueError(f'no field prompt, nor turns "Human: …", "Assistant:" in common{_renames(row.fields)}')
         chosen, rejected = chosen[len(before) :], rejected[len(before) :]
+        if row.fields.get("system"):
+            chosen, rejected = (chat.read_dialogue(ASSISTANT + text) for text in (chosen, rejected))
     elif not is_asked:
         chosen, rejected = (chat.read_dialogue(text) if isinstance(text, str) else text for text in (chosen, rejected))
     if not isinstance(chosen, str) and not isinstance(rejected, str):  # turns that both have are part of the prompt
