@@ -25,7 +25,10 @@ app = typer.Typer(help="Human labels: a page, import, agreement, summary, screen
 app.command()(serve)
 
 Labels = Annotated[
-    str, typer.Argument(metavar="FILE", help="Labels of `alignbench labels import`, or a study of `alignbench labels serve`.")
+    str,
+    typer.Argument(
+        metavar="FILE", help="Labels of `alignbench labels import`, or a study of `alignbench labels serve`."
+    ),
 ]
 Group = Annotated[str | None, typer.Option(help="Only labelers of this group, such as held-out.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")]

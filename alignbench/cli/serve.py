@@ -22,9 +22,13 @@ WIDTH = 0.1
 def serve(
     systems: Annotated[
         list[str],
-        typer.Argument(metavar="RUNS…", help="Two or more runs with the task answers, or files of outputs; also NAME=PATH."),
+        typer.Argument(
+            metavar="RUNS…", help="Two or more runs with the task answers, or files of outputs; also NAME=PATH."
+        ),
     ],
-    labelers: Annotated[str, typer.Option(metavar="FILE", help="Table of labelers: columns labeler and, optionally, group.")],
+    labelers: Annotated[
+        str, typer.Option(metavar="FILE", help="Table of labelers: columns labeler and, optionally, group.")
+    ],
     out: Annotated[Path, typer.Option(help="SQLite file of the study; the same command continues it.")],
     overlap: Annotated[int, typer.Option(min=1, help="Labelers per prompt.")] = 2,
     limit: Annotated[int | None, typer.Option(min=1, help="Number of prompts, drawn at random; default: all.")] = None,
@@ -32,16 +36,21 @@ def serve(
         str | None, typer.Option(metavar="FILE", help="Labels of one reference labeler; these items come first.")
     ] = None,
     pass_mark: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Agreement with the reference rankings, below which no items follow.")
+        float | None,
+        typer.Option(min=0, max=1, help="Agreement with the reference rankings, below which no items follow."),
     ] = None,
     prompts: Prompts = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of prompts, assignment and order of outputs.")] = 0,
-    baseline: Annotated[str | None, typer.Option(help="System of the admin view's win rates; default: the first.")] = None,
+    baseline: Annotated[
+        str | None, typer.Option(help="System of the admin view's win rates; default: the first.")
+    ] = None,
     stop_width: Annotated[float, typer.Option(help="Width of a win rate's interval at which to stop.")] = WIDTH,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all networks.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 for a free one.")] = 8000,
     url: Annotated[str | None, typer.Option(help="Address in the links, if a proxy with TLS is in front.")] = None,
-    new_links: Annotated[bool, typer.Option("--new-links", help="Make new links; the old ones become invalid.")] = False,
+    new_links: Annotated[
+        bool, typer.Option("--new-links", help="Make new links; the old ones become invalid.")
+    ] = False,
 ) -> None:
     """Serve a page on which people rank, rate and flag outputs, and store the labels in an SQLite file."""
     if pass_mark is not None and qualification is None:
@@ -66,7 +75,9 @@ def serve(
         try:
             gold, reference = qualification_items(read_labels(qualification))
         except AlignbenchError as error:
-            raise AlignbenchError(f"{qualification}: {error}".replace(f"{qualification}: {qualification}", qualification)) from None
+            raise AlignbenchError(
+                f"{qualification}: {error}".replace(f"{qualification}: {qualification}", qualification)
+            ) from None
         if reference in who:
             raise AlignbenchError(f"{qualification}: the reference {reference} is also a labeler; rename one")
         items = [*gold, *items]
@@ -108,7 +119,8 @@ def run_study(
 ) -> None:
     """Create or continue a study, print the new links, and serve its page until Ctrl-C. opened: called with each link of
     a labeler"""
-    from alignbench.labels.study.server import Rule, listen, make_app, serve
+    from alignbench.labels.study.results import Rule
+    from alignbench.labels.study.server import listen, make_app, serve
     from alignbench.labels.study.store import open_study
 
     with listen(host, port) as listening:
@@ -119,7 +131,9 @@ def run_study(
             print_table(("labeler", "link"), [(name or "(admin view)", link) for name, link in links.items()])
             print("Links are printed once; --new-links replaces them.")
         own = sum(item.gold is None for item in items)
-        print(f"{own} prompts, {settings.overlap} labelers each; labels: {printable(str(out))}; page: {where}", flush=True)
+        print(
+            f"{own} prompts, {settings.overlap} labelers each; labels: {printable(str(out))}; page: {where}", flush=True
+        )
         for name, link in links.items():
             if name and opened is not None:
                 opened(link)

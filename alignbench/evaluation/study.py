@@ -24,7 +24,9 @@ def study_items(systems: Sequence[Answers], limit: int | None = None, seed: int 
     random.Random(seed).shuffle(common)
     names = [system.name for system in systems]
     return [
-        Item(i, first[i].prompt, tuple((name, own[i].outputs[0].text) for name, own in zip(names, answers, strict=True)))
+        Item(
+            i, first[i].prompt, tuple((name, own[i].outputs[0].text) for name, own in zip(names, answers, strict=True))
+        )
         for i in common[:limit]
     ]
 

@@ -122,9 +122,9 @@ def write_lines(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
 
 def of_group(labels: Sequence[Label], group: str | None) -> list[Label]:
     """The labels of one group of labelers, of all if it is None. Raises AlignbenchError if nobody is in it."""
-    groups = {label.group for label in labels} - {None}
+    groups = {label.group for label in labels if label.group is not None}
     if group is not None and group not in groups:
-        raise AlignbenchError(f"no labeler is in group {group!r} (groups: {', '.join(sorted(groups)) or 'none'})")  # type: ignore[type-var]
+        raise AlignbenchError(f"no labeler is in group {group!r} (groups: {', '.join(sorted(groups)) or 'none'})")
     return [label for label in labels if group in (None, label.group)]
 
 

@@ -77,9 +77,8 @@ def crossed_variance(residuals: Array, prompt: Ints, labeler: Ints) -> tuple[flo
 def _resampled(y: Array, share: Array, prompt: Ints, labeler: Ints, seed: int, resamples: int) -> Array:
     """(k,) means of resamples of prompts and labelers; a resample without a judgement is left out."""
     shape = int(prompt.max()) + 1, int(labeler.max()) + 1
-    tables = np.zeros((2, *shape))
-    np.add.at(tables, (0, prompt, labeler), share * y)
-    np.add.at(tables, (1, prompt, labeler), share)
+    cell, size = prompt * shape[1] + labeler, shape[0] * shape[1]
+    tables = [np.bincount(cell, values, size).reshape(shape) for values in (share * y, share)]
     of_labelers = np.concatenate(list(weights(shape[1], resamples, seed + 1)))
     found, start = [], 0
     for of_prompts in weights(shape[0], resamples, seed):

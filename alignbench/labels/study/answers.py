@@ -45,7 +45,9 @@ def parse_submission(body: bytes) -> Submission:
         raise ValueError(f"the reason must be one of: {', '.join(REASONS)}")
     if reason == "other" and not note.strip():
         raise ValueError("describe the other reason in the note")
-    return Submission(submission_id(content), item_of(content), answer and _answer(answer), reason, note, float(seconds))
+    return Submission(
+        submission_id(content), item_of(content), answer and _answer(answer), reason, note, float(seconds)
+    )
 
 
 def submission_id(content: Mapping[str, Any]) -> str:

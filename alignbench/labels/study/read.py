@@ -78,6 +78,5 @@ def _rows(database: sqlite3.Connection, source: str, gold: bool) -> Iterator[tup
 def _labels(database: sqlite3.Connection, item: int, answer: str) -> list[dict[str, Any]]:
     outputs = database.execute("select model, text from outputs where item = ? order by number", (item,)).fetchall()
     return [
-        {"model": model, "output": text} | own
-        for (model, text), own in zip(outputs, json.loads(answer), strict=True)
+        {"model": model, "output": text} | own for (model, text), own in zip(outputs, json.loads(answer), strict=True)
     ]

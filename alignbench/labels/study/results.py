@@ -82,7 +82,9 @@ def overview(study: Study, rule: Rule) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _labelers(study: Study, findings: Sequence[Finding], gold: list[Label], reference: str | None) -> Iterator[dict[str, Any]]:
+def _labelers(
+    study: Study, findings: Sequence[Finding], gold: list[Label], reference: str | None
+) -> Iterator[dict[str, Any]]:
     """Each labeler's progress and agreement. An outlier's whole interval is below the mean agreement of all."""
     of_all = {own.question: own.estimate.value for own in findings if own.who == "all" and own.statistic == OVERALL[0]}
     question = next(iter(of_all), None)
@@ -118,8 +120,11 @@ def _rates(labels: Sequence[Label], rule: Rule, judged: int) -> Iterator[dict[st
             own = found.estimate if found.model == model else _reversed(found.estimate)
             width = None if own.low is None or own.high is None else own.high - own.low
             more = None if width is None else max(0, math.ceil(judged * ((width / rule.width) ** 2 - 1)))
-            yield {"model": model, "baseline": rule.baseline, **_estimate(own), "prompts": own.clusters}  | {
-                "span": width, "more": more, "enough": width is not None and width <= rule.width}
+            yield {"model": model, "baseline": rule.baseline, **_estimate(own), "prompts": own.clusters} | {
+                "span": width,
+                "more": more,
+                "enough": width is not None and width <= rule.width,
+            }
 
 
 def _reversed(own: Estimate) -> Estimate:

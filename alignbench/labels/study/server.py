@@ -60,12 +60,12 @@ def make_app(study: Study, rule: Rule) -> Starlette:
         return await run_in_threadpool(_state, study, labeler)
 
     async def submit(request: Request, labeler: str) -> Any:
-        body = await _body(request)
-        return await run_in_threadpool(lambda: (study.submit(labeler, parse_submission(body)), _state(study, labeler))[1])
+        await run_in_threadpool(study.submit, labeler, parse_submission(await _body(request)))
+        return await state(request, labeler)
 
     async def undo(request: Request, labeler: str) -> Any:
-        body = await _body(request)
-        return await run_in_threadpool(lambda: (study.undo(labeler, parse_undo(body)), _state(study, labeler))[1])
+        await run_in_threadpool(study.undo, labeler, parse_undo(await _body(request)))
+        return await state(request, labeler)
 
     async def admin(request: Request, labeler: str) -> Any:
         return await run_in_threadpool(overview, study, rule)

@@ -108,14 +108,23 @@ class Study:
             item = self._next(database, labeler, now, qualified)
             rows = database.execute(NEEDED, {"labeler": labeler, "since": now - EXPIRES}).fetchall()
             needed = sum(max(0, self.settings.overlap - judgements) for _, judgements, _ in rows)
-            (done,) = _one(database, "select count(*) from submissions where labeler = ? and withdrawn is null", labeler)
+            (done,) = _one(
+                database, "select count(*) from submissions where labeler = ? and withdrawn is null", labeler
+            )
             last = _one(
                 database, "select id from submissions where labeler = ? and withdrawn is null order by rowid desc limit 1",
                 labeler,
             )  # fmt: skip
             gold = _one(database, f"select count(*) from items i where gold is not null and not {JUDGED}", labeler)[0]
             left = gold + max(fair_share(needed, _active(database)) if qualified else 0, int(not gold))
-            found = {"study": self.id, "labeler": labeler, "done": done, "target": done, "last": last and last[0], "item": None}
+            found = {
+                "study": self.id,
+                "labeler": labeler,
+                "done": done,
+                "target": done,
+                "last": last and last[0],
+                "item": None,
+            }
             if item is not None:
                 found |= {"item": self._shown(database, labeler, item), "target": done + left}
         return found
@@ -144,7 +153,9 @@ class Study:
     def _shown(self, database: sqlite3.Connection, labeler: str, item: int) -> dict[str, Any]:
         """The item without names of models, with its outputs in the labeler's order, and a withdrawn answer to it."""
         (prompt,) = _one(database, "select prompt from items where id = ?", item)
-        texts = [text for (text,) in database.execute("select text from outputs where item = ? order by number", (item,))]
+        texts = [
+            text for (text,) in database.execute("select text from outputs where item = ? order by number", (item,))
+        ]
         order = shown_order(self.settings.seed, labeler, item, len(texts))
         draft = _one(
             database, "select answer, note, seconds from submissions where labeler = ? and item = ? "
@@ -206,7 +217,12 @@ class Study:
 
 
 def open_study(
-    path: Path, items: Sequence[Item], settings: Settings, labelers: Mapping[str, str | None], *, new_links: bool = False
+    path: Path,
+    items: Sequence[Item],
+    settings: Settings,
+    labelers: Mapping[str, str | None],
+    *,
+    new_links: bool = False,
 ) -> tuple[Study, dict[str, str]]:
     """Create a study, or continue the one in the file.
 
@@ -251,7 +267,9 @@ def _create(database: sqlite3.Connection, items: Sequence[Item], identity: Mappi
     database.execute("insert into study values ('identity', ?)", (json.dumps(identity),))
     for number, own in enumerate(items, 1):
         gold = None if own.gold is None else json.dumps(list(map(dict, own.gold)))
-        database.execute("insert into items values (?, ?, ?, ?)", (number, *map(encodable, (own.prompt_id, own.prompt)), gold))
+        database.execute(
+            "insert into items values (?, ?, ?, ?)", (number, *map(encodable, (own.prompt_id, own.prompt)), gold)
+        )
         rows = [(number, place, *map(encodable, output)) for place, output in enumerate(own.outputs)]
         database.executemany("insert into outputs values (?, ?, ?, ?)", rows)
 
@@ -268,7 +286,9 @@ def _set_labelers(database: sqlite3.Connection, labelers: Mapping[str, str | Non
                 'insert into labelers values (?, ?, ?, 1) on conflict (name) do update set secret = excluded.secret',
                 (name, group, hashed(made[name])),
             )  # fmt: skip
-    database.execute("update labelers set active = name in (select value from json_each(?))", (json.dumps([*labelers]),))
+    database.execute(
+        "update labelers set active = name in (select value from json_each(?))", (json.dumps([*labelers]),)
+    )
     if value(database, "admin") is None or new_links:
         made[""] = secrets.token_urlsafe(32)
         database.execute("insert or replace into study values ('admin', ?)", (json.dumps(hashed(made[""])),))
