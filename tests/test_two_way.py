@@ -80,7 +80,15 @@ def test_the_wider_interval_contains_both():
 def test_labelers_who_differ_widen_the_win_rate_of_a_summary():
     """Ten of twenty labelers always prefer the hen, ten never: prompts do not vary at all, labelers do."""
     labels = [
-        Label(f"p{n}", "say", f"{model} {n}", f"{who:02}", model, rank=1 + (won != (model == "hen")), flags={"sexual": won})
+        Label(
+            f"p{n}",
+            "say",
+            f"{model} {n}",
+            f"{who:02}",
+            model,
+            rank=1 + (won != (model == "hen")),
+            flags={"sexual": won},
+        )
         for n in range(20)
         for who in range(20)
         for won in [who < 10]
@@ -98,7 +106,13 @@ def test_labelers_who_differ_widen_the_win_rate_of_a_summary():
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("prompts", "labelers", "overlap", "of_labelers", "binary"),
-    [(60, 6, 2, 0.3, False), (60, 6, 2, 0.3, True), (60, 6, 6, 0.5, False), (100, 12, 3, 0.3, True), (20, 20, 2, 0.3, False)],
+    [
+        (60, 6, 2, 0.3, False),
+        (60, 6, 2, 0.3, True),
+        (60, 6, 6, 0.5, False),
+        (100, 12, 3, 0.3, True),
+        (20, 20, 2, 0.3, False),
+    ],
 )
 def test_coverage(prompts, labelers, overlap, of_labelers, binary):
     from scipy.stats import norm
