@@ -117,8 +117,8 @@ def run_study(
     new_links: bool = False,
     opened: Callable[[str], object] | None = None,
 ) -> None:
-    """Create or continue a study, print the new links, and serve its page until Ctrl-C. opened: called with each link of
-    a labeler"""
+    """Create or continue a study, print new links, and serve its page until Ctrl-C. opened: called with each labeler's
+    link"""
     from alignbench.labels.study.results import Rule
     from alignbench.labels.study.server import listen, make_app, serve
     from alignbench.labels.study.store import open_study

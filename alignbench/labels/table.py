@@ -66,7 +66,7 @@ def read_labels(
     ignored: Sequence[str] = (),
     prompts: str | None = None,
 ) -> list[Label]:
-    """Read a file, a study of `alignbench labels serve` or a hub split (see `read_source`), and return its labels, sorted.
+    """Read a file, a study of `alignbench labels serve` or a hub split (`read_source`), and return its labels, sorted.
 
     columns: {column of the file: our name}; flags: further columns that are flags; ignored: columns to leave out
     prompts: a file of all prompts, rows {prompt, prompt_id or id}

@@ -108,7 +108,8 @@ def sets_by_folder(sets: Sets) -> dict[Path | None, TaskSet]:
 def findings(audit: Audit, sets: Sets) -> list[tuple[Contrast, dict[str, list[dict[str, Any]]]]]:
     """Return the contrasts, each with its headline metrics by verdict.
 
-    row: of the contrast; samples: its set of task folders; link: to the samples, "" without; beside: all metrics of these folders
+    row: of the contrast; samples: its set of task folders; link: to the samples, "" without
+    beside: all metrics of these folders
     """
     of_folder = sets_by_folder(sets)
     found = []

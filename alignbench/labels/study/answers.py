@@ -18,8 +18,8 @@ ID = re.compile(r"[0-9a-zA-Z-]{8,64}")
 class Submission:
     """One judgement of an item.
 
-    id: chosen by the page, the same for every retry; answer: rank, Likert mark and flags of each output as it was shown;
-    None if the item is skipped for a reason; seconds: while the page was visible
+    id: chosen by the page, the same for every retry; answer: rank, Likert mark and flags of each output, in the order
+    in which they were shown; None if the item is skipped for a reason; seconds: while the page was visible
     """
 
     id: str

@@ -37,8 +37,8 @@ def study_rows(source: str) -> list[SourceRow]:
 
 
 def qualification_rows(source: str) -> tuple[list[SourceRow], str | None]:
-    """The judgements of the qualification items, with the reference answers; and the name of the reference labeler, None
-    if the study has no qualification."""
+    """The judgements of the qualification items, with the reference answers; and the name of the reference labeler,
+    None if the study has no qualification."""
     with reading(source) as database:
         reference = (value(database, "identity") or {}).get("reference")
         rows = list(_rows(database, source, True)) if reference else []

@@ -111,8 +111,8 @@ def _labelers(
 
 
 def _rates(labels: Sequence[Label], rule: Rule, judged: int) -> Iterator[dict[str, Any]]:
-    """Win rates against the baseline; `more`: judgements that the stopping rule needs if the width falls with the square
-    root of their number."""
+    """Win rates against the baseline; `more`: judgements that the stopping rule needs if the width falls with the
+    square root of their number."""
     against = [own for own in labels if own.model is not None]
     for model in sorted({own.model or "" for own in against} - {rule.baseline}):
         pair = [own for own in against if own.model in (model, rule.baseline)]

@@ -1,7 +1,7 @@
 """The study's file: SQLite in WAL mode, one transaction per submission, so that what was acknowledged is on the disk.
 
-Submissions are never changed or deleted: to undo one is to mark it as withdrawn. Of a labeler's submissions about an item
-at most one is current. A submission that is sent again, after a lost connection, has the same id and is stored once.
+Submissions are never changed or deleted: to undo one is to mark it as withdrawn. Of a labeler's submissions about an
+item at most one is current. A submission that is sent again, after a lost connection, has the same id: it is stored once.
 """
 
 import hashlib
@@ -25,7 +25,8 @@ from alignbench.parse import encodable
 EXPIRES = 3600.0  # seconds, after which an item that somebody opened and left is given to another labeler too
 SCHEMA = """
 create table study (name text primary key, value text not null) strict;
-create table labelers (name text primary key, "group" text, secret text not null unique, active integer not null) strict;
+create table labelers (name text primary key, "group" text, secret text not null unique, active integer not null)
+  strict;
 create table items (id integer primary key, prompt_id text not null, prompt text not null, gold text) strict;
 create table outputs (item integer, number integer, model text not null, text text not null,
   primary key (item, number)) strict;
@@ -39,7 +40,7 @@ create index of_item on submissions (item)
 NEEDED = """
   select i.id, (select count(*) from submissions s where s.item = i.id and s.withdrawn is null and s.answer is not null)
     + (select count(*) from claims c where c.item = i.id and c.opened > :since and c.labeler <> :labeler and not exists
-      (select 1 from submissions s where s.item = c.item and s.labeler = c.labeler and s.withdrawn is null)) as judgements,
+      (select 1 from submissions s where s.item = c.item and s.labeler = c.labeler and s.withdrawn is null)) as count,
     exists (select 1 from claims c where c.item = i.id and c.labeler = :labeler) as own
   from items i where i.gold is null order by i.id
 """
@@ -112,8 +113,8 @@ class Study:
                 database, "select count(*) from submissions where labeler = ? and withdrawn is null", labeler
             )
             last = _one(
-                database, "select id from submissions where labeler = ? and withdrawn is null order by rowid desc limit 1",
-                labeler,
+                database, "select id from submissions where labeler = ? and withdrawn is null "
+                "order by rowid desc limit 1", labeler,
             )  # fmt: skip
             gold = _one(database, f"select count(*) from items i where gold is not null and not {JUDGED}", labeler)[0]
             left = gold + max(fair_share(needed, _active(database)) if qualified else 0, int(not gold))
