@@ -55,9 +55,8 @@ class TestRows:
     def test_disagreeing_labelers_make_the_interval_wider_than_agreeing_ones(self):
         won = [1, 1, 1, 0, 0.5] * 4
         same = [label for who in "abcdef" for label in labels_of(who, won)]
-        apart = [
-            label for n, who in enumerate("abcdef") for label in labels_of(who, won if n < 5 else [1 - x for x in won])
-        ]
+        apart = [label for who in "abcde" for label in labels_of(who, won)]
+        apart += labels_of("f", [1 - own for own in won])
         widths = [(row := rows_of(labels)["win_rate"]).high - row.low for labels in (same, apart)]
         assert rows_of(apart)["win_rate"].p > rows_of(same)["win_rate"].p
         assert widths[1] != widths[0]

@@ -111,7 +111,6 @@ def test_labelers_who_differ_widen_the_win_rate_of_a_summary():
         (60, 6, 2, 0.3, True),
         (60, 6, 6, 0.5, False),
         (100, 12, 3, 0.3, True),
-        (20, 20, 2, 0.3, False),
     ],
 )
 def test_coverage(prompts, labelers, overlap, of_labelers, binary):
