@@ -34,8 +34,8 @@ def two_way(
     """Mean over prompts of the labelers' mean, its 95 % interval, and the two-sided p-value of `null`.
 
     values: (n,) judgements; prompts, labelers: (n,) of each; by_prompt: False for the mean over judgements
-    The estimate's clusters are prompts. Neither interval nor p-value with fewer than two prompts or labelers, or without
-    any variation.
+    The estimate's clusters are prompts. Neither interval nor p-value with fewer than two prompts or labelers, or if all
+    judgements are equal.
     """
     y = np.asarray(values, np.float64)
     prompt, labeler = cluster_numbers(prompts, len(y)), cluster_numbers(labelers, len(y))

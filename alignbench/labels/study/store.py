@@ -1,7 +1,7 @@
 """The study's file: SQLite in WAL mode, one transaction per submission, so that what was acknowledged is on the disk.
 
 Submissions are never changed or deleted: to undo one is to mark it as withdrawn. Of a labeler's submissions about an
-item at most one is current. A submission that is sent again, after a lost connection, has the same id: it is stored once.
+item at most one is current. What is sent again, after a lost connection, has the same id and is stored once.
 """
 
 import hashlib
