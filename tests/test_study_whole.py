@@ -1,5 +1,5 @@
-"""A whole study with the real command: the demo's simulated labelers use the page in a browser, the server is killed and
-started again, and the report has the win rate with its interval.
+"""A whole study with the real command: the demo's simulated labelers use the page in a browser, the server is killed
+and started again, and the report has the win rate with its interval.
 
 ALIGNBENCH_STUDY=60x6 sets the numbers of prompts and labelers (docs/labels.md has such a run).
 """

@@ -36,17 +36,23 @@ create table submissions (id text primary key, labeler text not null, item integ
 create unique index of_labeler on submissions (labeler, item) where withdrawn is null;
 create index of_item on submissions (item)
 """
+CURRENT = "exists (select 1 from submissions s where s.item = {item} and s.labeler = {labeler} and s.withdrawn is null)"
+MINE, CLAIMED = CURRENT.format(item="i.id", labeler=":labeler"), CURRENT.format(item="c.item", labeler="c.labeler")
 # items of the study with the number of judgements that they have, or soon will have
-NEEDED = """
+NEEDED = f"""
   select i.id, (select count(*) from submissions s where s.item = i.id and s.withdrawn is null and s.answer is not null)
-    + (select count(*) from claims c where c.item = i.id and c.opened > :since and c.labeler <> :labeler and not exists
-      (select 1 from submissions s where s.item = c.item and s.labeler = c.labeler and s.withdrawn is null)) as count,
-    exists (select 1 from claims c where c.item = i.id and c.labeler = :labeler) as own
+    + (select count(*) from claims c where c.item = i.id and c.opened > :since and c.labeler <> :labeler
+      and not {CLAIMED}) as count, exists (select 1 from claims c where c.item = i.id and c.labeler = :labeler) as own
   from items i where i.gold is null order by i.id
 """
-
-
-JUDGED = "exists (select 1 from submissions s where s.item = i.id and s.labeler = ? and s.withdrawn is null)"
+OPENED = f"select item from claims c where labeler = :labeler and not {CLAIMED} order by opened desc limit 1"
+GOLD = f"""select i.id from items i where gold is not null and not {MINE} and not exists
+  (select 1 from claims c where c.item = i.id and c.labeler = :labeler) order by i.id limit 1"""
+GOLD_LEFT = f"select count(*) from items i where gold is not null and not {MINE}"
+DONE = "select count(*) from submissions where labeler = :labeler and withdrawn is null"
+LAST = "select id from submissions where labeler = :labeler and withdrawn is null order by rowid desc limit 1"
+DRAFT = """select answer, note, seconds from submissions where labeler = :labeler and item = :item
+  order by rowid desc limit 1"""
 
 
 class ConflictError(Exception):
@@ -104,109 +110,69 @@ class Study:
 
         qualified: False: no items after the qualification
         """
-        now = time.time()
+        who = {"labeler": labeler, "since": time.time() - EXPIRES}
         with self._transaction() as database:
-            item = self._next(database, labeler, now, qualified)
-            rows = database.execute(NEEDED, {"labeler": labeler, "since": now - EXPIRES}).fetchall()
-            needed = sum(max(0, self.settings.overlap - judgements) for _, judgements, _ in rows)
-            (done,) = _one(
-                database, "select count(*) from submissions where labeler = ? and withdrawn is null", labeler
-            )
-            last = _one(
-                database, "select id from submissions where labeler = ? and withdrawn is null "
-                "order by rowid desc limit 1", labeler,
-            )  # fmt: skip
-            gold = _one(database, f"select count(*) from items i where gold is not null and not {JUDGED}", labeler)[0]
-            left = gold + max(fair_share(needed, _active(database)) if qualified else 0, int(not gold))
-            found = {
-                "study": self.id,
-                "labeler": labeler,
-                "done": done,
-                "target": done,
-                "last": last and last[0],
-                "item": None,
-            }
+            needs = database.execute(NEEDED, who).fetchall()
+            (active,) = _one(database, "select count(*) from labelers where active")
+            free = [item for item, count, own in needs if count < self.settings.overlap and not own]
+            found = _one(database, OPENED, **who) or _one(database, GOLD, **who)
+            item = found[0] if found else choose(free, labeler, active, self.settings.seed) if qualified else None
             if item is not None:
-                found |= {"item": self._shown(database, labeler, item), "target": done + left}
-        return found
-
-    def _next(self, database: sqlite3.Connection, labeler: str, now: float, qualified: bool) -> int | None:
-        """The item that the labeler has open, else a qualification item, else one that needs judgements."""
-        opened = _one(
-            database, "select item from claims c where labeler = ? and not exists (select 1 from submissions s where "
-            "s.item = c.item and s.labeler = c.labeler and s.withdrawn is null) order by opened desc limit 1", labeler,
-        )  # fmt: skip
-        if opened is not None:
-            return int(opened[0])
-        gold = _one(
-            database, "select id from items i where gold is not null and not exists (select 1 from claims c where "
-            "c.item = i.id and c.labeler = ?) order by id limit 1", labeler,
-        )  # fmt: skip
-        chosen = None if gold is None else int(gold[0])
-        if chosen is None and qualified:
-            rows = database.execute(NEEDED, {"labeler": labeler, "since": now - EXPIRES}).fetchall()
-            free = [item for item, judgements, own in rows if judgements < self.settings.overlap and not own]
-            chosen = choose(free, labeler, _active(database), self.settings.seed)
-        if chosen is not None:
-            database.execute("insert into claims values (?, ?, ?)", (labeler, chosen, now))
-        return chosen
+                database.execute("insert or ignore into claims values (?, ?, ?)", (labeler, item, time.time()))
+            (done,), (gold,), last = (_one(database, query, **who) for query in (DONE, GOLD_LEFT, LAST))
+            needed = sum(max(0, self.settings.overlap - count) for _, count, _ in needs) if qualified else 0
+            left = 0 if item is None else gold + max(fair_share(needed, active), int(not gold))
+            return {
+                "study": self.id, "labeler": labeler, "done": done, "target": done + left, "last": last and last[0],
+                "item": None if item is None else self._shown(database, labeler, item),
+            }  # fmt: skip
 
     def _shown(self, database: sqlite3.Connection, labeler: str, item: int) -> dict[str, Any]:
         """The item without names of models, with its outputs in the labeler's order, and a withdrawn answer to it."""
-        (prompt,) = _one(database, "select prompt from items where id = ?", item)
-        texts = [
-            text for (text,) in database.execute("select text from outputs where item = ? order by number", (item,))
-        ]
+        (prompt,) = _one(database, "select prompt from items where id = :item", item=item)
+        texts = database.execute("select text from outputs where item = ? order by number", (item,)).fetchall()
         order = shown_order(self.settings.seed, labeler, item, len(texts))
-        draft = _one(
-            database, "select answer, note, seconds from submissions where labeler = ? and item = ? "
-            "order by rowid desc limit 1", labeler, item,
-        )  # fmt: skip
-        found = {"id": item, "prompt": prompt, "outputs": [texts[number] for number in order]}
-        if draft is not None:
+        found = {"id": item, "prompt": prompt, "outputs": [texts[number][0] for number in order]}
+        if draft := _one(database, DRAFT, labeler=labeler, item=item):
             answer = json.loads(draft[0]) if draft[0] else None
-            found["draft"] = {"note": draft[1], "seconds": draft[2], "answer": answer and [answer[n] for n in order]}
+            found["draft"] = {"answer": answer and [answer[n] for n in order], "note": draft[1], "seconds": draft[2]}
         return found
 
     def submit(self, labeler: str, own: Submission) -> None:
         """Store a submission; once, however often it is sent. Raises ConflictError if the item is not the labeler's, or
         has another answer by the same labeler, from another tab."""
+        place = {"labeler": labeler, "item": own.item}
         with self._transaction() as database:
-            known = _one(database, "select labeler, item from submissions where id = ?", own.id)
+            known = _one(database, "select labeler, item from submissions where id = :id", id=own.id)
+            if known not in (None, (labeler, own.item)):
+                raise ConflictError("this identifier belongs to another submission")
             if known is not None:
-                if known != (labeler, own.item):
-                    raise ConflictError("this identifier belongs to another submission")
                 return
-            if _one(database, "select 1 from claims where labeler = ? and item = ?", labeler, own.item) is None:
+            if not _one(database, "select 1 from claims where labeler = :labeler and item = :item", **place):
                 raise ConflictError("this item is not assigned to you")
-            (outputs,) = _one(database, "select count(*) from outputs where item = ?", own.item)
-            answer = None
-            if own.answer is not None:
-                if len(own.answer) != outputs:
-                    raise ConflictError(f"this item has {outputs} outputs, but {len(own.answer)} were judged")
-                order = shown_order(self.settings.seed, labeler, own.item, outputs)
-                answer = json.dumps([marks for _, marks in sorted(zip(order, own.answer, strict=True), key=_number)])
+            (outputs,) = _one(database, "select count(*) from outputs where item = :item", **place)
+            if own.answer is not None and len(own.answer) != outputs:
+                raise ConflictError(f"this item has {outputs} outputs, but {len(own.answer)} were judged")
+            order = shown_order(self.settings.seed, labeler, own.item, outputs)
+            answer = own.answer and json.dumps([own.answer[order.index(number)] for number in range(outputs)])
+            row = (own.id, labeler, own.item, time.time(), own.seconds, answer, own.reason, encodable(own.note))
             try:
-                database.execute(
-                    "insert into submissions values (?, ?, ?, ?, ?, ?, ?, ?, null)",
-                    (own.id, labeler, own.item, time.time(), own.seconds, answer, own.reason, encodable(own.note)),
-                )
+                database.execute("insert into submissions values (?, ?, ?, ?, ?, ?, ?, ?, null)", row)
             except sqlite3.IntegrityError:
                 raise ConflictError("you have judged this item already, in another tab") from None
 
     def undo(self, labeler: str, submission: str) -> None:
         """Withdraw a submission; its item is the labeler's next one. Nothing happens if it is withdrawn already.
         Raises ConflictError if the labeler has no such submission."""
-        now = time.time()
+        own = {"id": submission, "labeler": labeler, "now": time.time()}
         with self._transaction() as database:
-            item = _one(database, "select item from submissions where id = ? and labeler = ?", submission, labeler)
+            item = _one(database, "select item from submissions where id = :id and labeler = :labeler", **own)
             if item is None:
                 raise ConflictError("there is no such submission of yours")
-            changed = database.execute(
-                "update submissions set withdrawn = ? where id = ? and withdrawn is null", (now, submission)
-            )
-            if changed.rowcount:
-                database.execute("update claims set opened = ? where labeler = ? and item = ?", (now, labeler, *item))
+            withdraw = "update submissions set withdrawn = :now where id = :id and withdrawn is null"
+            if database.execute(withdraw, own).rowcount:
+                opened = "update claims set opened = :now where labeler = :labeler and item = :item"
+                database.execute(opened, own | {"item": item[0]})
 
     def table(self, query: str, *parameters: object) -> list[tuple[Any, ...]]:
         with self._transaction() as database:
@@ -307,13 +273,5 @@ def _transaction(database: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
     database.execute("commit")
 
 
-def _one(database: sqlite3.Connection, query: str, *parameters: object) -> Any:
-    return database.execute(query, parameters).fetchone()
-
-
-def _active(database: sqlite3.Connection) -> int:
-    return int(_one(database, "select count(*) from labelers where active")[0])
-
-
-def _number(pair: tuple[int, object]) -> int:
-    return pair[0]
+def _one(database: sqlite3.Connection, query: str, **values: object) -> Any:
+    return database.execute(query, values).fetchone()
