@@ -53,6 +53,8 @@ def serve(
     ] = False,
 ) -> None:
     """Serve a page on which people rank, rate and flag outputs, and store the labels in an SQLite file."""
+    if len(systems) < 2:
+        raise AlignbenchError("a study needs at least two systems, whose outputs are compared")
     if pass_mark is not None and qualification is None:
         raise AlignbenchError("--pass-mark needs --qualification FILE")
     if not 0 < stop_width <= 1:
@@ -137,5 +139,7 @@ def run_study(
         for name, link in links.items():
             if name and opened is not None:
                 opened(link)
-        serve(make_app(study, Rule(baseline, stop_width)), listening)
-        study.close()
+        try:
+            serve(make_app(study, Rule(baseline, stop_width)), listening)
+        finally:
+            study.close()  # all of it is then in the one file

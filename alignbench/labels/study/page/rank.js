@@ -45,7 +45,7 @@ export class Ranking {
   }
 
   draw() {
-    const gap = (at) => make("li", { class: "gap", "data-at": at, "data-between": "yes", role: "presentation" });
+    const gap = (at) => make("li", { class: "gap", "data-at": at, "data-between": "yes", "aria-hidden": "true" });
     const rows = this.levels.flatMap((level, at) => [gap(at), make("li", { class: "level", "data-at": at },
       make("span", { class: "rank" }, `Rank ${at + 1}`), make("div", {}, ...level.map((output) => this.chip(output, true))))]);
     const list = make("ol", { class: "levels", "aria-label": "Ranks, the best first" }, ...rows, gap(this.levels.length));
