@@ -17,7 +17,7 @@ from starlette.testclient import TestClient
 from study_helpers import GOLD, SYSTEMS, Labeler, answer, items, opened, served, submission
 
 from alignbench.labels.study import store
-from alignbench.labels.study.answers import REASONS, parse_submission
+from alignbench.labels.study.answers import REASONS, Submission, parse
 from alignbench.labels.study.assign import choose, shown_order
 from alignbench.labels.study.results import Rule, overview
 from alignbench.labels.study.server import make_app
@@ -27,7 +27,7 @@ from alignbench.labels.table import FLAGS, read_labels, read_qualification
 
 def submit(study, labeler, **changes):
     content = submission(study.state(labeler), **changes)
-    study.submit(labeler, parse_submission(json.dumps(content).encode()))
+    study.submit(labeler, parse(Submission, json.dumps(content).encode()))
     return content
 
 
@@ -97,7 +97,7 @@ class TestFile:
         assert labels[0].flags == dict.fromkeys(FLAGS, False)
 
     def test_a_submission_that_is_sent_again_is_stored_once(self, study):
-        content = parse_submission(json.dumps(submission(study.state("ada"))).encode())
+        content = parse(Submission, json.dumps(submission(study.state("ada"))).encode())
         for _ in range(3):
             study.submit("ada", content)
         assert study.state("ada")["done"] == 1
@@ -107,9 +107,9 @@ class TestFile:
     def test_a_second_tab_cannot_overwrite_an_answer(self, study):
         one, other = (submission(study.state("ada")) for _ in range(2))
         assert one["item"] == other["item"]
-        study.submit("ada", parse_submission(json.dumps(one).encode()))
+        study.submit("ada", parse(Submission, json.dumps(one).encode()))
         with pytest.raises(ConflictError, match="another tab"):
-            study.submit("ada", parse_submission(json.dumps(other).encode()))
+            study.submit("ada", parse(Submission, json.dumps(other).encode()))
 
     def test_undo_gives_the_item_back_with_its_answer_and_keeps_what_was_withdrawn(self, study, tmp_path):
         first, second = submit(study, "ada"), submit(study, "ada", note="mistake")

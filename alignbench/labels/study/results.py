@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
 from alignbench.errors import AlignbenchError
-from alignbench.labels.agreement import Finding, agreement, rankings, with_reference
-from alignbench.labels.screen import screen
+from alignbench.labels.agreement import Finding, agreement
+from alignbench.labels.screen import Screened, screen
 from alignbench.labels.study.store import Study
 from alignbench.labels.summary import win_rates
 from alignbench.labels.table import Label, read_labels, read_qualification
@@ -27,27 +27,26 @@ class Rule:
     width: float
 
 
-def score(labels: Sequence[Label], labeler: str, reference: str | None) -> Estimate:
-    """The live screening score: agreement with the reference on pairs of outputs that neither ties."""
-    found = rankings(labels).without_ties()
-    if reference not in found.labelers or labeler not in found.labelers:
-        return Estimate()
-    return with_reference(found, found.labelers.index(labeler), found.labelers.index(reference))
+def screened(study: Study) -> list[Screened]:
+    """The live screening scores: agreement with the reference on the qualification items; [] without any."""
+    labels, reference = read_qualification(str(study.path))
+    judged = reference and {label.labeler for label in labels} - {reference}
+    return screen(labels, reference=reference) if judged else []
 
 
 def is_qualified(study: Study, labeler: str) -> bool:
-    """False if the labeler's score is below the pass mark of the study."""
-    if study.settings.pass_mark is None:
-        return True
-    labels, reference = read_qualification(str(study.path))
-    value = score(labels, labeler, reference).value
-    return value is None or value >= study.settings.pass_mark
+    """False if the labeler's agreement with the reference rankings is below the pass mark of the study."""
+    mark = study.settings.pass_mark
+    scores = screened(study) if mark is not None else []
+    return all(
+        mark is None or one.estimate.value is None or one.estimate.value >= mark
+        for one in scores if (one.labeler, one.criterion) == (labeler, "rankings")
+    )  # fmt: skip
 
 
 def overview(study: Study, rule: Rule) -> dict[str, Any]:
     """Everything that the admin view shows, as JSON."""
     labels = read_labels(str(study.path))
-    gold, reference = read_qualification(str(study.path))
     (judged,) = study.table(
         "select count(*) from submissions s join items i on i.id = s.item "
         "where s.withdrawn is null and s.answer is not null and i.gold is null"
@@ -61,10 +60,9 @@ def overview(study: Study, rule: Rule) -> dict[str, Any]:
     return {
         "done": judged,
         "needed": items * study.settings.overlap,
-        "labelers": list(_labelers(study, findings, gold, reference)),
-        "pass_mark": study.settings.pass_mark,
+        "labelers": list(_labelers(study, findings)),
         "agreement": [
-            {"question": own.question, "statistic": own.statistic, **_estimate(own.estimate)}
+            {"question": own.question, "statistic": own.statistic, **asdict(own.estimate)}
             for own in findings
             if own.who == "all" and own.statistic in OVERALL
         ],
@@ -82,13 +80,11 @@ def overview(study: Study, rule: Rule) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _labelers(
-    study: Study, findings: Sequence[Finding], gold: list[Label], reference: str | None
-) -> Iterator[dict[str, Any]]:
+def _labelers(study: Study, findings: Sequence[Finding]) -> Iterator[dict[str, Any]]:
     """Each labeler's progress and agreement. An outlier's whole interval is below the mean agreement of all."""
     of_all = {own.question: own.estimate.value for own in findings if own.who == "all" and own.statistic == OVERALL[0]}
     question = next(iter(of_all), None)
-    screened = screen(gold, reference=reference) if reference and len({own.labeler for own in gold}) > 1 else []
+    scores = screened(study)
     for name, group, active in study.table('select name, "group", active from labelers order by name'):
         rows = study.table(
             "select s.answer is null, s.seconds, i.gold is not null from submissions s join items i on i.id = s.item "
@@ -101,11 +97,11 @@ def _labelers(
             "done": sum(not skipped and not of_gold for skipped, _, of_gold in rows),
             "skipped": sum(skipped for skipped, _, _ in rows),
             "seconds": median([seconds for _, seconds, _ in rows]) if rows else None,
-            "agreement": _estimate(own),
+            "agreement": asdict(own),
             "outlier": own.high is not None and own.high < (of_all[question] or 0),  # type: ignore[index]
             "screening": [
-                {"criterion": one.criterion, "cut_off": one.cut_off, "mark": one.mark, **_estimate(one.estimate)}
-                for one in screened if one.labeler == name and one.estimate.n
+                {"criterion": one.criterion, "mark": one.mark, **asdict(one.estimate)}
+                for one in scores if one.labeler == name and one.estimate.n
             ],
         }  # fmt: skip
 
@@ -113,25 +109,22 @@ def _labelers(
 def _rates(labels: Sequence[Label], rule: Rule, judged: int) -> Iterator[dict[str, Any]]:
     """Win rates against the baseline; `more`: judgements that the stopping rule needs if the width falls with the
     square root of their number."""
-    against = [own for own in labels if own.model is not None]
-    for model in sorted({own.model or "" for own in against} - {rule.baseline}):
-        pair = [own for own in against if own.model in (model, rule.baseline)]
-        for found in win_rates(pair, resamples=RESAMPLES):
-            own = found.estimate if found.model == model else _reversed(found.estimate)
+    for found in win_rates(labels, resamples=RESAMPLES):
+        if rule.baseline in (found.model, found.against):
+            first = found.against == rule.baseline
+            own = found.estimate if first else _reversed(found.estimate)
             width = None if own.low is None or own.high is None else own.high - own.low
             more = None if width is None else max(0, math.ceil(judged * ((width / rule.width) ** 2 - 1)))
-            yield {"model": model, "baseline": rule.baseline, **_estimate(own), "prompts": own.clusters} | {
-                "span": width,
-                "more": more,
-                "enough": width is not None and width <= rule.width,
+            about = {
+                "model": found.model if first else found.against,
+                "baseline": rule.baseline,
+                "prompts": own.clusters,
             }
+            enough = width is not None and width <= rule.width
+            yield about | asdict(own) | {"span": width, "more": more, "enough": enough}
 
 
 def _reversed(own: Estimate) -> Estimate:
     """The win rate of the other model."""
     low, high, value = (None if end is None else 1 - end for end in (own.high, own.low, own.value))
     return Estimate(value, own.standard_error, low, high, own.n, own.clusters)
-
-
-def _estimate(own: Estimate) -> dict[str, Any]:
-    return {"value": own.value, "low": own.low, "high": own.high, "n": own.n}

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from alignbench.errors import AlignbenchError, first_line
-from alignbench.labels.study.answers import LONGEST, NOTE, REASONS, parse_submission, parse_undo
+from alignbench.labels.study.answers import LONGEST, NOTE, REASONS, Submission, Undo, parse
 from alignbench.labels.study.results import Rule, is_qualified, overview
 from alignbench.labels.study.store import ConflictError, Study
 from alignbench.labels.table import LIKERT, WORDS
@@ -60,11 +60,11 @@ def make_app(study: Study, rule: Rule) -> Starlette:
         return await run_in_threadpool(_state, study, labeler)
 
     async def submit(request: Request, labeler: str) -> Any:
-        await run_in_threadpool(study.submit, labeler, parse_submission(await _body(request)))
+        await run_in_threadpool(study.submit, labeler, parse(Submission, await _body(request)))
         return await state(request, labeler)
 
     async def undo(request: Request, labeler: str) -> Any:
-        await run_in_threadpool(study.undo, labeler, parse_undo(await _body(request)))
+        await run_in_threadpool(study.undo, labeler, parse(Undo, await _body(request)).submission)
         return await state(request, labeler)
 
     async def admin(request: Request, labeler: str) -> Any:

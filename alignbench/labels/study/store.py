@@ -143,7 +143,7 @@ class Study:
         has another answer by the same labeler, from another tab."""
         place = {"labeler": labeler, "item": own.item}
         with self._transaction() as database:
-            known = _one(database, "select labeler, item from submissions where id = :id", id=own.id)
+            known = _one(database, "select labeler, item from submissions where id = :id", id=own.submission)
             if known not in (None, (labeler, own.item)):
                 raise ConflictError("this identifier belongs to another submission")
             if known is not None:
@@ -151,11 +151,11 @@ class Study:
             if not _one(database, "select 1 from claims where labeler = :labeler and item = :item", **place):
                 raise ConflictError("this item is not assigned to you")
             (outputs,) = _one(database, "select count(*) from outputs where item = :item", **place)
-            if own.answer is not None and len(own.answer) != outputs:
-                raise ConflictError(f"this item has {outputs} outputs, but {len(own.answer)} were judged")
+            if (answer := own.stored()) is not None and len(answer) != outputs:
+                raise ConflictError(f"this item has {outputs} outputs, but {len(answer)} were judged")
             order = shown_order(self.settings.seed, labeler, own.item, outputs)
-            answer = own.answer and json.dumps([own.answer[order.index(number)] for number in range(outputs)])
-            row = (own.id, labeler, own.item, time.time(), own.seconds, answer, own.reason, encodable(own.note))
+            stored = answer and json.dumps([answer[order.index(number)] for number in range(outputs)])
+            row = (own.submission, labeler, own.item, time.time(), own.seconds, stored, own.reason, encodable(own.note))
             try:
                 database.execute("insert into submissions values (?, ?, ?, ?, ?, ?, ?, ?, null)", row)
             except sqlite3.IntegrityError:
