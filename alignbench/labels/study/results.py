@@ -115,13 +115,8 @@ def _rates(labels: Sequence[Label], rule: Rule, judged: int) -> Iterator[dict[st
             own = found.estimate if first else _reversed(found.estimate)
             width = None if own.low is None or own.high is None else own.high - own.low
             more = None if width is None else max(0, math.ceil(judged * ((width / rule.width) ** 2 - 1)))
-            about = {
-                "model": found.model if first else found.against,
-                "baseline": rule.baseline,
-                "prompts": own.clusters,
-            }
-            enough = width is not None and width <= rule.width
-            yield about | asdict(own) | {"span": width, "more": more, "enough": enough}
+            names = {"model": found.model if first else found.against, "baseline": rule.baseline}
+            yield names | asdict(own) | {"span": width, "more": more, "enough": more == 0}
 
 
 def _reversed(own: Estimate) -> Estimate:

@@ -21,7 +21,7 @@ function show(found) {
   const screening = (own) => own.screening.map((one) => `${one.criterion} ${estimate(one)}: ${one.mark}`).join("; ") || "–";
   find("tables").replaceChildren(
     table("Win rates", ["system", "against", "win rate, 95 % interval", "prompts", "width", "more judgements"],
-      found.rates.map((own) => [own.model, own.baseline, estimate(own), own.prompts, number(own.span), own.enough ? "enough" : own.more ?? "–"]), "No two outputs of a prompt were compared yet."),
+      found.rates.map((own) => [own.model, own.baseline, estimate(own), own.clusters, number(own.span), own.enough ? "enough" : own.more ?? "–"]), "No two outputs of a prompt were compared yet."),
     table("Agreement", ["question", "statistic", "value, 95 % interval", "n"],
       found.agreement.map((own) => [own.question, own.statistic, estimate(own), own.n]), "No two labelers judged the same output yet."),
     table("Labelers", ["labeler", "group", "done", "skipped", "median seconds", "agreement with others", "screening", ""],
