@@ -15,7 +15,7 @@ from alignbench.audit.tax import tax
 from alignbench.labels.summary import preference
 from alignbench.labels.table import FLAGS, LIKERT, WORDS, Label
 from alignbench.runs.read import Run
-from alignbench.stats.estimates import Estimate
+from alignbench.stats.estimates import Estimate, cluster_numbers
 from alignbench.stats.two_way import two_way, wider
 from alignbench.types.task import Ability
 
@@ -111,11 +111,9 @@ def _change(
 ) -> tuple[Change, int]:
     """The change for other prompts, with the wider interval and the larger p-value of the change for other prompts and
     labelers; and the number of judgements. values: (n, 2) of both models"""
-    names = list(dict.fromkeys(prompts))
-    number = {name: place for place, name in enumerate(names)}
-    place = np.array([number[name] for name in prompts])
-    means = np.stack([np.bincount(place, column) / np.bincount(place) for column in values.T])
-    pairs = Pairs(means[0], means[1], np.arange(len(names)), None, 0)
+    place = cluster_numbers(prompts, len(prompts))
+    before, after = (np.bincount(place, column) / np.bincount(place) for column in values.T)
+    pairs = Pairs(before, after, np.arange(len(before)), None, 0)
     span = question.bounds[1] - question.bounds[0]
     if question.metric == "win_rate":
         span /= 2  # the reference's is ½
