@@ -30,7 +30,7 @@ def page(chromium, study):
     visit(page, study)
     yield page
     assert errors == []
-    assert all(url.startswith((study.address, "data:")) for url in requests)
+    assert all(url.startswith((study.address, "data:", "about:")) for url in requests)
     assert page.evaluate("window.hacked") is None
     context.close()
 
@@ -211,6 +211,7 @@ def test_a_second_tab_is_told_that_the_item_is_judged(page, study):
     label(page)
     other.click("button[type=submit]")
     other.wait_for_selector("text=in another tab")
+    other.wait_for_function(f"document.documentElement.dataset.item !== '{before}'")
     assert item_of(other) == item_of(page) != before
     assert study.table("select count(*) from submissions") == [(1,)]
 
