@@ -52,14 +52,15 @@ class TestRows:
         assert rate.scorer == "2 labelers, 40 judgements"
         assert "violent" not in rows  # not asked
 
-    def test_disagreeing_labelers_make_the_interval_wider_than_agreeing_ones(self):
-        won = [1, 1, 1, 0, 0.5] * 4
-        same = [label for who in "abcdef" for label in labels_of(who, won)]
-        apart = [label for who in "abcde" for label in labels_of(who, won)]
-        apart += labels_of("f", [1 - own for own in won])
-        widths = [(row := rows_of(labels)["win_rate"]).high - row.low for labels in (same, apart)]
-        assert rows_of(apart)["win_rate"].p > rows_of(same)["win_rate"].p
-        assert widths[1] != widths[0]
+    def test_a_rate_on_which_labelers_differ_is_not_known_for_other_labelers(self):
+        """Four of six prefer the aligned model on each prompt: always the same four, or others on each prompt."""
+        same = [label for n, who in enumerate("abcdef") for label in labels_of(who, [int(n < 4)] * PROMPTS)]
+        turns = [[int((n + prompt) % 6 < 4) for prompt in range(PROMPTS)] for n in range(6)]
+        turn = [label for n, who in enumerate("abcdef") for label in labels_of(who, turns[n])]
+        one, other = rows_of(same)["win_rate"], rows_of(turn)["win_rate"]
+        assert one.aligned == other.aligned == pytest.approx(2 / 3)
+        assert one.low < 0 < other.low
+        assert one.p > 0.05 > other.p
 
     def test_one_labeler_is_said_to_be_one(self):
         row = rows_of(labels_of("ada", [1, 0, 0.5, 1] * 5))["win_rate"]

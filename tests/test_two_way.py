@@ -23,15 +23,16 @@ def crossed(draw, prompts=P, labelers=K, of_prompts=0.5, of_labelers=0.4, single
     return 0.3 + effects[0][prompt] + effects[1][labeler] + noise, prompt, labeler
 
 
-def test_the_variance_of_balanced_judgements_is_that_of_the_random_effects():
-    draw, found, means = np.random.default_rng(0), [], []
+@pytest.mark.parametrize("overlap", [2, K])
+def test_the_variance_is_that_of_the_random_effects(overlap):
+    draw, found, known, n = np.random.default_rng(0), [], [], P * overlap
     for _ in range(2000):
-        values, prompt, labeler = crossed(draw)
-        found.append(crossed_variance((values - values.mean()) / len(values), prompt, labeler)[0])
-        means.append(values.mean())
-    known = 0.5**2 / P + 0.4**2 / K + 1.0**2 / (P * K)
-    assert np.var(means) == pytest.approx(known, rel=0.1)
-    assert np.mean(found) == pytest.approx(known, rel=0.05)
+        values, prompt, labeler = crossed(draw, overlap=overlap)
+        found.append(crossed_variance((values - values.mean()) / n, prompt, labeler)[0])
+        weights = np.bincount(labeler, minlength=K) / n
+        known.append(0.5**2 / P + 0.4**2 * (weights**2).sum() + 1.0**2 / n)
+    lacking = (0.5**2 + 0.4**2) / n if overlap == K else 0.0
+    assert np.mean(found) == pytest.approx(np.mean(known) - lacking, rel=0.03)
 
 
 def test_two_labelers_by_hand():

@@ -50,8 +50,10 @@ def _serve_page(out: Path, seed: int) -> None:
 
     systems, settings = find_all_answers(out / "runs"), Settings(1, seed)
     baseline = next((own.name for own in systems if own.name == "sft"), systems[0].name)
-    options = {"port": 0, "new_links": True, "opened": webbrowser.open}
-    run_study(out / "study.db", study_items(systems, seed=seed), settings, {"you": None}, baseline, **options)
+    run_study(
+        out / "study.db", study_items(systems, seed=seed), settings, {"you": None}, baseline,
+        port=0, new_links=True, opened=webbrowser.open,
+    )  # fmt: skip
 
 
 @app.command()
