@@ -4,8 +4,8 @@ Labelers and prompts are crossed: judgements of one prompt are dependent, and so
 both (the pigeonhole bootstrap, Owen 2007, doi 10.1214/07-AOAS122) gives the shape of the distribution, but up to three
 times the variance of single judgements. So the deviations of the resamples are scaled to the variance of Cameron,
 Gelbach and Miller (2011, doi 10.1198/jbes.2010.07136): that between prompts, plus that between labelers, minus that of
-single judgements, which both contain. It is unbiased if each prompt has few of the labelers, chosen at random; if all of
-them judge every prompt, it lacks the n-th part of the variances of prompts and of labelers.
+single judgements, which both contain. It is unbiased if each prompt has few of the labelers, chosen at random; if all
+of them judge every prompt, it lacks the n-th part of the variances of prompts and of labelers.
 """
 
 from dataclasses import replace
