@@ -53,14 +53,16 @@ class TestRows:
         assert "violent" not in rows  # not asked
 
     def test_a_rate_on_which_labelers_differ_is_not_known_for_other_labelers(self):
-        """Four of six prefer the aligned model on each prompt: always the same four, or others on each prompt."""
-        same = [label for n, who in enumerate("abcdef") for label in labels_of(who, [int(n < 4)] * PROMPTS)]
-        turns = [[int((n + prompt) % 6 < 4) for prompt in range(PROMPTS)] for n in range(6)]
-        turn = [label for n, who in enumerate("abcdef") for label in labels_of(who, turns[n])]
-        one, other = rows_of(same)["win_rate"], rows_of(turn)["win_rate"]
-        assert one.aligned == other.aligned == pytest.approx(2 / 3)
-        assert one.low < 0 < other.low
-        assert one.p > 0.05 > other.p
+        """Three to five of six prefer the aligned model on each prompt: always the same ones, or others each time."""
+        rows = []
+        for shift in (0, 1):
+            wins = [[int((n + shift * prompt) % 6 < 3 + prompt % 3) for prompt in range(60)] for n in range(6)]
+            labels = [label for who, won in zip("abcdef", wins, strict=True) for label in labels_of(who, won)]
+            rows.append(rows_of(labels)["win_rate"])
+        same, turn = rows
+        assert same.aligned == turn.aligned == pytest.approx(2 / 3)
+        assert same.low < 0 < turn.low
+        assert same.p > 0.05 > turn.p
 
     def test_one_labeler_is_said_to_be_one(self):
         row = rows_of(labels_of("ada", [1, 0, 0.5, 1] * 5))["win_rate"]
