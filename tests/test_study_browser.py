@@ -64,7 +64,7 @@ def label(page):
     rate(page, found)
     rank(page, found)
     page.click("button[type=submit]")
-    page.wait_for_function(f"document.documentElement.dataset.item !== '{before}'")
+    page.wait_for_selector(f"html[data-item]:not([data-item='{before}'])")
     return found
 
 
@@ -102,7 +102,7 @@ def test_an_item_is_judged_by_keyboard_alone(page, study):
     for _ in range(3):
         keys.press("Tab")
         keys.press("Enter")  # rank next: the focus follows the output
-        page.wait_for_function("document.activeElement.dataset.move")
+        page.wait_for_selector("[data-move]:focus")
         if page.locator(".pool").count():
             page.locator(".pool button").first.focus()
             keys.press("Shift+Tab")
@@ -115,7 +115,7 @@ def test_an_item_is_judged_by_keyboard_alone(page, study):
     keys.press("ArrowDown")
     assert page.inner_text("#moved") == "Output C: rank 1 of 2, tied with A"
     keys.press("Control+Enter")
-    page.wait_for_function(f"document.documentElement.dataset.item !== '{before}'")
+    page.wait_for_selector(f"html[data-item]:not([data-item='{before}'])")
     assert sorted(own.rank for own in read_labels(str(study.path))) == [1, 1, 2]
 
 
@@ -168,12 +168,12 @@ def test_skip_needs_a_reason_and_undo_brings_the_answer_back(page, study):
     page.fill("#why", "twice the same")
     before = item_of(page)
     page.click("#skip-now")
-    page.wait_for_function(f"document.documentElement.dataset.item !== '{before}'")
+    page.wait_for_selector(f"html[data-item]:not([data-item='{before}'])")
     assert study.table("select reason, note from submissions") == [("other", "twice the same")]
     second = item_of(page)
     found = label(page)
     page.click("#undo")
-    page.wait_for_function(f"document.documentElement.dataset.item === '{second}'")
+    page.wait_for_selector(f"html[data-item='{second}']")
     page.wait_for_selector(".level")
     checked = [int(own.get_attribute("value")) for own in page.locator(".likert :checked").all()]
     assert checked == found
@@ -195,10 +195,10 @@ def test_nothing_is_lost_by_a_reload_or_without_a_connection(page, study):
     # the server stores it, but the answer is lost
     page.unroute("**/api/submit")
     page.route("**/api/submit", lambda route: (route.fetch(), route.abort()))
-    page.wait_for_function("document.getElementById('message').textContent.includes('in 2 s')")
+    page.wait_for_selector("text=Trying again in 2 s")
     page.unroute("**/api/submit")
     page.reload()
-    page.wait_for_function(f"document.documentElement.dataset.item !== '{before}'")
+    page.wait_for_selector(f"html[data-item]:not([data-item='{before}'])")
     assert study.table("select note from submissions") == [("kept",)]
 
 
@@ -211,7 +211,7 @@ def test_a_second_tab_is_told_that_the_item_is_judged(page, study):
     label(page)
     other.click("button[type=submit]")
     other.wait_for_selector("text=in another tab")
-    other.wait_for_function(f"document.documentElement.dataset.item !== '{before}'")
+    other.wait_for_selector(f"html[data-item]:not([data-item='{before}'])")
     assert item_of(other) == item_of(page) != before
     assert study.table("select count(*) from submissions") == [(1,)]
 

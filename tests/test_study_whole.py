@@ -141,7 +141,7 @@ def test_simulated_labelers_label_through_the_page_and_the_report_has_the_win_ra
                 assert more == {}
             else:
                 judge(page, texts)
-            page.wait_for_function(f"document.documentElement.dataset.item !== '{item}'")
+            page.wait_for_selector(f"html[data-item]:not([data-item='{item}'])")
             done += 1
     print(f"\n{done} items of {len(SYSTEMS)} outputs in {time.monotonic() - began:.0f} s")
     labels = read_labels(str(tmp_path / "study.db"))
