@@ -23,9 +23,14 @@ def chromium():
         browser.close()
 
 
-def serious_violations(page):
-    """(rule, element) of each serious or critical violation that axe finds."""
+@pytest.fixture(scope="session")
+def serious_violations():
+    """A function of a page: (rule, element) of each serious or critical violation that axe finds."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="no axe-playwright-python").Axe()
-    found = axe.run(page, options={"resultTypes": ["violations"]}).response["violations"]
-    serious = [own for own in found if own["impact"] in ("serious", "critical")]
-    return [(own["id"], own["nodes"][0]["html"][:120]) for own in serious]
+
+    def find(page):
+        found = axe.run(page, options={"resultTypes": ["violations"]}).response["violations"]
+        serious = [own for own in found if own["impact"] in ("serious", "critical")]
+        return [(own["id"], own["nodes"][0]["html"][:120]) for own in serious]
+
+    return find

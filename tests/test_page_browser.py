@@ -5,7 +5,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from audit_runs import shares, write_run
-from browser import serious_violations
 from report_runs import ARABIC, LONG, MARKUP, WORDS, evidence_of, rte, wrote
 
 from reports.drawing import Drawing
@@ -249,7 +248,9 @@ class TestLayout:
     @pytest.mark.parametrize(
         ("place", "scheme"), [("", "light"), ("", "dark"), ("#task/squad2", "dark"), ("#task/rte", "light")]
     )
-    def test_nothing_is_wider_than_the_window_and_axe_finds_no_serious_violation(self, page, file, place, scheme):
+    def test_nothing_is_wider_than_the_window_and_axe_finds_no_serious_violation(
+        self, page, file, place, scheme, serious_violations
+    ):
         page.emulate_media(color_scheme=scheme)
         visit(page, file, place)
         page.evaluate("for (const details of document.querySelectorAll('details')) details.open = true")

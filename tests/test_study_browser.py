@@ -1,7 +1,6 @@
 """The labeling page in headless Chromium: by keyboard, on a phone, with lost connections and a second tab."""
 
 import pytest
-from browser import serious_violations
 from study_helpers import QUALITY, Labeler, opened, served
 
 from alignbench.labels.table import read_labels
@@ -218,7 +217,9 @@ def test_a_second_tab_is_told_that_the_item_is_judged(page, study):
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 1280), ("light", 375), ("dark", 320)])
 @pytest.mark.parametrize("labeler", ["ada", ""])
-def test_axe_finds_no_serious_violation_and_nothing_is_wider_than_the_window(page, study, scheme, width, labeler):
+def test_axe_finds_no_serious_violation_and_nothing_is_wider_than_the_window(
+    page, study, scheme, width, labeler, serious_violations
+):
     client = Labeler(study.address, study.secrets["bob"])
     client.label_all()
     if labeler:

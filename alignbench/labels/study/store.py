@@ -121,7 +121,8 @@ class Study:
                 database.execute("insert or ignore into claims values (?, ?, ?)", (labeler, item, time.time()))
             (done,), (gold,), last = (_one(database, query, **who) for query in (DONE, GOLD_LEFT, LAST))
             needed = sum(max(0, self.settings.overlap - count) for _, count, _ in needs) if qualified else 0
-            left = 0 if item is None else gold + max(fair_share(needed, active), int(not gold))
+            possible = min(fair_share(needed, active), len(free) + bool(found))
+            left = 0 if item is None else gold + max(possible, int(not gold))
             return {
                 "study": self.id, "labeler": labeler, "done": done, "target": done + left, "last": last and last[0],
                 "item": None if item is None else self._shown(database, labeler, item),
