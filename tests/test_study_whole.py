@@ -153,8 +153,9 @@ def test_simulated_labelers_label_through_the_page_and_the_report_has_the_win_ra
         ranks = sorted({row["rank"] for row in rows})
         assert (own.likert, own.rank) == (expected["likert"], 1 + ranks.index(expected["rank"]))
         assert own.flags == {flag: bool(expected["flags"].get(flag, 0)) for flag in FLAGS}
-    print(run("labels", "summary", tmp_path / "study.db").stdout)
-    print(run("labels", "agreement", tmp_path / "study.db").stdout)
+    for command, shown in (("summary", "win_rate"), ("agreement", "ranking")):
+        lines = run("labels", command, tmp_path / "study.db").stdout.splitlines()
+        print("\n".join(line for line in lines if shown in line))
     address, secret = links["(admin view)"].split("/admin#")
     admin = httpx.get(f"{address}/api/admin", headers={"Authorization": f"Bearer {secret}"}, timeout=120).json()
     print(json.dumps({name: admin[name] for name in ("done", "rates", "stop")}), [
