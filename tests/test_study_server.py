@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from audit_runs import write_run
 from commands import run
 
 pytest.importorskip("starlette", reason="no starlette: pip install 'alignbench[labels]'")
@@ -14,6 +15,7 @@ from study_helpers import SYSTEMS, Labeler, opened, served, submission
 
 from alignbench.labels.study.results import Rule
 from alignbench.labels.study.server import make_app
+from alignbench.labels.study.store import Settings, open_study
 from alignbench.labels.table import read_labels
 
 
@@ -114,3 +116,33 @@ def test_a_bad_file_of_labelers_is_one_line(tmp_path, bad):
     done = run("labels", "serve", "a", "b", "--labelers", file, "--out", tmp_path / "s.db")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert not Path(tmp_path / "s.db").exists()
+
+
+def test_the_demo_opens_the_page_on_its_models_answers(tmp_path, monkeypatch):
+    import webbrowser
+
+    from alignbench.cli.demo import _serve_page
+    from alignbench.labels.study import server
+
+    answers = {"answer_rate": [1.0] * 3, "words": [2.0] * 3}
+    for name in ("base", "sft"):
+        columns = [{"prompt": f"say {n}", "outputs": [{"text": f"{name} {n}"}]} for n in range(3)]
+        write_run(tmp_path / "runs", name, ("answers", answers, {"columns": columns}))
+    opened_links, served_apps = [], []
+    monkeypatch.setattr(webbrowser, "open", opened_links.append)
+    monkeypatch.setattr(server, "serve", lambda app, listening: served_apps.append(app))
+    for _ in range(2):  # the second time with a new link, for the same study
+        _serve_page(tmp_path, 0)
+    address, secret = opened_links[-1].split("/#")
+    assert address.startswith("http://127.0.0.1:")
+    assert opened_links[0] != opened_links[1]
+    study, _ = open_study(tmp_path / "study.db", *_items_of(tmp_path))
+    assert study.labeler_of(secret) == "you"
+    assert len(study.state("you")["item"]["outputs"]) == 2
+
+
+def _items_of(out):
+    from alignbench.demo.labelers import find_all_answers
+    from alignbench.evaluation.study import study_items
+
+    return study_items(find_all_answers(out / "runs"), seed=0), Settings(1, 0), {"you": None}
