@@ -22,7 +22,7 @@ from alignbench.types.task import Task
 from reports.style import Look, looks
 
 INTERMEDIATE = re.compile(r"-(iteration|epoch)-\d+$")  # ends the names of checkpoints saved during training
-TABLES = (".jsonl", ".csv", ".tsv", ".json", ".parquet", ".jsonl.gz", ".csv.gz")
+TABLES = (".jsonl", ".csv", ".tsv", ".json", ".parquet", ".jsonl.gz", ".csv.gz", ".db")
 MOST_REFERENCES = 8  # with more systems, a page with each of them as reference would be too large
 T = TypeVar("T", bound=tuple[Any, ...])  # a system, a folder, and what else
 
@@ -213,7 +213,7 @@ def gather(paths: Sequence[Path], *, reference: str | None = None, lineage: Path
         raise AlignbenchError(f"{', '.join(map(str, paths))}: no finished task; evaluate first")
     every = (*final, *during, *(run for run in read if not run.tasks))
     notes = [f"{run.name}: unfinished tasks left out: {', '.join(run.unfinished)}" for run in every if run.unfinished]
-    audits, reasons = _audits(final, reference, lineage)
+    audits, reasons = _audits(final, reference, lineage, labels)
     systems = tuple(chain.from_iterable(map(_systems, final)))
     if audits:
         contrasts = next(iter(audits.values())).contrasts
@@ -261,7 +261,7 @@ def parents(run: Run) -> tuple[str, ...]:
 
 
 def _audits(
-    runs: Sequence[Run], reference: str | None, lineage: Path | None = None
+    runs: Sequence[Run], reference: str | None, lineage: Path | None = None, labels: Sequence[Label] = ()
 ) -> tuple[dict[str, Audit], list[str]]:
     paths = {run.name: str(run.path) for run in runs}
     if reference is not None and reference not in paths:
@@ -273,7 +273,7 @@ def _audits(
         chosen += paths
     names = [name and paths[name] for name in chosen]
     try:
-        audits = compare_with(list(paths.values()), names, lineage=lineage, across_templates=True)
+        audits = compare_with(list(paths.values()), names, lineage=lineage, across_templates=True, labels=labels)
     except AlignbenchError as error:
         return {}, [str(error)]
     found = {name or "": audits.get(name and paths[name]) for name in chosen}

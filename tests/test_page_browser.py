@@ -1,7 +1,5 @@
 """The page in headless Chromium, from disk: it can be read and operated by anyone, and no sample can act on it."""
 
-import os
-import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -15,23 +13,8 @@ from reports.page import samples
 from reports.page.page import write_page
 from reports.style import new_figure, styled
 
-pytest_plugins = ("report_fixtures",)
+pytest_plugins = ("browser", "report_fixtures")
 pytestmark = pytest.mark.needs_browser
-ARGUMENTS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
-ARGUMENTS += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    """The browser; skips where it, or playwright, is not there."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright")
-    program = os.environ.get("ALIGNBENCH_CHROMIUM") or shutil.which("chromium")
-    if program is None or not Path(program).exists():
-        pytest.skip("no chromium: install it, or set ALIGNBENCH_CHROMIUM")
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=program, args=ARGUMENTS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -267,8 +250,9 @@ class TestLayout:
     @pytest.mark.parametrize(
         ("place", "scheme"), [("", "light"), ("", "dark"), ("#task/squad2", "dark"), ("#task/rte", "light")]
     )
-    def test_nothing_is_wider_than_the_window_and_axe_finds_no_serious_violation(self, page, file, place, scheme):
-        axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="no axe-playwright-python").Axe()
+    def test_nothing_is_wider_than_the_window_and_axe_finds_no_serious_violation(
+        self, page, file, place, scheme, serious_violations
+    ):
         page.emulate_media(color_scheme=scheme)
         visit(page, file, place)
         page.evaluate("for (const details of document.querySelectorAll('details')) details.open = true")
@@ -276,9 +260,7 @@ class TestLayout:
             page.set_viewport_size({"width": width, "height": 900})
             assert page.evaluate("document.documentElement.scrollWidth") <= width
         page.evaluate("for (const sample of [...document.querySelectorAll('.sample')].slice(7)) sample.remove()")
-        found = axe.run(page, options={"resultTypes": ["violations"]}).response["violations"]
-        serious = [own for own in found if own["impact"] in ("serious", "critical")]
-        assert [(own["id"], own["nodes"][0]["html"][:120]) for own in serious] == []
+        assert serious_violations(page) == []
 
     def test_without_javascript_verdict_and_figures_are_there(self, chromium, file):
         context = chromium.new_context(java_script_enabled=False)

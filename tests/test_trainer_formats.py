@@ -110,10 +110,10 @@ def test_a_long_conversation_keeps_its_system_message():
     assert data.shortened([SYSTEM], 1, size) == [SYSTEM]
 
 
-def test_prompts_have_no_limit_without_a_window():
-    rows = [Ranking("a", where="p.jsonl:1")]
-    config = StageConfig(out="o", long="truncate")
-    assert data.fitting_prompts(config, rows, Texts(tiny_tokenizer()), math.inf, "p.jsonl", None, print) == rows
+def test_prompts_have_no_limit_without_a_window(tmp_path):
+    write_rows(tmp_path / "p.jsonl", [{"prompt": "a"}])
+    reader = data.Reader(StageConfig(out="o", long="truncate"), None, Texts(tiny_tokenizer()), None, print)
+    assert [row.prompt for row in reader.prompts(str(tmp_path / "p.jsonl"), math.inf)] == ["a"]
 
 
 def test_rows_have_their_place(tmp_path):

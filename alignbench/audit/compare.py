@@ -11,10 +11,12 @@ from alignbench.audit.audit import Audit, Contrast, Row
 from alignbench.audit.calibration import with_calibration
 from alignbench.audit.comparable import Match, match, packages_differ, unlike_metrics
 from alignbench.audit.front import REWARD, reward_front
+from alignbench.audit.labels import label_rows, labels_of
 from alignbench.audit.references import chosen_run, references, task_of
 from alignbench.audit.rows import measure
 from alignbench.audit.tax import CAPABILITY, macro, taxed
 from alignbench.errors import AlignbenchError
+from alignbench.labels.table import Label
 from alignbench.runs.read import Run, read_runs, with_lineages
 from alignbench.tasks.calibration import SUFFIX
 
@@ -65,6 +67,7 @@ def compare_with(
     margin: float = MARGIN,
     resamples: int = 10_000,
     seed: int = 0,
+    labels: Sequence[Label] = (),
 ) -> dict[str | None, Audit]:
     """One audit for each chosen reference (None: from the lineages); each contrast is measured once.
 
@@ -75,6 +78,7 @@ def compare_with(
     reward: TASK.METRIC of the reward-tax front (default: the win rate, if there is one)
     reference_point: (reward, tax in percent) that bounds the hypervolume of the front
     margin: the largest loss, in percent of a metric's range, that counts as retained
+    labels: of the models' answers; what labelers said of two models is part of their contrast
 
     References with nothing comparable are left out. Raises AlignbenchError if that is so for all.
     """
@@ -91,7 +95,13 @@ def compare_with(
             plans[reference] += [plan for plan in own if any("->" in match.template for match in plan.matches)]
     made = {plan.identity: plan.matches for own in plans.values() for plan in own if plan.matches}
     rows = dict(zip(made, measure(list(made.values()), seed=seed, resamples=resamples), strict=True))
+    labelled = {run.path: labels_of(run, labels) for run in found}
+    for path, other, templates in made:
+        if templates == "same" and labelled[path][0] and labelled[other][0]:
+            own_rows = label_rows(labelled[path][0], labelled[other][0], seed=seed, resamples=resamples)
+            rows[path, other, templates][0].extend(own_rows)
     unfinished = [f"{run.name}: unfinished, left out: {', '.join(run.unfinished)}" for run in found if run.unfinished]
+    unfinished += [note for _, note in labelled.values() if note]
     audits: dict[str | None, Audit] = {}
     reasons = []
     for reference, own in plans.items():

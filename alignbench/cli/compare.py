@@ -22,6 +22,12 @@ def compare(
         str | None, typer.Option(help="Reference of all others; default: from their lineages, else the first model.")
     ] = None,
     lineage: Lineage = None,
+    labels: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE", help="Labels of the models' answers, for the verdict: a table or a study; repeatable."
+        ),
+    ] = None,
     tasks: Annotated[str, typer.Option(help="Tasks to compare, comma-separated; default: all common tasks.")] = "",
     include_path: IncludePath = None,
     metrics: Metrics = "headline",
@@ -77,9 +83,11 @@ def compare(
     from alignbench.audit.compare import compare as audit_of
     from alignbench.audit.gate import decide, parse_condition, to_junit, to_lines
     from alignbench.audit.render import to_csv, to_json, to_latex, to_markdown, to_terminal
+    from alignbench.labels.table import read_labels
 
     settings: dict[str, Any] = {"runs": runs, "reference": reference, "tasks": split_names(tasks), "seed": seed}
     settings |= {"lineage": lineage, "across_templates": across_templates, "reward": reward, "reference_point": point}
+    settings["labels"] = [label for file in labels or () for label in read_labels(file)]
     conditions = [parse_condition(text) for text in fail_if or []]
     audit = audit_of(models, margin=margin, resamples=resamples, **settings)
     decisions = decide(audit, conditions, "strict" if gate == "strict" else "lenient")

@@ -22,6 +22,7 @@ def demo(
     context: typer.Context,
     out: Annotated[Path, typer.Option(help="Folder of the demo; finished stages are not repeated.")] = Path("demo"),
     seed: Seed = 0,
+    label: Annotated[bool, typer.Option("--label", help="Then open a page on which you label the outputs.")] = False,
 ) -> None:
     """Make a world; train base, SFT, reward model, PPO and PPO-ptx in it; evaluate them, and write the report."""
     if context.invoked_subcommand is not None:
@@ -34,6 +35,25 @@ def demo(
     print(f"done in {(time.monotonic() - began) / 60:.1f} minutes")
     print(f"audit: {out / 'audit.md'}")
     print(f"report: {(out / 'report' / 'index.html').resolve().as_uri()}")
+    if label:
+        _serve_page(out, seed)
+
+
+def _serve_page(out: Path, seed: int) -> None:
+    """Serve the labeling page on the outputs of the demo's models, and open it."""
+    import webbrowser
+
+    from alignbench.cli.serve import run_study
+    from alignbench.demo.labelers import find_all_answers
+    from alignbench.evaluation.study import study_items
+    from alignbench.labels.study.store import Settings
+
+    systems, settings = find_all_answers(out / "runs"), Settings(1, seed)
+    baseline = next((own.name for own in systems if own.name == "sft"), systems[0].name)
+    run_study(
+        out / "study.db", study_items(systems, seed=seed), settings, {"you": None}, baseline,
+        port=0, new_links=True, opened=webbrowser.open,
+    )  # fmt: skip
 
 
 @app.command()

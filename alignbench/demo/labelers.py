@@ -15,7 +15,7 @@ from alignbench.demo.lexicon import amounts, lexicon
 from alignbench.demo.requests import Request, as_response, candidates, good, make_requests
 from alignbench.demo.world import FOLDER, World
 from alignbench.errors import AlignbenchError
-from alignbench.evaluation.win_rate import ANSWERS, find_answers
+from alignbench.evaluation.win_rate import ANSWERS, Answers, find_answers
 from alignbench.labels.table import write_lines
 from alignbench.models.checkpoint import find_checkpoint
 from alignbench.models.load import load_engine
@@ -122,16 +122,24 @@ def label_outputs(world: World, texts: Mapping[str, Mapping[str, str]], seed: in
     return rows
 
 
-def label_runs(runs: Path, world: Path, out: Path, seed: int = 0) -> int:
-    """Write the labels of the outputs of the task `answers` in all runs that have it, and return their number. Raises
-    AlignbenchError where no run has answers, two are of models of one name, or they answer different prompts."""
+def find_all_answers(runs: Path) -> list[Answers]:
+    """The answers in all runs that have the task `answers`. Raises AlignbenchError where no run has, and for two runs
+    of models of one name."""
     folders = sorted({task.parent.parent for task in runs.glob(f"*/{ANSWERS}-*/result.json")})
     if not folders:
         raise AlignbenchError(f"{runs}: no run with finished answers; write them with --tasks {ANSWERS}")
-    systems, texts = [find_answers(folder) for folder in folders], dict[str, dict[str, str]]()
+    systems = [find_answers(folder) for folder in folders]
     for number, system in enumerate(systems):
         if before := next((other.run for other in systems[:number] if other.name == system.name), None):
             raise AlignbenchError(f"{runs}: two runs of a model {system.name}: {before}, {system.run}; remove one")
+    return systems
+
+
+def label_runs(runs: Path, world: Path, out: Path, seed: int = 0) -> int:
+    """Write the labels of the outputs of the task `answers` in all runs that have it, and return their number. Raises
+    AlignbenchError where no run has answers, two are of models of one name, or they answer different prompts."""
+    systems, texts = find_all_answers(runs), dict[str, dict[str, str]]()
+    for system in systems:
         texts[system.name] = {record.prompt: record.outputs[0].text for record in system.records().values()}
         if texts[system.name].keys() != texts[systems[0].name].keys():
             raise AlignbenchError(f"{runs}: {system.name} answered other prompts than {systems[0].name}")

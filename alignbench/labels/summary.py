@@ -10,6 +10,7 @@ from alignbench.labels.table import LIKERT, Label, flag_names
 from alignbench.stats import estimates
 from alignbench.stats.bootstrap import RESAMPLES, interval
 from alignbench.stats.estimates import Estimate
+from alignbench.stats.two_way import two_way, wider
 
 UNNAMED = "(no model named)"
 
@@ -83,23 +84,54 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def summary(labels: Sequence[Label], *, seed: int = 0, resamples: int = RESAMPLES) -> list[ModelFinding]:
-    """Likert marks and flags with intervals clustered by prompt; win rates (mean preferences) with one over prompts."""
+def comparisons(labels: Sequence[Label], first: str, second: str) -> tuple[list[float], list[str], list[str]]:
+    """Preferences for the first model against the second, each with its prompt and labeler."""
+    seen: dict[tuple[str, str, str], dict[str, list[Label]]] = defaultdict(lambda: defaultdict(list))
+    for label in labels:
+        if label.model in (first, second):
+            seen[label.ranking][label.model or ""].append(label)
+    found = [
+        (won, prompt, labeler)
+        for (prompt, labeler, _), models in seen.items()
+        if (won := _mean(preference(a, b) for a in models[first] for b in models[second])) is not None
+    ]
+    return tuple(map(list, zip(*found, strict=True))) if found else ([], [], [])  # type: ignore[return-value]
+
+
+def win_rates(labels: Sequence[Label], *, seed: int = 0, resamples: int = RESAMPLES) -> list[ModelFinding]:
+    """The mean preference over prompts of each two models that a labeler compared."""
     found = []
-    for model in sorted({label.model or "" for label in labels}):
-        own = [label for label in labels if (label.model or "") == model]
-        if marked := [label for label in own if label.likert is not None]:
-            marks, prompts = [label.likert or 0 for label in marked], [label.prompt_id for label in marked]
-            found.append(ModelFinding(model or UNNAMED, "likert", None, estimates.mean(marks, prompts, LIKERT)))
-        for name in flag_names(own):
-            answers = [(label.flags[name], label.prompt_id) for label in own if name in label.flags]
-            rate = estimates.share(*zip(*answers, strict=True))
-            found.append(ModelFinding(model or UNNAMED, name, None, rate))
     for (first, second), won in sorted(battles(labels).items()):
         rate = interval(won, seed=seed, resamples=resamples, bounds=(0, 1))
         if rate.value in (0, 1):  # all resamples would be equal
             rate = estimates.share(won)
-        found.append(ModelFinding(first, "win_rate", second, rate))
+        crossed, _ = two_way(*comparisons(labels, first, second), seed=seed, resamples=resamples, bounds=(0, 1))
+        found.append(ModelFinding(first, "win_rate", second, wider(rate, crossed)))
+    return found
+
+
+def summary(labels: Sequence[Label], *, seed: int = 0, resamples: int = RESAMPLES) -> list[ModelFinding]:
+    """Likert marks, rates of flags, and win rates. Intervals are for other prompts and other labelers (`two_way`), and
+    never narrower than those for other prompts; with one labeler, those for other prompts."""
+    found = []
+
+    def add(model: str, name: str, plain: Estimate, answered: Sequence[Label], values: Sequence[float]) -> None:
+        prompts, labelers = [own.prompt_id for own in answered], [own.labeler for own in answered]
+        settings = {"seed": seed, "resamples": resamples, "by_prompt": False}
+        bounds = LIKERT if name == "likert" else (0, 1)
+        crossed, _ = two_way(values, prompts, labelers, bounds=bounds, **settings)  # type: ignore[arg-type]
+        found.append(ModelFinding(model or UNNAMED, name, None, wider(plain, crossed)))
+
+    for model in sorted({label.model or "" for label in labels}):
+        own = [label for label in labels if (label.model or "") == model]
+        if marked := [label for label in own if label.likert is not None]:
+            marks, prompts = [label.likert or 0 for label in marked], [label.prompt_id for label in marked]
+            add(model, "likert", estimates.mean(marks, prompts, LIKERT), marked, marks)
+        for name in flag_names(own):
+            answered = [label for label in own if name in label.flags]
+            answers = [float(label.flags[name]) for label in answered]
+            add(model, name, estimates.share(answers, [label.prompt_id for label in answered]), answered, answers)
+    found += win_rates(labels, seed=seed, resamples=resamples)
     if not found:
         raise AlignbenchError("nothing to summarise: no Likert marks, no flags, and no two models compared")
     return found

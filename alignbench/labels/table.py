@@ -16,6 +16,7 @@ import yaml
 from alignbench.console import write_text
 from alignbench.data.tables import SourceRow, checked_text, read_source
 from alignbench.errors import AlignbenchError
+from alignbench.labels.study.read import is_study, qualification_rows, study_rows
 
 WORDS = yaml.safe_load(Path(__file__).with_name("words.yaml").read_text("utf-8"))
 FLAGS, NORMAL, RANKING_COLUMNS, PAIR_COLUMNS, YES, NO, MISSING = (
@@ -66,7 +67,7 @@ def read_labels(
     ignored: Sequence[str] = (),
     prompts: str | None = None,
 ) -> list[Label]:
-    """Read a file or a hub split (see `read_source`) and return its labels, sorted.
+    """Read a file, a study of `alignbench labels serve` or a hub split (`read_source`), and return its labels, sorted.
 
     columns: {column of the file: our name}; flags: further columns that are flags; ignored: columns to leave out
     prompts: a file of all prompts, rows {prompt, prompt_id or id}
@@ -74,7 +75,27 @@ def read_labels(
     output_1, output_2, preference}, also as AlpacaEval writes it, or a vote of Chatbot Arena and MT-bench.
     Raises AlignbenchError with file and line of the first invalid row.
     """
-    rows = [_vote(row) if row.fields.keys() >= VOTE else row for row in read_source(source)]
+    found = study_rows(source) if is_study(source) else read_source(source)
+    rows = [_vote(row) if row.fields.keys() >= VOTE else row for row in found]
+    return _of_rows(rows, source, columns, flags, ignored, prompts)
+
+
+def read_qualification(source: str) -> tuple[list[Label], str | None]:
+    """The labels of a study's qualification items, with the reference's, and the reference's name; None without such
+    items, or if the source is no study."""
+    rows, reference = qualification_rows(source) if is_study(source) else ([], None)
+    return _of_rows(rows, source), reference
+
+
+def _of_rows(
+    rows: Sequence[SourceRow],
+    source: str,
+    columns: Mapping[str, str] | None = None,
+    flags: Sequence[str] = (),
+    ignored: Sequence[str] = (),
+    prompts: str | None = None,
+) -> list[Label]:
+    """The labels of rows of a table, see `read_labels`."""
     names, graded_to = _names(rows, source, columns or {}, flags, ignored)
     known = _Prompts(prompts)
     seen: dict[tuple[object, ...], Any] = {}
@@ -99,6 +120,14 @@ def write_labels(labels: Sequence[Label], file: Path) -> None:
 def write_lines(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
     """Write JSON lines."""
     write_text(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), with_folder=True)
+
+
+def of_group(labels: Sequence[Label], group: str | None) -> list[Label]:
+    """The labels of one group of labelers, of all if it is None. Raises AlignbenchError if nobody is in it."""
+    groups = {label.group for label in labels if label.group is not None}
+    if group is not None and group not in groups:
+        raise AlignbenchError(f"no labeler is in group {group!r} (groups: {', '.join(sorted(groups)) or 'none'})")
+    return [label for label in labels if group in (None, label.group)]
 
 
 def export(labels: Sequence[Label]) -> tuple[list[dict[str, Any]], dict[str, int]]:

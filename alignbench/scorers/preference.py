@@ -22,6 +22,7 @@ import yaml
 
 from alignbench.console import printable
 from alignbench.errors import AlignbenchError
+from alignbench.labels.study.read import is_study
 from alignbench.labels.summary import Verdicts
 from alignbench.labels.table import read_labels
 from alignbench.models.checkpoint import Checkpoint, find_checkpoint
@@ -311,7 +312,8 @@ class HumanLabels:
         labels = read_labels(str(file))
         if not any(label.prompt for label in labels):
             raise AlignbenchError(f"labels {path}: no text of a prompt, which a judge needs; add a column prompt")
-        self.name, self.revision = f"labels:{file.name}", hashlib.sha256(file.read_bytes()).hexdigest()
+        content = repr(labels).encode() if is_study(str(file)) else file.read_bytes()  # a study changes with each click
+        self.name, self.revision = f"labels:{file.name}", hashlib.sha256(content).hexdigest()
         self._verdicts = Verdicts(labels)
         self._graded = any(label.preference not in (None, 0, 0.5, 1) for label in labels)
 

@@ -29,6 +29,7 @@ EVEN = 0.5
 CONTEXT = WORDS["win_rate_context"]  # reported with every win rate
 RATINGS = range(LIKERT[0], LIKERT[1] + 1)
 WIDE = 0.07  # of the axis: narrower pieces of a bar have no number
+RESAMPLES = 2_000  # of prompts and labelers, for each flag of each system
 NUMBERED, NAMED = 20, 34  # most labelers for numbers in the cells, and for names beside the matrix
 
 
@@ -139,7 +140,7 @@ def flags(evidence: Evidence) -> Iterator[Drawing]:
     table = pd.DataFrame(
         {"system": one.model, "flag": one.statistic, "value": one.estimate.value, "low": one.estimate.low,
          "high": one.estimate.high, "n": one.estimate.n, "prompts": one.estimate.clusters}
-        for one in summary(alone)
+        for one in summary(alone, resamples=RESAMPLES)
     )  # fmt: skip
     titles = {flag: textwrap.wrap(plain(flag.replace("_", " ").capitalize(), 43), 17)[:3] for flag in names}
     panels = [Panel("\n".join(lines), table[table.flag == flag]) for flag, lines in titles.items()]

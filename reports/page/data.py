@@ -110,7 +110,8 @@ def sets_by_folder(sets: Sets) -> dict[Path | None, TaskSet]:
 def findings(audit: Audit, sets: Sets) -> list[tuple[Contrast, dict[str, list[dict[str, Any]]]]]:
     """Return the contrasts, each with its headline metrics by verdict.
 
-    row: of the contrast; samples: its set of task folders; link: to the samples; beside: all metrics of these folders
+    row: of the contrast; samples: its set of task folders; link: to the samples, "" without
+    beside: all metrics of these folders
     """
     of_folder = sets_by_folder(sets)
     found = []
@@ -122,7 +123,7 @@ def findings(audit: Audit, sets: Sets) -> list[tuple[Contrast, dict[str, list[di
         for row in contrast.rows:
             if row.headline:
                 samples = of_folder.get(row.aligned_folder)
-                link = samples.link if samples else task_link(row.task)
+                link = samples.link if samples else "" if row.aligned_folder is None else task_link(row.task)
                 same = beside[row.reference_folder, row.aligned_folder]
                 by_verdict[row.verdict].append({"row": row, "samples": samples, "link": link, "beside": same})
         found.append((contrast, by_verdict))

@@ -9,6 +9,8 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from alignbench.audit.labels import TASK as LABELS
+from alignbench.audit.labels import TITLE as LABELS_TITLE
 from alignbench.tasks.calibration import SUFFIX
 from reports.drawing import SYNTHETIC, Drawing, save
 from reports.evidence import Evidence
@@ -64,7 +66,7 @@ def write_page(
         return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
 
     environment.filters |= {"count": "{:,}".format, "value": value, "interval": interval, "sha256": sha256}
-    environment.globals |= {"titles": titles, "groups": groups}
+    environment.globals |= {"titles": titles | {LABELS: LABELS_TITLE}, "groups": groups}
     text = environment.get_template("template.html").render(
         title=title, style=Markup(style), script=Markup(script), evidence=evidence, systems=systems, figures=figures,
         left_out=left_out, samples=sets_by_folder(sets), win_rates=win_rates(sets),

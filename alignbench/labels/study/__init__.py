@@ -1,0 +1,1 @@
+"""A labeling study: the page for labelers, its server, and the answers in SQLite."""

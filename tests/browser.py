@@ -1,0 +1,36 @@
+"""Headless Chromium, and what axe finds in a page."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+ARGUMENTS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
+ARGUMENTS += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """The browser; skips where it, or playwright, is not there."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright")
+    program = os.environ.get("ALIGNBENCH_CHROMIUM") or shutil.which("chromium")
+    if program is None or not Path(program).exists():
+        pytest.skip("no chromium: install it, or set ALIGNBENCH_CHROMIUM")
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=program, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def serious_violations():
+    """A function of a page: (rule, element) of each serious or critical violation that axe finds."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="no axe-playwright-python").Axe()
+
+    def find(page):
+        found = axe.run(page, options={"resultTypes": ["violations"]}).response["violations"]
+        serious = [own for own in found if own["impact"] in ("serious", "critical")]
+        return [(own["id"], own["nodes"][0]["html"][:120]) for own in serious]
+
+    return find
