@@ -136,7 +136,9 @@ def test_biases_are_shown_with_their_direction_and_different_settings_are_not_ca
 
 class TestLabels:
     def test_ratings_and_flags_are_those_of_the_summary(self, evidence, nasty):
-        known = {(own.model, own.statistic): own.estimate for own in summary(evidence.labels, resamples=50)}
+        known = {
+            (own.model, own.statistic): own.estimate for own in summary(evidence.labels, resamples=preference.RESAMPLES)
+        }
         ratings = draw(preference.likert, evidence).table.set_index("system")
         flags = draw(preference.flags, evidence).table.set_index(["system", "flag"])
         for system in ("base", "sft", "ppo"):

@@ -20,7 +20,8 @@ from alignbench.models.engines import engines
 from alignbench.tasks import all_tasks, find_names
 
 ROOT = Path(__file__).parents[1]
-(SUMS,) = re.findall(r"```python\n(# .*sums\.py\n.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+GUIDE = ROOT / "docs/guides/add_benchmark.md"
+(SUMS,) = re.findall(r"```python\n(# sums\.py\n.*?)```", GUIDE.read_text(), re.DOTALL)
 SCORER = """
 from types import SimpleNamespace
 from alignbench.scorers import ScorerSpec

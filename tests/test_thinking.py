@@ -206,7 +206,7 @@ def test_a_judge_gives_its_verdict_after_its_thoughts_or_after_an_empty_block(tm
         assert judge.score([WON])[0]["win"] == 1
         assert f"no verdict: {UNFINISHED}" in judge.score([Item("Wax.", "What?", references=("Two moons.",))])[0]
         local = f"preference=lm:{save_tiny_checkpoint(tmp_path / 'judge', tokenizer=tokenizer)}"
-        assert [find_scorer(local, **own)._closing for own in ({}, {"thinking": None})] == ["\n</think>\n\n", ""]
+        assert [find_scorer(local, **own).closing for own in ({}, {"thinking": None})] == ["\n</think>\n\n", ""]
         for spec in (endpoint, local):
             assert find_scorer(spec, thinking=None).revision != find_scorer(spec).revision
 

@@ -15,9 +15,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from alignbench.labels.agreement import Judgements, questions, with_reference
-from alignbench.labels.summary import UNNAMED, summary
+from alignbench.labels.summary import UNNAMED, ModelFinding, summary
 from alignbench.labels.table import LIKERT, flag_names
-from alignbench.stats import estimates
 from reports.chart import Panel, line_panels, row_panels
 from reports.drawing import WORDS, Drawing, describe, rows_of
 from reports.evidence import Evidence, point_of, scored_by
@@ -97,16 +96,17 @@ def win_rate(evidence: Evidence) -> Iterator[Drawing]:
 def likert(evidence: Evidence) -> Iterator[Drawing]:
     """Draw mean ratings on the left and the distribution of ratings on the right, a row per system."""
     given = pd.DataFrame(
-        ((label.model or UNNAMED, label.likert, label.prompt_id) for label in evidence.labels if label.likert),
-        columns=["system", "likert", "prompt"],
+        ((label.model or UNNAMED, label.likert) for label in evidence.labels if label.likert),
+        columns=["system", "likert"],
     )
     if given.empty:
         return
+    shares = {name: own.likert.value_counts(normalize=True) for name, own in given.groupby("system")}
+    alone = [replace(label, rank=None, flags={}) for label in evidence.labels]  # win rates would take long
     table = pd.DataFrame(
-        {"system": name, "value": mean.value, "low": mean.low, "high": mean.high, "n": mean.n, "prompts": mean.clusters}
-        | {f"share_{rating}": (own.likert == rating).sum() / mean.n for rating in RATINGS}
-        for name, own in given.groupby("system", sort=False)
-        for mean in [estimates.mean(own.likert, own.prompt.tolist(), LIKERT)]
+        _row(one) | {f"share_{rating}": shares[one.model].get(rating, 0.0) for rating in RATINGS}
+        for one in summary(alone, resamples=RESAMPLES)
+        if one.statistic == "likert"
     )
     names = rows_of(evidence, table)
     table = table.set_index("system").loc[list(names)].reset_index()
@@ -131,17 +131,26 @@ def likert(evidence: Evidence) -> Iterator[Drawing]:
     yield describe("likert", figure, table, ratings=RATINGS, wide=WIDE)
 
 
+def _row(one: ModelFinding) -> dict[str, Any]:
+    """A line of a table: the model, and the value with its interval."""
+    own = one.estimate
+    return {
+        "system": one.model,
+        "value": own.value,
+        "low": own.low,
+        "high": own.high,
+        "n": own.n,
+        "prompts": own.clusters,
+    }
+
+
 def flags(evidence: Evidence) -> Iterator[Drawing]:
     """Draw the rate of each flag by system: a panel per flag, each with its own scale, since some flags are rare."""
     names = flag_names(evidence.labels)
     alone = [replace(label, rank=None, likert=None) for label in evidence.labels]  # win rates would take long
     if not names:
         return
-    table = pd.DataFrame(
-        {"system": one.model, "flag": one.statistic, "value": one.estimate.value, "low": one.estimate.low,
-         "high": one.estimate.high, "n": one.estimate.n, "prompts": one.estimate.clusters}
-        for one in summary(alone, resamples=RESAMPLES)
-    )  # fmt: skip
+    table = pd.DataFrame(_row(one) | {"flag": one.statistic} for one in summary(alone, resamples=RESAMPLES))
     titles = {flag: textwrap.wrap(plain(flag.replace("_", " ").capitalize(), 43), 17)[:3] for flag in names}
     panels = [Panel("\n".join(lines), table[table.flag == flag]) for flag, lines in titles.items()]
     scale = " (each panel has its own scale)" if len(names) > 1 else ""
