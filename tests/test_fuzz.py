@@ -157,7 +157,7 @@ def edit_a_file(data: st.DataObject, scene: Path, patterns: list[str]) -> None:
         place(file, content)
         parents = {parent.name for parent in file.parents if scene.name not in parent.parts and parent.name != "scene"}
         names = {file.name, *(parents - {""}), file.name.partition(".")[0], *arguments[1:]}
-        survives(arguments, folder, names | {"in the YAML file", "none"})  # its model
+        survives(arguments, folder, names | {"in the YAML file", "none", "tracker"})  # its model, or a setting
 
 
 def edit_a_reply(data: st.DataObject, scene: Path) -> None:
