@@ -9,6 +9,7 @@ import stages
 from cases import read_lines
 from commands import refusal
 
+from alignbench.progress import Progress
 from alignbench.provenance import function_identity
 from trainers import ppo, reward, sft
 from trainers.rollouts import RolloutConfig
@@ -168,6 +169,21 @@ def test_values_given_in_python_are_converted_as_on_the_command_line(folder, tmp
 def test_a_window_without_room_for_a_prompt_names_max_tokens(folder, tmp_path):
     config = stages.config_of(folder, "ppo", tmp_path / "run", reward=tenth, max_tokens=100_000)
     assert refusal(ppo.setup, config).startswith("max_tokens: it fills the window")
+
+
+def test_another_form_of_prompts_than_that_of_the_parent_is_a_warning(folder, tmp_path):
+    parent = stages.train(folder, "sft", tmp_path / "parent", template=True, chat_template="chatml") / "final"
+    said = list[str]()
+
+    class Heard(Progress):
+        def say(self, text):
+            said.append(text)
+
+    for template in (False, True):
+        config = stages.config_of(folder, "ppo", tmp_path / "run", reward=tenth, model=str(parent), template=template)
+        ppo.setup(config, Heard())
+    (warning,) = (text for text in said if "trained" in text)
+    assert warning.endswith("was trained in a chat template; set template=true for the same form")
 
 
 def test_pretraining_text_has_temperature_one(folder, optimise):

@@ -16,6 +16,7 @@ from alignbench.data.tokens import token_pieces
 from alignbench.errors import AlignbenchError
 from alignbench.models.template import Render, render_pair, renderer, set_template
 from alignbench.progress import Progress
+from alignbench.runs.folder import read_object
 from trainers.config import StageConfig
 from trainers.loop import check_lengths
 from trainers.models import Texts, end_at_turns, load
@@ -122,6 +123,9 @@ def load_policy(config: Any, accelerator: Accelerator, say: Say) -> tuple[Any, R
     render = find_render(config, tokenizer)  # first, since it may set the template that ends turns
     if render:
         end_at_turns(model, tokenizer)
+    before = (read_object(checkpoint.path / "recipe.json") or {}).get("config", {})
+    if before.get("template") and not config.template:
+        say(f"warning: {checkpoint.name} was trained in a chat template; set template=true for the same form")
     return model, Reader(config, render, Texts(tokenizer, model), checkpoint.window, say)
 
 
