@@ -309,6 +309,42 @@ def test_axe_finds_no_serious_violation_and_nothing_is_wider_than_the_window(
         assert serious_violations(page) == []
 
 
+def test_the_admin_view_keeps_the_focus_and_says_when_prompts_are_used_up(page, study):
+    for name in ("ada", "bob"):
+        Labeler(study.address, study.secrets[name]).label_all()
+    page.clock.install()
+    page.goto("about:blank")
+    visit(page, study, "")
+    assert page.inner_text("#message").startswith("All prompts are labelled, but not every win rate has an interval of")
+    page.locator(".scroll").last.focus()
+    with page.expect_response("**/api/admin"):
+        page.clock.run_for(16_000)
+    page.wait_for_timeout(300)
+    assert page.evaluate("document.activeElement.className") == "scroll"
+
+
+def test_a_labeler_who_waits_gets_the_item_that_another_gives_back(page, study):
+    content = []
+    for name in ("ada", "bob"):
+        client = Labeler(study.address, study.secrets[name])
+        content.append((client, client.label_all()))
+    page.clock.install()
+    page.reload()
+    page.wait_for_selector("text=The study is complete. Thank you.")
+    study.table("update submissions set withdrawn = 1 where labeler = 'ada' and id = ?", content[0][1][-1])
+    study.table("delete from claims where labeler = 'ada' and item not in (select item from submissions s where "
+                "s.labeler = 'ada' and s.withdrawn is null)")  # fmt: skip
+    holder = study.table("select item from submissions where withdrawn is not null")[0][0]
+    study.table("insert into labelers values ('eve', null, 'x', 1)")
+    study.table("insert into claims values ('eve', ?, 1e12)", holder)
+    page.reload()
+    page.wait_for_selector("text=are with other labelers")
+    study.table("delete from claims where labeler = 'eve'")
+    page.clock.run_for(61_000)
+    page.wait_for_selector(f"html[data-item='{holder}']")
+    assert page.inner_text("#message") == ""
+
+
 def test_a_wrong_link_says_so(page, study):
     page.goto("about:blank")
     page.goto(f"{study.address}/#guess")

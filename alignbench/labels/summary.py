@@ -15,6 +15,7 @@ from alignbench.stats.estimates import Estimate
 from alignbench.stats.significance import few_changed, rare_changes, usual_change
 from alignbench.stats.two_way import two_way, wider
 
+TWO_LABELERS = "two labelers: intervals for other labelers are too narrow, they cover about 90 %"
 UNNAMED = "(no model named)"
 
 
