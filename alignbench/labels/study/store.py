@@ -246,6 +246,8 @@ def open_study(
                 words = {"items": "prompts, outputs or systems", "reference": "qualification", "pass_mark": "pass mark"}
                 what = " and ".join(words.get(name, name) for name in differing)
                 raise AlignbenchError(f"{path}: a study with different {what}; name another file with --out")
+            key = json.dumps(secrets.token_hex(16))
+            database.execute("insert or ignore into study values ('key', ?)", (key,))
             made = _set_labelers(database, labelers, new_links)
         _checkpoint(database)
         return Study(path, database), made
@@ -261,8 +263,7 @@ def hashed(secret: str) -> str:
 def _create(database: sqlite3.Connection, items: Sequence[Item], identity: Mapping[str, Any]) -> None:
     for statement in SCHEMA.split(";"):
         database.execute(statement)
-    for name, content in (("identity", identity), ("key", secrets.token_hex(16))):
-        database.execute("insert into study values (?, ?)", (name, json.dumps(content)))
+    database.execute("insert into study values ('identity', ?)", (json.dumps(identity),))
     for number, own in enumerate(items, 1):
         gold = None if own.gold is None else json.dumps(list(map(dict, own.gold)))
         database.execute(
