@@ -1,6 +1,7 @@
 """What labelers said in the verdict of the audit and of the report."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from audit_runs import shares, write_run
@@ -104,6 +105,13 @@ class TestVerdict:
         assert audit["contrasts"][0]["mean"]["value"] == without["mean"]["value"]  # they are no capability
         assert run("compare", *runs, "--labels", file, "--fail-if", "labels.hallucination loss > 0.1").returncode == 3
 
+    @pytest.mark.parametrize(("who", "note"), [("a", "one labeler"), ("ab", "about 90 %"), ("abc", "")])
+    def test_few_labelers_are_noted(self, who, note):
+        labels = [own for name in who for own in labels_of(name, [1, 0.5, 0, 1] * 5)]
+        row = rows_of(labels)["win_rate"]
+        assert note in row.note
+        assert bool(row.note) is bool(note)
+
     def test_labels_of_other_outputs_of_a_model_of_the_same_name_do_not_count(self, runs, file, tmp_path):
         from alignbench.labels.table import read_labels
 
@@ -113,6 +121,17 @@ class TestVerdict:
         (row,) = (own for own in audit.contrasts[0].rows if own.metric == "win_rate")
         assert row.n == PROMPTS - 1
         assert any("ppo: 1 labels are not of answers in its run" in note for note in audit.notes)
+
+    def test_labels_that_are_of_no_compared_model_or_of_one_are_named(self, runs):
+        own = [label for label in labels_of("ada", [1] * PROMPTS) if label.model == "ppo"]
+        settings = {"resamples": 500}
+        audit = compare([str(run) for run in runs], labels=own, **settings)
+        assert "labels (of one of the two models only)" in audit.contrasts[0].left_out
+        other = [replace(label, model=name) for label in own for name in ("mine", None)]
+        audit = compare([str(run) for run in runs], labels=other, **settings)
+        expected = "labels: none is of these models (base, ppo); they name (no model named), mine"
+        assert expected in audit.notes
+        assert expected not in compare([str(run) for run in runs], **settings).notes
 
     def test_the_report_shows_them(self, runs, file, tmp_path):
         done = run("report", *runs, file, "--out", tmp_path / "report")

@@ -42,14 +42,14 @@ def study(tmp_path):
 
 
 class TestAssignment:
-    @given(st.integers(0, 9), st.text(max_size=5), st.integers(1, 9), st.integers(2, 9))
-    def test_the_order_of_outputs_is_a_permutation_that_only_depends_on_labeler_and_item(self, seed, name, item, k):
-        order = shown_order(seed, name, item, k)
+    @given(st.text(max_size=5), st.text(max_size=5), st.integers(1, 9), st.integers(2, 9))
+    def test_the_order_of_outputs_is_a_permutation_that_only_depends_on_key_labeler_and_item(self, key, name, item, k):
+        order = shown_order(key, name, item, k)
         assert sorted(order) == [*range(k)]
-        assert order == shown_order(seed, name, item, k)
+        assert order == shown_order(key, name, item, k)
 
     def test_all_orders_are_about_as_frequent(self):
-        seen = Counter(tuple(shown_order(0, "ada", item, 3)) for item in range(6000))
+        seen = Counter(tuple(shown_order("key", "ada", item, 3)) for item in range(6000))
         assert len(seen) == 6
         assert max(seen.values()) - min(seen.values()) < 200  # 1,000 each, with a standard deviation of 29
 
@@ -149,8 +149,8 @@ class TestFile:
         _, third = opened(path, labelers=["ada"], new_links=True)
         assert set(third) == {"", "ada"}
         assert third["ada"] != secrets["ada"]
-        assert_refused("another prompts, outputs or systems;", opened, path, 5)
-        assert_refused("another overlap;", opened, path, overlap=1)
+        assert_refused("different prompts, outputs or systems;", opened, path, 5)
+        assert_refused("different overlap;", opened, path, overlap=1)
         groups = {"ada": "held-out"}
         assert_refused("was in group", open_study, path, items(4), Settings(2, 0), groups)
 

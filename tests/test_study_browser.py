@@ -1,7 +1,7 @@
 """The labeling page in headless Chromium: by keyboard, on a phone, with lost connections and a second tab."""
 
 import pytest
-from study_helpers import QUALITY, Labeler, opened, served
+from study_helpers import QUALITY, Labeler, opened, served, submission
 
 from alignbench.labels.table import read_labels
 
@@ -157,6 +157,75 @@ def test_an_incomplete_answer_is_not_sent_and_the_first_gap_has_the_focus(page, 
     assert study.table("select count(*) from submissions") == [(0,)]
 
 
+@pytest.mark.parametrize("width", [1280, 375])
+def test_messages_are_in_view_below_long_outputs(page, study, width):
+    page.set_viewport_size({"width": width, "height": 700})
+    page.evaluate("document.querySelectorAll('.card .text').forEach(own => own.textContent += 'word '.repeat(3000))")
+    page.evaluate("scrollTo(0, document.body.scrollHeight)")
+
+    def in_view(selector):
+        shown = page.eval_on_selector(selector, "own => own.getBoundingClientRect().toJSON()")
+        return shown["height"] > 0 and shown["top"] >= 0 and shown["bottom"] <= 700
+
+    rank(page, qualities(page))
+    page.click("button[type=submit]")
+    assert page.inner_text("#message") == "Rate output A."
+    assert in_view("#message")
+    header = page.eval_on_selector("header", "own => own.getBoundingClientRect().bottom")
+    assert page.evaluate("document.activeElement.getBoundingClientRect().top") > header
+    rate(page, qualities(page))
+    page.route("**/api/submit", lambda route: route.fulfill(status=422, json={"error": "it is wrong"}))
+    page.focus("button[type=submit]")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("text=Not saved. It is wrong.")
+    assert in_view("#message")
+    assert page.evaluate("document.activeElement.type") == "submit"
+
+
+def test_enter_on_a_radio_button_or_checkbox_does_not_submit(page, study):
+    rate(page, found := qualities(page))
+    rank(page, found)
+    page.locator("details summary").first.click()
+    page.focus("input[name=flags-0][value=hallucination]")
+    page.keyboard.press("Enter")
+    assert page.is_checked("input[name=flags-0][value=hallucination]")
+    page.focus("input[name=likert-0][value='7']")
+    page.keyboard.press("Enter")
+    assert page.is_checked("input[name=likert-0][value='7']")
+    assert study.table("select count(*) from submissions") == [(0,)]
+    before = item_of(page)
+    page.keyboard.press("Control+Enter")
+    page.wait_for_selector(f"html[data-item]:not([data-item='{before}'])")
+
+
+@pytest.mark.parametrize("blocked", ["getItem", "setItem"])
+def test_the_page_works_without_storage(page, study, blocked):
+    page.add_init_script(f"Storage.prototype.{blocked} = () => {{ throw new DOMException('no', 'SecurityError') }}")
+    page.reload()
+    page.wait_for_selector("html[data-item]")
+    label(page)
+    assert study.table("select count(*) from submissions") == [(1,)]
+
+
+def test_the_page_goes_on_after_a_conflict_without_an_answer(page, study):
+    rate(page, found := qualities(page))
+    rank(page, found)
+    before, lost = item_of(page), []
+    other = Labeler(study.address, study.secrets["ada"])
+    other.post("submit", submission(other.state())).raise_for_status()
+
+    def lose(route):
+        lost.append(route)
+        return route.abort() if len(lost) == 1 else route.continue_()
+
+    page.route("**/api/state", lose)
+    page.click("button[type=submit]")
+    page.wait_for_selector("text=The server does not answer. Trying again in 5 s.")
+    page.wait_for_selector(f"html[data-item]:not([data-item='{before}'])")
+    assert page.inner_text("#message") == "Not saved. You have judged this item already, in another tab."
+    label(page)
+
+
 def test_skip_needs_a_reason_and_undo_brings_the_answer_back(page, study):
     page.click("#skip")
     page.click("#skip-now")
@@ -238,6 +307,42 @@ def test_axe_finds_no_serious_violation_and_nothing_is_wider_than_the_window(
     if labeler:
         page.click("#skip")
         assert serious_violations(page) == []
+
+
+def test_the_admin_view_keeps_the_focus_and_says_when_prompts_are_used_up(page, study):
+    for name in ("ada", "bob"):
+        Labeler(study.address, study.secrets[name]).label_all()
+    page.clock.install()
+    page.goto("about:blank")
+    visit(page, study, "")
+    assert page.inner_text("#message").startswith("All prompts are labelled, but not every win rate has an interval of")
+    page.locator(".scroll").last.focus()
+    with page.expect_response("**/api/admin"):
+        page.clock.run_for(16_000)
+    page.wait_for_timeout(300)
+    assert page.evaluate("document.activeElement.className") == "scroll"
+
+
+def test_a_labeler_who_waits_gets_the_item_that_another_gives_back(page, study):
+    content = []
+    for name in ("ada", "bob"):
+        client = Labeler(study.address, study.secrets[name])
+        content.append((client, client.label_all()))
+    page.clock.install()
+    page.reload()
+    page.wait_for_selector("text=The study is complete. Thank you.")
+    study.table("update submissions set withdrawn = 1 where labeler = 'ada' and id = ?", content[0][1][-1])
+    study.table("delete from claims where labeler = 'ada' and item not in (select item from submissions s where "
+                "s.labeler = 'ada' and s.withdrawn is null)")  # fmt: skip
+    holder = study.table("select item from submissions where withdrawn is not null")[0][0]
+    study.table("insert into labelers values ('eve', null, 'x', 1)")
+    study.table("insert into claims values ('eve', ?, 1e12)", holder)
+    page.reload()
+    page.wait_for_selector("text=are with other labelers")
+    study.table("delete from claims where labeler = 'eve'")
+    page.clock.run_for(61_000)
+    page.wait_for_selector(f"html[data-item='{holder}']")
+    assert page.inner_text("#message") == ""
 
 
 def test_a_wrong_link_says_so(page, study):

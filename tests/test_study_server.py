@@ -1,5 +1,6 @@
 """The requests of the labeling page: access, bad input, twenty labelers at once."""
 
+import asyncio
 import json
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -67,6 +68,28 @@ class TestServer:
         assert client.get("/api/state").json()["done"] == 0
         own = {"Content-Type": "application/json", "Origin": "http://testserver", "Sec-Fetch-Site": "same-origin"}
         assert client.post("/api/submit", content=content, headers=own).json()["done"] == 1
+
+    def test_the_address_of_a_proxy_is_no_other_site(self, study, client):
+        proxied = TestClient(make_app(study, Rule("hen", 0.1), "https://Labels.example/study"), headers=client.headers)
+        content = submission(proxied.get("/api/state").json())
+        for origin, status in (("https://evil.example", 403), ("https://labels.example", 200)):
+            assert proxied.post("/api/submit", json=content, headers={"Origin": origin}).status_code == status
+
+    def test_a_labeler_who_closes_the_page_while_sending_is_no_error(self, study, client):
+        async def broken():
+            return {"type": "http.disconnect"}
+
+        async def send(message):
+            sent.append(message)
+
+        sent = []
+        headers = {"authorization": client.headers["Authorization"], "content-type": "application/json"}
+        scope = {
+            "type": "http", "method": "POST", "path": "/api/submit", "query_string": b"", "root_path": "",
+            "headers": [(name.encode(), content.encode()) for name, content in headers.items()],
+        }  # fmt: skip
+        asyncio.run(make_app(study, Rule("hen", 0.1))(scope, broken, send))
+        assert sent[0]["status"] == 400
 
     def test_bad_input_is_refused_with_a_reason_and_stores_nothing(self, client):
         good = submission(client.get("/api/state").json())

@@ -104,6 +104,22 @@ def test_labelers_who_differ_widen_the_win_rate_of_a_summary():
     assert all(own.estimate.low is not None for own in summary(one))
 
 
+@pytest.mark.parametrize(("lost", "least"), [([(0, "a")], 0.88), ([(0, "a"), (0, "b")], 0.94)])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_the_win_rate_of_nearly_unanimous_labelers_has_a_narrow_interval(lost, least, reverse):
+    labels = [
+        Label(f"p{n}", "say", f"{model} {n}", who, model, rank=1 + ((model == "hen") == ((n, who) in lost)))
+        for n in range(60)
+        for who in ("a", "b")
+        for model in (("hen", "pig") if reverse else ("cow", "hen"))
+    ]
+    for used in (labels, [own for own in labels if own.labeler == "a"]):
+        (found,) = win_rates(used)
+        own = found.estimate
+        low, high = (own.low, own.high) if reverse else (1 - own.high, 1 - own.low)
+        assert least < low < (own.value if reverse else 1 - own.value) < high <= 1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("prompts", "labelers", "overlap", "of_labelers", "binary"),

@@ -16,6 +16,7 @@ from alignbench.audit.references import chosen_run, references, task_of
 from alignbench.audit.rows import measure
 from alignbench.audit.tax import CAPABILITY, macro, taxed
 from alignbench.errors import AlignbenchError
+from alignbench.labels.summary import UNNAMED
 from alignbench.labels.table import Label
 from alignbench.runs.read import Run, read_runs, with_lineages
 from alignbench.tasks.calibration import SUFFIX
@@ -100,8 +101,15 @@ def compare_with(
         if templates == "same" and labelled[path][0] and labelled[other][0]:
             own_rows = label_rows(labelled[path][0], labelled[other][0], seed=seed, resamples=resamples)
             rows[path, other, templates][0].extend(own_rows)
+        elif templates == "same" and (labelled[path][0] or labelled[other][0]):
+            rows[path, other, templates][1].append("labels (of one of the two models only)")
     unfinished = [f"{run.name}: unfinished, left out: {', '.join(run.unfinished)}" for run in found if run.unfinished]
     unfinished += [note for _, note in labelled.values() if note]
+    if labels and not any(own or note for own, note in labelled.values()):
+        named = ", ".join(sorted({label.model or UNNAMED for label in labels}))
+        unfinished.append(
+            f"labels: none is of these models ({', '.join(run.name for run in found)}); they name {named}"
+        )
     audits: dict[str | None, Audit] = {}
     reasons = []
     for reference, own in plans.items():

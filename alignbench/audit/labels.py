@@ -12,7 +12,7 @@ import numpy as np
 from alignbench.audit.audit import Row
 from alignbench.audit.paired import Change, Pairs, paired_change, resample
 from alignbench.audit.tax import tax
-from alignbench.labels.summary import preference
+from alignbench.labels.summary import TWO_LABELERS, preference
 from alignbench.labels.table import FLAGS, LIKERT, WORDS, Label
 from alignbench.runs.read import Run
 from alignbench.stats.estimates import Estimate, cluster_numbers
@@ -138,7 +138,7 @@ def _row(question: Question, changed: Change, judgements: int, labelers: int) ->
     gain, span = changed.gain or Estimate(), question.bounds[1] - question.bounds[0]
     lost, error = tax(changed.reference, changed.aligned, question.better), gain.standard_error
     name = "rating" if question.metric == "likert" else question.metric
-    note = "" if labelers > 1 else "one labeler: the interval is for other prompts, not for other labelers"
+    notes = {1: "one labeler: the interval is for other prompts, not for other labelers", 2: TWO_LABELERS}
     return Row(
         task=TASK, variant="", ability=question.ability, group="", metric=question.metric, headline=question.tested,
         family=f"{TASK} {name}" if question.tested else f"{TASK} {question.ability}", unit=question.unit,
@@ -147,5 +147,5 @@ def _row(question: Question, changed: Change, judgements: int, labelers: int) ->
         high=changed.delta.high, gain=gain.value, gain_low=gain.low, gain_high=gain.high, standard_error=error,
         p=changed.p, test=changed.test, tax=lost, relative_tax=None, tax_of_range=lost and lost * 100 / span,
         tax_error=error and error * 100 / span, n=changed.delta.n, clusters=changed.delta.clusters, left_out=0,
-        span=span, note=note,
+        span=span, note=notes.get(labelers, ""),
     )  # fmt: skip

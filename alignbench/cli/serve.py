@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -40,7 +42,7 @@ def serve(
         typer.Option(min=0, max=1, help="Agreement with the reference rankings, below which no items follow."),
     ] = None,
     prompts: Prompts = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of prompts, assignment and order of outputs.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of prompts and assignment.")] = 0,
     baseline: Annotated[
         str | None, typer.Option(help="System of the admin view's win rates; default: the first.")
     ] = None,
@@ -60,6 +62,8 @@ def serve(
     if not 0 < stop_width <= 1:
         raise AlignbenchError(f"--stop-width {stop_width}: a width from 0 to 1")
     who = read_labelers(labelers)
+    if url is not None and not re.fullmatch(r"https?://[^/\s?#]+(/[^\s?#]*)?", url, re.IGNORECASE):
+        raise AlignbenchError(f"--url {url}: an address that begins with http:// or https://")
     if overlap > len(who):
         raise AlignbenchError(f"--overlap {overlap}: {labelers} has only {len(who)} labelers")
     from alignbench.evaluation.rank import find_systems
@@ -80,6 +84,8 @@ def serve(
             raise AlignbenchError(
                 f"{qualification}: {error}".replace(f"{qualification}: {qualification}", qualification)
             ) from None
+        if pass_mark is not None and not any(len({own["rank"] for own in item.gold or ()}) > 1 for item in gold):
+            raise AlignbenchError(f"{qualification}: --pass-mark needs reference rankings that are not all ties")
         if reference in who:
             raise AlignbenchError(f"{qualification}: the reference {reference} is also a labeler; rename one")
         items = [*gold, *items]
@@ -127,7 +133,8 @@ def run_study(
 
     with listen(host, port) as listening:
         study, secrets = open_study(out, items, settings, labelers, new_links=new_links)
-        where = (url or f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}").rstrip("/")
+        name = socket.gethostname() if host in ("0.0.0.0", "::", "") else f"[{host}]" if ":" in host else host
+        where = (url or f"http://{name}:{listening.getsockname()[1]}").rstrip("/")
         links = {name: f"{where}/{'' if name else 'admin'}#{secret}" for name, secret in secrets.items()}
         if links:
             print_table(("labeler", "link"), [(name or "(admin view)", link) for name, link in links.items()])
@@ -140,6 +147,6 @@ def run_study(
             if name and opened is not None:
                 opened(link)
         try:
-            serve(make_app(study, Rule(baseline, stop_width)), listening)
+            serve(make_app(study, Rule(baseline, stop_width), where), listening)
         finally:
             study.close()  # all of it is then in the one file

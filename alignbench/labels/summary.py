@@ -5,13 +5,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
+import numpy as np
+
 from alignbench.errors import AlignbenchError
 from alignbench.labels.table import LIKERT, Label, flag_names
 from alignbench.stats import estimates
 from alignbench.stats.bootstrap import RESAMPLES, interval
 from alignbench.stats.estimates import Estimate
+from alignbench.stats.significance import few_changed, rare_changes, usual_change
 from alignbench.stats.two_way import two_way, wider
 
+TWO_LABELERS = "two labelers: intervals for other labelers are too narrow, they cover about 90 %"
 UNNAMED = "(no model named)"
 
 
@@ -103,8 +107,12 @@ def win_rates(labels: Sequence[Label], *, seed: int = 0, resamples: int = RESAMP
     found = []
     for (first, second), won in sorted(battles(labels).items()):
         rate = interval(won, seed=seed, resamples=resamples, bounds=(0, 1))
+        x, prompt = np.asarray(won) - 0.5, np.arange(len(won))
+        usual = usual_change(x, prompt)
         if rate.value in (0, 1):  # all resamples would be equal
             rate = estimates.share(won)
+        elif few_changed(x - usual, prompt):  # nearly all would be
+            rate = rare_changes(x, prompt, 0.5, usual)[0].moved(0.5, (0, 1))
         crossed, _ = two_way(*comparisons(labels, first, second), seed=seed, resamples=resamples, bounds=(0, 1))
         found.append(ModelFinding(first, "win_rate", second, wider(rate, crossed)))
     return found

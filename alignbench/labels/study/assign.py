@@ -7,9 +7,10 @@ from collections.abc import Sequence
 SPREAD = 3  # items per labeler among which the next one is chosen
 
 
-def shown_order(seed: int, labeler: str, item: int, outputs: int) -> list[int]:
-    """The outputs' numbers in the order in which a labeler sees them: random, and unknown to the labeler."""
-    return sorted(range(outputs), key=lambda number: _draw(seed, labeler, item, number))
+def shown_order(key: str, labeler: str, item: int, outputs: int) -> list[int]:
+    """The outputs' numbers in the order in which a labeler sees them: random, and unknown to who lacks the study's
+    secret key."""
+    return sorted(range(outputs), key=lambda number: _draw(key, labeler, item, number))
 
 
 def choose(open_items: Sequence[int], labeler: str, labelers: int, seed: int) -> int | None:

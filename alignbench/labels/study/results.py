@@ -1,8 +1,11 @@
 """What the admin view shows of a running study: progress, agreement, screening, win rates and the stopping rule."""
 
+import json
 import math
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import permutations
 from statistics import median
 from typing import Any
 
@@ -10,7 +13,7 @@ from alignbench.errors import AlignbenchError
 from alignbench.labels.agreement import Finding, agreement
 from alignbench.labels.screen import Screened, screen
 from alignbench.labels.study.store import Study
-from alignbench.labels.summary import win_rates
+from alignbench.labels.summary import TWO_LABELERS, win_rates
 from alignbench.labels.table import Label, read_labels, read_qualification
 from alignbench.stats.estimates import Estimate
 
@@ -34,14 +37,23 @@ def screened(study: Study) -> list[Screened]:
     return screen(labels, reference=reference) if judged else []
 
 
-def is_qualified(study: Study, labeler: str) -> bool:
-    """False if the labeler's agreement with the reference rankings is below the pass mark of the study."""
-    mark = study.settings.pass_mark
-    scores = screened(study) if mark is not None else []
-    return all(
-        mark is None or one.estimate.value is None or one.estimate.value >= mark
-        for one in scores if (one.labeler, one.criterion) == (labeler, "rankings")
-    )  # fmt: skip
+def stopped(study: Study) -> set[str]:
+    """Who has finished the qualification and agrees with the reference on less than the pass mark of the pairs of
+    outputs that the reference ranks. Ties, and all pairs of a skipped item, are disagreements."""
+    (items,) = study.table("select count(*) from items where gold is not null")[0]
+    agreed: dict[str, list[list[bool]]] = defaultdict(list)
+    for labeler, gold, answer in study.table(
+        "select s.labeler, i.gold, s.answer from submissions s join items i on i.id = s.item "
+        "where i.gold is not null and s.withdrawn is null"
+    ):
+        ranks = [own["rank"] for own in json.loads(gold)]
+        judged = [own["rank"] for own in json.loads(answer)] if answer else [0] * len(ranks)
+        pairs = [(a, b) for a, b in permutations(range(len(ranks)), 2) if ranks[a] < ranks[b]]
+        agreed[labeler].append([judged[a] < judged[b] for a, b in pairs])
+    mark = study.settings.pass_mark or 0.0
+    return {
+        name for name, own in agreed.items() if len(own) == items and sum(map(sum, own)) < mark * sum(map(len, own))
+    }
 
 
 def overview(study: Study, rule: Rule) -> dict[str, Any]:
@@ -56,6 +68,8 @@ def overview(study: Study, rule: Rule) -> dict[str, Any]:
         findings, notes = agreement(labels, resamples=RESAMPLES) if labels else ([], [])
     except AlignbenchError as error:
         findings, notes = [], [str(error)]
+    if len({label.labeler for label in labels}) == 2:
+        notes = [*notes, TWO_LABELERS]
     rates = list(_rates(labels, rule, judged))
     return {
         "done": judged,
@@ -71,10 +85,11 @@ def overview(study: Study, rule: Rule) -> dict[str, Any]:
         "stop": bool(rates) and all(own["enough"] for own in rates),
         "notes": notes,
         "remarks": [
-            {"labeler": labeler, "item": item, "skipped": reason, "note": note}
-            for labeler, item, reason, note in study.table(
-                "select labeler, item, reason, note from submissions where withdrawn is null and "
-                "(reason is not null or note <> '') order by rowid desc limit ?", NOTES,
+            {"labeler": labeler, "prompt": prompt, "skipped": reason, "note": note}
+            for labeler, prompt, reason, note in study.table(
+                "select s.labeler, i.prompt_id, s.reason, s.note from submissions s join items i on i.id = s.item "
+                "where s.withdrawn is null and (s.reason is not null or s.note <> '') order by s.rowid desc limit ?",
+                NOTES,
             )
         ],
     }  # fmt: skip
@@ -84,7 +99,7 @@ def _labelers(study: Study, findings: Sequence[Finding]) -> Iterator[dict[str, A
     """Each labeler's progress and agreement. An outlier's whole interval is below the mean agreement of all."""
     of_all = {own.question: own.estimate.value for own in findings if own.who == "all" and own.statistic == OVERALL[0]}
     question = next(iter(of_all), None)
-    scores = screened(study)
+    scores, below = screened(study), stopped(study)
     for name, group, active in study.table('select name, "group", active from labelers order by name'):
         rows = study.table(
             "select s.answer is null, s.seconds, i.gold is not null from submissions s join items i on i.id = s.item "
@@ -93,7 +108,7 @@ def _labelers(study: Study, findings: Sequence[Finding]) -> Iterator[dict[str, A
         own = next((one.estimate for one in findings if one.who == f"labeler {name}" and one.question == question
                     and one.statistic == "agreement_with_others"), Estimate())  # fmt: skip
         yield {
-            "labeler": name, "group": group, "active": bool(active),
+            "labeler": name, "group": group, "active": bool(active), "qualified": name not in below,
             "done": sum(not skipped and not of_gold for skipped, _, of_gold in rows),
             "skipped": sum(skipped for skipped, _, _ in rows),
             "seconds": median([seconds for _, seconds, _ in rows]) if rows else None,

@@ -5,7 +5,9 @@ Authorization: without cookies, no other site can make a request as a labeler. R
 be JSON and come from the same origin.
 """
 
+import signal
 import socket
+import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import Any
 
 from alignbench.errors import AlignbenchError, first_line
 from alignbench.labels.study.answers import LONGEST, NOTE, REASONS, Submission, Undo, parse
-from alignbench.labels.study.results import Rule, is_qualified, overview
+from alignbench.labels.study.results import Rule, overview, stopped
 from alignbench.labels.study.store import ConflictError, Study
 from alignbench.labels.table import LIKERT, WORDS
 
@@ -21,7 +23,7 @@ try:
     import uvicorn
     from starlette.applications import Starlette
     from starlette.concurrency import run_in_threadpool
-    from starlette.requests import Request
+    from starlette.requests import ClientDisconnect, Request
     from starlette.responses import JSONResponse, Response
     from starlette.routing import Route
 except ImportError as error:
@@ -53,8 +55,9 @@ class Refused(Exception):  # noqa: N818
         self.status = status
 
 
-def make_app(study: Study, rule: Rule) -> Starlette:
-    """The application. rule: of the admin view"""
+def make_app(study: Study, rule: Rule, address: str = "") -> Starlette:
+    """The application. rule: of the admin view; address: where the page is, if a proxy may rewrite the header Host"""
+    origin = "/".join(address.lower().split("/")[:3])
 
     async def state(request: Request, labeler: str) -> Any:
         return await run_in_threadpool(_state, study, labeler)
@@ -71,7 +74,7 @@ def make_app(study: Study, rule: Rule) -> Starlette:
         return await run_in_threadpool(overview, study, rule)
 
     def api(path: str, answer: Answer, method: str, *, of_admin: bool = False) -> Route:
-        return Route(path, partial(_answered, study, answer, of_admin), methods=[method])
+        return Route(path, partial(_answered, study, answer, of_admin, origin), methods=[method])
 
     return Starlette(
         routes=[
@@ -87,7 +90,7 @@ def make_app(study: Study, rule: Rule) -> Starlette:
 
 
 def _state(study: Study, labeler: str) -> dict[str, Any]:
-    return study.state(labeler, is_qualified(study, labeler)) | {"asked": ASKED}
+    return study.state(labeler, stopped(study)) | {"asked": ASKED}
 
 
 async def _file(name: str, request: Request) -> Response:
@@ -95,14 +98,14 @@ async def _file(name: str, request: Request) -> Response:
     return Response(path.read_bytes(), headers=HEADERS, media_type=f"{KINDS[path.suffix]}; charset=utf-8")
 
 
-async def _answered(study: Study, answer: Answer, of_admin: bool, request: Request) -> Response:
+async def _answered(study: Study, answer: Answer, of_admin: bool, own: str, request: Request) -> Response:
     try:
         kind, _, secret = request.headers.get("authorization", "").partition(" ")
         who = await run_in_threadpool(study.labeler_of, secret) if kind == "Bearer" and secret else None
         if who is None or (who == "") is not of_admin:
             raise Refused(403, "This link is not valid. Ask for a new one.")
         if request.method == "POST":
-            _check_origin(request)
+            _check_origin(request, own)
         return _json(await answer(request, who))
     except Refused as refused:
         return _json({"error": str(refused)}, refused.status)
@@ -110,11 +113,14 @@ async def _answered(study: Study, answer: Answer, of_admin: bool, request: Reque
         return _json({"error": str(conflict)}, 409)
     except ValueError as error:
         return _json({"error": first_line(error)}, 422)
+    except ClientDisconnect:
+        return Response(status_code=400)  # nobody reads it
 
 
-def _check_origin(request: Request) -> None:
+def _check_origin(request: Request, own: str) -> None:
+    """own: an origin that is accepted besides that of the header Host"""
     origin, host = request.headers.get("origin"), request.headers.get("host", "")
-    foreign = origin is not None and origin.partition("://")[2] != host
+    foreign = origin not in (None, own) and origin.partition("://")[2] != host
     if foreign or request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
         raise Refused(403, "Requests from other sites are refused.")
     if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
@@ -144,6 +150,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def serve(app: Starlette, listening: socket.socket) -> None:
-    """Answer requests until the process is interrupted."""
+    """Answer requests until the process is interrupted or terminated; then SystemExit, so that the file is closed."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", server_header=False)
     uvicorn.Server(config).run(sockets=[listening])

@@ -10,7 +10,7 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,11 +38,12 @@ create index of_item on submissions (item)
 """
 CURRENT = "exists (select 1 from submissions s where s.item = {item} and s.labeler = {labeler} and s.withdrawn is null)"
 MINE, CLAIMED = CURRENT.format(item="i.id", labeler=":labeler"), CURRENT.format(item="c.item", labeler="c.labeler")
-# items of the study with the number of judgements that they have, or soon will have
+# items of the study with the number of judgements that they have, and that others soon will make
 NEEDED = f"""
-  select i.id, (select count(*) from submissions s where s.item = i.id and s.withdrawn is null and s.answer is not null)
-    + (select count(*) from claims c where c.item = i.id and c.opened > :since and c.labeler <> :labeler
-      and not {CLAIMED}) as count, exists (select 1 from claims c where c.item = i.id and c.labeler = :labeler) as own
+  select i.id,
+    (select count(*) from submissions s where s.item = i.id and s.withdrawn is null and s.answer is not null),
+    (select count(*) from claims c where c.item = i.id and c.opened > :since and c.labeler <> :labeler
+      and not {CLAIMED}), exists (select 1 from claims c where c.item = i.id and c.labeler = :labeler) as own
   from items i where i.gold is null order by i.id
 """
 OPENED = f"select item from claims c where labeler = :labeler and not {CLAIMED} order by opened desc limit 1"
@@ -50,7 +51,10 @@ GOLD = f"""select i.id from items i where gold is not null and not {MINE} and no
   (select 1 from claims c where c.item = i.id and c.labeler = :labeler) order by i.id limit 1"""
 GOLD_LEFT = f"select count(*) from items i where gold is not null and not {MINE}"
 DONE = "select count(*) from submissions where labeler = :labeler and withdrawn is null"
-LAST = "select id from submissions where labeler = :labeler and withdrawn is null order by rowid desc limit 1"
+LAST = """select s.id, i.gold is not null from submissions s join items i on i.id = s.item
+  where s.labeler = :labeler and s.withdrawn is null order by s.rowid desc limit 1"""
+FOUND = """select s.item, i.gold is not null and s.withdrawn is null from submissions s join items i on i.id = s.item
+  where s.id = :id and s.labeler = :labeler"""
 DRAFT = """select answer, note, seconds from submissions where labeler = :labeler and item = :item
   order by rowid desc limit 1"""
 
@@ -87,13 +91,23 @@ class Study:
     def __init__(self, path: Path, database: sqlite3.Connection) -> None:
         self.path, self._database, self._lock = path, database, threading.Lock()
         identity = value(database, "identity")
-        self.id: str = identity.pop("items")[:12]
+        del identity["items"]
         self.settings = Settings(**identity)
+        self._key = str(value(database, "key"))
+        self.id = hashed(self._key)[:12]
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with self._lock, _transaction(self._database) as database:
             yield database
+
+    @contextmanager
+    def _change(self) -> Iterator[sqlite3.Connection]:
+        """A transaction, whose changes are then moved from the log to the file itself."""
+        with self._lock:
+            with _transaction(self._database) as database:
+                yield database
+            _checkpoint(self._database)
 
     def labeler_of(self, secret: str) -> str | None:
         """The active labeler whose link contains this secret, "" for the admin view, None for nobody."""
@@ -105,34 +119,44 @@ class Study:
             ).fetchone()
         return None if found is None else str(found[0])
 
-    def state(self, labeler: str, qualified: bool = True) -> dict[str, Any]:
+    def state(self, labeler: str, stopped: Collection[str] = ()) -> dict[str, Any]:
         """What the page shows: the labeler's progress and the next item, which is assigned to the labeler from now on.
 
-        qualified: False: no items after the qualification
+        stopped: labelers who get no items after the qualification
+        waiting: there is no item now, but one that somebody else has opened may be left
         """
+        qualified = labeler not in stopped
         who = {"labeler": labeler, "since": time.time() - EXPIRES}
         with self._transaction() as database:
             needs = database.execute(NEEDED, who).fetchall()
-            (active,) = _one(database, "select count(*) from labelers where active")
-            free = [item for item, count, own in needs if count < self.settings.overlap and not own]
+            names = [name for (name,) in database.execute("select name from labelers where active")]
+            active, overlap = sum(name not in stopped for name in names), self.settings.overlap
+            free = [item for item, count, held, own in needs if count + held < overlap and not own]
             found = _one(database, OPENED, **who) or _one(database, GOLD, **who)
             item = found[0] if found else choose(free, labeler, active, self.settings.seed) if qualified else None
             if item is not None:
                 database.execute("insert or ignore into claims values (?, ?, ?)", (labeler, item, time.time()))
             (done,), (gold,), last = (_one(database, query, **who) for query in (DONE, GOLD_LEFT, LAST))
-            needed = sum(max(0, self.settings.overlap - count) for _, count, _ in needs) if qualified else 0
+            needed = sum(max(0, overlap - count - held) for _, count, held, _ in needs) if qualified else 0
             possible = min(fair_share(needed, active), len(free) + bool(found))
             left = 0 if item is None else gold + max(possible, int(not gold))
             return {
-                "study": self.id, "labeler": labeler, "done": done, "target": done + left, "last": last and last[0],
+                "study": self.id, "labeler": labeler, "done": done, "target": done + left,
+                "last": last[0] if last and not (last[1] and self._is_final(gold)) else None,
+                "complete": all(count >= overlap for _, count, _, _ in needs),
+                "waiting": item is None and qualified and any(c < overlap and not own for _, c, _, own in needs),
                 "item": None if item is None else self._shown(database, labeler, item),
             }  # fmt: skip
+
+    def _is_final(self, gold_left: int) -> bool:
+        """Whether the answers of the qualification are final: who has learnt that they fail cannot change them."""
+        return self.settings.pass_mark is not None and not gold_left
 
     def _shown(self, database: sqlite3.Connection, labeler: str, item: int) -> dict[str, Any]:
         """The item without names of models, with its outputs in the labeler's order, and a withdrawn answer to it."""
         (prompt,) = _one(database, "select prompt from items where id = :item", item=item)
         texts = database.execute("select text from outputs where item = ? order by number", (item,)).fetchall()
-        order = shown_order(self.settings.seed, labeler, item, len(texts))
+        order = shown_order(self._key, labeler, item, len(texts))
         found = {"id": item, "prompt": prompt, "outputs": [texts[number][0] for number in order]}
         if draft := _one(database, DRAFT, labeler=labeler, item=item):
             answer = json.loads(draft[0]) if draft[0] else None
@@ -143,7 +167,7 @@ class Study:
         """Store a submission; once, however often it is sent. Raises ConflictError if the item is not the labeler's, or
         has another answer by the same labeler, from another tab."""
         place = {"labeler": labeler, "item": own.item}
-        with self._transaction() as database:
+        with self._change() as database:
             known = _one(database, "select labeler, item from submissions where id = :id", id=own.submission)
             if known not in (None, (labeler, own.item)):
                 raise ConflictError("this identifier belongs to another submission")
@@ -154,7 +178,7 @@ class Study:
             (outputs,) = _one(database, "select count(*) from outputs where item = :item", **place)
             if (answer := own.stored()) is not None and len(answer) != outputs:
                 raise ConflictError(f"this item has {outputs} outputs, but {len(answer)} were judged")
-            order = shown_order(self.settings.seed, labeler, own.item, outputs)
+            order = shown_order(self._key, labeler, own.item, outputs)
             stored = answer and json.dumps([answer[order.index(number)] for number in range(outputs)])
             row = (own.submission, labeler, own.item, time.time(), own.seconds, stored, own.reason, encodable(own.note))
             try:
@@ -164,12 +188,14 @@ class Study:
 
     def undo(self, labeler: str, submission: str) -> None:
         """Withdraw a submission; its item is the labeler's next one. Nothing happens if it is withdrawn already.
-        Raises ConflictError if the labeler has no such submission."""
+        Raises ConflictError if the labeler has no such submission, and for one of a finished qualification."""
         own = {"id": submission, "labeler": labeler, "now": time.time()}
-        with self._transaction() as database:
-            item = _one(database, "select item from submissions where id = :id and labeler = :labeler", **own)
+        with self._change() as database:
+            item = _one(database, FOUND, **own)
             if item is None:
                 raise ConflictError("there is no such submission of yours")
+            if item[1] and self._is_final(_one(database, GOLD_LEFT, **own)[0]):
+                raise ConflictError("the qualification is finished, so its answers are final")
             withdraw = "update submissions set withdrawn = :now where id = :id and withdrawn is null"
             if database.execute(withdraw, own).rowcount:
                 opened = "update claims set opened = :now where labeler = :labeler and item = :item"
@@ -204,6 +230,8 @@ def open_study(
     about = [(own.prompt_id, own.prompt, own.outputs, own.gold) for own in items]
     digest = hashlib.sha256(json.dumps(encodable(json.loads(json.dumps(about)))).encode()).hexdigest()
     identity = {**vars(settings), "items": digest}
+    if not path.parent.is_dir():
+        raise AlignbenchError(f"{path}: there is no folder {path.parent}")
     try:
         database = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
         database.execute("pragma journal_mode = wal")
@@ -217,8 +245,11 @@ def open_study(
             if differing := [name for name in identity if before.get(name) != identity[name]]:
                 words = {"items": "prompts, outputs or systems", "reference": "qualification", "pass_mark": "pass mark"}
                 what = " and ".join(words.get(name, name) for name in differing)
-                raise AlignbenchError(f"{path}: a study with another {what}; name another file with --out")
+                raise AlignbenchError(f"{path}: a study with different {what}; name another file with --out")
+            key = json.dumps(secrets.token_hex(16))
+            database.execute("insert or ignore into study values ('key', ?)", (key,))
             made = _set_labelers(database, labelers, new_links)
+        _checkpoint(database)
         return Study(path, database), made
     except sqlite3.Error as error:
         raise AlignbenchError(f"{path}: cannot be opened as a study ({error})") from None
@@ -247,7 +278,8 @@ def _set_labelers(database: sqlite3.Connection, labelers: Mapping[str, str | Non
     made: dict[str, str] = {}
     for name, group in labelers.items():
         if name in known and known[name] != group:
-            raise AlignbenchError(f"labeler {name} was in group {known[name]}, not {group}; groups cannot change")
+            before, now = (f"group {own}" if own else "no group" for own in (known[name], group))
+            raise AlignbenchError(f"labeler {name} was in {before}, and is now in {now}; groups cannot change")
         if name not in known or new_links:
             made[name] = secrets.token_urlsafe(32)
             database.execute(
@@ -272,6 +304,10 @@ def _transaction(database: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
         database.execute("rollback")
         raise
     database.execute("commit")
+
+
+def _checkpoint(database: sqlite3.Connection) -> None:
+    database.execute("pragma wal_checkpoint(passive)").fetchall()
 
 
 def _one(database: sqlite3.Connection, query: str, **values: object) -> Any:

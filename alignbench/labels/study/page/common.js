@@ -28,6 +28,6 @@ export async function request(path, content) {
   } catch {
     throw Object.assign(new Error("no connection"), { status: 0 });
   }
-  if (!response.ok) throw Object.assign(new Error(answer.error ?? response.statusText), { status: response.status });
+  if (!response.ok) throw Object.assign(new Error(answer.error ?? `the server answered ${response.status}`), { status: response.status });
   return answer;
 }
