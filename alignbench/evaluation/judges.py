@@ -168,9 +168,8 @@ def from_run(units: Sequence[Unit], folder: str) -> tuple[str, list[Unit], int]:
         found.append(Unit(record.id, record.prompt, texts, models, votes, numbers_of(record)))
     unmatched = sum(map(len, waiting.values()))
     if unmatched == len(labelled):
-        why = "the prompt and both answers must be the same texts" + ", and the labels have no text of a prompt" * (
-            all(unit.prompt is None for unit in labelled)
-        )
+        why = "the prompt and both answers must be the same texts"
+        why += ", and the labels have no text of a prompt" * all(unit.prompt is None for unit in labelled)
         raise AlignbenchError(f"--judge run:{folder}: none of the {unmatched} labelled pairs is in the run; {why}")
     return str(ScorerIdentity(**done.identity["scorers"][0])), found, unmatched
 
