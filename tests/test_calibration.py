@@ -62,9 +62,16 @@ def test_the_error_is_between_that_of_all_documents_together_and_of_each_alone(p
     ],
 )
 def test_constructed_cases_have_exactly_their_error(groups, expected):
-    confidences = np.repeat([own for own, _ in groups], 10)
+    confidences = np.repeat([own for own, _ in groups], 10) + np.arange(10 * BINS) * 1e-12  # in this order
     right = np.concatenate([np.arange(10) < round(10 * accuracy) for _, accuracy in groups]).astype(float)
-    assert expected_calibration_error(confidences, right, intervals=False).value == pytest.approx(expected, abs=1e-12)
+    assert expected_calibration_error(confidences, right, intervals=False).value == pytest.approx(expected, abs=1e-9)
+
+
+def test_documents_of_equal_confidence_do_not_depend_on_the_order_of_the_file():
+    right = np.repeat([1.0, 0.0], 600)  # sorted by the answer
+    confidences = np.full(1200, 0.5)
+    assert expected_calibration_error(confidences, right, intervals=False).value < 0.1  # not 0.5
+    assert all(0.3 < own.value < 0.7 for _, own in reliability(confidences, right))
 
 
 def test_with_fewer_documents_than_bins_each_is_a_bin():

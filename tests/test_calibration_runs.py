@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from alignbench.audit.calibration import with_calibration
 from alignbench.audit.compare import compare
 from alignbench.audit.references import task_of
 from alignbench.runs.read import read_runs
+from alignbench.runs.summary import summarise
 from alignbench.stats.calibration import confidence, expected_calibration_error
 from alignbench.tasks.calibration import calibrated
 from reports.evidence import Evidence, System, gather
@@ -63,6 +65,9 @@ def test_the_metrics_are_those_of_the_scores_that_decide(runs):
     assert (found["brier"].chance, found["nll"].chance) == (0.5, pytest.approx(math.log(2)))
     assert (found["brier"].n, found["brier"].n_unscored) == (N, 0)
     task = task_of(own)
+    lost = replace(records[0], metrics=dict.fromkeys(records[0].metrics))
+    again = summarise(task, [*records, lost], shots=0, limit=None, seed=0).overall["ece"]
+    assert (again.n, again.n_unscored, found["ece"].n_unscored) == (N, 1, 0)
     assert (task.name, task.ability, task.group, task.family) == (
         "rte_calibration",
         "calibration",

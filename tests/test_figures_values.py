@@ -347,6 +347,21 @@ class TestAgainstKl:
         assert [list(line.get_ydata()) for line in joined] == [pytest.approx([0.54, 0.66], abs=0.005)]
         assert_nothing_overlaps(drawings["kl_win_rate"].figure)
 
+    def test_the_bound_is_drawn_only_from_its_own_policy_for_samples_of_the_whole_distribution(self, trained, tmp_path):
+        bound = {"lineage": [("base", "base"), ("sft", "sft"), ("ppo", "ppo")], "training": {"kl_bound": 0.4}}
+        other = model(tmp_path, "ppo best of 2", contest(0.9), stage="best-of-n", **bound)
+        task, values, changes = contest(0.7)
+        cut = changes | {"sampling": {"samples": 1, "max_tokens": 9, "temperature": 1.0, "top_p": 0.9}}
+        own = {"lineage": [("base", "base"), ("sft", "sft")], "training": {"kl_bound": 0.4}}
+        short = model(tmp_path, "sft best of 3", (task, values, cut), stage="best-of-n", **own)
+        with styled():
+            drawings = {drawing.name: drawing for drawing in kl.against_kl(evidence_of(*trained, other, short))}
+        systems = {"sft", "ppo", "sft best of 2", "sft best of 8"}
+        assert set(drawings["kl_win_rate"].table.system) == systems
+        drawn = kl.distances(evidence_of(trained[0], *trained[2:]), "sft")
+        assert [drawn[name]["bound"] for name in sorted(drawn)] == [False, True, True]
+        assert kl.baseline_name(evidence_of(*trained[2:])) == "sft"  # without any measured distance
+
     def test_nothing_is_drawn_without_a_distance(self, tmp_path):
         runs = [model(tmp_path, name, contest(0.5)) for name in ("a", "b")]
         assert list(kl.against_kl(evidence_of(*runs))) == []

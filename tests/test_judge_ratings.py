@@ -117,8 +117,9 @@ def test_a_rating_is_the_expected_value_where_the_log_probabilities_determine_it
 
 
 def test_an_answer_without_a_rating_from_1_to_10_is_none():
-    for text in ("", "[[11]]", "[[0]]", "Rating: 7"):
+    for text in ("", "[[11]]", "[[0]]", "Rating: 7", "Not [[3]] but [[0]]", "[[3]], or [[8.5]]", "[[3]] [[]]"):
         assert read_rating(Completion(text)).startswith("the judge gave no verdict: ")
+    assert read_rating(Completion("[[8.5]], that is [[ 08 ]]")).score == 8
     assert "cut at" in read_rating(Completion("[[7]]", "length"))
     assert expected_rating(Completion("[[7]]"), 7) is None  # no log-probabilities
 

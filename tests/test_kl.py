@@ -16,6 +16,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from alignbench.evaluation.evaluate import evaluate
 from alignbench.models.distributions import divergences
+from alignbench.tasks.kl import score_samples
+from alignbench.types.record import Output
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -158,3 +160,11 @@ def test_bad_input_is_one_line(models, tmp_path):
     save_tiny_checkpoint(tmp_path / "other", tokenizer=tiny_tokenizer(bos=False))
     other = run(*kl, "--baseline", str(tmp_path / "other"))
     assert_one_line_error(other, "its vocabulary differs from that of the baseline")
+
+
+def test_a_document_is_unscored_if_one_of_its_samples_was_not_compared():
+    good = Output("x", divergences=(1.0,) * 10, log_ratios=(0.5,) * 10)
+    assert score_samples(None, [good, good])["kl"] == 10
+    found = score_samples(None, [good, Output("y")])
+    assert {"kl", "kl_per_token", "kl_9_16"} <= found.keys()
+    assert all(map(np.isnan, found.values()))

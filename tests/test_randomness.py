@@ -160,3 +160,8 @@ def test_a_model_is_asked_with_the_primer_and_both_prompts(world, tmp_path):
 def test_outputs_without_text_are_not_valid():
     (document,) = documents("name", "randomness_samples")[:1]
     assert find_task("randomness_samples").generation.score(document, [Output("")] * 3) == {"valid": 0}
+
+
+@pytest.mark.parametrize("text", ["Gray", "grey.", "golden", "A gold one"])
+def test_spellings_of_a_colour_are_one(text):
+    assert first_valid("colour", text) in ("grey", "gold")

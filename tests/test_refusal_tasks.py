@@ -14,8 +14,10 @@ from scorer_models import save_classifier
 from task_helpers import corpus, load
 
 from alignbench.audit.compare import compare
+from alignbench.runs.summary import summarise
 from alignbench.scorers import Item, find_scorer
 from alignbench.stats import estimates
+from alignbench.tasks import find_task
 from alignbench.tasks.refusal import weights
 from alignbench.types.record import Record
 
@@ -45,6 +47,14 @@ def test_the_difference_of_the_two_rates_has_newcombes_interval():
     assert corpus("xstest", records([0, 1, None], [])) == {}  # prompts of one label
     assert corpus("xstest", records([0, None], [1, 1]))["refusal_difference"].value == 1
     assert estimates.difference(estimates.Estimate(), own[0]).value is None
+
+
+def test_answers_on_which_the_scorer_failed_are_counted_as_unscored():
+    own = [*records([0, 1, None], [1, 1, None]), Record("x", "", target={"label": "safe"}, metrics={}, unscored="lost")]
+    for task, name in (("xstest", "refusal_difference"), ("refusal", "refusal_difference")):
+        result = summarise(find_task(task), own, shots=0, limit=None, seed=0)
+        (found,) = [own for own in result.metrics if own.metric == name]
+        assert (found.n, found.n_unscored) == (4, 3)
 
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=40))

@@ -40,7 +40,7 @@ def validate(
         int | None,
         typer.Option(min=1, help="At most N labelled pairs for a judge to compare, sampled with a fixed seed."),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=0, help="Ask a judge that generates text again, with N seeds.")] = 0,
+    seeds: Annotated[int, typer.Option(min=0, help="Ask a judge that generates text again, N times (2 or more).")] = 0,
     temperature: Annotated[float, typer.Option(min=0.01, max=2.0, help="With --seeds: of the samples.")] = 1.0,
     width: Annotated[float, typer.Option(min=0.001, max=1.0, help="Wanted width of a corrected interval.")] = 0.1,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,

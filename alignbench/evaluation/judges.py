@@ -40,16 +40,18 @@ def validate_judges(
     trust_remote_code: bool = False,
     progress: Progress | None = None,
 ) -> tuple[list[JudgeFinding], list[str]]:
-    """Return findings on each judge, and lines on what was left out.
+    """Return findings on each judge, and lines on what was left out or cannot be.
 
     labels: tables of labels, or files of ranked conversations
     judges: as after `preference=`; their verdicts are kept in a run folder in `out`. Or saved verdicts: labeler:NAME of
         the tables, or run:FOLDER, a finished task win_rate
     question: "ranking" or a flag; limit: at most so many units with labels, sampled with seed 0
-    seeds: how often a judge that generates text is asked again, with samples at this temperature
+    seeds: how often a judge that generates text is asked again, with samples at this temperature: 0, or 2 or more
     Raises AlignbenchError if there is nothing to judge, and for unknown judges.
     """
     progress, source = progress or Progress(), ", ".join(labels)
+    if seeds == 1:
+        raise AlignbenchError("--seeds 1: repeatability compares samples; give 2 or more")
     units = units_of([label for file in labels for label in read_comparisons(file, question)], question)
     specs = [spec.removeprefix("preference=") for spec in judges]
     saved = {spec.partition(":")[2] for spec in specs if spec.startswith("labeler:")}
@@ -62,6 +64,8 @@ def validate_judges(
     by_people = [
         replace(unit, votes={name: own for name, own in unit.votes.items() if name not in saved}) for unit in units
     ]
+    if not any(unit.votes for unit in by_people):
+        raise AlignbenchError(f"{source}: nobody else labelled anything, so that there is nothing to compare with")
     findings, notes = list[JudgeFinding](), list[str]()
     for spec in specs:
         kind, _, rest = spec.partition(":")
@@ -72,14 +76,15 @@ def validate_judges(
         elif question != PAIRS:
             raise AlignbenchError(f"--judge {spec}: for a flag name verdicts in the labels, as labeler:NAME")
         elif kind == "run":
-            name, found = from_run(by_people, rest)
+            name, found, unmatched = from_run(by_people, rest)
+            notes += [f"{name}: {unmatched} labelled pairs are not in the run; they are left out"] * bool(unmatched)
         else:
             judge = find_scorer(f"preference={spec}", device=device, trust_remote_code=trust_remote_code)
             if any(unit.prompt is None for unit in units):
                 raise AlignbenchError(f"{source}: no text of a prompt, which a judge needs; add a column prompt")
             name, asked = str(ScorerIdentity.of(judge)), sample(by_people, limit)
             runs, again = [judge], getattr(judge, "again", None)  # of a judge that generates text
-            if seeds and again is None:
+            if seeds and (again is None or again(1, temperature).revision == judge.revision):  # a panel without one
                 notes.append(f"{name}: it does not sample; its verdicts are the same with every seed")
             elif again is not None:
                 runs += [again(number, temperature) for number in range(1, seeds + 1)]
@@ -88,11 +93,20 @@ def validate_judges(
                 replace(unit, verdict=first[at], repeated=tuple(own["win"] for one in repeated if (own := one[at])))
                 for at, unit in enumerate(asked)
             ]
+            failed = sum(own is None for one in repeated for own in one)
+            notes += [f"{name}: no verdict in {failed} of {seeds * len(asked)} repetitions"] * bool(failed)
         without = sum(unit.verdict is None for unit in found if unit.votes)
         if without == sum(bool(unit.votes) for unit in found):
             raise AlignbenchError(f"{name}: no verdict on anything that people labelled")
         notes += [f"{name}: no verdict on {without} units with labels, which are left out"] * bool(without)
-        findings += validate(name, found, width=width, seed=seed, resamples=resamples)
+        results = validate(name, found, width=width, seed=seed, resamples=resamples)
+        findings += results
+        outside = "the judge's rate is below 1 − specificity or above sensitivity"
+        notes += [
+            f"{name}: {own.statistic} has no interval: {outside}; the labelled pairs are no random sample of all"
+            for own in results
+            if own.statistic.endswith("_corrected") and own.estimate.value is not None and own.estimate.low is None
+        ]
     return findings, notes
 
 
@@ -131,24 +145,34 @@ def numbers_of(record: Record) -> Mapping[str, float] | None:
     return None if record.unscored else record.outputs[0].scores.get("preference")
 
 
-def from_run(units: Sequence[Unit], folder: str) -> tuple[str, list[Unit]]:
-    """The judge of a finished task win_rate, and its verdicts; labels of a pair are found by its texts."""
+def from_run(units: Sequence[Unit], folder: str) -> tuple[str, list[Unit], int]:
+    """The judge of a finished task win_rate, its verdicts, and the number of labelled pairs that it did not see.
+
+    Labels of a pair are found by its texts. Raises AlignbenchError if none is found."""
     path = find_path(folder)
     done = TaskRun.of(TaskFolder(path)) if (path / "task.json").is_file() else None
     if done is None or done.task != WIN_RATE:
         raise AlignbenchError(f"--judge run:{folder}: no finished task win_rate; name its folder, as RUN/win_rate-…")
-    votes = {_texts(unit.prompt, *unit.outputs): unit.votes for unit in units}
-    for unit in units:
-        mirrored = {name: 1 - vote for name, vote in unit.votes.items()}
-        votes.setdefault(_texts(unit.prompt, *reversed(unit.outputs)), mirrored)
+    waiting: dict[tuple[str, ...], list[Unit]] = {}
+    labelled = [unit for unit in units if unit.votes]
+    for unit in labelled:
+        waiting.setdefault(_texts(unit.prompt, unit.outputs), []).append(unit)
     models = path.parent.name, str(done.identity["baseline"]["name"])
     found = []
     for record in done.records():
-        texts = record.outputs[0].text, record.references[0]
-        own = votes.get(_texts(record.prompt, *texts), {})
-        found.append(Unit(record.id, record.prompt, texts, models, own, numbers_of(record)))
-    return str(ScorerIdentity(**done.identity["scorers"][0])), found
+        texts, votes = (record.outputs[0].text, record.references[0]), dict[str, float]()
+        if same := waiting.get(_texts(record.prompt, texts)):
+            own = same.pop(0)  # of two records with equal texts one
+            mirrored = own.outputs[0].strip() != texts[0].strip()
+            votes = {name: 1 - vote if mirrored else vote for name, vote in own.votes.items()}
+        found.append(Unit(record.id, record.prompt, texts, models, votes, numbers_of(record)))
+    unmatched = sum(map(len, waiting.values()))
+    if unmatched == len(labelled):
+        why = "the prompt and both answers must be the same texts"
+        why += ", and the labels have no text of a prompt" * all(unit.prompt is None for unit in labelled)
+        raise AlignbenchError(f"--judge run:{folder}: none of the {unmatched} labelled pairs is in the run; {why}")
+    return str(ScorerIdentity(**done.identity["scorers"][0])), found, unmatched
 
 
-def _texts(prompt: str | None, *outputs: str) -> tuple[str, ...]:
-    return ((prompt or "").strip(), *(output.strip() for output in outputs))
+def _texts(prompt: str | None, outputs: Sequence[str]) -> tuple[str, ...]:
+    return ((prompt or "").strip(), *sorted(output.strip() for output in outputs))

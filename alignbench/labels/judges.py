@@ -16,6 +16,7 @@ import numpy as np
 from alignbench.data.conversations import Conversation, read_conversations
 from alignbench.data.tables import read_source
 from alignbench.labels.agreement import QUIET, Floats, Statistic, agreeing_pairs, cohen_kappa, intervals, proportion
+from alignbench.labels.study.read import is_study
 from alignbench.labels.summary import preference
 from alignbench.labels.table import VOTE, Label, read_labels
 from alignbench.stats.bootstrap import RESAMPLES
@@ -66,7 +67,9 @@ Found = tuple[str, str, Estimate]  # the last three
 
 
 def read_comparisons(source: str, question: str) -> list[Label]:
-    """Labels of a table of labels, or of conversations with ranked responses."""
+    """Labels of a study, of a table of labels, or of conversations with ranked responses."""
+    if is_study(source):
+        return read_labels(source)
     fields = read_source(source)[0].fields
     if {"output", "output_1", "labeler"} & fields.keys() or fields.keys() >= VOTE:
         return read_labels(source, flags=[question] if question in fields else ())
@@ -118,10 +121,10 @@ def validate(
     judged = [unit for unit in units if unit.verdict is not None]
     labelled, others = ([unit for unit in judged if bool(unit.votes) == voted] for voted in (True, False))
     found = _agreement(labelled, of_pairs, seed, resamples) + (_habits(judged, labelled) if of_pairs else [])
-    models = sorted({model for unit in judged for model in unit.models} - {""})
-    models = models[:1] if len(models) == 2 else models or [""]  # of two, one's win rate is the other's complement
+    models = [*dict.fromkeys(model for unit in judged for model in unit.models if model)]
+    models = models[:1] if len(models) == 2 else sorted(models) or [""]  # of two, one's win rate tells the other's
     for model in models if of_pairs else [None]:
-        found += _rates(model, _sides(labelled, model), _sides(others, model), width)
+        found += _rates(model, labelled, others, width)
     return [JudgeFinding(judge, *own) for own in found]
 
 
@@ -215,20 +218,21 @@ def _sides(units: Sequence[Unit], model: str | None) -> tuple[list[str], Floats,
     return [row[0] for row in rows], np.array([row[1] for row in rows]), np.array([row[2] for row in rows])
 
 
-def _rates(
-    model: str | None, own: tuple[list[str], Floats, Floats], new: tuple[list[str], Floats, Floats], width: float
-) -> list[Found]:
+def _rates(model: str | None, labelled: Sequence[Unit], others: Sequence[Unit], width: float) -> list[Found]:
     """Sensitivity, specificity, and the rates of people, of the judge, and corrected. A tie of people counts half as a
-    positive and half as a negative. own: units with votes; new: without; see `_sides`"""
-    prompts, verdicts, people = own
+    positive and half as a negative. labelled: units with votes; others: without"""
+    (prompts, verdicts, people), new = _sides(labelled, model), _sides(others, model)
     who, name = model or "", "rate" if model is None else "win_rate"
     sensitivity, specificity = rate(verdicts, prompts, people), rate(1 - verdicts, prompts, 1 - people)
     true, judged, test = rate(people, prompts), rate(verdicts, prompts), rate(new[1], new[0])
     rates = {f"{name}_people": true, f"{name}_judge": judged} if model != "" else {}
     rates |= {"sensitivity": sensitivity, "specificity": specificity}
     rates |= {f"{name}_judge_unlabelled": test} if model != "" else {}
+    units = len(labelled) if model is None else sum(model in unit.models for unit in labelled)
+    # without names of models both sides of a pair are counted, of which one is a win
+    counts = {"sensitivity": round(people.sum()), "specificity": round((1 - people).sum())}
     found = [
-        (what, who, Estimate(of.value, None, *wilson(*of), len(new[0] if of is test else prompts)))
+        (what, who, Estimate(of.value, None, *wilson(*of), counts.get(what, len(new[0] if of is test else prompts))))
         for what, of in rates.items()
         if of is not None
     ]
@@ -237,6 +241,6 @@ def _rates(
     if test is not None and model != "":
         corrected = replace(corrected_rate(test, specificity, sensitivity), n=len(new[0]))
         found.append((f"{name}_corrected", who, corrected))
-    needed = labels_needed(width, true.value, specificity.value, sensitivity.value)
-    alone = labels_without_judge(width, true.value)
+    needed = labels_needed(width, true.value, specificity, sensitivity, units)
+    alone = labels_without_judge(width, true, units)
     return [*found, ("labels_needed", who, Estimate(needed)), ("labels_without_judge", who, Estimate(alone))]

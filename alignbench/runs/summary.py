@@ -40,10 +40,12 @@ def summarise(
         metrics += [_metric(metric, category, inside, scorers) for metric in known]
     metrics = [metric for metric in metrics if metric.n or metric.n_unscored]  # the others apply to no document
     if task.corpus is not None:
-        # outputs count for a corpus metric even if a scorer failed on them
-        usable = [record for record in records if record.answered]
+        # outputs count for a corpus metric even if a scorer failed on them, unless the metric is of its numbers
+        usable, counts = [record for record in records if record.answered], task.corpus.usable
+        failed = [own for own in usable if not counts(own) and (own.unscored or None in own.metrics.values())]
+        lost = len(records) - len(usable) + len(failed)
         for metric, estimate in task.corpus.compute(with_vectors(usable, embedder), True):
-            metrics.append(_result(metric, None, estimate, len(records) - len(usable), metric.chance, scorers))
+            metrics.append(_result(metric, None, estimate, lost, metric.chance, scorers))
     reasons = [record.unscored for record in records if record.unscored is not None]
     masked = {reason: re.sub(r"\d+", "N", reason) for reason in reasons}
     first = {mask: reason for reason, mask in reversed(masked.items())}

@@ -39,7 +39,7 @@ from alignbench.types.scorer import Explained, Item, Numbers
 
 SCALE = range(1, 11)
 BEFORE = "Rating: [["
-WRITTEN = re.compile(r"\[\[\s*(\d{1,2})\s*\]\]")
+WRITTEN = re.compile(r"\[\[\s*([^\[\]]*?)\s*\]\]")  # the last one counts, whatever it is
 MARKS = r"<\s*/?\s*(?:instruction|answer)\b|\[\[\s*\d{1,2}\s*\]\]|<\|[^<>|\s]*\|>"
 NEGLIGIBLE = 0.01  # of the probability of all numbers
 Judge = LanguageModelJudge | EndpointJudge
@@ -111,7 +111,8 @@ class Rubric:
         """sha256: of the file of criteria, if there is one"""
         self.criteria, self._judge, self._sampling, self._seed = criteria, judge, SAMPLING, 0
         self.name = f"{name}{judge.name}" if sha256 else f"{name}:{judge.name}"
-        own = "".join([*(PROMPTS[part] for part in ("rating", "rate", "overall")), BEFORE, judge.revision])
+        texts = [PROMPTS[part] for part in ("rating", "rate", "overall")]
+        own = "".join([*texts, BEFORE, WRITTEN.pattern, judge.revision])
         self.revision = "+".join([judge.model, hashlib.sha256(own.encode()).hexdigest()[:8], *[sha256] * bool(sha256)])
         self.weights_sha256 = getattr(judge, "weights_sha256", None)
 
@@ -170,12 +171,13 @@ class Rubric:
 
 def read_rating(answer: Completion) -> Rating | str:
     """The last [[N]] of an answer, as the expected value where the log-probabilities determine it."""
-    written = [int(number) for number in WRITTEN.findall(answer.text) if int(number) in SCALE]
-    if (why := no_verdict(answer, bool(written))) is not None:
+    last = "".join(WRITTEN.findall(answer.text)[-1:])
+    written = int(last) if re.fullmatch(r"\d{1,2}", last) else 0
+    if (why := no_verdict(answer, written in SCALE)) is not None:
         return why
-    expected = expected_rating(answer, written[-1])
+    expected = expected_rating(answer, written)
     reason = answer.text[: answer.text.rindex("[[")].removesuffix(BEFORE[:-2]).strip()
-    return Rating(float(written[-1]) if expected is None else expected, expected is not None, reason)
+    return Rating(float(written) if expected is None else expected, expected is not None, reason)
 
 
 def expected_rating(answer: Completion, written: int) -> float | None:
@@ -183,7 +185,7 @@ def expected_rating(answer: Completion, written: int) -> float | None:
     not determine it: "1" may be the beginning of "10" if each digit is a token of its own."""
     pieces = [piece for piece, _ in answer.top]
     found = list(WRITTEN.finditer("".join(pieces)))
-    if not found or int(found[-1][1]) != written:
+    if not found or not found[-1][1].isdecimal() or int(found[-1][1]) != written:
         return None
     ends = list(itertools.accumulate(map(len, pieces)))
     at = bisect_right(ends, found[-1].start(1))

@@ -61,7 +61,7 @@ def resampled_error(confidences: ArrayLike, right: ArrayLike) -> Callable[[NDArr
     """A function of weights (resamples, n), how often each document was drawn -> the calibration errors (resamples,).
     A resample without documents has none."""
     values = np.asarray(confidences, np.float64)
-    order = np.argsort(values, kind="stable")
+    order = _order(values)
     gaps = (values - np.asarray(right, np.float64))[order]
 
     def error(sample: NDArray[np.float64]) -> float:
@@ -83,9 +83,16 @@ def error_if_calibrated(confidences: ArrayLike, *, draws: int = 1_000, seed: int
 def reliability(confidences: ArrayLike, right: ArrayLike, groups: Groups = None) -> list[tuple[float, Estimate]]:
     """The mean confidence and the accuracy, with its interval, of each bin of `expected_calibration_error`."""
     values, hits = np.asarray(confidences, np.float64), np.asarray(right, np.float64)
-    cluster, order = cluster_numbers(groups, len(values)), np.argsort(values, kind="stable")
+    cluster, order = cluster_numbers(groups, len(values)), _order(values)
     bins = np.split(order, _starts(len(order))[1:])
     return [(float(values[own].mean()), share(hits[own], cluster[own].tolist())) for own in bins]
+
+
+def _order(values: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Documents by rising confidence. Equal ones are in a fixed random order, not in that of the file: a file that is
+    sorted by the answer would have bins of right and bins of wrong ones."""
+    shuffled = np.random.default_rng(len(values)).permutation(len(values))
+    return shuffled[np.argsort(values[shuffled], kind="stable")]
 
 
 def _starts(n: int) -> NDArray[np.int64]:

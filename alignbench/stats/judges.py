@@ -43,7 +43,8 @@ def corrected_rate(judged: Rate, specificity: Rate, sensitivity: Rate) -> Estima
     """θ, clipped to [0, 1], with the paper's adjusted 95 % interval: z²/2 successes and failures are added to p, and
     one of each to q0 and q1. The labelled units are no part of the judged ones.
 
-    No value if the judge is not better than chance, and the interval [0, 1] if with one more of each it is not.
+    No value if the judge is not better than chance, and the interval [0, 1] if with one more of each it is not. No
+    interval if all of it is outside [0, 1]: the labelled units are no random sample of all.
     """
     z, n, power = NORMAL_QUANTILE, round(judged.size), specificity.value + sensitivity.value - 1
     if power <= 0:
@@ -57,7 +58,7 @@ def corrected_rate(judged: Rate, specificity: Rate, sensitivity: Rate) -> Estima
     centre = theta + 2 * z**2 * (theta * positive - (1 - theta) * negative)
     error = math.sqrt(p * (1 - p) / size + (1 - theta) ** 2 * negative + theta**2 * positive) / (q0 + q1 - 1)
     low, high = (min(max(end, 0.0), 1.0) for end in (centre - z * error, centre + z * error))
-    return Estimate(value, error, low, high, n)
+    return Estimate(value, error, low, high, n) if low < high else Estimate(value, n=n)
 
 
 def _with(own: Rate, added: float) -> Rate:
@@ -65,14 +66,15 @@ def _with(own: Rate, added: float) -> Rate:
     return Rate((own.value * own.size + added) / size, size)
 
 
-def labels_needed(width: float, true: float, specificity: float, sensitivity: float) -> int | None:
-    """The number of labels, on units drawn at random, for a corrected rate with an interval of this width, if any
-    number of units can be judged; None if the judge is not better than chance. true: the expected rate"""
-    power = specificity + sensitivity - 1
-    variance = (1 - true) * specificity * (1 - specificity) + true * sensitivity * (1 - sensitivity)  # of one label
-    return math.ceil(variance * (2 * NORMAL_QUANTILE / (width * power)) ** 2) if power > 0 else None
+def labels_needed(width: float, true: float, specificity: Rate, sensitivity: Rate, labels: int) -> int | None:
+    """The number of labels for a corrected rate with an interval of this width, if any number of units can be judged;
+    None if the judge is not better than chance. true: the expected rate; labels: the number that both rates were
+    estimated from, with the same proportion of ties and as many units of a prompt as further ones have"""
+    (q0, m0), (q1, m1) = specificity, sensitivity
+    power, variance = q0 + q1 - 1, (1 - true) ** 2 * q0 * (1 - q0) / m0 + true**2 * q1 * (1 - q1) / m1
+    return math.ceil(labels * variance * (2 * NORMAL_QUANTILE / (width * power)) ** 2) if power > 0 else None
 
 
-def labels_without_judge(width: float, true: float) -> int:
-    """The number of labels for an interval of this width of the rate by people alone: of a perfect judge's verdicts."""
-    return math.ceil(true * (1 - true) * (2 * NORMAL_QUANTILE / width) ** 2)
+def labels_without_judge(width: float, true: Rate, labels: int) -> int:
+    """The number of labels for an interval of this width of the rate by people alone, which is `true` by `labels`."""
+    return math.ceil(labels * true.value * (1 - true.value) / true.size * (2 * NORMAL_QUANTILE / width) ** 2)

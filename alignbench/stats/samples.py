@@ -12,8 +12,8 @@ from scipy.stats import binom
 
 
 def sizes(n: int) -> list[int]:
-    """The powers of two up to n."""
-    return [2**power for power in range(n.bit_length())]
+    """The powers of two up to n, and n."""
+    return sorted({*(2**power for power in range(n.bit_length())), n})
 
 
 def pass_at_k(n: int, right: int, k: int) -> float:

@@ -59,12 +59,14 @@ def numbers_of(output: Output) -> dict[str, float]:
 
 
 def score_samples(document: Document, outputs: Sequence[Output]) -> dict[str, float]:
-    """Means over the samples; a range of positions over those that reach it. kl_per_token: of all their tokens"""
+    """Means over the samples; a range of positions over those that reach it. kl_per_token: of all their tokens
+
+    NaN if a sample was not compared."""
     numbers = list(map(numbers_of, outputs))
     # unscored: the metrics that every sample has
     means = dict.fromkeys(("kl", "kl_sampled", "tokens"), math.nan)
     for name in dict.fromkeys(name for own in numbers for name in own):
-        means[name] = float(np.mean([own[name] for own in numbers if name in own]))
+        means[name] = float(np.mean([own[name] for own in numbers if name in own])) if all(numbers) else math.nan
     return means | {"kl_per_token": means["kl"] / means["tokens"]}
 
 

@@ -91,7 +91,8 @@ def first_valid(kind: str, text: str) -> str:
     """
     known = WORDS["randomness"]
     if kind == "colour":
-        return next((word for word in map(str.lower, _WORD.findall(text)) if word in known["colours"]), "")
+        word = next((word for word in map(str.lower, _WORD.findall(text)) if word in known["colours"]), "")
+        return str(known["same"].get(word, word))
     for line in [line for line in text.split("\n") if line.strip()][:2]:
         words = _WORD.findall(line)
         words = _AFTER.findall(line) if len(words) > 3 else words

@@ -60,7 +60,7 @@ def metrics_of(samples: int) -> list[Metric]:
 
 
 def measure(right: Sequence[float], answers: Sequence[str | None], texts: Sequence[str]) -> dict[str, float]:
-    """pass_at_k, maj_at_k: for k = 1, 2, 4, … up to the number of outputs
+    """pass_at_k, maj_at_k: for k = 1, 2, 4, … and the number of outputs
     distinct_answers: different final answers; single_answer: 1 if all outputs give one and the same
     answer_entropy: of the answers, in bits; no answer is a value of its own
     distinct_solutions: different texts among the right outputs, apart from white space

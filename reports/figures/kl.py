@@ -25,8 +25,10 @@ KL, PER_TOKEN = "kl", "kl_per_token"
 
 
 def baseline_name(evidence: Evidence) -> str | None:
-    """Return the model from which most systems' distances are; None without any."""
+    """Return the model from which most systems' distances are, or that most best-of-n sample; None without any."""
     names = [name for _, own in evidence.all_runs(KL) if (name := baseline_of(own.identity)) is not None]
+    best = [own.run.lineage[-2:-1] for own in evidence.systems if own.training.get("kl_bound")]
+    names = names or [policy["name"] for own in best for policy in own]
     return max(names, key=names.count, default=None)
 
 
@@ -86,17 +88,28 @@ def _divergences(folder: TaskRun) -> list[tuple[str, np.ndarray[Any, np.dtype[np
 def distances(evidence: Evidence, baseline: str | None) -> dict[str, dict[str, Any]]:
     """Return system -> kl, kl_low, kl_high in nats per response, and bound: whether it is an upper bound (best-of-n).
 
-    The baseline has the distance 0 by definition."""
+    The baseline has the distance 0 by definition. The bound is a distance from the policy, so it counts if that is the
+    baseline."""
     found: dict[str, dict[str, Any]] = {}
     for point in _points(evidence, baseline):
         own = point.metric
         found[point.system.name] = {"kl": own.value, "kl_low": own.low, "kl_high": own.high, "bound": False}
+    bases = [system.run for system in evidence.systems if system.run.name == baseline]
     for system in evidence.systems:
-        bound = system.training.get("kl_bound")
-        if bound is not None or (baseline is not None and system.run.name == baseline):
+        bound, policy = system.training.get("kl_bound"), system.run.lineage[-2:-1]
+        near = any(run.is_ancestor(own) for run in bases for own in policy) or (
+            not bases and baseline in [own["name"] for own in policy]
+        )
+        if near if bound is not None else system.run.name == baseline:
             at = {"kl": float(bound or 0), "kl_low": math.nan, "kl_high": math.nan, "bound": bound is not None}
             found.setdefault(system.name, at)
     return found
+
+
+def _whole(identity: Mapping[str, Any]) -> bool:
+    """Return whether the bound holds: samples of temperature 1, which 0 is for best-of-n, without top_p and top_k."""
+    own = identity.get("sampling") or {}
+    return own.get("temperature", 1) in (0, 1) and own.get("top_p", 1) == 1 and not own.get("top_k")
 
 
 def against_kl(evidence: Evidence) -> Iterator[Drawing]:
@@ -174,7 +187,8 @@ def _rows(
         yield _taxes(evidence, during)
     else:
         for task, metric in tasks:
-            yield [point.row() for point in every.points(task, metric)]
+            points = every.points(task, metric)
+            yield [p.row() for p in points if not p.system.training.get("kl_bound") or _whole(p.task.identity)]
 
 
 def _taxes(evidence: Evidence, during: Sequence[System]) -> list[dict[str, Any]]:
