@@ -1,10 +1,13 @@
 """A labeling study: the pass mark, undo, who waits, what the admin view says of stopped labelers, and the file."""
 
+import contextlib
 import json
 import shutil
 import signal
 import subprocess
+import time
 
+import httpx
 import pytest
 from audit_runs import write_run
 from commands import assert_refused, run, start
@@ -141,6 +144,12 @@ class TestCommand:
             while "page: " not in (line := process.stdout.readline()):
                 assert line
             assert "0.0.0.0" not in line
+            port = line.strip().rpartition(":")[2]
+            for _ in range(100):  # until it answers
+                with contextlib.suppress(httpx.TransportError):
+                    httpx.get(f"http://127.0.0.1:{port}/")
+                    break
+                time.sleep(0.1)
             process.send_signal(number)
             rest, _ = process.communicate(timeout=30)
             assert "Traceback" not in rest

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import signal
 import socket
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -133,20 +135,23 @@ def run_study(
 
     with listen(host, port) as listening:
         study, secrets = open_study(out, items, settings, labelers, new_links=new_links)
-        name = socket.gethostname() if host in ("0.0.0.0", "::", "") else f"[{host}]" if ":" in host else host
-        where = (url or f"http://{name}:{listening.getsockname()[1]}").rstrip("/")
-        links = {name: f"{where}/{'' if name else 'admin'}#{secret}" for name, secret in secrets.items()}
-        if links:
-            print_table(("labeler", "link"), [(name or "(admin view)", link) for name, link in links.items()])
-            print("Links are printed once; --new-links replaces them.")
-        own = sum(item.gold is None for item in items)
-        print(
-            f"{own} prompts, {settings.overlap} labelers each; labels: {printable(str(out))}; page: {where}", flush=True
-        )
-        for name, link in links.items():
-            if name and opened is not None:
-                opened(link)
         try:
+            # both signals end in `finally`, also before the server has its own handlers
+            signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+            name = socket.gethostname() if host in ("0.0.0.0", "::", "") else f"[{host}]" if ":" in host else host
+            where = (url or f"http://{name}:{listening.getsockname()[1]}").rstrip("/")
+            links = {name: f"{where}/{'' if name else 'admin'}#{secret}" for name, secret in secrets.items()}
+            if links:
+                print_table(("labeler", "link"), [(name or "(admin view)", link) for name, link in links.items()])
+                print("Links are printed once; --new-links replaces them.")
+            own = sum(item.gold is None for item in items)
+            print(
+                f"{own} prompts, {settings.overlap} labelers each; labels: {printable(str(out))}; page: {where}",
+                flush=True,
+            )
+            for name, link in links.items():
+                if name and opened is not None:
+                    opened(link)
             serve(make_app(study, Rule(baseline, stop_width), where), listening)
         finally:
             study.close()  # all of it is then in the one file

@@ -5,9 +5,7 @@ Authorization: without cookies, no other site can make a request as a labeler. R
 be JSON and come from the same origin.
 """
 
-import signal
 import socket
-import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
@@ -151,6 +149,5 @@ def listen(host: str, port: int) -> socket.socket:
 
 def serve(app: Starlette, listening: socket.socket) -> None:
     """Answer requests until the process is interrupted or terminated; then SystemExit, so that the file is closed."""
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", server_header=False)
     uvicorn.Server(config).run(sockets=[listening])
