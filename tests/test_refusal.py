@@ -53,7 +53,7 @@ pieces = [
 def test_no_text_takes_long(piece, times):
     start = time.process_time()
     assert by_phrases(piece * times) in (0, 0.5, 1)
-    assert time.process_time() - start < 1
+    assert time.process_time() - start < 20  # reached only if a pattern backtracks
 
 
 def test_labels_of_classifiers_are_recognised_by_their_names():
