@@ -81,7 +81,7 @@ def draw_bars(panels: Sequence[Axes], columns: Sequence[Sequence[Bar]], rows: Se
                 axes.plot([bar.low, bar.high], [place, place], color=colour, linewidth=1.4, zorder=2)
             axes.plot([bar.gain], [place], marker, color=colour, markerfacecolor=inside, markersize=4.5, zorder=3)
         for first in firsts[1:]:
-            axes.axhline(first - 0.5, color=OPEN, linewidth=0.4, zorder=1)
+            axes.axhline(first - 0.5, color="#dddddd", linewidth=0.6, zorder=1)
         axes.axvline(0, color=INK, linewidth=0.9, zorder=1)
         axes.set(xlim=(-1.08 * (reach or 1), 1.08 * (reach or 1)), ylim=(len(rows) - 0.5, -0.5))
         axes.xaxis.set_major_locator(MaxNLocator(4 if len(panels) < 5 else 2, symmetric=True, prune="both"))

@@ -36,8 +36,8 @@ LIMITS = (
 class Card:
     """What both forms of a card contain.
 
-    title: the aligned models; models, facts: their provenance and that of the numbers, each with a label; notes: on
-    single comparisons, in Markdown below their tables; limits: a paragraph
+    title: the aligned models; models, facts: their provenance and that of the numbers, each with a label; notes: of
+    all comparisons, in Markdown below their tables; limits: a paragraph
     """
 
     title: str
@@ -76,17 +76,13 @@ def make_card(audit: Audit, runs: Sequence[Run]) -> Card:
         replace(audit, contrasts=contrasts),
         [own for run in compared for own in run.tasks if own.path in folders],
     )
-    notes = [
-        f"{f'comparison {number}: ' if len(contrasts) > 1 else ''}{line}"
-        for number, own in enumerate(contrasts, 1)
-        for line in (*(f"not compared: {line}" for line in own.left_out), *own.notes)
-        if line != SYNTHETIC_DATA
-    ]
+    notes = [note for own in contrasts for note in (*(f"not compared: {line}" for line in own.left_out), *own.notes)]
+    notes = [note for note in dict.fromkeys((*notes, *audit.notes)) if note != SYNTHETIC_DATA]
     missing = ", ".join(own for own in ABILITIES if own not in {row.ability for row in rows})
     return Card(
         ", ".join(dict.fromkeys(own.aligned for own in contrasts)), audit,
         any(SYNTHETIC_DATA in own.notes for own in contrasts), tuple((run.name, _model(run)) for run in compared),
-        tuple(_facts(audit, compared, tasks)), (*notes, *audit.notes), f"{LIMITS} Not measured: {missing or 'none'}.",
+        tuple(_facts(audit, compared, tasks)), tuple(notes), f"{LIMITS} Not measured: {missing or 'none'}.",
     )  # fmt: skip
 
 
@@ -132,9 +128,11 @@ def _model(run: Run) -> str:
     names = {"weights_sha256": "weights sha256", "adapter_sha256": "adapter sha256", "revision": "revision"}
     names |= {"outputs": "outputs of the file", "outputs_sha256": "sha256"}
     known = [f"{words} {model[name]}" for name, words in names.items() if model.get(name)]
-    stages = " → ".join(f"{own['stage']} {own['name']}" for own in run.lineage)
+    stages = " → ".join(" ".join(dict.fromkeys((own["stage"], own["name"]))) for own in run.lineage)
     computed = " ".join(str(engine[name]) for name in ("kind", "dtype", "device") if engine.get(name))
-    return _listed((*(known or ["weights and revision are not recorded"]), stages, computed, run.path.name))
+    return _listed(
+        (*(known or ["weights and revision are not recorded"]), stages and f"lineage {stages}", computed, run.path.name)
+    )
 
 
 def _facts(audit: Audit, runs: Sequence[Run], tasks: Sequence[TaskRun]) -> Iterator[tuple[str, str]]:
@@ -142,13 +140,13 @@ def _facts(audit: Audit, runs: Sequence[Run], tasks: Sequence[TaskRun]) -> Itera
     pins = {True: "", False: " (not the pinned revision)"}
     yield (
         "data",
-        _listed(f"{p['card'] or p['source']} {p['split']} {p['revision']}{pins[bool(p['pinned'])]}" for p in parts),
+        _listed(f"{p['card'] or p['source']} {p['split']}@{p['revision']}{pins[bool(p['pinned'])]}" for p in parts),
     )
     yield "scorers", _listed(f"{own.kind}: {own}" for task in tasks for own in scorers_of(task.identity))
     settings: dict[str, list[str]] = {}  # name -> values of all tasks
     for task in tasks:
         found = {"template": task.result.template, "shots": task.result.shots, "seed": task.result.seed}
-        found |= {"documents at most": task.result.limit or "all", "baseline": baseline_of(task.identity)}
+        found |= {"limit": task.result.limit or "none", "baseline": baseline_of(task.identity)}
         found |= {name: value for name, value in (task.identity.get("sampling") or {}).items() if name in SAMPLING}
         for name, value in found.items():
             settings.setdefault(name, []).append("" if value is None else str(value))

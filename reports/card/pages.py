@@ -26,10 +26,10 @@ MOST_CONTRASTS, MOST_BARS, MOST_MODELS = 8, 24, 9
 ROW = 0.145  # inches of a bar
 MORE = f"in {CARD}.md"
 COLUMNS = {  # of the table -> their right ends in inches; texts begin at the end of the column before
-    "verdict": 1.5, "task": 3.3, "metric": 4.35, "reference": 4.85, "aligned": 5.3, "change": 5.75,
-    "95 % interval": 6.75, "p (Holm)": 7.15, "documents": RIGHT,
+    "verdict": 1.4, "task": 3.05, "metric": 4.2, "reference": 4.75, "aligned": 5.15, "change": 5.55,
+    "95 % interval": 6.5, "p (Holm)": 7.0, "documents": RIGHT,
 }  # fmt: skip
-TEXTS = {"verdict": 14, "task": 34, "metric": 22}  # columns of text, and their letters
+TEXTS = {"verdict": 14, "task": 30, "metric": 20}  # columns of text, and their letters
 
 
 class Page:
@@ -90,34 +90,35 @@ def _advance(letter: str) -> float:
 
 
 def as_pdf(card: Card) -> bytes:
-    """Two A4 pages: verdict and bars by ability; table, provenance and limits."""
+    """The same bytes for the same card."""
     file = io.BytesIO()
     metadata = {**METADATA["pdf"], "Title": f"Audit card: {plain(card.title, 200)}"}
     with styled(**{"pdf.fonttype": 42}), PdfPages(file, metadata=metadata) as pages:
-        for page in (_verdict(card), _evidence(card)):
-            pages.savefig(page.figure)
+        for page in draw(card):
+            pages.savefig(page)
     return file.getvalue()
+
+
+def draw(card: Card) -> tuple[Figure, Figure]:
+    """Two A4 pages: verdict and bars by ability; table, provenance and limits."""
+    with styled():
+        return _verdict(card).figure, _evidence(card).figure
 
 
 def _verdict(card: Card) -> Page:
     page, contrasts = _page(card, 1), card.audit.contrasts[:MOST_CONTRASTS]
     columns = [bars_of(own) for own in contrasts]
     rows = rows_of(columns, MOST_BARS)
-    page.heading("Compared")
-    for label, own in zip(labels(contrasts), contrasts, strict=True):
-        page.entry(label, _compared(own), most=2)
-    if rest := len(card.audit.contrasts) - len(contrasts):
-        page.entry("", f"{rest} more comparisons {MORE}")
     page.heading("Verdict")
     room = BOTTOM - page.y - (ROW * len(rows) + 1.25) * bool(rows)
-    for clauses in (9, 4, 3, 2, 1, 0):  # of a sentence: as many as fit
-        entries = [
-            entry for own in zip(labels(contrasts), contrasts, strict=True) for entry in _sentences(*own, clauses)
-        ]
-        if height(sum(len(wrap(text, 8, RIGHT - LEFT - NAMES, 3)) for _, text, _ in entries), 8) <= room:
+    for clauses in (99, 4, 2, 1, 0):  # of a sentence: as many as fit
+        entries = [entry for number, own in enumerate(contrasts, 1) for entry in _entries(number, own, clauses)]
+        if height(sum(len(wrap(text, 8, RIGHT - LEFT - NAMES)) for _, text, _ in entries), 8) <= room:
             break
     for label, text, colour in entries:
-        page.entry(label, text, most=3, colour=colour)
+        page.entry(label, text, colour=colour)
+    if rest := len(card.audit.contrasts) - len(contrasts):
+        page.entry("", f"{rest} more comparisons {MORE}")
     if rows:
         page.heading("Gains and losses by ability")
         _bars(page, columns, rows)
@@ -130,37 +131,30 @@ def _page(card: Card, number: int) -> Page:
     page.put(f"Audit card: {plain(card.title, 60)} · {VERSION} · page {number} of 2", LEFT, 6.5, color=FAINT)
     page.y = TOP
     if number == 1:
-        page.paragraph(f"Audit card: {card.title}", size=17, most=2)
+        page.paragraph(f"Audit card: {card.title}", size=17, most=2, weight="bold")
         page.paragraph(INTRODUCTION, color=FAINT)
     if card.synthetic:
         page.paragraph(SYNTHETIC, color=LOSS)
     return page
 
 
-def labels(contrasts: Sequence[Contrast]) -> list[str]:
-    return [f"Comparison {number}" for number in range(1, len(contrasts) + 1)] if len(contrasts) > 1 else ["Models"]
-
-
 def names(own: Contrast) -> str:
     return f"{plain(own.aligned, 60)} against {plain(own.reference, 60)}"
 
 
-def _compared(own: Contrast) -> str:
+def _entries(number: int, own: Contrast, clauses: int) -> list[tuple[str, str, str]]:
+    """Label, text and colour of what was compared, and of each ability; without clauses, of all abilities together."""
     judged = [row for row in own.rows if row.primary]
     verdicts = [row.verdict for row in judged]
-    counts = ", ".join(f"{verdicts.count(name)} {name}" for name in ("gain", "loss", "retained", "inconclusive"))
+    counts = ", ".join(f"{name} {verdicts.count(name)}" for name in ("gain", "loss", "retained", "inconclusive"))
     documents = sum(row.n for row in judged if not row.task.endswith(SUFFIX))  # calibration is of the same documents
     role = "" if own.role == "reference" else f", its {own.role} model"
     templates = ", each with its own chat template, if it has one" if own.templates == "own" else ""
-    return f"{names(own)}{role}{templates}: {len(judged)} benchmarks, {documents:,} documents ({counts})"
-
-
-def _sentences(label: str, own: Contrast, clauses: int) -> list[tuple[str, str, str]]:
-    """Label, text and colour of each ability; without clauses, of all abilities together."""
-    if not own.abilities or not clauses:
+    what = f"{names(own)}{role}{templates}. {len(judged)} benchmarks ({counts}), {documents:,} documents."
+    found = [(f"Comparison {number}", what, INK)]
+    if not clauses or not own.abilities:
         text = "; ".join(f"{LOOKS[a.verdict][3]} {a.ability}: {a.verdict}" for a in own.abilities)
-        return [(label, text or "No headline metric of these tasks has a direction and a test.", INK)]
-    found = [] if label == "Models" else [(label, names(own), INK)]
+        return [*found, ("", text or "No headline metric of these tasks has a direction and a test.", INK)]
     for a in own.abilities:
         more, verdict = len(a.clauses) - clauses, a.sentence.partition(": ")[2].partition(". ")[0]
         text = f"{verdict.capitalize()}. {'; '.join(a.clauses[:clauses])}{f'; {more} more on page 2' * (more > 0)}."
@@ -223,8 +217,10 @@ def _table(page: Page, card: Card, lines: int, size: float) -> None:
             page.y += height(1, size)
         for row in rows[:each]:
             cells = dict(zip(HEADER, row, strict=True))
-            colour, _, _, mark = LOOKS[cells["verdict"]]
-            _row(page, cells | {"verdict": f"{mark} {cells['verdict']}"}, size, colour)
+            colour, _, _, mark = LOOKS[row[0]]
+            cells["verdict"] = "not tested" if row[0] == NONE else f"{mark} {row[0]}"
+            cells["metric"] = cells["metric"].partition(", by ")[0].replace(", proportion", "")
+            _row(page, cells, size, colour)
     every, drawn = sum(map(len, found)), sum(len(rows[:each]) for rows in shown)
     if every > drawn:
         page.paragraph(f"{every - drawn} of {every} rows are only {MORE}.", size=size, color=FAINT)
