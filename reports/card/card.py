@@ -1,6 +1,6 @@
 """The contents of an audit card: an audit, the provenance of its numbers, and their limits; as Markdown and as PDF."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,10 @@ from alignbench.stats.significance import LEVEL
 from alignbench.types.result import MetricResult
 from reports.evidence import Evidence, systems_of
 from reports.page.data import sets_of, win_rates
+from reports.style import plain
 
 SAMPLING = ("samples", "temperature", "top_p", "top_k", "max_tokens")
-SOFTWARE = ("alignbench", "commit", "python", "torch", "transformers")
+SOFTWARE = ("alignbench", "commit", "dirty", "python", "torch", "transformers")
 VERSION, SYNTHETIC = f"alignbench {__version__}", f"{SYNTHETIC_DATA.capitalize()}."
 INTRODUCTION = "What alignment changed: each model and the model that it is compared with, on the same documents."
 LIMITS = (
@@ -36,8 +37,8 @@ LIMITS = (
 class Card:
     """What both forms of a card contain.
 
-    title: the aligned models; models, facts: their provenance and that of the numbers, each with a label; notes: of
-    all comparisons, in Markdown below their tables; limits: a paragraph
+    title: the aligned models; models, facts: their provenance and that of the numbers, each with a label; notes: in
+    Markdown below the table of each comparison
     """
 
     title: str
@@ -78,9 +79,10 @@ def make_card(audit: Audit, runs: Sequence[Run]) -> Card:
     )
     notes = [note for own in contrasts for note in (*(f"not compared: {line}" for line in own.left_out), *own.notes)]
     notes = [note for note in dict.fromkeys((*notes, *audit.notes)) if note != SYNTHETIC_DATA]
+    aligned = [plain(name, 40) for name in dict.fromkeys(own.aligned for own in contrasts)]
     missing = ", ".join(own for own in ABILITIES if own not in {row.ability for row in rows})
     return Card(
-        ", ".join(dict.fromkeys(own.aligned for own in contrasts)), audit,
+        ", ".join(aligned[:3]) + f" and {len(aligned) - 3} more" * (len(aligned) > 3), audit,
         any(SYNTHETIC_DATA in own.notes for own in contrasts), tuple((run.name, _model(run)) for run in compared),
         tuple(_facts(audit, compared, tasks)), tuple(notes), f"{LIMITS} Not measured: {missing or 'none'}.",
     )  # fmt: skip
@@ -96,17 +98,17 @@ def with_win_rates(contrasts: Sequence[Contrast], runs: Sequence[Run]) -> Iterat
         pair = chat if chat in {own.name for own in evidence.systems} else contrast.aligned, contrast.reference
         for verdict, win in [(verdict, win) for verdict, found in wins.items() for win in found]:
             if (win["system"], win["baseline"]) == pair:
-                row = _win_row(win["metrics"]["win_rate"], verdict)
-                equal = win["metrics"].get("win_rate_length_controlled")
+                rate, equal = (win["metrics"].get(name) for name in ("win_rate", "win_rate_length_controlled"))
+                folder = next(own.path for system, own in win["samples"].folders if system.name == win["system"])
                 lengths = f"at equal lengths {_measured(equal)}" if equal else "lengths are not controlled"
-                clause = f"The win rate against {pair[1]} is {_measured(win['metrics']['win_rate'])}; {lengths}"
-                sentence = f"Preference: {verdict}. {clause}."
-                found = AbilityVerdict("preference", row.verdict, sentence, (clause,), (row.family,))
+                clause = f"The win rate against {pair[1]} is {_measured(rate)}; {lengths}"
+                row = _win_row(rate, verdict, folder)
+                found = AbilityVerdict("preference", row.verdict, f"Preference: {verdict}. {clause}.", (clause,), ())
                 contrast = replace(contrast, rows=(row, *contrast.rows), abilities=(found, *contrast.abilities))
         yield contrast
 
 
-def _win_row(own: MetricResult, verdict: Any) -> Row:
+def _win_row(own: MetricResult, verdict: Any, folder: Path) -> Row:
     rate = own.value or 0.0
     low, high = (None if end is None else end - 0.5 for end in (own.low, own.high))
     return Row(
@@ -114,7 +116,7 @@ def _win_row(own: MetricResult, verdict: Any) -> Row:
         headline=True, primary=True, unit=own.unit, better=own.better, scorer=own.scorer, reference=0.5, aligned=rate,
         delta=rate - 0.5, low=low, high=high, gain=rate - 0.5, gain_low=low, gain_high=high, span=1.0, p=None, test="–",
         standard_error=own.standard_error, verdict=verdict, tax=None, relative_tax=None, tax_of_range=None,
-        tax_error=None, n=own.n, clusters=own.n_clusters, left_out=own.n_unscored,
+        tax_error=None, n=own.n, clusters=own.n_clusters, left_out=own.n_unscored, aligned_folder=folder,
         note="compared with 0.5 by the interval",
     )  # fmt: skip
 
@@ -142,11 +144,11 @@ def _facts(audit: Audit, runs: Sequence[Run], tasks: Sequence[TaskRun]) -> Itera
         "data",
         _listed(f"{p['card'] or p['source']} {p['split']}@{p['revision']}{pins[bool(p['pinned'])]}" for p in parts),
     )
-    yield "scorers", _listed(f"{own.kind}: {own}" for task in tasks for own in scorers_of(task.identity))
+    yield "scorers", _listed((f"{own.kind}: {own}" for task in tasks for own in scorers_of(task.identity)), none="none")
     settings: dict[str, list[str]] = {}  # name -> values of all tasks
     for task in tasks:
-        found = {"template": task.result.template, "shots": task.result.shots, "seed": task.result.seed}
-        found |= {"limit": task.result.limit or "none", "baseline": baseline_of(task.identity)}
+        found = {"template": task.result.template, "shots": task.result.shots, "limit": task.result.limit or "none"}
+        found |= {"seed": task.result.seed, "baseline": baseline_of(task.identity)}
         found |= {name: value for name, value in (task.identity.get("sampling") or {}).items() if name in SAMPLING}
         for name, value in found.items():
             settings.setdefault(name, []).append("" if value is None else str(value))
@@ -155,17 +157,13 @@ def _facts(audit: Audit, runs: Sequence[Run], tasks: Sequence[TaskRun]) -> Itera
         f"{audit.resamples:,} paired resamples, seed {audit.seed}; gain and loss: p below {LEVEL} after Holm's "
         f"correction in each comparison; retained: no loss of more than {audit.margin:g} % of the metric's range"
     )  # fmt: skip
-    software = [run.description.get("environment") or {} for run in runs]
-    yield "software", _listed((*map(_versions, software), f"{VERSION} (this card)"))
+    used = [run.description.get("environment") or {} for run in runs]
+    versions = (", ".join(f"{name} {str(own[name])[:12]}" for name in SOFTWARE if own.get(name)) for own in used)
+    yield "software", _listed((*versions, f"{VERSION} (this card)"))
 
 
-def _versions(environment: Mapping[str, Any]) -> str:
-    known = [f"{name} {str(environment[name])[:12]}" for name in SOFTWARE if environment.get(name)]
-    return ", ".join([*known, *["with local changes"] * bool(environment.get("dirty"))])
-
-
-def _listed(parts: Iterable[str], between: str = "; ") -> str:
-    return between.join(dict.fromkeys(part for part in parts if part)) or "not recorded"
+def _listed(parts: Iterable[str], between: str = "; ", none: str = "not recorded") -> str:
+    return between.join(dict.fromkeys(part for part in parts if part)) or none
 
 
 def to_markdown(card: Card) -> str:

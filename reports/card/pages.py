@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
+from unicodedata import bidirectional
 
 from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.figure import Figure
@@ -21,15 +22,14 @@ from reports.style import FAINT, INK, LOSS, plain, styled
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 8.27, 11.69, 0.6, 7.67, 0.6, 11.15  # of A4 and of the text on it, in inches
 NAMES = 1.25  # inches of the column of labels
-LINE = 1.35  # height of a line in font sizes
+LINE, BOLD = 1.35, 1.15  # height of a line in font sizes; width of bold letters to that of others
 MOST_CONTRASTS, MOST_BARS, MOST_MODELS = 8, 24, 9
 ROW = 0.145  # inches of a bar
 MORE = f"in {CARD}.md"
 COLUMNS = {  # of the table -> their right ends in inches; texts begin at the end of the column before
-    "verdict": 1.4, "task": 3.05, "metric": 4.2, "reference": 4.75, "aligned": 5.15, "change": 5.55,
-    "95 % interval": 6.5, "p (Holm)": 7.0, "documents": RIGHT,
+    "verdict": 1.4, "task": 2.95, "metric": 4.1, "reference": 4.65, "aligned": 5.12, "change": 5.6,
+    "95 % interval": 6.5, "p (Holm)": 7.03, "documents": RIGHT,
 }  # fmt: skip
-TEXTS = {"verdict": 14, "task": 30, "metric": 20}  # columns of text, and their letters
 
 
 class Page:
@@ -39,12 +39,13 @@ class Page:
         self.figure, self.y = Figure(figsize=(WIDTH, HEIGHT)), TOP
 
     def put(self, text: str, x: float, size: float = 8, **style: Any) -> None:
-        """Write one line at the height reached. style: of matplotlib's texts"""
-        self.figure.text(x / WIDTH, 1 - (self.y + size / 72) / HEIGHT, text, fontsize=size, **style)
+        """Write one line at the height reached, from left to right. style: of matplotlib's texts"""
+        mark = "\u200e" * any(bidirectional(letter) in ("R", "AL") for letter in text)
+        self.figure.text(x / WIDTH, 1 - (self.y + size / 72) / HEIGHT, mark + text, fontsize=size, **style)
 
     def paragraph(self, text: str, x: float = LEFT, size: float = 8, *, most: int = 99, **style: Any) -> None:
         """Write lines, at most `most`."""
-        for line in wrap(text, size, RIGHT - x, most):
+        for line in wrap(text, size, (RIGHT - x) / (BOLD if "weight" in style else 1), most):
             self.put(line, x, size, **style)
             self.y += height(1, size)
 
@@ -55,7 +56,7 @@ class Page:
 
     def entry(self, label: str, text: str, size: float = 8, *, most: int = 99, colour: str = INK) -> None:
         """Write a text beside its label."""
-        self.put(plain(label, 21 if size < 8 else 17), LEFT, size, weight="bold", color=colour)
+        self.put(fit(label, size, NAMES), LEFT, size, weight="bold", color=colour)
         self.paragraph(text, LEFT + NAMES, size, most=most)
 
 
@@ -75,6 +76,12 @@ def wrap(text: str, size: float, width: float, most: int = 99) -> list[str]:
         if len(lines) > most:
             return [*lines[: most - 1], f"{lines[most - 1][: -len(MORE) - 4]}… {MORE}"]
     return lines
+
+
+def fit(text: str, size: float, width: float) -> str:
+    """A text in bold type in one line of at most `width` inches."""
+    cuts = (plain(text, letters) for letters in range(120, 0, -1))
+    return next((cut for cut in cuts if _width(cut) * size * BOLD / 72 <= width), "")
 
 
 def _width(text: str) -> float:
@@ -131,7 +138,7 @@ def _page(card: Card, number: int) -> Page:
     page.put(f"Audit card: {plain(card.title, 60)} · {VERSION} · page {number} of 2", LEFT, 6.5, color=FAINT)
     page.y = TOP
     if number == 1:
-        page.paragraph(f"Audit card: {card.title}", size=17, most=2, weight="bold")
+        page.paragraph(f"Audit card: {card.title}", size=17, weight="bold")
         page.paragraph(INTRODUCTION, color=FAINT)
     if card.synthetic:
         page.paragraph(SYNTHETIC, color=LOSS)
@@ -213,7 +220,7 @@ def _table(page: Page, card: Card, lines: int, size: float) -> None:
     _row(page, dict(zip(COLUMNS, COLUMNS, strict=True)), size, INK, weight="bold")
     for number, (contrast, rows) in enumerate(zip(card.audit.contrasts, shown, strict=False), 1):
         if many:
-            page.put(f"{number}: {names(contrast)}", LEFT, size, weight="bold")
+            page.put(fit(f"{number}: {names(contrast)}", size, RIGHT - LEFT), LEFT, size, weight="bold")
             page.y += height(1, size)
         for row in rows[:each]:
             cells = dict(zip(HEADER, row, strict=True))
@@ -229,7 +236,9 @@ def _table(page: Page, card: Card, lines: int, size: float) -> None:
 def _row(page: Page, cells: Mapping[str, str], size: float, colour: str, **style: Any) -> None:
     left = LEFT
     for name, right in COLUMNS.items():
-        x, side = (left, "left") if name in TEXTS else (right, "right")
-        page.put(plain(cells[name], TEXTS.get(name, 26)), x, size, ha=side, color=colour, **style)
+        if name in ("verdict", "task", "metric"):
+            page.put(fit(cells[name], size, right - left), left, size, color=colour, **style)
+        else:
+            page.put(plain(cells[name]), right, size, ha="right", **style)
         left, colour = right, INK
     page.y += height(1, size)
