@@ -110,7 +110,7 @@ def test_what_is_not_known_is_said_and_data_of_the_demo_are_named(tmp_path):
     card = card_of(runs)
     for text in (*map(text_of, draw(card)), to_markdown(card)):
         assert "The data are synthetic" in text
-    assert "weights and revision are not recorded; endpoint; " in to_markdown(card)
+    assert "weights are not recorded; endpoint; " in to_markdown(card)
     assert "(not the pinned revision)" in to_markdown(card)
 
 

@@ -21,7 +21,9 @@ from alignbench.types.result import MetricResult
 NAME = "alignbench"
 TRACKERS = ("wandb", "mlflow", "trackio")
 CARD = "audit-card"  # .md and .pdf, which `alignbench compare --card` writes
-LINK = re.compile(r"\s*<!-- alignbench -->.*<!-- /alignbench -->\s*", re.DOTALL)
+LINK = f"[audit card]({CARD}.md) ([PDF]({CARD}.pdf))"
+SECTION = f"\n<!-- alignbench -->\nWhat aligning this model gained and cost: {LINK}.\n<!-- /alignbench -->\n"
+SECTIONS = re.compile(r"\s*<!-- alignbench -->.*?<!-- /alignbench -->\s*", re.DOTALL)
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -66,11 +68,9 @@ def to_model_card(run: Run, file: Path) -> str:
     fields = card.data.to_dict() | {"model_name": name, "eval_results": [*others, *found]}
     fields.pop("model-index", None)
     card.data = ModelCardData(**fields)
-    if LINK.search(card.text) or has_audit_card(run, file.parent):
-        card.text = LINK.sub("\n", card.text).rstrip() + "\n"
-    if has_audit_card(run, file.parent):
-        link = f"[audit card]({CARD}.md) ([PDF]({CARD}.pdf))"
-        card.text += f"\n<!-- alignbench -->\nWhat aligning this model gained and cost: {link}.\n<!-- /alignbench -->\n"
+    linked = has_audit_card(run, file.parent)
+    if linked or SECTIONS.search(card.text):
+        card.text = SECTIONS.sub("\n\n", card.text).rstrip() + "\n" + SECTION * linked
     return str(card)
 
 

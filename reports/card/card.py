@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -73,16 +74,13 @@ def make_card(audit: Audit, runs: Sequence[Run]) -> Card:
     folders = {folder for row in rows for folder in (row.reference_folder, row.aligned_folder)}
     names = {name.removesuffix(" (chat)") for own in contrasts for name in (own.reference, own.aligned)}
     compared = [run for run in runs if run.name in names]
-    audit, tasks = (
-        replace(audit, contrasts=contrasts),
-        [own for run in compared for own in run.tasks if own.path in folders],
-    )
+    tasks = [task for run in compared for task in run.tasks if task.path in folders]
     notes = [note for own in contrasts for note in (*(f"not compared: {line}" for line in own.left_out), *own.notes)]
     notes = [note for note in dict.fromkeys((*notes, *audit.notes)) if note != SYNTHETIC_DATA]
     aligned = [plain(name, 40) for name in dict.fromkeys(own.aligned for own in contrasts)]
     missing = ", ".join(own for own in ABILITIES if own not in {row.ability for row in rows})
     return Card(
-        ", ".join(aligned[:3]) + f" and {len(aligned) - 3} more" * (len(aligned) > 3), audit,
+        ", ".join(aligned[:3]) + f" and {len(aligned) - 3} more" * (len(aligned) > 3), replace(audit, contrasts=contrasts),
         any(SYNTHETIC_DATA in own.notes for own in contrasts), tuple((run.name, _model(run)) for run in compared),
         tuple(_facts(audit, compared, tasks)), tuple(notes), f"{LIMITS} Not measured: {missing or 'none'}.",
     )  # fmt: skip
@@ -127,23 +125,19 @@ def _measured(own: MetricResult) -> str:
 
 def _model(run: Run) -> str:
     model, engine = run.description["model"], run.description.get("engine") or {}
-    names = {"weights_sha256": "weights sha256", "adapter_sha256": "adapter sha256", "revision": "revision"}
-    names |= {"outputs": "outputs of the file", "outputs_sha256": "sha256"}
-    known = [f"{words} {model[name]}" for name, words in names.items() if model.get(name)]
+    words = {"weights_sha256": "weights sha256", "adapter_sha256": "adapter sha256", "revision": "revision"}
+    words |= {"outputs": "outputs of the file", "outputs_sha256": "sha256"}
+    known = [f"{words[name]} {model[name]}" for name in words if model.get(name)] or ["weights are not recorded"]
     stages = " → ".join(" ".join(dict.fromkeys((own["stage"], own["name"]))) for own in run.lineage)
     computed = " ".join(str(engine[name]) for name in ("kind", "dtype", "device") if engine.get(name))
-    return _listed(
-        (*(known or ["weights and revision are not recorded"]), stages and f"lineage {stages}", computed, run.path.name)
-    )
+    return _listed((*known, stages and f"lineage {stages}", computed, run.path.name))
 
 
 def _facts(audit: Audit, runs: Sequence[Run], tasks: Sequence[TaskRun]) -> Iterator[tuple[str, str]]:
     parts = [part for task in tasks for part in task.identity.get("data") or ()]
-    pins = {True: "", False: " (not the pinned revision)"}
-    yield (
-        "data",
-        _listed(f"{p['card'] or p['source']} {p['split']}@{p['revision']}{pins[bool(p['pinned'])]}" for p in parts),
-    )
+    data = (f"{part['card'] or part['source']} {part['split']}@{part['revision']}" for part in parts)
+    pins = ("" if part["pinned"] else " (not the pinned revision)" for part in parts)
+    yield "data", _listed(map(add, data, pins))
     yield "scorers", _listed((f"{own.kind}: {own}" for task in tasks for own in scorers_of(task.identity)), none="none")
     settings: dict[str, list[str]] = {}  # name -> values of all tasks
     for task in tasks:

@@ -35,8 +35,15 @@ COLUMNS = {  # of the table -> their right ends in inches; texts begin at the en
 class Page:
     """A page that is filled from top to bottom. y: inches from its top"""
 
-    def __init__(self) -> None:
-        self.figure, self.y = Figure(figsize=(WIDTH, HEIGHT)), TOP
+    def __init__(self, card: Card, number: int) -> None:
+        self.figure, self.y = Figure(figsize=(WIDTH, HEIGHT)), BOTTOM + 0.25
+        self.put(f"Audit card: {plain(card.title, 60)} · {VERSION} · page {number} of 2", LEFT, 6.5, color=FAINT)
+        self.y = TOP
+        if number == 1:
+            self.paragraph(f"Audit card: {card.title}", size=17, weight="bold")
+            self.paragraph(INTRODUCTION, color=FAINT)
+        if card.synthetic:
+            self.paragraph(SYNTHETIC, color=LOSS)
 
     def put(self, text: str, x: float, size: float = 8, **style: Any) -> None:
         """Write one line at the height reached, from left to right. style: of matplotlib's texts"""
@@ -113,11 +120,11 @@ def draw(card: Card) -> tuple[Figure, Figure]:
 
 
 def _verdict(card: Card) -> Page:
-    page, contrasts = _page(card, 1), card.audit.contrasts[:MOST_CONTRASTS]
+    page, contrasts = Page(card, 1), card.audit.contrasts[:MOST_CONTRASTS]
     columns = [bars_of(own) for own in contrasts]
     rows = rows_of(columns, MOST_BARS)
     page.heading("Verdict")
-    room = BOTTOM - page.y - (ROW * len(rows) + 1.25) * bool(rows)
+    room = BOTTOM - page.y - (ROW * len(rows) + 1.4) * bool(rows)
     for clauses in (99, 4, 2, 1, 0):  # of a sentence: as many as fit
         entries = [entry for number, own in enumerate(contrasts, 1) for entry in _entries(number, own, clauses)]
         if height(sum(len(wrap(text, 8, RIGHT - LEFT - NAMES)) for _, text, _ in entries), 8) <= room:
@@ -129,19 +136,6 @@ def _verdict(card: Card) -> Page:
     if rows:
         page.heading("Gains and losses by ability")
         _bars(page, columns, rows)
-    return page
-
-
-def _page(card: Card, number: int) -> Page:
-    page = Page()
-    page.y = BOTTOM + 0.25
-    page.put(f"Audit card: {plain(card.title, 60)} · {VERSION} · page {number} of 2", LEFT, 6.5, color=FAINT)
-    page.y = TOP
-    if number == 1:
-        page.paragraph(f"Audit card: {card.title}", size=17, weight="bold")
-        page.paragraph(INTRODUCTION, color=FAINT)
-    if card.synthetic:
-        page.paragraph(SYNTHETIC, color=LOSS)
     return page
 
 
@@ -164,7 +158,7 @@ def _entries(number: int, own: Contrast, clauses: int) -> list[tuple[str, str, s
         return [*found, ("", text or "No headline metric of these tasks has a direction and a test.", INK)]
     for a in own.abilities:
         more, verdict = len(a.clauses) - clauses, a.sentence.partition(": ")[2].partition(". ")[0]
-        text = f"{verdict.capitalize()}. {'; '.join(a.clauses[:clauses])}{f'; {more} more on page 2' * (more > 0)}."
+        text = f"{verdict.capitalize()}. {'; '.join(a.clauses[:clauses])}{f'; {more} more in the table' * (more > 0)}."
         found.append((f"{LOOKS[a.verdict][3]} {a.ability.capitalize()}", text, LOOKS[a.verdict][0]))
     return found
 
@@ -193,7 +187,7 @@ def _bars(page: Page, columns: Sequence[Sequence[Bar]], rows: Sequence[tuple[str
 
 
 def _evidence(card: Card) -> Page:
-    page, size = _page(card, 2), 6.5
+    page, size = Page(card, 2), 6.5
     facts = [(label, text, 2) for label, text in card.models[:MOST_MODELS]]
     rest = len(card.models) - MOST_MODELS
     facts += [("", f"{rest} more models {MORE}", 1)] * (rest > 0)
