@@ -101,7 +101,7 @@ def test_names_of_any_length_and_up_to_eight_comparisons_fit(tmp_path, number):
 
 
 def test_what_is_not_known_is_said_and_data_of_the_demo_are_named(tmp_path):
-    data = [{"card": None, "split": "test", "source": f"{SYNTHETIC}f", "revision": "r", "rows": 3, "pinned": False}]
+    data = [{"card": "", "split": "test", "source": f"{SYNTHETIC}f", "revision": "r", "rows": 3, "pinned": False}]
     runs = [write_run(tmp_path, name, (*rte(p), {"data": data}), weights=name) for name, p in (("a", 0.5), ("b", 0.9))]
     for folder in runs:
         description = json.loads((folder / "run.json").read_text())

@@ -80,7 +80,8 @@ def make_card(audit: Audit, runs: Sequence[Run]) -> Card:
     aligned = [plain(name, 40) for name in dict.fromkeys(own.aligned for own in contrasts)]
     missing = ", ".join(own for own in ABILITIES if own not in {row.ability for row in rows})
     return Card(
-        ", ".join(aligned[:3]) + f" and {len(aligned) - 3} more" * (len(aligned) > 3), replace(audit, contrasts=contrasts),
+        ", ".join(aligned[:3]) + f" and {len(aligned) - 3} more" * (len(aligned) > 3),
+        replace(audit, contrasts=contrasts),
         any(SYNTHETIC_DATA in own.notes for own in contrasts), tuple((run.name, _model(run)) for run in compared),
         tuple(_facts(audit, compared, tasks)), tuple(notes), f"{LIMITS} Not measured: {missing or 'none'}.",
     )  # fmt: skip
