@@ -40,16 +40,15 @@ def bars_of(contrast: Contrast) -> list[Bar]:
 
     Metrics without a finite range are left out.
     """
+    groups = contrast.groups if len(contrast.groups) > 1 else ()
     found = []
-    taxed = contrast.mean is not None
-    if contrast.mean:
-        means = (contrast.mean, *(contrast.groups if len(contrast.groups) > 1 else ()))
-        for own in means:
-            name = f"mean of {len(own.tasks)} task{'s' * (len(own.tasks) > 1)}" if own.name == "all" else own.name
-            low, high = (None if end is None else -end for end in (own.high, own.low))
-            found.append(Bar(CAPABILITY, name, -own.value, low, high, own.verdict))
+    for own in (contrast.mean, *groups) if contrast.mean else ():
+        name = "mean of groups" if own.name == "all" else own.name
+        low, high = (None if end is None else -end for end in (own.high, own.low))
+        found.append(Bar(CAPABILITY, name, -own.value, low, high, own.verdict))
     for row in contrast.rows:
-        if row.primary and row.span and row.gain is not None and not (taxed and row.ability == CAPABILITY):
+        inside = contrast.mean is not None and row.ability == CAPABILITY  # of the means
+        if row.primary and row.span and row.gain is not None and not inside:
             low, high = (None if x is None else 100 * x / row.span for x in (row.gain_low, row.gain_high))
             found.append(Bar(row.ability, name_of(row), 100 * row.gain / row.span, low, high, row.verdict))
     return found
@@ -67,23 +66,21 @@ def rows_of(columns: Sequence[Sequence[Bar]], most: int) -> list[Place]:
 
 def draw_bars(panels: Sequence[Axes], columns: Sequence[Sequence[Bar]], rows: Sequence[Place], letters: int) -> None:
     """Draw a column of bars into each panel. The names of the rows, of at most `letters`, are left of the first one."""
-    places = {row: place for place, row in enumerate(rows)}
-    drawn = [[bar for bar in column if (bar.ability, bar.name) in places] for column in columns]
-    reach = max(
-        (abs(x) for own in drawn for bar in own for x in (bar.gain, bar.low, bar.high) if x is not None), default=0
-    )
-    firsts = [place for row, place in places.items() if place == 0 or rows[place - 1][0] != row[0]]
+    drawn = [[bar for bar in column if (bar.ability, bar.name) in rows] for column in columns]
+    ends = [abs(x) for own in drawn for bar in own for x in (bar.gain, bar.low, bar.high) if x is not None]
+    reach = 1.08 * (max(ends, default=0) or 1)
+    firsts = [place for place, row in enumerate(rows) if place == 0 or rows[place - 1][0] != row[0]]
     for axes, own in zip(panels, drawn, strict=True):
         for bar in own:
             colour, marker, inside, _ = LOOKS[bar.verdict]
-            place = places[bar.ability, bar.name]
+            place = rows.index((bar.ability, bar.name))
             if bar.low is not None and bar.high is not None:
                 axes.plot([bar.low, bar.high], [place, place], color=colour, linewidth=1.4, zorder=2)
             axes.plot([bar.gain], [place], marker, color=colour, markerfacecolor=inside, markersize=4.5, zorder=3)
         for first in firsts[1:]:
             axes.axhline(first - 0.5, color="#dddddd", linewidth=0.6, zorder=1)
         axes.axvline(0, color=INK, linewidth=0.9, zorder=1)
-        axes.set(xlim=(-1.08 * (reach or 1), 1.08 * (reach or 1)), ylim=(len(rows) - 0.5, -0.5))
+        axes.set(xlim=(-reach, reach), ylim=(len(rows) - 0.5, -0.5))
         axes.xaxis.set_major_locator(MaxNLocator(4 if len(panels) < 5 else 2, symmetric=True, prune="both"))
         axes.grid(axis="x")
         axes.set_yticks(range(len(rows)), [])

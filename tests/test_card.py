@@ -72,7 +72,7 @@ def test_the_pages_say_what_was_compared_what_changed_and_by_which_files(two):
     first, second = text_of(verdict), text_of(table)
     assert "owner/aligned against base, its pretrained model. 3 benchmarks (gain 2, loss 1," in first
     assert "The win rate against base is 0.750 (95 % interval" in first
-    assert "mean of 2 tasks" in first
+    assert "mean of groups" in first
     assert "Not measured: truthfulness," in second
     for words in ("0.800", "0.600", "−0.200", "118 (-2)", weights_of("base"), "rte test@rrrr", "200 paired resamples"):
         assert words in second

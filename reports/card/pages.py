@@ -182,7 +182,7 @@ def _bars(page: Page, columns: Sequence[Sequence[Bar]], rows: Sequence[tuple[str
     hidden = len({(bar.ability, bar.name) for column in columns for bar in column}) - len(rows)
     key = ", ".join(f"{mark} {verdict}" for verdict, (*_, mark) in LOOKS.items() if verdict != "–")
     more = f" {hidden} rows are not drawn." * (hidden > 0)
-    text = f"Markers: change from the reference, with 95 % interval ({key}). Capability: mean over tasks."
+    text = f"Markers: change from the reference, with 95 % interval ({key}). Capability: means over tasks."
     page.paragraph(f"{text} Metrics without a finite range are in the table only.{more}", size=7, color=FAINT)
 
 
