@@ -84,6 +84,7 @@ def draw_bars(panels: Sequence[Axes], columns: Sequence[Sequence[Bar]], rows: Se
         axes.xaxis.set_major_locator(MaxNLocator(4 if len(panels) < 5 else 2, symmetric=True, prune="both"))
         axes.grid(axis="x")
         axes.set_yticks(range(len(rows)), [])
-        axes.tick_params(axis="both", length=0, labelsize=7 if len(panels) < 5 else 5.5)
+        axes.tick_params(axis="x", length=0, labelsize=7 if len(panels) < 5 else 5.5)
+        axes.tick_params(axis="y", length=0, labelsize=7)
         axes.spines["left"].set_visible(False)
     panels[0].set_yticks(range(len(rows)), [plain(name, letters) for _, name in rows])

@@ -125,12 +125,12 @@ def _verdict(card: Card) -> Page:
     rows = rows_of(columns, MOST_BARS)
     page.heading("Verdict")
     room = BOTTOM - page.y - (ROW * len(rows) + 1.4) * bool(rows)
-    for clauses in (99, 4, 2, 1, 0):  # of a sentence: as many as fit
+    for size, clauses in ((8, 99), (8, 4), (8, 2), (8, 1), (7, 1), (8, 0)):  # of a sentence: as many as fit
         entries = [entry for number, own in enumerate(contrasts, 1) for entry in _entries(number, own, clauses)]
-        if height(sum(len(wrap(text, 8, RIGHT - LEFT - NAMES)) for _, text, _ in entries), 8) <= room:
+        if height(sum(len(wrap(text, size, RIGHT - LEFT - NAMES)) for _, text, _ in entries), size) <= room:
             break
     for label, text, colour in entries:
-        page.entry(label, text, colour=colour)
+        page.entry(label, text, size, colour=colour)
     if rest := len(card.audit.contrasts) - len(contrasts):
         page.entry("", f"{rest} more comparisons {MORE}")
     if rows:
