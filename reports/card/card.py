@@ -77,7 +77,8 @@ def make_card(audit: Audit, runs: Sequence[Run]) -> Card:
     tasks = [task for run in compared for task in run.tasks if task.path in folders]
     notes = [note for own in contrasts for note in (*(f"not compared: {line}" for line in own.left_out), *own.notes)]
     notes = [note for note in dict.fromkeys((*notes, *audit.notes)) if note != SYNTHETIC_DATA]
-    aligned = [plain(name, 40) for name in dict.fromkeys(own.aligned for own in contrasts)]
+    named = dict.fromkeys(own.aligned for own in contrasts)
+    aligned = [plain(name, 40 if len(named) == 1 else 24) for name in named]
     missing = ", ".join(own for own in ABILITIES if own not in {row.ability for row in rows})
     return Card(
         ", ".join(aligned[:3]) + f" and {len(aligned) - 3} more" * (len(aligned) > 3),
