@@ -2,15 +2,17 @@
 
 import contextlib
 import json
+import os
+import re
 import shutil
 import signal
-import subprocess
 import time
 
 import httpx
 import pytest
 from audit_runs import write_run
-from commands import assert_refused, run, start
+from commands import assert_refused, run
+from processes import start
 
 pytest.importorskip("starlette", reason="no starlette: pip install 'alignbench[labels]'")
 from study_helpers import GOLD, SYSTEMS, items, opened, submission
@@ -139,21 +141,23 @@ class TestCommand:
 
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
     def test_the_file_is_closed_when_the_server_is_stopped(self, command, tmp_path, number):
-        process = start(*command, "--host", "0.0.0.0", stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        (said := tmp_path / "said").touch()
+        process = start(*command, "--host", "0.0.0.0", out=said, err=said)
         try:
-            while "page: " not in (line := process.stdout.readline()):
-                assert line
-            assert "0.0.0.0" not in line
-            port = line.strip().rpartition(":")[2]
+            while not (found := re.search(r"page: (.*):(\d+)\n", said.read_text())):
+                assert process.is_alive()
+                time.sleep(0.01)
+            where, port = found.groups()
+            assert "0.0.0.0" not in where
             for _ in range(100):  # until it answers
                 with contextlib.suppress(httpx.TransportError):
                     httpx.get(f"http://127.0.0.1:{port}/")
                     break
                 time.sleep(0.1)
-            process.send_signal(number)
-            rest, _ = process.communicate(timeout=30)
-            assert "Traceback" not in rest
-            assert process.returncode != 0
+            os.kill(process.pid, number)
+            process.join(30)
+            assert "Traceback" not in said.read_text()
+            assert process.exitcode
         finally:
             process.kill()
         assert not (tmp_path / "s.db-wal").exists()
