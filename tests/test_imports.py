@@ -323,10 +323,10 @@ assert not heavy, heavy
 """
 
 
-def test_commands_on_existing_results_import_neither_torch_nor_transformers(table):
-    write_lm_eval(table / "logs", "base", 20)
-    write_lm_eval(table / "logs", "tuned", 30)
-    write_lines(table / "labels.jsonl", [
+def test_commands_on_existing_results_import_neither_torch_nor_transformers(tmp_path):
+    write_lm_eval(tmp_path / "logs", "base", 20)
+    write_lm_eval(tmp_path / "logs", "tuned", 30)
+    write_lines(tmp_path / "labels.jsonl", [
         {"labeler": name, "prompt_id": "1", "prompt": "p", "model": model, "output": model, "rank": rank}
         for name in "ab" for rank, model in enumerate("xy", 1)
     ])  # fmt: skip
@@ -337,5 +337,5 @@ def test_commands_on_existing_results_import_neither_torch_nor_transformers(tabl
         ["labels", "summary", "labels.jsonl"],
     ]
     script = LIGHT.format(commands=commands)
-    done = subprocess.run([sys.executable, "-c", script], cwd=table, capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
