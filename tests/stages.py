@@ -3,7 +3,6 @@ reference, what a run leaves, and what two processes do."""
 
 import copy
 import faulthandler
-import functools
 import json
 import shutil
 from collections.abc import Iterable, Sequence
@@ -150,12 +149,13 @@ def second(prompts, responses):
 
 def prepare(tmp_path_factory: Any) -> Path:
     """A folder with a model, data of all stages, reward functions and a reward model; a module-scoped fixture."""
-    return Path(shutil.copytree(_prepared(tmp_path_factory), tmp_path_factory.mktemp("training"), dirs_exist_ok=True))
+    source = tmp_path_factory.getbasetemp() / "prepared"
+    if not source.exists():
+        _prepare(source)
+    return Path(shutil.copytree(source, tmp_path_factory.mktemp("training"), dirs_exist_ok=True))
 
 
-@functools.cache
-def _prepared(tmp_path_factory: Any) -> Path:
-    folder: Path = tmp_path_factory.mktemp("prepared")
+def _prepare(folder: Path) -> None:
     checkpoint(folder / "model")
     write_rows(folder / "sft.jsonl", DEMONSTRATIONS)
     write_rows(folder / "rankings.jsonl", RANKINGS)
@@ -164,7 +164,6 @@ def _prepared(tmp_path_factory: Any) -> Path:
     write_rows(folder / "one-reward.jsonl", [{"prompt": QUESTIONS[0], "chosen": " honey", "rejected": " toxic"}])
     (folder / "training_rewards.py").write_text(REWARDS)
     train(folder, "reward", folder / "judge-run", epochs=3).joinpath("final").rename(folder / "judge")
-    return folder
 
 
 def config_of(folder: Path, stage: str, out: Path, **changed: Any) -> Any:
