@@ -169,7 +169,7 @@ def _file(run, name: str) -> Path:
 
 def test_audits_compare_these_tasks_without_lm_eval(runs):
     with mock.patch.dict(sys.modules, {"lm_eval": None}):
-        audit = compare([str(run.folder) for run in runs], resamples=50)
+        audit = compare([str(run.folder) for run in runs], resamples=200)
     found = {f"{row.task}.{row.metric}": row for row in audit.contrasts[0].rows}
     accuracy, perplexity = found["lm_eval:choices.acc"], found["lm_eval:documents.word_perplexity"]
     assert accuracy.headline
