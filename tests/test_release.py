@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from farm import train_model, write_world
+from scorer_models import save_classifier
 
 import alignbench
 
@@ -52,6 +55,25 @@ def test_the_wheel_has_every_file_of_the_packages_and_absolute_links(wheel):
         assert link.startswith(prefix)
         assert (ROOT / link.removeprefix(prefix).partition("#")[0]).exists(), link
     assert all(link.startswith(("https://", "#")) for _, link in links)
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_readme_run_from_the_wheel(wheel, tmp_path):
+    (tour,) = re.findall(r"```sh\n(pip install.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    text = write_world(tmp_path / "data")
+    train_model(tmp_path / "BASE", text, steps=20)
+    train_model(tmp_path / "ALIGNED", text, seed=1, steps=30)
+    save_classifier(tmp_path / "REWARD-MODEL", ("LABEL_0",), positions=512)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site"), "ALIGNBENCH_DATA": str(tmp_path / "data")}
+    commands = [line for line in tour.splitlines() if line.startswith("alignbench ")]
+    assert len(commands) == 4
+    for line in ("-c 'import alignbench; print(alignbench.__file__)'", *(f"-m {line}" for line in commands)):
+        command = [sys.executable, *shlex.split(line, comments=True)]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, (line, done.stderr)
+        assert str(tmp_path / "site") in done.stdout or not line.startswith("-c")
+    assert (tmp_path / "report" / "index.html").exists()
 
 
 def test_workflows_run_make_targets_and_pinned_actions():
