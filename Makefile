@@ -1,7 +1,7 @@
 # Every target creates .venv itself: `make demo` and `make test` are the whole set-up.
 PYTHON ?= python3
 BIN := .venv/bin
-INSTALL ?= $(BIN)/pip install --quiet
+INSTALL ?= $(BIN)/pip install
 
 .PHONY: demo test test-slow test-servers lint docs dist clean
 
