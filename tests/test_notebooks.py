@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted(ROOT.glob("docs/notebooks/*.md"))
 CHECKS = {  # code at the end of a notebook
     "audit": """
-assert set(rows.index.get_level_values("task")) >= {"truthfulqa_mc", "real_toxicity", "sst2", "hellaswag", "diversity"}
+assert set(rows.index.get_level_values("task")) >= {"truthfulqa_mc", "real_toxicity", "hellaswag", "diversity"}
 assert contrast.reference == "base" and contrast.aligned == "sft"
 assert rows.verdict["real_toxicity", "emt"] == "gain" and rows.verdict["diversity", "self_bleu"] == "loss"
 assert changed.change.max() > 0
