@@ -1,5 +1,6 @@
 """Pages of the documentation: the Markdown files of the repository at their own paths, and pages made from the code."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -41,6 +42,8 @@ def notebook(executed: Path, config: MkDocsConfig) -> Iterator[File]:
     if not executed.exists():
         raise PluginError(f"{executed.name} was not executed: build the documentation with `make docs`")
     text, resources = MarkdownExporter().from_filename(str(executed))
+    text = re.sub(r"<style scoped>.*?</style>\n", "", text, flags=re.DOTALL)  # tables look as on other pages
+    text = text.replace('<table border="1" class="dataframe">', "<table>")
     title, _, rest = text.strip().partition("\n\n")
     text = f"{title}\n\n[Download this notebook]({executed.name}) with its outputs.\n\n{rest}\n"
     for name, content in resources["outputs"].items():
