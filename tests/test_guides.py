@@ -60,7 +60,7 @@ def place(tmp_path_factory):
     write_lines(folder / "prompts.jsonl", [{"prompt": f"Say {n}."} for n in range(40)])
     labels = [
         {"prompt": f"Say {n}.", "model": model, "output": f" {n}{model}", "labeler": labeler, "rank": rank}
-        for n, labeler, (rank, model) in product(range(20), "xyz", enumerate(("ALIGNED", "BASE"), 1))
+        for n, labeler, (rank, model) in product(range(40), "xyz", enumerate(("ALIGNED", "BASE"), 1))
     ]
     with (folder / "labels.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, list(labels[0]))
