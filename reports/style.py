@@ -5,6 +5,7 @@ an order of differing lightness. Each has its own marker and line style, so that
 Figures are created without pyplot, so no global state changes.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 
@@ -20,9 +22,35 @@ WIDTH = 6.4  # inches: a column of the page, or of a paper
 SMALL = 8  # points: tick labels, names and notes inside panels
 INK, FAINT = "#222222", "#6b6b6b"  # as in alignbench.mplstyle
 GAIN, LOSS, OPEN = "#0072b2", "#d55e00", "#7a7a7a"  # verdicts of the audit
+SHADE = "#f1f1f1"  # areas
+ON_LIGHT, ON_DARK = "#212121", "#fefefe"  # text on cells whose colours are the same in the dark theme
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#cc79a7", "#5e4b8b", "#8c6d31")
+DARK_COLOURS = ("#4aa3df", "#f0b63c", "#2bbf94", "#ff8f4a", "#a5d8f7", "#e6a3ca", "#b3a1e0", "#cbab6e")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (3, 1)), (0, (1, 1)))
+
+
+def deep(colour: str) -> str:
+    """Return a darker colour for text on white, with a contrast of at least 4.5 (WCAG 2.2, 1.4.3)."""
+    return to_hex([0.6 * part for part in to_rgb(colour)])
+
+
+# colours of the light theme -> those of the dark theme
+DARK = {INK: "#e6e4df", FAINT: "#a5a7ab", OPEN: "#9a9da2", SHADE: "#2a2e34", "#dddddd": "#3b4047", "#cccccc": "#4a5058"}
+DARK |= {"#ffffff": "#1d2024", **dict(zip(COLOURS, DARK_COLOURS, strict=True))}
+DARK |= {deep(colour): dark for colour, dark in zip(COLOURS, DARK_COLOURS, strict=True)}
+
+
+def themed(svg: str) -> str:
+    """Return a picture of matplotlib whose colours follow the colour scheme of the page that shows it.
+
+    It is for `<img>`: there a picture runs no script and loads nothing, and CSS variables have the scheme of the element.
+    """
+    names = "".join(f"--{light[1:]}:light-dark({light},{dark});" for light, dark in DARK.items())
+    paint = re.compile(rf"((?:fill|stroke|stop-color): ?)({'|'.join(DARK)})\b")
+    head, found, body = svg.partition('<style type="text/css">')
+    assert found, "a picture without a style"
+    return f"{head}{found}:root{{color-scheme:light dark;{names}}}" + paint.sub(lambda own: f"{own[1]}var(--{own[2][1:]})", body)
 
 
 @dataclass(frozen=True)

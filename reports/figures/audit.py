@@ -1,6 +1,6 @@
 """The audit: gains and losses of each aligned model by task (forest plot), and reward against tax over checkpoints."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -10,13 +10,16 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from alignbench.audit.abilities import title_of
-from alignbench.audit.audit import Row
+from alignbench.audit.abilities import ABILITIES, title_of
+from alignbench.audit.audit import Contrast, Row
+from alignbench.audit.tax import CAPABILITY, macro
+from reports.chart import HALO, Panel, panel_grid
 from reports.drawing import Drawing, NoDataError, describe
 from reports.evidence import Evidence
-from reports.style import FAINT, GAIN, INK, LOSS, OPEN, SMALL, new_figure, plain, short_names
+from reports.page.data import preferences, sets_of, win_rates
+from reports.style import FAINT, GAIN, INK, LOSS, OPEN, SHADE, SMALL, new_figure, plain, short_names
 
-MOST_CONTRASTS, MOST_ROWS = 6, 40
+MOST_PANELS, MOST_CONTRASTS, MOST_ROWS = 12, 6, 40
 LETTERS = 36  # of a row's name
 PERCENT = "% of the metric's range"
 ROW, FRAME, GAP = 0.19, 0.75, 0.35  # inches of a row and of a panel's frame; rows above a group's name
@@ -25,9 +28,89 @@ VERDICTS = {  # verdict -> plural, colour, marker, its inside
     "loss": ("losses", LOSS, "<", LOSS),
     "retained": ("retained", OPEN, "o", OPEN),
     "inconclusive": ("inconclusive", OPEN, "o", "white"),
+    "mixed": ("mixed", INK, "D", INK),
 }
 COLUMNS = ("ability", "group", "task", "variant", "metric", "verdict", "p_holm", "n", "test", "scorer")
-SHADE = "#f1f1f1"
+
+
+def summary(evidence: Evidence) -> Iterator[Drawing]:
+    """Draw a panel per contrast with a row per ability: the mean over its benchmarks, and each of them below it."""
+    contrasts = evidence.audit.contrasts if evidence.audit else ()
+    wins = win_rates({"win_rate": sets_of(evidence, "win_rate")} if "win_rate" in evidence.tasks else {})
+    judged = [(own, preferences(wins, evidence.systems, own)) for own in contrasts]
+    table = pd.DataFrame(row for own, rates in judged for row in _ability_rows(own, rates)).assign(drawn=False)
+    if table.empty:
+        return
+    places = {ability: place for place, ability in enumerate(a for a in ABILITIES if a in set(table.ability))}
+    panels, chosen = [], list(table.groupby(["aligned", "reference", "templates"], sort=False))[:MOST_PANELS]
+    for (aligned, reference, templates), own in chosen:
+        table.loc[own.index, "drawn"] = True
+        words = f"against {plain(reference)}" + ", own templates" * (templates == "own")
+        panels.append(Panel(plain(aligned), own, words))
+    marks = [
+        Line2D([], [], color=colour, marker=marker, markerfacecolor=inside, label=verdict)
+        for verdict, (_, colour, marker, inside) in VERDICTS.items()
+        if verdict in set(table.verdict)
+    ]
+    marks.append(Line2D([], [], color=FAINT, marker=".", markersize=4, linestyle="none", label="a single benchmark"))
+    figure, grid = panel_grid(panels, 0.8 + 0.24 * len(places), key=marks, sharex=True, sharey=True)
+    for axes, panel in zip(grid, panels, strict=True):
+        axes.axvline(0, color=INK, linewidth=0.9, zorder=1)
+        for row in panel.table.itertuples():
+            _, colour, marker, inside = VERDICTS[row.verdict]
+            place = places[row.ability]
+            if pd.isna(row.gain):
+                text = {"ha": "center", "va": "center", "fontsize": SMALL, "color": colour, "path_effects": HALO}
+                axes.text(0.5, place, f"{row.verdict} in {row.unit}", transform=axes.get_yaxis_transform(), **text)
+            elif row.benchmarks:
+                axes.plot([row.low, row.high], [place, place], color=colour, linewidth=1.8, zorder=2)
+                style = {"color": colour, "markerfacecolor": inside, "markersize": 6.5, "markeredgewidth": 1.3}
+                axes.plot([row.gain], [place], marker, **style, zorder=3)
+            else:
+                axes.plot([row.gain], [place + 0.33], ".", color=colour, markersize=4, zorder=2)
+        for ability in set(places) - set(panel.table.ability):
+            axes.text(0.02, places[ability], "–", color=FAINT, va="center", transform=axes.get_yaxis_transform())
+        axes.set_ylim(len(places) - 0.35, -0.6)
+        axes.set_yticks(range(len(places)), [ability.capitalize() for ability in places])
+        axes.tick_params(axis="y", length=0)
+        axes.spines["left"].set_visible(False)
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.grid(axis="x")
+    figure.supxlabel(f"← loss    improvement, {PERCENT}    gain →", fontsize=8.5)
+    yield describe("audit_summary", figure, table, audit=evidence.audit, means=table[table.benchmarks > 0])
+
+
+def _ability_rows(contrast: Contrast, rates: Sequence[tuple[str, dict[str, Any]]]) -> Iterator[dict[str, Any]]:
+    """Yield a row per ability of a contrast, then one per benchmark of it; the improvement in percent of the range.
+
+    rates: win rates of the aligned model against the reference, with their verdicts
+    benchmarks: how many the mean is over; 0 for a single one. Without a finite range, an ability has no mean.
+    """
+    models = {"aligned": contrast.aligned, "reference": contrast.reference, "templates": contrast.templates}
+    for verdict, one in rates[:1]:
+        rate = one["metrics"]["win_rate"]
+        of_rate = {"gain": rate.value, "low": rate.low, "high": rate.high}
+        ends = {name: np.nan if end is None else 100 * (end - 0.5) for name, end in of_rate.items()}
+        facts = {"ability": "preference", "verdict": verdict, "task": "win_rate", "metric": "win_rate", "unit": PERCENT}
+        yield models | facts | ends | {"benchmarks": 1}
+    for own in [own for own in contrast.abilities if not rates or own.ability != "preference"]:
+        rows = [row for row in contrast.rows if row.primary and row.ability == own.ability]
+        known = [row for row in rows if row.tax_of_range is not None]
+        mean = contrast.mean if own.ability == CAPABILITY and contrast.mean else macro(known, 0.0)[1]
+        facts = {**models, "ability": own.ability, "verdict": own.verdict, "task": "", "metric": "", "unit": PERCENT}
+        ends = {"gain": np.nan, "low": np.nan, "high": np.nan}
+        if len(known) == 1 == len(rows):
+            ends = {name: value for name, value in _bar(known[0]).items() if name != "unit"}
+        elif mean is not None:
+            low, high = (np.nan if end is None else 0.0 - end for end in (mean.high, mean.low))
+            ends = {"gain": 0.0 - mean.value, "low": low, "high": high}
+        else:
+            facts["unit"] = ", ".join(sorted({row.unit for row in rows}))
+        count = len(mean.tasks) if mean else len(rows)
+        yield facts | ends | {"benchmarks": count}
+        for row in known if len(rows) > 1 else ():
+            single = {"verdict": row.verdict, "task": row.task, "metric": row.metric, "benchmarks": 0}
+            yield facts | _bar(row) | single
 
 
 def forest(evidence: Evidence) -> Iterator[Drawing]:

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 from matplotlib.textpath import TextPath
@@ -24,7 +23,7 @@ from alignbench.tasks.personas import DERIVED
 from reports.chart import Panel, histogram_rows, panel_grid, row_panels
 from reports.drawing import WORDS, Drawing, describe, rows_of
 from reports.evidence import Evidence, scorer_of
-from reports.style import FAINT, WIDTH, Look, plain, short_names
+from reports.style import FAINT, WIDTH, Look, deep, plain, short_names
 
 FIELDS = WORDS["persona_fields"]
 MOST_BARS = 8  # values with their own bar; four more for ages
@@ -149,10 +148,9 @@ def _cloud(axes: Axes, words: dict[str, int], size: tuple[float, float], colour:
         placed = list(_lines(sizes, width, height))
         if len(placed) == len(chosen):
             break
-    ink = tuple(0.6 * part for part in to_rgb(colour))  # a contrast of 4.5 or more on white (WCAG 2.2, 1.4.3)
     for word, left, baseline in placed:
         path = TextPath((0, 0), word, size=sizes[word])
-        axes.add_patch(PathPatch(Path(path.vertices * (1, -1) + (left, baseline), path.codes), color=ink, linewidth=0))
+        axes.add_patch(PathPatch(Path(path.vertices * (1, -1) + (left, baseline), path.codes), color=deep(colour), linewidth=0))
     return {word for word, _, _ in placed}
 
 

@@ -20,7 +20,7 @@ from alignbench.labels.table import LIKERT, flag_names
 from reports.chart import Panel, line_panels, row_panels
 from reports.drawing import WORDS, Drawing, describe, rows_of
 from reports.evidence import Evidence, point_of, scored_by
-from reports.style import INK, SMALL, new_figure, plain
+from reports.style import ON_DARK, ON_LIGHT, SMALL, new_figure, plain
 
 RATE = "win_rate"
 RATES = {RATE: "win rate", "win_rate_length_controlled": "at equal lengths"}
@@ -124,7 +124,7 @@ def likert(evidence: Evidence) -> Iterator[Drawing]:
             style: dict[str, Any] = {"color": shades(0.08 + 0.085 * rating), "edgecolor": "white", "linewidth": 0.6}
             distribution.barh(place, size, 0.7, left=start, **style)
             if size >= WIDE:
-                distribution.text(start + size / 2, place, str(rating), ha="center", va="center", fontsize=SMALL)
+                distribution.text(start + size / 2, place, str(rating), ha="center", va="center", fontsize=SMALL, color=ON_LIGHT)
             start += size
     distribution.set(xlim=(0, 1), xticks=[0, 0.5, 1])
     distribution.grid(visible=False)
@@ -189,7 +189,7 @@ def agreement(evidence: Evidence) -> Iterator[Drawing]:
     axes.imshow(np.ma.masked_invalid(values), cmap=colours, vmin=least, vmax=1, interpolation="nearest")
     for (row, column), value in np.ndenumerate(values) if size <= NUMBERED else ():
         if np.isfinite(value):
-            ink = "white" if float(value) > least + 0.6 * (1 - least) else INK
+            ink = ON_DARK if float(value) > least + 0.6 * (1 - least) else ON_LIGHT
             words = "1" if value > 0.995 else f"{value:.2f}".lstrip("0")
             axes.text(column, row, words, ha="center", va="center", fontsize=SMALL, color=ink)
     names = [plain(chosen.labelers[i], 20) for i in order] if size <= NAMED else []
