@@ -17,7 +17,7 @@ from reports.chart import HALO, Panel, panel_grid
 from reports.drawing import Drawing, NoDataError, describe
 from reports.evidence import Evidence
 from reports.page.data import preferences, sets_of, win_rates
-from reports.style import FAINT, GAIN, INK, LOSS, OPEN, SHADE, SMALL, new_figure, plain, short_names
+from reports.style import FAINT, GAIN, INK, LOSS, OPEN, SHADE, SMALL, new_figure, wrapped, wrapped_names
 
 MOST_PANELS, MOST_CONTRASTS, MOST_ROWS = 12, 6, 40
 LETTERS = 36  # of a row's name
@@ -45,8 +45,8 @@ def summary(evidence: Evidence) -> Iterator[Drawing]:
     panels, chosen = [], list(table.groupby(["aligned", "reference", "templates"], sort=False))[:MOST_PANELS]
     for (aligned, reference, templates), own in chosen:
         table.loc[own.index, "drawn"] = True
-        words = f"against {plain(reference)}" + ", own templates" * (templates == "own")
-        panels.append(Panel(plain(aligned), own, words))
+        words = f"against {reference}" + ", own templates" * (templates == "own")
+        panels.append(Panel(wrapped(aligned, 22), own, wrapped(words, 24)))
     marks = [
         Line2D([], [], color=colour, marker=marker, markerfacecolor=inside, label=verdict)
         for verdict, (_, colour, marker, inside) in VERDICTS.items()
@@ -60,11 +60,22 @@ def summary(evidence: Evidence) -> Iterator[Drawing]:
             _, colour, marker, inside = VERDICTS[row.verdict]
             place = places[row.ability]
             if pd.isna(row.gain):
-                text = {"ha": "center", "va": "center", "fontsize": SMALL, "color": colour, "path_effects": HALO}
+                text: dict[str, Any] = {
+                    "ha": "center",
+                    "va": "center",
+                    "fontsize": SMALL,
+                    "color": colour,
+                    "path_effects": HALO,
+                }
                 axes.text(0.5, place, f"{row.verdict} in {row.unit}", transform=axes.get_yaxis_transform(), **text)
             elif row.benchmarks:
                 axes.plot([row.low, row.high], [place, place], color=colour, linewidth=1.8, zorder=2)
-                style = {"color": colour, "markerfacecolor": inside, "markersize": 6.5, "markeredgewidth": 1.3}
+                style: dict[str, Any] = {
+                    "color": colour,
+                    "markerfacecolor": inside,
+                    "markersize": 6.5,
+                    "markeredgewidth": 1.3,
+                }
                 axes.plot([row.gain], [place], marker, **style, zorder=3)
             else:
                 axes.plot([row.gain], [place + 0.33], ".", color=colour, markersize=4, zorder=2)
@@ -123,14 +134,18 @@ def forest(evidence: Evidence) -> Iterator[Drawing]:
             {**models, **{column: getattr(row, column) for column in COLUMNS}, **_bar(row)} for row in rows
         ).astype({"low": float, "high": float})
         table["drawn"] = table.index < MOST_ROWS
+        labels = [_label(row) for row in rows]
         shown = table[table.drawn]
         units = sorted(set(shown.unit), key=lambda unit: (unit != PERCENT, unit))
         panels = [shown[shown.unit == unit] for unit in units]
-        heights = [FRAME + ROW * (len(own) + (1 + GAP) * own.ability.nunique()) for own in panels]
+        heights = [
+            FRAME + ROW * (sum(_tall(labels[at]) for at in own.index) + (1 + GAP) * own.ability.nunique())
+            for own in panels
+        ]
         ratios = {"height_ratios": heights}
         figure, grid = new_figure(sum(heights) + 0.25, rows=len(panels), squeeze=False, gridspec_kw=ratios)
         for axes, own in zip(grid.flat, panels, strict=True):
-            _panel(axes, own)
+            _panel(axes, own, labels)
         marks, results = [], []
         for verdict, (plural, colour, marker, inside) in VERDICTS.items():
             own = shown[shown.verdict == verdict]
@@ -151,24 +166,37 @@ def _bar(row: Row) -> dict[str, Any]:
     return {"unit": PERCENT if row.span else row.unit, "gain": gain, "low": low, "high": high}
 
 
-def _panel(axes: Axes, table: pd.DataFrame) -> None:
+def _label(row: Row) -> str:
+    """Return the name of a row: task, variant and, if short, metric."""
+    task = row.task + (f" ({row.variant})" if row.variant else "")
+    whole = f"{task} · {row.metric.replace('_', ' ')}"
+    return wrapped(whole if len(whole) <= LETTERS and row.metric not in row.task else task, LETTERS)
+
+
+def _tall(label: str) -> float:
+    """Return the height of a row with this name, in rows of one line."""
+    return 1 + 0.75 * label.count("\n")
+
+
+def _panel(axes: Axes, table: pd.DataFrame, names: Sequence[str]) -> None:
     place, labels = -GAP, {}
     beside = axes.get_yaxis_transform()
     for ability, own in table.groupby("ability"):
         place += GAP
         style: dict[str, Any] = {"ha": "right", "va": "center_baseline", "fontweight": "bold", "fontsize": 8.5}
         axes.text(-0.01, place, str(ability), transform=beside, **style)
-        for _, row in own.sort_values(["gain", "task", "variant"], ascending=[False, True, True]).iterrows():
-            place += 1
+        place += 0.5
+        for at, row in own.sort_values(["gain", "task", "variant"], ascending=[False, True, True]).iterrows():
+            tall = _tall(names[at])
+            place += tall / 2
             _, colour, marker, inside = VERDICTS.get(row.verdict, VERDICTS["inconclusive"])
             axes.plot([row.low, row.high], [place, place], color=colour, linewidth=1.5, zorder=2)
             axes.plot([row.gain], [place], marker, color=colour, markerfacecolor=inside, markersize=6, zorder=3)
             ink = INK if row.verdict in ("gain", "loss") else FAINT
             axes.text(1.02, place, _numbers(row), transform=beside, va="center_baseline", fontsize=SMALL, color=ink)
-            task = row.task + (f" ({row.variant})" if row.variant else "")
-            whole = f"{task} · {row.metric.replace('_', ' ')}"
-            labels[place] = plain(whole if len(whole) <= LETTERS and row.metric not in row.task else task, LETTERS)
-        place += 1
+            labels[place] = names[at]
+            place += tall / 2
+        place += 0.5
     axes.axvline(0, color=INK, linewidth=0.9, zorder=1)
     axes.text(0, 1.0, "no change", transform=axes.get_xaxis_transform(), ha="center", va="bottom", fontsize=SMALL)
     axes.set_ylim(place - 0.3, -0.7)
@@ -198,7 +226,7 @@ def front(evidence: Evidence) -> Iterator[Drawing]:
             raise NoDataError(why)
         return
     table = pd.DataFrame(asdict(point) for point in found.points).rename(columns={"name": "system"})
-    look, names = evidence.looks(*table.system), short_names(list(table.system), 28)
+    look, names = evidence.looks(*table.system), wrapped_names(table.system, 28)
     figure, axes = new_figure(max(4.0, 0.6 + 0.19 * len(table)))
     marks = []
     for row in table.itertuples():
@@ -212,7 +240,7 @@ def front(evidence: Evidence) -> Iterator[Drawing]:
         marks.append(Line2D([], [], label=names[row.system], **mark))
     figure.legend(handles=marks, loc="outside right upper")
     axes.margins(0.12)
-    axes.set_xlabel(f"tax against {plain(found.reference, 18)}, % of range  (← better)")
+    axes.set_xlabel(wrapped(f"tax against {found.reference}, % of range  (← better)", 60))
     axes.set_ylabel(f"{title_of(found.reward)}  (better →)")
     axes.grid()
     # the front as steps, the dominated area in grey, and the reference point of the hypervolume if it is near

@@ -5,12 +5,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from alignbench.audit.audit import Contrast, MeanTax, Row
+from alignbench.audit.render import BETTER
 from alignbench.audit.tax import CAPABILITY
 from reports.page.data import Sets, sets_by_folder, task_link
 from reports.page.format import interval, value
 
-HEADS = {"gain": "Gained", "loss": "Lost", "mixed": "Gained and lost", "retained": "Retained", "inconclusive": "Inconclusive"}
-ARROWS = {"higher": " ↑", "lower": " ↓", "0.5": " → 0.5", "0": " → 0", "–": ""}
+HEADS = {  # verdict -> heading of the abilities with it, and what a sentence says of one
+    "gain": ("Improved", " improved"),
+    "loss": ("Got worse", " got worse"),
+    "mixed": ("Gains and losses", ": gains and losses"),
+    "retained": ("Retained", ": retained"),
+    "inconclusive": ("Inconclusive", ": inconclusive"),
+}
+NARROW = "\u00a0"  # no line break
 UNNAMED = ("proportion", "r", "number")  # units that are not written after a number
 EQUAL = {1: "above ½ at equal lengths", -1: "below ½ at equal lengths", 0: "inconclusive at equal lengths"}
 
@@ -32,11 +39,16 @@ class Verdict:
     sentences: tuple[Sentence, ...]
     shown: int = 1
 
+    @property
+    def head(self) -> str:
+        """Return "Toxicity improved", "Bias: inconclusive"."""
+        return self.ability.capitalize() + HEADS[self.verdict][1]
+
 
 def abstract(verdicts: Sequence[Verdict]) -> list[tuple[str, str]]:
-    """Return (heading, abilities) for each kind of verdict: [("Gained", "preference, truthfulness"), …]."""
+    """Return (heading, abilities) for each kind of verdict: [("Improved", "preference, truthfulness"), …]."""
     names = {kind: [own.ability for own in verdicts if own.verdict == kind] for kind in HEADS}
-    return [(HEADS[kind], ", ".join(dict.fromkeys(own))) for kind, own in names.items() if own]
+    return [(HEADS[kind][0], ", ".join(dict.fromkeys(own))) for kind, own in names.items() if own]
 
 
 def verdicts_on(
@@ -78,13 +90,13 @@ def _moved(change: float, before: str, after: str) -> str:
 
 
 def _change(row: Row, title: str, margin: float) -> str:
-    """Return, for example, "TruthfulQA MC1, MC2, MC3: mc2 ↑ rose from 0.200 to 0.410 (change +0.210, 95 % interval …".""" 
+    """Return, for example, "TruthfulQA MC1, MC2, MC3: mc2 ↑ rose from 0.200 to 0.410 (change …)"."""
     unit = "" if row.unit in UNNAMED else f" {row.unit}"
     moved = _moved(row.delta, value(row.reference, row.unit), value(row.aligned, row.unit))
     ends = interval(row, row.unit, True)
     facts = [f"change {value(row.delta, row.unit, True)}", f"95 % interval {ends}" if ends else "no interval"]
     if row.verdict in ("gain", "loss") and row.p_holm is not None:
-        facts.append("p < .001" if row.p_holm < 0.001 else f"p = {row.p_holm:.3f}".replace("0.", "."))
+        facts.append("p < .001" if row.p_holm < 0.001 else f"p = {row.p_holm:.3f}".replace("0.", "."))
     elif row.verdict == "retained":
         facts.append(f"a loss of more than {margin:g} % of the range is unlikely")
     elif row.p_holm is None:
@@ -93,7 +105,7 @@ def _change(row: Row, title: str, margin: float) -> str:
         facts.append(f"may be chance: p = {row.p_holm:.2f}".replace("0.", "."))
         if row.detectable is not None:
             facts.append(f"changes below {value(row.detectable, row.unit)} are often missed")
-    return f"{title}: {row.metric}{ARROWS[row.better]} {moved}{unit} ({'; '.join(facts)})"
+    return f"{title}: {row.metric}{BETTER[row.better].replace(' ', NARROW)} {moved}{unit} ({'; '.join(facts)})"
 
 
 def _mean(mean: MeanTax) -> str:

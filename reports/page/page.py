@@ -11,10 +11,11 @@ from markupsafe import Markup
 
 from alignbench.audit.labels import TASK as LABELS
 from alignbench.audit.labels import TITLE as LABELS_TITLE
+from alignbench.audit.render import BETTER
 from alignbench.tasks.calibration import SUFFIX
 from reports.drawing import SYNTHETIC, Drawing, save
 from reports.evidence import Evidence
-from reports.page.abstract import ARROWS, abstract, on_preference, verdicts_on
+from reports.page.abstract import abstract, on_preference, verdicts_on
 from reports.page.data import audit_data, findings, preferences, sets_by_folder, sets_of, win_rates
 from reports.page.format import interval, pack, value, visible
 from reports.page.samples import block_of
@@ -22,6 +23,7 @@ from reports.style import themed
 
 HERE = Path(__file__).parent
 SIZE = re.compile(r" \(\d[\d,]* \w+ of \d{4}\)|, all [\d,]+ sentences")
+ASIDE = re.compile(r" \(.*\)|, (InstructGPT|lm-evaluation-harness)'s form")  # of a title, not in a sentence
 SUMMARY = "audit_summary"  # the figure below the verdict
 SCRIPTS = ("dom.js", "format.js", "audit.js", "sample.js", "task.js", "main.js")  # in the order of their use
 
@@ -37,9 +39,9 @@ def write_page(
     sets = {task: sets_of(evidence, task) for task in evidence.tasks}
     found = {task: evidence.task(task) for task in evidence.tasks}  # None: this version of alignbench does not know it
     titles = {task: own.title if own else task for task, own in found.items()}
-    short_titles = {LABELS: LABELS_TITLE} | {task: SIZE.sub("", title) for task, title in titles.items()}
+    short_titles = {LABELS: LABELS_TITLE} | {task: ASIDE.sub("", title) for task, title in titles.items()}
     if evidence.synthetic:  # a title may name the size of the real data set
-        titles = {task: f"{short_titles[task]}, {SYNTHETIC}" for task in titles}
+        titles = {task: f"{SIZE.sub('', title)}, {SYNTHETIC}" for task, title in titles.items()}
     groups = {task: own.group or own.ability if own else "" for task, own in found.items()}
     data = {f"task-{task}-{one.number}": pack(block_of(one)) for task, own in sets.items() for one in own}
     systems = (*evidence.systems, *evidence.intermediate)
@@ -71,12 +73,13 @@ def write_page(
         return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
 
     environment.filters |= {"count": "{:,}".format, "value": value, "interval": interval, "sha256": sha256}
-    environment.globals |= {"titles": titles | {LABELS: LABELS_TITLE}, "groups": groups, "ARROWS": ARROWS}
+    environment.globals |= {"titles": titles | {LABELS: LABELS_TITLE}, "groups": groups, "ARROWS": BETTER}
     environment.globals |= {"abstract": abstract}
     wins, verdicts = win_rates(sets), []
+    margin = evidence.audit.margin if evidence.audit else 0.0
     for contrast, by_verdict in findings(evidence.audit, sets) if evidence.audit else ():
         own = preferences(wins, evidence.systems, contrast)
-        verdicts.append((contrast, by_verdict, verdicts_on(contrast, sets, short_titles, own, evidence.audit.margin)))
+        verdicts.append((contrast, by_verdict, verdicts_on(contrast, sets, short_titles, own, margin)))
     alone = [] if verdicts else on_preference(preferences(wins, evidence.systems, None))
     text = environment.get_template("template.html").render(
         title=title, style=Markup(style), script=Markup(script), evidence=evidence, systems=systems,
