@@ -244,7 +244,7 @@ def test_every_row_of_every_audit_and_every_missing_figure_is_in_the_page(nasty_
     assert list(core["audits"]) == list(nasty_texts.audits)
     for reference, own in nasty_texts.audits.items():
         shown = [row for place in core["audits"][reference] for row in core["contrasts"][place]["rows"]]
-        rows = [row for contrast in audit.contrasts for row in contrast.rows]
+        rows = [row for contrast in own.contrasts for row in contrast.rows]
         assert [row[COLUMNS.index("delta")] for row in shown] == [number(row.delta) for row in rows]
     assert "<strong>Likert ratings</strong>: no table of labels with Likert ratings" in page
 

@@ -310,6 +310,13 @@ class TestLayout:
         assert task.bounding_box()["x"] == before
         assert page.locator(".picture img").first.bounding_box()["width"] >= 500
 
+    def test_a_sentence_of_the_verdict_links_to_the_samples_that_show_it(self, page, file):
+        visit(page, file)
+        page.locator("#verdict article", has_text="ppo against base").locator("a.samples").first.click()
+        page.wait_for_selector(".sample")
+        assert [page.input_value(f"#task-{name}") for name in ("order", "reference", "aligned")] == ["best", "0", "2"]
+        assert "▲ +1.000 better" in text(page, ".sample")
+
     def test_figures_have_the_colours_of_the_theme(self, page, file):
         visit(page, file)
         picture = page.locator("figure img").first

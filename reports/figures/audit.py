@@ -28,8 +28,8 @@ VERDICTS = {  # verdict -> plural, colour, marker, its inside
     "loss": ("losses", LOSS, "<", LOSS),
     "retained": ("retained", OPEN, "o", OPEN),
     "inconclusive": ("inconclusive", OPEN, "o", "white"),
-    "mixed": ("mixed", INK, "D", INK),
 }
+OF_ABILITIES = VERDICTS | {"mixed": ("mixed", INK, "D", INK)}
 COLUMNS = ("ability", "group", "task", "variant", "metric", "verdict", "p_holm", "n", "test", "scorer")
 
 
@@ -49,7 +49,7 @@ def summary(evidence: Evidence) -> Iterator[Drawing]:
         panels.append(Panel(wrapped(aligned, 22), own, wrapped(words, 24)))
     marks = [
         Line2D([], [], color=colour, marker=marker, markerfacecolor=inside, label=verdict)
-        for verdict, (_, colour, marker, inside) in VERDICTS.items()
+        for verdict, (_, colour, marker, inside) in OF_ABILITIES.items()
         if verdict in set(table.verdict)
     ]
     marks.append(Line2D([], [], color=FAINT, marker=".", markersize=4, linestyle="none", label="a single benchmark"))
@@ -57,26 +57,16 @@ def summary(evidence: Evidence) -> Iterator[Drawing]:
     for axes, panel in zip(grid, panels, strict=True):
         axes.axvline(0, color=INK, linewidth=0.9, zorder=1)
         for row in panel.table.itertuples():
-            _, colour, marker, inside = VERDICTS[row.verdict]
+            _, colour, marker, inside = OF_ABILITIES[row.verdict]
             place = places[row.ability]
             if pd.isna(row.gain):
-                text: dict[str, Any] = {
-                    "ha": "center",
-                    "va": "center",
-                    "fontsize": SMALL,
-                    "color": colour,
-                    "path_effects": HALO,
-                }
-                axes.text(0.5, place, f"{row.verdict} in {row.unit}", transform=axes.get_yaxis_transform(), **text)
+                text: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": SMALL, "path_effects": HALO}
+                text |= {"color": colour, "transform": axes.get_yaxis_transform()}
+                axes.text(0.5, place, f"{row.verdict} in {row.unit}", **text)
             elif row.benchmarks:
                 axes.plot([row.low, row.high], [place, place], color=colour, linewidth=1.8, zorder=2)
-                style: dict[str, Any] = {
-                    "color": colour,
-                    "markerfacecolor": inside,
-                    "markersize": 6.5,
-                    "markeredgewidth": 1.3,
-                }
-                axes.plot([row.gain], [place], marker, **style, zorder=3)
+                style: dict[str, Any] = {"color": colour, "markerfacecolor": inside, "markeredgewidth": 1.3}
+                axes.plot([row.gain], [place], marker, markersize=5.5, zorder=3, **style)
             else:
                 axes.plot([row.gain], [place + 0.33], ".", color=colour, markersize=4, zorder=2)
         for ability in set(places) - set(panel.table.ability):

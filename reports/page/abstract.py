@@ -3,11 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 from alignbench.audit.audit import Contrast, MeanTax, Row
 from alignbench.audit.render import BETTER
 from alignbench.audit.tax import CAPABILITY
-from reports.page.data import Sets, sets_by_folder, task_link
+from reports.page.data import Sets, TaskSet, sets_by_folder
 from reports.page.format import interval, value
 
 HEADS = {  # verdict -> heading of the abilities with it, and what a sentence says of one
@@ -18,6 +19,7 @@ HEADS = {  # verdict -> heading of the abilities with it, and what a sentence sa
     "inconclusive": ("Inconclusive", ": inconclusive"),
 }
 NARROW = "\u00a0"  # no line break
+FIRST = {"gain": "best", "loss": "worst"}  # order of the samples
 UNNAMED = ("proportion", "r", "number")  # units that are not written after a number
 EQUAL = {1: "above ½ at equal lengths", -1: "below ½ at equal lengths", 0: "inconclusive at equal lengths"}
 
@@ -68,8 +70,8 @@ def verdicts_on(
             rows = first + [row for row in rows if row not in first]
         sentences = []
         for row in rows:
-            samples = of_folder.get(row.aligned_folder)
-            link = samples.link if samples else "" if row.aligned_folder is None else task_link(row.task)
+            samples, names = of_folder.get(row.aligned_folder), (contrast.reference, contrast.aligned)
+            link = _link(samples, row.verdict, *names) if samples else ""
             sentences.append(Sentence(_change(row, titles.get(row.task, row.task), margin), link))
         shown = 2 if own.verdict == "mixed" else 1
         if own.ability == CAPABILITY and contrast.mean:
@@ -81,6 +83,12 @@ def verdicts_on(
 
 def on_preference(wins: Sequence[tuple[str, dict[str, Any]]]) -> list[Verdict]:
     return [Verdict("preference", verdict, (_win(one),)) for verdict, one in wins]
+
+
+def _link(samples: TaskSet, verdict: str, reference: str, aligned: str) -> str:
+    """Return the address of the samples of a comparison, those that show a gain or a loss first."""
+    parts = (samples.task, str(samples.number + 1), "show", FIRST.get(verdict, "change"), reference, aligned)
+    return "#task/" + "/".join(quote(part, safe="") for part in parts)
 
 
 def _moved(change: float, before: str, after: str) -> str:
@@ -121,4 +129,5 @@ def _win(one: Mapping[str, Any]) -> Sentence:
     rate, equal = one["metrics"]["win_rate"], one["equal"]
     facts = [f"95 % interval {interval(rate, rate.unit)}", "lengths not controlled" if equal is None else EQUAL[equal]]
     text = f"{one['system']} is preferred to {one['baseline']} in {100 * rate.value:.1f} % of {rate.n:,} comparisons"
-    return Sentence(f"{text} ({'; '.join(facts)})", one["samples"].link)
+    link = _link(one["samples"], "gain" if rate.value >= 0.5 else "loss", one["baseline"], one["system"])
+    return Sentence(f"{text} ({'; '.join(facts)})", link)
