@@ -181,7 +181,7 @@ def _panel(axes: Axes, table: pd.DataFrame, names: Sequence[str]) -> None:
             place += tall / 2
             _, colour, marker, inside = VERDICTS.get(row.verdict, VERDICTS["inconclusive"])
             axes.plot([row.low, row.high], [place, place], color=colour, linewidth=1.5, zorder=2)
-            axes.plot([row.gain], [place], marker, color=colour, markerfacecolor=inside, markersize=6, zorder=3)
+            axes.plot([row.gain], [place], marker, color=colour, markerfacecolor=inside, markersize=5.5, zorder=3)
             ink = INK if row.verdict in ("gain", "loss") else FAINT
             axes.text(1.02, place, _numbers(row), transform=beside, va="center_baseline", fontsize=SMALL, color=ink)
             labels[place] = names[at]
