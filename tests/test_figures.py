@@ -9,7 +9,7 @@ import pytest
 from audit_runs import N, shares, write_run
 from cases import cases, write_lines
 from figure_checks import assert_looks_as_before, assert_nothing_overlaps, draw, shown_texts
-from report_runs import AGAINST_BASE, NASTY, SFT, evidence_of, gather_once, iterations, model, ppo, tax_tasks, training
+from report_runs import NASTY, SFT, contest, evidence_of, gather_once, iterations, model, ppo, tax_tasks, training
 
 from alignbench.audit.abilities import abilities
 from alignbench.audit.audit import Audit, Checkpoint, Contrast, Front, Row
@@ -124,8 +124,7 @@ def audited(*rows: Row, front: Front | None = None) -> Evidence:
 
 class TestSummary:
     def test_a_row_is_the_mean_of_an_ability_and_its_benchmarks_and_a_win_rate_is_preference(self, tmp_path):
-        wins = ("win_rate", {"win_rate": shares(0.8)}, AGAINST_BASE)
-        base = write_run(tmp_path, "base", *tax_tasks(0.0))
+        wins, base = contest(0.8, "base"), write_run(tmp_path, "base", *tax_tasks(0.0))
         drawing = draw(audit.summary, gather([base, write_run(tmp_path, "ppo", *tax_tasks(0.1), wins)]))
         table = drawing.table.set_index(["ability", "task"])
         assert table.loc[("preference", "win_rate"), ["gain", "verdict", "benchmarks"]].tolist() == [
