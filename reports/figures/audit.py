@@ -84,17 +84,18 @@ def summary(evidence: Evidence) -> Iterator[Drawing]:
 def _ability_rows(contrast: Contrast, rates: Sequence[tuple[str, dict[str, Any]]]) -> Iterator[dict[str, Any]]:
     """Yield a row per ability of a contrast, then one per benchmark of it; the improvement in percent of the range.
 
-    rates: win rates of the aligned model against the reference, with their verdicts
+    rates: win rates of the aligned model against the reference, which stand for preference if nothing else does
     benchmarks: how many the mean is over; 0 for a single one. Without a finite range, an ability has no mean.
     """
     models = {"aligned": contrast.aligned, "reference": contrast.reference, "templates": contrast.templates}
-    for verdict, one in rates[:1]:
+    judged = any(own.ability == "preference" for own in contrast.abilities)
+    for verdict, one in rates[: 0 if judged else 1]:
         rate = one["metrics"]["win_rate"]
         of_rate = {"gain": rate.value, "low": rate.low, "high": rate.high}
         ends = {name: np.nan if end is None else 100 * (end - 0.5) for name, end in of_rate.items()}
         facts = {"ability": "preference", "verdict": verdict, "task": "win_rate", "metric": "win_rate", "unit": PERCENT}
         yield models | facts | ends | {"benchmarks": 1}
-    for own in [own for own in contrast.abilities if not rates or own.ability != "preference"]:
+    for own in contrast.abilities:
         rows = [row for row in contrast.rows if row.primary and row.ability == own.ability]
         known = [row for row in rows if row.tax_of_range is not None]
         mean = contrast.mean if own.ability == CAPABILITY and contrast.mean else macro(known, 0.0)[1]

@@ -61,7 +61,8 @@ def verdicts_on(
     titles: task -> title; wins: see `reports.page.data.preferences`; margin: percent of the range that is retained
     """
     of_folder = sets_by_folder(sets)
-    found = on_preference(wins)
+    both = any(own.ability == "preference" for own in contrast.abilities)  # such as judgements of labelers
+    found = on_preference(wins, "win rate" if both else "preference")
     for own in contrast.abilities:
         rows = [row for row in contrast.rows if row.primary and row.ability == own.ability]
         rows.sort(key=lambda row: row.verdict != own.verdict)  # stable: the strongest evidence first
@@ -81,8 +82,8 @@ def verdicts_on(
     return found
 
 
-def on_preference(wins: Sequence[tuple[str, dict[str, Any]]]) -> list[Verdict]:
-    return [Verdict("preference", verdict, (_win(one),)) for verdict, one in wins]
+def on_preference(wins: Sequence[tuple[str, dict[str, Any]]], name: str = "preference") -> list[Verdict]:
+    return [Verdict(name, verdict, (_win(one),)) for verdict, one in wins]
 
 
 def _link(samples: TaskSet, verdict: str, reference: str, aligned: str) -> str:
