@@ -46,7 +46,7 @@ def summary(evidence: Evidence) -> Iterator[Drawing]:
     for (aligned, reference, templates), own in chosen:
         table.loc[own.index, "drawn"] = True
         words = f"against {reference}" + ", own templates" * (templates == "own")
-        panels.append(Panel(wrapped(aligned, 22), own, wrapped(words, 24)))
+        panels.append(Panel(wrapped(aligned, 20), own, wrapped(words, 24)))
     marks = [
         Line2D([], [], color=colour, marker=marker, markerfacecolor=inside, label=verdict)
         for verdict, (_, colour, marker, inside) in OF_ABILITIES.items()

@@ -112,7 +112,7 @@ def clouds(evidence: Evidence) -> Iterator[Drawing]:
     for field, facts, known in _known(evidence, WORDS["persona_clouds"]):
         columns = len(known) if len(known) < 4 else 2 if len(known) == 4 else 3
         size = (WIDTH / columns - 0.15, 1.9 if columns < 3 else 1.6)  # inches
-        names, looks = wrapped_names([name for name, _, _ in known], {1: 70, 2: 34, 3: 20}[columns]), evidence.looks()
+        names, looks = wrapped_names([name for name, _, _ in known], {1: 70, 2: 34, 3: 18}[columns]), evidence.looks()
         panels = []
         for name, task, values in known:
             counts = pd.Series([value for _, value in values]).value_counts().sort_index()

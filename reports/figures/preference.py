@@ -152,7 +152,7 @@ def flags(evidence: Evidence) -> Iterator[Drawing]:
     if not names:
         return
     table = pd.DataFrame(_row(one) | {"flag": one.statistic} for one in summary(alone, resamples=RESAMPLES))
-    titles = {flag: wrapped(flag.replace("_", " ").capitalize(), 20) for flag in names}
+    titles = {flag: wrapped(flag.replace("_", " ").capitalize(), 18) for flag in names}
     panels = [Panel(title, table[table.flag == flag]) for flag, title in titles.items()]
     scale = " (each panel has its own scale)" if len(names) > 1 else ""
     figure = row_panels(panels, rows_of(evidence, table), label=f"rate{scale}", percent=True)
