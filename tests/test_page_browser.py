@@ -165,7 +165,7 @@ class TestOverview:
             assert found.p_adjusted.tolist() == pytest.approx(expected, rel=1e-4)
             assert (found.verdict == "gain").tolist() == [p < 0.05 for p in expected]
             assert "other settings: Holm" in text(page, "#audit-settings")
-        assert {row.verdict for row in primary} == {"gain", "inconclusive"}
+        assert {row.verdict for row in primary} == {"gain", "retained", "inconclusive"}
         page.fill("#audit-margin", "60")
         page.press("#audit-margin", "Enter")
         assert set(shown().query("verdict != '–'").verdict) == {"gain", "retained"}
