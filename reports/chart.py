@@ -16,13 +16,14 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 from matplotlib.transforms import offset_copy
 from numpy.typing import NDArray
 
-from reports.style import FAINT, INK, SMALL, Look, new_figure, plain, short_names, size_of
+from reports.style import FAINT, INK, SMALL, Look, most_lines, new_figure, size_of, wrapped, wrapped_names
 
 ROW = 0.2  # inches of height of a row
 MOST_MARKERS = 50  # of a line
 HALO = [withStroke(linewidth=2, foreground="white")]
 MARK: dict[str, Any] = {"elinewidth": 1.2, "zorder": 3}
-WHISKER: dict[str, Any] = {"ecolor": INK, "elinewidth": 0.9, "capsize": 2, "capthick": 0.9, "fmt": "none", "zorder": 3}
+WHISKER: dict[str, Any] = {"ecolor": INK, "elinewidth": 1.1, "capsize": 2.5, "capthick": 1.1}
+WHISKER |= {"fmt": "none", "zorder": 3}
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,12 @@ def panel_grid(
     """Create a figure with a panel of `height` inches for each of `panels`, row by row, below a legend of `key`."""
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
-    letters = max((len(str(handle.get_label())) for handle in key), default=0)
-    across = max(1, min(4, 84 // (letters + 7)))  # letters in the figure's width
-    above = 0.1 + 0.2 * -(-len(key) // across) if key else 0.0
+    labels = [str(handle.get_label()) for handle in key]
+    letters = max((len(line) for label in labels for line in label.split("\n")), default=0)
+    across = max(1, min(len(key), 84 // (letters + 7)))  # letters in the figure's width
+    above = 0.1 + 0.2 * -(-len(key) // across) * (0.3 + 0.7 * most_lines(labels)) if key else 0.0
+    below = most_lines(panel.subtitle for panel in panels) if any(panel.subtitle for panel in panels) else 0
+    height += 0.15 * (most_lines(panel.title for panel in panels) - 1) + 0.14 * max(0, below - 1)
     figure, grid = new_figure(rows * height + above, rows=rows, columns=columns, squeeze=False, **options)
     for axes in grid.flat[len(panels) :]:
         axes.remove()
@@ -55,7 +59,7 @@ def panel_grid(
     for axes in found[-columns:]:
         axes.xaxis.set_tick_params(labelbottom=True)
     for axes, panel in zip(found, panels, strict=True):
-        axes.set_title(panel.title, pad=17 if any(one.subtitle for one in panels) else 6)
+        axes.set_title(panel.title, pad=6 + 11 * below)
         note(axes, panel.subtitle, (0, 1), (0, 4), xycoords="axes fraction")
     if key:
         figure.legend(handles=list(key), loc="outside upper left", ncols=across, borderaxespad=0.2, handlelength=2.6)
@@ -98,8 +102,10 @@ def row_panels(
         for number, name in enumerate(names.values() if len(names) > 1 else ())
         for look in [Look(FAINT, "o", "none", number > 0)]
     ]
-    top = 1.0 if any(panel.reference for panel in panels) else 0.0  # room for the labels of references
-    height = 0.62 + 0.15 * any(p.subtitle for p in panels) + ROW * max(1.0, 0.7 * len(shifts)) * len(rows) + ROW * top
+    top = max((0.4 + 0.6 * most_lines([p.reference[1]]) for p in panels if p.reference), default=0.0)  # for its label
+    labels = list(wrapped_names(rows, 28).values())
+    row = ROW * max(1.0, 0.7 * len(shifts), 0.68 * most_lines(labels) + 0.12)
+    height = 0.62 + 0.15 * any(p.subtitle for p in panels) + row * (len(rows) + top)
     figure, grid = panel_grid(panels, height, columns=columns, key=key, sharey=True, sharex=most is not None)
     if percent and len(panels) > 1:
         figure.set_layout_engine("constrained", w_pad=0.1)  # inches: "100 %" of a panel beside "0 %" of the next
@@ -115,7 +121,9 @@ def row_panels(
                 look = replace(panel.look or rows[name], hollow=number > 0)
                 if bars:
                     axes.barh(at, x, 0.68 / len(shifts), linewidth=0.9, **look.bar)
-                axes.errorbar([x], [at], xerr=ends[:, None], **(WHISKER if bars else {**MARK, **look.mark}))
+                lines = axes.errorbar([x], [at], xerr=ends[:, None], **(WHISKER if bars else {**MARK, **look.mark}))
+                for line in (*lines[1], *lines[2]) if bars else ():
+                    line.set_path_effects(HALO)  # visible on the bar and beside it
         for name in [name for name in rows if name not in set(known.system)]:
             axes.text(0.01, places[name], "–", color=FAINT, va="center", transform=axes.get_yaxis_transform())
         if bars:
@@ -131,7 +139,7 @@ def row_panels(
             axes.axvline(x, color=FAINT, linestyle=(0, (4, 2)), linewidth=1, zorder=0)
             right = x > sum(axes.get_xlim()) / 2
             note(axes, words, (x, -0.6 - top), (-3, 0) if right else (3, 0), ha="right" if right else "left", va="top")
-        axes.set_yticks(range(len(rows)), short_names(list(rows), 28).values())
+        axes.set_yticks(range(len(rows)), labels)
     figure.supxlabel(label, fontsize=9)
     return figure
 
@@ -148,7 +156,7 @@ def line_panels(
     x: the column along the axis; ticks: positions that have a tick; form: writes them
     scale: of the x axis, with matplotlib's options; zero: the y axis begins at 0
     """
-    key = [Line2D([], [], label=plain(name, 34), linestyle=look.line, **look.mark) for name, look in series.items()]
+    key = [Line2D([], [], label=wrapped(name, 34), linestyle=look.line, **look.mark) for name, look in series.items()]
     figure, grid = panel_grid(panels, height, columns=columns, key=key if len(key) > 1 else ())
     every = pd.concat([panel.table for panel in panels])[x]
     for number, (axes, panel) in enumerate(zip(grid, panels, strict=True)):
@@ -205,7 +213,7 @@ def histogram_rows(
     """
     size = {"rows": len(rows), "columns": len(parts)}
     figure, grid = new_figure(0.65 + 0.72 * len(rows), **size, sharex="col", sharey="col", squeeze=False)
-    names = short_names(list(rows), 26 if len(parts) == 1 else 22)
+    names = wrapped_names(rows, 26 if len(parts) == 1 else 22)
     for column, (label, table) in enumerate(parts.items()):
         first = None
         for axes, (name, look) in zip(grid[:, column], rows.items(), strict=True):

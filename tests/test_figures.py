@@ -1,6 +1,6 @@
 """All figures: values of the run folders, readable with any names; figures of the audit, the tax and trainings."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from itertools import chain
 
 import numpy as np
@@ -9,14 +9,15 @@ import pytest
 from audit_runs import N, shares, write_run
 from cases import cases, write_lines
 from figure_checks import assert_looks_as_before, assert_nothing_overlaps, draw, shown_texts
-from report_runs import NASTY, SFT, evidence_of, gather_once, iterations, model, ppo, tax_tasks, training
+from report_runs import NASTY, SFT, contest, evidence_of, gather_once, iterations, model, ppo, tax_tasks, training
 
+from alignbench.audit.abilities import abilities
 from alignbench.audit.audit import Audit, Checkpoint, Contrast, Front, Row
 from reports.drawing import SYNTHETIC, Drawing, mark_synthetic
 from reports.evidence import Evidence, gather
 from reports.figures import FIGURES, MISSING, audit, tax, trainings
 from reports.report import draw_all
-from reports.style import new_figure, short_names, size_of, styled
+from reports.style import new_figure, size_of, styled, wrapped_names
 
 pytest_plugins = ("report_fixtures",)
 FIGURE_NAMES = cases("figures")
@@ -79,7 +80,7 @@ def test_every_figure_is_drawn_or_says_which_data_are_missing(drawings, tmp_path
     assert list(MISSING) == list(FIGURES)
 
 
-def test_texts_that_overlap_or_are_cut_are_found_and_short_names_stay_different():
+def test_texts_that_overlap_or_are_cut_are_found_and_names_are_whole_and_different():
     for x, text, problem in ((0.51, "there", "overlap"), (0.9, "too long " * 9, "leaves")):
         with styled():
             figure, axes = new_figure(2)
@@ -88,10 +89,11 @@ def test_texts_that_overlap_or_are_cut_are_found_and_short_names_stay_different(
         with pytest.raises(AssertionError, match=problem):
             assert_nothing_overlaps(figure)
     names = [f"checkpoint-{k}-of-many-with-a-long-name" for k in range(12)] + ["a" * 60, "a" * 61, "b", *NASTY]
-    short = short_names(names, 20)
-    assert len(set(short.values())) == len(names)
-    assert (max(map(len, short.values())), short["b"]) == (20, "b")
-    assert "-7-of" in short["checkpoint-7-of-many-with-a-long-name"]
+    shown = wrapped_names([*names, "b\n"], 20)
+    assert len(set(shown.values())) == len(names) + 1
+    assert max(len(line) for own in shown.values() for line in own.split("\n")) == 20
+    assert shown["checkpoint-7-of-many-with-a-long-name"] == "checkpoint-7-of-\nmany-with-a-long-\nname"
+    assert (shown["b"], shown["b\n"], shown["a" * 60]) == ("b", "b #2", "\n".join(["a" * 20] * 3))
     found = [size_of(n) for n in (12, 260_000, 134_515_008, 999_999_999, 1.3e9, 175e9)]
     assert found == ["12", "260K", "135M", "1B", "1.3B", "175B"]
 
@@ -118,6 +120,31 @@ def row(task: str, gain: float | None, error: float = 0.02, **changes) -> Row:
 def audited(*rows: Row, front: Front | None = None) -> Evidence:
     contrast = Contrast("sft", "ppo", "SFT", "same", rows, (), None, (), len(rows), (), ())
     return Evidence((), audits={"": Audit((contrast,), front, (), 10_000, 0, 1.0)})
+
+
+class TestSummary:
+    def test_a_row_is_the_mean_of_an_ability_and_its_benchmarks_and_a_win_rate_is_preference(self, tmp_path):
+        wins, base = contest(0.8, "base"), write_run(tmp_path, "base", *tax_tasks(0.0))
+        drawing = draw(audit.summary, gather([base, write_run(tmp_path, "ppo", *tax_tasks(0.1), wins)]))
+        table = drawing.table.set_index(["ability", "task"])
+        assert table.loc[("preference", "win_rate"), ["gain", "verdict", "benchmarks"]].tolist() == [
+            pytest.approx(30), "gain", 1,
+        ]  # fmt: skip
+        means = table.query("benchmarks > 0").gain
+        assert means.loc[("capability", "")] == pytest.approx((10 + (10 - 10) / 2) / 2)  # reading; RTE and HellaSwag
+        single = table.query("benchmarks == 0 and ability == 'capability'").gain.droplevel(0)
+        assert single.to_dict() == pytest.approx({"drop": 10, "hellaswag": 10, "rte": -10})
+        assert {"ppo", "against base", "Preference", "Capability"} <= texts_of(drawing)
+        assert "preference gain (+30.0 %" in drawing.alt
+        assert_nothing_overlaps(drawing.figure)
+
+    def test_an_ability_without_a_range_has_a_verdict_and_no_mean(self):
+        bits = row("personas", -1.5, 0.2, ability="diversity", unit="bits", tax_of_range=None, span=None)
+        bits = replace(bits, verdict="loss")
+        evidence = audited(bits)
+        contrast = replace(evidence.audit.contrasts[0], abilities=abilities([bits], None))
+        drawing = draw(audit.summary, replace(evidence, audits={"": replace(evidence.audit, contrasts=(contrast,))}))
+        assert "loss in bits" in texts_of(drawing)
 
 
 class TestForest:

@@ -9,6 +9,7 @@ import math
 import re
 from dataclasses import replace
 from itertools import pairwise, product
+from xml.etree import ElementTree
 
 import pytest
 from audit_runs import around, shares, write_run
@@ -19,10 +20,12 @@ from report_runs import AGAINST_BASE, MARKUP, N, evidence_of, rte, squad, wrote
 
 from alignbench.audit.compare import compare
 from reports.evidence import Evidence, gather
+from reports.figures import audit
 from reports.page import samples
 from reports.page.data import COLUMNS, findings, sets_of, task_link, win_rates
 from reports.page.format import number, pack, visible
 from reports.page.page import HERE, SCRIPTS, write_page
+from reports.style import DARK, styled
 
 pytest_plugins = ("report_fixtures",)
 LEFT_OUT = {"Likert ratings": "no table of labels with Likert ratings"}
@@ -86,14 +89,18 @@ def crows(entropy, rate):
 class TestVerdict:
     def test_it_is_first_and_each_change_has_values_interval_and_number_of_documents(self, page, nasty_texts):
         sections = re.findall(r'<section id="(\w+)"', page)
-        assert sections == ["verdict", "findings", "audit", "figures", "tasks", "provenance"]
+        assert sections == ["verdict", "findings", "audit", "figures", "tasks", "provenance", "run"]
         (row, *_) = [row for row in nasty_texts.audits[""].contrasts[0].rows if row.headline]
         for words in (
-            r"0\.500 → 0\.800, \+0\.300 \[\+0\.\d+, \+0\.\d+\] acc, proportion, higher is better",
-            r"0\.700 → 0\.400, −0\.300 \[−0\.\d+, −0\.\d+\] f1, proportion, higher is better",
+            r"0\.500 → 0\.800, \+0\.300 \[\+0\.\d+, \+0\.\d+\] acc ↑, proportion",
+            r"0\.700 → 0\.400, −0\.300 \[−0\.\d+, −0\.\d+\] f1 ↑, proportion",
             rf"p \(Holm\) < \.001; n = {N}", "ppo against base, its pretrained model",
             r"Benchmarks: gain 2, loss 1, retained 0, inconclusive 0\.", rf"MDE {row.detectable:.3f} \(80 % power\)",
-            r"Capability: inconclusive\. The mean tax is .*rte\.acc rose by 0\.300 from 0\.500 to 0\.800",
+            r"ppo against base, its pretrained model Improved: calibration\. Inconclusive: capability\.",
+            r"Capability: inconclusive\. On average over 2 benchmarks, scores rose by 0\.00 % of a metric’s range "
+            r"\(95 % interval \[−\d.*RTE: acc ↑ rose from 0\.500 to 0\.800 \(change \+0\.300; 95 % interval "
+            r"\[\+0\.\d+, \+0\.\d+\]; p < \.001\)\. samples",
+            r"p < \.05 after Holm’s correction .* a loss of more than 1 % of the metric’s range",
             r"95 % intervals: 10,000 paired resamples \(seed 0\); adjusted Wald if few documents changed\. Binary "
             r"metrics: p of McNemar's test\.",
         ):  # fmt: skip
@@ -103,7 +110,7 @@ class TestVerdict:
         ("systems", "words"),
         [
             ({"a": ("squad2", {"f1": [0.0] * N}), "b": ("squad2", {"f1": [1.0] * 3 + [0.0] * 117})},
-             ["95 % intervals: adjusted Wald if few documents changed. Gain"]),
+             ["95 % intervals: adjusted Wald if few documents changed."]),
             ({"long": battles(0.62)},
                 [r"long against base win rate 0\.617 \[0.+?\]; at equal lengths 0\.\d+ \[0.+?\] above ½, but "
                  r"inconclusive at equal lengths80\.0 words, baseline 40\.0; win rate of the longer answer 0\.617; "
@@ -112,18 +119,19 @@ class TestVerdict:
                 [r"same direction at equal lengths \(win_rate_length_controlled 0\.411 → 0\.659 \[\+0\.",
                  r"; words 40\.0 → 90\.0; agrees_with_longer 1\.000 → 1\.000"]),
             ({"base": rte(0.5), "ppo": [rte(0.8), fair_battles(0.8)]},
-                [r"Verdict ppo against base ▲ Preference: gain\. The win rate against base is 0\.800 \[0\.\d+, 0\.\d+\]"
-                 r" \(same direction at equal lengths\)\. ▲ Capability: gain\. The mean tax is −30\.00 %"]),
+                [r"Improved: preference, capability, calibration\. ▲ Preference improved\. ppo is preferred to base in "
+                 r"80\.0 % of 120 comparisons \(95 % interval \[0\.\d+, 0\.\d+\]; above ½ at equal lengths\)\. samples "
+                 r"▲ Capability improved\. On average over 1 benchmark, scores rose by 30\.00 % of a metric’s range"]),
             ({"base": answers("none"),
               "ppo": [*answers("none", "chat"), *(fair_battles(r, {**AGAINST_BASE, "template": t})
                                                   for t, r in (("none", 0.2), ("chat", 0.9)))]},
-                [r"ppo against base ▼ Preference: loss\. The win rate against base is 0\.200",
-                 r"ppo against base, each with its own chat template, if it has one ▲ Preference: gain\. The win rate "
-                 r"against base is 0\.900"]),
+                [r"ppo against base Got worse: preference.*▼ Preference got worse\. ppo is preferred to base in 20",
+                 r"ppo against base, each with its own chat template, if it has one Improved: preference.*▲ Preference "
+                 r"improved\. ppo \(chat\) is preferred to base in 90\.0 %"]),
             ({"before": crows(0.4, 0.6), "after": crows(0.7, 0.55)},
              [r"more even, or less certain: pct_stereotype 0\.600 → 0\.550"]),
             ({"a": answers("none", "chat"), "b": answers("none", "chat")},
-             ["f1, proportion, higher is better, none;", "f1, proportion, higher is better, chat;"]),
+             ["f1 ↑, proportion, none;", "f1 ↑, proportion, chat;"]),
             ({"one": rte(0.5)}, ["No systems can be compared"]),
         ],
     )  # fmt: skip
@@ -146,7 +154,7 @@ class TestVerdict:
     def test_the_chosen_reference_and_each_template_are_named(self, tmp_path):
         runs = [write_run(tmp_path, name, rte(rate)) for name, rate in (("a", 0.3), ("b", 0.8))]
         text = text_of(written(gather(runs, reference="b"), tmp_path))
-        assert "All systems are compared with b." in text
+        assert "gain and lose compared with b?" in text
         assert "0.800 → 0.300, −0.500" in text
         folder = write_run(tmp_path, "c", *answers("none", "chat", ""))
         audit = compare([str(folder)], across_templates=True)
@@ -210,12 +218,33 @@ class TestSafety:
         assert "&lt;script&gt;alert(1)&lt;/script&gt;&#34;␛⟨U+202E⟩" in text
 
 
+def test_a_picture_follows_the_theme_and_names_in_it_cannot_act(tmp_path):
+    names = ("<script>alert(1)</script>--><script>", "ppo]]>&\"'")
+    runs = [write_run(tmp_path, "a", rte(0.5)), write_run(tmp_path, "b", rte(0.8))]
+    for run, name in zip(runs, names, strict=True):
+        update(run / "run.json", model={"name": name, "weights_sha256": name[1] * 64})
+    evidence = gather(runs)
+    with styled():
+        (drawing,) = audit.summary(evidence)
+    page = write_page(evidence, [drawing], {}, tmp_path, "t").read_text(encoding="utf-8")
+    (image,) = re.findall(r'<img src="data:image/svg\+xml;base64,([A-Za-z0-9+/=]*)" alt="([^"<>]*)">', page)
+    assert page.index('id="summary"') < page.index('<section id="findings"')
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in image[1]
+    svg = base64.b64decode(image[0]).decode()
+    root = ElementTree.fromstring(svg)
+    assert not {"script", "foreignObject", "a"} & {element.tag.rpartition("}")[2] for element in root.iter()}
+    attributes = {name for element in root.iter() for name in element.attrib}
+    assert [name for name in attributes if name.startswith("on")] == []
+    assert set(re.findall(r"(?:fill|stroke): (#\w+)", svg)) & set(DARK) == set()
+    assert f"--ffffff:light-dark(#ffffff,{DARK['#ffffff']})" in svg
+
+
 def test_every_row_of_every_audit_and_every_missing_figure_is_in_the_page(nasty_texts, page):
     core = unpack(re.findall(r'id="data-core">([A-Za-z0-9+/=]*)</script>', page)[0])
     assert list(core["audits"]) == list(nasty_texts.audits)
-    for reference, audit in nasty_texts.audits.items():
+    for reference, own in nasty_texts.audits.items():
         shown = [row for place in core["audits"][reference] for row in core["contrasts"][place]["rows"]]
-        rows = [row for contrast in audit.contrasts for row in contrast.rows]
+        rows = [row for contrast in own.contrasts for row in contrast.rows]
         assert [row[COLUMNS.index("delta")] for row in shown] == [number(row.delta) for row in rows]
     assert "<strong>Likert ratings</strong>: no table of labels with Likert ratings" in page
 

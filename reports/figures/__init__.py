@@ -10,6 +10,7 @@ from reports.evidence import Evidence
 from reports.figures import audit, calibration, diversity, kl, personas, preference, safety, samples, tax, trainings
 
 FIGURES: dict[str, Callable[[Evidence], Iterator[Drawing]]] = {
+    "Gains and losses by ability": audit.summary,
     "Gains and losses by task": audit.forest,
     "Reward and tax": audit.front,
     "KL by position and prompt category": kl.profile,

@@ -1,6 +1,6 @@
 """The audit: gains and losses of each aligned model by task (forest plot), and reward against tax over checkpoints."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -10,13 +10,16 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from alignbench.audit.abilities import title_of
-from alignbench.audit.audit import Row
+from alignbench.audit.abilities import ABILITIES, title_of
+from alignbench.audit.audit import Contrast, Row
+from alignbench.audit.tax import CAPABILITY, macro
+from reports.chart import HALO, Panel, panel_grid
 from reports.drawing import Drawing, NoDataError, describe
 from reports.evidence import Evidence
-from reports.style import FAINT, GAIN, INK, LOSS, OPEN, SMALL, new_figure, plain, short_names
+from reports.page.data import preferences, sets_of, win_rates
+from reports.style import FAINT, GAIN, INK, LOSS, OPEN, SHADE, SMALL, new_figure, wrapped, wrapped_names
 
-MOST_CONTRASTS, MOST_ROWS = 6, 40
+MOST_PANELS, MOST_CONTRASTS, MOST_ROWS = 12, 6, 40
 LETTERS = 36  # of a row's name
 PERCENT = "% of the metric's range"
 ROW, FRAME, GAP = 0.19, 0.75, 0.35  # inches of a row and of a panel's frame; rows above a group's name
@@ -26,8 +29,90 @@ VERDICTS = {  # verdict -> plural, colour, marker, its inside
     "retained": ("retained", OPEN, "o", OPEN),
     "inconclusive": ("inconclusive", OPEN, "o", "white"),
 }
+OF_ABILITIES = VERDICTS | {"mixed": ("mixed", INK, "D", INK)}
 COLUMNS = ("ability", "group", "task", "variant", "metric", "verdict", "p_holm", "n", "test", "scorer")
-SHADE = "#f1f1f1"
+
+
+def summary(evidence: Evidence) -> Iterator[Drawing]:
+    """Draw a panel per contrast with a row per ability: the mean over its benchmarks, and each of them below it."""
+    contrasts = evidence.audit.contrasts if evidence.audit else ()
+    wins = win_rates({"win_rate": sets_of(evidence, "win_rate")} if "win_rate" in evidence.tasks else {})
+    judged = [(own, preferences(wins, evidence.systems, own)) for own in contrasts]
+    table = pd.DataFrame(row for own, rates in judged for row in _ability_rows(own, rates)).assign(drawn=False)
+    if table.empty:
+        return
+    places = {ability: place for place, ability in enumerate(a for a in ABILITIES if a in set(table.ability))}
+    panels, chosen = [], list(table.groupby(["aligned", "reference", "templates"], sort=False))[:MOST_PANELS]
+    for (aligned, reference, templates), own in chosen:
+        table.loc[own.index, "drawn"] = True
+        words = f"against {reference}" + ", own templates" * (templates == "own")
+        panels.append(Panel(wrapped(aligned, 20), own, wrapped(words, 24)))
+    marks = [
+        Line2D([], [], color=colour, marker=marker, markerfacecolor=inside, label=verdict)
+        for verdict, (_, colour, marker, inside) in OF_ABILITIES.items()
+        if verdict in set(table.verdict)
+    ]
+    marks.append(Line2D([], [], color=FAINT, marker=".", markersize=4, linestyle="none", label="a single benchmark"))
+    figure, grid = panel_grid(panels, 0.8 + 0.24 * len(places), key=marks, sharex=True, sharey=True)
+    for axes, panel in zip(grid, panels, strict=True):
+        axes.axvline(0, color=INK, linewidth=0.9, zorder=1)
+        for row in panel.table.itertuples():
+            _, colour, marker, inside = OF_ABILITIES[row.verdict]
+            place = places[row.ability]
+            if pd.isna(row.gain):
+                text: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": SMALL, "path_effects": HALO}
+                text |= {"color": colour, "transform": axes.get_yaxis_transform()}
+                axes.text(0.5, place, f"{row.verdict} in {row.unit}", **text)
+            elif row.benchmarks:
+                axes.plot([row.low, row.high], [place, place], color=colour, linewidth=1.8, zorder=2)
+                style: dict[str, Any] = {"color": colour, "markerfacecolor": inside, "markeredgewidth": 1.3}
+                axes.plot([row.gain], [place], marker, markersize=5.5, zorder=3, **style)
+            else:
+                axes.plot([row.gain], [place + 0.33], ".", color=colour, markersize=4, zorder=2)
+        for ability in set(places) - set(panel.table.ability):
+            axes.text(0.02, places[ability], "–", color=FAINT, va="center", transform=axes.get_yaxis_transform())
+        axes.set_ylim(len(places) - 0.35, -0.6)
+        axes.set_yticks(range(len(places)), [ability.capitalize() for ability in places])
+        axes.tick_params(axis="y", length=0)
+        axes.spines["left"].set_visible(False)
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.grid(axis="x")
+    figure.supxlabel(f"← loss    improvement, {PERCENT}    gain →", fontsize=8.5)
+    yield describe("audit_summary", figure, table, audit=evidence.audit, means=table[table.benchmarks > 0])
+
+
+def _ability_rows(contrast: Contrast, rates: Sequence[tuple[str, dict[str, Any]]]) -> Iterator[dict[str, Any]]:
+    """Yield a row per ability of a contrast, then one per benchmark of it; the improvement in percent of the range.
+
+    rates: win rates of the aligned model against the reference, which stand for preference if nothing else does
+    benchmarks: how many the mean is over; 0 for a single one. Without a finite range, an ability has no mean.
+    """
+    models = {"aligned": contrast.aligned, "reference": contrast.reference, "templates": contrast.templates}
+    judged = any(own.ability == "preference" for own in contrast.abilities)
+    for verdict, one in rates[: 0 if judged else 1]:
+        rate = one["metrics"]["win_rate"]
+        of_rate = {"gain": rate.value, "low": rate.low, "high": rate.high}
+        ends = {name: np.nan if end is None else 100 * (end - 0.5) for name, end in of_rate.items()}
+        facts = {"ability": "preference", "verdict": verdict, "task": "win_rate", "metric": "win_rate", "unit": PERCENT}
+        yield models | facts | ends | {"benchmarks": 1}
+    for own in contrast.abilities:
+        rows = [row for row in contrast.rows if row.primary and row.ability == own.ability]
+        known = [row for row in rows if row.tax_of_range is not None]
+        mean = contrast.mean if own.ability == CAPABILITY and contrast.mean else macro(known, 0.0)[1]
+        facts = {**models, "ability": own.ability, "verdict": own.verdict, "task": "", "metric": "", "unit": PERCENT}
+        ends = {"gain": np.nan, "low": np.nan, "high": np.nan}
+        if len(known) == 1 == len(rows):
+            ends = {name: value for name, value in _bar(known[0]).items() if name != "unit"}
+        elif mean is not None:
+            low, high = (np.nan if end is None else 0.0 - end for end in (mean.high, mean.low))
+            ends = {"gain": 0.0 - mean.value, "low": low, "high": high}
+        else:
+            facts["unit"] = ", ".join(sorted({row.unit for row in rows}))
+        count = len(mean.tasks) if mean else len(rows)
+        yield facts | ends | {"benchmarks": count}
+        for row in known if len(rows) > 1 else ():
+            single = {"verdict": row.verdict, "task": row.task, "metric": row.metric, "benchmarks": 0}
+            yield facts | _bar(row) | single
 
 
 def forest(evidence: Evidence) -> Iterator[Drawing]:
@@ -40,14 +125,18 @@ def forest(evidence: Evidence) -> Iterator[Drawing]:
             {**models, **{column: getattr(row, column) for column in COLUMNS}, **_bar(row)} for row in rows
         ).astype({"low": float, "high": float})
         table["drawn"] = table.index < MOST_ROWS
+        labels = [_label(row) for row in rows]
         shown = table[table.drawn]
         units = sorted(set(shown.unit), key=lambda unit: (unit != PERCENT, unit))
         panels = [shown[shown.unit == unit] for unit in units]
-        heights = [FRAME + ROW * (len(own) + (1 + GAP) * own.ability.nunique()) for own in panels]
+        heights = [
+            FRAME + ROW * (sum(_tall(labels[at]) for at in own.index) + (1 + GAP) * own.ability.nunique())
+            for own in panels
+        ]
         ratios = {"height_ratios": heights}
         figure, grid = new_figure(sum(heights) + 0.25, rows=len(panels), squeeze=False, gridspec_kw=ratios)
         for axes, own in zip(grid.flat, panels, strict=True):
-            _panel(axes, own)
+            _panel(axes, own, labels)
         marks, results = [], []
         for verdict, (plural, colour, marker, inside) in VERDICTS.items():
             own = shown[shown.verdict == verdict]
@@ -68,24 +157,37 @@ def _bar(row: Row) -> dict[str, Any]:
     return {"unit": PERCENT if row.span else row.unit, "gain": gain, "low": low, "high": high}
 
 
-def _panel(axes: Axes, table: pd.DataFrame) -> None:
+def _label(row: Row) -> str:
+    """Return the name of a row: task, variant and, if short, metric."""
+    task = row.task + (f" ({row.variant})" if row.variant else "")
+    whole = f"{task} · {row.metric.replace('_', ' ')}"
+    return wrapped(whole if len(whole) <= LETTERS and row.metric not in row.task else task, LETTERS)
+
+
+def _tall(label: str) -> float:
+    """Return the height of a row with this name, in rows of one line."""
+    return 1 + 0.75 * label.count("\n")
+
+
+def _panel(axes: Axes, table: pd.DataFrame, names: Sequence[str]) -> None:
     place, labels = -GAP, {}
     beside = axes.get_yaxis_transform()
     for ability, own in table.groupby("ability"):
         place += GAP
         style: dict[str, Any] = {"ha": "right", "va": "center_baseline", "fontweight": "bold", "fontsize": 8.5}
         axes.text(-0.01, place, str(ability), transform=beside, **style)
-        for _, row in own.sort_values(["gain", "task", "variant"], ascending=[False, True, True]).iterrows():
-            place += 1
+        place += 0.5
+        for at, row in own.sort_values(["gain", "task", "variant"], ascending=[False, True, True]).iterrows():
+            tall = _tall(names[at])
+            place += tall / 2
             _, colour, marker, inside = VERDICTS.get(row.verdict, VERDICTS["inconclusive"])
             axes.plot([row.low, row.high], [place, place], color=colour, linewidth=1.5, zorder=2)
-            axes.plot([row.gain], [place], marker, color=colour, markerfacecolor=inside, markersize=6, zorder=3)
+            axes.plot([row.gain], [place], marker, color=colour, markerfacecolor=inside, markersize=5.5, zorder=3)
             ink = INK if row.verdict in ("gain", "loss") else FAINT
             axes.text(1.02, place, _numbers(row), transform=beside, va="center_baseline", fontsize=SMALL, color=ink)
-            task = row.task + (f" ({row.variant})" if row.variant else "")
-            whole = f"{task} · {row.metric.replace('_', ' ')}"
-            labels[place] = plain(whole if len(whole) <= LETTERS and row.metric not in row.task else task, LETTERS)
-        place += 1
+            labels[place] = names[at]
+            place += tall / 2
+        place += 0.5
     axes.axvline(0, color=INK, linewidth=0.9, zorder=1)
     axes.text(0, 1.0, "no change", transform=axes.get_xaxis_transform(), ha="center", va="bottom", fontsize=SMALL)
     axes.set_ylim(place - 0.3, -0.7)
@@ -115,7 +217,7 @@ def front(evidence: Evidence) -> Iterator[Drawing]:
             raise NoDataError(why)
         return
     table = pd.DataFrame(asdict(point) for point in found.points).rename(columns={"name": "system"})
-    look, names = evidence.looks(*table.system), short_names(list(table.system), 28)
+    look, names = evidence.looks(*table.system), wrapped_names(table.system, 28)
     figure, axes = new_figure(max(4.0, 0.6 + 0.19 * len(table)))
     marks = []
     for row in table.itertuples():
@@ -129,7 +231,7 @@ def front(evidence: Evidence) -> Iterator[Drawing]:
         marks.append(Line2D([], [], label=names[row.system], **mark))
     figure.legend(handles=marks, loc="outside right upper")
     axes.margins(0.12)
-    axes.set_xlabel(f"tax against {plain(found.reference, 18)}, % of range  (← better)")
+    axes.set_xlabel(wrapped(f"tax against {found.reference}, % of range  (← better)", 60))
     axes.set_ylabel(f"{title_of(found.reward)}  (better →)")
     axes.grid()
     # the front as steps, the dominated area in grey, and the reference point of the hypervolume if it is near

@@ -12,7 +12,7 @@ from alignbench.tasks.calibration import SUFFIX
 from reports.chart import Panel, panel_grid, per_cent, reach
 from reports.drawing import Drawing, describe, rows_of
 from reports.evidence import Evidence, Point
-from reports.style import FAINT, plain, short_names
+from reports.style import FAINT, plain, wrapped_names
 
 COLUMNS = 2
 
@@ -25,7 +25,7 @@ def diagrams(evidence: Evidence) -> Iterator[Drawing]:
         if table.empty:
             continue
         rows = rows_of(evidence, table)
-        names = short_names(list(rows), 34)
+        names = wrapped_names(rows, 24)
         panels = [_panel(names[name], table[table.system == name]) for name in rows]
         figure, grid = panel_grid(panels, 2.1, columns=COLUMNS, sharex=True, sharey=True)
         low, high = table.confidence.min(), table.confidence.max()

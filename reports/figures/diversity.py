@@ -21,7 +21,7 @@ from alignbench.types.engine import TOP
 from reports.chart import Panel, histogram_rows, line_panels
 from reports.drawing import WORDS, Drawing, NoDataError, describe, rows_of
 from reports.evidence import Evidence, System, point_of, scorer_of
-from reports.style import FAINT, INK, SMALL, new_figure, plain, short_names
+from reports.style import FAINT, INK, SMALL, new_figure, plain, wrapped_names
 
 TASKS = ("recitations", "diversity_across", "answers", "diversity")  # the first with enough outputs is used
 LEAST = 10  # outputs of a system
@@ -100,8 +100,8 @@ def embeddings_map(evidence: Evidence) -> Iterator[Drawing]:
         places = TSNE(perplexity=perplexity, init="pca", random_state=0, n_jobs=1).fit_transform(vectors + 0.0)
     table = table.assign(x=places[:, 0], y=places[:, 1], cluster=groups.labels + 1)
     perturbed = table.category == PERTURBED
-    names, looks = short_names(list(dict.fromkeys(table.system)), 24), evidence.looks()
-    figure, axes = new_figure(max(4.2, 0.7 + 0.2 * (len(names) + 2 * perturbed.any())))
+    names, looks = wrapped_names(dict.fromkeys(table.system), 24), evidence.looks()
+    figure, axes = new_figure(max(4.2, 0.7 + 0.2 * (len("\n".join(names.values()).split("\n")) + 2 * perturbed.any())))
     marks = []
     for name, short in names.items():
         style = {**looks[name].mark, "linestyle": "", "markersize": 4.5, "alpha": 0.75}
@@ -168,7 +168,7 @@ def cosine_heat_map(evidence: Evidence) -> Iterator[Drawing]:
     for (y, x), value in zip(product(middles, repeat=2), table["mean"], strict=True):
         words = f"{value:.2f}".replace("0.", ".", 1)
         axes.text(x, y, words, ha="center", va="center", fontsize=SMALL, bbox=box)
-    axes.set_yticks(middles, [f"{name}  {n}" for n, name in enumerate(short_names(systems, 24).values(), 1)])
+    axes.set_yticks(middles, [f"{name}  {n}" for n, name in enumerate(wrapped_names(systems, 24).values(), 1)])
     axes.set_xticks(middles, [str(n + 1) for n in range(len(systems))])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)

@@ -19,7 +19,7 @@ from reports.chart import MARK, Panel, line_panels, reach, row_panels
 from reports.drawing import WORDS, Drawing, describe, rows_of
 from reports.evidence import Evidence, Point, System, parents, training_of
 from reports.figures.diversity import FEWEST, by_position
-from reports.style import FAINT, INK, Look, looks, new_figure, plain
+from reports.style import FAINT, INK, Look, looks, new_figure, plain, wrapped
 
 KL, PER_TOKEN = "kl", "kl_per_token"
 
@@ -41,12 +41,12 @@ def profile(evidence: Evidence) -> Iterator[Drawing]:
     of prompts in a panel for each system."""
     baseline = baseline_name(evidence)
     points = [point for point in _points(evidence, baseline, PER_TOKEN) if point.system.run.name != baseline]
-    base = plain(baseline or "", 24)
+    base = plain(baseline or "")
     texts = {point.system.name: _divergences(point.task) for point in points}
     table = pd.DataFrame(by_position(texts, KL, "kl"))
     if len(table):
         drawn = table.assign(middle=(table.first_token + table.last_token) / 2, value=table.kl)
-        title = "" if len(texts) > 1 else plain(next(iter(texts)))
+        title = "" if len(texts) > 1 else wrapped(next(iter(texts)), 60)
         figure = line_panels(
             [Panel(title, drawn)], rows_of(evidence, table), x="middle", line="system", label="position of the token",
             columns=1, height=2.6, band=True, zero=True,
@@ -66,7 +66,7 @@ def profile(evidence: Evidence) -> Iterator[Drawing]:
         order = table.groupby("category").value.mean().sort_values(ascending=False).index
         systems = rows_of(evidence, table)
         panels = [
-            Panel(plain(name), own.assign(system=own.category), look=systems[str(name)])
+            Panel(wrapped(name, 24), own.assign(system=own.category), look=systems[str(name)])
             for name, own in table.groupby("system", sort=False)
         ]
         most = float(table[["value", "high"]].max().max())
@@ -154,7 +154,7 @@ def against_kl(evidence: Evidence) -> Iterator[Drawing]:
         figure.legend(handles=handles, loc="outside right upper")
         if quantity == "tax":
             axes.axhline(0, color=FAINT, linewidth=0.9, linestyle=":", zorder=0)
-        axes.set_xlabel(f"KL from {plain(baseline or 'the baseline', 24)}, nats per response")
+        axes.set_xlabel(wrapped(f"KL from {baseline or 'the baseline'}, nats per response", 70))
         axes.set_ylabel(label)
         axes.margins(0.08)
         axes.grid()

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 from matplotlib.textpath import TextPath
@@ -24,7 +23,7 @@ from alignbench.tasks.personas import DERIVED
 from reports.chart import Panel, histogram_rows, panel_grid, row_panels
 from reports.drawing import WORDS, Drawing, describe, rows_of
 from reports.evidence import Evidence, scorer_of
-from reports.style import FAINT, WIDTH, Look, plain, short_names
+from reports.style import FAINT, WIDTH, Look, deep, plain, wrapped_names
 
 FIELDS = WORDS["persona_fields"]
 MOST_BARS = 8  # values with their own bar; four more for ages
@@ -71,7 +70,7 @@ def histograms(evidence: Evidence) -> Iterator[Drawing]:
         labels = {bar: _label(field, bar) for bar in (*bars, OTHERS) if bar in set(table.value)}
         drawn = table.assign(system=table.value.map(labels), value=table.share)
         looks, panels = evidence.looks(), []
-        for name, short in short_names([name for name, _, _ in known], 18).items():
+        for name, short in wrapped_names([name for name, _, _ in known], 18).items():
             own = drawn[table.system == name]
             head = own.iloc[0]
             interval = "" if pd.isna(head.entropy_low) else f" [{head.entropy_low:.1f}, {head.entropy_high:.1f}]"
@@ -113,7 +112,7 @@ def clouds(evidence: Evidence) -> Iterator[Drawing]:
     for field, facts, known in _known(evidence, WORDS["persona_clouds"]):
         columns = len(known) if len(known) < 4 else 2 if len(known) == 4 else 3
         size = (WIDTH / columns - 0.15, 1.9 if columns < 3 else 1.6)  # inches
-        names, looks = short_names([name for name, _, _ in known], {1: 70, 2: 38, 3: 20}[columns]), evidence.looks()
+        names, looks = wrapped_names([name for name, _, _ in known], {1: 70, 2: 34, 3: 18}[columns]), evidence.looks()
         panels = []
         for name, task, values in known:
             counts = pd.Series([value for _, value in values]).value_counts().sort_index()
@@ -149,10 +148,11 @@ def _cloud(axes: Axes, words: dict[str, int], size: tuple[float, float], colour:
         placed = list(_lines(sizes, width, height))
         if len(placed) == len(chosen):
             break
-    ink = tuple(0.6 * part for part in to_rgb(colour))  # a contrast of 4.5 or more on white (WCAG 2.2, 1.4.3)
     for word, left, baseline in placed:
         path = TextPath((0, 0), word, size=sizes[word])
-        axes.add_patch(PathPatch(Path(path.vertices * (1, -1) + (left, baseline), path.codes), color=ink, linewidth=0))
+        axes.add_patch(
+            PathPatch(Path(path.vertices * (1, -1) + (left, baseline), path.codes), color=deep(colour), linewidth=0)
+        )
     return {word for word, _, _ in placed}
 
 

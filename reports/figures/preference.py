@@ -2,7 +2,6 @@
 (InstructGPT, figures 1 and 3 to 5, and section 5)."""
 
 import re
-import textwrap
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import combinations
@@ -20,7 +19,7 @@ from alignbench.labels.table import LIKERT, flag_names
 from reports.chart import Panel, line_panels, row_panels
 from reports.drawing import WORDS, Drawing, describe, rows_of
 from reports.evidence import Evidence, point_of, scored_by
-from reports.style import INK, SMALL, new_figure, plain
+from reports.style import ON_DARK, ON_LIGHT, SMALL, new_figure, plain, wrapped
 
 RATE = "win_rate"
 RATES = {RATE: "win rate", "win_rate_length_controlled": "at equal lengths"}
@@ -65,7 +64,7 @@ def win_rate(evidence: Evidence) -> Iterator[Drawing]:
     if even and by_size:
         table = pd.concat([table, pd.DataFrame(even)], ignore_index=True)
     shown = table[table.metric.isin(RATES)]
-    reference = (EVEN, f"baseline: {plain(name or 'not named')}")
+    reference = (EVEN, wrapped(f"baseline: {name or 'not named'}", 34))
     methods: list[str] = []
     if by_size:
         several = shown[shown.method != ""].groupby("method").parameters.nunique()
@@ -86,7 +85,7 @@ def win_rate(evidence: Evidence) -> Iterator[Drawing]:
         best = shown[shown.metric == RATE].sort_values(["value", "system"], ascending=[False, True]).system
         looks, panel = rows_of(evidence, shown), Panel("", shown, "", reference)
         systems = {name: looks[name] for name in best}
-        figure = row_panels([panel], systems, label="win rate", series=("metric", series), bars=False, percent=True)
+        figure = row_panels([panel], systems, label="win rate ↑", series=("metric", series), bars=False, percent=True)
     yield describe(
         "win_rate_by_size", figure, table, rates=shown[shown.metric == RATE], by_size=by_size, methods=methods,
         baseline=plain(name or "not named"), words=CONTEXT, others=len(evidence.all_runs(RATE)) - len(rates),
@@ -124,7 +123,9 @@ def likert(evidence: Evidence) -> Iterator[Drawing]:
             style: dict[str, Any] = {"color": shades(0.08 + 0.085 * rating), "edgecolor": "white", "linewidth": 0.6}
             distribution.barh(place, size, 0.7, left=start, **style)
             if size >= WIDE:
-                distribution.text(start + size / 2, place, str(rating), ha="center", va="center", fontsize=SMALL)
+                distribution.text(
+                    start + size / 2, place, str(rating), ha="center", va="center", fontsize=SMALL, color=ON_LIGHT
+                )
             start += size
     distribution.set(xlim=(0, 1), xticks=[0, 0.5, 1])
     distribution.grid(visible=False)
@@ -151,8 +152,8 @@ def flags(evidence: Evidence) -> Iterator[Drawing]:
     if not names:
         return
     table = pd.DataFrame(_row(one) | {"flag": one.statistic} for one in summary(alone, resamples=RESAMPLES))
-    titles = {flag: textwrap.wrap(plain(flag.replace("_", " ").capitalize(), 43), 17)[:3] for flag in names}
-    panels = [Panel("\n".join(lines), table[table.flag == flag]) for flag, lines in titles.items()]
+    titles = {flag: wrapped(flag.replace("_", " ").capitalize(), 18) for flag in names}
+    panels = [Panel(title, table[table.flag == flag]) for flag, title in titles.items()]
     scale = " (each panel has its own scale)" if len(names) > 1 else ""
     figure = row_panels(panels, rows_of(evidence, table), label=f"rate{scale}", percent=True)
     yield describe("metadata_flags", figure, table)
@@ -189,10 +190,10 @@ def agreement(evidence: Evidence) -> Iterator[Drawing]:
     axes.imshow(np.ma.masked_invalid(values), cmap=colours, vmin=least, vmax=1, interpolation="nearest")
     for (row, column), value in np.ndenumerate(values) if size <= NUMBERED else ():
         if np.isfinite(value):
-            ink = "white" if float(value) > least + 0.6 * (1 - least) else INK
+            ink = ON_DARK if float(value) > least + 0.6 * (1 - least) else ON_LIGHT
             words = "1" if value > 0.995 else f"{value:.2f}".lstrip("0")
             axes.text(column, row, words, ha="center", va="center", fontsize=SMALL, color=ink)
-    names = [plain(chosen.labelers[i], 20) for i in order] if size <= NAMED else []
+    names = [wrapped(chosen.labelers[i], 32) for i in order] if size <= NAMED else []
     axes.set_yticks(range(len(names)), names)
     axes.set_xticks(range(len(names)), names, rotation=90)
     if not names:

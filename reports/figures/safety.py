@@ -11,7 +11,7 @@ from alignbench.tasks.safety import BINS, INSTRUCTIONS, task_name
 from reports.chart import Panel, line_panels, per_cent, row_panels
 from reports.drawing import WORDS, Drawing, describe, rows_of
 from reports.evidence import Evidence, Point, scored_by
-from reports.style import FAINT, INK, plain
+from reports.style import FAINT, INK, wrapped
 
 PROMPTS = WORDS["truthfulqa_prompts"]
 RATES = {"true": "true", "true_and_info": "true and informative"}
@@ -72,13 +72,15 @@ def toxicity(evidence: Evidence) -> Iterator[Drawing]:
     panels = [
         Panel(
             SHOWN[variant], table[(table.scorer == scorer) & (table.instruction == variant)],
-            f"by {plain(scorer.split('@')[0])}" if len(scorers) > 1 else "",
+            wrapped(f"by {scorer.split('@')[0]}", 24) if len(scorers) > 1 else "",
         )
         for scorer in scorers
         for variant in variants
     ]  # fmt: skip
     most = float(np.nanmax(table[["value", "high"]].to_numpy(np.float64)))
-    figure = row_panels(panels, rows_of(evidence, table), label="mean toxicity", columns=len(variants), most=most * 1.1)
+    figure = row_panels(
+        panels, rows_of(evidence, table), label="mean toxicity ↓", columns=len(variants), most=most * 1.1
+    )
     yield describe("toxicity", figure, table, instructions=SHOWN, evidence=evidence)
 
 

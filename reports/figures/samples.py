@@ -10,7 +10,7 @@ from alignbench.runs.read import REPEATED
 from reports.chart import Panel, line_panels
 from reports.drawing import Drawing, describe
 from reports.evidence import Evidence, point_of
-from reports.style import plain
+from reports.style import wrapped
 
 KINDS = {"pass": "pass@k", "maj": "majority@k"}
 OF_K = re.compile(rf"({'|'.join(KINDS)})_at_(\d+)")
@@ -29,7 +29,7 @@ def pass_at_k(evidence: Evidence) -> Iterator[Drawing]:
         return
     table = pd.DataFrame(rows)
     panels = [
-        Panel(f"{plain(task, 20)}: {kind}", table[(table.task == task) & (table.kind == kind)])
+        Panel(wrapped(f"{task}: {kind}", 28), table[(table.task == task) & (table.kind == kind)])
         for task in sampled
         for kind in KINDS.values()
     ]

@@ -7,11 +7,12 @@ from typing import Any
 
 import pandas as pd
 
+from alignbench.audit.render import BETTER
 from alignbench.runs.read import ancestor_key
 from reports.chart import Panel, line_panels, row_panels
 from reports.drawing import WORDS, Drawing, describe, rows_of
 from reports.evidence import Evidence, Point, parents
-from reports.style import FAINT, LINES, Look, looks, plain, size_of
+from reports.style import FAINT, LINES, Look, looks, size_of, wrapped
 
 GROUPS = ("reading", "common sense and inference", "translation")  # as in figures 28 and 29
 
@@ -33,9 +34,9 @@ def task_panels(table: pd.DataFrame, points: Sequence[Point], references: Mappin
     for point in points:
         unit = "" if point.metric.unit == "proportion" else f", {point.metric.unit}"
         baseline = point.task.identity.get("baseline")
-        metric = plain(point.metric.metric.replace("_", " "), 20) + unit
-        metrics[point.task.task] = f"against {plain(str(baseline.get('name')), 16)}" if baseline else metric
-    titles = {task: plain("win rate" if task == "win_rate" else task, 20) for task in metrics}
+        metric = wrapped(point.metric.metric.replace("_", " ") + unit + BETTER[point.metric.better], 22)
+        metrics[point.task.task] = wrapped(f"against {baseline.get('name')}", 22) if baseline else metric
+    titles = {task: wrapped("win rate" if task == "win_rate" else task, 20) for task in metrics}
     parts = ((str(task), own) for task, own in table.groupby("task", sort=False))
     return [Panel(titles[task], own, metrics[task], references.get(task)) for task, own in parts]
 
@@ -102,8 +103,8 @@ def penalty_sweeps(evidence: Evidence) -> Iterator[Drawing]:
         labels = chosen[[*alike, "start"]].drop_duplicates().sort_values(alike)
         labels["line"] = [
             f"{fixed_sign} = {row[fixed]:g}"
-            + f", from {plain(row.start, 18)}" * (labels.parent.nunique() > 1)
-            + f", reward {plain(row.rewards, 18)}" * (labels.rewards.nunique() > 1)
+            + f", from {row.start}" * (labels.parent.nunique() > 1)
+            + f", reward {row.rewards}" * (labels.rewards.nunique() > 1)
             + (f", {size_of(row.episodes)} episodes" if row.episodes else ", unknown episodes")
             for _, row in labels.iterrows()
         ]

@@ -1,22 +1,63 @@
-// The audit table: choice of the reference, filters, sorting, download as CSV.
+// The audit table: reference, margin, correction and scorer; filters, sorting, download as CSV.
 
 const audit = { core: null, sort: null, falling: false, page: 0, rows: [] };
 const AUDIT_PAGE = 100;
+const LEVEL = 0.05;
+const CORRECTIONS = { holm: "Holm", bh: "Benjamini–Hochberg", none: "no correction" };
+const P_COLUMN = { number: true, key: (row) => row.p_adjusted, cell: (row) => formatP(row.p_adjusted) };
 
 const AUDIT_COLUMNS = [
-  { name: "verdict", key: (row) => ["gain", "loss", "retained", "inconclusive", NONE].indexOf(row.verdict), cell: verdictCell },
   { name: "task", key: (row) => row.task, cell: taskCell, head: true },
+  { name: "verdict", key: (row) => ["gain", "loss", "retained", "inconclusive", NONE].indexOf(row.verdict), cell: verdictCell },
   { name: "metric", key: (row) => row.metric, cell: metricCell },
   { name: "change", number: true, key: (row) => row.delta, cell: changeCell },
   { name: "worse · better", key: (row) => (row.tax_of_range === null ? null : -row.tax_of_range), numeric: true, cell: barCell },
   { name: "systems", wide: true, key: (row) => `${row.alignedName} ${row.referenceName}`, cell: systemsCell },
   { name: "reference", number: true, key: (row) => row.reference, cell: (row) => formatValue(row.reference, row.unit) },
   { name: "aligned", number: true, key: (row) => row.aligned, cell: (row) => formatValue(row.aligned, row.unit) },
-  { name: "p (Holm)", number: true, key: (row) => row.p_holm, cell: (row) => formatP(row.p_holm) },
+  P_COLUMN,
   { name: "relative tax", number: true, key: (row) => row.relative_tax, cell: (row) => (row.relative_tax === null ? NONE : `${formatValue(100 * row.relative_tax, "tokens", true)} %`) },
   { name: "MDE", number: true, key: (row) => row.detectable, cell: (row) => formatValue(row.detectable, row.unit) },
   { name: "documents", number: true, key: (row) => row.n, cell: documentsCell },
 ];
+
+// Adjusted p-values: Holm 1979, Benjamini & Hochberg 1995.
+function adjust(values, correction) {
+  const order = values.map((_, place) => place).sort((a, b) => values[a] - values[b]), found = [...values], tests = values.length;
+  let last = correction === "holm" ? 0 : 1;
+  if (correction === "holm") order.forEach((place, rank) => { found[place] = last = Math.min(1, Math.max(last, values[place] * (tests - rank))); });
+  if (correction === "bh") order.reverse().forEach((place, rank) => { found[place] = last = Math.min(last, (values[place] * tests) / (tests - rank)); });
+  return found;
+}
+
+// The settings of the verdicts; a margin that is not a number is that of the report.
+function auditSettings() {
+  const margin = $("audit-margin").valueAsNumber;
+  return { margin: Number.isFinite(margin) && margin >= 0 ? margin : audit.core.margin, correction: $("audit-correction").value, scorer: $("audit-scorer").value };
+}
+
+// The verdicts of a contrast, by the rules of alignbench/audit/abilities.py: one row of each family is tested, the first
+// of those by the chosen scorer, if the family has some.
+function judge(rows, { margin, correction, scorer }) {
+  const primary = new Map(), mine = (row) => Boolean(scorer) && row.scorer === scorer;
+  for (const row of [...rows].sort((a, b) => a.rank - b.rank)) {
+    const own = primary.get(row.family);
+    if (row.headline && row.gain !== null && (!own || (mine(row) && !mine(own)))) primary.set(row.family, row);
+  }
+  const tested = [...primary.values()].filter((row) => row.p !== null), p = adjust(tested.map((row) => row.p), correction);
+  for (const row of rows) {
+    const chosen = primary.get(row.family) === row, tests = chosen && correction !== "none" ? Math.max(tested.length, 1) : 1;
+    row.p_adjusted = chosen && row.p !== null ? p[tested.indexOf(row)] : null;
+    row.detectable = row.gain !== null && row.standard_error ? audit.core.factors[tests - 1] * row.standard_error : null;
+    row.primary = chosen;
+    row.verdict = NONE;
+    if (row.gain === null) continue; // its note says why it is not tested
+    const within = row.span !== null && row.gain_low !== null && row.gain_low >= (-margin / 100) * row.span;
+    if (chosen) row.verdict = row.p_adjusted !== null && row.p_adjusted < LEVEL ? (row.gain > 0 ? "gain" : "loss") : within ? "retained" : "inconclusive";
+    const only = chosen && row.p !== null && row.p < LEVEL && !["gain", "loss"].includes(row.verdict);
+    row.note = only ? `p is below ${LEVEL} only before the correction for ${tested.length} tests` : "";
+  }
+}
 
 function verdictCell(row) {
   return make("span", { class: `verdict-word ${KINDS[row.verdict]}`, title: row.note || null },
@@ -90,8 +131,10 @@ function chosenContrasts() {
 
 function auditRows() {
   const group = $("audit-group").value, verdict = $("audit-verdict").value;
+  const contrasts = chosenContrasts(), settings = auditSettings();
+  for (const one of contrasts) judge(one.objects, settings);
   const every = $("audit-metrics").value === "all", words = $("audit-text").value.toLowerCase().split(/\s+/).filter(Boolean);
-  const rows = chosenContrasts().flatMap((one) => one.objects).filter((row) =>
+  const rows = contrasts.flatMap((one) => one.objects).filter((row) =>
     (every || row.headline) && (!group || row.ability === group) && (!verdict || row.verdict === verdict) &&
     words.every((word) => row.hay.includes(word)));
   if (audit.sort) {
@@ -108,6 +151,7 @@ function showAudit(page = 0) {
   audit.scales = {};
   for (const row of audit.rows)
     for (const end of betterment(row)) if (end !== null) audit.scales[row.unit] = Math.max(audit.scales[row.unit] || 0, Math.abs(end));
+  P_COLUMN.name = { holm: "p (Holm)", bh: "p (BH)", none: "p" }[$("audit-correction").value];
   const contrasts = chosenContrasts(), columns = AUDIT_COLUMNS.filter((column) => column.name !== "systems" || contrasts.length > 1);
   const head = $("audit-table").tHead.rows[0], held = [...head.cells].findIndex((cell) => cell.contains(document.activeElement));
   head.replaceChildren(...columns.map((column) => sortHeader(column, audit.sort === column, audit.falling, sortAudit)));
@@ -118,6 +162,9 @@ function showAudit(page = 0) {
   const all = contrasts.reduce((sum, one) => sum + one.rows.length, 0);
   const number = (kind) => audit.rows.filter((row) => row.verdict === kind).length;
   $("audit-count").textContent = `${count(audit.rows.length)} of ${count(all)} rows: ${number("gain")} gains, ${number("loss")} losses, ${number("retained")} retained, ${number("inconclusive")} inconclusive.`;
+  const { margin, correction } = auditSettings(), same = margin === audit.core.margin && correction === "holm" && !$("audit-scorer").value;
+  $("audit-settings").textContent = same ? "" : "The verdict and the findings above have other settings: Holm’s correction, " +
+    `a margin of ${audit.core.margin} % of the range, and the first scorer of each task.`;
   const notes = contrasts.flatMap((one) => one.notes.map((note) => (contrasts.length > 1 ? `${one.aligned} against ${one.reference}: ${note}` : note)));
   const remarks = audit.rows.filter((row) => row.note).map((row) => `${row.task}.${row.metric}: ${row.note}`);
   $("audit-notes").replaceChildren(...[...new Set([...notes, ...remarks])].slice(0, 40).map((note) => make("li", {}, visible(note))));
@@ -131,17 +178,27 @@ function sortAudit(column) {
   showAudit();
 }
 
+// Scorers of headline metrics of a family that has several, which can be compared.
+function severalScorers(rows) {
+  const found = new Map();
+  for (const row of rows) if (row.headline && row.gain !== null && row.scorer) found.set(row.family, (found.get(row.family) || new Set()).add(row.scorer));
+  return [...new Set([...found.values()].filter((own) => own.size > 1).flatMap((own) => [...own]))].sort();
+}
+
 function auditChoices() {
   const own = (audit.core.audits[$("audit-reference").value] || []).map((place) => audit.core.contrasts[place]);
   const aligned = [...new Set(own.map((one) => one.aligned))], rows = own.flatMap((one) => one.objects);
   fill($("audit-aligned"), [["", `all (${aligned.length})`], ...aligned.map((name) => [name, visible(name)])]);
+  const scorers = severalScorers(rows);
+  fill($("audit-scorer"), [["", "first of each task"], ...scorers.map((name) => [name, visible(name)])]);
+  $("audit-scorer").parentElement.hidden = !scorers.length;
   fill($("audit-group"), [["", "all"], ...[...new Set(rows.map((row) => row.ability))].sort().map((name) => [name, visible(name)])]);
 }
 
 function auditCsv() {
-  const names = audit.core.columns;
-  const rows = audit.rows.map((row) => [row.alignedName, row.referenceName, ...names.map((name) => row[name])]);
-  download("audit.csv", csv([["aligned_model", "reference_model", ...names], ...rows]));
+  const { margin, correction } = auditSettings(), names = audit.core.columns.map((name) => (name === "p_holm" ? "p_adjusted" : name));
+  const rows = audit.rows.map((row) => [row.alignedName, row.referenceName, ...names.map((name) => row[name]), correction, margin]);
+  download("audit.csv", csv([["aligned_model", "reference_model", ...names, "correction", "margin_percent"], ...rows]));
 }
 
 function startAudit(core) {
@@ -150,6 +207,7 @@ function startAudit(core) {
     one.objects = one.rows.map((cells, place) => {
       const row = Object.fromEntries(core.columns.map((name, place) => [name, cells[place]]));
       row.set = one.sets[place];
+      row.rank = one.ranks[place];
       row.referenceName = one.reference;
       row.alignedName = one.aligned;
       row.hay = [row.task, core.tasks[row.task]?.title, row.metric, row.ability, row.group, row.variant, row.scorer, one.aligned, one.reference].join(" ").toLowerCase();
@@ -157,6 +215,8 @@ function startAudit(core) {
     });
   if (!$("audit")) return;
   fill($("audit-reference"), Object.keys(core.audits).map((name) => [name, name ? visible(name) : "from lineages"]));
+  fill($("audit-correction"), Object.entries(CORRECTIONS));
+  $("audit-margin").value = core.margin;
   fill($("audit-verdict"), [["", "all"], ["gain", "gain"], ["loss", "loss"], ["retained", "retained"], ["inconclusive", "inconclusive"], [NONE, "not tested"]]);
   auditChoices();
   onControls($("audit-controls"), (control) => {

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import numpy as np
+
 from alignbench.audit.audit import Audit, Contrast, Row
 from alignbench.audit.comparable import baseline_of
 from alignbench.audit.references import task_of
 from alignbench.audit.render import INTERNAL
 from alignbench.runs.read import TaskRun
+from alignbench.stats.significance import LEVEL, minimum_detectable_effect
 from alignbench.types.result import MetricResult
 from reports.evidence import Evidence, System
 
@@ -20,7 +23,7 @@ IMPLIED = ("folder", "documents", "revisions", "scorers")  # not named if the ot
 
 Folders = list[tuple[System, TaskRun]]
 VERDICTS = ("gain", "loss", "retained", "inconclusive", "–")
-COLUMNS = [own.name for own in fields(Row) if own.name not in ("tax_error", "span", *INTERNAL)]
+COLUMNS = [own.name for own in fields(Row) if own.name not in ("tax_error", *INTERNAL)]
 
 
 @dataclass(frozen=True)
@@ -151,6 +154,22 @@ def win_rates(sets: Sets) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
+def preferences(
+    wins: Mapping[str, Sequence[dict[str, Any]]], systems: Sequence[System], contrast: Contrast | None
+) -> list[tuple[str, dict[str, Any]]]:
+    """Return (verdict, win rate) of all systems, or of a contrast's aligned model against its reference: with its own
+    chat template, if the contrast is so and the model has one."""
+    aligned = contrast.aligned if contrast else ""
+    if contrast and contrast.templates == "own" and f"{aligned} (chat)" in {own.name for own in systems}:
+        aligned = f"{aligned} (chat)"
+    return [
+        (verdict, one)
+        for verdict, own in wins.items()
+        for one in own
+        if contrast is None or (one["system"], one["baseline"]) == (aligned, contrast.reference)
+    ]
+
+
 def _side(rate: MetricResult | None) -> int | None:
     if rate is None or rate.low is None or rate.high is None:
         return None if rate is None else 0
@@ -160,7 +179,9 @@ def _side(rate: MetricResult | None) -> int | None:
 def audit_data(evidence: Evidence, sets: Sets) -> dict[str, Any]:
     """Return the data of the table: columns; contrasts, each once; audits: reference -> places of its contrasts.
 
-    sets: of a contrast: for each row the number of its set of task folders
+    sets, ranks: of a contrast: for each row the number of its set of task folders, and its place in the order in which
+        the tested row of a family is chosen
+    factors: the minimum detectable effect in standard errors, for 1, 2, … tests
     """
     numbers = {folder: one.number for folder, one in sets_by_folder(sets).items()}
     places: dict[tuple[object, ...], int] = {}
@@ -175,6 +196,10 @@ def audit_data(evidence: Evidence, sets: Sets) -> dict[str, Any]:
                     {"reference": own.reference, "aligned": own.aligned, "templates": own.templates}
                     | {"rows": [[getattr(row, column) for column in COLUMNS] for row in own.rows]}
                     | {"sets": [numbers.get(row.aligned_folder, 0) for row in own.rows]}
+                    | {"ranks": np.argsort(sorted(range(len(own.rows)), key=lambda n: own.rows[n].order)).tolist()}
                     | {"notes": [*(f"not compared: {line}" for line in own.left_out), *own.notes]}
                 )
-    return {"columns": COLUMNS, "contrasts": contrasts, "audits": audits}
+    most = max((len(one["rows"]) for one in contrasts), default=0)
+    factors = [minimum_detectable_effect(1.0, LEVEL / tests) for tests in range(1, most + 1)]
+    margin = evidence.audit.margin if evidence.audit else None
+    return {"columns": COLUMNS, "contrasts": contrasts, "audits": audits, "margin": margin, "factors": factors}

@@ -34,6 +34,16 @@ function decoded(text) {
   try { return decodeURIComponent(text); } catch { return text; }
 }
 
+// Shows the samples of a comparison, as links of the verdict name it: order, reference, compared system.
+function showComparison([order, ...names]) {
+  ["task-reference", "task-aligned"].forEach((id, place) => {
+    const option = [...$(id).options].find((one) => one.text === visible(names[place] || ""));
+    if (option) $(id).value = option.value;
+  });
+  $("task-order").value = order;
+  $("task-order").dispatchEvent(new Event("change", { bubbles: true }));
+}
+
 async function route(core, first) {
   const parts = location.hash.slice(1).split("/");
   const task = parts[0] === "task" && parts.length > 1;
@@ -44,6 +54,7 @@ async function route(core, first) {
     window.scrollTo(0, 0);
     if (!first) $("task-title").focus({ preventScroll: true });
     await ready;
+    if (view && parts[3] === "show") showComparison(parts.slice(4).map(decoded));
     return;
   }
   document.title = TITLE;

@@ -11,15 +11,20 @@ from markupsafe import Markup
 
 from alignbench.audit.labels import TASK as LABELS
 from alignbench.audit.labels import TITLE as LABELS_TITLE
+from alignbench.audit.render import BETTER
 from alignbench.tasks.calibration import SUFFIX
 from reports.drawing import SYNTHETIC, Drawing, save
 from reports.evidence import Evidence
-from reports.page.data import audit_data, findings, sets_by_folder, sets_of, win_rates
+from reports.page.abstract import abstract, on_preference, verdicts_on
+from reports.page.data import audit_data, findings, preferences, sets_by_folder, sets_of, win_rates
 from reports.page.format import interval, pack, value, visible
 from reports.page.samples import block_of
+from reports.style import themed
 
 HERE = Path(__file__).parent
 SIZE = re.compile(r" \(\d[\d,]* \w+ of \d{4}\)|, all [\d,]+ sentences")
+ASIDE = re.compile(r" \(.*\)|, (InstructGPT|lm-evaluation-harness)'s form")  # of a title, not in a sentence
+SUMMARY = "audit_summary"  # the figure below the verdict
 SCRIPTS = ("dom.js", "format.js", "audit.js", "sample.js", "task.js", "main.js")  # in the order of their use
 
 
@@ -34,6 +39,7 @@ def write_page(
     sets = {task: sets_of(evidence, task) for task in evidence.tasks}
     found = {task: evidence.task(task) for task in evidence.tasks}  # None: this version of alignbench does not know it
     titles = {task: own.title if own else task for task, own in found.items()}
+    short_titles = {LABELS: LABELS_TITLE} | {task: ASIDE.sub("", title) for task, title in titles.items()}
     if evidence.synthetic:  # a title may name the size of the real data set
         titles = {task: f"{SIZE.sub('', title)}, {SYNTHETIC}" for task, title in titles.items()}
     groups = {task: own.group or own.ability if own else "" for task, own in found.items()}
@@ -44,9 +50,10 @@ def write_page(
         files = [out / "figures" / f"{drawing.name}.{kind}" for kind in ("svg", "csv")]
         if not all(file.is_file() for file in files):
             save(drawing, out / "figures")
-        picture, table = (file.read_bytes() for file in files)
-        data[f"figure-{drawing.name}"] = pack(table.decode("utf-8"))
-        figures.append((drawing, Markup(f"data:image/svg+xml;base64,{base64.b64encode(picture).decode('ascii')}")))
+        picture, table = (file.read_bytes().decode() for file in files)
+        data[f"figure-{drawing.name}"] = pack(table)
+        address = base64.b64encode(themed(picture).encode()).decode("ascii")
+        figures.append((drawing, Markup(f"data:image/svg+xml;base64,{address}")))
     data["core"] = pack(
         audit_data(evidence, sets)
         | {"tasks": {task: {"title": titles[task],
@@ -66,13 +73,21 @@ def write_page(
         return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
 
     environment.filters |= {"count": "{:,}".format, "value": value, "interval": interval, "sha256": sha256}
-    environment.globals |= {"titles": titles | {LABELS: LABELS_TITLE}, "groups": groups}
+    environment.globals |= {"titles": titles | {LABELS: LABELS_TITLE}, "groups": groups, "ARROWS": BETTER}
+    environment.globals |= {"abstract": abstract}
+    wins, verdicts = win_rates(sets), []
+    margin = evidence.audit.margin if evidence.audit else 0.0
+    for contrast, by_verdict in findings(evidence.audit, sets) if evidence.audit else ():
+        own = preferences(wins, evidence.systems, contrast)
+        verdicts.append((contrast, by_verdict, verdicts_on(contrast, sets, short_titles, own, margin)))
+    alone = [] if verdicts else on_preference(preferences(wins, evidence.systems, None))
     text = environment.get_template("template.html").render(
-        title=title, style=Markup(style), script=Markup(script), evidence=evidence, systems=systems, figures=figures,
-        left_out=left_out, samples=sets_by_folder(sets), win_rates=win_rates(sets),
+        title=title, style=Markup(style), script=Markup(script), evidence=evidence, systems=systems,
+        summary=next((own for own in figures if own[0].name == SUMMARY), None),
+        figures=[own for own in figures if own[0].name != SUMMARY],
+        left_out=left_out, samples=sets_by_folder(sets), win_rates=wins, verdicts=verdicts, alone=alone,
         documents=sum(one.documents for task, own in sets.items() if not task.endswith(SUFFIX) for one in own),
         tasks=sorted(sets.items(), key=lambda named: (groups[named[0]], named[0])),
-        verdicts=findings(evidence.audit, sets) if evidence.audit else [],
         data={name: Markup(block) for name, block in data.items()},
     )  # fmt: skip
     out.mkdir(parents=True, exist_ok=True)
